@@ -1,0 +1,202 @@
+"""The connection of a replica to NATS (wire: section 6).
+
+`Connection` is nats-py's client with four things changed. Messages of chosen subscriptions arrive raw and inline,
+without a queue and a task between socket and handler, so that a header named `Status` can be told from the server's
+own status line. Sending is a plain call. Nothing is ever kept for sending after a reconnect. And an error the server
+reports ends in a reconnect, never in a closed connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import Callable
+from typing import Any
+
+import nats.errors
+from nats.aio.client import Client, Server
+from nats.aio.subscription import Subscription
+
+from dwarf_nats import __version__
+from dwarf_nats.errors import Unavailable
+from dwarf_nats.ports import BusAway
+
+from .options import ConnectOptions
+
+log = logging.getLogger("dwarf_nats.bus")
+
+RawHandler = Callable[[bytes, bytes, bytes, bytes | None], None]
+"""Takes subject, reply subject, payload and the raw header block; must not block."""
+_CRLF = b"\r\n"
+_SLOWEST_RECONNECT = 2.0
+
+
+class Connection(Client):
+    """A connection to NATS; make one with `connect`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._raw_handlers: dict[int, RawHandler] = {}
+        self._on_disconnect: list[Callable[[], None]] = []
+        self._on_reconnect: list[Callable[[], None]] = []
+        self._attempts = 0
+
+    # --- receiving ---
+
+    async def subscribe_raw(self, subject: str, handler: RawHandler, queue: str = "") -> Subscription:
+        """Subscribe; `handler` is called inline for each message, and an exception of its is logged."""
+        sid = self._sid + 1  # subscribe() takes it before it first yields, so no message can come in between
+        self._raw_handlers[sid] = handler
+        return await self.subscribe(subject, queue=queue)
+
+    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
+        handler = self._raw_handlers.get(sid)
+        if handler is None or sid not in self._subs:
+            await super()._process_msg(sid, subject, reply, data, headers)
+            return
+        self.stats["in_msgs"] += 1
+        self.stats["in_bytes"] += len(data)
+        try:
+            handler(subject, reply, data, headers or None)
+        except Exception:
+            log.exception("a message handler failed")
+
+    def _remove_sub(self, sid: int, max_msgs: int = 0) -> None:
+        self._raw_handlers.pop(sid, None)
+        super()._remove_sub(sid, max_msgs)
+
+    # --- sending ---
+
+    def send(self, subject: str, reply: str, block: bytes, body: bytes) -> None:
+        """Put one message on the wire, in the order of the calls. `block` is a header block or empty.
+
+        Raises `BusAway` if the connection is down. The size is the caller's affair (`fits`).
+        """
+        if not self.is_connected:
+            raise BusAway("not connected to NATS")
+        if block:
+            size = len(block)
+            head = f"HPUB {subject} {reply} {size} {size + len(body)}\r\n".encode()
+        else:
+            head = f"PUB {subject} {reply} {len(body)}\r\n".encode()
+        command = b"".join((head, block, body, _CRLF))
+        self._pending.append(command)
+        self._pending_data_size += len(command)
+        self.stats["out_msgs"] += 1
+        self.stats["out_bytes"] += len(body)
+        queue = self._flush_queue
+        if queue is not None and queue.empty():
+            queue.put_nowait(asyncio.get_running_loop().create_future())
+
+    def fits(self, block: bytes, body: bytes) -> bool:
+        """Whether the server takes a message of this size; one that is larger makes it cut the connection."""
+        return len(block) + len(body) <= self.max_payload
+
+    # --- coming and going ---
+
+    def on_disconnect(self, call: Callable[[], None]) -> None:
+        """Have `call` called each time the connection is lost or closed."""
+        self._on_disconnect.append(call)
+
+    def on_reconnect(self, call: Callable[[], None]) -> None:
+        """Have `call` called each time the connection is back."""
+        self._on_reconnect.append(call)
+
+    async def _lost(self) -> None:
+        # What was not yet on the socket would be sent after the reconnect, when nobody waits for its answer any more.
+        self._pending = []
+        self._pending_data_size = 0
+        if not self.is_closed:
+            log.warning("connection to NATS lost, reconnecting")
+        _call_all(self._on_disconnect)
+
+    async def _back(self) -> None:
+        self._attempts = 0
+        log.info("connected to NATS again at %s", self.connected_url.netloc if self.connected_url else "?")
+        _call_all(self._on_reconnect)
+
+    async def _process_err(self, err_msg: str) -> None:
+        if "permissions violation" in err_msg or self.is_connecting:
+            await super()._process_err(err_msg)
+            return
+        error = nats.errors.Error(f"nats: {err_msg.strip(chr(39))}")
+        log.warning("NATS says %s", err_msg)
+        await self._process_op_err(error)
+
+    def _choose_server(self, servers: list[Server], _info: dict[str, Any]) -> tuple[Server, float]:
+        """The server to try next and the seconds to wait before: doubling, with jitter."""
+        self._attempts += 1
+        delay = min(_SLOWEST_RECONNECT, 0.05 * 2 ** min(self._attempts, 10)) * random.uniform(0.5, 1.0)
+        least = min(server.reconnects for server in servers)
+        return random.choice([server for server in servers if server.reconnects == least]), delay
+
+
+def _call_all(calls: list[Callable[[], None]]) -> None:
+    for call in calls:
+        try:
+            call()
+        except Exception:
+            log.exception("a connection listener failed")
+
+
+async def connect(options: ConnectOptions | None = None, *, retry: bool = False) -> Connection:
+    """Connect to NATS; once connected, a lost connection is sought for ever, with jitter.
+
+    With `retry` the first connection is sought for ever, too. Otherwise raises `Unavailable`, naming the servers and
+    the reason, when each server was tried once; `BadRequest` for options that make no sense.
+    """
+    settings = (options or ConnectOptions()).resolved()
+    connection = Connection()
+    urls = settings.urls()
+    shown = ", ".join(url.rsplit("@", 1)[-1] for url in urls)
+    failures = 0
+    first = True
+
+    async def on_error(error: Exception) -> None:
+        nonlocal failures
+        reason = _reason(error)
+        if not first:
+            log.debug("NATS: %s", reason)
+            if "permissions violation" in reason:
+                log.error("NATS refused: %s", reason)
+            return
+        failures += 1
+        message = f"cannot connect to NATS at {shown}: {reason}"
+        if not retry and failures >= len(urls):
+            raise Unavailable(f"{message}; is a nats-server running there?")
+        log.warning("%s; trying again", message)
+
+    try:
+        await connection.connect(
+            servers=urls,
+            name=settings.name or f"dwarf-nats {__version__}",
+            error_cb=on_error,
+            disconnected_cb=connection._lost,
+            reconnected_cb=connection._back,
+            max_reconnect_attempts=-1,
+            reconnect_time_wait=1,
+            reconnect_to_server_handler=connection._choose_server,
+            connect_timeout=settings.connect_seconds,  # type: ignore[arg-type]
+            ping_interval=10,
+            pending_size=0,
+            drain_timeout=settings.drain_seconds,  # type: ignore[arg-type]
+            inbox_prefix=settings.inbox_prefix,
+            **settings.credentials(),
+        )
+    except BaseException as error:
+        with contextlib.suppress(Exception):
+            await connection.close()
+        if isinstance(error, Unavailable) or not isinstance(error, Exception):
+            raise
+        raise Unavailable(f"cannot connect to NATS at {shown}: {_reason(error)}") from None
+    first = False
+    return connection
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, TimeoutError | asyncio.TimeoutError):
+        return "no answer in time"
+    text = str(error) or type(error).__name__
+    return text.removeprefix("nats: ")

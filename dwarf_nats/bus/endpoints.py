@@ -1,0 +1,104 @@
+"""One endpoint: from a raw request to a reply, and its statistics (wire: section 1; ADR-32)."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from dwarf_nats.errors import DwarfError, Internal
+from dwarf_nats.wire import headers as h
+from dwarf_nats.wire.codec import decode
+from dwarf_nats.wire.operations import OPERATIONS, Operation
+from dwarf_nats.wire.schema import schema_name
+from dwarf_nats.wire.subjects import Subjects
+
+from .handlers import GRAPH_PAYLOADS, HANDLERS, Asked, EngineApi, Handler, missing
+
+log = logging.getLogger("dwarf_nats.bus")
+
+QUEUE = "dwarf"
+_TOKEN = re.compile(r"\b(\d+-\d+)-[A-Za-z0-9]{16}\b")
+
+
+@dataclass(slots=True)
+class Stats:
+    """What an endpoint did since it started. Times in nanoseconds."""
+
+    requests: int = 0
+    errors: int = 0
+    last_error: str = ""
+    nanoseconds: int = 0
+
+    def failed(self, error: DwarfError) -> None:
+        """Count a refusal; its text is kept without the tokens of keys."""
+        self.errors += 1
+        text = _TOKEN.sub(r"\1", error.message)
+        self.last_error = f"{error.code}:{text[:500]}"
+
+
+@dataclass(slots=True)
+class Endpoint:
+    """An operation at its subject."""
+
+    operation: Operation
+    subject: str
+    handler: Handler
+    stats: Stats = field(default_factory=Stats)
+
+    async def answer(self, engine: EngineApi, asked: Asked) -> bytes:
+        """Carry out one request. Raises `DwarfError`; a defect of ours is logged and becomes `Internal`."""
+        began = time.perf_counter_ns()
+        try:
+            kind = self.operation.request
+            request = None if kind in GRAPH_PAYLOADS else decode(kind, asked.payload)
+            return await self.handler(engine, request, asked)
+        except DwarfError:
+            raise
+        except Exception:
+            log.exception("%s failed", self.operation.name)
+            raise Internal("internal error: this replica's log says what happened") from None
+        finally:
+            self.stats.nanoseconds += time.perf_counter_ns() - began
+
+    def info(self) -> dict[str, Any]:
+        """The endpoint in an INFO reply."""
+        return {
+            "name": self.operation.endpoint,
+            "subject": self.subject,
+            "queue_group": QUEUE,
+            "metadata": {
+                "operation": self.operation.name,
+                "request_schema": schema_name(self.operation.request),
+                "response_schema": schema_name(self.operation.reply),
+            },
+        }
+
+    def statistics(self) -> dict[str, Any]:
+        """The endpoint in a STATS reply."""
+        done = self.stats.requests
+        return {
+            "name": self.operation.endpoint,
+            "subject": self.subject,
+            "queue_group": QUEUE,
+            "num_requests": done,
+            "num_errors": self.stats.errors,
+            "last_error": self.stats.last_error,
+            "processing_time": self.stats.nanoseconds,
+            "average_processing_time": self.stats.nanoseconds // done if done else 0,
+        }
+
+
+def endpoints(subjects: Subjects) -> list[Endpoint]:
+    """All endpoints, those of operations that are not carried out included."""
+    return [
+        Endpoint(one, subjects.operation(one.name), HANDLERS.get(one.name) or missing(one.name)) for one in OPERATIONS
+    ]
+
+
+def asked_from(payload: bytes, block: bytes | None, reply: bytes, keyed: bool) -> Asked:
+    """A request out of its raw parts."""
+    msg_id = h.percent_decode(h.read_headers(block).get("nats-msg-id", "")) if keyed and block else ""
+    return Asked(payload, msg_id, bool(reply))

@@ -1,0 +1,181 @@
+"""Graphs from beside the registry: a directory of files, and services on `graph.<workflow>` (wire: section 3)."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import orjson
+import yaml
+
+from dwarf_nats.errors import BadRequest, Unavailable
+from dwarf_nats.ports import BusAway, Graphs
+from dwarf_nats.wire import headers as h
+from dwarf_nats.wire import talk
+from dwarf_nats.wire.subjects import Subjects
+from dwarf_nats.workflow.graph import Graph
+from dwarf_nats.workflow.names import check_subject_name
+from dwarf_nats.workflow.state import Raw
+
+from .connection import Connection
+from .inbox import Inbox
+
+log = logging.getLogger("dwarf_nats.bus")
+
+_SUFFIXES = (".json", ".yaml", ".yml")
+
+
+class ChainGraphs:
+    """Asks one source after the other; the first that knows the workflow answers."""
+
+    def __init__(self, *sources: Graphs) -> None:
+        self._sources: Sequence[Graphs] = sources
+
+    async def load(self, workflow: str, baggage: Raw) -> Graph | None:
+        """The graph of the first source that has one."""
+        for source in self._sources:
+            graph = await source.load(workflow, baggage)
+            if graph is not None:
+                return graph
+        return None
+
+
+@dataclass(slots=True)
+class _File:
+    stamp: tuple[int, int]
+    name: str
+    graph: Graph | None
+    error: str
+
+
+class DirectoryGraphs:
+    """Graph files of a directory, `*.json` and `*.yaml`, one graph each, known by the graph's name.
+
+    The directory is looked at again at each load and what changed is read again. A bad file is logged; asking for the
+    graph it holds (by the name inside or, if there is none to be read, by the file's) is a `BadRequest` with the
+    reason.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str]) -> None:
+        self._directory = Path(directory)
+        self._files: dict[str, _File] = {}
+        if not self._directory.is_dir():
+            raise BadRequest(f"the directory of graphs {self._directory} does not exist")
+
+    async def load(self, workflow: str, baggage: Raw) -> Graph | None:  # noqa: ARG002
+        """The graph, or `None`. Raises `BadRequest` if its file is bad or two files hold it."""
+        self.refresh()
+        found = [(path, file) for path, file in sorted(self._files.items()) if file.name == workflow]
+        if len(found) > 1:
+            names = " and ".join(path for path, _ in found)
+            raise BadRequest(f"graph {workflow} is in several files of {self._directory}: {names}; keep one")
+        if not found:
+            return None
+        path, file = found[0]
+        if file.graph is None:
+            raise BadRequest(f"graph {workflow}: its file {self._directory / path} is bad: {file.error}")
+        return file.graph
+
+    def refresh(self) -> None:
+        """Read what is new or changed, forget what is gone."""
+        there: dict[str, tuple[int, int]] = {}
+        try:
+            with os.scandir(self._directory) as entries:
+                for entry in entries:
+                    if entry.name.endswith(_SUFFIXES) and not entry.name.startswith(".") and entry.is_file():
+                        stat = entry.stat()
+                        there[entry.name] = (stat.st_mtime_ns, stat.st_size)
+        except OSError as error:
+            raise Unavailable(f"cannot read the directory of graphs {self._directory}: {error.strerror}") from None
+        for name in set(self._files) - set(there):
+            del self._files[name]
+        for name, stamp in there.items():
+            known = self._files.get(name)
+            if known is None or known.stamp != stamp:
+                self._files[name] = self._read(name, stamp)
+
+    def _read(self, name: str, stamp: tuple[int, int]) -> _File:
+        path = self._directory / name
+        workflow = path.stem
+        try:
+            text = path.read_bytes()
+            value = _parse(text, name)
+            if isinstance(value, dict) and isinstance(value.get("name"), str):
+                workflow = value["name"]
+            graph = Graph.from_json(text if name.endswith(".json") else orjson.dumps(value))
+            return _File(stamp, graph.name, graph, "")
+        except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError, BadRequest) as error:
+            reason = " ".join(str(error).split())
+            log.error("graph file %s is bad: %s", path, reason)
+            return _File(stamp, workflow, None, reason)
+
+
+def _parse(text: bytes, name: str) -> Any:
+    return orjson.loads(text) if name.endswith(".json") else yaml.safe_load(text)
+
+
+class NatsGraphs:
+    """Asks `graph.<workflow>`, which any service may answer with a graph."""
+
+    def __init__(
+        self, connection: Connection, inbox: Inbox, subjects: Subjects | None = None, *, timeout_seconds: float = 5.0
+    ) -> None:
+        self._connection = connection
+        self._inbox = inbox
+        self._subjects = subjects or Subjects()
+        self._timeout = timeout_seconds
+
+    async def load(self, workflow: str, baggage: Raw) -> Graph | None:
+        """The graph; `None` if nobody listens or the service answers 404.
+
+        Raises `Unavailable` for other refusals, silence and a lost connection, `BadRequest` for an answer that is no
+        graph or one of another name.
+        """
+        subject = self._subjects.graph(check_subject_name(workflow, "workflow name"))
+        body = msgspec.json.encode(talk.GraphLoadRequest(workflow=workflow, baggage=baggage))
+        if not self._connection.fits(b"", body):
+            raise Unavailable(f"graph {workflow}: the baggage is too large for the NATS server's max_payload")
+        try:
+            reply = await self._inbox.ask(subject, b"", body, self._timeout)
+        except BusAway:
+            raise Unavailable(f"graph {workflow}: the connection to NATS is down; try again") from None
+        if reply is None:
+            raise Unavailable(f"graph {workflow}: the service on {subject} did not answer in {self._timeout:g} s")
+        if reply.nobody:
+            return None
+        refused = _refusal(reply.block, reply.body)
+        if refused is not None:
+            code, text = refused
+            if code == 404:
+                return None
+            raise Unavailable(f"graph {workflow}: the service on {subject} refused with {code}: {text}")
+        try:
+            graph = Graph.from_json(reply.body)
+        except BadRequest as error:
+            raise BadRequest(f"graph {workflow}: the service on {subject} sent a bad graph: {error.message}") from None
+        if graph.name != workflow:
+            raise BadRequest(f"graph {workflow}: the service on {subject} answered with a graph named {graph.name!r}")
+        return graph
+
+
+def _refusal(block: bytes | None, body: bytes) -> tuple[int, str] | None:
+    """Code and text of an error, said in headers or in the body."""
+    headers = h.read_headers(block)
+    text = h.percent_decode(headers.get("nats-service-error", ""))
+    if "nats-service-error-code" in headers or text:
+        digits = headers.get("nats-service-error-code", "")
+        return (int(digits) if digits.isascii() and digits.isdigit() else 500), text
+    try:
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
+    error = value.get("error") if isinstance(value, dict) else None
+    if isinstance(error, dict):
+        code = error.get("code")
+        return (code if type(code) is int else 500), str(error.get("message", ""))
+    return (500, error) if isinstance(error, str) else None

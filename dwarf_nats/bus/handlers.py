@@ -1,0 +1,242 @@
+"""What each operation does with the engine (wire: section 1): request in, reply bytes out."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from dwarf_nats.errors import BadRequest
+from dwarf_nats.wire import codec
+from dwarf_nats.wire import messages as m
+from dwarf_nats.wire.codec import EMPTY, encode, flow_options, given, query, raw_bytes
+from dwarf_nats.wire.times import rfc3339
+from dwarf_nats.workflow.graph import Graph
+from dwarf_nats.workflow.names import check_subject_name
+from dwarf_nats.workflow.options import FlowOptions, Query
+from dwarf_nats.workflow.records import FlowSummary, GraphInfo, Outcome, ShardInfo, Step
+from dwarf_nats.workflow.status import Status
+
+Steps: TypeAlias = list[Step]
+Flows: TypeAlias = list[FlowSummary]
+Shards: TypeAlias = list[ShardInfo]
+GraphInfos: TypeAlias = list[GraphInfo]
+
+
+class EngineApi(Protocol):
+    """What the endpoints need of an engine. Every refusal is a `DwarfError`."""
+
+    async def create(
+        self, workflow: str | Graph, state: bytes | None, options: FlowOptions | None, /, *, start: bool = False
+    ) -> str: ...
+    async def create_task(
+        self, task: str, state: bytes | None, options: FlowOptions | None, /, *, start: bool = False
+    ) -> str: ...
+    async def start(self, flow_key: str, notify: str = "", /) -> None: ...
+    async def run(
+        self, workflow: str | Graph, state: bytes | None, options: FlowOptions | None, timeout: float | None, /
+    ) -> Outcome: ...
+    async def await_(self, flow_key: str, timeout: float | None, /) -> Outcome: ...
+    async def poll(self, flow_key: str, timeout: float | None, /) -> Outcome: ...
+    async def snapshot(self, flow_key: str, /) -> Outcome: ...
+    async def fingerprint(self, flow_key: str, /) -> tuple[str, Status]: ...
+    async def history(self, flow_key: str, /) -> Steps: ...
+    async def step(self, step_key: str, /) -> Step: ...
+    async def list(self, query: Query, cursor: str = "", /) -> tuple[Flows, str]: ...
+    async def purge(self, query: Query, /) -> int: ...
+    async def delete(self, flow_key: str, /) -> None: ...
+    async def cancel(self, flow_key: str, reason: str = "", /) -> None: ...
+    async def shard_info(self) -> Shards: ...
+    async def breaker_tripped(self, task: str, /) -> bool: ...
+    async def put_graph(self, graph: Graph, /) -> GraphInfo: ...
+    async def get_graph(self, name: str, /) -> Graph: ...
+    async def delete_graph(self, name: str, /) -> None: ...
+    async def list_graphs(self) -> GraphInfos: ...
+
+
+@dataclass(slots=True)
+class Asked:
+    """One request. `payload`: its bytes. `msg_id`: its `Nats-Msg-Id`. `answerable`: it has a reply subject."""
+
+    payload: bytes
+    msg_id: str = ""
+    answerable: bool = True
+    default_timeout: float = 30.0
+    longest_timeout: float = 3600.0
+
+    def timeout(self, timeout_ms: int | UnsetType) -> float:
+        """Seconds to wait: the default where none is given, capped; 0 means do not wait."""
+        seconds = self.default_timeout if isinstance(timeout_ms, UnsetType) else timeout_ms / 1000
+        return min(seconds, self.longest_timeout)
+
+
+Handler = Callable[[EngineApi, Any, Asked], Awaitable[bytes]]
+
+
+def _flow_key(key: str) -> bytes:
+    return encode(m.FlowKeyReply(flow_key=key))
+
+
+def _source(request: m.FlowCreateRequest | m.FlowRunRequest) -> str | Graph:
+    """The workflow's name, or the inline graph."""
+    if isinstance(request.graph, UnsetType):
+        if isinstance(request.workflow, UnsetType):
+            raise BadRequest("name a `workflow`, or send a `graph`")
+        return check_subject_name(request.workflow, "workflow name")
+    if not isinstance(request.workflow, UnsetType):
+        raise BadRequest("send either `workflow` or `graph`, not both")
+    return Graph.from_json(bytes(request.graph))
+
+
+async def create(engine: EngineApi, request: m.FlowCreateRequest, asked: Asked) -> bytes:
+    options = flow_options(request.options, asked.msg_id)
+    start = given(request.start, False) or not asked.answerable
+    return _flow_key(await engine.create(_source(request), raw_bytes(request.state), options, start=start))
+
+
+async def create_task(engine: EngineApi, request: m.FlowCreateTaskRequest, asked: Asked) -> bytes:
+    options = flow_options(request.options, asked.msg_id)
+    start = given(request.start, False) or not asked.answerable
+    task = check_subject_name(request.task, "task")
+    return _flow_key(await engine.create_task(task, raw_bytes(request.state), options, start=start))
+
+
+async def start(engine: EngineApi, request: m.FlowStartRequest, _asked: Asked) -> bytes:
+    notify = given(request.notify, "")
+    if notify:
+        check_subject_name(notify, "notify target")
+    await engine.start(request.flow_key, notify)
+    return EMPTY
+
+
+async def run(engine: EngineApi, request: m.FlowRunRequest, asked: Asked) -> bytes:
+    options = flow_options(request.options, asked.msg_id)
+    timeout = asked.timeout(request.timeout_ms)
+    return codec.encode_outcome(await engine.run(_source(request), raw_bytes(request.state), options, timeout))
+
+
+async def await_(engine: EngineApi, request: m.FlowWaitRequest, asked: Asked) -> bytes:
+    return codec.encode_outcome(await engine.await_(request.flow_key, asked.timeout(request.timeout_ms)))
+
+
+async def poll(engine: EngineApi, request: m.FlowWaitRequest, asked: Asked) -> bytes:
+    return codec.encode_outcome(await engine.poll(request.flow_key, asked.timeout(request.timeout_ms)))
+
+
+async def snapshot(engine: EngineApi, request: m.FlowRequest, _asked: Asked) -> bytes:
+    return codec.encode_outcome(await engine.snapshot(request.flow_key))
+
+
+async def fingerprint(engine: EngineApi, request: m.FlowRequest, _asked: Asked) -> bytes:
+    digest, status = await engine.fingerprint(request.flow_key)
+    return encode({"fingerprint": digest, "status": status.value})
+
+
+async def history(engine: EngineApi, request: m.FlowRequest, _asked: Asked) -> bytes:
+    steps = await engine.history(request.flow_key)
+    return encode(m.HistoryReply(steps=[codec.step_message(step) for step in steps]))
+
+
+async def step(engine: EngineApi, request: m.StepRequest, _asked: Asked) -> bytes:
+    return encode(codec.step_message(await engine.step(request.step_key)))
+
+
+async def list_(engine: EngineApi, request: m.FlowListRequest, _asked: Asked) -> bytes:
+    flows, cursor = await engine.list(query(request), given(request.cursor, ""))
+    return encode(m.FlowListReply(flows=[codec.summary_message(flow) for flow in flows], cursor=cursor or UNSET))
+
+
+async def purge(engine: EngineApi, request: m.FlowPurgeRequest, _asked: Asked) -> bytes:
+    return encode(m.FlowPurgeReply(deleted=await engine.purge(query(request))))
+
+
+async def delete(engine: EngineApi, request: m.FlowRequest, _asked: Asked) -> bytes:
+    await engine.delete(request.flow_key)
+    return EMPTY
+
+
+async def cancel(engine: EngineApi, request: m.FlowCancelRequest, _asked: Asked) -> bytes:
+    await engine.cancel(request.flow_key, given(request.reason, ""))
+    return EMPTY
+
+
+async def breaker(engine: EngineApi, request: m.TaskBreakerRequest, _asked: Asked) -> bytes:
+    task = check_subject_name(request.task, "task")
+    return encode(m.TaskBreakerReply(task=task, tripped=await engine.breaker_tripped(task)))
+
+
+async def shards(engine: EngineApi, _request: m.EmptyRequest, _asked: Asked) -> bytes:
+    found = [
+        m.Shard(shard=one.shard, error=one.error, latency_ms=one.latency_ms, flows=one.flows, steps=one.steps)
+        for one in await engine.shard_info()
+    ]
+    return encode(m.ShardInfoReply(shards=found))
+
+
+async def graph_put(engine: EngineApi, _request: None, asked: Asked) -> bytes:
+    info = await engine.put_graph(Graph.from_json(asked.payload or EMPTY))
+    return encode(m.GraphPutReply(name=info.name, digest=info.digest))
+
+
+async def graph_get(engine: EngineApi, request: m.GraphRequest, _asked: Asked) -> bytes:
+    graph = await engine.get_graph(check_subject_name(request.name, "graph name"))
+    return graph.to_json()
+
+
+async def graph_delete(engine: EngineApi, request: m.GraphRequest, _asked: Asked) -> bytes:
+    await engine.delete_graph(check_subject_name(request.name, "graph name"))
+    return EMPTY
+
+
+async def graph_list(engine: EngineApi, _request: m.EmptyRequest, _asked: Asked) -> bytes:
+    entries = [
+        m.GraphEntry(name=one.name, digest=one.digest, updated_at=rfc3339(one.updated_at))
+        for one in await engine.list_graphs()
+    ]
+    return encode(m.GraphListReply(graphs=entries))
+
+
+async def graph_validate(_engine: EngineApi, _request: None, asked: Asked) -> bytes:
+    Graph.from_json(asked.payload or EMPTY).validate()
+    return EMPTY
+
+
+HANDLERS: dict[str, Handler] = {
+    "flow.create": create,
+    "flow.create_task": create_task,
+    "flow.start": start,
+    "flow.run": run,
+    "flow.await": await_,
+    "flow.poll": poll,
+    "flow.snapshot": snapshot,
+    "flow.fingerprint": fingerprint,
+    "flow.history": history,
+    "flow.list": list_,
+    "flow.purge": purge,
+    "flow.delete": delete,
+    "flow.cancel": cancel,
+    "step.get": step,
+    "task.breaker": breaker,
+    "shard.info": shards,
+    "graph.put": graph_put,
+    "graph.get": graph_get,
+    "graph.delete": graph_delete,
+    "graph.list": graph_list,
+    "graph.validate": graph_validate,
+}
+"""Operations that are carried out. Every other one of `OPERATIONS` answers that it is not available in this version."""
+
+GRAPH_PAYLOADS: frozenset[type[msgspec.Struct]] = frozenset({m.GraphDocument})
+"""Requests whose payload is a graph, read and checked by `Graph.from_json`."""
+
+
+def missing(operation: str) -> Handler:
+    """The handler of an operation that is not carried out."""
+
+    async def refuse(_engine: EngineApi, _request: Any, _asked: Asked) -> bytes:
+        raise BadRequest(f"{operation} is not available in this version")
+
+    return refuse

@@ -1,0 +1,139 @@
+"""Request and reply over one wildcard subscription, read raw (wire: section 2).
+
+nats-py's own `request` takes a reply with a header `Status: 503`, which any task may send, for the server's word that
+nobody listens. Here the server's word is the status on the *first line* of an empty message's header block, which no
+header can imitate. Replies are dispatched to their futures inline; nothing here makes a task per message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import Callable
+from typing import NamedTuple
+
+from dwarf_nats.ports import BusAway
+from dwarf_nats.wire import headers as h
+
+from .connection import Connection
+
+
+class Reply(NamedTuple):
+    """A raw reply. `nobody`: the server says that nobody listens there."""
+
+    block: bytes | None
+    body: bytes
+    nobody: bool = False
+
+
+class Call:
+    """One request under way."""
+
+    __slots__ = ("cancelled", "future", "step", "timer", "token", "worker")
+
+    def __init__(self, token: bytes, future: asyncio.Future[Reply | None], step: str) -> None:
+        self.token = token
+        self.future = future
+        self.step = step
+        self.worker = ""
+        self.cancelled = False
+        self.timer: asyncio.TimerHandle | None = None
+
+
+class Inbox:
+    """The replies of a replica. `prefix` can be private to a user, `_INBOX` by default.
+
+    `accepted` is called with a call whose service sent the signal *accepted*. Counters: `late` (replies that came after
+    their deadline, twice, or to nobody).
+    """
+
+    def __init__(self, connection: Connection, prefix: str = "_INBOX") -> None:
+        self._connection = connection
+        self._subject = f"{prefix}.{secrets.token_hex(8)}."
+        self._cut = len(self._subject)
+        self._calls: dict[bytes, Call] = {}
+        self._by_step: dict[str, Call] = {}
+        self._last = 0
+        self.late = 0
+        self.accepted: Callable[[Call], None] | None = None
+
+    async def start(self) -> None:
+        """Subscribe. Calls in flight when the connection drops end with `BusAway`."""
+        await self._connection.subscribe_raw(f"{self._subject}*", self._receive)
+        self._connection.on_disconnect(self._lost)
+
+    def __len__(self) -> int:
+        return len(self._calls)
+
+    def find(self, step: str) -> Call | None:
+        """The call of a step, if it is under way."""
+        return self._by_step.get(step)
+
+    async def ask(self, subject: str, block: bytes, body: bytes, seconds: float, step: str = "") -> Reply | None:
+        """Send a request that is known to fit and wait for its reply; `None` if none came in time.
+
+        Raises `BusAway` if the connection is down or drops meanwhile.
+        """
+        self._last += 1
+        token = b"%d" % self._last
+        loop = asyncio.get_running_loop()
+        call = Call(token, loop.create_future(), step)
+        self._connection.send(subject, f"{self._subject}{self._last}", block, body)
+        self._calls[token] = call
+        if step:
+            self._by_step[step] = call
+        call.timer = loop.call_at(loop.time() + seconds, self._expire, call)
+        try:
+            return await call.future
+        except asyncio.CancelledError:
+            if not call.cancelled:
+                self._forget(call)
+            # Else the call is kept until its deadline, so that a service that accepts it late is told at once.
+            raise
+
+    def _forget(self, call: Call) -> None:
+        self._calls.pop(call.token, None)
+        if call.timer is not None:
+            call.timer.cancel()
+        if call.step and self._by_step.get(call.step) is call:
+            del self._by_step[call.step]
+
+    def _expire(self, call: Call) -> None:
+        self._forget(call)
+        if not call.future.done():
+            call.future.set_result(None)
+
+    def _receive(self, subject: bytes, _reply: bytes, body: bytes, block: bytes | None) -> None:
+        call = self._calls.get(subject[self._cut :])
+        if call is None:
+            self.late += 1
+            return
+        nobody = False
+        if block is not None and not body:
+            if h.inline_status(block) == 503:
+                nobody = True
+            elif b"ignal" in block or b"IGNAL" in block:
+                headers = h.read_headers(block)
+                if headers.get("dwarf-signal", "").lower() == h.ACCEPTED:
+                    self._accept(call, headers.get("dwarf-worker", ""))
+                    return
+        self._forget(call)
+        if call.future.done():
+            self.late += 1
+        else:
+            call.future.set_result(Reply(block, body, nobody))
+
+    def _accept(self, call: Call, worker: str) -> None:
+        call.worker = worker
+        if self.accepted is not None:
+            self.accepted(call)
+
+    def _lost(self) -> None:
+        calls, self._calls, self._by_step = list(self._calls.values()), {}, {}
+        for call in calls:
+            if call.timer is not None:
+                call.timer.cancel()
+            if not call.future.done():
+                with contextlib.suppress(asyncio.InvalidStateError):
+                    call.future.set_exception(BusAway("the connection to NATS dropped before the answer came"))

@@ -1,0 +1,216 @@
+"""The service `dwarf`: a responder of our own for ADR-32 over plain subscriptions (wire: section 1).
+
+One asyncio task per request, so that nobody waits for another; a bound on how many run at once, beyond which the answer
+is 429, with a bound of its own for requests that wait for flows; a drain that answers what was taken; true statistics.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+import msgspec
+from nats.aio.subscription import Subscription
+
+from dwarf_nats import __version__
+from dwarf_nats.errors import DwarfError, TooLarge, TooMany, Unavailable
+from dwarf_nats.ports import BusAway
+from dwarf_nats.wire.codec import encode_error
+from dwarf_nats.wire.subjects import Subjects
+from dwarf_nats.wire.times import rfc3339, to_micros
+
+from .connection import Connection
+from .endpoints import QUEUE, Endpoint, asked_from, endpoints
+from .handlers import Asked, EngineApi
+
+log = logging.getLogger("dwarf_nats.bus")
+
+NAME = "dwarf"
+DESCRIPTION = "Durable workflow orchestration"
+_encode = msgspec.json.Encoder().encode
+
+
+class Service:
+    """Answers the operations with an engine.
+
+    `max_requests` bounds the requests carried out at once, `max_waiting` those of run, await and poll; beyond them the
+    answer is 429. `default_timeout_ms` and `max_timeout_ms` are the wait where a request names none, and its cap.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        engine: EngineApi,
+        subjects: Subjects | None = None,
+        *,
+        service_id: str = "",
+        max_requests: int = 1024,
+        max_waiting: int = 10_000,
+        default_timeout_ms: int = 30_000,
+        max_timeout_ms: int = 3_600_000,
+    ) -> None:
+        self._connection = connection
+        self._engine = engine
+        self._subjects = subjects or Subjects()
+        self.id = service_id or secrets.token_hex(11)
+        self._bounds = {False: max_requests, True: max_waiting}
+        self._busy: dict[bool, set[asyncio.Task[None]]] = {False: set(), True: set()}
+        self._default_timeout = default_timeout_ms / 1000
+        self._longest_timeout = max_timeout_ms / 1000
+        self._stopping = False
+        self._started = ""
+        self._endpoints: list[Endpoint] = []
+        self._subscriptions: list[Subscription] = []
+        self._verbs: list[Subscription] = []
+
+    async def start(self) -> None:
+        """Subscribe to all operations and then to the discovery subjects; ready when PING is answered."""
+        self._started = rfc3339(to_micros(datetime.now(UTC)))
+        self._endpoints = endpoints(self._subjects)
+        for endpoint in self._endpoints:
+            handler = partial(self._receive, endpoint)
+            self._subscriptions.append(await self._connection.subscribe_raw(endpoint.subject, handler, QUEUE))
+        for verb, reply in (("PING", self._ping), ("INFO", self.info), ("STATS", self.stats)):
+            for tail in ("", f".{NAME}", f".{NAME}.{self.id}"):
+                handler = partial(self._tell, reply)
+                self._verbs.append(await self._connection.subscribe_raw(f"$SRV.{verb}{tail}", handler))
+        await self._connection.flush()
+
+    async def drain(self, seconds: float = 30.0) -> None:
+        """Take no more requests, answer those taken, within `seconds`; ones that wait for a flow get a 503 at once."""
+        self._stopping = True
+        if self._connection.is_connected:
+            for subscription in (*self._verbs, *self._subscriptions):
+                await self._unsubscribe(subscription)
+            await self._flush()
+        for subscription in (*self._verbs, *self._subscriptions):
+            self._connection._remove_sub(subscription._id)
+        await asyncio.sleep(0)  # so that each request taken has begun: one cancelled before could not be answered
+        for task in tuple(self._busy[True]):
+            task.cancel()
+        left = self._busy[True] | self._busy[False]
+        if left:
+            _, late = await asyncio.wait(left, timeout=seconds)
+            for task in late:
+                task.cancel()
+            if late:
+                await asyncio.wait(late)
+        await self._flush()
+
+    async def _unsubscribe(self, subscription: Subscription) -> None:
+        # Requests already on their way must still find their handler, so the interest goes first and the handler stays.
+        try:
+            await self._connection._send_unsubscribe(subscription._id)
+        except Exception as error:
+            log.debug("unsubscribe: %s", error)
+
+    async def _flush(self) -> None:
+        try:
+            if self._connection.is_connected:
+                await self._connection.flush(timeout=5)
+        except Exception as error:
+            log.debug("flush while draining: %s", error)
+
+    # --- requests ---
+
+    def _receive(self, endpoint: Endpoint, _subject: bytes, reply: bytes, body: bytes, block: bytes | None) -> None:
+        endpoint.stats.requests += 1
+        operation = endpoint.operation
+        busy = self._busy[operation.waits]
+        bound = self._bounds[operation.waits]
+        if len(busy) >= bound:
+            what = "waiting requests" if operation.waits else "requests"
+            self._refuse(endpoint, reply, TooMany(f"this replica carries out {bound} {what} already: try again later"))
+            return
+        asked = asked_from(body, block, reply, operation.keyed)
+        asked.default_timeout, asked.longest_timeout = self._default_timeout, self._longest_timeout
+        task = asyncio.get_running_loop().create_task(self._carry_out(endpoint, asked, reply))
+        busy.add(task)
+        task.add_done_callback(busy.discard)
+
+    async def _carry_out(self, endpoint: Endpoint, asked: Asked, reply: bytes) -> None:
+        try:
+            body = await endpoint.answer(self._engine, asked)
+            if reply:
+                self._reply(endpoint, reply, body)
+        except DwarfError as error:
+            self._refuse(endpoint, reply, error)
+        except asyncio.CancelledError:
+            self._refuse(endpoint, reply, Unavailable("this replica is stopping: ask again, another one will answer"))
+            if not self._stopping:
+                raise
+
+    def _reply(self, endpoint: Endpoint, reply: bytes, body: bytes) -> None:
+        if not self._connection.fits(b"", body):
+            limit = self._connection.max_payload
+            raise TooLarge(f"the reply is {len(body)} bytes, over the NATS server's max_payload of {limit}")
+        self._send(endpoint, reply, b"", body)
+
+    def _refuse(self, endpoint: Endpoint, reply: bytes, error: DwarfError) -> None:
+        endpoint.stats.failed(error)
+        if not reply:
+            log.warning("%s without a reply subject: %s", endpoint.operation.name, endpoint.stats.last_error)
+            return
+        block, body = encode_error(error)
+        if not self._connection.fits(block, body):
+            block, body = encode_error(type(error)(error.message[:200]))
+        self._send(endpoint, reply, block, body)
+
+    def _send(self, endpoint: Endpoint, reply: bytes, block: bytes, body: bytes) -> None:
+        try:
+            self._connection.send(reply.decode(), "", block, body)
+        except BusAway:
+            log.debug("%s: the connection was gone when the reply was ready", endpoint.operation.name)
+
+    # --- discovery ---
+
+    def _tell(self, what: Any, _subject: bytes, reply: bytes, _body: bytes, _block: bytes | None) -> None:
+        if not reply or self._stopping:
+            return
+        with contextlib.suppress(BusAway):
+            self._connection.send(reply.decode(), "", b"", _encode(what()))
+
+    def _identity(self, kind: str) -> dict[str, Any]:
+        return {
+            "type": f"io.nats.micro.v1.{kind}_response",
+            "name": NAME,
+            "id": self.id,
+            "version": _semver(__version__),
+            "metadata": {"prefix": self._subjects.prefix},
+        }
+
+    def _ping(self) -> dict[str, Any]:
+        return self._identity("ping")
+
+    def info(self) -> dict[str, Any]:
+        """The INFO reply: who we are and what we answer."""
+        return {
+            **self._identity("info"),
+            "description": DESCRIPTION,
+            "endpoints": [endpoint.info() for endpoint in self._endpoints],
+        }
+
+    def stats(self) -> dict[str, Any]:
+        """The STATS reply: what was done since the start."""
+        return {
+            **self._identity("stats"),
+            "started": self._started,
+            "endpoints": [endpoint.statistics() for endpoint in self._endpoints],
+        }
+
+
+def _semver(version: str) -> str:
+    """A Python version as ADR-32 wants it: `1.2.3`, or `1.2.3-rc1` for `1.2.3rc1`."""
+    release, rest = version, ""
+    for at, char in enumerate(version):
+        if not (char.isdigit() or char == "."):
+            release, rest = version[:at].rstrip("."), version[at:].lstrip(".+-")
+            break
+    numbers = [str(int(one)) for one in release.split(".") if one][:3]
+    numbers += ["0"] * (3 - len(numbers))
+    return ".".join(numbers) + (f"-{rest.replace('+', '.')}" if rest else "")

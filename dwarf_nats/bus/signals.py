@@ -1,0 +1,89 @@
+"""Signals between replicas: `ports.Signals` as publishes on `dwarf.peer.*`, and their listener (wire: section 4)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
+
+from dwarf_nats.ports import BusAway, Signals
+from dwarf_nats.wire import headers as h
+from dwarf_nats.wire import peers
+from dwarf_nats.wire.subjects import Subjects
+from dwarf_nats.workflow.status import Status
+
+from .connection import Connection
+
+log = logging.getLogger("dwarf_nats.bus")
+
+T = TypeVar("T")
+GROUP = 5_000
+"""Entries in one message; larger groups are split, so that a message stays within `max_payload`."""
+
+
+class NatsSignals:
+    """Tells the other replicas; `origin` is this replica's id. Fire and forget: `dropped` counts what was not sent."""
+
+    def __init__(self, connection: Connection, origin: str, subjects: Subjects | None = None) -> None:
+        self._connection = connection
+        self._subjects = subjects or Subjects()
+        self._block = h.write_headers(((h.ORIGIN, origin),))
+        self.dropped = 0
+
+    def enqueue(self, shard: int, steps: Sequence[tuple[int, int, int]]) -> None:
+        """Steps became pending."""
+        for group in _groups(steps):
+            self._send(peers.ENQUEUE, peers.encode_enqueue(shard, group))
+
+    def notify_status_change(self, flows: Sequence[tuple[str, Status]]) -> None:
+        """Flows stopped."""
+        for group in _groups(flows):
+            self._send(peers.NOTIFY, peers.encode_notify(group))
+
+    def sync_valve(self, task: str, w: float, t: int) -> None:
+        """The congestion point of a valve."""
+        self._send(peers.SYNC, peers.encode_sync(task, w, t))
+
+    def trip_breaker(self, task: str) -> None:
+        """A breaker tripped."""
+        self._send(peers.TRIP, peers.encode_trip(task))
+
+    def _send(self, signal: str, body: bytes) -> None:
+        try:
+            self._connection.send(self._subjects.peer(signal), "", self._block, body)
+        except BusAway:
+            self.dropped += 1
+
+
+class PeerListener:
+    """Hears the signals of other replicas and hands them to `to`, in the words of the port.
+
+    Own ones (by `origin`) are dropped; malformed ones are dropped and counted in `malformed`.
+    """
+
+    def __init__(self, connection: Connection, origin: str, to: Signals, subjects: Subjects | None = None) -> None:
+        self._connection = connection
+        self._origin = origin
+        self._to = to
+        self._subjects = subjects or Subjects()
+        self._cut = len(self._subjects.peer(""))
+        self.malformed = 0
+
+    async def start(self) -> None:
+        """Subscribe to all signals."""
+        await self._connection.subscribe_raw(self._subjects.peer("*"), self._receive)
+
+    def _receive(self, subject: bytes, _reply: bytes, body: bytes, block: bytes | None) -> None:
+        headers = h.read_headers(block)
+        if headers.get("dwarf-origin") == self._origin:
+            return
+        try:
+            peers.deliver(subject[self._cut :].decode("ascii", "replace"), body, self._to)
+        except peers.Malformed as error:
+            self.malformed += 1
+            log.debug("dropped a signal: %s", error)
+
+
+def _groups(entries: Sequence[T]) -> Iterator[Sequence[T]]:
+    for start in range(0, len(entries), GROUP):
+        yield entries[start : start + GROUP]

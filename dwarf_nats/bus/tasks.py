@@ -1,0 +1,102 @@
+"""Tasks over NATS: `ports.Tasks` as requests on `task.<url>` (wire: section 2)."""
+
+from __future__ import annotations
+
+import logging
+
+from dwarf_nats.ports import BusAway
+from dwarf_nats.wire import peers
+from dwarf_nats.wire import tasks as codec
+from dwarf_nats.wire.subjects import Subjects
+from dwarf_nats.workflow.answer import Answer, TaskCall
+from dwarf_nats.workflow.names import is_subject_name
+
+from .connection import Connection
+from .inbox import Call, Inbox
+
+log = logging.getLogger("dwarf_nats.bus")
+
+DEFAULT_ACCEPT_MS = 1000
+
+
+class NatsTasks:
+    """Runs tasks by asking whoever subscribes to their subjects.
+
+    `accept_ms`: how long a service may work on a request before it should say *accepted*. `max_depth`: how deep the
+    values of an answer may be nested.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        inbox: Inbox,
+        subjects: Subjects | None = None,
+        *,
+        accept_ms: int = DEFAULT_ACCEPT_MS,
+        max_depth: int = 64,
+    ) -> None:
+        self._connection = connection
+        self._inbox = inbox
+        self._subjects = subjects or Subjects()
+        self._accept_ms = accept_ms
+        self._max_depth = max_depth
+        self._known: dict[str, str] = {}
+        self.accepted = 0
+        inbox.accepted = self._on_accepted
+
+    @property
+    def late(self) -> int:
+        """Replies that came too late or twice, and were dropped."""
+        return self._inbox.late
+
+    async def execute(self, call: TaskCall) -> Answer:
+        """Ask for one task and wait for its answer until `call.budget` seconds from now.
+
+        Every failure is an answer. Raises `BusAway` if the connection is down or drops before the answer came.
+        """
+        url = call.url
+        subject = self._known.get(url) or self._know(url)
+        block, body = codec.encode_request(call, self._accept_ms)
+        if not self._connection.fits(block, body):
+            return codec.too_large(url, len(block) + len(body), self._connection.max_payload)
+        reply = await self._inbox.ask(subject, block, body, call.budget, call.step_key)
+        if reply is None:
+            return codec.timed_out(url, call.budget)
+        if reply.nobody:
+            return codec.no_responders(url, subject)
+        return codec.decode_reply(url, reply.block, reply.body, self._max_depth)
+
+    def cancel(self, step_key: str) -> None:
+        """Tell the worker that accepted a step of its cancellation; one that accepts later is told when it does."""
+        call = self._inbox.find(step_key)
+        if call is None:
+            return
+        call.cancelled = True
+        if call.worker:
+            self._tell(call)
+
+    def worker_of(self, step_key: str) -> str:
+        """The private subject of the worker that accepted a step in hand; empty if none did."""
+        call = self._inbox.find(step_key)
+        return call.worker if call is not None else ""
+
+    def _know(self, url: str) -> str:
+        subject = self._subjects.task(url)
+        if len(self._known) < 10_000:
+            self._known[url] = subject
+        return subject
+
+    def _on_accepted(self, call: Call) -> None:
+        self.accepted += 1
+        if not is_subject_name(call.worker.replace("$", "_")):
+            log.debug("ignoring an accepted signal with the worker subject %r", call.worker[:80])
+            call.worker = ""
+        elif call.cancelled:
+            self._tell(call)
+
+    def _tell(self, call: Call) -> None:
+        shown = call.step.rsplit("-", 1)[0]
+        try:
+            self._connection.send(call.worker, "", b"", peers.encode_cancel([shown]))
+        except BusAway:
+            log.debug("step %s: no connection to tell its worker of the cancellation", shown)

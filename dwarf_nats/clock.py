@@ -1,0 +1,74 @@
+"""Clocks: the real one, and the one that a test moves by hand."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import time
+
+
+class SystemClock:
+    """The machine's clock."""
+
+    def now(self) -> int:
+        """Microseconds since the epoch."""
+        return time.time_ns() // 1000
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    async def wait(self, event: asyncio.Event, seconds: float | None) -> bool:
+        """Wait for `event`, at most `seconds`; whether it was set."""
+        if seconds is None:
+            await event.wait()
+            return True
+        try:
+            async with asyncio.timeout(seconds):
+                await event.wait()
+        except TimeoutError:
+            return False
+        return True
+
+
+class ManualClock(SystemClock):
+    """Stands still until `advance` is called; sleepers whose time has come wake in order."""
+
+    def __init__(self, start: int | None = None) -> None:
+        self._now = start if start is not None else time.time_ns() // 1000
+        self._sleepers: list[tuple[int, int, asyncio.Future[None]]] = []
+        self._order = itertools.count()
+
+    def now(self) -> int:
+        return self._now
+
+    def advance(self, seconds: float) -> None:
+        """Move on by `seconds` and wake whoever slept until then."""
+        self._now += round(seconds * 1_000_000)
+        while self._sleepers and self._sleepers[0][0] <= self._now:
+            future = heapq.heappop(self._sleepers)[2]
+            if not future.done():
+                future.set_result(None)
+
+    async def sleep(self, seconds: float) -> None:
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        due = self._now + round(seconds * 1_000_000)
+        if due <= self._now:
+            await asyncio.sleep(0)
+            return
+        heapq.heappush(self._sleepers, (due, next(self._order), future))
+        await future
+
+    async def wait(self, event: asyncio.Event, seconds: float | None) -> bool:
+        if seconds is None or event.is_set():
+            await event.wait()
+            return True
+        sleeper = asyncio.ensure_future(self.sleep(seconds))
+        waiter = asyncio.ensure_future(event.wait())
+        try:
+            await asyncio.wait({sleeper, waiter}, return_when=asyncio.FIRST_COMPLETED)
+            return event.is_set()
+        finally:
+            for task in (sleeper, waiter):
+                task.cancel()
+            await asyncio.gather(sleeper, waiter, return_exceptions=True)

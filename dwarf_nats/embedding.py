@@ -1,0 +1,39 @@
+"""The engine as a library: `open_engine` puts it together with its databases. No NATS is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from dwarf_nats.clock import SystemClock
+from dwarf_nats.engine import Engine
+from dwarf_nats.settings import EngineSettings
+from dwarf_nats.store.store import SqlStore
+
+if TYPE_CHECKING:
+    from dwarf_nats.ports import Clock, Graphs, Notices, Signals, Tasks
+
+
+def open_engine(
+    dsn: str | Sequence[str],
+    *,
+    tasks: Tasks,
+    graphs: Graphs | None = None,
+    notices: Notices | None = None,
+    signals: Signals | None = None,
+    settings: EngineSettings | None = None,
+    clock: Clock | None = None,
+    name: str = "",
+) -> Engine:
+    """An engine on one or more databases; several DSNs are shards 1, 2, ….
+
+    DSNs: `postgresql://…`, `sqlite:///path`, or `sqlite://` for one in memory. Start it with `async with`.
+    Raises `BadRequest` for a DSN that is not understood.
+    """
+    settings = settings if settings is not None else EngineSettings()
+    clock = clock if clock is not None else SystemClock()
+    dsns = [dsn] if isinstance(dsn, str) else list(dsn)
+    stores = [SqlStore(number, one, pool=settings.pool, clock=clock) for number, one in enumerate(dsns, 1)]
+    return Engine(
+        stores, tasks=tasks, graphs=graphs, notices=notices, signals=signals, settings=settings, clock=clock, name=name
+    )

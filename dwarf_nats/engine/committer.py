@@ -1,0 +1,203 @@
+"""Commits in groups: while one transaction is under way, what arrives shares the next (architecture: the spine)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import orjson
+
+from dwarf_nats.errors import DwarfError, Internal, Unavailable
+from dwarf_nats.rules.decide import fail
+from dwarf_nats.rules.settlement import NewFlow, Settlement
+from dwarf_nats.workflow.answer import ErrorInfo
+
+if TYPE_CHECKING:
+    from dwarf_nats.ports import Clock, Store
+    from dwarf_nats.settings import EngineSettings
+
+log = logging.getLogger("dwarf_nats.engine")
+BACKOFF_SECONDS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.5)
+
+Settled = Callable[[Sequence[tuple[Settlement, bool, int]]], None]
+"""Hears, after the commit, what took effect: the settlement, whether its flow lives, and the database's time."""
+
+
+class Committer:
+    """The one writer of settlements and creations of a shard. Same flow, same committer (X10)."""
+
+    def __init__(
+        self,
+        store: Store,
+        settings: EngineSettings,
+        clock: Clock,
+        *,
+        on_settled: Settled,
+        on_fenced: Callable[[Settlement], None],
+        in_hand: Callable[[], list[int]],
+    ) -> None:
+        self._store = store
+        self._settings = settings
+        self._clock = clock
+        self._on_settled = on_settled
+        self._on_fenced = on_fenced
+        self._in_hand = in_hand
+        self._creates: deque[tuple[NewFlow, asyncio.Future[int | None]]] = deque()
+        self._settlements: deque[Settlement] = deque()
+        self._ready = asyncio.Event()
+        self._closing = False
+        self.outages = 0
+        self.groups = 0
+        self.members = 0
+
+    def create(self, new: NewFlow) -> asyncio.Future[int | None]:
+        """The creation time once committed; `None` if the idempotency key was there before."""
+        future: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
+        self._creates.append((new, future))
+        self._ready.set()
+        return future
+
+    def settle(self, settlement: Settlement) -> None:
+        """Have a settlement written; `on_settled` or `on_fenced` hears of it."""
+        if settlement.error is not None:
+            settlement.error_json = _error_json(settlement.error)
+        self._settlements.append(settlement)
+        self._ready.set()
+
+    def close(self) -> None:
+        """Let `run` end once everything is written."""
+        self._closing = True
+        self._ready.set()
+
+    async def run(self) -> None:
+        """Write until closed."""
+        while True:
+            if not self._creates and not self._settlements:
+                if self._closing:
+                    return
+                self._ready.clear()
+                await self._ready.wait()
+                continue
+            limit = self._settings.max_group
+            creates = [self._creates.popleft() for _ in range(min(limit, len(self._creates)))]
+            settlements = [self._settlements.popleft() for _ in range(min(limit, len(self._settlements)))]
+            try:
+                if creates:
+                    await self._commit_creates(creates)
+                if settlements:
+                    await self._commit_settlements(settlements)
+            except asyncio.CancelledError:
+                raise
+            except Exception:
+                log.exception("a defect: a group of %d was left to its lease", len(settlements))
+
+    # -- creations
+
+    async def _commit_creates(self, group: list[tuple[NewFlow, asyncio.Future[int | None]]]) -> None:
+        try:
+            made = await self._store.create([new for new, _ in group], self._settings.time_budget_ms)
+        except Unavailable as error:
+            self.outages += 1
+            for _, future in group:
+                _refuse(future, error)
+        except Exception as error:
+            if len(group) == 1:
+                log.error("the database refused flow %d: %s", group[0][0].facts.flow_id, error)
+                _refuse(group[0][1], error if isinstance(error, DwarfError) else Internal(f"the database refused it: {error}"))
+                return
+            half = len(group) // 2
+            await self._commit_creates(group[:half])
+            await self._commit_creates(group[half:])
+        else:
+            self._count(len(group))
+            for new, future in group:
+                if not future.done():
+                    future.set_result(made.get(new.facts.flow_id))
+
+    # -- settlements
+
+    async def _commit_settlements(self, group: list[Settlement]) -> None:
+        try:
+            settled = await self._written(group)
+        except Unavailable:
+            for one in group:
+                self._on_fenced(one)
+            return
+        except Exception as error:
+            await self._isolate(group, error)
+            return
+        self._count(len(group))
+        effects = []
+        for one in group:
+            result = settled.get(one.step.step_id)
+            if result is None:
+                self._on_fenced(one)
+            else:
+                effects.append((one, *result))
+        if effects:
+            self._on_settled(effects)
+
+    async def _written(self, group: list[Settlement]) -> dict[int, tuple[bool, int]]:
+        """Try until it is written, or the leases have run out (B6)."""
+        for attempt in range(1_000_000):
+            try:
+                settled = await self._store.settle(group, self._settings.time_budget_ms)
+            except Unavailable as error:
+                if attempt == 0:
+                    self.outages += 1
+                    log.warning("%d results in hand wait for their database: %s", len(group), error)
+                budget = self._settings.time_budget_ms / 1000 + 30
+                waited = sum(BACKOFF_SECONDS) + max(0, attempt - len(BACKOFF_SECONDS)) * BACKOFF_SECONDS[-1]
+                if waited > budget:
+                    log.error("%d results were dropped: their leases have run out; their steps will run again", len(group))
+                    raise
+                await self._clock.sleep(BACKOFF_SECONDS[min(attempt, len(BACKOFF_SECONDS) - 1)])
+            else:
+                return settled
+        raise AssertionError("unreachable")
+
+    async def _isolate(self, group: list[Settlement], error: Exception) -> None:
+        """Find the member the database refuses by halving; it fails alone, with the database's words."""
+        if len(group) > 1:
+            half = len(group) // 2
+            await self._commit_settlements(group[:half])
+            await self._commit_settlements(group[half:])
+            return
+        one = group[0]
+        words = " ".join(str(error).split())
+        log.error("the database refused the result of step %s: %s", one.step.shown, words)
+        refused = fail(one.step, ErrorInfo(f"the result of task {one.step.url} cannot be stored: {words}", 500))
+        refused.error_json = _error_json(refused.error)
+        try:
+            settled = await self._written([refused])
+        except Exception as again:
+            log.error("step %s cannot be failed either, it is left to its lease: %s", one.step.shown, again)
+            self._on_fenced(one)
+            return
+        result = settled.get(one.step.step_id)
+        if result is None:
+            self._on_fenced(one)
+        else:
+            self._on_settled([(refused, *result)])
+
+    def _count(self, members: int) -> None:
+        self.groups += 1
+        self.members += members
+
+
+def _refuse(future: asyncio.Future[int | None], error: Exception) -> None:
+    if not future.done():
+        future.set_exception(error)
+
+
+def _error_json(error: ErrorInfo | None) -> bytes | None:
+    if error is None:
+        return None
+    try:
+        return orjson.dumps(error.as_dict())
+    except (TypeError, orjson.JSONEncodeError):  # lone surrogates in an exception's text, say
+        message = error.message.encode("utf-8", "backslashreplace").decode()
+        return orjson.dumps({"message": message, "code": error.code})

@@ -1,0 +1,229 @@
+"""Creation of flows (O1)."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from dwarf_nats.engine.reading import flow_key, outcome_of
+from dwarf_nats.errors import BadRequest, Conflict, TooLarge, Unavailable
+from dwarf_nats.rules.settlement import FlowFacts, NewFlow
+from dwarf_nats.workflow.graph import Graph
+from dwarf_nats.workflow.names import check_subject_name
+from dwarf_nats.workflow.options import FlowOptions
+from dwarf_nats.workflow.state import Raw, State, check_json, encode_state, encode_value, state_from
+from dwarf_nats.workflow.status import Status
+
+if TYPE_CHECKING:
+    from dwarf_nats.engine.graphs import GraphBook
+    from dwarf_nats.engine.shard import Shard
+    from dwarf_nats.settings import EngineSettings
+    from dwarf_nats.workflow.keys import Tokens
+    from dwarf_nats.workflow.records import Outcome
+    from dwarf_nats.workflow.rows import FlowRow
+
+DEFAULTS = FlowOptions()
+MAX_TEXT = 256
+MAX_INT = 2**31 - 1
+
+
+@dataclass(slots=True)
+class Created:
+    """A flow that was made, or found by its idempotency key. `waiting` is set if the outcome was asked for."""
+
+    key: str
+    flow_id: int
+    waiting: asyncio.Future[Outcome | None]
+
+
+class Creator:
+    """Turns what a caller gave into a flow in the database."""
+
+    def __init__(self, settings: EngineSettings, graphs: GraphBook, tokens: Tokens) -> None:
+        self._settings = settings
+        self._graphs = graphs
+        self._tokens = tokens
+
+    async def create(
+        self,
+        shard: Shard,
+        thread: FlowRow | None,
+        workflow: str | Graph,
+        state: Mapping[str, Any] | bytes | State | None,
+        options: FlowOptions | None,
+        *,
+        start: bool,
+        wait: bool = False,
+    ) -> Created:
+        """Check, place and insert a flow; with `wait`, `Created.waiting` is resolved when it stops."""
+        options = options if options is not None else DEFAULTS
+        check_options(options)
+        baggage = _baggage(options.baggage)
+        initial = self._state(state)
+        if isinstance(workflow, str):
+            check_subject_name(workflow, "workflow")
+            graph = await self._graphs.find(workflow, baggage)
+        else:
+            graph = self._graphs.admit(workflow)
+        new = await self._new_flow(shard, thread, graph, initial, baggage, options, start=start)
+        flow_id = new.facts.flow_id
+        waiting = shard.waiters.add(flow_id) if wait else asyncio.get_running_loop().create_future()
+        new.running = start and _due_now(options) and shard.reserve()
+        try:
+            created_at = await asyncio.shield(self._inserted(shard, new))
+        except BaseException:
+            shard.waiters.drop(flow_id, waiting)
+            raise
+        if created_at is None:
+            shard.waiters.drop(flow_id, waiting)
+            return await self._made_before(shard, new, start=start, wait=wait)
+        return Created(new.facts.key, flow_id, waiting)
+
+    async def _inserted(self, shard: Shard, new: NewFlow) -> int | None:
+        """Insert and set going. Shielded by the caller: once the group is on its way it is followed through."""
+        try:
+            created_at = await shard.committer.create(new)
+        except BaseException:
+            if new.running:
+                shard.release()
+            raise
+        if created_at is None:
+            if new.running:
+                shard.release()
+            return None
+        facts = new.facts
+        changed = [shard.change(facts.flow_id, facts.thread_id, facts.workflow, Status.CREATED, created_at)]
+        if new.start:
+            changed.append(shard.change(facts.flow_id, facts.thread_id, facts.workflow, Status.RUNNING, created_at))
+        pending = []
+        if new.running:
+            shard.first_step(new, created_at)
+        elif new.start:
+            due = max(new.start_at or 0, created_at)
+            shard.wake(due - created_at)
+            pending = [(new.step_id, facts.priority, due)]
+        shard.announce(changed, pending)
+        return created_at
+
+    async def _new_flow(
+        self,
+        shard: Shard,
+        thread: FlowRow | None,
+        graph: Graph,
+        state: State,
+        baggage: Raw,
+        options: FlowOptions,
+        *,
+        start: bool,
+    ) -> NewFlow:
+        digest = await self._graphs.save(shard.number, graph)
+        await shard.flow_ids.ensure()
+        flow_id = shard.flow_ids.take()
+        await shard.step_ids.ensure()
+        step_id = shard.step_ids.take()
+        token = self._tokens()
+        facts = FlowFacts(
+            shard.number, flow_id, token, graph.name, digest, graph, baggage,
+            options.priority if options.priority is not None else self._settings.default_priority,
+            options.fairness_key, options.fairness_weight, options.time_budget_ms, options.notify,
+            thread.thread_id if thread is not None else flow_id, 0, 0,
+        )  # fmt: skip
+        entry = graph.nodes[graph.entry_point]
+        return NewFlow(
+            facts,
+            state,
+            encode_state(state),
+            step_id,
+            self._tokens(),
+            entry.name,
+            entry.url,
+            thread.thread_token if thread is not None else token,
+            start,
+            start_at=_microseconds(options.start_at),
+            idempotency_key=options.idempotency_key,
+            request_digest=_request_digest(graph.name, state) if options.idempotency_key else "",
+            delete_on_completion=options.delete_on_completion,
+        )
+
+    async def _made_before(self, shard: Shard, new: NewFlow, *, start: bool, wait: bool) -> Created:
+        """The flow that the same idempotency key made before (O1)."""
+        row = await shard.store.flow_by_idempotency(new.facts.fairness_key, new.idempotency_key)
+        if row is None:
+            raise Unavailable("the flow of this idempotency key was deleted this moment: ask again")
+        if row.request_digest != new.request_digest:
+            raise Conflict(
+                f"idempotency key {new.idempotency_key[:80]!r} was used before for another workflow or state:"
+                " use a new key, or repeat the first request unchanged"
+            )
+        waiting = shard.waiters.add(row.flow_id) if wait else asyncio.get_running_loop().create_future()
+        if start and row.status is Status.CREATED:
+            await self._start(shard, row)
+        if wait:
+            again = await shard.store.flow_by_id(row.flow_id)
+            if again is not None and again.status.stopped and not waiting.done():
+                waiting.set_result(outcome_of(shard.number, again))
+        return Created(flow_key(shard.number, row), row.flow_id, waiting)
+
+    @staticmethod
+    async def _start(shard: Shard, row: FlowRow) -> None:
+        try:
+            at, steps = await shard.store.start(row.flow_id, "")
+        except Conflict:
+            return  # somebody else started it meanwhile
+        shard.announce([shard.change(row.flow_id, row.thread_id, row.workflow, Status.RUNNING, at)], steps)
+        for _, _, not_before in steps:
+            shard.wake(max(0, not_before - at))
+
+    def _state(self, state: Mapping[str, Any] | bytes | State | None) -> State:
+        initial = state_from(state, max_depth=self._settings.max_depth)
+        size = len(state) if isinstance(state, bytes) else len(encode_state(initial))
+        if size > self._settings.max_state_bytes:
+            raise TooLarge(
+                f"the state is {size} bytes, over the limit of {self._settings.max_state_bytes}:"
+                " keep large data elsewhere and a reference in the state"
+            )
+        return initial
+
+
+def check_options(options: FlowOptions) -> None:
+    """Raise `BadRequest` for options no flow can have."""
+    if options.priority is not None and not 1 <= options.priority <= MAX_INT:
+        raise BadRequest(f"priority must be at least 1 (1 is the best) and at most {MAX_INT}, got {options.priority}")
+    if not 0 < options.fairness_weight < float("inf"):
+        raise BadRequest(f"fairnessWeight must be above 0, got {options.fairness_weight}")
+    if options.time_budget_ms is not None and not 1 <= options.time_budget_ms <= MAX_INT:
+        raise BadRequest(f"timeBudgetMs must be between 1 and {MAX_INT}, got {options.time_budget_ms}")
+    for name, text in (("fairnessKey", options.fairness_key), ("idempotencyKey", options.idempotency_key)):
+        if len(text) > MAX_TEXT or "\0" in text:
+            raise BadRequest(f"{name} must be at most {MAX_TEXT} characters without NUL")
+    if options.notify:
+        check_subject_name(options.notify, "notify target")
+    if options.idempotency_key and options.thread:
+        raise BadRequest("idempotencyKey and threadKey cannot be used together: leave one out")
+    if options.start_at is not None and options.start_at.tzinfo is None:
+        raise BadRequest("startAt needs a time zone: use an aware datetime")
+
+
+def _baggage(value: Any) -> Raw:
+    text = bytes(value) if isinstance(value, Raw) else encode_value({} if value is None else value, "baggage")
+    check_json(text, "baggage")
+    return Raw(text)
+
+
+def _microseconds(at: datetime | None) -> int | None:
+    return None if at is None else int(at.timestamp() * 1_000_000)
+
+
+def _due_now(options: FlowOptions) -> bool:
+    return options.start_at is None or options.start_at <= datetime.now(UTC)
+
+
+def _request_digest(workflow: str, state: State) -> str:
+    canonical = orjson.dumps(orjson.loads(encode_state(state)), option=orjson.OPT_SORT_KEYS)
+    return hashlib.sha256(workflow.encode() + b"\0" + canonical).hexdigest()

@@ -1,0 +1,405 @@
+"""The engine: what a host holds.
+
+It runs flows against one or more databases and reaches the outside through four injected ports: `Graphs` loads a graph by
+name, `Tasks` executes one task, `Notices` hears what became of flows, `Signals` tells the other replicas. It needs no NATS.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import os
+import random
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Self
+
+from dwarf_nats.clock import SystemClock
+from dwarf_nats.engine.creating import Creator
+from dwarf_nats.engine.graphs import GraphBook
+from dwarf_nats.engine.reading import final_state_of, flow_key, outcome_of, step_of, summary_of
+from dwarf_nats.engine.shard import Hands, Shard
+from dwarf_nats.errors import BadRequest, DwarfError, NotFound, TimedOut, Unavailable
+from dwarf_nats.settings import EngineSettings
+from dwarf_nats.workflow.graph import Graph
+from dwarf_nats.workflow.keys import Key, Tokens, parse_key
+from dwarf_nats.workflow.names import check_subject_name
+from dwarf_nats.workflow.options import FlowOptions, Query
+from dwarf_nats.workflow.records import FlowSummary, GraphInfo, Outcome, ShardInfo, Step
+from dwarf_nats.workflow.rows import FlowRow
+from dwarf_nats.workflow.state import State
+from dwarf_nats.workflow.status import Status
+
+if TYPE_CHECKING:
+    from dwarf_nats.ports import Clock, Graphs, Notices, Signals, Store, Tasks
+
+log = logging.getLogger("dwarf_nats.engine")
+PURGE_LIMIT = 10_000
+LIST_LIMIT = 1_000
+StateLike = Mapping[str, Any] | bytes | State | None
+
+
+class Engine:
+    """Durable workflow execution on the databases behind `stores`.
+
+    `async with Engine(…) as engine:` starts it and drains it at the end. Every operation raises a `DwarfError` leaf.
+    """
+
+    def __init__(
+        self,
+        stores: Sequence[Store],
+        *,
+        tasks: Tasks,
+        graphs: Graphs | None = None,
+        notices: Notices | None = None,
+        signals: Signals | None = None,
+        settings: EngineSettings | None = None,
+        clock: Clock | None = None,
+        name: str = "",
+    ) -> None:
+        if not stores:
+            raise BadRequest("an engine needs at least one database: give it a DSN")
+        self.settings = settings if settings is not None else EngineSettings()
+        self.name = name or f"{socket.gethostname()}-{os.getpid()}"
+        self._clock = clock if clock is not None else SystemClock()
+        self._hands = Hands(self.settings)
+        self._tokens = Tokens()
+        by_number = {store.shard: store for store in stores}
+        self.graphs = GraphBook(by_number, graphs)
+        self._shards = {
+            number: Shard(
+                store,
+                settings=self.settings,
+                clock=self._clock,
+                tasks=tasks,
+                graphs=self.graphs,
+                notices=notices,
+                signals=signals,
+                hands=self._hands,
+                tokens=self._tokens,
+            )
+            for number, store in by_number.items()
+        }
+        self.peers = PeerSignals(self._shards)
+        self._creator = Creator(self.settings, self.graphs, self._tokens)
+        self._ready = False
+
+    # -- lifecycle
+
+    @property
+    def ready(self) -> bool:
+        """Started and not stopping."""
+        return self._ready
+
+    async def startup(self, *, migrate: bool = True) -> None:
+        """Open the databases, bring their schemas up to date, take up work. Raises `Unavailable` naming the one away."""
+        opened: list[Shard] = []
+        try:
+            for shard in self._shards.values():
+                await shard.open(self.name, migrated=migrate)
+                opened.append(shard)
+        except BaseException:
+            for shard in opened:
+                shard.stop_claiming()
+                await shard.close()
+            raise
+        self._ready = True
+
+    def stop_claiming(self) -> None:
+        """Take no more work, as the first step of a drain."""
+        for shard in self._shards.values():
+            shard.stop_claiming()
+
+    async def shutdown(self) -> None:
+        """Drain (B3): stop claiming, wait for tasks in hand up to `drain_ms`, give back the rest at once, close."""
+        if not self._ready:
+            return
+        self._ready = False
+        self.stop_claiming()
+        if self.settings.drain_ms:
+            await self._clock.wait(self._hands.empty, self.settings.drain_ms / 1000)
+        for shard in self._shards.values():
+            await shard.give_back()
+        await asyncio.gather(*(shard.close() for shard in self._shards.values()))
+
+    async def __aenter__(self) -> Self:
+        await self.startup()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.shutdown()
+
+    # -- making and running flows
+
+    async def create(
+        self,
+        workflow: str | Graph,
+        state: StateLike = None,
+        options: FlowOptions | None = None,
+        *,
+        start: bool = False,
+    ) -> str:
+        """Make a flow of a workflow (by name, or of a graph given inline); its key. It runs once started (O1).
+
+        Raises `BadRequest`, `NotFound` (no such workflow), `Conflict` (idempotency key used for something else), `TooLarge`,
+        `Unavailable`.
+        """
+        shard = await self._place(options)
+        return (await self._creator.create(shard, await self._thread(options), workflow, state, options, start=start)).key
+
+    async def create_task(
+        self, task: str, state: StateLike = None, options: FlowOptions | None = None, *, start: bool = False
+    ) -> str:
+        """Make a flow of one task, named after it; its key."""
+        return await self.create(_single(task), state, options, start=start)
+
+    async def start(self, flow: str, notify: str = "") -> None:
+        """Start a created flow; `notify` names where its outcome is announced (O2). `Conflict` if it is not created."""
+        key = parse_key(flow)
+        if notify:
+            check_subject_name(notify, "notify target")
+        shard = self._shard(key)
+        row = await shard.store.flow(key)
+        await self._start(shard, row, notify)
+
+    async def _start(self, shard: Shard, row: FlowRow, notify: str) -> None:
+        at, steps = await shard.store.start(row.flow_id, notify)
+        shard.announce([shard.change(row.flow_id, row.thread_id, row.workflow, Status.RUNNING, at)], steps)
+        for _, _, not_before in steps:
+            shard.wake(max(0, not_before - at))
+
+    async def run(
+        self,
+        workflow: str | Graph,
+        state: StateLike = None,
+        options: FlowOptions | None = None,
+        timeout: float | None = None,
+    ) -> Outcome:
+        """Create, start and await in one call (O3). `timeout` in seconds; `TimedOut` carries `flowKey`, the flow goes on."""
+        shard = await self._place(options)
+        created = await self._creator.create(
+            shard, await self._thread(options), workflow, state, options, start=True, wait=True
+        )
+        return await self._wait(shard, created.key, created.flow_id, created.waiting, timeout)
+
+    async def await_(self, flow: str, timeout: float | None = None) -> Outcome:
+        """The outcome as soon as the flow is stopped; `TimedOut` otherwise (O4). `timeout` in seconds, `None`: for ever."""
+        key = parse_key(flow)
+        shard = self._shard(key)
+        future = shard.waiters.add(key.id)
+        try:
+            row = await shard.store.flow(key)
+        except BaseException:
+            shard.waiters.drop(key.id, future)
+            raise
+        if row.status.stopped:
+            shard.waiters.drop(key.id, future)
+            return outcome_of(shard.number, row)
+        return await self._wait(shard, flow, key.id, future, timeout)
+
+    async def poll(self, flow: str, timeout: float | None = None) -> Outcome:
+        """As `await_`, but a timeout answers with the current outcome."""
+        try:
+            return await self.await_(flow, timeout)
+        except TimedOut:
+            return await self.snapshot(flow)
+
+    async def _wait(
+        self, shard: Shard, flow: str, flow_id: int, future: asyncio.Future[Outcome | None], timeout: float | None
+    ) -> Outcome:
+        try:
+            async with asyncio.timeout(timeout):
+                outcome = await future
+        except TimeoutError:
+            raise TimedOut(
+                f"flow {shard.number}-{flow_id} did not stop within {timeout} s; it goes on: await it again", flowKey=flow
+            ) from None
+        finally:
+            shard.waiters.drop(flow_id, future)
+        return outcome if outcome is not None else await self.snapshot(flow)
+
+    # -- reading
+
+    async def snapshot(self, flow: str) -> Outcome:
+        """Where the flow stands (O5)."""
+        key = parse_key(flow)
+        return outcome_of(key.shard, await self._shard(key).store.flow(key))
+
+    async def fingerprint(self, flow: str) -> tuple[str, Status]:
+        """A digest that changes whenever anything observable about the flow does, and its status (O6)."""
+        key = parse_key(flow)
+        store = self._shard(key).store
+        await store.flow(key)
+        facts = await store.fingerprint(key.id)
+        if not facts:
+            raise NotFound(f"no flow {key.shown}: it was deleted")
+        return hashlib.sha256("|".join(facts).encode()).hexdigest()[:32], Status(facts[0])
+
+    async def history(self, flow: str) -> list[Step]:
+        """The steps of the flow by depth and id, without state and changes (O7)."""
+        key = parse_key(flow)
+        store = self._shard(key).store
+        await store.flow(key)
+        return [step_of(key.shard, row, whole=False) for row in await store.steps(key.id)]
+
+    async def step(self, step: str) -> Step:
+        """One step, with state, changes and the keys of its neighbours (O7)."""
+        key = parse_key(step, "step")
+        store = self._shard(key, "step").store
+        row = await store.step(key)
+        record = step_of(key.shard, row, whole=True)
+        for attribute, neighbour in (("prev_key", row.predecessor_id), ("next_key", row.successor_id)):
+            other = await store.step_by_id(neighbour) if neighbour is not None else None
+            if other is not None:
+                setattr(record, attribute, f"{key.shard}-{other.step_id}-{other.token}")
+        return record
+
+    async def list(self, query: Query | None = None, cursor: str = "") -> tuple[list[FlowSummary], str]:
+        """Root flows that match, newest first, and the cursor of the next page, empty on the last one (O9)."""
+        query = query if query is not None else Query()
+        if not 1 <= query.limit <= LIST_LIMIT:
+            raise BadRequest(f"limit must be between 1 and {LIST_LIMIT}, got {query.limit}")
+        shard, thread_id = await self._queried(query)
+        rows, following = await shard.store.list_flows(query, thread_id, cursor)
+        return [summary_of(shard.number, row) for row in rows], following
+
+    async def purge(self, query: Query) -> int:
+        """Delete root flows that match and are not running, at most 10,000; how many (O9)."""
+        if query.status is None and not query.workflow and query.older_than_ms is None:
+            raise BadRequest("purge needs at least one of status, workflow, olderThanMs, so that nothing goes by accident")
+        if query.status is Status.RUNNING:
+            raise BadRequest("running flows are never purged: cancel them first")
+        shard, thread_id = await self._queried(query)
+        return await shard.store.purge(query, thread_id, PURGE_LIMIT)
+
+    async def delete(self, flow: str) -> None:
+        """Delete a flow and its steps; `Conflict` while it runs (O9)."""
+        key = parse_key(flow)
+        shard = self._shard(key)
+        await shard.store.flow(key)
+        await shard.store.delete(key.id)
+        shard.waiters.wake(key.id, None)
+
+    async def cancel(self, flow: str, reason: str = "") -> None:
+        """Cancel a flow (O10); `Conflict` if it is terminal."""
+        key = parse_key(flow)
+        _no_nul(reason, "reason")
+        shard = self._shard(key)
+        row = await shard.store.flow(key)
+        at, steps = await shard.store.cancel(key.id, reason, final_state_of)
+        outcome = outcome_of(shard.number, await shard.store.flow(key))
+        shard.cancelled(steps)
+        changed = shard.stopped(key.id, row.thread_id, row.notify, outcome, at)
+        shard.announce([changed], ended=[(flow_key(shard.number, row), Status.CANCELLED)])
+
+    async def shard_info(self) -> list[ShardInfo]:
+        """Health and size of every shard (O16)."""
+
+        async def ask(shard: Shard) -> ShardInfo:
+            before = time.perf_counter()
+            try:
+                flows, steps = await shard.store.size()
+            except DwarfError as error:
+                return ShardInfo(shard.number, error=str(error))
+            return ShardInfo(shard.number, "", round((time.perf_counter() - before) * 1000, 3), flows, steps)
+
+        return list(await asyncio.gather(*(ask(shard) for shard in self._shards.values())))
+
+    async def breaker_tripped(self, task: str) -> bool:
+        """Whether the breaker of a task is tripped; there are none yet, so never."""
+        check_subject_name(task, "task")
+        return False
+
+    # -- graphs
+
+    async def put_graph(self, graph: Graph) -> GraphInfo:
+        """Register a graph under its name. `BadRequest` if it is not sound."""
+        return await self.graphs.put(graph)
+
+    async def get_graph(self, name: str) -> Graph:
+        """The registered graph; `NotFound`."""
+        return await self.graphs.get(name)
+
+    async def delete_graph(self, name: str) -> None:
+        """Forget a registered graph; flows made of it keep theirs. `NotFound`."""
+        await self.graphs.delete(name)
+
+    async def list_graphs(self) -> list[GraphInfo]:
+        """What is registered, by name."""
+        return await self.graphs.list()
+
+    # -- helpers
+
+    def _shard(self, key: Key, what: str = "flow") -> Shard:
+        shard = self._shards.get(key.shard)
+        if shard is None:
+            raise NotFound(f"no {what} {key.shown}: there is no shard {key.shard}")
+        return shard
+
+    async def _place(self, options: FlowOptions | None) -> Shard:
+        """The shard of a new flow: its thread's, else any (O1)."""
+        if not self._ready:
+            raise Unavailable("this replica is not running: ask again")
+        if options is not None and options.thread:
+            return self._shard(parse_key(options.thread, "thread"), "thread")
+        return random.choice(list(self._shards.values()))
+
+    async def _thread(self, options: FlowOptions | None) -> FlowRow | None:
+        if options is None or not options.thread:
+            return None
+        key = parse_key(options.thread, "thread")
+        return await self._shard(key, "thread").store.flow(key, "thread")
+
+    async def _queried(self, query: Query) -> tuple[Shard, int | None]:
+        number = query.shard if query.shard is not None else min(self._shards)
+        thread_id = None
+        if query.thread:
+            key = parse_key(query.thread, "thread")
+            thread_id = (await self._shard(key, "thread").store.flow(key, "thread")).thread_id
+            number = key.shard
+        if number not in self._shards:
+            raise BadRequest(f"there is no shard {number}: this deployment has {', '.join(map(str, sorted(self._shards)))}")
+        return self._shards[number], thread_id
+
+
+class PeerSignals:
+    """What other replicas tell, in the words of the port `Signals` (B1). Losing any of it costs latency only."""
+
+    def __init__(self, shards: dict[int, Shard]) -> None:
+        self._shards = shards
+
+    def enqueue(self, shard: int, steps: Sequence[tuple[int, int, int]]) -> None:
+        """Steps became pending: look for them."""
+        if shard in self._shards and steps:
+            self._shards[shard].wake()
+
+    def notify_status_change(self, flows: Sequence[tuple[str, Status]]) -> None:
+        """Flows stopped: let their local waiters read them."""
+        for flow, _ in flows:
+            try:
+                key = parse_key(flow)
+            except BadRequest:
+                continue
+            if key.shard in self._shards:
+                self._shards[key.shard].waiters.wake(key.id, None)
+
+    def sync_valve(self, task: str, w: float, t: int) -> None:
+        """There are no valves yet."""
+
+    def trip_breaker(self, task: str) -> None:
+        """There are no breakers yet."""
+
+
+def _single(task: str) -> Graph:
+    check_subject_name(task, "task")
+    graph = Graph(task)
+    graph.add_task(task)
+    graph.add_transition(task, "END")
+    return graph
+
+
+def _no_nul(text: str, what: str) -> None:
+    if "\0" in text:
+        raise BadRequest(f"{what} must not contain NUL characters")

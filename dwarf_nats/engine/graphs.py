@@ -1,0 +1,153 @@
+"""Graphs: the registry first, then the injected source; parsed and checked once per digest (G10; wire section 3)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+from dwarf_nats.errors import BadRequest, DwarfError, Internal, NotFound, Unavailable
+from dwarf_nats.workflow.graph import Graph
+from dwarf_nats.workflow.records import GraphInfo
+from dwarf_nats.workflow.straight import unsupported
+
+if TYPE_CHECKING:
+    from dwarf_nats.ports import Graphs, Store
+    from dwarf_nats.workflow.state import Raw
+
+CACHED = 4096
+
+
+class GraphBook:
+    """Finds graphs by name, keeps them by digest."""
+
+    def __init__(self, stores: dict[int, Store], source: Graphs | None) -> None:
+        self._stores = stores
+        self._source = source
+        self._by_digest: OrderedDict[str, Graph] = OrderedDict()
+        self._saved: set[tuple[int, str]] = set()
+        self._asked: dict[str, asyncio.Future[str | None]] = {}
+        self._asking: asyncio.Task[None] | None = None
+
+    @property
+    def _registry(self) -> Store:
+        return self._stores[min(self._stores)]
+
+    async def find(self, workflow: str, baggage: Raw) -> Graph:
+        """The graph a new flow of `workflow` runs.
+
+        Raises `NotFound` that lists where it was looked for, `BadRequest` if it is not sound or not executable, `Unavailable`.
+        """
+        digest = await self._registered(workflow)
+        if digest is not None:
+            return await self.frozen(min(self._stores), digest)
+        graph = await self._from_source(workflow, baggage)
+        if graph is None:
+            raise NotFound(
+                f"no workflow {workflow!r}: it is neither in the registry (dwarf.graph.put), nor in the directory of graph"
+                f" files (--graphs), nor does a service answer on graph.{workflow}"
+            )
+        if graph.name != workflow:
+            raise BadRequest(f"the graph source answered workflow {workflow!r} with a graph named {graph.name!r}: rename it")
+        return self.admit(graph)
+
+    async def _from_source(self, workflow: str, baggage: Raw) -> Graph | None:
+        if self._source is None:
+            return None
+        try:
+            return await self._source.load(workflow, baggage)
+        except (BadRequest, NotFound, Unavailable):
+            raise
+        except DwarfError as error:
+            raise Unavailable(f"the graph source refused workflow {workflow!r}: {error}") from error
+        except Exception as error:
+            raise Unavailable(f"the graph source failed on workflow {workflow!r}: {error}") from error
+
+    def admit(self, graph: Graph) -> Graph:
+        """Check a graph, once per content; the kept one is returned."""
+        digest = graph.digest()
+        known = self._by_digest.get(digest)
+        if known is not None:
+            self._by_digest.move_to_end(digest)
+            return known
+        graph.validate()
+        reason = unsupported(graph)
+        if reason is not None:
+            raise BadRequest(f"graph {graph.name!r} cannot be executed by this version yet: {reason}")
+        kept = Graph.from_json(graph.to_json())  # the caller may go on building on theirs
+        self._keep(digest, kept)
+        return kept
+
+    async def frozen(self, shard: int, digest: str) -> Graph:
+        """The graph a flow was created with."""
+        graph = self._by_digest.get(digest)
+        if graph is None:
+            body = await self._stores[shard].load_graph(digest)
+            if body is None:
+                raise Internal(f"graph {digest[:12]} is missing from shard {shard}")
+            graph = Graph.from_json(body)
+            self._keep(digest, graph)
+        else:
+            self._by_digest.move_to_end(digest)
+        self._saved.add((shard, digest))
+        return graph
+
+    async def save(self, shard: int, graph: Graph) -> str:
+        """Have the graph in the shard's database; its digest."""
+        digest = graph.digest()
+        if (shard, digest) not in self._saved:
+            await self._stores[shard].save_graph(digest, graph.to_json())
+            if len(self._saved) > CACHED * 4:
+                self._saved.clear()
+            self._saved.add((shard, digest))
+        return digest
+
+    # -- the registry
+
+    async def put(self, graph: Graph) -> GraphInfo:
+        """Register a graph under its name; a graph that cannot be executed yet is refused at once."""
+        kept = self.admit(graph)
+        digest = kept.digest()
+        await self._registry.save_graph(digest, kept.to_json())
+        updated_at = await self._registry.register_graph(kept.name, digest)
+        return GraphInfo(kept.name, digest, updated_at)
+
+    async def get(self, name: str) -> Graph:
+        digest = await self._registered(name)
+        if digest is None:
+            raise NotFound(f"no graph {name!r} in the registry: put one with dwarf.graph.put")
+        return await self.frozen(min(self._stores), digest)
+
+    async def delete(self, name: str) -> None:
+        if not await self._registry.unregister_graph(name):
+            raise NotFound(f"no graph {name!r} in the registry")
+
+    async def list(self) -> list[GraphInfo]:
+        return [GraphInfo(*row) for row in await self._registry.registered_graphs()]
+
+    async def _registered(self, name: str) -> str | None:
+        """The digest registered for `name`. Requests that come while a look-up is under way share the next one."""
+        future = self._asked.get(name)
+        if future is None:
+            future = self._asked[name] = asyncio.get_running_loop().create_future()
+            if self._asking is None or self._asking.done():
+                self._asking = asyncio.create_task(self._ask())
+        return await asyncio.shield(future)
+
+    async def _ask(self) -> None:
+        while self._asked:
+            asked, self._asked = self._asked, {}
+            try:
+                found = await self._registry.registered_digests(list(asked))
+            except Exception as error:
+                for future in asked.values():
+                    future.set_exception(error)
+                    future.exception()  # whoever waited may have gone: that is no news
+            else:
+                for name, future in asked.items():
+                    future.set_result(found.get(name))
+
+    def _keep(self, digest: str, graph: Graph) -> None:
+        self._by_digest[digest] = graph
+        if len(self._by_digest) > CACHED:
+            self._by_digest.popitem(last=False)

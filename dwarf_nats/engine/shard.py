@@ -1,0 +1,422 @@
+"""One shard at work: claim, dispatch, decide, settle, and what follows a commit."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine, Sequence
+from typing import TYPE_CHECKING, Any
+
+from dwarf_nats.engine.committer import BACKOFF_SECONDS, Committer
+from dwarf_nats.engine.ids import Ids
+from dwarf_nats.engine.waiters import Waiters
+from dwarf_nats.errors import DwarfError, Unavailable
+from dwarf_nats.ports import BusAway
+from dwarf_nats.rules.decide import Limits, decide, fail, give_back
+from dwarf_nats.rules.settlement import FlowFacts, NewFlow, NewStep, Settlement, StepInHand
+from dwarf_nats.workflow.answer import Answer, ErrorInfo, TaskCall
+from dwarf_nats.workflow.keys import Tokens
+from dwarf_nats.workflow.records import Outcome, StatusChanged
+from dwarf_nats.workflow.state import Raw, decode_state, merge
+from dwarf_nats.workflow.status import Status
+
+if TYPE_CHECKING:
+    from dwarf_nats.engine.graphs import GraphBook
+    from dwarf_nats.ports import Clock, Notices, Signals, Store, Tasks
+    from dwarf_nats.settings import EngineSettings
+
+log = logging.getLogger("dwarf_nats.engine")
+POLL_SECONDS = 30.0
+BUS_AWAY_DELAY_US = 250_000
+
+
+class Hands:
+    """How many steps this replica has in hand, over all shards; `free` is set whenever one more fits."""
+
+    def __init__(self, settings: EngineSettings) -> None:
+        self._settings = settings
+        self.count = 0
+        self.free = asyncio.Event()
+        self.free.set()
+        self.empty = asyncio.Event()
+        self.empty.set()
+
+    @property
+    def room(self) -> int:
+        return self._settings.workers - self.count
+
+    def take(self) -> None:
+        self.count += 1
+        self.empty.clear()
+        if self.room <= 0:
+            self.free.clear()
+
+    def release(self) -> None:
+        self.count -= 1
+        if self.room > 0:
+            self.free.set()
+        if self.count == 0:
+            self.empty.set()
+
+
+class Shard:
+    """The engine's share of one database."""
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        settings: EngineSettings,
+        clock: Clock,
+        tasks: Tasks,
+        graphs: GraphBook,
+        notices: Notices | None,
+        signals: Signals | None,
+        hands: Hands,
+        tokens: Tokens,
+    ) -> None:
+        self.store = store
+        self.number = store.shard
+        self.settings = settings
+        self.waiters = Waiters()
+        self.flow_ids = Ids(store, "flow")
+        self.step_ids = Ids(store, "step")
+        self.draining = False
+        self.recovered = 0
+        self.fenced = 0
+        self._clock = clock
+        self._tasks = tasks
+        self._graphs = graphs
+        self._notices = notices
+        self._signals = signals
+        self._hands = hands
+        self._tokens = tokens
+        self._in_hand: dict[int, StepInHand] = {}
+        self._running: dict[int, asyncio.Task[None]] = {}
+        self._poke = asyncio.Event()
+        self._due: int | None = 0
+        self._backlogged = True
+        self._jobs: list[asyncio.Task[None]] = []
+        self.committer = Committer(
+            store, settings, clock, on_settled=self._settled, on_fenced=self._fenced, in_hand=lambda: list(self._in_hand)
+        )
+
+    # -- lifecycle
+
+    async def open(self, name: str, *, migrated: bool) -> None:
+        await self.store.open(name, migrated=migrated)
+        self.recovered += await self.store.recover(self.settings.replica_timeout_ms)
+        self._jobs = [
+            self._job(self.committer.run(), "committer"),
+            self._job(self._refill(), "refiller"),
+            self._job(self._keep_up(name), "reaper"),
+        ]
+
+    def stop_claiming(self) -> None:
+        """No step is taken from now on; successors are born pending."""
+        self.draining = True
+        self._poke.set()
+
+    async def give_back(self) -> None:
+        """Give back what is still in hand (B3)."""
+        for task in list(self._running.values()):
+            task.cancel()
+        await asyncio.gather(*self._running.values(), return_exceptions=True)
+
+    async def close(self) -> None:
+        """Write what is left, leave the database as a replica that has gone, close."""
+        self.committer.close()
+        committer, *others = self._jobs
+        for job in others:
+            job.cancel()
+        try:
+            async with asyncio.timeout(5):
+                await committer
+        except TimeoutError:
+            log.warning("shard %d: results could not be written before the end; their steps will run again", self.number)
+        await asyncio.gather(*others, return_exceptions=True)
+        self.waiters.refuse(Unavailable("this replica is stopping: ask again"))
+        try:
+            await self.store.leave()
+        except Unavailable as error:
+            log.warning("shard %d: %s", self.number, error)
+        await self.store.close()
+
+    def _job(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        return asyncio.create_task(work, name=f"dwarf-{name}-{self.number}")
+
+    # -- taking steps
+
+    def wake(self, delay_us: int = 0) -> None:
+        """A step is due `delay_us` from now."""
+        due = self._clock.now() + delay_us
+        if self._due is None or due < self._due:
+            self._due = due
+            self._poke.set()
+
+    def admits_born_running(self) -> bool:
+        """Whether a new step may start without standing in line: nothing due waits here (C1)."""
+        return not self._backlogged and not self.draining
+
+    def reserve(self) -> bool:
+        """Take a free hand for a flow about to be created, if there is one."""
+        if self.admits_born_running() and self._hands.room > 0:
+            self._hands.take()
+            return True
+        return False
+
+    def release(self) -> None:
+        """Give back a reserved hand."""
+        self._hands.release()
+
+    async def _refill(self) -> None:
+        failures = 0
+        while not self.draining:
+            try:
+                if self._hands.room <= 0:
+                    self._backlogged = True
+                    await self._hands.free.wait()
+                if not await self._is_due():
+                    continue
+                await self._claim()
+                failures = 0
+            except Unavailable as error:
+                if failures == 0:
+                    log.warning("shard %d: %s", self.number, error)
+                await self._clock.sleep(BACKOFF_SECONDS[min(failures, len(BACKOFF_SECONDS) - 1)])
+                failures += 1
+                self.wake()
+            except asyncio.CancelledError:
+                raise
+            except Exception:
+                log.exception("a defect while claiming on shard %d", self.number)
+                await self._clock.sleep(1)
+
+    async def _is_due(self) -> bool:
+        """Wait until a step is due, or until it is time to look all the same."""
+        now = self._clock.now()
+        if self._due is not None and self._due <= now:
+            return True
+        seconds = POLL_SECONDS if self._due is None else min(POLL_SECONDS, (self._due - now) / 1_000_000 + 0.001)
+        poked = await self._clock.wait(self._poke, seconds)
+        self._poke.clear()
+        return not poked
+
+    async def _claim(self) -> None:
+        self._due = None
+        limit = min(self._hands.room, self.settings.max_group)
+        if limit <= 0:
+            self.wake()
+            return
+        rows = await self.store.claim(limit, self.settings.time_budget_ms)
+        await self._take(rows)
+        self._backlogged = len(rows) == limit
+        if self._backlogged:
+            self.wake()
+            return
+        due = await self.store.next_due()
+        if due is not None:
+            self.wake(max(0, due))
+
+    async def _take(self, rows: Sequence[Sequence[Any]]) -> None:
+        dead = []
+        for row in rows:
+            if row[23] not in ("running", "interrupted"):
+                dead.append(int(row[0]))  # X2
+                continue
+            step = await self._step_in_hand(row)
+            self._hands.take()
+            self._dispatch(step)
+        if dead:
+            await self.store.bury(dead)
+
+    async def _step_in_hand(self, row: Sequence[Any]) -> StepInHand:
+        flow = FlowFacts(
+            shard=self.number, flow_id=row[10], token=row[11], workflow=row[12], digest=row[13], graph=None,
+            baggage=Raw(row[14].encode()), priority=row[15], fairness_key=row[16], fairness_weight=row[17],
+            time_budget_ms=row[18], notify=row[19], thread_id=row[20], created_at=row[21], updated_at=row[22],
+        )  # fmt: skip
+        return StepInHand(
+            flow, step_id=row[0], token=row[1], node=row[2], url=row[3], depth=row[4], attempt=row[5], lease_seq=row[6],
+            state=decode_state(row[7]), changes=decode_state(row[8]), age_us=row[9],
+        )  # fmt: skip
+
+    # -- one step
+
+    def first_step(self, new: NewFlow, created_at: int) -> None:
+        """A flow was created with its entry step born running: dispatch it."""
+        new.facts.created_at = new.facts.updated_at = created_at
+        self._dispatch(
+            StepInHand(new.facts, new.step_id, new.step_token, new.node, new.url, 1, 0, 1, new.state, {})
+        )
+
+    def _dispatch(self, step: StepInHand) -> None:
+        self._in_hand[step.step_id] = step
+        self._running[step.step_id] = asyncio.create_task(self._run(step))
+
+    async def _run(self, step: StepInHand) -> None:
+        try:
+            settlement = await self._execute(step)
+        except asyncio.CancelledError:
+            settlement = give_back(step)
+        finally:
+            self._running.pop(step.step_id, None)
+        self.committer.settle(settlement)
+
+    async def _execute(self, step: StepInHand) -> Settlement:
+        flow = step.flow
+        try:
+            if flow.graph is None:
+                flow.graph = await self._graphs.frozen(self.number, flow.digest)
+            answer = await self._ask(step)
+            await self.step_ids.ensure()
+        except BusAway:
+            return give_back(step, BUS_AWAY_DELAY_US)
+        except Unavailable as error:
+            log.warning("step %s is given back: %s", step.shown, error)
+            return give_back(step, BUS_AWAY_DELAY_US)
+        try:
+            settlement = decide(step, flow.graph, answer, self._new_step, Limits(self.settings.max_state_bytes))
+        except DwarfError as error:
+            return fail(step, ErrorInfo(error.message, error.code))
+        except Exception as error:
+            log.exception("a defect while deciding on step %s", step.shown)
+            return fail(step, ErrorInfo(f"a defect of the engine: {error}", 500))
+        new = settlement.successor
+        if new is not None and new.delay_us == 0:
+            new.running = self.admits_born_running()
+        return settlement
+
+    async def _ask(self, step: StepInHand) -> Answer:
+        flow = step.flow
+        budget_ms = flow.time_budget_ms if flow.time_budget_ms is not None else self.settings.time_budget_ms
+        budget = budget_ms / 1000
+        call = TaskCall(
+            flow.key, step.key, flow.workflow, step.node, step.url, step.attempt, merge(step.state, step.changes),
+            flow.baggage, flow.created_at, flow.updated_at, self._clock.now() + budget_ms * 1000, budget,
+        )  # fmt: skip
+        try:
+            async with asyncio.timeout(budget):
+                return await self._tasks.execute(call)
+        except TimeoutError:
+            return Answer(error=ErrorInfo(f"task {step.url} did not answer within its time budget of {budget_ms} ms", 408))
+        except (BusAway, Unavailable):
+            raise
+        except Exception as error:
+            code = getattr(error, "code", 500)
+            return Answer(error=ErrorInfo(str(error) or type(error).__name__, code if isinstance(code, int) else 500))
+
+    def _new_step(self) -> tuple[int, str]:
+        return self.step_ids.take(), self._tokens()
+
+    # -- after the commit
+
+    def _settled(self, effects: Sequence[tuple[Settlement, bool, int]]) -> None:
+        changed: list[StatusChanged] = []
+        pending: list[tuple[int, int, int]] = []
+        ended: list[tuple[str, Status]] = []
+        for settlement, alive, at in effects:
+            step = settlement.step
+            self._in_hand.pop(step.step_id, None)
+            new = settlement.successor
+            if alive and new is not None and new.running:
+                self._dispatch(
+                    StepInHand(step.flow, new.step_id, new.token, new.node, new.url, new.depth, 0, 1, new.state, {})
+                )
+                continue
+            self._hands.release()
+            if not alive:
+                continue
+            if new is not None:
+                self.wake(new.delay_us)
+                pending.append((new.step_id, step.flow.priority, at + new.delay_us))
+            elif settlement.status is Status.PENDING:
+                self.wake(settlement.delay_us)
+                pending.append((step.step_id, step.flow.priority, at + settlement.delay_us))
+            elif settlement.end is not None:
+                end = settlement.end
+                outcome = Outcome(step.flow.key, step.flow.workflow, end.status, end.state_json, end.error)
+                changed.append(self.stopped(step.flow.flow_id, step.flow.thread_id, step.flow.notify, outcome, at))
+                ended.append((step.flow.key, end.status))
+        self.announce(changed, pending, ended)
+
+    def stopped(self, flow_id: int, thread_id: int, notify: str, outcome: Outcome, at: int) -> StatusChanged:
+        """Wake who waits, tell who asked to be told; the change, for `announce`."""
+        self.waiters.wake(flow_id, outcome)
+        if notify and self._notices is not None:
+            self._notices.stopped(notify, outcome)
+        return self.change(flow_id, thread_id, outcome.workflow, outcome.status, at)
+
+    def change(self, flow_id: int, thread_id: int, workflow: str, status: Status, at: int) -> StatusChanged:
+        # One commit makes at most created, running and a stop of one flow, in this order.
+        order = {Status.CREATED: 0, Status.RUNNING: 1}.get(status, 2)
+        return StatusChanged(
+            f"{self.number}-{flow_id}", f"{self.number}-{thread_id}", workflow, status, at, at * 4 + order
+        )
+
+    def announce(
+        self,
+        changed: Sequence[StatusChanged],
+        pending: Sequence[tuple[int, int, int]] = (),
+        ended: Sequence[tuple[str, Status]] = (),
+    ) -> None:
+        """Tell the world what a commit made true, one group each."""
+        if changed and self._notices is not None:
+            self._notices.changed(changed)
+        if self._signals is not None:
+            if pending:
+                self._signals.enqueue(self.number, pending)
+            if ended:
+                self._signals.notify_status_change(ended)
+
+    def _fenced(self, settlement: Settlement) -> None:
+        """The step was taken away meanwhile: its result is dropped without harm (X1)."""
+        self.fenced += 1
+        self._in_hand.pop(settlement.step.step_id, None)
+        self._hands.release()
+
+    def cancelled(self, steps: Sequence[tuple[int, str]]) -> None:
+        """Steps were cancelled in the database: tell those who run them (O10)."""
+        for step_id, token in steps:
+            self._tasks.cancel(f"{self.number}-{step_id}-{token}")
+            running = self._running.get(step_id)
+            if running is not None:
+                running.cancel()
+
+    # -- upkeep
+
+    async def _keep_up(self, name: str) -> None:
+        beat = self.settings.replica_timeout_ms / 3000
+        ticks = 0
+        outages = self.committer.outages
+        while True:
+            await self._clock.sleep(beat)
+            ticks += 1
+            try:
+                await self.store.beat(name)
+                if self.committer.outages != outages:
+                    outages = self.committer.outages
+                    await self.store.disown(list(self._in_hand))
+                    self.wake()
+                if ticks % 3 == 0:
+                    await self._sweep()
+                    if ticks % 9 == 0:
+                        await self.store.remove_completed(60_000)
+            except Unavailable as error:
+                log.debug("shard %d: %s", self.number, error)
+                outages = -1
+            except asyncio.CancelledError:
+                raise
+            except Exception:
+                log.exception("a defect in the upkeep of shard %d", self.number)
+
+    async def _sweep(self) -> None:
+        found = await self.store.recover(self.settings.replica_timeout_ms)
+        if found:
+            self.recovered += found
+            log.info("shard %d: %d steps of silent replicas are pending again", self.number, found)
+            self.wake()
+        waited_for = self.waiters.waited_for()
+        if waited_for:
+            for flow_id in await self.store.stopped_among(waited_for):
+                self.waiters.wake(flow_id, None)

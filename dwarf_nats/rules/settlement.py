@@ -1,0 +1,131 @@
+"""Settlements: values that list what becomes true when a step's answer is written (architecture: the spine)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dwarf_nats.workflow.state import State, encode_state
+from dwarf_nats.workflow.status import Status
+
+if TYPE_CHECKING:
+    from dwarf_nats.workflow.answer import ErrorInfo
+    from dwarf_nats.workflow.graph import Graph
+    from dwarf_nats.workflow.state import Raw
+
+
+@dataclass(slots=True)
+class FlowFacts:
+    """What the steps of one flow share and a dispatch needs. Times in microseconds since the epoch."""
+
+    shard: int
+    flow_id: int
+    token: str
+    workflow: str
+    digest: str
+    graph: Graph | None
+    baggage: Raw
+    priority: int
+    fairness_key: str
+    fairness_weight: float
+    time_budget_ms: int | None
+    notify: str
+    thread_id: int
+    created_at: int
+    updated_at: int
+
+    @property
+    def key(self) -> str:
+        return f"{self.shard}-{self.flow_id}-{self.token}"
+
+
+@dataclass(slots=True)
+class StepInHand:
+    """A step claimed by this replica. `state` is its input; `changes` what earlier attempts contributed (S2)."""
+
+    flow: FlowFacts
+    step_id: int
+    token: str
+    node: str
+    url: str
+    depth: int
+    attempt: int
+    lease_seq: int
+    state: State
+    changes: State
+    age_us: int = 0
+    """Since the first dispatch of the step (X5)."""
+    claimed_at: float = 0.0
+
+    @property
+    def key(self) -> str:
+        return f"{self.flow.shard}-{self.step_id}-{self.token}"
+
+    @property
+    def shown(self) -> str:
+        return f"{self.flow.shard}-{self.step_id}"
+
+
+@dataclass(slots=True)
+class NewStep:
+    """A successor. Born running it is already claimed by this replica; `delay_us` holds it back (X6)."""
+
+    step_id: int
+    token: str
+    node: str
+    url: str
+    depth: int
+    state: State
+    state_json: bytes
+    delay_us: int = 0
+    running: bool = False
+
+
+@dataclass(slots=True)
+class FlowEnd:
+    """The flow's terminal status and final state (X8, X9)."""
+
+    status: Status
+    state_json: bytes
+    error: ErrorInfo | None = None
+
+
+@dataclass(slots=True)
+class Settlement:
+    """What one answer makes true. `status`: completed, failed, or pending (a retry, or given back after `delay_us`)."""
+
+    step: StepInHand
+    status: Status
+    changes: State
+    error: ErrorInfo | None = None
+    attempt: int = 0
+    delay_us: int = 0
+    successor: NewStep | None = None
+    end: FlowEnd | None = None
+    error_json: bytes | None = None
+    _changes_json: bytes | None = None
+
+    def changes_json(self) -> bytes:
+        if self._changes_json is None:
+            self._changes_json = encode_state(self.changes) if self.changes else b"{}"
+        return self._changes_json
+
+
+@dataclass(slots=True)
+class NewFlow:
+    """A flow to be created with its entry step (O1). Started at once if `start`; its step is then pending or running."""
+
+    facts: FlowFacts
+    state: State
+    state_json: bytes
+    step_id: int
+    step_token: str
+    node: str
+    url: str
+    thread_token: str
+    start: bool
+    running: bool = False
+    start_at: int | None = None
+    idempotency_key: str = ""
+    request_digest: str = ""
+    delete_on_completion: bool = False

@@ -1,0 +1,23 @@
+"""For users of the service: `Client` asks for operations, `Worker` serves tasks. Neither imports the engine."""
+
+from dwarf_nats.sdk.client import Change, Client
+from dwarf_nats.sdk.connection import ConnectOptions
+from dwarf_nats.sdk.worker import Worker, main
+from dwarf_nats.workflow.flow import Flow
+from dwarf_nats.workflow.graph import END, Graph
+from dwarf_nats.workflow.options import FlowOptions, Query
+from dwarf_nats.workflow.task_error import TaskError
+
+__all__ = [
+    "END",
+    "Change",
+    "Client",
+    "ConnectOptions",
+    "Flow",
+    "FlowOptions",
+    "Graph",
+    "Query",
+    "TaskError",
+    "Worker",
+    "main",
+]

@@ -1,0 +1,143 @@
+"""The task service's side of a task call: requests to values, answers to replies (wire section 2)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import msgspec
+from msgspec import UNSET, Raw, UnsetType
+
+from dwarf_nats.errors import BadRequest
+from dwarf_nats.wire import headers as h
+from dwarf_nats.wire import talk
+from dwarf_nats.wire.codec import MAX_HEADER_TEXT, explain
+from dwarf_nats.workflow.answer import Answer, Disposition, ErrorInfo, Retry, Subgraph, TaskCall
+from dwarf_nats.workflow.keys import parse_key
+from dwarf_nats.workflow.state import encode_state
+
+from .replies import micros
+
+CANCELLED = 499
+"""The code with which a cancelled execution is reported; the engine discards it (O10)."""
+_decode = msgspec.json.Decoder(talk.TaskRequest).decode
+_roll_call = msgspec.json.Decoder(talk.WorkerCall).decode
+_encode = msgspec.json.Encoder().encode
+
+
+@dataclass(slots=True)
+class Dispatch(TaskCall):
+    """A call as the worker holds it. `cancelled` turns true when nobody waits for the answer any more: the flow was
+    cancelled, the deadline passed, or the worker stops."""
+
+    cancelled: bool = False
+
+
+def decode_request(body: bytes) -> Dispatch:
+    """A task request. Raises `BadRequest` for what is none.
+
+    `budget` is counted from now by this machine's clock; where that leaves nothing the clocks differ, and it is
+    infinite: the engine minds the deadline as well.
+    """
+    try:
+        request = _decode(body)
+    except msgspec.ValidationError as error:
+        raise BadRequest(explain(talk.TaskRequest, str(error), "the task request")) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BadRequest(f"the task request is not valid JSON: {error}") from None
+    parse_key(request.flow_key)
+    parse_key(request.step_key, "step")
+    try:
+        times = [micros(text) for text in (request.flow_created_at, request.flow_updated_at, request.deadline)]
+    except ValueError as error:
+        raise BadRequest(f"the task request has a malformed time: {error}") from None
+    budget = times[2] / 1e6 - time.time()
+    call = Dispatch(
+        flow_key=request.flow_key,
+        step_key=request.step_key,
+        workflow=request.workflow,
+        task=request.task,
+        url=request.url,
+        attempt=request.attempt,
+        state=request.state,
+        baggage=request.baggage,
+        flow_created_at=times[0],
+        flow_updated_at=times[1],
+        deadline=times[2],
+        budget=budget if budget > 0 else float("inf"),
+    )
+    if not isinstance(request.resumed, UnsetType):
+        call.resumed = request.resumed.data
+    if not isinstance(request.subgraph, UnsetType):
+        result, error_text = request.subgraph.result, request.subgraph.error
+        call.subgraph_result = None if isinstance(result, UnsetType) else result
+        call.subgraph_error = None if isinstance(error_text, UnsetType) else error_text
+    return call
+
+
+def accept_seconds(headers: Mapping[str, str] | None) -> float | None:
+    """After how long to say *accepted*; `None` if the request does not ask for it."""
+    text = (headers or {}).get(h.ACCEPT_MS, "")
+    return int(text) / 1000 if text.isascii() and text.isdigit() and len(text) < 12 else None
+
+
+def encode_answer(answer: Answer) -> tuple[bytes, dict[str, str] | None]:
+    """Body and headers of the reply. A failure is said both ways, so that every NATS tool sees it."""
+    reply = talk.TaskReply(
+        changes=Raw(encode_state(answer.changes)) if answer.changes else UNSET,
+        goto=UNSET if answer.goto is None else answer.goto,
+        sleep_ms=answer.sleep_ms or UNSET,
+        interrupt=UNSET if answer.interrupt is None else answer.interrupt,
+        subgraph=UNSET if answer.subgraph is None else _subgraph(answer.subgraph),
+        retry=UNSET if answer.retry is None else _retry(answer.retry),
+    )
+    if answer.error is None:
+        body = _encode(reply)
+        return (b"", None) if body == b"{}" else (body, None)
+    error = answer.error
+    error.message = error.message.encode("utf-8", "replace").decode()
+    reply.error = Raw(_encode(error.as_dict()))
+    headers = {} if answer.disposition is Disposition.ERROR else {h.DISPOSITION: answer.disposition.value}
+    if answer.retry is None:
+        line = " ".join(error.message[:MAX_HEADER_TEXT].split())
+        headers |= {h.ERROR_CODE: str(error.code), h.ERROR_TEXT: h.percent_encode(line)}
+    return _encode(reply), headers or None
+
+
+def failed(code: int, message: str) -> Answer:
+    """An ordinary error of the step."""
+    return Answer(error=ErrorInfo(message, code))
+
+
+def bounced(message: str) -> Answer:
+    """The step goes back to pending and runs elsewhere: nothing was done (V1)."""
+    return Answer(error=ErrorInfo(message, 429), disposition=Disposition.BACKPRESSURE, cause="backpressure")
+
+
+def decode_roll_call(body: bytes) -> tuple[list[str], list[str]]:
+    """The steps asked after and the steps to cancel. Raises `BadRequest`."""
+    try:
+        call = _roll_call(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BadRequest(f"malformed roll call: {error}") from None
+    return call.steps, call.cancel
+
+
+def encode_running(steps: list[str]) -> bytes:
+    """The answer to a roll call."""
+    return _encode(talk.WorkerReply(running=steps))
+
+
+def _subgraph(child: Subgraph) -> talk.SubgraphCall:
+    return talk.SubgraphCall(workflow=child.workflow, input=Raw(encode_state(child.input)) if child.input else UNSET)
+
+
+def _retry(retry: Retry) -> talk.RetryCall:
+    return talk.RetryCall(
+        max_attempts=UNSET if retry.max_attempts is None else retry.max_attempts,
+        initial_delay_ms=retry.initial_delay_ms or UNSET,
+        multiplier=UNSET if retry.multiplier == 1.0 else retry.multiplier,
+        max_delay_ms=UNSET if retry.max_delay_ms is None else retry.max_delay_ms,
+        give_up_after_ms=UNSET if retry.give_up_after_ms is None else retry.give_up_after_ms,
+    )

@@ -1,0 +1,399 @@
+"""The client: every operation of the service as a method (wire section 1; O1-O16).
+
+async with Client("nats://127.0.0.1:4222") as client:
+    outcome = await client.run("greet", {"name": "ada"})
+    print(outcome.status, outcome.state)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import uuid
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+from msgspec import UNSET, Raw, UnsetType
+from nats.aio.client import Client as Nats
+
+from dwarf_nats.errors import TimedOut, Unavailable
+from dwarf_nats.wire import messages as m
+from dwarf_nats.workflow.graph import Graph
+from dwarf_nats.workflow.options import FlowOptions, Query
+from dwarf_nats.workflow.records import FlowSummary, GraphInfo, Outcome, ShardInfo, Step
+from dwarf_nats.workflow.state import encode_value
+from dwarf_nats.workflow.status import Status
+
+from . import replies
+from .calling import Caller, Waiting, timed_out
+from .connection import ConnectOptions
+
+Values: TypeAlias = Mapping[str, Any] | bytes | None
+"""A state or overrides: Python values, or the JSON text of an object."""
+Steps: TypeAlias = list[Step]
+Summaries: TypeAlias = list[FlowSummary]
+Shards: TypeAlias = list[ShardInfo]
+Graphs: TypeAlias = list[GraphInfo]
+
+
+@dataclass(slots=True, frozen=True)
+class Change:
+    """What `watch` sees each time something about a flow changed."""
+
+    fingerprint: str
+    outcome: Outcome
+    steps: list[Step]
+
+
+class Client(Caller):
+    """A caller of the service. One client serves any number of coroutines at once.
+
+    `url` names the NATS server(s), comma-separated; left out, `NATS_CONTEXT`, `NATS_URL` and the other variables of the
+    `nats` CLI decide. `nc` is a connection to use instead of an own one; it is not closed. `prefix`: the deployment's.
+
+    `timeout`: seconds to wait for a reply, on top of what a waiting operation may take on purpose. `patience`: seconds
+    during which a request whose reply was lost is sent again where that does no harm, and during which a wait puts up
+    with a service that is away. `retry_creates`: give every create a generated idempotency key, so that it too may be
+    sent again; creates with a key of the caller's own always are.
+
+    Every refusal is raised as a leaf of `DwarfError`; `Unavailable` also when nobody answers.
+    """
+
+    def __init__(
+        self,
+        url: str = "",
+        *,
+        nc: Nats | None = None,
+        prefix: str = "dwarf",
+        name: str = "dwarf-client",
+        timeout: float = 5.0,
+        patience: float = 15.0,
+        retry_creates: bool = False,
+        context: str = "",
+        creds: str | os.PathLike[str] = "",
+        nkey: str | os.PathLike[str] = "",
+        user: str = "",
+        password: str = "",
+        token: str = "",
+        tls_ca: str | os.PathLike[str] = "",
+        tls_cert: str | os.PathLike[str] = "",
+        tls_key: str | os.PathLike[str] = "",
+        inbox_prefix: str = "",
+        connect_seconds: float = 5.0,
+    ) -> None:
+        options = ConnectOptions(
+            url=url,
+            context=context,
+            creds=creds,
+            nkey=nkey,
+            user=user,
+            password=password,
+            token=token,
+            tls_ca=tls_ca,
+            tls_cert=tls_cert,
+            tls_key=tls_key,
+            inbox_prefix=inbox_prefix,
+            connect_seconds=connect_seconds,
+        )
+        super().__init__(nc, options, prefix, name, timeout, patience)
+        self._retry_creates = retry_creates
+
+    # --- making and running flows ---
+
+    async def create(
+        self,
+        workflow: str | Graph,
+        state: Values = None,
+        options: FlowOptions | None = None,
+        *,
+        start: bool = False,
+    ) -> str:
+        """Make a flow of a workflow known by name, or of a graph sent along; returns its key (O1)."""
+        name, graph = _workflow(workflow)
+        options, key = self._keyed(options)
+        request = m.FlowCreateRequest(
+            workflow=name,
+            graph=graph,
+            state=replies.json_object(state, "state"),
+            options=replies.options_message(options),
+            start=start or UNSET,
+        )
+        return await self._made("flow.create", request, key)
+
+    async def create_task(
+        self, task: str, state: Values = None, options: FlowOptions | None = None, *, start: bool = False
+    ) -> str:
+        """Make a flow of a single task; returns its key (O1)."""
+        options, key = self._keyed(options)
+        request = m.FlowCreateTaskRequest(
+            task=task,
+            state=replies.json_object(state, "state"),
+            options=replies.options_message(options),
+            start=start or UNSET,
+        )
+        return await self._made("flow.create_task", request, key)
+
+    async def start(self, flow_key: str, notify: str = "") -> None:
+        """Start a created flow (O2); `notify` names where its outcome is announced (B4)."""
+        await self._ask("flow.start", m.FlowStartRequest(flow_key=flow_key, notify=notify or UNSET))
+
+    async def run(
+        self,
+        workflow: str | Graph,
+        state: Values = None,
+        options: FlowOptions | None = None,
+        *,
+        timeout: float | None = 30.0,
+    ) -> Outcome:
+        """Create, start and await (O3). `timeout` in seconds, `None`: however long it takes.
+
+        Raises `TimedOut`, with the key in `details["flow_key"]`, if the flow is still going then.
+        """
+        name, graph = _workflow(workflow)
+        options, key = self._keyed(options)
+        waiting = Waiting(timeout, self._patience)
+        request = m.FlowRunRequest(
+            workflow=name,
+            graph=graph,
+            state=replies.json_object(state, "state"),
+            options=replies.options_message(options),
+            timeout_ms=_ms(waiting.slice),
+        )
+        try:
+            body = await self._ask("flow.run", request, wait=waiting.slice, again=bool(key), patient=bool(key), key=key)
+            return replies.outcome(body, "flow.run")
+        except (TimedOut, Unavailable) as error:
+            # A wait that ended early (cap, slice, a replica that stops) goes on with the key, if the reply has it.
+            flow_key = error.details.get("flow_key")
+            if not isinstance(flow_key, str):
+                raise
+            if waiting.over:
+                raise timed_out(flow_key, timeout) from None
+        waiting.answered()
+        return await self._wait("flow.await", flow_key, waiting, timeout)
+
+    async def await_(self, flow_key: str, timeout: float | None = 30.0) -> Outcome:
+        """The outcome as soon as the flow is stopped (O4); `TimedOut` after `timeout` seconds (`None`: never)."""
+        return await self._wait("flow.await", flow_key, Waiting(timeout, self._patience), timeout)
+
+    async def poll(self, flow_key: str, timeout: float | None = 30.0) -> Outcome:
+        """As `await_`, but a timeout answers with where the flow stands (O4)."""
+        return await self._wait("flow.poll", flow_key, Waiting(timeout, self._patience), timeout)
+
+    async def continue_(
+        self, thread_key: str, state: Values = None, options: FlowOptions | None = None, *, start: bool = False
+    ) -> str:
+        """Make the next flow of a thread; returns its key (O15)."""
+        options, key = self._keyed(options)
+        request = m.FlowContinueRequest(
+            thread_key=thread_key,
+            state=replies.json_object(state, "state"),
+            options=replies.options_message(options),
+            start=start or UNSET,
+        )
+        return await self._made("flow.continue", request, key)
+
+    # --- looking at flows ---
+
+    async def snapshot(self, flow_key: str) -> Outcome:
+        """Where a flow stands (O5)."""
+        return replies.outcome(await self._look("flow.snapshot", m.FlowRequest(flow_key=flow_key)), "flow.snapshot")
+
+    async def fingerprint(self, flow_key: str) -> tuple[str, Status]:
+        """A digest that changes whenever anything observable about the flow does, and its status (O6)."""
+        body = await self._look("flow.fingerprint", m.FlowRequest(flow_key=flow_key))
+        reply = replies.decode(m.FingerprintReply, body, "flow.fingerprint")
+        return reply.fingerprint, Status(reply.status)
+
+    async def history(self, flow_key: str) -> Steps:
+        """The flow's steps by depth and id, without state and changes (O7)."""
+        body = await self._look("flow.history", m.FlowRequest(flow_key=flow_key))
+        return [replies.step(one) for one in replies.decode(m.HistoryReply, body, "flow.history").steps]
+
+    async def step(self, step_key: str) -> Step:
+        """One step with state, changes and the keys of its neighbours (O7)."""
+        body = await self._look("step.get", m.StepRequest(step_key=step_key))
+        return replies.step(replies.decode(m.Step, body, "step.get"))
+
+    async def mermaid(self, flow_key: str) -> str:
+        """The flow's history as a Mermaid flowchart (O8)."""
+        body = await self._look("flow.mermaid", m.FlowRequest(flow_key=flow_key))
+        return replies.decode(m.MermaidReply, body, "flow.mermaid").mermaid
+
+    async def watch(self, flow_key: str, interval: float = 0.25) -> AsyncIterator[Change]:
+        """Yield what there is now, then again after every change, until the flow is completed, failed or cancelled.
+
+        Looks every `interval` seconds, and at once when the flow stops; changes in between are seen as one.
+        """
+        seen = ""
+        while True:
+            fingerprint, status = await self.fingerprint(flow_key)
+            if fingerprint != seen:
+                seen = fingerprint
+                outcome = await self.snapshot(flow_key)
+                yield Change(fingerprint, outcome, await self.history(flow_key))
+                if outcome.status.terminal:
+                    return
+            elif status.terminal:
+                return
+            if status.stopped:
+                await asyncio.sleep(interval)
+            else:
+                await self.poll(flow_key, interval)
+
+    async def list(self, query: Query | None = None, cursor: str = "") -> tuple[Summaries, str]:
+        """A page of root flows, newest first, and the cursor of the next page, empty on the last (O9)."""
+        request = m.FlowListRequest(**replies.filters(query or Query()), cursor=cursor or UNSET)
+        reply = replies.decode(m.FlowListReply, await self._look("flow.list", request), "flow.list")
+        following = "" if isinstance(reply.cursor, UnsetType) else reply.cursor
+        return [replies.summary(one) for one in reply.flows], following
+
+    async def list_all(self, query: Query | None = None) -> AsyncIterator[FlowSummary]:
+        """Every flow that matches, page by page; `limit` is the size of a page."""
+        cursor = ""
+        while True:
+            page, cursor = await self.list(query, cursor)
+            for flow in page:
+                yield flow
+            if not cursor:
+                return
+
+    # --- steering flows ---
+
+    async def cancel(self, flow_key: str, reason: str = "") -> None:
+        """Cancel a flow that is not terminal yet (O10)."""
+        await self._ask("flow.cancel", m.FlowCancelRequest(flow_key=flow_key, reason=reason or UNSET))
+
+    async def resume(self, flow_key: str, data: Any = None) -> None:
+        """Continue an interrupt; `data` is handed to the task (O11)."""
+        text = UNSET if data is None else Raw(encode_value(data, "data"))
+        await self._ask("flow.resume", m.FlowResumeRequest(flow_key=flow_key, data=text))
+
+    async def resume_break(self, flow_key: str, overrides: Values = None) -> None:
+        """Continue a breakpoint, fields of the state replaced (O11)."""
+        await self._ask("flow.resume_break", _overriding(flow_key, overrides))
+
+    async def break_before(self, flow_key: str, task: str, enabled: bool = True) -> None:
+        """Set or clear a breakpoint by node name (O12)."""
+        await self._ask(
+            "flow.break_before",
+            m.FlowBreakBeforeRequest(flow_key=flow_key, task=task, enabled=UNSET if enabled else False),
+        )
+
+    async def restart(self, flow_key: str, overrides: Values = None) -> None:
+        """Run a stopped flow again from its entry step, in place (O13)."""
+        await self._ask("flow.restart", _overriding(flow_key, overrides))
+
+    async def restart_from(self, step_key: str, overrides: Values = None) -> None:
+        """Rewind a step in place and run on from there (O13)."""
+        overridden = replies.json_object(overrides, "overrides")
+        await self._ask("flow.restart_from", m.StepOverridesRequest(step_key=step_key, overrides=overridden))
+
+    async def fork(self, step_key: str, overrides: Values = None) -> str:
+        """A new, running flow that shares the past of a step of a terminal flow; returns its key (O14)."""
+        overridden = replies.json_object(overrides, "overrides")
+        body = await self._ask("flow.fork", m.StepOverridesRequest(step_key=step_key, overrides=overridden))
+        return replies.decode(m.FlowKeyReply, body, "flow.fork").flow_key
+
+    async def delete(self, flow_key: str) -> None:
+        """Delete a flow that is not running (O9)."""
+        await self._ask("flow.delete", m.FlowRequest(flow_key=flow_key))
+
+    async def purge(self, query: Query) -> int:
+        """Delete what matches and is not running; at least one of status, workflow, older_than_ms (O9)."""
+        request = m.FlowPurgeRequest(**replies.filters(query))
+        return replies.decode(m.FlowPurgeReply, await self._ask("flow.purge", request), "flow.purge").deleted
+
+    # --- the deployment ---
+
+    async def breaker(self, task: str) -> bool:
+        """Whether the breaker of a task, named by its url, is tripped (O16)."""
+        body = await self._look("task.breaker", m.TaskBreakerRequest(task=task))
+        return replies.decode(m.TaskBreakerReply, body, "task.breaker").tripped
+
+    async def shard_info(self) -> Shards:
+        """Health and size of every shard (O16)."""
+        body = await self._look("shard.info", m.EmptyRequest())
+        return [replies.shard(one) for one in replies.decode(m.ShardInfoReply, body, "shard.info").shards]
+
+    async def put_graph(self, graph: Graph) -> GraphInfo:
+        """Register a graph under its name, replacing what was there. `updated_at` is 0: the reply does not tell."""
+        reply = replies.decode(m.GraphPutReply, await self._look("graph.put", graph.to_json()), "graph.put")
+        return GraphInfo(reply.name, reply.digest, 0)
+
+    async def get_graph(self, name: str) -> Graph:
+        """A registered graph."""
+        return Graph.from_json(await self._look("graph.get", m.GraphRequest(name=name)))
+
+    async def delete_graph(self, name: str) -> None:
+        """Take a graph out of the registry; flows made of it keep theirs (G10)."""
+        await self._ask("graph.delete", m.GraphRequest(name=name))
+
+    async def list_graphs(self) -> Graphs:
+        """All registered graphs."""
+        reply = replies.decode(m.GraphListReply, await self._look("graph.list", m.EmptyRequest()), "graph.list")
+        return [GraphInfo(one.name, one.digest, replies.micros(one.updated_at)) for one in reply.graphs]
+
+    async def validate_graph(self, graph: Graph) -> None:
+        """Raise `BadRequest` with the reason if the service would refuse the graph (G6)."""
+        await self._look("graph.validate", graph.to_json())
+
+    async def graph_mermaid(self, name: str) -> str:
+        """A registered graph as a Mermaid flowchart (D1)."""
+        body = await self._look("graph.mermaid", m.GraphRequest(name=name))
+        return replies.decode(m.MermaidReply, body, "graph.mermaid").mermaid
+
+    # --- manners ---
+
+    async def _look(self, operation: str, message: Any) -> bytes:
+        """Ask what may be asked twice."""
+        return await self._ask(operation, message, again=True)
+
+    async def _made(self, operation: str, request: Any, key: str) -> str:
+        body = await self._ask(operation, request, again=bool(key), patient=bool(key), key=key)
+        return replies.decode(m.FlowKeyReply, body, operation).flow_key
+
+    def _keyed(self, options: FlowOptions | None) -> tuple[FlowOptions | None, str]:
+        """The options without the idempotency key, and the key: it travels in the header."""
+        if options is not None and options.idempotency_key:
+            return replace(options, idempotency_key=""), options.idempotency_key
+        # With a thread, a key is refused (semantics: small print), so such a create is sent once.
+        if self._retry_creates and not (options is not None and options.thread):
+            return options, uuid.uuid4().hex
+        return options, ""
+
+    async def _wait(self, operation: str, flow_key: str, waiting: Waiting, timeout: float | None) -> Outcome:
+        while True:
+            request = m.FlowWaitRequest(flow_key=flow_key, timeout_ms=_ms(waiting.slice))
+            try:
+                body = await self._ask(operation, request, wait=waiting.slice)
+            except TimedOut:
+                if waiting.over:
+                    raise timed_out(flow_key, timeout) from None
+                waiting.answered()
+            except Unavailable as error:
+                await waiting.away(error)
+            else:
+                outcome = replies.outcome(body, operation)
+                if outcome.status.stopped or waiting.over:
+                    return outcome
+                waiting.answered()
+
+
+def _workflow(workflow: str | Graph) -> tuple[str | UnsetType, Raw | UnsetType]:
+    if isinstance(workflow, str):
+        return workflow, UNSET
+    return UNSET, Raw(workflow.to_json())
+
+
+def _overriding(flow_key: str, overrides: Values) -> m.FlowOverridesRequest:
+    return m.FlowOverridesRequest(flow_key=flow_key, overrides=replies.json_object(overrides, "overrides"))
+
+
+def _ms(seconds: float) -> int:
+    return math.ceil(seconds * 1000)
+
+
+__all__ = ["Change", "Client"]

@@ -1,0 +1,137 @@
+"""Requests over one NATS connection: one inbox, replies taken raw, losses told apart (wire section 2, last point)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING
+
+import nats.errors
+from nats.aio.client import Client as Nats
+
+from dwarf_nats.errors import TooLarge, Unavailable
+
+if TYPE_CHECKING:
+    from nats.aio.msg import Msg
+    from nats.aio.subscription import Subscription
+
+# What nats-py writes around the headers and between name and value.
+_HEADER_FRAME = len(b"NATS/1.0\r\n\r\n")
+_HEADER_LINE = len(b": \r\n")
+
+
+class NoResponders(Exception):
+    """Nobody subscribes the subject: the request was not delivered."""
+
+
+class ReplyLost(Exception):
+    """The connection went away, or nobody replied in time: whether the request was carried out is unknown."""
+
+
+class NotSent(Exception):
+    """The connection is down: the request was not sent."""
+
+
+def size_of(payload: bytes, headers: Mapping[str, str] | None) -> int:
+    """What a message counts against the server's `max_payload`: headers and payload."""
+    if not headers:
+        return len(payload)
+    return len(payload) + _HEADER_FRAME + sum(len(k) + len(v.encode()) + _HEADER_LINE for k, v in headers.items())
+
+
+def check_size(nc: Nats, payload: bytes, headers: Mapping[str, str] | None, what: str) -> None:
+    """Raise `TooLarge` if the server would cut the connection over this message."""
+    size, limit = size_of(payload, headers), nc.max_payload
+    if limit and size > limit:
+        raise TooLarge(
+            f"{what} has {size} bytes, the NATS server's max_payload is {limit}: send less, or raise max_payload",
+            size=size,
+            limit=limit,
+        )
+
+
+class Requests:
+    """Sends requests and hands each its reply."""
+
+    def __init__(self, nc: Nats) -> None:
+        self._nc = nc
+        self._pending: dict[str, asyncio.Future[Msg]] = {}
+        self._sub: Subscription | None = None
+        self._prefix = ""
+        self._next = 0
+        self._opening = asyncio.Lock()
+
+    async def open(self) -> None:
+        """Subscribe the inbox, if that has not been done."""
+        async with self._opening:
+            if self._sub is None:
+                prefix = self._nc.new_inbox()
+                self._sub = await self._nc.subscribe(
+                    f"{prefix}.*", cb=self._on_reply, pending_msgs_limit=1_000_000, pending_bytes_limit=0
+                )
+                self._prefix = f"{prefix}."
+
+    async def close(self) -> None:
+        """Leave the inbox; whatever still waits is lost."""
+        self.lose_all()
+        sub, self._sub = self._sub, None
+        if sub is not None and not (self._nc.is_closed or self._nc.is_draining):
+            await sub.unsubscribe()
+
+    def lose_all(self) -> None:
+        """The connection went away: every reply under way is lost."""
+        for waiter in self._pending.values():
+            if not waiter.done():
+                waiter.set_exception(ReplyLost("the connection to NATS went away before the reply came"))
+
+    async def ask(self, subject: str, payload: bytes, headers: dict[str, str] | None, seconds: float) -> Msg:
+        """Send a request and return its reply, whatever it says.
+
+        Raises `NoResponders`, `NotSent`, `ReplyLost`, and `TooLarge` for what the server would not take.
+        """
+        check_size(self._nc, payload, headers, f"the request to {subject}")
+        if not self._nc.is_connected:
+            raise NotSent
+        try:
+            if self._sub is None:
+                await self.open()
+            self._next += 1
+            inbox = f"{self._prefix}{self._next:x}"
+            waiter: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
+            self._pending[inbox] = waiter
+            try:
+                await self._nc.publish(subject, payload, reply=inbox, headers=headers)
+                async with asyncio.timeout(seconds):
+                    reply = await waiter
+            finally:
+                del self._pending[inbox]
+        except TimeoutError:
+            raise ReplyLost(f"no reply within {seconds:.3g} s") from None
+        except (nats.errors.OutboundBufferLimitError, nats.errors.ConnectionClosedError) as error:
+            raise NotSent(str(error)) from None
+        except nats.errors.ConnectionDrainingError:
+            raise Unavailable("this connection to NATS is being closed") from None
+        if is_no_responders(reply):
+            raise NoResponders(subject)
+        return reply
+
+    async def _on_reply(self, msg: Msg) -> None:
+        waiter = self._pending.get(msg.subject)
+        if waiter is not None and not waiter.done():
+            waiter.set_result(msg)
+
+
+def is_no_responders(msg: Msg) -> bool:
+    """The server's own 503: nothing but a status. (Services report a 503 in `Nats-Service-Error-Code`.)"""
+    return not msg.data and msg.headers is not None and msg.headers.get("Status") == "503" and len(msg.headers) == 1
+
+
+async def until_connected(nc: Nats, seconds: float, pause: Callable[[float], Awaitable[None]] = asyncio.sleep) -> bool:
+    """Wait for a lost connection to come back, at most `seconds`; says whether it did."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + seconds
+    while not nc.is_connected:
+        if nc.is_closed or loop.time() >= end:
+            return False
+        await pause(0.02)
+    return True

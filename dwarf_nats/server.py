@@ -1,0 +1,137 @@
+"""The composition root of the service: one replica, its engine wired to NATS in all four places."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from dwarf_nats.bus.connection import Connection, connect
+from dwarf_nats.bus.graphs import ChainGraphs, DirectoryGraphs, NatsGraphs
+from dwarf_nats.bus.inbox import Inbox
+from dwarf_nats.bus.notices import NatsNotices
+from dwarf_nats.bus.options import ConnectOptions
+from dwarf_nats.bus.service import Service
+from dwarf_nats.bus.signals import NatsSignals, PeerListener
+from dwarf_nats.bus.tasks import NatsTasks
+from dwarf_nats.embedding import open_engine
+from dwarf_nats.errors import BadRequest, DwarfError, Unavailable
+from dwarf_nats.wire.subjects import Subjects
+
+if TYPE_CHECKING:
+    from dwarf_nats.engine import Engine
+    from dwarf_nats.settings import ServerSettings
+
+log = logging.getLogger("dwarf_nats.server")
+RETRY_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0)
+
+
+def connect_options(settings: ServerSettings, name: str) -> ConnectOptions:
+    """The connection's share of the settings."""
+    return ConnectOptions(
+        servers=settings.nats_url,
+        context=settings.context,
+        name=name,
+        creds=str(settings.creds or ""),
+        nkey=str(settings.nkey or ""),
+        tls_ca=str(settings.tls_ca or ""),
+        tls_cert=str(settings.tls_cert or ""),
+        tls_key=str(settings.tls_key or ""),
+        inbox_prefix=settings.inbox_prefix,
+    )
+
+
+async def _engine(settings: ServerSettings, connection: Connection, inbox: Inbox, subjects: Subjects, origin: str) -> Engine:
+    sources = [DirectoryGraphs(settings.graphs_dir)] if settings.graphs_dir else []
+    engine = open_engine(
+        settings.dsns,
+        tasks=NatsTasks(connection, inbox, subjects),
+        graphs=ChainGraphs(*sources, NatsGraphs(connection, inbox, subjects)),
+        notices=NatsNotices(connection, subjects, events=settings.events),
+        signals=NatsSignals(connection, origin, subjects) if settings.signals else None,
+        settings=settings.engine(),
+        name=origin,
+    )
+    failures = 0
+    while True:
+        try:
+            await engine.startup(migrate=settings.migrate)
+        except Unavailable as error:
+            if not settings.wait_for_servers:
+                raise
+            log.warning("%s; trying again", error)
+            await asyncio.sleep(RETRY_SECONDS[min(failures, len(RETRY_SECONDS) - 1)])
+            failures += 1
+        else:
+            return engine
+
+
+@asynccontextmanager
+async def replica(settings: ServerSettings) -> AsyncIterator[Engine]:
+    """A running replica. At the end it drains: stops claiming, answers the requests taken, waits for the tasks in hand,
+    then closes the connection (wire: section 6).
+
+    Raises `Unavailable` naming the server that is away (unless told to wait for it), `BadRequest` for settings that make no
+    sense.
+    """
+    if not settings.dsns:
+        raise BadRequest("no database given: use --dsn postgresql://… or --dsn sqlite:///path")
+    origin = secrets.token_hex(8)
+    subjects = Subjects(settings.prefix, settings.task_prefix, settings.graph_prefix)
+    connection = await connect(connect_options(settings, f"dwarf-nats {origin}"), retry=settings.wait_for_servers)
+    try:
+        inbox = Inbox(connection, settings.inbox_prefix)
+        await inbox.start()
+        engine = await _engine(settings, connection, inbox, subjects, origin)
+        try:
+            service = Service(connection, engine, subjects, service_id=origin)
+            if settings.signals:
+                await PeerListener(connection, origin, engine.peers, subjects).start()
+            await service.start()
+            log.info("replica %s is ready: %d shard(s), prefix %s", origin, len(settings.dsns), settings.prefix)
+            yield engine
+        finally:
+            engine.stop_claiming()
+            with contextlib.suppress(UnboundLocalError):
+                await service.drain(settings.drain_ms / 1000)
+            await engine.shutdown()
+            log.info("replica %s has drained", origin)
+    finally:
+        with contextlib.suppress(Exception):
+            await connection.close()
+
+
+async def run_server(settings: ServerSettings) -> None:
+    """Serve until SIGTERM or SIGINT, then drain; a second signal ends it at once (B3)."""
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    main = asyncio.current_task()
+    assert main is not None
+
+    def on_signal() -> None:
+        if stop.is_set():
+            log.warning("stopping at once")
+            main.cancel()
+        elif not stop.is_set():
+            log.info("draining; a second signal stops at once")
+            stop.set()
+            if not started.is_set():
+                main.cancel()
+
+    started = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    try:
+        async with replica(settings):
+            started.set()
+            await stop.wait()
+    except asyncio.CancelledError:
+        if not stop.is_set():
+            raise
+    except DwarfError:
+        raise

@@ -1,0 +1,80 @@
+"""Settings of an engine and of the service around it. Durations in milliseconds unless the name says otherwise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dwarf_nats.errors import BadRequest
+
+
+@dataclass(slots=True)
+class EngineSettings:
+    """How an engine behaves. `workers`, `time_budget_ms` and `default_priority` may be changed while it runs (O17)."""
+
+    workers: int = 1024
+    """Steps in hand at once; each costs memory, not a connection."""
+    time_budget_ms: int = 120_000
+    """What a task may take, unless its flow says otherwise (X3)."""
+    default_priority: int = 100
+    pool: int = 4
+    """Database connections per shard for operations; settling has one of its own."""
+    drain_ms: int = 20_000
+    """How long shutdown waits for tasks in hand (B3)."""
+    replica_timeout_ms: int = 10_000
+    """A replica silent for this long is taken for dead (B2)."""
+    max_depth: int = 64
+    """Levels of nesting in a state, the object itself being the first (S1)."""
+    max_state_bytes: int = 8 * 1024 * 1024
+    """Largest JSON text of a state (413 beyond)."""
+    max_group: int = 500
+    """Members of one settlement or creation group."""
+
+    def __post_init__(self) -> None:
+        for name in ("workers", "time_budget_ms", "default_priority", "pool", "replica_timeout_ms", "max_depth"):
+            if getattr(self, name) < 1:
+                raise BadRequest(f"setting {name} must be at least 1, got {getattr(self, name)}")
+        if self.drain_ms < 0:
+            raise BadRequest(f"setting drain_ms must not be negative, got {self.drain_ms}")
+
+
+@dataclass(slots=True)
+class ServerSettings:
+    """One replica of the service: where its servers are and what it is called on the bus."""
+
+    dsns: list[str] = field(default_factory=list)
+    nats_url: str = ""
+    prefix: str = "dwarf"
+    task_prefix: str = "task"
+    graph_prefix: str = "graph"
+    context: str = ""
+    creds: Path | None = None
+    nkey: Path | None = None
+    tls_ca: Path | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    inbox_prefix: str = "_INBOX"
+    graphs_dir: Path | None = None
+    workers: int = 1024
+    time_budget_ms: int = 120_000
+    replica_timeout_ms: int = 10_000
+    drain_ms: int = 20_000
+    default_priority: int = 100
+    pool: int = 4
+    events: bool = True
+    signals: bool = True
+    migrate: bool = True
+    wait_for_servers: bool = True
+    """Keep trying while a database or NATS is away at start; else say which and exit."""
+    log_format: str = "text"
+
+    def engine(self) -> EngineSettings:
+        """The engine's share of these settings."""
+        return EngineSettings(
+            workers=self.workers,
+            time_budget_ms=self.time_budget_ms,
+            default_priority=self.default_priority,
+            pool=self.pool,
+            drain_ms=self.drain_ms,
+            replica_timeout_ms=self.replica_timeout_ms,
+        )

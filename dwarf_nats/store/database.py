@@ -1,0 +1,73 @@
+"""What the statements need of a database: to run one, and to run several as one transaction.
+
+Statements are written once, in the SQL that PostgreSQL and SQLite share, with parameters `$1 … $n`; the few differences are
+macros: `{now}` (microseconds since the epoch, the database's clock), `{in:$1}` (member of an array parameter),
+`{greatest}`, `{for_update}`.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Protocol
+
+Row = Sequence[Any]
+_MACRO = re.compile(r"\{(now|greatest|for_update|in:\$\d+)\}")
+
+
+class Tx(Protocol):
+    """One transaction."""
+
+    async def fetch(self, sql: str, *args: Any) -> list[Row]: ...
+
+
+class Database(Protocol):
+    """One database. Raises `Unavailable` from every method while it is away."""
+
+    async def fetch(self, sql: str, *args: Any) -> list[Row]:
+        """Run one statement, committed when it returns."""
+        ...
+
+    def transaction(self) -> AbstractAsyncContextManager[Tx]:
+        """A transaction: committed at the end, rolled back by an exception."""
+        ...
+
+    async def next_ids(self, kind: str) -> tuple[int, int]:
+        """A block of ids for `flow`, `step` or `replica`: the first one and how many."""
+        ...
+
+
+@functools.lru_cache(maxsize=512)
+def postgres_sql(sql: str) -> str:
+    """The statement as PostgreSQL takes it."""
+
+    def expand(match: re.Match[str]) -> str:
+        macro = match[1]
+        if macro == "now":
+            return "(extract(epoch from now()) * 1000000)::bigint"
+        if macro == "for_update":
+            return "for update"
+        if macro == "greatest":
+            return "greatest"
+        return f"= any({macro[3:]}::bigint[])"
+
+    return _MACRO.sub(expand, sql)
+
+
+@functools.lru_cache(maxsize=512)
+def sqlite_sql(sql: str) -> str:
+    """The statement as SQLite takes it."""
+
+    def expand(match: re.Match[str]) -> str:
+        macro = match[1]
+        if macro == "now":
+            return "dwarf_now()"
+        if macro == "for_update":
+            return ""
+        if macro == "greatest":
+            return "max"
+        return f"in (select value from json_each({macro[3:]}))"
+
+    return re.sub(r"\$(\d+)", r"?\1", _MACRO.sub(expand, sql))

@@ -1,0 +1,107 @@
+"""List and purge: the filters as SQL (O9)."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import TYPE_CHECKING, Any
+
+from dwarf_nats.errors import BadRequest
+
+if TYPE_CHECKING:
+    from dwarf_nats.store.database import Database, Row
+    from dwarf_nats.workflow.options import Query
+
+# The current task of a flow is the node of its youngest step.
+_TASK = "(select s.node from dwarf_steps s where s.flow_id = f.flow_id order by s.depth desc, s.step_id desc limit 1)"
+_COLUMNS = (
+    "f.flow_id, f.token, f.thread_id, f.thread_token, f.workflow, f.status, f.error, f.cancel_reason, f.created_at,"
+    f" f.started_at, f.updated_at, f.priority, f.fairness_key, {_TASK} as task"
+)
+
+
+async def page(
+    database: Database, shard: int, query: Query, thread_id: int | None, cursor: str
+) -> tuple[list[Row], str]:
+    """One page of summaries, newest first, and the cursor of the next (empty on the last page)."""
+    where, args = _conditions(shard, query, thread_id)
+    if cursor:
+        created_at, flow_id = _read_cursor(cursor)
+        args += [created_at, flow_id]
+        where.append(f"(f.created_at, f.flow_id) < (${len(args) - 1}, ${len(args)})")
+    args.append(query.limit + 1)
+    rows = await database.fetch(
+        f"select {_COLUMNS} from dwarf_flows f where {' and '.join(where)}"
+        f" order by f.created_at desc, f.flow_id desc limit ${len(args)}",
+        *args,
+    )
+    if len(rows) <= query.limit:
+        return rows, ""
+    last = rows[query.limit - 1]
+    return rows[: query.limit], _write_cursor(int(last[8]), int(last[0]))
+
+
+def purgeable(shard: int, query: Query, thread_id: int | None, limit: int) -> tuple[str, list[Any]]:
+    """Flows that match and do not run, oldest first, locked."""
+    where, args = _conditions(shard, query, thread_id)
+    args.append(limit)
+    return (
+        f"select f.flow_id from dwarf_flows f where {' and '.join(where)} and f.status <> 'running'"
+        f" order by f.flow_id limit ${len(args)} {{for_update}}",
+        args,
+    )
+
+
+def _conditions(shard: int, query: Query, thread_id: int | None) -> tuple[list[str], list[Any]]:
+    where = ["f.surgraph_step_id is null"]
+    args: list[Any] = []
+
+    def add(condition: str, value: Any) -> None:
+        args.append(value)
+        where.append(condition.replace("$$", f"${len(args)}"))
+
+    if query.status is not None:
+        add("f.status = $$", query.status.value)
+    if query.workflow:
+        add("f.workflow = $$", query.workflow)
+    if thread_id is not None:
+        add("f.thread_id = $$", thread_id)
+    if query.task:
+        add(f"{_TASK} = $$", query.task)
+    if query.fairness_key is not None:
+        add("f.fairness_key = $$", query.fairness_key)
+    if query.priority is not None:
+        add("f.priority = $$", query.priority)
+    if query.older_than_ms is not None:
+        add("f.updated_at < {now} - $$", query.older_than_ms * 1000)
+    if query.newer_than_ms is not None:
+        add("f.updated_at > {now} - $$", query.newer_than_ms * 1000)
+    if query.search:
+        pattern = query.search.lower().replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+        places = (
+            f"'{shard}-' || cast(f.flow_id as text) || '-' || f.token",
+            "f.workflow",
+            f"coalesce({_TASK}, '')",
+            "coalesce(f.error, '')",
+            "coalesce(f.cancel_reason, '')",
+        )
+        args.append(f"%{pattern}%")
+        match = " or ".join(f"lower({place}) like ${len(args)} escape '\\'" for place in places)
+        where.append(f"({match})")
+    return where, args
+
+
+def _write_cursor(created_at: int, flow_id: int) -> str:
+    return base64.urlsafe_b64encode(f"{created_at}.{flow_id}".encode()).decode().rstrip("=")
+
+
+def _read_cursor(cursor: str) -> tuple[int, int]:
+    try:
+        text = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode()
+        created_at, flow_id = text.split(".")
+        numbers = int(created_at), int(flow_id)
+        if all(0 <= number < 2**63 for number in numbers):
+            return numbers
+    except (ValueError, binascii.Error, UnicodeDecodeError):
+        pass
+    raise BadRequest("malformed cursor: pass back the one of the previous page, unchanged")

@@ -1,0 +1,288 @@
+"""PostgreSQL: connections, and the three hot statements in its own words.
+
+The hot statements run on a connection of their own, without the pool's reset round trip. That connection is told to use
+nested loops over indexes only: a group is joined to the tables by primary key, and a plan cached while a table was empty
+must not become a scan of it when it has grown.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import asyncpg
+
+from dwarf_nats.errors import Unavailable
+from dwarf_nats.rules.settlement import NewFlow, Settlement
+from dwarf_nats.store.database import Row, Tx, postgres_sql
+from dwarf_nats.store.lease import lease_us
+
+log = logging.getLogger("dwarf_nats.store")
+NOW = "(extract(epoch from now()) * 1000000)::bigint"
+_AWAY = (
+    OSError,
+    EOFError,
+    asyncio.TimeoutError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.TooManyConnectionsError,
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InvalidCatalogNameError,
+    asyncpg.OperatorInterventionError,
+)
+_AGAIN = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
+_HOT = {
+    "application_name": "dwarf-nats",
+    "jit": "off",
+    "plan_cache_mode": "force_generic_plan",
+    "enable_seqscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+}
+
+CREATE_FLOWS = f"""
+with r as (
+  select * from unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::text[], $7::int[], $8::text[],
+    $9::float8[], $10::bigint[], $11::bigint[], $12::text[], $13::text[], $14::text[], $15::text[], $16::int[],
+    $17::bool[], $18::bool[], $19::bigint[], $20::text[], $21::text[], $22::text[], $23::text[], $24::bigint[])
+  as r(flow_id, token, workflow, digest, thread_id, thread_token, priority, fairness_key, fairness_weight, start_at,
+    time_budget_ms, baggage, notify, idempotency_key, request_digest, leaves, start, running, step_id, step_token, node,
+    url, state, lease)),
+made as (
+  insert into dwarf_flows (flow_id, token, workflow, graph_digest, status, thread_id, thread_token, priority,
+    fairness_key, fairness_weight, start_at, time_budget_ms, baggage, notify, idempotency_key, request_digest,
+    delete_on_completion, created_at, started_at, updated_at)
+  select flow_id, token, workflow, digest, case when start then 'running' else 'created' end, thread_id, thread_token,
+    priority, fairness_key, fairness_weight, start_at, time_budget_ms, baggage, notify, idempotency_key,
+    request_digest, leaves, {NOW}, case when start then {NOW} end, {NOW}
+  from r
+  on conflict (fairness_key, idempotency_key) where idempotency_key <> '' do nothing
+  returning flow_id)
+"""
+
+_ENTRY = f"""
+entry as (
+  insert into dwarf_steps (step_id, flow_id, depth, token, node, url, state, status, lease_seq, claimed_by, lease_expires,
+    not_before, priority, fairness_key, fairness_weight, created_at, started_at, updated_at)
+  select step_id, flow_id, 1, step_token, node, url, state,
+    case when not start then 'created' when running then 'running' else 'pending' end,
+    case when running then 1 else 0 end, case when running then $25::bigint end,
+    case when running then {NOW} + lease end, greatest(coalesce(start_at, 0), {NOW}), priority, fairness_key,
+    fairness_weight, {NOW}, case when running then {NOW} end, {NOW}
+"""
+# Without idempotency keys nothing can conflict, and the entry steps need no join with what was made.
+CREATE = CREATE_FLOWS + "," + _ENTRY + f"from r) select flow_id, {NOW} from made"
+CREATE_KEYED = CREATE_FLOWS + "," + _ENTRY + f"from r join made using (flow_id)) select flow_id, {NOW} from made"
+
+CLAIM = f"""
+with picked as materialized (
+  -- The best band first, within it what has been due longest: a prefix of the index, whatever the backlog (C1, C4).
+  select step_id from dwarf_steps
+  where status = 'pending' and parked = 0 and not_before <= {NOW}
+  order by priority, not_before, step_id
+  limit $1 for update skip locked),
+claimed as (
+  update dwarf_steps s set status = 'running', lease_seq = s.lease_seq + 1, claimed_by = $2, updated_at = {NOW},
+    started_at = coalesce(s.started_at, {NOW}),
+    lease_expires = {NOW} + (coalesce(f.time_budget_ms, $3) + 30000) * 1000
+  from picked p, dwarf_flows f
+  where s.step_id = p.step_id and f.flow_id = s.flow_id
+  returning s.step_id, s.token, s.node, s.url, s.depth, s.attempt, s.lease_seq, s.state, s.changes,
+    {NOW} - s.started_at as age, f.flow_id, f.token as flow_token, f.workflow, f.graph_digest, f.baggage, f.priority,
+    f.fairness_key, f.fairness_weight, f.time_budget_ms, f.notify, f.thread_id, f.created_at, f.updated_at, f.status,
+    s.not_before)
+select * from claimed order by priority, not_before, step_id
+"""
+
+SETTLE = f"""
+with r as (
+  select * from unnest($1::bigint[], $2::int[], $3::text[], $4::text[], $5::text[], $6::int[], $7::bigint[], $8::bigint[],
+    $9::bigint[], $10::text[], $11::text[], $12::text[], $13::text[], $14::bool[], $15::bigint[], $16::bigint[],
+    $17::text[], $18::text[])
+  as r(step_id, lease_seq, status, changes, error, attempt, delay, flow_id, next_id, next_token, next_node, next_url,
+    next_state, next_running, next_delay, lease, end_status, final_state)),
+-- Fenced by the lease generation (X1). The group's own columns come back through `returning`, so nothing is joined twice.
+done as (
+  update dwarf_steps s set
+    status = case when f.status in ('running', 'interrupted') then r.status else f.status end,
+    changes = r.changes, error = r.error, attempt = r.attempt, claimed_by = null, lease_expires = null,
+    successor_id = case when f.status in ('running', 'interrupted') then r.next_id end,
+    not_before = case when r.status = 'pending' then {NOW} + r.delay else s.not_before end, updated_at = {NOW}
+  from r join dwarf_flows f on f.flow_id = r.flow_id
+  where s.step_id = r.step_id and s.lease_seq = r.lease_seq and s.status = 'running'
+  returning s.step_id, s.flow_id, s.depth, s.priority, s.fairness_key, s.fairness_weight, r.error, r.next_id,
+    r.next_token, r.next_node, r.next_url, r.next_state, r.next_running, r.next_delay, r.lease, r.end_status,
+    r.final_state, f.status in ('running', 'interrupted') as alive),
+born as (
+  insert into dwarf_steps (step_id, flow_id, depth, token, node, url, state, status, lease_seq, claimed_by, lease_expires,
+    not_before, predecessor_id, priority, fairness_key, fairness_weight, created_at, started_at, updated_at)
+  select next_id, flow_id, depth + 1, next_token, next_node, next_url, next_state,
+    case when next_running then 'running' else 'pending' end, case when next_running then 1 else 0 end,
+    case when next_running then $19::bigint end, case when next_running then {NOW} + lease end, {NOW} + next_delay,
+    step_id, priority, fairness_key, fairness_weight, {NOW}, case when next_running then {NOW} end, {NOW}
+  from done where next_id is not null and alive),
+ended as (
+  update dwarf_flows f set status = d.end_status, final_state = d.final_state, updated_at = {NOW},
+    error = case when d.end_status = 'failed' then d.error end
+  from done d
+  where d.end_status is not null and d.alive and f.flow_id = d.flow_id and f.status in ('running', 'interrupted')
+  returning f.flow_id)
+select d.step_id, d.alive and (d.end_status is null or d.flow_id in (select flow_id from ended)), {NOW} from done d
+"""
+
+
+class Postgres:
+    """One PostgreSQL database."""
+
+    def __init__(self, dsn: str, pool: int) -> None:
+        self.dsn = dsn
+        self._size = pool
+        self._pool: asyncpg.Pool | None = None
+        self._hot: asyncpg.Connection | None = None
+        self._hot_lock = asyncio.Lock()
+
+    async def open(self) -> None:
+        """Connect. Raises `Unavailable` that names the host if the database does not answer."""
+        try:
+            self._pool = await asyncpg.create_pool(
+                self.dsn, min_size=1, max_size=self._size, timeout=10, command_timeout=60,
+                server_settings={"application_name": "dwarf-nats", "jit": "off"},
+            )
+        except (*_AWAY, asyncpg.PostgresError) as error:
+            raise Unavailable(f"PostgreSQL at {shown_dsn(self.dsn)} does not answer: {one_line(error)}") from error
+
+    async def close(self) -> None:
+        hot, self._hot = self._hot, None
+        if hot is not None:
+            await _quietly(hot.close(timeout=2))
+        if self._pool is not None:
+            pool, self._pool = self._pool, None
+            try:
+                async with asyncio.timeout(5):
+                    await pool.close()
+            except (*_AWAY, asyncpg.PostgresError):
+                pool.terminate()
+
+    async def fetch(self, sql: str, *args: Any) -> list[Row]:
+        try:
+            async with self._acquired() as connection:
+                return list(await connection.fetch(postgres_sql(sql), *args))
+        except _AWAY as error:
+            raise self._unavailable(error) from error
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Tx]:
+        try:
+            async with self._acquired() as connection, connection.transaction():
+                yield _Tx(connection)
+        except _AWAY as error:
+            raise self._unavailable(error) from error
+
+    async def next_ids(self, kind: str) -> tuple[int, int]:
+        sql, count = {
+            "flow": ("select nextval('dwarf_flow_ids')", 1000),
+            "step": ("select nextval('dwarf_step_ids')", 5000),
+            "replica": ("select nextval('dwarf_replica_ids')", 1),
+        }[kind]
+        rows = await self.fetch(sql)
+        return int(rows[0][0]), count
+
+    async def create(self, group: Sequence[NewFlow], replica_id: int, budget_ms: int) -> dict[int, int]:
+        """Insert flows with their entry steps; flow id → creation time of those whose idempotency key was new."""
+        facts = [new.facts for new in group]
+        keyed = any(new.idempotency_key for new in group)
+        rows = await self._run_hot(
+            CREATE_KEYED if keyed else CREATE,
+            [f.flow_id for f in facts], [f.token for f in facts], [f.workflow for f in facts],
+            [f.digest for f in facts], [f.thread_id for f in facts], [new.thread_token for new in group],
+            [f.priority for f in facts], [f.fairness_key for f in facts], [f.fairness_weight for f in facts],
+            [new.start_at for new in group], [f.time_budget_ms for f in facts],
+            [bytes(f.baggage).decode() for f in facts], [f.notify for f in facts],
+            [new.idempotency_key for new in group], [new.request_digest for new in group],
+            [int(new.delete_on_completion) for new in group], [new.start for new in group],
+            [new.running for new in group], [new.step_id for new in group], [new.step_token for new in group],
+            [new.node for new in group], [new.url for new in group], [new.state_json.decode() for new in group],
+            [lease_us(f, budget_ms) for f in facts], replica_id,
+        )  # fmt: skip
+        return {int(row[0]): int(row[1]) for row in rows}
+
+    async def claim(self, limit: int, replica_id: int, budget_ms: int) -> list[Row]:
+        """Claim up to `limit` due steps, best first (X1)."""
+        return await self._run_hot(CLAIM, limit, replica_id, budget_ms)
+
+    async def settle(self, group: Sequence[Settlement], replica_id: int, budget_ms: int) -> dict[int, tuple[bool, int]]:
+        """Write settlements; step id → (took effect on a living flow, time) of those that were not fenced off."""
+        nexts = [one.successor for one in group]
+        ends = [one.end for one in group]
+        rows = await self._run_hot(
+            SETTLE,
+            [one.step.step_id for one in group], [one.step.lease_seq for one in group],
+            [one.status.value for one in group], [one.changes_json().decode() for one in group],
+            [None if one.error_json is None else one.error_json.decode() for one in group],
+            [one.attempt for one in group], [one.delay_us for one in group],
+            [one.step.flow.flow_id for one in group], [n and n.step_id for n in nexts], [n and n.token for n in nexts],
+            [n and n.node for n in nexts], [n and n.url for n in nexts],
+            [n and n.state_json.decode() for n in nexts], [n is not None and n.running for n in nexts],
+            [n.delay_us if n else 0 for n in nexts], [lease_us(one.step.flow, budget_ms) for one in group],
+            [end and end.status.value for end in ends], [end and end.state_json.decode() for end in ends],
+            replica_id,
+        )  # fmt: skip
+        return {int(row[0]): (bool(row[1]), int(row[2])) for row in rows}
+
+    async def _run_hot(self, sql: str, *args: Any) -> list[Row]:
+        async with self._hot_lock:
+            for attempt in range(4):
+                try:
+                    if self._hot is None or self._hot.is_closed():
+                        self._hot = await asyncpg.connect(self.dsn, timeout=10, command_timeout=60, server_settings=_HOT)
+                    return list(await self._hot.fetch(sql, *args))
+                except _AGAIN:
+                    if attempt == 3:
+                        raise
+                except _AWAY as error:
+                    hot, self._hot = self._hot, None
+                    if hot is not None:
+                        hot.terminate()
+                    raise self._unavailable(error) from error
+            raise AssertionError("unreachable")
+
+    @asynccontextmanager
+    async def _acquired(self) -> AsyncIterator[Any]:
+        if self._pool is None:
+            raise Unavailable("the engine is not running: its database is closed")
+        async with self._pool.acquire(timeout=10) as connection:
+            yield connection
+
+    def _unavailable(self, error: BaseException) -> Unavailable:
+        return Unavailable(f"PostgreSQL at {shown_dsn(self.dsn)} is away, try again: {one_line(error)}")
+
+
+class _Tx:
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+
+    async def fetch(self, sql: str, *args: Any) -> list[Row]:
+        return list(await self._connection.fetch(postgres_sql(sql), *args))
+
+
+def shown_dsn(dsn: str) -> str:
+    """The DSN without user, password and parameters, for messages."""
+    return dsn.split("://", 1)[-1].rsplit("@", 1)[-1].split("?", 1)[0]
+
+
+def one_line(error: BaseException) -> str:
+    """An error in one line, never empty."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+async def _quietly(closing: Any) -> None:
+    try:
+        await closing
+    except (*_AWAY, asyncpg.PostgresError) as error:
+        log.debug("closing a connection: %s", one_line(error))

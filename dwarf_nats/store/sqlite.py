@@ -1,0 +1,287 @@
+"""SQLite: one connection in one thread, and the hot statements in its own words.
+
+A group is one call into that thread, so a settlement of 500 steps costs one hop and one commit. `dwarf_now()` reads the
+engine's clock, which a test moves by hand.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import IO, TYPE_CHECKING, Any, TypeVar
+
+import orjson
+
+from dwarf_nats.errors import Unavailable
+from dwarf_nats.rules.settlement import NewFlow, Settlement
+from dwarf_nats.store.database import Row, Tx, sqlite_sql
+from dwarf_nats.store.lease import lease_us
+
+if TYPE_CHECKING:
+    from dwarf_nats.ports import Clock
+
+T = TypeVar("T")
+MINIMUM = (3, 38, 0)
+
+_FLOW = """
+insert into dwarf_flows (flow_id, token, workflow, graph_digest, status, thread_id, thread_token, priority, fairness_key,
+  fairness_weight, start_at, time_budget_ms, baggage, notify, idempotency_key, request_digest, delete_on_completion,
+  created_at, started_at, updated_at)
+values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+on conflict (fairness_key, idempotency_key) where idempotency_key <> '' do nothing
+"""
+_STEP = """
+insert into dwarf_steps (step_id, flow_id, depth, token, node, url, state, status, lease_seq, claimed_by, lease_expires,
+  not_before, predecessor_id, priority, fairness_key, fairness_weight, created_at, started_at, updated_at)
+values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+"""
+_CLAIM = """
+select s.step_id, s.token, s.node, s.url, s.depth, s.attempt, s.lease_seq + 1, s.state, s.changes,
+  ?1 - coalesce(s.started_at, ?1), f.flow_id, f.token, f.workflow, f.graph_digest, f.baggage, f.priority, f.fairness_key,
+  f.fairness_weight, f.time_budget_ms, f.notify, f.thread_id, f.created_at, f.updated_at, f.status, s.not_before
+from dwarf_steps s indexed by dwarf_steps_due join dwarf_flows f on f.flow_id = s.flow_id
+where s.status = 'pending' and s.parked = 0 and s.not_before <= ?1
+order by s.priority, s.not_before, s.step_id limit ?2
+"""
+_CLAIMED = """
+update dwarf_steps set status = 'running', lease_seq = lease_seq + 1, claimed_by = ?, updated_at = ?,
+  started_at = coalesce(started_at, ?), lease_expires = ? where step_id = ?
+"""
+_DONE = """
+update dwarf_steps set status = ?, changes = ?, error = ?, attempt = ?, claimed_by = null, lease_expires = null,
+  successor_id = ?, not_before = coalesce(?, not_before), updated_at = ?
+where step_id = ? and lease_seq = ? and status = 'running'
+"""
+_ENDED = "update dwarf_flows set status = ?, final_state = ?, error = ?, updated_at = ? where flow_id = ?"
+
+
+class Sqlite:
+    """One SQLite file, or a database in memory (`path` empty)."""
+
+    def __init__(self, path: str, clock: Clock) -> None:
+        self.path = path
+        self._clock = clock
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="dwarf-sqlite")
+        self._turn = asyncio.Lock()
+        self._connection: sqlite3.Connection | None = None
+        self._lock_file: IO[str] | None = None
+
+    async def open(self) -> None:
+        """Open the file. Raises `Unavailable` if it cannot be opened or another replica holds it."""
+        if sqlite3.sqlite_version_info < MINIMUM:
+            raise Unavailable(f"SQLite {sqlite3.sqlite_version} is too old: 3.38 or later is needed")
+        await self._call(self._open)
+
+    def _open(self) -> None:
+        try:
+            if self.path:
+                self._claim_file()
+            connection = sqlite3.connect(
+                self.path or ":memory:", isolation_level=None, check_same_thread=False, cached_statements=512
+            )
+            connection.create_function("dwarf_now", 0, self._clock.now)
+            if self.path:
+                connection.execute("pragma journal_mode = wal")
+                connection.execute("pragma synchronous = full")
+            connection.execute("pragma busy_timeout = 5000")
+        except (sqlite3.Error, OSError) as error:
+            raise Unavailable(f"cannot open the SQLite file {self.path}: {error}") from error
+        self._connection = connection
+
+    def _claim_file(self) -> None:
+        lock_file = open(self.path + ".lock", "a+")  # noqa: SIM115 - held as long as the database is open
+        try:
+            fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock_file.close()
+            raise Unavailable(
+                f"the SQLite file {self.path} is in use by another replica: SQLite serves one replica per file;"
+                " stop the other one, or use PostgreSQL for several"
+            ) from None
+        lock_file.truncate(0)
+        lock_file.write(str(os.getpid()))
+        lock_file.flush()
+        self._lock_file = lock_file
+
+    async def close(self) -> None:
+        def close() -> None:
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
+            if self._lock_file is not None:
+                self._lock_file.close()
+                self._lock_file = None
+
+        await self._call(close)
+        self._thread.shutdown(wait=False)
+
+    async def call(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Run `work` in the database's thread, outside any transaction."""
+        async with self._turn:
+            return await self._call(lambda: work(self._opened()))
+
+    async def fetch(self, sql: str, *args: Any) -> list[Row]:
+        async with self._turn:
+            return await self._call(lambda: self._fetch(sql, args))
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Tx]:
+        async with self._turn:
+            try:
+                await self._call(lambda: self._opened().execute("begin immediate"))
+                yield _Tx(self)
+            except BaseException:
+                await self._call(self._roll_back)
+                raise
+            await self._call(lambda: self._opened().execute("commit"))
+
+    async def next_ids(self, kind: str) -> tuple[int, int]:
+        count = {"flow": 1000, "step": 5000, "replica": 1}[kind]
+        rows = await self.fetch(
+            "update dwarf_ids set next = next + $1 where kind = $2 returning next - $1", count, kind
+        )
+        return int(rows[0][0]), count
+
+    async def create(self, group: Sequence[NewFlow], replica_id: int, budget_ms: int) -> dict[int, int]:
+        """Insert flows with their entry steps; flow id → creation time of those whose idempotency key was new."""
+
+        def work(connection: sqlite3.Connection) -> dict[int, int]:
+            now = self._clock.now()
+            return {
+                new.facts.flow_id: now
+                for new in group
+                if self._create(connection, new, now, replica_id, lease_us(new.facts, budget_ms))
+            }
+
+        return await self._group(work)
+
+    @staticmethod
+    def _create(connection: sqlite3.Connection, new: NewFlow, now: int, replica_id: int, lease: int) -> bool:
+        f = new.facts
+        made = connection.execute(
+            _FLOW,
+            (f.flow_id, f.token, f.workflow, f.digest, "running" if new.start else "created", f.thread_id,
+             new.thread_token, f.priority, f.fairness_key, f.fairness_weight, new.start_at, f.time_budget_ms,
+             bytes(f.baggage).decode(), f.notify, new.idempotency_key, new.request_digest,
+             int(new.delete_on_completion), now, now if new.start else None, now),
+        )  # fmt: skip
+        if made.rowcount == 0:
+            return False
+        status = "created" if not new.start else "running" if new.running else "pending"
+        connection.execute(
+            _STEP,
+            (new.step_id, f.flow_id, 1, new.step_token, new.node, new.url, new.state_json.decode(), status,
+             int(new.running), replica_id if new.running else None, now + lease if new.running else None,
+             max(new.start_at or 0, now), None, f.priority, f.fairness_key, f.fairness_weight, now,
+             now if new.running else None, now),
+        )  # fmt: skip
+        return True
+
+    async def claim(self, limit: int, replica_id: int, budget_ms: int) -> list[Row]:
+        """Claim up to `limit` due steps, best first (X1)."""
+
+        def work(connection: sqlite3.Connection) -> list[Row]:
+            now = self._clock.now()
+            rows = connection.execute(_CLAIM, (now, limit)).fetchall()
+            connection.executemany(
+                _CLAIMED,
+                [(replica_id, now, now, now + ((r[18] or budget_ms) + 30_000) * 1000, r[0]) for r in rows],
+            )
+            return rows
+
+        return await self._group(work)
+
+    async def settle(self, group: Sequence[Settlement], replica_id: int, budget_ms: int) -> dict[int, tuple[bool, int]]:
+        """Write settlements; step id → (took effect on a living flow, time) of those that were not fenced off."""
+
+        def work(connection: sqlite3.Connection) -> dict[int, tuple[bool, int]]:
+            now = self._clock.now()
+            settled = {}
+            for one in group:
+                alive = self._settle(connection, one, now, replica_id, lease_us(one.step.flow, budget_ms))
+                if alive is not None:
+                    settled[one.step.step_id] = (alive, now)
+            return settled
+
+        return await self._group(work)
+
+    @staticmethod
+    def _settle(connection: sqlite3.Connection, one: Settlement, now: int, replica_id: int, lease: int) -> bool | None:
+        flow = one.step.flow
+        row = connection.execute("select status from dwarf_flows where flow_id = ?", (flow.flow_id,)).fetchone()
+        if row is None:
+            return None
+        alive = row[0] in ("running", "interrupted")
+        new, end = one.successor, one.end
+        error = None if one.error_json is None else one.error_json.decode()
+        done = connection.execute(
+            _DONE,
+            (one.status.value if alive else row[0], one.changes_json().decode(), error, one.attempt,
+             new.step_id if new and alive else None, now + one.delay_us if one.status == "pending" else None, now,
+             one.step.step_id, one.step.lease_seq),
+        )  # fmt: skip
+        if done.rowcount == 0:
+            return None
+        if alive and new is not None:
+            running = new.running
+            connection.execute(
+                _STEP,
+                (new.step_id, flow.flow_id, new.depth, new.token, new.node, new.url, new.state_json.decode(),
+                 "running" if running else "pending", int(running), replica_id if running else None,
+                 now + lease if running else None, now + new.delay_us, one.step.step_id, flow.priority,
+                 flow.fairness_key, flow.fairness_weight, now, now if running else None, now),
+            )  # fmt: skip
+        if alive and end is not None:
+            flow_error = error if end.status == "failed" else None
+            connection.execute(_ENDED, (end.status.value, end.state_json.decode(), flow_error, now, flow.flow_id))
+        return alive
+
+    async def _group(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        def transaction() -> T:
+            connection = self._opened()
+            connection.execute("begin immediate")
+            try:
+                result = work(connection)
+                connection.execute("commit")
+            except BaseException:
+                self._roll_back()
+                raise
+            return result
+
+        async with self._turn:
+            return await self._call(transaction)
+
+    def _opened(self) -> sqlite3.Connection:
+        if self._connection is None:
+            raise Unavailable("the engine is not running: its database is closed")
+        return self._connection
+
+    def _roll_back(self) -> None:
+        if self._connection is not None and self._connection.in_transaction:
+            self._connection.execute("rollback")
+
+    def _fetch(self, sql: str, args: Sequence[Any]) -> list[Row]:
+        plain = [orjson.dumps(arg).decode() if isinstance(arg, list) else arg for arg in args]
+        return self._opened().execute(sqlite_sql(sql), plain).fetchall()
+
+    async def _call(self, work: Callable[[], T]) -> T:
+        try:
+            # Shielded: a caller that is cancelled must not leave the thread in the middle of a transaction.
+            return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, work))
+        except sqlite3.OperationalError as error:
+            if "locked" in str(error) or "disk" in str(error) or "unable to open" in str(error):
+                raise Unavailable(f"the SQLite file {self.path} is away, try again: {error}") from error
+            raise
+
+
+class _Tx:
+    def __init__(self, database: Sqlite) -> None:
+        self._database = database
+
+    async def fetch(self, sql: str, *args: Any) -> list[Row]:
+        return await self._database._call(lambda: self._database._fetch(sql, args))

@@ -1,0 +1,33 @@
+"""An engine for one test."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from dwarf_nats.embedding import open_engine
+from dwarf_nats.testing.proxy import TaskProxy
+
+if TYPE_CHECKING:
+    from dwarf_nats.engine import Engine
+    from dwarf_nats.ports import Clock, Notices, Signals
+    from dwarf_nats.settings import EngineSettings
+
+
+@asynccontextmanager
+async def workflow_engine(
+    dsn: str = "sqlite://",
+    *,
+    settings: EngineSettings | None = None,
+    clock: Clock | None = None,
+    notices: Notices | None = None,
+    signals: Signals | None = None,
+) -> AsyncIterator[tuple[Engine, TaskProxy]]:
+    """A started engine and the proxy it gets graphs and tasks from; drained at the end."""
+    proxy = TaskProxy()
+    engine = open_engine(
+        dsn, tasks=proxy, graphs=proxy, notices=notices, signals=signals, settings=settings, clock=clock
+    )
+    async with engine:
+        yield engine, proxy

@@ -1,0 +1,111 @@
+"""An example of every message, by type: shown in the schemas and the AsyncAPI document, and tested to round-trip."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from . import messages as m
+from . import talk as t
+
+FLOW, STEP, NEXT = "1-42-a1B2c3D4e5F6g7H8", "1-43-h8G7f6E5d4C3b2A1", "1-44-Zz09Yy18Xx27Ww36"
+CREATED, UPDATED = "2026-01-31T12:00:00.000000Z", "2026-01-31T12:00:02.500000Z"
+_FILTERS = {
+    "status": "failed",
+    "workflow": "order",
+    "threadKey": FLOW,
+    "task": "charge",
+    "fairnessKey": "acme",
+    "priority": 10,
+    "olderThanMs": 60000,
+    "newerThanMs": 86400000,
+    "shard": 1,
+    "search": "card",
+    "limit": 50,
+}
+_OPTIONS = {
+    "priority": 10,
+    "fairnessKey": "acme",
+    "fairnessWeight": 2.0,
+    "startAt": CREATED,
+    "baggage": {"tenant": "acme"},
+    "idempotencyKey": "order-7",
+    "notify": "orders.done",
+    "timeBudgetMs": 30000,
+    "deleteOnCompletion": True,
+}
+_STEP = {
+    "stepKey": STEP,
+    "stepId": 43,
+    "depth": 1,
+    "task": "charge",
+    "attempt": 0,
+    "status": "completed",
+    "createdAt": CREATED,
+    "updatedAt": UPDATED,
+    "startedAt": CREATED,
+    "predecessorId": 42,
+    "successorId": 44,
+}
+_GRAPH = {
+    "name": "order",
+    "tasks": [{"name": "reserve"}, {"name": "charge", "url": "billing.charge"}],
+    "entryPoint": "reserve",
+    "transitions": [{"from": "reserve", "to": "charge"}, {"from": "charge", "to": "END"}],
+    "reducers": {"total": "add"},
+    "annotations": {"charge": "asks the bank"},
+}
+
+EXAMPLES: dict[type[msgspec.Struct], Any] = {
+    m.FlowCreateRequest: {"workflow": "order", "state": {"item": "book"}, "options": _OPTIONS, "start": True},
+    m.FlowCreateTaskRequest: {"task": "billing.charge", "state": {"price": 12.5}, "start": True},
+    m.FlowStartRequest: {"flowKey": FLOW, "notify": "orders.done"},
+    m.FlowRunRequest: {"workflow": "order", "state": {"item": "book"}, "timeoutMs": 10000},
+    m.FlowWaitRequest: {"flowKey": FLOW, "timeoutMs": 10000},
+    m.FlowRequest: {"flowKey": FLOW},
+    m.StepRequest: {"stepKey": STEP},
+    m.FlowListRequest: {**_FILTERS, "cursor": "eyJ4IjoxfQ"},
+    m.FlowPurgeRequest: {"status": "completed", "olderThanMs": 86400000},
+    m.FlowCancelRequest: {"flowKey": FLOW, "reason": "changed my mind"},
+    m.FlowResumeRequest: {"flowKey": FLOW, "data": {"approved": True}},
+    m.FlowOverridesRequest: {"flowKey": FLOW, "overrides": {"price": 10, "discount": None}},
+    m.StepOverridesRequest: {"stepKey": STEP, "overrides": {"price": 10}},
+    m.FlowBreakBeforeRequest: {"flowKey": FLOW, "task": "charge", "enabled": True},
+    m.FlowContinueRequest: {"threadKey": FLOW, "state": {"item": "pen"}, "start": True},
+    m.TaskBreakerRequest: {"task": "billing.charge"},
+    m.GraphRequest: {"name": "order"},
+    m.EmptyRequest: {},
+    m.GraphDocument: _GRAPH,
+    m.Empty: {},
+    m.FlowKeyReply: {"flowKey": FLOW},
+    m.Outcome: {"flowKey": FLOW, "workflow": "order", "status": "failed", "state": {"item": "book"},
+                "error": {"task": "charge", "message": "card declined", "code": 402}},
+    m.FingerprintReply: {"fingerprint": "9f86d081884c7d65", "status": "running"},
+    m.Step: {**_STEP, "state": {"price": 12.5}, "changes": {"paid": True}, "prevKey": FLOW, "nextKey": NEXT},
+    m.HistoryReply: {"steps": [_STEP]},
+    m.MermaidReply: {"mermaid": "flowchart TD\n  START --> reserve"},
+    m.FlowListReply: {"flows": [{"flowKey": FLOW, "threadKey": FLOW, "workflow": "order", "status": "running",
+                                 "createdAt": CREATED, "updatedAt": UPDATED, "priority": 10, "task": "charge",
+                                 "startedAt": CREATED, "fairnessKey": "acme"}], "cursor": "eyJ4IjoxfQ"},
+    m.FlowPurgeReply: {"deleted": 7},
+    m.TaskBreakerReply: {"task": "billing.charge", "tripped": False},
+    m.ShardInfoReply: {"shards": [{"shard": 1, "error": "", "latencyMs": 0.7, "flows": 12, "steps": 48}]},
+    m.GraphPutReply: {"name": "order", "digest": "ab" * 32},
+    m.GraphListReply: {"graphs": [{"name": "order", "digest": "ab" * 32, "updatedAt": UPDATED}]},
+    m.ErrorReply: {"error": {"code": 408, "message": "the flow has not stopped within 10000 ms", "flowKey": FLOW}},
+    t.TaskRequest: {"flowKey": FLOW, "stepKey": STEP, "workflow": "order", "task": "charge", "url": "billing.charge",
+                    "attempt": 0, "state": {"price": 12.5}, "baggage": {"tenant": "acme"}, "flowCreatedAt": CREATED,
+                    "flowUpdatedAt": UPDATED, "deadline": "2026-01-31T12:02:02.500000Z", "resumed": {"data": "yes"}},
+    t.TaskReply: {"changes": {"paid": True, "hold": None}, "sleepMs": 250,
+                  "retry": {"maxAttempts": 5, "initialDelayMs": 100, "multiplier": 2.0, "maxDelayMs": 5000,
+                            "giveUpAfterMs": 60000}, "error": {"message": "the bank is slow today", "code": 504}},
+    t.WorkerCall: {"steps": ["1-42"], "cancel": ["1-43"]},
+    t.WorkerReply: {"running": ["1-42"]},
+    t.GraphLoadRequest: {"workflow": "order", "baggage": {"tenant": "acme"}},
+    t.PeerEnqueue: {"shard": 1, "steps": [{"stepId": 43, "priority": 100, "notBefore": CREATED}]},
+    t.PeerSyncValve: {"task": "billing.charge", "w": 12.5, "t": CREATED},
+    t.PeerTripBreaker: {"task": "billing.charge"},
+    t.PeerNotifyStatusChange: {"flows": [{"flowKey": FLOW, "status": "completed"}]},
+    t.Event: {"flowId": "1-42", "threadId": "1-42", "workflow": "order", "status": "completed", "at": UPDATED},
+}  # fmt: skip

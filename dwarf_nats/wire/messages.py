@@ -1,0 +1,391 @@
+"""The messages of the operations, as types (wire: section 1). Schemas, decoding and the endpoints follow from them.
+
+Requests refuse unknown fields; replies are open, so that a newer service can add to them. JSON text stands as `Raw`.
+`dwarf_nats.wire.examples` has an example of each.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
+
+import msgspec
+from msgspec import UNSET, Meta, Raw, UnsetType
+
+T = TypeVar("T")
+Maybe: TypeAlias = T | UnsetType
+"""A field that may be left out."""
+
+FlowStatus = Literal["created", "running", "interrupted", "completed", "failed", "cancelled"]
+StepStatus = Literal["created", "pending", "running", "interrupted", "completed", "failed", "cancelled"]
+Object = Annotated[Raw, Meta(description="A JSON object.", extra_json_schema={"type": "object"})]
+AnyJson = Annotated[Raw, Meta(description="Any JSON.")]
+When = Annotated[datetime, Meta(tz=True, description="RFC 3339.")]
+Time = Annotated[str, Meta(description="RFC 3339, UTC.", extra_json_schema={"format": "date-time"})]
+Millis = Annotated[int, Meta(ge=0, description="Milliseconds.")]
+TimeoutMs = Annotated[int, Meta(ge=0, description="Milliseconds; 0: do not wait; default 30000; capped.")]
+Priority = Annotated[int, Meta(ge=1, description="1 is served first.")]
+Key = Annotated[str, Meta(description="{shard}-{id}-{16 letters or digits}", examples=["1-42-a1B2c3D4e5F6g7H8"])]
+Subject = Annotated[str, Meta(description="Tokens of A-Z a-z 0-9 _ - joined by single dots.")]
+
+
+class Request(msgspec.Struct, rename="camel", kw_only=True, omit_defaults=True, forbid_unknown_fields=True, gc=False):
+    """Base of what is asked: unknown fields are refused."""
+
+
+class Message(msgspec.Struct, rename="camel", kw_only=True, omit_defaults=True, gc=False):
+    """Base of what is answered or announced."""
+
+
+class Options(Request):
+    """How a flow is scheduled and carried (O1)."""
+
+    priority: Maybe[Priority] = UNSET
+    fairness_key: Maybe[str] = UNSET
+    fairness_weight: Maybe[Annotated[float, Meta(gt=0)]] = UNSET
+    start_at: Maybe[When] = UNSET
+    baggage: Maybe[AnyJson] = UNSET
+    idempotency_key: Maybe[str] = UNSET
+    notify: Maybe[Subject] = UNSET
+    time_budget_ms: Maybe[Annotated[int, Meta(ge=1)]] = UNSET
+    thread_key: Maybe[Key] = UNSET
+    delete_on_completion: Maybe[bool] = UNSET
+
+
+class FlowCreateRequest(Request):
+    """Make a flow of a workflow, or of the graph given inline (O1)."""
+
+    workflow: Maybe[Subject] = UNSET
+    graph: Maybe[Object] = UNSET
+    state: Maybe[Object] = UNSET
+    options: Maybe[Options] = UNSET
+    start: Maybe[bool] = UNSET
+
+
+class FlowCreateTaskRequest(Request):
+    """Make a flow of one task (O1)."""
+
+    task: Subject
+    state: Maybe[Object] = UNSET
+    options: Maybe[Options] = UNSET
+    start: Maybe[bool] = UNSET
+
+
+class FlowStartRequest(Request):
+    """Start a created flow (O2)."""
+
+    flow_key: Key
+    notify: Maybe[Subject] = UNSET
+
+
+class FlowRunRequest(Request):
+    """Create, start and await (O3)."""
+
+    workflow: Maybe[Subject] = UNSET
+    graph: Maybe[Object] = UNSET
+    state: Maybe[Object] = UNSET
+    options: Maybe[Options] = UNSET
+    timeout_ms: Maybe[TimeoutMs] = UNSET
+
+
+class FlowWaitRequest(Request):
+    """Wait for a flow to stop (O4)."""
+
+    flow_key: Key
+    timeout_ms: Maybe[TimeoutMs] = UNSET
+
+
+class FlowRequest(Request):
+    """Names a flow."""
+
+    flow_key: Key
+
+
+class StepRequest(Request):
+    """Names a step."""
+
+    step_key: Key
+
+
+class Filters(Request):
+    """Filters, all combinable (O9). Ages are since the last change of the flow's status."""
+
+    status: Maybe[FlowStatus] = UNSET
+    workflow: Maybe[str] = UNSET
+    thread_key: Maybe[Key] = UNSET
+    task: Maybe[str] = UNSET
+    fairness_key: Maybe[str] = UNSET
+    priority: Maybe[Priority] = UNSET
+    older_than_ms: Maybe[Millis] = UNSET
+    newer_than_ms: Maybe[Millis] = UNSET
+    shard: Maybe[int] = UNSET
+    search: Maybe[str] = UNSET
+    limit: Maybe[Annotated[int, Meta(ge=1, le=1000)]] = UNSET
+
+
+class FlowListRequest(Filters):
+    """List flows, newest first (O9)."""
+
+    cursor: Maybe[str] = UNSET
+
+
+class FlowPurgeRequest(Filters):
+    """Delete what matches and is not running; at least one of status, workflow, olderThanMs (O9)."""
+
+
+class FlowCancelRequest(Request):
+    """Cancel a flow (O10)."""
+
+    flow_key: Key
+    reason: Maybe[str] = UNSET
+
+
+class FlowResumeRequest(Request):
+    """Continue an interrupt with data for the task (O11)."""
+
+    flow_key: Key
+    data: Maybe[AnyJson] = UNSET
+
+
+class FlowOverridesRequest(Request):
+    """Continue a breakpoint, or restart a flow, with fields of the state replaced (O11, O13)."""
+
+    flow_key: Key
+    overrides: Maybe[Object] = UNSET
+
+
+class StepOverridesRequest(Request):
+    """Restart or fork from a step, with fields of the state replaced (O13, O14)."""
+
+    step_key: Key
+    overrides: Maybe[Object] = UNSET
+
+
+class FlowBreakBeforeRequest(Request):
+    """Set or clear a breakpoint (O12)."""
+
+    flow_key: Key
+    task: str
+    enabled: Maybe[bool] = UNSET
+
+
+class FlowContinueRequest(Request):
+    """Make the next flow of a thread (O15)."""
+
+    thread_key: Key
+    state: Maybe[Object] = UNSET
+    options: Maybe[Options] = UNSET
+    start: Maybe[bool] = UNSET
+
+
+class TaskBreakerRequest(Request):
+    """Names a task by its url (O16)."""
+
+    task: Subject
+
+
+class GraphRequest(Request):
+    """Names a graph."""
+
+    name: Subject
+
+
+class EmptyRequest(Request):
+    """Nothing to say; an empty payload will do."""
+
+
+class GraphTask(Request):
+    """A node of a graph (G1)."""
+
+    name: str
+    url: Maybe[Subject] = UNSET
+    fan_in: Maybe[bool] = UNSET
+
+
+class GraphTransition(
+    Request,
+    rename={
+        "source": "from",
+        "target": "to",
+        "as_": "as",
+        "with_goto": "withGoto",
+        "for_each": "forEach",
+        "on_error": "onError",
+    },
+):
+    """An edge of a graph (G2)."""
+
+    source: str
+    target: str
+    when: Maybe[str] = UNSET
+    switch: Maybe[str] = UNSET
+    with_goto: Maybe[bool] = UNSET
+    for_each: Maybe[str] = UNSET
+    as_: Maybe[str] = UNSET
+    on_error: Maybe[bool] = UNSET
+
+
+class GraphDocument(Request):
+    """A graph (G8)."""
+
+    name: Subject
+    tasks: list[GraphTask]
+    entry_point: Maybe[str] = UNSET
+    transitions: Maybe[list[GraphTransition]] = UNSET
+    reducers: Maybe[dict[str, str]] = UNSET
+    annotations: Maybe[dict[str, str]] = UNSET
+    fan_out_to_fan_in: Maybe[dict[str, str]] = UNSET
+
+
+class Empty(Message):
+    """Done."""
+
+
+class FlowKeyReply(Message):
+    """The flow that was made."""
+
+    flow_key: Key
+
+
+class Outcome(Message):
+    """Where a flow stands (O5)."""
+
+    flow_key: Key
+    workflow: str
+    status: FlowStatus
+    state: Object
+    error: Maybe[dict[str, Any]] = UNSET
+    cancel_reason: Maybe[str] = UNSET
+    interrupt_payload: Maybe[AnyJson] = UNSET
+
+
+class FingerprintReply(Message):
+    """Changes whenever anything observable about the flow does (O6)."""
+
+    fingerprint: str
+    status: FlowStatus
+
+
+class Step(Message):
+    """One step (O7); fields without a value are left out."""
+
+    step_key: Key
+    step_id: int
+    depth: int
+    task: str
+    attempt: int
+    status: StepStatus
+    created_at: Time
+    updated_at: Time
+    started_at: Maybe[Time] = UNSET
+    error: Maybe[dict[str, Any]] = UNSET
+    predecessor_id: Maybe[int] = UNSET
+    successor_id: Maybe[int] = UNSET
+    state: Maybe[Object] = UNSET
+    changes: Maybe[Object] = UNSET
+    interrupt_payload: Maybe[AnyJson] = UNSET
+    prev_key: Maybe[Key] = UNSET
+    next_key: Maybe[Key] = UNSET
+    subgraph: Maybe[bool] = UNSET
+    sub_workflow: Maybe[str] = UNSET
+    sub_history: Maybe[list[Step]] = UNSET
+
+
+class HistoryReply(Message):
+    """A flow's steps by depth and id (O7)."""
+
+    steps: list[Step]
+
+
+class MermaidReply(Message):
+    """A diagram (D1)."""
+
+    mermaid: str
+
+
+class FlowSummary(Message):
+    """One flow of a list (O9); fields without a value are left out."""
+
+    flow_key: Key
+    thread_key: Key
+    workflow: str
+    status: FlowStatus
+    created_at: Time
+    updated_at: Time
+    priority: int
+    task: Maybe[str] = UNSET
+    error: Maybe[dict[str, Any]] = UNSET
+    cancel_reason: Maybe[str] = UNSET
+    started_at: Maybe[Time] = UNSET
+    fairness_key: Maybe[str] = UNSET
+
+
+class FlowListReply(Message):
+    """A page of flows; no cursor on the last."""
+
+    flows: list[FlowSummary]
+    cursor: Maybe[str] = UNSET
+
+
+class FlowPurgeReply(Message):
+    """How many flows were deleted."""
+
+    deleted: int
+
+
+class TaskBreakerReply(Message):
+    """Whether a task's breaker is tripped (O16)."""
+
+    task: Subject
+    tripped: bool
+
+
+class Shard(Message):
+    """Health and size of one shard; `error` is empty for a healthy one (O16)."""
+
+    shard: int
+    error: str
+    latency_ms: float
+    flows: int
+    steps: int
+
+
+class ShardInfoReply(Message):
+    """All shards."""
+
+    shards: list[Shard]
+
+
+class GraphPutReply(Message):
+    """The graph as registered; the digest is the SHA-256 of its canonical JSON."""
+
+    name: str
+    digest: str
+
+
+class GraphEntry(Message):
+    """One registered graph."""
+
+    name: str
+    digest: str
+    updated_at: Time
+
+
+class GraphListReply(Message):
+    """All registered graphs."""
+
+    graphs: list[GraphEntry]
+
+
+class ErrorDetail(Message):
+    """A refusal; further fields may follow (a 408 of `run` has `flowKey`)."""
+
+    code: int
+    message: str
+    flow_key: Maybe[Key] = UNSET
+
+
+class ErrorReply(Message):
+    """The body of every refusal; the headers Nats-Service-Error-Code and Nats-Service-Error say the same."""
+
+    error: ErrorDetail

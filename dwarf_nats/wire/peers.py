@@ -1,0 +1,87 @@
+"""Signals between replicas, and announcements, as bytes (wire: sections 4 and 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from dwarf_nats.workflow.status import Status
+
+from . import talk
+from .times import from_micros, rfc3339, to_micros
+
+if TYPE_CHECKING:
+    from dwarf_nats.ports import Signals, StatusChange
+
+ENQUEUE, NOTIFY, SYNC, TRIP = "enqueue", "notify_status_change", "sync_valve", "trip_breaker"
+_encode = msgspec.json.Encoder().encode
+_enqueue = msgspec.json.Decoder(talk.PeerEnqueue).decode
+_notify = msgspec.json.Decoder(talk.PeerNotifyStatusChange).decode
+_sync = msgspec.json.Decoder(talk.PeerSyncValve).decode
+_trip = msgspec.json.Decoder(talk.PeerTripBreaker).decode
+
+
+class Malformed(ValueError):
+    """A signal that is none; it is counted and dropped."""
+
+
+def encode_enqueue(shard: int, steps: Sequence[tuple[int, int, int]]) -> bytes:
+    """Steps that became pending: `(step id, priority, not before in microseconds)` each."""
+    made: list[dict[str, Any]] = [
+        {"stepId": step, "priority": priority, "notBefore": rfc3339(due)} for step, priority, due in steps
+    ]
+    return _encode({"shard": shard, "steps": made})
+
+
+def encode_notify(flows: Sequence[tuple[str, Status]]) -> bytes:
+    """Flows that stopped: `(flow key, status)` each."""
+    return _encode({"flows": [{"flowKey": key, "status": status.value} for key, status in flows]})
+
+
+def encode_sync(task: str, w: float, t: int) -> bytes:
+    """A valve's congestion point; `t` in microseconds."""
+    return _encode(talk.PeerSyncValve(task=task, w=w, t=from_micros(t)))
+
+
+def encode_trip(task: str) -> bytes:
+    """A tripped breaker."""
+    return _encode(talk.PeerTripBreaker(task=task))
+
+
+def deliver(signal: str, body: bytes, to: Signals) -> None:
+    """Decode a signal and hand it to `to`, which takes the same words as the sender's port. Raises `Malformed`."""
+    try:
+        if signal == ENQUEUE:
+            work = _enqueue(body)
+            to.enqueue(work.shard, [(s.step_id, s.priority, to_micros(s.not_before)) for s in work.steps])
+        elif signal == NOTIFY:
+            to.notify_status_change([(flow.flow_key, Status(flow.status)) for flow in _notify(body).flows])
+        elif signal == SYNC:
+            point = _sync(body)
+            to.sync_valve(point.task, point.w, to_micros(point.t))
+        elif signal == TRIP:
+            to.trip_breaker(_trip(body).task)
+        else:
+            raise Malformed(f"unknown signal {signal}")
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise Malformed(f"malformed {signal}: {error}") from None
+
+
+def encode_event(change: StatusChange) -> bytes:
+    """One change of a flow's status."""
+    return _encode(
+        talk.Event(
+            flow_id=change.flow_id,
+            thread_id=change.thread_id,
+            workflow=change.workflow,
+            status=change.status.value,  # type: ignore[arg-type]  # a flow is never pending
+            at=rfc3339(change.at),
+        )
+    )
+
+
+def encode_cancel(step_ids: Sequence[str]) -> bytes:
+    """Tells a worker that the flows of these steps (token-free ids) were cancelled."""
+    return _encode({"steps": [], "cancel": list(step_ids)})

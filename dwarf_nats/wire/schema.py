@@ -1,0 +1,150 @@
+"""Writes the JSON Schemas, the examples and the AsyncAPI 3 document from the message types.
+
+`python -m dwarf_nats.wire.schema [--check] [DIR]` writes into `schemas/` (or DIR); with `--check` it
+writes nothing, and the exit code is 1 if anything there differs.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from dwarf_nats import __version__
+
+from . import messages as m
+from . import talk as t
+from .examples import EXAMPLES
+from .operations import OPERATIONS
+from .subjects import Subjects
+
+BASE = "urn:dwarf-nats:schema:"
+DIRECTORY = Path(__file__).resolve().parents[2] / "schemas"
+_WORD = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+
+
+def schema_name(kind: type[msgspec.Struct]) -> str:
+    """The file name of a type without its ending: `FlowCreateRequest` → `flow_create_request`."""
+    return _WORD.sub("_", kind.__name__).lower()
+
+
+def json_schema(kind: type[msgspec.Struct]) -> dict[str, Any]:
+    """The JSON Schema of one message, with its example."""
+    schema = msgspec.json.schema(kind)
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": f"{BASE}{schema_name(kind)}",
+        "title": kind.__name__,
+        "examples": [EXAMPLES[kind]],
+        **schema,
+    }
+
+
+def _message(kind: type[msgspec.Struct]) -> dict[str, Any]:
+    return {
+        "name": kind.__name__,
+        "title": (kind.__doc__ or kind.__name__).strip().splitlines()[0],
+        "contentType": "application/json",
+        "payload": {"$ref": f"#/components/schemas/{kind.__name__}"},
+        "examples": [{"name": schema_name(kind), "payload": EXAMPLES[kind]}],
+    }
+
+
+def asyncapi() -> dict[str, Any]:
+    """The AsyncAPI 3 document: what the service receives and sends, on which subjects."""
+    _, schemas = msgspec.json.schema_components(list(EXAMPLES), ref_template="#/components/schemas/{name}")
+    channels: dict[str, Any] = {"reply": {
+        "address": None, "description": "The reply subject of the request.",
+        "messages": {kind.__name__: _ref("components/messages", kind.__name__) for kind in EXAMPLES}}}  # fmt: skip
+    operations: dict[str, Any] = {}
+
+    def add(name: str, action: str, address: str, asked: type[msgspec.Struct], *answers: type[msgspec.Struct]) -> None:
+        parameters: dict[str, Any] = {one: {} for one in re.findall(r"\{(\w+)\}", address)}
+        channel: dict[str, Any] = {"address": address, "messages": {
+            asked.__name__: _ref("components/messages", asked.__name__)}}  # fmt: skip
+        channels[name] = {**channel, "parameters": parameters} if parameters else channel
+        operation: dict[str, Any] = {
+            "action": action,
+            "channel": _ref("channels", name),
+            "messages": [_ref(f"channels/{name}/messages", asked.__name__)],
+        }
+        if answers:
+            operation["reply"] = {
+                "address": {"location": "$message.header#/reply"},
+                "channel": _ref("channels", "reply"),
+                "messages": [_ref("channels/reply/messages", one.__name__) for one in answers],
+            }
+        operations[name] = operation
+
+    subjects = Subjects()
+    for one in OPERATIONS:
+        add(one.endpoint, "receive", subjects.operation(one.name), one.request, one.reply, m.ErrorReply)
+    add("task", "send", "task.{url}", t.TaskRequest, t.TaskReply)
+    add("worker", "send", "{worker}", t.WorkerCall, t.WorkerReply)
+    add("graph", "send", "graph.{workflow}", t.GraphLoadRequest, m.GraphDocument)
+    add("peer-enqueue", "send", subjects.peer("enqueue"), t.PeerEnqueue)
+    add("peer-sync_valve", "send", subjects.peer("sync_valve"), t.PeerSyncValve)
+    add("peer-trip_breaker", "send", subjects.peer("trip_breaker"), t.PeerTripBreaker)
+    add("peer-notify_status_change", "send", subjects.peer("notify_status_change"), t.PeerNotifyStatusChange)
+    add("stopped", "send", "dwarf.stopped.{notify}", m.Outcome)
+    add("event", "send", "dwarf.event.{status}.{workflow}", t.Event)
+    return {
+        "asyncapi": "3.0.0",
+        "info": {
+            "title": "dwarf-nats",
+            "version": __version__,
+            "description": "Durable workflow orchestration as a service on NATS. The prefixes are configurable.",
+        },
+        "defaultContentType": "application/json",
+        "servers": {"nats": {"host": "localhost:4222", "protocol": "nats"}},
+        "channels": channels,
+        "operations": operations,
+        "components": {"messages": {kind.__name__: _message(kind) for kind in EXAMPLES}, "schemas": schemas},
+    }
+
+
+def _ref(place: str, name: str) -> dict[str, str]:
+    return {"$ref": f"#/{place}/{name}"}
+
+
+def render() -> dict[str, bytes]:
+    """Every generated file by its path under the directory of schemas."""
+    files: dict[str, Any] = {"asyncapi.json": asyncapi()}
+    for kind, example in EXAMPLES.items():
+        files[f"{schema_name(kind)}.json"] = json_schema(kind)
+        files[f"examples/{schema_name(kind)}.json"] = example
+    return {path: msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n" for path, value in files.items()}
+
+
+def drift(directory: Path = DIRECTORY) -> list[str]:
+    """Paths that are missing, differ or should not be there."""
+    wanted = render()
+    there = {path.relative_to(directory).as_posix(): path for path in directory.rglob("*.json")}
+    wrong = {name for name, text in wanted.items() if name not in there or there[name].read_bytes() != text}
+    return sorted(wrong | (set(there) - set(wanted)))
+
+
+def main(arguments: list[str]) -> int:
+    """Write the files, or check them; the exit code tells."""
+    check = "--check" in arguments
+    places = [one for one in arguments if one != "--check"]
+    directory = Path(places[0]) if places else DIRECTORY
+    if check:
+        wrong = drift(directory)
+        for name in wrong:
+            sys.stderr.write(f"{directory / name} differs from the message types\n")
+        if wrong:
+            sys.stderr.write("run: python -m dwarf_nats.wire.schema\n")
+        return 1 if wrong else 0
+    for name, text in render().items():
+        path = directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,151 @@
+"""The messages beside the operations, as types: tasks, graphs, peers, announcements (wire: sections 2 to 5)."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import UNSET, Meta
+
+from dwarf_nats.workflow.state import Raw
+
+from .messages import AnyJson, FlowStatus, Key, Maybe, Message, Object, Request, Subject, Time, When
+
+MAX_DELAY_MS = 10**13
+"""Delays beyond some three hundred years are taken for a mistake."""
+Delay = Annotated[int, Meta(ge=0, le=MAX_DELAY_MS, description="Milliseconds.")]
+StepId = Annotated[str, Meta(description="Token-free id of a step.", examples=["1-42"])]
+
+
+class Resumed(Message):
+    """What `resume` handed over."""
+
+    data: AnyJson
+
+
+class SubgraphEnd(Message):
+    """How the child flow ended: its final state, or the error text."""
+
+    result: Maybe[Object] = UNSET
+    error: Maybe[str] = UNSET
+
+
+class TaskRequest(Message):
+    """What a task service is asked."""
+
+    flow_key: Key
+    step_key: Key
+    workflow: Subject
+    task: str
+    url: Subject
+    attempt: int
+    state: Annotated[dict[str, Raw], Meta(description="A JSON object.")]
+    baggage: AnyJson
+    flow_created_at: Time
+    flow_updated_at: Time
+    deadline: Time
+    resumed: Maybe[Resumed] = UNSET
+    subgraph: Maybe[SubgraphEnd] = UNSET
+
+
+class SubgraphCall(Request):
+    """Run a child flow (P1)."""
+
+    workflow: Subject
+    input: Maybe[Object] = UNSET
+
+
+class RetryCall(Request):
+    """Run this step again later (X5)."""
+
+    max_attempts: Maybe[Annotated[int, Meta(ge=1)]] = UNSET
+    initial_delay_ms: Maybe[Delay] = UNSET
+    multiplier: Maybe[Annotated[float, Meta(ge=0)]] = UNSET
+    max_delay_ms: Maybe[Delay] = UNSET
+    give_up_after_ms: Maybe[Delay] = UNSET
+
+
+class TaskReply(Request):
+    """What a task service answers; an empty reply means success without changes."""
+
+    changes: Maybe[Object] = UNSET
+    goto: Maybe[str] = UNSET
+    sleep_ms: Maybe[Delay] = UNSET
+    interrupt: Maybe[AnyJson] = UNSET
+    subgraph: Maybe[SubgraphCall] = UNSET
+    retry: Maybe[RetryCall] = UNSET
+    error: Maybe[
+        Annotated[Raw, Meta(description="An object with message and code, or a string.",
+                            extra_json_schema={"type": ["object", "string"]})]
+    ] = UNSET  # fmt: skip
+
+
+class WorkerCall(Request):
+    """The roll call to a worker, and cancellations; step ids without tokens."""
+
+    steps: list[StepId]
+    cancel: list[StepId]
+
+
+class WorkerReply(Message):
+    """What the worker still runs."""
+
+    running: list[StepId]
+
+
+class GraphLoadRequest(Message):
+    """Asks any service for a graph; the reply is the graph."""
+
+    workflow: Subject
+    baggage: AnyJson
+
+
+class PeerStep(Message):
+    """A step that became pending."""
+
+    step_id: int
+    priority: int
+    not_before: When
+
+
+class PeerEnqueue(Message):
+    """Work is pending."""
+
+    shard: int
+    steps: list[PeerStep]
+
+
+class PeerSyncValve(Message):
+    """The congestion point of a task's valve."""
+
+    task: Subject
+    w: float
+    t: When
+
+
+class PeerTripBreaker(Message):
+    """The breaker of a task tripped."""
+
+    task: Subject
+
+
+class PeerFlow(Message):
+    """A flow that stopped."""
+
+    flow_key: Key
+    status: FlowStatus
+
+
+class PeerNotifyStatusChange(Message):
+    """Flows stopped."""
+
+    flows: list[PeerFlow]
+
+
+class Event(Message):
+    """A flow's status changed; ids without tokens."""
+
+    flow_id: StepId
+    thread_id: StepId
+    workflow: str
+    status: FlowStatus
+    at: Time

@@ -1,0 +1,194 @@
+"""Task calls and answers as bytes (wire: section 2). On the path of every step, so a state is copied, never parsed."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import msgspec
+import orjson
+from msgspec import UNSET, Raw, UnsetType
+
+from dwarf_nats.errors import BadRequest
+from dwarf_nats.workflow.answer import Answer, Disposition, ErrorInfo, Retry, Subgraph, TaskCall
+from dwarf_nats.workflow.state import MAX_DEPTH, check_json, check_state
+
+from . import headers as h
+from . import talk
+from .codec import explain, given
+from .times import rfc3339
+
+NO_RESPONDERS, UNAVAILABLE, OVERLOADED = "no_responders", "unavailable", "overloaded"
+EXCERPT = 200
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(talk.TaskReply).decode
+_FIELDS = [field.encode_name for field in msgspec.structs.fields(talk.TaskReply)]
+_BREAKER_CAUSES = {503: UNAVAILABLE, 529: OVERLOADED}
+
+
+def encode_request(call: TaskCall, accept_ms: int, traceparent: str = "", tracestate: str = "") -> tuple[bytes, bytes]:
+    """Header block and body of a call. `accept_ms`: how long a service may work before it should say so."""
+    deadline = rfc3339(call.deadline)
+    subgraph: talk.SubgraphEnd | UnsetType = UNSET
+    if call.subgraph_error is not None:
+        subgraph = talk.SubgraphEnd(error=call.subgraph_error)
+    elif call.subgraph_result is not None:
+        subgraph = talk.SubgraphEnd(result=call.subgraph_result)
+    body = _encode(
+        talk.TaskRequest(
+            flow_key=call.flow_key,
+            step_key=call.step_key,
+            workflow=call.workflow,
+            task=call.task,
+            url=call.url,
+            attempt=call.attempt,
+            state=call.state,
+            baggage=call.baggage,
+            flow_created_at=rfc3339(call.flow_created_at),
+            flow_updated_at=rfc3339(call.flow_updated_at),
+            deadline=deadline,
+            resumed=UNSET if call.resumed is None else talk.Resumed(data=call.resumed),
+            subgraph=subgraph,
+        )
+    )
+    trace = f"traceparent: {traceparent}\r\n" if traceparent else ""
+    if tracestate:
+        trace += f"tracestate: {h.percent_encode(tracestate)}\r\n"
+    block = (
+        f"NATS/1.0\r\nDwarf-Flow-Key: {call.flow_key}\r\nDwarf-Step-Key: {call.step_key}\r\n"
+        f"{_names(call.workflow, call.task)}Dwarf-Attempt: {call.attempt}\r\n"
+        f"Dwarf-Deadline: {deadline}\r\nDwarf-Accept-Ms: {accept_ms}\r\n{trace}\r\n"
+    )
+    return block.encode("ascii"), body
+
+
+@lru_cache(maxsize=4096)
+def _names(workflow: str, task: str) -> str:
+    return f"Dwarf-Workflow: {h.percent_encode(workflow)}\r\nDwarf-Task: {h.percent_encode(task)}\r\n"
+
+
+def no_responders(url: str, subject: str) -> Answer:
+    """Nobody subscribes to the task's subject."""
+    message = f"no service answers for task {url}: nobody subscribes to {subject}"
+    return Answer(error=ErrorInfo(message, 503), disposition=Disposition.BREAKER, cause=NO_RESPONDERS)
+
+
+def timed_out(url: str, budget: float) -> Answer:
+    """No answer before the deadline."""
+    return Answer(error=ErrorInfo(f"task {url} did not answer within its time budget of {budget:g} s", 408))
+
+
+def too_large(url: str, size: int, limit: int) -> Answer:
+    """The request does not fit the server's `max_payload`, headers included."""
+    message = f"task {url}: the request is {size} bytes with its headers, over the NATS server's max_payload of {limit}"
+    return Answer(error=ErrorInfo(message, 413))
+
+
+def decode_reply(url: str, block: bytes | None, body: bytes, max_depth: int = MAX_DEPTH) -> Answer:
+    """The answer in a raw reply, by the table of section 2. What is wrong with it becomes an error of the answer."""
+    headers = h.read_headers(block) if block else {}
+    if not headers:
+        if not body:
+            return Answer()
+        failed = False
+    else:
+        failed = "nats-service-error-code" in headers or "nats-service-error" in headers
+    answer = Answer()
+    try:
+        if body:
+            answer = _answer(body, max_depth)
+    except BadRequest as bad:
+        if not failed:
+            excerpt = body[: EXCERPT * 4].decode("utf-8", "replace")[:EXCERPT]
+            answer = Answer(
+                error=ErrorInfo(f"task {url} sent a malformed reply: {bad.message}; it began: {excerpt}", 502)
+            )
+    if failed:
+        answer.error = _header_error(url, headers, answer.error)
+    if answer.error is not None or "dwarf-disposition" in headers:
+        _classify(url, answer, headers.get("dwarf-disposition", ""))
+    return answer
+
+
+def _header_error(url: str, headers: dict[str, str], error: ErrorInfo | None) -> ErrorInfo:
+    """The error in the way of NATS services, with whatever else the body's error object has to say."""
+    text = h.percent_decode(headers.get("nats-service-error", ""))
+    digits = headers.get("nats-service-error-code", "")
+    code = int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 10 else 500
+    message = text or (error.message if error else "") or f"task {url} failed with code {digits or code}"
+    return ErrorInfo(message, code, error.extra if error else {})
+
+
+def _classify(url: str, answer: Answer, disposition: str) -> None:
+    try:
+        overruled = Disposition(disposition.lower()) if disposition else None
+    except ValueError:
+        overruled = None
+    if answer.error is None:
+        if overruled is None:
+            return
+        answer.error = ErrorInfo(f"task {url} answered with the disposition {overruled.value}", 500)
+    code = answer.error.code
+    if overruled is not None:
+        answer.disposition = overruled
+    elif code in _BREAKER_CAUSES:
+        answer.disposition = Disposition.BREAKER
+    elif code == 429:
+        answer.disposition = Disposition.BACKPRESSURE
+    if answer.disposition is Disposition.BREAKER:
+        answer.cause = _BREAKER_CAUSES.get(code, UNAVAILABLE)
+
+
+def _answer(body: bytes, max_depth: int) -> Answer:
+    try:
+        reply = _decode(body)
+    except msgspec.ValidationError as error:
+        hint = f" (fields: {', '.join(_FIELDS)}; state belongs into `changes`)" if "unknown field" in str(error) else ""
+        raise BadRequest(explain(talk.TaskReply, str(error), "the reply") + hint) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        try:
+            orjson.loads(body)
+        except orjson.JSONDecodeError as better:
+            raise BadRequest(f"it is not valid JSON: {better}") from None
+        raise BadRequest("it is not valid JSON") from None
+    answer = Answer(sleep_ms=given(reply.sleep_ms, 0), goto=given(reply.goto, None))
+    if not isinstance(reply.changes, UnsetType):
+        answer.changes = check_state(bytes(reply.changes), "`changes`", max_depth)
+    if not isinstance(reply.interrupt, UnsetType):
+        payload = bytes(reply.interrupt)
+        check_json(payload, "`interrupt`", max_depth)
+        answer.interrupt = Raw(payload)
+    if not isinstance(reply.subgraph, UnsetType):
+        text = reply.subgraph.input
+        state = {} if isinstance(text, UnsetType) else check_state(bytes(text), "`subgraph.input`", max_depth)
+        answer.subgraph = Subgraph(reply.subgraph.workflow, state)
+    if not isinstance(reply.retry, UnsetType):
+        answer.retry = _retry(reply.retry)
+    if not isinstance(reply.error, UnsetType):
+        answer.error = _body_error(check_json(bytes(reply.error), "`error`", max_depth))
+    return answer
+
+
+def _retry(retry: talk.RetryCall) -> Retry:
+    return Retry(
+        max_attempts=given(retry.max_attempts, None),
+        initial_delay_ms=given(retry.initial_delay_ms, 0),
+        multiplier=given(retry.multiplier, 1.0),
+        max_delay_ms=given(retry.max_delay_ms, None),
+        give_up_after_ms=given(retry.give_up_after_ms, None),
+    )
+
+
+def _body_error(value: Any) -> ErrorInfo:
+    if isinstance(value, str):
+        return ErrorInfo(value or "the task failed without saying why")
+    if not isinstance(value, dict):
+        raise BadRequest("`error` must be an object with `message` and `code`, or a string")
+    extra = dict(value)
+    message = extra.pop("message", "")
+    code = extra.pop("code", 500)
+    if not isinstance(message, str):
+        raise BadRequest("`error.message` must be a string")
+    if type(code) is not int:
+        raise BadRequest("`error.code` must be an integer")
+    return ErrorInfo(message or "the task failed without saying why", code, extra)

@@ -1,0 +1,84 @@
+"""What a task is asked and what it answers: between the engine and whoever runs tasks (X3, X4; wire section 2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from dwarf_nats.workflow.state import Raw, State
+
+
+@dataclass(slots=True)
+class ErrorInfo:
+    """An error of a step or flow. `extra` is whatever else the task put into its error object."""
+
+    message: str
+    code: int = 500
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**self.extra, "message": self.message, "code": self.code}
+
+
+@dataclass(slots=True, frozen=True)
+class Retry:
+    """Ask for the step to run again (X5). Delays in milliseconds; `None` means no bound."""
+
+    max_attempts: int | None = None
+    initial_delay_ms: int = 0
+    multiplier: float = 1.0
+    max_delay_ms: int | None = None
+    give_up_after_ms: int | None = None
+
+
+@dataclass(slots=True, frozen=True)
+class Subgraph:
+    """Ask for a child flow (P1)."""
+
+    workflow: str
+    input: State = field(default_factory=dict)
+
+
+class Disposition(StrEnum):
+    """How the failure of a call is to be taken (wire section 2)."""
+
+    ERROR = "error"
+    BACKPRESSURE = "backpressure"
+    BREAKER = "breaker"
+
+
+@dataclass(slots=True)
+class Answer:
+    """A task's answer. With `error` set, `disposition` says which kind of failure it is and `cause` why."""
+
+    changes: State = field(default_factory=dict)
+    goto: str | None = None
+    sleep_ms: int = 0
+    interrupt: Raw | None = None
+    subgraph: Subgraph | None = None
+    retry: Retry | None = None
+    error: ErrorInfo | None = None
+    disposition: Disposition = Disposition.ERROR
+    cause: str = ""
+
+
+@dataclass(slots=True)
+class TaskCall:
+    """One dispatch of one step. Times are microseconds since the epoch on the database's clock; `budget` is seconds."""
+
+    flow_key: str
+    step_key: str
+    workflow: str
+    task: str
+    url: str
+    attempt: int
+    state: State
+    baggage: Raw
+    flow_created_at: int
+    flow_updated_at: int
+    deadline: int
+    budget: float
+    resumed: Raw | None = None
+    subgraph_result: Raw | None = None
+    subgraph_error: str | None = None

@@ -1,0 +1,240 @@
+"""From a state to the arguments of a Python function, and from what it returns to changes.
+
+A task function asks for state fields by the names of its parameters and gets them in the types of its annotations::
+
+    async def charge(order_id: str, total: Decimal, currency: str = "EUR") -> dict[str, str]: ...
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import functools
+import inspect
+import types
+import typing
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from dwarf_nats.workflow.answer import Answer, ErrorInfo, TaskCall
+from dwarf_nats.workflow.flow import Flow, Parked, refuse_non_finite
+from dwarf_nats.workflow.state import Raw, State, check_state, decode_value, encode_value, json_type
+from dwarf_nats.workflow.task_error import TaskError, error_info, failure
+
+TaskFunction = Callable[..., Any]
+
+
+def bind(func: TaskFunction) -> Callable[[Flow], dict[str, Any]]:
+    """How to call `func`: a function from the carrier to keyword arguments, which raises `TaskError` (400) at run time.
+
+    Raises `TypeError` now for a function that can never be called by name: positional-only or `*args` parameters, or
+    annotations that cannot be resolved.
+    """
+    parameters = inspect.signature(func).parameters.values()
+    hints = _hints(func)
+    fillers = [_filler(func, parameter, hints.get(parameter.name, Any)) for parameter in parameters]
+    named = frozenset(parameter.name for parameter in parameters if parameter.kind is not inspect.Parameter.VAR_KEYWORD)
+
+    def fill(flow: Flow) -> dict[str, Any]:
+        arguments: dict[str, Any] = {}
+        for filler in fillers:
+            filler(flow, arguments, named)
+        return arguments
+
+    return fill
+
+
+def changes_of(returned: Any) -> State:
+    """What a task function returned, as changes: `None`, a mapping, a dataclass or a msgspec struct.
+
+    Raises `TaskError` for anything else, `BadRequest` for values that cannot be stored (S1).
+    """
+    if returned is None:
+        return {}
+    if isinstance(returned, Mapping):
+        values: Any = dict(returned)
+    elif isinstance(returned, msgspec.Struct) or (
+        dataclasses.is_dataclass(returned) and not isinstance(returned, type)
+    ):
+        values = returned
+    else:
+        raise TaskError(
+            f"a task returns its changes as a mapping, a dataclass, a msgspec struct or None,"
+            f' not {_described(returned)}: return {{"field": value}}'
+        )
+    text = encode_value(values, "what the task returned")
+    refuse_non_finite(
+        values if isinstance(values, dict) else msgspec.to_builtins(values), text, "what the task returned"
+    )
+    return check_state(text, "what the task returned")
+
+
+async def run_task(func: TaskFunction, call: TaskCall) -> Answer:
+    """Run a task function on one dispatch and return its answer; whatever it raises becomes an error of the step.
+
+    Coroutine functions run on the loop, plain ones in a thread. Deadlines are the caller's affair: cancel this.
+    """
+    flow = Flow.from_call(call)
+    try:
+        arguments = _bound(func)(flow)
+        returned = await _called(func, arguments)
+        changes = changes_of(returned)
+    except Parked:
+        return flow.answer()
+    except asyncio.CancelledError:
+        running = asyncio.current_task()
+        if running is not None and running.cancelling():
+            raise
+        return _failed(flow, ErrorInfo("the task was cancelled from inside", 500))
+    except (Exception, SystemExit) as error:
+        return _failed(flow, error_info(error))
+    answer = flow.answer()
+    answer.changes |= changes
+    return answer
+
+
+def _failed(flow: Flow, error: ErrorInfo) -> Answer:
+    """The error, with a retry if the task asked for one (X5); no changes (S6)."""
+    answer = failure(error)
+    asked = flow.answer()
+    answer.retry, answer.sleep_ms = asked.retry, asked.sleep_ms
+    return answer
+
+
+async def _called(func: TaskFunction, arguments: dict[str, Any]) -> Any:
+    if _is_coroutine(func):
+        return await func(**arguments)
+    returned, error = await asyncio.to_thread(_caught, func, arguments)
+    if error is not None:
+        raise error
+    return await returned if isinstance(returned, Awaitable) else returned
+
+
+def _caught(func: TaskFunction, arguments: dict[str, Any]) -> tuple[Any, BaseException | None]:
+    """Call it. Exceptions leave the thread as values: a future cannot carry every kind (StopIteration for one)."""
+    try:
+        return func(**arguments), None
+    except StopIteration as error:
+        return None, RuntimeError(f"StopIteration: {error}" if str(error) else "StopIteration")
+    except BaseException as error:
+        return None, error
+
+
+def _is_coroutine(func: TaskFunction) -> bool:
+    return inspect.iscoroutinefunction(_plain(func)) or inspect.iscoroutinefunction(getattr(func, "__call__", None))  # noqa: B004
+
+
+@functools.lru_cache(maxsize=1024)
+def _bound_cached(func: TaskFunction) -> Callable[[Flow], dict[str, Any]]:
+    return bind(func)
+
+
+def _bound(func: TaskFunction) -> Callable[[Flow], dict[str, Any]]:
+    try:
+        hash(func)
+    except TypeError:
+        return bind(func)
+    return _bound_cached(func)
+
+
+def _plain(func: TaskFunction) -> TaskFunction:
+    while isinstance(func, functools.partial):
+        func = func.func
+    return func
+
+
+def _hints(func: TaskFunction) -> dict[str, Any]:
+    plain = _plain(func)
+    target = (
+        plain if inspect.isroutine(plain) else type(plain).__call__ if not inspect.isclass(plain) else plain.__init__
+    )
+    annotations = {name: hint for name, hint in getattr(target, "__annotations__", {}).items() if name != "return"}
+    namespace = getattr(inspect.unwrap(target), "__globals__", {})
+    try:
+        # `Flow` may have been imported for type checkers only.
+        return typing.get_type_hints(types.SimpleNamespace(__annotations__=annotations), {"Flow": Flow, **namespace})
+    except (NameError, TypeError) as error:
+        raise TypeError(f"task function {_name(func)}: its annotations cannot be resolved: {error}") from None
+
+
+_Filler = Callable[[Flow, dict[str, Any], frozenset[str]], None]
+
+
+def _filler(func: TaskFunction, parameter: inspect.Parameter, hint: Any) -> _Filler:
+    if parameter.kind in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.VAR_POSITIONAL):
+        raise TypeError(
+            f"task function {_name(func)}: parameter {parameter.name!r} cannot be filled by name:"
+            " take state fields as ordinary or keyword parameters"
+        )
+    if _wants_carrier(parameter, hint):
+        return _carrier_filler(parameter.name)
+    if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+        return _rest_filler
+    return _field_filler(func, parameter, hint)
+
+
+def _wants_carrier(parameter: inspect.Parameter, hint: Any) -> bool:
+    if parameter.annotation is inspect.Parameter.empty:
+        return parameter.name == "flow" and parameter.kind is not inspect.Parameter.VAR_KEYWORD
+    return hint is Flow or Flow in _members(hint)
+
+
+def _carrier_filler(name: str) -> _Filler:
+    def fill(flow: Flow, arguments: dict[str, Any], _: frozenset[str]) -> None:
+        arguments[name] = flow
+
+    return fill
+
+
+def _rest_filler(flow: Flow, arguments: dict[str, Any], named: frozenset[str]) -> None:
+    for name in flow.names - named:
+        value = flow.raw(name)
+        arguments[name] = None if value is None else decode_value(value)
+
+
+def _field_filler(func: TaskFunction, parameter: inspect.Parameter, hint: Any) -> _Filler:
+    name = parameter.name
+    try:
+        decode = msgspec.json.Decoder(hint).decode
+    except TypeError as error:
+        raise TypeError(f"task function {_name(func)}: parameter {name!r} has an unusable type: {error}") from None
+    optional = hint is None or type(None) in _members(hint)
+    required = parameter.default is inspect.Parameter.empty
+
+    def fill(flow: Flow, arguments: dict[str, Any], _: frozenset[str]) -> None:
+        value = flow.raw(name)
+        if value is not None:
+            arguments[name] = _converted(decode, value, flow.task, name)
+        elif required and optional:
+            arguments[name] = None
+        elif required:
+            raise TaskError(
+                f"task {flow.task} needs the state field `{name}`, which is not there:"
+                " have it set before, or give the parameter a default",
+                code=400,
+            )
+
+    return fill
+
+
+def _converted(decode: Callable[[Raw], Any], value: Raw, task: str, name: str) -> Any:
+    try:
+        return decode(value)
+    except msgspec.ValidationError as error:
+        raise TaskError(f"task {task}: state field `{name}`: {error}", code=400) from None
+
+
+def _members(hint: Any) -> tuple[Any, ...]:
+    return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else ()
+
+
+def _described(value: Any) -> str:
+    if isinstance(value, bool | int | float | str | list | tuple):
+        return f"a {json_type(value)}"
+    return f"an object of type {type(value).__name__}"
+
+
+def _name(func: TaskFunction) -> str:
+    return getattr(_plain(func), "__qualname__", type(func).__name__)

@@ -1,0 +1,265 @@
+"""Graphs: what a workflow author draws (G1-G5).
+
+A graph is nodes, transitions between them, an entry point, and a reducer for each state field that has one. The builder
+never refuses; `Graph.validate` does (G6), with an error that names the graph, the nodes and the remedy::
+
+    graph = Graph("greet")
+    graph.add_chain("hello", "sign", END)
+    graph.validate()
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from itertools import pairwise
+from typing import Any
+
+from dwarf_nats.workflow import graph_json, lineage, validation
+from dwarf_nats.workflow.names import END, closest
+from dwarf_nats.workflow.reducers import ReducerKind
+
+__all__ = ["END", "Graph", "Node", "ReducerKind", "Transition"]
+
+
+@dataclass(slots=True)
+class Node:
+    """A position in a graph. `url` is the task it dispatches to; `fan_in` marks where a cohort converges (G4)."""
+
+    name: str
+    url: str
+    fan_in: bool = False
+
+
+@dataclass(slots=True, frozen=True)
+class Transition:
+    """An edge (G2). `when` is a CEL condition, empty for none; `for_each` a state field, empty for none."""
+
+    source: str
+    target: str
+    when: str = ""
+    switch: bool = False
+    goto: bool = False
+    for_each: str = ""
+    as_: str = ""
+    on_error: bool = False
+
+    @property
+    def branches(self) -> bool:
+        """A plain, when or for_each edge: the kinds that can make a fan-out (G3)."""
+        return not (self.switch or self.goto or self.on_error)
+
+    @property
+    def plain(self) -> bool:
+        """Always taken when its source completes."""
+        return self.branches and not self.when and not self.for_each
+
+
+class Graph:
+    """A workflow's definition and its builder.
+
+    `nodes` and `transitions` keep the order in which they were added; read them freely, change them by the methods.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.nodes: dict[str, Node] = {}
+        self.transitions: list[Transition] = []
+        self.reducers: dict[str, ReducerKind] = {}
+        self.annotations: dict[str, str] = {}
+        self._entry = ""
+        self._leaving: dict[str, list[Transition]] = {}
+        self._stray_fan_ins: dict[str, None] = {}
+        self._defects: dict[str, str] = {}
+
+    @property
+    def entry_point(self) -> str:
+        """The node a flow starts at: the first one added, unless set (G1). Empty for a graph without nodes."""
+        return self._entry or next(iter(self.nodes), "")
+
+    # -- nodes ---------------------------------------------------------------------------------------------------
+
+    def add_task(self, name: str, url: str | None = None) -> None:
+        """Add a node that dispatches to the task `url`, by default of the same name. A known name: no change."""
+        if name == END:
+            self._defects[END] = f"{END} is the terminal pseudo-node and cannot be a task: choose another name"
+        elif name not in self.nodes:
+            self.nodes[name] = Node(name, name if url is None else url, name in self._stray_fan_ins)
+            self._stray_fan_ins.pop(name, None)
+
+    def set_entry_point(self, name: str) -> None:
+        """Start flows at this node instead of the first one added."""
+        self._entry = self._known(name)
+
+    def set_fan_in(self, name: str) -> None:
+        """Mark the node at which a cohort converges (G4). It may be added later."""
+        known = self._known(name)
+        if known in self.nodes:
+            self.nodes[known].fan_in = True
+        else:
+            self._stray_fan_ins[name] = None
+
+    def annotate(self, name: str, text: str) -> None:
+        """Write `text` under the node in diagrams."""
+        self.annotations[self._known(name)] = text
+
+    def set_reducer(self, field: str, kind: ReducerKind | str) -> None:
+        """How branches' values of a state field are put together at a fan-in, and in continue (S4)."""
+        key = f"reducer {field}"
+        self._defects.pop(key, None)
+        try:
+            self.reducers[field] = ReducerKind(kind)
+        except ValueError:
+            self._defects[key] = (
+                f"unknown reducer {str(kind)!r} for state field {field!r}: {closest(str(kind), list(ReducerKind))}"
+            )
+
+    # -- transitions ---------------------------------------------------------------------------------------------
+
+    def add_transition(
+        self,
+        source: str,
+        target: str,
+        *,
+        when: str = "",
+        switch: bool = False,
+        goto: bool = False,
+        for_each: str = "",
+        as_: str = "",
+        on_error: bool = False,
+    ) -> None:
+        """Add an edge; without options it is plain. Names that are no node yet become one; `END` ends the flow (G2)."""
+        if for_each and not as_:
+            as_ = "item"
+        edge = Transition(self._node(source), self._node(target), when, switch, goto, for_each, as_, on_error)
+        self.transitions.append(edge)
+        self._leaving.setdefault(edge.source, []).append(edge)
+
+    def add_transition_when(self, source: str, target: str, when: str) -> None:
+        """An edge taken when the CEL condition `when` holds on the merged state (G9)."""
+        if not when:
+            self._defects[f"when {source} {target}"] = (
+                f"edge {source!r} -> {target!r} has an empty condition: write one, or use add_transition"
+            )
+        self.add_transition(source, target, when=when)
+
+    def add_transition_switch(self, source: str, target: str, when: str) -> None:
+        """A switch branch: the first whose condition holds is taken, in order of registration; `"true"` is default."""
+        self.add_transition(source, target, when=when, switch=True)
+
+    def add_transition_goto(self, source: str, target: str, when: str = "") -> None:
+        """An edge taken only when the task asks for it (X6), and `when` holds."""
+        self.add_transition(source, target, goto=True, when=when)
+
+    def add_transition_for_each(self, source: str, target: str, field: str, as_: str = "item", when: str = "") -> None:
+        """One branch per element of the array in state field `field`, each with its element in field `as_` (X7)."""
+        if not field:
+            self._defects[f"for_each {source} {target}"] = (
+                f"edge {source!r} -> {target!r} is for_each over no field: name the state field that holds the array"
+            )
+        self.add_transition(source, target, for_each=field, as_=as_, when=when)
+
+    def add_transition_on_error(self, source: str, target: str, when: str = "") -> None:
+        """An edge taken when the task fails, with the error in state field `onErr` (X4), and `when` holds."""
+        self.add_transition(source, target, on_error=True, when=when)
+
+    add_when = add_transition_when
+    add_switch = add_transition_switch
+    add_goto = add_transition_goto
+    add_for_each = add_transition_for_each
+    add_on_error = add_transition_on_error
+
+    def add_fan_out(self, source: str, *targets: str) -> None:
+        """A plain edge from `source` to each target: two or more make it a fan-out (G3)."""
+        for target in targets:
+            self.add_transition(source, target)
+
+    def add_chain(self, *names: str) -> None:
+        """A plain edge from each name to the next."""
+        if names:
+            self._node(names[0])
+        for source, target in pairwise(names):
+            self.add_transition(source, target)
+
+    # -- reading -------------------------------------------------------------------------------------------------
+
+    def leaving(self, name: str) -> list[Transition]:
+        """The edges out of a node, in order of registration."""
+        return self._leaving.get(name, [])
+
+    def is_fan_out(self, name: str) -> bool:
+        """Whether the node is a fan-out source: two or more plain or when edges, or any for_each edge (G3)."""
+        branching = [edge for edge in self.leaving(name) if edge.branches]
+        return len(branching) > 1 or any(edge.for_each for edge in branching)
+
+    def find_node(self, name_or_url: str) -> Node | None:
+        """The node of that name, else the one node with that url (X6, O12); `None` if there is none or several."""
+        node = self.nodes.get(name_or_url)
+        if node is not None:
+            return node
+        serving = [node for node in self.nodes.values() if node.url == name_or_url]
+        return serving[0] if len(serving) == 1 else None
+
+    def validate(self) -> None:
+        """Raise `BadRequest` unless the graph is sound (G6, G7); the message names the nodes and the remedy."""
+        validation.validate(self)
+
+    def fan_in_of(self) -> dict[str, str]:
+        """Fan-out source → the fan-in its branches converge on (G7). Raises `BadRequest` where they do not."""
+        return lineage.walk(self)
+
+    def defects(self) -> list[str]:
+        """What the builder was asked for and could not keep, for `validate`."""
+        stray = [
+            f"fan-in {name!r} is "
+            + (f"{END}, where nothing converges: mark" if name == END else "no node of this graph: add it, or mark")
+            + " the node at which the branches meet"
+            for name in self._stray_fan_ins
+        ]
+        return [*self._defects.values(), *stray]
+
+    # -- JSON ----------------------------------------------------------------------------------------------------
+
+    def to_json(self) -> bytes:
+        """The graph as canonical JSON (G8): the same graph gives the same bytes."""
+        return graph_json.to_json(self)
+
+    def to_values(self) -> dict[str, Any]:
+        """The graph as the plain values of its JSON (G8)."""
+        return graph_json.to_values(self)
+
+    @classmethod
+    def from_json(cls, text: bytes | str) -> Graph:
+        """Read a graph (G8). Raises `BadRequest` for anything the schema does not know, and for undeclared names."""
+        return graph_json.from_json(text)
+
+    @classmethod
+    def from_values(cls, values: Mapping[str, Any]) -> Graph:
+        """Read a graph from parsed JSON or YAML; refuses as `from_json` does."""
+        return graph_json.from_values(values)
+
+    def digest(self) -> str:
+        """SHA-256 of the canonical JSON, in hex: what identical graphs are stored once by (G10)."""
+        return sha256(self.to_json()).hexdigest()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Graph) and self.to_values() == other.to_values()
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"<Graph {self.name!r}: {len(self.nodes)} nodes, {len(self.transitions)} transitions>"
+
+    # -- names ---------------------------------------------------------------------------------------------------
+
+    def _known(self, name: str) -> str:
+        """The node a name or an unambiguous url stands for; the name itself if there is none."""
+        node = self.find_node(name)
+        return name if node is None else node.name
+
+    def _node(self, name: str) -> str:
+        known = self._known(name)
+        if known != END and known not in self.nodes:
+            self.add_task(known)
+        return known

@@ -1,0 +1,70 @@
+"""Keys of flows and steps: `{shard}-{id}-{token}` (semantics: section 1).
+
+The token is 16 characters of `A-Z a-z 0-9` from a cryptographic source, so a key is a capability: who holds it can
+steer the flow. `shown` is the token-free form for logs, events and metrics.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import string
+from typing import NamedTuple
+
+from dwarf_nats.errors import BadRequest
+
+TOKEN_LENGTH = 16
+MAX_ID = 2**63 - 1
+_ALPHABET = string.ascii_letters + string.digits
+_FORM = re.compile(r"([1-9][0-9]{0,18})-([1-9][0-9]{0,18})-([A-Za-z0-9]{16})", re.ASCII)
+# 62 symbols out of a byte: values of 248 and above are thrown away, so that every symbol is equally likely.
+_DROP = bytes(range(248, 256))
+_MAP = bytes((_ALPHABET * 5)[b % 248].encode()[0] for b in range(256))
+
+
+class Key(NamedTuple):
+    """A parsed flow or step key."""
+
+    shard: int
+    id: int
+    token: str
+
+    @property
+    def shown(self) -> str:
+        """The token-free id, `1-42`."""
+        return f"{self.shard}-{self.id}"
+
+    def __str__(self) -> str:
+        return f"{self.shard}-{self.id}-{self.token}"
+
+
+class Tokens:
+    """Makes tokens from the operating system's source, a block at a time (one system call per ~250 tokens)."""
+
+    def __init__(self) -> None:
+        self._pool = b""
+        self._at = 0
+
+    def __call__(self) -> str:
+        end = self._at + TOKEN_LENGTH
+        if end > len(self._pool):
+            self._pool = secrets.token_bytes(4096).translate(_MAP, _DROP)
+            self._at, end = 0, TOKEN_LENGTH
+        token = self._pool[self._at : end].decode("ascii")
+        self._at = end
+        return token
+
+
+def parse_key(text: str, what: str = "flow") -> Key:
+    """Parse `text`; `what` is `flow`, `step` or `thread`, for the message.
+
+    Raises `BadRequest` for anything that is not `{shard}-{id}-{token}`.
+    """
+    match = _FORM.fullmatch(text) if isinstance(text, str) else None
+    if match is not None:
+        shard, number = int(match[1]), int(match[2])
+        if shard <= MAX_ID and number <= MAX_ID:
+            return Key(shard, number, match[3])
+    raise BadRequest(
+        f"malformed {what} key: expected {{shard}}-{{id}}-{{16 letters or digits}}, as returned when it was made"
+    )

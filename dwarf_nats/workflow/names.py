@@ -1,0 +1,42 @@
+"""Names that become part of a NATS subject: workflows, task urls, notify targets (wire: preamble)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+from dwarf_nats.errors import BadRequest
+
+MAX_NAME = 256
+END = "END"
+"""The terminal pseudo-node of every graph."""
+_SUBJECT = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*", re.ASCII)
+
+
+def is_subject_name(name: str) -> bool:
+    """One or more tokens of `A-Z a-z 0-9 _ -`, joined by single dots, at most 256 characters."""
+    return len(name) <= MAX_NAME and _SUBJECT.fullmatch(name) is not None
+
+
+def check_subject_name(name: str, what: str) -> str:
+    """Return `name`, or raise `BadRequest` naming `what` it was meant to be."""
+    if not is_subject_name(name):
+        raise BadRequest(
+            f"invalid {what} {name[:80]!r}: use one or more tokens of A-Z a-z 0-9 _ - joined by single dots,"
+            f" at most {MAX_NAME} characters (no spaces, wildcards or empty tokens)"
+        )
+    return name
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+    """The remedy for an unknown name: the nearest known one, or all of them if few and none is near."""
+    names = [str(one) for one in known]
+    near = get_close_matches(name[:MAX_NAME], names, n=1, cutoff=0.5)
+    if not near and name:
+        near = [one for one in names if one.lower() == name.lower()][:1]
+    if near:
+        return f"did you mean {near[0]!r}?"
+    if not names:
+        return "there is none to choose from"
+    return "known are " + ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")

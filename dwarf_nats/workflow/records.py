@@ -1,0 +1,114 @@
+"""What the reading operations return (O5-O9, O16). Times are microseconds since the epoch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from dwarf_nats.workflow.answer import ErrorInfo
+from dwarf_nats.workflow.status import Status
+
+_parse = msgspec.json.Decoder().decode
+
+
+@dataclass(slots=True)
+class Outcome:
+    """Where a flow stands (O5). `error` exactly when failed, `cancel_reason` when cancelled, `interrupt_json` when an
+    interrupt paused it; `state_json` is `{}` while created or running."""
+
+    flow_key: str
+    workflow: str
+    status: Status
+    state_json: bytes = b"{}"
+    error: ErrorInfo | None = None
+    cancel_reason: str | None = None
+    interrupt_json: bytes | None = None
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """The state as Python values."""
+        value: dict[str, Any] = _parse(self.state_json)
+        return value
+
+    @property
+    def interrupt_payload(self) -> Any:
+        return None if self.interrupt_json is None else _parse(self.interrupt_json)
+
+
+@dataclass(slots=True)
+class Step:
+    """One step. In a history `state_json`, `changes_json` and the neighbours' keys are absent (O7)."""
+
+    step_key: str
+    step_id: int
+    depth: int
+    task: str
+    attempt: int
+    status: Status
+    created_at: int
+    updated_at: int
+    started_at: int | None = None
+    error: ErrorInfo | None = None
+    predecessor_id: int | None = None
+    successor_id: int | None = None
+    state_json: bytes | None = None
+    changes_json: bytes | None = None
+    interrupt_json: bytes | None = None
+    prev_key: str | None = None
+    next_key: str | None = None
+    subgraph: bool = False
+    sub_workflow: str | None = None
+    sub_history: list[Step] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class FlowSummary:
+    """One line of `list` (O9)."""
+
+    flow_key: str
+    thread_key: str
+    workflow: str
+    status: Status
+    created_at: int
+    updated_at: int
+    priority: int
+    fairness_key: str = ""
+    started_at: int | None = None
+    task: str | None = None
+    error: ErrorInfo | None = None
+    cancel_reason: str | None = None
+
+
+@dataclass(slots=True)
+class ShardInfo:
+    """Health and size of one shard (O16). `error` is empty for a healthy one."""
+
+    shard: int
+    error: str = ""
+    latency_ms: float = 0.0
+    flows: int = 0
+    steps: int = 0
+
+
+@dataclass(slots=True)
+class GraphInfo:
+    """One registered graph. `digest` is the SHA-256 of its canonical JSON, in hex."""
+
+    name: str
+    digest: str
+    updated_at: int
+
+
+@dataclass(slots=True, frozen=True)
+class StatusChanged:
+    """A flow's status became `status` (wire section 5). Ids are token-free (`1-42`)."""
+
+    flow_id: str
+    thread_id: str
+    workflow: str
+    status: Status
+    at: int
+    sequence: int
+    """Grows with every change of one flow."""

@@ -1,0 +1,164 @@
+"""Reducers: how values of one state field are put together at a fan-in and in continue (S3-S5).
+
+Values stay JSON text wherever they are not computed with, so numbers keep their digits. Everything here takes time in
+proportion to what it is given, however many branches there are (F6).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from enum import StrEnum
+from typing import Any, TypeVar
+
+import msgspec
+
+from dwarf_nats.errors import BadRequest
+from dwarf_nats.workflow.state import NULL, Raw, State, decode_value, json_type
+
+T = TypeVar("T")
+
+
+class ReducerKind(StrEnum):
+    """The kinds of S4; `replace` is what a field without a reducer does."""
+
+    REPLACE = "replace"
+    APPEND = "append"
+    ADD = "add"
+    MIN = "min"
+    MAX = "max"
+    UNION = "union"
+    MERGE = "merge"
+    AND = "and"
+    OR = "or"
+    CONCAT = "concat"
+
+
+def reduce(kind: ReducerKind, field: str, left: Raw | None, right: Raw | None) -> Raw:
+    """Put two values of `field` together. `None` and null are the identity; the null value if there is nothing else.
+
+    Raises `BadRequest` in the words of S4 for a value of the wrong type, and for a sum out of range.
+    """
+    return fold(kind, field, (left, right))
+
+
+def fold(kind: ReducerKind, field: str, values: Iterable[Raw | None]) -> Raw:
+    """Put any number of values of `field` together, in their order; the same as `reduce` from left to right."""
+    present = [value for value in values if value is not None and bytes(value) != b"null"]
+    if not present:
+        return NULL
+    if kind is ReducerKind.REPLACE:
+        return present[-1]
+    check, wanted, combine = _KINDS[kind]
+    parsed = [_typed(kind, field, value, check, wanted) for value in present]
+    return present[0] if len(present) == 1 else combine(field, present, parsed)
+
+
+def combine(reducers: Mapping[str, ReducerKind], state: State, deltas: Iterable[State]) -> State:
+    """Merge `deltas` into `state` in their order, fields with a reducer through it (F3, O15).
+
+    A null for such a field is ignored; in every other field it deletes (S3). Raises `BadRequest` as `fold`.
+    """
+    merged = dict(state)
+    gathered: dict[str, list[Raw | None]] = {}
+    for delta in deltas:
+        for field, value in delta.items():
+            if reducers.get(field, ReducerKind.REPLACE) is not ReducerKind.REPLACE:
+                gathered.setdefault(field, [state.get(field)]).append(value)
+            elif bytes(value) == b"null":
+                merged.pop(field, None)
+            else:
+                merged[field] = value
+    for field, values in gathered.items():
+        if field in state or any(bytes(value) != b"null" for value in values if value is not None):
+            merged[field] = fold(reducers[field], field, values)
+    return merged
+
+
+def _typed(kind: ReducerKind, field: str, value: Raw, check: Callable[[Any], bool], wanted: str) -> Any:
+    parsed = decode_value(value)
+    if not check(parsed):
+        raise BadRequest(f"`{kind}` reducer on field `{field}` requires {wanted}, got {json_type(parsed)}")
+    return parsed
+
+
+_elements = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_encode = msgspec.json.Encoder().encode
+
+
+def _add(field: str, _: list[Raw], parsed: list[Any]) -> Raw:
+    # Folded from the left, so that an integer sum stays exact until the first fraction.
+    total = parsed[0]
+    for value in parsed[1:]:
+        total += value
+    if isinstance(total, float):
+        if not math.isfinite(total):
+            raise BadRequest(f"`add` reducer on field `{field}`: the sum is beyond the range of a double")
+    elif not -(2**63) <= total < 2**63:
+        raise BadRequest(f"`add` reducer on field `{field}`: the sum is beyond signed 64 bits")
+    return Raw(_encode(total))
+
+
+def _best(better: Callable[[Any, Any], bool]) -> Callable[[str, list[Raw], list[Any]], Raw]:
+    def pick(_: str, texts: list[Raw], parsed: list[Any]) -> Raw:
+        best = 0
+        for at in range(1, len(parsed)):
+            if better(parsed[at], parsed[best]):
+                best = at
+        return texts[best]
+
+    return pick
+
+
+def _append(_: str, texts: list[Raw], __: list[Any]) -> Raw:
+    return Raw(_encode([element for text in texts for element in _elements(text)]))
+
+
+def _union(_: str, texts: list[Raw], parsed: list[Any]) -> Raw:
+    seen: dict[Hashable, Raw] = {}
+    for text, values in zip(texts, parsed, strict=True):
+        for element, value in zip(_elements(text), values, strict=True):
+            seen.setdefault(_identity(value), element)
+    return Raw(_encode(list(seen.values())))
+
+
+def _identity(value: Any) -> Hashable:
+    """Equal for equal JSON values: 1 and 1.0 are, 1 and true are not, the order of keys does not matter."""
+    if isinstance(value, dict):
+        return ("object", frozenset((name, _identity(one)) for name, one in value.items()))
+    if isinstance(value, list):
+        return ("array", tuple(_identity(one) for one in value))
+    return (json_type(value), value)
+
+
+def _merge(_: str, texts: list[Raw], __: list[Any]) -> Raw:
+    merged: dict[str, Raw] = {}
+    for text in texts:
+        merged.update(_members(text))
+    return Raw(_encode(merged))
+
+
+def _join(_: str, __: list[Raw], parsed: list[Any]) -> Raw:
+    return Raw(_encode("".join(parsed)))
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is(kind: type) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, kind)
+
+
+_KINDS: dict[ReducerKind, tuple[Callable[[Any], bool], str, Callable[[str, list[Raw], list[Any]], Raw]]] = {
+    ReducerKind.APPEND: (_is(list), "an array", _append),
+    ReducerKind.UNION: (_is(list), "an array", _union),
+    ReducerKind.ADD: (_number, "a number", _add),
+    ReducerKind.MIN: (_number, "a number", _best(lambda new, best: new < best)),
+    ReducerKind.MAX: (_number, "a number", _best(lambda new, best: new > best)),
+    ReducerKind.MERGE: (_is(dict), "an object", _merge),
+    ReducerKind.AND: (_is(bool), "a boolean", lambda _, __, parsed: Raw(b"true" if all(parsed) else b"false")),
+    ReducerKind.OR: (_is(bool), "a boolean", lambda _, __, parsed: Raw(b"true" if any(parsed) else b"false")),
+    ReducerKind.CONCAT: (_is(str), "a string", _join),
+}

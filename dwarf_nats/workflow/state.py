@@ -1,0 +1,152 @@
+"""State: a JSON object, kept as its top-level fields with the bytes of each value (S1-S3).
+
+A value that nobody changes is never parsed: its bytes travel from the caller to the database, to the tasks and back, so
+numbers round-trip digit for digit and a large unchanged field costs a copy.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+import orjson
+
+from dwarf_nats.errors import BadRequest
+
+Raw = msgspec.Raw
+State = dict[str, Raw]
+"""Field name → the JSON text of its value."""
+
+MAX_DEPTH = 64
+_decode = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_encode = msgspec.json.Encoder().encode
+_parse_exact = msgspec.json.Decoder().decode
+# A run of 19 digits may be an integer beyond 64 bits; everything else in a document orjson accepts is in range.
+_LONG = re.compile(rb"[0-9]{19}")
+NULL = Raw(b"null")
+_INT_MIN, _INT_MAX = -(2**63), 2**63 - 1
+
+
+def encode_state(state: State) -> bytes:
+    """The JSON text of a state."""
+    return _encode(state)
+
+
+def decode_state(text: bytes | str) -> State:
+    """Split JSON text already known to be a sound object (from our own database) into fields."""
+    return _decode(text)
+
+
+def merge(state: State, changes: State) -> State:
+    """`merge(state, changes)`: changes win, a null removes the field (S2, S3)."""
+    if not changes:
+        return state
+    merged = {**state, **changes}
+    for name, value in changes.items():
+        if bytes(value) == b"null":
+            del merged[name]
+    return merged
+
+
+def to_values(state: State) -> dict[str, Any]:
+    """The state as plain Python values; integers stay exact."""
+    return {name: _parse_exact(value) for name, value in state.items()}
+
+
+def decode_value(value: Raw | bytes) -> Any:
+    """The Python value of one field's JSON text; integers stay exact."""
+    return _parse_exact(value)
+
+
+def check_json(text: bytes, what: str, max_depth: int = MAX_DEPTH) -> Any:
+    """Parse JSON from outside; returns the parsed value.
+
+    Raises `BadRequest` for invalid JSON or UTF-8, lone surrogates, numbers out of range and nesting beyond `max_depth`,
+    where the value itself is level 1 (S1).
+    """
+    try:
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise BadRequest(f"{what} is not valid JSON: {error}") from None
+    if _LONG.search(text) is not None:
+        _check_integers(_parse_exact(text), what)
+    if text.count(b"[") + text.count(b"{") > max_depth:
+        _check_depth(value, what, max_depth)
+    return value
+
+
+def check_state(text: bytes, what: str = "state", max_depth: int = MAX_DEPTH) -> State:
+    """Check JSON text from outside and split it into fields; `BadRequest` unless it is a sound object (S1)."""
+    value = check_json(text, what, max_depth)
+    if type(value) is not dict:
+        raise BadRequest(f"{what} must be a JSON object, got {json_type(value)}")
+    return _decode(text)
+
+
+def state_from(values: Mapping[str, Any] | bytes | None, what: str = "state", max_depth: int = MAX_DEPTH) -> State:
+    """The state of Python values (or of JSON text) from a caller of the library; `BadRequest` as `check_state`."""
+    if values is None:
+        return {}
+    if isinstance(values, bytes):
+        return check_state(values, what, max_depth)
+    return check_state(encode_value(values, what), what, max_depth)
+
+
+def encode_value(value: Any, what: str = "value") -> bytes:
+    """The JSON text of a Python value (dataclasses and msgspec structs included); `BadRequest` if it has none."""
+    try:
+        return orjson.dumps(value, default=_default)
+    except (TypeError, orjson.JSONEncodeError) as error:
+        raise BadRequest(f"{what} cannot be written as JSON: {error}") from None
+
+
+def json_type(value: Any) -> str:
+    """The JSON name of a parsed value's type, for messages."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "boolean"
+    if isinstance(value, int | float):
+        return "number"
+    if isinstance(value, str):
+        return "string"
+    return "array" if isinstance(value, list | tuple) else "object"
+
+
+def _default(value: Any) -> Any:
+    if isinstance(value, msgspec.Raw):
+        return orjson.Fragment(bytes(value))
+    return msgspec.to_builtins(value)
+
+
+def _check_integers(value: Any, what: str) -> None:
+    pending = [value]
+    while pending:
+        one = pending.pop()
+        if type(one) is int and not _INT_MIN <= one <= _INT_MAX:
+            raise BadRequest(f"{what} has an integer beyond signed 64 bits: send it as a string")
+        if type(one) is dict:
+            pending.extend(one.values())
+        elif type(one) is list:
+            pending.extend(one)
+
+
+def _check_depth(value: Any, what: str, max_depth: int) -> None:
+    level = [value]
+    depth = 0
+    while level:
+        depth += 1
+        below: list[Any] = []
+        nested = False
+        for one in level:
+            if type(one) is dict:
+                nested = True
+                below.extend(one.values())
+            elif type(one) is list:
+                nested = True
+                below.extend(one)
+        if nested and depth > max_depth:
+            raise BadRequest(f"{what} is nested deeper than {max_depth} levels")
+        level = below

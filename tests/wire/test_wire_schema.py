@@ -1,0 +1,94 @@
+"""The schemas in the repository are those of the message types, and every example round-trips."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import msgspec
+import pytest
+
+from dwarf_nats.wire.examples import EXAMPLES
+from dwarf_nats.wire.operations import OPERATIONS
+from dwarf_nats.wire.schema import DIRECTORY, asyncapi, drift, json_schema, main, schema_name
+
+KINDS = pytest.mark.parametrize("kind", list(EXAMPLES), ids=schema_name)
+
+
+@KINDS
+def test_the_committed_example_round_trips(kind: type[msgspec.Struct]) -> None:
+    text = (DIRECTORY / "examples" / f"{schema_name(kind)}.json").read_bytes()
+    value = json.loads(text)
+    message = msgspec.json.decode(text, type=kind)
+    again = json.loads(msgspec.json.encode(message))
+    assert msgspec.json.decode(msgspec.json.encode(message), type=kind) == message or again == normal(value)
+    assert normal(again) == normal(value)
+
+
+@KINDS
+def test_the_example_is_valid_by_the_committed_schema(kind: type[msgspec.Struct]) -> None:
+    schema = json.loads((DIRECTORY / f"{schema_name(kind)}.json").read_bytes())
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.validate(EXAMPLES[kind], schema, cls=jsonschema.Draft202012Validator)
+
+
+def normal(value: Any) -> Any:
+    """Times without their fraction's zeros, so that two spellings of one moment are equal."""
+    if isinstance(value, dict):
+        return {name: normal(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [normal(one) for one in value]
+    return value.replace(".000000Z", "Z") if isinstance(value, str) else value
+
+
+def test_every_operation_has_an_example_of_request_and_reply() -> None:
+    assert {one.request for one in OPERATIONS} | {one.reply for one in OPERATIONS} <= set(EXAMPLES)
+
+
+def test_unknown_fields_fail_the_schema_of_a_request() -> None:
+    schema = json_schema(OPERATIONS[0].request)
+    with pytest.raises(jsonschema.ValidationError, match="nonsense"):
+        jsonschema.validate({"nonsense": 1}, schema)
+
+
+def test_the_repository_has_no_drift() -> None:
+    assert drift() == []
+
+
+def test_drift_is_found_and_repaired(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--check", str(tmp_path)]) == 1
+    assert main([str(tmp_path)]) == 0
+    assert main(["--check", str(tmp_path)]) == 0
+    (tmp_path / "outcome.json").write_text("{}")
+    (tmp_path / "extra.json").write_text("{}")
+    capsys.readouterr()
+    assert main(["--check", str(tmp_path)]) == 1
+    told = capsys.readouterr().err
+    assert "outcome.json" in told
+    assert "extra.json" in told
+
+
+def test_asyncapi_refers_only_to_what_it_has() -> None:
+    document = asyncapi()
+    seen: list[str] = []
+
+    def walk(value: Any) -> None:
+        if isinstance(value, dict):
+            for name, one in value.items():
+                if name == "$ref":
+                    seen.append(one)
+                elif name != "examples":
+                    walk(one)
+        elif isinstance(value, list):
+            for one in value:
+                walk(one)
+
+    walk(document)
+    for ref in seen:
+        at: Any = document
+        for part in ref.removeprefix("#/").split("/"):
+            assert part in at, ref
+            at = at[part]
+    assert {one.endpoint for one in OPERATIONS} <= set(document["operations"])
