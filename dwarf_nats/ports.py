@@ -36,6 +36,10 @@ class Tasks(Protocol):
         """
         ...
 
+    async def ready(self) -> None:
+        """Wait until the transport is there; returns at once if it is, or if there is none."""
+        ...
+
     def cancel(self, step_key: str) -> None:
         """The flow of a step in hand was cancelled: tell whoever runs it, if there is a way. Never raises."""
         ...

@@ -46,7 +46,9 @@ def connect_options(settings: ServerSettings, name: str) -> ConnectOptions:
     )
 
 
-async def _engine(settings: ServerSettings, connection: Connection, inbox: Inbox, subjects: Subjects, origin: str) -> Engine:
+async def _engine(
+    settings: ServerSettings, connection: Connection, inbox: Inbox, subjects: Subjects, origin: str
+) -> Engine:
     sources = [DirectoryGraphs(settings.graphs_dir)] if settings.graphs_dir else []
     engine = open_engine(
         settings.dsns,

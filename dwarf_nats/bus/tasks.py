@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 
 from dwarf_nats.ports import BusAway
@@ -17,6 +18,8 @@ from .inbox import Call, Inbox
 log = logging.getLogger("dwarf_nats.bus")
 
 DEFAULT_ACCEPT_MS = 1000
+GRACE_SECONDS = 10.0
+"""After a reconnect, services may come back later than the replica: nobody listening counts as the bus being away."""
 
 
 class NatsTasks:
@@ -42,6 +45,11 @@ class NatsTasks:
         self._max_depth = max_depth
         self._known: dict[str, str] = {}
         self.accepted = 0
+        self._back = asyncio.Event()
+        self._back.set()
+        self._back_at = -GRACE_SECONDS
+        connection.on_disconnect(self._back.clear)
+        connection.on_reconnect(self._on_reconnect)
         inbox.accepted = self._on_accepted
 
     @property
@@ -52,7 +60,8 @@ class NatsTasks:
     async def execute(self, call: TaskCall) -> Answer:
         """Ask for one task and wait for its answer until `call.budget` seconds from now.
 
-        Every failure is an answer. Raises `BusAway` if the connection is down or drops before the answer came.
+        Every failure is an answer. Raises `BusAway` if the connection is down or drops before the answer came, or if it
+        has just come back and nobody listens yet.
         """
         url = call.url
         subject = self._known.get(url) or self._know(url)
@@ -63,8 +72,18 @@ class NatsTasks:
         if reply is None:
             return codec.timed_out(url, call.budget)
         if reply.nobody:
+            if asyncio.get_running_loop().time() - self._back_at < GRACE_SECONDS:
+                raise BusAway(f"nobody serves {subject} yet, the connection has just come back")
             return codec.no_responders(url, subject)
         return codec.decode_reply(url, reply.block, reply.body, self._max_depth)
+
+    async def ready(self) -> None:
+        """Wait until the connection is there."""
+        await self._back.wait()
+
+    def _on_reconnect(self) -> None:
+        self._back_at = asyncio.get_running_loop().time()
+        self._back.set()
 
     def cancel(self, step_key: str) -> None:
         """Tell the worker that accepted a step of its cancellation; one that accepts later is told when it does."""

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import orjson
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from dwarf_nats.settings import EngineSettings
 
 log = logging.getLogger("dwarf_nats.engine")
+T = TypeVar("T")
+MAX_GROUP_BYTES = 16 * 1024 * 1024
 BACKOFF_SECONDS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.5)
 
 Settled = Callable[[Sequence[tuple[Settlement, bool, int]]], None]
@@ -37,14 +39,12 @@ class Committer:
         *,
         on_settled: Settled,
         on_fenced: Callable[[Settlement], None],
-        in_hand: Callable[[], list[int]],
     ) -> None:
         self._store = store
         self._settings = settings
         self._clock = clock
         self._on_settled = on_settled
         self._on_fenced = on_fenced
-        self._in_hand = in_hand
         self._creates: deque[tuple[NewFlow, asyncio.Future[int | None]]] = deque()
         self._settlements: deque[Settlement] = deque()
         self._ready = asyncio.Event()
@@ -82,8 +82,8 @@ class Committer:
                 await self._ready.wait()
                 continue
             limit = self._settings.max_group
-            creates = [self._creates.popleft() for _ in range(min(limit, len(self._creates)))]
-            settlements = [self._settlements.popleft() for _ in range(min(limit, len(self._settlements)))]
+            creates = _group(self._creates, limit, lambda member: len(member[0].state_json))
+            settlements = _group(self._settlements, limit, _weight)
             try:
                 if creates:
                     await self._commit_creates(creates)
@@ -106,7 +106,10 @@ class Committer:
         except Exception as error:
             if len(group) == 1:
                 log.error("the database refused flow %d: %s", group[0][0].facts.flow_id, error)
-                _refuse(group[0][1], error if isinstance(error, DwarfError) else Internal(f"the database refused it: {error}"))
+                _refuse(
+                    group[0][1],
+                    error if isinstance(error, DwarfError) else Internal(f"the database refused it: {error}"),
+                )
                 return
             half = len(group) // 2
             await self._commit_creates(group[:half])
@@ -152,7 +155,9 @@ class Committer:
                 budget = self._settings.time_budget_ms / 1000 + 30
                 waited = sum(BACKOFF_SECONDS) + max(0, attempt - len(BACKOFF_SECONDS)) * BACKOFF_SECONDS[-1]
                 if waited > budget:
-                    log.error("%d results were dropped: their leases have run out; their steps will run again", len(group))
+                    log.error(
+                        "%d results were dropped: their leases have run out; their steps will run again", len(group)
+                    )
                     raise
                 await self._clock.sleep(BACKOFF_SECONDS[min(attempt, len(BACKOFF_SECONDS) - 1)])
             else:
@@ -186,6 +191,21 @@ class Committer:
     def _count(self, members: int) -> None:
         self.groups += 1
         self.members += members
+
+
+def _weight(settlement: Settlement) -> int:
+    written = settlement.successor or settlement.end
+    return len(written.state_json) if written is not None else 0
+
+
+def _group(queue: deque[T], limit: int, weight: Callable[[T], int]) -> list[T]:
+    """The next members: at most `limit`, and not many large ones at once."""
+    group: list[T] = []
+    total = 0
+    while queue and len(group) < limit and total < MAX_GROUP_BYTES:
+        group.append(queue.popleft())
+        total += weight(group[-1])
+    return group
 
 
 def _refuse(future: asyncio.Future[int | None], error: Exception) -> None:

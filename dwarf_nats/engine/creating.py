@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -23,6 +24,7 @@ from dwarf_nats.workflow.status import Status
 if TYPE_CHECKING:
     from dwarf_nats.engine.graphs import GraphBook
     from dwarf_nats.engine.shard import Shard
+    from dwarf_nats.ports import Clock
     from dwarf_nats.settings import EngineSettings
     from dwarf_nats.workflow.keys import Tokens
     from dwarf_nats.workflow.records import Outcome
@@ -45,10 +47,11 @@ class Created:
 class Creator:
     """Turns what a caller gave into a flow in the database."""
 
-    def __init__(self, settings: EngineSettings, graphs: GraphBook, tokens: Tokens) -> None:
+    def __init__(self, settings: EngineSettings, graphs: GraphBook, tokens: Tokens, clock: Clock) -> None:
         self._settings = settings
         self._graphs = graphs
         self._tokens = tokens
+        self._clock = clock
 
     async def create(
         self,
@@ -74,7 +77,7 @@ class Creator:
         new = await self._new_flow(shard, thread, graph, initial, baggage, options, start=start)
         flow_id = new.facts.flow_id
         waiting = shard.waiters.add(flow_id) if wait else asyncio.get_running_loop().create_future()
-        new.running = start and _due_now(options) and shard.reserve()
+        new.running = start and (new.start_at or 0) <= self._clock.now() and shard.reserve()
         try:
             created_at = await asyncio.shield(self._inserted(shard, new))
         except BaseException:
@@ -163,22 +166,13 @@ class Creator:
             )
         waiting = shard.waiters.add(row.flow_id) if wait else asyncio.get_running_loop().create_future()
         if start and row.status is Status.CREATED:
-            await self._start(shard, row)
+            with contextlib.suppress(Conflict):  # somebody else started it meanwhile
+                await shard.start(row)
         if wait:
             again = await shard.store.flow_by_id(row.flow_id)
             if again is not None and again.status.stopped and not waiting.done():
                 waiting.set_result(outcome_of(shard.number, again))
         return Created(flow_key(shard.number, row), row.flow_id, waiting)
-
-    @staticmethod
-    async def _start(shard: Shard, row: FlowRow) -> None:
-        try:
-            at, steps = await shard.store.start(row.flow_id, "")
-        except Conflict:
-            return  # somebody else started it meanwhile
-        shard.announce([shard.change(row.flow_id, row.thread_id, row.workflow, Status.RUNNING, at)], steps)
-        for _, _, not_before in steps:
-            shard.wake(max(0, not_before - at))
 
     def _state(self, state: Mapping[str, Any] | bytes | State | None) -> State:
         initial = state_from(state, max_depth=self._settings.max_depth)
@@ -218,10 +212,6 @@ def _baggage(value: Any) -> Raw:
 
 def _microseconds(at: datetime | None) -> int | None:
     return None if at is None else int(at.timestamp() * 1_000_000)
-
-
-def _due_now(options: FlowOptions) -> bool:
-    return options.start_at is None or options.start_at <= datetime.now(UTC)
 
 
 def _request_digest(workflow: str, state: State) -> str:

@@ -7,6 +7,7 @@ name, `Tasks` executes one task, `Notices` hears what became of flows, `Signals`
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 import os
@@ -14,7 +15,7 @@ import random
 import socket
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from dwarf_nats.clock import SystemClock
 from dwarf_nats.engine.creating import Creator
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("dwarf_nats.engine")
 PURGE_LIMIT = 10_000
 LIST_LIMIT = 1_000
+Shards: TypeAlias = list[ShardInfo]  # inside the class, `list` is the operation
+GraphInfos: TypeAlias = list[GraphInfo]
 StateLike = Mapping[str, Any] | bytes | State | None
 
 
@@ -83,7 +86,7 @@ class Engine:
             for number, store in by_number.items()
         }
         self.peers = PeerSignals(self._shards)
-        self._creator = Creator(self.settings, self.graphs, self._tokens)
+        self._creator = Creator(self.settings, self.graphs, self._tokens, self._clock)
         self._ready = False
 
     # -- lifecycle
@@ -119,7 +122,9 @@ class Engine:
         self._ready = False
         self.stop_claiming()
         if self.settings.drain_ms:
-            await self._clock.wait(self._hands.empty, self.settings.drain_ms / 1000)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self.settings.drain_ms / 1000):
+                    await self._hands.empty.wait()
         for shard in self._shards.values():
             await shard.give_back()
         await asyncio.gather(*(shard.close() for shard in self._shards.values()))
@@ -130,6 +135,21 @@ class Engine:
 
     async def __aexit__(self, *_: object) -> None:
         await self.shutdown()
+
+    def configure(
+        self, *, workers: int | None = None, time_budget_ms: int | None = None, default_priority: int | None = None
+    ) -> None:
+        """Change settings while running; they take effect at once (O17). Raises `BadRequest` below 1."""
+        for name, value in (
+            ("workers", workers),
+            ("time_budget_ms", time_budget_ms),
+            ("default_priority", default_priority),
+        ):
+            if value is not None:
+                if value < 1:
+                    raise BadRequest(f"setting {name} must be at least 1, got {value}")
+                setattr(self.settings, name, value)
+        self._hands.resized()
 
     # -- making and running flows
 
@@ -147,7 +167,9 @@ class Engine:
         `Unavailable`.
         """
         shard = await self._place(options)
-        return (await self._creator.create(shard, await self._thread(options), workflow, state, options, start=start)).key
+        return (
+            await self._creator.create(shard, await self._thread(options), workflow, state, options, start=start)
+        ).key
 
     async def create_task(
         self, task: str, state: StateLike = None, options: FlowOptions | None = None, *, start: bool = False
@@ -162,13 +184,7 @@ class Engine:
             check_subject_name(notify, "notify target")
         shard = self._shard(key)
         row = await shard.store.flow(key)
-        await self._start(shard, row, notify)
-
-    async def _start(self, shard: Shard, row: FlowRow, notify: str) -> None:
-        at, steps = await shard.store.start(row.flow_id, notify)
-        shard.announce([shard.change(row.flow_id, row.thread_id, row.workflow, Status.RUNNING, at)], steps)
-        for _, _, not_before in steps:
-            shard.wake(max(0, not_before - at))
+        await shard.start(row, notify)
 
     async def run(
         self,
@@ -211,14 +227,19 @@ class Engine:
     ) -> Outcome:
         try:
             async with asyncio.timeout(timeout):
-                outcome = await future
+                while (outcome := await future) is None:  # somebody says it stopped: the database knows
+                    future = shard.waiters.add(flow_id)
+                    current = await self.snapshot(flow)
+                    if current.status.stopped:
+                        return current
+                return outcome
         except TimeoutError:
             raise TimedOut(
-                f"flow {shard.number}-{flow_id} did not stop within {timeout} s; it goes on: await it again", flowKey=flow
+                f"flow {shard.number}-{flow_id} did not stop within {timeout} s; it goes on: await it again",
+                flowKey=flow,
             ) from None
         finally:
             shard.waiters.drop(flow_id, future)
-        return outcome if outcome is not None else await self.snapshot(flow)
 
     # -- reading
 
@@ -268,7 +289,9 @@ class Engine:
     async def purge(self, query: Query) -> int:
         """Delete root flows that match and are not running, at most 10,000; how many (O9)."""
         if query.status is None and not query.workflow and query.older_than_ms is None:
-            raise BadRequest("purge needs at least one of status, workflow, olderThanMs, so that nothing goes by accident")
+            raise BadRequest(
+                "purge needs at least one of status, workflow, olderThanMs, so that nothing goes by accident"
+            )
         if query.status is Status.RUNNING:
             raise BadRequest("running flows are never purged: cancel them first")
         shard, thread_id = await self._queried(query)
@@ -294,7 +317,7 @@ class Engine:
         changed = shard.stopped(key.id, row.thread_id, row.notify, outcome, at)
         shard.announce([changed], ended=[(flow_key(shard.number, row), Status.CANCELLED)])
 
-    async def shard_info(self) -> list[ShardInfo]:
+    async def shard_info(self) -> Shards:
         """Health and size of every shard (O16)."""
 
         async def ask(shard: Shard) -> ShardInfo:
@@ -305,7 +328,7 @@ class Engine:
                 return ShardInfo(shard.number, error=str(error))
             return ShardInfo(shard.number, "", round((time.perf_counter() - before) * 1000, 3), flows, steps)
 
-        return list(await asyncio.gather(*(ask(shard) for shard in self._shards.values())))
+        return [*await asyncio.gather(*(ask(shard) for shard in self._shards.values()))]
 
     async def breaker_tripped(self, task: str) -> bool:
         """Whether the breaker of a task is tripped; there are none yet, so never."""
@@ -326,7 +349,7 @@ class Engine:
         """Forget a registered graph; flows made of it keep theirs. `NotFound`."""
         await self.graphs.delete(name)
 
-    async def list_graphs(self) -> list[GraphInfo]:
+    async def list_graphs(self) -> GraphInfos:
         """What is registered, by name."""
         return await self.graphs.list()
 
@@ -360,7 +383,9 @@ class Engine:
             thread_id = (await self._shard(key, "thread").store.flow(key, "thread")).thread_id
             number = key.shard
         if number not in self._shards:
-            raise BadRequest(f"there is no shard {number}: this deployment has {', '.join(map(str, sorted(self._shards)))}")
+            raise BadRequest(
+                f"there is no shard {number}: this deployment has {', '.join(map(str, sorted(self._shards)))}"
+            )
         return self._shards[number], thread_id
 
 

@@ -48,7 +48,9 @@ class GraphBook:
                 f" files (--graphs), nor does a service answer on graph.{workflow}"
             )
         if graph.name != workflow:
-            raise BadRequest(f"the graph source answered workflow {workflow!r} with a graph named {graph.name!r}: rename it")
+            raise BadRequest(
+                f"the graph source answered workflow {workflow!r} with a graph named {graph.name!r}: rename it"
+            )
         return self.admit(graph)
 
     async def _from_source(self, workflow: str, baggage: Raw) -> Graph | None:

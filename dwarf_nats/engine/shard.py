@@ -13,7 +13,7 @@ from dwarf_nats.engine.waiters import Waiters
 from dwarf_nats.errors import DwarfError, Unavailable
 from dwarf_nats.ports import BusAway
 from dwarf_nats.rules.decide import Limits, decide, fail, give_back
-from dwarf_nats.rules.settlement import FlowFacts, NewFlow, NewStep, Settlement, StepInHand
+from dwarf_nats.rules.settlement import FlowFacts, NewFlow, Settlement, StepInHand
 from dwarf_nats.workflow.answer import Answer, ErrorInfo, TaskCall
 from dwarf_nats.workflow.keys import Tokens
 from dwarf_nats.workflow.records import Outcome, StatusChanged
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from dwarf_nats.engine.graphs import GraphBook
     from dwarf_nats.ports import Clock, Notices, Signals, Store, Tasks
     from dwarf_nats.settings import EngineSettings
+    from dwarf_nats.workflow.rows import FlowRow
 
 log = logging.getLogger("dwarf_nats.engine")
 POLL_SECONDS = 30.0
@@ -49,6 +50,13 @@ class Hands:
         self.count += 1
         self.empty.clear()
         if self.room <= 0:
+            self.free.clear()
+
+    def resized(self) -> None:
+        """The number of workers was changed."""
+        if self.room > 0:
+            self.free.set()
+        else:
             self.free.clear()
 
     def release(self) -> None:
@@ -97,9 +105,7 @@ class Shard:
         self._due: int | None = 0
         self._backlogged = True
         self._jobs: list[asyncio.Task[None]] = []
-        self.committer = Committer(
-            store, settings, clock, on_settled=self._settled, on_fenced=self._fenced, in_hand=lambda: list(self._in_hand)
-        )
+        self.committer = Committer(store, settings, clock, on_settled=self._settled, on_fenced=self._fenced)
 
     # -- lifecycle
 
@@ -133,7 +139,9 @@ class Shard:
             async with asyncio.timeout(5):
                 await committer
         except TimeoutError:
-            log.warning("shard %d: results could not be written before the end; their steps will run again", self.number)
+            log.warning(
+                "shard %d: results could not be written before the end; their steps will run again", self.number
+            )
         await asyncio.gather(*others, return_exceptions=True)
         self.waiters.refuse(Unavailable("this replica is stopping: ask again"))
         try:
@@ -173,16 +181,17 @@ class Shard:
         failures = 0
         while not self.draining:
             try:
+                if not await self._is_due():
+                    continue
                 if self._hands.room <= 0:
                     self._backlogged = True
                     await self._hands.free.wait()
-                if not await self._is_due():
-                    continue
                 await self._claim()
                 failures = 0
             except Unavailable as error:
                 if failures == 0:
                     log.warning("shard %d: %s", self.number, error)
+                self.committer.outages += 1
                 await self._clock.sleep(BACKOFF_SECONDS[min(failures, len(BACKOFF_SECONDS) - 1)])
                 failures += 1
                 self.wake()
@@ -241,14 +250,19 @@ class Shard:
             state=decode_state(row[7]), changes=decode_state(row[8]), age_us=row[9],
         )  # fmt: skip
 
+    async def start(self, flow: FlowRow, notify: str = "") -> None:
+        """Start a created flow (O2). Raises `Conflict` if it is not created."""
+        at, steps = await self.store.start(flow.flow_id, notify)
+        self.announce([self.change(flow.flow_id, flow.thread_id, flow.workflow, Status.RUNNING, at)], steps)
+        for _, _, not_before in steps:
+            self.wake(max(0, not_before - at))
+
     # -- one step
 
     def first_step(self, new: NewFlow, created_at: int) -> None:
         """A flow was created with its entry step born running: dispatch it."""
         new.facts.created_at = new.facts.updated_at = created_at
-        self._dispatch(
-            StepInHand(new.facts, new.step_id, new.step_token, new.node, new.url, 1, 0, 1, new.state, {})
-        )
+        self._dispatch(StepInHand(new.facts, new.step_id, new.step_token, new.node, new.url, 1, 0, 1, new.state, {}))
 
     def _dispatch(self, step: StepInHand) -> None:
         self._in_hand[step.step_id] = step
@@ -271,6 +285,7 @@ class Shard:
             answer = await self._ask(step)
             await self.step_ids.ensure()
         except BusAway:
+            await self._tasks.ready()  # the step is held meanwhile: neither failed nor written about
             return give_back(step, BUS_AWAY_DELAY_US)
         except Unavailable as error:
             log.warning("step %s is given back: %s", step.shown, error)
@@ -299,7 +314,9 @@ class Shard:
             async with asyncio.timeout(budget):
                 return await self._tasks.execute(call)
         except TimeoutError:
-            return Answer(error=ErrorInfo(f"task {step.url} did not answer within its time budget of {budget_ms} ms", 408))
+            return Answer(
+                error=ErrorInfo(f"task {step.url} did not answer within its time budget of {budget_ms} ms", 408)
+            )
         except (BusAway, Unavailable):
             raise
         except Exception as error:
@@ -374,6 +391,8 @@ class Shard:
         self.fenced += 1
         self._in_hand.pop(settlement.step.step_id, None)
         self._hands.release()
+        if settlement.end is not None:  # written by a commit whose answer was lost, perhaps: let waiters look
+            self.waiters.wake(settlement.step.flow.flow_id, None)
 
     def cancelled(self, steps: Sequence[tuple[int, str]]) -> None:
         """Steps were cancelled in the database: tell those who run them (O10)."""
@@ -396,6 +415,7 @@ class Shard:
                 await self.store.beat(name)
                 if self.committer.outages != outages:
                     outages = self.committer.outages
+                    ticks = 0  # the other replicas could not renew their rows either: give them time
                     await self.store.disown(list(self._in_hand))
                     self.wake()
                 if ticks % 3 == 0:

@@ -26,7 +26,9 @@ class Limits:
     max_state_bytes: int
 
 
-def decide(step: StepInHand, graph: Graph, answer: Answer, new_step: Callable[[], tuple[int, str]], limits: Limits) -> Settlement:
+def decide(
+    step: StepInHand, graph: Graph, answer: Answer, new_step: Callable[[], tuple[int, str]], limits: Limits
+) -> Settlement:
     """The settlement of `answer`. `new_step` gives the id and token of a successor."""
     if answer.error is not None:
         return _failure(step, answer, answer.error)
@@ -97,7 +99,9 @@ def _exhausted(step: StepInHand, error: ErrorInfo | None) -> ErrorInfo:
     if error is not None:
         return error
     tries = step.attempt + 1
-    return ErrorInfo(f"task {step.url} was tried {tries} time{'s' if tries > 1 else ''} and asked for another: no retry left", 500)
+    return ErrorInfo(
+        f"task {step.url} was tried {tries} time{'s' if tries > 1 else ''} and asked for another: no retry left", 500
+    )
 
 
 def _complete(

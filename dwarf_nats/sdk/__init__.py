@@ -2,7 +2,8 @@
 
 from dwarf_nats.sdk.client import Change, Client
 from dwarf_nats.sdk.connection import ConnectOptions
-from dwarf_nats.sdk.worker import Worker, main
+from dwarf_nats.sdk.serving import main, serve
+from dwarf_nats.sdk.worker import Worker
 from dwarf_nats.workflow.flow import Flow
 from dwarf_nats.workflow.graph import END, Graph
 from dwarf_nats.workflow.options import FlowOptions, Query
@@ -20,4 +21,5 @@ __all__ = [
     "TaskError",
     "Worker",
     "main",
+    "serve",
 ]

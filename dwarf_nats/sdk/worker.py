@@ -16,10 +16,7 @@ import asyncio
 import contextlib
 import logging
 import os
-import signal
-import sys
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import nats.errors
@@ -33,7 +30,7 @@ from dwarf_nats.workflow.answer import Answer
 from dwarf_nats.workflow.arguments import bind
 from dwarf_nats.workflow.names import check_subject_name
 
-from . import connection
+from . import connection, serving
 from .calls import accept_seconds, decode_request, decode_roll_call, encode_answer, encode_running, failed
 from .connection import ConnectOptions
 from .jobs import Handler, Job, Jobs
@@ -46,7 +43,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("dwarf_nats.worker")
 F = TypeVar("F", bound=Callable[..., Any])
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Worker:
@@ -106,6 +102,7 @@ class Worker:
         self._jobs: Jobs | None = None
         self._private = ""
         self._stopping = False
+        self._hurry = asyncio.Event()
         self._reopening: asyncio.Task[None] | None = None
 
     # --- registering ---
@@ -146,6 +143,10 @@ class Worker:
         """
         await self._start(wait_for_ever=False)
 
+    async def start_patiently(self) -> None:
+        """As `start`, but seek a NATS server for ever."""
+        await self._start(wait_for_ever=True)
+
     async def _start(self, wait_for_ever: bool) -> None:
         if self._jobs is not None:
             raise BadRequest("this worker runs already")
@@ -154,6 +155,7 @@ class Worker:
         for function in self._functions.values():
             bind(function)
         self._stopping = False
+        self._hurry.clear()
         self._jobs = Jobs(self.concurrency, self._answer, self._accept)
         try:
             await self._open(wait_for_ever)
@@ -173,19 +175,21 @@ class Worker:
         jobs, nc = self._jobs, self._nc
         if jobs is None or nc is None:
             return True
-        finished = True
+        await self._unsubscribe(self._subs[1:])
+        seconds = self.drain_seconds if drain_seconds is None else drain_seconds
+        idle, hurry = asyncio.ensure_future(jobs.idle()), asyncio.ensure_future(self._hurry.wait())
         try:
-            await self._unsubscribe(nc, self._subs[1:])
-            async with asyncio.timeout(self.drain_seconds if drain_seconds is None else drain_seconds):
-                await jobs.idle()
-        except TimeoutError:
-            finished = False
-            log.warning("stopping with %d tasks unfinished", jobs.running + jobs.waiting)
-            await self._abandon()
+            await asyncio.wait({idle, hurry}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            finished = idle.done()
+            if not finished:
+                log.warning("stopping with %d tasks unfinished", jobs.running + jobs.waiting)
+                await self._abandon()
         finally:
-            await self._unsubscribe(nc, self._subs[:1])
-            await self._close(nc)
+            idle.cancel()
+            hurry.cancel()
             self._jobs = None
+            await self._unsubscribe(self._subs[:1])
+            await self._close(nc)
         return finished
 
     async def _abandon(self) -> None:
@@ -207,37 +211,21 @@ class Worker:
     ) -> None:
         await self.stop()
 
+    def halt(self) -> None:
+        """Make a `stop` that is under way hurry: it calls off what is in hand now."""
+        self._hurry.set()
+
     async def serve(self) -> bool:
         """Start, serve until SIGTERM or SIGINT, then `stop`; a second signal stops at once.
 
         Seeks a NATS server for ever. Gives the loop one thread per concurrent task. Says whether everything in hand
         was finished.
         """
-        loop = asyncio.get_running_loop()
-        loop.set_default_executor(ThreadPoolExecutor(self.concurrency, thread_name_prefix="dwarf-task"))
-        first, second = asyncio.Event(), asyncio.Event()
-
-        def on_signal() -> None:
-            (second if first.is_set() else first).set()
-
-        for number in _SIGNALS:
-            loop.add_signal_handler(number, on_signal)
-        try:
-            if not await _unless(first, self._start(wait_for_ever=True)):
-                return True
-            await first.wait()
-            log.info("draining")
-            if not await _unless(second, self.stop()):
-                await self.stop(0)
-                return False
-            return True
-        finally:
-            for number in _SIGNALS:
-                loop.remove_signal_handler(number)
+        return await serving.serve(self)
 
     def main(self) -> None:
         """Serve, as the last line of a script: `if __name__ == "__main__": worker.main()`. Ends the process."""
-        main(self)
+        serving.main(self)
 
     # --- connection ---
 
@@ -283,11 +271,10 @@ class Worker:
                 pause = min(pause * 2, 5.0)
         self._reopening = None
 
-    async def _unsubscribe(self, nc: Nats, subs: Iterable[Subscription]) -> None:
+    async def _unsubscribe(self, subs: Iterable[Subscription]) -> None:
         """Stop getting messages; those already sent to us are still handled."""
-        for sub in subs:
-            with contextlib.suppress(nats.errors.Error):
-                await sub.drain()
+        if self._nc is not None and self._nc.is_connected:
+            await asyncio.gather(*map(_drained, subs))
 
     async def _close(self, nc: Nats) -> None:
         with contextlib.suppress(nats.errors.Error):
@@ -351,47 +338,6 @@ class Worker:
                 await self._nc.publish(msg.reply, encode_running(jobs.roll_call(steps)))
 
 
-async def _unless(event: asyncio.Event, coroutine: Any) -> bool:
-    """Await the coroutine unless the event comes first, which cancels it. Says whether it came to its end."""
-    work = asyncio.ensure_future(coroutine)
-    stop = asyncio.ensure_future(event.wait())
-    try:
-        await asyncio.wait({work, stop}, return_when=asyncio.FIRST_COMPLETED)
-        if not work.done():
-            return False
-        work.result()
-        return True
-    finally:
-        for one in (work, stop):
-            one.cancel()
-        await asyncio.gather(work, stop, return_exceptions=True)
-
-
-def main(*workers: Worker) -> None:
-    """Serve with these workers (one connection each) until SIGTERM or SIGINT, and end the process.
-
-    Exit code 0 if everything in hand was finished, 1 if not or if the worker could not start.
-    """
-    if not logging.getLogger().handlers:
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-
-    async def serve() -> int:
-        try:
-            finished = await asyncio.gather(*(worker.serve() for worker in workers))
-        except (DwarfError, TypeError) as error:
-            log.error("%s", error)
-            return 1
-        if not all(finished):
-            # Threads cannot be ended, and leaving in order would wait for them.
-            logging.shutdown()
-            sys.stdout.flush()
-            os._exit(1)
-        return 0
-
-    try:
-        import uvloop
-
-        code = uvloop.run(serve())
-    except ImportError:
-        code = asyncio.run(serve())
-    raise SystemExit(code)
+async def _drained(sub: Subscription) -> None:
+    with contextlib.suppress(nats.errors.Error):
+        await sub.drain()  # type: ignore[no-untyped-call]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from dwarf_nats.errors import Unavailable
 from dwarf_nats.store.postgres import one_line, shown_dsn
 from dwarf_nats.store.sqlite import Sqlite
 
+logging.getLogger("alembic").setLevel(logging.WARNING)  # its progress is no news of ours
 LOCK = 0x64776172  # "dwar": the advisory lock that replicas starting together take in turn
 _HERE = Path(__file__).resolve().parent.parent
 

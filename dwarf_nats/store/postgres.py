@@ -151,7 +151,11 @@ class Postgres:
         """Connect. Raises `Unavailable` that names the host if the database does not answer."""
         try:
             self._pool = await asyncpg.create_pool(
-                self.dsn, min_size=1, max_size=self._size, timeout=10, command_timeout=60,
+                self.dsn,
+                min_size=1,
+                max_size=self._size,
+                timeout=10,
+                command_timeout=60,
                 server_settings={"application_name": "dwarf-nats", "jit": "off"},
             )
         except (*_AWAY, asyncpg.PostgresError) as error:
@@ -240,7 +244,9 @@ class Postgres:
             for attempt in range(4):
                 try:
                     if self._hot is None or self._hot.is_closed():
-                        self._hot = await asyncpg.connect(self.dsn, timeout=10, command_timeout=60, server_settings=_HOT)
+                        self._hot = await asyncpg.connect(
+                            self.dsn, timeout=10, command_timeout=60, server_settings=_HOT
+                        )
                     return list(await self._hot.fetch(sql, *args))
                 except _AGAIN:
                     if attempt == 3:

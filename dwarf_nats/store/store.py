@@ -254,7 +254,9 @@ class SqlStore:
 
     async def size(self) -> tuple[int, int]:
         """How many flows and steps."""
-        rows = await self.database.fetch("select (select count(*) from dwarf_flows), (select count(*) from dwarf_steps)")
+        rows = await self.database.fetch(
+            "select (select count(*) from dwarf_flows), (select count(*) from dwarf_steps)"
+        )
         return int(rows[0][0]), int(rows[0][1])
 
     async def stopped_among(self, flow_ids: Sequence[int]) -> list[int]:

@@ -46,9 +46,14 @@ class TaskProxy:
     async def execute(self, call: TaskCall) -> Answer:
         function = self._tasks.get(call.url)
         if function is None:
-            return Answer(error=ErrorInfo(f"no function for task {call.url!r}: register one with proxy.handle_task", 503))
+            return Answer(
+                error=ErrorInfo(f"no function for task {call.url!r}: register one with proxy.handle_task", 503)
+            )
         self.calls[call.url] = self.calls.get(call.url, 0) + 1
         return await run_task(function, call)
+
+    async def ready(self) -> None:
+        """There is no transport that could be away."""
 
     def cancel(self, step_key: str) -> None:
         self.cancelled.append(step_key)

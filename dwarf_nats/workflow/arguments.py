@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 
 from dwarf_nats.workflow.answer import Answer, ErrorInfo, TaskCall
-from dwarf_nats.workflow.flow import Flow, Parked, refuse_non_finite
+from dwarf_nats.workflow.flow import Flow, Parked
 from dwarf_nats.workflow.state import Raw, State, check_state, decode_value, encode_value, json_type
 from dwarf_nats.workflow.task_error import TaskError, error_info, failure
 
@@ -65,9 +65,6 @@ def changes_of(returned: Any) -> State:
             f' not {_described(returned)}: return {{"field": value}}'
         )
     text = encode_value(values, "what the task returned")
-    refuse_non_finite(
-        values if isinstance(values, dict) else msgspec.to_builtins(values), text, "what the task returned"
-    )
     return check_state(text, "what the task returned")
 
 

@@ -16,7 +16,6 @@ from dwarf_nats.workflow.task_error import SubgraphError, TaskError
 
 T = TypeVar("T")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_NOTHING = Raw(b"null")
 
 
 class Parked(BaseException):
@@ -153,7 +152,6 @@ class Flow:
         what = f"state field `{name}`"
         text = encode_value(value, what)
         check_json(text, what)
-        refuse_non_finite(value, text, what)
         self._changes[name] = Raw(text)
 
     def update(self, values: Mapping[str, Any]) -> None:
@@ -246,21 +244,6 @@ class Flow:
             subgraph=self._subgraph,
             retry=self._retry,
         )
-
-
-def refuse_non_finite(value: Any, text: bytes, what: str) -> None:
-    """Raise `TaskError` for NaN and infinities, which JSON writers turn into null: that would delete the field."""
-    if b"null" not in text:
-        return
-    pending = [value]
-    while pending:
-        one = pending.pop()
-        if isinstance(one, float) and not math.isfinite(one):
-            raise TaskError(f"{what} has the number {one}, which JSON cannot hold: send null or a string", code=400)
-        if isinstance(one, Mapping):
-            pending.extend(one.values())
-        elif isinstance(one, list | tuple):
-            pending.extend(one)
 
 
 def _when(microseconds: int) -> datetime:

@@ -6,6 +6,8 @@ numbers round-trip digit for digit and a large unchanged field costs a copy.
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -97,9 +99,12 @@ def state_from(values: Mapping[str, Any] | bytes | None, what: str = "state", ma
 def encode_value(value: Any, what: str = "value") -> bytes:
     """The JSON text of a Python value (dataclasses and msgspec structs included); `BadRequest` if it has none."""
     try:
-        return orjson.dumps(value, default=_default)
+        text = orjson.dumps(value, default=_default)
     except (TypeError, orjson.JSONEncodeError) as error:
         raise BadRequest(f"{what} cannot be written as JSON: {error}") from None
+    if b"null" in text:
+        _check_finite(value, what)
+    return text
 
 
 def json_type(value: Any) -> str:
@@ -119,6 +124,24 @@ def _default(value: Any) -> Any:
     if isinstance(value, msgspec.Raw):
         return orjson.Fragment(bytes(value))
     return msgspec.to_builtins(value)
+
+
+def _check_finite(value: Any, what: str) -> None:
+    """Refuse NaN and infinities: written as null they would delete a field."""
+    pending = [value]
+    while pending:
+        one = pending.pop()
+        if isinstance(one, float):
+            if not math.isfinite(one):
+                raise BadRequest(f"{what} has the number {one}, which JSON cannot hold: send null or a string")
+        elif isinstance(one, Mapping):
+            pending.extend(one.values())
+        elif isinstance(one, list | tuple | set | frozenset):
+            pending.extend(one)
+        elif isinstance(one, msgspec.Struct):
+            pending.extend(getattr(one, name) for name in one.__struct_fields__)
+        elif dataclasses.is_dataclass(one) and not isinstance(one, type):
+            pending.extend(getattr(one, field.name) for field in dataclasses.fields(one))
 
 
 def _check_integers(value: Any, what: str) -> None:

@@ -23,7 +23,6 @@ def test_the_committed_example_round_trips(kind: type[msgspec.Struct]) -> None:
     value = json.loads(text)
     message = msgspec.json.decode(text, type=kind)
     again = json.loads(msgspec.json.encode(message))
-    assert msgspec.json.decode(msgspec.json.encode(message), type=kind) == message or again == normal(value)
     assert normal(again) == normal(value)
 
 

@@ -1,0 +1,100 @@
+"""What moved between two runs, beyond noise. Pure.
+
+Where both runs have the floor, figures are compared as ratios to it, which two machines have in common. Absolute CPU costs
+are compared only between runs on the same kind of machine. A figure moved when the rounds of both runs do not overlap
+*and* the medians differ by more than `least` (a share).
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from .result import FLOOR, Arm, Case, Figures, Run, p50, throughput
+
+LEAST = 0.05
+
+
+class Move(NamedTuple):
+    """One figure in both runs: its medians, and the change as a share of the first."""
+
+    case: str
+    arm: str
+    figure: str
+    before: float
+    after: float
+    moved: bool
+    better: bool
+
+    @property
+    def change(self) -> float:
+        """`0.1`: ten per cent more."""
+        return self.after / self.before - 1 if self.before else 0.0
+
+
+class _Figure(NamedTuple):
+    name: str
+    before: list[float]
+    after: list[float]
+    more_is_better: bool
+
+
+def compare(before: Run, after: Run, least: float = LEAST) -> list[Move]:
+    """Every figure that both runs have, in the order of the first."""
+    return list(_compare(before, after, least))
+
+
+def regressions(moves: list[Move]) -> list[Move]:
+    """Those that got worse beyond noise."""
+    return [move for move in moves if move.moved and not move.better]
+
+
+def _compare(before: Run, after: Run, least: float) -> Iterator[Move]:
+    same_machine = all(before.machine.get(name) == after.machine.get(name) for name in ("cpu", "cores"))
+    later = {case.key: case for case in after.cases}
+    for case in before.cases:
+        other = later.get(case.key)
+        if other is None or other.steps_per_flow != case.steps_per_flow:
+            continue
+        for arm in case.arms:
+            counterpart = other.arm(arm.name)
+            if counterpart is None:
+                continue
+            for figure in _figures(case, arm, other, counterpart, same_machine):
+                yield _judged(case.key, arm.name, figure, least)
+
+
+def _figures(case: Case, arm: Arm, other: Case, counterpart: Arm, same_machine: bool) -> Iterator[_Figure]:
+    relative = arm.name != FLOOR and case.arm(FLOOR) is not None and other.arm(FLOOR) is not None
+    for name, of, more_is_better in (("steps/s", throughput, True), ("p50", p50, False)):
+        if relative:
+            before, after = case.against_floor(arm, of), other.against_floor(counterpart, of)
+            yield _Figure(f"{name} / floor", before, after, more_is_better)
+        elif same_machine:
+            yield _Figure(name, _values(arm, of), _values(counterpart, of), more_is_better)
+    if same_machine:
+        for part in sorted(set(_parts(arm)) & set(_parts(counterpart))):
+            yield _Figure(f"CPU {part}", _parts(arm)[part], _parts(counterpart)[part], False)
+    if arm.transactions_per_step is not None and counterpart.transactions_per_step is not None:
+        before, after = [arm.transactions_per_step], [counterpart.transactions_per_step]
+        yield _Figure("transactions/step", before, after, False)
+
+
+def _values(arm: Arm, of: Callable[[Figures], float]) -> list[float]:
+    return [of(one) for one in arm.rounds]
+
+
+def _parts(arm: Arm) -> dict[str, list[float]]:
+    parts: dict[str, list[float]] = {}
+    for one in arm.rounds:
+        for part, cost in one.cpu_us.items():
+            parts.setdefault(part, []).append(cost)
+    return parts
+
+
+def _judged(case: str, arm: str, figure: _Figure, least: float) -> Move:
+    before, after = statistics.median(figure.before), statistics.median(figure.after)
+    apart = max(figure.before) < min(figure.after) or max(figure.after) < min(figure.before)
+    moved = apart and abs(after - before) > least * abs(before)
+    return Move(case, arm, figure.name, before, after, moved, (after > before) is figure.more_is_better)

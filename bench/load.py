@@ -1,0 +1,105 @@
+"""The client: asks for flows and waits for them, in a process of its own, at a given number at once.
+
+    {"flows": 1500, "concurrency": 64} -> {"seconds": …, "p50_ms": …, "p99_ms": …, "cpu": …}
+
+Every flow must complete with the state its steps make, or the answer is an error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import time
+from typing import Any
+
+import nats
+import orjson
+import uvloop
+from nats.aio.client import Client
+
+from .children import converse, own_cpu
+
+WORKFLOW = "bench-linear"
+TASK = "bench.t"
+STATE = {"name": "ada", "n": 0, "pad": "x" * 100}
+_WAIT_SECONDS = 150
+
+
+def graph(steps: int) -> bytes:
+    """A straight line of `steps` nodes, all the same task."""
+    names = [f"t{number}" for number in range(1, steps + 1)]
+    edges = zip(names, [*names[1:], "END"], strict=True)
+    return orjson.dumps(
+        {
+            "name": WORKFLOW,
+            "entryPoint": names[0],
+            "nodes": [{"name": name, "url": TASK} for name in names],
+            "transitions": [{"from": source, "to": target} for source, target in edges],
+        }
+    )
+
+
+class Load:
+    """Flows of `steps` steps, asked for at `prefix`."""
+
+    def __init__(self, nc: Client, prefix: str, steps: int) -> None:
+        self._nc = nc
+        self._prefix = prefix
+        self._steps = steps
+        self._request = orjson.dumps({"workflow": WORKFLOW, "state": STATE, "timeoutMs": _WAIT_SECONDS * 1000})
+
+    async def prepare(self) -> None:
+        """Register the graph."""
+        reply = await self._nc.request(f"{self._prefix}.graph.put", graph(self._steps), timeout=30)
+        if b"digest" not in reply.data:
+            raise RuntimeError(f"the graph was refused: {reply.headers} {reply.data.decode()}")
+
+    async def run(self, question: dict[str, Any]) -> dict[str, float]:
+        """Run a number of flows and time each."""
+        left = int(question["flows"])
+        latencies: list[float] = []
+        cpu = own_cpu()
+
+        async def lane() -> None:
+            nonlocal left
+            while left > 0:
+                left -= 1
+                began = time.perf_counter()
+                await self._flow()
+                latencies.append(time.perf_counter() - began)
+
+        start = time.perf_counter()
+        await asyncio.gather(*(lane() for _ in range(question["concurrency"])))
+        seconds = time.perf_counter() - start
+        latencies.sort()
+        return {
+            "flows": len(latencies),
+            "seconds": seconds,
+            "p50_ms": latencies[len(latencies) // 2] * 1e3,
+            "p99_ms": latencies[int(len(latencies) * 0.99)] * 1e3,
+            "cpu": own_cpu() - cpu,
+        }
+
+    async def _flow(self) -> None:
+        reply = await self._nc.request(f"{self._prefix}.flow.run", self._request, timeout=_WAIT_SECONDS)
+        outcome = orjson.loads(reply.data or b"{}")
+        if outcome.get("status") != "completed" or outcome.get("state", {}).get("n") != self._steps:
+            raise RuntimeError(f"a flow went wrong: {reply.headers} {reply.data.decode()[:500]}")
+
+
+async def main() -> None:
+    """Serve the parent."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--nats", required=True)
+    parser.add_argument("--prefix", required=True)
+    parser.add_argument("--steps", type=int, required=True)
+    args = parser.parse_args()
+    nc = await nats.connect(args.nats)
+    load = Load(nc, args.prefix, args.steps)
+    await load.prepare()
+    await converse(load.run)
+    await nc.close()
+
+
+if __name__ == "__main__":
+    uvloop.run(main())

@@ -1,0 +1,93 @@
+"""Workers as a process: signals, threads, exit codes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from dwarf_nats.errors import DwarfError
+
+if TYPE_CHECKING:
+    from .worker import Worker
+
+log = logging.getLogger("dwarf_nats.worker")
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+async def serve(*workers: Worker) -> bool:
+    """Run workers until SIGTERM or SIGINT, then stop them; a second signal stops them at once.
+
+    Seeks a NATS server for ever. Gives the loop one thread per concurrent task. Says whether everything in hand was
+    finished.
+    """
+    loop = asyncio.get_running_loop()
+    threads = sum(worker.concurrency for worker in workers)
+    loop.set_default_executor(ThreadPoolExecutor(threads, thread_name_prefix="dwarf-task"))
+    told = asyncio.Event()
+
+    def on_signal() -> None:
+        if told.is_set():
+            for worker in workers:
+                worker.halt()
+        told.set()
+
+    for number in _SIGNALS:
+        loop.add_signal_handler(number, on_signal)
+    try:
+        if await _started(workers, told):
+            await told.wait()
+            log.info("finishing what is in hand; a second signal stops at once")
+        return all(await asyncio.gather(*(worker.stop() for worker in workers)))
+    finally:
+        for number in _SIGNALS:
+            loop.remove_signal_handler(number)
+
+
+async def _started(workers: tuple[Worker, ...], told: asyncio.Event) -> bool:
+    """Start them all, unless the signal to stop comes first."""
+    starting: asyncio.Future[list[None]] = asyncio.gather(*(worker.start_patiently() for worker in workers))
+    stop = asyncio.ensure_future(told.wait())
+    try:
+        both: set[asyncio.Future[Any]] = {starting, stop}
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            starting.result()
+            return True
+        return False
+    finally:
+        starting.cancel()
+        stop.cancel()
+        await asyncio.gather(starting, stop, return_exceptions=True)
+
+
+def main(*workers: Worker) -> None:
+    """Serve with these workers until SIGTERM or SIGINT, and end the process.
+
+    Exit code 0 if everything in hand was finished, 1 if not or if a worker could not start.
+    """
+    if not logging.getLogger().handlers:
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+    async def run() -> int:
+        try:
+            finished = await serve(*workers)
+        except (DwarfError, TypeError) as error:
+            log.error("%s", error)
+            return 1
+        if not finished:
+            # Threads cannot be ended, and leaving in order would wait for them.
+            logging.shutdown()
+            sys.stdout.flush()
+            os._exit(1)
+        return 0
+
+    try:
+        import uvloop
+    except ImportError:
+        raise SystemExit(asyncio.run(run())) from None
+    raise SystemExit(uvloop.run(run()))

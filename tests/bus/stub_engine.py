@@ -1,0 +1,131 @@
+"""An engine small enough to see through, for tests of the endpoints themselves."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from dwarf_nats.errors import Conflict, NotFound, TimedOut
+from dwarf_nats.workflow.graph import Graph
+from dwarf_nats.workflow.keys import parse_key
+from dwarf_nats.workflow.options import FlowOptions, Query
+from dwarf_nats.workflow.records import FlowSummary, GraphInfo, Outcome, ShardInfo, Step
+from dwarf_nats.workflow.status import Status
+
+KEY, STEP = "1-42-a1B2c3D4e5F6g7H8", "1-43-h8G7f6E5d4C3b2A1"
+
+
+class StubEngine:
+    """Notes what it was asked. Waits last until `stopped` is set. `outcome` is what the reading operations return."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[Any, ...]] = []
+        self.called = asyncio.Event()
+        self.stopped = asyncio.Event()
+        self.waiting = 0
+        self.outcome = Outcome(KEY, "order", Status.RUNNING)
+        self.graphs: dict[str, Graph] = {}
+        self.failure: Exception | None = None
+
+    def _note(self, *what: Any) -> None:
+        self.asked.append(what)
+        self.called.set()
+        if self.failure is not None:
+            raise self.failure
+
+    async def create(
+        self, workflow: str | Graph, state: bytes | None, options: FlowOptions | None, /, *, start: bool = False
+    ) -> str:
+        self._note("create", workflow, state, options, start)
+        return KEY
+
+    async def create_task(
+        self, task: str, state: bytes | None, options: FlowOptions | None, /, *, start: bool = False
+    ) -> str:
+        self._note("create_task", task, state, options, start)
+        return KEY
+
+    async def start(self, flow_key: str, notify: str = "", /) -> None:
+        self._note("start", flow_key, notify)
+
+    async def _wait(self, timeout: float | None) -> bool:
+        self.waiting += 1
+        try:
+            await asyncio.wait_for(self.stopped.wait(), timeout)
+        except TimeoutError:
+            return False
+        return True
+
+    async def run(
+        self, workflow: str | Graph, state: bytes | None, options: FlowOptions | None, timeout: float | None, /
+    ) -> Outcome:
+        self._note("run", workflow, state, options, timeout)
+        if not await self._wait(timeout):
+            raise TimedOut("the flow goes on", flow_key=KEY)
+        return self.outcome
+
+    async def await_(self, flow_key: str, timeout: float | None, /) -> Outcome:
+        self._note("await", flow_key, timeout)
+        if not await self._wait(timeout):
+            raise TimedOut("the flow goes on")
+        return self.outcome
+
+    async def poll(self, flow_key: str, timeout: float | None, /) -> Outcome:
+        self._note("poll", flow_key, timeout)
+        await self._wait(timeout)
+        return self.outcome
+
+    async def snapshot(self, flow_key: str, /) -> Outcome:
+        self._note("snapshot", flow_key)
+        parse_key(flow_key)
+        return self.outcome
+
+    async def fingerprint(self, flow_key: str, /) -> tuple[str, Status]:
+        self._note("fingerprint", flow_key)
+        return "abc", Status.RUNNING
+
+    async def history(self, flow_key: str, /) -> list[Step]:
+        self._note("history", flow_key)
+        return [Step(STEP, 43, 1, "charge", 0, Status.COMPLETED, 0, 0)]
+
+    async def step(self, step_key: str, /) -> Step:
+        self._note("step", step_key)
+        return Step(STEP, 43, 1, "charge", 0, Status.COMPLETED, 0, 0, state_json=b'{"a":1}', changes_json=b"{}")
+
+    async def list(self, query: Query, cursor: str = "", /) -> tuple[list[FlowSummary], str]:
+        self._note("list", query, cursor)
+        return [FlowSummary(KEY, KEY, "order", Status.RUNNING, 0, 0, 100)], "" if cursor else "next"
+
+    async def purge(self, query: Query, /) -> int:
+        self._note("purge", query)
+        return 3
+
+    async def delete(self, flow_key: str, /) -> None:
+        self._note("delete", flow_key)
+        raise Conflict(f"flow {flow_key} is running: cancel it first")
+
+    async def cancel(self, flow_key: str, reason: str = "", /) -> None:
+        self._note("cancel", flow_key, reason)
+
+    async def shard_info(self) -> list[ShardInfo]:  # type: ignore[valid-type]
+        return [ShardInfo(1, "", 0.5, 2, 3)]
+
+    async def breaker_tripped(self, task: str, /) -> bool:
+        self._note("breaker", task)
+        return False
+
+    async def put_graph(self, graph: Graph, /) -> GraphInfo:
+        graph.validate()
+        self.graphs[graph.name] = graph
+        return GraphInfo(graph.name, graph.digest(), 0)
+
+    async def get_graph(self, name: str, /) -> Graph:
+        if name not in self.graphs:
+            raise NotFound(f"no graph {name}")
+        return self.graphs[name]
+
+    async def delete_graph(self, name: str, /) -> None:
+        del self.graphs[name]
+
+    async def list_graphs(self) -> list[GraphInfo]:  # type: ignore[valid-type]
+        return [GraphInfo(one.name, one.digest(), 0) for one in self.graphs.values()]

@@ -1,0 +1,147 @@
+"""Notices and signals over a real NATS server (wire: sections 4 and 5)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import pytest
+from nats.aio.msg import Msg
+
+from dwarf_nats.bus.connection import Connection
+from dwarf_nats.bus.notices import NatsNotices
+from dwarf_nats.bus.signals import NatsSignals, PeerListener
+from dwarf_nats.wire.subjects import Subjects
+from dwarf_nats.workflow.records import Outcome
+from dwarf_nats.workflow.status import Status
+
+KEY = "1-42-a1B2c3D4e5F6g7H8"
+
+
+@dataclass
+class Change:
+    status: Status
+    sequence: int
+    flow_id: str = "1-42"
+    thread_id: str = "1-42"
+    workflow: str = "acme.order"
+    at: int = 0
+
+
+async def listen(other: Connection, subject: str) -> asyncio.Queue[Msg]:
+    heard: asyncio.Queue[Msg] = asyncio.Queue()
+
+    async def hear(msg: Msg) -> None:
+        heard.put_nowait(msg)
+
+    await other.subscribe(subject, cb=hear)
+    await other.flush()
+    return heard
+
+
+async def test_an_outcome_is_announced_to_whom_start_named_b4(connection: Connection, other: Connection) -> None:
+    heard = await listen(other, "n1.stopped.>")
+    NatsNotices(connection, Subjects("n1")).stopped("orders.done", Outcome(KEY, "order", Status.COMPLETED, b'{"a":1}'))
+    msg = await asyncio.wait_for(heard.get(), 10)
+    assert msg.subject == "n1.stopped.orders.done"
+    assert msgspec.json.decode(msg.data) == {
+        "flowKey": KEY, "workflow": "order", "status": "completed", "state": {"a": 1},
+    }  # fmt: skip
+
+
+async def test_events_come_in_order_without_keys_each_with_an_id(connection: Connection, other: Connection) -> None:
+    heard = await listen(other, "n2.event.>")
+    order = [Status.CREATED, Status.RUNNING, Status.COMPLETED]
+    NatsNotices(connection, Subjects("n2")).changed([Change(status, at) for at, status in enumerate(order)])
+    messages = [await asyncio.wait_for(heard.get(), 10) for _ in order]
+    assert [msg.subject for msg in messages] == [f"n2.event.{status}.acme.order" for status in order]
+    assert [msgspec.json.decode(msg.data)["status"] for msg in messages] == list(order)
+    assert len({(msg.headers or {})["Nats-Msg-Id"] for msg in messages}) == 3
+    assert all(b"a1B2c3" not in msg.data for msg in messages)
+
+
+async def test_events_can_be_off(connection: Connection, other: Connection) -> None:
+    heard = await listen(other, "n3.>")
+    notices = NatsNotices(connection, Subjects("n3"), events=False)
+    notices.changed([Change(Status.CREATED, 0)])
+    notices.stopped("x", Outcome(KEY, "order", Status.COMPLETED))
+    assert (await asyncio.wait_for(heard.get(), 10)).subject == "n3.stopped.x"
+
+
+async def test_what_cannot_be_announced_is_counted_and_never_raised(connection: Connection) -> None:
+    notices = NatsNotices(connection, Subjects("n4"))
+    huge = b'{"a":"' + b"x" * connection.max_payload + b'"}'
+    notices.stopped("x", Outcome(KEY, "order", Status.COMPLETED, huge))
+    await connection.close()
+    notices.stopped("x", Outcome(KEY, "order", Status.COMPLETED))
+    NatsSignals(connection, "me").trip_breaker("charge")
+    assert notices.dropped == 2
+
+
+class Ear:
+    def __init__(self) -> None:
+        self.heard: asyncio.Queue[tuple[Any, ...]] = asyncio.Queue()
+
+    def enqueue(self, shard: int, steps: Sequence[tuple[int, int, int]]) -> None:
+        self.heard.put_nowait(("enqueue", shard, list(steps)))
+
+    def notify_status_change(self, flows: Sequence[tuple[str, Status]]) -> None:
+        self.heard.put_nowait(("notify", list(flows)))
+
+    def sync_valve(self, task: str, w: float, t: int) -> None:
+        self.heard.put_nowait(("sync", task, w, t))
+
+    def trip_breaker(self, task: str) -> None:
+        self.heard.put_nowait(("trip", task))
+
+
+async def test_replicas_hear_each_other_but_not_themselves_b1(connection: Connection, other: Connection) -> None:
+    subjects = Subjects("p1")
+    mine, theirs = Ear(), Ear()
+    await PeerListener(connection, "me", mine, subjects).start()
+    await PeerListener(other, "they", theirs, subjects).start()
+    await connection.flush()
+    await other.flush()
+    signals = NatsSignals(connection, "me", subjects)
+    signals.enqueue(1, [(7, 100, 5)])
+    signals.notify_status_change([(KEY, Status.FAILED)])
+    signals.sync_valve("charge", 2.5, 9)
+    signals.trip_breaker("charge")
+    heard = [await asyncio.wait_for(theirs.heard.get(), 10) for _ in range(4)]
+    assert heard == [
+        ("enqueue", 1, [(7, 100, 5)]),
+        ("notify", [(KEY, Status.FAILED)]),
+        ("sync", "charge", 2.5, 9),
+        ("trip", "charge"),
+    ]
+    await connection.flush()
+    assert mine.heard.empty()
+
+
+async def test_a_malformed_signal_is_counted_and_dropped(connection: Connection, other: Connection) -> None:
+    subjects = Subjects("p2")
+    ear = Ear()
+    listener = PeerListener(connection, "me", ear, subjects)
+    await listener.start()
+    await connection.flush()
+    for subject, body in (("enqueue", b"{"), ("nonsense", b"{}"), ("trip_breaker", b'{"task":5}')):
+        await other.publish(f"p2.peer.{subject}", body)
+    await other.publish("p2.peer.trip_breaker", b'{"task":"charge"}', headers={"Dwarf-Origin": "they"})
+    assert await asyncio.wait_for(ear.heard.get(), 10) == ("trip", "charge")
+    assert listener.malformed == 3
+
+
+@pytest.mark.parametrize("size", [12_345])
+async def test_a_large_group_is_split_and_loses_nothing(connection: Connection, other: Connection, size: int) -> None:
+    subjects = Subjects("p3")
+    ear = Ear()
+    await PeerListener(other, "they", ear, subjects).start()
+    await other.flush()
+    NatsSignals(connection, "me", subjects).enqueue(1, [(n, 100, 0) for n in range(size)])
+    seen: list[int] = []
+    while len(seen) < size:
+        seen += [step for step, _, _ in (await asyncio.wait_for(ear.heard.get(), 10))[2]]
+    assert seen == list(range(size))

@@ -1,0 +1,338 @@
+"""The service over a real NATS server (wire: section 1; ADR-32)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import msgspec
+import pytest
+from nats.aio.msg import Msg
+from stub_engine import KEY, STEP, StubEngine
+
+from dwarf_nats.bus.connection import Connection
+from dwarf_nats.bus.handlers import HANDLERS
+from dwarf_nats.bus.service import Service, _semver
+from dwarf_nats.wire.operations import OPERATIONS
+from dwarf_nats.wire.subjects import Subjects
+from dwarf_nats.workflow.graph import Graph
+from dwarf_nats.workflow.records import Outcome
+from dwarf_nats.workflow.status import Status
+
+GRAPH = {"name": "order", "tasks": [{"name": "a"}], "transitions": [{"from": "a", "to": "END"}]}
+
+
+class Caller:
+    """Calls the service under a prefix of its own."""
+
+    def __init__(self, connection: Connection, prefix: str) -> None:
+        self.connection = connection
+        self.prefix = prefix
+
+    async def raw(self, name: str, payload: bytes = b"", headers: dict[str, str] | None = None) -> Msg:
+        return await self.connection.request(f"{self.prefix}.{name}", payload, timeout=10, headers=headers)
+
+    async def ok(self, name: str, headers: dict[str, str] | None = None, /, **fields: Any) -> Any:
+        msg = await self.raw(name, json.dumps(fields).encode() if fields else b"", headers)
+        assert msg.headers is None, msg.headers
+        return json.loads(msg.data)
+
+    async def refused(self, name: str, payload: bytes | dict[str, Any], headers: dict[str, str] | None = None) -> Any:
+        msg = await self.raw(name, payload if isinstance(payload, bytes) else json.dumps(payload).encode(), headers)
+        assert msg.headers is not None, msg.data
+        error = json.loads(msg.data)["error"]
+        assert msg.headers["Nats-Service-Error-Code"] == str(error["code"])
+        assert msg.headers["Nats-Service-Error"]
+        return error
+
+
+@pytest.fixture
+def engine() -> StubEngine:
+    return StubEngine()
+
+
+@pytest.fixture
+def prefix(request: pytest.FixtureRequest) -> str:
+    return "".join(c if c.isalnum() else "-" for c in request.node.name)[:100]
+
+
+@pytest.fixture
+def bounds() -> dict[str, int]:
+    return {}
+
+
+@pytest.fixture
+async def service(
+    connection: Connection, engine: StubEngine, prefix: str, bounds: dict[str, int]
+) -> AsyncIterator[Service]:
+    service = Service(connection, engine, Subjects(prefix), **bounds)  # type: ignore[arg-type]
+    await service.start()
+    yield service
+    engine.stopped.set()
+    await service.drain()
+
+
+@pytest.fixture
+def caller(other: Connection, prefix: str, service: Service) -> Caller:
+    assert service
+    return Caller(other, prefix)
+
+
+async def test_create_passes_state_and_options_and_returns_the_key_o1(caller: Caller, engine: StubEngine) -> None:
+    payload = b'{"workflow":"order","state":{"n":9007199254740993.10},"options":{"priority":7,"baggage":{"t":1}}}'
+    assert json.loads((await caller.raw("flow.create", payload)).data) == {"flowKey": KEY}
+    _, workflow, state, options, start = engine.asked[0]
+    assert (workflow, state, start) == ("order", b'{"n":9007199254740993.10}', False)
+    assert options.priority == 7
+    assert bytes(options.baggage) == b'{"t":1}'
+
+
+async def test_create_takes_a_graph_inline_but_not_both(caller: Caller, engine: StubEngine) -> None:
+    await caller.ok("flow.create", graph=GRAPH, start=True)
+    assert isinstance(engine.asked[0][1], Graph)
+    assert engine.asked[0][4] is True
+    assert (await caller.refused("flow.create", {"graph": GRAPH, "workflow": "order"}))["code"] == 400
+    assert (await caller.refused("flow.create", b""))["code"] == 400
+
+
+async def test_a_create_without_a_reply_subject_is_started(
+    caller: Caller, engine: StubEngine, other: Connection, prefix: str
+) -> None:
+    await other.publish(f"{prefix}.flow.create_task", b'{"task":"charge"}')
+    await asyncio.wait_for(engine.called.wait(), 10)
+    assert engine.asked == [("create_task", "charge", None, None, True)]
+    await caller.ok("flow.create_task", task="charge")
+    assert engine.asked[1] == ("create_task", "charge", None, None, False)
+
+
+@pytest.mark.parametrize("operation", ["flow.create", "flow.create_task", "flow.run"])
+async def test_the_message_id_is_the_idempotency_key(caller: Caller, engine: StubEngine, operation: str) -> None:
+    engine.stopped.set()
+    named = {"task": "charge"} if operation == "flow.create_task" else {"workflow": "order"}
+    await caller.ok(operation, {"Nats-Msg-Id": "order-7"}, **named)
+    assert engine.asked[0][3].idempotency_key == "order-7"
+    request = {**named, "options": {"idempotencyKey": "other"}}
+    error = await caller.refused(operation, request, {"Nats-Msg-Id": "order-7"})
+    assert error["code"] == 400
+    assert "Nats-Msg-Id" in error["message"]
+
+
+async def test_reading_and_steering_operations_answer(caller: Caller, engine: StubEngine) -> None:
+    assert await caller.ok("flow.start", flowKey=KEY, notify="a.b") == {}
+    assert await caller.ok("flow.snapshot", flowKey=KEY) == {
+        "flowKey": KEY, "workflow": "order", "status": "running", "state": {},
+    }  # fmt: skip
+    assert await caller.ok("flow.fingerprint", flowKey=KEY) == {"fingerprint": "abc", "status": "running"}
+    assert (await caller.ok("flow.history", flowKey=KEY))["steps"][0]["stepKey"] == STEP
+    assert (await caller.ok("step.get", stepKey=STEP))["state"] == {"a": 1}
+    assert await caller.ok("flow.purge", status="failed") == {"deleted": 3}
+    assert await caller.ok("flow.cancel", flowKey=KEY, reason="no") == {}
+    assert engine.asked[-1] == ("cancel", KEY, "no")
+    assert await caller.ok("task.breaker", task="a.b") == {"task": "a.b", "tripped": False}
+    assert await caller.ok("shard.info") == {
+        "shards": [{"shard": 1, "error": "", "latencyMs": 0.5, "flows": 2, "steps": 3}]
+    }
+
+
+async def test_a_list_has_a_cursor_unless_it_is_the_last_page_o9(caller: Caller, engine: StubEngine) -> None:
+    first = await caller.ok("flow.list", status="running", limit=5)
+    assert first["cursor"] == "next"
+    assert engine.asked[0][1].status is Status.RUNNING
+    assert "cursor" not in await caller.ok("flow.list", cursor="next")
+
+
+async def test_graphs_are_put_read_listed_validated_and_deleted(caller: Caller) -> None:
+    put = await caller.ok("graph.put", **GRAPH)
+    assert put["name"] == "order"
+    assert (await caller.ok("graph.get", name="order"))["tasks"][0]["name"] == "a"
+    listed = (await caller.ok("graph.list"))["graphs"]
+    assert [(one["name"], one["digest"]) for one in listed] == [("order", put["digest"])]
+    assert await caller.ok("graph.validate", **GRAPH) == {}
+    bad = {**GRAPH, "transitions": []}
+    assert (await caller.refused("graph.validate", bad))["code"] == 400
+    assert (await caller.refused("graph.put", b"nonsense"))["code"] == 400
+    assert (await caller.refused("graph.put", b""))["code"] == 400
+    assert await caller.ok("graph.delete", name="order") == {}
+    assert (await caller.refused("graph.get", {"name": "order"}))["code"] == 404
+
+
+@pytest.mark.parametrize("name", ["a b", "a.*", "a.>", "a..b", ".a", "", "ä"])
+async def test_names_that_are_no_subjects_are_never_published(caller: Caller, engine: StubEngine, name: str) -> None:
+    for operation, request in (
+        ("flow.create", {"workflow": name}),
+        ("flow.create_task", {"task": name}),
+        ("flow.run", {"workflow": name}),
+        ("flow.start", {"flowKey": KEY, "notify": name}),
+        ("task.breaker", {"task": name}),
+        ("graph.get", {"name": name}),
+    ):
+        if operation == "flow.start" and not name:
+            continue
+        assert (await caller.refused(operation, request))["code"] == 400
+    assert engine.asked == []
+
+
+async def test_operations_not_carried_out_yet_say_so(caller: Caller) -> None:
+    for operation in OPERATIONS:
+        if operation.name not in HANDLERS:
+            example = {name: KEY for name in ("flowKey", "stepKey", "threadKey") if name in _fields(operation.request)}
+            example |= {name: "a" for name in ("task", "name") if name in _fields(operation.request)}
+            error = await caller.refused(operation.name, example)
+            assert error["code"] == 400
+            assert "not available in this version" in error["message"]
+
+
+def _fields(kind: type) -> list[str]:
+    return [field.encode_name for field in msgspec.structs.fields(kind) if field.required]
+
+
+async def test_an_unknown_field_names_the_nearest(caller: Caller) -> None:
+    error = await caller.refused("flow.start", {"flow_key": KEY})
+    assert error["code"] == 400
+    assert "`flowKey`" in error["message"]
+
+
+async def test_waiting_requests_hold_up_nobody_o4(caller: Caller, engine: StubEngine) -> None:
+    engine.outcome = Outcome(KEY, "order", Status.COMPLETED, b'{"a":1}')
+    waits = [asyncio.create_task(caller.ok("flow.await", flowKey=KEY)) for _ in range(50)]
+    waits += [asyncio.create_task(caller.ok("flow.run", workflow="order")) for _ in range(50)]
+    while engine.waiting < 100:
+        assert (await caller.ok("flow.snapshot", flowKey=KEY))["flowKey"] == KEY
+    engine.stopped.set()
+    assert all(one["state"] == {"a": 1} for one in await asyncio.gather(*waits))
+
+
+async def test_timeouts_default_to_30_s_are_capped_and_0_does_not_wait(caller: Caller, engine: StubEngine) -> None:
+    error = await caller.refused("flow.run", {"workflow": "order", "timeoutMs": 0})
+    assert (error["code"], error["flowKey"]) == (408, KEY)
+    assert (await caller.ok("flow.poll", flowKey=KEY, timeoutMs=0))["status"] == "running"
+    engine.stopped.set()
+    await caller.ok("flow.await", flowKey=KEY)
+    await caller.ok("flow.await", flowKey=KEY, timeoutMs=10**15)
+    assert [asked[-1] for asked in engine.asked] == [0, 0, 30, 3600]
+
+
+@pytest.mark.parametrize("bounds", [{"max_waiting": 2, "max_requests": 5}])
+async def test_beyond_the_bound_is_a_429_and_waiters_have_their_own(
+    caller: Caller, engine: StubEngine, bounds: dict[str, int]
+) -> None:
+    waits = [asyncio.create_task(caller.ok("flow.await", flowKey=KEY)) for _ in range(bounds["max_waiting"])]
+    while engine.waiting < 2:
+        await caller.ok("flow.snapshot", flowKey=KEY)
+    assert (await caller.refused("flow.await", {"flowKey": KEY}))["code"] == 429
+    await caller.ok("flow.snapshot", flowKey=KEY)
+    engine.stopped.set()
+    await asyncio.gather(*waits)
+    await caller.ok("flow.await", flowKey=KEY)
+
+
+async def test_a_reply_too_large_is_a_413_instead(caller: Caller, engine: StubEngine, connection: Connection) -> None:
+    engine.outcome = Outcome(KEY, "order", Status.COMPLETED, b'{"a":"' + b"x" * connection.max_payload + b'"}')
+    error = await caller.refused("flow.snapshot", {"flowKey": KEY})
+    assert error["code"] == 413
+    assert str(connection.max_payload) in error["message"]
+    assert connection.is_connected
+
+
+async def test_a_defect_of_ours_is_a_500_without_a_traceback(
+    caller: Caller, engine: StubEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine.failure = RuntimeError("secret detail")
+    with caplog.at_level(logging.ERROR):
+        error = await caller.refused("flow.snapshot", {"flowKey": KEY})
+    assert error["code"] == 500
+    assert "secret" not in json.dumps(error)
+    assert "secret detail" in caplog.text
+
+
+async def test_drain_answers_what_was_taken_and_gives_waiters_a_503_b3(
+    caller: Caller, engine: StubEngine, service: Service, other: Connection, prefix: str
+) -> None:
+    waits = [asyncio.create_task(caller.refused("flow.await", {"flowKey": KEY})) for _ in range(5)]
+    while engine.waiting < 5:
+        await caller.ok("flow.snapshot", flowKey=KEY)
+    asked = [asyncio.create_task(caller.ok("flow.history", flowKey=KEY)) for _ in range(20)]
+    await asyncio.sleep(0)
+    await other.flush()
+    await service.drain()
+    assert {error["code"] for error in await asyncio.gather(*waits)} == {503}
+    assert len(await asyncio.gather(*asked)) == 20
+    with pytest.raises(Exception, match="no responders"):
+        await other.request(f"{prefix}.flow.history", b"", timeout=5)
+
+
+def schema(kind: str) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads((Path(__file__).parent / "adr32" / f"{kind}_response.json").read_text())
+    return value
+
+
+@pytest.mark.parametrize("kind", ["ping", "info", "stats"])
+async def test_discovery_replies_are_as_adr_32_has_them(caller: Caller, service: Service, kind: str) -> None:
+    checker = jsonschema.Draft7Validator(schema(kind), format_checker=jsonschema.FormatChecker())
+    await caller.ok("flow.snapshot", flowKey=KEY)
+    for tail in ("", ".dwarf", f".dwarf.{service.id}"):
+        msg = await caller.connection.request(f"$SRV.{kind.upper()}{tail}", b"", timeout=10)
+        reply = json.loads(msg.data)
+        checker.validate(reply)
+        assert reply["id"] == service.id
+        assert reply["name"] == "dwarf"
+
+
+async def test_info_lists_every_operation_with_its_schemas(service: Service, prefix: str) -> None:
+    endpoints = {one["name"]: one for one in service.info()["endpoints"]}
+    assert set(endpoints) == {one.endpoint for one in OPERATIONS}
+    create = endpoints["flow-create_task"]
+    assert create["subject"] == f"{prefix}.flow.create_task"
+    assert create["metadata"]["request_schema"] == "flow_create_task_request"
+    assert create["metadata"]["response_schema"] == "flow_key_reply"
+    schemas = Path(__file__).parents[2] / "schemas"
+    for one in endpoints.values():
+        assert (schemas / f"{one['metadata']['request_schema']}.json").exists()
+        assert (schemas / f"{one['metadata']['response_schema']}.json").exists()
+
+
+async def test_statistics_are_true_and_hold_no_tokens(caller: Caller, service: Service) -> None:
+    for _ in range(3):
+        await caller.ok("flow.snapshot", flowKey=KEY)
+    await caller.refused("flow.delete", {"flowKey": KEY})
+    await caller.refused("flow.delete", b"{")
+    stats = {one["name"]: one for one in service.stats()["endpoints"]}
+    snapshot, delete, cancel = (stats[f"flow-{one}"] for one in ("snapshot", "delete", "cancel"))
+    assert (snapshot["num_requests"], snapshot["num_errors"], snapshot["last_error"]) == (3, 0, "")
+    assert snapshot["processing_time"] > 0
+    assert snapshot["average_processing_time"] == snapshot["processing_time"] // 3
+    assert (delete["num_requests"], delete["num_errors"]) == (2, 2)
+    assert delete["last_error"].startswith("400:")
+    assert cancel["num_requests"] == 0
+    await caller.refused("flow.delete", {"flowKey": KEY})
+    (delete,) = (one for one in service.stats()["endpoints"] if one["name"] == "flow-delete")
+    assert delete["last_error"] == "409:flow 1-42 is running: cancel it first"
+
+
+async def test_replicas_share_the_work(
+    caller: Caller, service: Service, shared_server: Any, opened: Any, prefix: str
+) -> None:
+    second = Service(await opened(shared_server.url), StubEngine(), Subjects(prefix))
+    await second.start()
+    for _ in range(40):
+        await caller.ok("flow.snapshot", flowKey=KEY)
+    counts = [
+        next(one["num_requests"] for one in each.stats()["endpoints"] if one["name"] == "flow-snapshot")
+        for each in (service, second)
+    ]
+    assert sum(counts) == 40
+    assert all(counts)
+    await second.drain()
+
+
+@pytest.mark.parametrize(
+    ("version", "semver"),
+    [("0.1.0", "0.1.0"), ("1.2", "1.2.0"), ("1.2.3rc1", "1.2.3-rc1"), ("1.2.3.dev4", "1.2.3-dev4"), ("2", "2.0.0")],
+)
+def test_versions_are_semantic(version: str, semver: str) -> None:
+    assert _semver(version) == semver
