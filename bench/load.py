@@ -17,6 +17,8 @@ import orjson
 import uvloop
 from nats.aio.client import Client
 
+from dwarf_nats.workflow.graph import END, Graph
+
 from .children import converse, own_cpu
 
 WORKFLOW = "bench-linear"
@@ -27,16 +29,13 @@ _WAIT_SECONDS = 150
 
 def graph(steps: int) -> bytes:
     """A straight line of `steps` nodes, all the same task."""
+    line = Graph(WORKFLOW)
     names = [f"t{number}" for number in range(1, steps + 1)]
-    edges = zip(names, [*names[1:], "END"], strict=True)
-    return orjson.dumps(
-        {
-            "name": WORKFLOW,
-            "entryPoint": names[0],
-            "nodes": [{"name": name, "url": TASK} for name in names],
-            "transitions": [{"from": source, "to": target} for source, target in edges],
-        }
-    )
+    for name in names:
+        line.add_task(name, TASK)
+    for source, target in zip(names, [*names[1:], END], strict=True):
+        line.add_transition(source, target)
+    return line.to_json()
 
 
 class Load:

@@ -140,7 +140,18 @@ def versions() -> dict[str, str]:
 def show(run: Run, console: Console) -> None:
     """The table."""
     table = Table(title="medians over the rounds; ratios of rounds run side by side")
-    for column in ("case", "arm", "steps/s", "of floor", "p50 ms", "× floor", "p99 ms", "group", "tx/step", "CPU µs/step"):
+    for column in (
+        "case",
+        "arm",
+        "steps/s",
+        "of floor",
+        "p50 ms",
+        "× floor",
+        "p99 ms",
+        "group",
+        "tx/step",
+        "CPU µs/step",
+    ):
         table.add_column(column, justify="left" if column in ("case", "arm", "CPU µs/step") else "right")
     for case in run.cases:
         for arm in case.arms:

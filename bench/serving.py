@@ -98,7 +98,11 @@ def main() -> None:
         uvloop.run(worker(args.nats, args.task_prefix))
     else:
         settings = ServerSettings(
-            dsns=[args.dsn], nats_url=args.nats, prefix=args.prefix, task_prefix=args.task_prefix, wait_for_servers=False
+            dsns=[args.dsn],
+            nats_url=args.nats,
+            prefix=args.prefix,
+            task_prefix=args.task_prefix,
+            wait_for_servers=False,
         )
         uvloop.run(one_replica(settings, args.profile))
 

@@ -90,6 +90,17 @@ class Connection(Client):
         if queue is not None and queue.empty():
             queue.put_nowait(asyncio.get_running_loop().create_future())
 
+    async def flush(self, timeout: int = 10) -> None:
+        """Return when the server has taken everything sent before.
+
+        nats-py's own writes its PING at once and leaves what is pending to a task, so the PONG may come before the server
+        has seen a subscription or its end.
+        """
+        if self._pending and self.is_connected and self._transport is not None:
+            pending, self._pending, self._pending_data_size = self._pending, [], 0
+            self._transport.writelines(pending)
+        await super().flush(timeout)
+
     def fits(self, block: bytes, body: bytes) -> bool:
         """Whether the server takes a message of this size; one that is larger makes it cut the connection."""
         return len(block) + len(body) <= self.max_payload

@@ -1,1 +1,1 @@
-
+"""The command line, `dwarf-nats`: one module per command."""

@@ -110,8 +110,12 @@ class Shard:
     # -- lifecycle
 
     async def open(self, name: str, *, migrated: bool) -> None:
-        await self.store.open(name, migrated=migrated)
-        self.recovered += await self.store.recover(self.settings.replica_timeout_ms)
+        try:
+            await self.store.open(name, migrated=migrated)
+            self.recovered += await self.store.recover(self.settings.replica_timeout_ms)
+        except BaseException:
+            await self.store.close()
+            raise
         self._jobs = [
             self._job(self.committer.run(), "committer"),
             self._job(self._refill(), "refiller"),
@@ -142,6 +146,7 @@ class Shard:
             log.warning(
                 "shard %d: results could not be written before the end; their steps will run again", self.number
             )
+        await self.give_back()  # what the last commit left born running: `leave` frees it
         await asyncio.gather(*others, return_exceptions=True)
         self.waiters.refuse(Unavailable("this replica is stopping: ask again"))
         try:
@@ -265,6 +270,7 @@ class Shard:
         self._dispatch(StepInHand(new.facts, new.step_id, new.step_token, new.node, new.url, 1, 0, 1, new.state, {}))
 
     def _dispatch(self, step: StepInHand) -> None:
+        step.dispatched_at = self._clock.now()
         self._in_hand[step.step_id] = step
         self._running[step.step_id] = asyncio.create_task(self._run(step))
 
@@ -273,8 +279,11 @@ class Shard:
             settlement = await self._execute(step)
         except asyncio.CancelledError:
             settlement = give_back(step)
-        finally:
-            self._running.pop(step.step_id, None)
+        except Exception as error:
+            log.exception("a defect while executing step %s", step.shown)
+            settlement = fail(step, ErrorInfo(f"a defect of the engine: {error}", 500))
+        if self._running.get(step.step_id) is asyncio.current_task():
+            del self._running[step.step_id]
         self.committer.settle(settlement)
 
     async def _execute(self, step: StepInHand) -> Settlement:
@@ -283,13 +292,14 @@ class Shard:
             if flow.graph is None:
                 flow.graph = await self._graphs.frozen(self.number, flow.digest)
             answer = await self._ask(step)
-            await self.step_ids.ensure()
         except BusAway:
             await self._tasks.ready()  # the step is held meanwhile: neither failed nor written about
             return give_back(step, BUS_AWAY_DELAY_US)
         except Unavailable as error:
             log.warning("step %s is given back: %s", step.shown, error)
             return give_back(step, BUS_AWAY_DELAY_US)
+        await self._have_step_id()
+        step.age_us += max(0, self._clock.now() - step.dispatched_at)
         try:
             settlement = decide(step, flow.graph, answer, self._new_step, Limits(self.settings.max_state_bytes))
         except DwarfError as error:
@@ -311,9 +321,11 @@ class Shard:
             flow.baggage, flow.created_at, flow.updated_at, self._clock.now() + budget_ms * 1000, budget,
         )  # fmt: skip
         try:
-            async with asyncio.timeout(budget):
+            async with asyncio.timeout(budget) as deadline:
                 return await self._tasks.execute(call)
-        except TimeoutError:
+        except TimeoutError as error:
+            if not deadline.expired():  # the task's own
+                return Answer(error=ErrorInfo(str(error) or "TimeoutError", 500))
             return Answer(
                 error=ErrorInfo(f"task {step.url} did not answer within its time budget of {budget_ms} ms", 408)
             )
@@ -322,6 +334,16 @@ class Shard:
         except Exception as error:
             code = getattr(error, "code", 500)
             return Answer(error=ErrorInfo(str(error) or type(error).__name__, code if isinstance(code, int) else 500))
+
+    async def _have_step_id(self) -> None:
+        """An answer in hand outlives an outage of the database (B6)."""
+        failures = 0
+        while True:
+            try:
+                return await self.step_ids.ensure()
+            except Unavailable:
+                await self._clock.sleep(BACKOFF_SECONDS[min(failures, len(BACKOFF_SECONDS) - 1)])
+                failures += 1
 
     def _new_step(self) -> tuple[int, str]:
         return self.step_ids.take(), self._tokens()
@@ -334,7 +356,7 @@ class Shard:
         ended: list[tuple[str, Status]] = []
         for settlement, alive, at in effects:
             step = settlement.step
-            self._in_hand.pop(step.step_id, None)
+            self._drop(step)
             new = settlement.successor
             if alive and new is not None and new.running:
                 self._dispatch(
@@ -389,8 +411,12 @@ class Shard:
     def _fenced(self, settlement: Settlement) -> None:
         """The step was taken away meanwhile: its result is dropped without harm (X1)."""
         self.fenced += 1
-        self._in_hand.pop(settlement.step.step_id, None)
+        self._drop(settlement.step)
         self._hands.release()
+
+    def _drop(self, step: StepInHand) -> None:
+        if self._in_hand.get(step.step_id) is step:  # it may be in hand again by a later claim
+            del self._in_hand[step.step_id]
         if settlement.end is not None:  # written by a commit whose answer was lost, perhaps: let waiters look
             self.waiters.wake(settlement.step.flow.flow_id, None)
 

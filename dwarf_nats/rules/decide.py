@@ -89,9 +89,9 @@ def _failure(step: StepInHand, answer: Answer, error: ErrorInfo) -> Settlement:
 def _retry(step: StepInHand, answer: Answer, changes: State) -> Settlement | None:
     retry = answer.retry
     assert retry is not None
-    if not retries.granted(retry, step.attempt, step.age_us):
+    delay = min(retries.delay_us(retry, step.attempt) + answer.sleep_ms * 1000, retries.MAX_DELAY_US)
+    if not retries.granted(retry, step.attempt, step.age_us, delay):
         return None
-    delay = retries.delay_us(retry, step.attempt) + answer.sleep_ms * 1000
     return Settlement(step, Status.PENDING, changes, attempt=step.attempt + 1, delay_us=delay)
 
 
@@ -131,6 +131,6 @@ def _complete(
         step_id, token = new_step()
         node = graph.nodes[following]
         settlement.successor = NewStep(
-            step_id, token, node.name, node.url, step.depth + 1, state, state_json, delay_us=answer.sleep_ms * 1000
+            step_id, token, node.name, node.url, step.depth + 1, state, state_json, delay_us=min(answer.sleep_ms * 1000, retries.MAX_DELAY_US)
         )
     return settlement

@@ -54,8 +54,9 @@ class StepInHand:
     state: State
     changes: State
     age_us: int = 0
-    """Since the first dispatch of the step (X5)."""
-    claimed_at: float = 0.0
+    """Since the first dispatch of the step (X5), in microseconds."""
+    dispatched_at: int = 0
+    """On this replica's clock."""
 
     @property
     def key(self) -> str:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 # What nats-py writes around the headers and between name and value.
 _HEADER_FRAME = len(b"NATS/1.0\r\n\r\n")
 _HEADER_LINE = len(b": \r\n")
+# What comes with the server's word that nobody listens.
+_SERVERS_OWN = frozenset({"Status", "Description", "Nats-Subject"})
 
 
 class NoResponders(Exception):
@@ -123,7 +125,8 @@ class Requests:
 
 def is_no_responders(msg: Msg) -> bool:
     """The server's own 503: nothing but a status. (Services report a 503 in `Nats-Service-Error-Code`.)"""
-    return not msg.data and msg.headers is not None and msg.headers.get("Status") == "503" and len(msg.headers) == 1
+    headers = msg.headers
+    return not msg.data and headers is not None and headers.get("Status") == "503" and headers.keys() <= _SERVERS_OWN
 
 
 async def until_connected(nc: Nats, seconds: float, pause: Callable[[float], Awaitable[None]] = asyncio.sleep) -> bool:
@@ -135,3 +138,24 @@ async def until_connected(nc: Nats, seconds: float, pause: Callable[[float], Awa
             return False
         await pause(0.02)
     return True
+
+
+async def round_trip(nc: Nats) -> None:
+    """Return once the server has read everything sent before.
+
+    nats-py's `flush` writes its PING past what waits to be written (measured with 2.16: a subscription made just before
+    is unknown to the server when `flush` returns). The second PING comes after all of it.
+    """
+    await nc.flush()
+    await nc.flush()
+
+
+async def leave(nc: Nats, sub: Subscription) -> None:
+    """Unsubscribe, and handle every message the server sent until it knew.
+
+    nats-py's `drain` forgets the subscription after a `flush`, which the UNSUB may not have preceded; a message that
+    comes in between would be lost. So the UNSUB is sent first.
+    """
+    await nc._send_unsubscribe(sub._id)
+    await nc.flush()
+    await sub.drain()  # type: ignore[no-untyped-call]

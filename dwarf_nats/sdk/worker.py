@@ -34,7 +34,7 @@ from . import connection, serving
 from .calls import accept_seconds, decode_request, decode_roll_call, encode_answer, encode_running, failed
 from .connection import ConnectOptions
 from .jobs import Handler, Job, Jobs
-from .requests import check_size, until_connected
+from .requests import check_size, leave, round_trip, until_connected
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -242,7 +242,7 @@ class Worker:
         subs = [await nc.subscribe(self._private, cb=self._on_worker_call)]
         for url, handler in self._handlers.items():
             subs.append(await self._subscribe(nc, self._subjects.task(url), handler))
-        await nc.flush()
+        await round_trip(nc)
         self._subs = subs
 
     async def _subscribe(self, nc: Nats, subject: str, handler: Handler) -> Subscription:
@@ -273,8 +273,9 @@ class Worker:
 
     async def _unsubscribe(self, subs: Iterable[Subscription]) -> None:
         """Stop getting messages; those already sent to us are still handled."""
-        if self._nc is not None and self._nc.is_connected:
-            await asyncio.gather(*map(_drained, subs))
+        nc = self._nc
+        if nc is not None and nc.is_connected:
+            await asyncio.gather(*(leave(nc, sub) for sub in subs), return_exceptions=True)
 
     async def _close(self, nc: Nats) -> None:
         with contextlib.suppress(nats.errors.Error):
@@ -336,8 +337,3 @@ class Worker:
         if msg.reply and self._nc is not None:
             with contextlib.suppress(nats.errors.Error):
                 await self._nc.publish(msg.reply, encode_running(jobs.roll_call(steps)))
-
-
-async def _drained(sub: Subscription) -> None:
-    with contextlib.suppress(nats.errors.Error):
-        await sub.drain()  # type: ignore[no-untyped-call]

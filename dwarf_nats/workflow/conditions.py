@@ -97,7 +97,7 @@ def _compile(source: str) -> _Condition:
         if not _from_library(error):
             raise
         raise BadRequest(_one_line(error)) from None
-    called = [name for name in program.functions() if name.isidentifier() and not name.startswith("_")]
+    called = [name for name in program.functions() if name.isidentifier()]
     for name in called:
         if name not in _FUNCTIONS:
             raise BadRequest(f"there is no function {name!r}: {closest(name, sorted(_FUNCTIONS))}")

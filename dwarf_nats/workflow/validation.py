@@ -26,8 +26,8 @@ def validate(graph: Graph) -> None:
 
 
 def _problems(graph: Graph) -> Iterator[str]:
-    yield from _name_problems(graph)
     yield from graph.defects()
+    yield from _name_problems(graph)
     for name in graph.annotations:
         if name not in graph.nodes:
             yield f"there is an annotation on {name!r}, which is no node: {closest(name, graph.nodes)}"

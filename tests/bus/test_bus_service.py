@@ -180,7 +180,9 @@ async def test_names_that_are_no_subjects_are_never_published(caller: Caller, en
 async def test_operations_not_carried_out_yet_say_so(caller: Caller) -> None:
     for operation in OPERATIONS:
         if operation.name not in HANDLERS:
-            example = {name: KEY for name in ("flowKey", "stepKey", "threadKey") if name in _fields(operation.request)}
+            example: dict[str, Any] = {
+                name: KEY for name in ("flowKey", "stepKey", "threadKey") if name in _fields(operation.request)
+            }
             example |= {name: "a" for name in ("task", "name") if name in _fields(operation.request)}
             error = await caller.refused(operation.name, example)
             assert error["code"] == 400

@@ -13,6 +13,7 @@ from nats.aio.msg import Msg
 from sdk_helpers import Asked, Responder
 
 from dwarf_nats.embedded import NatsServer
+from dwarf_nats.sdk.requests import round_trip
 
 _numbers = itertools.count(1)
 
@@ -44,6 +45,6 @@ def service(nc: Nats, prefix: str) -> Callable[[str, Responder], Awaitable[None]
             await nc.publish(msg.reply, json.dumps(body).encode(), headers=headers)
 
         await nc.subscribe(f"{prefix}.{operation}", cb=on_request)
-        await nc.flush()
+        await round_trip(nc)
 
     return serve

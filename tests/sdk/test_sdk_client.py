@@ -14,6 +14,7 @@ from sdk_helpers import Asked, refuse
 from dwarf_nats import errors
 from dwarf_nats.embedded import NatsServer
 from dwarf_nats.sdk import END, Client, FlowOptions, Graph, Query
+from dwarf_nats.sdk.requests import round_trip
 from dwarf_nats.wire import messages as m
 from dwarf_nats.wire.codec import decode
 from dwarf_nats.wire.examples import EXAMPLES
@@ -261,7 +262,7 @@ async def test_a_header_named_status_is_not_taken_for_the_servers_503(client: Cl
 
 
 async def test_list_all_follows_the_cursor_o9(client: Client, service: Service) -> None:
-    flow = EXAMPLES[m.FlowSummary]
+    flow = EXAMPLES[m.FlowListReply]["flows"][0]
     pages = {"": {"flows": [flow, flow], "cursor": "next"}, "next": {"flows": [flow]}}
     await service("flow.list", lambda ask: pages[ask.body.get("cursor", "")])
     assert len([one async for one in client.list_all(Query(limit=2))]) == 3
@@ -323,7 +324,7 @@ async def test_a_wait_outlives_a_restart_of_the_server() -> None:
                 await msg.respond(b'{"flowKey":"%s","workflow":"w","status":"completed","state":{}}' % FLOW.encode())
 
         await other.nc.subscribe("dwarf.flow.await", cb=on_request)
-        await other.nc.flush()
+        await round_trip(other.nc)
         waiting = asyncio.create_task(client.await_(FLOW, 60))
         await asked.wait()
         await server.restart()

@@ -64,14 +64,18 @@ def test_g2_every_kind_of_edge_is_kept_in_order_of_registration() -> None:
     graph.add_transition_for_each("a", "e", "rows")
     graph.add_transition_for_each("a", "f", "rows", as_="row")
     graph.add_transition_on_error("a", "g")
-    assert graph.leaving("a") == graph.transitions == [
-        Transition("a", "b", when="x > 1"),
-        Transition("a", "c", when="true", switch=True),
-        Transition("a", "d", goto=True),
-        Transition("a", "e", for_each="rows", as_="item"),
-        Transition("a", "f", for_each="rows", as_="row"),
-        Transition("a", "g", on_error=True),
-    ]
+    assert (
+        graph.leaving("a")
+        == graph.transitions
+        == [
+            Transition("a", "b", when="x > 1"),
+            Transition("a", "c", when="true", switch=True),
+            Transition("a", "d", goto=True),
+            Transition("a", "e", for_each="rows", as_="item"),
+            Transition("a", "f", for_each="rows", as_="row"),
+            Transition("a", "g", on_error=True),
+        ]
+    )
 
 
 def test_g2_conveniences_add_plain_edges() -> None:
@@ -98,9 +102,7 @@ def test_g2_conveniences_add_plain_edges() -> None:
         (lambda g: (g.add_transition_switch("a", "b", "x"), g.add_transition_switch("a", "c", "true")), False),
     ],
 )
-def test_g3_only_plain_when_and_for_each_edges_make_a_fan_out(
-    build: Callable[[Graph], object], expected: bool
-) -> None:
+def test_g3_only_plain_when_and_for_each_edges_make_a_fan_out(build: Callable[[Graph], object], expected: bool) -> None:
     graph = Graph("g")
     build(graph)
     assert graph.is_fan_out("a") is expected

@@ -212,7 +212,8 @@ def test_g6_any_graph_at_all_is_either_accepted_or_refused_with_a_message(
     try:
         graph.validate()
     except BadRequest as refusal:
-        assert refusal.message.startswith("graph 'g': ")
+        if not refusal.message.startswith("graph 'g': "):
+            raise
         return
     sources = {name for name in graph.nodes if graph.is_fan_out(name)}
     assert graph.fan_in_of().keys() == sources

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -221,7 +220,9 @@ def test_subject_names(name: str) -> None:
     assert check_subject_name(name, "task") == name
 
 
-@pytest.mark.parametrize("name", ["", ".", "a.", ".a", "a..b", "a b", "a.*", "a.>", "a/b", "é", "a\n", "x" * 257, "a\0"])
+@pytest.mark.parametrize(
+    "name", ["", ".", "a.", ".a", "a..b", "a b", "a.*", "a.>", "a/b", "é", "a\n", "x" * 257, "a\0"]
+)
 def test_names_that_are_no_subject_are_refused(name: str) -> None:
     assert not is_subject_name(name)
     with pytest.raises(BadRequest, match="invalid task"):

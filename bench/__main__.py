@@ -1,0 +1,151 @@
+"""The benchmark: `python -m bench` runs it, `python -m bench compare A B` says what moved between two runs."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+import tempfile
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+
+import asyncpg
+import uvloop
+from rich.console import Console
+from rich.table import Table
+
+from dwarf_nats.embedded import NatsServer, PostgresServer
+from dwarf_nats.errors import DwarfError
+
+from . import result
+from .arms import Servers, Sides
+from .cases import DATABASES, chosen, run_cases
+from .children import Failed
+from .compare import LEAST, compare, regressions
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit code 0: done; 1: could not, or a comparison found something worse; 2: wrong usage."""
+    argv = sys.argv[1:] if argv is None else argv
+    if argv and argv[0] == "compare":
+        return _compare(_compare_parser().parse_args(argv[1:]))
+    args = _parser().parse_args(argv)
+    try:
+        chosen(args.case, args.quick)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
+    try:
+        run = uvloop.run(_bench(args, "bench " + shlex.join(argv)))
+    except (DwarfError, Failed, OSError, asyncpg.PostgresError) as error:
+        print(f"the benchmark stopped: {error}", file=sys.stderr)
+        return 1
+    result.save(run, args.out)
+    if args.json:
+        sys.stdout.write(args.out.read_text())
+    else:
+        console = Console()
+        result.show(run, console)
+        console.print(f"written to {args.out}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="bench", description=__doc__, epilog="example: python -m bench --quick")
+    parser.add_argument("--case", action="append", default=[], help="a case by name or key; all by default")
+    parser.add_argument("--arm", action="append", choices=(result.FLOOR, *DATABASES), help="all by default")
+    parser.add_argument("--rounds", type=int, help="3 by default, 1 with --quick")
+    parser.add_argument("--quick", action="store_true", help="fewer flows, one round: does it run, roughly how fast")
+    parser.add_argument("--steps", type=int, default=10, help="steps in a flow")
+    parser.add_argument("--sdk-worker", action="store_true", help="the task on the SDK's worker, not the lean service")
+    parser.add_argument("--dsn", default="", help="a PostgreSQL where databases may be made; else an embedded one")
+    parser.add_argument("--nats", default="", help="a nats-server; else an embedded one")
+    parser.add_argument("--out", type=Path, default=Path("bench-result.json"))
+    parser.add_argument("--json", action="store_true", help="print the result file instead of the table")
+    parser.add_argument("--profile", default="", metavar="PREFIX", help="run the replicas under cProfile")
+    return parser
+
+
+def _compare_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="bench compare", description="What moved between two runs, beyond noise.")
+    parser.add_argument("before", type=Path)
+    parser.add_argument("after", type=Path)
+    parser.add_argument("--least", type=float, default=LEAST, help="share below which a difference is no news")
+    parser.add_argument("--all", action="store_true", help="show what did not move, too")
+    return parser
+
+
+async def _bench(args: argparse.Namespace, command: str) -> result.Run:
+    rounds = args.rounds or (1 if args.quick else 3)
+    arms = args.arm or [result.FLOOR, *DATABASES]
+    sides = Sides(args.steps, args.sdk_worker, args.profile)
+    settings: dict[str, int | float | str | bool] = {
+        "rounds": rounds,
+        "quick": args.quick,
+        "steps": args.steps,
+        "sdk_worker": args.sdk_worker,
+        "embedded_postgresql": not args.dsn,
+        "embedded_nats": not args.nats,
+    }
+    run = result.Run(
+        datetime.now(UTC).isoformat(timespec="seconds"), command, result.machine(), result.versions(), settings
+    )
+    quiet = Console(stderr=True, highlight=False)
+    async with AsyncExitStack() as stack:
+        servers = await _servers(args, arms, stack)
+        if servers.dsn:
+            run.versions["postgresql"] = await _postgres_version(servers.dsn)
+        run.cases = await run_cases(
+            chosen(args.case, args.quick), arms, servers, sides, rounds, lambda text: quiet.print(text, style="dim")
+        )
+    return run
+
+
+async def _servers(args: argparse.Namespace, arms: list[str], stack: AsyncExitStack) -> Servers:
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dwarf-bench-")))
+    servers = Servers(args.dsn, args.nats, folder)
+    if not servers.nats:
+        nats = await stack.enter_async_context(NatsServer())
+        servers.nats, servers.nats_pid = nats.url, nats.pid
+    if not servers.dsn and set(arms) != {"sqlite"}:
+        postgres = await stack.enter_async_context(PostgresServer())
+        servers.dsn = postgres.dsn()
+    return servers
+
+
+async def _postgres_version(dsn: str) -> str:
+    connection = await asyncpg.connect(dsn)
+    try:
+        return str(await connection.fetchval("show server_version"))
+    finally:
+        await connection.close()
+
+
+def _compare(args: argparse.Namespace) -> int:
+    try:
+        before, after = result.load(args.before), result.load(args.after)
+    except (ValueError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    moves = compare(before, after, args.least)
+    table = Table(title=f"{args.before} → {args.after}")
+    for column in ("case", "arm", "figure", "before", "after", "change", ""):
+        table.add_column(column, justify="right" if column in ("before", "after", "change") else "left")
+    for move in moves:
+        if move.moved or args.all:
+            verdict = ("better" if move.better else "worse") if move.moved else "within noise"
+            table.add_row(
+                move.case, move.arm, move.figure, f"{move.before:,.3g}", f"{move.after:,.3g}",
+                f"{move.change:+.0%}", verdict,
+            )  # fmt: skip
+    console = Console()
+    if table.row_count:
+        console.print(table)
+    else:
+        console.print(f"nothing moved beyond noise, of {len(moves)} figures compared")
+    return 1 if regressions(moves) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

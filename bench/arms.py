@@ -1,0 +1,197 @@
+"""The arms of a case: the floor, and the service on one database. Each is started once and then runs round by round."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import sys
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import asyncpg
+import orjson
+
+from . import load, serving
+from .children import Child, Failed
+from .processes import cpu_of, parent_of
+from .result import FLOOR, Arm, Figures
+
+
+@dataclass(slots=True)
+class Servers:
+    """Where the servers are. `nats_pid`: of a nats-server that is ours to look at."""
+
+    dsn: str
+    nats: str
+    folder: Path
+    nats_pid: int | None = None
+
+
+@dataclass(slots=True)
+class Sides:
+    """What stays the same through a run: steps a flow, the kind of task service, where a profile goes."""
+
+    steps: int = 10
+    sdk_worker: bool = False
+    profile: str = ""
+
+
+class Runner(Protocol):
+    """An arm that runs. `figures` holds what it found so far."""
+
+    figures: Arm
+
+    async def __aenter__(self) -> Runner: ...
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+    async def warm_up(self, concurrency: int) -> None: ...
+    async def measure(self, concurrency: int, flows: int) -> Figures: ...
+
+
+class FloorArm:
+    """The yardstick, `floor.py`, as it is."""
+
+    def __init__(self, servers: Servers, sides: Sides) -> None:
+        self.figures = Arm(FLOOR)
+        self._servers = servers
+        self._sides = sides
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return
+
+    async def warm_up(self, concurrency: int) -> None:
+        """It starts anew each round."""
+
+    async def measure(self, concurrency: int, flows: int) -> Figures:
+        """Run it once."""
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, str(Path(__file__).with_name("floor.py")), "--dsn", self._servers.dsn,
+            "--nats", self._servers.nats, "--concurrency", str(concurrency), "--steps", str(self._sides.steps),
+            "--flows", str(flows), stdout=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        try:
+            said, _ = await process.communicate()
+        except BaseException:
+            if process.returncode is None:
+                process.terminate()
+                await process.wait()
+            raise
+        if process.returncode or not said:
+            raise Failed(f"floor.py ended with code {process.returncode}")
+        floor = orjson.loads(said.splitlines()[-1])
+        steps = floor["flows"] * floor["steps_per_flow"]
+        return Figures(
+            floor["flows"], steps, steps / floor["steps_per_s"], floor["steps_per_s"], floor["flow_p50_ms"],
+            floor["flow_p99_ms"], floor["mean_batch"], 1 / floor["mean_batch"],
+        )  # fmt: skip
+
+
+class ServiceArm:
+    """The whole service on one database of its own: client, replica and task service in a process each."""
+
+    def __init__(self, name: str, servers: Servers, sides: Sides) -> None:
+        self.figures = Arm(name)
+        self._servers = servers
+        self._sides = sides
+        self._stack = AsyncExitStack()
+        tag = secrets.token_hex(4)
+        self._database = f"dwarf_bench_{tag}"
+        prefix, task_prefix = f"bench{tag}", f"task{tag}"
+        common = ("--nats", servers.nats, "--prefix", prefix)
+        kind = "worker" if sides.sdk_worker else "tasks"
+        profile = ("--profile", f"{sides.profile}.{name}.{tag}") if sides.profile else ()
+        self._dsn = (
+            servers.dsn.rsplit("/", 1)[0] + f"/{self._database}"
+            if name == "postgresql"
+            else f"sqlite:///{servers.folder / self._database}.db"
+        )
+        self._workers = Child(serving.__name__, kind, *common, "--task-prefix", task_prefix)
+        self._replica = Child(
+            serving.__name__, "replica", *common, "--task-prefix", task_prefix, "--dsn", self._dsn, *profile
+        )
+        self._load = Child(load.__name__, *common, "--steps", str(sides.steps))
+        self._admin: asyncpg.Connection | None = None
+        self._postmaster: int | None = None
+        self._steps = 0
+
+    async def __aenter__(self) -> Self:
+        try:
+            if self.figures.name == "postgresql":
+                await self._make_database()
+            for child in (self._workers, self._replica, self._load):
+                await self._stack.enter_async_context(child)
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def _make_database(self) -> None:
+        self._admin = await asyncpg.connect(self._servers.dsn)
+        self._stack.push_async_callback(self._admin.close)
+        await self._admin.execute(f'create database "{self._database}"')
+        self._stack.push_async_callback(self._admin.execute, f'drop database "{self._database}" with (force)')
+        host = self._servers.dsn.split("@")[-1]
+        if host.startswith(("127.0.0.1", "localhost")):
+            self._postmaster = parent_of(self._admin.get_server_pid())
+        # By now the replica has gone, and with it went its counts into the statistics.
+        self._stack.push_async_callback(self._count_transactions)
+
+    async def _count_transactions(self) -> None:
+        assert self._admin is not None
+        commits = await self._admin.fetchval(
+            "select xact_commit from pg_stat_database where datname = $1", self._database
+        )
+        if self._steps:
+            self.figures.transactions_per_step = round(commits / self._steps, 4)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stack.__aexit__(kind, error, trace)
+
+    async def warm_up(self, concurrency: int) -> None:
+        """Plans cached, code paths taken, tables no longer empty."""
+        await self.measure(concurrency, max(20, concurrency))
+
+    async def measure(self, concurrency: int, flows: int) -> Figures:
+        """Run so many flows."""
+        before = await self._read()
+        done = await self._load.ask(flows=flows, concurrency=concurrency)
+        after = await self._read()
+        steps = done["flows"] * self._sides.steps
+        self._steps += steps
+        spent = {name: after[name] - before[name] for name in after if name in before}
+        groups = spent.pop("groups")
+        members = spent.pop("members")
+        spent["client"] = done["cpu"]
+        return Figures(
+            done["flows"],
+            steps,
+            done["seconds"],
+            steps / done["seconds"],
+            done["p50_ms"],
+            done["p99_ms"],
+            members / groups if groups else None,
+            groups / steps,
+            {name: round(seconds / steps * 1e6, 2) for name, seconds in spent.items()},
+        )
+
+    async def _read(self) -> dict[str, float]:
+        """Counters, and CPU seconds so far of each part."""
+        engine: dict[str, Any] = await self._replica.ask()
+        found = {"groups": engine["groups"], "members": engine["members"], "engine": engine["cpu"]}
+        found["workers"] = (await self._workers.ask())["cpu"]
+        for name, pid in (("database", self._postmaster), ("nats", self._servers.nats_pid)):
+            seconds = cpu_of(pid) if pid is not None else None
+            if seconds is not None:
+                found[name] = seconds
+        return found

@@ -1,0 +1,93 @@
+"""Where settings come from: flags, then the environment (`DWARF_…`), then `dwarf.toml`.
+
+`dwarf.toml` names options by their long names, at the top for every command that has them, or in a table for one::
+
+    nats = "nats://broker:4222"
+
+    [serve]
+    dsn = ["postgresql://dwarf@db/dwarf"]
+    workers = 2048
+
+    [flow.run]
+    timeout-ms = 60000
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import typer
+
+DEFAULT_FILE = Path("dwarf.toml")
+# Where the `nats` command line's own variables name a server, a file must not overrule them.
+_BEATEN_BY = {"nats": ("NATS_URL", "NATS_CONTEXT"), "context": ("NATS_URL", "NATS_CONTEXT")}
+
+
+def load(path: Path | None, group: Any) -> dict[str, Any]:
+    """The defaults that the file sets for the commands of `group`. Raises `typer.BadParameter` for a bad file.
+
+    Without `path`, `dwarf.toml` in the current folder if it is there.
+    """
+    if path is None and not DEFAULT_FILE.exists():
+        return {}
+    path = path or DEFAULT_FILE
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise typer.BadParameter(f"cannot read {path}: {error.strerror}", param_hint="--config") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise typer.BadParameter(f"{path} is not valid TOML: {error}", param_hint="--config") from None
+    _check(values, group, str(path), "")
+    return _defaults(values, group, {})
+
+
+def _defaults(values: dict[str, Any], command: Any, inherited: dict[str, Any]) -> dict[str, Any]:
+    """For each command of a group its options; what is set further up holds further down."""
+    own = inherited | {_name(key): value for key, value in values.items() if not isinstance(value, dict)}
+    own = {name: value for name, value in own.items() if not any(os.environ.get(v) for v in _BEATEN_BY.get(name, ()))}
+    found = {name: value for name, value in own.items() if name in _option_names(command)}
+    for name, sub in getattr(command, "commands", {}).items():
+        table = values.get(name)
+        found[name] = _defaults(table if isinstance(table, dict) else {}, sub, own)
+    return found
+
+
+def _check(values: dict[str, Any], command: Any, path: str, where: str) -> None:
+    commands = getattr(command, "commands", {})
+    known = _all_names(command)
+    for key, value in values.items():
+        if isinstance(value, dict):
+            if key not in commands:
+                raise typer.BadParameter(
+                    f"{path}: there is no command for the table [{where}{key}]{_near(key, set(commands))}",
+                    param_hint="--config",
+                )
+            _check(value, commands[key], path, f"{where}{key}.")
+        elif _name(key) not in known:
+            raise typer.BadParameter(
+                f"{path}: unknown setting {where}{key}{_near(_name(key), known)}", param_hint="--config"
+            )
+
+
+def _near(key: str, known: set[str]) -> str:
+    near = get_close_matches(key, known, n=1)
+    return f"; did you mean {near[0].replace('_', '-')}?" if near else ""
+
+
+def _name(key: str) -> str:
+    return key.replace("-", "_")
+
+
+def _option_names(command: Any) -> set[str]:
+    return {param.name for param in command.params if param.param_type_name == "option"} - {"help", "config"}
+
+
+def _all_names(command: Any) -> set[str]:
+    names = _option_names(command)
+    for sub in getattr(command, "commands", {}).values():
+        names |= _all_names(sub)
+    return names

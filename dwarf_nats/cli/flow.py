@@ -1,0 +1,233 @@
+"""`dwarf-nats flow …`: the operations on flows (wire: section 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import msgspec
+import typer
+
+from dwarf_nats.cli.command import command, new_app
+from dwarf_nats.cli.options import Bus, Filters, Scheduling, Service
+from dwarf_nats.cli.output import (
+    Output,
+    clock,
+    coloured,
+    day_and_clock,
+    error_line,
+    history_view,
+    outcome_view,
+    table,
+)
+from dwarf_nats.cli.state_arg import read_state
+from dwarf_nats.errors import BadRequest
+from dwarf_nats.sdk import Change
+from dwarf_nats.wire import codec
+from dwarf_nats.wire import messages as m
+from dwarf_nats.workflow.records import Step
+
+app = new_app("Flows: make, run, look at and steer them.")
+
+FlowKey = Annotated[str, typer.Argument(metavar="FLOW", help="The flow's key.")]
+State = Annotated[str | None, typer.Option("--state", help="Initial state: JSON, @file or - for standard input.")]
+TimeoutMs = Annotated[int, typer.Option("--timeout-ms", min=0, envvar="DWARF_TIMEOUT_MS", help="How long to wait.")]
+Workflow = Annotated[str, typer.Argument(metavar="WORKFLOW", help="Name of the workflow; none with --task.")]
+Task = Annotated[str, typer.Option("--task", help="Run this task (its url) alone instead of a workflow.")]
+
+
+def _one_of(workflow: str, task: str) -> None:
+    if bool(workflow) == bool(task):
+        raise typer.BadParameter("name a workflow, or a task with --task", param_hint="WORKFLOW")
+
+
+@command(app, "create", example="dwarf-nats flow create greet --state '{\"name\": \"ada\"}' --start")
+async def create(
+    out: Output,
+    bus: Bus,
+    service: Service,
+    scheduling: Scheduling,
+    workflow: Workflow = "",
+    task: Task = "",
+    state: State = None,
+    start: Annotated[bool, typer.Option("--start", help="Start it at once.")] = False,
+) -> None:
+    """Make a flow and print its key."""
+    _one_of(workflow, task)
+    values, options = read_state(state), scheduling.options()
+    async with service.client(bus) as client:
+        if task:
+            key = await client.create_task(task, values, options, start=start)
+        else:
+            key = await client.create(workflow, values, options, start=start)
+    out.show(m.FlowKeyReply(flow_key=key), key)
+
+
+@command(app, "start", example="dwarf-nats flow start 1-42-a1B2c3D4e5F6g7H8 --notify billing.done")
+async def start(
+    out: Output,
+    bus: Bus,
+    service: Service,
+    flow: FlowKey,
+    notify: Annotated[str, typer.Option(help="Announce the outcome on …stopped.NAME.")] = "",
+) -> None:
+    """Start a flow that was created."""
+    async with service.client(bus) as client:
+        await client.start(flow, notify)
+    out.show(m.Empty(), "started")
+
+
+@command(app, "run", example="dwarf-nats flow run greet --state '{\"name\": \"ada\"}'")
+async def run(
+    out: Output,
+    bus: Bus,
+    service: Service,
+    scheduling: Scheduling,
+    workflow: Workflow = "",
+    task: Task = "",
+    state: State = None,
+    timeout_ms: TimeoutMs = 30_000,
+) -> None:
+    """Make a flow, start it, wait for it to stop, and print its outcome."""
+    _one_of(workflow, task)
+    values, options = read_state(state), scheduling.options()
+    async with service.client(bus) as client:
+        if task:
+            key = await client.create_task(task, values, options, start=True)
+            outcome = await client.await_(key, timeout_ms / 1000)
+        else:
+            outcome = await client.run(workflow, values, options, timeout=timeout_ms / 1000)
+    out.show(codec.encode_outcome(outcome), *outcome_view(outcome))
+
+
+@command(app, "await", example="dwarf-nats flow await 1-42-a1B2c3D4e5F6g7H8 --timeout-ms 60000")
+async def await_(
+    out: Output,
+    bus: Bus,
+    service: Service,
+    flow: FlowKey,
+    timeout_ms: TimeoutMs = 30_000,
+    poll: Annotated[bool, typer.Option("--poll", help="When time is up, print where it stands instead.")] = False,
+) -> None:
+    """Wait for a flow to stop and print its outcome."""
+    async with service.client(bus) as client:
+        outcome = await (client.poll if poll else client.await_)(flow, timeout_ms / 1000)
+    out.show(codec.encode_outcome(outcome), *outcome_view(outcome))
+
+
+@command(app, "get", example="dwarf-nats flow get 1-42-a1B2c3D4e5F6g7H8 --json")
+async def get(
+    out: Output,
+    bus: Bus,
+    service: Service,
+    flow: FlowKey = "",
+    step: Annotated[str, typer.Option(help="Key of a step: print that step with state and changes instead.")] = "",
+    fingerprint: Annotated[bool, typer.Option("--fingerprint", help="Print the fingerprint instead.")] = False,
+) -> None:
+    """Print where a flow stands, or one step of it."""
+    if bool(flow) == bool(step):
+        raise typer.BadParameter("give the key of a flow, or --step with the key of a step", param_hint="FLOW")
+    async with service.client(bus) as client:
+        if step:
+            message = codec.step_message(await client.step(step))
+            out.show(message, msgspec.json.format(msgspec.json.encode(message)).decode())
+        elif fingerprint:
+            digest, status = await client.fingerprint(flow)
+            out.show({"fingerprint": digest, "status": status.value}, f"{digest}  {status.value}")
+        else:
+            outcome = await client.snapshot(flow)
+            out.show(codec.encode_outcome(outcome), *outcome_view(outcome))
+
+
+@command(app, "history", example="dwarf-nats flow history 1-42-a1B2c3D4e5F6g7H8")
+async def history(out: Output, bus: Bus, service: Service, flow: FlowKey) -> None:
+    """Print the steps of a flow."""
+    async with service.client(bus) as client:
+        steps = await client.history(flow)
+    out.show(m.HistoryReply(steps=[codec.step_message(step) for step in steps]), history_view(steps))
+
+
+@command(app, "list", example="dwarf-nats flow list --status failed --newer-than-ms 3600000")
+async def list_(
+    out: Output,
+    bus: Bus,
+    service: Service,
+    filters: Filters,
+    cursor: Annotated[str, typer.Option(help="The page after this one, as printed below it.")] = "",
+) -> None:
+    """List flows, newest first."""
+    async with service.client(bus) as client:
+        flows, following = await client.list(filters.query(), cursor)
+    reply = m.FlowListReply(flows=[codec.summary_message(one) for one in flows], cursor=following or msgspec.UNSET)
+    rows = [
+        (
+            one.flow_key,
+            one.workflow,
+            coloured(one.status),
+            one.task or "",
+            day_and_clock(one.updated_at),
+            one.cancel_reason or error_line(one.error),
+        )
+        for one in flows
+    ]
+    shown = table(("flow", "workflow", "status", "task", "updated", "why"), rows)
+    out.show(reply, shown, *([f"more: --cursor {following}"] if following else []))
+
+
+@command(app, "cancel", example="dwarf-nats flow cancel 1-42-a1B2c3D4e5F6g7H8 --reason 'ordered twice'")
+async def cancel(
+    out: Output,
+    bus: Bus,
+    service: Service,
+    flow: FlowKey,
+    reason: Annotated[str, typer.Option(help="Kept with the flow.")] = "",
+) -> None:
+    """Cancel a flow that has not ended."""
+    async with service.client(bus) as client:
+        await client.cancel(flow, reason)
+    out.show(m.Empty(), "cancelled")
+
+
+@command(app, "delete", example="dwarf-nats flow delete 1-42-a1B2c3D4e5F6g7H8")
+async def delete(out: Output, bus: Bus, service: Service, flow: FlowKey) -> None:
+    """Delete a flow that is not running."""
+    async with service.client(bus) as client:
+        await client.delete(flow)
+    out.show(m.Empty(), "deleted")
+
+
+@command(app, "purge", example="dwarf-nats flow purge --status completed --older-than-ms 86400000")
+async def purge(out: Output, bus: Bus, service: Service, filters: Filters) -> None:
+    """Delete the flows that match and are not running; needs --status, --workflow or --older-than-ms."""
+    if filters.status is None and not filters.workflow and filters.older_than_ms is None:
+        raise BadRequest("purge needs at least one of --status, --workflow, --older-than-ms")
+    async with service.client(bus) as client:
+        deleted = await client.purge(filters.query())
+    out.show(m.FlowPurgeReply(deleted=deleted), f"deleted {deleted}")
+
+
+@command(app, "watch", example="dwarf-nats flow watch 1-42-a1B2c3D4e5F6g7H8")
+async def watch(out: Output, bus: Bus, service: Service, flow: FlowKey) -> None:
+    """Print each change of a flow's steps as it happens, until the flow ends, then its outcome."""
+    seen: dict[str, str] = {}
+    last: Change | None = None
+    async with service.client(bus) as client:
+        async for change in client.watch(flow):
+            last = change
+            for step in _news(change.steps, seen):
+                line = f"{clock(step.updated_at)}  {step.status.value:<11}  {step.task}"
+                out.show(codec.step_message(step), f"{line}  {error_line(step.error)}".rstrip())
+    if last is not None:
+        out.show(codec.encode_outcome(last.outcome), *outcome_view(last.outcome))
+
+
+def _news(steps: Sequence[Step], seen: dict[str, str]) -> list[Step]:
+    """The steps that look otherwise than they did; remembers how they look now."""
+    fresh: list[Step] = []
+    for step in steps:
+        look = f"{step.status} {step.attempt}"
+        if seen.get(step.step_key) != look:
+            seen[step.step_key] = look
+            fresh.append(step)
+        fresh += _news(step.sub_history, seen)
+    return fresh

@@ -1,0 +1,107 @@
+"""`dwarf-nats graph …`: the registry of graphs, from JSON or YAML files (G8; wire: section 3)."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import orjson
+import typer
+import yaml
+
+from dwarf_nats.cli.command import command, new_app
+from dwarf_nats.cli.options import Bus, Service
+from dwarf_nats.cli.output import Output, day_and_clock, pretty, table
+from dwarf_nats.errors import BadRequest
+from dwarf_nats.sdk import Graph
+from dwarf_nats.wire import messages as m
+from dwarf_nats.wire.times import rfc3339
+
+app = new_app("Graphs: register, look at and check them.")
+
+Files = Annotated[list[str], typer.Argument(metavar="FILE…", help="JSON or YAML, one graph each; - for standard input.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The graph's name.")]
+
+
+def read_graph(path: str) -> Graph:
+    """The graph in a JSON or YAML file, or from standard input for `-`. Raises `BadRequest` naming the file."""
+    try:
+        text = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+    except OSError as error:
+        raise BadRequest(f"cannot read {path}: {error.strerror}") from None
+    try:
+        return Graph.from_json(_to_json(text, path))
+    except BadRequest as error:
+        raise BadRequest(f"{path}: {error.message}") from None
+
+
+def _to_json(text: bytes, path: str) -> bytes:
+    if path.endswith(".json") or (path == "-" and text.lstrip().startswith(b"{")):
+        return text
+    try:
+        value: Any = yaml.safe_load(text)
+        return orjson.dumps(value)
+    except yaml.YAMLError as error:
+        raise BadRequest(f"not valid YAML: {' '.join(str(error).split())}") from None
+    except (TypeError, ValueError, RecursionError) as error:
+        raise BadRequest(f"this YAML has no counterpart in JSON: {error}") from None
+
+
+@command(app, "put", example="dwarf-nats graph put order.yaml")
+async def put(out: Output, bus: Bus, service: Service, files: Files) -> None:
+    """Register graphs under their names, in place of what was there."""
+    graphs = [read_graph(path) for path in files]
+    async with service.client(bus) as client:
+        for graph in graphs:
+            info = await client.put_graph(graph)
+            out.show(m.GraphPutReply(name=info.name, digest=info.digest), f"{info.name}  {info.digest}")
+
+
+@command(app, "get", example="dwarf-nats graph get order > order.json")
+async def get(out: Output, bus: Bus, service: Service, name: Name) -> None:
+    """Print a registered graph as JSON."""
+    async with service.client(bus) as client:
+        graph = await client.get_graph(name)
+    out.show(graph.to_json(), pretty(graph.to_json()))
+
+
+@command(app, "list", example="dwarf-nats graph list --json")
+async def list_(out: Output, bus: Bus, service: Service) -> None:
+    """List the registered graphs."""
+    async with service.client(bus) as client:
+        graphs = await client.list_graphs()
+    reply = m.GraphListReply(
+        graphs=[m.GraphEntry(name=one.name, digest=one.digest, updated_at=rfc3339(one.updated_at)) for one in graphs]
+    )
+    rows = [(one.name, one.digest[:12], day_and_clock(one.updated_at)) for one in graphs]
+    out.show(reply, table(("name", "digest", "updated"), rows))
+
+
+@command(app, "delete", example="dwarf-nats graph delete order")
+async def delete(out: Output, bus: Bus, service: Service, name: Name) -> None:
+    """Take a graph out of the registry; flows made of it keep theirs."""
+    async with service.client(bus) as client:
+        await client.delete_graph(name)
+    out.show(m.Empty(), "deleted")
+
+
+@command(app, "validate", example="dwarf-nats graph validate --offline graphs/*.yaml")
+async def validate(
+    out: Output,
+    bus: Bus,
+    service: Service,
+    files: Files,
+    offline: Annotated[bool, typer.Option("--offline", help="Check here, without asking the service.")] = False,
+) -> None:
+    """Check graphs without registering them."""
+    graphs = [read_graph(path) for path in files]
+    if offline:
+        for graph in graphs:
+            graph.validate()
+    else:
+        async with service.client(bus) as client:
+            for graph in graphs:
+                await client.validate_graph(graph)
+    for graph in graphs:
+        out.show(m.Empty(), f"{graph.name}: valid")

@@ -1,0 +1,62 @@
+"""`dwarf-nats`: the commands, put together."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dwarf_nats import __version__
+from dwarf_nats.cli import bench, config, demo, dev, flow, graph, migrate, serve, shards, worker
+from dwarf_nats.cli.command import new_app
+
+app = new_app("Durable workflow orchestration as a service on NATS.")
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        print(f"dwarf-nats {__version__}")
+        raise typer.Exit
+
+
+@app.callback(epilog="\b\nExample:\n  dwarf-nats demo\n  dwarf-nats flow run greet --state '{\"name\": \"ada\"}'")
+def root(
+    context: typer.Context,
+    config_file: Annotated[
+        Path | None,
+        typer.Option("--config", envvar="DWARF_CONFIG", help="Settings file; dwarf.toml if that is there."),
+    ] = None,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Durable workflow orchestration as a service on NATS.
+
+    Settings come from flags, then from the environment (DWARF_…), then from dwarf.toml.
+    """
+    context.default_map = config.load(config_file, context.command)
+
+
+app.add_typer(flow.app, name="flow")
+app.add_typer(graph.app, name="graph")
+for module in (serve, dev, demo, worker, migrate, shards, bench):
+    module.register(app)
+
+
+def main() -> None:
+    """The console script. A defect of ours is told in one line; DWARF_TRACEBACK=1 shows where it is."""
+    try:
+        app()
+    except Exception as error:
+        if os.environ.get("DWARF_TRACEBACK"):
+            traceback.print_exc()
+        print(f"error 500: {type(error).__name__}: {error}; DWARF_TRACEBACK=1 shows more", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""`dwarf-nats migrate`: the schema of the databases."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from dwarf_nats.cli.command import command
+from dwarf_nats.cli.output import Output, table
+from dwarf_nats.cli.serve import Dsns, given_dsns
+from dwarf_nats.clock import SystemClock
+from dwarf_nats.store import migrate as schema
+from dwarf_nats.store.sqlite import Sqlite
+from dwarf_nats.store.store import open_database
+
+
+def register(app: typer.Typer) -> None:
+    command(app, "migrate", example="dwarf-nats migrate --dsn postgresql://dwarf@db/dwarf --check")(migrate)
+
+
+async def migrate(
+    out: Output,
+    dsn: Dsns = None,
+    check: Annotated[bool, typer.Option("--check", help="Only tell; exit code 1 if one is behind.")] = False,
+) -> None:
+    """Bring databases to the current schema."""
+    newest = schema.head()
+    found = [(shard, await _revision(one, check)) for shard, one in enumerate(given_dsns(dsn), 1)]
+    rows = [(str(shard), revision or "empty", "current" if revision == newest else "behind") for shard, revision in found]
+    reply = [{"shard": shard, "revision": revision, "current": revision == newest} for shard, revision in found]
+    out.show({"head": newest, "databases": reply}, table(("database", "revision", f"newest is {newest}"), rows))
+    if any(revision != newest for _, revision in found):
+        raise typer.Exit(1)
+
+
+async def _revision(dsn: str, check: bool) -> str | None:
+    """The revision of a database, after the upgrade unless it is only looked at."""
+    database = open_database(dsn, 1, SystemClock())
+    if not isinstance(database, Sqlite):
+        if not check:
+            await schema.migrate_postgres(dsn)
+        return await schema.revision_postgres(dsn)
+    await database.open()
+    try:
+        if not check:
+            await schema.migrate_sqlite(database)
+        return await schema.revision_sqlite(database)
+    finally:
+        await database.close()

@@ -1,0 +1,134 @@
+"""Groups of options that several commands share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dwarf_nats.cli.command import option_group
+from dwarf_nats.cli.state_arg import read_json
+from dwarf_nats.sdk import Client, FlowOptions, Query
+from dwarf_nats.workflow.state import Raw
+from dwarf_nats.workflow.status import Status
+
+
+class FlowStatus(StrEnum):
+    """A status a flow can have."""
+
+    CREATED = "created"
+    RUNNING = "running"
+    INTERRUPTED = "interrupted"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+@option_group
+@dataclass(slots=True, frozen=True)
+class Bus:
+    """Where NATS is and who we are there. What is not given comes from the variables and contexts of the `nats` CLI."""
+
+    nats: Annotated[str, typer.Option(envvar="DWARF_NATS", help="NATS URL(s), comma-separated.")] = ""
+    context: Annotated[str, typer.Option(envvar="DWARF_CONTEXT", help="Context of the nats CLI.")] = ""
+    creds: Annotated[Path | None, typer.Option(envvar="DWARF_CREDS", help="Credentials file.")] = None
+    nkey: Annotated[Path | None, typer.Option(envvar="DWARF_NKEY", help="Seed file.")] = None
+    tls_ca: Annotated[Path | None, typer.Option(envvar="DWARF_TLS_CA", help="CA certificates.")] = None
+    tls_cert: Annotated[Path | None, typer.Option(envvar="DWARF_TLS_CERT", help="Client certificate.")] = None
+    tls_key: Annotated[Path | None, typer.Option(envvar="DWARF_TLS_KEY", help="Client key.")] = None
+    inbox_prefix: Annotated[str, typer.Option(envvar="DWARF_INBOX_PREFIX", help="Prefix of reply subjects.")] = ""
+
+
+@option_group
+@dataclass(slots=True, frozen=True)
+class Service:
+    """Which deployment to talk to."""
+
+    prefix: Annotated[str, typer.Option(envvar="DWARF_PREFIX", help="Subject prefix of the deployment.")] = "dwarf"
+
+    def client(self, bus: Bus) -> Client:
+        """A client, not connected yet."""
+        return Client(
+            bus.nats,
+            prefix=self.prefix,
+            name="dwarf-cli",
+            context=bus.context,
+            creds=bus.creds or "",
+            nkey=bus.nkey or "",
+            tls_ca=bus.tls_ca or "",
+            tls_cert=bus.tls_cert or "",
+            tls_key=bus.tls_key or "",
+            inbox_prefix=bus.inbox_prefix,
+        )
+
+
+@option_group
+@dataclass(slots=True, frozen=True)
+class Scheduling:
+    """How a new flow is scheduled and carried (O1)."""
+
+    priority: Annotated[int | None, typer.Option(min=1, help="1 is served first.")] = None
+    fairness_key: Annotated[str, typer.Option(help="Flows of one key share its turns.")] = ""
+    fairness_weight: Annotated[float, typer.Option(help="Share of the key, above 0.")] = 1.0
+    start_at: Annotated[datetime | None, typer.Option(help="Earliest start, local time unless a zone is given.",
+                        formats=["%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d"])] = None  # fmt: skip
+    baggage: Annotated[str, typer.Option(help="Opaque JSON handed to every task: JSON, @file or -.")] = ""
+    idempotency_key: Annotated[str, typer.Option(help="The same key makes the same flow, never a second.")] = ""
+    notify: Annotated[str, typer.Option(help="Announce the outcome on …stopped.NAME.")] = ""
+    time_budget_ms: Annotated[int | None, typer.Option(min=1, help="What each task may take.")] = None
+    thread: Annotated[str, typer.Option(help="Any flow key of a thread to join.")] = ""
+    delete_on_completion: Annotated[bool, typer.Option(help="Remove it soon after it completes.")] = False
+
+    def options(self) -> FlowOptions:
+        """As the client takes them."""
+        baggage = read_json(self.baggage, "--baggage") if self.baggage else None
+        return FlowOptions(
+            priority=self.priority,
+            fairness_key=self.fairness_key,
+            fairness_weight=self.fairness_weight,
+            start_at=self.start_at.astimezone() if self.start_at else None,
+            baggage=Raw(baggage) if baggage is not None else None,
+            idempotency_key=self.idempotency_key,
+            notify=self.notify,
+            time_budget_ms=self.time_budget_ms,
+            thread=self.thread,
+            delete_on_completion=self.delete_on_completion,
+        )
+
+
+@option_group
+@dataclass(slots=True, frozen=True)
+class Filters:
+    """Which flows (O9)."""
+
+    status: Annotated[FlowStatus | None, typer.Option(help="In this status.")] = None
+    workflow: Annotated[str, typer.Option(help="Of this workflow.")] = ""
+    thread: Annotated[str, typer.Option(help="Of the thread with this flow key.")] = ""
+    task: Annotated[str, typer.Option(help="At this task.")] = ""
+    fairness_key: Annotated[str | None, typer.Option(help="With this fairness key.")] = None
+    priority: Annotated[int | None, typer.Option(min=1, help="With this priority.")] = None
+    older_than_ms: Annotated[int | None, typer.Option(min=0, help="Status unchanged for longer.")] = None
+    newer_than_ms: Annotated[int | None, typer.Option(min=0, help="Status changed since.")] = None
+    shard: Annotated[int | None, typer.Option(min=1, help="On this shard.")] = None
+    search: Annotated[str, typer.Option(help="Part of key, workflow, task, error or reason.")] = ""
+    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 100
+
+    def query(self) -> Query:
+        """As the client takes it."""
+        return Query(
+            status=Status(self.status.value) if self.status else None,
+            workflow=self.workflow,
+            thread=self.thread,
+            task=self.task,
+            fairness_key=self.fairness_key,
+            priority=self.priority,
+            older_than_ms=self.older_than_ms,
+            newer_than_ms=self.newer_than_ms,
+            shard=self.shard,
+            search=self.search,
+            limit=self.limit,
+        )

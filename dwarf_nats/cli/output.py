@@ -1,0 +1,121 @@
+"""What commands print: JSON for machines, tables for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import msgspec
+import typer
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from dwarf_nats.cli.command import option_group
+from dwarf_nats.wire.times import from_micros
+from dwarf_nats.workflow.answer import ErrorInfo
+from dwarf_nats.workflow.records import Outcome, Step
+from dwarf_nats.workflow.status import Status
+
+_COLOURS = {
+    Status.COMPLETED: "green",
+    Status.FAILED: "red",
+    Status.CANCELLED: "yellow",
+    Status.RUNNING: "cyan",
+    Status.INTERRUPTED: "magenta",
+}
+
+
+@option_group
+@dataclass(slots=True, frozen=True)
+class Output:
+    """How to print."""
+
+    json: Annotated[bool, typer.Option("--json", help="JSON, as it travels over NATS.")] = False
+
+    def show(self, message: Any, *people: RenderableType) -> None:
+        """Print the message as one line of JSON (bytes stand for themselves), or else what is meant for people."""
+        if self.json:
+            text = message if isinstance(message, bytes) else msgspec.json.encode(message)
+            print(text.decode(), flush=True)
+        else:
+            for one in people:
+                console().print(one, soft_wrap=isinstance(one, str | Text))
+
+
+def console() -> Console:
+    """Standard output; where it is no terminal, wide enough not to cut keys and errors short."""
+    out = Console(highlight=False, markup=False)
+    return out if out.is_terminal else Console(highlight=False, markup=False, width=200)
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str | Text]], title: str = "") -> Table:
+    """A plain table; columns of keys are never cut."""
+    made = Table(title=title or None, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name in columns:
+        made.add_column(name, no_wrap=name in ("flow", "step", "status"), overflow="fold")
+    for row in rows:
+        made.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
+    return made
+
+
+def coloured(status: Status) -> Text:
+    """A status in its colour."""
+    return Text(status.value, style=_COLOURS.get(status, ""))
+
+
+def error_line(error: ErrorInfo | None) -> str:
+    """An error in one line, empty for none."""
+    return f"{error.message} ({error.code})" if error is not None else ""
+
+
+def clock(micros: int | None) -> str:
+    """A time of day, local."""
+    return from_micros(micros).astimezone().strftime("%H:%M:%S.%f")[:-3] if micros is not None else ""
+
+
+def day_and_clock(micros: int) -> str:
+    """Date and time, local."""
+    return from_micros(micros).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def pretty(json_text: bytes) -> str:
+    """JSON, indented."""
+    return msgspec.json.format(json_text, indent=2).decode()
+
+
+def outcome_view(outcome: Outcome) -> list[RenderableType]:
+    """Where a flow stands, for people."""
+    shown: list[RenderableType] = [
+        Text.assemble(f"{outcome.workflow}  ", coloured(outcome.status), f"  {outcome.flow_key}")
+    ]
+    if outcome.error is not None:
+        shown.append(Text(f"error: {error_line(outcome.error)}", style="red"))
+    if outcome.cancel_reason is not None:
+        shown.append(f"reason: {outcome.cancel_reason}")
+    if outcome.interrupt_json is not None:
+        shown.append(f"waits for: {pretty(outcome.interrupt_json)}")
+    shown.append(pretty(outcome.state_json))
+    return shown
+
+
+def history_view(steps: Sequence[Step], title: str = "") -> Table:
+    """The steps of a flow, for people; those of a subgraph indented below their caller."""
+    columns = ("task", "status", "attempt", "started", "took", "step", "error")
+    return table(columns, _history_rows(steps, ""), title)
+
+
+def _history_rows(steps: Sequence[Step], indent: str) -> Iterable[Sequence[str | Text]]:
+    for step in steps:
+        took = f"{(step.updated_at - step.started_at) / 1000:.1f} ms" if step.started_at and step.status.stopped else ""
+        yield (
+            indent + step.task,
+            coloured(step.status),
+            str(step.attempt),
+            clock(step.started_at),
+            took,
+            step.step_key,
+            error_line(step.error),
+        )
+        yield from _history_rows(step.sub_history, indent + "  ")

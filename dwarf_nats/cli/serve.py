@@ -1,0 +1,139 @@
+"""`dwarf-nats serve`: a replica of the service in the foreground."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dwarf_nats.cli import logs
+from dwarf_nats.cli.command import command, option_group
+from dwarf_nats.cli.logs import LogFormat
+from dwarf_nats.cli.options import Bus, Service
+from dwarf_nats.errors import BadRequest, Unavailable
+from dwarf_nats.server import run_server
+from dwarf_nats.settings import ServerSettings
+
+Dsns = Annotated[
+    list[str] | None,
+    typer.Option("--dsn", envvar="DWARF_DSN", help="postgresql://… or sqlite:///path; several are shards 1, 2, ….",
+                 metavar="DSN"),
+]  # fmt: skip
+
+
+def given_dsns(dsns: list[str] | None) -> list[str]:
+    """The DSNs, or `BadRequest` if there are none."""
+    if not dsns:
+        raise typer.BadParameter("name a database: postgresql://… or sqlite:///path", param_hint="--dsn")
+    return dsns
+
+
+@option_group
+@dataclass(slots=True, frozen=True)
+class Tuning:
+    """How the replica behaves. Durations in milliseconds."""
+
+    workers: Annotated[int, typer.Option(min=1, envvar="DWARF_WORKERS", help="Steps in hand at once.")] = 1024
+    time_budget_ms: Annotated[int, typer.Option(min=1, envvar="DWARF_TIME_BUDGET_MS",
+                              help="What a task may take.")] = 120_000  # fmt: skip
+    replica_timeout_ms: Annotated[int, typer.Option(min=1, envvar="DWARF_REPLICA_TIMEOUT_MS",
+                                  help="A replica silent for so long is taken for dead.")] = 10_000  # fmt: skip
+    drain_ms: Annotated[int, typer.Option(min=0, envvar="DWARF_DRAIN_MS",
+                        help="How long shutdown waits for tasks in hand.")] = 20_000  # fmt: skip
+    default_priority: Annotated[int, typer.Option(min=1, envvar="DWARF_DEFAULT_PRIORITY",
+                                help="Of flows that name none.")] = 100  # fmt: skip
+    pool: Annotated[int, typer.Option(min=1, envvar="DWARF_POOL", help="Connections per database.")] = 4
+
+
+def register(app: typer.Typer) -> None:
+    command(
+        app,
+        "serve",
+        example="dwarf-nats serve --nats nats://127.0.0.1:4222 --dsn postgresql://dwarf@127.0.0.1/dwarf\n"
+        "dwarf-nats serve --dsn sqlite:///dwarf.db --graphs graphs/",
+    )(serve)
+
+
+async def serve(
+    bus: Bus,
+    service: Service,
+    tuning: Tuning,
+    dsn: Dsns = None,
+    task_prefix: Annotated[str, typer.Option(envvar="DWARF_TASK_PREFIX", help="Prefix of task subjects.")] = "task",
+    graph_prefix: Annotated[str, typer.Option(envvar="DWARF_GRAPH_PREFIX", help="Prefix of graph subjects.")] = "graph",
+    graphs: Annotated[Path | None, typer.Option(envvar="DWARF_GRAPHS", help="Folder of graph files.")] = None,
+    events: Annotated[bool, typer.Option("--events/--no-events", envvar="DWARF_EVENTS",
+                      help="Publish an event for every change of a flow's status.")] = True,  # fmt: skip
+    signals: Annotated[bool, typer.Option("--signals/--no-signals", envvar="DWARF_SIGNALS",
+                       help="Tell the other replicas what happens; without, they look.")] = True,  # fmt: skip
+    migrate: Annotated[bool, typer.Option("--migrate/--no-migrate", envvar="DWARF_MIGRATE",
+                       help="Bring the databases to the current schema first.")] = True,  # fmt: skip
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", envvar="DWARF_WAIT",
+                    help="Keep trying while a server is away at start; else say which and exit.")] = True,  # fmt: skip
+    replicas: Annotated[int, typer.Option(min=1, envvar="DWARF_REPLICAS", help="That many processes.")] = 1,
+    log_format: Annotated[LogFormat, typer.Option(envvar="DWARF_LOG_FORMAT", help="Of the lines on stderr.")] = LogFormat.TEXT,
+) -> None:
+    """Serve: one replica in the foreground. SIGTERM drains, a second one stops at once."""
+    dsns = given_dsns(dsn)
+    logs.set_up(log_format)
+    if replicas > 1:
+        if any(one.startswith("sqlite:") for one in dsns):
+            raise BadRequest("a SQLite file serves one replica only: use PostgreSQL for --replicas 2 and more")
+        raise typer.Exit(await _several(replicas))
+    await run_server(
+        ServerSettings(
+            dsns=dsns,
+            nats_url=bus.nats,
+            prefix=service.prefix,
+            task_prefix=task_prefix,
+            graph_prefix=graph_prefix,
+            context=bus.context,
+            creds=bus.creds,
+            nkey=bus.nkey,
+            tls_ca=bus.tls_ca,
+            tls_cert=bus.tls_cert,
+            tls_key=bus.tls_key,
+            inbox_prefix=bus.inbox_prefix or "_INBOX",
+            graphs_dir=graphs,
+            workers=tuning.workers,
+            time_budget_ms=tuning.time_budget_ms,
+            replica_timeout_ms=tuning.replica_timeout_ms,
+            drain_ms=tuning.drain_ms,
+            default_priority=tuning.default_priority,
+            pool=tuning.pool,
+            events=events,
+            signals=signals,
+            migrate=migrate,
+            wait_for_servers=wait,
+            log_format=log_format.value,
+        )
+    )
+
+
+async def _several(replicas: int) -> int:
+    """Run the same command line in several processes; signals go to all, and if one ends, all do."""
+    command_line = [sys.executable, "-m", "dwarf_nats.cli.main", *sys.argv[1:], "--replicas", "1"]
+    children = [subprocess.Popen(command_line) for _ in range(replicas)]
+    loop = asyncio.get_running_loop()
+
+    def pass_on(number: signal.Signals) -> None:
+        for child in children:
+            if child.poll() is None:
+                child.send_signal(number)
+
+    loop.add_signal_handler(signal.SIGTERM, pass_on, signal.SIGTERM)
+    # Ctrl-C reaches the children by itself, being of our process group.
+    loop.add_signal_handler(signal.SIGINT, lambda: None)
+    ends = [asyncio.ensure_future(asyncio.to_thread(child.wait)) for child in children]
+    done, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+    pass_on(signal.SIGTERM)
+    codes = await asyncio.gather(*ends)
+    if any(end.result() for end in done):
+        raise Unavailable("a replica ended; the others were stopped")
+    return max(abs(code) for code in codes)

@@ -1,0 +1,125 @@
+"""Real replicas as processes of their own, for tests that end them the hard way."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from typing import Any
+
+import nats
+import nats.errors
+from nats.aio.client import Client
+
+
+class Replica:
+    """`dwarf-nats serve` as a child process."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+
+    @classmethod
+    async def spawn(cls, nats_url: str, dsn: str, *flags: str) -> Replica:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(("DWARF_", "NATS_"))}
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "dwarf_nats.cli.main", "serve", "--nats", nats_url, "--dsn", dsn, *flags),
+            env=environment,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        return cls(process)
+
+    async def kill(self) -> None:
+        """kill -9."""
+        self.process.kill()
+        await self.process.communicate()
+
+    def terminate(self) -> None:
+        self.process.send_signal(signal.SIGTERM)
+
+    async def ended(self) -> tuple[int, str]:
+        """Exit code and what it said on stderr."""
+        _, said = await self.process.communicate()
+        assert self.process.returncode is not None
+        return self.process.returncode, said.decode()
+
+
+@contextlib.asynccontextmanager
+async def replica(nats_url: str, dsn: str, *flags: str) -> AsyncIterator[Replica]:
+    """A replica that is gone at the end, whatever happened."""
+    one = await Replica.spawn(nats_url, dsn, *flags)
+    try:
+        yield one
+    finally:
+        if one.process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                one.process.kill()
+            await one.process.communicate()
+
+
+@contextlib.asynccontextmanager
+async def client(nats_url: str) -> AsyncIterator[Client]:
+    """A connection that comes back quickly."""
+    connection = await nats.connect(nats_url, reconnect_time_wait=0.05, max_reconnect_attempts=-1, error_cb=_ignore)
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+async def _ignore(error: Exception) -> None:
+    del error
+
+
+async def until_ready(connection: Client, replicas: int = 1) -> None:
+    """Wait until that many replicas answer `$SRV.PING.dwarf`."""
+    async with asyncio.timeout(60):
+        while True:
+            inbox = connection.new_inbox()
+            answers = await connection.subscribe(inbox)
+            try:
+                await connection.publish("$SRV.PING.dwarf", b"", reply=inbox)
+                for _ in range(replicas):
+                    message = await answers.next_msg(timeout=0.5)
+                    if message.headers and message.headers.get("Status") == "503":
+                        raise nats.errors.NoRespondersError
+                return
+            except (nats.errors.TimeoutError, nats.errors.NoRespondersError, nats.errors.Error, OSError):
+                await asyncio.sleep(0.05)
+            finally:
+                with contextlib.suppress(Exception):
+                    await answers.unsubscribe()
+
+
+async def ask(connection: Client, subject: str, body: dict[str, Any], timeout: float = 30) -> dict[str, Any]:
+    """One request; a refusal is in `error`."""
+    message = await connection.request(subject, json.dumps(body).encode(), timeout=timeout)
+    reply: dict[str, Any] = json.loads(message.data)
+    return reply
+
+
+async def ask_until_served(connection: Client, subject: str, body: dict[str, Any]) -> dict[str, Any]:
+    """As `ask`, again while the answer is 503, lost, or nobody is there."""
+    async with asyncio.timeout(90):
+        while True:
+            with contextlib.suppress(nats.errors.Error, OSError):
+                reply = await ask(connection, subject, body, timeout=5)
+                if reply.get("error", {}).get("code") != 503:
+                    return reply
+            await asyncio.sleep(0.05)
+
+
+def line(name: str, tasks: list[str]) -> dict[str, Any]:
+    """A straight-line graph over `tasks`."""
+    nodes = [{"name": f"n{index}", "url": url} for index, url in enumerate(tasks)]
+    names = [node["name"] for node in nodes] + ["END"]
+    return {
+        "name": name,
+        "entryPoint": "n0",
+        "tasks": nodes,
+        "transitions": [{"from": a, "to": b} for a, b in zip(names, names[1:], strict=False)],
+    }

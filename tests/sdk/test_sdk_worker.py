@@ -1,0 +1,512 @@
+"""The worker against a hand-made engine: requests on `task.<url>`, replies, accepted, roll call, cancel, drain."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import nats
+import pytest
+from nats.aio.client import Client as Nats
+from nats.aio.msg import Msg
+
+from dwarf_nats.embedded import NatsServer
+from dwarf_nats.errors import BadRequest, Unavailable
+from dwarf_nats.sdk import Flow, TaskError, Worker
+from dwarf_nats.wire.tasks import decode_reply, encode_request
+from dwarf_nats.workflow.answer import Answer, Disposition, TaskCall
+from dwarf_nats.workflow.state import Raw
+
+FAR = 4_000_000_000_000_000
+PATIENCE = 20.0
+
+
+class Engine:
+    """Calls tasks the way the engine does."""
+
+    def __init__(self, nc: Nats, prefix: str) -> None:
+        self.nc = nc
+        self.prefix = prefix
+        self.signals: asyncio.Queue[Msg] = asyncio.Queue()
+        self.replies: asyncio.Queue[Msg] = asyncio.Queue()
+        self.numbers = iter(range(1, 10_000))
+
+    async def send(self, url: str, state: dict[str, Any] | None = None, accept_ms: int = 60_000, **more: Any) -> str:
+        """Send a request; returns the token-free id of its step."""
+        number = next(self.numbers)
+        call = TaskCall(
+            **{
+                "flow_key": "1-7-a1B2c3D4e5F6g7H8",
+                "step_key": f"1-{number}-a1B2c3D4e5F6g7H8",
+                "workflow": "w",
+                "task": url,
+                "url": url,
+                "attempt": 0,
+                "state": {k: Raw(json.dumps(v).encode()) for k, v in (state or {}).items()},
+                "baggage": Raw(b"null"),
+                "flow_created_at": 0,
+                "flow_updated_at": 0,
+                "deadline": FAR,
+                "budget": 60.0,
+                **more,
+            }
+        )
+        block, body = encode_request(call, accept_ms)
+        headers = dict(line.split(": ", 1) for line in block.decode().split("\r\n")[1:] if line)
+        await self.raw(url, body, headers)
+        return f"1-{number}"
+
+    async def raw(self, url: str, body: bytes, headers: dict[str, str] | None = None) -> None:
+        inbox = self.nc.new_inbox()
+
+        async def on_reply(msg: Msg) -> None:
+            await (self.signals if (msg.headers or {}).get("Dwarf-Signal") else self.replies).put(msg)
+
+        await self.nc.subscribe(inbox, cb=on_reply)
+        await self.nc.publish(f"{self.prefix}.{url}", body, reply=inbox, headers=headers)
+
+    async def answer(self) -> Answer:
+        """The next answer, decoded as the engine does it."""
+        async with asyncio.timeout(PATIENCE):
+            msg = await self.replies.get()
+        assert (msg.headers or {}).get("Status") != "503", "nobody serves the task"
+        block = "NATS/1.0\r\n" + "".join(f"{k}: {v}\r\n" for k, v in (msg.headers or {}).items()) + "\r\n"
+        return decode_reply("t", block.encode() if msg.headers else None, msg.data)
+
+    async def call(self, url: str, state: dict[str, Any] | None = None, **more: Any) -> Answer:
+        await self.send(url, state, **more)
+        return await self.answer()
+
+    async def accepted(self) -> str:
+        """The private subject of the next *accepted*."""
+        async with asyncio.timeout(PATIENCE):
+            msg = await self.signals.get()
+        assert not msg.data
+        assert msg.headers is not None
+        assert msg.headers["Dwarf-Signal"] == "accepted"
+        return msg.headers["Dwarf-Worker"]
+
+    async def roll_call(self, worker: str, steps: list[str], cancel: list[str] | None = None) -> list[str]:
+        body = json.dumps({"steps": steps, "cancel": cancel or []}).encode()
+        reply = json.loads((await self.nc.request(worker, body, timeout=PATIENCE)).data)
+        assert set(reply) == {"running"}
+        running: list[str] = reply["running"]
+        return running
+
+
+@pytest.fixture
+def engine(nc: Nats, prefix: str) -> Engine:
+    return Engine(nc, prefix)
+
+
+@pytest.fixture
+async def serving(nats_server: NatsServer, prefix: str) -> AsyncIterator[Callable[..., Any]]:
+    """`await serving(url=function, …)` starts a worker that is stopped after the test."""
+    workers: list[Worker] = []
+
+    async def serve(concurrency: int = 64, **functions: Callable[..., Any]) -> Worker:
+        worker = Worker(nats_server.url, task_prefix=prefix, concurrency=concurrency)
+        for url, function in functions.items():
+            worker.add_task(url, function)
+        workers.append(worker)
+        await worker.start()
+        return worker
+
+    yield serve
+    for worker in workers:
+        await worker.stop(0)
+
+
+async def test_a_coroutine_function_gets_state_by_name_and_returns_changes(engine: Engine, serving: Any) -> None:
+    async def greet(name: str, times: int = 2) -> dict[str, str]:
+        return {"greeting": f"hello {name} " * times}
+
+    await serving(greet=greet)
+    answer = await engine.call("greet", {"name": "ada", "other": 1})
+    assert answer == Answer(changes={"greeting": Raw(b'"hello ada hello ada "')})
+
+
+async def test_a_plain_function_runs_in_a_thread_of_its_own(engine: Engine, serving: Any) -> None:
+    threads: list[threading.Thread] = []
+
+    def work() -> None:
+        threads.append(threading.current_thread())
+
+    await serving(work=work)
+    assert await engine.call("work") == Answer()
+    assert threads[0] is not threading.main_thread()
+
+
+async def test_the_carrier_says_goto_sleep_and_retry(engine: Engine, serving: Any) -> None:
+    async def work(flow: Flow) -> None:
+        flow.set("a", 2**63 - 1)
+        flow.sleep(1.5)
+        flow.goto("next")
+
+    async def again(flow: Flow) -> None:
+        flow.retry(max_attempts=3, initial_delay=2)
+        raise TaskError("not yet", code=425)
+
+    async def pause(flow: Flow) -> dict[str, Any]:
+        return {"said": flow.interrupt({"please": "approve"})}
+
+    await serving(work=work, again=again, pause=pause)
+    answer = await engine.call("work")
+    assert (answer.goto, answer.sleep_ms, bytes(answer.changes["a"])) == ("next", 1500, b"9223372036854775807")
+    answer = await engine.call("again")
+    assert answer.retry is not None
+    assert (answer.retry.max_attempts, answer.retry.initial_delay_ms) == (3, 2000)
+    assert answer.error is not None
+    assert answer.error.code == 425
+    assert (await engine.call("pause")).interrupt == Raw(b'{"please":"approve"}')
+    assert (await engine.call("pause", resumed=Raw(b"true"))).changes == {"said": Raw(b"true")}
+
+
+async def test_a_task_error_travels_with_code_and_details_and_an_exception_without_traceback(
+    engine: Engine, serving: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def declined() -> None:
+        raise TaskError("card declinéd\r\nsorry 100%", code=402, card="4242")
+
+    def broken() -> None:
+        raise ZeroDivisionError("no")
+
+    await serving(declined=declined, broken=broken)
+    answer = await engine.call("declined")
+    assert answer.error is not None
+    assert (answer.error.code, answer.error.extra) == (402, {"card": "4242"})
+    assert answer.error.message in ("card declinéd sorry 100%", "card declinéd\r\nsorry 100%")
+    answer = await engine.call("broken")
+    assert answer.error is not None
+    assert answer.error.message == "ZeroDivisionError: no"
+    assert not answer.error.extra
+    assert "Traceback" in caplog.text
+    assert "test_sdk_worker.py" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("code", "disposition"),
+    [(429, Disposition.BACKPRESSURE), (503, Disposition.BREAKER), (529, Disposition.BREAKER), (500, Disposition.ERROR)],
+)
+async def test_codes_are_classified_by_the_engine(
+    engine: Engine, serving: Any, code: int, disposition: Disposition
+) -> None:
+    async def busy() -> None:
+        raise TaskError("busy", code=code)
+
+    await serving(busy=busy)
+    assert (await engine.call("busy")).disposition is disposition
+
+
+async def test_a_malformed_request_is_answered_with_an_error(engine: Engine, serving: Any) -> None:
+    async def work() -> None: ...
+
+    await serving(work=work)
+    for body in (b"", b"{", b"[]", b'{"state":{}}', b"\xff"):
+        await engine.raw("work", body)
+        error = (await engine.answer()).error
+        assert error is not None
+        assert error.code == 400
+        assert "the task request" in error.message
+
+
+async def test_a_reply_beyond_max_payload_becomes_a_413(engine: Engine, serving: Any, nc: Nats) -> None:
+    async def big() -> dict[str, str]:
+        return {"text": "x" * nc.max_payload}
+
+    await serving(big=big)
+    error = (await engine.call("big")).error
+    assert error is not None
+    assert error.code == 413
+    assert str(nc.max_payload) in error.message
+
+
+async def test_never_more_than_concurrency_run_and_the_rest_wait(engine: Engine, serving: Any) -> None:
+    running, most = 0, 0
+    gate = asyncio.Event()
+
+    async def work() -> None:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await gate.wait()
+        running -= 1
+
+    await serving(concurrency=3, work=work)
+    steps = [await engine.send("work", accept_ms=0) for _ in range(10)]
+    worker, *_ = [await engine.accepted() for _ in steps]
+    assert await engine.roll_call(worker, steps) == steps
+    assert running == 3
+    gate.set()
+    for _ in steps:
+        assert await engine.answer() == Answer()
+    assert most == 3
+
+
+async def test_accepted_comes_on_the_reply_subject_and_the_roll_call_names_what_runs(
+    engine: Engine, serving: Any
+) -> None:
+    gate = asyncio.Event()
+
+    async def work() -> None:
+        await gate.wait()
+
+    await serving(work=work)
+    step = await engine.send("work", accept_ms=1)
+    worker = await engine.accepted()
+    assert await engine.roll_call(worker, [step, "1-9999"]) == [step]
+    gate.set()
+    assert await engine.answer() == Answer()
+    assert await engine.roll_call(worker, [step]) == []
+
+
+async def test_a_quick_task_accepts_nothing(engine: Engine, serving: Any) -> None:
+    async def work() -> None: ...
+
+    await serving(work=work)
+    await engine.call("work", accept_ms=60_000)
+    assert engine.signals.empty()
+
+
+async def test_a_cancellation_ends_a_coroutine_at_once(engine: Engine, serving: Any) -> None:
+    ended = asyncio.Event()
+
+    async def work() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    await serving(work=work)
+    step = await engine.send("work", accept_ms=0)
+    worker = await engine.accepted()
+    await engine.nc.publish(worker, json.dumps({"steps": [], "cancel": [step]}).encode())
+    error = (await engine.answer()).error
+    assert error is not None
+    assert "cancelled" in error.message
+    assert ended.is_set()
+    assert await engine.roll_call(worker, [step]) == []
+
+
+async def test_a_cancellation_also_takes_back_what_still_waits(engine: Engine, serving: Any) -> None:
+    gate = asyncio.Event()
+    ran: list[str] = []
+
+    async def work(name: str) -> None:
+        ran.append(name)
+        await gate.wait()
+
+    await serving(concurrency=1, work=work)
+    await engine.send("work", {"name": "first"}, accept_ms=0)
+    second = await engine.send("work", {"name": "second"}, accept_ms=0)
+    worker, *_ = [await engine.accepted() for _ in range(2)]
+    assert await engine.roll_call(worker, [], [second]) == []
+    error = (await engine.answer()).error
+    assert error is not None
+    gate.set()
+    assert await engine.answer() == Answer()
+    assert ran == ["first"]
+
+
+@pytest.mark.skipif(not hasattr(Flow, "cancelled"), reason="the carrier has no `cancelled` yet")
+async def test_a_cancellation_sets_a_flag_for_a_thread(engine: Engine, serving: Any) -> None:
+    noticed = threading.Event()
+
+    def work(flow: Flow) -> None:
+        while not flow.cancelled:
+            pass
+        noticed.set()
+
+    await serving(work=work)
+    step = await engine.send("work", accept_ms=0)
+    worker = await engine.accepted()
+    await engine.roll_call(worker, [], [step])
+    assert (await engine.answer()).error is not None
+    assert await asyncio.to_thread(noticed.wait, PATIENCE)
+
+
+async def test_the_deadline_ends_an_execution_with_a_408(
+    engine: Engine, serving: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work() -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr("dwarf_nats.sdk.calls.time.time", lambda: FAR / 1e6 - 0.05)
+    monkeypatch.setattr("dwarf_nats.sdk.jobs._DEADLINE_GRACE", 0.0)
+    await serving(work=work)
+    error = (await engine.call("work", accept_ms=0)).error
+    assert error is not None
+    assert error.code == 408
+
+
+async def test_a_deadline_long_past_means_the_clocks_differ_and_the_task_runs(engine: Engine, serving: Any) -> None:
+    async def work() -> dict[str, bool]:
+        return {"ran": True}
+
+    await serving(work=work)
+    assert (await engine.call("work", deadline=1_000_000)).changes == {"ran": Raw(b"true")}
+
+
+async def test_stop_finishes_what_is_in_hand_and_takes_nothing_more(engine: Engine, serving: Any) -> None:
+    gate, begun = asyncio.Event(), asyncio.Event()
+
+    async def work() -> dict[str, bool]:
+        begun.set()
+        await gate.wait()
+        return {"done": True}
+
+    worker = await serving(work=work)
+    step = await engine.send("work", accept_ms=0)
+    private = await engine.accepted()
+    await begun.wait()
+    stopping = asyncio.create_task(worker.stop())
+    # Once the subscription is gone the server says so: nobody serves the task.
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            await engine.raw("work", b"probe")
+            msg = await engine.replies.get()
+            if (msg.headers or {}).get("Status") == "503":
+                break
+    assert await engine.roll_call(private, [step]) == [step]
+    gate.set()
+    assert await engine.answer() == Answer(changes={"done": Raw(b"true")})
+    assert await stopping
+
+
+async def test_what_a_drain_cannot_finish_is_given_back(engine: Engine, serving: Any) -> None:
+    async def work() -> None:
+        await asyncio.Event().wait()
+
+    worker = await serving(work=work)
+    await engine.send("work", accept_ms=0)
+    await engine.accepted()
+    assert not await worker.stop(0)
+    assert (await engine.answer()).disposition is Disposition.BACKPRESSURE
+
+
+async def test_instances_share_one_queue_group(engine: Engine, serving: Any) -> None:
+    served: list[int] = []
+    for number in range(3):
+
+        async def work(number: int = number) -> None:
+            served.append(number)
+
+        await serving(work=work)
+    for _ in range(30):
+        await engine.call("work")
+    assert len(served) == 30
+
+
+def test_registering_refuses_what_cannot_be_served() -> None:
+    worker = Worker()
+    worker.add_task("a.b", print)
+    for url in ("a b", "a.*", "a..b", ">", ""):
+        with pytest.raises(BadRequest):
+            worker.task(url)(print)
+    with pytest.raises(BadRequest, match="twice"):
+        worker.add_task("a.b", print)
+    with pytest.raises(BadRequest, match="concurrency"):
+        Worker(concurrency=0)
+
+
+async def test_starting_without_tasks_or_server_says_what_to_do(nats_server: NatsServer) -> None:
+    with pytest.raises(BadRequest, match=r"@worker\.task"):
+        await Worker(nats_server.url).start()
+    worker = Worker("nats://127.0.0.1:1")
+    worker.add_task("a", lambda: None)
+    object.__setattr__(worker.options, "connect_seconds", 0.2)
+    with pytest.raises(Unavailable, match=r"127\.0\.0\.1:1"):
+        await worker.start()
+
+
+async def test_an_answer_ready_during_an_outage_is_sent_after_it(prefix: str) -> None:
+    gate, begun = asyncio.Event(), asyncio.Event()
+
+    async def work() -> dict[str, bool]:
+        begun.set()
+        await gate.wait()
+        return {"done": True}
+
+    async with NatsServer() as server:
+        worker = Worker(server.url, task_prefix=prefix)
+        worker.add_task("work", work)
+        async with worker:
+            nc = await nats.connect(server.url, max_reconnect_attempts=-1, reconnect_time_wait=0)
+            engine = Engine(nc, prefix)
+            await engine.send("work")
+            await begun.wait()
+            await server.kill()
+            gate.set()
+            await server.start()
+            assert await engine.answer() == Answer(changes={"done": Raw(b"true")})
+            assert await engine.call("work") == Answer(changes={"done": Raw(b"true")})
+            await nc.close()
+
+
+SCRIPT = """
+import asyncio, sys
+from dwarf_nats.sdk import Worker
+
+worker = Worker(sys.argv[1], task_prefix=sys.argv[2], drain_seconds=600)
+
+@worker.task("slow")
+async def slow(seconds: float) -> dict[str, bool]:
+    await asyncio.sleep(seconds)
+    return {"done": True}
+
+@worker.task("block")
+def block() -> None:
+    import time
+    time.sleep(600)
+
+worker.main()
+"""
+
+
+async def script(tmp_path: Path, url: str, prefix: str) -> asyncio.subprocess.Process:
+    file = tmp_path / "tasks.py"
+    file.write_text(SCRIPT)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, str(file), url, prefix, stderr=asyncio.subprocess.PIPE, env=environment
+    )
+    await said(process, b"serving block, slow")
+    return process
+
+
+async def said(process: asyncio.subprocess.Process, text: bytes) -> None:
+    assert process.stderr is not None
+    async with asyncio.timeout(PATIENCE):
+        while text not in (line := await process.stderr.readline()):
+            assert line, "the worker ended"
+
+
+async def test_sigterm_drains_and_exits_with_0(
+    tmp_path: Path, engine: Engine, nats_server: NatsServer, prefix: str
+) -> None:
+    process = await script(tmp_path, nats_server.url, prefix)
+    await engine.send("slow", {"seconds": 0.3}, accept_ms=0)
+    await engine.accepted()
+    process.send_signal(signal.SIGTERM)
+    assert await engine.answer() == Answer(changes={"done": Raw(b"true")})
+    assert await asyncio.wait_for(process.wait(), PATIENCE) == 0
+
+
+async def test_a_second_signal_stops_at_once_even_with_a_blocked_thread(
+    tmp_path: Path, engine: Engine, nats_server: NatsServer, prefix: str
+) -> None:
+    process = await script(tmp_path, nats_server.url, prefix)
+    await engine.send("block", accept_ms=0)
+    await engine.accepted()
+    process.send_signal(signal.SIGINT)
+    await said(process, b"finishing what is in hand")
+    process.send_signal(signal.SIGINT)
+    assert await asyncio.wait_for(process.wait(), PATIENCE) == 1
+    assert (await engine.answer()).disposition is Disposition.BACKPRESSURE
