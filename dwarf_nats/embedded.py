@@ -19,7 +19,8 @@ import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -50,10 +51,10 @@ os.execv(sys.argv[5], sys.argv[5:])
 """
 
 
-class _Child:
-    """One server process: its output goes to a log file whose end is quoted when it fails to start."""
+class Child:
+    """One process tied to ours. Output goes to a log file, whose end is quoted when it fails to start, or to ours."""
 
-    def __init__(self, name: str, death_signal: signal.Signals) -> None:
+    def __init__(self, name: str, death_signal: signal.Signals = signal.SIGTERM) -> None:
         self._name = name
         self._death_signal = death_signal
         self._process: subprocess.Popen[bytes] | None = None
@@ -69,12 +70,19 @@ class _Child:
     def running(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
-    def launch(self, command: Sequence[str], log: Path, user: _User, env: dict[str, str] | None = None) -> None:
+    def launch(
+        self,
+        command: Sequence[str],
+        log: Path | None = None,
+        user: User | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
         """Start it from the calling thread, which must outlive it (the kernel ties a child to the thread)."""
+        uid, gid = (user.uid, user.gid) if user is not None else (0, 0)
         wrapped = [sys.executable, "-I", "-S", "-c", _LAUNCH]
-        wrapped += [str(os.getpid()), str(int(self._death_signal)), str(user.uid), str(user.gid), *command]
+        wrapped += [str(os.getpid()), str(int(self._death_signal)), str(uid), str(gid), *command]
         self._log = log
-        with log.open("ab") as out:
+        with log.open("ab") if log is not None else nullcontext() as out:
             # A group of its own, so that Ctrl-C reaches the parent only, which stops its children in order.
             self._process = subprocess.Popen(
                 wrapped, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=env, process_group=0
@@ -91,7 +99,7 @@ class _Child:
             lines = []
         return " / ".join([line.strip() for line in lines if line.strip()][-3:]) or "it said nothing"
 
-    async def end(self, how: signal.Signals) -> None:
+    async def end(self, how: signal.Signals = signal.SIGTERM) -> None:
         """Send `how` and wait for its end; a child that does not listen is killed."""
         process, self._process = self._process, None
         if process is None:
@@ -105,7 +113,7 @@ class _Child:
             await asyncio.to_thread(process.wait)
 
 
-class _User:
+class User:
     """Whom to run as: ourselves (uid 0 in the fields) or, for root, an unprivileged user (PostgreSQL refuses root)."""
 
     def __init__(self, unprivileged: bool) -> None:
@@ -130,9 +138,6 @@ class _User:
         return not self.uid or all(p.stat().st_mode & 0o001 for p in (path, *path.parents))
 
 
-_SELF = _User(unprivileged=False)
-
-
 class NatsServer:
     """A real nats-server::
 
@@ -155,7 +160,7 @@ class NatsServer:
         self._store_dir = store_dir
         self._config = config
         self._jetstream = jetstream
-        self._child = _Child("nats-server", signal.SIGTERM)
+        self._child = Child("nats-server", signal.SIGTERM)
         self._home: Path | None = None
 
     @property
@@ -183,7 +188,7 @@ class NatsServer:
             command += ["-c", str(self._config)]
         if self._jetstream or self._store_dir is not None:
             command += ["-js", "-sd", str(self._store_dir or self._home / "jetstream")]
-        self._child.launch(command, self._home / "log", _SELF)
+        self._child.launch(command, self._home / "log")
         self._port = await self._read_port(self._home)
 
     async def _read_port(self, home: Path) -> int:
@@ -239,8 +244,8 @@ class PostgresServer:
         self._data_dir = data_dir
         self._fast = fast
         self._port = port
-        self._user = _User(unprivileged=True)
-        self._child = _Child("postgres", signal.SIGQUIT)
+        self._user = User(unprivileged=True)
+        self._child = Child("postgres", signal.SIGQUIT)
         self._home: Path | None = None
         self._bin: Path | None = None
 

@@ -36,7 +36,11 @@ def option_group(cls: type[T]) -> type[T]:
 def new_app(help_text: str) -> typer.Typer:
     """A family of commands."""
     return typer.Typer(
-        help=help_text, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None, add_completion=False
+        help=help_text,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        add_completion=False,
     )
 
 

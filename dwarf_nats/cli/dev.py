@@ -1,0 +1,143 @@
+"""`dwarf-nats dev`: everything on one machine, for whoever writes workflows."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dwarf_nats.cli.command import command
+from dwarf_nats.cli.stage import Stage, WorkerProcess
+from dwarf_nats.errors import BadRequest, DwarfError
+
+_LOOK_SECONDS = 0.5
+
+
+def register(app: typer.Typer) -> None:
+    command(
+        app,
+        "dev",
+        example="dwarf-nats dev orders/tasks.py --graphs orders/graphs/\ndwarf-nats dev --postgres --data /tmp/dwarf",
+    )(dev)
+
+
+async def dev(
+    modules: Annotated[
+        list[str] | None, typer.Argument(metavar="MODULE…", help="Modules with tasks, by name or path.")
+    ] = None,
+    data: Annotated[Path, typer.Option(envvar="DWARF_DATA", help="Folder of the database.")] = Path(".dwarf"),
+    postgres: Annotated[bool, typer.Option("--postgres", help="Embedded PostgreSQL instead of SQLite.")] = False,
+    graphs: Annotated[Path | None, typer.Option(envvar="DWARF_GRAPHS", help="Folder of graph files.")] = None,
+    nats_port: Annotated[int, typer.Option(min=1, max=65535, help="A free one if that is taken.")] = 4222,
+) -> None:
+    """Run NATS, a database, a replica and the workers of the modules named; reload those when they change.
+
+    Ctrl-C stops everything; the data stays in --data.
+    """
+    sources = {module: source_of(module) for module in modules or []}
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    data = prepared(data)
+    async with Stage(data, postgres=postgres, port=nats_port, graphs=graphs) as stage:
+        reloaders = [Reloader(stage.add_worker(module), source) for module, source in sources.items()]
+        for one in reloaders:
+            await one.start()
+        _say_what_next(stage, bool(reloaders))
+        while not stop.is_set():
+            stage.check_alive()
+            for one in reloaders:
+                await one.look()
+            await _pause(stop)
+        print("stopping", flush=True)
+
+
+def prepared(folder: Path) -> Path:
+    """The folder, made if need be, as an absolute path. Raises `BadRequest` if it cannot be one."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadRequest(f"cannot use {folder} as folder: {error.strerror}") from None
+    return folder.resolve()
+
+
+def source_of(module: str) -> Path:
+    """The file of a module given by name or path. Raises `BadRequest` if there is none."""
+    if module.endswith(".py") or "/" in module:
+        path = Path(module)
+        if not path.is_file():
+            raise BadRequest(f"there is no file {module}")
+        return path
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        spec = find_spec(module)
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None or spec.origin is None:
+        raise BadRequest(f"there is no module {module}; give a module's name or a path to a .py file")
+    return Path(spec.origin)
+
+
+class Reloader:
+    """Starts a worker again when a Python file of its module's folder changes. A broken module waits for its repair."""
+
+    def __init__(self, worker: WorkerProcess, source: Path) -> None:
+        self._worker = worker
+        self._folder = source.parent
+        self._seen = self._stamps()
+
+    def _stamps(self) -> dict[Path, int]:
+        stamps: dict[Path, int] = {}
+        for path in self._folder.glob("*.py"):
+            try:
+                stamps[path] = path.stat().st_mtime_ns
+            except FileNotFoundError:  # gone between listing and looking
+                continue
+        return stamps
+
+    async def start(self) -> None:
+        """Start the worker, or say why it does not start."""
+        try:
+            await self._worker.start()
+        except DwarfError as error:
+            print(f"{error}; waiting for a change", file=sys.stderr, flush=True)
+
+    async def look(self) -> None:
+        """Start the worker again if something changed."""
+        stamps = self._stamps()
+        if stamps == self._seen:
+            return
+        self._seen = stamps
+        print(f"{self._worker.module} changed: reloading", flush=True)
+        await self._worker.stop()
+        await self.start()
+
+
+async def _pause(stop: asyncio.Event) -> None:
+    try:
+        await asyncio.wait_for(stop.wait(), _LOOK_SECONDS)
+    except TimeoutError:
+        return
+
+
+def _say_what_next(stage: Stage, workers: bool) -> None:
+    at = "" if stage.url.endswith(":4222") else f" --nats {stage.url}"
+    lines = [
+        "",
+        f"NATS      {stage.url}",
+        f"database  {stage.dsn}",
+        "",
+        "Next, in another terminal:",
+        f"  dwarf-nats graph put order.yaml{at}",
+        f"  dwarf-nats flow run order --state @order.json{at}",
+        f"  dwarf-nats flow list{at}",
+    ]
+    if not workers:
+        lines.append(f"  dwarf-nats worker tasks.py{at}")
+    print("\n".join([*lines, "", "Ctrl-C stops everything."]), flush=True)

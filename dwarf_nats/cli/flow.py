@@ -41,7 +41,7 @@ def _one_of(workflow: str, task: str) -> None:
         raise typer.BadParameter("name a workflow, or a task with --task", param_hint="WORKFLOW")
 
 
-@command(app, "create", example="dwarf-nats flow create greet --state '{\"name\": \"ada\"}' --start")
+@command(app, "create", example='dwarf-nats flow create greet --state \'{"name": "ada"}\' --start')
 async def create(
     out: Output,
     bus: Bus,
@@ -77,7 +77,7 @@ async def start(
     out.show(m.Empty(), "started")
 
 
-@command(app, "run", example="dwarf-nats flow run greet --state '{\"name\": \"ada\"}'")
+@command(app, "run", example='dwarf-nats flow run greet --state \'{"name": "ada"}\'')
 async def run(
     out: Output,
     bus: Bus,

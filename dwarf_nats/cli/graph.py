@@ -20,7 +20,9 @@ from dwarf_nats.wire.times import rfc3339
 
 app = new_app("Graphs: register, look at and check them.")
 
-Files = Annotated[list[str], typer.Argument(metavar="FILE…", help="JSON or YAML, one graph each; - for standard input.")]
+Files = Annotated[
+    list[str], typer.Argument(metavar="FILE…", help="JSON or YAML, one graph each; - for standard input.")
+]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The graph's name.")]
 
 

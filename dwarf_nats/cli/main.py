@@ -23,7 +23,7 @@ def _show_version(asked: bool) -> None:
         raise typer.Exit
 
 
-@app.callback(epilog="\b\nExample:\n  dwarf-nats demo\n  dwarf-nats flow run greet --state '{\"name\": \"ada\"}'")
+@app.callback(epilog='\b\nExample:\n  dwarf-nats demo\n  dwarf-nats flow run greet --state \'{"name": "ada"}\'')
 def root(
     context: typer.Context,
     config_file: Annotated[

@@ -9,10 +9,6 @@ import typer
 from dwarf_nats.cli.command import command
 from dwarf_nats.cli.output import Output, table
 from dwarf_nats.cli.serve import Dsns, given_dsns
-from dwarf_nats.clock import SystemClock
-from dwarf_nats.store import migrate as schema
-from dwarf_nats.store.sqlite import Sqlite
-from dwarf_nats.store.store import open_database
 
 
 def register(app: typer.Typer) -> None:
@@ -25,9 +21,13 @@ async def migrate(
     check: Annotated[bool, typer.Option("--check", help="Only tell; exit code 1 if one is behind.")] = False,
 ) -> None:
     """Bring databases to the current schema."""
+    from dwarf_nats.store import migrate as schema
+
     newest = schema.head()
     found = [(shard, await _revision(one, check)) for shard, one in enumerate(given_dsns(dsn), 1)]
-    rows = [(str(shard), revision or "empty", "current" if revision == newest else "behind") for shard, revision in found]
+    rows = [
+        (str(shard), revision or "empty", "current" if revision == newest else "behind") for shard, revision in found
+    ]
     reply = [{"shard": shard, "revision": revision, "current": revision == newest} for shard, revision in found]
     out.show({"head": newest, "databases": reply}, table(("database", "revision", f"newest is {newest}"), rows))
     if any(revision != newest for _, revision in found):
@@ -36,6 +36,11 @@ async def migrate(
 
 async def _revision(dsn: str, check: bool) -> str | None:
     """The revision of a database, after the upgrade unless it is only looked at."""
+    from dwarf_nats.clock import SystemClock
+    from dwarf_nats.store import migrate as schema
+    from dwarf_nats.store.sqlite import Sqlite
+    from dwarf_nats.store.store import open_database
+
     database = open_database(dsn, 1, SystemClock())
     if not isinstance(database, Sqlite):
         if not check:

@@ -17,14 +17,14 @@ from dwarf_nats.cli.command import command, option_group
 from dwarf_nats.cli.logs import LogFormat
 from dwarf_nats.cli.options import Bus, Service
 from dwarf_nats.errors import BadRequest, Unavailable
-from dwarf_nats.server import run_server
 from dwarf_nats.settings import ServerSettings
 
 Dsns = Annotated[
     list[str] | None,
-    typer.Option("--dsn", envvar="DWARF_DSN", help="postgresql://… or sqlite:///path; several are shards 1, 2, ….",
-                 metavar="DSN"),
-]  # fmt: skip
+    typer.Option(
+        "--dsn", envvar="DWARF_DSN", help="postgresql://… or sqlite:///path; several are shards 1, 2, ….", metavar="DSN"
+    ),
+]
 
 
 def given_dsns(dsns: list[str] | None) -> list[str]:
@@ -40,14 +40,19 @@ class Tuning:
     """How the replica behaves. Durations in milliseconds."""
 
     workers: Annotated[int, typer.Option(min=1, envvar="DWARF_WORKERS", help="Steps in hand at once.")] = 1024
-    time_budget_ms: Annotated[int, typer.Option(min=1, envvar="DWARF_TIME_BUDGET_MS",
-                              help="What a task may take.")] = 120_000  # fmt: skip
-    replica_timeout_ms: Annotated[int, typer.Option(min=1, envvar="DWARF_REPLICA_TIMEOUT_MS",
-                                  help="A replica silent for so long is taken for dead.")] = 10_000  # fmt: skip
-    drain_ms: Annotated[int, typer.Option(min=0, envvar="DWARF_DRAIN_MS",
-                        help="How long shutdown waits for tasks in hand.")] = 20_000  # fmt: skip
-    default_priority: Annotated[int, typer.Option(min=1, envvar="DWARF_DEFAULT_PRIORITY",
-                                help="Of flows that name none.")] = 100  # fmt: skip
+    time_budget_ms: Annotated[int, typer.Option(min=1, envvar="DWARF_TIME_BUDGET_MS", help="What a task may take.")] = (
+        120_000
+    )
+    replica_timeout_ms: Annotated[
+        int,
+        typer.Option(min=1, envvar="DWARF_REPLICA_TIMEOUT_MS", help="A replica silent for so long is taken for dead."),
+    ] = 10_000
+    drain_ms: Annotated[
+        int, typer.Option(min=0, envvar="DWARF_DRAIN_MS", help="How long shutdown waits for tasks in hand.")
+    ] = 20_000
+    default_priority: Annotated[
+        int, typer.Option(min=1, envvar="DWARF_DEFAULT_PRIORITY", help="Of flows that name none.")
+    ] = 100
     pool: Annotated[int, typer.Option(min=1, envvar="DWARF_POOL", help="Connections per database.")] = 4
 
 
@@ -68,18 +73,42 @@ async def serve(
     task_prefix: Annotated[str, typer.Option(envvar="DWARF_TASK_PREFIX", help="Prefix of task subjects.")] = "task",
     graph_prefix: Annotated[str, typer.Option(envvar="DWARF_GRAPH_PREFIX", help="Prefix of graph subjects.")] = "graph",
     graphs: Annotated[Path | None, typer.Option(envvar="DWARF_GRAPHS", help="Folder of graph files.")] = None,
-    events: Annotated[bool, typer.Option("--events/--no-events", envvar="DWARF_EVENTS",
-                      help="Publish an event for every change of a flow's status.")] = True,  # fmt: skip
-    signals: Annotated[bool, typer.Option("--signals/--no-signals", envvar="DWARF_SIGNALS",
-                       help="Tell the other replicas what happens; without, they look.")] = True,  # fmt: skip
-    migrate: Annotated[bool, typer.Option("--migrate/--no-migrate", envvar="DWARF_MIGRATE",
-                       help="Bring the databases to the current schema first.")] = True,  # fmt: skip
-    wait: Annotated[bool, typer.Option("--wait/--no-wait", envvar="DWARF_WAIT",
-                    help="Keep trying while a server is away at start; else say which and exit.")] = True,  # fmt: skip
+    events: Annotated[
+        bool,
+        typer.Option(
+            "--events/--no-events", envvar="DWARF_EVENTS", help="Publish an event for every change of a flow's status."
+        ),
+    ] = True,
+    signals: Annotated[
+        bool,
+        typer.Option(
+            "--signals/--no-signals",
+            envvar="DWARF_SIGNALS",
+            help="Tell the other replicas what happens; without, they look.",
+        ),
+    ] = True,
+    migrate: Annotated[
+        bool,
+        typer.Option(
+            "--migrate/--no-migrate", envvar="DWARF_MIGRATE", help="Bring the databases to the current schema first."
+        ),
+    ] = True,
+    wait: Annotated[
+        bool,
+        typer.Option(
+            "--wait/--no-wait",
+            envvar="DWARF_WAIT",
+            help="Keep trying while a server is away at start; else say which and exit.",
+        ),
+    ] = True,
     replicas: Annotated[int, typer.Option(min=1, envvar="DWARF_REPLICAS", help="That many processes.")] = 1,
-    log_format: Annotated[LogFormat, typer.Option(envvar="DWARF_LOG_FORMAT", help="Of the lines on stderr.")] = LogFormat.TEXT,
+    log_format: Annotated[
+        LogFormat, typer.Option(envvar="DWARF_LOG_FORMAT", help="Of the lines on stderr.")
+    ] = LogFormat.TEXT,
 ) -> None:
     """Serve: one replica in the foreground. SIGTERM drains, a second one stops at once."""
+    from dwarf_nats.server import run_server  # the engine is of no use to the other commands, and slow to load
+
     dsns = given_dsns(dsn)
     logs.set_up(log_format)
     if replicas > 1:
@@ -116,10 +145,14 @@ async def serve(
     )
 
 
+def _launch(replicas: int) -> list[subprocess.Popen[bytes]]:
+    command_line = [sys.executable, "-m", "dwarf_nats.cli.main", *sys.argv[1:], "--replicas", "1"]
+    return [subprocess.Popen(command_line) for _ in range(replicas)]
+
+
 async def _several(replicas: int) -> int:
     """Run the same command line in several processes; signals go to all, and if one ends, all do."""
-    command_line = [sys.executable, "-m", "dwarf_nats.cli.main", *sys.argv[1:], "--replicas", "1"]
-    children = [subprocess.Popen(command_line) for _ in range(replicas)]
+    children = _launch(replicas)
     loop = asyncio.get_running_loop()
 
     def pass_on(number: signal.Signals) -> None:

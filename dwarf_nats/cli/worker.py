@@ -22,7 +22,7 @@ from dwarf_nats.cli.command import command
 from dwarf_nats.cli.logs import LogFormat
 from dwarf_nats.cli.options import Bus
 from dwarf_nats.errors import BadRequest, Unavailable
-from dwarf_nats.sdk import Worker
+from dwarf_nats.sdk import ConnectOptions, Worker
 
 log = logging.getLogger("dwarf_nats.worker")
 RETRY_SECONDS = 1.0
@@ -39,14 +39,16 @@ def register(app: typer.Typer) -> None:
 def worker(
     bus: Bus,
     module: Annotated[str, typer.Argument(metavar="MODULE", help="A module's name, or a path to a .py file.")],
-    log_format: Annotated[LogFormat, typer.Option(envvar="DWARF_LOG_FORMAT", help="Of the lines on stderr.")] = LogFormat.TEXT,
+    log_format: Annotated[
+        LogFormat, typer.Option(envvar="DWARF_LOG_FORMAT", help="Of the lines on stderr.")
+    ] = LogFormat.TEXT,
     ready_file: Annotated[Path | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Serve the tasks of a module until SIGTERM, which lets it finish what is in hand; a second one stops at once."""
     logs.set_up(log_format)
     workers = find_workers(load_module(module), module)
     for one in workers:
-        one.options = replace(one.options, **_given(bus))
+        one.options = _with_given(one.options, bus)
     code = asyncio.run(_serve(workers, ready_file))
     if code:
         # Threads cannot be ended, and leaving in order would wait for them.
@@ -54,19 +56,19 @@ def worker(
         os._exit(code)
 
 
-def _given(bus: Bus) -> dict[str, str]:
-    """The connection settings given to the command; the others stay as the module has them."""
-    values = {
-        "url": bus.nats,
-        "context": bus.context,
-        "creds": bus.creds,
-        "nkey": bus.nkey,
-        "tls_ca": bus.tls_ca,
-        "tls_cert": bus.tls_cert,
-        "tls_key": bus.tls_key,
-        "inbox_prefix": bus.inbox_prefix,
-    }
-    return {name: str(value) for name, value in values.items() if value}
+def _with_given(options: ConnectOptions, bus: Bus) -> ConnectOptions:
+    """The worker's connection settings, those given to the command in place of the module's."""
+    return replace(
+        options,
+        url=bus.nats or options.url,
+        context=bus.context or options.context,
+        creds=bus.creds or options.creds,
+        nkey=bus.nkey or options.nkey,
+        tls_ca=bus.tls_ca or options.tls_ca,
+        tls_cert=bus.tls_cert or options.tls_cert,
+        tls_key=bus.tls_key or options.tls_key,
+        inbox_prefix=bus.inbox_prefix or options.inbox_prefix,
+    )
 
 
 def load_module(name: str) -> ModuleType:
@@ -125,12 +127,12 @@ async def _serve(workers: list[Worker], ready_file: Path | None) -> int:
     await _first_of(starting, first)
     if not first.is_set():
         await starting
-        tasks = ", ".join(sorted(task for one in workers for task in one.tasks))
-        print(f"serving {tasks}", flush=True)
-        if ready_file is not None:
-            ready_file.touch()
+        _say_ready(workers, ready_file)
         await first.wait()
         log.info("draining; a second signal stops at once")
+    else:
+        starting.cancel()
+        await asyncio.gather(starting, return_exceptions=True)
     stopping = asyncio.gather(*(one.stop() for one in workers))
     await _first_of(stopping, second)
     if not stopping.done():
@@ -138,6 +140,13 @@ async def _serve(workers: list[Worker], ready_file: Path | None) -> int:
         await asyncio.gather(*(one.stop(0) for one in workers), return_exceptions=True)
         return 1
     return 0 if all(stopping.result()) else 1
+
+
+def _say_ready(workers: list[Worker], ready_file: Path | None) -> None:
+    tasks = ", ".join(sorted(task for one in workers for task in one.tasks))
+    print(f"serving {tasks}", flush=True)
+    if ready_file is not None:
+        ready_file.touch()
 
 
 async def _start(worker: Worker) -> None:

@@ -64,9 +64,8 @@ class Creator:
         start: bool,
         wait: bool = False,
     ) -> Created:
-        """Check, place and insert a flow; with `wait`, `Created.waiting` is resolved when it stops."""
+        """Check and insert a flow (its options are checked already); with `wait`, `Created.waiting` is resolved when it stops."""
         options = options if options is not None else DEFAULTS
-        check_options(options)
         baggage = _baggage(options.baggage)
         initial = self._state(state)
         if isinstance(workflow, str):
@@ -77,7 +76,8 @@ class Creator:
         new = await self._new_flow(shard, thread, graph, initial, baggage, options, start=start)
         flow_id = new.facts.flow_id
         waiting = shard.waiters.add(flow_id) if wait else asyncio.get_running_loop().create_future()
-        new.running = start and (new.start_at or 0) <= self._clock.now() and shard.reserve()
+        # A start time is for the database's clock to judge: such a flow stands in line.
+        new.running = start and new.start_at is None and shard.reserve()
         try:
             created_at = await asyncio.shield(self._inserted(shard, new))
         except BaseException:
@@ -194,14 +194,21 @@ def check_options(options: FlowOptions) -> None:
     if options.time_budget_ms is not None and not 1 <= options.time_budget_ms <= MAX_INT:
         raise BadRequest(f"timeBudgetMs must be between 1 and {MAX_INT}, got {options.time_budget_ms}")
     for name, text in (("fairnessKey", options.fairness_key), ("idempotencyKey", options.idempotency_key)):
-        if len(text) > MAX_TEXT or "\0" in text:
-            raise BadRequest(f"{name} must be at most {MAX_TEXT} characters without NUL")
+        if len(text) > MAX_TEXT:
+            raise BadRequest(f"{name} must be at most {MAX_TEXT} characters, got {len(text)}")
+        check_text(text, name)
     if options.notify:
         check_subject_name(options.notify, "notify target")
     if options.idempotency_key and options.thread:
         raise BadRequest("idempotencyKey and threadKey cannot be used together: leave one out")
     if options.start_at is not None and options.start_at.tzinfo is None:
         raise BadRequest("startAt needs a time zone: use an aware datetime")
+
+
+def check_text(text: str, what: str) -> None:
+    """Raise `BadRequest` for text that no database column holds."""
+    if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
+        raise BadRequest(f"{what} must not contain NUL characters or lone surrogates")
 
 
 def _baggage(value: Any) -> Raw:

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from dwarf_nats.clock import SystemClock
-from dwarf_nats.engine.creating import Creator
+from dwarf_nats.engine.creating import MAX_INT, Creator, check_options, check_text
 from dwarf_nats.engine.graphs import GraphBook
 from dwarf_nats.engine.reading import final_state_of, flow_key, outcome_of, step_of, summary_of
 from dwarf_nats.engine.shard import Hands, Shard
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("dwarf_nats.engine")
 PURGE_LIMIT = 10_000
 LIST_LIMIT = 1_000
+MAX_AGE_MS = 10**13
 Shards: TypeAlias = list[ShardInfo]  # inside the class, `list` is the operation
 GraphInfos: TypeAlias = list[GraphInfo]
 StateLike = Mapping[str, Any] | bytes | State | None
@@ -308,7 +309,7 @@ class Engine:
     async def cancel(self, flow: str, reason: str = "") -> None:
         """Cancel a flow (O10); `Conflict` if it is terminal."""
         key = parse_key(flow)
-        _no_nul(reason, "reason")
+        check_text(reason, "reason")
         shard = self._shard(key)
         row = await shard.store.flow(key)
         at, steps = await shard.store.cancel(key.id, reason, final_state_of)
@@ -365,9 +366,15 @@ class Engine:
         """The shard of a new flow: its thread's, else any (O1)."""
         if not self._ready:
             raise Unavailable("this replica is not running: ask again")
+        if options is not None:
+            check_options(options)
         if options is not None and options.thread:
             return self._shard(parse_key(options.thread, "thread"), "thread")
-        return random.choice(list(self._shards.values()))
+        numbers = sorted(self._shards)
+        if options is not None and options.idempotency_key:  # the same shard each time: unique across shards
+            seed = f"{options.fairness_key}\0{options.idempotency_key}".encode("utf-8", "surrogatepass")
+            return self._shards[numbers[int.from_bytes(hashlib.sha256(seed).digest()[:8]) % len(numbers)]]
+        return self._shards[random.choice(numbers)]
 
     async def _thread(self, options: FlowOptions | None) -> FlowRow | None:
         if options is None or not options.thread:
@@ -376,6 +383,7 @@ class Engine:
         return await self._shard(key, "thread").store.flow(key, "thread")
 
     async def _queried(self, query: Query) -> tuple[Shard, int | None]:
+        _check_query(query)
         number = query.shard if query.shard is not None else min(self._shards)
         thread_id = None
         if query.thread:
@@ -417,14 +425,26 @@ class PeerSignals:
         """There are no breakers yet."""
 
 
+def _check_query(query: Query) -> None:
+    for name, text in (
+        ("workflow", query.workflow),
+        ("task", query.task),
+        ("fairnessKey", query.fairness_key or ""),
+        ("search", query.search),
+    ):
+        check_text(text, name)
+    for name, number, limit in (
+        ("priority", query.priority, MAX_INT),
+        ("olderThanMs", query.older_than_ms, MAX_AGE_MS),
+        ("newerThanMs", query.newer_than_ms, MAX_AGE_MS),
+    ):
+        if number is not None and not 0 <= number <= limit:
+            raise BadRequest(f"{name} must be between 0 and {limit}, got {number}")
+
+
 def _single(task: str) -> Graph:
     check_subject_name(task, "task")
     graph = Graph(task)
     graph.add_task(task)
     graph.add_transition(task, "END")
     return graph
-
-
-def _no_nul(text: str, what: str) -> None:
-    if "\0" in text:
-        raise BadRequest(f"{what} must not contain NUL characters")

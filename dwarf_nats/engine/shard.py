@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from dwarf_nats.engine.committer import BACKOFF_SECONDS, Committer
@@ -65,6 +66,15 @@ class Hands:
             self.free.set()
         if self.count == 0:
             self.empty.set()
+
+
+@contextmanager
+def _harmless() -> Iterator[None]:
+    """What a port raises while it is told something is its own affair: the flow goes on (B4)."""
+    try:
+        yield
+    except Exception:
+        log.exception("a notice or signal was refused")
 
 
 class Shard:
@@ -383,7 +393,8 @@ class Shard:
         """Wake who waits, tell who asked to be told; the change, for `announce`."""
         self.waiters.wake(flow_id, outcome)
         if notify and self._notices is not None:
-            self._notices.stopped(notify, outcome)
+            with _harmless():
+                self._notices.stopped(notify, outcome)
         return self.change(flow_id, thread_id, outcome.workflow, outcome.status, at)
 
     def change(self, flow_id: int, thread_id: int, workflow: str, status: Status, at: int) -> StatusChanged:
@@ -401,29 +412,32 @@ class Shard:
     ) -> None:
         """Tell the world what a commit made true, one group each."""
         if changed and self._notices is not None:
-            self._notices.changed(changed)
+            with _harmless():
+                self._notices.changed(changed)
         if self._signals is not None:
-            if pending:
-                self._signals.enqueue(self.number, pending)
-            if ended:
-                self._signals.notify_status_change(ended)
+            with _harmless():
+                if pending:
+                    self._signals.enqueue(self.number, pending)
+                if ended:
+                    self._signals.notify_status_change(ended)
 
     def _fenced(self, settlement: Settlement) -> None:
         """The step was taken away meanwhile: its result is dropped without harm (X1)."""
         self.fenced += 1
         self._drop(settlement.step)
         self._hands.release()
+        if settlement.end is not None:  # written by a commit whose answer was lost, perhaps: let waiters look
+            self.waiters.wake(settlement.step.flow.flow_id, None)
 
     def _drop(self, step: StepInHand) -> None:
         if self._in_hand.get(step.step_id) is step:  # it may be in hand again by a later claim
             del self._in_hand[step.step_id]
-        if settlement.end is not None:  # written by a commit whose answer was lost, perhaps: let waiters look
-            self.waiters.wake(settlement.step.flow.flow_id, None)
 
     def cancelled(self, steps: Sequence[tuple[int, str]]) -> None:
         """Steps were cancelled in the database: tell those who run them (O10)."""
         for step_id, token in steps:
-            self._tasks.cancel(f"{self.number}-{step_id}-{token}")
+            with _harmless():
+                self._tasks.cancel(f"{self.number}-{step_id}-{token}")
             running = self._running.get(step_id)
             if running is not None:
                 running.cancel()
@@ -441,7 +455,7 @@ class Shard:
                 await self.store.beat(name)
                 if self.committer.outages != outages:
                     outages = self.committer.outages
-                    ticks = 0  # the other replicas could not renew their rows either: give them time
+                    ticks = 1  # the other replicas could not renew their rows either: give them time
                     await self.store.disown(list(self._in_hand))
                     self.wake()
                 if ticks % 3 == 0:

@@ -131,6 +131,13 @@ def _complete(
         step_id, token = new_step()
         node = graph.nodes[following]
         settlement.successor = NewStep(
-            step_id, token, node.name, node.url, step.depth + 1, state, state_json, delay_us=min(answer.sleep_ms * 1000, retries.MAX_DELAY_US)
+            step_id,
+            token,
+            node.name,
+            node.url,
+            step.depth + 1,
+            state,
+            state_json,
+            delay_us=min(answer.sleep_ms * 1000, retries.MAX_DELAY_US),
         )
     return settlement

@@ -115,7 +115,7 @@ class Caller:
         headers = {"Nats-Msg-Id": percent_encode(key)} if key else None
         loop = asyncio.get_running_loop()
         end = loop.time() + self._patience
-        pause = _FIRST_PAUSE
+        pause, delivered = _FIRST_PAUSE, False
         while True:
             try:
                 return await self._ask_once(operation, payload, headers, wait, end)
@@ -125,9 +125,13 @@ class Caller:
                 )
                 if not again or loop.time() >= end:
                     raise failure from None
+                delivered = True
             except Unavailable as error:
-                if not patient or error.details.get("cause") == "no_responders" or loop.time() + pause >= end:
+                # Nobody there is told at once, unless somebody was there a moment ago.
+                worth = delivered if error.details.get("cause") == "no_responders" else patient
+                if not worth or loop.time() + pause >= end:
                     raise
+                delivered = True
             await asyncio.sleep(pause)
             pause = min(pause * 2, _LAST_PAUSE)
 
@@ -198,6 +202,7 @@ class Waiting:
         first = not self._asked and error.details.get("cause") == "no_responders"
         if first or self.over or now - self._away_since > self._patience:
             raise error
+        self._asked = True
         log.debug("still waiting: %s", error)
         await asyncio.sleep(min(self._pause, self.left))
         self._pause = min(self._pause * 2, _LAST_PAUSE)

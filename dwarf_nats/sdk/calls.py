@@ -12,7 +12,7 @@ from msgspec import UNSET, Raw, UnsetType
 from dwarf_nats.errors import BadRequest
 from dwarf_nats.wire import headers as h
 from dwarf_nats.wire import talk
-from dwarf_nats.wire.codec import MAX_HEADER_TEXT, explain
+from dwarf_nats.wire.codec import explain
 from dwarf_nats.workflow.answer import Answer, Disposition, ErrorInfo, Retry, Subgraph, TaskCall
 from dwarf_nats.workflow.keys import parse_key
 from dwarf_nats.workflow.state import encode_state
@@ -83,7 +83,7 @@ def accept_seconds(headers: Mapping[str, str] | None) -> float | None:
 
 
 def encode_answer(answer: Answer) -> tuple[bytes, dict[str, str] | None]:
-    """Body and headers of the reply. A failure is said both ways, so that every NATS tool sees it."""
+    """Body and headers of the reply. A failure stands in the body, where its text may have any length and lines."""
     reply = talk.TaskReply(
         changes=Raw(encode_state(answer.changes)) if answer.changes else UNSET,
         goto=UNSET if answer.goto is None else answer.goto,
@@ -99,9 +99,6 @@ def encode_answer(answer: Answer) -> tuple[bytes, dict[str, str] | None]:
     error.message = error.message.encode("utf-8", "replace").decode()
     reply.error = Raw(_encode(error.as_dict()))
     headers = {} if answer.disposition is Disposition.ERROR else {h.DISPOSITION: answer.disposition.value}
-    if answer.retry is None:
-        line = " ".join(error.message[:MAX_HEADER_TEXT].split())
-        headers |= {h.ERROR_CODE: str(error.code), h.ERROR_TEXT: h.percent_encode(line)}
     return _encode(reply), headers or None
 
 

@@ -213,6 +213,9 @@ def _arguments(options: ConnectOptions) -> dict[str, Any]:
         arguments["user_credentials"] = str(options.creds)
     if options.nkey:
         arguments["nkeys_seed"] = str(options.nkey)
+    for what, path in (("credentials", options.creds), ("nkey seed", options.nkey), ("TLS CA", options.tls_ca)):
+        if path and not Path(path).is_file():
+            raise BadRequest(f"there is no {what} file {path}")
     for name in ("user", "password", "token", "inbox_prefix"):
         if value := getattr(options, name):
             arguments[name] = value

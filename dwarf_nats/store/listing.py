@@ -42,12 +42,12 @@ async def page(
 
 
 def purgeable(shard: int, query: Query, thread_id: int | None, limit: int) -> tuple[str, list[Any]]:
-    """Flows that match and do not run, oldest first, locked."""
+    """Flows that match and do not run, oldest first."""
     where, args = _conditions(shard, query, thread_id)
     args.append(limit)
     return (
         f"select f.flow_id from dwarf_flows f where {' and '.join(where)} and f.status <> 'running'"
-        f" order by f.flow_id limit ${len(args)} {{for_update}}",
+        f" order by f.flow_id limit ${len(args)}",
         args,
     )
 

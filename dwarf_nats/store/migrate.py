@@ -10,6 +10,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from sqlalchemy import Connection, StaticPool, create_engine, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -79,7 +80,7 @@ async def _with_postgres(dsn: str, *, upgrade: bool) -> str | None:
                     await connection.execute(text(f"select pg_advisory_unlock({LOCK})"))
                     await connection.commit()
             return await connection.run_sync(_revision)
-    except (OSError, SQLAlchemyError, TimeoutError) as error:
+    except (OSError, SQLAlchemyError, TimeoutError, CommandError) as error:
         raise Unavailable(f"PostgreSQL at {shown_dsn(dsn)} cannot be migrated: {one_line(error)}") from error
     finally:
         await engine.dispose()
@@ -99,6 +100,9 @@ def _with_sqlite(raw: sqlite3.Connection, *, upgrade: bool) -> str | None:
     engine = create_engine("sqlite://", creator=lambda: raw, poolclass=StaticPool)
     with engine.connect() as connection:
         if upgrade:
-            _upgrade(connection)
+            try:
+                _upgrade(connection)
+            except CommandError as error:
+                raise Unavailable(f"the SQLite file cannot be migrated: {one_line(error)}") from error
             connection.commit()
         return _revision(connection)

@@ -35,6 +35,9 @@ _AWAY = (
     asyncpg.InvalidAuthorizationSpecificationError,
     asyncpg.InvalidCatalogNameError,
     asyncpg.OperatorInterventionError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.PostgresSystemError,
+    asyncpg.ReadOnlySQLTransactionError,
 )
 _AGAIN = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
 _HOT = {
@@ -78,7 +81,13 @@ entry as (
 """
 # Without idempotency keys nothing can conflict, and the entry steps need no join with what was made.
 CREATE = CREATE_FLOWS + "," + _ENTRY + f"from r) select flow_id, {NOW} from made"
-CREATE_KEYED = CREATE_FLOWS + "," + _ENTRY + f"from r join made using (flow_id)) select flow_id, {NOW} from made"
+# `is true` keeps the subquery a hashed one; as a join it would compare each with each.
+CREATE_KEYED = (
+    CREATE_FLOWS
+    + ","
+    + _ENTRY
+    + f"from r where (flow_id in (select flow_id from made)) is true) select flow_id, {NOW} from made"
+)
 
 CLAIM = f"""
 with picked as materialized (
@@ -115,7 +124,8 @@ done as (
     successor_id = case when f.status in ('running', 'interrupted') then r.next_id end,
     not_before = case when r.status = 'pending' then {NOW} + r.delay else s.not_before end, updated_at = {NOW}
   from r join dwarf_flows f on f.flow_id = r.flow_id
-  where s.step_id = r.step_id and s.lease_seq = r.lease_seq and s.status = 'running'
+  -- `|| ''` hides the status from the partial indexes: a plan made while the table was empty would read all that runs.
+  where s.step_id = r.step_id and s.lease_seq = r.lease_seq and s.status || '' = 'running'
   returning s.step_id, s.flow_id, s.depth, s.priority, s.fairness_key, s.fairness_weight, r.error, r.next_id,
     r.next_token, r.next_node, r.next_url, r.next_state, r.next_running, r.next_delay, r.lease, r.end_status,
     r.final_state, f.status in ('running', 'interrupted') as alive),
@@ -176,8 +186,13 @@ class Postgres:
     async def fetch(self, sql: str, *args: Any) -> list[Row]:
         try:
             async with self._acquired() as connection:
+                for _ in range(3):
+                    try:
+                        return list(await connection.fetch(postgres_sql(sql), *args))
+                    except _AGAIN as error:
+                        log.debug("once more: %s", one_line(error))
                 return list(await connection.fetch(postgres_sql(sql), *args))
-        except _AWAY as error:
+        except (*_AWAY, *_AGAIN) as error:
             raise self._unavailable(error) from error
 
     @asynccontextmanager
@@ -185,7 +200,7 @@ class Postgres:
         try:
             async with self._acquired() as connection, connection.transaction():
                 yield _Tx(connection)
-        except _AWAY as error:
+        except (*_AWAY, *_AGAIN) as error:
             raise self._unavailable(error) from error
 
     async def next_ids(self, kind: str) -> tuple[int, int]:

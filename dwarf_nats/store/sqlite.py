@@ -66,7 +66,7 @@ class Sqlite:
     def __init__(self, path: str, clock: Clock) -> None:
         self.path = path
         self._clock = clock
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="dwarf-sqlite")
+        self._thread: ThreadPoolExecutor | None = None
         self._turn = asyncio.Lock()
         self._connection: sqlite3.Connection | None = None
         self._lock_file: IO[str] | None = None
@@ -75,7 +75,12 @@ class Sqlite:
         """Open the file. Raises `Unavailable` if it cannot be opened or another replica holds it."""
         if sqlite3.sqlite_version_info < MINIMUM:
             raise Unavailable(f"SQLite {sqlite3.sqlite_version} is too old: 3.38 or later is needed")
-        await self._call(self._open)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="dwarf-sqlite")
+        try:
+            await self._call(self._open)
+        except BaseException:
+            await self.close()
+            raise
 
     def _open(self) -> None:
         try:
@@ -84,6 +89,7 @@ class Sqlite:
             connection = sqlite3.connect(
                 self.path or ":memory:", isolation_level=None, check_same_thread=False, cached_statements=512
             )
+            self._connection = connection
             connection.create_function("dwarf_now", 0, self._clock.now)
             if self.path:
                 connection.execute("pragma journal_mode = wal")
@@ -91,7 +97,6 @@ class Sqlite:
             connection.execute("pragma busy_timeout = 5000")
         except (sqlite3.Error, OSError) as error:
             raise Unavailable(f"cannot open the SQLite file {self.path}: {error}") from error
-        self._connection = connection
 
     def _claim_file(self) -> None:
         lock_file = open(self.path + ".lock", "a+")  # noqa: SIM115 - held as long as the database is open
@@ -117,8 +122,10 @@ class Sqlite:
                 self._lock_file.close()
                 self._lock_file = None
 
-        await self._call(close)
-        self._thread.shutdown(wait=False)
+        if self._thread is not None:
+            await self._call(close)
+            self._thread.shutdown(wait=False)
+            self._thread = None
 
     async def call(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Run `work` in the database's thread, outside any transaction."""
@@ -270,6 +277,8 @@ class Sqlite:
         return self._opened().execute(sqlite_sql(sql), plain).fetchall()
 
     async def _call(self, work: Callable[[], T]) -> T:
+        if self._thread is None:
+            raise Unavailable("the engine is not running: its database is closed")
         try:
             # Shielded: a caller that is cancelled must not leave the thread in the middle of a transaction.
             return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, work))

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dwarf_nats.errors import BadRequest, Conflict, NotFound
+from dwarf_nats.errors import BadRequest, Conflict, NotFound, Unavailable
 from dwarf_nats.rules.lifecycle import flow_sources
 from dwarf_nats.store import listing, migrate
-from dwarf_nats.store.postgres import Postgres
+from dwarf_nats.store.postgres import Postgres, shown_dsn
 from dwarf_nats.store.sqlite import Sqlite
 from dwarf_nats.workflow.keys import Key
 from dwarf_nats.workflow.rows import FlowRow, StepRow, flow_row, step_row
@@ -46,15 +46,26 @@ class SqlStore:
         if isinstance(self.database, Postgres):
             if migrated:
                 await migrate.migrate_postgres(self.dsn)
+            else:
+                self._check_revision(await migrate.revision_postgres(self.dsn))
             await self.database.open()
         else:
             await self.database.open()
             if migrated:
                 await migrate.migrate_sqlite(self.database)
+            else:
+                self._check_revision(await migrate.revision_sqlite(self.database))
         self.replica_id = (await self.database.next_ids("replica"))[0]
         if isinstance(self.database, Sqlite):  # the only replica there can be: the others are dead
             await self.database.fetch("delete from dwarf_replicas")
         await self.beat(replica_name)
+
+    def _check_revision(self, revision: str | None) -> None:
+        if revision != migrate.head():
+            raise Unavailable(
+                f"the schema of {shown_dsn(self.dsn)} is at revision {revision}, this version needs {migrate.head()}:"
+                " run dwarf-nats migrate"
+            )
 
     async def close(self) -> None:
         await self.database.close()
@@ -197,9 +208,9 @@ class SqlStore:
         `final_state` makes the final state from the steps. Raises `Conflict` if the flow is terminal.
         """
         async with self.database.transaction() as tx:
-            running = await tx.fetch(
-                "select step_id, token from dwarf_steps where flow_id = $1 and status = 'running'"
-                " order by step_id {for_update}",
+            live = await tx.fetch(
+                "select step_id, token, status from dwarf_steps where flow_id = $1"
+                " and status in ('created', 'pending', 'running', 'interrupted') order by step_id {for_update}",
                 flow_id,
             )
             await tx.fetch(_CANCEL_STEPS, flow_id)
@@ -221,7 +232,7 @@ class SqlStore:
                 flow_id,
                 final_state([step_row(row) for row in rows]).decode(),
             )
-        return int(cancelled[0][0]), [(int(row[0]), row[1]) for row in running]
+        return int(cancelled[0][0]), [(int(row[0]), row[1]) for row in live if row[2] == "running"]
 
     async def bury(self, step_ids: Sequence[int]) -> None:
         """Steps of terminal flows take their flow's status (X2)."""
@@ -234,10 +245,10 @@ class SqlStore:
     async def delete(self, flow_id: int) -> None:
         """Remove a flow and its steps; `Conflict` while it runs (O9)."""
         async with self.database.transaction() as tx:
-            rows = await tx.fetch("select status from dwarf_flows where flow_id = $1 {for_update}", flow_id)
-            if rows and rows[0][0] == "running":
+            if await _remove(tx, [flow_id]) == 0 and await tx.fetch(
+                "select 1 from dwarf_flows where flow_id = $1", flow_id
+            ):
                 raise Conflict("the flow is running: cancel it first, then delete it")
-            await _remove(tx, [flow_id])
 
     # -- many flows
 
@@ -249,8 +260,7 @@ class SqlStore:
         sql, args = listing.purgeable(self.shard, query, thread_id, limit)
         async with self.database.transaction() as tx:
             rows = await tx.fetch(sql, *args)
-            await _remove(tx, [int(row[0]) for row in rows])
-        return len(rows)
+            return await _remove(tx, [int(row[0]) for row in rows])
 
     async def size(self) -> tuple[int, int]:
         """How many flows and steps."""
@@ -322,11 +332,10 @@ class SqlStore:
         async with self.database.transaction() as tx:
             rows = await tx.fetch(
                 "select flow_id from dwarf_flows where delete_on_completion = 1 and status = 'completed'"
-                " and updated_at < {now} - $1 order by flow_id limit 1000 {for_update}",
+                " and updated_at < {now} - $1 order by flow_id limit 1000",
                 age_ms * 1000,
             )
-            await _remove(tx, [int(row[0]) for row in rows])
-        return len(rows)
+            return await _remove(tx, [int(row[0]) for row in rows])
 
 
 _CANCEL_STEPS = (
@@ -335,10 +344,19 @@ _CANCEL_STEPS = (
 )
 
 
-async def _remove(tx: Tx, flow_ids: list[int]) -> None:
-    if flow_ids:
-        await tx.fetch("delete from dwarf_steps where flow_id {in:$1}", flow_ids)
-        await tx.fetch("delete from dwarf_flows where flow_id {in:$1}", flow_ids)
+async def _remove(tx: Tx, flow_ids: list[int]) -> int:
+    """Remove those that do not run, with their steps; how many. Steps are locked before flows (X10)."""
+    if not flow_ids:
+        return 0
+    await tx.fetch("select 1 from dwarf_steps where flow_id {in:$1} order by step_id {for_update}", flow_ids)
+    rows = await tx.fetch(
+        "select flow_id from dwarf_flows where flow_id {in:$1} and status <> 'running' order by flow_id {for_update}",
+        flow_ids,
+    )
+    still = [int(row[0]) for row in rows]
+    await tx.fetch("delete from dwarf_steps where flow_id {in:$1}", still)
+    await tx.fetch("delete from dwarf_flows where flow_id {in:$1}", still)
+    return len(still)
 
 
 async def _conflict(tx: Tx, flow_id: int, verb: str, wanted: Sequence[Status]) -> Conflict | NotFound:

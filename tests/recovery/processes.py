@@ -75,24 +75,25 @@ async def _ignore(error: Exception) -> None:
     del error
 
 
-async def until_ready(connection: Client, replicas: int = 1) -> None:
-    """Wait until that many replicas answer `$SRV.PING.dwarf`."""
+async def until_ready(connection: Client, one: Replica) -> None:
+    """Wait until the replica answers `$SRV.PING.dwarf`."""
     async with asyncio.timeout(60):
         while True:
+            if one.process.returncode is not None:
+                raise AssertionError(f"the replica ended: {(await one.ended())[1]}")
             inbox = connection.new_inbox()
             answers = await connection.subscribe(inbox)
             try:
                 await connection.publish("$SRV.PING.dwarf", b"", reply=inbox)
-                for _ in range(replicas):
-                    message = await answers.next_msg(timeout=0.5)
-                    if message.headers and message.headers.get("Status") == "503":
-                        raise nats.errors.NoRespondersError
-                return
-            except (nats.errors.TimeoutError, nats.errors.NoRespondersError, nats.errors.Error, OSError):
-                await asyncio.sleep(0.05)
+                message = await answers.next_msg(timeout=0.5)
+                if not message.headers:
+                    return
+            except (nats.errors.Error, OSError):
+                pass
             finally:
                 with contextlib.suppress(Exception):
                     await answers.unsubscribe()
+            await asyncio.sleep(0.05)
 
 
 async def ask(connection: Client, subject: str, body: dict[str, Any], timeout: float = 30) -> dict[str, Any]:

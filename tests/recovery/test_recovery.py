@@ -41,7 +41,7 @@ async def test_a_flow_completes_after_kill_9_in_the_middle_of_a_task(nats_server
 
         await connection.subscribe("kill9task.work", cb=work)
         async with replica(nats_server.url, short_dsn, *flags) as one:
-            await until_ready(connection)
+            await until_ready(connection, one)
             made = await ask(connection, "kill9.flow.create_task", {"task": "work", "start": True})
             await first.wait()
             await one.kill()
@@ -69,8 +69,8 @@ async def test_nothing_fails_when_nats_server_restarts_under_load(tmp_path: Path
                 await answer(message, n=json.loads(message.data)["state"]["n"] + 1)
 
             await service.subscribe("task.count", queue="q", cb=count)
-            async with replica(server.url, f"sqlite:///{tmp_path}/flows.db"):
-                await until_ready(connection)
+            async with replica(server.url, f"sqlite:///{tmp_path}/flows.db") as one:
+                await until_ready(connection, one)
                 graph = line("load", ["count"] * 5)
                 keys = [
                     (await ask(connection, "dwarf.flow.create", {"graph": graph, "state": {"n": n}, "start": True}))[
@@ -88,7 +88,7 @@ async def test_nothing_fails_when_nats_server_restarts_under_load(tmp_path: Path
 async def test_nothing_is_lost_when_postgres_restarts_under_load(nats_server: NatsServer) -> None:
     """B6: 503 meanwhile, results in hand are kept, every flow completes once."""
     flows = 40
-    async with PostgresServer(fast=True) as postgres:
+    async with PostgresServer() as postgres:  # with fsync: what was committed must be there
         dsn = await postgres.create_database("outage")
         seen = 0
         enough = asyncio.Event()
@@ -103,15 +103,15 @@ async def test_nothing_is_lost_when_postgres_restarts_under_load(nats_server: Na
                 await answer(message, n=json.loads(message.data)["state"]["n"] + 1)
 
             await connection.subscribe("pgdowntask.count", cb=count)
-            async with replica(nats_server.url, dsn, *flags):
-                await until_ready(connection)
+            async with replica(nats_server.url, dsn, *flags) as one:
+                await until_ready(connection, one)
                 graph = line("load", ["count"] * 5)
                 bodies = [{"graph": graph, "state": {"n": n}, "start": True} for n in range(flows)]
                 keys = [(await ask(connection, "pgdown.flow.create", body))["flowKey"] for body in bodies]
                 await enough.wait()
-                await postgres.stop()
+                await postgres.kill()  # as a crash would
                 refused = await ask(connection, "pgdown.flow.snapshot", {"flowKey": keys[0]})
-                await postgres.start()
+                await postgres.restart()
                 outcomes = [await ask_until_served(connection, "pgdown.flow.await", {"flowKey": key}) for key in keys]
     assert refused["error"]["code"] == 503
     assert "PostgreSQL" in refused["error"]["message"]
@@ -131,7 +131,7 @@ async def test_sigterm_drains_the_task_in_hand(nats_server: NatsServer, sqlite_d
 
         await connection.subscribe("draintask.rest", cb=rest)
         async with replica(nats_server.url, sqlite_dsn, *flags) as one:
-            await until_ready(connection)
+            await until_ready(connection, one)
             body = {"graph": line("two", ["slow", "rest"]), "start": True}
             made = await ask(connection, "drain.flow.create", body)
             message = await asked.get()
@@ -143,8 +143,8 @@ async def test_sigterm_drains_the_task_in_hand(nats_server: NatsServer, sqlite_d
             await answer(message, slow=True)
             code, _ = await one.ended()
             assert code == 0
-        async with replica(nats_server.url, sqlite_dsn, *flags):
-            await until_ready(connection)
+        async with replica(nats_server.url, sqlite_dsn, *flags) as one:
+            await until_ready(connection, one)
             outcome = await ask(connection, "drain.flow.await", {"flowKey": made["flowKey"]})
     assert outcome["state"] == {"slow": True, "rested": True}
     assert asked.empty()  # the slow task ran once
@@ -157,7 +157,7 @@ async def test_a_second_sigterm_ends_it_at_once(nats_server: NatsServer, sqlite_
         asked: asyncio.Queue[Msg] = asyncio.Queue()
         await connection.subscribe("twicetask.slow", cb=asked.put)
         async with replica(nats_server.url, sqlite_dsn, *flags) as one:
-            await until_ready(connection)
+            await until_ready(connection, one)
             made = await ask(connection, "twice.flow.create_task", {"task": "slow", "start": True})
             await asked.get()
             one.terminate()
@@ -198,4 +198,4 @@ async def test_a_replica_waits_for_nats_and_then_serves(sqlite_dsn: str) -> None
                     break
             await server.start()
             async with client(url) as connection:
-                await until_ready(connection)
+                await until_ready(connection, one)

@@ -1,0 +1,61 @@
+// A caller in Node: registers a workflow, runs it, reads its history, and shows what refusals look like.
+// Prints one JSON object per line.
+//
+//   NATS_URL=nats://127.0.0.1:4222 node client.mjs
+import { connect, headers } from "@nats-io/transport-node";
+
+const nc = await connect({ servers: process.env.NATS_URL ?? "nats://127.0.0.1:4222", name: "node-client" });
+const prefix = process.env.DWARF_PREFIX ?? "dwarf";
+
+// Ask for an operation. A refusal has the headers Nats-Service-Error-Code and Nats-Service-Error.
+async function ask(operation, request = {}, options = {}) {
+  const reply = await nc.request(`${prefix}.${operation}`, JSON.stringify(request), { timeout: 35_000, ...options });
+  const code = reply.headers?.get("Nats-Service-Error-Code");
+  if (code) {
+    const text = decodeURIComponent(reply.headers.get("Nats-Service-Error"));
+    return { refused: Number(code), text, ...reply.json() };
+  }
+  return reply.json();
+}
+
+const show = (name, value) => console.log(JSON.stringify({ name, value }));
+
+await ask("graph.put", {
+  name: "node-order",
+  entryPoint: "quote",
+  tasks: [
+    { name: "quote", url: "node.quote" },
+    { name: "charge", url: "node.charge" },
+  ],
+  transitions: [
+    { from: "quote", to: "charge" },
+    { from: "charge", to: "END" },
+  ],
+});
+
+const items = [
+  { price: 1999, count: 2 },
+  { price: 499, count: 1 },
+];
+const done = await ask("flow.run", { workflow: "node-order", state: { items, limit: 10_000 } });
+show("run", done);
+show("history", await ask("flow.history", { flowKey: done.flowKey }));
+show("declined", await ask("flow.run", { workflow: "node-order", state: { items, limit: 1 } }));
+
+// An idempotency key in the header: the second create returns the flow of the first.
+const key = headers();
+key.set("Nats-Msg-Id", `node-${process.pid}`);
+const create = { workflow: "node-order", state: { items, limit: 10_000 } };
+const first = await ask("flow.create", create, { headers: key });
+const second = await ask("flow.create", create, { headers: key });
+show("idempotent", first.flowKey === second.flowKey);
+await ask("flow.start", { flowKey: first.flowKey });
+show("await", await ask("flow.await", { flowKey: first.flowKey, timeoutMs: 20_000 }));
+
+await ask("flow.create_task", { task: "node.refuse", start: true }).then(async ({ flowKey }) =>
+  show("refuse", await ask("flow.await", { flowKey, timeoutMs: 20_000 })),
+);
+show("unknown workflow", await ask("flow.run", { workflow: "no-such-workflow" }));
+show("unknown field", await ask("flow.run", { workflo: "node-order" }));
+show("wrong status", await ask("flow.cancel", { flowKey: done.flowKey }));
+await nc.drain();

@@ -1,0 +1,93 @@
+// A task service in Node: serves the tasks `node.quote` and `node.charge` until SIGTERM.
+//
+//   NATS_URL=nats://127.0.0.1:4222 node service.mjs
+//
+// A task is a request on `task.<url>` with a JSON object; `state` is the flow's state so far. The reply is a JSON
+// object too: `changes` for success, `error` for failure. See docs/task-services.md.
+import { connect, headers } from "@nats-io/transport-node";
+
+const nc = await connect({
+  servers: process.env.NATS_URL ?? "nats://127.0.0.1:4222",
+  name: "node-tasks",
+  maxReconnectAttempts: -1,
+});
+const prefix = process.env.TASK_PREFIX ?? "task";
+
+const tasks = {
+  "node.quote": async ({ state }) => {
+    const total = state.items.reduce((sum, item) => sum + item.price * item.count, 0);
+    return { changes: { total } };
+  },
+
+  "node.charge": async ({ state, stepKey }) => {
+    if (state.total > state.limit) {
+      throw Object.assign(new Error(`card declined: ${state.total} is over the limit`), { code: 402 });
+    }
+    // The step key is the same each time this step runs: what a bank needs to charge only once.
+    return { changes: { receipt: `receipt-${stepKey.split("-")[1]}`, items: null } };
+  },
+
+  // The same error in the way of NATS services: code and text as headers.
+  "node.refuse": async () => {
+    const error = headers();
+    error.set("Nats-Service-Error-Code", "418");
+    error.set("Nats-Service-Error", "short and stout");
+    return { headers: error };
+  },
+};
+
+// When a step takes long, say so: the engine then asks on our private subject which steps we still have in hand.
+const inHand = new Set();
+const privateSubject = `_INBOX.node.${crypto.randomUUID()}`;
+nc.subscribe(privateSubject, {
+  callback: (error, msg) => {
+    if (error) return;
+    const { steps } = msg.json();
+    if (msg.reply) msg.respond(JSON.stringify({ running: steps.filter((step) => inHand.has(step)) }));
+  },
+});
+
+async function serve(msg, task) {
+  let request;
+  try {
+    request = msg.json();
+  } catch (error) {
+    msg.respond(JSON.stringify({ error: { message: `malformed request: ${error.message}`, code: 400 } }));
+    return;
+  }
+  const step = request.stepKey.split("-").slice(0, 2).join("-");
+  inHand.add(step);
+  const accepted = setTimeout(() => {
+    const signal = headers();
+    signal.set("Dwarf-Signal", "accepted");
+    signal.set("Dwarf-Worker", privateSubject);
+    nc.publish(msg.reply, "", { headers: signal });
+  }, Number(msg.headers?.get("Dwarf-Accept-Ms") || 1000));
+  try {
+    const { headers: withHeaders, ...reply } = await task(request);
+    msg.respond(withHeaders ? "" : JSON.stringify(reply), { headers: withHeaders });
+  } catch (error) {
+    msg.respond(JSON.stringify({ error: { message: error.message, code: error.code ?? 500 } }));
+  } finally {
+    clearTimeout(accepted);
+    inHand.delete(step);
+  }
+}
+
+for (const [url, task] of Object.entries(tasks)) {
+  nc.subscribe(`${prefix}.${url}`, {
+    queue: "node-tasks",
+    callback: (error, msg) => {
+      if (!error) serve(msg, task);
+    },
+  });
+}
+await nc.flush();
+console.log(`serving ${Object.keys(tasks).join(", ")}`);
+
+for (const signal of ["SIGTERM", "SIGINT"]) {
+  process.once(signal, async () => {
+    await nc.drain();
+    process.exit(0);
+  });
+}

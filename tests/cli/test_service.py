@@ -1,0 +1,186 @@
+"""The commands against a running service: tables for people, JSON for machines."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import Result
+
+from dwarf_nats.cli.stage import Stage
+from tests.cli.conftest import Run
+
+pytestmark = pytest.mark.slow
+
+GRAPH = """
+name: hello
+tasks: [{name: greet, url: demo.greet}]
+transitions: [{from: greet, to: END}]
+"""
+TASKS = """
+from dwarf_nats.sdk import Worker
+worker = Worker()
+@worker.task("demo.greet")
+async def greet(name: str) -> dict[str, str]:
+    return {"greeting": f"hello {name}"}
+"""
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The NATS of a running service with one worker."""
+    folder = tmp_path_factory.mktemp("service")
+    (folder / "tasks.py").write_text(TASKS)
+    with asyncio.Runner() as runner:
+        stage = Stage(folder, logs=folder)
+        runner.run(stage.__aenter__())
+        try:
+            runner.run(stage.add_worker(str(folder / "tasks.py")).start())
+            yield stage.url
+        finally:
+            runner.run(stage.__aexit__(None, None, None))
+
+
+@pytest.fixture
+def at(run: Run, url: str, tmp_path: Path) -> Run:
+    """Runs a command against the service; the graph `hello` is registered."""
+    (tmp_path / "hello.yaml").write_text(GRAPH)
+
+    def invoke(*arguments: str, stdin: str | None = None) -> Result:
+        return run(*arguments, "--nats", url, stdin=stdin)
+
+    assert invoke("graph", "put", str(tmp_path / "hello.yaml")).exit_code == 0
+    return invoke
+
+
+def _json(result: Result) -> Any:
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def test_run_prints_the_outcome(at: Run) -> None:
+    result = at("flow", "run", "hello", "--state", '{"name": "ada"}')
+    assert result.exit_code == 0, result.output
+    assert "completed" in result.stdout
+    assert '"greeting": "hello ada"' in result.stdout
+
+
+def test_json_is_what_travels_over_nats_digit_for_digit(at: Run) -> None:
+    result = at("flow", "run", "hello", "--state", "-", "--json", stdin='{"name": "ada", "n": 9007199254740993}')
+    outcome = json.loads(result.stdout)
+    assert outcome["status"] == "completed"
+    assert outcome["state"] == {"name": "ada", "n": 9007199254740993, "greeting": "hello ada"}
+
+
+def test_a_flow_is_made_started_awaited_looked_at_and_deleted(at: Run, tmp_path: Path) -> None:
+    state = tmp_path / "state.json"
+    state.write_text('{"name": "bob"}')
+    key = at("flow", "create", "hello", "--state", f"@{state}", "--priority", "5").stdout.strip()
+    assert _json(at("flow", "get", key, "--json"))["status"] == "created"
+    assert at("flow", "start", key).stdout == "started\n"
+    assert _json(at("flow", "await", key, "--json"))["state"]["greeting"] == "hello bob"
+    (step,) = _json(at("flow", "history", key, "--json"))["steps"]
+    assert (step["task"], step["status"]) == ("greet", "completed")
+    assert _json(at("flow", "get", "--step", step["stepKey"], "--json"))["changes"] == {"greeting": "hello bob"}
+    watched = [json.loads(line) for line in at("flow", "watch", key, "--json").stdout.splitlines()]
+    assert watched[-1]["status"] == "completed"
+    listed = _json(at("flow", "list", "--priority", "5", "--json"))["flows"]
+    assert [flow["flowKey"] for flow in listed] == [key]
+    assert key in at("flow", "list").stdout
+    assert at("flow", "delete", key).exit_code == 0
+    gone = at("flow", "get", key)
+    assert (gone.exit_code, gone.stdout) == (1, "")
+    assert gone.stderr.startswith("error 404: ")
+
+
+def test_cancel_keeps_the_reason_and_cannot_be_repeated(at: Run) -> None:
+    key = at("flow", "create", "hello").stdout.strip()
+    assert at("flow", "cancel", key, "--reason", "ordered twice").exit_code == 0
+    assert _json(at("flow", "get", key, "--json"))["cancelReason"] == "ordered twice"
+    assert at("flow", "cancel", key).stderr.startswith("error 409: ")
+    assert _json(at("flow", "purge", "--status", "cancelled", "--json"))["deleted"] >= 1
+
+
+def test_a_task_runs_alone_and_one_nobody_serves_is_diagnosed(at: Run) -> None:
+    assert "hello eve" in at("flow", "run", "--task", "demo.greet", "--state", '{"name": "eve"}').stdout
+    failed = _json(at("flow", "run", "--task", "demo.nobody", "--json"))
+    assert failed["status"] == "failed"
+    assert "task.demo.nobody" in failed["error"]["message"]
+
+
+def test_refusals_of_the_service_come_through(at: Run) -> None:
+    for arguments, code in (
+        (("flow", "run", "no-such-workflow"), 404),
+        (("flow", "run", "bad name"), 400),
+        (("flow", "get", "nonsense"), 400),
+        (("graph", "get", "absent"), 404),
+    ):
+        result = at(*arguments)
+        assert result.exit_code == 1
+        assert result.stderr.startswith(f"error {code}: "), result.stderr
+
+
+def test_graphs_are_put_listed_read_back_and_checked(at: Run, tmp_path: Path) -> None:
+    assert [one["name"] for one in _json(at("graph", "list", "--json"))["graphs"]] == ["hello"]
+    document = _json(at("graph", "get", "hello"))
+    assert document["tasks"] == [{"name": "greet", "url": "demo.greet"}]
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("name: bad\ntasks: [{name: a}]\n")
+    for extra in ((), ("--offline",)):
+        result = at("graph", "validate", str(bad), *extra)
+        assert result.exit_code == 1
+        assert "bad" in result.stderr
+
+
+def test_shards_are_healthy(at: Run) -> None:
+    (shard,) = _json(at("shards", "--json"))["shards"]
+    assert (shard["shard"], shard["error"]) == (1, "")
+
+
+def test_migrate_tells_and_mends(run: Run, dsn: str) -> None:
+    behind = run("migrate", "--dsn", dsn, "--check", "--json")
+    assert behind.exit_code == 1, behind.output
+    assert json.loads(behind.stdout)["databases"] == [{"shard": 1, "revision": None, "current": False}]
+    assert run("migrate", "--dsn", dsn).exit_code == 0
+    assert run("migrate", "--dsn", dsn, "--check").exit_code == 0
+
+
+def test_dev_reloads_a_worker_whose_module_changes(tmp_path: Path, run: Run) -> None:
+    module = tmp_path / "tasks.py"
+    module.write_text(TASKS)
+    (tmp_path / "graphs").mkdir()
+    (tmp_path / "graphs" / "hello.yaml").write_text(GRAPH)
+    command = [sys.executable, "-m", "dwarf_nats.cli.main", "dev", str(module), "--data", str(tmp_path / "data")]
+    command += ["--graphs", str(tmp_path / "graphs")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as dev:
+        try:
+            assert dev.stdout is not None
+            said = iter(dev.stdout.readline, "")
+            url = next(line.split()[1] for line in said if line.startswith("NATS "))
+            assert any("Ctrl-C" in line for line in said)
+            assert "hello ada" in run("flow", "run", "hello", "--state", '{"name": "ada"}', "--nats", url).stdout
+            module.write_text(TASKS.replace("hello {name}", "good evening {name}"))
+            os.utime(module, ns=(1, 1))
+            assert any("reloading" in line for line in said)
+            assert any(line.startswith("serving demo.greet") for line in said)
+            assert "good evening ada" in run("flow", "run", "hello", "--state", '{"name": "ada"}', "--nats", url).stdout
+        finally:
+            dev.send_signal(signal.SIGINT)
+        assert dev.wait(30) == 0
+
+
+def test_demo_runs_to_its_end() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "dwarf_nats.cli.main", "demo"], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "diagnosis:" in done.stdout
+    assert "start a service on task.orders.charge" in done.stdout

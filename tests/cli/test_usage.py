@@ -1,0 +1,143 @@
+"""Help, wrong usage and refusals: exit code 0 done, 1 refused, 2 wrong usage, never a traceback."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+
+from dwarf_nats import __version__
+from dwarf_nats.cli.main import app
+from tests.cli.conftest import Run
+
+NOBODY = "nats://127.0.0.1:1"
+KEY = "1-42-a1B2c3D4e5F6g7H8"
+
+
+def _commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for name, sub in group.commands.items():
+        if hasattr(sub, "commands"):
+            yield from _commands(sub, (*path, name))
+        else:
+            yield (*path, name), sub
+
+
+COMMANDS = dict(_commands(typer.main.get_command(app)))
+TALKING = [path for path, command in COMMANDS.items() if {p.name for p in command.params} >= {"json", "nats"}]
+
+
+def test_every_command_of_the_contract_is_there() -> None:
+    flow = {"create", "start", "run", "await", "get", "history", "list", "cancel", "delete", "purge", "watch"}
+    graph = {"put", "get", "list", "delete", "validate"}
+    wanted = {(name,) for name in ("serve", "dev", "demo", "worker", "migrate", "shards", "bench")}
+    wanted |= {("flow", name) for name in flow} | {("graph", name) for name in graph}
+    assert wanted <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_help_of_every_command_says_what_it_does_and_has_an_example(path: tuple[str, ...], run: Run) -> None:
+    result = run(*path, "--help")
+    assert result.exit_code == 0
+    assert f"Example:\n    dwarf-nats {' '.join(path)}" in result.stdout
+    assert COMMANDS[path].help.split(".")[0].split()[0] in result.stdout
+
+
+def test_no_command_shows_the_help_and_is_wrong_usage(run: Run) -> None:
+    assert run().exit_code == 2
+    assert run("flow").exit_code == 2
+    assert run("flow", "rnu").exit_code == 2
+
+
+def test_version(run: Run) -> None:
+    assert run("--version").stdout == f"dwarf-nats {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("state", "why"),
+    [
+        ("{", "not valid JSON"),
+        ("[1]", "must be a JSON object, got array"),
+        ('{"n": 9999999999999999999999}', "beyond signed 64 bits"),
+        ("@/nonexistent/state.json", "cannot read"),
+    ],
+)
+def test_a_bad_state_is_wrong_usage_and_says_why(state: str, why: str, run: Run) -> None:
+    result = run("flow", "run", "greet", "--state", state, "--nats", NOBODY)
+    assert result.exit_code == 2
+    assert why in " ".join(result.stderr.split())
+
+
+def test_a_missing_argument_is_wrong_usage(run: Run) -> None:
+    assert run("flow", "history").exit_code == 2
+    assert run("flow", "run").exit_code == 2
+    assert run("flow", "run", "greet", "--task", "greet").exit_code == 2
+    assert run("serve").exit_code == 2
+    assert run("flow", "list", "--limit", "many").exit_code == 2
+
+
+def test_purging_everything_is_refused_before_anything_is_asked(run: Run) -> None:
+    result = run("flow", "purge", "--nats", NOBODY)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith("error 400: purge needs at least one of")
+
+
+@pytest.mark.parametrize("path", TALKING, ids=" ".join)
+def test_a_nats_that_is_not_there_is_one_line_that_names_it(path: tuple[str, ...], run: Run, tmp_path: Path) -> None:
+    graph = tmp_path / "g.json"
+    graph.write_text('{"name": "g", "tasks": [{"name": "a"}], "transitions": [{"from": "a", "to": "END"}]}')
+    needed = {"files": [str(graph)], "name": ["g"], "flow": [KEY], "workflow": ["greet"]}
+    arguments = [word for param in COMMANDS[path].params if param.param_type_name == "argument"
+                 for word in needed[param.name]]  # fmt: skip
+    extra = ["--status", "completed"] if path == ("flow", "purge") else []
+    result = run(*path, *arguments, *extra, "--nats", NOBODY)
+    assert result.exit_code == 1, result.output
+    assert result.stderr.startswith(f"error 503: no NATS server answers at {NOBODY}")
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_context_that_does_not_exist_is_refused(run: Run) -> None:
+    result = run("shards", "--context", "no-such-context")
+    assert result.exit_code == 1
+    assert "no-such-context" in result.stderr
+
+
+def test_several_replicas_on_sqlite_are_refused(run: Run, sqlite_dsn: str) -> None:
+    result = run("serve", "--dsn", sqlite_dsn, "--replicas", "2")
+    assert result.exit_code == 1
+    assert "SQLite" in result.stderr
+
+
+def test_serve_told_not_to_wait_says_which_server_is_away(run: Run, sqlite_dsn: str) -> None:
+    result = run("serve", "--dsn", sqlite_dsn, "--nats", NOBODY, "--no-wait")
+    assert result.exit_code == 1
+    assert "127.0.0.1:1" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_worker_module_is_looked_at_before_anything_starts(run: Run, tmp_path: Path) -> None:
+    empty, broken, idle = tmp_path / "empty.py", tmp_path / "broken.py", tmp_path / "idle.py"
+    empty.write_text("")
+    broken.write_text("\nraise ValueError('no luck')\n")
+    idle.write_text("from dwarf_nats.sdk import Worker\nworker = Worker()\n")
+    for module, why in (
+        (str(empty), "has no Worker"),
+        (str(broken), "ValueError: no luck (line 2)"),
+        (str(idle), "has no tasks"),
+        (str(tmp_path / "absent.py"), "there is no file"),
+        ("no_such_module_here", "cannot import no_such_module_here"),
+    ):
+        result = run("worker", module)
+        assert result.exit_code == 1, module
+        assert why in result.stderr
+
+
+def test_a_defect_of_ours_is_told_in_one_line() -> None:
+    code = "from dwarf_nats.cli import main, demo\nimport sys\nmain.config.load = lambda *_: 1 / 0\nmain.main()"
+    done = subprocess.run([sys.executable, "-c", code, "shards"], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "error 500: ZeroDivisionError: division by zero; DWARF_TRACEBACK=1 shows more\n"

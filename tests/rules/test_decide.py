@@ -1,0 +1,244 @@
+"""From an answer to a settlement (X4-X9, S2, S6)."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dwarf_nats.rules.decide import Limits, decide, fail, give_back
+from dwarf_nats.rules.retries import MAX_DELAY_US
+from dwarf_nats.rules.settlement import FlowFacts, Settlement, StepInHand
+from dwarf_nats.workflow.answer import Answer, ErrorInfo, Retry, Subgraph
+from dwarf_nats.workflow.graph import Graph
+from dwarf_nats.workflow.state import Raw, decode_state, state_from, to_values
+from dwarf_nats.workflow.status import Status
+
+LIMITS = Limits(1_000_000)
+
+
+def line(*names: str) -> Graph:
+    graph = Graph("line")
+    graph.add_chain(*names, "END")
+    return graph
+
+
+GRAPH = line("a", "b", "c")
+
+
+def step(node: str = "a", state: dict[str, object] | None = None, **more: object) -> StepInHand:
+    facts = FlowFacts(1, 7, "f" * 16, "line", "d", GRAPH, Raw(b"{}"), 100, "", 1.0, None, "", 7, 0, 0)
+    made = StepInHand(facts, 40, "s" * 16, node, node, 1, 0, 1, state_from(state), {})
+    for name, value in more.items():
+        setattr(made, name, value)
+    return made
+
+
+def settle(one: StepInHand, answer: Answer, limits: Limits = LIMITS) -> Settlement:
+    ids = itertools.count(41)
+    return decide(one, GRAPH, answer, lambda: (next(ids), "n" * 16), limits)
+
+
+def values(text: bytes) -> object:
+    return to_values(decode_state(text))
+
+
+def test_an_answer_leads_to_the_next_node_with_state_and_changes_merged() -> None:
+    """S2, X7: the next step's input is merge(state, changes)."""
+    settled = settle(step(state={"kept": 1, "old": 1}), Answer(changes=state_from({"old": 2, "new": 3})))
+    assert (settled.status, settled.end, values(settled.changes_json())) == (
+        Status.COMPLETED,
+        None,
+        {"old": 2, "new": 3},
+    )
+    born = settled.successor
+    assert born is not None
+    assert (born.step_id, born.node, born.depth, born.delay_us) == (41, "b", 2, 0)
+    assert values(born.state_json) == {"kept": 1, "old": 2, "new": 3}
+
+
+def test_the_last_step_completes_the_flow_with_the_merged_state() -> None:
+    """X9."""
+    settled = settle(step("c", {"a": 1}), Answer(changes=state_from({"b": 2})))
+    assert settled.successor is None
+    assert settled.end is not None
+    assert (settled.end.status, values(settled.end.state_json)) == (Status.COMPLETED, {"a": 1, "b": 2})
+
+
+def test_a_null_in_the_changes_removes_the_field_but_stays_in_the_changes() -> None:
+    """S3."""
+    settled = settle(step(state={"gone": 1, "kept": 2}), Answer(changes={"gone": Raw(b"null")}))
+    assert settled.successor is not None
+    assert values(settled.successor.state_json) == {"kept": 2}
+    assert settled.changes_json() == b'{"gone":null}'
+
+
+def test_what_earlier_attempts_changed_is_seen_by_the_next_step() -> None:
+    """S2: input is state merged with the step's own earlier changes."""
+    one = step(state={"n": 0, "gone": 1}, changes=state_from({"n": 1}) | {"gone": Raw(b"null")})
+    settled = settle(one, Answer(changes=state_from({"m": 2})))
+    assert settled.successor is not None
+    assert values(settled.successor.state_json) == {"n": 1, "m": 2}
+    assert values(settled.changes_json()) == {"n": 1, "gone": None, "m": 2}
+
+
+def test_a_later_attempt_may_bring_back_what_an_earlier_one_removed() -> None:
+    one = step(state={"x": 0}, changes={"x": Raw(b"null")})
+    settled = settle(one, Answer(changes=state_from({"x": 5})))
+    assert settled.successor is not None
+    assert values(settled.successor.state_json) == {"x": 5}
+
+
+def test_an_error_contributes_no_changes_but_keeps_those_of_earlier_attempts() -> None:
+    """S6, X8: the flow fails with the error; its final state is the input of the step."""
+    error = ErrorInfo("card declined", 402, {"card": "4242"})
+    one = step(state={"a": 1}, changes=state_from({"tries": 1}))
+    settled = settle(one, Answer(changes=state_from({"lost": 1}), error=error))
+    assert (settled.status, settled.error, values(settled.changes_json())) == (Status.FAILED, error, {"tries": 1})
+    assert settled.end is not None
+    assert (settled.end.status, settled.end.error) == (Status.FAILED, error)
+    assert values(settled.end.state_json) == {"a": 1, "tries": 1}
+
+
+def test_a_retry_puts_the_same_step_back_with_its_changes() -> None:
+    """X5."""
+    answer = Answer(changes=state_from({"seen": 1}), retry=Retry(initial_delay_ms=50, multiplier=2.0))
+    settled = settle(step(attempt=2), answer)
+    assert (settled.status, settled.attempt, settled.delay_us) == (Status.PENDING, 3, 200_000)
+    assert (settled.successor, settled.end, values(settled.changes_json())) == (None, None, {"seen": 1})
+
+
+def test_a_retry_with_a_sleep_waits_for_both() -> None:
+    assert settle(step(), Answer(sleep_ms=30, retry=Retry(initial_delay_ms=50))).delay_us == 80_000
+
+
+def test_an_error_with_a_retry_stands_only_once_the_retry_is_exhausted() -> None:
+    """X4, X5, S6."""
+    error = ErrorInfo("flaky", 500)
+    answer = Answer(changes=state_from({"lost": 1}), error=error, retry=Retry(max_attempts=2))
+    first = settle(step(changes=state_from({"kept": 1})), answer)
+    assert (first.status, first.error, values(first.changes_json())) == (Status.PENDING, None, {"kept": 1})
+    last = settle(step(attempt=1), answer)
+    assert (last.status, last.error) == (Status.FAILED, error)
+
+
+@pytest.mark.parametrize(("attempt", "words"), [(0, "tried 1 time and"), (2, "tried 3 times and")])
+def test_a_retry_exhausted_without_an_error_says_how_often_it_was_tried(attempt: int, words: str) -> None:
+    settled = settle(step(attempt=attempt), Answer(retry=Retry(max_attempts=attempt + 1)))
+    assert settled.status is Status.FAILED
+    assert settled.error is not None
+    assert words in settled.error.message
+
+
+def test_the_sleep_of_a_retry_counts_towards_give_up_after() -> None:
+    answer = Answer(sleep_ms=200, retry=Retry(give_up_after_ms=1000))
+    assert settle(step(age_us=800_000), answer).status is Status.PENDING
+    assert settle(step(age_us=800_001), answer).status is Status.FAILED
+
+
+def test_a_sleep_delays_the_next_step() -> None:
+    """X6."""
+    born = settle(step(), Answer(sleep_ms=1500)).successor
+    assert born is not None
+    assert born.delay_us == 1_500_000
+
+
+def test_a_sleep_of_aeons_is_cut_to_what_a_due_time_can_hold() -> None:
+    born = settle(step(), Answer(sleep_ms=2**70)).successor
+    assert born is not None
+    assert born.delay_us == MAX_DELAY_US
+    assert settle(step(), Answer(sleep_ms=2**70, retry=Retry())).delay_us == MAX_DELAY_US
+
+
+SIGNALS = {
+    "interrupt": {"interrupt": Raw(b"{}")},
+    "retry": {"retry": Retry()},
+    "goto": {"goto": "b"},
+    "subgraph": {"subgraph": Subgraph("child")},
+}
+
+
+@pytest.mark.parametrize(("one", "other"), list(itertools.combinations(SIGNALS, 2)))
+def test_competing_signals_are_an_error_of_the_step(one: str, other: str) -> None:
+    """X4."""
+    settled = settle(step(), Answer(**SIGNALS[one], **SIGNALS[other]))  # type: ignore[arg-type]
+    assert settled.status is Status.FAILED
+    assert settled.error is not None
+    assert one in settled.error.message
+    assert other in settled.error.message
+
+
+@pytest.mark.parametrize("signal", ["interrupt", "goto", "subgraph"])
+def test_signals_not_executed_yet_fail_the_step_and_say_so(signal: str) -> None:
+    settled = settle(step(), Answer(**SIGNALS[signal]))  # type: ignore[arg-type]
+    assert settled.status is Status.FAILED
+    assert settled.error is not None
+    assert (settled.error.code, signal in settled.error.message) == (501, True)
+
+
+def test_a_state_over_the_limit_fails_the_step_with_both_sizes() -> None:
+    """S1."""
+    settled = settle(step(state={"a": "x" * 50}), Answer(changes=state_from({"b": "y" * 50})), Limits(100))
+    assert settled.status is Status.FAILED
+    assert settled.error is not None
+    assert settled.error.code == 413
+    assert "115 bytes" in settled.error.message
+    assert "100" in settled.error.message
+
+
+def test_a_step_given_back_is_as_it_was() -> None:
+    """B3, B6: neither an attempt nor a change."""
+    one = step(attempt=3, changes=state_from({"kept": 1}))
+    back = give_back(one, 250_000)
+    assert (back.status, back.attempt, back.delay_us, values(back.changes_json())) == (
+        Status.PENDING,
+        3,
+        250_000,
+        {"kept": 1},
+    )
+
+
+def test_a_failure_of_the_engines_own_is_like_any_other() -> None:
+    settled = fail(step(state={"a": 1}), ErrorInfo("no", 500))
+    assert settled.end is not None
+    assert values(settled.end.state_json) == {"a": 1}
+
+
+FIELDS = st.dictionaries(st.sampled_from("abcd"), st.none() | st.integers() | st.text(max_size=3), max_size=4)
+
+
+@given(FIELDS, FIELDS, FIELDS)
+def test_the_next_input_is_the_plain_merge_of_state_earlier_changes_and_changes(
+    state: dict[str, object], earlier: dict[str, object], changes: dict[str, object]
+) -> None:
+    """S2, S3: as dictionaries, with null as the tombstone of a change."""
+
+    def raw(fields: dict[str, object]) -> dict[str, Raw]:
+        return {name: Raw(b"null") if value is None else state_from({"x": value})["x"] for name, value in fields.items()}
+
+    small = {name: value for name, value in state.items() if not isinstance(value, int) or abs(value) < 2**63}
+    early = {name: value for name, value in earlier.items() if not isinstance(value, int) or abs(value) < 2**63}
+    late = {name: value for name, value in changes.items() if not isinstance(value, int) or abs(value) < 2**63}
+    one = step(state=None, changes=raw(early))
+    one.state = raw(small)
+    expected: dict[str, object] = dict(small)
+    for delta in (early, late):
+        for name, value in delta.items():
+            if value is None:
+                expected.pop(name, None)
+            else:
+                expected[name] = value
+    born = settle(one, Answer(changes=raw(late))).successor
+    assert born is not None
+    assert values(born.state_json) == expected
+
+
+@given(st.integers(0, 50), st.integers(1, 50), st.booleans())
+def test_a_step_is_executed_max_attempts_times_and_no_more(attempt: int, limit: int, fails: bool) -> None:
+    """X5."""
+    error = ErrorInfo("no", 500) if fails else None
+    settled = settle(step(attempt=attempt), Answer(error=error, retry=Retry(max_attempts=limit)))
+    assert (settled.status is Status.PENDING) is (attempt + 1 < limit)
+    assert (settled.end is None) is (settled.status is Status.PENDING)

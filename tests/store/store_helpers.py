@@ -1,0 +1,96 @@
+"""Flows and settlements made by hand, and direct looks into the database."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+from dwarf_nats.rules.decide import fail, give_back
+from dwarf_nats.rules.settlement import FlowEnd, FlowFacts, NewFlow, NewStep, Settlement, StepInHand
+from dwarf_nats.store.store import SqlStore
+from dwarf_nats.workflow.answer import ErrorInfo
+from dwarf_nats.workflow.graph import Graph
+from dwarf_nats.workflow.keys import Tokens
+from dwarf_nats.workflow.state import Raw, decode_state, encode_state, merge, state_from
+from dwarf_nats.workflow.status import Status
+
+BUDGET = 120_000
+GRAPH = Graph("line")
+GRAPH.add_chain("a", "b", "END")
+tokens = Tokens()
+_flow_ids = itertools.count(1)
+_step_ids = itertools.count(1)
+
+
+def new_flow(state: dict[str, Any] | None = None, *, start: bool = True, **more: Any) -> NewFlow:
+    """A flow of `GRAPH` to be created; `more` names fields of `NewFlow` or of its facts."""
+    flow_id = next(_flow_ids)
+    facts = FlowFacts(1, flow_id, tokens(), "line", GRAPH.digest(), GRAPH, Raw(b"{}"), 100, "", 1.0, None, "", flow_id, 0, 0)
+    fields = state_from(state)
+    new = NewFlow(facts, fields, encode_state(fields), next(_step_ids), tokens(), "a", "a", facts.token, start)
+    for name, value in more.items():
+        setattr(facts if hasattr(facts, name) else new, name, value)
+    return new
+
+
+def in_hand(row: Sequence[Any]) -> StepInHand:
+    """A claimed row as a step."""
+    facts = FlowFacts(
+        1, row[10], row[11], row[12], row[13], GRAPH, Raw(row[14].encode()), row[15], row[16], row[17], row[18], row[19],
+        row[20], row[21], row[22],
+    )  # fmt: skip
+    return StepInHand(
+        facts, row[0], row[1], row[2], row[3], row[4], row[5], row[6], decode_state(row[7]), decode_state(row[8]), row[9]
+    )
+
+
+def born(new: NewFlow) -> StepInHand:
+    """The entry step of a flow created with it running."""
+    return StepInHand(new.facts, new.step_id, new.step_token, new.node, new.url, 1, 0, 1, new.state, {})
+
+
+def went_on(step: StepInHand, changes: dict[str, Any] | None = None, *, running: bool = False, delay_us: int = 0) -> Settlement:
+    """The step completed; `b` comes next."""
+    state = merge(step.state, state_from(changes))
+    new = NewStep(next(_step_ids), tokens(), "b", "b", step.depth + 1, state, encode_state(state), delay_us, running)
+    return Settlement(step, Status.COMPLETED, state_from(changes), attempt=step.attempt, successor=new)
+
+
+def ended(step: StepInHand, changes: dict[str, Any] | None = None) -> Settlement:
+    """The step completed, and its flow with it."""
+    state = encode_state(merge(step.state, state_from(changes)))
+    return Settlement(
+        step, Status.COMPLETED, state_from(changes), attempt=step.attempt, end=FlowEnd(Status.COMPLETED, state)
+    )
+
+
+def failed(step: StepInHand, message: str = "no") -> Settlement:
+    settlement = fail(step, ErrorInfo(message, 500))
+    settlement.error_json = b'{"message":"' + message.encode() + b'","code":500}'
+    return settlement
+
+
+returned = give_back
+
+
+async def one_claimed(store: SqlStore, state: dict[str, Any] | None = None, **more: Any) -> StepInHand:
+    """A fresh flow whose entry step `store` has claimed."""
+    new = new_flow(state, **more)
+    await store.create([new], BUDGET)
+    (row,) = [row for row in await store.claim(500, BUDGET) if row[0] == new.step_id]
+    return in_hand(row)
+
+
+async def look(store: SqlStore, sql: str, *args: Any) -> list[tuple[Any, ...]]:
+    return [tuple(row) for row in await store.database.fetch(sql, *args)]
+
+
+async def step_status(store: SqlStore, step_id: int) -> str:
+    ((status,),) = await look(store, "select status from dwarf_steps where step_id = $1", step_id)
+    return str(status)
+
+
+async def flow_status(store: SqlStore, flow_id: int) -> str:
+    ((status,),) = await look(store, "select status from dwarf_flows where flow_id = $1", flow_id)
+    return str(status)

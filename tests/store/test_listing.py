@@ -1,0 +1,127 @@
+"""List and purge (O9)."""
+
+from __future__ import annotations
+
+import pytest
+from store_helpers import BUDGET, ended, failed, in_hand, look, new_flow
+
+from dwarf_nats.errors import BadRequest
+from dwarf_nats.store.store import SqlStore
+from dwarf_nats.workflow.options import Query
+from dwarf_nats.workflow.status import Status
+
+
+async def listed(store: SqlStore, query: Query, thread_id: int | None = None) -> list[int]:
+    rows, cursor = await store.list_flows(query, thread_id, "")
+    assert cursor == ""
+    return sorted(row[0] for row in rows)
+
+
+@pytest.fixture
+async def flows(store: SqlStore) -> dict[str, int]:
+    """Five flows that differ in what can be asked for."""
+    made = {
+        "created": new_flow(start=False, workflow="Orders.big", priority=1),
+        "pending": new_flow(fairness_key="tenant", start_at=2**52),
+        "done": new_flow(priority=5),
+        "broken": new_flow(),
+        "stopped": new_flow(workflow="other", fairness_key="tenant"),
+    }
+    made["done"].facts.thread_id = made["created"].facts.flow_id
+    await store.create(list(made.values()), BUDGET)
+    steps = {row[0]: in_hand(row) for row in await store.claim(10, BUDGET)}
+    await store.settle(
+        [ended(steps[made["done"].step_id]), failed(steps[made["broken"].step_id], "Disk 50%_full")], BUDGET
+    )
+    await store.cancel(made["stopped"].facts.flow_id, "customer CHANGED mind", lambda _: b"{}")
+    await look(store, "update dwarf_steps set node = 'Ship_it' where step_id = $1", made["pending"].step_id)
+    return {name: new.facts.flow_id for name, new in made.items()}
+
+
+FILTERS: list[tuple[Query, str]] = [
+    (Query(), "created pending done broken stopped"),
+    (Query(status=Status.RUNNING), "pending"),
+    (Query(status=Status.FAILED), "broken"),
+    (Query(workflow="line"), "pending done broken"),
+    (Query(workflow="lin"), ""),
+    (Query(task="Ship_it"), "pending"),
+    (Query(task="a", status=Status.COMPLETED), "done"),
+    (Query(fairness_key="tenant"), "pending stopped"),
+    (Query(fairness_key=""), "created done broken"),
+    (Query(priority=5), "done"),
+    (Query(older_than_ms=3_600_000), ""),
+    (Query(newer_than_ms=3_600_000), "created pending done broken stopped"),
+    (Query(search="ORDERS"), "created"),
+    (Query(search="ship_"), "pending"),
+    (Query(search="50%_FULL"), "broken"),
+    (Query(search="%"), "broken"),
+    (Query(search="changed MIND"), "stopped"),
+    (Query(search="\\"), ""),
+    (Query(search="line", status=Status.COMPLETED, priority=5), "done"),
+]
+
+
+async def test_filters_combine(store: SqlStore, flows: dict[str, int]) -> None:
+    for query, found in FILTERS:
+        assert await listed(store, query) == sorted(flows[name] for name in found.split()), query
+
+
+async def test_a_thread_is_a_filter(store: SqlStore, flows: dict[str, int]) -> None:
+    assert await listed(store, Query(), flows["created"]) == sorted([flows["created"], flows["done"]])
+
+
+async def test_the_flow_key_can_be_searched_for(store: SqlStore, flows: dict[str, int]) -> None:
+    row = await store.flow_by_id(flows["done"])
+    assert row is not None
+    assert await listed(store, Query(search=f"1-{row.flow_id}-{row.token.lower()}")) == [flows["done"]]
+
+
+async def test_updated_is_the_last_change_of_the_flows_status(store: SqlStore, flows: dict[str, int]) -> None:
+    await look(store, "update dwarf_flows set updated_at = updated_at - 60000000 where flow_id = $1", flows["done"])
+    await look(store, "update dwarf_steps set updated_at = updated_at - 60000000")
+    assert await listed(store, Query(older_than_ms=30_000)) == [flows["done"]]
+    assert flows["done"] not in await listed(store, Query(newer_than_ms=30_000))
+
+
+async def test_pages_follow_each_other_newest_first_without_gap_or_repeat(store: SqlStore) -> None:
+    for _ in range(3):  # flows of one group share a creation time: the id decides
+        await store.create([new_flow() for _ in range(9)], BUDGET)
+    seen: list[int] = []
+    cursor = ""
+    while True:
+        rows, cursor = await store.list_flows(Query(limit=4), None, cursor)
+        seen += [row[0] for row in rows]
+        if not cursor:
+            break
+        assert len(rows) == 4
+    assert len(seen) == 27
+    assert seen == sorted(seen, reverse=True)
+
+
+async def test_a_full_last_page_has_no_cursor(store: SqlStore) -> None:
+    await store.create([new_flow() for _ in range(4)], BUDGET)
+    rows, cursor = await store.list_flows(Query(limit=4), None, "")
+    assert (len(rows), cursor) == (4, "")
+
+
+async def test_a_cursor_that_is_none_of_ours_is_refused(store: SqlStore) -> None:
+    for cursor in ("x", "!!!!", "MQ", "MS4y.LjM", "LTEuMg", "99999999999999999999", "a" * 200, "é"):
+        with pytest.raises(BadRequest, match="malformed cursor"):
+            await store.list_flows(Query(), None, cursor)
+
+
+async def test_purge_removes_what_matches_and_does_not_run_oldest_first(
+    store: SqlStore, flows: dict[str, int]
+) -> None:
+    assert await store.purge(Query(workflow="line"), None, 1) == 1
+    assert await store.flow_by_id(flows["done"]) is None
+    assert await store.purge(Query(workflow="line"), None, 100) == 1
+    assert await store.purge(Query(workflow="line"), None, 100) == 0
+    assert await listed(store, Query()) == sorted(flows[name] for name in ("created", "pending", "stopped"))
+    assert await store.size() == (3, 3)
+
+
+async def test_subgraph_flows_are_not_listed_or_purged_by_themselves(store: SqlStore, flows: dict[str, int]) -> None:
+    await look(store, "update dwarf_flows set surgraph_step_id = 1 where flow_id = $1", flows["done"])
+    assert flows["done"] not in await listed(store, Query())
+    assert await store.purge(Query(status=Status.COMPLETED), None, 100) == 0

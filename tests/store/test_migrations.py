@@ -1,0 +1,130 @@
+"""The schema: from empty, again, by several replicas at once; and plans of the hot statements."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from pathlib import Path
+
+import asyncpg
+import pytest
+from store_helpers import BUDGET, look, new_flow
+
+from dwarf_nats.clock import SystemClock
+from dwarf_nats.errors import BadRequest, Unavailable
+from dwarf_nats.store import postgres
+from dwarf_nats.store.migrate import head
+from dwarf_nats.store.store import SqlStore
+
+
+def store_on(dsn: str) -> SqlStore:
+    return SqlStore(1, dsn, pool=2, clock=SystemClock())
+
+
+async def test_an_empty_database_is_brought_to_the_newest_revision_and_stays_there(dsn: str) -> None:
+    for _ in range(2):
+        store = store_on(dsn)
+        await store.open("one", migrated=True)
+        await store.create([new_flow()], BUDGET)
+        assert await look(store, "select version_num from dwarf_schema") == [(head(),)]
+        await store.close()
+    store = store_on(dsn)
+    await store.open("one", migrated=False)
+    assert await store.size() == (2, 2)
+    await store.close()
+
+
+async def test_a_store_that_may_not_migrate_says_that_it_is_needed(dsn: str) -> None:
+    store = store_on(dsn)
+    with pytest.raises(Unavailable, match=r"revision None, this version needs .*: run dwarf-nats migrate"):
+        await store.open("one", migrated=False)
+    await store.close()
+
+
+async def test_a_schema_of_a_later_version_is_refused(dsn: str) -> None:
+    store = store_on(dsn)
+    await store.open("one", migrated=True)
+    await look(store, "update dwarf_schema set version_num = '9999'")
+    await store.close()
+    store = store_on(dsn)
+    with pytest.raises(Unavailable, match="cannot be migrated: .*9999"):
+        await store.open("one", migrated=True)
+    await store.close()
+
+
+@pytest.mark.slow
+async def test_replicas_starting_at_once_migrate_in_turn(pg_dsn: str) -> None:
+    stores = [store_on(pg_dsn) for _ in range(3)]
+    await asyncio.gather(*(store.open("one", migrated=True) for store in stores))
+    assert len({store.replica_id for store in stores}) == 3
+    assert await look(stores[0], "select count(*) from dwarf_replicas") == [(3,)]
+    await asyncio.gather(*(store.close() for store in stores))
+
+
+async def test_one_replica_per_sqlite_file(sqlite_dsn: str) -> None:
+    one, two = store_on(sqlite_dsn), store_on(sqlite_dsn)
+    await one.open("one", migrated=True)
+    with pytest.raises(Unavailable, match="in use by another replica"):
+        await two.open("two", migrated=True)
+    await one.close()
+    await two.open("two", migrated=True)
+    await two.close()
+
+
+async def test_a_closed_store_is_unavailable_and_can_be_opened_again(dsn: str) -> None:
+    store = store_on(dsn)
+    await store.open("one", migrated=True)
+    await store.close()
+    with pytest.raises(Unavailable, match="not running"):
+        await store.size()
+    await store.open("one", migrated=True)
+    assert await store.size() == (0, 0)
+    await store.close()
+
+
+async def test_what_cannot_be_opened_is_named(tmp_path: Path) -> None:
+    with pytest.raises(Unavailable, match="nowhere"):
+        await store_on(f"sqlite:///{tmp_path}/nowhere/dwarf.db").open("one", migrated=True)
+    with pytest.raises(Unavailable, match=r"127\.0\.0\.1:1/nowhere"):
+        await store_on("postgresql://user:secret@127.0.0.1:1/nowhere").open("one", migrated=True)
+    for dsn in ("mysql://host/name", "dwarf.db", ""):
+        with pytest.raises(BadRequest, match="use postgresql://"):
+            store_on(dsn)
+
+
+HISTORY = """
+insert into dwarf_flows (flow_id, token, workflow, graph_digest, status, thread_id, thread_token, priority, fairness_key,
+  fairness_weight, baggage, notify, idempotency_key, request_digest, delete_on_completion, created_at, updated_at)
+select n, 't', 'w', 'd', case n % 4 when 0 then 'running' else 'completed' end, n, 't', 100, '', 1, '{}', '', '', '', 0, n, n
+from generate_series(1000001, 1020000) n;
+insert into dwarf_steps (step_id, flow_id, depth, token, node, url, state, status, not_before, priority, fairness_key,
+  fairness_weight, created_at, updated_at)
+select n, n, 1, 't', 'a', 'a', '{}', case n % 4 when 0 then 'pending' else 'completed' end, n, 100, '', 1, n, n
+from generate_series(1000001, 1020000) n;
+analyze dwarf_flows; analyze dwarf_steps
+"""
+SCAN = re.compile(r"Seq Scan on dwarf_(steps|flows)")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rows", ["empty", "20,000 rows"])
+async def test_hot_statements_read_through_indexes_only(pg_dsn: str, rows: str) -> None:
+    """C4: a plan made while a table is empty must hold when it has grown."""
+    store = store_on(pg_dsn)
+    await store.open("one", migrated=True)
+    hot = await asyncpg.connect(pg_dsn, server_settings=postgres._HOT)
+    try:
+        if rows != "empty":
+            await hot.execute(HISTORY)
+        for name in ("CREATE", "CREATE_KEYED", "CLAIM", "SETTLE"):
+            sql = getattr(postgres, name)
+            count = max(int(number) for number in re.findall(r"\$(\d+)", sql))
+            await hot.execute(f"prepare {name.lower()} as {sql}")
+            lines = await hot.fetch(f"explain execute {name.lower()}({', '.join(['null'] * count)})")
+            plan = "\n".join(line[0] for line in lines)
+            assert SCAN.search(plan) is None, f"{name}\n{plan}"
+            if name == "CLAIM":
+                assert "Index Scan using dwarf_steps_due" in plan, plan
+    finally:
+        await hot.close()
+        await store.close()

@@ -1,0 +1,124 @@
+"""Leases, replicas and what leaves by itself (B2, B3, B6, O1)."""
+
+from __future__ import annotations
+
+from store_helpers import BUDGET, born, ended, flow_status, in_hand, look, new_flow, one_claimed, step_status, went_on
+
+from dwarf_nats.clock import ManualClock
+from dwarf_nats.store.store import SqlStore
+
+SECOND = 1_000_000
+
+
+async def test_steps_of_a_silent_replica_go_back_to_pending(store: SqlStore) -> None:
+    """B2, and X1: its late result is fenced."""
+    step = await one_claimed(store)
+    assert await store.recover(10_000) == 0
+    await look(store, "update dwarf_replicas set seen_at = seen_at - 11000000")
+    assert await store.recover(10_000) == 1
+    assert await step_status(store, step.step_id) == "pending"
+    assert await store.settle([went_on(step)], BUDGET) == {}
+    again = in_hand((await store.claim(1, BUDGET))[0])
+    assert again.lease_seq == step.lease_seq + 1
+    assert await store.settle([went_on(step)], BUDGET) == {}
+    assert len(await store.settle([went_on(again)], BUDGET)) == 1
+
+
+async def test_a_step_past_its_own_lease_goes_back_to_pending(store: SqlStore) -> None:
+    step = await one_claimed(store)
+    kept = await one_claimed(store)
+    await look(store, "update dwarf_steps set lease_expires = 1 where step_id = $1", step.step_id)
+    assert await store.recover(10_000) == 1
+    assert await step_status(store, step.step_id) == "pending"
+    assert await step_status(store, kept.step_id) == "running"
+
+
+async def test_parked_steps_and_those_of_terminal_flows_are_left_alone(store: SqlStore) -> None:
+    parked, dead = await one_claimed(store), await one_claimed(store)
+    await look(store, "update dwarf_steps set lease_expires = 1")
+    await look(store, "update dwarf_steps set parked = 1 where step_id = $1", parked.step_id)
+    await look(store, "update dwarf_flows set status = 'cancelled' where flow_id = $1", dead.flow.flow_id)
+    assert await store.recover(10_000) == 0
+
+
+async def test_a_lease_is_the_time_budget_and_thirty_seconds(timed: SqlStore, manual: ManualClock) -> None:
+    new = new_flow(time_budget_ms=1000)
+    await timed.create([new], BUDGET)
+    await timed.claim(1, BUDGET)
+    manual.advance(30.9)
+    await timed.beat("one")
+    assert await timed.recover(10_000) == 0
+    manual.advance(0.2)
+    assert await timed.recover(10_000) == 1
+
+
+async def test_a_replica_that_renews_its_row_keeps_its_steps(timed: SqlStore, manual: ManualClock) -> None:
+    await one_claimed(timed)
+    for _ in range(5):
+        manual.advance(8)
+        await timed.beat("one")
+        assert await timed.recover(10_000) == 0
+    manual.advance(11)
+    assert await timed.recover(10_000) == 1
+
+
+async def test_rows_of_replicas_long_gone_are_removed_once_they_hold_nothing(
+    timed: SqlStore, manual: ManualClock
+) -> None:
+    await look(timed, "insert into dwarf_replicas values (77, 'gone', $1)", manual.now() - 200 * SECOND)
+    await timed.recover(10_000)
+    assert await look(timed, "select replica_id from dwarf_replicas") == [(timed.replica_id,)]
+
+
+async def test_a_replica_disowns_what_it_does_not_have_in_hand(store: SqlStore) -> None:
+    """B6: after an outage."""
+    kept, lost = await one_claimed(store), await one_claimed(store)
+    assert await store.disown([kept.step_id]) == 1
+    assert await step_status(store, lost.step_id) == "pending"
+    assert len(await store.settle([ended(kept)], BUDGET)) == 1
+
+
+async def test_a_replica_that_leaves_gives_everything_back(store: SqlStore) -> None:
+    """B3."""
+    step = await one_claimed(store)
+    await store.leave()
+    assert await step_status(store, step.step_id) == "pending"
+    assert await look(store, "select count(*) from dwarf_replicas") == [(0,)]
+
+
+async def test_a_retry_keeps_the_step_until_it_is_due(timed: SqlStore, manual: ManualClock) -> None:
+    """X5, C5."""
+    step = await one_claimed(timed)
+    manual.advance(1)
+    settlement = went_on(step, delay_us=5 * SECOND)
+    await timed.settle([settlement], BUDGET)
+    assert await timed.next_due() == 5 * SECOND
+    assert await timed.claim(1, BUDGET) == []
+    manual.advance(5)
+    (row,) = await timed.claim(1, BUDGET)
+    assert row[9] == 0
+
+
+async def test_the_age_of_a_step_runs_from_its_first_dispatch(timed: SqlStore, manual: ManualClock) -> None:
+    """X5: for give_up_after."""
+    new = new_flow(running=True)
+    await timed.create([new], BUDGET)
+    manual.advance(3)
+    await timed.disown([])
+    manual.advance(4)
+    assert (await timed.claim(1, BUDGET))[0][9] == 7 * SECOND
+
+
+async def test_completed_flows_marked_for_it_leave_a_while_later(timed: SqlStore, manual: ManualClock) -> None:
+    """O1: failed and cancelled ones stay, and so does a completed one that was not marked."""
+    leaving = [new_flow(delete_on_completion=True, running=True) for _ in range(3)]
+    staying = new_flow(running=True)
+    await timed.create([*leaving, staying], BUDGET)
+    await timed.settle([ended(born(leaving[0])), ended(born(staying))], BUDGET)
+    await timed.cancel(leaving[1].facts.flow_id, "", lambda _: b"{}")
+    assert await timed.remove_completed(60_000) == 0
+    assert await flow_status(timed, leaving[0].facts.flow_id) == "completed"
+    manual.advance(61)
+    assert await timed.remove_completed(60_000) == 1
+    assert await timed.flow_by_id(leaving[0].facts.flow_id) is None
+    assert await timed.size() == (3, 3)
