@@ -36,22 +36,16 @@ def conforms(schema: str, value: Any) -> Any:
 
 @cache
 def _schemas_of(operation: str) -> tuple[str, str]:
+    """The schemas of request and reply, as the published AsyncAPI document names them."""
     document = json.loads((SCHEMAS / "asyncapi.json").read_text())
-    for one in document["operations"].values():
-        channel = document["channels"][one["channel"]["$ref"].rsplit("/", 1)[1]]
-        if channel.get("address") == f"dwarf.{operation}":
-            asked, told = one["messages"][0], one["reply"]["messages"][0]
-            return _schema_at(document, asked), _schema_at(document, told)
-    raise LookupError(operation)
+    described = document["operations"][operation.replace(".", "-")]
+    asked, told = described["messages"][0]["$ref"], described["reply"]["messages"][0]["$ref"]
+    return _file_of(asked), _file_of(told)
 
 
-def _schema_at(document: dict[str, Any], message: dict[str, Any]) -> str:
-    while "$ref" in message:
-        found: Any = document
-        for name in message["$ref"].removeprefix("#/").split("/"):
-            found = found[name]
-        message = found
-    return str(message["payload"]["$ref"]).rsplit("/", 1)[1].removesuffix(".json")
+def _file_of(message: str) -> str:
+    name = message.rsplit("/", 1)[1]
+    return "".join(f"_{char.lower()}" if char.isupper() else char for char in name).removeprefix("_")
 
 
 class Caller:
