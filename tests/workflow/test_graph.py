@@ -8,7 +8,7 @@ import pytest
 
 from dwarf_nats.errors import BadRequest
 from dwarf_nats.workflow.graph import END, Graph, ReducerKind, Transition
-from dwarf_nats.workflow.straight import next_node, unsupported
+from dwarf_nats.workflow.executable import unsupported
 
 
 def line(*names: str) -> Graph:
