@@ -64,6 +64,7 @@ class PeerListener:
     def __init__(self, connection: Connection, origin: str, to: Signals, subjects: Subjects | None = None) -> None:
         self._connection = connection
         self._origin = origin
+        self._own = h.write_headers(((h.ORIGIN, origin),))
         self._to = to
         self._subjects = subjects or Subjects()
         self._cut = len(self._subjects.peer(""))
@@ -74,6 +75,8 @@ class PeerListener:
         await self._connection.subscribe_raw(self._subjects.peer("*"), self._receive)
 
     def _receive(self, subject: bytes, _reply: bytes, body: bytes, block: bytes | None) -> None:
+        if block == self._own:  # what it said itself, as it said it: most of what a lone replica hears
+            return
         headers = h.read_headers(block)
         if headers.get("dwarf-origin") == self._origin:
             return

@@ -43,6 +43,7 @@ class NatsTasks:
         self._subjects = subjects or Subjects()
         self._accept_ms = accept_ms
         self._max_depth = max_depth
+        self.keeps_budget = True
         self._known: dict[str, str] = {}
         self.accepted = 0
         self._back = asyncio.Event()

@@ -154,19 +154,22 @@ async def _several(replicas: int) -> int:
     """Run the same command line in several processes; signals go to all, and if one ends, all do."""
     children = _launch(replicas)
     loop = asyncio.get_running_loop()
+    told = asyncio.Event()
 
-    def pass_on(number: signal.Signals) -> None:
+    def tell() -> None:
+        told.set()
         for child in children:
             if child.poll() is None:
-                child.send_signal(number)
+                child.terminate()
 
-    loop.add_signal_handler(signal.SIGTERM, pass_on, signal.SIGTERM)
+    loop.add_signal_handler(signal.SIGTERM, tell)
     # Ctrl-C reaches the children by itself, being of our process group.
-    loop.add_signal_handler(signal.SIGINT, lambda: None)
+    loop.add_signal_handler(signal.SIGINT, told.set)
     ends = [asyncio.ensure_future(asyncio.to_thread(child.wait)) for child in children]
-    done, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-    pass_on(signal.SIGTERM)
-    codes = await asyncio.gather(*ends)
-    if any(end.result() for end in done):
-        raise Unavailable("a replica ended; the others were stopped")
-    return max(abs(code) for code in codes)
+    await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+    if told.is_set():
+        return max(abs(code) for code in await asyncio.gather(*ends))
+    # A second signal would end the others without draining, so they are told only now.
+    tell()
+    await asyncio.gather(*ends)
+    raise Unavailable("a replica ended by itself; the others were stopped")

@@ -16,6 +16,9 @@ import pytest
 from typer.testing import Result
 
 from dwarf_nats.cli.stage import Stage
+from dwarf_nats.embedded import NatsServer
+from dwarf_nats.errors import Unavailable
+from dwarf_nats.sdk import Client
 from tests.cli.conftest import Run
 
 pytestmark = pytest.mark.slow
@@ -175,6 +178,37 @@ def test_dev_reloads_a_worker_whose_module_changes(tmp_path: Path, run: Run) -> 
         finally:
             dev.send_signal(signal.SIGINT)
         assert dev.wait(30) == 0
+
+
+async def _served(url: str, shards: int) -> None:
+    """Until a replica answers for so many shards."""
+    async with asyncio.timeout(30), Client(url) as client:
+        while True:
+            try:
+                assert len(await client.shard_info()) == shards
+            except Unavailable:
+                await asyncio.sleep(0)
+            else:
+                return
+
+
+@pytest.mark.parametrize("end", ["told", "killed"])
+def test_several_replicas_drain_together_and_end_together(end: str, nats_server: NatsServer, pg_dsn: str) -> None:
+    """B3: SIGTERM drains all; if one is killed, the others drain and the exit code tells."""
+    command = [sys.executable, "-m", "dwarf_nats.cli.main", "serve", "--nats", nats_server.url, "--dsn", pg_dsn]
+    with subprocess.Popen([*command, "--replicas", "2"], stderr=subprocess.PIPE, text=True) as serve:
+        assert serve.stderr is not None
+        said = iter(serve.stderr.readline, "")
+        assert sum(1 for _, line in zip(range(2), (line for line in said if "is ready" in line), strict=False)) == 2
+        asyncio.run(_served(nats_server.url, 1))
+        if end == "told":
+            serve.terminate()
+        else:
+            os.kill(int(Path(f"/proc/{serve.pid}/task/{serve.pid}/children").read_text().split()[0]), signal.SIGKILL)
+        rest = "".join(said)
+        assert serve.wait(30) == (0 if end == "told" else 1)
+    assert rest.count("has drained") == (2 if end == "told" else 1)
+    assert ("a replica ended by itself" in rest) == (end == "killed")
 
 
 def test_demo_runs_to_its_end() -> None:

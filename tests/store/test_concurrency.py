@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 from store_helpers import BUDGET, born, ended, flow_status, in_hand, look, new_flow, one_claimed, step_status, went_on
 
-from dwarf_nats.errors import Conflict
+from dwarf_nats.errors import Conflict, NotFound
 from dwarf_nats.store.store import SqlStore
 from dwarf_nats.workflow.rows import StepRow
 
@@ -168,7 +168,7 @@ async def test_cancel_start_settle_and_delete_at_once_leave_no_half_done_flow(pg
     async def attempt(work: Awaitable[Any]) -> None:
         try:
             await work
-        except Conflict:
+        except (Conflict, NotFound):
             pass
 
     jobs = [attempt(one.settle([went_on(born(new), running=True) for new in running[n : n + 6]], BUDGET)) for n in range(0, 60, 6)]

@@ -119,8 +119,8 @@ async def test_hot_statements_read_through_indexes_only(pg_dsn: str, rows: str) 
         for name in ("CREATE", "CREATE_KEYED", "CLAIM", "SETTLE"):
             sql = getattr(postgres, name)
             count = max(int(number) for number in re.findall(r"\$(\d+)", sql))
-            await hot.execute(f"prepare {name.lower()} as {sql}")
-            lines = await hot.fetch(f"explain execute {name.lower()}({', '.join(['null'] * count)})")
+            await hot.execute(f"prepare hot_{name} as {sql}")
+            lines = await hot.fetch(f"explain execute hot_{name}({', '.join(['null'] * count)})")
             plan = "\n".join(line[0] for line in lines)
             assert SCAN.search(plan) is None, f"{name}\n{plan}"
             if name == "CLAIM":

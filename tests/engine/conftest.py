@@ -1,0 +1,61 @@
+"""An engine on each database, and one whose clock is moved by hand."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+from engine_helpers import Remembered, line
+
+from dwarf_nats.clock import ManualClock
+from dwarf_nats.embedding import open_engine
+from dwarf_nats.engine import Engine
+from dwarf_nats.settings import EngineSettings
+from dwarf_nats.testing import TaskProxy
+
+
+@pytest.fixture
+def proxy() -> TaskProxy:
+    """Serves `line`: add, double; `single`: add."""
+    made = TaskProxy()
+    made.handle_graph(line("line", "add", "double"))
+    made.handle_graph(line("single", "add"))
+    made.handle_task("add", lambda n=0: {"n": n + 1})
+    made.handle_task("double", lambda n: {"n": n * 2})
+    return made
+
+
+@pytest.fixture
+def heard() -> Remembered:
+    return Remembered()
+
+
+@pytest.fixture
+async def engine(dsn: str, proxy: TaskProxy, heard: Remembered) -> AsyncIterator[Engine]:
+    """A started engine on each database; the tests leave nothing in hand that they want to finish."""
+    made = open_engine(
+        dsn, tasks=proxy, graphs=proxy, notices=heard, signals=heard, settings=EngineSettings(drain_ms=0)
+    )
+    async with made:
+        yield made
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+async def timed(proxy: TaskProxy, heard: Remembered, clock: ManualClock) -> AsyncIterator[Engine]:
+    """A started engine on SQLite in memory whose time is `clock`."""
+    made = open_engine(
+        "sqlite://",
+        tasks=proxy,
+        graphs=proxy,
+        notices=heard,
+        signals=heard,
+        settings=EngineSettings(drain_ms=0),
+        clock=clock,
+    )
+    async with made:
+        yield made
