@@ -49,6 +49,9 @@ class Service:
     """Which deployment to talk to."""
 
     prefix: Annotated[str, typer.Option(envvar="DWARF_PREFIX", help="Subject prefix of the deployment.")] = "dwarf"
+    connect_timeout_ms: Annotated[
+        int, typer.Option(min=1, envvar="DWARF_CONNECT_TIMEOUT_MS", help="How long to seek NATS.")
+    ] = 5_000
 
     def client(self, bus: Bus) -> Client:
         """A client, not connected yet."""
@@ -63,6 +66,7 @@ class Service:
             tls_cert=bus.tls_cert or "",
             tls_key=bus.tls_key or "",
             inbox_prefix=bus.inbox_prefix,
+            connect_seconds=self.connect_timeout_ms / 1000,
         )
 
 

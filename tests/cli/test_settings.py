@@ -9,6 +9,12 @@ import pytest
 from tests.cli.conftest import Run
 
 
+@pytest.fixture(autouse=True)
+def _hasty(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001
+    """Give up soon on a NATS that is not there; `run` has cleared the environment before."""
+    monkeypatch.setenv("DWARF_CONNECT_TIMEOUT_MS", "50")
+
+
 @pytest.fixture
 def toml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)

@@ -19,6 +19,12 @@ NOBODY = "nats://127.0.0.1:1"
 KEY = "1-42-a1B2c3D4e5F6g7H8"
 
 
+@pytest.fixture(autouse=True)
+def _hasty(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001
+    """Give up soon on a NATS that is not there; `run` has cleared the environment before."""
+    monkeypatch.setenv("DWARF_CONNECT_TIMEOUT_MS", "50")
+
+
 def _commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
     for name, sub in group.commands.items():
         if hasattr(sub, "commands"):
