@@ -7,9 +7,9 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from dwarf_nats.errors import BadRequest, DwarfError, Internal, NotFound, Unavailable
+from dwarf_nats.workflow.executable import unsupported
 from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.records import GraphInfo
-from dwarf_nats.workflow.straight import unsupported
 
 if TYPE_CHECKING:
     from dwarf_nats.ports import Graphs, Store

@@ -318,6 +318,11 @@ class Shard:
         except Exception as error:
             log.exception("a defect while deciding on step %s", step.shown)
             return fail(step, ErrorInfo(f"a defect of the engine: {error}", 500))
+        if settlement.problems and step.node not in flow.logged:
+            flow.logged.add(step.node)
+            log.debug(
+                "step %s: conditions not evaluated, taken as false: %s", step.shown, "; ".join(settlement.problems)
+            )
         new = settlement.successor
         if new is not None and new.delay_us == 0:
             new.running = self.admits_born_running()

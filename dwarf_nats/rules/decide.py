@@ -5,18 +5,25 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dwarf_nats.rules import retries
+import orjson
+
+from dwarf_nats.errors import BadRequest
+from dwarf_nats.rules import retries, routing
+from dwarf_nats.rules.routing import Route, StepError
 from dwarf_nats.rules.settlement import FlowEnd, NewStep, Settlement, StepInHand
 from dwarf_nats.workflow.answer import Answer, ErrorInfo
 from dwarf_nats.workflow.graph import END
-from dwarf_nats.workflow.state import State, encode_state, merge
+from dwarf_nats.workflow.state import MAX_DEPTH, Raw, State, check_json, encode_state, encode_value, merge
 from dwarf_nats.workflow.status import Status
-from dwarf_nats.workflow.straight import next_node
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from dwarf_nats.workflow.graph import Graph
+
+
+ON_ERROR = "onErr"
+"""The state field that holds the error on the way down an on_error edge."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -31,23 +38,26 @@ def decide(
 ) -> Settlement:
     """The settlement of `answer`. `new_step` gives the id and token of a successor."""
     if answer.error is not None:
-        return _failure(step, answer, answer.error)
-    problem = _signal_problem(answer)
-    if problem is not None:
-        return fail(step, problem)
-    changes = {**step.changes, **answer.changes} if step.changes else answer.changes
-    if answer.retry is not None:
-        retried = _retry(step, answer, changes)
-        return retried if retried is not None else fail(step, _exhausted(step, None), changes)
-    return _complete(step, graph, answer, changes, new_step, limits)
+        retried = _retry(step, answer, step.changes) if answer.retry is not None else None
+        return retried if retried is not None else _failure(step, graph, answer.error, new_step, limits)
+    try:
+        _check_signals(answer)
+        changes = {**step.changes, **answer.changes} if step.changes else answer.changes
+        if answer.retry is not None:
+            retried = _retry(step, answer, changes)
+            if retried is not None:
+                return retried
+            raise _exhausted(step)
+        return _complete(step, graph, answer, changes, new_step, limits)
+    except StepError as error:
+        return _failure(step, graph, error.info, new_step, limits)
 
 
-def fail(step: StepInHand, error: ErrorInfo, changes: State | None = None) -> Settlement:
+def fail(step: StepInHand, error: ErrorInfo) -> Settlement:
     """The step fails, and its flow with it (X8); the error's answer contributes no changes (S6)."""
-    kept = step.changes if changes is None else changes
     final = encode_state(merge(step.state, step.changes))
     return Settlement(
-        step, Status.FAILED, kept, error=error, attempt=step.attempt, end=FlowEnd(Status.FAILED, final, error)
+        step, Status.FAILED, step.changes, error=error, attempt=step.attempt, end=FlowEnd(Status.FAILED, final, error)
     )
 
 
@@ -56,7 +66,7 @@ def give_back(step: StepInHand, delay_us: int = 0) -> Settlement:
     return Settlement(step, Status.PENDING, step.changes, attempt=step.attempt, delay_us=delay_us)
 
 
-def _signal_problem(answer: Answer) -> ErrorInfo | None:
+def _check_signals(answer: Answer) -> None:
     asked = [
         name
         for name, value in (
@@ -68,22 +78,37 @@ def _signal_problem(answer: Answer) -> ErrorInfo | None:
         if value is not None
     ]
     if len(asked) > 1:
-        return ErrorInfo(f"the task asked for {' and '.join(asked)} together: answer with one of them", 500)
-    if asked and asked[0] != "retry":
-        return ErrorInfo(
-            f"the task asked for {asked[0]}, which this version does not execute yet: answer with changes, sleepMs or retry",
+        raise StepError(f"the task asked for {' and '.join(asked)} together: answer with one of them")
+    if asked and asked[0] in ("interrupt", "subgraph"):
+        raise StepError(
+            f"the task asked for {asked[0]}, which this version does not execute yet:"
+            " answer with changes, goto, sleepMs or retry",
             501,
         )
-    return None
 
 
-def _failure(step: StepInHand, answer: Answer, error: ErrorInfo) -> Settlement:
-    if answer.retry is not None:
-        retried = _retry(step, answer, step.changes)
-        if retried is not None:
-            return retried
-        error = _exhausted(step, error)
-    return fail(step, error)
+def _failure(
+    step: StepInHand, graph: Graph, error: ErrorInfo, new_step: Callable[[], tuple[int, str]], limits: Limits
+) -> Settlement:
+    """Down the on_error edge whose condition holds, the step counting as completed; else it fails (X4, X8)."""
+    on_err = {ON_ERROR: _as_value(step, error)}
+    changes = {**step.changes, **on_err}
+    state = merge(step.state, changes)
+    route = routing.after_error(graph, step.node, state)
+    settlement = _follow(step, graph, route, changes, state, 0, new_step, limits) if route.edges else fail(step, error)
+    settlement.problems = route.problems
+    return settlement
+
+
+def _as_value(step: StepInHand, error: ErrorInfo) -> Raw:
+    """The error as an object, for the field `onErr`; what else the task put there is left out if no state may hold it."""
+    plain = {"message": error.message, "code": error.code, "task": step.node}
+    try:
+        value = encode_value({**error.extra, **plain}, "error")
+        check_json(value, "error", MAX_DEPTH - 1)
+    except BadRequest:
+        value = orjson.dumps({**plain, "message": error.message.encode("utf-8", "backslashreplace").decode()})
+    return Raw(value)
 
 
 def _retry(step: StepInHand, answer: Answer, changes: State) -> Settlement | None:
@@ -95,12 +120,10 @@ def _retry(step: StepInHand, answer: Answer, changes: State) -> Settlement | Non
     return Settlement(step, Status.PENDING, changes, attempt=step.attempt + 1, delay_us=delay)
 
 
-def _exhausted(step: StepInHand, error: ErrorInfo | None) -> ErrorInfo:
-    if error is not None:
-        return error
+def _exhausted(step: StepInHand) -> StepError:
     tries = step.attempt + 1
-    return ErrorInfo(
-        f"task {step.url} was tried {tries} time{'s' if tries > 1 else ''} and asked for another: no retry left", 500
+    return StepError(
+        f"task {step.url} was tried {tries} time{'s' if tries > 1 else ''} and asked for another: no retry left"
     )
 
 
@@ -113,6 +136,23 @@ def _complete(
     limits: Limits,
 ) -> Settlement:
     state = merge(merge(step.state, step.changes), answer.changes)
+    route = routing.after_success(graph, step.node, state, answer.goto)
+    settlement = _follow(step, graph, route, changes, state, answer.sleep_ms, new_step, limits)
+    settlement.problems = route.problems
+    return settlement
+
+
+def _follow(
+    step: StepInHand,
+    graph: Graph,
+    route: Route,
+    changes: State,
+    state: State,
+    sleep_ms: int,
+    new_step: Callable[[], tuple[int, str]],
+    limits: Limits,
+) -> Settlement:
+    """The step is completed and the flow goes along the route; with nothing next it completes (X7, X9)."""
     state_json = encode_state(state)
     if len(state_json) > limits.max_state_bytes:
         return fail(
@@ -124,20 +164,14 @@ def _complete(
             ),
         )
     settlement = Settlement(step, Status.COMPLETED, changes, attempt=step.attempt)
-    following = next_node(graph, step.node)
-    if following == END:
+    target = route.edges[0].target if route.edges else END
+    if target == END:
         settlement.end = FlowEnd(Status.COMPLETED, state_json)
     else:
         step_id, token = new_step()
-        node = graph.nodes[following]
+        node = graph.nodes[target]
+        delay_us = min(sleep_ms * 1000, retries.MAX_DELAY_US)
         settlement.successor = NewStep(
-            step_id,
-            token,
-            node.name,
-            node.url,
-            step.depth + 1,
-            state,
-            state_json,
-            delay_us=min(answer.sleep_ms * 1000, retries.MAX_DELAY_US),
+            step_id, token, node.name, node.url, step.depth + 1, state, state_json, delay_us=delay_us
         )
     return settlement

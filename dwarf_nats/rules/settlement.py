@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from dwarf_nats.workflow.state import State, encode_state
@@ -33,6 +34,8 @@ class FlowFacts:
     thread_id: int
     created_at: int
     updated_at: int
+    logged: set[str] = field(default_factory=set)
+    """Nodes whose unevaluable conditions were logged already (G9)."""
 
     @property
     def key(self) -> str:
@@ -104,6 +107,8 @@ class Settlement:
     successor: NewStep | None = None
     end: FlowEnd | None = None
     error_json: bytes | None = None
+    problems: Sequence[str] = ()
+    """Conditions that could not be evaluated (G9)."""
     _changes_json: bytes | None = None
 
     def changes_json(self) -> bytes:

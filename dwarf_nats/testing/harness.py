@@ -19,13 +19,14 @@ if TYPE_CHECKING:
 async def workflow_engine(
     dsn: str = "sqlite://",
     *,
+    proxy: TaskProxy | None = None,
     settings: EngineSettings | None = None,
     clock: Clock | None = None,
     notices: Notices | None = None,
     signals: Signals | None = None,
 ) -> AsyncIterator[tuple[Engine, TaskProxy]]:
     """A started engine and the proxy it gets graphs and tasks from; drained at the end."""
-    proxy = TaskProxy()
+    proxy = proxy if proxy is not None else TaskProxy()
     engine = open_engine(
         dsn, tasks=proxy, graphs=proxy, notices=notices, signals=signals, settings=settings, clock=clock
     )

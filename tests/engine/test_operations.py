@@ -467,17 +467,8 @@ async def test_an_unknown_workflow_says_where_it_was_looked_for(timed: Engine) -
         await timed.create("nope")
 
 
-def loop(graph: Graph) -> None:
-    graph.add_transition("a", "END")
-    graph.add_transition_goto("a", "a")
-
-
 UNSUPPORTED = {
     "fan-out": lambda g: (g.add_fan_out("a", "b", "c"), g.add_chain("b", "m", "END"), g.add_chain("c", "m"), g.set_fan_in("m")),
-    "when": lambda g: (g.add_when("a", "b", "n > 1"), g.add_transition("b", "END")),
-    "switch": lambda g: (g.add_switch("a", "b", "true"), g.add_transition("b", "END")),
-    "goto": loop,
-    "on_error": lambda g: (g.add_transition("a", "END"), g.add_on_error("a", "b"), g.add_transition("b", "END")),
     "for_each": lambda g: (g.add_for_each("a", "b", "items"), g.add_chain("b", "m", "END"), g.set_fan_in("m")),
 }  # fmt: skip
 

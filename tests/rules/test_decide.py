@@ -170,7 +170,7 @@ def test_competing_signals_are_an_error_of_the_step(one: str, other: str) -> Non
     assert other in settled.error.message
 
 
-@pytest.mark.parametrize("signal", ["interrupt", "goto", "subgraph"])
+@pytest.mark.parametrize("signal", ["interrupt", "subgraph"])
 def test_signals_not_executed_yet_fail_the_step_and_say_so(signal: str) -> None:
     settled = settle(step(), Answer(**SIGNALS[signal]))  # type: ignore[arg-type]
     assert settled.status is Status.FAILED

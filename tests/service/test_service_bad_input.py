@@ -64,7 +64,12 @@ REFUSED = {
     "an unknown step": ("step.get", json.dumps({"stepKey": KEY}).encode(), 404, "1-999"),
     "an unknown shard in a key": ("flow.await", b'{"flowKey": "7-1-AAAAAAAAAAAAAAAA"}', 404, "shard 7"),
     "a malformed key": ("flow.snapshot", b'{"flowKey": "1-1"}', 400, "malformed"),
-    "a key beyond 63 bits": ("flow.snapshot", b'{"flowKey": "1-9223372036854775808-AAAAAAAAAAAAAAAA"}', 400, "malformed"),
+    "a key beyond 63 bits": (
+        "flow.snapshot",
+        b'{"flowKey": "1-9223372036854775808-AAAAAAAAAAAAAAAA"}',
+        400,
+        "malformed",
+    ),
     "an unknown graph": ("graph.get", b'{"name": "nowhere"}', 404, "nowhere"),
     "an unknown thread": ("flow.list", json.dumps({"threadKey": KEY}).encode(), 404, "1-999"),
     "a shard that is not there": ("flow.list", b'{"shard": 9}', 400, "shard 9"),

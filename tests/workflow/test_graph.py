@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from dwarf_nats.errors import BadRequest
+from dwarf_nats.workflow.executable import unsupported
 from dwarf_nats.workflow.graph import END, Graph, ReducerKind, Transition
-from dwarf_nats.workflow.straight import next_node, unsupported
 
 
 def line(*names: str) -> Graph:
@@ -273,33 +273,32 @@ def test_g10_the_digest_tells_graphs_apart_and_not_the_order_of_their_fields() -
     assert len(one.digest()) == 64
 
 
-def test_a_straight_line_leads_to_end() -> None:
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda g: None,
+        lambda g: g.add_transition_switch("b", END, "x"),
+        lambda g: g.add_transition_goto("a", END),
+        lambda g: g.add_transition_on_error("a", END),
+        lambda g: g.add_task("c"),
+    ],
+)
+def test_what_keeps_to_one_step_at_a_time_can_be_executed(build: Callable[[Graph], object]) -> None:
     graph = line("a", "b")
+    build(graph)
     assert unsupported(graph) is None
-    assert [next_node(graph, name) for name in ("a", "b")] == ["b", END]
 
 
 @pytest.mark.parametrize(
     ("build", "word"),
     [
         (lambda g: g.add_transition("a", END), "fans out"),
-        (lambda g: g.add_transition_when("a", END, "x"), "conditional"),
-        (lambda g: g.add_transition_switch("b", END, "x"), "switch"),
-        (lambda g: g.add_transition_goto("a", END), "goto"),
-        (lambda g: g.add_transition_on_error("a", END), "on_error"),
-        (lambda g: g.add_transition_for_each("a", "b", "rows"), "for_each"),
+        (lambda g: g.add_transition_when("a", END, "x"), "fans out"),
+        (lambda g: g.add_transition_for_each("a", "b", "rows"), "fans out"),
         (lambda g: g.set_fan_in("b"), "fan-in"),
-        (lambda g: g.add_task("c"), "no edge"),
     ],
 )
-def test_what_is_no_straight_line_is_told_why(build: Callable[[Graph], object], word: str) -> None:
+def test_what_needs_a_fan_out_is_told_why(build: Callable[[Graph], object], word: str) -> None:
     graph = line("a", "b")
     build(graph)
     assert word in (unsupported(graph) or "")
-
-
-def test_there_is_no_next_node_off_a_straight_line() -> None:
-    graph = line("a", "b")
-    graph.add_transition("a", END)
-    with pytest.raises(LookupError):
-        next_node(graph, "a")
