@@ -1,7 +1,7 @@
 """SQLite: one connection in one thread, and the hot statements in its own words.
 
-A group is one call into that thread, so a settlement of 500 steps costs one hop and one commit. `dwarf_now()` reads the
-engine's clock, which a test moves by hand.
+A group is one call into that thread, so a settlement of 500 steps costs one hop and one commit. `dwarf_now()` is the
+engine's clock, which a test moves by hand, at the begin of the transaction.
 """
 
 from __future__ import annotations
@@ -70,6 +70,7 @@ class Sqlite:
         self._turn = asyncio.Lock()
         self._connection: sqlite3.Connection | None = None
         self._lock_file: IO[str] | None = None
+        self._now = 0
 
     async def open(self) -> None:
         """Open the file. Raises `Unavailable` if it cannot be opened or another replica holds it."""
@@ -90,7 +91,7 @@ class Sqlite:
                 self.path or ":memory:", isolation_level=None, check_same_thread=False, cached_statements=512
             )
             self._connection = connection
-            connection.create_function("dwarf_now", 0, self._clock.now)
+            connection.create_function("dwarf_now", 0, lambda: self._now)
             if self.path:
                 connection.execute("pragma journal_mode = wal")
                 connection.execute("pragma synchronous = full")
@@ -140,7 +141,7 @@ class Sqlite:
     async def transaction(self) -> AsyncIterator[Tx]:
         async with self._turn:
             try:
-                await self._call(lambda: self._opened().execute("begin immediate"))
+                await self._call(self._begin)
                 yield _Tx(self)
             except BaseException:
                 await self._call(self._roll_back)
@@ -268,13 +269,20 @@ class Sqlite:
             raise Unavailable("the engine is not running: its database is closed")
         return self._connection
 
+    def _begin(self) -> None:
+        self._opened().execute("begin immediate")
+        self._now = self._clock.now()
+
     def _roll_back(self) -> None:
         if self._connection is not None and self._connection.in_transaction:
             self._connection.execute("rollback")
 
     def _fetch(self, sql: str, args: Sequence[Any]) -> list[Row]:
         plain = [orjson.dumps(arg).decode() if isinstance(arg, list) else arg for arg in args]
-        return self._opened().execute(sqlite_sql(sql), plain).fetchall()
+        connection = self._opened()
+        if not connection.in_transaction:  # as in PostgreSQL, time stands still within a transaction
+            self._now = self._clock.now()
+        return connection.execute(sqlite_sql(sql), plain).fetchall()
 
     async def _call(self, work: Callable[[], T]) -> T:
         if self._thread is None:
