@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import shlex
+import signal
 import sys
 import tempfile
 from contextlib import AsyncExitStack
@@ -39,6 +41,8 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     try:
         run = uvloop.run(_bench(args, "bench " + shlex.join(argv)))
+    except asyncio.CancelledError:
+        return 1
     except (DwarfError, Failed, OSError, asyncpg.PostgresError) as error:
         print(f"the benchmark stopped: {error}", file=sys.stderr)
         return 1
@@ -46,17 +50,17 @@ def main(argv: list[str] | None = None) -> int:
     if args.json:
         sys.stdout.write(args.out.read_text())
     else:
-        console = Console()
-        if not console.is_terminal:
-            console = Console(width=140)
+        console = _console()
         result.show(run, console)
         console.print(f"written to {args.out}")
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="bench", description=__doc__, epilog="example: python -m bench --quick")
-    parser.add_argument("--case", action="append", default=[], help="a case by name or key; all by default")
+    parser = argparse.ArgumentParser(
+        prog="bench", description=__doc__, epilog="example: python -m bench floor-linear --quick"
+    )
+    parser.add_argument("case", nargs="*", help="by name or key, floor-linear or floor-linear/64; all by default")
     parser.add_argument("--arm", action="append", choices=(result.FLOOR, *DATABASES), help="all by default")
     parser.add_argument("--rounds", type=int, help="3 by default, 1 with --quick")
     parser.add_argument("--quick", action="store_true", help="fewer flows, one round: does it run, roughly how fast")
@@ -79,6 +83,12 @@ def _compare_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _console() -> Console:
+    """Wide enough for the tables where nobody's terminal says how wide it is."""
+    console = Console()
+    return console if console.is_terminal else Console(width=140)
+
+
 async def _bench(args: argparse.Namespace, command: str) -> result.Run:
     rounds = args.rounds or (1 if args.quick else 3)
     arms = args.arm or [result.FLOOR, *DATABASES]
@@ -95,6 +105,9 @@ async def _bench(args: argparse.Namespace, command: str) -> result.Run:
         datetime.now(UTC).isoformat(timespec="seconds"), command, result.machine(), result.versions(), settings
     )
     quiet = Console(stderr=True, highlight=False)
+    this = asyncio.current_task()
+    assert this is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)  # so that nothing is left behind
     async with AsyncExitStack() as stack:
         servers = await _servers(args, arms, stack)
         if servers.dsn:
@@ -144,12 +157,14 @@ def _compare(args: argparse.Namespace) -> int:
         table.add_column(column, justify="right" if column in ("before", "after", "change") else "left")
     for move in moves:
         if move.moved or args.all:
-            verdict = ("better" if move.better else "worse") if move.moved else "within noise"
+            verdict = (
+                ("better" if move.better else "worse" if move.judged else "more") if move.moved else "within noise"
+            )
             table.add_row(
                 move.case, move.arm, move.figure, f"{move.before:,.3g}", f"{move.after:,.3g}",
                 f"{move.change:+.0%}", verdict,
             )  # fmt: skip
-    console = Console()
+    console = _console()
     if table.row_count:
         console.print(table)
     else:

@@ -145,11 +145,16 @@ class ServiceArm:
         self._stack.push_async_callback(self._admin.close)
         await self._admin.execute(f'create database "{self._database}"')
         self._stack.push_async_callback(self._admin.execute, f'drop database "{self._database}" with (force)')
-        # By now the replica has gone, and with it went its counts into the statistics.
+        # A connection's counts are in the statistics once it has gone, so this comes after the replica's end.
         self._stack.push_async_callback(self._count_transactions)
 
     async def _count_transactions(self) -> None:
         assert self._admin is not None
+        leaving = "select count(*) from pg_stat_activity where datname = $1 and backend_type = 'client backend'"
+        for _ in range(500):
+            if await self._admin.fetchval(leaving, self._database) == 0:
+                break
+            await asyncio.sleep(0.01)
         commits = await self._admin.fetchval(
             "select xact_commit from pg_stat_database where datname = $1", self._database
         )

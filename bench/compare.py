@@ -1,8 +1,9 @@
 """What moved between two runs, beyond noise. Pure.
 
-Where both runs have the floor, figures are compared as ratios to it, which two machines have in common. Absolute CPU costs
-are compared only between runs on the same kind of machine. A figure moved when the rounds of both runs do not overlap
-*and* the medians differ by more than `least` (a share).
+Where both runs have the floor, figures are compared as ratios to it: that takes out the machine, and the mood it was in. The
+floor itself is not compared. A figure moved when the rounds of both runs do not overlap *and* the medians differ by more
+than `least` (a share). CPU costs and transactions follow the machine's load, too: they are told, on the same kind of machine,
+but no verdict hangs on them.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ class Move(NamedTuple):
     after: float
     moved: bool
     better: bool
+    judged: bool = True
+    """Whether a change for the worse is a regression."""
 
     @property
     def change(self) -> float:
@@ -38,6 +41,7 @@ class _Figure(NamedTuple):
     before: list[float]
     after: list[float]
     more_is_better: bool
+    judged: bool = True
 
 
 def compare(before: Run, after: Run, least: float = LEAST) -> list[Move]:
@@ -46,8 +50,8 @@ def compare(before: Run, after: Run, least: float = LEAST) -> list[Move]:
 
 
 def regressions(moves: list[Move]) -> list[Move]:
-    """Those that got worse beyond noise."""
-    return [move for move in moves if move.moved and not move.better]
+    """Those that got worse beyond noise, and count."""
+    return [move for move in moves if move.judged and move.moved and not move.better]
 
 
 def _compare(before: Run, after: Run, least: float) -> Iterator[Move]:
@@ -59,14 +63,14 @@ def _compare(before: Run, after: Run, least: float) -> Iterator[Move]:
             continue
         for arm in case.arms:
             counterpart = other.arm(arm.name)
-            if counterpart is None:
+            if counterpart is None or arm.name == FLOOR:
                 continue
             for figure in _figures(case, arm, other, counterpart, same_machine):
                 yield _judged(case.key, arm.name, figure, least)
 
 
 def _figures(case: Case, arm: Arm, other: Case, counterpart: Arm, same_machine: bool) -> Iterator[_Figure]:
-    relative = arm.name != FLOOR and case.arm(FLOOR) is not None and other.arm(FLOOR) is not None
+    relative = case.arm(FLOOR) is not None and other.arm(FLOOR) is not None
     for name, of, more_is_better in (("steps/s", throughput, True), ("p50", p50, False)):
         if relative:
             before, after = case.against_floor(arm, of), other.against_floor(counterpart, of)
@@ -77,10 +81,10 @@ def _figures(case: Case, arm: Arm, other: Case, counterpart: Arm, same_machine: 
         for part in PARTS:
             before, after = arm.costs(part), counterpart.costs(part)
             if before and after:
-                yield _Figure(f"CPU {part}", before, after, False)
+                yield _Figure(f"CPU {part}", before, after, False, judged=False)
     if arm.transactions_per_step is not None and counterpart.transactions_per_step is not None:
         before, after = [arm.transactions_per_step], [counterpart.transactions_per_step]
-        yield _Figure("transactions/step", before, after, False)
+        yield _Figure("transactions/step", before, after, False, judged=False)
 
 
 def _values(arm: Arm, of: Callable[[Figures], float]) -> list[float]:
@@ -91,4 +95,4 @@ def _judged(case: str, arm: str, figure: _Figure, least: float) -> Move:
     before, after = statistics.median(figure.before), statistics.median(figure.after)
     apart = max(figure.before) < min(figure.after) or max(figure.after) < min(figure.before)
     moved = apart and abs(after - before) > least * abs(before)
-    return Move(case, arm, figure.name, before, after, moved, (after > before) is figure.more_is_better)
+    return Move(case, arm, figure.name, before, after, moved, (after > before) is figure.more_is_better, figure.judged)

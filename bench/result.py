@@ -145,7 +145,11 @@ def versions() -> dict[str, str]:
 
 def show(run: Run, console: Console) -> None:
     """The table."""
-    table = Table(title="medians over the rounds; ratios of rounds run side by side; CPU in µs a step", box=box.SIMPLE, padding=(0, 1, 0, 0))
+    table = Table(
+        title="medians over the rounds; ratios of rounds run side by side; CPU in µs a step",
+        box=box.SIMPLE,
+        padding=(0, 1, 0, 0),
+    )
     for column in ("case", "arm"):
         table.add_column(column, no_wrap=True)
     for column in ("steps/s", "× floor", "p50 ms", "× floor", "p99 ms", "group", "tx/step", *PARTS):

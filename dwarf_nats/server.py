@@ -15,12 +15,12 @@ from dwarf_nats.bus.connection import Connection, connect
 from dwarf_nats.bus.graphs import ChainGraphs, DirectoryGraphs, NatsGraphs
 from dwarf_nats.bus.inbox import Inbox
 from dwarf_nats.bus.notices import NatsNotices
-from dwarf_nats.bus.options import ConnectOptions
 from dwarf_nats.bus.service import Service
 from dwarf_nats.bus.signals import NatsSignals, PeerListener
 from dwarf_nats.bus.tasks import NatsTasks
 from dwarf_nats.embedding import open_engine
 from dwarf_nats.errors import BadRequest, DwarfError, Unavailable
+from dwarf_nats.wire.connecting import ConnectOptions
 from dwarf_nats.wire.subjects import Subjects
 
 if TYPE_CHECKING:
@@ -31,17 +31,16 @@ log = logging.getLogger("dwarf_nats.server")
 RETRY_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0)
 
 
-def connect_options(settings: ServerSettings, name: str) -> ConnectOptions:
+def connect_options(settings: ServerSettings) -> ConnectOptions:
     """The connection's share of the settings."""
     return ConnectOptions(
-        servers=settings.nats_url,
+        url=settings.nats_url,
         context=settings.context,
-        name=name,
-        creds=str(settings.creds or ""),
-        nkey=str(settings.nkey or ""),
-        tls_ca=str(settings.tls_ca or ""),
-        tls_cert=str(settings.tls_cert or ""),
-        tls_key=str(settings.tls_key or ""),
+        creds=settings.creds or "",
+        nkey=settings.nkey or "",
+        tls_ca=settings.tls_ca or "",
+        tls_cert=settings.tls_cert or "",
+        tls_key=settings.tls_key or "",
         inbox_prefix=settings.inbox_prefix,
     )
 
@@ -85,13 +84,21 @@ async def replica(settings: ServerSettings) -> AsyncIterator[Engine]:
         raise BadRequest("no database given: use --dsn postgresql://… or --dsn sqlite:///path")
     origin = secrets.token_hex(8)
     subjects = Subjects(settings.prefix, settings.task_prefix, settings.graph_prefix)
-    connection = await connect(connect_options(settings, f"dwarf-nats {origin}"), retry=settings.wait_for_servers)
+    connection = await connect(connect_options(settings), f"dwarf-nats-{origin}", retry=settings.wait_for_servers)
     try:
-        inbox = Inbox(connection, settings.inbox_prefix)
+        inbox = Inbox(connection)
         await inbox.start()
         engine = await _engine(settings, connection, inbox, subjects, origin)
         try:
-            service = Service(connection, engine, subjects, service_id=origin)
+            service = Service(
+                connection,
+                engine,
+                subjects,
+                service_id=origin,
+                max_requests=settings.max_requests,
+                max_waiting=settings.max_waiting,
+                max_timeout_ms=settings.max_timeout_ms,
+            )
             if settings.signals:
                 await PeerListener(connection, origin, engine.peers, subjects).start()
             await service.start()

@@ -53,7 +53,7 @@ class ServerSettings:
     tls_ca: Path | None = None
     tls_cert: Path | None = None
     tls_key: Path | None = None
-    inbox_prefix: str = "_INBOX"
+    inbox_prefix: str = ""
     graphs_dir: Path | None = None
     workers: int = 1024
     time_budget_ms: int = 120_000
@@ -64,6 +64,12 @@ class ServerSettings:
     events: bool = True
     signals: bool = True
     migrate: bool = True
+    max_requests: int = 1024
+    """Requests carried out at once, waiting ones apart; 429 beyond."""
+    max_waiting: int = 10_000
+    """Requests that wait for a flow at once (run, await, poll); 429 beyond."""
+    max_timeout_ms: int = 3_600_000
+    """The longest wait a request may ask for; a longer one is cut to it."""
     wait_for_servers: bool = True
     """Keep trying while a database or NATS is away at start; else say which and exit."""
     log_format: str = "text"

@@ -9,28 +9,21 @@ reports ends in a reconnect, never in a closed connection.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import random
 from collections.abc import Callable
-from typing import Any
 
 import nats.errors
-from nats.aio.client import Client, Server
+from nats.aio.client import Client
 from nats.aio.subscription import Subscription
 
-from dwarf_nats import __version__
-from dwarf_nats.errors import Unavailable
 from dwarf_nats.ports import BusAway
-
-from .options import ConnectOptions
+from dwarf_nats.wire.connecting import ConnectOptions, begin, begin_patiently
 
 log = logging.getLogger("dwarf_nats.bus")
 
 RawHandler = Callable[[bytes, bytes, bytes, bytes | None], None]
 """Takes subject, reply subject, payload and the raw header block; must not block."""
 _CRLF = b"\r\n"
-_SLOWEST_RECONNECT = 2.0
 
 
 class Connection(Client):
@@ -41,7 +34,6 @@ class Connection(Client):
         self._raw_handlers: dict[int, RawHandler] = {}
         self._on_disconnect: list[Callable[[], None]] = []
         self._on_reconnect: list[Callable[[], None]] = []
-        self._attempts = 0
 
     # --- receiving ---
 
@@ -124,7 +116,6 @@ class Connection(Client):
         _call_all(self._on_disconnect)
 
     async def _back(self) -> None:
-        self._attempts = 0
         log.info("connected to NATS again at %s", self.connected_url.netloc if self.connected_url else "?")
         _call_all(self._on_reconnect)
 
@@ -136,13 +127,6 @@ class Connection(Client):
         log.warning("NATS says %s", err_msg)
         await self._process_op_err(error)
 
-    def _choose_server(self, servers: list[Server], _info: dict[str, Any]) -> tuple[Server, float]:
-        """The server to try next and the seconds to wait before: doubling, with jitter."""
-        self._attempts += 1
-        delay = min(_SLOWEST_RECONNECT, 0.05 * 2 ** min(self._attempts, 10)) * random.uniform(0.5, 1.0)
-        least = min(server.reconnects for server in servers)
-        return random.choice([server for server in servers if server.reconnects == least]), delay
-
 
 def _call_all(calls: list[Callable[[], None]]) -> None:
     for call in calls:
@@ -152,62 +136,25 @@ def _call_all(calls: list[Callable[[], None]]) -> None:
             log.exception("a connection listener failed")
 
 
-async def connect(options: ConnectOptions | None = None, *, retry: bool = False) -> Connection:
+async def connect(
+    options: ConnectOptions | None = None, name: str = "dwarf-nats", *, retry: bool = False
+) -> Connection:
     """Connect to NATS; once connected, a lost connection is sought for ever, with jitter.
 
     With `retry` the first connection is sought for ever, too. Otherwise raises `Unavailable`, naming the servers and
-    the reason, when each server was tried once; `BadRequest` for options that make no sense.
+    the reason, when each server was tried once, and always if one refuses who we are; `BadRequest` for options that make
+    no sense.
     """
-    settings = (options or ConnectOptions()).resolved()
-    connection = Connection()
-    urls = settings.urls()
-    shown = ", ".join(url.rsplit("@", 1)[-1] for url in urls)
-    failures = 0
-    first = True
 
-    async def on_error(error: Exception) -> None:
-        nonlocal failures
-        reason = _reason(error)
-        if not first:
-            log.debug("NATS: %s", reason)
-            if "permissions violation" in reason:
-                log.error("NATS refused: %s", reason)
-            return
-        failures += 1
-        message = f"cannot connect to NATS at {shown}: {reason}"
-        if not retry and failures >= len(urls):
-            raise Unavailable(f"{message}; is a nats-server running there?")
-        log.warning("%s; trying again", message)
-
-    try:
-        await connection.connect(
-            servers=urls,
-            name=settings.name or f"dwarf-nats {__version__}",
-            error_cb=on_error,
+    async def attempt() -> Connection:
+        connection = Connection()
+        await begin(
+            connection,
+            options or ConnectOptions(),
+            name,
             disconnected_cb=connection._lost,
             reconnected_cb=connection._back,
-            max_reconnect_attempts=-1,
-            reconnect_time_wait=1,
-            reconnect_to_server_handler=connection._choose_server,
-            connect_timeout=settings.connect_seconds,  # type: ignore[arg-type]
-            ping_interval=10,
-            pending_size=0,
-            drain_timeout=settings.drain_seconds,  # type: ignore[arg-type]
-            inbox_prefix=settings.inbox_prefix,
-            **settings.credentials(),
         )
-    except BaseException as error:
-        with contextlib.suppress(Exception):
-            await connection.close()
-        if isinstance(error, Unavailable) or not isinstance(error, Exception):
-            raise
-        raise Unavailable(f"cannot connect to NATS at {shown}: {_reason(error)}") from None
-    first = False
-    return connection
+        return connection
 
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, TimeoutError | asyncio.TimeoutError):
-        return "no answer in time"
-    text = str(error) or type(error).__name__
-    return text.removeprefix("nats: ")
+    return await begin_patiently(attempt, retry)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import secrets
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -42,15 +41,15 @@ class Call:
 
 
 class Inbox:
-    """The replies of a replica. `prefix` can be private to a user, `_INBOX` by default.
+    """The replies of a replica, under the inbox prefix of its connection.
 
     `accepted` is called with a call whose service sent the signal *accepted*. Counters: `late` (replies that came after
     their deadline, twice, or to nobody).
     """
 
-    def __init__(self, connection: Connection, prefix: str = "_INBOX") -> None:
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._subject = f"{prefix}.{secrets.token_hex(8)}."
+        self._subject = f"{connection.new_inbox()}."
         self._cut = len(self._subject)
         self._calls: dict[bytes, Call] = {}
         self._by_step: dict[str, Call] = {}

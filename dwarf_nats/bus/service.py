@@ -172,8 +172,12 @@ class Service:
     def _tell(self, what: Any, _subject: bytes, reply: bytes, _body: bytes, _block: bytes | None) -> None:
         if not reply or self._stopping:
             return
+        body = _encode(what())
+        if not self._connection.fits(b"", body):
+            log.warning("a discovery reply of %d bytes is over the NATS server's max_payload: not sent", len(body))
+            return
         with contextlib.suppress(BusAway):
-            self._connection.send(reply.decode(), "", b"", _encode(what()))
+            self._connection.send(reply.decode(), "", b"", body)
 
     def _identity(self, kind: str) -> dict[str, Any]:
         return {

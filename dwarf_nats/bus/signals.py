@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TypeVar
 
 from dwarf_nats.ports import BusAway, Signals
@@ -18,7 +19,7 @@ log = logging.getLogger("dwarf_nats.bus")
 
 T = TypeVar("T")
 GROUP = 5_000
-"""Entries in one message; larger groups are split, so that a message stays within `max_payload`."""
+"""Entries in one message; larger groups are split, and further where the server takes less."""
 
 
 class NatsSignals:
@@ -33,12 +34,12 @@ class NatsSignals:
     def enqueue(self, shard: int, steps: Sequence[tuple[int, int, int]]) -> None:
         """Steps became pending."""
         for group in _groups(steps):
-            self._send(peers.ENQUEUE, peers.encode_enqueue(shard, group))
+            self._send_group(peers.ENQUEUE, partial(peers.encode_enqueue, shard), group)
 
     def notify_status_change(self, flows: Sequence[tuple[str, Status]]) -> None:
         """Flows stopped."""
         for group in _groups(flows):
-            self._send(peers.NOTIFY, peers.encode_notify(group))
+            self._send_group(peers.NOTIFY, peers.encode_notify, group)
 
     def sync_valve(self, task: str, w: float, t: int) -> None:
         """The congestion point of a valve."""
@@ -48,7 +49,19 @@ class NatsSignals:
         """A breaker tripped."""
         self._send(peers.TRIP, peers.encode_trip(task))
 
+    def _send_group(self, signal: str, encode: Callable[[Sequence[T]], bytes], group: Sequence[T]) -> None:
+        body = encode(group)
+        if len(group) > 1 and not self._connection.fits(self._block, body):
+            half = len(group) // 2
+            self._send_group(signal, encode, group[:half])
+            self._send_group(signal, encode, group[half:])
+        else:
+            self._send(signal, body)
+
     def _send(self, signal: str, body: bytes) -> None:
+        if not self._connection.fits(self._block, body):
+            self.dropped += 1
+            return
         try:
             self._connection.send(self._subjects.peer(signal), "", self._block, body)
         except BusAway:

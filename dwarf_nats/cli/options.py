@@ -13,6 +13,7 @@ import typer
 from dwarf_nats.cli.command import option_group
 from dwarf_nats.cli.state_arg import read_json
 from dwarf_nats.sdk import Client, FlowOptions, Query
+from dwarf_nats.wire.connecting import ConnectArguments
 from dwarf_nats.workflow.state import Raw
 from dwarf_nats.workflow.status import Status
 
@@ -42,6 +43,18 @@ class Bus:
     tls_key: Annotated[Path | None, typer.Option(envvar="DWARF_TLS_KEY", help="Client key.")] = None
     inbox_prefix: Annotated[str, typer.Option(envvar="DWARF_INBOX_PREFIX", help="Prefix of reply subjects.")] = ""
 
+    def arguments(self) -> ConnectArguments:
+        """Who we are, as clients and workers take it."""
+        return ConnectArguments(
+            context=self.context,
+            creds=self.creds or "",
+            nkey=self.nkey or "",
+            tls_ca=self.tls_ca or "",
+            tls_cert=self.tls_cert or "",
+            tls_key=self.tls_key or "",
+            inbox_prefix=self.inbox_prefix,
+        )
+
 
 @option_group
 @dataclass(slots=True, frozen=True)
@@ -55,19 +68,9 @@ class Service:
 
     def client(self, bus: Bus) -> Client:
         """A client, not connected yet."""
-        return Client(
-            bus.nats,
-            prefix=self.prefix,
-            name="dwarf-cli",
-            context=bus.context,
-            creds=bus.creds or "",
-            nkey=bus.nkey or "",
-            tls_ca=bus.tls_ca or "",
-            tls_cert=bus.tls_cert or "",
-            tls_key=bus.tls_key or "",
-            inbox_prefix=bus.inbox_prefix,
-            connect_seconds=self.connect_timeout_ms / 1000,
-        )
+        how = bus.arguments()
+        how["connect_seconds"] = self.connect_timeout_ms / 1000
+        return Client(bus.nats, prefix=self.prefix, name="dwarf-cli", **how)
 
 
 @option_group

@@ -54,6 +54,15 @@ class Tuning:
         int, typer.Option(min=1, envvar="DWARF_DEFAULT_PRIORITY", help="Of flows that name none.")
     ] = 100
     pool: Annotated[int, typer.Option(min=1, envvar="DWARF_POOL", help="Connections per database.")] = 4
+    max_requests: Annotated[
+        int, typer.Option(min=1, envvar="DWARF_MAX_REQUESTS", help="Requests at once; 429 beyond.")
+    ] = 1024
+    max_waiting: Annotated[
+        int, typer.Option(min=1, envvar="DWARF_MAX_WAITING", help="Requests waiting for a flow at once; 429 beyond.")
+    ] = 10_000
+    max_timeout_ms: Annotated[
+        int, typer.Option(min=0, envvar="DWARF_MAX_TIMEOUT_MS", help="The longest wait a request may ask for.")
+    ] = 3_600_000
 
 
 def register(app: typer.Typer) -> None:
@@ -128,7 +137,7 @@ async def serve(
             tls_ca=bus.tls_ca,
             tls_cert=bus.tls_cert,
             tls_key=bus.tls_key,
-            inbox_prefix=bus.inbox_prefix or "_INBOX",
+            inbox_prefix=bus.inbox_prefix,
             graphs_dir=graphs,
             workers=tuning.workers,
             time_budget_ms=tuning.time_budget_ms,
@@ -136,6 +145,9 @@ async def serve(
             drain_ms=tuning.drain_ms,
             default_priority=tuning.default_priority,
             pool=tuning.pool,
+            max_requests=tuning.max_requests,
+            max_waiting=tuning.max_waiting,
+            max_timeout_ms=tuning.max_timeout_ms,
             events=events,
             signals=signals,
             migrate=migrate,

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib
 import importlib.util
-import logging
 import os
-import signal
 import sys
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated
@@ -21,11 +17,8 @@ from dwarf_nats.cli import logs
 from dwarf_nats.cli.command import command
 from dwarf_nats.cli.logs import LogFormat
 from dwarf_nats.cli.options import Bus
-from dwarf_nats.errors import BadRequest, Unavailable
-from dwarf_nats.sdk import ConnectOptions, Worker
-
-log = logging.getLogger("dwarf_nats.worker")
-RETRY_SECONDS = 1.0
+from dwarf_nats.errors import BadRequest
+from dwarf_nats.sdk import ConnectOptions, Worker, serving
 
 
 def register(app: typer.Typer) -> None:
@@ -48,27 +41,11 @@ def worker(
     logs.set_up(log_format)
     workers = find_workers(load_module(module), module)
     for one in workers:
-        one.options = _with_given(one.options, bus)
-    code = asyncio.run(_serve(workers, ready_file))
-    if code:
-        # Threads cannot be ended, and leaving in order would wait for them.
-        logging.shutdown()
-        os._exit(code)
-
-
-def _with_given(options: ConnectOptions, bus: Bus) -> ConnectOptions:
-    """The worker's connection settings, those given to the command in place of the module's."""
-    return replace(
-        options,
-        url=bus.nats or options.url,
-        context=bus.context or options.context,
-        creds=bus.creds or options.creds,
-        nkey=bus.nkey or options.nkey,
-        tls_ca=bus.tls_ca or options.tls_ca,
-        tls_cert=bus.tls_cert or options.tls_cert,
-        tls_key=bus.tls_key or options.tls_key,
-        inbox_prefix=bus.inbox_prefix or options.inbox_prefix,
-    )
+        one.options = ConnectOptions(url=bus.nats, **bus.arguments()).over(one.options)
+    try:
+        serving.run(*workers, ready=partial(_say_ready, workers, ready_file))
+    except TypeError as error:
+        raise BadRequest(str(error)) from None
 
 
 def load_module(name: str) -> ModuleType:
@@ -115,58 +92,8 @@ def find_workers(module: ModuleType, name: str) -> list[Worker]:
     return workers
 
 
-async def _serve(workers: list[Worker], ready_file: Path | None) -> int:
-    """Serve until a signal; exit code 0 if everything in hand was finished."""
-    loop = asyncio.get_running_loop()
-    threads = sum(one.concurrency for one in workers)
-    loop.set_default_executor(ThreadPoolExecutor(threads, thread_name_prefix="dwarf-task"))
-    first, second = asyncio.Event(), asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, lambda: (second if first.is_set() else first).set())
-    starting = asyncio.gather(*(_start(one) for one in workers))
-    await _first_of(starting, first)
-    if not first.is_set():
-        await starting
-        _say_ready(workers, ready_file)
-        await first.wait()
-        log.info("draining; a second signal stops at once")
-    else:
-        starting.cancel()
-        await asyncio.gather(starting, return_exceptions=True)
-    stopping = asyncio.gather(*(one.stop() for one in workers))
-    await _first_of(stopping, second)
-    if not stopping.done():
-        stopping.cancel()
-        await asyncio.gather(*(one.stop(0) for one in workers), return_exceptions=True)
-        return 1
-    return 0 if all(stopping.result()) else 1
-
-
 def _say_ready(workers: list[Worker], ready_file: Path | None) -> None:
     tasks = ", ".join(sorted(task for one in workers for task in one.tasks))
     print(f"serving {tasks}", flush=True)
     if ready_file is not None:
         ready_file.touch()
-
-
-async def _start(worker: Worker) -> None:
-    """Start a worker, however long NATS is away."""
-    while True:
-        try:
-            await worker.start()
-        except Unavailable as error:
-            if error.details.get("refused"):
-                raise
-            log.warning("%s; trying again", error)
-            await asyncio.sleep(RETRY_SECONDS)
-        except TypeError as error:
-            raise BadRequest(str(error)) from None
-        else:
-            return
-
-
-async def _first_of(work: asyncio.Future[list[None]] | asyncio.Future[list[bool]], event: asyncio.Event) -> None:
-    """Wait until the work is done or the event is set; work that has not come to its end goes on."""
-    waiting = asyncio.ensure_future(event.wait())
-    await asyncio.wait({work, waiting}, return_when=asyncio.FIRST_COMPLETED)
-    waiting.cancel()

@@ -13,11 +13,11 @@ from nats.aio.client import Client as Nats
 
 from dwarf_nats.errors import DwarfError, TimedOut, Unavailable
 from dwarf_nats.wire.codec import encode
+from dwarf_nats.wire.connecting import ConnectOptions
 from dwarf_nats.wire.headers import percent_encode
 from dwarf_nats.wire.subjects import Subjects
 
 from . import connection
-from .connection import ConnectOptions
 from .replies import refusal
 from .requests import NoResponders, NotSent, ReplyLost, Requests, until_connected
 

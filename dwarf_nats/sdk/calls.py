@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
@@ -26,15 +25,7 @@ _roll_call = msgspec.json.Decoder(talk.WorkerCall).decode
 _encode = msgspec.json.Encoder().encode
 
 
-@dataclass(slots=True)
-class Dispatch(TaskCall):
-    """A call as the worker holds it. `cancelled` turns true when nobody waits for the answer any more: the flow was
-    cancelled, the deadline passed, or the worker stops."""
-
-    cancelled: bool = False
-
-
-def decode_request(body: bytes) -> Dispatch:
+def decode_request(body: bytes) -> TaskCall:
     """A task request. Raises `BadRequest` for what is none.
 
     `budget` is counted from now by this machine's clock; where that leaves nothing the clocks differ, and it is
@@ -53,7 +44,7 @@ def decode_request(body: bytes) -> Dispatch:
     except ValueError as error:
         raise BadRequest(f"the task request has a malformed time: {error}") from None
     budget = times[2] / 1e6 - time.time()
-    call = Dispatch(
+    call = TaskCall(
         flow_key=request.flow_key,
         step_key=request.step_key,
         workflow=request.workflow,

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import math
-import os
 import uuid
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, Unpack
 
 from msgspec import UNSET, Raw, UnsetType
 from nats.aio.client import Client as Nats
 
 from dwarf_nats.errors import TimedOut, Unavailable
 from dwarf_nats.wire import messages as m
+from dwarf_nats.wire.connecting import ConnectArguments, ConnectOptions
 from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.options import FlowOptions, Query
 from dwarf_nats.workflow.records import FlowSummary, GraphInfo, Outcome, ShardInfo, Step
@@ -28,7 +28,6 @@ from dwarf_nats.workflow.status import Status
 
 from . import replies
 from .calling import Caller, Waiting, timed_out
-from .connection import ConnectOptions
 
 Values: TypeAlias = Mapping[str, Any] | bytes | None
 """A state or overrides: Python values, or the JSON text of an object."""
@@ -51,7 +50,8 @@ class Client(Caller):
     """A caller of the service. One client serves any number of coroutines at once.
 
     `url` names the NATS server(s), comma-separated; left out, `NATS_CONTEXT`, `NATS_URL` and the other variables of the
-    `nats` CLI decide. `nc` is a connection to use instead of an own one; it is not closed. `prefix`: the deployment's.
+    `nats` CLI decide. `nc` is a connection to use instead of an own one; it is not closed. `how`: who we are, as
+    `ConnectOptions` has it. `prefix`: the deployment's.
 
     `timeout`: seconds to wait for a reply, on top of what a waiting operation may take on purpose. `patience`: seconds
     during which a request whose reply was lost is sent again where that does no harm, and during which a wait puts up
@@ -71,33 +71,9 @@ class Client(Caller):
         timeout: float = 5.0,
         patience: float = 15.0,
         retry_creates: bool = False,
-        context: str = "",
-        creds: str | os.PathLike[str] = "",
-        nkey: str | os.PathLike[str] = "",
-        user: str = "",
-        password: str = "",
-        token: str = "",
-        tls_ca: str | os.PathLike[str] = "",
-        tls_cert: str | os.PathLike[str] = "",
-        tls_key: str | os.PathLike[str] = "",
-        inbox_prefix: str = "",
-        connect_seconds: float = 5.0,
+        **how: Unpack[ConnectArguments],
     ) -> None:
-        options = ConnectOptions(
-            url=url,
-            context=context,
-            creds=creds,
-            nkey=nkey,
-            user=user,
-            password=password,
-            token=token,
-            tls_ca=tls_ca,
-            tls_cert=tls_cert,
-            tls_key=tls_key,
-            inbox_prefix=inbox_prefix,
-            connect_seconds=connect_seconds,
-        )
-        super().__init__(nc, options, prefix, name, timeout, patience)
+        super().__init__(nc, ConnectOptions(url=url, **how), prefix, name, timeout, patience)
         self._retry_creates = retry_creates
 
     # --- making and running flows ---

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dwarf_nats.errors import DwarfError
-from dwarf_nats.workflow.answer import Answer
+from dwarf_nats.workflow.answer import Answer, TaskCall
 from dwarf_nats.workflow.arguments import TaskFunction, run_task
 from dwarf_nats.workflow.task_error import TaskError
 
-from .calls import CANCELLED, Dispatch, bounced, failed
+from .calls import CANCELLED, bounced, failed
 
 log = logging.getLogger("dwarf_nats.worker")
 _step: ContextVar[str] = ContextVar("dwarf_nats_step", default="-")
@@ -30,7 +30,7 @@ _DEADLINE_GRACE = 1.0
 class Job:
     """One request in hand. `reply` is the raw reply subject, empty if nobody wants an answer."""
 
-    call: Dispatch
+    call: TaskCall
     reply: str
     handler: Handler
     accept_after: float | None = None

@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +20,11 @@ log = logging.getLogger("dwarf_nats.worker")
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-async def serve(*workers: Worker) -> bool:
+async def serve(*workers: Worker, ready: Callable[[], object] | None = None) -> bool:
     """Run workers until SIGTERM or SIGINT, then stop them; a second signal stops them at once.
 
-    Seeks a NATS server for ever. Gives the loop one thread per concurrent task. Says whether everything in hand was
-    finished.
+    Seeks a NATS server for ever. Gives the loop one thread per concurrent task. `ready` is called once all of them serve.
+    Says whether everything in hand was finished.
     """
     loop = asyncio.get_running_loop()
     threads = sum(worker.concurrency for worker in workers)
@@ -40,6 +41,8 @@ async def serve(*workers: Worker) -> bool:
         loop.add_signal_handler(number, on_signal)
     try:
         if await _started(workers, told):
+            if ready is not None:
+                ready()
             await told.wait()
             log.info("finishing what is in hand; a second signal stops at once")
         return all(await asyncio.gather(*(worker.stop() for worker in workers)))
@@ -65,6 +68,27 @@ async def _started(workers: tuple[Worker, ...], told: asyncio.Event) -> bool:
         await asyncio.gather(starting, stop, return_exceptions=True)
 
 
+def run(*workers: Worker, ready: Callable[[], object] | None = None) -> None:
+    """`serve` on a loop of its own. Ends the process with exit code 1 if something in hand was not finished.
+
+    Raises what `Worker.start` raises.
+    """
+
+    async def serving() -> None:
+        if not await serve(*workers, ready=ready):
+            # Threads cannot be ended, and leaving in order would wait for them.
+            logging.shutdown()
+            sys.stdout.flush()
+            os._exit(1)
+
+    try:
+        import uvloop
+    except ImportError:
+        asyncio.run(serving())
+    else:
+        uvloop.run(serving())
+
+
 def main(*workers: Worker) -> None:
     """Serve with these workers until SIGTERM or SIGINT, and end the process.
 
@@ -72,22 +96,9 @@ def main(*workers: Worker) -> None:
     """
     if not logging.getLogger().handlers:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-
-    async def run() -> int:
-        try:
-            finished = await serve(*workers)
-        except (DwarfError, TypeError) as error:
-            log.error("%s", error)
-            return 1
-        if not finished:
-            # Threads cannot be ended, and leaving in order would wait for them.
-            logging.shutdown()
-            sys.stdout.flush()
-            os._exit(1)
-        return 0
-
     try:
-        import uvloop
-    except ImportError:
-        raise SystemExit(asyncio.run(run())) from None
-    raise SystemExit(uvloop.run(run()))
+        run(*workers)
+    except (DwarfError, TypeError) as error:
+        log.error("%s", error)
+        raise SystemExit(1) from None
+    raise SystemExit(0)

@@ -15,9 +15,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 import nats.errors
 from nats.aio.client import Client as Nats
@@ -25,6 +24,7 @@ from nats.aio.subscription import Subscription
 
 from dwarf_nats.errors import BadRequest, DwarfError, TooLarge, Unavailable
 from dwarf_nats.wire import headers as h
+from dwarf_nats.wire.connecting import ConnectArguments, ConnectOptions
 from dwarf_nats.wire.subjects import Subjects
 from dwarf_nats.workflow.answer import Answer
 from dwarf_nats.workflow.arguments import bind
@@ -32,7 +32,6 @@ from dwarf_nats.workflow.names import check_subject_name
 
 from . import connection, serving
 from .calls import accept_seconds, decode_request, decode_roll_call, encode_answer, encode_running, failed
-from .connection import ConnectOptions
 from .jobs import Handler, Job, Jobs
 from .requests import check_size, leave, round_trip, until_connected
 
@@ -50,7 +49,7 @@ class Worker:
 
     `concurrency`: executions at once; further requests wait here. `queue`: the queue group, the same for all instances
     of a task service, since each group gets every request. `drain_seconds`: how long `stop` waits for what is in hand.
-    The other arguments are those of `Client`.
+    `how`: who we are, as `ConnectOptions` has it.
     """
 
     def __init__(
@@ -63,32 +62,11 @@ class Worker:
         task_prefix: str = "task",
         name: str = "dwarf-worker",
         drain_seconds: float = 20.0,
-        context: str = "",
-        creds: str | os.PathLike[str] = "",
-        nkey: str | os.PathLike[str] = "",
-        user: str = "",
-        password: str = "",
-        token: str = "",
-        tls_ca: str | os.PathLike[str] = "",
-        tls_cert: str | os.PathLike[str] = "",
-        tls_key: str | os.PathLike[str] = "",
-        inbox_prefix: str = "",
+        **how: Unpack[ConnectArguments],
     ) -> None:
         if concurrency < 1:
             raise BadRequest(f"concurrency must be at least 1, got {concurrency}")
-        self.options = ConnectOptions(
-            url=url,
-            context=context,
-            creds=creds,
-            nkey=nkey,
-            user=user,
-            password=password,
-            token=token,
-            tls_ca=tls_ca,
-            tls_cert=tls_cert,
-            tls_key=tls_key,
-            inbox_prefix=inbox_prefix,
-        )
+        self.options = ConnectOptions(url=url, **how)
         self.concurrency = concurrency
         self.queue = check_subject_name(queue, "queue group")
         self.name = name
@@ -141,13 +119,13 @@ class Worker:
         Raises `Unavailable` if no NATS server answers, `BadRequest` without tasks, `TypeError` for a function whose
         arguments cannot be filled by name.
         """
-        await self._start(wait_for_ever=False)
+        await self._start(retry=False)
 
     async def start_patiently(self) -> None:
         """As `start`, but seek a NATS server for ever."""
-        await self._start(wait_for_ever=True)
+        await self._start(retry=True)
 
-    async def _start(self, wait_for_ever: bool) -> None:
+    async def _start(self, retry: bool) -> None:
         if self._jobs is not None:
             raise BadRequest("this worker runs already")
         if not self._functions:
@@ -158,7 +136,7 @@ class Worker:
         self._hurry.clear()
         self._jobs = Jobs(self.concurrency, self._answer, self._accept)
         try:
-            await self._open(wait_for_ever)
+            await self._open(retry)
         except BaseException:
             self._jobs = None
             raise
@@ -229,13 +207,13 @@ class Worker:
 
     # --- connection ---
 
-    async def _open(self, wait_for_ever: bool) -> None:
+    async def _open(self, retry: bool) -> None:
         if self._given is not None:
             if self._given.is_closed:
                 raise Unavailable("the NATS connection this worker was given is closed")
             nc = self._given
         else:
-            nc = await connection.connect(self.options, self.name, closed=self._on_closed, wait_for_ever=wait_for_ever)
+            nc = await connection.connect(self.options, self.name, closed=self._on_closed, retry=retry)
         self._nc = nc
         self._private = nc.new_inbox()
         # The private subject comes first, so that it is there before and after every task's.
@@ -263,7 +241,7 @@ class Worker:
         pause = 0.1
         while not self._stopping:
             try:
-                await self._open(wait_for_ever=True)
+                await self._open(retry=True)
                 break
             except (DwarfError, nats.errors.Error) as error:
                 log.warning("%s; trying again", error)

@@ -34,6 +34,7 @@ _AWAY = (
     asyncio.TimeoutError,
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # what a connection says that died between two statements
     asyncpg.CannotConnectNowError,
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
@@ -193,6 +194,7 @@ class Postgres:
                 max_size=self._size,
                 timeout=10,
                 command_timeout=60,
+                reset=_as_it_is,
                 server_settings={"application_name": "dwarf-nats", "jit": "off"},
             )
         except (*_AWAY, asyncpg.PostgresError) as error:
@@ -313,7 +315,11 @@ class Postgres:
         if self._pool is None:
             raise Unavailable("the engine is not running: its database is closed")
         async with self._pool.acquire(timeout=10) as connection:
-            yield connection
+            try:
+                yield connection
+            except _AWAY:
+                connection.terminate()  # the pool makes another
+                raise
 
     def _unavailable(self, error: BaseException) -> Unavailable:
         return Unavailable(f"PostgreSQL at {shown_dsn(self.dsn)} is away, try again: {one_line(error)}")
@@ -373,6 +379,12 @@ def shown_dsn(dsn: str) -> str:
 def one_line(error: BaseException) -> str:
     """An error in one line, never empty."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+async def _as_it_is(_connection: asyncpg.Connection) -> None:
+    """No statement here leaves anything in its session, so giving a connection back to the pool costs no round trip.
+
+    asyncpg itself rolls back a transaction left open."""
 
 
 async def _quietly(closing: Any) -> None:

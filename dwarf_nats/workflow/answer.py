@@ -83,7 +83,11 @@ class Answer:
 
 @dataclass(slots=True)
 class TaskCall:
-    """One dispatch of one step. Times are microseconds since the epoch on the database's clock; `budget` is seconds."""
+    """One dispatch of one step. Times are microseconds since the epoch on the database's clock; `budget` is seconds.
+
+    `cancelled` turns true when nobody waits for the answer any more: the flow was cancelled, the deadline passed, or whoever
+    runs the task stops.
+    """
 
     flow_key: str
     step_key: str
@@ -100,3 +104,4 @@ class TaskCall:
     resumed: Raw | None = None
     subgraph_result: Raw | None = None
     subgraph_error: str | None = None
+    cancelled: bool = False

@@ -93,6 +93,14 @@ class Flow:
         return _when(self._call.deadline)
 
     @property
+    def cancelled(self) -> bool:
+        """Whether nobody waits for the answer any more: the flow was cancelled, the deadline passed, the worker stops.
+
+        Coroutine functions are cancelled by themselves; a long loop in a plain function looks here and returns.
+        """
+        return self._call.cancelled
+
+    @property
     def baggage(self) -> Any:
         """What the flow's creator gave along."""
         return decode_value(self._call.baggage) if bytes(self._call.baggage) else None

@@ -43,6 +43,12 @@ def test_a_slower_machine_is_no_regression() -> None:
     assert not any(one.arm == FLOOR for one in moves)
 
 
+def test_a_busier_machine_is_no_regression() -> None:
+    before = run_of([10_000] * 3, [5_000] * 3, cpu=[50, 51, 52])
+    after = run_of([5_000] * 3, [2_500] * 3, cpu=[70, 71, 72])
+    assert regressions(compare(before, after)) == []
+
+
 def test_a_lower_ratio_to_the_floor_is_a_regression() -> None:
     moves = compare(run_of([10_000] * 3, [5_000, 5_100, 4_900]), run_of([10_000] * 3, [4_000, 4_100, 3_900]))
     rate = move(moves, "postgresql", "steps/s / floor")
@@ -70,7 +76,7 @@ def test_a_small_difference_is_no_news_however_steady() -> None:
     assert move(compare(before, after, least=0.01), "postgresql", "steps/s / floor").moved
 
 
-def test_cpu_costs_are_compared_on_the_same_kind_of_machine() -> None:
+def test_cpu_costs_are_told_on_the_same_kind_of_machine() -> None:
     before = run_of([10_000] * 3, [5_000] * 3, cpu=[50, 51, 52])
     after = run_of([10_000] * 3, [5_000] * 3, cpu=[70, 71, 72])
     cost = move(compare(before, after), "postgresql", "CPU engine")

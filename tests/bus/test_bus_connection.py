@@ -1,4 +1,4 @@
-"""Connections (wire: section 6): options, contexts, clear errors."""
+"""Connections (wire: section 6): first attempts, raw handlers, reconnects."""
 
 from __future__ import annotations
 
@@ -11,56 +11,9 @@ from typing import Any
 import pytest
 
 from dwarf_nats.bus.connection import connect
-from dwarf_nats.bus.options import ConnectOptions
+from dwarf_nats.embedded import NatsServer
 from dwarf_nats.errors import BadRequest, Unavailable
-
-
-def context(home: Path, name: str, **fields: object) -> None:
-    place = home / "nats" / "context"
-    place.mkdir(parents=True, exist_ok=True)
-    (place / f"{name}.json").write_text(json.dumps(fields))
-
-
-def test_url_from_arguments_then_environment_then_default() -> None:
-    assert ConnectOptions().resolved({}).servers == "nats://127.0.0.1:4222"
-    assert ConnectOptions().resolved({"NATS_URL": "nats://env:1"}).servers == "nats://env:1"
-    assert ConnectOptions(servers="nats://arg:1").resolved({"NATS_URL": "nats://env:1"}).servers == "nats://arg:1"
-    assert ConnectOptions(servers="nats://a:1, nats://b:2").urls() == ["nats://a:1", "nats://b:2"]
-
-
-def test_a_context_of_the_nats_cli_is_honoured(tmp_path: Path) -> None:
-    context(tmp_path, "prod", url="nats://prod:4222", creds="/x/me.creds", inbox_prefix="_INBOX_me", token="")
-    environment = {"XDG_CONFIG_HOME": str(tmp_path)}
-    for options in (
-        ConnectOptions(context="prod").resolved({**environment, "NATS_URL": "nats://env:1"}),
-        ConnectOptions().resolved({**environment, "NATS_CONTEXT": "prod"}),
-    ):
-        assert (options.servers, options.creds, options.inbox_prefix) == (
-            "nats://prod:4222",
-            "/x/me.creds",
-            "_INBOX_me",
-        )
-    both = ConnectOptions().resolved({**environment, "NATS_CONTEXT": "prod", "NATS_URL": "nats://env:1"})
-    assert (both.servers, both.creds) == ("nats://env:1", "/x/me.creds")
-    given = ConnectOptions(context="prod", servers="nats://arg:1").resolved(environment)
-    assert (given.servers, given.creds) == ("nats://arg:1", "/x/me.creds")
-
-
-def test_a_context_that_is_not_there_or_broken_is_told(tmp_path: Path) -> None:
-    environment = {"XDG_CONFIG_HOME": str(tmp_path)}
-    with pytest.raises(BadRequest, match="no NATS context 'gone'"):
-        ConnectOptions(context="gone").resolved(environment)
-    context(tmp_path, "bad", url=5)
-    with pytest.raises(BadRequest, match="servers"):
-        ConnectOptions(context="bad").resolved(environment)
-    (tmp_path / "nats" / "context" / "worse.json").write_text("{")
-    with pytest.raises(BadRequest, match="not a JSON object"):
-        ConnectOptions(context="worse").resolved(environment)
-
-
-def test_credential_files_that_cannot_be_read_are_told() -> None:
-    with pytest.raises(BadRequest, match=r"credentials file /nowhere/me\.creds"):
-        ConnectOptions(creds="/nowhere/me.creds").credentials()
+from dwarf_nats.wire.connecting import ConnectOptions
 
 
 @pytest.fixture
@@ -72,25 +25,45 @@ def dead_port() -> int:
 
 async def test_an_unreachable_server_is_named(dead_port: int) -> None:
     with pytest.raises(Unavailable, match=rf"127\.0\.0\.1:{dead_port}.*nats-server"):
-        await connect(ConnectOptions(servers=f"nats://user:secret@127.0.0.1:{dead_port}"))
+        await connect(ConnectOptions(url=f"nats://user:secret@127.0.0.1:{dead_port}"))
     with pytest.raises(Unavailable) as caught:
-        await connect(ConnectOptions(servers=f"nats://user:secret@127.0.0.1:{dead_port}"))
+        await connect(ConnectOptions(url=f"nats://user:secret@127.0.0.1:{dead_port}"))
     assert "secret" not in str(caught.value)
 
 
-async def test_one_reachable_server_of_two_is_enough(dead_port: int, shared_server: Any) -> None:
-    connection = await connect(ConnectOptions(servers=f"nats://127.0.0.1:{dead_port},{shared_server.url}"))
+async def test_one_reachable_server_of_two_is_enough(dead_port: int, nats_server: NatsServer) -> None:
+    connection = await connect(ConnectOptions(url=f"nats://127.0.0.1:{dead_port},{nats_server.url}"))
     assert connection.is_connected
     await connection.close()
 
 
-async def test_with_retry_a_server_that_comes_later_is_found(own_server: Any) -> None:
-    own_server.stop()
-    connecting = asyncio.create_task(connect(ConnectOptions(servers=own_server.url), retry=True))
-    await asyncio.to_thread(own_server.start)
-    connection = await asyncio.wait_for(connecting, 20)
+async def test_with_retry_a_server_that_comes_later_is_found(
+    own_server: NatsServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = own_server.url
+    await own_server.kill()
+    connecting = asyncio.create_task(connect(ConnectOptions(url=url), retry=True))
+    async with asyncio.timeout(20):
+        while "trying again" not in caplog.text:
+            await asyncio.sleep(0)
+        await own_server.start()
+        connection = await connecting
     assert connection.is_connected
     await connection.close()
+
+
+async def test_a_context_names_server_and_inbox(nats_server: NatsServer, tmp_path: Path) -> None:
+    (tmp_path / "me.json").write_text(json.dumps({"url": nats_server.url, "inbox_prefix": "_INBOX_me"}))
+    connection = await connect(ConnectOptions(context=str(tmp_path / "me.json")), "tester")
+    assert connection.new_inbox().startswith("_INBOX_me.")
+    assert str(connection.options["name"]).startswith("tester/")
+    await connection.close()
+
+
+async def test_a_seed_that_is_none_is_the_callers_fault(nats_server: NatsServer, tmp_path: Path) -> None:
+    (tmp_path / "seed").write_text("nonsense")
+    with pytest.raises(BadRequest, match="cannot connect to NATS"):
+        await connect(ConnectOptions(url=nats_server.url, nkey=tmp_path / "seed"), retry=True)
 
 
 async def test_a_raw_handler_that_fails_does_not_stop_the_connection(
@@ -112,16 +85,14 @@ async def test_a_raw_handler_that_fails_does_not_stop_the_connection(
     assert "a message handler failed" in caplog.text
 
 
-async def test_a_refused_login_is_told(own_server: Any, tmp_path: Path) -> None:
-    server = type(own_server)(tmp_path, "--user", "a", "--pass", "b")
-    server.start()
-    try:
-        with pytest.raises(Unavailable, match=r"(?i)authorization"):
-            await connect(ConnectOptions(servers=server.url))
-        connection = await connect(ConnectOptions(servers=server.url, user="a", password="b"))
+@pytest.mark.parametrize("retry", [False, True])
+async def test_a_refused_login_is_told(retry: bool, tmp_path: Path) -> None:
+    (tmp_path / "nats.conf").write_text("authorization { user: a, password: b }")
+    async with NatsServer(config=tmp_path / "nats.conf") as server:
+        with pytest.raises(Unavailable, match=r"refused the connection: Authorization"):
+            await connect(ConnectOptions(url=server.url), retry=retry)
+        connection = await connect(ConnectOptions(url=server.url, user="a", password="b"))
         await connection.close()
-    finally:
-        server.stop()
 
 
 async def test_an_error_the_server_ends_the_connection_with_leads_to_a_reconnect(connection: Any) -> None:

@@ -18,6 +18,7 @@ from stub_engine import KEY, STEP, StubEngine
 from dwarf_nats.bus.connection import Connection
 from dwarf_nats.bus.handlers import HANDLERS
 from dwarf_nats.bus.service import Service, _semver
+from dwarf_nats.embedded import NatsServer
 from dwarf_nats.wire.operations import OPERATIONS
 from dwarf_nats.wire.subjects import Subjects
 from dwarf_nats.workflow.graph import Graph
@@ -317,9 +318,9 @@ async def test_statistics_are_true_and_hold_no_tokens(caller: Caller, service: S
 
 
 async def test_replicas_share_the_work(
-    caller: Caller, service: Service, shared_server: Any, opened: Any, prefix: str
+    caller: Caller, service: Service, nats_server: NatsServer, opened: Any, prefix: str
 ) -> None:
-    second = Service(await opened(shared_server.url), StubEngine(), Subjects(prefix))
+    second = Service(await opened(nats_server.url), StubEngine(), Subjects(prefix))
     await second.start()
     for _ in range(40):
         await caller.ok("flow.snapshot", flowKey=KEY)

@@ -13,6 +13,7 @@ from nats.aio.msg import Msg
 from dwarf_nats.bus.connection import Connection
 from dwarf_nats.bus.inbox import Inbox
 from dwarf_nats.bus.tasks import NatsTasks
+from dwarf_nats.embedded import NatsServer
 from dwarf_nats.ports import BusAway
 from dwarf_nats.wire.subjects import Subjects
 from dwarf_nats.workflow.answer import Answer, Disposition, TaskCall
@@ -211,7 +212,8 @@ async def test_many_calls_at_once_get_each_its_own_answer(tasks: NatsTasks, othe
     assert [int(bytes(answer.changes["n"])) for answer in answers] == [n * 2 for n in range(300)]
 
 
-async def test_a_private_inbox_prefix(connection: Connection, other: Connection, unique: str) -> None:
+async def test_a_private_inbox_prefix(nats_server: NatsServer, opened: Any, other: Connection, unique: str) -> None:
+    connection = await opened(nats_server.url, inbox_prefix="_INBOX_replica")
     seen: list[str] = []
 
     async def service(msg: Msg) -> None:
@@ -219,14 +221,14 @@ async def test_a_private_inbox_prefix(connection: Connection, other: Connection,
         await other.publish(msg.reply, b"")
 
     await serve(other, unique, service)
-    inbox = Inbox(connection, "_INBOX_replica")
+    inbox = Inbox(connection)
     await inbox.start()
     assert await NatsTasks(connection, inbox, Subjects(task_prefix=unique)).execute(call()) == Answer()
     assert seen[0].startswith("_INBOX_replica.")
 
 
 async def test_calls_in_flight_when_the_bus_goes_away_are_given_back_and_nothing_is_sent_later(
-    own_server: Any, opened: Any
+    own_server: NatsServer, opened: Any
 ) -> None:
     connection, other = await opened(own_server.url), await opened(own_server.url)
     inbox = Inbox(connection)
@@ -249,12 +251,12 @@ async def test_calls_in_flight_when_the_bus_goes_away_are_given_back_and_nothing
     back = [asyncio.Event(), asyncio.Event()]
     connection.on_reconnect(back[0].set)
     other.on_reconnect(back[1].set)
-    own_server.stop()
+    await own_server.kill()
     with pytest.raises(BusAway):
         await asyncio.wait_for(running, 10)
     with pytest.raises(BusAway):
         await tasks.execute(call())
-    own_server.start()
+    await own_server.start()
     for event in back:
         await asyncio.wait_for(event.wait(), 20)
     await other.flush()

@@ -4,72 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import nats
 import pytest
-from nats.aio.client import Server
 from sdk_helpers import refuse
 
 from dwarf_nats.embedded import NatsServer
 from dwarf_nats.errors import BadRequest, TooLarge, Unavailable
-from dwarf_nats.sdk.connection import ConnectOptions, connect, pick_server, servers_of, shown
+from dwarf_nats.sdk.connection import connect
 from dwarf_nats.sdk.replies import refusal
 from dwarf_nats.sdk.requests import check_size, size_of
-
-
-@pytest.fixture
-def config(tmp_path: Path) -> dict[str, str]:
-    """An environment with the contexts `staging` and `broken`."""
-    folder = tmp_path / "nats" / "context"
-    folder.mkdir(parents=True)
-    (folder / "staging.json").write_text(
-        json.dumps({"description": "x", "url": "nats://ctx:1", "user": "ada", "password": "s", "ca": "~/ca.pem"})
-    )
-    (folder / "broken.json").write_text("{")
-    return {"XDG_CONFIG_HOME": str(tmp_path), "HOME": str(tmp_path)}
-
-
-@pytest.mark.parametrize(
-    ("given", "environment", "url", "user"),
-    [
-        ({}, {}, "nats://127.0.0.1:4222", ""),
-        ({}, {"NATS_URL": "nats://env:1"}, "nats://env:1", ""),
-        ({"url": "nats://arg:1"}, {"NATS_URL": "nats://env:1"}, "nats://arg:1", ""),
-        ({"context": "staging"}, {"NATS_URL": "nats://env:1"}, "nats://ctx:1", "ada"),
-        ({"context": "staging", "url": "nats://arg:1"}, {}, "nats://arg:1", "ada"),
-        ({}, {"NATS_CONTEXT": "staging"}, "nats://ctx:1", "ada"),
-        ({}, {"NATS_CONTEXT": "staging", "NATS_URL": "nats://env:1"}, "nats://env:1", "ada"),
-        ({"user": "bob"}, {"NATS_CONTEXT": "staging"}, "nats://ctx:1", "bob"),
-    ],
-)
-def test_arguments_go_before_environment_and_context(
-    config: dict[str, str], given: dict[str, Any], environment: dict[str, str], url: str, user: str
-) -> None:
-    resolved = ConnectOptions(**given).resolved({**config, **environment})
-    assert (resolved.url, resolved.user) == (url, user)
-
-
-def test_a_context_that_cannot_be_read_is_told_with_its_path(config: dict[str, str]) -> None:
-    with pytest.raises(BadRequest, match=r"'nowhere' at .*nowhere\.json: No such file"):
-        ConnectOptions(context="nowhere").resolved(config)
-    with pytest.raises(BadRequest, match="not valid JSON"):
-        ConnectOptions(context="broken").resolved(config)
-
-
-def test_secrets_are_not_shown() -> None:
-    assert shown("nats://user:secret@a:1,nats://b:2") == "nats://a:1,nats://b:2"
-    assert servers_of("a:1, nats://b:2") == ["nats://a:1", "nats://b:2"]
-
-
-def test_the_server_tried_least_comes_next_within_two_seconds() -> None:
-    from urllib.parse import urlparse
-
-    servers = [Server(uri=urlparse(f"nats://s{tries}:1"), reconnects=tries) for tries in (30, 9, 12)]
-    for _ in range(50):
-        server, delay = pick_server(servers, {})
-        assert server.reconnects == 9
-        assert 0 <= delay <= 2
+from dwarf_nats.wire.connecting import ConnectOptions
 
 
 async def test_a_connection_announces_itself_and_never_buffers(nats_server: NatsServer) -> None:
@@ -89,7 +34,7 @@ async def test_a_refused_login_is_told_at_once(tmp_path: Path) -> None:
     async with NatsServer(config=config) as server:
         wrong = ConnectOptions(url=server.url, user="ada", password="wrong", connect_seconds=60)
         with pytest.raises(Unavailable, match=rf"{server.url} refused the connection: Authorization Violation"):
-            await connect(wrong, "tester", wait_for_ever=True)
+            await connect(wrong, "tester", retry=True)
         nc = await connect(ConnectOptions(url=server.url, user="ada", password="right"), "tester")
         await nc.close()
 

@@ -315,7 +315,6 @@ async def test_a_cancellation_also_takes_back_what_still_waits(engine: Engine, s
     assert ran == ["first"]
 
 
-@pytest.mark.skipif(not hasattr(Flow, "cancelled"), reason="the carrier has no `cancelled` yet")
 async def test_a_cancellation_sets_a_flag_for_a_thread(engine: Engine, serving: Any) -> None:
     noticed = threading.Event()
 

@@ -1,0 +1,256 @@
+"""Commits in groups, on both databases: sizes, isolation of a bad member, outages."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import pytest
+from tests.store.store_helpers import BUDGET, ended, flow_status, in_hand, look, new_flow, step_status, went_on
+
+from dwarf_nats.clock import SystemClock
+from dwarf_nats.engine.committer import Committer
+from dwarf_nats.errors import Internal, Unavailable
+from dwarf_nats.rules.settlement import NewFlow, Settlement, StepInHand
+from dwarf_nats.settings import EngineSettings
+from dwarf_nats.store.store import SqlStore
+from dwarf_nats.workflow.answer import ErrorInfo
+from dwarf_nats.workflow.state import Raw
+
+REFUSALS = {
+    "sqlite": """
+        create trigger poison_step before update on dwarf_steps when new.changes like '%poison%'
+          begin select raise(abort, 'no poison here'); end;
+        create trigger poison_flow before update on dwarf_flows when new.final_state like '%poison%'
+          begin select raise(abort, 'no poison here'); end;
+        create trigger poison_new before insert on dwarf_flows when new.baggage like '%poison%'
+          begin select raise(abort, 'no poison here'); end
+    """,
+    "postgresql": """
+        alter table dwarf_steps add constraint no_poison check (changes not like '%poison%');
+        alter table dwarf_flows add constraint no_poison check (final_state not like '%poison%');
+        alter table dwarf_flows add constraint no_poison_bags check (baggage not like '%poison%')
+    """,
+}
+
+
+class Quick(SystemClock):
+    """Does not wait between attempts; counts them."""
+
+    def __init__(self) -> None:
+        self.slept: list[float] = []
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        await asyncio.sleep(0)
+
+
+class Flaky(SqlStore):
+    """A store whose database is away for the next `away` calls."""
+
+    away = 0
+    groups: list[int]
+
+    async def settle(self, group: Sequence[Settlement], budget_ms: int) -> dict[int, tuple[bool, int]]:
+        self._answer(len(group))
+        return await super().settle(group, budget_ms)
+
+    async def create(self, group: Sequence[NewFlow], budget_ms: int) -> dict[int, int]:
+        self._answer(len(group))
+        return await super().create(group, budget_ms)
+
+    def _answer(self, members: int) -> None:
+        if self.away:
+            self.away -= 1
+            raise Unavailable("the database is away, try again")
+        self.groups.append(members)
+
+
+class Desk:
+    """A committer, and what it told."""
+
+    def __init__(self, store: Flaky, **settings: Any) -> None:
+        self.store = store
+        self.clock = Quick()
+        self.effects: dict[int, tuple[Settlement, bool]] = {}
+        self.fenced: list[int] = []
+        self.committer = Committer(
+            store,
+            EngineSettings(**settings),
+            self.clock,
+            on_settled=self._settled,
+            on_fenced=lambda settlement: self.fenced.append(settlement.step.step_id),
+        )
+
+    def _settled(self, effects: Sequence[tuple[Settlement, bool, int]]) -> None:
+        self.effects |= {settlement.step.step_id: (settlement, alive) for settlement, alive, _ in effects}
+
+    async def settle(self, *settlements: Settlement) -> None:
+        for settlement in settlements:
+            self.committer.settle(settlement)
+        await self.done()
+
+    async def done(self) -> None:
+        self.committer.close()
+        async with asyncio.timeout(20):
+            await self.committer.run()
+
+
+@pytest.fixture
+async def store(dsn: str) -> AsyncIterator[Flaky]:
+    opened = Flaky(1, dsn, pool=2, clock=SystemClock())
+    opened.groups = []
+    await opened.open("one", migrated=True)
+    refusals = REFUSALS[dsn.split(":", 1)[0]]
+    for statement in refusals.split(";\n"):
+        await look(opened, statement)
+    yield opened
+    await opened.close()
+
+
+async def claimed(store: Flaky, count: int, state: dict[str, Any] | None = None) -> list[StepInHand]:
+    await store.create([new_flow(state) for _ in range(count)], BUDGET)
+    steps = [in_hand(row) for row in await store.claim(count, BUDGET)]
+    assert len(steps) == count
+    store.groups.clear()
+    return steps
+
+
+async def test_what_arrives_during_a_commit_shares_the_next(store: Flaky) -> None:
+    steps = await claimed(store, 25)
+    desk = Desk(store, max_group=10)
+    await desk.settle(*map(ended, steps))
+    assert store.groups == [10, 10, 5]
+    assert all(alive for _, alive in desk.effects.values())
+    assert set(desk.effects) == {step.step_id for step in steps}
+    assert (desk.committer.groups, desk.committer.members) == (3, 25)
+
+
+async def test_creations_and_settlements_alternate(store: Flaky) -> None:
+    steps = await claimed(store, 3)
+    desk = Desk(store)
+    made = [desk.committer.create(new_flow()) for _ in range(4)]
+    await desk.settle(*map(ended, steps))
+    assert store.groups == [4, 3]
+    assert all(isinstance(future.result(), int) for future in made)
+
+
+async def test_a_settlement_the_database_refuses_fails_alone_with_its_words(
+    store: Flaky, caplog: pytest.LogCaptureFixture
+) -> None:
+    """S1: never the batch it travels in."""
+    steps = await claimed(store, 13)
+    bad = steps[6]
+    desk = Desk(store)
+    group = [went_on(step, {"n": 1}) for step in steps]
+    group[6] = went_on(bad, {"x": "poison"})
+    with caplog.at_level(logging.CRITICAL, "dwarf_nats.engine"):
+        await desk.settle(*group)
+    for step in steps:
+        (flow, first) = await flow_status(store, step.flow.flow_id), await step_status(store, step.step_id)
+        assert (flow, first) == (("failed", "failed") if step is bad else ("running", "completed"))
+    row = await store.flow_by_id(bad.flow.flow_id)
+    assert row is not None
+    assert row.error is not None
+    assert "the result of task a cannot be stored" in row.error
+    assert "poison" in row.error
+    assert len(await store.steps(bad.flow.flow_id)) == 1
+    assert (set(desk.effects), desk.fenced) == ({step.step_id for step in steps}, [])
+
+
+async def test_several_bad_members_are_all_found(store: Flaky, caplog: pytest.LogCaptureFixture) -> None:
+    steps = await claimed(store, 16)
+    desk = Desk(store)
+    with caplog.at_level(logging.CRITICAL, "dwarf_nats.engine"):
+        await desk.settle(*(ended(step, {"x": "poison"} if n in (0, 7, 15) else {"n": 1}) for n, step in enumerate(steps)))
+    statuses = [await flow_status(store, step.flow.flow_id) for step in steps]
+    assert statuses == ["failed" if n in (0, 7, 15) else "completed" for n in range(16)]
+
+
+async def test_bytes_that_are_no_text_fail_their_step_alone(store: Flaky, caplog: pytest.LogCaptureFixture) -> None:
+    good, bad = await claimed(store, 2)
+    broken = went_on(bad)
+    broken.changes = {"x": Raw(b'"\xff"')}
+    desk = Desk(store)
+    with caplog.at_level(logging.CRITICAL, "dwarf_nats.engine"):
+        await desk.settle(went_on(good), broken)
+    assert await step_status(store, good.step_id) == "completed"
+    assert await step_status(store, bad.step_id) == "failed"
+
+
+async def test_what_cannot_even_be_failed_is_left_to_its_lease(store: Flaky, caplog: pytest.LogCaptureFixture) -> None:
+    good, bad = await claimed(store, 2)
+    bad.state = {"x": Raw(b'"poison"')}
+    desk = Desk(store)
+    with caplog.at_level(logging.CRITICAL, "dwarf_nats.engine"):
+        await desk.settle(ended(good), ended(bad))
+    assert desk.fenced == [bad.step_id]
+    assert await step_status(store, good.step_id) == "completed"
+    assert await step_status(store, bad.step_id) == "running"
+
+
+async def test_a_creation_the_database_refuses_is_refused_alone(
+    store: Flaky, caplog: pytest.LogCaptureFixture
+) -> None:
+    desk = Desk(store)
+    flows = [new_flow(baggage=Raw(b'"poison"' if n == 3 else b"{}")) for n in range(7)]
+    made = [desk.committer.create(new) for new in flows]
+    with caplog.at_level(logging.CRITICAL, "dwarf_nats.engine"):
+        await desk.done()
+    for n, future in enumerate(made):
+        assert isinstance(future.exception(), Internal) if n == 3 else future.result() is not None
+    assert await store.size() == (6, 6)
+
+
+async def test_results_in_hand_outlast_an_outage(store: Flaky, caplog: pytest.LogCaptureFixture) -> None:
+    """B6."""
+    steps = await claimed(store, 5)
+    store.away = 12
+    desk = Desk(store)
+    with caplog.at_level(logging.CRITICAL, "dwarf_nats.engine"):
+        await desk.settle(*map(ended, steps))
+    assert (len(desk.effects), desk.fenced, desk.committer.outages) == (5, [], 1)
+    assert desk.clock.slept[:3] == [0.05, 0.1, 0.2]
+    assert len(desk.clock.slept) == 12
+
+
+async def test_results_are_dropped_once_their_leases_have_run_out(
+    store: Flaky, caplog: pytest.LogCaptureFixture
+) -> None:
+    (step,) = await claimed(store, 1)
+    store.away = 10**9
+    desk = Desk(store, time_budget_ms=1000)
+    with caplog.at_level(logging.CRITICAL, "dwarf_nats.engine"):
+        await desk.settle(ended(step))
+    assert desk.fenced == [step.step_id]
+    assert sum(desk.clock.slept) >= 31
+
+
+async def test_creations_are_refused_during_an_outage(store: Flaky) -> None:
+    """B6: 503."""
+    store.away = 1
+    desk = Desk(store)
+    made = [desk.committer.create(new_flow()) for _ in range(3)]
+    await desk.done()
+    assert [type(future.exception()) for future in made] == [Unavailable] * 3
+
+
+async def test_a_caller_that_has_gone_is_no_trouble(store: Flaky) -> None:
+    desk = Desk(store)
+    gone, stays = desk.committer.create(new_flow()), desk.committer.create(new_flow())
+    gone.cancel()
+    await desk.done()
+    assert stays.result() is not None
+    assert await store.size() == (2, 2)
+
+
+async def test_an_error_no_json_can_hold_is_told_as_far_as_it_goes(store: Flaky) -> None:
+    (step,) = await claimed(store, 1)
+    desk = Desk(store)
+    settlement = ended(step)
+    settlement.error = ErrorInfo("lone \ud800", 500, {"what": object()})
+    await desk.settle(settlement)
+    ((error,),) = await look(store, "select error from dwarf_steps")
+    assert error == '{"message":"lone \\\\ud800","code":500}'

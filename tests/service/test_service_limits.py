@@ -1,0 +1,111 @@
+"""Messages larger than the nats-server takes: refused before they are sent, never at the price of the connection."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from dwarf_nats.embedded import NatsServer
+from tests.service.caller import WAIT, Caller, conforms, deployment, line
+
+LIMIT = 4096
+TEXT = "x" * 3000
+
+
+@pytest.fixture
+async def small(sqlite_dsn: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> AsyncIterator[Caller]:
+    """A caller of a service on a server that takes 4 KiB at a time; the service must not lose its connection."""
+    config = tmp_path / "nats.conf"
+    config.write_text(f"max_payload: {LIMIT}")
+    with caplog.at_level(logging.INFO):
+        async with NatsServer(config=config) as server, deployment(server.url, sqlite_dsn, "small") as caller:
+            await caller.serves("a", {"changes": {"a": TEXT}})
+            await caller.serves("b", {"changes": {"b": TEXT}})
+            await caller.serves("clear", {"changes": {"a": None, "b": None}})
+            yield caller
+            assert caller.client.is_connected
+    assert not [record.getMessage() for record in caplog.records if "lost" in record.getMessage()]
+
+
+async def test_a_task_request_over_max_payload_fails_its_step_with_a_413(small: Caller) -> None:
+    """Wire section 2: both sizes are named; headers count; the task is never asked."""
+    asked = await small.holds("c")
+    heard = await small.hear("small.event.failed.>")
+    flow = await small.ok("flow.create", graph=line("l", "a", "b", "c"), start=True)
+    await asyncio.wait_for(heard.get(), WAIT)
+    *_, step = (await small.ok("flow.history", **flow))["steps"]
+    assert (step["task"], step["status"], step["error"]["code"]) == ("c", "failed", 413)
+    assert str(LIMIT) in step["error"]["message"]
+    sizes = [int(word) for word in step["error"]["message"].split() if word.isdigit()]
+    assert max(sizes) > 2 * len(TEXT)
+    assert asked.empty()
+    assert (await small.ok("flow.run", graph=line("l", "a", "clear")))["state"] == {}
+
+
+async def test_a_request_just_under_the_limit_is_sent_and_one_over_it_is_not(small: Caller) -> None:
+    """Wire section 2: the limit counts headers and payload, to the byte."""
+    asked = await small.serves("exact")
+
+    async def size(filler: int) -> int:
+        state = {"f": "x" * filler}
+        outcome = await small.ok("flow.run", graph=line("l", "exact"), state=state)
+        if outcome["status"] == "completed":
+            return 0
+        assert outcome["error"]["code"] == 413
+        return next(int(word) for word in outcome["error"]["message"].split() if word.isdigit())
+
+    over = await size(3700)
+    assert over > LIMIT
+    spare = 40  # keys and ids may grow by digits between the two flows
+    assert await size(3700 - (over - LIMIT) - spare) == 0
+    assert await size(3700 - (over - LIMIT) + spare) > LIMIT
+    assert len(asked) == 1
+
+
+async def test_a_reply_over_max_payload_is_a_413_and_the_flow_is_as_it_was(small: Caller) -> None:
+    """Wire section 2: the same check guards every reply."""
+    flow = await small.ok("flow.create", graph=line("l", "a", "b"), start=True)
+    for operation in ("flow.await", "flow.poll", "flow.snapshot"):
+        error = await small.refused(operation, **flow)
+        assert error["code"] == 413
+        assert str(LIMIT) in error["message"]
+        assert any(int(word) > 2 * len(TEXT) for word in error["message"].split() if word.isdigit())
+    assert await small.code("flow.run", graph=line("l", "a", "b")) == 413
+    first, second = (await small.ok("flow.history", **flow))["steps"]
+    assert (await small.ok("step.get", stepKey=first["stepKey"]))["changes"] == {"a": TEXT}
+    assert await small.code("step.get", stepKey=second["stepKey"]) == 413
+    for _ in range(12):
+        await small.ok("flow.create_task", task="long-name-" * 20)
+    assert await small.code("flow.list") == 413
+    page = await small.ok("flow.list", limit=1)
+    assert len(page["flows"]) == 1
+    assert page["cursor"]
+
+
+async def test_a_refusal_that_quotes_too_much_still_arrives(small: Caller) -> None:
+    """Wire section 1: header and body of a refusal are kept within the limit."""
+    name = "n" * 3500
+    message = await small.raw("flow.run", {name: 1})
+    error = conforms("error_reply", json.loads(message.data))["error"]
+    assert error["code"] == 400
+
+
+async def test_discovery_and_signals_over_max_payload_do_not_cost_the_connection(small: Caller) -> None:
+    """Wire section 2: exceeding it makes the server cut the connection, so a message that does not fit is not sent."""
+    peers = await small.hear("small.peer.>")
+    for verb in ("PING", "INFO", "STATS"):
+        await small.client.publish(f"$SRV.{verb}.dwarf", b"", reply="small.nobody")
+    runs = [small.ok("flow.run", graph=line("l", "clear")) for _ in range(200)]
+    outcomes = await asyncio.wait_for(asyncio.gather(*runs), WAIT)
+    assert {one["status"] for one in outcomes} == {"completed"}
+    told: set[str] = set()
+    while len(told) < 200:
+        message = await asyncio.wait_for(peers.get(), WAIT)
+        if message.subject == "small.peer.notify_status_change":
+            told |= {one["flowKey"] for one in json.loads(message.data)["flows"]}
+    assert told == {one["flowKey"] for one in outcomes}

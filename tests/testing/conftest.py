@@ -1,0 +1,3 @@
+"""The fixture of the package, also where the package is not installed and pytest does not find it by itself."""
+
+from dwarf_nats.testing.plugin import dwarf_engine as dwarf_engine
