@@ -75,6 +75,7 @@ class Sqlite:
         self._turn = asyncio.Lock()
         self._connection: sqlite3.Connection | None = None
         self._lock_file: IO[str] | None = None
+        self._instant = 0
 
     async def open(self) -> None:
         """Open the file. Raises `Unavailable` if it cannot be opened or another replica holds it."""
@@ -95,7 +96,7 @@ class Sqlite:
                 self.path or ":memory:", isolation_level=None, check_same_thread=False, cached_statements=512
             )
             self._connection = connection
-            connection.create_function("dwarf_now", 0, self._clock.now)
+            connection.create_function("dwarf_now", 0, lambda: self._instant)
             if self.path:
                 connection.execute("pragma journal_mode = wal")
                 connection.execute("pragma synchronous = full")
@@ -145,7 +146,7 @@ class Sqlite:
     async def transaction(self) -> AsyncIterator[Tx]:
         async with self._turn:
             try:
-                await self._call(lambda: self._opened().execute("begin immediate"))
+                await self._call(self._begin)
                 yield _Tx(self)
             except BaseException:
                 await self._call(self._roll_back)
@@ -163,7 +164,7 @@ class Sqlite:
         """Insert flows with their entry steps; flow id → creation time of those whose idempotency key was new."""
 
         def work(connection: sqlite3.Connection) -> dict[int, int]:
-            now = self._clock.now()
+            now = self._instant
             return {
                 new.facts.flow_id: now
                 for new in group
@@ -198,7 +199,7 @@ class Sqlite:
         """Claim up to `limit` due steps, best first (X1)."""
 
         def work(connection: sqlite3.Connection) -> list[Row]:
-            now = self._clock.now()
+            now = self._instant
             rows = connection.execute(_CLAIM, (now, limit)).fetchall()
             connection.executemany(
                 _CLAIMED,
@@ -214,7 +215,7 @@ class Sqlite:
         """Write settlements and what follows from them (see `Settled`), in one transaction."""
 
         def work(connection: sqlite3.Connection) -> Settled:
-            now = self._clock.now()
+            now = self._instant
             settled = Settled({})
             for one in group:
                 alive = self._settle(connection, one, now, replica_id, lease_us(one.step.flow, budget_ms))
@@ -268,8 +269,7 @@ class Sqlite:
 
     async def _group(self, work: Callable[[sqlite3.Connection], T]) -> T:
         def transaction() -> T:
-            connection = self._opened()
-            connection.execute("begin immediate")
+            connection = self._begin()
             try:
                 result = work(connection)
                 connection.execute("commit")
@@ -286,13 +286,23 @@ class Sqlite:
             raise Unavailable("the engine is not running: its database is closed")
         return self._connection
 
+    def _begin(self) -> sqlite3.Connection:
+        """Begin a transaction; `dwarf_now()` is the same moment all through it, as `now()` is in PostgreSQL."""
+        connection = self._opened()
+        connection.execute("begin immediate")
+        self._instant = self._clock.now()
+        return connection
+
     def _roll_back(self) -> None:
         if self._connection is not None and self._connection.in_transaction:
             self._connection.execute("rollback")
 
     def _fetch(self, sql: str, args: Sequence[Any]) -> list[Row]:
+        connection = self._opened()
+        if not connection.in_transaction:
+            self._instant = self._clock.now()
         plain = [orjson.dumps(arg).decode() if isinstance(arg, list) else arg for arg in args]
-        return self._opened().execute(sqlite_sql(sql), plain).fetchall()
+        return connection.execute(sqlite_sql(sql), plain).fetchall()
 
     async def _call(self, work: Callable[[], T]) -> T:
         if self._thread is None:
