@@ -162,6 +162,7 @@ class Committer:
                     await self._step_ids.ensure(2 * len(group))
                 settled = await self._store.settle(group, self._settings.time_budget_ms, *self._births())
             except Unavailable as error:
+                self._refuse_waiting(error)
                 if attempt == 0:
                     self.outages += 1
                     log.warning("%d results in hand wait for their database: %s", len(group), error)
@@ -176,6 +177,11 @@ class Committer:
             else:
                 return settled
         raise AssertionError("unreachable")
+
+    def _refuse_waiting(self, error: Unavailable) -> None:
+        """While results wait for their database, callers do not: they get their 503 (B6)."""
+        while self._creates:
+            _refuse(self._creates.popleft()[1], error)
 
     async def _isolate(self, group: list[Settlement], error: Exception) -> None:
         """Find the member the database refuses by halving; it fails alone, with the database's words."""

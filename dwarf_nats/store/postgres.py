@@ -190,7 +190,7 @@ class Postgres:
         try:
             self._pool = await asyncpg.create_pool(
                 self.dsn,
-                min_size=1,
+                min_size=0,
                 max_size=self._size,
                 timeout=10,
                 command_timeout=60,
@@ -384,7 +384,8 @@ def one_line(error: BaseException) -> str:
 async def _as_it_is(_connection: asyncpg.Connection) -> None:
     """No statement here leaves anything in its session, so giving a connection back to the pool costs no round trip.
 
-    asyncpg itself rolls back a transaction left open."""
+    asyncpg itself rolls back a transaction left open.
+    """
 
 
 async def _quietly(closing: Any) -> None:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import pytest
-from tests.store.store_helpers import BUDGET, ended, flow_status, in_hand, look, new_flow, step_status, went_on
 
 from dwarf_nats.clock import SystemClock
 from dwarf_nats.engine.committer import Committer
@@ -18,6 +17,7 @@ from dwarf_nats.settings import EngineSettings
 from dwarf_nats.store.store import SqlStore
 from dwarf_nats.workflow.answer import ErrorInfo
 from dwarf_nats.workflow.state import Raw
+from tests.store.store_helpers import BUDGET, ended, flow_status, in_hand, look, new_flow, step_status, went_on
 
 REFUSALS = {
     "sqlite": """
@@ -41,9 +41,11 @@ class Quick(SystemClock):
 
     def __init__(self) -> None:
         self.slept: list[float] = []
+        self.meanwhile: Callable[[], object] = lambda: None
 
     async def sleep(self, seconds: float) -> None:
         self.slept.append(seconds)
+        self.meanwhile()
         await asyncio.sleep(0)
 
 
@@ -164,7 +166,9 @@ async def test_several_bad_members_are_all_found(store: Flaky, caplog: pytest.Lo
     steps = await claimed(store, 16)
     desk = Desk(store)
     with caplog.at_level(logging.CRITICAL, "dwarf_nats.engine"):
-        await desk.settle(*(ended(step, {"x": "poison"} if n in (0, 7, 15) else {"n": 1}) for n, step in enumerate(steps)))
+        await desk.settle(
+            *(ended(step, {"x": "poison"} if n in (0, 7, 15) else {"n": 1}) for n, step in enumerate(steps))
+        )
     statuses = [await flow_status(store, step.flow.flow_id) for step in steps]
     assert statuses == ["failed" if n in (0, 7, 15) else "completed" for n in range(16)]
 
@@ -191,9 +195,7 @@ async def test_what_cannot_even_be_failed_is_left_to_its_lease(store: Flaky, cap
     assert await step_status(store, bad.step_id) == "running"
 
 
-async def test_a_creation_the_database_refuses_is_refused_alone(
-    store: Flaky, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_creation_the_database_refuses_is_refused_alone(store: Flaky, caplog: pytest.LogCaptureFixture) -> None:
     desk = Desk(store)
     flows = [new_flow(baggage=Raw(b'"poison"' if n == 3 else b"{}")) for n in range(7)]
     made = [desk.committer.create(new) for new in flows]
@@ -235,6 +237,22 @@ async def test_creations_are_refused_during_an_outage(store: Flaky) -> None:
     made = [desk.committer.create(new_flow()) for _ in range(3)]
     await desk.done()
     assert [type(future.exception()) for future in made] == [Unavailable] * 3
+
+
+async def test_creations_do_not_wait_for_results_that_outlast_an_outage(
+    store: Flaky, caplog: pytest.LogCaptureFixture
+) -> None:
+    """B6: the results are kept, the callers get their 503 at once."""
+    (step,) = await claimed(store, 1)
+    desk = Desk(store)
+    made: list[asyncio.Future[int | None]] = []
+    desk.clock.meanwhile = lambda: made.append(desk.committer.create(new_flow()))
+    store.away = 3
+    with caplog.at_level(logging.CRITICAL, "dwarf_nats.engine"):
+        await desk.settle(ended(step))
+    assert [type(future.exception()) for future in made[:2]] == [Unavailable] * 2
+    assert made[2].result() is not None
+    assert set(desk.effects) == {step.step_id}
 
 
 async def test_a_caller_that_has_gone_is_no_trouble(store: Flaky) -> None:

@@ -12,6 +12,7 @@ import pytest
 from engine_helpers import SOON, Gate, Remembered, flow_id, line, shard_of
 
 from dwarf_nats.clock import ManualClock
+from dwarf_nats.embedding import open_engine
 from dwarf_nats.engine import Engine
 from dwarf_nats.engine.shard import Hands
 from dwarf_nats.errors import BadRequest, TooLarge
@@ -116,13 +117,11 @@ class Answers:
 
 
 def over(tasks: Answers, dsn: str = "sqlite://", **settings: Any) -> Engine:
-    from dwarf_nats.embedding import open_engine
-
     return open_engine(dsn, tasks=tasks, settings=EngineSettings(drain_ms=0, **settings))
 
 
 async def test_an_exception_of_the_port_is_an_error_of_the_step(dsn: str) -> None:
-    async with over(Answers(RuntimeError("broken port"), TimeoutError("its own"), OSError())) as engine:
+    async with over(Answers(RuntimeError("broken port"), TimeoutError("its own"), OSError()), dsn) as engine:
         found = [error_of(await engine.run(line("x", "a"), timeout=SOON)) for _ in range(3)]
     assert found == [(500, "broken port"), (500, "its own"), (500, "OSError")]
 
@@ -154,7 +153,7 @@ async def test_a_step_whose_bus_is_away_is_held_and_completes_when_it_is_back(ds
 # -- retry (X5)
 
 
-async def settled(engine: Engine, task: str, key: str, count: int) -> None:
+async def settled(engine: Engine, key: str, count: int) -> None:
     """Wait until the step of a flow has been executed `count` times and was written back."""
     async with asyncio.timeout(SOON):
         while True:
@@ -177,7 +176,7 @@ async def test_a_retry_keeps_its_changes_and_waits_as_scheduled(
     proxy.handle_task("flaky", flaky)
     key = await timed.create_task("flaky", start=True)
     for attempt, delay in ((1, 10), (2, 20), (3, 30)):
-        await settled(timed, "flaky", key, attempt)
+        await settled(timed, key, attempt)
         clock.advance(delay - 0.01)
         await timed.list()
         assert len(seen) == attempt
@@ -225,9 +224,9 @@ async def test_give_up_after_runs_from_the_first_dispatch_and_counts_the_executi
 
     proxy.handle_task("flaky", flaky)
     key = await timed.create_task("flaky", start=True)
-    await settled(timed, "flaky", key, 1)  # age 0, due at 5
+    await settled(timed, key, 1)  # age 0, due at 5
     clock.advance(5.01)  # executed from 5 to 11: due at 16
-    await settled(timed, "flaky", key, 2)
+    await settled(timed, key, 2)
     clock.advance(5.01)  # executed from 16 to 22: would be due at 27
     assert error_of(await timed.await_(key, SOON)) == (500, "still no")
     assert proxy.calls["flaky"] == 3
@@ -239,7 +238,7 @@ async def test_the_tighter_of_both_bounds_holds(timed: Engine, proxy: TaskProxy,
 
     proxy.handle_task("flaky", flaky)
     key = await timed.create_task("flaky", start=True)
-    await settled(timed, "flaky", key, 1)
+    await settled(timed, key, 1)
     clock.advance(5.01)
     assert "tried 2 times" in error_of(await timed.await_(key, SOON))[1]
 
@@ -297,9 +296,8 @@ async def test_a_task_that_never_answers_fails_at_its_deadline(engine: Engine, p
     assert gate.cancelled == 1
 
 
-async def test_the_engines_budget_holds_for_flows_without_one(proxy: TaskProxy) -> None:
+async def test_the_engines_budget_holds_for_flows_without_one() -> None:
     gate = Gate()
-    proxy.handle_task("gate", gate)
     async with workflow_engine(settings=EngineSettings(time_budget_ms=20)) as (engine, own):
         own.handle_task("gate", gate)
         assert error_of(await engine.run(line("x", "gate"), timeout=SOON))[0] == 408
@@ -375,7 +373,7 @@ async def test_a_state_over_the_limit_is_refused_or_fails_its_step() -> None:
 # -- hands
 
 
-async def test_no_more_steps_are_in_hand_than_there_are_workers(proxy: TaskProxy) -> None:
+async def test_no_more_steps_are_in_hand_than_there_are_workers() -> None:
     """Semantics 11: a replica claims no more than it has free workers."""
     now = most = 0
 
@@ -408,7 +406,7 @@ def test_hands_know_when_they_are_free_and_empty() -> None:
     assert (hands.room, hands.free.is_set(), hands.empty.is_set()) == (2, True, True)
 
 
-async def test_better_bands_go_first(proxy: TaskProxy) -> None:
+async def test_better_bands_go_first() -> None:
     """C1: what is pending competes."""
     order: list[int] = []
     gate = Gate()
@@ -499,7 +497,9 @@ async def test_what_peers_tell_is_only_taken_as_a_hint(engine: Engine) -> None:
     wait = asyncio.create_task(engine.await_(key, SOON))
     await engine.snapshot(key)
     peers = engine.peers
-    peers.notify_status_change([(key, Status.COMPLETED), ("nonsense", Status.FAILED), ("9-1-" + "x" * 16, Status.FAILED)])
+    peers.notify_status_change(
+        [(key, Status.COMPLETED), ("nonsense", Status.FAILED), ("9-1-" + "x" * 16, Status.FAILED)]
+    )
     peers.enqueue(1, [(10**9, 1, 0)])
     peers.enqueue(7, [(1, 1, 0)])
     peers.sync_valve("a", 1.0, 1)
@@ -510,11 +510,11 @@ async def test_what_peers_tell_is_only_taken_as_a_hint(engine: Engine) -> None:
     assert (await wait).state == {"n": 4}
 
 
-async def test_notices_that_raise_harm_no_flow(proxy: TaskProxy, caplog: pytest.LogCaptureFixture) -> None:
+async def test_notices_that_raise_harm_no_flow(caplog: pytest.LogCaptureFixture) -> None:
     """B4."""
 
     class Angry(Remembered):
-        def stopped(self, notify: str, outcome: Any) -> None:
+        def stopped(self, *_: Any) -> None:
             raise RuntimeError("no")
 
         changed = enqueue = notify_status_change = stopped  # type: ignore[assignment]
@@ -533,8 +533,6 @@ async def test_notices_that_raise_harm_no_flow(proxy: TaskProxy, caplog: pytest.
 
 
 async def test_flows_spread_over_shards_and_stay_there(sqlite_dsn: str, proxy: TaskProxy) -> None:
-    from dwarf_nats.embedding import open_engine
-
     async with open_engine([sqlite_dsn, "sqlite://"], tasks=proxy, graphs=proxy) as engine:
         outcomes = await asyncio.gather(*(engine.run("line", {"n": n}, timeout=SOON) for n in range(30)))
         assert {outcome.flow_key.split("-")[0] for outcome in outcomes} == {"1", "2"}
@@ -549,8 +547,6 @@ async def test_flows_spread_over_shards_and_stay_there(sqlite_dsn: str, proxy: T
 
 async def test_an_idempotency_key_is_unique_across_shards(proxy: TaskProxy) -> None:
     """O1."""
-    from dwarf_nats.embedding import open_engine
-
     async with open_engine(["sqlite://"] * 4, tasks=proxy, graphs=proxy) as engine:
         for n in range(10):
             options = FlowOptions(idempotency_key=f"k{n}")

@@ -6,7 +6,7 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from engine_helpers import SOON, Gate, Remembered, flow_id, line
+from engine_helpers import SOON, Gate, Remembered, flow_id, line, replica
 
 from dwarf_nats.engine import Engine
 from dwarf_nats.errors import BadRequest, Conflict, NotFound, TimedOut, Unavailable
@@ -86,7 +86,6 @@ async def test_tasks_receive_what_the_contract_promises(engine: Engine, proxy: T
     graph.add_task("first node", "probe")
     graph.add_transition("first node", "END")
     seen: list[Flow] = []
-    proxy.handle_task("probe", lambda flow: seen.append(flow))
 
     async def probe(flow: Flow) -> None:
         seen.append(flow)
@@ -246,8 +245,6 @@ async def test_a_wait_for_a_flow_that_is_deleted_ends(engine: Engine) -> None:
 
 async def test_a_wait_at_a_replica_that_stops_is_refused(dsn: str, proxy: TaskProxy) -> None:
     """Semantics 11: a 503, the caller asks again."""
-    from engine_helpers import replica
-
     engine = replica(dsn, proxy, drain_ms=0)
     await engine.startup()
     key = await engine.create("line")

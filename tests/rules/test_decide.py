@@ -216,7 +216,9 @@ def test_the_next_input_is_the_plain_merge_of_state_earlier_changes_and_changes(
     """S2, S3: as dictionaries, with null as the tombstone of a change."""
 
     def raw(fields: dict[str, object]) -> dict[str, Raw]:
-        return {name: Raw(b"null") if value is None else state_from({"x": value})["x"] for name, value in fields.items()}
+        return {
+            name: Raw(b"null") if value is None else state_from({"x": value})["x"] for name, value in fields.items()
+        }
 
     small = {name: value for name, value in state.items() if not isinstance(value, int) or abs(value) < 2**63}
     early = {name: value for name, value in earlier.items() if not isinstance(value, int) or abs(value) < 2**63}

@@ -47,7 +47,15 @@ def test_max_attempts_counts_executions_the_first_included(max_attempts: int | N
 
 @pytest.mark.parametrize(
     ("age_ms", "wait_ms", "grant"),
-    [(0, 0, True), (999, 1, True), (1000, 0, True), (999, 2, False), (1001, 0, False), (0, 1000, True), (0, 1001, False)],
+    [
+        (0, 0, True),
+        (999, 1, True),
+        (1000, 0, True),
+        (999, 2, False),
+        (1001, 0, False),
+        (0, 1000, True),
+        (0, 1001, False),
+    ],
 )
 def test_a_retry_due_after_give_up_after_is_not_granted(age_ms: int, wait_ms: int, grant: bool) -> None:
     assert granted(Retry(give_up_after_ms=1000), 0, age_ms * MS, wait_ms * MS) is grant
@@ -60,9 +68,7 @@ def test_both_bounds_must_hold() -> None:
     assert not granted(both, 0, 11 * MS, 0)
 
 
-@given(
-    st.integers(0, 10**13), st.floats(0, 1e6), st.none() | st.integers(0, 10**13), st.integers(0, 10_000)
-)
+@given(st.integers(0, 10**13), st.floats(0, 1e6), st.none() | st.integers(0, 10**13), st.integers(0, 10_000))
 def test_a_delay_is_within_its_bounds_whatever_is_asked(
     initial: int, multiplier: float, limit: int | None, attempt: int
 ) -> None:

@@ -147,7 +147,7 @@ def settings(nats_url: str, dsn: str, prefix: str, **more: Any) -> ServerSetting
         task_prefix=f"{prefix}task",
         graph_prefix=f"{prefix}graph",
         wait_for_servers=False,
-        **{"drain_ms": 1_000, **more},
+        **{"drain_ms": 200, **more},
     )
 
 

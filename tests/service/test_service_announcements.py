@@ -77,29 +77,29 @@ async def test_many_flows_at_once_have_each_their_events_in_order(either: Caller
     assert all(of(flow, seen) == ["created", "running", "completed"] for flow in flows)
 
 
-async def test_an_outcome_is_announced_to_whom_the_flow_names(either: Caller) -> None:
+async def test_an_outcome_is_announced_to_whom_the_flow_names(caller: Caller) -> None:
     """B4, small print: the option, start's name before it; each time it stops, with the outcome await would give."""
-    heard = await either.hear(f"{either.prefix}.stopped.>")
-    await either.serves("good", {"changes": {"n": 1}})
-    await either.serves("bad", {"error": {"message": "no", "code": 402}})
-    by_option = await either.ok("flow.run", graph=line("l", "good"), options={"notify": "orders.done"})
+    heard = await caller.hear(f"{caller.prefix}.stopped.>")
+    await caller.serves("good", {"changes": {"n": 1}})
+    await caller.serves("bad", {"error": {"message": "no", "code": 402}})
+    by_option = await caller.ok("flow.run", graph=line("l", "good"), options={"notify": "orders.done"})
     message = await take(heard)
-    assert message.subject == f"{either.prefix}.stopped.orders.done"
+    assert message.subject == f"{caller.prefix}.stopped.orders.done"
     assert conforms("outcome", json.loads(message.data)) == by_option
-    flow = await either.ok("flow.create_task", task="bad", options={"notify": "never"})
-    await either.ok("flow.start", **flow, notify="orders.failed")
-    outcome = await either.ok("flow.await", **flow)
+    flow = await caller.ok("flow.create_task", task="bad", options={"notify": "never"})
+    await caller.ok("flow.start", **flow, notify="orders.failed")
+    outcome = await caller.ok("flow.await", **flow)
     message = await take(heard)
-    assert message.subject == f"{either.prefix}.stopped.orders.failed"
+    assert message.subject == f"{caller.prefix}.stopped.orders.failed"
     assert json.loads(message.data) == outcome
     assert outcome["error"]["code"] == 402
-    flow = await either.ok("flow.create_task", task="good", options={"notify": "orders.cancelled"})
-    await either.ok("flow.cancel", **flow, reason="stale")
+    flow = await caller.ok("flow.create_task", task="good", options={"notify": "orders.cancelled"})
+    await caller.ok("flow.cancel", **flow, reason="stale")
     message = await take(heard)
-    assert message.subject == f"{either.prefix}.stopped.orders.cancelled"
-    assert json.loads(message.data) == await either.ok("flow.snapshot", **flow)
-    await either.ok("flow.run", graph=line("l", "good"))
-    await either.client.flush()
+    assert message.subject == f"{caller.prefix}.stopped.orders.cancelled"
+    assert json.loads(message.data) == await caller.ok("flow.snapshot", **flow)
+    await caller.ok("flow.run", graph=line("l", "good"))
+    await caller.client.flush()
     assert heard.empty(), "nobody asked to be told of the last one"
 
 

@@ -19,7 +19,9 @@ async def test_the_same_message_id_makes_one_flow_however_often_it_is_sent(eithe
     request = {"graph": GRAPH, "state": {"a": 1, "b": [2.50]}}
     made = await asyncio.gather(*(either.ok("flow.create", ID, **request) for _ in range(20)))
     made.append(await either.ok("flow.create", ID, graph=GRAPH, state={"b": [2.5], "a": 1}))
-    made.append(await either.ok("flow.create", graph=GRAPH, state=request["state"], options={"idempotencyKey": "order-7"}))
+    made.append(
+        await either.ok("flow.create", graph=GRAPH, state=request["state"], options={"idempotencyKey": "order-7"})
+    )
     assert len({one["flowKey"] for one in made}) == 1
     assert len((await either.ok("flow.list"))["flows"]) == 1
     other = await either.ok("flow.create", ID, **request, options={"fairnessKey": "acme"})

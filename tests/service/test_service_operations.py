@@ -92,20 +92,20 @@ async def test_run_takes_a_workflow_or_a_graph_and_answers_with_the_outcome(eith
     assert (outcome["workflow"], outcome["state"]) == ("acme.short", {"price": 12.5})
 
 
-async def test_a_create_with_start_needs_no_second_call(either: Caller) -> None:
+async def test_a_create_with_start_needs_no_second_call(caller: Caller) -> None:
     """O1, O2: `start` in a create and in a create_task; a flow is started once."""
-    await shop(either)
-    one = await either.ok("flow.create", graph=ORDER, start=True)
-    other = await either.ok("flow.create_task", task="price", start=True)
-    assert (await either.ok("flow.await", **one))["status"] == "completed"
-    outcome = await either.ok("flow.await", **other)
+    await shop(caller)
+    one = await caller.ok("flow.create", graph=ORDER, start=True)
+    other = await caller.ok("flow.create_task", task="price", start=True)
+    assert (await caller.ok("flow.await", **one))["status"] == "completed"
+    outcome = await caller.ok("flow.await", **other)
     assert (outcome["workflow"], outcome["state"]) == ("price", {"price": 12.5})
-    assert await either.code("flow.start", **one) == 409
-    later = await either.ok("flow.create_task", task="price", state={"a": None})
-    assert (await either.ok("flow.snapshot", **later))["status"] == "created"
-    await either.ok("flow.start", **later)
-    assert (await either.ok("flow.await", **later))["state"]["price"] == 12.5
-    assert await either.code("flow.start", **later) == 409
+    assert await caller.code("flow.start", **one) == 409
+    later = await caller.ok("flow.create_task", task="price", state={"a": None})
+    assert (await caller.ok("flow.snapshot", **later))["status"] == "created"
+    await caller.ok("flow.start", **later)
+    assert (await caller.ok("flow.await", **later))["state"]["price"] == 12.5
+    assert await caller.code("flow.start", **later) == 409
 
 
 async def test_a_create_without_a_reply_subject_runs_the_flow(either: Caller) -> None:

@@ -21,19 +21,19 @@ async def outcome_of(caller: Caller, task: str, **more: Any) -> dict[str, Any]:
 # --- the request ---
 
 
-async def test_a_task_is_told_what_it_needs_to_know(either: Caller) -> None:
+async def test_a_task_is_told_what_it_needs_to_know(caller: Caller) -> None:
     """Wire section 2: headers and body agree; baggage as given; the deadline follows from the flow's time budget."""
-    asked = await either.holds("billing.charge")
+    asked = await caller.holds("billing.charge")
     graph: dict[str, Any] = line("acme.order", "opłata 100%")
     graph["tasks"][0]["url"] = "billing.charge"
     baggage = {"tenant": "ącme", "roles": [1, None]}
-    flow = await either.ok(
+    flow = await caller.ok(
         "flow.create", graph=graph, state={"n": 2**63 - 1}, start=True,
         options={"baggage": baggage, "timeBudgetMs": 90_000},
     )  # fmt: skip
     message = await take(asked)
     body = conforms("task_request", json.loads(message.data))
-    (step,) = (await either.ok("flow.history", **flow))["steps"]
+    (step,) = (await caller.ok("flow.history", **flow))["steps"]
     assert body["flowKey"] == flow["flowKey"]
     assert body["stepKey"] == step["stepKey"]
     assert (body["workflow"], body["task"], body["url"], body["attempt"]) == (
@@ -53,27 +53,27 @@ async def test_a_task_is_told_what_it_needs_to_know(either: Caller) -> None:
         "Dwarf-Accept-Ms": headers["Dwarf-Accept-Ms"],
     }  # fmt: skip
     assert int(headers["Dwarf-Accept-Ms"]) > 0
-    await either.answer(message)
-    assert (await either.ok("flow.await", **flow))["status"] == "completed"
+    await caller.answer(message)
+    assert (await caller.ok("flow.await", **flow))["status"] == "completed"
 
 
-async def test_each_step_sees_the_changes_of_those_before_it(either: Caller) -> None:
+async def test_each_step_sees_the_changes_of_those_before_it(caller: Caller) -> None:
     """S2, S3: merged over the state, null deletes; one url may serve two nodes."""
-    asked = await either.holds("work")
+    asked = await caller.holds("work")
     graph: dict[str, Any] = line("acme.two", "first", "second")
     for one in graph["tasks"]:
         one["url"] = "work"
-    flow = await either.ok("flow.create", graph=graph, state={"a": 1, "b": 2}, start=True)
+    flow = await caller.ok("flow.create", graph=graph, state={"a": 1, "b": 2}, start=True)
     first = await take(asked)
-    await either.answer(first, {"changes": {"a": None, "c": {"d": [0.10]}}})
+    await caller.answer(first, {"changes": {"a": None, "c": {"d": [0.10]}}})
     second = await take(asked)
     bodies = [json.loads(one.data) for one in (first, second)]
     assert [(one["task"], one["url"], one["state"]) for one in bodies] == [
         ("first", "work", {"a": 1, "b": 2}),
         ("second", "work", {"b": 2, "c": {"d": [0.10]}}),
     ]
-    await either.answer(second)
-    assert (await either.ok("flow.await", **flow))["state"] == {"b": 2, "c": {"d": [0.10]}}
+    await caller.answer(second)
+    assert (await caller.ok("flow.await", **flow))["state"] == {"b": 2, "c": {"d": [0.10]}}
 
 
 # --- the table: what a failure means ---
@@ -142,7 +142,9 @@ async def test_every_failure_of_the_table_fails_the_step_and_its_flow_with_its_c
         error = outcome.get("error", {})
         said = all(word in error.get("message", "") for word in row.words)
         kept = {name: error.get(name) for name in row.extra} == row.extra
-        if (outcome["status"], outcome["state"], error.get("code")) != ("failed", {"a": 1}, row.code) or not (said and kept):
+        if (outcome["status"], outcome["state"], error.get("code")) != ("failed", {"a": 1}, row.code) or not (
+            said and kept
+        ):
             wrong[what] = outcome
         (step,) = (await either.ok("flow.history", flowKey=outcome["flowKey"]))["steps"]
         assert (step["status"], step["error"]) == ("failed", error)
@@ -151,11 +153,11 @@ async def test_every_failure_of_the_table_fails_the_step_and_its_flow_with_its_c
     assert len(rows) == len(ROWS)
 
 
-async def test_a_task_nobody_serves_is_a_503_that_names_the_subject(either: Caller) -> None:
+async def test_a_task_nobody_serves_is_a_503_that_names_the_subject(caller: Caller) -> None:
     """Wire section 2, first row."""
-    error = (await outcome_of(either, "nobody.home"))["error"]
+    error = (await outcome_of(caller, "nobody.home"))["error"]
     assert error["code"] == 503
-    assert f"{either.prefix}task.nobody.home" in error["message"]
+    assert f"{caller.prefix}task.nobody.home" in error["message"]
 
 
 async def test_a_task_that_does_not_answer_in_time_is_a_408(either: Caller) -> None:
@@ -171,13 +173,13 @@ async def test_a_task_that_does_not_answer_in_time_is_a_408(either: Caller) -> N
     assert await either.ok("flow.snapshot", **flow) == outcome
 
 
-async def test_success_with_a_header_of_its_own_is_a_success(either: Caller) -> None:
+async def test_success_with_a_header_of_its_own_is_a_success(caller: Caller) -> None:
     """Wire section 2: a task's header `Status` is not the server's 503; an empty reply is success without changes."""
-    await either.serves("a", b"", {"Status": "503", "Description": "No Responders"})
-    await either.serves("b", {"changes": {"paid": True}}, {"Status": "503", "Trace": "x"})
-    await either.serves("c", b"")
-    await either.serves("d", {})
-    outcome = await either.ok("flow.run", graph=line("acme.all", "a", "b", "c", "d"))
+    await caller.serves("a", b"", {"Status": "503", "Description": "No Responders"})
+    await caller.serves("b", {"changes": {"paid": True}}, {"Status": "503", "Trace": "x"})
+    await caller.serves("c", b"")
+    await caller.serves("d", {})
+    outcome = await caller.ok("flow.run", graph=line("acme.all", "a", "b", "c", "d"))
     assert (outcome["status"], outcome["state"]) == ("completed", {"paid": True})
 
 
@@ -225,22 +227,22 @@ async def test_a_late_reply_to_an_earlier_attempt_is_not_the_answer_of_the_later
     assert (await either.ok("flow.await", **flow))["state"] == {"seen": 1, "n": 2}
 
 
-async def test_an_accepted_signal_is_no_answer(either: Caller) -> None:
+async def test_an_accepted_signal_is_no_answer(caller: Caller) -> None:
     """Wire section 2: the reply comes after it, and a cancellation reaches the worker's private subject, token-free."""
-    asked = await either.holds("work")
-    private = await either.hear(f"{either.prefix}.worker")
-    accepted = {"Dwarf-Signal": "accepted", "Dwarf-Worker": f"{either.prefix}.worker"}
-    one = await either.ok("flow.create_task", task="work", start=True)
+    asked = await caller.holds("work")
+    private = await caller.hear(f"{caller.prefix}.worker")
+    accepted = {"Dwarf-Signal": "accepted", "Dwarf-Worker": f"{caller.prefix}.worker"}
+    one = await caller.ok("flow.create_task", task="work", start=True)
     call = await take(asked)
-    await either.answer(call, b"", accepted)
-    assert (await either.ok("flow.snapshot", **one))["status"] == "running"
-    await either.answer(call, {"changes": {"n": 1}})
-    assert (await either.ok("flow.await", **one))["state"] == {"n": 1}
-    other = await either.ok("flow.create_task", task="work", start=True)
+    await caller.answer(call, b"", accepted)
+    assert (await caller.ok("flow.snapshot", **one))["status"] == "running"
+    await caller.answer(call, {"changes": {"n": 1}})
+    assert (await caller.ok("flow.await", **one))["state"] == {"n": 1}
+    other = await caller.ok("flow.create_task", task="work", start=True)
     call = await take(asked)
-    await either.answer(call, b"", accepted)
-    await either.ok("shard.info")
-    await either.ok("flow.cancel", **other)
+    await caller.answer(call, b"", accepted)
+    await caller.ok("shard.info")
+    await caller.ok("flow.cancel", **other)
     while not (told := conforms("worker_call", json.loads((await take(private)).data)))["cancel"]:
         pass  # roll calls may come before
     step = json.loads(call.data)["stepKey"].rsplit("-", 1)[0]
@@ -264,20 +266,22 @@ async def test_a_retry_runs_the_step_again_until_it_is_exhausted(either: Caller)
     assert outcome["status"] == "failed"
     assert "2 times" in outcome["error"]["message"]
     assert len(silent) == 2
-    hurried = await either.serves("hurried", {"retry": {"initialDelayMs": 60_000, "giveUpAfterMs": 1000}, "error": "late"})
+    hurried = await either.serves(
+        "hurried", {"retry": {"initialDelayMs": 60_000, "giveUpAfterMs": 1000}, "error": "late"}
+    )
     assert (await outcome_of(either, "hurried"))["error"]["message"] == "late"
     assert len(hurried) == 1, "the next attempt would be due after giveUpAfterMs"
 
 
-async def test_a_retry_that_succeeds_completes_the_flow(either: Caller) -> None:
+async def test_a_retry_that_succeeds_completes_the_flow(caller: Caller) -> None:
     """X5: with a code as NATS services say it, too; the step says how often it was retried."""
-    asked = await either.holds("flaky")
-    flow = await either.ok("flow.create_task", task="flaky", start=True)
-    await either.answer(await take(asked), {"retry": {"maxAttempts": 5}, "error": "no"})
-    await either.answer(await take(asked), {"retry": {"maxAttempts": 5}}, refusal(402, "no"))
-    await either.answer(await take(asked), {"changes": {"ok": True}})
-    assert (await either.ok("flow.await", **flow))["state"] == {"ok": True}
-    (step,) = (await either.ok("flow.history", **flow))["steps"]
+    asked = await caller.holds("flaky")
+    flow = await caller.ok("flow.create_task", task="flaky", start=True)
+    await caller.answer(await take(asked), {"retry": {"maxAttempts": 5}, "error": "no"})
+    await caller.answer(await take(asked), {"retry": {"maxAttempts": 5}}, refusal(402, "no"))
+    await caller.answer(await take(asked), {"changes": {"ok": True}})
+    assert (await caller.ok("flow.await", **flow))["state"] == {"ok": True}
+    (step,) = (await caller.ok("flow.history", **flow))["steps"]
     assert (step["attempt"], step["status"]) == (2, "completed")
     assert "error" not in step
 

@@ -45,19 +45,19 @@ async def test_hundreds_of_waiting_requests_hold_up_nobody(either: Caller) -> No
     assert all(one["state"] == {"n": 2} for one in await replies(waits))
 
 
-async def test_a_timeout_of_0_does_not_wait(either: Caller) -> None:
+async def test_a_timeout_of_0_does_not_wait(caller: Caller) -> None:
     """Wire section 1: await and run are a 408, that of a run with the key; poll tells how the flow stands."""
-    asked = await either.holds("slow")
-    error = await either.refused("flow.run", graph=line("l", "slow"), timeoutMs=0)
+    asked = await caller.holds("slow")
+    error = await caller.refused("flow.run", graph=line("l", "slow"), timeoutMs=0)
     assert error["code"] == 408
     flow = {"flowKey": error["flowKey"]}
     call = await take(asked)
-    assert await either.code("flow.await", **flow, timeoutMs=0) == 408
-    assert (await either.ok("flow.poll", **flow, timeoutMs=0))["status"] == "running"
-    await either.answer(call, {"changes": {"done": True}})
-    assert (await either.ok("flow.await", **flow))["state"] == {"done": True}, "the flow went on"
-    assert (await either.ok("flow.await", **flow, timeoutMs=0))["status"] == "completed"
-    assert (await either.ok("flow.poll", **flow, timeoutMs=0))["status"] == "completed"
+    assert await caller.code("flow.await", **flow, timeoutMs=0) == 408
+    assert (await caller.ok("flow.poll", **flow, timeoutMs=0))["status"] == "running"
+    await caller.answer(call, {"changes": {"done": True}})
+    assert (await caller.ok("flow.await", **flow))["state"] == {"done": True}, "the flow went on"
+    assert (await caller.ok("flow.await", **flow, timeoutMs=0))["status"] == "completed"
+    assert (await caller.ok("flow.poll", **flow, timeoutMs=0))["status"] == "completed"
 
 
 async def test_a_wait_for_a_flow_that_is_cancelled_or_deleted_ends(either: Caller) -> None:

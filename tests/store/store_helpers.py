@@ -26,7 +26,9 @@ _step_ids = itertools.count(1)
 def new_flow(state: dict[str, Any] | None = None, *, start: bool = True, **more: Any) -> NewFlow:
     """A flow of `GRAPH` to be created; `more` names fields of `NewFlow` or of its facts."""
     flow_id = next(_flow_ids)
-    facts = FlowFacts(1, flow_id, tokens(), "line", GRAPH.digest(), GRAPH, Raw(b"{}"), 100, "", 1.0, None, "", flow_id, 0, 0)
+    facts = FlowFacts(
+        1, flow_id, tokens(), "line", GRAPH.digest(), GRAPH, Raw(b"{}"), 100, "", 1.0, None, "", flow_id, 0, 0
+    )
     fields = state_from(state)
     new = NewFlow(facts, fields, encode_state(fields), next(_step_ids), tokens(), "a", "a", facts.token, start)
     for name, value in more.items():
@@ -41,7 +43,17 @@ def in_hand(row: Sequence[Any]) -> StepInHand:
         row[20], row[21], row[22],
     )  # fmt: skip
     return StepInHand(
-        facts, row[0], row[1], row[2], row[3], row[4], row[5], row[6], decode_state(row[7]), decode_state(row[8]), row[9]
+        facts,
+        row[0],
+        row[1],
+        row[2],
+        row[3],
+        row[4],
+        row[5],
+        row[6],
+        decode_state(row[7]),
+        decode_state(row[8]),
+        row[9],
     )
 
 
@@ -50,7 +62,9 @@ def born(new: NewFlow) -> StepInHand:
     return StepInHand(new.facts, new.step_id, new.step_token, new.node, new.url, 1, 0, 1, new.state, {})
 
 
-def went_on(step: StepInHand, changes: dict[str, Any] | None = None, *, running: bool = False, delay_us: int = 0) -> Settlement:
+def went_on(
+    step: StepInHand, changes: dict[str, Any] | None = None, *, running: bool = False, delay_us: int = 0
+) -> Settlement:
     """The step completed; `b` comes next."""
     state = merge(step.state, state_from(changes))
     new = NewStep(next(_step_ids), tokens(), "b", "b", step.depth + 1, state, encode_state(state), delay_us, running)

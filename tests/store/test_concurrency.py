@@ -94,16 +94,12 @@ async def test_one_start_wins(pg_stores: Stores) -> None:
     """O2."""
     new = new_flow(start=False)
     await pg_stores[0].create([new], BUDGET)
-    results = await asyncio.gather(
-        *(store.start(new.facts.flow_id, "") for store in pg_stores), return_exceptions=True
-    )
+    results = await asyncio.gather(*(store.start(new.facts.flow_id, "") for store in pg_stores), return_exceptions=True)
     assert sorted(type(result) for result in results if isinstance(result, Exception)) == [Conflict]
 
 
 @pytest.mark.parametrize("running", [True, False])
-async def test_a_cancel_that_waits_for_a_settlement_takes_its_successor_along(
-    pg_stores: Stores, running: bool
-) -> None:
+async def test_a_cancel_that_waits_for_a_settlement_takes_its_successor_along(pg_stores: Stores, running: bool) -> None:
     """O10: the successor is born while cancel waits."""
     one, two = pg_stores
     step = await one_claimed(one)
@@ -148,7 +144,9 @@ async def test_a_cancel_that_waits_for_a_claim_tells_the_one_who_claimed(pg_stor
         await transaction.start()
         await holder.execute("update dwarf_steps set status = 'running', lease_seq = 1, claimed_by = 1")
         cancelling = asyncio.create_task(two.cancel(new.facts.flow_id, "", final))
-        waiting = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
+        waiting = (
+            "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
+        )
         async with asyncio.timeout(20):
             while not (await look(one, waiting))[0][0]:
                 pass
@@ -171,7 +169,10 @@ async def test_cancel_start_settle_and_delete_at_once_leave_no_half_done_flow(pg
         except (Conflict, NotFound):
             pass
 
-    jobs = [attempt(one.settle([went_on(born(new), running=True) for new in running[n : n + 6]], BUDGET)) for n in range(0, 60, 6)]
+    jobs = [
+        attempt(one.settle([went_on(born(new), running=True) for new in running[n : n + 6]], BUDGET))
+        for n in range(0, 60, 6)
+    ]
     jobs += [attempt(two.cancel(new.facts.flow_id, "", final)) for new in [*reversed(running), *created]]
     jobs += [attempt(store.start(new.facts.flow_id, "")) for new, store in zip(created, pg_stores * 30, strict=True)]
     jobs += [attempt(one.delete(new.facts.flow_id)) for new in created]

@@ -110,9 +110,7 @@ async def test_a_cursor_that_is_none_of_ours_is_refused(store: SqlStore) -> None
             await store.list_flows(Query(), None, cursor)
 
 
-async def test_purge_removes_what_matches_and_does_not_run_oldest_first(
-    store: SqlStore, flows: dict[str, int]
-) -> None:
+async def test_purge_removes_what_matches_and_does_not_run_oldest_first(store: SqlStore, flows: dict[str, int]) -> None:
     assert await store.purge(Query(workflow="line"), None, 1) == 1
     assert await store.flow_by_id(flows["done"]) is None
     assert await store.purge(Query(workflow="line"), None, 100) == 1
