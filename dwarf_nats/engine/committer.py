@@ -78,6 +78,10 @@ class Committer:
         self._closing = True
         self._ready.set()
 
+    def reopen(self) -> None:
+        """Be ready for `run` once more."""
+        self._closing = False
+
     async def run(self) -> None:
         """Write until closed."""
         while True:

@@ -138,6 +138,11 @@ class Shard:
         except BaseException:
             await self.store.close()
             raise
+        # An engine that was stopped may be started again.
+        self.draining = False
+        self._due = 0
+        self._backlogged = True
+        self.committer.reopen()
         self._jobs = [
             self._job(self.committer.run(), "committer"),
             self._job(self._refill(), "refiller"),
