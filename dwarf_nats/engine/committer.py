@@ -8,15 +8,15 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
-import orjson
-
 from dwarf_nats.errors import DwarfError, Internal, Unavailable
-from dwarf_nats.rules.decide import fail
+from dwarf_nats.rules.decide import Limits, fail
 from dwarf_nats.rules.settlement import NewFlow, Settlement
 from dwarf_nats.workflow.answer import ErrorInfo
 
 if TYPE_CHECKING:
+    from dwarf_nats.engine.ids import Ids
     from dwarf_nats.ports import Clock, Store
+    from dwarf_nats.rules.settlement import NewIds, Settled
     from dwarf_nats.settings import EngineSettings
 
 log = logging.getLogger("dwarf_nats.engine")
@@ -24,7 +24,7 @@ T = TypeVar("T")
 MAX_GROUP_BYTES = 16 * 1024 * 1024
 BACKOFF_SECONDS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.5)
 
-Settled = Callable[[Sequence[tuple[Settlement, bool, int]]], None]
+Told = Callable[[Sequence[tuple[Settlement, bool, int]]], None]
 """Hears, after the commit, what took effect: the settlement, whether its flow lives, and the database's time."""
 
 
@@ -37,14 +37,20 @@ class Committer:
         settings: EngineSettings,
         clock: Clock,
         *,
-        on_settled: Settled,
+        on_settled: Told,
         on_fenced: Callable[[Settlement], None],
+        on_grown: Callable[[Settled], None] | None = None,
+        step_ids: Ids | None = None,
+        new_step: NewIds | None = None,
     ) -> None:
         self._store = store
         self._settings = settings
         self._clock = clock
         self._on_settled = on_settled
         self._on_fenced = on_fenced
+        self._on_grown = on_grown
+        self._step_ids = step_ids
+        self._new_step = new_step
         self._creates: deque[tuple[NewFlow, asyncio.Future[int | None]]] = deque()
         self._settlements: deque[Settlement] = deque()
         self._ready = asyncio.Event()
@@ -63,7 +69,7 @@ class Committer:
     def settle(self, settlement: Settlement) -> None:
         """Have a settlement written; `on_settled` or `on_fenced` hears of it."""
         if settlement.error is not None:
-            settlement.error_json = _error_json(settlement.error)
+            settlement.error_json = settlement.error.stored()
         self._settlements.append(settlement)
         self._ready.set()
 
@@ -71,6 +77,10 @@ class Committer:
         """Let `run` end once everything is written."""
         self._closing = True
         self._ready.set()
+
+    def reopen(self) -> None:
+        """Be ready for `run` once more."""
+        self._closing = False
 
     async def run(self) -> None:
         """Write until closed."""
@@ -142,12 +152,19 @@ class Committer:
                 effects.append((one, *result))
         if effects:
             self._on_settled(effects)
+        self._grown(settled)
 
-    async def _written(self, group: list[Settlement]) -> dict[int, tuple[bool, int]]:
+    def _grown(self, settled: Settled) -> None:
+        if self._on_grown is not None and (settled.born or settled.ended):
+            self._on_grown(settled)
+
+    async def _written(self, group: list[Settlement]) -> Settled:
         """Try until it is written, or the leases have run out (B6)."""
         for attempt in range(1_000_000):
             try:
-                settled = await self._store.settle(group, self._settings.time_budget_ms)
+                if self._step_ids is not None and any(one.arrives for one in group):
+                    await self._step_ids.ensure(2 * len(group))
+                settled = await self._store.settle(group, self._settings.time_budget_ms, *self._births())
             except Unavailable as error:
                 self._refuse_waiting(error)
                 if attempt == 0:
@@ -181,7 +198,8 @@ class Committer:
         words = " ".join(str(error).split())
         log.error("the database refused the result of step %s: %s", one.step.shown, words)
         refused = fail(one.step, ErrorInfo(f"the result of task {one.step.url} cannot be stored: {words}", 500))
-        refused.error_json = _error_json(refused.error)
+        assert refused.error is not None
+        refused.error_json = refused.error.stored()
         try:
             settled = await self._written([refused])
         except Exception as again:
@@ -193,6 +211,11 @@ class Committer:
             self._on_fenced(one)
         else:
             self._on_settled([(refused, *result)])
+        self._grown(settled)
+
+    def _births(self) -> tuple[NewIds, Limits] | tuple[()]:
+        """What a group needs to bring fan-in steps into the world."""
+        return (self._new_step, Limits(self._settings.max_state_bytes)) if self._new_step is not None else ()
 
     def _count(self, members: int) -> None:
         self.groups += 1
@@ -201,7 +224,8 @@ class Committer:
 
 def _weight(settlement: Settlement) -> int:
     written = settlement.successor or settlement.end
-    return len(written.state_json) if written is not None else 0
+    own = len(written.state_json) if written is not None else 0
+    return own + sum(len(branch.state_json) for branch in settlement.branches)
 
 
 def _group(queue: deque[T], limit: int, weight: Callable[[T], int]) -> list[T]:
@@ -217,13 +241,3 @@ def _group(queue: deque[T], limit: int, weight: Callable[[T], int]) -> list[T]:
 def _refuse(future: asyncio.Future[int | None], error: Exception) -> None:
     if not future.done():
         future.set_exception(error)
-
-
-def _error_json(error: ErrorInfo | None) -> bytes | None:
-    if error is None:
-        return None
-    try:
-        return orjson.dumps(error.as_dict())
-    except (TypeError, orjson.JSONEncodeError):  # lone surrogates in an exception's text, say
-        message = error.message.encode("utf-8", "backslashreplace").decode()
-        return orjson.dumps({"message": message, "code": error.code})

@@ -7,7 +7,6 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from dwarf_nats.errors import BadRequest, DwarfError, Internal, NotFound, Unavailable
-from dwarf_nats.workflow.executable import unsupported
 from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.records import GraphInfo
 
@@ -73,9 +72,6 @@ class GraphBook:
             self._by_digest.move_to_end(digest)
             return known
         graph.validate()
-        reason = unsupported(graph)
-        if reason is not None:
-            raise BadRequest(f"graph {graph.name!r} cannot be executed by this version yet: {reason}")
         kept = Graph.from_json(graph.to_json())  # the caller may go on building on theirs
         self._keep(digest, kept)
         return kept

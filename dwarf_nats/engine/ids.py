@@ -3,35 +3,47 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dwarf_nats.ports import Store
 
 
+class NoneLeft(Exception):
+    """No id is left: call `ensure` first."""
+
+
 class Ids:
-    """Ids of one kind on one shard. `take` is synchronous; `ensure` before it awaits a block when there is none left."""
+    """Ids of one kind on one shard. `take` is synchronous; `ensure` before it awaits blocks when there are too few left.
+
+    Raises `NoneLeft` if more are taken than were ensured.
+    """
 
     def __init__(self, store: Store, kind: str) -> None:
         self._store = store
         self._kind = kind
         self._next = self._end = 0
+        self._blocks: deque[tuple[int, int]] = deque()
         self._lock = asyncio.Lock()
 
     @property
     def left(self) -> int:
-        return self._end - self._next
+        return self._end - self._next + sum(count for _, count in self._blocks)
 
-    async def ensure(self) -> None:
-        """Have at least one id. Raises `Unavailable`."""
-        while self._next >= self._end:
-            async with self._lock:
-                if self._next >= self._end:
-                    first, count = await self._store.next_ids(self._kind)
-                    self._next, self._end = first, first + count
+    async def ensure(self, wanted: int = 1) -> None:
+        """Have at least `wanted` ids. Raises `Unavailable`."""
+        if self._end - self._next >= wanted:
+            return
+        async with self._lock:
+            while self.left < wanted:
+                self._blocks.append(await self._store.next_ids(self._kind))
 
     def take(self) -> int:
         if self._next >= self._end:
-            raise RuntimeError("no id left: call ensure() first")
+            if not self._blocks:
+                raise NoneLeft
+            first, count = self._blocks.popleft()
+            self._next, self._end = first, first + count
         self._next += 1
         return self._next - 1

@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from dwarf_nats.engine.committer import BACKOFF_SECONDS, Committer
-from dwarf_nats.engine.ids import Ids
+from dwarf_nats.engine.ids import Ids, NoneLeft
 from dwarf_nats.engine.waiters import Waiters
 from dwarf_nats.errors import DwarfError, Unavailable
 from dwarf_nats.ports import BusAway
 from dwarf_nats.rules.decide import Limits, decide, fail, give_back
-from dwarf_nats.rules.settlement import FlowFacts, NewFlow, Settlement, StepInHand
+from dwarf_nats.rules.settlement import FlowFacts, NewFlow, NewStep, Settled, Settlement, StepInHand
 from dwarf_nats.workflow.answer import Answer, ErrorInfo, TaskCall
 from dwarf_nats.workflow.keys import Tokens
 from dwarf_nats.workflow.records import Outcome, StatusChanged
@@ -25,10 +25,12 @@ if TYPE_CHECKING:
     from dwarf_nats.engine.graphs import GraphBook
     from dwarf_nats.ports import Clock, Notices, Signals, Store, Tasks
     from dwarf_nats.settings import EngineSettings
+    from dwarf_nats.workflow.graph import Graph
     from dwarf_nats.workflow.rows import FlowRow
 
 log = logging.getLogger("dwarf_nats.engine")
 POLL_SECONDS = 30.0
+ID_BLOCK = 5_000
 BUS_AWAY_DELAY_US = 250_000
 
 
@@ -116,7 +118,16 @@ class Shard:
         self._due: int | None = 0
         self._backlogged = True
         self._jobs: list[asyncio.Task[None]] = []
-        self.committer = Committer(store, settings, clock, on_settled=self._settled, on_fenced=self._fenced)
+        self.committer = Committer(
+            store,
+            settings,
+            clock,
+            on_settled=self._settled,
+            on_fenced=self._fenced,
+            on_grown=self._grown,
+            step_ids=self.step_ids,
+            new_step=self._new_step,
+        )
 
     # -- lifecycle
 
@@ -127,6 +138,11 @@ class Shard:
         except BaseException:
             await self.store.close()
             raise
+        # An engine that was stopped may be started again.
+        self.draining = False
+        self._due = 0
+        self._backlogged = True
+        self.committer.reopen()
         self._jobs = [
             self._job(self.committer.run(), "committer"),
             self._job(self._refill(), "refiller"),
@@ -264,6 +280,7 @@ class Shard:
         return StepInHand(
             flow, step_id=row[0], token=row[1], node=row[2], url=row[3], depth=row[4], attempt=row[5], lease_seq=row[6],
             state=decode_state(row[7]), changes=decode_state(row[8]), age_us=row[9],
+            spawn_id=row[25], ordinal=row[26],
         )  # fmt: skip
 
     async def start(self, flow: FlowRow, notify: str = "") -> None:
@@ -312,7 +329,7 @@ class Shard:
         await self._have_step_id()
         step.age_us += max(0, self._clock.now() - step.dispatched_at)
         try:
-            settlement = decide(step, flow.graph, answer, self._new_step, Limits(self.settings.max_state_bytes))
+            settlement = await self._decided(step, flow.graph, answer)
         except DwarfError as error:
             return fail(step, ErrorInfo(error.message, error.code))
         except Exception as error:
@@ -323,10 +340,21 @@ class Shard:
             log.debug(
                 "step %s: conditions not evaluated, taken as false: %s", step.shown, "; ".join(settlement.problems)
             )
-        new = settlement.successor
+        # The finishing step's hand is free for one of those that follow; the other branches are claimed like any work.
+        new = settlement.branches[0] if settlement.branches else settlement.successor
         if new is not None and new.delay_us == 0:
             new.running = self.admits_born_running()
         return settlement
+
+    async def _decided(self, step: StepInHand, graph: Graph, answer: Answer) -> Settlement:
+        """Decide, with as many ids as it turns out to need."""
+        wanted = ID_BLOCK
+        while True:
+            try:
+                return decide(step, graph, answer, self._new_step, Limits(self.settings.max_state_bytes))
+            except NoneLeft:
+                wanted *= 2
+                await self.step_ids.ensure(wanted)
 
     async def _ask(self, step: StepInHand) -> Answer:
         flow = step.flow
@@ -376,18 +404,18 @@ class Shard:
         for settlement, alive, at in effects:
             step = settlement.step
             self._drop(step)
-            new = settlement.successor
-            if alive and new is not None and new.running:
-                self._dispatch(
-                    StepInHand(step.flow, new.step_id, new.token, new.node, new.url, new.depth, 0, 1, new.state, {})
-                )
-                continue
-            self._hands.release()
+            born = settlement.branches or ([settlement.successor] if settlement.successor is not None else [])
+            if alive and born and born[0].running:
+                self._dispatch(_in_hand(step.flow, born[0]))
+                born = born[1:]
+            else:
+                self._hands.release()
             if not alive:
                 continue
-            if new is not None:
-                self.wake(new.delay_us)
-                pending.append((new.step_id, step.flow.priority, at + new.delay_us))
+            if settlement.branches or settlement.successor is not None:
+                for new in born:
+                    self.wake(new.delay_us)
+                    pending.append((new.step_id, step.flow.priority, at + new.delay_us))
             elif settlement.status is Status.PENDING:
                 self.wake(settlement.delay_us)
                 pending.append((step.step_id, step.flow.priority, at + settlement.delay_us))
@@ -397,6 +425,24 @@ class Shard:
                 changed.append(self.stopped(step.flow.flow_id, step.flow.thread_id, step.flow.notify, outcome, at))
                 ended.append((step.flow.key, end.status))
         self.announce(changed, pending, ended)
+
+    def _grown(self, settled: Settled) -> None:
+        """What a group brought about together: fan-ins born, flows ended by their cohorts."""
+        now = self._clock.now()
+        if settled.born:
+            self.wake()
+        changed = [
+            self.stopped(
+                flow.flow_id,
+                flow.thread_id,
+                flow.notify,
+                Outcome(flow.key, flow.workflow, end.status, end.state_json, end.error),
+                at,
+            )
+            for flow, end, at in settled.ended
+        ]
+        pending = [(step.step_id, flow.priority, now) for flow, step in settled.born]
+        self.announce(changed, pending, [(flow.key, end.status) for flow, end, _ in settled.ended])
 
     def stopped(self, flow_id: int, thread_id: int, notify: str, outcome: Outcome, at: int) -> StatusChanged:
         """Wake who waits, tell who asked to be told; the change, for `announce`."""
@@ -489,3 +535,11 @@ class Shard:
         if waited_for:
             for flow_id in await self.store.stopped_among(waited_for):
                 self.waiters.wake(flow_id, None)
+
+
+def _in_hand(flow: FlowFacts, new: NewStep) -> StepInHand:
+    """A step that was born running, in the hands of this replica."""
+    return StepInHand(
+        flow, new.step_id, new.token, new.node, new.url, new.depth, 0, 1, new.state, {},
+        spawn_id=new.spawn_id, ordinal=new.ordinal,
+    )  # fmt: skip

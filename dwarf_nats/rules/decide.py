@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import orjson
 
 from dwarf_nats.errors import BadRequest
-from dwarf_nats.rules import retries, routing
+from dwarf_nats.rules import branching, retries, routing
 from dwarf_nats.rules.routing import Route, StepError
 from dwarf_nats.rules.settlement import FlowEnd, NewStep, Settlement, StepInHand
 from dwarf_nats.workflow.answer import Answer, ErrorInfo
@@ -39,7 +39,7 @@ def decide(
     """The settlement of `answer`. `new_step` gives the id and token of a successor."""
     if answer.error is not None:
         retried = _retry(step, answer, step.changes) if answer.retry is not None else None
-        return retried if retried is not None else _failure(step, graph, answer.error, new_step, limits)
+        return retried if retried is not None else fail_or_handle(step, graph, answer.error, new_step, limits)
     try:
         _check_signals(answer)
         changes = {**step.changes, **answer.changes} if step.changes else answer.changes
@@ -50,15 +50,20 @@ def decide(
             raise _exhausted(step)
         return _complete(step, graph, answer, changes, new_step, limits)
     except StepError as error:
-        return _failure(step, graph, error.info, new_step, limits)
+        return fail_or_handle(step, graph, error.info, new_step, limits)
 
 
 def fail(step: StepInHand, error: ErrorInfo) -> Settlement:
-    """The step fails, and its flow with it (X8); the error's answer contributes no changes (S6)."""
-    final = encode_state(merge(step.state, step.changes))
-    return Settlement(
-        step, Status.FAILED, step.changes, error=error, attempt=step.attempt, end=FlowEnd(Status.FAILED, final, error)
-    )
+    """The step fails, and its flow with it; inside a cohort it has arrived as a failure and the siblings go on (X8).
+
+    The error's answer contributes no changes (S6).
+    """
+    settlement = Settlement(step, Status.FAILED, step.changes, error=error, attempt=step.attempt)
+    if step.spawn_id:
+        settlement.arrives = True
+    else:
+        settlement.end = FlowEnd(Status.FAILED, encode_state(merge(step.state, step.changes)), error)
+    return settlement
 
 
 def give_back(step: StepInHand, delay_us: int = 0) -> Settlement:
@@ -87,7 +92,7 @@ def _check_signals(answer: Answer) -> None:
         )
 
 
-def _failure(
+def fail_or_handle(
     step: StepInHand, graph: Graph, error: ErrorInfo, new_step: Callable[[], tuple[int, str]], limits: Limits
 ) -> Settlement:
     """Down the on_error edge whose condition holds, the step counting as completed; else it fails (X4, X8)."""
@@ -153,25 +158,57 @@ def _follow(
     limits: Limits,
 ) -> Settlement:
     """The step is completed and the flow goes along the route; with nothing next it completes (X7, X9)."""
-    state_json = encode_state(state)
-    if len(state_json) > limits.max_state_bytes:
-        return fail(
-            step,
-            ErrorInfo(
-                f"the state after task {step.url} is {len(state_json)} bytes, over the limit of {limits.max_state_bytes}:"
-                " keep large data elsewhere and a reference in the state",
-                413,
-            ),
-        )
+    try:
+        following = branching.follow(graph, step.node, route, state, member=step.spawn_id != 0)
+        state_json = _encoded(step, state, limits)
+        branches = [(node, branch, _encoded(step, branch, limits)) for node, branch in following.branches]
+    except StepError as error:
+        if route.after_error:
+            return fail(step, error.info)
+        raise
     settlement = Settlement(step, Status.COMPLETED, changes, attempt=step.attempt)
-    target = route.edges[0].target if route.edges else END
-    if target == END:
+    delay_us = min(sleep_ms * 1000, retries.MAX_DELAY_US)
+    if branches:
+        settlement.branches = [
+            _born(step, graph, node, branch, text, delay_us, new_step, step.step_id, ordinal)
+            for ordinal, (node, branch, text) in enumerate(branches)
+        ]
+    elif following.arrives:
+        settlement.arrives = True
+        settlement.delay_us = delay_us
+    elif following.target == END:
         settlement.end = FlowEnd(Status.COMPLETED, state_json)
     else:
-        step_id, token = new_step()
-        node = graph.nodes[target]
-        delay_us = min(sleep_ms * 1000, retries.MAX_DELAY_US)
-        settlement.successor = NewStep(
-            step_id, token, node.name, node.url, step.depth + 1, state, state_json, delay_us=delay_us
+        settlement.successor = _born(
+            step, graph, following.target, state, state_json, delay_us, new_step, step.spawn_id, step.ordinal
         )
     return settlement
+
+
+def _encoded(step: StepInHand, state: State, limits: Limits) -> bytes:
+    text = encode_state(state)
+    if len(text) > limits.max_state_bytes:
+        raise StepError(
+            f"the state after task {step.url} is {len(text)} bytes, over the limit of {limits.max_state_bytes}:"
+            " keep large data elsewhere and a reference in the state",
+            413,
+        )
+    return text
+
+
+def _born(
+    step: StepInHand,
+    graph: Graph,
+    name: str,
+    state: State,
+    state_json: bytes,
+    delay_us: int,
+    new_step: Callable[[], tuple[int, str]],
+    spawn_id: int,
+    ordinal: int,
+) -> NewStep:
+    step_id, token = new_step()
+    node = graph.nodes[name]
+    return NewStep(
+        step_id, token, node.name, node.url, step.depth + 1, state, state_json, delay_us, False, spawn_id, ordinal
+    )

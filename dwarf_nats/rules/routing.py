@@ -29,6 +29,7 @@ class Route:
 
     edges: list[Transition] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    after_error: bool = False
 
     def gate(self, edge: Transition, state: State) -> bool:
         """Whether the edge's condition holds on the merged state; one without is open."""
@@ -59,7 +60,9 @@ def after_success(graph: Graph, node: str, state: State, goto: str | None) -> Ro
 
 def after_error(graph: Graph, node: str, state: State) -> Route:
     """The on_error edge taken: of several the first whose condition holds on the step's input plus `onErr` (X4)."""
-    return _first((edge for edge in graph.leaving(node) if edge.on_error), state)
+    route = _first((edge for edge in graph.leaving(node) if edge.on_error), state)
+    route.after_error = True
+    return route
 
 
 def _first(edges: Iterable[Transition], state: State) -> Route:

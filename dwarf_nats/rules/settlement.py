@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -56,6 +56,9 @@ class StepInHand:
     lease_seq: int
     state: State
     changes: State
+    spawn_id: int = 0
+    """Its lineage: the step that fanned out, 0 outside a cohort."""
+    ordinal: int = 0
     age_us: int = 0
     """Since the first dispatch of the step (X5), in microseconds."""
     dispatched_at: int = 0
@@ -83,6 +86,8 @@ class NewStep:
     state_json: bytes
     delay_us: int = 0
     running: bool = False
+    spawn_id: int = 0
+    ordinal: int = 0
 
 
 @dataclass(slots=True)
@@ -105,8 +110,12 @@ class Settlement:
     attempt: int = 0
     delay_us: int = 0
     successor: NewStep | None = None
+    branches: list[NewStep] = field(default_factory=list)
+    """The cohort this step spawns (F1)."""
+    arrives: bool = False
+    """The step is the last of its branch: its cohort counts one more arrival, a failed one if it failed (F2, F4)."""
     end: FlowEnd | None = None
-    error_json: bytes | None = None
+    error_json: str | None = None
     problems: Sequence[str] = ()
     """Conditions that could not be evaluated (G9)."""
     _changes_json: bytes | None = None
@@ -135,3 +144,19 @@ class NewFlow:
     idempotency_key: str = ""
     request_digest: str = ""
     delete_on_completion: bool = False
+
+
+NewIds = Callable[[], tuple[int, str]]
+"""Gives the id and token of a step that is about to be born."""
+
+
+class Settled(dict[int, tuple[bool, int]]):
+    """Step id → (took effect on a living flow, time), of the settlements that were not fenced off (X1).
+
+    `born`: steps that came to be by what the group did together, pending. `ended`: flows that ended so, with the time.
+    """
+
+    def __init__(self, applied: dict[int, tuple[bool, int]]) -> None:
+        super().__init__(applied)
+        self.born: list[tuple[FlowFacts, NewStep]] = []
+        self.ended: list[tuple[FlowFacts, FlowEnd, int]] = []

@@ -8,18 +8,24 @@ must not become a scan of it when it has grown.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import asyncpg
 
 from dwarf_nats.errors import Unavailable
-from dwarf_nats.rules.settlement import NewFlow, Settlement
+from dwarf_nats.rules.settlement import NewFlow, NewIds, Settled, Settlement
+from dwarf_nats.store.cohorts import Sql, Wish, effects, has_effects
 from dwarf_nats.store.database import Row, Tx, postgres_sql
 from dwarf_nats.store.lease import lease_us
 
+if TYPE_CHECKING:
+    from dwarf_nats.rules.decide import Limits
+
+T = TypeVar("T")
 log = logging.getLogger("dwarf_nats.store")
 NOW = "(extract(epoch from now()) * 1000000)::bigint"
 _AWAY = (
@@ -106,7 +112,7 @@ claimed as (
   returning s.step_id, s.token, s.node, s.url, s.depth, s.attempt, s.lease_seq, s.state, s.changes,
     {NOW} - s.started_at as age, f.flow_id, f.token as flow_token, f.workflow, f.graph_digest, f.baggage, f.priority,
     f.fairness_key, f.fairness_weight, f.time_budget_ms, f.notify, f.thread_id, f.created_at, f.updated_at, f.status,
-    s.not_before)
+    s.not_before, s.spawn_id, s.ordinal)
 select * from claimed order by priority, not_before, step_id
 """
 
@@ -114,29 +120,33 @@ SETTLE = f"""
 with r as (
   select * from unnest($1::bigint[], $2::int[], $3::text[], $4::text[], $5::text[], $6::int[], $7::bigint[], $8::bigint[],
     $9::bigint[], $10::text[], $11::text[], $12::text[], $13::text[], $14::bool[], $15::bigint[], $16::bigint[],
-    $17::text[], $18::text[])
+    $17::text[], $18::text[], $20::bool[], $21::int[])
   as r(step_id, lease_seq, status, changes, error, attempt, delay, flow_id, next_id, next_token, next_node, next_url,
-    next_state, next_running, next_delay, lease, end_status, final_state)),
+    next_state, next_running, next_delay, lease, end_status, final_state, arrives,
+    cohort_size)),
 -- Fenced by the lease generation (X1). The group's own columns come back through `returning`, so nothing is joined twice.
 done as (
   update dwarf_steps s set
     status = case when f.status in ('running', 'interrupted') then r.status else f.status end,
     changes = r.changes, error = r.error, attempt = r.attempt, claimed_by = null, lease_expires = null,
     successor_id = case when f.status in ('running', 'interrupted') then r.next_id end,
-    not_before = case when r.status = 'pending' then {NOW} + r.delay else s.not_before end, updated_at = {NOW}
+    not_before = case when r.status = 'pending' or r.arrives then {NOW} + r.delay else s.not_before end,
+    arrived = r.arrives::int, cohort_size = r.cohort_size, updated_at = {NOW}
   from r join dwarf_flows f on f.flow_id = r.flow_id
   -- `|| ''` hides the status from the partial indexes: a plan made while the table was empty would read all that runs.
   where s.step_id = r.step_id and s.lease_seq = r.lease_seq and s.status || '' = 'running'
-  returning s.step_id, s.flow_id, s.depth, s.priority, s.fairness_key, s.fairness_weight, r.error, r.next_id,
+  returning s.step_id, s.flow_id, s.depth, s.priority, s.fairness_key, s.fairness_weight, s.spawn_id, s.ordinal, r.error, r.next_id,
     r.next_token, r.next_node, r.next_url, r.next_state, r.next_running, r.next_delay, r.lease, r.end_status,
     r.final_state, f.status in ('running', 'interrupted') as alive),
 born as (
   insert into dwarf_steps (step_id, flow_id, depth, token, node, url, state, status, lease_seq, claimed_by, lease_expires,
-    not_before, predecessor_id, priority, fairness_key, fairness_weight, created_at, started_at, updated_at)
+    not_before, predecessor_id, spawn_id, ordinal, priority, fairness_key, fairness_weight, created_at, started_at,
+    updated_at)
   select next_id, flow_id, depth + 1, next_token, next_node, next_url, next_state,
     case when next_running then 'running' else 'pending' end, case when next_running then 1 else 0 end,
     case when next_running then $19::bigint end, case when next_running then {NOW} + lease end, {NOW} + next_delay,
-    step_id, priority, fairness_key, fairness_weight, {NOW}, case when next_running then {NOW} end, {NOW}
+    step_id, spawn_id, ordinal, priority, fairness_key, fairness_weight, {NOW},
+    case when next_running then {NOW} end, {NOW}
   from done where next_id is not null and alive),
 ended as (
   update dwarf_flows f set status = d.end_status, final_state = d.final_state, updated_at = {NOW},
@@ -146,6 +156,23 @@ ended as (
   returning f.flow_id)
 select d.step_id, d.alive and (d.end_status is null or d.flow_id in (select flow_id from ended)), {NOW} from done d
 """
+
+BEAR = f"""
+insert into dwarf_steps (step_id, flow_id, depth, token, node, url, state, status, not_before, predecessor_id, spawn_id,
+  ordinal, changes, error, successor_id, priority, fairness_key, fairness_weight, lease_seq, claimed_by, lease_expires,
+  created_at, started_at, updated_at)
+select step_id, flow_id, depth, token, node, url, state, status, greatest(not_before, {NOW} + delay), predecessor_id,
+  spawn_id, ordinal, changes, error, successor_id, priority, fairness_key, fairness_weight,
+  case when status = 'running' then 1 else 0 end, case when status = 'running' then $21::bigint end,
+  case when status = 'running' then {NOW} + lease end, {NOW}, case when status <> 'pending' then {NOW} end, {NOW}
+from unnest($1::bigint[], $2::bigint[], $3::int[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
+  $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], $13::int[], $14::text[], $15::text[], $16::bigint[],
+  $17::int[], $18::text[], $19::float8[], $20::bigint[])
+as r(step_id, flow_id, depth, token, node, url, state, status, not_before, delay, predecessor_id, spawn_id, ordinal,
+  changes, error, successor_id, priority, fairness_key, fairness_weight, lease)
+"""
+CHUNK = 2_000
+"""Rows of one such statement."""
 
 
 class Postgres:
@@ -237,26 +264,34 @@ class Postgres:
         """Claim up to `limit` due steps, best first (X1)."""
         return await self._run_hot(CLAIM, limit, replica_id, budget_ms)
 
-    async def settle(self, group: Sequence[Settlement], replica_id: int, budget_ms: int) -> dict[int, tuple[bool, int]]:
-        """Write settlements; step id → (took effect on a living flow, time) of those that were not fenced off."""
-        nexts = [one.successor for one in group]
-        ends = [one.end for one in group]
-        rows = await self._run_hot(
-            SETTLE,
-            [one.step.step_id for one in group], [one.step.lease_seq for one in group],
-            [one.status.value for one in group], [one.changes_json().decode() for one in group],
-            [None if one.error_json is None else one.error_json.decode() for one in group],
-            [one.attempt for one in group], [one.delay_us for one in group],
-            [one.step.flow.flow_id for one in group], [n and n.step_id for n in nexts], [n and n.token for n in nexts],
-            [n and n.node for n in nexts], [n and n.url for n in nexts],
-            [n and n.state_json.decode() for n in nexts], [n is not None and n.running for n in nexts],
-            [n.delay_us if n else 0 for n in nexts], [lease_us(one.step.flow, budget_ms) for one in group],
-            [end and end.status.value for end in ends], [end and end.state_json.decode() for end in ends],
-            replica_id,
-        )  # fmt: skip
-        return {int(row[0]): (bool(row[1]), int(row[2])) for row in rows}
+    async def settle(
+        self, group: Sequence[Settlement], replica_id: int, budget_ms: int, new_step: NewIds, limits: Limits
+    ) -> Settled:
+        """Write settlements and what follows from them (see `Settled`), in one transaction."""
+        args = _settle_args(group, replica_id, budget_ms)
+        if not has_effects(group):
+            return _settled(await self._run_hot(SETTLE, *args))
+
+        async def work(connection: Any) -> Settled:
+            async with connection.transaction():
+                settled = _settled(await connection.fetch(SETTLE, *args))
+                steps = effects(group, settled, new_step, limits)
+                rows: list[Row] | None = None
+                with contextlib.suppress(StopIteration):
+                    while True:
+                        wish = next(steps) if rows is None else steps.send(rows)
+                        rows = await _grant(connection, wish, replica_id, budget_ms)
+            return settled
+
+        return await self._hotly(work)
 
     async def _run_hot(self, sql: str, *args: Any) -> list[Row]:
+        async def work(connection: Any) -> list[Row]:
+            return list(await connection.fetch(sql, *args))
+
+        return await self._hotly(work)
+
+    async def _hotly(self, work: Callable[[Any], Awaitable[T]]) -> T:
         async with self._hot_lock:
             for attempt in range(4):
                 try:
@@ -264,7 +299,7 @@ class Postgres:
                         self._hot = await asyncpg.connect(
                             self.dsn, timeout=10, command_timeout=60, server_settings=_HOT
                         )
-                    return list(await self._hot.fetch(sql, *args))
+                    return await work(self._hot)
                 except _AGAIN:
                     if attempt == 3:
                         raise
@@ -288,6 +323,44 @@ class Postgres:
 
     def _unavailable(self, error: BaseException) -> Unavailable:
         return Unavailable(f"PostgreSQL at {shown_dsn(self.dsn)} is away, try again: {one_line(error)}")
+
+
+def _settle_args(group: Sequence[Settlement], replica_id: int, budget_ms: int) -> tuple[Any, ...]:
+    nexts = [one.successor for one in group]
+    ends = [one.end for one in group]
+    return (
+        [one.step.step_id for one in group], [one.step.lease_seq for one in group],
+        [one.status.value for one in group], [one.changes_json().decode() for one in group],
+        [one.error_json for one in group], [one.attempt for one in group], [one.delay_us for one in group],
+        [one.step.flow.flow_id for one in group], [n and n.step_id for n in nexts], [n and n.token for n in nexts],
+        [n and n.node for n in nexts], [n and n.url for n in nexts],
+        [n and n.state_json.decode() for n in nexts], [n is not None and n.running for n in nexts],
+        [n.delay_us if n else 0 for n in nexts], [lease_us(one.step.flow, budget_ms) for one in group],
+        [end and end.status.value for end in ends], [end and end.state_json.decode() for end in ends],
+        replica_id, [one.arrives for one in group], [len(one.branches) or None for one in group],
+    )  # fmt: skip
+
+
+def _settled(rows: Sequence[Row]) -> Settled:
+    return Settled({int(row[0]): (bool(row[1]), int(row[2])) for row in rows})
+
+
+async def _grant(connection: Any, wish: Wish, replica_id: int, budget_ms: int) -> list[Row]:
+    if isinstance(wish, Sql):
+        return list(await connection.fetch(postgres_sql(wish.text), *wish.args))
+    for start in range(0, len(wish), CHUNK):
+        rows = wish[start : start + CHUNK]
+        await connection.fetch(
+            BEAR,
+            [r.step.step_id for r in rows], [r.flow.flow_id for r in rows], [r.step.depth for r in rows],
+            [r.step.token for r in rows], [r.step.node for r in rows], [r.step.url for r in rows],
+            [r.step.state_json.decode() for r in rows], [r.status.value for r in rows], [r.not_before for r in rows],
+            [r.step.delay_us for r in rows], [r.predecessor_id for r in rows], [r.step.spawn_id for r in rows],
+            [r.step.ordinal for r in rows], [r.changes for r in rows], [r.error for r in rows],
+            [r.successor_id for r in rows], [r.flow.priority for r in rows], [r.flow.fairness_key for r in rows],
+            [r.flow.fairness_weight for r in rows], [lease_us(r.flow, budget_ms) for r in rows], replica_id,
+        )  # fmt: skip
+    return []
 
 
 class _Tx:

@@ -1,12 +1,13 @@
 """SQLite: one connection in one thread, and the hot statements in its own words.
 
-A group is one call into that thread, so a settlement of 500 steps costs one hop and one commit. `dwarf_now()` is the
-engine's clock, which a test moves by hand, at the begin of the transaction.
+A group is one call into that thread, so a settlement of 500 steps costs one hop and one commit. `dwarf_now()` reads the
+engine's clock, which a test moves by hand.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import os
 import sqlite3
@@ -18,12 +19,14 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar
 import orjson
 
 from dwarf_nats.errors import Unavailable
-from dwarf_nats.rules.settlement import NewFlow, Settlement
+from dwarf_nats.rules.settlement import NewFlow, NewIds, Settled, Settlement
+from dwarf_nats.store.cohorts import Sql, StepInsert, effects
 from dwarf_nats.store.database import Row, Tx, sqlite_sql
 from dwarf_nats.store.lease import lease_us
 
 if TYPE_CHECKING:
     from dwarf_nats.ports import Clock
+    from dwarf_nats.rules.decide import Limits
 
 T = TypeVar("T")
 MINIMUM = (3, 38, 0)
@@ -37,13 +40,15 @@ on conflict (fairness_key, idempotency_key) where idempotency_key <> '' do nothi
 """
 _STEP = """
 insert into dwarf_steps (step_id, flow_id, depth, token, node, url, state, status, lease_seq, claimed_by, lease_expires,
-  not_before, predecessor_id, priority, fairness_key, fairness_weight, created_at, started_at, updated_at)
-values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+  not_before, predecessor_id, spawn_id, ordinal, priority, fairness_key, fairness_weight, created_at, started_at,
+  updated_at, changes, error, successor_id)
+values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 _CLAIM = """
 select s.step_id, s.token, s.node, s.url, s.depth, s.attempt, s.lease_seq + 1, s.state, s.changes,
   ?1 - coalesce(s.started_at, ?1), f.flow_id, f.token, f.workflow, f.graph_digest, f.baggage, f.priority, f.fairness_key,
-  f.fairness_weight, f.time_budget_ms, f.notify, f.thread_id, f.created_at, f.updated_at, f.status, s.not_before
+  f.fairness_weight, f.time_budget_ms, f.notify, f.thread_id, f.created_at, f.updated_at, f.status, s.not_before,
+  s.spawn_id, s.ordinal
 from dwarf_steps s indexed by dwarf_steps_due join dwarf_flows f on f.flow_id = s.flow_id
 where s.status = 'pending' and s.parked = 0 and s.not_before <= ?1
 order by s.priority, s.not_before, s.step_id limit ?2
@@ -54,7 +59,7 @@ update dwarf_steps set status = 'running', lease_seq = lease_seq + 1, claimed_by
 """
 _DONE = """
 update dwarf_steps set status = ?, changes = ?, error = ?, attempt = ?, claimed_by = null, lease_expires = null,
-  successor_id = ?, not_before = coalesce(?, not_before), updated_at = ?
+  successor_id = ?, not_before = coalesce(?, not_before), arrived = ?, cohort_size = ?, updated_at = ?
 where step_id = ? and lease_seq = ? and status = 'running'
 """
 _ENDED = "update dwarf_flows set status = ?, final_state = ?, error = ?, updated_at = ? where flow_id = ?"
@@ -70,7 +75,7 @@ class Sqlite:
         self._turn = asyncio.Lock()
         self._connection: sqlite3.Connection | None = None
         self._lock_file: IO[str] | None = None
-        self._now = 0
+        self._instant = 0
 
     async def open(self) -> None:
         """Open the file. Raises `Unavailable` if it cannot be opened or another replica holds it."""
@@ -91,7 +96,7 @@ class Sqlite:
                 self.path or ":memory:", isolation_level=None, check_same_thread=False, cached_statements=512
             )
             self._connection = connection
-            connection.create_function("dwarf_now", 0, lambda: self._now)
+            connection.create_function("dwarf_now", 0, lambda: self._instant)
             if self.path:
                 connection.execute("pragma journal_mode = wal")
                 connection.execute("pragma synchronous = full")
@@ -159,7 +164,7 @@ class Sqlite:
         """Insert flows with their entry steps; flow id → creation time of those whose idempotency key was new."""
 
         def work(connection: sqlite3.Connection) -> dict[int, int]:
-            now = self._clock.now()
+            now = self._instant
             return {
                 new.facts.flow_id: now
                 for new in group
@@ -185,8 +190,8 @@ class Sqlite:
             _STEP,
             (new.step_id, f.flow_id, 1, new.step_token, new.node, new.url, new.state_json.decode(), status,
              int(new.running), replica_id if new.running else None, now + lease if new.running else None,
-             max(new.start_at or 0, now), None, f.priority, f.fairness_key, f.fairness_weight, now,
-             now if new.running else None, now),
+             max(new.start_at or 0, now), None, 0, 0, f.priority, f.fairness_key, f.fairness_weight, now,
+             now if new.running else None, now, "{}", None, None),
         )  # fmt: skip
         return True
 
@@ -194,7 +199,7 @@ class Sqlite:
         """Claim up to `limit` due steps, best first (X1)."""
 
         def work(connection: sqlite3.Connection) -> list[Row]:
-            now = self._clock.now()
+            now = self._instant
             rows = connection.execute(_CLAIM, (now, limit)).fetchall()
             connection.executemany(
                 _CLAIMED,
@@ -204,16 +209,28 @@ class Sqlite:
 
         return await self._group(work)
 
-    async def settle(self, group: Sequence[Settlement], replica_id: int, budget_ms: int) -> dict[int, tuple[bool, int]]:
-        """Write settlements; step id → (took effect on a living flow, time) of those that were not fenced off."""
+    async def settle(
+        self, group: Sequence[Settlement], replica_id: int, budget_ms: int, new_step: NewIds, limits: Limits
+    ) -> Settled:
+        """Write settlements and what follows from them (see `Settled`), in one transaction."""
 
-        def work(connection: sqlite3.Connection) -> dict[int, tuple[bool, int]]:
-            now = self._clock.now()
-            settled = {}
+        def work(connection: sqlite3.Connection) -> Settled:
+            now = self._instant
+            settled = Settled({})
             for one in group:
                 alive = self._settle(connection, one, now, replica_id, lease_us(one.step.flow, budget_ms))
                 if alive is not None:
                     settled[one.step.step_id] = (alive, now)
+            steps = effects(group, settled, new_step, limits)
+            rows: list[Row] | None = None
+            with contextlib.suppress(StopIteration):
+                while True:
+                    wish = next(steps) if rows is None else steps.send(rows)
+                    if isinstance(wish, Sql):
+                        rows = self._fetch(wish.text, wish.args)
+                    else:
+                        rows = []
+                        connection.executemany(_STEP, [_row(one, now, replica_id, budget_ms) for one in wish])
             return settled
 
         return await self._group(work)
@@ -226,12 +243,12 @@ class Sqlite:
             return None
         alive = row[0] in ("running", "interrupted")
         new, end = one.successor, one.end
-        error = None if one.error_json is None else one.error_json.decode()
         done = connection.execute(
             _DONE,
-            (one.status.value if alive else row[0], one.changes_json().decode(), error, one.attempt,
-             new.step_id if new and alive else None, now + one.delay_us if one.status == "pending" else None, now,
-             one.step.step_id, one.step.lease_seq),
+            (one.status.value if alive else row[0], one.changes_json().decode(), one.error_json, one.attempt,
+             new.step_id if new and alive else None,
+             now + one.delay_us if one.status == "pending" or one.arrives else None, int(one.arrives),
+             len(one.branches) or None, now, one.step.step_id, one.step.lease_seq),
         )  # fmt: skip
         if done.rowcount == 0:
             return None
@@ -241,18 +258,18 @@ class Sqlite:
                 _STEP,
                 (new.step_id, flow.flow_id, new.depth, new.token, new.node, new.url, new.state_json.decode(),
                  "running" if running else "pending", int(running), replica_id if running else None,
-                 now + lease if running else None, now + new.delay_us, one.step.step_id, flow.priority,
-                 flow.fairness_key, flow.fairness_weight, now, now if running else None, now),
+                 now + lease if running else None, now + new.delay_us, one.step.step_id, new.spawn_id, new.ordinal,
+                 flow.priority, flow.fairness_key, flow.fairness_weight, now, now if running else None, now, "{}", None,
+                 None),
             )  # fmt: skip
         if alive and end is not None:
-            flow_error = error if end.status == "failed" else None
+            flow_error = one.error_json if end.status == "failed" else None
             connection.execute(_ENDED, (end.status.value, end.state_json.decode(), flow_error, now, flow.flow_id))
         return alive
 
     async def _group(self, work: Callable[[sqlite3.Connection], T]) -> T:
         def transaction() -> T:
-            connection = self._opened()
-            connection.execute("begin immediate")
+            connection = self._begin()
             try:
                 result = work(connection)
                 connection.execute("commit")
@@ -269,19 +286,22 @@ class Sqlite:
             raise Unavailable("the engine is not running: its database is closed")
         return self._connection
 
-    def _begin(self) -> None:
-        self._opened().execute("begin immediate")
-        self._now = self._clock.now()
+    def _begin(self) -> sqlite3.Connection:
+        """Begin a transaction; `dwarf_now()` is the same moment all through it, as `now()` is in PostgreSQL."""
+        connection = self._opened()
+        connection.execute("begin immediate")
+        self._instant = self._clock.now()
+        return connection
 
     def _roll_back(self) -> None:
         if self._connection is not None and self._connection.in_transaction:
             self._connection.execute("rollback")
 
     def _fetch(self, sql: str, args: Sequence[Any]) -> list[Row]:
-        plain = [orjson.dumps(arg).decode() if isinstance(arg, list) else arg for arg in args]
         connection = self._opened()
-        if not connection.in_transaction:  # as in PostgreSQL, time stands still within a transaction
-            self._now = self._clock.now()
+        if not connection.in_transaction:
+            self._instant = self._clock.now()
+        plain = [orjson.dumps(arg).decode() if isinstance(arg, list) else arg for arg in args]
         return connection.execute(sqlite_sql(sql), plain).fetchall()
 
     async def _call(self, work: Callable[[], T]) -> T:
@@ -294,6 +314,18 @@ class Sqlite:
             if "locked" in str(error) or "disk" in str(error) or "unable to open" in str(error):
                 raise Unavailable(f"the SQLite file {self.path} is away, try again: {error}") from error
             raise
+
+
+def _row(one: StepInsert, now: int, replica_id: int, budget_ms: int) -> tuple[Any, ...]:
+    step, flow = one.step, one.flow
+    running = one.status == "running"
+    return (
+        step.step_id, flow.flow_id, step.depth, step.token, step.node, step.url, step.state_json.decode(),
+        one.status.value, int(running), replica_id if running else None,
+        now + lease_us(flow, budget_ms) if running else None, max(one.not_before, now + step.delay_us),
+        one.predecessor_id, step.spawn_id, step.ordinal, flow.priority, flow.fairness_key, flow.fairness_weight, now,
+        None if one.status == "pending" else now, now, one.changes, one.error, one.successor_id,
+    )  # fmt: skip
 
 
 class _Tx:

@@ -6,8 +6,11 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dwarf_nats.errors import BadRequest, Conflict, NotFound, Unavailable
+from dwarf_nats.rules.decide import Limits
 from dwarf_nats.rules.lifecycle import flow_sources
+from dwarf_nats.rules.settlement import NewIds, Settled
 from dwarf_nats.store import listing, migrate
+from dwarf_nats.store.cohorts import no_ids
 from dwarf_nats.store.postgres import Postgres, shown_dsn
 from dwarf_nats.store.sqlite import Sqlite
 from dwarf_nats.workflow.keys import Key
@@ -16,7 +19,7 @@ from dwarf_nats.workflow.status import Status
 
 if TYPE_CHECKING:
     from dwarf_nats.ports import Clock
-    from dwarf_nats.rules.settlement import NewFlow, Settlement
+    from dwarf_nats.rules.settlement import NewFlow, NewIds, Settled, Settlement
     from dwarf_nats.store.database import Row, Tx
     from dwarf_nats.workflow.options import Query
 
@@ -78,8 +81,14 @@ class SqlStore:
     async def claim(self, limit: int, budget_ms: int) -> list[Row]:
         return await self.database.claim(limit, self.replica_id, budget_ms)
 
-    async def settle(self, group: Sequence[Settlement], budget_ms: int) -> dict[int, tuple[bool, int]]:
-        return await self.database.settle(group, self.replica_id, budget_ms)
+    async def settle(
+        self,
+        group: Sequence[Settlement],
+        budget_ms: int,
+        new_step: NewIds = no_ids,
+        limits: Limits = Limits(2**63),  # noqa: B008 - a frozen value
+    ) -> Settled:
+        return await self.database.settle(group, self.replica_id, budget_ms, new_step, limits)
 
     async def next_ids(self, kind: str) -> tuple[int, int]:
         return await self.database.next_ids(kind)

@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 
 @asynccontextmanager
 async def service(
-    nats_url: str, dsn: str = "sqlite://", *, prefix: str = "dwarf", task_prefix: str = "task", graphs_dir: Path | None = None
+    nats_url: str,
+    dsn: str = "sqlite://",
+    *,
+    prefix: str = "dwarf",
+    task_prefix: str = "task",
+    graphs_dir: Path | None = None,
 ) -> AsyncIterator[Engine]:
     """One replica on `nats_url` and `dsn`, ready when entered, drained at the end. Give each test prefixes of its own."""
     settings = ServerSettings(

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+import orjson
+
 from dwarf_nats.workflow.state import Raw, State
 
 
@@ -19,6 +21,22 @@ class ErrorInfo:
 
     def as_dict(self) -> dict[str, Any]:
         return {**self.extra, "message": self.message, "code": self.code}
+
+    def stored(self) -> str:
+        """As it is stored; characters no text may hold are escaped."""
+        try:
+            return orjson.dumps(self.as_dict()).decode()
+        except (TypeError, orjson.JSONEncodeError):  # lone surrogates in an exception's text, say
+            message = self.message.encode("utf-8", "backslashreplace").decode()
+            return orjson.dumps({"message": message, "code": self.code}).decode()
+
+    @classmethod
+    def from_stored(cls, text: str | None) -> ErrorInfo | None:
+        """A stored error as a value."""
+        if text is None:
+            return None
+        stored: dict[str, Any] = orjson.loads(text)
+        return cls(str(stored.pop("message", "")), int(stored.pop("code", 500)), stored)
 
 
 @dataclass(slots=True, frozen=True)

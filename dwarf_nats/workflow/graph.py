@@ -72,6 +72,7 @@ class Graph:
         self._leaving: dict[str, list[Transition]] = {}
         self._stray_fan_ins: dict[str, None] = {}
         self._defects: dict[str, str] = {}
+        self._fan_ins: dict[str, str] | None = None
 
     @property
     def entry_point(self) -> str:
@@ -132,6 +133,7 @@ class Graph:
         """Add an edge; without options it is plain. Names that are no node yet become one; `END` ends the flow (G2)."""
         if for_each and not as_:
             as_ = "item"
+        self._fan_ins = None
         edge = Transition(self._node(source), self._node(target), when, switch, goto, for_each, as_, on_error)
         self.transitions.append(edge)
         self._leaving.setdefault(edge.source, []).append(edge)
@@ -208,6 +210,13 @@ class Graph:
     def fan_in_of(self) -> dict[str, str]:
         """Fan-out source → the fan-in its branches converge on (G7). Raises `BadRequest` where they do not."""
         return lineage.walk(self)
+
+    @property
+    def fan_ins(self) -> dict[str, str]:
+        """As `fan_in_of`, worked out once; for a graph that nobody builds on any more."""
+        if self._fan_ins is None:
+            self._fan_ins = self.fan_in_of()
+        return self._fan_ins
 
     def defects(self) -> list[str]:
         """What the builder was asked for and could not keep, for `validate`."""

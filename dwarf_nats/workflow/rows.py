@@ -58,6 +58,12 @@ class StepRow:
     error: str | None
     predecessor_id: int | None
     successor_id: int | None
+    spawn_id: int
+    ordinal: int
+    arrived: int
+    cohort_size: int | None
+    arrivals: int
+    not_before: int
     created_at: int
     started_at: int | None
     updated_at: int

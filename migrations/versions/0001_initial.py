@@ -86,12 +86,20 @@ create table dwarf_steps (
   error text,
   predecessor_id bigint,
   successor_id bigint,
+  spawn_id bigint not null default 0,
+  ordinal int not null default 0,
+  arrived int not null default 0,
+  cohort_size int,
+  arrivals int not null default 0,
+  failures int not null default 0,
+  cohort_error text,
   created_at bigint not null,
   started_at bigint,
   updated_at bigint not null
 ) {steps_storage};
 
 create index dwarf_steps_flow on dwarf_steps (flow_id);
+create index dwarf_steps_cohort on dwarf_steps (spawn_id) where spawn_id <> 0;
 create index dwarf_steps_due on dwarf_steps (priority, not_before, step_id) where status = 'pending' and parked = 0;
 create index dwarf_steps_held on dwarf_steps (claimed_by, lease_expires) where status = 'running'
 """

@@ -464,28 +464,6 @@ async def test_an_unknown_workflow_says_where_it_was_looked_for(timed: Engine) -
         await timed.create("nope")
 
 
-UNSUPPORTED = {
-    "fan-out": lambda g: (g.add_fan_out("a", "b", "c"), g.add_chain("b", "m", "END"), g.add_chain("c", "m"), g.set_fan_in("m")),
-    "for_each": lambda g: (g.add_for_each("a", "b", "items"), g.add_chain("b", "m", "END"), g.set_fan_in("m")),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("kind", list(UNSUPPORTED))
-async def test_graphs_not_executed_yet_are_refused_and_leave_nothing(
-    timed: Engine, proxy: TaskProxy, kind: str
-) -> None:
-    graph = Graph("fancy")
-    graph.add_task("a")
-    UNSUPPORTED[kind](graph)  # type: ignore[no-untyped-call]
-    graph.validate()
-    proxy.handle_graph(graph)
-    for ask in (timed.create("fancy"), timed.create(graph), timed.run(graph), timed.put_graph(graph)):
-        with pytest.raises(BadRequest, match="'fancy' cannot be executed by this version yet"):
-            await ask
-    assert (await timed.list())[0] == []
-    assert await timed.list_graphs() == []
-
-
 async def test_a_source_that_answers_another_graph_is_refused(timed: Engine, proxy: TaskProxy) -> None:
     """Semantics 11."""
     proxy.handle_graph(line("other", "add"), "mine")

@@ -101,21 +101,6 @@ REFUSED = {
     "an integer beyond 64 bits": ("flow.run", state('{"n": 9223372036854775808}'), 400, "64 bits"),
     "a number beyond a double": ("flow.run", state('{"n": 1e400}'), 400, "state"),
     "a lone surrogate": ("flow.run", state('{"s": "\\ud800"}'), 400, "JSON"),
-    "a graph with a fan-out": (
-        "flow.run",
-        graph(
-            tasks=[{"name": "a"}, {"name": "b"}, {"name": "c"}, {"name": "d", "fanIn": True}],
-            transitions=[
-                {"from": "a", "to": "b"},
-                {"from": "a", "to": "c"},
-                {"from": "b", "to": "d"},
-                {"from": "c", "to": "d"},
-                {"from": "d", "to": "END"},
-            ],
-        ),
-        400,
-        "version",
-    ),
     "a graph that never ends": ("flow.run", graph(transitions=[{"from": "a", "to": "a"}]), 400, "END"),
     "a graph with an unknown key": ("graph.put", json.dumps({**STRAIGHT, "task": []}).encode(), 400, "task"),
     "an operation of a later version": ("flow.resume", json.dumps({"flowKey": KEY}).encode(), 400, "version"),

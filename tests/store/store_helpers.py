@@ -81,7 +81,7 @@ def ended(step: StepInHand, changes: dict[str, Any] | None = None) -> Settlement
 
 def failed(step: StepInHand, message: str = "no") -> Settlement:
     settlement = fail(step, ErrorInfo(message, 500))
-    settlement.error_json = b'{"message":"' + message.encode() + b'","code":500}'
+    settlement.error_json = '{"message":"' + message + '","code":500}'
     return settlement
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from dwarf_nats.errors import BadRequest
-from dwarf_nats.workflow.executable import unsupported
+
 from dwarf_nats.workflow.graph import END, Graph, ReducerKind, Transition
 
 
@@ -271,34 +271,3 @@ def test_g10_the_digest_tells_graphs_apart_and_not_the_order_of_their_fields() -
     assert one != two
     assert one.digest() != two.digest()
     assert len(one.digest()) == 64
-
-
-@pytest.mark.parametrize(
-    "build",
-    [
-        lambda g: None,
-        lambda g: g.add_transition_switch("b", END, "x"),
-        lambda g: g.add_transition_goto("a", END),
-        lambda g: g.add_transition_on_error("a", END),
-        lambda g: g.add_task("c"),
-    ],
-)
-def test_what_keeps_to_one_step_at_a_time_can_be_executed(build: Callable[[Graph], object]) -> None:
-    graph = line("a", "b")
-    build(graph)
-    assert unsupported(graph) is None
-
-
-@pytest.mark.parametrize(
-    ("build", "word"),
-    [
-        (lambda g: g.add_transition("a", END), "fans out"),
-        (lambda g: g.add_transition_when("a", END, "x"), "fans out"),
-        (lambda g: g.add_transition_for_each("a", "b", "rows"), "fans out"),
-        (lambda g: g.set_fan_in("b"), "fan-in"),
-    ],
-)
-def test_what_needs_a_fan_out_is_told_why(build: Callable[[Graph], object], word: str) -> None:
-    graph = line("a", "b")
-    build(graph)
-    assert word in (unsupported(graph) or "")

@@ -1,0 +1,72 @@
+"""Fan-in: what a cohort that has resolved amounts to (F2-F4, X8, X9). Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dwarf_nats.errors import BadRequest
+from dwarf_nats.rules.branching import element_fields
+from dwarf_nats.workflow.reducers import combine
+from dwarf_nats.workflow.state import State, decode_state, encode_state, merge
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from dwarf_nats.workflow.graph import Graph
+
+
+@dataclass(slots=True)
+class Member:
+    """A step of a branch, as the cohort sees it. `arrived`: it is the one that reached the fan-in, or failed."""
+
+    step_id: int
+    ordinal: int
+    depth: int
+    completed: bool
+    arrived: bool
+    changes: bytes | str
+    resume_at: int
+
+
+@dataclass(slots=True)
+class Spawn:
+    """The step that fanned out."""
+
+    step_id: int
+    spawn_id: int
+    ordinal: int
+    depth: int
+    node: str
+    state: bytes | str
+    changes: bytes | str
+
+    def merged(self) -> State:
+        """Its `state + changes`, a plain merge."""
+        return merge(decode_state(self.state), decode_state(self.changes))
+
+
+def merged_input(graph: Graph, spawn: Spawn, members: Sequence[Member]) -> State:
+    """The fan-in's input: what the spawn step had, then through the reducers the changes of every completed step of each
+    branch that arrived, branches in ordinal order, the steps of a branch in the order they ran (F3).
+
+    Independent of the order in which branches finished. Raises `BadRequest` for a value that cannot be merged.
+    """
+    succeeded = {one.ordinal for one in members if one.arrived and one.completed}
+    private = element_fields(graph, spawn.node)
+    taking_part = sorted(
+        (one for one in members if one.completed and one.ordinal in succeeded),
+        key=lambda one: (one.ordinal, one.depth, one.step_id),
+    )
+    deltas = (
+        {name: value for name, value in decode_state(one.changes).items() if name not in private} for one in taking_part
+    )
+    return combine(graph.reducers, spawn.merged(), deltas)
+
+
+def final_state(graph: Graph, spawn: Spawn, members: Sequence[Member]) -> bytes:
+    """The final state of a flow that ends inside a fan-out: what the fan-in would have received (X9)."""
+    try:
+        return encode_state(merged_input(graph, spawn, members))
+    except BadRequest:
+        return encode_state(spawn.merged())
