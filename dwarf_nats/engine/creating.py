@@ -64,7 +64,7 @@ class Creator:
         start: bool,
         wait: bool = False,
     ) -> Created:
-        """Check and insert a flow (its options are checked already); with `wait`, `Created.waiting` is resolved when it stops."""
+        """Check and insert a flow, its options checked already; `wait` has `Created.waiting` resolved when it stops."""
         options = options if options is not None else DEFAULTS
         baggage = _baggage(options.baggage)
         initial = self._state(state)

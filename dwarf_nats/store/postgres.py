@@ -135,7 +135,8 @@ done as (
   from r join dwarf_flows f on f.flow_id = r.flow_id
   -- `|| ''` hides the status from the partial indexes: a plan made while the table was empty would read all that runs.
   where s.step_id = r.step_id and s.lease_seq = r.lease_seq and s.status || '' = 'running'
-  returning s.step_id, s.flow_id, s.depth, s.priority, s.fairness_key, s.fairness_weight, s.spawn_id, s.ordinal, r.error, r.next_id,
+  returning s.step_id, s.flow_id, s.depth, s.priority, s.fairness_key, s.fairness_weight, s.spawn_id, s.ordinal,
+    r.error, r.next_id,
     r.next_token, r.next_node, r.next_url, r.next_state, r.next_running, r.next_delay, r.lease, r.end_status,
     r.final_state, f.status in ('running', 'interrupted') as alive),
 born as (

@@ -281,7 +281,6 @@ async def test_x6_a_goto_out_of_the_source_bypasses_the_fan_out(dsn: str) -> Non
 
 
 async def test_x7_a_branch_that_can_go_nowhere_fails(dsn: str) -> None:
-    graph = diamond()
     narrow = Graph("narrow")
     narrow.add_fan_out("a", "b", "c")
     narrow.add_when("b", "m", "false")

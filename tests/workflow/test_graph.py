@@ -7,7 +7,6 @@ from collections.abc import Callable
 import pytest
 
 from dwarf_nats.errors import BadRequest
-
 from dwarf_nats.workflow.graph import END, Graph, ReducerKind, Transition
 
 
