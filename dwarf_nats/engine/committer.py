@@ -55,6 +55,7 @@ class Committer:
         self._settlements: deque[Settlement] = deque()
         self._ready = asyncio.Event()
         self._closing = False
+        self._ended = False
         self.outages = 0
         self.groups = 0
         self.members = 0
@@ -62,6 +63,9 @@ class Committer:
     def create(self, new: NewFlow) -> asyncio.Future[int | None]:
         """The creation time once committed; `None` if the idempotency key was there before."""
         future: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
+        if self._ended:
+            future.set_exception(_stopping())
+            return future
         self._creates.append((new, future))
         self._ready.set()
         return future
@@ -70,6 +74,9 @@ class Committer:
         """Have a settlement written; `on_settled` or `on_fenced` hears of it."""
         if settlement.error is not None:
             settlement.error_json = settlement.error.stored()
+        if self._ended:
+            self._on_fenced(settlement)
+            return
         self._settlements.append(settlement)
         self._ready.set()
 
@@ -80,10 +87,19 @@ class Committer:
 
     def reopen(self) -> None:
         """Be ready for `run` once more."""
-        self._closing = False
+        self._closing = self._ended = False
 
     async def run(self) -> None:
-        """Write until closed."""
+        """Write until closed; whoever comes later, or could not be served, is told."""
+        try:
+            await self._write()
+        finally:
+            self._ended = True
+            self._refuse_waiting(_stopping())
+            while self._settlements:
+                self._on_fenced(self._settlements.popleft())
+
+    async def _write(self) -> None:
         while True:
             if not self._creates and not self._settlements:
                 if self._closing:
@@ -100,6 +116,8 @@ class Committer:
                 if settlements:
                     await self._commit_settlements(settlements)
             except asyncio.CancelledError:
+                for _, future in creates:
+                    _refuse(future, _stopping())
                 raise
             except Exception:
                 log.exception("a defect: a group of %d was left to its lease", len(settlements))
@@ -236,6 +254,10 @@ def _group(queue: deque[T], limit: int, weight: Callable[[T], int]) -> list[T]:
         group.append(queue.popleft())
         total += weight(group[-1])
     return group
+
+
+def _stopping() -> Unavailable:
+    return Unavailable("this replica is stopping: ask again")
 
 
 def _refuse(future: asyncio.Future[int | None], error: Exception) -> None:

@@ -70,9 +70,14 @@ class Creator:
         initial = self._state(state)
         if isinstance(workflow, str):
             check_subject_name(workflow, "workflow")
-            graph = await self._graphs.find(workflow, baggage)
-        else:
-            graph = self._graphs.admit(workflow)
+        if options.idempotency_key:  # before the graph is looked for: it may be gone by now
+            name = workflow if isinstance(workflow, str) else workflow.name
+            before = await self._made_before(shard, name, initial, options, start=start, wait=wait)
+            if before is not None:
+                return before
+        graph = (
+            await self._graphs.find(workflow, baggage) if isinstance(workflow, str) else self._graphs.admit(workflow)
+        )
         new = await self._new_flow(shard, thread, graph, initial, baggage, options, start=start)
         flow_id = new.facts.flow_id
         waiting = shard.waiters.add(flow_id) if wait else asyncio.get_running_loop().create_future()
@@ -85,7 +90,10 @@ class Creator:
             raise
         if created_at is None:
             shard.waiters.drop(flow_id, waiting)
-            return await self._made_before(shard, new, start=start, wait=wait)
+            made = await self._made_before(shard, graph.name, initial, options, start=start, wait=wait)
+            if made is None:
+                raise Unavailable("the flow of this idempotency key was deleted this moment: ask again")
+            return made
         return Created(new.facts.key, flow_id, waiting)
 
     async def _inserted(self, shard: Shard, new: NewFlow) -> int | None:
@@ -154,14 +162,16 @@ class Creator:
             delete_on_completion=options.delete_on_completion,
         )
 
-    async def _made_before(self, shard: Shard, new: NewFlow, *, start: bool, wait: bool) -> Created:
-        """The flow that the same idempotency key made before (O1)."""
-        row = await shard.store.flow_by_idempotency(new.facts.fairness_key, new.idempotency_key)
+    async def _made_before(
+        self, shard: Shard, workflow: str, state: State, options: FlowOptions, *, start: bool, wait: bool
+    ) -> Created | None:
+        """The flow that the same idempotency key made before (O1), if there is one."""
+        row = await shard.store.flow_by_idempotency(options.fairness_key, options.idempotency_key)
         if row is None:
-            raise Unavailable("the flow of this idempotency key was deleted this moment: ask again")
-        if row.request_digest != new.request_digest:
+            return None
+        if row.request_digest != _request_digest(workflow, state):
             raise Conflict(
-                f"idempotency key {new.idempotency_key[:80]!r} was used before for another workflow or state:"
+                f"idempotency key {options.idempotency_key[:80]!r} was used before for another workflow or state:"
                 " use a new key, or repeat the first request unchanged"
             )
         waiting = shard.waiters.add(row.flow_id) if wait else asyncio.get_running_loop().create_future()

@@ -255,6 +255,39 @@ async def test_creations_do_not_wait_for_results_that_outlast_an_outage(
     assert set(desk.effects) == {step.step_id}
 
 
+async def test_whoever_comes_after_the_end_is_told(store: Flaky) -> None:
+    """B3: nobody waits for a committer that has gone."""
+    (step,) = await claimed(store, 1)
+    desk = Desk(store)
+    await desk.done()
+    assert isinstance(desk.committer.create(new_flow()).exception(), Unavailable)
+    desk.committer.settle(ended(step))
+    assert desk.fenced == [step.step_id]
+    desk.committer.reopen()
+    made = desk.committer.create(new_flow())
+    await desk.done()
+    assert made.result() is not None
+
+
+async def test_whoever_waits_for_a_committer_that_is_cancelled_is_told(
+    store: Flaky, caplog: pytest.LogCaptureFixture
+) -> None:
+    (step,) = await claimed(store, 1)
+    desk = Desk(store)
+    desk.committer.settle(ended(step))
+    store.away = 10**9
+    late = asyncio.get_running_loop().create_future()
+    desk.clock.meanwhile = lambda: late.done() or late.set_result(None)
+    with caplog.at_level(logging.CRITICAL, "dwarf_nats.engine"):
+        running = asyncio.create_task(desk.committer.run())
+        await late
+        desk.clock.meanwhile = lambda: None
+        waiting = desk.committer.create(new_flow())
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    assert isinstance(waiting.exception(), Unavailable)
+
+
 async def test_a_caller_that_has_gone_is_no_trouble(store: Flaky) -> None:
     desk = Desk(store)
     gone, stays = desk.committer.create(new_flow()), desk.committer.create(new_flow())

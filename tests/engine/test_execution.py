@@ -153,17 +153,8 @@ async def test_a_step_whose_bus_is_away_is_held_and_completes_when_it_is_back(ds
 # -- retry (X5)
 
 
-async def settled(engine: Engine, key: str, count: int) -> None:
-    """Wait until the step of a flow has been executed `count` times and was written back."""
-    async with asyncio.timeout(SOON):
-        while True:
-            (step,) = await engine.history(key)
-            if step.attempt == count and step.status is Status.PENDING:
-                return
-
-
 async def test_a_retry_keeps_its_changes_and_waits_as_scheduled(
-    timed: Engine, proxy: TaskProxy, clock: ManualClock
+    timed: Engine, proxy: TaskProxy, clock: ManualClock, heard: Remembered
 ) -> None:
     seen: list[tuple[int, int]] = []
 
@@ -176,7 +167,7 @@ async def test_a_retry_keeps_its_changes_and_waits_as_scheduled(
     proxy.handle_task("flaky", flaky)
     key = await timed.create_task("flaky", start=True)
     for attempt, delay in ((1, 10), (2, 20), (3, 30)):
-        await settled(timed, key, attempt)
+        await heard.until(lambda: len(heard.enqueued) == attempt)  # noqa: B023 - awaited at once
         clock.advance(delay - 0.01)
         await timed.list()
         assert len(seen) == attempt
@@ -202,17 +193,15 @@ async def test_an_error_with_a_retry_stands_when_max_attempts_is_reached(engine:
 
 
 async def test_a_retry_without_an_error_says_how_often_it_was_tried(engine: Engine, proxy: TaskProxy) -> None:
-    proxy.handle_task("flaky", lambda flow: flow.retry(max_attempts=2))
-    proxy.handle_task("flaky", retry_twice)
+    def flaky(flow: Flow) -> None:
+        flow.retry(max_attempts=2)
+
+    proxy.handle_task("flaky", flaky)
     assert "tried 2 times" in error_of(await engine.run(line("x", "flaky"), timeout=SOON))[1]
 
 
-def retry_twice(flow: Flow) -> None:
-    flow.retry(max_attempts=2)
-
-
 async def test_give_up_after_runs_from_the_first_dispatch_and_counts_the_execution_itself(
-    timed: Engine, proxy: TaskProxy, clock: ManualClock
+    timed: Engine, proxy: TaskProxy, clock: ManualClock, heard: Remembered
 ) -> None:
     """X5."""
 
@@ -224,21 +213,23 @@ async def test_give_up_after_runs_from_the_first_dispatch_and_counts_the_executi
 
     proxy.handle_task("flaky", flaky)
     key = await timed.create_task("flaky", start=True)
-    await settled(timed, key, 1)  # age 0, due at 5
+    await heard.until(lambda: len(heard.enqueued) == 1)  # age 0, due at 5
     clock.advance(5.01)  # executed from 5 to 11: due at 16
-    await settled(timed, key, 2)
+    await heard.until(lambda: len(heard.enqueued) == 2)
     clock.advance(5.01)  # executed from 16 to 22: would be due at 27
     assert error_of(await timed.await_(key, SOON)) == (500, "still no")
     assert proxy.calls["flaky"] == 3
 
 
-async def test_the_tighter_of_both_bounds_holds(timed: Engine, proxy: TaskProxy, clock: ManualClock) -> None:
+async def test_the_tighter_of_both_bounds_holds(
+    timed: Engine, proxy: TaskProxy, clock: ManualClock, heard: Remembered
+) -> None:
     def flaky(flow: Flow) -> None:
         flow.retry(max_attempts=100, initial_delay=5, give_up_after=9)
 
     proxy.handle_task("flaky", flaky)
     key = await timed.create_task("flaky", start=True)
-    await settled(timed, key, 1)
+    await heard.until(lambda: len(heard.enqueued) == 1)
     clock.advance(5.01)
     assert "tried 2 times" in error_of(await timed.await_(key, SOON))[1]
 
@@ -246,7 +237,9 @@ async def test_the_tighter_of_both_bounds_holds(timed: Engine, proxy: TaskProxy,
 # -- times (X6, C5, X3)
 
 
-async def test_a_sleep_delays_the_next_step_exactly(timed: Engine, proxy: TaskProxy, clock: ManualClock) -> None:
+async def test_a_sleep_delays_the_next_step_exactly(
+    timed: Engine, proxy: TaskProxy, clock: ManualClock, heard: Remembered
+) -> None:
     """X6."""
 
     def nap(flow: Flow) -> None:
@@ -254,10 +247,7 @@ async def test_a_sleep_delays_the_next_step_exactly(timed: Engine, proxy: TaskPr
 
     proxy.handle_task("nap", nap)
     key = await timed.create(line("x", "nap", "add"), {"n": 1}, start=True)
-    async with asyncio.timeout(SOON):
-        while len(steps := await timed.history(key)) < 2:
-            pass
-    assert steps[1].status is Status.PENDING
+    await heard.until(lambda: len(heard.enqueued) == 1)
     clock.advance(59.99)
     for _ in range(5):
         assert (await timed.history(key))[1].status is Status.PENDING
