@@ -22,6 +22,22 @@ if TYPE_CHECKING:
     from dwarf_nats.store.database import Row
 
 
+ARRIVE = """
+update dwarf_steps set arrivals = arrivals + $2, failures = failures + $3, cohort_error = coalesce(cohort_error, $4)
+where step_id = $1
+returning arrivals, failures, cohort_size, cohort_error, spawn_id, ordinal, depth, node, state, changes
+"""
+# `spawn_id <> 0` says nothing new, but lets a plan made without the value use the partial index.
+MEMBERS = """
+select step_id, ordinal, depth, status, arrived, changes, not_before from dwarf_steps
+where spawn_id = $1 and spawn_id <> 0
+"""
+CONVERGE = """
+update dwarf_steps set successor_id = $2
+where spawn_id = $1 and spawn_id <> 0 and arrived = 1 and status = 'completed'
+"""
+
+
 def no_ids() -> tuple[int, str]:
     """For groups that need none."""
     raise RuntimeError("a group with fan-ins needs ids for their steps")
@@ -103,12 +119,7 @@ def effects(group: Sequence[Settlement], settled: Settled, new_step: NewIds, lim
 def _arrive(
     spawn_id: int, arrivals: _Arrivals, outward: _Rounds, settled: Settled, new_step: NewIds, limits: Limits
 ) -> Effects:
-    rows = yield Sql(
-        "update dwarf_steps set arrivals = arrivals + $2, failures = failures + $3,"
-        " cohort_error = coalesce(cohort_error, $4) where step_id = $1"
-        " returning arrivals, failures, cohort_size, cohort_error, spawn_id, ordinal, depth, node, state, changes",
-        (spawn_id, arrivals.count, arrivals.failures, arrivals.error),
-    )
+    rows = yield Sql(ARRIVE, (spawn_id, arrivals.count, arrivals.failures, arrivals.error))
     if not rows or rows[0][0] < rows[0][2]:
         return
     _, failures, _, error, outer_id, ordinal, depth, node, state, changes = rows[0]
@@ -126,10 +137,7 @@ def _arrive(
 
 
 def _members(spawn_id: int) -> Generator[Wish, list[Row], list[fan_in.Member]]:
-    rows = yield Sql(
-        "select step_id, ordinal, depth, status, arrived, changes, not_before from dwarf_steps where spawn_id = $1",
-        (spawn_id,),
-    )
+    rows = yield Sql(MEMBERS, (spawn_id,))
     return [fan_in.Member(r[0], r[1], r[2], r[3] == "completed", bool(r[4]), r[5], r[6]) for r in rows]
 
 
@@ -149,10 +157,7 @@ def _converge(
     node = graph.nodes[graph.fan_ins[spawn.node]]
     depth = max(one.depth for one in members if one.arrived) + 1
     step_id, token = new_step()
-    yield Sql(
-        "update dwarf_steps set successor_id = $2 where spawn_id = $1 and arrived = 1 and status = 'completed'",
-        (spawn.step_id, step_id),
-    )
+    yield Sql(CONVERGE, (spawn.step_id, step_id))
     problem = None
     try:
         state = fan_in.merged_input(graph, spawn, members)

@@ -101,6 +101,7 @@ create table dwarf_steps (
 create index dwarf_steps_flow on dwarf_steps (flow_id);
 create index dwarf_steps_cohort on dwarf_steps (spawn_id) where spawn_id <> 0;
 create index dwarf_steps_due on dwarf_steps (priority, not_before, step_id) where status = 'pending' and parked = 0;
+create index dwarf_steps_next on dwarf_steps (not_before) where status = 'pending' and parked = 0;
 create index dwarf_steps_held on dwarf_steps (claimed_by, lease_expires) where status = 'running'
 """
 

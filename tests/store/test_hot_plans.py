@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import asyncpg
 import pytest
 
-from dwarf_nats.store import postgres
+from dwarf_nats.store import cohorts, postgres
 from dwarf_nats.store.migrate import migrate_postgres
 
 pytestmark = pytest.mark.slow
@@ -57,3 +57,19 @@ async def test_claim_takes_a_prefix_of_the_due_index(hot: asyncpg.Connection) ->
     assert "Seq Scan" not in plan
     assert "Join Filter" not in plan
     assert "Sort" not in plan.split("CTE claimed")[0].partition("CTE picked")[2]
+
+
+@pytest.mark.parametrize(
+    ("sql", "index"),
+    [
+        (cohorts.ARRIVE, "dwarf_steps_pkey"),
+        (cohorts.MEMBERS, "dwarf_steps_cohort"),
+        (cohorts.CONVERGE, "dwarf_steps_cohort"),
+    ],
+    ids=["arrive", "members", "converge"],
+)
+async def test_a_cohort_is_found_by_its_index(hot: asyncpg.Connection, sql: str, index: str) -> None:
+    """F6: whatever else is in the table."""
+    plan = await plan_of(hot, sql)
+    assert index in plan
+    assert "Seq Scan" not in plan
