@@ -27,7 +27,11 @@ class BusAway(Exception):
 
 
 class Tasks(Protocol):
-    """Runs tasks."""
+    """Runs tasks.
+
+    One that ends every call within its budget by itself may say so with an attribute `keeps_budget = True`; the engine then
+    spares a timer per step.
+    """
 
     async def execute(self, call: TaskCall) -> Answer:
         """Run one task within `call.budget` seconds and return its answer; every failure is an answer too.

@@ -19,7 +19,7 @@ from dwarf_nats.bus.service import Service
 from dwarf_nats.bus.signals import NatsSignals, PeerListener
 from dwarf_nats.bus.tasks import NatsTasks
 from dwarf_nats.embedding import open_engine
-from dwarf_nats.errors import BadRequest, DwarfError, Unavailable
+from dwarf_nats.errors import BadRequest, Unavailable
 from dwarf_nats.wire.connecting import ConnectOptions
 from dwarf_nats.wire.subjects import Subjects
 
@@ -89,16 +89,16 @@ async def replica(settings: ServerSettings) -> AsyncIterator[Engine]:
         inbox = Inbox(connection)
         await inbox.start()
         engine = await _engine(settings, connection, inbox, subjects, origin)
+        service = Service(
+            connection,
+            engine,
+            subjects,
+            service_id=origin,
+            max_requests=settings.max_requests,
+            max_waiting=settings.max_waiting,
+            max_timeout_ms=settings.max_timeout_ms,
+        )
         try:
-            service = Service(
-                connection,
-                engine,
-                subjects,
-                service_id=origin,
-                max_requests=settings.max_requests,
-                max_waiting=settings.max_waiting,
-                max_timeout_ms=settings.max_timeout_ms,
-            )
             if settings.signals:
                 await PeerListener(connection, origin, engine.peers, subjects).start()
             await service.start()
@@ -106,8 +106,7 @@ async def replica(settings: ServerSettings) -> AsyncIterator[Engine]:
             yield engine
         finally:
             engine.stop_claiming()
-            with contextlib.suppress(UnboundLocalError):
-                await service.drain(settings.drain_ms / 1000)
+            await service.drain(settings.drain_ms / 1000)
             await engine.shutdown()
             log.info("replica %s has drained", origin)
     finally:
@@ -126,7 +125,7 @@ async def run_server(settings: ServerSettings) -> None:
         if stop.is_set():
             log.warning("stopping at once")
             main.cancel()
-        elif not stop.is_set():
+        else:
             log.info("draining; a second signal stops at once")
             stop.set()
             if not started.is_set():
@@ -142,5 +141,3 @@ async def run_server(settings: ServerSettings) -> None:
     except asyncio.CancelledError:
         if not stop.is_set():
             raise
-    except DwarfError:
-        raise

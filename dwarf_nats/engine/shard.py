@@ -326,7 +326,7 @@ class Shard:
         except Unavailable as error:
             log.warning("step %s is given back: %s", step.shown, error)
             return give_back(step, BUS_AWAY_DELAY_US)
-        await self._have_step_id()
+        await self._have_step_ids(1)
         step.age_us += max(0, self._clock.now() - step.dispatched_at)
         try:
             settlement = await self._decided(step, flow.graph, answer)
@@ -354,7 +354,7 @@ class Shard:
                 return decide(step, graph, answer, self._new_step, Limits(self.settings.max_state_bytes))
             except NoneLeft:
                 wanted *= 2
-                await self.step_ids.ensure(wanted)
+                await self._have_step_ids(wanted)
 
     async def _ask(self, step: StepInHand) -> Answer:
         flow = step.flow
@@ -382,12 +382,12 @@ class Shard:
             code = getattr(error, "code", 500)
             return Answer(error=ErrorInfo(str(error) or type(error).__name__, code if isinstance(code, int) else 500))
 
-    async def _have_step_id(self) -> None:
+    async def _have_step_ids(self, wanted: int) -> None:
         """An answer in hand outlives an outage of the database (B6)."""
         failures = 0
         while True:
             try:
-                return await self.step_ids.ensure()
+                return await self.step_ids.ensure(wanted)
             except Unavailable:
                 await self._clock.sleep(BACKOFF_SECONDS[min(failures, len(BACKOFF_SECONDS) - 1)])
                 failures += 1

@@ -33,6 +33,9 @@ class Limits:
     max_state_bytes: int
 
 
+UNLIMITED = Limits(2**63)
+
+
 def decide(
     step: StepInHand, graph: Graph, answer: Answer, new_step: Callable[[], tuple[int, str]], limits: Limits
 ) -> Settlement:

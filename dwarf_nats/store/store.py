@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dwarf_nats.errors import BadRequest, Conflict, NotFound, Unavailable
-from dwarf_nats.rules.decide import Limits
+from dwarf_nats.rules.decide import UNLIMITED, Limits
 from dwarf_nats.rules.lifecycle import flow_sources
 from dwarf_nats.rules.settlement import NewIds, Settled
 from dwarf_nats.store import listing, migrate
@@ -86,7 +86,7 @@ class SqlStore:
         group: Sequence[Settlement],
         budget_ms: int,
         new_step: NewIds = no_ids,
-        limits: Limits = Limits(2**63),  # noqa: B008 - a frozen value
+        limits: Limits = UNLIMITED,
     ) -> Settled:
         return await self.database.settle(group, self.replica_id, budget_ms, new_step, limits)
 
