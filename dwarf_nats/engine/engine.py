@@ -21,7 +21,8 @@ from dwarf_nats.clock import SystemClock
 from dwarf_nats.engine.creating import MAX_INT, Creator, check_options, check_text
 from dwarf_nats.engine.graphs import GraphBook
 from dwarf_nats.engine.reading import final_state_of, flow_key, outcome_of, step_of, summary_of
-from dwarf_nats.engine.shard import Hands, Shard
+from dwarf_nats.engine.refilling import Hands, Refiller
+from dwarf_nats.engine.shard import Shard
 from dwarf_nats.errors import BadRequest, DwarfError, NotFound, TimedOut, Unavailable
 from dwarf_nats.settings import EngineSettings
 from dwarf_nats.workflow.graph import Graph
@@ -69,6 +70,7 @@ class Engine:
         self.name = name or f"{socket.gethostname()}-{os.getpid()}"
         self._clock = clock if clock is not None else SystemClock()
         self._hands = Hands(self.settings)
+        self._refiller = Refiller(self.settings, self._clock, self._hands)
         self._tokens = Tokens()
         by_number = {store.shard: store for store in stores}
         self.graphs = GraphBook(by_number, graphs)
@@ -82,6 +84,7 @@ class Engine:
                 notices=notices,
                 signals=signals,
                 hands=self._hands,
+                refiller=self._refiller,
                 tokens=self._tokens,
             )
             for number, store in by_number.items()
@@ -109,10 +112,12 @@ class Engine:
                 shard.stop_claiming()
                 await shard.close()
             raise
+        self._refiller.start()
         self._ready = True
 
     def stop_claiming(self) -> None:
         """Take no more work, as the first step of a drain."""
+        self._refiller.stop()
         for shard in self._shards.values():
             shard.stop_claiming()
 
@@ -126,6 +131,7 @@ class Engine:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self.settings.drain_ms / 1000):
                     await self._hands.empty.wait()
+        await self._refiller.close()
         for shard in self._shards.values():
             await shard.give_back()
         await asyncio.gather(*(shard.close() for shard in self._shards.values()))
@@ -406,8 +412,9 @@ class PeerSignals:
 
     def enqueue(self, shard: int, steps: Sequence[tuple[int, int, int]]) -> None:
         """Steps became pending: look for them."""
-        if shard in self._shards and steps:
-            self._shards[shard].wake()
+        if shard in self._shards:
+            for _, priority, not_before in steps:
+                self._shards[shard].line.hint_at(priority, not_before)
 
     def notify_status_change(self, flows: Sequence[tuple[str, Status]]) -> None:
         """Flows stopped: let their local waiters read them."""

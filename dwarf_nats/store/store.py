@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dwarf_nats.errors import BadRequest, Conflict, NotFound, Unavailable
 from dwarf_nats.rules.decide import UNLIMITED, Limits
 from dwarf_nats.rules.lifecycle import flow_sources
+from dwarf_nats.rules.planning import NO_ALLOWANCES, Ask, Page, Share
 from dwarf_nats.rules.settlement import NewIds, Settled
 from dwarf_nats.store import listing, migrate
 from dwarf_nats.store.cohorts import no_ids
@@ -78,8 +79,26 @@ class SqlStore:
     async def create(self, group: Sequence[NewFlow], budget_ms: int) -> dict[int, int]:
         return await self.database.create(group, self.replica_id, budget_ms)
 
-    async def claim(self, limit: int, budget_ms: int) -> list[Row]:
-        return await self.database.claim(limit, self.replica_id, budget_ms)
+    async def survey(self, ask: Ask, shut: Collection[str] = ()) -> Page:
+        return await self.database.survey(ask, shut)
+
+    async def ripen(self, limit: int) -> int:
+        return await self.database.ripen(limit)
+
+    async def claim(
+        self,
+        limit: int,
+        budget_ms: int,
+        shares: Sequence[Share] | None = None,
+        allowances: Mapping[str, int] = NO_ALLOWANCES,
+    ) -> list[Row]:
+        if shares is None:
+            await self.ripen(limit)
+            page = await self.survey(Ask(limit=limit))
+            shares = [Share(lane.priority, lane.fairness_key, limit) for lane in page.lanes]
+        if not shares:
+            return []
+        return await self.database.claim(limit, self.replica_id, budget_ms, shares, allowances)
 
     async def settle(
         self,
@@ -287,13 +306,6 @@ class SqlStore:
         return [flow_id for flow_id in flow_ids if flow_id not in going]
 
     # -- upkeep
-
-    async def next_due(self) -> int | None:
-        """Microseconds until the next pending step is due; `None` if there is none."""
-        rows = await self.database.fetch(
-            "select min(not_before) - {now} from dwarf_steps where status = 'pending' and parked = 0"
-        )
-        return None if rows[0][0] is None else int(rows[0][0])
 
     async def beat(self, name: str) -> None:
         """Renew this replica's row (B2)."""

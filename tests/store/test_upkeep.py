@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from store_helpers import BUDGET, born, ended, flow_status, in_hand, look, new_flow, one_claimed, step_status, went_on
+from store_helpers import (
+    BUDGET,
+    born,
+    ended,
+    flow_status,
+    in_hand,
+    look,
+    new_flow,
+    next_due,
+    one_claimed,
+    step_status,
+    went_on,
+)
 
 from dwarf_nats.clock import ManualClock
 from dwarf_nats.store.store import SqlStore
@@ -92,7 +104,7 @@ async def test_a_retry_keeps_the_step_until_it_is_due(timed: SqlStore, manual: M
     manual.advance(1)
     settlement = went_on(step, delay_us=5 * SECOND)
     await timed.settle([settlement], BUDGET)
-    assert await timed.next_due() == 5 * SECOND
+    assert await next_due(timed) == 5 * SECOND
     assert await timed.claim(1, BUDGET) == []
     manual.advance(5)
     (row,) = await timed.claim(1, BUDGET)
