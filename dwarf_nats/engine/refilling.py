@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -34,8 +34,6 @@ STRAGGLER_SECONDS = 1.0
 """A round waits so long for a database that does not answer; then the other shards go on without it."""
 EVERY_BAND = 0
 NEVER = 2**63
-
-Take = Callable[[Sequence[Sequence[Any]]], Awaitable[None]]
 
 
 class Hands:
@@ -97,6 +95,16 @@ class Open:
         return None
 
 
+class Taker(Protocol):
+    """Who works on what is claimed. `away`: why its database does not answer; empty if it does."""
+
+    away: str
+
+    async def take(self, rows: Sequence[Sequence[Any]]) -> None:
+        """These rows were claimed."""
+        ...
+
+
 class Line:
     """What this replica knows of the line of one shard.
 
@@ -104,11 +112,11 @@ class Line:
     left.
     """
 
-    def __init__(self, store: Store, take: Take, clock: Clock, poke: asyncio.Event) -> None:
+    def __init__(self, store: Store, taker: Taker, clock: Clock, poke: asyncio.Event) -> None:
         self.store = store
         self.gate: Gate = Open()
         self.outages = 0
-        self._take = take
+        self._taker = taker
         self._clock = clock
         self._poke = poke
         self.open = False
@@ -126,6 +134,16 @@ class Line:
         self._hinted_band = EVERY_BAND
         self._fruitless = 0
         self._allowances: Mapping[str, int] = NO_ALLOWANCES
+
+    def begin(self) -> None:
+        """Its database is open: take steps from it."""
+        self.reset()
+        self.open = True
+        self._poke.set()
+
+    def end(self) -> None:
+        """Take no more steps from it."""
+        self.open = False
 
     def wake(self, delay_us: int = 0) -> None:
         """A step may be due `delay_us` from now."""
@@ -177,6 +195,7 @@ class Line:
         if self.roster.wakes_at is not None and self.roster.wakes_at <= self._clock.now() and await self._ripen():
             await self._read(shut, hands)
         self.failures = 0
+        self._taker.away = ""
         self._after_look()
 
     async def _ripen(self) -> int:
@@ -222,7 +241,7 @@ class Line:
             rows = await self.store.claim(claim.limit, budget_ms, claim.shares, rationed)
         finally:
             hands.release(claim.limit)
-        await self._take(rows)
+        await self._taker.take(rows)
         self._note(claim, rows, turns)
 
     def _note(self, claim: Claim, rows: Sequence[Sequence[Any]], turns: Turns) -> None:
@@ -258,6 +277,7 @@ class Line:
         if self.failures == 0:
             log.warning("shard %d: %s", self.store.shard, error)
         self.outages += 1
+        self._taker.away = str(error)
         seconds = BACKOFF_SECONDS[min(self.failures, len(BACKOFF_SECONDS) - 1)]
         self.failures += 1
         self.roster.clear()
@@ -285,9 +305,9 @@ class Refiller:
         self._stopped = True
         self._job: asyncio.Task[None] | None = None
 
-    def add(self, store: Store, take: Take) -> Line:
-        """The line of another shard; what is claimed there is handed to `take`."""
-        line = Line(store, take, self._clock, self._poke)
+    def add(self, store: Store, taker: Taker) -> Line:
+        """The line of one more shard."""
+        line = Line(store, taker, self._clock, self._poke)
         self._lines.append(line)
         return line
 
@@ -313,7 +333,11 @@ class Refiller:
     def admits(self, priority: int) -> bool:
         """Whether a new step may start without standing in line: nowhere waits due work of its band or a better one (C1)."""
         room = self._hands.room
-        return room >= 0 and not self._stopped and not any(line.waits(priority, room) for line in self._lines)
+        return (
+            room >= 0
+            and not self._stopped
+            and not any(line.open and line.waits(priority, room) for line in self._lines)
+        )
 
     async def _run(self) -> None:
         while not self._stopped:

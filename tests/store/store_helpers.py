@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
+from dwarf_nats.errors import NotFound
 from dwarf_nats.rules.decide import fail, give_back
 from dwarf_nats.rules.planning import Ask
 from dwarf_nats.rules.settlement import FlowEnd, FlowFacts, NewFlow, NewStep, Settlement, StepInHand
@@ -13,6 +14,7 @@ from dwarf_nats.store.store import SqlStore
 from dwarf_nats.workflow.answer import ErrorInfo
 from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.keys import Tokens
+from dwarf_nats.workflow.rows import Steered
 from dwarf_nats.workflow.state import Raw, decode_state, encode_state, merge, state_from
 from dwarf_nats.workflow.status import Status
 
@@ -41,7 +43,7 @@ def in_hand(row: Sequence[Any]) -> StepInHand:
     """A claimed row as a step."""
     facts = FlowFacts(
         1, row[10], row[11], row[12], row[13], GRAPH, Raw(row[14].encode()), row[15], row[16], row[17], row[18], row[19],
-        row[20], row[21], row[22],
+        row[20], row[21], row[22], root_id=row[32], surgraph_flow_id=row[33], surgraph_step_id=row[34],
     )  # fmt: skip
     return StepInHand(
         facts,
@@ -102,6 +104,20 @@ async def next_due(store: SqlStore) -> int | None:
     page = await store.survey(Ask(limit=1))
     times = [lane.due_at for lane in page.lanes] + ([] if page.wakes_at is None else [page.wakes_at])
     return min(times) - page.now if times else None
+
+
+async def cancel(store: SqlStore, flow_id: int, reason: str = "", final: Any = lambda steps: b"{}") -> Steered:
+    """Cancel a flow; `final` makes the final state of its steps."""
+    flow = await store.flow_by_id(flow_id)
+    if flow is None:
+        raise NotFound("no such flow")
+    return await store.cancel(flow, reason, lambda _flow, steps: final(steps))
+
+
+async def fingerprint(store: SqlStore, flow_id: int) -> Sequence[Any]:
+    flow = await store.flow_by_id(flow_id)
+    assert flow is not None
+    return await store.fingerprint(flow)
 
 
 async def look(store: SqlStore, sql: str, *args: Any) -> list[tuple[Any, ...]]:
