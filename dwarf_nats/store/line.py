@@ -67,19 +67,21 @@ SURVEY_PAST = _SURVEY.format(
 
 RIPEN = f"""
 with woken as materialized (
-  select step_id from dwarf_steps where {ASLEEP} and not_before <= {_NOW}
+  select ctid from dwarf_steps where {ASLEEP} and not_before <= {_NOW}
   order by not_before limit $1 for update skip locked)
-update dwarf_steps s set updated_at = {_NOW} from woken w where s.step_id = w.step_id returning s.step_id
+update dwarf_steps s set updated_at = {_NOW} from woken w where s.ctid = w.ctid returning s.step_id
 """
 
+# A row that was locked is found again by its place, `ctid`: it cannot move, and the planner has no other way to take.
+#
 # The shares come in the order of their turn and are served one by one, so that the limit cuts off the last ones unread
 # and unlocked.
 PICK = f"""
 with share as materialized (
   select * from unnest($4::int[], $5::text[], $6::int[], $7::int[]) as r(priority, fairness_key, n, skip)),
 picked as materialized (
-  select s.step_id from share r cross join lateral (
-    select step_id from dwarf_steps
+  select s.ctid, s.flow_id from share r cross join lateral (
+    select ctid, flow_id from dwarf_steps
     where {RIPE} and priority = r.priority and fairness_key = r.fairness_key and not_before <= {_NOW}
     order by not_before, step_id limit r.n offset r.skip for update skip locked) s
   limit $1)
@@ -99,10 +101,10 @@ lane as (
   select l.priority, l.fairness_key, l.n, l.skip, l.turn, u.url from lane l cross join lateral (
     select url from dwarf_steps where {RIPE} and priority = l.priority and fairness_key = l.fairness_key and url > l.url
     order by url, not_before, step_id limit 1) u),
-allowed as (select l.*, coalesce(a.most, l.n + l.skip) as most from lane l left join allowance a on a.url = l.url),
+allowed as (select l.*, a.most from lane l left join allowance a on a.url = l.url),
 candidate as (
-  select l.turn, l.n, l.skip, l.url, l.most, s.step_id, s.not_before from allowed l cross join lateral (
-    select step_id, not_before from dwarf_steps
+  select l.turn, l.n, l.skip, l.url, l.most, s.place as at, s.step_id, s.not_before from allowed l cross join lateral (
+    select ctid as place, step_id, not_before from dwarf_steps
     where {RIPE} and priority = l.priority and fairness_key = l.fairness_key and url = l.url and not_before <= {_NOW}
     order by not_before, step_id limit least(l.n + l.skip, l.most)) s),
 placed as (select *, row_number() over (partition by turn order by not_before, step_id) as place from candidate),
@@ -111,9 +113,9 @@ rationed as (
   where place > skip and place <= skip + n),
 -- Locked only now, so that what is not taken is left alone; what another replica is about to take is passed over.
 picked as materialized (
-  select s.step_id from (select step_id from rationed where nth <= most order by turn, place limit $1) c
+  select s.ctid, s.flow_id from (select at from rationed where nth <= most or most is null order by turn, place limit $1) c
   cross join lateral (
-    select step_id from dwarf_steps where step_id = c.step_id and {RIPE} for update skip locked) s)
+    select ctid, flow_id from dwarf_steps where ctid = c.at and {RIPE} for update skip locked) s)
 """
 
 
@@ -147,14 +149,19 @@ def columns(shares: Sequence[Share]) -> tuple[list[int], list[str], list[int], l
 
 # -- SQLite
 
-_LANE = "select priority, fairness_key, url, not_before, fairness_weight from dwarf_steps indexed by"
+_KEY = "select priority, fairness_key, url, not_before, fairness_weight from dwarf_steps indexed by dwarf_steps_ripe"
+_LANE = "select priority, fairness_key, url, not_before, fairness_weight from dwarf_steps indexed by dwarf_steps_lane"
 _KEY_ORDER = "order by priority, fairness_key, not_before, step_id limit 1"
 _LANE_ORDER = "order by priority, fairness_key, url, not_before, step_id limit 1"
-FIRST = f"{_LANE} dwarf_steps_ripe where {RIPE} and priority > ? {_KEY_ORDER}"
-KEY_FROM = f"{_LANE} dwarf_steps_ripe where {RIPE} and (priority, fairness_key) >= (?, ?) {_KEY_ORDER}"
-KEY_AFTER = f"{_LANE} dwarf_steps_ripe where {RIPE} and (priority, fairness_key) > (?, ?) {_KEY_ORDER}"
-LANE_FROM = f"{_LANE} dwarf_steps_lane where {RIPE} and (priority, fairness_key, url) >= (?, ?, ?) {_LANE_ORDER}"
-LANE_AFTER = f"{_LANE} dwarf_steps_lane where {RIPE} and (priority, fairness_key, url) > (?, ?, ?) {_LANE_ORDER}"
+# The first lane not before a given one. SQLite reads `(a, b) > (?, ?)` as `>=` and then walks through all that is equal, so the
+# next lane is looked for column by column.
+KEY_FROM = f"{_KEY} where {RIPE} and (priority, fairness_key) >= (?, ?) {_KEY_ORDER}"
+LANE_FROM = f"{_LANE} where {RIPE} and (priority, fairness_key, url) >= (?, ?, ?) {_LANE_ORDER}"
+NEXT_BAND = f"{_KEY} where {RIPE} and priority > ? {_KEY_ORDER}"
+NEXT_KEY = f"{_KEY} where {RIPE} and priority = ? and fairness_key > ? {_KEY_ORDER}"
+LANE_BAND = f"{_LANE} where {RIPE} and priority > ? {_LANE_ORDER}"
+LANE_KEY = f"{_LANE} where {RIPE} and priority = ? and fairness_key > ? {_LANE_ORDER}"
+LANE_TASK = f"{_LANE} where {RIPE} and priority = ? and fairness_key = ? and url > ? {_LANE_ORDER}"
 WAKES = f"select not_before from dwarf_steps indexed by dwarf_steps_asleep where {ASLEEP} order by not_before limit 1"
 RIPEN_SQLITE = f"""
 update dwarf_steps set updated_at = ?1 where step_id in (
@@ -180,13 +187,13 @@ def survey(connection: sqlite3.Connection, now: int, ask: Ask, shut: Collection[
     """Read a page."""
     row = connection.execute(WAKES).fetchone()
     wakes_at = row[0] if row is not None else None
-    first = connection.execute(FIRST, (ask.floor,)).fetchone()
+    first = connection.execute(NEXT_BAND, (ask.floor,)).fetchone()
     if first is None:
         return Page(now, None, [], False, wakes_at)
     best = first[0]
     start = (best, ask.fairness_key, ask.url) if best == ask.band else (best, "", "")
-    width, begin, after = (3, LANE_FROM, LANE_AFTER) if shut else (2, KEY_FROM, KEY_AFTER)
-    found = connection.execute(begin, start[:width]).fetchone()
+    begin, following = (LANE_FROM, (LANE_TASK, LANE_KEY, LANE_BAND)) if shut else (KEY_FROM, (NEXT_KEY, NEXT_BAND))
+    found = connection.execute(begin, start[: len(following)]).fetchone()
     lanes: list[Lane] = []
     counted = 0
     while found is not None:
@@ -194,8 +201,16 @@ def survey(connection: sqlite3.Connection, now: int, ask: Ask, shut: Collection[
         counted += lanes[-1].url not in shut
         if counted >= ask.limit or len(lanes) >= ask.limit + _shut_probes(shut):
             return Page(now, best, lanes, True, wakes_at)
-        found = connection.execute(after, found[:width]).fetchone()
+        found = _next(connection, lanes[-1], following)
     return Page(now, best, lanes, False, wakes_at)
+
+
+def _next(connection: sqlite3.Connection, lane: Lane, following: Sequence[str]) -> Row | None:
+    for place, probe in enumerate(following):
+        found = connection.execute(probe, lane[: len(following) - place]).fetchone()
+        if found is not None:
+            return found  # type: ignore[no-any-return]
+    return None
 
 
 def pick(

@@ -110,8 +110,12 @@ claimed as (
   update dwarf_steps s set status = 'running', lease_seq = s.lease_seq + 1, claimed_by = $2, updated_at = {NOW},
     started_at = coalesce(s.started_at, {NOW}),
     lease_expires = {NOW} + (coalesce(f.time_budget_ms, $3) + 30000) * 1000
-  from picked p, dwarf_flows f
-  where s.step_id = p.step_id and f.flow_id = s.flow_id
+  from picked p
+  -- Only the primary key has this order, and nothing else is sorted: on an empty table every index looks alike, but a plan
+  -- lives on when the table has grown.
+  cross join lateral (
+    select * from dwarf_flows where flow_id between p.flow_id and p.flow_id order by flow_id limit 1) f
+  where s.ctid = p.ctid
   returning s.step_id, s.token, s.node, s.url, s.depth, s.attempt, s.lease_seq, s.state, s.changes,
     {NOW} - s.started_at as age, f.flow_id, f.token as flow_token, f.workflow, f.graph_digest, f.baggage, f.priority,
     f.fairness_key, f.fairness_weight, f.time_budget_ms, f.notify, f.thread_id, f.created_at, f.updated_at, f.status,
