@@ -110,7 +110,7 @@ def _history_rows(steps: Sequence[Step], indent: str) -> Iterable[Sequence[str |
     for step in steps:
         took = f"{(step.updated_at - step.started_at) / 1000:.1f} ms" if step.started_at and step.status.stopped else ""
         yield (
-            indent + step.task,
+            indent + step.task + (f" ▸ {step.sub_workflow}" if step.sub_workflow else ""),
             coloured(step.status),
             str(step.attempt),
             clock(step.started_at),

@@ -38,7 +38,8 @@ TALKING = [path for path, command in COMMANDS.items() if {p.name for p in comman
 
 
 def test_every_command_of_the_contract_is_there() -> None:
-    flow = {"create", "start", "run", "await", "get", "history", "list", "cancel", "delete", "purge", "watch"}
+    flow = {"create", "start", "run", "await", "get", "history", "list", "cancel", "delete", "purge", "watch", "resume"}
+    flow |= {"resume-break", "break", "restart", "restart-from", "fork", "continue"}
     graph = {"put", "get", "list", "delete", "validate"}
     wanted = {(name,) for name in ("serve", "dev", "demo", "worker", "migrate", "shards", "bench")}
     wanted |= {("flow", name) for name in flow} | {("graph", name) for name in graph}
@@ -78,6 +79,26 @@ def test_a_bad_state_is_wrong_usage_and_says_why(state: str, why: str, run: Run)
     assert why in " ".join(result.stderr.split())
 
 
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (("resume", KEY, "--data", "{"), "--data"),
+        (("resume", KEY, "--data", "@/nonexistent/data.json"), "cannot read"),
+        (("resume-break", KEY, "--overrides", "[1]"), "must be a JSON object, got array"),
+        (("restart", KEY, "--overrides", '"x"'), "must be a JSON object, got string"),
+        (("restart-from", KEY, "--overrides", "{"), "--overrides"),
+        (("fork", KEY, "--overrides", "{"), "--overrides"),
+        (("continue", KEY, "--state", "1"), "must be a JSON object, got number"),
+        (("continue", KEY, "--thread", KEY), "--thread"),
+        (("break", KEY), "TASK"),
+    ],
+)
+def test_bad_data_and_overrides_are_wrong_usage_and_say_why(arguments: tuple[str, ...], why: str, run: Run) -> None:
+    result = run("flow", *arguments, "--nats", NOBODY)
+    assert result.exit_code == 2
+    assert why in " ".join(result.stderr.split())
+
+
 def test_a_missing_argument_is_wrong_usage(run: Run) -> None:
     assert run("flow", "history").exit_code == 2
     assert run("flow", "run").exit_code == 2
@@ -96,7 +117,7 @@ def test_purging_everything_is_refused_before_anything_is_asked(run: Run) -> Non
 def test_a_nats_that_is_not_there_is_one_line_that_names_it(path: tuple[str, ...], run: Run, tmp_path: Path) -> None:
     graph = tmp_path / "g.json"
     graph.write_text('{"name": "g", "tasks": [{"name": "a"}], "transitions": [{"from": "a", "to": "END"}]}')
-    needed = {"files": [str(graph)], "name": ["g"], "flow": [KEY], "workflow": ["greet"]}
+    needed = {"files": [str(graph)], "name": ["g"], "flow": [KEY], "step": [KEY], "task": ["a"], "workflow": ["greet"]}
     arguments = [word for param in COMMANDS[path].params if param.param_type_name == "argument"
                  for word in needed[param.name]]  # fmt: skip
     extra = ["--status", "completed"] if path == ("flow", "purge") else []
