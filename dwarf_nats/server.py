@@ -91,7 +91,7 @@ async def replica(settings: ServerSettings) -> AsyncIterator[Engine]:
         engine = await _engine(settings, connection, inbox, subjects, origin)
         service = Service(
             connection,
-            engine,  # type: ignore[arg-type]  # lacks resume, restart, fork, continue
+            engine,
             subjects,
             service_id=origin,
             max_requests=settings.max_requests,

@@ -21,9 +21,9 @@ def paused(steps: Sequence[Step]) -> list[Step]:
 
 def _leaves(steps: Sequence[Step]) -> Iterator[Step]:
     for step in steps:
-        if step.sub_history:
-            yield from _leaves(step.sub_history)
-        elif step.status is Status.INTERRUPTED:
+        below = list(_leaves(step.sub_history))
+        yield from below
+        if step.status is Status.INTERRUPTED and not below:
             yield step
 
 

@@ -76,6 +76,8 @@ def test_the_paused_steps_are_leaves_the_longest_paused_first_o11() -> None:
     caller = step(4, "ship", Status.INTERRUPTED, leaf, at=9, sub="shipping")
     other = step(5, "approve", Status.INTERRUPTED, at=3)
     assert paused([step(3, "price"), caller, other, step(6, "wrap", Status.PENDING)]) == [other, leaf]
+    done = step(8, "mail", Status.INTERRUPTED, step(9, "print"), at=7, sub="mailing")
+    assert paused([done]) == [done]
 
 
 async def test_a_pause_shows_its_payload_and_what_to_type_next_o11() -> None:
