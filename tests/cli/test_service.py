@@ -209,12 +209,3 @@ def test_several_replicas_drain_together_and_end_together(end: str, nats_server:
         assert serve.wait(30) == (0 if end == "told" else 1)
     assert rest.count("has drained") == (2 if end == "told" else 1)
     assert ("a replica ended by itself" in rest) == (end == "killed")
-
-
-def test_demo_runs_to_its_end() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "dwarf_nats.cli.main", "demo"], capture_output=True, text=True, check=False, timeout=120
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "diagnosis:" in done.stdout
-    assert "start a service on task.orders.charge" in done.stdout
