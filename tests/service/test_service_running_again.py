@@ -207,7 +207,8 @@ async def test_what_the_reducers_cannot_merge_makes_no_flow(either: Caller) -> N
     assert "`n`" in refused["message"]
     assert await caller.code("flow.continue", **thread, options=thread) == 400
     assert len((await caller.ok("flow.list"))["flows"]) == 1
-    failed = await caller.ok("flow.run", graph=line("acme.d", "nobody"))
+    await caller.serves("bad", NO)
+    failed = await caller.ok("flow.run", graph=line("acme.d", "bad"))
     assert await caller.code("flow.continue", threadKey=failed["flowKey"]) == 409
 
 
