@@ -15,9 +15,9 @@ from rich.rule import Rule
 from rich.text import Text
 
 from dwarf_nats.cli.command import command
-from dwarf_nats.cli.following import LOOK_SECONDS, Follower, compact, say
+from dwarf_nats.cli.following import LOOK_SECONDS, Follower, compact
 from dwarf_nats.cli.graph import read_graph
-from dwarf_nats.cli.output import coloured, console, error_line, history_view, table
+from dwarf_nats.cli.output import coloured, console, error_line, history_view, show, table
 from dwarf_nats.cli.stage import Stage, WorkerProcess
 from dwarf_nats.errors import NotFound
 from dwarf_nats.sdk import Client
@@ -67,8 +67,8 @@ async def demo(
             await worker.start()
             for graph in graphs:
                 await client.put_graph(graph)
-                say(f"  workflow {graph.name}: {', '.join(graph.nodes)}")
-            say(f"  NATS at {stage.url}")
+                show(f"  workflow {graph.name}: {', '.join(graph.nodes)}")
+            show(f"  NATS at {stage.url}")
             follower = Follower(client, stage.url, ANSWER, 0 if yes else wait_ms / 1000)
             fine = await _all_orders(client, follower, orders)
             await worker.stop()
@@ -90,17 +90,17 @@ async def _all_orders(client: Client, follower: Follower, orders: Sequence[dict[
     )
     _act("What became of them")
     columns = ("order", "status", "total", "approved by", "result")
-    console().print(table(columns, [_row(outcome) for outcome, _ in ended]))
+    show(table(columns, [_row(outcome) for outcome, _ in ended]))
     approved, declined = _with(ended, "approved_by"), _with(ended, "onErr")
     if approved is None or declined is None:
-        say("an order that a person was asked about, and one whose card was declined, are missing here")
+        show("an order that a person was asked about, and one whose card was declined, are missing here")
         return False
     _act(f"The history of {_name(approved[0])}: branches, a pause, and the workflow that ship called")
-    console().print(history_view(approved[1]))
+    show(*history_view(approved[1]))
     _act(f"The history and the state of {_name(declined[0])}: the bank said no, and what was put aside is given back")
-    console().print(history_view(declined[1]))
+    show(*history_view(declined[1]))
     for field, value in declined[0].state.items():
-        say(f"  {field:<15} {compact(value)}")
+        show(f"  {field:<15} {compact(value)}")
     mended = await _another_card(client, follower, declined[0])
     return mended and all(outcome.status is Status.COMPLETED for outcome, _ in ended)
 
@@ -122,21 +122,21 @@ async def _missing_service(client: Client, follower: Follower, order: dict[str, 
     following = asyncio.create_task(follower.follow(key, name))
     while not following.done() and not await client.breaker(MISSING):
         await asyncio.wait({following}, timeout=LOOK_SECONDS)
-    console().print(history_view(await client.history(key)))
+    show(*history_view(await client.history(key)))
     outcome = await client.snapshot(key)
     why = error_line(outcome.error) or f"nobody subscribes to task.{MISSING}; the order waits until somebody does"
-    say(Text.assemble("diagnosis:  ", (why, "red")))
-    say(f"what to do: start a service on task.{MISSING}, for example dwarf-nats worker tasks.py")
+    show(Text.assemble("diagnosis:  ", (why, "red")))
+    show(f"what to do: start a service on task.{MISSING}, for example dwarf-nats worker tasks.py")
     await worker.start()
     _act("The service is there again")
     if outcome.status is Status.FAILED:
         step = next(one for one in await client.history(key) if one.status is Status.FAILED)
-        say(f"  dwarf-nats flow restart-from {step.step_key}")
+        show(f"  dwarf-nats flow restart-from {step.step_key}")
         await following
         await client.restart_from(step.step_key)
         following = asyncio.create_task(follower.follow(key, name))
     outcome, _ = await following
-    say(Text.assemble(f"  {name}  ", coloured(outcome.status), f"  {outcome.state.get('result', '')}"))
+    show(Text.assemble(f"  {name}  ", coloured(outcome.status), f"  {outcome.state.get('result', '')}"))
     return MISSING in why and outcome.status is Status.COMPLETED
 
 

@@ -151,7 +151,7 @@ async def history(out: Output, bus: Bus, service: Service, flow: FlowKey) -> Non
     async with service.client(bus) as client:
         steps = await client.history(flow)
         pauses = [] if out.json else await pauses_view(client, flow, steps, service.prefix)
-    out.show(m.HistoryReply(steps=[codec.step_message(step) for step in steps]), history_view(steps), *pauses)
+    out.show(m.HistoryReply(steps=[codec.step_message(step) for step in steps]), *history_view(steps), *pauses)
 
 
 @command(app, "list", example="dwarf-nats flow list --status failed --newer-than-ms 3600000")

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from rich.text import Text
 
-from dwarf_nats.cli.output import coloured, console, error_line
+from dwarf_nats.cli.output import coloured, error_line, show
 from dwarf_nats.errors import Conflict, TimedOut
 from dwarf_nats.sdk import Client
 from dwarf_nats.workflow.records import Outcome, Step
@@ -62,19 +62,19 @@ class Follower:
         """Say what the flow waits for and how to answer; answer it in the end."""
         key, payload = outcome.flow_key, (outcome.interrupt_json or b"null").decode()
         request, data = compact({"flowKey": key, "data": self._answer}), compact(self._answer)
-        say(Text.assemble(f"  {name}  ", ("waits for a person: ", "magenta"), payload))
+        show(Text.assemble(f"  {name}  ", ("waits for a person: ", "magenta"), payload))
         if self._wait_seconds:
-            say(f"  {name}  answer within {self._wait_seconds:g} s, in another terminal; else the demo does:")
+            show(f"  {name}  answer within {self._wait_seconds:g} s, in another terminal; else the demo does:")
         else:
-            say(f"  {name}  the demo answers; by hand it would be:")
-        say(f"    nats req --server {self._url} dwarf.flow.resume '{request}'")
-        say(f"    dwarf-nats flow resume {key} --data '{data}' --nats {self._url}")
+            show(f"  {name}  the demo answers; by hand it would be:")
+        show(f"    nats req --server {self._url} dwarf.flow.resume '{request}'")
+        show(f"    dwarf-nats flow resume {key} --data '{data}' --nats {self._url}")
         await asyncio.sleep(self._wait_seconds)
         try:
             await self._client.resume(key, self._answer)
         except Conflict:
             return  # somebody was a moment quicker
-        say(f"  {name}  answered by the demo: {data}")
+        show(f"  {name}  answered by the demo: {data}")
 
 
 class Printed:
@@ -92,10 +92,12 @@ class Printed:
             if before == now:
                 continue
             if step.attempt > (before[1] if before else 0):
-                say(Text.assemble(f"  {self._name}  {path:<18} ", ("again", "yellow"), f"  attempt {step.attempt + 1}"))
+                show(
+                    Text.assemble(f"  {self._name}  {path:<18} ", ("again", "yellow"), f"  attempt {step.attempt + 1}")
+                )
             if step.status.stopped:
                 line = Text.assemble(f"  {self._name}  {path:<18} ", coloured(step.status))
-                say(line.append(f"  {error_line(step.error)}" if step.error else ""))
+                show(line.append(f"  {error_line(step.error)}" if step.error else ""))
 
 
 def _flat(steps: Sequence[Step], above: str = "") -> Iterator[tuple[Step, str]]:
@@ -103,11 +105,6 @@ def _flat(steps: Sequence[Step], above: str = "") -> Iterator[tuple[Step, str]]:
         path = above + step.task
         yield from _flat(step.sub_history, f"{path} › ")
         yield step, path
-
-
-def say(what: str | Text) -> None:
-    """One line, however long."""
-    console().print(what, soft_wrap=True)
 
 
 def compact(value: Any) -> str:

@@ -9,6 +9,7 @@ from rich.console import Console, RenderableType
 
 from dwarf_nats.cli.output import history_view, outcome_view
 from dwarf_nats.cli.pauses import MOST, advice_for, paused, pauses_view
+from dwarf_nats.workflow.answer import ErrorInfo
 from dwarf_nats.workflow.records import Outcome, Step
 from dwarf_nats.workflow.status import Status
 
@@ -60,7 +61,7 @@ async def view(steps: list[Step], client: Any, prefix: str = "dwarf") -> list[st
 def test_the_history_of_a_subgraph_is_indented_below_its_caller_and_named_there_o7() -> None:
     label = step(5, "label", Status.COMPLETED, step(7, "print"), sub="label-run")
     lines = text(
-        history_view([step(3, "charge"), step(4, "ship", Status.COMPLETED, label, sub="shipping"), step(9, "mail")])
+        *history_view([step(3, "charge"), step(4, "ship", Status.COMPLETED, label, sub="shipping"), step(9, "mail")])
     )
     assert [line.split("completed")[0].rstrip() for line in lines[1:]] == [
         "charge",
@@ -122,3 +123,11 @@ def test_an_interrupted_outcome_shows_payload_state_and_what_to_type_o5() -> Non
     assert lines[-2].startswith("answer: ")
     broken = Outcome(FLOW, "order", Status.INTERRUPTED)
     assert [line.split()[0] for line in text(*advice_for(broken, "dwarf"))] == ["let", "or"]
+
+
+def test_an_error_stands_below_the_history_in_full() -> None:
+    failed = step(5, "charge", Status.FAILED)
+    failed.error, failed.attempt = ErrorInfo("no service answers for task orders.charge", 503), 2
+    lines = text(*history_view([step(3, "price"), failed]))
+    assert lines[2].split()[:3] == ["charge", "failed", "2"]
+    assert lines[3] == "charge: no service answers for task orders.charge (503)"
