@@ -23,6 +23,7 @@ from dwarf_nats.engine.graphs import GraphBook
 from dwarf_nats.engine.reading import final_state_of, flow_key, outcome_of, step_of, summary_of
 from dwarf_nats.engine.shard import Hands, Shard
 from dwarf_nats.errors import BadRequest, DwarfError, NotFound, TimedOut, Unavailable
+from dwarf_nats.render import history_mermaid
 from dwarf_nats.settings import EngineSettings
 from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.keys import Key, Tokens, parse_key
@@ -265,6 +266,11 @@ class Engine:
         store = self._shard(key).store
         await store.flow(key)
         return [step_of(key.shard, row, whole=False) for row in await store.steps(key.id)]
+
+    async def mermaid(self, flow: str) -> str:
+        """The history as a Mermaid flowchart (O8)."""
+        workflow = (await self.snapshot(flow)).workflow
+        return history_mermaid(await self.history(flow), workflow)
 
     async def step(self, step: str) -> Step:
         """One step, with state, changes and the keys of its neighbours (O7)."""
