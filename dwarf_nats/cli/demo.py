@@ -97,12 +97,24 @@ async def _all_orders(client: Client, follower: Follower, orders: Sequence[dict[
         return False
     _act(f"The history of {_name(approved[0])}: branches, a pause, and the workflow that ship called")
     show(*history_view(approved[1]))
+    await _diagrams(client, approved[0])
     _act(f"The history and the state of {_name(declined[0])}: the bank said no, and what was put aside is given back")
     show(*history_view(declined[1]))
     for field, value in declined[0].state.items():
         show(f"  {field:<15} {compact(value)}")
     mended = await _another_card(client, follower, declined[0])
     return mended and all(outcome.status is Status.COMPLETED for outcome, _ in ended)
+
+
+async def _diagrams(client: Client, outcome: Outcome) -> None:
+    """The graph and what one order made of it, as Mermaid text."""
+    _act("The workflow as a Mermaid diagram: dwarf-nats graph mermaid order")
+    show((await client.graph_mermaid("order")).rstrip())
+    _act(f"What {_name(outcome)} made of it: dwarf-nats flow mermaid {outcome.flow_key}")
+    show(await client.mermaid(outcome.flow_key))
+    show(
+        "To see them: paste them at https://mermaid.live, or into a ```mermaid block on GitHub, GitLab or in an editor."
+    )
 
 
 async def _another_card(client: Client, follower: Follower, outcome: Outcome) -> bool:

@@ -25,6 +25,8 @@ def test_demo_runs_to_its_end_without_a_person() -> None:
         "charge             again  attempt 3",
         "released: the bank declined the card: insufficient funds",
         "ship ▸ shipping",
+        "flowchart TD",
+        "https://mermaid.live",
         "  pickup ",
         "dwarf-nats flow restart ",
         "diagnosis:",
