@@ -229,5 +229,6 @@ def test_demo_runs_to_its_end() -> None:
         [sys.executable, "-m", "dwarf_nats.cli.main", "demo"], capture_output=True, text=True, check=False, timeout=120
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "flowchart TD" in done.stdout
     assert "diagnosis:" in done.stdout
     assert "start a service on task.orders.charge" in done.stdout
