@@ -24,6 +24,7 @@ from dwarf_nats.engine.navigation import Walk
 from dwarf_nats.engine.reading import current_outcome, nested, step_of
 from dwarf_nats.engine.shard import Hands, Shard
 from dwarf_nats.engine.steering import Steering, only_roots
+from dwarf_nats.engine.sweeping import sweep
 from dwarf_nats.errors import BadRequest, DwarfError, NotFound, TimedOut, Unavailable
 from dwarf_nats.settings import EngineSettings
 from dwarf_nats.workflow.graph import Graph
@@ -90,6 +91,7 @@ class Engine:
                 signals=signals,
                 hands=self._hands,
                 tokens=self._tokens,
+                heal=lambda shard: sweep(shard, self.graphs),
             )
 
         self._new_shard = new_shard
