@@ -359,8 +359,9 @@ class Engine:
 
     async def mermaid(self, flow: str) -> str:
         """The history as a Mermaid flowchart (O8)."""
-        workflow = (await self.snapshot(flow)).workflow
-        return history_mermaid(await self.history(flow), workflow)
+        key = parse_key(flow)
+        row = await self._shard(key).store.flow(key)
+        return history_mermaid(await self.history(flow), row.workflow)
 
     async def step(self, step: str) -> Step:
         """One step, with state, changes and the keys of its neighbours (O7)."""
