@@ -10,6 +10,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from dwarf_nats.errors import BadRequest
+from dwarf_nats.render import graph_mermaid
 from dwarf_nats.wire import codec
 from dwarf_nats.wire import messages as m
 from dwarf_nats.wire.codec import EMPTY, encode, flow_options, given, query, raw_bytes
@@ -44,6 +45,7 @@ class EngineApi(Protocol):
     async def snapshot(self, flow_key: str, /) -> Outcome: ...
     async def fingerprint(self, flow_key: str, /) -> tuple[str, Status]: ...
     async def history(self, flow_key: str, /) -> Steps: ...
+    async def mermaid(self, flow_key: str, /) -> str: ...
     async def step(self, step_key: str, /) -> Step: ...
     async def list(self, query: Query, cursor: str = "", /) -> tuple[Flows, str]: ...
     async def purge(self, query: Query, /) -> int: ...
@@ -140,6 +142,10 @@ async def history(engine: EngineApi, request: m.FlowRequest, _asked: Asked) -> b
     return encode(m.HistoryReply(steps=[codec.step_message(step) for step in steps]))
 
 
+async def mermaid(engine: EngineApi, request: m.FlowRequest, _asked: Asked) -> bytes:
+    return encode(m.MermaidReply(mermaid=await engine.mermaid(request.flow_key)))
+
+
 async def step(engine: EngineApi, request: m.StepRequest, _asked: Asked) -> bytes:
     return encode(codec.step_message(await engine.step(request.step_key)))
 
@@ -204,6 +210,11 @@ async def graph_validate(_engine: EngineApi, _request: None, asked: Asked) -> by
     return EMPTY
 
 
+async def graph_drawn(engine: EngineApi, request: m.GraphRequest, _asked: Asked) -> bytes:
+    graph = await engine.get_graph(check_subject_name(request.name, "graph name"))
+    return encode(m.MermaidReply(mermaid=graph_mermaid(graph)))
+
+
 HANDLERS: dict[str, Handler] = {
     "flow.create": create,
     "flow.create_task": create_task,
@@ -214,6 +225,7 @@ HANDLERS: dict[str, Handler] = {
     "flow.snapshot": snapshot,
     "flow.fingerprint": fingerprint,
     "flow.history": history,
+    "flow.mermaid": mermaid,
     "flow.list": list_,
     "flow.purge": purge,
     "flow.delete": delete,
@@ -226,6 +238,7 @@ HANDLERS: dict[str, Handler] = {
     "graph.delete": graph_delete,
     "graph.list": graph_list,
     "graph.validate": graph_validate,
+    "graph.mermaid": graph_drawn,
 }
 """Operations that are carried out. Every other one of `OPERATIONS` answers that it is not available in this version."""
 

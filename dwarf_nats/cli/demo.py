@@ -77,6 +77,8 @@ async def _first_act(client: Client, workflow: str, orders: Sequence[dict[str, A
     console().print(history_view(ended[0][1]))
     for shown in outcome_view(outcomes[0]):
         console().print(shown)
+    _say("The same as a diagram, for a viewer of Mermaid")
+    console().print(Text((await client.mermaid(outcomes[0].flow_key)).rstrip()), soft_wrap=True)
     return all(outcome.status is Status.COMPLETED for outcome in outcomes)
 
 

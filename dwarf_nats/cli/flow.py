@@ -7,6 +7,7 @@ from typing import Annotated
 
 import msgspec
 import typer
+from rich.text import Text
 
 from dwarf_nats.cli.command import command, new_app
 from dwarf_nats.cli.options import Bus, Filters, Scheduling, Service
@@ -145,6 +146,14 @@ async def history(out: Output, bus: Bus, service: Service, flow: FlowKey) -> Non
     async with service.client(bus) as client:
         steps = await client.history(flow)
     out.show(m.HistoryReply(steps=[codec.step_message(step) for step in steps]), history_view(steps))
+
+
+@command(app, "mermaid", example="dwarf-nats flow mermaid 1-42-a1B2c3D4e5F6g7H8 > order.mmd")
+async def mermaid(out: Output, bus: Bus, service: Service, flow: FlowKey) -> None:
+    """Print the history of a flow as a Mermaid flowchart."""
+    async with service.client(bus) as client:
+        drawn = await client.mermaid(flow)
+    out.show(m.MermaidReply(mermaid=drawn), Text(drawn.rstrip()))
 
 
 @command(app, "list", example="dwarf-nats flow list --status failed --newer-than-ms 3600000")

@@ -88,6 +88,10 @@ class StubEngine:
         self._note("history", flow_key)
         return [Step(STEP, 43, 1, "charge", 0, Status.COMPLETED, 0, 0)]
 
+    async def mermaid(self, flow_key: str, /) -> str:
+        self._note("mermaid", flow_key)
+        return "flowchart TD\n"
+
     async def step(self, step_key: str, /) -> Step:
         self._note("step", step_key)
         return Step(STEP, 43, 1, "charge", 0, Status.COMPLETED, 0, 0, state_json=b'{"a":1}', changes_json=b"{}")

@@ -130,6 +130,7 @@ async def test_reading_and_steering_operations_answer(caller: Caller, engine: St
     }  # fmt: skip
     assert await caller.ok("flow.fingerprint", flowKey=KEY) == {"fingerprint": "abc", "status": "running"}
     assert (await caller.ok("flow.history", flowKey=KEY))["steps"][0]["stepKey"] == STEP
+    assert (await caller.ok("flow.mermaid", flowKey=KEY))["mermaid"].startswith("flowchart TD\n")
     assert (await caller.ok("step.get", stepKey=STEP))["state"] == {"a": 1}
     assert await caller.ok("flow.purge", status="failed") == {"deleted": 3}
     assert await caller.ok("flow.cancel", flowKey=KEY, reason="no") == {}

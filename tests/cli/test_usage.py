@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import typer.main
 from dwarf_nats import __version__
 from dwarf_nats.cli.main import app
 from tests.cli.conftest import Run
+from tests.render.diagrams import read
 
 NOBODY = "nats://127.0.0.1:1"
 KEY = "1-42-a1B2c3D4e5F6g7H8"
@@ -39,7 +41,8 @@ TALKING = [path for path, command in COMMANDS.items() if {p.name for p in comman
 
 def test_every_command_of_the_contract_is_there() -> None:
     flow = {"create", "start", "run", "await", "get", "history", "list", "cancel", "delete", "purge", "watch"}
-    graph = {"put", "get", "list", "delete", "validate"}
+    flow |= {"mermaid"}
+    graph = {"put", "get", "list", "delete", "validate", "mermaid"}
     wanted = {(name,) for name in ("serve", "dev", "demo", "worker", "migrate", "shards", "bench")}
     wanted |= {("flow", name) for name in flow} | {("graph", name) for name in graph}
     assert wanted <= set(COMMANDS)
@@ -76,6 +79,22 @@ def test_a_bad_state_is_wrong_usage_and_says_why(state: str, why: str, run: Run)
     result = run("flow", "run", "greet", "--state", state, "--nats", NOBODY)
     assert result.exit_code == 2
     assert why in " ".join(result.stderr.split())
+
+
+@pytest.mark.parametrize("path", ["graph.json", "graph.yaml", "./graph", "-"])
+def test_a_graph_in_a_file_is_drawn_without_a_service(
+    path: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """D1: long lines stay whole, nothing is taken for an emoji or markup, and the graph need not be sound (G6)."""
+    monkeypatch.chdir(tmp_path)
+    note = "[bold] :warning: " + "a long note " * 30
+    text = json.dumps({"name": "g", "tasks": [{"name": "a"}, {"name": "b"}], "annotations": {"a": note}})
+    if path != "-":
+        Path(path).write_text(text)
+    result = run("graph", "mermaid", path, stdin=text)
+    assert result.exit_code == 0, result.output
+    assert read(result.stdout).labels["n2"][1].startswith("[bold] :warning: a long note")
+    assert json.loads(run("graph", "mermaid", path, "--json", stdin=text).stdout) == {"mermaid": result.stdout}
 
 
 def test_a_missing_argument_is_wrong_usage(run: Run) -> None:
