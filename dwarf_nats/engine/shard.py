@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("dwarf_nats.engine")
 T = TypeVar("T")
+BEAT = 0.4
+"""How often a replica renews its row, as a share of the time after which it is taken for dead."""
 ID_BLOCK = 5_000
 BUS_AWAY_DELAY_US = 250_000
 
@@ -63,6 +65,7 @@ class Shard:
         hands: Hands,
         refiller: Refiller,
         tokens: Tokens,
+        heal: Callable[[Shard], Awaitable[None]],
     ) -> None:
         self.store = store
         self.number = store.shard
@@ -74,6 +77,8 @@ class Shard:
         self.away = ""
         """Why its database is taken to be away; empty if it answers."""
         self.recovered = 0
+        self.orphaned = 0
+        """Running flows without a live step, as last counted; for a person to look at (B5)."""
         self.fenced = 0
         self._clock = clock
         self._tasks = tasks
@@ -83,6 +88,7 @@ class Shard:
         self._signals = signals
         self._hands = hands
         self._tokens = tokens
+        self._heal = heal
         self._in_hand: dict[int, StepInHand] = {}
         self._running: dict[int, asyncio.Task[None]] = {}
         self._refiller = refiller
@@ -499,7 +505,7 @@ class Shard:
     # -- upkeep
 
     async def _keep_up(self, name: str) -> None:
-        beat = self.settings.replica_timeout_ms / 3000
+        beat = self.settings.replica_timeout_ms / 1000 * BEAT
         ticks = 0
         outages = self.outages
         while True:
@@ -514,8 +520,10 @@ class Shard:
                     self.wake()
                 if ticks % 3 == 0:
                     await self._sweep()
-                    if ticks % 9 == 0:
+                    if ticks % 15 == 0:
                         await self.store.remove_completed(60_000)
+                        await self.store.forget_replicas(self.settings.replica_timeout_ms)
+                        await self._heal(self)
                 self.away = ""
             except Unavailable as error:
                 self.away = str(error)

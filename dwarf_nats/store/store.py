@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dwarf_nats.errors import BadRequest, Conflict, NotFound, Unavailable
 from dwarf_nats.rules.decide import UNLIMITED, Limits
 from dwarf_nats.rules.planning import NO_ALLOWANCES, Ask, Page, Share
 from dwarf_nats.rules.settlement import NewIds, Settled
-from dwarf_nats.store import listing, migrate, steering
+from dwarf_nats.store import listing, migrate, steering, sweeping
 from dwarf_nats.store.cohorts import no_ids
 from dwarf_nats.store.postgres import Postgres, shown_dsn
 from dwarf_nats.store.sqlite import Sqlite
@@ -291,9 +291,7 @@ class SqlStore:
 
         return await self.database.transact(work)
 
-    async def cancel(
-        self, flow: FlowRow, reason: str, final_state: Callable[[FlowRow, list[StepRow]], bytes]
-    ) -> Steered:
+    async def cancel(self, flow: FlowRow, reason: str, final_state: steering.FinalState) -> Steered:
         return await self.database.transact(
             lambda tx: steering.cancel(tx, flow.flow_id, flow.root_id, reason, final_state)
         )
@@ -379,6 +377,20 @@ class SqlStore:
 
     # -- upkeep
 
+    async def leads(self) -> bool:
+        """Whether this replica is the one that sweeps: the longest known of those that live."""
+        rows = await self.database.fetch("select min(replica_id) from dwarf_replicas")
+        return rows[0][0] is None or int(rows[0][0]) >= self.replica_id
+
+    async def wake_forlorn(self) -> Steered:
+        return await self.database.transact(sweeping.wake_forlorn)
+
+    async def end_unwanted(self, final_state: steering.FinalState) -> Steered:
+        return await self.database.transact(lambda tx: sweeping.end_unwanted(tx, final_state))
+
+    async def orphaned(self, age_ms: int) -> list[int]:
+        return await self.database.transact(lambda tx: sweeping.orphaned(tx, age_ms))
+
     async def beat(self, name: str) -> None:
         """Renew this replica's row (B2)."""
         await self.database.fetch(
@@ -398,12 +410,15 @@ class SqlStore:
             " returning step_id",
             timeout_ms * 1000,
         )
+        return len(rows)
+
+    async def forget_replicas(self, timeout_ms: int) -> None:
+        """Remove the rows of replicas that have been silent for ten times as long and hold nothing."""
         await self.database.fetch(
             "delete from dwarf_replicas where seen_at < {now} - $1 and replica_id not in"
             " (select claimed_by from dwarf_steps where status = 'running' and claimed_by is not null)",
             timeout_ms * 10_000,
         )
-        return len(rows)
 
     async def disown(self, in_hand: Sequence[int]) -> int:
         """Give back what this replica holds in the database but not in its hands, after an outage (B6); how many."""

@@ -79,7 +79,7 @@ async def test_rows_of_replicas_long_gone_are_removed_once_they_hold_nothing(
     timed: SqlStore, manual: ManualClock
 ) -> None:
     await look(timed, "insert into dwarf_replicas values (77, 'gone', $1)", manual.now() - 200 * SECOND)
-    await timed.recover(10_000)
+    await timed.forget_replicas(10_000)
     assert await look(timed, "select replica_id from dwarf_replicas") == [(timed.replica_id,)]
 
 
