@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from dwarf_nats.clock import SystemClock
+from dwarf_nats.engine.backpressure import Backpressure, TaskHealth
 from dwarf_nats.engine.creating import MAX_INT, Creator, check_options, check_text
 from dwarf_nats.engine.graphs import GraphBook
 from dwarf_nats.engine.reading import final_state_of, flow_key, outcome_of, step_of, summary_of
@@ -72,6 +73,7 @@ class Engine:
         self._tokens = Tokens()
         by_number = {store.shard: store for store in stores}
         self.graphs = GraphBook(by_number, graphs)
+        self.backpressure = Backpressure(self._clock, signals)
         self._shards = {
             number: Shard(
                 store,
@@ -83,10 +85,11 @@ class Engine:
                 signals=signals,
                 hands=self._hands,
                 tokens=self._tokens,
+                backpressure=self.backpressure,
             )
             for number, store in by_number.items()
         }
-        self.peers = PeerSignals(self._shards)
+        self.peers = PeerSignals(self._shards, self.backpressure)
         self._creator = Creator(self.settings, self.graphs, self._tokens, self._clock)
         self._ready = False
 
@@ -333,9 +336,13 @@ class Engine:
         return [*await asyncio.gather(*(ask(shard) for shard in self._shards.values()))]
 
     async def breaker_tripped(self, task: str) -> bool:
-        """Whether the breaker of a task is tripped; there are none yet, so never."""
+        """Whether the breaker of a task, named by its url, is tripped somewhere in the deployment (O16)."""
         check_subject_name(task, "task")
-        return False
+        return await self.backpressure.tripped(task)
+
+    def task_health(self) -> Sequence[TaskHealth]:
+        """The tasks this replica holds back, by url: what their valves allow, and why their breakers are tripped."""
+        return self.backpressure.tasks()
 
     # -- graphs
 
@@ -401,13 +408,15 @@ class Engine:
 class PeerSignals:
     """What other replicas tell, in the words of the port `Signals` (B1). Losing any of it costs latency only."""
 
-    def __init__(self, shards: dict[int, Shard]) -> None:
+    def __init__(self, shards: dict[int, Shard], backpressure: Backpressure) -> None:
         self._shards = shards
+        self._backpressure = backpressure
 
     def enqueue(self, shard: int, steps: Sequence[tuple[int, int, int]]) -> None:
         """Steps became pending: look for them."""
         if shard in self._shards and steps:
             self._shards[shard].wake()
+            self._shards[shard].gate.work_came()
 
     def notify_status_change(self, flows: Sequence[tuple[str, Status]]) -> None:
         """Flows stopped: let their local waiters read them."""
@@ -420,10 +429,12 @@ class PeerSignals:
                 self._shards[key.shard].waiters.wake(key.id, None)
 
     def sync_valve(self, task: str, w: float, t: int) -> None:
-        """There are no valves yet."""
+        """The congestion point of a task's valve (V3)."""
+        self._backpressure.told_valve(task, w, t)
 
     def trip_breaker(self, task: str) -> None:
-        """There are no breakers yet."""
+        """The breaker of a task tripped (V4)."""
+        self._backpressure.told_trip(task)
 
 
 def _check_query(query: Query) -> None:

@@ -22,6 +22,7 @@ from dwarf_nats.workflow.state import Raw, decode_state, merge
 from dwarf_nats.workflow.status import Status
 
 if TYPE_CHECKING:
+    from dwarf_nats.engine.backpressure import Backpressure
     from dwarf_nats.engine.graphs import GraphBook
     from dwarf_nats.ports import Clock, Notices, Signals, Store, Tasks
     from dwarf_nats.settings import EngineSettings
@@ -94,6 +95,7 @@ class Shard:
         signals: Signals | None,
         hands: Hands,
         tokens: Tokens,
+        backpressure: Backpressure,
     ) -> None:
         self.store = store
         self.number = store.shard
@@ -112,6 +114,7 @@ class Shard:
         self._signals = signals
         self._hands = hands
         self._tokens = tokens
+        self.gate = backpressure.gate(self)
         self._in_hand: dict[int, StepInHand] = {}
         self._running: dict[int, asyncio.Task[None]] = {}
         self._poke = asyncio.Event()
@@ -135,6 +138,7 @@ class Shard:
         try:
             await self.store.open(name, migrated=migrated)
             self.recovered += await self.store.recover(self.settings.replica_timeout_ms)
+            await self.gate.open()
         except BaseException:
             await self.store.close()
             raise
@@ -147,6 +151,7 @@ class Shard:
             self._job(self.committer.run(), "committer"),
             self._job(self._refill(), "refiller"),
             self._job(self._keep_up(name), "reaper"),
+            self._job(self.gate.run(), "prober"),
         ]
 
     def stop_claiming(self) -> None:
@@ -194,13 +199,16 @@ class Shard:
             self._due = due
             self._poke.set()
 
-    def admits_born_running(self) -> bool:
-        """Whether a new step may start without standing in line: nothing due waits here (C1)."""
-        return not self._backlogged and not self.draining
+    def admits_born_running(self, url: str) -> bool:
+        """Whether a new step may start without standing in line: nothing due waits here (C1), and its task can take it.
 
-    def reserve(self) -> bool:
+        If so, it counts as sent.
+        """
+        return not self._backlogged and not self.draining and self.gate.admits_birth(url)
+
+    def reserve(self, url: str) -> bool:
         """Take a free hand for a flow about to be created, if there is one."""
-        if self.admits_born_running() and self._hands.room > 0:
+        if self._hands.room > 0 and self.admits_born_running(url):
             self._hands.take()
             return True
         return False
@@ -208,6 +216,26 @@ class Shard:
     def release(self) -> None:
         """Give back a reserved hand."""
         self._hands.release()
+
+    @property
+    def room(self) -> int:
+        return self._hands.room
+
+    @property
+    def free(self) -> asyncio.Event:
+        return self._hands.free
+
+    async def let_through(self, url: str) -> bool:
+        """Claim the parked step of the task that is due longest and dispatch it as a probe; whether there was one."""
+        row = await self.store.claim_probe(url, self.settings.time_budget_ms)
+        if row is not None:
+            await self._take([row], probe=True)
+        return row is not None
+
+    def released(self, steps: Sequence[tuple[int, int, int]]) -> None:
+        """Steps are parked no more: look for them, and have the others look."""
+        self.wake()
+        self.announce([], steps)
 
     async def _refill(self) -> None:
         failures = 0
@@ -249,17 +277,22 @@ class Shard:
         if limit <= 0:
             self.wake()
             return
-        rows = await self.store.claim(limit, self.settings.time_budget_ms)
+        allowances = self.gate.allowances()
+        shut = [url for url, allowed in allowances.items() if allowed == 0]
+        rows = await self.store.claim(limit, self.settings.time_budget_ms, shut)
         await self._take(rows)
         self._backlogged = len(rows) == limit
         if self._backlogged:
             self.wake()
             return
-        due = await self.store.next_due()
+        due = await self.store.next_due(shut)
         if due is not None:
             self.wake(max(0, due))
+        opens_at = self.gate.opens_at()
+        if opens_at is not None:
+            self.wake(max(0, opens_at - self._clock.now()))
 
-    async def _take(self, rows: Sequence[Sequence[Any]]) -> None:
+    async def _take(self, rows: Sequence[Sequence[Any]], *, probe: bool = False) -> None:
         dead = []
         for row in rows:
             if row[23] not in ("running", "interrupted"):
@@ -267,7 +300,12 @@ class Shard:
                 continue
             step = await self._step_in_hand(row)
             self._hands.take()
-            self._dispatch(step)
+            if probe:
+                self.gate.probes(step)
+            if probe or self.gate.admits(step):
+                self._dispatch(step)
+            else:
+                self.committer.settle(give_back(step))
         if dead:
             await self.store.bury(dead)
 
@@ -312,6 +350,7 @@ class Shard:
             settlement = fail(step, ErrorInfo(f"a defect of the engine: {error}", 500))
         if self._running.get(step.step_id) is asyncio.current_task():
             del self._running[step.step_id]
+        self.gate.finished(step)
         self.committer.settle(settlement)
 
     async def _execute(self, step: StepInHand) -> Settlement:
@@ -319,6 +358,8 @@ class Shard:
         try:
             if flow.graph is None:
                 flow.graph = await self._graphs.frozen(self.number, flow.digest)
+            if not self.gate.may_ask(step):
+                return give_back(step)
             answer = await self._ask(step)
         except BusAway:
             await self._tasks.ready()  # the step is held meanwhile: neither failed nor written about
@@ -326,6 +367,9 @@ class Shard:
         except Unavailable as error:
             log.warning("step %s is given back: %s", step.shown, error)
             return give_back(step, BUS_AWAY_DELAY_US)
+        held = self.gate.judged(step, answer)
+        if held is not None:
+            return held
         await self._have_step_ids(1)
         step.age_us += max(0, self._clock.now() - step.dispatched_at)
         try:
@@ -343,7 +387,7 @@ class Shard:
         # The finishing step's hand is free for one of those that follow; the other branches are claimed like any work.
         new = settlement.branches[0] if settlement.branches else settlement.successor
         if new is not None and new.delay_us == 0:
-            new.running = self.admits_born_running()
+            new.running = self.admits_born_running(new.url)
         return settlement
 
     async def _decided(self, step: StepInHand, graph: Graph, answer: Answer) -> Settlement:
@@ -416,6 +460,8 @@ class Shard:
                 for new in born:
                     self.wake(new.delay_us)
                     pending.append((new.step_id, step.flow.priority, at + new.delay_us))
+            elif settlement.status is Status.PENDING and self.gate.holds(step.url):
+                self.gate.work_came()
             elif settlement.status is Status.PENDING:
                 self.wake(settlement.delay_us)
                 pending.append((step.step_id, step.flow.priority, at + settlement.delay_us))
@@ -466,6 +512,8 @@ class Shard:
         ended: Sequence[tuple[str, Status]] = (),
     ) -> None:
         """Tell the world what a commit made true, one group each."""
+        if pending:
+            self.gate.work_came()
         if changed and self._notices is not None:
             with _harmless():
                 self._notices.changed(changed)
@@ -526,6 +574,7 @@ class Shard:
                 log.exception("a defect in the upkeep of shard %d", self.number)
 
     async def _sweep(self) -> None:
+        await self.gate.sweep()
         found = await self.store.recover(self.settings.replica_timeout_ms)
         if found:
             self.recovered += found

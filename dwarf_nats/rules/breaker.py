@@ -20,7 +20,9 @@ class Event(StrEnum):
     TOLD = "told"
     """Another replica says that it tripped."""
     FOUND = "found"
-    """Steps were found parked when the replica started (V6)."""
+    """The database says that it is tripped: found when the replica started, or later if the signal was missed (V6)."""
+    RELEASED = "released"
+    """The database says that another replica's probe was served."""
     PROBED = "probed"
     """A probe was dispatched."""
     SERVED = "served"
@@ -42,11 +44,13 @@ CHANGES: dict[tuple[bool, Event], tuple[bool, tuple[Deed, ...]]] = {
     (False, Event.SIGNAL): (True, (Deed.PARK, Deed.TELL)),
     (False, Event.TOLD): (True, ()),
     (False, Event.FOUND): (True, ()),
+    (False, Event.RELEASED): (False, ()),
     (False, Event.PROBED): (False, ()),
     (False, Event.SERVED): (False, (Deed.RELEASE,)),
     (True, Event.SIGNAL): (True, ()),
     (True, Event.TOLD): (True, ()),
     (True, Event.FOUND): (True, ()),
+    (True, Event.RELEASED): (False, ()),
     (True, Event.PROBED): (True, ()),
     (True, Event.SERVED): (False, (Deed.RELEASE,)),
 }
@@ -64,8 +68,8 @@ class Breaker:
     probe_at: int = 0
 
     def due(self, now: int) -> bool:
-        """Whether a probe may go out."""
-        return self.tripped and self.probe_at <= now
+        """Whether a probe may go out. One further off than any schedule puts it says that the clock was set back."""
+        return self.tripped and not now < self.probe_at <= now + LONGEST_US
 
 
 CLOSED = Breaker()

@@ -63,6 +63,8 @@ class StepInHand:
     """Since the first dispatch of the step (X5), in microseconds."""
     dispatched_at: int = 0
     """On this replica's clock."""
+    probe: bool = False
+    """Let through by a tripped breaker, to find out whether the task serves again (V4)."""
 
     @property
     def key(self) -> str:

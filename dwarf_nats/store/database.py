@@ -1,8 +1,8 @@
 """What the statements need of a database: to run one, and to run several as one transaction.
 
 Statements are written once, in the SQL that PostgreSQL and SQLite share, with parameters `$1 … $n`; the few differences are
-macros: `{now}` (microseconds since the epoch, the database's clock), `{in:$1}` (member of an array parameter),
-`{greatest}`, `{for_update}`.
+macros: `{now}` (microseconds since the epoch, the database's clock), `{in:$1}` and `{in_text:$1}` (member of an array
+parameter), `{greatest}`, `{for_update}`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
 Row = Sequence[Any]
-_MACRO = re.compile(r"\{(now|greatest|for_update|in:\$\d+)\}")
+_MACRO = re.compile(r"\{(now|greatest|for_update|in(?:_text)?:\$\d+)\}")
 
 
 class Tx(Protocol):
@@ -51,7 +51,8 @@ def postgres_sql(sql: str) -> str:
             return "for update"
         if macro == "greatest":
             return "greatest"
-        return f"= any({macro[3:]}::bigint[])"
+        kind, parameter = macro.split(":")
+        return f"= any({parameter}::{'text' if kind == 'in_text' else 'bigint'}[])"
 
     return _MACRO.sub(expand, sql)
 
@@ -68,6 +69,6 @@ def sqlite_sql(sql: str) -> str:
             return ""
         if macro == "greatest":
             return "max"
-        return f"in (select value from json_each({macro[3:]}))"
+        return f"in (select value from json_each({macro.split(':')[1]}))"
 
     return re.sub(r"\$(\d+)", r"?\1", _MACRO.sub(expand, sql))

@@ -18,6 +18,7 @@ import asyncpg
 
 from dwarf_nats.errors import Unavailable
 from dwarf_nats.rules.settlement import NewFlow, NewIds, Settled, Settlement
+from dwarf_nats.store.breakers import PARKED
 from dwarf_nats.store.cohorts import Sql, Wish, effects, has_effects
 from dwarf_nats.store.database import Row, Tx, postgres_sql
 from dwarf_nats.store.lease import lease_us
@@ -79,12 +80,13 @@ made as (
 _ENTRY = f"""
 entry as (
   insert into dwarf_steps (step_id, flow_id, depth, token, node, url, state, status, lease_seq, claimed_by, lease_expires,
-    not_before, priority, fairness_key, fairness_weight, created_at, started_at, updated_at)
+    not_before, priority, fairness_key, fairness_weight, created_at, started_at, updated_at, parked)
   select step_id, flow_id, 1, step_token, node, url, state,
     case when not start then 'created' when running then 'running' else 'pending' end,
     case when running then 1 else 0 end, case when running then $25::bigint end,
     case when running then {NOW} + lease end, greatest(coalesce(start_at, 0), {NOW}), priority, fairness_key,
-    fairness_weight, {NOW}, case when running then {NOW} end, {NOW}
+    fairness_weight, {NOW}, case when running then {NOW} end, {NOW},
+    case when start and not running then {PARKED} else 0 end
 """
 # Without idempotency keys nothing can conflict, and the entry steps need no join with what was made.
 CREATE = CREATE_FLOWS + "," + _ENTRY + f"from r) select flow_id, {NOW} from made"
@@ -96,15 +98,9 @@ CREATE_KEYED = (
     + f"from r where (flow_id in (select flow_id from made)) is true) select flow_id, {NOW} from made"
 )
 
-CLAIM = f"""
-with picked as materialized (
-  -- The best band first, within it what has been due longest: a prefix of the index, whatever the backlog (C1, C4).
-  select step_id from dwarf_steps
-  where status = 'pending' and parked = 0 and not_before <= {NOW}
-  order by priority, not_before, step_id
-  limit $1 for update skip locked),
+_CLAIMED = f"""
 claimed as (
-  update dwarf_steps s set status = 'running', lease_seq = s.lease_seq + 1, claimed_by = $2, updated_at = {NOW},
+  update dwarf_steps s set status = 'running', parked = 0, lease_seq = s.lease_seq + 1, claimed_by = $2, updated_at = {NOW},
     started_at = coalesce(s.started_at, {NOW}),
     lease_expires = {NOW} + (coalesce(f.time_budget_ms, $3) + 30000) * 1000
   from picked p, dwarf_flows f
@@ -115,6 +111,27 @@ claimed as (
     s.not_before, s.spawn_id, s.ordinal)
 select * from claimed order by priority, not_before, step_id
 """
+
+CLAIM = (
+    f"""
+with picked as materialized (
+  -- The best band first, within it what has been due longest: a prefix of the index, whatever the backlog (C1, C4).
+  select step_id from dwarf_steps
+  where status = 'pending' and parked = 0 and not_before <= {NOW} and (url = any($4::text[])) is not true
+  order by priority, not_before, step_id
+  limit $1 for update skip locked),"""
+    + _CLAIMED
+)
+PROBE = (
+    f"""
+with picked as materialized (
+  -- Of the parked steps of a task the one that has been due longest (V4).
+  select step_id from dwarf_steps
+  where parked = 2 and url = $4 and not_before <= {NOW}
+  order by not_before, step_id
+  limit $1 for update skip locked),"""
+    + _CLAIMED
+)
 
 SETTLE = f"""
 with r as (
@@ -131,7 +148,8 @@ done as (
     changes = r.changes, error = r.error, attempt = r.attempt, claimed_by = null, lease_expires = null,
     successor_id = case when f.status in ('running', 'interrupted') then r.next_id end,
     not_before = case when r.status = 'pending' or r.arrives then {NOW} + r.delay else s.not_before end,
-    arrived = r.arrives::int, cohort_size = r.cohort_size, updated_at = {NOW}
+    arrived = r.arrives::int, cohort_size = r.cohort_size, updated_at = {NOW},
+    parked = case when r.status = 'pending' and f.status in ('running', 'interrupted') then {PARKED} else 0 end
   from r join dwarf_flows f on f.flow_id = r.flow_id
   -- `|| ''` hides the status from the partial indexes: a plan made while the table was empty would read all that runs.
   where s.step_id = r.step_id and s.lease_seq = r.lease_seq and s.status || '' = 'running'
@@ -142,12 +160,13 @@ done as (
 born as (
   insert into dwarf_steps (step_id, flow_id, depth, token, node, url, state, status, lease_seq, claimed_by, lease_expires,
     not_before, predecessor_id, spawn_id, ordinal, priority, fairness_key, fairness_weight, created_at, started_at,
-    updated_at)
+    updated_at, parked)
   select next_id, flow_id, depth + 1, next_token, next_node, next_url, next_state,
     case when next_running then 'running' else 'pending' end, case when next_running then 1 else 0 end,
     case when next_running then $19::bigint end, case when next_running then {NOW} + lease end, {NOW} + next_delay,
     step_id, spawn_id, ordinal, priority, fairness_key, fairness_weight, {NOW},
-    case when next_running then {NOW} end, {NOW}
+    case when next_running then {NOW} end, {NOW},
+    case when next_running then 0 else {PARKED.replace("url in", "next_url in")} end
   from done where next_id is not null and alive),
 ended as (
   update dwarf_flows f set status = d.end_status, final_state = d.final_state, updated_at = {NOW},
@@ -161,11 +180,12 @@ select d.step_id, d.alive and (d.end_status is null or d.flow_id in (select flow
 BEAR = f"""
 insert into dwarf_steps (step_id, flow_id, depth, token, node, url, state, status, not_before, predecessor_id, spawn_id,
   ordinal, changes, error, successor_id, priority, fairness_key, fairness_weight, lease_seq, claimed_by, lease_expires,
-  created_at, started_at, updated_at)
+  created_at, started_at, updated_at, parked)
 select step_id, flow_id, depth, token, node, url, state, status, greatest(not_before, {NOW} + delay), predecessor_id,
   spawn_id, ordinal, changes, error, successor_id, priority, fairness_key, fairness_weight,
   case when status = 'running' then 1 else 0 end, case when status = 'running' then $21::bigint end,
-  case when status = 'running' then {NOW} + lease end, {NOW}, case when status <> 'pending' then {NOW} end, {NOW}
+  case when status = 'running' then {NOW} + lease end, {NOW}, case when status <> 'pending' then {NOW} end, {NOW},
+  case when status = 'pending' then {PARKED} else 0 end
 from unnest($1::bigint[], $2::bigint[], $3::int[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
   $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], $13::int[], $14::text[], $15::text[], $16::bigint[],
   $17::int[], $18::text[], $19::float8[], $20::bigint[])
@@ -261,9 +281,14 @@ class Postgres:
         )  # fmt: skip
         return {int(row[0]): int(row[1]) for row in rows}
 
-    async def claim(self, limit: int, replica_id: int, budget_ms: int) -> list[Row]:
-        """Claim up to `limit` due steps, best first (X1)."""
-        return await self._run_hot(CLAIM, limit, replica_id, budget_ms)
+    async def claim(self, limit: int, replica_id: int, budget_ms: int, shut: Sequence[str]) -> list[Row]:
+        """Claim up to `limit` due steps, best first (X1), those of the tasks in `shut` passed over (C3)."""
+        return await self._run_hot(CLAIM, limit, replica_id, budget_ms, list(shut))
+
+    async def claim_probe(self, url: str, replica_id: int, budget_ms: int) -> Row | None:
+        """Claim the parked step of a task that has been due longest (V4)."""
+        rows = await self._run_hot(PROBE, 1, replica_id, budget_ms, url)
+        return rows[0] if rows else None
 
     async def settle(
         self, group: Sequence[Settlement], replica_id: int, budget_ms: int, new_step: NewIds, limits: Limits

@@ -41,25 +41,35 @@ on conflict (fairness_key, idempotency_key) where idempotency_key <> '' do nothi
 _STEP = """
 insert into dwarf_steps (step_id, flow_id, depth, token, node, url, state, status, lease_seq, claimed_by, lease_expires,
   not_before, predecessor_id, spawn_id, ordinal, priority, fairness_key, fairness_weight, created_at, started_at,
-  updated_at, changes, error, successor_id)
-values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+  updated_at, changes, error, successor_id, parked)
+values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24,
+  case when ?8 = 'pending' and ?6 in (select url from dwarf_tripped) then 2 else 0 end)
 """
-_CLAIM = """
+_COLUMNS = """
 select s.step_id, s.token, s.node, s.url, s.depth, s.attempt, s.lease_seq + 1, s.state, s.changes,
   ?1 - coalesce(s.started_at, ?1), f.flow_id, f.token, f.workflow, f.graph_digest, f.baggage, f.priority, f.fairness_key,
   f.fairness_weight, f.time_budget_ms, f.notify, f.thread_id, f.created_at, f.updated_at, f.status, s.not_before,
   s.spawn_id, s.ordinal
+"""
+_CLAIM = f"""
+{_COLUMNS}
 from dwarf_steps s indexed by dwarf_steps_due join dwarf_flows f on f.flow_id = s.flow_id
-where s.status = 'pending' and s.parked = 0 and s.not_before <= ?1
+where s.status = 'pending' and s.parked = 0 and s.not_before <= ?1 and s.url not in (select value from json_each(?3))
 order by s.priority, s.not_before, s.step_id limit ?2
 """
+_PROBE = f"""
+{_COLUMNS}
+from dwarf_steps s indexed by dwarf_steps_parked join dwarf_flows f on f.flow_id = s.flow_id
+where s.parked = 2 and s.url = ?3 and s.not_before <= ?1 order by s.not_before, s.step_id limit ?2
+"""
 _CLAIMED = """
-update dwarf_steps set status = 'running', lease_seq = lease_seq + 1, claimed_by = ?, updated_at = ?,
+update dwarf_steps set status = 'running', parked = 0, lease_seq = lease_seq + 1, claimed_by = ?, updated_at = ?,
   started_at = coalesce(started_at, ?), lease_expires = ? where step_id = ?
 """
 _DONE = """
 update dwarf_steps set status = ?, changes = ?, error = ?, attempt = ?, claimed_by = null, lease_expires = null,
-  successor_id = ?, not_before = coalesce(?, not_before), arrived = ?, cohort_size = ?, updated_at = ?
+  successor_id = ?, not_before = coalesce(?, not_before), arrived = ?, cohort_size = ?, updated_at = ?,
+  parked = case when ?1 = 'pending' and url in (select t.url from dwarf_tripped t) then 2 else 0 end
 where step_id = ? and lease_seq = ? and status = 'running'
 """
 _ENDED = "update dwarf_flows set status = ?, final_state = ?, error = ?, updated_at = ? where flow_id = ?"
@@ -195,12 +205,19 @@ class Sqlite:
         )  # fmt: skip
         return True
 
-    async def claim(self, limit: int, replica_id: int, budget_ms: int) -> list[Row]:
-        """Claim up to `limit` due steps, best first (X1)."""
+    async def claim(self, limit: int, replica_id: int, budget_ms: int, shut: Sequence[str]) -> list[Row]:
+        """Claim up to `limit` due steps, best first (X1), those of the tasks in `shut` passed over (C3)."""
+        return await self._claimed(_CLAIM, limit, orjson.dumps(list(shut)).decode(), replica_id, budget_ms)
 
+    async def claim_probe(self, url: str, replica_id: int, budget_ms: int) -> Row | None:
+        """Claim the parked step of a task that has been due longest (V4)."""
+        rows = await self._claimed(_PROBE, 1, url, replica_id, budget_ms)
+        return rows[0] if rows else None
+
+    async def _claimed(self, picking: str, limit: int, which: str, replica_id: int, budget_ms: int) -> list[Row]:
         def work(connection: sqlite3.Connection) -> list[Row]:
             now = self._instant
-            rows = connection.execute(_CLAIM, (now, limit)).fetchall()
+            rows = connection.execute(picking, (now, limit, which)).fetchall()
             connection.executemany(
                 _CLAIMED,
                 [(replica_id, now, now, now + ((r[18] or budget_ms) + 30_000) * 1000, r[0]) for r in rows],

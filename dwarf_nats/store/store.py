@@ -9,7 +9,8 @@ from dwarf_nats.errors import BadRequest, Conflict, NotFound, Unavailable
 from dwarf_nats.rules.decide import UNLIMITED, Limits
 from dwarf_nats.rules.lifecycle import flow_sources
 from dwarf_nats.rules.settlement import NewIds, Settled
-from dwarf_nats.store import listing, migrate
+from dwarf_nats.store import breakers, listing, migrate
+from dwarf_nats.store.breakers import PARKED
 from dwarf_nats.store.cohorts import no_ids
 from dwarf_nats.store.postgres import Postgres, shown_dsn
 from dwarf_nats.store.sqlite import Sqlite
@@ -78,8 +79,8 @@ class SqlStore:
     async def create(self, group: Sequence[NewFlow], budget_ms: int) -> dict[int, int]:
         return await self.database.create(group, self.replica_id, budget_ms)
 
-    async def claim(self, limit: int, budget_ms: int) -> list[Row]:
-        return await self.database.claim(limit, self.replica_id, budget_ms)
+    async def claim(self, limit: int, budget_ms: int, shut: Sequence[str] = ()) -> list[Row]:
+        return await self.database.claim(limit, self.replica_id, budget_ms, shut)
 
     async def settle(
         self,
@@ -194,7 +195,8 @@ class SqlStore:
         """
         async with self.database.transaction() as tx:
             steps = await tx.fetch(
-                "update dwarf_steps set status = 'pending', updated_at = {now}, not_before = {greatest}(not_before, {now})"
+                f"update dwarf_steps set status = 'pending', parked = {PARKED}, updated_at = {{now}},"
+                " not_before = {greatest}(not_before, {now})"
                 " where flow_id = $1 and status = 'created' returning step_id, priority, not_before",
                 flow_id,
             )
@@ -247,7 +249,7 @@ class SqlStore:
         """Steps of terminal flows take their flow's status (X2)."""
         await self.database.fetch(
             "update dwarf_steps set status = (select f.status from dwarf_flows f where f.flow_id = dwarf_steps.flow_id),"
-            " claimed_by = null, lease_expires = null, updated_at = {now} where step_id {in:$1}",
+            " parked = 0, claimed_by = null, lease_expires = null, updated_at = {now} where step_id {in:$1}",
             list(step_ids),
         )
 
@@ -286,13 +288,49 @@ class SqlStore:
         going = {int(row[0]) for row in rows}
         return [flow_id for flow_id in flow_ids if flow_id not in going]
 
+    # -- tasks that cannot serve
+
+    async def trip(self, url: str, cause: str) -> None:
+        await breakers.trip(self.database, url, cause)
+
+    async def untrip(self, url: str) -> None:
+        await breakers.untrip(self.database, url)
+
+    async def park(self, url: str) -> int:
+        return await breakers.park(self.database, url)
+
+    async def release(self, url: str, limit: int) -> list[tuple[int, int, int]]:
+        return await breakers.release(self.database, url, limit)
+
+    async def claim_probe(self, url: str, budget_ms: int) -> Row | None:
+        return await self.database.claim_probe(url, self.replica_id, budget_ms)
+
+    async def next_probe(self, url: str) -> int | None:
+        return await breakers.next_probe(self.database, url)
+
+    async def is_tripped(self, url: str) -> bool:
+        return await breakers.is_tripped(self.database, url)
+
+    async def tripped_tasks(self) -> dict[str, str]:
+        return await breakers.tripped_tasks(self.database)
+
+    async def parked_tasks(self) -> list[str]:
+        return await breakers.parked_tasks(self.database)
+
     # -- upkeep
 
-    async def next_due(self) -> int | None:
-        """Microseconds until the next pending step is due; `None` if there is none."""
-        rows = await self.database.fetch(
-            "select min(not_before) - {now} from dwarf_steps where status = 'pending' and parked = 0"
-        )
+    async def next_due(self, shut: Sequence[str] = ()) -> int | None:
+        """Microseconds until the next pending step is due; `None` if there is none. Tasks in `shut` are passed over (C3)."""
+        if not shut:
+            rows = await self.database.fetch(
+                "select min(not_before) - {now} from dwarf_steps where status = 'pending' and parked = 0"
+            )
+        else:  # what has been due for long was passed over by the claim before, however much it is
+            rows = await self.database.fetch(
+                "select min(not_before) - {now} from dwarf_steps where status = 'pending' and parked = 0"
+                " and not_before > {now} - 1000000 and not (url {in_text:$1})",
+                list(shut),
+            )
         return None if rows[0][0] is None else int(rows[0][0])
 
     async def beat(self, name: str) -> None:
@@ -307,8 +345,8 @@ class SqlStore:
     async def recover(self, timeout_ms: int) -> int:
         """Give back the steps of replicas that went silent, and those past their lease; how many (B2)."""
         rows = await self.database.fetch(
-            "update dwarf_steps set status = 'pending', claimed_by = null, lease_expires = null, updated_at = {now}"
-            " where status = 'running' and parked = 0 and (lease_expires < {now} or claimed_by not in"
+            f"update dwarf_steps set status = 'pending', parked = {PARKED}, claimed_by = null, lease_expires = null,"
+            " updated_at = {now} where status = 'running' and parked = 0 and (lease_expires < {now} or claimed_by not in"
             " (select replica_id from dwarf_replicas where seen_at > {now} - $1))"
             " and flow_id in (select flow_id from dwarf_flows where status in ('running', 'interrupted'))"
             " returning step_id",
@@ -324,8 +362,8 @@ class SqlStore:
     async def disown(self, in_hand: Sequence[int]) -> int:
         """Give back what this replica holds in the database but not in its hands, after an outage (B6); how many."""
         rows = await self.database.fetch(
-            "update dwarf_steps set status = 'pending', claimed_by = null, lease_expires = null, updated_at = {now}"
-            " where status = 'running' and claimed_by = $1 and not (step_id {in:$2}) returning step_id",
+            f"update dwarf_steps set status = 'pending', parked = {PARKED}, claimed_by = null, lease_expires = null,"
+            " updated_at = {now} where status = 'running' and claimed_by = $1 and not (step_id {in:$2}) returning step_id",
             self.replica_id,
             list(in_hand),
         )
@@ -348,7 +386,7 @@ class SqlStore:
 
 
 _CANCEL_STEPS = (
-    "update dwarf_steps set status = 'cancelled', claimed_by = null, lease_expires = null, updated_at = {now}"
+    "update dwarf_steps set status = 'cancelled', parked = 0, claimed_by = null, lease_expires = null, updated_at = {now}"
     " where flow_id = $1 and status in ('created', 'pending', 'running', 'interrupted')"
 )
 

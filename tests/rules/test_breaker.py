@@ -20,11 +20,13 @@ EXPECTED = {
     (CLOSED, Event.SIGNAL): (True, {Deed.PARK, Deed.TELL}),
     (CLOSED, Event.TOLD): (True, set()),
     (CLOSED, Event.FOUND): (True, set()),
+    (CLOSED, Event.RELEASED): (False, set()),
     (CLOSED, Event.PROBED): (False, set()),
     (CLOSED, Event.SERVED): (False, {Deed.RELEASE}),
     (TRIPPED, Event.SIGNAL): (True, set()),
     (TRIPPED, Event.TOLD): (True, set()),
     (TRIPPED, Event.FOUND): (True, set()),
+    (TRIPPED, Event.RELEASED): (False, set()),
     (TRIPPED, Event.PROBED): (True, set()),
     (TRIPPED, Event.SERVED): (False, {Deed.RELEASE}),
 }
@@ -66,6 +68,11 @@ def test_a_probe_that_goes_out_late_moves_the_next_one_with_it() -> None:
     late = NOW + 5000 * MS
     breaker, _ = after(TRIPPED, Event.PROBED, late)
     assert (breaker.probes, breaker.probe_at, breaker.since) == (1, late + 200 * MS, NOW)
+
+
+def test_a_clock_that_was_set_back_by_an_hour_does_not_hold_probes_for_an_hour() -> None:
+    assert TRIPPED.due(NOW - 3_600_000 * MS)
+    assert not TRIPPED.due(NOW - 50_000 * MS)
 
 
 def test_late_failures_do_not_move_the_schedule() -> None:
