@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -292,7 +293,7 @@ class Shard:
         due = await self.store.next_due(shut)
         if due is not None:
             self.wake(max(0, due))
-        opens_at = self.gate.opens_at()
+        opens_at = self.gate.opens_at(allowances, Counter(row[3] for row in rows))
         if opens_at is not None:
             self.wake(max(0, opens_at - self._clock.now()))
 
@@ -461,7 +462,8 @@ class Shard:
             if deadline is None or not deadline.expired():  # the task's own
                 return Answer(error=ErrorInfo(str(error) or "TimeoutError", 500))
             return Answer(
-                error=ErrorInfo(f"task {step.url} did not answer within its time budget of {budget_ms} ms", 408)
+                error=ErrorInfo(f"task {step.url} did not answer within its time budget of {budget_ms} ms", 408),
+                cause="timeout",
             )
         except (BusAway, Unavailable):
             raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -167,9 +167,11 @@ class Gate:
             allowed[url] = min(count, allowed.get(url, count))
         return allowed
 
-    def opens_at(self) -> int | None:
-        """When a valve that is shut now opens; `None` if none is."""
-        return self._shared.valves.opens_at()
+    def opens_at(self, allowances: Mapping[str, int], taken: Counter[str]) -> int | None:
+        """When to look again, after a claim under these allowances that took so many of each task: when the first of the valves
+        opens that kept it from taking more. `None` if none did."""
+        spent = [url for url, allowed in allowances.items() if taken[url] >= allowed and not self.breakers.holds(url)]
+        return self._shared.valves.opens_at(spent)
 
     def holds(self, url: str) -> bool:
         """Whether the task's breaker is tripped here."""

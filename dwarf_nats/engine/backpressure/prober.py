@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("dwarf_nats.engine")
 BACKOFF_SECONDS = (0.05, 0.2, 1.0, 2.0)
 RELEASED_AT_ONCE = 5_000
+NEXT_LOOK_US = 10_000
+"""If somebody else has the step in hand that would be the probe."""
 
 
 class Host(Protocol):
@@ -125,5 +127,5 @@ class Prober:
         if due_in is None and not await store.is_tripped(url) and url not in breakers.deeds:
             breakers.hears(url, Event.RELEASED)
         else:
-            breakers.found_nothing(url, None if due_in is None else self._clock.now() + max(0, due_in))
+            breakers.found_nothing(url, None if due_in is None else self._clock.now() + max(NEXT_LOOK_US, due_in))
         self._host.wake()

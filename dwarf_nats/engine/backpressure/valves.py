@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, deque
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from dwarf_nats.rules import valve
@@ -50,11 +51,14 @@ class Valves:
             if (allowed := self._allowance(url, len(self._recent(url, now)), now)) is not None
         }
 
-    def opens_at(self) -> int | None:
-        """When the first of the shut valves opens; `None` if none is shut."""
+    def opens_at(self, urls: Iterable[str]) -> int | None:
+        """When one more operation may go out to the first of these tasks, now or later; `None` if there are none."""
         now = self._clock.now()
-        shut = [url for url, allowed in self.allowances().items() if allowed == 0]
-        return min((valve.opens_at(self._points[url], self._sent[url], now) for url in shut), default=None)
+        return min((self._opens_at(url, now) for url in urls), default=None)
+
+    def _opens_at(self, url: str, now: int) -> int:
+        point = self._points.get(url)
+        return now if point is None else valve.opens_at(point, self._recent(url, now), now)
 
     def signal(self, url: str) -> Point:
         """The task said that it is busy (V1); the new congestion point, to be told to the others (V3)."""
@@ -81,10 +85,10 @@ class Valves:
     def forget(self) -> None:
         """Drop what says nothing any more; to be called now and then."""
         now = self._clock.now()
+        self.allowances()  # which takes note of those that are wide open
         for url in tuple(self._sent):
             if not self._recent(url, now):
                 del self._sent[url]
-        self.allowances()
         if len(self._points) > MANY:
             self._points = {url: point for url, point in self._points.items() if url in self._narrow}
 
