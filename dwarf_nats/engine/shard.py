@@ -109,6 +109,8 @@ class Shard:
         self.flow_ids = Ids(store, "flow")
         self.step_ids = Ids(store, "step")
         self.draining = False
+        self.away = ""
+        """Why its database is taken to be away; empty if it answers."""
         self.recovered = 0
         self.fenced = 0
         self._clock = clock
@@ -172,8 +174,13 @@ class Shard:
 
     async def close(self) -> None:
         """Write what is left, leave the database as a replica that has gone, close."""
+        self.gate.close()
+        if not self._jobs:  # it was never opened
+            self.waiters.refuse(Unavailable("this replica is stopping: ask again"))
+            return
         self.committer.close()
         committer, *others = self._jobs
+        self._jobs = []
         for job in others:
             job.cancel()
         try:
@@ -253,7 +260,9 @@ class Shard:
                     await self._hands.free.wait()
                 await self._claim()
                 failures = 0
+                self.away = ""
             except Unavailable as error:
+                self.away = str(error)
                 if failures == 0:
                     log.warning("shard %d: %s", self.number, error)
                 self.committer.outages += 1
@@ -644,7 +653,9 @@ class Shard:
                     await self._sweep()
                     if ticks % 9 == 0:
                         await self.store.remove_completed(60_000)
+                self.away = ""
             except Unavailable as error:
+                self.away = str(error)
                 log.debug("shard %d: %s", self.number, error)
                 outages = -1
             except asyncio.CancelledError:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from dwarf_nats.errors import Conflict, NotFound
 from dwarf_nats.rules import breakpoints, rewinding
-from dwarf_nats.rules.lifecycle import flow_sources
+from dwarf_nats.rules.lifecycle import flow_sources, step_sources
 from dwarf_nats.store.breakers import PARKED
 from dwarf_nats.workflow.rows import Due, FlowRow, Paused, Steered, StepRow, flow_row, step_row
 from dwarf_nats.workflow.state import State, decode_state, encode_state, merge
@@ -23,7 +23,12 @@ if TYPE_CHECKING:
     from dwarf_nats.rules.settlement import NewFlow
     from dwarf_nats.store.database import Tx
 
-_LIVE = "('created', 'pending', 'running', 'interrupted')"
+
+def _listed(statuses: Sequence[Status]) -> str:
+    return "(" + ", ".join(f"'{status}'" for status in statuses) + ")"
+
+
+_LIVE = _listed(step_sources(Status.CANCELLED))
 _TREE = (
     f"select {FlowRow.columns()} from dwarf_flows where flow_id = $1 or (root_id = $1 and surgraph_flow_id is not null)"
 )
@@ -157,7 +162,7 @@ async def _not_paused(tx: Tx, flow_id: int, any_pause: bool, *, wanted_interrupt
     if not rows:
         return NotFound("no such flow")
     if not any_pause:
-        return Conflict(f"the flow is {rows[0][0]}: only an interrupted one can be resumed")
+        return Conflict(f"the flow is {rows[0][0]}: to be resumed it must be interrupted")
     if wanted_interrupt:
         return Conflict("the flow is paused by a breakpoint, not by an interrupt: continue it with resume_break")
     return Conflict("the flow is paused by an interrupt, not by a breakpoint: continue it with resume and data")
@@ -205,7 +210,8 @@ async def cancel(
         await tx.fetch(_CANCEL_STEPS, ids)
         rows = await tx.fetch(
             f"update dwarf_flows set status = 'cancelled', cancel_reason = $2, updated_at = {_AT}"
-            f" where flow_id {{in:$1}} and status in ('created', 'running', 'interrupted') returning {FlowRow.columns()}",
+            f" where flow_id {{in:$1}} and status in {_listed(flow_sources(Status.CANCELLED))}"
+            f" returning {FlowRow.columns()}",
             ids,
             reason,
         )
@@ -266,9 +272,9 @@ async def restart(tx: Tx, flow_id: int, overrides: State) -> Steered:
     """A stopped root flow runs again from its entry step, in place (O13). Raises `Conflict` if it is not stopped."""
     running = await _running_of(tx, await _whole(tx, [flow_id]))
     rows = await tx.fetch("select status from dwarf_flows where flow_id = $1 {for_update}", flow_id)
-    if not rows or not Status(rows[0][0]).stopped:
-        stopped = [Status.COMPLETED, Status.FAILED, Status.CANCELLED, Status.INTERRUPTED]
-        raise await conflict(tx, flow_id, "restarted", stopped)
+    restartable = flow_sources(Status.RUNNING, "restart")
+    if not rows or rows[0][0] not in restartable:
+        raise await conflict(tx, flow_id, "restarted", restartable)
     called = [one for one in await _whole(tx, [flow_id]) if one != flow_id]
     if called:
         await _erase(tx, called)
@@ -422,7 +428,9 @@ async def conflict(tx: Tx, flow_id: int, verb: str, wanted: Sequence[Status]) ->
     rows = await tx.fetch("select status from dwarf_flows where flow_id = $1", flow_id)
     if not rows:
         return NotFound("no such flow")
-    return Conflict(f"the flow is {rows[0][0]}: only a {' or '.join(wanted)} one can be {verb}")
+    *others, last = wanted
+    allowed = f"{', '.join(others)} or {last}" if others else last
+    return Conflict(f"the flow is {rows[0][0]}: to be {verb} it must be {allowed}")
 
 
 def _due(rows: Sequence[Sequence[Any]]) -> list[Due]:

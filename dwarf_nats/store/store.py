@@ -48,6 +48,13 @@ class SqlStore:
 
     async def open(self, replica_name: str, *, migrated: bool) -> None:
         """Connect, bring the schema up to date if `migrated`, and enter this replica."""
+        try:
+            await self._open(replica_name, migrated=migrated)
+        except Unavailable as error:
+            self.database.why = str(error)  # for whoever asks meanwhile
+            raise
+
+    async def _open(self, replica_name: str, *, migrated: bool) -> None:
         if isinstance(self.database, Postgres):
             if migrated:
                 await migrate.migrate_postgres(self.dsn)
@@ -74,6 +81,10 @@ class SqlStore:
 
     async def close(self) -> None:
         await self.database.close()
+
+    def resize(self, pool: int) -> None:
+        """Have another number of connections for operations."""
+        self.database.resize(pool)
 
     # -- the hot ones
 
@@ -109,15 +120,18 @@ class SqlStore:
         rows = await self.database.fetch("select body from dwarf_graphs where digest = $1", digest)
         return rows[0][0].encode() if rows else None
 
-    async def register_graph(self, name: str, digest: str) -> int:
+    async def register_graph(self, name: str, digest: str, updated_at: int | None = None) -> int:
+        """Name a graph; when. With `updated_at`, copied from another shard: a younger name here stays."""
         rows = await self.database.fetch(
-            "insert into dwarf_registry (name, digest, updated_at) values ($1, $2, {now})"
+            "insert into dwarf_registry (name, digest, updated_at) values ($1, $2, coalesce($3, {now}))"
             " on conflict (name) do update set digest = excluded.digest, updated_at = excluded.updated_at"
+            " where $3 is null or dwarf_registry.updated_at < excluded.updated_at"
             " returning updated_at",
             name,
             digest,
+            updated_at,
         )
-        return int(rows[0][0])
+        return int(rows[0][0]) if rows else 0
 
     async def unregister_graph(self, name: str) -> bool:
         return bool(await self.database.fetch("delete from dwarf_registry where name = $1 returning name", name))
@@ -317,8 +331,9 @@ class SqlStore:
 
     # -- many flows
 
-    async def list_flows(self, query: Query, thread_id: int | None, cursor: str) -> tuple[list[Row], str]:
-        return await listing.page(self.database, self.shard, query, thread_id, cursor)
+    async def list_flows(self, query: Query, limit: int, thread_id: int | None, cursor: str) -> tuple[list[Row], str]:
+        """At most `limit` summaries that match, newest first, and the cursor of the next page (O9)."""
+        return await listing.page(self.database, self.shard, query, limit, thread_id, cursor)
 
     async def purge(self, query: Query, thread_id: int | None, limit: int) -> int:
         """Remove what matches and is not running, at most `limit`; how many (O9)."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from dwarf_nats.engine.backpressure.breakers import Breakers
 from dwarf_nats.engine.backpressure.prober import Prober
 from dwarf_nats.engine.backpressure.valves import Valves
+from dwarf_nats.errors import Unavailable
 from dwarf_nats.rules.breaker import Deed, Event
 from dwarf_nats.rules.decide import give_back
 from dwarf_nats.workflow.answer import Answer, Disposition
@@ -42,7 +43,8 @@ class TaskHealth:
 class Backpressure:
     """The valves and breakers of one replica. What is heard is applied here first, then told to the others (B1).
 
-    `trips` counts by task and cause what tripped here, not what was told.
+    `trips` counts by task and cause what tripped here, not what was told; `probes` by task, outcome (`served`, `refused`,
+    `unanswered`) and cause of the trip.
     """
 
     def __init__(self, clock: Clock, signals: Signals | None) -> None:
@@ -51,12 +53,11 @@ class Backpressure:
         self.valves = Valves(clock)
         self.gates: list[Gate] = []
         self.trips: Counter[tuple[str, str]] = Counter()
+        self.probes: Counter[tuple[str, str, str]] = Counter()
 
     def gate(self, host: Host) -> Gate:
-        """The share of one shard."""
-        gate = Gate(self, host, self._clock)
-        self.gates.append(gate)
-        return gate
+        """The share of one shard; it counts from when it is opened."""
+        return Gate(self, host, self._clock)
 
     # -- what tasks say
 
@@ -94,12 +95,9 @@ class Backpressure:
     # -- what others ask
 
     async def tripped(self, url: str) -> bool:
-        """Whether the task's breaker is tripped anywhere in the deployment (O16): the databases know. Raises `Unavailable`."""
-        for gate in self.gates:
-            left = gate.breakers.deeds.get(url)
-            if left is not None and left.deed is Deed.PARK:
-                return True
-        return any(await asyncio.gather(*(gate.host.store.is_tripped(url) for gate in self.gates)))
+        """Whether the task's breaker is tripped anywhere in the deployment (O16): the databases know."""
+        answers = await asyncio.gather(*(gate.tripped(url) for gate in self.gates))
+        return any(answers)
 
     def tasks(self) -> list[TaskHealth]:
         """The tasks that are held back here, by url."""
@@ -111,11 +109,6 @@ class Backpressure:
             else TaskHealth(url, rates[url])
             for url in sorted({*rates, *tripped})
         ]
-
-    @property
-    def probes(self) -> Counter[tuple[str, str, str]]:
-        """By task, outcome and cause of the trip."""
-        return sum((gate.breakers.probes for gate in self.gates), Counter())
 
 
 class Gate:
@@ -130,11 +123,20 @@ class Gate:
     # -- lifecycle
 
     async def open(self) -> None:
-        """Re-arm the breakers from the database (V6). Raises `Unavailable`."""
+        """Re-arm the breakers from the database (V6), and hold what is held on the other shards. Raises `Unavailable`."""
         self.breakers.reset()
         causes = await self.host.store.tripped_tasks()
         for url in [*causes, *await self.host.store.parked_tasks()]:
             self.breakers.hears(url, Event.FOUND, causes.get(url, ""))
+        for gate in self._shared.gates:
+            for url, breaker in gate.breakers.tripped.items():
+                self.breakers.hears(url, Event.TOLD, breaker.cause)
+        self._shared.gates.append(self)
+
+    def close(self) -> None:
+        """Count no more."""
+        if self in self._shared.gates:
+            self._shared.gates.remove(self)
 
     async def run(self) -> None:
         """Park, probe and release until cancelled."""
@@ -207,6 +209,16 @@ class Gate:
             return True
         return not self.breakers.holds(step.url)
 
+    async def tripped(self, url: str) -> bool:
+        """Whether the task is tripped on this shard; while its database is away, what this replica knows of it."""
+        left = self.breakers.deeds.get(url)
+        if left is not None and left.deed is Deed.PARK:
+            return True
+        try:
+            return await self.host.store.is_tripped(url)
+        except Unavailable:
+            return self.breakers.holds(url)
+
     def work_came(self) -> None:
         """Steps came to be pending, here or elsewhere."""
         self.breakers.work_came()
@@ -230,7 +242,7 @@ class Gate:
         return give_back(step)
 
     def _came_back(self, step: StepInHand, outcome: str) -> None:
-        self.breakers.count(step.url, outcome)
+        self._shared.probes[step.url, outcome, self.breakers.of(step.url).cause] += 1
         if outcome == "served":
             self.breakers.hears(step.url, Event.SERVED)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -25,8 +24,6 @@ class Breakers:
 
     `poke` is set whenever the prober has something to look at. A probe is *under way* from its claim to the moment its task is
     asked. A tripped task is *idle* while a probe is due and no step was there to be one: the next to come is.
-
-    `probes` counts by task, outcome (`served`, `refused`, `unanswered`) and cause of the trip.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -36,7 +33,6 @@ class Breakers:
         self._idle: dict[str, int | None] = {}
         self.deeds: dict[str, Left] = {}
         self.poke = asyncio.Event()
-        self.probes: Counter[tuple[str, str, str]] = Counter()
 
     def hears(self, url: str, event: Event, cause: str = "") -> tuple[Deed, ...]:
         """Take an event in; what is to be done. Parking and releasing are left to the prober."""
@@ -130,10 +126,6 @@ class Breakers:
         if self._under_way.get(url) == step_id:
             del self._under_way[url]
         self.hears(url, Event.PROBED)
-
-    def count(self, url: str, outcome: str) -> None:
-        """A probe came back."""
-        self.probes[url, outcome, self.of(url).cause] += 1
 
     def reset(self) -> None:
         """Forget what was held: the database tells it when the replica starts (V6)."""
