@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from dwarf_nats.clock import SystemClock
 from dwarf_nats.engine import shards
-from dwarf_nats.engine.backpressure import Backpressure, TaskHealth
+from dwarf_nats.engine.backpressure import Backpressure
 from dwarf_nats.engine.creating import MAX_INT, Creator, check_options, check_text
 from dwarf_nats.engine.graphs import GraphBook
 from dwarf_nats.engine.navigation import Walk
@@ -31,7 +31,7 @@ from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.keys import Key, Tokens, parse_key
 from dwarf_nats.workflow.names import check_subject_name
 from dwarf_nats.workflow.options import FlowOptions, Query
-from dwarf_nats.workflow.records import FlowSummary, GraphInfo, Outcome, ShardInfo, Step
+from dwarf_nats.workflow.records import FlowSummary, GraphInfo, Outcome, ShardInfo, Step, TaskHealth
 from dwarf_nats.workflow.rows import FlowRow
 from dwarf_nats.workflow.state import State
 from dwarf_nats.workflow.status import Status

@@ -4,6 +4,6 @@
 `Gate.admits`, an answer goes through `Gate.judged`.
 """
 
-from dwarf_nats.engine.backpressure.backpressure import Backpressure, Gate, TaskHealth
+from dwarf_nats.engine.backpressure.backpressure import Backpressure, Gate
 
-__all__ = ["Backpressure", "Gate", "TaskHealth"]
+__all__ = ["Backpressure", "Gate"]

@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dwarf_nats.engine.backpressure.breakers import Breakers
@@ -16,6 +15,7 @@ from dwarf_nats.errors import Unavailable
 from dwarf_nats.rules.breaker import Deed, Event
 from dwarf_nats.rules.decide import give_back
 from dwarf_nats.workflow.answer import Answer, Disposition
+from dwarf_nats.workflow.records import TaskHealth
 
 if TYPE_CHECKING:
     from dwarf_nats.engine.backpressure.prober import Host
@@ -25,19 +25,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("dwarf_nats.engine")
 UNASKED = frozenset({"timeout", "too_large"})
 """Causes of errors that say nothing about whether the task can serve: it did not answer, or was not asked."""
-
-
-@dataclass(slots=True, frozen=True)
-class TaskHealth:
-    """A task as this replica sees it: operations per second allowed (`None`: any number), and why and since when its breaker is
-    tripped (microseconds; 0 and empty if it is not). `probe_at`: from when the next probe may go out."""
-
-    url: str
-    rate: float | None = None
-    tripped_at: int = 0
-    cause: str = ""
-    probes: int = 0
-    probe_at: int = 0
 
 
 class Backpressure:
