@@ -101,6 +101,7 @@ class Shard:
         hands: Hands,
         tokens: Tokens,
         backpressure: Backpressure,
+        heal: Callable[[Shard], Awaitable[None]],
     ) -> None:
         self.store = store
         self.number = store.shard
@@ -112,6 +113,8 @@ class Shard:
         self.away = ""
         """Why its database is taken to be away; empty if it answers."""
         self.recovered = 0
+        self.orphaned = 0
+        """Running flows without a live step, as last counted; for a person to look at (B5)."""
         self.fenced = 0
         self._clock = clock
         self._tasks = tasks
@@ -122,6 +125,7 @@ class Shard:
         self._hands = hands
         self._tokens = tokens
         self.gate = backpressure.gate(self)
+        self._heal = heal
         self._in_hand: dict[int, StepInHand] = {}
         self._running: dict[int, asyncio.Task[None]] = {}
         self._poke = asyncio.Event()
@@ -653,6 +657,7 @@ class Shard:
                     await self._sweep()
                     if ticks % 9 == 0:
                         await self.store.remove_completed(60_000)
+                        await self._heal(self)
                 self.away = ""
             except Unavailable as error:
                 self.away = str(error)
