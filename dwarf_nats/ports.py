@@ -26,6 +26,17 @@ class BusAway(Exception):
     """The bus is away, or went away before the answer came: the step is given back, neither failed nor tripped (V4, B6)."""
 
 
+class WorkerLost(Exception):
+    """Whoever ran the task is gone before it answered: the step is given back, at once, neither failed nor tripped (X11).
+
+    `pause`: seconds after which it is due again; not 0 if the same step was lost before.
+    """
+
+    def __init__(self, message: str, pause: float = 0.0) -> None:
+        super().__init__(message)
+        self.pause = pause
+
+
 class Tasks(Protocol):
     """Runs tasks.
 
@@ -36,8 +47,8 @@ class Tasks(Protocol):
     async def execute(self, call: TaskCall) -> Answer:
         """Run one task within `call.budget` seconds and return its answer; every failure is an answer too.
 
-        Raises `BusAway` if it is unknown whether the task ran because the transport is gone. An exception of any other
-        kind is taken for an ordinary error of the step.
+        Raises `BusAway` if it is unknown whether the task ran because the transport is gone, `WorkerLost` because whoever
+        ran it is. An exception of any other kind is taken for an ordinary error of the step.
         """
         ...
 

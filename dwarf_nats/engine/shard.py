@@ -12,7 +12,7 @@ from dwarf_nats.engine.committer import BACKOFF_SECONDS, Committer
 from dwarf_nats.engine.ids import Ids, NoneLeft
 from dwarf_nats.engine.waiters import Waiters
 from dwarf_nats.errors import DwarfError, Unavailable
-from dwarf_nats.ports import BusAway
+from dwarf_nats.ports import BusAway, WorkerLost
 from dwarf_nats.rules.decide import Limits, decide, fail, give_back
 from dwarf_nats.rules.settlement import FlowFacts, NewFlow, NewStep, Settled, Settlement, StepInHand
 from dwarf_nats.workflow.answer import Answer, ErrorInfo, TaskCall
@@ -323,6 +323,9 @@ class Shard:
         except BusAway:
             await self._tasks.ready()  # the step is held meanwhile: neither failed nor written about
             return give_back(step, BUS_AWAY_DELAY_US)
+        except WorkerLost as error:
+            log.info("step %s is given back: %s", step.shown, error)
+            return give_back(step, round(error.pause * 1_000_000))
         except Unavailable as error:
             log.warning("step %s is given back: %s", step.shown, error)
             return give_back(step, BUS_AWAY_DELAY_US)
@@ -376,7 +379,7 @@ class Shard:
             return Answer(
                 error=ErrorInfo(f"task {step.url} did not answer within its time budget of {budget_ms} ms", 408)
             )
-        except (BusAway, Unavailable):
+        except (BusAway, WorkerLost, Unavailable):
             raise
         except Exception as error:
             code = getattr(error, "code", 500)
