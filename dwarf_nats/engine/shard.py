@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from dwarf_nats.ports import Clock, Notices, Signals, Store, Tasks
     from dwarf_nats.settings import EngineSettings
     from dwarf_nats.workflow.graph import Graph
+    from dwarf_nats.workflow.keys import Key
     from dwarf_nats.workflow.rows import FlowRow
 
 log = logging.getLogger("dwarf_nats.engine")
@@ -500,6 +501,16 @@ class Shard:
             if running is not None:
                 running.cancel()
 
+    def cancelled_elsewhere(self, flow: Key) -> None:
+        """Another replica cancelled a flow: tell those who run its steps for this one (O10)."""
+        self.cancelled(
+            [
+                (step.step_id, step.token)
+                for step in self._in_hand.values()
+                if step.flow.flow_id == flow.id and step.flow.token == flow.token
+            ]
+        )
+
     # -- upkeep
 
     async def _keep_up(self, name: str) -> None:
@@ -534,6 +545,10 @@ class Shard:
             self.recovered += found
             log.info("shard %d: %d steps of silent replicas are pending again", self.number, found)
             self.wake()
+        for step_id in await self.store.cancelled_among(list(self._running)) if self._running else ():
+            step = self._in_hand.get(step_id)
+            if step is not None and step_id in self._running:  # nobody told, or the signal was lost (B1)
+                self.cancelled([(step_id, step.token)])
         waited_for = self.waiters.waited_for()
         if waited_for:
             for flow_id in await self.store.stopped_among(waited_for):

@@ -532,6 +532,28 @@ async def test_what_peers_tell_is_only_taken_as_a_hint(engine: Engine) -> None:
     assert (await wait).state == {"n": 4}
 
 
+async def test_a_wrong_word_of_a_cancellation_costs_an_execution_and_nothing_else(
+    engine: Engine, proxy: TaskProxy
+) -> None:
+    """B1: the database knows better, so the step is given back and runs again."""
+    gate = Gate({"n": 5})
+    proxy.handle_task("add", gate)
+    key = await engine.create("line", {"n": 1}, start=True)
+    await gate.began()
+    (step,) = await engine.history(key)
+    shard, number, token = key.split("-")
+    wrong = f"{shard}-{number}-{token[::-1]}"
+    engine.peers.notify_status_change([(wrong, Status.CANCELLED), (key, Status.COMPLETED)])
+    assert (proxy.cancelled, gate.cancelled) == ([], 0)
+    gate.again()
+    engine.peers.notify_status_change([(key, Status.CANCELLED)])
+    assert proxy.cancelled == [step.step_key]
+    await gate.began()
+    gate.open()
+    assert (await engine.await_(key, SOON)).state == {"n": 10}
+    assert (gate.entered, gate.cancelled) == (2, 1)
+
+
 async def test_notices_that_raise_harm_no_flow(caplog: pytest.LogCaptureFixture) -> None:
     """B4."""
 
