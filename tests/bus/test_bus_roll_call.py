@@ -231,12 +231,13 @@ async def test_a_step_unknown_in_two_answers_in_a_row_is_lost_and_the_others_sta
 
 async def test_a_step_whose_reply_overtakes_the_second_call_is_not_lost(office: Office) -> None:
     call = office.accepted("1-1")
-    (await office.call()).running()
+    office.accepted("1-2")
+    (await office.call()).running("1-2")
     second = await office.call()
     office.answer(call)
-    second.running()
-    await office.settled()
-    assert (office.lost, office.roll.workers) == ({}, 0)
+    second.running("1-2")
+    assert (await office.call()).steps == ["1-2"]
+    assert office.lost == {}
 
 
 async def test_a_step_accepted_while_a_call_is_under_way_is_not_judged_by_its_answer(office: Office) -> None:
@@ -254,13 +255,13 @@ async def test_a_step_accepted_while_a_call_is_under_way_is_not_judged_by_its_an
     assert (await office.call()).steps == ["1-9"]
 
 
-async def test_the_bus_going_away_loses_nobody(office: Office) -> None:
+async def test_the_bus_going_away_loses_nobody(office: Office, caplog: pytest.LogCaptureFixture) -> None:
     call = office.accepted("1-1")
     office.away = True
     await office.tick()
     office.answer(call)  # as the inbox ends it, with `BusAway`
     await office.tick()
-    assert (office.lost, office.roll.workers) == ({}, 0)
+    assert (office.lost, office.roll.workers, caplog.records) == ({}, 0, [])
     office.away = False
     office.accepted("1-1")
     assert (await office.call()).steps == ["1-1"]
@@ -371,12 +372,25 @@ async def test_a_step_in_hand_again_is_not_cancelled_for_what_it_was(office: Off
     assert (asked.steps, asked.cancel) == (["1-1"], [])
 
 
+async def test_a_step_in_hand_again_elsewhere_leaves_nothing_to_say_to_its_former_worker(office: Office) -> None:
+    office.roll.cancel(office.accepted("1-1", "former"))
+    await office.settled()
+    office.taken().silent()
+    office.accepted("1-1", "present")
+    for _ in range(2):
+        asked = await office.call()
+        assert (asked.worker, asked.steps, asked.cancel) == ("present", ["1-1"], [])
+        asked.running("1-1")
+    assert office.roll.workers == 1
+
+
 async def test_an_answer_of_the_cancelled_step_itself_ends_the_matter(office: Office) -> None:
     call = office.accepted("1-1")
     office.roll.cancel(call)
     await office.settled()
     told = office.taken()
     office.answer(call)
+    assert office.roll.workers == 0
     told.silent()
     await office.tick()
     assert (office.asked.empty(), office.roll.workers) == (True, 0)
