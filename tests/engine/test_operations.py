@@ -41,7 +41,7 @@ async def test_a_created_flow_waits_for_its_start(engine: Engine, proxy: TaskPro
     assert [step.status for step in await engine.history(key)] == [Status.CREATED]
     await engine.start(key)
     assert (await engine.await_(key, SOON)).state == {"n": 4}
-    with pytest.raises(Conflict, match="completed: only a created one can be started"):
+    with pytest.raises(Conflict, match="completed: to be started it must be created"):
         await engine.start(key)
     assert proxy.calls == {"add": 1, "double": 1}
 
@@ -251,8 +251,10 @@ async def test_a_wait_at_a_replica_that_stops_is_refused(dsn: str, proxy: TaskPr
     engine = replica(dsn, proxy, drain_ms=0)
     await engine.startup()
     key = await engine.create("line")
-    wait = asyncio.create_task(engine.await_(key, SOON))
-    await engine.snapshot(key)
+    gate = Gate()
+    proxy.handle_task("add", gate)
+    wait = asyncio.create_task(engine.run("line", timeout=SOON))
+    await gate.began()
     await engine.shutdown()
     with pytest.raises(Unavailable, match="ask again"):
         await wait
@@ -473,6 +475,31 @@ async def test_cancel_tells_the_task_another_replica_runs(pg_dsn: str, proxy: Ta
         assert (await running.await_(other, SOON)).state == {"spared": True}
         await shard_of(running)._sweep()
         assert proxy.cancelled == [step.step_key]
+
+
+@pytest.mark.slow
+async def test_cancel_of_a_tree_tells_the_tasks_another_replica_runs_for_its_children(
+    pg_dsn: str, proxy: TaskProxy
+) -> None:
+    """O10: the signal names every flow of the tree that was cancelled."""
+    gate = Gate()
+    proxy.handle_graph(line("parent", "call"))
+    proxy.handle_graph(line("child", "gate"))
+    proxy.handle_task("call", lambda flow: flow.subgraph("child"))
+    proxy.handle_task("gate", gate)
+    signals = Linked()
+    deputy = open_engine(pg_dsn, tasks=TaskProxy(), signals=signals, settings=EngineSettings(drain_ms=0))
+    async with replica(pg_dsn, proxy, drain_ms=0) as running:
+        signals.to = running
+        key = await running.create("parent", start=True)
+        await gate.began()
+        async with deputy:
+            deputy.stop_claiming()
+            await deputy.cancel(key)
+            async with asyncio.timeout(SOON):
+                while not gate.cancelled:
+                    await running.snapshot(key)
+        assert len(proxy.cancelled) == 1
 
 
 async def test_cancel_of_a_created_flow(engine: Engine) -> None:

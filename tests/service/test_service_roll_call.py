@@ -132,6 +132,27 @@ async def test_a_cancelled_step_is_told_by_itself_and_those_of_other_flows_are_l
         assert await service.called(spared) == {"steps": [spared], "cancel": []}
 
 
+async def test_a_restarted_flow_is_not_cancelled_for_what_it_was(quick: Caller) -> None:
+    """O13: the entry step runs again under its old id, so an unanswered cancellation is not repeated."""
+    service = await Hands.serve(quick, "work")
+    flow = await quick.ok("flow.create_task", task="work", start=True)
+    step = step_of(await service.take())
+    await quick.ok("flow.cancel", **flow)
+    while not json.loads((await take(service.calls)).data)["cancel"]:
+        pass  # and no answer to it
+    await quick.ok("flow.restart", **flow)
+    again = await service.take()
+    assert step_of(again) == step
+    called = 0
+    while called < 3:
+        asked = await service.called(step)
+        if asked["steps"]:  # else it was said again before the restart
+            assert asked == {"steps": [step], "cancel": []}
+            called += 1
+    await quick.answer(again, {"changes": {"n": 1}})
+    assert (await quick.ok("flow.await", **flow))["state"] == {"n": 1}
+
+
 PERMISSIONS = """
 authorization {{ users: [
   {{ user: replica, password: replica }}

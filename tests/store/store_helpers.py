@@ -6,12 +6,14 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
+from dwarf_nats.errors import NotFound
 from dwarf_nats.rules.decide import fail, give_back
 from dwarf_nats.rules.settlement import FlowEnd, FlowFacts, NewFlow, NewStep, Settlement, StepInHand
 from dwarf_nats.store.store import SqlStore
 from dwarf_nats.workflow.answer import ErrorInfo
 from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.keys import Tokens
+from dwarf_nats.workflow.rows import Steered
 from dwarf_nats.workflow.state import Raw, decode_state, encode_state, merge, state_from
 from dwarf_nats.workflow.status import Status
 
@@ -40,7 +42,7 @@ def in_hand(row: Sequence[Any]) -> StepInHand:
     """A claimed row as a step."""
     facts = FlowFacts(
         1, row[10], row[11], row[12], row[13], GRAPH, Raw(row[14].encode()), row[15], row[16], row[17], row[18], row[19],
-        row[20], row[21], row[22],
+        row[20], row[21], row[22], root_id=row[32], surgraph_flow_id=row[33], surgraph_step_id=row[34],
     )  # fmt: skip
     return StepInHand(
         facts,
@@ -94,6 +96,20 @@ async def one_claimed(store: SqlStore, state: dict[str, Any] | None = None, **mo
     await store.create([new], BUDGET)
     (row,) = [row for row in await store.claim(500, BUDGET) if row[0] == new.step_id]
     return in_hand(row)
+
+
+async def cancel(store: SqlStore, flow_id: int, reason: str = "", final: Any = lambda steps: b"{}") -> Steered:
+    """Cancel a flow; `final` makes the final state of its steps."""
+    flow = await store.flow_by_id(flow_id)
+    if flow is None:
+        raise NotFound("no such flow")
+    return await store.cancel(flow, reason, lambda _flow, steps: final(steps))
+
+
+async def fingerprint(store: SqlStore, flow_id: int) -> Sequence[Any]:
+    flow = await store.flow_by_id(flow_id)
+    assert flow is not None
+    return await store.fingerprint(flow)
 
 
 async def look(store: SqlStore, sql: str, *args: Any) -> list[tuple[Any, ...]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from store_helpers import BUDGET, ended, failed, in_hand, look, new_flow
+from store_helpers import BUDGET, cancel, ended, failed, in_hand, look, new_flow
 
 from dwarf_nats.errors import BadRequest
 from dwarf_nats.store.store import SqlStore
@@ -12,7 +12,7 @@ from dwarf_nats.workflow.status import Status
 
 
 async def listed(store: SqlStore, query: Query, thread_id: int | None = None) -> list[int]:
-    rows, cursor = await store.list_flows(query, thread_id, "")
+    rows, cursor = await store.list_flows(query, query.limit, thread_id, "")
     assert cursor == ""
     return sorted(row[0] for row in rows)
 
@@ -33,7 +33,7 @@ async def flows(store: SqlStore) -> dict[str, int]:
     await store.settle(
         [ended(steps[made["done"].step_id]), failed(steps[made["broken"].step_id], "Disk 50%_full")], BUDGET
     )
-    await store.cancel(made["stopped"].facts.flow_id, "customer CHANGED mind", lambda _: b"{}")
+    await cancel(store, made["stopped"].facts.flow_id, "customer CHANGED mind", lambda _: b"{}")
     await look(store, "update dwarf_steps set node = 'Ship_it' where step_id = $1", made["pending"].step_id)
     return {name: new.facts.flow_id for name, new in made.items()}
 
@@ -89,7 +89,7 @@ async def test_pages_follow_each_other_newest_first_without_gap_or_repeat(store:
     seen: list[int] = []
     cursor = ""
     while True:
-        rows, cursor = await store.list_flows(Query(limit=4), None, cursor)
+        rows, cursor = await store.list_flows(Query(), 4, None, cursor)
         seen += [row[0] for row in rows]
         if not cursor:
             break
@@ -100,14 +100,14 @@ async def test_pages_follow_each_other_newest_first_without_gap_or_repeat(store:
 
 async def test_a_full_last_page_has_no_cursor(store: SqlStore) -> None:
     await store.create([new_flow() for _ in range(4)], BUDGET)
-    rows, cursor = await store.list_flows(Query(limit=4), None, "")
+    rows, cursor = await store.list_flows(Query(), 4, None, "")
     assert (len(rows), cursor) == (4, "")
 
 
 async def test_a_cursor_that_is_none_of_ours_is_refused(store: SqlStore) -> None:
     for cursor in ("x", "!!!!", "MQ", "MS4y.LjM", "LTEuMg", "99999999999999999999", "a" * 200, "é"):
         with pytest.raises(BadRequest, match="malformed cursor"):
-            await store.list_flows(Query(), None, cursor)
+            await store.list_flows(Query(), 100, None, cursor)
 
 
 async def test_purge_removes_what_matches_and_does_not_run_oldest_first(store: SqlStore, flows: dict[str, int]) -> None:
