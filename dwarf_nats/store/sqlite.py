@@ -11,7 +11,7 @@ import contextlib
 import fcntl
 import os
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import IO, TYPE_CHECKING, Any, TypeVar
@@ -20,7 +20,9 @@ import orjson
 
 from dwarf_nats.errors import Unavailable
 from dwarf_nats.rules.breakpoints import stored
+from dwarf_nats.rules.planning import Ask, Page, Share
 from dwarf_nats.rules.settlement import NewFlow, NewIds, Settled, Settlement
+from dwarf_nats.store import line
 from dwarf_nats.store.database import Row, Tx, sqlite_sql
 from dwarf_nats.store.effects import effects, hold
 from dwarf_nats.store.lease import lease_us
@@ -47,23 +49,18 @@ insert into dwarf_steps (step_id, flow_id, depth, token, node, url, state, statu
 values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24,
   case when ?8 = 'pending' and ?6 in (select url from dwarf_tripped) then 2 else 0 end)
 """
-_COLUMNS = """
+_CLAIM = """
 select s.step_id, s.token, s.node, s.url, s.depth, s.attempt, s.lease_seq + 1, s.state, s.changes,
   ?1 - coalesce(s.started_at, ?1), f.flow_id, f.token, f.workflow, f.graph_digest, f.baggage, f.priority, f.fairness_key,
   f.fairness_weight, f.time_budget_ms, f.notify, f.thread_id, f.created_at, f.updated_at, f.status, s.not_before,
   s.spawn_id, s.ordinal, s.resumed, s.subgraph_result, s.subgraph_error, s.breakpoint_hit, f.breakpoints, f.root_id,
   f.surgraph_flow_id, f.surgraph_step_id
+from json_each(?2) p cross join dwarf_steps s on s.step_id = p.value cross join dwarf_flows f on f.flow_id = s.flow_id
+order by s.priority, s.not_before, s.step_id
 """
-_CLAIM = f"""
-{_COLUMNS}
-from dwarf_steps s indexed by dwarf_steps_due join dwarf_flows f on f.flow_id = s.flow_id
-where s.status = 'pending' and s.parked = 0 and s.not_before <= ?1 and s.url not in (select value from json_each(?3))
-order by s.priority, s.not_before, s.step_id limit ?2
-"""
-_PROBE = f"""
-{_COLUMNS}
-from dwarf_steps s indexed by dwarf_steps_parked join dwarf_flows f on f.flow_id = s.flow_id
-where s.parked = 2 and s.url = ?3 and s.not_before <= ?1 order by s.not_before, s.step_id limit ?2
+_PROBE = """
+select step_id from dwarf_steps indexed by dwarf_steps_parked
+where parked = 2 and url = ? and not_before <= ? order by not_before, step_id limit 1
 """
 _CLAIMED = """
 update dwarf_steps set status = 'running', parked = 0, lease_seq = lease_seq + 1, claimed_by = ?, updated_at = ?,
@@ -170,7 +167,7 @@ class Sqlite:
                 raise
             await self._call(lambda: self._opened().execute("commit"))
 
-    async def transact(self, work: Callable[[Tx], Awaitable[T]]) -> T:
+    async def transact(self, work: Callable[[Tx], Awaitable[T]], *, by_index: bool = False) -> T:  # noqa: ARG002
         """Do `work` in a transaction; nobody else writes meanwhile."""
         async with self.transaction() as tx:
             return await work(tx)
@@ -218,26 +215,50 @@ class Sqlite:
         )  # fmt: skip
         return True
 
-    async def claim(self, limit: int, replica_id: int, budget_ms: int, shut: Sequence[str]) -> list[Row]:
-        """Claim up to `limit` due steps, best first (X1), those of the tasks in `shut` passed over (C3)."""
-        return await self._claimed(_CLAIM, limit, orjson.dumps(list(shut)).decode(), replica_id, budget_ms)
+    async def survey(self, ask: Ask, shut: Collection[str]) -> Page:
+        """Read a page of the line, `shut` tasks not counted (C4)."""
+        return await self.call(lambda connection: line.survey(connection, self._clock.now(), ask, shut))
+
+    async def ripen(self, limit: int) -> int:
+        """Put up to `limit` steps in line whose time has come; how many."""
+        return await self._group(
+            lambda connection: connection.execute(line.RIPEN_SQLITE, (self._instant, limit)).rowcount
+        )
+
+    async def claim(
+        self, limit: int, replica_id: int, budget_ms: int, shares: Sequence[Share], allowances: Mapping[str, int]
+    ) -> list[Row]:
+        """Claim up to `limit` due steps of these shares, best first (X1)."""
+        return await self._group(
+            lambda connection: self._claimed(
+                connection, line.pick(connection, self._instant, limit, shares, allowances), replica_id, budget_ms
+            )
+        )
 
     async def claim_probe(self, url: str, replica_id: int, budget_ms: int) -> Row | None:
         """Claim the parked step of a task that has been due longest (V4)."""
-        rows = await self._claimed(_PROBE, 1, url, replica_id, budget_ms)
+
+        def work(connection: sqlite3.Connection) -> list[Row]:
+            picked = [row[0] for row in connection.execute(_PROBE, (url, self._instant))]
+            return self._claimed(connection, picked, replica_id, budget_ms)
+
+        rows = await self._group(work)
         return rows[0] if rows else None
 
-    async def _claimed(self, picking: str, limit: int, which: str, replica_id: int, budget_ms: int) -> list[Row]:
-        def work(connection: sqlite3.Connection) -> list[Row]:
-            now = self._instant
-            rows = connection.execute(picking, (now, limit, which)).fetchall()
-            connection.executemany(
-                _CLAIMED,
-                [(replica_id, now, now, now + ((r[18] or budget_ms) + 30_000) * 1000, r[0]) for r in rows],
-            )
-            return rows
+    def _claimed(
+        self, connection: sqlite3.Connection, picked: Sequence[int], replica_id: int, budget_ms: int
+    ) -> list[Row]:
+        now = self._instant
+        rows = connection.execute(_CLAIM, (now, orjson.dumps(picked).decode())).fetchall()
+        connection.executemany(
+            _CLAIMED,
+            [(replica_id, now, now, now + ((r[18] or budget_ms) + 30_000) * 1000, r[0]) for r in rows],
+        )
+        return rows
 
-        return await self._group(work)
+    async def fetch_by_index(self, sql: str, *args: Any) -> list[Row]:
+        """As `fetch`; here there is nothing else to read by."""
+        return await self.fetch(sql, *args)
 
     async def settle(
         self, group: Sequence[Settlement], replica_id: int, budget_ms: int, new_step: NewIds, limits: Limits

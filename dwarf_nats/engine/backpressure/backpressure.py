@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from dwarf_nats.engine.backpressure.breakers import Breakers
@@ -106,6 +106,7 @@ class Gate:
         self.host = host
         self.breakers = Breakers(clock)
         self._prober = Prober(host, self.breakers, clock)
+        self._shut: list[str] = []
 
     # -- lifecycle
 
@@ -152,15 +153,14 @@ class Gate:
     def allowances(self) -> dict[str, int]:
         """How many more steps of these tasks may be claimed now, 0 meaning none; of all others as many as there are (C3)."""
         allowed = self._shared.valves.allowances()
+        self._shut = [url for url, count in allowed.items() if count == 0 and not self.breakers.holds(url)]
         for url, count in self.breakers.allowances().items():
             allowed[url] = min(count, allowed.get(url, count))
         return allowed
 
-    def opens_at(self, allowances: Mapping[str, int], taken: Counter[str]) -> int | None:
-        """When to look again, after a claim under these allowances that took so many of each task: when the first of the valves
-        opens that kept it from taking more. `None` if none did."""
-        spent = [url for url, allowed in allowances.items() if taken[url] >= allowed and not self.breakers.holds(url)]
-        return self._shared.valves.opens_at(spent)
+    def opens_at(self) -> int | None:
+        """When the first of the valves opens that were shut when `allowances` was last asked; `None` if none was."""
+        return self._shared.valves.opens_at(self._shut)
 
     def holds(self, url: str) -> bool:
         """Whether the task's breaker is tripped here."""

@@ -109,7 +109,7 @@ class Prober:
         store = self._host.store
         if deed is Deed.PARK:
             await store.trip(url, self._breakers.of(url).cause)
-            log.info("task %s: %d steps are parked", url, await store.park(url))
+            await store.park(url)
             return
         await store.untrip(url)
         count = 0
