@@ -575,7 +575,7 @@ class Shard:
             await self._clock.sleep(beat)
             ticks += 1
             try:
-                await self.store.beat(name)
+                self.gate.held = await self.store.beat(name)
                 if self.outages != outages:
                     outages = self.outages
                     ticks = 1  # the other replicas could not renew their rows either: give them time

@@ -71,6 +71,13 @@ class Breaker:
         """Whether a probe may go out. One further off than any schedule puts it says that the clock was set back."""
         return self.tripped and not now < self.probe_at <= now + LONGEST_US
 
+    def pointless(self, now: int) -> bool:
+        """Whether a probe has been due for so long that, with nothing parked, keeping it tripped makes no difference.
+
+        The next step of its task is asked about at once either way.
+        """
+        return self.tripped and self.probe_at + LONGEST_US <= now
+
 
 CLOSED = Breaker()
 

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 PARKED = "(case when url in (select t.url from dwarf_tripped t) then 2 else 0 end)"
 """What `parked` is for a step that becomes pending; `url` is the step's."""
+ANY_HELD = """
+(exists (select 1 from dwarf_tripped) or exists (select 1 from dwarf_steps where parked = 2))
+"""
 _DISTINCT = """
 with recursive t(url) as (
   -- From one task to the next through the index, however many steps each has (C4).

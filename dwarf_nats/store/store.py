@@ -418,6 +418,8 @@ class SqlStore:
 
     async def leads(self) -> bool:
         """Whether this replica is the one that sweeps: the longest known of those that live."""
+        if isinstance(self.database, Sqlite):
+            return True
         rows = await self.database.fetch("select min(replica_id) from dwarf_replicas")
         return rows[0][0] is None or int(rows[0][0]) >= self.replica_id
 
@@ -430,14 +432,16 @@ class SqlStore:
     async def orphaned(self, age_ms: int) -> list[int]:
         return await self.database.transact(lambda tx: sweeping.orphaned(tx, age_ms))
 
-    async def beat(self, name: str) -> None:
-        """Renew this replica's row (B2)."""
-        await self.database.fetch(
+    async def beat(self, name: str) -> bool:
+        """Renew this replica's row (B2); whether there are tasks whose steps are held, or steps that are."""
+        rows = await self.database.fetch(
             "insert into dwarf_replicas (replica_id, name, seen_at) values ($1, $2, {now})"
-            " on conflict (replica_id) do update set seen_at = excluded.seen_at",
+            " on conflict (replica_id) do update set seen_at = excluded.seen_at"
+            f" returning {breakers.ANY_HELD}",
             self.replica_id,
             name,
         )
+        return bool(rows[0][0])
 
     async def recover(self, timeout_ms: int) -> int:
         """Give back the steps of replicas that went silent, and those past their lease; how many (B2)."""

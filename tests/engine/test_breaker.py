@@ -57,6 +57,16 @@ def ailing(proxy: TaskProxy) -> Service:
     return made
 
 
+@pytest.fixture
+async def still(dsn: str, proxy: TaskProxy, heard: Remembered, clock: ManualClock) -> AsyncIterator[Engine]:
+    """An engine on each database for which time stands still, so that no probe goes out before the clock is moved."""
+    made = open_engine(
+        dsn, tasks=proxy, graphs=proxy, notices=heard, signals=heard, settings=EngineSettings(drain_ms=0), clock=clock
+    )
+    async with made:
+        yield made
+
+
 async def tripped_flow(engine: Engine, workflow: str = "down") -> str:
     """A flow whose first step has tripped the breaker and is parked."""
     key = await engine.create(workflow, {"n": 1}, start=True)
@@ -107,51 +117,51 @@ async def test_the_first_signal_parks_the_step_instead_of_failing_it(
 
 
 async def test_all_pending_steps_of_the_task_are_parked_and_no_others(
-    timed: Engine, down: Service, proxy: TaskProxy
+    still: Engine, down: Service, proxy: TaskProxy
 ) -> None:
     gate = Gate()
     proxy.handle_task("gate", gate)
-    timed.configure(workers=2)
+    still.configure(workers=2)
     down.holds = True
-    blocked = await timed.create_task("gate", start=True)
-    flows = [await timed.create("down", {"n": n}, start=True) for n in range(5)]
-    other = await timed.create("single", {"n": 1}, start=True)
+    blocked = await still.create_task("gate", start=True)
+    flows = [await still.create("down", {"n": n}, start=True) for n in range(5)]
+    other = await still.create("single", {"n": 1}, start=True)
     await down.times(1)
-    await until_rows(timed, [(5,)], LOOSE)
+    await until_rows(still, [(5,)], LOOSE)
     down.let_go(0, 503)
-    await until_rows(timed, [(5,)], PARKED)
-    assert (await timed.await_(other, SOON)).state == {"n": 2}
+    await until_rows(still, [(5,)], PARKED)
+    assert (await still.await_(other, SOON)).state == {"n": 2}
     assert len(down.asked) == 1
-    assert await rows(timed, LOOSE) == [(0,)]
+    assert await rows(still, LOOSE) == [(0,)]
     gate.open()
-    await timed.await_(blocked, SOON)
+    await still.await_(blocked, SOON)
     for key in flows:
-        assert (await timed.snapshot(key)).status is Status.RUNNING
+        assert (await still.snapshot(key)).status is Status.RUNNING
 
 
-async def test_new_steps_are_born_parked(timed: Engine, down: Service, proxy: TaskProxy) -> None:
+async def test_new_steps_are_born_parked(still: Engine, down: Service, proxy: TaskProxy) -> None:
     """V4, O2: created and started at once, started later, next after another step, branches of a fan-out, a fan-in."""
-    await tripped_flow(timed)
-    created = await timed.create("down")
-    await timed.create("down", start=True)
-    await until_rows(timed, [(2,)], PARKED)
-    await timed.start(created)
-    await until_rows(timed, [(3,)], PARKED)
+    await tripped_flow(still)
+    created = await still.create("down")
+    await still.create("down", start=True)
+    await until_rows(still, [(2,)], PARKED)
+    await still.start(created)
+    await until_rows(still, [(3,)], PARKED)
     proxy.handle_graph(line("later", "add", "down"))
-    await timed.create("later", start=True)
-    await until_rows(timed, [(4,)], PARKED)
+    await still.create("later", start=True)
+    await until_rows(still, [(4,)], PARKED)
     for name, held in (("fan", "branches"), ("converging", "join")):
         proxy.handle_graph(fan(name, held))
-    await timed.create("fan", start=True)
-    await until_rows(timed, [(6,)], PARKED)
-    await timed.create("converging", start=True)
-    await until_rows(timed, [(7,)], PARKED)
-    await quiet(timed)
+    await still.create("fan", start=True)
+    await until_rows(still, [(6,)], PARKED)
+    await still.create("converging", start=True)
+    await until_rows(still, [(7,)], PARKED)
+    await quiet(still)
     assert len(down.asked) == 1
-    assert await rows(timed, LOOSE) == [(0,)]
+    assert await rows(still, LOOSE) == [(0,)]
 
 
-async def test_whatever_makes_a_step_pending_again_parks_it(timed: Engine, down: Service, proxy: TaskProxy) -> None:
+async def test_whatever_makes_a_step_pending_again_parks_it(still: Engine, down: Service, proxy: TaskProxy) -> None:
     """A retry, a resume, a breakpoint continued, a restart, a fork, a child that ended."""
     down.code = 0
 
@@ -170,34 +180,34 @@ async def test_whatever_makes_a_step_pending_again_parks_it(timed: Engine, down:
     paused, called = line("paused", "down"), line("called", "down")
     proxy.handle_graph(paused)
     proxy.handle_graph(called)
-    done = await timed.run("down", {"n": 1}, timeout=SOON)
-    ended = await timed.run("down", {"n": 1}, timeout=SOON)
+    done = await still.run("down", {"n": 1}, timeout=SOON)
+    ended = await still.run("down", {"n": 1}, timeout=SOON)
     proxy.handle_task("down", pause)
-    interrupted = await timed.run("paused", timeout=SOON)
-    broken = await timed.create("paused")
-    await timed.break_before(broken, "down", True)
-    await timed.start(broken)
-    assert (await timed.await_(broken, SOON)).status is Status.INTERRUPTED
+    interrupted = await still.run("paused", timeout=SOON)
+    broken = await still.create("paused")
+    await still.break_before(broken, "down", True)
+    await still.start(broken)
+    assert (await still.await_(broken, SOON)).status is Status.INTERRUPTED
     proxy.handle_task("down", call)
-    await timed.create("called", start=True)
+    await still.create("called", start=True)
     await held.times(1)
     proxy.handle_task("down", down)
     down.code, down.asked = 503, []
-    await tripped_flow(timed)
+    await tripped_flow(still)
     parked = 1
-    await timed.resume(interrupted.flow_key, {})
-    await timed.resume_break(broken, {})
-    await timed.restart(done.flow_key, {})
+    await still.resume(interrupted.flow_key, {})
+    await still.resume_break(broken, {})
+    await still.restart(done.flow_key, {})
     parked += 3
-    await until_rows(timed, [(parked,)], PARKED)
-    first, _ = await timed.history(ended.flow_key)
-    await timed.fork(first.step_key, {})
-    await until_rows(timed, [(parked + 1,)], PARKED)
+    await until_rows(still, [(parked,)], PARKED)
+    first, _ = await still.history(ended.flow_key)
+    await still.fork(first.step_key, {})
+    await until_rows(still, [(parked + 1,)], PARKED)
     held.let_go(0)
-    await until_rows(timed, [(parked + 2,)], PARKED)
-    await quiet(timed)
+    await until_rows(still, [(parked + 2,)], PARKED)
+    await quiet(still)
     assert len(down.asked) == 1
-    assert await rows(timed, LOOSE) == [(0,)]
+    assert await rows(still, LOOSE) == [(0,)]
 
 
 async def test_a_breaker_signal_goes_before_retry_and_error_edge(timed: Engine, proxy: TaskProxy) -> None:
@@ -311,26 +321,26 @@ async def test_a_probe_in_hand_does_not_hold_up_the_next_one(timed: Engine, down
 
 
 async def test_a_success_closes_the_breaker_and_releases_what_was_parked(
-    timed: Engine, down: Service, clock: ManualClock, heard: Remembered
+    still: Engine, down: Service, clock: ManualClock, heard: Remembered
 ) -> None:
     """V5: closings are not told."""
-    keys = [await tripped_flow(timed)]
-    keys += [await timed.create("down", {"n": n}, start=True) for n in range(2, 30)]
-    await until_rows(timed, [(29,)], PARKED)
+    keys = [await tripped_flow(still)]
+    keys += [await still.create("down", {"n": n}, start=True) for n in range(2, 30)]
+    await until_rows(still, [(29,)], PARKED)
     heard.enqueued.clear()
     down.code = 0
     clock.advance(0.101)
     for n, key in enumerate(keys, 1):
-        outcome = await timed.await_(key, SOON)
+        outcome = await still.await_(key, SOON)
         assert (outcome.status, outcome.state) == (Status.COMPLETED, {"n": n + 1, "served": True})
     assert len(down.asked) == 30
-    assert not await timed.breaker_tripped("down")
+    assert not await still.breaker_tripped("down")
     assert sum(len(group) for group in heard.enqueued) >= 28  # the other replicas are told of the work
     assert heard.trips == ["down"]
-    assert dict(timed.backpressure.probes) == {("down", "served", "unavailable"): 1}
+    assert dict(still.backpressure.probes) == {("down", "served", "unavailable"): 1}
     down.code = 503
-    await timed.create("down", start=True)
-    await until_rows(timed, [(1,)], PARKED)
+    await still.create("down", start=True)
+    await until_rows(still, [(1,)], PARKED)
     assert heard.trips == ["down", "down"]
 
 
@@ -404,24 +414,44 @@ async def test_a_step_that_comes_when_a_probe_is_due_is_the_probe(
     assert not await timed.breaker_tripped("down")
 
 
+async def test_a_breaker_that_holds_nothing_is_forgotten_in_time(
+    timed: Engine, down: Service, clock: ManualClock
+) -> None:
+    """Names of tasks that nobody will ask for again do not pile up."""
+    key = await tripped_flow(timed)
+    clock.advance(70)
+    await down.times(2)
+    await until_rows(timed, [(1,)], PARKED)
+    await timed.cancel(key)
+    await shard_of(timed)._sweep()
+    assert await rows(timed, "select url from dwarf_tripped") == [("down",)]
+    clock.advance(61)
+    await quiet(timed)
+    shard_of(timed).gate.held = True
+    await shard_of(timed)._sweep()
+    await until_rows(timed, [], "select url from dwarf_tripped")
+    assert not shard_of(timed).gate.holds("down")
+    assert timed.task_health() == []
+
+
 # -- what may happen to parked steps
 
 
 async def test_cancel_takes_parked_steps_along_and_terminal_steps_are_never_parked(
-    timed: Engine, down: Service, clock: ManualClock
+    still: Engine, down: Service, clock: ManualClock
 ) -> None:
     """V6, O10."""
-    first = await tripped_flow(timed)
-    second = await timed.create("down", start=True)
-    await until_rows(timed, [(2,)], PARKED)
-    await timed.cancel(first)
-    assert await rows(timed, PARKED) == [(1,)]
-    assert await rows(timed, TERMINAL) == [(0,)]
-    assert [step.status for step in await timed.history(first)] == [Status.CANCELLED]
+    first = await tripped_flow(still)
+    second = await still.create("down", start=True)
+    await until_rows(still, [(2,)], PARKED)
+    await still.cancel(first)
+    assert await rows(still, PARKED) == [(1,)]
+    assert await rows(still, TERMINAL) == [(0,)]
+    assert [step.status for step in await still.history(first)] == [Status.CANCELLED]
     down.code = 0
     clock.advance(0.101)
-    assert (await timed.await_(second, SOON)).status is Status.COMPLETED
-    assert await rows(timed, TERMINAL) == [(0,)]
+    assert (await still.await_(second, SOON)).status is Status.COMPLETED
+    assert await rows(still, TERMINAL) == [(0,)]
 
 
 @pytest.mark.parametrize("how", ["cancel", "delete", "purge"])
@@ -478,18 +508,18 @@ async def test_a_parked_step_of_the_future_is_no_probe_and_keeps_its_time(
 
 
 async def test_a_breakpoint_pauses_a_probe_and_lets_the_next_one_through(
-    timed: Engine, down: Service, clock: ManualClock
+    still: Engine, down: Service, clock: ManualClock
 ) -> None:
     """O12: its task was not asked, so the schedule stands where it was."""
-    broken = await timed.create("down", {"n": 1})
-    await timed.break_before(broken, "down", True)
-    await tripped_flow(timed)
-    await timed.start(broken)
-    await rows(timed, "update dwarf_steps set not_before = 1 where status = 'pending' and step_id = (select min(step_id)"
+    broken = await still.create("down", {"n": 1})
+    await still.break_before(broken, "down", True)
+    await tripped_flow(still)
+    await still.start(broken)
+    await rows(still, "update dwarf_steps set not_before = 1 where status = 'pending' and step_id = (select min(step_id)"
                " from dwarf_steps)")  # fmt: skip
-    await until_rows(timed, [(2,)], PARKED)
+    await until_rows(still, [(2,)], PARKED)
     clock.advance(0.101)
-    assert (await timed.await_(broken, SOON)).status is Status.INTERRUPTED
+    assert (await still.await_(broken, SOON)).status is Status.INTERRUPTED
     await down.times(2)
     assert down.asked[1] == 101
     clock.advance(0.201)
@@ -564,24 +594,24 @@ async def test_what_another_replica_tells_is_held_here(timed: Engine, down: Serv
 
 
 async def test_an_unparked_step_of_a_held_task_is_passed_over_and_probes_when_one_is_due(
-    timed: Engine, down: Service, clock: ManualClock
+    still: Engine, down: Service, clock: ManualClock
 ) -> None:
     """What a replica inserted that had not heard of the trip: nothing wedges."""
-    await shard_of(timed).store.trip("other", "x")
-    timed.peers.trip_breaker("down")
-    await shard_of(timed).store.trip("down", "told")
-    key = await timed.create("down", {"n": 1}, start=True)
-    await until_rows(timed, [(1,)], PARKED)
-    await rows(timed, "update dwarf_steps set parked = 0")
-    timed.peers.enqueue(1, [(1, 1, 1)])
-    await quiet(timed)
+    await shard_of(still).store.trip("other", "x")
+    still.peers.trip_breaker("down")
+    await shard_of(still).store.trip("down", "told")
+    key = await still.create("down", {"n": 1}, start=True)
+    await until_rows(still, [(1,)], PARKED)
+    await rows(still, "update dwarf_steps set parked = 0")
+    still.peers.enqueue(1, [(1, 1, 1)])
+    await quiet(still)
     assert down.asked == []
     clock.advance(0.101)
     await down.times(1)
-    await until_rows(timed, [(1,)], PARKED)
+    await until_rows(still, [(1,)], PARKED)
     down.code = 0
     clock.advance(0.201)
-    assert (await timed.await_(key, SOON)).status is Status.COMPLETED
+    assert (await still.await_(key, SOON)).status is Status.COMPLETED
 
 
 async def test_a_told_breaker_closes_when_the_database_says_that_another_probe_was_served(

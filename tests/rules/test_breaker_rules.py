@@ -75,6 +75,12 @@ def test_a_clock_that_was_set_back_by_an_hour_does_not_hold_probes_for_an_hour()
     assert not TRIPPED.due(NOW - 50_000 * MS)
 
 
+def test_a_breaker_that_nothing_came_to_for_a_minute_is_pointless() -> None:
+    assert not TRIPPED.pointless(NOW + 60_099 * MS)
+    assert TRIPPED.pointless(NOW + 60_100 * MS)
+    assert not CLOSED.pointless(NOW)
+
+
 def test_late_failures_do_not_move_the_schedule() -> None:
     """V4: however many arrive, and whenever."""
     breaker = TRIPPED

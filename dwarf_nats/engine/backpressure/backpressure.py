@@ -103,10 +103,13 @@ class Gate:
 
     def __init__(self, shared: Backpressure, host: Host, clock: Clock) -> None:
         self._shared = shared
+        self._clock = clock
         self.host = host
         self.breakers = Breakers(clock)
         self._prober = Prober(host, self.breakers, clock)
         self._shut: list[str] = []
+        self.held = True
+        """Whether the database may know of steps that are held, as the shard has seen it last."""
 
     # -- lifecycle
 
@@ -131,9 +134,12 @@ class Gate:
         await self._prober.run()
 
     async def sweep(self) -> None:
-        """Learn from the database what no signal told (B1). Raises `Unavailable`."""
+        """Learn from the database what no signal told (B1), if there is anything to learn. Raises `Unavailable`."""
+        self._shared.valves.forget()
         breakers = self.breakers
         before = breakers.tripped
+        if not self.held and not before:
+            return
         causes = await self.host.store.tripped_tasks()
         parked = await self.host.store.parked_tasks()
         busy = breakers.deeds.keys()
@@ -142,11 +148,14 @@ class Gate:
         for url in before.keys() - causes.keys() - busy - set(parked):
             if breakers.of(url).since == before[url].since:
                 breakers.hears(url, Event.RELEASED)
+        for url in before.keys() - busy - set(parked):
+            if breakers.of(url) == before[url] and before[url].pointless(self._clock.now()):
+                breakers.hears(url, Event.RELEASED)
+                breakers.leave(url, Deed.RELEASE)
         for url in set(parked) - causes.keys() - breakers.tripped.keys() - busy:
             breakers.leave(url, Deed.RELEASE)  # parked while the breaker was being closed
         breakers.work_came()
         breakers.poke.set()
-        self._shared.valves.forget()
 
     # -- before a task is asked
 
@@ -154,6 +163,7 @@ class Gate:
         """How many more steps of these tasks may be claimed now, 0 meaning none; of all others as many as there are (C3)."""
         allowed = self._shared.valves.allowances()
         self._shut = [url for url, count in allowed.items() if count == 0 and not self.breakers.holds(url)]
+        self._shared.valves.skipped.update(self._shut)
         for url, count in self.breakers.allowances().items():
             allowed[url] = min(count, allowed.get(url, count))
         return allowed

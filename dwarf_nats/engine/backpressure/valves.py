@@ -22,7 +22,7 @@ MANY = 10_000
 class Valves:
     """Counts what goes out to each task and says whether more may. Shared by the shards of a replica.
 
-    `cuts`: signals by task. `skipped`: by task, how often a step in hand was given back because its valve was shut.
+    `cuts`: signals by task. `skipped`: by task, how often it was passed over because its valve was shut.
     """
 
     def __init__(self, clock: Clock) -> None:
