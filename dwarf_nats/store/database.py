@@ -1,8 +1,8 @@
 """What the statements need of a database: to run one, and to run several as one transaction.
 
 Statements are written once, in the SQL that PostgreSQL and SQLite share, with parameters `$1 … $n`; the few differences are
-macros: `{now}` (microseconds since the epoch, the database's clock), `{in:$1}` (member of an array parameter), `{greatest}`,
-`{for_update}`, `{by:index}` (SQLite is to read by this index).
+macros: `{now}` (microseconds since the epoch, the database's clock), `{in:$1}` (member of an array parameter),
+`{greatest}`, `{for_update}`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Row = Sequence[Any]
-_MACRO = re.compile(r"\{(now|greatest|for_update|in:\$\d+|by:\w+)\}")
+_MACRO = re.compile(r"\{(now|greatest|for_update|in:\$\d+)\}")
 
 
 class Tx(Protocol):
@@ -74,8 +74,6 @@ def postgres_sql(sql: str) -> str:
             return "for update"
         if macro == "greatest":
             return "greatest"
-        if macro.startswith("by:"):
-            return ""
         return f"= any({macro[3:]}::bigint[])"
 
     return _MACRO.sub(expand, sql)
@@ -93,8 +91,6 @@ def sqlite_sql(sql: str) -> str:
             return ""
         if macro == "greatest":
             return "max"
-        if macro.startswith("by:"):
-            return f"indexed by {macro[3:]}"
         return f"in (select value from json_each({macro[3:]}))"
 
     return re.sub(r"\$(\d+)", r"?\1", _MACRO.sub(expand, sql))

@@ -394,10 +394,12 @@ class SqlStore:
         await breakers.untrip(self.database, url)
 
     async def park(self, url: str) -> None:
-        await self.database.transact(lambda tx: breakers.park(tx, url), by_index=True)
+        sql = breakers.PARKS_SQLITE if isinstance(self.database, Sqlite) else breakers.PARKS
+        await self.database.transact(lambda tx: breakers.park(tx, url, sql), by_index=True)
 
     async def release(self, url: str, limit: int) -> list[tuple[int, int, int]]:
-        return await self.database.transact(lambda tx: breakers.release(tx, url, limit), by_index=True)
+        sql = breakers.RELEASE_SQLITE if isinstance(self.database, Sqlite) else breakers.RELEASE
+        return await self.database.transact(lambda tx: breakers.release(tx, url, limit, sql), by_index=True)
 
     async def claim_probe(self, url: str, budget_ms: int) -> Row | None:
         return await self.database.claim_probe(url, self.replica_id, budget_ms)
