@@ -1,0 +1,107 @@
+"""Examples on the real engine: its graphs and tasks come from whichever example a flow's baggage names."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from dataclasses import dataclass, field
+from typing import Any
+
+from dwarf_nats.engine import Engine
+from dwarf_nats.testing import TaskProxy
+from dwarf_nats.workflow.answer import Answer, TaskCall
+from dwarf_nats.workflow.arguments import run_task
+from dwarf_nats.workflow.flow import Flow
+from dwarf_nats.workflow.graph import Graph
+from dwarf_nats.workflow.options import FlowOptions
+from dwarf_nats.workflow.records import Outcome, Step
+from dwarf_nats.workflow.state import Raw, decode_value
+from dwarf_nats.workflow.status import Status
+from tests.model.behaviours import play
+from tests.model.example import Example, answer_to
+from tests.model.values import canonical, normalised
+
+SECONDS = 60.0
+"""No example should ever need so long."""
+
+
+@dataclass
+class Observed:
+    """What came out."""
+
+    outcome: Outcome
+    history: list[Step]
+    log: list[str]
+    pauses: int
+    breaks: int
+
+
+@dataclass
+class Scene:
+    """One example on stage, and what its tasks were given."""
+
+    example: Example
+    graphs: dict[str, Graph]
+    log: list[str] = field(default_factory=list)
+
+    async def perform(self, flow: Flow) -> None:
+        """The function behind every task of the example."""
+        self.log.append(canonical(["call", flow.workflow, flow.task, flow.attempt, normalised(dict(flow.state))]))
+
+        def note(what: str, value: Any) -> None:
+            self.log.append(canonical([what, flow.workflow, flow.task, normalised(value)]))
+
+        act = self.example.behaviours[flow.workflow][flow.task].act(flow)
+        for _ in range(act.turns):
+            await asyncio.sleep(0)
+        play(act, flow, note)
+
+
+class Stage(TaskProxy):
+    """Serves the graphs and tasks of many examples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._scenes: dict[int, Scene] = {}
+        self._numbers = itertools.count(1)
+
+    async def load(self, workflow: str, baggage: Raw) -> Graph | None:
+        return self._scene(baggage).graphs.get(workflow)
+
+    async def execute(self, call: TaskCall) -> Answer:
+        return await run_task(self._scene(call.baggage).perform, call)
+
+    def _scene(self, baggage: Raw) -> Scene:
+        return self._scenes[decode_value(baggage)["scene"]]
+
+    async def run(self, engine: Engine, example: Example) -> Observed:
+        """The example as one flow, from its creation until it is over, whoever it has to be resumed by."""
+        number = next(self._numbers)
+        root, *children = example.all_graphs()
+        scene = self._scenes[number] = Scene(example, {child.name: child for child in children})
+        try:
+            async with asyncio.timeout(SECONDS):
+                return await _driven(engine, scene, root, FlowOptions(baggage={"scene": number}))
+        finally:
+            del self._scenes[number]
+
+
+async def _driven(engine: Engine, scene: Scene, root: Graph, options: FlowOptions) -> Observed:
+    example = scene.example
+    key = await engine.create(root, example.state, options)
+    for task in example.breakpoints:
+        await engine.break_before(key, task, True)
+    await engine.start(key)
+    pauses = breaks = 0
+    while True:
+        outcome = await engine.await_(key)
+        if outcome.status is not Status.INTERRUPTED:
+            return Observed(outcome, await engine.history(key), sorted(scene.log), pauses, breaks)
+        for _ in range(example.patience):
+            await asyncio.sleep(0)
+        if outcome.interrupt_json is not None:
+            pauses += 1
+            await engine.resume(key, answer_to(outcome.interrupt_payload))
+        else:
+            breaks += 1
+            await engine.resume_break(key, example.overrides)
