@@ -8,9 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from dwarf_nats.embedded import NatsServer, PostgresServer
 
+# How long examples take says more about what else runs on the machine than about the code.
+settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("shared")
 _numbers = itertools.count(1)
 
 

@@ -14,7 +14,7 @@ import orjson
 import yaml
 
 from dwarf_nats.errors import BadRequest, Unavailable
-from dwarf_nats.ports import BusAway, Graphs
+from dwarf_nats.ports import BusAway, Graphs, Refused
 from dwarf_nats.wire import headers as h
 from dwarf_nats.wire import talk
 from dwarf_nats.wire.subjects import Subjects
@@ -153,7 +153,7 @@ class NatsGraphs:
             code, text = refused
             if code == 404:
                 return None
-            raise Unavailable(f"graph {workflow}: the service on {subject} refused with {code}: {text}")
+            raise Refused(f"graph {workflow}: the service on {subject} refused with {code}: {text}")
         try:
             graph = Graph.from_json(reply.body)
         except BadRequest as error:

@@ -173,7 +173,7 @@ class Committer:
         self._grown(settled)
 
     def _grown(self, settled: Settled) -> None:
-        if self._on_grown is not None and (settled.born or settled.ended):
+        if self._on_grown is not None and (settled.born or settled.woken or settled.ended):
             self._on_grown(settled)
 
     async def _written(self, group: list[Settlement]) -> Settled:
@@ -241,7 +241,7 @@ class Committer:
 
 
 def _weight(settlement: Settlement) -> int:
-    written = settlement.successor or settlement.end
+    written = settlement.successor or settlement.end or settlement.child
     own = len(written.state_json) if written is not None else 0
     return own + sum(len(branch.state_json) for branch in settlement.branches)
 

@@ -5,20 +5,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from dwarf_nats.engine.reading import flow_key, outcome_of
+from dwarf_nats.engine.reading import current_outcome, flow_key
 from dwarf_nats.errors import BadRequest, Conflict, TooLarge, Unavailable
 from dwarf_nats.rules.settlement import FlowFacts, NewFlow
 from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.names import check_subject_name
 from dwarf_nats.workflow.options import FlowOptions
-from dwarf_nats.workflow.state import Raw, State, check_json, encode_state, encode_value, state_from
+from dwarf_nats.workflow.reducers import combine
+from dwarf_nats.workflow.state import Raw, State, check_json, decode_state, encode_state, encode_value, state_from
 from dwarf_nats.workflow.status import Status
 
 if TYPE_CHECKING:
@@ -72,7 +73,8 @@ class Creator:
             check_subject_name(workflow, "workflow")
         if options.idempotency_key:  # before the graph is looked for: it may be gone by now
             name = workflow if isinstance(workflow, str) else workflow.name
-            before = await self._made_before(shard, name, initial, options, start=start, wait=wait)
+            digest = _request_digest(name, initial)
+            before = await self._made_before(shard, digest, options, start=start, wait=wait)
             if before is not None:
                 return before
         graph = (
@@ -90,11 +92,56 @@ class Creator:
             raise
         if created_at is None:
             shard.waiters.drop(flow_id, waiting)
-            made = await self._made_before(shard, graph.name, initial, options, start=start, wait=wait)
+            made = await self._made_before(shard, new.request_digest, options, start=start, wait=wait)
             if made is None:
                 raise Unavailable("the flow of this idempotency key was deleted this moment: ask again")
             return made
         return Created(new.facts.key, flow_id, waiting)
+
+    async def continue_(
+        self,
+        shard: Shard,
+        shards: Sequence[Shard],
+        member: FlowRow,
+        state: Mapping[str, Any] | bytes | State | None,
+        options: FlowOptions | None,
+        *,
+        start: bool,
+    ) -> str:
+        """The next flow of the thread of `member` (O15); its key. `shards`: where its idempotency key may be known."""
+        options = options if options is not None else DEFAULTS
+        check_options(options)
+        if options.thread:
+            raise BadRequest("options.threadKey has no place in a continue: the thread is given by threadKey itself")
+        given = self._state(state)
+        digest = _request_digest(f"thread {shard.number}-{member.thread_id}", given)
+        while True:
+            if options.idempotency_key:
+                for one in shards:
+                    before = await self._made_before(one, digest, options, start=start, wait=False)
+                    if before is not None:
+                        return before.key
+            latest = await shard.store.latest_of_thread(member.thread_id)
+            if latest is None or latest.status is not Status.COMPLETED:
+                status = "gone" if latest is None else latest.status
+                raise Conflict(f"the latest flow of the thread is {status}: only a completed one can be continued")
+            new = await self._next_flow(shard, latest, given, options, digest, start=start)
+            created_at = await shard.store.create_next(latest, new)
+            if created_at is None or created_at < 0:  # somebody else used the key, or continued the thread
+                continue
+            self._created(shard, new, created_at)
+            return new.facts.key
+
+    async def _next_flow(
+        self, shard: Shard, latest: FlowRow, given: State, options: FlowOptions, digest: str, *, start: bool
+    ) -> NewFlow:
+        graph = await self._graphs.frozen(shard.number, latest.graph_digest)
+        state = combine(graph.reducers, decode_state(latest.final_state or "{}"), [given])
+        self._check_size(len(encode_state(state)))
+        baggage = Raw(latest.baggage.encode()) if options.baggage is None else _baggage(options.baggage)
+        new = await self._new_flow(shard, latest, graph, state, baggage, options, start=start)
+        new.request_digest = digest if options.idempotency_key else ""
+        return new
 
     async def _inserted(self, shard: Shard, new: NewFlow) -> int | None:
         """Insert and set going. Shielded by the caller: once the group is on its way it is followed through."""
@@ -108,6 +155,11 @@ class Creator:
             if new.running:
                 shard.release()
             return None
+        self._created(shard, new, created_at)
+        return created_at
+
+    def _created(self, shard: Shard, new: NewFlow, created_at: int) -> None:
+        """What follows the commit: its first step is dispatched or looked for, and the world is told."""
         facts = new.facts
         changed = [shard.change(facts.flow_id, facts.thread_id, facts.workflow, Status.CREATED, created_at)]
         if new.start:
@@ -120,7 +172,6 @@ class Creator:
             shard.wake(due - created_at)
             pending = [(new.step_id, facts.priority, due)]
         shard.announce(changed, pending)
-        return created_at
 
     async def _new_flow(
         self,
@@ -143,7 +194,7 @@ class Creator:
             shard.number, flow_id, token, graph.name, digest, graph, baggage,
             options.priority if options.priority is not None else self._settings.default_priority,
             options.fairness_key, options.fairness_weight, options.time_budget_ms, options.notify,
-            thread.thread_id if thread is not None else flow_id, 0, 0,
+            thread.thread_id if thread is not None else flow_id, 0, 0, root_id=flow_id,
         )  # fmt: skip
         entry = graph.nodes[graph.entry_point]
         return NewFlow(
@@ -163,13 +214,13 @@ class Creator:
         )
 
     async def _made_before(
-        self, shard: Shard, workflow: str, state: State, options: FlowOptions, *, start: bool, wait: bool
+        self, shard: Shard, digest: str, options: FlowOptions, *, start: bool, wait: bool
     ) -> Created | None:
         """The flow that the same idempotency key made before (O1), if there is one."""
         row = await shard.store.flow_by_idempotency(options.fairness_key, options.idempotency_key)
         if row is None:
             return None
-        if row.request_digest != _request_digest(workflow, state):
+        if row.request_digest != digest:
             raise Conflict(
                 f"idempotency key {options.idempotency_key[:80]!r} was used before for another workflow or state:"
                 " use a new key, or repeat the first request unchanged"
@@ -181,18 +232,22 @@ class Creator:
         if wait:
             again = await shard.store.flow_by_id(row.flow_id)
             if again is not None and again.status.stopped and not waiting.done():
-                waiting.set_result(outcome_of(shard.number, again))
+                outcome = await current_outcome(shard.store, again)
+                if outcome.status.stopped and not waiting.done():
+                    waiting.set_result(outcome)
         return Created(flow_key(shard.number, row), row.flow_id, waiting)
 
     def _state(self, state: Mapping[str, Any] | bytes | State | None) -> State:
         initial = state_from(state, max_depth=self._settings.max_depth)
-        size = len(state) if isinstance(state, bytes) else len(encode_state(initial))
+        self._check_size(len(state) if isinstance(state, bytes) else len(encode_state(initial)))
+        return initial
+
+    def _check_size(self, size: int) -> None:
         if size > self._settings.max_state_bytes:
             raise TooLarge(
                 f"the state is {size} bytes, over the limit of {self._settings.max_state_bytes}:"
                 " keep large data elsewhere and a reference in the state"
             )
-        return initial
 
 
 def check_options(options: FlowOptions) -> None:

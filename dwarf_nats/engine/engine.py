@@ -20,8 +20,10 @@ from typing import TYPE_CHECKING, Any, Self, TypeAlias
 from dwarf_nats.clock import SystemClock
 from dwarf_nats.engine.creating import MAX_INT, Creator, check_options, check_text
 from dwarf_nats.engine.graphs import GraphBook
-from dwarf_nats.engine.reading import final_state_of, flow_key, outcome_of, step_of, summary_of
+from dwarf_nats.engine.navigation import Walk
+from dwarf_nats.engine.reading import current_outcome, nested, step_of, summary_of
 from dwarf_nats.engine.shard import Hands, Shard
+from dwarf_nats.engine.steering import Steering, only_roots
 from dwarf_nats.errors import BadRequest, DwarfError, NotFound, TimedOut, Unavailable
 from dwarf_nats.settings import EngineSettings
 from dwarf_nats.workflow.graph import Graph
@@ -88,6 +90,7 @@ class Engine:
         }
         self.peers = PeerSignals(self._shards)
         self._creator = Creator(self.settings, self.graphs, self._tokens, self._clock)
+        self._steering = Steering(self.settings, self.graphs, self._tokens)
         self._ready = False
 
     # -- lifecycle
@@ -207,13 +210,13 @@ class Engine:
         shard = self._shard(key)
         future = shard.waiters.add(key.id)
         try:
-            row = await shard.store.flow(key)
+            outcome = await current_outcome(shard.store, await shard.store.flow(key))
         except BaseException:
             shard.waiters.drop(key.id, future)
             raise
-        if row.status.stopped:
+        if outcome.status.stopped:
             shard.waiters.drop(key.id, future)
-            return outcome_of(shard.number, row)
+            return outcome
         return await self._wait(shard, flow, key.id, future, timeout)
 
     async def poll(self, flow: str, timeout: float | None = None) -> Outcome:
@@ -247,24 +250,24 @@ class Engine:
     async def snapshot(self, flow: str) -> Outcome:
         """Where the flow stands (O5)."""
         key = parse_key(flow)
-        return outcome_of(key.shard, await self._shard(key).store.flow(key))
+        store = self._shard(key).store
+        return await current_outcome(store, await store.flow(key))
 
     async def fingerprint(self, flow: str) -> tuple[str, Status]:
         """A digest that changes whenever anything observable about the flow does, and its status (O6)."""
         key = parse_key(flow)
         store = self._shard(key).store
-        await store.flow(key)
-        facts = await store.fingerprint(key.id)
+        facts = await store.fingerprint(await store.flow(key))
         if not facts:
             raise NotFound(f"no flow {key.shown}: it was deleted")
         return hashlib.sha256("|".join(facts).encode()).hexdigest()[:32], Status(facts[0])
 
     async def history(self, flow: str) -> list[Step]:
-        """The steps of the flow by depth and id, without state and changes (O7)."""
+        """The steps of the flow by depth and id, without state and changes; those of subgraphs nested (O7)."""
         key = parse_key(flow)
         store = self._shard(key).store
-        await store.flow(key)
-        return [step_of(key.shard, row, whole=False) for row in await store.steps(key.id)]
+        flows = await store.called(await store.flow(key))
+        return nested(key.shard, key.id, flows, await store.steps([one.flow_id for one in flows]))
 
     async def step(self, step: str) -> Step:
         """One step, with state, changes and the keys of its neighbours (O7)."""
@@ -272,10 +275,16 @@ class Engine:
         store = self._shard(key, "step").store
         row = await store.step(key)
         record = step_of(key.shard, row, whole=True)
-        for attribute, neighbour in (("prev_key", row.predecessor_id), ("next_key", row.successor_id)):
-            other = await store.step_by_id(neighbour) if neighbour is not None else None
-            if other is not None:
-                setattr(record, attribute, f"{key.shard}-{other.step_id}-{other.token}")
+        flow = await store.flow_by_id(row.flow_id)
+        if flow is None:
+            return record
+        walk = Walk(store, flow.root_id)
+        child = await walk.child(row)
+        if child is not None:
+            record.subgraph, record.sub_workflow = True, child.workflow
+        before, after = await walk.preceding(row), await walk.following(row)
+        record.prev_key = None if before is None else f"{key.shard}-{before.step_id}-{before.token}"
+        record.next_key = None if after is None else f"{key.shard}-{after.step_id}-{after.token}"
         return record
 
     async def list(self, query: Query | None = None, cursor: str = "") -> tuple[list[FlowSummary], str]:
@@ -299,25 +308,79 @@ class Engine:
         return await shard.store.purge(query, thread_id, PURGE_LIMIT)
 
     async def delete(self, flow: str) -> None:
-        """Delete a flow and its steps; `Conflict` while it runs (O9)."""
+        """Delete a flow with its steps and subgraph flows; `Conflict` while it runs (O9).
+
+        `BadRequest` for the flow of a subgraph.
+        """
         key = parse_key(flow)
-        shard = self._shard(key)
-        await shard.store.flow(key)
-        await shard.store.delete(key.id)
-        shard.waiters.wake(key.id, None)
+        await self._steering.delete(self._shard(key), key)
 
     async def cancel(self, flow: str, reason: str = "") -> None:
-        """Cancel a flow (O10); `Conflict` if it is terminal."""
+        """Cancel a flow, and every flow above and below it in the subgraph chain (O10); `Conflict` if it is terminal."""
         key = parse_key(flow)
-        check_text(reason, "reason")
-        shard = self._shard(key)
-        row = await shard.store.flow(key)
-        graph = await self.graphs.frozen(shard.number, row.graph_digest)
-        at, steps = await shard.store.cancel(key.id, reason, lambda steps: final_state_of(graph, steps))
-        outcome = outcome_of(shard.number, await shard.store.flow(key))
-        shard.cancelled(steps)
-        changed = shard.stopped(key.id, row.thread_id, row.notify, outcome, at)
-        shard.announce([changed], ended=[(flow_key(shard.number, row), Status.CANCELLED)])
+        await self._steering.cancel(self._shard(key), key, reason)
+
+    async def resume(self, flow: str, data: Any = None) -> None:
+        """Continue the oldest interrupt of the flow, or of one it called, with data for its task (O11).
+
+        `data`: Python values, or `msgspec.Raw` JSON text. `Conflict` if no interrupt is waiting.
+        """
+        key = parse_key(flow)
+        await self._steering.resume(self._shard(key), key, data)
+
+    async def resume_break(self, flow: str, overrides: StateLike = None) -> None:
+        """Continue the oldest breakpoint, with fields of the step's state replaced; a null removes one (O11).
+
+        `Conflict` if no breakpoint is waiting.
+        """
+        key = parse_key(flow)
+        await self._steering.resume_break(self._shard(key), key, overrides)
+
+    async def break_before(self, flow: str, task: str, enabled: bool = True) -> None:
+        """Set or clear a breakpoint before the node of that name or url (O12); `Conflict` on a terminal flow."""
+        key = parse_key(flow)
+        await self._steering.break_before(self._shard(key), key, task, enabled=enabled)
+
+    # -- running again
+
+    async def restart(self, flow: str, overrides: StateLike = None) -> None:
+        """A stopped flow runs again from its entry step, in place, with fields of the entry state replaced (O13).
+
+        `Conflict` if it is not stopped, `BadRequest` for a subgraph's flow.
+        """
+        key = parse_key(flow)
+        await self._steering.restart(self._shard(key), key, overrides)
+
+    async def restart_from(self, step: str, overrides: StateLike = None) -> None:
+        """Rewind a step in place: it runs again, and exactly what it led to is removed (O13).
+
+        `Conflict` on a cancelled flow, and if the step or what it led to is not at rest.
+        """
+        key = parse_key(step, "step")
+        await self._steering.restart_from(self._shard(key, "step"), key, overrides)
+
+    async def fork(self, step: str, overrides: StateLike = None) -> str:
+        """Copy a terminal flow up to a step and run on from there; the key of the copy (O14).
+
+        `Conflict` if the flow has not ended.
+        """
+        key = parse_key(step, "step")
+        return await self._steering.fork(self._shard(key, "step"), key, overrides)
+
+    async def continue_(
+        self, thread: str, state: StateLike = None, options: FlowOptions | None = None, *, start: bool = False
+    ) -> str:
+        """Make the next flow of a thread, its state the last final state with `state` merged through the reducers (O15).
+
+        `thread`: any flow key of it. `Conflict` unless its latest flow is completed, `BadRequest` for what cannot be merged.
+        """
+        if not self._ready:
+            raise Unavailable("this replica is not running: ask again")
+        key = parse_key(thread, "thread")
+        shard = self._shard(key, "thread")
+        row = await shard.store.flow(key, "thread")
+        only_roots(key.shard, row, "continued")
+        return await self._creator.continue_(shard, [*self._shards.values()], row, state, options, start=start)
 
     async def shard_info(self) -> Shards:
         """Health and size of every shard (O16)."""
@@ -381,7 +444,9 @@ class Engine:
         if options is None or not options.thread:
             return None
         key = parse_key(options.thread, "thread")
-        return await self._shard(key, "thread").store.flow(key, "thread")
+        row = await self._shard(key, "thread").store.flow(key, "thread")
+        only_roots(key.shard, row, "joined")
+        return row
 
     async def _queried(self, query: Query) -> tuple[Shard, int | None]:
         _check_query(query)

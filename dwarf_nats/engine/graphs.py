@@ -7,6 +7,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from dwarf_nats.errors import BadRequest, DwarfError, Internal, NotFound, Unavailable
+from dwarf_nats.ports import Refused
 from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.records import GraphInfo
 
@@ -60,9 +61,9 @@ class GraphBook:
         except (BadRequest, NotFound, Unavailable):
             raise
         except DwarfError as error:
-            raise Unavailable(f"the graph source refused workflow {workflow!r}: {error}") from error
+            raise Refused(f"the graph source refused workflow {workflow!r}: {error}") from error
         except Exception as error:
-            raise Unavailable(f"the graph source failed on workflow {workflow!r}: {error}") from error
+            raise Refused(f"the graph source failed on workflow {workflow!r}: {error}") from error
 
     def admit(self, graph: Graph) -> Graph:
         """Check a graph, once per content; the kept one is returned."""

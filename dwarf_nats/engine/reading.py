@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from dwarf_nats.errors import NotFound
 from dwarf_nats.rules import fan_in
 from dwarf_nats.workflow.answer import ErrorInfo
 from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.records import FlowSummary, Outcome, Step
-from dwarf_nats.workflow.rows import FlowRow, StepRow
+from dwarf_nats.workflow.rows import FlowRow, Paused, StepRow
 from dwarf_nats.workflow.state import decode_state, encode_state, merge
 from dwarf_nats.workflow.status import Status
+
+if TYPE_CHECKING:
+    from dwarf_nats.ports import Store
+    from dwarf_nats.rules.settlement import FlowEnd, Named
 
 
 def flow_key(shard: int, flow: FlowRow) -> str:
     return f"{shard}-{flow.flow_id}-{flow.token}"
 
 
-def outcome_of(shard: int, flow: FlowRow) -> Outcome:
-    """Where the flow stands (O5)."""
+def outcome_of(shard: int, flow: FlowRow, pause: Paused | None = None) -> Outcome:
+    """Where the flow stands; `pause` is the oldest in an interrupted one (O5)."""
     status = flow.status
-    return Outcome(
+    outcome = Outcome(
         flow_key(shard, flow),
         flow.workflow,
         status,
@@ -29,6 +34,29 @@ def outcome_of(shard: int, flow: FlowRow) -> Outcome:
         ErrorInfo.from_stored(flow.error) if status is Status.FAILED else None,
         (flow.cancel_reason or "") if status is Status.CANCELLED else None,
     )
+    if status is Status.INTERRUPTED and pause is not None:
+        outcome.state_json = encode_state(merge(decode_state(pause.state), decode_state(pause.changes)))
+        outcome.interrupt_json = None if pause.payload is None else pause.payload.encode()
+    return outcome
+
+
+async def current_outcome(store: Store, flow: FlowRow) -> Outcome:
+    """Where the flow stands, with what paused it read from the database. Raises `NotFound` if it is deleted meanwhile."""
+    while flow.status is Status.INTERRUPTED:
+        pause = await store.oldest_pause(flow)
+        if pause is not None:
+            return outcome_of(store.shard, flow, pause)
+        again = await store.flow_by_id(flow.flow_id)  # it was resumed meanwhile
+        if again is None:
+            raise NotFound(f"no flow {store.shard}-{flow.flow_id}: it was deleted")
+        flow = again
+    return outcome_of(store.shard, flow)
+
+
+def outcome_at(flow: Named, end: FlowEnd) -> Outcome:
+    """Where a flow stands that has just stopped."""
+    payload = None if end.payload is None else bytes(end.payload)
+    return Outcome(flow.key, flow.workflow, end.status, end.state_json, end.error, interrupt_json=payload)
 
 
 def step_of(shard: int, row: StepRow, *, whole: bool) -> Step:
@@ -48,6 +76,7 @@ def step_of(shard: int, row: StepRow, *, whole: bool) -> Step:
         row.successor_id,
         row.state.encode() if whole else None,
         row.changes.encode() if whole else None,
+        row.interrupt_payload.encode() if whole and row.interrupt_payload is not None else None,
     )
 
 
@@ -69,6 +98,26 @@ def summary_of(shard: int, row: Sequence[Any]) -> FlowSummary:
         ErrorInfo.from_stored(error),
         reason,
     )
+
+
+def nested(shard: int, flow_id: int, flows: Sequence[FlowRow], steps: Sequence[StepRow]) -> list[Step]:
+    """The steps of a flow, those that called a subgraph with its name and history (O7)."""
+    children = {flow.surgraph_step_id: flow for flow in flows if flow.surgraph_step_id is not None}
+    by_flow: dict[int, list[StepRow]] = {}
+    for row in steps:
+        by_flow.setdefault(row.flow_id, []).append(row)
+
+    def of(number: int) -> list[Step]:
+        found = []
+        for row in by_flow.get(number, ()):
+            step = step_of(shard, row, whole=False)
+            child = children.get(row.step_id)
+            if child is not None:
+                step.subgraph, step.sub_workflow, step.sub_history = True, child.workflow, of(child.flow_id)
+            found.append(step)
+        return found
+
+    return of(flow_id)
 
 
 def final_state_of(graph: Graph, steps: list[StepRow]) -> bytes:

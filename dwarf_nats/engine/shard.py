@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from dwarf_nats.engine.committer import BACKOFF_SECONDS, Committer
 from dwarf_nats.engine.ids import Ids, NoneLeft
+from dwarf_nats.engine.reading import flow_key, outcome_at
 from dwarf_nats.engine.waiters import Waiters
 from dwarf_nats.errors import DwarfError, Unavailable
-from dwarf_nats.ports import BusAway
+from dwarf_nats.ports import BusAway, Refused
+from dwarf_nats.rules import breakpoints, parking
 from dwarf_nats.rules.decide import Limits, decide, fail, give_back
 from dwarf_nats.rules.settlement import FlowFacts, NewFlow, NewStep, Settled, Settlement, StepInHand
 from dwarf_nats.workflow.answer import Answer, ErrorInfo, TaskCall
 from dwarf_nats.workflow.keys import Tokens
+from dwarf_nats.workflow.names import check_subject_name
 from dwarf_nats.workflow.records import Outcome, StatusChanged
 from dwarf_nats.workflow.state import Raw, decode_state, merge
 from dwarf_nats.workflow.status import Status
@@ -26,9 +29,10 @@ if TYPE_CHECKING:
     from dwarf_nats.ports import Clock, Notices, Signals, Store, Tasks
     from dwarf_nats.settings import EngineSettings
     from dwarf_nats.workflow.graph import Graph
-    from dwarf_nats.workflow.rows import FlowRow
+    from dwarf_nats.workflow.rows import FlowRow, Steered
 
 log = logging.getLogger("dwarf_nats.engine")
+T = TypeVar("T")
 POLL_SECONDS = 30.0
 ID_BLOCK = 5_000
 BUS_AWAY_DELAY_US = 250_000
@@ -276,11 +280,13 @@ class Shard:
             shard=self.number, flow_id=row[10], token=row[11], workflow=row[12], digest=row[13], graph=None,
             baggage=Raw(row[14].encode()), priority=row[15], fairness_key=row[16], fairness_weight=row[17],
             time_budget_ms=row[18], notify=row[19], thread_id=row[20], created_at=row[21], updated_at=row[22],
+            breakpoints=breakpoints.read(row[31]), root_id=row[32], surgraph_flow_id=row[33], surgraph_step_id=row[34],
         )  # fmt: skip
         return StepInHand(
             flow, step_id=row[0], token=row[1], node=row[2], url=row[3], depth=row[4], attempt=row[5], lease_seq=row[6],
             state=decode_state(row[7]), changes=decode_state(row[8]), age_us=row[9],
-            spawn_id=row[25], ordinal=row[26],
+            spawn_id=row[25], ordinal=row[26], resumed=_raw(row[27]), subgraph_result=_raw(row[28]), subgraph_error=row[29],
+            breakpoint_hit=bool(row[30]),
         )  # fmt: skip
 
     async def start(self, flow: FlowRow, notify: str = "") -> None:
@@ -319,6 +325,8 @@ class Shard:
         try:
             if flow.graph is None:
                 flow.graph = await self._graphs.frozen(self.number, flow.digest)
+            if not step.breakpoint_hit and breakpoints.holds(flow.breakpoints, flow.graph, step.node):
+                return parking.interrupted(step, step.changes, None)
             answer = await self._ask(step)
         except BusAway:
             await self._tasks.ready()  # the step is held meanwhile: neither failed nor written about
@@ -327,9 +335,10 @@ class Shard:
             log.warning("step %s is given back: %s", step.shown, error)
             return give_back(step, BUS_AWAY_DELAY_US)
         await self._have_step_ids(1)
+        answer, child = await self._with_child(step, answer)
         step.age_us += max(0, self._clock.now() - step.dispatched_at)
         try:
-            settlement = await self._decided(step, flow.graph, answer)
+            settlement = await self._decided(step, flow.graph, answer, child)
         except DwarfError as error:
             return fail(step, ErrorInfo(error.message, error.code))
         except Exception as error:
@@ -344,25 +353,59 @@ class Shard:
         new = settlement.branches[0] if settlement.branches else settlement.successor
         if new is not None and new.delay_us == 0:
             new.running = self.admits_born_running()
+        elif settlement.child is not None:
+            settlement.child.running = self.admits_born_running() and not flow.breakpoints
         return settlement
 
-    async def _decided(self, step: StepInHand, graph: Graph, answer: Answer) -> Settlement:
+    async def _with_child(self, step: StepInHand, answer: Answer) -> tuple[Answer, parking.Child | None]:
+        """What a child flow needs, if the answer asks for one that can be had; else the answer is an error (X4, P1)."""
+        wanted = parking.wanted_child(step, answer)
+        if wanted is None:
+            return answer, None
+        name = wanted.workflow
+        try:
+            check_subject_name(name, "workflow")
+            graph = await self._patiently(step, lambda: self._graphs.find(name, step.flow.baggage))
+            digest = await self._patiently(step, lambda: self._graphs.save(self.number, graph))
+            await self._patiently(step, self.flow_ids.ensure)
+        except DwarfError as error:
+            return Answer(error=ErrorInfo(f"sub-workflow {name[:80]!r} cannot be started: {error}", error.code)), None
+        return answer, parking.Child(graph, digest, self.flow_ids.take(), self._tokens())
+
+    async def _patiently(self, step: StepInHand, work: Callable[[], Awaitable[T]]) -> T:
+        """Do `work`, again and again for as long as the step's time budget if what it needs is away (B6)."""
+        until = self._clock.now() + self._budget_ms(step.flow) * 1000
+        failures = 0
+        while True:
+            try:
+                return await work()
+            except Refused:
+                raise
+            except Unavailable:
+                pause = BACKOFF_SECONDS[min(failures, len(BACKOFF_SECONDS) - 1)]
+                if self._clock.now() + pause * 1_000_000 > until:
+                    raise
+                await self._clock.sleep(pause)
+                failures += 1
+
+    async def _decided(self, step: StepInHand, graph: Graph, answer: Answer, child: parking.Child | None) -> Settlement:
         """Decide, with as many ids as it turns out to need."""
         wanted = ID_BLOCK
         while True:
             try:
-                return decide(step, graph, answer, self._new_step, Limits(self.settings.max_state_bytes))
+                return decide(step, graph, answer, self._new_step, Limits(self.settings.max_state_bytes), child)
             except NoneLeft:
                 wanted *= 2
                 await self._have_step_ids(wanted)
 
     async def _ask(self, step: StepInHand) -> Answer:
         flow = step.flow
-        budget_ms = flow.time_budget_ms if flow.time_budget_ms is not None else self.settings.time_budget_ms
+        budget_ms = self._budget_ms(flow)
         budget = budget_ms / 1000
         call = TaskCall(
             flow.key, step.key, flow.workflow, step.node, step.url, step.attempt, merge(step.state, step.changes),
             flow.baggage, flow.created_at, flow.updated_at, self._clock.now() + budget_ms * 1000, budget,
+            step.resumed, step.subgraph_result, step.subgraph_error,
         )  # fmt: skip
         deadline: asyncio.Timeout | None = None
         try:
@@ -381,6 +424,9 @@ class Shard:
         except Exception as error:
             code = getattr(error, "code", 500)
             return Answer(error=ErrorInfo(str(error) or type(error).__name__, code if isinstance(code, int) else 500))
+
+    def _budget_ms(self, flow: FlowFacts) -> int:
+        return flow.time_budget_ms if flow.time_budget_ms is not None else self.settings.time_budget_ms
 
     async def _have_step_ids(self, wanted: int) -> None:
         """An answer in hand outlives an outage of the database (B6)."""
@@ -408,10 +454,14 @@ class Shard:
             if alive and born and born[0].running:
                 self._dispatch(_in_hand(step.flow, born[0]))
                 born = born[1:]
+            elif alive and settlement.child is not None and settlement.child.running:
+                self.first_step(settlement.child, at)
             else:
                 self._hands.release()
             if not alive:
                 continue
+            if settlement.child is not None:
+                self._child_born(settlement.child, at, changed, pending)
             if settlement.branches or settlement.successor is not None:
                 for new in born:
                     self.wake(new.delay_us)
@@ -421,28 +471,53 @@ class Shard:
                 pending.append((step.step_id, step.flow.priority, at + settlement.delay_us))
             elif settlement.end is not None:
                 end = settlement.end
-                outcome = Outcome(step.flow.key, step.flow.workflow, end.status, end.state_json, end.error)
+                outcome = outcome_at(step.flow, end)
                 changed.append(self.stopped(step.flow.flow_id, step.flow.thread_id, step.flow.notify, outcome, at))
                 ended.append((step.flow.key, end.status))
         self.announce(changed, pending, ended)
 
+    def _child_born(
+        self, new: NewFlow, at: int, changed: list[StatusChanged], pending: list[tuple[int, int, int]]
+    ) -> None:
+        facts = new.facts
+        changed += [
+            self.change(facts.flow_id, facts.thread_id, facts.workflow, status, at)
+            for status in (Status.CREATED, Status.RUNNING)
+        ]
+        if not new.running:
+            self.wake()
+            pending.append((new.step_id, facts.priority, at))
+
     def _grown(self, settled: Settled) -> None:
-        """What a group brought about together: fan-ins born, flows ended by their cohorts."""
+        """What a group brought about together: fan-ins born, callers woken, flows ended by their cohorts or paused."""
         now = self._clock.now()
-        if settled.born:
+        if settled.born or settled.woken:
             self.wake()
         changed = [
             self.stopped(
                 flow.flow_id,
                 flow.thread_id,
                 flow.notify,
-                Outcome(flow.key, flow.workflow, end.status, end.state_json, end.error),
+                outcome_at(flow, end),
                 at,
             )
             for flow, end, at in settled.ended
         ]
         pending = [(step.step_id, flow.priority, now) for flow, step in settled.born]
+        pending += [(step_id, priority, now) for step_id, priority in settled.woken]
         self.announce(changed, pending, [(flow.key, end.status) for flow, end, _ in settled.ended])
+
+    def steered(self, result: Steered, changed: Sequence[StatusChanged]) -> None:
+        """What follows an operation: tasks that nobody wants are told, steps looked for, changes announced."""
+        self.cancelled(result.running)
+        now = self._clock.now()
+        for _, _, due in result.due:
+            self.wake(max(0, due - now))
+        self.announce(
+            changed,
+            result.due,
+            [(flow_key(self.number, one), one.status) for one in result.changed if one.status.stopped],
+        )
 
     def stopped(self, flow_id: int, thread_id: int, notify: str, outcome: Outcome, at: int) -> StatusChanged:
         """Wake who waits, tell who asked to be told; the change, for `announce`."""
@@ -481,7 +556,9 @@ class Shard:
         self.fenced += 1
         self._drop(settlement.step)
         self._hands.release()
-        if settlement.end is not None:  # written by a commit whose answer was lost, perhaps: let waiters look
+        if (
+            settlement.end is not None or settlement.pause is not None
+        ):  # written by a commit whose answer was lost, perhaps: let waiters look
             self.waiters.wake(settlement.step.flow.flow_id, None)
 
     def _drop(self, step: StepInHand) -> None:
@@ -535,6 +612,10 @@ class Shard:
         if waited_for:
             for flow_id in await self.store.stopped_among(waited_for):
                 self.waiters.wake(flow_id, None)
+
+
+def _raw(text: str | None) -> Raw | None:
+    return None if text is None else Raw(text.encode())
 
 
 def _in_hand(flow: FlowFacts, new: NewStep) -> StepInHand:

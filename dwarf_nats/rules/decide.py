@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import orjson
 
 from dwarf_nats.errors import BadRequest
-from dwarf_nats.rules import branching, retries, routing
+from dwarf_nats.rules import branching, parking, retries, routing
 from dwarf_nats.rules.routing import Route, StepError
 from dwarf_nats.rules.settlement import FlowEnd, NewStep, Settlement, StepInHand
 from dwarf_nats.workflow.answer import Answer, ErrorInfo
@@ -37,15 +37,23 @@ UNLIMITED = Limits(2**63)
 
 
 def decide(
-    step: StepInHand, graph: Graph, answer: Answer, new_step: Callable[[], tuple[int, str]], limits: Limits
+    step: StepInHand,
+    graph: Graph,
+    answer: Answer,
+    new_step: Callable[[], tuple[int, str]],
+    limits: Limits,
+    child: parking.Child | None = None,
 ) -> Settlement:
-    """The settlement of `answer`. `new_step` gives the id and token of a successor."""
+    """The settlement of `answer`. `new_step` gives the id and token of a successor; `child` is there if
+    `parking.wanted_child` says so."""
     if answer.error is not None:
         retried = _retry(step, answer, step.changes) if answer.retry is not None else None
         return retried if retried is not None else fail_or_handle(step, graph, answer.error, new_step, limits)
     try:
-        _check_signals(answer)
+        parking.check_signals(step, answer)
         changes = {**step.changes, **answer.changes} if step.changes else answer.changes
+        if answer.interrupt is not None or answer.subgraph is not None:
+            return _park(step, answer, changes, new_step, limits, child)
         if answer.retry is not None:
             retried = _retry(step, answer, changes)
             if retried is not None:
@@ -72,27 +80,6 @@ def fail(step: StepInHand, error: ErrorInfo) -> Settlement:
 def give_back(step: StepInHand, delay_us: int = 0) -> Settlement:
     """The step goes back to pending as it was (B3, B6)."""
     return Settlement(step, Status.PENDING, step.changes, attempt=step.attempt, delay_us=delay_us)
-
-
-def _check_signals(answer: Answer) -> None:
-    asked = [
-        name
-        for name, value in (
-            ("interrupt", answer.interrupt),
-            ("retry", answer.retry),
-            ("goto", answer.goto),
-            ("subgraph", answer.subgraph),
-        )
-        if value is not None
-    ]
-    if len(asked) > 1:
-        raise StepError(f"the task asked for {' and '.join(asked)} together: answer with one of them")
-    if asked and asked[0] in ("interrupt", "subgraph"):
-        raise StepError(
-            f"the task asked for {asked[0]}, which this version does not execute yet:"
-            " answer with changes, goto, sleepMs or retry",
-            501,
-        )
 
 
 def fail_or_handle(
@@ -125,7 +112,26 @@ def _retry(step: StepInHand, answer: Answer, changes: State) -> Settlement | Non
     delay = min(retries.delay_us(retry, step.attempt) + answer.sleep_ms * 1000, retries.MAX_DELAY_US)
     if not retries.granted(retry, step.attempt, step.age_us, delay):
         return None
-    return Settlement(step, Status.PENDING, changes, attempt=step.attempt + 1, delay_us=delay)
+    return Settlement(
+        step, Status.PENDING, changes, attempt=step.attempt + 1, delay_us=delay, forgets=step.parked_before
+    )
+
+
+def _park(
+    step: StepInHand,
+    answer: Answer,
+    changes: State,
+    new_step: Callable[[], tuple[int, str]],
+    limits: Limits,
+    child: parking.Child | None,
+) -> Settlement:
+    """The step waits for a resume or for its child; a sleep beside it is ignored (P1, P2)."""
+    _encoded(step, merge(merge(step.state, step.changes), answer.changes), limits)
+    if answer.subgraph is None:
+        return parking.interrupted(step, changes, answer.interrupt)
+    assert child is not None
+    _encoded(step, answer.subgraph.input, limits)
+    return parking.waiting(step, changes, answer.subgraph.input, child, new_step())
 
 
 def _exhausted(step: StepInHand) -> StepError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from dwarf_nats.workflow.state import State, encode_state
 from dwarf_nats.workflow.status import Status
@@ -13,6 +13,32 @@ if TYPE_CHECKING:
     from dwarf_nats.workflow.answer import ErrorInfo
     from dwarf_nats.workflow.graph import Graph
     from dwarf_nats.workflow.state import Raw
+
+
+class Named(Protocol):
+    """A flow, as far as the outside is told of it."""
+
+    @property
+    def flow_id(self) -> int: ...
+    @property
+    def thread_id(self) -> int: ...
+    @property
+    def workflow(self) -> str: ...
+    @property
+    def notify(self) -> str: ...
+    @property
+    def key(self) -> str: ...
+
+
+@dataclass(slots=True)
+class FlowName:
+    """A flow another step's settlement has touched."""
+
+    key: str
+    flow_id: int
+    workflow: str
+    thread_id: int
+    notify: str
 
 
 @dataclass(slots=True)
@@ -34,6 +60,13 @@ class FlowFacts:
     thread_id: int
     created_at: int
     updated_at: int
+    root_id: int = 0
+    """The root of its tree: itself, or the flow at the top of those that called it."""
+    surgraph_flow_id: int | None = None
+    surgraph_step_id: int | None = None
+    """The step that waits for this flow (P1)."""
+    breakpoints: tuple[str, ...] = ()
+    """Nodes, by name or url, before which it pauses (O12)."""
     logged: set[str] = field(default_factory=set)
     """Nodes whose unevaluable conditions were logged already (G9)."""
 
@@ -63,6 +96,18 @@ class StepInHand:
     """Since the first dispatch of the step (X5), in microseconds."""
     dispatched_at: int = 0
     """On this replica's clock."""
+    resumed: Raw | None = None
+    """What its interrupt was resumed with (P2)."""
+    subgraph_result: Raw | None = None
+    subgraph_error: str | None = None
+    """What its child came to (P1)."""
+    breakpoint_hit: bool = False
+    """It has paused at its breakpoint; it does so once (O12)."""
+
+    @property
+    def parked_before(self) -> bool:
+        """Whether it has waited for a resume or a child already (X4)."""
+        return self.resumed is not None or self.subgraph_result is not None or self.subgraph_error is not None
 
     @property
     def key(self) -> str:
@@ -92,16 +137,31 @@ class NewStep:
 
 @dataclass(slots=True)
 class FlowEnd:
-    """The flow's terminal status and final state (X8, X9)."""
+    """How a flow stops: its terminal status and final state (X8, X9), or the pause it is interrupted by (P2)."""
 
     status: Status
     state_json: bytes
     error: ErrorInfo | None = None
+    payload: Raw | None = None
+    """Of an interrupt; a breakpoint has none."""
+
+
+@dataclass(slots=True)
+class Pause:
+    """The step waits for a resume. `payload` of an interrupt; `None` for a breakpoint (P2, O12)."""
+
+    payload: Raw | None
+    state_json: bytes
+    """The step's merged state."""
 
 
 @dataclass(slots=True)
 class Settlement:
-    """What one answer makes true. `status`: completed, failed, or pending (a retry, or given back after `delay_us`)."""
+    """What one answer makes true.
+
+    `status`: completed, failed, interrupted, pending (a retry, or given back after `delay_us`), or running for a step that
+    waits for its child.
+    """
 
     step: StepInHand
     status: Status
@@ -115,6 +175,11 @@ class Settlement:
     arrives: bool = False
     """The step is the last of its branch: its cohort counts one more arrival, a failed one if it failed (F2, F4)."""
     end: FlowEnd | None = None
+    pause: Pause | None = None
+    child: NewFlow | None = None
+    """The flow the step waits for from now on (P1)."""
+    forgets: bool = False
+    """What it was resumed with, and its child, are forgotten (X5)."""
     error_json: str | None = None
     problems: Sequence[str] = ()
     """Conditions that could not be evaluated (G9)."""
@@ -153,10 +218,14 @@ NewIds = Callable[[], tuple[int, str]]
 class Settled(dict[int, tuple[bool, int]]):
     """Step id → (took effect on a living flow, time), of the settlements that were not fenced off (X1).
 
-    `born`: steps that came to be by what the group did together, pending. `ended`: flows that ended so, with the time.
+    `held`: the flows of these steps have breakpoints, so what follows them was born pending whatever was asked (O12).
+    `born`: steps that came to be by what the group did together, pending. `woken`: `(step id, priority)` of those whose child
+    has ended. `ended`: flows that stopped by what the group did together, with the time.
     """
 
-    def __init__(self, applied: dict[int, tuple[bool, int]]) -> None:
+    def __init__(self, applied: dict[int, tuple[bool, int]], held: frozenset[int] = frozenset()) -> None:
         super().__init__(applied)
+        self.held = held
         self.born: list[tuple[FlowFacts, NewStep]] = []
-        self.ended: list[tuple[FlowFacts, FlowEnd, int]] = []
+        self.woken: list[tuple[int, int]] = []
+        self.ended: list[tuple[Named, FlowEnd, int]] = []

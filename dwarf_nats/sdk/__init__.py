@@ -7,7 +7,7 @@ from dwarf_nats.wire.connecting import ConnectOptions
 from dwarf_nats.workflow.flow import Flow
 from dwarf_nats.workflow.graph import END, Graph
 from dwarf_nats.workflow.options import FlowOptions, Query
-from dwarf_nats.workflow.task_error import TaskError
+from dwarf_nats.workflow.task_error import SubgraphError, TaskError
 
 __all__ = [
     "END",
@@ -18,6 +18,7 @@ __all__ = [
     "FlowOptions",
     "Graph",
     "Query",
+    "SubgraphError",
     "TaskError",
     "Worker",
     "main",

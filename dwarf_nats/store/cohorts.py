@@ -1,19 +1,16 @@
-"""Cohorts in the settle transaction: branches are born, arrivals counted, fan-ins resolved (F1, F2, F4, X8).
-
-`effects` is a generator: it yields what it wants of the database and is sent the rows, so that one text serves both databases,
-asynchronous PostgreSQL and SQLite in its thread. Everything it does belongs to the transaction that settled the group.
-"""
+"""Cohorts in the settle transaction: arrivals are counted, fan-ins resolved (F2, F4, X8)."""
 
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dwarf_nats.errors import BadRequest
 from dwarf_nats.rules import fan_in
 from dwarf_nats.rules.decide import Limits, fail_or_handle
 from dwarf_nats.rules.settlement import FlowEnd, FlowFacts, NewIds, NewStep, Settled, Settlement, StepInHand
+from dwarf_nats.store.wishes import Effects, Sql, StepInsert, Wish
 from dwarf_nats.workflow.answer import ErrorInfo
 from dwarf_nats.workflow.state import encode_state
 from dwarf_nats.workflow.status import Status
@@ -44,32 +41,6 @@ def no_ids() -> tuple[int, str]:
 
 
 @dataclass(slots=True)
-class StepInsert:
-    """A row for `dwarf_steps`. `not_before`: absolute, or 0 with `delay_us` from now."""
-
-    flow: FlowFacts
-    step: NewStep
-    predecessor_id: int
-    status: Status = Status.PENDING
-    not_before: int = 0
-    changes: str = "{}"
-    error: str | None = None
-    successor_id: int | None = None
-
-
-@dataclass(slots=True)
-class Sql:
-    """One statement in the shared words."""
-
-    text: str
-    args: tuple[Any, ...]
-
-
-Wish = Sql | list[StepInsert]
-Effects = Generator[Wish, "list[Row]", None]
-
-
-@dataclass(slots=True)
 class _Arrivals:
     """What one round adds to one cohort."""
 
@@ -93,22 +64,11 @@ class _Rounds:
             arrivals.error = arrivals.error or error
 
 
-def has_effects(group: Sequence[Settlement]) -> bool:
-    """Whether a group needs more than its own rows."""
-    return any(one.arrives or one.branches for one in group)
-
-
-def effects(group: Sequence[Settlement], settled: Settled, new_step: NewIds, limits: Limits) -> Effects:
-    """What follows from settlements that were just written, until nothing more does."""
+def arrive(group: Sequence[Settlement], settled: Settled, new_step: NewIds, limits: Limits) -> Effects:
+    """Count the arrivals of the group; the last of a cohort bears its fan-in, or passes its failure outward."""
     rounds = _Rounds()
     for one in group:
-        applied = settled.get(one.step.step_id)
-        if applied is None or not applied[0]:
-            continue
-        if one.branches:
-            yield [StepInsert(one.step.flow, branch, one.step.step_id, _status(branch)) for branch in one.branches]
-        if one.arrives:
-            rounds.add(one.step.flow, one.step, one.step.spawn_id, _failure(one))
+        rounds.add(one.step.flow, one.step, one.step.spawn_id, _failure(one))
     while rounds.cohorts:
         outward = _Rounds()
         for spawn_id in sorted(rounds.cohorts):  # X10
@@ -232,7 +192,3 @@ def _failure(one: Settlement) -> str | None:
     if one.status is not Status.FAILED:
         return None
     return (one.error or ErrorInfo("")).stored()
-
-
-def _status(step: NewStep) -> Status:
-    return Status.RUNNING if step.running else Status.PENDING

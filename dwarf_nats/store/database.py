@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+if TYPE_CHECKING:
+    from dwarf_nats.rules.settlement import NewFlow
+
+T = TypeVar("T")
 Row = Sequence[Any]
 _MACRO = re.compile(r"\{(now|greatest|for_update|in:\$\d+)\}")
 
@@ -21,6 +25,14 @@ class Tx(Protocol):
     """One transaction."""
 
     async def fetch(self, sql: str, *args: Any) -> list[Row]: ...
+
+    async def insert(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """Insert rows as they are."""
+        ...
+
+    async def create(self, new: NewFlow) -> int | None:
+        """Insert a flow with its entry step, not running; its creation time, or nothing if its idempotency key was there."""
+        ...
 
 
 class Database(Protocol):
@@ -32,6 +44,10 @@ class Database(Protocol):
 
     def transaction(self) -> AbstractAsyncContextManager[Tx]:
         """A transaction: committed at the end, rolled back by an exception."""
+        ...
+
+    async def transact(self, work: Callable[[Tx], Awaitable[T]]) -> T:
+        """Do `work` in a transaction, once more where it met a lock conflict (X10)."""
         ...
 
     async def next_ids(self, kind: str) -> tuple[int, int]:

@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import asyncpg
 
 from dwarf_nats.errors import Unavailable
+from dwarf_nats.rules.breakpoints import stored
 from dwarf_nats.rules.settlement import NewFlow, NewIds, Settled, Settlement
-from dwarf_nats.store.cohorts import Sql, Wish, effects, has_effects
 from dwarf_nats.store.database import Row, Tx, postgres_sql
+from dwarf_nats.store.effects import effects, has_effects, hold
 from dwarf_nats.store.lease import lease_us
+from dwarf_nats.store.wishes import FlowInserts, Sql, Wish
 
 if TYPE_CHECKING:
     from dwarf_nats.rules.decide import Limits
@@ -60,17 +62,19 @@ CREATE_FLOWS = f"""
 with r as (
   select * from unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::text[], $7::int[], $8::text[],
     $9::float8[], $10::bigint[], $11::bigint[], $12::text[], $13::text[], $14::text[], $15::text[], $16::int[],
-    $17::bool[], $18::bool[], $19::bigint[], $20::text[], $21::text[], $22::text[], $23::text[], $24::bigint[])
+    $17::bool[], $18::bool[], $19::bigint[], $20::text[], $21::text[], $22::text[], $23::text[], $24::bigint[],
+    $26::bigint[], $27::bigint[], $28::bigint[], $29::text[])
   as r(flow_id, token, workflow, digest, thread_id, thread_token, priority, fairness_key, fairness_weight, start_at,
     time_budget_ms, baggage, notify, idempotency_key, request_digest, leaves, start, running, step_id, step_token, node,
-    url, state, lease)),
+    url, state, lease, root_id, surgraph_flow_id, surgraph_step_id, breakpoints)),
 made as (
   insert into dwarf_flows (flow_id, token, workflow, graph_digest, status, thread_id, thread_token, priority,
     fairness_key, fairness_weight, start_at, time_budget_ms, baggage, notify, idempotency_key, request_digest,
-    delete_on_completion, created_at, started_at, updated_at)
+    delete_on_completion, root_id, surgraph_flow_id, surgraph_step_id, breakpoints, created_at, started_at, updated_at)
   select flow_id, token, workflow, digest, case when start then 'running' else 'created' end, thread_id, thread_token,
     priority, fairness_key, fairness_weight, start_at, time_budget_ms, baggage, notify, idempotency_key,
-    request_digest, leaves, {NOW}, case when start then {NOW} end, {NOW}
+    request_digest, leaves, root_id, surgraph_flow_id, surgraph_step_id, breakpoints, {NOW},
+    case when start then {NOW} end, {NOW}
   from r
   on conflict (fairness_key, idempotency_key) where idempotency_key <> '' do nothing
   returning flow_id)
@@ -112,7 +116,8 @@ claimed as (
   returning s.step_id, s.token, s.node, s.url, s.depth, s.attempt, s.lease_seq, s.state, s.changes,
     {NOW} - s.started_at as age, f.flow_id, f.token as flow_token, f.workflow, f.graph_digest, f.baggage, f.priority,
     f.fairness_key, f.fairness_weight, f.time_budget_ms, f.notify, f.thread_id, f.created_at, f.updated_at, f.status,
-    s.not_before, s.spawn_id, s.ordinal)
+    s.not_before, s.spawn_id, s.ordinal, s.resumed, s.subgraph_result, s.subgraph_error, s.breakpoint_hit,
+    f.breakpoints, f.root_id, f.surgraph_flow_id, f.surgraph_step_id)
 select * from claimed order by priority, not_before, step_id
 """
 
@@ -138,7 +143,8 @@ done as (
   returning s.step_id, s.flow_id, s.depth, s.priority, s.fairness_key, s.fairness_weight, s.spawn_id, s.ordinal,
     r.error, r.next_id,
     r.next_token, r.next_node, r.next_url, r.next_state, r.next_running, r.next_delay, r.lease, r.end_status,
-    r.final_state, f.status in ('running', 'interrupted') as alive),
+    r.final_state, f.status in ('running', 'interrupted') as alive, f.breakpoints is not null as held,
+    f.updated_at as flow_updated_at),
 born as (
   insert into dwarf_steps (step_id, flow_id, depth, token, node, url, state, status, lease_seq, claimed_by, lease_expires,
     not_before, predecessor_id, spawn_id, ordinal, priority, fairness_key, fairness_weight, created_at, started_at,
@@ -148,14 +154,20 @@ born as (
     case when next_running then $19::bigint end, case when next_running then {NOW} + lease end, {NOW} + next_delay,
     step_id, spawn_id, ordinal, priority, fairness_key, fairness_weight, {NOW},
     case when next_running then {NOW} end, {NOW}
-  from done where next_id is not null and alive),
+  from (
+    -- A flow with breakpoints has its steps born pending: their claim looks at the breakpoints (O12).
+    select step_id, flow_id, depth, priority, fairness_key, fairness_weight, spawn_id, ordinal, next_id, next_token,
+      next_node, next_url, next_state, next_running and not held as next_running, next_delay, lease
+    from done where next_id is not null and alive) d),
 ended as (
-  update dwarf_flows f set status = d.end_status, final_state = d.final_state, updated_at = {NOW},
-    error = case when d.end_status = 'failed' then d.error end
+  update dwarf_flows f set status = d.end_status, final_state = d.final_state,
+    updated_at = greatest({NOW}, f.updated_at + 1), error = case when d.end_status = 'failed' then d.error end
   from done d
   where d.end_status is not null and d.alive and f.flow_id = d.flow_id and f.status in ('running', 'interrupted')
   returning f.flow_id)
-select d.step_id, d.alive and (d.end_status is null or d.flow_id in (select flow_id from ended)), {NOW} from done d
+select d.step_id, d.alive and (d.end_status is null or d.flow_id in (select flow_id from ended)),
+  case when d.end_status is null then {NOW} else greatest({NOW}, d.flow_updated_at + 1) end, d.held
+from done d
 """
 
 BEAR = f"""
@@ -233,6 +245,18 @@ class Postgres:
         except (*_AWAY, *_AGAIN) as error:
             raise self._unavailable(error) from error
 
+    async def transact(self, work: Callable[[Tx], Awaitable[T]]) -> T:
+        """Do `work` in a transaction, once more where it met a lock conflict (X10)."""
+        for _ in range(4):
+            try:
+                async with self._acquired() as connection, connection.transaction():
+                    return await work(_Tx(connection))
+            except _AGAIN as error:
+                log.debug("once more: %s", one_line(error))
+            except _AWAY as error:
+                raise self._unavailable(error) from error
+        raise Unavailable(f"PostgreSQL at {shown_dsn(self.dsn)} met lock conflicts again and again: try again")
+
     async def next_ids(self, kind: str) -> tuple[int, int]:
         sql, count = {
             "flow": ("select nextval('dwarf_flow_ids')", 1000),
@@ -244,21 +268,8 @@ class Postgres:
 
     async def create(self, group: Sequence[NewFlow], replica_id: int, budget_ms: int) -> dict[int, int]:
         """Insert flows with their entry steps; flow id → creation time of those whose idempotency key was new."""
-        facts = [new.facts for new in group]
         keyed = any(new.idempotency_key for new in group)
-        rows = await self._run_hot(
-            CREATE_KEYED if keyed else CREATE,
-            [f.flow_id for f in facts], [f.token for f in facts], [f.workflow for f in facts],
-            [f.digest for f in facts], [f.thread_id for f in facts], [new.thread_token for new in group],
-            [f.priority for f in facts], [f.fairness_key for f in facts], [f.fairness_weight for f in facts],
-            [new.start_at for new in group], [f.time_budget_ms for f in facts],
-            [bytes(f.baggage).decode() for f in facts], [f.notify for f in facts],
-            [new.idempotency_key for new in group], [new.request_digest for new in group],
-            [int(new.delete_on_completion) for new in group], [new.start for new in group],
-            [new.running for new in group], [new.step_id for new in group], [new.step_token for new in group],
-            [new.node for new in group], [new.url for new in group], [new.state_json.decode() for new in group],
-            [lease_us(f, budget_ms) for f in facts], replica_id,
-        )  # fmt: skip
+        rows = await self._run_hot(CREATE_KEYED if keyed else CREATE, *_create_args(group, replica_id, budget_ms))
         return {int(row[0]): int(row[1]) for row in rows}
 
     async def claim(self, limit: int, replica_id: int, budget_ms: int) -> list[Row]:
@@ -271,11 +282,14 @@ class Postgres:
         """Write settlements and what follows from them (see `Settled`), in one transaction."""
         args = _settle_args(group, replica_id, budget_ms)
         if not has_effects(group):
-            return _settled(await self._run_hot(SETTLE, *args))
+            settled = _settled(await self._run_hot(SETTLE, *args))
+            hold(group, settled)
+            return settled
 
         async def work(connection: Any) -> Settled:
             async with connection.transaction():
                 settled = _settled(await connection.fetch(SETTLE, *args))
+                hold(group, settled)
                 steps = effects(group, settled, new_step, limits)
                 rows: list[Row] | None = None
                 with contextlib.suppress(StopIteration):
@@ -326,6 +340,24 @@ class Postgres:
         return Unavailable(f"PostgreSQL at {shown_dsn(self.dsn)} is away, try again: {one_line(error)}")
 
 
+def _create_args(group: Sequence[NewFlow], replica_id: int, budget_ms: int) -> tuple[Any, ...]:
+    facts = [new.facts for new in group]
+    return (
+        [f.flow_id for f in facts], [f.token for f in facts], [f.workflow for f in facts],
+        [f.digest for f in facts], [f.thread_id for f in facts], [new.thread_token for new in group],
+        [f.priority for f in facts], [f.fairness_key for f in facts], [f.fairness_weight for f in facts],
+        [new.start_at for new in group], [f.time_budget_ms for f in facts],
+        [bytes(f.baggage).decode() for f in facts], [f.notify for f in facts],
+        [new.idempotency_key for new in group], [new.request_digest for new in group],
+        [int(new.delete_on_completion) for new in group], [new.start for new in group],
+        [new.running for new in group], [new.step_id for new in group], [new.step_token for new in group],
+        [new.node for new in group], [new.url for new in group], [new.state_json.decode() for new in group],
+        [lease_us(f, budget_ms) for f in facts], replica_id,
+        [f.root_id or f.flow_id for f in facts], [f.surgraph_flow_id for f in facts],
+        [f.surgraph_step_id for f in facts], [stored(f.breakpoints) for f in facts],
+    )  # fmt: skip
+
+
 def _settle_args(group: Sequence[Settlement], replica_id: int, budget_ms: int) -> tuple[Any, ...]:
     nexts = [one.successor for one in group]
     ends = [one.end for one in group]
@@ -343,12 +375,17 @@ def _settle_args(group: Sequence[Settlement], replica_id: int, budget_ms: int) -
 
 
 def _settled(rows: Sequence[Row]) -> Settled:
-    return Settled({int(row[0]): (bool(row[1]), int(row[2])) for row in rows})
+    return Settled(
+        {int(row[0]): (bool(row[1]), int(row[2])) for row in rows}, frozenset(int(row[0]) for row in rows if row[3])
+    )
 
 
 async def _grant(connection: Any, wish: Wish, replica_id: int, budget_ms: int) -> list[Row]:
     if isinstance(wish, Sql):
         return list(await connection.fetch(postgres_sql(wish.text), *wish.args))
+    if isinstance(wish, FlowInserts):
+        await connection.fetch(CREATE, *_create_args(wish.flows, replica_id, budget_ms))
+        return []
     for start in range(0, len(wish), CHUNK):
         rows = wish[start : start + CHUNK]
         await connection.fetch(
@@ -370,6 +407,13 @@ class _Tx:
 
     async def fetch(self, sql: str, *args: Any) -> list[Row]:
         return list(await self._connection.fetch(postgres_sql(sql), *args))
+
+    async def insert(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        await self._connection.copy_records_to_table(table, columns=columns, records=rows)
+
+    async def create(self, new: NewFlow) -> int | None:
+        rows = await self._connection.fetch(CREATE_KEYED, *_create_args([new], 0, 0))
+        return int(rows[0][1]) if rows else None
 
 
 def shown_dsn(dsn: str) -> str:

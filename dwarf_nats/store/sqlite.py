@@ -11,7 +11,7 @@ import contextlib
 import fcntl
 import os
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import IO, TYPE_CHECKING, Any, TypeVar
@@ -19,10 +19,12 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar
 import orjson
 
 from dwarf_nats.errors import Unavailable
+from dwarf_nats.rules.breakpoints import stored
 from dwarf_nats.rules.settlement import NewFlow, NewIds, Settled, Settlement
-from dwarf_nats.store.cohorts import Sql, StepInsert, effects
 from dwarf_nats.store.database import Row, Tx, sqlite_sql
+from dwarf_nats.store.effects import effects, hold
 from dwarf_nats.store.lease import lease_us
+from dwarf_nats.store.wishes import FlowInserts, Sql, StepInsert
 
 if TYPE_CHECKING:
     from dwarf_nats.ports import Clock
@@ -34,8 +36,8 @@ MINIMUM = (3, 38, 0)
 _FLOW = """
 insert into dwarf_flows (flow_id, token, workflow, graph_digest, status, thread_id, thread_token, priority, fairness_key,
   fairness_weight, start_at, time_budget_ms, baggage, notify, idempotency_key, request_digest, delete_on_completion,
-  created_at, started_at, updated_at)
-values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+  root_id, surgraph_flow_id, surgraph_step_id, breakpoints, created_at, started_at, updated_at)
+values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 on conflict (fairness_key, idempotency_key) where idempotency_key <> '' do nothing
 """
 _STEP = """
@@ -48,7 +50,8 @@ _CLAIM = """
 select s.step_id, s.token, s.node, s.url, s.depth, s.attempt, s.lease_seq + 1, s.state, s.changes,
   ?1 - coalesce(s.started_at, ?1), f.flow_id, f.token, f.workflow, f.graph_digest, f.baggage, f.priority, f.fairness_key,
   f.fairness_weight, f.time_budget_ms, f.notify, f.thread_id, f.created_at, f.updated_at, f.status, s.not_before,
-  s.spawn_id, s.ordinal
+  s.spawn_id, s.ordinal, s.resumed, s.subgraph_result, s.subgraph_error, s.breakpoint_hit, f.breakpoints, f.root_id,
+  f.surgraph_flow_id, f.surgraph_step_id
 from dwarf_steps s indexed by dwarf_steps_due join dwarf_flows f on f.flow_id = s.flow_id
 where s.status = 'pending' and s.parked = 0 and s.not_before <= ?1
 order by s.priority, s.not_before, s.step_id limit ?2
@@ -153,6 +156,11 @@ class Sqlite:
                 raise
             await self._call(lambda: self._opened().execute("commit"))
 
+    async def transact(self, work: Callable[[Tx], Awaitable[T]]) -> T:
+        """Do `work` in a transaction; nobody else writes meanwhile."""
+        async with self.transaction() as tx:
+            return await work(tx)
+
     async def next_ids(self, kind: str) -> tuple[int, int]:
         count = {"flow": 1000, "step": 5000, "replica": 1}[kind]
         rows = await self.fetch(
@@ -181,7 +189,8 @@ class Sqlite:
             (f.flow_id, f.token, f.workflow, f.digest, "running" if new.start else "created", f.thread_id,
              new.thread_token, f.priority, f.fairness_key, f.fairness_weight, new.start_at, f.time_budget_ms,
              bytes(f.baggage).decode(), f.notify, new.idempotency_key, new.request_digest,
-             int(new.delete_on_completion), now, now if new.start else None, now),
+             int(new.delete_on_completion), f.root_id or f.flow_id, f.surgraph_flow_id, f.surgraph_step_id,
+             stored(f.breakpoints), now, now if new.start else None, now),
         )  # fmt: skip
         if made.rowcount == 0:
             return False
@@ -217,10 +226,15 @@ class Sqlite:
         def work(connection: sqlite3.Connection) -> Settled:
             now = self._instant
             settled = Settled({})
+            held = set()
             for one in group:
-                alive = self._settle(connection, one, now, replica_id, lease_us(one.step.flow, budget_ms))
-                if alive is not None:
-                    settled[one.step.step_id] = (alive, now)
+                done = self._settle(connection, one, now, replica_id, lease_us(one.step.flow, budget_ms))
+                if done is not None:
+                    settled[one.step.step_id] = done[:2]
+                    if done[2]:
+                        held.add(one.step.step_id)
+            settled.held = frozenset(held)
+            hold(group, settled)
             steps = effects(group, settled, new_step, limits)
             rows: list[Row] | None = None
             with contextlib.suppress(StopIteration):
@@ -228,17 +242,26 @@ class Sqlite:
                     wish = next(steps) if rows is None else steps.send(rows)
                     if isinstance(wish, Sql):
                         rows = self._fetch(wish.text, wish.args)
+                        continue
+                    rows = []
+                    if isinstance(wish, FlowInserts):
+                        for new in wish.flows:
+                            self._create(connection, new, now, replica_id, lease_us(new.facts, budget_ms))
                     else:
-                        rows = []
                         connection.executemany(_STEP, [_row(one, now, replica_id, budget_ms) for one in wish])
             return settled
 
         return await self._group(work)
 
     @staticmethod
-    def _settle(connection: sqlite3.Connection, one: Settlement, now: int, replica_id: int, lease: int) -> bool | None:
+    def _settle(
+        connection: sqlite3.Connection, one: Settlement, now: int, replica_id: int, lease: int
+    ) -> tuple[bool, int, bool] | None:
+        """Whether its flow lives, since when the change holds, whether the flow has breakpoints; nothing if fenced off."""
         flow = one.step.flow
-        row = connection.execute("select status from dwarf_flows where flow_id = ?", (flow.flow_id,)).fetchone()
+        row = connection.execute(
+            "select status, updated_at, breakpoints is not null from dwarf_flows where flow_id = ?", (flow.flow_id,)
+        ).fetchone()
         if row is None:
             return None
         alive = row[0] in ("running", "interrupted")
@@ -253,7 +276,7 @@ class Sqlite:
         if done.rowcount == 0:
             return None
         if alive and new is not None:
-            running = new.running
+            running = new.running and not row[2]
             connection.execute(
                 _STEP,
                 (new.step_id, flow.flow_id, new.depth, new.token, new.node, new.url, new.state_json.decode(),
@@ -264,8 +287,9 @@ class Sqlite:
             )  # fmt: skip
         if alive and end is not None:
             flow_error = one.error_json if end.status == "failed" else None
+            now = max(now, row[1] + 1)
             connection.execute(_ENDED, (end.status.value, end.state_json.decode(), flow_error, now, flow.flow_id))
-        return alive
+        return alive, now, bool(row[2])
 
     async def _group(self, work: Callable[[sqlite3.Connection], T]) -> T:
         def transaction() -> T:
@@ -334,3 +358,12 @@ class _Tx:
 
     async def fetch(self, sql: str, *args: Any) -> list[Row]:
         return await self._database._call(lambda: self._database._fetch(sql, args))
+
+    async def insert(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        sql = f"insert into {table} ({', '.join(columns)}) values ({', '.join('?' * len(columns))})"
+        await self._database._call(lambda: self._database._opened().executemany(sql, rows))
+
+    async def create(self, new: NewFlow) -> int | None:
+        database = self._database
+        made = await database._call(lambda: database._create(database._opened(), new, database._instant, 0, 0))
+        return database._instant if made else None

@@ -7,21 +7,22 @@ from typing import TYPE_CHECKING, Any
 
 from dwarf_nats.errors import BadRequest, Conflict, NotFound, Unavailable
 from dwarf_nats.rules.decide import UNLIMITED, Limits
-from dwarf_nats.rules.lifecycle import flow_sources
 from dwarf_nats.rules.settlement import NewIds, Settled
-from dwarf_nats.store import listing, migrate
+from dwarf_nats.store import listing, migrate, steering
 from dwarf_nats.store.cohorts import no_ids
 from dwarf_nats.store.postgres import Postgres, shown_dsn
 from dwarf_nats.store.sqlite import Sqlite
 from dwarf_nats.workflow.keys import Key
-from dwarf_nats.workflow.rows import FlowRow, StepRow, flow_row, step_row
+from dwarf_nats.workflow.rows import FlowRow, Paused, Steered, StepRow, flow_row, step_row
 from dwarf_nats.workflow.status import Status
 
 if TYPE_CHECKING:
     from dwarf_nats.ports import Clock
+    from dwarf_nats.rules.forking import Forked
     from dwarf_nats.rules.settlement import NewFlow, NewIds, Settled, Settlement
     from dwarf_nats.store.database import Row, Tx
     from dwarf_nats.workflow.options import Query
+    from dwarf_nats.workflow.state import State
 
 
 def open_database(dsn: str, pool: int, clock: Clock) -> Postgres | Sqlite:
@@ -157,12 +158,51 @@ class SqlStore:
         )
         return flow_row(rows[0]) if rows else None
 
-    async def steps(self, flow_id: int) -> list[StepRow]:
-        """The steps of a flow by depth and id (O7)."""
+    async def steps(self, flow_ids: Sequence[int], *, whole: bool = False) -> list[StepRow]:
+        """The steps of flows by depth and id; with state and changes if `whole` (O7)."""
         rows = await self.database.fetch(
-            f"select {StepRow.columns()} from dwarf_steps where flow_id = $1 order by depth, step_id", flow_id
+            f"select {StepRow.columns(whole=whole)} from dwarf_steps where flow_id {{in:$1}} order by depth, step_id",
+            list(flow_ids),
         )
         return [step_row(row) for row in rows]
+
+    async def tree(self, root_id: int) -> dict[int, FlowRow]:
+        """The flows of a tree by their ids: a root flow and those it called, directly or not."""
+        return await self.database.transact(lambda tx: steering.tree(tx, root_id))
+
+    async def called(self, flow: FlowRow) -> list[FlowRow]:
+        """The flow, and those it called, directly or not."""
+        flows = await self.tree(flow.root_id)
+        return [flows[one] for one in steering.below(flows, flow.flow_id) if one in flows]
+
+    async def child_of(self, root_id: int, step_id: int) -> FlowRow | None:
+        """The flow that a step called."""
+        rows = await self.database.fetch(
+            f"select {FlowRow.columns()} from dwarf_flows"
+            " where root_id = $1 and surgraph_step_id = $2 and surgraph_flow_id is not null",
+            root_id,
+            step_id,
+        )
+        return flow_row(rows[0]) if rows else None
+
+    async def first_branch(self, step_id: int) -> StepRow | None:
+        """The first branch of a step that fanned out."""
+        rows = await self.database.fetch(
+            f"select {StepRow.columns(whole=False)} from dwarf_steps"
+            " where spawn_id = $1 and spawn_id <> 0 and ordinal = 0 and predecessor_id = $1",
+            step_id,
+        )
+        return step_row(rows[0]) if rows else None
+
+    async def oldest_pause(self, flow: FlowRow) -> Paused | None:
+        """The pause that the flow's outcome shows (O5)."""
+
+        async def work(tx: Tx) -> Paused | None:
+            flows = await steering.tree(tx, flow.root_id)
+            found = await steering.pauses(tx, steering.below(flows, flow.flow_id))
+            return found[0] if found else None
+
+        return await self.database.transact(work)
 
     async def step(self, key: Key) -> StepRow:
         """The step of a key; `NotFound` if there is none or the token is wrong."""
@@ -175,15 +215,21 @@ class SqlStore:
         rows = await self.database.fetch(f"select {StepRow.columns()} from dwarf_steps where step_id = $1", step_id)
         return step_row(rows[0]) if rows else None
 
-    async def fingerprint(self, flow_id: int) -> Sequence[Any]:
-        """Numbers that change whenever the flow or one of its steps does (O6)."""
+    async def fingerprint(self, flow: FlowRow) -> Sequence[Any]:
+        """Numbers that change whenever the flow, one it called, or a step of theirs does (O6)."""
+        called = [one.flow_id for one in await self.called(flow)] if flow.surgraph_flow_id is not None else []
+        which = "flow_id {in:$2}" if called else "flow_id = $1 or (root_id = $1 and surgraph_flow_id is not null)"
         rows = await self.database.fetch(
-            "select f.status, f.updated_at, f.notify, s.* from dwarf_flows f, ("
-            " select count(*), coalesce(max(updated_at), 0), coalesce(sum(lease_seq), 0), coalesce(sum(attempt), 0),"
-            " coalesce(sum(case when status = 'completed' then 1 when status = 'running' then 1000003"
-            " when status = 'pending' then 2000003 else 3000017 end), 0)"
-            " from dwarf_steps where flow_id = $1) s where f.flow_id = $1",
-            flow_id,
+            f"with mine as (select * from dwarf_flows where {which})"
+            " select f.status, f.updated_at, f.notify, f.breakpoints, t.*, s.* from dwarf_flows f,"
+            " (select count(*), coalesce(max(updated_at), 0), coalesce(sum(updated_at % 1000000007), 0),"
+            "  coalesce(sum(length(coalesce(breakpoints, ''))), 0) from mine) t,"
+            " (select count(*), coalesce(max(updated_at), 0), coalesce(sum(lease_seq), 0), coalesce(sum(attempt), 0),"
+            "  coalesce(sum(case when status = 'completed' then 1 when status = 'running' then 1000003"
+            "  when status = 'pending' then 2000003 when status = 'interrupted' then 3000017 else 4000037 end), 0)"
+            "  from dwarf_steps where flow_id in (select flow_id from mine)) s where f.flow_id = $1",
+            flow.flow_id,
+            *([called] if called else []),
         )
         return tuple(str(value) for value in rows[0]) if rows else ()
 
@@ -192,56 +238,61 @@ class SqlStore:
 
         Raises `Conflict` unless the flow is created.
         """
-        async with self.database.transaction() as tx:
+
+        async def work(tx: Tx) -> tuple[int, list[tuple[int, int, int]]]:
             steps = await tx.fetch(
                 "update dwarf_steps set status = 'pending', updated_at = {now}, not_before = {greatest}(not_before, {now})"
                 " where flow_id = $1 and status = 'created' returning step_id, priority, not_before",
                 flow_id,
             )
             started = await tx.fetch(
-                "update dwarf_flows set status = 'running', started_at = {now}, updated_at = {now},"
+                "update dwarf_flows set status = 'running', started_at = {now}, updated_at = {greatest}({now}, updated_at + 1),"
                 " notify = case when $2 = '' then notify else $2 end"
                 " where flow_id = $1 and status = 'created' returning updated_at",
                 flow_id,
                 notify,
             )
             if not started:
-                raise await _conflict(tx, flow_id, "started", [Status.CREATED])
-        return int(started[0][0]), [(int(s[0]), int(s[1]), int(s[2])) for s in steps]
+                raise await steering.conflict(tx, flow_id, "started", [Status.CREATED])
+            return int(started[0][0]), [(int(s[0]), int(s[1]), int(s[2])) for s in steps]
+
+        return await self.database.transact(work)
 
     async def cancel(
-        self, flow_id: int, reason: str, final_state: Callable[[list[StepRow]], bytes]
-    ) -> tuple[int, list[tuple[int, str]]]:
-        """→ cancelled, its live steps with it; the time, and id and token of the steps that were running (O10).
+        self, flow: FlowRow, reason: str, final_state: Callable[[FlowRow, list[StepRow]], bytes]
+    ) -> Steered:
+        return await self.database.transact(
+            lambda tx: steering.cancel(tx, flow.flow_id, flow.root_id, reason, final_state)
+        )
 
-        `final_state` makes the final state from the steps. Raises `Conflict` if the flow is terminal.
-        """
-        async with self.database.transaction() as tx:
-            live = await tx.fetch(
-                "select step_id, token, status from dwarf_steps where flow_id = $1"
-                " and status in ('created', 'pending', 'running', 'interrupted') order by step_id {for_update}",
-                flow_id,
-            )
-            await tx.fetch(_CANCEL_STEPS, flow_id)
-            cancelled = await tx.fetch(
-                "update dwarf_flows set status = 'cancelled', cancel_reason = $2, updated_at = {now}"
-                " where flow_id = $1 and status in ('created', 'running', 'interrupted') returning updated_at",
-                flow_id,
-                reason,
-            )
-            if not cancelled:
-                raise await _conflict(tx, flow_id, "cancelled", flow_sources(Status.CANCELLED))
-            # A settlement that committed in between may have left a successor.
-            await tx.fetch(_CANCEL_STEPS, flow_id)
-            rows = await tx.fetch(
-                f"select {StepRow.columns()} from dwarf_steps where flow_id = $1 order by depth, step_id", flow_id
-            )
-            await tx.fetch(
-                "update dwarf_flows set final_state = $2 where flow_id = $1",
-                flow_id,
-                final_state([step_row(row) for row in rows]).decode(),
-            )
-        return int(cancelled[0][0]), [(int(row[0]), row[1]) for row in live if row[2] == "running"]
+    async def resume(self, flow: FlowRow, data: str | None, overrides: State | None) -> Steered:
+        return await self.database.transact(lambda tx: steering.resume(tx, flow.flow_id, flow.root_id, data, overrides))
+
+    async def break_before(self, flow: FlowRow, task: str, *, enabled: bool) -> None:
+        await self.database.transact(
+            lambda tx: steering.break_before(tx, flow.flow_id, flow.root_id, task, enabled=enabled)
+        )
+
+    async def restart(self, flow: FlowRow, overrides: State) -> Steered:
+        return await self.database.transact(lambda tx: steering.restart(tx, flow.flow_id, overrides))
+
+    async def restart_from(self, step: StepRow, flow: FlowRow, overrides: State) -> Steered:
+        return await self.database.transact(
+            lambda tx: steering.restart_from(tx, step.step_id, flow.flow_id, flow.root_id, overrides)
+        )
+
+    async def plant(self, root: FlowRow, forked: Forked) -> Steered:
+        return await self.database.transact(lambda tx: steering.plant(tx, root, forked))
+
+    async def latest_of_thread(self, thread_id: int) -> FlowRow | None:
+        return await self.database.transact(lambda tx: steering.latest_of_thread(tx, thread_id))
+
+    async def create_next(self, latest: FlowRow, new: NewFlow) -> int | None:
+        """As `steering.create_next`; -1 if the thread has moved on."""
+        try:
+            return await self.database.transact(lambda tx: steering.create_next(tx, latest, new))
+        except steering.Moved:
+            return -1
 
     async def bury(self, step_ids: Sequence[int]) -> None:
         """Steps of terminal flows take their flow's status (X2)."""
@@ -252,12 +303,15 @@ class SqlStore:
         )
 
     async def delete(self, flow_id: int) -> None:
-        """Remove a flow and its steps; `Conflict` while it runs (O9)."""
-        async with self.database.transaction() as tx:
-            if await _remove(tx, [flow_id]) == 0 and await tx.fetch(
+        """Remove a root flow with its tree; `Conflict` while it runs (O9)."""
+
+        async def work(tx: Tx) -> None:
+            if await steering.remove(tx, [flow_id]) == 0 and await tx.fetch(
                 "select 1 from dwarf_flows where flow_id = $1", flow_id
             ):
                 raise Conflict("the flow is running: cancel it first, then delete it")
+
+        await self.database.transact(work)
 
     # -- many flows
 
@@ -267,9 +321,12 @@ class SqlStore:
     async def purge(self, query: Query, thread_id: int | None, limit: int) -> int:
         """Remove what matches and is not running, at most `limit`; how many (O9)."""
         sql, args = listing.purgeable(self.shard, query, thread_id, limit)
-        async with self.database.transaction() as tx:
+
+        async def work(tx: Tx) -> int:
             rows = await tx.fetch(sql, *args)
-            return await _remove(tx, [int(row[0]) for row in rows])
+            return await steering.remove(tx, [int(row[0]) for row in rows])
+
+        return await self.database.transact(work)
 
     async def size(self) -> tuple[int, int]:
         """How many flows and steps."""
@@ -338,41 +395,16 @@ class SqlStore:
 
     async def remove_completed(self, age_ms: int) -> int:
         """Remove completed flows marked delete_on_completion, `age_ms` after they ended; how many (O1)."""
-        async with self.database.transaction() as tx:
+
+        async def work(tx: Tx) -> int:
             rows = await tx.fetch(
                 "select flow_id from dwarf_flows where delete_on_completion = 1 and status = 'completed'"
                 " and updated_at < {now} - $1 order by flow_id limit 1000",
                 age_ms * 1000,
             )
-            return await _remove(tx, [int(row[0]) for row in rows])
+            return await steering.remove(tx, [int(row[0]) for row in rows])
 
-
-_CANCEL_STEPS = (
-    "update dwarf_steps set status = 'cancelled', claimed_by = null, lease_expires = null, updated_at = {now}"
-    " where flow_id = $1 and status in ('created', 'pending', 'running', 'interrupted')"
-)
-
-
-async def _remove(tx: Tx, flow_ids: list[int]) -> int:
-    """Remove those that do not run, with their steps; how many. Steps are locked before flows (X10)."""
-    if not flow_ids:
-        return 0
-    await tx.fetch("select 1 from dwarf_steps where flow_id {in:$1} order by step_id {for_update}", flow_ids)
-    rows = await tx.fetch(
-        "select flow_id from dwarf_flows where flow_id {in:$1} and status <> 'running' order by flow_id {for_update}",
-        flow_ids,
-    )
-    still = [int(row[0]) for row in rows]
-    await tx.fetch("delete from dwarf_steps where flow_id {in:$1}", still)
-    await tx.fetch("delete from dwarf_flows where flow_id {in:$1}", still)
-    return len(still)
-
-
-async def _conflict(tx: Tx, flow_id: int, verb: str, wanted: Sequence[Status]) -> Conflict | NotFound:
-    rows = await tx.fetch("select status from dwarf_flows where flow_id = $1", flow_id)
-    if not rows:
-        return NotFound("no such flow")
-    return Conflict(f"the flow is {rows[0][0]}: only a {' or '.join(wanted)} one can be {verb}")
+        return await self.database.transact(work)
 
 
 def no_such(what: str, key: Key) -> NotFound:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from dwarf_nats.workflow.status import Status
@@ -21,6 +21,9 @@ class FlowRow:
     thread_id: int
     thread_token: str
     surgraph_step_id: int | None
+    surgraph_flow_id: int | None
+    root_id: int
+    breakpoints: str | None
     priority: int
     fairness_key: str
     fairness_weight: float
@@ -63,14 +66,58 @@ class StepRow:
     arrived: int
     cohort_size: int | None
     arrivals: int
+    failures: int
+    cohort_error: str | None
+    parked: int
+    breakpoint_hit: int
+    interrupt_payload: str | None
+    resumed: str | None
+    subgraph_result: str | None
+    subgraph_error: str | None
+    parked_changes: str | None
+    lease_seq: int
+    priority: int
+    fairness_key: str
+    fairness_weight: float
     not_before: int
     created_at: int
     started_at: int | None
     updated_at: int
 
     @classmethod
-    def columns(cls) -> str:
-        return ", ".join(field.name for field in fields(cls))
+    def columns(cls, *, whole: bool = True) -> str:
+        """The columns to select; not `whole`: without the texts that may be large, which are then empty."""
+        return ", ".join(
+            field.name if whole or field.name not in _LARGE else f"'{{}}' as {field.name}" for field in fields(cls)
+        )
+
+
+_LARGE = frozenset({"state", "changes", "parked_changes", "resumed", "subgraph_result"})
+
+
+Due = tuple[int, int, int]
+"""Step id, priority, and since when it is due."""
+
+
+@dataclass(slots=True)
+class Steered:
+    """What an operation came to. `changed`: flows whose status is another, as they are now. `due`: steps that became pending.
+    `running`: id and token of steps that ran and are not wanted any more."""
+
+    changed: list[FlowRow] = field(default_factory=list)
+    due: list[Due] = field(default_factory=list)
+    running: list[tuple[int, str]] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Paused:
+    """A step that waits for a resume. `payload` of its interrupt, nothing at a breakpoint."""
+
+    step_id: int
+    flow_id: int
+    state: str
+    changes: str
+    payload: str | None
 
 
 def flow_row(row: Sequence[Any]) -> FlowRow:

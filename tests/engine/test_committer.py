@@ -158,7 +158,7 @@ async def test_a_settlement_the_database_refuses_fails_alone_with_its_words(
     assert row.error is not None
     assert "the result of task a cannot be stored" in row.error
     assert "poison" in row.error
-    assert len(await store.steps(bad.flow.flow_id)) == 1
+    assert len(await store.steps([bad.flow.flow_id])) == 1
     assert (set(desk.effects), desk.fenced) == ({step.step_id for step in steps}, [])
 
 

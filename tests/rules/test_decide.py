@@ -170,14 +170,6 @@ def test_competing_signals_are_an_error_of_the_step(one: str, other: str) -> Non
     assert other in settled.error.message
 
 
-@pytest.mark.parametrize("signal", ["interrupt", "subgraph"])
-def test_signals_not_executed_yet_fail_the_step_and_say_so(signal: str) -> None:
-    settled = settle(step(), Answer(**SIGNALS[signal]))  # type: ignore[arg-type]
-    assert settled.status is Status.FAILED
-    assert settled.error is not None
-    assert (settled.error.code, signal in settled.error.message) == (501, True)
-
-
 def test_a_state_over_the_limit_fails_the_step_with_both_sizes() -> None:
     """S1."""
     settled = settle(step(state={"a": "x" * 50}), Answer(changes=state_from({"b": "y" * 50})), Limits(100))

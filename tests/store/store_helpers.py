@@ -12,6 +12,7 @@ from dwarf_nats.store.store import SqlStore
 from dwarf_nats.workflow.answer import ErrorInfo
 from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.keys import Tokens
+from dwarf_nats.workflow.rows import Steered
 from dwarf_nats.workflow.state import Raw, decode_state, encode_state, merge, state_from
 from dwarf_nats.workflow.status import Status
 
@@ -94,6 +95,19 @@ async def one_claimed(store: SqlStore, state: dict[str, Any] | None = None, **mo
     await store.create([new], BUDGET)
     (row,) = [row for row in await store.claim(500, BUDGET) if row[0] == new.step_id]
     return in_hand(row)
+
+
+async def cancel(store: SqlStore, flow_id: int, reason: str = "", final: Any = lambda steps: b"{}") -> Steered:
+    """Cancel a flow; `final` makes the final state of its steps."""
+    flow = await store.flow_by_id(flow_id)
+    assert flow is not None
+    return await store.cancel(flow, reason, lambda _flow, steps: final(steps))
+
+
+async def fingerprint(store: SqlStore, flow_id: int) -> Sequence[Any]:
+    flow = await store.flow_by_id(flow_id)
+    assert flow is not None
+    return await store.fingerprint(flow)
 
 
 async def look(store: SqlStore, sql: str, *args: Any) -> list[tuple[Any, ...]]:

@@ -9,7 +9,19 @@ from typing import Any
 
 import asyncpg
 import pytest
-from store_helpers import BUDGET, born, ended, flow_status, in_hand, look, new_flow, one_claimed, step_status, went_on
+from store_helpers import (
+    BUDGET,
+    born,
+    cancel,
+    ended,
+    flow_status,
+    in_hand,
+    look,
+    new_flow,
+    one_claimed,
+    step_status,
+    went_on,
+)
 
 from dwarf_nats.errors import Conflict, NotFound
 from dwarf_nats.store.store import SqlStore
@@ -108,7 +120,7 @@ async def test_a_cancel_that_waits_for_a_settlement_takes_its_successor_along(pg
     async with locked(one, step.step_id) as line:
         settling = asyncio.create_task(one.settle([settlement], BUDGET))
         await line(1)
-        cancelling = asyncio.create_task(two.cancel(step.flow.flow_id, "", final))
+        cancelling = asyncio.create_task(cancel(two, step.flow.flow_id, "", final))
         await line(2)
     assert len(await settling) == 1
     await cancelling
@@ -124,13 +136,13 @@ async def test_a_settlement_that_waits_for_a_cancel_is_dropped(pg_stores: Stores
     one, two = pg_stores
     step = await one_claimed(one)
     async with locked(one, step.step_id) as line:
-        cancelling = asyncio.create_task(two.cancel(step.flow.flow_id, "", final))
+        cancelling = asyncio.create_task(cancel(two, step.flow.flow_id, "", final))
         await line(1)
         settling = asyncio.create_task(one.settle([went_on(step)], BUDGET))
         await line(2)
-    assert (await cancelling)[1] == [(step.step_id, step.token)]
+    assert (await cancelling).running == [(step.step_id, step.token)]
     assert await settling == {}
-    assert len(await one.steps(step.flow.flow_id)) == 1
+    assert len(await one.steps([step.flow.flow_id])) == 1
 
 
 async def test_a_cancel_that_waits_for_a_claim_tells_the_one_who_claimed(pg_stores: Stores) -> None:
@@ -143,7 +155,7 @@ async def test_a_cancel_that_waits_for_a_claim_tells_the_one_who_claimed(pg_stor
         transaction = holder.transaction()
         await transaction.start()
         await holder.execute("update dwarf_steps set status = 'running', lease_seq = 1, claimed_by = 1")
-        cancelling = asyncio.create_task(two.cancel(new.facts.flow_id, "", final))
+        cancelling = asyncio.create_task(cancel(two, new.facts.flow_id, "", final))
         waiting = (
             "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
         )
@@ -151,7 +163,7 @@ async def test_a_cancel_that_waits_for_a_claim_tells_the_one_who_claimed(pg_stor
             while not (await look(one, waiting))[0][0]:
                 pass
         await transaction.commit()
-        assert (await cancelling)[1] == [(new.step_id, new.step_token)]
+        assert (await cancelling).running == [(new.step_id, new.step_token)]
     finally:
         await holder.close()
 
@@ -173,13 +185,13 @@ async def test_cancel_start_settle_and_delete_at_once_leave_no_half_done_flow(pg
         attempt(one.settle([went_on(born(new), running=True) for new in running[n : n + 6]], BUDGET))
         for n in range(0, 60, 6)
     ]
-    jobs += [attempt(two.cancel(new.facts.flow_id, "", final)) for new in [*reversed(running), *created]]
+    jobs += [attempt(cancel(two, new.facts.flow_id, "", final)) for new in [*reversed(running), *created]]
     jobs += [attempt(store.start(new.facts.flow_id, "")) for new, store in zip(created, pg_stores * 30, strict=True)]
     jobs += [attempt(one.delete(new.facts.flow_id)) for new in created]
     await asyncio.gather(*jobs)
     for new in running:
         assert await flow_status(one, new.facts.flow_id) == "cancelled"
-        assert {step.status for step in await one.steps(new.facts.flow_id)} <= {"cancelled", "completed"}
+        assert {step.status for step in await one.steps([new.facts.flow_id])} <= {"cancelled", "completed"}
     orphans = "select count(*) from dwarf_steps where flow_id not in (select flow_id from dwarf_flows)"
     assert await look(one, orphans) == [(0,)]
     odd = (

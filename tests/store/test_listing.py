@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from store_helpers import BUDGET, ended, failed, in_hand, look, new_flow
+from store_helpers import BUDGET, cancel, ended, failed, in_hand, look, new_flow
 
 from dwarf_nats.errors import BadRequest
 from dwarf_nats.store.store import SqlStore
@@ -33,7 +33,7 @@ async def flows(store: SqlStore) -> dict[str, int]:
     await store.settle(
         [ended(steps[made["done"].step_id]), failed(steps[made["broken"].step_id], "Disk 50%_full")], BUDGET
     )
-    await store.cancel(made["stopped"].facts.flow_id, "customer CHANGED mind", lambda _: b"{}")
+    await cancel(store, made["stopped"].facts.flow_id, "customer CHANGED mind", lambda _: b"{}")
     await look(store, "update dwarf_steps set node = 'Ship_it' where step_id = $1", made["pending"].step_id)
     return {name: new.facts.flow_id for name, new in made.items()}
 

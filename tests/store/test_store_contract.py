@@ -7,8 +7,10 @@ from store_helpers import (
     BUDGET,
     GRAPH,
     born,
+    cancel,
     ended,
     failed,
+    fingerprint,
     flow_status,
     in_hand,
     look,
@@ -44,7 +46,7 @@ async def test_a_group_of_flows_is_created_with_their_entry_steps(store: SqlStor
         assert (row.status, row.started_at is not None) == (
             (Status.RUNNING, True) if new.start else (Status.CREATED, False)
         )
-        (step,) = await store.steps(new.facts.flow_id)
+        (step,) = await store.steps([new.facts.flow_id], whole=True)
         assert (step.node, step.depth, step.state) == ("a", 1, new.state_json.decode())
         assert step.status is (Status.PENDING if new.start else Status.CREATED)
         assert row.created_at == made[new.facts.flow_id] == step.created_at
@@ -161,7 +163,7 @@ async def test_a_settlement_ends_the_step_and_bears_its_successor(store: SqlStor
     settlement = went_on(step, {"b": 2})
     ((alive, at),) = (await store.settle([settlement], BUDGET)).values()
     assert alive
-    first, second = await store.steps(step.flow.flow_id)
+    first, second = await store.steps([step.flow.flow_id], whole=True)
     assert (first.status, first.changes, first.successor_id, first.updated_at) == (
         Status.COMPLETED, '{"b":2}', second.step_id, at,
     )  # fmt: skip
@@ -198,7 +200,7 @@ async def test_failure_ends_the_flow_with_the_error(store: SqlStore) -> None:
     row = await store.flow_by_id(step.flow.flow_id)
     assert row is not None
     assert (row.status, row.final_state, row.error) == (Status.FAILED, '{"a":1}', '{"message":"boom","code":500}')
-    (only,) = await store.steps(step.flow.flow_id)
+    (only,) = await store.steps([step.flow.flow_id], whole=True)
     assert (only.status, only.error) == (Status.FAILED, row.error)
 
 
@@ -231,7 +233,7 @@ async def test_a_result_under_an_old_lease_changes_nothing(store: SqlStore) -> N
     mate = await one_claimed(store)
     settled = await store.settle([went_on(late, {"late": 1}), ended(mate)], BUDGET)
     assert set(settled) == {mate.step_id}
-    assert len(await store.steps(late.flow.flow_id)) == 1
+    assert len(await store.steps([late.flow.flow_id])) == 1
     assert await step_status(store, now.step_id) == "running"
     assert set(await store.settle([ended(now, {"now": 1})], BUDGET)) == {now.step_id}
     row = await store.flow_by_id(now.flow.flow_id)
@@ -243,7 +245,7 @@ async def test_a_result_settles_once(store: SqlStore) -> None:
     step = await one_claimed(store)
     assert len(await store.settle([went_on(step)], BUDGET)) == 1
     assert await store.settle([went_on(step)], BUDGET) == {}
-    assert len(await store.steps(step.flow.flow_id)) == 2
+    assert len(await store.steps([step.flow.flow_id], whole=True)) == 2
 
 
 async def test_a_result_for_a_flow_that_is_gone_is_dropped(store: SqlStore) -> None:
@@ -261,7 +263,7 @@ async def test_a_result_for_a_terminal_flow_buries_the_step_and_bears_nothing(st
     ((alive, _),) = (await store.settle([went_on(step)], BUDGET)).values()
     assert not alive
     assert await step_status(store, step.step_id) == "cancelled"
-    assert len(await store.steps(step.flow.flow_id)) == 1
+    assert len(await store.steps([step.flow.flow_id], whole=True)) == 1
 
 
 # -- start, cancel, delete
@@ -296,7 +298,7 @@ async def test_start_keeps_the_notify_option_unless_told_otherwise(store: SqlSto
 async def test_cancel_takes_the_live_steps_along_and_names_the_running_ones(store: SqlStore) -> None:
     """O10."""
     step = await one_claimed(store)
-    _, told = await store.cancel(step.flow.flow_id, "enough", final)
+    told = (await cancel(store, step.flow.flow_id, "enough", final)).running
     assert told == [(step.step_id, step.token)]
     row = await store.flow_by_id(step.flow.flow_id)
     assert row is not None
@@ -304,14 +306,14 @@ async def test_cancel_takes_the_live_steps_along_and_names_the_running_ones(stor
     assert await step_status(store, step.step_id) == "cancelled"
     assert await store.settle([went_on(step)], BUDGET) == {}
     with pytest.raises(Conflict, match="the flow is cancelled: only a created or running or interrupted one"):
-        await store.cancel(step.flow.flow_id, "", final)
+        await cancel(store, step.flow.flow_id, "", final)
 
 
 @pytest.mark.parametrize("start", [True, False])
 async def test_cancel_of_a_flow_nobody_runs_tells_nobody(store: SqlStore, start: bool) -> None:
     new = new_flow(start=start)
     await store.create([new], BUDGET)
-    assert (await store.cancel(new.facts.flow_id, "", final))[1] == []
+    assert (await cancel(store, new.facts.flow_id, "", final)).running == []
     assert await store.claim(5, BUDGET) == []
 
 
@@ -334,18 +336,21 @@ async def test_the_fingerprint_changes_with_every_write(store: SqlStore) -> None
     """O6."""
     new = new_flow(start=False)
     await store.create([new], BUDGET)
-    seen = [await store.fingerprint(new.facts.flow_id)]
+    seen = [await fingerprint(store, new.facts.flow_id)]
     await store.start(new.facts.flow_id, "")
-    seen.append(await store.fingerprint(new.facts.flow_id))
+    seen.append(await fingerprint(store, new.facts.flow_id))
     step = in_hand((await store.claim(1, BUDGET))[0])
-    seen.append(await store.fingerprint(new.facts.flow_id))
+    seen.append(await fingerprint(store, new.facts.flow_id))
     await store.settle([went_on(step)], BUDGET)
-    seen.append(await store.fingerprint(new.facts.flow_id))
-    await store.cancel(new.facts.flow_id, "", final)
-    seen.append(await store.fingerprint(new.facts.flow_id))
+    seen.append(await fingerprint(store, new.facts.flow_id))
+    await cancel(store, new.facts.flow_id, "", final)
+    seen.append(await fingerprint(store, new.facts.flow_id))
     assert len(set(map(tuple, seen))) == 5
-    assert await store.fingerprint(new.facts.flow_id) == seen[-1]
-    assert not await store.fingerprint(10**9)
+    assert await fingerprint(store, new.facts.flow_id) == seen[-1]
+    row = await store.flow_by_id(new.facts.flow_id)
+    assert row is not None
+    await store.delete(row.flow_id)
+    assert not await store.fingerprint(row)
 
 
 async def test_stopped_among_names_what_stopped_or_is_gone(store: SqlStore) -> None:

@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from store_helpers import BUDGET, born, ended, flow_status, in_hand, look, new_flow, one_claimed, step_status, went_on
+from store_helpers import (
+    BUDGET,
+    born,
+    cancel,
+    ended,
+    flow_status,
+    in_hand,
+    look,
+    new_flow,
+    one_claimed,
+    step_status,
+    went_on,
+)
 
 from dwarf_nats.clock import ManualClock
 from dwarf_nats.store.store import SqlStore
@@ -115,7 +127,7 @@ async def test_completed_flows_marked_for_it_leave_a_while_later(timed: SqlStore
     staying = new_flow(running=True)
     await timed.create([*leaving, staying], BUDGET)
     await timed.settle([ended(born(leaving[0])), ended(born(staying))], BUDGET)
-    await timed.cancel(leaving[1].facts.flow_id, "", lambda _: b"{}")
+    await cancel(timed, leaving[1].facts.flow_id, "", lambda _: b"{}")
     assert await timed.remove_completed(60_000) == 0
     assert await flow_status(timed, leaving[0].facts.flow_id) == "completed"
     manual.advance(61)

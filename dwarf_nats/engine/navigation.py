@@ -1,0 +1,88 @@
+"""Walking through a flow step by step, as a reader would: into a child flow on the way forward, out of its last step on the
+way back, the step that waits for it skipped (O7)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dwarf_nats.ports import Store
+    from dwarf_nats.workflow.rows import FlowRow, StepRow
+
+
+class Walk:
+    """Reads the neighbours of the steps of one tree."""
+
+    def __init__(self, store: Store, root_id: int) -> None:
+        self._store = store
+        self._root_id = root_id
+
+    async def following(self, step: StepRow) -> StepRow | None:
+        """The step after `step`: the first one of the flow it called, else the one that comes next here, else the one after
+        the step that waited for this flow."""
+        child = await self.child(step)
+        if child is not None:
+            return await self._into(await self._entry(child))
+        return await self._after(step)
+
+    async def preceding(self, step: StepRow) -> StepRow | None:
+        """The step before `step`: the one it came from, or the last one of the flow that one called; from the first step of a
+        called flow, the one before the step that waits for it."""
+        while step.predecessor_id is None:
+            caller = await self._caller(step)
+            if caller is None:
+                return None
+            step = caller
+        before = await self._store.step_by_id(step.predecessor_id)
+        return None if before is None else await self._out_of(before)
+
+    async def child(self, step: StepRow) -> FlowRow | None:
+        """The flow that `step` called."""
+        return await self._store.child_of(self._root_id, step.step_id)
+
+    async def _after(self, step: StepRow) -> StepRow | None:
+        while True:
+            following = (
+                await self._store.step_by_id(step.successor_id)
+                if step.successor_id is not None
+                else await self._store.first_branch(step.step_id)
+            )
+            if following is not None:
+                return await self._into(following)
+            flow = await self._store.flow_by_id(step.flow_id)
+            caller = await self._caller(step)
+            if flow is None or not flow.status.terminal or caller is None:
+                return None
+            step = caller
+
+    async def _into(self, step: StepRow | None) -> StepRow | None:
+        while step is not None:
+            child = await self.child(step)
+            if child is None:
+                return step
+            step = await self._entry(child)
+        return None
+
+    async def _out_of(self, step: StepRow) -> StepRow:
+        while True:
+            child = await self.child(step)
+            last = await self._last(child) if child is not None else None
+            if last is None:
+                return step
+            step = last
+
+    async def _entry(self, flow: FlowRow) -> StepRow | None:
+        steps = await self._store.steps([flow.flow_id])
+        return next((step for step in steps if step.predecessor_id is None), None)
+
+    async def _last(self, flow: FlowRow) -> StepRow | None:
+        """The youngest step that leads nowhere."""
+        steps = await self._store.steps([flow.flow_id])
+        ends = [step for step in steps if step.successor_id is None and step.cohort_size is None]
+        return ends[-1] if ends else None
+
+    async def _caller(self, step: StepRow) -> StepRow | None:
+        flow = await self._store.flow_by_id(step.flow_id)
+        if flow is None or flow.surgraph_step_id is None:
+            return None
+        return await self._store.step_by_id(flow.surgraph_step_id)

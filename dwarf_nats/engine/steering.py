@@ -1,0 +1,157 @@
+"""Operations that steer flows which exist: pauses, the end, running again, copies (O10-O14)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from dwarf_nats.engine.creating import check_text
+from dwarf_nats.engine.ids import NoneLeft
+from dwarf_nats.engine.reading import final_state_of, flow_key, outcome_of
+from dwarf_nats.errors import BadRequest, Conflict
+from dwarf_nats.rules import forking
+from dwarf_nats.workflow.names import MAX_NAME
+from dwarf_nats.workflow.state import Raw, State, check_json, encode_value, state_from
+from dwarf_nats.workflow.status import Status
+
+if TYPE_CHECKING:
+    from dwarf_nats.engine.graphs import GraphBook
+    from dwarf_nats.engine.shard import Shard
+    from dwarf_nats.settings import EngineSettings
+    from dwarf_nats.workflow.graph import Graph
+    from dwarf_nats.workflow.keys import Key, Tokens
+    from dwarf_nats.workflow.records import StatusChanged
+    from dwarf_nats.workflow.rows import FlowRow, Steered, StepRow
+
+Overrides = Mapping[str, Any] | bytes | State | None
+
+
+class Steering:
+    """Each operation is one transaction of the store, and what follows it."""
+
+    def __init__(self, settings: EngineSettings, graphs: GraphBook, tokens: Tokens) -> None:
+        self._settings = settings
+        self._graphs = graphs
+        self._tokens = tokens
+
+    async def cancel(self, shard: Shard, key: Key, reason: str) -> None:
+        check_text(reason, "reason")
+        row = await shard.store.flow(key)
+        graphs: dict[str, Graph] = {}
+        while True:
+            try:
+                result = await shard.store.cancel(row, reason, lambda flow, steps: _final_state(graphs, flow, steps))
+            except _GraphWanted as wanted:
+                graphs[wanted.digest] = await self._graphs.frozen(shard.number, wanted.digest)
+            else:
+                break
+        changed = [
+            shard.stopped(one.flow_id, one.thread_id, one.notify, outcome_of(shard.number, one), one.updated_at)
+            for one in result.changed
+        ]
+        shard.steered(result, changed)
+
+    async def resume(self, shard: Shard, key: Key, data: Any) -> None:
+        text = bytes(data) if isinstance(data, Raw) else encode_value(data, "resume data")
+        check_json(text, "resume data", self._settings.max_depth)
+        row = await shard.store.flow(key)
+        self._run_again(shard, await shard.store.resume(row, text.decode(), None))
+
+    async def resume_break(self, shard: Shard, key: Key, overrides: Overrides) -> None:
+        fields = self._overrides(overrides)
+        row = await shard.store.flow(key)
+        self._run_again(shard, await shard.store.resume(row, None, fields))
+
+    async def break_before(self, shard: Shard, key: Key, task: str, *, enabled: bool) -> None:
+        if not 0 < len(task) <= MAX_NAME:
+            raise BadRequest(f"task must be the name or url of a node, 1 to {MAX_NAME} characters, got {len(task)}")
+        check_text(task, "task")
+        row = await shard.store.flow(key)
+        await shard.store.break_before(row, task, enabled=enabled)
+
+    async def delete(self, shard: Shard, key: Key) -> None:
+        row = await shard.store.flow(key)
+        only_roots(shard.number, row, "deleted")
+        await shard.store.delete(key.id)
+        shard.waiters.wake(key.id, None)
+
+    async def restart(self, shard: Shard, key: Key, overrides: Overrides) -> None:
+        fields = self._overrides(overrides)
+        row = await shard.store.flow(key)
+        only_roots(shard.number, row, "restarted")
+        self._run_again(shard, await shard.store.restart(row, fields))
+
+    async def restart_from(self, shard: Shard, key: Key, overrides: Overrides) -> None:
+        fields = self._overrides(overrides)
+        step, flow = await _step_and_flow(shard, key)
+        self._run_again(shard, await shard.store.restart_from(step, flow, fields))
+
+    async def fork(self, shard: Shard, key: Key, overrides: Overrides) -> str:
+        fields = self._overrides(overrides)
+        step, flow = await _step_and_flow(shard, key)
+        flows = await shard.store.tree(flow.root_id)
+        root = flows[flow.root_id]
+        if not root.status.terminal:
+            raise Conflict(f"the flow is {root.status}: only one that has ended can be forked")
+        steps = await shard.store.steps(list(flows), whole=True)
+        while True:
+            try:
+                forked = forking.fork(
+                    flows, steps, step.step_id, fields,
+                    lambda: (shard.flow_ids.take(), self._tokens()), lambda: (shard.step_ids.take(), self._tokens()),
+                )  # fmt: skip
+            except NoneLeft:
+                await shard.flow_ids.ensure(len(flows))
+                await shard.step_ids.ensure(len(steps))
+            else:
+                break
+        result = await shard.store.plant(root, forked)
+        changed = [
+            shard.change(one.flow_id, one.thread_id, one.workflow, status, one.updated_at)
+            for one in result.changed
+            for status in (Status.CREATED, Status.RUNNING)
+        ]
+        shard.steered(result, changed)
+        return flow_key(shard.number, forked.root)
+
+    def _run_again(self, shard: Shard, result: Steered) -> None:
+        changed: list[StatusChanged] = [
+            shard.change(one.flow_id, one.thread_id, one.workflow, Status.RUNNING, one.updated_at)
+            for one in result.changed
+        ]
+        shard.steered(result, changed)
+
+    def _overrides(self, overrides: Overrides) -> State:
+        return state_from(overrides, "overrides", self._settings.max_depth)
+
+
+class _GraphWanted(Exception):
+    """A final state needs a graph that is not at hand."""
+
+    def __init__(self, digest: str) -> None:
+        super().__init__(digest)
+        self.digest = digest
+
+
+def _final_state(graphs: Mapping[str, Graph], flow: FlowRow, steps: Sequence[StepRow]) -> bytes:
+    graph = graphs.get(flow.graph_digest)
+    if graph is None:
+        raise _GraphWanted(flow.graph_digest)
+    return final_state_of(graph, list(steps))
+
+
+async def _step_and_flow(shard: Shard, key: Key) -> tuple[StepRow, FlowRow]:
+    step = await shard.store.step(key)
+    flow = await shard.store.flow_by_id(step.flow_id)
+    if flow is None:
+        raise Conflict("the flow of this step was deleted this moment")
+    return step, flow
+
+
+def only_roots(shard: int, flow: FlowRow, verb: str) -> None:
+    """Raise `BadRequest` for a flow that another one called (section 11)."""
+    if flow.surgraph_flow_id is not None:
+        raise BadRequest(
+            f"flow {shard}-{flow.flow_id} is a sub-workflow of flow {shard}-{flow.root_id} and cannot be {verb} by itself:"
+            f" use the key of {shard}-{flow.root_id}"
+        )

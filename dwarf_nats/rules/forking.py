@@ -1,0 +1,119 @@
+"""Forking: a copy of a tree of flows that has ended, which runs on from one of its steps (O14). Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from dwarf_nats.rules import rewinding
+from dwarf_nats.workflow.rows import FlowRow, StepRow
+from dwarf_nats.workflow.state import State, decode_state, encode_state, merge
+from dwarf_nats.workflow.status import Status
+
+NewId = Callable[[], tuple[int, str]]
+"""Gives an id and a token."""
+
+
+@dataclass(slots=True)
+class Forked:
+    """The copy: flows and steps, among them the `root` and the `target`, which is pending."""
+
+    flows: list[FlowRow]
+    steps: list[StepRow]
+    root: FlowRow
+    target: StepRow
+
+    def stamp(self, now: int) -> None:
+        """What runs on began `now`; the rest keeps its times."""
+        for flow in self.flows:
+            if flow.status is Status.RUNNING:
+                flow.created_at = flow.started_at = flow.updated_at = now
+        self.target.not_before = self.target.updated_at = now
+
+
+def fork(
+    flows: Mapping[int, FlowRow],
+    steps: Iterable[StepRow],
+    target: int,
+    overrides: State,
+    new_flow: NewId,
+    new_step: NewId,
+) -> Forked:
+    """Copy the tree as far as `target`, with `overrides` in its state (a null removes a field).
+
+    Finished branches and sub-workflows beside its path are copied with their histories; what `target` led to is not.
+    """
+    by_flow: dict[int, dict[int, StepRow]] = {}
+    for step in steps:
+        by_flow.setdefault(step.flow_id, {})[step.step_id] = replace(step)
+    flow_id = next(one for one, inside in by_flow.items() if target in inside)
+    running, removed = _rewound(flows, by_flow, flow_id, target)
+    kept = _kept(flows, removed | {target})
+    rows = [step for one in kept for step in by_flow.get(one, {}).values() if step.step_id not in removed]
+    flow_ids = {one: new_flow() for one in kept}
+    step_ids = {step.step_id: new_step() for step in rows}
+    copies = [_flow(flows[one], flow_ids, step_ids, runs=one in running) for one in kept]
+    for step in rows:
+        _move(step, flow_ids, step_ids)
+    first = next(step for step in rows if step.step_id == step_ids[target][0])
+    first.state = encode_state(merge(decode_state(first.state), overrides)).decode()
+    root = next(copy for copy in copies if copy.surgraph_flow_id is None)
+    return Forked(copies, rows, root, first)
+
+
+def _rewound(
+    flows: Mapping[int, FlowRow], by_flow: dict[int, dict[int, StepRow]], flow_id: int, target: int
+) -> tuple[set[int], set[int]]:
+    """Rewind the target and the steps that waited for its flow, up to the root. The flows on that path; all steps that go."""
+    removed = set(rewinding.rewind(by_flow[flow_id], target).removed)
+    rewinding.sever(by_flow[flow_id], target)
+    running = {flow_id}
+    flow = flows[flow_id]
+    while flow.surgraph_flow_id is not None and flow.surgraph_step_id is not None:
+        above, caller = flow.surgraph_flow_id, flow.surgraph_step_id
+        removed |= rewinding.rewind_caller(by_flow[above], caller).removed
+        rewinding.sever(by_flow[above], caller)
+        running.add(above)
+        flow = flows[above]
+    return running, removed
+
+
+def _kept(flows: Mapping[int, FlowRow], uncalled: set[int]) -> list[int]:
+    """The flows that come along: all but those called by a step that goes, or has not run, and those below them."""
+    dropped = {flow.flow_id for flow in flows.values() if flow.surgraph_step_id in uncalled}
+
+    def stays(flow: FlowRow) -> bool:
+        if flow.flow_id in dropped:
+            return False
+        return flow.surgraph_flow_id is None or stays(flows[flow.surgraph_flow_id])
+
+    return [flow.flow_id for flow in flows.values() if stays(flow)]
+
+
+def _flow(
+    flow: FlowRow, flow_ids: Mapping[int, tuple[int, str]], step_ids: Mapping[int, tuple[int, str]], *, runs: bool
+) -> FlowRow:
+    number, token = flow_ids[flow.flow_id]
+    copy = replace(
+        flow, flow_id=number, token=token, thread_id=number, thread_token=token, root_id=flow_ids[flow.root_id][0],
+        notify="", request_digest="", start_at=None,
+    )  # fmt: skip
+    if flow.surgraph_flow_id is not None and flow.surgraph_step_id is not None:
+        copy.surgraph_flow_id = flow_ids[flow.surgraph_flow_id][0]
+        copy.surgraph_step_id = step_ids[flow.surgraph_step_id][0]
+    if runs:
+        copy.status = Status.RUNNING
+        copy.final_state = copy.error = copy.cancel_reason = None
+    return copy
+
+
+def _move(step: StepRow, flow_ids: Mapping[int, tuple[int, str]], step_ids: Mapping[int, tuple[int, str]]) -> None:
+    step.flow_id = flow_ids[step.flow_id][0]
+    step.step_id, step.token = step_ids[step.step_id]
+    step.spawn_id = step_ids[step.spawn_id][0] if step.spawn_id else 0
+    step.predecessor_id = _moved(step.predecessor_id, step_ids)
+    step.successor_id = _moved(step.successor_id, step_ids)
+
+
+def _moved(step_id: int | None, step_ids: Mapping[int, tuple[int, str]]) -> int | None:
+    return step_ids[step_id][0] if step_id in step_ids and step_id is not None else None

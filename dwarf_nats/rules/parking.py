@@ -1,0 +1,75 @@
+"""Steps that wait: for a resume after an interrupt or breakpoint, or for the child they started (P1, P2, O12). Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dwarf_nats.rules.routing import StepError
+from dwarf_nats.rules.settlement import FlowFacts, NewFlow, Pause, Settlement, StepInHand
+from dwarf_nats.workflow.state import State, encode_state, merge
+from dwarf_nats.workflow.status import Status
+
+if TYPE_CHECKING:
+    from dwarf_nats.workflow.answer import Answer, Subgraph
+    from dwarf_nats.workflow.graph import Graph
+    from dwarf_nats.workflow.state import Raw
+
+_SIGNALS = ("interrupt", "retry", "goto", "subgraph")
+
+
+@dataclass(slots=True)
+class Child:
+    """What a child flow needs beside its input: its graph, kept under `digest`, and ids of its own."""
+
+    graph: Graph
+    digest: str
+    flow_id: int
+    token: str
+
+
+def check_signals(step: StepInHand, answer: Answer) -> None:
+    """Raise `StepError` for signals that exclude each other, and for a second park (X4)."""
+    asked = [name for name in _SIGNALS if getattr(answer, name) is not None]
+    if len(asked) > 1:
+        raise StepError(f"the task asked for {' and '.join(asked)} together: answer with one of them")
+    if step.parked_before and asked and asked[0] in ("interrupt", "subgraph"):
+        before = "resumed" if step.resumed is not None else "given the end of its sub-workflow"
+        raise StepError(
+            f"the task asked for {asked[0]} after it was {before}: a step waits once; use another step for the next wait"
+        )
+
+
+def wanted_child(step: StepInHand, answer: Answer) -> Subgraph | None:
+    """The child flow the verdict of `answer` comes to, if it does."""
+    if answer.error is not None or answer.subgraph is None:
+        return None
+    try:
+        check_signals(step, answer)
+    except StepError:
+        return None
+    return answer.subgraph
+
+
+def interrupted(step: StepInHand, changes: State, payload: Raw | None) -> Settlement:
+    """The step pauses: with the payload of its interrupt, or `None` at a breakpoint."""
+    pause = Pause(payload, encode_state(merge(step.state, changes)))
+    return Settlement(step, Status.INTERRUPTED, changes, attempt=step.attempt, pause=pause)
+
+
+def waiting(step: StepInHand, changes: State, input_: State, child: Child, entry: tuple[int, str]) -> Settlement:
+    """The step waits for a child flow, which is born with exactly `input_` as its state (P1).
+
+    The child inherits baggage, scheduling and breakpoints, and is a thread of its own. `entry`: id and token of its first step.
+    """
+    parent = step.flow
+    node = child.graph.nodes[child.graph.entry_point]
+    facts = FlowFacts(
+        shard=parent.shard, flow_id=child.flow_id, token=child.token, workflow=child.graph.name, digest=child.digest,
+        graph=child.graph, baggage=parent.baggage, priority=parent.priority, fairness_key=parent.fairness_key,
+        fairness_weight=parent.fairness_weight, time_budget_ms=None, notify="", thread_id=child.flow_id, created_at=0,
+        updated_at=0, root_id=parent.root_id, surgraph_flow_id=parent.flow_id, surgraph_step_id=step.step_id,
+        breakpoints=parent.breakpoints,
+    )  # fmt: skip
+    new = NewFlow(facts, input_, encode_state(input_), *entry, node.name, node.url, child.token, start=True)
+    return Settlement(step, Status.RUNNING, changes, attempt=step.attempt, child=new)

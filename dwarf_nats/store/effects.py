@@ -1,0 +1,56 @@
+"""What follows from a group of settlements, in their own transaction, until nothing more does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from dwarf_nats.store import cohorts, trees
+from dwarf_nats.store.wishes import Effects, StepInsert
+from dwarf_nats.workflow.status import Status
+
+if TYPE_CHECKING:
+    from dwarf_nats.rules.decide import Limits
+    from dwarf_nats.rules.settlement import NewIds, NewStep, Settled, Settlement
+
+
+def has_effects(group: Sequence[Settlement]) -> bool:
+    """Whether a group needs more than its own rows."""
+    return any(
+        one.arrives
+        or one.branches
+        or one.child is not None
+        or one.pause is not None
+        or one.forgets
+        or (one.end is not None and one.step.flow.surgraph_step_id is not None)
+        for one in group
+    )
+
+
+def effects(group: Sequence[Settlement], settled: Settled, new_step: NewIds, limits: Limits) -> Effects:
+    """What follows from settlements that were just written: branches and children are born, pauses reach the root, arrivals
+    are counted, fan-ins resolved, waiting steps woken."""
+    living = [one for one in group if settled.get(one.step.step_id, (False, 0))[0]]
+    for one in living:
+        if one.branches:
+            yield [StepInsert(one.step.flow, branch, one.step.step_id, _status(branch)) for branch in one.branches]
+    yield from trees.forget([one.step for one in living if one.forgets])
+    yield from trees.start_children([one for one in living if one.child is not None], settled)
+    yield from trees.pause([one for one in living if one.pause is not None], settled)
+    yield from cohorts.arrive([one for one in living if one.arrives], settled, new_step, limits)
+    yield from trees.wake_parents(living, settled)
+
+
+def hold(group: Sequence[Settlement], settled: Settled) -> None:
+    """What follows in a flow with breakpoints was born pending, so that its claim looks at them (O12)."""
+    if not settled.held:
+        return
+    for one in group:
+        if one.step.step_id in settled.held:
+            for new in (one.successor, *one.branches[:1], one.child):
+                if new is not None:
+                    new.running = False
+
+
+def _status(step: NewStep) -> Status:
+    return Status.RUNNING if step.running else Status.PENDING

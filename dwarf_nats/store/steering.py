@@ -1,0 +1,429 @@
+"""Steering: what operations do to flows and their trees, one transaction each (O9-O15).
+
+A tree is a root flow and the flows it called, all on one shard. Steps are locked before flows, flows from the leaf to the root
+(X10); what meets a lock conflict all the same is done again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+from dwarf_nats.errors import Conflict, NotFound
+from dwarf_nats.rules import breakpoints, rewinding
+from dwarf_nats.rules.lifecycle import flow_sources
+from dwarf_nats.workflow.rows import Due, FlowRow, Paused, Steered, StepRow, flow_row, step_row
+from dwarf_nats.workflow.state import State, decode_state, encode_state, merge
+from dwarf_nats.workflow.status import Status
+
+if TYPE_CHECKING:
+    from dwarf_nats.rules.forking import Forked
+    from dwarf_nats.rules.settlement import NewFlow
+    from dwarf_nats.store.database import Tx
+
+_LIVE = "('created', 'pending', 'running', 'interrupted')"
+_TREE = (
+    f"select {FlowRow.columns()} from dwarf_flows where flow_id = $1 or (root_id = $1 and surgraph_flow_id is not null)"
+)
+_CANCEL_STEPS = (
+    "update dwarf_steps set status = 'cancelled', parked = 0, claimed_by = null, lease_expires = null, updated_at = {now}"
+    f" where flow_id {{in:$1}} and status in {_LIVE}"
+)
+_UNRUN = (
+    "update dwarf_steps set state = $2, changes = '{}', status = 'pending', attempt = 0, error = null, successor_id = null,"
+    " arrived = 0, cohort_size = null, arrivals = 0, failures = 0, cohort_error = null, parked = 0, breakpoint_hit = 0,"
+    " interrupt_payload = null, resumed = null, subgraph_result = null, subgraph_error = null, parked_changes = null,"
+    " lease_seq = lease_seq + 1, claimed_by = null, lease_expires = null, not_before = {now}, started_at = null,"
+    " updated_at = {now} where step_id = $1 returning step_id, priority, not_before"
+)
+_AT = "{greatest}({now}, updated_at + 1)"
+
+
+async def tree(tx: Tx, root_id: int) -> dict[int, FlowRow]:
+    """The flows of a tree by their ids."""
+    flows = [flow_row(row) for row in await tx.fetch(_TREE, root_id)]
+    return {flow.flow_id: flow for flow in flows}
+
+
+def below(flows: dict[int, FlowRow], flow_id: int) -> list[int]:
+    """A flow and those it called, directly or not."""
+    called: dict[int, list[int]] = {}
+    for flow in flows.values():
+        if flow.surgraph_flow_id is not None:
+            called.setdefault(flow.surgraph_flow_id, []).append(flow.flow_id)
+    found = [flow_id]
+    for one in found:
+        found += called.get(one, ())
+    return found
+
+
+def upward(flows: dict[int, FlowRow], flow_id: int) -> list[FlowRow]:
+    """A flow and those that wait for it, up to the root."""
+    path = []
+    at: int | None = flow_id
+    while at is not None and at in flows:
+        path.append(flows[at])
+        at = flows[at].surgraph_flow_id
+    return path
+
+
+# -- pauses
+
+
+async def pauses(tx: Tx, flow_ids: Sequence[int], *, lock: bool = False) -> list[Paused]:
+    """The paused steps of these flows, the oldest pause first."""
+    locking = " order by step_id {for_update}" if lock else " order by updated_at, step_id"
+    rows = await tx.fetch(
+        "select step_id, flow_id, state, changes, interrupt_payload, updated_at from dwarf_steps"
+        f" where flow_id {{in:$1}} and status = 'interrupted'{locking}",
+        list(flow_ids),
+    )
+    return [Paused(*row[:5]) for row in sorted(rows, key=lambda row: (row[5], row[0]))]
+
+
+async def resume(tx: Tx, flow_id: int, root_id: int, data: str | None, overrides: State | None) -> Steered:
+    """Continue the oldest interrupt (with `data`) or breakpoint (with `overrides`) of the flow or of one it called (O11).
+
+    Raises `Conflict` if there is none of that kind.
+    """
+    flows = await tree(tx, root_id)
+    found = await pauses(tx, below(flows, flow_id), lock=True)
+    mine = [one for one in found if (one.payload is not None) == (data is not None)]
+    if not mine:
+        raise await _not_paused(tx, flow_id, bool(found), wanted_interrupt=data is not None)
+    paused = mine[0]
+    if data is not None:
+        due = await tx.fetch(
+            "update dwarf_steps set status = 'pending', resumed = $2, interrupt_payload = null, not_before = {now},"
+            " updated_at = {now} where step_id = $1 returning step_id, priority, not_before",
+            paused.step_id,
+            data,
+        )
+    else:
+        due = await tx.fetch(
+            "update dwarf_steps set status = 'pending', state = $2, changes = $3, not_before = {now}, updated_at = {now}"
+            " where step_id = $1 returning step_id, priority, not_before",
+            paused.step_id,
+            *overridden(paused.state, paused.changes, overrides or {}),
+        )
+    changed = await _settle_pauses(tx, upward(flows, paused.flow_id))
+    return Steered(changed, _due(due))
+
+
+def overridden(state: str, changes: str, overrides: State) -> tuple[str, str]:
+    """A step's state and changes so that its task sees the overrides; a null removes a field."""
+    if not overrides:
+        return state, changes
+    kept = {name: value for name, value in decode_state(changes).items() if name not in overrides}
+    return encode_state(merge(decode_state(state), overrides)).decode(), encode_state(kept).decode()
+
+
+async def _settle_pauses(tx: Tx, path: Sequence[FlowRow]) -> list[FlowRow]:
+    """From the leaf to the root: a flow in which nothing is paused any more runs again; those that changed."""
+    changed = []
+    for flow in path:
+        rows = await tx.fetch("select status from dwarf_flows where flow_id = $1 {for_update}", flow.flow_id)
+        if not rows or rows[0][0] != Status.INTERRUPTED:
+            continue
+        # Asked after the flow is locked, so that a pause that came before is seen, and one that comes later waits.
+        left = await tx.fetch(
+            "select 1 where exists (select 1 from dwarf_steps where flow_id = $1 and status = 'interrupted')"
+            " or exists (select 1 from dwarf_flows where root_id = $2 and surgraph_flow_id is not null"
+            " and surgraph_flow_id = $1 and status = 'interrupted')",
+            flow.flow_id,
+            flow.root_id,
+        )
+        if left:
+            break
+        changed += await _run_again(tx, [flow.flow_id])
+    return changed
+
+
+async def _run_again(tx: Tx, flow_ids: Sequence[int], more: str = "") -> list[FlowRow]:
+    rows = await tx.fetch(
+        f"update dwarf_flows set status = 'running', updated_at = {_AT}, final_state = null, error = null,"
+        f" cancel_reason = null{more} where flow_id {{in:$1}} returning {FlowRow.columns()}",
+        list(flow_ids),
+    )
+    return [flow_row(row) for row in rows]
+
+
+async def _not_paused(tx: Tx, flow_id: int, any_pause: bool, *, wanted_interrupt: bool) -> Conflict | NotFound:
+    rows = await tx.fetch("select status from dwarf_flows where flow_id = $1", flow_id)
+    if not rows:
+        return NotFound("no such flow")
+    if not any_pause:
+        return Conflict(f"the flow is {rows[0][0]}: only an interrupted one can be resumed")
+    if wanted_interrupt:
+        return Conflict("the flow is paused by a breakpoint, not by an interrupt: continue it with resume_break")
+    return Conflict("the flow is paused by an interrupt, not by a breakpoint: continue it with resume and data")
+
+
+async def break_before(tx: Tx, flow_id: int, root_id: int, task: str, *, enabled: bool) -> None:
+    """Set or clear a breakpoint on the flow and on those it called that still live; `Conflict` if it is terminal (O12)."""
+    flows = await tree(tx, root_id)
+    rows = await tx.fetch(
+        "select flow_id, status, breakpoints from dwarf_flows where flow_id {in:$1} order by flow_id {for_update}",
+        below(flows, flow_id),
+    )
+    for number, status, names in rows:
+        if Status(status).terminal:
+            if number == flow_id:
+                raise Conflict(f"the flow is {status}: a breakpoint needs one that can still come to it")
+            continue
+        await tx.fetch(
+            "update dwarf_flows set breakpoints = $2 where flow_id = $1",
+            number,
+            breakpoints.stored(breakpoints.changed(breakpoints.read(names), task, enabled=enabled)),
+        )
+
+
+# -- the end
+
+
+async def cancel(
+    tx: Tx, flow_id: int, root_id: int, reason: str, final_state: Callable[[FlowRow, list[StepRow]], bytes]
+) -> Steered:
+    """→ cancelled, with every flow above and below it and their live steps; each gets a final state (O10).
+
+    `final_state` makes it from a flow's steps. Raises `Conflict` if the flow is terminal.
+    """
+    steered = Steered()
+    while True:  # what committed while the locks were waited for may have left a successor or a child
+        flows = await tree(tx, root_id)
+        living = [one for one in flows.values() if not one.status.terminal]
+        if steered.changed and not living:
+            break
+        if not steered.changed and (flow_id not in flows or flows[flow_id].status.terminal):
+            raise await conflict(tx, flow_id, "cancelled", flow_sources(Status.CANCELLED))
+        ids = [one.flow_id for one in living]
+        steered.running += await _running_of(tx, ids)
+        await tx.fetch(_CANCEL_STEPS, ids)
+        rows = await tx.fetch(
+            f"update dwarf_flows set status = 'cancelled', cancel_reason = $2, updated_at = {_AT}"
+            f" where flow_id {{in:$1}} and status in ('created', 'running', 'interrupted') returning {FlowRow.columns()}",
+            ids,
+            reason,
+        )
+        if not any(row[0] == flow_id for row in rows) and not steered.changed:
+            raise await conflict(tx, flow_id, "cancelled", flow_sources(Status.CANCELLED))
+        steered.changed += [flow_row(row) for row in rows]
+        await tx.fetch(_CANCEL_STEPS, ids)
+    for flow in steered.changed:
+        steps = await _steps(tx, [flow.flow_id])
+        flow.final_state = final_state(flow, steps).decode()
+        await tx.fetch("update dwarf_flows set final_state = $2 where flow_id = $1", flow.flow_id, flow.final_state)
+    return steered
+
+
+async def _running_of(tx: Tx, flow_ids: Sequence[int]) -> list[tuple[int, str]]:
+    """Lock the live steps of these flows; id and token of those that run."""
+    rows = await tx.fetch(
+        f"select step_id, token, status, parked from dwarf_steps where flow_id {{in:$1}} and status in {_LIVE}"
+        " order by step_id {for_update}",
+        list(flow_ids),
+    )
+    return [(int(row[0]), row[1]) for row in rows if row[2] == Status.RUNNING and not row[3]]
+
+
+async def remove(tx: Tx, root_ids: Sequence[int]) -> int:
+    """Remove those of these root flows that do not run, their subgraph flows and steps with them; how many root flows (O9)."""
+    if not root_ids:
+        return 0
+    whole = await _whole(tx, root_ids)
+    await tx.fetch("select 1 from dwarf_steps where flow_id {in:$1} order by step_id {for_update}", whole)
+    rows = await tx.fetch(
+        "select flow_id from dwarf_flows where flow_id {in:$1} and status <> 'running' order by flow_id {for_update}",
+        list(root_ids),
+    )
+    still = [int(row[0]) for row in rows]
+    if still:
+        await _erase(tx, await _whole(tx, still))
+    return len(still)
+
+
+async def _whole(tx: Tx, root_ids: Sequence[int]) -> list[int]:
+    """These root flows and all flows of their trees."""
+    rows = await tx.fetch(
+        "select flow_id from dwarf_flows where root_id {in:$1} and surgraph_flow_id is not null", list(root_ids)
+    )
+    return [*root_ids, *(int(row[0]) for row in rows)]
+
+
+async def _erase(tx: Tx, flow_ids: Sequence[int]) -> None:
+    await tx.fetch("delete from dwarf_steps where flow_id {in:$1}", list(flow_ids))
+    await tx.fetch("delete from dwarf_flows where flow_id {in:$1}", list(flow_ids))
+
+
+# -- running again
+
+
+async def restart(tx: Tx, flow_id: int, overrides: State) -> Steered:
+    """A stopped root flow runs again from its entry step, in place (O13). Raises `Conflict` if it is not stopped."""
+    running = await _running_of(tx, await _whole(tx, [flow_id]))
+    rows = await tx.fetch("select status from dwarf_flows where flow_id = $1 {for_update}", flow_id)
+    if not rows or not Status(rows[0][0]).stopped:
+        stopped = [Status.COMPLETED, Status.FAILED, Status.CANCELLED, Status.INTERRUPTED]
+        raise await conflict(tx, flow_id, "restarted", stopped)
+    called = [one for one in await _whole(tx, [flow_id]) if one != flow_id]
+    if called:
+        await _erase(tx, called)
+    entry = await tx.fetch(
+        "select step_id, state from dwarf_steps where flow_id = $1 and predecessor_id is null", flow_id
+    )
+    step_id, state = entry[0]
+    await tx.fetch("delete from dwarf_steps where flow_id = $1 and step_id <> $2", flow_id, step_id)
+    await tx.fetch("update dwarf_steps set created_at = {now} where step_id = $1", step_id)
+    due = await tx.fetch(_UNRUN, step_id, encode_state(merge(decode_state(state), overrides)).decode())
+    changed = await _run_again(tx, [flow_id], ", created_at = {now}, started_at = {now}")
+    return Steered(changed, _due(due), running)
+
+
+async def restart_from(tx: Tx, step_id: int, flow_id: int, root_id: int, overrides: State) -> Steered:
+    """Rewind a step in place, and the steps that waited for its flow up to the root (O13).
+
+    Raises `Conflict` for a cancelled flow, and if the step or what it led to is not at rest.
+    """
+    path = [flow.flow_id for flow in upward(await tree(tx, root_id), flow_id)]
+    await tx.fetch("select 1 from dwarf_steps where flow_id {in:$1} order by step_id {for_update}", path)
+    await tx.fetch("select 1 from dwarf_flows where flow_id {in:$1} order by flow_id {for_update}", path)
+    flows = await tree(tx, root_id)
+    if flow_id not in flows:
+        raise NotFound("no such flow")
+    if any(flow.status is Status.CANCELLED for flow in upward(flows, flow_id)):
+        raise Conflict("the flow is cancelled: restart it as a whole, or fork from the step")
+    rows = await tx.fetch(f"select {StepRow.columns(whole=False)} from dwarf_steps where flow_id {{in:$1}}", path)
+    by_flow: dict[int, dict[int, StepRow]] = {}
+    for row in map(step_row, rows):
+        by_flow.setdefault(row.flow_id, {})[row.step_id] = row
+    if step_id not in by_flow.get(flow_id, {}):
+        raise NotFound("no such step")
+    levels = _rewound(flows, by_flow, step_id, flow_id)
+    orphaned = {step for target, level in levels for step in (*level.removed, target)} - {t for t, _ in levels[1:]}
+    doomed = [flow.flow_id for flow in flows.values() if flow.surgraph_step_id in orphaned]
+    if doomed:
+        await _erase(tx, [one for top in doomed for one in below(flows, top)])
+    for target, level in levels:
+        await _write_rewound(tx, by_flow, target, level)
+    state = await tx.fetch("select state from dwarf_steps where step_id = $1", step_id)
+    due = await tx.fetch(_UNRUN, step_id, encode_state(merge(decode_state(state[0][0]), overrides)).decode())
+    ended = [flows[by].flow_id for by in path if flows[by].status.terminal]
+    changed = await _run_again(tx, ended) if ended else []
+    changed += await _settle_pauses(tx, [flows[by] for by in path])
+    return Steered(changed, _due(due))
+
+
+def _rewound(
+    flows: dict[int, FlowRow], by_flow: dict[int, dict[int, StepRow]], step_id: int, flow_id: int
+) -> list[tuple[int, rewinding.Rewound]]:
+    """The step and, level by level, the steps that waited for its flow, each with what was taken back."""
+    levels = [(step_id, rewinding.rewind(by_flow[flow_id], step_id))]
+    flow = flows[flow_id]
+    while flow.surgraph_flow_id is not None and flow.surgraph_step_id is not None:
+        steps = by_flow[flow.surgraph_flow_id]
+        caller = steps.get(flow.surgraph_step_id)
+        if caller is None or (caller.status is Status.RUNNING and caller.parked):
+            break  # it still waits
+        levels.append((caller.step_id, rewinding.rewind_caller(steps, caller.step_id)))
+        flow = flows[flow.surgraph_flow_id]
+    return levels
+
+
+async def _write_rewound(tx: Tx, by_flow: dict[int, dict[int, StepRow]], target: int, level: rewinding.Rewound) -> None:
+    if level.removed:
+        await tx.fetch("delete from dwarf_steps where step_id {in:$1}", sorted(level.removed))
+    steps = next(steps for steps in by_flow.values() if target in steps)
+    severed = [one for one in level.touched if one != target and steps[one].cohort_size is None]
+    if severed:
+        await tx.fetch("update dwarf_steps set successor_id = null where step_id {in:$1}", severed)
+    for one in sorted(level.touched - {target} - set(severed)):
+        step = steps[one]
+        await tx.fetch(
+            "update dwarf_steps set successor_id = $2, arrivals = $3, failures = $4, cohort_error = $5 where step_id = $1",
+            one, step.successor_id, step.arrivals, step.failures, step.cohort_error,
+        )  # fmt: skip
+    if steps[target].status is Status.RUNNING:  # it waits for its child again
+        await tx.fetch(
+            "update dwarf_steps set status = 'running', parked = 1, changes = coalesce(parked_changes, '{}'), error = null,"
+            " successor_id = null, arrived = 0, cohort_size = null, arrivals = 0, failures = 0, cohort_error = null,"
+            " subgraph_result = null, subgraph_error = null, lease_seq = lease_seq + 1, updated_at = {now}"
+            " where step_id = $1",
+            target,
+        )
+
+
+async def plant(tx: Tx, root: FlowRow, forked: Forked) -> Steered:
+    """Insert the copy of a tree that has ended (O14). Raises `Conflict` if the original changed meanwhile."""
+    rows = await tx.fetch(
+        "select status, updated_at, {now} from dwarf_flows where flow_id = $1 {for_update}", root.flow_id
+    )
+    if not rows or not Status(rows[0][0]).terminal or int(rows[0][1]) != root.updated_at:
+        raise Conflict("the flow was changed while it was being copied: ask again")
+    now = int(rows[0][2])
+    forked.stamp(now)
+    names = [one.name for one in fields(FlowRow)]
+    await tx.insert(
+        "dwarf_flows",
+        [*names, "idempotency_key", "delete_on_completion"],
+        [[*(_plain(getattr(flow, name)) for name in names), "", 0] for flow in forked.flows],
+    )
+    names = [one.name for one in fields(StepRow)]
+    await tx.insert("dwarf_steps", names, [[_plain(getattr(step, name)) for name in names] for step in forked.steps])
+    target = forked.target
+    return Steered(
+        [flow for flow in forked.flows if flow.status is Status.RUNNING], [(target.step_id, target.priority, now)]
+    )
+
+
+async def create_next(tx: Tx, latest: FlowRow, new: NewFlow) -> int | None:
+    """Insert the next flow of a thread; its creation time, or nothing if its idempotency key was there.
+
+    Raises `Moved` if `latest` is not the latest flow of its thread any more, or has changed (O15).
+    """
+    await tx.fetch("select 1 from dwarf_flows where flow_id = $1 {for_update}", latest.flow_id)
+    now = await latest_of_thread(tx, latest.thread_id)
+    if now is None or (now.flow_id, now.updated_at) != (latest.flow_id, latest.updated_at):
+        raise Moved
+    return await tx.create(new)
+
+
+class Moved(Exception):
+    """The thread has moved on: read its latest flow again."""
+
+
+async def latest_of_thread(tx: Tx, thread_id: int) -> FlowRow | None:
+    """The flow of a thread that was created last."""
+    rows = await tx.fetch(
+        f"select {FlowRow.columns()} from dwarf_flows where thread_id = $1 and surgraph_flow_id is null"
+        " order by created_at desc, flow_id desc limit 1",
+        thread_id,
+    )
+    return flow_row(rows[0]) if rows else None
+
+
+# -- what they share
+
+
+async def _steps(tx: Tx, flow_ids: Sequence[int], *, whole: bool = True) -> list[StepRow]:
+    rows = await tx.fetch(
+        f"select {StepRow.columns(whole=whole)} from dwarf_steps where flow_id {{in:$1}} order by depth, step_id",
+        list(flow_ids),
+    )
+    return [step_row(row) for row in rows]
+
+
+async def conflict(tx: Tx, flow_id: int, verb: str, wanted: Sequence[Status]) -> Conflict | NotFound:
+    """Why a flow cannot be steered so: it is not there, or in the wrong status."""
+    rows = await tx.fetch("select status from dwarf_flows where flow_id = $1", flow_id)
+    if not rows:
+        return NotFound("no such flow")
+    return Conflict(f"the flow is {rows[0][0]}: only a {' or '.join(wanted)} one can be {verb}")
+
+
+def _due(rows: Sequence[Sequence[Any]]) -> list[Due]:
+    return [(int(row[0]), int(row[1]), int(row[2])) for row in rows]
+
+
+def _plain(value: Any) -> Any:
+    return value.value if isinstance(value, Status) else value

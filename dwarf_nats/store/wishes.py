@@ -1,0 +1,50 @@
+"""What follows from a settlement, as wishes: a generator yields what it wants of the database and is sent the rows.
+
+So one text serves both databases, asynchronous PostgreSQL and SQLite in its thread. All of it belongs to the transaction that
+settled the group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from dwarf_nats.workflow.status import Status
+
+if TYPE_CHECKING:
+    from dwarf_nats.rules.settlement import FlowFacts, NewFlow, NewStep
+    from dwarf_nats.store.database import Row
+
+
+@dataclass(slots=True)
+class Sql:
+    """One statement in the shared words."""
+
+    text: str
+    args: tuple[Any, ...]
+
+
+@dataclass(slots=True)
+class StepInsert:
+    """A row for `dwarf_steps`. `not_before`: absolute, or 0 with `delay_us` from now."""
+
+    flow: FlowFacts
+    step: NewStep
+    predecessor_id: int
+    status: Status = Status.PENDING
+    not_before: int = 0
+    changes: str = "{}"
+    error: str | None = None
+    successor_id: int | None = None
+
+
+@dataclass(slots=True)
+class FlowInserts:
+    """Flows with their entry steps."""
+
+    flows: list[NewFlow] = field(default_factory=list)
+
+
+Wish = Sql | list[StepInsert] | FlowInserts
+Effects = Generator[Wish, "list[Row]", None]
