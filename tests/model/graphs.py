@@ -101,7 +101,11 @@ class Sketch:
 
     def _sequence(self, depth: int, *, inside: bool) -> tuple[str, Loose]:
         """One to three blocks, and perhaps a node that goes back to one of them; its entry, and what is loose."""
-        blocks = self._draw(st.sampled_from([1, 2, 3, 4] if not inside else [1, 1, 2])) if self._left > 2 else 1
+        blocks = (
+            self._draw(st.sampled_from([1, 2, 3, 4] if not inside else [1, 1, 2]))
+            if self._left > 2 and depth >= 0
+            else 1
+        )
         entry, loose = self._block(depth, inside=inside)
         entries = [entry]
         for _ in range(blocks - 1):
@@ -139,7 +143,7 @@ class Sketch:
 
     def _leave(self, name: str, depth: int, *, inside: bool) -> Loose:
         deep = depth > 0 and self._left > 2
-        kinds = ["plain"] * 6 + ["when"] + (["switch"] * 3 + ["fan out"] * 5 + ["for each"] * 6) * deep
+        kinds = ["plain"] * 12 + ["when"] + (["switch"] * 6 + ["fan out"] * 12 + ["for each"] * 12) * deep
         match self._draw(st.sampled_from(kinds)):
             case "plain":
                 loose: Loose = [(name, {})]
@@ -156,7 +160,7 @@ class Sketch:
     def _switch(self, name: str, depth: int, *, inside: bool) -> Loose:
         count = self._draw(st.integers(1, 3))
         conditions = [self._condition() for _ in range(count)]
-        if odds(self._draw, 90):
+        if odds(self._draw, 95):
             conditions[-1] = "true"
         loose: Loose = []
         for at, condition in enumerate(conditions):
@@ -208,10 +212,10 @@ class Sketch:
         return loose
 
     def _detour(self, name: str, edge: dict[str, Any], depth: int, *, inside: bool) -> Loose:
-        if not inside and odds(self._draw, 15):
+        if not inside and odds(self._draw, 10):
             self.graph.add_transition(name, END, **edge)
             return []
-        return self._path(name, edge, depth - 2, inside=inside, straight=50)
+        return self._path(name, edge, min(depth - 2, 0), inside=inside, straight=60)
 
     def _path(self, source: str, edge: dict[str, Any], depth: int, *, inside: bool, straight: int) -> Loose:
         """Blocks behind an edge; or the edge itself, straight to whatever comes after."""

@@ -35,18 +35,20 @@ class Record:
     """A step in the history."""
 
     task: str
+    origins: list[str]
+    """The nodes it follows: one, or at a fan-in those from which its branches arrived (F7)."""
     status: str = COMPLETED
     attempt: int = 0
     child: tuple[str, list[Record]] | None = None
 
-    def shown(self) -> str:
+    def shown(self) -> list[Any]:
         child = None if self.child is None else [self.child[0], shown_history(self.child[1])]
-        return canonical([self.task, self.status, self.attempt, child])
+        return [self.task, self.status, self.attempt, sorted(self.origins), child]
 
 
-def shown_history(records: list[Record]) -> list[str]:
+def shown_history(records: list[Record]) -> list[Any]:
     """A history for comparing: in no order, since branches finish as they like."""
-    return sorted(record.shown() for record in records)
+    return sorted((record.shown() for record in records), key=canonical)
 
 
 @dataclass
@@ -80,6 +82,7 @@ class Arrived:
     """A branch reached its fan-in with the changes of its own steps, in the order they ran (F3)."""
 
     changes: list[State]
+    last: str
 
 
 @dataclass
@@ -222,7 +225,7 @@ class Model:
     def flow(self, graph: Graph, state: State) -> Ended:
         """One flow from its entry point to its end."""
         run = FlowRun(self, graph)
-        end = run.thread(graph.entry_point, copy.deepcopy(state), None)
+        end = run.thread(graph.entry_point, copy.deepcopy(state), None, [])
         if isinstance(end, Broken):
             return Ended(FAILED, end.state, end.errors, run.history)
         assert isinstance(end, Finished)
@@ -290,13 +293,18 @@ class FlowRun:
 
     # -- threads: one step after the other, until the end, the fan-in or a failure
 
-    def thread(self, node: str, state: State, home: str | None) -> Finished | Arrived | Broken:
+    def thread(self, node: str, state: State, home: str | None, origins: list[str]) -> Finished | Arrived | Broken:
         """From `node` on; `home` is the fan-in at which this thread arrives if it is a branch."""
         own: list[State] = []
         problems: list[Error] = []
         while True:
             try:
-                step = self._problem(node, state, problems) if problems else self._step(node, state, home)
+                record = Record(node, origins)
+                self.history.append(record)
+                if problems:  # a fan-in whose input cannot be merged: it fails without having run (F3)
+                    step = self._failed(record, state, {}, problems)
+                else:
+                    step = self._step(record, state, home)
             except _Stop as stop:
                 return Broken(stop.errors, stop.state)
             problems = []
@@ -306,20 +314,20 @@ class FlowRun:
                 resolved = self._cohort(node, step, fan_in)
                 if isinstance(resolved, Broken):
                     return resolved
-                node, state, problems = fan_in, *resolved
+                node, (state, problems, origins) = fan_in, resolved
             elif step.target is None or step.target == END:
                 assert home is None
                 return Finished(step.state)
             elif self._graph.nodes[step.target].fan_in and self._fan_ins.get(node) != step.target:
                 assert step.target == home
-                return Arrived(own)
+                return Arrived(own, node)
             else:  # also from a source straight to its own fan-in: net zero (G7), as after no branches (F5)
-                node, state = step.target, step.state
+                node, state, origins = step.target, step.state, [node]
 
-    def _cohort(self, source: str, step: Step, fan_in: str) -> tuple[State, list[Error]] | Broken:
-        """Every branch to its end (X8); the fan-in's input (F3), with the error if there is none."""
+    def _cohort(self, source: str, step: Step, fan_in: str) -> tuple[State, list[Error], list[str]] | Broken:
+        """Every branch to its end (X8); the fan-in's input (F3), with the error if there is none, and what led there."""
         assert step.branches is not None
-        ends = [self.thread(target, copy.deepcopy(state), fan_in) for target, state in step.branches]
+        ends = [self.thread(target, copy.deepcopy(state), fan_in, [source]) for target, state in step.branches]
         private = {
             name
             for edge in self._graph.leaving(source)
@@ -338,13 +346,14 @@ class FlowRun:
         except CannotMerge as error:
             state, problems = step.state, [Error(text) for text in error.problems]
         errors = [error for end in ends if isinstance(end, Broken) for error in end.errors]
-        return Broken(errors, state) if errors else (state, problems)
+        if errors:
+            return Broken(errors, state)
+        return state, problems, [end.last for end in ends if isinstance(end, Arrived)]
 
     # -- steps
 
-    def _step(self, node: str, state: State, home: str | None) -> Step:
-        record = Record(node)
-        self.history.append(record)
+    def _step(self, record: Record, state: State, home: str | None) -> Step:
+        node = record.task
         changes: State = {}
         resumed: Any = NOTHING
         child: Any = NOTHING
@@ -390,12 +399,6 @@ class FlowRun:
         if not reply.retry.granted(attempt):
             raise Failed(Error(values.exhausted(attempt + 1)))
         return True
-
-    def _problem(self, node: str, state: State, problems: list[Error]) -> Step:
-        """A fan-in whose input cannot be merged: a step that fails without having run (F3)."""
-        record = Record(node)
-        self.history.append(record)
-        return self._failed(record, state, {}, problems)
 
     def _failed(self, record: Record, state: State, changes: State, errors: list[Error]) -> Step:
         """Down an error edge, the step counting as completed; or the thread stops (X4, X8)."""

@@ -21,7 +21,7 @@ from tests.model.behaviours import play
 from tests.model.example import Example, answer_to
 from tests.model.values import canonical, normalised
 
-SECONDS = 60.0
+SECONDS = 30.0
 """No example should ever need so long."""
 
 
@@ -79,29 +79,50 @@ class Stage(TaskProxy):
         number = next(self._numbers)
         root, *children = example.all_graphs()
         scene = self._scenes[number] = Scene(example, {child.name: child for child in children})
+        play = _Play(engine, scene, FlowOptions(baggage={"scene": number}))
         try:
             async with asyncio.timeout(SECONDS):
-                return await _driven(engine, scene, root, FlowOptions(baggage={"scene": number}))
+                await play.perform(root)
+        except TimeoutError:
+            play.outcome = await engine.snapshot(play.key)  # stuck: it shows in the status
         finally:
             del self._scenes[number]
+        return Observed(play.outcome, await engine.history(play.key), sorted(scene.log), play.pauses, play.breaks)
 
 
-async def _driven(engine: Engine, scene: Scene, root: Graph, options: FlowOptions) -> Observed:
-    example = scene.example
-    key = await engine.create(root, example.state, options)
-    for task in example.breakpoints:
-        await engine.break_before(key, task, True)
-    await engine.start(key)
-    pauses = breaks = 0
-    while True:
-        outcome = await engine.await_(key)
-        if outcome.status is not Status.INTERRUPTED:
-            return Observed(outcome, await engine.history(key), sorted(scene.log), pauses, breaks)
-        for _ in range(example.patience):
-            await asyncio.sleep(0)
-        if outcome.interrupt_json is not None:
-            pauses += 1
-            await engine.resume(key, answer_to(outcome.interrupt_payload))
+class _Play:
+    """One flow of an example, and whoever resumes it."""
+
+    outcome: Outcome
+
+    def __init__(self, engine: Engine, scene: Scene, options: FlowOptions) -> None:
+        self.key = ""
+        self.pauses = self.breaks = 0
+        self._engine = engine
+        self._example = scene.example
+        self._options = options
+
+    async def perform(self, root: Graph) -> None:
+        self.key = await self._engine.create(root, self._example.state, self._options)
+        for task in self._example.breakpoints:
+            await self._engine.break_before(self.key, task)
+        await self._engine.start(self.key)
+        await self._until_over()
+
+    async def _until_over(self) -> None:
+        while True:
+            self.outcome = await self._engine.await_(self.key)
+            if self.outcome.status is not Status.INTERRUPTED:
+                return
+            for _ in range(self._example.patience):
+                await asyncio.sleep(0)
+            await self._resume()
+
+    async def _resume(self) -> None:
+        """The oldest pause shows: an interrupt with its payload, a breakpoint without (section 11)."""
+        if self.outcome.interrupt_json is not None:
+            self.pauses += 1
+            await self._engine.resume(self.key, answer_to(self.outcome.interrupt_payload))
         else:
-            breaks += 1
-            await engine.resume_break(key, example.overrides)
+            self.breaks += 1
+            await self._engine.resume_break(self.key, self._example.overrides)

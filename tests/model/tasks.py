@@ -110,14 +110,17 @@ class TaskSketch:
         edges = self._graph.leaving(name)
         if name in self._loops and not odds(self._draw, 10):
             return Loop(self._loops[name], f"round_{name}", self._draw(st.integers(1, 2)))
-        kinds = ["done"] * 150 + ["fail"] * (50 if any(edge.on_error for edge in edges) else 2)
+        kinds = ["done"] * 200 + ["fail"] * (50 if any(edge.on_error for edge in edges) else 2)
         kinds += (
-            ["goto"] * (50 if any(edge.goto for edge in edges) else 1) + ["retry"] * 2 + ["clash"] * 3 + ["unstorable"]
+            ["goto"] * (50 if any(edge.goto for edge in edges) else 1)
+            + ["retry"] * (2 if depth == DEPTH else 30)
+            + ["clash"] * 3
+            + ["unstorable"]
         )
         if depth and INTERRUPTS in self._features:
             kinds += ["ask"] * (20 if depth == DEPTH else 6)
         if depth and SUBGRAPHS in self._features:
-            kinds += ["child"] * (20 if self._children and depth == DEPTH else 3 if self._children else 1)
+            kinds += ["child"] * (30 if self._children and depth == DEPTH else 3 if self._children else 1)
         match self._draw(st.sampled_from(kinds)):
             case "fail":
                 return self._fail()
@@ -209,7 +212,7 @@ def examples(draw: Draw, features: frozenset[str] = EVERYTHING, nodes: int = 14)
     root = draw(sketches("root", "n", nodes))
     children = []
     if SUBGRAPHS in features:
-        names = ["first", "second"][: draw(st.sampled_from([0, 1, 1, 2]))]
+        names = ["first", "second"][: draw(st.sampled_from([1, 2, 0]))]
         children = [draw(sketches(name, name[0], 5, 2)) for name in names]
     sketched = [root, *children]
     behaviours = {
@@ -221,8 +224,8 @@ def examples(draw: Draw, features: frozenset[str] = EVERYTHING, nodes: int = 14)
     breakpoints: list[str] = []
     overrides: dict[str, Any] = {}
     if BREAKPOINTS in features and odds(draw, 30):
-        everywhere = [name for sketch in sketched for name in _breakable(sketch.graph)]
-        breakpoints = draw(st.lists(st.sampled_from(everywhere), min_size=1, max_size=2, unique=True))
+        where = [name for sketch in (children if odds(draw, 50) else sketched) for name in _breakable(sketch.graph)]
+        breakpoints = draw(st.lists(st.sampled_from([*where, "task.shared"]), min_size=1, max_size=3, unique=True))
         overrides = draw(
             st.dictionaries(st.sampled_from([*FIELDS, *ARRAYS]), st.sampled_from([1, None, [1]]), max_size=2)
         )

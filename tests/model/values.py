@@ -165,6 +165,8 @@ _CLASSES: list[tuple[str, str]] = [
     (r"cannot reach its fan-in", STUCK),
     (r"asked to go to .*(no goto edge|does not hold)", NO_GOTO),
     (r"asked for .* together", CLASH),
+    (r"a step waits once", SECOND_PARK),
+    (r"no workflow '", NO_WORKFLOW),
     (r"requires an array, got", NO_ARRAY),
     (r"has an integer beyond signed 64 bits", UNSTORABLE),
 ]
