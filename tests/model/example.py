@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from dwarf_nats.workflow.graph import Graph
 from tests.model.behaviours import Behaviour
+
+
+class Encore(msgspec.Struct, frozen=True):
+    """What is done with the flow once it is over (O13-O15): `restart` or `continue` with this state, `restart_from` or
+    `fork` at one of its steps, subgraphs' included."""
+
+    kind: Literal["restart", "continue", "restart_from", "fork"]
+    state: dict[str, Any] = {}
+    step: int = 0
 
 
 class Example(msgspec.Struct, frozen=True):
@@ -23,6 +32,7 @@ class Example(msgspec.Struct, frozen=True):
     overrides: dict[str, Any] = {}
     patience: int = 0
     """How many turns the driver leaves to the other branches before it resumes a paused one."""
+    encore: Encore | None = None
 
     def all_graphs(self) -> list[Graph]:
         return [Graph.from_values(values) for values in (self.root, *self.children)]

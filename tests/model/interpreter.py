@@ -65,6 +65,8 @@ class Expected:
     pauses: int
     breaks: int
     ambiguous: bool
+    unrun: frozenset[tuple[str, str]]
+    """Workflow and name of the nodes that failed without having run, because their input could not be merged."""
 
 
 @dataclass
@@ -214,12 +216,21 @@ class Model:
         self.pauses = 0
         self.breaks = 0
         self.ambiguous = False
+        self.unrun: set[tuple[str, str]] = set()
 
     def run(self) -> Expected:
         """Raises `TooLong`."""
         end = self.flow(self.graphs[self._example.root["name"]], self._example.state)
         return Expected(
-            end.status, end.state, end.errors, end.history, sorted(self.log), self.pauses, self.breaks, self.ambiguous
+            end.status,
+            end.state,
+            end.errors,
+            end.history,
+            sorted(self.log),
+            self.pauses,
+            self.breaks,
+            self.ambiguous,
+            frozenset(self.unrun),
         )
 
     def flow(self, graph: Graph, state: State) -> Ended:
@@ -302,6 +313,7 @@ class FlowRun:
                 record = Record(node, origins)
                 self.history.append(record)
                 if problems:  # a fan-in whose input cannot be merged: it fails without having run (F3)
+                    self._model.unrun.add((self._graph.name, node))
                     step = self._failed(record, state, {}, problems)
                 else:
                     step = self._step(record, state, home)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +20,7 @@ from dwarf_nats.workflow.records import Outcome, Step
 from dwarf_nats.workflow.state import Raw, decode_value
 from dwarf_nats.workflow.status import Status
 from tests.model.behaviours import play
-from tests.model.example import Example, answer_to
+from tests.model.example import Encore, Example, answer_to
 from tests.model.values import canonical, normalised
 
 SECONDS = 30.0
@@ -74,55 +76,76 @@ class Stage(TaskProxy):
     def _scene(self, baggage: Raw) -> Scene:
         return self._scenes[decode_value(baggage)["scene"]]
 
-    async def run(self, engine: Engine, example: Example) -> Observed:
-        """The example as one flow, from its creation until it is over, whoever it has to be resumed by."""
+    @asynccontextmanager
+    async def play(self, engine: Engine, example: Example) -> AsyncIterator[Play]:
+        """The example as one flow, not created yet."""
         number = next(self._numbers)
         root, *children = example.all_graphs()
         scene = self._scenes[number] = Scene(example, {child.name: child for child in children})
-        play = _Play(engine, scene, FlowOptions(baggage={"scene": number}))
         try:
-            async with asyncio.timeout(SECONDS):
-                await play.perform(root)
-        except TimeoutError:
-            play.outcome = await engine.snapshot(play.key)  # stuck: it shows in the status
+            yield Play(engine, scene, root, FlowOptions(baggage={"scene": number}))
         finally:
             del self._scenes[number]
-        return Observed(play.outcome, await engine.history(play.key), sorted(scene.log), play.pauses, play.breaks)
 
 
-class _Play:
+class Play:
     """One flow of an example, and whoever resumes it."""
 
-    outcome: Outcome
-
-    def __init__(self, engine: Engine, scene: Scene, options: FlowOptions) -> None:
-        self.key = ""
-        self.pauses = self.breaks = 0
+    def __init__(self, engine: Engine, scene: Scene, root: Graph, options: FlowOptions) -> None:
         self._engine = engine
+        self._scene = scene
         self._example = scene.example
+        self._root = root
         self._options = options
+        self._key = ""
+        self._pauses = self._breaks = 0
 
-    async def perform(self, root: Graph) -> None:
-        self.key = await self._engine.create(root, self._example.state, self._options)
+    async def perform(self) -> Observed:
+        """From its creation until it is over."""
+        self._key = await self._engine.create(self._root, self._example.state, self._options)
         for task in self._example.breakpoints:
-            await self._engine.break_before(self.key, task)
-        await self._engine.start(self.key)
-        await self._until_over()
+            await self._engine.break_before(self._key, task)
+        await self._engine.start(self._key)
+        return await self._observed()
 
-    async def _until_over(self) -> None:
+    async def encore(self, encore: Encore, steps: list[Step]) -> Observed:
+        """What comes after the end, until that is over; `steps` are those it may be done to. Raises what the engine refuses."""
+        self._scene.log.clear()
+        self._pauses = self._breaks = 0
+        match encore.kind:
+            case "restart":
+                await self._engine.restart(self._key, encore.state)
+            case "restart_from":
+                await self._engine.restart_from(steps[encore.step % len(steps)].step_key)
+            case "fork":
+                self._key = await self._engine.fork(steps[encore.step % len(steps)].step_key)
+            case "continue":
+                self._key = await self._engine.continue_(self._key, encore.state, start=True)
+        return await self._observed()
+
+    async def _observed(self) -> Observed:
+        try:
+            async with asyncio.timeout(SECONDS):
+                outcome = await self._until_over()
+        except TimeoutError:
+            outcome = await self._engine.snapshot(self._key)  # stuck: the status tells
+        history = await self._engine.history(self._key)
+        return Observed(outcome, history, sorted(self._scene.log), self._pauses, self._breaks)
+
+    async def _until_over(self) -> Outcome:
         while True:
-            self.outcome = await self._engine.await_(self.key)
-            if self.outcome.status is not Status.INTERRUPTED:
-                return
+            outcome = await self._engine.await_(self._key)
+            if outcome.status is not Status.INTERRUPTED:
+                return outcome
             for _ in range(self._example.patience):
                 await asyncio.sleep(0)
-            await self._resume()
+            await self._resume(outcome)
 
-    async def _resume(self) -> None:
+    async def _resume(self, outcome: Outcome) -> None:
         """The oldest pause shows: an interrupt with its payload, a breakpoint without (section 11)."""
-        if self.outcome.interrupt_json is not None:
-            self.pauses += 1
-            await self._engine.resume(self.key, answer_to(self.outcome.interrupt_payload))
+        if outcome.interrupt_json is not None:
+            self._pauses += 1
+            await self._engine.resume(self._key, answer_to(outcome.interrupt_payload))
         else:
-            self.breaks += 1
-            await self._engine.resume_break(self.key, self._example.overrides)
+            self._breaks += 1
+            await self._engine.resume_break(self._key, self._example.overrides)

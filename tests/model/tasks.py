@@ -26,11 +26,11 @@ from tests.model.behaviours import (
     Unstorable,
     Value,
 )
-from tests.model.example import Example
+from tests.model.example import Encore, Example
 from tests.model.graphs import ARRAYS, FIELDS, Draw, Sketch, odds, sketches
 
-INTERRUPTS, SUBGRAPHS, BREAKPOINTS = "interrupts", "subgraphs", "breakpoints"
-EVERYTHING = frozenset({INTERRUPTS, SUBGRAPHS, BREAKPOINTS})
+INTERRUPTS, SUBGRAPHS, BREAKPOINTS, ENCORES = "interrupts", "subgraphs", "breakpoints", "encores"
+EVERYTHING = frozenset({INTERRUPTS, SUBGRAPHS, BREAKPOINTS, ENCORES})
 
 LITERALS: dict[str, list[Any]] = {
     "number": [1, 0, 2, 3, -1, 0.5, 1.0, 2.5, 9007199254740993],
@@ -237,7 +237,17 @@ def examples(draw: Draw, features: frozenset[str] = EVERYTHING, nodes: int = 14)
         breakpoints,
         overrides,
         draw(st.sampled_from([0, 0, 50, 300])),
+        draw(encores()) if ENCORES in features and odds(draw, 60) else None,
     )
+
+
+@st.composite
+def encores(draw: Draw) -> Encore:
+    """What comes after the end."""
+    kind = draw(st.sampled_from(["restart", "continue", "restart_from", "fork"]))
+    if kind in ("restart", "continue"):
+        return Encore(kind, draw(states()))
+    return Encore(kind, step=draw(st.integers(0, 50)))
 
 
 def _breakable(graph: Graph) -> list[str]:

@@ -7,20 +7,22 @@ import difflib
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, assume, event, given, settings
 
 from dwarf_nats.embedded import PostgresServer
 from dwarf_nats.embedding import open_engine
+from dwarf_nats.errors import BadRequest, Conflict
 from dwarf_nats.settings import EngineSettings
 from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.records import Step
-from tests.model.example import Example
+from tests.model.example import Encore, Example
 from tests.model.graphs import graphs
 from tests.model.interpreter import Expected, Model, TooLong, shown_history
-from tests.model.stage import Observed, Stage
+from tests.model.stage import Observed, Play, Stage
 from tests.model.tasks import examples
-from tests.model.values import Error, canonical, normalised
+from tests.model.values import CannotMerge, Error, canonical, merged, normalised, reduced
 
 RANDOM = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 
@@ -34,12 +36,81 @@ class House:
         self._engine = open_engine(dsn, tasks=self._stage, graphs=self._stage, settings=EngineSettings(drain_ms=0))
         self._runner.run(self._engine.startup())
 
-    def run(self, example: Example) -> Observed:
-        return self._runner.run(self._stage.run(self._engine, example))
+    def check(self, example: Example) -> None:
+        """Run the example in the model and on the engine; fail with all that is needed to see and repeat the difference."""
+        expected = predicted(example)
+        event(expected.status)
+        self._runner.run(self._checked(example, expected))
+
+    async def _checked(self, example: Example, expected: Expected) -> None:
+        async with self._stage.play(self._engine, example) as play:
+            observed = await play.perform()
+            compare(example, "", expected, observed)
+            encore = example.encore
+            if encore is None:
+                return
+            match encore.kind:
+                case "restart" | "continue":
+                    await again(play, example, encore, expected)
+                case "restart_from" | "fork":
+                    await from_a_step(play, example, encore, expected, observed)
 
     def close(self) -> None:
         self._runner.run(self._engine.shutdown())
         self._runner.close()
+
+
+def predicted(example: Example) -> Expected:
+    """What the model says; examples that are too long or whose outcome is open do not count."""
+    try:
+        expected = Model(example).run()
+    except TooLong:
+        assume(False)
+    assume(not expected.ambiguous)
+    return expected
+
+
+async def again(play: Play, example: Example, encore: Encore, before: Expected) -> None:
+    """Restart (O13) or continue (O15): the whole flow once more, from a state made of the first one or the last one."""
+    if encore.kind == "restart":
+        second = msgspec.structs.replace(example, state=merged(example.state, encore.state))
+    else:
+        if before.status != "completed":
+            with pytest.raises(Conflict):
+                await play.encore(encore, [])
+            return
+        try:
+            state = reduced(example.root.get("reducers", {}), before.state, [encore.state])
+        except CannotMerge:
+            with pytest.raises(BadRequest):
+                await play.encore(encore, [])
+            return
+        second = msgspec.structs.replace(example, state=state, breakpoints=[])
+    compare(example, f" after {encore.kind}", predicted(second), await play.encore(encore, []))
+
+
+async def from_a_step(play: Play, example: Example, encore: Encore, expected: Expected, before: Observed) -> None:
+    """restart_from (O13) or fork (O14): nothing else was asked for, so the same comes out."""
+    steps = [
+        step
+        for workflow, step in every_step(example.root["name"], before.history)
+        if (workflow, step.task) not in expected.unrun
+    ]
+    if encore.kind == "fork" and example.breakpoints:
+        return  # they are not inherited
+    observed = await play.encore(encore, steps)
+    observed.log, observed.pauses, observed.breaks = expected.log, expected.pauses, expected.breaks
+    compare(example, f" after {encore.kind} at {steps[encore.step % len(steps)].task}", expected, observed)
+
+
+def every_step(workflow: str, steps: list[Step]) -> list[tuple[str, Step]]:
+    """The steps of a history and of those nested in it, each with its workflow."""
+    found = []
+    for step in steps:
+        found.append((workflow, step))
+        if step.sub_workflow is not None:
+            found += every_step(step.sub_workflow, step.sub_history)
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -59,18 +130,17 @@ def on_postgres(postgres: PostgresServer) -> Iterator[House]:
     asyncio.run(postgres.drop_database("model"))
 
 
-def check(house: House, example: Example) -> None:
-    """Run the example in the model and on the engine; fail with everything needed to see and repeat the difference."""
-    try:
-        expected = Model(example).run()
-    except TooLong:
-        assume(False)
-    assume(not expected.ambiguous)
-    event(expected.status)
-    wanted = _expected(expected)
-    observed = _observed(house.run(example), expected.errors)
-    if wanted != observed:
-        raise AssertionError(_report(example, wanted, observed))
+# -- comparing
+
+
+def compare(example: Example, when: str, expected: Expected, observed: Observed) -> None:
+    wanted, got = _expected(expected), _observed(observed, expected.errors)
+    if wanted != got:
+        difference = "\n".join(difflib.unified_diff(wanted, got, "model", "engine", n=100, lineterm=""))
+        raise AssertionError(
+            f"the model and the engine differ{when}\n{difference}\n"
+            f"the example, for `Example.from_json`:\n{example.to_json()}"
+        )
 
 
 def _expected(expected: Expected) -> list[str]:
@@ -121,11 +191,6 @@ def _origins(step: Step, by_id: dict[int, Step]) -> list[str]:
     return sorted(other.task for other in led_here)
 
 
-def _report(example: Example, wanted: list[str], observed: list[str]) -> str:
-    difference = "\n".join(difflib.unified_diff(wanted, observed, "model", "engine", n=100, lineterm=""))
-    return f"the model and the engine differ\n{difference}\nthe example, for `Example.from_json`:\n{example.to_json()}"
-
-
 # -- tests
 
 
@@ -139,18 +204,18 @@ def test_g6_graphs_are_valid_by_construction(graph: Graph) -> None:
 @settings(max_examples=50, parent=RANDOM, derandomize=True)
 @given(examples())
 def test_the_engine_does_what_the_model_says(memory: House, example: Example) -> None:
-    check(memory, example)
+    memory.check(example)
 
 
 @pytest.mark.slow
 @settings(max_examples=600, parent=RANDOM)
 @given(examples())
 def test_the_engine_does_what_the_model_says_many_times(memory: House, example: Example) -> None:
-    check(memory, example)
+    memory.check(example)
 
 
 @pytest.mark.slow
 @settings(max_examples=100, parent=RANDOM)
 @given(examples())
 def test_on_postgresql_the_engine_does_what_the_model_says(on_postgres: House, example: Example) -> None:
-    check(on_postgres, example)
+    on_postgres.check(example)
