@@ -10,20 +10,17 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from dwarf_nats.workflow.conditions import evaluate
 from dwarf_nats.workflow.graph import END, Graph, Transition
 from dwarf_nats.workflow.state import Raw
-from dwarf_nats.workflow.task_error import SubgraphError, TaskError
 from tests.model import values
-from tests.model.behaviours import play
+from tests.model.carrier import NOTHING, Reply, execute
 from tests.model.example import Example, answer_to
+from tests.model.records import BROKE, COMPLETED, FAILED, PAUSED, Doings, Record, Run, all_doings
 from tests.model.values import CannotMerge, Error, State, canonical, merged, normalised, reduced
-
-COMPLETED, FAILED = "completed", "failed"
 
 
 class TooLong(Exception):
@@ -31,24 +28,11 @@ class TooLong(Exception):
 
 
 @dataclass
-class Record:
-    """A step in the history."""
+class Twist:
+    """Overrides for one step, told by what only it has (O13, O14)."""
 
-    task: str
-    origins: list[str]
-    """The nodes it follows: one, or at a fan-in those from which its branches arrived (F7)."""
-    status: str = COMPLETED
-    attempt: int = 0
-    child: tuple[str, list[Record]] | None = None
-
-    def shown(self) -> list[Any]:
-        child = None if self.child is None else [self.child[0], shown_history(self.child[1])]
-        return [self.task, self.status, self.attempt, sorted(self.origins), child]
-
-
-def shown_history(records: list[Record]) -> list[Any]:
-    """A history for comparing: in no order, since branches finish as they like."""
-    return sorted((record.shown() for record in records), key=canonical)
+    identity: str
+    overrides: State
 
 
 @dataclass
@@ -59,24 +43,11 @@ class Expected:
     state: State
     errors: list[Error]
     """One of these is the flow's error."""
-    history: list[Record]
-    log: list[str]
-    """Every execution with what it was given, every answer of a resume or child; in no order."""
-    pauses: int
-    breaks: int
+    run: Run
+    doings: Doings
     ambiguous: bool
-    unrun: frozenset[tuple[str, str]]
-    """Workflow and name of the nodes that failed without having run, because their input could not be merged."""
-
-
-@dataclass
-class Ended:
-    """A flow that stopped."""
-
-    status: str
-    state: State
-    errors: list[Error]
-    history: list[Record]
+    twisted: Record | None
+    """The step that got the overrides of the twist."""
 
 
 @dataclass
@@ -84,7 +55,7 @@ class Arrived:
     """A branch reached its fan-in with the changes of its own steps, in the order they ran (F3)."""
 
     changes: list[State]
-    last: str
+    last: Record
 
 
 @dataclass
@@ -112,27 +83,6 @@ class Step:
     branches: list[tuple[str, State]] | None = None
 
 
-@dataclass
-class Reply:
-    """What a task answered."""
-
-    changes: State
-    error: Error | None = None
-    retry: Retry | None = None
-    wishes: dict[str, Any] = field(default_factory=dict)
-    """Of interrupt, subgraph, goto those it asked for."""
-
-
-@dataclass
-class Retry:
-    max_attempts: int | None
-    late: bool
-
-    def granted(self, attempt: int) -> bool:
-        """X5: `max_attempts` counts executions, the first included."""
-        return not self.late and (self.max_attempts is None or attempt + 1 < self.max_attempts)
-
-
 class Failed(Exception):
     """The step fails with an error; of several possible ones any may be the one."""
 
@@ -141,189 +91,107 @@ class Failed(Exception):
         self.errors = list(errors)
 
 
-class Paused(BaseException):
-    """An execution that ends because its step parks."""
-
-
-class Refused(Exception):
-    """The carrier takes no such value (S1)."""
-
-
-NOTHING = object()
-
-
-class ModelFlow:
-    """The model's carrier: one execution of one step."""
-
-    def __init__(self, state: State, attempt: int, resumed: Any, child: Any) -> None:
-        self.attempt = attempt
-        self.changes: State = {}
-        self.wishes: dict[str, Any] = {}
-        self.asked_retry: Retry | None = None
-        self._state = state
-        self._resumed = resumed
-        self._child = child
-
-    def get(self, name: str, default: Any = None) -> Any:
-        if name in self.changes:
-            value = self.changes[name]
-            return default if value is None else copy.deepcopy(value)
-        return copy.deepcopy(self._state.get(name, default))
-
-    def set(self, name: str, value: Any) -> None:
-        if type(value) is int and not -(2**63) <= value < 2**63:
-            raise Refused
-        self.changes[name] = copy.deepcopy(value)
-
-    def goto(self, node: str) -> None:
-        self.wishes["goto"] = node
-
-    def sleep(self, delay: float) -> None:
-        """Time makes no difference."""
-
-    def retry(
-        self, max_attempts: int | None = None, initial_delay: float = 0, *, give_up_after: float | None = None
-    ) -> None:
-        late = give_up_after is not None and initial_delay > give_up_after
-        self.asked_retry = Retry(max_attempts, late)
-
-    def interrupt(self, payload: Any = None) -> Any:
-        if self._resumed is not NOTHING:
-            data, self._resumed = self._resumed, NOTHING
-            return data
-        self.wishes["interrupt"] = payload
-        raise Paused
-
-    def subgraph(self, workflow: str, input: Mapping[str, Any] | None = None) -> dict[str, Any]:  # noqa: A002
-        if self._child is not NOTHING:
-            child, self._child = self._child, NOTHING
-            if isinstance(child, Error):
-                raise SubgraphError(child.message)
-            result: dict[str, Any] = child
-            return result
-        self.wishes["subgraph"] = (workflow, dict(input or {}))
-        raise Paused
-
-
 class Model:
     """Interprets one example."""
 
-    def __init__(self, example: Example, max_executions: int = 400) -> None:
-        self._example = example
-        self._left = max_executions
-        self.graphs = {graph.name: graph for graph in example.all_graphs()}
-        self.log: list[str] = []
-        self.pauses = 0
-        self.breaks = 0
+    def __init__(self, example: Example, twist: Twist | None = None, max_executions: int = 400) -> None:
         self.ambiguous = False
-        self.unrun: set[tuple[str, str]] = set()
+        self._example = example
+        self._twist = twist
+        self._twisted: Record | None = None
+        self._left = max_executions
+        self._graphs = {graph.name: graph for graph in example.all_graphs()}
 
     def run(self) -> Expected:
         """Raises `TooLong`."""
-        end = self.flow(self.graphs[self._example.root["name"]], self._example.state)
-        return Expected(
-            end.status,
-            end.state,
-            end.errors,
-            end.history,
-            sorted(self.log),
-            self.pauses,
-            self.breaks,
-            self.ambiguous,
-            frozenset(self.unrun),
-        )
+        run = Run(self._example.root["name"])
+        end = self.flow(run, self._example.state)
+        status, errors = (FAILED, end.errors) if isinstance(end, Broken) else (COMPLETED, [])
+        return Expected(status, end.state, errors, run, all_doings(run), self.ambiguous, self._twisted)
 
-    def flow(self, graph: Graph, state: State) -> Ended:
+    def flow(self, run: Run, state: State) -> Finished | Broken:
         """One flow from its entry point to its end."""
-        run = FlowRun(self, graph)
-        end = run.thread(graph.entry_point, copy.deepcopy(state), None, [])
-        if isinstance(end, Broken):
-            return Ended(FAILED, end.state, end.errors, run.history)
-        assert isinstance(end, Finished)
-        return Ended(COMPLETED, end.state, [], run.history)
+        graph = self._graphs[run.workflow]
+        end = FlowRun(self, graph, run).thread(graph.entry_point, copy.deepcopy(state), None, [])
+        assert not isinstance(end, Arrived)
+        return end
 
-    def execute(self, workflow: str, task: str, attempt: int, state: State, resumed: Any, child: Any) -> Reply:
-        """One execution of a task, and what it answers."""
+    def execute(self, record: Record, state: State, resumed: Any, child: Any) -> Reply:
+        """One execution of a step's task, and what it answers."""
         self._left -= 1
         if self._left < 0:
             raise TooLong
-        carrier = ModelFlow(state, attempt, resumed, child)
+        workflow, task = record.run.workflow, record.task
+        record.events.append(canonical(["call", workflow, task, record.attempt, normalised(state)]))
+        behaviour = self._example.behaviours[workflow][task]
+        return execute(behaviour, state, record.attempt, resumed, child, record.note)
 
-        def note(what: str, value: Any) -> None:
-            self.log.append(canonical([what, workflow, task, normalised(value)]))
+    def enter(self, record: Record, graph: Graph) -> None:
+        """Before the task runs: a breakpoint, which pauses once per step and is passed with overrides (O11, O12)."""
+        broken = self._breaks_before(graph, record.task)
+        if broken:
+            record.state = merged(record.state, self._example.overrides)
+        if self._twist is not None and self._twisted is None and record.identity() == self._twist.identity:
+            self._twisted = record
+            record.state = merged(record.state, self._twist.overrides)
+            if broken:
+                record.state = merged(record.state, self._example.overrides)
+        if broken:
+            record.events.append(BROKE)
 
-        self.log.append(canonical(["call", workflow, task, attempt, normalised(state)]))
-        try:
-            play(self._example.behaviours[workflow][task].act(carrier), carrier, note)
-        except Paused:
-            pass
-        except Refused:
-            return Reply({}, Error(values.UNSTORABLE))
-        except TaskError as error:
-            return Reply({}, Error(error.message, error.code, error.extra), carrier.asked_retry)  # S6: no changes
-        return Reply(carrier.changes, None, carrier.asked_retry, carrier.wishes)
-
-    def breaks_before(self, graph: Graph, node: str) -> bool:
-        """O12: by the node's name, or by its url if no other node has it."""
+    def _breaks_before(self, graph: Graph, node: str) -> bool:
+        """By the node's name, or by its url if no other node has it (O12)."""
         url = graph.nodes[node].url
         alone = sum(other.url == url for other in graph.nodes.values()) == 1
         return any(
             one == node or (one == url and alone and one not in graph.nodes) for one in self._example.breakpoints
         )
 
-    def broken(self, state: State) -> State:
-        """A breakpoint pauses, and is passed with overrides (O11)."""
-        self.breaks += 1
-        return merged(state, self._example.overrides)
-
-    def resumed(self, payload: Any) -> Any:
-        """An interrupt pauses, and is answered."""
-        self.pauses += 1
-        return answer_to(payload)
-
-    def child(self, workflow: str, given: State) -> tuple[Any, list[Record]]:
-        """What the waiting step receives: the final state or the error; and the child's history (P1)."""
-        if workflow not in self.graphs:
+    def child(self, record: Record, workflow: str, given: State) -> Any:
+        """What the step receives that waits for a child: its final state or its error (P1)."""
+        if workflow not in self._graphs:
             raise Failed(Error(values.NO_WORKFLOW))
-        end = self.flow(self.graphs[workflow], given)
-        if end.status == COMPLETED:
-            return end.state, end.history
+        record.child = Run(workflow, record)
+        end = self.flow(record.child, given)
+        record.runs.append((record.child, len(record.events)))
+        if isinstance(end, Finished):
+            return end.state
         self.ambiguous |= len({error.message for error in end.errors}) > 1
-        return end.errors[0], end.history
+        return end.errors[0]
 
 
 class FlowRun:
     """One flow of the model."""
 
-    def __init__(self, model: Model, graph: Graph) -> None:
+    def __init__(self, model: Model, graph: Graph, run: Run) -> None:
         self._model = model
         self._graph = graph
+        self._run = run
         self._fan_ins = graph.fan_in_of()
         self._reducers = {name: str(kind) for name, kind in graph.reducers.items()}
-        self.history: list[Record] = []
 
     # -- threads: one step after the other, until the end, the fan-in or a failure
 
-    def thread(self, node: str, state: State, home: str | None, origins: list[str]) -> Finished | Arrived | Broken:
+    def thread(self, node: str, state: State, home: str | None, origins: list[Record]) -> Finished | Arrived | Broken:
         """From `node` on; `home` is the fan-in at which this thread arrives if it is a branch."""
         own: list[State] = []
         problems: list[Error] = []
         while True:
             try:
-                record = Record(node, origins)
-                self.history.append(record)
+                record = Record(self._run, node, origins, state)
+                self._run.history.append(record)
                 if problems:  # a fan-in whose input cannot be merged: it fails without having run (F3)
-                    self._model.unrun.add((self._graph.name, node))
-                    step = self._failed(record, state, {}, problems)
+                    record.unrun = True
+                    step = self._failed(record, {}, problems)
                 else:
-                    step = self._step(record, state, home)
+                    step = self._step(record, home)
             except _Stop as stop:
                 return Broken(stop.errors, stop.state)
             problems = []
             own.append(step.changes)
             if step.branches:
                 fan_in = self._fan_ins[node]
-                resolved = self._cohort(node, step, fan_in)
+                resolved = self._cohort(record, step, fan_in)
                 if isinstance(resolved, Broken):
                     return resolved
                 node, (state, problems, origins) = fan_in, resolved
@@ -332,17 +200,17 @@ class FlowRun:
                 return Finished(step.state)
             elif self._graph.nodes[step.target].fan_in and self._fan_ins.get(node) != step.target:
                 assert step.target == home
-                return Arrived(own, node)
+                return Arrived(own, record)
             else:  # also from a source straight to its own fan-in: net zero (G7), as after no branches (F5)
-                node, state, origins = step.target, step.state, [node]
+                node, state, origins = step.target, step.state, [record]
 
-    def _cohort(self, source: str, step: Step, fan_in: str) -> tuple[State, list[Error], list[str]] | Broken:
+    def _cohort(self, source: Record, step: Step, fan_in: str) -> tuple[State, list[Error], list[Record]] | Broken:
         """Every branch to its end (X8); the fan-in's input (F3), with the error if there is none, and what led there."""
         assert step.branches is not None
         ends = [self.thread(target, copy.deepcopy(state), fan_in, [source]) for target, state in step.branches]
         private = {
             name
-            for edge in self._graph.leaving(source)
+            for edge in self._graph.leaving(source.task)
             if edge.for_each
             for name in (edge.as_, f"{edge.as_}Index", f"{edge.as_}Count")
         }
@@ -364,17 +232,15 @@ class FlowRun:
 
     # -- steps
 
-    def _step(self, record: Record, state: State, home: str | None) -> Step:
-        node = record.task
+    def _step(self, record: Record, home: str | None) -> Step:
         changes: State = {}
         resumed: Any = NOTHING
         child: Any = NOTHING
         parked = False
-        if self._model.breaks_before(self._graph, node):  # once per step, before the task runs (O12)
-            state = self._model.broken(state)
+        self._model.enter(record, self._graph)
         while True:
-            seen = merged(state, changes)
-            reply = self._model.execute(self._graph.name, node, record.attempt, seen, resumed, child)
+            seen = merged(record.state, changes)
+            reply = self._model.execute(record, seen, resumed, child)
             try:
                 retrying = self._retries(reply, record.attempt)
                 if retrying:
@@ -384,19 +250,20 @@ class FlowRun:
                     continue
                 if "interrupt" not in reply.wishes and "subgraph" not in reply.wishes:
                     state_after = merged(seen, reply.changes)
-                    return self._onward(node, changes | reply.changes, state_after, home, reply.wishes.get("goto"))
+                    return self._onward(
+                        record.task, changes | reply.changes, state_after, home, reply.wishes.get("goto")
+                    )
                 if parked:
                     raise Failed(Error(values.SECOND_PARK))
                 parked = True
                 if "interrupt" in reply.wishes:
-                    resumed = self._model.resumed(reply.wishes["interrupt"])
+                    record.events.append(PAUSED)
+                    resumed = answer_to(reply.wishes["interrupt"])
                 else:
-                    workflow, given = reply.wishes["subgraph"]
-                    child, history = self._model.child(workflow, given)
-                    record.child = (workflow, history)
+                    child = self._model.child(record, *reply.wishes["subgraph"])
                 changes |= reply.changes
             except Failed as failed:
-                return self._failed(record, state, changes, failed.errors)
+                return self._failed(record, changes, failed.errors)
 
     def _retries(self, reply: Reply, attempt: int) -> bool:
         """Whether the step goes back to pending. Raises the error of the answer, in the order of X4."""
@@ -412,18 +279,18 @@ class FlowRun:
             raise Failed(Error(values.exhausted(attempt + 1)))
         return True
 
-    def _failed(self, record: Record, state: State, changes: State, errors: list[Error]) -> Step:
+    def _failed(self, record: Record, changes: State, errors: list[Error]) -> Step:
         """Down an error edge, the step counting as completed; or the thread stops (X4, X8)."""
         edges = [edge for edge in self._graph.leaving(record.task) if edge.on_error]
         if edges:
             self._model.ambiguous |= len({error.shown() for error in errors}) > 1
         with_error = changes | {"onErr": errors[0].value(record.task)}
-        after = merged(state, with_error)
+        after = merged(record.state, with_error)
         for edge in edges:
             if self._holds(edge, after):
                 return Step(with_error, after, edge.target)
         record.status = FAILED
-        raise _Stop(errors, merged(state, changes))
+        raise _Stop(errors, merged(record.state, changes))
 
     # -- routing (X6, X7)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -20,8 +21,9 @@ from dwarf_nats.workflow.records import Outcome, Step
 from dwarf_nats.workflow.state import Raw, decode_value
 from dwarf_nats.workflow.status import Status
 from tests.model.behaviours import play
-from tests.model.example import Encore, Example, answer_to
-from tests.model.values import canonical, normalised
+from tests.model.example import Example, answer_to
+from tests.model.records import Doings
+from tests.model.values import State, canonical, normalised
 
 SECONDS = 30.0
 """No example should ever need so long."""
@@ -33,9 +35,7 @@ class Observed:
 
     outcome: Outcome
     history: list[Step]
-    log: list[str]
-    pauses: int
-    breaks: int
+    doings: Doings
 
 
 @dataclass
@@ -108,29 +108,40 @@ class Play:
         await self._engine.start(self._key)
         return await self._observed()
 
-    async def encore(self, encore: Encore, steps: list[Step]) -> Observed:
-        """What comes after the end, until that is over; `steps` are those it may be done to. Raises what the engine refuses."""
-        self._scene.log.clear()
-        self._pauses = self._breaks = 0
-        match encore.kind:
-            case "restart":
-                await self._engine.restart(self._key, encore.state)
-            case "restart_from":
-                await self._engine.restart_from(steps[encore.step % len(steps)].step_key)
-            case "fork":
-                self._key = await self._engine.fork(steps[encore.step % len(steps)].step_key)
-            case "continue":
-                self._key = await self._engine.continue_(self._key, encore.state, start=True)
+    async def restart(self, overrides: State) -> Observed:
+        await self._engine.restart(self._key, overrides)
         return await self._observed()
 
+    async def restart_from(self, step: str, overrides: State) -> Observed:
+        await self._engine.restart_from(step, overrides)
+        return await self._observed()
+
+    async def fork(self, step: str, overrides: State) -> Observed:
+        self._key = await self._engine.fork(step, overrides)
+        return await self._observed()
+
+    async def continue_(self, state: State) -> Observed:
+        self._key = await self._engine.continue_(self._key, state, start=True)
+        return await self._observed()
+
+    async def input_of(self, step: Step) -> State:
+        text = (await self._engine.step(step.step_key)).state_json
+        assert text is not None
+        state: State = json.loads(text)
+        return state
+
     async def _observed(self) -> Observed:
+        """Once it is over; what was noted before is cleared away."""
         try:
             async with asyncio.timeout(SECONDS):
                 outcome = await self._until_over()
         except TimeoutError:
             outcome = await self._engine.snapshot(self._key)  # stuck: the status tells
         history = await self._engine.history(self._key)
-        return Observed(outcome, history, sorted(self._scene.log), self._pauses, self._breaks)
+        doings = Doings(sorted(self._scene.log), self._pauses, self._breaks)
+        self._scene.log.clear()
+        self._pauses = self._breaks = 0
+        return Observed(outcome, history, doings)
 
     async def _until_over(self) -> Outcome:
         while True:

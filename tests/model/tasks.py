@@ -244,10 +244,15 @@ def examples(draw: Draw, features: frozenset[str] = EVERYTHING, nodes: int = 14)
 @st.composite
 def encores(draw: Draw) -> Encore:
     """What comes after the end."""
-    kind = draw(st.sampled_from(["restart", "continue", "restart_from", "fork"]))
+    kind = draw(st.sampled_from(["restart", "continue", "restart_from", "restart_from", "fork", "fork"]))
     if kind in ("restart", "continue"):
         return Encore(kind, draw(states()))
-    return Encore(kind, step=draw(st.integers(0, 50)))
+    fields = st.sampled_from(["n", "f", "a", "item", "xs"])
+    return Encore(
+        kind,
+        draw(st.dictionaries(fields, st.sampled_from([1, None, True, [1, 2]]), max_size=3)),
+        draw(st.integers(0, 50)),
+    )
 
 
 def _breakable(graph: Graph) -> list[str]:
