@@ -37,3 +37,13 @@ def open_engine(
     return Engine(
         stores, tasks=tasks, graphs=graphs, notices=notices, signals=signals, settings=settings, clock=clock, name=name
     )
+
+
+async def add_shard(engine: Engine, dsn: str) -> int:
+    """Give a running engine one more database; its number. New flows go there too from now on.
+
+    Raises `BadRequest` for a DSN that is not understood, `Unavailable` if the database is away.
+    """
+    number = engine.shard_count + 1
+    await engine.add_shard(SqlStore(number, dsn, pool=engine.settings.pool, clock=engine.clock))
+    return number

@@ -61,7 +61,7 @@ async def _engine(
     failures = 0
     while True:
         try:
-            await engine.startup(migrate=settings.migrate)
+            await engine.startup(migrate=settings.migrate, patient=settings.wait_for_servers)
         except Unavailable as error:
             if not settings.wait_for_servers:
                 raise

@@ -61,11 +61,15 @@ class Creator:
         workflow: str | Graph,
         state: Mapping[str, Any] | bytes | State | None,
         options: FlowOptions | None,
+        others: Sequence[Shard],
         *,
         start: bool,
         wait: bool = False,
     ) -> Created:
-        """Check and insert a flow, its options checked already; `wait` has `Created.waiting` resolved when it stops."""
+        """Check and insert a flow, its options checked already; `wait` has `Created.waiting` resolved when it stops.
+
+        `others`: the other shards, where its idempotency key may be known.
+        """
         options = options if options is not None else DEFAULTS
         baggage = _baggage(options.baggage)
         initial = self._state(state)
@@ -74,7 +78,7 @@ class Creator:
         if options.idempotency_key:  # before the graph is looked for: it may be gone by now
             name = workflow if isinstance(workflow, str) else workflow.name
             digest = _request_digest(name, initial)
-            before = await self._made_before(shard, digest, options, start=start, wait=wait)
+            before = await self._made_somewhere([shard, *others], digest, options, start=start, wait=wait)
             if before is not None:
                 return before
         graph = (
@@ -101,14 +105,14 @@ class Creator:
     async def continue_(
         self,
         shard: Shard,
-        shards: Sequence[Shard],
+        others: Sequence[Shard],
         member: FlowRow,
         state: Mapping[str, Any] | bytes | State | None,
         options: FlowOptions | None,
         *,
         start: bool,
     ) -> str:
-        """The next flow of the thread of `member` (O15); its key. `shards`: where its idempotency key may be known."""
+        """The next flow of the thread of `member` (O15); its key."""
         options = options if options is not None else DEFAULTS
         check_options(options)
         if options.thread:
@@ -116,12 +120,12 @@ class Creator:
         given = self._state(state)
         digest = _request_digest(f"thread {shard.number}-{member.thread_id}", given)
         while True:
-            if options.idempotency_key:
-                for one in shards:
-                    before = await self._made_before(one, digest, options, start=start, wait=False)
-                    if before is not None:
-                        return before.key
+            # Read before the key is looked for: if a request with the same key made it, that is found then.
             latest = await shard.store.latest_of_thread(member.thread_id)
+            if options.idempotency_key:
+                before = await self._made_somewhere([shard, *others], digest, options, start=start, wait=False)
+                if before is not None:
+                    return before.key
             if latest is None or latest.status is not Status.COMPLETED:
                 status = "gone" if latest is None else latest.status
                 raise Conflict(f"the latest flow of the thread is {status}: only a completed one can be continued")
@@ -212,6 +216,18 @@ class Creator:
             request_digest=_request_digest(graph.name, state) if options.idempotency_key else "",
             delete_on_completion=options.delete_on_completion,
         )
+
+    async def _made_somewhere(
+        self, shards: Sequence[Shard], digest: str, options: FlowOptions, *, start: bool, wait: bool
+    ) -> Created | None:
+        """As `_made_before`, on any of these shards: keys are unique across them."""
+        rows = await asyncio.gather(
+            *(one.store.flow_by_idempotency(options.fairness_key, options.idempotency_key) for one in shards)
+        )
+        for one, row in zip(shards, rows, strict=True):
+            if row is not None:
+                return await self._made_before(one, digest, options, start=start, wait=wait)
+        return None
 
     async def _made_before(
         self, shard: Shard, digest: str, options: FlowOptions, *, start: bool, wait: bool

@@ -11,20 +11,22 @@ import contextlib
 import hashlib
 import logging
 import os
-import random
 import socket
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from dwarf_nats.clock import SystemClock
+from dwarf_nats.engine import shards
 from dwarf_nats.engine.creating import MAX_INT, Creator, check_options, check_text
 from dwarf_nats.engine.graphs import GraphBook
 from dwarf_nats.engine.navigation import Walk
-from dwarf_nats.engine.reading import current_outcome, nested, step_of, summary_of
+from dwarf_nats.engine.reading import current_outcome, nested, step_of
 from dwarf_nats.engine.shard import Hands, Shard
 from dwarf_nats.engine.steering import Steering, only_roots
+from dwarf_nats.engine.sweeping import sweep
 from dwarf_nats.errors import BadRequest, DwarfError, NotFound, TimedOut, Unavailable
+from dwarf_nats.render import history_mermaid
 from dwarf_nats.settings import EngineSettings
 from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.keys import Key, Tokens, parse_key
@@ -42,8 +44,11 @@ log = logging.getLogger("dwarf_nats.engine")
 PURGE_LIMIT = 10_000
 LIST_LIMIT = 1_000
 MAX_AGE_MS = 10**13
+OPEN_AGAIN_SECONDS = 1.0
+INFO_SECONDS = 10.0
 Shards: TypeAlias = list[ShardInfo]  # inside the class, `list` is the operation
 GraphInfos: TypeAlias = list[GraphInfo]
+ShardList: TypeAlias = list[Shard]
 StateLike = Mapping[str, Any] | bytes | State | None
 
 
@@ -73,9 +78,11 @@ class Engine:
         self._hands = Hands(self.settings)
         self._tokens = Tokens()
         by_number = {store.shard: store for store in stores}
-        self.graphs = GraphBook(by_number, graphs)
-        self._shards = {
-            number: Shard(
+        self._stores = by_number
+        self.graphs = GraphBook(by_number, graphs, self._is_away)
+
+        def new_shard(store: Store) -> Shard:
+            return Shard(
                 store,
                 settings=self.settings,
                 clock=self._clock,
@@ -85,9 +92,12 @@ class Engine:
                 signals=signals,
                 hands=self._hands,
                 tokens=self._tokens,
+                heal=lambda shard: sweep(shard, self.graphs),
             )
-            for number, store in by_number.items()
-        }
+
+        self._new_shard = new_shard
+        self._opening: set[asyncio.Task[None]] = set()
+        self._shards = {number: new_shard(store) for number, store in by_number.items()}
         self.peers = PeerSignals(self._shards)
         self._creator = Creator(self.settings, self.graphs, self._tokens, self._clock)
         self._steering = Steering(self.settings, self.graphs, self._tokens)
@@ -100,19 +110,82 @@ class Engine:
         """Started and not stopping."""
         return self._ready
 
-    async def startup(self, *, migrate: bool = True) -> None:
-        """Open the databases, bring their schemas up to date, take up work. Raises `Unavailable` naming the one away."""
-        opened: list[Shard] = []
-        try:
-            for shard in self._shards.values():
-                await shard.open(self.name, migrated=migrate)
-                opened.append(shard)
-        except BaseException:
+    @property
+    def shard_count(self) -> int:
+        """How many databases it has."""
+        return len(self._shards)
+
+    @property
+    def clock(self) -> Clock:
+        """What it takes the time from."""
+        return self._clock
+
+    async def startup(self, *, migrate: bool = True, patient: bool = False) -> None:
+        """Open the databases, bring their schemas up to date, take up work.
+
+        Raises `Unavailable` naming a database that is away. If `patient`, one that is there is enough: the others are taken
+        up when they come, and what needs them answers 503 meanwhile.
+        """
+        among = list(self._shards.values())
+        found = await asyncio.gather(
+            *(shard.open(self.name, migrated=migrate) for shard in among), return_exceptions=True
+        )
+        failed = {shard.number: error for shard, error in zip(among, found, strict=True) if error is not None}
+        opened = [shard for shard in among if shard.number not in failed]
+        grave = [error for error in failed.values() if not isinstance(error, Unavailable)]
+        if failed and (grave or not patient or not opened):
             for shard in opened:
                 shard.stop_claiming()
                 await shard.close()
-            raise
+            raise (grave or [*failed.values()])[0]
+        for number, error in failed.items():
+            log.warning("shard %d is away and taken up when it comes: %s", number, error)
+            self._shards[number].away = str(error)
+            self._open_later(self._shards[number], migrate=migrate)
         self._ready = True
+
+    def _open_later(self, shard: Shard, *, migrate: bool) -> None:
+        async def until_open() -> None:
+            while True:
+                await self._clock.sleep(OPEN_AGAIN_SECONDS)
+                try:
+                    await shard.open(self.name, migrated=migrate)
+                except DwarfError as error:
+                    shard.away = str(error)
+                else:
+                    shard.away = ""
+                    log.info("shard %d is here", shard.number)
+                    return
+
+        task = asyncio.create_task(until_open(), name=f"dwarf-opener-{shard.number}")
+        self._opening.add(task)
+        task.add_done_callback(self._opening.discard)
+
+    async def add_shard(self, store: Store, *, migrate: bool = True) -> None:
+        """Take up one more database while running; new flows go there too from now on (O17).
+
+        Its number must be the next one. Raises `BadRequest` otherwise, `Unavailable` if it is away.
+        """
+        following = max(self._shards) + 1
+        if store.shard != following:
+            raise BadRequest(
+                f"the next shard is number {following}, got {store.shard}: shards are only added, in order"
+            )
+        shard = self._new_shard(store)
+        await shard.open(self.name, migrated=migrate)
+        self._stores[store.shard] = store
+        try:
+            await self.graphs.share(store.shard)
+        except BaseException:
+            del self._stores[store.shard]
+            shard.stop_claiming()
+            await shard.close()
+            raise
+        self._shards[store.shard] = shard
+
+    def _is_away(self, number: int) -> bool:
+        shard = self._shards.get(number)
+        return shard is None or bool(shard.away)
 
     def stop_claiming(self) -> None:
         """Take no more work, as the first step of a drain."""
@@ -124,6 +197,9 @@ class Engine:
         if not self._ready:
             return
         self._ready = False
+        for task in list(self._opening):
+            task.cancel()
+        await asyncio.gather(*self._opening, return_exceptions=True)
         self.stop_claiming()
         if self.settings.drain_ms:
             with contextlib.suppress(TimeoutError):
@@ -141,19 +217,31 @@ class Engine:
         await self.shutdown()
 
     def configure(
-        self, *, workers: int | None = None, time_budget_ms: int | None = None, default_priority: int | None = None
+        self,
+        *,
+        workers: int | None = None,
+        time_budget_ms: int | None = None,
+        default_priority: int | None = None,
+        pool: int | None = None,
     ) -> None:
-        """Change settings while running; they take effect at once (O17). Raises `BadRequest` below 1."""
+        """Change settings while running; they take effect at once (O17). `add_shard` adds a database.
+
+        Raises `BadRequest` below 1.
+        """
         for name, value in (
             ("workers", workers),
             ("time_budget_ms", time_budget_ms),
             ("default_priority", default_priority),
+            ("pool", pool),
         ):
             if value is not None:
                 if value < 1:
                     raise BadRequest(f"setting {name} must be at least 1, got {value}")
                 setattr(self.settings, name, value)
         self._hands.resized()
+        if pool is not None:
+            for shard in self._shards.values():
+                shard.store.resize(pool)
 
     # -- making and running flows
 
@@ -172,7 +260,9 @@ class Engine:
         """
         shard = await self._place(options)
         return (
-            await self._creator.create(shard, await self._thread(options), workflow, state, options, start=start)
+            await self._creator.create(
+                shard, await self._thread(options), workflow, state, options, self._others(shard), start=start
+            )
         ).key
 
     async def create_task(
@@ -200,7 +290,7 @@ class Engine:
         """Create, start and await in one call (O3). `timeout` in seconds; `TimedOut` carries `flowKey`, the flow goes on."""
         shard = await self._place(options)
         created = await self._creator.create(
-            shard, await self._thread(options), workflow, state, options, start=True, wait=True
+            shard, await self._thread(options), workflow, state, options, self._others(shard), start=True, wait=True
         )
         return await self._wait(shard, created.key, created.flow_id, created.waiting, timeout)
 
@@ -269,6 +359,12 @@ class Engine:
         flows = await store.called(await store.flow(key))
         return nested(key.shard, key.id, flows, await store.steps([one.flow_id for one in flows]))
 
+    async def mermaid(self, flow: str) -> str:
+        """The history as a Mermaid flowchart (O8)."""
+        key = parse_key(flow)
+        row = await self._shard(key).store.flow(key)
+        return history_mermaid(await self.history(flow), row.workflow)
+
     async def step(self, step: str) -> Step:
         """One step, with state, changes and the keys of its neighbours (O7)."""
         key = parse_key(step, "step")
@@ -292,9 +388,8 @@ class Engine:
         query = query if query is not None else Query()
         if not 1 <= query.limit <= LIST_LIMIT:
             raise BadRequest(f"limit must be between 1 and {LIST_LIMIT}, got {query.limit}")
-        shard, thread_id = await self._queried(query)
-        rows, following = await shard.store.list_flows(query, thread_id, cursor)
-        return [summary_of(shard.number, row) for row in rows], following
+        among, thread_id = await self._queried(query)
+        return await shards.page(among, query, thread_id, cursor)
 
     async def purge(self, query: Query) -> int:
         """Delete root flows that match and are not running, at most 10,000; how many (O9)."""
@@ -304,8 +399,11 @@ class Engine:
             )
         if query.status is Status.RUNNING:
             raise BadRequest("running flows are never purged: cancel them first")
-        shard, thread_id = await self._queried(query)
-        return await shard.store.purge(query, thread_id, PURGE_LIMIT)
+        among, thread_id = await self._queried(query)
+        if not among:
+            return 0
+        share = PURGE_LIMIT // len(among)
+        return sum(await asyncio.gather(*(shard.store.purge(query, thread_id, share) for shard in among)))
 
     async def delete(self, flow: str) -> None:
         """Delete a flow with its steps and subgraph flows; `Conflict` while it runs (O9).
@@ -380,7 +478,7 @@ class Engine:
         shard = self._shard(key, "thread")
         row = await shard.store.flow(key, "thread")
         only_roots(key.shard, row, "continued")
-        return await self._creator.continue_(shard, [*self._shards.values()], row, state, options, start=start)
+        return await self._creator.continue_(shard, self._others(shard), row, state, options, start=start)
 
     async def shard_info(self) -> Shards:
         """Health and size of every shard (O16)."""
@@ -388,9 +486,10 @@ class Engine:
         async def ask(shard: Shard) -> ShardInfo:
             before = time.perf_counter()
             try:
-                flows, steps = await shard.store.size()
-            except DwarfError as error:
-                return ShardInfo(shard.number, error=str(error))
+                async with asyncio.timeout(INFO_SECONDS):
+                    flows, steps = await shard.store.size()
+            except (DwarfError, TimeoutError) as error:
+                return ShardInfo(shard.number, error=str(error) or f"no answer within {INFO_SECONDS:g} s")
             return ShardInfo(shard.number, "", round((time.perf_counter() - before) * 1000, 3), flows, steps)
 
         return [*await asyncio.gather(*(ask(shard) for shard in self._shards.values()))]
@@ -421,10 +520,7 @@ class Engine:
     # -- helpers
 
     def _shard(self, key: Key, what: str = "flow") -> Shard:
-        shard = self._shards.get(key.shard)
-        if shard is None:
-            raise NotFound(f"no {what} {key.shown}: there is no shard {key.shard}")
-        return shard
+        return shards.of_key(self._shards, key, what)
 
     async def _place(self, options: FlowOptions | None) -> Shard:
         """The shard of a new flow: its thread's, else any (O1)."""
@@ -434,11 +530,13 @@ class Engine:
             check_options(options)
         if options is not None and options.thread:
             return self._shard(parse_key(options.thread, "thread"), "thread")
-        numbers = sorted(self._shards)
-        if options is not None and options.idempotency_key:  # the same shard each time: unique across shards
-            seed = f"{options.fairness_key}\0{options.idempotency_key}".encode("utf-8", "surrogatepass")
-            return self._shards[numbers[int.from_bytes(hashlib.sha256(seed).digest()[:8]) % len(numbers)]]
-        return self._shards[random.choice(numbers)]
+        if options is not None and options.idempotency_key:
+            return shards.of_idempotency_key(self._shards, options.fairness_key, options.idempotency_key)
+        return shards.any_of(self._shards)
+
+    def _others(self, shard: Shard) -> Sequence[Shard]:
+        """Where else an idempotency key may be known: from a time when there were fewer shards, or by a continue."""
+        return [one for one in self._shards.values() if one is not shard]
 
     async def _thread(self, options: FlowOptions | None) -> FlowRow | None:
         if options is None or not options.thread:
@@ -448,19 +546,15 @@ class Engine:
         only_roots(key.shard, row, "joined")
         return row
 
-    async def _queried(self, query: Query) -> tuple[Shard, int | None]:
+    async def _queried(self, query: Query) -> tuple[ShardList, int | None]:
+        """The shards a query is about, and the id of its thread."""
         _check_query(query)
-        number = query.shard if query.shard is not None else min(self._shards)
-        thread_id = None
-        if query.thread:
-            key = parse_key(query.thread, "thread")
-            thread_id = (await self._shard(key, "thread").store.flow(key, "thread")).thread_id
-            number = key.shard
-        if number not in self._shards:
-            raise BadRequest(
-                f"there is no shard {number}: this deployment has {', '.join(map(str, sorted(self._shards)))}"
-            )
-        return self._shards[number], thread_id
+        among = shards.chosen(self._shards, query)
+        if not query.thread:
+            return among, None
+        key = parse_key(query.thread, "thread")
+        thread = await self._shard(key, "thread").store.flow(key, "thread")
+        return [shard for shard in among if shard.number == key.shard], thread.thread_id
 
 
 class PeerSignals:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, TypeVar
 
 from dwarf_nats.errors import BadRequest, DwarfError, Internal, NotFound, Unavailable
 from dwarf_nats.ports import Refused
@@ -15,14 +16,18 @@ if TYPE_CHECKING:
     from dwarf_nats.ports import Graphs, Store
     from dwarf_nats.workflow.state import Raw
 
+T = TypeVar("T")
 CACHED = 4096
 
 
 class GraphBook:
     """Finds graphs by name, keeps them by digest."""
 
-    def __init__(self, stores: dict[int, Store], source: Graphs | None) -> None:
+    def __init__(
+        self, stores: dict[int, Store], source: Graphs | None, away: Callable[[int], bool] = lambda _: False
+    ) -> None:
         self._stores = stores
+        self._away = away
         self._source = source
         self._by_digest: OrderedDict[str, Graph] = OrderedDict()
         self._saved: set[tuple[int, str]] = set()
@@ -31,7 +36,9 @@ class GraphBook:
 
     @property
     def _registry(self) -> Store:
-        return self._stores[min(self._stores)]
+        """Every shard has the whole registry, so that it can be read while one of them is away."""
+        there = [number for number in self._stores if not self._away(number)]
+        return self._stores[min(there or self._stores)]
 
     async def find(self, workflow: str, baggage: Raw) -> Graph:
         """The graph a new flow of `workflow` runs.
@@ -40,7 +47,7 @@ class GraphBook:
         """
         digest = await self._registered(workflow)
         if digest is not None:
-            return await self.frozen(min(self._stores), digest)
+            return await self.frozen(self._registry.shard, digest)
         graph = await self._from_source(workflow, baggage)
         if graph is None:
             raise NotFound(
@@ -107,18 +114,35 @@ class GraphBook:
         """Register a graph under its name; a graph that cannot be executed yet is refused at once."""
         kept = self.admit(graph)
         digest = kept.digest()
-        await self._registry.save_graph(digest, kept.to_json())
-        updated_at = await self._registry.register_graph(kept.name, digest)
+        await self._everywhere(lambda store: store.save_graph(digest, kept.to_json()))
+        first, *others = self._stores.values()
+        updated_at = await first.register_graph(kept.name, digest)
+        for store in others:
+            await store.register_graph(kept.name, digest)
         return GraphInfo(kept.name, digest, updated_at)
+
+    async def share(self, shard: int) -> None:
+        """Bring the registry to a shard that has come."""
+        source = self._registry
+        if source.shard == shard:
+            return
+        for name, digest, updated_at in await source.registered_graphs():
+            body = await source.load_graph(digest)
+            if body is not None:
+                await self._stores[shard].save_graph(digest, body)
+                await self._stores[shard].register_graph(name, digest, updated_at)
+
+    async def _everywhere(self, work: Callable[[Store], Awaitable[T]]) -> list[T]:
+        return list(await asyncio.gather(*(work(store) for store in self._stores.values())))
 
     async def get(self, name: str) -> Graph:
         digest = await self._registered(name)
         if digest is None:
             raise NotFound(f"no graph {name!r} in the registry: put one with dwarf.graph.put")
-        return await self.frozen(min(self._stores), digest)
+        return await self.frozen(self._registry.shard, digest)
 
     async def delete(self, name: str) -> None:
-        if not await self._registry.unregister_graph(name):
+        if not any(await self._everywhere(lambda store: store.unregister_graph(name))):
             raise NotFound(f"no graph {name!r} in the registry")
 
     async def list(self) -> list[GraphInfo]:

@@ -98,6 +98,7 @@ class Shard:
         signals: Signals | None,
         hands: Hands,
         tokens: Tokens,
+        heal: Callable[[Shard], Awaitable[None]],
     ) -> None:
         self.store = store
         self.number = store.shard
@@ -106,7 +107,11 @@ class Shard:
         self.flow_ids = Ids(store, "flow")
         self.step_ids = Ids(store, "step")
         self.draining = False
+        self.away = ""
+        """Why its database is taken to be away; empty if it answers."""
         self.recovered = 0
+        self.orphaned = 0
+        """Running flows without a live step, as last counted; for a person to look at (B5)."""
         self.fenced = 0
         self._clock = clock
         self._tasks = tasks
@@ -116,6 +121,7 @@ class Shard:
         self._signals = signals
         self._hands = hands
         self._tokens = tokens
+        self._heal = heal
         self._in_hand: dict[int, StepInHand] = {}
         self._running: dict[int, asyncio.Task[None]] = {}
         self._poke = asyncio.Event()
@@ -166,8 +172,12 @@ class Shard:
 
     async def close(self) -> None:
         """Write what is left, leave the database as a replica that has gone, close."""
+        if not self._jobs:  # it was never opened
+            self.waiters.refuse(Unavailable("this replica is stopping: ask again"))
+            return
         self.committer.close()
         committer, *others = self._jobs
+        self._jobs = []
         for job in others:
             job.cancel()
         try:
@@ -224,7 +234,9 @@ class Shard:
                     await self._hands.free.wait()
                 await self._claim()
                 failures = 0
+                self.away = ""
             except Unavailable as error:
+                self.away = str(error)
                 if failures == 0:
                     log.warning("shard %d: %s", self.number, error)
                 self.committer.outages += 1
@@ -594,7 +606,10 @@ class Shard:
                     await self._sweep()
                     if ticks % 9 == 0:
                         await self.store.remove_completed(60_000)
+                        await self._heal(self)
+                self.away = ""
             except Unavailable as error:
+                self.away = str(error)
                 log.debug("shard %d: %s", self.number, error)
                 outages = -1
             except asyncio.CancelledError:

@@ -1,36 +1,47 @@
-"""Every legal change of a status, in one table (semantics: section 1). Code looks changes up; the docs draw them."""
+"""Every legal change of a status, in one table (semantics: section 1). Statements and refusals look changes up here; the
+diagrams in the docs are drawn from it: `python -m dwarf_nats.rules.lifecycle > docs/states.md`."""
 
 from __future__ import annotations
 
-from dwarf_nats.workflow.status import Status
+from dwarf_nats.workflow.status import STOPPED, Status
 
-FLOW_CHANGES: dict[tuple[Status, Status], str] = {
-    (Status.CREATED, Status.RUNNING): "start",
-    (Status.CREATED, Status.CANCELLED): "cancel",
-    (Status.RUNNING, Status.COMPLETED): "last step completed",
-    (Status.RUNNING, Status.FAILED): "a step failed",
-    (Status.RUNNING, Status.CANCELLED): "cancel",
-    (Status.RUNNING, Status.INTERRUPTED): "a step paused",
-    (Status.INTERRUPTED, Status.RUNNING): "resume",
-    (Status.INTERRUPTED, Status.CANCELLED): "cancel",
-    (Status.INTERRUPTED, Status.FAILED): "a cohort with a failure resolved",
-}
-"""(from, to) → what causes it. Restarts, which leave any stopped status but cancelled, are not in the table."""
+Changes = dict[tuple[Status, Status], tuple[str, ...]]
 
-STEP_CHANGES: dict[tuple[Status, Status], str] = {
-    (Status.CREATED, Status.PENDING): "start",
-    (Status.CREATED, Status.CANCELLED): "cancel",
-    (Status.PENDING, Status.RUNNING): "claim",
-    (Status.PENDING, Status.CANCELLED): "cancel",
-    (Status.PENDING, Status.FAILED): "its flow failed",
-    (Status.RUNNING, Status.PENDING): "retry, bounce, given back or recovered",
-    (Status.RUNNING, Status.COMPLETED): "answer",
-    (Status.RUNNING, Status.FAILED): "error",
-    (Status.RUNNING, Status.INTERRUPTED): "interrupt or breakpoint",
-    (Status.RUNNING, Status.CANCELLED): "cancel",
-    (Status.INTERRUPTED, Status.PENDING): "resume",
-    (Status.INTERRUPTED, Status.CANCELLED): "cancel",
+FLOW_CHANGES: Changes = {
+    (Status.CREATED, Status.RUNNING): ("start",),
+    (Status.CREATED, Status.CANCELLED): ("cancel",),
+    (Status.RUNNING, Status.COMPLETED): ("last step completed",),
+    (Status.RUNNING, Status.FAILED): ("a step failed",),
+    (Status.RUNNING, Status.CANCELLED): ("cancel",),
+    (Status.RUNNING, Status.INTERRUPTED): ("a step paused",),
+    (Status.INTERRUPTED, Status.RUNNING): ("resume", "restart", "restart_from"),
+    (Status.INTERRUPTED, Status.CANCELLED): ("cancel",),
+    (Status.COMPLETED, Status.RUNNING): ("restart", "restart_from"),
+    (Status.FAILED, Status.RUNNING): ("restart", "restart_from"),
+    (Status.CANCELLED, Status.RUNNING): ("restart",),
 }
+"""(from, to) → what causes it. A flow that was forked begins as running."""
+
+STEP_CHANGES: Changes = {
+    (Status.CREATED, Status.PENDING): ("start",),
+    (Status.CREATED, Status.CANCELLED): ("cancel",),
+    (Status.PENDING, Status.RUNNING): ("claim",),
+    (Status.PENDING, Status.CANCELLED): ("cancel",),
+    (Status.RUNNING, Status.PENDING): ("retry, bounce, given back, recovered or its child ended",),
+    (Status.RUNNING, Status.COMPLETED): ("answer",),
+    (Status.RUNNING, Status.FAILED): ("error",),
+    (Status.RUNNING, Status.INTERRUPTED): ("interrupt or breakpoint",),
+    (Status.RUNNING, Status.CANCELLED): ("cancel",),
+    (Status.INTERRUPTED, Status.PENDING): ("resume", "restart", "restart_from"),
+    (Status.INTERRUPTED, Status.CANCELLED): ("cancel",),
+    (Status.COMPLETED, Status.PENDING): ("restart", "restart_from"),
+    (Status.FAILED, Status.PENDING): ("restart", "restart_from"),
+    (Status.CANCELLED, Status.PENDING): ("restart",),
+    (Status.COMPLETED, Status.RUNNING): ("its child runs again",),
+    (Status.FAILED, Status.RUNNING): ("its child runs again",),
+}
+"""A step that waits for its child stays running, parked. Steps are born created, pending or running; one copied by a fork as it
+was."""
 
 
 def flow_may(old: Status, new: Status) -> bool:
@@ -38,23 +49,56 @@ def flow_may(old: Status, new: Status) -> bool:
     return (old, new) in FLOW_CHANGES
 
 
-def flow_sources(new: Status) -> list[Status]:
-    """The statuses from which a flow may become `new`."""
-    return [old for old, to in FLOW_CHANGES if to is new]
-
-
-def step_sources(new: Status) -> list[Status]:
-    """The statuses from which a step may become `new`."""
-    return [old for old, to in STEP_CHANGES if to is new]
-
-
 def step_may(old: Status, new: Status) -> bool:
     """Whether a step may go from `old` to `new`."""
     return (old, new) in STEP_CHANGES
 
 
-def state_diagram(changes: dict[tuple[Status, Status], str]) -> str:
+def flow_sources(new: Status, cause: str = "") -> list[Status]:
+    """The statuses from which a flow may become `new`, by `cause` if one is given."""
+    return _sources(FLOW_CHANGES, new, cause)
+
+
+def step_sources(new: Status, cause: str = "") -> list[Status]:
+    """The statuses from which a step may become `new`, by `cause` if one is given."""
+    return _sources(STEP_CHANGES, new, cause)
+
+
+def _sources(changes: Changes, new: Status, cause: str) -> list[Status]:
+    return [old for (old, to), causes in changes.items() if to is new and (not cause or cause in causes)]
+
+
+def state_diagram(changes: Changes) -> str:
     """The table as a Mermaid state diagram."""
     lines = ["stateDiagram-v2"]
-    lines += [f"    {old} --> {new}: {cause}" for (old, new), cause in changes.items()]
+    lines += [f"    {old} --> {new}: {' or '.join(causes)}" for (old, new), causes in changes.items()]
     return "\n".join(lines) + "\n"
+
+
+def document() -> str:
+    """`docs/states.md`."""
+    stopped = ", ".join(f"`{status}`" for status in Status if status in STOPPED)
+    return f"""# Statuses
+
+Drawn from the table in `dwarf_nats/rules/lifecycle.py`; whatever is not drawn does not happen. *Stopped* means {stopped}.
+
+## Of a flow
+
+```mermaid
+{state_diagram(FLOW_CHANGES)}```
+
+A flow is `interrupted` as long as one of its steps, or a flow it called, is paused. A flow made by fork begins as `running`.
+
+## Of a step
+
+```mermaid
+{state_diagram(STEP_CHANGES)}```
+
+A step that waits for its sub-workflow stays `running`. `attempt` counts retries only.
+"""
+
+
+if __name__ == "__main__":
+    import sys
+
+    sys.stdout.write(document())

@@ -21,7 +21,7 @@ _COLUMNS = (
 
 
 async def page(
-    database: Database, shard: int, query: Query, thread_id: int | None, cursor: str
+    database: Database, shard: int, query: Query, limit: int, thread_id: int | None, cursor: str
 ) -> tuple[list[Row], str]:
     """One page of summaries, newest first, and the cursor of the next (empty on the last page)."""
     where, args = _conditions(shard, query, thread_id)
@@ -29,16 +29,16 @@ async def page(
         created_at, flow_id = _read_cursor(cursor)
         args += [created_at, flow_id]
         where.append(f"(f.created_at, f.flow_id) < (${len(args) - 1}, ${len(args)})")
-    args.append(query.limit + 1)
+    args.append(limit + 1)
     rows = await database.fetch(
         f"select {_COLUMNS} from dwarf_flows f where {' and '.join(where)}"
         f" order by f.created_at desc, f.flow_id desc limit ${len(args)}",
         *args,
     )
-    if len(rows) <= query.limit:
+    if len(rows) <= limit:
         return rows, ""
-    last = rows[query.limit - 1]
-    return rows[: query.limit], _write_cursor(int(last[8]), int(last[0]))
+    last = rows[limit - 1]
+    return rows[:limit], _write_cursor(int(last[8]), int(last[0]))
 
 
 def purgeable(shard: int, query: Query, thread_id: int | None, limit: int) -> tuple[str, list[Any]]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sqlite3
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 from alembic import command
 from alembic.config import Config
@@ -21,7 +23,13 @@ from dwarf_nats.store.sqlite import Sqlite
 
 logging.getLogger("alembic").setLevel(logging.WARNING)  # its progress is no news of ours
 LOCK = 0x64776172  # "dwar": the advisory lock that replicas starting together take in turn
+_turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
 _HERE = Path(__file__).resolve().parent.parent
+
+
+def _turn() -> asyncio.Lock:
+    """Alembic keeps its context in globals of the process: databases are migrated one after the other."""
+    return _turns.setdefault(asyncio.get_running_loop(), asyncio.Lock())
 
 
 def migrations_dir() -> Path:
@@ -57,7 +65,8 @@ def _revision(connection: Connection) -> str | None:
 
 async def migrate_postgres(dsn: str) -> None:
     """Upgrade a PostgreSQL database. Raises `Unavailable` if it does not answer."""
-    await _with_postgres(dsn, upgrade=True)
+    async with _turn():
+        await _with_postgres(dsn, upgrade=True)
 
 
 async def revision_postgres(dsn: str) -> str | None:
@@ -88,7 +97,8 @@ async def _with_postgres(dsn: str, *, upgrade: bool) -> str | None:
 
 async def migrate_sqlite(database: Sqlite) -> None:
     """Upgrade the SQLite database behind an open connection."""
-    await database.call(lambda raw: _with_sqlite(raw, upgrade=True))
+    async with _turn():
+        await database.call(lambda raw: _with_sqlite(raw, upgrade=True))
 
 
 async def revision_sqlite(database: Sqlite) -> str | None:

@@ -197,21 +197,44 @@ class Postgres:
         self._pool: asyncpg.Pool | None = None
         self._hot: asyncpg.Connection | None = None
         self._hot_lock = asyncio.Lock()
+        self.why = "the engine is not running: its database is closed"
+        self._resizing: set[asyncio.Future[None]] = set()
 
     async def open(self) -> None:
         """Connect. Raises `Unavailable` that names the host if the database does not answer."""
         try:
-            self._pool = await asyncpg.create_pool(
-                self.dsn,
-                min_size=0,
-                max_size=self._size,
-                timeout=10,
-                command_timeout=60,
-                reset=_as_it_is,
-                server_settings={"application_name": "dwarf-nats", "jit": "off"},
-            )
+            self._pool = await self._new_pool()
         except (*_AWAY, asyncpg.PostgresError) as error:
             raise Unavailable(f"PostgreSQL at {shown_dsn(self.dsn)} does not answer: {one_line(error)}") from error
+
+    def _new_pool(self) -> asyncpg.Pool:
+        return asyncpg.create_pool(
+            self.dsn,
+            min_size=0,
+            max_size=self._size,
+            timeout=10,
+            command_timeout=60,
+            reset=_as_it_is,
+            server_settings={"application_name": "dwarf-nats", "jit": "off"},
+        )
+
+    def resize(self, size: int) -> None:
+        """Have another number of connections from now on; those in use are given back as they are done."""
+        if size == self._size:
+            return
+        self._size = size
+        if self._pool is not None:
+            resizing = asyncio.ensure_future(_quietly(self._replace_pool()))
+            self._resizing.add(resizing)
+            resizing.add_done_callback(self._resizing.discard)
+
+    async def _replace_pool(self) -> None:
+        made = await self._new_pool()
+        old, self._pool = self._pool, made
+        if old is None:  # closed meanwhile
+            self._pool = None
+            old = made
+        await old.close()
 
     async def close(self) -> None:
         hot, self._hot = self._hot, None
@@ -328,7 +351,7 @@ class Postgres:
     @asynccontextmanager
     async def _acquired(self) -> AsyncIterator[Any]:
         if self._pool is None:
-            raise Unavailable("the engine is not running: its database is closed")
+            raise Unavailable(self.why)
         async with self._pool.acquire(timeout=10) as connection:
             try:
                 yield connection

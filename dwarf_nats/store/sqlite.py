@@ -79,6 +79,7 @@ class Sqlite:
         self._connection: sqlite3.Connection | None = None
         self._lock_file: IO[str] | None = None
         self._instant = 0
+        self.why = "the engine is not running: its database is closed"
 
     async def open(self) -> None:
         """Open the file. Raises `Unavailable` if it cannot be opened or another replica holds it."""
@@ -121,6 +122,9 @@ class Sqlite:
         lock_file.write(str(os.getpid()))
         lock_file.flush()
         self._lock_file = lock_file
+
+    def resize(self, size: int) -> None:
+        """There is one connection, whatever is asked."""
 
     async def close(self) -> None:
         def close() -> None:
@@ -307,7 +311,7 @@ class Sqlite:
 
     def _opened(self) -> sqlite3.Connection:
         if self._connection is None:
-            raise Unavailable("the engine is not running: its database is closed")
+            raise Unavailable(self.why)
         return self._connection
 
     def _begin(self) -> sqlite3.Connection:
@@ -330,7 +334,7 @@ class Sqlite:
 
     async def _call(self, work: Callable[[], T]) -> T:
         if self._thread is None:
-            raise Unavailable("the engine is not running: its database is closed")
+            raise Unavailable(self.why)
         try:
             # Shielded: a caller that is cancelled must not leave the thread in the middle of a transaction.
             return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, work))

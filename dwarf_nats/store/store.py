@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from dwarf_nats.errors import BadRequest, Conflict, NotFound, Unavailable
 from dwarf_nats.rules.decide import UNLIMITED, Limits
 from dwarf_nats.rules.settlement import NewIds, Settled
-from dwarf_nats.store import listing, migrate, steering
+from dwarf_nats.store import listing, migrate, steering, sweeping
 from dwarf_nats.store.cohorts import no_ids
 from dwarf_nats.store.postgres import Postgres, shown_dsn
 from dwarf_nats.store.sqlite import Sqlite
@@ -47,6 +47,13 @@ class SqlStore:
 
     async def open(self, replica_name: str, *, migrated: bool) -> None:
         """Connect, bring the schema up to date if `migrated`, and enter this replica."""
+        try:
+            await self._open(replica_name, migrated=migrated)
+        except Unavailable as error:
+            self.database.why = str(error)  # for whoever asks meanwhile
+            raise
+
+    async def _open(self, replica_name: str, *, migrated: bool) -> None:
         if isinstance(self.database, Postgres):
             if migrated:
                 await migrate.migrate_postgres(self.dsn)
@@ -73,6 +80,10 @@ class SqlStore:
 
     async def close(self) -> None:
         await self.database.close()
+
+    def resize(self, pool: int) -> None:
+        """Have another number of connections for operations."""
+        self.database.resize(pool)
 
     # -- the hot ones
 
@@ -108,15 +119,18 @@ class SqlStore:
         rows = await self.database.fetch("select body from dwarf_graphs where digest = $1", digest)
         return rows[0][0].encode() if rows else None
 
-    async def register_graph(self, name: str, digest: str) -> int:
+    async def register_graph(self, name: str, digest: str, updated_at: int | None = None) -> int:
+        """Name a graph; when. With `updated_at`, copied from another shard: a younger name here stays."""
         rows = await self.database.fetch(
-            "insert into dwarf_registry (name, digest, updated_at) values ($1, $2, {now})"
+            "insert into dwarf_registry (name, digest, updated_at) values ($1, $2, coalesce($3, {now}))"
             " on conflict (name) do update set digest = excluded.digest, updated_at = excluded.updated_at"
+            " where $3 is null or dwarf_registry.updated_at < excluded.updated_at"
             " returning updated_at",
             name,
             digest,
+            updated_at,
         )
-        return int(rows[0][0])
+        return int(rows[0][0]) if rows else 0
 
     async def unregister_graph(self, name: str) -> bool:
         return bool(await self.database.fetch("delete from dwarf_registry where name = $1 returning name", name))
@@ -258,9 +272,7 @@ class SqlStore:
 
         return await self.database.transact(work)
 
-    async def cancel(
-        self, flow: FlowRow, reason: str, final_state: Callable[[FlowRow, list[StepRow]], bytes]
-    ) -> Steered:
+    async def cancel(self, flow: FlowRow, reason: str, final_state: steering.FinalState) -> Steered:
         return await self.database.transact(
             lambda tx: steering.cancel(tx, flow.flow_id, flow.root_id, reason, final_state)
         )
@@ -315,8 +327,9 @@ class SqlStore:
 
     # -- many flows
 
-    async def list_flows(self, query: Query, thread_id: int | None, cursor: str) -> tuple[list[Row], str]:
-        return await listing.page(self.database, self.shard, query, thread_id, cursor)
+    async def list_flows(self, query: Query, limit: int, thread_id: int | None, cursor: str) -> tuple[list[Row], str]:
+        """At most `limit` summaries that match, newest first, and the cursor of the next page (O9)."""
+        return await listing.page(self.database, self.shard, query, limit, thread_id, cursor)
 
     async def purge(self, query: Query, thread_id: int | None, limit: int) -> int:
         """Remove what matches and is not running, at most `limit`; how many (O9)."""
@@ -344,6 +357,20 @@ class SqlStore:
         return [flow_id for flow_id in flow_ids if flow_id not in going]
 
     # -- upkeep
+
+    async def leads(self) -> bool:
+        """Whether this replica is the one that sweeps: the longest known of those that live."""
+        rows = await self.database.fetch("select min(replica_id) from dwarf_replicas")
+        return rows[0][0] is None or int(rows[0][0]) >= self.replica_id
+
+    async def wake_forlorn(self) -> Steered:
+        return await self.database.transact(sweeping.wake_forlorn)
+
+    async def end_unwanted(self, final_state: steering.FinalState) -> Steered:
+        return await self.database.transact(lambda tx: sweeping.end_unwanted(tx, final_state))
+
+    async def orphaned(self, age_ms: int) -> list[int]:
+        return await self.database.transact(lambda tx: sweeping.orphaned(tx, age_ms))
 
     async def next_due(self) -> int | None:
         """Microseconds until the next pending step is due; `None` if there is none."""

@@ -38,7 +38,7 @@ async def test_a_created_flow_waits_for_its_start(engine: Engine, proxy: TaskPro
     assert [step.status for step in await engine.history(key)] == [Status.CREATED]
     await engine.start(key)
     assert (await engine.await_(key, SOON)).state == {"n": 4}
-    with pytest.raises(Conflict, match="completed: only a created one can be started"):
+    with pytest.raises(Conflict, match="completed: to be started it must be created"):
         await engine.start(key)
     assert proxy.calls == {"add": 1, "double": 1}
 
@@ -248,8 +248,10 @@ async def test_a_wait_at_a_replica_that_stops_is_refused(dsn: str, proxy: TaskPr
     engine = replica(dsn, proxy, drain_ms=0)
     await engine.startup()
     key = await engine.create("line")
-    wait = asyncio.create_task(engine.await_(key, SOON))
-    await engine.snapshot(key)
+    gate = Gate()
+    proxy.handle_task("add", gate)
+    wait = asyncio.create_task(engine.run("line", timeout=SOON))
+    await gate.began()
     await engine.shutdown()
     with pytest.raises(Unavailable, match="ask again"):
         await wait

@@ -119,7 +119,10 @@ async def test_o13_restart_refuses_what_has_not_stopped(dsn: str) -> None:
 
         it.tasks(a=a)
         key = await it.engine.create(line("x", "a"))
-        with pytest.raises(Conflict, match="the flow is created: only a completed or failed"):
+        with pytest.raises(
+            Conflict,
+            match="the flow is created: to be restarted it must be interrupted, completed, failed or cancelled",
+        ):
             await it.engine.restart(key)
         await it.engine.start(key)
         await began.wait()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import pytest
 
 from dwarf_nats.rules.lifecycle import (
     FLOW_CHANGES,
     STEP_CHANGES,
+    document,
     flow_may,
     flow_sources,
     state_diagram,
@@ -26,8 +28,11 @@ C, P, R, I, D, F, X = (
     Status.FAILED,
     Status.CANCELLED,
 )
-FLOW_LEGAL = {(C, R), (C, X), (R, D), (R, F), (R, X), (R, I), (I, R), (I, X), (I, F)}
-STEP_LEGAL = {(C, P), (C, X), (P, R), (P, X), (P, F), (R, P), (R, D), (R, F), (R, I), (R, X), (I, P), (I, X)}
+FLOW_LEGAL = {(C, R), (C, X), (R, D), (R, F), (R, X), (R, I), (I, R), (I, X), (D, R), (F, R), (X, R)}
+STEP_LEGAL = {
+    (C, P), (C, X), (P, R), (P, X), (R, P), (R, D), (R, F), (R, I), (R, X), (I, P), (I, X),
+    (D, P), (F, P), (X, P), (D, R), (F, R),
+}  # fmt: skip
 CELLS = list(itertools.product(Status, Status))
 
 
@@ -41,10 +46,11 @@ def test_a_step_changes_only_as_the_contract_says(old: Status, new: Status) -> N
     assert step_may(old, new) is ((old, new) in STEP_LEGAL)
 
 
-@pytest.mark.parametrize("status", list(Status))
-def test_nothing_leaves_a_terminal_status(status: Status) -> None:
-    leaves = any(flow_may(status, new) or step_may(status, new) for new in Status)
-    assert leaves is not status.terminal
+@pytest.mark.parametrize("status", [status for status in Status if status.terminal])
+def test_only_running_again_leaves_a_terminal_status(status: Status) -> None:
+    for changes in (FLOW_CHANGES, STEP_CHANGES):
+        causes = {cause for (old, _), why in changes.items() if old is status for cause in why}
+        assert causes <= {"restart", "restart_from", "its child runs again"}
 
 
 @pytest.mark.parametrize("new", list(Status))
@@ -58,5 +64,18 @@ def test_the_diagram_draws_every_change_with_its_cause() -> None:
         lines = state_diagram(changes).splitlines()
         assert lines[0] == "stateDiagram-v2"
         assert [line.strip() for line in lines[1:]] == [
-            f"{old} --> {new}: {cause}" for (old, new), cause in changes.items()
+            f"{old} --> {new}: {' or '.join(causes)}" for (old, new), causes in changes.items()
         ]
+
+
+def test_causes_narrow_the_sources() -> None:
+    """O13: a cancelled flow is restarted as a whole only."""
+    assert set(flow_sources(R, "restart")) == {I, D, F, X}
+    assert set(flow_sources(R, "restart_from")) == {I, D, F}
+    assert flow_sources(R, "start") == [C]
+    assert set(step_sources(P, "restart_from")) == {I, D, F}
+
+
+def test_the_docs_draw_the_table() -> None:
+    docs = Path(__file__).parents[2] / "docs" / "states.md"
+    assert docs.read_text() == document(), "python -m dwarf_nats.rules.lifecycle > docs/states.md"

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
+from dwarf_nats.errors import NotFound
 from dwarf_nats.rules.decide import fail, give_back
 from dwarf_nats.rules.settlement import FlowEnd, FlowFacts, NewFlow, NewStep, Settlement, StepInHand
 from dwarf_nats.store.store import SqlStore
@@ -41,7 +42,7 @@ def in_hand(row: Sequence[Any]) -> StepInHand:
     """A claimed row as a step."""
     facts = FlowFacts(
         1, row[10], row[11], row[12], row[13], GRAPH, Raw(row[14].encode()), row[15], row[16], row[17], row[18], row[19],
-        row[20], row[21], row[22],
+        row[20], row[21], row[22], root_id=row[32], surgraph_flow_id=row[33], surgraph_step_id=row[34],
     )  # fmt: skip
     return StepInHand(
         facts,
@@ -100,7 +101,8 @@ async def one_claimed(store: SqlStore, state: dict[str, Any] | None = None, **mo
 async def cancel(store: SqlStore, flow_id: int, reason: str = "", final: Any = lambda steps: b"{}") -> Steered:
     """Cancel a flow; `final` makes the final state of its steps."""
     flow = await store.flow_by_id(flow_id)
-    assert flow is not None
+    if flow is None:
+        raise NotFound("no such flow")
     return await store.cancel(flow, reason, lambda _flow, steps: final(steps))
 
 

@@ -12,7 +12,7 @@ from dwarf_nats.workflow.status import Status
 
 
 async def listed(store: SqlStore, query: Query, thread_id: int | None = None) -> list[int]:
-    rows, cursor = await store.list_flows(query, thread_id, "")
+    rows, cursor = await store.list_flows(query, query.limit, thread_id, "")
     assert cursor == ""
     return sorted(row[0] for row in rows)
 
@@ -89,7 +89,7 @@ async def test_pages_follow_each_other_newest_first_without_gap_or_repeat(store:
     seen: list[int] = []
     cursor = ""
     while True:
-        rows, cursor = await store.list_flows(Query(limit=4), None, cursor)
+        rows, cursor = await store.list_flows(Query(), 4, None, cursor)
         seen += [row[0] for row in rows]
         if not cursor:
             break
@@ -100,14 +100,14 @@ async def test_pages_follow_each_other_newest_first_without_gap_or_repeat(store:
 
 async def test_a_full_last_page_has_no_cursor(store: SqlStore) -> None:
     await store.create([new_flow() for _ in range(4)], BUDGET)
-    rows, cursor = await store.list_flows(Query(limit=4), None, "")
+    rows, cursor = await store.list_flows(Query(), 4, None, "")
     assert (len(rows), cursor) == (4, "")
 
 
 async def test_a_cursor_that_is_none_of_ours_is_refused(store: SqlStore) -> None:
     for cursor in ("x", "!!!!", "MQ", "MS4y.LjM", "LTEuMg", "99999999999999999999", "a" * 200, "é"):
         with pytest.raises(BadRequest, match="malformed cursor"):
-            await store.list_flows(Query(), None, cursor)
+            await store.list_flows(Query(), 100, None, cursor)
 
 
 async def test_purge_removes_what_matches_and_does_not_run_oldest_first(store: SqlStore, flows: dict[str, int]) -> None:

@@ -18,13 +18,17 @@ from store_helpers import (
     one_claimed,
     returned,
     step_status,
+    tokens,
     went_on,
 )
 
 from dwarf_nats.errors import Conflict, NotFound
+from dwarf_nats.rules import parking
+from dwarf_nats.rules.settlement import Settlement, StepInHand
 from dwarf_nats.store.store import SqlStore
 from dwarf_nats.workflow.keys import Key
 from dwarf_nats.workflow.rows import StepRow
+from dwarf_nats.workflow.state import Raw, state_from
 from dwarf_nats.workflow.status import Status
 
 NOTHING = b'{"end":1}'
@@ -279,7 +283,7 @@ async def test_start_makes_a_created_flow_claimable_once(store: SqlStore) -> Non
     row = await store.flow_by_id(new.facts.flow_id)
     assert row is not None
     assert (row.status, row.notify, row.started_at) == (Status.RUNNING, "me", at)
-    with pytest.raises(Conflict, match="the flow is running: only a created one can be started"):
+    with pytest.raises(Conflict, match="the flow is running: to be started it must be created"):
         await store.start(new.facts.flow_id, "")
     with pytest.raises(NotFound):
         await store.start(10**9, "")
@@ -305,7 +309,9 @@ async def test_cancel_takes_the_live_steps_along_and_names_the_running_ones(stor
     assert (row.status, row.cancel_reason, row.final_state) == (Status.CANCELLED, "enough", NOTHING.decode())
     assert await step_status(store, step.step_id) == "cancelled"
     assert await store.settle([went_on(step)], BUDGET) == {}
-    with pytest.raises(Conflict, match="the flow is cancelled: only a created or running or interrupted one"):
+    with pytest.raises(
+        Conflict, match="the flow is cancelled: to be cancelled it must be created, running or interrupted"
+    ):
         await cancel(store, step.flow.flow_id, "", final)
 
 
@@ -385,3 +391,95 @@ async def test_ids_come_in_blocks_that_never_overlap(store: SqlStore) -> None:
         assert not block & taken
         taken |= block
     assert (await store.next_ids("replica"))[0] > store.replica_id
+
+
+# -- pauses and children
+
+
+def paused(step: StepInHand, payload: bytes | None) -> Settlement:
+    return parking.interrupted(step, step.changes, None if payload is None else Raw(payload))
+
+
+def calling(step: StepInHand, running: bool = False) -> Settlement:
+    """The step waits for a child flow of the same graph."""
+    child = parking.Child(GRAPH, GRAPH.digest(), new_flow().facts.flow_id, tokens())
+    settlement = parking.waiting(step, {}, state_from({"in": 1}), child, (new_flow().step_id, tokens()))
+    assert settlement.child is not None
+    settlement.child.running = running
+    return settlement
+
+
+async def test_a_park_written_twice_starts_one_child(store: SqlStore) -> None:
+    """X1, P1: as after a commit whose answer was lost."""
+    step = await one_claimed(store)
+    settlement = calling(step)
+    assert len(await store.settle([settlement], BUDGET)) == 1
+    assert await store.settle([settlement], BUDGET) == {}
+    assert await store.size() == (2, 2)
+    assert await look(store, "select status, parked from dwarf_steps where step_id = $1", step.step_id) == [
+        ("running", 1)
+    ]
+    assert await store.recover(0) == 0  # parked steps are exempt (B2)
+
+
+async def test_the_end_of_a_child_wakes_its_caller_once(store: SqlStore) -> None:
+    """P1: with the final state; a second end changes nothing."""
+    step = await one_claimed(store)
+    settlement = calling(step, running=True)
+    assert settlement.child is not None
+    await store.settle([settlement], BUDGET)
+    inner = born(settlement.child)
+    done = ended(inner, {"out": 2})
+    settled = await store.settle([done], BUDGET)
+    assert settled.woken == [(step.step_id, 100)]
+    assert await store.settle([done], BUDGET) == {}
+    (row,) = await store.claim(5, BUDGET)
+    assert (row[0], row[28], row[29]) == (step.step_id, '{"in":1,"out":2}', None)
+
+
+async def test_a_failed_child_in_the_group_of_other_results(store: SqlStore) -> None:
+    step, other = await one_claimed(store), await one_claimed(store)
+    settlement = calling(step, running=True)
+    assert settlement.child is not None
+    await store.settle([settlement], BUDGET)
+    settled = await store.settle([failed(born(settlement.child), "no luck"), went_on(other)], BUDGET)
+    assert len(settled) == 2
+    rows = {row[0]: row for row in await store.claim(5, BUDGET)}
+    assert (rows[step.step_id][28], rows[step.step_id][29]) == (None, "no luck")
+
+
+async def test_pauses_of_one_group_reach_their_roots_once(store: SqlStore) -> None:
+    """P2: of two that pause one root together, the first wins."""
+    step = await one_claimed(store)
+    settlement = calling(step, running=True)
+    assert settlement.child is not None
+    await store.settle([settlement], BUDGET)
+    settled = await store.settle([paused(born(settlement.child), b'"?"')], BUDGET)
+    assert [(one.flow_id, end.payload) for one, end, _ in settled.ended] == [
+        (settlement.child.facts.flow_id, Raw(b'"?"')),
+        (step.flow.flow_id, Raw(b'"?"')),
+    ]
+    row = await store.flow_by_id(step.flow.flow_id)
+    assert row is not None
+    pause = await store.oldest_pause(row)
+    assert pause is not None
+    assert (pause.payload, pause.state) == ('"?"', '{"in":1}')
+    result = await store.resume(row, "1", None)
+    assert [one.flow_id for one in result.changed] == [settlement.child.facts.flow_id, step.flow.flow_id]
+    with pytest.raises(Conflict, match="to be resumed it must be interrupted"):
+        await store.resume(row, "1", None)
+
+
+async def test_nothing_is_born_running_in_a_flow_with_breakpoints(store: SqlStore) -> None:
+    """O12: the claim looks at them; what the replica knew of the flow does not matter."""
+    step = await one_claimed(store)
+    row = await store.flow_by_id(step.flow.flow_id)
+    assert row is not None
+    await store.break_before(row, "b", enabled=True)
+    settlement = went_on(step, running=True)
+    await store.settle([settlement], BUDGET)
+    assert settlement.successor is not None
+    assert not settlement.successor.running
+    assert await step_status(store, settlement.successor.step_id) == "pending"
+    (claimed,) = await store.claim(5, BUDGET)
+    assert claimed[31] == '["b"]'

@@ -1,0 +1,83 @@
+"""Several databases as one engine: where a flow goes, and what all of them are asked at once (O1, O9, O17)."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import hashlib
+import random
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from dwarf_nats.engine.reading import summary_of
+from dwarf_nats.errors import BadRequest, NotFound
+
+if TYPE_CHECKING:
+    from dwarf_nats.engine.shard import Shard
+    from dwarf_nats.workflow.keys import Key
+    from dwarf_nats.workflow.options import Query
+    from dwarf_nats.workflow.records import FlowSummary
+
+
+def of_key(shards: Mapping[int, Shard], key: Key, what: str = "flow") -> Shard:
+    """The shard of a key; `NotFound` if there is none of that number."""
+    shard = shards.get(key.shard)
+    if shard is None:
+        raise NotFound(f"no {what} {key.shown}: there is no shard {key.shard}")
+    return shard
+
+
+def any_of(shards: Mapping[int, Shard]) -> Shard:
+    """A shard for a new flow: any one whose database is there, as far as is known."""
+    there = [shard for shard in shards.values() if not shard.away]
+    return random.choice(there or list(shards.values()))
+
+
+def of_idempotency_key(shards: Mapping[int, Shard], fairness_key: str, idempotency_key: str) -> Shard:
+    """The shard on which flows of this key are made, the same on every replica. One more shard moves few keys (rendezvous
+    hashing)."""
+    seed = f"{fairness_key}\0{idempotency_key}\0".encode("utf-8", "surrogatepass")
+    return shards[max(shards, key=lambda number: hashlib.sha256(seed + str(number).encode()).digest())]
+
+
+def chosen(shards: Mapping[int, Shard], query: Query) -> list[Shard]:
+    """The shards a query is about. Raises `BadRequest` for one that is not there."""
+    if query.shard is None:
+        return [shards[number] for number in sorted(shards)]
+    if query.shard not in shards:
+        raise BadRequest(f"there is no shard {query.shard}: this deployment has {', '.join(map(str, sorted(shards)))}")
+    return [shards[query.shard]]
+
+
+async def page(shards: list[Shard], query: Query, thread_id: int | None, cursor: str) -> tuple[list[FlowSummary], str]:
+    """One page over several shards: the limit divided among them, grouped by shard; and the cursor of the next (O9)."""
+    at = _read_cursor(cursor) if cursor else {shard.number: "" for shard in shards}
+    going = [shard for shard in shards if shard.number in at]
+    share, more = divmod(query.limit, max(1, len(going)))
+    limits = {shard.number: share + (place < more) for place, shard in enumerate(going)}
+    asked = [shard for shard in going if limits[shard.number]]
+    pages = await asyncio.gather(
+        *(shard.store.list_flows(query, limits[shard.number], thread_id, at[shard.number]) for shard in asked)
+    )
+    following = {shard.number: at[shard.number] for shard in going if not limits[shard.number]}
+    found: list[FlowSummary] = []
+    for shard, (rows, after) in zip(asked, pages, strict=True):
+        found += [summary_of(shard.number, row) for row in rows]
+        if after:
+            following[shard.number] = after
+    return found, _write_cursor(following) if following else ""
+
+
+def _write_cursor(following: Mapping[int, str]) -> str:
+    plain = " ".join(f"{number}:{cursor}" for number, cursor in sorted(following.items()))
+    return base64.urlsafe_b64encode(plain.encode()).decode().rstrip("=")
+
+
+def _read_cursor(cursor: str) -> dict[int, str]:
+    try:
+        plain = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode()
+        parts = [part.split(":") for part in plain.split(" ")]
+        return {int(number): inner for number, inner in parts}
+    except (ValueError, binascii.Error, UnicodeDecodeError):
+        raise BadRequest("malformed cursor: pass back the one of the previous page, unchanged") from None
