@@ -14,6 +14,7 @@ from dwarf_nats.embedding import open_engine
 from dwarf_nats.errors import BadRequest, Conflict
 from dwarf_nats.settings import EngineSettings
 from dwarf_nats.workflow.records import Step
+from dwarf_nats.workflow.status import Status
 from tests.model.example import Encore, Example
 from tests.model.interpreter import Expected, Model, TooLong, Twist
 from tests.model.records import COMPLETED, Doings, doings_from, identity, shown_history
@@ -103,6 +104,8 @@ async def _chosen(
 ) -> tuple[Step | None, Twist]:
     """A step of the flow or of a subgraph which the model can tell from all others; steps that never ran are left out."""
     steps = _every_step(example.root["name"], observed.history)
+    failed = [one for one in steps if one[1].status is Status.FAILED]
+    steps = failed if encore.failed and failed else steps
     known = [record.identity() for record in before.run.everything() if not record.unrun]
     for at in range(len(steps)):
         workflow, step = steps[(encore.step + at) % len(steps)]

@@ -49,18 +49,21 @@ TURNS = [0, 0, 0, 1, 3, 20, 100]
 class TaskSketch:
     """Behaviours for the nodes of one graph."""
 
-    def __init__(self, draw: Draw, sketch: Sketch, children: list[str], features: frozenset[str]) -> None:
+    def __init__(self, draw: Draw, sketch: Sketch, children: list[str], features: frozenset[str], fragile: int) -> None:
         self._draw = draw
         self._graph = sketch.graph
         self._loops = sketch.loops
         self._children = children
         self._features = features
+        self._fragile = fragile
         self._fields = [*FIELDS, *ARRAYS]
 
     def behaviours(self) -> dict[str, Behaviour]:
         return {name: self._behaviour(name) for name in self._graph.nodes}
 
     def _behaviour(self, name: str) -> Behaviour:
+        if odds(self._draw, self._fragile):
+            return Behaviour([self._act(self._fail())], [Special("mended", True, self._attempts(name))])
         specials = []
         if odds(self._draw, 25):
             field, equals = self._draw(
@@ -207,9 +210,12 @@ def states(draw: Draw) -> dict[str, Any]:
 
 
 @st.composite
-def examples(draw: Draw, features: frozenset[str] = EVERYTHING, nodes: int = 14) -> Example:
-    """An example whose parts fit together; what is not in `features` is left out of it."""
-    root = draw(sketches("root", "n", nodes))
+def examples(draw: Draw, features: frozenset[str] = EVERYTHING, fragile: int = 0) -> Example:
+    """An example whose parts fit together; what is not in `features` is left out of it.
+
+    `fragile`: so many tasks of a hundred fail until they are mended; then the flow is taken up again from one of its steps.
+    """
+    root = draw(sketches("root", "n"))
     children = []
     if SUBGRAPHS in features:
         names = ["first", "second"][: draw(st.sampled_from([1, 2, 0]))]
@@ -217,7 +223,7 @@ def examples(draw: Draw, features: frozenset[str] = EVERYTHING, nodes: int = 14)
     sketched = [root, *children]
     behaviours = {
         sketch.graph.name: TaskSketch(
-            draw, sketch, [later.graph.name for later in sketched[at + 1 :]], features
+            draw, sketch, [later.graph.name for later in sketched[at + 1 :]], features, fragile
         ).behaviours()
         for at, sketch in enumerate(sketched)
     }
@@ -226,9 +232,12 @@ def examples(draw: Draw, features: frozenset[str] = EVERYTHING, nodes: int = 14)
     if BREAKPOINTS in features and odds(draw, 30):
         where = [name for sketch in (children if odds(draw, 50) else sketched) for name in _breakable(sketch.graph)]
         breakpoints = draw(st.lists(st.sampled_from([*where, "task.shared"]), min_size=1, max_size=3, unique=True))
-        overrides = draw(
-            st.dictionaries(st.sampled_from([*FIELDS, *ARRAYS]), st.sampled_from([1, None, [1]]), max_size=2)
-        )
+        overrides = draw(_overrides([*FIELDS, *ARRAYS]))
+    encore = None
+    if fragile:
+        encore = draw(rewindings())
+    elif ENCORES in features and odds(draw, 60):
+        encore = draw(st.one_of(rewindings(), repetitions()))
     return Example(
         root.graph.to_values(),
         behaviours,
@@ -237,22 +246,27 @@ def examples(draw: Draw, features: frozenset[str] = EVERYTHING, nodes: int = 14)
         breakpoints,
         overrides,
         draw(st.sampled_from([0, 0, 50, 300])),
-        draw(encores()) if ENCORES in features and odds(draw, 60) else None,
+        encore,
     )
 
 
 @st.composite
-def encores(draw: Draw) -> Encore:
-    """What comes after the end."""
-    kind = draw(st.sampled_from(["restart", "continue", "restart_from", "restart_from", "fork", "fork"]))
-    if kind in ("restart", "continue"):
-        return Encore(kind, draw(states()))
-    fields = st.sampled_from(["n", "f", "a", "item", "xs"])
-    return Encore(
-        kind,
-        draw(st.dictionaries(fields, st.sampled_from([1, None, True, [1, 2]]), max_size=3)),
-        draw(st.integers(0, 50)),
-    )
+def rewindings(draw: Draw) -> Encore:
+    """From one of its steps, often from one that failed, and with what it takes."""
+    overrides = draw(_overrides(["n", "f", "a", "item", "xs"]))
+    if odds(draw, 80):
+        overrides["mended"] = True
+    return Encore(draw(st.sampled_from(["restart_from", "fork"])), overrides, draw(st.integers(0, 50)), odds(draw, 40))
+
+
+@st.composite
+def repetitions(draw: Draw) -> Encore:
+    """The whole of it again, or another round."""
+    return Encore(draw(st.sampled_from(["restart", "continue"])), draw(states()))
+
+
+def _overrides(fields: list[str]) -> st.SearchStrategy[dict[str, Any]]:
+    return st.dictionaries(st.sampled_from(fields), st.sampled_from([1, None, True, [1, 2]]), max_size=2)
 
 
 def _breakable(graph: Graph) -> list[str]:

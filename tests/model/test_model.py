@@ -62,6 +62,13 @@ def test_the_engine_does_what_the_model_says_many_times(memory: House, example: 
 
 
 @pytest.mark.slow
+@settings(max_examples=300, parent=RANDOM)
+@given(examples(fragile=12))
+def test_a_flow_taken_up_again_from_a_step_goes_as_the_model_says(memory: House, example: Example) -> None:
+    memory.check(example)
+
+
+@pytest.mark.slow
 @settings(max_examples=100, parent=RANDOM)
 @given(examples())
 def test_on_postgresql_the_engine_does_what_the_model_says(on_postgres: House, example: Example) -> None:
