@@ -173,7 +173,7 @@ class Creator:
             shard.first_step(new, created_at)
         elif new.start:
             due = max(new.start_at or 0, created_at)
-            shard.line.hint(facts.priority, due - created_at)
+            shard.line.hint_of(facts, due - created_at)
             pending = [(new.step_id, facts.priority, due)]
         shard.announce(changed, pending)
 

@@ -259,8 +259,8 @@ class Shard:
         """Start a created flow (O2). Raises `Conflict` if it is not created."""
         at, steps = await self.store.start(flow.flow_id, notify)
         self.announce([self.change(flow.flow_id, flow.thread_id, flow.workflow, Status.RUNNING, at)], steps)
-        for _, priority, not_before in steps:
-            self.line.hint(priority, max(0, not_before - at))
+        for _, _, not_before in steps:
+            self.line.hint_of(flow, not_before - at)
 
     # -- one step
 
@@ -440,12 +440,12 @@ class Shard:
                 self._child_born(settlement.child, at, changed, pending)
             if settlement.branches or settlement.successor is not None:
                 for new in born:
-                    self.line.hint(step.flow.priority, new.delay_us)
+                    self.line.hint_of(step.flow, new.delay_us)
                     pending.append((new.step_id, step.flow.priority, at + new.delay_us))
             elif settlement.status is Status.PENDING and self.gate.holds(step.url):
                 self.gate.work_came()
             elif settlement.status is Status.PENDING:
-                self.line.hint(step.flow.priority, settlement.delay_us)
+                self.line.hint_of(step.flow, settlement.delay_us)
                 pending.append((step.step_id, step.flow.priority, at + settlement.delay_us))
             elif settlement.end is not None:
                 end = settlement.end
@@ -463,14 +463,14 @@ class Shard:
             for status in (Status.CREATED, Status.RUNNING)
         ]
         if not new.running:
-            self.line.hint(facts.priority)
+            self.line.hint_of(facts)
             pending.append((new.step_id, facts.priority, at))
 
     def _grown(self, settled: Settled) -> None:
         """What a group brought about together: fan-ins born, callers woken, flows ended by their cohorts or paused."""
         now = self._clock.now()
         for flow, _ in settled.born:
-            self.line.hint(flow.priority)
+            self.line.hint_of(flow)
         for _, priority in settled.woken:
             self.line.hint(priority)
         changed = [
@@ -586,6 +586,7 @@ class Shard:
                     if ticks % 15 == 0:
                         await self.store.remove_completed(60_000)
                         await self.store.forget_replicas(self.settings.replica_timeout_ms)
+                    if ticks % 60 == 0:
                         await self._heal(self)
                 self.away = ""
             except Unavailable as error:
