@@ -141,7 +141,7 @@ def test_disposition_overrules_the_code(said: str, code: str, disposition: Dispo
 
 def test_failures_without_a_reply() -> None:
     assert failed(no_responders("t", "task.t")) == (503, Disposition.BREAKER, "no_responders")
-    assert failed(timed_out("t", 120)) == (408, Disposition.ERROR, "")
+    assert failed(timed_out("t", 120)) == (408, Disposition.ERROR, "timeout")
     answer = too_large("t", 2_000_000, 1_048_576)
     assert failed(answer) == (413, Disposition.ERROR, "")
     assert answer.error is not None
