@@ -88,7 +88,7 @@ class Creator:
         flow_id = new.facts.flow_id
         waiting = shard.waiters.add(flow_id) if wait else asyncio.get_running_loop().create_future()
         # A start time is for the database's clock to judge: such a flow stands in line.
-        new.running = start and new.start_at is None and shard.reserve(new.facts.priority)
+        new.running = start and new.start_at is None and shard.reserve(new.facts.priority, new.url)
         try:
             created_at = await asyncio.shield(self._inserted(shard, new))
         except BaseException:
