@@ -1,0 +1,252 @@
+"""The independent checker: the databases, read past the engine, against what the callers know and the task services' account."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.chaos import structure
+from tests.chaos.account import Account, Execution
+from tests.chaos.driver import Ticket
+from tests.chaos.processes import TIME_BUDGET_MS, Member
+from tests.chaos.rows import Row, Shard
+from tests.chaos.shapes import OVERRIDES
+
+UNSERVED = (408, 503)
+"""Codes of a step whose worker was killed or frozen, or that nobody served at that moment."""
+_UNSERVED_WORDS = ("did not answer within", "nobody serves", "no responders", "cannot be started")
+_DEFECTS = re.compile(r"defect|Traceback|refused the result|cannot be failed either|refused flow")
+
+
+@dataclass
+class Finding:
+    """Something that must not be. `where`: the rows concerned, a line each."""
+
+    text: str
+    ticket: Ticket | None = None
+    where: list[str] = field(default_factory=list)
+
+
+class Checker:
+    """One look at a house at rest."""
+
+    def __init__(self, tickets: list[Ticket], shards: list[Shard], account: Account) -> None:
+        self._tickets = tickets
+        self._shards = {shard.number: shard for shard in shards}
+        self._account = account
+        self._executions: dict[str, list[Execution]] = {}
+        self._of_ticket: dict[int, list[Execution]] = {}
+        for one in account.executions:
+            self._executions.setdefault(one.step_key, []).append(one)
+            self._of_ticket.setdefault(one.ticket, []).append(one)
+
+    def findings(self) -> list[Finding]:
+        """Everything that is wrong."""
+        found = [Finding(text) for text in [*self._unknown_flows(), *(f"a torn line: {t}" for t in self._account.torn)]]
+        for ticket in self._tickets:
+            rows: list[str] = []
+            for text in [*ticket.findings, *self._flow(ticket)]:
+                rows = rows or self.rows(ticket)
+                found.append(Finding(text, ticket, rows))
+        return found
+
+    def disturbed(self, ticket: Ticket) -> str:
+        """Why this flow may have come to another end than it should: a worker that was killed in the middle of a task, or
+        was frozen, left a step without an answer, and an unanswered step is an error like any other (X4). Else nothing."""
+        for flow in self._tree(ticket):
+            for step in self._shards[self._shard_of(ticket)].of_flow.get(flow.flow_id, []):
+                for text in (step.error, json.dumps(json.loads(step.changes).get("onErr"))):
+                    error = json.loads(text) if text else None
+                    if error and error.get("code") in UNSERVED:
+                        return f"step {step.step_id} {step.node}: {error['message']}"
+        for one in self._of_ticket.get(ticket.number, []):
+            if one.child_error is not None and any(words in one.child_error for words in _UNSERVED_WORDS):
+                return f"a child of {one.node} failed: {one.child_error}"
+        return ""
+
+    def unexplained(self, ticket: Ticket) -> Iterator[str]:
+        """Steps that are said to be unanswered though a worker answered in time, and said so."""
+        shard = self._shards[self._shard_of(ticket)]
+        for flow in self._tree(ticket):
+            for step in shard.of_flow.get(flow.flow_id, []):
+                error = json.loads(step.error) if step.error else {}
+                if error.get("code") != 408:
+                    continue
+                last = self._executions.get(self._step_key(shard, step), [])[-1:]
+                for one in last:
+                    if one.ended is not None and one.ended - one.began < TIME_BUDGET_MS / 2000:
+                        yield (
+                            f"step {step.step_id} {step.node} failed with {error['message']!r}, and {one.worker} executed it"
+                            f" from {one.began:.3f} to {one.ended:.3f}"
+                        )
+
+    def rows(self, ticket: Ticket) -> list[str]:
+        """All there is of a ticket: what the caller went through, the rows, the executions."""
+        shard = self._shards.get(self._shard_of(ticket))
+        lines = [f"caller: {text}" for text in ticket.story]
+        for flow in self._tree(ticket):
+            assert shard is not None
+            lines += shard.shown(flow.flow_id)
+        for one in self._of_ticket.get(ticket.number, []):
+            ended = f"{one.ended:.3f} {one.said}" if one.ended is not None else "never ended"
+            lines.append(
+                f"executed {one.step_key.rpartition('-')[0]} {one.node} attempt {one.attempt} by {one.worker}"
+                f" from {one.began:.3f} to {ended}, as {one.number}"
+            )
+        return lines
+
+    # -- flows and tickets
+
+    def _shard_of(self, ticket: Ticket) -> int:
+        return int(ticket.key.split("-")[0]) if ticket.key else 0
+
+    def _root(self, ticket: Ticket) -> Row | None:
+        shard = self._shards.get(self._shard_of(ticket))
+        return shard.flows.get(int(ticket.key.split("-")[1])) if shard is not None else None
+
+    def _tree(self, ticket: Ticket) -> list[Row]:
+        root = self._root(ticket)
+        return [] if root is None else self._shards[self._shard_of(ticket)].tree(root.flow_id)
+
+    def _step_key(self, shard: Shard, step: Row) -> str:
+        return f"{shard.number}-{step.step_id}-{step.token}"
+
+    def _unknown_flows(self) -> Iterator[str]:
+        """Flows nobody asked for, and keys that made two (O1). Steps and graphs that belong to nothing."""
+        known = {ticket.key.rpartition("-")[0] for ticket in self._tickets}
+        used: dict[str, str] = {}
+        lost = sum(ticket.lost_copies for ticket in self._tickets)
+        for shard in self._shards.values():
+            for flow in shard.flows.values():
+                shown = f"{shard.number}-{flow.flow_id}"
+                if flow.idempotency_key:
+                    if flow.idempotency_key in used:
+                        yield f"idempotency key {flow.idempotency_key} made {used[flow.idempotency_key]} and {shown} (O1)"
+                    used[flow.idempotency_key] = shown
+                if flow.surgraph_flow_id is None and shown not in known:
+                    lost -= not flow.idempotency_key
+                    if flow.idempotency_key or lost < 0:
+                        yield f"nobody has the key of flow {shown} {flow.workflow} {flow.idempotency_key}"
+                if flow.flow_id not in shard.of_flow:
+                    yield f"flow {shown} {flow.workflow} has no steps"
+            for flow_id in shard.of_flow.keys() - shard.flows.keys():
+                yield f"steps of a flow that is not there, {shard.number}-{flow_id}: {len(shard.of_flow[flow_id])}"
+
+    def _flow(self, ticket: Ticket) -> Iterator[str]:
+        root = self._root(ticket)
+        if root is None or f"{self._shard_of(ticket)}-{root.flow_id}-{root.token}" != ticket.key:
+            yield "a caller has its key, and it is not there"
+            return
+        shard = self._shards[self._shard_of(ticket)]
+        for flow in self._tree(ticket):
+            yield from (
+                f"{shard.number}-{flow.flow_id} {flow.workflow}: {text}"
+                for text in structure.problems(shard, flow, OVERRIDES)
+            )
+        yield from self._outcome(ticket, root)
+        yield from self._marks(ticket, root)
+        yield from self._executed(ticket)
+        if ticket.made_from is None:
+            yield from self._phantoms(ticket)
+
+    # -- what came out
+
+    def _outcome(self, ticket: Ticket, root: Row) -> Iterator[str]:
+        told = ticket.outcome
+        if root.status == "cancelled":
+            if not ticket.cancelled:
+                yield "it is cancelled, and nobody cancelled it"
+            elif root.cancel_reason != "chaos":
+                yield f"it is cancelled for {root.cancel_reason!r}"
+            return
+        if ticket.cancelled == "yes":
+            yield f"a cancel was acknowledged, and it is {root.status}"
+        expected = ticket.expected
+        if root.status not in structure.OVER:
+            return
+        if root.status != expected.status:
+            yield f"it is {root.status}, should be {expected.status}; error {root.error}"
+            return
+        if expected.error and expected.error not in (root.error or ""):
+            yield f"its error is {root.error}, should say {expected.error!r}"
+        state = json.loads(root.final_state)
+        plain = {**state, "trace": [one.split("/")[0] for one in state.get("trace", [])]}
+        if plain != expected.state:
+            yield f"its final state is {plain}, should be {expected.state}"
+        for step in self._shards[self._shard_of(ticket)].of_flow[root.flow_id]:
+            if step.attempt != expected.attempts.get(step.node, step.attempt):
+                yield f"step {step.step_id} {step.node} is at attempt {step.attempt}, should be {expected.attempts[step.node]}"
+        if told is not None and not ticket.again and told.state != state:
+            yield f"its caller was told {told.status} {told.state}, and its final state is {state}"
+
+    def _marks(self, ticket: Ticket, root: Row) -> Iterator[str]:
+        """Each step took effect once, by an execution that a worker knows of, and of the steps that are there (X11)."""
+        shard = self._shards[self._shard_of(ticket)]
+        ids = {flow.flow_id for flow in self._tree(ticket)}
+        seen: set[int] = set()
+        for mark in json.loads(root.final_state or "{}").get("trace", []):
+            node, number, execution = mark.split("/")
+            step = shard.steps.get(int(number))
+            if int(number) in seen:
+                yield f"step {number} {node} took effect twice"
+            seen.add(int(number))
+            if ticket.made_from is not None:
+                continue  # of a copied step the mark is the original's
+            if step is None or step.flow_id not in ids or step.node != node:
+                yield f"the mark {mark} is of no step of this flow"
+                continue
+            numbers = [one.number for one in self._executions.get(self._step_key(shard, step), [])]
+            if execution not in numbers:
+                yield f"the mark {mark} is of no execution of this step: {numbers}"
+
+    def _executed(self, ticket: Ticket) -> Iterator[str]:
+        """Every completed step was executed, to its end, at the attempt it is at (X11)."""
+        shard = self._shards[self._shard_of(ticket)]
+        began = {one.step_id for one in self._of_ticket.get(ticket.number, [])}
+        for flow in self._tree(ticket):
+            for step in shard.of_flow.get(flow.flow_id, []):
+                if step.status != "completed":
+                    continue
+                if ticket.made_from is not None and step.step_id not in began:
+                    continue  # copied
+                runs = self._executions.get(self._step_key(shard, step), [])
+                if any(one.ended is not None and one.attempt == step.attempt for one in runs):
+                    continue
+                error = json.loads(step.changes).get("onErr") or {}
+                if error.get("code") not in UNSERVED:
+                    yield f"step {step.step_id} {step.node} is completed at attempt {step.attempt}, and no worker executed it"
+
+    def _phantoms(self, ticket: Ticket) -> Iterator[str]:
+        """Nothing was executed that is not there: a step is dispatched once it is written (architecture: the spine)."""
+        shard = self._shards[self._shard_of(ticket)]
+        for one in self._of_ticket.get(ticket.number, []):
+            step = shard.steps.get(one.step_id)
+            if step is None:
+                if not ticket.again and int(one.flow_key.split("-")[1]) in shard.flows:
+                    yield f"step {one.step_id} {one.node} was executed, and is not there"
+            elif self._step_key(shard, step) != one.step_key:
+                yield f"step {one.step_id} {one.node} was executed under the key {one.step_key}"
+
+
+def of_members(members: list[Member]) -> Iterator[Finding]:
+    """What replicas and workers said that they must not say, and what they did not say: that they have drained."""
+    for one in members:
+        for path in one.said:
+            text = path.read_text(errors="replace")
+            for match in _DEFECTS.finditer(text):
+                yield Finding(f"{path.name} says: {_around(text, match.start())}")
+            if path in one.drained and one.name.startswith("replica") and "has drained" not in text:
+                yield Finding(f"{path.name}: told to end, it did not drain: {text[-1500:]}")
+
+
+def _around(text: str, at: int) -> str:
+    begin = text.rfind("\n", 0, at) + 1
+    return "\n    ".join(text[begin : begin + 3000].splitlines()[:30])
+
+
+def of_accounts(paths: list[Path]) -> Account:
+    """What the workers wrote down."""
+    return Account.read(paths)
