@@ -10,6 +10,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from dwarf_nats.errors import BadRequest
+from dwarf_nats.render import graph_mermaid
 from dwarf_nats.wire import codec
 from dwarf_nats.wire import messages as m
 from dwarf_nats.wire.codec import EMPTY, encode, flow_options, given, query, raw_bytes
@@ -18,6 +19,7 @@ from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.names import check_subject_name
 from dwarf_nats.workflow.options import FlowOptions, Query
 from dwarf_nats.workflow.records import FlowSummary, GraphInfo, Outcome, ShardInfo, Step
+from dwarf_nats.workflow.state import NULL, check_json
 from dwarf_nats.workflow.status import Status
 
 Steps: TypeAlias = list[Step]
@@ -44,11 +46,21 @@ class EngineApi(Protocol):
     async def snapshot(self, flow_key: str, /) -> Outcome: ...
     async def fingerprint(self, flow_key: str, /) -> tuple[str, Status]: ...
     async def history(self, flow_key: str, /) -> Steps: ...
+    async def mermaid(self, flow_key: str, /) -> str: ...
     async def step(self, step_key: str, /) -> Step: ...
     async def list(self, query: Query, cursor: str = "", /) -> tuple[Flows, str]: ...
     async def purge(self, query: Query, /) -> int: ...
     async def delete(self, flow_key: str, /) -> None: ...
     async def cancel(self, flow_key: str, reason: str = "", /) -> None: ...
+    async def resume(self, flow_key: str, data: Any = None, /) -> None: ...
+    async def resume_break(self, flow_key: str, overrides: bytes | None = None, /) -> None: ...
+    async def break_before(self, flow_key: str, task: str, enabled: bool = True, /) -> None: ...
+    async def restart(self, flow_key: str, overrides: bytes | None = None, /) -> None: ...
+    async def restart_from(self, step_key: str, overrides: bytes | None = None, /) -> None: ...
+    async def fork(self, step_key: str, overrides: bytes | None = None, /) -> str: ...
+    async def continue_(
+        self, thread_key: str, state: bytes | None, options: FlowOptions | None, /, *, start: bool = False
+    ) -> str: ...
     async def shard_info(self) -> Shards: ...
     async def breaker_tripped(self, task: str, /) -> bool: ...
     async def put_graph(self, graph: Graph, /) -> GraphInfo: ...
@@ -140,6 +152,10 @@ async def history(engine: EngineApi, request: m.FlowRequest, _asked: Asked) -> b
     return encode(m.HistoryReply(steps=[codec.step_message(step) for step in steps]))
 
 
+async def mermaid(engine: EngineApi, request: m.FlowRequest, _asked: Asked) -> bytes:
+    return encode(m.MermaidReply(mermaid=await engine.mermaid(request.flow_key)))
+
+
 async def step(engine: EngineApi, request: m.StepRequest, _asked: Asked) -> bytes:
     return encode(codec.step_message(await engine.step(request.step_key)))
 
@@ -161,6 +177,46 @@ async def delete(engine: EngineApi, request: m.FlowRequest, _asked: Asked) -> by
 async def cancel(engine: EngineApi, request: m.FlowCancelRequest, _asked: Asked) -> bytes:
     await engine.cancel(request.flow_key, given(request.reason, ""))
     return EMPTY
+
+
+async def resume(engine: EngineApi, request: m.FlowResumeRequest, _asked: Asked) -> bytes:
+    data = given(request.data, NULL)
+    check_json(bytes(data), "field `data`")
+    await engine.resume(request.flow_key, data)
+    return EMPTY
+
+
+async def resume_break(engine: EngineApi, request: m.FlowOverridesRequest, _asked: Asked) -> bytes:
+    await engine.resume_break(request.flow_key, raw_bytes(request.overrides))
+    return EMPTY
+
+
+async def break_before(engine: EngineApi, request: m.FlowBreakBeforeRequest, _asked: Asked) -> bytes:
+    await engine.break_before(request.flow_key, request.task, given(request.enabled, True))
+    return EMPTY
+
+
+async def restart(engine: EngineApi, request: m.FlowOverridesRequest, _asked: Asked) -> bytes:
+    await engine.restart(request.flow_key, raw_bytes(request.overrides))
+    return EMPTY
+
+
+async def restart_from(engine: EngineApi, request: m.StepOverridesRequest, _asked: Asked) -> bytes:
+    await engine.restart_from(request.step_key, raw_bytes(request.overrides))
+    return EMPTY
+
+
+async def fork(engine: EngineApi, request: m.StepOverridesRequest, _asked: Asked) -> bytes:
+    return _flow_key(await engine.fork(request.step_key, raw_bytes(request.overrides)))
+
+
+async def continue_(engine: EngineApi, request: m.FlowContinueRequest, asked: Asked) -> bytes:
+    options = flow_options(request.options, asked.msg_id)
+    if options is not None and options.thread:
+        raise BadRequest("the field `options.threadKey` has no place in a continue: `threadKey` names the thread")
+    # Without a reply subject nobody learns the key, as with a create, so it is started too.
+    start = given(request.start, False) or not asked.answerable
+    return _flow_key(await engine.continue_(request.thread_key, raw_bytes(request.state), options, start=start))
 
 
 async def breaker(engine: EngineApi, request: m.TaskBreakerRequest, _asked: Asked) -> bytes:
@@ -204,6 +260,11 @@ async def graph_validate(_engine: EngineApi, _request: None, asked: Asked) -> by
     return EMPTY
 
 
+async def graph_drawn(engine: EngineApi, request: m.GraphRequest, _asked: Asked) -> bytes:
+    graph = await engine.get_graph(check_subject_name(request.name, "graph name"))
+    return encode(m.MermaidReply(mermaid=graph_mermaid(graph)))
+
+
 HANDLERS: dict[str, Handler] = {
     "flow.create": create,
     "flow.create_task": create_task,
@@ -214,10 +275,18 @@ HANDLERS: dict[str, Handler] = {
     "flow.snapshot": snapshot,
     "flow.fingerprint": fingerprint,
     "flow.history": history,
+    "flow.mermaid": mermaid,
     "flow.list": list_,
     "flow.purge": purge,
     "flow.delete": delete,
     "flow.cancel": cancel,
+    "flow.resume": resume,
+    "flow.resume_break": resume_break,
+    "flow.break_before": break_before,
+    "flow.restart": restart,
+    "flow.restart_from": restart_from,
+    "flow.fork": fork,
+    "flow.continue": continue_,
     "step.get": step,
     "task.breaker": breaker,
     "shard.info": shards,
@@ -226,6 +295,7 @@ HANDLERS: dict[str, Handler] = {
     "graph.delete": graph_delete,
     "graph.list": graph_list,
     "graph.validate": graph_validate,
+    "graph.mermaid": graph_drawn,
 }
 """Operations that are carried out. Every other one of `OPERATIONS` answers that it is not available in this version."""
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import orjson
 import typer
@@ -14,9 +15,10 @@ from rich.rule import Rule
 from rich.text import Text
 
 from dwarf_nats.cli.command import command
+from dwarf_nats.cli.following import LOOK_SECONDS, Follower, compact
 from dwarf_nats.cli.graph import read_graph
-from dwarf_nats.cli.output import coloured, console, error_line, history_view, outcome_view, table
-from dwarf_nats.cli.stage import Stage
+from dwarf_nats.cli.output import coloured, console, error_line, history_view, show, table
+from dwarf_nats.cli.stage import Stage, WorkerProcess
 from dwarf_nats.errors import NotFound
 from dwarf_nats.sdk import Client
 from dwarf_nats.workflow.records import Outcome, Step
@@ -24,11 +26,13 @@ from dwarf_nats.workflow.status import Status
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 MISSING = "orders.charge"
-_PATIENCE_SECONDS = 60.0
+ANSWER = {"approved": True, "by": "the demo"}
+_WAIT_MS = 15_000
+Ended = list[tuple[Outcome, list[Step]]]
 
 
 def register(app: typer.Typer) -> None:
-    command(app, "demo", example="dwarf-nats demo")(demo)
+    command(app, "demo", example="dwarf-nats demo\ndwarf-nats demo --yes")(demo)
 
 
 def examples() -> Path:
@@ -39,88 +43,135 @@ def examples() -> Path:
     raise NotFound("the example orders are not here: run this in a checkout of dwarf-nats, or install it again")
 
 
-async def demo() -> None:
-    """Run the example orders on an embedded NATS and SQLite, then once more with a task service missing.
+async def demo(
+    yes: Annotated[bool, typer.Option("--yes", help="Approve at once what a person would be asked for.")] = False,
+    wait_ms: Annotated[
+        int | None,
+        typer.Option(min=0, help=f"How long a person may take; {_WAIT_MS} in a terminal, else 0.", show_default=False),
+    ] = None,
+) -> None:
+    """Run the example orders on an embedded NATS and SQLite: branches, an approval, retries, a subgraph, a failure.
 
-    Ends by itself; exit code 0 if everything went as it should.
+    Then one more while a task service is missing. Ends by itself; exit code 0 if everything went as it should.
     """
+    if wait_ms is None:
+        wait_ms = _WAIT_MS if sys.stdin.isatty() and console().is_terminal else 0
     folder = examples()
     orders: list[dict[str, Any]] = orjson.loads((folder / "orders.json").read_bytes())
-    graph = read_graph(str(folder / "graphs" / "order.yaml"))
-    _say("Starting nats-server, a replica on SQLite, and a worker: three processes that meet on NATS only")
+    graphs = [read_graph(str(path)) for path in sorted((folder / "graphs").glob("*.yaml"))]
+    _act("Starting nats-server, a replica on SQLite, and a worker: three processes that meet on NATS only")
     with tempfile.TemporaryDirectory(prefix="dwarf-demo-") as temporary:
         data = Path(temporary)
         async with Stage(data, logs=data) as stage, stage.client() as client:
             worker = stage.add_worker(str(folder / "tasks.py"))
             await worker.start()
-            await client.put_graph(graph)
-            console().print(Text(f"  NATS at {stage.url}, workflow {graph.name}: {' → '.join(graph.nodes)}"))
-            fine = await _first_act(client, graph.name, orders)
+            for graph in graphs:
+                await client.put_graph(graph)
+                show(f"  workflow {graph.name}: {', '.join(graph.nodes)}")
+            show(f"  NATS at {stage.url}")
+            follower = Follower(client, stage.url, ANSWER, 0 if yes else wait_ms / 1000)
+            fine = await _all_orders(client, follower, orders)
             await worker.stop()
             lame = stage.add_worker(str(folder / "tasks.py"), {"ORDERS_WITHOUT": MISSING})
             await lame.start()
-            fine = await _second_act(client, graph.name, orders[0]) and fine
+            fine = await _missing_service(client, follower, orders[0], worker) and fine
     if not fine:
-        _say("Something did not go as it should, see above")
+        _act("Something did not go as it should, see above")
         raise typer.Exit(1)
-    _say("Done. Next: dwarf-nats dev examples/orders/tasks.py --graphs examples/orders/graphs")
+    _act("Done. Next: dwarf-nats dev examples/orders/tasks.py --graphs examples/orders/graphs")
 
 
-async def _first_act(client: Client, workflow: str, orders: Sequence[dict[str, Any]]) -> bool:
-    """All orders at once; says whether all completed."""
-    _say(f"{len(orders)} orders at once")
-    ended = await asyncio.gather(*(_follow(client, workflow, order) for order in orders))
-    outcomes = [outcome for outcome, _ in ended]
-    _say("What became of them")
-    console().print(table(("order", "status", "total", "payment", "shipment", "error"), map(_row, outcomes)))
-    _say(f"The history of {orders[0]['order_id']}, and its state")
-    console().print(history_view(ended[0][1]))
-    for shown in outcome_view(outcomes[0]):
-        console().print(shown)
-    return all(outcome.status is Status.COMPLETED for outcome in outcomes)
+async def _all_orders(client: Client, follower: Follower, orders: Sequence[dict[str, Any]]) -> bool:
+    """All orders at once; says whether each ended as it should."""
+    _act(f"{len(orders)} orders at once: a branch per line, a person asked, a slow bank, a bank that says no")
+    keys = [await client.create("order", order, start=True) for order in orders]
+    ended: Ended = await asyncio.gather(
+        *(follower.follow(key, order["order_id"]) for key, order in zip(keys, orders, strict=True))
+    )
+    _act("What became of them")
+    columns = ("order", "status", "total", "approved by", "result")
+    show(table(columns, [_row(outcome) for outcome, _ in ended]))
+    approved, declined = _with(ended, "approved_by"), _with(ended, "onErr")
+    if approved is None or declined is None:
+        show("an order that a person was asked about, and one whose card was declined, are missing here")
+        return False
+    _act(f"The history of {_name(approved[0])}: branches, a pause, and the workflow that ship called")
+    show(*history_view(approved[1]))
+    await _diagrams(client, approved[0])
+    _act(f"The history and the state of {_name(declined[0])}: the bank said no, and what was put aside is given back")
+    show(*history_view(declined[1]))
+    for field, value in declined[0].state.items():
+        show(f"  {field:<15} {compact(value)}")
+    mended = await _another_card(client, follower, declined[0])
+    return mended and all(outcome.status is Status.COMPLETED for outcome, _ in ended)
 
 
-async def _second_act(client: Client, workflow: str, order: dict[str, Any]) -> bool:
-    """An order while nobody serves one of its tasks; says whether that was diagnosed."""
-    _say(f"The same again while nobody serves {MISSING}")
-    outcome, steps = await _follow(client, workflow, order)
-    console().print(history_view(steps))
-    if outcome.error is not None:
-        console().print(Text.assemble("diagnosis:  ", (error_line(outcome.error), "red")))
-        console().print(f"what to do: start a service on task.{MISSING}, for example dwarf-nats worker tasks.py")
-    diagnosed = outcome.error is not None and MISSING in outcome.error.message
-    return outcome.status is Status.FAILED and diagnosed
+async def _diagrams(client: Client, outcome: Outcome) -> None:
+    """The graph and what one order made of it, as Mermaid text."""
+    _act("The workflow as a Mermaid diagram: dwarf-nats graph mermaid order")
+    show((await client.graph_mermaid("order")).rstrip())
+    _act(f"What {_name(outcome)} made of it: dwarf-nats flow mermaid {outcome.flow_key}")
+    show(await client.mermaid(outcome.flow_key))
+    show(
+        "To see them: paste them at https://mermaid.live, or into a ```mermaid block on GitHub, GitLab or in an editor."
+    )
 
 
-async def _follow(client: Client, workflow: str, order: dict[str, Any]) -> tuple[Outcome, list[Step]]:
-    """Run an order and print its steps as they end. Returns the outcome and the history."""
-    key = await client.create(workflow, order, start=True)
-    seen: set[str] = set()
-    steps: list[Step] = []
+async def _another_card(client: Client, follower: Follower, outcome: Outcome) -> bool:
+    """The order once more, in place, with a field of its state replaced; says whether it went out now."""
+    card = {"card": "4242424242424242"}
+    _act(f"With another card: dwarf-nats flow restart {outcome.flow_key} --overrides '{compact(card)}'")
+    await client.restart(outcome.flow_key, card)
+    again, _ = await follower.follow(outcome.flow_key, _name(outcome), afresh=True)
+    return again.state.get("result") == "shipped"
+
+
+async def _missing_service(client: Client, follower: Follower, order: dict[str, Any], worker: WorkerProcess) -> bool:
+    """An order while nobody serves one of its tasks, and then somebody does; says whether it went out in the end."""
+    name = order["order_id"]
+    _act(f"{name} again while nobody serves {MISSING}")
+    key = await client.create("order", order, start=True)
+    following = asyncio.create_task(follower.follow(key, name))
+    while not following.done() and not await client.breaker(MISSING):
+        await asyncio.wait({following}, timeout=LOOK_SECONDS)
+    show(*history_view(await client.history(key)))
     outcome = await client.snapshot(key)
-    async with asyncio.timeout(_PATIENCE_SECONDS):
-        async for change in client.watch(key, interval=0.02):
-            outcome, steps = change.outcome, change.steps
-            for step in steps:
-                if step.status.stopped and step.step_key not in seen:
-                    seen.add(step.step_key)
-                    line = Text.assemble(f"  {order['order_id']}  {step.task:<8} ", coloured(step.status))
-                    console().print(line)
-    return outcome, steps
+    why = error_line(outcome.error) or f"nobody subscribes to task.{MISSING}; the order waits until somebody does"
+    show(Text.assemble("diagnosis:  ", (why, "red")))
+    show(f"what to do: start a service on task.{MISSING}, for example dwarf-nats worker tasks.py")
+    await worker.start()
+    _act("The service is there again")
+    if outcome.status is Status.FAILED:
+        step = next(one for one in await client.history(key) if one.status is Status.FAILED)
+        show(f"  dwarf-nats flow restart-from {step.step_key}")
+        await following
+        await client.restart_from(step.step_key)
+        following = asyncio.create_task(follower.follow(key, name))
+    outcome, _ = await following
+    show(Text.assemble(f"  {name}  ", coloured(outcome.status), f"  {outcome.state.get('result', '')}"))
+    return MISSING in why and outcome.status is Status.COMPLETED
+
+
+def _with(ended: Ended, field: str) -> tuple[Outcome, list[Step]] | None:
+    """The first whose state ended with a field."""
+    return next((one for one in ended if field in one[0].state), None)
+
+
+def _name(outcome: Outcome) -> str:
+    return str(outcome.state["order_id"])
 
 
 def _row(outcome: Outcome) -> Sequence[str | Text]:
-    state = outcome.state
+    state, fields = outcome.state, ("result", "carrier", "tracking_number")
     return (
         str(state.get("order_id", "")),
         coloured(outcome.status),
         f"{state.get('total_cents', 0) / 100:,.2f} {state.get('currency', '')}",
-        str(state.get("payment_reference", "")),
-        f"{state.get('carrier', '')} {state.get('tracking_number', '')}".strip(),
-        error_line(outcome.error),
+        str(state.get("approved_by", "")),
+        error_line(outcome.error) or " ".join(str(state[name]) for name in fields if name in state),
     )
 
 
-def _say(text: str) -> None:
+def _act(text: str) -> None:
     console().print()
     console().print(Rule(Text(text, style="bold"), align="left", characters="─"))

@@ -7,9 +7,10 @@ from typing import Annotated
 
 import msgspec
 import typer
+from rich.text import Text
 
 from dwarf_nats.cli.command import command, new_app
-from dwarf_nats.cli.options import Bus, Filters, Scheduling, Service
+from dwarf_nats.cli.options import Bus, Creation, Filters, Service
 from dwarf_nats.cli.output import (
     Output,
     clock,
@@ -20,12 +21,14 @@ from dwarf_nats.cli.output import (
     outcome_view,
     table,
 )
+from dwarf_nats.cli.pauses import advice_for, pauses_view
 from dwarf_nats.cli.state_arg import read_state
 from dwarf_nats.errors import BadRequest
 from dwarf_nats.sdk import Change
 from dwarf_nats.wire import codec
 from dwarf_nats.wire import messages as m
-from dwarf_nats.workflow.records import Step
+from dwarf_nats.workflow.records import Outcome, Step
+from dwarf_nats.workflow.status import Status
 
 app = new_app("Flows: make, run, look at and steer them.")
 
@@ -41,12 +44,16 @@ def _one_of(workflow: str, task: str) -> None:
         raise typer.BadParameter("name a workflow, or a task with --task", param_hint="WORKFLOW")
 
 
+def _show(out: Output, service: Service, outcome: Outcome) -> None:
+    out.show(codec.encode_outcome(outcome), *outcome_view(outcome), *advice_for(outcome, service.prefix))
+
+
 @command(app, "create", example='dwarf-nats flow create greet --state \'{"name": "ada"}\' --start')
 async def create(
     out: Output,
     bus: Bus,
     service: Service,
-    scheduling: Scheduling,
+    creation: Creation,
     workflow: Workflow = "",
     task: Task = "",
     state: State = None,
@@ -54,7 +61,7 @@ async def create(
 ) -> None:
     """Make a flow and print its key."""
     _one_of(workflow, task)
-    values, options = read_state(state), scheduling.options()
+    values, options = read_state(state), creation.options()
     async with service.client(bus) as client:
         if task:
             key = await client.create_task(task, values, options, start=start)
@@ -82,7 +89,7 @@ async def run(
     out: Output,
     bus: Bus,
     service: Service,
-    scheduling: Scheduling,
+    creation: Creation,
     workflow: Workflow = "",
     task: Task = "",
     state: State = None,
@@ -90,14 +97,14 @@ async def run(
 ) -> None:
     """Make a flow, start it, wait for it to stop, and print its outcome."""
     _one_of(workflow, task)
-    values, options = read_state(state), scheduling.options()
+    values, options = read_state(state), creation.options()
     async with service.client(bus) as client:
         if task:
             key = await client.create_task(task, values, options, start=True)
             outcome = await client.await_(key, timeout_ms / 1000)
         else:
             outcome = await client.run(workflow, values, options, timeout=timeout_ms / 1000)
-    out.show(codec.encode_outcome(outcome), *outcome_view(outcome))
+    _show(out, service, outcome)
 
 
 @command(app, "await", example="dwarf-nats flow await 1-42-a1B2c3D4e5F6g7H8 --timeout-ms 60000")
@@ -112,7 +119,7 @@ async def await_(
     """Wait for a flow to stop and print its outcome."""
     async with service.client(bus) as client:
         outcome = await (client.poll if poll else client.await_)(flow, timeout_ms / 1000)
-    out.show(codec.encode_outcome(outcome), *outcome_view(outcome))
+    _show(out, service, outcome)
 
 
 @command(app, "get", example="dwarf-nats flow get 1-42-a1B2c3D4e5F6g7H8 --json")
@@ -136,15 +143,24 @@ async def get(
             out.show({"fingerprint": digest, "status": status.value}, f"{digest}  {status.value}")
         else:
             outcome = await client.snapshot(flow)
-            out.show(codec.encode_outcome(outcome), *outcome_view(outcome))
+            _show(out, service, outcome)
 
 
 @command(app, "history", example="dwarf-nats flow history 1-42-a1B2c3D4e5F6g7H8")
 async def history(out: Output, bus: Bus, service: Service, flow: FlowKey) -> None:
-    """Print the steps of a flow."""
+    """Print the steps of a flow, those of its subgraphs below their callers, and where it is paused."""
     async with service.client(bus) as client:
         steps = await client.history(flow)
-    out.show(m.HistoryReply(steps=[codec.step_message(step) for step in steps]), history_view(steps))
+        pauses = [] if out.json else await pauses_view(client, flow, steps, service.prefix)
+    out.show(m.HistoryReply(steps=[codec.step_message(step) for step in steps]), *history_view(steps), *pauses)
+
+
+@command(app, "mermaid", example="dwarf-nats flow mermaid 1-42-a1B2c3D4e5F6g7H8 > order.mmd")
+async def mermaid(out: Output, bus: Bus, service: Service, flow: FlowKey) -> None:
+    """Print the history of a flow as a Mermaid flowchart."""
+    async with service.client(bus) as client:
+        drawn = await client.mermaid(flow)
+    out.show(m.MermaidReply(mermaid=drawn), Text(drawn.rstrip()))
 
 
 @command(app, "list", example="dwarf-nats flow list --status failed --newer-than-ms 3600000")
@@ -213,21 +229,24 @@ async def watch(out: Output, bus: Bus, service: Service, flow: FlowKey) -> None:
     last: Change | None = None
     async with service.client(bus) as client:
         async for change in client.watch(flow):
-            last = change
-            for step in _news(change.steps, seen):
-                line = f"{clock(step.updated_at)}  {step.status.value:<11}  {step.task}"
+            for step, path in _news(change.steps, seen):
+                line = f"{clock(step.updated_at)}  {step.status.value:<11}  {path}"
                 out.show(codec.step_message(step), f"{line}  {error_line(step.error)}".rstrip())
+            if change.outcome.status is Status.INTERRUPTED and not out.json:
+                _show(out, service, change.outcome)
+            last = change
     if last is not None:
-        out.show(codec.encode_outcome(last.outcome), *outcome_view(last.outcome))
+        _show(out, service, last.outcome)
 
 
-def _news(steps: Sequence[Step], seen: dict[str, str]) -> list[Step]:
-    """The steps that look otherwise than they did; remembers how they look now."""
-    fresh: list[Step] = []
+def _news(steps: Sequence[Step], seen: dict[str, str], path: str = "") -> list[tuple[Step, str]]:
+    """The steps that look otherwise than they did, with the path to each; remembers how they look now."""
+    fresh: list[tuple[Step, str]] = []
     for step in steps:
+        here = path + step.task
         look = f"{step.status} {step.attempt}"
         if seen.get(step.step_key) != look:
             seen[step.step_key] = look
-            fresh.append(step)
-        fresh += _news(step.sub_history, seen)
+            fresh.append((step, here))
+        fresh += _news(step.sub_history, seen, f"{here} › ")
     return fresh

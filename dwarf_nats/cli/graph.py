@@ -9,11 +9,13 @@ from typing import Annotated, Any
 import orjson
 import typer
 import yaml
+from rich.text import Text
 
 from dwarf_nats.cli.command import command, new_app
 from dwarf_nats.cli.options import Bus, Service
 from dwarf_nats.cli.output import Output, day_and_clock, pretty, table
 from dwarf_nats.errors import BadRequest
+from dwarf_nats.render import graph_mermaid
 from dwarf_nats.sdk import Graph
 from dwarf_nats.wire import messages as m
 from dwarf_nats.wire.times import rfc3339
@@ -24,6 +26,11 @@ Files = Annotated[
     list[str], typer.Argument(metavar="FILE…", help="JSON or YAML, one graph each; - for standard input.")
 ]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The graph's name.")]
+NameOrFile = Annotated[
+    str,
+    typer.Argument(metavar="NAME|FILE", help="The graph's name, or a file: - or with .json, .yaml, .yml or / in it."),
+]
+FILE_ENDINGS = (".json", ".yaml", ".yml")
 
 
 def read_graph(path: str) -> Graph:
@@ -107,3 +114,16 @@ async def validate(
                 await client.validate_graph(graph)
     for graph in graphs:
         out.show(m.Empty(), f"{graph.name}: valid")
+
+
+@command(
+    app, "mermaid", example="dwarf-nats graph mermaid order\ndwarf-nats graph mermaid graphs/order.yaml > order.mmd"
+)
+async def mermaid(out: Output, bus: Bus, service: Service, name: NameOrFile) -> None:
+    """Print a graph as a Mermaid flowchart: a registered one, or one from a file, which needs no service and may be unsound."""
+    if name == "-" or "/" in name or name.endswith(FILE_ENDINGS):
+        drawn = graph_mermaid(read_graph(name))
+    else:
+        async with service.client(bus) as client:
+            drawn = await client.graph_mermaid(name)
+    out.show(m.MermaidReply(mermaid=drawn), Text(drawn.rstrip()))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
@@ -87,7 +87,6 @@ class Scheduling:
     idempotency_key: Annotated[str, typer.Option(help="The same key makes the same flow, never a second.")] = ""
     notify: Annotated[str, typer.Option(help="Announce the outcome on …stopped.NAME.")] = ""
     time_budget_ms: Annotated[int | None, typer.Option(min=1, help="What each task may take.")] = None
-    thread: Annotated[str, typer.Option(help="Any flow key of a thread to join.")] = ""
     delete_on_completion: Annotated[bool, typer.Option(help="Remove it soon after it completes.")] = False
 
     def options(self) -> FlowOptions:
@@ -102,9 +101,19 @@ class Scheduling:
             idempotency_key=self.idempotency_key,
             notify=self.notify,
             time_budget_ms=self.time_budget_ms,
-            thread=self.thread,
             delete_on_completion=self.delete_on_completion,
         )
+
+
+@option_group
+@dataclass(slots=True, frozen=True)
+class Creation(Scheduling):
+    """Of a flow that may join a thread; that of a continue is given otherwise."""
+
+    thread: Annotated[str, typer.Option(help="Any flow key of a thread to join.")] = ""
+
+    def options(self) -> FlowOptions:
+        return replace(Scheduling.options(self), thread=self.thread)
 
 
 @option_group

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -40,8 +40,13 @@ class Output:
             text = message if isinstance(message, bytes) else msgspec.json.encode(message)
             print(text.decode(), flush=True)
         else:
-            for one in people:
-                console().print(one, soft_wrap=isinstance(one, str | Text))
+            show(*people)
+
+
+def show(*people: RenderableType) -> None:
+    """Print for people; texts are left to the terminal to wrap, so that what is piped on stays in one line."""
+    for one in people:
+        console().print(one, soft_wrap=isinstance(one, str | Text))
 
 
 def console() -> Console:
@@ -54,7 +59,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str | Text]], title: s
     """A plain table; columns of keys are never cut."""
     made = Table(title=title or None, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for name in columns:
-        made.add_column(name, no_wrap=name in ("flow", "step", "status"), overflow="fold")
+        made.add_column(name, no_wrap=name in ("flow", "step", "status", "took"), overflow="fold")
     for row in rows:
         made.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
     return made
@@ -100,22 +105,20 @@ def outcome_view(outcome: Outcome) -> list[RenderableType]:
     return shown
 
 
-def history_view(steps: Sequence[Step], title: str = "") -> Table:
-    """The steps of a flow, for people; those of a subgraph indented below their caller."""
-    columns = ("task", "status", "attempt", "started", "took", "step", "error")
-    return table(columns, _history_rows(steps, ""), title)
+def history_view(steps: Sequence[Step]) -> list[RenderableType]:
+    """The steps of a flow, for people, those of a subgraph indented below their caller; then what went wrong."""
+    rows = list(_walked(steps, ""))
+    columns = ("task", "status", "retry", "started", "took", "step")
+    errors = [Text(f"{step.task}: {error_line(step.error)}", style="red") for _, step in rows if step.error is not None]
+    return [table(columns, (_history_row(name, step) for name, step in rows)), *errors]
 
 
-def _history_rows(steps: Sequence[Step], indent: str) -> Iterable[Sequence[str | Text]]:
+def _walked(steps: Sequence[Step], indent: str) -> Iterator[tuple[str, Step]]:
     for step in steps:
-        took = f"{(step.updated_at - step.started_at) / 1000:.1f} ms" if step.started_at and step.status.stopped else ""
-        yield (
-            indent + step.task,
-            coloured(step.status),
-            str(step.attempt),
-            clock(step.started_at),
-            took,
-            step.step_key,
-            error_line(step.error),
-        )
-        yield from _history_rows(step.sub_history, indent + "  ")
+        yield indent + step.task + (f" ▸ {step.sub_workflow}" if step.sub_workflow else ""), step
+        yield from _walked(step.sub_history, indent + "  ")
+
+
+def _history_row(name: str, step: Step) -> Sequence[str | Text]:
+    took = f"{(step.updated_at - step.started_at) / 1000:.1f} ms" if step.started_at and step.status.stopped else ""
+    return name, coloured(step.status), str(step.attempt or ""), clock(step.started_at)[:8], took, step.step_key

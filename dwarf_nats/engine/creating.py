@@ -120,11 +120,12 @@ class Creator:
         given = self._state(state)
         digest = _request_digest(f"thread {shard.number}-{member.thread_id}", given)
         while True:
+            # Read before the key is looked for: if a request with the same key made it, that is found then.
+            latest = await shard.store.latest_of_thread(member.thread_id)
             if options.idempotency_key:
                 before = await self._made_somewhere([shard, *others], digest, options, start=start, wait=False)
                 if before is not None:
                     return before.key
-            latest = await shard.store.latest_of_thread(member.thread_id)
             if latest is None or latest.status is not Status.COMPLETED:
                 status = "gone" if latest is None else latest.status
                 raise Conflict(f"the latest flow of the thread is {status}: only a completed one can be continued")

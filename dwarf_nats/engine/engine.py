@@ -25,6 +25,7 @@ from dwarf_nats.engine.reading import current_outcome, nested, step_of
 from dwarf_nats.engine.shard import Hands, Shard
 from dwarf_nats.engine.steering import Steering, only_roots
 from dwarf_nats.errors import BadRequest, DwarfError, NotFound, TimedOut, Unavailable
+from dwarf_nats.render import history_mermaid
 from dwarf_nats.settings import EngineSettings
 from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.keys import Key, Tokens, parse_key
@@ -355,6 +356,11 @@ class Engine:
         store = self._shard(key).store
         flows = await store.called(await store.flow(key))
         return nested(key.shard, key.id, flows, await store.steps([one.flow_id for one in flows]))
+
+    async def mermaid(self, flow: str) -> str:
+        """The history as a Mermaid flowchart (O8)."""
+        workflow = (await self.snapshot(flow)).workflow
+        return history_mermaid(await self.history(flow), workflow)
 
     async def step(self, step: str) -> Step:
         """One step, with state, changes and the keys of its neighbours (O7)."""

@@ -161,7 +161,12 @@ class Client(Caller):
     async def continue_(
         self, thread_key: str, state: Values = None, options: FlowOptions | None = None, *, start: bool = False
     ) -> str:
-        """Make the next flow of a thread; returns its key (O15)."""
+        """Make the next flow of a thread, named by the key of any of its flows; returns its key (O15).
+
+        Its graph is that of the thread's latest flow, which must be completed; its state is that flow's final state merged
+        with `state` through the graph's reducers. Baggage is inherited unless given, scheduling is not. A `thread` in the
+        options is refused. Raises `Conflict` if the latest flow is not completed, `BadRequest` if a reducer cannot merge.
+        """
         options, key = self._keyed(options)
         request = m.FlowContinueRequest(
             thread_key=thread_key,
@@ -243,32 +248,51 @@ class Client(Caller):
         await self._ask("flow.cancel", m.FlowCancelRequest(flow_key=flow_key, reason=reason or UNSET))
 
     async def resume(self, flow_key: str, data: Any = None) -> None:
-        """Continue an interrupt; `data` is handed to the task (O11)."""
+        """Continue the oldest interrupt of a flow; the task's `interrupt` call returns `data` (O11).
+
+        Any flow of a chain of subgraphs will do. `data`: Python values, or `msgspec.Raw` JSON text. The flow runs again once
+        no branch is paused any more. Raises `Conflict` if no interrupt paused it.
+        """
         text = UNSET if data is None else Raw(encode_value(data, "data"))
         await self._ask("flow.resume", m.FlowResumeRequest(flow_key=flow_key, data=text))
 
     async def resume_break(self, flow_key: str, overrides: Values = None) -> None:
-        """Continue a breakpoint, fields of the state replaced (O11)."""
+        """Continue the oldest breakpoint of a flow, fields of the step's state replaced, `None` deletes one (O11).
+
+        Raises `Conflict` if no breakpoint paused it.
+        """
         await self._ask("flow.resume_break", _overriding(flow_key, overrides))
 
     async def break_before(self, flow_key: str, task: str, enabled: bool = True) -> None:
-        """Set or clear a breakpoint by node name (O12)."""
-        await self._ask(
-            "flow.break_before",
-            m.FlowBreakBeforeRequest(flow_key=flow_key, task=task, enabled=UNSET if enabled else False),
-        )
+        """Pause a flow before it runs a task, or no longer, by the node's name or the url of just one node (O12).
+
+        Holds for subgraphs too. Raises `Conflict` on a flow that has ended.
+        """
+        request = m.FlowBreakBeforeRequest(flow_key=flow_key, task=task, enabled=UNSET if enabled else False)
+        await self._look("flow.break_before", request)
 
     async def restart(self, flow_key: str, overrides: Values = None) -> None:
-        """Run a stopped flow again from its entry step, in place (O13)."""
+        """Run a stopped flow again from its entry step, in place; later steps and subgraphs are removed (O13).
+
+        `overrides` replace fields of the entry state, `None` deletes one. Raises `Conflict` while it runs.
+        """
         await self._ask("flow.restart", _overriding(flow_key, overrides))
 
     async def restart_from(self, step_key: str, overrides: Values = None) -> None:
-        """Rewind a step in place and run on from there (O13)."""
+        """Run a step again, in place, and on from there; exactly what it had led to is removed (O13).
+
+        `overrides` replace fields of the step's state, `None` deletes one. Raises `Conflict` unless the step and what it led
+        to are at rest, and on a cancelled flow.
+        """
         overridden = replies.json_object(overrides, "overrides")
         await self._ask("flow.restart_from", m.StepOverridesRequest(step_key=step_key, overrides=overridden))
 
     async def fork(self, step_key: str, overrides: Values = None) -> str:
-        """A new, running flow that shares the past of a step of a terminal flow; returns its key (O14)."""
+        """Copy a flow that has ended up to this step and run the copy on from there; returns its key (O14).
+
+        The original stays as it is. `overrides` replace fields of the step's state, `None` deletes one. Raises `Conflict`
+        if the flow has not ended.
+        """
         overridden = replies.json_object(overrides, "overrides")
         body = await self._ask("flow.fork", m.StepOverridesRequest(step_key=step_key, overrides=overridden))
         return replies.decode(m.FlowKeyReply, body, "flow.fork").flow_key

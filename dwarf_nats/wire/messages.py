@@ -218,7 +218,7 @@ class GraphTransition(
     source: str
     target: str
     when: Maybe[str] = UNSET
-    switch: Maybe[str] = UNSET
+    switch: Maybe[bool] = UNSET
     with_goto: Maybe[bool] = UNSET
     for_each: Maybe[str] = UNSET
     as_: Maybe[str] = UNSET

@@ -1,4 +1,5 @@
-// A caller in Node: registers a workflow, runs it, reads its history, and shows what refusals look like.
+// A caller in Node: registers workflows, runs them, answers one that waits for a person, reads histories, and shows what
+// refusals look like.
 // Prints one JSON object per line.
 //
 //   NATS_URL=nats://127.0.0.1:4222 node client.mjs
@@ -51,6 +52,26 @@ const second = await ask("flow.create", create, { headers: key });
 show("idempotent", first.flowKey === second.flowKey);
 await ask("flow.start", { flowKey: first.flowKey });
 show("await", await ask("flow.await", { flowKey: first.flowKey, timeoutMs: 20_000 }));
+
+// A flow that waits for a person, then for another workflow.
+const single = (name, url) => ({ name, tasks: [{ name: url, url }], transitions: [{ from: url, to: "END" }] });
+await ask("graph.put", single("node-shipping", "node.label"));
+await ask("graph.put", {
+  name: "node-parcel",
+  tasks: [
+    { name: "approve", url: "node.approve" },
+    { name: "ship", url: "node.ship" },
+  ],
+  transitions: [
+    { from: "approve", to: "ship" },
+    { from: "ship", to: "END" },
+  ],
+});
+const parcel = await ask("flow.create", { workflow: "node-parcel", state: { city: "Oslo" }, start: true });
+show("paused", await ask("flow.await", { ...parcel, timeoutMs: 20_000 }));
+await ask("flow.resume", { ...parcel, data: { by: "ada" } });
+show("shipped", await ask("flow.await", { ...parcel, timeoutMs: 20_000 }));
+show("nested", await ask("flow.history", parcel));
 
 await ask("flow.create_task", { task: "node.refuse", start: true }).then(async ({ flowKey }) =>
   show("refuse", await ask("flow.await", { flowKey, timeoutMs: 20_000 })),

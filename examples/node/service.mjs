@@ -1,9 +1,10 @@
-// A task service in Node: serves the tasks `node.quote` and `node.charge` until SIGTERM.
+// A task service in Node: serves the tasks below until SIGTERM.
 //
 //   NATS_URL=nats://127.0.0.1:4222 node service.mjs
 //
 // A task is a request on `task.<url>` with a JSON object; `state` is the flow's state so far. The reply is a JSON
-// object too: `changes` for success, `error` for failure. See docs/task-services.md.
+// object too: `changes` for success, `error` for failure, or a wish: to wait for a person (`interrupt`), to run another
+// workflow (`subgraph`), to be run again (`retry`). See docs/task-services.md.
 import { connect, headers } from "@nats-io/transport-node";
 
 const nc = await connect({
@@ -25,6 +26,41 @@ const tasks = {
     }
     // The step key is the same each time this step runs: what a bank needs to charge only once.
     return { changes: { receipt: `receipt-${stepKey.split("-")[1]}`, items: null } };
+  },
+
+  // Waits for a person. The flow is interrupted with this payload; once somebody has resumed it, this runs again and
+  // finds the answer in `resumed`.
+  "node.approve": async ({ state, resumed }) => {
+    if (!resumed) {
+      return { changes: { askedFor: state.city }, interrupt: { question: `May this go to ${state.city}?` } };
+    }
+    if (!resumed.data?.by) {
+      throw Object.assign(new Error("nobody put their name to it"), { code: 403 });
+    }
+    return { changes: { approvedBy: resumed.data.by } };
+  },
+
+  // Runs another workflow with `input` as its state. Once that has ended, this runs again and finds the final state, or
+  // the error, in `subgraph`.
+  "node.ship": async ({ state, subgraph }) => {
+    if (!subgraph) {
+      return { subgraph: { workflow: "node-shipping", input: { city: state.city } } };
+    }
+    if (subgraph.error !== undefined) {
+      throw Object.assign(new Error(`not shipped: ${subgraph.error}`), { code: 502 });
+    }
+    return { changes: { tracking: subgraph.result.tracking } };
+  },
+
+  // Fails the first two times and asks to be run again, each time a little later. The error is for the day it gives up.
+  "node.label": async ({ state, attempt }) => {
+    if (attempt < 2) {
+      return {
+        retry: { maxAttempts: state.patience ?? 5, initialDelayMs: 20, multiplier: 2 },
+        error: { message: "the printer is out of paper", code: 504 },
+      };
+    }
+    return { changes: { tracking: `${state.city.toUpperCase()}-${attempt}` } };
   },
 
   // The same error in the way of NATS services: code and text as headers.

@@ -1,4 +1,4 @@
-"""The task services of the order workflow. Try them with::
+"""The task services of the order workflow and of the shipping workflow it calls. Try them with::
 
     dwarf-nats dev examples/orders/tasks.py --graphs examples/orders/graphs
 
@@ -43,6 +43,9 @@ RATES = {"EUR": Decimal("1"), "GBP": Decimal("0.84"), "USD": Decimal("1.09")}
 VAT = {"SE": Decimal("0.25"), "GB": Decimal("0.20"), "FR": Decimal("0.20"), "DE": Decimal("0.19"), "US": Decimal("0")}
 DISCOUNTS = {"gold": Decimal("0.05"), "business": Decimal("0.12")}
 CARRIERS = {"SE": "PostNord", "GB": "Royal Mail", "FR": "Colissimo", "DE": "DHL", "US": "UPS"}
+DECLINED = {"4000000000000002": "insufficient funds"}
+UNANSWERED = {"4000002760003184": 2}
+"""How often the bank leaves a charge of this card unanswered before it obliges."""
 
 
 def serve(url: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -56,64 +59,111 @@ def cents(amount: Decimal) -> int:
     return int(amount.quantize(Decimal(1), rounding=ROUND_HALF_UP))
 
 
-@serve("orders.reserve")
-async def reserve(order_id: str, lines: list[dict[str, Any]]) -> dict[str, Any]:
-    """Put the goods aside, or fail saying which are short."""
+@serve("orders.receive")
+async def receive(order_id: str, lines: list[dict[str, Any]]) -> dict[str, Any]:
+    """Look an order over before anything is done for it, or fail saying what is wrong."""
+    if not lines:
+        raise TaskError(f"order {order_id} has no lines", code=422)
     unknown = [line["sku"] for line in lines if line["sku"] not in PRODUCTS]
     if unknown:
         raise TaskError(f"order {order_id}: no such product: {', '.join(unknown)}", code=422)
     short = [line["sku"] for line in lines if line["quantity"] > PRODUCTS[line["sku"]].stock]
     if short:
         raise TaskError(f"order {order_id}: not enough in stock: {', '.join(short)}", code=409)
-    weight = sum(PRODUCTS[line["sku"]].grams * line["quantity"] for line in lines)
-    return {"reserved": [line["sku"] for line in lines], "weight_grams": weight}
+    return {"pieces": sum(line["quantity"] for line in lines)}
+
+
+@serve("orders.reserve")
+async def reserve(line: dict[str, Any], currency: str) -> dict[str, Any]:
+    """Put the goods of one line aside. What the lines say is put together by the graph's reducers: lists, sums."""
+    product = PRODUCTS[line["sku"]]
+    cost = cents(product.cents * RATES[currency]) * line["quantity"]
+    return {
+        "reserved": [{**line, "title": product.title, "total_cents": cost}],
+        "goods_cents": cost,
+        "weight_grams": product.grams * line["quantity"],
+    }
 
 
 @serve("orders.price")
-async def price(
-    lines: list[dict[str, Any]], customer: dict[str, Any], address: dict[str, Any], currency: str
-) -> dict[str, Any]:
-    """Line totals in the order's currency, the customer's discount, the tax of the country."""
-    priced = []
-    for line in lines:
-        product = PRODUCTS[line["sku"]]
-        total = cents(product.cents * RATES[currency]) * line["quantity"]
-        priced.append({**line, "title": product.title, "total_cents": total})
-    goods = sum(line["total_cents"] for line in priced)
-    discount = cents(goods * DISCOUNTS.get(customer["tier"], Decimal(0)))
-    tax = cents((goods - discount) * VAT[address["country"]])
-    return {
-        "lines": priced,
-        "goods_cents": goods,
-        "discount_cents": discount,
-        "tax_cents": tax,
-        "total_cents": goods - discount + tax,
-    }
+async def price(goods_cents: int, customer: dict[str, Any], address: dict[str, Any]) -> dict[str, Any]:
+    """The customer's discount and the tax of the country."""
+    discount = cents(goods_cents * DISCOUNTS.get(customer["tier"], Decimal(0)))
+    tax = cents((goods_cents - discount) * VAT[address["country"]])
+    return {"discount_cents": discount, "tax_cents": tax, "total_cents": goods_cents - discount + tax}
+
+
+@serve("orders.approve")
+def approve(
+    flow: Flow, order_id: str, customer: dict[str, Any], total_cents: int, currency: str
+) -> dict[str, Any] | None:
+    """Ask a person. The flow is interrupted until it is resumed with `{"approved": true, "by": "a name"}`.
+
+    Then this runs again from the top, and `interrupt` returns what it was resumed with. What is no such answer is asked
+    for once more.
+    """
+    answer = flow.interrupt(
+        {
+            "question": f"May order {order_id} of {customer['name']} go out?",
+            "total": f"{total_cents / 100:,.2f} {currency}",
+            "answer": {"approved": "true or false", "by": "a name"},
+        }
+    )
+    if not isinstance(answer, dict) or not isinstance(answer.get("approved"), bool):
+        flow.retry()
+        return None
+    return {"approved": answer["approved"], "approved_by": str(answer.get("by", "somebody"))}
 
 
 @serve("orders.charge")
 def charge(flow: Flow, card: str, total_cents: int) -> dict[str, Any]:
     """Charge the card. A plain function, as a blocking payment library would need: it runs in a thread.
 
-    The reference comes from the step's key, which is the same however often this runs: a bank that knows the reference
-    charges once.
+    A bank that does not answer is asked again, a little later each time. The reference comes from the step's key, which
+    is the same however often this runs: a bank that knows the reference charges once.
     """
     if not luhn_valid(card):
         raise TaskError("the card number is mistyped", code=402, last_digits=card[-4:])
+    if card in DECLINED:
+        raise TaskError(f"the bank declined the card: {DECLINED[card]}", code=402, last_digits=card[-4:])
+    if flow.attempt < UNANSWERED.get(card, 0):
+        flow.retry(max_attempts=5, initial_delay=0.3, multiplier=2)
+        raise TaskError("the bank did not answer in time", code=504)
     reference = hashlib.sha256(flow.step_key.encode()).hexdigest()[:12].upper()
     return {"payment_reference": f"PAY-{reference}", "charged_cents": total_cents, "card": f"…{card[-4:]}"}
 
 
 @serve("orders.ship")
-async def ship(address: dict[str, Any], weight_grams: int, payment_reference: str) -> dict[str, Any]:
-    """Book the parcel and get its tracking number."""
-    digits = str(int(payment_reference.removeprefix("PAY-"), 16))[:11].zfill(11)
-    parcels = -(-weight_grams // 20_000)
-    return {
-        "carrier": CARRIERS[address["country"]],
-        "parcels": parcels,
-        "tracking_number": f"{address['country']}{digits}{check_digit(digits)}",
-    }
+def ship(flow: Flow, order_id: str, address: dict[str, Any], weight_grams: int) -> dict[str, Any]:
+    """Have the parcels sent by a workflow of its own, and take over what the customer should know of it."""
+    sent = flow.subgraph("shipping", {"order_id": order_id, "address": address, "weight_grams": weight_grams})
+    return {name: sent[name] for name in ("carrier", "tracking_number", "parcels")} | {"result": "shipped"}
+
+
+@serve("orders.release")
+async def release(reserved: list[dict[str, Any]], onErr: dict[str, Any] | None = None) -> dict[str, Any]:  # noqa: N803
+    """Give back what was put aside for an order that does not go out: refused by a person, or by the bank (`onErr`)."""
+    why = onErr["message"] if onErr else "not approved"
+    return {"released": [f"{line['quantity']} × {line['sku']}" for line in reserved], "result": f"released: {why}"}
+
+
+@serve("orders.pack")
+async def pack(weight_grams: int) -> dict[str, Any]:
+    """Parcels of no more than 20 kg."""
+    return {"parcels": -(-weight_grams // 20_000)}
+
+
+@serve("orders.label")
+async def label(flow: Flow, address: dict[str, Any]) -> dict[str, Any]:
+    """The tracking number, the same however often this runs."""
+    digits = str(int(hashlib.sha256(flow.step_key.encode()).hexdigest(), 16))[:11]
+    return {"tracking_number": f"{address['country']}{digits}{check_digit(digits)}"}
+
+
+@serve("orders.pickup")
+async def pickup(address: dict[str, Any], parcels: int) -> dict[str, Any]:
+    """Book the carrier of the country."""
+    return {"carrier": CARRIERS[address["country"]], "pickup": f"{parcels} at the ramp, today"}
 
 
 def luhn_valid(number: str) -> bool:

@@ -88,6 +88,10 @@ class StubEngine:
         self._note("history", flow_key)
         return [Step(STEP, 43, 1, "charge", 0, Status.COMPLETED, 0, 0)]
 
+    async def mermaid(self, flow_key: str, /) -> str:
+        self._note("mermaid", flow_key)
+        return "flowchart TD\n"
+
     async def step(self, step_key: str, /) -> Step:
         self._note("step", step_key)
         return Step(STEP, 43, 1, "charge", 0, Status.COMPLETED, 0, 0, state_json=b'{"a":1}', changes_json=b"{}")
@@ -106,6 +110,31 @@ class StubEngine:
 
     async def cancel(self, flow_key: str, reason: str = "", /) -> None:
         self._note("cancel", flow_key, reason)
+
+    async def resume(self, flow_key: str, data: Any = None, /) -> None:
+        self._note("resume", flow_key, bytes(data))
+
+    async def resume_break(self, flow_key: str, overrides: bytes | None = None, /) -> None:
+        self._note("resume_break", flow_key, overrides)
+
+    async def break_before(self, flow_key: str, task: str, enabled: bool = True, /) -> None:
+        self._note("break_before", flow_key, task, enabled)
+
+    async def restart(self, flow_key: str, overrides: bytes | None = None, /) -> None:
+        self._note("restart", flow_key, overrides)
+
+    async def restart_from(self, step_key: str, overrides: bytes | None = None, /) -> None:
+        self._note("restart_from", step_key, overrides)
+
+    async def fork(self, step_key: str, overrides: bytes | None = None, /) -> str:
+        self._note("fork", step_key, overrides)
+        return KEY
+
+    async def continue_(
+        self, thread_key: str, state: bytes | None, options: FlowOptions | None, /, *, start: bool = False
+    ) -> str:
+        self._note("continue", thread_key, state, options, start)
+        return KEY
 
     async def shard_info(self) -> list[ShardInfo]:  # type: ignore[valid-type]
         return [ShardInfo(1, "", 0.5, 2, 3)]

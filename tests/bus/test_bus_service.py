@@ -111,10 +111,19 @@ async def test_a_create_without_a_reply_subject_is_started(
     assert engine.asked[1] == ("create_task", "charge", None, None, False)
 
 
-@pytest.mark.parametrize("operation", ["flow.create", "flow.create_task", "flow.run"])
-async def test_the_message_id_is_the_idempotency_key(caller: Caller, engine: StubEngine, operation: str) -> None:
+@pytest.mark.parametrize(
+    ("operation", "named"),
+    [
+        ("flow.create", {"workflow": "order"}),
+        ("flow.create_task", {"task": "charge"}),
+        ("flow.run", {"workflow": "order"}),
+        ("flow.continue", {"threadKey": KEY}),
+    ],
+)
+async def test_the_message_id_is_the_idempotency_key(
+    caller: Caller, engine: StubEngine, operation: str, named: dict[str, Any]
+) -> None:
     engine.stopped.set()
-    named = {"task": "charge"} if operation == "flow.create_task" else {"workflow": "order"}
     await caller.ok(operation, {"Nats-Msg-Id": "order-7"}, **named)
     assert engine.asked[0][3].idempotency_key == "order-7"
     request = {**named, "options": {"idempotencyKey": "other"}}
@@ -130,6 +139,7 @@ async def test_reading_and_steering_operations_answer(caller: Caller, engine: St
     }  # fmt: skip
     assert await caller.ok("flow.fingerprint", flowKey=KEY) == {"fingerprint": "abc", "status": "running"}
     assert (await caller.ok("flow.history", flowKey=KEY))["steps"][0]["stepKey"] == STEP
+    assert (await caller.ok("flow.mermaid", flowKey=KEY))["mermaid"].startswith("flowchart TD\n")
     assert (await caller.ok("step.get", stepKey=STEP))["state"] == {"a": 1}
     assert await caller.ok("flow.purge", status="failed") == {"deleted": 3}
     assert await caller.ok("flow.cancel", flowKey=KEY, reason="no") == {}
@@ -138,6 +148,82 @@ async def test_reading_and_steering_operations_answer(caller: Caller, engine: St
     assert await caller.ok("shard.info") == {
         "shards": [{"shard": 1, "error": "", "latencyMs": 0.5, "flows": 2, "steps": 3}]
     }
+
+
+STEERING: list[tuple[str, dict[str, Any], tuple[Any, ...]]] = [
+    ("flow.resume", {"flowKey": KEY, "data": {"ok": True}}, ("resume", KEY, b'{"ok": true}')),
+    ("flow.resume", {"flowKey": KEY, "data": None}, ("resume", KEY, b"null")),
+    ("flow.resume", {"flowKey": KEY}, ("resume", KEY, b"null")),
+    ("flow.resume_break", {"flowKey": KEY, "overrides": {"n": None}}, ("resume_break", KEY, b'{"n": null}')),
+    ("flow.resume_break", {"flowKey": KEY}, ("resume_break", KEY, None)),
+    ("flow.break_before", {"flowKey": KEY, "task": "a b"}, ("break_before", KEY, "a b", True)),
+    ("flow.break_before", {"flowKey": KEY, "task": "a", "enabled": True}, ("break_before", KEY, "a", True)),
+    ("flow.break_before", {"flowKey": KEY, "task": "a", "enabled": False}, ("break_before", KEY, "a", False)),
+    ("flow.restart", {"flowKey": KEY, "overrides": {"n": 1}}, ("restart", KEY, b'{"n": 1}')),
+    ("flow.restart", {"flowKey": KEY}, ("restart", KEY, None)),
+    ("flow.restart_from", {"stepKey": STEP, "overrides": {}}, ("restart_from", STEP, b"{}")),
+    ("flow.restart_from", {"stepKey": STEP}, ("restart_from", STEP, None)),
+]
+
+
+@pytest.mark.parametrize(("operation", "request_", "noted"), STEERING)
+async def test_steering_operations_hand_on_what_was_asked_o11_o12_o13(
+    caller: Caller, engine: StubEngine, operation: str, request_: dict[str, Any], noted: tuple[Any, ...]
+) -> None:
+    assert await caller.ok(operation, **request_) == {}
+    assert engine.asked == [noted]
+
+
+async def test_fork_and_continue_answer_with_the_key_of_the_new_flow_o14_o15(
+    caller: Caller, engine: StubEngine
+) -> None:
+    assert await caller.ok("flow.fork", stepKey=STEP, overrides={"n": 1}) == {"flowKey": KEY}
+    assert await caller.ok("flow.fork", stepKey=STEP) == {"flowKey": KEY}
+    assert await caller.ok("flow.continue", threadKey=KEY) == {"flowKey": KEY}
+    request = {"threadKey": KEY, "state": {"n": 2}, "options": {"priority": 3}, "start": True}
+    assert await caller.ok("flow.continue", **request) == {"flowKey": KEY}
+    assert engine.asked[:3] == [
+        ("fork", STEP, b'{"n": 1}'),
+        ("fork", STEP, None),
+        ("continue", KEY, None, None, False),
+    ]
+    _, thread, state, options, start = engine.asked[3]
+    assert (thread, state, options.priority, start) == (KEY, b'{"n": 2}', 3, True)
+
+
+async def test_a_continue_without_a_reply_subject_is_started(
+    caller: Caller, engine: StubEngine, other: Connection, prefix: str
+) -> None:
+    assert caller
+    await other.publish(f"{prefix}.flow.continue", json.dumps({"threadKey": KEY, "start": False}).encode())
+    await asyncio.wait_for(engine.called.wait(), 10)
+    assert engine.asked == [("continue", KEY, None, None, True)]
+
+
+BAD_STEERING: list[tuple[str, bytes, str]] = [
+    ("flow.resume", b'{"data": 1}', "`flowKey`"),
+    ("flow.resume", b'{"flowKey": "%s", "overrides": {}}' % KEY.encode(), "did you mean"),
+    ("flow.resume", b'{"flowKey": "%s", "data": 99999999999999999999}' % KEY.encode(), "`data`"),
+    ("flow.resume", b'{"flowKey": "%s", "data": %s}' % (KEY.encode(), b"[" * 65 + b"]" * 65), "nested deeper"),
+    ("flow.resume_break", b'{"flowKey": "%s", "data": 1}' % KEY.encode(), "unknown field `data`"),
+    ("flow.break_before", b'{"flowKey": "%s"}' % KEY.encode(), "`task`"),
+    ("flow.break_before", b'{"flowKey": "%s", "task": "a", "enabled": "no"}' % KEY.encode(), "`enabled`"),
+    ("flow.restart_from", b'{"flowKey": "%s"}' % KEY.encode(), "`stepKey`"),
+    ("flow.fork", b'{"stepKey": "%s", "start": true}' % STEP.encode(), "unknown field `start`"),
+    ("flow.continue", b'{"flowKey": "%s"}' % KEY.encode(), "`threadKey`"),
+    ("flow.continue", b'{"threadKey": "%s", "options": {"threadKey": "%s"}}' % (KEY.encode(), KEY.encode()),
+     "`threadKey` names the thread"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("operation", "payload", "why"), BAD_STEERING)
+async def test_what_steering_refuses_never_reaches_the_engine(
+    caller: Caller, engine: StubEngine, operation: str, payload: bytes, why: str
+) -> None:
+    error = await caller.refused(operation, payload)
+    assert error["code"] == 400
+    assert why in error["message"]
+    assert engine.asked == []
 
 
 async def test_a_list_has_a_cursor_unless_it_is_the_last_page_o9(caller: Caller, engine: StubEngine) -> None:

@@ -20,6 +20,7 @@ from dwarf_nats.embedded import NatsServer
 from dwarf_nats.errors import Unavailable
 from dwarf_nats.sdk import Client
 from tests.cli.conftest import Run
+from tests.render.diagrams import read
 
 pytestmark = pytest.mark.slow
 
@@ -143,6 +144,18 @@ def test_graphs_are_put_listed_read_back_and_checked(at: Run, tmp_path: Path) ->
         assert "bad" in result.stderr
 
 
+def test_a_flow_and_a_graph_are_drawn(at: Run) -> None:
+    """O8, D1: the text as it is, for whoever pipes it on; the JSON as it travels."""
+    key = json.loads(at("flow", "run", "hello", "--state", '{"name": "ada"}', "--json").stdout)["flowKey"]
+    drawn = at("flow", "mermaid", key)
+    assert next(iter(read(drawn.stdout).labels.values())) == ["START", "hello"]
+    assert _json(at("flow", "mermaid", key, "--json")) == {"mermaid": drawn.stdout}
+    graph = at("graph", "mermaid", "hello")
+    assert read(graph.stdout).pairs() == [("START", "greet"), ("greet", "END")]
+    assert _json(at("graph", "mermaid", "hello", "--json")) == {"mermaid": graph.stdout}
+    assert at("graph", "mermaid", "absent").stderr.startswith("error 404: ")
+
+
 def test_shards_are_healthy(at: Run) -> None:
     (shard,) = _json(at("shards", "--json"))["shards"]
     assert (shard["shard"], shard["error"]) == (1, "")
@@ -209,12 +222,3 @@ def test_several_replicas_drain_together_and_end_together(end: str, nats_server:
         assert serve.wait(30) == (0 if end == "told" else 1)
     assert rest.count("has drained") == (2 if end == "told" else 1)
     assert ("a replica ended by itself" in rest) == (end == "killed")
-
-
-def test_demo_runs_to_its_end() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "dwarf_nats.cli.main", "demo"], capture_output=True, text=True, check=False, timeout=120
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "diagnosis:" in done.stdout
-    assert "start a service on task.orders.charge" in done.stdout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import typer.main
 from dwarf_nats import __version__
 from dwarf_nats.cli.main import app
 from tests.cli.conftest import Run
+from tests.render.diagrams import read
 
 NOBODY = "nats://127.0.0.1:1"
 KEY = "1-42-a1B2c3D4e5F6g7H8"
@@ -38,8 +40,22 @@ TALKING = [path for path, command in COMMANDS.items() if {p.name for p in comman
 
 
 def test_every_command_of_the_contract_is_there() -> None:
-    flow = {"create", "start", "run", "await", "get", "history", "list", "cancel", "delete", "purge", "watch"}
-    graph = {"put", "get", "list", "delete", "validate"}
+    flow = {
+        "create",
+        "start",
+        "run",
+        "await",
+        "get",
+        "history",
+        "list",
+        "cancel",
+        "delete",
+        "purge",
+        "watch",
+        "mermaid",
+    }
+    flow |= {"resume", "resume-break", "break", "restart", "restart-from", "fork", "continue"}
+    graph = {"put", "get", "list", "delete", "validate", "mermaid"}
     wanted = {(name,) for name in ("serve", "dev", "demo", "worker", "migrate", "shards", "bench")}
     wanted |= {("flow", name) for name in flow} | {("graph", name) for name in graph}
     assert wanted <= set(COMMANDS)
@@ -78,6 +94,42 @@ def test_a_bad_state_is_wrong_usage_and_says_why(state: str, why: str, run: Run)
     assert why in " ".join(result.stderr.split())
 
 
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (("resume", KEY, "--data", "{"), "--data"),
+        (("resume", KEY, "--data", "@/nonexistent/data.json"), "cannot read"),
+        (("resume-break", KEY, "--overrides", "[1]"), "must be a JSON object, got array"),
+        (("restart", KEY, "--overrides", '"x"'), "must be a JSON object, got string"),
+        (("restart-from", KEY, "--overrides", "{"), "--overrides"),
+        (("fork", KEY, "--overrides", "{"), "--overrides"),
+        (("continue", KEY, "--state", "1"), "must be a JSON object, got number"),
+        (("continue", KEY, "--thread", KEY), "--thread"),
+        (("break", KEY), "TASK"),
+    ],
+)
+def test_bad_data_and_overrides_are_wrong_usage_and_say_why(arguments: tuple[str, ...], why: str, run: Run) -> None:
+    result = run("flow", *arguments, "--nats", NOBODY)
+    assert result.exit_code == 2
+    assert why in " ".join(result.stderr.split())
+
+
+@pytest.mark.parametrize("path", ["graph.json", "graph.yaml", "./graph", "-"])
+def test_a_graph_in_a_file_is_drawn_without_a_service(
+    path: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """D1: long lines stay whole, nothing is taken for an emoji or markup, and the graph need not be sound (G6)."""
+    monkeypatch.chdir(tmp_path)
+    note = "[bold] :warning: " + "a long note " * 30
+    text = json.dumps({"name": "g", "tasks": [{"name": "a"}, {"name": "b"}], "annotations": {"a": note}})
+    if path != "-":
+        Path(path).write_text(text)
+    result = run("graph", "mermaid", path, stdin=text)
+    assert result.exit_code == 0, result.output
+    assert read(result.stdout).labels["n2"][1].startswith("[bold] :warning: a long note")
+    assert json.loads(run("graph", "mermaid", path, "--json", stdin=text).stdout) == {"mermaid": result.stdout}
+
+
 def test_a_missing_argument_is_wrong_usage(run: Run) -> None:
     assert run("flow", "history").exit_code == 2
     assert run("flow", "run").exit_code == 2
@@ -96,7 +148,7 @@ def test_purging_everything_is_refused_before_anything_is_asked(run: Run) -> Non
 def test_a_nats_that_is_not_there_is_one_line_that_names_it(path: tuple[str, ...], run: Run, tmp_path: Path) -> None:
     graph = tmp_path / "g.json"
     graph.write_text('{"name": "g", "tasks": [{"name": "a"}], "transitions": [{"from": "a", "to": "END"}]}')
-    needed = {"files": [str(graph)], "name": ["g"], "flow": [KEY], "workflow": ["greet"]}
+    needed = {"files": [str(graph)], "name": ["g"], "flow": [KEY], "step": [KEY], "task": ["a"], "workflow": ["greet"]}
     arguments = [word for param in COMMANDS[path].params if param.param_type_name == "argument"
                  for word in needed[param.name]]  # fmt: skip
     extra = ["--status", "completed"] if path == ("flow", "purge") else []

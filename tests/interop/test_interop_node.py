@@ -88,6 +88,19 @@ async def test_a_node_client_and_a_node_task_service_need_nothing_of_ours(
     assert shown["declined"]["error"] == {"message": "card declined: 4497 is over the limit", "code": 402}
     assert shown["idempotent"] is True
     assert shown["await"]["status"] == "completed"
+    paused, shipped = shown["paused"], shown["shipped"]
+    assert paused["status"] == "interrupted"
+    assert paused["interruptPayload"] == {"question": "May this go to Oslo?"}
+    assert paused["state"] == {"city": "Oslo", "askedFor": "Oslo"}
+    assert shipped["status"] == "completed", shipped
+    assert shipped["state"] == {"city": "Oslo", "askedFor": "Oslo", "approvedBy": "ada", "tracking": "OSLO-2"}
+    approve, ship = shown["nested"]["steps"]
+    assert (approve["task"], approve["attempt"], ship["task"], ship["subWorkflow"]) == (
+        "approve", 0, "ship", "node-shipping",
+    )  # fmt: skip
+    (label,) = ship["subHistory"]
+    assert (label["task"], label["status"], label["attempt"]) == ("node.label", "completed", 2)
+
     assert shown["refuse"]["error"] == {"message": "short and stout", "code": 418}
 
     refused = {name: shown[name] for name in ("unknown workflow", "unknown field", "wrong status")}

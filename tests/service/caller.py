@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import cache
 from pathlib import Path
@@ -106,6 +106,19 @@ class Caller:
             await self.client.publish(message.reply, body, headers=headers)
 
         await self.client.subscribe(f"{self.prefix}task.{task}", cb=answer)
+        await self.client.flush()
+        return got
+
+    async def plays(self, task: str, reply: Callable[[dict[str, Any]], Any]) -> list[dict[str, Any]]:
+        """Serves a task with a reply of its own for each request; the requests it got."""
+        got: list[dict[str, Any]] = []
+
+        async def answer(message: Msg) -> None:
+            body = conforms("task_request", json.loads(message.data))
+            got.append(body)
+            await self.client.publish(message.reply, json.dumps(conforms("task_reply", reply(body))).encode())
+
+        await self.client.subscribe(f"{self.prefix}task.{task}", queue="players", cb=answer)
         await self.client.flush()
         return got
 

@@ -99,6 +99,42 @@ async def test_one_message_id_makes_one_flow_at_two_replicas(pair: Caller) -> No
     assert list(seen.values()) == [1]
 
 
+async def test_pauses_and_children_go_on_wherever_the_queue_group_sends_it(pair: Caller) -> None:
+    """P1, P2, O11, O13: paused in a child at one replica, seen, resumed and restarted through whichever answers."""
+
+    def ship(request: dict[str, Any]) -> dict[str, Any]:
+        if "subgraph" not in request:
+            return {"subgraph": {"workflow": "acme.child", "input": {"n": request["state"]["n"]}}}
+        return {"changes": {"child": request["subgraph"]["result"]}}
+
+    def approve(request: dict[str, Any]) -> dict[str, Any]:
+        if "resumed" not in request:
+            return {"interrupt": {"about": request["state"]["n"]}}
+        return {"changes": {"answer": request["resumed"]["data"]}}
+
+    parents, children = await pair.plays("ship", ship), await pair.plays("approve", approve)
+    await pair.ok("graph.put", **line("acme.child", "approve"))
+
+    async def one(number: int) -> None:
+        waiting = await pair.ok("flow.run", graph=line("acme.p", "ship"), state={"n": number})
+        flow = {"flowKey": waiting["flowKey"]}
+        assert waiting["interruptPayload"] == {"about": number}
+        await pair.ok("flow.resume", **flow, data=-number)
+        outcome = await pair.ok("flow.await", **flow)
+        assert outcome["state"] == {"n": number, "child": {"n": number, "answer": -number}}
+        await pair.ok("flow.restart", **flow, overrides={"n": number + 100})
+        waiting = await pair.ok("flow.await", **flow)
+        assert waiting["interruptPayload"] == {"about": number + 100}
+        await pair.ok("flow.resume", **flow, data="again")
+        outcome = await pair.ok("flow.await", **flow)
+        assert outcome["state"] == {"n": number + 100, "child": {"n": number + 100, "answer": "again"}}
+
+    await asyncio.wait_for(asyncio.gather(*(one(number) for number in range(30))), WAIT)
+    assert (len(parents), len(children)) == (120, 120)
+    shares = await load(pair)
+    assert all(one["flow-resume"] and one["flow-restart"] for one in shares.values())
+
+
 async def test_events_come_once_and_a_registered_graph_is_known_to_both(pair: Caller) -> None:
     """Wire sections 3 and 5."""
     heard = await pair.hear(f"{pair.prefix}.event.>")

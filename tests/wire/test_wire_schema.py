@@ -13,6 +13,7 @@ import pytest
 from dwarf_nats.wire.examples import EXAMPLES
 from dwarf_nats.wire.operations import OPERATIONS
 from dwarf_nats.wire.schema import DIRECTORY, asyncapi, drift, json_schema, main, schema_name
+from dwarf_nats.workflow.graph import Graph
 
 KINDS = pytest.mark.parametrize("kind", list(EXAMPLES), ids=schema_name)
 
@@ -40,6 +41,21 @@ def normal(value: Any) -> Any:
     if isinstance(value, list):
         return [normal(one) for one in value]
     return value.replace(".000000Z", "Z") if isinstance(value, str) else value
+
+
+def test_graphs_as_they_are_written_are_valid_by_their_schema_g8() -> None:
+    graph = Graph("orders")
+    graph.add_task("a", "task.a")
+    graph.add_transition_when("a", "b", "x > 1")
+    graph.add_transition_switch("a", "b", "true")
+    graph.add_transition_goto("a", "c")
+    graph.add_transition_for_each("b", "c", "rows", "row")
+    graph.add_transition_on_error("c", "END")
+    graph.set_fan_in("c")
+    graph.set_reducer("total", "add")
+    graph.annotate("a", "first")
+    schema = json.loads((DIRECTORY / "graph_document.json").read_bytes())
+    jsonschema.validate(json.loads(graph.to_json()), schema, cls=jsonschema.Draft202012Validator)
 
 
 def test_every_operation_has_an_example_of_request_and_reply() -> None:

@@ -1,0 +1,112 @@
+"""Following flows in the terminal: what happens as it happens, and an answer for whoever waits for a person."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import msgspec
+from rich.text import Text
+
+from dwarf_nats.cli.output import coloured, error_line, show
+from dwarf_nats.errors import Conflict, TimedOut
+from dwarf_nats.sdk import Client
+from dwarf_nats.workflow.records import Outcome, Step
+from dwarf_nats.workflow.status import Status
+
+PATIENCE_SECONDS = 60.0
+LOOK_SECONDS = 0.02
+
+
+class Follower:
+    """Prints what flows do, and answers their interrupts if nobody else does.
+
+    `answer`: what they are resumed with, after `wait_seconds`. `url`: of NATS, for the lines one may type oneself.
+    """
+
+    def __init__(self, client: Client, url: str, answer: Any, wait_seconds: float) -> None:
+        self._client = client
+        self._url = url
+        self._answer = answer
+        self._wait_seconds = wait_seconds
+        self._printed: dict[str, Printed] = {}
+
+    async def follow(self, flow_key: str, name: str, *, afresh: bool = False) -> tuple[Outcome, list[Step]]:
+        """Print what a flow does, each line beginning with `name`, until it ends; its outcome and history.
+
+        What was printed of it before is not printed again, unless `afresh`. Raises `TimedOut` if it takes too long.
+        """
+        if afresh or flow_key not in self._printed:
+            self._printed[flow_key] = Printed(name)
+        printed = self._printed[flow_key]
+        answering: asyncio.Task[None] | None = None
+        try:
+            async with asyncio.timeout(PATIENCE_SECONDS + self._wait_seconds):
+                async for change in self._client.watch(flow_key, LOOK_SECONDS):
+                    printed.news(change.steps)
+                    paused = change.outcome.status is Status.INTERRUPTED
+                    if paused and (answering is None or answering.done()):
+                        answering = asyncio.create_task(self._answered(change.outcome, name))
+                    if not paused and answering is not None:
+                        answering.cancel()
+                    last = change
+            return last.outcome, last.steps
+        except TimeoutError:
+            raise TimedOut(f"{name} is still going after {PATIENCE_SECONDS:g} s", flow_key=flow_key) from None
+        finally:
+            if answering is not None:
+                answering.cancel()
+
+    async def _answered(self, outcome: Outcome, name: str) -> None:
+        """Say what the flow waits for and how to answer; answer it in the end."""
+        key, payload = outcome.flow_key, (outcome.interrupt_json or b"null").decode()
+        request, data = compact({"flowKey": key, "data": self._answer}), compact(self._answer)
+        show(Text.assemble(f"  {name}  ", ("waits for a person: ", "magenta"), payload))
+        if self._wait_seconds:
+            show(f"  {name}  answer within {self._wait_seconds:g} s, in another terminal; else the demo does:")
+        else:
+            show(f"  {name}  the demo answers; by hand it would be:")
+        show(f"    nats req --server {self._url} dwarf.flow.resume '{request}'")
+        show(f"    dwarf-nats flow resume {key} --data '{data}' --nats {self._url}")
+        await asyncio.sleep(self._wait_seconds)
+        try:
+            await self._client.resume(key, self._answer)
+        except Conflict:
+            return  # somebody was a moment quicker
+        show(f"  {name}  answered by the demo: {data}")
+
+
+class Printed:
+    """The steps of a flow as they were last printed."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._seen: dict[str, tuple[Status, int]] = {}
+
+    def news(self, steps: Sequence[Step]) -> None:
+        """Print what stopped, paused or was sent back since the last time."""
+        for step, path in _flat(steps):
+            before = self._seen.get(step.step_key)
+            self._seen[step.step_key] = now = (step.status, step.attempt)
+            if before == now:
+                continue
+            if step.attempt > (before[1] if before else 0):
+                show(
+                    Text.assemble(f"  {self._name}  {path:<18} ", ("again", "yellow"), f"  attempt {step.attempt + 1}")
+                )
+            if step.status.stopped:
+                line = Text.assemble(f"  {self._name}  {path:<18} ", coloured(step.status))
+                show(line.append(f"  {error_line(step.error)}" if step.error else ""))
+
+
+def _flat(steps: Sequence[Step], above: str = "") -> Iterator[tuple[Step, str]]:
+    for step in steps:
+        path = above + step.task
+        yield from _flat(step.sub_history, f"{path} › ")
+        yield step, path
+
+
+def compact(value: Any) -> str:
+    """JSON in one line."""
+    return msgspec.json.encode(value).decode()

@@ -1,0 +1,65 @@
+"""What a paused flow waits for, and what to type to let it go on (O11)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from rich.text import Text
+
+from dwarf_nats.sdk import Client
+from dwarf_nats.workflow.records import Outcome, Step
+from dwarf_nats.workflow.status import Status
+
+MOST = 20
+"""Pauses shown in full."""
+
+
+def paused(steps: Sequence[Step]) -> list[Step]:
+    """The steps where a flow is paused, the longest paused first; a step that waits for its subgraph is none."""
+    return sorted(_leaves(steps), key=lambda step: (step.updated_at, step.step_id))
+
+
+def _leaves(steps: Sequence[Step]) -> Iterator[Step]:
+    for step in steps:
+        below = list(_leaves(step.sub_history))
+        yield from below
+        if step.status is Status.INTERRUPTED and not below:
+            yield step
+
+
+def advice(flow_key: str, prefix: str, *, interrupted: bool, broken: bool = False) -> list[Text]:
+    """The command lines that continue an interrupt, a breakpoint, or both."""
+    lines = []
+    other = "" if prefix == "dwarf" else f" --prefix {prefix}"
+    if interrupted:
+        lines.append(f"answer:      dwarf-nats flow resume {flow_key} --data JSON{other}")
+        lines.append(f'         or  nats req {prefix}.flow.resume \'{{"flowKey":"{flow_key}","data":JSON}}\'')
+    if broken:
+        lines.append(f"let it run:  dwarf-nats flow resume-break {flow_key}{other}")
+        lines.append(f'         or  nats req {prefix}.flow.resume_break \'{{"flowKey":"{flow_key}"}}\'')
+    return [Text(line) for line in lines]
+
+
+def advice_for(outcome: Outcome, prefix: str) -> list[Text]:
+    """What to type next to continue the flow; nothing where it is not paused."""
+    if outcome.status is not Status.INTERRUPTED:
+        return []
+    waits = outcome.interrupt_json is not None
+    return advice(outcome.flow_key, prefix, interrupted=waits, broken=not waits)
+
+
+async def pauses_view(client: Client, flow_key: str, steps: Sequence[Step], prefix: str) -> list[Text]:
+    """Where a flow is paused, one line each, and what to type next. Asks for the payloads, which no history has."""
+    found = paused(steps)
+    if not found:
+        return []
+    lines = [Text("paused, the first to go on first:")]
+    kinds = set()
+    for step in [await client.step(one.step_key) for one in found[:MOST]]:
+        kinds.add(step.interrupt_json is not None)
+        payload = step.interrupt_json
+        why = "by a breakpoint" if payload is None else f"waits for {payload.decode()}"
+        lines.append(Text.assemble("  ", (step.task, "magenta"), f"  {step.step_key}  {why}"))
+    if len(found) > MOST:
+        lines.append(Text(f"  … and {len(found) - MOST} more"))
+    return [*lines, *advice(flow_key, prefix, interrupted=True in kinds, broken=False in kinds)]

@@ -1,0 +1,113 @@
+"""`dwarf-nats flow …`: the operations that steer a flow (O11-O15; wire: section 1)."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from msgspec import Raw
+
+from dwarf_nats.cli.command import command
+from dwarf_nats.cli.flow import FlowKey, State, app
+from dwarf_nats.cli.options import Bus, Scheduling, Service
+from dwarf_nats.cli.output import Output
+from dwarf_nats.cli.state_arg import read_json, read_state
+from dwarf_nats.wire import messages as m
+
+StepKey = Annotated[str, typer.Argument(metavar="STEP", help="The step's key, as `flow history` shows it.")]
+Overrides = Annotated[
+    str | None,
+    typer.Option("--overrides", help="Fields of the state to replace, null removes one: JSON, @file or -."),
+]
+
+
+@command(app, "resume", example="dwarf-nats flow resume 1-42-a1B2c3D4e5F6g7H8 --data '{\"approved\": true}'")
+async def resume(
+    out: Output,
+    bus: Bus,
+    service: Service,
+    flow: FlowKey,
+    data: Annotated[
+        str | None, typer.Option("--data", help="For the task, null if left out: JSON, @file or -.")
+    ] = None,
+) -> None:
+    """Answer the oldest interrupt of a flow; its task gets the data."""
+    answer = None if data is None else Raw(read_json(data, "--data"))
+    async with service.client(bus) as client:
+        await client.resume(flow, answer)
+    out.show(m.Empty(), "resumed")
+
+
+@command(
+    app, "resume-break", example="dwarf-nats flow resume-break 1-42-a1B2c3D4e5F6g7H8 --overrides '{\"price\": 10}'"
+)
+async def resume_break(out: Output, bus: Bus, service: Service, flow: FlowKey, overrides: Overrides = None) -> None:
+    """Let a flow go on that a breakpoint paused."""
+    values = read_state(overrides, "--overrides")
+    async with service.client(bus) as client:
+        await client.resume_break(flow, values)
+    out.show(m.Empty(), "resumed")
+
+
+@command(app, "break", example="dwarf-nats flow break 1-42-a1B2c3D4e5F6g7H8 charge")
+async def break_(
+    out: Output,
+    bus: Bus,
+    service: Service,
+    flow: FlowKey,
+    task: Annotated[str, typer.Argument(metavar="TASK", help="Name of the node, or url of just one.")],
+    clear: Annotated[bool, typer.Option("--clear", help="Take the breakpoint away.")] = False,
+) -> None:
+    """Pause a flow before it runs a task."""
+    async with service.client(bus) as client:
+        await client.break_before(flow, task, enabled=not clear)
+    out.show(m.Empty(), "breakpoint cleared" if clear else "breakpoint set")
+
+
+@command(app, "restart", example="dwarf-nats flow restart 1-42-a1B2c3D4e5F6g7H8 --overrides '{\"card\": null}'")
+async def restart(out: Output, bus: Bus, service: Service, flow: FlowKey, overrides: Overrides = None) -> None:
+    """Run a stopped flow again from its beginning, in place; what it did before is removed."""
+    values = read_state(overrides, "--overrides")
+    async with service.client(bus) as client:
+        await client.restart(flow, values)
+    out.show(m.Empty(), "restarted")
+
+
+@command(
+    app, "restart-from", example="dwarf-nats flow restart-from 1-43-h8G7f6E5d4C3b2A1 --overrides '{\"price\": 10}'"
+)
+async def restart_from(out: Output, bus: Bus, service: Service, step: StepKey, overrides: Overrides = None) -> None:
+    """Run a step again, in place, and on from there; exactly what it had led to is removed."""
+    values = read_state(overrides, "--overrides")
+    async with service.client(bus) as client:
+        await client.restart_from(step, values)
+    out.show(m.Empty(), "restarted")
+
+
+@command(app, "fork", example="dwarf-nats flow fork 1-43-h8G7f6E5d4C3b2A1 --overrides '{\"price\": 10}'")
+async def fork(out: Output, bus: Bus, service: Service, step: StepKey, overrides: Overrides = None) -> None:
+    """Copy a flow that has ended up to a step, run the copy on from there, and print its key."""
+    values = read_state(overrides, "--overrides")
+    async with service.client(bus) as client:
+        key = await client.fork(step, values)
+    out.show(m.FlowKeyReply(flow_key=key), key)
+
+
+@command(app, "continue", example='dwarf-nats flow continue 1-42-a1B2c3D4e5F6g7H8 --state \'{"word": "next"}\' --start')
+async def continue_(
+    out: Output,
+    bus: Bus,
+    service: Service,
+    scheduling: Scheduling,
+    flow: Annotated[str, typer.Argument(metavar="FLOW", help="The key of any flow of the thread.")],
+    state: State = None,
+    start: Annotated[bool, typer.Option("--start", help="Start it at once.")] = False,
+) -> None:
+    """Make the next flow of a thread, from the state its latest one ended with, and print its key."""
+    values, options = read_state(state), scheduling.options()
+    async with service.client(bus) as client:
+        key = await client.continue_(flow, values, options, start=start)
+    out.show(m.FlowKeyReply(flow_key=key), key)
+
+
+__all__ = ["app"]

@@ -1,0 +1,107 @@
+"""Tasks served by a bash script that speaks the NATS protocol over /dev/tcp: `examples/shell`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import nats
+import pytest
+
+from dwarf_nats.embedded import NatsServer
+from dwarf_nats.sdk import Client
+from dwarf_nats.workflow.status import Status
+
+SCRIPT = Path(__file__).parents[2] / "examples" / "shell" / "service.sh"
+PATIENCE = 30.0
+
+pytestmark = pytest.mark.skipif(not shutil.which("bash"), reason="bash is not at hand")
+
+
+@asynccontextmanager
+async def shell(url: str, task_prefix: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """The script, serving; told to stop at the end, it must do so by itself."""
+    environment = {**os.environ, "NATS_URL": url, "TASK_PREFIX": task_prefix}
+    process = await asyncio.create_subprocess_exec("bash", str(SCRIPT), env=environment, stdout=asyncio.subprocess.PIPE)
+    try:
+        await serving(process)
+        yield process
+        process.terminate()
+        assert await asyncio.wait_for(process.wait(), PATIENCE) == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def serving(process: asyncio.subprocess.Process) -> None:
+    assert process.stdout is not None
+    line = await asyncio.wait_for(process.stdout.readline(), PATIENCE)
+    assert line.startswith(b"serving "), line
+
+
+async def test_tasks_in_shell_answer_fail_retry_and_wait_for_a_person(service: str, prefix: str) -> None:
+    async with shell(service, "task"), Client(service, prefix=prefix) as client:
+        key = await client.create_task("shell.shout", {"word": "hi", "nested": {"ö": [1]}}, start=True)
+        assert (await client.await_(key)).state == {"word": "HI!", "nested": {"ö": [1]}}
+
+        key = await client.create_task("shell.shout", {"word": 7}, start=True)
+        failed = await client.await_(key)
+        assert failed.error is not None
+        assert failed.error.message == "shout needs a plain string `word` in the state"
+
+        key = await client.create_task("shell.flaky", start=True)
+        assert (await client.await_(key)).state == {"attempts": 3}
+        assert [step.attempt for step in await client.history(key)] == [2]
+
+        key = await client.create_task("shell.approve", {"resumed": {"data": 0}}, start=True)
+        paused = await client.await_(key)
+        assert (paused.status, paused.interrupt_payload) == (Status.INTERRUPTED, {"question": "may it be shouted?"})
+        await client.resume(key, {"yes": ["of", "course"]})
+        assert (await client.await_(key)).state["answer"] == {"yes": ["of", "course"]}
+
+
+async def test_a_service_in_shell_answers_what_it_has_before_it_stops(nats_server: NatsServer, prefix: str) -> None:
+    nc = await nats.connect(nats_server.url)
+    try:
+        async with shell(nats_server.url, prefix):
+            replies = await nc.subscribe(inbox := nc.new_inbox())
+            for number in range(20):
+                await nc.publish(f"{prefix}.shell.shout", b'{"state":{"word":"n%d"}}' % number, reply=inbox)
+            await nc.publish(f"{prefix}.shell.shout", b'{"state":{"word":"to nobody"}}')
+            await nc.flush()
+        got = [(await replies.next_msg(PATIENCE)).data for _ in range(20)]
+        assert got == [b'{"changes":{"word":"N%d!"}}' % number for number in range(20)]
+    finally:
+        await nc.close()
+
+
+async def test_a_service_in_shell_comes_back_when_the_server_does_and_takes_large_requests(prefix: str) -> None:
+    async with NatsServer() as server, shell(server.url, prefix) as process:
+        await server.restart()
+        await serving(process)
+        nc = await nats.connect(server.url)
+        try:
+            word = b"x" * 100_000
+            reply = await nc.request(f"{prefix}.shell.shout", b'{"state":{"word":"%s"}}' % word, timeout=PATIENCE)
+            assert reply.data == b'{"changes":{"word":"%s!"}}' % word.upper()
+        finally:
+            await nc.close()
+
+
+async def test_a_service_in_shell_logs_in_with_what_the_address_says(prefix: str, tmp_path: Path) -> None:
+    config = tmp_path / "nats.conf"
+    config.write_text("authorization {user: ada, password: secret}")
+    async with NatsServer(config=config) as server:
+        url = server.url.replace("://", "://ada:secret@")
+        async with shell(url, prefix):
+            nc = await nats.connect(url)
+            try:
+                reply = await nc.request(f"{prefix}.shell.flaky", b'{"attempt":4}', timeout=PATIENCE)
+                assert reply.data == b'{"changes":{"attempts":5}}'
+            finally:
+                await nc.close()
