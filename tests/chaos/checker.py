@@ -77,7 +77,7 @@ class Checker:
                     continue
                 last = self._executions.get(self._step_key(shard, step), [])[-1:]
                 for one in last:
-                    if one.ended is not None and one.ended - one.began < TIME_BUDGET_MS / 2000:
+                    if one.ended is not None and one.ended < step.updated_at / 1e6 - TIME_BUDGET_MS / 3000:
                         yield (
                             f"step {step.step_id} {step.node} failed with {error['message']!r}, and {one.worker} executed it"
                             f" from {one.began:.3f} to {one.ended:.3f}"

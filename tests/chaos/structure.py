@@ -125,7 +125,8 @@ class Look:
             yield f"depth {step.depth} after {before.depth}"
         if (step.spawn_id, step.ordinal) != (before.spawn_id, before.ordinal):
             yield f"lineage {step.spawn_id}/{step.ordinal} after {before.spawn_id}/{before.ordinal}"
-        if not any(edge.target == step.node for edge in self._graph.leaving(before.node)):
+        straight = self._graph.fan_ins.get(before.node) == step.node  # no branches: straight to the fan-in (F5)
+        if not straight and not any(edge.target == step.node for edge in self._graph.leaving(before.node)):
             yield f"there is no edge from {before.node} to it"
         yield from self._given(step, before.merged)
 
