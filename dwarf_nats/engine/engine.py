@@ -24,6 +24,7 @@ from dwarf_nats.engine.navigation import Walk
 from dwarf_nats.engine.reading import current_outcome, nested, step_of
 from dwarf_nats.engine.shard import Hands, Shard
 from dwarf_nats.engine.steering import Steering, only_roots
+from dwarf_nats.engine.sweeping import sweep
 from dwarf_nats.errors import BadRequest, DwarfError, NotFound, TimedOut, Unavailable
 from dwarf_nats.render import history_mermaid
 from dwarf_nats.settings import EngineSettings
@@ -91,6 +92,7 @@ class Engine:
                 signals=signals,
                 hands=self._hands,
                 tokens=self._tokens,
+                heal=lambda shard: sweep(shard, self.graphs),
             )
 
         self._new_shard = new_shard
@@ -359,8 +361,9 @@ class Engine:
 
     async def mermaid(self, flow: str) -> str:
         """The history as a Mermaid flowchart (O8)."""
-        workflow = (await self.snapshot(flow)).workflow
-        return history_mermaid(await self.history(flow), workflow)
+        key = parse_key(flow)
+        row = await self._shard(key).store.flow(key)
+        return history_mermaid(await self.history(flow), row.workflow)
 
     async def step(self, step: str) -> Step:
         """One step, with state, changes and the keys of its neighbours (O7)."""

@@ -98,6 +98,7 @@ class Shard:
         signals: Signals | None,
         hands: Hands,
         tokens: Tokens,
+        heal: Callable[[Shard], Awaitable[None]],
     ) -> None:
         self.store = store
         self.number = store.shard
@@ -109,6 +110,8 @@ class Shard:
         self.away = ""
         """Why its database is taken to be away; empty if it answers."""
         self.recovered = 0
+        self.orphaned = 0
+        """Running flows without a live step, as last counted; for a person to look at (B5)."""
         self.fenced = 0
         self._clock = clock
         self._tasks = tasks
@@ -118,6 +121,7 @@ class Shard:
         self._signals = signals
         self._hands = hands
         self._tokens = tokens
+        self._heal = heal
         self._in_hand: dict[int, StepInHand] = {}
         self._running: dict[int, asyncio.Task[None]] = {}
         self._poke = asyncio.Event()
@@ -602,6 +606,7 @@ class Shard:
                     await self._sweep()
                     if ticks % 9 == 0:
                         await self.store.remove_completed(60_000)
+                        await self._heal(self)
                 self.away = ""
             except Unavailable as error:
                 self.away = str(error)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dwarf_nats.engine.creating import check_text
@@ -37,19 +37,10 @@ class Steering:
     async def cancel(self, shard: Shard, key: Key, reason: str) -> None:
         check_text(reason, "reason")
         row = await shard.store.flow(key)
-        graphs: dict[str, Graph] = {}
-        while True:
-            try:
-                result = await shard.store.cancel(row, reason, lambda flow, steps: _final_state(graphs, flow, steps))
-            except _GraphWanted as wanted:
-                graphs[wanted.digest] = await self._graphs.frozen(shard.number, wanted.digest)
-            else:
-                break
-        changed = [
-            shard.stopped(one.flow_id, one.thread_id, one.notify, outcome_of(shard.number, one), one.updated_at)
-            for one in result.changed
-        ]
-        shard.steered(result, changed)
+        result = await with_final_states(
+            self._graphs, shard.number, lambda final_state: shard.store.cancel(row, reason, final_state)
+        )
+        shard.steered(result, ended(shard, result))
 
     async def resume(self, shard: Shard, key: Key, data: Any) -> None:
         text = bytes(data) if isinstance(data, Raw) else encode_value(data, "resume data")
@@ -123,6 +114,26 @@ class Steering:
 
     def _overrides(self, overrides: Overrides) -> State:
         return state_from(overrides, "overrides", self._settings.max_depth)
+
+
+def ended(shard: Shard, result: Steered) -> list[StatusChanged]:
+    """Wake who waits for the flows that stopped, tell who asked to be told; the changes."""
+    return [
+        shard.stopped(one.flow_id, one.thread_id, one.notify, outcome_of(shard.number, one), one.updated_at)
+        for one in result.changed
+    ]
+
+
+async def with_final_states(
+    graphs: GraphBook, shard: int, work: Callable[[Callable[[FlowRow, list[StepRow]], bytes]], Awaitable[Steered]]
+) -> Steered:
+    """Do `work`, a transaction that makes final states of steps; once more whenever a graph for that was not at hand."""
+    known: dict[str, Graph] = {}
+    while True:
+        try:
+            return await work(lambda flow, steps: _final_state(known, flow, steps))
+        except _GraphWanted as wanted:
+            known[wanted.digest] = await graphs.frozen(shard, wanted.digest)
 
 
 class _GraphWanted(Exception):

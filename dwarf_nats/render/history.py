@@ -122,7 +122,7 @@ class _FlowDrawing:
     def _details(self, step: Step) -> list[str]:
         """Status unless completed, own time, attempt unless the first; then the error."""
         words = [] if step.status is Status.COMPLETED else [step.status.value]
-        if step.status is Status.PENDING and step.sub_history and not standing(step.sub_history).terminal:
+        if not step.status.stopped and step.sub_history and not standing(step.sub_history).terminal:
             words = ["waiting"]
         if step.started_at is not None and step.status.stopped:
             words.append(span(step.updated_at - step.started_at))

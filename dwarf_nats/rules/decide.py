@@ -55,6 +55,7 @@ def decide(
         if answer.interrupt is not None or answer.subgraph is not None:
             return _park(step, answer, changes, new_step, limits, child)
         if answer.retry is not None:
+            _encoded(step, merge(merge(step.state, step.changes), answer.changes), limits)
             retried = _retry(step, answer, changes)
             if retried is not None:
                 return retried

@@ -27,6 +27,8 @@ def _listed(statuses: Sequence[Status]) -> str:
     return "(" + ", ".join(f"'{status}'" for status in statuses) + ")"
 
 
+FinalState = Callable[[FlowRow, list[StepRow]], bytes]
+"""Makes the final state of a flow from its steps."""
 _LIVE = _listed(step_sources(Status.CANCELLED))
 _TREE = (
     f"select {FlowRow.columns()} from dwarf_flows where flow_id = $1 or (root_id = $1 and surgraph_flow_id is not null)"
@@ -187,23 +189,29 @@ async def break_before(tx: Tx, flow_id: int, root_id: int, task: str, *, enabled
 # -- the end
 
 
-async def cancel(
-    tx: Tx, flow_id: int, root_id: int, reason: str, final_state: Callable[[FlowRow, list[StepRow]], bytes]
-) -> Steered:
+async def cancel(tx: Tx, flow_id: int, root_id: int, reason: str, final_state: FinalState) -> Steered:
     """→ cancelled, with every flow above and below it and their live steps; each gets a final state (O10).
 
-    `final_state` makes it from a flow's steps. Raises `Conflict` if the flow is terminal.
+    Raises `Conflict` if the flow is terminal.
     """
+    flows = await tree(tx, root_id)
+    if flow_id in flows and not flows[flow_id].status.terminal:
+        steered = await cancel_flows(tx, root_id, None, reason, final_state)
+        if any(flow.flow_id == flow_id for flow in steered.changed):
+            return steered
+    raise await conflict(tx, flow_id, "cancelled", flow_sources(Status.CANCELLED))
+
+
+async def cancel_flows(tx: Tx, root_id: int, among: set[int] | None, reason: str, final_state: FinalState) -> Steered:
+    """→ cancelled, the living flows of a tree, or those `among` them and what they called; each gets a final state."""
     steered = Steered()
     while True:  # what committed while the locks were waited for may have left a successor or a child
         flows = await tree(tx, root_id)
-        living = [one for one in flows.values() if not one.status.terminal]
-        if steered.changed and not living:
+        wanted = set(flows) if among is None else {one for top in among if top in flows for one in below(flows, top)}
+        ids = [one for one in wanted if not flows[one].status.terminal]
+        if not ids:
             break
-        if not steered.changed and (flow_id not in flows or flows[flow_id].status.terminal):
-            raise await conflict(tx, flow_id, "cancelled", flow_sources(Status.CANCELLED))
-        ids = [one.flow_id for one in living]
-        steered.running += await _running_of(tx, ids)
+        steered.running += await lock_running(tx, ids)
         await tx.fetch(_CANCEL_STEPS, ids)
         rows = await tx.fetch(
             f"update dwarf_flows set status = 'cancelled', cancel_reason = $2, updated_at = {_AT}"
@@ -212,8 +220,6 @@ async def cancel(
             ids,
             reason,
         )
-        if not any(row[0] == flow_id for row in rows) and not steered.changed:
-            raise await conflict(tx, flow_id, "cancelled", flow_sources(Status.CANCELLED))
         steered.changed += [flow_row(row) for row in rows]
         await tx.fetch(_CANCEL_STEPS, ids)
     for flow in steered.changed:
@@ -223,7 +229,7 @@ async def cancel(
     return steered
 
 
-async def _running_of(tx: Tx, flow_ids: Sequence[int]) -> list[tuple[int, str]]:
+async def lock_running(tx: Tx, flow_ids: Sequence[int]) -> list[tuple[int, str]]:
     """Lock the live steps of these flows; id and token of those that run."""
     rows = await tx.fetch(
         f"select step_id, token, status, parked from dwarf_steps where flow_id {{in:$1}} and status in {_LIVE}"
@@ -245,7 +251,7 @@ async def remove(tx: Tx, root_ids: Sequence[int]) -> int:
     )
     still = [int(row[0]) for row in rows]
     if still:
-        await _erase(tx, await _whole(tx, still))
+        await erase(tx, await _whole(tx, still))
     return len(still)
 
 
@@ -257,7 +263,7 @@ async def _whole(tx: Tx, root_ids: Sequence[int]) -> list[int]:
     return [*root_ids, *(int(row[0]) for row in rows)]
 
 
-async def _erase(tx: Tx, flow_ids: Sequence[int]) -> None:
+async def erase(tx: Tx, flow_ids: Sequence[int]) -> None:
     await tx.fetch("delete from dwarf_steps where flow_id {in:$1}", list(flow_ids))
     await tx.fetch("delete from dwarf_flows where flow_id {in:$1}", list(flow_ids))
 
@@ -267,14 +273,14 @@ async def _erase(tx: Tx, flow_ids: Sequence[int]) -> None:
 
 async def restart(tx: Tx, flow_id: int, overrides: State) -> Steered:
     """A stopped root flow runs again from its entry step, in place (O13). Raises `Conflict` if it is not stopped."""
-    running = await _running_of(tx, await _whole(tx, [flow_id]))
+    running = await lock_running(tx, await _whole(tx, [flow_id]))
     rows = await tx.fetch("select status from dwarf_flows where flow_id = $1 {for_update}", flow_id)
     restartable = flow_sources(Status.RUNNING, "restart")
     if not rows or rows[0][0] not in restartable:
         raise await conflict(tx, flow_id, "restarted", restartable)
     called = [one for one in await _whole(tx, [flow_id]) if one != flow_id]
     if called:
-        await _erase(tx, called)
+        await erase(tx, called)
     entry = await tx.fetch(
         "select step_id, state from dwarf_steps where flow_id = $1 and predecessor_id is null", flow_id
     )
@@ -309,7 +315,7 @@ async def restart_from(tx: Tx, step_id: int, flow_id: int, root_id: int, overrid
     orphaned = {step for target, level in levels for step in (*level.removed, target)} - {t for t, _ in levels[1:]}
     doomed = [flow.flow_id for flow in flows.values() if flow.surgraph_step_id in orphaned]
     if doomed:
-        await _erase(tx, [one for top in doomed for one in below(flows, top)])
+        await erase(tx, [one for top in doomed for one in below(flows, top)])
     for target, level in levels:
         await _write_rewound(tx, by_flow, target, level)
     state = await tx.fetch("select state from dwarf_steps where step_id = $1", step_id)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from dwarf_nats.errors import BadRequest, Conflict, NotFound, Unavailable
 from dwarf_nats.rules.decide import UNLIMITED, Limits
 from dwarf_nats.rules.settlement import NewIds, Settled
-from dwarf_nats.store import listing, migrate, steering
+from dwarf_nats.store import listing, migrate, steering, sweeping
 from dwarf_nats.store.cohorts import no_ids
 from dwarf_nats.store.postgres import Postgres, shown_dsn
 from dwarf_nats.store.sqlite import Sqlite
@@ -272,9 +272,7 @@ class SqlStore:
 
         return await self.database.transact(work)
 
-    async def cancel(
-        self, flow: FlowRow, reason: str, final_state: Callable[[FlowRow, list[StepRow]], bytes]
-    ) -> Steered:
+    async def cancel(self, flow: FlowRow, reason: str, final_state: steering.FinalState) -> Steered:
         return await self.database.transact(
             lambda tx: steering.cancel(tx, flow.flow_id, flow.root_id, reason, final_state)
         )
@@ -359,6 +357,20 @@ class SqlStore:
         return [flow_id for flow_id in flow_ids if flow_id not in going]
 
     # -- upkeep
+
+    async def leads(self) -> bool:
+        """Whether this replica is the one that sweeps: the longest known of those that live."""
+        rows = await self.database.fetch("select min(replica_id) from dwarf_replicas")
+        return rows[0][0] is None or int(rows[0][0]) >= self.replica_id
+
+    async def wake_forlorn(self) -> Steered:
+        return await self.database.transact(sweeping.wake_forlorn)
+
+    async def end_unwanted(self, final_state: steering.FinalState) -> Steered:
+        return await self.database.transact(lambda tx: sweeping.end_unwanted(tx, final_state))
+
+    async def orphaned(self, age_ms: int) -> list[int]:
+        return await self.database.transact(lambda tx: sweeping.orphaned(tx, age_ms))
 
     async def next_due(self) -> int | None:
         """Microseconds until the next pending step is due; `None` if there is none."""

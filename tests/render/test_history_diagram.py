@@ -208,7 +208,7 @@ def test_p1_calls_within_calls_and_within_branches() -> None:
 
 def test_p1_a_step_whose_child_goes_on_is_waiting_and_the_flow_has_no_end() -> None:
     story = Story()
-    story.first("charge", status=Status.PENDING, workflow="pay", child=payment(last=Status.INTERRUPTED))
+    story.first("charge", status=Status.RUNNING, workflow="pay", child=payment(last=Status.INTERRUPTED))
     diagram = drawn(story.steps)
     assert diagram.labels[diagram.node("charge")] == ["charge", "waiting"]
     assert diagram.looks[diagram.node("capture")] == "interrupted"
@@ -271,7 +271,7 @@ def test_d1_branches_that_failed_or_wait_are_drawn_before_others() -> None:
     for at in (4_000, 17):
         branches[at].status = Status.FAILED
     branches[99].status = Status.INTERRUPTED
-    branches[101].status, branches[101].sub_history = Status.PENDING, payment(last=Status.INTERRUPTED).steps
+    branches[101].status, branches[101].sub_history = Status.RUNNING, payment(last=Status.INTERRUPTED).steps
     for branch in branches[200:]:
         if branch.status is Status.COMPLETED:
             branch.status = Status.RUNNING

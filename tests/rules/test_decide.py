@@ -180,6 +180,15 @@ def test_a_state_over_the_limit_fails_the_step_with_both_sizes() -> None:
     assert "100" in settled.error.message
 
 
+@pytest.mark.parametrize("signal", ["interrupt", "retry"])
+def test_changes_that_are_kept_for_the_next_execution_are_held_to_the_limit_too(signal: str) -> None:
+    """S1, X5, P2."""
+    one = step(state={"a": "x" * 50})
+    settled = settle(one, Answer(changes=state_from({"b": "y" * 50}), **{signal: SIGNALS[signal][signal]}), Limits(100))  # type: ignore[arg-type]
+    assert settled.error is not None
+    assert (settled.status, settled.error.code) == (Status.FAILED, 413)
+
+
 def test_a_step_given_back_is_as_it_was() -> None:
     """B3, B6: neither an attempt nor a change."""
     one = step(attempt=3, changes=state_from({"kept": 1}))

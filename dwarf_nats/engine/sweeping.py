@@ -1,0 +1,42 @@
+"""Sweeps of one shard, done by one of the replicas that live (B5)."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from dwarf_nats.engine.steering import ended, with_final_states
+
+if TYPE_CHECKING:
+    from dwarf_nats.engine.graphs import GraphBook
+    from dwarf_nats.engine.shard import Shard
+
+log = logging.getLogger("dwarf_nats.engine")
+ORPHANED_AFTER_MS = 300_000
+SHOWN = 10
+
+
+async def sweep(shard: Shard, graphs: GraphBook) -> None:
+    """Heal what a crash can leave, and count what nobody can: running flows without any live step."""
+    if not await shard.store.leads():
+        shard.orphaned = 0
+        return
+    woken = await shard.store.wake_forlorn()
+    if woken.due:
+        log.warning(
+            "shard %d: %d steps waited for sub-workflows that had ended or were gone", shard.number, len(woken.due)
+        )
+        shard.steered(woken, [])
+    unwanted = await with_final_states(graphs, shard.number, shard.store.end_unwanted)
+    if unwanted.changed or unwanted.running:
+        log.warning("shard %d: %d sub-workflows had no caller any more", shard.number, len(unwanted.changed))
+        shard.steered(unwanted, ended(shard, unwanted))
+    orphaned = await shard.store.orphaned(ORPHANED_AFTER_MS)
+    if len(orphaned) != shard.orphaned:
+        shard.orphaned = len(orphaned)
+        if orphaned:
+            names = ", ".join(f"{shard.number}-{flow_id}" for flow_id in orphaned[:SHOWN])
+            log.error(
+                "shard %d: %d running flows have no live step: %s%s; look at their history, then restart or cancel them",
+                shard.number, len(orphaned), names, ", …" if len(orphaned) > SHOWN else "",
+            )  # fmt: skip

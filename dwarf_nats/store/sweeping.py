@@ -1,0 +1,74 @@
+"""Sweeps: what a crash can leave, looked for now and then (B5).
+
+A step that waits and the child it waits for change in one transaction, so none of this should ever be found; it is what
+hands in the database, or a defect, leave behind.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dwarf_nats.store import steering
+from dwarf_nats.store.trees import WAKE, end_of_child
+from dwarf_nats.workflow.answer import ErrorInfo
+from dwarf_nats.workflow.rows import Steered
+from dwarf_nats.workflow.status import Status
+
+if TYPE_CHECKING:
+    from dwarf_nats.store.database import Tx
+    from dwarf_nats.store.steering import FinalState
+
+FORLORN = """
+select s.step_id, c.status, c.final_state, c.error from dwarf_steps s
+join dwarf_flows f on f.flow_id = s.flow_id and f.status in ('running', 'interrupted')
+left join dwarf_flows c on c.root_id = f.root_id and c.surgraph_step_id = s.step_id and c.surgraph_flow_id is not null
+where s.parked = 1 and s.status = 'running' and (c.flow_id is null or c.status in ('completed', 'failed', 'cancelled'))
+order by s.step_id limit 1000
+"""
+UNWANTED = """
+select c.flow_id, c.root_id, p.flow_id is null from dwarf_flows c
+left join dwarf_flows p on p.flow_id = c.surgraph_flow_id
+where c.surgraph_flow_id is not null and c.status in ('created', 'running', 'interrupted')
+  and (p.flow_id is null or p.status in ('completed', 'failed', 'cancelled'))
+order by c.flow_id limit 1000
+"""
+ORPHANED = """
+select f.flow_id from dwarf_flows f
+where f.status = 'running' and f.updated_at < {now} - $1
+  and not exists (select 1 from dwarf_steps s where s.flow_id = f.flow_id
+    and (s.status in ('created', 'pending', 'running', 'interrupted') or s.updated_at > {now} - $1))
+order by f.flow_id limit 1000
+"""
+
+
+async def wake_forlorn(tx: Tx) -> Steered:
+    """Steps that wait for a child that is gone or has ended run again, told so."""
+    steered = Steered()
+    for step_id, status, final_state, error in await tx.fetch(FORLORN):
+        result: str | None = None
+        words: str | None = "the sub-workflow is gone"
+        if status is not None:
+            result, words = end_of_child(Status(status), final_state or "{}", ErrorInfo.from_stored(error))
+        steered.due += [(int(row[0]), int(row[1]), 0) for row in await tx.fetch(WAKE, step_id, result, words)]
+    return steered
+
+
+async def end_unwanted(tx: Tx, final_state: FinalState) -> Steered:
+    """Flows whose caller has ended are cancelled; those whose caller is gone are removed."""
+    steered = Steered()
+    for flow_id, root_id, gone in await tx.fetch(UNWANTED):
+        flows = await steering.tree(tx, root_id)
+        mine = steering.below(flows, flow_id)
+        if gone:
+            steered.running += await steering.lock_running(tx, mine)
+            await steering.erase(tx, mine)
+        else:
+            one = await steering.cancel_flows(tx, root_id, set(mine), "its caller has ended", final_state)
+            steered.changed += one.changed
+            steered.running += one.running
+    return steered
+
+
+async def orphaned(tx: Tx, age_ms: int) -> list[int]:
+    """Running flows in which no step has lived for `age_ms`."""
+    return [int(row[0]) for row in await tx.fetch(ORPHANED, age_ms * 1000)]
