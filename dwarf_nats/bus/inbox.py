@@ -17,6 +17,9 @@ from dwarf_nats.wire import headers as h
 
 from .connection import Connection
 
+FROZEN_SECONDS = 0.25
+"""A timer so late says that this process did not run: what came meanwhile is still to be read."""
+
 
 class Reply(NamedTuple):
     """A raw reply. `nobody`: the server says that nobody listens there."""
@@ -29,7 +32,7 @@ class Reply(NamedTuple):
 class Call:
     """One request under way."""
 
-    __slots__ = ("cancelled", "future", "step", "timer", "token", "worker")
+    __slots__ = ("cancelled", "due", "future", "step", "timer", "token", "worker")
 
     def __init__(self, token: bytes, future: asyncio.Future[Reply | None], step: str) -> None:
         self.token = token
@@ -37,6 +40,7 @@ class Call:
         self.step = step
         self.worker = ""
         self.cancelled = False
+        self.due = 0.0
         self.timer: asyncio.TimerHandle | None = None
 
 
@@ -82,7 +86,7 @@ class Inbox:
         self._calls[token] = call
         if step:
             self._by_step[step] = call
-        call.timer = loop.call_at(loop.time() + seconds, self._expire, call)
+        self._wind(call, loop.time() + seconds)
         try:
             return await call.future
         except asyncio.CancelledError:
@@ -98,7 +102,15 @@ class Inbox:
         if call.step and self._by_step.get(call.step) is call:
             del self._by_step[call.step]
 
+    def _wind(self, call: Call, due: float) -> None:
+        call.due = due
+        call.timer = asyncio.get_running_loop().call_at(due, self._expire, call)
+
     def _expire(self, call: Call) -> None:
+        now = asyncio.get_running_loop().time()
+        if now - call.due > FROZEN_SECONDS:
+            self._wind(call, now + FROZEN_SECONDS)
+            return
         self._forget(call)
         if not call.future.done():
             call.future.set_result(None)
