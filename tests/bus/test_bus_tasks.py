@@ -257,7 +257,7 @@ async def test_an_answer_that_came_while_the_replica_was_frozen_is_taken_though_
     connection._transport.writelines(connection._pending)  # type: ignore[union-attr]
     connection._pending = []
     assert answered.wait(10)  # and from now on this loop stands still
-    time.sleep(0.5)
+    time.sleep(0.5)  # noqa: ASYNC251
     answer = await asking
     elsewhere.join()
     assert answer.error is None

@@ -24,10 +24,14 @@ ROUND_SECONDS = 45.0
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=float(os.environ.get("SECONDS_OF_CHAOS", "180")), help="of faults")
+    parser.add_argument(
+        "--seconds", type=float, default=float(os.environ.get("SECONDS_OF_CHAOS", "180")), help="of faults"
+    )
     parser.add_argument("--seed", type=int, default=int(os.environ.get("CHAOS_SEED", "0")), help="of the first round")
     parser.add_argument("--round", type=float, default=ROUND_SECONDS, help="seconds of faults in a round")
-    parser.add_argument("--arrangement", choices=[*ARRANGEMENTS], action="append", help="this one only; may be repeated")
+    parser.add_argument(
+        "--arrangement", choices=[*ARRANGEMENTS], action="append", help="this one only; may be repeated"
+    )
     parser.add_argument("--keep", type=Path, help="keep what the processes said in this folder")
     parser.add_argument("--calm", action="store_true", help="without faults")
     parser.add_argument("--go-on", action="store_true", help="after a round that found something")

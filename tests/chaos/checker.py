@@ -6,11 +6,11 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from tests.chaos import structure
 from tests.chaos.account import Account, Execution
 from tests.chaos.driver import Ticket
+from tests.chaos.faults import Timeline
 from tests.chaos.processes import TIME_BUDGET_MS, Member
 from tests.chaos.rows import Row, Shard
 from tests.chaos.shapes import OVERRIDES
@@ -33,15 +33,21 @@ class Finding:
 class Checker:
     """One look at a house at rest."""
 
-    def __init__(self, tickets: list[Ticket], shards: list[Shard], account: Account) -> None:
+    def __init__(self, tickets: list[Ticket], shards: list[Shard], account: Account, timeline: Timeline) -> None:
         self._tickets = tickets
+        self._timeline = timeline
         self._shards = {shard.number: shard for shard in shards}
         self._account = account
         self._executions: dict[str, list[Execution]] = {}
         self._of_ticket: dict[int, list[Execution]] = {}
+        by_root = {ticket.key.rpartition("-")[0]: ticket.number for ticket in tickets}
         for one in account.executions:
             self._executions.setdefault(one.step_key, []).append(one)
-            self._of_ticket.setdefault(one.ticket, []).append(one)
+            shard_number, flow_id = map(int, one.flow_key.split("-")[:2])
+            flow = self._shards[shard_number].flows.get(flow_id)
+            # A copy has the baggage of the original, so the ticket named there will do only if the flow is gone.
+            root = f"{shard_number}-{flow.root_id}" if flow is not None else ""
+            self._of_ticket.setdefault(by_root.get(root, one.ticket), []).append(one)
 
     def findings(self) -> list[Finding]:
         """Everything that is wrong."""
@@ -75,12 +81,17 @@ class Checker:
                 error = json.loads(step.error) if step.error else {}
                 if error.get("code") != 408:
                     continue
-                last = self._executions.get(self._step_key(shard, step), [])[-1:]
-                for one in last:
-                    if one.ended is not None and one.ended < step.updated_at / 1e6 - TIME_BUDGET_MS / 3000:
+                failed, began = step.updated_at / 1e6, (step.started_at or 0) / 1e6
+                if self._timeline.workers_hurt(failed - TIME_BUDGET_MS / 1000 - 1, failed):
+                    continue
+                for one in self._executions.get(self._step_key(shard, step), [])[-1:]:
+                    # Not of an earlier attempt, or from before a wait or a restart: it was asked for again since.
+                    if one.attempt != step.attempt or one.said in ("interrupt", "subgraph") or one.began < began - 0.1:
+                        continue
+                    if one.ended is not None and one.ended < failed - TIME_BUDGET_MS / 3000:
                         yield (
-                            f"step {step.step_id} {step.node} failed with {error['message']!r}, and {one.worker} executed it"
-                            f" from {one.began:.3f} to {one.ended:.3f}"
+                            f"step {step.step_id} {step.node} failed with {error['message']!r} at {self._when(failed)}, and"
+                            f" {one.worker} executed it from {self._when(one.began)} to {self._when(one.ended)}"
                         )
 
     def rows(self, ticket: Ticket) -> list[str]:
@@ -89,14 +100,18 @@ class Checker:
         lines = [f"caller: {text}" for text in ticket.story]
         for flow in self._tree(ticket):
             assert shard is not None
-            lines += shard.shown(flow.flow_id)
+            lines += shard.shown(flow.flow_id, self._timeline.began)
         for one in self._of_ticket.get(ticket.number, []):
-            ended = f"{one.ended:.3f} {one.said}" if one.ended is not None else "never ended"
+            ended = f"{self._when(one.ended)} {one.said}" if one.ended is not None else "never ended"
             lines.append(
                 f"executed {one.step_key.rpartition('-')[0]} {one.node} attempt {one.attempt} by {one.worker}"
-                f" from {one.began:.3f} to {ended}, as {one.number}"
+                f" from {self._when(one.began)} to {ended}, as {one.number}"
             )
         return lines
+
+    def _when(self, at: float) -> str:
+        """As in the timeline of the faults."""
+        return f"{at - self._timeline.began:.3f}"
 
     # -- flows and tickets
 
@@ -245,8 +260,3 @@ def of_members(members: list[Member]) -> Iterator[Finding]:
 def _around(text: str, at: int) -> str:
     begin = text.rfind("\n", 0, at) + 1
     return "\n    ".join(text[begin : begin + 3000].splitlines()[:30])
-
-
-def of_accounts(paths: list[Path]) -> Account:
-    """What the workers wrote down."""
-    return Account.read(paths)

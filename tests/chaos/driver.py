@@ -59,7 +59,9 @@ class Ticket:
 class Driver:
     """All callers of one round."""
 
-    def __init__(self, clients: list[Client], rng: random.Random, timeline: Timeline, shapes: tuple[Shape, ...] = SHAPES):
+    def __init__(
+        self, clients: list[Client], rng: random.Random, timeline: Timeline, shapes: tuple[Shape, ...] = SHAPES
+    ):
         self.tickets: list[Ticket] = []
         self._clients = clients
         self._rng = rng

@@ -21,13 +21,27 @@ class Timeline:
     """What was done when, in seconds since the beginning."""
 
     began: float = field(default_factory=time.time)
-    lines: list[tuple[float, str]] = field(default_factory=list)
+    lines: list[tuple[float, str, str]] = field(default_factory=list)
 
-    def add(self, text: str) -> None:
-        self.lines.append((time.time(), text))
+    def add(self, who: str, what: str) -> None:
+        self.lines.append((time.time(), who, what))
 
     def shown(self) -> list[str]:
-        return [f"{at - self.began:8.3f}  {text}" for at, text in self.lines]
+        return [f"{at - self.began:8.3f}  {who}: {what}" for at, who, what in self.lines]
+
+    def workers_hurt(self, since: float, until: float) -> bool:
+        """Whether a worker was killed or stood still in this time, so that answers may be missing."""
+        frozen: dict[str, float] = {}
+        for at, who, what in self.lines:
+            if not who.startswith("worker"):
+                continue
+            if what == "kill -9" and since <= at <= until:
+                return True
+            if what.startswith("SIGSTOP"):
+                frozen[who] = at
+            elif what == "SIGCONT" and frozen.pop(who) <= until and at >= since:
+                return True
+        return any(at <= until for at in frozen.values())
 
 
 class Faults:
@@ -50,7 +64,7 @@ class Faults:
                 if fault is not None:
                     group.create_task(fault)
         await self._house.until_whole()
-        self._timeline.add("no more faults; everything is up")
+        self._timeline.add("house", "no more faults; everything is up")
 
     def _pick(self) -> Awaitable[None] | None:
         kinds: list[tuple[int, Callable[[], Awaitable[None] | None]]] = [
@@ -81,29 +95,29 @@ class Faults:
         return self._during(one, f"{one.name.split('-')[0]} {how}", break_(one, pause))
 
     async def _killed(self, one: Member, pause: float) -> None:
-        self._timeline.add(f"{one.name}: kill -9")
+        self._timeline.add(one.name, "kill -9")
         await one.kill()
         await asyncio.sleep(pause)
         await self._started(one)
 
     async def _frozen(self, one: Member, pause: float) -> None:
-        self._timeline.add(f"{one.name}: SIGSTOP for {pause:.1f} s")
+        self._timeline.add(one.name, f"SIGSTOP for {pause:.1f} s")
         one.freeze()
         await asyncio.sleep(pause)
         one.thaw()
-        self._timeline.add(f"{one.name}: SIGCONT")
+        self._timeline.add(one.name, "SIGCONT")
 
     async def _drained(self, one: Member, pause: float) -> None:
         await one.until_said("serving " if one in self._house.workers else "is ready")  # else it was not up yet
-        self._timeline.add(f"{one.name}: SIGTERM")
+        self._timeline.add(one.name, "SIGTERM")
         await one.drain()
-        self._timeline.add(f"{one.name}: has ended")
+        self._timeline.add(one.name, "has ended")
         await asyncio.sleep(pause)
         await self._started(one)
 
     async def _started(self, one: Member) -> None:
         one.start()
-        self._timeline.add(f"{one.name}: started again")
+        self._timeline.add(one.name, "started again")
 
     # -- servers
 
@@ -114,11 +128,11 @@ class Faults:
         pause = self._rng.choice([0.0, 0.0, self._rng.uniform(0, 1.5)])
 
         async def restart() -> None:
-            self._timeline.add("nats-server: kill")
+            self._timeline.add("nats-server", "kill")
             await nats.kill()
             await asyncio.sleep(pause)
             await nats.start()
-            self._timeline.add("nats-server: is back")
+            self._timeline.add("nats-server", "is back")
 
         return self._during(nats, "nats-server restart", restart())
 
@@ -130,18 +144,20 @@ class Faults:
         pause = self._rng.choice([0.0, 0.0, self._rng.uniform(0, 3)])
         if server in self._busy:
             return None
-        return self._during(server, "database crash" if crash else "database restart", self._restarted(server, crash, pause))
+        return self._during(
+            server, "database crash" if crash else "database restart", self._restarted(server, crash, pause)
+        )
 
     async def _restarted(self, server: PostgresServer, crash: bool, pause: float) -> None:
         name = f"database {self._house.databases.index(server) + 1}"
-        self._timeline.add(f"{name}: {'crash' if crash else 'restart'}")
+        self._timeline.add(name, "crash" if crash else "restart")
         if crash:
             await server.kill()
             await asyncio.sleep(pause)
             await server.start()
         else:
             await server.restart()
-        self._timeline.add(f"{name}: is back")
+        self._timeline.add(name, "is back")
 
     async def _during(self, what: object, kind: str, fault: Awaitable[None]) -> None:
         self._busy.add(what)

@@ -72,7 +72,9 @@ class Member:
         async with asyncio.timeout(seconds):
             while words not in self.said[-1].read_text(errors="replace"):
                 if not self.running:
-                    raise AssertionError(f"{self.name} ended by itself: {self.said[-1].read_text(errors='replace')[-2000:]}")
+                    raise AssertionError(
+                        f"{self.name} ended by itself: {self.said[-1].read_text(errors='replace')[-2000:]}"
+                    )
                 await asyncio.sleep(0.05)
 
 

@@ -38,7 +38,10 @@ class Result:
 
     def report(self) -> str:
         """Everything one needs to see what happened, and to have it happen again."""
-        lines = [f"chaos: arrangement {self.arrangement}, seed {self.seed}: {len(self.findings)} findings", self.summary()]
+        lines = [
+            f"chaos: arrangement {self.arrangement}, seed {self.seed}: {len(self.findings)} findings",
+            self.summary(),
+        ]
         if self.findings:
             lines += ["timeline:", *(f"  {line}" for line in self.timeline.shown())]
         shown: set[Ticket] = set()
@@ -71,11 +74,11 @@ async def perform(arrangement: Arrangement, seed: int, seconds: float, folder: P
             account = Account.read(house.accounts())
             for one in house.members:
                 await one.drain()
-            checker = Checker(result.tickets, await _shards(house), account)
+            checker = Checker(result.tickets, await _shards(house), account, result.timeline)
             result.findings += checker.findings()
             result.findings += of_members(house.members)
             result.counts["executions"] = len(account.executions)
-            counts = Counter((one.step_key, one.attempt) for one in account.executions)
+            counts = Counter((one.step_key, one.attempt, one.said == "answered") for one in account.executions)
             result.counts["repeated"] = sum(count > 1 for count in counts.values())
     return result
 
@@ -84,7 +87,9 @@ async def perform(arrangement: Arrangement, seed: int, seconds: float, folder: P
 async def _clients(house: House) -> AsyncIterator[list[Client]]:
     async with contextlib.AsyncExitStack() as stack:
         yield [
-            await stack.enter_async_context(Client(house.nats.url, timeout=4, patience=4, name=f"chaos-caller-{number}"))
+            await stack.enter_async_context(
+                Client(house.nats.url, timeout=4, patience=4, name=f"chaos-caller-{number}")
+            )
             for number in range(2)
         ]
 
@@ -117,7 +122,7 @@ async def _play(house: House, clients: list[Client], result: Result, seconds: fl
 
 async def _mend(house: House, driver: Driver, result: Result) -> None:
     """Flows that a killed worker made fail are run again, as their operator would; nothing is in their way any more."""
-    checker = Checker(result.tickets, await _shards(house), Account.read(house.accounts()))
+    checker = Checker(result.tickets, await _shards(house), Account.read(house.accounts()), result.timeline)
     disturbed = {ticket: why for ticket in result.tickets if (why := checker.disturbed(ticket))}
     result.counts["disturbed"] = len(disturbed)
     for ticket in disturbed:

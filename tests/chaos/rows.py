@@ -55,8 +55,8 @@ class Shard:
         """A root flow and those it called, directly or not."""
         return [flow for flow in self.flows.values() if flow.root_id == flow_id]
 
-    def shown(self, flow_id: int) -> list[str]:
-        """The flow and its steps, a line each."""
+    def shown(self, flow_id: int, began: float) -> list[str]:
+        """The flow and its steps, a line each; times in seconds since `began`."""
         lines = []
         for flow in [self.flows[flow_id]] if flow_id in self.flows else []:
             lines.append(
@@ -65,7 +65,7 @@ class Shard:
             )
             for step in self.of_flow.get(flow_id, []):
                 more = {
-                    name: value
+                    name: round(value / 1e6 - began, 3) if name in _TIMES else value
                     for name, value in vars(step).items()
                     if name not in _DULL and value not in (None, 0, "", "{}")
                 }
@@ -75,8 +75,8 @@ class Shard:
 
 _DULL = {
     "step_id", "flow_id", "node", "url", "status", "token", "priority", "fairness_key", "fairness_weight", "created_at",
-    "not_before",
 }  # fmt: skip
+_TIMES = {"started_at", "updated_at", "not_before", "lease_expires"}
 
 
 async def read(number: int, dsn: str) -> Shard:

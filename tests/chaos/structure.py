@@ -180,7 +180,9 @@ class Look:
             yield f"its branches are {firsts}, its size is {spawn.cohort_size}"
         arrived = [one for one in members if one.arrived]
         # A nested cohort that has resolved with a failure is an arrival, too (X8).
-        broken = [one for one in members if one.cohort_size is not None and one.arrivals >= one.cohort_size and one.failures]
+        broken = [
+            one for one in members if one.cohort_size is not None and one.arrivals >= one.cohort_size and one.failures
+        ]
         ordinals = sorted(one.ordinal for one in [*arrived, *broken])
         if len(set(ordinals)) != len(ordinals):
             yield f"a branch has arrived twice: {ordinals}"
@@ -238,7 +240,11 @@ class Look:
         if self._flow.final_state is None or self._flow.status not in OVER:
             return
         final = json.loads(self._flow.final_state)
-        last = [one for one in self._steps.values() if one.successor_id is None and one.cohort_size is None and not one.spawn_id]
+        last = [
+            one
+            for one in self._steps.values()
+            if one.successor_id is None and one.cohort_size is None and not one.spawn_id
+        ]
         if self._flow.status == "completed":
             if len(last) != 1 or last[0].status != "completed":
                 yield f"it is completed, and its last steps are {[(one.step_id, one.status) for one in last]}"
@@ -279,7 +285,12 @@ def _inputs(for_each: str, as_: str, state: State, step: Row) -> Iterator[State]
 
 
 def _add(left: Any, right: Any) -> Any:
-    if isinstance(left, bool) or isinstance(right, bool) or isinstance(left, str | list) or isinstance(right, str | list):
+    if (
+        isinstance(left, bool)
+        or isinstance(right, bool)
+        or isinstance(left, str | list)
+        or isinstance(right, str | list)
+    ):
         raise TypeError("add requires numbers")
     return left + right
 
