@@ -29,6 +29,17 @@ class BusAway(Exception):
     """The bus is away, or went away before the answer came: the step is given back, neither failed nor tripped (V4, B6)."""
 
 
+class WorkerLost(Exception):
+    """Whoever ran the task is gone before it answered: the step is given back, at once, neither failed nor tripped (X11).
+
+    `pause`: seconds after which it is due again; not 0 if the same step was lost before.
+    """
+
+    def __init__(self, message: str, pause: float = 0.0) -> None:
+        super().__init__(message)
+        self.pause = pause
+
+
 class Refused(Unavailable):
     """A graph source answered, with a refusal: asking again does not help."""
 
@@ -43,8 +54,8 @@ class Tasks(Protocol):
     async def execute(self, call: TaskCall) -> Answer:
         """Run one task within `call.budget` seconds and return its answer; every failure is an answer too.
 
-        Raises `BusAway` if it is unknown whether the task ran because the transport is gone. An exception of any other
-        kind is taken for an ordinary error of the step.
+        Raises `BusAway` if it is unknown whether the task ran because the transport is gone, `WorkerLost` because whoever
+        ran it is. An exception of any other kind is taken for an ordinary error of the step.
         """
         ...
 
@@ -187,6 +198,7 @@ class Store(Protocol):
     async def purge(self, query: Query, thread_id: int | None, limit: int) -> int: ...
     async def size(self) -> tuple[int, int]: ...
     async def stopped_among(self, flow_ids: Sequence[int]) -> list[int]: ...
+    async def cancelled_among(self, step_ids: Sequence[int]) -> list[int]: ...
     async def next_due(self) -> int | None: ...
     async def leads(self) -> bool: ...
     async def wake_forlorn(self) -> Steered: ...

@@ -15,7 +15,7 @@ from dwarf_nats.wire.operations import OPERATIONS, Operation
 from dwarf_nats.wire.schema import schema_name
 from dwarf_nats.wire.subjects import Subjects
 
-from .handlers import GRAPH_PAYLOADS, HANDLERS, Asked, EngineApi, Handler, missing
+from .handlers import GRAPH_PAYLOADS, HANDLERS, Asked, EngineApi, Handler
 
 log = logging.getLogger("dwarf_nats.bus")
 
@@ -92,10 +92,8 @@ class Endpoint:
 
 
 def endpoints(subjects: Subjects) -> list[Endpoint]:
-    """All endpoints, those of operations that are not carried out included."""
-    return [
-        Endpoint(one, subjects.operation(one.name), HANDLERS.get(one.name) or missing(one.name)) for one in OPERATIONS
-    ]
+    """All endpoints."""
+    return [Endpoint(one, subjects.operation(one.name), HANDLERS[one.name]) for one in OPERATIONS]
 
 
 def asked_from(payload: bytes, block: bytes | None, reply: bytes, keyed: bool) -> Asked:

@@ -297,16 +297,7 @@ HANDLERS: dict[str, Handler] = {
     "graph.validate": graph_validate,
     "graph.mermaid": graph_drawn,
 }
-"""Operations that are carried out. Every other one of `OPERATIONS` answers that it is not available in this version."""
+"""What carries out each of `OPERATIONS`."""
 
 GRAPH_PAYLOADS: frozenset[type[msgspec.Struct]] = frozenset({m.GraphDocument})
 """Requests whose payload is a graph, read and checked by `Graph.from_json`."""
-
-
-def missing(operation: str) -> Handler:
-    """The handler of an operation that is not carried out."""
-
-    async def refuse(_engine: EngineApi, _request: Any, _asked: Asked) -> bytes:
-        raise BadRequest(f"{operation} is not available in this version")
-
-    return refuse

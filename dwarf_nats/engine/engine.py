@@ -569,14 +569,16 @@ class PeerSignals:
             self._shards[shard].wake()
 
     def notify_status_change(self, flows: Sequence[tuple[str, Status]]) -> None:
-        """Flows stopped: let their local waiters read them."""
-        for flow, _ in flows:
+        """Flows stopped: let their local waiters read them, and whoever runs a step of a cancelled one here know."""
+        for flow, status in flows:
             try:
                 key = parse_key(flow)
             except BadRequest:
                 continue
             if key.shard in self._shards:
                 self._shards[key.shard].waiters.wake(key.id, None)
+                if status is Status.CANCELLED:
+                    self._shards[key.shard].cancelled_elsewhere(key)
 
     def sync_valve(self, task: str, w: float, t: int) -> None:
         """There are no valves yet."""

@@ -13,7 +13,7 @@ from dwarf_nats.engine.ids import Ids, NoneLeft
 from dwarf_nats.engine.reading import flow_key, outcome_at
 from dwarf_nats.engine.waiters import Waiters
 from dwarf_nats.errors import DwarfError, Unavailable
-from dwarf_nats.ports import BusAway, Refused
+from dwarf_nats.ports import BusAway, Refused, WorkerLost
 from dwarf_nats.rules import breakpoints, parking
 from dwarf_nats.rules.decide import Limits, decide, fail, give_back
 from dwarf_nats.rules.settlement import FlowFacts, NewFlow, NewStep, Settled, Settlement, StepInHand
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from dwarf_nats.ports import Clock, Notices, Signals, Store, Tasks
     from dwarf_nats.settings import EngineSettings
     from dwarf_nats.workflow.graph import Graph
+    from dwarf_nats.workflow.keys import Key
     from dwarf_nats.workflow.rows import FlowRow, Steered
 
 log = logging.getLogger("dwarf_nats.engine")
@@ -343,6 +344,9 @@ class Shard:
         except BusAway:
             await self._tasks.ready()  # the step is held meanwhile: neither failed nor written about
             return give_back(step, BUS_AWAY_DELAY_US)
+        except WorkerLost as error:
+            log.info("step %s is given back: %s", step.shown, error)
+            return give_back(step, round(error.pause * 1_000_000))
         except Unavailable as error:
             log.warning("step %s is given back: %s", step.shown, error)
             return give_back(step, BUS_AWAY_DELAY_US)
@@ -431,7 +435,7 @@ class Shard:
             return Answer(
                 error=ErrorInfo(f"task {step.url} did not answer within its time budget of {budget_ms} ms", 408)
             )
-        except (BusAway, Unavailable):
+        except (BusAway, WorkerLost, Unavailable):
             raise
         except Exception as error:
             code = getattr(error, "code", 500)
@@ -586,6 +590,16 @@ class Shard:
             if running is not None:
                 running.cancel()
 
+    def cancelled_elsewhere(self, flow: Key) -> None:
+        """Another replica cancelled a flow: tell those who run its steps for this one (O10)."""
+        self.cancelled(
+            [
+                (step.step_id, step.token)
+                for step in self._in_hand.values()
+                if step.flow.flow_id == flow.id and step.flow.token == flow.token
+            ]
+        )
+
     # -- upkeep
 
     async def _keep_up(self, name: str) -> None:
@@ -623,6 +637,10 @@ class Shard:
             self.recovered += found
             log.info("shard %d: %d steps of silent replicas are pending again", self.number, found)
             self.wake()
+        for step_id in await self.store.cancelled_among(list(self._running)) if self._running else ():
+            step = self._in_hand.get(step_id)
+            if step is not None and step_id in self._running:  # nobody told, or the signal was lost (B1)
+                self.cancelled([(step_id, step.token)])
         waited_for = self.waiters.waited_for()
         if waited_for:
             for flow_id in await self.store.stopped_among(waited_for):

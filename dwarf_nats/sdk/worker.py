@@ -133,6 +133,7 @@ class Worker:
         for function in self._functions.values():
             bind(function)
         self._stopping = False
+        self._private = ""
         self._hurry.clear()
         self._jobs = Jobs(self.concurrency, self._answer, self._accept)
         try:
@@ -215,8 +216,9 @@ class Worker:
         else:
             nc = await connection.connect(self.options, self.name, closed=self._on_closed, retry=retry)
         self._nc = nc
-        self._private = nc.new_inbox()
-        # The private subject comes first, so that it is there before and after every task's.
+        # The engine knows what is in hand by this subject, so it stays the same on another connection. It comes first, so that
+        # it is there before and after every task's.
+        self._private = self._private or nc.new_inbox()
         subs = [await nc.subscribe(self._private, cb=self._on_worker_call)]
         for url, handler in self._handlers.items():
             subs.append(await self._subscribe(nc, self._subjects.task(url), handler))
@@ -298,6 +300,9 @@ class Worker:
             log.warning("an answer could not be sent: %s", error)
 
     async def _accept(self, job: Job) -> None:
+        nc = self._nc
+        if nc is not None and not nc.is_connected:
+            await until_connected(nc, min(job.call.budget, 60.0))
         if self._nc is not None and job.reply and not job.said:
             with contextlib.suppress(nats.errors.Error):
                 await self._nc.publish(job.reply, headers={h.SIGNAL: h.ACCEPTED, h.WORKER: self._private})

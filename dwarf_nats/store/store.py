@@ -356,6 +356,14 @@ class SqlStore:
         going = {int(row[0]) for row in rows}
         return [flow_id for flow_id in flow_ids if flow_id not in going]
 
+    async def cancelled_among(self, step_ids: Sequence[int]) -> list[int]:
+        """Which of these steps are cancelled, or gone with their flow."""
+        rows = await self.database.fetch(
+            "select step_id from dwarf_steps where step_id {in:$1} and status <> 'cancelled'", list(step_ids)
+        )
+        others = {int(row[0]) for row in rows}
+        return [step_id for step_id in step_ids if step_id not in others]
+
     # -- upkeep
 
     async def leads(self) -> bool:

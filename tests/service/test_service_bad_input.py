@@ -103,7 +103,26 @@ REFUSED = {
     "a lone surrogate": ("flow.run", state('{"s": "\\ud800"}'), 400, "JSON"),
     "a graph that never ends": ("flow.run", graph(transitions=[{"from": "a", "to": "a"}]), 400, "END"),
     "a graph with an unknown key": ("graph.put", json.dumps({**STRAIGHT, "task": []}).encode(), 400, "task"),
-    "an operation of a later version": ("flow.resume", json.dumps({"flowKey": KEY}).encode(), 400, "version"),
+    "a resume of nothing": ("flow.resume", json.dumps({"flowKey": KEY}).encode(), 404, "1-999"),
+    "overrides that are no object": (
+        "flow.restart",
+        json.dumps({"flowKey": KEY, "overrides": [1]}).encode(),
+        400,
+        "overrides",
+    ),
+    "a fork without a step": ("flow.fork", json.dumps({"flowKey": KEY}).encode(), 400, "stepKey"),
+    "a breakpoint before no task": (
+        "flow.break_before",
+        json.dumps({"flowKey": KEY, "task": ""}).encode(),
+        400,
+        "task",
+    ),
+    "a continue with a thread in its options": (
+        "flow.continue",
+        json.dumps({"threadKey": KEY, "options": {"threadKey": KEY}}).encode(),
+        400,
+        "threadKey",
+    ),
 }
 
 

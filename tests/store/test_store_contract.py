@@ -368,6 +368,15 @@ async def test_stopped_among_names_what_stopped_or_is_gone(store: SqlStore) -> N
     assert await store.stopped_among(ids) == [step.flow.flow_id, 10**9]
 
 
+async def test_cancelled_among_names_the_steps_that_are_cancelled_or_gone(store: SqlStore) -> None:
+    """O10: what a replica in doubt asks about the steps it has in hand."""
+    cancelled, running, done = [await one_claimed(store) for _ in range(3)]
+    await cancel(store, cancelled.flow.flow_id)
+    await store.settle([ended(done)], BUDGET)
+    ids = [running.step_id, 10**9, cancelled.step_id, done.step_id]
+    assert await store.cancelled_among(ids) == [10**9, cancelled.step_id]
+
+
 async def test_graphs_are_stored_once_and_registered_by_name(store: SqlStore) -> None:
     """G10."""
     await store.save_graph("d1", b"{}")
