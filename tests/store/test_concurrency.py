@@ -94,6 +94,18 @@ async def test_a_step_recovered_by_another_replica_is_fenced_from_the_first(pg_s
     assert row.final_state == '{"by":"two"}'
 
 
+async def test_recovery_does_not_wait_for_a_replica_that_stands_still_in_a_transaction(pg_stores: Stores) -> None:
+    """B2: what it has locked is left for the next time, the rest of what it held is given back."""
+    one, two = pg_stores
+    free, held = await one_claimed(one), await one_claimed(one)
+    await look(two, "update dwarf_replicas set seen_at = 1 where replica_id = $1", one.replica_id)
+    async with locked(one, held.step_id), asyncio.timeout(20):
+        assert await two.recover(10_000) == 1
+        assert await step_status(two, free.step_id) == "pending"
+    assert await two.recover(10_000) == 1
+    assert await step_status(two, held.step_id) == "pending"
+
+
 async def test_one_idempotency_key_at_two_replicas_makes_one_flow(pg_stores: Stores) -> None:
     """O1."""
     for n in range(20):
