@@ -49,9 +49,15 @@ _AWAY = (
     asyncpg.ReadOnlySQLTransactionError,
 )
 _AGAIN = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
-_HOT = {
+_SESSION = {
     "application_name": "dwarf-nats",
     "jit": "off",
+    # A replica that stands still in the middle of a transaction must not hold its locks for ever: it reads that the
+    # connection is gone once it goes on, and others do not wait for it any longer.
+    "idle_in_transaction_session_timeout": "10000",
+}
+_HOT = {
+    **_SESSION,
     "plan_cache_mode": "force_generic_plan",
     "enable_seqscan": "off",
     "enable_hashjoin": "off",
@@ -215,7 +221,7 @@ class Postgres:
             timeout=10,
             command_timeout=60,
             reset=_as_it_is,
-            server_settings={"application_name": "dwarf-nats", "jit": "off"},
+            server_settings=_SESSION,
         )
 
     def resize(self, size: int) -> None:

@@ -23,7 +23,9 @@ from store_helpers import (
     went_on,
 )
 
-from dwarf_nats.errors import Conflict, NotFound
+from dwarf_nats.clock import SystemClock
+from dwarf_nats.errors import Conflict, NotFound, Unavailable
+from dwarf_nats.store import postgres
 from dwarf_nats.store.store import SqlStore
 from dwarf_nats.workflow.rows import StepRow
 
@@ -104,6 +106,37 @@ async def test_recovery_does_not_wait_for_a_replica_that_stands_still_in_a_trans
         assert await step_status(two, free.step_id) == "pending"
     assert await two.recover(10_000) == 1
     assert await step_status(two, held.step_id) == "pending"
+
+
+async def test_a_replica_that_stands_still_in_a_transaction_loses_it(
+    pg_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody waits for its locks for ever; it learns that its database is away, as in any outage (B6)."""
+    monkeypatch.setitem(postgres._SESSION, "idle_in_transaction_session_timeout", "100")
+    monkeypatch.setitem(postgres._HOT, "idle_in_transaction_session_timeout", "100")
+    still, other = [SqlStore(1, pg_dsn, pool=1, clock=SystemClock()) for _ in range(2)]
+    for store in (still, other):
+        await store.open("a replica", migrated=True)
+    assert isinstance(still.database, postgres.Postgres)
+    step = await one_claimed(still)
+    lock = "update dwarf_steps set updated_at = 1 where step_id = $1"
+
+    async def held(connection: Any) -> None:
+        async with connection.transaction():
+            await connection.fetch(lock, step.step_id)
+            await look(other, lock, step.step_id)  # returns once the lock is free
+            await connection.fetch(lock, step.step_id)
+
+    with pytest.raises(Unavailable):
+        await still.database._hotly(held)
+    with pytest.raises(Unavailable):
+        async with still.database.transaction() as tx:
+            await tx.fetch(lock, step.step_id)
+            await look(other, lock, step.step_id)
+            await tx.fetch(lock, step.step_id)
+    await look(still, lock, step.step_id)
+    for store in (still, other):
+        await store.close()
 
 
 async def test_one_idempotency_key_at_two_replicas_makes_one_flow(pg_stores: Stores) -> None:
