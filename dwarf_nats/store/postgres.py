@@ -344,9 +344,9 @@ class Postgres:
                             self.dsn, timeout=10, command_timeout=60, server_settings=_HOT
                         )
                     return await work(self._hot)
-                except _AGAIN:
-                    if attempt == 3:
-                        raise
+                except _AGAIN as error:
+                    if attempt == 3:  # it is not what was to be written that is at fault
+                        raise self._unavailable(error) from error
                 except _AWAY as error:
                     hot, self._hot = self._hot, None
                     if hot is not None:

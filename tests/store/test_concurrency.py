@@ -139,6 +139,34 @@ async def test_a_replica_that_stands_still_in_a_transaction_loses_it(
         await store.close()
 
 
+class Unlucky:
+    """A connection on which every statement meets a deadlock."""
+
+    def __init__(self) -> None:
+        self.tries = 0
+
+    def is_closed(self) -> bool:
+        return False
+
+    async def fetch(self, *_: Any) -> list[Any]:
+        self.tries += 1
+        raise asyncpg.DeadlockDetectedError("deadlock detected")
+
+
+async def test_a_group_that_meets_lock_conflicts_again_and_again_is_tried_later_not_failed(pg_stores: Stores) -> None:
+    """X10, B6: what the database refuses for reasons of its own is no fault of a step."""
+    one, _ = pg_stores
+    step = await one_claimed(one)
+    unlucky = Unlucky()
+    assert isinstance(one.database, postgres.Postgres)
+    hot, one.database._hot = one.database._hot, unlucky
+    with pytest.raises(Unavailable, match="deadlock detected"):
+        await one.settle([ended(step)], BUDGET)
+    assert unlucky.tries > 1
+    one.database._hot = hot
+    assert len(await one.settle([ended(step)], BUDGET)) == 1
+
+
 async def test_one_idempotency_key_at_two_replicas_makes_one_flow(pg_stores: Stores) -> None:
     """O1."""
     for n in range(20):
