@@ -157,7 +157,8 @@ class Shard:
         self._jobs = [
             self._job(self.committer.run(), "committer"),
             self._job(self._refill(), "refiller"),
-            self._job(self._keep_up(name), "reaper"),
+            self._job(self._beat(name), "pulse"),
+            self._job(self._keep_up(), "reaper"),
         ]
 
     def stop_claiming(self) -> None:
@@ -602,7 +603,23 @@ class Shard:
 
     # -- upkeep
 
-    async def _keep_up(self, name: str) -> None:
+    async def _beat(self, name: str) -> None:
+        """Say that this replica lives (B2), whatever else it may be waiting for."""
+        while True:
+            await self._clock.sleep(self.settings.replica_timeout_ms / 3000)
+            try:
+                await self.store.beat(name)
+                self.away = ""
+            except Unavailable as error:
+                self.away = str(error)
+                self.committer.outages += 1
+                log.debug("shard %d: %s", self.number, error)
+            except asyncio.CancelledError:
+                raise
+            except Exception:
+                log.exception("a defect in the pulse of shard %d", self.number)
+
+    async def _keep_up(self) -> None:
         beat = self.settings.replica_timeout_ms / 3000
         ticks = 0
         outages = self.committer.outages
@@ -610,7 +627,6 @@ class Shard:
             await self._clock.sleep(beat)
             ticks += 1
             try:
-                await self.store.beat(name)
                 if self.committer.outages != outages:
                     outages = self.committer.outages
                     ticks = 1  # the other replicas could not renew their rows either: give them time
@@ -621,9 +637,7 @@ class Shard:
                     if ticks % 9 == 0:
                         await self.store.remove_completed(60_000)
                         await self._heal(self)
-                self.away = ""
             except Unavailable as error:
-                self.away = str(error)
                 log.debug("shard %d: %s", self.number, error)
                 outages = -1
             except asyncio.CancelledError:

@@ -121,19 +121,19 @@ async def test_a_replica_that_stands_still_in_a_transaction_loses_it(
     step = await one_claimed(still)
     lock = "update dwarf_steps set updated_at = 1 where step_id = $1"
 
-    async def held(connection: Any) -> None:
+    async def standstill(on: Any) -> None:
+        await on.fetch(lock, step.step_id)
+        await look(other, lock, step.step_id)  # returns once the lock is free
+        await on.fetch(lock, step.step_id)
+
+    async def settling(connection: Any) -> None:
         async with connection.transaction():
-            await connection.fetch(lock, step.step_id)
-            await look(other, lock, step.step_id)  # returns once the lock is free
-            await connection.fetch(lock, step.step_id)
+            await standstill(connection)
 
     with pytest.raises(Unavailable):
-        await still.database._hotly(held)
+        await still.database.transact(standstill)
     with pytest.raises(Unavailable):
-        async with still.database.transaction() as tx:
-            await tx.fetch(lock, step.step_id)
-            await look(other, lock, step.step_id)
-            await tx.fetch(lock, step.step_id)
+        await still.database._hotly(settling)
     await look(still, lock, step.step_id)
     for store in (still, other):
         await store.close()
