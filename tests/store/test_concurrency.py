@@ -185,7 +185,7 @@ async def test_one_start_wins(pg_stores: Stores) -> None:
 
 @pytest.mark.parametrize("running", [True, False])
 async def test_a_cancel_that_waits_for_a_settlement_takes_its_successor_along(pg_stores: Stores, running: bool) -> None:
-    """O10: the successor is born while cancel waits."""
+    """O10: the successor is born while cancel waits; whoever executes it is told."""
     one, two = pg_stores
     step = await one_claimed(one)
     settlement = went_on(step, running=running)
@@ -196,11 +196,12 @@ async def test_a_cancel_that_waits_for_a_settlement_takes_its_successor_along(pg
         cancelling = asyncio.create_task(cancel(two, step.flow.flow_id, "", final))
         await line(2)
     assert len(await settling) == 1
-    await cancelling
+    following = settlement.successor
+    assert (await cancelling).running == ([(following.step_id, following.token)] if running else [])
     row = await one.flow_by_id(step.flow.flow_id)
     assert row is not None
     assert (row.status, row.final_state) == ("cancelled", '{"steps":2}')
-    assert await step_status(one, settlement.successor.step_id) == "cancelled"
+    assert await step_status(one, following.step_id) == "cancelled"
     assert await one.claim(5, BUDGET) == []
 
 
