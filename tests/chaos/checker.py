@@ -1,4 +1,4 @@
-"""The independent checker: the databases, read past the engine, against what the callers know and the task services' account."""
+"""The independent checker: the databases, read past the engine, against what callers and task services say themselves."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ from tests.chaos.shapes import OVERRIDES
 UNSERVED = (408, 503)
 """Codes of a step whose worker was killed or frozen, or that nobody served at that moment."""
 _UNSERVED_WORDS = ("did not answer within", "nobody serves", "no responders", "cannot be started")
-_DEFECTS = re.compile(r"defect|Traceback|refused the result|cannot be failed either|refused flow")
+_DEFECTS = re.compile(
+    r"a defect|Traceback|refused the result|refused flow|cannot be failed either|waited for sub-workflows that had ended"
+    r"|had no caller any more|have no live step|could not be written before the end"
+)
 
 
 @dataclass

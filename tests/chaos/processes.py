@@ -1,6 +1,6 @@
 """The house that is broken and mended: servers, replicas and workers, all processes of their own, on loopback.
 
-Each dies with this process, whatever ends it. What a process says goes to a file of its own, a new one every time it is started.
+Each dies with this process, whatever ends it. What a process says goes to a file of its own, a new one at every start.
 """
 
 from __future__ import annotations
