@@ -17,8 +17,9 @@ from dwarf_nats.wire import headers as h
 
 from .connection import Connection
 
-FROZEN_SECONDS = 0.25
-"""A timer so late says that this process did not run: what came meanwhile is still to be read."""
+LAST_LOOK_SECONDS = 0.1
+"""How long after its deadline a call is given up. A process that stood still has answers to read that came in time, and its
+timers ring before it has read them."""
 
 
 class Reply(NamedTuple):
@@ -32,7 +33,7 @@ class Reply(NamedTuple):
 class Call:
     """One request under way."""
 
-    __slots__ = ("cancelled", "due", "future", "step", "timer", "token", "worker")
+    __slots__ = ("cancelled", "future", "step", "timer", "token", "worker")
 
     def __init__(self, token: bytes, future: asyncio.Future[Reply | None], step: str) -> None:
         self.token = token
@@ -40,7 +41,6 @@ class Call:
         self.step = step
         self.worker = ""
         self.cancelled = False
-        self.due = 0.0
         self.timer: asyncio.TimerHandle | None = None
 
     @property
@@ -93,7 +93,7 @@ class Inbox:
         self._calls[token] = call
         if step:
             self._by_step[step] = call
-        self._wind(call, loop.time() + seconds)
+        call.timer = loop.call_at(loop.time() + seconds, self._look_once_more, call)
         try:
             return await call.future
         except asyncio.CancelledError:
@@ -117,14 +117,14 @@ class Inbox:
         if call.step and self._by_step.get(call.step) is call:
             del self._by_step[call.step]
 
-    def _wind(self, call: Call, due: float) -> None:
-        call.due = due
-        call.timer = asyncio.get_running_loop().call_at(due, self._expire, call)
+    def _look_once_more(self, call: Call) -> None:
+        loop = asyncio.get_running_loop()
+        due = loop.time() + LAST_LOOK_SECONDS
+        call.timer = loop.call_at(due, self._expire, call, due)
 
-    def _expire(self, call: Call) -> None:
-        now = asyncio.get_running_loop().time()
-        if now - call.due > FROZEN_SECONDS:
-            self._wind(call, now + FROZEN_SECONDS)
+    def _expire(self, call: Call, due: float) -> None:
+        if asyncio.get_running_loop().time() > due + LAST_LOOK_SECONDS:  # it stood still once more
+            self._look_once_more(call)
             return
         self._forget(call)
         if not call.future.done():
