@@ -33,18 +33,28 @@ class Finding:
     where: list[str] = field(default_factory=list)
 
 
+@dataclass
+class Evidence:
+    """What the checker goes by."""
+
+    tickets: list[Ticket] = field(default_factory=list)
+    shards: list[Shard] = field(default_factory=list)
+    account: Account = field(default_factory=Account)
+    timeline: Timeline = field(default_factory=Timeline)
+
+
 class Checker:
     """One look at a house at rest."""
 
-    def __init__(self, tickets: list[Ticket], shards: list[Shard], account: Account, timeline: Timeline) -> None:
-        self._tickets = tickets
-        self._timeline = timeline
-        self._shards = {shard.number: shard for shard in shards}
-        self._account = account
+    def __init__(self, evidence: Evidence) -> None:
+        self._tickets = evidence.tickets
+        self._timeline = evidence.timeline
+        self._shards = {shard.number: shard for shard in evidence.shards}
+        self._account = evidence.account
         self._executions: dict[str, list[Execution]] = {}
         self._of_ticket: dict[int, list[Execution]] = {}
-        by_root = {ticket.key.rpartition("-")[0]: ticket.number for ticket in tickets}
-        for one in account.executions:
+        by_root = {ticket.key.rpartition("-")[0]: ticket.number for ticket in self._tickets}
+        for one in self._account.executions:
             self._executions.setdefault(one.step_key, []).append(one)
             shard_number, flow_id = map(int, one.flow_key.split("-")[:2])
             flow = self._shards[shard_number].flows.get(flow_id)
@@ -91,7 +101,7 @@ class Checker:
                     # Not of an earlier attempt, or from before a wait or a restart: it was asked for again since.
                     if one.attempt != step.attempt or one.said in ("interrupt", "subgraph") or one.began < began - 0.1:
                         continue
-                    if one.ended is not None and one.ended < failed - TIME_BUDGET_MS / 3000:
+                    if one.ended is not None and one.ended < failed - TIME_BUDGET_MS / 1500:
                         yield (
                             f"step {step.step_id} {step.node} failed with {error['message']!r} at {self._when(failed)}, and"
                             f" {one.worker} executed it from {self._when(one.began)} to {self._when(one.ended)}"

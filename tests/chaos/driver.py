@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
@@ -18,7 +18,6 @@ from dwarf_nats.sdk import Client
 from dwarf_nats.workflow.options import FlowOptions
 from dwarf_nats.workflow.records import Outcome, Step
 from dwarf_nats.workflow.status import Status
-from tests.chaos.faults import Timeline
 from tests.chaos.shapes import ANSWER, OVERRIDES, SHAPES, Expected, Shape, State
 
 T = TypeVar("T")
@@ -59,13 +58,10 @@ class Ticket:
 class Driver:
     """All callers of one round."""
 
-    def __init__(
-        self, clients: list[Client], rng: random.Random, timeline: Timeline, shapes: tuple[Shape, ...] = SHAPES
-    ):
+    def __init__(self, clients: list[Client], rng: random.Random, shapes: Sequence[Shape] = SHAPES) -> None:
         self.tickets: list[Ticket] = []
         self._clients = clients
         self._rng = rng
-        self._timeline = timeline
         self._shapes = shapes
         self._stop = asyncio.Event()
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import random
 import tempfile
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -15,14 +16,15 @@ from dwarf_nats.errors import Conflict, DwarfError
 from dwarf_nats.sdk import Client
 from tests.chaos import rows
 from tests.chaos.account import Account
-from tests.chaos.checker import Checker, Finding, of_members
+from tests.chaos.checker import Checker, Evidence, Finding, of_members
 from tests.chaos.driver import Driver, Ticket
 from tests.chaos.faults import Faults, Timeline
 from tests.chaos.processes import Arrangement, House
 from tests.chaos.shapes import SHAPES
 
-SETTLING_SECONDS = 60.0
-"""After the faults every flow comes to its end within so long."""
+SETTLING_SECONDS = 120.0
+"""After the faults every flow comes to its end within so long; a lease that has to run out is the longest that may take."""
+SHOWN = 12
 
 
 @dataclass
@@ -31,10 +33,10 @@ class Result:
 
     arrangement: str
     seed: int
-    tickets: list[Ticket] = field(default_factory=list)
+    evidence: Evidence
     findings: list[Finding] = field(default_factory=list)
-    timeline: Timeline = field(default_factory=Timeline)
     counts: dict[str, int] = field(default_factory=dict)
+    settled_seconds: float = 0.0
 
     def report(self) -> str:
         """Everything one needs to see what happened, and to have it happen again."""
@@ -43,12 +45,12 @@ class Result:
             self.summary(),
         ]
         if self.findings:
-            lines += ["timeline:", *(f"  {line}" for line in self.timeline.shown())]
+            lines += ["timeline:", *(f"  {line}" for line in self.evidence.timeline.shown())]
         shown: set[Ticket] = set()
         for finding in self.findings:
             ticket = finding.ticket
             lines.append(f"FINDING {ticket.shown + ': ' if ticket else ''}{finding.text}")
-            if ticket is not None and ticket not in shown and len(shown) < 12:
+            if ticket is not None and ticket not in shown and len(shown) < SHOWN:
                 shown.add(ticket)
                 lines += [f"    {line}" for line in finding.where]
         if self.findings:
@@ -57,29 +59,35 @@ class Result:
 
     def summary(self) -> str:
         numbers = ", ".join(f"{name} {count}" for name, count in sorted(self.counts.items()))
-        return f"{self.arrangement}, seed {self.seed}: {len(self.tickets)} flows; {numbers}"
+        flows = len(self.evidence.tickets)
+        return f"{self.arrangement}, seed {self.seed}: {flows} flows; {numbers}; settled after {self.settled_seconds:.1f} s"
 
     @property
     def again(self) -> str:
         return f"python -m tests.chaos --arrangement {self.arrangement} --seed {self.seed}"
 
 
-async def perform(arrangement: Arrangement, seed: int, seconds: float, folder: Path | None = None) -> Result:
-    """A round of faults for so many seconds; none of them if `seconds` is negative, which then is how long flows are made."""
-    result = Result(arrangement.name, seed)
+async def perform(
+    arrangement: Arrangement, seed: int, seconds: float, *, calm: bool = False, folder: Path | None = None
+) -> Result:
+    """A round in which flows are made for so many seconds, and things break unless it is `calm`."""
+    rng = random.Random(seed)
     with contextlib.ExitStack() as stack:
         where = folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dwarf-chaos-")))
         async with arrangement.built(where) as house, _clients(house) as clients:
-            await _play(house, clients, result, seconds)
-            account = Account.read(house.accounts())
+            result = Result(arrangement.name, seed, Evidence(timeline=Timeline()))
+            driver = Driver(clients, random.Random(rng.random()))
+            result.evidence.tickets = driver.tickets
+            for graph in (graph for shape in SHAPES for graph in shape.graphs()):
+                await clients[0].put_graph(graph)
+            faults = None if calm else Faults(house, random.Random(rng.random()), result.evidence.timeline)
+            await _play(house, driver, faults, seconds, result)
             for one in house.members:
                 await one.drain()
-            checker = Checker(result.tickets, await _shards(house), account, result.timeline)
-            result.findings += checker.findings()
+            await _gather(house, result.evidence)
+            result.findings += Checker(result.evidence).findings()
             result.findings += of_members(house.members)
-            result.counts["executions"] = len(account.executions)
-            counts = Counter((one.step_key, one.attempt, one.said == "answered") for one in account.executions)
-            result.counts["repeated"] = sum(count > 1 for count in counts.values())
+            result.counts |= _counted(result.evidence)
     return result
 
 
@@ -94,24 +102,20 @@ async def _clients(house: House) -> AsyncIterator[list[Client]]:
         ]
 
 
-async def _play(house: House, clients: list[Client], result: Result, seconds: float) -> None:
-    rng = random.Random(result.seed)
-    driver = Driver(clients, random.Random(rng.random()), result.timeline)
-    result.tickets = driver.tickets
-    for shape in SHAPES:
-        for graph in shape.graphs():
-            await clients[0].put_graph(graph)
+async def _play(house: House, driver: Driver, faults: Faults | None, seconds: float, result: Result) -> None:
+    """Until everything has come to its end, or has had the time to."""
     callers = asyncio.create_task(driver.run())
     try:
-        if seconds < 0:
-            await asyncio.sleep(-seconds)
+        if faults is None:
+            await asyncio.sleep(seconds)
         else:
-            faults = Faults(house, random.Random(rng.random()), result.timeline)
             await faults.run(seconds)
             result.counts |= faults.counts
         driver.stop()
+        began = time.monotonic()
         async with asyncio.timeout(SETTLING_SECONDS):
             await asyncio.shield(callers)
+            result.settled_seconds = time.monotonic() - began
             await _mend(house, driver, result)
     except TimeoutError:
         result.findings.append(Finding(f"not everything came to its end within {SETTLING_SECONDS:.0f} s"))
@@ -122,8 +126,9 @@ async def _play(house: House, clients: list[Client], result: Result, seconds: fl
 
 async def _mend(house: House, driver: Driver, result: Result) -> None:
     """Flows that a killed worker made fail are run again, as their operator would; nothing is in their way any more."""
-    checker = Checker(result.tickets, await _shards(house), Account.read(house.accounts()), result.timeline)
-    disturbed = {ticket: why for ticket in result.tickets if (why := checker.disturbed(ticket))}
+    await _gather(house, result.evidence)
+    checker = Checker(result.evidence)
+    disturbed = {ticket: why for ticket in driver.tickets if (why := checker.disturbed(ticket))}
     result.counts["disturbed"] = len(disturbed)
     for ticket in disturbed:
         result.findings += [Finding(text, ticket, checker.rows(ticket)) for text in checker.unexplained(ticket)]
@@ -138,8 +143,21 @@ async def _mend(house: House, driver: Driver, result: Result) -> None:
         except DwarfError as error:
             ticket.findings.append(f"the service refused what it should not: {error.code} {error}")
 
-    await asyncio.gather(*(again(ticket) for ticket in disturbed))
+    await asyncio.gather(*map(again, disturbed))
 
 
-async def _shards(house: House) -> list[rows.Shard]:
-    return [await rows.read(number, dsn) for number, dsn in enumerate(house.dsns, 1)]
+async def _gather(house: House, evidence: Evidence) -> None:
+    evidence.shards = [await rows.read(number, dsn) for number, dsn in enumerate(house.dsns, 1)]
+    evidence.account = Account.read(house.accounts())
+
+
+def _counted(evidence: Evidence) -> dict[str, int]:
+    """How much was executed, and how much of it more than once without having been asked to (X11)."""
+    again = {ticket.number for ticket in evidence.tickets if ticket.again}
+    executions = evidence.account.executions
+    ended = Counter(
+        (one.step_key, one.attempt)
+        for one in executions
+        if one.said not in ("interrupt", "subgraph") and one.ticket not in again
+    )
+    return {"executions": len(executions), "executed again": sum(count > 1 for count in ended.values())}

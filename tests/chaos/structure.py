@@ -202,6 +202,10 @@ class Look:
         resolved = spawn.arrivals == spawn.cohort_size and not spawn.failures
         if resolved and (len(targets) != 1 or None in targets):
             yield f"it has resolved, and its branches lead to {targets}"
+        ids = {one.step_id for one in arrived}
+        fan_ins = [one for one in self._steps.values() if one.predecessor_id in ids and one.spawn_id != spawn.step_id]
+        if len(fan_ins) != resolved:
+            yield f"it has {len(fan_ins)} fan-ins: {[one.step_id for one in fan_ins]} (F2)"
         if not resolved and targets - {None}:
             yield f"it has not resolved without failure, and its branches lead to {targets}"
 
