@@ -75,6 +75,8 @@ class Checker:
     def disturbed(self, ticket: Ticket) -> str:
         """Why this flow may have come to another end than it should: a worker that was killed in the middle of a task, or
         was frozen, left a step without an answer, and an unanswered step is an error like any other (X4). Else nothing."""
+        if self._root(ticket) is None:
+            return ""
         for flow in self._tree(ticket):
             for step in self._shards[self._shard_of(ticket)].of_flow.get(flow.flow_id, []):
                 for text in (step.error, json.dumps(json.loads(step.changes).get("onErr"))):
@@ -165,6 +167,10 @@ class Checker:
 
     def _flow(self, ticket: Ticket) -> Iterator[str]:
         root = self._root(ticket)
+        if root is None and ticket.deleted:
+            return
+        if ticket.deleted == "yes":
+            yield "it was deleted, and it is there"
         if root is None or f"{self._shard_of(ticket)}-{root.flow_id}-{root.token}" != ticket.key:
             yield "a caller has its key, and it is not there"
             return

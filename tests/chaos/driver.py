@@ -41,6 +41,8 @@ class Ticket:
     """The flow that this one is a copy of, or continues."""
     lost_copies: int = 0
     """Copies of which the key was lost with the reply: flows that may be there without a ticket."""
+    deleted: str = ""
+    """`yes` if it was deleted, `perhaps` if the reply was lost."""
     again: bool = False
     """It was made to run again: steps that were executed may be gone."""
     story: list[str] = field(default_factory=list)
@@ -170,8 +172,9 @@ class Driver:
         ways: list[Callable[[Ticket], Awaitable[None]]] = [self._restart, self._restart_from]
         if ticket.shape.forkable and not ticket.cancelled:
             ways += [self._fork, self._continue]
-        if self._rng.random() < 0.3:
-            ways = [self._create_again]
+        chance = self._rng.random()
+        if chance < 0.4:
+            ways = [self._create_again if chance < 0.25 else self._delete]
         await self._rng.choice(ways)(ticket)
 
     async def _restart(self, ticket: Ticket) -> None:
@@ -226,6 +229,16 @@ class Driver:
         after.key = await self._insist(after, continue_)
         after.story.append(f"continues {ticket.shown}")
         await self._until_stopped(after)
+
+    async def _delete(self, ticket: Ticket) -> None:
+        """It goes, and all it called with it (O9)."""
+        try:
+            await self.client().delete(ticket.key)
+        except (TimedOut, TooMany, Unavailable) as error:
+            ticket.deleted = "perhaps"
+            ticket.story.append(f"a delete whose reply was lost: {error}")
+        else:
+            ticket.deleted = "yes"
 
     async def _create_again(self, ticket: Ticket) -> None:
         """The same request long after: the flow made before, and nothing else (O1)."""

@@ -91,6 +91,10 @@ def cancel_forgotten(scene: Scene) -> None:
     scene.ticket.cancelled = "yes"
 
 
+def delete_forgotten(scene: Scene) -> None:
+    scene.ticket.deleted = "yes"
+
+
 def other_end(scene: Scene) -> None:
     changed(scene.flow, "final_state", sum=-1)
 
@@ -225,6 +229,7 @@ TAMPERED: list[tuple[str, Callable[[Scene], None], str]] = [
     ("each", failed, "should be completed"),
     ("each", cancelled, "nobody cancelled it"),
     ("each", cancel_forgotten, "a cancel was acknowledged"),
+    ("each", delete_forgotten, "it was deleted"),
     ("each", other_end, "its final state is"),
     ("each", told_otherwise, "its caller was told"),
     ("each", pending, "split is pending"),
@@ -262,7 +267,9 @@ def scenes(calm: Result) -> Callable[[str], Scene]:
 
     def scene(shape: str) -> Scene:
         for ticket in evidence.tickets:
-            plain = ticket.shape.name == shape and not (ticket.again or ticket.cancelled or ticket.made_from)
+            plain = ticket.shape.name == shape and not (
+                ticket.again or ticket.cancelled or ticket.deleted or ticket.made_from
+            )
             well = ticket.expected.status == "completed" and not ticket.state.get("fail")
             if plain and well and len(ticket.state.get("items", [1, 2])) > 1:
                 return Scene(evidence, ticket)
