@@ -22,7 +22,8 @@ from dwarf_nats.engine.creating import MAX_INT, Creator, check_options, check_te
 from dwarf_nats.engine.graphs import GraphBook
 from dwarf_nats.engine.navigation import Walk
 from dwarf_nats.engine.reading import current_outcome, nested, step_of
-from dwarf_nats.engine.shard import Hands, Shard
+from dwarf_nats.engine.refilling import Hands, Refiller
+from dwarf_nats.engine.shard import Shard
 from dwarf_nats.engine.steering import Steering, only_roots
 from dwarf_nats.engine.sweeping import sweep
 from dwarf_nats.errors import BadRequest, DwarfError, NotFound, TimedOut, Unavailable
@@ -76,6 +77,7 @@ class Engine:
         self.name = name or f"{socket.gethostname()}-{os.getpid()}"
         self._clock = clock if clock is not None else SystemClock()
         self._hands = Hands(self.settings)
+        self._refiller = Refiller(self.settings, self._clock, self._hands)
         self._tokens = Tokens()
         by_number = {store.shard: store for store in stores}
         self._stores = by_number
@@ -91,6 +93,7 @@ class Engine:
                 notices=notices,
                 signals=signals,
                 hands=self._hands,
+                refiller=self._refiller,
                 tokens=self._tokens,
                 heal=lambda shard: sweep(shard, self.graphs),
             )
@@ -142,6 +145,7 @@ class Engine:
             log.warning("shard %d is away and taken up when it comes: %s", number, error)
             self._shards[number].away = str(error)
             self._open_later(self._shards[number], migrate=migrate)
+        self._refiller.start()
         self._ready = True
 
     def _open_later(self, shard: Shard, *, migrate: bool) -> None:
@@ -189,6 +193,7 @@ class Engine:
 
     def stop_claiming(self) -> None:
         """Take no more work, as the first step of a drain."""
+        self._refiller.stop()
         for shard in self._shards.values():
             shard.stop_claiming()
 
@@ -205,6 +210,7 @@ class Engine:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self.settings.drain_ms / 1000):
                     await self._hands.empty.wait()
+        await self._refiller.close()
         for shard in self._shards.values():
             await shard.give_back()
         await asyncio.gather(*(shard.close() for shard in self._shards.values()))
@@ -565,8 +571,9 @@ class PeerSignals:
 
     def enqueue(self, shard: int, steps: Sequence[tuple[int, int, int]]) -> None:
         """Steps became pending: look for them."""
-        if shard in self._shards and steps:
-            self._shards[shard].wake()
+        if shard in self._shards:
+            for _, priority, not_before in steps:
+                self._shards[shard].line.hint_at(priority, not_before)
 
     def notify_status_change(self, flows: Sequence[tuple[str, Status]]) -> None:
         """Flows stopped: let their local waiters read them, and whoever runs a step of a cancelled one here know."""

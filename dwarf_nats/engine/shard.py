@@ -1,4 +1,4 @@
-"""One shard at work: claim, dispatch, decide, settle, and what follows a commit."""
+"""One shard at work: dispatch, decide, settle, and what follows a commit."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from dwarf_nats.workflow.status import Status
 
 if TYPE_CHECKING:
     from dwarf_nats.engine.graphs import GraphBook
+    from dwarf_nats.engine.refilling import Hands, Refiller
     from dwarf_nats.ports import Clock, Notices, Signals, Store, Tasks
     from dwarf_nats.settings import EngineSettings
     from dwarf_nats.workflow.graph import Graph
@@ -34,45 +35,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("dwarf_nats.engine")
 T = TypeVar("T")
-POLL_SECONDS = 30.0
+BEAT = 0.4
+"""How often a replica renews its row, as a share of the time after which it is taken for dead."""
 ID_BLOCK = 5_000
 BUS_AWAY_DELAY_US = 250_000
-
-
-class Hands:
-    """How many steps this replica has in hand, over all shards; `free` is set whenever one more fits."""
-
-    def __init__(self, settings: EngineSettings) -> None:
-        self._settings = settings
-        self.count = 0
-        self.free = asyncio.Event()
-        self.free.set()
-        self.empty = asyncio.Event()
-        self.empty.set()
-
-    @property
-    def room(self) -> int:
-        return self._settings.workers - self.count
-
-    def take(self) -> None:
-        self.count += 1
-        self.empty.clear()
-        if self.room <= 0:
-            self.free.clear()
-
-    def resized(self) -> None:
-        """The number of workers was changed."""
-        if self.room > 0:
-            self.free.set()
-        else:
-            self.free.clear()
-
-    def release(self) -> None:
-        self.count -= 1
-        if self.room > 0:
-            self.free.set()
-        if self.count == 0:
-            self.empty.set()
 
 
 @contextmanager
@@ -98,6 +64,7 @@ class Shard:
         notices: Notices | None,
         signals: Signals | None,
         hands: Hands,
+        refiller: Refiller,
         tokens: Tokens,
         heal: Callable[[Shard], Awaitable[None]],
     ) -> None:
@@ -114,6 +81,7 @@ class Shard:
         self.orphaned = 0
         """Running flows without a live step, as last counted; for a person to look at (B5)."""
         self.fenced = 0
+        self._missed_beats = 0
         self._clock = clock
         self._tasks = tasks
         self._keeps_budget: bool = getattr(tasks, "keeps_budget", False)  # then a second timer per step is spared
@@ -125,9 +93,8 @@ class Shard:
         self._heal = heal
         self._in_hand: dict[int, StepInHand] = {}
         self._running: dict[int, asyncio.Task[None]] = {}
-        self._poke = asyncio.Event()
-        self._due: int | None = 0
-        self._backlogged = True
+        self._refiller = refiller
+        self.line = refiller.add(store, self)
         self._jobs: list[asyncio.Task[None]] = []
         self.committer = Committer(
             store,
@@ -151,12 +118,10 @@ class Shard:
             raise
         # An engine that was stopped may be started again.
         self.draining = False
-        self._due = 0
-        self._backlogged = True
+        self.line.begin()
         self.committer.reopen()
         self._jobs = [
             self._job(self.committer.run(), "committer"),
-            self._job(self._refill(), "refiller"),
             self._job(self._beat(name), "pulse"),
             self._job(self._keep_up(), "reaper"),
         ]
@@ -164,7 +129,7 @@ class Shard:
     def stop_claiming(self) -> None:
         """No step is taken from now on; successors are born pending."""
         self.draining = True
-        self._poke.set()
+        self.line.end()
 
     async def give_back(self) -> None:
         """Give back what is still in hand (B3)."""
@@ -205,18 +170,20 @@ class Shard:
 
     def wake(self, delay_us: int = 0) -> None:
         """A step is due `delay_us` from now."""
-        due = self._clock.now() + delay_us
-        if self._due is None or due < self._due:
-            self._due = due
-            self._poke.set()
+        self.line.wake(delay_us)
 
-    def admits_born_running(self) -> bool:
-        """Whether a new step may start without standing in line: nothing due waits here (C1)."""
-        return not self._backlogged and not self.draining
+    @property
+    def outages(self) -> int:
+        """How often the database was found to be away."""
+        return self.committer.outages + self.line.outages + self._missed_beats
 
-    def reserve(self) -> bool:
+    def admits_born_running(self, priority: int) -> bool:
+        """Whether a new step may start without standing in line: nothing of its band or a better one waits (C1)."""
+        return not self.draining and self._refiller.admits(priority)
+
+    def reserve(self, priority: int) -> bool:
         """Take a free hand for a flow about to be created, if there is one."""
-        if self.admits_born_running() and self._hands.room > 0:
+        if self._hands.room > 0 and self.admits_born_running(priority):
             self._hands.take()
             return True
         return False
@@ -225,59 +192,8 @@ class Shard:
         """Give back a reserved hand."""
         self._hands.release()
 
-    async def _refill(self) -> None:
-        failures = 0
-        while not self.draining:
-            try:
-                if not await self._is_due():
-                    continue
-                if self._hands.room <= 0:
-                    self._backlogged = True
-                    await self._hands.free.wait()
-                await self._claim()
-                failures = 0
-                self.away = ""
-            except Unavailable as error:
-                self.away = str(error)
-                if failures == 0:
-                    log.warning("shard %d: %s", self.number, error)
-                self.committer.outages += 1
-                await self._clock.sleep(BACKOFF_SECONDS[min(failures, len(BACKOFF_SECONDS) - 1)])
-                failures += 1
-                self.wake()
-            except asyncio.CancelledError:
-                raise
-            except Exception:
-                log.exception("a defect while claiming on shard %d", self.number)
-                await self._clock.sleep(1)
-
-    async def _is_due(self) -> bool:
-        """Wait until a step is due, or until it is time to look all the same."""
-        now = self._clock.now()
-        if self._due is not None and self._due <= now:
-            return True
-        seconds = POLL_SECONDS if self._due is None else min(POLL_SECONDS, (self._due - now) / 1_000_000 + 0.001)
-        poked = await self._clock.wait(self._poke, seconds)
-        self._poke.clear()
-        return not poked
-
-    async def _claim(self) -> None:
-        self._due = None
-        limit = min(self._hands.room, self.settings.max_group)
-        if limit <= 0:
-            self.wake()
-            return
-        rows = await self.store.claim(limit, self.settings.time_budget_ms)
-        await self._take(rows)
-        self._backlogged = len(rows) == limit
-        if self._backlogged:
-            self.wake()
-            return
-        due = await self.store.next_due()
-        if due is not None:
-            self.wake(max(0, due))
-
-    async def _take(self, rows: Sequence[Sequence[Any]]) -> None:
+    async def take(self, rows: Sequence[Sequence[Any]]) -> None:
+        """Dispatch what was claimed."""
         dead = []
         for row in rows:
             if row[23] not in ("running", "interrupted"):
@@ -307,8 +223,8 @@ class Shard:
         """Start a created flow (O2). Raises `Conflict` if it is not created."""
         at, steps = await self.store.start(flow.flow_id, notify)
         self.announce([self.change(flow.flow_id, flow.thread_id, flow.workflow, Status.RUNNING, at)], steps)
-        for _, _, not_before in steps:
-            self.wake(max(0, not_before - at))
+        for _, priority, not_before in steps:
+            self.line.hint(priority, max(0, not_before - at))
 
     # -- one step
 
@@ -369,9 +285,9 @@ class Shard:
         # The finishing step's hand is free for one of those that follow; the other branches are claimed like any work.
         new = settlement.branches[0] if settlement.branches else settlement.successor
         if new is not None and new.delay_us == 0:
-            new.running = self.admits_born_running()
+            new.running = self.admits_born_running(flow.priority)
         elif settlement.child is not None:
-            settlement.child.running = self.admits_born_running() and not flow.breakpoints
+            settlement.child.running = self.admits_born_running(flow.priority) and not flow.breakpoints
         return settlement
 
     async def _with_child(self, step: StepInHand, answer: Answer) -> tuple[Answer, parking.Child | None]:
@@ -481,10 +397,10 @@ class Shard:
                 self._child_born(settlement.child, at, changed, pending)
             if settlement.branches or settlement.successor is not None:
                 for new in born:
-                    self.wake(new.delay_us)
+                    self.line.hint(step.flow.priority, new.delay_us)
                     pending.append((new.step_id, step.flow.priority, at + new.delay_us))
             elif settlement.status is Status.PENDING:
-                self.wake(settlement.delay_us)
+                self.line.hint(step.flow.priority, settlement.delay_us)
                 pending.append((step.step_id, step.flow.priority, at + settlement.delay_us))
             elif settlement.end is not None:
                 end = settlement.end
@@ -502,14 +418,16 @@ class Shard:
             for status in (Status.CREATED, Status.RUNNING)
         ]
         if not new.running:
-            self.wake()
+            self.line.hint(facts.priority)
             pending.append((new.step_id, facts.priority, at))
 
     def _grown(self, settled: Settled) -> None:
         """What a group brought about together: fan-ins born, callers woken, flows ended by their cohorts or paused."""
         now = self._clock.now()
-        if settled.born or settled.woken:
-            self.wake()
+        for flow, _ in settled.born:
+            self.line.hint(flow.priority)
+        for _, priority in settled.woken:
+            self.line.hint(priority)
         changed = [
             self.stopped(
                 flow.flow_id,
@@ -527,9 +445,8 @@ class Shard:
     def steered(self, result: Steered, changed: Sequence[StatusChanged]) -> None:
         """What follows an operation: tasks that nobody wants are told, steps looked for, changes announced."""
         self.cancelled(result.running)
-        now = self._clock.now()
-        for _, _, due in result.due:
-            self.wake(max(0, due - now))
+        for _, priority, due in result.due:
+            self.line.hint_at(priority, due)
         self.announce(
             changed,
             result.due,
@@ -606,13 +523,13 @@ class Shard:
     async def _beat(self, name: str) -> None:
         """Say that this replica lives (B2), whatever else it may be waiting for."""
         while True:
-            await self._clock.sleep(self.settings.replica_timeout_ms / 3000)
+            await self._clock.sleep(self.settings.replica_timeout_ms / 1000 * BEAT)
             try:
                 await self.store.beat(name)
                 self.away = ""
             except Unavailable as error:
                 self.away = str(error)
-                self.committer.outages += 1
+                self._missed_beats += 1
                 log.debug("shard %d: %s", self.number, error)
             except asyncio.CancelledError:
                 raise
@@ -620,22 +537,24 @@ class Shard:
                 log.exception("a defect in the pulse of shard %d", self.number)
 
     async def _keep_up(self) -> None:
-        beat = self.settings.replica_timeout_ms / 3000
+        beat = self.settings.replica_timeout_ms / 1000 * BEAT
         ticks = 0
-        outages = self.committer.outages
+        outages = self.outages
         while True:
             await self._clock.sleep(beat)
             ticks += 1
             try:
-                if self.committer.outages != outages:
-                    outages = self.committer.outages
+                if self.outages != outages:
+                    outages = self.outages
                     ticks = 1  # the other replicas could not renew their rows either: give them time
                     await self.store.disown(list(self._in_hand))
                     self.wake()
                 if ticks % 3 == 0:
                     await self._sweep()
-                    if ticks % 9 == 0:
+                    if ticks % 15 == 0:
                         await self.store.remove_completed(60_000)
+                        await self.store.forget_replicas(self.settings.replica_timeout_ms)
+                    if ticks % 60 == 0:
                         await self._heal(self)
             except Unavailable as error:
                 log.debug("shard %d: %s", self.number, error)

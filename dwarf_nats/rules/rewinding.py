@@ -107,10 +107,11 @@ def _take_back_arrivals(steps: Mapping[int, StepRow], target: int, result: Rewou
     counts: dict[int, list[int]] = {}
     for step_id in gone:
         step = steps[step_id]
-        if step.arrived and step.spawn_id not in gone:
+        broken = _failed_cohort(step)  # its cohort has passed that outward in its place (X8)
+        if (step.arrived or broken) and step.spawn_id and step.spawn_id not in gone:
             count = counts.setdefault(step.spawn_id, [0, 0])
             count[0] += 1
-            count[1] += step.status is Status.FAILED
+            count[1] += broken or step.status is Status.FAILED
     for spawn_id, (arrivals, failures) in counts.items():
         _take_back(steps, gone, result, spawn_id, arrivals, failures)
     for spawn_id in counts:

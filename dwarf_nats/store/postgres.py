@@ -1,8 +1,8 @@
 """PostgreSQL: connections, and the three hot statements in its own words.
 
 The hot statements run on a connection of their own, without the pool's reset round trip. That connection is told to use
-nested loops over indexes only: a group is joined to the tables by primary key, and a plan cached while a table was empty
-must not become a scan of it when it has grown.
+nested loops over indexes only, and to sort nothing an index has in order: a group is joined to the tables by primary key,
+and a plan cached while a table was empty must not become a scan of it when it has grown.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,7 +18,9 @@ import asyncpg
 
 from dwarf_nats.errors import Unavailable
 from dwarf_nats.rules.breakpoints import stored
+from dwarf_nats.rules.planning import Ask, Page, Share
 from dwarf_nats.rules.settlement import NewFlow, NewIds, Settled, Settlement
+from dwarf_nats.store import line
 from dwarf_nats.store.database import Row, Tx, postgres_sql
 from dwarf_nats.store.effects import effects, has_effects, hold
 from dwarf_nats.store.lease import lease_us
@@ -62,6 +64,9 @@ _HOT = {
     "enable_seqscan": "off",
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
+    "enable_bitmapscan": "off",
+    "enable_sort": "off",
+    "enable_incremental_sort": "off",
 }
 
 CREATE_FLOWS = f"""
@@ -106,19 +111,17 @@ CREATE_KEYED = (
     + f"from r where (flow_id in (select flow_id from made)) is true) select flow_id, {NOW} from made"
 )
 
-CLAIM = f"""
-with picked as materialized (
-  -- The best band first, within it what has been due longest: a prefix of the index, whatever the backlog (C1, C4).
-  select step_id from dwarf_steps
-  where status = 'pending' and parked = 0 and not_before <= {NOW}
-  order by priority, not_before, step_id
-  limit $1 for update skip locked),
+_CLAIMED = f""",
 claimed as (
   update dwarf_steps s set status = 'running', lease_seq = s.lease_seq + 1, claimed_by = $2, updated_at = {NOW},
     started_at = coalesce(s.started_at, {NOW}),
     lease_expires = {NOW} + (coalesce(f.time_budget_ms, $3) + 30000) * 1000
-  from picked p, dwarf_flows f
-  where s.step_id = p.step_id and f.flow_id = s.flow_id
+  from picked p
+  -- Only the primary key has this order, and nothing else is sorted: on an empty table every index looks alike, but a plan
+  -- lives on when the table has grown.
+  cross join lateral (
+    select * from dwarf_flows where flow_id between p.flow_id and p.flow_id order by flow_id limit 1) f
+  where s.ctid = p.ctid
   returning s.step_id, s.token, s.node, s.url, s.depth, s.attempt, s.lease_seq, s.state, s.changes,
     {NOW} - s.started_at as age, f.flow_id, f.token as flow_token, f.workflow, f.graph_digest, f.baggage, f.priority,
     f.fairness_key, f.fairness_weight, f.time_budget_ms, f.notify, f.thread_id, f.created_at, f.updated_at, f.status,
@@ -126,6 +129,8 @@ claimed as (
     f.breakpoints, f.root_id, f.surgraph_flow_id, f.surgraph_step_id)
 select * from claimed order by priority, not_before, step_id
 """
+CLAIM = line.PICK + _CLAIMED
+CLAIM_PAST = line.PICK_PAST + _CLAIMED
 
 SETTLE = f"""
 with r as (
@@ -301,9 +306,23 @@ class Postgres:
         rows = await self._run_hot(CREATE_KEYED if keyed else CREATE, *_create_args(group, replica_id, budget_ms))
         return {int(row[0]): int(row[1]) for row in rows}
 
-    async def claim(self, limit: int, replica_id: int, budget_ms: int) -> list[Row]:
-        """Claim up to `limit` due steps, best first (X1)."""
-        return await self._run_hot(CLAIM, limit, replica_id, budget_ms)
+    async def survey(self, ask: Ask, shut: Collection[str]) -> Page:
+        """Read a page of the line, `shut` tasks not counted (C4)."""
+        sql, args = line.survey_args(ask, shut)
+        return line.page_of(await self._run_hot(sql, *args), ask, shut)
+
+    async def ripen(self, limit: int) -> int:
+        """Put up to `limit` steps in line whose time has come; how many."""
+        return len(await self._run_hot(line.RIPEN, limit))
+
+    async def claim(
+        self, limit: int, replica_id: int, budget_ms: int, shares: Sequence[Share], allowances: Mapping[str, int]
+    ) -> list[Row]:
+        """Claim up to `limit` due steps of these shares, best first (X1)."""
+        args = (limit, replica_id, budget_ms, *line.columns(shares))
+        if allowances:
+            return await self._run_hot(CLAIM_PAST, *args, list(allowances), list(allowances.values()))
+        return await self._run_hot(CLAIM, *args)
 
     async def settle(
         self, group: Sequence[Settlement], replica_id: int, budget_ms: int, new_step: NewIds, limits: Limits

@@ -11,7 +11,7 @@ import contextlib
 import fcntl
 import os
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import IO, TYPE_CHECKING, Any, TypeVar
@@ -20,7 +20,9 @@ import orjson
 
 from dwarf_nats.errors import Unavailable
 from dwarf_nats.rules.breakpoints import stored
+from dwarf_nats.rules.planning import Ask, Page, Share
 from dwarf_nats.rules.settlement import NewFlow, NewIds, Settled, Settlement
+from dwarf_nats.store import line
 from dwarf_nats.store.database import Row, Tx, sqlite_sql
 from dwarf_nats.store.effects import effects, hold
 from dwarf_nats.store.lease import lease_us
@@ -52,9 +54,8 @@ select s.step_id, s.token, s.node, s.url, s.depth, s.attempt, s.lease_seq + 1, s
   f.fairness_weight, f.time_budget_ms, f.notify, f.thread_id, f.created_at, f.updated_at, f.status, s.not_before,
   s.spawn_id, s.ordinal, s.resumed, s.subgraph_result, s.subgraph_error, s.breakpoint_hit, f.breakpoints, f.root_id,
   f.surgraph_flow_id, f.surgraph_step_id
-from dwarf_steps s indexed by dwarf_steps_due join dwarf_flows f on f.flow_id = s.flow_id
-where s.status = 'pending' and s.parked = 0 and s.not_before <= ?1
-order by s.priority, s.not_before, s.step_id limit ?2
+from json_each(?2) p cross join dwarf_steps s on s.step_id = p.value cross join dwarf_flows f on f.flow_id = s.flow_id
+order by s.priority, s.not_before, s.step_id
 """
 _CLAIMED = """
 update dwarf_steps set status = 'running', lease_seq = lease_seq + 1, claimed_by = ?, updated_at = ?,
@@ -208,12 +209,25 @@ class Sqlite:
         )  # fmt: skip
         return True
 
-    async def claim(self, limit: int, replica_id: int, budget_ms: int) -> list[Row]:
-        """Claim up to `limit` due steps, best first (X1)."""
+    async def survey(self, ask: Ask, shut: Collection[str]) -> Page:
+        """Read a page of the line, `shut` tasks not counted (C4)."""
+        return await self.call(lambda connection: line.survey(connection, self._clock.now(), ask, shut))
+
+    async def ripen(self, limit: int) -> int:
+        """Put up to `limit` steps in line whose time has come; how many."""
+        return await self._group(
+            lambda connection: connection.execute(line.RIPEN_SQLITE, (self._instant, limit)).rowcount
+        )
+
+    async def claim(
+        self, limit: int, replica_id: int, budget_ms: int, shares: Sequence[Share], allowances: Mapping[str, int]
+    ) -> list[Row]:
+        """Claim up to `limit` due steps of these shares, best first (X1)."""
 
         def work(connection: sqlite3.Connection) -> list[Row]:
             now = self._instant
-            rows = connection.execute(_CLAIM, (now, limit)).fetchall()
+            picked = line.pick(connection, now, limit, shares, allowances)
+            rows = connection.execute(_CLAIM, (now, orjson.dumps(picked).decode())).fetchall()
             connection.executemany(
                 _CLAIMED,
                 [(replica_id, now, now, now + ((r[18] or budget_ms) + 30_000) * 1000, r[0]) for r in rows],

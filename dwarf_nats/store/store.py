@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dwarf_nats.errors import BadRequest, Conflict, NotFound, Unavailable
 from dwarf_nats.rules.decide import UNLIMITED, Limits
+from dwarf_nats.rules.planning import NO_ALLOWANCES, Ask, Page, Share
 from dwarf_nats.rules.settlement import NewIds, Settled
 from dwarf_nats.store import listing, migrate, steering, sweeping
 from dwarf_nats.store.cohorts import no_ids
@@ -90,8 +91,26 @@ class SqlStore:
     async def create(self, group: Sequence[NewFlow], budget_ms: int) -> dict[int, int]:
         return await self.database.create(group, self.replica_id, budget_ms)
 
-    async def claim(self, limit: int, budget_ms: int) -> list[Row]:
-        return await self.database.claim(limit, self.replica_id, budget_ms)
+    async def survey(self, ask: Ask, shut: Collection[str] = ()) -> Page:
+        return await self.database.survey(ask, shut)
+
+    async def ripen(self, limit: int) -> int:
+        return await self.database.ripen(limit)
+
+    async def claim(
+        self,
+        limit: int,
+        budget_ms: int,
+        shares: Sequence[Share] | None = None,
+        allowances: Mapping[str, int] = NO_ALLOWANCES,
+    ) -> list[Row]:
+        if shares is None:
+            await self.ripen(limit)
+            page = await self.survey(Ask(limit=limit))
+            shares = [Share(lane.priority, lane.fairness_key, limit) for lane in page.lanes]
+        if not shares:
+            return []
+        return await self.database.claim(limit, self.replica_id, budget_ms, shares, allowances)
 
     async def settle(
         self,
@@ -380,13 +399,6 @@ class SqlStore:
     async def orphaned(self, age_ms: int) -> list[int]:
         return await self.database.transact(lambda tx: sweeping.orphaned(tx, age_ms))
 
-    async def next_due(self) -> int | None:
-        """Microseconds until the next pending step is due; `None` if there is none."""
-        rows = await self.database.fetch(
-            "select min(not_before) - {now} from dwarf_steps where status = 'pending' and parked = 0"
-        )
-        return None if rows[0][0] is None else int(rows[0][0])
-
     async def beat(self, name: str) -> None:
         """Renew this replica's row (B2)."""
         await self.database.fetch(
@@ -410,12 +422,15 @@ class SqlStore:
             " order by step_id {skip_locked}) returning step_id",
             timeout_ms * 1000,
         )
+        return len(rows)
+
+    async def forget_replicas(self, timeout_ms: int) -> None:
+        """Remove the rows of replicas that have been silent for ten times as long and hold nothing."""
         await self.database.fetch(
             "delete from dwarf_replicas where seen_at < {now} - $1 and replica_id not in"
             " (select claimed_by from dwarf_steps where status = 'running' and claimed_by is not null)",
             timeout_ms * 10_000,
         )
-        return len(rows)
 
     async def disown(self, in_hand: Sequence[int]) -> int:
         """Give back what this replica holds in the database but not in its hands, after an outage (B6); how many."""

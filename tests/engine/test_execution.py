@@ -14,7 +14,7 @@ from engine_helpers import SOON, Gate, Remembered, flow_id, line, shard_of
 from dwarf_nats.clock import ManualClock
 from dwarf_nats.embedding import open_engine
 from dwarf_nats.engine import Engine
-from dwarf_nats.engine.shard import Hands
+from dwarf_nats.engine.refilling import Hands
 from dwarf_nats.errors import BadRequest, TooLarge
 from dwarf_nats.ports import BusAway, WorkerLost
 from dwarf_nats.settings import EngineSettings
@@ -456,10 +456,10 @@ async def test_an_idle_engine_writes_a_step_in_one_transaction(timed: Engine) ->
     claims = 0
     original = shard.store.claim
 
-    async def counted(limit: int, budget_ms: int) -> Any:
+    async def counted(*args: Any) -> Any:
         nonlocal claims
         claims += 1
-        return await original(limit, budget_ms)
+        return await original(*args)
 
     shard.store.claim = counted  # type: ignore[method-assign]
     await timed.run("line", {"n": 1}, timeout=SOON)

@@ -357,6 +357,47 @@ async def test_o13_restart_from_a_paused_step_and_refusals(dsn: str) -> None:
             await it.engine.restart_from(step.step_key)
 
 
+def inner_in_outer() -> Graph:
+    """a → b and z, which meet at outer; b → c and d, which meet at inner → outer → END."""
+    graph = Graph("inner_in_outer")
+    graph.add_fan_out("a", "b", "z")
+    graph.add_fan_out("b", "c", "d")
+    for name in ("c", "d"):
+        graph.add_transition(name, "inner")
+    for name in ("inner", "z"):
+        graph.add_transition(name, "outer")
+    graph.add_transition("outer", END)
+    graph.set_fan_in("inner")
+    graph.set_fan_in("outer")
+    return graph
+
+
+@pytest.mark.parametrize("how", ["restart_from", "fork"])
+async def test_o13_a_rewound_fan_out_takes_back_the_failure_its_cohort_had_passed_outward(dsn: str, how: str) -> None:
+    """O13, X8: the outer cohort counts the branch as outstanding again, and its error is forgotten."""
+
+    def fails(flow: Flow) -> None:
+        if not flow.get("mended"):
+            raise TaskError("broken")
+
+    async with bench(dsn) as it:
+        it.idle("a", "b", "d", "z", "inner", "outer")
+        it.tasks(c=fails)
+        outcome = await it.run(inner_in_outer())
+        assert outcome.status is Status.FAILED
+        source = (await it.steps(outcome.flow_key))["b"]
+        key = outcome.flow_key
+        if how == "restart_from":
+            await it.engine.restart_from(source.step_key, {"mended": True})
+        else:
+            key = await it.engine.fork(source.step_key, {"mended": True})
+        again = await it.stopped(key)
+        assert (again.status, again.error) == (Status.COMPLETED, None)
+        assert sorted(step.task for step in await it.engine.history(key)) == sorted(
+            ["a", "b", "c", "d", "z", "inner", "outer"]
+        )
+
+
 # -- fork
 
 

@@ -47,18 +47,6 @@ async def test_create_joins_nothing(hot: asyncpg.Connection, sql: str) -> None:
     assert ("hashed SubPlan" in plan) is (sql is postgres.CREATE_KEYED)
 
 
-async def test_claim_takes_a_prefix_of_the_due_index(hot: asyncpg.Connection) -> None:
-    plan = await plan_of(hot, postgres.CLAIM)
-    assert set(re.findall(r"Index Scan using (\w+)", plan)) == {
-        "dwarf_steps_due",
-        "dwarf_steps_pkey",
-        "dwarf_flows_pkey",
-    }
-    assert "Seq Scan" not in plan
-    assert "Join Filter" not in plan
-    assert "Sort" not in plan.split("CTE claimed")[0].partition("CTE picked")[2]
-
-
 @pytest.mark.parametrize(
     ("sql", "index"),
     [

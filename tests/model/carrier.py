@@ -1,0 +1,114 @@
+"""The model's carrier: one execution of one step, and what its task answered."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from dwarf_nats.workflow.task_error import SubgraphError, TaskError
+from tests.model import values
+from tests.model.behaviours import Behaviour, Note, play
+from tests.model.values import Error, State
+
+NOTHING = object()
+"""No resume, no child. Null would be data."""
+
+
+@dataclass
+class Retry:
+    """A wish to run again. `late`: it would be due after `give_up_after`."""
+
+    max_attempts: int | None
+    late: bool
+
+    def granted(self, attempt: int) -> bool:
+        """X5: `max_attempts` counts executions, the first included."""
+        return not self.late and (self.max_attempts is None or attempt + 1 < self.max_attempts)
+
+
+@dataclass
+class Reply:
+    """What a task answered."""
+
+    changes: State
+    error: Error | None = None
+    retry: Retry | None = None
+    wishes: dict[str, Any] = field(default_factory=dict)
+    """Of interrupt, subgraph, goto those it asked for."""
+
+
+def execute(behaviour: Behaviour, state: State, attempt: int, resumed: Any, child: Any, note: Note) -> Reply:
+    """One execution. `child`: the final state of the child that ended, or its error."""
+    carrier = ModelFlow(state, attempt, resumed, child)
+    try:
+        play(behaviour.act(carrier), carrier, note)
+    except _Paused:
+        pass
+    except _Refused:
+        return Reply({}, Error(values.UNSTORABLE))
+    except TaskError as error:
+        return Reply({}, Error(error.message, error.code, error.extra), carrier.asked_retry)  # S6: no changes
+    return Reply(carrier.changes, None, carrier.asked_retry, carrier.wishes)
+
+
+class _Paused(BaseException):
+    """An execution that ends because its step parks."""
+
+
+class _Refused(Exception):
+    """The carrier takes no such value (S1)."""
+
+
+class ModelFlow:
+    """What a behaviour is played on."""
+
+    def __init__(self, state: State, attempt: int, resumed: Any, child: Any) -> None:
+        self.attempt = attempt
+        self.changes: State = {}
+        self.wishes: dict[str, Any] = {}
+        self.asked_retry: Retry | None = None
+        self._state = state
+        self._resumed = resumed
+        self._child = child
+
+    def get(self, name: str, default: Any = None) -> Any:
+        if name in self.changes:
+            value = self.changes[name]
+            return default if value is None else copy.deepcopy(value)
+        return copy.deepcopy(self._state.get(name, default))
+
+    def set(self, name: str, value: Any) -> None:
+        if type(value) is int and not -(2**63) <= value < 2**63:
+            raise _Refused
+        self.changes[name] = copy.deepcopy(value)
+
+    def goto(self, node: str) -> None:
+        self.wishes["goto"] = node
+
+    def sleep(self, delay: float) -> None:
+        """Time makes no difference."""
+
+    def retry(
+        self, max_attempts: int | None = None, initial_delay: float = 0, *, give_up_after: float | None = None
+    ) -> None:
+        late = give_up_after is not None and initial_delay > give_up_after
+        self.asked_retry = Retry(max_attempts, late)
+
+    def interrupt(self, payload: Any = None) -> Any:
+        if self._resumed is not NOTHING:
+            data, self._resumed = self._resumed, NOTHING
+            return data
+        self.wishes["interrupt"] = payload
+        raise _Paused
+
+    def subgraph(self, workflow: str, input: Mapping[str, Any] | None = None) -> dict[str, Any]:  # noqa: A002
+        if self._child is not NOTHING:
+            child, self._child = self._child, NOTHING
+            if isinstance(child, Error):
+                raise SubgraphError(child.message)
+            result: dict[str, Any] = child
+            return result
+        self.wishes["subgraph"] = (workflow, dict(input or {}))
+        raise _Paused

@@ -1,0 +1,63 @@
+"""One example: graphs, what their tasks do, the initial state, breakpoints. It goes through JSON unchanged."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import msgspec
+
+from dwarf_nats.workflow.graph import Graph
+from tests.model.behaviours import Behaviour
+
+
+class Encore(msgspec.Struct, frozen=True):
+    """What is done with the flow once it is over (O13-O15): `restart` or `continue` with this state, `restart_from` or
+    `fork` at one of its steps, subgraphs' included."""
+
+    kind: Literal["restart", "continue", "restart_from", "fork"]
+    state: dict[str, Any] = {}
+    step: int = 0
+    failed: bool = False
+    """Rather a step that failed, if there is one."""
+
+
+class Example(msgspec.Struct, frozen=True):
+    """A flow to be run: `root` and `children` are graphs as JSON (G8), `behaviours` by workflow and node."""
+
+    root: dict[str, Any]
+    behaviours: dict[str, dict[str, Behaviour]]
+    state: dict[str, Any]
+    children: list[dict[str, Any]] = []
+    breakpoints: list[str] = []
+    overrides: dict[str, Any] = {}
+    patience: int = 0
+    """How many turns the driver leaves to the other branches before it resumes a paused one."""
+    encore: Encore | None = None
+
+    def all_graphs(self) -> list[Graph]:
+        return [Graph.from_values(values) for values in (self.root, *self.children)]
+
+    def to_json(self) -> str:
+        """Readable: a line for every node, edge and behaviour."""
+        return "{\n" + ",\n".join(_shown(msgspec.to_builtins(self), 2)) + "\n}"
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Example:
+        return msgspec.json.decode(text, type=cls)
+
+
+def _shown(values: dict[str, Any], depth: int) -> Iterator[str]:
+    for name, value in values.items():
+        text = json.dumps(value, ensure_ascii=False)
+        if len(text) > 100 and depth and isinstance(value, dict):
+            text = "{\n" + ",\n".join(_shown(value, depth - 1)) + "}"
+        elif len(text) > 100 and isinstance(value, list):
+            text = "[\n" + ",\n".join(json.dumps(one, ensure_ascii=False) for one in value) + "]"
+        yield f'"{name}": {text}'
+
+
+def answer_to(payload: Any) -> Any:
+    """What whoever resumes answers: it tells which interrupt it was for."""
+    return {"to": payload}

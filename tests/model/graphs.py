@@ -1,0 +1,242 @@
+"""Graphs that are valid by construction: sequences of blocks, a block being a node and what leaves it, blocks within blocks.
+
+What leaves a block is *loose* until the next block begins: an edge with its source and kind, and no target yet. Every fan-out
+gets its own fan-in, every loop goes back within its own sequence, every detour comes out where its block does.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import strategies as st
+
+from dwarf_nats.workflow.graph import END, Graph
+
+Draw = Any
+Loose = list[tuple[str, dict[str, Any]]]
+
+FIELDS = {
+    "n": "number",
+    "m": "number",
+    "l": "array",
+    "u": "array",
+    "o": "object",
+    "f": "boolean",
+    "s": "string",
+    "a": "any",
+}
+"""The fields of a state, and what is usually in them."""
+ARRAYS = ["xs", "ys"]
+"""The fields for_each goes over."""
+AS = ["item", "item", "it", "n", "xs", "a"]
+"""Names for elements; some are fields already."""
+KINDS = {
+    "number": ["add", "add", "min", "max"],
+    "array": ["append", "union"],
+    "object": ["merge"],
+    "boolean": ["and", "or"],
+    "string": ["concat"],
+    "any": ["append", "replace", "merge"],
+}
+CONDITIONS = [
+    "true",
+    "n != 7",
+    "size(state) > 1",
+    "!(s == 'none')",
+    "n > 0",
+    "n > 1",
+    "n == m",
+    "f == true",
+    "f != true",
+    "a == null",
+    "a != null",
+    "s == 'x'",
+    "item == 1",
+    "item > 0",
+    "itemIndex == 0",
+    "it == 1",
+    "o.k > 1",
+    "size(l) > 1",
+    "state.m < 2",
+    "n",
+    "false",
+]
+"""Some cannot be evaluated on every state, one yields no boolean (G9)."""
+ERROR_CONDITIONS = [
+    "onErr.code == 402",
+    "onErr.code == 402",
+    "n > 0",
+    "onErr.task == 'none'",
+    "onErr.message == 'boom 2'",
+]
+
+
+def odds(draw: Draw, percent: int) -> bool:
+    """True so often; shrinks to False."""
+    return bool(draw(st.integers(0, 99)) >= 100 - percent)
+
+
+class Sketch:
+    """One graph being drawn."""
+
+    def __init__(self, draw: Draw, name: str, prefix: str, nodes: int) -> None:
+        self.graph = Graph(name)
+        self.loops: dict[str, str] = {}
+        """Nodes that go back, and where to."""
+        self._draw = draw
+        self._prefix = prefix
+        self._left = nodes
+
+    def finish(self, depth: int) -> Graph:
+        _, loose = self._sequence(depth, inside=False)
+        self._tie(loose, END)
+        for field, kind in FIELDS.items():
+            if odds(self._draw, 50):
+                self.graph.set_reducer(field, self._draw(st.sampled_from(KINDS[kind])))
+        if odds(self._draw, 15):
+            self.graph.set_reducer("xs", self._draw(st.sampled_from(["append", "union"])))
+        return self.graph
+
+    # -- sequences and blocks
+
+    def _sequence(self, depth: int, *, inside: bool) -> tuple[str, Loose]:
+        """One to three blocks, and perhaps a node that goes back to one of them; its entry, and what is loose."""
+        blocks = (
+            self._draw(st.sampled_from([1, 2, 3, 4] if not inside else [1, 1, 2]))
+            if self._left > 2 and depth >= 0
+            else 1
+        )
+        entry, loose = self._block(depth, inside=inside)
+        entries = [entry]
+        for _ in range(blocks - 1):
+            if self._left <= 0:
+                break
+            following, out = self._block(depth, inside=inside)
+            self._tie(loose, following)
+            entries.append(following)
+            loose = out
+        if self._left > 0 and odds(self._draw, 25):
+            tail = self._node()
+            self._tie(loose, tail)
+            target = self._draw(st.sampled_from([*entries, tail]))
+            self.graph.add_goto(tail, target)
+            self.loops[tail] = target
+            loose = [(tail, {})]
+        return entry, loose
+
+    def _block(self, depth: int, *, inside: bool) -> tuple[str, Loose]:
+        name = self._node()
+        return name, self._leave(name, depth, inside=inside)
+
+    def _node(self) -> str:
+        self._left -= 1
+        name = f"{self._prefix}{len(self.graph.nodes)}"
+        url = self._draw(st.sampled_from([name, name, f"task.{name}", "task.shared", "task.common"]))
+        self.graph.add_task(name, url)
+        return name
+
+    def _tie(self, loose: Loose, target: str) -> None:
+        for source, kind in loose:
+            self.graph.add_transition(source, target, **kind)
+
+    # -- what leaves a node
+
+    def _leave(self, name: str, depth: int, *, inside: bool) -> Loose:
+        deep = depth > 0 and self._left > 2
+        kinds = ["plain"] * 12 + ["when"] + (["switch"] * 6 + ["fan out"] * 12 + ["for each"] * 12) * deep
+        match self._draw(st.sampled_from(kinds)):
+            case "plain":
+                loose: Loose = [(name, {})]
+            case "when":
+                loose = [(name, {"when": self._condition()})]
+            case "switch":
+                loose = self._switch(name, depth, inside=inside)
+            case "fan out":
+                loose = self._fan_out(name, depth, inside=inside, each=False)
+            case _:
+                loose = self._fan_out(name, depth, inside=inside, each=True)
+        return loose + self._detours(name, depth, inside=inside)
+
+    def _switch(self, name: str, depth: int, *, inside: bool) -> Loose:
+        count = self._draw(st.integers(1, 3))
+        conditions = [self._condition() for _ in range(count)]
+        if odds(self._draw, 95):
+            conditions[-1] = "true"
+        loose: Loose = []
+        for at, condition in enumerate(conditions):
+            edge: dict[str, Any] = {"switch": True, "when": condition}
+            if at and self._left > 0 and odds(self._draw, 5):
+                self.graph.add_transition(name, self._node(), **edge)  # where nothing follows
+            else:
+                loose += self._path(name, edge, depth - 1, inside=inside, straight=40)
+        return loose
+
+    def _fan_out(self, name: str, depth: int, *, inside: bool, each: bool) -> Loose:
+        """Branches, their fan-in, and what leaves that."""
+        count = self._draw(st.integers(1, 2) if each else st.integers(2, 3))
+        loose: Loose = []
+        for at in range(count):
+            if each and (at == 0 or odds(self._draw, 30)):
+                edge: dict[str, Any] = {
+                    "for_each": self._draw(st.sampled_from(ARRAYS)),
+                    "as_": self._draw(st.sampled_from(AS)),
+                }
+                if odds(self._draw, 15):
+                    edge["when"] = self._condition()
+            else:
+                edge = {"when": self._condition()} if odds(self._draw, 40) else {}
+            loose += self._path(name, edge, depth - 1, inside=True, straight=8)
+        fan_in = self._node()
+        self._tie(loose, fan_in)
+        self.graph.set_fan_in(fan_in)
+        if odds(self._draw, 10):
+            self.graph.add_goto(name, fan_in)
+        if odds(self._draw, 10):
+            self.graph.add_on_error(name, fan_in)
+        return self._leave(fan_in, depth - 1, inside=inside)
+
+    def _detours(self, name: str, depth: int, *, inside: bool) -> Loose:
+        """Error edges and gotos out of a node, which come out where its block does, or end the flow."""
+        loose: Loose = []
+        if odds(self._draw, 25):
+            for _ in range(self._draw(st.sampled_from([1, 1, 2]))):
+                edge: dict[str, Any] = {"on_error": True}
+                if odds(self._draw, 50):
+                    edge["when"] = self._draw(st.sampled_from(ERROR_CONDITIONS))
+                loose += self._detour(name, edge, depth, inside=inside)
+        if odds(self._draw, 15):
+            edge = {"goto": True}
+            if odds(self._draw, 40):
+                edge["when"] = self._condition()
+            loose += self._detour(name, edge, depth, inside=inside)
+        return loose
+
+    def _detour(self, name: str, edge: dict[str, Any], depth: int, *, inside: bool) -> Loose:
+        if not inside and odds(self._draw, 10):
+            self.graph.add_transition(name, END, **edge)
+            return []
+        return self._path(name, edge, min(depth - 2, 0), inside=inside, straight=60)
+
+    def _path(self, source: str, edge: dict[str, Any], depth: int, *, inside: bool, straight: int) -> Loose:
+        """Blocks behind an edge; or the edge itself, straight to whatever comes after."""
+        if self._left <= 0 or odds(self._draw, straight):
+            return [(source, edge)]
+        entry, loose = self._sequence(depth, inside=inside)
+        self.graph.add_transition(source, entry, **edge)
+        return loose
+
+    def _condition(self) -> str:
+        return str(self._draw(st.sampled_from(CONDITIONS)))
+
+
+@st.composite
+def sketches(draw: Draw, name: str, prefix: str = "n", nodes: int = 14, depth: int = 3) -> Sketch:
+    """A finished sketch of about so many nodes; fan-outs and switches nest so deep."""
+    sketch = Sketch(draw, name, prefix, nodes)
+    sketch.finish(depth)
+    return sketch
+
+
+def graphs(name: str = "root", prefix: str = "n", nodes: int = 14, depth: int = 3) -> st.SearchStrategy[Graph]:
+    """Graphs that pass `validate`."""
+    return sketches(name, prefix, nodes, depth).map(lambda sketch: sketch.graph)

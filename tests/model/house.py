@@ -1,0 +1,185 @@
+"""Where model and engine meet: an example is interpreted and performed, and the two are compared."""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import assume, event
+
+from dwarf_nats.embedding import open_engine
+from dwarf_nats.errors import BadRequest, Conflict
+from dwarf_nats.settings import EngineSettings
+from dwarf_nats.workflow.records import Step
+from dwarf_nats.workflow.status import Status
+from tests.model.example import Encore, Example
+from tests.model.interpreter import Expected, Model, TooLong, Twist
+from tests.model.records import COMPLETED, Doings, doings_from, identity, shown_history
+from tests.model.stage import Observed, Play, Stage
+from tests.model.values import CannotMerge, Error, canonical, merged, normalised, reduced
+
+
+class House:
+    """An engine that lives longer than an example, on an event loop that runs while one is performed."""
+
+    def __init__(self, dsn: str) -> None:
+        self._runner = asyncio.Runner()
+        self._stage = Stage()
+        self._engine = open_engine(dsn, tasks=self._stage, graphs=self._stage, settings=EngineSettings(drain_ms=0))
+        self._runner.run(self._engine.startup())
+
+    def check(self, example: Example) -> None:
+        """Run the example in the model and on the engine; fail with all that is needed to see and repeat the difference."""
+        expected = predicted(example)
+        event(expected.status)
+        self._runner.run(self._checked(example, expected))
+
+    async def _checked(self, example: Example, expected: Expected) -> None:
+        async with self._stage.play(self._engine, example) as play:
+            observed = await play.perform()
+            compare(example, "", expected, expected.doings, observed)
+            if example.encore is not None:
+                after = {"restart": restarted, "continue": continued}.get(example.encore.kind, from_a_step)
+                await after(play, example, example.encore, expected, observed)
+
+    def close(self) -> None:
+        self._runner.run(self._engine.shutdown())
+        self._runner.close()
+
+
+def predicted(example: Example, twist: Twist | None = None) -> Expected:
+    """What the model says; examples that are too long or whose outcome is open do not count."""
+    try:
+        expected = Model(example, twist).run()
+    except TooLong:
+        assume(False)
+    assume(not expected.ambiguous)
+    return expected
+
+
+# -- encores
+
+
+async def restarted(play: Play, example: Example, encore: Encore, _: Expected, __: Observed) -> None:
+    """O13: the whole flow once more, from its entry state with some fields replaced."""
+    expected = predicted(msgspec.structs.replace(example, state=merged(example.state, encore.state)))
+    compare(example, "after restart", expected, expected.doings, await play.restart(encore.state))
+
+
+async def continued(play: Play, example: Example, encore: Encore, before: Expected, _: Observed) -> None:
+    """O15: the next flow of the thread, its state merged through the reducers; breakpoints are not inherited."""
+    if before.status != COMPLETED:
+        with pytest.raises(Conflict):
+            await play.continue_(encore.state)
+        return
+    try:
+        state = reduced(example.root.get("reducers", {}), before.state, [encore.state])
+    except CannotMerge:
+        with pytest.raises(BadRequest):
+            await play.continue_(encore.state)
+        return
+    expected = predicted(msgspec.structs.replace(example, state=state, breakpoints=[]))
+    compare(example, "after continue", expected, expected.doings, await play.continue_(encore.state))
+
+
+async def from_a_step(play: Play, example: Example, encore: Encore, before: Expected, observed: Observed) -> None:
+    """restart_from (O13) and fork (O14): what comes out is what would have, had that step got its overrides at once; and
+    only that step, what it led to and who waited for that runs again."""
+    if encore.kind == "fork" and example.breakpoints:
+        return  # they are not inherited
+    step, twist = await _chosen(play, example, encore, before, observed)
+    if step is None:
+        return
+    expected = predicted(example, twist)
+    assert expected.twisted is not None
+    again = await (play.restart_from if encore.kind == "restart_from" else play.fork)(step.step_key, encore.state)
+    compare(example, f"after {encore.kind} at {step.task}", expected, doings_from(expected.twisted), again)
+
+
+async def _chosen(
+    play: Play, example: Example, encore: Encore, before: Expected, observed: Observed
+) -> tuple[Step | None, Twist]:
+    """A step of the flow or of a subgraph which the model can tell from all others; steps that never ran are left out."""
+    steps = _every_step(example.root["name"], observed.history)
+    failed = [one for one in steps if one[1].status is Status.FAILED]
+    steps = failed if encore.failed and failed else steps
+    known = [record.identity() for record in before.run.everything() if not record.unrun]
+    for at in range(len(steps)):
+        workflow, step = steps[(encore.step + at) % len(steps)]
+        mark = identity(workflow, step.task, await play.input_of(step))
+        if known.count(mark) == 1:
+            return step, Twist(mark, encore.state)
+    return None, Twist("", {})
+
+
+def _every_step(workflow: str, steps: list[Step]) -> list[tuple[str, Step]]:
+    found = []
+    for step in steps:
+        found.append((workflow, step))
+        if step.sub_workflow is not None:
+            found += _every_step(step.sub_workflow, step.sub_history)
+    return found
+
+
+# -- comparing
+
+
+def compare(example: Example, when: str, expected: Expected, doings: Doings, observed: Observed) -> None:
+    wanted, got = _expected(expected, doings), _observed(observed, expected.errors)
+    if wanted != got:
+        difference = "\n".join(difflib.unified_diff(wanted, got, "model", "engine", n=100, lineterm=""))
+        raise AssertionError(
+            f"the model and the engine differ {when}\n{difference}\n"
+            f"the example, for `Example.from_json`:\n{example.to_json()}"
+        )
+
+
+def _expected(expected: Expected, doings: Doings) -> list[str]:
+    error = "one of those expected" if expected.errors else "none"
+    return _lines(expected.status, expected.state, error, doings, shown_history(expected.run.history))
+
+
+def _observed(observed: Observed, errors: list[Error]) -> list[str]:
+    outcome = observed.outcome
+    error = "none"
+    if outcome.error is not None:
+        error = Error(outcome.error.message, outcome.error.code, outcome.error.extra).shown()
+        possible = {one.shown() for one in errors}
+        error = "one of those expected" if error in possible else f"{error}, and not one of {sorted(possible)}"
+    return _lines(outcome.status.value, outcome.state, error, observed.doings, _shown_history(observed.history))
+
+
+def _lines(status: str, state: dict[str, Any], error: str, doings: Doings, history: list[Any]) -> list[str]:
+    return [
+        f"status: {status}",
+        f"state: {canonical(normalised(state))}",
+        f"error: {error}",
+        f"interrupts: {doings.pauses}, breakpoints: {doings.breaks}",
+        *(f"step {canonical(step)}" for step in history),
+        *doings.log,
+    ]
+
+
+def _shown_history(steps: list[Step]) -> list[Any]:
+    by_id = {step.step_id: step for step in steps}
+    return sorted((_shown(step, _origins(step, by_id)) for step in steps), key=canonical)
+
+
+def _shown(step: Step, origins: list[str]) -> list[Any]:
+    child = [step.sub_workflow, _shown_history(step.sub_history)] if step.subgraph else None
+    return [step.task, step.status.value, step.attempt, origins, child]
+
+
+def _origins(step: Step, by_id: dict[int, Step]) -> list[str]:
+    """The nodes a step follows, as its own row and theirs have it (F7)."""
+    if step.predecessor_id is None:
+        return []
+    led_here = [other for other in by_id.values() if other.successor_id == step.step_id]
+    if not led_here:  # a branch: the step that fanned out has many
+        return [by_id[step.predecessor_id].task]
+    if by_id[step.predecessor_id] not in led_here:
+        return [f"{by_id[step.predecessor_id].task}, which leads elsewhere"]
+    return sorted(other.task for other in led_here)

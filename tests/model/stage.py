@@ -1,0 +1,162 @@
+"""Examples on the real engine: its graphs and tasks come from whichever example a flow's baggage names."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from dwarf_nats.engine import Engine
+from dwarf_nats.testing import TaskProxy
+from dwarf_nats.workflow.answer import Answer, TaskCall
+from dwarf_nats.workflow.arguments import run_task
+from dwarf_nats.workflow.flow import Flow
+from dwarf_nats.workflow.graph import Graph
+from dwarf_nats.workflow.options import FlowOptions
+from dwarf_nats.workflow.records import Outcome, Step
+from dwarf_nats.workflow.state import Raw, decode_value
+from dwarf_nats.workflow.status import Status
+from tests.model.behaviours import play
+from tests.model.example import Example, answer_to
+from tests.model.records import Doings
+from tests.model.values import State, canonical, normalised
+
+SECONDS = 30.0
+"""No example should ever need so long."""
+
+
+@dataclass
+class Observed:
+    """What came out."""
+
+    outcome: Outcome
+    history: list[Step]
+    doings: Doings
+
+
+@dataclass
+class Scene:
+    """One example on stage, and what its tasks were given."""
+
+    example: Example
+    graphs: dict[str, Graph]
+    log: list[str] = field(default_factory=list)
+
+    async def perform(self, flow: Flow) -> None:
+        """The function behind every task of the example."""
+        self.log.append(canonical(["call", flow.workflow, flow.task, flow.attempt, normalised(dict(flow.state))]))
+
+        def note(what: str, value: Any) -> None:
+            self.log.append(canonical([what, flow.workflow, flow.task, normalised(value)]))
+
+        act = self.example.behaviours[flow.workflow][flow.task].act(flow)
+        for _ in range(act.turns):
+            await asyncio.sleep(0)
+        play(act, flow, note)
+
+
+class Stage(TaskProxy):
+    """Serves the graphs and tasks of many examples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._scenes: dict[int, Scene] = {}
+        self._numbers = itertools.count(1)
+
+    async def load(self, workflow: str, baggage: Raw) -> Graph | None:
+        return self._scene(baggage).graphs.get(workflow)
+
+    async def execute(self, call: TaskCall) -> Answer:
+        return await run_task(self._scene(call.baggage).perform, call)
+
+    def _scene(self, baggage: Raw) -> Scene:
+        return self._scenes[decode_value(baggage)["scene"]]
+
+    @asynccontextmanager
+    async def play(self, engine: Engine, example: Example) -> AsyncIterator[Play]:
+        """The example as one flow, not created yet."""
+        number = next(self._numbers)
+        root, *children = example.all_graphs()
+        scene = self._scenes[number] = Scene(example, {child.name: child for child in children})
+        try:
+            yield Play(engine, scene, root, FlowOptions(baggage={"scene": number}))
+        finally:
+            del self._scenes[number]
+
+
+class Play:
+    """One flow of an example, and whoever resumes it."""
+
+    def __init__(self, engine: Engine, scene: Scene, root: Graph, options: FlowOptions) -> None:
+        self._engine = engine
+        self._scene = scene
+        self._example = scene.example
+        self._root = root
+        self._options = options
+        self._key = ""
+        self._pauses = self._breaks = 0
+
+    async def perform(self) -> Observed:
+        """From its creation until it is over."""
+        self._key = await self._engine.create(self._root, self._example.state, self._options)
+        for task in self._example.breakpoints:
+            await self._engine.break_before(self._key, task)
+        await self._engine.start(self._key)
+        return await self._observed()
+
+    async def restart(self, overrides: State) -> Observed:
+        await self._engine.restart(self._key, overrides)
+        return await self._observed()
+
+    async def restart_from(self, step: str, overrides: State) -> Observed:
+        await self._engine.restart_from(step, overrides)
+        return await self._observed()
+
+    async def fork(self, step: str, overrides: State) -> Observed:
+        self._key = await self._engine.fork(step, overrides)
+        return await self._observed()
+
+    async def continue_(self, state: State) -> Observed:
+        self._key = await self._engine.continue_(self._key, state, start=True)
+        return await self._observed()
+
+    async def input_of(self, step: Step) -> State:
+        text = (await self._engine.step(step.step_key)).state_json
+        assert text is not None
+        state: State = json.loads(text)
+        return state
+
+    async def _observed(self) -> Observed:
+        """Once it is over; what was noted before is cleared away."""
+        try:
+            async with asyncio.timeout(SECONDS):
+                outcome = await self._until_over()
+        except TimeoutError:
+            outcome = await self._engine.snapshot(self._key)  # stuck: the status tells
+        history = await self._engine.history(self._key)
+        doings = Doings(sorted(self._scene.log), self._pauses, self._breaks)
+        self._scene.log.clear()
+        self._pauses = self._breaks = 0
+        return Observed(outcome, history, doings)
+
+    async def _until_over(self) -> Outcome:
+        while True:
+            outcome = await self._engine.await_(self._key)
+            if outcome.status is not Status.INTERRUPTED:
+                return outcome
+            for _ in range(self._example.patience):
+                await asyncio.sleep(0)
+            await self._resume(outcome)
+
+    async def _resume(self, outcome: Outcome) -> None:
+        """The oldest pause shows: an interrupt with its payload, a breakpoint without (section 11)."""
+        if outcome.interrupt_json is not None:
+            self._pauses += 1
+            await self._engine.resume(self._key, answer_to(outcome.interrupt_payload))
+        else:
+            self._breaks += 1
+            await self._engine.resume_break(self._key, self._example.overrides)

@@ -1,0 +1,75 @@
+"""Random graphs with random tasks, on the real engine and in the model: the same has to come out (sections 2 to 7, O11-O15)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from dwarf_nats.embedded import PostgresServer
+from dwarf_nats.workflow.graph import Graph
+from tests.model.example import Example
+from tests.model.graphs import graphs
+from tests.model.house import House
+from tests.model.tasks import examples
+
+RANDOM = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+
+
+@pytest.fixture(scope="module")
+def memory() -> Iterator[House]:
+    """An engine on SQLite in memory."""
+    house = House("sqlite://")
+    yield house
+    house.close()
+
+
+@pytest.fixture(scope="module")
+def on_postgres(postgres: PostgresServer) -> Iterator[House]:
+    """An engine on PostgreSQL."""
+    house = House(asyncio.run(postgres.create_database("model")))
+    yield house
+    house.close()
+    asyncio.run(postgres.drop_database("model"))
+
+
+@settings(max_examples=300, parent=RANDOM)
+@given(graphs())
+def test_g6_graphs_are_valid_by_construction(graph: Graph) -> None:
+    graph.validate()
+    assert Graph.from_json(graph.to_json()) == graph
+
+
+@settings(max_examples=20, parent=RANDOM)
+@given(examples())
+def test_examples_go_through_json_unchanged(example: Example) -> None:
+    assert Example.from_json(example.to_json()) == example
+
+
+@settings(max_examples=50, parent=RANDOM, derandomize=True)
+@given(examples())
+def test_the_engine_does_what_the_model_says(memory: House, example: Example) -> None:
+    memory.check(example)
+
+
+@pytest.mark.slow
+@settings(max_examples=600, parent=RANDOM)
+@given(examples())
+def test_the_engine_does_what_the_model_says_many_times(memory: House, example: Example) -> None:
+    memory.check(example)
+
+
+@pytest.mark.slow
+@settings(max_examples=300, parent=RANDOM)
+@given(examples(fragile=12))
+def test_a_flow_taken_up_again_from_a_step_goes_as_the_model_says(memory: House, example: Example) -> None:
+    memory.check(example)
+
+
+@pytest.mark.slow
+@settings(max_examples=100, parent=RANDOM)
+@given(examples())
+def test_on_postgresql_the_engine_does_what_the_model_says(on_postgres: House, example: Example) -> None:
+    on_postgres.check(example)
