@@ -13,7 +13,6 @@ from tests.chaos.driver import Ticket
 from tests.chaos.faults import Timeline
 from tests.chaos.processes import TIME_BUDGET_MS, Member
 from tests.chaos.rows import Row, Shard
-from tests.chaos.shapes import OVERRIDES
 
 UNSERVED = (408, 503)
 """Codes of a step whose worker was killed or frozen, or that nobody served at that moment."""
@@ -77,6 +76,8 @@ class Checker:
         was frozen, left a step without an answer, and an unanswered step is an error like any other (X4). Else nothing."""
         if self._root(ticket) is None:
             return ""
+        if ticket.unclear and not ticket.shape.marked:
+            return "a resume may have gone to another pause"
         for flow in self._tree(ticket):
             for step in self._shards[self._shard_of(ticket)].of_flow.get(flow.flow_id, []):
                 for text in (step.error, json.dumps(json.loads(step.changes).get("onErr"))):
@@ -178,10 +179,11 @@ class Checker:
         for flow in self._tree(ticket):
             yield from (
                 f"{shard.number}-{flow.flow_id} {flow.workflow}: {text}"
-                for text in structure.problems(shard, flow, OVERRIDES)
+                for text in structure.problems(shard, flow, ticket.shape.overrides)
             )
         yield from self._outcome(ticket, root)
-        yield from self._marks(ticket, root)
+        if ticket.shape.marked:
+            yield from self._marks(ticket, root)
         yield from self._executed(ticket)
         if ticket.made_from is None:
             yield from self._phantoms(ticket)
@@ -198,21 +200,15 @@ class Checker:
             return
         if ticket.cancelled == "yes":
             yield f"a cancel was acknowledged, and it is {root.status}"
-        expected = ticket.expected
-        if root.status not in structure.OVER:
+        if root.status not in structure.OVER or root.final_state is None:
             return
-        if root.status != expected.status:
-            yield f"it is {root.status}, should be {expected.status}; error {root.error}"
-            return
-        if expected.error and expected.error not in (root.error or ""):
-            yield f"its error is {root.error}, should say {expected.error!r}"
         state = json.loads(root.final_state)
-        plain = {**state, "trace": [one.split("/")[0] for one in state.get("trace", [])]}
-        if plain != expected.state:
-            yield f"its final state is {plain}, should be {expected.state}"
-        for step in self._shards[self._shard_of(ticket)].of_flow[root.flow_id]:
-            if step.attempt != expected.attempts.get(step.node, step.attempt):
-                yield f"step {step.step_id} {step.node} is at attempt {step.attempt}, should be {expected.attempts[step.node]}"
+        yield from ticket.shape.differences(ticket.state, root.status, state, root.error)
+        if ticket.shape.marked:
+            attempts = ticket.expected.attempts
+            for step in self._shards[self._shard_of(ticket)].of_flow[root.flow_id]:
+                if step.attempt != attempts.get(step.node, step.attempt):
+                    yield f"step {step.step_id} {step.node} is at attempt {step.attempt}, should be {attempts[step.node]}"
         if told is not None and not ticket.again and told.state != state:
             yield f"its caller was told {told.status} {told.state}, and its final state is {state}"
 
@@ -250,7 +246,7 @@ class Checker:
                 if any(one.ended is not None and one.attempt == step.attempt for one in runs):
                     continue
                 error = json.loads(step.changes).get("onErr") or {}
-                if error.get("code") not in UNSERVED:
+                if error.get("code") not in UNSERVED and "reducer on field" not in error.get("message", ""):
                     yield f"step {step.step_id} {step.node} is completed at attempt {step.attempt}, and no worker executed it"
 
     def _phantoms(self, ticket: Ticket) -> Iterator[str]:

@@ -6,7 +6,6 @@ What a caller cannot know (whether a request was carried out whose reply was los
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from dwarf_nats.sdk import Client
 from dwarf_nats.workflow.options import FlowOptions
 from dwarf_nats.workflow.records import Outcome, Step
 from dwarf_nats.workflow.status import Status
-from tests.chaos.shapes import ANSWER, OVERRIDES, SHAPES, Expected, Shape, State
+from tests.chaos.shapes import Expected, Shape, State
 
 T = TypeVar("T")
 AT_ONCE = 24
@@ -43,6 +42,8 @@ class Ticket:
     """Copies of which the key was lost with the reply: flows that may be there without a ticket."""
     deleted: str = ""
     """`yes` if it was deleted, `perhaps` if the reply was lost."""
+    unclear: bool = False
+    """The reply of a resume was lost: it may have been for another pause than the one that was seen."""
     again: bool = False
     """It was made to run again: steps that were executed may be gone."""
     story: list[str] = field(default_factory=list)
@@ -60,11 +61,14 @@ class Ticket:
 class Driver:
     """All callers of one round."""
 
-    def __init__(self, clients: list[Client], rng: random.Random, shapes: Sequence[Shape] = SHAPES) -> None:
+    def __init__(
+        self, clients: list[Client], rng: random.Random, shapes: Sequence[Shape], drawn: Sequence[Shape]
+    ) -> None:
         self.tickets: list[Ticket] = []
         self._clients = clients
         self._rng = rng
         self._shapes = shapes
+        self._drawn = drawn
         self._stop = asyncio.Event()
 
     async def run(self) -> None:
@@ -79,7 +83,7 @@ class Driver:
 
     async def _caller(self) -> None:
         while not self._stop.is_set():
-            shape = self._rng.choice(self._shapes)
+            shape = self._rng.choice(self._drawn if self._drawn and self._rng.random() < 0.3 else self._shapes)
             await self.see_through(self._ticket(shape, shape.draw(self._rng)))
 
     def _ticket(self, shape: Shape, state: State, made_from: Ticket | None = None) -> Ticket:
@@ -109,13 +113,13 @@ class Driver:
         later = self._rng.random() < 0.1
         start_at = datetime.now(UTC) + timedelta(seconds=self._rng.uniform(0.2, 2)) if later else None
         options = FlowOptions(
-            idempotency_key=f"ticket-{ticket.number}", baggage={"ticket": ticket.number}, start_at=start_at,
-            priority=self._rng.choice([None, None, 50]),
+            idempotency_key=f"ticket-{ticket.number}", baggage={"ticket": ticket.number, **ticket.shape.baggage},
+            start_at=start_at, priority=self._rng.choice([None, None, 50]),
         )  # fmt: skip
         start = not ticket.shape.breakpoints
 
         async def create() -> str:
-            return await self.client().create(ticket.shape.name, ticket.state, options, start=start)
+            return await self.client().create(ticket.shape.workflow, ticket.state, options, start=start)
 
         # Some ask twice at a time: it is one flow all the same (O1).
         keys = await asyncio.gather(*(self._insist(ticket, create) for _ in range(self._rng.choice([1, 1, 1, 2, 3]))))
@@ -147,10 +151,20 @@ class Driver:
                 ticket.outcome = outcome
                 ticket.story.append(f"heard that it is {outcome.status}")
                 return
-            paused = outcome.interrupt_json is not None
-            with contextlib.suppress(Conflict, TimedOut, TooMany, Unavailable):  # somebody else did, or we look again
-                client = self.client()
-                await (client.resume(ticket.key, ANSWER) if paused else client.resume_break(ticket.key, OVERRIDES))
+            try:
+                await self._resume(ticket, outcome)
+            except Conflict:
+                pass  # somebody else did
+            except (TimedOut, TooMany, Unavailable) as error:
+                ticket.unclear = True
+                ticket.story.append(f"a resume whose reply was lost: {error}")
+
+    async def _resume(self, ticket: Ticket, outcome: Outcome) -> None:
+        """The oldest pause shows: an interrupt with its payload, a breakpoint without (section 11)."""
+        if outcome.interrupt_json is not None:
+            await self.client().resume(ticket.key, ticket.shape.answer(outcome.interrupt_payload))
+        else:
+            await self.client().resume_break(ticket.key, ticket.shape.overrides)
 
     async def _cancel_later(self, ticket: Ticket, seconds: float) -> None:
         await asyncio.sleep(seconds)
@@ -221,7 +235,9 @@ class Driver:
         given = {"trace": None}
         after = self._ticket(ticket.shape, {**ticket.outcome.state}, ticket)
         after.state.pop("trace", None)
-        options = FlowOptions(idempotency_key=f"ticket-{after.number}", baggage={"ticket": after.number})
+        options = FlowOptions(
+            idempotency_key=f"ticket-{after.number}", baggage={"ticket": after.number, **ticket.shape.baggage}
+        )
 
         async def continue_() -> str:
             return await self.client().continue_(ticket.key, given, options, start=True)
@@ -246,7 +262,7 @@ class Driver:
             return
         options = FlowOptions(idempotency_key=f"ticket-{ticket.number}", baggage={"ticket": ticket.number})
         key = await self._insist(
-            ticket, lambda: self.client().create(ticket.shape.name, ticket.state, options, start=True)
+            ticket, lambda: self.client().create(ticket.shape.workflow, ticket.state, options, start=True)
         )
         if key != ticket.key:
             ticket.findings.append(f"its idempotency key, used again, made another flow: {key} (O1)")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import random
 import tempfile
 import time
@@ -12,11 +13,16 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import nats
+import nats.errors
+from nats.aio.msg import Msg
+
 from dwarf_nats.errors import Conflict, DwarfError
 from dwarf_nats.sdk import Client
 from tests.chaos import rows
 from tests.chaos.account import Account
 from tests.chaos.checker import Checker, Evidence, Finding, of_members
+from tests.chaos.drawn import CHILDREN, drawn
 from tests.chaos.driver import Driver, Ticket
 from tests.chaos.faults import Faults, Timeline
 from tests.chaos.processes import Arrangement, House
@@ -25,6 +31,8 @@ from tests.chaos.shapes import SHAPES
 SETTLING_SECONDS = 120.0
 """After the faults every flow comes to its end within so long; a lease that has to run out is the longest that may take."""
 SHOWN = 12
+DRAWN = 80
+"""Random graphs of a round."""
 
 
 @dataclass
@@ -74,9 +82,9 @@ async def perform(
     rng = random.Random(seed)
     with contextlib.ExitStack() as stack:
         where = folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dwarf-chaos-")))
-        async with arrangement.built(where) as house, _clients(house) as clients:
+        async with arrangement.built(where) as house, _clients(house) as clients, _provider(house):
             result = Result(arrangement.name, seed, Evidence(timeline=Timeline()))
-            driver = Driver(clients, random.Random(rng.random()))
+            driver = Driver(clients, random.Random(rng.random()), SHAPES, drawn(seed, DRAWN))
             result.evidence.tickets = driver.tickets
             for graph in (graph for shape in SHAPES for graph in shape.graphs()):
                 await clients[0].put_graph(graph)
@@ -100,6 +108,34 @@ async def _clients(house: House) -> AsyncIterator[list[Client]]:
             )
             for number in range(2)
         ]
+
+
+@contextlib.asynccontextmanager
+async def _provider(house: House) -> AsyncIterator[None]:
+    """Answers for the graphs that random flows call by name: which one it is stands in their baggage (wire section 3)."""
+    connection = await nats.connect(
+        house.nats.url, reconnect_time_wait=0.05, max_reconnect_attempts=-1, error_cb=_ignore
+    )
+
+    async def answer(message: Msg) -> None:
+        request = json.loads(message.data)
+        graphs = {graph["name"]: graph for graph in request["baggage"].get("example", {}).get("children", [])}
+        found = graphs.get(request["workflow"])
+        reply = json.dumps(found) if found else '{"error":{"code":404,"message":"no such graph"}}'
+        with contextlib.suppress(nats.errors.Error):
+            await message.respond(reply.encode())
+
+    for name in CHILDREN:
+        await connection.subscribe(f"graph.{name}", cb=answer)
+    await connection.flush()
+    try:
+        yield
+    finally:
+        await connection.close()
+
+
+async def _ignore(error: Exception) -> None:
+    del error
 
 
 async def _play(house: House, driver: Driver, faults: Faults | None, seconds: float, result: Result) -> None:

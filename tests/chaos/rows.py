@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,7 +30,7 @@ class Row:
         return merge(json.loads(self.state), json.loads(self.changes))
 
 
-def merge(state: State, changes: State) -> State:
+def merge(state: State, changes: Mapping[str, Any]) -> State:
     """Changes win, a null removes."""
     found = {**state, **changes}
     return {name: value for name, value in found.items() if name not in changes or value is not None}

@@ -7,8 +7,9 @@ final state itself tells which steps took effect, how often, in which order, and
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 from dwarf_nats.workflow.flow import Flow
@@ -16,10 +17,6 @@ from dwarf_nats.workflow.graph import END, Graph
 from dwarf_nats.workflow.task_error import SubgraphError, TaskError
 
 State = dict[str, Any]
-ANSWER = {"answer": 7}
-"""What every interrupt is resumed with: always the same, so that a resume that arrives late or twice changes nothing."""
-OVERRIDES = {"bonus": 1}
-"""The same for breakpoints."""
 URLS = ("chaos.one", "chaos.two", "chaos.three")
 
 
@@ -62,24 +59,55 @@ class Shape:
 
     name: ClassVar[str]
     linger: ClassVar[float] = 0.3
-    breakpoints: ClassVar[tuple[str, ...]] = ()
     forkable: ClassVar[bool] = False
     """A copy from any step comes to the same end."""
+    marked: ClassVar[bool] = True
+    """Its tasks leave marks."""
+    breakpoints: tuple[str, ...] = ()
+    overrides: Mapping[str, Any] = MappingProxyType({})
+    """What breakpoints are passed with: always the same, so that a resume that arrives late or twice changes nothing."""
+
+    @property
+    def workflow(self) -> str | Graph:
+        """What a caller asks for."""
+        return self.name
+
+    @property
+    def baggage(self) -> State:
+        """What its tasks need to know."""
+        return {}
 
     def graphs(self) -> list[Graph]:
-        """The workflow itself, named as the shape, and those it calls."""
+        """What goes into the registry: the workflow itself, named as the shape, and those it calls."""
         raise NotImplementedError
 
     def draw(self, rng: random.Random) -> State:
         """An initial state."""
         raise NotImplementedError
 
+    def answer(self, payload: Any) -> Any:  # noqa: ARG002
+        """What an interrupt is resumed with: the same for all, for the same reason."""
+        return {"answer": 7}
+
     def perform(self, flow: Flow, mark: Mark) -> None:
         """The task of every node."""
         raise NotImplementedError
 
     def expected(self, state: State) -> Expected:
+        """What has to come out of this initial state."""
         raise NotImplementedError
+
+    def differences(self, state: State, status: str, final: State, error: str | None) -> Iterator[str]:
+        """In what an end is not the one expected."""
+        expected = self.expected(state)
+        if status != expected.status:
+            yield f"it is {status}, should be {expected.status}; error {error}"
+            return
+        if expected.error and expected.error not in (error or ""):
+            yield f"its error is {error}, should say {expected.error!r}"
+        plain = {**final, "trace": [one.split("/")[0] for one in final.get("trace", [])]}
+        if plain != expected.state:
+            yield f"its final state is {plain}, should be {expected.state}"
 
 
 def made(
@@ -597,6 +625,7 @@ class Breaks(Shape):
 
     name = "breaks"
     breakpoints = ("b", "deep")
+    overrides = MappingProxyType({"bonus": 1})
 
     def graphs(self) -> list[Graph]:
         return [made(self.name, chain=["a", "b", "c", END]), made("breaks-child", chain=["deep", "deeper", END])]
@@ -622,4 +651,3 @@ SHAPES: tuple[Shape, ...] = (
 )  # fmt: skip
 BY_NAME = {shape.name: shape for shape in SHAPES}
 BY_WORKFLOW: dict[str, Shape] = {graph.name: shape for shape in SHAPES for graph in shape.graphs()}
-Perform = Callable[[Flow, Mark], None]

@@ -6,16 +6,17 @@ Nothing here is taken from the engine but the graph's own words: the merge, the 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from dwarf_nats.workflow.graph import END, Graph
+from dwarf_nats.workflow.graph import Graph
 from tests.chaos.rows import Row, Shard, State, merge
+from tests.model.values import CannotMerge, reduced
 
 OVER = ("completed", "failed", "cancelled")
 
 
-def problems(shard: Shard, flow: Row, overrides: State) -> Iterator[str]:
+def problems(shard: Shard, flow: Row, overrides: Mapping[str, Any]) -> Iterator[str]:
     """What is wrong with one flow. `overrides` may have been given at a breakpoint."""
     yield from _at_rest(shard, flow)
     steps = {step.step_id: step for step in shard.of_flow.get(flow.flow_id, [])}
@@ -64,7 +65,7 @@ def _family(shard: Shard, flow: Row) -> Iterator[str]:
 class Look:
     """One flow: its execution DAG, its cohorts, and how state went from step to step."""
 
-    def __init__(self, flow: Row, steps: dict[int, Row], graph: Graph, overrides: State) -> None:
+    def __init__(self, flow: Row, steps: dict[int, Row], graph: Graph, overrides: Mapping[str, Any]) -> None:
         self._flow = flow
         self._steps = steps
         self._graph = graph
@@ -160,7 +161,7 @@ class Look:
         state, trouble = self.merged_cohort(spawn)
         if trouble and not step.error and "onErr" not in json.loads(step.changes):
             yield f"its input cannot be merged ({trouble}), and it ran"
-        yield from self._given(step, spawn.merged if trouble else state)
+        yield from self._given(step, state)
 
     def _given(self, step: Row, *possible: State) -> Iterator[str]:
         """The input is what it must be (S2, F3); a breakpoint may have been passed with overrides (O11)."""
@@ -210,7 +211,7 @@ class Look:
             yield f"it has not resolved without failure, and its branches lead to {targets}"
 
     def merged_cohort(self, spawn: Row) -> tuple[State, str]:
-        """What the fan-in receives (F3), and why it cannot."""
+        """What the fan-in receives (F3); if that cannot be, what the step that fanned out had, and why."""
         members = self._members.get(spawn.step_id, [])
         good = {one.ordinal for one in members if one.arrived and one.status == "completed"}
         part = sorted(
@@ -223,20 +224,13 @@ class Look:
             if edge.for_each
             for name in (edge.as_, f"{edge.as_}Index", f"{edge.as_}Count")
         }
-        state = spawn.merged
-        for step in part:
-            changes = {name: value for name, value in json.loads(step.changes).items() if name not in private}
-            for name, value in changes.items():
-                kind = self._reducers.get(name, "replace")
-                if kind == "replace":
-                    state = merge(state, {name: value})
-                elif value is not None:
-                    before = state.get(name)
-                    try:
-                        state[name] = value if before is None else _REDUCE[kind](before, value)
-                    except TypeError as error:
-                        return state, f"{name}: {error}"
-        return state, ""
+        deltas = [
+            {name: value for name, value in json.loads(step.changes).items() if name not in private} for step in part
+        ]
+        try:
+            return reduced(self._reducers, spawn.merged, deltas), ""
+        except CannotMerge as error:
+            return spawn.merged, str(error)
 
     # -- the end (X8, X9)
 
@@ -264,8 +258,7 @@ class Look:
             yield f"it is {self._flow.status}, and ends at {[(one.step_id, one.status) for one in [*open_, *last]]}"
             return
         if open_:
-            wanted, trouble = self.merged_cohort(open_[0])
-            wanted = open_[0].merged if trouble else wanted
+            wanted, _ = self.merged_cohort(open_[0])
         else:
             wanted = last[0].merged
             if last[0].status != self._flow.status:
@@ -288,29 +281,6 @@ def _inputs(for_each: str, as_: str, state: State, step: Row) -> Iterator[State]
             yield {**rest, as_: element, f"{as_}Index": index, f"{as_}Count": len(elements)}
 
 
-def _add(left: Any, right: Any) -> Any:
-    if (
-        isinstance(left, bool)
-        or isinstance(right, bool)
-        or isinstance(left, str | list)
-        or isinstance(right, str | list)
-    ):
-        raise TypeError("add requires numbers")
-    return left + right
-
-
-def _append(left: Any, right: Any) -> Any:
-    if not isinstance(left, list) or not isinstance(right, list):
-        raise TypeError("append requires arrays")
-    return left + right
-
-
-_REDUCE = {"add": _add, "append": _append}
-
-
 def _short(value: Any) -> str:
     text = json.dumps(value, sort_keys=True)
     return text if len(text) <= 400 else f"{text[:200]} … {text[-180:]}"
-
-
-__all__ = ["END", "Look", "problems"]

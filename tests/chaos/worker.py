@@ -17,6 +17,7 @@ from typing import Any
 
 from dwarf_nats.sdk import Worker
 from dwarf_nats.workflow.flow import Flow, Parked
+from tests.chaos.drawn import DRAWN_URLS, of_baggage
 from tests.chaos.shapes import BY_WORKFLOW, URLS, Mark
 
 
@@ -41,11 +42,11 @@ def pause(longest: float) -> float:
 async def execute(account: Account, flow: Flow) -> None:
     """One execution of whatever step it is."""
     execution = secrets.token_hex(6)
-    shape = BY_WORKFLOW[flow.workflow]
+    baggage = flow.baggage
+    shape = of_baggage(baggage) or BY_WORKFLOW[flow.workflow]
     who = {"step": flow.step_key, "execution": execution}
-    # A flow's own name for itself comes in the baggage, which children inherit.
     account.write(
-        what="begin", **who, flow=flow.flow_key, node=flow.task, attempt=flow.attempt, ticket=flow.baggage["ticket"],
+        what="begin", **who, flow=flow.flow_key, node=flow.task, attempt=flow.attempt, ticket=baggage["ticket"],
         child_error=flow._call.subgraph_error,
     )  # fmt: skip
     await asyncio.sleep(pause(shape.linger))
@@ -69,7 +70,7 @@ def main(url: str, path: Path) -> None:
     async def task(flow: Flow) -> None:
         await execute(account, flow)
 
-    for task_url in URLS:
+    for task_url in (*URLS, *DRAWN_URLS):
         worker.add_task(task_url, task)
     worker.main()
 
