@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
+from typing import Any
 
 from dwarf_nats.embedded import PostgresServer
 from tests.chaos.processes import REPLICA_TIMEOUT_MS, House, Member
 
 FROZEN_SECONDS = (REPLICA_TIMEOUT_MS / 1000 * 1.1, REPLICA_TIMEOUT_MS / 1000 * 2.4)
-GAP_SECONDS = 1.6
+GAP_SECONDS = 1.3
 """Between the beginnings of two faults, on average."""
+TRIES = 5
+"""How often to look for something that is not broken already."""
 
 
 @dataclass
@@ -60,14 +63,15 @@ class Faults:
         async with asyncio.TaskGroup() as group:
             while (left := end - time.monotonic()) > 0:
                 await asyncio.sleep(min(left, self._rng.expovariate(1 / GAP_SECONDS)))
-                fault = self._pick()
+                fault = next((one for one in (self._pick() for _ in range(TRIES)) if one is not None), None)
                 if fault is not None:
                     group.create_task(fault)
+                    await asyncio.sleep(0)  # so that what it breaks is known to be busy
         await self._house.until_whole()
         self._timeline.add("house", "no more faults; everything is up")
 
-    def _pick(self) -> Awaitable[None] | None:
-        kinds: list[tuple[int, Callable[[], Awaitable[None] | None]]] = [
+    def _pick(self) -> Coroutine[Any, Any, None] | None:
+        kinds: list[tuple[int, Callable[[], Coroutine[Any, Any, None] | None]]] = [
             (6, lambda: self._member(self._house.replicas, "kill -9", self._killed)),
             (5, lambda: self._member(self._house.replicas, "SIGSTOP", self._frozen)),
             (4, lambda: self._member(self._house.replicas, "SIGTERM", self._drained)),
@@ -84,7 +88,7 @@ class Faults:
 
     def _member(
         self, members: list[Member], how: str, break_: Callable[[Member, float], Awaitable[None]]
-    ) -> Awaitable[None] | None:
+    ) -> Coroutine[Any, Any, None] | None:
         one = self._rng.choice(members)
         pause = self._rng.choice([0.0, 0.0, self._rng.uniform(0, 2)])
         if how == "SIGSTOP":
@@ -121,7 +125,7 @@ class Faults:
 
     # -- servers
 
-    def _bus(self) -> Awaitable[None] | None:
+    def _bus(self) -> Coroutine[Any, Any, None] | None:
         nats = self._house.nats
         if nats in self._busy:
             return None
@@ -136,7 +140,7 @@ class Faults:
 
         return self._during(nats, "nats-server restart", restart())
 
-    def _database(self) -> Awaitable[None] | None:
+    def _database(self) -> Coroutine[Any, Any, None] | None:
         if not self._house.databases:
             return None
         server = self._rng.choice(self._house.databases)
