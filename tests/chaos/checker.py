@@ -63,7 +63,7 @@ class Checker:
 
     def findings(self) -> list[Finding]:
         """Everything that is wrong."""
-        found = [Finding(text) for text in [*self._unknown_flows(), *(f"a torn line: {t}" for t in self._account.torn)]]
+        found = [*self._unknown(), *(Finding(f"a torn line: {text}") for text in self._account.torn)]
         for ticket in self._tickets:
             rows: list[str] = []
             for text in [*ticket.findings, *self._flow(ticket)]:
@@ -145,26 +145,32 @@ class Checker:
     def _step_key(self, shard: Shard, step: Row) -> str:
         return f"{shard.number}-{step.step_id}-{step.token}"
 
-    def _unknown_flows(self) -> Iterator[str]:
-        """Flows nobody asked for, and keys that made two (O1). Steps and graphs that belong to nothing."""
+    def _unknown(self) -> Iterator[Finding]:
+        """Flows nobody asked for, keys that made two (O1), and what belongs to nothing."""
         known = {ticket.key.rpartition("-")[0] for ticket in self._tickets}
-        used: dict[str, str] = {}
+        # A request that was sent twice may be carried out once more after the flow it made was deleted.
+        forgotten = {f"ticket-{ticket.number}" for ticket in self._tickets if ticket.deleted}
         lost = sum(ticket.lost_copies for ticket in self._tickets)
+        used: dict[str, str] = {}
         for shard in self._shards.values():
             for flow in shard.flows.values():
-                shown = f"{shard.number}-{flow.flow_id}"
-                if flow.idempotency_key:
-                    if flow.idempotency_key in used:
-                        yield f"idempotency key {flow.idempotency_key} made {used[flow.idempotency_key]} and {shown} (O1)"
-                    used[flow.idempotency_key] = shown
-                if flow.surgraph_flow_id is None and shown not in known:
-                    lost -= not flow.idempotency_key
-                    if flow.idempotency_key or lost < 0:
-                        yield f"nobody has the key of flow {shown} {flow.workflow} {flow.idempotency_key}"
+                shown, key = f"{shard.number}-{flow.flow_id}", flow.idempotency_key
+                rows = shard.shown(flow.flow_id, self._timeline.began)
+                if key and key in used:
+                    yield Finding(f"idempotency key {key} made {used[key]} and {shown} (O1)", where=rows)
+                used[key] = shown
                 if flow.flow_id not in shard.of_flow:
-                    yield f"flow {shown} {flow.workflow} has no steps"
+                    yield Finding(f"flow {shown} {flow.workflow} has no steps", where=rows)
+                if flow.surgraph_flow_id is None and shown not in known and key not in forgotten:
+                    lost -= not key
+                    if key or lost < 0:
+                        asked = [text for one in self._tickets if f"ticket-{one.number}" == key for text in one.story]
+                        yield Finding(
+                            f"nobody has the key of flow {shown} {flow.workflow} {key}", where=[*asked, *rows]
+                        )
             for flow_id in shard.of_flow.keys() - shard.flows.keys():
-                yield f"steps of a flow that is not there, {shard.number}-{flow_id}: {len(shard.of_flow[flow_id])}"
+                count = len(shard.of_flow[flow_id])
+                yield Finding(f"{count} steps of flow {shard.number}-{flow_id}, which is not there")
 
     def _flow(self, ticket: Ticket) -> Iterator[str]:
         root = self._root(ticket)

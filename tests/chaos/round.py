@@ -58,8 +58,9 @@ class Result:
         for finding in self.findings:
             ticket = finding.ticket
             lines.append(f"FINDING {ticket.shown + ': ' if ticket else ''}{finding.text}")
-            if ticket is not None and ticket not in shown and len(shown) < SHOWN:
-                shown.add(ticket)
+            if ticket not in shown and len(shown) < SHOWN:
+                if ticket is not None:
+                    shown.add(ticket)
                 lines += [f"    {line}" for line in finding.where]
         if self.findings:
             lines.append(f"again: {self.again}")
