@@ -32,7 +32,7 @@ WAKINGS = 5
 """So often in a row, before what is in line is served meanwhile."""
 FRUITLESS_US, FRUITLESS_MOST_US = 20_000, 1_000_000
 """The wait after a claim that found every step taken by others: the first, twice as long each time, and the longest."""
-STRAGGLER_SECONDS = 1.0
+STRAGGLER_SECONDS = 0.25
 """A round waits so long for a database that does not answer; then the other shards go on without it."""
 EVERY_BAND = 0
 NEVER = 2**63
@@ -250,9 +250,9 @@ class Line:
         finally:
             hands.release(claim.limit)
         await self._taker.take(rows)
-        self._note(claim, rows, turns)
+        self._note(claim, rows, turns, rationed=bool(rationed))
 
-    def _note(self, claim: Claim, rows: Sequence[Sequence[Any]], turns: Turns) -> None:
+    def _note(self, claim: Claim, rows: Sequence[Sequence[Any]], turns: Turns, *, rationed: bool) -> None:
         found: dict[tuple[int, str], tuple[int, int]] = {}
         for row in rows:
             key = (row[15], row[16])
@@ -274,7 +274,7 @@ class Line:
             self.left = None
             return
         self._fruitless = 0
-        if self.roster.best is None and self.roster.complete and not self._allowances:
+        if self.roster.best is None and self.roster.complete and not rationed:
             self._rest()
         else:
             self.left = self.roster.best if self.roster.best is not None else claim.shares[0].priority
