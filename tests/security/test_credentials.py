@@ -105,7 +105,7 @@ CLAIMS: dict[str, dict[str, Any]] = {
     },
     "billing": {
         "pub": {"deny": [">"]},
-        "sub": {"allow": ["task.billing.> workers", "_INBOX.billing.>"]},
+        "sub": {"allow": ["task.billing.> workers", "$SRV.>", "_INBOX.billing.>"]},
         "resp": {"max": 3, "ttl": 3600 * 10**9},
     },
     "shop": {"pub": {"allow": ["dwarf.flow.create_task", "dwarf.flow.run"]}, "sub": {"allow": ["_INBOX.shop.>"]}},

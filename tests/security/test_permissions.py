@@ -205,7 +205,7 @@ MAY_HEAR: dict[str, set[str]] = {
     "operator": ANNOUNCED | {"_INBOX.operator.x", "dwarf.event.>", "dwarf.stopped.>"},
     "viewer": {"dwarf.event.completed.bill", "_INBOX.viewer.x", "dwarf.event.>"},
     "shop": {"dwarf.stopped.shop", "dwarf.stopped.shop.web", "_INBOX.shop.x"},
-    "billing": {"_INBOX.billing.x"},
+    "billing": {"_INBOX.billing.x", "$SRV.PING", "$SRV.*", "$SRV.>"},
     "catalog": GRAPH | {"_INBOX.catalog.x", "graph.>"},
 }
 MAY_HEAR_IN_GROUP: dict[str, tuple[str, set[str]]] = {
