@@ -18,7 +18,7 @@ import msgspec
 from nats.aio.subscription import Subscription
 
 from dwarf_nats import __version__
-from dwarf_nats.errors import DwarfError, TooLarge, TooMany, Unavailable
+from dwarf_nats.errors import BadRequest, DwarfError, TooLarge, TooMany, Unavailable
 from dwarf_nats.ports import BusAway
 from dwarf_nats.wire.codec import encode_error
 from dwarf_nats.wire.subjects import Subjects
@@ -120,6 +120,11 @@ class Service:
 
     def _receive(self, endpoint: Endpoint, _subject: bytes, reply: bytes, body: bytes, block: bytes | None) -> None:
         endpoint.stats.requests += 1
+        if self._subjects.owns(reply):
+            # We may publish there, whoever asks perhaps not: an answer would be a task request or a signal in our name.
+            endpoint.stats.failed(BadRequest("the reply subject is one of the service's own"))
+            log.warning("%s: not carried out, %s", endpoint.operation.name, endpoint.stats.last_error)
+            return
         operation = endpoint.operation
         busy = self._busy[operation.waits]
         bound = self._bounds[operation.waits]
@@ -170,7 +175,7 @@ class Service:
     # --- discovery ---
 
     def _tell(self, what: Any, _subject: bytes, reply: bytes, _body: bytes, _block: bytes | None) -> None:
-        if not reply or self._stopping:
+        if not reply or self._stopping or self._subjects.owns(reply):
             return
         body = _encode(what())
         if not self._connection.fits(b"", body):
