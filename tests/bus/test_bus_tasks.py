@@ -295,12 +295,13 @@ async def test_an_accepted_that_names_no_ordinary_subject_is_ignored(
     await serve(other, unique, asked.put)
     running = asyncio.create_task(tasks.execute(call()))
     request = await asyncio.wait_for(asked.get(), 10)
-    for subject in ("", "$JS.API.STREAM.PURGE.events", "a.>", "a b", "a..b", "x" * 300):
+    own = ("dwarf.peer.trip_breaker", f"{unique}.charge", "graph.bill")
+    for subject in ("", "$JS.API.STREAM.PURGE.events", "a.>", "a b", "a..b", "x" * 300, *own):
         headers = {"Dwarf-Signal": "accepted", **({"Dwarf-Worker": subject} if subject else {})}
         await other.publish(request.reply, b"", headers=headers)
     await other.flush()
     await connection.flush()
-    assert (tasks.accepted, tasks.roll.workers, tasks.worker_of(STEP)) == (6, 0, "")
+    assert (tasks.accepted, tasks.roll.workers, tasks.worker_of(STEP)) == (9, 0, "")
     await other.publish(request.reply, b"")
     assert await running == Answer()
 

@@ -192,11 +192,11 @@ async def test_while_one_replica_drains_the_other_answers_everything(
 
 async def test_a_cancellation_reaches_the_worker_whichever_replica_runs_the_step(pair: Caller) -> None:
     """O10, B1: the replica that is asked to cancel tells the other, which tells the worker that accepted from it."""
-    private = await pair.hear(f"{pair.prefix}.worker")
+    private = await pair.hear(f"{pair.prefix}private.worker")
     asked = await pair.holds("work")
     flows = [await pair.ok("flow.create_task", task="work", start=True) for _ in range(16)]
     requests = [await take(asked) for _ in flows]
-    accepted = {"Dwarf-Signal": "accepted", "Dwarf-Worker": f"{pair.prefix}.worker"}
+    accepted = {"Dwarf-Signal": "accepted", "Dwarf-Worker": f"{pair.prefix}private.worker"}
     for request in requests:
         await pair.answer(request, b"", accepted)
     steps = {json.loads(request.data)["stepKey"].rpartition("-")[0] for request in requests}
