@@ -102,7 +102,7 @@ class FloorArm:
         return Figures(
             floor["flows"], steps, steps / floor["steps_per_s"], floor["steps_per_s"], floor["flow_p50_ms"],
             floor["flow_p99_ms"], floor["mean_batch"], 1 / floor["mean_batch"],
-            _per_step(before, self._servers.cpu(), steps),
+            per_step(before, self._servers.cpu(), steps),
         )  # fmt: skip
 
 
@@ -218,7 +218,7 @@ class ServiceArm:
             done["p99_ms"],
             members / groups if groups else None,
             groups / steps,
-            _per_step(before, after, steps),
+            per_step(before, after, steps),
         )
 
     async def rss_kib(self) -> float:
@@ -253,6 +253,6 @@ class ServiceArm:
         return found
 
 
-def _per_step(before: dict[str, float], after: dict[str, float], steps: int) -> dict[str, float]:
+def per_step(before: dict[str, float], after: dict[str, float], steps: int) -> dict[str, float]:
     """Microseconds a step of each part, from CPU seconds."""
     return {part: round((after[part] - before[part]) / steps * 1e6, 2) for part in PARTS if part in after}

@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from .arms import FloorArm, Runner, Servers, ServiceArm, Sides
 from .backlog import BACKLOGS, BacklogArm
 from .history import HistoryArm
+from .peers import PeerArm
 from .resting import HeldArm, IdleArm, ResidentArm
-from .result import FLOOR, Case, Figures
+from .result import FLOOR, PEERS, Case, Figures
 from .scaled import PAYLOADS, FanOutArm, PayloadArm, size_label
 
 Progress = Callable[[str], None]
@@ -48,6 +49,11 @@ PLANS = (
     Plan("replicas", 256, 1000, by_default=False, sizes=(1, 2, 4)),
     Plan("idle", 1, 60, by_default=False, label="watch"),  # seconds
     Plan("memory", 256, 600, by_default=False, sizes=(100_000, 1_000_000, 1_000), label="resident"),
+    *(
+        Plan("peers", concurrency, flows, False, (steps,), f"{steps}x{concurrency}")
+        for steps in (3, 10)
+        for concurrency, flows in ((1, 60), (16, 200), (64, 300))
+    ),
 )
 QUICK = 4
 """By how much `--quick` divides the flows."""
@@ -76,7 +82,7 @@ def chosen(names: Sequence[str], quick: bool, sizes: Sequence[int] = ()) -> list
 
 def _sized(plans: Sequence[Plan], sizes: Sequence[int]) -> list[Plan]:
     """The plans with these sizes, each of which is a case of its own for `payload`."""
-    if min(sizes) < 1 or not all(plan.sizes for plan in plans):
+    if min(sizes) < 1 or not all(plan.sizes and plan.name != "peers" for plan in plans):
         raise ValueError("--size goes with fan-out, history, payload, replicas or memory, and is at least 1")
     if any(plan.name == "memory" for plan in plans) and len(sizes) != 3:
         raise ValueError("memory has three sizes: sleeping flows, pending steps, tasks in flight")
@@ -98,7 +104,9 @@ async def _run_case(
     plan: Plan, names: Sequence[str], servers: Servers, sides: Sides, rounds: int, progress: Progress
 ) -> Case:
     runners = _runners(plan, names, servers, sides)
-    steps = runners[0].shape.steps if isinstance(runners[0], ServiceArm) else sides.steps
+    steps = plan.sizes[0] if plan.name == "peers" else sides.steps
+    if isinstance(runners[0], ServiceArm):
+        steps = runners[0].shape.steps
     case = Case(plan.name, plan.concurrency, steps, label=plan.label)
     if plan.name in ("idle", "memory"):
         case.base = ""
@@ -142,6 +150,9 @@ def _runners(plan: Plan, names: Sequence[str], servers: Servers, sides: Sides) -
             ]
         case "idle":
             return [IdleArm(name, servers, sides) for name in names if name != FLOOR]
+        case "peers":
+            own = replace(sides, steps=plan.sizes[0])
+            return [*(PeerArm(name, servers, own) for name in PEERS), ServiceArm("postgresql", servers, own)]
         case "memory":
             asleep, pending, held = plan.sizes
             return [

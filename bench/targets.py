@@ -6,7 +6,10 @@ import statistics
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
-from .result import Arm, Case, p50, throughput
+from .result import PEERS, Arm, Case, p50, throughput
+
+_TIMES = {"dbos": 10.0, "langgraph": 5.0}
+"""What our steps/s should be of each engine's."""
 
 
 class Target(NamedTuple):
@@ -26,7 +29,8 @@ class Target(NamedTuple):
 
 def targets(cases: Iterable[Case]) -> list[Target]:
     """Those of all cases that have one and that ran with the arms it takes."""
-    return [target for case in cases for target in _OF.get(case.name, _none)(case)]
+    cases = list(cases)
+    return [*(target for case in cases for target in _OF.get(case.name, _none)(case)), *_best(cases)]
 
 
 def _none(_case: Case) -> Iterator[Target]:
@@ -82,6 +86,29 @@ def _measures(**bounds: float) -> Callable[[Case], Iterator[Target]]:
     return most
 
 
+def _peers(case: Case) -> Iterator[Target]:
+    """Idle, each at once: whose flow is done first."""
+    ours = case.arm("postgresql")
+    for theirs in (case.arm(name) for name in PEERS):
+        if ours and theirs and case.concurrency == 1:
+            pairs = zip(ours.rounds, theirs.rounds, strict=False)
+            value = statistics.median(our.p50_ms / their.p50_ms for our, their in pairs)
+            yield Target(case.key, f"p50 / {theirs.name}", value, 1, at_most=True)
+
+
+def _best(cases: Iterable[Case]) -> Iterator[Target]:
+    """Of the cases with other engines: steps/s of ours against theirs, each at its best concurrency."""
+    best: dict[tuple[int, str], float] = {}
+    for case in cases:
+        for arm in case.arms if case.name == "peers" else ():
+            key = (case.steps_per_flow, arm.name)
+            best[key] = max(best.get(key, 0.0), arm.median(throughput))
+    for (steps, name), theirs in best.items():
+        ours = best.get((steps, "postgresql"))
+        if name in _TIMES and ours:
+            yield Target(f"peers, {steps} steps", f"best steps/s / best of {name}", ours / theirs, _TIMES[name])
+
+
 _OF: dict[str, Callable[[Case], Iterator[Target]]] = {
     "floor-linear": _shares(0.35),
     "floor-latency": _latency,
@@ -90,6 +117,7 @@ _OF: dict[str, Callable[[Case], Iterator[Target]]] = {
     "history": _shares(0.90),
     "payload": _payload,
     "replicas": _shares(0.90),
+    "peers": _peers,
     "idle": _measures(engine_cpu_percent=1, statements_per_minute=30),
     "memory": _measures(rss_mib=200, kib_per_task=50),
 }
