@@ -52,7 +52,7 @@ PLANS = (
     *(
         Plan("peers", concurrency, flows, False, (steps,), f"{steps}x{concurrency}")
         for steps in (3, 10)
-        for concurrency, flows in ((1, 60), (16, 200), (64, 300))
+        for concurrency, flows in ((1, 200), (16, 1000), (64, 1500))
     ),
 )
 QUICK = 4

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 import asyncpg
 
+from .children import Failed
 from .shapes import WORKFLOW
 
 FINISHED_ID, ASLEEP_ID = 2 * 10**9, 10**9 // 2
@@ -19,8 +20,8 @@ _TIMEOUT_SECONDS = 600
 _DAY_US = 86_400_000_000
 
 
-async def finished(connection: asyncpg.Connection, steps: int) -> int:
-    """So many finished steps with their flows, copies of a completed flow. Returns how many: whole flows only."""
+async def finished(connection: asyncpg.Connection, steps: int) -> None:
+    """So many finished steps with their flows, copies of a completed flow; whole flows, so a few more perhaps."""
     model, length = await connection.fetchrow(
         "select flow_id, count(*) from dwarf_steps where flow_id = (select flow_id from dwarf_flows"
         " where workflow = $1 and status = 'completed' order by flow_id limit 1) group by flow_id",
@@ -36,7 +37,7 @@ async def finished(connection: asyncpg.Connection, steps: int) -> int:
     }
     await _copy(connection, "dwarf_flows", model, -(-steps // length), flows)
     await _copy(connection, "dwarf_steps", model, -(-steps // length), rows)
-    return -(-steps // int(length)) * int(length)
+    await _check(connection, "status = 'completed' and step_id >= $1", FINISHED_ID, steps)
 
 
 async def asleep(connection: asyncpg.Connection, flows: int) -> None:
@@ -58,6 +59,17 @@ async def asleep(connection: asyncpg.Connection, flows: int) -> None:
         "not_before": f"t.updated_at + {_DAY_US}",
     }
     await _copy(connection, "dwarf_steps", model, flows, rows, "and t.depth = 1")
+    which = "status = 'pending' and parked = 0 and not_before > updated_at and step_id >= $1"
+    await _check(connection, which, ASLEEP_ID, flows)
+
+
+async def _check(connection: asyncpg.Connection, which: str, first: int, least: int) -> None:
+    """Raises `Failed` unless as many steps are there: a benchmark of what is not there would look good."""
+    there = await connection.fetchval(
+        f"select count(*) from dwarf_steps where {which}", first, timeout=_TIMEOUT_SECONDS
+    )
+    if there < least:
+        raise Failed(f"only {there:,} of {least:,} steps are in the tables, of those {which}")
 
 
 async def settle_down(connection: asyncpg.Connection) -> None:

@@ -21,6 +21,8 @@ CONSTRAINTS = ROOT / "bench" / "peers-constraints.txt"
 _HOME = ROOT / ".bench-venv"
 _WANTED = ("dbos", "langgraph", "langgraph-checkpoint-postgres", "psycopg[binary]", "orjson")
 _INSTALL_SECONDS = 600
+SLOWER = 5
+"""So many times fewer flows than ours: rounds of about the same length."""
 
 
 async def environment() -> str:
@@ -85,13 +87,13 @@ class PeerArm:
 
     async def warm_up(self, concurrency: int) -> None:
         """Connections made, code paths taken."""
-        await self.measure(concurrency, max(10, concurrency))
+        await self.measure(concurrency, concurrency)
 
     async def measure(self, concurrency: int, flows: int) -> Figures:
-        """Run so many flows. Its CPU counts as the engine's: client and tasks are in the same process."""
+        """Run so many flows, divided by `SLOWER`. Its CPU counts as the engine's: client and tasks are in the same process."""
         assert self._child is not None
         before = self._servers.cpu()
-        done = await self._child.ask(flows=flows, concurrency=concurrency)
+        done = await self._child.ask(flows=max(flows // SLOWER, concurrency, 10), concurrency=concurrency)
         after = self._servers.cpu()
         before["engine"], after["engine"] = 0.0, done["cpu"]
         steps = done["flows"] * self._sides.steps
