@@ -274,7 +274,7 @@ def of_members(members: list[Member]) -> Iterator[Finding]:
             text = path.read_text(errors="replace")
             for match in _DEFECTS.finditer(text):
                 yield Finding(f"{path.name} says: {_around(text, match.start())}")
-            if path in one.drained and one.name.startswith("replica") and "has drained" not in text:
+            if path in one.drained and "has drained" not in text:
                 yield Finding(f"{path.name}: told to end, it did not drain: {text[-1500:]}")
 
 
