@@ -19,7 +19,7 @@ UNSERVED = (408, 503)
 _UNSERVED_WORDS = ("did not answer within", "nobody serves", "no responders", "cannot be started")
 _DEFECTS = re.compile(
     r"a defect|Traceback|refused the result|refused flow|cannot be failed either|waited for sub-workflows that had ended"
-    r"|had no caller any more|have no live step|could not be written before the end"
+    r"|had no caller any more|have no live step"
 )
 
 
