@@ -10,8 +10,6 @@ import time
 from dataclasses import dataclass
 
 import asyncpg
-import nats
-import orjson
 
 from .arms import Servers, ServiceArm, Sides
 from .load import WORKFLOW
@@ -43,60 +41,66 @@ FLOWS = """
 insert into dwarf_flows select f.* from generate_series(0, $1::int - 1) n
 cross join lateral (select * from jsonb_populate_record((select t from dwarf_flows t where workflow = $3 limit 1),
   jsonb_build_object('flow_id', $4::bigint + n, 'thread_id', $4::bigint + n, 'root_id', $4::bigint + n,
-    'status', 'running', 'final_state', null, 'fairness_key', 'tenant ' || n % $2::int))) f
+    'status', 'running', 'final_state', null, 'fairness_weight', 1, 'fairness_key', 'tenant ' || n % $2::int))) f
 """
 STEPS = """
 insert into dwarf_steps select s.* from generate_series(0, $1::int - 1) n
 cross join lateral (select * from jsonb_populate_record(
   (select t from dwarf_steps t join dwarf_flows using (flow_id) where workflow = $3 and depth = 1 limit 1),
   jsonb_build_object('flow_id', $4::bigint + n, 'step_id', $4::bigint + n, 'status', 'pending', 'changes', '{}',
-    'lease_seq', 0, 'started_at', null, 'successor_id', null, 'fairness_key', 'tenant ' || n % $2::int,
+    'lease_seq', 0, 'started_at', null, 'successor_id', null, 'fairness_weight', 1, 'fairness_key', 'tenant ' || n % $2::int,
     'not_before', $5::bigint + n, 'updated_at', $5::bigint + $1))) s
 """
 
 
+PENDING = "select count(*) from dwarf_steps where status = 'pending'"
+
+
 class BacklogArm(ServiceArm):
-    """The service on PostgreSQL with a backlog, laid down once after the warm-up."""
+    """The service on PostgreSQL with a backlog. Its replica runs while it is measured only, else it would serve it out."""
 
     def __init__(self, backlog: Backlog, servers: Servers, sides: Sides) -> None:
         super().__init__("postgresql", servers, sides, "--weight", str(backlog.keys))
         self.figures.name = backlog.name
         self._backlog = backlog
+        self._next_id = FIRST_ID
 
     async def warm_up(self, concurrency: int) -> None:
-        """As ever, then the backlog."""
+        """As ever, and then the backlog."""
         await super().warm_up(concurrency)
-        if self._backlog.flows:
-            await self._lay_down()
+        await self._replica.__aexit__(None, None, None)
+        await self._lay_down()
 
     async def _lay_down(self) -> None:
-        connection = await asyncpg.connect(self._dsn)
+        """Have as much backlog as there should be."""
+        connection = await asyncpg.connect(self._dsn, command_timeout=600)
         try:
-            now = time.time_ns() // 1000 - self._backlog.flows
-            await connection.execute("set synchronous_commit = off")
-            args = (self._backlog.flows, self._backlog.keys, WORKFLOW, FIRST_ID)
-            await connection.execute(FLOWS, *args, timeout=300)
-            await connection.execute(STEPS, *args, now, timeout=300)
-            await connection.execute("vacuum analyze dwarf_flows", timeout=300)
-            await connection.execute("vacuum analyze dwarf_steps", timeout=300)
-            await connection.execute("checkpoint", timeout=300)
+            missing = self._backlog.flows - await connection.fetchval(PENDING)
+            if missing > self._backlog.flows // 2:
+                now = time.time_ns() // 1000 - missing
+                args = (missing, self._backlog.keys, WORKFLOW, self._next_id)
+                await connection.execute(FLOWS, *args)
+                await connection.execute(STEPS, *args, now)
+                for command in ("vacuum analyze dwarf_flows", "vacuum analyze dwarf_steps", "checkpoint"):
+                    await connection.execute(command)
+                self._next_id += missing
         finally:
             await connection.close()
-        peer = await nats.connect(self._servers.nats)
-        step = {"stepId": FIRST_ID, "priority": 100, "notBefore": now}
-        signal = orjson.dumps({"shard": 1, "steps": [step]})
-        await peer.publish(f"{self._prefix}.peer.enqueue", signal, headers={"Dwarf-Origin": "bench"})
-        await peer.drain()
 
     async def measure(self, concurrency: int, flows: int) -> Figures:
         """Run so many flows; the steps are all that were executed meanwhile."""
-        found = await super().measure(concurrency, flows)
+        if self._replica.running:
+            return await super().measure(concurrency, flows)
+        await self._lay_down()
+        async with self._replica:
+            await super().warm_up(concurrency)
+            found = await super().measure(concurrency, flows)
         assert found.group is not None
         assert found.groups_per_step is not None
-        members = round(found.group * found.groups_per_step * found.steps)
-        steps = members - flows  # their creations
+        groups = found.groups_per_step * found.steps
+        steps = round(found.group * groups) - flows  # members of groups are flows created and steps ended
         share = found.steps / steps
         return Figures(
             found.flows, steps, found.seconds, steps / found.seconds, found.p50_ms, found.p99_ms, found.group,
-            found.groups_per_step * share, {part: round(us * share, 2) for part, us in found.cpu_us.items()},
+            groups / steps, {part: round(us * share, 2) for part, us in found.cpu_us.items()},
         )  # fmt: skip

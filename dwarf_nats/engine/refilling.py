@@ -19,7 +19,9 @@ from dwarf_nats.rules.planning import NO_ALLOWANCES, Claim, Roster, Turns
 
 if TYPE_CHECKING:
     from dwarf_nats.ports import Clock, Store
+    from dwarf_nats.rules.settlement import FlowFacts
     from dwarf_nats.settings import EngineSettings
+    from dwarf_nats.workflow.rows import FlowRow
 
 log = logging.getLogger("dwarf_nats.engine")
 POLL_US = 30_000_000
@@ -153,6 +155,12 @@ class Line:
                 self._poke.set()
             self._heard = due
 
+    def hint_of(self, flow: FlowFacts | FlowRow, delay_us: int = 0) -> None:
+        """A step of this flow is pending, due `delay_us` from now."""
+        if delay_us <= 0:
+            self.roster.note(flow.priority, flow.fairness_key, flow.fairness_weight, self._clock.now())
+        self.hint(flow.priority, delay_us)
+
     def hint(self, priority: int, delay_us: int = 0) -> None:
         """A step of this band is pending, due `delay_us` from now."""
         if delay_us <= 0:
@@ -256,11 +264,11 @@ class Line:
             left, last = found.get(key, (0, 0))
             number = min(left, share.steps)
             found[key] = (left - number, last)
-            turns.charge(*key, number)
+            turns.charge(share, number)
             total += number
             if total < claim.limit or number == share.steps:  # else it was the limit that cut it off
                 self.roster.served(share, number, last)
-        if not rows:
+        if not rows and self.roster.certain(claim.shares[0].priority):  # all of them in the hands of others
             self._look_at = self._clock.now() + min(FRUITLESS_US << self._fruitless, FRUITLESS_MOST_US)
             self._fruitless = min(self._fruitless + 1, 10)
             self.left = None

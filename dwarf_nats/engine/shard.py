@@ -25,6 +25,7 @@ from dwarf_nats.workflow.state import Raw, decode_state, merge
 from dwarf_nats.workflow.status import Status
 
 if TYPE_CHECKING:
+    from dwarf_nats.engine.backpressure import Backpressure
     from dwarf_nats.engine.graphs import GraphBook
     from dwarf_nats.engine.refilling import Hands, Refiller
     from dwarf_nats.ports import Clock, Notices, Signals, Store, Tasks
@@ -66,6 +67,7 @@ class Shard:
         hands: Hands,
         refiller: Refiller,
         tokens: Tokens,
+        backpressure: Backpressure,
         heal: Callable[[Shard], Awaitable[None]],
     ) -> None:
         self.store = store
@@ -90,11 +92,13 @@ class Shard:
         self._signals = signals
         self._hands = hands
         self._tokens = tokens
+        self.gate = backpressure.gate(self)
         self._heal = heal
         self._in_hand: dict[int, StepInHand] = {}
         self._running: dict[int, asyncio.Task[None]] = {}
         self._refiller = refiller
         self.line = refiller.add(store, self)
+        self.line.gate = self.gate
         self._jobs: list[asyncio.Task[None]] = []
         self.committer = Committer(
             store,
@@ -113,6 +117,7 @@ class Shard:
         try:
             await self.store.open(name, migrated=migrated)
             self.recovered += await self.store.recover(self.settings.replica_timeout_ms)
+            await self.gate.open()
         except BaseException:
             await self.store.close()
             raise
@@ -124,6 +129,7 @@ class Shard:
             self._job(self.committer.run(), "committer"),
             self._job(self._beat(name), "pulse"),
             self._job(self._keep_up(), "reaper"),
+            self._job(self.gate.run(), "prober"),
         ]
 
     def stop_claiming(self) -> None:
@@ -139,6 +145,7 @@ class Shard:
 
     async def close(self) -> None:
         """Write what is left, leave the database as a replica that has gone, close."""
+        self.gate.close()
         if not self._jobs:  # it was never opened
             self.waiters.refuse(Unavailable("this replica is stopping: ask again"))
             return
@@ -177,13 +184,14 @@ class Shard:
         """How often the database was found to be away."""
         return self.committer.outages + self.line.outages + self._missed_beats
 
-    def admits_born_running(self, priority: int) -> bool:
-        """Whether a new step may start without standing in line: nothing of its band or a better one waits (C1)."""
-        return not self.draining and self._refiller.admits(priority)
+    def admits_born_running(self, priority: int, url: str) -> bool:
+        """Whether a new step may start without standing in line: nothing of its band or a better one waits (C1), and its task
+        can take it. If so, it counts as sent."""
+        return not self.draining and self._refiller.admits(priority) and self.gate.admits_birth(url)
 
-    def reserve(self, priority: int) -> bool:
+    def reserve(self, priority: int, url: str) -> bool:
         """Take a free hand for a flow about to be created, if there is one."""
-        if self._hands.room > 0 and self.admits_born_running(priority):
+        if self._hands.room > 0 and self.admits_born_running(priority, url):
             self._hands.take()
             return True
         return False
@@ -192,7 +200,32 @@ class Shard:
         """Give back a reserved hand."""
         self._hands.release()
 
-    async def take(self, rows: Sequence[Sequence[Any]]) -> None:
+    @property
+    def room(self) -> int:
+        return self._hands.room
+
+    @property
+    def free(self) -> asyncio.Event:
+        return self._hands.free
+
+    async def let_through(self, url: str) -> bool:
+        """Claim the parked step of the task that is due longest and dispatch it as a probe; whether there was one."""
+        self._hands.take()
+        try:
+            row = await self.store.claim_probe(url, self.settings.time_budget_ms)
+        finally:
+            self._hands.release()
+        if row is not None:
+            await self.take([row], probe=True)
+        return row is not None
+
+    def released(self, steps: Sequence[tuple[int, int, int]]) -> None:
+        """Steps are parked no more: look for them, and have the others look."""
+        for _, priority, not_before in steps:
+            self.line.hint_at(priority, not_before)
+        self.announce([], steps)
+
+    async def take(self, rows: Sequence[Sequence[Any]], *, probe: bool = False) -> None:
         """Dispatch what was claimed."""
         dead = []
         for row in rows:
@@ -201,7 +234,12 @@ class Shard:
                 continue
             step = await self._step_in_hand(row)
             self._hands.take()
-            self._dispatch(step)
+            if probe:
+                self.gate.probes(step)
+            if probe or self.gate.admits(step):
+                self._dispatch(step)
+            else:
+                self.committer.settle(give_back(step))
         if dead:
             await self.store.bury(dead)
 
@@ -223,8 +261,8 @@ class Shard:
         """Start a created flow (O2). Raises `Conflict` if it is not created."""
         at, steps = await self.store.start(flow.flow_id, notify)
         self.announce([self.change(flow.flow_id, flow.thread_id, flow.workflow, Status.RUNNING, at)], steps)
-        for _, priority, not_before in steps:
-            self.line.hint(priority, max(0, not_before - at))
+        for _, _, not_before in steps:
+            self.line.hint_of(flow, not_before - at)
 
     # -- one step
 
@@ -248,6 +286,7 @@ class Shard:
             settlement = fail(step, ErrorInfo(f"a defect of the engine: {error}", 500))
         if self._running.get(step.step_id) is asyncio.current_task():
             del self._running[step.step_id]
+        self.gate.finished(step)
         self.committer.settle(settlement)
 
     async def _execute(self, step: StepInHand) -> Settlement:
@@ -257,6 +296,8 @@ class Shard:
                 flow.graph = await self._graphs.frozen(self.number, flow.digest)
             if not step.breakpoint_hit and breakpoints.holds(flow.breakpoints, flow.graph, step.node):
                 return parking.interrupted(step, step.changes, None)
+            if not self.gate.may_ask(step):
+                return give_back(step)
             answer = await self._ask(step)
         except BusAway:
             await self._tasks.ready()  # the step is held meanwhile: neither failed nor written about
@@ -267,6 +308,9 @@ class Shard:
         except Unavailable as error:
             log.warning("step %s is given back: %s", step.shown, error)
             return give_back(step, BUS_AWAY_DELAY_US)
+        held = self.gate.judged(step, answer)
+        if held is not None:
+            return held
         await self._have_step_ids(1)
         answer, child = await self._with_child(step, answer)
         step.age_us += max(0, self._clock.now() - step.dispatched_at)
@@ -285,9 +329,9 @@ class Shard:
         # The finishing step's hand is free for one of those that follow; the other branches are claimed like any work.
         new = settlement.branches[0] if settlement.branches else settlement.successor
         if new is not None and new.delay_us == 0:
-            new.running = self.admits_born_running(flow.priority)
-        elif settlement.child is not None:
-            settlement.child.running = self.admits_born_running(flow.priority) and not flow.breakpoints
+            new.running = self.admits_born_running(flow.priority, new.url)
+        elif settlement.child is not None and not flow.breakpoints:
+            settlement.child.running = self.admits_born_running(flow.priority, settlement.child.url)
         return settlement
 
     async def _with_child(self, step: StepInHand, answer: Answer) -> tuple[Answer, parking.Child | None]:
@@ -350,7 +394,8 @@ class Shard:
             if deadline is None or not deadline.expired():  # the task's own
                 return Answer(error=ErrorInfo(str(error) or "TimeoutError", 500))
             return Answer(
-                error=ErrorInfo(f"task {step.url} did not answer within its time budget of {budget_ms} ms", 408)
+                error=ErrorInfo(f"task {step.url} did not answer within its time budget of {budget_ms} ms", 408),
+                cause="timeout",
             )
         except (BusAway, WorkerLost, Unavailable):
             raise
@@ -397,10 +442,12 @@ class Shard:
                 self._child_born(settlement.child, at, changed, pending)
             if settlement.branches or settlement.successor is not None:
                 for new in born:
-                    self.line.hint(step.flow.priority, new.delay_us)
+                    self.line.hint_of(step.flow, new.delay_us)
                     pending.append((new.step_id, step.flow.priority, at + new.delay_us))
+            elif settlement.status is Status.PENDING and self.gate.holds(step.url):
+                self.gate.work_came()
             elif settlement.status is Status.PENDING:
-                self.line.hint(step.flow.priority, settlement.delay_us)
+                self.line.hint_of(step.flow, settlement.delay_us)
                 pending.append((step.step_id, step.flow.priority, at + settlement.delay_us))
             elif settlement.end is not None:
                 end = settlement.end
@@ -418,14 +465,14 @@ class Shard:
             for status in (Status.CREATED, Status.RUNNING)
         ]
         if not new.running:
-            self.line.hint(facts.priority)
+            self.line.hint_of(facts)
             pending.append((new.step_id, facts.priority, at))
 
     def _grown(self, settled: Settled) -> None:
         """What a group brought about together: fan-ins born, callers woken, flows ended by their cohorts or paused."""
         now = self._clock.now()
         for flow, _ in settled.born:
-            self.line.hint(flow.priority)
+            self.line.hint_of(flow)
         for _, priority in settled.woken:
             self.line.hint(priority)
         changed = [
@@ -475,6 +522,8 @@ class Shard:
         ended: Sequence[tuple[str, Status]] = (),
     ) -> None:
         """Tell the world what a commit made true, one group each."""
+        if pending:
+            self.gate.work_came()
         if changed and self._notices is not None:
             with _harmless():
                 self._notices.changed(changed)
@@ -525,7 +574,7 @@ class Shard:
         while True:
             await self._clock.sleep(self.settings.replica_timeout_ms / 1000 * BEAT)
             try:
-                await self.store.beat(name)
+                self.gate.held = await self.store.beat(name)
                 self.away = ""
             except Unavailable as error:
                 self.away = str(error)
@@ -565,6 +614,7 @@ class Shard:
                 log.exception("a defect in the upkeep of shard %d", self.number)
 
     async def _sweep(self) -> None:
+        await self.gate.sweep()
         found = await self.store.recover(self.settings.replica_timeout_ms)
         if found:
             self.recovered += found

@@ -4,13 +4,14 @@ A shard's line of due steps is read in pages (`Page`). What is known of it is a 
 in `Turns`, and `Turns.plan` says how many steps of which key are to be claimed next: of the best band first, over all
 shards.
 
-Within a band this is stride scheduling. Each key has a *pass*: the steps it was given, divided by its weight. The key
-with the lowest pass comes next; on a tie the one whose oldest step has been due longest. The band's *clock* moves on
-with every step as the pass of a key does that gets exactly its share, so a key that is new starts there and is owed
-nothing for the time it had nothing to do. A key that has run out of work is forgotten, unless it is ahead of the clock:
-then it keeps its pass until the clock has caught up, for a key that never has more than one step waiting would
-otherwise be first each time it comes back. Over any stretch in which two keys have work all the time, what they were
-given, divided by their weights, differs by no more than a step of each.
+Within a band this is fair queueing (WF2Q+, after Bennett and Zhang) with steps of equal size. Each key has a *pass*: the
+steps it was given, divided by its weight. The band's *clock* moves on with every step as the pass of a key does that
+gets exactly its share. Keys that are not ahead of the clock may have a turn; of those the one comes next whose pass would
+be lowest after it, on a tie the one whose oldest step has been due longest. A key that is new starts at the clock and is
+owed nothing for the time it had nothing to do. A key that has run out of work is forgotten, unless it is ahead of the
+clock: then it keeps its pass until the clock has caught up, for a key that never has more than one step waiting would
+otherwise be first each time it comes back. So no key that has work is ever more than a step behind its share, nor more
+than a step ahead of it unless others left theirs.
 
 Each replica keeps its own passes. Proportions that hold at every replica hold for their sum.
 """
@@ -27,16 +28,19 @@ LIGHTEST, HEAVIEST = 1e-6, 1e6
 """Weights beyond are taken for these: sums of their strides stay exact enough."""
 SLACK_US = 1_000_000
 """A key's steps on several shards are taken side by side if their oldest came due within so much of each other."""
-KEYS = 4_096
+KEYS = 2_048
 """So many keys of a band are known at once; in a band of more, a key that was served makes room for another."""
 DEBTS = 10_000
 """So many keys without work are remembered for being ahead of the clock."""
 BANDS = 16
 """So many bands are remembered."""
-FAR = 1e9
+ROUNDING = 1e-9
+FAR = 1e6
 """Where a band's clock is set back to 0, with all passes, so that they keep their digits."""
-LEAST_PAGE, PAGE, FIRST_PAGE = 16, 64, 256
-"""How many lanes a page has: as there are hands, within the first two; the last until a band's keys are known."""
+LEAST_PAGE, PAGE = 16, 1_000
+"""How many lanes a page has: one for every four hands, within these; the most of them until a band's keys are known."""
+FEW = 64
+"""With so many keys in a band a claim can ask all of them for what others leave."""
 MOST_SHARES = 512
 """No worse band follows in a claim that has so many shares."""
 PAGES = 8
@@ -67,7 +71,7 @@ class Ask(NamedTuple):
     band: int = 0
     fairness_key: str = ""
     url: str = ""
-    limit: int = FIRST_PAGE
+    limit: int = PAGE
 
 
 @dataclass(slots=True)
@@ -87,12 +91,16 @@ class Page:
 
 
 class Share(NamedTuple):
-    """Take up to `steps` of the steps of this key that have been due longest, after the first `skip` of them."""
+    """Take up to `steps` of the steps of this key that have been due longest, after the first `skip` of them.
+
+    `weight`: what the key is charged by.
+    """
 
     priority: int
     fairness_key: str
     steps: int
     skip: int = 0
+    weight: float = 1.0
 
 
 class Claim(NamedTuple):
@@ -104,11 +112,15 @@ class Claim(NamedTuple):
 
 @dataclass(slots=True)
 class Key:
-    """The weight of a key's oldest admissible step, and when that came due on the clock all shards share."""
+    """The weight of a key's oldest admissible step, and when that came due on the clock all shards share.
+
+    `heard`: it has had another step since it was last served.
+    """
 
     weight: float
     since: int
     lap: int
+    heard: bool = False
 
 
 class _Rounds:
@@ -121,6 +133,14 @@ class _Rounds:
         self.certain = False
         self._lap = 0
 
+    def note(self, fairness_key: str, weight: float, now: int) -> None:
+        """A key that has work, met or not."""
+        key = self.keys.get(fairness_key)
+        if key is not None:
+            key.heard = True
+        elif len(self.keys) < KEYS:
+            self.keys[fairness_key] = Key(_bounded(weight), now, self._lap)
+
     def read(self, lanes: Sequence[Lane], admissible: Sequence[Lane], offset: int, *, ended: bool) -> None:
         """The lanes from the cursor on; `ended`: up to the band's end."""
         anew = self.cursor == BEGIN
@@ -130,7 +150,7 @@ class _Rounds:
             since = lane.due_at - offset
             key = self.keys.get(lane.fairness_key)
             if key is None or key.lap != self._lap or since < key.since:
-                self.keys[lane.fairness_key] = Key(min(max(lane.weight, LIGHTEST), HEAVIEST), since, self._lap)
+                self.keys[lane.fairness_key] = Key(_bounded(lane.weight), since, self._lap)
         self.certain = anew and ended
         if ended:
             self.keys = {name: key for name, key in self.keys.items() if key.lap == self._lap}
@@ -216,6 +236,13 @@ class Roster:
             before = band
         return None
 
+    def note(self, priority: int, fairness_key: str, weight: float, now: int) -> None:
+        """A step of this key has just come due; it need not be met to be known."""
+        rounds = self._bands.get(priority)
+        if rounds is None:
+            rounds = self._bands[priority] = _Rounds()
+        rounds.note(fairness_key, weight, now)
+
     def delay_of(self, due_at: int, now: int) -> int:
         """How long until `due_at` by the shard's clock, as far as its clock is known."""
         return due_at - self._offset - now
@@ -230,9 +257,13 @@ class Roster:
         key = rounds.keys.get(share.fairness_key) if rounds is not None else None
         if rounds is None or key is None:
             return
-        if taken < share.steps or len(rounds.keys) >= KEYS:
+        if (taken < share.steps and not key.heard) or len(rounds.keys) >= KEYS:
             del rounds.keys[share.fairness_key]
+            rounds.known = (
+                rounds.known and taken > 0
+            )  # keys that have nothing are known for too long: read more of them
         else:
+            key.heard = False
             key.since = max(key.since, last_due_at - self._offset)
 
     def _page(self, floor: int, hands: int) -> Ask:
@@ -243,7 +274,7 @@ class Roster:
         if len(rounds.keys) >= KEYS:
             limit = 1
         else:
-            limit = max(LEAST_PAGE, min(hands, PAGE)) if rounds.known else FIRST_PAGE
+            limit = min(max(LEAST_PAGE, hands // 4), PAGE) if rounds.known else PAGE
         return Ask(floor, band, *rounds.cursor, limit)
 
     def _next(self, floor: int, hands: int) -> Ask | None:
@@ -272,31 +303,31 @@ class _Band:
     def __init__(self) -> None:
         self.clock = 0.0
         self.passes: dict[str, float] = {}
-        self.strides: dict[str, float] = {}
         self.debts: dict[str, float] = {}
         self.weight = 1.0
 
-    def meet(self, weights: Mapping[str, float]) -> None:
+    def meet(self, heads: Mapping[str, Key]) -> None:
         """These keys have work now; others have none."""
         if self.clock > FAR:
             self._rebase()
-        for name in weights.keys() - self.passes.keys():
-            self.passes[name] = max(self.clock, self.debts.pop(name, self.clock))
-        for name in self.passes.keys() - weights.keys():
-            ahead = self.passes.pop(name)
+        passes = self.passes
+        for name in heads.keys() - passes.keys():
+            passes[name] = max(self.clock, self.debts.pop(name, self.clock))
+        for name in passes.keys() - heads.keys():
+            ahead = passes.pop(name)
             if ahead > self.clock:
                 self.debts[name] = ahead
         if len(self.debts) > DEBTS:
             self.debts = {name: ahead for name, ahead in self.debts.items() if ahead > self.clock}
             for name in list(self.debts)[: max(0, len(self.debts) - DEBTS)]:
                 del self.debts[name]
-        self.strides = {name: 1.0 / weight for name, weight in weights.items()}
-        self.weight = sum(weights.values())
+        self.weight = sum([key.weight for key in heads.values()])
+        self.clock = max(self.clock, min(passes.values()))
 
-    def charge(self, name: str, taken: int) -> None:
-        """A key was given `taken` steps. One that was planned for and is not known any more is not charged."""
+    def charge(self, name: str, taken: int, weight: float) -> None:
+        """A key was given `taken` steps. One that is not known any more is not charged."""
         if name in self.passes:
-            self.passes[name] += taken * self.strides[name]
+            self.passes[name] += taken / weight
             self.clock += taken / self.weight
 
     def _rebase(self) -> None:
@@ -325,43 +356,45 @@ class Turns:
             return {}
         band = min(busy.values())
         here = {shard: rosters[shard] for shard, best in busy.items() if best == band}
-        claims = {
-            shard: Claim(sum(share.steps for share in mine), mine + _spill(here[shard], band, mine, hands))
-            for shard, mine in self._divide(band, here, hands).items()
-        }
+        claims = self._divide(band, here, hands)
         if len(busy) == 1:
             ((shard, roster),) = here.items()
             shares = claims[shard].shares
             for worse in roster.bands()[1:]:
-                known = roster.certain(band) and len(roster.keys(band)) <= _spills(hands)
-                if not known or len(shares) >= MOST_SHARES:
+                served_out = roster.certain(band) and len(roster.keys(band)) <= FEW
+                if not served_out or len(shares) >= MOST_SHARES:
                     break
-                mine = self._divide(worse, here, hands)[shard]
-                shares += mine + _spill(roster, worse, mine, hands)
+                shares += self._divide(worse, here, hands)[shard].shares
                 band = worse
         return claims
 
-    def charge(self, priority: int, fairness_key: str, taken: int) -> None:
+    def charge(self, share: Share, taken: int) -> None:
         """A claim of a planned share gave so many steps."""
-        band = self._bands.get(priority)
+        band = self._bands.get(share.priority)
         if band is not None and taken:
-            band.charge(fairness_key, taken)
+            band.charge(share.fairness_key, taken, share.weight)
 
-    def _divide(self, priority: int, rosters: Mapping[int, Roster], hands: int) -> dict[int, list[Share]]:
+    def _divide(self, priority: int, rosters: Mapping[int, Roster], hands: int) -> dict[int, Claim]:
         """`hands` steps of one band, divided among its keys and each key's shards."""
-        heads: dict[str, list[tuple[int, int, float]]] = {}
-        for shard, roster in rosters.items():
-            for name, key in roster.keys(priority).items():
-                heads.setdefault(name, []).append((key.since, shard, key.weight))
-        for found in heads.values():
-            found.sort()
         band = self._band(priority)
-        band.meet({name: found[0][2] for name, found in heads.items()})
-        shares: dict[int, list[Share]] = {shard: [] for shard in rosters}
-        for name, count in _by_turns(band, heads, hands).items():
-            for shard, part in _spread(heads[name], count):
-                shares[shard].append(Share(priority, name, part))
-        return {shard: mine for shard, mine in shares.items() if mine}
+        if len(rosters) == 1:
+            ((shard, roster),) = rosters.items()
+            heads = roster.keys(priority)
+            band.meet(heads)
+            given = {shard: _by_turns(band, heads, hands)}
+        else:
+            places = _places(priority, rosters)
+            heads = {name: rosters[found[0][1]].keys(priority)[name] for name, found in places.items()}
+            band.meet(heads)
+            given = {shard: {} for shard in rosters}
+            for name, count in _by_turns(band, heads, hands).items():
+                for shard, part in _spread(places[name], count).items():
+                    given[shard][name] = part
+        return {
+            shard: Claim(limit, _shares(priority, mine, heads, hands))
+            for shard, mine in given.items()
+            if (limit := sum(mine.values()))
+        }
 
     def _band(self, priority: int) -> _Band:
         band = self._bands.pop(priority, None) or _Band()
@@ -369,39 +402,64 @@ class Turns:
         return band
 
 
-def _by_turns(band: _Band, heads: Mapping[str, Sequence[tuple[int, int, float]]], hands: int) -> dict[str, int]:
-    """How many of `hands` each key gets, in the order in which they first have their turn."""
+def _bounded(weight: float) -> float:
+    return min(max(weight, LIGHTEST), HEAVIEST)
+
+
+def _places(priority: int, rosters: Mapping[int, Roster]) -> dict[str, list[tuple[int, int]]]:
+    """Where each key has work: since when and on which shard, that first where it has waited longest."""
+    places: dict[str, list[tuple[int, int]]] = {}
+    for shard, roster in rosters.items():
+        for name, key in roster.keys(priority).items():
+            places.setdefault(name, []).append((key.since, shard))
+    for found in places.values():
+        found.sort()
+    return places
+
+
+def _by_turns(band: _Band, heads: Mapping[str, Key], hands: int) -> dict[str, int]:
+    """How many of `hands` each key gets, in the order in which they first have their turn; if there are few, all of them."""
     if len(heads) == 1:
         return dict.fromkeys(heads, hands)
-    strides = band.strides
-    line = [(ahead, heads[name][0][0], name) for name, ahead in band.passes.items()]
-    heapq.heapify(line)
+    clock, tick = band.clock, 1.0 / band.weight
+    coming = [(start, heads[name].since, name) for name, start in band.passes.items()]
+    heapq.heapify(coming)
+    eligible: list[tuple[float, int, str]] = []
     counts: dict[str, int] = {}
     for _ in range(hands):
-        ahead, since, name = line[0]
-        counts[name] = counts.get(name, 0) + 1
-        heapq.heapreplace(line, (ahead + strides[name], since, name))
+        if not eligible:
+            clock = max(clock, coming[0][0])
+        while coming and coming[0][0] <= clock + ROUNDING:
+            start, since, name = heapq.heappop(coming)
+            heapq.heappush(eligible, (start + 1.0 / heads[name].weight, since, name))
+        turn = heapq.heappop(eligible)
+        counts[turn[2]] = counts.get(turn[2], 0) + 1
+        heapq.heappush(coming, turn)
+        clock += tick
+    if len(heads) <= FEW:
+        for _, _, name in [*sorted(eligible), *sorted(coming)]:
+            counts.setdefault(name, 0)
     return counts
 
 
-def _spill(roster: Roster, priority: int, shares: Sequence[Share], hands: int) -> list[Share]:
-    """What keys of a band take of what others leave."""
-    keys = roster.keys(priority)
-    if len(keys) == 1:
-        return []
-    had = {share.fairness_key: share.steps for share in shares}
-    others = [name for name in keys if name not in had]
-    return [Share(priority, name, hands, had.get(name, 0)) for name in [*had, *others][: _spills(hands)]]
+def _shares(priority: int, given: Mapping[str, int], heads: Mapping[str, Key], hands: int) -> list[Share]:
+    """What each key was given; and if they are few, what they take of what others leave: a little each, then all of it."""
+    shares = [Share(priority, name, steps, 0, heads[name].weight) for name, steps in given.items() if steps]
+    if 1 < len(given) <= FEW:
+        little = -(-hands // len(given))
+        for name, steps in given.items():
+            shares.append(Share(priority, name, little, steps, heads[name].weight))
+        for name, steps in given.items():
+            shares.append(Share(priority, name, hands, steps + little, heads[name].weight))
+    return shares
 
 
-def _spills(hands: int) -> int:
-    """How many keys may take what others leave; a band of more keys is not followed by a worse one in the same claim."""
-    return max(PAGE, hands)
-
-
-def _spread(heads: Sequence[tuple[int, int, float]], count: int) -> list[tuple[int, int]]:
-    """A key's steps divided among its shards, those first where the oldest has been due longest: shard and number."""
-    oldest = heads[0][0]
-    near = [shard for since, shard, _ in heads if since <= oldest + SLACK_US][:count]
+def _spread(places: Sequence[tuple[int, int]], count: int) -> dict[int, int]:
+    """A key's steps divided among its shards, those first where the oldest has been due longest."""
+    if len(places) == 1:
+        return {places[0][1]: count}
+    near = [shard for since, shard in places if since <= places[0][0] + SLACK_US][: max(count, 1)]
     each, over = divmod(count, len(near))
-    return [(shard, each + (place < over)) for place, shard in enumerate(near)]
+    return {shard: each + (place < over) for place, shard in enumerate(near)} | {
+        shard: 0 for _, shard in places if shard not in near
+    }

@@ -42,12 +42,19 @@ class Database(Protocol):
         """Run one statement, committed when it returns."""
         ...
 
+    async def fetch_by_index(self, sql: str, *args: Any) -> list[Row]:
+        """As `fetch`, for a short statement that must be planned well whatever the tables were like when it was first run."""
+        ...
+
     def transaction(self) -> AbstractAsyncContextManager[Tx]:
         """A transaction: committed at the end, rolled back by an exception."""
         ...
 
-    async def transact(self, work: Callable[[Tx], Awaitable[T]]) -> T:
-        """Do `work` in a transaction, once more where it met a lock conflict (X10)."""
+    async def transact(self, work: Callable[[Tx], Awaitable[T]], *, by_index: bool = False) -> T:
+        """Do `work` in a transaction, once more where it met a lock conflict (X10).
+
+        `by_index`: no table is read from end to end, whatever the planner knows of it.
+        """
         ...
 
     async def next_ids(self, kind: str) -> tuple[int, int]:
