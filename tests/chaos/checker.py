@@ -19,7 +19,7 @@ UNSERVED = (408, 503)
 _UNSERVED_WORDS = ("did not answer within", "nobody serves", "no responders", "cannot be started")
 _DEFECTS = re.compile(
     r"a defect|Traceback|refused the result|refused flow|cannot be failed either|waited for sub-workflows that had ended"
-    r"|had no caller any more|have no live step|could not be written before the end"
+    r"|had no caller any more|have no live step"
 )
 
 
@@ -274,7 +274,7 @@ def of_members(members: list[Member]) -> Iterator[Finding]:
             text = path.read_text(errors="replace")
             for match in _DEFECTS.finditer(text):
                 yield Finding(f"{path.name} says: {_around(text, match.start())}")
-            if path in one.drained and one.name.startswith("replica") and "has drained" not in text:
+            if path in one.drained and "has drained" not in text:
                 yield Finding(f"{path.name}: told to end, it did not drain: {text[-1500:]}")
 
 

@@ -112,7 +112,6 @@ class Faults:
         self._timeline.add(one.name, "SIGCONT")
 
     async def _drained(self, one: Member, pause: float) -> None:
-        await one.until_said("serving " if one in self._house.workers else "is ready")  # else it was not up yet
         self._timeline.add(one.name, "SIGTERM")
         await one.drain()
         self._timeline.add(one.name, "has ended")

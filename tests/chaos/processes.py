@@ -30,7 +30,7 @@ class Member:
         self.said: list[Path] = []
         """What it said, a file each time it was started."""
         self.drained: list[Path] = []
-        """Those of them that were to end in order."""
+        """Those of them that served and were to end in order."""
         self.frozen = False
         self._command = [sys.executable, *command]
         self._folder = folder
@@ -64,7 +64,8 @@ class Member:
 
     async def drain(self) -> None:
         """Have it end in order; returns when it has."""
-        self.drained.append(self.said[-1])
+        if "is ready" in self.said[-1].read_text(errors="replace"):
+            self.drained.append(self.said[-1])
         await self._child.end(signal.SIGTERM)
 
     async def until_said(self, words: str, seconds: float = 60) -> None:
