@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv tools check test chaos demo bench clean
+.PHONY: help venv tools check test quiet chaos demo bench clean
 
 help: ## what there is
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -33,6 +33,9 @@ check: tools ## format, lint, types, imports, schemas, fast tests; under a minut
 
 test: tools ## everything, what CI runs
 	$(BIN)/pytest -n 2
+
+quiet: $(STAMP) ## the tests of the service with the replicas' signals off: slower, nothing else
+	DWARF_SIGNALS=false $(BIN)/pytest -n 2 tests/service tests/cli tests/recovery
 
 chaos: $(STAMP) ## real processes, random faults, an independent checker: SECONDS=600 SEED=7
 	$(BIN)/python -m tests.chaos --seconds $(or $(SECONDS),180) $(if $(SEED),--seed $(SEED))
