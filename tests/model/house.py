@@ -104,8 +104,9 @@ async def _chosen(
 ) -> tuple[Step | None, Twist]:
     """A step of the flow or of a subgraph which the model can tell from all others; steps that never ran are left out."""
     steps = _every_step(example.root["name"], observed.history)
-    failed = [one for one in steps if one[1].status is Status.FAILED]
-    steps = failed if encore.failed and failed else steps
+    culprits = _culprits(observed.history)
+    if encore.culprit and culprits:
+        steps = [one for one in steps if one[1].step_id in culprits]
     known = [record.identity() for record in before.run.everything() if not record.unrun]
     for at in range(len(steps)):
         workflow, step = steps[(encore.step + at) % len(steps)]
@@ -121,6 +122,20 @@ def _every_step(workflow: str, steps: list[Step]) -> list[tuple[str, Step]]:
         found.append((workflow, step))
         if step.sub_workflow is not None:
             found += _every_step(step.sub_workflow, step.sub_history)
+    return found
+
+
+def _culprits(steps: list[Step]) -> set[int]:
+    """The steps that failed, and those that led to them."""
+    by_id = {step.step_id: step for step in steps}
+    found: set[int] = set()
+    for step in steps:
+        at: Step | None = step if step.status is Status.FAILED else None
+        if at is not None:
+            found |= _culprits(step.sub_history)
+        while at is not None and at.step_id not in found:
+            found.add(at.step_id)
+            at = None if at.predecessor_id is None else by_id[at.predecessor_id]
     return found
 
 
@@ -175,6 +190,8 @@ def _shown(step: Step, origins: list[str]) -> list[Any]:
 
 def _origins(step: Step, by_id: dict[int, Step]) -> list[str]:
     """The nodes a step follows, as its own row and theirs have it (F7)."""
+    if step.successor_id is not None and step.successor_id not in by_id:
+        return ["something, and leads to a step that is not there"]
     if step.predecessor_id is None:
         return []
     led_here = [other for other in by_id.values() if other.successor_id == step.step_id]

@@ -63,7 +63,7 @@ def test_the_engine_does_what_the_model_says_many_times(memory: House, example: 
 
 @pytest.mark.slow
 @settings(max_examples=300, parent=RANDOM)
-@given(examples(fragile=12))
+@given(examples(fragile=6))
 def test_a_flow_taken_up_again_from_a_step_goes_as_the_model_says(memory: House, example: Example) -> None:
     memory.check(example)
 
