@@ -105,33 +105,35 @@ class FloorArm:
 class ServiceArm:
     """The whole service on one database of its own: client, replica and task service in a process each."""
 
-    def __init__(self, name: str, servers: Servers, sides: Sides) -> None:
+    def __init__(self, name: str, servers: Servers, sides: Sides, *load_arguments: str) -> None:
         self.figures = Arm(name)
         self._servers = servers
         self._sides = sides
+        self._on_postgres = name == "postgresql"
         self._stack = AsyncExitStack()
         tag = secrets.token_hex(4)
         self._database = f"dwarf_bench_{tag}"
-        prefix, task_prefix = f"bench{tag}", f"task{tag}"
+        self._prefix = prefix = f"bench{tag}"
+        task_prefix = f"task{tag}"
         common = ("--nats", servers.nats, "--prefix", prefix)
         kind = "worker" if sides.sdk_worker else "tasks"
         profile = ("--profile", f"{sides.profile}.{name}.{tag}") if sides.profile else ()
         self._dsn = (
             servers.dsn.rsplit("/", 1)[0] + f"/{self._database}"
-            if name == "postgresql"
+            if self._on_postgres
             else f"sqlite:///{servers.folder / self._database}.db"
         )
         self._workers = Child(serving.__name__, kind, *common, "--task-prefix", task_prefix)
         self._replica = Child(
             serving.__name__, "replica", *common, "--task-prefix", task_prefix, "--dsn", self._dsn, *profile
         )
-        self._load = Child(load.__name__, *common, "--steps", str(sides.steps))
+        self._load = Child(load.__name__, *common, "--steps", str(sides.steps), *load_arguments)
         self._admin: asyncpg.Connection | None = None
         self._steps = 0
 
     async def __aenter__(self) -> Self:
         try:
-            if self.figures.name == "postgresql":
+            if self._on_postgres:
                 await self._make_database()
             for child in (self._workers, self._replica, self._load):
                 await self._stack.enter_async_context(child)

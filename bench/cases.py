@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .arms import FloorArm, Runner, Servers, ServiceArm, Sides
+from .backlog import BACKLOGS, BacklogArm
 from .result import FLOOR, Case
 
 Progress = Callable[[str], None]
@@ -20,6 +21,7 @@ class Plan:
     name: str
     concurrency: int
     flows: int
+    by_default: bool = True
 
     @property
     def key(self) -> str:
@@ -31,6 +33,7 @@ PLANS = (
     Plan("floor-latency", 1, 60),
     Plan("floor-linear", 64, 1500),
     Plan("floor-linear", 256, 2000),
+    Plan("backlog", 256, 600, by_default=False),
 )
 QUICK = 4
 """By how much `--quick` divides the flows."""
@@ -42,9 +45,9 @@ def chosen(names: Sequence[str], quick: bool) -> list[Plan]:
     for name in names:
         if name not in known:
             raise ValueError(f"there is no case {name!r}: choose among {', '.join(sorted(known))}")
-    plans = [plan for plan in PLANS if not names or plan.name in names or plan.key in names]
+    plans = [plan for plan in PLANS if plan.name in names or plan.key in names or (plan.by_default and not names)]
     if quick:
-        plans = [Plan(one.name, one.concurrency, max(one.flows // QUICK, one.concurrency)) for one in plans]
+        plans = [replace(one, flows=max(one.flows // QUICK, one.concurrency)) for one in plans]
     return plans
 
 
@@ -59,9 +62,12 @@ async def _run_case(
     plan: Plan, names: Sequence[str], servers: Servers, sides: Sides, rounds: int, progress: Progress
 ) -> Case:
     case = Case(plan.name, plan.concurrency, sides.steps)
-    runners: list[Runner] = [
-        FloorArm(servers, sides) if name == FLOOR else ServiceArm(name, servers, sides) for name in names
-    ]
+    runners: list[Runner] = (
+        [BacklogArm(backlog, servers, sides) for backlog in BACKLOGS]
+        if plan.name == "backlog"
+        else [FloorArm(servers, sides) if name == FLOOR else ServiceArm(name, servers, sides) for name in names]
+    )
+    case.base = runners[0].figures.name if plan.name == "backlog" else FLOOR
     async with AsyncExitStack() as stack:
         for runner in runners:
             progress(f"{plan.key}: starting {runner.figures.name}")

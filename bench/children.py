@@ -34,6 +34,11 @@ class Child:
         self.goodbye: Any = None
 
     @property
+    def running(self) -> bool:
+        """Started, and not ended."""
+        return self._process is not None and self._process.returncode is None
+
+    @property
     def pid(self) -> int:
         """The process."""
         assert self._process is not None

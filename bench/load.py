@@ -39,13 +39,16 @@ def graph(steps: int) -> bytes:
 
 
 class Load:
-    """Flows of `steps` steps, asked for at `prefix`."""
+    """Flows of `steps` steps, asked for at `prefix`; with a `weight`, in a fairness key of their own."""
 
-    def __init__(self, nc: Client, prefix: str, steps: int) -> None:
+    def __init__(self, nc: Client, prefix: str, steps: int, weight: float) -> None:
         self._nc = nc
         self._prefix = prefix
         self._steps = steps
-        self._request = orjson.dumps({"workflow": WORKFLOW, "state": STATE, "timeoutMs": _WAIT_SECONDS * 1000})
+        request: dict[str, Any] = {"workflow": WORKFLOW, "state": STATE, "timeoutMs": _WAIT_SECONDS * 1000}
+        if weight:
+            request["options"] = {"fairnessKey": "load", "fairnessWeight": weight}
+        self._request = orjson.dumps(request)
 
     async def prepare(self) -> None:
         """Register the graph."""
@@ -92,9 +95,10 @@ async def main() -> None:
     parser.add_argument("--nats", required=True)
     parser.add_argument("--prefix", required=True)
     parser.add_argument("--steps", type=int, required=True)
+    parser.add_argument("--weight", type=float, default=0, help="of a fairness key of the load's own")
     args = parser.parse_args()
     nc = await nats.connect(args.nats)
-    load = Load(nc, args.prefix, args.steps)
+    load = Load(nc, args.prefix, args.steps, args.weight)
     await load.prepare()
     await converse(load.run)
     await nc.close()

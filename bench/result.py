@@ -62,6 +62,8 @@ class Case(msgspec.Struct):
     concurrency: int
     steps_per_flow: int
     arms: list[Arm] = []
+    base: str = FLOOR
+    """The arm the others are measured against."""
 
     @property
     def key(self) -> str:
@@ -73,8 +75,8 @@ class Case(msgspec.Struct):
         return next((arm for arm in self.arms if arm.name == name), None)
 
     def against_floor(self, arm: Arm, of: Callable[[Figures], float]) -> list[float]:
-        """Round by round: this arm's figure divided by the floor's; empty if the floor did not run."""
-        floor = self.arm(FLOOR)
+        """Round by round: this arm's figure divided by that of the floor, or `base`; empty if that did not run."""
+        floor = self.arm(self.base)
         return [of(ours) / of(its) for ours, its in zip(arm.rounds, floor.rounds if floor else [], strict=False)]
 
 
@@ -167,7 +169,7 @@ def show(run: Run, console: Console) -> None:
 
 def _row(case: Case, arm: Arm) -> list[str]:
     rates, waits = case.against_floor(arm, throughput), case.against_floor(arm, p50)
-    is_floor = arm.name == FLOOR
+    is_floor = arm.name == case.base
     groups = [one.group for one in arm.rounds if one.group is not None]
     return [
         case.key,

@@ -6,6 +6,7 @@ import asyncio
 import heapq
 import itertools
 import time
+from typing import Any
 
 
 class SystemClock:
@@ -51,24 +52,32 @@ class ManualClock(SystemClock):
                 future.set_result(None)
 
     async def sleep(self, seconds: float) -> None:
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        due = self._now + round(seconds * 1_000_000)
-        if due <= self._now:
+        if seconds <= 0:
             await asyncio.sleep(0)
-            return
-        heapq.heappush(self._sleepers, (due, next(self._order), future))
-        await future
+        else:
+            await self._alarm(seconds)
 
     async def wait(self, event: asyncio.Event, seconds: float | None) -> bool:
         if seconds is None or event.is_set():
             await event.wait()
             return True
-        sleeper = asyncio.ensure_future(self.sleep(seconds))
+        alarm = self._alarm(seconds)  # set before anything else runs, or time that is moved meanwhile would not count
         waiter = asyncio.ensure_future(event.wait())
         try:
-            await asyncio.wait({sleeper, waiter}, return_when=asyncio.FIRST_COMPLETED)
+            pending: set[asyncio.Future[Any]] = {alarm, waiter}
+            await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
             return event.is_set()
         finally:
-            for task in (sleeper, waiter):
-                task.cancel()
-            await asyncio.gather(sleeper, waiter, return_exceptions=True)
+            alarm.cancel()
+            waiter.cancel()
+            await asyncio.gather(waiter, return_exceptions=True)
+
+    def _alarm(self, seconds: float) -> asyncio.Future[None]:
+        """Done once the clock has moved on by `seconds`."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        due = self._now + round(seconds * 1_000_000)
+        if due <= self._now:
+            future.set_result(None)
+        else:
+            heapq.heappush(self._sleepers, (due, next(self._order), future))
+        return future

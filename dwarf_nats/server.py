@@ -51,7 +51,13 @@ async def _engine(
     sources = [DirectoryGraphs(settings.graphs_dir)] if settings.graphs_dir else []
     engine = open_engine(
         settings.dsns,
-        tasks=NatsTasks(connection, inbox, subjects),
+        tasks=NatsTasks(
+            connection,
+            inbox,
+            subjects,
+            accept_ms=settings.accept_ms,
+            roll_call_seconds=settings.roll_call_ms / 1000,
+        ),
         graphs=ChainGraphs(*sources, NatsGraphs(connection, inbox, subjects)),
         notices=NatsNotices(connection, subjects, events=settings.events),
         signals=NatsSignals(connection, origin, subjects) if settings.signals else None,

@@ -70,6 +70,10 @@ class ServerSettings:
     """Requests that wait for a flow at once (run, await, poll); 429 beyond."""
     max_timeout_ms: int = 3_600_000
     """The longest wait a request may ask for; a longer one is cut to it."""
+    accept_ms: int = 1_000
+    """How long a task service may work on a request before it should say that it has accepted it."""
+    roll_call_ms: int = 1_000
+    """How often those that did are asked what they still run; three silences of twice that, and a worker is taken for hung."""
     wait_for_servers: bool = True
     """Keep trying while a database or NATS is away at start; else say which and exit."""
     log_format: str = "text"

@@ -93,6 +93,16 @@ class Connection(Client):
             self._transport.writelines(pending)
         await super().flush(timeout)
 
+    async def responds(self, seconds: float) -> bool:
+        """Whether the server answers a PING in that time. (A `flush` that times out leaves a future behind that its late
+        PONG stumbles over.)"""
+        if not self.is_connected:
+            return False
+        pong: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        await self._send_ping(pong)
+        done, _ = await asyncio.wait({pong}, timeout=seconds)
+        return bool(done)
+
     def fits(self, block: bytes, body: bytes) -> bool:
         """Whether the server takes a message of this size; one that is larger makes it cut the connection."""
         return len(block) + len(body) <= self.max_payload

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
@@ -18,7 +18,7 @@ from dwarf_nats.wire.times import rfc3339
 from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.names import check_subject_name
 from dwarf_nats.workflow.options import FlowOptions, Query
-from dwarf_nats.workflow.records import FlowSummary, GraphInfo, Outcome, ShardInfo, Step
+from dwarf_nats.workflow.records import FlowSummary, GraphInfo, Outcome, ShardInfo, Step, TaskHealth
 from dwarf_nats.workflow.state import NULL, check_json
 from dwarf_nats.workflow.status import Status
 
@@ -26,6 +26,21 @@ Steps: TypeAlias = list[Step]
 Flows: TypeAlias = list[FlowSummary]
 Shards: TypeAlias = list[ShardInfo]
 GraphInfos: TypeAlias = list[GraphInfo]
+
+
+def health_of(task: TaskHealth) -> dict[str, object]:
+    """What STATS tells of a task that is held back: its rate if its valve is not wide open, its breaker if that is tripped."""
+    told: dict[str, object] = {"task": task.url}
+    if task.rate is not None:
+        told["ratePerSecond"] = round(task.rate, 3)
+    if task.tripped_at:
+        told["breaker"] = {
+            "cause": task.cause,
+            "since": rfc3339(task.tripped_at),
+            "probes": task.probes,
+            "probeAt": rfc3339(task.probe_at),
+        }
+    return told
 
 
 class EngineApi(Protocol):
@@ -63,6 +78,7 @@ class EngineApi(Protocol):
     ) -> str: ...
     async def shard_info(self) -> Shards: ...
     async def breaker_tripped(self, task: str, /) -> bool: ...
+    def task_health(self) -> Sequence[TaskHealth]: ...
     async def put_graph(self, graph: Graph, /) -> GraphInfo: ...
     async def get_graph(self, name: str, /) -> Graph: ...
     async def delete_graph(self, name: str, /) -> None: ...

@@ -39,12 +39,18 @@ class Call:
         self.cancelled = False
         self.timer: asyncio.TimerHandle | None = None
 
+    @property
+    def shown(self) -> str:
+        """The token-free id of the step."""
+        return self.step.rpartition("-")[0]
+
 
 class Inbox:
     """The replies of a replica, under the inbox prefix of its connection.
 
-    `accepted` is called with a call whose service sent the signal *accepted*. Counters: `late` (replies that came after
-    their deadline, twice, or to nobody).
+    `accepted` is called with a call whose service sent the signal *accepted* and with the private subject it names; `ended`
+    with each call that has a worker when it ends. Counters: `late` (replies that came after their deadline, twice, or to
+    nobody).
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -55,7 +61,8 @@ class Inbox:
         self._by_step: dict[str, Call] = {}
         self._last = 0
         self.late = 0
-        self.accepted: Callable[[Call], None] | None = None
+        self.accepted: Callable[[Call, str], None] | None = None
+        self.ended: Callable[[Call], None] | None = None
 
     async def start(self) -> None:
         """Subscribe. Calls in flight when the connection drops end with `BusAway`."""
@@ -91,8 +98,16 @@ class Inbox:
             # Else the call is kept until its deadline, so that a service that accepts it late is told at once.
             raise
 
+    def end(self, call: Call, error: Exception) -> None:
+        """End a call with an error. Should its reply come all the same, it is late."""
+        self._forget(call)
+        if not call.future.done():
+            call.future.set_exception(error)
+
     def _forget(self, call: Call) -> None:
         self._calls.pop(call.token, None)
+        if call.worker and self.ended is not None:
+            self.ended(call)
         if call.timer is not None:
             call.timer.cancel()
         if call.step and self._by_step.get(call.step) is call:
@@ -115,7 +130,8 @@ class Inbox:
             elif b"ignal" in block or b"IGNAL" in block:
                 headers = h.read_headers(block)
                 if headers.get("dwarf-signal", "").lower() == h.ACCEPTED:
-                    self._accept(call, headers.get("dwarf-worker", ""))
+                    if self.accepted is not None:
+                        self.accepted(call, headers.get("dwarf-worker", ""))
                     return
         self._forget(call)
         if call.future.done():
@@ -123,14 +139,11 @@ class Inbox:
         else:
             call.future.set_result(Reply(block, body, nobody))
 
-    def _accept(self, call: Call, worker: str) -> None:
-        call.worker = worker
-        if self.accepted is not None:
-            self.accepted(call)
-
     def _lost(self) -> None:
         calls, self._calls, self._by_step = list(self._calls.values()), {}, {}
         for call in calls:
+            if call.worker and self.ended is not None:
+                self.ended(call)
             if call.timer is not None:
                 call.timer.cancel()
             if not call.future.done():

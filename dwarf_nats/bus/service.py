@@ -17,21 +17,23 @@ from typing import Any
 import msgspec
 from nats.aio.subscription import Subscription
 
-from dwarf_nats import __version__
 from dwarf_nats.errors import DwarfError, TooLarge, TooMany, Unavailable
 from dwarf_nats.ports import BusAway
+from dwarf_nats.wire import discovery
 from dwarf_nats.wire.codec import encode_error
 from dwarf_nats.wire.subjects import Subjects
 from dwarf_nats.wire.times import rfc3339, to_micros
 
 from .connection import Connection
 from .endpoints import QUEUE, Endpoint, asked_from, endpoints
-from .handlers import Asked, EngineApi
+from .handlers import Asked, EngineApi, health_of
 
 log = logging.getLogger("dwarf_nats.bus")
 
 NAME = "dwarf"
 DESCRIPTION = "Durable workflow orchestration"
+MOST_TASKS = 500
+"""So many tasks that are held back are told of."""
 _encode = msgspec.json.Encoder().encode
 
 
@@ -180,13 +182,7 @@ class Service:
             self._connection.send(reply.decode(), "", b"", body)
 
     def _identity(self, kind: str) -> dict[str, Any]:
-        return {
-            "type": f"io.nats.micro.v1.{kind}_response",
-            "name": NAME,
-            "id": self.id,
-            "version": _semver(__version__),
-            "metadata": {"prefix": self._subjects.prefix},
-        }
+        return discovery.identity(kind, NAME, self.id, {"prefix": self._subjects.prefix})
 
     def _ping(self) -> dict[str, Any]:
         return self._identity("ping")
@@ -204,17 +200,11 @@ class Service:
         return {
             **self._identity("stats"),
             "started": self._started,
-            "endpoints": [endpoint.statistics() for endpoint in self._endpoints],
+            "endpoints": [self._statistics(endpoint) for endpoint in self._endpoints],
         }
 
-
-def _semver(version: str) -> str:
-    """A Python version as ADR-32 wants it: `1.2.3`, or `1.2.3-rc1` for `1.2.3rc1`."""
-    release, rest = version, ""
-    for at, char in enumerate(version):
-        if not (char.isdigit() or char == "."):
-            release, rest = version[:at].rstrip("."), version[at:].lstrip(".+-")
-            break
-    numbers = [str(int(one)) for one in release.split(".") if one][:3]
-    numbers += ["0"] * (3 - len(numbers))
-    return ".".join(numbers) + (f"-{rest.replace('+', '.')}" if rest else "")
+    def _statistics(self, endpoint: Endpoint) -> dict[str, Any]:
+        told = endpoint.statistics()
+        if endpoint.operation.name == "task.breaker":
+            told["data"] = {"tasks": [health_of(one) for one in self._engine.task_health()[:MOST_TASKS]]}
+        return told

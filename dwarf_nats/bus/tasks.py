@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from typing import TYPE_CHECKING
 
 from dwarf_nats.ports import BusAway
-from dwarf_nats.wire import peers
 from dwarf_nats.wire import tasks as codec
 from dwarf_nats.wire.subjects import Subjects
 from dwarf_nats.workflow.answer import Answer, TaskCall
@@ -14,6 +14,10 @@ from dwarf_nats.workflow.names import is_subject_name
 
 from .connection import Connection
 from .inbox import Call, Inbox
+from .roll_call import EVERY_SECONDS, RollCall
+
+if TYPE_CHECKING:
+    from dwarf_nats.ports import Clock
 
 log = logging.getLogger("dwarf_nats.bus")
 
@@ -25,8 +29,8 @@ GRACE_SECONDS = 10.0
 class NatsTasks:
     """Runs tasks by asking whoever subscribes to their subjects.
 
-    `accept_ms`: how long a service may work on a request before it should say *accepted*. `max_depth`: how deep the
-    values of an answer may be nested.
+    `accept_ms`: how long a service may work on a request before it should say *accepted*. `roll_call_seconds`: how often
+    those that did are asked what they still run, by `clock`. `max_depth`: how deep the values of an answer may be nested.
     """
 
     def __init__(
@@ -36,6 +40,8 @@ class NatsTasks:
         subjects: Subjects | None = None,
         *,
         accept_ms: int = DEFAULT_ACCEPT_MS,
+        roll_call_seconds: float = EVERY_SECONDS,
+        clock: Clock | None = None,
         max_depth: int = 64,
     ) -> None:
         self._connection = connection
@@ -51,18 +57,25 @@ class NatsTasks:
         self._back_at = -GRACE_SECONDS
         connection.on_disconnect(self._back.clear)
         connection.on_reconnect(self._on_reconnect)
+        self.roll = RollCall(connection, inbox, every=roll_call_seconds, clock=clock)
         inbox.accepted = self._on_accepted
+        inbox.ended = self.roll.strike
 
     @property
     def late(self) -> int:
         """Replies that came too late or twice, and were dropped."""
         return self._inbox.late
 
+    @property
+    def lost(self) -> int:
+        """Steps given back because whoever ran them was gone."""
+        return self.roll.lost
+
     async def execute(self, call: TaskCall) -> Answer:
         """Ask for one task and wait for its answer until `call.budget` seconds from now.
 
         Every failure is an answer. Raises `BusAway` if the connection is down or drops before the answer came, or if it
-        has just come back and nobody listens yet.
+        has just come back and nobody listens yet; `WorkerLost` if the worker that accepted it is gone.
         """
         url = call.url
         subject = self._known.get(url) or self._know(url)
@@ -70,6 +83,7 @@ class NatsTasks:
         if not self._connection.fits(block, body):
             return codec.too_large(url, len(block) + len(body), self._connection.max_payload)
         reply = await self._inbox.ask(subject, block, body, call.budget, call.step_key)
+        self.roll.answered(call.step_key)
         if reply is None:
             return codec.timed_out(url, call.budget)
         if reply.nobody:
@@ -93,7 +107,7 @@ class NatsTasks:
             return
         call.cancelled = True
         if call.worker:
-            self._tell(call)
+            self.roll.cancel(call)
 
     def worker_of(self, step_key: str) -> str:
         """The private subject of the worker that accepted a step in hand; empty if none did."""
@@ -106,17 +120,17 @@ class NatsTasks:
             self._known[url] = subject
         return subject
 
-    def _on_accepted(self, call: Call) -> None:
+    def _on_accepted(self, call: Call, worker: str) -> None:
         self.accepted += 1
-        if not is_subject_name(call.worker.replace("$", "_")):
-            log.debug("ignoring an accepted signal with the worker subject %r", call.worker[:80])
-            call.worker = ""
-        elif call.cancelled:
-            self._tell(call)
-
-    def _tell(self, call: Call) -> None:
-        shown = call.step.rsplit("-", 1)[0]
-        try:
-            self._connection.send(call.worker, "", b"", peers.encode_cancel([shown]))
-        except BusAway:
-            log.debug("step %s: no connection to tell its worker of the cancellation", shown)
+        if not is_subject_name(worker):
+            log.debug("ignoring an accepted signal with the worker subject %r", worker[:80])
+            return
+        if worker == call.worker:
+            return
+        if call.worker:
+            self.roll.strike(call)
+        call.worker = worker
+        if not call.cancelled:
+            self.roll.enrol(call)
+        elif self._inbox.find(call.step) is call:  # else the step is in hand again, perhaps with the same worker
+            self.roll.cancel(call)

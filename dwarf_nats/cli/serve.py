@@ -63,6 +63,13 @@ class Tuning:
     max_timeout_ms: Annotated[
         int, typer.Option(min=0, envvar="DWARF_MAX_TIMEOUT_MS", help="The longest wait a request may ask for.")
     ] = 3_600_000
+    accept_ms: Annotated[
+        int,
+        typer.Option(min=1, envvar="DWARF_ACCEPT_MS", help="After how long a task service should say it is at work."),
+    ] = 1_000
+    roll_call_ms: Annotated[
+        int, typer.Option(min=10, envvar="DWARF_ROLL_CALL_MS", help="How often it is asked then what it still runs.")
+    ] = 1_000
 
 
 def register(app: typer.Typer) -> None:
@@ -148,6 +155,8 @@ async def serve(
             max_requests=tuning.max_requests,
             max_waiting=tuning.max_waiting,
             max_timeout_ms=tuning.max_timeout_ms,
+            accept_ms=tuning.accept_ms,
+            roll_call_ms=tuning.roll_call_ms,
             events=events,
             signals=signals,
             migrate=migrate,

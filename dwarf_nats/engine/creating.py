@@ -88,7 +88,7 @@ class Creator:
         flow_id = new.facts.flow_id
         waiting = shard.waiters.add(flow_id) if wait else asyncio.get_running_loop().create_future()
         # A start time is for the database's clock to judge: such a flow stands in line.
-        new.running = start and new.start_at is None and shard.reserve()
+        new.running = start and new.start_at is None and shard.reserve(new.facts.priority, new.url)
         try:
             created_at = await asyncio.shield(self._inserted(shard, new))
         except BaseException:
@@ -173,7 +173,7 @@ class Creator:
             shard.first_step(new, created_at)
         elif new.start:
             due = max(new.start_at or 0, created_at)
-            shard.wake(due - created_at)
+            shard.line.hint_of(facts, due - created_at)
             pending = [(new.step_id, facts.priority, due)]
         shard.announce(changed, pending)
 

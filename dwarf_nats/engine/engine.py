@@ -18,11 +18,13 @@ from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from dwarf_nats.clock import SystemClock
 from dwarf_nats.engine import shards
+from dwarf_nats.engine.backpressure import Backpressure
 from dwarf_nats.engine.creating import MAX_INT, Creator, check_options, check_text
 from dwarf_nats.engine.graphs import GraphBook
 from dwarf_nats.engine.navigation import Walk
 from dwarf_nats.engine.reading import current_outcome, nested, step_of
-from dwarf_nats.engine.shard import Hands, Shard
+from dwarf_nats.engine.refilling import Hands, Refiller
+from dwarf_nats.engine.shard import Shard
 from dwarf_nats.engine.steering import Steering, only_roots
 from dwarf_nats.engine.sweeping import sweep
 from dwarf_nats.errors import BadRequest, DwarfError, NotFound, TimedOut, Unavailable
@@ -32,7 +34,7 @@ from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.keys import Key, Tokens, parse_key
 from dwarf_nats.workflow.names import check_subject_name
 from dwarf_nats.workflow.options import FlowOptions, Query
-from dwarf_nats.workflow.records import FlowSummary, GraphInfo, Outcome, ShardInfo, Step
+from dwarf_nats.workflow.records import FlowSummary, GraphInfo, Outcome, ShardInfo, Step, TaskHealth
 from dwarf_nats.workflow.rows import FlowRow
 from dwarf_nats.workflow.state import State
 from dwarf_nats.workflow.status import Status
@@ -76,9 +78,11 @@ class Engine:
         self.name = name or f"{socket.gethostname()}-{os.getpid()}"
         self._clock = clock if clock is not None else SystemClock()
         self._hands = Hands(self.settings)
+        self._refiller = Refiller(self.settings, self._clock, self._hands)
         self._tokens = Tokens()
         by_number = {store.shard: store for store in stores}
         self._stores = by_number
+        self.backpressure = Backpressure(self._clock, signals)
         self.graphs = GraphBook(by_number, graphs, self._is_away)
 
         def new_shard(store: Store) -> Shard:
@@ -91,14 +95,16 @@ class Engine:
                 notices=notices,
                 signals=signals,
                 hands=self._hands,
+                refiller=self._refiller,
                 tokens=self._tokens,
+                backpressure=self.backpressure,
                 heal=lambda shard: sweep(shard, self.graphs),
             )
 
         self._new_shard = new_shard
         self._opening: set[asyncio.Task[None]] = set()
         self._shards = {number: new_shard(store) for number, store in by_number.items()}
-        self.peers = PeerSignals(self._shards)
+        self.peers = PeerSignals(self._shards, self.backpressure)
         self._creator = Creator(self.settings, self.graphs, self._tokens, self._clock)
         self._steering = Steering(self.settings, self.graphs, self._tokens)
         self._ready = False
@@ -142,6 +148,7 @@ class Engine:
             log.warning("shard %d is away and taken up when it comes: %s", number, error)
             self._shards[number].away = str(error)
             self._open_later(self._shards[number], migrate=migrate)
+        self._refiller.start()
         self._ready = True
 
     def _open_later(self, shard: Shard, *, migrate: bool) -> None:
@@ -189,6 +196,7 @@ class Engine:
 
     def stop_claiming(self) -> None:
         """Take no more work, as the first step of a drain."""
+        self._refiller.stop()
         for shard in self._shards.values():
             shard.stop_claiming()
 
@@ -205,6 +213,7 @@ class Engine:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self.settings.drain_ms / 1000):
                     await self._hands.empty.wait()
+        await self._refiller.close()
         for shard in self._shards.values():
             await shard.give_back()
         await asyncio.gather(*(shard.close() for shard in self._shards.values()))
@@ -495,9 +504,13 @@ class Engine:
         return [*await asyncio.gather(*(ask(shard) for shard in self._shards.values()))]
 
     async def breaker_tripped(self, task: str) -> bool:
-        """Whether the breaker of a task is tripped; there are none yet, so never."""
+        """Whether the breaker of a task, named by its url, is tripped somewhere in the deployment (O16)."""
         check_subject_name(task, "task")
-        return False
+        return await self.backpressure.tripped(task)
+
+    def task_health(self) -> Sequence[TaskHealth]:
+        """The tasks this replica holds back, by url: what their valves allow, and why their breakers are tripped."""
+        return self.backpressure.tasks()
 
     # -- graphs
 
@@ -560,29 +573,37 @@ class Engine:
 class PeerSignals:
     """What other replicas tell, in the words of the port `Signals` (B1). Losing any of it costs latency only."""
 
-    def __init__(self, shards: dict[int, Shard]) -> None:
+    def __init__(self, shards: dict[int, Shard], backpressure: Backpressure) -> None:
         self._shards = shards
+        self._backpressure = backpressure
 
     def enqueue(self, shard: int, steps: Sequence[tuple[int, int, int]]) -> None:
         """Steps became pending: look for them."""
-        if shard in self._shards and steps:
-            self._shards[shard].wake()
+        if shard in self._shards:
+            for _, priority, not_before in steps:
+                self._shards[shard].line.hint_at(priority, not_before)
+            if steps:
+                self._shards[shard].gate.work_came()
 
     def notify_status_change(self, flows: Sequence[tuple[str, Status]]) -> None:
-        """Flows stopped: let their local waiters read them."""
-        for flow, _ in flows:
+        """Flows stopped: let their local waiters read them, and whoever runs a step of a cancelled one here know."""
+        for flow, status in flows:
             try:
                 key = parse_key(flow)
             except BadRequest:
                 continue
             if key.shard in self._shards:
                 self._shards[key.shard].waiters.wake(key.id, None)
+                if status is Status.CANCELLED:
+                    self._shards[key.shard].cancelled_elsewhere(key)
 
     def sync_valve(self, task: str, w: float, t: int) -> None:
-        """There are no valves yet."""
+        """The congestion point of a task's valve (V3)."""
+        self._backpressure.told_valve(task, w, t)
 
     def trip_breaker(self, task: str) -> None:
-        """There are no breakers yet."""
+        """The breaker of a task tripped (V4)."""
+        self._backpressure.told_trip(task)
 
 
 def _check_query(query: Query) -> None:

@@ -1,4 +1,4 @@
-"""One shard at work: claim, dispatch, decide, settle, and what follows a commit."""
+"""One shard at work: dispatch, decide, settle, and what follows a commit."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dwarf_nats.engine.ids import Ids, NoneLeft
 from dwarf_nats.engine.reading import flow_key, outcome_at
 from dwarf_nats.engine.waiters import Waiters
 from dwarf_nats.errors import DwarfError, Unavailable
-from dwarf_nats.ports import BusAway, Refused
+from dwarf_nats.ports import BusAway, Refused, WorkerLost
 from dwarf_nats.rules import breakpoints, parking
 from dwarf_nats.rules.decide import Limits, decide, fail, give_back
 from dwarf_nats.rules.settlement import FlowFacts, NewFlow, NewStep, Settled, Settlement, StepInHand
@@ -25,53 +25,21 @@ from dwarf_nats.workflow.state import Raw, decode_state, merge
 from dwarf_nats.workflow.status import Status
 
 if TYPE_CHECKING:
+    from dwarf_nats.engine.backpressure import Backpressure
     from dwarf_nats.engine.graphs import GraphBook
+    from dwarf_nats.engine.refilling import Hands, Refiller
     from dwarf_nats.ports import Clock, Notices, Signals, Store, Tasks
     from dwarf_nats.settings import EngineSettings
     from dwarf_nats.workflow.graph import Graph
+    from dwarf_nats.workflow.keys import Key
     from dwarf_nats.workflow.rows import FlowRow, Steered
 
 log = logging.getLogger("dwarf_nats.engine")
 T = TypeVar("T")
-POLL_SECONDS = 30.0
+BEAT = 0.4
+"""How often a replica renews its row, as a share of the time after which it is taken for dead."""
 ID_BLOCK = 5_000
 BUS_AWAY_DELAY_US = 250_000
-
-
-class Hands:
-    """How many steps this replica has in hand, over all shards; `free` is set whenever one more fits."""
-
-    def __init__(self, settings: EngineSettings) -> None:
-        self._settings = settings
-        self.count = 0
-        self.free = asyncio.Event()
-        self.free.set()
-        self.empty = asyncio.Event()
-        self.empty.set()
-
-    @property
-    def room(self) -> int:
-        return self._settings.workers - self.count
-
-    def take(self) -> None:
-        self.count += 1
-        self.empty.clear()
-        if self.room <= 0:
-            self.free.clear()
-
-    def resized(self) -> None:
-        """The number of workers was changed."""
-        if self.room > 0:
-            self.free.set()
-        else:
-            self.free.clear()
-
-    def release(self) -> None:
-        self.count -= 1
-        if self.room > 0:
-            self.free.set()
-        if self.count == 0:
-            self.empty.set()
 
 
 @contextmanager
@@ -97,7 +65,9 @@ class Shard:
         notices: Notices | None,
         signals: Signals | None,
         hands: Hands,
+        refiller: Refiller,
         tokens: Tokens,
+        backpressure: Backpressure,
         heal: Callable[[Shard], Awaitable[None]],
     ) -> None:
         self.store = store
@@ -121,12 +91,13 @@ class Shard:
         self._signals = signals
         self._hands = hands
         self._tokens = tokens
+        self.gate = backpressure.gate(self)
         self._heal = heal
         self._in_hand: dict[int, StepInHand] = {}
         self._running: dict[int, asyncio.Task[None]] = {}
-        self._poke = asyncio.Event()
-        self._due: int | None = 0
-        self._backlogged = True
+        self._refiller = refiller
+        self.line = refiller.add(store, self)
+        self.line.gate = self.gate
         self._jobs: list[asyncio.Task[None]] = []
         self.committer = Committer(
             store,
@@ -145,24 +116,24 @@ class Shard:
         try:
             await self.store.open(name, migrated=migrated)
             self.recovered += await self.store.recover(self.settings.replica_timeout_ms)
+            await self.gate.open()
         except BaseException:
             await self.store.close()
             raise
         # An engine that was stopped may be started again.
         self.draining = False
-        self._due = 0
-        self._backlogged = True
+        self.line.begin()
         self.committer.reopen()
         self._jobs = [
             self._job(self.committer.run(), "committer"),
-            self._job(self._refill(), "refiller"),
             self._job(self._keep_up(name), "reaper"),
+            self._job(self.gate.run(), "prober"),
         ]
 
     def stop_claiming(self) -> None:
         """No step is taken from now on; successors are born pending."""
         self.draining = True
-        self._poke.set()
+        self.line.end()
 
     async def give_back(self) -> None:
         """Give back what is still in hand (B3)."""
@@ -172,6 +143,7 @@ class Shard:
 
     async def close(self) -> None:
         """Write what is left, leave the database as a replica that has gone, close."""
+        self.gate.close()
         if not self._jobs:  # it was never opened
             self.waiters.refuse(Unavailable("this replica is stopping: ask again"))
             return
@@ -203,18 +175,21 @@ class Shard:
 
     def wake(self, delay_us: int = 0) -> None:
         """A step is due `delay_us` from now."""
-        due = self._clock.now() + delay_us
-        if self._due is None or due < self._due:
-            self._due = due
-            self._poke.set()
+        self.line.wake(delay_us)
 
-    def admits_born_running(self) -> bool:
-        """Whether a new step may start without standing in line: nothing due waits here (C1)."""
-        return not self._backlogged and not self.draining
+    @property
+    def outages(self) -> int:
+        """How often the database was found to be away."""
+        return self.committer.outages + self.line.outages
 
-    def reserve(self) -> bool:
+    def admits_born_running(self, priority: int, url: str) -> bool:
+        """Whether a new step may start without standing in line: nothing of its band or a better one waits (C1), and its task
+        can take it. If so, it counts as sent."""
+        return not self.draining and self._refiller.admits(priority) and self.gate.admits_birth(url)
+
+    def reserve(self, priority: int, url: str) -> bool:
         """Take a free hand for a flow about to be created, if there is one."""
-        if self.admits_born_running() and self._hands.room > 0:
+        if self._hands.room > 0 and self.admits_born_running(priority, url):
             self._hands.take()
             return True
         return False
@@ -223,59 +198,33 @@ class Shard:
         """Give back a reserved hand."""
         self._hands.release()
 
-    async def _refill(self) -> None:
-        failures = 0
-        while not self.draining:
-            try:
-                if not await self._is_due():
-                    continue
-                if self._hands.room <= 0:
-                    self._backlogged = True
-                    await self._hands.free.wait()
-                await self._claim()
-                failures = 0
-                self.away = ""
-            except Unavailable as error:
-                self.away = str(error)
-                if failures == 0:
-                    log.warning("shard %d: %s", self.number, error)
-                self.committer.outages += 1
-                await self._clock.sleep(BACKOFF_SECONDS[min(failures, len(BACKOFF_SECONDS) - 1)])
-                failures += 1
-                self.wake()
-            except asyncio.CancelledError:
-                raise
-            except Exception:
-                log.exception("a defect while claiming on shard %d", self.number)
-                await self._clock.sleep(1)
+    @property
+    def room(self) -> int:
+        return self._hands.room
 
-    async def _is_due(self) -> bool:
-        """Wait until a step is due, or until it is time to look all the same."""
-        now = self._clock.now()
-        if self._due is not None and self._due <= now:
-            return True
-        seconds = POLL_SECONDS if self._due is None else min(POLL_SECONDS, (self._due - now) / 1_000_000 + 0.001)
-        poked = await self._clock.wait(self._poke, seconds)
-        self._poke.clear()
-        return not poked
+    @property
+    def free(self) -> asyncio.Event:
+        return self._hands.free
 
-    async def _claim(self) -> None:
-        self._due = None
-        limit = min(self._hands.room, self.settings.max_group)
-        if limit <= 0:
-            self.wake()
-            return
-        rows = await self.store.claim(limit, self.settings.time_budget_ms)
-        await self._take(rows)
-        self._backlogged = len(rows) == limit
-        if self._backlogged:
-            self.wake()
-            return
-        due = await self.store.next_due()
-        if due is not None:
-            self.wake(max(0, due))
+    async def let_through(self, url: str) -> bool:
+        """Claim the parked step of the task that is due longest and dispatch it as a probe; whether there was one."""
+        self._hands.take()
+        try:
+            row = await self.store.claim_probe(url, self.settings.time_budget_ms)
+        finally:
+            self._hands.release()
+        if row is not None:
+            await self.take([row], probe=True)
+        return row is not None
 
-    async def _take(self, rows: Sequence[Sequence[Any]]) -> None:
+    def released(self, steps: Sequence[tuple[int, int, int]]) -> None:
+        """Steps are parked no more: look for them, and have the others look."""
+        for _, priority, not_before in steps:
+            self.line.hint_at(priority, not_before)
+        self.announce([], steps)
+
+    async def take(self, rows: Sequence[Sequence[Any]], *, probe: bool = False) -> None:
+        """Dispatch what was claimed."""
         dead = []
         for row in rows:
             if row[23] not in ("running", "interrupted"):
@@ -283,7 +232,12 @@ class Shard:
                 continue
             step = await self._step_in_hand(row)
             self._hands.take()
-            self._dispatch(step)
+            if probe:
+                self.gate.probes(step)
+            if probe or self.gate.admits(step):
+                self._dispatch(step)
+            else:
+                self.committer.settle(give_back(step))
         if dead:
             await self.store.bury(dead)
 
@@ -306,7 +260,7 @@ class Shard:
         at, steps = await self.store.start(flow.flow_id, notify)
         self.announce([self.change(flow.flow_id, flow.thread_id, flow.workflow, Status.RUNNING, at)], steps)
         for _, _, not_before in steps:
-            self.wake(max(0, not_before - at))
+            self.line.hint_of(flow, not_before - at)
 
     # -- one step
 
@@ -330,6 +284,7 @@ class Shard:
             settlement = fail(step, ErrorInfo(f"a defect of the engine: {error}", 500))
         if self._running.get(step.step_id) is asyncio.current_task():
             del self._running[step.step_id]
+        self.gate.finished(step)
         self.committer.settle(settlement)
 
     async def _execute(self, step: StepInHand) -> Settlement:
@@ -339,13 +294,21 @@ class Shard:
                 flow.graph = await self._graphs.frozen(self.number, flow.digest)
             if not step.breakpoint_hit and breakpoints.holds(flow.breakpoints, flow.graph, step.node):
                 return parking.interrupted(step, step.changes, None)
+            if not self.gate.may_ask(step):
+                return give_back(step)
             answer = await self._ask(step)
         except BusAway:
             await self._tasks.ready()  # the step is held meanwhile: neither failed nor written about
             return give_back(step, BUS_AWAY_DELAY_US)
+        except WorkerLost as error:
+            log.info("step %s is given back: %s", step.shown, error)
+            return give_back(step, round(error.pause * 1_000_000))
         except Unavailable as error:
             log.warning("step %s is given back: %s", step.shown, error)
             return give_back(step, BUS_AWAY_DELAY_US)
+        held = self.gate.judged(step, answer)
+        if held is not None:
+            return held
         await self._have_step_ids(1)
         answer, child = await self._with_child(step, answer)
         step.age_us += max(0, self._clock.now() - step.dispatched_at)
@@ -364,9 +327,9 @@ class Shard:
         # The finishing step's hand is free for one of those that follow; the other branches are claimed like any work.
         new = settlement.branches[0] if settlement.branches else settlement.successor
         if new is not None and new.delay_us == 0:
-            new.running = self.admits_born_running()
-        elif settlement.child is not None:
-            settlement.child.running = self.admits_born_running() and not flow.breakpoints
+            new.running = self.admits_born_running(flow.priority, new.url)
+        elif settlement.child is not None and not flow.breakpoints:
+            settlement.child.running = self.admits_born_running(flow.priority, settlement.child.url)
         return settlement
 
     async def _with_child(self, step: StepInHand, answer: Answer) -> tuple[Answer, parking.Child | None]:
@@ -429,9 +392,10 @@ class Shard:
             if deadline is None or not deadline.expired():  # the task's own
                 return Answer(error=ErrorInfo(str(error) or "TimeoutError", 500))
             return Answer(
-                error=ErrorInfo(f"task {step.url} did not answer within its time budget of {budget_ms} ms", 408)
+                error=ErrorInfo(f"task {step.url} did not answer within its time budget of {budget_ms} ms", 408),
+                cause="timeout",
             )
-        except (BusAway, Unavailable):
+        except (BusAway, WorkerLost, Unavailable):
             raise
         except Exception as error:
             code = getattr(error, "code", 500)
@@ -476,10 +440,12 @@ class Shard:
                 self._child_born(settlement.child, at, changed, pending)
             if settlement.branches or settlement.successor is not None:
                 for new in born:
-                    self.wake(new.delay_us)
+                    self.line.hint_of(step.flow, new.delay_us)
                     pending.append((new.step_id, step.flow.priority, at + new.delay_us))
+            elif settlement.status is Status.PENDING and self.gate.holds(step.url):
+                self.gate.work_came()
             elif settlement.status is Status.PENDING:
-                self.wake(settlement.delay_us)
+                self.line.hint_of(step.flow, settlement.delay_us)
                 pending.append((step.step_id, step.flow.priority, at + settlement.delay_us))
             elif settlement.end is not None:
                 end = settlement.end
@@ -497,14 +463,16 @@ class Shard:
             for status in (Status.CREATED, Status.RUNNING)
         ]
         if not new.running:
-            self.wake()
+            self.line.hint_of(facts)
             pending.append((new.step_id, facts.priority, at))
 
     def _grown(self, settled: Settled) -> None:
         """What a group brought about together: fan-ins born, callers woken, flows ended by their cohorts or paused."""
         now = self._clock.now()
-        if settled.born or settled.woken:
-            self.wake()
+        for flow, _ in settled.born:
+            self.line.hint_of(flow)
+        for _, priority in settled.woken:
+            self.line.hint(priority)
         changed = [
             self.stopped(
                 flow.flow_id,
@@ -522,9 +490,8 @@ class Shard:
     def steered(self, result: Steered, changed: Sequence[StatusChanged]) -> None:
         """What follows an operation: tasks that nobody wants are told, steps looked for, changes announced."""
         self.cancelled(result.running)
-        now = self._clock.now()
-        for _, _, due in result.due:
-            self.wake(max(0, due - now))
+        for _, priority, due in result.due:
+            self.line.hint_at(priority, due)
         self.announce(
             changed,
             result.due,
@@ -553,6 +520,8 @@ class Shard:
         ended: Sequence[tuple[str, Status]] = (),
     ) -> None:
         """Tell the world what a commit made true, one group each."""
+        if pending:
+            self.gate.work_came()
         if changed and self._notices is not None:
             with _harmless():
                 self._notices.changed(changed)
@@ -586,26 +555,38 @@ class Shard:
             if running is not None:
                 running.cancel()
 
+    def cancelled_elsewhere(self, flow: Key) -> None:
+        """Another replica cancelled a flow: tell those who run its steps for this one (O10)."""
+        self.cancelled(
+            [
+                (step.step_id, step.token)
+                for step in self._in_hand.values()
+                if step.flow.flow_id == flow.id and step.flow.token == flow.token
+            ]
+        )
+
     # -- upkeep
 
     async def _keep_up(self, name: str) -> None:
-        beat = self.settings.replica_timeout_ms / 3000
+        beat = self.settings.replica_timeout_ms / 1000 * BEAT
         ticks = 0
-        outages = self.committer.outages
+        outages = self.outages
         while True:
             await self._clock.sleep(beat)
             ticks += 1
             try:
-                await self.store.beat(name)
-                if self.committer.outages != outages:
-                    outages = self.committer.outages
+                self.gate.held = await self.store.beat(name)
+                if self.outages != outages:
+                    outages = self.outages
                     ticks = 1  # the other replicas could not renew their rows either: give them time
                     await self.store.disown(list(self._in_hand))
                     self.wake()
                 if ticks % 3 == 0:
                     await self._sweep()
-                    if ticks % 9 == 0:
+                    if ticks % 15 == 0:
                         await self.store.remove_completed(60_000)
+                        await self.store.forget_replicas(self.settings.replica_timeout_ms)
+                    if ticks % 60 == 0:
                         await self._heal(self)
                 self.away = ""
             except Unavailable as error:
@@ -618,11 +599,16 @@ class Shard:
                 log.exception("a defect in the upkeep of shard %d", self.number)
 
     async def _sweep(self) -> None:
+        await self.gate.sweep()
         found = await self.store.recover(self.settings.replica_timeout_ms)
         if found:
             self.recovered += found
             log.info("shard %d: %d steps of silent replicas are pending again", self.number, found)
             self.wake()
+        for step_id in await self.store.cancelled_among(list(self._running)) if self._running else ():
+            step = self._in_hand.get(step_id)
+            if step is not None and step_id in self._running:  # nobody told, or the signal was lost (B1)
+                self.cancelled([(step_id, step.token)])
         waited_for = self.waiters.waited_for()
         if waited_for:
             for flow_id in await self.store.stopped_among(waited_for):

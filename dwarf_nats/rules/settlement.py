@@ -104,6 +104,9 @@ class StepInHand:
     breakpoint_hit: bool = False
     """It has paused at its breakpoint; it does so once (O12)."""
 
+    probe: bool = False
+    """Let through by a tripped breaker, to find out whether the task serves again (V4)."""
+
     @property
     def parked_before(self) -> bool:
         """Whether it has waited for a resume or a child already (X4)."""

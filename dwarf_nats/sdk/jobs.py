@@ -133,13 +133,13 @@ class Jobs:
         self._fill()
 
     def roll_call(self, steps: Iterable[str]) -> list[str]:
-        """Those of the steps that are in hand."""
-        return [step for step in steps if step in self._by_step]
+        """Those of the steps whose answer is still to come; a thread that was called off goes on without being counted."""
+        return [step for step in steps if any(not job.said for job in self._by_step.get(step, ()))]
 
     def cancel(self, steps: Iterable[str]) -> None:
-        """Call off the executions of these steps."""
+        """Call off the executions of these steps. Saying so again does not disturb one that is tidying up."""
         for step in steps:
-            for job in list(self._by_step.get(step, ())):
+            for job in [job for job in self._by_step.get(step, ()) if not job.call.cancelled]:
                 log.info("step %s: cancelled", step)
                 self._call_off(job, failed(CANCELLED, "the flow was cancelled while the task ran"))
 

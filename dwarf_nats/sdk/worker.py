@@ -32,6 +32,7 @@ from dwarf_nats.workflow.names import check_subject_name
 
 from . import connection, serving
 from .calls import accept_seconds, decode_request, decode_roll_call, encode_answer, encode_running, failed
+from .discovery import Announced
 from .jobs import Handler, Job, Jobs
 from .requests import check_size, leave, round_trip, until_connected
 
@@ -78,6 +79,7 @@ class Worker:
         self._functions: dict[str, Callable[..., Any]] = {}
         self._subs: list[Subscription] = []
         self._jobs: Jobs | None = None
+        self._announced = Announced(name, queue, {})
         self._private = ""
         self._stopping = False
         self._hurry = asyncio.Event()
@@ -133,8 +135,10 @@ class Worker:
         for function in self._functions.values():
             bind(function)
         self._stopping = False
+        self._private = ""
         self._hurry.clear()
         self._jobs = Jobs(self.concurrency, self._answer, self._accept)
+        self._announced = Announced(self.name, self.queue, {url: self._subjects.task(url) for url in self._handlers})
         try:
             await self._open(retry)
         except BaseException:
@@ -215,11 +219,14 @@ class Worker:
         else:
             nc = await connection.connect(self.options, self.name, closed=self._on_closed, retry=retry)
         self._nc = nc
-        self._private = nc.new_inbox()
-        # The private subject comes first, so that it is there before and after every task's.
+        # The engine knows what is in hand by this subject, so it stays the same on another connection. It comes first, so that
+        # it is there before and after every task's.
+        self._private = self._private or nc.new_inbox()
         subs = [await nc.subscribe(self._private, cb=self._on_worker_call)]
         for url, handler in self._handlers.items():
             subs.append(await self._subscribe(nc, self._subjects.task(url), handler))
+        for subject in self._announced.subjects:
+            subs.append(await nc.subscribe(subject, cb=self._on_discovery))
         await round_trip(nc)
         self._subs = subs
 
@@ -272,11 +279,15 @@ class Worker:
             call = decode_request(msg.data)
         except BadRequest as error:
             log.warning("task %s: %s", handler.url, error)
-            await self._reply(msg.reply, failed(error.code, error.message))
+            answer = failed(error.code, error.message)
+            self._announced.served(handler.url, answer.error, 0)
+            await self._reply(msg.reply, answer)
             return
         jobs.take(Job(call, msg.reply, handler, accept_seconds(msg.headers)))
 
     async def _answer(self, job: Job, answer: Answer) -> None:
+        seconds = asyncio.get_running_loop().time() - job.received
+        self._announced.served(job.handler.url, answer.error, seconds)
         # A lost connection comes back, and with it the engine's inbox: the answer waits as long as it is wanted.
         nc = self._nc
         if nc is not None and not nc.is_connected and not job.call.cancelled:
@@ -298,9 +309,19 @@ class Worker:
             log.warning("an answer could not be sent: %s", error)
 
     async def _accept(self, job: Job) -> None:
+        nc = self._nc
+        if nc is not None and not nc.is_connected:
+            await until_connected(nc, min(job.call.budget, 60.0))
         if self._nc is not None and job.reply and not job.said:
             with contextlib.suppress(nats.errors.Error):
                 await self._nc.publish(job.reply, headers={h.SIGNAL: h.ACCEPTED, h.WORKER: self._private})
+
+    async def _on_discovery(self, msg: Msg) -> None:
+        told = self._announced.reply(msg.subject)
+        nc = self._nc
+        if told is not None and msg.reply and nc is not None and len(told) <= nc.max_payload:
+            with contextlib.suppress(nats.errors.Error):
+                await nc.publish(msg.reply, told)
 
     async def _on_worker_call(self, msg: Msg) -> None:
         jobs = self._jobs

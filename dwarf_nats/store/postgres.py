@@ -1,8 +1,8 @@
 """PostgreSQL: connections, and the three hot statements in its own words.
 
 The hot statements run on a connection of their own, without the pool's reset round trip. That connection is told to use
-nested loops over indexes only: a group is joined to the tables by primary key, and a plan cached while a table was empty
-must not become a scan of it when it has grown.
+nested loops over indexes only, and to sort nothing an index has in order: a group is joined to the tables by primary key,
+and a plan cached while a table was empty must not become a scan of it when it has grown.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,7 +18,10 @@ import asyncpg
 
 from dwarf_nats.errors import Unavailable
 from dwarf_nats.rules.breakpoints import stored
+from dwarf_nats.rules.planning import Ask, Page, Share
 from dwarf_nats.rules.settlement import NewFlow, NewIds, Settled, Settlement
+from dwarf_nats.store import line
+from dwarf_nats.store.breakers import PARKED
 from dwarf_nats.store.database import Row, Tx, postgres_sql
 from dwarf_nats.store.effects import effects, has_effects, hold
 from dwarf_nats.store.lease import lease_us
@@ -56,6 +59,9 @@ _HOT = {
     "enable_seqscan": "off",
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
+    "enable_bitmapscan": "off",
+    "enable_sort": "off",
+    "enable_incremental_sort": "off",
 }
 
 CREATE_FLOWS = f"""
@@ -83,12 +89,13 @@ made as (
 _ENTRY = f"""
 entry as (
   insert into dwarf_steps (step_id, flow_id, depth, token, node, url, state, status, lease_seq, claimed_by, lease_expires,
-    not_before, priority, fairness_key, fairness_weight, created_at, started_at, updated_at)
+    not_before, priority, fairness_key, fairness_weight, created_at, started_at, updated_at, parked)
   select step_id, flow_id, 1, step_token, node, url, state,
     case when not start then 'created' when running then 'running' else 'pending' end,
     case when running then 1 else 0 end, case when running then $25::bigint end,
     case when running then {NOW} + lease end, greatest(coalesce(start_at, 0), {NOW}), priority, fairness_key,
-    fairness_weight, {NOW}, case when running then {NOW} end, {NOW}
+    fairness_weight, {NOW}, case when running then {NOW} end, {NOW},
+    case when start and not running then {PARKED} else 0 end
 """
 # Without idempotency keys nothing can conflict, and the entry steps need no join with what was made.
 CREATE = CREATE_FLOWS + "," + _ENTRY + f"from r) select flow_id, {NOW} from made"
@@ -100,19 +107,17 @@ CREATE_KEYED = (
     + f"from r where (flow_id in (select flow_id from made)) is true) select flow_id, {NOW} from made"
 )
 
-CLAIM = f"""
-with picked as materialized (
-  -- The best band first, within it what has been due longest: a prefix of the index, whatever the backlog (C1, C4).
-  select step_id from dwarf_steps
-  where status = 'pending' and parked = 0 and not_before <= {NOW}
-  order by priority, not_before, step_id
-  limit $1 for update skip locked),
+_CLAIMED = f""",
 claimed as (
-  update dwarf_steps s set status = 'running', lease_seq = s.lease_seq + 1, claimed_by = $2, updated_at = {NOW},
+  update dwarf_steps s set status = 'running', parked = 0, lease_seq = s.lease_seq + 1, claimed_by = $2, updated_at = {NOW},
     started_at = coalesce(s.started_at, {NOW}),
     lease_expires = {NOW} + (coalesce(f.time_budget_ms, $3) + 30000) * 1000
-  from picked p, dwarf_flows f
-  where s.step_id = p.step_id and f.flow_id = s.flow_id
+  from picked p
+  -- Only the primary key has this order, and nothing else is sorted: on an empty table every index looks alike, but a plan
+  -- lives on when the table has grown.
+  cross join lateral (
+    select * from dwarf_flows where flow_id between p.flow_id and p.flow_id order by flow_id limit 1) f
+  where s.ctid = p.ctid
   returning s.step_id, s.token, s.node, s.url, s.depth, s.attempt, s.lease_seq, s.state, s.changes,
     {NOW} - s.started_at as age, f.flow_id, f.token as flow_token, f.workflow, f.graph_digest, f.baggage, f.priority,
     f.fairness_key, f.fairness_weight, f.time_budget_ms, f.notify, f.thread_id, f.created_at, f.updated_at, f.status,
@@ -120,6 +125,19 @@ claimed as (
     f.breakpoints, f.root_id, f.surgraph_flow_id, f.surgraph_step_id)
 select * from claimed order by priority, not_before, step_id
 """
+CLAIM = line.PICK + _CLAIMED
+CLAIM_PAST = line.PICK_PAST + _CLAIMED
+
+PROBE = (
+    f"""
+with picked as materialized (
+  -- Of the parked steps of a task the one that has been due longest (V4).
+  select ctid, flow_id from dwarf_steps
+  where parked = 2 and url = $4 and not_before <= {NOW}
+  order by not_before, step_id
+  limit $1 for update skip locked)"""
+    + _CLAIMED
+)
 
 SETTLE = f"""
 with r as (
@@ -136,7 +154,8 @@ done as (
     changes = r.changes, error = r.error, attempt = r.attempt, claimed_by = null, lease_expires = null,
     successor_id = case when f.status in ('running', 'interrupted') then r.next_id end,
     not_before = case when r.status = 'pending' or r.arrives then {NOW} + r.delay else s.not_before end,
-    arrived = r.arrives::int, cohort_size = r.cohort_size, updated_at = {NOW}
+    arrived = r.arrives::int, cohort_size = r.cohort_size, updated_at = {NOW},
+    parked = case when r.status = 'pending' and f.status in ('running', 'interrupted') then {PARKED} else 0 end
   from r join dwarf_flows f on f.flow_id = r.flow_id
   -- `|| ''` hides the status from the partial indexes: a plan made while the table was empty would read all that runs.
   where s.step_id = r.step_id and s.lease_seq = r.lease_seq and s.status || '' = 'running'
@@ -148,12 +167,13 @@ done as (
 born as (
   insert into dwarf_steps (step_id, flow_id, depth, token, node, url, state, status, lease_seq, claimed_by, lease_expires,
     not_before, predecessor_id, spawn_id, ordinal, priority, fairness_key, fairness_weight, created_at, started_at,
-    updated_at)
+    updated_at, parked)
   select next_id, flow_id, depth + 1, next_token, next_node, next_url, next_state,
     case when next_running then 'running' else 'pending' end, case when next_running then 1 else 0 end,
     case when next_running then $19::bigint end, case when next_running then {NOW} + lease end, {NOW} + next_delay,
     step_id, spawn_id, ordinal, priority, fairness_key, fairness_weight, {NOW},
-    case when next_running then {NOW} end, {NOW}
+    case when next_running then {NOW} end, {NOW},
+    case when next_running then 0 else {PARKED.replace("url in", "next_url in")} end
   from (
     -- A flow with breakpoints has its steps born pending: their claim looks at the breakpoints (O12).
     select step_id, flow_id, depth, priority, fairness_key, fairness_weight, spawn_id, ordinal, next_id, next_token,
@@ -173,11 +193,12 @@ from done d
 BEAR = f"""
 insert into dwarf_steps (step_id, flow_id, depth, token, node, url, state, status, not_before, predecessor_id, spawn_id,
   ordinal, changes, error, successor_id, priority, fairness_key, fairness_weight, lease_seq, claimed_by, lease_expires,
-  created_at, started_at, updated_at)
+  created_at, started_at, updated_at, parked)
 select step_id, flow_id, depth, token, node, url, state, status, greatest(not_before, {NOW} + delay), predecessor_id,
   spawn_id, ordinal, changes, error, successor_id, priority, fairness_key, fairness_weight,
   case when status = 'running' then 1 else 0 end, case when status = 'running' then $21::bigint end,
-  case when status = 'running' then {NOW} + lease end, {NOW}, case when status <> 'pending' then {NOW} end, {NOW}
+  case when status = 'running' then {NOW} + lease end, {NOW}, case when status <> 'pending' then {NOW} end, {NOW},
+  case when status = 'pending' then {PARKED} else 0 end
 from unnest($1::bigint[], $2::bigint[], $3::int[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
   $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], $13::int[], $14::text[], $15::text[], $16::bigint[],
   $17::int[], $18::text[], $19::float8[], $20::bigint[])
@@ -268,11 +289,16 @@ class Postgres:
         except (*_AWAY, *_AGAIN) as error:
             raise self._unavailable(error) from error
 
-    async def transact(self, work: Callable[[Tx], Awaitable[T]]) -> T:
-        """Do `work` in a transaction, once more where it met a lock conflict (X10)."""
+    async def transact(self, work: Callable[[Tx], Awaitable[T]], *, by_index: bool = False) -> T:
+        """Do `work` in a transaction, once more where it met a lock conflict (X10).
+
+        `by_index`: no table is read from end to end, whatever the planner knows of it.
+        """
         for _ in range(4):
             try:
                 async with self._acquired() as connection, connection.transaction():
+                    if by_index:
+                        await connection.execute("set local enable_seqscan = off")
                     return await work(_Tx(connection))
             except _AGAIN as error:
                 log.debug("once more: %s", one_line(error))
@@ -295,9 +321,28 @@ class Postgres:
         rows = await self._run_hot(CREATE_KEYED if keyed else CREATE, *_create_args(group, replica_id, budget_ms))
         return {int(row[0]): int(row[1]) for row in rows}
 
-    async def claim(self, limit: int, replica_id: int, budget_ms: int) -> list[Row]:
-        """Claim up to `limit` due steps, best first (X1)."""
-        return await self._run_hot(CLAIM, limit, replica_id, budget_ms)
+    async def survey(self, ask: Ask, shut: Collection[str]) -> Page:
+        """Read a page of the line, `shut` tasks not counted (C4)."""
+        sql, args = line.survey_args(ask, shut)
+        return line.page_of(await self._run_hot(sql, *args), ask, shut)
+
+    async def ripen(self, limit: int) -> int:
+        """Put up to `limit` steps in line whose time has come; how many."""
+        return len(await self._run_hot(line.RIPEN, limit))
+
+    async def claim(
+        self, limit: int, replica_id: int, budget_ms: int, shares: Sequence[Share], allowances: Mapping[str, int]
+    ) -> list[Row]:
+        """Claim up to `limit` due steps of these shares, best first (X1)."""
+        args = (limit, replica_id, budget_ms, *line.columns(shares))
+        if allowances:
+            return await self._run_hot(CLAIM_PAST, *args, list(allowances), list(allowances.values()))
+        return await self._run_hot(CLAIM, *args)
+
+    async def claim_probe(self, url: str, replica_id: int, budget_ms: int) -> Row | None:
+        """Claim the parked step of a task that has been due longest (V4)."""
+        rows = await self._run_hot(PROBE, 1, replica_id, budget_ms, url)
+        return rows[0] if rows else None
 
     async def settle(
         self, group: Sequence[Settlement], replica_id: int, budget_ms: int, new_step: NewIds, limits: Limits
@@ -322,6 +367,10 @@ class Postgres:
             return settled
 
         return await self._hotly(work)
+
+    async def fetch_by_index(self, sql: str, *args: Any) -> list[Row]:
+        """As `fetch`, on the connection whose plans read through indexes only; for what is short."""
+        return await self._run_hot(postgres_sql(sql), *args)
 
     async def _run_hot(self, sql: str, *args: Any) -> list[Row]:
         async def work(connection: Any) -> list[Row]:

@@ -11,7 +11,7 @@ import contextlib
 import fcntl
 import os
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import IO, TYPE_CHECKING, Any, TypeVar
@@ -20,7 +20,9 @@ import orjson
 
 from dwarf_nats.errors import Unavailable
 from dwarf_nats.rules.breakpoints import stored
+from dwarf_nats.rules.planning import Ask, Page, Share
 from dwarf_nats.rules.settlement import NewFlow, NewIds, Settled, Settlement
+from dwarf_nats.store import line
 from dwarf_nats.store.database import Row, Tx, sqlite_sql
 from dwarf_nats.store.effects import effects, hold
 from dwarf_nats.store.lease import lease_us
@@ -43,8 +45,9 @@ on conflict (fairness_key, idempotency_key) where idempotency_key <> '' do nothi
 _STEP = """
 insert into dwarf_steps (step_id, flow_id, depth, token, node, url, state, status, lease_seq, claimed_by, lease_expires,
   not_before, predecessor_id, spawn_id, ordinal, priority, fairness_key, fairness_weight, created_at, started_at,
-  updated_at, changes, error, successor_id)
-values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+  updated_at, changes, error, successor_id, parked)
+values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24,
+  case when ?8 = 'pending' and ?6 in (select url from dwarf_tripped) then 2 else 0 end)
 """
 _CLAIM = """
 select s.step_id, s.token, s.node, s.url, s.depth, s.attempt, s.lease_seq + 1, s.state, s.changes,
@@ -52,17 +55,21 @@ select s.step_id, s.token, s.node, s.url, s.depth, s.attempt, s.lease_seq + 1, s
   f.fairness_weight, f.time_budget_ms, f.notify, f.thread_id, f.created_at, f.updated_at, f.status, s.not_before,
   s.spawn_id, s.ordinal, s.resumed, s.subgraph_result, s.subgraph_error, s.breakpoint_hit, f.breakpoints, f.root_id,
   f.surgraph_flow_id, f.surgraph_step_id
-from dwarf_steps s indexed by dwarf_steps_due join dwarf_flows f on f.flow_id = s.flow_id
-where s.status = 'pending' and s.parked = 0 and s.not_before <= ?1
-order by s.priority, s.not_before, s.step_id limit ?2
+from json_each(?2) p cross join dwarf_steps s on s.step_id = p.value cross join dwarf_flows f on f.flow_id = s.flow_id
+order by s.priority, s.not_before, s.step_id
+"""
+_PROBE = """
+select step_id from dwarf_steps indexed by dwarf_steps_parked
+where parked = 2 and url = ? and not_before <= ? order by not_before, step_id limit 1
 """
 _CLAIMED = """
-update dwarf_steps set status = 'running', lease_seq = lease_seq + 1, claimed_by = ?, updated_at = ?,
+update dwarf_steps set status = 'running', parked = 0, lease_seq = lease_seq + 1, claimed_by = ?, updated_at = ?,
   started_at = coalesce(started_at, ?), lease_expires = ? where step_id = ?
 """
 _DONE = """
 update dwarf_steps set status = ?, changes = ?, error = ?, attempt = ?, claimed_by = null, lease_expires = null,
-  successor_id = ?, not_before = coalesce(?, not_before), arrived = ?, cohort_size = ?, updated_at = ?
+  successor_id = ?, not_before = coalesce(?, not_before), arrived = ?, cohort_size = ?, updated_at = ?,
+  parked = case when ?1 = 'pending' and url in (select t.url from dwarf_tripped t) then 2 else 0 end
 where step_id = ? and lease_seq = ? and status = 'running'
 """
 _ENDED = "update dwarf_flows set status = ?, final_state = ?, error = ?, updated_at = ? where flow_id = ?"
@@ -160,7 +167,7 @@ class Sqlite:
                 raise
             await self._call(lambda: self._opened().execute("commit"))
 
-    async def transact(self, work: Callable[[Tx], Awaitable[T]]) -> T:
+    async def transact(self, work: Callable[[Tx], Awaitable[T]], *, by_index: bool = False) -> T:  # noqa: ARG002
         """Do `work` in a transaction; nobody else writes meanwhile."""
         async with self.transaction() as tx:
             return await work(tx)
@@ -208,19 +215,50 @@ class Sqlite:
         )  # fmt: skip
         return True
 
-    async def claim(self, limit: int, replica_id: int, budget_ms: int) -> list[Row]:
-        """Claim up to `limit` due steps, best first (X1)."""
+    async def survey(self, ask: Ask, shut: Collection[str]) -> Page:
+        """Read a page of the line, `shut` tasks not counted (C4)."""
+        return await self.call(lambda connection: line.survey(connection, self._clock.now(), ask, shut))
+
+    async def ripen(self, limit: int) -> int:
+        """Put up to `limit` steps in line whose time has come; how many."""
+        return await self._group(
+            lambda connection: connection.execute(line.RIPEN_SQLITE, (self._instant, limit)).rowcount
+        )
+
+    async def claim(
+        self, limit: int, replica_id: int, budget_ms: int, shares: Sequence[Share], allowances: Mapping[str, int]
+    ) -> list[Row]:
+        """Claim up to `limit` due steps of these shares, best first (X1)."""
+        return await self._group(
+            lambda connection: self._claimed(
+                connection, line.pick(connection, self._instant, limit, shares, allowances), replica_id, budget_ms
+            )
+        )
+
+    async def claim_probe(self, url: str, replica_id: int, budget_ms: int) -> Row | None:
+        """Claim the parked step of a task that has been due longest (V4)."""
 
         def work(connection: sqlite3.Connection) -> list[Row]:
-            now = self._instant
-            rows = connection.execute(_CLAIM, (now, limit)).fetchall()
-            connection.executemany(
-                _CLAIMED,
-                [(replica_id, now, now, now + ((r[18] or budget_ms) + 30_000) * 1000, r[0]) for r in rows],
-            )
-            return rows
+            picked = [row[0] for row in connection.execute(_PROBE, (url, self._instant))]
+            return self._claimed(connection, picked, replica_id, budget_ms)
 
-        return await self._group(work)
+        rows = await self._group(work)
+        return rows[0] if rows else None
+
+    def _claimed(
+        self, connection: sqlite3.Connection, picked: Sequence[int], replica_id: int, budget_ms: int
+    ) -> list[Row]:
+        now = self._instant
+        rows = connection.execute(_CLAIM, (now, orjson.dumps(picked).decode())).fetchall()
+        connection.executemany(
+            _CLAIMED,
+            [(replica_id, now, now, now + ((r[18] or budget_ms) + 30_000) * 1000, r[0]) for r in rows],
+        )
+        return rows
+
+    async def fetch_by_index(self, sql: str, *args: Any) -> list[Row]:
+        """As `fetch`; here there is nothing else to read by."""
+        return await self.fetch(sql, *args)
 
     async def settle(
         self, group: Sequence[Settlement], replica_id: int, budget_ms: int, new_step: NewIds, limits: Limits

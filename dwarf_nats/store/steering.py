@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from dwarf_nats.errors import Conflict, NotFound
 from dwarf_nats.rules import breakpoints, rewinding
 from dwarf_nats.rules.lifecycle import flow_sources, step_sources
+from dwarf_nats.store.breakers import PARKED
 from dwarf_nats.workflow.rows import Due, FlowRow, Paused, Steered, StepRow, flow_row, step_row
 from dwarf_nats.workflow.state import State, decode_state, encode_state, merge
 from dwarf_nats.workflow.status import Status
@@ -38,11 +39,12 @@ _CANCEL_STEPS = (
     f" where flow_id {{in:$1}} and status in {_LIVE}"
 )
 _UNRUN = (
-    "update dwarf_steps set state = $2, changes = '{}', status = 'pending', attempt = 0, error = null, successor_id = null,"
-    " arrived = 0, cohort_size = null, arrivals = 0, failures = 0, cohort_error = null, parked = 0, breakpoint_hit = 0,"
-    " interrupt_payload = null, resumed = null, subgraph_result = null, subgraph_error = null, parked_changes = null,"
-    " lease_seq = lease_seq + 1, claimed_by = null, lease_expires = null, not_before = {now}, started_at = null,"
-    " updated_at = {now} where step_id = $1 returning step_id, priority, not_before"
+    f"update dwarf_steps set status = 'pending', parked = {PARKED}, state = $2, changes = '{{}}', attempt = 0,"
+    " error = null, successor_id = null, arrived = 0, cohort_size = null, arrivals = 0, failures = 0,"
+    " cohort_error = null, breakpoint_hit = 0, interrupt_payload = null, resumed = null, subgraph_result = null,"
+    " subgraph_error = null, parked_changes = null, lease_seq = lease_seq + 1, claimed_by = null, lease_expires = null,"
+    " not_before = {now}, started_at = null, updated_at = {now}"
+    " where step_id = $1 returning step_id, priority, not_before"
 )
 _AT = "{greatest}({now}, updated_at + 1)"
 
@@ -102,14 +104,15 @@ async def resume(tx: Tx, flow_id: int, root_id: int, data: str | None, overrides
     paused = mine[0]
     if data is not None:
         due = await tx.fetch(
-            "update dwarf_steps set status = 'pending', resumed = $2, interrupt_payload = null, not_before = {now},"
-            " updated_at = {now} where step_id = $1 returning step_id, priority, not_before",
+            f"update dwarf_steps set status = 'pending', parked = {PARKED}, resumed = $2, interrupt_payload = null,"
+            " not_before = {now}, updated_at = {now} where step_id = $1 returning step_id, priority, not_before",
             paused.step_id,
             data,
         )
     else:
         due = await tx.fetch(
-            "update dwarf_steps set status = 'pending', state = $2, changes = $3, not_before = {now}, updated_at = {now}"
+            f"update dwarf_steps set status = 'pending', parked = {PARKED}, state = $2, changes = $3,"
+            " not_before = {now}, updated_at = {now}"
             " where step_id = $1 returning step_id, priority, not_before",
             paused.step_id,
             *overridden(paused.state, paused.changes, overrides or {}),
@@ -383,6 +386,7 @@ async def plant(tx: Tx, root: FlowRow, forked: Forked) -> Steered:
     names = [one.name for one in fields(StepRow)]
     await tx.insert("dwarf_steps", names, [[_plain(getattr(step, name)) for name in names] for step in forked.steps])
     target = forked.target
+    await tx.fetch(f"update dwarf_steps set parked = {PARKED} where step_id = $1", target.step_id)
     return Steered(
         [flow for flow in forked.flows if flow.status is Status.RUNNING], [(target.step_id, target.priority, now)]
     )

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dwarf_nats.errors import BadRequest, Conflict, NotFound, Unavailable
 from dwarf_nats.rules.decide import UNLIMITED, Limits
+from dwarf_nats.rules.planning import NO_ALLOWANCES, Ask, Page, Share
 from dwarf_nats.rules.settlement import NewIds, Settled
-from dwarf_nats.store import listing, migrate, steering, sweeping
+from dwarf_nats.store import breakers, listing, migrate, steering, sweeping
+from dwarf_nats.store.breakers import PARKED
 from dwarf_nats.store.cohorts import no_ids
 from dwarf_nats.store.postgres import Postgres, shown_dsn
 from dwarf_nats.store.sqlite import Sqlite
@@ -90,8 +92,26 @@ class SqlStore:
     async def create(self, group: Sequence[NewFlow], budget_ms: int) -> dict[int, int]:
         return await self.database.create(group, self.replica_id, budget_ms)
 
-    async def claim(self, limit: int, budget_ms: int) -> list[Row]:
-        return await self.database.claim(limit, self.replica_id, budget_ms)
+    async def survey(self, ask: Ask, shut: Collection[str] = ()) -> Page:
+        return await self.database.survey(ask, shut)
+
+    async def ripen(self, limit: int) -> int:
+        return await self.database.ripen(limit)
+
+    async def claim(
+        self,
+        limit: int,
+        budget_ms: int,
+        shares: Sequence[Share] | None = None,
+        allowances: Mapping[str, int] = NO_ALLOWANCES,
+    ) -> list[Row]:
+        if shares is None:
+            await self.ripen(limit)
+            page = await self.survey(Ask(limit=limit))
+            shares = [Share(lane.priority, lane.fairness_key, limit) for lane in page.lanes]
+        if not shares:
+            return []
+        return await self.database.claim(limit, self.replica_id, budget_ms, shares, allowances)
 
     async def settle(
         self,
@@ -255,7 +275,8 @@ class SqlStore:
 
         async def work(tx: Tx) -> tuple[int, list[tuple[int, int, int]]]:
             steps = await tx.fetch(
-                "update dwarf_steps set status = 'pending', updated_at = {now}, not_before = {greatest}(not_before, {now})"
+                f"update dwarf_steps set status = 'pending', parked = {PARKED}, updated_at = {{now}},"
+                " not_before = {greatest}(not_before, {now})"
                 " where flow_id = $1 and status = 'created' returning step_id, priority, not_before",
                 flow_id,
             )
@@ -310,7 +331,7 @@ class SqlStore:
         """Steps of terminal flows take their flow's status (X2)."""
         await self.database.fetch(
             "update dwarf_steps set status = (select f.status from dwarf_flows f where f.flow_id = dwarf_steps.flow_id),"
-            " claimed_by = null, lease_expires = null, updated_at = {now} where step_id {in:$1}",
+            " parked = 0, claimed_by = null, lease_expires = null, updated_at = {now} where step_id {in:$1}",
             list(step_ids),
         )
 
@@ -356,10 +377,49 @@ class SqlStore:
         going = {int(row[0]) for row in rows}
         return [flow_id for flow_id in flow_ids if flow_id not in going]
 
+    async def cancelled_among(self, step_ids: Sequence[int]) -> list[int]:
+        """Which of these steps are cancelled, or gone with their flow."""
+        rows = await self.database.fetch(
+            "select step_id from dwarf_steps where step_id {in:$1} and status <> 'cancelled'", list(step_ids)
+        )
+        others = {int(row[0]) for row in rows}
+        return [step_id for step_id in step_ids if step_id not in others]
+
+    # -- tasks that cannot serve
+
+    async def trip(self, url: str, cause: str) -> None:
+        await breakers.trip(self.database, url, cause)
+
+    async def untrip(self, url: str) -> None:
+        await breakers.untrip(self.database, url)
+
+    async def park(self, url: str) -> None:
+        await self.database.transact(lambda tx: breakers.park(tx, url), by_index=True)
+
+    async def release(self, url: str, limit: int) -> list[tuple[int, int, int]]:
+        return await self.database.transact(lambda tx: breakers.release(tx, url, limit), by_index=True)
+
+    async def claim_probe(self, url: str, budget_ms: int) -> Row | None:
+        return await self.database.claim_probe(url, self.replica_id, budget_ms)
+
+    async def next_probe(self, url: str) -> int | None:
+        return await breakers.next_probe(self.database, url)
+
+    async def is_tripped(self, url: str) -> bool:
+        return await breakers.is_tripped(self.database, url)
+
+    async def tripped_tasks(self) -> dict[str, str]:
+        return await breakers.tripped_tasks(self.database)
+
+    async def parked_tasks(self) -> list[str]:
+        return await breakers.parked_tasks(self.database)
+
     # -- upkeep
 
     async def leads(self) -> bool:
         """Whether this replica is the one that sweeps: the longest known of those that live."""
+        if isinstance(self.database, Sqlite):
+            return True
         rows = await self.database.fetch("select min(replica_id) from dwarf_replicas")
         return rows[0][0] is None or int(rows[0][0]) >= self.replica_id
 
@@ -372,44 +432,42 @@ class SqlStore:
     async def orphaned(self, age_ms: int) -> list[int]:
         return await self.database.transact(lambda tx: sweeping.orphaned(tx, age_ms))
 
-    async def next_due(self) -> int | None:
-        """Microseconds until the next pending step is due; `None` if there is none."""
+    async def beat(self, name: str) -> bool:
+        """Renew this replica's row (B2); whether there are tasks whose steps are held, or steps that are."""
         rows = await self.database.fetch(
-            "select min(not_before) - {now} from dwarf_steps where status = 'pending' and parked = 0"
-        )
-        return None if rows[0][0] is None else int(rows[0][0])
-
-    async def beat(self, name: str) -> None:
-        """Renew this replica's row (B2)."""
-        await self.database.fetch(
             "insert into dwarf_replicas (replica_id, name, seen_at) values ($1, $2, {now})"
-            " on conflict (replica_id) do update set seen_at = excluded.seen_at",
+            " on conflict (replica_id) do update set seen_at = excluded.seen_at"
+            f" returning {breakers.ANY_HELD}",
             self.replica_id,
             name,
         )
+        return bool(rows[0][0])
 
     async def recover(self, timeout_ms: int) -> int:
         """Give back the steps of replicas that went silent, and those past their lease; how many (B2)."""
         rows = await self.database.fetch(
-            "update dwarf_steps set status = 'pending', claimed_by = null, lease_expires = null, updated_at = {now}"
-            " where status = 'running' and parked = 0 and (lease_expires < {now} or claimed_by not in"
+            f"update dwarf_steps set status = 'pending', parked = {PARKED}, claimed_by = null, lease_expires = null,"
+            " updated_at = {now} where status = 'running' and parked = 0 and (lease_expires < {now} or claimed_by not in"
             " (select replica_id from dwarf_replicas where seen_at > {now} - $1))"
             " and flow_id in (select flow_id from dwarf_flows where status in ('running', 'interrupted'))"
             " returning step_id",
             timeout_ms * 1000,
         )
+        return len(rows)
+
+    async def forget_replicas(self, timeout_ms: int) -> None:
+        """Remove the rows of replicas that have been silent for ten times as long and hold nothing."""
         await self.database.fetch(
             "delete from dwarf_replicas where seen_at < {now} - $1 and replica_id not in"
             " (select claimed_by from dwarf_steps where status = 'running' and claimed_by is not null)",
             timeout_ms * 10_000,
         )
-        return len(rows)
 
     async def disown(self, in_hand: Sequence[int]) -> int:
         """Give back what this replica holds in the database but not in its hands, after an outage (B6); how many."""
         rows = await self.database.fetch(
-            "update dwarf_steps set status = 'pending', claimed_by = null, lease_expires = null, updated_at = {now}"
-            " where status = 'running' and claimed_by = $1 and not (step_id {in:$2}) returning step_id",
+            f"update dwarf_steps set status = 'pending', parked = {PARKED}, claimed_by = null, lease_expires = null,"
+            " updated_at = {now} where status = 'running' and claimed_by = $1 and not (step_id {in:$2}) returning step_id",
             self.replica_id,
             list(in_hand),
         )

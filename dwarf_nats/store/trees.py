@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from dwarf_nats.rules import breakpoints
 from dwarf_nats.rules.settlement import FlowEnd, FlowName, Settled, Settlement, StepInHand
+from dwarf_nats.store.breakers import PARKED
 from dwarf_nats.store.wishes import Effects, FlowInserts, Sql
 from dwarf_nats.workflow.answer import ErrorInfo
 from dwarf_nats.workflow.status import Status
@@ -18,9 +19,9 @@ if TYPE_CHECKING:
 PARK = """
 update dwarf_steps set parked = 1, lease_seq = lease_seq + 1, parked_changes = changes where step_id {in:$1}
 """
-WAKE = """
-update dwarf_steps set status = 'pending', parked = 0, subgraph_result = $2, subgraph_error = $3,
-  not_before = {now}, updated_at = {now}
+WAKE = f"""
+update dwarf_steps set status = 'pending', parked = {PARKED}, subgraph_result = $2, subgraph_error = $3,
+  not_before = {{now}}, updated_at = {{now}}
 where step_id = $1 and status = 'running' and parked = 1
 returning step_id, priority
 """

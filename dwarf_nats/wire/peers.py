@@ -1,4 +1,4 @@
-"""Signals between replicas, and announcements, as bytes (wire: sections 4 and 5)."""
+"""Signals between replicas, announcements, and the roll call of workers, as bytes (wire: sections 2, 4 and 5)."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ _enqueue = msgspec.json.Decoder(talk.PeerEnqueue).decode
 _notify = msgspec.json.Decoder(talk.PeerNotifyStatusChange).decode
 _sync = msgspec.json.Decoder(talk.PeerSyncValve).decode
 _trip = msgspec.json.Decoder(talk.PeerTripBreaker).decode
+_running = msgspec.json.Decoder(talk.WorkerReply).decode
 
 
 class Malformed(ValueError):
-    """A signal that is none; it is counted and dropped."""
+    """A message that is none; it is counted and dropped."""
 
 
 def encode_enqueue(shard: int, steps: Sequence[tuple[int, int, int]]) -> bytes:
@@ -82,6 +83,14 @@ def encode_event(change: StatusChange) -> bytes:
     )
 
 
-def encode_cancel(step_ids: Sequence[str]) -> bytes:
-    """Tells a worker that the flows of these steps (token-free ids) were cancelled."""
-    return _encode({"steps": [], "cancel": list(step_ids)})
+def encode_roll_call(steps: Sequence[str], cancel: Sequence[str]) -> bytes:
+    """Asks a worker which of these steps it still runs, and tells which were cancelled; token-free ids (wire: section 2)."""
+    return _encode({"steps": steps, "cancel": cancel})
+
+
+def decode_running(body: bytes) -> list[str]:
+    """The steps a worker says it still runs. Raises `Malformed`."""
+    try:
+        return _running(body).running
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise Malformed(f"malformed answer to a roll call: {error}") from None

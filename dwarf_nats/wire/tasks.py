@@ -19,6 +19,7 @@ from .codec import explain, given
 from .times import rfc3339
 
 NO_RESPONDERS, UNAVAILABLE, OVERLOADED = "no_responders", "unavailable", "overloaded"
+TIMEOUT, TOO_LARGE = "timeout", "too_large"
 EXCERPT = 200
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(talk.TaskReply).decode
@@ -75,13 +76,15 @@ def no_responders(url: str, subject: str) -> Answer:
 
 def timed_out(url: str, budget: float) -> Answer:
     """No answer before the deadline."""
-    return Answer(error=ErrorInfo(f"task {url} did not answer within its time budget of {budget:g} s", 408))
+    return Answer(
+        error=ErrorInfo(f"task {url} did not answer within its time budget of {budget:g} s", 408), cause=TIMEOUT
+    )
 
 
 def too_large(url: str, size: int, limit: int) -> Answer:
     """The request does not fit the server's `max_payload`, headers included."""
     message = f"task {url}: the request is {size} bytes with its headers, over the NATS server's max_payload of {limit}"
-    return Answer(error=ErrorInfo(message, 413))
+    return Answer(error=ErrorInfo(message, 413), cause=TOO_LARGE)
 
 
 def decode_reply(url: str, block: bytes | None, body: bytes, max_depth: int = MAX_DEPTH) -> Answer:

@@ -68,7 +68,11 @@ class Disposition(StrEnum):
 
 @dataclass(slots=True)
 class Answer:
-    """A task's answer. With `error` set, `disposition` says which kind of failure it is and `cause` why."""
+    """A task's answer. With `error` set, `disposition` says which kind of failure it is and `cause` why.
+
+    Causes: `backpressure`; of a breaker trip `no_responders`, `unavailable`, `overloaded`; and of errors that are no word of
+    the task's, `timeout` (it did not answer) and `too_large` (it was not asked).
+    """
 
     changes: State = field(default_factory=dict)
     goto: str | None = None

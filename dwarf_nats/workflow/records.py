@@ -112,3 +112,19 @@ class StatusChanged:
     at: int
     sequence: int
     """Grows with every change of one flow."""
+
+
+@dataclass(slots=True, frozen=True)
+class TaskHealth:
+    """A task that one replica holds back.
+
+    `rate`: operations per second its valve allows now, `None` if any number. While its breaker is tripped: since when and why,
+    how many probes went out, and from when the next one may; times in microseconds, 0 if it is not.
+    """
+
+    url: str
+    rate: float | None = None
+    tripped_at: int = 0
+    cause: str = ""
+    probes: int = 0
+    probe_at: int = 0

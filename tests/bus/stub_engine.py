@@ -9,7 +9,7 @@ from dwarf_nats.errors import Conflict, NotFound, TimedOut
 from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.keys import parse_key
 from dwarf_nats.workflow.options import FlowOptions, Query
-from dwarf_nats.workflow.records import FlowSummary, GraphInfo, Outcome, ShardInfo, Step
+from dwarf_nats.workflow.records import FlowSummary, GraphInfo, Outcome, ShardInfo, Step, TaskHealth
 from dwarf_nats.workflow.status import Status
 
 KEY, STEP = "1-42-a1B2c3D4e5F6g7H8", "1-43-h8G7f6E5d4C3b2A1"
@@ -142,6 +142,12 @@ class StubEngine:
     async def breaker_tripped(self, task: str, /) -> bool:
         self._note("breaker", task)
         return False
+
+    def task_health(self) -> list[TaskHealth]:  # type: ignore[valid-type]
+        return [
+            TaskHealth("charge", 12.34567),
+            TaskHealth("ship", None, 1_700_000_000_000_000, "no_responders", 2, 1_700_000_000_400_000),
+        ]
 
     async def put_graph(self, graph: Graph, /) -> GraphInfo:
         graph.validate()

@@ -17,8 +17,9 @@ from stub_engine import KEY, STEP, StubEngine
 
 from dwarf_nats.bus.connection import Connection
 from dwarf_nats.bus.handlers import HANDLERS
-from dwarf_nats.bus.service import Service, _semver
+from dwarf_nats.bus.service import Service
 from dwarf_nats.embedded import NatsServer
+from dwarf_nats.wire.discovery import semver
 from dwarf_nats.wire.operations import OPERATIONS
 from dwarf_nats.wire.subjects import Subjects
 from dwarf_nats.workflow.graph import Graph
@@ -360,6 +361,26 @@ def schema(kind: str) -> dict[str, Any]:
     return value
 
 
+async def test_stats_tell_which_tasks_are_held_back(service: Service) -> None:
+    """ADR-32 leaves `data` to the service: valves that are not wide open, breakers that are tripped."""
+    held = {one["name"]: one.get("data") for one in service.stats()["endpoints"]}
+    assert held.pop("task-breaker") == {
+        "tasks": [
+            {"task": "charge", "ratePerSecond": 12.346},
+            {
+                "task": "ship",
+                "breaker": {
+                    "cause": "no_responders",
+                    "since": "2023-11-14T22:13:20.000000Z",
+                    "probes": 2,
+                    "probeAt": "2023-11-14T22:13:20.400000Z",
+                },
+            },
+        ]
+    }
+    assert set(held.values()) == {None}
+
+
 @pytest.mark.parametrize("kind", ["ping", "info", "stats"])
 async def test_discovery_replies_are_as_adr_32_has_them(caller: Caller, service: Service, kind: str) -> None:
     checker = jsonschema.Draft7Validator(schema(kind), format_checker=jsonschema.FormatChecker())
@@ -420,8 +441,8 @@ async def test_replicas_share_the_work(
 
 
 @pytest.mark.parametrize(
-    ("version", "semver"),
+    ("version", "expected"),
     [("0.1.0", "0.1.0"), ("1.2", "1.2.0"), ("1.2.3rc1", "1.2.3-rc1"), ("1.2.3.dev4", "1.2.3-dev4"), ("2", "2.0.0")],
 )
-def test_versions_are_semantic(version: str, semver: str) -> None:
-    assert _semver(version) == semver
+def test_versions_are_semantic(version: str, expected: str) -> None:
+    assert semver(version) == expected

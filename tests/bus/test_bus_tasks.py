@@ -14,7 +14,7 @@ from dwarf_nats.bus.connection import Connection
 from dwarf_nats.bus.inbox import Inbox
 from dwarf_nats.bus.tasks import NatsTasks
 from dwarf_nats.embedded import NatsServer
-from dwarf_nats.ports import BusAway
+from dwarf_nats.ports import BusAway, WorkerLost
 from dwarf_nats.wire.subjects import Subjects
 from dwarf_nats.workflow.answer import Answer, Disposition, TaskCall
 from dwarf_nats.workflow.state import Raw
@@ -34,7 +34,7 @@ def call(url: str = "charge", budget: float = 10.0, **changes: Any) -> TaskCall:
 
 @pytest.fixture
 def tasks(connection: Connection, inbox: Inbox, unique: str) -> NatsTasks:
-    return NatsTasks(connection, inbox, Subjects(task_prefix=unique))
+    return NatsTasks(connection, inbox, Subjects(task_prefix=unique), roll_call_seconds=0.1)
 
 
 @pytest.fixture
@@ -164,7 +164,9 @@ async def test_a_step_that_was_accepted_is_cancelled_at_its_worker(
     await connection.flush()
     assert tasks.worker_of(STEP) == worker
     tasks.cancel(STEP)
-    assert msgspec.json.decode(await asyncio.wait_for(told.get(), 10)) == {"steps": [], "cancel": ["1-43"]}
+    while not (message := msgspec.json.decode(await asyncio.wait_for(told.get(), 10)))["cancel"]:
+        pass  # a roll call may come before
+    assert message == {"steps": [], "cancel": ["1-43"]}
     await other.publish(asked[0].reply, b'{"changes":{"done":true}}')
     assert bytes((await running).changes["done"]) == b"true"
     assert tasks.worker_of(STEP) == ""
@@ -197,6 +199,121 @@ async def test_a_worker_that_accepts_after_the_cancellation_is_told_then(
     assert b'"1-43"' in await asyncio.wait_for(told.get(), 10)
 
 
+class Accepting:
+    """A service that accepts each request at once and never answers of itself; `calls`: what is asked on its subject."""
+
+    def __init__(self, other: Connection) -> None:
+        self.other = other
+        self.subject = other.new_inbox()
+        self.requests: asyncio.Queue[Msg] = asyncio.Queue()
+        self.calls: asyncio.Queue[Msg] = asyncio.Queue()
+
+    async def serve(self, unique: str) -> None:
+        async def accept(msg: Msg) -> None:
+            await self.accept(msg)
+            self.requests.put_nowait(msg)
+
+        await self.other.subscribe(self.subject, cb=self.calls.put)
+        await serve(self.other, unique, accept)
+
+    async def accept(self, msg: Msg, **headers: str) -> None:
+        told = {"Dwarf-Signal": "accepted", "Dwarf-Worker": self.subject, **headers}
+        await self.other.publish(msg.reply, b"", headers=told)
+
+    async def asked(self) -> tuple[Msg, Any]:
+        msg = await asyncio.wait_for(self.calls.get(), 10)
+        return msg, msgspec.json.decode(msg.data)
+
+
+async def test_a_worker_in_hand_is_called_until_its_reply_comes(
+    tasks: NatsTasks, connection: Connection, other: Connection, unique: str
+) -> None:
+    """Wire: section 2; a worker that says twice or elsewhere that it accepted is called once."""
+    service = Accepting(other)
+    await service.serve(unique)
+    running = asyncio.create_task(tasks.execute(call()))
+    request = await asyncio.wait_for(service.requests.get(), 10)
+    await service.accept(request)
+    for _ in range(5):
+        msg, asked = await service.asked()
+        assert asked == {"steps": ["1-43"], "cancel": []}
+        await other.publish(msg.reply, b'{"running":["1-43"]}')
+    assert tasks.roll.workers == 1
+    await other.publish(request.reply, b'{"changes":{"done":true}}')
+    assert bytes((await running).changes["done"]) == b"true"
+    await connection.flush()
+    assert (tasks.roll.workers, tasks.lost) == (0, 0)
+
+
+async def test_a_worker_whose_subject_nobody_subscribes_any_more_is_lost_and_its_late_reply_is_dropped(
+    tasks: NatsTasks, connection: Connection, other: Connection, nats_server: NatsServer, opened: Any, unique: str
+) -> None:
+    service = Accepting(await opened(nats_server.url))
+    await service.serve(unique)
+    running = asyncio.create_task(tasks.execute(call(budget=600)))
+    request = await asyncio.wait_for(service.requests.get(), 10)
+    await service.asked()
+    await service.other.close()
+    with pytest.raises(WorkerLost) as lost:
+        await asyncio.wait_for(running, 20)
+    assert lost.value.pause == 0
+    late = tasks.late
+    await other.publish(request.reply, b'{"changes":{"n":1}}')
+    await other.flush()
+    await connection.flush()
+    assert (tasks.late - late, tasks.lost, tasks.roll.workers) == (1, 1, 0)
+
+
+async def test_a_silent_worker_is_lost(tasks: NatsTasks, other: Connection, unique: str) -> None:
+    service = Accepting(other)
+    await service.serve(unique)
+    with pytest.raises(WorkerLost, match="unanswered"):
+        await asyncio.wait_for(tasks.execute(call(budget=600)), 20)
+
+
+async def test_a_forgetful_worker_is_lost_and_its_answer_to_a_cancellation_is_nothing_but_that(
+    tasks: NatsTasks, other: Connection, unique: str
+) -> None:
+    service = Accepting(other)
+    await service.serve(unique)
+    running = asyncio.create_task(tasks.execute(call(budget=600)))
+    for _ in range(2):
+        msg, _ = await service.asked()
+        await other.publish(msg.reply, b'{"running":[]}')
+    with pytest.raises(WorkerLost, match="does not know"):
+        await asyncio.wait_for(running, 20)
+
+
+async def test_an_accepted_that_names_no_ordinary_subject_is_ignored(
+    tasks: NatsTasks, connection: Connection, other: Connection, unique: str
+) -> None:
+    """A service must not make the replica publish where it may not itself."""
+    asked: asyncio.Queue[Msg] = asyncio.Queue()
+    await serve(other, unique, asked.put)
+    running = asyncio.create_task(tasks.execute(call()))
+    request = await asyncio.wait_for(asked.get(), 10)
+    for subject in ("", "$JS.API.STREAM.PURGE.events", "a.>", "a b", "a..b", "x" * 300):
+        headers = {"Dwarf-Signal": "accepted", **({"Dwarf-Worker": subject} if subject else {})}
+        await other.publish(request.reply, b"", headers=headers)
+    await other.flush()
+    await connection.flush()
+    assert (tasks.accepted, tasks.roll.workers, tasks.worker_of(STEP)) == (6, 0, "")
+    await other.publish(request.reply, b"")
+    assert await running == Answer()
+
+
+async def test_a_worker_that_accepts_what_another_had_accepted_is_called_instead(
+    tasks: NatsTasks, other: Connection, unique: str
+) -> None:
+    service = Accepting(other)
+    await service.serve(unique)
+    running = asyncio.create_task(tasks.execute(call(budget=600)))
+    request = await asyncio.wait_for(service.requests.get(), 10)
+    await service.accept(request, **{"Dwarf-Worker": "nobody.subscribes.this"})
+    with pytest.raises(WorkerLost, match="gone"):
+        await asyncio.wait_for(running, 20)
+
+
 async def test_cancelling_an_unknown_step_does_nothing(tasks: NatsTasks) -> None:
     tasks.cancel("9-9-a1B2c3D4e5F6g7H8")
 
@@ -225,6 +342,36 @@ async def test_a_private_inbox_prefix(nats_server: NatsServer, opened: Any, othe
     await inbox.start()
     assert await NatsTasks(connection, inbox, Subjects(task_prefix=unique)).execute(call()) == Answer()
     assert seen[0].startswith("_INBOX_replica.")
+
+
+async def test_a_bus_outage_loses_no_worker(own_server: NatsServer, opened: Any) -> None:
+    """V4, B6: what was accepted is held like everything else, and called again once it is accepted again."""
+    connection, other = await opened(own_server.url), await opened(own_server.url)
+    inbox = Inbox(connection)
+    await inbox.start()
+    tasks = NatsTasks(connection, inbox, roll_call_seconds=0.1)
+    service = Accepting(other)
+    await service.serve("task")
+    running = asyncio.create_task(tasks.execute(call(budget=600)))
+    msg, _ = await service.asked()
+    await other.publish(msg.reply, b'{"running":["1-43"]}')
+    back = [asyncio.Event(), asyncio.Event()]
+    connection.on_reconnect(back[0].set)
+    other.on_reconnect(back[1].set)
+    await own_server.kill()
+    with pytest.raises(BusAway):
+        await asyncio.wait_for(running, 10)
+    assert (tasks.lost, tasks.roll.workers) == (0, 0)
+    await own_server.start()
+    for event in back:
+        await asyncio.wait_for(event.wait(), 20)
+    await other.flush()
+    while not service.requests.empty():
+        service.requests.get_nowait()
+    running = asyncio.create_task(tasks.execute(call(budget=600)))
+    request = await asyncio.wait_for(service.requests.get(), 10)
+    await other.publish(request.reply, b"")
+    assert await asyncio.wait_for(running, 10) == Answer()
 
 
 async def test_calls_in_flight_when_the_bus_goes_away_are_given_back_and_nothing_is_sent_later(

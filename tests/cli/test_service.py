@@ -113,11 +113,29 @@ def test_cancel_keeps_the_reason_and_cannot_be_repeated(at: Run) -> None:
     assert _json(at("flow", "purge", "--status", "cancelled", "--json"))["deleted"] >= 1
 
 
-def test_a_task_runs_alone_and_one_nobody_serves_is_diagnosed(at: Run) -> None:
+def test_a_task_runs_alone(at: Run) -> None:
     assert "hello eve" in at("flow", "run", "--task", "demo.greet", "--state", '{"name": "eve"}').stdout
-    failed = _json(at("flow", "run", "--task", "demo.nobody", "--json"))
-    assert failed["status"] == "failed"
-    assert "task.demo.nobody" in failed["error"]["message"]
+
+
+def test_tasks_tell_who_serves_them_and_which_are_held(at: Run) -> None:
+    key = at("flow", "create", "--task", "demo.nobody", "--start").stdout.strip()
+    for _ in range(1000):
+        (nobody,) = _json(at("tasks", "demo.nobody", "--json"))["tasks"]
+        if nobody["tripped"]:
+            break
+    assert nobody == {"task": "demo.nobody", "servedBy": [], "rates": [], "tripped": True, "cause": "no_responders"}
+    served = {one["task"]: one for one in _json(at("tasks", "--json"))["tasks"]}
+    assert served.keys() >= {"demo.greet", "demo.nobody"}
+    assert [(one["service"], one["queueGroup"]) for one in served["demo.greet"]["servedBy"]] == [
+        ("dwarf-worker", "workers")
+    ]
+    assert served["demo.greet"]["tripped"] is False
+    lines = {line.split()[0]: line for line in at("tasks").stdout.splitlines()}
+    assert "dwarf-worker" in lines["demo.greet"]
+    assert lines["demo.greet"].rstrip().endswith("closed")
+    assert "tripped: no_responders" in lines["demo.nobody"]
+    assert at("tasks", "bad name").stderr.startswith("error 400: ")
+    assert at("flow", "cancel", key).exit_code == 0
 
 
 def test_refusals_of_the_service_come_through(at: Run) -> None:

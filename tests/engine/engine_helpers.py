@@ -10,12 +10,14 @@ from typing import Any
 from dwarf_nats.embedding import open_engine
 from dwarf_nats.engine import Engine
 from dwarf_nats.engine.shard import Shard
-from dwarf_nats.ports import StatusChange
+from dwarf_nats.ports import Clock, StatusChange
 from dwarf_nats.settings import EngineSettings
 from dwarf_nats.testing import TaskProxy
+from dwarf_nats.workflow.flow import Flow
 from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.records import Outcome
 from dwarf_nats.workflow.status import Status
+from dwarf_nats.workflow.task_error import TaskError
 
 SOON = 20.0
 """Seconds no test should ever need."""
@@ -71,6 +73,8 @@ class Remembered:
         self.groups: list[list[StatusChange]] = []
         self.enqueued: list[list[tuple[int, int, int]]] = []
         self.ended: list[list[tuple[str, Status]]] = []
+        self.points: list[tuple[str, float, int]] = []
+        self.trips: list[str] = []
         self._heard = asyncio.Event()
 
     def stopped(self, notify: str, outcome: Outcome) -> None:
@@ -91,9 +95,11 @@ class Remembered:
         self.ended.append(list(flows))
         self._heard.set()
 
-    def sync_valve(self, task: str, w: float, t: int) -> None: ...
+    def sync_valve(self, task: str, w: float, t: int) -> None:
+        self.points.append((task, w, t))
 
-    def trip_breaker(self, task: str) -> None: ...
+    def trip_breaker(self, task: str) -> None:
+        self.trips.append(task)
 
     def of(self, flow_id: str) -> list[Status]:
         return [change.status for change in self.changes if change.flow_id == flow_id]
@@ -103,6 +109,111 @@ class Remembered:
             while not condition():
                 self._heard.clear()
                 await self._heard.wait()
+
+
+class Wire(Remembered):
+    """Signals that the peers hear, once there are any."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peers: list[Engine] = []
+
+    def enqueue(self, shard: int, steps: Sequence[tuple[int, int, int]]) -> None:
+        super().enqueue(shard, steps)
+        for peer in self.peers:
+            peer.peers.enqueue(shard, steps)
+
+    def notify_status_change(self, flows: Sequence[tuple[str, Status]]) -> None:
+        super().notify_status_change(flows)
+        for peer in self.peers:
+            peer.peers.notify_status_change(flows)
+
+    def sync_valve(self, task: str, w: float, t: int) -> None:
+        super().sync_valve(task, w, t)
+        for peer in self.peers:
+            peer.peers.sync_valve(task, w, t)
+
+    def trip_breaker(self, task: str) -> None:
+        super().trip_breaker(task)
+        for peer in self.peers:
+            peer.peers.trip_breaker(task)
+
+
+def wired(dsn: str, proxy: TaskProxy) -> tuple[tuple[Engine, Wire], tuple[Engine, Wire]]:
+    """Two replicas that hear each other, each with what it said."""
+    wires = Wire(), Wire()
+    settings = EngineSettings(drain_ms=0)
+    one, two = (open_engine(dsn, tasks=proxy, graphs=proxy, signals=wire, settings=settings) for wire in wires)
+    wires[0].peers.append(two)
+    wires[1].peers.append(one)
+    return (one, wires[0]), (two, wires[1])
+
+
+class Service:
+    """A task that serves (`code` 0) or refuses with a code. `asked`: when, on `clock`, in milliseconds since it was made.
+
+    With `holds` set it does not answer before `let_go`.
+    """
+
+    def __init__(self, clock: Clock, code: int = 0) -> None:
+        self.code = code
+        self.asked: list[int] = []
+        self.steps: list[str] = []
+        self.cancelled = 0
+        self.holds = False
+        self._clock = clock
+        self._since = clock.now()
+        self._answers: list[asyncio.Future[int]] = []
+        self._called = asyncio.Event()
+
+    async def __call__(self, flow: Flow) -> dict[str, Any]:
+        self.asked.append((self._clock.now() - self._since) // 1000)
+        self.steps.append(flow.step_key)
+        code = self.code
+        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._answers.append(future)
+        self._called.set()
+        if self.holds:
+            try:
+                code = await future
+            except asyncio.CancelledError:
+                self.cancelled += 1
+                raise
+        if code:
+            raise TaskError(f"refused with {code}", code)
+        return {"served": True}
+
+    async def times(self, count: int) -> None:
+        """Wait until it was asked so often in all."""
+        async with asyncio.timeout(SOON):
+            while len(self.asked) < count:
+                self._called.clear()
+                await self._called.wait()
+
+    def let_go(self, number: int, code: int = 0) -> None:
+        """Answer the call of this number."""
+        self._answers[number].set_result(code)
+
+
+async def rows(engine: Engine, sql: str, *args: Any, shard: int = 1) -> list[tuple[Any, ...]]:
+    """A direct look into the database."""
+    return [tuple(row) for row in await engine._shards[shard].store.database.fetch(sql, *args)]
+
+
+async def until_rows(engine: Engine, wanted: Any, sql: str, *args: Any, shard: int = 1) -> None:
+    """Wait until a query says what is wanted."""
+    async with asyncio.timeout(SOON):
+        while (found := await rows(engine, sql, *args, shard=shard)) != wanted:
+            await asyncio.sleep(0)
+            assert found is not None
+
+
+async def quiet(engine: Engine) -> None:
+    """Let everything happen that is about to: some turns of the loop, each with a round trip to the database."""
+    for _ in range(20):
+        for shard in engine._shards.values():
+            await shard.store.size()
+        await asyncio.sleep(0)
 
 
 def shard_of(engine: Engine) -> Shard:
@@ -117,6 +228,7 @@ def flow_id(key: str) -> str:
 async def crash(engine: Engine) -> None:
     """The end of a replica that nobody announced: nothing is written any more, nothing is given back."""
     shard = shard_of(engine)
+    await engine._refiller.close()
     jobs = [*shard._jobs, *shard._running.values()]
     for job in jobs:
         job.cancel()

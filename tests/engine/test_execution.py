@@ -14,9 +14,9 @@ from engine_helpers import SOON, Gate, Remembered, flow_id, line, shard_of
 from dwarf_nats.clock import ManualClock
 from dwarf_nats.embedding import open_engine
 from dwarf_nats.engine import Engine
-from dwarf_nats.engine.shard import Hands
+from dwarf_nats.engine.refilling import Hands
 from dwarf_nats.errors import BadRequest, TooLarge
-from dwarf_nats.ports import BusAway
+from dwarf_nats.ports import BusAway, WorkerLost
 from dwarf_nats.settings import EngineSettings
 from dwarf_nats.testing import TaskProxy, workflow_engine
 from dwarf_nats.workflow.answer import Answer, ErrorInfo, Retry, TaskCall
@@ -150,6 +150,38 @@ async def test_a_step_whose_bus_is_away_is_held_and_completes_when_it_is_back(ds
     assert (outcome.state, step.attempt) == ({"x": 1}, 0)
     assert [call.attempt for call in tasks.calls] == [0, 0, 0]
     assert len({call.step_key for call in tasks.calls}) == 1
+
+
+async def test_a_step_whose_worker_is_lost_is_given_back_at_once_and_runs_again(dsn: str) -> None:
+    """X11: under the same key, neither failed nor counted as an attempt, whatever it contributed before kept."""
+    lost = WorkerLost("its worker is gone")
+    more = Answer(changes={"x": Raw(b"1")}, retry=Retry(max_attempts=3))
+    tasks = Answers(lost, lost, more, lost, Answer(changes={"y": Raw(b"2")}))
+    async with over(tasks, dsn) as engine:
+        outcome = await engine.run(line("x", "a"), timeout=SOON)
+        (step,) = await engine.history(outcome.flow_key)
+    assert (outcome.status, outcome.state, step.attempt) == (Status.COMPLETED, {"x": 1, "y": 2}, 1)
+    assert [call.attempt for call in tasks.calls] == [0, 0, 0, 1, 1]
+    assert len({call.step_key for call in tasks.calls}) == 1
+
+
+async def test_a_step_lost_again_is_held_back_as_long_as_the_port_asks(clock: ManualClock) -> None:
+    """A step that brings down whoever runs it must not run hot."""
+    tasks = Answers(WorkerLost("gone"), WorkerLost("gone", pause=4), Answer())
+    engine = open_engine("sqlite://", tasks=tasks, settings=EngineSettings(drain_ms=0), clock=clock)
+    async with engine:
+        key = await engine.create(line("x", "a"), start=True)
+        while len(tasks.calls) < 2:
+            await engine.snapshot(key)
+        while (await engine.history(key))[0].status is not Status.PENDING:
+            pass
+        clock.advance(3.9)
+        for _ in range(20):
+            await engine.snapshot(key)
+        assert len(tasks.calls) == 2
+        clock.advance(0.2)
+        assert (await engine.await_(key, SOON)).status is Status.COMPLETED
+    assert len(tasks.calls) == 3
 
 
 # -- retry (X5)
@@ -424,10 +456,10 @@ async def test_an_idle_engine_writes_a_step_in_one_transaction(timed: Engine) ->
     claims = 0
     original = shard.store.claim
 
-    async def counted(limit: int, budget_ms: int) -> Any:
+    async def counted(*args: Any) -> Any:
         nonlocal claims
         claims += 1
-        return await original(limit, budget_ms)
+        return await original(*args)
 
     shard.store.claim = counted  # type: ignore[method-assign]
     await timed.run("line", {"n": 1}, timeout=SOON)
@@ -500,6 +532,28 @@ async def test_what_peers_tell_is_only_taken_as_a_hint(engine: Engine) -> None:
     assert not wait.done()
     await engine.start(key)
     assert (await wait).state == {"n": 4}
+
+
+async def test_a_wrong_word_of_a_cancellation_costs_an_execution_and_nothing_else(
+    engine: Engine, proxy: TaskProxy
+) -> None:
+    """B1: the database knows better, so the step is given back and runs again."""
+    gate = Gate({"n": 5})
+    proxy.handle_task("add", gate)
+    key = await engine.create("line", {"n": 1}, start=True)
+    await gate.began()
+    (step,) = await engine.history(key)
+    shard, number, token = key.split("-")
+    wrong = f"{shard}-{number}-{token[::-1]}"
+    engine.peers.notify_status_change([(wrong, Status.CANCELLED), (key, Status.COMPLETED)])
+    assert (proxy.cancelled, gate.cancelled) == ([], 0)
+    gate.again()
+    engine.peers.notify_status_change([(key, Status.CANCELLED)])
+    assert proxy.cancelled == [step.step_key]
+    await gate.began()
+    gate.open()
+    assert (await engine.await_(key, SOON)).state == {"n": 10}
+    assert (gate.entered, gate.cancelled) == (2, 1)
 
 
 async def test_notices_that_raise_harm_no_flow(caplog: pytest.LogCaptureFixture) -> None:

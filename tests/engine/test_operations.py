@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from engine_helpers import SOON, Gate, Remembered, flow_id, line, replica
+from engine_helpers import SOON, Gate, Remembered, flow_id, line, replica, shard_of
 
+from dwarf_nats.embedding import open_engine
 from dwarf_nats.engine import Engine
 from dwarf_nats.errors import BadRequest, Conflict, NotFound, TimedOut, Unavailable
+from dwarf_nats.settings import EngineSettings
 from dwarf_nats.testing import TaskProxy
 from dwarf_nats.workflow.flow import Flow
 from dwarf_nats.workflow.graph import Graph
@@ -426,6 +429,77 @@ async def test_cancel_tells_the_task_and_discards_its_late_answer(
     assert heard.of(flow_id(key)) == [Status.CREATED, Status.RUNNING, Status.CANCELLED]
     with pytest.raises(Conflict, match="the flow is cancelled"):
         await engine.cancel(key)
+
+
+class Linked(Remembered):
+    """Signals that reach another engine as they would over a bus."""
+
+    to: Engine
+
+    def notify_status_change(self, flows: Sequence[tuple[str, Status]]) -> None:
+        self.to.peers.notify_status_change(flows)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("told", [True, False], ids=["by a signal", "by the database"])
+async def test_cancel_tells_the_task_another_replica_runs(pg_dsn: str, proxy: TaskProxy, told: bool) -> None:
+    """O10, B1: at once where signals arrive, else when that replica looks; siblings of other flows go on."""
+    gate, spared = Gate(), Gate({"spared": True})
+    proxy.handle_graph(line("gated", "gate"))
+    proxy.handle_graph(line("other", "spared"))
+    proxy.handle_task("gate", gate)
+    proxy.handle_task("spared", spared)
+    signals = Linked()
+    deputy = open_engine(
+        pg_dsn, tasks=TaskProxy(), signals=signals if told else None, settings=EngineSettings(drain_ms=0)
+    )
+    async with replica(pg_dsn, proxy, drain_ms=0) as running:
+        signals.to = running
+        key = await running.create("gated", start=True)
+        other = await running.create("other", start=True)
+        await gate.began()
+        await spared.began()
+        (step,) = await running.history(key)
+        async with deputy:
+            deputy.stop_claiming()
+            await deputy.cancel(key, "changed my mind")
+            if not told:
+                await shard_of(running)._sweep()
+            assert proxy.cancelled == [step.step_key]
+            async with asyncio.timeout(SOON):
+                while running._hands.count > 1:
+                    await running.snapshot(key)
+        assert (gate.cancelled, spared.cancelled) == (1, 0)
+        assert (await running.snapshot(key)).cancel_reason == "changed my mind"
+        spared.open()
+        assert (await running.await_(other, SOON)).state == {"spared": True}
+        await shard_of(running)._sweep()
+        assert proxy.cancelled == [step.step_key]
+
+
+@pytest.mark.slow
+async def test_cancel_of_a_tree_tells_the_tasks_another_replica_runs_for_its_children(
+    pg_dsn: str, proxy: TaskProxy
+) -> None:
+    """O10: the signal names every flow of the tree that was cancelled."""
+    gate = Gate()
+    proxy.handle_graph(line("parent", "call"))
+    proxy.handle_graph(line("child", "gate"))
+    proxy.handle_task("call", lambda flow: flow.subgraph("child"))
+    proxy.handle_task("gate", gate)
+    signals = Linked()
+    deputy = open_engine(pg_dsn, tasks=TaskProxy(), signals=signals, settings=EngineSettings(drain_ms=0))
+    async with replica(pg_dsn, proxy, drain_ms=0) as running:
+        signals.to = running
+        key = await running.create("parent", start=True)
+        await gate.began()
+        async with deputy:
+            deputy.stop_claiming()
+            await deputy.cancel(key)
+            async with asyncio.timeout(SOON):
+                while not gate.cancelled:
+                    await running.snapshot(key)
+        assert len(proxy.cancelled) == 1
 
 
 async def test_cancel_of_a_created_flow(engine: Engine) -> None:

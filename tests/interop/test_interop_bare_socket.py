@@ -184,3 +184,28 @@ async def test_an_idempotency_key_in_the_header_makes_one_flow_o1(service: str, 
         assert first == second
         other = await caller.ask(f"{prefix}.flow.create_task", {**request, "state": {"a": 2}}, head)
         assert headers_of(other.head)["Nats-Service-Error-Code"] == "409"
+
+
+async def test_a_service_that_accepts_and_then_denies_gets_the_step_again(service: str, prefix: str) -> None:
+    """Wire section 2, X11: accepted, roll call and the answer to it, byte for byte; two denials lose the step."""
+    task, private = f"{prefix}.forget", f"_INBOX.{secrets.token_hex(8)}"
+    accepted = f"NATS/1.0\r\nDwarf-Signal: accepted\r\nDwarf-Worker: {private}\r\n\r\n".encode()
+    async with bare(service) as caller, bare(service) as server:
+        server.subscribe(private)
+        server.subscribe(f"task.{task}", "forgetful")
+        await server.ask(f"{prefix}.graph.list")
+        made = json.loads((await caller.ask(f"{prefix}.flow.create_task", {"task": task, "start": True})).body)
+        first = await server.next()
+        step = json.loads(first.body)["stepKey"].rpartition("-")[0]
+        server.publish(first.reply, b"", head=accepted)
+        calls = []
+        while (received := await server.next()).subject == private:
+            calls.append(received.body)
+            server.publish(received.reply, b'{"running":[]}')
+        assert calls == [f'{{"steps":["{step}"],"cancel":[]}}'.encode()] * 2
+        assert received.subject == f"task.{task}"
+        assert json.loads(received.body)["stepKey"] == json.loads(first.body)["stepKey"]
+        server.publish(first.reply, b'{"changes":{"by":"the first"}}')
+        server.publish(received.reply, b'{"changes":{"by":"the second"}}')
+        outcome = json.loads((await caller.ask(f"{prefix}.flow.await", made)).body)
+        assert outcome["state"] == {"by": "the second"}

@@ -124,3 +124,85 @@ def line(name: str, tasks: list[str]) -> dict[str, Any]:
         "tasks": nodes,
         "transitions": [{"from": a, "to": b} for a, b in zip(names, names[1:], strict=False)],
     }
+
+
+WORKER = """
+import asyncio, os, signal, sys, time
+from dwarf_nats.sdk import Flow, Worker
+
+url, prefix, name = sys.argv[1:]
+worker = Worker(url, task_prefix=prefix, drain_seconds=0)
+go = asyncio.Event()
+
+def say(what, flow):
+    os.write(1, f"{what} {flow.step_key.rpartition('-')[0]}\\n".encode())  # whole, from any thread
+
+@worker.task("quick")
+async def quick(flow: Flow) -> dict[str, str]:
+    say("begun", flow)
+    return {"by": name}
+
+@worker.task("long")
+async def long(flow: Flow) -> dict[str, str]:
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, go.set)
+    say("begun", flow)
+    try:
+        await go.wait()
+    except asyncio.CancelledError:
+        say("cancelled" if flow.cancelled else "ended", flow)
+        raise
+    return {"by": name}
+
+@worker.task("block")
+def block(flow: Flow) -> dict[str, str]:
+    say("begun", flow)
+    while not flow.cancelled:
+        time.sleep(0.01)
+    say("cancelled", flow)
+    return {"by": name}
+
+worker.main()
+"""
+
+
+class WorkerProcess:
+    """A worker of the SDK as a child process, which says on its standard output what its tasks do."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    async def said(self) -> str:
+        """The next line."""
+        assert self.process.stdout is not None
+        async with asyncio.timeout(60):
+            line = await self.process.stdout.readline()
+        assert line, f"the worker ended: {await self._errors()}"
+        return line.decode().strip()
+
+    async def _errors(self) -> str:
+        assert self.process.stderr is not None
+        return (await self.process.stderr.read()).decode()
+
+
+@contextlib.asynccontextmanager
+async def worker(nats_url: str, task_prefix: str, name: str) -> AsyncIterator[WorkerProcess]:
+    """A worker that serves, and is gone at the end. Tasks: `quick`; `long` until SIGUSR1; `block` until it is cancelled."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", WORKER, nats_url, task_prefix, name),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    one = WorkerProcess(process)
+    try:
+        assert process.stderr is not None
+        async with asyncio.timeout(60):
+            while b"serving" not in (line := await process.stderr.readline()):
+                assert line, "the worker ended"
+        yield one
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.communicate()

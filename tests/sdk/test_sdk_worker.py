@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import nats
+import nats.errors
 import pytest
 from nats.aio.client import Client as Nats
 from nats.aio.msg import Msg
@@ -331,6 +332,111 @@ async def test_a_cancellation_sets_a_flag_for_a_thread(engine: Engine, serving: 
     assert await asyncio.to_thread(noticed.wait, PATIENCE)
 
 
+async def test_roll_calls_are_answered_while_task_functions_block_their_threads(engine: Engine, serving: Any) -> None:
+    gate = threading.Event()
+
+    def block() -> dict[str, bool]:
+        gate.wait(PATIENCE)
+        return {"done": True}
+
+    await serving(concurrency=2, block=block)
+    steps = [await engine.send("block", accept_ms=0) for _ in range(3)]
+    worker, *_ = [await engine.accepted() for _ in steps]
+    for _ in range(3):
+        assert await engine.roll_call(worker, steps) == steps  # two run, one waits for its turn
+    gate.set()
+    for _ in steps:
+        assert await engine.answer() == Answer(changes={"done": Raw(b"true")})
+    assert await engine.roll_call(worker, steps) == []
+    assert engine.signals.empty(), "accepted is said once"
+
+
+async def test_a_thread_that_goes_on_after_its_cancellation_is_not_named_any_more(engine: Engine, serving: Any) -> None:
+    gate, begun = threading.Event(), threading.Event()
+
+    def block() -> None:
+        begun.set()
+        gate.wait(PATIENCE)
+
+    await serving(block=block)
+    step = await engine.send("block", accept_ms=0)
+    worker = await engine.accepted()
+    assert await asyncio.to_thread(begun.wait, PATIENCE)
+    assert await engine.roll_call(worker, [step]) == [step]
+    await engine.roll_call(worker, [], [step])
+    assert (await engine.answer()).error is not None
+    assert await engine.roll_call(worker, [step]) == []
+    gate.set()
+
+
+async def test_a_cancellation_said_again_does_not_disturb_the_tidying_up(engine: Engine, serving: Any) -> None:
+    """The roll call repeats what got no answer."""
+    tidying, tidy = asyncio.Event(), asyncio.Event()
+    seen: list[bool] = []
+
+    async def work(flow: Flow) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            seen.append(flow.cancelled)
+            tidying.set()
+            await tidy.wait()
+            seen.append(True)
+
+    await serving(work=work)
+    step = await engine.send("work", accept_ms=0)
+    worker = await engine.accepted()
+    assert await engine.roll_call(worker, [step], [step]) == [step]
+    await tidying.wait()
+    await engine.roll_call(worker, [], [step])
+    assert engine.replies.empty()
+    tidy.set()
+    assert (await engine.answer()).error is not None
+    assert seen == [True, True]
+
+
+async def test_a_worker_that_has_stopped_is_not_there_for_the_roll_call(
+    engine: Engine, nc: Nats, prefix: str, nats_server: NatsServer
+) -> None:
+    """So that what it left unfinished is given to somebody else at once, also where its connection lives on."""
+    own = await nats.connect(nats_server.url)
+
+    async def work() -> None:
+        await asyncio.Event().wait()
+
+    worker = Worker(nc=own, task_prefix=prefix, drain_seconds=0)
+    worker.add_task("work", work)
+    try:
+        async with worker:
+            step = await engine.send("work", accept_ms=0)
+            private = await engine.accepted()
+        with pytest.raises(nats.errors.NoRespondersError):
+            await nc.request(private, json.dumps({"steps": [step], "cancel": []}).encode(), timeout=PATIENCE)
+    finally:
+        await own.close()
+
+
+async def test_a_worker_is_known_by_the_same_subject_on_its_next_connection(engine: Engine, serving: Any) -> None:
+    """nats-py takes some errors of the server for the end of a connection; what is in hand goes on."""
+    gate = asyncio.Event()
+
+    async def work() -> dict[str, bool]:
+        await gate.wait()
+        return {"done": True}
+
+    worker = await serving(work=work)
+    step = await engine.send("work", accept_ms=0)
+    private = await engine.accepted()
+    first = worker._nc
+    await first.close()
+    async with asyncio.timeout(PATIENCE):
+        while worker._nc is first or worker._reopening is not None:
+            await asyncio.sleep(0)
+    assert await engine.roll_call(private, [step]) == [step]
+    gate.set()
+    assert await engine.answer() == Answer(changes={"done": Raw(b"true")})
+
+
 async def test_the_deadline_ends_an_execution_with_a_408(
     engine: Engine, serving: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -447,6 +553,33 @@ async def test_an_answer_ready_during_an_outage_is_sent_after_it(prefix: str) ->
             assert await engine.answer() == Answer(changes={"done": Raw(b"true")})
             assert await engine.call("work") == Answer(changes={"done": Raw(b"true")})
             await nc.close()
+
+
+async def test_accepted_that_falls_due_during_an_outage_is_said_after_it(prefix: str) -> None:
+    begun = asyncio.Event()
+
+    async def work() -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    async with NatsServer() as server:
+        worker = Worker(server.url, task_prefix=prefix, drain_seconds=0)
+        worker.add_task("work", work)
+        nc = await nats.connect(server.url, max_reconnect_attempts=-1, reconnect_time_wait=0)
+        async with worker:
+            try:
+                engine = Engine(nc, prefix)
+                step = await engine.send("work", accept_ms=300)
+                await begun.wait()
+                await server.kill()
+                assert worker._jobs is not None
+                (job,) = worker._jobs._running
+                while job.accept_after is not None:
+                    await asyncio.sleep(0)
+                await server.start()
+                assert await engine.roll_call(await engine.accepted(), [step]) == [step]
+            finally:
+                await nc.close()
 
 
 SCRIPT = """

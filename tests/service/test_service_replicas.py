@@ -188,3 +188,25 @@ async def test_while_one_replica_drains_the_other_answers_everything(
         await asyncio.wait_for(asyncio.gather(*asking), WAIT)
         ends = await asyncio.wait_for(asyncio.gather(*(pair.ok("flow.await", **flow) for flow in flows)), WAIT)
         assert {one["status"] for one in ends} == {"completed"}
+
+
+async def test_a_cancellation_reaches_the_worker_whichever_replica_runs_the_step(pair: Caller) -> None:
+    """O10, B1: the replica that is asked to cancel tells the other, which tells the worker that accepted from it."""
+    private = await pair.hear(f"{pair.prefix}.worker")
+    asked = await pair.holds("work")
+    flows = [await pair.ok("flow.create_task", task="work", start=True) for _ in range(16)]
+    requests = [await take(asked) for _ in flows]
+    accepted = {"Dwarf-Signal": "accepted", "Dwarf-Worker": f"{pair.prefix}.worker"}
+    for request in requests:
+        await pair.answer(request, b"", accepted)
+    steps = {json.loads(request.data)["stepKey"].rpartition("-")[0] for request in requests}
+    for flow in flows:
+        await pair.ok("flow.cancel", **flow)
+    assert all(one["flow-create_task"] and one["flow-cancel"] for one in (await load(pair)).values())
+    told: set[str] = set()
+    while told != steps:
+        call = await take(private)
+        body = json.loads(call.data)
+        told.update(body["cancel"])
+        await pair.client.publish(call.reply, json.dumps({"running": body["steps"]}).encode())
+    assert asked.empty()

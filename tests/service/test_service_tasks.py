@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
-from tests.service.caller import Caller, conforms, line, take
+from dwarf_nats.embedded import NatsServer
+from dwarf_nats.server import replica
+from tests.service.caller import WAIT, Caller, conforms, connected, line, settings, take
 
 
 async def outcome_of(caller: Caller, task: str, **more: Any) -> dict[str, Any]:
@@ -95,9 +97,6 @@ def refusal(code: int, text: str, **more: str) -> dict[str, str]:
 
 
 ROWS = {
-    "code 503": Row(503, ("closed",), headers=refusal(503, "closed")),
-    "code 529": Row(529, ("overloaded",), headers=refusal(529, "overloaded")),
-    "code 429": Row(429, ("slow down",), headers=refusal(429, "slow down")),
     "any other code": Row(402, ("card declined",), headers=refusal(402, "card declined")),
     "a text without a code": Row(500, ("oops",), headers={"Nats-Service-Error": "oops"}),
     "a code without a text": Row(418, ("418",), headers={"Nats-Service-Error-Code": "418"}),
@@ -114,7 +113,6 @@ ROWS = {
     "an error without a code": Row(500, ("declined",), {"error": {"message": "declined"}}),
     "an error of text": Row(500, ("declined",), {"error": "declined"}),
     "an error with changes": Row(402, ("declined",), {"error": {"message": "declined", "code": 402}, "changes": {"a": 9}}),
-    "a code 503 in the body": Row(503, ("closed",), {"error": {"message": "closed", "code": 503}}),
     "no object": Row(502, ("object", "it began: [1]"), [1]),
     "no JSON": Row(502, ("JSON", "<html>"), b"<html>not found</html>"),
     "no UTF-8": Row(502, ("malformed",), b'{"changes": {"a": "\xff"}}'),
@@ -124,10 +122,9 @@ ROWS = {
     "disposition error over code 503": Row(
         503, ("closed",), headers=refusal(503, "closed", **{"Dwarf-Disposition": "error"})
     ),
-    "disposition breaker over code 402": Row(
-        402, ("declined",), headers=refusal(402, "declined", **{"Dwarf-Disposition": "breaker"})
+    "disposition error over code 429": Row(
+        429, ("slow down",), headers=refusal(429, "slow down", **{"Dwarf-Disposition": "error"})
     ),
-    "disposition backpressure in a success": Row(500, ("backpressure",), headers={"Dwarf-Disposition": "backpressure"}),
     "a goto without an edge": Row(500, ("goto",), {"goto": "nowhere"}),
     "two signals": Row(500, ("interrupt and goto",), {"interrupt": 1, "goto": "a"}),
 }  # fmt: skip
@@ -153,11 +150,77 @@ async def test_every_failure_of_the_table_fails_the_step_and_its_flow_with_its_c
     assert len(rows) == len(ROWS)
 
 
-async def test_a_task_nobody_serves_is_a_503_that_names_the_subject(caller: Caller) -> None:
-    """Wire section 2, first row."""
-    error = (await outcome_of(caller, "nobody.home"))["error"]
-    assert error["code"] == 503
-    assert f"{caller.prefix}task.nobody.home" in error["message"]
+TRIPS: dict[str, tuple[Any, dict[str, str] | None]] = {
+    "code 503": (b"", refusal(503, "closed")),
+    "code 529": (b"", refusal(529, "overloaded")),
+    "a code 503 in the body": ({"error": {"message": "closed", "code": 503}}, None),
+    "disposition breaker over code 402": (b"", refusal(402, "declined", **{"Dwarf-Disposition": "breaker"})),
+    "disposition breaker in a success": ({"changes": {"a": 9}}, {"Dwarf-Disposition": "breaker"}),
+}
+BUSY: dict[str, tuple[Any, dict[str, str] | None]] = {
+    "code 429": (b"", refusal(429, "slow down")),
+    "a code 429 in the body": ({"error": {"message": "slow down", "code": 429}, "retry": {"maxAttempts": 1}}, None),
+    "disposition backpressure in a success": ({"changes": {"a": 9}}, {"Dwarf-Disposition": "backpressure"}),
+}
+
+
+@pytest.mark.parametrize("what", [*TRIPS, *BUSY])
+async def test_a_task_that_is_busy_or_cannot_serve_gets_its_step_again(caller: Caller, what: str) -> None:
+    """Wire section 2, V1, V4: the step is neither failed nor counted as an attempt."""
+    asked = await caller.holds("work")
+    flow = await caller.ok("flow.create_task", task="work", state={"a": 1}, start=True)
+    refused = await take(asked)
+    await caller.answer(refused, *{**TRIPS, **BUSY}[what])
+    again = await take(asked)
+    assert await caller.ok("task.breaker", task="work") == {"task": "work", "tripped": what in TRIPS}
+    first, second = (json.loads(one.data) for one in (refused, again))
+    assert (first["stepKey"], first["attempt"], first["state"]) == (second["stepKey"], 0, second["state"])
+    await caller.answer(again, {"changes": {"b": 2}})
+    outcome = await caller.ok("flow.await", **flow)
+    assert (outcome["status"], outcome["state"]) == ("completed", {"a": 1, "b": 2})
+    async with asyncio.timeout(WAIT):
+        while (await caller.ok("task.breaker", task="work"))["tripped"]:
+            pass
+
+
+async def test_a_task_nobody_serves_is_held_and_one_probe_after_a_service_appears_it_runs(either: Caller) -> None:
+    """Wire section 2, first row; V4, V5: nobody listening trips at once, and nothing fails."""
+    flows = [await either.ok("flow.create_task", task="nobody.home", state={"n": n}, start=True) for n in range(5)]
+    async with asyncio.timeout(WAIT):
+        while not (await either.ok("task.breaker", task="nobody.home"))["tripped"]:
+            pass
+    for flow in flows:
+        assert (await either.ok("flow.snapshot", **flow))["status"] == "running"
+    asked = await either.holds("nobody.home")
+    probe = await take(asked)
+    assert asked.empty()
+    await either.answer(probe, {"changes": {"home": True}})
+    for _ in flows[1:]:
+        await either.answer(await take(asked), {"changes": {"home": True}})
+    for n, flow in enumerate(flows):
+        assert (await either.ok("flow.await", **flow))["state"] == {"n": n, "home": True}
+    assert await either.ok("task.breaker", task="nobody.home") == {"task": "nobody.home", "tripped": False}
+    for flow in flows:
+        (step,) = (await either.ok("flow.history", **flow))["steps"]
+        assert (step["status"], step["attempt"]) == ("completed", 0)
+
+
+async def test_a_bus_that_goes_away_trips_nothing(sqlite_dsn: str, prefix: str) -> None:
+    """Wire section 2: steps in hand are held and asked again, also before their service is back."""
+    async with NatsServer() as server:
+        options = settings(server.url, sqlite_dsn, prefix)
+        async with replica(options) as engine, connected(server.url) as client:
+            caller = Caller(client, prefix)
+            asked = await caller.holds("work")
+            flow = await caller.ok("flow.create_task", task="work", start=True)
+            await take(asked)
+            await server.kill()
+            await server.restart()
+            await caller.answer(await take(asked), {"changes": {"n": 1}})
+            assert (await engine.await_(flow["flowKey"], WAIT)).status.value == "completed"
+            assert dict(engine.backpressure.trips) == {}
+            assert not await engine.breaker_tripped("work")
+            assert engine.task_health() == []
 
 
 async def test_a_task_that_does_not_answer_in_time_is_a_408(either: Caller) -> None:

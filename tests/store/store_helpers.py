@@ -8,6 +8,7 @@ from typing import Any
 
 from dwarf_nats.errors import NotFound
 from dwarf_nats.rules.decide import fail, give_back
+from dwarf_nats.rules.planning import Ask
 from dwarf_nats.rules.settlement import FlowEnd, FlowFacts, NewFlow, NewStep, Settlement, StepInHand
 from dwarf_nats.store.store import SqlStore
 from dwarf_nats.workflow.answer import ErrorInfo
@@ -96,6 +97,13 @@ async def one_claimed(store: SqlStore, state: dict[str, Any] | None = None, **mo
     await store.create([new], BUDGET)
     (row,) = [row for row in await store.claim(500, BUDGET) if row[0] == new.step_id]
     return in_hand(row)
+
+
+async def next_due(store: SqlStore) -> int | None:
+    """Microseconds until the next pending step is due, 0 or less if one is; `None` if there is none."""
+    page = await store.survey(Ask(limit=1))
+    times = [lane.due_at for lane in page.lanes] + ([] if page.wakes_at is None else [page.wakes_at])
+    return min(times) - page.now if times else None
 
 
 async def cancel(store: SqlStore, flow_id: int, reason: str = "", final: Any = lambda steps: b"{}") -> Steered:

@@ -124,7 +124,7 @@ async def test_hot_statements_read_through_indexes_only(pg_dsn: str, rows: str) 
             plan = "\n".join(line[0] for line in lines)
             assert SCAN.search(plan) is None, f"{name}\n{plan}"
             if name == "CLAIM":
-                assert "Index Scan using dwarf_steps_due" in plan, plan
+                assert "Index Scan using dwarf_steps_ripe" in plan, plan
     finally:
         await hot.close()
         await store.close()

@@ -15,6 +15,7 @@ from store_helpers import (
     in_hand,
     look,
     new_flow,
+    next_due,
     one_claimed,
     returned,
     step_status,
@@ -135,15 +136,15 @@ async def test_what_is_created_parked_or_not_due_is_not_claimed(store: SqlStore)
     await store.create([new_flow(start=False), later, parked := new_flow()], BUDGET)
     await look(store, "update dwarf_steps set parked = 1 where step_id = $1", parked.step_id)
     assert await store.claim(10, BUDGET) == []
-    due = await store.next_due()
+    due = await next_due(store)
     assert due is not None
     assert due > 10**12
 
 
 async def test_next_due_is_none_without_pending_steps(store: SqlStore) -> None:
-    assert await store.next_due() is None
+    assert await next_due(store) is None
     await store.create([new_flow()], BUDGET)
-    due = await store.next_due()
+    due = await next_due(store)
     assert due is not None
     assert due <= 0
 
@@ -366,6 +367,15 @@ async def test_stopped_among_names_what_stopped_or_is_gone(store: SqlStore) -> N
     await store.settle([ended(step)], BUDGET)
     ids = [step.flow.flow_id, created.facts.flow_id, going.facts.flow_id, 10**9]
     assert await store.stopped_among(ids) == [step.flow.flow_id, 10**9]
+
+
+async def test_cancelled_among_names_the_steps_that_are_cancelled_or_gone(store: SqlStore) -> None:
+    """O10: what a replica in doubt asks about the steps it has in hand."""
+    cancelled, running, done = [await one_claimed(store) for _ in range(3)]
+    await cancel(store, cancelled.flow.flow_id)
+    await store.settle([ended(done)], BUDGET)
+    ids = [running.step_id, 10**9, cancelled.step_id, done.step_id]
+    assert await store.cancelled_among(ids) == [10**9, cancelled.step_id]
 
 
 async def test_graphs_are_stored_once_and_registered_by_name(store: SqlStore) -> None:

@@ -11,6 +11,7 @@ from store_helpers import (
     in_hand,
     look,
     new_flow,
+    next_due,
     one_claimed,
     step_status,
     went_on,
@@ -78,7 +79,7 @@ async def test_rows_of_replicas_long_gone_are_removed_once_they_hold_nothing(
     timed: SqlStore, manual: ManualClock
 ) -> None:
     await look(timed, "insert into dwarf_replicas values (77, 'gone', $1)", manual.now() - 200 * SECOND)
-    await timed.recover(10_000)
+    await timed.forget_replicas(10_000)
     assert await look(timed, "select replica_id from dwarf_replicas") == [(timed.replica_id,)]
 
 
@@ -104,7 +105,7 @@ async def test_a_retry_keeps_the_step_until_it_is_due(timed: SqlStore, manual: M
     manual.advance(1)
     settlement = went_on(step, delay_us=5 * SECOND)
     await timed.settle([settlement], BUDGET)
-    assert await timed.next_due() == 5 * SECOND
+    assert await next_due(timed) == 5 * SECOND
     assert await timed.claim(1, BUDGET) == []
     manual.advance(5)
     (row,) = await timed.claim(1, BUDGET)

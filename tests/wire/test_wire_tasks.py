@@ -141,9 +141,9 @@ def test_disposition_overrules_the_code(said: str, code: str, disposition: Dispo
 
 def test_failures_without_a_reply() -> None:
     assert failed(no_responders("t", "task.t")) == (503, Disposition.BREAKER, "no_responders")
-    assert failed(timed_out("t", 120)) == (408, Disposition.ERROR, "")
+    assert failed(timed_out("t", 120)) == (408, Disposition.ERROR, "timeout")
     answer = too_large("t", 2_000_000, 1_048_576)
-    assert failed(answer) == (413, Disposition.ERROR, "")
+    assert failed(answer) == (413, Disposition.ERROR, "too_large")
     assert answer.error is not None
     assert "2000000" in answer.error.message
     assert "1048576" in answer.error.message

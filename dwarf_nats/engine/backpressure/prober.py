@@ -1,0 +1,131 @@
+"""The prober of one shard: parks, lets probes through, releases, one thing after the other (V4, V5)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from dwarf_nats.errors import Unavailable
+from dwarf_nats.rules.breaker import Deed, Event
+
+if TYPE_CHECKING:
+    from dwarf_nats.engine.backpressure.breakers import Breakers
+    from dwarf_nats.ports import Clock, Store
+
+log = logging.getLogger("dwarf_nats.engine")
+BACKOFF_SECONDS = (0.05, 0.2, 1.0, 2.0)
+RELEASED_AT_ONCE = 5_000
+NEXT_LOOK_US = 10_000
+"""If somebody else has the step in hand that would be the probe."""
+
+
+class Host(Protocol):
+    """What backpressure asks of the shard it belongs to."""
+
+    store: Store
+    draining: bool
+    """Whether no more steps are to be taken."""
+
+    @property
+    def room(self) -> int:
+        """How many more steps fit into the hands of this replica."""
+        ...
+
+    @property
+    def free(self) -> asyncio.Event:
+        """Set while there is room."""
+        ...
+
+    def wake(self, delay_us: int = 0) -> None:
+        """Look for due steps."""
+        ...
+
+    def released(self, steps: Sequence[tuple[int, int, int]]) -> None:
+        """These steps, `(step id, priority, not before)`, are pending: look for them, and tell the other replicas to."""
+        ...
+
+    async def let_through(self, url: str) -> bool:
+        """Claim the parked step of the task that is due longest and dispatch it as a probe; whether there was one."""
+        ...
+
+
+class Prober:
+    """Does what the breakers of a shard call for. What fails because the database is away is done later."""
+
+    def __init__(self, host: Host, breakers: Breakers, clock: Clock) -> None:
+        self._host = host
+        self._breakers = breakers
+        self._clock = clock
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        failures = 0
+        while True:
+            try:
+                await self._wait()
+                await self.work()
+                failures = 0
+            except Unavailable as error:
+                log.debug("breakers: %s", error)
+                await self._clock.sleep(BACKOFF_SECONDS[min(failures, len(BACKOFF_SECONDS) - 1)])
+                failures += 1
+                self._breakers.poke.set()
+            except Exception:
+                log.exception("a defect in the breakers")
+                await self._clock.sleep(1)
+                self._breakers.poke.set()
+
+    async def work(self) -> None:
+        """Do what is to be done now. Raises `Unavailable`; what was not done stays to be done."""
+        self._breakers.poke.clear()
+        for url, left in tuple(self._breakers.deeds.items()):
+            await self._do(url, left.deed)
+            if self._breakers.deeds.get(url) is left:  # else another was left meanwhile
+                del self._breakers.deeds[url]
+        if not self._host.draining:
+            for url in self._breakers.due():
+                await self._probe(url)
+
+    async def _wait(self) -> None:
+        """Wait until there is something to do: an event, a probe that falls due, or a free hand for one that is."""
+        poke = self._breakers.poke
+        if self._breakers.due() and not self._host.draining:
+            if self._host.room > 0:
+                return
+            waits = [asyncio.ensure_future(event.wait()) for event in (poke, self._host.free)]
+            try:
+                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for one in waits:
+                    one.cancel()
+            return
+        at = None if self._host.draining else self._breakers.next_at()
+        seconds = None if at is None else max(0, at - self._clock.now()) / 1_000_000 + 0.001
+        await self._clock.wait(poke, seconds)
+
+    async def _do(self, url: str, deed: Deed) -> None:
+        store = self._host.store
+        if deed is Deed.PARK:
+            await store.trip(url, self._breakers.of(url).cause)
+            await store.park(url)
+            return
+        await store.untrip(url)
+        count = 0
+        while steps := await store.release(url, RELEASED_AT_ONCE):
+            count += len(steps)
+            self._host.released(steps)
+        log.info("task %s serves again: %d steps were parked", url, count)
+
+    async def _probe(self, url: str) -> None:
+        """Let the oldest due parked step through; if there is none, whatever comes next."""
+        breakers, store = self._breakers, self._host.store
+        if self._host.room <= 0 or await self._host.let_through(url):
+            return
+        due_in = await store.next_probe(url)
+        if due_in is None and not await store.is_tripped(url) and url not in breakers.deeds:
+            breakers.hears(url, Event.RELEASED)
+        else:
+            breakers.found_nothing(url, None if due_in is None else self._clock.now() + max(NEXT_LOOK_US, due_in))
+        self._host.wake()

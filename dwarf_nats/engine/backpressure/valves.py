@@ -1,0 +1,116 @@
+"""The valves of one replica: how fast it may ask each task (V1-V3). By its own signals and what the others tell."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, deque
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from dwarf_nats.rules import valve
+from dwarf_nats.rules.valve import SECOND, Point
+
+if TYPE_CHECKING:
+    from dwarf_nats.ports import Clock
+
+WIDE_OPEN = 100_000.0
+"""Operations per second no replica sends: a valve that allows so many is not looked at until its next signal."""
+MANY = 10_000
+"""So many congestion points are remembered; beyond that, those that are wide open are forgotten."""
+
+
+class Valves:
+    """Counts what goes out to each task and says whether more may. Shared by the shards of a replica.
+
+    `cuts`: signals by task. `skipped`: by task, how often it was passed over because its valve was shut.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._points: dict[str, Point] = {}
+        self._narrow: set[str] = set()
+        self._sent: dict[str, deque[int]] = {}
+        self.cuts: Counter[str] = Counter()
+        self.skipped: Counter[str] = Counter()
+
+    def admits(self, url: str) -> bool:
+        """Whether one more operation may go out to the task now; if so, it counts as sent."""
+        now = self._clock.now()
+        sent = self._recent(url, now)
+        if url in self._narrow and self._allowance(url, len(sent), now) == 0:
+            return False
+        sent.append(now)
+        return True
+
+    def allowances(self) -> dict[str, int]:
+        """How many more operations may go out now, for each task whose valve is not wide open; 0 where it is shut."""
+        now = self._clock.now()
+        return {
+            url: allowed
+            for url in tuple(self._narrow)
+            if (allowed := self._allowance(url, len(self._recent(url, now)), now)) is not None
+        }
+
+    def opens_at(self, urls: Iterable[str]) -> int | None:
+        """When one more operation may go out to the first of these tasks, now or later; `None` if there are none."""
+        now = self._clock.now()
+        return min((self._opens_at(url, now) for url in urls), default=None)
+
+    def _opens_at(self, url: str, now: int) -> int:
+        point = self._points.get(url)
+        return now if point is None else valve.opens_at(point, self._recent(url, now), now)
+
+    def signal(self, url: str) -> Point:
+        """The task said that it is busy (V1); the new congestion point, to be told to the others (V3)."""
+        now = self._clock.now()
+        point = self._points.get(url)
+        if point is not None and point.t > now:  # this clock was set back
+            point = Point(point.w, now)
+        made = valve.cut(point, len(self._recent(url, now)), now)
+        self._set(url, made)
+        self.cuts[url] += 1
+        return made
+
+    def told(self, url: str, w: float, t: int) -> None:
+        """Another replica's congestion point (V3); one from the future, of a clock that is fast, counts as of now."""
+        if math.isfinite(w):
+            told = Point(min(max(w, valve.LOWEST), WIDE_OPEN), min(t, self._clock.now()))
+            self._set(url, valve.merged(self._points.get(url), told))
+
+    def rates(self) -> dict[str, float]:
+        """Operations per second allowed now, for each task whose valve is not wide open."""
+        now = self._clock.now()
+        return {url: valve.rate(self._points[url], now) for url in self.allowances()}
+
+    def forget(self) -> None:
+        """Drop what says nothing any more; to be called now and then."""
+        now = self._clock.now()
+        self.allowances()  # which takes note of those that are wide open
+        for url in tuple(self._sent):
+            if not self._recent(url, now):
+                del self._sent[url]
+        if len(self._points) > MANY:
+            self._points = {url: point for url, point in self._points.items() if url in self._narrow}
+
+    def _set(self, url: str, point: Point) -> None:
+        self._points[url] = point
+        self._narrow.add(url)
+
+    def _allowance(self, url: str, sent: int, now: int) -> int | None:
+        """`None` if the valve is wide open by now."""
+        point = self._points[url]
+        if valve.rate(point, now) >= WIDE_OPEN:
+            self._narrow.discard(url)
+            return None
+        return valve.allowance(point, sent, now)
+
+    def _recent(self, url: str, now: int) -> deque[int]:
+        """When the operations of the last second went out."""
+        sent = self._sent.get(url)
+        if sent is None:
+            sent = self._sent[url] = deque()
+        while sent and sent[0] <= now - SECOND:
+            sent.popleft()
+        if sent and sent[-1] > now:  # this clock was set back
+            sent.clear()
+        return sent

@@ -1,0 +1,417 @@
+"""Taking steps: one refiller for all shards keeps this replica's hands full, best band first (C1-C5, O17).
+
+A round looks at the lines of those shards that may have due work, plans across them and claims. What became pending,
+here or by a peer's signal, is a *hint*: it makes the refiller look. Between rounds it sleeps until the next step of any
+shard comes due.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
+
+from dwarf_nats.engine.committer import BACKOFF_SECONDS
+from dwarf_nats.errors import Unavailable
+from dwarf_nats.rules.planning import NO_ALLOWANCES, Claim, Roster, Turns
+
+if TYPE_CHECKING:
+    from dwarf_nats.ports import Clock, Store
+    from dwarf_nats.rules.settlement import FlowFacts
+    from dwarf_nats.settings import EngineSettings
+    from dwarf_nats.workflow.rows import FlowRow
+
+log = logging.getLogger("dwarf_nats.engine")
+POLL_US = 30_000_000
+"""A line is looked at so often even if nothing is heard of it."""
+WOKEN = 2_000
+"""So many steps whose time has come are put in line at once."""
+WAKINGS = 5
+"""So often in a row, before what is in line is served meanwhile."""
+FRUITLESS_US, FRUITLESS_MOST_US = 20_000, 1_000_000
+"""The wait after a claim that found every step taken by others: the first, twice as long each time, and the longest."""
+STRAGGLER_SECONDS = 1.0
+"""A round waits so long for a database that does not answer; then the other shards go on without it."""
+EVERY_BAND = 0
+NEVER = 2**63
+
+
+class Hands:
+    """How many steps this replica has in hand, over all shards; `free` is set whenever one more fits."""
+
+    def __init__(self, settings: EngineSettings) -> None:
+        self._settings = settings
+        self.count = 0
+        self.free = asyncio.Event()
+        self.free.set()
+        self.empty = asyncio.Event()
+        self.empty.set()
+
+    @property
+    def room(self) -> int:
+        return self._settings.workers - self.count
+
+    def take(self, number: int = 1) -> None:
+        self.count += number
+        if self.count > 0:
+            self.empty.clear()
+        if self.room <= 0:
+            self.free.clear()
+
+    def resized(self) -> None:
+        """The number of workers was changed."""
+        if self.room > 0:
+            self.free.set()
+        else:
+            self.free.clear()
+
+    def release(self, number: int = 1) -> None:
+        self.count -= number
+        if self.room > 0:
+            self.free.set()
+        if self.count == 0:
+            self.empty.set()
+
+
+class Gate(Protocol):
+    """What a shard's steps may ask of their tasks at this moment (C3)."""
+
+    def allowances(self) -> Mapping[str, int]:
+        """How many more steps may be claimed for each task that is held back; with 0 it is passed over. Others are free."""
+        ...
+
+    def opens_at(self) -> int | None:
+        """When the first of the tasks that are passed over may be asked again, on this replica's clock; `None` if none will."""
+        ...
+
+
+class Open:
+    """Every task may be asked."""
+
+    def allowances(self) -> Mapping[str, int]:
+        return NO_ALLOWANCES
+
+    def opens_at(self) -> int | None:
+        return None
+
+
+class Taker(Protocol):
+    """Who works on what is claimed. `away`: why its database does not answer; empty if it does."""
+
+    away: str
+
+    async def take(self, rows: Sequence[Sequence[Any]]) -> None:
+        """These rows were claimed."""
+        ...
+
+
+class Line:
+    """What this replica knows of the line of one shard.
+
+    `left`: the best band that had more than there were hands for when it was last looked at; `None` if nothing was
+    left.
+    """
+
+    def __init__(self, store: Store, taker: Taker, clock: Clock, poke: asyncio.Event) -> None:
+        self.store = store
+        self.gate: Gate = Open()
+        self.outages = 0
+        self._taker = taker
+        self._clock = clock
+        self._poke = poke
+        self.open = False
+        self.job: asyncio.Task[None] | None = None
+        self.reset()
+
+    def reset(self) -> None:
+        """Nothing is known of it."""
+        self.roster = Roster()
+        self._look_at = 0
+        self._heard = NEVER
+        self.left: int | None = EVERY_BAND
+        self.failures = 0
+        self._hinted = 0
+        self._hinted_band = EVERY_BAND
+        self._fruitless = 0
+        self._allowances: Mapping[str, int] = NO_ALLOWANCES
+
+    def begin(self) -> None:
+        """Its database is open: take steps from it."""
+        self.reset()
+        self.open = True
+        self._poke.set()
+
+    def end(self) -> None:
+        """Take no more steps from it."""
+        self.open = False
+
+    def wake(self, delay_us: int = 0) -> None:
+        """A step may be due `delay_us` from now."""
+        due = self._clock.now() + delay_us
+        if due < self._heard:
+            if due < self._look_at:
+                self._poke.set()
+            self._heard = due
+
+    def hint_of(self, flow: FlowFacts | FlowRow, delay_us: int = 0) -> None:
+        """A step of this flow is pending, due `delay_us` from now."""
+        if delay_us <= 0:
+            self.roster.note(flow.priority, flow.fairness_key, flow.fairness_weight, self._clock.now())
+        self.hint(flow.priority, delay_us)
+
+    def hint(self, priority: int, delay_us: int = 0) -> None:
+        """A step of this band is pending, due `delay_us` from now."""
+        if delay_us <= 0:
+            self._hinted_band = min(priority, self._hinted_band) if self._hinted else priority
+            self._hinted += 1
+        else:
+            self.roster.note_wake(self._clock.now() + delay_us)
+        self.wake(delay_us)
+
+    def hint_at(self, priority: int, due_at: int) -> None:
+        """The same, in the words of a peer: `due_at` is on the shard's clock."""
+        self.hint(priority, self.roster.delay_of(due_at, self._clock.now()))
+
+    @property
+    def look_at(self) -> int:
+        """When to look next."""
+        return min(self._look_at, self._heard)
+
+    def waits(self, priority: int, room: int) -> bool:
+        """Whether due work of this band or a better one waits, as far as known. What `room` hands can take at once does not."""
+        if self.left is not None and self.left <= priority:
+            return True
+        if self._hinted > room and self._hinted_band <= priority:
+            return True
+        return room <= 0 and self.look_at <= self._clock.now()
+
+    def ready(self, now: int) -> bool:
+        """Whether it is time to look, and nothing is under way."""
+        return self.open and self.job is None and self.look_at <= now
+
+    async def look(self, hands: int) -> None:
+        """Read the line, after putting in it what has come due."""
+        self._hinted = 0
+        self._heard = NEVER
+        self._allowances = self.gate.allowances()
+        shut = [task for task, most in self._allowances.items() if most <= 0]
+        if self.roster.wakes_at is not None and self.roster.wakes_at <= self._clock.now():
+            await self._ripen()
+        await self._read(shut, hands)
+        if self.roster.wakes_at is not None and self.roster.wakes_at <= self._clock.now() and await self._ripen():
+            await self._read(shut, hands)
+        self.failures = 0
+        self._taker.away = ""
+        self._after_look()
+
+    async def _ripen(self) -> int:
+        total = 0
+        for _ in range(WAKINGS):
+            woken = await self.store.ripen(WOKEN)
+            total += woken
+            if woken < WOKEN:
+                break
+        return total
+
+    async def _read(self, shut: Sequence[str], hands: int) -> None:
+        ask = self.roster.ask(hands)
+        while True:
+            before = self._clock.now()
+            page = await self.store.survey(ask, shut)
+            now = (before + self._clock.now()) // 2
+            following = self.roster.read(ask, page, now, shut, hands)
+            if following is None:
+                return
+            ask = following
+
+    def _after_look(self) -> None:
+        self._look_at = self._clock.now()  # for a claim, or to read on where a long stretch of tasks is passed over
+        if self.roster.barren:
+            self._rest()
+
+    def _rest(self) -> None:
+        """Nothing is left: sleep until something comes due."""
+        self.left = None
+        self.roster.clear()
+        self._look_at = self._clock.now() + POLL_US
+        if self.roster.wakes_at is not None:
+            self._look_at = min(self._look_at, self.roster.wakes_at)
+        if self._allowances and (opens_at := self.gate.opens_at()) is not None:
+            self._look_at = min(self._look_at, opens_at)
+
+    async def claim(self, claim: Claim, budget_ms: int, turns: Turns, hands: Hands) -> None:
+        """Claim and hand over; note what is left."""
+        rationed = {task: most for task, most in self._allowances.items() if most < claim.limit}
+        hands.take(claim.limit)
+        try:
+            rows = await self.store.claim(claim.limit, budget_ms, claim.shares, rationed)
+        finally:
+            hands.release(claim.limit)
+        await self._taker.take(rows)
+        self._note(claim, rows, turns)
+
+    def _note(self, claim: Claim, rows: Sequence[Sequence[Any]], turns: Turns) -> None:
+        found: dict[tuple[int, str], tuple[int, int]] = {}
+        for row in rows:
+            key = (row[15], row[16])
+            number, last = found.get(key, (0, 0))
+            found[key] = (number + 1, max(last, row[24]))
+        total = 0
+        for share in claim.shares:
+            key = (share.priority, share.fairness_key)
+            left, last = found.get(key, (0, 0))
+            number = min(left, share.steps)
+            found[key] = (left - number, last)
+            turns.charge(share, number)
+            total += number
+            if total < claim.limit or number == share.steps:  # else it was the limit that cut it off
+                self.roster.served(share, number, last)
+        if not rows and self.roster.certain(claim.shares[0].priority):  # all of them in the hands of others
+            self._look_at = self._clock.now() + min(FRUITLESS_US << self._fruitless, FRUITLESS_MOST_US)
+            self._fruitless = min(self._fruitless + 1, 10)
+            self.left = None
+            return
+        self._fruitless = 0
+        if self.roster.best is None and self.roster.complete and not self._allowances:
+            self._rest()
+        else:
+            self.left = self.roster.best if self.roster.best is not None else claim.shares[0].priority
+            self._look_at = self._clock.now()
+
+    def fail(self, error: Unavailable) -> None:
+        """Its database is away: try again in a while. What waits there holds nobody up meanwhile."""
+        if self.failures == 0:
+            log.warning("shard %d: %s", self.store.shard, error)
+        self.outages += 1
+        self._taker.away = str(error)
+        seconds = BACKOFF_SECONDS[min(self.failures, len(BACKOFF_SECONDS) - 1)]
+        self.failures += 1
+        self.roster.clear()
+        self.left = None
+        self._hinted = 0
+        self._heard = NEVER
+        self._look_at = self._clock.now() + round(seconds * 1_000_000)
+
+    def upset(self) -> None:
+        """A defect: do not repeat it in a tight loop."""
+        self._heard = NEVER
+        self._look_at = self._clock.now() + 1_000_000
+
+
+class Refiller:
+    """Keeps the hands full."""
+
+    def __init__(self, settings: EngineSettings, clock: Clock, hands: Hands) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._hands = hands
+        self._lines: list[Line] = []
+        self._turns = Turns()
+        self._poke = asyncio.Event()
+        self._stopped = True
+        self._job: asyncio.Task[None] | None = None
+
+    def add(self, store: Store, taker: Taker) -> Line:
+        """The line of one more shard."""
+        line = Line(store, taker, self._clock, self._poke)
+        self._lines.append(line)
+        return line
+
+    def start(self) -> None:
+        """Take work from all lines that are open."""
+        self._stopped = False
+        self._job = asyncio.create_task(self._run(), name="dwarf-refiller")
+
+    def stop(self) -> None:
+        """Take no more work."""
+        self._stopped = True
+        self._poke.set()
+
+    async def close(self) -> None:
+        """End what is under way."""
+        self.stop()
+        jobs = [job for job in [self._job, *(line.job for line in self._lines)] if job is not None]
+        for job in jobs:
+            job.cancel()
+        await asyncio.gather(*jobs, return_exceptions=True)
+        self._job = None
+
+    def admits(self, priority: int) -> bool:
+        """Whether a new step may start without standing in line: nowhere waits due work of its band or a better one (C1)."""
+        room = self._hands.room
+        return (
+            room >= 0
+            and not self._stopped
+            and not any(line.open and line.waits(priority, room) for line in self._lines)
+        )
+
+    async def _run(self) -> None:
+        while not self._stopped:
+            try:
+                lines = await self._until_due()
+                if lines:
+                    await self._round(lines)
+            except asyncio.CancelledError:
+                raise
+            except Exception:
+                log.exception("a defect while claiming")
+                await self._clock.sleep(1)
+
+    async def _until_due(self) -> list[Line]:
+        """The lines to look at, once there are any and a hand is free."""
+        now = self._clock.now()
+        ready = [line for line in self._lines if line.ready(now)]
+        if ready:
+            await self._hands.free.wait()
+            return ready
+        coming = [line.look_at for line in self._lines if line.open and line.job is None]
+        seconds = max(0.0, (min(coming) - now) / 1_000_000) if coming else None
+        await self._clock.wait(self._poke, seconds)
+        self._poke.clear()
+        return []
+
+    async def _round(self, lines: Sequence[Line]) -> None:
+        hands = min(self._hands.room, self._settings.max_group)
+        await self._each([(line, line.look(hands)) for line in lines])
+        hands = min(self._hands.room, self._settings.max_group)
+        looked = {line.store.shard: line for line in lines if line.job is None and line.failures == 0}
+        plan = self._turns.plan({number: line.roster for number, line in looked.items()}, hands)
+        for number, line in looked.items():
+            if number not in plan and line.roster.best is not None:
+                line.left = line.roster.best
+        if self._stopped or not plan:
+            return
+        budget_ms = self._settings.time_budget_ms
+        await self._each(
+            [
+                (line := looked[number], line.claim(claim, budget_ms, self._turns, self._hands))
+                for number, claim in plan.items()
+            ]
+        )
+
+    async def _each(self, work: Sequence[tuple[Line, Awaitable[None]]]) -> None:
+        """Do it on all these lines at once; whoever takes long is left behind and comes back on its own."""
+        if len(self._lines) == 1:
+            await self._one(*work[0])
+            return
+        for line, deed in work:
+            line.job = asyncio.create_task(self._one(line, deed))
+            line.job.add_done_callback(partial(self._back, line))
+        await asyncio.wait([line.job for line, _ in work if line.job is not None], timeout=STRAGGLER_SECONDS)
+
+    async def _one(self, line: Line, deed: Awaitable[None]) -> None:
+        try:
+            await deed
+        except Unavailable as error:
+            line.fail(error)
+        except asyncio.CancelledError:
+            raise
+        except Exception:
+            log.exception("a defect while claiming on shard %d", line.store.shard)
+            line.upset()
+
+    def _back(self, line: Line, _job: asyncio.Task[None]) -> None:
+        line.job = None
+        self._poke.set()

@@ -1,0 +1,127 @@
+"""Finding services over NATS, and being found (ADR-32): `nats service ls`, `dwarf-nats tasks`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import nats.errors
+import orjson
+
+from dwarf_nats.wire import discovery
+from dwarf_nats.wire.discovery import INFO, PING, STATS
+from dwarf_nats.wire.times import rfc3339, to_micros
+
+if TYPE_CHECKING:
+    from nats.aio.client import Client as Nats
+    from nats.aio.msg import Msg
+
+    from dwarf_nats.workflow.answer import ErrorInfo
+
+QUIET_SECONDS = 0.25
+"""So long after the last reply nobody else is expected to say anything."""
+LONGEST_SECONDS = 2.0
+
+
+@dataclass(slots=True)
+class _Task:
+    """What was done of one task. Times in nanoseconds."""
+
+    subject: str
+    requests: int = 0
+    errors: int = 0
+    last_error: str = ""
+    nanoseconds: int = 0
+
+
+class Announced:
+    """A worker as it is found: one endpoint per task, with what it has done so far. `subjects`: where it is asked."""
+
+    def __init__(self, name: str, queue: str, tasks: Mapping[str, str]) -> None:
+        self.name = discovery.fitting(name)
+        self.id = secrets.token_hex(11)
+        self.subjects = [discovery.subject("*", *rest) for rest in ((), (self.name,), (self.name, self.id))]
+        self._queue = queue
+        self._started = rfc3339(to_micros(datetime.now(UTC)))
+        self._tasks = {url: _Task(subject) for url, subject in tasks.items()}
+
+    def served(self, url: str, error: ErrorInfo | None, seconds: float) -> None:
+        """Count an answer and how long it took."""
+        task = self._tasks[url]
+        task.requests += 1
+        task.nanoseconds += max(0, round(seconds * 1e9))
+        if error is not None:
+            task.errors += 1
+            task.last_error = f"{error.code}:{error.message[:500]}"
+
+    def reply(self, subject: str) -> bytes | None:
+        """What is said to a request on `subject`; nothing if it is none of ours."""
+        verb = subject.split(".")[1]
+        if verb not in (PING, INFO, STATS):
+            return None
+        told = discovery.identity(verb, self.name, self.id, {"role": "task service"})
+        if verb == INFO:
+            told |= {
+                "description": "Tasks of dwarf workflows",
+                "endpoints": [self._info(*one) for one in self._tasks.items()],
+            }
+        elif verb == STATS:
+            told |= {"started": self._started, "endpoints": [self._stats(*one) for one in self._tasks.items()]}
+        return orjson.dumps(told)
+
+    def _info(self, url: str, task: _Task) -> dict[str, Any]:
+        return {
+            "name": url.replace(".", "-"),
+            "subject": task.subject,
+            "queue_group": self._queue,
+            "metadata": {"task": url},
+        }
+
+    def _stats(self, url: str, task: _Task) -> dict[str, Any]:
+        return {
+            "name": url.replace(".", "-"),
+            "subject": task.subject,
+            "queue_group": self._queue,
+            "num_requests": task.requests,
+            "num_errors": task.errors,
+            "last_error": task.last_error,
+            "processing_time": task.nanoseconds,
+            "average_processing_time": task.nanoseconds // task.requests if task.requests else 0,
+        }
+
+
+async def find(nc: Nats, verb: str, name: str = "") -> list[dict[str, Any]]:
+    """What the services of a name say, or all there are; those that answer within a moment of each other."""
+    heard: asyncio.Queue[Msg] = asyncio.Queue()
+    inbox = nc.new_inbox()
+    subscription = await nc.subscribe(inbox, cb=_kept(heard))
+    found: list[dict[str, Any]] = []
+    try:
+        await nc.publish(discovery.subject(verb, name), b"", reply=inbox)
+        async with asyncio.timeout(LONGEST_SECONDS):
+            while True:
+                message = await asyncio.wait_for(heard.get(), QUIET_SECONDS if found else LONGEST_SECONDS)
+                if not message.data:  # the server's word that there is nobody
+                    break
+                with contextlib.suppress(ValueError):
+                    told = orjson.loads(message.data)
+                    if isinstance(told, dict):
+                        found.append(told)
+    except TimeoutError:
+        pass
+    finally:
+        with contextlib.suppress(nats.errors.Error):
+            await subscription.unsubscribe()
+    return found
+
+
+def _kept(heard: asyncio.Queue[Msg]) -> Any:
+    async def keep(message: Msg) -> None:
+        heard.put_nowait(message)
+
+    return keep

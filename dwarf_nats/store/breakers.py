@@ -1,0 +1,103 @@
+"""Tripped tasks and the steps that are parked for them (V4-V6), in the words both databases share.
+
+`dwarf_tripped` names the tasks whose breaker is tripped on this shard. Whoever makes a step pending looks there, in the same
+statement, so that it is born parked whichever replica knows of the trip.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dwarf_nats.store import line
+
+if TYPE_CHECKING:
+    from dwarf_nats.store.database import Database, Tx
+
+PARKED = "(case when url in (select t.url from dwarf_tripped t) then 2 else 0 end)"
+"""What `parked` is for a step that becomes pending; `url` is the step's."""
+ANY_HELD = """
+(exists (select 1 from dwarf_tripped) or exists (select 1 from dwarf_steps where parked = 2))
+"""
+_DISTINCT = """
+with recursive t(url) as (
+  -- From one task to the next through the index, however many steps each has (C4).
+  select min(url) from dwarf_steps where parked = 2
+  union all
+  select (select min(s.url) from dwarf_steps s where s.parked = 2 and s.url > t.url) from t where t.url is not null)
+select url from t where url is not null
+"""
+_PARK = """
+update dwarf_steps set parked = 2
+where step_id in (
+    -- In the order in which everybody locks steps (X10).
+    select step_id from dwarf_steps {{by:{index}}} where {which} and url = $1 order by step_id {{for_update}})
+  and status = 'pending' and parked = 0
+"""
+# What ripens between the two was asleep for the first and is ripe for the second.
+PARKS = (
+    _PARK.format(index="dwarf_steps_asleep", which=line.ASLEEP),
+    _PARK.format(index="dwarf_steps_lane", which=line.RIPE),
+)
+# Written now, so that what is due is ripe (`line`).
+RELEASE = """
+update dwarf_steps set parked = 0, updated_at = {now}
+where step_id in (
+    select step_id from dwarf_steps {by:dwarf_steps_parked}
+    where parked = 2 and url = $1 order by not_before, step_id limit $2 {for_update})
+  and parked = 2
+returning step_id, priority, not_before
+"""
+
+
+async def trip(database: Database, url: str, cause: str) -> None:
+    """From now on the task's steps are born parked."""
+    await database.fetch(
+        "insert into dwarf_tripped (url, cause, tripped_at) values ($1, $2, {now}) on conflict (url) do nothing",
+        url,
+        cause,
+    )
+
+
+async def untrip(database: Database, url: str) -> None:
+    """From now on the task's steps are born as any other."""
+    await database.fetch("delete from dwarf_tripped where url = $1", url)
+
+
+async def park(tx: Tx, url: str) -> None:
+    """Park all pending steps of the task."""
+    for sql in PARKS:
+        await tx.fetch(sql, url)
+
+
+async def release(tx: Tx, url: str, limit: int) -> list[tuple[int, int, int]]:
+    """Release up to `limit` parked steps of the task, those due longest; `(step id, priority, not before)` of each."""
+    return [(int(row[0]), int(row[1]), int(row[2])) for row in await tx.fetch(RELEASE, url, limit)]
+
+
+async def tripped_tasks(database: Database) -> dict[str, str]:
+    """The tripped tasks, and why."""
+    return {row[0]: row[1] for row in await database.fetch_by_index("select url, cause from dwarf_tripped")}
+
+
+async def parked_tasks(database: Database) -> list[str]:
+    """The tasks that have parked steps."""
+    return [row[0] for row in await database.fetch_by_index(_DISTINCT)]
+
+
+async def is_tripped(database: Database, url: str) -> bool:
+    """Whether the task is tripped, or has steps that are still parked."""
+    return bool(
+        await database.fetch_by_index(
+            "select 1 where exists (select 1 from dwarf_tripped where url = $1)"
+            " or exists (select 1 from dwarf_steps where parked = 2 and url = $1)",
+            url,
+        )
+    )
+
+
+async def next_probe(database: Database, url: str) -> int | None:
+    """Microseconds until a parked step of the task is due, not above 0 if one is; `None` if none is parked."""
+    rows = await database.fetch_by_index(
+        "select not_before - {now} from dwarf_steps where parked = 2 and url = $1 order by not_before limit 1", url
+    )
+    return int(rows[0][0]) if rows else None
