@@ -72,7 +72,7 @@ ERROR_CONDITIONS = [
 
 
 class Sketch:
-    """One graph being drawn."""
+    """A graph in the making."""
 
     def __init__(self, tape: Tape, name: str, prefix: str, nodes: int) -> None:
         self.graph = Graph(name)
@@ -95,7 +95,7 @@ class Sketch:
     # -- sequences and blocks
 
     def _sequence(self, depth: int, *, inside: bool) -> tuple[str, Loose]:
-        """One to three blocks, and perhaps a node that goes back to one of them; its entry, and what is loose."""
+        """One to four blocks, and perhaps a node that goes back to one of them; its entry, and what is loose."""
         blocks = self._tape.pick([1, 2, 3, 4] if not inside else [1, 1, 2]) if self._left > 2 and depth >= 0 else 1
         entry, loose = self._block(depth, inside=inside)
         entries = [entry]

@@ -1,4 +1,4 @@
-"""What tasks do, drawn for a graph; and whole examples."""
+"""What tasks do, read from a tape for a graph; and whole examples."""
 
 from __future__ import annotations
 
@@ -222,10 +222,11 @@ def examples(fragile: int = 0) -> st.SearchStrategy[Example]:
 
 
 def example(tape: Tape, fragile: int) -> Example:
+    """The example a tape holds."""
     rest = tape.cut(100)
     root = graphs.sketch(tape)
     names = ["first", "second"][: rest.pick([0, 1, 1, 2, 2])]
-    children = [graphs.sketch(tape, name, name[0], 5, 2) for name in names]
+    children = [graphs.sketch(tape, name, rest.pick([name[0], "n"]), 5, 2) for name in names]
     sketched = [root, *children]
     behaviours = {
         sketch.graph.name: TaskSketch(
@@ -286,5 +287,5 @@ def _overrides(tape: Tape, fields: list[str]) -> dict[str, Any]:
 
 
 def _breakable(graph: Graph) -> list[str]:
-    """The names of the nodes, and the urls that belong to one node only, whatever the graph."""
-    return [*graph.nodes, *(node.url for node in graph.nodes.values() if node.url.startswith(f"task.{node.name}"))]
+    """The names of the nodes, and the urls that belong to one node of a graph only."""
+    return [*graph.nodes, *(node.url for node in graph.nodes.values() if node.url == f"task.{node.name}")]
