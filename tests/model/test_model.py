@@ -15,7 +15,7 @@ from tests.model.graphs import graphs
 from tests.model.house import House
 from tests.model.tasks import examples
 
-RANDOM = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+RANDOM = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.large_base_example])
 
 
 @pytest.fixture(scope="module")
@@ -26,13 +26,14 @@ def memory() -> Iterator[House]:
     house.close()
 
 
-@pytest.fixture(scope="module")
-def on_postgres(postgres: PostgresServer) -> Iterator[House]:
-    """An engine on PostgreSQL."""
-    house = House(asyncio.run(postgres.create_database("model")))
+@pytest.fixture(scope="module", params=[1, 2], ids=["one replica", "two replicas"])
+def on_postgres(request: pytest.FixtureRequest, postgres: PostgresServer) -> Iterator[House]:
+    """Engines that share a PostgreSQL database."""
+    name = f"model_{request.param}"
+    house = House(asyncio.run(postgres.create_database(name)), replicas=request.param)
     yield house
     house.close()
-    asyncio.run(postgres.drop_database("model"))
+    asyncio.run(postgres.drop_database(name))
 
 
 @settings(max_examples=300, parent=RANDOM)
@@ -63,7 +64,7 @@ def test_the_engine_does_what_the_model_says_many_times(memory: House, example: 
 
 @pytest.mark.slow
 @settings(max_examples=300, parent=RANDOM)
-@given(examples(fragile=12))
+@given(examples(fragile=6))
 def test_a_flow_taken_up_again_from_a_step_goes_as_the_model_says(memory: House, example: Example) -> None:
     memory.check(example)
 
