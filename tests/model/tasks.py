@@ -99,7 +99,7 @@ class TaskSketch:
         acts = []
         if self._tape.odds(12):
             for _ in range(self._tape.number(1, 2)):
-                acts.append(self._act(self._retry(bounded=False)))
+                acts.append(self._act(self._waiting(self._retry(bounded=False))))
         return [*acts, self._act(self._ending(name, DEPTH))]
 
     def _act(self, end: Ending) -> Act:
@@ -171,6 +171,14 @@ class TaskSketch:
         error = self._fail() if self._tape.odds(50) else None
         attempts = self._tape.pick([2, 3, 1] if bounded else [None, 4, 4, 3, 3, 2])
         return Retry(attempts, int(self._tape.odds(20)), self._tape.odds(5), error)
+
+    def _waiting(self, end: Ending) -> Ending:
+        """Sometimes it waits before that, for a resume or a child, which a retry forgets (X5)."""
+        if self._tape.odds(75):
+            return end
+        if self._children and self._tape.odds(60):
+            return Child(self._tape.pick(self._children), {}, Act(end), Act(end))
+        return Ask(self._payload(), Act(end))
 
     def _target(self, name: str) -> str:
         """Mostly where a goto edge leads, by name or by a url no other node has."""

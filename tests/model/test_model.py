@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -15,6 +16,7 @@ from tests.model.graphs import graphs
 from tests.model.house import House
 from tests.model.tasks import examples
 
+KEPT = Path(__file__).parent / "kept"
 RANDOM = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.large_base_example])
 
 
@@ -47,6 +49,12 @@ def test_g6_graphs_are_valid_by_construction(graph: Graph) -> None:
 @given(examples())
 def test_examples_go_through_json_unchanged(example: Example) -> None:
     assert Example.from_json(example.to_json()) == example
+
+
+@pytest.mark.parametrize("path", sorted(KEPT.glob("*.json")), ids=lambda path: path.stem)
+def test_what_once_went_wrong(memory: House, path: Path) -> None:
+    """Examples as a failure prints them."""
+    memory.check(Example.from_json(path.read_text()))
 
 
 @settings(max_examples=50, parent=RANDOM, derandomize=True)
