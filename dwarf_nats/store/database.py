@@ -2,7 +2,7 @@
 
 Statements are written once, in the SQL that PostgreSQL and SQLite share, with parameters `$1 … $n`; the few differences are
 macros: `{now}` (microseconds since the epoch, the database's clock), `{in:$1}` (member of an array parameter),
-`{greatest}`, `{for_update}`.
+`{greatest}`, `{for_update}`, `{skip_locked}` (lock what nobody holds, pass over the rest).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Row = Sequence[Any]
-_MACRO = re.compile(r"\{(now|greatest|for_update|in:\$\d+)\}")
+_MACRO = re.compile(r"\{(now|greatest|for_update|skip_locked|in:\$\d+)\}")
 
 
 class Tx(Protocol):
@@ -72,6 +72,8 @@ def postgres_sql(sql: str) -> str:
             return "(extract(epoch from now()) * 1000000)::bigint"
         if macro == "for_update":
             return "for update"
+        if macro == "skip_locked":
+            return "for update skip locked"
         if macro == "greatest":
             return "greatest"
         return f"= any({macro[3:]}::bigint[])"
@@ -87,7 +89,7 @@ def sqlite_sql(sql: str) -> str:
         macro = match[1]
         if macro == "now":
             return "dwarf_now()"
-        if macro == "for_update":
+        if macro in ("for_update", "skip_locked"):
             return ""
         if macro == "greatest":
             return "max"

@@ -479,7 +479,7 @@ async def test_a_sleeper_that_comes_due_while_all_hands_are_full_takes_its_turn(
     async with stage(dsn) as one:
         await one.hold()
         await one.add("waits")
-        soon = datetime.now(UTC) + timedelta(milliseconds=50)
+        soon = datetime.now(UTC) + timedelta(milliseconds=30)
         await one.add("slept, better", priority=1, start_at=soon)
         await one.add("slept", start_at=soon)
         while datetime.now(UTC) < soon + timedelta(milliseconds=5):

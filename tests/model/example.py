@@ -19,8 +19,8 @@ class Encore(msgspec.Struct, frozen=True):
     kind: Literal["restart", "continue", "restart_from", "fork"]
     state: dict[str, Any] = {}
     step: int = 0
-    failed: bool = False
-    """Rather a step that failed, if there is one."""
+    culprit: bool = False
+    """Rather one that failed or led to one that did, if there is any."""
 
 
 class Example(msgspec.Struct, frozen=True):

@@ -11,8 +11,8 @@ from typing import Any
 from hypothesis import strategies as st
 
 from dwarf_nats.workflow.graph import END, Graph
+from tests.model.tape import Tape
 
-Draw = Any
 Loose = list[tuple[str, dict[str, Any]]]
 
 FIELDS = {
@@ -71,19 +71,14 @@ ERROR_CONDITIONS = [
 ]
 
 
-def odds(draw: Draw, percent: int) -> bool:
-    """True so often; shrinks to False."""
-    return bool(draw(st.integers(0, 99)) >= 100 - percent)
-
-
 class Sketch:
-    """One graph being drawn."""
+    """A graph in the making."""
 
-    def __init__(self, draw: Draw, name: str, prefix: str, nodes: int) -> None:
+    def __init__(self, tape: Tape, name: str, prefix: str, nodes: int) -> None:
         self.graph = Graph(name)
         self.loops: dict[str, str] = {}
         """Nodes that go back, and where to."""
-        self._draw = draw
+        self._tape = tape
         self._prefix = prefix
         self._left = nodes
 
@@ -91,21 +86,17 @@ class Sketch:
         _, loose = self._sequence(depth, inside=False)
         self._tie(loose, END)
         for field, kind in FIELDS.items():
-            if odds(self._draw, 50):
-                self.graph.set_reducer(field, self._draw(st.sampled_from(KINDS[kind])))
-        if odds(self._draw, 15):
-            self.graph.set_reducer("xs", self._draw(st.sampled_from(["append", "union"])))
+            if self._tape.odds(50):
+                self.graph.set_reducer(field, self._tape.pick(KINDS[kind]))
+        if self._tape.odds(15):
+            self.graph.set_reducer("xs", self._tape.pick(["append", "union"]))
         return self.graph
 
     # -- sequences and blocks
 
     def _sequence(self, depth: int, *, inside: bool) -> tuple[str, Loose]:
-        """One to three blocks, and perhaps a node that goes back to one of them; its entry, and what is loose."""
-        blocks = (
-            self._draw(st.sampled_from([1, 2, 3, 4] if not inside else [1, 1, 2]))
-            if self._left > 2 and depth >= 0
-            else 1
-        )
+        """One to four blocks, and perhaps a node that goes back to one of them; its entry, and what is loose."""
+        blocks = self._tape.pick([1, 2, 3, 4] if not inside else [1, 1, 2]) if self._left > 2 and depth >= 0 else 1
         entry, loose = self._block(depth, inside=inside)
         entries = [entry]
         for _ in range(blocks - 1):
@@ -115,10 +106,10 @@ class Sketch:
             self._tie(loose, following)
             entries.append(following)
             loose = out
-        if self._left > 0 and odds(self._draw, 25):
+        if self._left > 0 and self._tape.odds(25):
             tail = self._node()
             self._tie(loose, tail)
-            target = self._draw(st.sampled_from([*entries, tail]))
+            target = self._tape.pick([*entries, tail])
             self.graph.add_goto(tail, target)
             self.loops[tail] = target
             loose = [(tail, {})]
@@ -131,7 +122,7 @@ class Sketch:
     def _node(self) -> str:
         self._left -= 1
         name = f"{self._prefix}{len(self.graph.nodes)}"
-        url = self._draw(st.sampled_from([name, name, f"task.{name}", "task.shared", "task.common"]))
+        url = self._tape.pick([name, name, f"task.{name}", "task.shared", "task.common"])
         self.graph.add_task(name, url)
         return name
 
@@ -144,7 +135,7 @@ class Sketch:
     def _leave(self, name: str, depth: int, *, inside: bool) -> Loose:
         deep = depth > 0 and self._left > 2
         kinds = ["plain"] * 12 + ["when"] + (["switch"] * 6 + ["fan out"] * 12 + ["for each"] * 12) * deep
-        match self._draw(st.sampled_from(kinds)):
+        match self._tape.pick(kinds):
             case "plain":
                 loose: Loose = [(name, {})]
             case "when":
@@ -158,14 +149,14 @@ class Sketch:
         return loose + self._detours(name, depth, inside=inside)
 
     def _switch(self, name: str, depth: int, *, inside: bool) -> Loose:
-        count = self._draw(st.integers(1, 3))
+        count = self._tape.number(1, 3)
         conditions = [self._condition() for _ in range(count)]
-        if odds(self._draw, 95):
+        if self._tape.odds(95):
             conditions[-1] = "true"
         loose: Loose = []
         for at, condition in enumerate(conditions):
             edge: dict[str, Any] = {"switch": True, "when": condition}
-            if at and self._left > 0 and odds(self._draw, 5):
+            if at and self._left > 0 and self._tape.odds(5):
                 self.graph.add_transition(name, self._node(), **edge)  # where nothing follows
             else:
                 loose += self._path(name, edge, depth - 1, inside=inside, straight=40)
@@ -173,70 +164,73 @@ class Sketch:
 
     def _fan_out(self, name: str, depth: int, *, inside: bool, each: bool) -> Loose:
         """Branches, their fan-in, and what leaves that."""
-        count = self._draw(st.integers(1, 2) if each else st.integers(2, 3))
+        count = self._tape.number(1, 2) if each else self._tape.number(2, 3)
         loose: Loose = []
         for at in range(count):
-            if each and (at == 0 or odds(self._draw, 30)):
+            if each and (at == 0 or self._tape.odds(30)):
                 edge: dict[str, Any] = {
-                    "for_each": self._draw(st.sampled_from(ARRAYS)),
-                    "as_": self._draw(st.sampled_from(AS)),
+                    "for_each": self._tape.pick(ARRAYS),
+                    "as_": self._tape.pick(AS),
                 }
-                if odds(self._draw, 15):
+                if self._tape.odds(15):
                     edge["when"] = self._condition()
             else:
-                edge = {"when": self._condition()} if odds(self._draw, 40) else {}
+                edge = {"when": self._condition()} if self._tape.odds(40) else {}
             loose += self._path(name, edge, depth - 1, inside=True, straight=8)
         fan_in = self._node()
         self._tie(loose, fan_in)
         self.graph.set_fan_in(fan_in)
-        if odds(self._draw, 10):
+        if self._tape.odds(10):
             self.graph.add_goto(name, fan_in)
-        if odds(self._draw, 10):
+        if self._tape.odds(10):
             self.graph.add_on_error(name, fan_in)
         return self._leave(fan_in, depth - 1, inside=inside)
 
     def _detours(self, name: str, depth: int, *, inside: bool) -> Loose:
         """Error edges and gotos out of a node, which come out where its block does, or end the flow."""
         loose: Loose = []
-        if odds(self._draw, 25):
-            for _ in range(self._draw(st.sampled_from([1, 1, 2]))):
+        if self._tape.odds(25):
+            for _ in range(self._tape.pick([1, 1, 2])):
                 edge: dict[str, Any] = {"on_error": True}
-                if odds(self._draw, 50):
-                    edge["when"] = self._draw(st.sampled_from(ERROR_CONDITIONS))
+                if self._tape.odds(50):
+                    edge["when"] = self._tape.pick(ERROR_CONDITIONS)
                 loose += self._detour(name, edge, depth, inside=inside)
-        if odds(self._draw, 15):
+        if self._tape.odds(15):
             edge = {"goto": True}
-            if odds(self._draw, 40):
+            if self._tape.odds(40):
                 edge["when"] = self._condition()
             loose += self._detour(name, edge, depth, inside=inside)
         return loose
 
     def _detour(self, name: str, edge: dict[str, Any], depth: int, *, inside: bool) -> Loose:
-        if not inside and odds(self._draw, 10):
+        if not inside and self._tape.odds(10):
             self.graph.add_transition(name, END, **edge)
             return []
         return self._path(name, edge, min(depth - 2, 0), inside=inside, straight=60)
 
     def _path(self, source: str, edge: dict[str, Any], depth: int, *, inside: bool, straight: int) -> Loose:
         """Blocks behind an edge; or the edge itself, straight to whatever comes after."""
-        if self._left <= 0 or odds(self._draw, straight):
+        if self._left <= 0 or self._tape.odds(straight):
             return [(source, edge)]
         entry, loose = self._sequence(depth, inside=inside)
         self.graph.add_transition(source, entry, **edge)
         return loose
 
     def _condition(self) -> str:
-        return str(self._draw(st.sampled_from(CONDITIONS)))
+        return str(self._tape.pick(CONDITIONS))
 
 
-@st.composite
-def sketches(draw: Draw, name: str, prefix: str = "n", nodes: int = 14, depth: int = 3) -> Sketch:
-    """A finished sketch of about so many nodes; fan-outs and switches nest so deep."""
-    sketch = Sketch(draw, name, prefix, nodes)
-    sketch.finish(depth)
-    return sketch
+CHOICES = 400
+"""As many as a graph may take; then it goes on plain."""
 
 
-def graphs(name: str = "root", prefix: str = "n", nodes: int = 14, depth: int = 3) -> st.SearchStrategy[Graph]:
+def sketch(tape: Tape, name: str = "root", prefix: str = "n", nodes: int = 14, depth: int = 3) -> Sketch:
+    """A graph of about so many nodes; fan-outs and switches nest so deep."""
+    made = Sketch(tape.cut(CHOICES), name, prefix, nodes)
+    made.finish(depth)
+    return made
+
+
+def graphs() -> st.SearchStrategy[Graph]:
     """Graphs that pass `validate`."""
-    return sketches(name, prefix, nodes, depth).map(lambda sketch: sketch.graph)
+    return st.binary(min_size=2 * CHOICES, max_size=2 * CHOICES).map(lambda text: sketch(Tape(text)).graph)

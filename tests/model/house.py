@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import difflib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import assume, event
+from hypothesis import currently_in_test_context, event, reject
 
 from dwarf_nats.embedding import open_engine
+from dwarf_nats.engine import Engine
+from dwarf_nats.engine.engine import PeerSignals
 from dwarf_nats.errors import BadRequest, Conflict
 from dwarf_nats.settings import EngineSettings
 from dwarf_nats.workflow.records import Step
@@ -22,23 +25,64 @@ from tests.model.stage import Observed, Play, Stage
 from tests.model.values import CannotMerge, Error, canonical, merged, normalised, reduced
 
 
-class House:
-    """An engine that lives longer than an example, on an event loop that runs while one is performed."""
+class Gossip:
+    """What one replica of a house tells the others (B1)."""
 
-    def __init__(self, dsn: str) -> None:
+    def __init__(self, replicas: list[Engine], mine: int) -> None:
+        self._replicas = replicas
+        self._mine = mine
+
+    def _others(self) -> Iterator[PeerSignals]:
+        return (one.peers for at, one in enumerate(self._replicas) if at != self._mine and one.ready)
+
+    def enqueue(self, shard: int, steps: Sequence[tuple[int, int, int]]) -> None:
+        for peer in self._others():
+            peer.enqueue(shard, steps)
+
+    def notify_status_change(self, flows: Sequence[tuple[str, Status]]) -> None:
+        for peer in self._others():
+            peer.notify_status_change(flows)
+
+    def sync_valve(self, task: str, w: float, t: int) -> None:
+        for peer in self._others():
+            peer.sync_valve(task, w, t)
+
+    def trip_breaker(self, task: str) -> None:
+        for peer in self._others():
+            peer.trip_breaker(task)
+
+
+class House:
+    """Engines that live longer than an example, on an event loop that runs while one is performed.
+
+    Several are replicas that share the database; each operation goes to the next of them.
+    """
+
+    def __init__(self, dsn: str, replicas: int = 1) -> None:
         self._runner = asyncio.Runner()
         self._stage = Stage()
-        self._engine = open_engine(dsn, tasks=self._stage, graphs=self._stage, settings=EngineSettings(drain_ms=0))
-        self._runner.run(self._engine.startup())
+        self._engines: list[Engine] = []
+        for at in range(replicas):
+            engine = open_engine(
+                dsn,
+                tasks=self._stage,
+                graphs=self._stage,
+                signals=Gossip(self._engines, at),
+                settings=EngineSettings(drain_ms=0),
+                name=f"replica {at}",
+            )
+            self._engines.append(engine)
+            self._runner.run(engine.startup())
 
     def check(self, example: Example) -> None:
         """Run the example in the model and on the engine; fail with all that is needed to see and repeat the difference."""
         expected = predicted(example)
-        event(expected.status)
+        if currently_in_test_context():
+            event(expected.status)
         self._runner.run(self._checked(example, expected))
 
     async def _checked(self, example: Example, expected: Expected) -> None:
-        async with self._stage.play(self._engine, example) as play:
+        async with self._stage.play(self._engines, example) as play:
             observed = await play.perform()
             compare(example, "", expected, expected.doings, observed)
             if example.encore is not None:
@@ -46,7 +90,8 @@ class House:
                 await after(play, example, example.encore, expected, observed)
 
     def close(self) -> None:
-        self._runner.run(self._engine.shutdown())
+        for engine in self._engines:
+            self._runner.run(engine.shutdown())
         self._runner.close()
 
 
@@ -55,8 +100,9 @@ def predicted(example: Example, twist: Twist | None = None) -> Expected:
     try:
         expected = Model(example, twist).run()
     except TooLong:
-        assume(False)
-    assume(not expected.ambiguous)
+        reject()
+    if expected.ambiguous:
+        reject()
     return expected
 
 
@@ -104,8 +150,9 @@ async def _chosen(
 ) -> tuple[Step | None, Twist]:
     """A step of the flow or of a subgraph which the model can tell from all others; steps that never ran are left out."""
     steps = _every_step(example.root["name"], observed.history)
-    failed = [one for one in steps if one[1].status is Status.FAILED]
-    steps = failed if encore.failed and failed else steps
+    culprits = _culprits(observed.history)
+    if encore.culprit and culprits:
+        steps = [one for one in steps if one[1].step_id in culprits]
     known = [record.identity() for record in before.run.everything() if not record.unrun]
     for at in range(len(steps)):
         workflow, step = steps[(encore.step + at) % len(steps)]
@@ -124,6 +171,20 @@ def _every_step(workflow: str, steps: list[Step]) -> list[tuple[str, Step]]:
     return found
 
 
+def _culprits(steps: list[Step]) -> set[int]:
+    """The steps that failed, and those that led to them."""
+    by_id = {step.step_id: step for step in steps}
+    found: set[int] = set()
+    for step in steps:
+        at: Step | None = step if step.status is Status.FAILED else None
+        if at is not None:
+            found |= _culprits(step.sub_history)
+        while at is not None and at.step_id not in found:
+            found.add(at.step_id)
+            at = None if at.predecessor_id is None else by_id[at.predecessor_id]
+    return found
+
+
 # -- comparing
 
 
@@ -133,7 +194,7 @@ def compare(example: Example, when: str, expected: Expected, doings: Doings, obs
         difference = "\n".join(difflib.unified_diff(wanted, got, "model", "engine", n=100, lineterm=""))
         raise AssertionError(
             f"the model and the engine differ {when}\n{difference}\n"
-            f"the example, for `Example.from_json`:\n{example.to_json()}"
+            f"the example, to be kept as a file in tests/model/kept:\n{example.to_json()}"
         )
 
 
@@ -175,6 +236,8 @@ def _shown(step: Step, origins: list[str]) -> list[Any]:
 
 def _origins(step: Step, by_id: dict[int, Step]) -> list[str]:
     """The nodes a step follows, as its own row and theirs have it (F7)."""
+    if step.successor_id is not None and step.successor_id not in by_id:
+        return ["something, and leads to a step that is not there"]
     if step.predecessor_id is None:
         return []
     led_here = [other for other in by_id.values() if other.successor_id == step.step_id]

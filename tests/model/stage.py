@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -77,13 +77,13 @@ class Stage(TaskProxy):
         return self._scenes[decode_value(baggage)["scene"]]
 
     @asynccontextmanager
-    async def play(self, engine: Engine, example: Example) -> AsyncIterator[Play]:
+    async def play(self, engines: Sequence[Engine], example: Example) -> AsyncIterator[Play]:
         """The example as one flow, not created yet."""
         number = next(self._numbers)
         root, *children = example.all_graphs()
         scene = self._scenes[number] = Scene(example, {child.name: child for child in children})
         try:
-            yield Play(engine, scene, root, FlowOptions(baggage={"scene": number}))
+            yield Play(engines, scene, root, FlowOptions(baggage={"scene": number}))
         finally:
             del self._scenes[number]
 
@@ -91,14 +91,19 @@ class Stage(TaskProxy):
 class Play:
     """One flow of an example, and whoever resumes it."""
 
-    def __init__(self, engine: Engine, scene: Scene, root: Graph, options: FlowOptions) -> None:
-        self._engine = engine
+    def __init__(self, engines: Sequence[Engine], scene: Scene, root: Graph, options: FlowOptions) -> None:
+        self._engines = itertools.cycle(engines)
         self._scene = scene
         self._example = scene.example
         self._root = root
         self._options = options
         self._key = ""
         self._pauses = self._breaks = 0
+
+    @property
+    def _engine(self) -> Engine:
+        """The next one: any of them will do."""
+        return next(self._engines)
 
     async def perform(self) -> Observed:
         """From its creation until it is over."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -15,7 +16,8 @@ from tests.model.graphs import graphs
 from tests.model.house import House
 from tests.model.tasks import examples
 
-RANDOM = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+KEPT = Path(__file__).parent / "kept"
+RANDOM = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.large_base_example])
 
 
 @pytest.fixture(scope="module")
@@ -26,13 +28,14 @@ def memory() -> Iterator[House]:
     house.close()
 
 
-@pytest.fixture(scope="module")
-def on_postgres(postgres: PostgresServer) -> Iterator[House]:
-    """An engine on PostgreSQL."""
-    house = House(asyncio.run(postgres.create_database("model")))
+@pytest.fixture(scope="module", params=[1, 2], ids=["one replica", "two replicas"])
+def on_postgres(request: pytest.FixtureRequest, postgres: PostgresServer) -> Iterator[House]:
+    """Engines that share a PostgreSQL database."""
+    name = f"model_{request.param}"
+    house = House(asyncio.run(postgres.create_database(name)), replicas=request.param)
     yield house
     house.close()
-    asyncio.run(postgres.drop_database("model"))
+    asyncio.run(postgres.drop_database(name))
 
 
 @settings(max_examples=300, parent=RANDOM)
@@ -46,6 +49,12 @@ def test_g6_graphs_are_valid_by_construction(graph: Graph) -> None:
 @given(examples())
 def test_examples_go_through_json_unchanged(example: Example) -> None:
     assert Example.from_json(example.to_json()) == example
+
+
+@pytest.mark.parametrize("path", sorted(KEPT.glob("*.json")), ids=lambda path: path.stem)
+def test_what_once_went_wrong(memory: House, path: Path) -> None:
+    """Examples as a failure prints them."""
+    memory.check(Example.from_json(path.read_text()))
 
 
 @settings(max_examples=50, parent=RANDOM, derandomize=True)
@@ -63,7 +72,7 @@ def test_the_engine_does_what_the_model_says_many_times(memory: House, example: 
 
 @pytest.mark.slow
 @settings(max_examples=300, parent=RANDOM)
-@given(examples(fragile=12))
+@given(examples(fragile=6))
 def test_a_flow_taken_up_again_from_a_step_goes_as_the_model_says(memory: House, example: Example) -> None:
     memory.check(example)
 

@@ -45,12 +45,17 @@ def url_of(server: str, user: str) -> str:
 
 
 class House:
-    """One replica, clients of the roles, and `heard`: every message that passed, as `root` hears it."""
+    """One replica, clients of the roles, and `heard`: every message that passed, as `root` hears it.
 
-    def __init__(self, server: str, dsn: str, **settings: Any) -> None:
+    `tasks` are served before the replica comes: with `root` listening, the server never says that nobody does.
+    """
+
+    def __init__(self, server: str, dsn: str, tasks: dict[str, Callable[..., Any]] | None = None, **settings: Any):
         self.server = server
+        self._tasks = tasks
         self._settings: dict[str, Any] = {"dsns": [dsn], "drain_ms": 200, "wait_for_servers": False, **settings}
         self._stack = AsyncExitStack()
+        self._replica = AsyncExitStack()
         self.heard: list[Msg] = []
         self._news = asyncio.Condition()
 
@@ -59,6 +64,9 @@ class House:
             self.root = await self.connected("root")
             await self.root.subscribe(">", cb=self._hear)
             await round_trip(self.root)
+            if self._tasks:
+                await self.worker(self._tasks)
+            self._stack.push_async_callback(self.stop_replica)
             self.engine = await self.replica()
             self.operator = await self.client("operator")
             self.viewer = await self.client("viewer")
@@ -75,7 +83,10 @@ class House:
         settings = ServerSettings(
             nats_url=url_of(self.server, "replica"), inbox_prefix="_INBOX.replica", **self._settings
         )
-        return await self._stack.enter_async_context(replica(settings))
+        return await self._replica.enter_async_context(replica(settings))
+
+    async def stop_replica(self) -> None:
+        await self._replica.aclose()
 
     async def client(self, user: str) -> Client:
         client = Client(url_of(self.server, user), inbox_prefix=f"_INBOX.{user}")

@@ -37,6 +37,8 @@ class Way:
     config: str
     right: How
     wrong: How
+    refusal: str
+    """What is said then. Under TLS 1.3 a client may learn of its bad certificate by the loss of the connection only."""
 
 
 def permissions(role: str) -> str:
@@ -51,6 +53,7 @@ def encrypted(folder: Path) -> Way:
         f'tls {{ cert_file: "{certificate}", key_file: "{key}" }}',
         lambda _role: {"tls_ca": ours.ca},
         lambda _role: {"tls_ca": strangers.ca},
+        "certificate verify failed",
     )
 
 
@@ -66,6 +69,7 @@ def mutual(folder: Path) -> Way:
         f"authorization {{ users: [\n{users}\n] }}",
         lambda role: {"tls_ca": ours.ca, "tls_cert": shown[role][0], "tls_key": shown[role][1]},
         lambda role: {"tls_ca": ours.ca, "tls_cert": foreign[role][0], "tls_key": foreign[role][1]},
+        "no NATS server answers",
     )
 
 
@@ -82,6 +86,7 @@ def handshake_first(folder: Path) -> Way:
         f"tls {{ {tls} }}",
         lambda _role: {"context": str(contexts[0])},
         lambda _role: {"context": str(contexts[1])},
+        "no NATS server answers",
     )
 
 
@@ -95,6 +100,7 @@ def nkeyed(folder: Path) -> Way:
         f"authorization {{ users: [\n{users}\n] }}",
         lambda role: {"nkey": seeds[role]},
         lambda _role: {"nkey": stranger},
+        "refused the connection: Authorization",
     )
 
 
@@ -105,7 +111,7 @@ CLAIMS: dict[str, dict[str, Any]] = {
     },
     "billing": {
         "pub": {"deny": [">"]},
-        "sub": {"allow": ["task.billing.> workers", "_INBOX.billing.>"]},
+        "sub": {"allow": ["task.billing.> workers", "$SRV.>", "_INBOX.billing.>"]},
         "resp": {"max": 3, "ttl": 3600 * 10**9},
     },
     "shop": {"pub": {"allow": ["dwarf.flow.create_task", "dwarf.flow.run"]}, "sub": {"allow": ["_INBOX.shop.>"]}},
@@ -117,7 +123,12 @@ def credited(folder: Path) -> Way:
     operator, other = Operator(), Operator()
     right = {role: _written(folder / f"{role}.creds", operator.credentials(role, CLAIMS[role])) for role in ROLES}
     wrong = {role: _written(folder / f"{role}-x.creds", other.credentials(role, CLAIMS[role])) for role in ROLES}
-    return Way(operator.config, lambda role: {"creds": right[role]}, lambda role: {"creds": wrong[role]})
+    return Way(
+        operator.config,
+        lambda role: {"creds": right[role]},
+        lambda role: {"creds": wrong[role]},
+        "refused the connection: Authorization",
+    )
 
 
 def _written(path: Path, text: str) -> Path:
@@ -176,11 +187,11 @@ async def test_replica_worker_and_client_connect_and_strangers_do_not(
         ):
             assert (await client.run(bill(), {"items": 2})).state == {"items": 2, "total": 20}
         assert "permissions violation" not in caplog.text.lower()
-        with pytest.raises(Unavailable):
+        with pytest.raises(Unavailable, match=how.refusal):
             await client_of(url, how.wrong("shop")).connect()
-        with pytest.raises(Unavailable):
+        with pytest.raises(Unavailable, match=how.refusal):
             await worker_of(url, how.wrong("billing")).start()
-        with pytest.raises(Unavailable):
+        with pytest.raises(Unavailable, match=how.refusal):
             async with replica(served(url, how.wrong("replica"), sqlite_dsn)):
                 pass
 

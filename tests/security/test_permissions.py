@@ -18,9 +18,10 @@ from nats.aio.msg import Msg
 from dwarf_nats.bus.connection import connect
 from dwarf_nats.bus.signals import NatsSignals, PeerListener
 from dwarf_nats.embedded import NatsServer
-from dwarf_nats.sdk import FlowOptions, Query
+from dwarf_nats.sdk import Client, FlowOptions, Query
 from dwarf_nats.sdk.requests import round_trip
-from dwarf_nats.settings import EngineSettings
+from dwarf_nats.server import replica
+from dwarf_nats.settings import EngineSettings, ServerSettings
 from dwarf_nats.wire.connecting import ConnectOptions
 from dwarf_nats.wire.operations import OPERATIONS
 from dwarf_nats.workflow.graph import END, Graph
@@ -205,7 +206,7 @@ MAY_HEAR: dict[str, set[str]] = {
     "operator": ANNOUNCED | {"_INBOX.operator.x", "dwarf.event.>", "dwarf.stopped.>"},
     "viewer": {"dwarf.event.completed.bill", "_INBOX.viewer.x", "dwarf.event.>"},
     "shop": {"dwarf.stopped.shop", "dwarf.stopped.shop.web", "_INBOX.shop.x"},
-    "billing": {"_INBOX.billing.x"},
+    "billing": {"_INBOX.billing.x", "$SRV.PING", "$SRV.*", "$SRV.>"},
     "catalog": GRAPH | {"_INBOX.catalog.x", "graph.>"},
 }
 MAY_HEAR_IN_GROUP: dict[str, tuple[str, set[str]]] = {
@@ -268,23 +269,23 @@ async def test_a_role_hears_what_it_may_and_nothing_else(secured_server: NatsSer
 async def test_a_task_service_answers_only_who_asked_it_and_three_times(secured_server: NatsServer) -> None:
     """Accepted, the answer, and one to spare; nothing to anybody before it was asked."""
     attempts = Attempts()
-    replica = await nats.connect(url_of(secured_server.url, "replica"), inbox_prefix="_INBOX.replica")
-    inbox = replica.new_inbox()
-    replies = await replica.subscribe(inbox)
+    asking = await nats.connect(url_of(secured_server.url, "replica"), inbox_prefix="_INBOX.replica")
+    inbox = asking.new_inbox()
+    replies = await asking.subscribe(inbox)
     async with attempts.of(secured_server, "billing") as nc:
         requests = await nc.subscribe("task.billing.charge", queue="workers")
         await round_trip(nc)
         await nc.publish(inbox, b"unasked")
         assert not await attempts.allowed(nc, {inbox})
-        await replica.publish("task.billing.charge", b"{}", reply=inbox)
+        await asking.publish("task.billing.charge", b"{}", reply=inbox)
         request = await requests.next_msg(timeout=WAIT)
         for n in range(4):
             await nc.publish(request.reply, b"%d" % n)
         assert not await attempts.allowed(nc, {inbox})
     assert [(await replies.next_msg(timeout=WAIT)).data for _ in range(3)] == [b"0", b"1", b"2"]
-    await round_trip(replica)
+    await round_trip(asking)
     assert not replies.pending_msgs
-    await replica.close()
+    await asking.close()
 
 
 def response_limits() -> Iterator[tuple[str, int, int]]:
@@ -332,3 +333,53 @@ async def test_after_that_an_answer_is_refused(tmp_path: Path, limits: str, last
             else:
                 assert lasts
         await root.close()
+
+
+async def test_permission_to_answer_ends_with_the_connection(secured_server: NatsServer) -> None:
+    attempts = Attempts()
+    asking = await nats.connect(url_of(secured_server.url, "replica"), inbox_prefix="_INBOX.replica")
+    inbox = asking.new_inbox()
+    back = asyncio.Event()
+
+    async def reconnected() -> None:
+        back.set()
+
+    async with attempts.of(secured_server, "billing") as nc:
+        nc._reconnected_cb = reconnected
+        requests = await nc.subscribe("task.billing.late", queue="workers")
+        await round_trip(nc)
+        await asking.publish("task.billing.late", b"{}", reply=inbox)
+        request = await requests.next_msg(timeout=WAIT)
+        await nc.publish(request.reply, b"before")
+        assert await attempts.allowed(nc, {inbox})
+        await nc.force_reconnect()
+        await asyncio.wait_for(back.wait(), WAIT)
+        await nc.publish(request.reply, b"after")
+        assert not await attempts.allowed(nc, {inbox})
+    await asking.close()
+
+
+async def test_callers_of_another_account_are_answered(tmp_path: Path, sqlite_dsn: str) -> None:
+    """Imported operations reach the replica with reply subjects under `_R_`, which its template allows."""
+    shown = (TEMPLATES / "replica.conf").read_text()
+    config = tmp_path / "nats.conf"
+    config.write_text(
+        "accounts {\n"
+        f"DWARF {{ users: [ {{ user: replica, password: replica, permissions: {{\n{shown}\n}} }} ]\n"
+        'exports: [ { service: "dwarf.flow.*" } ] }\n'
+        "SHOP { users: [ { user: shop, password: shop } ]\n"
+        'imports: [ { service: { account: DWARF, subject: "dwarf.flow.*" } } ] }\n'
+        "}"
+    )
+    async with NatsServer(config=config) as server:
+        settings = ServerSettings(
+            dsns=[sqlite_dsn],
+            nats_url=url_of(server.url, "replica"),
+            inbox_prefix="_INBOX.replica",
+            drain_ms=200,
+            wait_for_servers=False,
+        )
+        async with replica(settings), Client(url_of(server.url, "shop")) as shop:
+            flow = await shop.create_task("billing.charge")
+            await shop.cancel(flow, "enough")
+            assert (await shop.await_(flow)).cancel_reason == "enough"
