@@ -33,6 +33,10 @@ KEYS = 2_048
 """So many keys of a band are known at once; in a band of more, a key that was served makes room for another."""
 LARGEST_HELPING = 4
 """So many steps a key may be given in one turn where keys are more than hands: a step is cheaper to find beside another."""
+ENOUGH = 0.75
+"""The share of what keys are asked for that shows most of them to have more than a step."""
+CLAIMS_BEFORE_MORE = 16
+"""So many claims ask for single steps after one that found too few."""
 DEBTS = 10_000
 """So many keys without work are remembered for being ahead of the clock."""
 BANDS = 16
@@ -309,6 +313,8 @@ class _Band:
         self.debts: dict[str, float] = {}
         self.weight = 1.0
         self.helping = 1
+        self.asked = self.taken = 0
+        self._before_more = 1
 
     def meet(self, heads: Mapping[str, Key]) -> None:
         """These keys have work now; others have none."""
@@ -333,15 +339,19 @@ class _Band:
         if share.fairness_key in self.passes:
             self.passes[share.fairness_key] += taken / share.weight
             self.clock += taken / self.weight
-        if taken < share.steps:
-            self.helping = 1
+        self.asked += share.steps
+        self.taken += taken
 
     def next_helping(self, hands: int) -> int:
-        """How many steps a turn has: more than one if there are more keys than hands, and all had what they were given."""
-        if len(self.passes) <= hands or hands < FEW:
-            return 1
-        helping, self.helping = self.helping, min(2 * self.helping, LARGEST_HELPING)
-        return helping
+        """How many steps a turn has: more than one if there are more keys than hands, and most had what they were asked."""
+        if self.taken < ENOUGH * self.asked:
+            self.helping, self._before_more = 1, CLAIMS_BEFORE_MORE
+        elif self._before_more:
+            self._before_more -= 1
+        else:
+            self.helping = min(2 * self.helping, LARGEST_HELPING)
+        self.asked = self.taken = 0
+        return self.helping if len(self.passes) > hands >= FEW else 1
 
     def _rebase(self) -> None:
         self.passes = {name: ahead - self.clock for name, ahead in self.passes.items()}

@@ -250,9 +250,9 @@ def test_a_claim_asks_few_keys_for_several_steps_each_if_all_have_them() -> None
         shallow.add(f"k{number}", 1)
     for queue, keys in ((deep, 50), (shallow, 200)):
         replica = Replica(queue)
-        for _ in range(3):
-            got = replica.claim(200)
-        assert (got.total(), len(got)) == (200, keys)
+        claims = [replica.claim(200) for _ in range(5)]
+        assert (claims[0].total(), len(claims[0])) == (200, 200)
+        assert (claims[4].total(), len(claims[4])) == (200, keys)
 
 
 def test_what_others_leave_is_spread_over_the_keys() -> None:
