@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv tools check test demo bench clean
+.PHONY: help venv tools check test quiet chaos demo bench clean
 
 help: ## what there is
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -34,6 +34,12 @@ check: tools ## format, lint, types, imports, schemas, fast tests; under a minut
 test: tools ## everything, what CI runs
 	$(BIN)/pytest -n 2
 
+quiet: $(STAMP) ## the tests of the service with the replicas' signals off: slower, nothing else
+	DWARF_SIGNALS=false $(BIN)/pytest -n 2 tests/service tests/cli tests/recovery
+
+chaos: $(STAMP) ## real processes, random faults, an independent checker: SECONDS=600 SEED=7
+	$(BIN)/python -m tests.chaos --seconds $(or $(SECONDS),180) $(if $(SEED),--seed $(SEED))
+
 demo: $(STAMP) ## the example workflow, end to end, before your eyes
 	$(BIN)/dwarf-nats demo
 
@@ -41,5 +47,5 @@ bench: $(STAMP) ## the benchmark harness
 	$(BIN)/python -m bench
 
 clean: ## remove the virtual environment and caches
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist
+	rm -rf $(VENV) .bench-venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

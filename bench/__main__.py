@@ -20,7 +20,7 @@ from rich.table import Table
 from dwarf_nats.embedded import NatsServer, PostgresServer
 from dwarf_nats.errors import DwarfError
 
-from . import result
+from . import result, showing
 from .arms import Servers, Sides
 from .cases import DATABASES, chosen, run_cases
 from .children import Failed
@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
         return _compare(_compare_parser().parse_args(argv[1:]))
     args = _parser().parse_args(argv)
     try:
-        chosen(args.case, args.quick)
+        chosen(args.case, args.quick, args.size)
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
         sys.stdout.write(args.out.read_text())
     else:
         console = _console()
-        result.show(run, console)
+        showing.show(run, console)
         console.print(f"written to {args.out}")
     return 0
 
@@ -60,8 +60,15 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="bench", description=__doc__, epilog="example: python -m bench floor-linear --quick"
     )
-    parser.add_argument("case", nargs="*", help="by name or key, floor-linear or floor-linear/64; all by default")
-    parser.add_argument("--arm", action="append", choices=(result.FLOOR, *DATABASES), help="all by default")
+    parser.add_argument(
+        "case", nargs="*", help="by name or key, floor-linear or floor-linear/64, or all; the floor's by default"
+    )
+    parser.add_argument(
+        "--arm", action="append", choices=(result.FLOOR, *DATABASES), help="of the floor's and idle; all by default"
+    )
+    parser.add_argument(
+        "--size", action="append", type=int, default=[], help="instead of the case's own: steps of history, branches, …"
+    )
     parser.add_argument("--rounds", type=int, help="3 by default, 1 with --quick")
     parser.add_argument("--quick", action="store_true", help="fewer flows, one round: does it run, roughly how fast")
     parser.add_argument("--steps", type=int, default=10, help="steps in a flow")
@@ -113,7 +120,12 @@ async def _bench(args: argparse.Namespace, command: str) -> result.Run:
         if servers.dsn:
             await _look_at_postgres(servers, run)
         run.cases = await run_cases(
-            chosen(args.case, args.quick), arms, servers, sides, rounds, lambda text: quiet.print(text, style="dim")
+            chosen(args.case, args.quick, args.size),
+            arms,
+            servers,
+            sides,
+            rounds,
+            lambda text: quiet.print(text, style="dim"),
         )
     return run
 

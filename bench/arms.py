@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import secrets
 import sys
+import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Protocol, Self
 
 import asyncpg
 import orjson
@@ -18,6 +19,9 @@ from . import load, serving
 from .children import Child, Failed
 from .processes import cpu_of
 from .result import FLOOR, PARTS, Arm, Figures
+from .shapes import Shape
+
+_POLL_SECONDS = 0.02
 
 
 @dataclass(slots=True)
@@ -98,67 +102,90 @@ class FloorArm:
         return Figures(
             floor["flows"], steps, steps / floor["steps_per_s"], floor["steps_per_s"], floor["flow_p50_ms"],
             floor["flow_p99_ms"], floor["mean_batch"], 1 / floor["mean_batch"],
-            _per_step(before, self._servers.cpu(), steps),
+            per_step(before, self._servers.cpu(), steps),
         )  # fmt: skip
 
 
 class ServiceArm:
-    """The whole service on one database of its own: client, replica and task service in a process each."""
+    """The whole service on databases of its own: client, replicas and task service in a process each."""
 
-    def __init__(self, name: str, servers: Servers, sides: Sides, *load_arguments: str) -> None:
-        self.figures = Arm(name)
+    def __init__(
+        self,
+        database: str,
+        servers: Servers,
+        sides: Sides,
+        *load_arguments: str,
+        name: str = "",
+        shape: Shape | None = None,
+        replicas: int = 1,
+        shards: int = 1,
+    ) -> None:
+        self.figures = Arm(name or database)
+        self.shape = shape or Shape(length=sides.steps)
         self._servers = servers
         self._sides = sides
-        self._on_postgres = name == "postgresql"
+        self._on_postgres = database == "postgresql"
         self._stack = AsyncExitStack()
-        tag = secrets.token_hex(4)
-        self._database = f"dwarf_bench_{tag}"
-        self._prefix = prefix = f"bench{tag}"
-        task_prefix = f"task{tag}"
-        common = ("--nats", servers.nats, "--prefix", prefix)
+        self._tag = tag = secrets.token_hex(4)
+        self._databases = [f"dwarf_bench_{tag}_{shard}" for shard in range(1, shards + 1)]
+        self._prefix = f"bench{tag}"
+        self._common = ("--nats", servers.nats, "--prefix", self._prefix)
+        self._task_prefix = ("--task-prefix", f"task{tag}")
         kind = "worker" if sides.sdk_worker else "tasks"
-        profile = ("--profile", f"{sides.profile}.{name}.{tag}") if sides.profile else ()
-        self._dsn = (
-            servers.dsn.rsplit("/", 1)[0] + f"/{self._database}"
-            if self._on_postgres
-            else f"sqlite:///{servers.folder / self._database}.db"
-        )
-        self._workers = Child(serving.__name__, kind, *common, "--task-prefix", task_prefix)
-        self._replica = Child(
-            serving.__name__, "replica", *common, "--task-prefix", task_prefix, "--dsn", self._dsn, *profile
-        )
-        self._load = Child(load.__name__, *common, "--steps", str(sides.steps), *load_arguments)
+        self._workers = Child(serving.__name__, kind, *self._common, *self._task_prefix)
+        self._replicas = [self._new_replica(number) for number in range(1, replicas + 1)]
+        self._load = Child(load.__name__, *self._common, *self.shape.arguments, *load_arguments)
         self._admin: asyncpg.Connection | None = None
         self._steps = 0
+
+    @property
+    def dsns(self) -> list[str]:
+        """One for each shard, as the harness reaches it."""
+        if self._on_postgres:
+            return [self._servers.dsn.rsplit("/", 1)[0] + f"/{database}" for database in self._databases]
+        return [f"sqlite:///{self._servers.folder / database}.db" for database in self._databases]
+
+    def _new_replica(self, number: int) -> Child:
+        profile = f"{self._sides.profile}.{self.figures.name.replace(' ', '-')}.{self._tag}.{number}"
+        return Child(
+            serving.__name__, "replica", *self._common, *self._task_prefix,
+            *(part for dsn in self._replica_dsns() for part in ("--dsn", dsn)),
+            *(("--profile", profile) if self._sides.profile else ()),
+        )  # fmt: skip
+
+    def _replica_dsns(self) -> list[str]:
+        """As the replicas reach them."""
+        return self.dsns
 
     async def __aenter__(self) -> Self:
         try:
             if self._on_postgres:
-                await self._make_database()
-            for child in (self._workers, self._replica, self._load):
+                await self._make_databases()
+            for child in (self._workers, *self._replicas, self._load):
                 await self._stack.enter_async_context(child)
         except BaseException:
             await self._stack.aclose()
             raise
         return self
 
-    async def _make_database(self) -> None:
+    async def _make_databases(self) -> None:
         self._admin = await asyncpg.connect(self._servers.dsn)
         self._stack.push_async_callback(self._admin.close)
-        await self._admin.execute(f'create database "{self._database}"')
-        self._stack.push_async_callback(self._admin.execute, f'drop database "{self._database}" with (force)')
+        for database in self._databases:
+            await self._admin.execute(f'create database "{database}"')
+            self._stack.push_async_callback(self._admin.execute, f'drop database "{database}" with (force)')
         # A connection's counts are in the statistics once it has gone, so this comes after the replica's end.
         self._stack.push_async_callback(self._count_transactions)
 
     async def _count_transactions(self) -> None:
         assert self._admin is not None
-        leaving = "select count(*) from pg_stat_activity where datname = $1 and backend_type = 'client backend'"
+        leaving = "select count(*) from pg_stat_activity where datname = any($1) and backend_type = 'client backend'"
         for _ in range(500):
-            if await self._admin.fetchval(leaving, self._database) == 0:
+            if await self._admin.fetchval(leaving, self._databases) == 0:
                 break
             await asyncio.sleep(0.01)
         commits = await self._admin.fetchval(
-            "select xact_commit from pg_stat_database where datname = $1", self._database
+            "select sum(xact_commit)::bigint from pg_stat_database where datname = any($1)", self._databases
         )
         if self._steps:
             self.figures.transactions_per_step = round(commits / self._steps, 4)
@@ -177,7 +204,7 @@ class ServiceArm:
         before = await self._read()
         done = await self._load.ask(flows=flows, concurrency=concurrency)
         after = await self._read()
-        steps = done["flows"] * self._sides.steps
+        steps = done["flows"] * self.shape.steps
         self._steps += steps
         groups = after.pop("groups") - before.pop("groups")
         members = after.pop("members") - before.pop("members")
@@ -191,18 +218,41 @@ class ServiceArm:
             done["p99_ms"],
             members / groups if groups else None,
             groups / steps,
-            _per_step(before, after, steps),
+            per_step(before, after, steps),
         )
+
+    async def rss_kib(self) -> float:
+        """Memory of all replicas."""
+        return sum([float((await replica.ask())["rss_kib"]) for replica in self._replicas])
+
+    async def while_held(self, flows: int, seconds: float) -> float:
+        """Start flows of the shape `held`, and read `rss_kib` when the tasks of all are in flight; then let them end.
+
+        Raises `Failed` if they are not within `seconds`.
+        """
+        running = asyncio.create_task(self._load.ask(flows=flows, concurrency=flows))
+        deadline = time.monotonic() + seconds
+        while (held := (await self._workers.ask())["held"]) < flows and not running.done():
+            if time.monotonic() > deadline:
+                raise Failed(f"only {held} of {flows} tasks arrived within {seconds:.0f} s")
+            await asyncio.sleep(_POLL_SECONDS)
+        found = await self.rss_kib()
+        await self._workers.ask(release=True)
+        await running
+        return found
 
     async def _read(self) -> dict[str, float]:
         """Counters, and CPU seconds so far of each part."""
-        engine: dict[str, Any] = await self._replica.ask()
-        found = {"groups": engine["groups"], "members": engine["members"], "engine": engine["cpu"]}
+        engines: list[dict[str, float]] = [await replica.ask() for replica in self._replicas]
+        found = {
+            name: sum(engine[key] for engine in engines)
+            for name, key in (("groups", "groups"), ("members", "members"), ("engine", "cpu"))
+        }
         found["workers"] = (await self._workers.ask())["cpu"]
         found.update(self._servers.cpu())
         return found
 
 
-def _per_step(before: dict[str, float], after: dict[str, float], steps: int) -> dict[str, float]:
+def per_step(before: dict[str, float], after: dict[str, float], steps: int) -> dict[str, float]:
     """Microseconds a step of each part, from CPU seconds."""
     return {part: round((after[part] - before[part]) / steps * 1e6, 2) for part in PARTS if part in after}

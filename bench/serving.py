@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import argparse
 import cProfile
+import os
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import nats
@@ -21,30 +24,53 @@ from dwarf_nats.server import replica
 from dwarf_nats.settings import ServerSettings
 
 from .children import converse, own_cpu, say
-from .load import TASK
+from .shapes import ADD, HOLD, ONE, TURN, add, one, turn
 
 
 async def tasks(url: str, prefix: str) -> None:
-    """One plain subscription."""
+    """Plain subscriptions. `{"release": true}` answers what is held; every answer says how many are."""
     nc = await nats.connect(url)
+    held: list[Msg] = []
 
-    async def answer(msg: Msg) -> None:
-        state = orjson.loads(msg.data)["state"]
-        await msg.respond(orjson.dumps({"changes": {"n": state["n"] + 1}}))
+    async def serve(task: str, changes: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+        async def answer(msg: Msg) -> None:
+            await msg.respond(orjson.dumps({"changes": changes(orjson.loads(msg.data)["state"])}))
 
-    await nc.subscribe(f"{prefix}.{TASK}", queue="q", cb=answer, pending_msgs_limit=1_000_000)
+        await nc.subscribe(f"{prefix}.{task}", queue="q", cb=answer, pending_msgs_limit=1_000_000)
+
+    async def hold(msg: Msg) -> None:
+        held.append(msg)
+
+    async def tell(question: dict[str, Any]) -> dict[str, float]:
+        if question.get("release"):
+            for msg in held:
+                await msg.respond(orjson.dumps({"changes": add(orjson.loads(msg.data)["state"])}))
+            held.clear()
+        return {"cpu": own_cpu(), "held": len(held)}
+
+    for task, changes in ((ADD, add), (ONE, one), (TURN, turn)):
+        await serve(task, changes)
+    await nc.subscribe(f"{prefix}.{HOLD}", queue="q", cb=hold)
     await nc.flush()
-    await converse(_cpu)
+    await converse(tell)
     await nc.close()
 
 
 async def worker(url: str, prefix: str) -> None:
-    """The same on the SDK."""
+    """The same on the SDK, all but the held one."""
     serving = Worker(url, task_prefix=prefix, concurrency=1024)
 
-    @serving.task(TASK)
+    @serving.task(ADD)
     async def count(n: int) -> dict[str, int]:
         return {"n": n + 1}
+
+    @serving.task(ONE)
+    async def count_one() -> dict[str, int]:
+        return {"n": 1}
+
+    @serving.task(TURN)
+    async def count_and_turn(n: int, text: str) -> dict[str, Any]:
+        return turn({"n": n, "text": text})
 
     async with serving:
         await converse(_cpu)
@@ -79,7 +105,16 @@ def counters(engine: Engine) -> dict[str, float]:
         "members": sum(one.members for one in committers),
         "outages": sum(one.outages for one in committers),
         "cpu": own_cpu(),
+        "rss_kib": rss_kib(),
     }
+
+
+def rss_kib() -> int:
+    """Memory of this process, 0 where there is no /proc."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") // 1024
+    except OSError:
+        return 0
 
 
 def main() -> None:
@@ -89,7 +124,7 @@ def main() -> None:
     parser.add_argument("--nats", required=True)
     parser.add_argument("--prefix", required=True)
     parser.add_argument("--task-prefix", default="task")
-    parser.add_argument("--dsn", default="")
+    parser.add_argument("--dsn", action="append", default=[], help="one for each shard")
     parser.add_argument("--profile", default="")
     args = parser.parse_args()
     if args.what == "tasks":
@@ -98,7 +133,7 @@ def main() -> None:
         uvloop.run(worker(args.nats, args.task_prefix))
     else:
         settings = ServerSettings(
-            dsns=[args.dsn],
+            dsns=args.dsn,
             nats_url=args.nats,
             prefix=args.prefix,
             task_prefix=args.task_prefix,

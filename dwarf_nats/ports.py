@@ -148,7 +148,8 @@ class Clock(Protocol):
 class Store(Protocol):
     """One shard. Each method is one transaction and one true sentence; each raises `Unavailable` while the database is away.
 
-    What was fenced off by its lease generation (X1) is missing from the answer of `settle`; that is no error.
+    What was fenced off by its lease generation (X1) is missing from the answer of `settle`; that is no error. A group settles
+    a step once.
     """
 
     shard: int

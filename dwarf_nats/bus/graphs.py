@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ from dwarf_nats.workflow.state import Raw
 
 from .connection import Connection
 from .inbox import Inbox
+from .tasks import GRACE_SECONDS
 
 log = logging.getLogger("dwarf_nats.bus")
 
@@ -129,12 +131,17 @@ class NatsGraphs:
         self._inbox = inbox
         self._subjects = subjects or Subjects()
         self._timeout = timeout_seconds
+        self._back_at = -GRACE_SECONDS
+        connection.on_reconnect(self._on_reconnect)
+
+    def _on_reconnect(self) -> None:
+        self._back_at = asyncio.get_running_loop().time()
 
     async def load(self, workflow: str, baggage: Raw) -> Graph | None:
         """The graph; `None` if nobody listens or the service answers 404.
 
-        Raises `Unavailable` for other refusals, silence and a lost connection, `BadRequest` for an answer that is no
-        graph or one of another name.
+        Raises `Unavailable` for other refusals, silence, a lost connection, and if nobody listens yet on one that has just
+        come back; `BadRequest` for an answer that is no graph or one of another name.
         """
         subject = self._subjects.graph(check_subject_name(workflow, "workflow name"))
         body = msgspec.json.encode(talk.GraphLoadRequest(workflow=workflow, baggage=baggage))
@@ -147,6 +154,10 @@ class NatsGraphs:
         if reply is None:
             raise Unavailable(f"graph {workflow}: the service on {subject} did not answer in {self._timeout:g} s")
         if reply.nobody:
+            if asyncio.get_running_loop().time() - self._back_at < GRACE_SECONDS:
+                raise Unavailable(
+                    f"graph {workflow}: nobody answers on {subject} yet, the connection has just come back"
+                )
             return None
         refused = _refusal(reply.block, reply.body)
         if refused is not None:

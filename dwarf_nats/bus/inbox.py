@@ -17,6 +17,10 @@ from dwarf_nats.wire import headers as h
 
 from .connection import Connection
 
+LAST_LOOK_SECONDS = 0.1
+"""How long after its deadline a call is given up. A process that stood still has answers to read that came in time, and its
+timers ring before it has read them."""
+
 
 class Reply(NamedTuple):
     """A raw reply. `nobody`: the server says that nobody listens there."""
@@ -89,7 +93,7 @@ class Inbox:
         self._calls[token] = call
         if step:
             self._by_step[step] = call
-        call.timer = loop.call_at(loop.time() + seconds, self._expire, call)
+        call.timer = loop.call_at(loop.time() + seconds, self._look_once_more, call)
         try:
             return await call.future
         except asyncio.CancelledError:
@@ -113,7 +117,15 @@ class Inbox:
         if call.step and self._by_step.get(call.step) is call:
             del self._by_step[call.step]
 
-    def _expire(self, call: Call) -> None:
+    def _look_once_more(self, call: Call) -> None:
+        loop = asyncio.get_running_loop()
+        due = loop.time() + LAST_LOOK_SECONDS
+        call.timer = loop.call_at(due, self._expire, call, due)
+
+    def _expire(self, call: Call, due: float) -> None:
+        if asyncio.get_running_loop().time() > due + LAST_LOOK_SECONDS:  # it stood still once more
+            self._look_once_more(call)
+            return
         self._forget(call)
         if not call.future.done():
             call.future.set_result(None)

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 from nats.aio.subscription import Subscription
 
-from dwarf_nats.errors import DwarfError, TooLarge, TooMany, Unavailable
+from dwarf_nats.errors import BadRequest, DwarfError, TooLarge, TooMany, Unavailable
 from dwarf_nats.ports import BusAway
 from dwarf_nats.wire import discovery
 from dwarf_nats.wire.codec import encode_error
@@ -122,6 +122,11 @@ class Service:
 
     def _receive(self, endpoint: Endpoint, _subject: bytes, reply: bytes, body: bytes, block: bytes | None) -> None:
         endpoint.stats.requests += 1
+        if self._subjects.owns(reply):
+            # We may publish there, whoever asks perhaps not: an answer would be a task request or a signal in our name.
+            endpoint.stats.failed(BadRequest("the reply subject is one of the service's own"))
+            log.warning("%s: not carried out, %s", endpoint.operation.name, endpoint.stats.last_error)
+            return
         operation = endpoint.operation
         busy = self._busy[operation.waits]
         bound = self._bounds[operation.waits]
@@ -172,7 +177,7 @@ class Service:
     # --- discovery ---
 
     def _tell(self, what: Any, _subject: bytes, reply: bytes, _body: bytes, _block: bytes | None) -> None:
-        if not reply or self._stopping:
+        if not reply or self._stopping or self._subjects.owns(reply):
             return
         body = _encode(what())
         if not self._connection.fits(b"", body):

@@ -122,7 +122,7 @@ class NatsTasks:
 
     def _on_accepted(self, call: Call, worker: str) -> None:
         self.accepted += 1
-        if not is_subject_name(worker):
+        if not is_subject_name(worker) or self._subjects.owns(worker.encode()):
             log.debug("ignoring an accepted signal with the worker subject %r", worker[:80])
             return
         if worker == call.worker:

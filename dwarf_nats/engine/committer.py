@@ -109,7 +109,7 @@ class Committer:
                 continue
             limit = self._settings.max_group
             creates = _group(self._creates, limit, lambda member: len(member[0].state_json))
-            settlements = _group(self._settlements, limit, _weight)
+            settlements = _group(self._settlements, limit, _weight, lambda one: one.step.step_id)
             try:
                 if creates:
                     await self._commit_creates(creates)
@@ -246,11 +246,17 @@ def _weight(settlement: Settlement) -> int:
     return own + sum(len(branch.state_json) for branch in settlement.branches)
 
 
-def _group(queue: deque[T], limit: int, weight: Callable[[T], int]) -> list[T]:
-    """The next members: at most `limit`, and not many large ones at once."""
+def _group(queue: deque[T], limit: int, weight: Callable[[T], int], identity: Callable[[T], object] = id) -> list[T]:
+    """The next members: at most `limit`, not many large ones at once, and none that is in the group already.
+
+    A step that was taken away and claimed again here has two results, of which one is fenced off: the store tells them apart
+    by their step only (X1).
+    """
     group: list[T] = []
+    there: set[object] = set()
     total = 0
-    while queue and len(group) < limit and total < MAX_GROUP_BYTES:
+    while queue and len(group) < limit and total < MAX_GROUP_BYTES and identity(queue[0]) not in there:
+        there.add(identity(queue[0]))
         group.append(queue.popleft())
         total += weight(group[-1])
     return group

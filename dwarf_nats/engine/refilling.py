@@ -32,18 +32,22 @@ WAKINGS = 5
 """So often in a row, before what is in line is served meanwhile."""
 FRUITLESS_US, FRUITLESS_MOST_US = 20_000, 1_000_000
 """The wait after a claim that found every step taken by others: the first, twice as long each time, and the longest."""
-STRAGGLER_SECONDS = 1.0
+STRAGGLER_SECONDS = 0.25
 """A round waits so long for a database that does not answer; then the other shards go on without it."""
 EVERY_BAND = 0
 NEVER = 2**63
 
 
 class Hands:
-    """How many steps this replica has in hand, over all shards; `free` is set whenever one more fits."""
+    """How many steps this replica has in hand, over all shards; `free` is set whenever one more fits.
+
+    `reserved`: hands kept for what a claim under way will bring.
+    """
 
     def __init__(self, settings: EngineSettings) -> None:
         self._settings = settings
         self.count = 0
+        self.reserved = 0
         self.free = asyncio.Event()
         self.free.set()
         self.empty = asyncio.Event()
@@ -51,27 +55,44 @@ class Hands:
 
     @property
     def room(self) -> int:
+        """Hands that are free and not reserved; negative if there are fewer workers than steps in hand."""
+        return self.spare - self.reserved
+
+    @property
+    def spare(self) -> int:
+        """Hands with nothing in them."""
         return self._settings.workers - self.count
 
-    def take(self, number: int = 1) -> None:
-        self.count += number
-        if self.count > 0:
-            self.empty.clear()
-        if self.room <= 0:
-            self.free.clear()
+    def take(self) -> None:
+        self.count += 1
+        self._changed()
+
+    def release(self) -> None:
+        self.count -= 1
+        self._changed()
+
+    def reserve(self, number: int) -> None:
+        """Keep so many for a claim."""
+        self.reserved += number
+        self._changed()
+
+    def unreserve(self, number: int) -> None:
+        """The claim is through."""
+        self.reserved -= number
+        self._changed()
 
     def resized(self) -> None:
         """The number of workers was changed."""
+        self._changed()
+
+    def _changed(self) -> None:
         if self.room > 0:
             self.free.set()
         else:
             self.free.clear()
-
-    def release(self, number: int = 1) -> None:
-        self.count -= number
-        if self.room > 0:
-            self.free.set()
-        if self.count == 0:
+        if self.count or self.reserved:
+            self.empty.clear()
+        else:
             self.empty.set()
 
 
@@ -179,13 +200,13 @@ class Line:
         """When to look next."""
         return min(self._look_at, self._heard)
 
-    def waits(self, priority: int, room: int) -> bool:
-        """Whether due work of this band or a better one waits, as far as known. What `room` hands can take at once does not."""
+    def waits(self, priority: int, spare: int) -> bool:
+        """Whether due work of this band or a better one waits, as far as known. What `spare` hands can take does not."""
         if self.left is not None and self.left <= priority:
             return True
-        if self._hinted > room and self._hinted_band <= priority:
+        if self._hinted > spare and self._hinted_band <= priority:
             return True
-        return room <= 0 and self.look_at <= self._clock.now()
+        return spare <= 0 and self.look_at <= self._clock.now()
 
     def ready(self, now: int) -> bool:
         """Whether it is time to look, and nothing is under way."""
@@ -244,15 +265,16 @@ class Line:
     async def claim(self, claim: Claim, budget_ms: int, turns: Turns, hands: Hands) -> None:
         """Claim and hand over; note what is left."""
         rationed = {task: most for task, most in self._allowances.items() if most < claim.limit}
-        hands.take(claim.limit)
+        self._look_at = NEVER
+        hands.reserve(claim.limit)
         try:
             rows = await self.store.claim(claim.limit, budget_ms, claim.shares, rationed)
         finally:
-            hands.release(claim.limit)
+            hands.unreserve(claim.limit)
         await self._taker.take(rows)
-        self._note(claim, rows, turns)
+        self._note(claim, rows, turns, rationed=bool(rationed))
 
-    def _note(self, claim: Claim, rows: Sequence[Sequence[Any]], turns: Turns) -> None:
+    def _note(self, claim: Claim, rows: Sequence[Sequence[Any]], turns: Turns, *, rationed: bool) -> None:
         found: dict[tuple[int, str], tuple[int, int]] = {}
         for row in rows:
             key = (row[15], row[16])
@@ -274,7 +296,7 @@ class Line:
             self.left = None
             return
         self._fruitless = 0
-        if self.roster.best is None and self.roster.complete and not self._allowances:
+        if self.roster.best is None and self.roster.complete and not rationed:
             self._rest()
         else:
             self.left = self.roster.best if self.roster.best is not None else claim.shares[0].priority
@@ -340,12 +362,10 @@ class Refiller:
 
     def admits(self, priority: int) -> bool:
         """Whether a new step may start without standing in line: nowhere waits due work of its band or a better one (C1)."""
-        room = self._hands.room
-        return (
-            room >= 0
-            and not self._stopped
-            and not any(line.open and line.waits(priority, room) for line in self._lines)
-        )
+        spare = self._hands.spare
+        if spare < 0 or self._stopped:
+            return False
+        return not any(line.open and line.waits(priority, spare) for line in self._lines)
 
     async def _run(self) -> None:
         while not self._stopped:

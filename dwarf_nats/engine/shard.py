@@ -83,6 +83,7 @@ class Shard:
         self.orphaned = 0
         """Running flows without a live step, as last counted; for a person to look at (B5)."""
         self.fenced = 0
+        self._missed_beats = 0
         self._clock = clock
         self._tasks = tasks
         self._keeps_budget: bool = getattr(tasks, "keeps_budget", False)  # then a second timer per step is spared
@@ -126,7 +127,8 @@ class Shard:
         self.committer.reopen()
         self._jobs = [
             self._job(self.committer.run(), "committer"),
-            self._job(self._keep_up(name), "reaper"),
+            self._job(self._beat(name), "pulse"),
+            self._job(self._keep_up(), "reaper"),
             self._job(self.gate.run(), "prober"),
         ]
 
@@ -180,7 +182,7 @@ class Shard:
     @property
     def outages(self) -> int:
         """How often the database was found to be away."""
-        return self.committer.outages + self.line.outages
+        return self.committer.outages + self.line.outages + self._missed_beats
 
     def admits_born_running(self, priority: int, url: str) -> bool:
         """Whether a new step may start without standing in line: nothing of its band or a better one waits (C1), and its task
@@ -567,7 +569,23 @@ class Shard:
 
     # -- upkeep
 
-    async def _keep_up(self, name: str) -> None:
+    async def _beat(self, name: str) -> None:
+        """Say that this replica lives (B2), whatever else it may be waiting for."""
+        while True:
+            await self._clock.sleep(self.settings.replica_timeout_ms / 1000 * BEAT)
+            try:
+                self.gate.held = await self.store.beat(name)
+                self.away = ""
+            except Unavailable as error:
+                self.away = str(error)
+                self._missed_beats += 1
+                log.debug("shard %d: %s", self.number, error)
+            except asyncio.CancelledError:
+                raise
+            except Exception:
+                log.exception("a defect in the pulse of shard %d", self.number)
+
+    async def _keep_up(self) -> None:
         beat = self.settings.replica_timeout_ms / 1000 * BEAT
         ticks = 0
         outages = self.outages
@@ -575,7 +593,6 @@ class Shard:
             await self._clock.sleep(beat)
             ticks += 1
             try:
-                self.gate.held = await self.store.beat(name)
                 if self.outages != outages:
                     outages = self.outages
                     ticks = 1  # the other replicas could not renew their rows either: give them time
@@ -588,9 +605,7 @@ class Shard:
                         await self.store.forget_replicas(self.settings.replica_timeout_ms)
                     if ticks % 60 == 0:
                         await self._heal(self)
-                self.away = ""
             except Unavailable as error:
-                self.away = str(error)
                 log.debug("shard %d: %s", self.number, error)
                 outages = -1
             except asyncio.CancelledError:

@@ -6,6 +6,7 @@ statement, so that it is born parked whichever replica knows of the trip.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dwarf_nats.store import line
@@ -26,25 +27,32 @@ with recursive t(url) as (
   select (select min(s.url) from dwarf_steps s where s.parked = 2 and s.url > t.url) from t where t.url is not null)
 select url from t where url is not null
 """
+# In the order in which everybody locks steps (X10). A row that was locked is found again by its place, `ctid`; in SQLite nobody
+# else writes. What ripens between the two statements was asleep for the first and is ripe for the second.
 _PARK = """
-update dwarf_steps set parked = 2
-where step_id in (
-    -- In the order in which everybody locks steps (X10).
-    select step_id from dwarf_steps {{by:{index}}} where {which} and url = $1 order by step_id {{for_update}})
-  and status = 'pending' and parked = 0
+with found as materialized (select ctid from dwarf_steps where {which} and url = $1 order by step_id for update)
+update dwarf_steps s set parked = 2 from found f where s.ctid = f.ctid
 """
-# What ripens between the two was asleep for the first and is ripe for the second.
-PARKS = (
-    _PARK.format(index="dwarf_steps_asleep", which=line.ASLEEP),
-    _PARK.format(index="dwarf_steps_lane", which=line.RIPE),
+PARKS = (_PARK.format(which=line.ASLEEP), _PARK.format(which=line.RIPE))
+_PARK_SQLITE = """
+update dwarf_steps set parked = 2 where step_id in (
+  select step_id from dwarf_steps indexed by {index} where {which} and url = $1)
+"""
+PARKS_SQLITE = (
+    _PARK_SQLITE.format(index="dwarf_steps_asleep", which=line.ASLEEP),
+    _PARK_SQLITE.format(index="dwarf_steps_lane", which=line.RIPE),
 )
 # Written now, so that what is due is ripe (`line`).
 RELEASE = """
-update dwarf_steps set parked = 0, updated_at = {now}
-where step_id in (
-    select step_id from dwarf_steps {by:dwarf_steps_parked}
-    where parked = 2 and url = $1 order by not_before, step_id limit $2 {for_update})
-  and parked = 2
+with found as materialized (
+  select ctid from dwarf_steps where parked = 2 and url = $1 order by not_before, step_id limit $2 for update)
+update dwarf_steps s set parked = 0, updated_at = {now} from found f where s.ctid = f.ctid
+returning step_id, priority, not_before
+"""
+RELEASE_SQLITE = """
+update dwarf_steps set parked = 0, updated_at = {now} where step_id in (
+  select step_id from dwarf_steps indexed by dwarf_steps_parked
+  where parked = 2 and url = $1 order by not_before, step_id limit $2)
 returning step_id, priority, not_before
 """
 
@@ -63,15 +71,15 @@ async def untrip(database: Database, url: str) -> None:
     await database.fetch("delete from dwarf_tripped where url = $1", url)
 
 
-async def park(tx: Tx, url: str) -> None:
+async def park(tx: Tx, url: str, statements: Sequence[str]) -> None:
     """Park all pending steps of the task."""
-    for sql in PARKS:
+    for sql in statements:
         await tx.fetch(sql, url)
 
 
-async def release(tx: Tx, url: str, limit: int) -> list[tuple[int, int, int]]:
+async def release(tx: Tx, url: str, limit: int, statement: str) -> list[tuple[int, int, int]]:
     """Release up to `limit` parked steps of the task, those due longest; `(step id, priority, not before)` of each."""
-    return [(int(row[0]), int(row[1]), int(row[2])) for row in await tx.fetch(RELEASE, url, limit)]
+    return [(int(row[0]), int(row[1]), int(row[2])) for row in await tx.fetch(statement, url, limit)]
 
 
 async def tripped_tasks(database: Database) -> dict[str, str]:

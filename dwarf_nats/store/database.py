@@ -1,8 +1,8 @@
 """What the statements need of a database: to run one, and to run several as one transaction.
 
 Statements are written once, in the SQL that PostgreSQL and SQLite share, with parameters `$1 … $n`; the few differences are
-macros: `{now}` (microseconds since the epoch, the database's clock), `{in:$1}` (member of an array parameter), `{greatest}`,
-`{for_update}`, `{by:index}` (SQLite is to read by this index).
+macros: `{now}` (microseconds since the epoch, the database's clock), `{in:$1}` (member of an array parameter),
+`{greatest}`, `{for_update}`, `{skip_locked}` (lock what nobody holds, pass over the rest).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Row = Sequence[Any]
-_MACRO = re.compile(r"\{(now|greatest|for_update|in:\$\d+|by:\w+)\}")
+_MACRO = re.compile(r"\{(now|greatest|for_update|skip_locked|in:\$\d+)\}")
 
 
 class Tx(Protocol):
@@ -72,10 +72,10 @@ def postgres_sql(sql: str) -> str:
             return "(extract(epoch from now()) * 1000000)::bigint"
         if macro == "for_update":
             return "for update"
+        if macro == "skip_locked":
+            return "for update skip locked"
         if macro == "greatest":
             return "greatest"
-        if macro.startswith("by:"):
-            return ""
         return f"= any({macro[3:]}::bigint[])"
 
     return _MACRO.sub(expand, sql)
@@ -89,12 +89,10 @@ def sqlite_sql(sql: str) -> str:
         macro = match[1]
         if macro == "now":
             return "dwarf_now()"
-        if macro == "for_update":
+        if macro in ("for_update", "skip_locked"):
             return ""
         if macro == "greatest":
             return "max"
-        if macro.startswith("by:"):
-            return f"indexed by {macro[3:]}"
         return f"in (select value from json_each({macro[3:]}))"
 
     return re.sub(r"\$(\d+)", r"?\1", _MACRO.sub(expand, sql))

@@ -163,6 +163,7 @@ LANE_BAND = f"{_LANE} where {RIPE} and priority > ? {_LANE_ORDER}"
 LANE_KEY = f"{_LANE} where {RIPE} and priority = ? and fairness_key > ? {_LANE_ORDER}"
 LANE_TASK = f"{_LANE} where {RIPE} and priority = ? and fairness_key = ? and url > ? {_LANE_ORDER}"
 WAKES = f"select not_before from dwarf_steps indexed by dwarf_steps_asleep where {ASLEEP} order by not_before limit 1"
+BEST = f"select priority from dwarf_steps indexed by dwarf_steps_ripe where {RIPE} and priority > ? {_KEY_ORDER}"
 RIPEN_SQLITE = f"""
 update dwarf_steps set updated_at = ?1 where step_id in (
   select step_id from dwarf_steps indexed by dwarf_steps_asleep where {ASLEEP} and not_before <= ?1
@@ -185,12 +186,9 @@ where {RIPE} and priority = ? and fairness_key = ? and url = ? and not_before <=
 
 def survey(connection: sqlite3.Connection, now: int, ask: Ask, shut: Collection[str]) -> Page:
     """Read a page."""
-    row = connection.execute(WAKES).fetchone()
-    wakes_at = row[0] if row is not None else None
-    first = connection.execute(NEXT_BAND, (ask.floor,)).fetchone()
-    if first is None:
+    best, wakes_at = connection.execute(f"select ({BEST}), ({WAKES})", (ask.floor,)).fetchone()
+    if best is None:
         return Page(now, None, [], False, wakes_at)
-    best = first[0]
     start = (best, ask.fairness_key, ask.url) if best == ask.band else (best, "", "")
     begin, following = (LANE_FROM, (LANE_TASK, LANE_KEY, LANE_BAND)) if shut else (KEY_FROM, (NEXT_KEY, NEXT_BAND))
     found = connection.execute(begin, start[: len(following)]).fetchone()

@@ -52,9 +52,15 @@ _AWAY = (
     asyncpg.ReadOnlySQLTransactionError,
 )
 _AGAIN = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
-_HOT = {
+_SESSION = {
     "application_name": "dwarf-nats",
     "jit": "off",
+    # A replica that stands still in the middle of a transaction must not hold its locks for ever: it reads that the
+    # connection is gone once it goes on, and others do not wait for it any longer.
+    "idle_in_transaction_session_timeout": "10000",
+}
+_HOT = {
+    **_SESSION,
     "plan_cache_mode": "force_generic_plan",
     "enable_seqscan": "off",
     "enable_hashjoin": "off",
@@ -236,7 +242,7 @@ class Postgres:
             timeout=10,
             command_timeout=60,
             reset=_as_it_is,
-            server_settings={"application_name": "dwarf-nats", "jit": "off"},
+            server_settings=_SESSION,
         )
 
     def resize(self, size: int) -> None:
@@ -387,9 +393,9 @@ class Postgres:
                             self.dsn, timeout=10, command_timeout=60, server_settings=_HOT
                         )
                     return await work(self._hot)
-                except _AGAIN:
-                    if attempt == 3:
-                        raise
+                except _AGAIN as error:
+                    if attempt == 3:  # it is not what was to be written that is at fault
+                        raise self._unavailable(error) from error
                 except _AWAY as error:
                     hot, self._hot = self._hot, None
                     if hot is not None:

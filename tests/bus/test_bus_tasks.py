@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
+import nats
 import pytest
 from nats.aio.msg import Msg
 
@@ -292,12 +295,13 @@ async def test_an_accepted_that_names_no_ordinary_subject_is_ignored(
     await serve(other, unique, asked.put)
     running = asyncio.create_task(tasks.execute(call()))
     request = await asyncio.wait_for(asked.get(), 10)
-    for subject in ("", "$JS.API.STREAM.PURGE.events", "a.>", "a b", "a..b", "x" * 300):
+    own = ("dwarf.peer.trip_breaker", f"{unique}.charge", "graph.bill")
+    for subject in ("", "$JS.API.STREAM.PURGE.events", "a.>", "a b", "a..b", "x" * 300, *own):
         headers = {"Dwarf-Signal": "accepted", **({"Dwarf-Worker": subject} if subject else {})}
         await other.publish(request.reply, b"", headers=headers)
     await other.flush()
     await connection.flush()
-    assert (tasks.accepted, tasks.roll.workers, tasks.worker_of(STEP)) == (6, 0, "")
+    assert (tasks.accepted, tasks.roll.workers, tasks.worker_of(STEP)) == (9, 0, "")
     await other.publish(request.reply, b"")
     assert await running == Answer()
 
@@ -342,6 +346,40 @@ async def test_a_private_inbox_prefix(nats_server: NatsServer, opened: Any, othe
     await inbox.start()
     assert await NatsTasks(connection, inbox, Subjects(task_prefix=unique)).execute(call()) == Answer()
     assert seen[0].startswith("_INBOX_replica.")
+
+
+async def test_an_answer_that_came_while_the_replica_was_frozen_is_taken_though_its_deadline_has_passed(
+    tasks: NatsTasks, connection: Connection, nats_server: NatsServer, unique: str
+) -> None:
+    serving, answered = threading.Event(), threading.Event()
+
+    async def service() -> None:
+        other = await nats.connect(nats_server.url)
+
+        async def answer(msg: Msg) -> None:
+            await msg.respond(b'{"changes":{"paid":true}}')
+            await other.flush()
+            answered.set()
+
+        await other.subscribe(f"{unique}.charge", cb=answer)
+        await other.flush()
+        serving.set()
+        await asyncio.to_thread(answered.wait, 20)
+        await other.close()
+
+    elsewhere = threading.Thread(target=asyncio.run, args=[service()], daemon=True)
+    elsewhere.start()
+    await asyncio.to_thread(serving.wait, 20)
+    asking = asyncio.create_task(tasks.execute(call(budget=0.05)))
+    await asyncio.sleep(0)  # it has asked
+    connection._transport.writelines(connection._pending)  # type: ignore[union-attr]
+    connection._pending = []
+    assert answered.wait(10)  # and from now on this loop stands still
+    time.sleep(0.5)  # noqa: ASYNC251
+    answer = await asking
+    elsewhere.join()
+    assert answer.error is None
+    assert {name: bytes(value) for name, value in answer.changes.items()} == {"paid": b"true"}
 
 
 async def test_a_bus_outage_loses_no_worker(own_server: NatsServer, opened: Any) -> None:

@@ -130,6 +130,19 @@ async def test_what_arrives_during_a_commit_shares_the_next(store: Flaky) -> Non
     assert (desk.committer.groups, desk.committer.members) == (3, 25)
 
 
+async def test_of_two_results_of_one_step_the_stale_one_is_fenced_though_they_come_together(store: Flaky) -> None:
+    """X1: the step was given back and claimed again here, and both executions have ended. It goes on once."""
+    (stale,) = await claimed(store, 1)
+    await store.disown([])
+    again = in_hand((await store.claim(1, BUDGET))[0])
+    desk = Desk(store)
+    late, valid = went_on(stale, {"by": "the first"}), went_on(again, {"by": "the second"})
+    await desk.settle(late, valid)
+    assert desk.fenced == [stale.step_id]
+    assert desk.effects == {again.step_id: (valid, True)}
+    assert len(await store.steps([again.flow.flow_id])) == 2
+
+
 async def test_creations_and_settlements_alternate(store: Flaky) -> None:
     steps = await claimed(store, 3)
     desk = Desk(store)

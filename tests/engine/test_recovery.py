@@ -12,6 +12,7 @@ import asyncpg
 import pytest
 from engine_helpers import SOON, Gate, crash, line, replica, shard_of
 
+from dwarf_nats.clock import ManualClock
 from dwarf_nats.embedded import PostgresServer
 from dwarf_nats.engine import Engine
 from dwarf_nats.errors import Unavailable
@@ -105,6 +106,38 @@ async def test_what_a_dead_replica_held_on_sqlite_runs_again_at_once(
         assert (await following.snapshot(created)).status is Status.CREATED
         assert shard_of(following).recovered == 3
     assert proxy.calls == {"gate": 6, "add": 3}
+
+
+async def test_a_replica_whose_upkeep_is_held_up_goes_on_saying_that_it_lives(
+    timed: Engine, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """B2: whatever its sweeps wait for, a lock or a slow database, the others do not take it for dead."""
+    store = shard_of(timed).store
+    beat = store.beat
+    held_up, beaten = asyncio.Event(), asyncio.Event()
+
+    async def recover(_timeout_ms: int) -> int:
+        held_up.set()
+        await asyncio.Event().wait()
+        return 0
+
+    async def counted(name: str) -> None:
+        await beat(name)
+        beaten.set()
+
+    monkeypatch.setattr(store, "recover", recover)
+    monkeypatch.setattr(store, "beat", counted)
+
+    async def until(event: asyncio.Event) -> None:
+        async with asyncio.timeout(SOON):
+            while not event.is_set():
+                clock.advance(1)
+                await asyncio.sleep(0)
+
+    await until(held_up)
+    for _ in range(3):
+        beaten.clear()
+        await until(beaten)
 
 
 @pytest.mark.slow

@@ -273,6 +273,30 @@ async def test_a_shard_that_is_away_holds_up_no_other(tmp_path: Path) -> None:
         assert len(await one.all()) == 20
 
 
+async def test_a_shard_that_does_not_answer_holds_up_no_other(tmp_path: Path) -> None:
+    """B6: nor does its silence take hands for ever."""
+    dsns = [f"sqlite:///{tmp_path / name}.db" for name in ("one", "two")]
+    async with stage(*dsns) as one:
+        await one.hold()
+        for number in range(20):
+            await one.add(number)
+        shards = [int(key.split("-")[0]) for key in one.keys[1:]]
+        hung = one.engine._shards[2].store
+        assert isinstance(hung, SqlStore)
+        original, silence = hung.survey, asyncio.Event()
+
+        async def silent(*args: Any) -> Any:
+            await silence.wait()
+            return await original(*args)
+
+        hung.survey = silent  # type: ignore[method-assign]
+        one.gate.open()
+        await one.ran(shards.count(1))
+        assert one.order == [number for number in range(20) if shards[number] == 1]
+        silence.set()
+        assert len(await one.all()) == 20
+
+
 # -- passing over (C3)
 
 
@@ -454,10 +478,10 @@ async def test_a_sleeper_that_comes_due_while_all_hands_are_full_takes_its_turn(
     """C1, C5: by its band, and by how long it has been due."""
     async with stage(dsn) as one:
         await one.hold()
+        await one.add("waits")
         soon = datetime.now(UTC) + timedelta(milliseconds=30)
         await one.add("slept, better", priority=1, start_at=soon)
         await one.add("slept", start_at=soon)
-        await one.add("waits")
         while datetime.now(UTC) < soon + timedelta(milliseconds=5):
             await asyncio.sleep(0)
         await one.add("waits longer")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import cache
@@ -151,6 +152,10 @@ async def connected(nats_url: str) -> AsyncIterator[Client]:
         await client.close()
 
 
+SIGNALS = os.environ.get("DWARF_SIGNALS", "true").lower() not in ("0", "false", "no")
+"""Off in `make quiet`: everything must hold without them, only slower (B1)."""
+
+
 def settings(nats_url: str, dsn: str, prefix: str, **more: Any) -> ServerSettings:
     """Of a replica of the deployment `prefix`."""
     return ServerSettings(
@@ -160,7 +165,7 @@ def settings(nats_url: str, dsn: str, prefix: str, **more: Any) -> ServerSetting
         task_prefix=f"{prefix}task",
         graph_prefix=f"{prefix}graph",
         wait_for_servers=False,
-        **{"drain_ms": 200, **more},
+        **{"drain_ms": 200, "signals": SIGNALS, **more},
     )
 
 

@@ -192,11 +192,11 @@ async def test_while_one_replica_drains_the_other_answers_everything(
 
 async def test_a_cancellation_reaches_the_worker_whichever_replica_runs_the_step(pair: Caller) -> None:
     """O10, B1: the replica that is asked to cancel tells the other, which tells the worker that accepted from it."""
-    private = await pair.hear(f"{pair.prefix}.worker")
+    private = await pair.hear(f"{pair.prefix}private.worker")
     asked = await pair.holds("work")
     flows = [await pair.ok("flow.create_task", task="work", start=True) for _ in range(16)]
     requests = [await take(asked) for _ in flows]
-    accepted = {"Dwarf-Signal": "accepted", "Dwarf-Worker": f"{pair.prefix}.worker"}
+    accepted = {"Dwarf-Signal": "accepted", "Dwarf-Worker": f"{pair.prefix}private.worker"}
     for request in requests:
         await pair.answer(request, b"", accepted)
     steps = {json.loads(request.data)["stepKey"].rpartition("-")[0] for request in requests}
@@ -210,3 +210,43 @@ async def test_a_cancellation_reaches_the_worker_whichever_replica_runs_the_step
         told.update(body["cancel"])
         await pair.client.publish(call.reply, json.dumps({"running": body["steps"]}).encode())
     assert asked.empty()
+
+
+async def held_back(caller: Caller) -> list[list[dict[str, Any]]]:
+    """The tasks each of two replicas says in its statistics that it holds back."""
+    inbox = caller.client.new_inbox()
+    heard = await caller.hear(inbox)
+    await caller.client.publish("$SRV.STATS.dwarf", b"", reply=inbox)
+    found: list[list[dict[str, Any]]] = []
+    while len(found) < 2:
+        told = json.loads((await take(heard)).data)
+        if told["metadata"]["prefix"] == caller.prefix:
+            (breaker,) = (one for one in told["endpoints"] if one["name"] == "task-breaker")
+            found.append(breaker["data"]["tasks"])
+    return found
+
+
+async def test_replicas_tell_each_other_of_busy_tasks_and_tripped_breakers(pair: Caller) -> None:
+    """V3, V4, B1: over NATS; both are free again once the task serves."""
+    asked = await pair.holds("work")
+    flow = await pair.ok("flow.create_task", task="work", start=True)
+    await pair.answer(await take(asked), b"", {"Nats-Service-Error-Code": "429", "Nats-Service-Error": "slow"})
+    again = await take(asked)
+    async with asyncio.timeout(WAIT):
+        while [[one["task"] for one in tasks] for tasks in await held_back(pair)] != [["work"], ["work"]]:
+            pass
+    rates = [one["ratePerSecond"] for tasks in await held_back(pair) for one in tasks]
+    assert all(1 <= rate < 100 for rate in rates), rates
+    await pair.answer(again, b"", {"Nats-Service-Error-Code": "503", "Nats-Service-Error": "closed"})
+    async with asyncio.timeout(WAIT):
+        while ["breaker" in one for tasks in await held_back(pair) for one in tasks] != [True, True]:
+            pass
+    causes = {one["breaker"]["cause"] for tasks in await held_back(pair) for one in tasks if "breaker" in one}
+    assert causes <= {"unavailable", "told"}
+    while (await pair.ok("flow.snapshot", **flow))["status"] == "running":
+        await pair.answer(await take(asked))
+        await pair.ok("flow.poll", **flow, timeoutMs=500)
+    assert (await pair.ok("flow.await", **flow))["status"] == "completed"
+    async with asyncio.timeout(WAIT):
+        while any("breaker" in one for tasks in await held_back(pair) for one in tasks):
+            pass

@@ -293,8 +293,8 @@ async def test_a_late_reply_to_an_earlier_attempt_is_not_the_answer_of_the_later
 async def test_an_accepted_signal_is_no_answer(caller: Caller) -> None:
     """Wire section 2: the reply comes after it, and a cancellation reaches the worker's private subject, token-free."""
     asked = await caller.holds("work")
-    private = await caller.hear(f"{caller.prefix}.worker")
-    accepted = {"Dwarf-Signal": "accepted", "Dwarf-Worker": f"{caller.prefix}.worker"}
+    private = await caller.hear(f"{caller.prefix}private.worker")
+    accepted = {"Dwarf-Signal": "accepted", "Dwarf-Worker": f"{caller.prefix}private.worker"}
     one = await caller.ok("flow.create_task", task="work", start=True)
     call = await take(asked)
     await caller.answer(call, b"", accepted)

@@ -23,7 +23,9 @@ from store_helpers import (
     went_on,
 )
 
-from dwarf_nats.errors import Conflict, NotFound
+from dwarf_nats.clock import SystemClock
+from dwarf_nats.errors import Conflict, NotFound, Unavailable
+from dwarf_nats.store import postgres
 from dwarf_nats.store.store import SqlStore
 from dwarf_nats.workflow.rows import StepRow
 
@@ -94,6 +96,77 @@ async def test_a_step_recovered_by_another_replica_is_fenced_from_the_first(pg_s
     assert row.final_state == '{"by":"two"}'
 
 
+async def test_recovery_does_not_wait_for_a_replica_that_stands_still_in_a_transaction(pg_stores: Stores) -> None:
+    """B2: what it has locked is left for the next time, the rest of what it held is given back."""
+    one, two = pg_stores
+    free, held = await one_claimed(one), await one_claimed(one)
+    await look(two, "update dwarf_replicas set seen_at = 1 where replica_id = $1", one.replica_id)
+    async with locked(one, held.step_id), asyncio.timeout(20):
+        assert await two.recover(10_000) == 1
+        assert await step_status(two, free.step_id) == "pending"
+    assert await two.recover(10_000) == 1
+    assert await step_status(two, held.step_id) == "pending"
+
+
+async def test_a_replica_that_stands_still_in_a_transaction_loses_it(
+    pg_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody waits for its locks for ever; it learns that its database is away, as in any outage (B6)."""
+    monkeypatch.setitem(postgres._SESSION, "idle_in_transaction_session_timeout", "100")
+    monkeypatch.setitem(postgres._HOT, "idle_in_transaction_session_timeout", "100")
+    still, other = [SqlStore(1, pg_dsn, pool=1, clock=SystemClock()) for _ in range(2)]
+    for store in (still, other):
+        await store.open("a replica", migrated=True)
+    assert isinstance(still.database, postgres.Postgres)
+    step = await one_claimed(still)
+    lock = "update dwarf_steps set updated_at = 1 where step_id = $1"
+
+    async def standstill(on: Any) -> None:
+        await on.fetch(lock, step.step_id)
+        await look(other, lock, step.step_id)  # returns once the lock is free
+        await on.fetch(lock, step.step_id)
+
+    async def settling(connection: Any) -> None:
+        async with connection.transaction():
+            await standstill(connection)
+
+    with pytest.raises(Unavailable):
+        await still.database.transact(standstill)
+    with pytest.raises(Unavailable):
+        await still.database._hotly(settling)
+    await look(still, lock, step.step_id)
+    for store in (still, other):
+        await store.close()
+
+
+class Unlucky:
+    """A connection on which every statement meets a deadlock."""
+
+    def __init__(self) -> None:
+        self.tries = 0
+
+    def is_closed(self) -> bool:
+        return False
+
+    async def fetch(self, *_: Any) -> list[Any]:
+        self.tries += 1
+        raise asyncpg.DeadlockDetectedError("deadlock detected")
+
+
+async def test_a_group_that_meets_lock_conflicts_again_and_again_is_tried_later_not_failed(pg_stores: Stores) -> None:
+    """X10, B6: what the database refuses for reasons of its own is no fault of a step."""
+    one, _ = pg_stores
+    step = await one_claimed(one)
+    unlucky = Unlucky()
+    assert isinstance(one.database, postgres.Postgres)
+    hot, one.database._hot = one.database._hot, unlucky
+    with pytest.raises(Unavailable, match="deadlock detected"):
+        await one.settle([ended(step)], BUDGET)
+    assert unlucky.tries > 1
+    one.database._hot = hot
+    assert len(await one.settle([ended(step)], BUDGET)) == 1
+
+
 async def test_one_idempotency_key_at_two_replicas_makes_one_flow(pg_stores: Stores) -> None:
     """O1."""
     for n in range(20):
@@ -112,7 +185,7 @@ async def test_one_start_wins(pg_stores: Stores) -> None:
 
 @pytest.mark.parametrize("running", [True, False])
 async def test_a_cancel_that_waits_for_a_settlement_takes_its_successor_along(pg_stores: Stores, running: bool) -> None:
-    """O10: the successor is born while cancel waits."""
+    """O10: the successor is born while cancel waits; whoever executes it is told."""
     one, two = pg_stores
     step = await one_claimed(one)
     settlement = went_on(step, running=running)
@@ -123,11 +196,12 @@ async def test_a_cancel_that_waits_for_a_settlement_takes_its_successor_along(pg
         cancelling = asyncio.create_task(cancel(two, step.flow.flow_id, "", final))
         await line(2)
     assert len(await settling) == 1
-    await cancelling
+    following = settlement.successor
+    assert (await cancelling).running == ([(following.step_id, following.token)] if running else [])
     row = await one.flow_by_id(step.flow.flow_id)
     assert row is not None
     assert (row.status, row.final_state) == ("cancelled", '{"steps":2}')
-    assert await step_status(one, settlement.successor.step_id) == "cancelled"
+    assert await step_status(one, following.step_id) == "cancelled"
     assert await one.claim(5, BUDGET) == []
 
 

@@ -321,7 +321,7 @@ def test_sqlite_searches_an_index_for_every_probe(files: dict[str, sqlite3.Conne
     if analysed:
         connection.execute("analyze")
     probes = [
-        line.KEY_FROM, line.NEXT_KEY, line.NEXT_BAND, line.LANE_FROM, line.LANE_TASK, line.LANE_KEY, line.LANE_BAND,
+        line.BEST, line.KEY_FROM, line.NEXT_KEY, line.NEXT_BAND, line.LANE_FROM, line.LANE_TASK, line.LANE_KEY, line.LANE_BAND,
         line.KEY_STEPS, line.NEXT_TASK, line.LANE_STEPS,
     ]  # fmt: skip
     for sql in probes:

@@ -242,8 +242,8 @@ async def test_postgres_finds_what_is_parked_and_what_to_park_by_index(
             await connection.execute(BACKLOG)
         expected = {
             postgres.PROBE: "dwarf_steps_parked",
-            postgres_sql(breakers.PARKS[0]): "dwarf_steps_asleep",
-            postgres_sql(breakers.PARKS[1]): "dwarf_steps_(lane|ripe)",
+            breakers.PARKS[0]: "dwarf_steps_asleep",
+            breakers.PARKS[1]: "dwarf_steps_(lane|ripe)",
             postgres_sql(breakers.RELEASE): "dwarf_steps_parked",
             postgres_sql(breakers._DISTINCT): "dwarf_steps_parked",
         }
@@ -262,9 +262,9 @@ async def test_postgres_finds_what_is_parked_and_what_to_park_by_index(
 
 async def test_sqlite_finds_what_is_parked_and_what_to_park_by_index(timed: SqlStore) -> None:
     expected = {
-        breakers.PARKS[0]: "dwarf_steps_asleep",
-        breakers.PARKS[1]: "dwarf_steps_lane",
-        breakers.RELEASE: "dwarf_steps_parked",
+        breakers.PARKS_SQLITE[0]: "dwarf_steps_asleep",
+        breakers.PARKS_SQLITE[1]: "dwarf_steps_lane",
+        breakers.RELEASE_SQLITE: "dwarf_steps_parked",
         breakers._DISTINCT: "dwarf_steps_parked",
     }
     for sql, index in expected.items():

@@ -215,7 +215,7 @@ def test_keys_round_trip(shard: int, number: int, token: str) -> None:
     assert parse_key(str(Key(shard, number, token))) == (shard, number, token)
 
 
-@pytest.mark.parametrize("name", ["a", "billing.charge", "A-1_b.c", "x" * 256])
+@pytest.mark.parametrize("name", ["a", "billing.charge", "A-1_b.c", "x" * 256, "1-2-short", "a-1-2-a1B2c3D4e5F6g7H8"])
 def test_subject_names(name: str) -> None:
     assert check_subject_name(name, "task") == name
 
@@ -227,6 +227,15 @@ def test_names_that_are_no_subject_are_refused(name: str) -> None:
     assert not is_subject_name(name)
     with pytest.raises(BadRequest, match="invalid task"):
         check_subject_name(name, "task")
+
+
+@pytest.mark.parametrize("name", ["1-42-a1B2c3D4e5F6g7H8", "done.1-42-a1B2c3D4e5F6g7H8", "1-42-a1B2c3D4e5F6g7H8.x"])
+def test_a_key_is_no_part_of_a_subject(name: str) -> None:
+    """Wire section 5: it is a capability, and subjects are read by many."""
+    assert not is_subject_name(name)
+    with pytest.raises(BadRequest, match="has the form of a flow or step key") as caught:
+        check_subject_name(name, "notify target")
+    assert "a1B2c3D4e5F6g7H8" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,144 @@
+"""Another engine in a process of its own, client and all, in the virtual environment of the peers (`peers.py`).
+
+    {"flows": 100, "concurrency": 16} -> {"flows": …, "seconds": …, "p50_ms": …, "p99_ms": …, "cpu": …}
+
+The same flow as ours: steps in a straight line, each adds one to `n` in the same state. What is called here is what the
+documentation of each says is its fast way (docs/benchmarks.md). Imports nothing of dwarf_nats.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any, TypedDict
+
+from .children import converse, own_cpu
+
+STATE: dict[str, Any] = {"name": "ada", "n": 0, "pad": "x" * 100}
+Lane = Callable[[], Awaitable[int]]
+"""Runs one flow and returns its `n`."""
+
+
+class Lanes:
+    """As many as were ever needed at once, each made when it first is."""
+
+    def __init__(self, make: Callable[[], Awaitable[Lane]], steps: int) -> None:
+        self._make = make
+        self._steps = steps
+        self._lanes: list[Lane] = []
+
+    async def run(self, question: dict[str, Any]) -> dict[str, float]:
+        """Run a number of flows and time each."""
+        while len(self._lanes) < question["concurrency"]:
+            self._lanes.append(await self._make())
+        left = int(question["flows"])
+        latencies: list[float] = []
+
+        async def serve(lane: Lane) -> None:
+            nonlocal left
+            while left > 0:
+                left -= 1
+                began = time.perf_counter()
+                n = await lane()
+                if n != self._steps:
+                    raise RuntimeError(f"a flow went wrong: {n} instead of {self._steps}")
+                latencies.append(time.perf_counter() - began)
+
+        cpu, start = own_cpu(), time.perf_counter()
+        await asyncio.gather(*(serve(lane) for lane in self._lanes[: question["concurrency"]]))
+        seconds = time.perf_counter() - start
+        latencies.sort()
+        return {
+            "flows": len(latencies),
+            "seconds": seconds,
+            "p50_ms": latencies[len(latencies) // 2] * 1e3,
+            "p99_ms": latencies[int(len(latencies) * 0.99)] * 1e3,
+            "cpu": own_cpu() - cpu,
+        }
+
+
+@asynccontextmanager
+async def dbos(dsn: str, steps: int) -> AsyncIterator[Callable[[], Awaitable[Lane]]]:
+    """DBOS: asynchronous workflow and steps, awaited directly."""
+    from dbos import DBOS
+
+    DBOS(config={"name": "bench", "system_database_url": dsn, "run_admin_server": False, "log_level": "ERROR"})
+
+    @DBOS.step()
+    async def count(state: dict[str, Any]) -> dict[str, Any]:
+        return {"n": state["n"] + 1}
+
+    @DBOS.workflow()
+    async def line(state: dict[str, Any]) -> dict[str, Any]:
+        for _ in range(steps):
+            state = {**state, **await count(state)}
+        return state
+
+    async def lane() -> int:
+        return int((await line(STATE))["n"])
+
+    async def make() -> Lane:
+        return lane
+
+    DBOS.launch()
+    try:
+        yield make
+    finally:
+        DBOS.destroy()
+
+
+@asynccontextmanager
+async def langgraph(dsn: str, steps: int) -> AsyncIterator[Callable[[], Awaitable[Lane]]]:
+    """LangGraph: a compiled graph, and a saver with a connection of its own, for each lane."""
+    from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
+    from langgraph.graph import END, START, StateGraph
+
+    class State(TypedDict):
+        name: str
+        n: int
+        pad: str
+
+    async def count(state: State) -> dict[str, int]:
+        return {"n": state["n"] + 1}
+
+    builder = StateGraph(State)
+    names = [f"t{number}" for number in range(1, steps + 1)]
+    for name in names:
+        builder.add_node(name, count)
+    for source, target in zip([START, *names], [*names, END], strict=True):
+        builder.add_edge(source, target)
+
+    async with AsyncExitStack() as stack:
+        first = await stack.enter_async_context(AsyncPostgresSaver.from_conn_string(dsn))
+        await first.setup()
+
+        async def make() -> Lane:
+            saver = await stack.enter_async_context(AsyncPostgresSaver.from_conn_string(dsn, pipeline=True))
+            graph = builder.compile(checkpointer=saver)
+
+            async def lane() -> int:
+                config = {"configurable": {"thread_id": str(uuid.uuid4())}}
+                return int((await graph.ainvoke(STATE, config, durability="async"))["n"])
+
+            return lane
+
+        yield make
+
+
+async def main() -> None:
+    """Serve the parent."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("which", choices=("dbos", "langgraph"))
+    parser.add_argument("--dsn", required=True)
+    parser.add_argument("--steps", type=int, required=True)
+    args = parser.parse_args()
+    async with {"dbos": dbos, "langgraph": langgraph}[args.which](args.dsn, args.steps) as make:
+        await converse(Lanes(make, args.steps).run)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,0 +1,88 @@
+"""The further cases run, at tiny sizes: every flow ends as it must, and each says what it is there to say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bench.arms import Servers, Sides
+from bench.cases import Plan, run_cases
+from bench.compare import compare
+from bench.result import Case, Run
+from bench.targets import targets
+from dwarf_nats.embedded import NatsServer, PostgresServer
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def servers(nats_server: NatsServer, postgres: PostgresServer, tmp_path: Path) -> Servers:
+    return Servers(postgres.dsn(), nats_server.url, tmp_path)
+
+
+async def run(plan: Plan, servers: Servers, steps: int = 3) -> Case:
+    (case,) = await run_cases([plan], ["postgresql", "sqlite"], servers, Sides(steps=steps), 1, lambda _said: None)
+    assert all(len(arm.rounds) == 1 for arm in case.arms)
+    return case
+
+
+def names(case: Case) -> list[str]:
+    return [arm.name for arm in case.arms]
+
+
+def ran(case: Case) -> list[tuple[int, int]]:
+    return [(one.flows, one.steps) for arm in case.arms for one in arm.rounds]
+
+
+async def test_fan_out(servers: Servers) -> None:
+    case = await run(Plan("fan-out", 16, 32, sizes=(2, 16)), servers)
+    assert names(case) == ["2 branches", "16 branches"]
+    assert ran(case) == [(16, 64), (2, 36)]
+    assert [len(arm.measured("us_per_branch")) for arm in case.arms] == [1, 1]
+    assert [one.bound for one in targets([case])] == [1.5]
+
+
+async def test_history(servers: Servers) -> None:
+    case = await run(Plan("history", 4, 8, sizes=(50,)), servers)
+    assert names(case) == ["no history", "50 finished"]
+    assert ran(case) == [(8, 24), (8, 24)]
+    assert case.base == "no history"
+    assert [one.bound for one in targets([case])] == [0.9]
+
+
+async def test_payload(servers: Servers) -> None:
+    case = await run(Plan("payload", 2, 4, sizes=(300,), label="300B"), servers)
+    assert case.key == "payload/300B"
+    assert names(case) == ["no text", "unchanged", "changed"]
+    assert ran(case) == [(4, 12)] * 3
+    assert [len(arm.measured("mb_per_s")) for arm in case.arms] == [0, 1, 1]
+
+
+async def test_replicas(servers: Servers) -> None:
+    case = await run(Plan("replicas", 4, 12, sizes=(1, 2)), servers)
+    assert names(case) == ["1 replica", "2 replicas", "1 replica, 2 shards"]
+    assert ran(case) == [(12, 36)] * 3
+
+
+async def test_idle(servers: Servers) -> None:
+    case = await run(Plan("idle", 1, 1, label="watch"), servers)
+    assert names(case) == ["postgresql", "sqlite"]
+    assert ran(case) == [(0, 0)] * 2
+    postgres, sqlite = case.arms
+    assert len(postgres.measured("statements_per_minute")) == 1
+    assert sqlite.measured("statements_per_minute") == []
+    assert all(len(arm.measured("engine_cpu_percent")) == 1 for arm in case.arms)
+
+
+async def test_memory(servers: Servers) -> None:
+    case = await run(Plan("memory", 4, 8, sizes=(20, 30, 10), label="resident"), servers)
+    assert names(case) == ["empty", "20 asleep, 30 pending", "10 in flight"]
+    assert all(arm.measured("rss_mib")[0] > 10 for arm in case.arms)
+    assert case.arms[2].measured("kib_per_task") != []
+
+
+async def test_a_run_is_compared_with_itself(servers: Servers) -> None:
+    case = await run(Plan("idle", 1, 1, label="watch"), servers)
+    run_of = Run("2026-01-01T00:00:00+00:00", "bench", {"cpu": "one", "cores": "2"}, {}, {}, [case])
+    assert {move.moved for move in compare(run_of, run_of)} == {False}

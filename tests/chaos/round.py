@@ -1,0 +1,200 @@
+"""One round: a house, callers, faults for a while; then rest, and the checker's look at what is left."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import random
+import tempfile
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import nats
+import nats.errors
+from nats.aio.msg import Msg
+
+from dwarf_nats.errors import Conflict, DwarfError
+from dwarf_nats.sdk import Client
+from tests.chaos import rows
+from tests.chaos.account import Account
+from tests.chaos.checker import Checker, Evidence, Finding, of_members
+from tests.chaos.drawn import CHILDREN, drawn
+from tests.chaos.driver import Driver, Ticket
+from tests.chaos.faults import Faults, Timeline
+from tests.chaos.processes import Arrangement, House
+from tests.chaos.shapes import SHAPES
+
+SETTLING_SECONDS = 120.0
+"""After the faults every flow comes to its end within so long; a lease that has to run out is the longest that may take."""
+SHOWN = 12
+DRAWN = 80
+"""Random graphs of a round."""
+
+
+@dataclass
+class Result:
+    """What a round came to."""
+
+    arrangement: str
+    seed: int
+    evidence: Evidence
+    findings: list[Finding] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
+    settled_seconds: float = 0.0
+
+    def report(self) -> str:
+        """Everything one needs to see what happened, and to have it happen again."""
+        lines = [
+            f"chaos: arrangement {self.arrangement}, seed {self.seed}: {len(self.findings)} findings",
+            self.summary(),
+        ]
+        if self.findings:
+            lines += ["timeline:", *(f"  {line}" for line in self.evidence.timeline.shown())]
+        shown: set[Ticket] = set()
+        for finding in self.findings:
+            ticket = finding.ticket
+            lines.append(f"FINDING {ticket.shown + ': ' if ticket else ''}{finding.text}")
+            if ticket not in shown and len(shown) < SHOWN:
+                if ticket is not None:
+                    shown.add(ticket)
+                lines += [f"    {line}" for line in finding.where]
+        if self.findings:
+            lines.append(f"again: {self.again}")
+        return "\n".join(lines)
+
+    def summary(self) -> str:
+        numbers = ", ".join(f"{name} {count}" for name, count in sorted(self.counts.items()))
+        flows = len(self.evidence.tickets)
+        return f"{self.arrangement}, seed {self.seed}: {flows} flows; {numbers}; settled after {self.settled_seconds:.1f} s"
+
+    @property
+    def again(self) -> str:
+        return f"python -m tests.chaos --arrangement {self.arrangement} --seed {self.seed}"
+
+
+async def perform(
+    arrangement: Arrangement, seed: int, seconds: float, *, calm: bool = False, folder: Path | None = None
+) -> Result:
+    """A round in which flows are made for so many seconds, and things break unless it is `calm`."""
+    rng = random.Random(seed)
+    with contextlib.ExitStack() as stack:
+        where = folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dwarf-chaos-")))
+        async with arrangement.built(where) as house, _clients(house) as clients, _provider(house):
+            result = Result(arrangement.name, seed, Evidence(timeline=Timeline()))
+            driver = Driver(clients, random.Random(rng.random()), SHAPES, drawn(seed, DRAWN))
+            result.evidence.tickets = driver.tickets
+            for graph in (graph for shape in SHAPES for graph in shape.graphs()):
+                await clients[0].put_graph(graph)
+            faults = None if calm else Faults(house, random.Random(rng.random()), result.evidence.timeline)
+            await _play(house, driver, faults, seconds, result)
+            for one in house.members:
+                await one.drain()
+            await _gather(house, result.evidence)
+            result.findings += Checker(result.evidence).findings()
+            result.findings += of_members(house.members)
+            result.counts |= _counted(result.evidence)
+    return result
+
+
+@contextlib.asynccontextmanager
+async def _clients(house: House) -> AsyncIterator[list[Client]]:
+    async with contextlib.AsyncExitStack() as stack:
+        yield [
+            await stack.enter_async_context(
+                Client(house.nats.url, timeout=4, patience=4, name=f"chaos-caller-{number}")
+            )
+            for number in range(2)
+        ]
+
+
+@contextlib.asynccontextmanager
+async def _provider(house: House) -> AsyncIterator[None]:
+    """Answers for the graphs that random flows call by name: which one it is stands in their baggage (wire section 3)."""
+    connection = await nats.connect(
+        house.nats.url, reconnect_time_wait=0.05, max_reconnect_attempts=-1, error_cb=_ignore
+    )
+
+    async def answer(message: Msg) -> None:
+        request = json.loads(message.data)
+        graphs = {graph["name"]: graph for graph in request["baggage"].get("example", {}).get("children", [])}
+        found = graphs.get(request["workflow"])
+        reply = json.dumps(found) if found else '{"error":{"code":404,"message":"no such graph"}}'
+        with contextlib.suppress(nats.errors.Error):
+            await message.respond(reply.encode())
+
+    for name in CHILDREN:
+        await connection.subscribe(f"graph.{name}", cb=answer)
+    await connection.flush()
+    try:
+        yield
+    finally:
+        await connection.close()
+
+
+async def _ignore(error: Exception) -> None:
+    del error
+
+
+async def _play(house: House, driver: Driver, faults: Faults | None, seconds: float, result: Result) -> None:
+    """Until everything has come to its end, or has had the time to."""
+    callers = asyncio.create_task(driver.run())
+    try:
+        if faults is None:
+            await asyncio.sleep(seconds)
+        else:
+            await faults.run(seconds)
+            result.counts |= faults.counts
+        driver.stop()
+        began = time.monotonic()
+        async with asyncio.timeout(SETTLING_SECONDS):
+            await asyncio.shield(callers)
+            result.settled_seconds = time.monotonic() - began
+            await _mend(house, driver, result)
+    except TimeoutError:
+        result.findings.append(Finding(f"not everything came to its end within {SETTLING_SECONDS:.0f} s"))
+    finally:
+        callers.cancel()
+        await asyncio.gather(callers, return_exceptions=True)
+
+
+async def _mend(house: House, driver: Driver, result: Result) -> None:
+    """Flows that a killed worker made fail are run again, as their operator would; nothing is in their way any more."""
+    await _gather(house, result.evidence)
+    checker = Checker(result.evidence)
+    disturbed = {ticket: why for ticket in driver.tickets if (why := checker.disturbed(ticket))}
+    result.counts["disturbed"] = len(disturbed)
+    for ticket in disturbed:
+        result.findings += [Finding(text, ticket, checker.rows(ticket)) for text in checker.unexplained(ticket)]
+
+    async def again(ticket: Ticket) -> None:
+        ticket.story.append(f"run again, for it was disturbed: {disturbed[ticket]}")
+        ticket.again = True
+        try:
+            await driver.run_again(ticket, lambda: driver.client().restart(ticket.key))
+        except Conflict as error:
+            ticket.findings.append(f"it cannot be restarted: {error}")
+        except DwarfError as error:
+            ticket.findings.append(f"the service refused what it should not: {error.code} {error}")
+
+    await asyncio.gather(*map(again, disturbed))
+
+
+async def _gather(house: House, evidence: Evidence) -> None:
+    evidence.shards = [await rows.read(number, dsn) for number, dsn in enumerate(house.dsns, 1)]
+    evidence.account = Account.read(house.accounts())
+
+
+def _counted(evidence: Evidence) -> dict[str, int]:
+    """How much was executed, and how much of it more than once without having been asked to (X11)."""
+    again = {ticket.number for ticket in evidence.tickets if ticket.again}
+    executions = evidence.account.executions
+    ended = Counter(
+        (one.step_key, one.attempt)
+        for one in executions
+        if one.said not in ("interrupt", "subgraph") and one.ticket not in again
+    )
+    return {"executions": len(executions), "executed again": sum(count > 1 for count in ended.values())}
