@@ -14,9 +14,10 @@ from tests.chaos.faults import Timeline
 from tests.chaos.processes import TIME_BUDGET_MS, Member
 from tests.chaos.rows import Row, Shard
 
-UNSERVED = (408, 503)
-"""Codes of a step whose worker was killed or frozen, or that nobody served at that moment."""
-_UNSERVED_WORDS = ("did not answer within", "nobody serves", "no responders", "cannot be started")
+UNANSWERED = "did not answer within its time budget"
+"""The error of a step whose worker was killed or stood still."""
+_AWAY = "cannot be started"
+"""The error of a step whose child's graph could not be had for as long as its time budget."""
 _DEFECTS = re.compile(
     r"a defect|Traceback|refused the result|refused flow|cannot be failed either|waited for sub-workflows that had ended"
     r"|had no caller any more|have no live step"
@@ -80,12 +81,10 @@ class Checker:
             return "a resume may have gone to another pause"
         for flow in self._tree(ticket):
             for step in self._shards[self._shard_of(ticket)].of_flow.get(flow.flow_id, []):
-                for text in (step.error, json.dumps(json.loads(step.changes).get("onErr"))):
-                    error = json.loads(text) if text else None
-                    if error and error.get("code") in UNSERVED:
-                        return f"step {step.step_id} {step.node}: {error['message']}"
+                if _unanswered(error := _error_of(step)):
+                    return f"step {step.step_id} {step.node}: {error}"
         for one in self._of_ticket.get(ticket.number, []):
-            if one.child_error is not None and any(words in one.child_error for words in _UNSERVED_WORDS):
+            if _unanswered(one.child_error or ""):
                 return f"a child of {one.node} failed: {one.child_error}"
         return ""
 
@@ -94,8 +93,8 @@ class Checker:
         shard = self._shards[self._shard_of(ticket)]
         for flow in self._tree(ticket):
             for step in shard.of_flow.get(flow.flow_id, []):
-                error = json.loads(step.error) if step.error else {}
-                if error.get("code") != 408:
+                error = _error_of(step)
+                if UNANSWERED not in error or json.loads(step.error or "{}").get("code") != 408:
                     continue
                 failed, began = step.updated_at / 1e6, (step.started_at or 0) / 1e6
                 if self._timeline.workers_hurt(failed - TIME_BUDGET_MS / 1000 - 1, failed):
@@ -106,7 +105,7 @@ class Checker:
                         continue
                     if one.ended is not None and one.ended < failed - TIME_BUDGET_MS / 1500:
                         yield (
-                            f"step {step.step_id} {step.node} failed with {error['message']!r} at {self._when(failed)}, and"
+                            f"step {step.step_id} {step.node} failed with {error!r} at {self._when(failed)}, and"
                             f" {one.worker} executed it from {self._when(one.began)} to {self._when(one.ended)}"
                         )
 
@@ -251,8 +250,8 @@ class Checker:
                 runs = self._executions.get(self._step_key(shard, step), [])
                 if any(one.ended is not None and one.attempt == step.attempt for one in runs):
                     continue
-                error = json.loads(step.changes).get("onErr") or {}
-                if error.get("code") not in UNSERVED and "reducer on field" not in error.get("message", ""):
+                error = _error_of(step)
+                if not _unanswered(error) and "reducer on field" not in error:
                     yield f"step {step.step_id} {step.node} is completed at attempt {step.attempt}, and no worker executed it"
 
     def _phantoms(self, ticket: Ticket) -> Iterator[str]:
@@ -265,6 +264,16 @@ class Checker:
                     yield f"step {one.step_id} {one.node} was executed, and is not there"
             elif self._step_key(shard, step) != one.step_key:
                 yield f"step {one.step_id} {one.node} was executed under the key {one.step_key}"
+
+
+def _error_of(step: Row) -> str:
+    """What a step failed with, or what its error edge was taken for."""
+    error = json.loads(step.error or "null") or json.loads(step.changes).get("onErr") or {}
+    return str(error.get("message", ""))
+
+
+def _unanswered(error: str) -> bool:
+    return UNANSWERED in error or (_AWAY in error and "no workflow" not in error)
 
 
 def of_members(members: list[Member]) -> Iterator[Finding]:

@@ -17,7 +17,7 @@ from tests.chaos.shapes import Mark, Shape, State
 from tests.model.behaviours import play
 from tests.model.example import Example, answer_to
 from tests.model.interpreter import Expected, Model, TooLong
-from tests.model.tasks import BREAKPOINTS, INTERRUPTS, SUBGRAPHS, examples
+from tests.model.tasks import examples
 from tests.model.values import Error, canonical, normalised
 
 CHILDREN = ("first", "second")
@@ -92,7 +92,7 @@ def drawn(seed: int, count: int) -> list[Drawn]:
         max_examples=count, database=None, deadline=None, phases=[Phase.generate],
         suppress_health_check=[*HealthCheck],
     )  # fmt: skip
-    @hypothesis.given(examples(frozenset({BREAKPOINTS, INTERRUPTS, SUBGRAPHS})))
+    @hypothesis.given(examples())
     def draw(example: Example) -> None:
         urls = {node["url"] for graph in (example.root, *example.children) for node in graph["tasks"]}
         if not urls <= set(DRAWN_URLS):

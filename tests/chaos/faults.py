@@ -78,6 +78,7 @@ class Faults:
             (3, lambda: self._member(self._house.workers, "kill -9", self._killed)),
             (2, lambda: self._member(self._house.workers, "SIGTERM", self._drained)),
             (1, lambda: self._member(self._house.workers, "SIGSTOP", self._frozen)),
+            (2, self._no_workers),
             (3, self._bus),
             (4, self._database),
         ]
@@ -93,8 +94,7 @@ class Faults:
         pause = self._rng.choice([0.0, 0.0, self._rng.uniform(0, 2)])
         if how == "SIGSTOP":
             pause = self._rng.uniform(*FROZEN_SECONDS)
-        # Of the workers one is always left alone: a task that nobody serves is another story.
-        if one in self._busy or (one in self._house.workers and sum(w not in self._busy for w in members) < 2):
+        if one in self._busy:
             return None
         return self._during(one, f"{one.name.split('-')[0]} {how}", break_(one, pause))
 
@@ -103,6 +103,22 @@ class Faults:
         await one.kill()
         await asyncio.sleep(pause)
         await self._started(one)
+
+    def _no_workers(self) -> Coroutine[Any, Any, None] | None:
+        """Nobody serves for a while: breakers trip (V4)."""
+        workers = self._house.workers
+        if self._busy & set(workers):
+            return None
+        pause = self._rng.uniform(0, 3)
+
+        async def none() -> None:
+            self._busy.update(workers)
+            try:
+                await asyncio.gather(*(self._killed(one, pause) for one in workers))
+            finally:
+                self._busy.difference_update(workers)
+
+        return self._during(none, "all workers kill -9", none())
 
     async def _frozen(self, one: Member, pause: float) -> None:
         self._timeline.add(one.name, f"SIGSTOP for {pause:.1f} s")

@@ -12,6 +12,7 @@ from engine_helpers import SOON, crash, line, replica, shard_of
 from dwarf_nats.clock import ManualClock
 from dwarf_nats.engine import Engine
 from dwarf_nats.engine.sweeping import sweep
+from dwarf_nats.settings import EngineSettings
 from dwarf_nats.testing import TaskProxy, workflow_engine
 from dwarf_nats.workflow.flow import Flow
 from dwarf_nats.workflow.status import Status
@@ -53,7 +54,7 @@ async def started(engine: Engine, proxy: TaskProxy) -> str:
 
 
 async def test_a_step_waiting_for_a_child_that_is_gone_is_told_so(dsn: str, calling: TaskProxy) -> None:
-    async with workflow_engine(dsn, proxy=calling) as (engine, _):
+    async with workflow_engine(dsn, proxy=calling, settings=EngineSettings(drain_ms=0)) as (engine, _):
         key = await started(engine, calling)
         await fetch(engine, "delete from dwarf_steps where node = 'hang'")
         await fetch(engine, "delete from dwarf_flows where workflow = 'child'")
@@ -62,7 +63,7 @@ async def test_a_step_waiting_for_a_child_that_is_gone_is_told_so(dsn: str, call
 
 
 async def test_a_step_waiting_for_a_child_that_has_ended_gets_its_end(dsn: str, calling: TaskProxy) -> None:
-    async with workflow_engine(dsn, proxy=calling) as (engine, _):
+    async with workflow_engine(dsn, proxy=calling, settings=EngineSettings(drain_ms=0)) as (engine, _):
         key = await started(engine, calling)
         await fetch(engine, "update dwarf_steps set status = 'completed' where node = 'hang'")
         await fetch(
@@ -74,7 +75,7 @@ async def test_a_step_waiting_for_a_child_that_has_ended_gets_its_end(dsn: str, 
 
 
 async def test_a_child_whose_caller_has_ended_is_cancelled_and_its_task_told(dsn: str, calling: TaskProxy) -> None:
-    async with workflow_engine(dsn, proxy=calling) as (engine, _):
+    async with workflow_engine(dsn, proxy=calling, settings=EngineSettings(drain_ms=0)) as (engine, _):
         await started(engine, calling)
         await fetch(engine, "update dwarf_flows set status = 'completed' where workflow = 'top'")
         await sweep(shard_of(engine), engine.graphs)
@@ -89,7 +90,7 @@ async def test_a_child_whose_caller_has_ended_is_cancelled_and_its_task_told(dsn
 
 
 async def test_a_child_whose_caller_is_gone_is_removed(dsn: str, calling: TaskProxy) -> None:
-    async with workflow_engine(dsn, proxy=calling) as (engine, _):
+    async with workflow_engine(dsn, proxy=calling, settings=EngineSettings(drain_ms=0)) as (engine, _):
         key = await started(engine, calling)
         await fetch(engine, "delete from dwarf_steps where node = 'call'")
         await fetch(engine, "delete from dwarf_flows where workflow = 'top'")
