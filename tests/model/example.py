@@ -43,8 +43,8 @@ class Example(msgspec.Struct, frozen=True):
         return [Graph.from_values(values) for values in (self.root, *self.children)]
 
     def answer_to(self, payload: Any) -> Any:
-        """What whoever resumes says: it tells which interrupt it was meant for."""
-        return {"to": None if self.same_answers else payload}
+        """What whoever resumes this one says."""
+        return answer_to(None if self.same_answers else payload)
 
     def to_json(self) -> str:
         """Readable: a line for every node, edge and behaviour."""
@@ -63,3 +63,8 @@ def _shown(values: dict[str, Any], depth: int) -> Iterator[str]:
         elif len(text) > 100 and isinstance(value, list):
             text = "[\n" + ",\n".join(json.dumps(one, ensure_ascii=False) for one in value) + "]"
         yield f'"{name}": {text}'
+
+
+def answer_to(payload: Any) -> Any:
+    """What whoever resumes says: it tells which interrupt it was meant for."""
+    return {"to": payload}
