@@ -176,17 +176,17 @@ class Line:
                 self._poke.set()
             self._heard = due
 
-    def hint_of(self, flow: FlowFacts | FlowRow, delay_us: int = 0) -> None:
-        """A step of this flow is pending, due `delay_us` from now."""
+    def hint_of(self, flow: FlowFacts | FlowRow, delay_us: int = 0, steps: int = 1) -> None:
+        """So many steps of this flow are pending, due `delay_us` from now."""
         if delay_us <= 0:
             self.roster.note(flow.priority, flow.fairness_key, flow.fairness_weight, self._clock.now())
-        self.hint(flow.priority, delay_us)
+        self.hint(flow.priority, delay_us, steps)
 
-    def hint(self, priority: int, delay_us: int = 0) -> None:
-        """A step of this band is pending, due `delay_us` from now."""
+    def hint(self, priority: int, delay_us: int = 0, steps: int = 1) -> None:
+        """So many steps of this band are pending, due `delay_us` from now."""
         if delay_us <= 0:
             self._hinted_band = min(priority, self._hinted_band) if self._hinted else priority
-            self._hinted += 1
+            self._hinted += steps
         else:
             self.roster.note_wake(self._clock.now() + delay_us)
         self.wake(delay_us)

@@ -441,8 +441,9 @@ class Shard:
             if settlement.child is not None:
                 self._child_born(settlement.child, at, changed, pending)
             if settlement.branches or settlement.successor is not None:
+                if born:
+                    self.line.hint_of(step.flow, born[0].delay_us, len(born))
                 for new in born:
-                    self.line.hint_of(step.flow, new.delay_us)
                     pending.append((new.step_id, step.flow.priority, at + new.delay_us))
             elif settlement.status is Status.PENDING and self.gate.holds(step.url):
                 self.gate.work_came()

@@ -10,8 +10,9 @@ gets exactly its share. Keys that are not ahead of the clock may have a turn; of
 be lowest after it, on a tie the one whose oldest step has been due longest. A key that is new starts at the clock and is
 owed nothing for the time it had nothing to do. A key that has run out of work is forgotten, unless it is ahead of the
 clock: then it keeps its pass until the clock has caught up, for a key that never has more than one step waiting would
-otherwise be first each time it comes back. So no key that has work is ever more than a step behind its share, nor more
-than a step ahead of it unless others left theirs.
+otherwise be first each time it comes back. So no key that has work is ever more than a turn behind its share, nor more
+than a turn ahead of it unless others left theirs. A turn is one step; where there are more keys than hands, and many
+hands, up to four.
 
 Each replica keeps its own passes. Proportions that hold at every replica hold for their sum.
 """
@@ -30,6 +31,12 @@ SLACK_US = 1_000_000
 """A key's steps on several shards are taken side by side if their oldest came due within so much of each other."""
 KEYS = 2_048
 """So many keys of a band are known at once; in a band of more, a key that was served makes room for another."""
+LARGEST_HELPING = 4
+"""So many steps a key may be given in one turn where keys are more than hands: a step is cheaper to find beside another."""
+ENOUGH = 0.75
+"""The share of what keys are asked for that shows most of them to have more than a step."""
+CLAIMS_BEFORE_MORE = 16
+"""So many claims ask for single steps after one that found too few."""
 DEBTS = 10_000
 """So many keys without work are remembered for being ahead of the clock."""
 BANDS = 16
@@ -305,6 +312,9 @@ class _Band:
         self.passes: dict[str, float] = {}
         self.debts: dict[str, float] = {}
         self.weight = 1.0
+        self.helping = 1
+        self.asked = self.taken = 0
+        self._before_more = 1
 
     def meet(self, heads: Mapping[str, Key]) -> None:
         """These keys have work now; others have none."""
@@ -324,11 +334,24 @@ class _Band:
         self.weight = sum([key.weight for key in heads.values()])
         self.clock = max(self.clock, min(passes.values()))
 
-    def charge(self, name: str, taken: int, weight: float) -> None:
+    def charge(self, share: Share, taken: int) -> None:
         """A key was given `taken` steps. One that is not known any more is not charged."""
-        if name in self.passes:
-            self.passes[name] += taken / weight
+        if share.fairness_key in self.passes:
+            self.passes[share.fairness_key] += taken / share.weight
             self.clock += taken / self.weight
+        self.asked += share.steps
+        self.taken += taken
+
+    def next_helping(self, hands: int) -> int:
+        """How many steps a turn has: more than one if there are more keys than hands, and most had what they were asked."""
+        if self.taken < ENOUGH * self.asked:
+            self.helping, self._before_more = 1, CLAIMS_BEFORE_MORE
+        elif self._before_more:
+            self._before_more -= 1
+        else:
+            self.helping = min(2 * self.helping, LARGEST_HELPING)
+        self.asked = self.taken = 0
+        return self.helping if len(self.passes) > hands >= FEW else 1
 
     def _rebase(self) -> None:
         self.passes = {name: ahead - self.clock for name, ahead in self.passes.items()}
@@ -371,8 +394,8 @@ class Turns:
     def charge(self, share: Share, taken: int) -> None:
         """A claim of a planned share gave so many steps."""
         band = self._bands.get(share.priority)
-        if band is not None and taken:
-            band.charge(share.fairness_key, taken, share.weight)
+        if band is not None:
+            band.charge(share, taken)
 
     def _divide(self, priority: int, rosters: Mapping[int, Roster], hands: int) -> dict[int, Claim]:
         """`hands` steps of one band, divided among its keys and each key's shards."""
@@ -421,19 +444,20 @@ def _by_turns(band: _Band, heads: Mapping[str, Key], hands: int) -> dict[str, in
     """How many of `hands` each key gets, in the order in which they first have their turn; if there are few, all of them."""
     if len(heads) == 1:
         return dict.fromkeys(heads, hands)
-    clock, tick = band.clock, 1.0 / band.weight
+    helping = band.next_helping(hands)
+    clock, tick = band.clock, helping / band.weight
     coming = [(start, heads[name].since, name) for name, start in band.passes.items()]
     heapq.heapify(coming)
     eligible: list[tuple[float, int, str]] = []
     counts: dict[str, int] = {}
-    for _ in range(hands):
+    for left in range(hands, 0, -helping):
         if not eligible:
             clock = max(clock, coming[0][0])
         while coming and coming[0][0] <= clock + ROUNDING:
             start, since, name = heapq.heappop(coming)
-            heapq.heappush(eligible, (start + 1.0 / heads[name].weight, since, name))
+            heapq.heappush(eligible, (start + helping / heads[name].weight, since, name))
         turn = heapq.heappop(eligible)
-        counts[turn[2]] = counts.get(turn[2], 0) + 1
+        counts[turn[2]] = counts.get(turn[2], 0) + min(helping, left)
         heapq.heappush(coming, turn)
         clock += tick
     if len(heads) <= FEW:
@@ -445,7 +469,7 @@ def _by_turns(band: _Band, heads: Mapping[str, Key], hands: int) -> dict[str, in
 def _shares(priority: int, given: Mapping[str, int], heads: Mapping[str, Key], hands: int) -> list[Share]:
     """What each key was given; and if they are few, what they take of what others leave: a little each, then all of it."""
     shares = [Share(priority, name, steps, 0, heads[name].weight) for name, steps in given.items() if steps]
-    if 1 < len(given) <= FEW:
+    if len(given) > 1 and len(heads) <= FEW:
         little = -(-hands // len(given))
         for name, steps in given.items():
             shares.append(Share(priority, name, little, steps, heads[name].weight))

@@ -208,7 +208,8 @@ def test_a_thousand_keys_get_the_same_though_a_page_shows_a_few() -> None:
     got = Counter[tuple[int, str]]()
     for _ in range(200):
         got += replica.claim(80)
-    assert (len(got), min(got.values()), max(got.values())) == (1000, 16, 16)
+    assert len(got) == 1000
+    assert max(got.values()) - min(got.values()) <= planning.LARGEST_HELPING
     assert queue.pages == 200
 
 
@@ -223,7 +224,8 @@ def test_keys_of_a_worse_band_are_all_served_while_a_better_one_trickles() -> No
         queue.add("better", 1, band=1)
         got += replica.claim(80)
     assert got.pop((1, "better")) == 150
-    assert (len(got), max(got.values()) - min(got.values())) == (1000, 1)
+    assert len(got) == 1000
+    assert max(got.values()) - min(got.values()) <= planning.LARGEST_HELPING
 
 
 def test_a_heavy_key_among_a_thousand_light_ones_gets_its_share_all_along() -> None:
@@ -237,7 +239,20 @@ def test_a_heavy_key_among_a_thousand_light_ones_gets_its_share_all_along() -> N
     queue.add("heavy", 10**5, weight=1000)
     replica.rosters[1].note(1, "heavy", 1000, NOW)
     got = [replica.claim(100)[1, "heavy"] for _ in range(100)]
-    assert all(49 <= steps <= 51 for steps in got[5:])
+    assert all(abs(steps - 50) <= planning.LARGEST_HELPING for steps in got[5:])
+
+
+def test_a_claim_asks_few_keys_for_several_steps_each_if_all_have_them() -> None:
+    """A step is found more cheaply beside another."""
+    deep, shallow = Queue(), Queue()
+    for number in range(1000):
+        deep.add(f"k{number}", 1000)
+        shallow.add(f"k{number}", 1)
+    for queue, keys in ((deep, 50), (shallow, 200)):
+        replica = Replica(queue)
+        claims = [replica.claim(200) for _ in range(5)]
+        assert (claims[0].total(), len(claims[0])) == (200, 200)
+        assert (claims[4].total(), len(claims[4])) == (200, keys)
 
 
 def test_what_others_leave_is_spread_over_the_keys() -> None:
@@ -282,7 +297,7 @@ def test_more_keys_than_are_kept_are_all_served_in_time() -> None:
         queue.add(f"k{number:05}", 100)
     replica = Replica(queue)
     got = Counter[tuple[int, str]]()
-    for _ in range(2 * keys // 400):
+    for _ in range(8 * keys // 400):
         got += replica.claim(500)
         assert len(replica.rosters[1].keys(1)) <= planning.KEYS + planning.PAGE
     assert len(got) == keys
