@@ -17,6 +17,7 @@ import nats
 import nats.errors
 from nats.aio.msg import Msg
 
+from dwarf_nats.bus.tasks import GRACE_SECONDS
 from dwarf_nats.errors import Conflict, DwarfError
 from dwarf_nats.sdk import Client
 from tests.chaos import rows
@@ -31,6 +32,8 @@ from tests.chaos.shapes import SHAPES
 SETTLING_SECONDS = 120.0
 """After the faults every flow comes to its end within so long; a lease that has to run out is the longest that may take."""
 SHOWN = 12
+CALM_FLOWS = 250
+"""So many at least in a calm round, however slow the machine."""
 DRAWN = 80
 """Random graphs of a round."""
 
@@ -144,7 +147,9 @@ async def _play(house: House, driver: Driver, faults: Faults | None, seconds: fl
     callers = asyncio.create_task(driver.run())
     try:
         if faults is None:
-            await asyncio.sleep(seconds)
+            end = time.monotonic() + seconds
+            while time.monotonic() < end or len(driver.tickets) < CALM_FLOWS:
+                await asyncio.sleep(0.1)
         else:
             await faults.run(seconds)
             result.counts |= faults.counts
@@ -169,6 +174,9 @@ async def _mend(house: House, driver: Driver, result: Result) -> None:
     result.counts["disturbed"] = len(disturbed)
     for ticket in disturbed:
         result.findings += [Finding(text, ticket, checker.rows(ticket)) for text in checker.unexplained(ticket)]
+
+    if disturbed:  # what nobody serves on a connection that has just come back counts as away, however long that takes
+        await asyncio.sleep(max(0.0, result.evidence.timeline.last("nats-server") + GRACE_SECONDS + 1 - time.time()))
 
     async def again(ticket: Ticket) -> None:
         ticket.story.append(f"run again, for it was disturbed: {disturbed[ticket]}")
