@@ -32,10 +32,6 @@ class Timeline:
     def shown(self) -> list[str]:
         return [f"{at - self.began:8.3f}  {who}: {what}" for at, who, what in self.lines]
 
-    def last(self, who: str) -> float:
-        """When something was done to it last; 0 if nothing was."""
-        return max((at for at, one, _ in self.lines if one == who), default=0.0)
-
     def workers_hurt(self, since: float, until: float) -> bool:
         """Whether a worker was killed or stood still in this time, so that answers may be missing."""
         frozen: dict[str, float] = {}

@@ -17,7 +17,6 @@ import nats
 import nats.errors
 from nats.aio.msg import Msg
 
-from dwarf_nats.bus.tasks import GRACE_SECONDS
 from dwarf_nats.errors import Conflict, DwarfError
 from dwarf_nats.sdk import Client
 from tests.chaos import rows
@@ -174,9 +173,6 @@ async def _mend(house: House, driver: Driver, result: Result) -> None:
     result.counts["disturbed"] = len(disturbed)
     for ticket in disturbed:
         result.findings += [Finding(text, ticket, checker.rows(ticket)) for text in checker.unexplained(ticket)]
-
-    if disturbed:  # what nobody serves on a connection that has just come back counts as away, however long that takes
-        await asyncio.sleep(max(0.0, result.evidence.timeline.last("nats-server") + GRACE_SECONDS + 1 - time.time()))
 
     async def again(ticket: Ticket) -> None:
         ticket.story.append(f"run again, for it was disturbed: {disturbed[ticket]}")
