@@ -44,6 +44,16 @@ select flow_id, token, workflow, status, thread_id,
   notify, surgraph_flow_id
 from dwarf_flows where flow_id = $1 {for_update}
 """
+# A transaction may have begun before one that has already committed a pause: asked while the root is locked, so that a pause
+# somebody has seen stays the oldest.
+STAND_LAST = """
+update dwarf_steps set updated_at = {greatest}(updated_at, 1 + coalesce((
+  select max(s.updated_at) from dwarf_steps s
+  where s.status = 'interrupted' and s.step_id <> $1 and s.flow_id in (
+    select flow_id from dwarf_flows
+    where flow_id = $2 or (root_id = $2 and surgraph_flow_id is not null))), 0))
+where step_id = $1
+"""
 INTERRUPT = """
 update dwarf_flows set status = 'interrupted', updated_at = {greatest}({now}, updated_at + 1) where flow_id = $1
 returning updated_at
@@ -90,15 +100,17 @@ def pause(group: Sequence[Settlement], settled: Settled) -> Effects:
             yield Sql("update dwarf_steps set interrupt_payload = $2 where step_id = $1", (one.step.step_id, text))
         end = FlowEnd(Status.INTERRUPTED, one.pause.state_json, None, payload)
         flow_id: int | None = one.step.flow.flow_id
+        first = True
         while flow_id is not None:
             rows = yield Sql(LOCK_FLOW, (flow_id,))
             number, token, workflow, status, thread_id, notify, above = rows[0]
-            if status != Status.RUNNING:
-                break
-            changed = yield Sql(INTERRUPT, (flow_id,))
-            name = FlowName(f"{one.step.flow.shard}-{number}-{token}", flow_id, workflow, thread_id, notify)
-            settled.ended.append((name, end, int(changed[0][0])))
+            first = first and status == Status.RUNNING
+            if first:
+                changed = yield Sql(INTERRUPT, (flow_id,))
+                name = FlowName(f"{one.step.flow.shard}-{number}-{token}", flow_id, workflow, thread_id, notify)
+                settled.ended.append((name, end, int(changed[0][0])))
             flow_id = above
+        yield Sql(STAND_LAST, (one.step.step_id, one.step.flow.root_id))
 
 
 def wake_parents(group: Sequence[Settlement], settled: Settled) -> Effects:

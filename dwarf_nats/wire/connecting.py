@@ -214,6 +214,7 @@ class ServerTried(Protocol):
 
 S = TypeVar("S", bound=ServerTried)
 T = TypeVar("T")
+CANCEL_AGAIN_SECONDS = 0.1
 
 
 def next_server(servers: Sequence[S], _info: Mapping[str, Any]) -> tuple[S, float]:
@@ -274,10 +275,18 @@ async def begin(client: Connectable, options: ConnectOptions, name: str, **hooks
         # What nats-py does not take for a failed try is no matter of trying again: credentials that are none, say.
         raise BadRequest(f"cannot connect to NATS at {options.shown}: {_reason(error)}") from None
     finally:
-        if not connecting.done():
-            connecting.cancel()
-            await asyncio.gather(connecting, return_exceptions=True)
+        await _given_up(connecting)
     raise failed.result() if failed.done() else _nobody(options, "no answer in time")
+
+
+async def _given_up(connecting: asyncio.Future[Any]) -> None:
+    """End an attempt. One cancellation may get lost in it (`wait_for` drops one that meets a result before Python 3.12), and it
+    would go on trying for ever."""
+    while not connecting.done():
+        connecting.cancel()
+        await asyncio.wait({connecting}, timeout=CANCEL_AGAIN_SECONDS)
+    if not connecting.cancelled():
+        connecting.exception()  # whatever it was, the attempt is over
 
 
 async def begin_patiently(attempt: Callable[[], Awaitable[T]], retry: bool) -> T:

@@ -18,7 +18,7 @@ from dwarf_nats.workflow.graph import END, Graph, Transition
 from dwarf_nats.workflow.state import Raw
 from tests.model import values
 from tests.model.carrier import NOTHING, Reply, execute
-from tests.model.example import Example, answer_to
+from tests.model.example import Example
 from tests.model.records import BROKE, COMPLETED, FAILED, PAUSED, Doings, Record, Run, all_doings
 from tests.model.values import CannotMerge, Error, State, canonical, merged, normalised, reduced
 
@@ -96,6 +96,7 @@ class Model:
 
     def __init__(self, example: Example, twist: Twist | None = None, max_executions: int = 400) -> None:
         self.ambiguous = False
+        self.answer_to = example.answer_to
         self._example = example
         self._twist = twist
         self._twisted: Record | None = None
@@ -258,7 +259,7 @@ class FlowRun:
                 parked = True
                 if "interrupt" in reply.wishes:
                     record.events.append(PAUSED)
-                    resumed = answer_to(reply.wishes["interrupt"])
+                    resumed = self._model.answer_to(reply.wishes["interrupt"])
                 else:
                     child = self._model.child(record, *reply.wishes["subgraph"])
                 changes |= reply.changes

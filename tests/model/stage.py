@@ -21,7 +21,7 @@ from dwarf_nats.workflow.records import Outcome, Step
 from dwarf_nats.workflow.state import Raw, decode_value
 from dwarf_nats.workflow.status import Status
 from tests.model.behaviours import play
-from tests.model.example import Example, answer_to
+from tests.model.example import Example
 from tests.model.records import Doings
 from tests.model.values import State, canonical, normalised
 
@@ -161,7 +161,7 @@ class Play:
         """The oldest pause shows: an interrupt with its payload, a breakpoint without (section 11)."""
         if outcome.interrupt_json is not None:
             self._pauses += 1
-            await self._engine.resume(self._key, answer_to(outcome.interrupt_payload))
+            await self._engine.resume(self._key, self._example.answer_to(outcome.interrupt_payload))
         else:
             self._breaks += 1
             await self._engine.resume_break(self._key, self._example.overrides)

@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, given, settings
 
 from dwarf_nats.embedded import PostgresServer
 from dwarf_nats.workflow.graph import Graph
+from tests.model.comparison import House
 from tests.model.example import Example
 from tests.model.graphs import graphs
-from tests.model.house import House
 from tests.model.tasks import examples
 
 KEPT = Path(__file__).parent / "kept"

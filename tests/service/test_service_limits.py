@@ -23,7 +23,10 @@ async def small(sqlite_dsn: str, tmp_path: Path, caplog: pytest.LogCaptureFixtur
     config = tmp_path / "nats.conf"
     config.write_text(f"max_payload: {LIMIT}")
     with caplog.at_level(logging.INFO):
-        async with NatsServer(config=config) as server, deployment(server.url, sqlite_dsn, "small") as caller:
+        async with (
+            NatsServer(config=config) as server,
+            deployment(server.url, sqlite_dsn, "small", signals=True) as caller,
+        ):
             await caller.serves("a", {"changes": {"a": TEXT}})
             await caller.serves("b", {"changes": {"b": TEXT}})
             await caller.serves("clear", {"changes": {"a": None, "b": None}})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from dwarf_nats.errors import BadRequest
-from dwarf_nats.wire.connecting import ConnectOptions, next_server, pause
+from dwarf_nats.errors import BadRequest, Unavailable
+from dwarf_nats.wire.connecting import ConnectOptions, begin, next_server, pause
 
 
 @pytest.fixture
@@ -131,3 +132,22 @@ def test_the_server_tried_least_comes_next_within_two_seconds() -> None:
         assert server.reconnects == 9
         assert 0 <= delay <= 2
         assert 0 <= pause(1000) <= 2
+
+
+async def test_an_attempt_that_loses_its_cancellation_is_ended_all_the_same() -> None:
+    """As a connection refused in the very moment in which the time is up may lose it."""
+    cancelled = 0
+
+    class Deaf:
+        async def connect(self, **_: Any) -> None:
+            nonlocal cancelled
+            while cancelled < 3:
+                try:
+                    await asyncio.Event().wait()
+                except asyncio.CancelledError:
+                    cancelled += 1
+
+    with pytest.raises(Unavailable, match="no NATS server answers at"):
+        async with asyncio.timeout(20):
+            await begin(Deaf(), ConnectOptions("nats://127.0.0.1:1", connect_seconds=0.01), "x")
+    assert cancelled == 3
