@@ -167,6 +167,7 @@ async def _play(house: House, driver: Driver, faults: Faults | None, seconds: fl
 
 async def _mend(house: House, driver: Driver, result: Result) -> None:
     """Flows that a killed worker made fail are run again, as their operator would; nothing is in their way any more."""
+    await asyncio.gather(*(driver.until_stopped(one) for one in driver.tickets if one.late and not one.deleted))
     await _gather(house, result.evidence)
     checker = Checker(result.evidence)
     disturbed = {ticket: why for ticket in driver.tickets if (why := checker.disturbed(ticket))}
