@@ -83,6 +83,10 @@ def of_baggage(baggage: State) -> Drawn | None:
     return None if values is None else Drawn(msgspec.convert(values, Example))
 
 
+def _calls_nobody(example: Example) -> bool:
+    return b'"is":"child","workflow":"nowhere"' in msgspec.json.encode(example)
+
+
 def drawn(seed: int, count: int) -> list[Drawn]:
     """About so many examples of which the model knows the end, the same for the same seed."""
     found: list[Drawn] = []
@@ -95,7 +99,8 @@ def drawn(seed: int, count: int) -> list[Drawn]:
     @hypothesis.given(examples())
     def draw(example: Example) -> None:
         urls = {node["url"] for graph in (example.root, *example.children) for node in graph["tasks"]}
-        if not urls <= set(DRAWN_URLS):
+        # A workflow nobody knows counts as away, not as unknown, on a connection that has just come back: no certain end.
+        if not urls <= set(DRAWN_URLS) or _calls_nobody(example):
             return
         try:
             expected = Model(example, max_executions=100).run()

@@ -44,6 +44,8 @@ class Ticket:
     """`yes` if it was deleted, `perhaps` if the reply was lost."""
     unclear: bool = False
     """The reply of a resume was lost: it may have been for another pause than the one that was seen."""
+    late: bool = False
+    """The reply of a restart was lost: a replica that stood still may carry it out after its caller saw the flow end."""
     again: bool = False
     """It was made to run again: steps that were executed may be gone."""
     story: list[str] = field(default_factory=list)
@@ -101,9 +103,9 @@ class Driver:
             if chance < 0.1:
                 async with asyncio.TaskGroup() as group:
                     group.create_task(self._cancel_later(ticket, self._rng.uniform(0, 1.5)))
-                    group.create_task(self._until_stopped(ticket))
+                    group.create_task(self.until_stopped(ticket))
             else:
-                await self._until_stopped(ticket)
+                await self.until_stopped(ticket)
             if chance > 0.8:
                 await self._once_more(ticket)
         except DwarfError as error:
@@ -140,7 +142,7 @@ class Driver:
             if outcome.status is Status.CREATED:
                 raise
 
-    async def _until_stopped(self, ticket: Ticket) -> None:
+    async def until_stopped(self, ticket: Ticket) -> None:
         """Wait until it is completed, failed or cancelled, resuming whatever pauses."""
         while True:
             try:
@@ -215,8 +217,9 @@ class Driver:
             await ask()
         except (TimedOut, TooMany, Unavailable) as error:
             ticket.cancelled = "perhaps" if before else ""
+            ticket.late = True
             ticket.story.append(f"its reply was lost: {error}")
-        await self._until_stopped(ticket)
+        await self.until_stopped(ticket)
 
     async def _fork(self, ticket: Ticket) -> None:
         step = self._rng.choice(await self._insist(ticket, lambda: self.client().history(ticket.key)))
@@ -230,7 +233,7 @@ class Driver:
         copy = self._ticket(ticket.shape, ticket.state, ticket)
         copy.key = key
         copy.story.append(f"a copy of {ticket.shown} from {step.task} ({step.step_id})")
-        await self._until_stopped(copy)
+        await self.until_stopped(copy)
 
     async def _continue(self, ticket: Ticket) -> None:
         if ticket.outcome is None or ticket.outcome.status is not Status.COMPLETED:
@@ -247,7 +250,7 @@ class Driver:
 
         after.key = await self._insist(after, continue_)
         after.story.append(f"continues {ticket.shown}")
-        await self._until_stopped(after)
+        await self.until_stopped(after)
 
     async def _delete(self, ticket: Ticket) -> None:
         """It goes, and all it called with it (O9)."""

@@ -31,6 +31,8 @@ from tests.chaos.shapes import SHAPES
 SETTLING_SECONDS = 120.0
 """After the faults every flow comes to its end within so long; a lease that has to run out is the longest that may take."""
 SHOWN = 12
+CALM_FLOWS = 250
+"""So many at least in a calm round, however slow the machine."""
 DRAWN = 80
 """Random graphs of a round."""
 
@@ -144,7 +146,9 @@ async def _play(house: House, driver: Driver, faults: Faults | None, seconds: fl
     callers = asyncio.create_task(driver.run())
     try:
         if faults is None:
-            await asyncio.sleep(seconds)
+            end = time.monotonic() + seconds
+            while time.monotonic() < end or len(driver.tickets) < CALM_FLOWS:
+                await asyncio.sleep(0.1)
         else:
             await faults.run(seconds)
             result.counts |= faults.counts
@@ -163,6 +167,7 @@ async def _play(house: House, driver: Driver, faults: Faults | None, seconds: fl
 
 async def _mend(house: House, driver: Driver, result: Result) -> None:
     """Flows that a killed worker made fail are run again, as their operator would; nothing is in their way any more."""
+    await asyncio.gather(*(driver.until_stopped(one) for one in driver.tickets if one.late and not one.deleted))
     await _gather(house, result.evidence)
     checker = Checker(result.evidence)
     disturbed = {ticket: why for ticket in driver.tickets if (why := checker.disturbed(ticket))}
