@@ -86,16 +86,19 @@ class Connection(Client):
         """Return when the server has taken everything sent before.
 
         nats-py's own writes its PING at once and leaves what is pending to a task, so the PONG may come before the server
-        has seen a subscription or its end.
+        has seen a subscription or its end; and one that times out leaves a future behind that its late PONG stumbles over.
+        Raises `FlushTimeoutError`, also while the connection is down.
         """
+        if self.is_closed:
+            raise nats.errors.ConnectionClosedError
         if self._pending and self.is_connected and self._transport is not None:
             pending, self._pending, self._pending_data_size = self._pending, [], 0
             self._transport.writelines(pending)
-        await super().flush(timeout)
+        if not await self.responds(timeout):
+            raise nats.errors.FlushTimeoutError
 
     async def responds(self, seconds: float) -> bool:
-        """Whether the server answers a PING in that time. (A `flush` that times out leaves a future behind that its late
-        PONG stumbles over.)"""
+        """Whether the server answers a PING in that time."""
         if not self.is_connected:
             return False
         pong: asyncio.Future[bool] = asyncio.get_running_loop().create_future()

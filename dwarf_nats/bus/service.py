@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 
 import msgspec
+import nats.errors
 from nats.aio.subscription import Subscription
 
 from dwarf_nats.errors import BadRequest, DwarfError, TooLarge, TooMany, Unavailable
@@ -33,6 +34,7 @@ log = logging.getLogger("dwarf_nats.bus")
 NAME = "dwarf"
 DESCRIPTION = "Durable workflow orchestration"
 MOST_TASKS = 500
+RESUBSCRIBED_SECONDS = 0.1
 """So many tasks that are held back are told of."""
 _encode = msgspec.json.Encoder().encode
 
@@ -71,7 +73,11 @@ class Service:
         self._verbs: list[Subscription] = []
 
     async def start(self) -> None:
-        """Subscribe to all operations and then to the discovery subjects; ready when PING is answered."""
+        """Subscribe to all operations and then to the discovery subjects; ready when PING is answered.
+
+        Returns once the server has the subscriptions: where it goes away meanwhile they are made again on reconnect, and
+        that is waited for. Raises `Unavailable` if the connection is closed for good.
+        """
         self._started = rfc3339(to_micros(datetime.now(UTC)))
         self._endpoints = endpoints(self._subjects)
         for endpoint in self._endpoints:
@@ -81,7 +87,14 @@ class Service:
             for tail in ("", f".{NAME}", f".{NAME}.{self.id}"):
                 handler = partial(self._tell, reply)
                 self._verbs.append(await self._connection.subscribe_raw(f"$SRV.{verb}{tail}", handler))
-        await self._connection.flush()
+        while True:
+            try:
+                return await self._connection.flush()
+            except nats.errors.ConnectionClosedError:
+                raise Unavailable("NATS closed the connection before it had the subscriptions of the service") from None
+            except nats.errors.Error as error:
+                log.warning("NATS went away before it had the subscriptions of the service (%s): waiting for it", error)
+                await asyncio.sleep(RESUBSCRIBED_SECONDS)
 
     async def drain(self, seconds: float = 30.0) -> None:
         """Take no more requests, answer those taken, within `seconds`; ones that wait for a flow get a 503 at once."""

@@ -24,7 +24,7 @@ from nats.aio.subscription import Subscription
 
 from dwarf_nats.errors import BadRequest, DwarfError, TooLarge, Unavailable
 from dwarf_nats.wire import headers as h
-from dwarf_nats.wire.connecting import ConnectArguments, ConnectOptions
+from dwarf_nats.wire.connecting import ConnectArguments, ConnectOptions, begin_patiently
 from dwarf_nats.wire.subjects import Subjects
 from dwarf_nats.workflow.answer import Answer
 from dwarf_nats.workflow.arguments import bind
@@ -84,6 +84,7 @@ class Worker:
         self._stopping = False
         self._hurry = asyncio.Event()
         self._reopening: asyncio.Task[None] | None = None
+        self._opening = False
 
     # --- registering ---
 
@@ -140,7 +141,7 @@ class Worker:
         self._jobs = Jobs(self.concurrency, self._answer, self._accept)
         self._announced = Announced(self.name, self.queue, {url: self._subjects.task(url) for url in self._handlers})
         try:
-            await self._open(retry)
+            await begin_patiently(lambda: self._open(retry), retry)
         except BaseException:
             self._jobs = None
             raise
@@ -212,13 +213,34 @@ class Worker:
     # --- connection ---
 
     async def _open(self, retry: bool) -> None:
+        """Connect and subscribe. Raises `Unavailable` if the server goes away before it has the subscriptions."""
+        self._opening = True
+        try:
+            await self._connect(retry)
+        finally:
+            self._opening = False
+
+    async def _connect(self, retry: bool) -> None:
         if self._given is not None:
             if self._given.is_closed:
-                raise Unavailable("the NATS connection this worker was given is closed")
+                raise Unavailable("the NATS connection this worker was given is closed", refused=True)
             nc = self._given
         else:
             nc = await connection.connect(self.options, self.name, closed=self._on_closed, retry=retry)
         self._nc = nc
+        try:
+            self._subs = await self._subscribed(nc)
+        except (nats.errors.Error, OSError) as error:
+            self._nc = None
+            if nc is not self._given:
+                with contextlib.suppress(nats.errors.Error, OSError):
+                    await nc.close()
+            reason = str(error) or type(error).__name__
+            message = f"NATS went away before it had the worker's subscriptions: {reason}"
+            raise Unavailable(message, refused=nc is self._given) from error  # another is not ours to make
+
+    async def _subscribed(self, nc: Nats) -> list[Subscription]:
+        """Every subscription of the worker; the server has them."""
         # The engine knows what is in hand by this subject, so it stays the same on another connection. It comes first, so that
         # it is there before and after every task's.
         self._private = self._private or nc.new_inbox()
@@ -228,7 +250,7 @@ class Worker:
         for subject in self._announced.subjects:
             subs.append(await nc.subscribe(subject, cb=self._on_discovery))
         await round_trip(nc)
-        self._subs = subs
+        return subs
 
     async def _subscribe(self, nc: Nats, subject: str, handler: Handler) -> Subscription:
         async def on_request(msg: Msg) -> None:
@@ -240,7 +262,7 @@ class Worker:
 
     async def _on_closed(self) -> None:
         """The server closed the connection for good (nats-py takes some errors so): make a new one."""
-        if not self._stopping and self._reopening is None:
+        if not self._stopping and not self._opening and self._reopening is None:
             log.warning("NATS closed the connection; connecting again")
             self._reopening = asyncio.get_running_loop().create_task(self._reopen())
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from dwarf_nats.bus.connection import Connection
 from dwarf_nats.bus.handlers import HANDLERS
 from dwarf_nats.bus.service import Service
 from dwarf_nats.embedded import NatsServer
+from dwarf_nats.errors import Unavailable
 from dwarf_nats.wire.discovery import semver
 from dwarf_nats.wire.operations import OPERATIONS
 from dwarf_nats.wire.subjects import Subjects
@@ -26,6 +27,7 @@ from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.records import Outcome
 from dwarf_nats.workflow.status import Status
 
+Opener = Callable[..., Awaitable[Connection]]
 GRAPH = {"name": "order", "tasks": [{"name": "a"}], "transitions": [{"from": "a", "to": "END"}]}
 
 
@@ -446,3 +448,37 @@ async def test_replicas_share_the_work(
 )
 def test_versions_are_semantic(version: str, expected: str) -> None:
     assert semver(version) == expected
+
+
+async def test_a_server_that_goes_away_while_the_service_subscribes_is_waited_for(
+    own_server: NatsServer, opened: Opener, engine: StubEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Wire section 6: the replica does not end for it; its subscriptions are there when the server is."""
+    connection = await opened(own_server.url)
+    await own_server.kill()
+    service = Service(connection, engine, Subjects("gone"))
+    starting = asyncio.create_task(service.start())
+    async with asyncio.timeout(30):
+        while "waiting for it" not in caplog.text:
+            await asyncio.sleep(0)
+        await own_server.start()
+        await starting
+    caller = await opened(own_server.url)
+    assert (await caller.request("$SRV.PING.dwarf", timeout=20)).data
+    await service.drain(1)
+
+
+async def test_a_connection_closed_for_good_ends_the_start_of_the_service(
+    own_server: NatsServer, opened: Opener, engine: StubEngine
+) -> None:
+    connection = await opened(own_server.url)
+    service = Service(connection, engine, Subjects("closed"))
+    flush = connection.flush
+
+    async def closed(timeout: int = 10) -> None:
+        await connection.close()
+        await flush(timeout)
+
+    connection.flush = closed  # type: ignore[method-assign]
+    with pytest.raises(Unavailable, match="NATS closed the connection before"):
+        await service.start()

@@ -21,6 +21,7 @@ from nats.aio.msg import Msg
 from dwarf_nats.embedded import NatsServer
 from dwarf_nats.errors import BadRequest, Unavailable
 from dwarf_nats.sdk import Flow, TaskError, Worker
+from dwarf_nats.sdk import worker as worker_module
 from dwarf_nats.wire.tasks import decode_reply, encode_request
 from dwarf_nats.workflow.answer import Answer, Disposition, TaskCall
 from dwarf_nats.workflow.state import Raw
@@ -642,3 +643,30 @@ async def test_a_second_signal_stops_at_once_even_with_a_blocked_thread(
     process.send_signal(signal.SIGINT)
     assert await asyncio.wait_for(process.wait(), PATIENCE) == 1
     assert (await engine.answer()).disposition is Disposition.BACKPRESSURE
+
+
+@pytest.mark.parametrize("patient", [True, False])
+async def test_a_server_that_goes_away_while_the_worker_subscribes(
+    nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch, patient: bool
+) -> None:
+    """Wire section 6: who seeks a server for ever tries again; who does not is told; no connection is left behind."""
+    opened: list[Nats] = []
+    real = worker_module.round_trip
+
+    async def first_lost(nc: Nats) -> None:
+        opened.append(nc)
+        if len(opened) == 1:
+            raise nats.errors.FlushTimeoutError
+        await real(nc)
+
+    monkeypatch.setattr(worker_module, "round_trip", first_lost)
+    worker = Worker(nats_server.url, name="left", task_prefix="left")
+    worker.add_task("a", lambda: None)
+    if not patient:
+        with pytest.raises(Unavailable, match="NATS went away before it had the worker's subscriptions"):
+            await worker.start()
+        assert [nc.is_closed for nc in opened] == [True]
+    await worker.start_patiently()
+    assert [nc.is_closed for nc in opened] == [True, False]
+    assert await worker.stop()
+    assert all(nc.is_closed for nc in opened)
