@@ -11,7 +11,10 @@ from dwarf_nats.settings import EngineSettings
 from dwarf_nats.store.store import SqlStore
 
 if TYPE_CHECKING:
-    from dwarf_nats.ports import Clock, Graphs, Notices, Signals, Tasks
+    from dwarf_nats.ports import Clock, Graphs, Logger, Notices, Signals, Tasks
+    from dwarf_nats.telemetry.meters import MeterProvider
+    from dwarf_nats.telemetry.tally import Tally
+    from dwarf_nats.telemetry.traces import TracerProvider
 
 
 def open_engine(
@@ -24,10 +27,15 @@ def open_engine(
     settings: EngineSettings | None = None,
     clock: Clock | None = None,
     name: str = "",
+    logger: Logger | None = None,
+    meter_provider: MeterProvider | None = None,
+    tracer_provider: TracerProvider | None = None,
+    tally: Tally | None = None,
 ) -> Engine:
     """An engine on one or more databases; several DSNs are shards 1, 2, ….
 
     DSNs: `postgresql://…`, `sqlite:///path`, or `sqlite://` for one in memory. Start it with `async with`.
+    `logger`, `meter_provider`, `tracer_provider`: where its logs, metrics and spans go, as `Engine` has it.
     Raises `BadRequest` for a DSN that is not understood.
     """
     settings = settings if settings is not None else EngineSettings()
@@ -35,8 +43,9 @@ def open_engine(
     dsns = [dsn] if isinstance(dsn, str) else list(dsn)
     stores = [SqlStore(number, one, pool=settings.pool, clock=clock) for number, one in enumerate(dsns, 1)]
     return Engine(
-        stores, tasks=tasks, graphs=graphs, notices=notices, signals=signals, settings=settings, clock=clock, name=name
-    )
+        stores, tasks=tasks, graphs=graphs, notices=notices, signals=signals, settings=settings, clock=clock, name=name,
+        logger=logger, meter_provider=meter_provider, tracer_provider=tracer_provider, tally=tally,
+    )  # fmt: skip
 
 
 async def add_shard(engine: Engine, dsn: str) -> int:

@@ -6,8 +6,9 @@ The engine talks to these Protocols only; `bus`, `testing` or an embedding host 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from dwarf_nats.errors import Unavailable
 
@@ -21,9 +22,13 @@ if TYPE_CHECKING:
     from dwarf_nats.workflow.keys import Key
     from dwarf_nats.workflow.options import Query
     from dwarf_nats.workflow.records import Outcome
-    from dwarf_nats.workflow.rows import FlowRow, Paused, Steered, StepRow
+    from dwarf_nats.workflow.rows import Band, FlowRow, Paused, Steered, StepRow
     from dwarf_nats.workflow.state import Raw, State
     from dwarf_nats.workflow.status import Status
+
+
+Logger: TypeAlias = "logging.Logger | logging.LoggerAdapter[Any]"
+"""Where the engine says what it does (T3)."""
 
 
 class BusAway(Exception):
@@ -160,6 +165,10 @@ class Store(Protocol):
     async def create(self, group: Sequence[NewFlow], budget_ms: int) -> dict[int, int]: ...
     async def survey(self, ask: Ask, shut: Collection[str] = ...) -> Page:
         """Read a page of the line of due steps; the lanes of `shut` tasks are read past and not counted."""
+        ...
+
+    async def bands(self, bands: int, steps: int, keys: int) -> list[Band]:
+        """The best `bands` with due steps, of each at most so many steps and fairness keys counted."""
         ...
 
     async def ripen(self, limit: int) -> int:

@@ -20,6 +20,10 @@ from dwarf_nats.bus.signals import NatsSignals, PeerListener
 from dwarf_nats.bus.tasks import NatsTasks
 from dwarf_nats.embedding import open_engine
 from dwarf_nats.errors import BadRequest, Unavailable
+from dwarf_nats.telemetry import otlp
+from dwarf_nats.telemetry.meters import MeterProvider
+from dwarf_nats.telemetry.tally import Tally
+from dwarf_nats.telemetry.traces import TracerProvider
 from dwarf_nats.wire.connecting import ConnectOptions
 from dwarf_nats.wire.subjects import Subjects
 
@@ -29,6 +33,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("dwarf_nats.server")
 RETRY_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0)
+Providers = tuple[MeterProvider | None, TracerProvider | None]
 
 
 def connect_options(settings: ServerSettings) -> ConnectOptions:
@@ -46,7 +51,13 @@ def connect_options(settings: ServerSettings) -> ConnectOptions:
 
 
 async def _engine(
-    settings: ServerSettings, connection: Connection, inbox: Inbox, subjects: Subjects, origin: str
+    settings: ServerSettings,
+    connection: Connection,
+    inbox: Inbox,
+    subjects: Subjects,
+    origin: str,
+    tally: Tally,
+    providers: Providers,
 ) -> Engine:
     sources = [DirectoryGraphs(settings.graphs_dir)] if settings.graphs_dir else []
     engine = open_engine(
@@ -60,9 +71,12 @@ async def _engine(
         ),
         graphs=ChainGraphs(*sources, NatsGraphs(connection, inbox, subjects)),
         notices=NatsNotices(connection, subjects, events=settings.events),
-        signals=NatsSignals(connection, origin, subjects) if settings.signals else None,
+        signals=NatsSignals(connection, origin, subjects, tally) if settings.signals else None,
         settings=settings.engine(),
         name=origin,
+        tally=tally,
+        meter_provider=providers[0],
+        tracer_provider=providers[1],
     )
     failures = 0
     while True:
@@ -79,22 +93,49 @@ async def _engine(
 
 
 @asynccontextmanager
-async def replica(settings: ServerSettings) -> AsyncIterator[Engine]:
+async def _telemetry(settings: ServerSettings, origin: str) -> AsyncIterator[Providers]:
+    """Where the settings or the environment say that metrics and spans go; sent to the last at the end."""
+    exporting = otlp.set_up(settings.otlp, origin, traces=settings.otlp_traces)
+    if exporting is None:
+        yield None, None
+        return
+    try:
+        yield exporting.meter_provider, exporting.tracer_provider
+    finally:
+        await exporting.close()
+
+
+@asynccontextmanager
+async def replica(
+    settings: ServerSettings,
+    *,
+    meter_provider: MeterProvider | None = None,
+    tracer_provider: TracerProvider | None = None,
+) -> AsyncIterator[Engine]:
     """A running replica. At the end it drains: stops claiming, answers the requests taken, waits for the tasks in hand,
     then closes the connection (wire: section 6).
 
-    Raises `Unavailable` naming the server that is away (unless told to wait for it), `BadRequest` for settings that make no
-    sense.
+    Metrics and spans go to the providers given, else where the settings or the environment say. Raises `Unavailable` naming the
+    server that is away (unless told to wait for it), `BadRequest` for settings that make no sense.
     """
     if not settings.dsns:
         raise BadRequest("no database given: use --dsn postgresql://… or --dsn sqlite:///path")
     origin = secrets.token_hex(8)
+    async with _telemetry(settings, origin) as (meters, tracers):
+        providers = (meter_provider or meters, tracer_provider or tracers)
+        async with _replica(settings, origin, providers) as engine:
+            yield engine
+
+
+@asynccontextmanager
+async def _replica(settings: ServerSettings, origin: str, providers: Providers) -> AsyncIterator[Engine]:
+    tally = Tally()
     subjects = Subjects(settings.prefix, settings.task_prefix, settings.graph_prefix)
     connection = await connect(connect_options(settings), f"dwarf-nats-{origin}", retry=settings.wait_for_servers)
     try:
         inbox = Inbox(connection)
         await inbox.start()
-        engine = await _engine(settings, connection, inbox, subjects, origin)
+        engine = await _engine(settings, connection, inbox, subjects, origin, tally, providers)
         service = Service(
             connection,
             engine,
@@ -103,10 +144,11 @@ async def replica(settings: ServerSettings) -> AsyncIterator[Engine]:
             max_requests=settings.max_requests,
             max_waiting=settings.max_waiting,
             max_timeout_ms=settings.max_timeout_ms,
+            tally=tally,
         )
         try:
             if settings.signals:
-                await PeerListener(connection, origin, engine.peers, subjects).start()
+                await PeerListener(connection, origin, engine.peers, subjects, tally).start()
             await service.start()
             log.info("replica %s is ready: %d shard(s), prefix %s", origin, len(settings.dsns), settings.prefix)
             yield engine

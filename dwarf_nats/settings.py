@@ -77,6 +77,10 @@ class ServerSettings:
     wait_for_servers: bool = True
     """Keep trying while a database or NATS is away at start; else say which and exit."""
     log_format: str = "text"
+    otlp: str = ""
+    """The base URL of a collector that takes OTLP over HTTP; empty: what `OTEL_EXPORTER_OTLP_…` variables say, if any."""
+    otlp_traces: bool = True
+    """Send it traces too, not only metrics."""
 
     def engine(self) -> EngineSettings:
         """The engine's share of these settings."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,13 +13,13 @@ from dwarf_nats.wire.codec import decode
 from dwarf_nats.wire.operations import OPERATIONS, Operation
 from dwarf_nats.wire.schema import schema_name
 from dwarf_nats.wire.subjects import Subjects
+from dwarf_nats.workflow.keys import without_tokens
 
 from .handlers import GRAPH_PAYLOADS, HANDLERS, Asked, EngineApi, Handler
 
 log = logging.getLogger("dwarf_nats.bus")
 
 QUEUE = "dwarf"
-_TOKEN = re.compile(r"\b(\d+-\d+)-[A-Za-z0-9]{16}\b")
 
 
 @dataclass(slots=True)
@@ -35,7 +34,7 @@ class Stats:
     def failed(self, error: DwarfError) -> None:
         """Count a refusal; its text is kept without the tokens of keys."""
         self.errors += 1
-        text = _TOKEN.sub(r"\1", error.message)
+        text = without_tokens(error.message)
         self.last_error = f"{error.code}:{text[:500]}"
 
 
@@ -98,5 +97,10 @@ def endpoints(subjects: Subjects) -> list[Endpoint]:
 
 def asked_from(payload: bytes, block: bytes | None, reply: bytes, keyed: bool) -> Asked:
     """A request out of its raw parts."""
-    msg_id = h.percent_decode(h.read_headers(block).get("nats-msg-id", "")) if keyed and block else ""
-    return Asked(payload, msg_id, bool(reply))
+    asked = Asked(payload, answerable=bool(reply))
+    if keyed and block:
+        headers = h.read_headers(block)
+        asked.msg_id = h.percent_decode(headers.get("nats-msg-id", ""))
+        asked.traceparent = headers.get("traceparent", "")
+        asked.tracestate = h.percent_decode(headers.get("tracestate", ""))
+    return asked

@@ -87,13 +87,18 @@ class EngineApi(Protocol):
 
 @dataclass(slots=True)
 class Asked:
-    """One request. `payload`: its bytes. `msg_id`: its `Nats-Msg-Id`. `answerable`: it has a reply subject."""
+    """One request. `payload`: its bytes. `msg_id`: its `Nats-Msg-Id`. `answerable`: it has a reply subject.
+
+    `traceparent` and `tracestate`: of the caller who wants a flow made, which is linked to it (T2).
+    """
 
     payload: bytes
     msg_id: str = ""
     answerable: bool = True
     default_timeout: float = 30.0
     longest_timeout: float = 3600.0
+    traceparent: str = ""
+    tracestate: str = ""
 
     def timeout(self, timeout_ms: int | UnsetType) -> float:
         """Seconds to wait: the default where none is given, capped; 0 means do not wait."""

@@ -20,6 +20,8 @@ from nats.aio.subscription import Subscription
 
 from dwarf_nats.errors import BadRequest, DwarfError, TooLarge, TooMany, Unavailable
 from dwarf_nats.ports import BusAway
+from dwarf_nats.telemetry.context import continued
+from dwarf_nats.telemetry.tally import Tally
 from dwarf_nats.wire import discovery
 from dwarf_nats.wire.codec import encode_error
 from dwarf_nats.wire.subjects import Subjects
@@ -57,7 +59,9 @@ class Service:
         max_waiting: int = 10_000,
         default_timeout_ms: int = 30_000,
         max_timeout_ms: int = 3_600_000,
+        tally: Tally | None = None,
     ) -> None:
+        self._tally = tally if tally is not None else Tally()
         self._connection = connection
         self._engine = engine
         self._subjects = subjects or Subjects()
@@ -135,10 +139,13 @@ class Service:
 
     def _receive(self, endpoint: Endpoint, _subject: bytes, reply: bytes, body: bytes, block: bytes | None) -> None:
         endpoint.stats.requests += 1
+        self._tally.requests.add(endpoint.operation.name)
         if self._subjects.owns(reply):
             # We may publish there, whoever asks perhaps not: an answer would be a task request or a signal in our name.
-            endpoint.stats.failed(BadRequest("the reply subject is one of the service's own"))
-            log.warning("%s: not carried out, %s", endpoint.operation.name, endpoint.stats.last_error)
+            self._failed(endpoint, BadRequest("the reply subject is one of the service's own"))
+            log.warning(
+                "%s: not carried out, %s", endpoint.operation.name, endpoint.stats.last_error, extra=_about(endpoint)
+            )
             return
         operation = endpoint.operation
         busy = self._busy[operation.waits]
@@ -155,7 +162,8 @@ class Service:
 
     async def _carry_out(self, endpoint: Endpoint, asked: Asked, reply: bytes) -> None:
         try:
-            body = await endpoint.answer(self._engine, asked)
+            with continued(asked.traceparent, asked.tracestate):
+                body = await endpoint.answer(self._engine, asked)
             if reply:
                 self._reply(endpoint, reply, body)
         except DwarfError as error:
@@ -171,10 +179,19 @@ class Service:
             raise TooLarge(f"the reply is {len(body)} bytes, over the NATS server's max_payload of {limit}")
         self._send(endpoint, reply, b"", body)
 
-    def _refuse(self, endpoint: Endpoint, reply: bytes, error: DwarfError) -> None:
+    def _failed(self, endpoint: Endpoint, error: DwarfError) -> None:
         endpoint.stats.failed(error)
+        self._tally.refused.add(endpoint.operation.name, str(error.code))
+
+    def _refuse(self, endpoint: Endpoint, reply: bytes, error: DwarfError) -> None:
+        self._failed(endpoint, error)
         if not reply:
-            log.warning("%s without a reply subject: %s", endpoint.operation.name, endpoint.stats.last_error)
+            log.warning(
+                "%s without a reply subject: %s",
+                endpoint.operation.name,
+                endpoint.stats.last_error,
+                extra=_about(endpoint),
+            )
             return
         block, body = encode_error(error)
         if not self._connection.fits(block, body):
@@ -226,3 +243,8 @@ class Service:
         if endpoint.operation.name == "task.breaker":
             told["data"] = {"tasks": [health_of(one) for one in self._engine.task_health()[:MOST_TASKS]]}
         return told
+
+
+def _about(endpoint: Endpoint) -> dict[str, object]:
+    """Fields of a log line (T3)."""
+    return {"operation": endpoint.operation.name}

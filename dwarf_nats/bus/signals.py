@@ -8,6 +8,7 @@ from functools import partial
 from typing import TypeVar
 
 from dwarf_nats.ports import BusAway, Signals
+from dwarf_nats.telemetry.tally import Tally
 from dwarf_nats.wire import headers as h
 from dwarf_nats.wire import peers
 from dwarf_nats.wire.subjects import Subjects
@@ -23,13 +24,15 @@ GROUP = 5_000
 
 
 class NatsSignals:
-    """Tells the other replicas; `origin` is this replica's id. Fire and forget: `dropped` counts what was not sent."""
+    """Tells the other replicas; `origin` is this replica's id. Fire and forget: `tally` counts what was `dropped`."""
 
-    def __init__(self, connection: Connection, origin: str, subjects: Subjects | None = None) -> None:
+    def __init__(
+        self, connection: Connection, origin: str, subjects: Subjects | None = None, tally: Tally | None = None
+    ) -> None:
+        self.tally = tally if tally is not None else Tally()
         self._connection = connection
         self._subjects = subjects or Subjects()
         self._block = h.write_headers(((h.ORIGIN, origin),))
-        self.dropped = 0
 
     def enqueue(self, shard: int, steps: Sequence[tuple[int, int, int]]) -> None:
         """Steps became pending."""
@@ -60,28 +63,35 @@ class NatsSignals:
 
     def _send(self, signal: str, body: bytes) -> None:
         if not self._connection.fits(self._block, body):
-            self.dropped += 1
+            self.tally.dropped.add()
             return
         try:
             self._connection.send(self._subjects.peer(signal), "", self._block, body)
         except BusAway:
-            self.dropped += 1
+            self.tally.dropped.add()
 
 
 class PeerListener:
     """Hears the signals of other replicas and hands them to `to`, in the words of the port.
 
-    Own ones (by `origin`) are dropped; malformed ones are dropped and counted in `malformed`.
+    Own ones (by `origin`) are dropped; malformed ones are dropped and counted by `tally`.
     """
 
-    def __init__(self, connection: Connection, origin: str, to: Signals, subjects: Subjects | None = None) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        origin: str,
+        to: Signals,
+        subjects: Subjects | None = None,
+        tally: Tally | None = None,
+    ) -> None:
+        self.tally = tally if tally is not None else Tally()
         self._connection = connection
         self._origin = origin
         self._own = h.write_headers(((h.ORIGIN, origin),))
         self._to = to
         self._subjects = subjects or Subjects()
         self._cut = len(self._subjects.peer(""))
-        self.malformed = 0
 
     async def start(self) -> None:
         """Subscribe to all signals."""
@@ -96,7 +106,7 @@ class PeerListener:
         try:
             peers.deliver(subject[self._cut :].decode("ascii", "replace"), body, self._to)
         except peers.Malformed as error:
-            self.malformed += 1
+            self.tally.malformed.add()
             log.debug("dropped a signal: %s", error)
 
 

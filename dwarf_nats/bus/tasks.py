@@ -79,7 +79,7 @@ class NatsTasks:
         """
         url = call.url
         subject = self._known.get(url) or self._know(url)
-        block, body = codec.encode_request(call, self._accept_ms)
+        block, body = codec.encode_request(call, self._accept_ms, call.traceparent, call.tracestate)
         if not self._connection.fits(block, body):
             return codec.too_large(url, len(block) + len(body), self._connection.max_payload)
         reply = await self._inbox.ask(subject, block, body, call.budget, call.step_key)

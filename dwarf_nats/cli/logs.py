@@ -9,6 +9,8 @@ from enum import StrEnum
 
 import msgspec
 
+from dwarf_nats.telemetry.context import current_ids
+
 
 class LogFormat(StrEnum):
     """How log lines look."""
@@ -17,8 +19,17 @@ class LogFormat(StrEnum):
     JSON = "json"
 
 
+class LogLevel(StrEnum):
+    """What is logged. Keys of flows and steps stand in `debug` lines only: who can read them can steer the flows."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
 class JsonFormatter(logging.Formatter):
-    """One JSON object per line; what was given as `extra` becomes fields."""
+    """One JSON object per line; what was given as `extra` becomes fields, and so do the ids of the current span (T3)."""
 
     _USUAL = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 
@@ -28,20 +39,24 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
+            **current_ids(),
         }
         line |= {name: value for name, value in record.__dict__.items() if name not in self._USUAL}
         if record.exc_info:
-            line["trace"] = "".join(traceback.format_exception(*record.exc_info))
+            line["traceback"] = "".join(traceback.format_exception(*record.exc_info))
         return msgspec.json.encode(line, enc_hook=str).decode()
 
 
-def set_up(form: LogFormat, level: int = logging.INFO) -> None:
-    """Log to stderr from now on."""
+def set_up(form: LogFormat, level: LogLevel = LogLevel.INFO) -> None:
+    """Log to stderr from now on; what is not ours from `info` on."""
     handler = logging.StreamHandler()
     if form is LogFormat.JSON:
         handler.setFormatter(JsonFormatter())
     else:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
-    logging.basicConfig(level=level, handlers=[handler], force=True)
+    logging.basicConfig(
+        level=max(logging.INFO, logging.getLevelNamesMapping()[level.upper()]), handlers=[handler], force=True
+    )
+    logging.getLogger("dwarf_nats").setLevel(level.upper())
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("nats").setLevel(logging.CRITICAL)

@@ -14,7 +14,7 @@ import typer
 
 from dwarf_nats.cli import logs
 from dwarf_nats.cli.command import command, option_group
-from dwarf_nats.cli.logs import LogFormat
+from dwarf_nats.cli.logs import LogFormat, LogLevel
 from dwarf_nats.cli.options import Bus, Service
 from dwarf_nats.errors import BadRequest, Unavailable
 from dwarf_nats.settings import ServerSettings
@@ -121,12 +121,25 @@ async def serve(
     log_format: Annotated[
         LogFormat, typer.Option(envvar="DWARF_LOG_FORMAT", help="Of the lines on stderr.")
     ] = LogFormat.TEXT,
+    log_level: Annotated[
+        LogLevel, typer.Option(envvar="DWARF_LOG_LEVEL", help="What is logged; debug lines hold keys.")
+    ] = LogLevel.INFO,
+    otlp: Annotated[
+        str,
+        typer.Option(
+            envvar="DWARF_OTLP", metavar="URL", help="A collector for metrics and traces, by OTLP: http://host:4318."
+        ),
+    ] = "",
+    otlp_traces: Annotated[
+        bool,
+        typer.Option("--otlp-traces/--no-otlp-traces", envvar="DWARF_OTLP_TRACES", help="Send it traces, too."),
+    ] = True,
 ) -> None:
     """Serve: one replica in the foreground. SIGTERM drains, a second one stops at once."""
     from dwarf_nats.server import run_server  # the engine is of no use to the other commands, and slow to load
 
     dsns = given_dsns(dsn)
-    logs.set_up(log_format)
+    logs.set_up(log_format, log_level)
     if replicas > 1:
         if any(one.startswith("sqlite:") for one in dsns):
             raise BadRequest("a SQLite file serves one replica only: use PostgreSQL for --replicas 2 and more")
@@ -162,6 +175,8 @@ async def serve(
             migrate=migrate,
             wait_for_servers=wait,
             log_format=log_format.value,
+            otlp=otlp,
+            otlp_traces=otlp_traces,
         )
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
@@ -15,7 +16,7 @@ from dwarf_nats.workflow.answer import ErrorInfo
 
 if TYPE_CHECKING:
     from dwarf_nats.engine.ids import Ids
-    from dwarf_nats.ports import Clock, Store
+    from dwarf_nats.ports import Clock, Logger, Store
     from dwarf_nats.rules.settlement import NewIds, Settled
     from dwarf_nats.settings import EngineSettings
 
@@ -42,7 +43,11 @@ class Committer:
         on_grown: Callable[[Settled], None] | None = None,
         step_ids: Ids | None = None,
         new_step: NewIds | None = None,
+        on_written: Callable[[int], None] | None = None,
+        logger: Logger = log,
     ) -> None:
+        self._on_written = on_written
+        self._log = logger
         self._store = store
         self._settings = settings
         self._clock = clock
@@ -120,7 +125,7 @@ class Committer:
                     _refuse(future, _stopping())
                 raise
             except Exception:
-                log.exception("a defect: a group of %d was left to its lease", len(settlements))
+                self._log.exception("a defect: a group of %d was left to its lease", len(settlements))
 
     # -- creations
 
@@ -133,7 +138,11 @@ class Committer:
                 _refuse(future, error)
         except Exception as error:
             if len(group) == 1:
-                log.error("the database refused flow %d: %s", group[0][0].facts.flow_id, error)
+                flow = group[0][0].facts
+                self._log.error(
+                    "the database refused flow %s: %s", flow.shown, error,
+                    extra={"flow_id": flow.shown, "workflow": flow.workflow},
+                )  # fmt: skip
                 _refuse(
                     group[0][1],
                     error if isinstance(error, DwarfError) else Internal(f"the database refused it: {error}"),
@@ -182,16 +191,19 @@ class Committer:
             try:
                 if self._step_ids is not None and any(one.arrives for one in group):
                     await self._step_ids.ensure(2 * len(group))
+                began = time.perf_counter_ns()
                 settled = await self._store.settle(group, self._settings.time_budget_ms, *self._births())
+                if self._on_written is not None:
+                    self._on_written((time.perf_counter_ns() - began) // 1000)
             except Unavailable as error:
                 self._refuse_waiting(error)
                 if attempt == 0:
                     self.outages += 1
-                    log.warning("%d results in hand wait for their database: %s", len(group), error)
+                    self._log.warning("%d results in hand wait for their database: %s", len(group), error)
                 budget = self._settings.time_budget_ms / 1000 + 30
                 waited = sum(BACKOFF_SECONDS) + max(0, attempt - len(BACKOFF_SECONDS)) * BACKOFF_SECONDS[-1]
                 if waited > budget:
-                    log.error(
+                    self._log.error(
                         "%d results were dropped: their leases have run out; their steps will run again", len(group)
                     )
                     raise
@@ -214,14 +226,19 @@ class Committer:
             return
         one = group[0]
         words = " ".join(str(error).split())
-        log.error("the database refused the result of step %s: %s", one.step.shown, words)
+        self._log.error("the database refused the result of step %s: %s", one.step.shown, words, extra=one.step.about)
         refused = fail(one.step, ErrorInfo(f"the result of task {one.step.url} cannot be stored: {words}", 500))
         assert refused.error is not None
         refused.error_json = refused.error.stored()
         try:
             settled = await self._written([refused])
         except Exception as again:
-            log.error("step %s cannot be failed either, it is left to its lease: %s", one.step.shown, again)
+            self._log.error(
+                "step %s cannot be failed either, it is left to its lease: %s",
+                one.step.shown,
+                again,
+                extra=one.step.about,
+            )
             self._on_fenced(one)
             return
         result = settled.get(one.step.step_id)

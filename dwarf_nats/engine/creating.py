@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from dwarf_nats.engine.shard import Shard
     from dwarf_nats.ports import Clock
     from dwarf_nats.settings import EngineSettings
+    from dwarf_nats.telemetry.traces import Traces, Workflow
     from dwarf_nats.workflow.keys import Tokens
     from dwarf_nats.workflow.records import Outcome
     from dwarf_nats.workflow.rows import FlowRow
@@ -48,7 +50,10 @@ class Created:
 class Creator:
     """Turns what a caller gave into a flow in the database."""
 
-    def __init__(self, settings: EngineSettings, graphs: GraphBook, tokens: Tokens, clock: Clock) -> None:
+    def __init__(
+        self, settings: EngineSettings, graphs: GraphBook, tokens: Tokens, clock: Clock, traces: Traces
+    ) -> None:
+        self._traces = traces
         self._settings = settings
         self._graphs = graphs
         self._tokens = tokens
@@ -86,6 +91,7 @@ class Creator:
         )
         new = await self._new_flow(shard, thread, graph, initial, baggage, options, start=start)
         flow_id = new.facts.flow_id
+        span = self._trace(new)
         waiting = shard.waiters.add(flow_id) if wait else asyncio.get_running_loop().create_future()
         # A start time is for the database's clock to judge: such a flow stands in line.
         new.running = start and new.start_at is None and shard.reserve(new.facts.priority, new.url)
@@ -100,6 +106,8 @@ class Creator:
             if made is None:
                 raise Unavailable("the flow of this idempotency key was deleted this moment: ask again")
             return made
+        if span is not None:
+            span.end()
         return Created(new.facts.key, flow_id, waiting)
 
     async def continue_(
@@ -130,11 +138,21 @@ class Creator:
                 status = "gone" if latest is None else latest.status
                 raise Conflict(f"the latest flow of the thread is {status}: only a completed one can be continued")
             new = await self._next_flow(shard, latest, given, options, digest, start=start)
+            span = self._trace(new, latest.trace)
             created_at = await shard.store.create_next(latest, new)
             if created_at is None or created_at < 0:  # somebody else used the key, or continued the thread
                 continue
+            if span is not None:
+                span.end()
             self._created(shard, new, created_at)
             return new.facts.key
+
+    def _trace(self, new: NewFlow, *follows: str) -> Workflow | None:
+        """Begin the root span of a flow; it is ended once the flow is there (T2)."""
+        span = self._traces.workflow(new.facts.shown, new.facts.workflow, follows=[one for one in follows if one])
+        if span is not None:
+            new.facts.trace = span.carried
+        return span
 
     async def _next_flow(
         self, shard: Shard, latest: FlowRow, given: State, options: FlowOptions, digest: str, *, start: bool
@@ -165,6 +183,13 @@ class Creator:
     def _created(self, shard: Shard, new: NewFlow, created_at: int) -> None:
         """What follows the commit: its first step is dispatched or looked for, and the world is told."""
         facts = new.facts
+        if new.start:
+            shard.tally.flows_started.add(facts.workflow)
+        if shard.log.isEnabledFor(logging.DEBUG):
+            shard.log.debug(
+                "flow %s of workflow %s is created", facts.key, facts.workflow,
+                extra={"flow_id": facts.shown, "workflow": facts.workflow, "flow_key": facts.key},
+            )  # fmt: skip
         changed = [shard.change(facts.flow_id, facts.thread_id, facts.workflow, Status.CREATED, created_at)]
         if new.start:
             changed.append(shard.change(facts.flow_id, facts.thread_id, facts.workflow, Status.RUNNING, created_at))

@@ -20,6 +20,7 @@ from dwarf_nats.clock import SystemClock
 from dwarf_nats.engine import shards
 from dwarf_nats.engine.backpressure import Backpressure
 from dwarf_nats.engine.creating import MAX_INT, Creator, check_options, check_text
+from dwarf_nats.engine.gauges import Gauges
 from dwarf_nats.engine.graphs import GraphBook
 from dwarf_nats.engine.navigation import Walk
 from dwarf_nats.engine.reading import current_outcome, nested, step_of
@@ -30,6 +31,9 @@ from dwarf_nats.engine.sweeping import sweep
 from dwarf_nats.errors import BadRequest, DwarfError, NotFound, TimedOut, Unavailable
 from dwarf_nats.render import history_mermaid
 from dwarf_nats.settings import EngineSettings
+from dwarf_nats.telemetry.meters import MeterProvider, Meters
+from dwarf_nats.telemetry.tally import Tally
+from dwarf_nats.telemetry.traces import TracerProvider, Traces
 from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.keys import Key, Tokens, parse_key
 from dwarf_nats.workflow.names import check_subject_name
@@ -40,7 +44,7 @@ from dwarf_nats.workflow.state import State
 from dwarf_nats.workflow.status import Status
 
 if TYPE_CHECKING:
-    from dwarf_nats.ports import Clock, Graphs, Notices, Signals, Store, Tasks
+    from dwarf_nats.ports import Clock, Graphs, Logger, Notices, Signals, Store, Tasks
 
 log = logging.getLogger("dwarf_nats.engine")
 PURGE_LIMIT = 10_000
@@ -58,6 +62,10 @@ class Engine:
     """Durable workflow execution on the databases behind `stores`.
 
     `async with Engine(…) as engine:` starts it and drains it at the end. Every operation raises a `DwarfError` leaf.
+
+    `logger`: where it logs, `dwarf_nats.engine` by default. `meter_provider`, `tracer_provider`: where its metrics and spans
+    go (T1, T2), by default to the providers of the process; whether those listen is looked at once, here. `tally`: where it
+    counts.
     """
 
     def __init__(
@@ -71,18 +79,26 @@ class Engine:
         settings: EngineSettings | None = None,
         clock: Clock | None = None,
         name: str = "",
+        logger: Logger | None = None,
+        meter_provider: MeterProvider | None = None,
+        tracer_provider: TracerProvider | None = None,
+        tally: Tally | None = None,
     ) -> None:
         if not stores:
             raise BadRequest("an engine needs at least one database: give it a DSN")
         self.settings = settings if settings is not None else EngineSettings()
         self.name = name or f"{socket.gethostname()}-{os.getpid()}"
         self._clock = clock if clock is not None else SystemClock()
+        self._log = logger = logger if logger is not None else log
+        self.tally = tally if tally is not None else Tally()
+        self.traces = Traces(tracer_provider)
+        self._meters = meters = Meters(meter_provider, self.tally)
         self._hands = Hands(self.settings)
-        self._refiller = Refiller(self.settings, self._clock, self._hands)
+        self._refiller = Refiller(self.settings, self._clock, self._hands, logger)
         self._tokens = Tokens()
         by_number = {store.shard: store for store in stores}
         self._stores = by_number
-        self.backpressure = Backpressure(self._clock, signals)
+        self.backpressure = Backpressure(self._clock, signals, self.tally, logger)
         self.graphs = GraphBook(by_number, graphs, self._is_away)
 
         def new_shard(store: Store) -> Shard:
@@ -99,14 +115,18 @@ class Engine:
                 tokens=self._tokens,
                 backpressure=self.backpressure,
                 heal=lambda shard: sweep(shard, self.graphs),
+                meters=meters,
+                traces=self.traces,
+                logger=logger,
             )
 
         self._new_shard = new_shard
         self._opening: set[asyncio.Task[None]] = set()
         self._shards = {number: new_shard(store) for number, store in by_number.items()}
         self.peers = PeerSignals(self._shards, self.backpressure)
-        self._creator = Creator(self.settings, self.graphs, self._tokens, self._clock)
-        self._steering = Steering(self.settings, self.graphs, self._tokens)
+        self._gauges = Gauges(meters, self._shards, self.backpressure, self._clock, logger)
+        self._creator = Creator(self.settings, self.graphs, self._tokens, self._clock, self.traces)
+        self._steering = Steering(self.settings, self.graphs, self._tokens, self.traces)
         self._ready = False
 
     # -- lifecycle
@@ -145,10 +165,11 @@ class Engine:
                 await shard.close()
             raise (grave or [*failed.values()])[0]
         for number, error in failed.items():
-            log.warning("shard %d is away and taken up when it comes: %s", number, error)
+            self._log.warning("shard %d is away and taken up when it comes: %s", number, error, extra={"shard": number})
             self._shards[number].away = str(error)
             self._open_later(self._shards[number], migrate=migrate)
         self._refiller.start()
+        self._gauges.start()
         self._ready = True
 
     def _open_later(self, shard: Shard, *, migrate: bool) -> None:
@@ -161,7 +182,7 @@ class Engine:
                     shard.away = str(error)
                 else:
                     shard.away = ""
-                    log.info("shard %d is here", shard.number)
+                    self._log.info("shard %d is here", shard.number, extra={"shard": shard.number})
                     return
 
         task = asyncio.create_task(until_open(), name=f"dwarf-opener-{shard.number}")
@@ -217,6 +238,7 @@ class Engine:
         for shard in self._shards.values():
             await shard.give_back()
         await asyncio.gather(*(shard.close() for shard in self._shards.values()))
+        await self._gauges.close()
 
     async def __aenter__(self) -> Self:
         await self.startup()

@@ -18,7 +18,7 @@ from dwarf_nats.errors import Unavailable
 from dwarf_nats.rules.planning import NO_ALLOWANCES, Claim, Roster, Turns
 
 if TYPE_CHECKING:
-    from dwarf_nats.ports import Clock, Store
+    from dwarf_nats.ports import Clock, Logger, Store
     from dwarf_nats.rules.settlement import FlowFacts
     from dwarf_nats.settings import EngineSettings
     from dwarf_nats.workflow.rows import FlowRow
@@ -135,7 +135,8 @@ class Line:
     left.
     """
 
-    def __init__(self, store: Store, taker: Taker, clock: Clock, poke: asyncio.Event) -> None:
+    def __init__(self, store: Store, taker: Taker, clock: Clock, poke: asyncio.Event, logger: Logger = log) -> None:
+        self._log = logger
         self.store = store
         self.gate: Gate = Open()
         self.outages = 0
@@ -305,7 +306,7 @@ class Line:
     def fail(self, error: Unavailable) -> None:
         """Its database is away: try again in a while. What waits there holds nobody up meanwhile."""
         if self.failures == 0:
-            log.warning("shard %d: %s", self.store.shard, error)
+            self._log.warning("shard %d: %s", self.store.shard, error, extra={"shard": self.store.shard})
         self.outages += 1
         self._taker.away = str(error)
         seconds = BACKOFF_SECONDS[min(self.failures, len(BACKOFF_SECONDS) - 1)]
@@ -325,7 +326,8 @@ class Line:
 class Refiller:
     """Keeps the hands full."""
 
-    def __init__(self, settings: EngineSettings, clock: Clock, hands: Hands) -> None:
+    def __init__(self, settings: EngineSettings, clock: Clock, hands: Hands, logger: Logger = log) -> None:
+        self._log = logger
         self._settings = settings
         self._clock = clock
         self._hands = hands
@@ -337,7 +339,7 @@ class Refiller:
 
     def add(self, store: Store, taker: Taker) -> Line:
         """The line of one more shard."""
-        line = Line(store, taker, self._clock, self._poke)
+        line = Line(store, taker, self._clock, self._poke, self._log)
         self._lines.append(line)
         return line
 
@@ -376,7 +378,7 @@ class Refiller:
             except asyncio.CancelledError:
                 raise
             except Exception:
-                log.exception("a defect while claiming")
+                self._log.exception("a defect while claiming")
                 await self._clock.sleep(1)
 
     async def _until_due(self) -> list[Line]:
@@ -429,7 +431,7 @@ class Refiller:
         except asyncio.CancelledError:
             raise
         except Exception:
-            log.exception("a defect while claiming on shard %d", line.store.shard)
+            self._log.exception("a defect while claiming on shard %d", line.store.shard)
             line.upset()
 
     def _back(self, line: Line, _job: asyncio.Task[None]) -> None:

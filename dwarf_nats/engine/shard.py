@@ -17,6 +17,7 @@ from dwarf_nats.ports import BusAway, Refused, WorkerLost
 from dwarf_nats.rules import breakpoints, parking
 from dwarf_nats.rules.decide import Limits, decide, fail, give_back
 from dwarf_nats.rules.settlement import FlowFacts, NewFlow, NewStep, Settled, Settlement, StepInHand
+from dwarf_nats.telemetry.traces import headers_of
 from dwarf_nats.workflow.answer import Answer, ErrorInfo, TaskCall
 from dwarf_nats.workflow.keys import Tokens
 from dwarf_nats.workflow.names import check_subject_name
@@ -28,27 +29,19 @@ if TYPE_CHECKING:
     from dwarf_nats.engine.backpressure import Backpressure
     from dwarf_nats.engine.graphs import GraphBook
     from dwarf_nats.engine.refilling import Hands, Refiller
-    from dwarf_nats.ports import Clock, Notices, Signals, Store, Tasks
+    from dwarf_nats.ports import Clock, Logger, Notices, Signals, Store, Tasks
     from dwarf_nats.settings import EngineSettings
+    from dwarf_nats.telemetry.meters import Meters
+    from dwarf_nats.telemetry.traces import Dispatch, Traces
     from dwarf_nats.workflow.graph import Graph
     from dwarf_nats.workflow.keys import Key
     from dwarf_nats.workflow.rows import FlowRow, Steered
 
-log = logging.getLogger("dwarf_nats.engine")
 T = TypeVar("T")
 BEAT = 0.4
 """How often a replica renews its row, as a share of the time after which it is taken for dead."""
 ID_BLOCK = 5_000
 BUS_AWAY_DELAY_US = 250_000
-
-
-@contextmanager
-def _harmless() -> Iterator[None]:
-    """What a port raises while it is told something is its own affair: the flow goes on (B4)."""
-    try:
-        yield
-    except Exception:
-        log.exception("a notice or signal was refused")
 
 
 class Shard:
@@ -69,7 +62,14 @@ class Shard:
         tokens: Tokens,
         backpressure: Backpressure,
         heal: Callable[[Shard], Awaitable[None]],
+        meters: Meters,
+        traces: Traces,
+        logger: Logger,
     ) -> None:
+        self.log = logger
+        self.tally = meters.tally
+        self.traces = traces
+        self._meters = meters
         self.store = store
         self.number = store.shard
         self.settings = settings
@@ -79,10 +79,8 @@ class Shard:
         self.draining = False
         self.away = ""
         """Why its database is taken to be away; empty if it answers."""
-        self.recovered = 0
         self.orphaned = 0
         """Running flows without a live step, as last counted; for a person to look at (B5)."""
-        self.fenced = 0
         self._missed_beats = 0
         self._clock = clock
         self._tasks = tasks
@@ -99,6 +97,7 @@ class Shard:
         self._refiller = refiller
         self.line = refiller.add(store, self)
         self.line.gate = self.gate
+        self._watched = meters.listening or traces.listening
         self._jobs: list[asyncio.Task[None]] = []
         self.committer = Committer(
             store,
@@ -109,6 +108,8 @@ class Shard:
             on_grown=self._grown,
             step_ids=self.step_ids,
             new_step=self._new_step,
+            on_written=(lambda us: meters.commit_time(str(self.number), us)) if meters.listening else None,
+            logger=logger,
         )
 
     # -- lifecycle
@@ -116,7 +117,7 @@ class Shard:
     async def open(self, name: str, *, migrated: bool) -> None:
         try:
             await self.store.open(name, migrated=migrated)
-            self.recovered += await self.store.recover(self.settings.replica_timeout_ms)
+            self._found(await self.store.recover(self.settings.replica_timeout_ms))
             await self.gate.open()
         except BaseException:
             await self.store.close()
@@ -158,7 +159,7 @@ class Shard:
             async with asyncio.timeout(5):
                 await committer
         except TimeoutError:
-            log.warning(
+            self.log.warning(
                 "shard %d: results could not be written before the end; their steps will run again", self.number
             )
         await self.give_back()  # what the last commit left born running: `leave` frees it
@@ -167,7 +168,7 @@ class Shard:
         try:
             await self.store.leave()
         except Unavailable as error:
-            log.warning("shard %d: %s", self.number, error)
+            self.log.warning("shard %d: %s", self.number, error, extra={"shard": self.number})
         await self.store.close()
 
     def _job(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
@@ -178,6 +179,11 @@ class Shard:
     def wake(self, delay_us: int = 0) -> None:
         """A step is due `delay_us` from now."""
         self.line.wake(delay_us)
+
+    @property
+    def in_hand(self) -> list[StepInHand]:
+        """What this replica works on, or has not committed yet."""
+        return list(self._in_hand.values())
 
     @property
     def outages(self) -> int:
@@ -228,10 +234,13 @@ class Shard:
     async def take(self, rows: Sequence[Sequence[Any]], *, probe: bool = False) -> None:
         """Dispatch what was claimed."""
         dead = []
+        now = self._clock.now() if self._meters.listening else 0
         for row in rows:
             if row[23] not in ("running", "interrupted"):
                 dead.append(int(row[0]))  # X2
                 continue
+            if now:
+                self._meters.queue_wait(row[3], max(0, -self.line.roster.delay_of(row[24], now)))
             step = await self._step_in_hand(row)
             self._hands.take()
             if probe:
@@ -249,6 +258,7 @@ class Shard:
             baggage=Raw(row[14].encode()), priority=row[15], fairness_key=row[16], fairness_weight=row[17],
             time_budget_ms=row[18], notify=row[19], thread_id=row[20], created_at=row[21], updated_at=row[22],
             breakpoints=breakpoints.read(row[31]), root_id=row[32], surgraph_flow_id=row[33], surgraph_step_id=row[34],
+            trace=row[35],
         )  # fmt: skip
         return StepInHand(
             flow, step_id=row[0], token=row[1], node=row[2], url=row[3], depth=row[4], attempt=row[5], lease_seq=row[6],
@@ -260,6 +270,7 @@ class Shard:
     async def start(self, flow: FlowRow, notify: str = "") -> None:
         """Start a created flow (O2). Raises `Conflict` if it is not created."""
         at, steps = await self.store.start(flow.flow_id, notify)
+        self.tally.flows_started.add(flow.workflow)
         self.announce([self.change(flow.flow_id, flow.thread_id, flow.workflow, Status.RUNNING, at)], steps)
         for _, _, not_before in steps:
             self.line.hint_of(flow, not_before - at)
@@ -273,6 +284,11 @@ class Shard:
 
     def _dispatch(self, step: StepInHand) -> None:
         step.dispatched_at = self._clock.now()
+        if self.log.isEnabledFor(logging.DEBUG):
+            self.log.debug(
+                "step %s of flow %s goes to task %s", step.key, step.flow.key, step.url,
+                extra={**step.about, "flow_key": step.flow.key, "step_key": step.key},
+            )  # fmt: skip
         self._in_hand[step.step_id] = step
         self._running[step.step_id] = asyncio.create_task(self._run(step))
 
@@ -282,11 +298,13 @@ class Shard:
         except asyncio.CancelledError:
             settlement = give_back(step)
         except Exception as error:
-            log.exception("a defect while executing step %s", step.shown)
+            self.log.exception("a defect while executing step %s", step.shown, extra=step.about)
             settlement = fail(step, ErrorInfo(f"a defect of the engine: {error}", 500))
         if self._running.get(step.step_id) is asyncio.current_task():
             del self._running[step.step_id]
         self.gate.finished(step)
+        if step.span is not None:
+            step.span.done()
         self.committer.settle(settlement)
 
     async def _execute(self, step: StepInHand) -> Settlement:
@@ -303,10 +321,11 @@ class Shard:
             await self._tasks.ready()  # the step is held meanwhile: neither failed nor written about
             return give_back(step, BUS_AWAY_DELAY_US)
         except WorkerLost as error:
-            log.info("step %s is given back: %s", step.shown, error)
+            self.tally.lost.add(step.url)
+            self.log.info("step %s is given back: %s", step.shown, error, extra=step.about)
             return give_back(step, round(error.pause * 1_000_000))
         except Unavailable as error:
-            log.warning("step %s is given back: %s", step.shown, error)
+            self.log.warning("step %s is given back: %s", step.shown, error, extra=step.about)
             return give_back(step, BUS_AWAY_DELAY_US)
         held = self.gate.judged(step, answer)
         if held is not None:
@@ -319,20 +338,29 @@ class Shard:
         except DwarfError as error:
             return fail(step, ErrorInfo(error.message, error.code))
         except Exception as error:
-            log.exception("a defect while deciding on step %s", step.shown)
+            self.log.exception("a defect while deciding on step %s", step.shown, extra=step.about)
             return fail(step, ErrorInfo(f"a defect of the engine: {error}", 500))
         if settlement.problems and step.node not in flow.logged:
             flow.logged.add(step.node)
-            log.debug(
-                "step %s: conditions not evaluated, taken as false: %s", step.shown, "; ".join(settlement.problems)
-            )
+            self.log.debug(
+                "step %s: conditions not evaluated, taken as false: %s", step.shown, "; ".join(settlement.problems),
+                extra=step.about,
+            )  # fmt: skip
         # The finishing step's hand is free for one of those that follow; the other branches are claimed like any work.
         new = settlement.branches[0] if settlement.branches else settlement.successor
         if new is not None and new.delay_us == 0:
             new.running = self.admits_born_running(flow.priority, new.url)
         elif settlement.child is not None and not flow.breakpoints:
             settlement.child.running = self.admits_born_running(flow.priority, settlement.child.url)
+        if settlement.child is not None and step.span is not None:
+            self._trace_child(step.span, settlement.child.facts)
         return settlement
+
+    def _trace_child(self, span: Dispatch, child: FlowFacts) -> None:
+        """The `workflow` span of a child flow is a child of the calling step's (T2)."""
+        span.child = self.traces.workflow(child.shown, child.workflow, parent=span.carried)
+        if span.child is not None:
+            child.trace = span.child.carried
 
     async def _with_child(self, step: StepInHand, answer: Answer) -> tuple[Answer, parking.Child | None]:
         """What a child flow needs, if the answer asks for one that can be had; else the answer is an error (X4, P1)."""
@@ -384,6 +412,23 @@ class Shard:
             flow.baggage, flow.created_at, flow.updated_at, self._clock.now() + budget_ms * 1000, budget,
             step.resumed, step.subgraph_result, step.subgraph_error,
         )  # fmt: skip
+        if not self._watched:
+            return await self._answer(call, budget_ms)
+        span = step.span = self.traces.dispatch(
+            flow.trace, flow.shown, step.shown, flow.workflow, step.node, step.url, step.attempt
+        )
+        if span is not None:
+            span.enter()
+        call.traceparent, call.tracestate = headers_of(flow.trace if span is None else span.carried)
+        began = self._clock.now()
+        answer = await self._answer(call, budget_ms)
+        self._meters.task_time(step.url, max(0, self._clock.now() - began))
+        if span is not None and answer.error is not None:
+            span.failed(answer.error.message)
+        return answer
+
+    async def _answer(self, call: TaskCall, budget_ms: int) -> Answer:
+        budget, url = call.budget, call.url
         deadline: asyncio.Timeout | None = None
         try:
             if self._keeps_budget:
@@ -394,7 +439,7 @@ class Shard:
             if deadline is None or not deadline.expired():  # the task's own
                 return Answer(error=ErrorInfo(str(error) or "TimeoutError", 500))
             return Answer(
-                error=ErrorInfo(f"task {step.url} did not answer within its time budget of {budget_ms} ms", 408),
+                error=ErrorInfo(f"task {url} did not answer within its time budget of {budget_ms} ms", 408),
                 cause="timeout",
             )
         except (BusAway, WorkerLost, Unavailable):
@@ -428,6 +473,7 @@ class Shard:
         for settlement, alive, at in effects:
             step = settlement.step
             self._drop(step)
+            self._account(step, settlement, settlement.outcome if alive else "cancelled")
             born = settlement.branches or ([settlement.successor] if settlement.successor is not None else [])
             if alive and born and born[0].running:
                 self._dispatch(_in_hand(step.flow, born[0]))
@@ -457,10 +503,29 @@ class Shard:
                 ended.append((step.flow.key, end.status))
         self.announce(changed, pending, ended)
 
+    def _account(self, step: StepInHand, settlement: Settlement, outcome: str) -> None:
+        """Count what became of a dispatch, and end its span."""
+        if outcome == "given_back":
+            self.tally.given_back.add(step.url)
+        elif outcome != "held":
+            self.tally.executed.add(step.url, outcome)
+        if step.span is not None:
+            if settlement.error is not None:
+                step.span.failed(settlement.error.message)
+            if step.span.child is not None and outcome == "waiting":
+                step.span.child.end()
+            step.span.end(outcome)
+        if self.log.isEnabledFor(logging.DEBUG):
+            self.log.debug(
+                "step %s of flow %s: %s", step.key, step.flow.key, outcome,
+                extra={**step.about, "flow_key": step.flow.key, "step_key": step.key, "outcome": outcome},
+            )  # fmt: skip
+
     def _child_born(
         self, new: NewFlow, at: int, changed: list[StatusChanged], pending: list[tuple[int, int, int]]
     ) -> None:
         facts = new.facts
+        self.tally.flows_started.add(facts.workflow)
         changed += [
             self.change(facts.flow_id, facts.thread_id, facts.workflow, status, at)
             for status in (Status.CREATED, Status.RUNNING)
@@ -504,8 +569,15 @@ class Shard:
     def stopped(self, flow_id: int, thread_id: int, notify: str, outcome: Outcome, at: int) -> StatusChanged:
         """Wake who waits, tell who asked to be told; the change, for `announce`."""
         self.waiters.wake(flow_id, outcome)
+        if outcome.status.terminal:
+            self.tally.flows_terminated.add(outcome.workflow, outcome.status.value)
+        if self.log.isEnabledFor(logging.DEBUG):
+            self.log.debug(
+                "flow %s is %s", outcome.flow_key, outcome.status,
+                extra={"flow_id": f"{self.number}-{flow_id}", "workflow": outcome.workflow, "flow_key": outcome.flow_key},
+            )  # fmt: skip
         if notify and self._notices is not None:
-            with _harmless():
+            with self._harmless():
                 self._notices.stopped(notify, outcome)
         return self.change(flow_id, thread_id, outcome.workflow, outcome.status, at)
 
@@ -526,10 +598,10 @@ class Shard:
         if pending:
             self.gate.work_came()
         if changed and self._notices is not None:
-            with _harmless():
+            with self._harmless():
                 self._notices.changed(changed)
         if self._signals is not None:
-            with _harmless():
+            with self._harmless():
                 if pending:
                     self._signals.enqueue(self.number, pending)
                 if ended:
@@ -537,7 +609,9 @@ class Shard:
 
     def _fenced(self, settlement: Settlement) -> None:
         """The step was taken away meanwhile: its result is dropped without harm (X1)."""
-        self.fenced += 1
+        self.tally.fenced.add()
+        if settlement.step.span is not None:
+            settlement.step.span.end("fenced")
         self._drop(settlement.step)
         self._hands.release()
         if (
@@ -552,7 +626,7 @@ class Shard:
     def cancelled(self, steps: Sequence[tuple[int, str]]) -> None:
         """Steps were cancelled in the database: tell those who run them (O10)."""
         for step_id, token in steps:
-            with _harmless():
+            with self._harmless():
                 self._tasks.cancel(f"{self.number}-{step_id}-{token}")
             running = self._running.get(step_id)
             if running is not None:
@@ -580,11 +654,11 @@ class Shard:
             except Unavailable as error:
                 self.away = str(error)
                 self._missed_beats += 1
-                log.debug("shard %d: %s", self.number, error)
+                self.log.debug("shard %d: %s", self.number, error, extra={"shard": self.number})
             except asyncio.CancelledError:
                 raise
             except Exception:
-                log.exception("a defect in the pulse of shard %d", self.number)
+                self.log.exception("a defect in the pulse of shard %d", self.number)
 
     async def _keep_up(self) -> None:
         beat = self.settings.replica_timeout_ms / 1000 * BEAT
@@ -607,19 +681,18 @@ class Shard:
                     if ticks % 60 == 0:
                         await self._heal(self)
             except Unavailable as error:
-                log.debug("shard %d: %s", self.number, error)
+                self.log.debug("shard %d: %s", self.number, error, extra={"shard": self.number})
                 outages = -1
             except asyncio.CancelledError:
                 raise
             except Exception:
-                log.exception("a defect in the upkeep of shard %d", self.number)
+                self.log.exception("a defect in the upkeep of shard %d", self.number)
 
     async def _sweep(self) -> None:
         await self.gate.sweep()
         found = await self.store.recover(self.settings.replica_timeout_ms)
         if found:
-            self.recovered += found
-            log.info("shard %d: %d steps of silent replicas are pending again", self.number, found)
+            self._found(found)
             self.wake()
         for step_id in await self.store.cancelled_among(list(self._running)) if self._running else ():
             step = self._in_hand.get(step_id)
@@ -629,6 +702,25 @@ class Shard:
         if waited_for:
             for flow_id in await self.store.stopped_among(waited_for):
                 self.waiters.wake(flow_id, None)
+
+    def _found(self, steps: int) -> None:
+        """Steps of silent replicas, or past their lease, are pending again (B2)."""
+        if steps:
+            self.tally.recovered.add(n=steps)
+            self.log.info(
+                "shard %d: %d steps of silent replicas are pending again",
+                self.number,
+                steps,
+                extra={"shard": self.number},
+            )
+
+    @contextmanager
+    def _harmless(self) -> Iterator[None]:
+        """What a port raises while it is told something is its own affair: the flow goes on (B4)."""
+        try:
+            yield
+        except Exception:
+            self.log.exception("a notice or signal was refused")
 
 
 def _raw(text: str | None) -> Raw | None:

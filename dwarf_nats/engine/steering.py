@@ -17,7 +17,9 @@ from dwarf_nats.workflow.status import Status
 if TYPE_CHECKING:
     from dwarf_nats.engine.graphs import GraphBook
     from dwarf_nats.engine.shard import Shard
+    from dwarf_nats.rules.forking import Forked
     from dwarf_nats.settings import EngineSettings
+    from dwarf_nats.telemetry.traces import Traces, Workflow
     from dwarf_nats.workflow.graph import Graph
     from dwarf_nats.workflow.keys import Key, Tokens
     from dwarf_nats.workflow.records import StatusChanged
@@ -29,7 +31,8 @@ Overrides = Mapping[str, Any] | bytes | State | None
 class Steering:
     """Each operation is one transaction of the store, and what follows it."""
 
-    def __init__(self, settings: EngineSettings, graphs: GraphBook, tokens: Tokens) -> None:
+    def __init__(self, settings: EngineSettings, graphs: GraphBook, tokens: Tokens, traces: Traces) -> None:
+        self._traces = traces
         self._settings = settings
         self._graphs = graphs
         self._tokens = tokens
@@ -70,12 +73,12 @@ class Steering:
         fields = self._overrides(overrides)
         row = await shard.store.flow(key)
         only_roots(shard.number, row, "restarted")
-        self._run_again(shard, await shard.store.restart(row, fields))
+        self._run_again(shard, await shard.store.restart(row, fields), anew=True)
 
     async def restart_from(self, shard: Shard, key: Key, overrides: Overrides) -> None:
         fields = self._overrides(overrides)
         step, flow = await _step_and_flow(shard, key)
-        self._run_again(shard, await shard.store.restart_from(step, flow, fields))
+        self._run_again(shard, await shard.store.restart_from(step, flow, fields), anew=True)
 
     async def fork(self, shard: Shard, key: Key, overrides: Overrides) -> str:
         fields = self._overrides(overrides)
@@ -96,7 +99,12 @@ class Steering:
                 await shard.step_ids.ensure(len(steps))
             else:
                 break
+        spans = self._trace(shard, forked, root.trace)
         result = await shard.store.plant(root, forked)
+        for span in spans:
+            span.end()
+        for one in result.changed:
+            shard.tally.flows_started.add(one.workflow)
         changed = [
             shard.change(one.flow_id, one.thread_id, one.workflow, status, one.updated_at)
             for one in result.changed
@@ -105,7 +113,29 @@ class Steering:
         shard.steered(result, changed)
         return flow_key(shard.number, forked.root)
 
-    def _run_again(self, shard: Shard, result: Steered) -> None:
+    def _trace(self, shard: Shard, forked: Forked, original: str) -> list[Workflow]:
+        """The copy has a trace of its own, linked to the original's, with a span for each sub-workflow that runs (T2)."""
+        span = self._traces.workflow(
+            f"{shard.number}-{forked.root.flow_id}", forked.root.workflow, follows=[original] if original else []
+        )
+        if span is None:
+            return []
+        spans = [span]
+        for flow in forked.flows:
+            flow.trace = span.carried
+            if flow is not forked.root and flow.status is Status.RUNNING:
+                below = self._traces.workflow(f"{shard.number}-{flow.flow_id}", flow.workflow, parent=span.carried)
+                if below is not None:
+                    flow.trace = below.carried
+                    spans.append(below)
+        return spans
+
+    def _run_again(self, shard: Shard, result: Steered, *, anew: bool = False) -> None:
+        """`anew`: not by a resume."""
+        if anew:
+            for one in result.changed:
+                if one.status is Status.RUNNING:
+                    shard.tally.flows_started.add(one.workflow)
         changed: list[StatusChanged] = [
             shard.change(one.flow_id, one.thread_id, one.workflow, Status.RUNNING, one.updated_at)
             for one in result.changed

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING
 
 from dwarf_nats.engine.steering import ended, with_final_states
@@ -11,7 +10,6 @@ if TYPE_CHECKING:
     from dwarf_nats.engine.graphs import GraphBook
     from dwarf_nats.engine.shard import Shard
 
-log = logging.getLogger("dwarf_nats.engine")
 ORPHANED_AFTER_MS = 300_000
 SHOWN = 10
 
@@ -23,20 +21,25 @@ async def sweep(shard: Shard, graphs: GraphBook) -> None:
         return
     woken = await shard.store.wake_forlorn()
     if woken.due:
-        log.warning(
-            "shard %d: %d steps waited for sub-workflows that had ended or were gone", shard.number, len(woken.due)
-        )
+        shard.log.warning(
+            "shard %d: %d steps waited for sub-workflows that had ended or were gone", shard.number, len(woken.due),
+            extra={"shard": shard.number},
+        )  # fmt: skip
         shard.steered(woken, [])
     unwanted = await with_final_states(graphs, shard.number, shard.store.end_unwanted)
     if unwanted.changed or unwanted.running:
-        log.warning("shard %d: %d sub-workflows had no caller any more", shard.number, len(unwanted.changed))
+        shard.log.warning(
+            "shard %d: %d sub-workflows had no caller any more", shard.number, len(unwanted.changed),
+            extra={"shard": shard.number},
+        )  # fmt: skip
         shard.steered(unwanted, ended(shard, unwanted))
     orphaned = await shard.store.orphaned(ORPHANED_AFTER_MS)
     if len(orphaned) != shard.orphaned:
         shard.orphaned = len(orphaned)
         if orphaned:
             names = ", ".join(f"{shard.number}-{flow_id}" for flow_id in orphaned[:SHOWN])
-            log.error(
+            shard.log.error(
                 "shard %d: %d running flows have no live step: %s%s; look at their history, then restart or cancel them",
                 shard.number, len(orphaned), names, ", …" if len(orphaned) > SHOWN else "",
+                extra={"shard": shard.number, "flow_ids": names},
             )  # fmt: skip

@@ -69,7 +69,7 @@ def waiting(step: StepInHand, changes: State, input_: State, child: Child, entry
         graph=child.graph, baggage=parent.baggage, priority=parent.priority, fairness_key=parent.fairness_key,
         fairness_weight=parent.fairness_weight, time_budget_ms=None, notify="", thread_id=child.flow_id, created_at=0,
         updated_at=0, root_id=parent.root_id, surgraph_flow_id=parent.flow_id, surgraph_step_id=step.step_id,
-        breakpoints=parent.breakpoints,
+        breakpoints=parent.breakpoints, trace=parent.trace,
     )  # fmt: skip
     new = NewFlow(facts, input_, encode_state(input_), *entry, node.name, node.url, child.token, start=True)
     return Settlement(step, Status.RUNNING, changes, attempt=step.attempt, child=new)

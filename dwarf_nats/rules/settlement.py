@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from dwarf_nats.workflow.state import State, encode_state
 from dwarf_nats.workflow.status import Status
@@ -67,12 +67,18 @@ class FlowFacts:
     """The step that waits for this flow (P1)."""
     breakpoints: tuple[str, ...] = ()
     """Nodes, by name or url, before which it pauses (O12)."""
+    trace: str = ""
+    """The context of its root span, as `traceparent` and, after a blank, `tracestate` (T2)."""
     logged: set[str] = field(default_factory=set)
     """Nodes whose unevaluable conditions were logged already (G9)."""
 
     @property
     def key(self) -> str:
         return f"{self.shard}-{self.flow_id}-{self.token}"
+
+    @property
+    def shown(self) -> str:
+        return f"{self.shard}-{self.flow_id}"
 
 
 @dataclass(slots=True)
@@ -106,6 +112,8 @@ class StepInHand:
 
     probe: bool = False
     """Let through by a tripped breaker, to find out whether the task serves again (V4)."""
+    span: Any = None
+    """What telemetry keeps of its dispatch (T2)."""
 
     @property
     def parked_before(self) -> bool:
@@ -119,6 +127,12 @@ class StepInHand:
     @property
     def shown(self) -> str:
         return f"{self.flow.shard}-{self.step_id}"
+
+    @property
+    def about(self) -> dict[str, object]:
+        """Fields of a log line about it, token-free (T3)."""
+        flow = self.flow
+        return {"flow_id": flow.shown, "step_id": self.shown, "workflow": flow.workflow, "task": self.url}
 
 
 @dataclass(slots=True)
@@ -187,6 +201,18 @@ class Settlement:
     problems: Sequence[str] = ()
     """Conditions that could not be evaluated (G9)."""
     _changes_json: bytes | None = None
+
+    @property
+    def outcome(self) -> str:
+        """What became of the dispatch, for people: completed, failed, interrupted (by its task) or held (at a breakpoint),
+        waiting (for its child), retried, given_back."""
+        if self.status is Status.PENDING:
+            return "retried" if self.attempt > self.step.attempt else "given_back"
+        if self.status is Status.RUNNING:
+            return "waiting"
+        if self.pause is not None and self.pause.payload is None:
+            return "held"
+        return self.status.value
 
     def changes_json(self) -> bytes:
         if self._changes_json is None:

@@ -12,6 +12,7 @@ import msgspec
 from nats.aio.client import Client as Nats
 
 from dwarf_nats.errors import DwarfError, TimedOut, Unavailable
+from dwarf_nats.telemetry.context import carried
 from dwarf_nats.wire.codec import encode
 from dwarf_nats.wire.connecting import ConnectOptions
 from dwarf_nats.wire.headers import percent_encode
@@ -109,16 +110,19 @@ class Caller:
         """The body of the reply.
 
         `wait`: seconds the service may take on purpose. `again`: asking twice does no harm, so a lost reply is asked
-        for again. `patient`: so is a 503. `key`: goes into `Nats-Msg-Id`. Raises the refusal of the service.
+        for again. `patient`: so is a 503. `key`: goes into `Nats-Msg-Id`. The current span, if there is one, goes along (T2).
+        Raises the refusal of the service.
         """
         payload = message if isinstance(message, bytes) else encode(message)
-        headers = {"Nats-Msg-Id": percent_encode(key)} if key else None
+        headers = {name: percent_encode(value) for name, value in carried().items()}
+        if key:
+            headers["Nats-Msg-Id"] = percent_encode(key)
         loop = asyncio.get_running_loop()
         end = loop.time() + self._patience
         pause, delivered = _FIRST_PAUSE, False
         while True:
             try:
-                return await self._ask_once(operation, payload, headers, wait, end)
+                return await self._ask_once(operation, payload, headers or None, wait, end)
             except ReplyLost as error:
                 failure = Unavailable(
                     f"{operation}: {error}; it may or may not have been carried out", cause="reply_lost"

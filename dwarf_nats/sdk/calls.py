@@ -25,7 +25,7 @@ _roll_call = msgspec.json.Decoder(talk.WorkerCall).decode
 _encode = msgspec.json.Encoder().encode
 
 
-def decode_request(body: bytes) -> TaskCall:
+def decode_request(body: bytes, headers: Mapping[str, str] | None = None) -> TaskCall:
     """A task request. Raises `BadRequest` for what is none.
 
     `budget` is counted from now by this machine's clock; where that leaves nothing the clocks differ, and it is
@@ -58,6 +58,9 @@ def decode_request(body: bytes) -> TaskCall:
         deadline=times[2],
         budget=budget if budget > 0 else float("inf"),
     )
+    if headers:
+        call.traceparent = headers.get(h.TRACEPARENT, "")
+        call.tracestate = h.percent_decode(headers.get(h.TRACESTATE, ""))
     if not isinstance(request.resumed, UnsetType):
         call.resumed = request.resumed.data
     if not isinstance(request.subgraph, UnsetType):

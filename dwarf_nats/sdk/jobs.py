@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dwarf_nats.errors import DwarfError
+from dwarf_nats.telemetry.context import continued
 from dwarf_nats.workflow.answer import Answer, TaskCall
 from dwarf_nats.workflow.arguments import TaskFunction, run_task
 from dwarf_nats.workflow.task_error import TaskError
@@ -165,7 +166,8 @@ class Jobs:
     async def _work(self, job: Job) -> None:
         _step.set(job.shown)
         try:
-            answer = await run_task(job.handler.function, job.call)
+            with continued(job.call.traceparent, job.call.tracestate):
+                answer = await run_task(job.handler.function, job.call)
         except asyncio.CancelledError:
             answer = job.ended or bounced("the worker is stopping")
         except Exception as error:

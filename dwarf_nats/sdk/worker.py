@@ -298,7 +298,7 @@ class Worker:
         if jobs is None:
             return
         try:
-            call = decode_request(msg.data)
+            call = decode_request(msg.data, msg.headers)
         except BadRequest as error:
             log.warning("task %s: %s", handler.url, error)
             answer = failed(error.code, error.message)

@@ -21,6 +21,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dwarf_nats.rules.planning import Ask, Lane, Page, Share
+from dwarf_nats.workflow.rows import Band
 
 if TYPE_CHECKING:
     import sqlite3
@@ -64,6 +65,31 @@ SURVEY_PAST = _SURVEY.format(
     walked="w.priority, w.fairness_key, w.url", url=", case when b.priority = $2 then $6 else '' end",
     shut_probes=SHUT_PROBES,
 )  # fmt: skip
+
+# How long the line is, for people: the bands by skipping, of each the steps and the keys as far as they are counted.
+DEPTHS = f"""
+with recursive band as (
+  (select priority from dwarf_steps where {RIPE} order by priority, fairness_key, not_before, step_id limit 1)
+  union all
+  select s.priority from band b cross join lateral (
+    select priority from dwarf_steps where {RIPE} and priority > b.priority
+    order by priority, fairness_key, not_before, step_id limit 1) s)
+select b.priority, c.steps, k.keys, greatest(0, {_NOW} - k.oldest)
+from (select priority from band limit $1) b
+cross join lateral (
+  select count(*) as steps from (select 1 from dwarf_steps where {RIPE} and priority = b.priority limit $2) s) c
+cross join lateral (
+  with recursive lane as (
+    (select fairness_key, not_before, 1 as n from dwarf_steps where {RIPE} and priority = b.priority
+     order by fairness_key, not_before, step_id limit 1)
+    union all
+    select s.*, l.n + 1 from lane l cross join lateral (
+      select fairness_key, not_before from dwarf_steps
+      where {RIPE} and priority = b.priority and fairness_key > l.fairness_key
+      order by fairness_key, not_before, step_id limit 1) s
+    where l.n < $3)
+  select count(*) as keys, min(not_before) as oldest from lane) k
+"""
 
 RIPEN = f"""
 with woken as materialized (
@@ -174,6 +200,9 @@ select step_id from dwarf_steps indexed by dwarf_steps_ripe
 where {RIPE} and priority = ? and fairness_key = ? and not_before <= ?
 order by not_before, step_id limit ? offset ?
 """
+BAND_STEPS = f"""
+select count(*) from (select 1 from dwarf_steps indexed by dwarf_steps_ripe where {RIPE} and priority = ? limit ?)
+"""
 NEXT_TASK = f"""
 select url from dwarf_steps indexed by dwarf_steps_lane
 where {RIPE} and priority = ? and fairness_key = ? and url > ? order by url, not_before, step_id limit 1
@@ -209,6 +238,21 @@ def _next(connection: sqlite3.Connection, lane: Lane, following: Sequence[str]) 
         if found is not None:
             return found  # type: ignore[no-any-return]
     return None
+
+
+def depths(connection: sqlite3.Connection, now: int, bands: int, steps: int, keys: int) -> list[Band]:
+    """The bands with due steps, as `DEPTHS` reads them."""
+    found: list[Band] = []
+    lane = connection.execute(NEXT_BAND, (0,)).fetchone()
+    while lane is not None and len(found) < bands:
+        priority, count, oldest = lane[0], 0, now
+        while lane is not None and count < keys:
+            count, oldest = count + 1, min(oldest, lane[3])
+            lane = connection.execute(NEXT_KEY, (priority, lane[1])).fetchone()
+        number = connection.execute(BAND_STEPS, (priority, steps)).fetchone()[0]
+        found.append(Band(priority, number, count, now - oldest))
+        lane = connection.execute(NEXT_BAND, (priority,)).fetchone()
+    return found
 
 
 def pick(

@@ -26,6 +26,7 @@ from dwarf_nats.store.database import Row, Tx, postgres_sql
 from dwarf_nats.store.effects import effects, has_effects, hold
 from dwarf_nats.store.lease import lease_us
 from dwarf_nats.store.wishes import FlowInserts, Sql, Wish
+from dwarf_nats.workflow.rows import Band
 
 if TYPE_CHECKING:
     from dwarf_nats.rules.decide import Limits
@@ -75,17 +76,18 @@ with r as (
   select * from unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::text[], $7::int[], $8::text[],
     $9::float8[], $10::bigint[], $11::bigint[], $12::text[], $13::text[], $14::text[], $15::text[], $16::int[],
     $17::bool[], $18::bool[], $19::bigint[], $20::text[], $21::text[], $22::text[], $23::text[], $24::bigint[],
-    $26::bigint[], $27::bigint[], $28::bigint[], $29::text[])
+    $26::bigint[], $27::bigint[], $28::bigint[], $29::text[], $30::text[])
   as r(flow_id, token, workflow, digest, thread_id, thread_token, priority, fairness_key, fairness_weight, start_at,
     time_budget_ms, baggage, notify, idempotency_key, request_digest, leaves, start, running, step_id, step_token, node,
-    url, state, lease, root_id, surgraph_flow_id, surgraph_step_id, breakpoints)),
+    url, state, lease, root_id, surgraph_flow_id, surgraph_step_id, breakpoints, trace)),
 made as (
   insert into dwarf_flows (flow_id, token, workflow, graph_digest, status, thread_id, thread_token, priority,
     fairness_key, fairness_weight, start_at, time_budget_ms, baggage, notify, idempotency_key, request_digest,
-    delete_on_completion, root_id, surgraph_flow_id, surgraph_step_id, breakpoints, created_at, started_at, updated_at)
+    delete_on_completion, root_id, surgraph_flow_id, surgraph_step_id, breakpoints, trace, created_at, started_at,
+    updated_at)
   select flow_id, token, workflow, digest, case when start then 'running' else 'created' end, thread_id, thread_token,
     priority, fairness_key, fairness_weight, start_at, time_budget_ms, baggage, notify, idempotency_key,
-    request_digest, leaves, root_id, surgraph_flow_id, surgraph_step_id, breakpoints, {NOW},
+    request_digest, leaves, root_id, surgraph_flow_id, surgraph_step_id, breakpoints, trace, {NOW},
     case when start then {NOW} end, {NOW}
   from r
   on conflict (fairness_key, idempotency_key) where idempotency_key <> '' do nothing
@@ -128,7 +130,7 @@ claimed as (
     {NOW} - s.started_at as age, f.flow_id, f.token as flow_token, f.workflow, f.graph_digest, f.baggage, f.priority,
     f.fairness_key, f.fairness_weight, f.time_budget_ms, f.notify, f.thread_id, f.created_at, f.updated_at, f.status,
     s.not_before, s.spawn_id, s.ordinal, s.resumed, s.subgraph_result, s.subgraph_error, s.breakpoint_hit,
-    f.breakpoints, f.root_id, f.surgraph_flow_id, f.surgraph_step_id)
+    f.breakpoints, f.root_id, f.surgraph_flow_id, f.surgraph_step_id, f.trace)
 select * from claimed order by priority, not_before, step_id
 """
 CLAIM = line.PICK + _CLAIMED
@@ -332,6 +334,11 @@ class Postgres:
         sql, args = line.survey_args(ask, shut)
         return line.page_of(await self._run_hot(sql, *args), ask, shut)
 
+    async def bands(self, bands: int, steps: int, keys: int) -> list[Band]:
+        """See `SqlStore.bands`. On a connection of the pool, so that no settlement waits for it."""
+        rows = await self.transact(lambda tx: tx.fetch(line.DEPTHS, bands, steps, keys), by_index=True)
+        return [Band(*row) for row in rows]
+
     async def ripen(self, limit: int) -> int:
         """Put up to `limit` steps in line whose time has come; how many."""
         return len(await self._run_hot(line.RIPEN, limit))
@@ -432,7 +439,7 @@ def _create_args(group: Sequence[NewFlow], replica_id: int, budget_ms: int) -> t
         [new.node for new in group], [new.url for new in group], [new.state_json.decode() for new in group],
         [lease_us(f, budget_ms) for f in facts], replica_id,
         [f.root_id or f.flow_id for f in facts], [f.surgraph_flow_id for f in facts],
-        [f.surgraph_step_id for f in facts], [stored(f.breakpoints) for f in facts],
+        [f.surgraph_step_id for f in facts], [stored(f.breakpoints) for f in facts], [f.trace for f in facts],
     )  # fmt: skip
 
 

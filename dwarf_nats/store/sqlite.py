@@ -27,6 +27,7 @@ from dwarf_nats.store.database import Row, Tx, sqlite_sql
 from dwarf_nats.store.effects import effects, hold
 from dwarf_nats.store.lease import lease_us
 from dwarf_nats.store.wishes import FlowInserts, Sql, StepInsert
+from dwarf_nats.workflow.rows import Band
 
 if TYPE_CHECKING:
     from dwarf_nats.ports import Clock
@@ -38,8 +39,8 @@ MINIMUM = (3, 38, 0)
 _FLOW = """
 insert into dwarf_flows (flow_id, token, workflow, graph_digest, status, thread_id, thread_token, priority, fairness_key,
   fairness_weight, start_at, time_budget_ms, baggage, notify, idempotency_key, request_digest, delete_on_completion,
-  root_id, surgraph_flow_id, surgraph_step_id, breakpoints, created_at, started_at, updated_at)
-values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+  root_id, surgraph_flow_id, surgraph_step_id, breakpoints, trace, created_at, started_at, updated_at)
+values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 on conflict (fairness_key, idempotency_key) where idempotency_key <> '' do nothing
 """
 _STEP = """
@@ -54,7 +55,7 @@ select s.step_id, s.token, s.node, s.url, s.depth, s.attempt, s.lease_seq + 1, s
   ?1 - coalesce(s.started_at, ?1), f.flow_id, f.token, f.workflow, f.graph_digest, f.baggage, f.priority, f.fairness_key,
   f.fairness_weight, f.time_budget_ms, f.notify, f.thread_id, f.created_at, f.updated_at, f.status, s.not_before,
   s.spawn_id, s.ordinal, s.resumed, s.subgraph_result, s.subgraph_error, s.breakpoint_hit, f.breakpoints, f.root_id,
-  f.surgraph_flow_id, f.surgraph_step_id
+  f.surgraph_flow_id, f.surgraph_step_id, f.trace
 from json_each(?2) p cross join dwarf_steps s on s.step_id = p.value cross join dwarf_flows f on f.flow_id = s.flow_id
 order by s.priority, s.not_before, s.step_id
 """
@@ -201,7 +202,7 @@ class Sqlite:
              new.thread_token, f.priority, f.fairness_key, f.fairness_weight, new.start_at, f.time_budget_ms,
              bytes(f.baggage).decode(), f.notify, new.idempotency_key, new.request_digest,
              int(new.delete_on_completion), f.root_id or f.flow_id, f.surgraph_flow_id, f.surgraph_step_id,
-             stored(f.breakpoints), now, now if new.start else None, now),
+             stored(f.breakpoints), f.trace, now, now if new.start else None, now),
         )  # fmt: skip
         if made.rowcount == 0:
             return False
@@ -218,6 +219,10 @@ class Sqlite:
     async def survey(self, ask: Ask, shut: Collection[str]) -> Page:
         """Read a page of the line, `shut` tasks not counted (C4)."""
         return await self.call(lambda connection: line.survey(connection, self._clock.now(), ask, shut))
+
+    async def bands(self, bands: int, steps: int, keys: int) -> list[Band]:
+        """See `SqlStore.bands`."""
+        return await self.call(lambda connection: line.depths(connection, self._clock.now(), bands, steps, keys))
 
     async def ripen(self, limit: int) -> int:
         """Put up to `limit` steps in line whose time has come; how many."""

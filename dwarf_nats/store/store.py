@@ -15,7 +15,7 @@ from dwarf_nats.store.cohorts import no_ids
 from dwarf_nats.store.postgres import Postgres, shown_dsn
 from dwarf_nats.store.sqlite import Sqlite
 from dwarf_nats.workflow.keys import Key
-from dwarf_nats.workflow.rows import FlowRow, Paused, Steered, StepRow, flow_row, step_row
+from dwarf_nats.workflow.rows import Band, FlowRow, Paused, Steered, StepRow, flow_row, step_row
 from dwarf_nats.workflow.status import Status
 
 if TYPE_CHECKING:
@@ -384,6 +384,13 @@ class SqlStore:
         )
         others = {int(row[0]) for row in rows}
         return [step_id for step_id in step_ids if step_id not in others]
+
+    async def bands(self, bands: int, steps: int, keys: int) -> list[Band]:
+        """The best `bands` with due steps; of each at most so many steps and fairness keys are counted.
+
+        It reads by index, so the cost is bounded by what it counts, however long the line is (C4).
+        """
+        return await self.database.bands(bands, steps, keys)
 
     # -- tasks that cannot serve
 

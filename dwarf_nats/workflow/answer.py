@@ -109,3 +109,6 @@ class TaskCall:
     subgraph_result: Raw | None = None
     subgraph_error: str | None = None
     cancelled: bool = False
+    traceparent: str = ""
+    """The context of the dispatch's span in the words of the W3C; empty if nobody traces (T2)."""
+    tracestate: str = ""

@@ -93,6 +93,16 @@ class Flow:
         return _when(self._call.deadline)
 
     @property
+    def traceparent(self) -> str:
+        """The W3C context of this dispatch's span, for services asked from here; empty if nobody traces (T2)."""
+        return self._call.traceparent
+
+    @property
+    def tracestate(self) -> str:
+        """What goes with `traceparent`; mostly empty."""
+        return self._call.tracestate
+
+    @property
     def cancelled(self) -> bool:
         """Whether nobody waits for the answer any more: the flow was cancelled, the deadline passed, the worker stops.
 

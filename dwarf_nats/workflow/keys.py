@@ -15,6 +15,7 @@ from dwarf_nats.errors import BadRequest
 
 TOKEN_LENGTH = 16
 MAX_ID = 2**63 - 1
+_WITHIN = re.compile(r"\b(\d+-\d+)-[A-Za-z0-9]{16}\b", re.ASCII)
 _ALPHABET = string.ascii_letters + string.digits
 _FORM = re.compile(r"([1-9][0-9]{0,18})-([1-9][0-9]{0,18})-([A-Za-z0-9]{16})", re.ASCII)
 # 62 symbols out of a byte: values of 248 and above are thrown away, so that every symbol is equally likely.
@@ -68,3 +69,8 @@ def parse_key(text: str, what: str = "flow") -> Key:
     raise BadRequest(
         f"malformed {what} key: expected {{shard}}-{{id}}-{{16 letters or digits}}, as returned when it was made"
     )
+
+
+def without_tokens(text: str) -> str:
+    """`text` with the tokens of all keys in it taken out, for what others may read."""
+    return _WITHIN.sub(r"\1", text)

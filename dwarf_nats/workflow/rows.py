@@ -38,6 +38,7 @@ class FlowRow:
     created_at: int
     started_at: int | None
     updated_at: int
+    trace: str
 
     @classmethod
     def columns(cls) -> str:
@@ -118,6 +119,16 @@ class Paused:
     state: str
     changes: str
     payload: str | None
+
+
+@dataclass(slots=True, frozen=True)
+class Band:
+    """The due steps of one priority, counted up to a limit. `oldest_us`: for how long the oldest has been due."""
+
+    priority: int
+    steps: int
+    fairness_keys: int
+    oldest_us: int
 
 
 def flow_row(row: Sequence[Any]) -> FlowRow:

@@ -104,7 +104,7 @@ async def test_what_a_dead_replica_held_on_sqlite_runs_again_at_once(
         outcomes = [await following.await_(key, SOON) for key in keys]
         assert [outcome.state for outcome in outcomes] == [{"n": n + 1, "gated": 1} for n in range(3)]
         assert (await following.snapshot(created)).status is Status.CREATED
-        assert shard_of(following).recovered == 3
+        assert following.tally.recovered.total() == 3
     assert proxy.calls == {"gate": 6, "add": 3}
 
 
@@ -180,7 +180,7 @@ async def test_a_replica_taken_for_dead_writes_nothing_and_gets_no_answer_lost(p
             async with asyncio.timeout(SOON):
                 while frozen._hands.count:
                     await frozen.snapshot(key)
-            assert shard_of(frozen).fenced == 1
+            assert frozen.tally.fenced.total() == 1
             assert (await frozen.snapshot(key)).state == {"by": "quick"}
             assert len(await frozen.history(key)) == 1
 

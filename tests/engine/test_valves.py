@@ -34,7 +34,7 @@ def test_the_first_signal_lifts_to_what_was_emitted_and_each_takes_one_off(valve
     """V1."""
     sent(valves, 100)
     assert [valves.signal("t").w for _ in range(5)] == [99, 98, 97, 96, 95]
-    assert valves.cuts == {"t": 5}
+    assert valves.tally.cuts == {("t",): 5}
     clock.advance(0.5)
     assert valves.signal("t").w == 94
     clock.advance(1)

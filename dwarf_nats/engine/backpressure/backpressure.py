@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -19,10 +17,10 @@ from dwarf_nats.workflow.records import TaskHealth
 
 if TYPE_CHECKING:
     from dwarf_nats.engine.backpressure.prober import Host
-    from dwarf_nats.ports import Clock, Signals
+    from dwarf_nats.ports import Clock, Logger, Signals
     from dwarf_nats.rules.settlement import Settlement, StepInHand
+    from dwarf_nats.telemetry.tally import Tally
 
-log = logging.getLogger("dwarf_nats.engine")
 UNASKED = frozenset({"timeout", "too_large"})
 """Causes of errors that say nothing about whether the task can serve: it did not answer, or was not asked."""
 
@@ -30,17 +28,17 @@ UNASKED = frozenset({"timeout", "too_large"})
 class Backpressure:
     """The valves and breakers of one replica. What is heard is applied here first, then told to the others (B1).
 
-    `trips` counts by task and cause what tripped here, not what was told; `probes` by task, outcome (`served`, `refused`,
+    Counted are, by task and cause, what tripped here, not what was told; and probes by task, outcome (`served`, `refused`,
     `unanswered`) and cause of the trip.
     """
 
-    def __init__(self, clock: Clock, signals: Signals | None) -> None:
+    def __init__(self, clock: Clock, signals: Signals | None, tally: Tally, logger: Logger) -> None:
         self._clock = clock
         self._signals = signals
-        self.valves = Valves(clock)
+        self.log = logger
+        self.tally = tally
+        self.valves = Valves(clock, tally)
         self.gates: list[Gate] = []
-        self.trips: Counter[tuple[str, str]] = Counter()
-        self.probes: Counter[tuple[str, str, str]] = Counter()
 
     def gate(self, host: Host) -> Gate:
         """The share of one shard; it counts from when it is opened."""
@@ -57,8 +55,10 @@ class Backpressure:
         """A task cannot serve: its breaker trips on every shard (V4)."""
         deeds = [deed for gate in self.gates for deed in gate.breakers.hears(url, Event.SIGNAL, cause)]
         if Deed.TELL in deeds:
-            self.trips[url, cause] += 1
-            log.warning("task %s cannot serve (%s): its breaker tripped", url, cause)
+            self.tally.trips.add(url, cause)
+            self.log.warning(
+                "task %s cannot serve (%s): its breaker tripped", url, cause, extra={"task": url, "cause": cause}
+            )
             self._tell(lambda signals: signals.trip_breaker(url))
 
     def _tell(self, what: Callable[[Signals], None]) -> None:
@@ -66,7 +66,7 @@ class Backpressure:
             try:
                 what(self._signals)
             except Exception:  # their own affair (B1)
-                log.exception("a signal was refused")
+                self.log.exception("a signal was refused")
 
     # -- what other replicas say
 
@@ -106,7 +106,7 @@ class Gate:
         self._clock = clock
         self.host = host
         self.breakers = Breakers(clock)
-        self._prober = Prober(host, self.breakers, clock)
+        self._prober = Prober(host, self.breakers, clock, shared.log)
         self._shut: list[str] = []
         self.held = True
         """Whether the database may know of steps that are held, as the shard has seen it last."""
@@ -163,7 +163,8 @@ class Gate:
         """How many more steps of these tasks may be claimed now, 0 meaning none; of all others as many as there are (C3)."""
         allowed = self._shared.valves.allowances()
         self._shut = [url for url, count in allowed.items() if count == 0 and not self.breakers.holds(url)]
-        self._shared.valves.skipped.update(self._shut)
+        for url in self._shut:
+            self._shared.tally.skipped.add(url)
         for url, count in self.breakers.allowances().items():
             allowed[url] = min(count, allowed.get(url, count))
         return allowed
@@ -190,7 +191,7 @@ class Gate:
             return True
         if self._shared.valves.admits(url):
             return True
-        self._shared.valves.skipped[url] += 1
+        self._shared.tally.skipped.add(url)
         return False
 
     def probes(self, step: StepInHand) -> None:
@@ -239,7 +240,7 @@ class Gate:
         return give_back(step)
 
     def _came_back(self, step: StepInHand, outcome: str) -> None:
-        self._shared.probes[step.url, outcome, self.breakers.of(step.url).cause] += 1
+        self._shared.tally.probes.add(step.url, outcome, self.breakers.of(step.url).cause)
         if outcome == "served":
             self.breakers.hears(step.url, Event.SERVED)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
@@ -12,9 +11,8 @@ from dwarf_nats.rules.breaker import Deed, Event
 
 if TYPE_CHECKING:
     from dwarf_nats.engine.backpressure.breakers import Breakers
-    from dwarf_nats.ports import Clock, Store
+    from dwarf_nats.ports import Clock, Logger, Store
 
-log = logging.getLogger("dwarf_nats.engine")
 BACKOFF_SECONDS = (0.05, 0.2, 1.0, 2.0)
 RELEASED_AT_ONCE = 5_000
 NEXT_LOOK_US = 10_000
@@ -54,7 +52,8 @@ class Host(Protocol):
 class Prober:
     """Does what the breakers of a shard call for. What fails because the database is away is done later."""
 
-    def __init__(self, host: Host, breakers: Breakers, clock: Clock) -> None:
+    def __init__(self, host: Host, breakers: Breakers, clock: Clock, logger: Logger) -> None:
+        self._log = logger
         self._host = host
         self._breakers = breakers
         self._clock = clock
@@ -68,12 +67,12 @@ class Prober:
                 await self.work()
                 failures = 0
             except Unavailable as error:
-                log.debug("breakers: %s", error)
+                self._log.debug("breakers: %s", error)
                 await self._clock.sleep(BACKOFF_SECONDS[min(failures, len(BACKOFF_SECONDS) - 1)])
                 failures += 1
                 self._breakers.poke.set()
             except Exception:
-                log.exception("a defect in the breakers")
+                self._log.exception("a defect in the breakers")
                 await self._clock.sleep(1)
                 self._breakers.poke.set()
 
@@ -116,7 +115,7 @@ class Prober:
         while steps := await store.release(url, RELEASED_AT_ONCE):
             count += len(steps)
             self._host.released(steps)
-        log.info("task %s serves again: %d steps were parked", url, count)
+        self._log.info("task %s serves again: %d steps were parked", url, count, extra={"task": url})
 
     async def _probe(self, url: str) -> None:
         """Let the oldest due parked step through; if there is none, whatever comes next."""

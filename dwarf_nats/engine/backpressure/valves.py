@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from dwarf_nats.rules import valve
 from dwarf_nats.rules.valve import SECOND, Point
+from dwarf_nats.telemetry.tally import Tally
 
 if TYPE_CHECKING:
     from dwarf_nats.ports import Clock
@@ -22,16 +23,15 @@ MANY = 10_000
 class Valves:
     """Counts what goes out to each task and says whether more may. Shared by the shards of a replica.
 
-    `cuts`: signals by task. `skipped`: by task, how often it was passed over because its valve was shut.
+    `tally` counts signals (`cuts`) and how often a task was passed over because its valve was shut (`skipped`).
     """
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, tally: Tally | None = None) -> None:
+        self.tally = tally if tally is not None else Tally()
         self._clock = clock
         self._points: dict[str, Point] = {}
         self._narrow: set[str] = set()
         self._sent: dict[str, deque[int]] = {}
-        self.cuts: Counter[str] = Counter()
-        self.skipped: Counter[str] = Counter()
 
     def admits(self, url: str) -> bool:
         """Whether one more operation may go out to the task now; if so, it counts as sent."""
@@ -68,7 +68,7 @@ class Valves:
             point = Point(point.w, now)
         made = valve.cut(point, len(self._recent(url, now)), now)
         self._set(url, made)
-        self.cuts[url] += 1
+        self.tally.cuts.add(url)
         return made
 
     def told(self, url: str, w: float, t: int) -> None:

@@ -1,0 +1,119 @@
+"""Reading the gauges (T1): only while somebody collects them, once for every collection, shortly before the next."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from dwarf_nats.engine.backpressure.valves import WIDE_OPEN
+from dwarf_nats.errors import Unavailable
+from dwarf_nats.telemetry import catalogue
+from dwarf_nats.telemetry.catalogue import BANDS, COUNTED, KEYS
+
+if TYPE_CHECKING:
+    from dwarf_nats.engine.backpressure import Backpressure
+    from dwarf_nats.engine.shard import Shard
+    from dwarf_nats.ports import Clock, Logger
+    from dwarf_nats.telemetry.meters import Meters
+    from dwarf_nats.telemetry.tally import Labels
+    from dwarf_nats.workflow.rows import Band
+
+TICK_SECONDS = 1.0
+LEAD_US = 2_000_000
+"""So long before the next collection is expected, the gauges are read."""
+
+
+class Gauges:
+    """Reads what stands for now: of the databases with one bounded statement per shard, the rest from what is in hand.
+
+    Exporters collect in a thread of their own, and get what was read last: nobody waits for anybody.
+    """
+
+    def __init__(
+        self, meters: Meters, shards: Mapping[int, Shard], backpressure: Backpressure, clock: Clock, logger: Logger
+    ) -> None:
+        self._meters = meters
+        self._shards = shards
+        self._backpressure = backpressure
+        self._clock = clock
+        self._log = logger
+        self._job: asyncio.Task[None] | None = None
+        meters.extra = {
+            catalogue.OUTAGES: lambda: self._of_shards(lambda shard: shard.outages),
+            catalogue.COMMITS: lambda: self._of_shards(lambda shard: shard.committer.groups),
+            catalogue.COMMITTED: lambda: self._of_shards(lambda shard: shard.committer.members),
+        }
+
+    def start(self) -> None:
+        """Show and read from now on, if anybody listens."""
+        self._meters.open()
+        if self._meters.listening:
+            self._job = asyncio.create_task(self._run(), name="dwarf-gauges")
+
+    async def close(self) -> None:
+        """Show nothing any more."""
+        job, self._job = self._job, None
+        if job is not None:
+            job.cancel()
+            await asyncio.gather(job, return_exceptions=True)
+        self._meters.close()
+
+    async def _run(self) -> None:
+        await self._safely()
+        collected = self._clock.now()
+        due: int | None = None
+        while True:
+            await self._clock.sleep(TICK_SECONDS)
+            now = self._clock.now()
+            if self._meters.asked:
+                self._meters.asked = False
+                interval, collected = now - collected, now
+                due = now + max(0, interval - LEAD_US)
+            if due is not None and due <= now:
+                due = None
+                await self._safely()
+
+    async def _safely(self) -> None:
+        try:
+            await self.read()
+        except Exception:
+            self._log.exception("a defect while reading the gauges")
+
+    async def read(self) -> None:
+        """Read all gauges now. Those of a shard whose database is away are left out."""
+        running: Counter[Labels] = Counter()
+        bands: list[Band] = []
+        for shard in tuple(self._shards.values()):
+            running.update((step.url,) for step in shard.in_hand)
+            if not shard.away:
+                try:
+                    bands += await shard.store.bands(BANDS, COUNTED, KEYS)
+                except Unavailable as error:
+                    self._log.debug("shard %d: %s", shard.number, error, extra={"shard": shard.number})
+        self._show_lines(bands)
+        show = self._meters.show
+        show(catalogue.RUNNING, running)
+        show(catalogue.FLOWS_ORPHANED, {(): sum(shard.orphaned for shard in self._shards.values())})
+        show(catalogue.SHARD_UP, self._of_shards(lambda shard: not shard.away))
+        show(catalogue.RATE_LIMIT, {(url,): rate for url, rate in self._backpressure.valves.rates().items()}, WIDE_OPEN)
+        tripped = [one.url for one in self._backpressure.tasks() if one.tripped_at]
+        show(catalogue.BREAKER_STATE, dict.fromkeys([(url,) for url in tripped], 1))
+
+    def _show_lines(self, bands: list[Band]) -> None:
+        pending: Counter[Labels] = Counter()
+        keys: Counter[Labels] = Counter()
+        oldest: dict[Labels, float] = {}
+        for band in bands:
+            label = (str(band.priority),)
+            pending[label] += band.steps
+            keys[label] += band.fairness_keys
+            oldest[label] = max(oldest.get(label, 0.0), band.oldest_us / 1_000_000)
+        self._meters.show(catalogue.QUEUE_DEPTH, {(): pending.total()})
+        self._meters.show(catalogue.PENDING, pending)
+        self._meters.show(catalogue.FAIRNESS_KEYS, keys)
+        self._meters.show(catalogue.OLDEST, oldest)
+
+    def _of_shards(self, what: Callable[[Shard], float]) -> dict[Labels, float]:
+        return {(str(number),): what(shard) for number, shard in tuple(self._shards.items())}

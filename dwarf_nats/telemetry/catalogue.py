@@ -1,0 +1,276 @@
+"""Every metric there is (T1): from here the instruments are made, and `docs/operating/metrics.md` is written:
+`python -m dwarf_nats.telemetry.catalogue > docs/operating/metrics.md`.
+
+Names are such that Prometheus, which moves `total` to the end of a counter's name and puts the unit there, leaves them as
+they are. No label takes a key; and since callers can make up names of workflows and tasks without end, a metric has
+`MANY_NAMES` series and counts the rest as `OTHER`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+SCOPE = "dwarf_nats"
+MANY_NAMES = 1_000
+"""So many series a metric has, those first seen; what else there is shares one, or is not shown."""
+OTHER = "other"
+COUNTED = 10_000
+"""Steps of one band are counted so far; a gauge that shows so many says: so many or more."""
+BANDS = 16
+"""The best bands with due steps are read, no more."""
+KEYS = 1_000
+"""Fairness keys of one band are read so far."""
+
+
+class Kind(StrEnum):
+    """How a metric behaves."""
+
+    COUNTER = "counter"
+    """Grows from the start of the replica."""
+    GAUGE = "gauge"
+    """Stands for now, as the replica has read it last."""
+    HISTOGRAM = "histogram"
+    """How values are spread over buckets."""
+
+
+@dataclass(slots=True, frozen=True)
+class Metric:
+    """One metric. `tells`: what an operator reads from it. `rests_at_zero`: anything else wants a look."""
+
+    name: str
+    kind: Kind
+    unit: str
+    labels: tuple[str, ...]
+    description: str
+    tells: str = ""
+    rests_at_zero: bool = False
+    of_deployment: bool = False
+    """Read from the databases: each replica shows the same, so take the largest and never the sum."""
+    buckets: tuple[float, ...] = ()
+
+
+_C, _G, _H = Kind.COUNTER, Kind.GAUGE, Kind.HISTOGRAM
+_LATENCY = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
+_COMMIT = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+
+FLOWS_STARTED = Metric(
+    "dwarf_flows_started_total", _C, "{flow}", ("workflow",),
+    "Flows that began to run: by start, restart, restart_from or fork, subgraph flows included.",
+    "The load that comes in.",
+)  # fmt: skip
+FLOWS_TERMINATED = Metric(
+    "dwarf_flows_terminated_total", _C, "{flow}", ("workflow", "status"),
+    "Flows that ended, by status: completed, failed or cancelled.",
+    "What comes out. Standing still while steps are pending, something is stuck.",
+)  # fmt: skip
+FLOWS_ORPHANED = Metric(
+    "dwarf_flows_orphaned", _G, "{flow}", (),
+    "Running flows without a live step for five minutes, as counted by the replica that sweeps.",
+    "They do not move by themselves: the log names them; look at their history, then restart or cancel them.",
+    rests_at_zero=True,
+)  # fmt: skip
+STEPS_EXECUTED = Metric(
+    "dwarf_steps_executed_total", _C, "{step}", ("task", "status"),
+    "Executions whose result is in the database, by what became of the step: completed, failed, retried, interrupted,"
+    " waiting (for its subgraph), cancelled (its flow had ended meanwhile).",
+    "Throughput, and the share of failures and retries of each task.",
+)  # fmt: skip
+STEPS_RECOVERED = Metric(
+    "dwarf_steps_recovered_total", _C, "{step}", (),
+    "Steps given back to the line whose replica had gone silent, or whose lease had run out.",
+    "A replica was killed or stood still. Rising without a deployment, look for crashes, stalls and full disks.",
+    rests_at_zero=True,
+)  # fmt: skip
+STEPS_FENCED = Metric(
+    "dwarf_steps_fenced_total", _C, "{step}", (),
+    "Results that were dropped because their step had been taken away meanwhile.",
+    "The task ran twice, harmlessly for the state. Rising: replicas stall for longer than their timeout.",
+    rests_at_zero=True,
+)  # fmt: skip
+STEPS_LOST = Metric(
+    "dwarf_steps_lost_total", _C, "{step}", ("task",),
+    "Steps given back because whoever ran them was gone or hung.",
+    "Worker processes die or hang while they work on this task.",
+    rests_at_zero=True,
+)  # fmt: skip
+STEPS_GIVEN_BACK = Metric(
+    "dwarf_steps_given_back_total", _C, "{step}", ("task",),
+    "Dispatches that came to nothing and were put back in the line: the task was busy or could not serve, the worker was"
+    " lost, the bus or the graph was away, or the replica drained.",
+    "Work done for nothing.",
+)  # fmt: skip
+SKIPPED_SATURATED = Metric(
+    "dwarf_steps_skipped_saturated_total", _C, "{claim}", ("task",),
+    "Claims and dispatches that passed a task over because its valve was shut.",
+    "The task is asked as fast as it can; more instances of it would help.",
+)  # fmt: skip
+RATE_CUTS = Metric(
+    "dwarf_task_rate_cuts_total", _C, "{cut}", ("task",),
+    "Times a task said that it is busy (429), each of which cut its rate.",
+    "The task is at its capacity.",
+)  # fmt: skip
+BREAKER_TRIPS = Metric(
+    "dwarf_task_breaker_trips_total", _C, "{trip}", ("task", "cause"),
+    "Breakers that tripped here, by cause: no_responders, unavailable or overloaded. Those heard of from other replicas are"
+    " counted there.",
+    "The task could not serve.",
+)  # fmt: skip
+BREAKER_PROBES = Metric(
+    "dwarf_task_breaker_probes_total", _C, "{probe}", ("task", "outcome", "cause"),
+    "Probes of tripped breakers, by outcome (served, refused, unanswered) and the cause of the trip.",
+    "Refused again and again, the task is still down.",
+)  # fmt: skip
+REQUESTS = Metric(
+    "dwarf_requests_total", _C, "{request}", ("operation",),
+    "Requests that arrived, by operation.",
+    "What callers ask of the service.",
+)  # fmt: skip
+REQUESTS_REFUSED = Metric(
+    "dwarf_requests_refused_total", _C, "{request}", ("operation", "code"),
+    "Requests that were refused, by operation and code.",
+    "429: more asked than the replica takes. 500: a defect of ours. 503: a server is away.",
+)  # fmt: skip
+SIGNALS_MALFORMED = Metric(
+    "dwarf_signals_malformed_total", _C, "{signal}", (),
+    "Signals of other replicas that could not be read, and were dropped.",
+    "Somebody else publishes on the peers' subjects, or versions differ.",
+    rests_at_zero=True,
+)  # fmt: skip
+SIGNALS_DROPPED = Metric(
+    "dwarf_signals_dropped_total", _C, "{signal}", (),
+    "Signals to other replicas that were not sent: the bus was away, or they were too large.",
+    "The other replicas find the work later, by looking.",
+)  # fmt: skip
+OUTAGES = Metric(
+    "dwarf_shard_outages_total", _C, "{outage}", ("shard",),
+    "Times a replica found the database of a shard to be away.",
+    "The database restarts, or the network drops.",
+    rests_at_zero=True,
+)  # fmt: skip
+COMMITS = Metric(
+    "dwarf_commit_groups_total", _C, "{group}", ("shard",),
+    "Groups of results and creations that were committed together.",
+    "Transactions of the hot path.",
+)  # fmt: skip
+COMMITTED = Metric(
+    "dwarf_commit_members_total", _C, "{member}", ("shard",),
+    "Results and creations in those groups.",
+    "Divided by the groups: how many share one transaction. It grows with the load by itself.",
+)  # fmt: skip
+QUEUE_DEPTH = Metric(
+    "dwarf_steps_queue_depth", _G, "{step}", (),
+    f"Steps that are due and wait for a hand, over all shards and bands; {COUNTED:,} of a band and shard at most are counted.",
+    "The backlog. Steps of tripped tasks and those that sleep are not in it.",
+    of_deployment=True,
+)  # fmt: skip
+PENDING = Metric(
+    "dwarf_steps_pending", _G, "{step}", ("priority",),
+    f"The same by priority, of the {BANDS} best bands.",
+    "Which band waits.",
+    of_deployment=True,
+)  # fmt: skip
+OLDEST = Metric(
+    "dwarf_steps_oldest_pending_age_seconds", _G, "s", ("priority",),
+    f"For how long the step has been due that waits longest, by priority; of the first {KEYS:,} fairness keys of a band.",
+    "Growing, the workers or the tasks do not keep up, or a better band takes everything.",
+    of_deployment=True,
+)  # fmt: skip
+FAIRNESS_KEYS = Metric(
+    "dwarf_steps_fairness_keys", _G, "{key}", ("priority",),
+    f"Fairness keys with due steps, by priority; {KEYS:,} of a band and shard at most are counted, and the shards added up.",
+    "How many share the band.",
+    of_deployment=True,
+)  # fmt: skip
+RATE_LIMIT = Metric(
+    "dwarf_task_rate_limit", _G, "{step}", ("task",),
+    "Operations per second that this replica's valve allows a task, of those that have said that they are busy; 100,000:"
+    " wide open.",
+    "How far the task has been throttled.",
+)  # fmt: skip
+RUNNING = Metric(
+    "dwarf_task_concurrency_running", _G, "{step}", ("task",),
+    "Steps this replica has in hand, by task; their results that wait for a commit among them.",
+    "At the number of workers, the replica is full.",
+)  # fmt: skip
+BREAKER_STATE = Metric(
+    "dwarf_task_breaker_state", _G, "{state}", ("task",),
+    "1 while the task's breaker is tripped as far as this replica knows, 0 once it is closed again.",
+    "At 1 for long, the task is down: its steps are held, and none fails.",
+    rests_at_zero=True,
+)  # fmt: skip
+SHARD_UP = Metric(
+    "dwarf_shard_up", _G, "{state}", ("shard",),
+    "1 if the database of the shard answers this replica, 0 while it is away.",
+    "At 0, its flows stand still and operations on them answer 503; nothing is lost.",
+)  # fmt: skip
+QUEUE_WAIT = Metric(
+    "dwarf_step_queue_wait_seconds", _H, "s", ("task",),
+    "From when a step was due to when a replica took it. Steps that are born in a hand, as in an idle deployment, do not wait"
+    " and are not in it.",
+    "Latency that more workers, or more capacity of the tasks, would take away.",
+    buckets=_LATENCY,
+)  # fmt: skip
+TASK_TIME = Metric(
+    "dwarf_step_task_seconds", _H, "s", ("task",),
+    "From the request to a task to its answer, whatever that was.",
+    "How fast the tasks are, the bus included.",
+    buckets=_LATENCY,
+)  # fmt: skip
+COMMIT_TIME = Metric(
+    "dwarf_step_commit_seconds", _H, "s", ("shard",),
+    "How long the transaction took that wrote a group of results; one value a group, which is what each of its steps waited.",
+    "How fast the database is.",
+    buckets=_COMMIT,
+)  # fmt: skip
+
+CATALOGUE = (
+    FLOWS_STARTED, FLOWS_TERMINATED, FLOWS_ORPHANED,
+    STEPS_EXECUTED, STEPS_RECOVERED, STEPS_FENCED, STEPS_LOST, STEPS_GIVEN_BACK, SKIPPED_SATURATED,
+    QUEUE_DEPTH, PENDING, OLDEST, FAIRNESS_KEYS, QUEUE_WAIT, TASK_TIME, COMMIT_TIME,
+    RATE_CUTS, RATE_LIMIT, RUNNING, BREAKER_TRIPS, BREAKER_PROBES, BREAKER_STATE,
+    REQUESTS, REQUESTS_REFUSED, SIGNALS_MALFORMED, SIGNALS_DROPPED,
+    SHARD_UP, OUTAGES, COMMITS, COMMITTED,
+)  # fmt: skip
+"""All of them, in the order of the documentation."""
+
+
+def document() -> str:
+    """`docs/operating/metrics.md`."""
+    zero = "\n".join(f"- `{one.name}`" for one in CATALOGUE if one.rests_at_zero)
+    same = ", ".join(f"`{one.name}`" for one in CATALOGUE if one.of_deployment)
+    return f"""# Metrics
+
+Written from `dwarf_nats/telemetry/catalogue.py`. How they get out is in [telemetry.md](telemetry.md).
+
+The scope is `{SCOPE}`. Names come out of Prometheus as they stand here. Counters count from the start of the replica and are
+its own: add them up. {same}
+are read from the databases and are the same on every replica: take the largest. No label holds a key. A metric has at most
+{MANY_NAMES:,} series, those first seen; what a counter or histogram meets beyond them is counted as `{OTHER}`.
+
+{"".join(_section(one) for one in CATALOGUE)}
+## What rests at zero
+
+Anything else wants a look. [`prometheus/alerts.yml`](prometheus/alerts.yml) has rules for it.
+
+{zero}
+"""
+
+
+def _section(metric: Metric) -> str:
+    labels = ", ".join(f"`{label}`" for label in metric.labels) or "none"
+    unit = {"s": "seconds"}.get(metric.unit, f"{metric.unit.strip('{}')}s")
+    spread = f"\n\nBuckets, in seconds: {', '.join(f'{one:g}' for one in metric.buckets)}." if metric.buckets else ""
+    return f"""## `{metric.name}`
+
+{metric.kind} · {unit} · labels: {labels}
+
+{metric.description} {metric.tells}{spread}
+
+"""
+
+
+if __name__ == "__main__":
+    import sys
+
+    sys.stdout.write(document())

@@ -1,0 +1,191 @@
+"""Sending metrics and traces to a collector by OTLP over HTTP; needs the extra `otel`.
+
+All of it happens in threads of the SDK's. A collector that is away costs the service nothing: batches are tried again for some
+seconds and then dropped, and the log says so now and then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from dwarf_nats import __version__
+from dwarf_nats.errors import BadRequest
+from dwarf_nats.telemetry.catalogue import SCOPE
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.metrics import MeterProvider
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import TracerProvider
+
+log = logging.getLogger("dwarf_nats.telemetry")
+INSTALL = "pip install 'dwarf-nats[otel]'"
+INTERVAL_MS = 15_000
+"""How often metrics are sent, unless `OTEL_METRIC_EXPORT_INTERVAL` says otherwise."""
+FLUSH_SECONDS = 5.0
+"""The end of the service waits so long for what is still to be sent."""
+SELDOM_SECONDS = 300.0
+_ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
+_ENDPOINTS = {"metrics": "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "traces": "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"}
+_TALKATIVE = (
+    "opentelemetry.exporter.otlp.common.http",
+    "opentelemetry.exporter.otlp.proto.http.metric_exporter",
+    "opentelemetry.exporter.otlp.proto.http.trace_exporter",
+    "opentelemetry.sdk._shared_internal",
+    "opentelemetry.sdk.metrics._internal.export",
+)
+
+
+@dataclass(slots=True)
+class Exporting:
+    """What is being sent: providers for an engine, `None` where there is nobody to send to."""
+
+    meter_provider: MeterProvider | None = None
+    tracer_provider: TracerProvider | None = None
+
+    async def close(self) -> None:
+        """Send what is left, for some seconds at most. Nothing waits for a collector that is away any longer than that."""
+        closing = [one.shutdown for one in (self.meter_provider, self.tracer_provider) if one is not None]
+        if not closing:
+            return
+        done = asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def close(one: Callable[[], object]) -> None:
+            try:
+                one()
+            except Exception as error:
+                log.debug("the end of telemetry: %s", error)
+
+        def run() -> None:
+            # Of the two, one may wait for its collector while the other has one.
+            threads = [threading.Thread(target=close, args=(one,), daemon=True) for one in closing]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(done.set)
+
+        threading.Thread(target=run, name="dwarf-telemetry-end", daemon=True).start()
+        try:
+            async with asyncio.timeout(FLUSH_SECONDS):
+                await done.wait()
+        except TimeoutError:
+            log.warning("the collector did not take the last metrics and spans within %g s", FLUSH_SECONDS)
+
+
+def set_up(
+    url: str, instance: str, *, traces: bool = True, environment: Mapping[str, str] | None = None
+) -> Exporting | None:
+    """Send to the collector at `url` from now on; without one, to where the `OTEL_EXPORTER_OTLP_…` variables say, if anywhere.
+
+    `url`: its base, to which `/v1/metrics` and `/v1/traces` are added. `instance`: the replica's id. Raises `BadRequest` for a
+    URL that is none, or if the extra is not installed; where only the environment asks, that is logged instead.
+    """
+    environment = environment if environment is not None else os.environ
+    wanted = _wanted(url, environment, traces=traces)
+    if not wanted or environment.get("OTEL_SDK_DISABLED", "").lower() == "true":
+        return None
+    if url and (urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname):
+        raise BadRequest(f"--otlp {url!r} is no URL of a collector: use http://host:4318")
+    if not _installed():
+        if url:
+            raise BadRequest(f"--otlp needs the OpenTelemetry SDK and its exporter: {INSTALL}")
+        log.warning("OTEL_EXPORTER_OTLP_… variables are set, but there is nothing to send with: %s", INSTALL)
+        return None
+    resource = _resource(instance)
+    _hush()
+    exporting = Exporting()
+    base = url.rstrip("/")
+    if "metrics" in wanted:
+        exporting.meter_provider = _meter_provider(resource, f"{base}/v1/metrics" if url else None)
+    if "traces" in wanted:
+        exporting.tracer_provider = _tracer_provider(resource, f"{base}/v1/traces" if url else None)
+    log.info(
+        "sending %s to %s", " and ".join(sorted(wanted)), _shown(url) if url else "the collector of the environment"
+    )
+    return exporting
+
+
+def _installed() -> bool:
+    try:
+        return all(
+            find_spec(one) is not None for one in ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http")
+        )
+    except ModuleNotFoundError:  # a package above it is not there
+        return False
+
+
+def _wanted(url: str, environment: Mapping[str, str], *, traces: bool) -> set[str]:
+    wanted = set(_ENDPOINTS) if url or environment.get(_ENDPOINT) else set()
+    if not url:
+        wanted |= {signal for signal, name in _ENDPOINTS.items() if environment.get(name)}
+    return wanted if traces else wanted - {"traces"}
+
+
+def _resource(instance: str) -> Resource:
+    """Who sends; `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` overrule it."""
+    from opentelemetry.sdk.resources import OTELResourceDetector, Resource
+
+    own = {"service.name": SCOPE.replace("_", "-"), "service.version": __version__, "service.instance.id": instance}
+    return Resource.create(own).merge(OTELResourceDetector().detect())
+
+
+def _meter_provider(resource: Resource, endpoint: str | None) -> MeterProvider:
+    from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+    from opentelemetry.sdk.metrics import MeterProvider
+    from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+
+    interval = None if os.environ.get("OTEL_METRIC_EXPORT_INTERVAL") else INTERVAL_MS
+    reader = PeriodicExportingMetricReader(OTLPMetricExporter(endpoint), export_interval_millis=interval)
+    return MeterProvider([reader], resource=resource, shutdown_on_exit=False)
+
+
+def _tracer_provider(resource: Resource, endpoint: str | None) -> TracerProvider:
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+    provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint)))
+    return provider
+
+
+class _Seldom(logging.Filter):
+    """Lets one complaint through every few minutes, as a warning; the rest says the same again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._next = 0.0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        now = time.monotonic()
+        if record.levelno < logging.ERROR or now < self._next:
+            return False
+        self._next = now + SELDOM_SECONDS
+        record.levelno, record.levelname = logging.WARNING, "WARNING"
+        record.msg = f"telemetry: {record.getMessage()} (such lines come once in {SELDOM_SECONDS / 60:g} minutes)"
+        record.args = ()
+        return True
+
+
+def _hush() -> None:
+    for name in _TALKATIVE:
+        talkative = logging.getLogger(name)
+        if not any(isinstance(one, _Seldom) for one in talkative.filters):
+            talkative.addFilter(_Seldom())
+
+
+def _shown(url: str) -> str:
+    """Without a user and password."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rsplit('@', 1)[-1]}{parts.path}"

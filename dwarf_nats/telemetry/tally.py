@@ -1,0 +1,52 @@
+"""What one replica counts: plain numbers that cost a dictionary look-up, read by whoever exports them (T1)."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from dwarf_nats.telemetry import catalogue
+from dwarf_nats.telemetry.catalogue import MANY_NAMES, OTHER, Metric
+
+Labels = tuple[str, ...]
+
+
+class Count(Counter[Labels]):
+    """One counter of the catalogue by the values of its labels, in the catalogue's order.
+
+    `count[labels] += 1`, or `add`. Beyond `MANY_NAMES` combinations, new ones are counted with their first label `other`.
+    """
+
+    def __init__(self, metric: Metric) -> None:
+        super().__init__()
+        self.metric = metric
+
+    def add(self, *labels: str, n: int = 1) -> None:
+        """Count `n` more."""
+        if labels not in self and len(self) >= MANY_NAMES:
+            labels = (OTHER, *labels[1:])
+        self[labels] += n
+
+
+class Tally:
+    """The counters of a replica, from its start."""
+
+    def __init__(self) -> None:
+        self.flows_started = Count(catalogue.FLOWS_STARTED)
+        self.flows_terminated = Count(catalogue.FLOWS_TERMINATED)
+        self.executed = Count(catalogue.STEPS_EXECUTED)
+        self.recovered = Count(catalogue.STEPS_RECOVERED)
+        self.fenced = Count(catalogue.STEPS_FENCED)
+        self.lost = Count(catalogue.STEPS_LOST)
+        self.given_back = Count(catalogue.STEPS_GIVEN_BACK)
+        self.skipped = Count(catalogue.SKIPPED_SATURATED)
+        self.cuts = Count(catalogue.RATE_CUTS)
+        self.trips = Count(catalogue.BREAKER_TRIPS)
+        self.probes = Count(catalogue.BREAKER_PROBES)
+        self.requests = Count(catalogue.REQUESTS)
+        self.refused = Count(catalogue.REQUESTS_REFUSED)
+        self.malformed = Count(catalogue.SIGNALS_MALFORMED)
+        self.dropped = Count(catalogue.SIGNALS_DROPPED)
+
+    def counts(self) -> list[Count]:
+        """All of them."""
+        return [one for one in vars(self).values() if isinstance(one, Count)]

@@ -1,0 +1,139 @@
+"""The spans (T2): `workflow` when a flow is made, `task` for every dispatch.
+
+A flow carries the context of its `workflow` span with it in the database, as text: a `traceparent`, and after a blank the
+`tracestate` if there is one. So any replica makes the spans of its dispatches children of it. The `workflow` span itself ends
+with the creation: a flow may live for months, and whichever replica sees its end cannot end a span another process began.
+
+No key ever stands in a span.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from opentelemetry import context as contexts
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode
+from opentelemetry.trace import TracerProvider as TracerProvider
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from dwarf_nats.telemetry.catalogue import SCOPE
+from dwarf_nats.workflow.keys import without_tokens
+
+WORKFLOW, TASK = "workflow", "task"
+FLOW_ID, STEP_ID = "dwarf.flow_id", "dwarf.step_id"
+_NOWHERE = Context()
+_UNSAMPLED = "-00"
+"""The flags of a `traceparent` whose flow the sampler has passed over: nothing is recorded for it."""
+_w3c = TraceContextTextMapPropagator()
+
+
+class Workflow:
+    """The `workflow` span of a flow that is being made; dropped, not exported, if it is not ended."""
+
+    def __init__(self, span: Span) -> None:
+        self._span = span
+        self.carried = _text(trace.set_span_in_context(span, _NOWHERE))
+        """To be stored with the flow."""
+
+    def end(self) -> None:
+        """The flow is there."""
+        self._span.end()
+
+
+class Dispatch:
+    """The `task` span of one dispatch: it lasts from the request to the task until its result is handed in."""
+
+    def __init__(self, span: Span) -> None:
+        self._span = span
+        self._context = trace.set_span_in_context(span, _NOWHERE)
+        self._until: int | None = None
+        self.carried = _text(self._context)
+        self.child: Workflow | None = None
+        """The `workflow` span of the flow it calls."""
+
+    def enter(self) -> None:
+        """Be current for what runs in this asyncio task from now on."""
+        contexts.attach(trace.set_span_in_context(self._span))
+
+    def failed(self, message: str) -> None:
+        """The task answered with an error."""
+        self._span.set_status(Status(StatusCode.ERROR, without_tokens(message)))
+
+    def done(self) -> None:
+        """Nothing more happens in it: it ends now, whatever its outcome will be."""
+        self._until = time.time_ns()
+
+    def end(self, outcome: str) -> None:
+        """What became of it."""
+        self._span.set_attribute("dwarf.outcome", outcome)
+        self._span.end(self._until)
+
+
+class Traces:
+    """Makes the spans of one engine. With `listening` false nobody wants them, and none is made."""
+
+    def __init__(self, provider: TracerProvider | None) -> None:
+        provider = provider if provider is not None else trace.get_tracer_provider()
+        self.listening = not type(provider).__module__.startswith("opentelemetry.trace")
+        self._tracer = provider.get_tracer(SCOPE)
+
+    def workflow(
+        self, flow_id: str, workflow: str, *, parent: str = "", follows: Sequence[str] = ()
+    ) -> Workflow | None:
+        """Begin the span of a flow: a trace of its own, linked to the caller's current span and to those it `follows`; or,
+        with a `parent`, in that one's trace. `flow_id`: token-free.
+        """
+        if not self.listening:
+            return None
+        linked = [] if parent else [trace.get_current_span().get_span_context(), *map(_span_context, follows)]
+        span = self._tracer.start_span(
+            WORKFLOW,
+            context=_context(parent),
+            kind=SpanKind.INTERNAL,
+            attributes={FLOW_ID: flow_id, "dwarf.workflow": workflow},
+            links=[Link(one) for one in linked if one.is_valid],
+        )
+        return Workflow(span)
+
+    def dispatch(
+        self, carried: str, flow_id: str, step_id: str, workflow: str, task: str, url: str, attempt: int
+    ) -> Dispatch | None:
+        """Begin the span of a dispatch, in the trace of its flow. Ids are token-free."""
+        if not self.listening or headers_of(carried)[0].endswith(_UNSAMPLED):
+            return None
+        span = self._tracer.start_span(
+            TASK,
+            context=_context(carried),
+            kind=SpanKind.CLIENT,
+            attributes={
+                FLOW_ID: flow_id, STEP_ID: step_id, "dwarf.workflow": workflow, "dwarf.task": task, "dwarf.url": url,
+                "dwarf.attempt": attempt,
+            },
+        )  # fmt: skip
+        return Dispatch(span)
+
+
+def headers_of(carried: str) -> tuple[str, str]:
+    """`traceparent` and `tracestate` in what a flow carries."""
+    traceparent, _, tracestate = carried.partition(" ")
+    return traceparent, tracestate
+
+
+def _context(carried: str) -> Context:
+    if not carried:
+        return _NOWHERE
+    traceparent, tracestate = headers_of(carried)
+    return _w3c.extract({"traceparent": traceparent, "tracestate": tracestate}, _NOWHERE)
+
+
+def _span_context(carried: str) -> SpanContext:
+    return trace.get_current_span(_context(carried)).get_span_context()
+
+
+def _text(context: Context) -> str:
+    carrier: dict[str, str] = {}
+    _w3c.inject(carrier, context)
+    return f"{carrier.get('traceparent', '')} {carrier.get('tracestate', '')}".strip()

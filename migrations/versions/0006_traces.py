@@ -1,0 +1,14 @@
+"""Traces: a flow carries the context of its root span, as `traceparent` and, after a blank, `tracestate` (T2)."""
+
+from __future__ import annotations
+
+from alembic import op
+
+revision = "0006"
+down_revision = "0005"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.get_bind().exec_driver_sql("alter table dwarf_flows add column trace text not null default ''")
