@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -185,7 +184,7 @@ class Creator:
         facts = new.facts
         if new.start:
             shard.tally.flows_started.add(facts.workflow)
-        if shard.log.isEnabledFor(logging.DEBUG):
+        if shard.debug:
             shard.log.debug(
                 "flow %s of workflow %s is created", facts.key, facts.workflow,
                 extra={"flow_id": facts.shown, "workflow": facts.workflow, "flow_key": facts.key},

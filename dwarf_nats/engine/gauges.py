@@ -70,7 +70,8 @@ class Gauges:
             if self._meters.asked:
                 self._meters.asked = False
                 interval, collected = now - collected, now
-                due = now + max(0, interval - LEAD_US)
+                # Where the next was expected later than it came, it is read for at once.
+                due = now + max(0, interval - LEAD_US) if due is None else now
             if due is not None and due <= now:
                 due = None
                 await self._safely()
@@ -96,7 +97,7 @@ class Gauges:
         show = self._meters.show
         show(catalogue.RUNNING, running)
         show(catalogue.FLOWS_ORPHANED, {(): sum(shard.orphaned for shard in self._shards.values())})
-        show(catalogue.SHARD_UP, self._of_shards(lambda shard: not shard.away))
+        show(catalogue.SHARD_UP, self._of_shards(lambda shard: int(not shard.away)))
         show(catalogue.RATE_LIMIT, {(url,): rate for url, rate in self._backpressure.valves.rates().items()}, WIDE_OPEN)
         tripped = [one.url for one in self._backpressure.tasks() if one.tripped_at]
         show(catalogue.BREAKER_STATE, dict.fromkeys([(url,) for url in tripped], 1))

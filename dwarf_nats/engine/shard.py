@@ -97,6 +97,8 @@ class Shard:
         self._refiller = refiller
         self.line = refiller.add(store, self)
         self.line.gate = self.gate
+        self.debug = False
+        """Whether debug lines are wanted, as it was when this was looked at last: with every beat."""
         self._watched = meters.listening or traces.listening
         self._jobs: list[asyncio.Task[None]] = []
         self.committer = Committer(
@@ -122,6 +124,7 @@ class Shard:
         except BaseException:
             await self.store.close()
             raise
+        self.debug = self.log.isEnabledFor(logging.DEBUG)
         # An engine that was stopped may be started again.
         self.draining = False
         self.line.begin()
@@ -284,7 +287,7 @@ class Shard:
 
     def _dispatch(self, step: StepInHand) -> None:
         step.dispatched_at = self._clock.now()
-        if self.log.isEnabledFor(logging.DEBUG):
+        if self.debug:
             self.log.debug(
                 "step %s of flow %s goes to task %s", step.key, step.flow.key, step.url,
                 extra={**step.about, "flow_key": step.flow.key, "step_key": step.key},
@@ -316,7 +319,8 @@ class Shard:
                 return parking.interrupted(step, step.changes, None)
             if not self.gate.may_ask(step):
                 return give_back(step)
-            answer = await self._ask(step)
+            watched = self._watched or flow.trace
+            answer = await (self._ask_watched(step) if watched else self._ask(step, self._call(step)))
         except BusAway:
             await self._tasks.ready()  # the step is held meanwhile: neither failed nor written about
             return give_back(step, BUS_AWAY_DELAY_US)
@@ -403,17 +407,18 @@ class Shard:
                 wanted *= 2
                 await self._have_step_ids(wanted)
 
-    async def _ask(self, step: StepInHand) -> Answer:
+    def _call(self, step: StepInHand) -> TaskCall:
         flow = step.flow
         budget_ms = self._budget_ms(flow)
-        budget = budget_ms / 1000
-        call = TaskCall(
+        return TaskCall(
             flow.key, step.key, flow.workflow, step.node, step.url, step.attempt, merge(step.state, step.changes),
-            flow.baggage, flow.created_at, flow.updated_at, self._clock.now() + budget_ms * 1000, budget,
+            flow.baggage, flow.created_at, flow.updated_at, self._clock.now() + budget_ms * 1000, budget_ms / 1000,
             step.resumed, step.subgraph_result, step.subgraph_error,
         )  # fmt: skip
-        if not self._watched:
-            return await self._answer(call, budget_ms)
+
+    async def _ask_watched(self, step: StepInHand) -> Answer:
+        """As `_ask`, within a span and by the clock, if anybody wants to know (T1, T2)."""
+        flow, call = step.flow, self._call(step)
         span = step.span = self.traces.dispatch(
             flow.trace, flow.shown, step.shown, flow.workflow, step.node, step.url, step.attempt
         )
@@ -421,25 +426,25 @@ class Shard:
             span.enter()
         call.traceparent, call.tracestate = headers_of(flow.trace if span is None else span.carried)
         began = self._clock.now()
-        answer = await self._answer(call, budget_ms)
+        answer = await self._ask(step, call)
         self._meters.task_time(step.url, max(0, self._clock.now() - began))
         if span is not None and answer.error is not None:
             span.failed(answer.error.message)
         return answer
 
-    async def _answer(self, call: TaskCall, budget_ms: int) -> Answer:
-        budget, url = call.budget, call.url
+    async def _ask(self, step: StepInHand, call: TaskCall) -> Answer:
         deadline: asyncio.Timeout | None = None
         try:
             if self._keeps_budget:
                 return await self._tasks.execute(call)
-            async with asyncio.timeout(budget) as deadline:
+            async with asyncio.timeout(call.budget) as deadline:
                 return await self._tasks.execute(call)
         except TimeoutError as error:
             if deadline is None or not deadline.expired():  # the task's own
                 return Answer(error=ErrorInfo(str(error) or "TimeoutError", 500))
+            budget_ms = self._budget_ms(step.flow)
             return Answer(
-                error=ErrorInfo(f"task {url} did not answer within its time budget of {budget_ms} ms", 408),
+                error=ErrorInfo(f"task {call.url} did not answer within its time budget of {budget_ms} ms", 408),
                 cause="timeout",
             )
         except (BusAway, WorkerLost, Unavailable):
@@ -470,10 +475,16 @@ class Shard:
         changed: list[StatusChanged] = []
         pending: list[tuple[int, int, int]] = []
         ended: list[tuple[str, Status]] = []
+        completed: dict[str, int] = {}
         for settlement, alive, at in effects:
             step = settlement.step
             self._drop(step)
-            self._account(step, settlement, settlement.outcome if alive else "cancelled")
+            if settlement.status is Status.COMPLETED and alive:  # nearly all of them
+                completed[step.url] = completed.get(step.url, 0) + 1
+            else:
+                self._count(step, settlement.outcome if alive else "cancelled")
+            if self.debug or step.span is not None:
+                self._tell(step, settlement, settlement.outcome if alive else "cancelled")
             born = settlement.branches or ([settlement.successor] if settlement.successor is not None else [])
             if alive and born and born[0].running:
                 self._dispatch(_in_hand(step.flow, born[0]))
@@ -501,21 +512,26 @@ class Shard:
                 outcome = outcome_at(step.flow, end)
                 changed.append(self.stopped(step.flow.flow_id, step.flow.thread_id, step.flow.notify, outcome, at))
                 ended.append((step.flow.key, end.status))
+        for url, number in completed.items():
+            self.tally.executed.add(url, "completed", n=number)
         self.announce(changed, pending, ended)
 
-    def _account(self, step: StepInHand, settlement: Settlement, outcome: str) -> None:
-        """Count what became of a dispatch, and end its span."""
+    def _count(self, step: StepInHand, outcome: str) -> None:
+        """Count what became of a dispatch."""
         if outcome == "given_back":
             self.tally.given_back.add(step.url)
         elif outcome != "held":
             self.tally.executed.add(step.url, outcome)
+
+    def _tell(self, step: StepInHand, settlement: Settlement, outcome: str) -> None:
+        """End the span of a dispatch, and log what became of it."""
         if step.span is not None:
             if settlement.error is not None:
                 step.span.failed(settlement.error.message)
             if step.span.child is not None and outcome == "waiting":
                 step.span.child.end()
             step.span.end(outcome)
-        if self.log.isEnabledFor(logging.DEBUG):
+        if self.debug:
             self.log.debug(
                 "step %s of flow %s: %s", step.key, step.flow.key, outcome,
                 extra={**step.about, "flow_key": step.flow.key, "step_key": step.key, "outcome": outcome},
@@ -571,7 +587,7 @@ class Shard:
         self.waiters.wake(flow_id, outcome)
         if outcome.status.terminal:
             self.tally.flows_terminated.add(outcome.workflow, outcome.status.value)
-        if self.log.isEnabledFor(logging.DEBUG):
+        if self.debug:
             self.log.debug(
                 "flow %s is %s", outcome.flow_key, outcome.status,
                 extra={"flow_id": f"{self.number}-{flow_id}", "workflow": outcome.workflow, "flow_key": outcome.flow_key},
@@ -609,9 +625,12 @@ class Shard:
 
     def _fenced(self, settlement: Settlement) -> None:
         """The step was taken away meanwhile: its result is dropped without harm (X1)."""
-        self.tally.fenced.add()
-        if settlement.step.span is not None:
-            settlement.step.span.end("fenced")
+        if settlement.step.cancelled:
+            self._count(settlement.step, "cancelled")
+            self._tell(settlement.step, settlement, "cancelled")
+        else:
+            self.tally.fenced.add()
+            self._tell(settlement.step, settlement, "fenced")
         self._drop(settlement.step)
         self._hands.release()
         if (
@@ -628,6 +647,8 @@ class Shard:
         for step_id, token in steps:
             with self._harmless():
                 self._tasks.cancel(f"{self.number}-{step_id}-{token}")
+            if step_id in self._in_hand:
+                self._in_hand[step_id].cancelled = True
             running = self._running.get(step_id)
             if running is not None:
                 running.cancel()
@@ -648,6 +669,7 @@ class Shard:
         """Say that this replica lives (B2), whatever else it may be waiting for."""
         while True:
             await self._clock.sleep(self.settings.replica_timeout_ms / 1000 * BEAT)
+            self.debug = self.log.isEnabledFor(logging.DEBUG)
             try:
                 self.gate.held = await self.store.beat(name)
                 self.away = ""

@@ -112,6 +112,8 @@ class StepInHand:
 
     probe: bool = False
     """Let through by a tripped breaker, to find out whether the task serves again (V4)."""
+    cancelled: bool = False
+    """Nobody wants its result any more: its flow was cancelled, or rewound, and this replica knows."""
     span: Any = None
     """What telemetry keeps of its dispatch (T2)."""
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from textwrap import fill
 
 SCOPE = "dwarf_nats"
 MANY_NAMES = 1_000
@@ -73,7 +74,7 @@ FLOWS_ORPHANED = Metric(
 STEPS_EXECUTED = Metric(
     "dwarf_steps_executed_total", _C, "{step}", ("task", "status"),
     "Executions whose result is in the database, by what became of the step: completed, failed, retried, interrupted,"
-    " waiting (for its subgraph), cancelled (its flow had ended meanwhile).",
+    " waiting (for its subgraph), cancelled (its flow had ended, or was rewound).",
     "Throughput, and the share of failures and retries of each task.",
 )  # fmt: skip
 STEPS_RECOVERED = Metric(
@@ -238,13 +239,15 @@ CATALOGUE = (
 def document() -> str:
     """`docs/operating/metrics.md`."""
     zero = "\n".join(f"- `{one.name}`" for one in CATALOGUE if one.rests_at_zero)
-    same = ", ".join(f"`{one.name}`" for one in CATALOGUE if one.of_deployment)
+    same = fill(", ".join(f"`{one.name}`" for one in CATALOGUE if one.of_deployment), 120)
     return f"""# Metrics
 
 Written from `dwarf_nats/telemetry/catalogue.py`. How they get out is in [telemetry.md](telemetry.md).
 
 The scope is `{SCOPE}`. Names come out of Prometheus as they stand here. Counters count from the start of the replica and are
-its own: add them up. {same}
+its own: add them up.
+
+{same}
 are read from the databases and are the same on every replica: take the largest. No label holds a key. A metric has at most
 {MANY_NAMES:,} series, those first seen; what a counter or histogram meets beyond them is counted as `{OTHER}`.
 
@@ -265,7 +268,7 @@ def _section(metric: Metric) -> str:
 
 {metric.kind} · {unit} · labels: {labels}
 
-{metric.description} {metric.tells}{spread}
+{fill(f"{metric.description} {metric.tells}", 120)}{spread}
 
 """
 

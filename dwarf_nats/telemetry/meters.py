@@ -65,12 +65,14 @@ class Meters:
         self._gauges[gauge] = shown
 
     def read(self, metric: Metric) -> dict[Labels, float]:
-        """The values of a counter or gauge by its labels."""
+        """The values of a counter or gauge by its labels. A counter without labels is there from the start, so that its first
+        increase is seen as one."""
         if metric.kind is Kind.GAUGE:
             return self._gauges.get(metric, {})
         if metric in self.extra:
             return dict(self.extra[metric]())
-        return next((dict(one) for one in self.tally.counts() if one.metric is metric), {})
+        counted: dict[Labels, float] = {} if metric.labels else {(): 0}
+        return counted | next((dict(one) for one in self.tally.counts() if one.metric is metric), {})
 
     def since_opened(self, metric: Metric) -> dict[Labels, float]:
         """As `read`, without what was counted before it was opened the last time."""

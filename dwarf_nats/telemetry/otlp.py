@@ -30,7 +30,7 @@ log = logging.getLogger("dwarf_nats.telemetry")
 INSTALL = "pip install 'dwarf-nats[otel]'"
 INTERVAL_MS = 15_000
 """How often metrics are sent, unless `OTEL_METRIC_EXPORT_INTERVAL` says otherwise."""
-FLUSH_SECONDS = 5.0
+FLUSH_SECONDS = 3.0
 """The end of the service waits so long for what is still to be sent."""
 SELDOM_SECONDS = 300.0
 _ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"

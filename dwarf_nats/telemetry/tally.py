@@ -22,9 +22,11 @@ class Count(Counter[Labels]):
 
     def add(self, *labels: str, n: int = 1) -> None:
         """Count `n` more."""
-        if labels not in self and len(self) >= MANY_NAMES:
+        count = self.get(labels, 0)
+        if count == 0 and len(self) >= MANY_NAMES:
             labels = (OTHER, *labels[1:])
-        self[labels] += n
+            count = self.get(labels, 0)
+        self[labels] = count + n
 
 
 class Tally:

@@ -25,8 +25,6 @@ from dwarf_nats.workflow.keys import without_tokens
 WORKFLOW, TASK = "workflow", "task"
 FLOW_ID, STEP_ID = "dwarf.flow_id", "dwarf.step_id"
 _NOWHERE = Context()
-_UNSAMPLED = "-00"
-"""The flags of a `traceparent` whose flow the sampler has passed over: nothing is recorded for it."""
 _w3c = TraceContextTextMapPropagator()
 
 
@@ -102,7 +100,7 @@ class Traces:
         self, carried: str, flow_id: str, step_id: str, workflow: str, task: str, url: str, attempt: int
     ) -> Dispatch | None:
         """Begin the span of a dispatch, in the trace of its flow. Ids are token-free."""
-        if not self.listening or headers_of(carried)[0].endswith(_UNSAMPLED):
+        if not self.listening or _passed_over(carried):
             return None
         span = self._tracer.start_span(
             TASK,
@@ -120,6 +118,12 @@ def headers_of(carried: str) -> tuple[str, str]:
     """`traceparent` and `tracestate` in what a flow carries."""
     traceparent, _, tracestate = carried.partition(" ")
     return traceparent, tracestate
+
+
+def _passed_over(carried: str) -> bool:
+    """Whether the sampler has passed the flow over: the lowest of the flags, which end a `traceparent`, is not set."""
+    traceparent = headers_of(carried)[0]
+    return bool(traceparent) and traceparent[-1] in "02468ace"
 
 
 def _context(carried: str) -> Context:
