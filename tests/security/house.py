@@ -47,11 +47,21 @@ def url_of(server: str, user: str) -> str:
 class House:
     """One replica, clients of the roles, and `heard`: every message that passed, as `root` hears it.
 
-    `tasks` are served before the replica comes: with `root` listening, the server never says that nobody does.
+    `tasks` are served before the replica comes: with `root` listening, the server never says that nobody does. `providers`: for
+    its metrics and spans.
     """
 
-    def __init__(self, server: str, dsn: str, tasks: dict[str, Callable[..., Any]] | None = None, **settings: Any):
+    def __init__(
+        self,
+        server: str,
+        dsn: str,
+        tasks: dict[str, Callable[..., Any]] | None = None,
+        *,
+        providers: dict[str, Any] | None = None,
+        **settings: Any,
+    ):
         self.server = server
+        self._providers = providers or {}
         self._tasks = tasks
         self._settings: dict[str, Any] = {"dsns": [dsn], "drain_ms": 200, "wait_for_servers": False, **settings}
         self._stack = AsyncExitStack()
@@ -83,7 +93,7 @@ class House:
         settings = ServerSettings(
             nats_url=url_of(self.server, "replica"), inbox_prefix="_INBOX.replica", **self._settings
         )
-        return await self._replica.enter_async_context(replica(settings))
+        return await self._replica.enter_async_context(replica(settings, **self._providers))
 
     async def stop_replica(self) -> None:
         await self._replica.aclose()

@@ -1,4 +1,4 @@
-"""A key is a capability: none stands in a subject, an event, a signal or a log line (wire sections 4 and 5)."""
+"""A key is a capability: none stands in a subject, an event, a signal, a log line, a metric or a span (wire sections 4, 5)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,13 @@ from typing import Any
 import pytest
 from house import WAIT, House
 from nats.aio.msg import Msg
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from dwarf_nats.cli.logs import JsonFormatter
 from dwarf_nats.embedded import NatsServer
 from dwarf_nats.errors import BadRequest, DwarfError
 from dwarf_nats.sdk import END, Client, Flow, FlowOptions, Graph, Query, TaskError
@@ -158,16 +164,25 @@ def _fields(request: Any) -> tuple[str, ...]:
 async def test_no_key_where_somebody_else_may_look(
     secured_server: NatsServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Subjects, events, signals, roll calls, statistics, and the logs of replica and worker at info level."""
-    caplog.set_level(logging.INFO)
+    """Subjects, events, signals, roll calls, statistics, metrics and spans, and the logs of replica and worker from info on,
+    with all their fields. Only debug lines hold keys."""
+    caplog.set_level(logging.DEBUG, "dwarf_nats")
+    metrics, spans = InMemoryMetricReader(), InMemorySpanExporter()
+    tracers = TracerProvider(shutdown_on_exit=False)
+    tracers.add_span_processor(SimpleSpanProcessor(spans))
+    providers = {
+        "meter_provider": MeterProvider([metrics], shutdown_on_exit=False),
+        "tracer_provider": tracers,
+    }
     dsn = f"sqlite:///{tmp_path / 'dwarf.db'}"
     tasks = Tasks()
     hasty = {"accept_ms": 1, "roll_call_ms": 20}
     heard: list[Msg] = []
-    async with House(secured_server.url, dsn, tasks.table(), **hasty) as house:
+    async with House(secured_server.url, dsn, tasks.table(), providers=providers, **hasty) as house:
         left = await first_life(house, tasks)
         for verb in ("PING", "INFO", "STATS"):
             heard.append(await house.root.request(f"$SRV.{verb}.dwarf", timeout=WAIT))
+        measured = str(metrics.get_metrics_data().to_json())
         await house.stop_replica()
     # It has stopped with a step in hand, which another one finds and gives to another worker.
     heard += house.heard
@@ -196,7 +211,16 @@ async def test_no_key_where_somebody_else_may_look(
             assert not anything.search(told), (message.subject, told)
     assert anything.search(b"".join(m.data for m in heard if m.subject in by_contract))
 
-    told = logging.Formatter("%(name)s %(levelname)s %(message)s")
-    lines = [told.format(record) for record in caplog.records]
-    assert {"dwarf_nats.server", "dwarf_nats.worker", "dwarf_nats.bus"} <= {record.name for record in caplog.records}
-    assert not [line for line in lines if anything.search(line.encode())]
+    told = JsonFormatter()
+    records = [record for record in caplog.records if record.levelno >= logging.INFO]
+    names = {"dwarf_nats.server", "dwarf_nats.worker", "dwarf_nats.bus"}
+    assert names <= {record.name for record in records}
+    assert not [line for line in map(told.format, records) if anything.search(line.encode())]
+    debug = [told.format(record) for record in caplog.records if record.levelno < logging.INFO]
+    assert anything.search("\n".join(debug).encode())
+
+    assert "dwarf_steps_executed_total" in measured
+    assert not anything.search(measured.encode())
+    traced = [span.to_json() for span in spans.get_finished_spans()]
+    assert len(traced) > 30
+    assert not [span for span in traced if anything.search(span.encode())]

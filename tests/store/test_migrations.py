@@ -8,13 +8,17 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+from alembic import command
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection
 from store_helpers import BUDGET, look, new_flow
 
 from dwarf_nats.clock import SystemClock
 from dwarf_nats.errors import BadRequest, Unavailable
-from dwarf_nats.store import postgres
+from dwarf_nats.store import migrate, postgres
 from dwarf_nats.store.migrate import head
 from dwarf_nats.store.store import SqlStore
+from dwarf_nats.workflow.keys import Key
 
 
 def store_on(dsn: str) -> SqlStore:
@@ -49,6 +53,63 @@ async def test_a_schema_of_a_later_version_is_refused(dsn: str) -> None:
     store = store_on(dsn)
     with pytest.raises(Unavailable, match="cannot be migrated: .*9999"):
         await store.open("one", migrated=True)
+    await store.close()
+
+
+def _revisions() -> list[str]:
+    """All that were ever released, the oldest first."""
+    scripts = ScriptDirectory.from_config(migrate._config())
+    return [one.revision for one in scripts.walk_revisions()][::-1]
+
+
+async def _leave_at(store: SqlStore, revision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bring an empty database to a revision, as the version of that time did."""
+
+    def upgrade(connection: Connection) -> None:
+        config = migrate._config()
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(migrate, "_upgrade", upgrade)
+        if isinstance(store.database, postgres.Postgres):
+            await migrate.migrate_postgres(store.dsn)
+            await store.database.open()
+        else:
+            await store.database.open()
+            await migrate.migrate_sqlite(store.database)
+
+
+OLD_FLOW = """
+insert into dwarf_flows (flow_id, token, workflow, graph_digest, status, thread_id, thread_token, priority, fairness_key,
+  fairness_weight, baggage, notify, idempotency_key, request_digest, delete_on_completion, created_at, started_at, updated_at)
+values (900001, 'aaaaaaaaaaaaaaaa', 'line', 'd', 'running', 900001, 'aaaaaaaaaaaaaaaa', 100, '', 1, '{}', '', '', '', 0, 1, 1,
+  1)
+"""
+OLD_STEP = """
+insert into dwarf_steps (step_id, flow_id, depth, token, node, url, state, status, not_before, priority, fairness_key,
+  fairness_weight, created_at, updated_at)
+values (900001, 900001, 1, 'bbbbbbbbbbbbbbbb', 'a', 'a', '{"n":1}', 'pending', 1, 100, '', 1, 1, 1)
+"""
+
+
+@pytest.mark.parametrize("revision", _revisions())
+async def test_every_revision_ever_released_is_brought_to_the_newest_and_its_flows_go_on(
+    dsn: str, revision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = store_on(dsn)
+    await _leave_at(store, revision, monkeypatch)
+    assert await look(store, "select version_num from dwarf_schema") == [(revision,)]
+    for statement in (OLD_FLOW, OLD_STEP):
+        await store.database.fetch(statement)
+    await store.close()
+    store = store_on(dsn)
+    await store.open("one", migrated=True)
+    assert await look(store, "select version_num from dwarf_schema") == [(head(),)]
+    flow = await store.flow(Key(1, 900_001, "a" * 16))
+    assert (flow.workflow, flow.status, flow.trace) == ("line", "running", "")
+    (row,) = await store.claim(10, BUDGET)
+    assert (row[0], row[2], row[7], row[35]) == (900_001, "a", '{"n":1}', "")
     await store.close()
 
 
