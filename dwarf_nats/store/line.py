@@ -77,7 +77,9 @@ with recursive band as (
 select b.priority, c.steps, k.keys, greatest(0, {_NOW} - k.oldest)
 from (select priority from band limit $1) b
 cross join lateral (
-  select count(*) as steps from (select 1 from dwarf_steps where {RIPE} and priority = b.priority limit $2) s) c
+  select count(*) as steps from (
+    select 1 from dwarf_steps where {RIPE} and priority = b.priority
+    order by fairness_key, not_before, step_id limit $2) s) c
 cross join lateral (
   with recursive lane as (
     (select fairness_key, not_before, 1 as n from dwarf_steps where {RIPE} and priority = b.priority

@@ -336,8 +336,13 @@ class Postgres:
 
     async def bands(self, bands: int, steps: int, keys: int) -> list[Band]:
         """See `SqlStore.bands`. On a connection of the pool, so that no settlement waits for it."""
-        rows = await self.transact(lambda tx: tx.fetch(line.DEPTHS, bands, steps, keys), by_index=True)
-        return [Band(*row) for row in rows]
+
+        async def work(tx: Tx) -> list[Row]:
+            for other in ("bitmapscan", "sort", "hashjoin", "mergejoin"):
+                await tx.fetch(f"set local enable_{other} = off")
+            return await tx.fetch(line.DEPTHS, bands, steps, keys)
+
+        return [Band(*row) for row in await self.transact(work, by_index=True)]
 
     async def ripen(self, limit: int) -> int:
         """Put up to `limit` steps in line whose time has come; how many."""

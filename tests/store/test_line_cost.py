@@ -65,6 +65,7 @@ async def hot_connection(dsn: str) -> asyncpg.Connection:
 STATEMENTS = {
     "survey": (line.SURVEY, {"dwarf_steps_ripe", "dwarf_steps_asleep"}),
     "survey past": (line.SURVEY_PAST, {"dwarf_steps_ripe", "dwarf_steps_lane", "dwarf_steps_asleep"}),
+    "depths": (line.DEPTHS, {"dwarf_steps_ripe"}),
     "ripen": (line.RIPEN, {"dwarf_steps_asleep"}),
     "claim": (postgres.CLAIM, {"dwarf_steps_ripe", "dwarf_flows_pkey"}),
     "claim past": (postgres.CLAIM_PAST, {"dwarf_steps_lane", "dwarf_flows_pkey"}),
@@ -196,6 +197,14 @@ async def test_a_page_costs_its_lanes(lines: dict[str, str], sql: str, args: str
 
 
 @pytest.mark.slow
+async def test_counting_the_line_costs_what_is_counted(lines: dict[str, str]) -> None:
+    """T1: two bands, 500 steps and 50 keys of each, of a million steps."""
+    found, pages = await touched(lines["deep"], line.DEPTHS, "16, 500, 50")
+    assert found == 2
+    assert pages <= 2 * (500 + 50 * PROBE) + 10 * PROBE
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sql", "keys", "steps", "allowances", "rows"),
     [
@@ -296,6 +305,7 @@ WORK: dict[str, Callable[[sqlite3.Connection], Any]] = {
     "survey": lambda c: line.survey(c, NOW, Ask(limit=5), ()),
     "survey from a key on": lambda c: line.survey(c, NOW, Ask(0, 100, "k4", limit=3), ()),
     "survey past": lambda c: line.survey(c, NOW, Ask(limit=5), ("shut", "task1")),
+    "depths": lambda c: line.depths(c, NOW, 4, 50, 5),
     "claim of one key": lambda c: line.pick(c, NOW, 20, [Share(100, "k2", 20)], {}),
     "claim of several": lambda c: line.pick(c, NOW, 20, [Share(100, f"k{n}", 5) for n in (2, 4, 6, 8)], {}),
     "claim past": lambda c: line.pick(c, NOW, 5, [Share(100, "k0", 5)], {"shut": 0}),
@@ -327,6 +337,8 @@ def test_sqlite_searches_an_index_for_every_probe(files: dict[str, sqlite3.Conne
     for sql in probes:
         plan = [row[3] for row in connection.execute(f"explain query plan {sql}", [1] * sql.count("?"))]
         assert [one.startswith("SEARCH dwarf_steps USING INDEX dwarf_steps_") for one in plan] == [True], sql
+    counted = [row[3] for row in connection.execute(f"explain query plan {line.BAND_STEPS}", [1, 1])]
+    assert "SEARCH dwarf_steps USING INDEX dwarf_steps_ripe (priority=?)" in counted
     # The first of its index; `scan` is SQLite's word for reading from the start on.
     ((*_, wakes),) = connection.execute(f"explain query plan {line.WAKES}").fetchall()
     assert wakes == "SCAN dwarf_steps USING INDEX dwarf_steps_asleep"
