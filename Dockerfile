@@ -5,7 +5,7 @@ COPY dwarf_nats dwarf_nats
 COPY migrations migrations
 COPY schemas schemas
 COPY examples examples
-RUN PIP_CONSTRAINT=constraints.txt pip install --no-cache-dir --prefix=/install .
+RUN PIP_CONSTRAINT=constraints.txt pip install --no-cache-dir --prefix=/install '.[otel]'
 
 FROM python:3.11-slim
 COPY --from=build /install /usr/local

@@ -26,6 +26,7 @@ from .cases import DATABASES, chosen, run_cases
 from .children import Failed
 from .compare import LEAST, compare, regressions
 from .processes import parent_of
+from .serving import TELEMETRY
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -78,6 +79,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, default=Path("bench-result.json"))
     parser.add_argument("--json", action="store_true", help="print the result file instead of the table")
     parser.add_argument("--profile", default="", metavar="PREFIX", help="run the replicas under cProfile")
+    parser.add_argument(
+        "--telemetry",
+        choices=TELEMETRY,
+        default="off",
+        help="what the replicas record, into memory, with spans of every flow",
+    )
     return parser
 
 
@@ -99,12 +106,13 @@ def _console() -> Console:
 async def _bench(args: argparse.Namespace, command: str) -> result.Run:
     rounds = args.rounds or (1 if args.quick else 3)
     arms = args.arm or [result.FLOOR, *DATABASES]
-    sides = Sides(args.steps, args.sdk_worker, args.profile)
+    sides = Sides(args.steps, args.sdk_worker, args.profile, args.telemetry)
     settings: dict[str, int | float | str | bool] = {
         "rounds": rounds,
         "quick": args.quick,
         "steps": args.steps,
         "sdk_worker": args.sdk_worker,
+        "telemetry": args.telemetry,
         "embedded_postgresql": not args.dsn,
         "embedded_nats": not args.nats,
     }

@@ -41,11 +41,12 @@ class Servers:
 
 @dataclass(slots=True)
 class Sides:
-    """What stays the same through a run: steps a flow, the kind of task service, where a profile goes."""
+    """What stays the same through a run: steps a flow, the kind of task service, where a profile goes, what is recorded."""
 
     steps: int = 10
     sdk_worker: bool = False
     profile: str = ""
+    telemetry: str = "off"
 
 
 class Runner(Protocol):
@@ -150,7 +151,7 @@ class ServiceArm:
         return Child(
             serving.__name__, "replica", *self._common, *self._task_prefix,
             *(part for dsn in self._replica_dsns() for part in ("--dsn", dsn)),
-            *(("--profile", profile) if self._sides.profile else ()),
+            *(("--profile", profile) if self._sides.profile else ()), "--telemetry", self._sides.telemetry,
         )  # fmt: skip
 
     def _replica_dsns(self) -> list[str]:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import argparse
 import cProfile
+import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,10 @@ import nats
 import orjson
 import uvloop
 from nats.aio.msg import Msg
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import ConsoleMetricExporter, PeriodicExportingMetricReader
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
 from dwarf_nats.engine import Engine
 from dwarf_nats.sdk import Worker
@@ -25,6 +30,8 @@ from dwarf_nats.settings import ServerSettings
 
 from .children import converse, own_cpu, say
 from .shapes import ADD, HOLD, ONE, TURN, add, one, turn
+
+TELEMETRY = ("off", "metrics", "all")
 
 
 async def tasks(url: str, prefix: str) -> None:
@@ -80,10 +87,29 @@ async def _cpu(_question: dict[str, Any]) -> dict[str, float]:
     return {"cpu": own_cpu()}
 
 
-async def one_replica(settings: ServerSettings, profile: str) -> None:
+class Nowhere(SpanExporter):
+    """Takes spans, in batches as a collector would."""
+
+    def export(self, _spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        return SpanExportResult.SUCCESS
+
+
+def providers(telemetry: str) -> dict[str, Any]:
+    """What a replica records into, collected as often as a collector would have it."""
+    if telemetry == "off":
+        return {}
+    reader = PeriodicExportingMetricReader(ConsoleMetricExporter(out=io.StringIO()), export_interval_millis=15_000)
+    recorded: dict[str, Any] = {"meter_provider": MeterProvider([reader])}
+    if telemetry == "all":
+        recorded["tracer_provider"] = tracers = TracerProvider()
+        tracers.add_span_processor(BatchSpanProcessor(Nowhere(), max_queue_size=100_000))
+    return recorded
+
+
+async def one_replica(settings: ServerSettings, profile: str, telemetry: str = "off") -> None:
     """The service, drained at the end; its last line are its counters."""
     profiler = cProfile.Profile() if profile else None
-    async with replica(settings) as engine:
+    async with replica(settings, **providers(telemetry)) as engine:
 
         async def answer(_question: dict[str, Any]) -> dict[str, float]:
             return counters(engine)
@@ -126,6 +152,7 @@ def main() -> None:
     parser.add_argument("--task-prefix", default="task")
     parser.add_argument("--dsn", action="append", default=[], help="one for each shard")
     parser.add_argument("--profile", default="")
+    parser.add_argument("--telemetry", choices=TELEMETRY, default="off")
     args = parser.parse_args()
     if args.what == "tasks":
         uvloop.run(tasks(args.nats, args.task_prefix))
@@ -139,7 +166,7 @@ def main() -> None:
             task_prefix=args.task_prefix,
             wait_for_servers=False,
         )
-        uvloop.run(one_replica(settings, args.profile))
+        uvloop.run(one_replica(settings, args.profile, args.telemetry))
 
 
 if __name__ == "__main__":

@@ -243,7 +243,7 @@ class Shard:
                 dead.append(int(row[0]))  # X2
                 continue
             if now:
-                self._meters.queue_wait(row[3], max(0, -self.line.roster.delay_of(row[24], now)))
+                self._meters.queue_wait(row[3], max(0, -self.line.roster.delay_of(row[24], now)), now)
             step = await self._step_in_hand(row)
             self._hands.take()
             if probe:
@@ -427,7 +427,8 @@ class Shard:
         call.traceparent, call.tracestate = headers_of(flow.trace if span is None else span.carried)
         began = self._clock.now()
         answer = await self._ask(step, call)
-        self._meters.task_time(step.url, max(0, self._clock.now() - began))
+        now = self._clock.now()
+        self._meters.task_time(step.url, max(0, now - began), now)
         if span is not None and answer.error is not None:
             span.failed(answer.error.message)
         return answer

@@ -208,13 +208,14 @@ SHARD_UP = Metric(
 QUEUE_WAIT = Metric(
     "dwarf_step_queue_wait_seconds", _H, "s", ("task",),
     "From when a step was due to when a replica took it. Steps that are born in a hand, as in an idle deployment, do not wait"
-    " and are not in it.",
+    " and are not in it. Of more than 1,000 a second of one task a sample.",
     "Latency that more workers, or more capacity of the tasks, would take away.",
     buckets=_LATENCY,
 )  # fmt: skip
 TASK_TIME = Metric(
     "dwarf_step_task_seconds", _H, "s", ("task",),
-    "From the request to a task to its answer, whatever that was.",
+    "From the request to a task to its answer, whatever that was. Of more than 1,000 a second of one task a sample: for how"
+    " many there were, see `dwarf_steps_executed_total`.",
     "How fast the tasks are, the bus included.",
     buckets=_LATENCY,
 )  # fmt: skip

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from dwarf_nats.telemetry.tally import Labels, Tally
 
 _MICRO = 1e-6
+SAMPLE_US = 1_000
+"""Latencies of one task are recorded so far apart."""
 _ADDED_UP = frozenset({catalogue.RUNNING, catalogue.FLOWS_ORPHANED})
 """Gauges that are added up where several engines share a provider; of the others the largest is shown."""
 
@@ -39,6 +41,7 @@ class Meters:
         """Counters that are kept elsewhere."""
         self.before: dict[Metric, dict[Labels, float]] = {}
         """Where the counters stood when it was closed, for an engine that is started again."""
+        self._due: dict[Metric, dict[str, int]] = {catalogue.QUEUE_WAIT: {}, catalogue.TASK_TIME: {}}
         self._gauges: dict[Metric, dict[Labels, float]] = {}
         self._instruments = _shared(provider) if self.listening else None
 
@@ -80,15 +83,23 @@ class Meters:
         values = self.read(metric)
         return values if before is None else {labels: value - before.get(labels, 0) for labels, value in values.items()}
 
-    def queue_wait(self, task: str, microseconds: int) -> None:
+    def queue_wait(self, task: str, microseconds: int, now: int) -> None:
         """A step was taken that had been due for so long."""
-        if self._instruments is not None:
-            self._instruments.record(catalogue.QUEUE_WAIT, task, microseconds * _MICRO)
+        self._sample(catalogue.QUEUE_WAIT, task, microseconds, now)
 
-    def task_time(self, task: str, microseconds: int) -> None:
+    def task_time(self, task: str, microseconds: int, now: int) -> None:
         """A task answered."""
-        if self._instruments is not None:
-            self._instruments.record(catalogue.TASK_TIME, task, microseconds * _MICRO)
+        self._sample(catalogue.TASK_TIME, task, microseconds, now)
+
+    def _sample(self, metric: Metric, task: str, microseconds: int, now: int) -> None:
+        """Record, unless that was done for this task a moment ago: a thousand values a second will do, at some 10 µs each."""
+        due = self._due[metric]
+        if self._instruments is None or now < due.get(task, 0):
+            return
+        if len(due) >= MANY_NAMES:
+            due.clear()
+        due[task] = now + SAMPLE_US
+        self._instruments.record(metric, task, microseconds * _MICRO)
 
     def commit_time(self, shard: str, microseconds: int) -> None:
         """A group of results was committed."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import lru_cache
 
 from opentelemetry import context as contexts
 from opentelemetry import trace
@@ -33,7 +34,7 @@ class Workflow:
 
     def __init__(self, span: Span) -> None:
         self._span = span
-        self.carried = _text(trace.set_span_in_context(span, _NOWHERE))
+        self.carried = _text(span)
         """To be stored with the flow."""
 
     def end(self) -> None:
@@ -46,9 +47,8 @@ class Dispatch:
 
     def __init__(self, span: Span) -> None:
         self._span = span
-        self._context = trace.set_span_in_context(span, _NOWHERE)
         self._until: int | None = None
-        self.carried = _text(self._context)
+        self.carried = _text(span)
         self.child: Workflow | None = None
         """The `workflow` span of the flow it calls."""
 
@@ -126,7 +126,9 @@ def _passed_over(carried: str) -> bool:
     return bool(traceparent) and traceparent[-1] in "02468ace"
 
 
+@lru_cache(maxsize=4096)
 def _context(carried: str) -> Context:
+    """The context in what a flow carries; kept for its next steps."""
     if not carried:
         return _NOWHERE
     traceparent, tracestate = headers_of(carried)
@@ -137,7 +139,9 @@ def _span_context(carried: str) -> SpanContext:
     return trace.get_current_span(_context(carried)).get_span_context()
 
 
-def _text(context: Context) -> str:
-    carrier: dict[str, str] = {}
-    _w3c.inject(carrier, context)
-    return f"{carrier.get('traceparent', '')} {carrier.get('tracestate', '')}".strip()
+def _text(span: Span) -> str:
+    found = span.get_span_context()
+    if not found.is_valid:
+        return ""
+    traceparent = f"00-{found.trace_id:032x}-{found.span_id:016x}-{found.trace_flags:02x}"
+    return f"{traceparent} {found.trace_state.to_header()}" if found.trace_state else traceparent

@@ -113,6 +113,16 @@ async def test_latencies_of_tasks_and_commits(on: Watched) -> None:
     assert point.explicit_bounds[:3] == (0.001, 0.0025, 0.005)
 
 
+async def test_of_very_many_latencies_of_one_task_a_sample_is_recorded(timed: Watched, clock: ManualClock) -> None:
+    """No more than a thousand a second; each task has its own thousand."""
+    for _ in range(3):
+        await timed.run("line")
+    assert timed.heard.points("dwarf_step_task_seconds") == {("add",): 1, ("add2",): 1}
+    clock.advance(0.001)
+    await timed.run("line")
+    assert timed.heard.points("dwarf_step_task_seconds") == {("add",): 2, ("add2",): 2}
+
+
 async def test_orphaned_flows(proxy: TaskProxy, clock: ManualClock) -> None:
     """B5: running flows without a live step, counted by whoever sweeps."""
     proxy.handle_task("add", lambda flow: flow.sleep(100_000))
