@@ -57,6 +57,6 @@ def set_up(form: LogFormat, level: LogLevel = LogLevel.INFO) -> None:
     logging.basicConfig(
         level=max(logging.INFO, logging.getLevelNamesMapping()[level.upper()]), handlers=[handler], force=True
     )
-    logging.getLogger("dwarf_nats").setLevel(level.upper())
+    logging.getLogger("dwarf_nats").setLevel(logging.DEBUG if level is LogLevel.DEBUG else logging.NOTSET)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("nats").setLevel(logging.CRITICAL)

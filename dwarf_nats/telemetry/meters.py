@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
+from weakref import WeakValueDictionary
 
 from opentelemetry.metrics import CallbackOptions, Histogram, Observation, get_meter_provider
 from opentelemetry.metrics import MeterProvider as MeterProvider
@@ -111,6 +111,7 @@ class _Instruments:
     """The instruments of one provider, which takes each name once: engines that share it are shown as one."""
 
     def __init__(self, provider: MeterProvider) -> None:
+        self._provider = provider
         self._members: list[Meters] = []
         self._ended: dict[Metric, dict[Labels, float]] = {}
         self._lock = threading.Lock()  # collected in a thread of the exporter's
@@ -171,10 +172,12 @@ def _merge(metric: Metric, into: dict[Labels, float], values: Mapping[Labels, fl
         into[labels] = value if before is None else before + value if added_up else max(before, value)
 
 
-_all: WeakKeyDictionary[MeterProvider, _Instruments] = WeakKeyDictionary()
+_all: WeakValueDictionary[int, _Instruments] = WeakValueDictionary()
+"""By the identity of their provider, which keeps them alive through the callbacks it has, and they it."""
 
 
 def _shared(provider: MeterProvider) -> _Instruments:
-    if provider not in _all:
-        _all[provider] = _Instruments(provider)
-    return _all[provider]
+    known = _all.get(id(provider))
+    if known is None:
+        known = _all[id(provider)] = _Instruments(provider)
+    return known
