@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any
 
 import pytest
-from telemetry_helpers import Heard, Spans, Watched, graphs
+from telemetry_helpers import Spans, Watched, graphs, watched
 
 from dwarf_nats.clock import ManualClock
-from dwarf_nats.embedding import open_engine
-from dwarf_nats.settings import EngineSettings
 from dwarf_nats.testing import TaskProxy
 
 
@@ -23,24 +19,6 @@ def proxy() -> TaskProxy:
 @pytest.fixture
 def spans() -> Spans:
     return Spans()
-
-
-@asynccontextmanager
-async def watched(dsn: str, proxy: TaskProxy, **more: Any) -> AsyncIterator[Watched]:
-    """A started engine, and what its metrics and spans say."""
-    heard, spans = Heard(), Spans()
-    settings = EngineSettings(drain_ms=0, **more.pop("settings", {}))
-    engine = open_engine(
-        dsn,
-        tasks=proxy,
-        graphs=proxy,
-        settings=settings,
-        meter_provider=heard.provider,
-        tracer_provider=spans.provider,
-        **more,
-    )
-    async with engine:
-        yield Watched(engine, proxy, heard, spans)
 
 
 @pytest.fixture

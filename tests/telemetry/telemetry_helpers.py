@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,9 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from dwarf_nats.embedding import open_engine
 from dwarf_nats.engine import Engine
+from dwarf_nats.settings import EngineSettings
 from dwarf_nats.testing import TaskProxy
 from dwarf_nats.workflow.flow import Flow
 from dwarf_nats.workflow.graph import Graph
@@ -110,6 +113,24 @@ class Watched:
     async def read(self) -> None:
         """Read the gauges, as the engine does by itself now and then."""
         await self.engine._gauges.read()
+
+
+@asynccontextmanager
+async def watched(dsn: str, proxy: TaskProxy, **more: Any) -> AsyncIterator[Watched]:
+    """A started engine, and what its metrics and spans say."""
+    heard, spans = Heard(), Spans()
+    settings = EngineSettings(drain_ms=0, **more.pop("settings", {}))
+    engine = open_engine(
+        dsn,
+        tasks=proxy,
+        graphs=proxy,
+        settings=settings,
+        meter_provider=heard.provider,
+        tracer_provider=spans.provider,
+        **more,
+    )
+    async with engine:
+        yield Watched(engine, proxy, heard, spans)
 
 
 def shown(key: str) -> str:

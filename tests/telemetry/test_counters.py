@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import watched
-from telemetry_helpers import WAIT, Held, Points, Watched, line, until
+from telemetry_helpers import WAIT, Held, Points, Watched, line, until, watched
 
 from dwarf_nats.clock import ManualClock
 from dwarf_nats.embedding import open_engine

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from conftest import watched
-from telemetry_helpers import Held, Points, Watched, until
+from telemetry_helpers import Held, Points, Watched, until, watched
 
 from dwarf_nats.clock import ManualClock
 from dwarf_nats.embedding import open_engine

@@ -5,12 +5,24 @@ from __future__ import annotations
 import re
 
 import pytest
-from conftest import watched
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import StatusCode
-from telemetry_helpers import WAIT, Held, Spans, Watched, id_of, line, links_of, parent_of, shown, trace_of, until
+from telemetry_helpers import (
+    WAIT,
+    Held,
+    Spans,
+    Watched,
+    id_of,
+    line,
+    links_of,
+    parent_of,
+    shown,
+    trace_of,
+    until,
+    watched,
+)
 
 from dwarf_nats.embedding import open_engine
 from dwarf_nats.settings import EngineSettings
