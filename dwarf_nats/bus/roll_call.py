@@ -227,8 +227,9 @@ class RollCall:
         lost = [call for call in calls if call in worker.calls]
         if lost:
             log.warning(
-                "worker %s %s: %d steps are given back, %s first", worker.subject, why, len(lost), lost[0].shown
-            )
+                "worker %s %s: %d steps are given back, %s first", worker.subject, why, len(lost), lost[0].shown,
+                extra={"worker": worker.subject, "step_ids": ", ".join(call.shown for call in lost[:10])},
+            )  # fmt: skip
         for call in lost:
             self.lost += 1
             self._inbox.end(call, WorkerLost(f"its worker {why}", self._pause(call.step)))

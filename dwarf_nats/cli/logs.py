@@ -10,6 +10,7 @@ from enum import StrEnum
 import msgspec
 
 from dwarf_nats.telemetry.context import current_ids
+from dwarf_nats.workflow.keys import without_tokens
 
 
 class LogFormat(StrEnum):
@@ -28,8 +29,18 @@ class LogLevel(StrEnum):
     ERROR = "error"
 
 
+class TextFormatter(logging.Formatter):
+    """Lines for people. From `info` on no key stands in one, whoever put it there: a task into its error, say."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return _published(record, super().format(record))
+
+
 class JsonFormatter(logging.Formatter):
-    """One JSON object per line; what was given as `extra` becomes fields, and so do the ids of the current span (T3)."""
+    """One JSON object per line; what was given as `extra` becomes fields, and so do the ids of the current span (T3).
+
+    As for keys, see `TextFormatter`.
+    """
 
     _USUAL = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 
@@ -44,7 +55,11 @@ class JsonFormatter(logging.Formatter):
         line |= {name: value for name, value in record.__dict__.items() if name not in self._USUAL}
         if record.exc_info:
             line["traceback"] = "".join(traceback.format_exception(*record.exc_info))
-        return msgspec.json.encode(line, enc_hook=str).decode()
+        return _published(record, msgspec.json.encode(line, enc_hook=str).decode())
+
+
+def _published(record: logging.LogRecord, text: str) -> str:
+    return text if record.levelno < logging.INFO else without_tokens(text)
 
 
 def set_up(form: LogFormat, level: LogLevel = LogLevel.INFO) -> None:
@@ -53,7 +68,7 @@ def set_up(form: LogFormat, level: LogLevel = LogLevel.INFO) -> None:
     if form is LogFormat.JSON:
         handler.setFormatter(JsonFormatter())
     else:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
+        handler.setFormatter(TextFormatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
     logging.basicConfig(
         level=max(logging.INFO, logging.getLevelNamesMapping()[level.upper()]), handlers=[handler], force=True
     )

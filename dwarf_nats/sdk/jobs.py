@@ -16,6 +16,7 @@ from dwarf_nats.errors import DwarfError
 from dwarf_nats.telemetry.context import continued
 from dwarf_nats.workflow.answer import Answer, TaskCall
 from dwarf_nats.workflow.arguments import TaskFunction, run_task
+from dwarf_nats.workflow.keys import without_tokens
 from dwarf_nats.workflow.task_error import TaskError
 
 from .calls import CANCELLED, bounced, failed
@@ -46,6 +47,12 @@ class Job:
     def shown(self) -> str:
         """The token-free id of the step."""
         return self.call.step_key.rpartition("-")[0]
+
+    @property
+    def about(self) -> dict[str, object]:
+        """Fields of a log line about it, token-free (T3)."""
+        flow = self.call.flow_key.rpartition("-")[0]
+        return {"flow_id": flow, "step_id": self.shown, "workflow": self.call.workflow, "task": self.handler.url}
 
 
 @dataclass(slots=True, frozen=True)
@@ -88,10 +95,12 @@ def _logged(url: str, function: TaskFunction, coroutine: bool) -> TaskFunction:
 
 
 def _log(url: str, error: Exception) -> None:
+    step = _step.get()
+    about = {"task": url, "step_id": step}
     if isinstance(error, TaskError | DwarfError):
-        log.info("task %s, step %s: %s", url, _step.get(), error)
+        log.info("task %s, step %s: %s", url, step, without_tokens(str(error)), extra=about)
     else:
-        log.error("task %s, step %s raised %s", url, _step.get(), type(error).__name__, exc_info=error)
+        log.error("task %s, step %s raised %s", url, step, type(error).__name__, exc_info=error, extra=about)
 
 
 class Jobs:
@@ -141,7 +150,7 @@ class Jobs:
         """Call off the executions of these steps. Saying so again does not disturb one that is tidying up."""
         for step in steps:
             for job in [job for job in self._by_step.get(step, ()) if not job.call.cancelled]:
-                log.info("step %s: cancelled", step)
+                log.info("step %s: cancelled", step, extra=job.about)
                 self._call_off(job, failed(CANCELLED, "the flow was cancelled while the task ran"))
 
     async def idle(self) -> None:
@@ -171,7 +180,7 @@ class Jobs:
         except asyncio.CancelledError:
             answer = job.ended or bounced("the worker is stopping")
         except Exception as error:
-            log.exception("task %s, step %s: the worker failed", job.handler.url, job.shown)
+            log.exception("task %s, step %s: the worker failed", job.handler.url, job.shown, extra=job.about)
             answer = failed(500, f"the worker failed: {type(error).__name__}: {error}")
         try:
             await self._say(job, answer)
@@ -187,7 +196,7 @@ class Jobs:
         try:
             await self._answer(job, answer)
         except Exception:
-            log.exception("task %s, step %s: its answer could not be sent", job.handler.url, job.shown)
+            log.exception("task %s, step %s: its answer could not be sent", job.handler.url, job.shown, extra=job.about)
 
     def _call_off(self, job: Job, answer: Answer) -> None:
         job.call.cancelled = True
@@ -234,5 +243,5 @@ class Jobs:
         self._wind(job)
 
     def _due_deadline(self, job: Job) -> None:
-        log.warning("task %s, step %s: not done by its deadline", job.handler.url, job.shown)
+        log.warning("task %s, step %s: not done by its deadline", job.handler.url, job.shown, extra=job.about)
         self._call_off(job, failed(408, f"task {job.handler.url} was not done by its deadline"))

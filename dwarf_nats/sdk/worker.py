@@ -300,7 +300,7 @@ class Worker:
         try:
             call = decode_request(msg.data, msg.headers)
         except BadRequest as error:
-            log.warning("task %s: %s", handler.url, error)
+            log.warning("task %s: %s", handler.url, error, extra={"task": handler.url})
             answer = failed(error.code, error.message)
             self._announced.served(handler.url, answer.error, 0)
             await self._reply(msg.reply, answer)

@@ -11,7 +11,7 @@ import sys
 import pytest
 from telemetry_helpers import WAIT, Spans, Watched, line, shown
 
-from dwarf_nats.cli.logs import JsonFormatter, LogFormat, LogLevel, set_up
+from dwarf_nats.cli.logs import JsonFormatter, LogFormat, LogLevel, TextFormatter, set_up
 from dwarf_nats.embedding import open_engine
 from dwarf_nats.ports import WorkerLost
 from dwarf_nats.settings import EngineSettings
@@ -175,7 +175,7 @@ def test_a_level_is_for_what_is_ours(level: str, ours: int, others: int) -> None
 
 
 def test_a_traceback_and_the_fields_of_a_line_are_json() -> None:
-    record = logging.makeLogRecord({"name": "n", "levelname": "ERROR", "msg": "no", "step_id": "1-2"})
+    record = logging.makeLogRecord({"name": "n", "levelname": "ERROR", "levelno": 40, "msg": "no", "step_id": "1-2"})
     try:
         raise RuntimeError("boom")
     except RuntimeError:
@@ -183,3 +183,19 @@ def test_a_traceback_and_the_fields_of_a_line_are_json() -> None:
     told = json.loads(JsonFormatter().format(record))
     assert (told["step_id"], told["message"], told["level"]) == ("1-2", "no", "error")
     assert "RuntimeError: boom" in told["traceback"]
+
+
+@pytest.mark.parametrize("formatter", [JsonFormatter(), TextFormatter("%(message)s")])
+def test_a_key_that_somebody_put_into_an_error_is_not_published(formatter: logging.Formatter) -> None:
+    """Not in the text, not in a field, not in a traceback; in debug lines it stays."""
+    key = "1-42-a1B2c3D4e5F6g7H8"
+    record = logging.makeLogRecord({"name": "n", "msg": f"no money for {key}", "detail": key, "levelno": logging.INFO})
+    try:
+        raise RuntimeError(f"no money for {key}")
+    except RuntimeError:
+        record.exc_info = sys.exc_info()
+    line = formatter.format(record)
+    assert "1-42" in line
+    assert "a1B2c3D4e5F6g7H8" not in line
+    record.levelno = logging.DEBUG
+    assert key in formatter.format(record)
