@@ -76,7 +76,7 @@ def fail(step: StepInHand, error: ErrorInfo) -> Settlement:
     if step.spawn_id:
         settlement.arrives = True
     else:
-        settlement.end = FlowEnd(Status.FAILED, encode_state(merge(step.state, step.changes)), error)
+        settlement.end = _ended(step, Status.FAILED, step.changes, merge(step.state, step.changes), error)
     return settlement
 
 
@@ -172,10 +172,8 @@ def _follow(
     """The step is completed and the flow goes along the route; with nothing next it completes (X7, X9)."""
     try:
         following = branching.follow(graph, step.node, route, state, member=step.spawn_id != 0)
-        ends = following.target == END and not following.branches
-        state_json, lenders = _encoded(step, state, limits), NONE
-        if not ends and len(state_json) >= lending.LARGE:
-            lenders = lending.lenders_of(step.step_id, step.state, changes, step.lenders, state)
+        state_json = _encoded(step, state, limits)
+        lenders = _lenders(step, changes, state, state_json)
         branches = [_branch(step, *one, state, lenders, limits) for one in following.branches]
     except StepError as error:
         if route.after_error:
@@ -191,8 +189,8 @@ def _follow(
     elif following.arrives:
         settlement.arrives = True
         settlement.delay_us = delay_us
-    elif ends:
-        settlement.end = FlowEnd(Status.COMPLETED, state_json)
+    elif following.target == END:
+        settlement.end = _ended(step, Status.COMPLETED, changes, state)
     else:
         if lenders:
             state_json = encode_state(lending.slim(state, lenders))
@@ -200,6 +198,22 @@ def _follow(
             step, graph, following.target, state, state_json, lenders, delay_us, new_step, step.spawn_id, step.ordinal
         )
     return settlement
+
+
+def _ended(step: StepInHand, status: Status, changes: State, state: State, error: ErrorInfo | None = None) -> FlowEnd:
+    """The flow ends with the state this step hands on."""
+    end = FlowEnd(status, encode_state(state), error)
+    end.lenders = _lenders(step, changes, state, end.state_json)
+    if end.lenders:
+        end.slim_json = encode_state(lending.slim(state, end.lenders))
+    return end
+
+
+def _lenders(step: StepInHand, changes: State, state: State, text: bytes) -> Lenders:
+    """Who holds the large fields of what this step hands on."""
+    if len(text) < lending.LARGE:
+        return NONE
+    return lending.lenders_of(step.step_id, step.state, changes, step.lenders, state)
 
 
 def _branch(

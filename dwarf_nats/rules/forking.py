@@ -108,7 +108,9 @@ def _flow(
         copy.surgraph_step_id = step_ids[flow.surgraph_step_id][0]
     if runs:
         copy.status = Status.RUNNING
-        copy.final_state = copy.error = copy.cancel_reason = None
+        copy.final_state = copy.final_borrowed = copy.error = copy.cancel_reason = None
+    else:
+        copy.final_borrowed = _lent(copy.final_borrowed, step_ids)
     return copy
 
 
@@ -116,11 +118,14 @@ def _move(step: StepRow, flow_ids: Mapping[int, tuple[int, str]], step_ids: Mapp
     step.flow_id = flow_ids[step.flow_id][0]
     step.step_id, step.token = step_ids[step.step_id]
     step.spawn_id = step_ids[step.spawn_id][0] if step.spawn_id else 0
-    if step.borrowed is not None:
-        lenders = lending.read(step.borrowed)
-        step.borrowed = lending.stored({name: step_ids[lender][0] for name, lender in lenders.items()})
+    step.borrowed = _lent(step.borrowed, step_ids)
     step.predecessor_id = _moved(step.predecessor_id, step_ids)
     step.successor_id = _moved(step.successor_id, step_ids)
+
+
+def _lent(borrowed: str | None, step_ids: Mapping[int, tuple[int, str]]) -> str | None:
+    """What is borrowed is borrowed from the copies."""
+    return lending.stored({name: step_ids[lender][0] for name, lender in lending.read(borrowed).items()})
 
 
 def _moved(step_id: int | None, step_ids: Mapping[int, tuple[int, str]]) -> int | None:

@@ -153,6 +153,14 @@ class FlowEnd:
     error: ErrorInfo | None = None
     payload: Raw | None = None
     """Of an interrupt; a breakpoint has none."""
+    lenders: Lenders = field(default_factory=dict)
+    slim_json: bytes = b""
+    """The state without what is borrowed from `lenders`, if anything is."""
+
+    @property
+    def stored_json(self) -> bytes:
+        """The state as it is written."""
+        return self.slim_json or self.state_json
 
 
 @dataclass(slots=True)

@@ -10,6 +10,7 @@ from dwarf_nats.errors import BadRequest
 from dwarf_nats.rules import fan_in
 from dwarf_nats.rules.decide import Limits, fail_or_handle
 from dwarf_nats.rules.settlement import FlowEnd, FlowFacts, NewIds, NewStep, Settled, Settlement, StepInHand
+from dwarf_nats.store.lent import HELD
 from dwarf_nats.store.wishes import Effects, Sql, StepInsert, Wish
 from dwarf_nats.workflow import lending
 from dwarf_nats.workflow.answer import ErrorInfo
@@ -31,8 +32,6 @@ MEMBERS = """
 select step_id, ordinal, depth, status, arrived, changes, not_before from dwarf_steps
 where spawn_id = $1 and spawn_id <> 0
 """
-# Those who hold the large fields of a step.
-HELD = "select step_id, state, changes from dwarf_steps where step_id {in:$1}"
 CONVERGE = """
 update dwarf_steps set successor_id = $2
 where spawn_id = $1 and spawn_id <> 0 and arrived = 1 and status = 'completed'
@@ -98,7 +97,8 @@ def _arrive(
     if failures:
         graph = arrivals.flow.graph
         assert graph is not None
-        yield from _end(arrivals.flow, Status.FAILED, fan_in.final_state(graph, spawn, members), error, settled)
+        end = FlowEnd(Status.FAILED, fan_in.final_state(graph, spawn, members), ErrorInfo.from_stored(error))
+        yield from _end(arrivals.flow, end, error, settled)
         return
     yield from _converge(spawn, members, arrivals, outward, settled, new_step, limits)
 
@@ -182,17 +182,17 @@ def _failed_fan_in(
         yield Sql("update dwarf_steps set arrived = 1 where step_id = $1", (step.step_id,))
         outward.add(step.flow, step, step.spawn_id, row.error)
     if outcome.end is not None:
-        yield from _end(step.flow, outcome.end.status, outcome.end.state_json, row.error, settled)
+        yield from _end(step.flow, outcome.end, row.error, settled)
 
 
-def _end(flow: FlowFacts, status: Status, state: bytes, error: str | None, settled: Settled) -> Effects:
+def _end(flow: FlowFacts, end: FlowEnd, error: str | None, settled: Settled) -> Effects:
     rows = yield Sql(
-        "update dwarf_flows set status = $2, final_state = $3, error = $4, updated_at = {now}"
+        "update dwarf_flows set status = $2, final_state = $3, final_borrowed = $4, error = $5, updated_at = {now}"
         " where flow_id = $1 and status in ('running', 'interrupted') returning updated_at",
-        (flow.flow_id, status.value, state.decode(), error),
+        (flow.flow_id, end.status.value, end.stored_json.decode(), lending.stored(end.lenders), error),
     )
     if rows:
-        settled.ended.append((flow, FlowEnd(status, state, ErrorInfo.from_stored(error)), int(rows[0][0])))
+        settled.ended.append((flow, end, int(rows[0][0])))
 
 
 def _failure(one: Settlement) -> str | None:

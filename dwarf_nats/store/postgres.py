@@ -150,10 +150,10 @@ SETTLE = f"""
 with r as (
   select * from unnest($1::bigint[], $2::int[], $3::text[], $4::text[], $5::text[], $6::int[], $7::bigint[], $8::bigint[],
     $9::bigint[], $10::text[], $11::text[], $12::text[], $13::text[], $14::bool[], $15::bigint[], $16::bigint[],
-    $17::text[], $18::text[], $20::bool[], $21::int[], $22::text[])
+    $17::text[], $18::text[], $20::bool[], $21::int[], $22::text[], $23::text[])
   as r(step_id, lease_seq, status, changes, error, attempt, delay, flow_id, next_id, next_token, next_node, next_url,
     next_state, next_running, next_delay, lease, end_status, final_state, arrives,
-    cohort_size, next_borrowed)),
+    cohort_size, next_borrowed, final_borrowed)),
 -- Fenced by the lease generation (X1). The group's own columns come back through `returning`, so nothing is joined twice.
 done as (
   update dwarf_steps s set
@@ -169,7 +169,7 @@ done as (
   returning s.step_id, s.flow_id, s.depth, s.priority, s.fairness_key, s.fairness_weight, s.spawn_id, s.ordinal,
     r.error, r.next_id,
     r.next_token, r.next_node, r.next_url, r.next_state, r.next_borrowed, r.next_running, r.next_delay, r.lease, r.end_status,
-    r.final_state, f.status in ('running', 'interrupted') as alive, f.breakpoints is not null as held,
+    r.final_state, r.final_borrowed, f.status in ('running', 'interrupted') as alive, f.breakpoints is not null as held,
     f.updated_at as flow_updated_at),
 born as (
   insert into dwarf_steps (step_id, flow_id, depth, token, node, url, state, status, lease_seq, claimed_by, lease_expires,
@@ -187,7 +187,7 @@ born as (
       next_node, next_url, next_state, next_borrowed, next_running and not held as next_running, next_delay, lease
     from done where next_id is not null and alive) d),
 ended as (
-  update dwarf_flows f set status = d.end_status, final_state = d.final_state,
+  update dwarf_flows f set status = d.end_status, final_state = d.final_state, final_borrowed = d.final_borrowed,
     updated_at = greatest({NOW}, f.updated_at + 1), error = case when d.end_status = 'failed' then d.error end
   from done d
   where d.end_status is not null and d.alive and f.flow_id = d.flow_id and f.status in ('running', 'interrupted')
@@ -463,9 +463,9 @@ def _settle_args(group: Sequence[Settlement], replica_id: int, budget_ms: int) -
         [n and n.node for n in nexts], [n and n.url for n in nexts],
         [n and n.state_json.decode() for n in nexts], [n is not None and n.running for n in nexts],
         [n.delay_us if n else 0 for n in nexts], [lease_us(one.step.flow, budget_ms) for one in group],
-        [end and end.status.value for end in ends], [end and end.state_json.decode() for end in ends],
+        [end and end.status.value for end in ends], [end and end.stored_json.decode() for end in ends],
         replica_id, [one.arrives for one in group], [len(one.branches) or None for one in group],
-        [n and lending.stored(n.lenders) for n in nexts],
+        [n and lending.stored(n.lenders) for n in nexts], [end and lending.stored(end.lenders) for end in ends],
     )  # fmt: skip
 
 

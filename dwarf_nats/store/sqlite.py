@@ -73,7 +73,7 @@ update dwarf_steps set status = ?, changes = ?, error = ?, attempt = ?, claimed_
   parked = case when ?1 = 'pending' and url in (select t.url from dwarf_tripped t) then 2 else 0 end
 where step_id = ? and lease_seq = ? and status = 'running'
 """
-_ENDED = "update dwarf_flows set status = ?, final_state = ?, error = ?, updated_at = ? where flow_id = ?"
+_ENDED = "update dwarf_flows set status = ?, final_state = ?, final_borrowed = ?, error = ?, updated_at = ? where flow_id = ?"
 
 
 class Sqlite:
@@ -331,7 +331,17 @@ class Sqlite:
         if alive and end is not None:
             flow_error = one.error_json if end.status == "failed" else None
             now = max(now, row[1] + 1)
-            connection.execute(_ENDED, (end.status.value, end.state_json.decode(), flow_error, now, flow.flow_id))
+            connection.execute(
+                _ENDED,
+                (
+                    end.status.value,
+                    end.stored_json.decode(),
+                    lending.stored(end.lenders),
+                    flow_error,
+                    now,
+                    flow.flow_id,
+                ),
+            )
         return alive, now, bool(row[2])
 
     async def _group(self, work: Callable[[sqlite3.Connection], T]) -> T:

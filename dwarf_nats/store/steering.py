@@ -155,8 +155,8 @@ async def _settle_pauses(tx: Tx, path: Sequence[FlowRow]) -> list[FlowRow]:
 
 async def _run_again(tx: Tx, flow_ids: Sequence[int], more: str = "") -> list[FlowRow]:
     rows = await tx.fetch(
-        f"update dwarf_flows set status = 'running', updated_at = {_AT}, final_state = null, error = null,"
-        f" cancel_reason = null{more} where flow_id {{in:$1}} returning {FlowRow.columns()}",
+        f"update dwarf_flows set status = 'running', updated_at = {_AT}, final_state = null, final_borrowed = null,"
+        f" error = null, cancel_reason = null{more} where flow_id {{in:$1}} returning {FlowRow.columns()}",
         list(flow_ids),
     )
     return [flow_row(row) for row in rows]

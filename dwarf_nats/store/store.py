@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dwarf_nats.errors import BadRequest, Conflict, NotFound, Unavailable
 from dwarf_nats.rules.decide import UNLIMITED, Limits
 from dwarf_nats.rules.planning import NO_ALLOWANCES, Ask, Page, Share
 from dwarf_nats.rules.settlement import NewIds, Settled
-from dwarf_nats.store import breakers, cohorts, line, listing, migrate, steering, sweeping
+from dwarf_nats.store import breakers, lent, line, listing, migrate, steering, sweeping
 from dwarf_nats.store.breakers import PARKED
 from dwarf_nats.store.cohorts import no_ids
 from dwarf_nats.store.postgres import Postgres, shown_dsn
@@ -238,7 +238,7 @@ class SqlStore:
             found = await steering.pauses(tx, steering.below(flows, flow.flow_id))
             if not found:
                 return None
-            found[0].state = await _whole(tx.fetch, found[0].state, found[0].borrowed)
+            found[0].state = encode_state(await lent.whole(tx.fetch, found[0].state, found[0].borrowed)).decode()
             return found[0]
 
         return await self.database.transact(work)
@@ -249,14 +249,18 @@ class SqlStore:
         if row is None or row.token != key.token:
             raise no_such("step", key)
         try:
-            row.state = await _whole(self.database.fetch, row.state, row.borrowed)
+            row.state = encode_state(await self.whole(row.state, row.borrowed)).decode()
         except lending.Gone:
             raise no_such("step", key) from None
         return row
 
     async def held(self, step_ids: Collection[int]) -> lending.Held:
         """What these steps hold, for those who borrow from them."""
-        return lending.Held(await self.database.fetch(cohorts.HELD, sorted(step_ids)) if step_ids else ())
+        return lending.Held(await self.database.fetch(lent.HELD, sorted(step_ids)) if step_ids else ())
+
+    async def whole(self, state: str, borrowed: str | None) -> State:
+        """A stored state with what it borrows. Raises `lending.Gone`."""
+        return await lent.whole(self.database.fetch, state, borrowed)
 
     async def step_by_id(self, step_id: int) -> StepRow | None:
         rows = await self.database.fetch(f"select {StepRow.columns()} from dwarf_steps where step_id = $1", step_id)
@@ -511,14 +515,6 @@ class SqlStore:
             return await steering.remove(tx, [int(row[0]) for row in rows])
 
         return await self.database.transact(work)
-
-
-async def _whole(fetch: Callable[..., Awaitable[list[Row]]], state: str, borrowed: str | None) -> str:
-    """A stored state with what it borrows. Raises `lending.Gone`."""
-    if borrowed is None:
-        return state
-    rows = await fetch(cohorts.HELD, sorted(set(lending.read(borrowed).values())))
-    return encode_state(lending.Held(rows).whole(state, borrowed)).decode()
 
 
 def no_such(what: str, key: Key) -> NotFound:

@@ -45,6 +45,8 @@ class FlowRow:
     notify: str
     request_digest: str
     final_state: str | None
+    """Without what is `final_borrowed` (`lending`)."""
+    final_borrowed: str | None
     error: str | None
     cancel_reason: str | None
     created_at: int

@@ -1,4 +1,4 @@
-"""Large fields are stored once: a step's row names the steps that hold what it does not hold itself."""
+"""Large fields are stored once: a row names the steps that hold those fields of its state which it does not hold itself."""
 
 from __future__ import annotations
 
@@ -12,3 +12,4 @@ depends_on = None
 
 def upgrade() -> None:
     op.get_bind().exec_driver_sql("alter table dwarf_steps add column borrowed text")
+    op.get_bind().exec_driver_sql("alter table dwarf_flows add column final_borrowed text")

@@ -51,15 +51,19 @@ class Shard:
         for step in sorted(self.steps.values(), key=lambda step: (step.depth, step.step_id)):
             self.of_flow.setdefault(step.flow_id, []).append(step)
             if step.borrowed:
-                state = json.loads(step.state)
-                for name, lender in json.loads(step.borrowed).items():
-                    state[name] = self._lent(step, name, lender)
-                step.state = json.dumps(state)
+                step.state = self._whole(step.flow_id, step.state, step.borrowed)
+        for flow in self.flows.values():
+            if flow.final_borrowed:
+                flow.final_state = self._whole(flow.flow_id, flow.final_state, flow.final_borrowed)
 
-    def _lent(self, step: Row, name: str, lender: int) -> Any:
-        """A large field of a step's input, from the step of its flow that holds it."""
+    def _whole(self, flow_id: int, state: str, borrowed: str) -> str:
+        lent = {name: self._lent(flow_id, name, lender) for name, lender in json.loads(borrowed).items()}
+        return json.dumps({**json.loads(state), **lent}, ensure_ascii=False, separators=(",", ":"))
+
+    def _lent(self, flow_id: int, name: str, lender: int) -> Any:
+        """A large field, from the step of the flow that holds it."""
         holder = self.steps.get(lender)
-        if holder is None or holder.flow_id != step.flow_id:
+        if holder is None or holder.flow_id != flow_id:
             return f"<step {lender} of this flow, which should hold it, is not there>"
         return {**json.loads(holder.state), **json.loads(holder.changes)}.get(name, f"<not held by step {lender}>")
 

@@ -11,7 +11,7 @@ from dwarf_nats.workflow.options import Query
 from dwarf_nats.workflow.records import Step
 from dwarf_nats.workflow.status import Status
 from dwarf_nats.workflow.task_error import TaskError
-from tests.flows.flow_helpers import Bench, ask, bench, each, line
+from tests.flows.flow_helpers import Bench, ask, bench, call, each, line
 
 BIG = "x" * 50_000
 OTHER = "y" * 50_000
@@ -19,9 +19,10 @@ FIVE = line("five", "a", "b", "c", "d", "e")
 
 
 async def stored(it: Bench) -> int:
-    """Bytes of state and changes in all steps."""
+    """Bytes of states, changes and final states."""
     rows = await it.engine._shards[1].store.database.fetch(  # type: ignore[attr-defined]
-        "select sum(length(state) + length(changes) + length(coalesce(borrowed, ''))) from dwarf_steps"
+        "select (select sum(length(state) + length(changes) + length(coalesce(borrowed, ''))) from dwarf_steps)"
+        " + (select sum(length(coalesce(final_state, ''))) from dwarf_flows)"
     )
     return int(rows[0][0])
 
@@ -155,3 +156,35 @@ async def test_a_flow_that_ends_on_the_way_has_its_large_fields(dsn: str) -> Non
         paused = await it.run(graph, {"big": BIG, "items": [1, 2]})
         await it.engine.cancel(paused.flow_key)
         assert (await it.engine.snapshot(paused.flow_key)).state == {"big": BIG, "items": [1, 2]}
+
+
+async def test_the_next_flow_of_a_thread_begins_with_large_fields_of_its_own(dsn: str) -> None:
+    """O15: also once the flow before it is gone."""
+    async with bench(dsn) as it:
+        it.idle("a", "b", "c", "d", "e")
+        first = await it.run(FIVE, {"big": BIG, "n": 1})
+        second = await it.engine.continue_(first.flow_key, {"n": 2})
+        await it.engine.delete(first.flow_key)
+        await it.engine.start(second)
+        assert (await it.stopped(second)).state == {"big": BIG, "n": 2}
+
+
+async def test_a_child_hands_its_large_fields_up_and_is_copied_with_them(dsn: str) -> None:
+    """P1, O14: what the parent is given is its own; the copy of a finished child borrows from copies."""
+    async with bench(dsn) as it:
+        it.proxy.handle_graph(line("child", "b", "c"))
+        it.idle("b", "c", "d")
+        it.tasks(a=call("child", big=BIG))
+        first = await it.run(line("parent", "a", "d"), {"more": OTHER})
+        assert first.state == {"more": OTHER, "child": {"big": BIG}}
+        copy = await it.engine.fork((await it.steps(first.flow_key))["d"].step_key)
+        await it.stopped(copy)
+        await it.engine.delete(first.flow_key)
+        assert (await it.engine.snapshot(copy)).state == {"more": OTHER, "child": {"big": BIG}}
+        caller = (await it.steps(copy))["a"]
+        rows = await it.engine._shards[1].store.database.fetch(  # type: ignore[attr-defined]
+            "select f.flow_id, f.token from dwarf_flows f where f.surgraph_step_id = $1", caller.step_id
+        )
+        (key,) = [f"1-{row[0]}-{row[1]}" for row in rows]
+        assert (await it.engine.snapshot(key)).state == {"big": BIG}
+        assert await state_of(it, (await it.steps(key))["c"]) == {"big": BIG}
