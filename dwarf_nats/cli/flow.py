@@ -10,7 +10,7 @@ import typer
 from rich.text import Text
 
 from dwarf_nats.cli.command import command, new_app
-from dwarf_nats.cli.options import Bus, Creation, Filters, Service
+from dwarf_nats.cli.options import Bus, Creation, Filters, Matching, Service
 from dwarf_nats.cli.output import (
     Output,
     clock,
@@ -228,12 +228,15 @@ async def delete(out: Output, bus: Bus, service: Service, flow: FlowKey) -> None
     short="Delete the flows that match and are not running.",
     example="dwarf-nats flow purge --status completed --older-than-ms 86400000",
 )
-async def purge(out: Output, bus: Bus, service: Service, filters: Filters) -> None:
-    """Delete the flows that match and are not running; needs --status, --workflow or --older-than-ms."""
-    if filters.status is None and not filters.workflow and filters.older_than_ms is None:
+async def purge(out: Output, bus: Bus, service: Service, matching: Matching) -> None:
+    """Delete the flows that match and are not running, the oldest first; needs --status, --workflow or --older-than-ms.
+
+    At most 10,000 at a time: as long as it says that it deleted some, there may be more.
+    """
+    if matching.status is None and not matching.workflow and matching.older_than_ms is None:
         raise BadRequest("purge needs at least one of --status, --workflow, --older-than-ms")
     async with service.client(bus) as client:
-        deleted = await client.purge(filters.query())
+        deleted = await client.purge(matching.query())
     out.show(m.FlowPurgeReply(deleted=deleted), f"deleted {deleted}")
 
 

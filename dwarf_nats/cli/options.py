@@ -140,7 +140,7 @@ class Creation(Scheduling):
 
 @option_group("Which flows")
 @dataclass(slots=True, frozen=True)
-class Filters:
+class Matching:
     """Which flows (O9)."""
 
     status: Annotated[FlowStatus | None, typer.Option(help="In this status.")] = None
@@ -153,7 +153,6 @@ class Filters:
     newer_than_ms: Annotated[int | None, typer.Option(min=0, help="Status changed since.")] = None
     shard: Annotated[int | None, typer.Option(min=1, help="On this shard.")] = None
     search: Annotated[str, typer.Option(help="Part of key, workflow, task, error or reason.")] = ""
-    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 100
 
     def query(self) -> Query:
         """As the client takes it."""
@@ -168,5 +167,15 @@ class Filters:
             newer_than_ms=self.newer_than_ms,
             shard=self.shard,
             search=self.search,
-            limit=self.limit,
         )
+
+
+@option_group("Which flows")
+@dataclass(slots=True, frozen=True)
+class Filters(Matching):
+    """Which flows, and how many of them (O9)."""
+
+    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 100
+
+    def query(self) -> Query:
+        return replace(Matching.query(self), limit=self.limit)
