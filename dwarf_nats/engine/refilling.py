@@ -191,6 +191,12 @@ class Line:
             self.roster.note_wake(self._clock.now() + delay_us)
         self.wake(delay_us)
 
+    def told(self, delay_us: int) -> None:
+        """By the database: a step of some band is pending, due `delay_us` from now, whether or not it was hinted at."""
+        if delay_us > 0:
+            self.roster.note_wake(self._clock.now() + delay_us)
+        self.wake(delay_us)
+
     def hint_at(self, priority: int, due_at: int) -> None:
         """The same, in the words of a peer: `due_at` is on the shard's clock."""
         self.hint(priority, self.roster.delay_of(due_at, self._clock.now()))

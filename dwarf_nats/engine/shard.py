@@ -38,6 +38,8 @@ log = logging.getLogger("dwarf_nats.engine")
 T = TypeVar("T")
 BEAT = 0.4
 """How often a replica renews its row, as a share of the time after which it is taken for dead."""
+LOOK_SECONDS = 2.0
+"""A flow that is waited for is looked at in the database so often, should nobody tell that it stopped."""
 ID_BLOCK = 5_000
 BUS_AWAY_DELAY_US = 250_000
 
@@ -129,6 +131,7 @@ class Shard:
             self._job(self.committer.run(), "committer"),
             self._job(self._beat(name), "pulse"),
             self._job(self._keep_up(), "reaper"),
+            self._job(self._look_for_waiters(), "looker"),
             self._job(self.gate.run(), "prober"),
         ]
 
@@ -575,8 +578,11 @@ class Shard:
         while True:
             await self._clock.sleep(self.settings.replica_timeout_ms / 1000 * BEAT)
             try:
-                self.gate.held = await self.store.beat(name)
+                pulse = await self.store.beat(name)
+                self.gate.held = pulse.held
                 self.away = ""
+                if pulse.due_in is not None:
+                    self.line.told(pulse.due_in)
             except Unavailable as error:
                 self.away = str(error)
                 self._missed_beats += 1
@@ -585,6 +591,22 @@ class Shard:
                 raise
             except Exception:
                 log.exception("a defect in the pulse of shard %d", self.number)
+
+    async def _look_for_waiters(self) -> None:
+        """Ask the database about those flows that have been waited for a while: who stops one may not have said so (B1, O4)."""
+        before: set[int] = set()
+        while True:
+            await self.waiters.some.wait()
+            await self._clock.sleep(LOOK_SECONDS)
+            now = self.waiters.waited_for()
+            try:
+                for flow_id in await self.store.stopped_among(sorted(before & now)) if before & now else ():
+                    self.waiters.wake(flow_id, None)
+            except Unavailable as error:
+                log.debug("shard %d: %s", self.number, error)
+            except Exception:
+                log.exception("a defect in the watch over those who wait on shard %d", self.number)
+            before = now
 
     async def _keep_up(self) -> None:
         beat = self.settings.replica_timeout_ms / 1000 * BEAT
@@ -625,10 +647,6 @@ class Shard:
             step = self._in_hand.get(step_id)
             if step is not None and step_id in self._running:  # nobody told, or the signal was lost (B1)
                 self.cancelled([(step_id, step.token)])
-        waited_for = self.waiters.waited_for()
-        if waited_for:
-            for flow_id in await self.store.stopped_among(waited_for):
-                self.waiters.wake(flow_id, None)
 
 
 def _raw(text: str | None) -> Raw | None:

@@ -213,6 +213,8 @@ as r(step_id, flow_id, depth, token, node, url, state, status, not_before, delay
 """
 CHUNK = 2_000
 """Rows of one such statement."""
+FIRST_PLANS, LAST_PLANS = 8, 4_096
+"""So many runs of hot statements until their plans are made anew: the first time, twice as many each time, and the most."""
 
 
 class Postgres:
@@ -224,6 +226,8 @@ class Postgres:
         self._pool: asyncpg.Pool | None = None
         self._hot: asyncpg.Connection | None = None
         self._hot_lock = asyncio.Lock()
+        self._runs = 0
+        self._plans_last = FIRST_PLANS
         self.why = "the engine is not running: its database is closed"
         self._resizing: set[asyncio.Future[None]] = set()
 
@@ -393,6 +397,8 @@ class Postgres:
                             self._hot = await asyncpg.connect(
                                 self.dsn, timeout=10, command_timeout=60, server_settings=_HOT
                             )
+                        self._runs, self._plans_last = 0, FIRST_PLANS
+                    await self._replan(self._hot)
                     return await work(self._hot)
                 except _AGAIN as error:
                     if attempt == 3:  # it is not what was to be written that is at fault
@@ -403,6 +409,15 @@ class Postgres:
                         hot.terminate()
                     raise self._unavailable(error) from error
             raise AssertionError("unreachable")
+
+    async def _replan(self, hot: Any) -> None:
+        """Forget the plans now and then. A plan made while a table was empty, and known to be, may read an index from end to
+        end; nothing tells the connection when the table has grown, until it is analysed again."""
+        self._runs += 1
+        if self._runs >= self._plans_last:
+            self._runs = 0
+            self._plans_last = min(self._plans_last * 2, LAST_PLANS)
+            await hot.execute("discard plans")
 
     @asynccontextmanager
     async def _acquired(self) -> AsyncIterator[Any]:

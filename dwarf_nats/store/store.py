@@ -9,13 +9,13 @@ from dwarf_nats.errors import BadRequest, Conflict, NotFound, Unavailable
 from dwarf_nats.rules.decide import UNLIMITED, Limits
 from dwarf_nats.rules.planning import NO_ALLOWANCES, Ask, Page, Share
 from dwarf_nats.rules.settlement import NewIds, Settled
-from dwarf_nats.store import breakers, listing, migrate, steering, sweeping
+from dwarf_nats.store import breakers, line, listing, migrate, steering, sweeping
 from dwarf_nats.store.breakers import PARKED
 from dwarf_nats.store.cohorts import no_ids
 from dwarf_nats.store.postgres import Postgres, shown_dsn
 from dwarf_nats.store.sqlite import Sqlite
 from dwarf_nats.workflow.keys import Key
-from dwarf_nats.workflow.rows import FlowRow, Paused, Steered, StepRow, flow_row, step_row
+from dwarf_nats.workflow.rows import FlowRow, Paused, Pulse, Steered, StepRow, flow_row, step_row
 from dwarf_nats.workflow.status import Status
 
 if TYPE_CHECKING:
@@ -439,16 +439,18 @@ class SqlStore:
     async def orphaned(self, age_ms: int) -> list[int]:
         return await self.database.transact(lambda tx: sweeping.orphaned(tx, age_ms))
 
-    async def beat(self, name: str) -> bool:
-        """Renew this replica's row (B2); whether there are tasks whose steps are held, or steps that are."""
+    async def beat(self, name: str) -> Pulse:
+        """Renew this replica's row (B2), and look in passing whether there is work nobody told of (B1)."""
         rows = await self.database.fetch(
             "insert into dwarf_replicas (replica_id, name, seen_at) values ($1, $2, {now})"
             " on conflict (replica_id) do update set seen_at = excluded.seen_at"
-            f" returning {breakers.ANY_HELD}",
+            f" returning {breakers.ANY_HELD}, ({line.FIRST_RIPE}), ({line.NEXT_AWAKE}), seen_at",
             self.replica_id,
             name,
         )
-        return bool(rows[0][0])
+        held, ripe, wakes_at, now = rows[0]
+        due = ripe if ripe is not None else wakes_at
+        return Pulse(bool(held), None if due is None else max(0, int(due) - int(now)))
 
     async def recover(self, timeout_ms: int) -> int:
         """Give back the steps of replicas that went silent, and those past their lease; how many (B2).

@@ -9,6 +9,18 @@ from typing import Any
 from dwarf_nats.workflow.status import Status
 
 
+@dataclass(slots=True, frozen=True)
+class Pulse:
+    """What a replica learns while it renews its row: what a signal would have told it, had it come (B1).
+
+    `held`: whether there are tasks whose steps are held, or steps that are. `due_in`: microseconds until a pending step is due,
+    0 if one is; `None` if none waits.
+    """
+
+    held: bool
+    due_in: int | None
+
+
 @dataclass(slots=True)
 class FlowRow:
     """One row of `dwarf_flows`, its columns in this order."""

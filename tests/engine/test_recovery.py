@@ -15,9 +15,11 @@ from engine_helpers import SOON, Gate, crash, line, replica, shard_of
 from dwarf_nats.clock import ManualClock
 from dwarf_nats.embedded import PostgresServer
 from dwarf_nats.engine import Engine
+from dwarf_nats.engine.shard import BEAT, LOOK_SECONDS
 from dwarf_nats.errors import Unavailable
 from dwarf_nats.testing import TaskProxy
 from dwarf_nats.workflow.flow import Flow
+from dwarf_nats.workflow.rows import Pulse
 from dwarf_nats.workflow.status import Status
 
 
@@ -121,9 +123,10 @@ async def test_a_replica_whose_upkeep_is_held_up_goes_on_saying_that_it_lives(
         await asyncio.Event().wait()
         return 0
 
-    async def counted(name: str) -> None:
-        await beat(name)
+    async def counted(name: str) -> Pulse:
+        pulse = await beat(name)
         beaten.set()
+        return pulse
 
     monkeypatch.setattr(store, "recover", recover)
     monkeypatch.setattr(store, "beat", counted)
@@ -138,6 +141,40 @@ async def test_a_replica_whose_upkeep_is_held_up_goes_on_saying_that_it_lives(
     for _ in range(3):
         beaten.clear()
         await until(beaten)
+
+
+@pytest.mark.slow
+async def test_a_wait_ends_soon_though_nobody_told_that_the_flow_stopped(
+    pg_dsn: str, proxy: TaskProxy, gate: Gate
+) -> None:
+    """B1, O4: the database is asked about all flows that are waited for, here by a replica that hears no signals."""
+    clock = ManualClock()
+    async with replica(pg_dsn, proxy) as other, replica(pg_dsn, proxy, clock=clock) as deaf:
+        keys = await begun(other, gate, 3)
+        waits = [asyncio.create_task(deaf.await_(key, None)) for key in keys]
+        while len(shard_of(deaf).waiters.waited_for()) < len(keys):
+            await asyncio.sleep(0)
+        gate.open()
+        for key in keys:
+            await other.await_(key, SOON)
+        async with asyncio.timeout(SOON):
+            while not all(wait.done() for wait in waits):
+                clock.advance(LOOK_SECONDS)
+                await asyncio.sleep(0)
+        assert [(await wait).state["gated"] for wait in waits] == [1, 1, 1]
+        assert not shard_of(deaf).waiters.some.is_set()
+
+
+@pytest.mark.slow
+async def test_work_nobody_told_of_is_found_with_the_next_beat(pg_dsn: str, proxy: TaskProxy) -> None:
+    """B1, C5: a step left pending by a replica that then says nothing, and one that comes due later."""
+    clock = ManualClock()
+    async with replica(pg_dsn, proxy) as quiet, replica(pg_dsn, proxy, clock=clock) as deaf:
+        quiet.stop_claiming()
+        for _ in range(2):
+            key = await quiet.create("line", {"n": 1}, start=True)
+            clock.advance(deaf.settings.replica_timeout_ms / 1000 * BEAT)
+            assert (await deaf.await_(key, SOON)).state == {"n": 4}
 
 
 @pytest.mark.slow
