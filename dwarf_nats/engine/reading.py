@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from dwarf_nats.errors import NotFound
 from dwarf_nats.rules import fan_in
+from dwarf_nats.workflow import lending
 from dwarf_nats.workflow.answer import ErrorInfo
 from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.records import FlowSummary, Outcome, Step
@@ -125,12 +126,13 @@ def final_state_of(graph: Graph, steps: list[StepRow]) -> bytes:
     input of the steps without successor."""
     if not steps:
         return b"{}"
+    held = lending.Held((row.step_id, row.state, row.changes) for row in steps)
     open_spawns = [
         one for one in steps if one.cohort_size is not None and one.arrivals < one.cohort_size and not one.spawn_id
     ]
     if open_spawns:
         one = open_spawns[-1]
-        spawn = fan_in.Spawn(one.step_id, 0, 0, one.depth, one.node, one.state, one.changes)
+        spawn = fan_in.Spawn(one.step_id, 0, 0, one.depth, one.node, held.whole(one.state, one.borrowed), one.changes)
         members = [
             fan_in.Member(
                 row.step_id, row.ordinal, row.depth, row.status is Status.COMPLETED, bool(row.arrived), row.changes, 0
@@ -140,4 +142,4 @@ def final_state_of(graph: Graph, steps: list[StepRow]) -> bytes:
         ]
         return fan_in.final_state(graph, spawn, members)
     last = steps[-1]
-    return encode_state(merge(decode_state(last.state), decode_state(last.changes)))
+    return encode_state(merge(held.whole(last.state, last.borrowed), decode_state(last.changes)))

@@ -17,6 +17,7 @@ from dwarf_nats.ports import BusAway, Refused, WorkerLost
 from dwarf_nats.rules import breakpoints, parking
 from dwarf_nats.rules.decide import Limits, decide, fail, give_back
 from dwarf_nats.rules.settlement import FlowFacts, NewFlow, NewStep, Settled, Settlement, StepInHand
+from dwarf_nats.workflow import lending
 from dwarf_nats.workflow.answer import Answer, ErrorInfo, TaskCall
 from dwarf_nats.workflow.keys import Tokens
 from dwarf_nats.workflow.names import check_subject_name
@@ -231,11 +232,17 @@ class Shard:
     async def take(self, rows: Sequence[Sequence[Any]], *, probe: bool = False) -> None:
         """Dispatch what was claimed."""
         dead = []
+        lenders = {lender for row in rows if row[35] is not None for lender in lending.read(row[35]).values()}
+        held = await self.store.held(lenders)
         for row in rows:
             if row[23] not in ("running", "interrupted"):
                 dead.append(int(row[0]))  # X2
                 continue
-            step = await self._step_in_hand(row)
+            try:
+                step = self._step_in_hand(row, held)
+            except lending.Gone as gone:
+                log.warning("step %d-%d was removed while it was claimed: %s", self.number, row[0], gone)
+                continue
             self._hands.take()
             if probe:
                 self.gate.probes(step)
@@ -246,7 +253,7 @@ class Shard:
         if dead:
             await self.store.bury(dead)
 
-    async def _step_in_hand(self, row: Sequence[Any]) -> StepInHand:
+    def _step_in_hand(self, row: Sequence[Any], held: lending.Held) -> StepInHand:
         flow = FlowFacts(
             shard=self.number, flow_id=row[10], token=row[11], workflow=row[12], digest=row[13], graph=None,
             baggage=Raw(row[14].encode()), priority=row[15], fairness_key=row[16], fairness_weight=row[17],
@@ -255,9 +262,9 @@ class Shard:
         )  # fmt: skip
         return StepInHand(
             flow, step_id=row[0], token=row[1], node=row[2], url=row[3], depth=row[4], attempt=row[5], lease_seq=row[6],
-            state=decode_state(row[7]), changes=decode_state(row[8]), age_us=row[9],
+            state=held.whole(row[7], row[35]), changes=decode_state(row[8]), age_us=row[9],
             spawn_id=row[25], ordinal=row[26], resumed=_raw(row[27]), subgraph_result=_raw(row[28]), subgraph_error=row[29],
-            breakpoint_hit=bool(row[30]),
+            breakpoint_hit=bool(row[30]), lenders=lending.read(row[35]),
         )  # fmt: skip
 
     async def start(self, flow: FlowRow, notify: str = "") -> None:
@@ -657,5 +664,5 @@ def _in_hand(flow: FlowFacts, new: NewStep) -> StepInHand:
     """A step that was born running, in the hands of this replica."""
     return StepInHand(
         flow, new.step_id, new.token, new.node, new.url, new.depth, 0, 1, new.state, {},
-        spawn_id=new.spawn_id, ordinal=new.ordinal,
+        spawn_id=new.spawn_id, ordinal=new.ordinal, lenders=new.lenders,
     )  # fmt: skip

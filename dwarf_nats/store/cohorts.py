@@ -11,6 +11,7 @@ from dwarf_nats.rules import fan_in
 from dwarf_nats.rules.decide import Limits, fail_or_handle
 from dwarf_nats.rules.settlement import FlowEnd, FlowFacts, NewIds, NewStep, Settled, Settlement, StepInHand
 from dwarf_nats.store.wishes import Effects, Sql, StepInsert, Wish
+from dwarf_nats.workflow import lending
 from dwarf_nats.workflow.answer import ErrorInfo
 from dwarf_nats.workflow.state import encode_state
 from dwarf_nats.workflow.status import Status
@@ -22,13 +23,16 @@ if TYPE_CHECKING:
 ARRIVE = """
 update dwarf_steps set arrivals = arrivals + $2, failures = failures + $3, cohort_error = coalesce(cohort_error, $4)
 where step_id = $1
-returning arrivals, failures, cohort_size, cohort_error, spawn_id, ordinal, depth, node, state, changes
+returning arrivals, failures, cohort_size, cohort_error, spawn_id, ordinal, depth, node, state, changes,
+  borrowed
 """
 # `spawn_id <> 0` says nothing new, but lets a plan made without the value use the partial index.
 MEMBERS = """
 select step_id, ordinal, depth, status, arrived, changes, not_before from dwarf_steps
 where spawn_id = $1 and spawn_id <> 0
 """
+# Those who hold the large fields of a step.
+HELD = "select step_id, state, changes from dwarf_steps where step_id {in:$1}"
 CONVERGE = """
 update dwarf_steps set successor_id = $2
 where spawn_id = $1 and spawn_id <> 0 and arrived = 1 and status = 'completed'
@@ -82,11 +86,14 @@ def _arrive(
     rows = yield Sql(ARRIVE, (spawn_id, arrivals.count, arrivals.failures, arrivals.error))
     if not rows or rows[0][0] < rows[0][2]:
         return
-    _, failures, _, error, outer_id, ordinal, depth, node, state, changes = rows[0]
-    spawn = fan_in.Spawn(spawn_id, outer_id, ordinal, depth, node, state, changes)
+    _, failures, _, error, outer_id, ordinal, depth, node, state, changes, borrowed = rows[0]
     if failures and outer_id:
         outward.add(arrivals.flow, arrivals.last, outer_id, error)
         return
+    held = lending.Held()
+    if borrowed is not None:
+        held = lending.Held((yield Sql(HELD, (sorted(set(lending.read(borrowed).values())),))))
+    spawn = fan_in.Spawn(spawn_id, outer_id, ordinal, depth, node, held.whole(state, borrowed), changes)
     members = yield from _members(spawn_id)
     if failures:
         graph = arrivals.flow.graph

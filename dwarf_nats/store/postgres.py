@@ -26,6 +26,7 @@ from dwarf_nats.store.database import Row, Tx, postgres_sql
 from dwarf_nats.store.effects import effects, has_effects, hold
 from dwarf_nats.store.lease import lease_us
 from dwarf_nats.store.wishes import FlowInserts, Sql, Wish
+from dwarf_nats.workflow import lending
 
 if TYPE_CHECKING:
     from dwarf_nats.rules.decide import Limits
@@ -128,7 +129,7 @@ claimed as (
     {NOW} - s.started_at as age, f.flow_id, f.token as flow_token, f.workflow, f.graph_digest, f.baggage, f.priority,
     f.fairness_key, f.fairness_weight, f.time_budget_ms, f.notify, f.thread_id, f.created_at, f.updated_at, f.status,
     s.not_before, s.spawn_id, s.ordinal, s.resumed, s.subgraph_result, s.subgraph_error, s.breakpoint_hit,
-    f.breakpoints, f.root_id, f.surgraph_flow_id, f.surgraph_step_id)
+    f.breakpoints, f.root_id, f.surgraph_flow_id, f.surgraph_step_id, s.borrowed)
 select * from claimed order by priority, not_before, step_id
 """
 CLAIM = line.PICK + _CLAIMED
@@ -149,10 +150,10 @@ SETTLE = f"""
 with r as (
   select * from unnest($1::bigint[], $2::int[], $3::text[], $4::text[], $5::text[], $6::int[], $7::bigint[], $8::bigint[],
     $9::bigint[], $10::text[], $11::text[], $12::text[], $13::text[], $14::bool[], $15::bigint[], $16::bigint[],
-    $17::text[], $18::text[], $20::bool[], $21::int[])
+    $17::text[], $18::text[], $20::bool[], $21::int[], $22::text[])
   as r(step_id, lease_seq, status, changes, error, attempt, delay, flow_id, next_id, next_token, next_node, next_url,
     next_state, next_running, next_delay, lease, end_status, final_state, arrives,
-    cohort_size)),
+    cohort_size, next_borrowed)),
 -- Fenced by the lease generation (X1). The group's own columns come back through `returning`, so nothing is joined twice.
 done as (
   update dwarf_steps s set
@@ -167,23 +168,23 @@ done as (
   where s.step_id = r.step_id and s.lease_seq = r.lease_seq and s.status || '' = 'running'
   returning s.step_id, s.flow_id, s.depth, s.priority, s.fairness_key, s.fairness_weight, s.spawn_id, s.ordinal,
     r.error, r.next_id,
-    r.next_token, r.next_node, r.next_url, r.next_state, r.next_running, r.next_delay, r.lease, r.end_status,
+    r.next_token, r.next_node, r.next_url, r.next_state, r.next_borrowed, r.next_running, r.next_delay, r.lease, r.end_status,
     r.final_state, f.status in ('running', 'interrupted') as alive, f.breakpoints is not null as held,
     f.updated_at as flow_updated_at),
 born as (
   insert into dwarf_steps (step_id, flow_id, depth, token, node, url, state, status, lease_seq, claimed_by, lease_expires,
     not_before, predecessor_id, spawn_id, ordinal, priority, fairness_key, fairness_weight, created_at, started_at,
-    updated_at, parked)
+    updated_at, borrowed, parked)
   select next_id, flow_id, depth + 1, next_token, next_node, next_url, next_state,
     case when next_running then 'running' else 'pending' end, case when next_running then 1 else 0 end,
     case when next_running then $19::bigint end, case when next_running then {NOW} + lease end, {NOW} + next_delay,
     step_id, spawn_id, ordinal, priority, fairness_key, fairness_weight, {NOW},
-    case when next_running then {NOW} end, {NOW},
+    case when next_running then {NOW} end, {NOW}, next_borrowed,
     case when next_running then 0 else {PARKED.replace("url in", "next_url in")} end
   from (
     -- A flow with breakpoints has its steps born pending: their claim looks at the breakpoints (O12).
     select step_id, flow_id, depth, priority, fairness_key, fairness_weight, spawn_id, ordinal, next_id, next_token,
-      next_node, next_url, next_state, next_running and not held as next_running, next_delay, lease
+      next_node, next_url, next_state, next_borrowed, next_running and not held as next_running, next_delay, lease
     from done where next_id is not null and alive) d),
 ended as (
   update dwarf_flows f set status = d.end_status, final_state = d.final_state,
@@ -199,17 +200,17 @@ from done d
 BEAR = f"""
 insert into dwarf_steps (step_id, flow_id, depth, token, node, url, state, status, not_before, predecessor_id, spawn_id,
   ordinal, changes, error, successor_id, priority, fairness_key, fairness_weight, lease_seq, claimed_by, lease_expires,
-  created_at, started_at, updated_at, parked)
+  created_at, started_at, updated_at, borrowed, parked)
 select step_id, flow_id, depth, token, node, url, state, status, greatest(not_before, {NOW} + delay), predecessor_id,
   spawn_id, ordinal, changes, error, successor_id, priority, fairness_key, fairness_weight,
   case when status = 'running' then 1 else 0 end, case when status = 'running' then $21::bigint end,
   case when status = 'running' then {NOW} + lease end, {NOW}, case when status <> 'pending' then {NOW} end, {NOW},
-  case when status = 'pending' then {PARKED} else 0 end
+  borrowed, case when status = 'pending' then {PARKED} else 0 end
 from unnest($1::bigint[], $2::bigint[], $3::int[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
   $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], $13::int[], $14::text[], $15::text[], $16::bigint[],
-  $17::int[], $18::text[], $19::float8[], $20::bigint[])
+  $17::int[], $18::text[], $19::float8[], $20::bigint[], $22::text[])
 as r(step_id, flow_id, depth, token, node, url, state, status, not_before, delay, predecessor_id, spawn_id, ordinal,
-  changes, error, successor_id, priority, fairness_key, fairness_weight, lease)
+  changes, error, successor_id, priority, fairness_key, fairness_weight, lease, borrowed)
 """
 CHUNK = 2_000
 """Rows of one such statement."""
@@ -477,6 +478,7 @@ def _settle_args(group: Sequence[Settlement], replica_id: int, budget_ms: int) -
         [n.delay_us if n else 0 for n in nexts], [lease_us(one.step.flow, budget_ms) for one in group],
         [end and end.status.value for end in ends], [end and end.state_json.decode() for end in ends],
         replica_id, [one.arrives for one in group], [len(one.branches) or None for one in group],
+        [n and lending.stored(n.lenders) for n in nexts],
     )  # fmt: skip
 
 
@@ -503,6 +505,7 @@ async def _grant(connection: Any, wish: Wish, replica_id: int, budget_ms: int) -
             [r.step.ordinal for r in rows], [r.changes for r in rows], [r.error for r in rows],
             [r.successor_id for r in rows], [r.flow.priority for r in rows], [r.flow.fairness_key for r in rows],
             [r.flow.fairness_weight for r in rows], [lease_us(r.flow, budget_ms) for r in rows], replica_id,
+            [lending.stored(r.step.lenders) for r in rows],
         )  # fmt: skip
     return []
 

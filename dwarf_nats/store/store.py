@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dwarf_nats.errors import BadRequest, Conflict, NotFound, Unavailable
 from dwarf_nats.rules.decide import UNLIMITED, Limits
 from dwarf_nats.rules.planning import NO_ALLOWANCES, Ask, Page, Share
 from dwarf_nats.rules.settlement import NewIds, Settled
-from dwarf_nats.store import breakers, line, listing, migrate, steering, sweeping
+from dwarf_nats.store import breakers, cohorts, line, listing, migrate, steering, sweeping
 from dwarf_nats.store.breakers import PARKED
 from dwarf_nats.store.cohorts import no_ids
 from dwarf_nats.store.postgres import Postgres, shown_dsn
 from dwarf_nats.store.sqlite import Sqlite
+from dwarf_nats.workflow import lending
 from dwarf_nats.workflow.keys import Key
 from dwarf_nats.workflow.rows import FlowRow, Paused, Pulse, Steered, StepRow, flow_row, step_row
+from dwarf_nats.workflow.state import encode_state
 from dwarf_nats.workflow.status import Status
 
 if TYPE_CHECKING:
@@ -239,16 +241,27 @@ class SqlStore:
         async def work(tx: Tx) -> Paused | None:
             flows = await steering.tree(tx, flow.root_id)
             found = await steering.pauses(tx, steering.below(flows, flow.flow_id))
-            return found[0] if found else None
+            if not found:
+                return None
+            found[0].state = await _whole(tx.fetch, found[0].state, found[0].borrowed)
+            return found[0]
 
         return await self.database.transact(work)
 
     async def step(self, key: Key) -> StepRow:
-        """The step of a key; `NotFound` if there is none or the token is wrong."""
+        """The step of a key, its state whole; `NotFound` if there is none or the token is wrong."""
         row = await self.step_by_id(key.id)
         if row is None or row.token != key.token:
             raise no_such("step", key)
+        try:
+            row.state = await _whole(self.database.fetch, row.state, row.borrowed)
+        except lending.Gone:
+            raise no_such("step", key) from None
         return row
+
+    async def held(self, step_ids: Collection[int]) -> lending.Held:
+        """What these steps hold, for those who borrow from them."""
+        return lending.Held(await self.database.fetch(cohorts.HELD, sorted(step_ids)) if step_ids else ())
 
     async def step_by_id(self, step_id: int) -> StepRow | None:
         rows = await self.database.fetch(f"select {StepRow.columns()} from dwarf_steps where step_id = $1", step_id)
@@ -503,6 +516,14 @@ class SqlStore:
             return await steering.remove(tx, [int(row[0]) for row in rows])
 
         return await self.database.transact(work)
+
+
+async def _whole(fetch: Callable[..., Awaitable[list[Row]]], state: str, borrowed: str | None) -> str:
+    """A stored state with what it borrows. Raises `lending.Gone`."""
+    if borrowed is None:
+        return state
+    rows = await fetch(cohorts.HELD, sorted(set(lending.read(borrowed).values())))
+    return encode_state(lending.Held(rows).whole(state, borrowed)).decode()
 
 
 def no_such(what: str, key: Key) -> NotFound:

@@ -67,6 +67,7 @@ class StepRow:
     node: str
     url: str
     state: str
+    """Without what is `borrowed` (`lending`)."""
     changes: str
     status: Status
     attempt: int
@@ -87,6 +88,7 @@ class StepRow:
     subgraph_result: str | None
     subgraph_error: str | None
     parked_changes: str | None
+    borrowed: str | None
     lease_seq: int
     priority: int
     fairness_key: str
@@ -130,6 +132,7 @@ class Paused:
     state: str
     changes: str
     payload: str | None
+    borrowed: str | None
 
 
 def flow_row(row: Sequence[Any]) -> FlowRow:

@@ -50,6 +50,18 @@ class Shard:
     def __post_init__(self) -> None:
         for step in sorted(self.steps.values(), key=lambda step: (step.depth, step.step_id)):
             self.of_flow.setdefault(step.flow_id, []).append(step)
+            if step.borrowed:
+                state = json.loads(step.state)
+                for name, lender in json.loads(step.borrowed).items():
+                    state[name] = self._lent(step, name, lender)
+                step.state = json.dumps(state)
+
+    def _lent(self, step: Row, name: str, lender: int) -> Any:
+        """A large field of a step's input, from the step of its flow that holds it."""
+        holder = self.steps.get(lender)
+        if holder is None or holder.flow_id != step.flow_id:
+            return f"<step {lender} of this flow, which should hold it, is not there>"
+        return {**json.loads(holder.state), **json.loads(holder.changes)}.get(name, f"<not held by step {lender}>")
 
     def tree(self, flow_id: int) -> list[Row]:
         """A root flow and those it called, directly or not."""
