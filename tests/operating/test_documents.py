@@ -9,9 +9,12 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import typer.main
 
 from dwarf_nats.bus import roll_call
 from dwarf_nats.bus.tasks import GRACE_SECONDS
+from dwarf_nats.cli import config
+from dwarf_nats.cli.main import app
 from dwarf_nats.engine import shard, sweeping
 from dwarf_nats.rules import breaker
 from dwarf_nats.settings import ServerSettings
@@ -64,6 +67,14 @@ def test_every_request_is_an_operation_with_a_request_it_takes(page: Path) -> No
         operation = operations[subject]
         if payload and "…" not in payload and "JSON" not in payload:
             msgspec.json.decode(payload.encode(), type=operation.request)
+
+
+def test_the_example_of_a_settings_file_is_one(tmp_path: Path) -> None:
+    (example,) = [block for block in _blocks(ROOT / "docs" / "configuration.md") if "[serve]" in block]
+    (tmp_path / "dwarf.toml").write_text(example)
+    found = config.load(tmp_path / "dwarf.toml", typer.main.get_command(app))
+    assert found["serve"]["workers"] == 2048
+    assert found["flow"]["run"]["timeout_ms"] == 60_000
 
 
 def test_the_times_of_the_runbook_are_those_of_the_code() -> None:
