@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import asyncpg
@@ -394,9 +394,10 @@ class Postgres:
             for attempt in range(4):
                 try:
                     if self._hot is None or self._hot.is_closed():
-                        self._hot = await asyncpg.connect(
-                            self.dsn, timeout=10, command_timeout=60, server_settings=_HOT
-                        )
+                        with self._entering():
+                            self._hot = await asyncpg.connect(
+                                self.dsn, timeout=10, command_timeout=60, server_settings=_HOT
+                            )
                         self._runs, self._plans_last = 0, FIRST_PLANS
                     await self._replan(self._hot)
                     return await work(self._hot)
@@ -423,12 +424,24 @@ class Postgres:
     async def _acquired(self) -> AsyncIterator[Any]:
         if self._pool is None:
             raise Unavailable(self.why)
-        async with self._pool.acquire(timeout=10) as connection:
-            try:
-                yield connection
-            except _AWAY:
-                connection.terminate()  # the pool makes another
-                raise
+        pool = self._pool
+        with self._entering():
+            connection = await pool.acquire(timeout=10)
+        try:
+            yield connection
+        except _AWAY:
+            connection.terminate()  # the pool makes another
+            raise
+        finally:
+            await pool.release(connection)
+
+    @contextmanager
+    def _entering(self) -> Iterator[None]:
+        """Whatever PostgreSQL says to somebody who wants in: it is away for us, as while it is closed for maintenance."""
+        try:
+            yield
+        except asyncpg.PostgresError as error:
+            raise self._unavailable(error) from error
 
     def _unavailable(self, error: BaseException) -> Unavailable:
         return Unavailable(f"PostgreSQL at {shown_dsn(self.dsn)} is away, try again: {one_line(error)}")

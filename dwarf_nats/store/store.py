@@ -76,6 +76,11 @@ class SqlStore:
         await self.beat(replica_name)
 
     def _check_revision(self, revision: str | None) -> None:
+        if migrate.is_later(revision):
+            raise Unavailable(
+                f"the schema of {shown_dsn(self.dsn)} is at revision {revision}, of a later version than this one:"
+                " upgrade this replica"
+            )
         if revision != migrate.head():
             raise Unavailable(
                 f"the schema of {shown_dsn(self.dsn)} is at revision {revision}, this version needs {migrate.head()}:"

@@ -355,6 +355,30 @@ async def test_connections_that_die_are_replaced(pg_dsn: str, proxy: TaskProxy) 
         assert (await answered_run(engine, 1)).state == {"n": 4}
 
 
+@pytest.mark.slow
+async def test_a_database_closed_for_maintenance_is_away_and_fails_no_step(
+    postgres: PostgresServer, pg_dsn: str, proxy: TaskProxy, gate: Gate
+) -> None:
+    name = pg_dsn.rsplit("/", 1)[1]
+    async with replica(pg_dsn, proxy) as engine:
+        (key,) = await begun(engine, gate)
+        await postgres.execute(f"alter database {name} allow_connections false")
+        await postgres.execute(f"select pg_terminate_backend(pid) from pg_stat_activity where datname = '{name}'")
+        with pytest.raises(Unavailable, match="not currently accepting connections"):
+            await asked_for_ever(engine, key)
+        gate.open()
+        await reached(lambda: shard_of(engine).committer.outages > 0)
+        await postgres.execute(f"alter database {name} allow_connections true")
+        assert (await answered(engine, key)).state == {"n": 1, "gated": 1}
+    assert proxy.calls["gate"] == 1
+
+
+async def asked_for_ever(engine: Engine, key: str) -> None:
+    """A connection may take a moment to read that it is gone."""
+    while True:
+        await engine.snapshot(key)
+
+
 async def answered_run(engine: Engine, n: int) -> Any:
     while True:
         try:

@@ -50,6 +50,9 @@ async def test_a_schema_of_a_later_version_is_refused(dsn: str) -> None:
     with pytest.raises(Unavailable, match="cannot be migrated: .*9999"):
         await store.open("one", migrated=True)
     await store.close()
+    with pytest.raises(Unavailable, match="revision 9999, of a later version than this one: upgrade this replica"):
+        await store.open("one", migrated=False)
+    await store.close()
 
 
 @pytest.mark.slow
