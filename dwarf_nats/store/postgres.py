@@ -25,7 +25,7 @@ from dwarf_nats.store.breakers import PARKED
 from dwarf_nats.store.database import Row, Tx, postgres_sql
 from dwarf_nats.store.effects import effects, has_effects, hold
 from dwarf_nats.store.lease import lease_us
-from dwarf_nats.store.wishes import FlowInserts, Sql, Wish
+from dwarf_nats.store.wishes import FlowInserts, Many, Sql, Wish
 from dwarf_nats.workflow import lending
 
 if TYPE_CHECKING:
@@ -491,6 +491,8 @@ def _settled(rows: Sequence[Row]) -> Settled:
 async def _grant(connection: Any, wish: Wish, replica_id: int, budget_ms: int) -> list[Row]:
     if isinstance(wish, Sql):
         return list(await connection.fetch(postgres_sql(wish.text), *wish.args))
+    if isinstance(wish, Many):
+        return list(await connection.fetchmany(postgres_sql(wish.text), wish.rows))
     if isinstance(wish, FlowInserts):
         await connection.fetch(CREATE, *_create_args(wish.flows, replica_id, budget_ms))
         return []

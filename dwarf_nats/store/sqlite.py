@@ -26,7 +26,7 @@ from dwarf_nats.store import line
 from dwarf_nats.store.database import Row, Tx, sqlite_sql
 from dwarf_nats.store.effects import effects, hold
 from dwarf_nats.store.lease import lease_us
-from dwarf_nats.store.wishes import FlowInserts, Sql, StepInsert
+from dwarf_nats.store.wishes import FlowInserts, Many, Sql, StepInsert
 from dwarf_nats.workflow import lending
 
 if TYPE_CHECKING:
@@ -285,6 +285,9 @@ class Sqlite:
                     wish = next(steps) if rows is None else steps.send(rows)
                     if isinstance(wish, Sql):
                         rows = self._fetch(wish.text, wish.args)
+                        continue
+                    if isinstance(wish, Many):
+                        rows = [row for args in wish.rows for row in self._fetch(wish.text, args)]
                         continue
                     rows = []
                     if isinstance(wish, FlowInserts):
