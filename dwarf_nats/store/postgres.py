@@ -229,6 +229,9 @@ class Postgres:
         self._hot_lock = asyncio.Lock()
         self._runs = 0
         self._plans_last = FIRST_PLANS
+        self.transactions = 0
+        self.round_trips = 0
+        """What this process asked of the database so far, connecting and migrating apart."""
         self.why = "the engine is not running: its database is closed"
         self._resizing: set[asyncio.Future[None]] = set()
 
@@ -284,19 +287,27 @@ class Postgres:
         try:
             async with self._acquired() as connection:
                 for _ in range(3):
+                    self._counted()
                     try:
                         return list(await connection.fetch(postgres_sql(sql), *args))
                     except _AGAIN as error:
                         log.debug("once more: %s", one_line(error))
+                self._counted()
                 return list(await connection.fetch(postgres_sql(sql), *args))
         except (*_AWAY, *_AGAIN) as error:
             raise self._unavailable(error) from error
+
+    def _counted(self, trips: int = 1, transactions: int = 1) -> None:
+        self.round_trips += trips
+        self.transactions += transactions
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Tx]:
         try:
             async with self._acquired() as connection, connection.transaction():
-                yield _Tx(connection)
+                tx = _Tx(connection)
+                yield tx
+                self._counted(2 + tx.trips)
         except (*_AWAY, *_AGAIN) as error:
             raise self._unavailable(error) from error
 
@@ -310,7 +321,10 @@ class Postgres:
                 async with self._acquired() as connection, connection.transaction():
                     if by_index:
                         await connection.execute("set local enable_seqscan = off")
-                    return await work(_Tx(connection))
+                    tx = _Tx(connection)
+                    result = await work(tx)
+                    self._counted(2 + by_index + tx.trips)
+                    return result
             except _AGAIN as error:
                 log.debug("once more: %s", one_line(error))
             except _AWAY as error:
@@ -366,6 +380,7 @@ class Postgres:
             return settled
 
         async def work(connection: Any) -> Settled:
+            trips = 3
             async with connection.transaction():
                 settled = _settled(await connection.fetch(SETTLE, *args))
                 hold(group, settled)
@@ -375,6 +390,8 @@ class Postgres:
                     while True:
                         wish = next(steps) if rows is None else steps.send(rows)
                         rows = await _grant(connection, wish, replica_id, budget_ms)
+                        trips += 1 + (len(wish) - 1) // CHUNK if isinstance(wish, list) else 1
+            self._counted(trips)
             return settled
 
         return await self._hotly(work)
@@ -385,6 +402,7 @@ class Postgres:
 
     async def _run_hot(self, sql: str, *args: Any) -> list[Row]:
         async def work(connection: Any) -> list[Row]:
+            self._counted()
             return list(await connection.fetch(sql, *args))
 
         return await self._hotly(work)
@@ -418,6 +436,7 @@ class Postgres:
         if self._runs >= self._plans_last:
             self._runs = 0
             self._plans_last = min(self._plans_last * 2, LAST_PLANS)
+            self._counted()
             await hot.execute("discard plans")
 
     @asynccontextmanager
@@ -515,14 +534,18 @@ async def _grant(connection: Any, wish: Wish, replica_id: int, budget_ms: int) -
 class _Tx:
     def __init__(self, connection: Any) -> None:
         self._connection = connection
+        self.trips = 0
 
     async def fetch(self, sql: str, *args: Any) -> list[Row]:
+        self.trips += 1
         return list(await self._connection.fetch(postgres_sql(sql), *args))
 
     async def insert(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        self.trips += 1
         await self._connection.copy_records_to_table(table, columns=columns, records=rows)
 
     async def create(self, new: NewFlow) -> int | None:
+        self.trips += 1
         rows = await self._connection.fetch(CREATE_KEYED, *_create_args([new], 0, 0))
         return int(rows[0][1]) if rows else None
 
