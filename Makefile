@@ -27,6 +27,7 @@ tools: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m dwarf_nats.wire.schema --check
+	$(BIN)/python -m dwarf_nats.cli.reference --check
 
 check: tools ## format, lint, types, imports, schemas, fast tests; under a minute
 	$(BIN)/pytest -m 'not slow' -n 2

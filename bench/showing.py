@@ -11,17 +11,21 @@ from rich.table import Table
 from .result import MEASURES, PARTS, Arm, Case, Run, p50, throughput
 from .targets import targets
 
+TRANSPORT_US = 35.0
+"""Microseconds of a step's CPU in the engine's process that are not its own: a NATS request-reply, its share of a group's
+statements. What is above is W, the engine's own Python. A model for groups of 100 and more (docs/benchmarks.md)."""
+
 
 def show(run: Run, console: Console) -> None:
     """The table."""
     table = Table(
-        title="medians over the rounds; ratios of rounds run side by side, to the first arm; CPU in µs a step",
+        title="medians over the rounds; ratios of rounds side by side, to the first arm; a step: tx, round trips, CPU in µs",
         box=box.SIMPLE,
         padding=(0, 1, 0, 0),
     )
     for column in ("case", "arm"):
         table.add_column(column, no_wrap=True)
-    for column in ("steps/s", "× base", "p50 ms", "× base", "p99 ms", "group", "tx/step", *PARTS):
+    for column in ("steps/s", "× base", "p50 ms", "× base", "p99 ms", "group", "tx", "trips", *PARTS, "W"):
         table.add_column(column, justify="right", no_wrap=True, min_width=len(column))
     for case in run.cases:
         for arm in (arm for arm in case.arms if any(one.flows for one in arm.rounds)):
@@ -63,6 +67,8 @@ def _row(case: Case, arm: Arm) -> list[str]:
     rates, waits = case.against_floor(arm, throughput), case.against_floor(arm, p50)
     is_floor = arm.name == case.base
     groups = [one.group for one in arm.rounds if one.group is not None]
+    trips = [one.round_trips_per_step for one in arm.rounds if one.round_trips_per_step is not None]
+    own = [cost - TRANSPORT_US for cost in arm.costs("engine")] if groups else []
     return [
         case.key,
         arm.name,
@@ -73,5 +79,7 @@ def _row(case: Case, arm: Arm) -> list[str]:
         f"{arm.median(lambda one: one.p99_ms):.1f}",
         f"{statistics.median(groups):.0f}" if groups else "",
         "" if arm.transactions_per_step is None else f"{arm.transactions_per_step:.3f}",
+        f"{statistics.median(trips):.3f}" if trips else "",
         *(f"{statistics.median(costs):.0f}" if (costs := arm.costs(part)) else "" for part in PARTS),
+        f"{statistics.median(own):.0f}" if own else "",
     ]

@@ -97,11 +97,11 @@ def _peers(case: Case) -> Iterator[Target]:
 
 
 def _best(cases: Iterable[Case]) -> Iterator[Target]:
-    """Of the cases with other engines: steps/s of ours against theirs, each at its best concurrency."""
+    """Of the cases with other engines: steps/s of ours against theirs, each at its best: concurrency, async or sync."""
     best: dict[tuple[int, str], float] = {}
     for case in cases:
         for arm in case.arms if case.name == "peers" else ():
-            key = (case.steps_per_flow, arm.name)
+            key = (case.steps_per_flow, arm.name.removesuffix("-sync"))
             best[key] = max(best.get(key, 0.0), arm.median(throughput))
     for (steps, name), theirs in best.items():
         ours = best.get((steps, "postgresql"))

@@ -17,6 +17,7 @@ class EngineSettings:
     time_budget_ms: int = 120_000
     """What a task may take, unless its flow says otherwise (X3)."""
     default_priority: int = 100
+    """Priority of flows that name none; 1 is the best."""
     pool: int = 4
     """Database connections per shard for operations; settling has one of its own."""
     drain_ms: int = 20_000

@@ -18,19 +18,49 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import typer
+from typer.core import TyperArgument, TyperCommand
 
 from dwarf_nats.errors import DwarfError
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
-_GROUPS: set[type] = set()
+_GROUPS: dict[type, str] = {}
 INTERRUPTED = 130
 
 
-def option_group(cls: type[T]) -> type[T]:
-    """Mark a dataclass as a group of options: each field an `Annotated[…, typer.Option(…)]` with a default."""
-    _GROUPS.add(cls)
-    return cls
+class _Command(TyperCommand):
+    """A command whose help has a section for each group of options."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        sections: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            if record is not None:
+                sections.setdefault(section_of(param), []).append(record)
+        for title, records in sections.items():
+            if records:
+                with formatter.section(title):
+                    formatter.write_dl(records)
+
+
+def section_of(param: Any) -> str:
+    """Under which heading a parameter of a command stands."""
+    if isinstance(param, TyperArgument):
+        return "Arguments"
+    return getattr(param, "rich_help_panel", None) or "Options"
+
+
+def option_group(title: str) -> Callable[[type[T]], type[T]]:
+    """Mark a dataclass as a group of options: each field an `Annotated[…, typer.Option(…)]` with a default.
+
+    Their help stands under `title`.
+    """
+
+    def mark(cls: type[T]) -> type[T]:
+        _GROUPS[cls] = title
+        return cls
+
+    return mark
 
 
 def new_app(help_text: str) -> typer.Typer:
@@ -44,12 +74,15 @@ def new_app(help_text: str) -> typer.Typer:
     )
 
 
-def command(app: typer.Typer, name: str, *, example: str) -> Callable[[F], F]:
-    """Register the decorated function, coroutine or not, as command `name`; `example` ends its help."""
+def command(app: typer.Typer, name: str, *, example: str, short: str | None = None) -> Callable[[F], F]:
+    """Register the decorated function, coroutine or not, as command `name`; `example` ends its help.
+
+    `short` stands in the list of commands; without, the first sentence of the docstring.
+    """
 
     def register(function: F) -> F:
         epilog = "\b\nExample:\n" + "\n".join(f"  {line}" for line in example.strip().splitlines())
-        app.command(name, epilog=epilog)(_runner(function))
+        app.command(name, cls=_Command, epilog=epilog, short_help=short)(_runner(function))
         return function
 
     return register
@@ -77,6 +110,8 @@ def _runner(function: Callable[..., Any]) -> Callable[..., None]:
             if inspect.iscoroutine(result):
                 asyncio.run(result)
 
+    for parameter in parameters:
+        _say_unit(parameter)
     functools.update_wrapper(run, function, assigned=("__name__", "__doc__", "__module__"), updated=())
     del run.__wrapped__  # type: ignore[attr-defined]
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -84,9 +119,22 @@ def _runner(function: Callable[..., Any]) -> Callable[..., None]:
     return run
 
 
+def _say_unit(parameter: inspect.Parameter) -> None:
+    """Numbers stand in the help as `N`, durations as `MS`."""
+    (kind, *_), metadata = (
+        typing.get_args(parameter.annotation) or (None,),
+        getattr(parameter.annotation, "__metadata__", ()),
+    )
+    if kind in (int, int | None, float):
+        for option in metadata:
+            option.metavar = option.metavar or ("MS" if parameter.name.endswith("_ms") else "N")
+
+
 def _parameters_of(group: Any) -> Iterator[inspect.Parameter]:
     hints = typing.get_type_hints(group, include_extras=True)
     for field in dataclasses.fields(group):
+        for option in getattr(hints[field.name], "__metadata__", ()):
+            option.rich_help_panel = option.rich_help_panel or _GROUPS[group]
         yield inspect.Parameter(
             field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=hints[field.name]
         )

@@ -32,7 +32,9 @@ Ended = list[tuple[Outcome, list[Step]]]
 
 
 def register(app: typer.Typer) -> None:
-    command(app, "demo", example="dwarf-nats demo\ndwarf-nats demo --yes")(demo)
+    command(
+        app, "demo", short="See the example orders run, start to end.", example="dwarf-nats demo\ndwarf-nats demo --yes"
+    )(demo)
 
 
 def examples() -> Path:

@@ -22,6 +22,7 @@ def register(app: typer.Typer) -> None:
     command(
         app,
         "dev",
+        short="Everything on this machine: NATS, database, replica, tasks.",
         example="dwarf-nats dev orders/tasks.py --graphs orders/graphs/\ndwarf-nats dev --postgres --data /tmp/dwarf",
     )(dev)
 

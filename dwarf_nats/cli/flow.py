@@ -10,7 +10,7 @@ import typer
 from rich.text import Text
 
 from dwarf_nats.cli.command import command, new_app
-from dwarf_nats.cli.options import Bus, Creation, Filters, Service
+from dwarf_nats.cli.options import Bus, Creation, Filters, Matching, Service
 from dwarf_nats.cli.output import (
     Output,
     clock,
@@ -84,7 +84,12 @@ async def start(
     out.show(m.Empty(), "started")
 
 
-@command(app, "run", example='dwarf-nats flow run greet --state \'{"name": "ada"}\'')
+@command(
+    app,
+    "run",
+    short="Make a flow, start it, print its outcome.",
+    example='dwarf-nats flow run greet --state \'{"name": "ada"}\'',
+)
 async def run(
     out: Output,
     bus: Bus,
@@ -146,7 +151,12 @@ async def get(
             _show(out, service, outcome)
 
 
-@command(app, "history", example="dwarf-nats flow history 1-42-a1B2c3D4e5F6g7H8")
+@command(
+    app,
+    "history",
+    short="The steps of a flow and where it is paused.",
+    example="dwarf-nats flow history 1-42-a1B2c3D4e5F6g7H8",
+)
 async def history(out: Output, bus: Bus, service: Service, flow: FlowKey) -> None:
     """Print the steps of a flow, those of its subgraphs below their callers, and where it is paused."""
     async with service.client(bus) as client:
@@ -212,17 +222,30 @@ async def delete(out: Output, bus: Bus, service: Service, flow: FlowKey) -> None
     out.show(m.Empty(), "deleted")
 
 
-@command(app, "purge", example="dwarf-nats flow purge --status completed --older-than-ms 86400000")
-async def purge(out: Output, bus: Bus, service: Service, filters: Filters) -> None:
-    """Delete the flows that match and are not running; needs --status, --workflow or --older-than-ms."""
-    if filters.status is None and not filters.workflow and filters.older_than_ms is None:
+@command(
+    app,
+    "purge",
+    short="Delete the flows that match and are not running.",
+    example="dwarf-nats flow purge --status completed --older-than-ms 86400000",
+)
+async def purge(out: Output, bus: Bus, service: Service, matching: Matching) -> None:
+    """Delete the flows that match and are not running, the oldest first; needs --status, --workflow or --older-than-ms.
+
+    At most 10,000 at a time: as long as it says that it deleted some, there may be more.
+    """
+    if matching.status is None and not matching.workflow and matching.older_than_ms is None:
         raise BadRequest("purge needs at least one of --status, --workflow, --older-than-ms")
     async with service.client(bus) as client:
-        deleted = await client.purge(filters.query())
+        deleted = await client.purge(matching.query())
     out.show(m.FlowPurgeReply(deleted=deleted), f"deleted {deleted}")
 
 
-@command(app, "watch", example="dwarf-nats flow watch 1-42-a1B2c3D4e5F6g7H8")
+@command(
+    app,
+    "watch",
+    short="Print the changes of a flow until it ends.",
+    example="dwarf-nats flow watch 1-42-a1B2c3D4e5F6g7H8",
+)
 async def watch(out: Output, bus: Bus, service: Service, flow: FlowKey) -> None:
     """Print each change of a flow's steps as it happens, until the flow ends, then its outcome."""
     seen: dict[str, str] = {}

@@ -117,7 +117,10 @@ async def validate(
 
 
 @command(
-    app, "mermaid", example="dwarf-nats graph mermaid order\ndwarf-nats graph mermaid graphs/order.yaml > order.mmd"
+    app,
+    "mermaid",
+    short="Print a graph as a Mermaid flowchart.",
+    example="dwarf-nats graph mermaid order\ndwarf-nats graph mermaid graphs/order.yaml > order.mmd",
 )
 async def mermaid(out: Output, bus: Bus, service: Service, name: NameOrFile) -> None:
     """Print a graph as a Mermaid flowchart: a registered one, or one from a file, which needs no service and may be unsound."""

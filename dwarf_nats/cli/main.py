@@ -14,7 +14,12 @@ from dwarf_nats import __version__
 from dwarf_nats.cli import bench, config, demo, dev, graph, migrate, serve, shards, steering, tasks, worker
 from dwarf_nats.cli.command import new_app
 
-app = new_app("Durable workflow orchestration as a service on NATS.")
+_HELP = """Durable workflow orchestration as a service on NATS.
+
+A setting comes from its option, else from its variable (DWARF_…), else from dwarf.toml. A command's own --help lists
+its options.
+"""
+app = new_app(_HELP)
 
 
 def _show_version(asked: bool) -> None:
@@ -34,10 +39,6 @@ def root(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Durable workflow orchestration as a service on NATS.
-
-    Settings come from flags, then from the environment (DWARF_…), then from dwarf.toml.
-    """
     context.default_map = config.load(config_file, context.command)
 
 

@@ -12,22 +12,29 @@ from dwarf_nats.cli.serve import Dsns, given_dsns
 
 
 def register(app: typer.Typer) -> None:
-    command(app, "migrate", example="dwarf-nats migrate --dsn postgresql://dwarf@db/dwarf --check")(migrate)
+    command(
+        app,
+        "migrate",
+        short="Bring databases to the current schema.",
+        example="dwarf-nats migrate --dsn postgresql://dwarf@db/dwarf --check",
+    )(migrate)
 
 
 async def migrate(
     out: Output,
     dsn: Dsns = None,
-    check: Annotated[bool, typer.Option("--check", help="Only tell; exit code 1 if one is behind.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Only tell; exit code 1 if one is not current.")] = False,
 ) -> None:
-    """Bring databases to the current schema."""
+    """Bring databases to the current schema; forward only, one after the other."""
     from dwarf_nats.store import migrate as schema
 
     newest = schema.head()
     found = [(shard, await _revision(one, check)) for shard, one in enumerate(given_dsns(dsn), 1)]
-    rows = [
-        (str(shard), revision or "empty", "current" if revision == newest else "behind") for shard, revision in found
-    ]
+
+    def place(revision: str | None) -> str:
+        return "current" if revision == newest else "of a later version" if schema.is_later(revision) else "behind"
+
+    rows = [(str(shard), revision or "empty", place(revision)) for shard, revision in found]
     reply = [{"shard": shard, "revision": revision, "current": revision == newest} for shard, revision in found]
     out.show({"head": newest, "databases": reply}, table(("database", "revision", f"newest is {newest}"), rows))
     if any(revision != newest for _, revision in found):

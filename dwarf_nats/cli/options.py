@@ -29,19 +29,34 @@ class FlowStatus(StrEnum):
     CANCELLED = "cancelled"
 
 
-@option_group
+@option_group("NATS")
 @dataclass(slots=True, frozen=True)
 class Bus:
     """Where NATS is and who we are there. What is not given comes from the variables and contexts of the `nats` CLI."""
 
-    nats: Annotated[str, typer.Option(envvar="DWARF_NATS", help="NATS URL(s), comma-separated.")] = ""
-    context: Annotated[str, typer.Option(envvar="DWARF_CONTEXT", help="Context of the nats CLI.")] = ""
-    creds: Annotated[Path | None, typer.Option(envvar="DWARF_CREDS", help="Credentials file.")] = None
-    nkey: Annotated[Path | None, typer.Option(envvar="DWARF_NKEY", help="Seed file.")] = None
-    tls_ca: Annotated[Path | None, typer.Option(envvar="DWARF_TLS_CA", help="CA certificates.")] = None
+    nats: Annotated[
+        str,
+        typer.Option(
+            envvar="DWARF_NATS", help="Servers, several separated by commas; else NATS_URL, else nats://127.0.0.1:4222."
+        ),
+    ] = ""
+    context: Annotated[
+        str, typer.Option(envvar="DWARF_CONTEXT", help="A context of the nats command line, by name or path.")
+    ] = ""
+    creds: Annotated[Path | None, typer.Option(envvar="DWARF_CREDS", help="Credentials file (JWT).")] = None
+    nkey: Annotated[Path | None, typer.Option(envvar="DWARF_NKEY", help="File with an nkey's seed.")] = None
+    tls_ca: Annotated[
+        Path | None, typer.Option(envvar="DWARF_TLS_CA", help="Certificates of the authorities to trust.")
+    ] = None
     tls_cert: Annotated[Path | None, typer.Option(envvar="DWARF_TLS_CERT", help="Client certificate.")] = None
     tls_key: Annotated[Path | None, typer.Option(envvar="DWARF_TLS_KEY", help="Client key.")] = None
-    inbox_prefix: Annotated[str, typer.Option(envvar="DWARF_INBOX_PREFIX", help="Prefix of reply subjects.")] = ""
+    inbox_prefix: Annotated[
+        str,
+        typer.Option(
+            envvar="DWARF_INBOX_PREFIX",
+            help="Prefix of the subjects on which replies arrive; else the context's, else _INBOX.",
+        ),
+    ] = ""
 
     def arguments(self) -> ConnectArguments:
         """Who we are, as clients and workers take it."""
@@ -56,14 +71,21 @@ class Bus:
         )
 
 
-@option_group
+@option_group("The service")
 @dataclass(slots=True, frozen=True)
-class Service:
+class Deployment:
+    """What it is called on the bus."""
+
+    prefix: Annotated[str, typer.Option(envvar="DWARF_PREFIX", help="Prefix of its subjects.")] = "dwarf"
+
+
+@option_group("The service")
+@dataclass(slots=True, frozen=True)
+class Service(Deployment):
     """Which deployment to talk to."""
 
-    prefix: Annotated[str, typer.Option(envvar="DWARF_PREFIX", help="Subject prefix of the deployment.")] = "dwarf"
     connect_timeout_ms: Annotated[
-        int, typer.Option(min=1, envvar="DWARF_CONNECT_TIMEOUT_MS", help="How long to seek NATS.")
+        int, typer.Option(min=1, envvar="DWARF_CONNECT_TIMEOUT_MS", help="How long to look for NATS.")
     ] = 5_000
 
     def client(self, bus: Bus) -> Client:
@@ -73,7 +95,7 @@ class Service:
         return Client(bus.nats, prefix=self.prefix, name="dwarf-cli", **how)
 
 
-@option_group
+@option_group("The flow")
 @dataclass(slots=True, frozen=True)
 class Scheduling:
     """How a new flow is scheduled and carried (O1)."""
@@ -105,7 +127,7 @@ class Scheduling:
         )
 
 
-@option_group
+@option_group("The flow")
 @dataclass(slots=True, frozen=True)
 class Creation(Scheduling):
     """Of a flow that may join a thread; that of a continue is given otherwise."""
@@ -116,9 +138,9 @@ class Creation(Scheduling):
         return replace(Scheduling.options(self), thread=self.thread)
 
 
-@option_group
+@option_group("Which flows")
 @dataclass(slots=True, frozen=True)
-class Filters:
+class Matching:
     """Which flows (O9)."""
 
     status: Annotated[FlowStatus | None, typer.Option(help="In this status.")] = None
@@ -131,7 +153,6 @@ class Filters:
     newer_than_ms: Annotated[int | None, typer.Option(min=0, help="Status changed since.")] = None
     shard: Annotated[int | None, typer.Option(min=1, help="On this shard.")] = None
     search: Annotated[str, typer.Option(help="Part of key, workflow, task, error or reason.")] = ""
-    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 100
 
     def query(self) -> Query:
         """As the client takes it."""
@@ -146,5 +167,15 @@ class Filters:
             newer_than_ms=self.newer_than_ms,
             shard=self.shard,
             search=self.search,
-            limit=self.limit,
         )
+
+
+@option_group("Which flows")
+@dataclass(slots=True, frozen=True)
+class Filters(Matching):
+    """Which flows, and how many of them (O9)."""
+
+    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 100
+
+    def query(self) -> Query:
+        return replace(Matching.query(self), limit=self.limit)

@@ -27,7 +27,7 @@ _COLOURS = {
 }
 
 
-@option_group
+@option_group("Printing")
 @dataclass(slots=True, frozen=True)
 class Output:
     """How to print."""

@@ -15,14 +15,17 @@ import typer
 from dwarf_nats.cli import logs
 from dwarf_nats.cli.command import command, option_group
 from dwarf_nats.cli.logs import LogFormat, LogLevel
-from dwarf_nats.cli.options import Bus, Service
+from dwarf_nats.cli.options import Bus, Deployment
 from dwarf_nats.errors import BadRequest, Unavailable
 from dwarf_nats.settings import ServerSettings
 
 Dsns = Annotated[
     list[str] | None,
     typer.Option(
-        "--dsn", envvar="DWARF_DSN", help="postgresql://… or sqlite:///path; several are shards 1, 2, ….", metavar="DSN"
+        "--dsn",
+        envvar="DWARF_DSN",
+        help="postgresql://… or sqlite:///path; several, in this order, are shards 1, 2, …",
+        metavar="DSN",
     ),
 ]
 
@@ -34,15 +37,20 @@ def given_dsns(dsns: list[str] | None) -> list[str]:
     return dsns
 
 
-@option_group
+@option_group("Tuning")
 @dataclass(slots=True, frozen=True)
 class Tuning:
     """How the replica behaves. Durations in milliseconds."""
 
-    workers: Annotated[int, typer.Option(min=1, envvar="DWARF_WORKERS", help="Steps in hand at once.")] = 1024
-    time_budget_ms: Annotated[int, typer.Option(min=1, envvar="DWARF_TIME_BUDGET_MS", help="What a task may take.")] = (
-        120_000
-    )
+    workers: Annotated[
+        int, typer.Option(min=1, envvar="DWARF_WORKERS", help="Steps in hand at once; each costs memory.")
+    ] = 1024
+    time_budget_ms: Annotated[
+        int,
+        typer.Option(
+            min=1, envvar="DWARF_TIME_BUDGET_MS", help="What a task may take, unless its flow says otherwise."
+        ),
+    ] = 120_000
     replica_timeout_ms: Annotated[
         int,
         typer.Option(min=1, envvar="DWARF_REPLICA_TIMEOUT_MS", help="A replica silent for so long is taken for dead."),
@@ -51,17 +59,33 @@ class Tuning:
         int, typer.Option(min=0, envvar="DWARF_DRAIN_MS", help="How long shutdown waits for tasks in hand.")
     ] = 20_000
     default_priority: Annotated[
-        int, typer.Option(min=1, envvar="DWARF_DEFAULT_PRIORITY", help="Of flows that name none.")
+        int,
+        typer.Option(min=1, envvar="DWARF_DEFAULT_PRIORITY", help="Priority of flows that name none; 1 is the best."),
     ] = 100
-    pool: Annotated[int, typer.Option(min=1, envvar="DWARF_POOL", help="Connections per database.")] = 4
+    pool: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            envvar="DWARF_POOL",
+            help="PostgreSQL connections per database and replica for operations; settling has one of its own.",
+        ),
+    ] = 4
     max_requests: Annotated[
-        int, typer.Option(min=1, envvar="DWARF_MAX_REQUESTS", help="Requests at once; 429 beyond.")
+        int,
+        typer.Option(
+            min=1, envvar="DWARF_MAX_REQUESTS", help="Requests carried out at once, waiting ones apart; 429 beyond."
+        ),
     ] = 1024
     max_waiting: Annotated[
-        int, typer.Option(min=1, envvar="DWARF_MAX_WAITING", help="Requests waiting for a flow at once; 429 beyond.")
+        int, typer.Option(min=1, envvar="DWARF_MAX_WAITING", help="Requests that wait for a flow at once; 429 beyond.")
     ] = 10_000
     max_timeout_ms: Annotated[
-        int, typer.Option(min=0, envvar="DWARF_MAX_TIMEOUT_MS", help="The longest wait a request may ask for.")
+        int,
+        typer.Option(
+            min=0,
+            envvar="DWARF_MAX_TIMEOUT_MS",
+            help="The longest wait a request may ask for; a longer one is cut to it.",
+        ),
     ] = 3_600_000
     accept_ms: Annotated[
         int,
@@ -76,6 +100,7 @@ def register(app: typer.Typer) -> None:
     command(
         app,
         "serve",
+        short="One replica of the service; SIGTERM drains it.",
         example="dwarf-nats serve --nats nats://127.0.0.1:4222 --dsn postgresql://dwarf@127.0.0.1/dwarf\n"
         "dwarf-nats serve --dsn sqlite:///dwarf.db --graphs graphs/",
     )(serve)
@@ -83,12 +108,15 @@ def register(app: typer.Typer) -> None:
 
 async def serve(
     bus: Bus,
-    service: Service,
+    deployment: Deployment,
     tuning: Tuning,
     dsn: Dsns = None,
     task_prefix: Annotated[str, typer.Option(envvar="DWARF_TASK_PREFIX", help="Prefix of task subjects.")] = "task",
     graph_prefix: Annotated[str, typer.Option(envvar="DWARF_GRAPH_PREFIX", help="Prefix of graph subjects.")] = "graph",
-    graphs: Annotated[Path | None, typer.Option(envvar="DWARF_GRAPHS", help="Folder of graph files.")] = None,
+    graphs: Annotated[
+        Path | None,
+        typer.Option(envvar="DWARF_GRAPHS", help="Folder of graph files, JSON or YAML, read again when they change."),
+    ] = None,
     events: Annotated[
         bool,
         typer.Option(
@@ -106,7 +134,9 @@ async def serve(
     migrate: Annotated[
         bool,
         typer.Option(
-            "--migrate/--no-migrate", envvar="DWARF_MIGRATE", help="Bring the databases to the current schema first."
+            "--migrate/--no-migrate",
+            envvar="DWARF_MIGRATE",
+            help="Bring the databases to the current schema first; several replicas may.",
         ),
     ] = True,
     wait: Annotated[
@@ -117,9 +147,11 @@ async def serve(
             help="Keep trying while a server is away at start; else say which and exit.",
         ),
     ] = True,
-    replicas: Annotated[int, typer.Option(min=1, envvar="DWARF_REPLICAS", help="That many processes.")] = 1,
+    replicas: Annotated[
+        int, typer.Option(min=1, envvar="DWARF_REPLICAS", help="That many processes, each a replica; not with SQLite.")
+    ] = 1,
     log_format: Annotated[
-        LogFormat, typer.Option(envvar="DWARF_LOG_FORMAT", help="Of the lines on stderr.")
+        LogFormat, typer.Option(envvar="DWARF_LOG_FORMAT", help="How lines on stderr look.")
     ] = LogFormat.TEXT,
     log_level: Annotated[
         LogLevel, typer.Option(envvar="DWARF_LOG_LEVEL", help="What is logged; debug lines hold keys.")
@@ -135,7 +167,10 @@ async def serve(
         typer.Option("--otlp-traces/--no-otlp-traces", envvar="DWARF_OTLP_TRACES", help="Send it traces, too."),
     ] = True,
 ) -> None:
-    """Serve: one replica in the foreground. SIGTERM drains, a second one stops at once."""
+    """Serve: one replica in the foreground. SIGTERM drains, a second one stops at once.
+
+    Durations are in milliseconds. Every option has a variable, and a name in dwarf.toml.
+    """
     from dwarf_nats.server import run_server  # the engine is of no use to the other commands, and slow to load
 
     dsns = given_dsns(dsn)
@@ -148,7 +183,7 @@ async def serve(
         ServerSettings(
             dsns=dsns,
             nats_url=bus.nats,
-            prefix=service.prefix,
+            prefix=deployment.prefix,
             task_prefix=task_prefix,
             graph_prefix=graph_prefix,
             context=bus.context,

@@ -11,7 +11,12 @@ from dwarf_nats.wire import messages as m
 
 
 def register(app: typer.Typer) -> None:
-    command(app, "shards", example="dwarf-nats shards --json")(shards)
+    command(
+        app,
+        "shards",
+        short="Per shard: does its database answer, what does it hold.",
+        example="dwarf-nats shards --json",
+    )(shards)
 
 
 async def shards(out: Output, bus: Bus, service: Service) -> None:

@@ -21,7 +21,12 @@ Overrides = Annotated[
 ]
 
 
-@command(app, "resume", example="dwarf-nats flow resume 1-42-a1B2c3D4e5F6g7H8 --data '{\"approved\": true}'")
+@command(
+    app,
+    "resume",
+    short="Answer the oldest interrupt of a flow.",
+    example="dwarf-nats flow resume 1-42-a1B2c3D4e5F6g7H8 --data '{\"approved\": true}'",
+)
 async def resume(
     out: Output,
     bus: Bus,
@@ -64,7 +69,12 @@ async def break_(
     out.show(m.Empty(), "breakpoint cleared" if clear else "breakpoint set")
 
 
-@command(app, "restart", example="dwarf-nats flow restart 1-42-a1B2c3D4e5F6g7H8 --overrides '{\"card\": null}'")
+@command(
+    app,
+    "restart",
+    short="Run a stopped flow again, in place.",
+    example="dwarf-nats flow restart 1-42-a1B2c3D4e5F6g7H8 --overrides '{\"card\": null}'",
+)
 async def restart(out: Output, bus: Bus, service: Service, flow: FlowKey, overrides: Overrides = None) -> None:
     """Run a stopped flow again from its beginning, in place; what it did before is removed."""
     values = read_state(overrides, "--overrides")
@@ -74,7 +84,10 @@ async def restart(out: Output, bus: Bus, service: Service, flow: FlowKey, overri
 
 
 @command(
-    app, "restart-from", example="dwarf-nats flow restart-from 1-43-h8G7f6E5d4C3b2A1 --overrides '{\"price\": 10}'"
+    app,
+    "restart-from",
+    short="Run a step again, in place, and on from there.",
+    example="dwarf-nats flow restart-from 1-43-h8G7f6E5d4C3b2A1 --overrides '{\"price\": 10}'",
 )
 async def restart_from(out: Output, bus: Bus, service: Service, step: StepKey, overrides: Overrides = None) -> None:
     """Run a step again, in place, and on from there; exactly what it had led to is removed."""
@@ -84,7 +97,12 @@ async def restart_from(out: Output, bus: Bus, service: Service, step: StepKey, o
     out.show(m.Empty(), "restarted")
 
 
-@command(app, "fork", example="dwarf-nats flow fork 1-43-h8G7f6E5d4C3b2A1 --overrides '{\"price\": 10}'")
+@command(
+    app,
+    "fork",
+    short="Run a copy of an ended flow from one of its steps on.",
+    example="dwarf-nats flow fork 1-43-h8G7f6E5d4C3b2A1 --overrides '{\"price\": 10}'",
+)
 async def fork(out: Output, bus: Bus, service: Service, step: StepKey, overrides: Overrides = None) -> None:
     """Copy a flow that has ended up to a step, run the copy on from there, and print its key."""
     values = read_state(overrides, "--overrides")
@@ -93,7 +111,12 @@ async def fork(out: Output, bus: Bus, service: Service, step: StepKey, overrides
     out.show(m.FlowKeyReply(flow_key=key), key)
 
 
-@command(app, "continue", example='dwarf-nats flow continue 1-42-a1B2c3D4e5F6g7H8 --state \'{"word": "next"}\' --start')
+@command(
+    app,
+    "continue",
+    short="Make the next flow of a thread.",
+    example='dwarf-nats flow continue 1-42-a1B2c3D4e5F6g7H8 --state \'{"word": "next"}\' --start',
+)
 async def continue_(
     out: Output,
     bus: Bus,

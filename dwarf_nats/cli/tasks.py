@@ -18,7 +18,12 @@ from dwarf_nats.workflow.names import check_subject_name
 
 
 def register(app: typer.Typer) -> None:
-    command(app, "tasks", example="dwarf-nats tasks\ndwarf-nats tasks billing.charge --json")(tasks)
+    command(
+        app,
+        "tasks",
+        short="Who serves which task, its rate limit and its breaker.",
+        example="dwarf-nats tasks\ndwarf-nats tasks billing.charge --json",
+    )(tasks)
 
 
 class Server(msgspec.Struct, rename="camel"):

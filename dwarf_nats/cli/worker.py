@@ -25,6 +25,7 @@ def register(app: typer.Typer) -> None:
     command(
         app,
         "worker",
+        short="Serve the tasks of a Python module.",
         example="dwarf-nats worker orders/tasks.py --nats nats://127.0.0.1:4222\ndwarf-nats worker shop.tasks",
     )(worker)
 
@@ -33,7 +34,7 @@ def worker(
     bus: Bus,
     module: Annotated[str, typer.Argument(metavar="MODULE", help="A module's name, or a path to a .py file.")],
     log_format: Annotated[
-        LogFormat, typer.Option(envvar="DWARF_LOG_FORMAT", help="Of the lines on stderr.")
+        LogFormat, typer.Option(envvar="DWARF_LOG_FORMAT", help="How lines on stderr look.")
     ] = LogFormat.TEXT,
     ready_file: Annotated[Path | None, typer.Option(hidden=True)] = None,
 ) -> None:

@@ -259,7 +259,7 @@ class Committer:
 
 def _weight(settlement: Settlement) -> int:
     written = settlement.successor or settlement.end or settlement.child
-    own = len(written.state_json) if written is not None else 0
+    own = len(settlement.changes_json()) + (len(written.state_json) if written is not None else 0)
     return own + sum(len(branch.state_json) for branch in settlement.branches)
 
 

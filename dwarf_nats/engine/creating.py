@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from dwarf_nats.engine.reading import current_outcome, flow_key
+from dwarf_nats.engine.reading import current_outcome, flow_key, with_final_state
 from dwarf_nats.errors import BadRequest, Conflict, TooLarge, Unavailable
 from dwarf_nats.rules.settlement import FlowFacts, NewFlow
+from dwarf_nats.workflow import lending
 from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.names import check_subject_name
 from dwarf_nats.workflow.options import FlowOptions
@@ -136,6 +137,10 @@ class Creator:
             if latest is None or latest.status is not Status.COMPLETED:
                 status = "gone" if latest is None else latest.status
                 raise Conflict(f"the latest flow of the thread is {status}: only a completed one can be continued")
+            try:
+                latest = await with_final_state(shard.store, latest)
+            except lending.Gone:  # it runs again, or was deleted
+                continue
             new = await self._next_flow(shard, latest, given, options, digest, start=start)
             span = self._trace(new, latest.trace)
             created_at = await shard.store.create_next(latest, new)

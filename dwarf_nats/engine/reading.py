@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from dwarf_nats.errors import NotFound
 from dwarf_nats.rules import fan_in
+from dwarf_nats.workflow import lending
 from dwarf_nats.workflow.answer import ErrorInfo
 from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.records import FlowSummary, Outcome, Step
@@ -24,7 +27,7 @@ def flow_key(shard: int, flow: FlowRow) -> str:
 
 
 def outcome_of(shard: int, flow: FlowRow, pause: Paused | None = None) -> Outcome:
-    """Where the flow stands; `pause` is the oldest in an interrupted one (O5)."""
+    """Where the flow stands, its final state being whole; `pause` is the oldest in an interrupted one (O5)."""
     status = flow.status
     outcome = Outcome(
         flow_key(shard, flow),
@@ -41,16 +44,30 @@ def outcome_of(shard: int, flow: FlowRow, pause: Paused | None = None) -> Outcom
 
 
 async def current_outcome(store: Store, flow: FlowRow) -> Outcome:
-    """Where the flow stands, with what paused it read from the database. Raises `NotFound` if it is deleted meanwhile."""
-    while flow.status is Status.INTERRUPTED:
-        pause = await store.oldest_pause(flow)
-        if pause is not None:
-            return outcome_of(store.shard, flow, pause)
-        again = await store.flow_by_id(flow.flow_id)  # it was resumed meanwhile
+    """Where the flow stands, with what it paused at, or what its final state borrows, read from the database.
+
+    Raises `NotFound` if it is deleted meanwhile.
+    """
+    while True:
+        if flow.status is Status.INTERRUPTED:
+            pause = await store.oldest_pause(flow)
+            if pause is not None:
+                return outcome_of(store.shard, flow, pause)
+        else:
+            with contextlib.suppress(lending.Gone):
+                return outcome_of(store.shard, await with_final_state(store, flow))
+        again = await store.flow_by_id(flow.flow_id)  # it was resumed, or runs again, meanwhile
         if again is None:
             raise NotFound(f"no flow {store.shard}-{flow.flow_id}: it was deleted")
         flow = again
-    return outcome_of(store.shard, flow)
+
+
+async def with_final_state(store: Store, flow: FlowRow) -> FlowRow:
+    """The flow, its final state whole. Raises `lending.Gone` if it has changed meanwhile."""
+    if flow.final_state is None or flow.final_borrowed is None:
+        return flow
+    whole = await store.whole(flow.final_state, flow.final_borrowed)
+    return replace(flow, final_state=encode_state(whole).decode(), final_borrowed=None)
 
 
 def outcome_at(flow: Named, end: FlowEnd) -> Outcome:
@@ -125,12 +142,13 @@ def final_state_of(graph: Graph, steps: list[StepRow]) -> bytes:
     input of the steps without successor."""
     if not steps:
         return b"{}"
+    held = lending.Held((row.step_id, row.state, row.changes) for row in steps)
     open_spawns = [
         one for one in steps if one.cohort_size is not None and one.arrivals < one.cohort_size and not one.spawn_id
     ]
     if open_spawns:
         one = open_spawns[-1]
-        spawn = fan_in.Spawn(one.step_id, 0, 0, one.depth, one.node, one.state, one.changes)
+        spawn = fan_in.Spawn(one.step_id, 0, 0, one.depth, one.node, held.whole(one.state, one.borrowed), one.changes)
         members = [
             fan_in.Member(
                 row.step_id, row.ordinal, row.depth, row.status is Status.COMPLETED, bool(row.arrived), row.changes, 0
@@ -140,4 +158,4 @@ def final_state_of(graph: Graph, steps: list[StepRow]) -> bytes:
         ]
         return fan_in.final_state(graph, spawn, members)
     last = steps[-1]
-    return encode_state(merge(decode_state(last.state), decode_state(last.changes)))
+    return encode_state(merge(held.whole(last.state, last.borrowed), decode_state(last.changes)))

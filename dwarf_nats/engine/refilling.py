@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from dwarf_nats.workflow.rows import FlowRow
 
 log = logging.getLogger("dwarf_nats.engine")
-POLL_US = 30_000_000
-"""A line is looked at so often even if nothing is heard of it."""
 WOKEN = 2_000
 """So many steps whose time has come are put in line at once."""
 WAKINGS = 5
@@ -192,6 +190,12 @@ class Line:
             self.roster.note_wake(self._clock.now() + delay_us)
         self.wake(delay_us)
 
+    def told(self, delay_us: int) -> None:
+        """By the database: a step of some band is pending, due `delay_us` from now, whether or not it was hinted at."""
+        if delay_us > 0:
+            self.roster.note_wake(self._clock.now() + delay_us)
+        self.wake(delay_us)
+
     def hint_at(self, priority: int, due_at: int) -> None:
         """The same, in the words of a peer: `due_at` is on the shard's clock."""
         self.hint(priority, self.roster.delay_of(due_at, self._clock.now()))
@@ -254,10 +258,10 @@ class Line:
             self._rest()
 
     def _rest(self) -> None:
-        """Nothing is left: sleep until something comes due."""
+        """Nothing is left: sleep until something comes due. What nobody tells of, the replica's next beat does (`told`)."""
         self.left = None
         self.roster.clear()
-        self._look_at = self._clock.now() + POLL_US
+        self._look_at = NEVER
         if self.roster.wakes_at is not None:
             self._look_at = min(self._look_at, self.roster.wakes_at)
         if self._allowances and (opens_at := self.gate.opens_at()) is not None:
@@ -389,7 +393,8 @@ class Refiller:
             await self._hands.free.wait()
             return ready
         coming = [line.look_at for line in self._lines if line.open and line.job is None]
-        seconds = max(0.0, (min(coming) - now) / 1_000_000) if coming else None
+        following = min(coming, default=NEVER)
+        seconds = max(0.0, (following - now) / 1_000_000) if following < NEVER else None
         await self._clock.wait(self._poke, seconds)
         self._poke.clear()
         return []

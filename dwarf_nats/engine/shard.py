@@ -18,6 +18,7 @@ from dwarf_nats.rules import breakpoints, parking
 from dwarf_nats.rules.decide import Limits, decide, fail, give_back
 from dwarf_nats.rules.settlement import FlowFacts, NewFlow, NewStep, Settled, Settlement, StepInHand
 from dwarf_nats.telemetry.traces import headers_of
+from dwarf_nats.workflow import lending
 from dwarf_nats.workflow.answer import Answer, ErrorInfo, TaskCall
 from dwarf_nats.workflow.keys import Tokens
 from dwarf_nats.workflow.names import check_subject_name
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 BEAT = 0.4
 """How often a replica renews its row, as a share of the time after which it is taken for dead."""
+LOOK_SECONDS = 2.0
+"""A flow that is waited for is looked at in the database so often, should nobody tell that it stopped."""
 ID_BLOCK = 5_000
 BUS_AWAY_DELAY_US = 250_000
 
@@ -133,6 +136,7 @@ class Shard:
             self._job(self.committer.run(), "committer"),
             self._job(self._beat(name), "pulse"),
             self._job(self._keep_up(), "reaper"),
+            self._job(self._look_for_waiters(), "looker"),
             self._job(self.gate.run(), "prober"),
         ]
 
@@ -237,6 +241,8 @@ class Shard:
     async def take(self, rows: Sequence[Sequence[Any]], *, probe: bool = False) -> None:
         """Dispatch what was claimed."""
         dead = []
+        lenders = {lender for row in rows if row[35] is not None for lender in lending.read(row[35]).values()}
+        held = await self.store.held(lenders)
         now = self._clock.now() if self._meters.listening else 0
         for row in rows:
             if row[23] not in ("running", "interrupted"):
@@ -244,7 +250,14 @@ class Shard:
                 continue
             if now:
                 self._meters.queue_wait(row[3], max(0, -self.line.roster.delay_of(row[24], now)), now)
-            step = await self._step_in_hand(row)
+            try:
+                step = self._step_in_hand(row, held)
+            except lending.Gone as gone:
+                self.log.warning(
+                    "step %d-%d was removed while it was claimed: %s", self.number, row[0], gone,
+                    extra={"step_id": f"{self.number}-{row[0]}"},
+                )  # fmt: skip
+                continue
             self._hands.take()
             if probe:
                 self.gate.probes(step)
@@ -255,19 +268,19 @@ class Shard:
         if dead:
             await self.store.bury(dead)
 
-    async def _step_in_hand(self, row: Sequence[Any]) -> StepInHand:
+    def _step_in_hand(self, row: Sequence[Any], held: lending.Held) -> StepInHand:
         flow = FlowFacts(
             shard=self.number, flow_id=row[10], token=row[11], workflow=row[12], digest=row[13], graph=None,
             baggage=Raw(row[14].encode()), priority=row[15], fairness_key=row[16], fairness_weight=row[17],
             time_budget_ms=row[18], notify=row[19], thread_id=row[20], created_at=row[21], updated_at=row[22],
             breakpoints=breakpoints.read(row[31]), root_id=row[32], surgraph_flow_id=row[33], surgraph_step_id=row[34],
-            trace=row[35],
+            trace=row[36],
         )  # fmt: skip
         return StepInHand(
             flow, step_id=row[0], token=row[1], node=row[2], url=row[3], depth=row[4], attempt=row[5], lease_seq=row[6],
-            state=decode_state(row[7]), changes=decode_state(row[8]), age_us=row[9],
+            state=held.whole(row[7], row[35]), changes=decode_state(row[8]), age_us=row[9],
             spawn_id=row[25], ordinal=row[26], resumed=_raw(row[27]), subgraph_result=_raw(row[28]), subgraph_error=row[29],
-            breakpoint_hit=bool(row[30]),
+            breakpoint_hit=bool(row[30]), lenders=lending.read(row[35]),
         )  # fmt: skip
 
     async def start(self, flow: FlowRow, notify: str = "") -> None:
@@ -672,8 +685,11 @@ class Shard:
             await self._clock.sleep(self.settings.replica_timeout_ms / 1000 * BEAT)
             self.debug = self.log.isEnabledFor(logging.DEBUG)
             try:
-                self.gate.held = await self.store.beat(name)
+                pulse = await self.store.beat(name)
+                self.gate.held = pulse.held
                 self.away = ""
+                if pulse.due_in is not None:
+                    self.line.told(pulse.due_in)
             except Unavailable as error:
                 self.away = str(error)
                 self._missed_beats += 1
@@ -682,6 +698,22 @@ class Shard:
                 raise
             except Exception:
                 self.log.exception("a defect in the pulse of shard %d", self.number)
+
+    async def _look_for_waiters(self) -> None:
+        """Ask the database about those flows that have been waited for a while: who stops one may not have said so (B1, O4)."""
+        before: set[int] = set()
+        while True:
+            await self.waiters.some.wait()
+            await self._clock.sleep(LOOK_SECONDS)
+            now = self.waiters.waited_for()
+            try:
+                for flow_id in await self.store.stopped_among(sorted(before & now)) if before & now else ():
+                    self.waiters.wake(flow_id, None)
+            except Unavailable as error:
+                self.log.debug("shard %d: %s", self.number, error, extra={"shard": self.number})
+            except Exception:
+                self.log.exception("a defect in the watch over those who wait on shard %d", self.number)
+            before = now
 
     async def _keep_up(self) -> None:
         beat = self.settings.replica_timeout_ms / 1000 * BEAT
@@ -721,10 +753,6 @@ class Shard:
             step = self._in_hand.get(step_id)
             if step is not None and step_id in self._running:  # nobody told, or the signal was lost (B1)
                 self.cancelled([(step_id, step.token)])
-        waited_for = self.waiters.waited_for()
-        if waited_for:
-            for flow_id in await self.store.stopped_among(waited_for):
-                self.waiters.wake(flow_id, None)
 
     def _found(self, steps: int) -> None:
         """Steps of silent replicas, or past their lease, are pending again (B2)."""
@@ -754,5 +782,5 @@ def _in_hand(flow: FlowFacts, new: NewStep) -> StepInHand:
     """A step that was born running, in the hands of this replica."""
     return StepInHand(
         flow, new.step_id, new.token, new.node, new.url, new.depth, 0, 1, new.state, {},
-        spawn_id=new.spawn_id, ordinal=new.ordinal,
+        spawn_id=new.spawn_id, ordinal=new.ordinal, lenders=new.lenders,
     )  # fmt: skip

@@ -14,11 +14,14 @@ class Waiters:
 
     def __init__(self) -> None:
         self._futures: dict[int, set[asyncio.Future[Outcome | None]]] = {}
+        self.some = asyncio.Event()
+        """Set while somebody waits."""
 
     def add(self, flow_id: int) -> asyncio.Future[Outcome | None]:
         """A future of the outcome; `None` means: read it from the database."""
         future: asyncio.Future[Outcome | None] = asyncio.get_running_loop().create_future()
         self._futures.setdefault(flow_id, set()).add(future)
+        self.some.set()
         return future
 
     def drop(self, flow_id: int, future: asyncio.Future[Outcome | None]) -> None:
@@ -28,12 +31,18 @@ class Waiters:
             futures.discard(future)
             if not futures:
                 del self._futures[flow_id]
+                self._thinned()
 
     def wake(self, flow_id: int, outcome: Outcome | None) -> None:
         """The flow stopped."""
         for future in self._futures.pop(flow_id, ()):
             if not future.done():
                 future.set_result(outcome)
+        self._thinned()
+
+    def _thinned(self) -> None:
+        if not self._futures:
+            self.some.clear()
 
     def refuse(self, error: Exception) -> None:
         """This replica stops: nobody here will hear of it (503)."""
@@ -42,6 +51,8 @@ class Waiters:
                 if not future.done():
                     future.set_exception(error)
         self._futures.clear()
+        self._thinned()
 
-    def waited_for(self) -> list[int]:
-        return list(self._futures)
+    def waited_for(self) -> set[int]:
+        """The flows."""
+        return set(self._futures)

@@ -11,8 +11,10 @@ from dwarf_nats.errors import BadRequest
 from dwarf_nats.rules import branching, parking, retries, routing
 from dwarf_nats.rules.routing import Route, StepError
 from dwarf_nats.rules.settlement import FlowEnd, NewStep, Settlement, StepInHand
+from dwarf_nats.workflow import lending
 from dwarf_nats.workflow.answer import Answer, ErrorInfo
 from dwarf_nats.workflow.graph import END
+from dwarf_nats.workflow.lending import NONE, Lenders
 from dwarf_nats.workflow.state import MAX_DEPTH, Raw, State, check_json, encode_state, encode_value, merge
 from dwarf_nats.workflow.status import Status
 
@@ -74,7 +76,7 @@ def fail(step: StepInHand, error: ErrorInfo) -> Settlement:
     if step.spawn_id:
         settlement.arrives = True
     else:
-        settlement.end = FlowEnd(Status.FAILED, encode_state(merge(step.state, step.changes)), error)
+        settlement.end = _ended(step, Status.FAILED, step.changes, merge(step.state, step.changes), error)
     return settlement
 
 
@@ -171,7 +173,8 @@ def _follow(
     try:
         following = branching.follow(graph, step.node, route, state, member=step.spawn_id != 0)
         state_json = _encoded(step, state, limits)
-        branches = [(node, branch, _encoded(step, branch, limits)) for node, branch in following.branches]
+        lenders = _lenders(step, changes, state, state_json)
+        branches = [_branch(step, *one, state, lenders, limits) for one in following.branches]
     except StepError as error:
         if route.after_error:
             return fail(step, error.info)
@@ -180,26 +183,56 @@ def _follow(
     delay_us = min(sleep_ms * 1000, retries.MAX_DELAY_US)
     if branches:
         settlement.branches = [
-            _born(step, graph, node, branch, text, delay_us, new_step, step.step_id, ordinal)
-            for ordinal, (node, branch, text) in enumerate(branches)
+            _born(step, graph, node, branch, text, borrowed, delay_us, new_step, step.step_id, ordinal)
+            for ordinal, (node, branch, text, borrowed) in enumerate(branches)
         ]
     elif following.arrives:
         settlement.arrives = True
         settlement.delay_us = delay_us
     elif following.target == END:
-        settlement.end = FlowEnd(Status.COMPLETED, state_json)
+        settlement.end = _ended(step, Status.COMPLETED, changes, state)
     else:
+        if lenders:
+            state_json = encode_state(lending.slim(state, lenders))
         settlement.successor = _born(
-            step, graph, following.target, state, state_json, delay_us, new_step, step.spawn_id, step.ordinal
+            step, graph, following.target, state, state_json, lenders, delay_us, new_step, step.spawn_id, step.ordinal
         )
     return settlement
 
 
-def _encoded(step: StepInHand, state: State, limits: Limits) -> bytes:
+def _ended(step: StepInHand, status: Status, changes: State, state: State, error: ErrorInfo | None = None) -> FlowEnd:
+    """The flow ends with the state this step hands on."""
+    end = FlowEnd(status, encode_state(state), error)
+    end.lenders = _lenders(step, changes, state, end.state_json)
+    if end.lenders:
+        end.slim_json = encode_state(lending.slim(state, end.lenders))
+    return end
+
+
+def _lenders(step: StepInHand, changes: State, state: State, text: bytes) -> Lenders:
+    """Who holds the large fields of what this step hands on."""
+    if len(text) < lending.LARGE:
+        return NONE
+    return lending.lenders_of(step.step_id, step.state, changes, step.lenders, state)
+
+
+def _branch(
+    step: StepInHand, node: str, branch: State, state: State, lenders: Lenders, limits: Limits
+) -> tuple[str, State, bytes, Lenders]:
+    """A branch with its state as it is written, without what `state`, out of which it is made, has from others."""
+    borrowed = (
+        {name: lender for name, lender in lenders.items() if branch.get(name) is state[name]} if lenders else NONE
+    )
+    text = _encoded(step, lending.slim(branch, borrowed), limits, lending.spared(branch, borrowed))
+    return node, branch, text, borrowed
+
+
+def _encoded(step: StepInHand, state: State, limits: Limits, more: int = 0) -> bytes:
+    """The text of a state that is by `more` bytes larger than this."""
     text = encode_state(state)
-    if len(text) > limits.max_state_bytes:
+    if len(text) + more > limits.max_state_bytes:
         raise StepError(
-            f"the state after task {step.url} is {len(text)} bytes, over the limit of {limits.max_state_bytes}:"
+            f"the state after task {step.url} is {len(text) + more} bytes, over the limit of {limits.max_state_bytes}:"
             " keep large data elsewhere and a reference in the state",
             413,
         )
@@ -212,6 +245,7 @@ def _born(
     name: str,
     state: State,
     state_json: bytes,
+    lenders: Lenders,
     delay_us: int,
     new_step: Callable[[], tuple[int, str]],
     spawn_id: int,
@@ -220,5 +254,16 @@ def _born(
     step_id, token = new_step()
     node = graph.nodes[name]
     return NewStep(
-        step_id, token, node.name, node.url, step.depth + 1, state, state_json, delay_us, False, spawn_id, ordinal
+        step_id,
+        token,
+        node.name,
+        node.url,
+        step.depth + 1,
+        state,
+        state_json,
+        delay_us,
+        False,
+        spawn_id,
+        ordinal,
+        lenders,
     )

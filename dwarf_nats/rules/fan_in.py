@@ -38,12 +38,12 @@ class Spawn:
     ordinal: int
     depth: int
     node: str
-    state: bytes | str
+    state: State
     changes: bytes | str
 
     def merged(self) -> State:
         """Its `state + changes`, a plain merge."""
-        return merge(decode_state(self.state), decode_state(self.changes))
+        return merge(self.state, decode_state(self.changes))
 
 
 def merged_input(graph: Graph, spawn: Spawn, members: Sequence[Member]) -> State:

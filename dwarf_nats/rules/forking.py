@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from dwarf_nats.rules import rewinding
+from dwarf_nats.workflow import lending
+from dwarf_nats.workflow.lending import overridden
 from dwarf_nats.workflow.rows import FlowRow, StepRow
-from dwarf_nats.workflow.state import State, decode_state, encode_state, merge
 from dwarf_nats.workflow.status import Status
+
+if TYPE_CHECKING:
+    from dwarf_nats.workflow.state import State
 
 NewId = Callable[[], tuple[int, str]]
 """Gives an id and a token."""
@@ -56,7 +61,7 @@ def fork(
     for step in rows:
         _move(step, flow_ids, step_ids)
     first = next(step for step in rows if step.step_id == step_ids[target][0])
-    first.state = encode_state(merge(decode_state(first.state), overrides)).decode()
+    first.state, first.borrowed = overridden(first.state, first.borrowed, overrides)
     root = next(copy for copy in copies if copy.surgraph_flow_id is None)
     return Forked(copies, rows, root, first)
 
@@ -103,7 +108,9 @@ def _flow(
         copy.surgraph_step_id = step_ids[flow.surgraph_step_id][0]
     if runs:
         copy.status = Status.RUNNING
-        copy.final_state = copy.error = copy.cancel_reason = None
+        copy.final_state = copy.final_borrowed = copy.error = copy.cancel_reason = None
+    else:
+        copy.final_borrowed = _lent(copy.final_borrowed, step_ids)
     return copy
 
 
@@ -111,8 +118,14 @@ def _move(step: StepRow, flow_ids: Mapping[int, tuple[int, str]], step_ids: Mapp
     step.flow_id = flow_ids[step.flow_id][0]
     step.step_id, step.token = step_ids[step.step_id]
     step.spawn_id = step_ids[step.spawn_id][0] if step.spawn_id else 0
+    step.borrowed = _lent(step.borrowed, step_ids)
     step.predecessor_id = _moved(step.predecessor_id, step_ids)
     step.successor_id = _moved(step.successor_id, step_ids)
+
+
+def _lent(borrowed: str | None, step_ids: Mapping[int, tuple[int, str]]) -> str | None:
+    """What is borrowed is borrowed from the copies."""
+    return lending.stored({name: step_ids[lender][0] for name, lender in lending.read(borrowed).items()})
 
 
 def _moved(step_id: int | None, step_ids: Mapping[int, tuple[int, str]]) -> int | None:

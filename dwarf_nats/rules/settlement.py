@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from dwarf_nats.workflow.lending import Lenders
 from dwarf_nats.workflow.state import State, encode_state
 from dwarf_nats.workflow.status import Status
 
@@ -109,7 +110,8 @@ class StepInHand:
     """What its child came to (P1)."""
     breakpoint_hit: bool = False
     """It has paused at its breakpoint; it does so once (O12)."""
-
+    lenders: Lenders = field(default_factory=dict)
+    """Who holds the large fields of `state`, where it is not this step."""
     probe: bool = False
     """Let through by a tripped breaker, to find out whether the task serves again (V4)."""
     cancelled: bool = False
@@ -139,7 +141,10 @@ class StepInHand:
 
 @dataclass(slots=True)
 class NewStep:
-    """A successor. Born running it is already claimed by this replica; `delay_us` holds it back (X6)."""
+    """A successor. Born running it is already claimed by this replica; `delay_us` holds it back (X6).
+
+    `state_json`: its state as it is written, without what it borrows from `lenders`.
+    """
 
     step_id: int
     token: str
@@ -152,6 +157,7 @@ class NewStep:
     running: bool = False
     spawn_id: int = 0
     ordinal: int = 0
+    lenders: Lenders = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -163,6 +169,14 @@ class FlowEnd:
     error: ErrorInfo | None = None
     payload: Raw | None = None
     """Of an interrupt; a breakpoint has none."""
+    lenders: Lenders = field(default_factory=dict)
+    slim_json: bytes = b""
+    """The state without what is borrowed from `lenders`, if anything is."""
+
+    @property
+    def stored_json(self) -> bytes:
+        """The state as it is written."""
+        return self.slim_json or self.state_json
 
 
 @dataclass(slots=True)

@@ -10,24 +10,29 @@ from dwarf_nats.errors import BadRequest
 from dwarf_nats.rules import fan_in
 from dwarf_nats.rules.decide import Limits, fail_or_handle
 from dwarf_nats.rules.settlement import FlowEnd, FlowFacts, NewIds, NewStep, Settled, Settlement, StepInHand
-from dwarf_nats.store.wishes import Effects, Sql, StepInsert, Wish
+from dwarf_nats.store.lent import HELD
+from dwarf_nats.store.wishes import Effects, Many, Sql, StepInsert, Wish
+from dwarf_nats.workflow import lending
 from dwarf_nats.workflow.answer import ErrorInfo
 from dwarf_nats.workflow.state import encode_state
 from dwarf_nats.workflow.status import Status
 
 if TYPE_CHECKING:
     from dwarf_nats.store.database import Row
+    from dwarf_nats.workflow.graph import Graph
+    from dwarf_nats.workflow.state import State
 
 
 ARRIVE = """
 update dwarf_steps set arrivals = arrivals + $2, failures = failures + $3, cohort_error = coalesce(cohort_error, $4)
 where step_id = $1
-returning arrivals, failures, cohort_size, cohort_error, spawn_id, ordinal, depth, node, state, changes
+returning step_id, arrivals, failures, cohort_size, cohort_error, spawn_id, ordinal, depth, node, state, changes,
+  borrowed
 """
 # `spawn_id <> 0` says nothing new, but lets a plan made without the value use the partial index.
 MEMBERS = """
-select step_id, ordinal, depth, status, arrived, changes, not_before from dwarf_steps
-where spawn_id = $1 and spawn_id <> 0
+select step_id, ordinal, depth, status, arrived, changes, not_before, spawn_id from dwarf_steps
+where spawn_id {in:$1} and spawn_id <> 0
 """
 CONVERGE = """
 update dwarf_steps set successor_id = $2
@@ -65,95 +70,118 @@ class _Rounds:
 
 
 def arrive(group: Sequence[Settlement], settled: Settled, new_step: NewIds, limits: Limits) -> Effects:
-    """Count the arrivals of the group; the last of a cohort bears its fan-in, or passes its failure outward."""
+    """Count the arrivals of the group; the last of a cohort bears its fan-in, or passes its failure outward.
+
+    All cohorts of a round are looked after together, however many: a statement for each kind of thing, not for each cohort.
+    """
     rounds = _Rounds()
     for one in group:
         rounds.add(one.step.flow, one.step, one.step.spawn_id, _failure(one))
     while rounds.cohorts:
         outward = _Rounds()
-        for spawn_id in sorted(rounds.cohorts):  # X10
-            yield from _arrive(spawn_id, rounds.cohorts[spawn_id], outward, settled, new_step, limits)
+        yield from _round(rounds.cohorts, outward, settled, new_step, limits)
         rounds = outward
 
 
-def _arrive(
-    spawn_id: int, arrivals: _Arrivals, outward: _Rounds, settled: Settled, new_step: NewIds, limits: Limits
+def _round(
+    cohorts: dict[int, _Arrivals], outward: _Rounds, settled: Settled, new_step: NewIds, limits: Limits
 ) -> Effects:
-    rows = yield Sql(ARRIVE, (spawn_id, arrivals.count, arrivals.failures, arrivals.error))
-    if not rows or rows[0][0] < rows[0][2]:
+    counts = [(one, cohorts[one].count, cohorts[one].failures, cohorts[one].error) for one in sorted(cohorts)]  # X10
+    rows = yield Many(ARRIVE, counts)
+    resolved = []
+    for row in rows:
+        complete, failed, outer_id = row[1] >= row[3], row[2] > 0, row[5]
+        if complete and failed and outer_id:
+            arrivals = cohorts[row[0]]
+            outward.add(arrivals.flow, arrivals.last, outer_id, row[4])
+        elif complete:
+            resolved.append(row)
+    if not resolved:
         return
-    _, failures, _, error, outer_id, ordinal, depth, node, state, changes = rows[0]
-    spawn = fan_in.Spawn(spawn_id, outer_id, ordinal, depth, node, state, changes)
-    if failures and outer_id:
-        outward.add(arrivals.flow, arrivals.last, outer_id, error)
-        return
-    members = yield from _members(spawn_id)
-    if failures:
-        graph = arrivals.flow.graph
+    held = yield from _held(resolved)
+    members = yield from _members([row[0] for row in resolved])
+    converging = []
+    for spawn_id, _, failures, _, error, outer_id, ordinal, depth, node, state, changes, borrowed in resolved:
+        spawn = fan_in.Spawn(spawn_id, outer_id, ordinal, depth, node, held.whole(state, borrowed), changes)
+        flow, graph = cohorts[spawn_id].flow, cohorts[spawn_id].flow.graph
         assert graph is not None
-        yield from _end(arrivals.flow, Status.FAILED, fan_in.final_state(graph, spawn, members), error, settled)
-        return
-    yield from _converge(spawn, members, arrivals, outward, settled, new_step, limits)
+        if failures:
+            end = FlowEnd(
+                Status.FAILED, fan_in.final_state(graph, spawn, members[spawn_id]), ErrorInfo.from_stored(error)
+            )
+            yield from _end(flow, end, error, settled)
+        else:
+            converging.append((spawn, members[spawn_id], cohorts[spawn_id], new_step()))
+    yield from _converge(converging, outward, settled, new_step, limits)
 
 
-def _members(spawn_id: int) -> Generator[Wish, list[Row], list[fan_in.Member]]:
-    rows = yield Sql(MEMBERS, (spawn_id,))
-    return [fan_in.Member(r[0], r[1], r[2], r[3] == "completed", bool(r[4]), r[5], r[6]) for r in rows]
+def _held(resolved: Sequence[Row]) -> Generator[Wish, list[Row], lending.Held]:
+    """What the steps hold from which the spawn steps borrow."""
+    lenders = {one for row in resolved for one in lending.read(row[11]).values()}
+    return lending.Held((yield Sql(HELD, (sorted(lenders),))) if lenders else ())
+
+
+def _members(spawn_ids: list[int]) -> Generator[Wish, list[Row], dict[int, list[fan_in.Member]]]:
+    rows = yield Sql(MEMBERS, (spawn_ids,))
+    members: dict[int, list[fan_in.Member]] = {spawn_id: [] for spawn_id in spawn_ids}
+    for r in rows:
+        members[r[7]].append(fan_in.Member(r[0], r[1], r[2], r[3] == "completed", bool(r[4]), r[5], r[6]))
+    return members
 
 
 def _converge(
-    spawn: fan_in.Spawn,
-    members: list[fan_in.Member],
-    arrivals: _Arrivals,
+    cohorts: Sequence[tuple[fan_in.Spawn, list[fan_in.Member], _Arrivals, tuple[int, str]]],
     outward: _Rounds,
     settled: Settled,
     new_step: NewIds,
     limits: Limits,
 ) -> Effects:
-    """All have arrived: the fan-in step is born, or it fails at once because a value cannot be merged (F3)."""
-    flow = arrivals.flow
-    graph = flow.graph
-    assert graph is not None
-    node = graph.nodes[graph.fan_ins[spawn.node]]
-    depth = max(one.depth for one in members if one.arrived) + 1
-    step_id, token = new_step()
-    yield Sql(CONVERGE, (spawn.step_id, step_id))
-    problem = None
+    """All have arrived: the fan-in steps are born, or fail at once because a value cannot be merged (F3)."""
+    if not cohorts:
+        return
+    yield Many(CONVERGE, [(spawn.step_id, step_id) for spawn, _, _, (step_id, _) in cohorts])
+    inserts = []
+    failures = []
+    for spawn, members, arrivals, ids in cohorts:
+        graph = arrivals.flow.graph
+        assert graph is not None
+        node = graph.nodes[graph.fan_ins[spawn.node]]
+        depth = max(one.depth for one in members if one.arrived) + 1
+        state, text, problem = _merged(graph, spawn, members, limits)
+        born = NewStep(*ids, node.name, node.url, depth, state, text, 0, False, spawn.spawn_id, spawn.ordinal)
+        if problem is None:
+            due = max(one.resume_at for one in members if one.arrived)
+            inserts.append(StepInsert(arrivals.flow, born, arrivals.last.step_id, not_before=due))
+            settled.born.append((arrivals.flow, born))
+        else:
+            failures.append((arrivals, born, problem))
+    if inserts:
+        yield inserts
+    for arrivals, born, problem in failures:
+        step = StepInHand(
+            arrivals.flow, born.step_id, born.token, born.node, born.url, born.depth, 0, 1, born.state, {},
+            spawn_id=born.spawn_id, ordinal=born.ordinal,
+        )  # fmt: skip
+        graph = arrivals.flow.graph
+        assert graph is not None
+        outcome = fail_or_handle(step, graph, problem, new_step, limits)
+        yield from _failed_fan_in(step, born, arrivals.last.step_id, outcome, outward, settled)
+
+
+def _merged(
+    graph: Graph, spawn: fan_in.Spawn, members: list[fan_in.Member], limits: Limits
+) -> tuple[State, bytes, ErrorInfo | None]:
+    """The fan-in's input and its text; with a problem, the spawn step's own."""
     try:
         state = fan_in.merged_input(graph, spawn, members)
         text = encode_state(state)
-        if len(text) > limits.max_state_bytes:
-            problem = ErrorInfo(
-                f"the merged state is {len(text)} bytes, over the limit of {limits.max_state_bytes}", 413
-            )
+        if len(text) <= limits.max_state_bytes:
+            return state, text, None
+        problem = ErrorInfo(f"the merged state is {len(text)} bytes, over the limit of {limits.max_state_bytes}", 413)
     except BadRequest as error:
         problem = ErrorInfo(error.message, 500)
-    if problem is not None:
-        state = spawn.merged()
-        text = encode_state(state)
-    born = NewStep(step_id, token, node.name, node.url, depth, state, text, 0, False, spawn.spawn_id, spawn.ordinal)
-    predecessor = arrivals.last.step_id
-    if problem is None:
-        yield [StepInsert(flow, born, predecessor, not_before=max(one.resume_at for one in members if one.arrived))]
-        settled.born.append((flow, born))
-        return
-    step = StepInHand(
-        flow,
-        step_id,
-        token,
-        node.name,
-        node.url,
-        depth,
-        0,
-        1,
-        state,
-        {},
-        spawn_id=spawn.spawn_id,
-        ordinal=spawn.ordinal,
-    )
-    yield from _failed_fan_in(
-        step, born, predecessor, fail_or_handle(step, graph, problem, new_step, limits), outward, settled
-    )
+    state = spawn.merged()
+    return state, encode_state(state), problem
 
 
 def _failed_fan_in(
@@ -175,17 +203,17 @@ def _failed_fan_in(
         yield Sql("update dwarf_steps set arrived = 1 where step_id = $1", (step.step_id,))
         outward.add(step.flow, step, step.spawn_id, row.error)
     if outcome.end is not None:
-        yield from _end(step.flow, outcome.end.status, outcome.end.state_json, row.error, settled)
+        yield from _end(step.flow, outcome.end, row.error, settled)
 
 
-def _end(flow: FlowFacts, status: Status, state: bytes, error: str | None, settled: Settled) -> Effects:
+def _end(flow: FlowFacts, end: FlowEnd, error: str | None, settled: Settled) -> Effects:
     rows = yield Sql(
-        "update dwarf_flows set status = $2, final_state = $3, error = $4, updated_at = {now}"
+        "update dwarf_flows set status = $2, final_state = $3, final_borrowed = $4, error = $5, updated_at = {now}"
         " where flow_id = $1 and status in ('running', 'interrupted') returning updated_at",
-        (flow.flow_id, status.value, state.decode(), error),
+        (flow.flow_id, end.status.value, end.stored_json.decode(), lending.stored(end.lenders), error),
     )
     if rows:
-        settled.ended.append((flow, FlowEnd(status, state, ErrorInfo.from_stored(error)), int(rows[0][0])))
+        settled.ended.append((flow, end, int(rows[0][0])))
 
 
 def _failure(one: Settlement) -> str | None:

@@ -31,9 +31,13 @@ def effects(group: Sequence[Settlement], settled: Settled, new_step: NewIds, lim
     """What follows from settlements that were just written: branches and children are born, pauses reach the root, arrivals
     are counted, fan-ins resolved, waiting steps woken."""
     living = [one for one in group if settled.get(one.step.step_id, (False, 0))[0]]
-    for one in living:
-        if one.branches:
-            yield [StepInsert(one.step.flow, branch, one.step.step_id, _status(branch)) for branch in one.branches]
+    branches = [
+        StepInsert(one.step.flow, branch, one.step.step_id, _status(branch))
+        for one in living
+        for branch in one.branches
+    ]
+    if branches:
+        yield branches
     yield from trees.forget([one.step for one in living if one.forgets])
     yield from trees.start_children([one for one in living if one.child is not None], settled)
     yield from trees.pause([one for one in living if one.pause is not None], settled)

@@ -30,6 +30,11 @@ if TYPE_CHECKING:
 
 RIPE = "status = 'pending' and parked = 0 and not_before <= updated_at"
 ASLEEP = "status = 'pending' and parked = 0 and not_before > updated_at"
+# In the order of an index, so that it is read no further than its first entry.
+FIRST_RIPE = (
+    f"select not_before from dwarf_steps where {RIPE} order by priority, fairness_key, not_before, step_id limit 1"
+)
+NEXT_AWAKE = f"select not_before from dwarf_steps where {ASLEEP} order by not_before limit 1"
 SHUT_PROBES = 1_000
 """So many lanes of tasks that are passed over are stepped over in one look."""
 _NOW = "(extract(epoch from now()) * 1000000)::bigint"

@@ -53,6 +53,12 @@ def head() -> str:
     return revision
 
 
+def is_later(revision: str | None) -> bool:
+    """Whether a database is at a revision that only a later version knows."""
+    known = {one.revision for one in ScriptDirectory.from_config(_config()).walk_revisions()}
+    return revision is not None and revision not in known
+
+
 def _upgrade(connection: Connection) -> None:
     config = _config()
     config.attributes["connection"] = connection

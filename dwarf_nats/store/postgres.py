@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import asyncpg
@@ -25,7 +25,8 @@ from dwarf_nats.store.breakers import PARKED
 from dwarf_nats.store.database import Row, Tx, postgres_sql
 from dwarf_nats.store.effects import effects, has_effects, hold
 from dwarf_nats.store.lease import lease_us
-from dwarf_nats.store.wishes import FlowInserts, Sql, Wish
+from dwarf_nats.store.wishes import FlowInserts, Many, Sql, Wish
+from dwarf_nats.workflow import lending
 from dwarf_nats.workflow.rows import Band
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ claimed as (
     {NOW} - s.started_at as age, f.flow_id, f.token as flow_token, f.workflow, f.graph_digest, f.baggage, f.priority,
     f.fairness_key, f.fairness_weight, f.time_budget_ms, f.notify, f.thread_id, f.created_at, f.updated_at, f.status,
     s.not_before, s.spawn_id, s.ordinal, s.resumed, s.subgraph_result, s.subgraph_error, s.breakpoint_hit,
-    f.breakpoints, f.root_id, f.surgraph_flow_id, f.surgraph_step_id, f.trace)
+    f.breakpoints, f.root_id, f.surgraph_flow_id, f.surgraph_step_id, s.borrowed, f.trace)
 select * from claimed order by priority, not_before, step_id
 """
 CLAIM = line.PICK + _CLAIMED
@@ -151,10 +152,10 @@ SETTLE = f"""
 with r as (
   select * from unnest($1::bigint[], $2::int[], $3::text[], $4::text[], $5::text[], $6::int[], $7::bigint[], $8::bigint[],
     $9::bigint[], $10::text[], $11::text[], $12::text[], $13::text[], $14::bool[], $15::bigint[], $16::bigint[],
-    $17::text[], $18::text[], $20::bool[], $21::int[])
+    $17::text[], $18::text[], $20::bool[], $21::int[], $22::text[], $23::text[])
   as r(step_id, lease_seq, status, changes, error, attempt, delay, flow_id, next_id, next_token, next_node, next_url,
     next_state, next_running, next_delay, lease, end_status, final_state, arrives,
-    cohort_size)),
+    cohort_size, next_borrowed, final_borrowed)),
 -- Fenced by the lease generation (X1). The group's own columns come back through `returning`, so nothing is joined twice.
 done as (
   update dwarf_steps s set
@@ -169,26 +170,26 @@ done as (
   where s.step_id = r.step_id and s.lease_seq = r.lease_seq and s.status || '' = 'running'
   returning s.step_id, s.flow_id, s.depth, s.priority, s.fairness_key, s.fairness_weight, s.spawn_id, s.ordinal,
     r.error, r.next_id,
-    r.next_token, r.next_node, r.next_url, r.next_state, r.next_running, r.next_delay, r.lease, r.end_status,
-    r.final_state, f.status in ('running', 'interrupted') as alive, f.breakpoints is not null as held,
+    r.next_token, r.next_node, r.next_url, r.next_state, r.next_borrowed, r.next_running, r.next_delay, r.lease, r.end_status,
+    r.final_state, r.final_borrowed, f.status in ('running', 'interrupted') as alive, f.breakpoints is not null as held,
     f.updated_at as flow_updated_at),
 born as (
   insert into dwarf_steps (step_id, flow_id, depth, token, node, url, state, status, lease_seq, claimed_by, lease_expires,
     not_before, predecessor_id, spawn_id, ordinal, priority, fairness_key, fairness_weight, created_at, started_at,
-    updated_at, parked)
+    updated_at, borrowed, parked)
   select next_id, flow_id, depth + 1, next_token, next_node, next_url, next_state,
     case when next_running then 'running' else 'pending' end, case when next_running then 1 else 0 end,
     case when next_running then $19::bigint end, case when next_running then {NOW} + lease end, {NOW} + next_delay,
     step_id, spawn_id, ordinal, priority, fairness_key, fairness_weight, {NOW},
-    case when next_running then {NOW} end, {NOW},
+    case when next_running then {NOW} end, {NOW}, next_borrowed,
     case when next_running then 0 else {PARKED.replace("url in", "next_url in")} end
   from (
     -- A flow with breakpoints has its steps born pending: their claim looks at the breakpoints (O12).
     select step_id, flow_id, depth, priority, fairness_key, fairness_weight, spawn_id, ordinal, next_id, next_token,
-      next_node, next_url, next_state, next_running and not held as next_running, next_delay, lease
+      next_node, next_url, next_state, next_borrowed, next_running and not held as next_running, next_delay, lease
     from done where next_id is not null and alive) d),
 ended as (
-  update dwarf_flows f set status = d.end_status, final_state = d.final_state,
+  update dwarf_flows f set status = d.end_status, final_state = d.final_state, final_borrowed = d.final_borrowed,
     updated_at = greatest({NOW}, f.updated_at + 1), error = case when d.end_status = 'failed' then d.error end
   from done d
   where d.end_status is not null and d.alive and f.flow_id = d.flow_id and f.status in ('running', 'interrupted')
@@ -201,20 +202,22 @@ from done d
 BEAR = f"""
 insert into dwarf_steps (step_id, flow_id, depth, token, node, url, state, status, not_before, predecessor_id, spawn_id,
   ordinal, changes, error, successor_id, priority, fairness_key, fairness_weight, lease_seq, claimed_by, lease_expires,
-  created_at, started_at, updated_at, parked)
+  created_at, started_at, updated_at, borrowed, parked)
 select step_id, flow_id, depth, token, node, url, state, status, greatest(not_before, {NOW} + delay), predecessor_id,
   spawn_id, ordinal, changes, error, successor_id, priority, fairness_key, fairness_weight,
   case when status = 'running' then 1 else 0 end, case when status = 'running' then $21::bigint end,
   case when status = 'running' then {NOW} + lease end, {NOW}, case when status <> 'pending' then {NOW} end, {NOW},
-  case when status = 'pending' then {PARKED} else 0 end
+  borrowed, case when status = 'pending' then {PARKED} else 0 end
 from unnest($1::bigint[], $2::bigint[], $3::int[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
   $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], $13::int[], $14::text[], $15::text[], $16::bigint[],
-  $17::int[], $18::text[], $19::float8[], $20::bigint[])
+  $17::int[], $18::text[], $19::float8[], $20::bigint[], $22::text[])
 as r(step_id, flow_id, depth, token, node, url, state, status, not_before, delay, predecessor_id, spawn_id, ordinal,
-  changes, error, successor_id, priority, fairness_key, fairness_weight, lease)
+  changes, error, successor_id, priority, fairness_key, fairness_weight, lease, borrowed)
 """
 CHUNK = 2_000
 """Rows of one such statement."""
+FIRST_PLANS, LAST_PLANS = 8, 4_096
+"""So many runs of hot statements until their plans are made anew: the first time, twice as many each time, and the most."""
 
 
 class Postgres:
@@ -226,6 +229,11 @@ class Postgres:
         self._pool: asyncpg.Pool | None = None
         self._hot: asyncpg.Connection | None = None
         self._hot_lock = asyncio.Lock()
+        self._runs = 0
+        self._plans_last = FIRST_PLANS
+        self.transactions = 0
+        self.round_trips = 0
+        """What this process asked of the database so far, connecting and migrating apart."""
         self.why = "the engine is not running: its database is closed"
         self._resizing: set[asyncio.Future[None]] = set()
 
@@ -281,19 +289,27 @@ class Postgres:
         try:
             async with self._acquired() as connection:
                 for _ in range(3):
+                    self._counted()
                     try:
                         return list(await connection.fetch(postgres_sql(sql), *args))
                     except _AGAIN as error:
                         log.debug("once more: %s", one_line(error))
+                self._counted()
                 return list(await connection.fetch(postgres_sql(sql), *args))
         except (*_AWAY, *_AGAIN) as error:
             raise self._unavailable(error) from error
+
+    def _counted(self, trips: int = 1, transactions: int = 1) -> None:
+        self.round_trips += trips
+        self.transactions += transactions
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Tx]:
         try:
             async with self._acquired() as connection, connection.transaction():
-                yield _Tx(connection)
+                tx = _Tx(connection)
+                yield tx
+                self._counted(2 + tx.trips)
         except (*_AWAY, *_AGAIN) as error:
             raise self._unavailable(error) from error
 
@@ -307,7 +323,10 @@ class Postgres:
                 async with self._acquired() as connection, connection.transaction():
                     if by_index:
                         await connection.execute("set local enable_seqscan = off")
-                    return await work(_Tx(connection))
+                    tx = _Tx(connection)
+                    result = await work(tx)
+                    self._counted(2 + by_index + tx.trips)
+                    return result
             except _AGAIN as error:
                 log.debug("once more: %s", one_line(error))
             except _AWAY as error:
@@ -373,6 +392,7 @@ class Postgres:
             return settled
 
         async def work(connection: Any) -> Settled:
+            trips = 3
             async with connection.transaction():
                 settled = _settled(await connection.fetch(SETTLE, *args))
                 hold(group, settled)
@@ -382,6 +402,8 @@ class Postgres:
                     while True:
                         wish = next(steps) if rows is None else steps.send(rows)
                         rows = await _grant(connection, wish, replica_id, budget_ms)
+                        trips += 1 + (len(wish) - 1) // CHUNK if isinstance(wish, list) else 1
+            self._counted(trips)
             return settled
 
         return await self._hotly(work)
@@ -392,6 +414,7 @@ class Postgres:
 
     async def _run_hot(self, sql: str, *args: Any) -> list[Row]:
         async def work(connection: Any) -> list[Row]:
+            self._counted()
             return list(await connection.fetch(sql, *args))
 
         return await self._hotly(work)
@@ -401,9 +424,12 @@ class Postgres:
             for attempt in range(4):
                 try:
                     if self._hot is None or self._hot.is_closed():
-                        self._hot = await asyncpg.connect(
-                            self.dsn, timeout=10, command_timeout=60, server_settings=_HOT
-                        )
+                        with self._entering():
+                            self._hot = await asyncpg.connect(
+                                self.dsn, timeout=10, command_timeout=60, server_settings=_HOT
+                            )
+                        self._runs, self._plans_last = 0, FIRST_PLANS
+                    await self._replan(self._hot)
                     return await work(self._hot)
                 except _AGAIN as error:
                     if attempt == 3:  # it is not what was to be written that is at fault
@@ -415,16 +441,38 @@ class Postgres:
                     raise self._unavailable(error) from error
             raise AssertionError("unreachable")
 
+    async def _replan(self, hot: Any) -> None:
+        """Forget the plans now and then. A plan made while a table was empty, and known to be, may read an index from end to
+        end; nothing tells the connection when the table has grown, until it is analysed again."""
+        self._runs += 1
+        if self._runs >= self._plans_last:
+            self._runs = 0
+            self._plans_last = min(self._plans_last * 2, LAST_PLANS)
+            self._counted()
+            await hot.execute("discard plans")
+
     @asynccontextmanager
     async def _acquired(self) -> AsyncIterator[Any]:
         if self._pool is None:
             raise Unavailable(self.why)
-        async with self._pool.acquire(timeout=10) as connection:
-            try:
-                yield connection
-            except _AWAY:
-                connection.terminate()  # the pool makes another
-                raise
+        pool = self._pool
+        with self._entering():
+            connection = await pool.acquire(timeout=10)
+        try:
+            yield connection
+        except _AWAY:
+            connection.terminate()  # the pool makes another
+            raise
+        finally:
+            await pool.release(connection)
+
+    @contextmanager
+    def _entering(self) -> Iterator[None]:
+        """Whatever PostgreSQL says to somebody who wants in: it is away for us, as while it is closed for maintenance."""
+        try:
+            yield
+        except asyncpg.PostgresError as error:
+            raise self._unavailable(error) from error
 
     def _unavailable(self, error: BaseException) -> Unavailable:
         return Unavailable(f"PostgreSQL at {shown_dsn(self.dsn)} is away, try again: {one_line(error)}")
@@ -459,8 +507,9 @@ def _settle_args(group: Sequence[Settlement], replica_id: int, budget_ms: int) -
         [n and n.node for n in nexts], [n and n.url for n in nexts],
         [n and n.state_json.decode() for n in nexts], [n is not None and n.running for n in nexts],
         [n.delay_us if n else 0 for n in nexts], [lease_us(one.step.flow, budget_ms) for one in group],
-        [end and end.status.value for end in ends], [end and end.state_json.decode() for end in ends],
+        [end and end.status.value for end in ends], [end and end.stored_json.decode() for end in ends],
         replica_id, [one.arrives for one in group], [len(one.branches) or None for one in group],
+        [n and lending.stored(n.lenders) for n in nexts], [end and lending.stored(end.lenders) for end in ends],
     )  # fmt: skip
 
 
@@ -473,6 +522,8 @@ def _settled(rows: Sequence[Row]) -> Settled:
 async def _grant(connection: Any, wish: Wish, replica_id: int, budget_ms: int) -> list[Row]:
     if isinstance(wish, Sql):
         return list(await connection.fetch(postgres_sql(wish.text), *wish.args))
+    if isinstance(wish, Many):
+        return list(await connection.fetchmany(postgres_sql(wish.text), wish.rows))
     if isinstance(wish, FlowInserts):
         await connection.fetch(CREATE, *_create_args(wish.flows, replica_id, budget_ms))
         return []
@@ -487,6 +538,7 @@ async def _grant(connection: Any, wish: Wish, replica_id: int, budget_ms: int) -
             [r.step.ordinal for r in rows], [r.changes for r in rows], [r.error for r in rows],
             [r.successor_id for r in rows], [r.flow.priority for r in rows], [r.flow.fairness_key for r in rows],
             [r.flow.fairness_weight for r in rows], [lease_us(r.flow, budget_ms) for r in rows], replica_id,
+            [lending.stored(r.step.lenders) for r in rows],
         )  # fmt: skip
     return []
 
@@ -494,14 +546,18 @@ async def _grant(connection: Any, wish: Wish, replica_id: int, budget_ms: int) -
 class _Tx:
     def __init__(self, connection: Any) -> None:
         self._connection = connection
+        self.trips = 0
 
     async def fetch(self, sql: str, *args: Any) -> list[Row]:
+        self.trips += 1
         return list(await self._connection.fetch(postgres_sql(sql), *args))
 
     async def insert(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        self.trips += 1
         await self._connection.copy_records_to_table(table, columns=columns, records=rows)
 
     async def create(self, new: NewFlow) -> int | None:
+        self.trips += 1
         rows = await self._connection.fetch(CREATE_KEYED, *_create_args([new], 0, 0))
         return int(rows[0][1]) if rows else None
 

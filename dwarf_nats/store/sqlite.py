@@ -26,7 +26,8 @@ from dwarf_nats.store import line
 from dwarf_nats.store.database import Row, Tx, sqlite_sql
 from dwarf_nats.store.effects import effects, hold
 from dwarf_nats.store.lease import lease_us
-from dwarf_nats.store.wishes import FlowInserts, Sql, StepInsert
+from dwarf_nats.store.wishes import FlowInserts, Many, Sql, StepInsert
+from dwarf_nats.workflow import lending
 from dwarf_nats.workflow.rows import Band
 
 if TYPE_CHECKING:
@@ -46,8 +47,8 @@ on conflict (fairness_key, idempotency_key) where idempotency_key <> '' do nothi
 _STEP = """
 insert into dwarf_steps (step_id, flow_id, depth, token, node, url, state, status, lease_seq, claimed_by, lease_expires,
   not_before, predecessor_id, spawn_id, ordinal, priority, fairness_key, fairness_weight, created_at, started_at,
-  updated_at, changes, error, successor_id, parked)
-values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24,
+  updated_at, changes, error, successor_id, borrowed, parked)
+values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, ?25,
   case when ?8 = 'pending' and ?6 in (select url from dwarf_tripped) then 2 else 0 end)
 """
 _CLAIM = """
@@ -55,7 +56,7 @@ select s.step_id, s.token, s.node, s.url, s.depth, s.attempt, s.lease_seq + 1, s
   ?1 - coalesce(s.started_at, ?1), f.flow_id, f.token, f.workflow, f.graph_digest, f.baggage, f.priority, f.fairness_key,
   f.fairness_weight, f.time_budget_ms, f.notify, f.thread_id, f.created_at, f.updated_at, f.status, s.not_before,
   s.spawn_id, s.ordinal, s.resumed, s.subgraph_result, s.subgraph_error, s.breakpoint_hit, f.breakpoints, f.root_id,
-  f.surgraph_flow_id, f.surgraph_step_id, f.trace
+  f.surgraph_flow_id, f.surgraph_step_id, s.borrowed, f.trace
 from json_each(?2) p cross join dwarf_steps s on s.step_id = p.value cross join dwarf_flows f on f.flow_id = s.flow_id
 order by s.priority, s.not_before, s.step_id
 """
@@ -73,7 +74,7 @@ update dwarf_steps set status = ?, changes = ?, error = ?, attempt = ?, claimed_
   parked = case when ?1 = 'pending' and url in (select t.url from dwarf_tripped t) then 2 else 0 end
 where step_id = ? and lease_seq = ? and status = 'running'
 """
-_ENDED = "update dwarf_flows set status = ?, final_state = ?, error = ?, updated_at = ? where flow_id = ?"
+_ENDED = "update dwarf_flows set status = ?, final_state = ?, final_borrowed = ?, error = ?, updated_at = ? where flow_id = ?"
 
 
 class Sqlite:
@@ -212,7 +213,7 @@ class Sqlite:
             (new.step_id, f.flow_id, 1, new.step_token, new.node, new.url, new.state_json.decode(), status,
              int(new.running), replica_id if new.running else None, now + lease if new.running else None,
              max(new.start_at or 0, now), None, 0, 0, f.priority, f.fairness_key, f.fairness_weight, now,
-             now if new.running else None, now, "{}", None, None),
+             now if new.running else None, now, "{}", None, None, None),
         )  # fmt: skip
         return True
 
@@ -290,6 +291,9 @@ class Sqlite:
                     if isinstance(wish, Sql):
                         rows = self._fetch(wish.text, wish.args)
                         continue
+                    if isinstance(wish, Many):
+                        rows = [row for args in wish.rows for row in self._fetch(wish.text, args)]
+                        continue
                     rows = []
                     if isinstance(wish, FlowInserts):
                         for new in wish.flows:
@@ -330,12 +334,22 @@ class Sqlite:
                  "running" if running else "pending", int(running), replica_id if running else None,
                  now + lease if running else None, now + new.delay_us, one.step.step_id, new.spawn_id, new.ordinal,
                  flow.priority, flow.fairness_key, flow.fairness_weight, now, now if running else None, now, "{}", None,
-                 None),
+                 None, lending.stored(new.lenders)),
             )  # fmt: skip
         if alive and end is not None:
             flow_error = one.error_json if end.status == "failed" else None
             now = max(now, row[1] + 1)
-            connection.execute(_ENDED, (end.status.value, end.state_json.decode(), flow_error, now, flow.flow_id))
+            connection.execute(
+                _ENDED,
+                (
+                    end.status.value,
+                    end.stored_json.decode(),
+                    lending.stored(end.lenders),
+                    flow_error,
+                    now,
+                    flow.flow_id,
+                ),
+            )
         return alive, now, bool(row[2])
 
     async def _group(self, work: Callable[[sqlite3.Connection], T]) -> T:
@@ -396,6 +410,7 @@ def _row(one: StepInsert, now: int, replica_id: int, budget_ms: int) -> tuple[An
         now + lease_us(flow, budget_ms) if running else None, max(one.not_before, now + step.delay_us),
         one.predecessor_id, step.spawn_id, step.ordinal, flow.priority, flow.fairness_key, flow.fairness_weight, now,
         None if one.status == "pending" else now, now, one.changes, one.error, one.successor_id,
+        lending.stored(step.lenders),
     )  # fmt: skip
 
 

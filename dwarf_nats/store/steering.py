@@ -14,8 +14,9 @@ from dwarf_nats.errors import Conflict, NotFound
 from dwarf_nats.rules import breakpoints, rewinding
 from dwarf_nats.rules.lifecycle import flow_sources, step_sources
 from dwarf_nats.store.breakers import PARKED
+from dwarf_nats.workflow.lending import overridden
 from dwarf_nats.workflow.rows import Due, FlowRow, Paused, Steered, StepRow, flow_row, step_row
-from dwarf_nats.workflow.state import State, decode_state, encode_state, merge
+from dwarf_nats.workflow.state import State, decode_state, encode_state
 from dwarf_nats.workflow.status import Status
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ _CANCEL_STEPS = (
     f" where flow_id {{in:$1}} and status in {_LIVE}"
 )
 _UNRUN = (
-    f"update dwarf_steps set status = 'pending', parked = {PARKED}, state = $2, changes = '{{}}', attempt = 0,"
+    f"update dwarf_steps set status = 'pending', parked = {PARKED}, state = $2, borrowed = $3, changes = '{{}}', attempt = 0,"
     " error = null, successor_id = null, arrived = 0, cohort_size = null, arrivals = 0, failures = 0,"
     " cohort_error = null, breakpoint_hit = 0, interrupt_payload = null, resumed = null, subgraph_result = null,"
     " subgraph_error = null, parked_changes = null, lease_seq = lease_seq + 1, claimed_by = null, lease_expires = null,"
@@ -84,11 +85,11 @@ async def pauses(tx: Tx, flow_ids: Sequence[int], *, lock: bool = False) -> list
     """The paused steps of these flows, the oldest pause first."""
     locking = " order by step_id {for_update}" if lock else " order by updated_at, step_id"
     rows = await tx.fetch(
-        "select step_id, flow_id, state, changes, interrupt_payload, updated_at from dwarf_steps"
+        "select step_id, flow_id, state, changes, interrupt_payload, borrowed, updated_at from dwarf_steps"
         f" where flow_id {{in:$1}} and status = 'interrupted'{locking}",
         list(flow_ids),
     )
-    return [Paused(*row[:5]) for row in sorted(rows, key=lambda row: (row[5], row[0]))]
+    return [Paused(*row[:6]) for row in sorted(rows, key=lambda row: (row[6], row[0]))]
 
 
 async def resume(tx: Tx, flow_id: int, root_id: int, data: str | None, overrides: State | None) -> Steered:
@@ -111,22 +112,24 @@ async def resume(tx: Tx, flow_id: int, root_id: int, data: str | None, overrides
         )
     else:
         due = await tx.fetch(
-            f"update dwarf_steps set status = 'pending', parked = {PARKED}, state = $2, changes = $3,"
+            f"update dwarf_steps set status = 'pending', parked = {PARKED}, state = $2, borrowed = $3, changes = $4,"
             " not_before = {now}, updated_at = {now}"
             " where step_id = $1 returning step_id, priority, not_before",
             paused.step_id,
-            *overridden(paused.state, paused.changes, overrides or {}),
+            *overridden(paused.state, paused.borrowed, overrides or {}),
+            _unless(overrides or {}, paused.changes),
         )
     changed = await _settle_pauses(tx, upward(flows, paused.flow_id))
     return Steered(changed, _due(due))
 
 
-def overridden(state: str, changes: str, overrides: State) -> tuple[str, str]:
-    """A step's state and changes so that its task sees the overrides; a null removes a field."""
+def _unless(overrides: State, changes: str) -> str:
+    """A step's earlier changes without those that are overridden, so that its task sees the overrides."""
     if not overrides:
-        return state, changes
-    kept = {name: value for name, value in decode_state(changes).items() if name not in overrides}
-    return encode_state(merge(decode_state(state), overrides)).decode(), encode_state(kept).decode()
+        return changes
+    return encode_state(
+        {name: value for name, value in decode_state(changes).items() if name not in overrides}
+    ).decode()
 
 
 async def _settle_pauses(tx: Tx, path: Sequence[FlowRow]) -> list[FlowRow]:
@@ -152,8 +155,8 @@ async def _settle_pauses(tx: Tx, path: Sequence[FlowRow]) -> list[FlowRow]:
 
 async def _run_again(tx: Tx, flow_ids: Sequence[int], more: str = "") -> list[FlowRow]:
     rows = await tx.fetch(
-        f"update dwarf_flows set status = 'running', updated_at = {_AT}, final_state = null, error = null,"
-        f" cancel_reason = null{more} where flow_id {{in:$1}} returning {FlowRow.columns()}",
+        f"update dwarf_flows set status = 'running', updated_at = {_AT}, final_state = null, final_borrowed = null,"
+        f" error = null, cancel_reason = null{more} where flow_id {{in:$1}} returning {FlowRow.columns()}",
         list(flow_ids),
     )
     return [flow_row(row) for row in rows]
@@ -290,12 +293,12 @@ async def restart(tx: Tx, flow_id: int, overrides: State) -> Steered:
     if called:
         await erase(tx, called)
     entry = await tx.fetch(
-        "select step_id, state from dwarf_steps where flow_id = $1 and predecessor_id is null", flow_id
+        "select step_id, state, borrowed from dwarf_steps where flow_id = $1 and predecessor_id is null", flow_id
     )
-    step_id, state = entry[0]
+    step_id, state, borrowed = entry[0]
     await tx.fetch("delete from dwarf_steps where flow_id = $1 and step_id <> $2", flow_id, step_id)
     await tx.fetch("update dwarf_steps set created_at = {now} where step_id = $1", step_id)
-    due = await tx.fetch(_UNRUN, step_id, encode_state(merge(decode_state(state), overrides)).decode())
+    due = await tx.fetch(_UNRUN, step_id, *overridden(state, borrowed, overrides))
     changed = await _run_again(tx, [flow_id], ", created_at = {now}, started_at = {now}")
     return Steered(changed, _due(due), running)
 
@@ -326,8 +329,8 @@ async def restart_from(tx: Tx, step_id: int, flow_id: int, root_id: int, overrid
         await erase(tx, [one for top in doomed for one in below(flows, top)])
     for target, level in levels:
         await _write_rewound(tx, by_flow, target, level)
-    state = await tx.fetch("select state from dwarf_steps where step_id = $1", step_id)
-    due = await tx.fetch(_UNRUN, step_id, encode_state(merge(decode_state(state[0][0]), overrides)).decode())
+    state, borrowed = (await tx.fetch("select state, borrowed from dwarf_steps where step_id = $1", step_id))[0]
+    due = await tx.fetch(_UNRUN, step_id, *overridden(state, borrowed, overrides))
     ended = [flows[by].flow_id for by in path if flows[by].status.terminal]
     changed = await _run_again(tx, ended) if ended else []
     changed += await _settle_pauses(tx, [flows[by] for by in path])

@@ -9,13 +9,15 @@ from dwarf_nats.errors import BadRequest, Conflict, NotFound, Unavailable
 from dwarf_nats.rules.decide import UNLIMITED, Limits
 from dwarf_nats.rules.planning import NO_ALLOWANCES, Ask, Page, Share
 from dwarf_nats.rules.settlement import NewIds, Settled
-from dwarf_nats.store import breakers, listing, migrate, steering, sweeping
+from dwarf_nats.store import breakers, lent, line, listing, migrate, steering, sweeping
 from dwarf_nats.store.breakers import PARKED
 from dwarf_nats.store.cohorts import no_ids
 from dwarf_nats.store.postgres import Postgres, shown_dsn
 from dwarf_nats.store.sqlite import Sqlite
+from dwarf_nats.workflow import lending
 from dwarf_nats.workflow.keys import Key
-from dwarf_nats.workflow.rows import Band, FlowRow, Paused, Steered, StepRow, flow_row, step_row
+from dwarf_nats.workflow.rows import Band, FlowRow, Paused, Pulse, Steered, StepRow, flow_row, step_row
+from dwarf_nats.workflow.state import encode_state
 from dwarf_nats.workflow.status import Status
 
 if TYPE_CHECKING:
@@ -74,6 +76,11 @@ class SqlStore:
         await self.beat(replica_name)
 
     def _check_revision(self, revision: str | None) -> None:
+        if migrate.is_later(revision):
+            raise Unavailable(
+                f"the schema of {shown_dsn(self.dsn)} is at revision {revision}, of a later version than this one:"
+                " upgrade this replica"
+            )
         if revision != migrate.head():
             raise Unavailable(
                 f"the schema of {shown_dsn(self.dsn)} is at revision {revision}, this version needs {migrate.head()}:"
@@ -234,16 +241,31 @@ class SqlStore:
         async def work(tx: Tx) -> Paused | None:
             flows = await steering.tree(tx, flow.root_id)
             found = await steering.pauses(tx, steering.below(flows, flow.flow_id))
-            return found[0] if found else None
+            if not found:
+                return None
+            found[0].state = encode_state(await lent.whole(tx.fetch, found[0].state, found[0].borrowed)).decode()
+            return found[0]
 
         return await self.database.transact(work)
 
     async def step(self, key: Key) -> StepRow:
-        """The step of a key; `NotFound` if there is none or the token is wrong."""
+        """The step of a key, its state whole; `NotFound` if there is none or the token is wrong."""
         row = await self.step_by_id(key.id)
         if row is None or row.token != key.token:
             raise no_such("step", key)
+        try:
+            row.state = encode_state(await self.whole(row.state, row.borrowed)).decode()
+        except lending.Gone:
+            raise no_such("step", key) from None
         return row
+
+    async def held(self, step_ids: Collection[int]) -> lending.Held:
+        """What these steps hold, for those who borrow from them."""
+        return lending.Held(await self.database.fetch(lent.HELD, sorted(step_ids)) if step_ids else ())
+
+    async def whole(self, state: str, borrowed: str | None) -> State:
+        """A stored state with what it borrows. Raises `lending.Gone`."""
+        return await lent.whole(self.database.fetch, state, borrowed)
 
     async def step_by_id(self, step_id: int) -> StepRow | None:
         rows = await self.database.fetch(f"select {StepRow.columns()} from dwarf_steps where step_id = $1", step_id)
@@ -441,16 +463,18 @@ class SqlStore:
     async def orphaned(self, age_ms: int) -> list[int]:
         return await self.database.transact(lambda tx: sweeping.orphaned(tx, age_ms))
 
-    async def beat(self, name: str) -> bool:
-        """Renew this replica's row (B2); whether there are tasks whose steps are held, or steps that are."""
+    async def beat(self, name: str) -> Pulse:
+        """Renew this replica's row (B2), and look in passing whether there is work nobody told of (B1)."""
         rows = await self.database.fetch(
             "insert into dwarf_replicas (replica_id, name, seen_at) values ($1, $2, {now})"
             " on conflict (replica_id) do update set seen_at = excluded.seen_at"
-            f" returning {breakers.ANY_HELD}",
+            f" returning {breakers.ANY_HELD}, ({line.FIRST_RIPE}), ({line.NEXT_AWAKE}), seen_at",
             self.replica_id,
             name,
         )
-        return bool(rows[0][0])
+        held, ripe, wakes_at, now = rows[0]
+        due = ripe if ripe is not None else wakes_at
+        return Pulse(bool(held), None if due is None else max(0, int(due) - int(now)))
 
     async def recover(self, timeout_ms: int) -> int:
         """Give back the steps of replicas that went silent, and those past their lease; how many (B2).

@@ -9,9 +9,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dwarf_nats.store import steering
+from dwarf_nats.store.lent import whole
 from dwarf_nats.store.trees import WAKE, end_of_child
 from dwarf_nats.workflow.answer import ErrorInfo
 from dwarf_nats.workflow.rows import Steered
+from dwarf_nats.workflow.state import encode_state
 from dwarf_nats.workflow.status import Status
 
 if TYPE_CHECKING:
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from dwarf_nats.store.steering import FinalState
 
 FORLORN = """
-select s.step_id, c.status, c.final_state, c.error from dwarf_steps s
+select s.step_id, c.status, c.final_state, c.final_borrowed, c.error from dwarf_steps s
 join dwarf_flows f on f.flow_id = s.flow_id and f.status in ('running', 'interrupted')
 left join dwarf_flows c on c.root_id = f.root_id and c.surgraph_step_id = s.step_id and c.surgraph_flow_id is not null
 where s.parked = 1 and s.status = 'running' and (c.flow_id is null or c.status in ('completed', 'failed', 'cancelled'))
@@ -44,11 +46,12 @@ order by f.flow_id limit 1000
 async def wake_forlorn(tx: Tx) -> Steered:
     """Steps that wait for a child that is gone or has ended run again, told so."""
     steered = Steered()
-    for step_id, status, final_state, error in await tx.fetch(FORLORN):
+    for step_id, status, final_state, borrowed, error in await tx.fetch(FORLORN):
         result: str | None = None
         words: str | None = "the sub-workflow is gone"
         if status is not None:
-            result, words = end_of_child(Status(status), final_state or "{}", ErrorInfo.from_stored(error))
+            state = await whole(tx.fetch, final_state or "{}", borrowed)
+            result, words = end_of_child(Status(status), encode_state(state).decode(), ErrorInfo.from_stored(error))
         steered.due += [(int(row[0]), int(row[1]), 0) for row in await tx.fetch(WAKE, step_id, result, words)]
     return steered
 

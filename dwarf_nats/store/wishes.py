@@ -26,6 +26,14 @@ class Sql:
 
 
 @dataclass(slots=True)
+class Many:
+    """One statement in the shared words, once for each row of parameters, in one round trip; all their rows, in this order."""
+
+    text: str
+    rows: list[tuple[Any, ...]]
+
+
+@dataclass(slots=True)
 class StepInsert:
     """A row for `dwarf_steps`. `not_before`: absolute, or 0 with `delay_us` from now."""
 
@@ -46,5 +54,5 @@ class FlowInserts:
     flows: list[NewFlow] = field(default_factory=list)
 
 
-Wish = Sql | list[StepInsert] | FlowInserts
+Wish = Sql | Many | list[StepInsert] | FlowInserts
 Effects = Generator[Wish, "list[Row]", None]

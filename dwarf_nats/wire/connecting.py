@@ -27,7 +27,7 @@ log = logging.getLogger("dwarf_nats.connection")
 DEFAULT_URL = "nats://127.0.0.1:4222"
 PING_SECONDS = 10
 SLOWEST_RECONNECT = 2.0
-_ENVIRONMENT = {
+ENVIRONMENT = {
     "NATS_URL": "url",
     "NATS_CREDS": "creds",
     "NATS_NKEY": "nkey",
@@ -38,6 +38,7 @@ _ENVIRONMENT = {
     "NATS_CERT": "tls_cert",
     "NATS_KEY": "tls_key",
 }
+"""The variables of the `nats` command line, and the fields of `ConnectOptions` they fill."""
 _CONTEXT = {"ca": "tls_ca", "cert": "tls_cert", "key": "tls_key"} | {
     name: name for name in ("url", "creds", "nkey", "user", "password", "token", "tls_first", "inbox_prefix")
 }
@@ -97,7 +98,7 @@ class ConnectOptions:
     def resolved(self, environ: Mapping[str, str] | None = None) -> ConnectOptions:
         """With the environment and the context filled in. Raises `BadRequest` for a context that cannot be read."""
         env = os.environ if environ is None else environ
-        from_env = {ours: env[theirs] for theirs, ours in _ENVIRONMENT.items() if env.get(theirs)}
+        from_env = {ours: env[theirs] for theirs, ours in ENVIRONMENT.items() if env.get(theirs)}
         if self.context and self.url:
             layers = [load_context(self.context, env)]
         elif self.context:

@@ -9,6 +9,18 @@ from typing import Any
 from dwarf_nats.workflow.status import Status
 
 
+@dataclass(slots=True, frozen=True)
+class Pulse:
+    """What a replica learns while it renews its row: what a signal would have told it, had it come (B1).
+
+    `held`: whether there are tasks whose steps are held, or steps that are. `due_in`: microseconds until a pending step is due,
+    0 if one is; `None` if none waits.
+    """
+
+    held: bool
+    due_in: int | None
+
+
 @dataclass(slots=True)
 class FlowRow:
     """One row of `dwarf_flows`, its columns in this order."""
@@ -33,6 +45,8 @@ class FlowRow:
     notify: str
     request_digest: str
     final_state: str | None
+    """Without what is `final_borrowed` (`lending`)."""
+    final_borrowed: str | None
     error: str | None
     cancel_reason: str | None
     created_at: int
@@ -56,6 +70,7 @@ class StepRow:
     node: str
     url: str
     state: str
+    """Without what is `borrowed` (`lending`)."""
     changes: str
     status: Status
     attempt: int
@@ -76,6 +91,7 @@ class StepRow:
     subgraph_result: str | None
     subgraph_error: str | None
     parked_changes: str | None
+    borrowed: str | None
     lease_seq: int
     priority: int
     fairness_key: str
@@ -119,6 +135,7 @@ class Paused:
     state: str
     changes: str
     payload: str | None
+    borrowed: str | None
 
 
 @dataclass(slots=True, frozen=True)

@@ -86,7 +86,8 @@ class Driver:
     async def _caller(self) -> None:
         while not self._stop.is_set():
             shape = self._rng.choice(self._drawn if self._drawn and self._rng.random() < 0.3 else self._shapes)
-            await self.see_through(self._ticket(shape, shape.draw(self._rng)))
+            cargo = {"cargo": "x" * 3_000} if shape.marked and self._rng.random() < 0.4 else {}  # stored once
+            await self.see_through(self._ticket(shape, {**shape.draw(self._rng), **cargo}))
 
     def _ticket(self, shape: Shape, state: State, made_from: Ticket | None = None) -> Ticket:
         ticket = Ticket(len(self.tickets) + 1, shape, state, made_from=made_from)

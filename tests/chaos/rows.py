@@ -50,6 +50,22 @@ class Shard:
     def __post_init__(self) -> None:
         for step in sorted(self.steps.values(), key=lambda step: (step.depth, step.step_id)):
             self.of_flow.setdefault(step.flow_id, []).append(step)
+            if step.borrowed:
+                step.state = self._whole(step.flow_id, step.state, step.borrowed)
+        for flow in self.flows.values():
+            if flow.final_borrowed:
+                flow.final_state = self._whole(flow.flow_id, flow.final_state, flow.final_borrowed)
+
+    def _whole(self, flow_id: int, state: str, borrowed: str) -> str:
+        lent = {name: self._lent(flow_id, name, lender) for name, lender in json.loads(borrowed).items()}
+        return json.dumps({**json.loads(state), **lent}, ensure_ascii=False, separators=(",", ":"))
+
+    def _lent(self, flow_id: int, name: str, lender: int) -> Any:
+        """A large field, from the step of the flow that holds it."""
+        holder = self.steps.get(lender)
+        if holder is None or holder.flow_id != flow_id:
+            return f"<step {lender} of this flow, which should hold it, is not there>"
+        return {**json.loads(holder.state), **json.loads(holder.changes)}.get(name, f"<not held by step {lender}>")
 
     def tree(self, flow_id: int) -> list[Row]:
         """A root flow and those it called, directly or not."""

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
-import yaml
 
 from dwarf_nats.cli.demo import examples
 from dwarf_nats.cli.graph import read_graph
@@ -17,7 +15,6 @@ from dwarf_nats.engine import Engine
 from dwarf_nats.sdk import Worker
 from dwarf_nats.testing import workflow_engine
 from dwarf_nats.workflow.status import Status
-from tests.cli.test_usage import COMMANDS
 
 
 @pytest.fixture(scope="module")
@@ -118,17 +115,3 @@ def test_a_task_can_be_left_out(monkeypatch: pytest.MonkeyPatch, worker: Worker)
     path = str(examples() / "tasks.py")
     (lame,) = find_workers(load_module(path), path)
     assert set(worker.tasks) - set(lame.tasks) == {"orders.charge"}
-
-
-def test_the_compose_file_runs_commands_there_are_with_options_they_have() -> None:
-    services = yaml.safe_load((Path(__file__).parents[2] / "docker-compose.yml").read_text())["services"]
-    assert set(services) == {"nats", "postgres", "replica", "worker"}
-    assert services["replica"]["deploy"]["replicas"] == 2
-    variables = {"DWARF_NATS", "DWARF_DSN"}
-    for name, command in (("replica", "serve"), ("worker", "worker")):
-        first, *rest = services[name]["command"]
-        assert first == command
-        known = {option for param in COMMANDS[(command,)].params for option in param.opts}
-        assert {word for word in rest if word.startswith("--")} <= known
-        assert set(services[name]["environment"]) <= variables
-        assert set(services[name]["depends_on"]) <= set(services)

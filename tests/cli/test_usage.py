@@ -138,6 +138,22 @@ def test_a_missing_argument_is_wrong_usage(run: Run) -> None:
     assert run("flow", "list", "--limit", "many").exit_code == 2
 
 
+def test_purge_has_no_limit_that_would_not_hold(run: Run) -> None:
+    assert run("flow", "purge", "--status", "completed", "--limit", "10").exit_code == 2
+
+
+def test_options_stand_in_the_help_under_what_they_are_about(run: Run) -> None:
+    text = run("serve", "--help").stdout
+    sections = {line[:-1] for line in text.splitlines() if line.endswith(":") and not line.startswith(" ")}
+    assert sections >= {"Options", "NATS", "The service", "Tuning"}
+    assert text.index("NATS:") < text.index("--creds") < text.index("Tuning:") < text.index("--drain-ms MS")
+
+
+def test_the_lists_of_commands_are_not_cut_short(run: Run) -> None:
+    for group in ((), ("flow",), ("graph",)):
+        assert "..." not in run(*group, "--help").stdout.split("Commands:")[1]
+
+
 def test_purging_everything_is_refused_before_anything_is_asked(run: Run) -> None:
     result = run("flow", "purge", "--nats", NOBODY)
     assert (result.exit_code, result.stdout) == (1, "")

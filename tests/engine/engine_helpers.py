@@ -238,6 +238,6 @@ async def crash(engine: Engine) -> None:
     gc.collect()
 
 
-def replica(dsn: str, proxy: TaskProxy, **settings: Any) -> Engine:
+def replica(dsn: str, proxy: TaskProxy, clock: Clock | None = None, **settings: Any) -> Engine:
     """Another engine on the same database, with the same graphs and tasks."""
-    return open_engine(dsn, tasks=proxy, graphs=proxy, settings=EngineSettings(**settings))
+    return open_engine(dsn, tasks=proxy, graphs=proxy, settings=EngineSettings(**settings), clock=clock)

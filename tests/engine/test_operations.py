@@ -232,7 +232,7 @@ async def test_many_wait_for_one_flow(engine: Engine) -> None:
     given_up.cancel()
     await engine.start(key)
     assert {outcome.state["n"] for outcome in await asyncio.gather(*waits)} == {4}
-    assert engine._shards[1].waiters.waited_for() == []
+    assert engine._shards[1].waiters.waited_for() == set()
 
 
 async def test_a_wait_for_a_flow_that_is_deleted_ends(engine: Engine) -> None:

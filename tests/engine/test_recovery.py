@@ -15,9 +15,11 @@ from engine_helpers import SOON, Gate, crash, line, replica, shard_of
 from dwarf_nats.clock import ManualClock
 from dwarf_nats.embedded import PostgresServer
 from dwarf_nats.engine import Engine
+from dwarf_nats.engine.shard import BEAT, LOOK_SECONDS
 from dwarf_nats.errors import Unavailable
 from dwarf_nats.testing import TaskProxy
 from dwarf_nats.workflow.flow import Flow
+from dwarf_nats.workflow.rows import Pulse
 from dwarf_nats.workflow.status import Status
 
 
@@ -121,9 +123,10 @@ async def test_a_replica_whose_upkeep_is_held_up_goes_on_saying_that_it_lives(
         await asyncio.Event().wait()
         return 0
 
-    async def counted(name: str) -> None:
-        await beat(name)
+    async def counted(name: str) -> Pulse:
+        pulse = await beat(name)
         beaten.set()
+        return pulse
 
     monkeypatch.setattr(store, "recover", recover)
     monkeypatch.setattr(store, "beat", counted)
@@ -138,6 +141,40 @@ async def test_a_replica_whose_upkeep_is_held_up_goes_on_saying_that_it_lives(
     for _ in range(3):
         beaten.clear()
         await until(beaten)
+
+
+@pytest.mark.slow
+async def test_a_wait_ends_soon_though_nobody_told_that_the_flow_stopped(
+    pg_dsn: str, proxy: TaskProxy, gate: Gate
+) -> None:
+    """B1, O4: the database is asked about all flows that are waited for, here by a replica that hears no signals."""
+    clock = ManualClock()
+    async with replica(pg_dsn, proxy) as other, replica(pg_dsn, proxy, clock=clock) as deaf:
+        keys = await begun(other, gate, 3)
+        waits = [asyncio.create_task(deaf.await_(key, None)) for key in keys]
+        while len(shard_of(deaf).waiters.waited_for()) < len(keys):
+            await asyncio.sleep(0)
+        gate.open()
+        for key in keys:
+            await other.await_(key, SOON)
+        async with asyncio.timeout(SOON):
+            while not all(wait.done() for wait in waits):
+                clock.advance(LOOK_SECONDS)
+                await asyncio.sleep(0)
+        assert [(await wait).state["gated"] for wait in waits] == [1, 1, 1]
+        assert not shard_of(deaf).waiters.some.is_set()
+
+
+@pytest.mark.slow
+async def test_work_nobody_told_of_is_found_with_the_next_beat(pg_dsn: str, proxy: TaskProxy) -> None:
+    """B1, C5: a step left pending by a replica that then says nothing, and one that comes due later."""
+    clock = ManualClock()
+    async with replica(pg_dsn, proxy) as quiet, replica(pg_dsn, proxy, clock=clock) as deaf:
+        quiet.stop_claiming()
+        for _ in range(2):
+            key = await quiet.create("line", {"n": 1}, start=True)
+            clock.advance(deaf.settings.replica_timeout_ms / 1000 * BEAT)
+            assert (await deaf.await_(key, SOON)).state == {"n": 4}
 
 
 @pytest.mark.slow
@@ -316,6 +353,30 @@ async def test_connections_that_die_are_replaced(pg_dsn: str, proxy: TaskProxy) 
             )
         await killer.close()
         assert (await answered_run(engine, 1)).state == {"n": 4}
+
+
+@pytest.mark.slow
+async def test_a_database_closed_for_maintenance_is_away_and_fails_no_step(
+    postgres: PostgresServer, pg_dsn: str, proxy: TaskProxy, gate: Gate
+) -> None:
+    name = pg_dsn.rsplit("/", 1)[1]
+    async with replica(pg_dsn, proxy) as engine:
+        (key,) = await begun(engine, gate)
+        await postgres.execute(f"alter database {name} allow_connections false")
+        await postgres.execute(f"select pg_terminate_backend(pid) from pg_stat_activity where datname = '{name}'")
+        with pytest.raises(Unavailable, match="not currently accepting connections"):
+            await asked_for_ever(engine, key)
+        gate.open()
+        await reached(lambda: shard_of(engine).committer.outages > 0)
+        await postgres.execute(f"alter database {name} allow_connections true")
+        assert (await answered(engine, key)).state == {"n": 1, "gated": 1}
+    assert proxy.calls["gate"] == 1
+
+
+async def asked_for_ever(engine: Engine, key: str) -> None:
+    """A connection may take a moment to read that it is gone."""
+    while True:
+        await engine.snapshot(key)
 
 
 async def answered_run(engine: Engine, n: int) -> Any:

@@ -510,27 +510,6 @@ async def test_an_idle_engine_asks_its_database_for_little() -> None:
     assert len(asked) < 30
 
 
-@pytest.mark.slow
-async def test_a_line_is_looked_at_now_and_then_even_if_nothing_is_heard_of_it(pg_dsn: str) -> None:
-    """B1: a lost signal costs time, nothing else."""
-    clock = ManualClock()
-    proxy = TaskProxy()
-    ran = asyncio.Event()
-    proxy.handle_task("note", lambda label: ran.set())
-    async with open_engine(pg_dsn, tasks=proxy, graphs=proxy, clock=clock) as engine:
-        await quiet(engine)
-        held = await engine.create_task("note", {"label": 1})
-        # As another replica would, whose signal is lost.
-        store = engine._shards[1].store
-        await store.start(int(held.split("-")[1]), "")
-        clock.advance(29)
-        await quiet(engine)
-        assert not ran.is_set()
-        clock.advance(1)
-        async with asyncio.timeout(SOON):
-            await ran.wait()
-
-
 # -- hands (O17)
 
 

@@ -35,16 +35,13 @@ class Example(msgspec.Struct, frozen=True):
     patience: int = 0
     """How many turns the driver leaves to the other branches before it resumes a paused one."""
     encore: Encore | None = None
-    same_answers: bool = False
-    """Whoever resumes says the same to all. Among replicas a pause that was committed later may count as older, so that a
-    payload that was shown need not be that of the pause which is resumed."""
 
     def all_graphs(self) -> list[Graph]:
         return [Graph.from_values(values) for values in (self.root, *self.children)]
 
     def answer_to(self, payload: Any) -> Any:
         """What whoever resumes this one says."""
-        return answer_to(None if self.same_answers else payload)
+        return answer_to(payload)
 
     def to_json(self) -> str:
         """Readable: a line for every node, edge and behaviour."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 
 from dwarf_nats.embedded import PostgresServer
+from dwarf_nats.workflow import lending
 from dwarf_nats.workflow.graph import Graph
 from tests.model.comparison import House
 from tests.model.example import Example
@@ -82,3 +84,37 @@ def test_a_flow_taken_up_again_from_a_step_goes_as_the_model_says(memory: House,
 @given(examples())
 def test_on_postgresql_the_engine_does_what_the_model_says(on_postgres: House, example: Example) -> None:
     on_postgres.check(example)
+
+
+@contextmanager
+def everything_lent() -> Iterator[None]:
+    """Every field, however small, is stored once and borrowed."""
+    before, lending.LARGE = lending.LARGE, 1
+    try:
+        yield
+    finally:
+        lending.LARGE = before
+
+
+@settings(max_examples=25, parent=RANDOM, derandomize=True)
+@given(examples())
+def test_where_every_field_is_borrowed_nothing_differs(memory: House, example: Example) -> None:
+    """S2, O11-O15."""
+    with everything_lent():
+        memory.check(example)
+
+
+@pytest.mark.slow
+@settings(max_examples=300, parent=RANDOM)
+@given(examples())
+def test_where_every_field_is_borrowed_nothing_differs_many_times(memory: House, example: Example) -> None:
+    with everything_lent():
+        memory.check(example)
+
+
+@pytest.mark.slow
+@settings(max_examples=50, parent=RANDOM)
+@given(examples())
+def test_on_postgresql_where_every_field_is_borrowed_nothing_differs(on_postgres: House, example: Example) -> None:
+    with everything_lent():
+        on_postgres.check(example)

@@ -226,8 +226,15 @@ async def held_back(caller: Caller) -> list[list[dict[str, Any]]]:
     return found
 
 
-async def test_replicas_tell_each_other_of_busy_tasks_and_tripped_breakers(pair: Caller) -> None:
+async def test_replicas_tell_each_other_of_busy_tasks_and_tripped_breakers(
+    nats_server: NatsServer, pg_dsn: str, prefix: str
+) -> None:
     """V3, V4, B1: over NATS; both are free again once the task serves."""
+    async with both_of(nats_server, pg_dsn, prefix, signals=True) as pair:
+        await gossiped(pair)
+
+
+async def gossiped(pair: Caller) -> None:
     asked = await pair.holds("work")
     flow = await pair.ok("flow.create_task", task="work", start=True)
     await pair.answer(await take(asked), b"", {"Nats-Service-Error-Code": "429", "Nats-Service-Error": "slow"})

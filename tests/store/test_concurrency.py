@@ -148,6 +148,9 @@ class Unlucky:
     def is_closed(self) -> bool:
         return False
 
+    async def execute(self, *_: Any) -> None:
+        """What plans there are is not looked at."""
+
     async def fetch(self, *_: Any) -> list[Any]:
         self.tries += 1
         raise asyncpg.DeadlockDetectedError("deadlock detected")

@@ -4,13 +4,17 @@ when the plan was made. A plan cached on empty tables must not read all that run
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 
 import asyncpg
 import pytest
+from store_helpers import BUDGET, ended, in_hand, new_flow, one_claimed, went_on
 
+from dwarf_nats.clock import SystemClock
 from dwarf_nats.store import cohorts, postgres
+from dwarf_nats.store.database import postgres_sql
 from dwarf_nats.store.migrate import migrate_postgres
+from dwarf_nats.store.store import SqlStore
 
 pytestmark = pytest.mark.slow
 
@@ -27,7 +31,7 @@ async def hot(pg_dsn: str) -> AsyncIterator[asyncpg.Connection]:
 async def plan_of(connection: asyncpg.Connection, sql: str) -> str:
     """The generic plan, as made on the tables as they are."""
     count = max(int(number) for number in re.findall(r"\$(\d+)", sql))
-    await connection.execute(f"prepare hot as {sql}")
+    await connection.execute(f"prepare hot as {postgres_sql(sql)}")
     rows = await connection.fetch(f"explain (verbose) execute hot({', '.join(['null'] * count)})")
     return "\n".join(row[0] for row in rows)
 
@@ -64,3 +68,38 @@ async def test_a_cohort_is_found_by_its_index(hot: asyncpg.Connection, sql: str,
     plan = await plan_of(hot, sql)
     assert index in plan
     assert "Seq Scan" not in plan
+
+
+async def read_by(store: SqlStore, work: Awaitable[object]) -> dict[str, int]:
+    """How many entries of each primary key something reads on the hot connection."""
+
+    async def totals() -> dict[str, int]:
+        await hot.fetch("select pg_stat_force_next_flush()")
+        rows = await hot.fetch(
+            "select indexrelname, idx_tup_read from pg_stat_user_indexes where indexrelname like '%pkey'"
+        )
+        return {row[0]: row[1] for row in rows}
+
+    assert isinstance(store.database, postgres.Postgres)
+    hot = store.database._hot
+    assert hot is not None
+    before = await totals()
+    await work
+    return {name: count - before[name] for name, count in (await totals()).items()}
+
+
+async def test_plans_made_while_the_tables_were_known_to_be_empty_do_not_stay(pg_dsn: str) -> None:
+    """C4: what a purge has emptied and autovacuum has seen fills again, and nobody analyses it for a while."""
+    store = SqlStore(1, pg_dsn, pool=1, clock=SystemClock())
+    await store.open("one", migrated=True)
+    await store.database.fetch("analyze dwarf_flows, dwarf_steps")
+    await store.settle([ended(await one_claimed(store))], BUDGET)
+    for _ in range(10):
+        await store.create([new_flow() for _ in range(500)], BUDGET)
+    steps = [in_hand(row) for row in await store.claim(500, BUDGET)]
+    for step in steps[: postgres.FIRST_PLANS]:
+        await store.settle([went_on(step)], BUDGET)
+    read = await read_by(store, store.settle([went_on(step) for step in steps[100:110]], BUDGET))
+    await store.close()
+    assert read["dwarf_flows_pkey"] <= 30, read
+    assert read["dwarf_steps_pkey"] <= 30, read

@@ -54,6 +54,9 @@ async def test_a_schema_of_a_later_version_is_refused(dsn: str) -> None:
     with pytest.raises(Unavailable, match="cannot be migrated: .*9999"):
         await store.open("one", migrated=True)
     await store.close()
+    with pytest.raises(Unavailable, match="revision 9999, of a later version than this one: upgrade this replica"):
+        await store.open("one", migrated=False)
+    await store.close()
 
 
 def _revisions() -> list[str]:
@@ -109,7 +112,7 @@ async def test_every_revision_ever_released_is_brought_to_the_newest_and_its_flo
     flow = await store.flow(Key(1, 900_001, "a" * 16))
     assert (flow.workflow, flow.status, flow.trace) == ("line", "running", "")
     (row,) = await store.claim(10, BUDGET)
-    assert (row[0], row[2], row[7], row[35]) == (900_001, "a", '{"n":1}', "")
+    assert (row[0], row[2], row[7], row[36]) == (900_001, "a", '{"n":1}', "")
     await store.close()
 
 

@@ -165,11 +165,11 @@ async def test_terminal_steps_are_never_parked(store: SqlStore) -> None:
 
 async def test_the_database_knows_which_tasks_are_held(store: SqlStore) -> None:
     """V6, O16: one that is named, one that has steps parked, and no other."""
-    assert await store.beat("one") is False
+    assert (await store.beat("one")).held is False
     for url in ("a", "c", "b", "c"):
         await pending(store, 2, url=url)
     await store.park("c")
-    assert await store.beat("one") is True
+    assert (await store.beat("one")).held is True
     await store.park("a")
     await store.trip("d", "x")
     assert await store.parked_tasks() == ["a", "c"]
@@ -177,7 +177,7 @@ async def test_the_database_knows_which_tasks_are_held(store: SqlStore) -> None:
     await store.untrip("d")
     await store.release("a", 10)
     await store.release("c", 10)
-    assert await store.beat("one") is False
+    assert (await store.beat("one")).held is False
 
 
 @pytest.mark.slow

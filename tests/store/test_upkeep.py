@@ -75,6 +75,22 @@ async def test_a_replica_that_renews_its_row_keeps_its_steps(timed: SqlStore, ma
     assert await timed.recover(10_000) == 1
 
 
+async def test_a_beat_tells_when_work_is_due(timed: SqlStore, manual: ManualClock) -> None:
+    """B1: whoever put it there may not have said so."""
+    assert (await timed.beat("one")).due_in is None
+    await timed.create([new_flow(start_at=manual.now() + 7 * SECOND)], BUDGET)
+    assert (await timed.beat("one")).due_in == 7 * SECOND
+    manual.advance(3)
+    assert (await timed.beat("one")).due_in == 4 * SECOND
+    await timed.create([new_flow(), new_flow(start=False)], BUDGET)
+    manual.advance(1)
+    assert (await timed.beat("one")).due_in == 0
+    assert len(await timed.claim(500, BUDGET)) == 1
+    assert (await timed.beat("one")).due_in == 3 * SECOND
+    manual.advance(4)
+    assert (await timed.beat("one")).due_in == 0
+
+
 async def test_rows_of_replicas_long_gone_are_removed_once_they_hold_nothing(
     timed: SqlStore, manual: ManualClock
 ) -> None:

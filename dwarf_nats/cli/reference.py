@@ -1,0 +1,214 @@
+"""The reference of all settings, `docs/operating/configuration.md`, made from the options and settings there are.
+
+python -m dwarf_nats.cli.reference          write it
+python -m dwarf_nats.cli.reference --check  say whether it is as it would be written
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import re
+import sys
+import textwrap
+from collections.abc import Iterator, Sequence
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import typer.main
+
+from dwarf_nats.cli.command import section_of
+from dwarf_nats.cli.main import app
+from dwarf_nats.settings import EngineSettings, ServerSettings
+from dwarf_nats.wire.connecting import ENVIRONMENT
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "operating" / "configuration.md"
+CALLED = {"dsn": "dsns", "nats": "nats_url", "graphs": "graphs_dir", "wait": "wait_for_servers"}
+"""Options of `serve` whose setting has another name."""
+_RULE = re.compile(r" \([A-Z]\d+(, [A-Z]\d+)*\)")
+_UNITS = {"_ms": "ms", "_bytes": "bytes", "_seconds": "s", "_mb": "MB", "_port": "port"}
+_INTRODUCTION = """\
+# All settings
+
+*Made by `python -m dwarf_nats.cli.reference` from the options and settings there are; do not edit.*
+
+A setting is taken from the option, else from the variable (one that is empty is not set), else from `dwarf.toml` in the working
+directory or the file named with `--config`, where it stands under its key: at the top for every command that has it, or in a
+table for one, `[serve]`. [Configuration](../configuration.md) has an example. Switches are `true` or `false` in
+variables and in the file.
+"""
+_EMBEDDED = """\
+## Settings of the engine that have no option
+
+A host that embeds the engine sets them, and those above, in `EngineSettings`; see [the library](../library.md).
+"""
+_NATS = """\
+## Variables of the `nats` command line
+
+Read by every command that talks to NATS, where neither an option nor a `DWARF_` variable says otherwise. `NATS_CONTEXT` names a
+context of the `nats` command line, from which comes what is not given.
+"""
+_OTHER = """\
+## What other commands read
+
+All options of a command: `dwarf-nats COMMAND --help`.
+"""
+_MORE = """\
+`DWARF_TRACEBACK=1` has any command show where a defect of ours is. `PGPASSWORD`, `PGPASSFILE` and `PGSSLMODE` are read by the
+PostgreSQL driver, so that no password has to stand in a DSN.
+"""
+
+
+def render() -> str:
+    """The page."""
+    commands = dict(_commands(typer.main.get_command(app)))
+    serve = commands.pop("serve")
+    parts = [_INTRODUCTION, "## `dwarf-nats serve`\n"]
+    for section, params in _sections(serve).items():
+        if section != "Options":
+            parts.append(f"### {section}\n")
+        rows = [_row(param) for param in params]
+        parts.append(_table(("setting", "option", "variable", "key", "default", "unit", "meaning"), rows))
+    options = {_setting(param) for param in serve.params}
+    documented = described(EngineSettings)
+    rows = [
+        (f"`{field.name}`", _shown(field.default), _unit(field.name), documented.get(field.name, ""))
+        for field in dataclasses.fields(EngineSettings)
+        if field.name not in options
+    ]
+    if rows:
+        parts += [_EMBEDDED, _table(("setting", "default", "unit", "meaning"), rows)]
+    parts += [_OTHER, _table(("option", "variable", "commands", "default", "meaning"), _others(commands, serve))]
+    parts += [_NATS, _table(("variable", "what"), [(f"`{name}`", _spoken(what)) for name, what in ENVIRONMENT.items()])]
+    return "\n".join([*parts, _MORE])
+
+
+def undescribed() -> list[str]:
+    """What has no description: options of any command, and settings that are neither an option's nor documented."""
+    commands = dict(_commands(typer.main.get_command(app)))
+    missing = [
+        f"{name} {param.opts[0]}" for name, command in commands.items() for param in command.params
+        if not param.help and not getattr(param, "hidden", False)
+    ]  # fmt: skip
+    options = {_setting(param) for param in commands["serve"].params}
+    for settings in (ServerSettings, EngineSettings):
+        known = options | set(described(settings))
+        missing += [f"{settings.__name__}.{f.name}" for f in dataclasses.fields(settings) if f.name not in known]
+    return missing
+
+
+def described(settings: type) -> dict[str, str]:
+    """The docstring below each field of a dataclass, in one line and without names of rules."""
+    (tree,) = ast.parse(textwrap.dedent(inspect.getsource(settings))).body
+    assert isinstance(tree, ast.ClassDef)
+    found: dict[str, str] = {}
+    for field, text in zip(tree.body, tree.body[1:], strict=False):
+        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
+            assert isinstance(field.target, ast.Name)
+            found[field.target.id] = _RULE.sub("", " ".join(str(text.value.value).split()))
+    return found
+
+
+def _commands(group: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from _commands(command, f"{path}{name} ")
+        else:
+            yield path + name, command
+
+
+def _sections(command: Any) -> dict[str, list[Any]]:
+    sections: dict[str, list[Any]] = {"Options": []}
+    for param in command.params:
+        if param.envvar and not param.hidden:
+            sections.setdefault(section_of(param), []).append(param)
+    return sections
+
+
+def _setting(param: Any) -> str:
+    name: str = param.name
+    return CALLED.get(name, name)
+
+
+def _row(param: Any) -> tuple[str, ...]:
+    name = _setting(param)
+    known = {field.name for field in dataclasses.fields(ServerSettings)}
+    meaning = described(ServerSettings).get(name) or param.help
+    setting = f"`{name}`" if name in known else "–"
+    return setting, _option(param), f"`{param.envvar}`", _key(param), _shown(param.default), _unit(name), meaning
+
+
+def _others(commands: dict[str, Any], serve: Any) -> list[tuple[str, ...]]:
+    root = typer.main.get_command(app)
+    there = {param.envvar for param in serve.params}
+    readers: dict[str, list[str]] = {}
+    found: dict[str, Any] = {}
+    for name, command in [("all", root), *commands.items()]:
+        for param in command.params:
+            variable = getattr(param, "envvar", None)
+            if variable and variable not in there:
+                found[variable] = param
+                readers.setdefault(variable, []).append(name)
+    return [
+        (_option(param), f"`{variable}`", _readers(readers[variable], commands), _shown(param.default), param.help)
+        for variable, param in found.items()
+    ]
+
+
+def _readers(names: Sequence[str], commands: dict[str, Any]) -> str:
+    """Families whose commands all read it stand as one."""
+    families = {name.split()[0] for name in names}
+    whole = {
+        one
+        for one in families
+        if {n for n in commands if n.split()[0] == one} <= set(names) and f"{one} " in str(names)
+    }
+    single = [f"`{name}`" for name in names if name.split()[0] not in whole and name != "all"]
+    return ", ".join([*(["all"] if "all" in names else []), *single, *(f"`{one} …`" for one in sorted(whole))])
+
+
+def _option(param: Any) -> str:
+    return " / ".join(f"`{one}`" for one in (*param.opts, *param.secondary_opts))
+
+
+def _key(param: Any) -> str:
+    return f"`{param.name.replace('_', '-')}`"
+
+
+def _shown(default: Any) -> str:
+    value = default.value if isinstance(default, Enum) else default
+    if value is None or value == "" or value is dataclasses.MISSING:
+        return "–"
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return f"`{value}`"
+
+
+def _unit(name: str) -> str:
+    return next((unit for ending, unit in _UNITS.items() if name.endswith(ending)), "")
+
+
+def _spoken(field: str) -> str:
+    return f"as `{field}` in a context" if not field.startswith("tls_") else f"as `{field[4:]}` in a context"
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Write the page, or check it; the exit code tells."""
+    if "--check" not in arguments:
+        PAGE.write_text(render(), encoding="utf-8")
+        return 0
+    if PAGE.exists() and PAGE.read_text(encoding="utf-8") == render():
+        return 0
+    print(f"{PAGE} differs from the settings there are; run: python -m dwarf_nats.cli.reference", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
