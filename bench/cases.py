@@ -13,6 +13,7 @@ from .peers import PeerArm
 from .resting import HeldArm, IdleArm, ResidentArm
 from .result import FLOOR, PEERS, Case, Figures
 from .scaled import PAYLOADS, FanOutArm, PayloadArm, size_label
+from .soak import SoakArm
 
 Progress = Callable[[str], None]
 DATABASES = ("postgresql", "sqlite")
@@ -47,6 +48,7 @@ PLANS = (
     Plan("history", 256, 1000, by_default=False, sizes=(1_000_000,)),
     *(Plan("payload", 16, 400, False, (size,), size_label(size)) for size in (4096, 65_536, 524_288)),
     Plan("replicas", 256, 1000, by_default=False, sizes=(1, 2, 4)),
+    Plan("soak", 32, 600, by_default=False, label="minutes"),  # seconds
     Plan("idle", 1, 60, by_default=False, label="watch"),  # seconds
     Plan("memory", 256, 600, by_default=False, sizes=(100_000, 1_000_000, 1_000), label="resident"),
     *(
@@ -110,7 +112,9 @@ async def _run_case(
     if isinstance(runners[0], ServiceArm):
         steps = runners[0].shape.steps
     case = Case(plan.name, plan.concurrency, steps, label=plan.label)
-    if plan.name in ("idle", "memory"):
+    if plan.name == "soak":
+        rounds = 1
+    if plan.name in ("idle", "memory", "soak"):
         case.base = ""
     elif not isinstance(runners[0], FloorArm) and plan.name not in ("floor-latency", "floor-linear"):
         case.base = runners[0].figures.name
@@ -150,6 +154,8 @@ def _runners(plan: Plan, names: Sequence[str], servers: Servers, sides: Sides) -
                 *(_replicas(servers, sides, replicas=number) for number in plan.sizes),
                 _replicas(servers, sides, shards=2),
             ]
+        case "soak":
+            return [SoakArm(servers, sides)]
         case "idle":
             return [IdleArm(name, servers, sides) for name in names if name != FLOOR]
         case "peers":

@@ -26,7 +26,7 @@ _WAIT_SECONDS = 150
 class Load:
     """Flows of one shape, asked for at `prefix`; with a `weight`, in a fairness key of their own."""
 
-    def __init__(self, nc: Client, prefix: str, shape: Shape, weight: float) -> None:
+    def __init__(self, nc: Client, prefix: str, shape: Shape, weight: float, *, leaving: bool) -> None:
         self._nc = nc
         self._prefix = prefix
         self._shape = shape
@@ -35,6 +35,8 @@ class Load:
         request: dict[str, Any] = {"workflow": WORKFLOW, "state": first, "timeoutMs": _WAIT_SECONDS * 1000}
         if weight:
             request["options"] = {"fairnessKey": "load", "fairnessWeight": weight}
+        if leaving:
+            request["options"] = {"deleteOnCompletion": True}
         self._request = orjson.dumps(request)
 
     async def prepare(self) -> None:
@@ -85,9 +87,10 @@ async def main() -> None:
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--size", type=int, default=0)
     parser.add_argument("--weight", type=float, default=0, help="of a fairness key of the load's own")
+    parser.add_argument("--leaving", action="store_true", help="flows are deleted once they have completed")
     args = parser.parse_args()
     nc = await nats.connect(args.nats)
-    load = Load(nc, args.prefix, Shape(args.kind, args.steps, args.size), args.weight)
+    load = Load(nc, args.prefix, Shape(args.kind, args.steps, args.size), args.weight, leaving=args.leaving)
     await load.prepare()
     await converse(load.run)
     await nc.close()

@@ -28,6 +28,11 @@ MEASURES = {
     "round_trips_per_minute": False,
     "rss_mib": False,
     "kib_per_task": False,
+    "asyncio_tasks": False,
+    "connections": False,
+    "tables_mib": False,
+    "dead_rows_percent": False,
+    "vacuums": True,
 }
 """Figures of some cases only, and whether more of it is better. CPU in per cent of one core."""
 STEADY = ("statements_per_minute", "round_trips_per_minute", "rss_mib", "kib_per_task")

@@ -7,6 +7,7 @@ which also tells its counters.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import cProfile
 import io
 import os
@@ -135,6 +136,7 @@ def counters(engine: Engine) -> dict[str, float]:
         "round_trips": sum(getattr(one, "round_trips", 0) for one in databases),
         "cpu": own_cpu(),
         "rss_kib": rss_kib(),
+        "tasks": len(asyncio.all_tasks()),
     }
 
 

@@ -19,7 +19,7 @@ statements. What is above is W, the engine's own Python. A model for groups of 1
 def show(run: Run, console: Console) -> None:
     """The table."""
     table = Table(
-        title="medians over the rounds; ratios of rounds side by side, to the first arm; a step: tx, round trips, CPU in µs",
+        title="medians over the rounds; ratios side by side, to the first arm; a step: transactions, round trips, CPU in µs",
         box=box.SIMPLE,
         padding=(0, 1, 0, 0),
     )

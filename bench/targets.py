@@ -12,6 +12,10 @@ _TIMES = {"dbos": 10.0, "langgraph": 5.0}
 """What our steps/s should be of each engine's."""
 
 
+FILLED = 3
+"""Minutes until a soak deletes as much as it adds: flows leave one to two minutes after they have completed."""
+
+
 class Target(NamedTuple):
     """One figure and its bound."""
 
@@ -86,6 +90,15 @@ def _measures(**bounds: float) -> Callable[[Case], Iterator[Target]]:
     return most
 
 
+def _soak(case: Case) -> Iterator[Target]:
+    """From the third minute, when the first flows have been deleted, to the end."""
+    minutes = case.arms[0].rounds
+    if len(minutes) > FILLED:
+        for name in ("rss_mib", "asyncio_tasks", "connections", "tables_mib"):
+            values = case.arms[0].measured(name)
+            yield Target(case.key, f"{name}, last minute / third", values[-1] / values[FILLED - 1], 1.1, at_most=True)
+
+
 def _peers(case: Case) -> Iterator[Target]:
     """Idle, each at once: whose flow is done first."""
     ours = case.arm("postgresql")
@@ -118,6 +131,7 @@ _OF: dict[str, Callable[[Case], Iterator[Target]]] = {
     "payload": _payload,
     "replicas": _shares(0.90),
     "peers": _peers,
+    "soak": _soak,
     "idle": _measures(engine_cpu_percent=1, statements_per_minute=30),
     "memory": _measures(rss_mib=200, kib_per_task=50),
 }

@@ -43,6 +43,10 @@ BEAT = 0.4
 """How often a replica renews its row, as a share of the time after which it is taken for dead."""
 LOOK_SECONDS = 2.0
 """A flow that is waited for is looked at in the database so often, should nobody tell that it stopped."""
+REMOVE_SECONDS = 60.0
+REMOVE_AGE_MS = 60_000
+REMOVED = 1_000
+"""Flows marked delete_on_completion are looked for so often, removed at this age, so many in one transaction."""
 ID_BLOCK = 5_000
 BUS_AWAY_DELAY_US = 250_000
 
@@ -137,6 +141,7 @@ class Shard:
             self._job(self._beat(name), "pulse"),
             self._job(self._keep_up(), "reaper"),
             self._job(self._look_for_waiters(), "looker"),
+            self._job(self._clear_away(), "remover"),
             self._job(self.gate.run(), "prober"),
         ]
 
@@ -715,6 +720,18 @@ class Shard:
                 self.log.exception("a defect in the watch over those who wait on shard %d", self.number)
             before = now
 
+    async def _clear_away(self) -> None:
+        """Remove what is marked delete_on_completion, a minute after it has completed, however much that is (O1)."""
+        while True:
+            await self._clock.sleep(REMOVE_SECONDS)
+            try:
+                while await self.store.leads() and await self.store.remove_completed(REMOVE_AGE_MS, REMOVED):
+                    pass
+            except Unavailable as error:
+                self.log.debug("shard %d: %s", self.number, error, extra={"shard": self.number})
+            except Exception:
+                self.log.exception("a defect in removing completed flows of shard %d", self.number)
+
     async def _keep_up(self) -> None:
         beat = self.settings.replica_timeout_ms / 1000 * BEAT
         ticks = 0
@@ -731,7 +748,6 @@ class Shard:
                 if ticks % 3 == 0:
                     await self._sweep()
                     if ticks % 15 == 0:
-                        await self.store.remove_completed(60_000)
                         await self.store.forget_replicas(self.settings.replica_timeout_ms)
                     if ticks % 60 == 0:
                         await self._heal(self)

@@ -461,7 +461,8 @@ class Postgres:
         try:
             yield connection
         except _AWAY:
-            connection.terminate()  # the pool makes another
+            with contextlib.suppress(asyncpg.InterfaceError):  # it has left the pool by itself
+                connection.terminate()  # the pool makes another
             raise
         finally:
             await pool.release(connection)

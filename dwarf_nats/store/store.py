@@ -515,16 +515,18 @@ class SqlStore:
         await self.disown([])
         await self.database.fetch("delete from dwarf_replicas where replica_id = $1", self.replica_id)
 
-    async def remove_completed(self, age_ms: int) -> int:
-        """Remove completed flows marked delete_on_completion, `age_ms` after they ended; how many (O1)."""
+    async def remove_completed(self, age_ms: int, limit: int) -> bool:
+        """Remove up to `limit` completed flows marked delete_on_completion, `age_ms` after they ended; whether there may be
+        more (O1)."""
 
-        async def work(tx: Tx) -> int:
+        async def work(tx: Tx) -> bool:
             rows = await tx.fetch(
                 "select flow_id from dwarf_flows where delete_on_completion = 1 and status = 'completed'"
-                " and updated_at < {now} - $1 order by flow_id limit 1000",
+                " and updated_at < {now} - $1 order by updated_at limit $2",
                 age_ms * 1000,
+                limit,
             )
-            return await steering.remove(tx, [int(row[0]) for row in rows])
+            return await steering.remove(tx, sorted(int(row[0]) for row in rows)) == limit
 
         return await self.database.transact(work)
 

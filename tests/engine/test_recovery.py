@@ -19,6 +19,7 @@ from dwarf_nats.engine.shard import BEAT, LOOK_SECONDS
 from dwarf_nats.errors import Unavailable
 from dwarf_nats.testing import TaskProxy
 from dwarf_nats.workflow.flow import Flow
+from dwarf_nats.workflow.options import FlowOptions
 from dwarf_nats.workflow.rows import Pulse
 from dwarf_nats.workflow.status import Status
 
@@ -364,8 +365,7 @@ async def test_a_database_closed_for_maintenance_is_away_and_fails_no_step(
         (key,) = await begun(engine, gate)
         await postgres.execute(f"alter database {name} allow_connections false")
         await postgres.execute(f"select pg_terminate_backend(pid) from pg_stat_activity where datname = '{name}'")
-        with pytest.raises(Unavailable, match="not currently accepting connections"):
-            await asked_for_ever(engine, key)
+        await closed(engine, key)
         gate.open()
         await reached(lambda: shard_of(engine).committer.outages > 0)
         await postgres.execute(f"alter database {name} allow_connections true")
@@ -373,10 +373,15 @@ async def test_a_database_closed_for_maintenance_is_away_and_fails_no_step(
     assert proxy.calls["gate"] == 1
 
 
-async def asked_for_ever(engine: Engine, key: str) -> None:
-    """A connection may take a moment to read that it is gone."""
-    while True:
-        await engine.snapshot(key)
+async def closed(engine: Engine, key: str) -> None:
+    """Asked until it says that the database takes no connections; one that it had may take a moment to read that it is gone."""
+    async with asyncio.timeout(SOON):
+        while True:
+            try:
+                await engine.snapshot(key)
+            except Unavailable as error:
+                if "not currently accepting connections" in str(error):
+                    return
 
 
 async def answered_run(engine: Engine, n: int) -> Any:
@@ -399,3 +404,23 @@ async def test_an_engine_whose_database_is_not_there_says_which(tmp_path: Path, 
             await engine.startup()
         assert "secret" not in str(refused.value)
         assert not engine.ready
+
+
+# -- what leaves by itself (O1)
+
+
+async def test_all_that_is_to_be_deleted_once_completed_leaves_however_much_it_is(
+    timed: Engine, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """O1: a minute or so after it has completed, more than one transaction of it."""
+    monkeypatch.setattr("dwarf_nats.engine.shard.REMOVED", 2)
+    store = shard_of(timed).store
+    staying = await timed.run("line", timeout=SOON)
+    for _ in range(5):
+        await timed.run("line", options=FlowOptions(delete_on_completion=True), timeout=SOON)
+    assert (await store.size())[0] == 6
+    async with asyncio.timeout(SOON):
+        while (await store.size())[0] > 1:
+            clock.advance(1)
+            await asyncio.sleep(0)
+    assert (await timed.snapshot(staying.flow_key)).status is Status.COMPLETED

@@ -145,9 +145,9 @@ async def test_completed_flows_marked_for_it_leave_a_while_later(timed: SqlStore
     await timed.create([*leaving, staying], BUDGET)
     await timed.settle([ended(born(leaving[0])), ended(born(staying))], BUDGET)
     await cancel(timed, leaving[1].facts.flow_id, "", lambda _: b"{}")
-    assert await timed.remove_completed(60_000) == 0
+    assert await timed.remove_completed(60_000, 1) is False
     assert await flow_status(timed, leaving[0].facts.flow_id) == "completed"
     manual.advance(61)
-    assert await timed.remove_completed(60_000) == 1
+    assert await timed.remove_completed(60_000, 1) is True
     assert await timed.flow_by_id(leaving[0].facts.flow_id) is None
     assert await timed.size() == (3, 3)
