@@ -1,4 +1,4 @@
-"""The benchmark: `python -m bench` runs it, `python -m bench compare A B` says what moved between two runs."""
+"""The benchmark: `python -m bench` runs it; `bench compare A B` says what moved between two runs, `bench plot A …` draws."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from rich.table import Table
 from dwarf_nats.embedded import NatsServer, PostgresServer
 from dwarf_nats.errors import DwarfError
 
-from . import result, showing
+from . import peers, result, showing
 from .arms import Servers, Sides
 from .cases import DATABASES, chosen, run_cases
 from .children import Failed
@@ -34,6 +34,8 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     if argv and argv[0] == "compare":
         return _compare(_compare_parser().parse_args(argv[1:]))
+    if argv and argv[0] == "plot":
+        return _plot(_plot_parser().parse_args(argv[1:]))
     args = _parser().parse_args(argv)
     try:
         chosen(args.case, args.quick, args.size)
@@ -95,6 +97,23 @@ def _compare_parser() -> argparse.ArgumentParser:
     parser.add_argument("--least", type=float, default=LEAST, help="share below which a difference is no news")
     parser.add_argument("--all", action="store_true", help="show what did not move, too")
     return parser
+
+
+def _plot_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="bench plot", description="Draw result files as one picture, a PNG.")
+    parser.add_argument("results", type=Path, nargs="+")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks.png"))
+    return parser
+
+
+def _plot(args: argparse.Namespace) -> int:
+    try:
+        asyncio.run(peers.draw(args.out, args.results))
+    except (Failed, OSError) as error:
+        print(f"nothing was drawn: {error}", file=sys.stderr)
+        return 1
+    print(f"written to {args.out}")
+    return 0
 
 
 def _console() -> Console:

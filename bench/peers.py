@@ -6,7 +6,9 @@ import asyncio
 import hashlib
 import secrets
 import sys
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -19,7 +21,7 @@ from .result import Arm, Figures
 
 CONSTRAINTS = ROOT / "bench" / "peers-constraints.txt"
 _HOME = ROOT / ".bench-venv"
-_WANTED = ("dbos", "langgraph", "langgraph-checkpoint-postgres", "psycopg[binary]", "orjson")
+_WANTED = ("dbos", "langgraph", "langgraph-checkpoint-postgres", "psycopg[binary]", "orjson", "matplotlib")
 _INSTALL_SECONDS = 600
 SLOWER = 5
 """So many times fewer flows than ours: rounds of about the same length."""
@@ -51,6 +53,11 @@ async def _run(*command: str) -> None:
         raise
     if code:
         raise Failed(f"{' '.join(command[:4])} ended with code {code}")
+
+
+async def draw(out: Path, results: Sequence[Path]) -> None:
+    """One picture of result files, drawn in that environment. Raises `Failed`."""
+    await _run(await environment(), str(ROOT / "bench" / "plot.py"), str(out), *map(str, results))
 
 
 class PeerArm:
