@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from dwarf_nats.errors import BadRequest
+from dwarf_nats.workflow.limits import Limits
+
+LIMITS = tuple(one.name for one in fields(Limits))
+"""Settings that are limits, by name."""
 
 
 @dataclass(slots=True)
@@ -26,16 +30,33 @@ class EngineSettings:
     max_depth: int = 64
     """Levels of nesting in a state, the object itself being the first (S1)."""
     max_state_bytes: int = 8 * 1024 * 1024
-    """Largest JSON text of a state (413 beyond)."""
+    """Largest JSON text of a state, and of changes, overrides, resume data, payloads, baggage (413 beyond)."""
+    max_branches: int = 100_000
+    """Branches of one step."""
+    max_fan_out_bytes: int = 256 * 1024 * 1024
+    """The inputs of all branches of one step together, and what they bring to their fan-in."""
+    max_steps: int = 100_000
+    """Steps in a row within one flow, so that a loop ends; branches beside each other count once."""
+    max_error_bytes: int = 64 * 1024
+    """An error is cut beyond it; the reason of a cancel is a 413."""
+    max_history: int = 20_000
+    """Steps in one history or diagram."""
+    max_graph_bytes: int = 1024 * 1024
+    max_nodes: int = 2_000
+    max_transitions: int = 10_000
     max_group: int = 500
     """Members of one settlement or creation group."""
 
     def __post_init__(self) -> None:
-        for name in ("workers", "time_budget_ms", "default_priority", "pool", "replica_timeout_ms", "max_depth"):
+        for name in ("workers", "time_budget_ms", "default_priority", "pool", "replica_timeout_ms", *LIMITS):
             if getattr(self, name) < 1:
                 raise BadRequest(f"setting {name} must be at least 1, got {getattr(self, name)}")
         if self.drain_ms < 0:
             raise BadRequest(f"setting drain_ms must not be negative, got {self.drain_ms}")
+
+    def limits(self) -> Limits:
+        """What may not be exceeded."""
+        return Limits(**{name: getattr(self, name) for name in LIMITS})
 
 
 @dataclass(slots=True)
@@ -64,6 +85,18 @@ class ServerSettings:
     events: bool = True
     signals: bool = True
     migrate: bool = True
+    max_depth: int = 64
+    max_state_bytes: int = 8 * 1024 * 1024
+    max_branches: int = 100_000
+    max_fan_out_bytes: int = 256 * 1024 * 1024
+    max_steps: int = 100_000
+    max_error_bytes: int = 64 * 1024
+    max_history: int = 20_000
+    max_graph_bytes: int = 1024 * 1024
+    max_nodes: int = 2_000
+    max_transitions: int = 10_000
+    max_request_bytes: int = 16 * 1024 * 1024
+    """Payload of one request; the server's `max_payload` may be lower (413 beyond)."""
     max_requests: int = 1024
     """Requests carried out at once, waiting ones apart; 429 beyond."""
     max_waiting: int = 10_000
@@ -87,4 +120,5 @@ class ServerSettings:
             pool=self.pool,
             drain_ms=self.drain_ms,
             replica_timeout_ms=self.replica_timeout_ms,
+            **{name: getattr(self, name) for name in LIMITS},
         )

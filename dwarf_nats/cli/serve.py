@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from dwarf_nats.cli import logs
+from dwarf_nats.cli.bounds import Bounds
 from dwarf_nats.cli.command import command, option_group
 from dwarf_nats.cli.logs import LogFormat
 from dwarf_nats.cli.options import Bus, Service
@@ -85,6 +86,7 @@ async def serve(
     bus: Bus,
     service: Service,
     tuning: Tuning,
+    bounds: Bounds,
     dsn: Dsns = None,
     task_prefix: Annotated[str, typer.Option(envvar="DWARF_TASK_PREFIX", help="Prefix of task subjects.")] = "task",
     graph_prefix: Annotated[str, typer.Option(envvar="DWARF_GRAPH_PREFIX", help="Prefix of graph subjects.")] = "graph",
@@ -157,6 +159,7 @@ async def serve(
             max_timeout_ms=tuning.max_timeout_ms,
             accept_ms=tuning.accept_ms,
             roll_call_ms=tuning.roll_call_ms,
+            **bounds.settings(),
             events=events,
             signals=signals,
             migrate=migrate,

@@ -15,7 +15,8 @@ from dwarf_nats.engine.waiters import Waiters
 from dwarf_nats.errors import DwarfError, Unavailable
 from dwarf_nats.ports import BusAway, Refused, WorkerLost
 from dwarf_nats.rules import breakpoints, parking
-from dwarf_nats.rules.decide import Limits, decide, fail, give_back
+from dwarf_nats.rules.answers import sound
+from dwarf_nats.rules.decide import decide, fail, give_back
 from dwarf_nats.rules.settlement import FlowFacts, NewFlow, NewStep, Settled, Settlement, StepInHand
 from dwarf_nats.workflow.answer import Answer, ErrorInfo, TaskCall
 from dwarf_nats.workflow.keys import Tokens
@@ -73,6 +74,7 @@ class Shard:
         self.store = store
         self.number = store.shard
         self.settings = settings
+        self.limits = settings.limits()
         self.waiters = Waiters()
         self.flow_ids = Ids(store, "flow")
         self.step_ids = Ids(store, "step")
@@ -87,6 +89,7 @@ class Shard:
         self._clock = clock
         self._tasks = tasks
         self._keeps_budget: bool = getattr(tasks, "keeps_budget", False)  # then a second timer per step is spared
+        self._looks = getattr(tasks, "max_depth", None) != settings.max_depth
         self._graphs = graphs
         self._notices = notices
         self._signals = signals
@@ -308,6 +311,8 @@ class Shard:
         except Unavailable as error:
             log.warning("step %s is given back: %s", step.shown, error)
             return give_back(step, BUS_AWAY_DELAY_US)
+        if self._looks:
+            answer = sound(answer, step.url, self.limits.max_depth)
         held = self.gate.judged(step, answer)
         if held is not None:
             return held
@@ -370,7 +375,7 @@ class Shard:
         wanted = ID_BLOCK
         while True:
             try:
-                return decide(step, graph, answer, self._new_step, Limits(self.settings.max_state_bytes), child)
+                return decide(step, graph, answer, self._new_step, self.limits, child)
             except NoneLeft:
                 wanted *= 2
                 await self._have_step_ids(wanted)

@@ -27,7 +27,7 @@ async def sweep(shard: Shard, graphs: GraphBook) -> None:
             "shard %d: %d steps waited for sub-workflows that had ended or were gone", shard.number, len(woken.due)
         )
         shard.steered(woken, [])
-    unwanted = await with_final_states(graphs, shard.number, shard.store.end_unwanted)
+    unwanted = await with_final_states(graphs, shard.number, shard.store.end_unwanted, shard.limits)
     if unwanted.changed or unwanted.running:
         log.warning("shard %d: %d sub-workflows had no caller any more", shard.number, len(unwanted.changed))
         shard.steered(unwanted, ended(shard, unwanted))

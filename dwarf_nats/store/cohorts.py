@@ -6,12 +6,13 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from dwarf_nats.errors import BadRequest
+from dwarf_nats.errors import BadRequest, TooLarge
 from dwarf_nats.rules import fan_in
-from dwarf_nats.rules.decide import Limits, fail_or_handle
+from dwarf_nats.rules.decide import fail_or_handle
 from dwarf_nats.rules.settlement import FlowEnd, FlowFacts, NewIds, NewStep, Settled, Settlement, StepInHand
 from dwarf_nats.store.wishes import Effects, Sql, StepInsert, Wish
 from dwarf_nats.workflow.answer import ErrorInfo
+from dwarf_nats.workflow.limits import Limits
 from dwarf_nats.workflow.state import encode_state
 from dwarf_nats.workflow.status import Status
 
@@ -24,15 +25,21 @@ update dwarf_steps set arrivals = arrivals + $2, failures = failures + $3, cohor
 where step_id = $1
 returning arrivals, failures, cohort_size, cohort_error, spawn_id, ordinal, depth, node, state, changes
 """
-# `spawn_id <> 0` says nothing new, but lets a plan made without the value use the partial index.
+# `spawn_id <> 0` says nothing new, but lets a plan made without the value use the partial index. The sizes are looked at before
+# the changes are read: a cohort that does not fit into memory must not take its replica along, and then the next one.
 MEMBERS = """
-select step_id, ordinal, depth, status, arrived, changes, not_before from dwarf_steps
-where spawn_id = $1 and spawn_id <> 0
+select step_id, ordinal, depth, status, arrived,
+  case when (select sum({size:changes}) from dwarf_steps where spawn_id = $1 and spawn_id <> 0) <= $2 then changes end,
+  not_before
+from dwarf_steps where spawn_id = $1 and spawn_id <> 0
 """
 CONVERGE = """
 update dwarf_steps set successor_id = $2
 where spawn_id = $1 and spawn_id <> 0 and arrived = 1 and status = 'completed'
 """
+
+
+BIGINT = 2**63 - 1
 
 
 def no_ids() -> tuple[int, str]:
@@ -87,17 +94,18 @@ def _arrive(
     if failures and outer_id:
         outward.add(arrivals.flow, arrivals.last, outer_id, error)
         return
-    members = yield from _members(spawn_id)
+    members = yield from _members(spawn_id, limits)
     if failures:
         graph = arrivals.flow.graph
         assert graph is not None
-        yield from _end(arrivals.flow, Status.FAILED, fan_in.final_state(graph, spawn, members), error, settled)
+        final = fan_in.final_state(graph, spawn, members, limits)
+        yield from _end(arrivals.flow, Status.FAILED, final, error, settled)
         return
     yield from _converge(spawn, members, arrivals, outward, settled, new_step, limits)
 
 
-def _members(spawn_id: int) -> Generator[Wish, list[Row], list[fan_in.Member]]:
-    rows = yield Sql(MEMBERS, (spawn_id,))
+def _members(spawn_id: int, limits: Limits) -> Generator[Wish, list[Row], list[fan_in.Member]]:
+    rows = yield Sql(MEMBERS, (spawn_id, min(limits.max_fan_out_bytes, BIGINT)))
     return [fan_in.Member(r[0], r[1], r[2], r[3] == "completed", bool(r[4]), r[5], r[6]) for r in rows]
 
 
@@ -120,12 +128,9 @@ def _converge(
     yield Sql(CONVERGE, (spawn.step_id, step_id))
     problem = None
     try:
-        state = fan_in.merged_input(graph, spawn, members)
-        text = encode_state(state)
-        if len(text) > limits.max_state_bytes:
-            problem = ErrorInfo(
-                f"the merged state is {len(text)} bytes, over the limit of {limits.max_state_bytes}", 413
-            )
+        state, text = fan_in.merged_text(graph, spawn, members, limits)
+    except TooLarge as error:
+        problem = ErrorInfo(error.message, 413)
     except BadRequest as error:
         problem = ErrorInfo(error.message, 500)
     if problem is not None:
