@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from dwarf_nats.bus.connection import Connection, connect
 from dwarf_nats.bus.graphs import ChainGraphs, DirectoryGraphs, NatsGraphs
+from dwarf_nats.bus.health import Health
 from dwarf_nats.bus.inbox import Inbox
 from dwarf_nats.bus.notices import NatsNotices
 from dwarf_nats.bus.service import Service
@@ -20,6 +21,7 @@ from dwarf_nats.bus.signals import NatsSignals, PeerListener
 from dwarf_nats.bus.tasks import NatsTasks
 from dwarf_nats.embedding import open_engine
 from dwarf_nats.errors import BadRequest, Unavailable
+from dwarf_nats.probes import ProbeServer
 from dwarf_nats.wire.connecting import ConnectOptions
 from dwarf_nats.wire.subjects import Subjects
 
@@ -46,7 +48,7 @@ def connect_options(settings: ServerSettings) -> ConnectOptions:
 
 
 async def _engine(
-    settings: ServerSettings, connection: Connection, inbox: Inbox, subjects: Subjects, origin: str
+    settings: ServerSettings, connection: Connection, inbox: Inbox, subjects: Subjects, origin: str, health: Health
 ) -> Engine:
     sources = [DirectoryGraphs(settings.graphs_dir)] if settings.graphs_dir else []
     engine = open_engine(
@@ -65,6 +67,7 @@ async def _engine(
         settings=settings.engine(),
         name=origin,
     )
+    health.engine = engine
     failures = 0
     while True:
         try:
@@ -73,6 +76,7 @@ async def _engine(
             if not settings.wait_for_servers:
                 raise
             log.warning("%s; trying again", error)
+            health.waits_for = str(error)
             await asyncio.sleep(RETRY_SECONDS[min(failures, len(RETRY_SECONDS) - 1)])
             failures += 1
         else:
@@ -91,11 +95,29 @@ async def replica(settings: ServerSettings) -> AsyncIterator[Engine]:
         raise BadRequest("no database given: use --dsn postgresql://… or --dsn sqlite:///path")
     origin = secrets.token_hex(8)
     subjects = Subjects(settings.prefix, settings.task_prefix, settings.graph_prefix)
+    health = Health(origin, subjects)
+    async with _probes(settings, health), _serving(settings, origin, subjects, health) as engine:
+        yield engine
+
+
+@asynccontextmanager
+async def _probes(settings: ServerSettings, health: Health) -> AsyncIterator[None]:
+    """The health port, if one is asked for: it answers from the first moment to the last."""
+    if settings.health_port is None:
+        yield
+        return
+    async with ProbeServer(settings.health_host, settings.health_port, health.report):
+        yield
+
+
+@asynccontextmanager
+async def _serving(settings: ServerSettings, origin: str, subjects: Subjects, health: Health) -> AsyncIterator[Engine]:
     connection = await connect(connect_options(settings), f"dwarf-nats-{origin}", retry=settings.wait_for_servers)
     try:
+        await health.listen(connection)
         inbox = Inbox(connection)
         await inbox.start()
-        engine = await _engine(settings, connection, inbox, subjects, origin)
+        engine = await _engine(settings, connection, inbox, subjects, origin, health)
         service = Service(
             connection,
             engine,
@@ -110,9 +132,11 @@ async def replica(settings: ServerSettings) -> AsyncIterator[Engine]:
             if settings.signals:
                 await PeerListener(connection, origin, engine.peers, subjects).start()
             await service.start()
+            health.serving = True
             log.info("replica %s is ready: %d shard(s), prefix %s", origin, len(settings.dsns), settings.prefix)
             yield engine
         finally:
+            health.draining = True
             engine.stop_claiming()
             await service.drain(settings.drain_ms / 1000)
             await engine.shutdown()

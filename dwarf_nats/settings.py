@@ -107,6 +107,9 @@ class ServerSettings:
     """How long a task service may work on a request before it should say that it has accepted it."""
     roll_call_ms: int = 1_000
     """How often those that did are asked what they still run; three silences of twice that, and a worker is taken for hung."""
+    health_port: int | None = None
+    """Of HTTP probes; 0 takes a free one, `None` has none."""
+    health_host: str = "127.0.0.1"
     wait_for_servers: bool = True
     """Keep trying while a database or NATS is away at start; else say which and exit."""
     log_format: str = "text"

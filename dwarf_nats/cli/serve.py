@@ -119,6 +119,15 @@ async def serve(
             help="Keep trying while a server is away at start; else say which and exit.",
         ),
     ] = True,
+    health_port: Annotated[
+        int | None,
+        typer.Option(
+            min=0, max=65535, envvar="DWARF_HEALTH_PORT", help="Answer HTTP probes on /livez and /readyz there."
+        ),
+    ] = None,
+    health_host: Annotated[
+        str, typer.Option(envvar="DWARF_HEALTH_HOST", help="Address of the health port; 0.0.0.0 for all.")
+    ] = "127.0.0.1",
     replicas: Annotated[int, typer.Option(min=1, envvar="DWARF_REPLICAS", help="That many processes.")] = 1,
     log_format: Annotated[
         LogFormat, typer.Option(envvar="DWARF_LOG_FORMAT", help="Of the lines on stderr.")
@@ -132,7 +141,7 @@ async def serve(
     if replicas > 1:
         if any(one.startswith("sqlite:") for one in dsns):
             raise BadRequest("a SQLite file serves one replica only: use PostgreSQL for --replicas 2 and more")
-        raise typer.Exit(await _several(replicas))
+        raise typer.Exit(await _several(replicas, health_port))
     await run_server(
         ServerSettings(
             dsns=dsns,
@@ -160,6 +169,8 @@ async def serve(
             accept_ms=tuning.accept_ms,
             roll_call_ms=tuning.roll_call_ms,
             **bounds.settings(),
+            health_port=health_port,
+            health_host=health_host,
             events=events,
             signals=signals,
             migrate=migrate,
@@ -169,14 +180,18 @@ async def serve(
     )
 
 
-def _launch(replicas: int) -> list[subprocess.Popen[bytes]]:
+def _launch(replicas: int, health_port: int | None) -> list[subprocess.Popen[bytes]]:
     command_line = [sys.executable, "-m", "dwarf_nats.cli.main", *sys.argv[1:], "--replicas", "1"]
-    return [subprocess.Popen(command_line) for _ in range(replicas)]
+    ports = [["--health-port", str(health_port + n)] if health_port else [] for n in range(replicas)]
+    return [subprocess.Popen([*command_line, *port]) for port in ports]
 
 
-async def _several(replicas: int) -> int:
-    """Run the same command line in several processes; signals go to all, and if one ends, all do."""
-    children = _launch(replicas)
+async def _several(replicas: int, health_port: int | None = None) -> int:
+    """Run the same command line in several processes; signals go to all, and if one ends, all do.
+
+    The health port of each is one above that of the one before.
+    """
+    children = _launch(replicas, health_port)
     loop = asyncio.get_running_loop()
     told = asyncio.Event()
 

@@ -21,6 +21,7 @@ from dwarf_nats.engine import shards
 from dwarf_nats.engine.backpressure import Backpressure
 from dwarf_nats.engine.creating import MAX_INT, Creator, check_options, check_text
 from dwarf_nats.engine.graphs import GraphBook
+from dwarf_nats.engine.health import shard_health
 from dwarf_nats.engine.navigation import Walk
 from dwarf_nats.engine.reading import current_outcome, nested, step_of
 from dwarf_nats.engine.refilling import Hands, Refiller
@@ -35,7 +36,7 @@ from dwarf_nats.workflow.keys import Key, Tokens, parse_key
 from dwarf_nats.workflow.limits import over
 from dwarf_nats.workflow.names import check_subject_name
 from dwarf_nats.workflow.options import FlowOptions, Query
-from dwarf_nats.workflow.records import FlowSummary, GraphInfo, Outcome, ShardInfo, Step, TaskHealth
+from dwarf_nats.workflow.records import FlowSummary, GraphInfo, Outcome, ShardHealth, ShardInfo, Step, TaskHealth
 from dwarf_nats.workflow.rows import FlowRow
 from dwarf_nats.workflow.state import State
 from dwarf_nats.workflow.status import Status
@@ -518,6 +519,14 @@ class Engine:
             return ShardInfo(shard.number, "", round((time.perf_counter() - before) * 1000, 3), flows, steps)
 
         return [*await asyncio.gather(*(ask(shard) for shard in self._shards.values()))]
+
+    def health(self) -> Sequence[ShardHealth]:
+        """Whether it does its duties to each shard, from what its upkeep knows: nothing is asked."""
+        return [shard_health(shard, self._clock) for shard in self._shards.values()]
+
+    def dead_jobs(self) -> Sequence[str]:
+        """Jobs of its own, beside those of the shards, that have ended and should not."""
+        return self._refiller.dead_jobs() if self._ready else ()
 
     async def breaker_tripped(self, task: str) -> bool:
         """Whether the breaker of a task, named by its url, is tripped somewhere in the deployment (O16)."""

@@ -81,6 +81,8 @@ class Shard:
         self.draining = False
         self.away = ""
         """Why its database is taken to be away; empty if it answers."""
+        self.heard_at = 0
+        """When its database last answered the pulse; 0 if it is not open."""
         self.recovered = 0
         self.orphaned = 0
         """Running flows without a live step, as last counted; for a person to look at (B5)."""
@@ -124,6 +126,7 @@ class Shard:
         except BaseException:
             await self.store.close()
             raise
+        self.heard_at = self._clock.now()
         # An engine that was stopped may be started again.
         self.draining = False
         self.line.begin()
@@ -157,15 +160,13 @@ class Shard:
         self._jobs = []
         for job in others:
             job.cancel()
-        try:
-            async with asyncio.timeout(5):
-                await committer
-        except TimeoutError:
+        if not (await asyncio.wait({committer}, timeout=5))[0]:
+            committer.cancel()
             log.warning(
                 "shard %d: results could not be written before the end; their steps will run again", self.number
             )
         await self.give_back()  # what the last commit left born running: `leave` frees it
-        await asyncio.gather(*others, return_exceptions=True)
+        await asyncio.gather(committer, *others, return_exceptions=True)
         self.waiters.refuse(Unavailable("this replica is stopping: ask again"))
         try:
             await self.store.leave()
@@ -181,6 +182,11 @@ class Shard:
     def wake(self, delay_us: int = 0) -> None:
         """A step is due `delay_us` from now."""
         self.line.wake(delay_us)
+
+    @property
+    def jobs(self) -> Sequence[asyncio.Task[None]]:
+        """What goes on while it is open."""
+        return self._jobs
 
     @property
     def outages(self) -> int:
@@ -582,6 +588,7 @@ class Shard:
             try:
                 self.gate.held = await self.store.beat(name)
                 self.away = ""
+                self.heard_at = self._clock.now()
             except Unavailable as error:
                 self.away = str(error)
                 self._missed_beats += 1
