@@ -39,6 +39,8 @@ class Profile:
     """Of sums and literals: so often a value may appear in one made of it."""
     collectors: list[int] = field(default_factory=list)
     """The level of the body of each `map` and `filter`."""
+    maps: list[int] = field(default_factory=list)
+    """Of these, the levels of the bodies of each `map`."""
     patterns: list[tuple[int, int]] = field(default_factory=list)
     """Level and cost of each regular expression."""
 
@@ -55,7 +57,7 @@ class Profile:
     def cost(self, weights: Mapping[str, int], longest: int) -> int:
         """The bound. `weights`: of the fields it names; `longest`: elements of the longest array or object in them."""
         longest = max(longest, self.operands)
-        grown = (sum(weights.values()) + self.operands) * int(self.operands ** len(self.collectors))
+        grown = self._grown(weights, longest)
         total = 0
         for level, names in enumerate(self.named):
             own = sum(weights.get(name, 1) for name in names)
@@ -63,6 +65,15 @@ class Profile:
             total += self.operands * (int(longest**level) * (1 + own) + passing)
         total += sum(grown * int(longest**level) for level in self.collectors)
         return total + sum(one * int(longest**level) for level, one in self.patterns)
+
+    def _grown(self, weights: Mapping[str, int], longest: int) -> int:
+        """What the largest value on the way may weigh. A `map` makes so many copies of what its body names; one inside
+        another, of what the outer one goes over."""
+        inside = sum(weights.get(name, 1) for names in self.named[1:] for name in names)
+        made = longest * inside if 1 in self.maps else 0
+        deep = sum(level > 1 for level in self.maps)
+        whole = sum(weights.values()) + self.operands + made
+        return whole * int(self.operands ** len(self.collectors)) * int(longest**deep)
 
 
 def profile(source: str) -> Profile:
@@ -86,6 +97,8 @@ def profile(source: str) -> Profile:
                     found.named.append([])
                 if called in _COLLECTORS:
                     found.collectors.append(level)
+                if called == "map":
+                    found.maps.append(level)
         elif text in (")", "]", "}"):
             level -= open_macros.pop() if open_macros else 0
         elif text in ("+", ":") or (text == "," and not (open_macros and open_macros[-1])):

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 
 from dwarf_nats.wire.operations import OPERATIONS
@@ -24,6 +24,7 @@ def examples(count: int) -> settings:
         max_examples=count * max(1, MORE),
         derandomize=not MORE,
         database=None,
+        phases=(Phase.explicit, Phase.generate),  # to shrink a batch takes longer than to read it
         deadline=None,
         suppress_health_check=list(HealthCheck),
     )

@@ -144,7 +144,7 @@ class Crowd:
         await self.house.clear()
 
 
-@pytest.mark.parametrize(("kind", "count"), [("sqlite_dsn", 110), ("pg_dsn", 25)])
+@pytest.mark.parametrize(("kind", "count"), [("sqlite_dsn", 80), ("pg_dsn", 10)])
 def test_whatever_is_asked(request: pytest.FixtureRequest, nats_server: NatsServer, kind: str, count: int) -> None:
     dsn: str = request.getfixturevalue(kind)
     with opened(nats_server.url, dsn, f"fuzz{next(_numbers)}") as house:

@@ -63,7 +63,7 @@ HEADERS = st.dictionaries(
 REPLIES = st.tuples(bent(SOUND), st.one_of(st.none(), st.none(), HEADERS))
 
 
-@examples(1_500)
+@examples(1_000)
 @given(REPLIES, st.binary(max_size=30))
 def test_any_reply_can_be_read(reply: tuple[bytes, dict[str, str] | None], noise: bytes) -> None:
     """What is wrong with it becomes an error of the answer; nothing is raised."""
@@ -153,7 +153,7 @@ class Service:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "count"), [("sqlite_dsn", 60), ("pg_dsn", 15)])
+@pytest.mark.parametrize(("kind", "count"), [("sqlite_dsn", 50), ("pg_dsn", 8)])
 def test_whatever_a_task_answers(
     request: pytest.FixtureRequest, nats_server: NatsServer, kind: str, count: int
 ) -> None:

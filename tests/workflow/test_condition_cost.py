@@ -46,6 +46,8 @@ def test_what_people_write_is_evaluated(source: str, state: dict[str, Any]) -> N
     [
         ("a.map(x, x).size() == 1", {"a": BIG}),
         ("a.filter(x, true).size() == 1", {"a": BIG}),
+        ("a" + ".map(x, a)" * 15 + ".size() == 1", {"a": BIG[:600]}),
+        ("a.map(x, a).map(y, a.map(z, y)).map(u, a.map(w, u)).size() == 1", {"a": BIG[:60]}),
         ("a.all(x, a.exists(y, y == x))", {"a": BIG}),
         ("a.all(x, x in b)", {"a": BIG, "b": BIG}),
         ("a.all(x, b == b)", {"a": BIG, "b": BIG}),
