@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv tools check test quiet chaos demo bench clean
+.PHONY: help venv tools check test quiet fuzz chaos demo bench clean
 
 help: ## what there is
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -37,6 +37,9 @@ test: tools ## everything, what CI runs
 
 quiet: $(STAMP) ## the tests of the service with the replicas' signals off: slower, nothing else
 	DWARF_SIGNALS=false $(BIN)/pytest -n 2 tests/service tests/cli tests/recovery
+
+fuzz: $(STAMP) ## requests, replies, graphs and conditions at random: TIMES=10 as many as in make test, others each time
+	DWARF_FUZZ=$(or $(TIMES),10) $(BIN)/pytest -n 2 tests/fuzz
 
 chaos: $(STAMP) ## real processes, random faults, an independent checker: SECONDS=600 SEED=7
 	$(BIN)/python -m tests.chaos --seconds $(or $(SECONDS),180) $(if $(SEED),--seed $(SEED))

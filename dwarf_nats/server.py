@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from dwarf_nats.bus.connection import Connection, connect
 from dwarf_nats.bus.graphs import ChainGraphs, DirectoryGraphs, NatsGraphs
+from dwarf_nats.bus.health import Health
 from dwarf_nats.bus.inbox import Inbox
 from dwarf_nats.bus.notices import NatsNotices
 from dwarf_nats.bus.service import Service
@@ -20,6 +21,7 @@ from dwarf_nats.bus.signals import NatsSignals, PeerListener
 from dwarf_nats.bus.tasks import NatsTasks
 from dwarf_nats.embedding import open_engine
 from dwarf_nats.errors import BadRequest, Unavailable
+from dwarf_nats.probes import ProbeServer
 from dwarf_nats.telemetry import otlp
 from dwarf_nats.telemetry.meters import MeterProvider
 from dwarf_nats.telemetry.tally import Tally
@@ -56,6 +58,7 @@ async def _engine(
     inbox: Inbox,
     subjects: Subjects,
     origin: str,
+    health: Health,
     tally: Tally,
     providers: Providers,
 ) -> Engine:
@@ -68,6 +71,7 @@ async def _engine(
             subjects,
             accept_ms=settings.accept_ms,
             roll_call_seconds=settings.roll_call_ms / 1000,
+            max_depth=settings.max_depth,
         ),
         graphs=ChainGraphs(*sources, NatsGraphs(connection, inbox, subjects)),
         notices=NatsNotices(connection, subjects, events=settings.events),
@@ -78,6 +82,7 @@ async def _engine(
         meter_provider=providers[0],
         tracer_provider=providers[1],
     )
+    health.engine = engine
     failures = 0
     while True:
         try:
@@ -86,6 +91,7 @@ async def _engine(
             if not settings.wait_for_servers:
                 raise
             log.warning("%s; trying again", error)
+            health.waits_for = str(error)
             await asyncio.sleep(RETRY_SECONDS[min(failures, len(RETRY_SECONDS) - 1)])
             failures += 1
         else:
@@ -131,16 +137,37 @@ async def replica(
 async def _replica(settings: ServerSettings, origin: str, providers: Providers) -> AsyncIterator[Engine]:
     tally = Tally()
     subjects = Subjects(settings.prefix, settings.task_prefix, settings.graph_prefix)
+    health = Health(origin, subjects)
+    async with _probes(settings, health), _serving(settings, origin, subjects, health, tally, providers) as engine:
+        yield engine
+
+
+@asynccontextmanager
+async def _probes(settings: ServerSettings, health: Health) -> AsyncIterator[None]:
+    """The health port, if one is asked for: it answers from the first moment to the last."""
+    if settings.health_port is None:
+        yield
+        return
+    async with ProbeServer(settings.health_host, settings.health_port, health.report):
+        yield
+
+
+@asynccontextmanager
+async def _serving(
+    settings: ServerSettings, origin: str, subjects: Subjects, health: Health, tally: Tally, providers: Providers
+) -> AsyncIterator[Engine]:
     connection = await connect(connect_options(settings), f"dwarf-nats-{origin}", retry=settings.wait_for_servers)
     try:
+        await health.listen(connection)
         inbox = Inbox(connection)
         await inbox.start()
-        engine = await _engine(settings, connection, inbox, subjects, origin, tally, providers)
+        engine = await _engine(settings, connection, inbox, subjects, origin, health, tally, providers)
         service = Service(
             connection,
             engine,
             subjects,
             service_id=origin,
+            max_request_bytes=settings.max_request_bytes,
             max_requests=settings.max_requests,
             max_waiting=settings.max_waiting,
             max_timeout_ms=settings.max_timeout_ms,
@@ -150,9 +177,11 @@ async def _replica(settings: ServerSettings, origin: str, providers: Providers) 
             if settings.signals:
                 await PeerListener(connection, origin, engine.peers, subjects, tally).start()
             await service.start()
+            health.serving = True
             log.info("replica %s is ready: %d shard(s), prefix %s", origin, len(settings.dsns), settings.prefix)
             yield engine
         finally:
+            health.draining = True
             engine.stop_claiming()
             await service.drain(settings.drain_ms / 1000)
             await engine.shutdown()

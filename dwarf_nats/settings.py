@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from dwarf_nats.errors import BadRequest
+from dwarf_nats.workflow.limits import Limits
+
+LIMITS = tuple(one.name for one in fields(Limits))
+"""Settings that are limits, by name."""
 
 
 @dataclass(slots=True)
@@ -27,16 +31,33 @@ class EngineSettings:
     max_depth: int = 64
     """Levels of nesting in a state, the object itself being the first (S1)."""
     max_state_bytes: int = 8 * 1024 * 1024
-    """Largest JSON text of a state (413 beyond)."""
+    """Largest JSON text of a state, and of changes, overrides, resume data, payloads, baggage (413 beyond)."""
+    max_branches: int = 100_000
+    """Branches of one step."""
+    max_fan_out_bytes: int = 256 * 1024 * 1024
+    """The inputs of all branches of one step together, and what they bring to their fan-in."""
+    max_steps: int = 100_000
+    """Steps in a row within one flow, so that a loop ends; branches beside each other count once."""
+    max_error_bytes: int = 64 * 1024
+    """An error is cut beyond it; the reason of a cancel is a 413."""
+    max_history: int = 20_000
+    """Steps in one history or diagram."""
+    max_graph_bytes: int = 1024 * 1024
+    max_nodes: int = 2_000
+    max_transitions: int = 10_000
     max_group: int = 500
     """Members of one settlement or creation group."""
 
     def __post_init__(self) -> None:
-        for name in ("workers", "time_budget_ms", "default_priority", "pool", "replica_timeout_ms", "max_depth"):
+        for name in ("workers", "time_budget_ms", "default_priority", "pool", "replica_timeout_ms", *LIMITS):
             if getattr(self, name) < 1:
                 raise BadRequest(f"setting {name} must be at least 1, got {getattr(self, name)}")
         if self.drain_ms < 0:
             raise BadRequest(f"setting drain_ms must not be negative, got {self.drain_ms}")
+
+    def limits(self) -> Limits:
+        """What may not be exceeded."""
+        return Limits(**{name: getattr(self, name) for name in LIMITS})
 
 
 @dataclass(slots=True)
@@ -65,6 +86,18 @@ class ServerSettings:
     events: bool = True
     signals: bool = True
     migrate: bool = True
+    max_depth: int = 64
+    max_state_bytes: int = 8 * 1024 * 1024
+    max_branches: int = 100_000
+    max_fan_out_bytes: int = 256 * 1024 * 1024
+    max_steps: int = 100_000
+    max_error_bytes: int = 64 * 1024
+    max_history: int = 20_000
+    max_graph_bytes: int = 1024 * 1024
+    max_nodes: int = 2_000
+    max_transitions: int = 10_000
+    max_request_bytes: int = 16 * 1024 * 1024
+    """Payload of one request; the server's `max_payload` may be lower (413 beyond)."""
     max_requests: int = 1024
     """Requests carried out at once, waiting ones apart; 429 beyond."""
     max_waiting: int = 10_000
@@ -75,6 +108,9 @@ class ServerSettings:
     """How long a task service may work on a request before it should say that it has accepted it."""
     roll_call_ms: int = 1_000
     """How often those that did are asked what they still run; three silences of twice that, and a worker is taken for hung."""
+    health_port: int | None = None
+    """Of HTTP probes; 0 takes a free one, `None` has none."""
+    health_host: str = "127.0.0.1"
     wait_for_servers: bool = True
     """Keep trying while a database or NATS is away at start; else say which and exit."""
     log_format: str = "text"
@@ -92,4 +128,5 @@ class ServerSettings:
             pool=self.pool,
             drain_ms=self.drain_ms,
             replica_timeout_ms=self.replica_timeout_ms,
+            **{name: getattr(self, name) for name in LIMITS},
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
@@ -16,12 +17,15 @@ from dwarf_nats.wire import messages as m
 from dwarf_nats.wire.codec import EMPTY, encode, flow_options, given, query, raw_bytes
 from dwarf_nats.wire.times import rfc3339
 from dwarf_nats.workflow.graph import Graph
+from dwarf_nats.workflow.limits import UNBOUNDED
 from dwarf_nats.workflow.names import check_subject_name
 from dwarf_nats.workflow.options import FlowOptions, Query
 from dwarf_nats.workflow.records import FlowSummary, GraphInfo, Outcome, ShardInfo, Step, TaskHealth
 from dwarf_nats.workflow.state import NULL, check_json
 from dwarf_nats.workflow.status import Status
 
+ASIDE = 1_000
+"""A history of more steps is written in a thread, so that the others have their turn."""
 Steps: TypeAlias = list[Step]
 Flows: TypeAlias = list[FlowSummary]
 Shards: TypeAlias = list[ShardInfo]
@@ -80,6 +84,7 @@ class EngineApi(Protocol):
     async def breaker_tripped(self, task: str, /) -> bool: ...
     def task_health(self) -> Sequence[TaskHealth]: ...
     async def put_graph(self, graph: Graph, /) -> GraphInfo: ...
+    async def validate_graph(self, graph: Graph, /) -> None: ...
     async def get_graph(self, name: str, /) -> Graph: ...
     async def delete_graph(self, name: str, /) -> None: ...
     async def list_graphs(self) -> GraphInfos: ...
@@ -170,6 +175,10 @@ async def fingerprint(engine: EngineApi, request: m.FlowRequest, _asked: Asked) 
 
 async def history(engine: EngineApi, request: m.FlowRequest, _asked: Asked) -> bytes:
     steps = await engine.history(request.flow_key)
+    return await asyncio.to_thread(_history, steps) if len(steps) > ASIDE else _history(steps)
+
+
+def _history(steps: Steps) -> bytes:
     return encode(m.HistoryReply(steps=[codec.step_message(step) for step in steps]))
 
 
@@ -202,7 +211,7 @@ async def cancel(engine: EngineApi, request: m.FlowCancelRequest, _asked: Asked)
 
 async def resume(engine: EngineApi, request: m.FlowResumeRequest, _asked: Asked) -> bytes:
     data = given(request.data, NULL)
-    check_json(bytes(data), "field `data`")
+    check_json(bytes(data), "field `data`", UNBOUNDED)  # how deep it may be is the engine's affair
     await engine.resume(request.flow_key, data)
     return EMPTY
 
@@ -276,8 +285,8 @@ async def graph_list(engine: EngineApi, _request: m.EmptyRequest, _asked: Asked)
     return encode(m.GraphListReply(graphs=entries))
 
 
-async def graph_validate(_engine: EngineApi, _request: None, asked: Asked) -> bytes:
-    Graph.from_json(asked.payload or EMPTY).validate()
+async def graph_validate(engine: EngineApi, _request: None, asked: Asked) -> bytes:
+    await engine.validate_graph(Graph.from_json(asked.payload or EMPTY))
     return EMPTY
 
 

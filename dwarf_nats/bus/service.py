@@ -26,6 +26,7 @@ from dwarf_nats.wire import discovery
 from dwarf_nats.wire.codec import encode_error
 from dwarf_nats.wire.subjects import Subjects
 from dwarf_nats.wire.times import rfc3339, to_micros
+from dwarf_nats.workflow.limits import over
 
 from .connection import Connection
 from .endpoints import QUEUE, Endpoint, asked_from, endpoints
@@ -44,8 +45,9 @@ _encode = msgspec.json.Encoder().encode
 class Service:
     """Answers the operations with an engine.
 
-    `max_requests` bounds the requests carried out at once, `max_waiting` those of run, await and poll; beyond them the
-    answer is 429. `default_timeout_ms` and `max_timeout_ms` are the wait where a request names none, and its cap.
+    A request of more than `max_request_bytes` is a 413. `max_requests` bounds the requests carried out at once, `max_waiting`
+    those of run, await and poll; beyond them the answer is 429. `default_timeout_ms` and `max_timeout_ms` are the wait where a
+    request names none, and its cap.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Service:
         subjects: Subjects | None = None,
         *,
         service_id: str = "",
+        max_request_bytes: int = 16 * 1024 * 1024,
         max_requests: int = 1024,
         max_waiting: int = 10_000,
         default_timeout_ms: int = 30_000,
@@ -66,6 +69,7 @@ class Service:
         self._engine = engine
         self._subjects = subjects or Subjects()
         self.id = service_id or secrets.token_hex(11)
+        self._most_bytes = max_request_bytes
         self._bounds = {False: max_requests, True: max_waiting}
         self._busy: dict[bool, set[asyncio.Task[None]]] = {False: set(), True: set()}
         self._default_timeout = default_timeout_ms / 1000
@@ -148,11 +152,17 @@ class Service:
             )
             return
         operation = endpoint.operation
+        if len(body) > self._most_bytes:
+            remedy = "keep large data elsewhere and send a reference"
+            text = over(f"the request is {len(body)} bytes", "max_request_bytes", self._most_bytes, remedy)
+            self._refuse(endpoint, reply, TooLarge(text))
+            return
         busy = self._busy[operation.waits]
         bound = self._bounds[operation.waits]
         if len(busy) >= bound:
-            what = "waiting requests" if operation.waits else "requests"
-            self._refuse(endpoint, reply, TooMany(f"this replica carries out {bound} {what} already: try again later"))
+            what, name = ("waiting requests", "max_waiting") if operation.waits else ("requests", "max_requests")
+            text = f"this replica carries out {bound} {what} already, its limit ({name}): try again later"
+            self._refuse(endpoint, reply, TooMany(text))
             return
         asked = asked_from(body, block, reply, operation.keyed)
         asked.default_timeout, asked.longest_timeout = self._default_timeout, self._longest_timeout
@@ -176,7 +186,9 @@ class Service:
     def _reply(self, endpoint: Endpoint, reply: bytes, body: bytes) -> None:
         if not self._connection.fits(b"", body):
             limit = self._connection.max_payload
-            raise TooLarge(f"the reply is {len(body)} bytes, over the NATS server's max_payload of {limit}")
+            raise TooLarge(
+                f"the reply is {len(body)} bytes, over the NATS server's max_payload of {limit}: ask for less, or raise it"
+            )
         self._send(endpoint, reply, b"", body)
 
     def _failed(self, endpoint: Endpoint, error: DwarfError) -> None:

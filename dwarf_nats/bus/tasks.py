@@ -48,7 +48,7 @@ class NatsTasks:
         self._inbox = inbox
         self._subjects = subjects or Subjects()
         self._accept_ms = accept_ms
-        self._max_depth = max_depth
+        self.max_depth = max_depth
         self.keeps_budget = True
         self._known: dict[str, str] = {}
         self.accepted = 0
@@ -90,7 +90,7 @@ class NatsTasks:
             if asyncio.get_running_loop().time() - self._back_at < GRACE_SECONDS:
                 raise BusAway(f"nobody serves {subject} yet, the connection has just come back")
             return codec.no_responders(url, subject)
-        return codec.decode_reply(url, reply.block, reply.body, self._max_depth)
+        return codec.decode_reply(url, reply.block, reply.body, self.max_depth)
 
     async def ready(self) -> None:
         """Wait until the connection is there."""

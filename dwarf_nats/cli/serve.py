@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from dwarf_nats.cli import logs
+from dwarf_nats.cli.bounds import Bounds
 from dwarf_nats.cli.command import command, option_group
 from dwarf_nats.cli.logs import LogFormat, LogLevel
 from dwarf_nats.cli.options import Bus, Deployment
@@ -110,6 +111,7 @@ async def serve(
     bus: Bus,
     deployment: Deployment,
     tuning: Tuning,
+    bounds: Bounds,
     dsn: Dsns = None,
     task_prefix: Annotated[str, typer.Option(envvar="DWARF_TASK_PREFIX", help="Prefix of task subjects.")] = "task",
     graph_prefix: Annotated[str, typer.Option(envvar="DWARF_GRAPH_PREFIX", help="Prefix of graph subjects.")] = "graph",
@@ -147,6 +149,15 @@ async def serve(
             help="Keep trying while a server is away at start; else say which and exit.",
         ),
     ] = True,
+    health_port: Annotated[
+        int | None,
+        typer.Option(
+            min=0, max=65535, envvar="DWARF_HEALTH_PORT", help="Answer HTTP probes on /livez and /readyz there."
+        ),
+    ] = None,
+    health_host: Annotated[
+        str, typer.Option(envvar="DWARF_HEALTH_HOST", help="Address of the health port; 0.0.0.0 for all.")
+    ] = "127.0.0.1",
     replicas: Annotated[
         int, typer.Option(min=1, envvar="DWARF_REPLICAS", help="That many processes, each a replica; not with SQLite.")
     ] = 1,
@@ -178,7 +189,7 @@ async def serve(
     if replicas > 1:
         if any(one.startswith("sqlite:") for one in dsns):
             raise BadRequest("a SQLite file serves one replica only: use PostgreSQL for --replicas 2 and more")
-        raise typer.Exit(await _several(replicas))
+        raise typer.Exit(await _several(replicas, health_port))
     await run_server(
         ServerSettings(
             dsns=dsns,
@@ -205,6 +216,9 @@ async def serve(
             max_timeout_ms=tuning.max_timeout_ms,
             accept_ms=tuning.accept_ms,
             roll_call_ms=tuning.roll_call_ms,
+            **bounds.settings(),
+            health_port=health_port,
+            health_host=health_host,
             events=events,
             signals=signals,
             migrate=migrate,
@@ -216,14 +230,18 @@ async def serve(
     )
 
 
-def _launch(replicas: int) -> list[subprocess.Popen[bytes]]:
+def _launch(replicas: int, health_port: int | None) -> list[subprocess.Popen[bytes]]:
     command_line = [sys.executable, "-m", "dwarf_nats.cli.main", *sys.argv[1:], "--replicas", "1"]
-    return [subprocess.Popen(command_line) for _ in range(replicas)]
+    ports = [["--health-port", str(health_port + n)] if health_port else [] for n in range(replicas)]
+    return [subprocess.Popen([*command_line, *port]) for port in ports]
 
 
-async def _several(replicas: int) -> int:
-    """Run the same command line in several processes; signals go to all, and if one ends, all do."""
-    children = _launch(replicas)
+async def _several(replicas: int, health_port: int | None = None) -> int:
+    """Run the same command line in several processes; signals go to all, and if one ends, all do.
+
+    The health port of each is one above that of the one before.
+    """
+    children = _launch(replicas, health_port)
     loop = asyncio.get_running_loop()
     told = asyncio.Event()
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from dwarf_nats.errors import DwarfError, Internal, Unavailable
-from dwarf_nats.rules.decide import Limits, fail
+from dwarf_nats.rules.decide import fail
 from dwarf_nats.rules.settlement import NewFlow, Settlement
 from dwarf_nats.workflow.answer import ErrorInfo
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from dwarf_nats.ports import Clock, Logger, Store
     from dwarf_nats.rules.settlement import NewIds, Settled
     from dwarf_nats.settings import EngineSettings
+    from dwarf_nats.workflow.limits import Limits
 
 log = logging.getLogger("dwarf_nats.engine")
 T = TypeVar("T")
@@ -50,6 +51,7 @@ class Committer:
         self._log = logger
         self._store = store
         self._settings = settings
+        self._limits = settings.limits()
         self._clock = clock
         self._on_settled = on_settled
         self._on_fenced = on_fenced
@@ -250,7 +252,7 @@ class Committer:
 
     def _births(self) -> tuple[NewIds, Limits] | tuple[()]:
         """What a group needs to bring fan-in steps into the world."""
-        return (self._new_step, Limits(self._settings.max_state_bytes)) if self._new_step is not None else ()
+        return (self._new_step, self._limits) if self._new_step is not None else ()
 
     def _count(self, members: int) -> None:
         self.groups += 1

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from dwarf_nats.engine.reading import current_outcome, flow_key, with_final_state
-from dwarf_nats.errors import BadRequest, Conflict, TooLarge, Unavailable
+from dwarf_nats.errors import BadRequest, Conflict, Unavailable
 from dwarf_nats.rules.settlement import FlowFacts, NewFlow
 from dwarf_nats.workflow import lending
 from dwarf_nats.workflow.graph import Graph
@@ -55,6 +55,7 @@ class Creator:
     ) -> None:
         self._traces = traces
         self._settings = settings
+        self._limits = settings.limits()
         self._graphs = graphs
         self._tokens = tokens
         self._clock = clock
@@ -76,7 +77,7 @@ class Creator:
         `others`: the other shards, where its idempotency key may be known.
         """
         options = options if options is not None else DEFAULTS
-        baggage = _baggage(options.baggage)
+        baggage = self._baggage(options.baggage)
         initial = self._state(state)
         if isinstance(workflow, str):
             check_subject_name(workflow, "workflow")
@@ -163,8 +164,8 @@ class Creator:
     ) -> NewFlow:
         graph = await self._graphs.frozen(shard.number, latest.graph_digest)
         state = combine(graph.reducers, decode_state(latest.final_state or "{}"), [given])
-        self._check_size(len(encode_state(state)))
-        baggage = Raw(latest.baggage.encode()) if options.baggage is None else _baggage(options.baggage)
+        self._limits.check_bytes(len(encode_state(state)), "the merged state")
+        baggage = Raw(latest.baggage.encode()) if options.baggage is None else self._baggage(options.baggage)
         new = await self._new_flow(shard, latest, graph, state, baggage, options, start=start)
         new.request_digest = digest if options.idempotency_key else ""
         return new
@@ -283,16 +284,18 @@ class Creator:
         return Created(flow_key(shard.number, row), row.flow_id, waiting)
 
     def _state(self, state: Mapping[str, Any] | bytes | State | None) -> State:
-        initial = state_from(state, max_depth=self._settings.max_depth)
-        self._check_size(len(state) if isinstance(state, bytes) else len(encode_state(initial)))
+        if isinstance(state, bytes):
+            self._limits.check_bytes(len(state), "the state")
+        initial = state_from(state, max_depth=self._limits.max_depth)
+        if not isinstance(state, bytes):
+            self._limits.check_bytes(len(encode_state(initial)), "the state")
         return initial
 
-    def _check_size(self, size: int) -> None:
-        if size > self._settings.max_state_bytes:
-            raise TooLarge(
-                f"the state is {size} bytes, over the limit of {self._settings.max_state_bytes}:"
-                " keep large data elsewhere and a reference in the state"
-            )
+    def _baggage(self, value: Any) -> Raw:
+        text = bytes(value) if isinstance(value, Raw) else encode_value({} if value is None else value, "baggage")
+        self._limits.check_bytes(len(text), "the baggage")
+        check_json(text, "baggage", self._limits.max_depth)
+        return Raw(text)
 
 
 def check_options(options: FlowOptions) -> None:
@@ -319,12 +322,6 @@ def check_text(text: str, what: str) -> None:
     """Raise `BadRequest` for text that no database column holds."""
     if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
         raise BadRequest(f"{what} must not contain NUL characters or lone surrogates")
-
-
-def _baggage(value: Any) -> Raw:
-    text = bytes(value) if isinstance(value, Raw) else encode_value({} if value is None else value, "baggage")
-    check_json(text, "baggage")
-    return Raw(text)
 
 
 def _microseconds(at: datetime | None) -> int | None:

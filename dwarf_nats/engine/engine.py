@@ -22,13 +22,14 @@ from dwarf_nats.engine.backpressure import Backpressure
 from dwarf_nats.engine.creating import MAX_INT, Creator, check_options, check_text
 from dwarf_nats.engine.gauges import Gauges
 from dwarf_nats.engine.graphs import GraphBook
+from dwarf_nats.engine.health import shard_health
 from dwarf_nats.engine.navigation import Walk
 from dwarf_nats.engine.reading import current_outcome, nested, step_of
 from dwarf_nats.engine.refilling import Hands, Refiller
 from dwarf_nats.engine.shard import Shard
 from dwarf_nats.engine.steering import Steering, only_roots
 from dwarf_nats.engine.sweeping import sweep
-from dwarf_nats.errors import BadRequest, DwarfError, NotFound, TimedOut, Unavailable
+from dwarf_nats.errors import BadRequest, DwarfError, NotFound, TimedOut, TooLarge, Unavailable
 from dwarf_nats.render import history_mermaid
 from dwarf_nats.settings import EngineSettings
 from dwarf_nats.telemetry.meters import MeterProvider, Meters
@@ -36,9 +37,10 @@ from dwarf_nats.telemetry.tally import Tally
 from dwarf_nats.telemetry.traces import TracerProvider, Traces
 from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.keys import Key, Tokens, parse_key
+from dwarf_nats.workflow.limits import over
 from dwarf_nats.workflow.names import check_subject_name
 from dwarf_nats.workflow.options import FlowOptions, Query
-from dwarf_nats.workflow.records import FlowSummary, GraphInfo, Outcome, ShardInfo, Step, TaskHealth
+from dwarf_nats.workflow.records import FlowSummary, GraphInfo, Outcome, ShardHealth, ShardInfo, Step, TaskHealth
 from dwarf_nats.workflow.rows import FlowRow
 from dwarf_nats.workflow.state import State
 from dwarf_nats.workflow.status import Status
@@ -52,6 +54,8 @@ LIST_LIMIT = 1_000
 MAX_AGE_MS = 10**13
 OPEN_AGAIN_SECONDS = 1.0
 INFO_SECONDS = 10.0
+ASIDE = 1_000
+"""A history of more steps is put together in a thread."""
 Shards: TypeAlias = list[ShardInfo]  # inside the class, `list` is the operation
 GraphInfos: TypeAlias = list[GraphInfo]
 ShardList: TypeAlias = list[Shard]
@@ -99,7 +103,8 @@ class Engine:
         by_number = {store.shard: store for store in stores}
         self._stores = by_number
         self.backpressure = Backpressure(self._clock, signals, self.tally, logger)
-        self.graphs = GraphBook(by_number, graphs, self._is_away)
+        self._limits = self.settings.limits()
+        self.graphs = GraphBook(by_number, graphs, self._is_away, self._limits)
 
         def new_shard(store: Store) -> Shard:
             return Shard(
@@ -384,17 +389,29 @@ class Engine:
         return hashlib.sha256("|".join(facts).encode()).hexdigest()[:32], Status(facts[0])
 
     async def history(self, flow: str) -> list[Step]:
-        """The steps of the flow by depth and id, without state and changes; those of subgraphs nested (O7)."""
+        """The steps of the flow by depth and id, without state and changes; those of subgraphs nested (O7).
+
+        Raises `TooLarge` for more steps than `max_history`.
+        """
         key = parse_key(flow)
         store = self._shard(key).store
         flows = await store.called(await store.flow(key))
-        return nested(key.shard, key.id, flows, await store.steps([one.flow_id for one in flows]))
+        flow_ids = [one.flow_id for one in flows]
+        most = self._limits.max_history
+        if await store.count_steps(flow_ids, most) > most:
+            remedy = "walk it step by step (step.get), or ask for the histories of its sub-workflows"
+            raise TooLarge(over(f"flow {key.shown} has more than {most} steps", "max_history", most, remedy))
+        steps = await store.steps(flow_ids)
+        # What takes long leaves the others their turn.
+        if len(steps) > ASIDE:
+            return await asyncio.to_thread(nested, key.shard, key.id, flows, steps)
+        return nested(key.shard, key.id, flows, steps)
 
     async def mermaid(self, flow: str) -> str:
-        """The history as a Mermaid flowchart (O8)."""
+        """The history as a Mermaid flowchart (O8). Raises `TooLarge` as `history`."""
         key = parse_key(flow)
         row = await self._shard(key).store.flow(key)
-        return history_mermaid(await self.history(flow), row.workflow)
+        return await asyncio.to_thread(history_mermaid, await self.history(flow), row.workflow)
 
     async def step(self, step: str) -> Step:
         """One step, with state, changes and the keys of its neighbours (O7)."""
@@ -525,6 +542,14 @@ class Engine:
 
         return [*await asyncio.gather(*(ask(shard) for shard in self._shards.values()))]
 
+    def health(self) -> Sequence[ShardHealth]:
+        """Whether it does its duties to each shard, from what its upkeep knows: nothing is asked."""
+        return [shard_health(shard, self._clock) for shard in self._shards.values()]
+
+    def dead_jobs(self) -> Sequence[str]:
+        """Jobs of its own, beside those of the shards, that have ended and should not."""
+        return self._refiller.dead_jobs() if self._ready else ()
+
     async def breaker_tripped(self, task: str) -> bool:
         """Whether the breaker of a task, named by its url, is tripped somewhere in the deployment (O16)."""
         check_subject_name(task, "task")
@@ -539,6 +564,10 @@ class Engine:
     async def put_graph(self, graph: Graph) -> GraphInfo:
         """Register a graph under its name. `BadRequest` if it is not sound."""
         return await self.graphs.put(graph)
+
+    async def validate_graph(self, graph: Graph) -> None:
+        """`BadRequest` for a graph that is not sound, `TooLarge` for one beyond the limits."""
+        self.graphs.check(graph)
 
     async def get_graph(self, name: str) -> Graph:
         """The registered graph; `NotFound`."""

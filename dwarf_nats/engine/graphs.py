@@ -7,9 +7,10 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TypeVar
 
-from dwarf_nats.errors import BadRequest, DwarfError, Internal, NotFound, Unavailable
+from dwarf_nats.errors import BadRequest, DwarfError, Internal, NotFound, TooLarge, Unavailable
 from dwarf_nats.ports import Refused
 from dwarf_nats.workflow.graph import Graph
+from dwarf_nats.workflow.limits import UNLIMITED, Limits, over
 from dwarf_nats.workflow.records import GraphInfo
 
 if TYPE_CHECKING:
@@ -24,9 +25,14 @@ class GraphBook:
     """Finds graphs by name, keeps them by digest."""
 
     def __init__(
-        self, stores: dict[int, Store], source: Graphs | None, away: Callable[[int], bool] = lambda _: False
+        self,
+        stores: dict[int, Store],
+        source: Graphs | None,
+        away: Callable[[int], bool] = lambda _: False,
+        limits: Limits = UNLIMITED,
     ) -> None:
         self._stores = stores
+        self._limits = limits
         self._away = away
         self._source = source
         self._by_digest: OrderedDict[str, Graph] = OrderedDict()
@@ -79,10 +85,23 @@ class GraphBook:
         if known is not None:
             self._by_digest.move_to_end(digest)
             return known
-        graph.validate()
+        self.check(graph)
         kept = Graph.from_json(graph.to_json())  # the caller may go on building on theirs
         self._keep(digest, kept)
         return kept
+
+    def check(self, graph: Graph) -> None:
+        """Raise `BadRequest` for a graph that is not sound (G6, G7), `TooLarge` for one beyond the limits."""
+        limits = self._limits
+        for what, size, name, most in (
+            ("nodes", len(graph.nodes), "max_nodes", limits.max_nodes),
+            ("transitions", len(graph.transitions), "max_transitions", limits.max_transitions),
+            ("bytes", len(graph.to_json()), "max_graph_bytes", limits.max_graph_bytes),
+        ):
+            if size > most:
+                remedy = "make a part of it a sub-workflow of its own"
+                raise TooLarge(over(f"graph {graph.name[:80]!r} has {size} {what}", name, most, remedy))
+        graph.validate()
 
     async def frozen(self, shard: int, digest: str) -> Graph:
         """The graph a flow was created with."""

@@ -12,6 +12,7 @@ from dwarf_nats.rules import fan_in
 from dwarf_nats.workflow import lending
 from dwarf_nats.workflow.answer import ErrorInfo
 from dwarf_nats.workflow.graph import Graph
+from dwarf_nats.workflow.limits import UNLIMITED, Limits
 from dwarf_nats.workflow.records import FlowSummary, Outcome, Step
 from dwarf_nats.workflow.rows import FlowRow, Paused, StepRow
 from dwarf_nats.workflow.state import decode_state, encode_state, merge
@@ -137,7 +138,7 @@ def nested(shard: int, flow_id: int, flows: Sequence[FlowRow], steps: Sequence[S
     return of(flow_id)
 
 
-def final_state_of(graph: Graph, steps: list[StepRow]) -> bytes:
+def final_state_of(graph: Graph, steps: list[StepRow], limits: Limits = UNLIMITED) -> bytes:
     """The final state of a flow that ends on the way (X9): inside a fan-out what the fan-in would have received, else the
     input of the steps without successor."""
     if not steps:
@@ -156,6 +157,6 @@ def final_state_of(graph: Graph, steps: list[StepRow]) -> bytes:
             for row in steps
             if row.spawn_id == one.step_id
         ]
-        return fan_in.final_state(graph, spawn, members)
+        return fan_in.final_state(graph, spawn, members, limits)
     last = steps[-1]
     return encode_state(merge(held.whole(last.state, last.borrowed), decode_state(last.changes)))

@@ -352,6 +352,10 @@ class Refiller:
         self._stopped = False
         self._job = asyncio.create_task(self._run(), name="dwarf-refiller")
 
+    def dead_jobs(self) -> Sequence[str]:
+        """Its job, if that has ended though nobody stopped it."""
+        return [] if self._stopped or self._job is None or not self._job.done() else [self._job.get_name()]
+
     def stop(self) -> None:
         """Take no more work."""
         self._stopped = True

@@ -15,7 +15,8 @@ from dwarf_nats.engine.waiters import Waiters
 from dwarf_nats.errors import DwarfError, Unavailable
 from dwarf_nats.ports import BusAway, Refused, WorkerLost
 from dwarf_nats.rules import breakpoints, parking
-from dwarf_nats.rules.decide import Limits, decide, fail, give_back
+from dwarf_nats.rules.answers import sound
+from dwarf_nats.rules.decide import decide, fail, give_back
 from dwarf_nats.rules.settlement import FlowFacts, NewFlow, NewStep, Settled, Settlement, StepInHand
 from dwarf_nats.telemetry.traces import headers_of
 from dwarf_nats.workflow import lending
@@ -80,18 +81,22 @@ class Shard:
         self.store = store
         self.number = store.shard
         self.settings = settings
+        self.limits = settings.limits()
         self.waiters = Waiters()
         self.flow_ids = Ids(store, "flow")
         self.step_ids = Ids(store, "step")
         self.draining = False
         self.away = ""
         """Why its database is taken to be away; empty if it answers."""
+        self.heard_at = 0
+        """When its database last answered the pulse; 0 if it is not open."""
         self.orphaned = 0
         """Running flows without a live step, as last counted; for a person to look at (B5)."""
         self._missed_beats = 0
         self._clock = clock
         self._tasks = tasks
         self._keeps_budget: bool = getattr(tasks, "keeps_budget", False)  # then a second timer per step is spared
+        self._looks = getattr(tasks, "max_depth", None) != settings.max_depth
         self._graphs = graphs
         self._notices = notices
         self._signals = signals
@@ -132,6 +137,7 @@ class Shard:
             await self.store.close()
             raise
         self.debug = self.log.isEnabledFor(logging.DEBUG)
+        self.heard_at = self._clock.now()
         # An engine that was stopped may be started again.
         self.draining = False
         self.line.begin()
@@ -167,15 +173,13 @@ class Shard:
         self._jobs = []
         for job in others:
             job.cancel()
-        try:
-            async with asyncio.timeout(5):
-                await committer
-        except TimeoutError:
+        if not (await asyncio.wait({committer}, timeout=5))[0]:
+            committer.cancel()
             self.log.warning(
                 "shard %d: results could not be written before the end; their steps will run again", self.number
             )
         await self.give_back()  # what the last commit left born running: `leave` frees it
-        await asyncio.gather(*others, return_exceptions=True)
+        await asyncio.gather(committer, *others, return_exceptions=True)
         self.waiters.refuse(Unavailable("this replica is stopping: ask again"))
         try:
             await self.store.leave()
@@ -196,6 +200,11 @@ class Shard:
     def in_hand(self) -> list[StepInHand]:
         """What this replica works on, or has not committed yet."""
         return list(self._in_hand.values())
+
+    @property
+    def jobs(self) -> Sequence[asyncio.Task[None]]:
+        """What goes on while it is open."""
+        return self._jobs
 
     @property
     def outages(self) -> int:
@@ -349,6 +358,8 @@ class Shard:
         except Unavailable as error:
             self.log.warning("step %s is given back: %s", step.shown, error, extra=step.about)
             return give_back(step, BUS_AWAY_DELAY_US)
+        if self._looks:
+            answer = sound(answer, step.url, self.limits.max_depth)
         held = self.gate.judged(step, answer)
         if held is not None:
             return held
@@ -420,7 +431,7 @@ class Shard:
         wanted = ID_BLOCK
         while True:
             try:
-                return decide(step, graph, answer, self._new_step, Limits(self.settings.max_state_bytes), child)
+                return decide(step, graph, answer, self._new_step, self.limits, child)
             except NoneLeft:
                 wanted *= 2
                 await self._have_step_ids(wanted)
@@ -695,6 +706,7 @@ class Shard:
                 self.away = ""
                 if pulse.due_in is not None:
                     self.line.told(pulse.due_in)
+                self.heard_at = self._clock.now()
             except Unavailable as error:
                 self.away = str(error)
                 self._missed_beats += 1

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 from dwarf_nats.engine.creating import check_text
 from dwarf_nats.engine.ids import NoneLeft
 from dwarf_nats.engine.reading import final_state_of, flow_key, outcome_of
-from dwarf_nats.errors import BadRequest, Conflict
+from dwarf_nats.errors import BadRequest, Conflict, TooLarge
 from dwarf_nats.rules import forking
+from dwarf_nats.workflow.limits import Limits, over
 from dwarf_nats.workflow.names import MAX_NAME
-from dwarf_nats.workflow.state import Raw, State, check_json, encode_value, state_from
+from dwarf_nats.workflow.state import Raw, State, check_json, encode_state, encode_value, state_from
 from dwarf_nats.workflow.status import Status
 
 if TYPE_CHECKING:
@@ -33,28 +34,37 @@ class Steering:
 
     def __init__(self, settings: EngineSettings, graphs: GraphBook, tokens: Tokens, traces: Traces) -> None:
         self._traces = traces
-        self._settings = settings
+        self._limits = settings.limits()
         self._graphs = graphs
         self._tokens = tokens
 
     async def cancel(self, shard: Shard, key: Key, reason: str) -> None:
         check_text(reason, "reason")
+        if len(reason) > self._limits.max_error_bytes:
+            remedy = "say it shorter"
+            raise TooLarge(
+                over(f"the reason is {len(reason)} characters", "max_error_bytes", self._limits.max_error_bytes, remedy)
+            )
         row = await shard.store.flow(key)
         result = await with_final_states(
-            self._graphs, shard.number, lambda final_state: shard.store.cancel(row, reason, final_state)
+            self._graphs,
+            shard.number,
+            lambda final_state: shard.store.cancel(row, reason, final_state),
+            self._limits,
         )
         shard.steered(result, ended(shard, result))
 
     async def resume(self, shard: Shard, key: Key, data: Any) -> None:
         text = bytes(data) if isinstance(data, Raw) else encode_value(data, "resume data")
-        check_json(text, "resume data", self._settings.max_depth)
+        self._limits.check_bytes(len(text), "the resume data")
+        check_json(text, "resume data", self._limits.max_depth)
         row = await shard.store.flow(key)
         self._run_again(shard, await shard.store.resume(row, text.decode(), None))
 
     async def resume_break(self, shard: Shard, key: Key, overrides: Overrides) -> None:
         fields = self._overrides(overrides)
         row = await shard.store.flow(key)
-        self._run_again(shard, await shard.store.resume(row, None, fields))
+        self._run_again(shard, await shard.store.resume(row, None, fields, self._limits))
 
     async def break_before(self, shard: Shard, key: Key, task: str, *, enabled: bool) -> None:
         if not 0 < len(task) <= MAX_NAME:
@@ -73,12 +83,12 @@ class Steering:
         fields = self._overrides(overrides)
         row = await shard.store.flow(key)
         only_roots(shard.number, row, "restarted")
-        self._run_again(shard, await shard.store.restart(row, fields), anew=True)
+        self._run_again(shard, await shard.store.restart(row, fields, self._limits), anew=True)
 
     async def restart_from(self, shard: Shard, key: Key, overrides: Overrides) -> None:
         fields = self._overrides(overrides)
         step, flow = await _step_and_flow(shard, key)
-        self._run_again(shard, await shard.store.restart_from(step, flow, fields), anew=True)
+        self._run_again(shard, await shard.store.restart_from(step, flow, fields, self._limits), anew=True)
 
     async def fork(self, shard: Shard, key: Key, overrides: Overrides) -> str:
         fields = self._overrides(overrides)
@@ -99,6 +109,7 @@ class Steering:
                 await shard.step_ids.ensure(len(steps))
             else:
                 break
+        self._limits.check_bytes(len(forked.target.state), "the state with these overrides")
         spans = self._trace(shard, forked, root.trace)
         result = await shard.store.plant(root, forked)
         for span in spans:
@@ -143,7 +154,9 @@ class Steering:
         shard.steered(result, changed)
 
     def _overrides(self, overrides: Overrides) -> State:
-        return state_from(overrides, "overrides", self._settings.max_depth)
+        fields = state_from(overrides, "overrides", self._limits.max_depth)
+        self._limits.check_bytes(len(encode_state(fields)), "the overrides")
+        return fields
 
 
 def ended(shard: Shard, result: Steered) -> list[StatusChanged]:
@@ -155,13 +168,16 @@ def ended(shard: Shard, result: Steered) -> list[StatusChanged]:
 
 
 async def with_final_states(
-    graphs: GraphBook, shard: int, work: Callable[[Callable[[FlowRow, list[StepRow]], bytes]], Awaitable[Steered]]
+    graphs: GraphBook,
+    shard: int,
+    work: Callable[[Callable[[FlowRow, list[StepRow]], bytes]], Awaitable[Steered]],
+    limits: Limits,
 ) -> Steered:
     """Do `work`, a transaction that makes final states of steps; once more whenever a graph for that was not at hand."""
     known: dict[str, Graph] = {}
     while True:
         try:
-            return await work(lambda flow, steps: _final_state(known, flow, steps))
+            return await work(lambda flow, steps: _final_state(known, flow, steps, limits))
         except _GraphWanted as wanted:
             known[wanted.digest] = await graphs.frozen(shard, wanted.digest)
 
@@ -174,11 +190,11 @@ class _GraphWanted(Exception):
         self.digest = digest
 
 
-def _final_state(graphs: Mapping[str, Graph], flow: FlowRow, steps: Sequence[StepRow]) -> bytes:
+def _final_state(graphs: Mapping[str, Graph], flow: FlowRow, steps: Sequence[StepRow], limits: Limits) -> bytes:
     graph = graphs.get(flow.graph_digest)
     if graph is None:
         raise _GraphWanted(flow.graph_digest)
-    return final_state_of(graph, list(steps))
+    return final_state_of(graph, list(steps), limits)
 
 
 async def _step_and_flow(shard: Shard, key: Key) -> tuple[StepRow, FlowRow]:

@@ -26,7 +26,7 @@ async def sweep(shard: Shard, graphs: GraphBook) -> None:
             extra={"shard": shard.number},
         )  # fmt: skip
         shard.steered(woken, [])
-    unwanted = await with_final_states(graphs, shard.number, shard.store.end_unwanted)
+    unwanted = await with_final_states(graphs, shard.number, shard.store.end_unwanted, shard.limits)
     if unwanted.changed or unwanted.running:
         shard.log.warning(
             "shard %d: %d sub-workflows had no caller any more", shard.number, len(unwanted.changed),

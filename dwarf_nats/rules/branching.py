@@ -9,6 +9,7 @@ import msgspec
 
 from dwarf_nats.rules.routing import StepError
 from dwarf_nats.workflow.graph import END
+from dwarf_nats.workflow.limits import UNBOUNDED, over
 from dwarf_nats.workflow.state import NULL, Raw, State, decode_value, json_type
 
 if TYPE_CHECKING:
@@ -29,17 +30,21 @@ class Next:
     """(node, input) of each branch; the position is its ordinal."""
 
 
-def follow(graph: Graph, node: str, route: Route, state: State, *, member: bool) -> Next:
+def follow(graph: Graph, node: str, route: Route, state: State, *, member: bool, max_branches: int = UNBOUNDED) -> Next:
     """What a route out of `node` leads to; `member`: the step belongs to a cohort.
 
-    Raises `StepError` for a for_each over what is no array, and for a member that can go nowhere (X7).
+    Raises `StepError` for a for_each over what is no array, for a member that can go nowhere (X7), and for more branches than
+    `max_branches`.
     """
     fans_out = graph.is_fan_out(node) and all(edge.branches for edge in route.edges)
     if fans_out:
         own = graph.fan_ins[node]
-        branches = [
-            (edge.target, branch) for edge in route.edges for branch in expand(edge, state) if edge.target != own
-        ]
+        branches: list[tuple[str, State]] = []
+        for edge in route.edges:
+            expanded = expand(edge, state, max_branches)
+            if edge.target != own:
+                _check_width(node, len(branches) + len(expanded), max_branches)
+                branches += [(edge.target, branch) for branch in expanded]
         return Next(branches=branches) if branches else Next(own)
     if not route.edges:
         if member:
@@ -50,13 +55,28 @@ def follow(graph: Graph, node: str, route: Route, state: State, *, member: bool)
     return Next(target, arrives)
 
 
-def expand(edge: Transition, state: State) -> list[State]:
+def _check_width(node: str, width: int, most: int) -> None:
+    if width > most:
+        raise StepError(
+            over(
+                f"node {node!r} fans out to {width} branches", "max_branches", most,
+                "hand each branch a batch of elements instead of one",
+            ),
+            413,
+        )  # fmt: skip
+
+
+def expand(edge: Transition, state: State, max_branches: int = UNBOUNDED) -> list[State]:
     """The inputs of the branches of one edge: one, or one per element of a for_each (X7)."""
     if not edge.for_each:
         return [state]
     source = state.get(edge.for_each, NULL)
     if bytes(source) == b"null":
         return []
+    if bytes(source).count(b",") >= max_branches:  # before each element becomes a value of its own
+        found = decode_value(source)
+        if isinstance(found, list):
+            _check_width(edge.source, len(found), max_branches)
     try:
         elements = _elements(source)
     except msgspec.ValidationError:

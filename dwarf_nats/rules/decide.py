@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import orjson
@@ -15,7 +14,8 @@ from dwarf_nats.workflow import lending
 from dwarf_nats.workflow.answer import Answer, ErrorInfo
 from dwarf_nats.workflow.graph import END
 from dwarf_nats.workflow.lending import NONE, Lenders
-from dwarf_nats.workflow.state import MAX_DEPTH, Raw, State, check_json, encode_state, encode_value, merge
+from dwarf_nats.workflow.limits import ELSEWHERE, UNLIMITED, Limits, over
+from dwarf_nats.workflow.state import Raw, State, check_json, encode_state, encode_value, merge
 from dwarf_nats.workflow.status import Status
 
 if TYPE_CHECKING:
@@ -23,19 +23,12 @@ if TYPE_CHECKING:
 
     from dwarf_nats.workflow.graph import Graph
 
+__all__ = ["ON_ERROR", "UNLIMITED", "Limits", "decide", "fail", "fail_or_handle", "give_back"]
 
 ON_ERROR = "onErr"
 """The state field that holds the error on the way down an on_error edge."""
-
-
-@dataclass(slots=True, frozen=True)
-class Limits:
-    """What a settlement may not exceed."""
-
-    max_state_bytes: int
-
-
-UNLIMITED = Limits(2**63)
+HANDLING = 16
+"""Steps that may follow a flow's longest way, if they handle the error that it is too long."""
 
 
 def decide(
@@ -49,8 +42,9 @@ def decide(
     """The settlement of `answer`. `new_step` gives the id and token of a successor; `child` is there if
     `parking.wanted_child` says so."""
     if answer.error is not None:
+        error = answer.error.within(limits.max_error_bytes)
         retried = _retry(step, answer, step.changes) if answer.retry is not None else None
-        return retried if retried is not None else fail_or_handle(step, graph, answer.error, new_step, limits)
+        return retried if retried is not None else fail_or_handle(step, graph, error, new_step, limits)
     try:
         parking.check_signals(step, answer)
         changes = {**step.changes, **answer.changes} if step.changes else answer.changes
@@ -60,7 +54,7 @@ def decide(
             _encoded(step, merge(merge(step.state, step.changes), answer.changes), limits)
             retried = _retry(step, answer, changes)
             if retried is not None:
-                return retried
+                return _checked(retried, limits)
             raise _exhausted(step)
         return _complete(step, graph, answer, changes, new_step, limits)
     except StepError as error:
@@ -89,7 +83,7 @@ def fail_or_handle(
     step: StepInHand, graph: Graph, error: ErrorInfo, new_step: Callable[[], tuple[int, str]], limits: Limits
 ) -> Settlement:
     """Down the on_error edge whose condition holds, the step counting as completed; else it fails (X4, X8)."""
-    on_err = {ON_ERROR: _as_value(step, error)}
+    on_err = {ON_ERROR: _as_value(step, error, limits.max_depth)}
     changes = {**step.changes, **on_err}
     state = merge(step.state, changes)
     route = routing.after_error(graph, step.node, state)
@@ -98,12 +92,12 @@ def fail_or_handle(
     return settlement
 
 
-def _as_value(step: StepInHand, error: ErrorInfo) -> Raw:
+def _as_value(step: StepInHand, error: ErrorInfo, max_depth: int) -> Raw:
     """The error as an object, for the field `onErr`; what else the task put there is left out if no state may hold it."""
     plain = {"message": error.message, "code": error.code, "task": step.node}
     try:
         value = encode_value({**error.extra, **plain}, "error")
-        check_json(value, "error", MAX_DEPTH - 1)
+        check_json(value, "error", max_depth - 1)
     except BadRequest:
         value = orjson.dumps({**plain, "message": error.message.encode("utf-8", "backslashreplace").decode()})
     return Raw(value)
@@ -131,10 +125,14 @@ def _park(
     """The step waits for a resume or for its child; a sleep beside it is ignored (P1, P2)."""
     _encoded(step, merge(merge(step.state, step.changes), answer.changes), limits)
     if answer.subgraph is None:
-        return parking.interrupted(step, changes, answer.interrupt)
+        if answer.interrupt is not None:
+            _check_bytes(len(bytes(answer.interrupt)), f"the interrupt payload of task {step.url}", limits)
+        return _checked(parking.interrupted(step, changes, answer.interrupt), limits)
     assert child is not None
-    _encoded(step, answer.subgraph.input, limits)
-    return parking.waiting(step, changes, answer.subgraph.input, child, new_step())
+    _check_bytes(
+        len(encode_state(answer.subgraph.input)), f"the sub-workflow's input that task {step.url} gives", limits
+    )
+    return _checked(parking.waiting(step, changes, answer.subgraph.input, child, new_step()), limits)
 
 
 def _exhausted(step: StepInHand) -> StepError:
@@ -171,15 +169,19 @@ def _follow(
 ) -> Settlement:
     """The step is completed and the flow goes along the route; with nothing next it completes (X7, X9)."""
     try:
-        following = branching.follow(graph, step.node, route, state, member=step.spawn_id != 0)
+        following = branching.follow(
+            graph, step.node, route, state, member=step.spawn_id != 0, max_branches=limits.max_branches
+        )
         state_json = _encoded(step, state, limits)
         lenders = _lenders(step, changes, state, state_json)
-        branches = [_branch(step, *one, state, lenders, limits) for one in following.branches]
+        branches = _branches(step, following.branches, state, lenders, limits)
+        if branches or not (following.arrives or following.target == END):
+            _check_length(step, limits.max_steps + (HANDLING if route.after_error else 0), limits)
+        settlement = _checked(Settlement(step, Status.COMPLETED, changes, attempt=step.attempt), limits)
     except StepError as error:
         if route.after_error:
             return fail(step, error.info)
         raise
-    settlement = Settlement(step, Status.COMPLETED, changes, attempt=step.attempt)
     delay_us = min(sleep_ms * 1000, retries.MAX_DELAY_US)
     if branches:
         settlement.branches = [
@@ -216,27 +218,61 @@ def _lenders(step: StepInHand, changes: State, state: State, text: bytes) -> Len
     return lending.lenders_of(step.step_id, step.state, changes, step.lenders, state)
 
 
-def _branch(
-    step: StepInHand, node: str, branch: State, state: State, lenders: Lenders, limits: Limits
-) -> tuple[str, State, bytes, Lenders]:
-    """A branch with its state as it is written, without what `state`, out of which it is made, has from others."""
-    borrowed = (
-        {name: lender for name, lender in lenders.items() if branch.get(name) is state[name]} if lenders else NONE
-    )
-    text = _encoded(step, lending.slim(branch, borrowed), limits, lending.spared(branch, borrowed))
-    return node, branch, text, borrowed
+def _branches(
+    step: StepInHand, branches: list[tuple[str, State]], state: State, lenders: Lenders, limits: Limits
+) -> list[tuple[str, State, bytes, Lenders]]:
+    """The branches with their states as they are written, without what `state`, out of which they are made, has from others.
+
+    Each has a copy of whatever else the source had, so together they may be a lot.
+    """
+    encoded: list[tuple[str, State, bytes, Lenders]] = []
+    total = 0
+    for node, branch in branches:
+        borrowed = lenders and {name: one for name, one in lenders.items() if branch.get(name) is state[name]}
+        text = _encoded(step, lending.slim(branch, borrowed), limits, lending.spared(branch, borrowed))
+        total += len(text)
+        if total > limits.max_fan_out_bytes:
+            raise StepError(
+                over(
+                    f"the first {len(encoded) + 1} of {len(branches)} branches after task {step.url} have inputs of"
+                    f" {total} bytes together", "max_fan_out_bytes", limits.max_fan_out_bytes,
+                    "remove what the branches do not need from the state before they fan out",
+                ),
+                413,
+            )  # fmt: skip
+        encoded.append((node, branch, text, borrowed))
+    return encoded
+
+
+def _check_length(step: StepInHand, most: int, limits: Limits) -> None:
+    """A flow that goes round for ever must end (the step after this one would be one too many)."""
+    if step.depth >= most:
+        raise StepError(
+            over(
+                f"node {step.node!r} is step {step.depth} in a row of its flow", "max_steps", limits.max_steps,
+                "see whether its loop ever ends; a longer one should continue in a new flow of the thread",
+            ),
+            413,
+        )  # fmt: skip
 
 
 def _encoded(step: StepInHand, state: State, limits: Limits, more: int = 0) -> bytes:
     """The text of a state that is by `more` bytes larger than this."""
     text = encode_state(state)
-    if len(text) + more > limits.max_state_bytes:
-        raise StepError(
-            f"the state after task {step.url} is {len(text) + more} bytes, over the limit of {limits.max_state_bytes}:"
-            " keep large data elsewhere and a reference in the state",
-            413,
-        )
+    _check_bytes(len(text) + more, f"the state after task {step.url}", limits)
     return text
+
+
+def _checked(settlement: Settlement, limits: Limits) -> Settlement:
+    """Its changes are kept apart from the state, and what they remove is not in the state any more."""
+    if len(settlement.changes) > 0:
+        _check_bytes(len(settlement.changes_json()), f"what task {settlement.step.url} changed", limits)
+    return settlement
+
+
+def _check_bytes(size: int, what: str, limits: Limits) -> None:
+    if size > limits.max_state_bytes:
+        raise StepError(over(f"{what} is {size} bytes", "max_state_bytes", limits.max_state_bytes, ELSEWHERE), 413)
 
 
 def _born(

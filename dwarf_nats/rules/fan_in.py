@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dwarf_nats.errors import BadRequest
+from dwarf_nats.errors import BadRequest, TooLarge
 from dwarf_nats.rules.branching import element_fields
+from dwarf_nats.workflow.limits import UNLIMITED, Limits, over
 from dwarf_nats.workflow.reducers import combine
 from dwarf_nats.workflow.state import State, decode_state, encode_state, merge
 
@@ -18,14 +19,17 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Member:
-    """A step of a branch, as the cohort sees it. `arrived`: it is the one that reached the fan-in, or failed."""
+    """A step of a branch, as the cohort sees it. `arrived`: it is the one that reached the fan-in, or failed.
+
+    `changes` is `None` where those of the cohort together are more than `max_fan_out_bytes`.
+    """
 
     step_id: int
     ordinal: int
     depth: int
     completed: bool
     arrived: bool
-    changes: bytes | str
+    changes: bytes | str | None
     resume_at: int
 
 
@@ -46,11 +50,12 @@ class Spawn:
         return merge(self.state, decode_state(self.changes))
 
 
-def merged_input(graph: Graph, spawn: Spawn, members: Sequence[Member]) -> State:
+def merged_input(graph: Graph, spawn: Spawn, members: Sequence[Member], limits: Limits = UNLIMITED) -> State:
     """The fan-in's input: what the spawn step had, then through the reducers the changes of every completed step of each
     branch that arrived, branches in ordinal order, the steps of a branch in the order they ran (F3).
 
-    Independent of the order in which branches finished. Raises `BadRequest` for a value that cannot be merged.
+    Independent of the order in which branches finished. Raises `BadRequest` for a value that cannot be merged, `TooLarge`
+    for more than a fan-in may receive.
     """
     succeeded = {one.ordinal for one in members if one.arrived and one.completed}
     private = element_fields(graph, spawn.node)
@@ -58,15 +63,31 @@ def merged_input(graph: Graph, spawn: Spawn, members: Sequence[Member]) -> State
         (one for one in members if one.completed and one.ordinal in succeeded),
         key=lambda one: (one.ordinal, one.depth, one.step_id),
     )
+    if any(one.changes is None for one in taking_part):
+        raise TooLarge(
+            over(
+                f"what the branches of node {spawn.node!r} changed is too much together", "max_fan_out_bytes",
+                limits.max_fan_out_bytes, "let each write less, or fan out to fewer at a time",
+            )
+        )  # fmt: skip
     deltas = (
-        {name: value for name, value in decode_state(one.changes).items() if name not in private} for one in taking_part
+        {name: value for name, value in decode_state(one.changes or "{}").items() if name not in private}
+        for one in taking_part
     )
     return combine(graph.reducers, spawn.merged(), deltas)
 
 
-def final_state(graph: Graph, spawn: Spawn, members: Sequence[Member]) -> bytes:
-    """The final state of a flow that ends inside a fan-out: what the fan-in would have received (X9)."""
+def merged_text(graph: Graph, spawn: Spawn, members: Sequence[Member], limits: Limits) -> tuple[State, bytes]:
+    """As `merged_input`, with its JSON text."""
+    state = merged_input(graph, spawn, members, limits)
+    text = encode_state(state)
+    limits.check_bytes(len(text), f"what the branches of node {spawn.node!r} merge to")
+    return state, text
+
+
+def final_state(graph: Graph, spawn: Spawn, members: Sequence[Member], limits: Limits = UNLIMITED) -> bytes:
+    """The final state of a flow that ends inside a fan-out: what the fan-in would have received (X9), if it can be had."""
     try:
-        return encode_state(merged_input(graph, spawn, members))
-    except BadRequest:
+        return merged_text(graph, spawn, members, limits)[1]
+    except (BadRequest, TooLarge):
         return encode_state(spawn.merged())

@@ -28,6 +28,7 @@ from dwarf_nats.workflow.status import Status
 
 from . import replies
 from .calling import Caller, Waiting, timed_out
+from .discovery import all_replies
 
 Values: TypeAlias = Mapping[str, Any] | bytes | None
 """A state or overrides: Python values, or the JSON text of an object."""
@@ -35,6 +36,7 @@ Steps: TypeAlias = list[Step]
 Summaries: TypeAlias = list[FlowSummary]
 Shards: TypeAlias = list[ShardInfo]
 Graphs: TypeAlias = list[GraphInfo]
+Healths: TypeAlias = list[m.HealthReply]
 
 
 @dataclass(slots=True, frozen=True)
@@ -312,6 +314,18 @@ class Client(Caller):
         """Whether the breaker of a task, named by its url, is tripped (O16)."""
         body = await self._look("task.breaker", m.TaskBreakerRequest(task=task))
         return replies.decode(m.TaskBreakerReply, body, "task.breaker").tripped
+
+    async def health(self, wait: float = 2.0) -> Healths:
+        """What each replica says of its health: `ready`, `live`, and a `reason` if not; in the order they answered.
+
+        All replicas are asked at once; those that say nothing within `wait` seconds, or long after the others, are missing.
+        Raises `Unavailable` if none answers.
+        """
+        await self._ready()
+        found = await all_replies(self.nc, self.subjects.health(), wait)
+        if not found:
+            raise Unavailable(self._nobody(), cause="no_responders")
+        return [replies.decode(m.HealthReply, message.data, "health") for message in found]
 
     async def shard_info(self) -> Shards:
         """Health and size of every shard (O16)."""

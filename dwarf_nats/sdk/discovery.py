@@ -97,21 +97,29 @@ class Announced:
 
 async def find(nc: Nats, verb: str, name: str = "") -> list[dict[str, Any]]:
     """What the services of a name say, or all there are; those that answer within a moment of each other."""
+    found: list[dict[str, Any]] = []
+    for message in await all_replies(nc, discovery.subject(verb, name)):
+        with contextlib.suppress(ValueError):
+            told = orjson.loads(message.data)
+            if isinstance(told, dict):
+                found.append(told)
+    return found
+
+
+async def all_replies(nc: Nats, subject: str, longest: float = LONGEST_SECONDS) -> list[Msg]:
+    """What everybody says who is asked there and answers within a moment of each other, and within `longest` seconds."""
     heard: asyncio.Queue[Msg] = asyncio.Queue()
     inbox = nc.new_inbox()
     subscription = await nc.subscribe(inbox, cb=_kept(heard))
-    found: list[dict[str, Any]] = []
+    found: list[Msg] = []
     try:
-        await nc.publish(discovery.subject(verb, name), b"", reply=inbox)
-        async with asyncio.timeout(LONGEST_SECONDS):
+        await nc.publish(subject, b"", reply=inbox)
+        async with asyncio.timeout(longest):
             while True:
-                message = await asyncio.wait_for(heard.get(), QUIET_SECONDS if found else LONGEST_SECONDS)
+                message = await asyncio.wait_for(heard.get(), QUIET_SECONDS if found else longest)
                 if not message.data:  # the server's word that there is nobody
                     break
-                with contextlib.suppress(ValueError):
-                    told = orjson.loads(message.data)
-                    if isinstance(told, dict):
-                        found.append(told)
+                found.append(message)
     except TimeoutError:
         pass
     finally:

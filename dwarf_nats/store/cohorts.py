@@ -6,14 +6,15 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from dwarf_nats.errors import BadRequest
+from dwarf_nats.errors import BadRequest, TooLarge
 from dwarf_nats.rules import fan_in
-from dwarf_nats.rules.decide import Limits, fail_or_handle
+from dwarf_nats.rules.decide import fail_or_handle
 from dwarf_nats.rules.settlement import FlowEnd, FlowFacts, NewIds, NewStep, Settled, Settlement, StepInHand
 from dwarf_nats.store.lent import HELD
 from dwarf_nats.store.wishes import Effects, Many, Sql, StepInsert, Wish
 from dwarf_nats.workflow import lending
 from dwarf_nats.workflow.answer import ErrorInfo
+from dwarf_nats.workflow.limits import Limits
 from dwarf_nats.workflow.state import encode_state
 from dwarf_nats.workflow.status import Status
 
@@ -29,15 +30,22 @@ where step_id = $1
 returning step_id, arrivals, failures, cohort_size, cohort_error, spawn_id, ordinal, depth, node, state, changes,
   borrowed
 """
-# `spawn_id <> 0` says nothing new, but lets a plan made without the value use the partial index.
+# `spawn_id <> 0` says nothing new, but lets a plan made without the value use the partial index. The sizes are looked at before
+# the changes are read: a cohort that does not fit into memory must not take its replica along, and then the next one.
+SIZES = """
+select spawn_id, sum({size:changes}) from dwarf_steps where spawn_id {in:$1} and spawn_id <> 0 group by spawn_id
+"""
 MEMBERS = """
-select step_id, ordinal, depth, status, arrived, changes, not_before, spawn_id from dwarf_steps
-where spawn_id {in:$1} and spawn_id <> 0
+select step_id, ordinal, depth, status, arrived, case when not (spawn_id {in:$2}) then changes end, not_before, spawn_id
+from dwarf_steps where spawn_id {in:$1} and spawn_id <> 0
 """
 CONVERGE = """
 update dwarf_steps set successor_id = $2
 where spawn_id = $1 and spawn_id <> 0 and arrived = 1 and status = 'completed'
 """
+
+
+BIGINT = 2**63 - 1
 
 
 def no_ids() -> tuple[int, str]:
@@ -99,17 +107,15 @@ def _round(
     if not resolved:
         return
     held = yield from _held(resolved)
-    members = yield from _members([row[0] for row in resolved])
+    members = yield from _members([row[0] for row in resolved], limits)
     converging = []
     for spawn_id, _, failures, _, error, outer_id, ordinal, depth, node, state, changes, borrowed in resolved:
         spawn = fan_in.Spawn(spawn_id, outer_id, ordinal, depth, node, held.whole(state, borrowed), changes)
         flow, graph = cohorts[spawn_id].flow, cohorts[spawn_id].flow.graph
         assert graph is not None
         if failures:
-            end = FlowEnd(
-                Status.FAILED, fan_in.final_state(graph, spawn, members[spawn_id]), ErrorInfo.from_stored(error)
-            )
-            yield from _end(flow, end, error, settled)
+            final = fan_in.final_state(graph, spawn, members[spawn_id], limits)
+            yield from _end(flow, FlowEnd(Status.FAILED, final, ErrorInfo.from_stored(error)), error, settled)
         else:
             converging.append((spawn, members[spawn_id], cohorts[spawn_id], new_step()))
     yield from _converge(converging, outward, settled, new_step, limits)
@@ -121,8 +127,11 @@ def _held(resolved: Sequence[Row]) -> Generator[Wish, list[Row], lending.Held]:
     return lending.Held((yield Sql(HELD, (sorted(lenders),))) if lenders else ())
 
 
-def _members(spawn_ids: list[int]) -> Generator[Wish, list[Row], dict[int, list[fan_in.Member]]]:
-    rows = yield Sql(MEMBERS, (spawn_ids,))
+def _members(spawn_ids: list[int], limits: Limits) -> Generator[Wish, list[Row], dict[int, list[fan_in.Member]]]:
+    """The steps of each cohort; without their changes where these are more than may be merged."""
+    sizes = yield Sql(SIZES, (spawn_ids,))
+    bulky = [int(row[0]) for row in sizes if row[1] > limits.max_fan_out_bytes]
+    rows = yield Sql(MEMBERS, (spawn_ids, bulky))
     members: dict[int, list[fan_in.Member]] = {spawn_id: [] for spawn_id in spawn_ids}
     for r in rows:
         members[r[7]].append(fan_in.Member(r[0], r[1], r[2], r[3] == "completed", bool(r[4]), r[5], r[6]))
@@ -173,11 +182,9 @@ def _merged(
 ) -> tuple[State, bytes, ErrorInfo | None]:
     """The fan-in's input and its text; with a problem, the spawn step's own."""
     try:
-        state = fan_in.merged_input(graph, spawn, members)
-        text = encode_state(state)
-        if len(text) <= limits.max_state_bytes:
-            return state, text, None
-        problem = ErrorInfo(f"the merged state is {len(text)} bytes, over the limit of {limits.max_state_bytes}", 413)
+        return *fan_in.merged_text(graph, spawn, members, limits), None
+    except TooLarge as error:
+        problem = ErrorInfo(error.message, 413)
     except BadRequest as error:
         problem = ErrorInfo(error.message, 500)
     state = spawn.merged()

@@ -2,7 +2,8 @@
 
 Statements are written once, in the SQL that PostgreSQL and SQLite share, with parameters `$1 … $n`; the few differences are
 macros: `{now}` (microseconds since the epoch, the database's clock), `{in:$1}` (member of an array parameter),
-`{greatest}`, `{for_update}`, `{skip_locked}` (lock what nobody holds, pass over the rest).
+`{greatest}`, `{for_update}`, `{skip_locked}` (lock what nobody holds, pass over the rest), `{size:changes}` (about how many
+bytes a text has, where that can be told without reading it).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Row = Sequence[Any]
-_MACRO = re.compile(r"\{(now|greatest|for_update|skip_locked|in:\$\d+)\}")
+_MACRO = re.compile(r"\{(now|greatest|for_update|skip_locked|in:\$\d+|size:\w+)\}")
 
 
 class Tx(Protocol):
@@ -76,6 +77,8 @@ def postgres_sql(sql: str) -> str:
             return "for update skip locked"
         if macro == "greatest":
             return "greatest"
+        if macro.startswith("size:"):
+            return f"octet_length({macro[5:]})"
         return f"= any({macro[3:]}::bigint[])"
 
     return _MACRO.sub(expand, sql)
@@ -93,6 +96,8 @@ def sqlite_sql(sql: str) -> str:
             return ""
         if macro == "greatest":
             return "max"
+        if macro.startswith("size:"):
+            return f"length({macro[5:]})"
         return f"in (select value from json_each({macro[3:]}))"
 
     return re.sub(r"\$(\d+)", r"?\1", _MACRO.sub(expand, sql))

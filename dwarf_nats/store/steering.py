@@ -15,6 +15,7 @@ from dwarf_nats.rules import breakpoints, rewinding
 from dwarf_nats.rules.lifecycle import flow_sources, step_sources
 from dwarf_nats.store.breakers import PARKED
 from dwarf_nats.workflow.lending import overridden
+from dwarf_nats.workflow.limits import UNLIMITED, Limits
 from dwarf_nats.workflow.rows import Due, FlowRow, Paused, Steered, StepRow, flow_row, step_row
 from dwarf_nats.workflow.state import State, decode_state, encode_state
 from dwarf_nats.workflow.status import Status
@@ -92,10 +93,12 @@ async def pauses(tx: Tx, flow_ids: Sequence[int], *, lock: bool = False) -> list
     return [Paused(*row[:6]) for row in sorted(rows, key=lambda row: (row[6], row[0]))]
 
 
-async def resume(tx: Tx, flow_id: int, root_id: int, data: str | None, overrides: State | None) -> Steered:
+async def resume(
+    tx: Tx, flow_id: int, root_id: int, data: str | None, overrides: State | None, limits: Limits = UNLIMITED
+) -> Steered:
     """Continue the oldest interrupt (with `data`) or breakpoint (with `overrides`) of the flow or of one it called (O11).
 
-    Raises `Conflict` if there is none of that kind.
+    Raises `Conflict` if there is none of that kind, `TooLarge` if the state would be with the overrides.
     """
     flows = await tree(tx, root_id)
     found = await pauses(tx, below(flows, flow_id), lock=True)
@@ -116,7 +119,7 @@ async def resume(tx: Tx, flow_id: int, root_id: int, data: str | None, overrides
             " not_before = {now}, updated_at = {now}"
             " where step_id = $1 returning step_id, priority, not_before",
             paused.step_id,
-            *overridden(paused.state, paused.borrowed, overrides or {}),
+            *_overridden(paused.state, paused.borrowed, overrides or {}, limits),
             _unless(overrides or {}, paused.changes),
         )
     changed = await _settle_pauses(tx, upward(flows, paused.flow_id))
@@ -130,6 +133,13 @@ def _unless(overrides: State, changes: str) -> str:
     return encode_state(
         {name: value for name, value in decode_state(changes).items() if name not in overrides}
     ).decode()
+
+
+def _overridden(state: str, borrowed: str | None, overrides: State, limits: Limits) -> tuple[str, str | None]:
+    """A stored state, and what it borrows, with overrides. Raises `TooLarge`."""
+    text, borrowed = overridden(state, borrowed, overrides)
+    limits.check_bytes(len(text), "the state with these overrides")
+    return text, borrowed
 
 
 async def _settle_pauses(tx: Tx, path: Sequence[FlowRow]) -> list[FlowRow]:
@@ -282,8 +292,11 @@ async def erase(tx: Tx, flow_ids: Sequence[int]) -> None:
 # -- running again
 
 
-async def restart(tx: Tx, flow_id: int, overrides: State) -> Steered:
-    """A stopped root flow runs again from its entry step, in place (O13). Raises `Conflict` if it is not stopped."""
+async def restart(tx: Tx, flow_id: int, overrides: State, limits: Limits = UNLIMITED) -> Steered:
+    """A stopped root flow runs again from its entry step, in place (O13).
+
+    Raises `Conflict` if it is not stopped, `TooLarge` if the state would be with the overrides.
+    """
     running = await lock_running(tx, await _whole(tx, [flow_id]))
     rows = await tx.fetch("select status from dwarf_flows where flow_id = $1 {for_update}", flow_id)
     restartable = flow_sources(Status.RUNNING, "restart")
@@ -298,15 +311,18 @@ async def restart(tx: Tx, flow_id: int, overrides: State) -> Steered:
     step_id, state, borrowed = entry[0]
     await tx.fetch("delete from dwarf_steps where flow_id = $1 and step_id <> $2", flow_id, step_id)
     await tx.fetch("update dwarf_steps set created_at = {now} where step_id = $1", step_id)
-    due = await tx.fetch(_UNRUN, step_id, *overridden(state, borrowed, overrides))
+    due = await tx.fetch(_UNRUN, step_id, *_overridden(state, borrowed, overrides, limits))
     changed = await _run_again(tx, [flow_id], ", created_at = {now}, started_at = {now}")
     return Steered(changed, _due(due), running)
 
 
-async def restart_from(tx: Tx, step_id: int, flow_id: int, root_id: int, overrides: State) -> Steered:
+async def restart_from(
+    tx: Tx, step_id: int, flow_id: int, root_id: int, overrides: State, limits: Limits = UNLIMITED
+) -> Steered:
     """Rewind a step in place, and the steps that waited for its flow up to the root (O13).
 
-    Raises `Conflict` for a cancelled flow, and if the step or what it led to is not at rest.
+    Raises `Conflict` for a cancelled flow, and if the step or what it led to is not at rest; `TooLarge` if the state would be
+    with the overrides.
     """
     path = [flow.flow_id for flow in upward(await tree(tx, root_id), flow_id)]
     await tx.fetch("select 1 from dwarf_steps where flow_id {in:$1} order by step_id {for_update}", path)
@@ -330,7 +346,7 @@ async def restart_from(tx: Tx, step_id: int, flow_id: int, root_id: int, overrid
     for target, level in levels:
         await _write_rewound(tx, by_flow, target, level)
     state, borrowed = (await tx.fetch("select state, borrowed from dwarf_steps where step_id = $1", step_id))[0]
-    due = await tx.fetch(_UNRUN, step_id, *overridden(state, borrowed, overrides))
+    due = await tx.fetch(_UNRUN, step_id, *_overridden(state, borrowed, overrides, limits))
     ended = [flows[by].flow_id for by in path if flows[by].status.terminal]
     changed = await _run_again(tx, ended) if ended else []
     changed += await _settle_pauses(tx, [flows[by] for by in path])

@@ -6,7 +6,6 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dwarf_nats.errors import BadRequest, Conflict, NotFound, Unavailable
-from dwarf_nats.rules.decide import UNLIMITED, Limits
 from dwarf_nats.rules.planning import NO_ALLOWANCES, Ask, Page, Share
 from dwarf_nats.rules.settlement import NewIds, Settled
 from dwarf_nats.store import breakers, lent, line, listing, migrate, steering, sweeping
@@ -16,6 +15,7 @@ from dwarf_nats.store.postgres import Postgres, shown_dsn
 from dwarf_nats.store.sqlite import Sqlite
 from dwarf_nats.workflow import lending
 from dwarf_nats.workflow.keys import Key
+from dwarf_nats.workflow.limits import UNLIMITED, Limits
 from dwarf_nats.workflow.rows import Band, FlowRow, Paused, Pulse, Steered, StepRow, flow_row, step_row
 from dwarf_nats.workflow.state import encode_state
 from dwarf_nats.workflow.status import Status
@@ -207,6 +207,14 @@ class SqlStore:
         )
         return [step_row(row) for row in rows]
 
+    async def count_steps(self, flow_ids: Sequence[int], most: int) -> int:
+        rows = await self.database.fetch(
+            "select count(*) from (select 1 from dwarf_steps where flow_id {in:$1} limit $2) counted",
+            list(flow_ids),
+            most + 1,
+        )
+        return int(rows[0][0])
+
     async def tree(self, root_id: int) -> dict[int, FlowRow]:
         """The flows of a tree by their ids: a root flow and those it called, directly or not."""
         return await self.database.transact(lambda tx: steering.tree(tx, root_id))
@@ -320,20 +328,24 @@ class SqlStore:
             lambda tx: steering.cancel(tx, flow.flow_id, flow.root_id, reason, final_state)
         )
 
-    async def resume(self, flow: FlowRow, data: str | None, overrides: State | None) -> Steered:
-        return await self.database.transact(lambda tx: steering.resume(tx, flow.flow_id, flow.root_id, data, overrides))
+    async def resume(
+        self, flow: FlowRow, data: str | None, overrides: State | None, limits: Limits = UNLIMITED
+    ) -> Steered:
+        return await self.database.transact(
+            lambda tx: steering.resume(tx, flow.flow_id, flow.root_id, data, overrides, limits)
+        )
 
     async def break_before(self, flow: FlowRow, task: str, *, enabled: bool) -> None:
         await self.database.transact(
             lambda tx: steering.break_before(tx, flow.flow_id, flow.root_id, task, enabled=enabled)
         )
 
-    async def restart(self, flow: FlowRow, overrides: State) -> Steered:
-        return await self.database.transact(lambda tx: steering.restart(tx, flow.flow_id, overrides))
+    async def restart(self, flow: FlowRow, overrides: State, limits: Limits = UNLIMITED) -> Steered:
+        return await self.database.transact(lambda tx: steering.restart(tx, flow.flow_id, overrides, limits))
 
-    async def restart_from(self, step: StepRow, flow: FlowRow, overrides: State) -> Steered:
+    async def restart_from(self, step: StepRow, flow: FlowRow, overrides: State, limits: Limits = UNLIMITED) -> Steered:
         return await self.database.transact(
-            lambda tx: steering.restart_from(tx, step.step_id, flow.flow_id, flow.root_id, overrides)
+            lambda tx: steering.restart_from(tx, step.step_id, flow.flow_id, flow.root_id, overrides, limits)
         )
 
     async def plant(self, root: FlowRow, forked: Forked) -> Steered:

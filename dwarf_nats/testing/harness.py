@@ -27,6 +27,8 @@ async def workflow_engine(
 ) -> AsyncIterator[tuple[Engine, TaskProxy]]:
     """A started engine and the proxy it gets graphs and tasks from; drained at the end."""
     proxy = proxy if proxy is not None else TaskProxy()
+    if settings is not None:
+        proxy.max_depth = settings.max_depth
     engine = open_engine(
         dsn, tasks=proxy, graphs=proxy, notices=notices, signals=signals, settings=settings, clock=clock
     )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from dwarf_nats.workflow.answer import Answer, ErrorInfo
 from dwarf_nats.workflow.arguments import run_task
+from dwarf_nats.workflow.state import MAX_DEPTH
 
 if TYPE_CHECKING:
     from dwarf_nats.workflow.answer import TaskCall
@@ -18,6 +19,7 @@ class TaskProxy:
     """Implements the ports `Graphs` and `Tasks` over what was registered. `calls` counts executions by task url."""
 
     def __init__(self) -> None:
+        self.max_depth = MAX_DEPTH
         self._graphs: dict[str, Graph] = {}
         self._tasks: dict[str, Callable[..., Any]] = {}
         self.calls: dict[str, int] = {}
@@ -50,7 +52,7 @@ class TaskProxy:
                 error=ErrorInfo(f"no function for task {call.url!r}: register one with proxy.handle_task", 503)
             )
         self.calls[call.url] = self.calls.get(call.url, 0) + 1
-        return await run_task(function, call)
+        return await run_task(function, call, self.max_depth)
 
     async def ready(self) -> None:
         """There is no transport that could be away."""

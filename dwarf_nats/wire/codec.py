@@ -15,6 +15,7 @@ from msgspec import UNSET, Raw, UnsetType
 from dwarf_nats.errors import BadRequest, DwarfError
 from dwarf_nats.workflow import records
 from dwarf_nats.workflow.answer import ErrorInfo
+from dwarf_nats.workflow.limits import UNBOUNDED
 from dwarf_nats.workflow.options import FlowOptions, Query
 from dwarf_nats.workflow.state import check_json
 from dwarf_nats.workflow.status import Status
@@ -148,7 +149,7 @@ def raw_bytes(value: Raw | UnsetType) -> bytes | None:
 def flow_options(options: m.Options | UnsetType, msg_id: str = "") -> FlowOptions | None:
     """Options of a request joined with its `Nats-Msg-Id` header (an idempotency key).
 
-    Raises `BadRequest` if header and option differ, or the baggage is no sound JSON.
+    Raises `BadRequest` if header and option differ, or the baggage is no sound JSON; how deep it may be is the engine's affair.
     """
     if isinstance(options, UnsetType):
         return FlowOptions(idempotency_key=msg_id) if msg_id else None
@@ -159,7 +160,7 @@ def flow_options(options: m.Options | UnsetType, msg_id: str = "") -> FlowOption
         )
     baggage = raw_bytes(options.baggage)
     if baggage is not None:
-        check_json(baggage, "field `options.baggage`")
+        check_json(baggage, "field `options.baggage`", UNBOUNDED)
     return FlowOptions(
         priority=given(options.priority, None),
         fairness_key=given(options.fairness_key, ""),

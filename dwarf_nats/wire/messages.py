@@ -356,6 +356,34 @@ class ShardInfoReply(Message):
     shards: list[Shard]
 
 
+class ShardHealth(Message):
+    """Whether a replica does its duties to one shard; `reason` says why not."""
+
+    shard: int
+    ready: bool
+    reason: Maybe[str] = UNSET
+    seen_ms: Maybe[Annotated[int, Meta(description="Milliseconds since its database last answered.")]] = UNSET
+
+
+class HealthReply(Message):
+    """A replica's own health. `live`: it works at all. `ready`: it can serve now; `reason` says why not."""
+
+    replica: str
+    version: str
+    live: bool
+    ready: bool
+    bus: Annotated[bool, Meta(description="Whether it is connected to NATS.")]
+    uptime_ms: int
+    shards: list[ShardHealth]
+    reason: Maybe[str] = UNSET
+
+
+class HealthListReply(Message):
+    """What `dwarf-nats health --json` prints."""
+
+    replicas: list[HealthReply]
+
+
 class GraphPutReply(Message):
     """The graph as registered; the digest is the SHA-256 of its canonical JSON."""
 

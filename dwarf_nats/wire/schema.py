@@ -82,6 +82,8 @@ def asyncapi() -> dict[str, Any]:
     subjects = Subjects()
     for one in OPERATIONS:
         add(one.endpoint, "receive", subjects.operation(one.name), one.request, one.reply, m.ErrorReply)
+    add("health", "receive", subjects.health(), m.EmptyRequest, m.HealthReply, m.ErrorReply)
+    add("health-one", "receive", subjects.health("{replica}"), m.EmptyRequest, m.HealthReply, m.ErrorReply)
     add("task", "send", "task.{url}", t.TaskRequest, t.TaskReply)
     add("worker", "send", "{worker}", t.WorkerCall, t.WorkerReply)
     add("graph", "send", "graph.{workflow}", t.GraphLoadRequest, m.GraphDocument)
@@ -131,6 +133,12 @@ def main(arguments: list[str]) -> int:
     """Write the files, or check them; the exit code tells."""
     check = "--check" in arguments
     places = [one for one in arguments if one != "--check"]
+    unknown = [one for one in places if one.startswith("-") and one not in ("-h", "--help")]
+    if unknown or len(places) > 1 or "-h" in places or "--help" in places:
+        told, code = (sys.stderr, 2) if unknown or len(places) > 1 else (sys.stdout, 0)
+        told.write(f"unknown option {unknown[0]}\n\n" if unknown else "")
+        told.write(__doc__ or "")
+        return code
     directory = Path(places[0]) if places else DIRECTORY
     if check:
         wrong = drift(directory)

@@ -31,6 +31,10 @@ class Subjects:
         """Where an operation such as `flow.create` is asked for."""
         return f"{self.prefix}.{name}"
 
+    def health(self, replica: str = "") -> str:
+        """Where all replicas are asked for their health, or one."""
+        return f"{self.prefix}.health.{replica}" if replica else f"{self.prefix}.health"
+
     def task(self, url: str) -> str:
         """Where a task is served."""
         return f"{self.task_prefix}.{url}"

@@ -30,6 +30,17 @@ class ErrorInfo:
             message = self.message.encode("utf-8", "backslashreplace").decode()
             return orjson.dumps({"message": message, "code": self.code}).decode()
 
+    def within(self, max_bytes: int) -> ErrorInfo:
+        """The error cut to about `max_bytes` of JSON: first what else the task put there goes, then the end of the message."""
+        if len(self.stored()) <= max_bytes:
+            return self
+        message = self.message
+        while len(message.encode("utf-8", "replace")) > max_bytes:
+            message = message[: len(message) * 3 // 4]
+        if message != self.message:
+            message += "…"
+        return ErrorInfo(message, self.code, {"cut": True})
+
     @classmethod
     def from_stored(cls, text: str | None) -> ErrorInfo | None:
         """A stored error as a value."""

@@ -20,7 +20,7 @@ import msgspec
 
 from dwarf_nats.workflow.answer import Answer, ErrorInfo, TaskCall
 from dwarf_nats.workflow.flow import Flow, Parked
-from dwarf_nats.workflow.state import Raw, State, check_state, decode_value, encode_value, json_type
+from dwarf_nats.workflow.state import MAX_DEPTH, Raw, State, check_state, decode_value, encode_value, json_type
 from dwarf_nats.workflow.task_error import TaskError, error_info, failure
 
 TaskFunction = Callable[..., Any]
@@ -46,7 +46,7 @@ def bind(func: TaskFunction) -> Callable[[Flow], dict[str, Any]]:
     return fill
 
 
-def changes_of(returned: Any) -> State:
+def changes_of(returned: Any, max_depth: int = MAX_DEPTH) -> State:
     """What a task function returned, as changes: `None`, a mapping, a dataclass or a msgspec struct.
 
     Raises `TaskError` for anything else, `BadRequest` for values that cannot be stored (S1).
@@ -65,10 +65,10 @@ def changes_of(returned: Any) -> State:
             f' not {_described(returned)}: return {{"field": value}}'
         )
     text = encode_value(values, "what the task returned")
-    return check_state(text, "what the task returned")
+    return check_state(text, "what the task returned", max_depth)
 
 
-async def run_task(func: TaskFunction, call: TaskCall) -> Answer:
+async def run_task(func: TaskFunction, call: TaskCall, max_depth: int = MAX_DEPTH) -> Answer:
     """Run a task function on one dispatch and return its answer; whatever it raises becomes an error of the step.
 
     Coroutine functions run on the loop, plain ones in a thread. Deadlines are the caller's affair: cancel this.
@@ -77,7 +77,7 @@ async def run_task(func: TaskFunction, call: TaskCall) -> Answer:
     try:
         arguments = _bound(func)(flow)
         returned = await _called(func, arguments)
-        changes = changes_of(returned)
+        changes = changes_of(returned, max_depth)
     except Parked:
         return flow.answer()
     except asyncio.CancelledError:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import cel
 
 from dwarf_nats.errors import BadRequest
+from dwarf_nats.workflow.condition_cost import BUDGET, Profile, longest_in, profile, weight
 from dwarf_nats.workflow.names import closest
 from dwarf_nats.workflow.state import State, decode_value, json_type, to_values
 
@@ -43,6 +44,9 @@ class _Condition(NamedTuple):
     fields: tuple[tuple[str, str], ...]
     """The variable's name in the expression and the state field it reads."""
     whole: tuple[str, ...]
+    cost: Profile
+    weighed: bool
+    """Whether it depends on the state if it takes too long."""
 
 
 def problem_of(source: str) -> str:
@@ -62,11 +66,19 @@ def evaluate(source: str, state: State) -> Verdict:
     """
     condition = _compile(source)
     variables: dict[str, Any] = {}
+    weights: dict[str, int] = {}
     for name, field in condition.fields:
         value = state.get(field)
         variables[name] = None if value is None else decode_value(value)
+        if condition.weighed:
+            weights[field] = 1 if value is None else weight(bytes(value))
     if condition.whole:
         variables.update(dict.fromkeys(condition.whole, to_values(state)))
+        weights["state"] = 1 + sum(weight(bytes(value)) for value in state.values())
+    if condition.weighed and not _affordable(condition.cost, weights, variables):
+        return Verdict(
+            False, "takes too long on a state of this size: let a task work it out, and leave the result behind"
+        )
     try:
         result = condition.program.execute(variables)
     except BaseException as error:
@@ -76,6 +88,12 @@ def evaluate(source: str, state: State) -> Verdict:
     if result is True or result is False:
         return Verdict(result)
     return Verdict(False, f"yields {json_type(result)}, not a boolean")
+
+
+def _affordable(cost: Profile, weights: dict[str, int], variables: dict[str, Any]) -> bool:
+    if cost.cost(weights, sum(weights.values())) <= BUDGET:  # nothing is longer than all together
+        return True
+    return cost.loops and cost.cost(weights, longest_in(variables)) <= BUDGET
 
 
 def holds(source: str, state: State) -> bool:
@@ -108,7 +126,10 @@ def _compile(source: str) -> _Condition:
             whole.append(name)
         elif not (field in _TYPES and "type" in called) and not (field == "optional" and _OPTIONAL & set(called)):
             fields.append((name, field))
-    return _Condition(program, tuple(fields), tuple(whole))
+    cost = profile(source)
+    if cost.cost({}, 0) > BUDGET:
+        raise BadRequest("it takes too long on any state: use fewer maps, sums and literals inside each other")
+    return _Condition(program, tuple(fields), tuple(whole), cost, not cost.harmless)
 
 
 _OPTIONAL = frozenset({"of", "none", "ofNonZeroValue"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -90,6 +91,19 @@ class ShardInfo:
     latency_ms: float = 0.0
     flows: int = 0
     steps: int = 0
+
+
+@dataclass(slots=True, frozen=True)
+class ShardHealth:
+    """Whether a replica does its duties to one shard. `reason` is empty if it does.
+
+    `silent_ms`: since its database last answered, `None` if it never has. `dead`: jobs that have ended and should not.
+    """
+
+    shard: int
+    reason: str = ""
+    silent_ms: int | None = None
+    dead: Sequence[str] = ()
 
 
 @dataclass(slots=True)

@@ -154,6 +154,9 @@ class StubEngine:
         self.graphs[graph.name] = graph
         return GraphInfo(graph.name, graph.digest(), 0)
 
+    async def validate_graph(self, graph: Graph, /) -> None:
+        graph.validate()
+
     async def get_graph(self, name: str, /) -> Graph:
         if name not in self.graphs:
             raise NotFound(f"no graph {name}")

@@ -107,7 +107,9 @@ def nkeyed(folder: Path) -> Way:
 CLAIMS: dict[str, dict[str, Any]] = {
     "replica": {
         "pub": {"allow": ["task.>", "graph.>", "dwarf.peer.*", "dwarf.event.>", "dwarf.stopped.>", "_INBOX.>"]},
-        "sub": {"allow": ["dwarf.*.* dwarf", "dwarf.peer.*", "$SRV.>", "_INBOX.replica.>"]},
+        "sub": {
+            "allow": ["dwarf.*.* dwarf", "dwarf.peer.*", "dwarf.health", "dwarf.health.*", "$SRV.>", "_INBOX.replica.>"]
+        },
     },
     "billing": {
         "pub": {"deny": [">"]},

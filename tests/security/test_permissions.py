@@ -63,6 +63,8 @@ async def test_a_flow_runs_is_announced_and_is_seen(house: House) -> None:
     assert (await house.viewer.step(steps[1].step_key)).changes_json == b'{"receipt":"r30"}'
     assert [graph.name for graph in await house.viewer.list_graphs()] == ["bill"]
     assert await house.operator.purge(Query(workflow="bill")) == 1
+    for client in (house.operator, house.viewer):
+        assert [one.ready for one in await client.health()] == [True]
 
 
 async def test_a_long_task_is_accepted_called_and_answered(secured_server: NatsServer, tmp_path: Path) -> None:
@@ -170,10 +172,11 @@ PEER = {"dwarf.peer.enqueue", "dwarf.peer.notify_status_change", "dwarf.peer.syn
 TASK = {"task.billing.charge", "task.shipping.send"}
 GRAPH = {"graph.bill"}
 ANNOUNCED = {"dwarf.event.completed.bill", "dwarf.stopped.shop", "dwarf.stopped.shop.web", "dwarf.stopped.other"}
+HEALTH = {"dwarf.health", "dwarf.health.one"}
 DISCOVERY = {"$SRV.PING", "$SRV.INFO.dwarf", "$SRV.STATS.dwarf.one"}
 INBOXES = {f"_INBOX.{user}.x" for user in ("replica", "operator", "viewer", "shop", "billing", "catalog")}
 ELSEWHERE = {"_R_.x", "other.x", "$JS.API.INFO", "dwarf", "dwarf.event", "$SRV.INFO.other"}
-SUBJECTS = EVERY_OPERATION | PEER | TASK | GRAPH | ANNOUNCED | DISCOVERY | INBOXES | ELSEWHERE
+SUBJECTS = EVERY_OPERATION | PEER | TASK | GRAPH | ANNOUNCED | HEALTH | DISCOVERY | INBOXES | ELSEWHERE
 ANY = {
     "dwarf.>",
     "dwarf.flow.*",
@@ -188,12 +191,13 @@ ANY |= {">", "_INBOX.>", "_INBOX.*.*", "$SRV.>", "$SRV.*"}
 
 MAY_PUBLISH: dict[str, set[str]] = {
     "replica": PEER | TASK | GRAPH | ANNOUNCED | INBOXES | {"_R_.x"},
-    "operator": EVERY_OPERATION | DISCOVERY | {"$SRV.INFO.other"},
+    "operator": EVERY_OPERATION | HEALTH | DISCOVERY | {"$SRV.INFO.other"},
     "viewer": READING
     | {
         f"dwarf.{one}"
         for one in ("flow.list", "task.breaker", "shard.info", "graph.get", "graph.list", "graph.mermaid")
     }
+    | HEALTH
     | DISCOVERY
     | {"$SRV.INFO.other"},
     "shop": READING | STEERING,
@@ -202,7 +206,7 @@ MAY_PUBLISH: dict[str, set[str]] = {
 }
 MAY_HEAR: dict[str, set[str]] = {
     # For nats-server, `x.*` covers a subscription to `x.>`.
-    "replica": PEER | DISCOVERY | {"_INBOX.replica.x", "dwarf.peer.*", "dwarf.peer.>", "$SRV.*", "$SRV.>"},
+    "replica": PEER | HEALTH | DISCOVERY | {"_INBOX.replica.x", "dwarf.peer.*", "dwarf.peer.>", "$SRV.*", "$SRV.>"},
     "operator": ANNOUNCED | {"_INBOX.operator.x", "dwarf.event.>", "dwarf.stopped.>"},
     "viewer": {"dwarf.event.completed.bill", "_INBOX.viewer.x", "dwarf.event.>"},
     "shop": {"dwarf.stopped.shop", "dwarf.stopped.shop.web", "_INBOX.shop.x"},

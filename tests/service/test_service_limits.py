@@ -112,3 +112,117 @@ async def test_discovery_and_signals_over_max_payload_do_not_cost_the_connection
         if message.subject == "small.peer.notify_status_change":
             told |= {one["flowKey"] for one in json.loads(message.data)["flows"]}
     assert told == {one["flowKey"] for one in outcomes}
+
+
+# --- limits of the service itself ---
+
+
+async def test_each_limit_is_a_413_that_names_it(nats_server: NatsServer, sqlite_dsn: str, prefix: str) -> None:
+    """Semantics 4: with the size and the remedy, in header and body; nothing is left behind."""
+    limits = {
+        "max_request_bytes": 3_000,
+        "max_state_bytes": 1_000,
+        "max_nodes": 2,
+        "max_transitions": 3,
+        "max_graph_bytes": 400,
+        "max_error_bytes": 100,
+    }
+    async with deployment(nats_server.url, sqlite_dsn, prefix, **limits) as caller:
+        await caller.serves("a")
+        long = line("l", "a", "b", "c")
+        noted = {**line("l", "a"), "annotations": {"a": "x" * 400}}
+        tangled = line("l", "a", "b")
+        tangled["transitions"] += [{"from": "a", "to": "b", "withGoto": True, "when": f"x == {n}"} for n in range(2)]
+        made = await caller.ok("flow.create_task", task="a")
+        big = {"s": "x" * 1_000}
+        refusals: list[tuple[str, str, dict[str, object]]] = [
+            ("flow.create", "max_request_bytes", {"graph": line("l", "a"), "state": {"s": "x" * 3_000}}),
+            ("flow.run", "max_state_bytes", {"graph": line("l", "a"), "state": big}),
+            ("flow.create_task", "max_state_bytes", {"task": "a", "state": big}),
+            ("flow.create_task", "max_state_bytes", {"task": "a", "options": {"baggage": big}}),
+            ("flow.resume", "max_state_bytes", {**made, "data": "x" * 1_000}),
+            ("flow.resume_break", "max_state_bytes", {**made, "overrides": big}),
+            ("flow.restart", "max_state_bytes", {**made, "overrides": big}),
+            ("flow.cancel", "max_error_bytes", {**made, "reason": "x" * 101}),
+        ]
+        for operation in ("graph.put", "graph.validate"):
+            refusals += [(operation, "max_nodes", long), (operation, "max_graph_bytes", noted)]
+            refusals += [(operation, "max_transitions", tangled)]
+        refusals += [("flow.create", "max_nodes", {"graph": long})]
+        for operation, name, fields in refusals:
+            error = await caller.refused(operation, **fields)
+            assert (error["code"], f"({name})" in error["message"]) == (413, True), (operation, error)
+            assert f"over the limit of {limits[name]}" in error["message"]
+        assert [flow["flowKey"] for flow in (await caller.ok("flow.list"))["flows"]] == [made["flowKey"]]
+        assert (await caller.ok("graph.list"))["graphs"] == []
+        # Just under.
+        fits = {"s": "x" * (1_000 - len('{"s": ""}'))}
+        outcome = await caller.ok("flow.run", graph=line("l", "a"), state=fits, options={"baggage": fits})
+        assert outcome["status"] == "completed"
+        await caller.ok("flow.cancel", **made, reason="x" * 100)
+
+
+async def test_a_request_may_have_exactly_so_many_bytes(nats_server: NatsServer, sqlite_dsn: str, prefix: str) -> None:
+    async with deployment(nats_server.url, sqlite_dsn, prefix, max_request_bytes=100) as caller:
+        body = json.dumps({"task": "a", "state": {"s": ""}}).encode()
+        for filler, code in ((100 - len(body), None), (101 - len(body), "413")):
+            padded = json.dumps({"task": "a", "state": {"s": "x" * filler}}).encode()
+            message = await caller.raw("flow.create_task", padded)
+            assert (message.headers or {}).get("Nats-Service-Error-Code") == code
+        assert len((await caller.ok("flow.list"))["flows"]) == 1
+
+
+async def test_what_a_task_answers_beyond_the_limits_fails_its_step(
+    nats_server: NatsServer, sqlite_dsn: str, prefix: str
+) -> None:
+    """X4: changes, depth, width, length of the flow, size of an error."""
+    limits = {"max_state_bytes": 1_000, "max_depth": 4, "max_branches": 3, "max_steps": 5, "max_error_bytes": 100}
+    each = {
+        "name": "each",
+        "tasks": [{"name": "wide"}, {"name": "a"}, {"name": "join", "fanIn": True}],
+        "transitions": [
+            {"from": "wide", "to": "a", "forEach": "items", "as": "item"},
+            {"from": "a", "to": "join"},
+            {"from": "join", "to": "END"},
+        ],
+    }
+    loop = {
+        "name": "loop",
+        "tasks": [{"name": "a"}],
+        "transitions": [
+            {"from": "a", "to": "a", "switch": True, "when": "x == null"},
+            {"from": "a", "to": "END", "switch": True, "when": "true"},
+        ],
+    }
+    async with deployment(nats_server.url, sqlite_dsn, prefix, **limits) as caller:
+        await caller.serves("a")
+        await caller.serves("join")
+        await caller.serves("big", {"changes": {"s": "x" * 1_000}})
+        await caller.serves("deep", {"changes": {"s": [[[[]]]]}})
+        await caller.serves("wide", {"changes": {"items": [1, 2, 3, 4]}})
+        await caller.serves("wordy", {"error": {"message": "m" * 500, "code": 402, "more": "x" * 500}})
+        for graph, code, said in (
+            (line("l", "big"), 413, "(max_state_bytes)"),
+            (line("l", "deep"), 502, "nested deeper than 4 levels"),
+            (each, 413, "(max_branches)"),
+            (loop, 413, "(max_steps)"),
+            (line("l", "wordy"), 402, "…"),
+        ):
+            outcome = await caller.ok("flow.run", graph=graph)
+            assert outcome["status"] == "failed", outcome
+            assert (outcome["error"]["code"], said in outcome["error"]["message"]) == (code, True), outcome
+            assert len(outcome["error"]["message"]) < 600
+        assert (await caller.ok("flow.run", graph=line("l", "a")))["status"] == "completed"
+
+
+async def test_a_history_beyond_the_limit_is_a_413(nats_server: NatsServer, sqlite_dsn: str, prefix: str) -> None:
+    """O7, O8: its steps can still be walked."""
+    async with deployment(nats_server.url, sqlite_dsn, prefix, max_history=2) as caller:
+        for task in ("a", "b", "c"):
+            await caller.serves(task)
+        short = await caller.ok("flow.run", graph=line("l", "a", "b"))
+        assert len((await caller.ok("flow.history", flowKey=short["flowKey"]))["steps"]) == 2
+        flow = {"flowKey": (await caller.ok("flow.run", graph=line("l", "a", "b", "c")))["flowKey"]}
+        for operation in ("flow.history", "flow.mermaid"):
+            error = await caller.refused(operation, **flow)
+            assert (error["code"], "(max_history)" in error["message"]) == (413, True)

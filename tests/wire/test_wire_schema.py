@@ -107,3 +107,13 @@ def test_asyncapi_refers_only_to_what_it_has() -> None:
             assert part in at, ref
             at = at[part]
     assert {one.endpoint for one in OPERATIONS} <= set(document["operations"])
+
+
+@pytest.mark.parametrize(("arguments", "code"), [(["--help"], 0), (["-h"], 0), (["--chek"], 2), (["one", "two"], 2)])
+def test_an_option_is_no_folder(
+    arguments: list[str], code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == code
+    assert "[--check] [DIR]" in "".join(capsys.readouterr())
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,105 @@
+"""What a replica says of its own health, and says to whoever asks over NATS (wire: health)."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Sequence
+from typing import Protocol
+
+from dwarf_nats import __version__
+from dwarf_nats.errors import BadRequest, DwarfError
+from dwarf_nats.ports import BusAway
+from dwarf_nats.probes import Report
+from dwarf_nats.wire import messages as m
+from dwarf_nats.wire.codec import decode, encode, encode_error
+from dwarf_nats.wire.subjects import Subjects
+from dwarf_nats.workflow.records import ShardHealth
+
+from .connection import Connection
+
+
+class HealthApi(Protocol):
+    """What is asked of an engine."""
+
+    @property
+    def ready(self) -> bool: ...
+    def health(self) -> Sequence[ShardHealth]: ...
+    def dead_jobs(self) -> Sequence[str]: ...
+
+
+class Health:
+    """One replica's: `connection` and `engine` are set as they come, `draining` when it is told to end."""
+
+    def __init__(self, replica: str, subjects: Subjects | None = None) -> None:
+        self.replica = replica
+        self.connection: Connection | None = None
+        self.engine: HealthApi | None = None
+        self.waits_for = ""
+        """What it waits for at its start."""
+        self.serving = False
+        self.draining = False
+        self._subjects = subjects or Subjects()
+        self._since = time.monotonic()
+
+    def reply(self) -> m.HealthReply:
+        """As things are at this moment. Cheap: neither a database nor NATS is asked."""
+        shards = [] if self.engine is None else list(self.engine.health())
+        dead = [] if self.engine is None else [*self.engine.dead_jobs(), *(job for one in shards for job in one.dead)]
+        connected = self.connection is not None and self.connection.is_connected
+        reasons = [f"the job {name} has ended, which is a defect: restart this replica" for name in dead]
+        if self.draining:
+            reasons.append("draining: it finishes what it has and takes no more")
+        elif not self.serving:
+            reasons.append(f"starting: {self.waits_for}" if self.waits_for else "starting")
+        if not connected:
+            reasons.append("NATS is away")
+        if self.serving:
+            reasons += [f"shard {one.shard}: {one.reason}" for one in shards if one.reason]
+        reply = m.HealthReply(
+            replica=self.replica,
+            version=__version__,
+            live=not dead,
+            ready=not reasons,
+            bus=connected,
+            uptime_ms=int((time.monotonic() - self._since) * 1000),
+            shards=[_told(one) for one in shards],
+        )
+        if reasons:
+            reply.reason = "; ".join(" ".join(one.split()) for one in reasons)
+        return reply
+
+    def report(self) -> Report:
+        """The same for a probe over HTTP."""
+        reply = self.reply()
+        return Report(reply.live, reply.ready, encode(reply))
+
+    async def listen(self, connection: Connection) -> None:
+        """Answer from now on: every replica to `<prefix>.health`, this one to `<prefix>.health.<replica>`."""
+        self.connection = connection
+        for subject in (self._subjects.health(), self._subjects.health(self.replica)):
+            await connection.subscribe_raw(subject, self._asked)
+
+    def _asked(self, _subject: bytes, reply: bytes, body: bytes, _block: bytes | None) -> None:
+        if not reply or self._subjects.owns(reply) or self.connection is None:
+            return
+        block, answer = b"", b""
+        try:
+            if len(body) > 1024:
+                raise BadRequest("a request for health has nothing to say: send an empty payload")
+            decode(m.EmptyRequest, body)
+            answer = encode(self.reply())
+        except DwarfError as error:
+            block, answer = encode_error(error)
+        if self.connection.fits(block, answer):
+            with contextlib.suppress(BusAway):
+                self.connection.send(reply.decode(), "", block, answer)
+
+
+def _told(shard: ShardHealth) -> m.ShardHealth:
+    told = m.ShardHealth(shard=shard.shard, ready=not shard.reason)
+    if shard.reason:
+        told.reason = " ".join(shard.reason.split())
+    if shard.silent_ms is not None:
+        told.seen_ms = shard.silent_ms
+    return told

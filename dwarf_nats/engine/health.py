@@ -1,0 +1,25 @@
+"""Whether an engine does its duties, from what its upkeep knows: no database is asked."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dwarf_nats.workflow.records import ShardHealth
+
+if TYPE_CHECKING:
+    from dwarf_nats.engine.shard import Shard
+    from dwarf_nats.ports import Clock
+
+
+def shard_health(shard: Shard, clock: Clock) -> ShardHealth:
+    """Of one shard: its database has answered the pulse within `replica_timeout_ms`, so its peers take this replica for alive
+    (B2), and each of its jobs runs.
+    """
+    dead = [job.get_name() for job in shard.jobs if job.done()]
+    if not shard.heard_at:
+        return ShardHealth(shard.number, shard.away or "not opened yet", None, dead)
+    silent_ms = max(0, (clock.now() - shard.heard_at) // 1000)
+    reason = shard.away
+    if not reason and silent_ms > shard.settings.replica_timeout_ms:
+        reason = f"its database has not answered for {silent_ms} ms"
+    return ShardHealth(shard.number, reason, silent_ms, dead)

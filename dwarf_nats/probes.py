@@ -1,0 +1,133 @@
+"""Liveness and readiness over HTTP, for orchestrators that know no NATS: `/livez`, `/readyz`, and `/healthz` for `/livez`.
+
+As little of HTTP as a probe needs, with narrow limits on all of it: GET and HEAD, a request head of 4 KiB within 5 s, 64
+connections at once, one request each. It says nothing that a log would not say, but has no authentication: the loopback address
+is the default.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.client
+import logging
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import NamedTuple
+
+from dwarf_nats.errors import BadRequest
+
+log = logging.getLogger("dwarf_nats.server")
+
+HEAD_BYTES = 4096
+HEAD_SECONDS = 5.0
+CONNECTIONS = 64
+LIVE, READY = "/livez", "/readyz"
+PATHS = {LIVE: LIVE, READY: READY, "/healthz": LIVE}
+
+
+class Report(NamedTuple):
+    """What a replica says of itself; `body` is JSON with the reasons."""
+
+    live: bool
+    ready: bool
+    body: bytes
+
+
+class ProbeServer:
+    """Answers probes on one port with what `report` says at that moment; it must not block. Use it with `async with`.
+
+    Raises `BadRequest` if it cannot have the port.
+    """
+
+    def __init__(self, host: str, port: int, report: Callable[[], Report]) -> None:
+        self._host = host
+        self.port = port
+        """0 until entered: any free port."""
+        self._report = report
+        self._open = 0
+        self._server: asyncio.Server | None = None
+
+    async def __aenter__(self) -> ProbeServer:
+        try:
+            self._server = await asyncio.start_server(self._connected, self._host, self.port, limit=HEAD_BYTES)
+        except (OSError, OverflowError) as error:
+            why = error.strerror or str(error) if isinstance(error, OSError) else str(error)
+            raise BadRequest(
+                f"no health port {self._host}:{self.port}: {why}; choose another with --health-port"
+            ) from None
+        self.port = self._server.sockets[0].getsockname()[1]
+        log.info("health on http://%s:%d%s and %s", self._host, self.port, LIVE, READY)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._server is not None:
+            self._server.close()
+            if hasattr(self._server, "close_clients"):
+                self._server.close_clients()
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._open += 1
+        try:
+            if self._open <= CONNECTIONS:
+                writer.write(await self._answer(reader))
+                async with asyncio.timeout(HEAD_SECONDS):
+                    await writer.drain()
+                    writer.write_eof()
+                    while await reader.read(HEAD_BYTES):  # closed with something unread, the answer would be lost
+                        pass
+        except (OSError, TimeoutError):
+            pass
+        except asyncio.CancelledError:  # the server closes; nobody waits for this task
+            pass
+        finally:
+            self._open -= 1
+            with contextlib.suppress(Exception):
+                writer.close()
+
+    async def _answer(self, reader: asyncio.StreamReader) -> bytes:
+        try:
+            async with asyncio.timeout(HEAD_SECONDS):
+                head = await reader.readuntil(b"\r\n\r\n")
+        except asyncio.LimitOverrunError:
+            return _response(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, b'{"error":"the request head is too large"}')
+        except asyncio.IncompleteReadError:
+            return b""
+        except TimeoutError:
+            return _response(HTTPStatus.REQUEST_TIMEOUT, b'{"error":"the request head did not come"}')
+        method, _, rest = head.split(b"\r\n", 1)[0].partition(b" ")
+        target, _, version = rest.partition(b" ")
+        if not version.startswith(b"HTTP/1."):
+            return _response(HTTPStatus.BAD_REQUEST, b'{"error":"this is no HTTP/1.1 request"}')
+        if method not in (b"GET", b"HEAD"):
+            return _response(HTTPStatus.METHOD_NOT_ALLOWED, b'{"error":"GET or HEAD"}', "Allow: GET, HEAD\r\n")
+        path = PATHS.get(target.split(b"?", 1)[0].decode("latin-1"))
+        if path is None:
+            return _response(HTTPStatus.NOT_FOUND, b'{"error":"there are /livez and /readyz"}', bare=method == b"HEAD")
+        report = self._report()
+        good = report.live if path == LIVE else report.ready
+        status = HTTPStatus.OK if good else HTTPStatus.SERVICE_UNAVAILABLE
+        return _response(status, report.body, bare=method == b"HEAD")
+
+
+def _response(status: HTTPStatus, body: bytes, more: str = "", *, bare: bool = False) -> bytes:
+    head = (
+        f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+        f"Cache-Control: no-store\r\nConnection: close\r\n{more}\r\n"
+    )
+    return head.encode("ascii") + (b"" if bare else body)
+
+
+def ask(url: str, seconds: float) -> tuple[int, bytes]:
+    """Status and body of a probe, as a client. Raises `OSError` if nobody answers in that time."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(url, timeout=seconds) as reply:
+            return reply.status, reply.read(HEAD_BYTES * 16)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read(HEAD_BYTES * 16)
+    except (http.client.HTTPException, ValueError) as error:
+        raise OSError(f"{url} does not answer as a replica does: {error}") from None
