@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from dwarf_nats.engine.creating import check_text
 from dwarf_nats.engine.ids import NoneLeft
 from dwarf_nats.engine.reading import final_state_of, flow_key, outcome_of
-from dwarf_nats.errors import BadRequest, Conflict, TooLarge
+from dwarf_nats.errors import BadRequest, Conflict, NotFound, TooLarge
 from dwarf_nats.rules import forking
 from dwarf_nats.workflow.limits import Limits, over
 from dwarf_nats.workflow.names import MAX_NAME
@@ -94,10 +94,18 @@ class Steering:
         fields = self._overrides(overrides)
         step, flow = await _step_and_flow(shard, key)
         flows = await shard.store.tree(flow.root_id)
-        root = flows[flow.root_id]
+        root = flows.get(flow.root_id)
+        if root is None:
+            raise _deleted(key)
         if not root.status.terminal:
             raise Conflict(f"the flow is {root.status}: only one that has ended can be forked")
         steps = await shard.store.steps(list(flows), whole=True)
+        # What steers a flow that has ended changes its root's row as well: if that is as it was, so is all that was read.
+        again = await shard.store.flow_by_id(root.flow_id)
+        if again is None:
+            raise _deleted(key)
+        if again.updated_at != root.updated_at:
+            raise Conflict("the flow was changed while it was being copied: ask again")
         while True:
             try:
                 forked = forking.fork(
@@ -201,8 +209,12 @@ async def _step_and_flow(shard: Shard, key: Key) -> tuple[StepRow, FlowRow]:
     step = await shard.store.step(key)
     flow = await shard.store.flow_by_id(step.flow_id)
     if flow is None:
-        raise Conflict("the flow of this step was deleted this moment")
+        raise _deleted(key)
     return step, flow
+
+
+def _deleted(key: Key) -> NotFound:
+    return NotFound(f"no step {key.shown}: its flow was deleted this moment")
 
 
 def only_roots(shard: int, flow: FlowRow, verb: str) -> None:

@@ -588,3 +588,30 @@ async def test_o15_the_idempotency_key_is_compared_by_thread_and_state(dsn: str)
             await it.engine.continue_(first.flow_key, {"m": 3}, options)
         with pytest.raises(Conflict, match="used before"):
             await it.engine.continue_(other.flow_key, {"m": 2}, options)
+
+
+@pytest.mark.parametrize("what", ["deleted", "restarted", "deleted before its tree is read"])
+async def test_a_flow_that_changes_while_it_is_copied_is_not_copied(
+    dsn: str, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """O14: what was read of it in several statements need not go together."""
+    async with bench(dsn) as it:
+        it.idle("a", "b", "c")
+        first = await it.run(line("abc", "a", "b", "c"))
+        step = (await it.steps(first.flow_key))["b"]
+        store = it.engine._shards[1].store
+        read = store.tree if "tree" in what else store.steps
+
+        async def meanwhile(*args: Any, **more: Any) -> Any:
+            monkeypatch.undo()
+            if what == "restarted":
+                await it.engine.restart(first.flow_key)
+                await it.stopped(first.flow_key)
+            else:
+                await it.engine.delete(first.flow_key)
+            return await read(*args, **more)
+
+        monkeypatch.setattr(store, read.__name__, meanwhile)
+        with pytest.raises(Conflict if what == "restarted" else NotFound):
+            await it.engine.fork(step.step_key)
+        assert (await count_rows(it.engine))[0] == (1 if what == "restarted" else 0)

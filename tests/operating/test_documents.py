@@ -64,6 +64,9 @@ def test_every_command_line_has_options_and_values_there_are(page: Path, monkeyp
 def test_every_request_is_an_operation_with_a_request_it_takes(page: Path) -> None:
     operations = {f"dwarf.{one.name}": one for one in OPERATIONS}
     for subject, payload in re.findall(r"nats req (dwarf\.[a-z_.]+)(?: '([^']*)')?", page.read_text(), re.DOTALL):
+        if subject == "dwarf.health":  # outside the service, and asked with nothing
+            assert not payload.strip()
+            continue
         operation = operations[subject]
         if payload and "…" not in payload and "JSON" not in payload:
             msgspec.json.decode(payload.encode(), type=operation.request)
