@@ -16,9 +16,9 @@ def shard_health(shard: Shard, clock: Clock) -> ShardHealth:
     (B2), and each of its jobs runs.
     """
     dead = [job.get_name() for job in shard.jobs if job.done()]
-    if not shard.heard_at:
+    if not shard.upkeep.heard_at:
         return ShardHealth(shard.number, shard.away or "not opened yet", None, dead)
-    silent_ms = max(0, (clock.now() - shard.heard_at) // 1000)
+    silent_ms = max(0, (clock.now() - shard.upkeep.heard_at) // 1000)
     reason = shard.away
     if not reason and silent_ms > shard.settings.replica_timeout_ms:
         reason = f"its database has not answered for {silent_ms} ms"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from dwarf_nats.engine.committer import BACKOFF_SECONDS, Committer
 from dwarf_nats.engine.ids import Ids, NoneLeft
 from dwarf_nats.engine.reading import flow_key, outcome_at
+from dwarf_nats.engine.upkeep import Upkeep
 from dwarf_nats.engine.waiters import Waiters
 from dwarf_nats.errors import DwarfError, Unavailable
 from dwarf_nats.ports import BusAway, Refused, WorkerLost
@@ -40,14 +41,6 @@ if TYPE_CHECKING:
     from dwarf_nats.workflow.rows import FlowRow, Steered
 
 T = TypeVar("T")
-BEAT = 0.4
-"""How often a replica renews its row, as a share of the time after which it is taken for dead."""
-LOOK_SECONDS = 2.0
-"""A flow that is waited for is looked at in the database so often, should nobody tell that it stopped."""
-REMOVE_SECONDS = 60.0
-REMOVE_AGE_MS = 60_000
-REMOVED = 1_000
-"""Flows marked delete_on_completion are looked for so often, removed at this age, so many in one transaction."""
 ID_BLOCK = 5_000
 BUS_AWAY_DELAY_US = 250_000
 
@@ -88,11 +81,8 @@ class Shard:
         self.draining = False
         self.away = ""
         """Why its database is taken to be away; empty if it answers."""
-        self.heard_at = 0
-        """When its database last answered the pulse; 0 if it is not open."""
         self.orphaned = 0
         """Running flows without a live step, as last counted; for a person to look at (B5)."""
-        self._missed_beats = 0
         self._clock = clock
         self._tasks = tasks
         self._keeps_budget: bool = getattr(tasks, "keeps_budget", False)  # then a second timer per step is spared
@@ -103,7 +93,6 @@ class Shard:
         self._hands = hands
         self._tokens = tokens
         self.gate = backpressure.gate(self)
-        self._heal = heal
         self._in_hand: dict[int, StepInHand] = {}
         self._running: dict[int, asyncio.Task[None]] = {}
         self._refiller = refiller
@@ -112,6 +101,7 @@ class Shard:
         self.debug = False
         """Whether debug lines are wanted, as it was when this was looked at last: with every beat."""
         self._watched = meters.listening or traces.listening
+        self.upkeep = Upkeep(self, clock, heal)
         self._jobs: list[asyncio.Task[None]] = []
         self.committer = Committer(
             store,
@@ -131,24 +121,20 @@ class Shard:
     async def open(self, name: str, *, migrated: bool) -> None:
         try:
             await self.store.open(name, migrated=migrated)
-            self._found(await self.store.recover(self.settings.replica_timeout_ms))
+            self.upkeep.recovered(await self.store.recover(self.settings.replica_timeout_ms))
             await self.gate.open()
         except BaseException:
             await self.store.close()
             raise
         self.debug = self.log.isEnabledFor(logging.DEBUG)
-        self.heard_at = self._clock.now()
         # An engine that was stopped may be started again.
         self.draining = False
         self.line.begin()
         self.committer.reopen()
         self._jobs = [
             self._job(self.committer.run(), "committer"),
-            self._job(self._beat(name), "pulse"),
-            self._job(self._keep_up(), "reaper"),
-            self._job(self._look_for_waiters(), "looker"),
-            self._job(self._clear_away(), "remover"),
             self._job(self.gate.run(), "prober"),
+            *(self._job(work, job) for job, work in self.upkeep.jobs(name).items()),
         ]
 
     def stop_claiming(self) -> None:
@@ -202,6 +188,11 @@ class Shard:
         return list(self._in_hand.values())
 
     @property
+    def running(self) -> dict[int, str]:
+        """The steps that are at their tasks, or on their way there: id → token."""
+        return {step_id: self._in_hand[step_id].token for step_id in self._running if step_id in self._in_hand}
+
+    @property
     def jobs(self) -> Sequence[asyncio.Task[None]]:
         """What goes on while it is open."""
         return self._jobs
@@ -209,7 +200,7 @@ class Shard:
     @property
     def outages(self) -> int:
         """How often the database was found to be away."""
-        return self.committer.outages + self.line.outages + self._missed_beats
+        return self.committer.outages + self.line.outages + self.upkeep.missed_beats
 
     def admits_born_running(self, priority: int, url: str) -> bool:
         """Whether a new step may start without standing in line: nothing of its band or a better one waits (C1), and its task
@@ -692,106 +683,6 @@ class Shard:
                 if step.flow.flow_id == flow.id and step.flow.token == flow.token
             ]
         )
-
-    # -- upkeep
-
-    async def _beat(self, name: str) -> None:
-        """Say that this replica lives (B2), whatever else it may be waiting for."""
-        while True:
-            await self._clock.sleep(self.settings.replica_timeout_ms / 1000 * BEAT)
-            self.debug = self.log.isEnabledFor(logging.DEBUG)
-            try:
-                pulse = await self.store.beat(name)
-                self.gate.held = pulse.held
-                self.away = ""
-                if pulse.due_in is not None:
-                    self.line.told(pulse.due_in)
-                self.heard_at = self._clock.now()
-            except Unavailable as error:
-                self.away = str(error)
-                self._missed_beats += 1
-                self.log.debug("shard %d: %s", self.number, error, extra={"shard": self.number})
-            except asyncio.CancelledError:
-                raise
-            except Exception:
-                self.log.exception("a defect in the pulse of shard %d", self.number)
-
-    async def _look_for_waiters(self) -> None:
-        """Ask the database about those flows that have been waited for a while: who stops one may not have said so (B1, O4)."""
-        before: set[int] = set()
-        while True:
-            await self.waiters.some.wait()
-            await self._clock.sleep(LOOK_SECONDS)
-            now = self.waiters.waited_for()
-            try:
-                for flow_id in await self.store.stopped_among(sorted(before & now)) if before & now else ():
-                    self.waiters.wake(flow_id, None)
-            except Unavailable as error:
-                self.log.debug("shard %d: %s", self.number, error, extra={"shard": self.number})
-            except Exception:
-                self.log.exception("a defect in the watch over those who wait on shard %d", self.number)
-            before = now
-
-    async def _clear_away(self) -> None:
-        """Remove what is marked delete_on_completion, a minute after it has completed, however much that is (O1)."""
-        while True:
-            await self._clock.sleep(REMOVE_SECONDS)
-            try:
-                while await self.store.leads() and await self.store.remove_completed(REMOVE_AGE_MS, REMOVED):
-                    pass
-            except Unavailable as error:
-                self.log.debug("shard %d: %s", self.number, error, extra={"shard": self.number})
-            except Exception:
-                self.log.exception("a defect in removing completed flows of shard %d", self.number)
-
-    async def _keep_up(self) -> None:
-        beat = self.settings.replica_timeout_ms / 1000 * BEAT
-        ticks = 0
-        outages = self.outages
-        while True:
-            await self._clock.sleep(beat)
-            ticks += 1
-            try:
-                if self.outages != outages:
-                    outages = self.outages
-                    ticks = 1  # the other replicas could not renew their rows either: give them time
-                    await self.store.disown(list(self._in_hand))
-                    self.wake()
-                if ticks % 3 == 0:
-                    await self._sweep()
-                    if ticks % 15 == 0:
-                        await self.store.forget_replicas(self.settings.replica_timeout_ms)
-                    if ticks % 60 == 0:
-                        await self._heal(self)
-            except Unavailable as error:
-                self.log.debug("shard %d: %s", self.number, error, extra={"shard": self.number})
-                outages = -1
-            except asyncio.CancelledError:
-                raise
-            except Exception:
-                self.log.exception("a defect in the upkeep of shard %d", self.number)
-
-    async def _sweep(self) -> None:
-        await self.gate.sweep()
-        found = await self.store.recover(self.settings.replica_timeout_ms)
-        if found:
-            self._found(found)
-            self.wake()
-        for step_id in await self.store.cancelled_among(list(self._running)) if self._running else ():
-            step = self._in_hand.get(step_id)
-            if step is not None and step_id in self._running:  # nobody told, or the signal was lost (B1)
-                self.cancelled([(step_id, step.token)])
-
-    def _found(self, steps: int) -> None:
-        """Steps of silent replicas, or past their lease, are pending again (B2)."""
-        if steps:
-            self.tally.recovered.add(n=steps)
-            self.log.info(
-                "shard %d: %d steps of silent replicas are pending again",
-                self.number,
-                steps,
-                extra={"shard": self.number},
-            )
 
     @contextmanager
     def _harmless(self) -> Iterator[None]:

@@ -464,7 +464,7 @@ async def test_cancel_tells_the_task_another_replica_runs(pg_dsn: str, proxy: Ta
             deputy.stop_claiming()
             await deputy.cancel(key, "changed my mind")
             if not told:
-                await shard_of(running)._sweep()
+                await shard_of(running).upkeep.sweep()
             assert proxy.cancelled == [step.step_key]
             async with asyncio.timeout(SOON):
                 while running._hands.count > 1:
@@ -473,7 +473,7 @@ async def test_cancel_tells_the_task_another_replica_runs(pg_dsn: str, proxy: Ta
         assert (await running.snapshot(key)).cancel_reason == "changed my mind"
         spared.open()
         assert (await running.await_(other, SOON)).state == {"spared": True}
-        await shard_of(running)._sweep()
+        await shard_of(running).upkeep.sweep()
         assert proxy.cancelled == [step.step_key]
 
 

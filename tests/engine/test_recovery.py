@@ -15,7 +15,7 @@ from engine_helpers import SOON, Gate, crash, line, replica, shard_of
 from dwarf_nats.clock import ManualClock
 from dwarf_nats.embedded import PostgresServer
 from dwarf_nats.engine import Engine
-from dwarf_nats.engine.shard import BEAT, LOOK_SECONDS
+from dwarf_nats.engine.upkeep import BEAT, LOOK_SECONDS
 from dwarf_nats.errors import Unavailable
 from dwarf_nats.testing import TaskProxy
 from dwarf_nats.workflow.flow import Flow
@@ -212,7 +212,7 @@ async def test_a_replica_taken_for_dead_writes_nothing_and_gets_no_answer_lost(p
                 "update dwarf_replicas set seen_at = 1 where name = $1", frozen.name
             )
             await living._shards[1].store.database.fetch("update dwarf_steps set lease_expires = 1")
-            await living._shards[1]._sweep()
+            await living._shards[1].upkeep.sweep()
             assert (await living.await_(key, SOON)).state == {"by": "quick"}
             slow.open()
             async with asyncio.timeout(SOON):
@@ -413,7 +413,7 @@ async def test_all_that_is_to_be_deleted_once_completed_leaves_however_much_it_i
     timed: Engine, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """O1: a minute or so after it has completed, more than one transaction of it."""
-    monkeypatch.setattr("dwarf_nats.engine.shard.REMOVED", 2)
+    monkeypatch.setattr("dwarf_nats.engine.upkeep.REMOVED", 2)
     store = shard_of(timed).store
     staying = await timed.run("line", timeout=SOON)
     for _ in range(5):

@@ -15,7 +15,7 @@ from dwarf_nats.bus import roll_call
 from dwarf_nats.bus.tasks import GRACE_SECONDS
 from dwarf_nats.cli import config
 from dwarf_nats.cli.main import app
-from dwarf_nats.engine import shard, sweeping
+from dwarf_nats.engine import sweeping, upkeep
 from dwarf_nats.rules import breaker
 from dwarf_nats.settings import ServerSettings
 from dwarf_nats.store.lease import GRACE_MS
@@ -84,10 +84,10 @@ def test_the_times_of_the_runbook_are_those_of_the_code() -> None:
     text = (OPERATING / "runbook.md").read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| ([^|]+?) \| ([^|]+?) \|", text, re.MULTILINE))
     settings = ServerSettings()
-    silent, look = settings.replica_timeout_ms / 1000, 3 * shard.BEAT * settings.replica_timeout_ms / 1000
+    silent, look = settings.replica_timeout_ms / 1000, 3 * upkeep.BEAT * settings.replica_timeout_ms / 1000
     lease = (settings.time_budget_ms + GRACE_MS) // 1000
     silence = settings.roll_call_ms / 1000 + 2 * settings.roll_call_ms / 1000
-    sweeps = 60 * shard.BEAT * silent
+    sweeps = 60 * upkeep.BEAT * silent
     assert rows["steps of a killed or silent replica run elsewhere"] == f"{silent:g} to {silent + look:g} s"
     assert rows["a step whose answer never comes"] == f"fails with 408 after {settings.time_budget_ms // 1000} s"
     assert rows["a step nobody holds any more, whatever became of its replica"].startswith(f"{lease} s after")
@@ -103,6 +103,6 @@ def test_the_times_of_the_runbook_are_those_of_the_code() -> None:
     counted = rows["a running flow in which nothing lives is counted as orphaned"]
     assert counted == f"after {orphaned:g} to {orphaned + sweeps / 60:g} minutes"
     made_up = rows["a lost signal is made up for"]
-    assert f"new work within {shard.BEAT * silent:g} s" in made_up
-    assert f"a waiting caller within {2 * shard.LOOK_SECONDS:g} s" in made_up
+    assert f"new work within {upkeep.BEAT * silent:g} s" in made_up
+    assert f"a waiting caller within {2 * upkeep.LOOK_SECONDS:g} s" in made_up
     assert f"a cancellation within {look:g} s" in made_up

@@ -9,7 +9,7 @@ import tomllib
 import pytest
 
 from dwarf_nats.settings import ServerSettings
-from tests.operating.command_lines import ROOT
+from tests.operating.command_lines import ROOT, parsed
 
 Step = tuple[str, str]
 
@@ -66,9 +66,11 @@ def test_it_runs_as_nobody_in_particular_and_hears_signals_itself(stages: list[l
     assert order.index("USER") > max(place for place, name in enumerate(order) if name == "RUN")
 
 
-def test_a_check_gives_a_replica_time_to_start(stages: list[list[Step]]) -> None:
+def test_a_check_gives_a_replica_time_to_start(stages: list[list[Step]], monkeypatch: pytest.MonkeyPatch) -> None:
     (check,) = _all(stages[1], "HEALTHCHECK")
     options, _, command = check.partition(" CMD ")
-    assert json.loads(command)[0] == "dwarf-nats"
+    program, *words = json.loads(command)
+    assert program == "dwarf-nats"
+    parsed(monkeypatch, words, {})
     patience = int(re.findall(r"--start-period=(\d+)s", options)[0])
     assert patience * 1000 >= ServerSettings().replica_timeout_ms

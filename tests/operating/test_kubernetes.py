@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
+from dwarf_nats.probes import LIVE, READY
 from tests.operating.command_lines import OPERATING, parsed
 
 
@@ -31,11 +32,16 @@ def test_the_replica_is_a_command_line_there_is(pod: dict[str, Any], monkeypatch
     assert pod["terminationGracePeriodSeconds"] * 1000 > options["drain_ms"] + 5_000
 
 
-def test_a_probe_is_a_command_line_there_is(pod: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_probes_ask_for_pages_there_are_where_the_replica_answers(pod: dict[str, Any]) -> None:
     (container,) = pod["containers"]
-    program, *words = container["readinessProbe"]["exec"]["command"]
-    assert program == "dwarf-nats"
-    parsed(monkeypatch, words, {})
+    environment = {one["name"]: one.get("value") for one in container["env"]}
+    (port,) = container["ports"]
+    assert environment["DWARF_HEALTH_PORT"] == str(port["containerPort"])
+    assert environment["DWARF_HEALTH_HOST"] == "0.0.0.0"
+    for name in ("livenessProbe", "readinessProbe"):
+        asked = container[name]["httpGet"]
+        assert asked["path"] == (LIVE if name == "livenessProbe" else READY)
+        assert asked["port"] == port["name"]
 
 
 def test_secrets_are_referred_to_and_volumes_are_there(pod: dict[str, Any]) -> None:

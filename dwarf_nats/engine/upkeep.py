@@ -1,0 +1,150 @@
+"""What a replica does for a shard beside running steps: says that it lives, takes up what others left, clears away (B1-B5)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from typing import TYPE_CHECKING, Any
+
+from dwarf_nats.errors import Unavailable
+
+if TYPE_CHECKING:
+    from dwarf_nats.engine.shard import Shard
+    from dwarf_nats.ports import Clock
+
+BEAT = 0.4
+"""How often a replica renews its row, as a share of the time after which it is taken for dead."""
+LOOK_SECONDS = 2.0
+"""A flow that is waited for is looked at in the database so often, should nobody tell that it stopped."""
+REMOVE_SECONDS = 60.0
+REMOVE_AGE_MS = 60_000
+REMOVED = 1_000
+"""Flows marked delete_on_completion are looked for so often, removed at this age, so many in one transaction."""
+
+
+class Upkeep:
+    """The jobs of one shard that go on while it is open; none of them ends by itself."""
+
+    def __init__(self, shard: Shard, clock: Clock, heal: Callable[[Shard], Awaitable[None]]) -> None:
+        self.heard_at = 0
+        """When its database last answered the pulse; 0 if it is not open."""
+        self.missed_beats = 0
+        self._shard = shard
+        self._clock = clock
+        self._heal = heal
+
+    def jobs(self, name: str) -> Mapping[str, Coroutine[Any, Any, None]]:
+        """By name; for a shard that was just opened for the replica of this name."""
+        self.heard_at = self._clock.now()
+        return {
+            "pulse": self._forever(self._beat_seconds, lambda: self._beat(name)),
+            "reaper": self._reap(),
+            "looker": self._look_for_waiters(),
+            "remover": self._forever(lambda: REMOVE_SECONDS, self._clear_away),
+        }
+
+    def _beat_seconds(self) -> float:
+        return self._shard.settings.replica_timeout_ms / 1000 * BEAT
+
+    async def _forever(self, seconds: Callable[[], float], duty: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            await self._clock.sleep(seconds())
+            await self._done(duty)
+
+    async def _done(self, duty: Callable[[], Awaitable[None]]) -> bool:
+        """Do a duty; whether the database was there for it. A defect is told, and the next time is another try."""
+        shard = self._shard
+        try:
+            await duty()
+        except Unavailable as error:
+            shard.log.debug("shard %d: %s", shard.number, error, extra={"shard": shard.number})
+            return False
+        except Exception:
+            shard.log.exception("a defect in the upkeep of shard %d", shard.number)
+        return True
+
+    async def _beat(self, name: str) -> None:
+        """Say that this replica lives (B2), whatever else it may be waiting for."""
+        shard = self._shard
+        shard.debug = shard.log.isEnabledFor(logging.DEBUG)
+        try:
+            pulse = await shard.store.beat(name)
+        except Unavailable as error:
+            shard.away = str(error)
+            self.missed_beats += 1
+            raise
+        shard.gate.held = pulse.held
+        shard.away = ""
+        if pulse.due_in is not None:
+            shard.line.told(pulse.due_in)
+        self.heard_at = self._clock.now()
+
+    async def _look_for_waiters(self) -> None:
+        """Ask the database about those flows that have been waited for a while: who stops one may not have said so (B1, O4)."""
+        waiters = self._shard.waiters
+        before: set[int] = set()
+
+        async def look() -> None:
+            if before & now:
+                for flow_id in await self._shard.store.stopped_among(sorted(before & now)):
+                    waiters.wake(flow_id, None)
+
+        while True:
+            await waiters.some.wait()
+            await self._clock.sleep(LOOK_SECONDS)
+            now = waiters.waited_for()
+            await self._done(look)
+            before = now
+
+    async def _clear_away(self) -> None:
+        """Remove what is marked delete_on_completion, a minute after it has completed, however much that is (O1)."""
+        store = self._shard.store
+        while await store.leads() and await store.remove_completed(REMOVE_AGE_MS, REMOVED):
+            pass
+
+    async def _reap(self) -> None:
+        """Sweep every few beats; after an outage first give back what is not in hand (B6)."""
+        shard = self._shard
+        ticks = 0
+        outages = shard.outages
+
+        async def tick() -> None:
+            if outages != before:
+                await shard.store.disown([step.step_id for step in shard.in_hand])
+                shard.wake()
+            if ticks % 3 == 0:
+                await self.sweep()
+                if ticks % 15 == 0:
+                    await shard.store.forget_replicas(shard.settings.replica_timeout_ms)
+                if ticks % 60 == 0:
+                    await self._heal(shard)
+
+        while True:
+            await self._clock.sleep(self._beat_seconds())
+            before, outages = outages, shard.outages
+            # The other replicas could not renew their rows either while it was away: they are given time.
+            ticks = ticks + 1 if outages == before else 1
+            if not await self._done(tick):
+                outages = -1
+
+    async def sweep(self) -> None:
+        """Learn what no signal told, take up the steps of silent replicas, tell tasks that nobody wants (B1, B2, O10)."""
+        shard = self._shard
+        await shard.gate.sweep()
+        if found := await shard.store.recover(shard.settings.replica_timeout_ms):
+            self.recovered(found)
+            shard.wake()
+        running = shard.running
+        for step_id in await shard.store.cancelled_among(list(running)) if running else ():
+            if step_id in running:  # nobody told, or the signal was lost
+                shard.cancelled([(step_id, running[step_id])])
+
+    def recovered(self, steps: int) -> None:
+        """So many steps of silent replicas, or past their lease, are pending again (B2)."""
+        shard = self._shard
+        if steps:
+            shard.tally.recovered.add(n=steps)
+            shard.log.info(
+                "shard %d: %d steps of silent replicas are pending again", shard.number, steps,
+                extra={"shard": shard.number},
+            )  # fmt: skip
