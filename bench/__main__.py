@@ -119,7 +119,7 @@ def _plot(args: argparse.Namespace) -> int:
 def _console() -> Console:
     """Wide enough for the tables where nobody's terminal says how wide it is."""
     console = Console()
-    return console if console.is_terminal else Console(width=140)
+    return console if console.is_terminal else Console(width=160)
 
 
 async def _bench(args: argparse.Namespace, command: str) -> result.Run:

@@ -94,26 +94,27 @@ def fan(name: str, held: str) -> Graph:
 
 @pytest.mark.parametrize("code", [503, 529])
 async def test_the_first_signal_parks_the_step_instead_of_failing_it(
-    engine: Engine, ailing: Service, heard: Remembered, code: int
+    still: Engine, down: Service, clock: ManualClock, heard: Remembered, code: int
 ) -> None:
     """V4: pending, not failed; nothing is counted as an attempt."""
-    ailing.code, ailing.holds = code, True
-    key = await engine.create("down", {"n": 1}, start=True)
-    await ailing.times(1)
-    ailing.let_go(0, code)
-    await until_rows(engine, [(1,)], PARKED)
-    (step,) = await engine.history(key)
+    down.code, down.holds = code, True
+    key = await still.create("down", {"n": 1}, start=True)
+    await down.times(1)
+    down.let_go(0, code)
+    await until_rows(still, [(1,)], PARKED)
+    (step,) = await still.history(key)
     assert (step.status, step.attempt, step.error) == (Status.PENDING, 0, None)
-    assert (await engine.snapshot(key)).status is Status.RUNNING
-    assert await engine.breaker_tripped("down")
-    assert not await engine.breaker_tripped("add")
+    assert (await still.snapshot(key)).status is Status.RUNNING
+    assert await still.breaker_tripped("down")
+    assert not await still.breaker_tripped("add")
     assert heard.trips == ["down"]
-    await ailing.times(2)  # the probe
-    ailing.let_go(1)
-    outcome = await engine.await_(key, SOON)
+    clock.advance(0.101)
+    await down.times(2)  # the probe
+    down.let_go(1)
+    outcome = await still.await_(key, SOON)
     assert (outcome.status, outcome.state) == (Status.COMPLETED, {"n": 2, "served": True})
-    assert [step.attempt for step in await engine.history(key)] == [0, 0]
-    assert dict(engine.tally.trips) == {("down", {503: "unavailable", 529: "overloaded"}[code]): 1}
+    assert [step.attempt for step in await still.history(key)] == [0, 0]
+    assert dict(still.tally.trips) == {("down", {503: "unavailable", 529: "overloaded"}[code]): 1}
 
 
 async def test_all_pending_steps_of_the_task_are_parked_and_no_others(
