@@ -7,14 +7,15 @@ seconds and then dropped, and the log says so now and then.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from dwarf_nats import __version__
@@ -23,8 +24,10 @@ from dwarf_nats.telemetry.catalogue import SCOPE
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.metrics import MeterProvider
+    from opentelemetry.sdk.metrics.export import MetricExporter
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SpanExporter
 
 log = logging.getLogger("dwarf_nats.telemetry")
 INSTALL = "pip install 'dwarf-nats[otel]'"
@@ -32,6 +35,8 @@ INTERVAL_MS = 15_000
 """How often metrics are sent, unless `OTEL_METRIC_EXPORT_INTERVAL` says otherwise."""
 FLUSH_SECONDS = 3.0
 """The end of the service waits so long for what is still to be sent."""
+LET_GO_SECONDS = 2.0
+"""And so long for what sends it to give up."""
 SELDOM_SECONDS = 300.0
 _ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
 _ENDPOINTS = {"metrics": "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "traces": "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"}
@@ -50,6 +55,7 @@ class Exporting:
 
     meter_provider: MeterProvider | None = None
     tracer_provider: TracerProvider | None = None
+    exporters: list[MetricExporter | SpanExporter] = field(default_factory=list)
 
     async def close(self) -> None:
         """Send what is left, for some seconds at most. Nothing waits for a collector that is away any longer than that."""
@@ -81,6 +87,11 @@ class Exporting:
                 await done.wait()
         except TimeoutError:
             log.warning("the collector did not take the last metrics and spans within %g s", FLUSH_SECONDS)
+            for exporter in self.exporters:
+                exporter.shutdown()  # they stop waiting for their next try, and their threads end
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LET_GO_SECONDS):
+                    await done.wait()
 
 
 def set_up(
@@ -107,9 +118,11 @@ def set_up(
     exporting = Exporting()
     base = url.rstrip("/")
     if "metrics" in wanted:
-        exporting.meter_provider = _meter_provider(resource, f"{base}/v1/metrics" if url else None)
+        exporting.meter_provider = _meter_provider(resource, f"{base}/v1/metrics" if url else None, exporting.exporters)
     if "traces" in wanted:
-        exporting.tracer_provider = _tracer_provider(resource, f"{base}/v1/traces" if url else None)
+        exporting.tracer_provider = _tracer_provider(
+            resource, f"{base}/v1/traces" if url else None, exporting.exporters
+        )
     log.info(
         "sending %s to %s", " and ".join(sorted(wanted)), _shown(url) if url else "the collector of the environment"
     )
@@ -140,23 +153,25 @@ def _resource(instance: str) -> Resource:
     return Resource.create(own).merge(OTELResourceDetector().detect())
 
 
-def _meter_provider(resource: Resource, endpoint: str | None) -> MeterProvider:
+def _meter_provider(resource: Resource, endpoint: str | None, exporters: list[Any]) -> MeterProvider:
     from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
     from opentelemetry.sdk.metrics import MeterProvider
     from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 
     interval = None if os.environ.get("OTEL_METRIC_EXPORT_INTERVAL") else INTERVAL_MS
-    reader = PeriodicExportingMetricReader(OTLPMetricExporter(endpoint), export_interval_millis=interval)
+    exporters.append(exporter := OTLPMetricExporter(endpoint))
+    reader = PeriodicExportingMetricReader(exporter, export_interval_millis=interval)
     return MeterProvider([reader], resource=resource, shutdown_on_exit=False)
 
 
-def _tracer_provider(resource: Resource, endpoint: str | None) -> TracerProvider:
+def _tracer_provider(resource: Resource, endpoint: str | None, exporters: list[Any]) -> TracerProvider:
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
     provider = TracerProvider(resource=resource, shutdown_on_exit=False)
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint)))
+    exporters.append(exporter := OTLPSpanExporter(endpoint))
+    provider.add_span_processor(BatchSpanProcessor(exporter))
     return provider
 
 

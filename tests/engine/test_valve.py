@@ -55,6 +55,7 @@ def busy(proxy: TaskProxy, clock: ManualClock) -> Service:
     return made
 
 
+@pytest.mark.slow
 async def test_a_busy_task_gets_its_step_back_later_and_nothing_fails(dsn: str, proxy: TaskProxy) -> None:
     """V1: no attempt, no error, no changes; the valve alone decides when."""
     proxy.handle_graph(line("busy", "busy", "add"))

@@ -326,6 +326,7 @@ async def _until_completed(engine: Engine, key: str, tasks: set[str]) -> None:
             await asyncio.sleep(0)
 
 
+@pytest.mark.slow
 async def test_f6_ten_thousand_branches_from_one_step(dsn: str) -> None:
     proxy = idle("split", "join")
     proxy.handle_task("work", lambda item: {"total": item})
@@ -335,6 +336,7 @@ async def test_f6_ten_thousand_branches_from_one_step(dsn: str) -> None:
     assert len(steps) == 10_002
 
 
+@pytest.mark.slow
 async def test_f2_a_hundred_flows_of_a_hundred_branches_at_once(dsn: str) -> None:
     """Each fan-in runs once and merges each branch once."""
     proxy = idle("split", "join")

@@ -63,6 +63,7 @@ HEADERS = st.dictionaries(
 REPLIES = st.tuples(bent(SOUND), st.one_of(st.none(), st.none(), HEADERS))
 
 
+@pytest.mark.slow
 @examples(1_000)
 @given(REPLIES, st.binary(max_size=30))
 def test_any_reply_can_be_read(reply: tuple[bytes, dict[str, str] | None], noise: bytes) -> None:

@@ -10,7 +10,11 @@ from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+import pytest
+
 from dwarf_nats.workflow.keys import parse_key
+
+pytestmark = pytest.mark.slow
 
 PATIENCE = 30.0
 

@@ -19,7 +19,10 @@ from dwarf_nats.workflow.status import Status
 SCRIPT = Path(__file__).parents[2] / "examples" / "shell" / "service.sh"
 PATIENCE = 30.0
 
-pytestmark = pytest.mark.skipif(not shutil.which("bash"), reason="bash is not at hand")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not shutil.which("bash"), reason="bash is not at hand"),
+]
 
 
 @asynccontextmanager

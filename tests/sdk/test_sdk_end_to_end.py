@@ -370,6 +370,7 @@ async def answers_with(nc: Nats, header: str, value: str) -> asyncio.Queue[Msg]:
     return heard
 
 
+@pytest.mark.slow
 async def test_a_cancellation_reaches_a_coroutine_and_a_thread(small_place: Place, nc: Nats) -> None:
     """O10, wire section 2: both workers accept, answer the roll call, and are told."""
     ended, noticed = asyncio.Event(), threading.Event()

@@ -161,6 +161,7 @@ def _fields(request: Any) -> tuple[str, ...]:
     return tuple(request.__struct_encode_fields__)
 
 
+@pytest.mark.slow
 async def test_no_key_where_somebody_else_may_look(
     secured_server: NatsServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

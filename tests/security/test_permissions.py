@@ -339,6 +339,7 @@ async def test_after_that_an_answer_is_refused(tmp_path: Path, limits: str, last
         await root.close()
 
 
+@pytest.mark.slow
 async def test_permission_to_answer_ends_with_the_connection(secured_server: NatsServer) -> None:
     attempts = Attempts()
     asking = await nats.connect(url_of(secured_server.url, "replica"), inbox_prefix="_INBOX.replica")

@@ -314,6 +314,7 @@ def command(*arguments: str) -> Any:
     return asyncio.to_thread(CliRunner().invoke, app, ["health", *arguments])
 
 
+@pytest.mark.slow
 async def test_the_command_tells_by_its_exit_code(
     nats_server: NatsServer, engine: Engine, free_port: int, prefix: str
 ) -> None:

@@ -62,6 +62,7 @@ def step_of(request: Msg) -> str:
     return key.rpartition("-")[0]
 
 
+@pytest.mark.slow
 async def test_nobody_is_called_who_accepted_nothing(quick: Caller) -> None:
     """Wire section 2: bound by its deadline only, however long it takes and whatever becomes of others."""
     silent, other = await quick.holds("silent"), await Hands.serve(quick, "other")

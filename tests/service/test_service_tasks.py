@@ -205,6 +205,7 @@ async def test_a_task_nobody_serves_is_held_and_one_probe_after_a_service_appear
         assert (step["status"], step["attempt"]) == ("completed", 0)
 
 
+@pytest.mark.slow
 async def test_a_bus_that_goes_away_trips_nothing(sqlite_dsn: str, prefix: str) -> None:
     """Wire section 2: steps in hand are held and asked again, also before their service is back."""
     async with NatsServer() as server:

@@ -184,13 +184,17 @@ async def test_a_collector_that_is_away_disturbs_nobody(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The end does not wait for it for long either."""
+    """The end does not wait for it for long either, and leaves no thread behind that tries on."""
     monkeypatch.setattr(otlp, "FLUSH_SECONDS", 0.1)
+    monkeypatch.setattr(otlp, "LET_GO_SECONDS", WAIT)
+    before = set(threading.enumerate())
     with caplog.at_level(logging.WARNING):
         await one_flow(nats_server.url, sqlite_dsn, prefix, otlp="http://127.0.0.1:1")
     about = [record for record in caplog.records if record.name.startswith("opentelemetry")]
     assert len(about) <= len(otlp._TALKATIVE)
     assert {record.levelname for record in about} <= {"WARNING"}
+    left = [thread.name for thread in threading.enumerate() if thread not in before]
+    assert not [name for name in left if name.startswith(("Otel", "Thread"))]
 
 
 def test_what_is_sent_is_said_by_flag_or_environment() -> None:
