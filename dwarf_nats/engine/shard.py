@@ -79,6 +79,7 @@ class Shard:
         self.flow_ids = Ids(store, "flow")
         self.step_ids = Ids(store, "step")
         self.draining = False
+        self._drained = asyncio.Event()
         self.away = ""
         """Why its database is taken to be away; empty if it answers."""
         self.orphaned = 0
@@ -129,6 +130,7 @@ class Shard:
         self.debug = self.log.isEnabledFor(logging.DEBUG)
         # An engine that was stopped may be started again.
         self.draining = False
+        self._drained.clear()
         self.line.begin()
         self.committer.reopen()
         self._jobs = [
@@ -140,6 +142,7 @@ class Shard:
     def stop_claiming(self) -> None:
         """No step is taken from now on; successors are born pending."""
         self.draining = True
+        self._drained.set()
         self.line.end()
 
     async def give_back(self) -> None:
@@ -340,8 +343,8 @@ class Shard:
             watched = self._watched or flow.trace
             answer = await (self._ask_watched(step) if watched else self._ask(step, self._call(step)))
         except BusAway:
-            await self._tasks.ready()  # the step is held meanwhile: neither failed nor written about
-            return give_back(step, BUS_AWAY_DELAY_US)
+            await self._until_ready()  # the step is held meanwhile: neither failed nor written about
+            return give_back(step, 0 if self.draining else BUS_AWAY_DELAY_US)
         except WorkerLost as error:
             self.tally.lost.add(step.url)
             self.log.info("step %s is given back: %s", step.shown, error, extra=step.about)
@@ -385,6 +388,16 @@ class Shard:
         span.child = self.traces.workflow(child.shown, child.workflow, parent=span.carried)
         if span.child is not None:
             child.trace = span.child.carried
+
+    async def _until_ready(self) -> None:
+        """Wait until tasks can be asked again, or for the drain: what is held then is given back at once (B3)."""
+        waits = [asyncio.ensure_future(self._tasks.ready()), asyncio.ensure_future(self._drained.wait())]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for one in waits:
+                one.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
 
     async def _with_child(self, step: StepInHand, answer: Answer) -> tuple[Answer, parking.Child | None]:
         """What a child flow needs, if the answer asks for one that can be had; else the answer is an error (X4, P1)."""

@@ -14,10 +14,14 @@ from engine_helpers import SOON, Gate, crash, line, replica, shard_of
 
 from dwarf_nats.clock import ManualClock
 from dwarf_nats.embedded import PostgresServer
+from dwarf_nats.embedding import open_engine
 from dwarf_nats.engine import Engine
 from dwarf_nats.engine.upkeep import BEAT, LOOK_SECONDS
 from dwarf_nats.errors import Unavailable
+from dwarf_nats.ports import BusAway
+from dwarf_nats.settings import EngineSettings
 from dwarf_nats.testing import TaskProxy
+from dwarf_nats.workflow.answer import Answer, TaskCall
 from dwarf_nats.workflow.flow import Flow
 from dwarf_nats.workflow.options import FlowOptions
 from dwarf_nats.workflow.rows import Pulse
@@ -79,6 +83,29 @@ async def test_steps_over_the_limit_are_given_back_and_completed_by_the_next_eng
             first, *_ = await following.history(key)
             assert first.attempt == 0  # semantics 11: attempt counts retries only
     assert proxy.calls == {"gate": 6, "add": 3}
+
+
+async def test_a_drain_does_not_wait_for_a_bus_that_is_away(dsn: str, proxy: TaskProxy) -> None:
+    """B3: a step that is held for it is in nobody's hands, and given back at once."""
+    held = asyncio.Event()
+
+    class Away(TaskProxy):
+        async def execute(self, call: TaskCall) -> Answer:  # noqa: ARG002
+            raise BusAway("NATS is away")
+
+        async def ready(self) -> None:
+            held.set()
+            await asyncio.Event().wait()
+
+    away = Away()
+    engine = open_engine(dsn, tasks=away, graphs=proxy, settings=EngineSettings(drain_ms=600_000))
+    await engine.startup()
+    key = await engine.create("line", {"n": 1}, start=True)
+    async with asyncio.timeout(SOON):
+        await held.wait()
+        await engine.shutdown()
+    async with replica(dsn, proxy) as following:
+        assert (await following.await_(key, SOON)).state == {"n": 4}
 
 
 async def test_a_stopped_engine_can_be_started_again(dsn: str, proxy: TaskProxy) -> None:
