@@ -70,7 +70,9 @@ def fail(step: StepInHand, error: ErrorInfo) -> Settlement:
     if step.spawn_id:
         settlement.arrives = True
     else:
-        settlement.end = _ended(step, Status.FAILED, step.changes, merge(step.state, step.changes), error)
+        state = merge(step.state, step.changes)
+        text = encode_state(state)
+        settlement.end = _ended(Status.FAILED, state, text, _lenders(step, step.changes, state, text), error)
     return settlement
 
 
@@ -192,7 +194,7 @@ def _follow(
         settlement.arrives = True
         settlement.delay_us = delay_us
     elif following.target == END:
-        settlement.end = _ended(step, Status.COMPLETED, changes, state)
+        settlement.end = _ended(Status.COMPLETED, state, state_json, lenders)
     else:
         if lenders:
             state_json = encode_state(lending.slim(state, lenders))
@@ -202,12 +204,11 @@ def _follow(
     return settlement
 
 
-def _ended(step: StepInHand, status: Status, changes: State, state: State, error: ErrorInfo | None = None) -> FlowEnd:
-    """The flow ends with the state this step hands on."""
-    end = FlowEnd(status, encode_state(state), error)
-    end.lenders = _lenders(step, changes, state, end.state_json)
-    if end.lenders:
-        end.slim_json = encode_state(lending.slim(state, end.lenders))
+def _ended(status: Status, state: State, text: bytes, lenders: Lenders, error: ErrorInfo | None = None) -> FlowEnd:
+    """The flow ends with this state, whose text this is."""
+    end = FlowEnd(status, text, error, lenders=lenders)
+    if lenders:
+        end.slim_json = encode_state(lending.slim(state, lenders))
     return end
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from dwarf_nats.settings import EngineSettings, ServerSettings
 from tests.cli.conftest import Run
 
 
@@ -67,3 +68,8 @@ def test_a_bad_file_is_wrong_usage_and_says_why(text: str, why: str, run: Run, t
 def test_a_file_that_is_not_there_is_wrong_usage(run: Run, toml: Path) -> None:
     assert run("--config", "nowhere.toml", "shards").exit_code == 2
     assert not toml.exists()
+
+
+def test_the_service_and_the_library_have_the_same_defaults() -> None:
+    """Both spell them out, each for its readers."""
+    assert ServerSettings().engine() == EngineSettings()
