@@ -17,6 +17,7 @@ from nats.aio.client import Client
 from nats.aio.subscription import Subscription
 
 from dwarf_nats.ports import BusAway
+from dwarf_nats.redact import shown
 from dwarf_nats.wire.connecting import ConnectOptions, begin, begin_patiently
 
 log = logging.getLogger("dwarf_nats.bus")
@@ -129,7 +130,7 @@ class Connection(Client):
         _call_all(self._on_disconnect)
 
     async def _back(self) -> None:
-        log.info("connected to NATS again at %s", self.connected_url.netloc if self.connected_url else "?")
+        log.info("connected to NATS again at %s", shown(self.connected_url.geturl()) if self.connected_url else "?")
         _call_all(self._on_reconnect)
 
     async def _process_err(self, err_msg: str) -> None:

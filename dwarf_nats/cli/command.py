@@ -18,14 +18,38 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import typer
-from typer.core import TyperArgument, TyperCommand
+from typer.core import TyperArgument, TyperCommand, TyperGroup
 
 from dwarf_nats.errors import DwarfError
+from dwarf_nats.redact import scrubbed
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 _GROUPS: dict[type, str] = {}
 INTERRUPTED = 130
+
+
+class _Family(TyperGroup):
+    """A group whose usage errors quote no secret: an argument in the wrong place may be a URL with a password."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        with _discreet():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: Any) -> Any:
+        with _discreet():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _discreet() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        message = getattr(error, "message", None)
+        if isinstance(message, str):
+            vars(error)["message"] = scrubbed(message)
+        raise
 
 
 class _Command(TyperCommand):
@@ -66,6 +90,7 @@ def option_group(title: str) -> Callable[[type[T]], type[T]]:
 def new_app(help_text: str) -> typer.Typer:
     """A family of commands."""
     return typer.Typer(
+        cls=_Family,
         help=help_text,
         no_args_is_help=True,
         pretty_exceptions_enable=False,
@@ -154,12 +179,14 @@ def refusals() -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(0) from None
     except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {scrubbed(str(error))}", file=sys.stderr)
         raise typer.Exit(1) from None
 
 
 def tell(error: DwarfError) -> int:
     """Print a refusal; returns the exit code."""
     flow_key = error.details.get("flow_key")
-    print(f"error {error.code}: {error.message}" + (f" (flow {flow_key})" if flow_key else ""), file=sys.stderr)
+    print(
+        f"error {error.code}: {scrubbed(error.message)}" + (f" (flow {flow_key})" if flow_key else ""), file=sys.stderr
+    )
     return 1

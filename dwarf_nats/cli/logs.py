@@ -9,6 +9,7 @@ from enum import StrEnum
 
 import msgspec
 
+from dwarf_nats.redact import scrubbed
 from dwarf_nats.telemetry.context import current_ids
 from dwarf_nats.workflow.keys import without_tokens
 
@@ -30,16 +31,18 @@ class LogLevel(StrEnum):
 
 
 class TextFormatter(logging.Formatter):
-    """Lines for people. From `info` on no key stands in one, whoever put it there: a task into its error, say."""
+    """Lines for people. No line shows a password or a token of a URL, whoever put it there. From `info` on no key stands in one
+    either: a task may have put it into its error, say.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
-        return _published(record, super().format(record))
+        return _published(record, scrubbed(super().format(record)))
 
 
 class JsonFormatter(logging.Formatter):
     """One JSON object per line; what was given as `extra` becomes fields, and so do the ids of the current span (T3).
 
-    As for keys, see `TextFormatter`.
+    As for secrets and keys, see `TextFormatter`.
     """
 
     _USUAL = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
@@ -49,13 +52,17 @@ class JsonFormatter(logging.Formatter):
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": scrubbed(record.getMessage()),
             **current_ids(),
         }
-        line |= {name: value for name, value in record.__dict__.items() if name not in self._USUAL}
+        line |= {name: _clean(value) for name, value in record.__dict__.items() if name not in self._USUAL}
         if record.exc_info:
-            line["traceback"] = "".join(traceback.format_exception(*record.exc_info))
+            line["traceback"] = scrubbed("".join(traceback.format_exception(*record.exc_info)))
         return _published(record, msgspec.json.encode(line, enc_hook=str).decode())
+
+
+def _clean(value: object) -> object:
+    return scrubbed(value) if isinstance(value, str) else value
 
 
 def _published(record: logging.LogRecord, text: str) -> str:

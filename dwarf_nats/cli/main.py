@@ -13,6 +13,7 @@ import typer
 from dwarf_nats import __version__
 from dwarf_nats.cli import bench, config, demo, dev, graph, health, migrate, serve, shards, steering, tasks, worker
 from dwarf_nats.cli.command import new_app
+from dwarf_nats.redact import scrubbed
 
 _HELP = """Durable workflow orchestration as a service on NATS.
 
@@ -54,8 +55,10 @@ def main() -> None:
         app()
     except Exception as error:
         if os.environ.get("DWARF_TRACEBACK"):
-            traceback.print_exc()
-        print(f"error 500: {type(error).__name__}: {error}; DWARF_TRACEBACK=1 shows more", file=sys.stderr)
+            print(scrubbed(traceback.format_exc()), file=sys.stderr)
+        print(
+            f"error 500: {type(error).__name__}: {scrubbed(str(error))}; DWARF_TRACEBACK=1 shows more", file=sys.stderr
+        )
         sys.exit(1)
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import asyncpg
 
 from dwarf_nats.errors import Unavailable
+from dwarf_nats.redact import scrubbed, shown
 from dwarf_nats.rules.breakpoints import stored
 from dwarf_nats.rules.planning import Ask, Page, Share
 from dwarf_nats.rules.settlement import NewFlow, NewIds, Settled, Settlement
@@ -565,12 +566,12 @@ class _Tx:
 
 def shown_dsn(dsn: str) -> str:
     """The DSN without user, password and parameters, for messages."""
-    return dsn.split("://", 1)[-1].rsplit("@", 1)[-1].split("?", 1)[0]
+    return shown(dsn).rpartition("://")[2].partition("?")[0]
 
 
 def one_line(error: BaseException) -> str:
-    """An error in one line, never empty."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """An error in one line, never empty, without a secret that it quotes."""
+    return scrubbed(" ".join(str(error).split())) or type(error).__name__
 
 
 async def _as_it_is(_connection: asyncpg.Connection) -> None:

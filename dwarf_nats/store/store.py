@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dwarf_nats.errors import BadRequest, Conflict, NotFound, Unavailable
+from dwarf_nats.redact import shown
 from dwarf_nats.rules.planning import NO_ALLOWANCES, Ask, Page, Share
 from dwarf_nats.rules.settlement import NewIds, Settled
 from dwarf_nats.store import breakers, lent, line, listing, migrate, steering, sweeping
@@ -37,7 +38,7 @@ def open_database(dsn: str, pool: int, clock: Clock) -> Postgres | Sqlite:
     if scheme == "sqlite" and "://" in dsn:
         path = dsn.split("://", 1)[1]
         return Sqlite(path[1:] if path.startswith("/") else path, clock)
-    raise BadRequest(f"DSN {dsn.split('@')[-1]!r} is not understood: use postgresql://user@host/name or sqlite:///path")
+    raise BadRequest(f"DSN {shown(dsn)!r} is not understood: use postgresql://user@host/name or sqlite:///path")
 
 
 class SqlStore:

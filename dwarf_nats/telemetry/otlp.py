@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 from dwarf_nats import __version__
 from dwarf_nats.errors import BadRequest
+from dwarf_nats.redact import shown
 from dwarf_nats.telemetry.catalogue import SCOPE
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ def set_up(
     if not wanted or environment.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return None
     if url and (urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname):
-        raise BadRequest(f"--otlp {url!r} is no URL of a collector: use http://host:4318")
+        raise BadRequest(f"--otlp {shown(url)!r} is no URL of a collector: use http://host:4318")
     if not _installed():
         if url:
             raise BadRequest(f"--otlp needs the OpenTelemetry SDK and its exporter: {INSTALL}")
@@ -124,7 +125,7 @@ def set_up(
             resource, f"{base}/v1/traces" if url else None, exporting.exporters
         )
     log.info(
-        "sending %s to %s", " and ".join(sorted(wanted)), _shown(url) if url else "the collector of the environment"
+        "sending %s to %s", " and ".join(sorted(wanted)), shown(url) if url else "the collector of the environment"
     )
     return exporting
 
@@ -193,14 +194,19 @@ class _Seldom(logging.Filter):
         return True
 
 
+class _HeadersUnread(logging.Filter):
+    """The SDK quotes headers that it cannot read, `OTEL_EXPORTER_OTLP_HEADERS`, and they hold the collector's secrets."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = "telemetry: a header of OTEL_EXPORTER_OTLP_HEADERS is not of the form name=value", ()
+        return True
+
+
 def _hush() -> None:
+    reader = logging.getLogger("opentelemetry.util.re")
+    if not any(isinstance(one, _HeadersUnread) for one in reader.filters):
+        reader.addFilter(_HeadersUnread())
     for name in _TALKATIVE:
         talkative = logging.getLogger(name)
         if not any(isinstance(one, _Seldom) for one in talkative.filters):
             talkative.addFilter(_Seldom())
-
-
-def _shown(url: str) -> str:
-    """Without a user and password."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rsplit('@', 1)[-1]}{parts.path}"

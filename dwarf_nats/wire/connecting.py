@@ -21,6 +21,7 @@ import msgspec
 
 from dwarf_nats import __version__
 from dwarf_nats.errors import BadRequest, Unavailable
+from dwarf_nats.redact import shown
 
 log = logging.getLogger("dwarf_nats.connection")
 
@@ -128,8 +129,8 @@ class ConnectOptions:
     @property
     def shown(self) -> str:
         """The servers without user and password, for messages."""
-        parts = (one.partition("://") for one in self.servers)
-        return ",".join(f"{scheme}://{rest.rpartition('@')[2]}" for scheme, _, rest in parts)
+        parts = shown(self.url).split(",")
+        return ",".join(one if "://" in one else f"nats://{one}" for one in parts)
 
     def arguments(self, name: str) -> dict[str, Any]:
         """As nats-py's `connect` takes them: never buffering, reconnecting for ever with jitter.
