@@ -158,6 +158,7 @@ async def _serving(
 ) -> AsyncIterator[Engine]:
     connection = await connect(connect_options(settings), f"dwarf-nats-{origin}", retry=settings.wait_for_servers)
     try:
+        subjects.check_apart(connection.new_inbox())
         await health.listen(connection)
         inbox = Inbox(connection)
         await inbox.start()

@@ -81,7 +81,7 @@ class Health:
             await connection.subscribe_raw(subject, self._asked)
 
     def _asked(self, _subject: bytes, reply: bytes, body: bytes, _block: bytes | None) -> None:
-        if not reply or self._subjects.owns(reply) or self.connection is None:
+        if not reply or self._subjects.refuses_reply(reply) or self.connection is None:
             return
         block, answer = b"", b""
         try:

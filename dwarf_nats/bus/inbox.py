@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 from dwarf_nats.ports import BusAway
 from dwarf_nats.wire import headers as h
+from dwarf_nats.wire.subjects import replica_inbox
+from dwarf_nats.wire.tokens import Tokens
 
 from .connection import Connection
 
@@ -52,6 +54,9 @@ class Call:
 class Inbox:
     """The replies of a replica, under the inbox prefix of its connection.
 
+    Each call has a reply subject of its own, which only those know who were asked: whoever knows one cannot answer another
+    call, nor guess where that one's answer is expected.
+
     `accepted` is called with a call whose service sent the signal *accepted* and with the private subject it names; `ended`
     with each call that has a worker when it ends. Counters: `late` (replies that came after their deadline, twice, or to
     nobody).
@@ -59,11 +64,11 @@ class Inbox:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._subject = f"{connection.new_inbox()}."
+        self._subject = f"{replica_inbox(connection.new_inbox())}."
         self._cut = len(self._subject)
         self._calls: dict[bytes, Call] = {}
         self._by_step: dict[str, Call] = {}
-        self._last = 0
+        self._tokens = Tokens()
         self.late = 0
         self.accepted: Callable[[Call, str], None] | None = None
         self.ended: Callable[[Call], None] | None = None
@@ -85,12 +90,11 @@ class Inbox:
 
         Raises `BusAway` if the connection is down or drops meanwhile.
         """
-        self._last += 1
-        token = b"%d" % self._last
+        token = self._tokens.next()
         loop = asyncio.get_running_loop()
-        call = Call(token, loop.create_future(), step)
-        self._connection.send(subject, f"{self._subject}{self._last}", block, body)
-        self._calls[token] = call
+        call = Call(token.encode(), loop.create_future(), step)
+        self._connection.send(subject, f"{self._subject}{token}", block, body)
+        self._calls[call.token] = call
         if step:
             self._by_step[step] = call
         call.timer = loop.call_at(loop.time() + seconds, self._look_once_more, call)
@@ -142,7 +146,7 @@ class Inbox:
             elif b"ignal" in block or b"IGNAL" in block:
                 headers = h.read_headers(block)
                 if headers.get("dwarf-signal", "").lower() == h.ACCEPTED:
-                    if self.accepted is not None:
+                    if call.step and self.accepted is not None:
                         self.accepted(call, headers.get("dwarf-worker", ""))
                     return
         self._forget(call)

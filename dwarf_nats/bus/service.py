@@ -24,7 +24,7 @@ from dwarf_nats.telemetry.context import continued
 from dwarf_nats.telemetry.tally import Tally
 from dwarf_nats.wire import discovery
 from dwarf_nats.wire.codec import encode_error
-from dwarf_nats.wire.subjects import Subjects
+from dwarf_nats.wire.subjects import Subjects, is_acknowledgement
 from dwarf_nats.wire.times import rfc3339, to_micros
 from dwarf_nats.workflow.limits import over
 
@@ -144,9 +144,11 @@ class Service:
     def _receive(self, endpoint: Endpoint, _subject: bytes, reply: bytes, body: bytes, block: bytes | None) -> None:
         endpoint.stats.requests += 1
         self._tally.requests.add(endpoint.operation.name)
-        if self._subjects.owns(reply):
-            # We may publish there, whoever asks perhaps not: an answer would be a task request or a signal in our name.
-            self._failed(endpoint, BadRequest("the reply subject is one of the service's own"))
+        if is_acknowledgement(reply):
+            reply = b""
+        wrong = self._subjects.refuses_reply(reply) if reply else ""
+        if wrong:
+            self._failed(endpoint, BadRequest(wrong))
             log.warning(
                 "%s: not carried out, %s", endpoint.operation.name, endpoint.stats.last_error, extra=_about(endpoint)
             )
@@ -219,7 +221,7 @@ class Service:
     # --- discovery ---
 
     def _tell(self, what: Any, _subject: bytes, reply: bytes, _body: bytes, _block: bytes | None) -> None:
-        if not reply or self._stopping or self._subjects.owns(reply):
+        if not reply or self._stopping or self._subjects.refuses_reply(reply):
             return
         body = _encode(what())
         if not self._connection.fits(b"", body):

@@ -10,7 +10,6 @@ from dwarf_nats.ports import BusAway
 from dwarf_nats.wire import tasks as codec
 from dwarf_nats.wire.subjects import Subjects
 from dwarf_nats.workflow.answer import Answer, TaskCall
-from dwarf_nats.workflow.names import is_subject_name
 
 from .connection import Connection
 from .inbox import Call, Inbox
@@ -122,7 +121,7 @@ class NatsTasks:
 
     def _on_accepted(self, call: Call, worker: str) -> None:
         self.accepted += 1
-        if not is_subject_name(worker) or self._subjects.owns(worker.encode()):
+        if not self._subjects.is_private(worker):
             log.debug("ignoring an accepted signal with the worker subject %r", worker[:80])
             return
         if worker == call.worker:

@@ -45,7 +45,12 @@ class Announced:
     def __init__(self, name: str, queue: str, tasks: Mapping[str, str]) -> None:
         self.name = discovery.fitting(name)
         self.id = secrets.token_hex(11)
-        self.subjects = [discovery.subject("*", *rest) for rest in ((), (self.name,), (self.name, self.id))]
+        # Verb by verb: whoever may subscribe to `$SRV.*` may subscribe to `$SRV.>`, by which one hears what others are asked.
+        self.subjects = [
+            discovery.subject(verb, *rest)
+            for verb in (PING, INFO, STATS)
+            for rest in ((), (self.name,), (self.name, self.id))
+        ]
         self._queue = queue
         self._started = rfc3339(to_micros(datetime.now(UTC)))
         self._tasks = {url: _Task(subject) for url, subject in tasks.items()}

@@ -10,6 +10,7 @@ import nats.errors
 from nats.aio.client import Client as Nats
 
 from dwarf_nats.errors import TooLarge, Unavailable
+from dwarf_nats.wire.tokens import Tokens
 
 if TYPE_CHECKING:
     from nats.aio.msg import Msg
@@ -60,7 +61,7 @@ class Requests:
         self._pending: dict[str, asyncio.Future[Msg]] = {}
         self._sub: Subscription | None = None
         self._prefix = ""
-        self._next = 0
+        self._tokens = Tokens()
         self._opening = asyncio.Lock()
 
     async def open(self) -> None:
@@ -97,8 +98,7 @@ class Requests:
         try:
             if self._sub is None:
                 await self.open()
-            self._next += 1
-            inbox = f"{self._prefix}{self._next:x}"
+            inbox = f"{self._prefix}{self._tokens.next()}"
             waiter: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
             self._pending[inbox] = waiter
             try:

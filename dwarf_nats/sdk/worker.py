@@ -25,7 +25,7 @@ from nats.aio.subscription import Subscription
 from dwarf_nats.errors import BadRequest, DwarfError, TooLarge, Unavailable
 from dwarf_nats.wire import headers as h
 from dwarf_nats.wire.connecting import ConnectArguments, ConnectOptions, begin_patiently
-from dwarf_nats.wire.subjects import Subjects
+from dwarf_nats.wire.subjects import Subjects, is_of_another_account
 from dwarf_nats.workflow.answer import Answer
 from dwarf_nats.workflow.arguments import bind
 from dwarf_nats.workflow.names import check_subject_name
@@ -305,7 +305,9 @@ class Worker:
             self._announced.served(handler.url, answer.error, 0)
             await self._reply(msg.reply, answer)
             return
-        jobs.take(Job(call, msg.reply, handler, accept_seconds(msg.headers)))
+        # Between accounts, NATS lets one answer through unless told otherwise, and *accepted* would be it.
+        accept = None if is_of_another_account(msg.reply) else accept_seconds(msg.headers)
+        jobs.take(Job(call, msg.reply, handler, accept))
 
     async def _answer(self, job: Job, answer: Answer) -> None:
         seconds = asyncio.get_running_loop().time() - job.received
@@ -341,7 +343,9 @@ class Worker:
     async def _on_discovery(self, msg: Msg) -> None:
         told = self._announced.reply(msg.subject)
         nc = self._nc
-        if told is not None and msg.reply and nc is not None and len(told) <= nc.max_payload:
+        if told is None or not msg.reply or self._subjects.refuses_reply(msg.reply.encode()):
+            return  # whoever asks may perhaps not publish there, and we may
+        if nc is not None and len(told) <= nc.max_payload:
             with contextlib.suppress(nats.errors.Error):
                 await nc.publish(msg.reply, told)
 

@@ -102,3 +102,19 @@ async def test_stats_count_what_was_served_and_what_failed(nc: Nats, nats_server
 
 async def test_nobody_is_found_where_nobody_is(nc: Nats, prefix: str) -> None:
     assert await find(nc, "INFO", prefix) == []
+
+
+@pytest.mark.parametrize(
+    "subject", ["dwarf.peer.{}", "{}task.a.b", "graph.{}", "_INBOX.dwarf_replica_inbox.{}.x", "$KV.{}"]
+)
+async def test_nobody_is_told_where_whoever_asks_may_not_publish(
+    nc: Nats, nats_server: NatsServer, prefix: str, subject: str
+) -> None:
+    """Wire section 7: a worker may answer wherever it is asked to; it must not speak for the service."""
+    own = subject.format(prefix)
+    async with worker(nats_server, prefix):
+        heard = await nc.subscribe(own)
+        await nc.publish(f"$SRV.INFO.{prefix}-w-rker", b"", reply=own)
+        assert len(await told(nc, "INFO", prefix)) == 1  # answered after what came before it
+        await nc.flush()
+        assert heard.pending_msgs == 0

@@ -18,7 +18,7 @@ from nats.aio.msg import Msg
 from dwarf_nats.bus.connection import connect
 from dwarf_nats.bus.signals import NatsSignals, PeerListener
 from dwarf_nats.embedded import NatsServer
-from dwarf_nats.sdk import Client, FlowOptions, Query
+from dwarf_nats.sdk import Client, FlowOptions, Query, Worker
 from dwarf_nats.sdk.requests import round_trip
 from dwarf_nats.server import replica
 from dwarf_nats.settings import EngineSettings, ServerSettings
@@ -388,3 +388,48 @@ async def test_callers_of_another_account_are_answered(tmp_path: Path, sqlite_ds
             flow = await shop.create_task("billing.charge")
             await shop.cancel(flow, "enough")
             assert (await shop.await_(flow)).cancel_reason == "enough"
+
+
+@pytest.mark.parametrize("response_type", ["singleton", "stream"])
+async def test_a_worker_of_another_account_answers_whatever_it_takes(
+    tmp_path: Path, sqlite_dsn: str, response_type: str
+) -> None:
+    """An export lets one message back unless told otherwise: *accepted* must not take the place of the answer."""
+    shown = (TEMPLATES / "replica.conf").read_text()
+    config = tmp_path / "nats.conf"
+    config.write_text(
+        "accounts {\n"
+        f"DWARF {{ users: [ {{ user: replica, password: replica, permissions: {{\n{shown}\n}} }}\n"
+        "{ user: shop, password: shop } ]\n"
+        'imports: [ { service: { account: BILLING, subject: "task.billing.>" } } ] }\n'
+        "BILLING { users: [ { user: billing, password: billing } ]\n"
+        f'exports: [ {{ service: "task.billing.>", response_type: {response_type} }} ] }}\n'
+        "}"
+    )
+    release, begun = asyncio.Event(), asyncio.Event()
+
+    async def slow() -> dict[str, Any]:
+        begun.set()
+        await release.wait()
+        return {"done": True}
+
+    async with NatsServer(config=config) as server:
+        settings = ServerSettings(
+            dsns=[sqlite_dsn],
+            nats_url=url_of(server.url, "replica"),
+            inbox_prefix="_INBOX.replica",
+            drain_ms=200,
+            wait_for_servers=False,
+            accept_ms=1,
+            roll_call_ms=20,
+        )
+        worker = Worker(url_of(server.url, "billing"), drain_seconds=1.0)
+        worker.add_task("billing.slow", slow)
+        async with replica(settings), worker, Client(url_of(server.url, "shop")) as shop:
+            flow = await shop.create_task("billing.slow", start=True)
+            await asyncio.wait_for(begun.wait(), WAIT)
+            await asyncio.sleep(0.01)  # a timer of this loop that is due after that of *accepted*
+            assert worker._nc is not None
+            await round_trip(worker._nc)
+            release.set()
+            assert (await shop.await_(flow)).state == {"done": True}

@@ -1,0 +1,101 @@
+"""The inbox of a replica: one unguessable reply subject per call (wire section 7)."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from nats.aio.msg import Msg
+
+from dwarf_nats.bus.connection import Connection
+from dwarf_nats.bus.inbox import Call, Inbox
+from dwarf_nats.embedded import NatsServer
+from dwarf_nats.wire.subjects import Subjects
+from dwarf_nats.wire.tokens import Tokens
+
+WAIT = 20.0
+
+
+async def asked(
+    inbox: Inbox, other: Connection, count: int, unique: str
+) -> tuple[list[Msg], list[asyncio.Task[object]]]:
+    """So many calls under way, as who was asked sees them."""
+    requests: asyncio.Queue[Msg] = asyncio.Queue()
+    await other.subscribe(f"{unique}.>", cb=requests.put)
+    await other.flush()
+    calls: list[asyncio.Task[object]] = [
+        asyncio.create_task(inbox.ask(f"{unique}.{n}", b"", b"", 600, f"1-{n}-a1B2c3D4e5F6g7H8")) for n in range(count)
+    ]
+    return [await asyncio.wait_for(requests.get(), WAIT) for _ in range(count)], calls
+
+
+async def test_a_reply_subject_tells_nothing_of_any_other(inbox: Inbox, other: Connection) -> None:
+    requests, calls = await asked(inbox, other, 300, "tells")
+    bases, tokens = zip(*(one.reply.rsplit(".", 1) for one in requests), strict=True)
+    assert len(set(bases)) == 1
+    assert len(set(tokens)) == 300
+    assert {len(token) for token in tokens} == {22}
+    # No two begin or end alike: nothing counts up. (By chance that happens once in 10^11.)
+    assert len({token[:11] for token in tokens}) == len({token[11:] for token in tokens}) == 300
+    for call in calls:
+        call.cancel()
+
+
+async def test_who_was_asked_can_answer_that_call_and_no_other(
+    inbox: Inbox, other: Connection, connection: Connection
+) -> None:
+    (mine, _), calls = await asked(inbox, other, 2, "answers")
+    base, token = mine.reply.rsplit(".", 1)
+    late = inbox.late
+    for guess in (*map(str, range(1, 20)), token[:-1], token + "x", token.swapcase(), f"{token}.{token}", token[::-1]):
+        await other.publish(f"{base}.{guess}", b'{"changes":{"forged":true}}')
+    await other.publish(mine.reply, b'{"changes":{"honest":true}}')
+    await other.publish(mine.reply, b'{"changes":{"twice":true}}')
+    await other.flush()
+    await connection.flush()
+    done = [call for call in calls if call.done()]
+    assert [call.result() for call in done] == [(None, b'{"changes":{"honest":true}}', False)]
+    assert inbox.late - late == 19 + 4 + 1  # a subject of two tokens does not even arrive
+    for call in calls:
+        call.cancel()
+
+
+async def test_only_a_task_can_be_accepted(inbox: Inbox, other: Connection, connection: Connection) -> None:
+    """A roll call or a request for a graph belongs to no step; who is asked cannot make it one."""
+    accepted: list[tuple[Call, str]] = []
+    inbox.accepted = lambda call, worker: accepted.append((call, worker))
+    requests: asyncio.Queue[Msg] = asyncio.Queue()
+    await other.subscribe("only.graph", cb=requests.put)
+    await other.flush()
+    asking = asyncio.create_task(inbox.ask("only.graph", b"", b"", 600))
+    request = await asyncio.wait_for(requests.get(), WAIT)
+    await other.publish(request.reply, b"", headers={"Dwarf-Signal": "accepted", "Dwarf-Worker": "workers.mine"})
+    await other.publish(request.reply, b"{}")
+    reply = await asyncio.wait_for(asking, WAIT)
+    assert (accepted, reply and reply.body) == ([], b"{}")
+    await connection.flush()
+
+
+def test_tokens_never_come_again_and_are_subject_tokens() -> None:
+    tokens = Tokens()
+    drawn = [tokens.next() for _ in range(5_000)]
+    assert len(set(drawn)) == 5_000
+    assert {len(one) for one in drawn} == {22}
+    assert set("".join(drawn)) <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")
+
+
+@pytest.mark.parametrize("prefix", ["", "_INBOX.replica", "_INBOX_replica"])
+async def test_the_inbox_of_a_replica_is_known_for_one(
+    nats_server: NatsServer, opened: Any, other: Connection, prefix: str
+) -> None:
+    """By everybody, whatever inbox prefix either has: no other replica publishes there."""
+    inbox = Inbox(await opened(nats_server.url, inbox_prefix=prefix))
+    await inbox.start()
+    (request,), (call,) = await asked(inbox, other, 1, "known")
+    assert request.reply.startswith(prefix or "_INBOX.")
+    for subjects in (Subjects(), Subjects("other", "deployment", "altogether")):
+        assert subjects.refuses_reply(request.reply.encode())
+        assert not subjects.is_private(request.reply)
+        assert not subjects.is_private(request.reply.rpartition(".")[0] + ".1")
+    call.cancel()
