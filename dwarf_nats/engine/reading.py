@@ -152,7 +152,14 @@ def final_state_of(graph: Graph, steps: list[StepRow], limits: Limits = UNLIMITE
         spawn = fan_in.Spawn(one.step_id, 0, 0, one.depth, one.node, held.whole(one.state, one.borrowed), one.changes)
         members = [
             fan_in.Member(
-                row.step_id, row.ordinal, row.depth, row.status is Status.COMPLETED, bool(row.arrived), row.changes, 0
+                row.step_id,
+                row.node,
+                row.ordinal,
+                row.depth,
+                row.status is Status.COMPLETED,
+                bool(row.arrived),
+                row.changes,
+                0,
             )
             for row in steps
             if row.spawn_id == one.step_id

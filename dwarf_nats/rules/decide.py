@@ -8,7 +8,7 @@ import orjson
 
 from dwarf_nats.errors import BadRequest
 from dwarf_nats.rules import branching, parking, retries, routing
-from dwarf_nats.rules.routing import Route, StepError
+from dwarf_nats.rules.routing import ON_ERROR, Route, StepError
 from dwarf_nats.rules.settlement import FlowEnd, NewStep, Settlement, StepInHand
 from dwarf_nats.workflow import lending
 from dwarf_nats.workflow.answer import Answer, ErrorInfo
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 __all__ = ["ON_ERROR", "UNLIMITED", "Limits", "decide", "fail", "fail_or_handle", "give_back"]
 
-ON_ERROR = "onErr"
-"""The state field that holds the error on the way down an on_error edge."""
 HANDLING = 16
 """Steps that may follow a flow's longest way, if they handle the error that it is too long."""
 
@@ -41,20 +39,20 @@ def decide(
 ) -> Settlement:
     """The settlement of `answer`. `new_step` gives the id and token of a successor; `child` is there if
     `parking.wanted_child` says so."""
-    if answer.error is not None:
-        error = answer.error.within(limits.max_error_bytes)
-        retried = _retry(step, answer, step.changes) if answer.retry is not None else None
-        return retried if retried is not None else fail_or_handle(step, graph, error, new_step, limits)
+    changes = {**step.changes, **answer.changes} if step.changes else answer.changes
     try:
+        if answer.error is not None:
+            retried = _retry(step, answer, changes, limits)
+            if retried is not None:
+                return retried
+            return fail_or_handle(step, graph, answer.error.within(limits.max_error_bytes), new_step, limits)
         parking.check_signals(step, answer)
-        changes = {**step.changes, **answer.changes} if step.changes else answer.changes
         if answer.interrupt is not None or answer.subgraph is not None:
             return _park(step, answer, changes, new_step, limits, child)
         if answer.retry is not None:
-            _encoded(step, merge(merge(step.state, step.changes), answer.changes), limits)
-            retried = _retry(step, answer, changes)
+            retried = _retry(step, answer, changes, limits)
             if retried is not None:
-                return _checked(retried, limits)
+                return retried
             raise _exhausted(step)
         return _complete(step, graph, answer, changes, new_step, limits)
     except StepError as error:
@@ -105,14 +103,20 @@ def _as_value(step: StepInHand, error: ErrorInfo, max_depth: int) -> Raw:
     return Raw(value)
 
 
-def _retry(step: StepInHand, answer: Answer, changes: State) -> Settlement | None:
+def _retry(step: StepInHand, answer: Answer, changes: State, limits: Limits) -> Settlement | None:
+    """The step goes back to pending with its `changes`, if the answer asks for a retry that is granted: then it is no error,
+    whatever else it holds (S6, X5). Raises `StepError` for changes that are too large."""
     retry = answer.retry
-    assert retry is not None
+    if retry is None:
+        return None
     delay = min(retries.delay_us(retry, step.attempt) + answer.sleep_ms * 1000, retries.MAX_DELAY_US)
     if not retries.granted(retry, step.attempt, step.age_us, delay):
         return None
-    return Settlement(
-        step, Status.PENDING, changes, attempt=step.attempt + 1, delay_us=delay, forgets=step.parked_before
+    if answer.changes:
+        _encoded(step, merge(merge(step.state, step.changes), answer.changes), limits)
+    return _checked(
+        Settlement(step, Status.PENDING, changes, attempt=step.attempt + 1, delay_us=delay, forgets=step.parked_before),
+        limits,
     )
 
 

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from dwarf_nats.errors import BadRequest, TooLarge
 from dwarf_nats.rules.branching import element_fields
+from dwarf_nats.rules.routing import ON_ERROR
 from dwarf_nats.workflow.limits import UNLIMITED, Limits, over
 from dwarf_nats.workflow.reducers import combine
-from dwarf_nats.workflow.state import State, decode_state, encode_state, merge
+from dwarf_nats.workflow.state import Raw, State, decode_state, decode_value, encode_state, merge
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,12 +20,13 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Member:
-    """A step of a branch, as the cohort sees it. `arrived`: it is the one that reached the fan-in, or failed.
+    """A step of a branch, as the cohort sees it. `arrived`: it is the last of its branch, which reached the fan-in or failed.
 
     `changes` is `None` where those of the cohort together are more than `max_fan_out_bytes`.
     """
 
     step_id: int
+    node: str
     ordinal: int
     depth: int
     completed: bool
@@ -54,6 +56,7 @@ def merged_input(graph: Graph, spawn: Spawn, members: Sequence[Member], limits: 
     """The fan-in's input: what the spawn step had, then through the reducers the changes of every completed step of each
     branch that arrived, branches in ordinal order, the steps of a branch in the order they ran (F3).
 
+    What carried the elements and what carried an error belongs to the branches: such a field is as it was before the fan-out.
     Independent of the order in which branches finished. Raises `BadRequest` for a value that cannot be merged, `TooLarge`
     for more than a fan-in may receive.
     """
@@ -71,10 +74,27 @@ def merged_input(graph: Graph, spawn: Spawn, members: Sequence[Member], limits: 
             )
         )  # fmt: skip
     deltas = (
-        {name: value for name, value in decode_state(one.changes or "{}").items() if name not in private}
+        {name: value for name, value in _brought(graph, graph.fan_ins[spawn.node], one).items() if name not in private}
         for one in taking_part
     )
     return combine(graph.reducers, spawn.merged(), deltas)
+
+
+def _brought(graph: Graph, fan_in: str, member: Member) -> State:
+    """What a step changed, without `onErr` unless its error edge led into the fan-in (F3)."""
+    changes = decode_state(member.changes or "{}")
+    if ON_ERROR in changes and not (member.arrived and _error_led_into(graph, fan_in, member.node, changes[ON_ERROR])):
+        del changes[ON_ERROR]
+    return changes
+
+
+def _error_led_into(graph: Graph, fan_in: str, node: str, error: Raw) -> bool:
+    """Whether the last step of a branch took an error edge into the fan-in: then `onErr` is the error of this very node, which
+    it was given on the way (X4). A task may write that field as well; what it writes stays in the branch."""
+    if not any(edge.on_error and edge.target == fan_in for edge in graph.leaving(node)):
+        return False
+    value = decode_value(error)
+    return isinstance(value, dict) and value.get("task") == node and value.keys() >= {"message", "code"}
 
 
 def merged_text(graph: Graph, spawn: Spawn, members: Sequence[Member], limits: Limits) -> tuple[State, bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -15,11 +16,16 @@ MAX_DELAY_US = 2**53
 def delay_us(retry: Retry, attempt: int) -> int:
     """Microseconds before the next attempt: `min(initial·multiplier^attempt, max)`, `attempt` counting from 0."""
     try:
-        wanted = retry.initial_delay_ms * retry.multiplier**attempt
+        factor = float(retry.multiplier) ** attempt
     except OverflowError:
-        wanted = float("inf") if retry.initial_delay_ms else 0.0
-    limit = retry.max_delay_ms if retry.max_delay_ms is not None else MAX_DELAY_US // 1000
-    return round(min(wanted, limit) * 1000)
+        factor = math.inf
+    if not retry.initial_delay_ms or not factor:
+        return 0
+    try:
+        wanted = retry.initial_delay_ms * factor
+    except OverflowError:
+        wanted = math.inf
+    return min(round(min(wanted, retry.max_delay_ms) * 1000), MAX_DELAY_US)
 
 
 def granted(retry: Retry, attempt: int, age_us: int, wait_us: int) -> bool:

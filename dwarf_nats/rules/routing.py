@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from dwarf_nats.workflow.graph import Graph, Transition
     from dwarf_nats.workflow.state import State
 
+ON_ERROR = "onErr"
+"""The state field that holds the error on the way down an on_error edge."""
+
 
 class StepError(Exception):
     """An error the engine finds itself: an error of the step like any other (X4)."""

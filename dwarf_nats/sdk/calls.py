@@ -127,8 +127,8 @@ def _subgraph(child: Subgraph) -> talk.SubgraphCall:
 def _retry(retry: Retry) -> talk.RetryCall:
     return talk.RetryCall(
         max_attempts=UNSET if retry.max_attempts is None else retry.max_attempts,
-        initial_delay_ms=retry.initial_delay_ms or UNSET,
-        multiplier=UNSET if retry.multiplier == 1.0 else retry.multiplier,
-        max_delay_ms=UNSET if retry.max_delay_ms is None else retry.max_delay_ms,
+        initial_delay_ms=retry.initial_delay_ms,
+        multiplier=retry.multiplier,
+        max_delay_ms=retry.max_delay_ms,
         give_up_after_ms=UNSET if retry.give_up_after_ms is None else retry.give_up_after_ms,
     )

@@ -36,7 +36,7 @@ SIZES = """
 select spawn_id, sum({size:changes}) from dwarf_steps where spawn_id {in:$1} and spawn_id <> 0 group by spawn_id
 """
 MEMBERS = """
-select step_id, ordinal, depth, status, arrived, case when not (spawn_id {in:$2}) then changes end, not_before, spawn_id
+select step_id, node, ordinal, depth, status, arrived, case when not (spawn_id {in:$2}) then changes end, not_before, spawn_id
 from dwarf_steps where spawn_id {in:$1} and spawn_id <> 0
 """
 CONVERGE = """
@@ -134,7 +134,7 @@ def _members(spawn_ids: list[int], limits: Limits) -> Generator[Wish, list[Row],
     rows = yield Sql(MEMBERS, (spawn_ids, bulky))
     members: dict[int, list[fan_in.Member]] = {spawn_id: [] for spawn_id in spawn_ids}
     for r in rows:
-        members[r[7]].append(fan_in.Member(r[0], r[1], r[2], r[3] == "completed", bool(r[4]), r[5], r[6]))
+        members[r[8]].append(fan_in.Member(r[0], r[1], r[2], r[3], r[4] == Status.COMPLETED, bool(r[5]), r[6], r[7]))
     return members
 
 

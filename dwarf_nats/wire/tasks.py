@@ -25,6 +25,7 @@ _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(talk.TaskReply).decode
 _FIELDS = [field.encode_name for field in msgspec.structs.fields(talk.TaskReply)]
 _BREAKER_CAUSES = {503: UNAVAILABLE, 529: OVERLOADED}
+_DEFAULT = Retry()
 
 
 def encode_request(call: TaskCall, accept_ms: int, traceparent: str = "", tracestate: str = "") -> tuple[bytes, bytes]:
@@ -175,9 +176,9 @@ def _answer(body: bytes, max_depth: int) -> Answer:
 def _retry(retry: talk.RetryCall) -> Retry:
     return Retry(
         max_attempts=given(retry.max_attempts, None),
-        initial_delay_ms=given(retry.initial_delay_ms, 0),
-        multiplier=given(retry.multiplier, 1.0),
-        max_delay_ms=given(retry.max_delay_ms, None),
+        initial_delay_ms=given(retry.initial_delay_ms, _DEFAULT.initial_delay_ms),
+        multiplier=given(retry.multiplier, _DEFAULT.multiplier),
+        max_delay_ms=given(retry.max_delay_ms, _DEFAULT.max_delay_ms),
         give_up_after_ms=given(retry.give_up_after_ms, None),
     )
 

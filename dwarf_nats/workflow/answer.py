@@ -52,12 +52,15 @@ class ErrorInfo:
 
 @dataclass(slots=True, frozen=True)
 class Retry:
-    """Ask for the step to run again (X5). Delays in milliseconds; `None` means no bound."""
+    """Ask for the step to run again (X5). Delays in milliseconds; `None` means no bound.
+
+    The defaults hold over the wire and in Python: no retry runs without a pause unless it asks for none.
+    """
 
     max_attempts: int | None = None
-    initial_delay_ms: int = 0
-    multiplier: float = 1.0
-    max_delay_ms: int | None = None
+    initial_delay_ms: int = 100
+    multiplier: float = 2.0
+    max_delay_ms: int = 60_000
     give_up_after_ms: int | None = None
 
 

@@ -93,10 +93,13 @@ async def run_task(func: TaskFunction, call: TaskCall, max_depth: int = MAX_DEPT
 
 
 def _failed(flow: Flow, error: ErrorInfo) -> Answer:
-    """The error, with a retry if the task asked for one (X5); no changes (S6)."""
+    """The error, with a retry if the task asked for one (X5). What the task had set goes along with the retry only: it
+    counts if that is granted (S6)."""
     answer = failure(error)
     asked = flow.answer()
     answer.retry, answer.sleep_ms = asked.retry, asked.sleep_ms
+    if asked.retry is not None:
+        answer.changes = asked.changes
     return answer
 
 

@@ -16,6 +16,7 @@ from dwarf_nats.workflow.task_error import SubgraphError, TaskError
 
 T = TypeVar("T")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_DEFAULT = Retry()
 
 
 class Parked(BaseException):
@@ -25,8 +26,9 @@ class Parked(BaseException):
 class Flow:
     """One execution of one step, as its task sees it.
 
-    `get` sees what the execution has set before. Nothing is sent until the task returns; if it raises, its changes are
-    dropped (S6). After an interrupt or a subgraph the task runs again from the top, its changes already in the state.
+    `get` sees what the execution has set before. Nothing is sent until the task returns. If it raises, its changes are
+    dropped, unless it asked for a retry that is granted (S6). After an interrupt or a subgraph the task runs again from the
+    top, its changes already in the state.
     """
 
     def __init__(self, call: TaskCall) -> None:
@@ -205,23 +207,28 @@ class Flow:
     def retry(
         self,
         max_attempts: int | None = None,
-        initial_delay: float | timedelta = 0,
-        multiplier: float = 1.0,
+        initial_delay: float | timedelta | None = None,
+        multiplier: float | None = None,
         max_delay: float | timedelta | None = None,
         give_up_after: float | timedelta | None = None,
     ) -> None:
-        """Run this step again (X5), delays in seconds. Raise as well to say what went wrong, should it be given up."""
+        """Run this step again (X5), delays in seconds: at first after 0.1, then each time after `multiplier` (2) times as
+        long, at most after `max_delay` (60). Without `max_attempts` and `give_up_after` it goes on for ever.
+
+        What was set or returned is kept, and the next attempt sees it. Raise as well to say what went wrong, should it be
+        given up; what was set before counts then too, as long as the retry is granted (S6).
+        """
         if max_attempts is not None and max_attempts < 1:
             raise TaskError(
                 f"retry: max_attempts counts the first execution, so it is at least 1, got {max_attempts}", 400
             )
-        if not math.isfinite(multiplier) or multiplier < 0:
+        if multiplier is not None and not (math.isfinite(multiplier) and multiplier >= 0):
             raise TaskError(f"retry: multiplier must be a number of at least 0, got {multiplier}", 400)
         self._retry = Retry(
             max_attempts,
-            _milliseconds(initial_delay, "initial_delay"),
-            multiplier,
-            None if max_delay is None else _milliseconds(max_delay, "max_delay"),
+            _DEFAULT.initial_delay_ms if initial_delay is None else _milliseconds(initial_delay, "initial_delay"),
+            _DEFAULT.multiplier if multiplier is None else multiplier,
+            _DEFAULT.max_delay_ms if max_delay is None else _milliseconds(max_delay, "max_delay"),
             None if give_up_after is None else _milliseconds(give_up_after, "give_up_after"),
         )
 

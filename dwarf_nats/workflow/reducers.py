@@ -43,7 +43,11 @@ def reduce(kind: ReducerKind, field: str, left: Raw | None, right: Raw | None) -
 
 
 def fold(kind: ReducerKind, field: str, values: Iterable[Raw | None]) -> Raw:
-    """Put any number of values of `field` together, in their order; the same as `reduce` from left to right."""
+    """Put any number of values of `field` together, in their order; the same as `reduce` from left to right.
+
+    A value that is alone is checked as well, and a `union` removes its duplicates: the result does not depend on how many
+    others are missing.
+    """
     present = [value for value in values if value is not None and bytes(value) != b"null"]
     if not present:
         return NULL
@@ -51,20 +55,25 @@ def fold(kind: ReducerKind, field: str, values: Iterable[Raw | None]) -> Raw:
         return present[-1]
     check, wanted, combine = _KINDS[kind]
     parsed = [_typed(kind, field, value, check, wanted) for value in present]
-    return present[0] if len(present) == 1 else combine(field, present, parsed)
+    if len(present) == 1 and kind is not ReducerKind.UNION:
+        return present[0]
+    return combine(field, present, parsed)
 
 
 def combine(reducers: Mapping[str, ReducerKind], state: State, deltas: Iterable[State]) -> State:
     """Merge `deltas` into `state` in their order, fields with a reducer through it (F3, O15).
 
-    A null for such a field is ignored; in every other field it deletes (S3). Raises `BadRequest` as `fold`.
+    Every field with a reducer goes through it, also one that no delta has. A null for such a field is ignored; in every other
+    field it deletes (S3). Raises `BadRequest` as `fold`.
     """
     merged = dict(state)
-    gathered: dict[str, list[Raw | None]] = {}
+    gathered: dict[str, list[Raw | None]] = {
+        field: [state[field]] for field, kind in reducers.items() if kind is not ReducerKind.REPLACE and field in state
+    }
     for delta in deltas:
         for field, value in delta.items():
             if reducers.get(field, ReducerKind.REPLACE) is not ReducerKind.REPLACE:
-                gathered.setdefault(field, [state.get(field)]).append(value)
+                gathered.setdefault(field, []).append(value)
             elif bytes(value) == b"null":
                 merged.pop(field, None)
             else:
@@ -120,6 +129,8 @@ def _union(_: str, texts: list[Raw], parsed: list[Any]) -> Raw:
     for text, values in zip(texts, parsed, strict=True):
         for element, value in zip(_elements(text), values, strict=True):
             seen.setdefault(_identity(value), element)
+    if len(texts) == 1 and len(seen) == len(parsed[0]):
+        return texts[0]  # as it is: whoever holds this value already need not hold it twice
     return Raw(_encode(list(seen.values())))
 
 

@@ -426,8 +426,6 @@ class Handled(Shape):
         trace = ["split"]
         for item in state["items"]:
             trace.append("rescue" if item % 2 else "risky")
-            if item % 2:
-                found["onErr"] = {"message": "no funds", "code": 402, "task": "risky", "item": item}
         trace.append("meet")
         if state["bad"]:
             trace.append("mend")

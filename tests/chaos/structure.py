@@ -227,10 +227,18 @@ class Look:
         deltas = [
             {name: value for name, value in json.loads(step.changes).items() if name not in private} for step in part
         ]
+        for step, delta in zip(part, deltas, strict=True):
+            if not self._brings_its_error(step, self._graph.fan_ins[spawn.node], delta.get("onErr")):
+                delta.pop("onErr", None)
         try:
             return reduced(self._reducers, spawn.merged, deltas), ""
         except CannotMerge as error:
             return spawn.merged, str(error)
+
+    def _brings_its_error(self, step: Row, fan_in: str, error: Any) -> bool:
+        """Whether its error edge led into the fan-in (F3)."""
+        led = any(edge.on_error and edge.target == fan_in for edge in self._graph.leaving(step.node))
+        return bool(step.arrived) and led and isinstance(error, dict) and error.get("task") == step.node
 
     # -- the end (X8, X9)
 

@@ -220,7 +220,7 @@ async def test_a_breaker_signal_goes_before_retry_and_error_edge(timed: Engine, 
     proxy.handle_graph(graph)
 
     async def down(flow: Flow) -> None:
-        flow.retry(max_attempts=5)
+        flow.retry(max_attempts=5, initial_delay=0)
         error = RuntimeError("no")
         error.code = 503  # type: ignore[attr-defined]
         raise error

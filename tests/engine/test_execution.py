@@ -213,22 +213,25 @@ async def test_a_retry_keeps_its_changes_and_waits_as_scheduled(
 
 
 async def test_an_error_with_a_retry_stands_when_max_attempts_is_reached(engine: Engine, proxy: TaskProxy) -> None:
-    """X5, S6."""
+    """X5, S6: what the attempts changed whose retry was granted stays and is seen by the next; the last one adds nothing."""
+    seen: list[Any] = []
 
     def flaky(flow: Flow) -> None:
-        flow.set("lost", flow.attempt)
-        flow.retry(max_attempts=3)
+        seen.append(flow.get("tried"))
+        flow.set("tried", flow.attempt)
+        flow.retry(max_attempts=3, initial_delay=0)
         raise TaskError(f"no {flow.attempt}", code=409)
 
     proxy.handle_task("flaky", flaky)
     outcome = await engine.run(line("x", "flaky"), {"kept": 1}, timeout=SOON)
-    assert (error_of(outcome), outcome.state) == ((409, "no 2"), {"kept": 1})
+    assert (error_of(outcome), outcome.state) == ((409, "no 2"), {"kept": 1, "tried": 1})
+    assert seen == [None, 0, 1]
     assert proxy.calls["flaky"] == 3
 
 
 async def test_a_retry_without_an_error_says_how_often_it_was_tried(engine: Engine, proxy: TaskProxy) -> None:
     def flaky(flow: Flow) -> None:
-        flow.retry(max_attempts=2)
+        flow.retry(max_attempts=2, initial_delay=0)
 
     proxy.handle_task("flaky", flaky)
     assert "tried 2 times" in error_of(await engine.run(line("x", "flaky"), timeout=SOON))[1]
@@ -242,7 +245,7 @@ async def test_give_up_after_runs_from_the_first_dispatch_and_counts_the_executi
     def flaky(flow: Flow) -> None:
         if flow.attempt:
             clock.advance(6)
-        flow.retry(initial_delay=5, give_up_after=20)
+        flow.retry(initial_delay=5, multiplier=1, give_up_after=20)
         raise TaskError("still no", 500)
 
     proxy.handle_task("flaky", flaky)
@@ -253,6 +256,20 @@ async def test_give_up_after_runs_from_the_first_dispatch_and_counts_the_executi
     clock.advance(5.01)  # executed from 16 to 22: would be due at 27
     assert error_of(await timed.await_(key, SOON)) == (500, "still no")
     assert proxy.calls["flaky"] == 3
+
+
+async def test_a_retry_without_delays_begins_after_100_ms_and_doubles(
+    timed: Engine, proxy: TaskProxy, clock: ManualClock, heard: Remembered
+) -> None:
+    """X5."""
+    proxy.handle_task("flaky", lambda flow: flow.retry())
+    await timed.create_task("flaky", start=True)
+    for attempt, delay in ((1, 0.1), (2, 0.2), (3, 0.4)):
+        await heard.until(lambda: len(heard.enqueued) == attempt)  # noqa: B023 - awaited at once
+        clock.advance(delay - 0.01)
+        await timed.list()
+        assert proxy.calls["flaky"] == attempt
+        clock.advance(0.02)
 
 
 async def test_the_tighter_of_both_bounds_holds(

@@ -181,7 +181,7 @@ async def test_an_answer_over_the_limit_is_an_error_of_its_step(
             flow.subgraph("quiet", big)
         if kind == "retry" and flow.attempt == 0:
             flow.set("f", big["f"])
-            flow.retry(max_attempts=2)
+            flow.retry(max_attempts=2, initial_delay=0)
         return None
 
     proxy.handle_task("task", task)
@@ -212,7 +212,7 @@ async def test_removed_fields_cannot_be_piled_up(dsn: str, proxy: TaskProxy) -> 
 
     def task(flow: Flow) -> dict[str, Any] | None:
         flow.set(f"{'n' * 300}{flow.attempt}", None)
-        flow.retry(max_attempts=5)
+        flow.retry(max_attempts=5, initial_delay=0)
         return None
 
     proxy.handle_task("task", task)

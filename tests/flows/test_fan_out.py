@@ -223,7 +223,60 @@ async def test_f4_an_error_edge_inside_a_branch_is_no_failure(dsn: str) -> None:
     outcome, _ = await run(dsn, graph, proxy, {})
     assert outcome.status is Status.COMPLETED
     assert outcome.state["order"] == ["mend", "c", "d"]
-    assert outcome.state["onErr"]["task"] == "b"
+    assert "onErr" not in outcome.state
+
+
+@pytest.mark.parametrize("before", [{}, {"onErr": "from before", "item": 7, "itemIndex": 8}])
+async def test_f3_what_carried_an_error_or_an_element_is_as_it_was_before_the_fan_out(
+    dsn: str, before: dict[str, Any]
+) -> None:
+    """A handler in a branch, a task that writes these fields itself, and both in a nested fan-out."""
+    graph = Graph("nested")
+    graph.add_for_each("rows", "row", "matrix", "cells")
+    graph.add_for_each("row", "cell", "cells")
+    graph.add_on_error("cell", "mend")
+    graph.add_transition("mend", "inner")
+    graph.add_chain("cell", "inner", "outer", END)
+    graph.set_fan_in("inner")
+    graph.set_fan_in("outer")
+    graph.set_reducer("seen", "append")
+    proxy = idle("rows", "row", "outer")
+
+    def cell(flow: Flow) -> dict[str, Any]:
+        if flow.get("item") == 2:
+            raise TaskError("broken")
+        return {"onErr": {"message": "its own", "code": 1, "task": "cell"}, "item": 0, "itemCount": 0}
+
+    def mend(flow: Flow) -> dict[str, Any]:
+        return {"seen": [flow.get("onErr")["message"]], "itemIndex": 0}
+
+    proxy.handle_task("cell", cell)
+    proxy.handle_task("mend", mend)
+    proxy.handle_task("inner", lambda flow: {"seen": [*flow.get("seen", []), flow.get("onErr")], "cells": 0})
+    outcome, _ = await run(dsn, graph, proxy, {"matrix": [[1, 2], [3]], **before})
+    assert outcome.status is Status.COMPLETED
+    was = before.get("onErr")
+    assert outcome.state == {"matrix": [[1, 2], [3]], "seen": ["broken", was, was], **before}
+
+
+async def test_f3_an_error_edge_into_the_fan_in_brings_the_error_along(dsn: str) -> None:
+    """Only from the step whose error edge it was, and only if that was the edge taken."""
+    graph = diamond(("order", "append"))
+    for name in ("b", "c"):
+        graph.add_on_error(name, "m")
+    proxy = idle("a", "m", "d")
+
+    def b() -> None:
+        raise TaskError("broken", code=402)
+
+    proxy.handle_task("b", b)
+    proxy.handle_task("c", lambda: {"onErr": "written by c"})
+    outcome, _ = await run(dsn, graph, proxy, {"onErr": "from before"})
+    assert outcome.status is Status.COMPLETED
+    assert outcome.state["onErr"] == {"message": "broken", "code": 402, "task": "b"}
+    proxy.handle_task("b", lambda: None)
+    outcome, _ = await run(dsn, graph, proxy, {"onErr": "from before"})
+    assert outcome.state["onErr"] == "from before"
 
 
 async def test_s4_a_value_that_cannot_be_merged_fails_the_fan_in(dsn: str) -> None:

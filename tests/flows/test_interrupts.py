@@ -161,7 +161,7 @@ async def test_x5_a_retry_forgets_the_resume_so_the_interrupt_happens_again(dsn:
             flow.set("asked", [*flow.get("asked", []), flow.attempt])
             answer = flow.interrupt(f"try {flow.attempt}")
             if answer == "again":
-                flow.retry(max_attempts=3)
+                flow.retry(max_attempts=3, initial_delay=0)
             else:
                 flow.set("answer", answer)
 
@@ -238,7 +238,7 @@ async def test_o12_by_url_cleared_set_while_running_and_for_a_retried_step(dsn: 
 
         def b(flow: Flow) -> None:
             if flow.attempt < 2:
-                flow.retry(max_attempts=5)
+                flow.retry(max_attempts=5, initial_delay=0)
 
         it.tasks(a=a, b=b)
         key = await it.engine.create(graph, start=True)

@@ -211,7 +211,7 @@ async def test_x4_an_error_comes_down_the_edge_only_once_its_retries_are_exhaust
     proxy = visits("ship", "later", "refund", "never")
 
     def charge(flow: Flow) -> None:
-        flow.retry(max_attempts=3)
+        flow.retry(max_attempts=3, initial_delay=0)
         raise TaskError("no funds", code=402)
 
     proxy.handle_task("charge", charge)

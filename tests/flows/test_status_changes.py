@@ -44,7 +44,7 @@ async def _everything(it: Bench) -> None:
 
     def retrying(flow: Flow) -> None:
         if flow.attempt == 0:
-            flow.retry(max_attempts=2)
+            flow.retry(max_attempts=2, initial_delay=0)
 
     it.tasks(stuck=stuck, broken=broken, ask=ask(), retrying=retrying, calls=call("child"), fails=call("bad"))
     key = await it.engine.create(line("x", "ok", "retrying"))

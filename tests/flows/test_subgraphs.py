@@ -45,6 +45,38 @@ async def test_p1_the_child_gets_exactly_its_input_and_its_final_state_comes_bac
         assert it.proxy.calls == {"a": 2, "b": 1, "c": 1, "d": 1}
 
 
+@pytest.mark.parametrize("budget", [None, 7_000])
+async def test_p1_a_child_inherits_the_time_budget_of_its_flow(dsn: str, budget: int | None) -> None:
+    """At any depth, in the child of a retry, and after a restart of the caller."""
+    async with bench(dsn, line("child", "c"), line("leaf", "d")) as it:
+        seconds: dict[str, list[int]] = {}
+
+        def note(flow: Flow) -> None:
+            left = (flow.deadline - flow.updated_at).total_seconds()
+            seconds.setdefault(flow.task, []).append(7 if left < 100 else 120)
+
+        def a(flow: Flow) -> None:
+            flow.subgraph("child")
+            if flow.attempt == 0:
+                flow.retry(initial_delay=0)
+
+        def c(flow: Flow) -> None:
+            note(flow)
+            flow.subgraph("leaf")
+
+        it.tasks(a=a, c=c, d=note)
+        key = await it.engine.create(line("parent", "a"), options=FlowOptions(time_budget_ms=budget), start=True)
+        assert (await it.stopped(key)).status is Status.COMPLETED
+        rows = await it.engine._shards[1].store.tree(int(key.split("-")[1]))
+        assert {row.time_budget_ms for row in rows.values()} == {budget}
+        steps = await it.steps(key)
+        await it.engine.restart_from(steps["a"].step_key)
+        await it.stopped(key)
+        rows = await it.engine._shards[1].store.tree(int(key.split("-")[1]))
+        assert [row.time_budget_ms for row in rows.values()] == [budget] * 3
+        assert {one for found in seconds.values() for one in found} == {7 if budget else 120}
+
+
 async def test_p1_input_left_out_is_an_empty_state(dsn: str) -> None:
     async with bench(dsn, line("child", "c")) as it:
         it.tasks(a=lambda flow: {"got": flow.subgraph("child")}, c=lambda flow: {"saw": dict(flow.state)})

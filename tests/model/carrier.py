@@ -49,7 +49,8 @@ def execute(behaviour: Behaviour, state: State, attempt: int, resumed: Any, chil
     except _Refused:
         return Reply({}, Error(values.UNSTORABLE))
     except TaskError as error:
-        return Reply({}, Error(error.message, error.code, error.extra), carrier.asked_retry)  # S6: no changes
+        # Only a retry that is granted keeps the changes (S6).
+        return Reply(carrier.changes, Error(error.message, error.code, error.extra), carrier.asked_retry)
     return Reply(carrier.changes, None, carrier.asked_retry, carrier.wishes)
 
 

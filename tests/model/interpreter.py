@@ -56,6 +56,8 @@ class Arrived:
 
     changes: list[State]
     last: Record
+    by_error: bool
+    """Its last step came along an error edge."""
 
 
 @dataclass
@@ -75,12 +77,14 @@ class Broken:
 
 @dataclass
 class Step:
-    """A step that completed. `branches` is what it fanned out to, if it did; else it leads to `target`, if anywhere."""
+    """A step that completed. `branches` is what it fanned out to, if it did; else it leads to `target`, if anywhere.
+    `by_error`: along an error edge."""
 
     changes: State
     state: State
     target: str | None = None
     branches: list[tuple[str, State]] | None = None
+    by_error: bool = False
 
 
 class Failed(Exception):
@@ -201,7 +205,7 @@ class FlowRun:
                 return Finished(step.state)
             elif self._graph.nodes[step.target].fan_in and self._fan_ins.get(node) != step.target:
                 assert step.target == home
-                return Arrived(own, record)
+                return Arrived(own, record, step.by_error)
             else:  # also from a source straight to its own fan-in: net zero (G7), as after no branches (F5)
                 node, state, origins = step.target, step.state, [record]
 
@@ -215,12 +219,17 @@ class FlowRun:
             if edge.for_each
             for name in (edge.as_, f"{edge.as_}Index", f"{edge.as_}Count")
         }
-        deltas = [
-            {name: value for name, value in changes.items() if name not in private}
-            for end in ends
-            if isinstance(end, Arrived)
-            for changes in end.changes
-        ]
+        deltas: list[State] = []
+        for end in ends:
+            if isinstance(end, Arrived):
+                deltas += [
+                    {
+                        name: value
+                        for name, value in changes.items()
+                        if name not in private and (name != "onErr" or (at == len(end.changes) - 1 and end.by_error))
+                    }
+                    for at, changes in enumerate(end.changes)
+                ]
         problems: list[Error] = []
         try:
             state = reduced(self._reducers, step.state, deltas)
@@ -289,7 +298,7 @@ class FlowRun:
         after = merged(record.state, with_error)
         for edge in edges:
             if self._holds(edge, after):
-                return Step(with_error, after, edge.target)
+                return Step(with_error, after, edge.target, by_error=True)
         record.status = FAILED
         raise _Stop(errors, merged(record.state, changes))
 

@@ -107,6 +107,8 @@ class TaskSketch:
         for _ in range(self._tape.pick([0, 0, 1, 1, 2, 3])):
             field = self._tape.pick(self._fields)
             writes[field] = self._value(field)
+        if self._tape.odds(3):
+            writes["onErr"] = Lit(self._tape.pick(["mine", None, {"message": "mine", "code": 1, "task": "none"}]))
         turns = self._tape.pick(TURNS)
         sleep_ms = 1 if self._tape.odds(3) else 0
         return Act(end, writes, turns, sleep_ms)

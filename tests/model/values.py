@@ -63,13 +63,15 @@ _WANTED = {
 def reduced(reducers: Mapping[str, str], state: Mapping[str, Any], deltas: Iterable[Mapping[str, Any]]) -> State:
     """`state`, and then the deltas in their order: fields with a reducer through it, others as in a plain merge."""
     result = dict(state)
-    gathered: dict[str, list[Any]] = {}
+    gathered: dict[str, list[Any]] = {
+        name: [state[name]] for name, kind in reducers.items() if kind != "replace" and name in state
+    }
     for delta in deltas:
         for name, value in delta.items():
             if reducers.get(name, "replace") == "replace":
                 result = merged(result, {name: value})
             else:
-                gathered.setdefault(name, [state.get(name)]).append(value)
+                gathered.setdefault(name, []).append(value)
     problems: list[str] = []
     for name, values in gathered.items():
         present = [value for value in values if value is not None]
@@ -88,7 +90,7 @@ def reduced(reducers: Mapping[str, str], state: Mapping[str, Any], deltas: Itera
 
 
 def _fold(kind: str, values: list[Any]) -> Any:
-    result = values[0]
+    result = _union([], values[0]) if kind == "union" else values[0]
     for value in values[1:]:
         result = _TOGETHER[kind](result, value)
     return result

@@ -115,13 +115,24 @@ def test_a_retry_with_a_sleep_waits_for_both() -> None:
 
 
 def test_an_error_with_a_retry_stands_only_once_the_retry_is_exhausted() -> None:
-    """X4, X5, S6."""
+    """X4, X5, S6: a retry that is granted keeps what its answer changed, an error that stands contributes nothing."""
     error = ErrorInfo("flaky", 500)
-    answer = Answer(changes=state_from({"lost": 1}), error=error, retry=Retry(max_attempts=2))
+    answer = Answer(changes=state_from({"tried": 1}), error=error, retry=Retry(max_attempts=2))
     first = settle(step(changes=state_from({"kept": 1})), answer)
-    assert (first.status, first.error, values(first.changes_json())) == (Status.PENDING, None, {"kept": 1})
-    last = settle(step(attempt=1), answer)
-    assert (last.status, last.error) == (Status.FAILED, error)
+    assert (first.status, first.error, values(first.changes_json())) == (Status.PENDING, None, {"kept": 1, "tried": 1})
+    last = settle(step(attempt=1, changes=state_from({"kept": 1})), answer)
+    assert (last.status, last.error, values(last.changes_json())) == (Status.FAILED, error, {"kept": 1})
+
+
+def test_the_changes_of_a_retry_with_an_error_are_bounded_like_any_others() -> None:
+    """S1, S6."""
+    answer = Answer(changes=state_from({"x": "y" * 100}), error=ErrorInfo("flaky"), retry=Retry(max_attempts=2))
+    settled = settle(step(), answer, limits=Limits(max_state_bytes=50))
+    assert settled.status is Status.FAILED
+    assert settled.error is not None
+    assert settled.error.code == 413
+    last = settle(step(attempt=1), answer, limits=Limits(max_state_bytes=50))
+    assert (last.status, last.error) == (Status.FAILED, ErrorInfo("flaky"))
 
 
 @pytest.mark.parametrize(("attempt", "words"), [(0, "tried 1 time and"), (2, "tried 3 times and")])
@@ -133,7 +144,7 @@ def test_a_retry_exhausted_without_an_error_says_how_often_it_was_tried(attempt:
 
 
 def test_the_sleep_of_a_retry_counts_towards_give_up_after() -> None:
-    answer = Answer(sleep_ms=200, retry=Retry(give_up_after_ms=1000))
+    answer = Answer(sleep_ms=200, retry=Retry(initial_delay_ms=0, give_up_after_ms=1000))
     assert settle(step(age_us=800_000), answer).status is Status.PENDING
     assert settle(step(age_us=800_001), answer).status is Status.FAILED
 

@@ -15,9 +15,12 @@ MS = 1000
 @pytest.mark.parametrize(
     ("retry", "delays_ms"),
     [
-        (Retry(), [0, 0, 0]),
-        (Retry(initial_delay_ms=100), [100, 100, 100]),
-        (Retry(initial_delay_ms=100, multiplier=2.0), [100, 200, 400, 800, 1600]),
+        (Retry(), [100, 200, 400, 800, 1600, 3200, 6400, 12_800, 25_600, 51_200, 60_000, 60_000]),
+        (Retry(initial_delay_ms=100, multiplier=1.0), [100, 100, 100]),
+        (Retry(initial_delay_ms=90_000), [60_000, 60_000]),
+        (Retry(initial_delay_ms=90_000, max_delay_ms=10**6), [90_000, 180_000]),
+        (Retry(initial_delay_ms=0), [0, 0, 0]),
+        (Retry(max_delay_ms=10**7), [100, 200, 400]),
         (Retry(initial_delay_ms=100, multiplier=2.0, max_delay_ms=500), [100, 200, 400, 500, 500]),
         (Retry(initial_delay_ms=900, max_delay_ms=500), [500, 500]),
         (Retry(initial_delay_ms=10, multiplier=1.5), [10, 15, 22.5, 33.75]),
@@ -32,8 +35,13 @@ def test_the_delay_is_initial_times_multiplier_to_the_attempt_up_to_max(retry: R
 
 
 def test_a_delay_beyond_all_bounds_is_cut_to_what_a_due_time_can_hold() -> None:
-    assert delay_us(Retry(initial_delay_ms=1, multiplier=10.0), 100_000) <= MAX_DELAY_US
-    assert delay_us(Retry(initial_delay_ms=0, multiplier=10.0), 100_000) == 0
+    for huge in (2**62, 2**64, 10**400):
+        assert delay_us(Retry(initial_delay_ms=1, multiplier=10.0, max_delay_ms=huge), 100_000) == MAX_DELAY_US
+        assert delay_us(Retry(initial_delay_ms=huge, multiplier=1e308, max_delay_ms=huge), 1) == MAX_DELAY_US
+        assert delay_us(Retry(initial_delay_ms=huge, multiplier=0.0, max_delay_ms=huge), 7) == 0
+        assert delay_us(Retry(initial_delay_ms=huge), 0) == 60_000 * MS
+        assert delay_us(Retry(initial_delay_ms=0, multiplier=1e308, max_delay_ms=huge), 100_000) == 0
+    assert delay_us(Retry(initial_delay_ms=1, multiplier=10), 2**31) == 60_000 * MS
 
 
 @pytest.mark.parametrize(
@@ -68,9 +76,9 @@ def test_both_bounds_must_hold() -> None:
     assert not granted(both, 0, 11 * MS, 0)
 
 
-@given(st.integers(0, 10**13), st.floats(0, 1e6), st.none() | st.integers(0, 10**13), st.integers(0, 10_000))
+@given(st.integers(0, 2**64), st.floats(0, 1e308), st.integers(0, 2**64), st.integers(0, 2**31))
 def test_a_delay_is_within_its_bounds_whatever_is_asked(
-    initial: int, multiplier: float, limit: int | None, attempt: int
+    initial: int, multiplier: float, limit: int, attempt: int
 ) -> None:
     delay = delay_us(Retry(initial_delay_ms=initial, multiplier=multiplier, max_delay_ms=limit), attempt)
-    assert 0 <= delay <= (MAX_DELAY_US if limit is None else limit * MS)
+    assert 0 <= delay <= min(MAX_DELAY_US, limit * MS)

@@ -312,7 +312,7 @@ async def test_a_retry_runs_the_step_again_with_what_it_changed(small_place: Pla
         keys.append(flow.step_key)
         flow.set("tries", flow.get("tries", 0) + 1)
         if flow.attempt < 2:
-            flow.retry(max_attempts=3)
+            flow.retry(max_attempts=3, initial_delay=0)
 
     async with small_place.serving(again=again):
         outcome = await small_place.client.run(line("again", "again"))

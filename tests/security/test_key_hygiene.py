@@ -59,7 +59,7 @@ class Tasks:
 
     def once(self, flow: Flow) -> None:
         if flow.attempt == 0:
-            flow.retry(max_attempts=2)
+            flow.retry(max_attempts=2, initial_delay=0)
             raise TaskError("try again")
 
     async def long(self) -> dict[str, bool]:

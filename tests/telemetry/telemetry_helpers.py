@@ -171,7 +171,7 @@ def _bad() -> None:
 
 def _shaky(flow: Flow) -> None:
     if flow.attempt == 0:
-        flow.retry(max_attempts=2)
+        flow.retry(max_attempts=2, initial_delay=0)
         raise TaskError("try again")
 
 

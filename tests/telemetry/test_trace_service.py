@@ -44,7 +44,7 @@ class Service:
     def shaky(self, flow: Flow) -> None:
         with self._tracer.start_as_current_span("try"):
             if flow.attempt == 0:
-                flow.retry(max_attempts=2)
+                flow.retry(max_attempts=2, initial_delay=0)
                 raise TaskError("again")
 
     def ask(self, flow: Flow) -> dict[str, Any]:

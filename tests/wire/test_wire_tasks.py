@@ -7,7 +7,7 @@ import pytest
 
 from dwarf_nats.wire import headers as h
 from dwarf_nats.wire.tasks import decode_reply, encode_request, no_responders, timed_out, too_large
-from dwarf_nats.workflow.answer import Answer, Disposition, Retry, TaskCall
+from dwarf_nats.workflow.answer import Answer, Disposition, ErrorInfo, Retry, TaskCall
 from dwarf_nats.workflow.state import Raw
 
 FLOW, STEP = "1-42-a1B2c3D4e5F6g7H8", "1-43-h8G7f6E5d4C3b2A1"
@@ -96,6 +96,15 @@ def test_an_error_in_headers_is_a_failure_whatever_the_body() -> None:
         assert failed(answer) == (402, Disposition.ERROR, "")
         assert answer.error is not None
         assert answer.error.message == "größer als 5 %"
+
+
+def test_a_retry_without_bounds_begins_slowly_x5() -> None:
+    assert decode_reply("t", None, b'{"retry":{}}').retry == Retry(None, 100, 2.0, 60_000, None)
+
+
+def test_an_error_with_a_retry_and_changes_keeps_all_three_s6() -> None:
+    answer = decode_reply("t", None, b'{"retry":{},"changes":{"a":1},"error":"not yet"}')
+    assert (answer.retry, answer.changes, answer.error) == (Retry(), {"a": Raw(b"1")}, ErrorInfo("not yet", 500))
 
 
 def test_an_error_with_a_retry_keeps_both_x5() -> None:

@@ -452,16 +452,34 @@ async def test_x4_the_code_of_an_error_decides_how_it_is_taken(code: int, dispos
     assert (answer.disposition, answer.cause) == (disposition, cause)
 
 
-async def test_s6_x5_an_error_contributes_no_changes_and_keeps_the_wish_for_a_retry() -> None:
+async def test_s6_x5_an_error_keeps_the_wish_for_a_retry_and_brings_changes_only_with_one() -> None:
     def task(flow: Flow) -> None:
         flow.set("a", 1)
-        flow.retry(3)
+        if flow.attempt < 2:
+            flow.retry(3)
         raise ValueError("not yet")
 
     answer = await run_task(task, call())
     assert answer.error == ErrorInfo("ValueError: not yet", 500)
     assert answer.retry == Retry(3)
-    assert answer.changes == {}
+    assert answer.changes == {"a": Raw(b"1")}
+    last = await run_task(task, call(attempt=2))
+    assert (last.error, last.retry, last.changes) == (ErrorInfo("ValueError: not yet", 500), None, {})
+
+
+@pytest.mark.parametrize(
+    ("ask", "retry"),
+    [
+        (lambda flow: flow.retry(), Retry(None, 100, 2.0, 60_000, None)),
+        (lambda flow: flow.retry(initial_delay=0), Retry(None, 0, 2.0, 60_000, None)),
+        (lambda flow: flow.retry(initial_delay=5, multiplier=1), Retry(None, 5000, 1, 60_000, None)),
+        (lambda flow: flow.retry(max_delay=3600), Retry(None, 100, 2.0, 3_600_000, None)),
+    ],
+)
+def test_x5_what_a_retry_leaves_out_has_a_default(ask: Callable[[Flow], None], retry: Retry) -> None:
+    flow = Flow(call())
+    ask(flow)
+    assert flow.answer().retry == retry
 
 
 def test_a_boolean_is_no_error_code() -> None:

@@ -110,6 +110,43 @@ def test_s4_a_missing_or_null_side_is_the_identity(kind: ReducerKind) -> None:
         assert bytes(reduce(kind, "f", nothing, None)) == b"null"
 
 
+@pytest.mark.parametrize(
+    ("base", "deltas", "expected"),
+    [
+        ([1, 1, True], [], [1, True]),
+        ([1, 1.0], [None, None], [1]),
+        (None, [[2, 2]], [2]),
+        (None, [None, [{"a": 1, "b": 2}, {"b": 2, "a": 1}], None], [{"a": 1, "b": 2}]),
+        ([3, 3], [[], []], [3]),
+        ([], [], []),
+    ],
+)
+def test_s4_a_union_has_no_duplicates_however_many_contribute(base: Any, deltas: list[Any], expected: Any) -> None:
+    state = {} if base is None else {"f": raw(base)}
+    given_ = [{} if delta is None else {"f": raw(delta)} for delta in deltas]
+    assert json.loads(bytes(combine({"f": ReducerKind.UNION}, state, given_)["f"])) == expected
+    assert json.loads(bytes(fold(ReducerKind.UNION, "f", [raw(base), *map(raw, deltas)]))) == expected
+
+
+def test_s4_what_passes_a_reducer_alone_and_unchanged_is_the_same_text() -> None:
+    """Large fields are stored once as long as they are the same value."""
+    for kind, text in (("union", b"[1.10, 2]"), ("append", b"[1.0]"), ("add", b"1.50"), ("merge", b'{"a": 1}')):
+        value = raw(text)
+        assert combine({"f": ReducerKind(kind)}, {"f": value}, [{"g": raw(1)}])["f"] is value
+
+
+@pytest.mark.parametrize(("kind", "requires", "value", "got"), WRONG)
+def test_s4_a_wrong_type_is_refused_also_where_nothing_is_added_to_it(
+    kind: str, requires: str, value: Any, got: str
+) -> None:
+    """A null and a missing side are the same, so the result cannot depend on which of them it is."""
+    words = f"`{kind}` reducer on field `total` requires {requires}, got {got}"
+    for delta in ({}, {"total": raw(None)}):
+        with pytest.raises(BadRequest) as refusal:
+            combine({"total": ReducerKind(kind)}, {"total": raw(value)}, [delta])
+        assert refusal.value.message == words
+
+
 INTS = st.integers(-(2**40), 2**40)
 SCALARS = st.none() | st.booleans() | INTS | st.text(st.characters(exclude_categories=["Cs"]), max_size=3)
 JSON = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("abc"), inner))
