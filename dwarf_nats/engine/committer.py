@@ -229,10 +229,10 @@ class Committer:
         one = group[0]
         words = " ".join(str(error).split())
         self._log.error("the database refused the result of step %s: %s", one.step.shown, words, extra=one.step.about)
-        refused = fail(one.step, ErrorInfo(f"the result of task {one.step.url} cannot be stored: {words}", 500))
-        assert refused.error is not None
-        refused.error_json = refused.error.stored()
         try:
+            refused = fail(one.step, ErrorInfo(f"the result of task {one.step.url} cannot be stored: {words}", 500))
+            assert refused.error is not None
+            refused.error_json = refused.error.stored()
             settled = await self._written([refused])
         except Exception as again:
             self._log.error(

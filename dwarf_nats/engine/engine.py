@@ -157,6 +157,7 @@ class Engine:
         Raises `Unavailable` naming a database that is away. If `patient`, one that is there is enough: the others are taken
         up when they come, and what needs them answers 503 meanwhile.
         """
+        self._hands.reset()
         among = list(self._shards.values())
         found = await asyncio.gather(
             *(shard.open(self.name, migrated=migrate) for shard in among), return_exceptions=True

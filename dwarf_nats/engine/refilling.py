@@ -61,6 +61,11 @@ class Hands:
         """Hands with nothing in them."""
         return self._settings.workers - self.count
 
+    def reset(self) -> None:
+        """Nothing is in hand: the engine starts."""
+        self.count = self.reserved = 0
+        self._changed()
+
     def take(self) -> None:
         self.count += 1
         self._changed()
@@ -322,7 +327,8 @@ class Line:
         self._look_at = self._clock.now() + round(seconds * 1_000_000)
 
     def upset(self) -> None:
-        """A defect: do not repeat it in a tight loop."""
+        """A defect: do not repeat it in a tight loop. What it claimed and did not hand over is given back by the reaper."""
+        self.outages += 1
         self._heard = NEVER
         self._look_at = self._clock.now() + 1_000_000
 

@@ -24,9 +24,11 @@ from dwarf_nats.workflow import lending
 from dwarf_nats.workflow.answer import Answer, ErrorInfo, TaskCall
 from dwarf_nats.workflow.keys import Tokens
 from dwarf_nats.workflow.names import check_subject_name
+from dwarf_nats.workflow.raised import called_off, closes_coroutine, ends_process, named, text_of
 from dwarf_nats.workflow.records import Outcome, StatusChanged
 from dwarf_nats.workflow.state import Raw, decode_state, merge
 from dwarf_nats.workflow.status import Status
+from dwarf_nats.workflow.task_error import error_info
 
 if TYPE_CHECKING:
     from dwarf_nats.engine.backpressure import Backpressure
@@ -147,8 +149,8 @@ class Shard:
 
     async def give_back(self) -> None:
         """Give back what is still in hand (B3)."""
-        for task in list(self._running.values()):
-            task.cancel()
+        for step_id in list(self._running):
+            self._call_off(step_id)
         await asyncio.gather(*self._running.values(), return_exceptions=True)
 
     async def close(self) -> None:
@@ -266,6 +268,9 @@ class Shard:
                     extra={"step_id": f"{self.number}-{row[0]}"},
                 )  # fmt: skip
                 continue
+            except Exception:  # the others are dispatched all the same
+                self.log.exception("step %d-%d cannot be read: it is left to its lease", self.number, row[0])
+                continue
             self._hands.take()
             if probe:
                 self.gate.probes(step)
@@ -317,19 +322,36 @@ class Shard:
         self._running[step.step_id] = asyncio.create_task(self._run(step))
 
     async def _run(self, step: StepInHand) -> None:
+        settlement: Settlement | None = None
+        step.begun = True
         try:
-            settlement = await self._execute(step)
+            if not step.called_off:
+                settlement = await self._execute(step)
         except asyncio.CancelledError:
-            settlement = give_back(step)
+            pass
         except Exception as error:
             self.log.exception("a defect while executing step %s", step.shown, extra=step.about)
-            settlement = fail(step, ErrorInfo(f"a defect of the engine: {error}", 500))
+            settlement = fail(step, ErrorInfo(f"a defect of the engine: {named(error)}", 500))
+        finally:
+            try:
+                self._executed(step)
+            finally:
+                self.committer.settle(give_back(step) if settlement is None else settlement)
+
+    def _executed(self, step: StepInHand) -> None:
         if self._running.get(step.step_id) is asyncio.current_task():
             del self._running[step.step_id]
         self.gate.finished(step)
         if step.span is not None:
             step.span.done()
-        self.committer.settle(settlement)
+
+    def _call_off(self, step_id: int) -> None:
+        """End the execution of a step. One that has not begun is told to give the step back when it does."""
+        step = self._in_hand.get(step_id)
+        if step is not None and not step.begun:
+            step.called_off = True
+        elif (running := self._running.get(step_id)) is not None:
+            running.cancel()
 
     async def _execute(self, step: StepInHand) -> Settlement:
         flow = step.flow
@@ -366,7 +388,7 @@ class Shard:
             return fail(step, ErrorInfo(error.message, error.code))
         except Exception as error:
             self.log.exception("a defect while deciding on step %s", step.shown, extra=step.about)
-            return fail(step, ErrorInfo(f"a defect of the engine: {error}", 500))
+            return fail(step, ErrorInfo(f"a defect of the engine: {named(error)}", 500))
         if settlement.problems and step.node not in flow.logged:
             flow.logged.add(step.node)
             self.log.debug(
@@ -468,6 +490,7 @@ class Shard:
 
     async def _ask(self, step: StepInHand, call: TaskCall) -> Answer:
         deadline: asyncio.Timeout | None = None
+        running = asyncio.current_task()
         try:
             if self._keeps_budget:
                 return await self._tasks.execute(call)
@@ -475,7 +498,7 @@ class Shard:
                 return await self._tasks.execute(call)
         except TimeoutError as error:
             if deadline is None or not deadline.expired():  # the task's own
-                return Answer(error=ErrorInfo(str(error) or "TimeoutError", 500))
+                return Answer(error=ErrorInfo(text_of(error) or "TimeoutError", 500))
             budget_ms = self._budget_ms(step.flow)
             return Answer(
                 error=ErrorInfo(f"task {call.url} did not answer within its time budget of {budget_ms} ms", 408),
@@ -483,9 +506,15 @@ class Shard:
             )
         except (BusAway, WorkerLost, Unavailable):
             raise
-        except Exception as error:
-            code = getattr(error, "code", 500)
-            return Answer(error=ErrorInfo(str(error) or type(error).__name__, code if isinstance(code, int) else 500))
+        except asyncio.CancelledError:
+            if called_off(running):
+                raise
+            return Answer(error=ErrorInfo("the task was cancelled from inside", 500))
+        except BaseException as error:
+            if ends_process(error) or closes_coroutine(error, running):
+                raise
+            info = error_info(error)
+            return Answer(error=ErrorInfo(text_of(error) or info.message, info.code))
 
     def _budget_ms(self, flow: FlowFacts) -> int:
         return flow.time_budget_ms if flow.time_budget_ms is not None else self.settings.time_budget_ms
@@ -513,12 +542,6 @@ class Shard:
         for settlement, alive, at in effects:
             step = settlement.step
             self._drop(step)
-            if settlement.status is Status.COMPLETED and alive:  # nearly all of them
-                completed[step.url] = completed.get(step.url, 0) + 1
-            else:
-                self._count(step, settlement.outcome if alive else "cancelled")
-            if self.debug or step.span is not None:
-                self._tell(step, settlement, settlement.outcome if alive else "cancelled")
             born = settlement.branches or ([settlement.successor] if settlement.successor is not None else [])
             if alive and born and born[0].running:
                 self._dispatch(_in_hand(step.flow, born[0]))
@@ -527,28 +550,49 @@ class Shard:
                 self.first_step(settlement.child, at)
             else:
                 self._hands.release()
-            if not alive:
-                continue
-            if settlement.child is not None:
-                self._child_born(settlement.child, at, changed, pending)
-            if settlement.branches or settlement.successor is not None:
-                if born:
-                    self.line.hint_of(step.flow, born[0].delay_us, len(born))
-                for new in born:
-                    pending.append((new.step_id, step.flow.priority, at + new.delay_us))
-            elif settlement.status is Status.PENDING and self.gate.holds(step.url):
-                self.gate.work_came()
-            elif settlement.status is Status.PENDING:
-                self.line.hint_of(step.flow, settlement.delay_us)
-                pending.append((step.step_id, step.flow.priority, at + settlement.delay_us))
-            elif settlement.end is not None:
-                end = settlement.end
-                outcome = outcome_at(step.flow, end)
-                changed.append(self.stopped(step.flow.flow_id, step.flow.thread_id, step.flow.notify, outcome, at))
-                ended.append((step.flow.key, end.status))
+            try:
+                if settlement.status is Status.COMPLETED and alive:  # nearly all of them
+                    completed[step.url] = completed.get(step.url, 0) + 1
+                else:
+                    self._count(step, settlement.outcome if alive else "cancelled")
+                if self.debug or step.span is not None:
+                    self._tell(step, settlement, settlement.outcome if alive else "cancelled")
+                if alive:
+                    self._follow_up(settlement, born, at, changed, pending, ended)
+            except Exception:  # it is written, and the other members of the group have their turn
+                self.log.exception("a defect after the commit of step %s", step.shown, extra=step.about)
         for url, number in completed.items():
             self.tally.executed.add(url, "completed", n=number)
         self.announce(changed, pending, ended)
+
+    def _follow_up(
+        self,
+        settlement: Settlement,
+        born: Sequence[NewStep],
+        at: int,
+        changed: list[StatusChanged],
+        pending: list[tuple[int, int, int]],
+        ended: list[tuple[str, Status]],
+    ) -> None:
+        """What there is to look for, and to tell, of a settlement; `born`: its successors that stand in line."""
+        step = settlement.step
+        if settlement.child is not None:
+            self._child_born(settlement.child, at, changed, pending)
+        if settlement.branches or settlement.successor is not None:
+            if born:
+                self.line.hint_of(step.flow, born[0].delay_us, len(born))
+            for new in born:
+                pending.append((new.step_id, step.flow.priority, at + new.delay_us))
+        elif settlement.status is Status.PENDING and self.gate.holds(step.url):
+            self.gate.work_came()
+        elif settlement.status is Status.PENDING:
+            self.line.hint_of(step.flow, settlement.delay_us)
+            pending.append((step.step_id, step.flow.priority, at + settlement.delay_us))
+        elif settlement.end is not None:
+            end = settlement.end
+            outcome = outcome_at(step.flow, end)
+            changed.append(self.stopped(step.flow.flow_id, step.flow.thread_id, step.flow.notify, outcome, at))
+            ended.append((step.flow.key, end.status))
 
     def _count(self, step: StepInHand, outcome: str) -> None:
         """Count what became of a dispatch."""
@@ -659,14 +703,14 @@ class Shard:
 
     def _fenced(self, settlement: Settlement) -> None:
         """The step was taken away meanwhile: its result is dropped without harm (X1)."""
+        self._drop(settlement.step)
+        self._hands.release()
         if settlement.step.cancelled:
             self._count(settlement.step, "cancelled")
             self._tell(settlement.step, settlement, "cancelled")
         else:
             self.tally.fenced.add()
             self._tell(settlement.step, settlement, "fenced")
-        self._drop(settlement.step)
-        self._hands.release()
         if (
             settlement.end is not None or settlement.pause is not None
         ):  # written by a commit whose answer was lost, perhaps: let waiters look
@@ -683,9 +727,7 @@ class Shard:
                 self._tasks.cancel(f"{self.number}-{step_id}-{token}")
             if step_id in self._in_hand:
                 self._in_hand[step_id].cancelled = True
-            running = self._running.get(step_id)
-            if running is not None:
-                running.cancel()
+            self._call_off(step_id)
 
     def cancelled_elsewhere(self, flow: Key) -> None:
         """Another replica cancelled a flow: tell those who run its steps for this one (O10)."""

@@ -116,6 +116,10 @@ class StepInHand:
     """Let through by a tripped breaker, to find out whether the task serves again (V4)."""
     cancelled: bool = False
     """Nobody wants its result any more: its flow was cancelled, or rewound, and this replica knows."""
+    begun: bool = False
+    """Its execution has begun; before that, an asyncio task that is cancelled would never run, nor tidy up."""
+    called_off: bool = False
+    """It is to be given back as soon as its execution begins."""
     span: Any = None
     """What telemetry keeps of its dispatch (T2)."""
 

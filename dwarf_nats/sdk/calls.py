@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
 
@@ -14,10 +15,12 @@ from dwarf_nats.wire import talk
 from dwarf_nats.wire.codec import explain
 from dwarf_nats.workflow.answer import Answer, Disposition, ErrorInfo, Retry, Subgraph, TaskCall
 from dwarf_nats.workflow.keys import parse_key
+from dwarf_nats.workflow.raised import named
 from dwarf_nats.workflow.state import encode_state
 
 from .replies import micros
 
+log = logging.getLogger("dwarf_nats.worker")
 CANCELLED = 499
 """The code with which a cancelled execution is reported; the engine discards it (O10)."""
 _decode = msgspec.json.Decoder(talk.TaskRequest).decode
@@ -77,7 +80,18 @@ def accept_seconds(headers: Mapping[str, str] | None) -> float | None:
 
 
 def encode_answer(answer: Answer) -> tuple[bytes, dict[str, str] | None]:
-    """Body and headers of the reply. A failure stands in the body, where its text may have any length and lines."""
+    """Body and headers of the reply. A failure stands in the body, where its text may have any length and lines.
+
+    An answer that cannot be written as JSON becomes an error that says so: the engine waits for a reply.
+    """
+    try:
+        return _encoded(answer)
+    except Exception as error:
+        log.warning("a reply cannot be written as JSON: %s", named(error))
+        return _encoded(failed(500, f"the task's reply cannot be written as JSON: {named(error)}"))
+
+
+def _encoded(answer: Answer) -> tuple[bytes, dict[str, str] | None]:
     reply = talk.TaskReply(
         changes=Raw(encode_state(answer.changes)) if answer.changes else UNSET,
         goto=UNSET if answer.goto is None else answer.goto,
@@ -91,7 +105,11 @@ def encode_answer(answer: Answer) -> tuple[bytes, dict[str, str] | None]:
         return (b"", None) if body == b"{}" else (body, None)
     error = answer.error
     error.message = error.message.encode("utf-8", "replace").decode()
-    reply.error = Raw(_encode(error.as_dict()))
+    try:
+        reply.error = Raw(_encode(error.as_dict()))
+    except Exception as unfit:  # its message and code travel without what else the task put there
+        log.warning("the details of an error cannot be written as JSON: %s", named(unfit))
+        reply.error = Raw(_encode({"message": error.message, "code": error.code}))
     headers = {} if answer.disposition is Disposition.ERROR else {h.DISPOSITION: answer.disposition.value}
     return _encode(reply), headers or None
 

@@ -16,7 +16,9 @@ from dwarf_nats.errors import DwarfError
 from dwarf_nats.telemetry.context import continued
 from dwarf_nats.workflow.answer import Answer, TaskCall
 from dwarf_nats.workflow.arguments import TaskFunction, run_task
+from dwarf_nats.workflow.flow import Parked
 from dwarf_nats.workflow.keys import without_tokens
+from dwarf_nats.workflow.raised import called_off, closes_coroutine, ends_process, named, text_of
 from dwarf_nats.workflow.task_error import TaskError
 
 from .calls import CANCELLED, bounced, failed
@@ -38,6 +40,8 @@ class Job:
     accept_after: float | None = None
     task: asyncio.Task[None] | None = None
     timer: asyncio.TimerHandle | None = None
+    begun: bool = False
+    """Its execution has begun; before that, an asyncio task that is cancelled would never run, nor tidy up."""
     ended: Answer | None = None
     """What is answered instead, once the execution was called off."""
     said: bool = False
@@ -79,7 +83,9 @@ def _logged(url: str, function: TaskFunction, coroutine: bool) -> TaskFunction:
     async def waited(**arguments: Any) -> Any:
         try:
             return await function(**arguments)
-        except Exception as error:
+        except (Parked, asyncio.CancelledError, GeneratorExit):
+            raise
+        except BaseException as error:
             _log(url, error)
             raise
 
@@ -87,18 +93,20 @@ def _logged(url: str, function: TaskFunction, coroutine: bool) -> TaskFunction:
     def called(**arguments: Any) -> Any:
         try:
             return function(**arguments)
-        except Exception as error:
+        except Parked:
+            raise
+        except BaseException as error:
             _log(url, error)
             raise
 
     return waited if coroutine else called
 
 
-def _log(url: str, error: Exception) -> None:
+def _log(url: str, error: BaseException) -> None:
     step = _step.get()
     about = {"task": url, "step_id": step}
     if isinstance(error, TaskError | DwarfError):
-        log.info("task %s, step %s: %s", url, step, without_tokens(str(error)), extra=about)
+        log.info("task %s, step %s: %s", url, step, without_tokens(text_of(error)), extra=about)
     else:
         log.error("task %s, step %s raised %s", url, step, type(error).__name__, exc_info=error, extra=about)
 
@@ -174,20 +182,34 @@ class Jobs:
 
     async def _work(self, job: Job) -> None:
         _step.set(job.shown)
+        job.begun = True
         try:
-            with continued(job.call.traceparent, job.call.tracestate):
-                answer = await run_task(job.handler.function, job.call)
-        except asyncio.CancelledError:
-            answer = job.ended or bounced("the worker is stopping")
-        except Exception as error:
-            log.exception("task %s, step %s: the worker failed", job.handler.url, job.shown, extra=job.about)
-            answer = failed(500, f"the worker failed: {type(error).__name__}: {error}")
-        try:
+            try:
+                answer = await self._executed(job) if job.ended is None else job.ended
+            except KeyboardInterrupt:  # Ctrl-C: the process ends, the step goes elsewhere
+                await self._say(job, bounced("the worker is stopping"))
+                raise
             await self._say(job, answer)
         finally:
             self._running.discard(job)
             self._forget(job)
             self._fill()
+
+    async def _executed(self, job: Job) -> Answer:
+        """The answer of the task function, whatever becomes of it."""
+        running = asyncio.current_task()
+        try:
+            with continued(job.call.traceparent, job.call.tracestate):
+                return await run_task(job.handler.function, job.call)
+        except asyncio.CancelledError:
+            if called_off(running):
+                return job.ended or bounced("the worker is stopping")
+            return failed(500, "the task was cancelled from inside")
+        except BaseException as error:
+            if ends_process(error) or closes_coroutine(error, running):
+                raise
+            log.exception("task %s, step %s: the worker failed", job.handler.url, job.shown, extra=job.about)
+            return failed(500, f"the worker failed: {named(error)}")
 
     async def _say(self, job: Job, answer: Answer) -> None:
         if job.said:
@@ -208,7 +230,7 @@ class Jobs:
         elif job.handler.blocking:
             # The thread goes on and keeps its place, but nobody need wait for it.
             self._errand(self._say(job, answer))
-        elif not job.said:
+        elif job.begun and not job.said:
             job.task.cancel()
 
     def _forget(self, job: Job) -> None:

@@ -29,6 +29,7 @@ from dwarf_nats.wire.subjects import Subjects, is_of_another_account
 from dwarf_nats.workflow.answer import Answer
 from dwarf_nats.workflow.arguments import bind
 from dwarf_nats.workflow.names import check_subject_name
+from dwarf_nats.workflow.raised import named
 
 from . import connection, serving
 from .calls import accept_seconds, decode_request, decode_roll_call, encode_answer, encode_running, failed
@@ -299,14 +300,16 @@ class Worker:
             return
         try:
             call = decode_request(msg.data, msg.headers)
-        except BadRequest as error:
-            log.warning("task %s: %s", handler.url, error, extra={"task": handler.url})
-            answer = failed(error.code, error.message)
+            accept_after = accept_seconds(msg.headers)
+        except Exception as error:  # whoever asked waits for an answer
+            log.warning("task %s: %s", handler.url, named(error), extra={"task": handler.url})
+            code = error.code if isinstance(error, DwarfError) else 500
+            answer = failed(code, error.message if isinstance(error, DwarfError) else named(error))
             self._announced.served(handler.url, answer.error, 0)
             await self._reply(msg.reply, answer)
             return
         # Between accounts, NATS lets one answer through unless told otherwise, and *accepted* would be it.
-        accept = None if is_of_another_account(msg.reply) else accept_seconds(msg.headers)
+        accept = None if is_of_another_account(msg.reply) else accept_after
         jobs.take(Job(call, msg.reply, handler, accept))
 
     async def _answer(self, job: Job, answer: Answer) -> None:

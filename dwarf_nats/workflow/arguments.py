@@ -20,6 +20,7 @@ import msgspec
 
 from dwarf_nats.workflow.answer import Answer, ErrorInfo, TaskCall
 from dwarf_nats.workflow.flow import Flow, Parked
+from dwarf_nats.workflow.raised import called_off, closes_coroutine, ends_process
 from dwarf_nats.workflow.state import MAX_DEPTH, Raw, State, check_state, decode_value, encode_value, json_type
 from dwarf_nats.workflow.task_error import TaskError, error_info, failure
 
@@ -71,9 +72,11 @@ def changes_of(returned: Any, max_depth: int = MAX_DEPTH) -> State:
 async def run_task(func: TaskFunction, call: TaskCall, max_depth: int = MAX_DEPTH) -> Answer:
     """Run a task function on one dispatch and return its answer; whatever it raises becomes an error of the step.
 
-    Coroutine functions run on the loop, plain ones in a thread. Deadlines are the caller's affair: cancel this.
+    That holds for every `BaseException`, except Ctrl-C and the cancellation of the asyncio task this runs in. Coroutine
+    functions run on the loop, plain ones in a thread. The caller watches the deadline and cancels this.
     """
     flow = Flow.from_call(call)
+    running = asyncio.current_task()
     try:
         arguments = _bound(func)(flow)
         returned = await _called(func, arguments)
@@ -81,11 +84,14 @@ async def run_task(func: TaskFunction, call: TaskCall, max_depth: int = MAX_DEPT
     except Parked:
         return flow.answer()
     except asyncio.CancelledError:
-        running = asyncio.current_task()
-        if running is not None and running.cancelling():
+        if called_off(running):
             raise
         return _failed(flow, ErrorInfo("the task was cancelled from inside", 500))
-    except (Exception, SystemExit) as error:
+    except _InThread as raised:
+        return _failed(flow, error_info(raised.error))
+    except BaseException as error:
+        if ends_process(error) or closes_coroutine(error, running):
+            raise
         return _failed(flow, error_info(error))
     answer = flow.answer()
     answer.changes |= changes
@@ -103,12 +109,19 @@ def _failed(flow: Flow, error: ErrorInfo) -> Answer:
     return answer
 
 
+class _InThread(Exception):
+    """What a task function raised in a thread though it is no `Exception`: on the loop it would mean something else."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+
 async def _called(func: TaskFunction, arguments: dict[str, Any]) -> Any:
     if _is_coroutine(func):
         return await func(**arguments)
     returned, error = await asyncio.to_thread(_caught, func, arguments)
     if error is not None:
-        raise error
+        raise error if isinstance(error, Exception | Parked) else _InThread(error)
     return await returned if isinstance(returned, Awaitable) else returned
 
 

@@ -5,6 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from dwarf_nats.workflow.answer import Answer, Disposition, ErrorInfo
+from dwarf_nats.workflow.raised import named
+
+MOST_CODE = 2**31 - 1
+"""A larger number in an attribute `code` is no error code."""
 
 
 class TaskError(Exception):
@@ -47,11 +51,15 @@ def failure(error: ErrorInfo) -> Answer:
 def error_info(error: BaseException) -> ErrorInfo:
     """An exception of a task as an error of its step. An integer attribute `code` of the exception is kept."""
     code = getattr(error, "code", None)
-    known = isinstance(code, int) and not isinstance(code, bool) and not isinstance(error, SystemExit)
+    known = (
+        isinstance(code, int)
+        and not isinstance(code, bool)
+        and not isinstance(error, SystemExit)
+        and -MOST_CODE <= code <= MOST_CODE
+    )
     message = getattr(error, "message", None) if known else None
     if not isinstance(message, str):
-        text = str(error)
-        message = f"{type(error).__name__}: {text}" if text else type(error).__name__
+        message = named(error)
     extra = getattr(error, "extra", None)
     return ErrorInfo(
         message, code if known and code is not None else 500, dict(extra) if isinstance(extra, dict) else {}

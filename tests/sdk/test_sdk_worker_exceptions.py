@@ -1,0 +1,272 @@
+"""Whatever a task function raises or returns is answered, and its place in the worker is free again (X4, X11)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import threading
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+from nats.aio.client import Client as Nats
+from test_sdk_worker import PATIENCE, Engine
+
+from dwarf_nats.embedded import NatsServer
+from dwarf_nats.errors import DwarfError
+from dwarf_nats.sdk import Flow, TaskError, Worker
+from dwarf_nats.sdk.jobs import Handler, Job, Jobs
+from dwarf_nats.workflow.answer import Answer, TaskCall
+from dwarf_nats.workflow.state import Raw
+
+
+@pytest.fixture
+def engine(nc: Nats, prefix: str) -> Engine:
+    return Engine(nc, prefix)
+
+
+@pytest.fixture
+async def serving(
+    nats_server: NatsServer, prefix: str, caplog: pytest.LogCaptureFixture
+) -> AsyncIterator[Callable[..., Any]]:
+    """`await serving(url=function, …)` starts a worker that is stopped after the test."""
+    caplog.set_level(logging.CRITICAL, logger="dwarf_nats.worker")  # lone surrogates break the report of a test
+    workers: list[Worker] = []
+
+    async def serve(**functions: Callable[..., Any]) -> Worker:
+        worker = Worker(nats_server.url, task_prefix=prefix, concurrency=1)
+        for url, function in functions.items():
+            worker.add_task(url, function)
+        workers.append(worker)
+        await worker.start()
+        return worker
+
+    yield serve
+    for worker in workers:
+        await worker.stop(0)
+
+
+class Panic(BaseException):
+    """As `pyo3_runtime.PanicException`: no `Exception`."""
+
+
+class Mute(Exception):
+    """Its text cannot be had."""
+
+    def __str__(self) -> str:
+        raise Panic("no text")
+
+    __repr__ = __str__
+
+
+class MutePanic(Panic):
+    def __str__(self) -> str:
+        raise KeyboardInterrupt
+
+    __repr__ = __str__
+
+
+class MuteTaskError(TaskError):
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+RAISED: dict[str, tuple[Callable[[], BaseException], str]] = {
+    "panic": (lambda: Panic("called `Option::unwrap()`"), "Panic: called `Option::unwrap()`"),
+    "keyboard interrupt": (KeyboardInterrupt, "KeyboardInterrupt"),
+    "system exit": (lambda: SystemExit(3), "SystemExit: 3"),
+    "generator exit": (GeneratorExit, "GeneratorExit"),
+    "cancelled": (asyncio.CancelledError, "cancelled from inside|CancelledError"),
+    "mute": (Mute, "Mute"),
+    "mute panic": (MutePanic, "MutePanic"),
+    "mute task error": (lambda: MuteTaskError("declined", 402), "declined"),
+    "group": (lambda: BaseExceptionGroup("both", [Panic("a"), ValueError("b")]), "both"),
+    "surrogate": (lambda: ValueError("a\ud800b"), "ValueError: a"),
+    "odd code": (lambda: TaskError("odd", 2**70), "TaskError: odd"),
+    "odd details": (lambda: TaskError("odd", 402, tags={1, 2}, at=object()), "odd"),
+}
+
+
+def raising(make: Callable[[], BaseException], plain: bool) -> Callable[..., Any]:
+    async def waits() -> None:
+        await asyncio.sleep(0)
+        raise make()
+
+    def runs() -> None:
+        raise make()
+
+    return runs if plain else waits
+
+
+@pytest.mark.parametrize("plain", [False, True], ids=["coroutine", "thread"])
+@pytest.mark.parametrize("name", RAISED)
+async def test_whatever_a_function_raises_is_answered_and_frees_its_place(
+    engine: Engine, serving: Any, name: str, plain: bool
+) -> None:
+    """X4: an error of the step; the only place there is serves the next request."""
+    make, text = RAISED[name]
+    worker = await serving(bad=raising(make, plain), good=lambda: {"ok": 1})
+    answer = await engine.call("bad")
+    assert answer.error is not None
+    assert any(part in answer.error.message for part in text.split("|")), answer.error
+    assert answer.changes == {}
+    assert (await engine.call("good")).changes == {"ok": Raw(b"1")}
+    assert worker._jobs is not None
+    assert await worker.stop()
+
+
+class Unfit:
+    """No JSON."""
+
+
+def nested(levels: int) -> Any:
+    value: Any = []
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+def circular() -> dict[str, Any]:
+    value: dict[str, Any] = {}
+    value["self"] = value
+    return value
+
+
+RETURNED: dict[str, Callable[[], Any]] = {
+    "nan": lambda: {"v": math.nan},
+    "infinity": lambda: {"v": [math.inf]},
+    "object": lambda: {"v": Unfit()},
+    "circular": circular,
+    "surrogate": lambda: {"v": "\ud800"},
+    "surrogate name": lambda: {"\udfff": 1},
+    "large integer": lambda: {"v": 2**70},
+    "deep": lambda: {"v": nested(5_000)},
+    "no mapping": lambda: [1, 2],
+}
+
+
+@pytest.mark.parametrize("plain", [False, True], ids=["coroutine", "thread"])
+@pytest.mark.parametrize("name", RETURNED)
+async def test_what_cannot_be_written_as_json_is_an_error_of_the_step(
+    engine: Engine, serving: Any, name: str, plain: bool
+) -> None:
+    """S1, X4."""
+
+    async def waits() -> Any:
+        return RETURNED[name]()
+
+    await serving(bad=RETURNED[name] if plain else waits, good=lambda: {"ok": 1})
+    answer = await engine.call("bad")
+    assert answer.error is not None
+    assert (await engine.call("good")).changes == {"ok": Raw(b"1")}
+
+
+async def test_a_goto_that_cannot_be_written_is_an_error_of_the_step(engine: Engine, serving: Any) -> None:
+    """X6: what the carrier holds is written by the worker itself, after the function has returned."""
+
+    async def bad(flow: Flow) -> None:
+        flow.goto("\ud800")
+
+    await serving(bad=bad, good=lambda: {"ok": 1})
+    answer = await engine.call("bad")
+    assert answer.error is not None
+    assert "cannot be written as JSON" in answer.error.message
+    assert (await engine.call("good")).changes == {"ok": Raw(b"1")}
+
+
+def call(number: int) -> TaskCall:
+    return TaskCall(
+        "1-7-a1B2c3D4e5F6g7H8", f"1-{number}-a1B2c3D4e5F6g7H8", "w", "t", "t", 0, {}, Raw(b"null"), 0, 0, 0, math.inf
+    )
+
+
+class Answers:
+    """What the jobs answer, by step."""
+
+    def __init__(self) -> None:
+        self.said: dict[str, Answer] = {}
+        self.heard = asyncio.Event()
+
+    async def take(self, job: Job, answer: Answer) -> None:
+        self.said[job.shown] = answer
+        self.heard.set()
+
+    async def accept(self, _job: Job) -> None:
+        """Nobody asks for it."""
+
+
+async def test_a_job_called_off_before_it_began_is_answered_and_frees_its_place() -> None:
+    """O10: a cancelled asyncio task that has not begun never runs, so nothing in it can tidy up."""
+    answers = Answers()
+    jobs = Jobs(1, answers.take, answers.accept)
+    ran: list[str] = []
+
+    async def function() -> None:
+        ran.append("ran")
+
+    handler = Handler.of("t", function)
+    jobs.take(Job(call(1), "reply", handler))
+    jobs.cancel(["1-1"])  # in the same turn of the loop
+    jobs.take(Job(call(2), "reply", handler))
+    async with asyncio.timeout(PATIENCE):
+        await jobs.idle()
+    assert answers.said["1-1"].error is not None
+    assert answers.said["1-1"].error.code == 499
+    assert answers.said["1-2"] == Answer()
+    assert (ran, jobs.running) == (["ran"], 0)
+
+
+async def test_an_answer_that_cannot_be_sent_frees_its_place() -> None:
+    answers = Answers()
+
+    async def refuse(_job: Job, _answer: Answer) -> None:
+        raise DwarfError("the wire is cut")
+
+    jobs = Jobs(1, refuse, answers.accept)
+    for number in (1, 2):
+        jobs.take(Job(call(number), "reply", Handler.of("t", lambda: None)))
+    async with asyncio.timeout(PATIENCE):
+        await jobs.idle()
+    assert jobs.running == 0
+
+
+async def test_a_cancellation_reaches_a_function_that_then_panics(engine: Engine, serving: Any) -> None:
+    """O10: the cancelled execution is answered once, and its place is free."""
+    began = asyncio.Event()
+
+    async def bad() -> None:
+        began.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise Panic("while tidying up")
+
+    worker = await serving(bad=bad, good=lambda: {"ok": 1})
+    step = await engine.send("bad")
+    await began.wait()
+    assert worker._jobs is not None
+    worker._jobs.cancel([step])
+    answer = await engine.answer()
+    assert answer.error is not None
+    assert (await engine.call("good")).changes == {"ok": Raw(b"1")}
+
+
+async def test_a_thread_that_panics_after_it_was_called_off_frees_its_place(engine: Engine, serving: Any) -> None:
+    began, go_on = threading.Event(), threading.Event()
+
+    def bad() -> None:
+        began.set()
+        go_on.wait(PATIENCE)
+        raise Panic("late")
+
+    worker = await serving(bad=bad, good=lambda: {"ok": 1})
+    step = await engine.send("bad")
+    await asyncio.to_thread(began.wait, PATIENCE)
+    assert worker._jobs is not None
+    worker._jobs.cancel([step])
+    answer = await engine.answer()
+    assert answer.error is not None
+    assert answer.error.code == 499
+    go_on.set()
+    assert (await engine.call("good")).changes == {"ok": Raw(b"1")}
