@@ -100,7 +100,8 @@ def asked_from(payload: bytes, block: bytes | None, reply: bytes, keyed: bool) -
     asked = Asked(payload, answerable=bool(reply))
     if keyed and block:
         headers = h.read_headers(block)
-        asked.msg_id = h.percent_decode(headers.get("nats-msg-id", ""))
+        if (msg_id := headers.get("nats-msg-id")) is not None:
+            asked.msg_id = h.percent_decode(msg_id)
         asked.traceparent = headers.get("traceparent", "")
         asked.tracestate = h.percent_decode(headers.get("tracestate", ""))
     return asked

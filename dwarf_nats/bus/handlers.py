@@ -92,13 +92,13 @@ class EngineApi(Protocol):
 
 @dataclass(slots=True)
 class Asked:
-    """One request. `payload`: its bytes. `msg_id`: its `Nats-Msg-Id`. `answerable`: it has a reply subject.
+    """One request. `payload`: its bytes. `msg_id`: its `Nats-Msg-Id`, if it has one. `answerable`: it has a reply subject.
 
     `traceparent` and `tracestate`: of the caller who wants a flow made, which is linked to it (T2).
     """
 
     payload: bytes
-    msg_id: str = ""
+    msg_id: str | None = None
     answerable: bool = True
     default_timeout: float = 30.0
     longest_timeout: float = 3600.0
@@ -107,8 +107,10 @@ class Asked:
 
     def timeout(self, timeout_ms: int | UnsetType) -> float:
         """Seconds to wait: the default where none is given, capped; 0 means do not wait."""
-        seconds = self.default_timeout if isinstance(timeout_ms, UnsetType) else timeout_ms / 1000
-        return min(seconds, self.longest_timeout)
+        if isinstance(timeout_ms, UnsetType):
+            return min(self.default_timeout, self.longest_timeout)
+        # Compared as it came: what is asked for may be too large for a float.
+        return self.longest_timeout if timeout_ms >= self.longest_timeout * 1000 else timeout_ms / 1000
 
 
 Handler = Callable[[EngineApi, Any, Asked], Awaitable[bytes]]
@@ -242,7 +244,7 @@ async def fork(engine: EngineApi, request: m.StepOverridesRequest, _asked: Asked
 
 async def continue_(engine: EngineApi, request: m.FlowContinueRequest, asked: Asked) -> bytes:
     options = flow_options(request.options, asked.msg_id)
-    if options is not None and options.thread:
+    if options is not None and options.thread is not None:
         raise BadRequest("the field `options.threadKey` has no place in a continue: `threadKey` names the thread")
     # Without a reply subject nobody learns the key, as with a create, so it is started too.
     start = given(request.start, False) or not asked.answerable

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated
 
 import msgspec
@@ -228,15 +229,21 @@ async def delete(out: Output, bus: Bus, service: Service, flow: FlowKey) -> None
     short="Delete the flows that match and are not running.",
     example="dwarf-nats flow purge --status completed --older-than-ms 86400000",
 )
-async def purge(out: Output, bus: Bus, service: Service, matching: Matching) -> None:
+async def purge(
+    out: Output,
+    bus: Bus,
+    service: Service,
+    matching: Matching,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="At most so many.")] = 10_000,
+) -> None:
     """Delete the flows that match and are not running, the oldest first; needs --status, --workflow or --older-than-ms.
 
-    At most 10,000 at a time: as long as it says that it deleted some, there may be more.
+    At most --limit at a time: as long as it deletes that many, there may be more.
     """
-    if matching.status is None and not matching.workflow and matching.older_than_ms is None:
+    if matching.status is None and matching.workflow is None and matching.older_than_ms is None:
         raise BadRequest("purge needs at least one of --status, --workflow, --older-than-ms")
     async with service.client(bus) as client:
-        deleted = await client.purge(matching.query())
+        deleted = await client.purge(replace(matching.query(), limit=limit))
     out.show(m.FlowPurgeReply(deleted=deleted), f"deleted {deleted}")
 
 

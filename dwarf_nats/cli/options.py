@@ -12,6 +12,7 @@ import typer
 
 from dwarf_nats.cli.command import option_group
 from dwarf_nats.cli.state_arg import read_json
+from dwarf_nats.errors import BadRequest
 from dwarf_nats.sdk import Client, FlowOptions, Query
 from dwarf_nats.wire.connecting import ConnectArguments
 from dwarf_nats.workflow.state import Raw
@@ -105,20 +106,22 @@ class Scheduling:
     fairness_weight: Annotated[float, typer.Option(help="Share of the key, above 0.")] = 1.0
     start_at: Annotated[datetime | None, typer.Option(help="Earliest start, local time unless a zone is given.",
                         formats=["%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d"])] = None  # fmt: skip
-    baggage: Annotated[str, typer.Option(help="Opaque JSON handed to every task: JSON, @file or -.")] = ""
-    idempotency_key: Annotated[str, typer.Option(help="The same key makes the same flow, never a second.")] = ""
-    notify: Annotated[str, typer.Option(help="Announce the outcome on …stopped.NAME.")] = ""
+    baggage: Annotated[str | None, typer.Option(help="Opaque JSON handed to every task: JSON, @file or -.")] = None
+    idempotency_key: Annotated[str | None, typer.Option(help="The same key makes the same flow, never a second.")] = (
+        None
+    )
+    notify: Annotated[str | None, typer.Option(help="Announce the outcome on …stopped.NAME.")] = None
     time_budget_ms: Annotated[int | None, typer.Option(min=1, help="What each task may take.")] = None
     delete_on_completion: Annotated[bool, typer.Option(help="Remove it soon after it completes.")] = False
 
     def options(self) -> FlowOptions:
         """As the client takes them."""
-        baggage = read_json(self.baggage, "--baggage") if self.baggage else None
+        baggage = read_json(self.baggage, "--baggage") if self.baggage is not None else None
         return FlowOptions(
             priority=self.priority,
             fairness_key=self.fairness_key,
             fairness_weight=self.fairness_weight,
-            start_at=self.start_at.astimezone() if self.start_at else None,
+            start_at=_with_zone(self.start_at),
             baggage=Raw(baggage) if baggage is not None else None,
             idempotency_key=self.idempotency_key,
             notify=self.notify,
@@ -127,12 +130,22 @@ class Scheduling:
         )
 
 
+def _with_zone(at: datetime | None) -> datetime | None:
+    """A time of the command line; local time unless a zone is given."""
+    if at is None or at.tzinfo is not None:
+        return at
+    try:
+        return at.astimezone()
+    except (OverflowError, ValueError, OSError):
+        raise BadRequest(f"--start-at {at:%Y-%m-%d} is out of range: use a time from 1970 to 9999") from None
+
+
 @option_group("The flow")
 @dataclass(slots=True, frozen=True)
 class Creation(Scheduling):
     """Of a flow that may join a thread; that of a continue is given otherwise."""
 
-    thread: Annotated[str, typer.Option(help="Any flow key of a thread to join.")] = ""
+    thread: Annotated[str | None, typer.Option(help="Any flow key of a thread to join.")] = None
 
     def options(self) -> FlowOptions:
         return replace(Scheduling.options(self), thread=self.thread)
@@ -144,15 +157,15 @@ class Matching:
     """Which flows (O9)."""
 
     status: Annotated[FlowStatus | None, typer.Option(help="In this status.")] = None
-    workflow: Annotated[str, typer.Option(help="Of this workflow.")] = ""
-    thread: Annotated[str, typer.Option(help="Of the thread with this flow key.")] = ""
-    task: Annotated[str, typer.Option(help="At this task.")] = ""
+    workflow: Annotated[str | None, typer.Option(help="Of this workflow.")] = None
+    thread: Annotated[str | None, typer.Option(help="Of the thread with this flow key.")] = None
+    task: Annotated[str | None, typer.Option(help="At this task.")] = None
     fairness_key: Annotated[str | None, typer.Option(help="With this fairness key.")] = None
     priority: Annotated[int | None, typer.Option(min=1, help="With this priority.")] = None
     older_than_ms: Annotated[int | None, typer.Option(min=0, help="Status unchanged for longer.")] = None
     newer_than_ms: Annotated[int | None, typer.Option(min=0, help="Status changed since.")] = None
     shard: Annotated[int | None, typer.Option(min=1, help="On this shard.")] = None
-    search: Annotated[str, typer.Option(help="Part of key, workflow, task, error or reason.")] = ""
+    search: Annotated[str | None, typer.Option(help="Part of key, workflow, task, error or reason.")] = None
 
     def query(self) -> Query:
         """As the client takes it."""

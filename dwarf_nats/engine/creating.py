@@ -7,7 +7,7 @@ import contextlib
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -35,7 +35,10 @@ if TYPE_CHECKING:
 
 DEFAULTS = FlowOptions()
 MAX_TEXT = 256
+MAX_SEARCH = 256
 MAX_INT = 2**31 - 1
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_LAST = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // timedelta(microseconds=1)
 
 
 @dataclass(slots=True)
@@ -81,7 +84,7 @@ class Creator:
         initial = self._state(state)
         if isinstance(workflow, str):
             check_subject_name(workflow, "workflow")
-        if options.idempotency_key:  # before the graph is looked for: it may be gone by now
+        if options.idempotency_key is not None:  # before the graph is looked for: it may be gone by now
             name = workflow if isinstance(workflow, str) else workflow.name
             digest = _request_digest(name, initial)
             before = await self._made_somewhere([shard, *others], digest, options, start=start, wait=wait)
@@ -124,14 +127,14 @@ class Creator:
         """The next flow of the thread of `member` (O15); its key."""
         options = options if options is not None else DEFAULTS
         check_options(options)
-        if options.thread:
+        if options.thread is not None:
             raise BadRequest("options.threadKey has no place in a continue: the thread is given by threadKey itself")
         given = self._state(state)
         digest = _request_digest(f"thread {shard.number}-{member.thread_id}", given)
         while True:
             # Read before the key is looked for: if a request with the same key made it, that is found then.
             latest = await shard.store.latest_of_thread(member.thread_id)
-            if options.idempotency_key:
+            if options.idempotency_key is not None:
                 before = await self._made_somewhere([shard, *others], digest, options, start=start, wait=False)
                 if before is not None:
                     return before.key
@@ -167,7 +170,7 @@ class Creator:
         self._limits.check_bytes(len(encode_state(state)), "the merged state")
         baggage = Raw(latest.baggage.encode()) if options.baggage is None else self._baggage(options.baggage)
         new = await self._new_flow(shard, latest, graph, state, baggage, options, start=start)
-        new.request_digest = digest if options.idempotency_key else ""
+        new.request_digest = digest if options.idempotency_key is not None else ""
         return new
 
     async def _inserted(self, shard: Shard, new: NewFlow) -> int | None:
@@ -227,7 +230,7 @@ class Creator:
         facts = FlowFacts(
             shard.number, flow_id, token, graph.name, digest, graph, baggage,
             options.priority if options.priority is not None else self._settings.default_priority,
-            options.fairness_key, options.fairness_weight, options.time_budget_ms, options.notify,
+            options.fairness_key, options.fairness_weight, options.time_budget_ms, options.notify or "",
             thread.thread_id if thread is not None else flow_id, 0, 0, root_id=flow_id,
         )  # fmt: skip
         entry = graph.nodes[graph.entry_point]
@@ -242,8 +245,8 @@ class Creator:
             thread.thread_token if thread is not None else token,
             start,
             start_at=_microseconds(options.start_at),
-            idempotency_key=options.idempotency_key,
-            request_digest=_request_digest(graph.name, state) if options.idempotency_key else "",
+            idempotency_key=options.idempotency_key or "",
+            request_digest=_request_digest(graph.name, state) if options.idempotency_key is not None else "",
             delete_on_completion=options.delete_on_completion,
         )
 
@@ -252,7 +255,7 @@ class Creator:
     ) -> Created | None:
         """As `_made_before`, on any of these shards: keys are unique across them."""
         rows = await asyncio.gather(
-            *(one.store.flow_by_idempotency(options.fairness_key, options.idempotency_key) for one in shards)
+            *(one.store.flow_by_idempotency(options.fairness_key, options.idempotency_key or "") for one in shards)
         )
         for one, row in zip(shards, rows, strict=True):
             if row is not None:
@@ -263,12 +266,12 @@ class Creator:
         self, shard: Shard, digest: str, options: FlowOptions, *, start: bool, wait: bool
     ) -> Created | None:
         """The flow that the same idempotency key made before (O1), if there is one."""
-        row = await shard.store.flow_by_idempotency(options.fairness_key, options.idempotency_key)
+        row = await shard.store.flow_by_idempotency(options.fairness_key, options.idempotency_key or "")
         if row is None:
             return None
         if row.request_digest != digest:
             raise Conflict(
-                f"idempotency key {options.idempotency_key[:80]!r} was used before for another workflow or state:"
+                f"idempotency key {str(options.idempotency_key)[:80]!r} was used before for another workflow or state:"
                 " use a new key, or repeat the first request unchanged"
             )
         waiting = shard.waiters.add(row.flow_id) if wait else asyncio.get_running_loop().create_future()
@@ -306,26 +309,44 @@ def check_options(options: FlowOptions) -> None:
         raise BadRequest(f"fairnessWeight must be above 0, got {options.fairness_weight}")
     if options.time_budget_ms is not None and not 1 <= options.time_budget_ms <= MAX_INT:
         raise BadRequest(f"timeBudgetMs must be between 1 and {MAX_INT}, got {options.time_budget_ms}")
-    for name, text in (("fairnessKey", options.fairness_key), ("idempotencyKey", options.idempotency_key)):
-        if len(text) > MAX_TEXT:
-            raise BadRequest(f"{name} must be at most {MAX_TEXT} characters, got {len(text)}")
-        check_text(text, name)
-    if options.notify:
+    refuse_empty(idempotencyKey=options.idempotency_key, notify=options.notify, threadKey=options.thread)
+    for name, text in (("fairnessKey", options.fairness_key), ("idempotencyKey", options.idempotency_key or "")):
+        check_text(text, name, MAX_TEXT)
+    if options.notify is not None:
         check_subject_name(options.notify, "notify target")
-    if options.idempotency_key and options.thread:
+    if options.idempotency_key is not None and options.thread is not None:
         raise BadRequest("idempotencyKey and threadKey cannot be used together: leave one out")
-    if options.start_at is not None and options.start_at.tzinfo is None:
-        raise BadRequest("startAt needs a time zone: use an aware datetime")
+    _microseconds(options.start_at)
 
 
-def check_text(text: str, what: str) -> None:
-    """Raise `BadRequest` for text that no database column holds."""
+def refuse_empty(**texts: str | None) -> None:
+    """Raise `BadRequest` for a text that is given but empty: an unset variable of the caller must not mean none, or all."""
+    for name, text in texts.items():
+        if text == "":
+            raise BadRequest(f"{name} is empty: leave it out, or give it a value")
+
+
+def check_text(text: str, what: str, most: int | None = None) -> None:
+    """Raise `BadRequest` for text that no database column holds, and for more than `most` characters."""
+    if most is not None and len(text) > most:
+        raise BadRequest(f"{what} must be at most {most} characters, got {len(text)}")
     if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
         raise BadRequest(f"{what} must not contain NUL characters or lone surrogates")
 
 
 def _microseconds(at: datetime | None) -> int | None:
-    return None if at is None else int(at.timestamp() * 1_000_000)
+    """Since the epoch. Raises `BadRequest` for a time without a zone, or one that is not within the years 1970 to 9999 UTC."""
+    if at is None:
+        return None
+    if at.tzinfo is None:
+        raise BadRequest("startAt needs a time zone: use an aware datetime")
+    try:
+        micros = (at - _EPOCH) // timedelta(microseconds=1)
+    except (OverflowError, ValueError):
+        micros = -1
+    if not 0 <= micros <= _LAST:
+        raise BadRequest(f"startAt must be within the years 1970 to 9999 in UTC, got {at.isoformat()}")
+    return micros
 
 
 def _request_digest(workflow: str, state: State) -> str:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeAlias
 from dwarf_nats.clock import SystemClock
 from dwarf_nats.engine import shards
 from dwarf_nats.engine.backpressure import Backpressure
-from dwarf_nats.engine.creating import MAX_INT, Creator, check_options, check_text
+from dwarf_nats.engine.creating import MAX_INT, MAX_SEARCH, MAX_TEXT, Creator, check_options, check_text, refuse_empty
 from dwarf_nats.engine.gauges import Gauges
 from dwarf_nats.engine.graphs import GraphBook
 from dwarf_nats.engine.health import shard_health
@@ -51,8 +51,11 @@ if TYPE_CHECKING:
 log = logging.getLogger("dwarf_nats.engine")
 PURGE_LIMIT = 10_000
 LIST_LIMIT = 1_000
+LISTED = 100
+"""Flows of a page that names no limit."""
 MAX_AGE_MS = 10**13
 OPEN_AGAIN_SECONDS = 1.0
+MAX_WAIT_SECONDS = 100 * 365 * 86_400
 INFO_SECONDS = 10.0
 ASIDE = 1_000
 """A history of more steps is put together in a thread."""
@@ -357,7 +360,7 @@ class Engine:
         self, shard: Shard, flow: str, flow_id: int, future: asyncio.Future[Outcome | None], timeout: float | None
     ) -> Outcome:
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(_seconds(timeout)):
                 while (outcome := await future) is None:  # somebody says it stopped: the database knows
                     future = shard.waiters.add(flow_id)
                     current = await self.snapshot(flow)
@@ -435,24 +438,21 @@ class Engine:
     async def list(self, query: Query | None = None, cursor: str = "") -> tuple[list[FlowSummary], str]:
         """Root flows that match, newest first, and the cursor of the next page, empty on the last one (O9)."""
         query = query if query is not None else Query()
-        if not 1 <= query.limit <= LIST_LIMIT:
-            raise BadRequest(f"limit must be between 1 and {LIST_LIMIT}, got {query.limit}")
+        limit = _limit(query, LISTED, LIST_LIMIT)
         among, thread_id = await self._queried(query)
-        return await shards.page(among, query, thread_id, cursor)
+        return await shards.page(among, query, limit, thread_id, cursor)
 
     async def purge(self, query: Query) -> int:
-        """Delete root flows that match and are not running, at most 10,000; how many (O9)."""
-        if query.status is None and not query.workflow and query.older_than_ms is None:
+        """Delete root flows that match and are not running, at most `limit`, by default 10,000; how many (O9)."""
+        limit = _limit(query, PURGE_LIMIT, PURGE_LIMIT)
+        if query.status is None and query.workflow is None and query.older_than_ms is None:
             raise BadRequest(
                 "purge needs at least one of status, workflow, olderThanMs, so that nothing goes by accident"
             )
         if query.status is Status.RUNNING:
             raise BadRequest("running flows are never purged: cancel them first")
         among, thread_id = await self._queried(query)
-        if not among:
-            return 0
-        share = PURGE_LIMIT // len(among)
-        return sum(await asyncio.gather(*(shard.store.purge(query, thread_id, share) for shard in among)))
+        return await shards.purge(among, query, limit, thread_id)
 
     async def delete(self, flow: str) -> None:
         """Delete a flow with its steps and subgraph flows; `Conflict` while it runs (O9).
@@ -525,7 +525,7 @@ class Engine:
             raise Unavailable("this replica is not running: ask again")
         key = parse_key(thread, "thread")
         shard = self._shard(key, "thread")
-        row = await shard.store.flow(key, "thread")
+        row = await shard.store.thread(key)
         only_roots(key.shard, row, "continued")
         return await self._creator.continue_(shard, self._others(shard), row, state, options, start=start)
 
@@ -593,9 +593,9 @@ class Engine:
             raise Unavailable("this replica is not running: ask again")
         if options is not None:
             check_options(options)
-        if options is not None and options.thread:
+        if options is not None and options.thread is not None:
             return self._shard(parse_key(options.thread, "thread"), "thread")
-        if options is not None and options.idempotency_key:
+        if options is not None and options.idempotency_key is not None:
             return shards.of_idempotency_key(self._shards, options.fairness_key, options.idempotency_key)
         return shards.any_of(self._shards)
 
@@ -604,10 +604,10 @@ class Engine:
         return [one for one in self._shards.values() if one is not shard]
 
     async def _thread(self, options: FlowOptions | None) -> FlowRow | None:
-        if options is None or not options.thread:
+        if options is None or options.thread is None:
             return None
         key = parse_key(options.thread, "thread")
-        row = await self._shard(key, "thread").store.flow(key, "thread")
+        row = await self._shard(key, "thread").store.thread(key)
         only_roots(key.shard, row, "joined")
         return row
 
@@ -615,10 +615,10 @@ class Engine:
         """The shards a query is about, and the id of its thread."""
         _check_query(query)
         among = shards.chosen(self._shards, query)
-        if not query.thread:
+        if query.thread is None:
             return among, None
         key = parse_key(query.thread, "thread")
-        thread = await self._shard(key, "thread").store.flow(key, "thread")
+        thread = await self._shard(key, "thread").store.thread(key)
         return [shard for shard in among if shard.number == key.shard], thread.thread_id
 
 
@@ -658,14 +658,29 @@ class PeerSignals:
         self._backpressure.told_trip(task)
 
 
+def _seconds(timeout: float | None) -> float | None:
+    """A wait as the event loop takes it: one that is longer than a century is one without end."""
+    if timeout is not None and not timeout >= 0:
+        raise BadRequest(f"timeout must be at least 0 seconds, got {timeout}")
+    return timeout if timeout is None or timeout < MAX_WAIT_SECONDS else None
+
+
+def _limit(query: Query, default: int, most: int) -> int:
+    limit = default if query.limit is None else query.limit
+    if not 1 <= limit <= most:
+        raise BadRequest(f"limit must be between 1 and {most}, got {limit}")
+    return limit
+
+
 def _check_query(query: Query) -> None:
-    for name, text in (
-        ("workflow", query.workflow),
-        ("task", query.task),
-        ("fairnessKey", query.fairness_key or ""),
-        ("search", query.search),
+    refuse_empty(workflow=query.workflow, threadKey=query.thread, task=query.task, search=query.search)
+    for name, text, most in (
+        ("workflow", query.workflow, MAX_TEXT),
+        ("task", query.task, 2 * MAX_TEXT),
+        ("fairnessKey", query.fairness_key, MAX_TEXT),
+        ("search", query.search, MAX_SEARCH),
     ):
-        check_text(text, name)
+        check_text(text or "", name, most)
     for name, number, limit in (
         ("priority", query.priority, MAX_INT),
         ("olderThanMs", query.older_than_ms, MAX_AGE_MS),

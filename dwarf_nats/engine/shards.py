@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from dwarf_nats.workflow.records import FlowSummary
 
 
+PURGED = 1_000
+"""Flows removed in one transaction of a purge."""
+
+
 def of_key(shards: Mapping[int, Shard], key: Key, what: str = "flow") -> Shard:
     """The shard of a key; `NotFound` if there is none of that number."""
     shard = shards.get(key.shard)
@@ -50,11 +54,13 @@ def chosen(shards: Mapping[int, Shard], query: Query) -> list[Shard]:
     return [shards[query.shard]]
 
 
-async def page(shards: list[Shard], query: Query, thread_id: int | None, cursor: str) -> tuple[list[FlowSummary], str]:
+async def page(
+    shards: list[Shard], query: Query, limit: int, thread_id: int | None, cursor: str
+) -> tuple[list[FlowSummary], str]:
     """One page over several shards: the limit divided among them, grouped by shard; and the cursor of the next (O9)."""
     at = _read_cursor(cursor) if cursor else {shard.number: "" for shard in shards}
     going = [shard for shard in shards if shard.number in at]
-    share, more = divmod(query.limit, max(1, len(going)))
+    share, more = divmod(limit, max(1, len(going)))
     limits = {shard.number: share + (place < more) for place, shard in enumerate(going)}
     asked = [shard for shard in going if limits[shard.number]]
     pages = await asyncio.gather(
@@ -67,6 +73,19 @@ async def page(shards: list[Shard], query: Query, thread_id: int | None, cursor:
         if after:
             following[shard.number] = after
     return found, _write_cursor(following) if following else ""
+
+
+async def purge(shards: list[Shard], query: Query, limit: int, thread_id: int | None) -> int:
+    """Remove what matches and is not running, at most `limit` over all shards, so many in one transaction; how many (O9)."""
+    removed = 0
+    for shard in shards:
+        while removed < limit:
+            wanted = min(PURGED, limit - removed)
+            done = await shard.store.purge(query, thread_id, wanted)
+            removed += done
+            if done < wanted:
+                break
+    return removed
 
 
 def _write_cursor(following: Mapping[int, str]) -> str:

@@ -40,11 +40,9 @@ class Steering:
 
     async def cancel(self, shard: Shard, key: Key, reason: str) -> None:
         check_text(reason, "reason")
-        if len(reason) > self._limits.max_error_bytes:
+        if (size := len(reason.encode())) > self._limits.max_error_bytes:
             remedy = "say it shorter"
-            raise TooLarge(
-                over(f"the reason is {len(reason)} characters", "max_error_bytes", self._limits.max_error_bytes, remedy)
-            )
+            raise TooLarge(over(f"the reason is {size} bytes", "max_error_bytes", self._limits.max_error_bytes, remedy))
         row = await shard.store.flow(key)
         result = await with_final_states(
             self._graphs,

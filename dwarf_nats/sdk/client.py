@@ -17,7 +17,7 @@ from typing import Any, TypeAlias, Unpack
 from msgspec import UNSET, Raw, UnsetType
 from nats.aio.client import Client as Nats
 
-from dwarf_nats.errors import TimedOut, Unavailable
+from dwarf_nats.errors import BadRequest, TimedOut, Unavailable
 from dwarf_nats.wire import messages as m
 from dwarf_nats.wire.connecting import ConnectArguments, ConnectOptions
 from dwarf_nats.workflow.graph import Graph
@@ -371,10 +371,12 @@ class Client(Caller):
 
     def _keyed(self, options: FlowOptions | None) -> tuple[FlowOptions | None, str]:
         """The options without the idempotency key, and the key: it travels in the header."""
-        if options is not None and options.idempotency_key:
-            return replace(options, idempotency_key=""), options.idempotency_key
+        if options is not None and options.idempotency_key is not None:
+            if not options.idempotency_key:
+                raise BadRequest("option idempotency_key is empty: leave it out, or give it a key")
+            return replace(options, idempotency_key=None), options.idempotency_key
         # With a thread, a key is refused (semantics: small print), so such a create is sent once.
-        if self._retry_creates and not (options is not None and options.thread):
+        if self._retry_creates and not (options is not None and options.thread is not None):
             return options, uuid.uuid4().hex
         return options, ""
 

@@ -180,10 +180,10 @@ def options_message(options: FlowOptions | None) -> m.Options | UnsetType:
         fairness_weight=UNSET if options.fairness_weight == 1.0 else options.fairness_weight,
         start_at=start_at,
         baggage=UNSET if options.baggage is None else Raw(encode_value(options.baggage, "option baggage")),
-        idempotency_key=options.idempotency_key or UNSET,
-        notify=options.notify or UNSET,
+        idempotency_key=UNSET if options.idempotency_key is None else options.idempotency_key,
+        notify=UNSET if options.notify is None else options.notify,
         time_budget_ms=UNSET if options.time_budget_ms is None else options.time_budget_ms,
-        thread_key=options.thread or UNSET,
+        thread_key=UNSET if options.thread is None else options.thread,
         delete_on_completion=options.delete_on_completion or UNSET,
     )
 
@@ -192,15 +192,15 @@ def filters(query: Query) -> dict[str, Any]:
     """The fields of a list or purge request; what has its default is left out."""
     given: dict[str, Any] = {
         "status": None if query.status is None else query.status.value,
-        "workflow": query.workflow or None,
-        "thread_key": query.thread or None,
-        "task": query.task or None,
+        "workflow": query.workflow,
+        "thread_key": query.thread,
+        "task": query.task,
         "fairness_key": query.fairness_key,
         "priority": query.priority,
         "older_than_ms": query.older_than_ms,
         "newer_than_ms": query.newer_than_ms,
         "shard": query.shard,
-        "search": query.search or None,
-        "limit": None if query.limit == Query.__dataclass_fields__["limit"].default else query.limit,
+        "search": query.search,
+        "limit": query.limit,
     }
     return {name: value for name, value in given.items() if value is not None}

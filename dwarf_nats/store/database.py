@@ -2,8 +2,9 @@
 
 Statements are written once, in the SQL that PostgreSQL and SQLite share, with parameters `$1 … $n`; the few differences are
 macros: `{now}` (microseconds since the epoch, the database's clock), `{in:$1}` (member of an array parameter),
-`{greatest}`, `{for_update}`, `{skip_locked}` (lock what nobody holds, pass over the rest), `{size:changes}` (about how many
-bytes a text has, where that can be told without reading it).
+`{greatest}`, `{regexp}` (text matches regular expression), `{message:error}` (message of a stored error), `{for_update}`,
+`{skip_locked}` (lock what nobody holds, pass over the rest), `{size:changes}` (about how many bytes a text has, where that can
+be told without reading it).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Row = Sequence[Any]
-_MACRO = re.compile(r"\{(now|greatest|for_update|skip_locked|in:\$\d+|size:\w+)\}")
+_MACRO = re.compile(r"\{(now|greatest|regexp|for_update|skip_locked|in:\$\d+|size:\w+|message:[\w.]+)\}")
 
 
 class Tx(Protocol):
@@ -77,6 +78,11 @@ def postgres_sql(sql: str) -> str:
             return "for update skip locked"
         if macro == "greatest":
             return "greatest"
+        if macro == "regexp":
+            return "~"
+        if macro.startswith("message:"):
+            # No text of PostgreSQL holds a NUL: one that is escaped in the JSON reads as a blank.
+            return f"replace({macro[8:]}, '\\u0000', '\\u0020')::json ->> 'message'"
         if macro.startswith("size:"):
             return f"octet_length({macro[5:]})"
         return f"= any({macro[3:]}::bigint[])"
@@ -96,6 +102,10 @@ def sqlite_sql(sql: str) -> str:
             return ""
         if macro == "greatest":
             return "max"
+        if macro == "regexp":
+            return "regexp"
+        if macro.startswith("message:"):
+            return f"json_extract({macro[8:]}, '$.message')"
         if macro.startswith("size:"):
             return f"length({macro[5:]})"
         return f"in (select value from json_each({macro[3:]}))"

@@ -7,6 +7,7 @@ import binascii
 from typing import TYPE_CHECKING, Any
 
 from dwarf_nats.errors import BadRequest
+from dwarf_nats.store.search import pattern
 
 if TYPE_CHECKING:
     from dwarf_nats.store.database import Database, Row
@@ -62,11 +63,11 @@ def _conditions(shard: int, query: Query, thread_id: int | None) -> tuple[list[s
 
     if query.status is not None:
         add("f.status = $$", query.status.value)
-    if query.workflow:
+    if query.workflow is not None:
         add("f.workflow = $$", query.workflow)
     if thread_id is not None:
         add("f.thread_id = $$", thread_id)
-    if query.task:
+    if query.task is not None:
         add(f"{_TASK} = $$", query.task)
     if query.fairness_key is not None:
         add("f.fairness_key = $$", query.fairness_key)
@@ -76,17 +77,16 @@ def _conditions(shard: int, query: Query, thread_id: int | None) -> tuple[list[s
         add("f.updated_at < {now} - $$", query.older_than_ms * 1000)
     if query.newer_than_ms is not None:
         add("f.updated_at > {now} - $$", query.newer_than_ms * 1000)
-    if query.search:
-        pattern = query.search.lower().replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+    if query.search is not None:
         places = (
             f"'{shard}-' || cast(f.flow_id as text) || '-' || f.token",
             "f.workflow",
-            f"coalesce({_TASK}, '')",
-            "coalesce(f.error, '')",
-            "coalesce(f.cancel_reason, '')",
+            _TASK,
+            "{message:f.error}",
+            "f.cancel_reason",
         )
-        args.append(f"%{pattern}%")
-        match = " or ".join(f"lower({place}) like ${len(args)} escape '\\'" for place in places)
+        args.append(pattern(query.search))
+        match = " or ".join(f"({place}) {{regexp}} ${len(args)}" for place in places)
         where.append(f"({match})")
     return where, args
 

@@ -26,6 +26,7 @@ from dwarf_nats.store import line
 from dwarf_nats.store.database import Row, Tx, sqlite_sql
 from dwarf_nats.store.effects import effects, hold
 from dwarf_nats.store.lease import lease_us
+from dwarf_nats.store.search import matches
 from dwarf_nats.store.wishes import FlowInserts, Many, Sql, StepInsert
 from dwarf_nats.workflow import lending
 from dwarf_nats.workflow.rows import Band
@@ -110,6 +111,7 @@ class Sqlite:
             )
             self._connection = connection
             connection.create_function("dwarf_now", 0, lambda: self._instant)
+            connection.create_function("regexp", 2, matches, deterministic=True)
             if self.path:
                 connection.execute("pragma journal_mode = wal")
                 connection.execute("pragma synchronous = full")

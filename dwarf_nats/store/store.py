@@ -186,6 +186,24 @@ class SqlStore:
             raise no_such(what, key)
         return row
 
+    async def thread(self, key: Key) -> FlowRow:
+        """The flow of a key, or another flow of the thread that it names if that flow is gone (O15).
+
+        Raises `NotFound`.
+        """
+        row = await self.flow_by_id(key.id)
+        if row is not None and row.token == key.token:
+            return row
+        rows = await self.database.fetch(
+            f"select {FlowRow.columns()} from dwarf_flows"
+            " where thread_id = $1 and thread_token = $2 and surgraph_flow_id is null limit 1",
+            key.id,
+            key.token,
+        )
+        if not rows:
+            raise no_such("thread", key)
+        return flow_row(rows[0])
+
     async def flow_by_id(self, flow_id: int) -> FlowRow | None:
         rows = await self.database.fetch(f"select {FlowRow.columns()} from dwarf_flows where flow_id = $1", flow_id)
         return flow_row(rows[0]) if rows else None

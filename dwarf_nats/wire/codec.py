@@ -146,15 +146,18 @@ def raw_bytes(value: Raw | UnsetType) -> bytes | None:
     return None if isinstance(value, UnsetType) else bytes(value)
 
 
-def flow_options(options: m.Options | UnsetType, msg_id: str = "") -> FlowOptions | None:
+def flow_options(options: m.Options | UnsetType, msg_id: str | None = None) -> FlowOptions | None:
     """Options of a request joined with its `Nats-Msg-Id` header (an idempotency key).
 
-    Raises `BadRequest` if header and option differ, or the baggage is no sound JSON; how deep it may be is the engine's affair.
+    Raises `BadRequest` if header and option differ, the header is empty, or the baggage is no sound JSON; how deep it may be is
+    the engine's affair.
     """
+    if msg_id == "":
+        raise BadRequest(f"the header {h.MSG_ID} is empty: leave it out, or give it an idempotency key")
     if isinstance(options, UnsetType):
-        return FlowOptions(idempotency_key=msg_id) if msg_id else None
-    key = given(options.idempotency_key, "")
-    if key and msg_id and key != msg_id:
+        return FlowOptions(idempotency_key=msg_id) if msg_id is not None else None
+    key = given(options.idempotency_key, None)
+    if key is not None and msg_id is not None and key != msg_id:
         raise BadRequest(
             f"the header {h.MSG_ID} and the option `idempotencyKey` differ: send one of them, or the same in both"
         )
@@ -167,10 +170,10 @@ def flow_options(options: m.Options | UnsetType, msg_id: str = "") -> FlowOption
         fairness_weight=given(options.fairness_weight, 1.0),
         start_at=given(options.start_at, None),
         baggage=None if baggage is None else Raw(baggage),
-        idempotency_key=key or msg_id,
-        notify=given(options.notify, ""),
+        idempotency_key=msg_id if key is None else key,
+        notify=given(options.notify, None),
         time_budget_ms=given(options.time_budget_ms, None),
-        thread=given(options.thread_key, ""),
+        thread=given(options.thread_key, None),
         delete_on_completion=given(options.delete_on_completion, False),
     )
 
@@ -179,16 +182,16 @@ def query(filters: m.Filters) -> Query:
     """The filters of a list or purge."""
     return Query(
         status=None if isinstance(filters.status, UnsetType) else Status(filters.status),
-        workflow=given(filters.workflow, ""),
-        thread=given(filters.thread_key, ""),
-        task=given(filters.task, ""),
+        workflow=given(filters.workflow, None),
+        thread=given(filters.thread_key, None),
+        task=given(filters.task, None),
         fairness_key=given(filters.fairness_key, None),
         priority=given(filters.priority, None),
         older_than_ms=given(filters.older_than_ms, None),
         newer_than_ms=given(filters.newer_than_ms, None),
         shard=given(filters.shard, None),
-        search=given(filters.search, ""),
-        limit=given(filters.limit, 100),
+        search=given(filters.search, None),
+        limit=given(filters.limit, None),
     )
 
 

@@ -132,6 +132,8 @@ class FlowListRequest(Filters):
 class FlowPurgeRequest(Filters):
     """Delete what matches and is not running; at least one of status, workflow, olderThanMs (O9)."""
 
+    limit: Maybe[Annotated[int, Meta(ge=1, le=10_000)]] = UNSET
+
 
 class FlowCancelRequest(Request):
     """Cancel a flow (O10)."""

@@ -31,13 +31,15 @@ class ErrorInfo:
             return orjson.dumps({"message": message, "code": self.code}).decode()
 
     def within(self, max_bytes: int) -> ErrorInfo:
-        """The error cut to about `max_bytes` of JSON: first what else the task put there goes, then the end of the message."""
-        if len(self.stored()) <= max_bytes:
+        """The error cut to about `max_bytes` of JSON: first what else the task put there goes, then the end of the message.
+
+        Bytes of UTF-8 are counted, and no character is cut apart.
+        """
+        if len(self.stored().encode()) <= max_bytes:
             return self
-        message = self.message
-        while len(message.encode("utf-8", "replace")) > max_bytes:
-            message = message[: len(message) * 3 // 4]
-        if message != self.message:
+        text = self.message.encode("utf-8", "backslashreplace")
+        message = text[:max_bytes].decode("utf-8", "ignore")
+        if len(text) > max_bytes:
             message += "…"
         return ErrorInfo(message, self.code, {"cut": True})
 

@@ -11,10 +11,11 @@ from dwarf_nats.workflow.status import Status
 
 @dataclass(slots=True, frozen=True)
 class FlowOptions:
-    """How a flow is scheduled and carried; `None` means the engine's default.
+    """How a flow is scheduled and carried; `None` means the engine's default, or none.
 
-    `priority`: 1 is best. `fairness_weight`: above 0. `baggage`: any JSON. `start_at`: aware datetime; delays the entry
-    step. `time_budget_ms`: for each of this flow's tasks. `thread`: any flow key of a thread to join.
+    `priority`: 1 is best. `fairness_key`: flows without one share the empty key. `fairness_weight`: above 0. `baggage`: any
+    JSON. `start_at`: aware datetime from 1970 to 9999; delays the entry step. `time_budget_ms`: for each of this flow's tasks.
+    `thread`: any flow key of a thread to join. An empty `idempotency_key`, `notify` or `thread` is refused.
     """
 
     priority: int | None = None
@@ -22,25 +23,29 @@ class FlowOptions:
     fairness_weight: float = 1.0
     start_at: datetime | None = None
     baggage: Any = None
-    idempotency_key: str = ""
-    notify: str = ""
+    idempotency_key: str | None = None
+    notify: str | None = None
     time_budget_ms: int | None = None
-    thread: str = ""
+    thread: str | None = None
     delete_on_completion: bool = False
 
 
 @dataclass(slots=True, frozen=True)
 class Query:
-    """Filters, all combinable. Ages in milliseconds since the last change of the flow's status."""
+    """Filters, all combinable. Ages in milliseconds since the last change of the flow's status.
+
+    `limit`: at most 1,000 for a list, 10,000 for a purge; 100 and 10,000 if it is left out. `fairness_key`: the empty one is
+    that of flows without a key. Any other text that is empty is refused.
+    """
 
     status: Status | None = None
-    workflow: str = ""
-    thread: str = ""
-    task: str = ""
+    workflow: str | None = None
+    thread: str | None = None
+    task: str | None = None
     fairness_key: str | None = None
     priority: int | None = None
     older_than_ms: int | None = None
     newer_than_ms: int | None = None
     shard: int | None = None
-    search: str = ""
-    limit: int = 100
+    search: str | None = None
+    limit: int | None = None

@@ -145,9 +145,7 @@ async def test_what_a_continue_merges_to(dsn: str, proxy: TaskProxy) -> None:
 async def test_the_reason_of_a_cancel(dsn: str, proxy: TaskProxy) -> None:
     async with limited(dsn, proxy, max_error_bytes=100) as engine:
         key = await engine.create("single")
-        with pytest.raises(
-            TooLarge, match=r"101 characters, over the limit of 100 \(max_error_bytes\): say it shorter"
-        ):
+        with pytest.raises(TooLarge, match=r"101 bytes, over the limit of 100 \(max_error_bytes\): say it shorter"):
             await engine.cancel(key, "x" * 101)
         assert (await engine.snapshot(key)).status is Status.CREATED
         await engine.cancel(key, "x" * 100)

@@ -177,3 +177,63 @@ async def test_a_malformed_reply_fails_its_step_and_says_why(connection: Client,
     assert body["status"] == "failed"
     assert body["error"]["code"] == 502
     assert word in body["error"]["message"]
+
+
+EMPTY_TEXTS = [
+    ("flow.create", {"options": {"idempotencyKey": ""}}), ("flow.create", {"options": {"notify": ""}}),
+    ("flow.create", {"options": {"threadKey": ""}}), ("flow.list", {"workflow": ""}), ("flow.list", {"task": ""}),
+    ("flow.list", {"threadKey": ""}), ("flow.list", {"search": ""}), ("flow.purge", {"status": "completed", "workflow": ""}),
+]  # fmt: skip
+ODD_TEXTS = ["x" * 100_000, "\0", "\u202e\x1b[2J", "'; drop table dwarf_flows; --", "%", "\\", "\U0001f600"]
+ODD_NUMBERS = ["0", "-1", "1e400", "9" * 18, "9" * 25, "9" * 400, "9" * 5000, "1.5", "null", '"1"']
+ODD_TIMES = ["10000-01-01T00:00:00Z", "0000-01-01T00:00:00Z", "0001-01-01T00:00:00Z", "0001-01-01T00:00:00+23:59",
+             "9999-12-31T23:59:59-23:59", "1969-12-31T23:59:59Z", "2026-02-30T00:00:00Z", "2026-01-01T00:00:00+99:00",
+             "", "soon"]  # fmt: skip
+
+
+async def test_texts_that_are_empty_are_refused_and_do_not_mean_none_or_all(connection: Client) -> None:
+    """O1, O9: an unset variable of the caller neither loses its key nor purges everything."""
+    done = json.dumps({"graph": STRAIGHT}).encode()
+    assert (await request(connection, "flow.run", done))[0] == 0
+    for subject, fields in EMPTY_TEXTS:
+        body = {"graph": STRAIGHT, **fields} if subject == "flow.create" else fields
+        code, message, _ = await request(connection, subject, json.dumps(body).encode())
+        assert (code, "is empty: leave it out" in message) == (400, True), fields
+    answer = await connection.request("bad.flow.create", done, headers={"Nats-Msg-Id": ""}, timeout=20)
+    assert json.loads(answer.data)["error"]["code"] == 400
+    assert "Nats-Msg-Id is empty" in json.loads(answer.data)["error"]["message"]
+    assert len((await request(connection, "flow.list", b""))[2]["flows"]) == 1
+
+
+async def test_no_text_or_number_of_a_query_is_a_500(connection: Client) -> None:
+    """O9: every field of list and purge takes what it can hold and refuses the rest with a 400."""
+    for subject in ("flow.list", "flow.purge"):
+        for name in ("workflow", "task", "fairnessKey", "search", "threadKey"):
+            for text in ODD_TEXTS:
+                body = json.dumps({"status": "failed", name: text}).encode()
+                code, message, _ = await request(connection, subject, body)
+                assert code in (0, 400), (subject, name, text[:20], message)
+                assert code == 400 or len(text) < 100
+        for name in ("priority", "olderThanMs", "newerThanMs", "shard", "limit"):
+            for number in ODD_NUMBERS:
+                body = f'{{"status": "failed", "{name}": {number}}}'.encode()
+                code, message, _ = await request(connection, subject, body)
+                assert code in (0, 400), (subject, name, number[:20], message)
+    for cursor in (*ODD_TEXTS, "9" * 5000, "MS4y", "ü"):
+        code, message, _ = await request(connection, "flow.list", json.dumps({"cursor": cursor}).encode())
+        assert code == 400, (cursor[:20], message)
+
+
+async def test_no_time_or_duration_of_a_request_is_a_500(connection: Client) -> None:
+    """O1, O2, O4: times beyond the calendar are refused, waits beyond the cap are capped."""
+    for at in ODD_TIMES:
+        body = json.dumps({"graph": STRAIGHT, "options": {"startAt": at}}).encode()
+        assert (await request(connection, "flow.create", body))[0] == 400, at
+    for name in ("priority", "fairnessWeight", "timeBudgetMs"):
+        for number in ODD_NUMBERS:
+            body = b'{"graph": ' + json.dumps(STRAIGHT).encode() + f', "options": {{"{name}": {number}}}}}'.encode()
+            assert (await request(connection, "flow.create", body))[0] in (0, 400), (name, number[:20])
+    for number in ODD_NUMBERS:
+        body = b'{"graph": ' + json.dumps(STRAIGHT).encode() + f', "timeoutMs": {number}}}'.encode()
+        code, message, _ = await request(connection, "flow.run", body)
+        assert code in (0, 400, 408), (number[:20], message)

@@ -12,7 +12,7 @@ from dwarf_nats.workflow.status import Status
 
 
 async def listed(store: SqlStore, query: Query, thread_id: int | None = None) -> list[int]:
-    rows, cursor = await store.list_flows(query, query.limit, thread_id, "")
+    rows, cursor = await store.list_flows(query, 100, thread_id, "")
     assert cursor == ""
     return sorted(row[0] for row in rows)
 
@@ -57,6 +57,9 @@ FILTERS: list[tuple[Query, str]] = [
     (Query(search="%"), "broken"),
     (Query(search="changed MIND"), "stopped"),
     (Query(search="\\"), ""),
+    (Query(search="500"), ""),
+    (Query(search="message"), ""),
+    (Query(search='"'), ""),
     (Query(search="line", status=Status.COMPLETED, priority=5), "done"),
 ]
 
