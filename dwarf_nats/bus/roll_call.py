@@ -1,7 +1,8 @@
 """The roll call: once a second or so each worker that accepted steps is asked which of them it still has (wire: section 2).
 
 A worker that is gone, hangs or does not know a step any more would hold that step until its deadline; here this shows
-within seconds, and the step's call ends with `WorkerLost`. What counts as lost is argued in `docs/design/0005-roll-call.md`.
+within seconds, and the step's call ends with `WorkerLost`. Only a worker that has answered once can be missed: before that, its
+silence proves nothing. What counts as lost is argued in `docs/design/0005-roll-call.md`.
 """
 
 from __future__ import annotations
@@ -39,10 +40,12 @@ class _Gone(Exception):
 class _Worker:
     """What is believed to be in hand at one worker."""
 
-    __slots__ = ("attendant", "calls", "cancels", "left", "silent", "subject", "teller", "untold")
+    __slots__ = ("attendant", "calls", "cancels", "left", "proven", "silent", "subject", "teller", "untold")
 
-    def __init__(self, subject: str) -> None:
+    def __init__(self, subject: str, proven: bool) -> None:
         self.subject = subject
+        self.proven = proven
+        """Whether it has answered a call, so that its silence means something."""
         self.calls: dict[Call, int] = {}
         """With how often in a row it did not know of the step."""
         self.cancels: set[Call] = set()
@@ -58,7 +61,8 @@ class _Worker:
 class RollCall:
     """Calls the roll of the workers, each `every` seconds, as long as they have something in hand.
 
-    An answer may take twice as long as the pause between two calls. Counters: `lost` (steps given back).
+    A worker that has not answered yet is called at once, so that one which is killed a moment later is missed as fast as any
+    other. An answer may take twice as long as the pause between two calls. Counters: `lost` (steps given back).
     """
 
     def __init__(
@@ -71,7 +75,11 @@ class RollCall:
         self._clock = clock if clock is not None else SystemClock()
         self._workers: dict[str, _Worker] = {}
         self._losses: dict[str, int] = {}
+        self._proven: dict[str, None] = {}
+        self._unheard: dict[str, None] = {}
+        """Private subjects it was logged of that nobody answers there."""
         self.lost = 0
+        connection.on_reconnect(self._forget_proofs)
 
     @property
     def workers(self) -> int:
@@ -111,7 +119,7 @@ class RollCall:
     def _at(self, subject: str) -> _Worker:
         worker = self._workers.get(subject)
         if worker is None:
-            worker = self._workers[subject] = _Worker(subject)
+            worker = self._workers[subject] = _Worker(subject, subject in self._proven)
             worker.attendant = asyncio.get_running_loop().create_task(self._attend(worker))
         return worker
 
@@ -126,6 +134,8 @@ class RollCall:
 
     async def _attend(self, worker: _Worker) -> None:
         try:
+            if not worker.proven and worker.calls:
+                await self._call(worker)
             while not await self._clock.wait(worker.left, self._every):
                 await self._call(worker)
         except BusAway:
@@ -151,6 +161,7 @@ class RollCall:
         if running is None:
             await self._unanswered(worker, calls)
             return
+        self._prove(worker)
         worker.silent = 0
         worker.cancels.difference_update(cancels)
         for call in calls:
@@ -167,7 +178,12 @@ class RollCall:
             self._leave_if_idle(worker)
         elif await self._connection.responds(self._patience):  # else it is the bus that is silent
             worker.silent += 1
-            if worker.silent >= SILENCES:
+            if worker.silent < SILENCES:
+                return
+            if not worker.proven:
+                self._tell_unheard(worker, "has left the roll call unanswered since it accepted its first step")
+            else:
+                self._disprove(worker)
                 self._lose(worker, calls, f"has left {SILENCES} roll calls in a row unanswered")
 
     async def _tell(self, worker: _Worker) -> None:
@@ -175,6 +191,7 @@ class RollCall:
         calls, told, worker.untold = list(worker.calls), worker.untold, []
         try:
             if await self._asked(worker.subject, [], told) is not None:
+                self._prove(worker)
                 worker.cancels.difference_update(told)
         except _Gone:
             self._gone(worker, calls)
@@ -221,7 +238,36 @@ class RollCall:
 
     def _gone(self, worker: _Worker, calls: Sequence[Call]) -> None:
         worker.cancels.clear()
-        self._lose(worker, calls, "is gone")
+        if worker.proven:
+            self._disprove(worker)
+            self._lose(worker, calls, "is gone")
+        else:
+            self._tell_unheard(worker, "has a private subject that nobody subscribes where this replica asks")
+            self._leave_if_idle(worker)
+
+    def _tell_unheard(self, worker: _Worker, why: str) -> None:
+        if worker.subject not in self._unheard:
+            _remember(self._unheard, worker.subject)
+            log.warning(
+                "worker %s %s: its steps are bound by their deadlines only, and hear of no cancellation; let it subscribe to"
+                " that subject, and the replica publish there", worker.subject, why, extra={"worker": worker.subject},
+            )  # fmt: skip
+
+    def _prove(self, worker: _Worker) -> None:
+        if not worker.proven:
+            worker.proven = True
+            _remember(self._proven, worker.subject)
+
+    def _disprove(self, worker: _Worker) -> None:
+        # If it accepts anything after all, it was this replica that did not reach it, and silence means nothing again.
+        worker.proven, worker.silent = False, 0
+        self._proven.pop(worker.subject, None)
+
+    def _forget_proofs(self) -> None:
+        # Another server may not reach whom the last one reached, or not yet.
+        for worker in self._workers.values():
+            worker.proven = False
+        self._proven.clear()
 
     def _lose(self, worker: _Worker, calls: Sequence[Call], why: str) -> None:
         lost = [call for call in calls if call in worker.calls]
@@ -242,3 +288,10 @@ class RollCall:
         if len(self._losses) > REMEMBERED:
             del self._losses[next(iter(self._losses))]
         return min(LONGEST_PAUSE, 2.0 ** min(losses - 1, 10)) if losses else 0.0
+
+
+def _remember(known: dict[str, None], subject: str) -> None:
+    """Keep a private subject, and forget the oldest of too many."""
+    known[subject] = None
+    if len(known) > REMEMBERED:
+        del known[next(iter(known))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import msgspec
@@ -59,6 +60,9 @@ class Office:
         self.probes += 1
         return self.responding
 
+    def on_reconnect(self, call: Callable[[], None]) -> None:
+        self.reconnected = call
+
     # and of an inbox
 
     async def ask(self, subject: str, block: bytes, body: bytes, seconds: float) -> Reply | None:
@@ -87,6 +91,14 @@ class Office:
         self.calls[call.step] = call
         self.roll.enrol(call)
         return call
+
+    async def proves(self, worker: str = "w") -> None:
+        """The worker accepts something, answers the call that follows at once, and is done with it."""
+        call = self.accepted("7-7", worker)
+        await self.settled()
+        self.taken().running("7-7")
+        await self.settled()
+        self.answer(call)
 
     def answer(self, call: Call) -> None:
         """The task's reply came."""
@@ -156,6 +168,7 @@ async def test_the_calls_end_with_the_last_step(office: Office) -> None:
 
 
 async def test_nobody_there_loses_all_steps_of_that_worker_at_once_and_of_no_other(office: Office) -> None:
+    await office.proves("dead")
     for step in ("1-1", "1-2"):
         office.accepted(step, "dead")
     await office.tick()
@@ -169,6 +182,7 @@ async def test_nobody_there_loses_all_steps_of_that_worker_at_once_and_of_no_oth
 
 
 async def test_a_worker_that_is_silent_for_three_calls_in_a_row_has_lost_its_steps(office: Office) -> None:
+    await office.proves()
     for step in ("1-1", "1-2"):
         office.accepted(step)
     for _ in range(SILENCES - 1):
@@ -183,7 +197,125 @@ async def test_a_worker_that_is_silent_for_three_calls_in_a_row_has_lost_its_ste
     assert sorted(office.lost) == ["1-1", "1-2"]
 
 
+@pytest.mark.parametrize("how", ["nobody", "silent", "nonsense"])
+async def test_the_silence_of_a_worker_that_never_answered_proves_nothing(
+    office: Office, caplog: pytest.LogCaptureFixture, how: str
+) -> None:
+    """Semantics section 11: another account, or permissions, may keep the replica from it; the deadline alone binds."""
+    calls = [office.accepted(f"1-{number}") for number in range(2)]
+    cancelled = office.accepted("1-9")
+    for turn in range(4 * SILENCES):
+        asked = await office.call()
+        assert asked.steps[:2] == ["1-0", "1-1"]
+        match how:
+            case "nobody":
+                asked.nobody()
+            case "silent":
+                asked.silent()
+            case _:
+                asked.reply.set_result(Reply(None, b'{"running": 5}'))
+        await office.settled()
+        if turn == 2:
+            office.roll.cancel(cancelled)
+            await office.settled()
+            office.taken().nobody()
+    assert (office.lost, office.roll.lost) == ({}, 0)
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == 1, "it is said once"
+    assert "bound by their deadlines" in told[0]
+    for call in calls:
+        office.answer(call)
+    await office.tick()
+    assert (office.asked.empty(), office.roll.workers) == (True, 0)
+
+
+async def test_a_worker_is_called_at_once_when_it_accepts_for_the_first_time(office: Office) -> None:
+    """So that one which is killed a moment later is missed at the next call."""
+    office.accepted("1-1")
+    await office.settled()
+    office.taken().running("1-1")
+    await office.settled()
+    office.accepted("1-2")  # known by now
+    await office.settled()
+    assert office.asked.empty()
+    (await office.call()).nobody()
+    await office.settled()
+    assert sorted(office.lost) == ["1-1", "1-2"]
+
+
+async def test_proof_of_life_is_remembered_while_nothing_is_in_hand(office: Office) -> None:
+    await office.proves()
+    await office.tick()
+    assert office.roll.workers == 0
+    office.accepted("1-1")
+    await office.settled()
+    assert office.asked.empty()
+    (await office.call()).nobody()
+    await office.settled()
+    assert sorted(office.lost) == ["1-1"]
+
+
+async def test_an_answer_to_a_cancellation_is_proof_of_life(office: Office) -> None:
+    office.accepted("1-1")
+    await office.settled()
+    first = office.taken()
+    office.roll.cancel(office.accepted("1-2"))
+    await office.settled()
+    office.taken().running()
+    first.silent()
+    (await office.call()).nobody()
+    await office.settled()
+    assert sorted(office.lost) == ["1-1"]
+
+
+@pytest.mark.parametrize("how", ["nobody", "silent"])
+async def test_a_worker_that_accepts_though_it_seemed_gone_must_answer_before_it_can_be_missed_again(
+    office: Office, how: str
+) -> None:
+    """It lives, so it is the replica that cannot reach it any more: its next step is not given back for that."""
+    await office.proves()
+    office.accepted("1-1")
+    for _ in range(1 if how == "nobody" else SILENCES):
+        getattr(await office.call(), how)()
+    await office.settled()
+    assert sorted(office.lost) == ["1-1"]
+    office.accepted("1-1")
+    await office.settled()
+    getattr(office.taken(), how)()
+    for _ in range(2 * SILENCES):
+        getattr(await office.call(), how)()
+    await office.settled()
+    assert office.roll.lost == 1
+    (await office.call()).running("1-1")  # reached again
+    (await office.call()).nobody()
+    await office.settled()
+    assert office.roll.lost == 2
+
+
+async def test_another_server_may_not_reach_whom_the_last_one_reached(office: Office) -> None:
+    await office.proves()
+    office.reconnected()
+    office.accepted("1-1")
+    await office.settled()
+    office.taken().nobody()
+    (await office.call()).nobody()
+    await office.settled()
+    assert office.lost == {}
+
+
+async def test_what_is_remembered_of_workers_is_bounded(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dwarf_nats.bus.roll_call.REMEMBERED", 3)
+    for number in range(5):
+        await office.proves(f"w{number}")
+        office.accepted("1-1", f"x{number}")
+        await office.settled()
+        office.taken().nobody()
+        await office.settled()
+    assert (list(office.roll._proven), list(office.roll._unheard)) == (["w2", "w3", "w4"], ["x2", "x3", "x4"])
+
+
 async def test_an_answer_that_makes_no_sense_is_silence(office: Office) -> None:
+    await office.proves()
     office.accepted("1-1")
     for body in (b"", b"[]", b'{"running": "1-1"}'):
         (await office.call()).reply.set_result(Reply(None, body))
@@ -192,6 +324,7 @@ async def test_an_answer_that_makes_no_sense_is_silence(office: Office) -> None:
 
 
 async def test_silence_does_not_count_while_the_server_is_silent_as_well(office: Office) -> None:
+    await office.proves()
     office.accepted("1-1")
     office.responding = False
     for _ in range(3 * SILENCES):
@@ -241,6 +374,7 @@ async def test_a_step_whose_reply_overtakes_the_second_call_is_not_lost(office: 
 
 
 async def test_a_step_accepted_while_a_call_is_under_way_is_not_judged_by_its_answer(office: Office) -> None:
+    await office.proves()
     office.accepted("1-1")
     for _ in range(2):
         asked = await office.call()
@@ -279,6 +413,7 @@ async def in_parts(office: Office, *unknown: str) -> list[Asked]:
 
 
 async def test_a_roll_over_max_payload_is_called_in_parts_that_fit(office: Office) -> None:
+    await office.proves()
     steps = [f"1-{number}" for number in range(100)]
     calls = [office.accepted(step) for step in steps]
     cancels = [office.accepted(f"2-{number}") for number in range(20)]
@@ -302,6 +437,7 @@ async def test_a_roll_over_max_payload_is_called_in_parts_that_fit(office: Offic
 
 
 async def test_one_silent_part_leaves_the_whole_call_without_judgement(office: Office) -> None:
+    await office.proves()
     for number in range(20):
         office.accepted(f"1-{number}")
     office.limit = 120
@@ -315,6 +451,7 @@ async def test_one_silent_part_leaves_the_whole_call_without_judgement(office: O
 
 
 async def test_a_cancelled_step_is_told_at_once_and_together_with_others_of_the_same_moment(office: Office) -> None:
+    await office.proves()
     calls = [office.accepted(f"1-{number}") for number in range(3)]
     for call in calls[:2]:
         office.roll.cancel(call)
@@ -327,6 +464,7 @@ async def test_a_cancelled_step_is_told_at_once_and_together_with_others_of_the_
 
 
 async def test_a_cancellation_without_an_answer_goes_with_the_next_call(office: Office) -> None:
+    await office.proves()
     office.accepted("1-1")
     office.roll.cancel(office.accepted("1-2"))
     await office.settled()
@@ -352,6 +490,7 @@ async def test_a_worker_with_nothing_but_cancellations_is_told_twice_and_then_le
 
 async def test_unanswered_cancellations_do_not_make_a_worker_hung(office: Office) -> None:
     """A service may hear of a cancellation without answering; only calls for steps count."""
+    await office.proves()
     office.accepted("1-0")
     for number in range(1, 3 * SILENCES):
         office.roll.cancel(office.accepted(f"1-{number}"))
@@ -397,6 +536,7 @@ async def test_an_answer_of_the_cancelled_step_itself_ends_the_matter(office: Of
 
 
 async def test_a_cancellation_that_finds_nobody_loses_what_else_was_there(office: Office) -> None:
+    await office.proves()
     office.accepted("1-1")
     office.roll.cancel(office.accepted("1-2"))
     await office.settled()
@@ -406,6 +546,7 @@ async def test_a_cancellation_that_finds_nobody_loses_what_else_was_there(office
 
 
 async def lose(office: Office, step: str) -> float:
+    await office.proves()
     office.accepted(step)
     (await office.call()).nobody()
     await office.settled()

@@ -255,6 +255,8 @@ async def test_a_worker_whose_subject_nobody_subscribes_any_more_is_lost_and_its
     await service.serve(unique)
     running = asyncio.create_task(tasks.execute(call(budget=600)))
     request = await asyncio.wait_for(service.requests.get(), 10)
+    msg, _ = await service.asked()
+    await service.other.publish(msg.reply, b'{"running":["1-43"]}')
     await service.asked()
     await service.other.close()
     with pytest.raises(WorkerLost) as lost:
@@ -270,8 +272,39 @@ async def test_a_worker_whose_subject_nobody_subscribes_any_more_is_lost_and_its
 async def test_a_silent_worker_is_lost(tasks: NatsTasks, other: Connection, unique: str) -> None:
     service = Accepting(other)
     await service.serve(unique)
+    running = asyncio.create_task(tasks.execute(call(budget=600)))
+    msg, _ = await service.asked()
+    await other.publish(msg.reply, b'{"running":["1-43"]}')
     with pytest.raises(WorkerLost, match="unanswered"):
-        await asyncio.wait_for(tasks.execute(call(budget=600)), 20)
+        await asyncio.wait_for(running, 20)
+
+
+async def test_a_worker_that_never_answered_a_roll_call_is_not_lost(
+    tasks: NatsTasks, other: Connection, unique: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Semantics section 11: with a subject that nobody subscribes, and with one that nobody answers on."""
+    silent, absent = Accepting(other), Accepting(other)
+    absent.subject = "nobody.subscribes.this"
+    for service, url in ((silent, "silent"), (absent, "absent")):
+        if service is silent:
+            await other.subscribe(silent.subject, cb=silent.calls.put)
+
+        async def accept(msg: Msg, service: Accepting = service) -> None:
+            await service.accept(msg)
+            service.requests.put_nowait(msg)
+
+        await serve(other, unique, accept, url)
+    running = [
+        asyncio.create_task(tasks.execute(call(url, budget=600, step_key=f"1-{n}-h8G7f6E5d4C3b2A1")))
+        for n, url in enumerate(("silent", "absent"), 43)
+    ]
+    async with asyncio.timeout(20):
+        while caplog.text.count("bound by their deadlines") < 2:
+            await asyncio.sleep(0.01)
+    for service in (silent, absent):
+        await other.publish((await service.requests.get()).reply, b"")
+    assert await asyncio.wait_for(asyncio.gather(*running), 20) == [Answer(), Answer()]
+    assert tasks.lost == 0
 
 
 async def test_a_forgetful_worker_is_lost_and_its_answer_to_a_cancellation_is_nothing_but_that(
@@ -313,9 +346,15 @@ async def test_a_worker_that_accepts_what_another_had_accepted_is_called_instead
     await service.serve(unique)
     running = asyncio.create_task(tasks.execute(call(budget=600)))
     request = await asyncio.wait_for(service.requests.get(), 10)
-    await service.accept(request, **{"Dwarf-Worker": "nobody.subscribes.this"})
-    with pytest.raises(WorkerLost, match="gone"):
-        await asyncio.wait_for(running, 20)
+    second = Accepting(other)
+    await other.subscribe(second.subject, cb=second.calls.put)
+    await other.flush()
+    await second.accept(request)
+    _, asked = await second.asked()
+    assert asked == {"steps": ["1-43"], "cancel": []}
+    assert (tasks.worker_of(STEP), tasks.roll.workers) == (second.subject, 1)
+    await other.publish(request.reply, b"")
+    assert await asyncio.wait_for(running, 20) == Answer()
 
 
 async def test_cancelling_an_unknown_step_does_nothing(tasks: NatsTasks) -> None:

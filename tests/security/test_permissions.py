@@ -407,11 +407,14 @@ async def test_a_worker_of_another_account_answers_whatever_it_takes(
         "}"
     )
     release, begun = asyncio.Event(), asyncio.Event()
+    runs = 0
 
     async def slow() -> dict[str, Any]:
+        nonlocal runs
+        runs += 1
         begun.set()
         await release.wait()
-        return {"done": True}
+        return {"done": runs}
 
     async with NatsServer(config=config) as server:
         settings = ServerSettings(
@@ -432,4 +435,4 @@ async def test_a_worker_of_another_account_answers_whatever_it_takes(
             assert worker._nc is not None
             await round_trip(worker._nc)
             release.set()
-            assert (await shop.await_(flow)).state == {"done": True}
+            assert (await shop.await_(flow)).state == {"done": 1}

@@ -194,3 +194,57 @@ async def test_three_responses_are_permission_enough_for_a_long_task(
             gate.set()
             assert (await caller.ok("flow.await", **flow))["state"] == {"done": True}
             await ear.close()
+
+
+UNREACHED = {
+    "a replica that may not publish there": (
+        """
+authorization {{ users: [
+  {{ user: replica, password: replica, permissions: {{
+      publish: ["{prefix}.>", "{prefix}task.>", "_INBOX.caller.>"], subscribe: [">"] }} }}
+  {{ user: tasks, password: tasks }}
+  {{ user: caller, password: caller }}
+] }}
+""",
+        "unanswered",
+    ),
+    "another account": (
+        """
+accounts {{
+  A {{ users: [ {{ user: replica, password: replica }}, {{ user: caller, password: caller }} ]
+      imports: [ {{ service: {{ account: B, subject: "{prefix}task.>" }} }} ] }}
+  B {{ users: [ {{ user: tasks, password: tasks }} ]
+      exports: [ {{ service: "{prefix}task.>", response_type: stream }} ] }}
+}}
+""",
+        "nobody subscribes",
+    ),
+}
+
+
+@pytest.mark.parametrize(("permissions", "why"), UNREACHED.values(), ids=list(UNREACHED))
+async def test_a_worker_the_replica_cannot_reach_keeps_its_steps(
+    tmp_path: Path, sqlite_dsn: str, prefix: str, caplog: pytest.LogCaptureFixture, permissions: str, why: str
+) -> None:
+    """Semantics section 11: it accepts and never answers a roll call, so the deadline alone binds; the task runs once."""
+    config = tmp_path / "nats.conf"
+    config.write_text(permissions.format(prefix=prefix))
+    async with NatsServer(config=config) as server:
+        address = server.url.removeprefix("nats://")
+        url = f"nats://replica:replica@{address}"
+        tasks = await nats.connect(f"nats://tasks:tasks@{address}")
+        client = await nats.connect(f"nats://caller:caller@{address}", inbox_prefix="_INBOX.caller")
+        async with deployment(url, sqlite_dsn, prefix, roll_call_ms=20) as _:
+            caller, worker = Caller(client, prefix), Caller(tasks, prefix)
+            service = await Hands.serve(worker, "work")
+            flow = await caller.ok("flow.create_task", task="work", start=True)
+            request = await service.take()
+            async with asyncio.timeout(WAIT):
+                while why not in caplog.text:
+                    await asyncio.sleep(0.01)
+            assert "bound by their deadlines" in caplog.text
+            await worker.answer(request, {"changes": {"n": 1}})
+            assert (await caller.ok("flow.await", **flow))["state"] == {"n": 1}
+            assert service.requests.empty(), "it ran once"
+        for one in (tasks, client):
+            await one.close()
