@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
-from dwarf_nats.errors import Unavailable
+from dwarf_nats.errors import BadRequest, Unavailable
 
 if TYPE_CHECKING:
     from dwarf_nats.rules.forking import Forked
@@ -49,6 +49,25 @@ class WorkerLost(Exception):
 
 class Refused(Unavailable):
     """A graph source answered, with a refusal: asking again does not help."""
+
+
+class DatabaseAway(Unavailable):
+    """A database cannot be reached, or can do nothing at the moment: what it is needed for waits (B6)."""
+
+
+class StatementRefused(DatabaseAway):
+    """A database is there and cannot do this one thing at the moment: a lock, a time-out, a right or a table that is missing.
+
+    Whoever wrote several things at once may find that it does the others.
+    """
+
+
+class Unusable(Unavailable):
+    """A database as only a person can mend it: a start ends with it instead of waiting."""
+
+
+class Unstorable(BadRequest):
+    """A database cannot store a value: it is of no use to try again."""
 
 
 class Tasks(Protocol):

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from dwarf_nats.errors import DwarfError, Internal, Unavailable
+from dwarf_nats.ports import StatementRefused
 from dwarf_nats.rules.decide import fail
 from dwarf_nats.rules.settlement import NewFlow, Settlement
 from dwarf_nats.workflow.answer import ErrorInfo
@@ -25,6 +26,8 @@ log = logging.getLogger("dwarf_nats.engine")
 T = TypeVar("T")
 MAX_GROUP_BYTES = 16 * 1024 * 1024
 BACKOFF_SECONDS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.5)
+MOST_PARTS = 16
+"""In so many parts a group is tried at most, to find those that can be written."""
 
 Told = Callable[[Sequence[tuple[Settlement, bool, int]]], None]
 """Hears, after the commit, what took effect: the settlement, whether its flow lives, and the database's time."""
@@ -60,6 +63,7 @@ class Committer:
         self._new_step = new_step
         self._creates: deque[tuple[NewFlow, asyncio.Future[int | None]]] = deque()
         self._settlements: deque[Settlement] = deque()
+        self._held: set[asyncio.Task[None]] = set()
         self._ready = asyncio.Event()
         self._closing = False
         self._ended = False
@@ -103,6 +107,9 @@ class Committer:
         finally:
             self._ended = True
             self._refuse_waiting(_stopping())
+            for held in self._held:
+                held.cancel()
+            await asyncio.gather(*self._held, return_exceptions=True)
             while self._settlements:
                 self._on_fenced(self._settlements.popleft())
 
@@ -161,16 +168,49 @@ class Committer:
 
     # -- settlements
 
-    async def _commit_settlements(self, group: list[Settlement]) -> None:
+    async def _commit_settlements(self, group: list[Settlement], *, alone: bool = False) -> None:
+        """Write a group, however long its database is away, or until the leases have run out (B6).
+
+        If only some of its members can be written, the others are held apart and hold nobody up. `alone`: they are such.
+        """
+        for attempt in range(1_000_000):
+            error = await self._tried(group)
+            if error is None:
+                return
+            if not alone:
+                self._refuse_waiting(_away(error))
+            if attempt == 0:
+                self.outages += 1
+                self._log.warning("%d results in hand wait for their database: %s", len(group), error)
+                if not isinstance(error, DwarfError):
+                    self._log.error("a defect while results were written", exc_info=error)
+            elif await self._sifted(group, error, min(2**attempt, MOST_PARTS)):
+                return
+            if self._patience_ends(attempt):
+                self._log.error(
+                    "%d results were dropped: their leases have run out; their steps will run again: %s",
+                    len(group),
+                    error,
+                )
+                for one in group:
+                    self._on_fenced(one)
+                return
+            await self._clock.sleep(BACKOFF_SECONDS[min(attempt, len(BACKOFF_SECONDS) - 1)])
+        raise AssertionError("unreachable")
+
+    def _patience_ends(self, attempt: int) -> bool:
+        budget = self._settings.time_budget_ms / 1000 + 30
+        return sum(BACKOFF_SECONDS) + max(0, attempt - len(BACKOFF_SECONDS)) * BACKOFF_SECONDS[-1] > budget
+
+    async def _tried(self, group: list[Settlement]) -> Exception | None:
+        """Write a group if that is possible now; else why it is not. What the database can never store fails (S1)."""
         try:
             settled = await self._written(group)
-        except Unavailable:
-            for one in group:
-                self._on_fenced(one)
-            return
         except Exception as error:
+            if not condemns(error):
+                return error
             await self._isolate(group, error)
-            return
+            return None
         self._count(len(group))
         effects = []
         for one in group:
@@ -182,37 +222,43 @@ class Committer:
         if effects:
             self._on_settled(effects)
         self._grown(settled)
+        return None
+
+    async def _sifted(self, group: list[Settlement], error: Exception, parts: int) -> bool:
+        """Try a group in parts, if the database is there and refuses it; whether some were written. The others are held."""
+        if len(group) == 1 or (isinstance(error, Unavailable) and not isinstance(error, StatementRefused)):
+            return False
+        size = -(-len(group) // parts)
+        pieces = [group[at : at + size] for at in range(0, len(group), size)]
+        refused = [piece for piece in pieces if await self._tried(piece) is not None]
+        if len(refused) == len(pieces):
+            return False
+        for piece in refused:
+            held = asyncio.create_task(self._hold(piece), name="dwarf-held-results")
+            self._held.add(held)
+            held.add_done_callback(self._held.discard)
+        return True
+
+    async def _hold(self, group: list[Settlement]) -> None:
+        try:
+            await self._commit_settlements(group, alone=True)
+        except asyncio.CancelledError:
+            for one in group:
+                self._on_fenced(one)
+            raise
 
     def _grown(self, settled: Settled) -> None:
         if self._on_grown is not None and (settled.born or settled.woken or settled.ended):
             self._on_grown(settled)
 
     async def _written(self, group: list[Settlement]) -> Settled:
-        """Try until it is written, or the leases have run out (B6)."""
-        for attempt in range(1_000_000):
-            try:
-                if self._step_ids is not None and any(one.arrives for one in group):
-                    await self._step_ids.ensure(2 * len(group))
-                began = time.perf_counter_ns()
-                settled = await self._store.settle(group, self._settings.time_budget_ms, *self._births())
-                if self._on_written is not None:
-                    self._on_written((time.perf_counter_ns() - began) // 1000)
-            except Unavailable as error:
-                self._refuse_waiting(error)
-                if attempt == 0:
-                    self.outages += 1
-                    self._log.warning("%d results in hand wait for their database: %s", len(group), error)
-                budget = self._settings.time_budget_ms / 1000 + 30
-                waited = sum(BACKOFF_SECONDS) + max(0, attempt - len(BACKOFF_SECONDS)) * BACKOFF_SECONDS[-1]
-                if waited > budget:
-                    self._log.error(
-                        "%d results were dropped: their leases have run out; their steps will run again", len(group)
-                    )
-                    raise
-                await self._clock.sleep(BACKOFF_SECONDS[min(attempt, len(BACKOFF_SECONDS) - 1)])
-            else:
-                return settled
-        raise AssertionError("unreachable")
+        if self._step_ids is not None and any(one.arrives for one in group):
+            await self._step_ids.ensure(2 * len(group))
+        began = time.perf_counter_ns()
+        settled = await self._store.settle(group, self._settings.time_budget_ms, *self._births())
+        if self._on_written is not None:
+            self._on_written((time.perf_counter_ns() - began) // 1000)
+        return settled
 
     def _refuse_waiting(self, error: Unavailable) -> None:
         """While results wait for their database, callers do not: they get their 503 (B6)."""
@@ -227,28 +273,40 @@ class Committer:
             await self._commit_settlements(group[half:])
             return
         one = group[0]
-        words = " ".join(str(error).split())
+        words = " ".join(str(error.__cause__ or error).split())
         self._log.error("the database refused the result of step %s: %s", one.step.shown, words, extra=one.step.about)
         try:
             refused = fail(one.step, ErrorInfo(f"the result of task {one.step.url} cannot be stored: {words}", 500))
             assert refused.error is not None
             refused.error_json = refused.error.stored()
-            settled = await self._written([refused])
         except Exception as again:
-            self._log.error(
-                "step %s cannot be failed either, it is left to its lease: %s",
-                one.step.shown,
-                again,
-                extra=one.step.about,
-            )
-            self._on_fenced(one)
-            return
-        result = settled.get(one.step.step_id)
-        if result is None:
-            self._on_fenced(one)
+            self._left_to_its_lease(one, again)
         else:
-            self._on_settled([(refused, *result)])
-        self._grown(settled)
+            await self._fail_refused(one, refused)
+
+    async def _fail_refused(self, one: Settlement, refused: Settlement) -> None:
+        for attempt in range(1_000_000):
+            try:
+                settled = await self._written([refused])
+            except Exception as again:
+                if not condemns(again) and not self._patience_ends(attempt):
+                    await self._clock.sleep(BACKOFF_SECONDS[min(attempt, len(BACKOFF_SECONDS) - 1)])
+                    continue
+                self._left_to_its_lease(one, again)
+                return
+            result = settled.get(one.step.step_id)
+            if result is None:
+                self._on_fenced(one)
+            else:
+                self._on_settled([(refused, *result)])
+            self._grown(settled)
+            return
+
+    def _left_to_its_lease(self, one: Settlement, error: Exception) -> None:
+        self._log.error(
+            "step %s cannot be failed either, it is left to its lease: %s", one.step.shown, error, extra=one.step.about
+        )
+        self._on_fenced(one)
 
     def _births(self) -> tuple[NewIds, Limits] | tuple[()]:
         """What a group needs to bring fan-in steps into the world."""
@@ -257,6 +315,17 @@ class Committer:
     def _count(self, members: int) -> None:
         self.groups += 1
         self.members += members
+
+
+def condemns(error: Exception) -> bool:
+    """Whether it is the value that cannot be written (semantics: section 11), now or ever. All else is waited for."""
+    if isinstance(error, DwarfError):
+        return not isinstance(error, Unavailable)
+    return isinstance(error, ValueError | TypeError | OverflowError | RecursionError)
+
+
+def _away(error: Exception) -> Unavailable:
+    return error if isinstance(error, Unavailable) else Unavailable(f"results cannot be written, try again: {error!r}")
 
 
 def _weight(settlement: Settlement) -> int:

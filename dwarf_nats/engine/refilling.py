@@ -314,8 +314,8 @@ class Line:
 
     def fail(self, error: Unavailable) -> None:
         """Its database is away: try again in a while. What waits there holds nobody up meanwhile."""
-        if self.failures == 0:
-            self._log.warning("shard %d: %s", self.store.shard, error, extra={"shard": self.store.shard})
+        if self.failures == 0:  # the store has told it
+            self._log.debug("shard %d: %s", self.store.shard, error, extra={"shard": self.store.shard})
         self.outages += 1
         self._taker.away = str(error)
         seconds = BACKOFF_SECONDS[min(self.failures, len(BACKOFF_SECONDS) - 1)]

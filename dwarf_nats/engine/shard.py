@@ -14,7 +14,7 @@ from dwarf_nats.engine.reading import flow_key, outcome_at
 from dwarf_nats.engine.upkeep import Upkeep
 from dwarf_nats.engine.waiters import Waiters
 from dwarf_nats.errors import DwarfError, Unavailable
-from dwarf_nats.ports import BusAway, Refused, WorkerLost
+from dwarf_nats.ports import BusAway, DatabaseAway, Refused, WorkerLost
 from dwarf_nats.rules import breakpoints, parking
 from dwarf_nats.rules.answers import sound
 from dwarf_nats.rules.decide import decide, fail, give_back
@@ -380,7 +380,11 @@ class Shard:
         if held is not None:
             return held
         await self._have_step_ids(1)
-        answer, child = await self._with_child(step, answer)
+        try:
+            answer, child = await self._with_child(step, answer)
+        except DatabaseAway as error:  # it is not the step that is at fault
+            self.log.warning("step %s is given back: %s", step.shown, error, extra=step.about)
+            return give_back(step, BUS_AWAY_DELAY_US)
         step.age_us += max(0, self._clock.now() - step.dispatched_at)
         try:
             settlement = await self._decided(step, flow.graph, answer, child)
@@ -432,6 +436,8 @@ class Shard:
             graph = await self._patiently(step, lambda: self._graphs.find(name, step.flow.baggage))
             digest = await self._patiently(step, lambda: self._graphs.save(self.number, graph))
             await self._patiently(step, self.flow_ids.ensure)
+        except DatabaseAway:
+            raise
         except DwarfError as error:
             return Answer(error=ErrorInfo(f"sub-workflow {name[:80]!r} cannot be started: {error}", error.code)), None
         return answer, parking.Child(graph, digest, self.flow_ids.take(), self._tokens())

@@ -18,7 +18,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from dwarf_nats.errors import Unavailable
-from dwarf_nats.store.postgres import one_line, shown_dsn
+from dwarf_nats.store.faults import one_line
+from dwarf_nats.store.postgres import shown_dsn
 from dwarf_nats.store.sqlite import Sqlite
 
 logging.getLogger("alembic").setLevel(logging.WARNING)  # its progress is no news of ours

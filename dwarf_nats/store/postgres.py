@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import asyncpg
 
 from dwarf_nats.errors import Unavailable
-from dwarf_nats.redact import scrubbed, shown
+from dwarf_nats.ports import DatabaseAway
+from dwarf_nats.redact import shown
 from dwarf_nats.rules.breakpoints import stored
 from dwarf_nats.rules.planning import Ask, Page, Share
 from dwarf_nats.rules.settlement import NewFlow, NewIds, Settled, Settlement
@@ -25,6 +26,7 @@ from dwarf_nats.store import line
 from dwarf_nats.store.breakers import PARKED
 from dwarf_nats.store.database import Row, Tx, postgres_sql
 from dwarf_nats.store.effects import effects, has_effects, hold
+from dwarf_nats.store.faults import CONFLICTS, CONNECTION, Outages, of_postgres, one_line
 from dwarf_nats.store.lease import lease_us
 from dwarf_nats.store.wishes import FlowInserts, Many, Sql, Wish
 from dwarf_nats.workflow import lending
@@ -36,25 +38,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 log = logging.getLogger("dwarf_nats.store")
 NOW = "(extract(epoch from now()) * 1000000)::bigint"
-_AWAY = (
-    OSError,
-    EOFError,
-    asyncio.TimeoutError,
-    asyncpg.PostgresConnectionError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,  # what a connection says that died between two statements
-    asyncpg.CannotConnectNowError,
-    asyncpg.AdminShutdownError,
-    asyncpg.CrashShutdownError,
-    asyncpg.TooManyConnectionsError,
-    asyncpg.InvalidAuthorizationSpecificationError,
-    asyncpg.InvalidCatalogNameError,
-    asyncpg.OperatorInterventionError,
-    asyncpg.InsufficientResourcesError,
-    asyncpg.PostgresSystemError,
-    asyncpg.ReadOnlySQLTransactionError,
-)
-_AGAIN = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
 _SESSION = {
     "application_name": "dwarf-nats",
     "jit": "off",
@@ -237,13 +220,14 @@ class Postgres:
         """What this process asked of the database so far, connecting and migrating apart."""
         self.why = "the engine is not running: its database is closed"
         self._resizing: set[asyncio.Future[None]] = set()
+        self._outages = Outages()
 
     async def open(self) -> None:
         """Connect. Raises `Unavailable` that names the host if the database does not answer."""
         try:
             self._pool = await self._new_pool()
-        except (*_AWAY, asyncpg.PostgresError) as error:
-            raise Unavailable(f"PostgreSQL at {shown_dsn(self.dsn)} does not answer: {one_line(error)}") from error
+        except (*CONNECTION, asyncpg.PostgresError) as error:
+            raise DatabaseAway(f"PostgreSQL at {shown_dsn(self.dsn)} does not answer: {one_line(error)}") from error
 
     def _new_pool(self) -> asyncpg.Pool:
         return asyncpg.create_pool(
@@ -283,22 +267,20 @@ class Postgres:
             try:
                 async with asyncio.timeout(5):
                     await pool.close()
-            except (*_AWAY, asyncpg.PostgresError):
+            except (*CONNECTION, asyncpg.PostgresError):
                 pool.terminate()
 
     async def fetch(self, sql: str, *args: Any) -> list[Row]:
-        try:
+        with self._translated():
             async with self._acquired() as connection:
                 for _ in range(3):
                     self._counted()
                     try:
                         return list(await connection.fetch(postgres_sql(sql), *args))
-                    except _AGAIN as error:
+                    except CONFLICTS as error:
                         log.debug("once more: %s", one_line(error))
                 self._counted()
                 return list(await connection.fetch(postgres_sql(sql), *args))
-        except (*_AWAY, *_AGAIN) as error:
-            raise self._unavailable(error) from error
 
     def _counted(self, trips: int = 1, transactions: int = 1) -> None:
         self.round_trips += trips
@@ -306,33 +288,32 @@ class Postgres:
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Tx]:
-        try:
+        with self._translated():
             async with self._acquired() as connection, connection.transaction():
                 tx = _Tx(connection)
                 yield tx
                 self._counted(2 + tx.trips)
-        except (*_AWAY, *_AGAIN) as error:
-            raise self._unavailable(error) from error
 
     async def transact(self, work: Callable[[Tx], Awaitable[T]], *, by_index: bool = False) -> T:
         """Do `work` in a transaction, once more where it met a lock conflict (X10).
 
         `by_index`: no table is read from end to end, whatever the planner knows of it.
         """
-        for _ in range(4):
-            try:
-                async with self._acquired() as connection, connection.transaction():
-                    if by_index:
-                        await connection.execute("set local enable_seqscan = off")
-                    tx = _Tx(connection)
-                    result = await work(tx)
-                    self._counted(2 + by_index + tx.trips)
-                    return result
-            except _AGAIN as error:
-                log.debug("once more: %s", one_line(error))
-            except _AWAY as error:
-                raise self._unavailable(error) from error
-        raise Unavailable(f"PostgreSQL at {shown_dsn(self.dsn)} met lock conflicts again and again: try again")
+        for attempt in range(4):
+            with self._translated():
+                try:
+                    async with self._acquired() as connection, connection.transaction():
+                        if by_index:
+                            await connection.execute("set local enable_seqscan = off")
+                        tx = _Tx(connection)
+                        result = await work(tx)
+                        self._counted(2 + by_index + tx.trips)
+                        return result
+                except CONFLICTS as error:
+                    if attempt == 3:
+                        raise
+                    log.debug("once more: %s", one_line(error))
+        raise AssertionError("unreachable")
 
     async def next_ids(self, kind: str) -> tuple[int, int]:
         sql, count = {
@@ -423,24 +404,29 @@ class Postgres:
     async def _hotly(self, work: Callable[[Any], Awaitable[T]]) -> T:
         async with self._hot_lock:
             for attempt in range(4):
-                try:
-                    if self._hot is None or self._hot.is_closed():
-                        with self._entering():
-                            self._hot = await asyncpg.connect(
-                                self.dsn, timeout=10, command_timeout=60, server_settings=_HOT
-                            )
-                        self._runs, self._plans_last = 0, FIRST_PLANS
-                    await self._replan(self._hot)
-                    return await work(self._hot)
-                except _AGAIN as error:
-                    if attempt == 3:  # it is not what was to be written that is at fault
-                        raise self._unavailable(error) from error
-                except _AWAY as error:
-                    hot, self._hot = self._hot, None
-                    if hot is not None:
-                        hot.terminate()
-                    raise self._unavailable(error) from error
+                with self._translated():
+                    try:
+                        if self._hot is None or self._hot.is_closed():
+                            with self._entering():
+                                self._hot = await asyncpg.connect(
+                                    self.dsn, timeout=10, command_timeout=60, server_settings=_HOT
+                                )
+                            self._runs, self._plans_last = 0, FIRST_PLANS
+                        await self._replan(self._hot)
+                        return await work(self._hot)
+                    except CONFLICTS:
+                        if attempt == 3:  # it is not what was to be written that is at fault
+                            raise
+                    except Exception as error:
+                        if _ends_session(error):
+                            self._drop_hot()
+                        raise
             raise AssertionError("unreachable")
+
+    def _drop_hot(self) -> None:
+        hot, self._hot = self._hot, None
+        if hot is not None:
+            hot.terminate()
 
     async def _replan(self, hot: Any) -> None:
         """Forget the plans now and then. A plan made while a table was empty, and known to be, may read an index from end to
@@ -461,9 +447,10 @@ class Postgres:
             connection = await pool.acquire(timeout=10)
         try:
             yield connection
-        except _AWAY:
-            with contextlib.suppress(asyncpg.InterfaceError):  # it has left the pool by itself
-                connection.terminate()  # the pool makes another
+        except Exception as error:
+            if _ends_session(error):
+                with contextlib.suppress(asyncpg.InterfaceError):  # it has left the pool by itself
+                    connection.terminate()  # the pool makes another
             raise
         finally:
             await pool.release(connection)
@@ -474,10 +461,27 @@ class Postgres:
         try:
             yield
         except asyncpg.PostgresError as error:
-            raise self._unavailable(error) from error
+            raise DatabaseAway(f"PostgreSQL at {shown_dsn(self.dsn)} is away, try again: {one_line(error)}") from error
 
-    def _unavailable(self, error: BaseException) -> Unavailable:
-        return Unavailable(f"PostgreSQL at {shown_dsn(self.dsn)} is away, try again: {one_line(error)}")
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """What the driver raises becomes what the engine knows; what is about the database and the moment is told, once."""
+        try:
+            yield
+        except DatabaseAway as error:
+            self._outages.heard(error)
+            raise
+        except Exception as error:
+            known = of_postgres(error, shown_dsn(self.dsn))
+            if known is None:
+                raise
+            self._outages.heard(known)
+            raise known from error
+
+
+def _ends_session(error: Exception) -> bool:
+    """Whether the next try needs a session of its own: the role's settings may be others then, the server another one."""
+    return isinstance(of_postgres(error, ""), Unavailable) and not isinstance(error, CONFLICTS)
 
 
 def _create_args(group: Sequence[NewFlow], replica_id: int, budget_ms: int) -> tuple[Any, ...]:
@@ -569,11 +573,6 @@ def shown_dsn(dsn: str) -> str:
     return shown(dsn).rpartition("://")[2].partition("?")[0]
 
 
-def one_line(error: BaseException) -> str:
-    """An error in one line, never empty, without a secret that it quotes."""
-    return scrubbed(" ".join(str(error).split())) or type(error).__name__
-
-
 async def _as_it_is(_connection: asyncpg.Connection) -> None:
     """No statement here leaves anything in its session, so giving a connection back to the pool costs no round trip.
 
@@ -584,5 +583,5 @@ async def _as_it_is(_connection: asyncpg.Connection) -> None:
 async def _quietly(closing: Any) -> None:
     try:
         await closing
-    except (*_AWAY, asyncpg.PostgresError) as error:
+    except (*CONNECTION, asyncpg.PostgresError) as error:
         log.debug("closing a connection: %s", one_line(error))

@@ -25,6 +25,7 @@ from dwarf_nats.rules.settlement import NewFlow, NewIds, Settled, Settlement
 from dwarf_nats.store import line
 from dwarf_nats.store.database import Row, Tx, sqlite_sql
 from dwarf_nats.store.effects import effects, hold
+from dwarf_nats.store.faults import Outages, of_sqlite
 from dwarf_nats.store.lease import lease_us
 from dwarf_nats.store.search import matches
 from dwarf_nats.store.wishes import FlowInserts, Many, Sql, StepInsert
@@ -89,6 +90,7 @@ class Sqlite:
         self._connection: sqlite3.Connection | None = None
         self._lock_file: IO[str] | None = None
         self._instant = 0
+        self._outages = Outages()
         self.why = "the engine is not running: its database is closed"
 
     async def open(self) -> None:
@@ -397,10 +399,12 @@ class Sqlite:
         try:
             # Shielded: a caller that is cancelled must not leave the thread in the middle of a transaction.
             return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, work))
-        except sqlite3.OperationalError as error:
-            if "locked" in str(error) or "disk" in str(error) or "unable to open" in str(error):
-                raise Unavailable(f"the SQLite file {self.path} is away, try again: {error}") from error
-            raise
+        except Exception as error:
+            known = of_sqlite(error, self.path or "in memory")
+            if known is None:
+                raise
+            self._outages.heard(known)
+            raise known from error
 
 
 def _row(one: StepInsert, now: int, replica_id: int, budget_ms: int) -> tuple[Any, ...]:

@@ -12,6 +12,7 @@ import pytest
 from dwarf_nats.clock import SystemClock
 from dwarf_nats.engine.committer import Committer
 from dwarf_nats.errors import Internal, Unavailable
+from dwarf_nats.ports import StatementRefused
 from dwarf_nats.rules.settlement import NewFlow, Settlement, StepInHand
 from dwarf_nats.settings import EngineSettings
 from dwarf_nats.store.store import SqlStore
@@ -54,9 +55,14 @@ class Flaky(SqlStore):
 
     away = 0
     groups: list[int]
+    refused: frozenset[int] = frozenset()
+    """A group that holds one of these steps is refused, as where a row is locked."""
+    words: Exception = StatementRefused("canceling statement due to lock timeout, try again")
 
     async def settle(self, group: Sequence[Settlement], budget_ms: int) -> dict[int, tuple[bool, int]]:
         self._answer(len(group))
+        if self.refused & {one.step.step_id for one in group}:
+            raise self.words
         return await super().settle(group, budget_ms)
 
     async def create(self, group: Sequence[NewFlow], budget_ms: int) -> dict[int, int]:
@@ -241,6 +247,80 @@ async def test_results_are_dropped_once_their_leases_have_run_out(
         await desk.settle(ended(step))
     assert desk.fenced == [step.step_id]
     assert sum(desk.clock.slept) >= 31
+
+
+@pytest.mark.parametrize("error", [StatementRefused("lock timeout"), KeyError("nobody thought of it")])
+async def test_what_is_refused_for_a_while_holds_nobody_up(
+    store: Flaky, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    """Section 11: it is not the value's fault, so nothing fails; S1: the rest of the batch is written meanwhile."""
+    steps = await claimed(store, 40)
+    slow = {steps[3].step_id, steps[30].step_id}
+    store.refused, store.words = frozenset(slow), error
+    desk = Desk(store, time_budget_ms=10**9)
+    others = {step.step_id for step in steps} - slow
+
+    def later() -> None:
+        if set(desk.effects) >= others:
+            store.refused = frozenset()
+
+    desk.clock.meanwhile = later
+    with caplog.at_level(logging.CRITICAL, "dwarf_nats.engine"):
+        for step in steps:
+            desk.committer.settle(ended(step))
+        running = asyncio.create_task(desk.committer.run())
+        async with asyncio.timeout(20):
+            while len(desk.effects) < 40:
+                await asyncio.sleep(0)
+        await desk_ends(desk, running)
+    assert desk.fenced == []
+    for step in steps:
+        assert await step_status(store, step.step_id) == "completed"
+
+
+async def desk_ends(desk: Desk, running: asyncio.Task[None]) -> None:
+    desk.committer.close()
+    async with asyncio.timeout(20):
+        await running
+
+
+async def test_what_is_refused_for_good_is_dropped_once_its_lease_has_run_out_and_fails_nothing(
+    store: Flaky, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Section 11: a statement that is wrong for a reason of ours is tried with the back-off, and told."""
+    steps = await claimed(store, 8)
+    store.refused = frozenset([steps[5].step_id])
+    desk = Desk(store, time_budget_ms=1000)
+    with caplog.at_level(logging.WARNING, "dwarf_nats.engine"):
+        for step in steps:
+            desk.committer.settle(ended(step))
+        running = asyncio.create_task(desk.committer.run())
+        async with asyncio.timeout(20):
+            while not desk.fenced:
+                await asyncio.sleep(0)
+        await desk_ends(desk, running)
+    assert desk.fenced == [steps[5].step_id]
+    assert await step_status(store, steps[5].step_id) == "running"
+    assert len(desk.effects) == 7
+    assert sum(desk.clock.slept) >= 31
+    assert len(caplog.messages) <= 5
+    assert "1 results were dropped" in caplog.messages[-1]
+
+
+async def test_what_is_held_at_the_end_is_left_to_its_lease(store: Flaky, caplog: pytest.LogCaptureFixture) -> None:
+    """B3: a drain does not wait for it."""
+    steps = await claimed(store, 4)
+    store.refused = frozenset([steps[0].step_id])
+    desk = Desk(store, time_budget_ms=10**9)
+    with caplog.at_level(logging.CRITICAL, "dwarf_nats.engine"):
+        for step in steps:
+            desk.committer.settle(ended(step))
+        running = asyncio.create_task(desk.committer.run())
+        async with asyncio.timeout(20):
+            while len(desk.effects) < 3:
+                await asyncio.sleep(0)
+        await desk_ends(desk, running)
+    assert desk.fenced == [steps[0].step_id]
 
 
 async def test_creations_are_refused_during_an_outage(store: Flaky) -> None:
