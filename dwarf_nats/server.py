@@ -48,6 +48,7 @@ def connect_options(settings: ServerSettings) -> ConnectOptions:
         tls_ca=settings.tls_ca or "",
         tls_cert=settings.tls_cert or "",
         tls_key=settings.tls_key or "",
+        tls_first=settings.tls_first,
         inbox_prefix=settings.inbox_prefix,
     )
 

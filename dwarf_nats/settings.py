@@ -64,8 +64,8 @@ class EngineSettings:
 class ServerSettings:
     """One replica of the service: where its servers are and what it is called on the bus."""
 
-    dsns: list[str] = field(default_factory=list)
-    nats_url: str = ""
+    dsns: list[str] = field(default_factory=list, repr=False)
+    nats_url: str = field(default="", repr=False)
     prefix: str = "dwarf"
     task_prefix: str = "task"
     graph_prefix: str = "graph"
@@ -75,6 +75,7 @@ class ServerSettings:
     tls_ca: Path | None = None
     tls_cert: Path | None = None
     tls_key: Path | None = None
+    tls_first: bool = False
     inbox_prefix: str = ""
     graphs_dir: Path | None = None
     workers: int = 1024

@@ -1,9 +1,8 @@
 """The connection of a replica to NATS (wire: section 6).
 
-`Connection` is nats-py's client with four things changed. Messages of chosen subscriptions arrive raw and inline,
+`Connection` is our client of NATS with three things changed. Messages of chosen subscriptions arrive raw and inline,
 without a queue and a task between socket and handler, so that a header named `Status` can be told from the server's
-own status line. Sending is a plain call. Nothing is ever kept for sending after a reconnect. And an error the server
-reports ends in a reconnect, never in a closed connection.
+own status line. Sending is a plain call. And nothing is ever kept for sending after a reconnect.
 """
 
 from __future__ import annotations
@@ -13,11 +12,10 @@ import logging
 from collections.abc import Callable
 
 import nats.errors
-from nats.aio.client import Client
 from nats.aio.subscription import Subscription
 
+from dwarf_nats.nats_client import NatsClient
 from dwarf_nats.ports import BusAway
-from dwarf_nats.redact import shown
 from dwarf_nats.wire.connecting import ConnectOptions, begin, begin_patiently
 
 log = logging.getLogger("dwarf_nats.bus")
@@ -27,7 +25,7 @@ RawHandler = Callable[[bytes, bytes, bytes, bytes | None], None]
 _CRLF = b"\r\n"
 
 
-class Connection(Client):
+class Connection(NatsClient):
     """A connection to NATS; make one with `connect`."""
 
     def __init__(self) -> None:
@@ -125,21 +123,10 @@ class Connection(Client):
         # What was not yet on the socket would be sent after the reconnect, when nobody waits for its answer any more.
         self._pending = []
         self._pending_data_size = 0
-        if not self.is_closed:
-            log.warning("connection to NATS lost, reconnecting")
         _call_all(self._on_disconnect)
 
     async def _back(self) -> None:
-        log.info("connected to NATS again at %s", shown(self.connected_url.geturl()) if self.connected_url else "?")
         _call_all(self._on_reconnect)
-
-    async def _process_err(self, err_msg: str) -> None:
-        if "permissions violation" in err_msg or self.is_connecting:
-            await super()._process_err(err_msg)
-            return
-        error = nats.errors.Error(f"nats: {err_msg.strip(chr(39))}")
-        log.warning("NATS says %s", err_msg)
-        await self._process_op_err(error)
 
 
 def _call_all(calls: list[Callable[[], None]]) -> None:
@@ -166,6 +153,7 @@ async def connect(
             connection,
             options or ConnectOptions(),
             name,
+            failed_later=connection.failed,
             disconnected_cb=connection._lost,
             reconnected_cb=connection._back,
         )

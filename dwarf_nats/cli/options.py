@@ -47,10 +47,15 @@ class Bus:
     creds: Annotated[Path | None, typer.Option(envvar="DWARF_CREDS", help="Credentials file (JWT).")] = None
     nkey: Annotated[Path | None, typer.Option(envvar="DWARF_NKEY", help="File with an nkey's seed.")] = None
     tls_ca: Annotated[
-        Path | None, typer.Option(envvar="DWARF_TLS_CA", help="Certificates of the authorities to trust.")
+        Path | None,
+        typer.Option(envvar="DWARF_TLS_CA", help="Certificates of the authorities to trust; insists on TLS."),
     ] = None
     tls_cert: Annotated[Path | None, typer.Option(envvar="DWARF_TLS_CERT", help="Client certificate.")] = None
     tls_key: Annotated[Path | None, typer.Option(envvar="DWARF_TLS_KEY", help="Client key.")] = None
+    tls_first: Annotated[
+        bool,
+        typer.Option("--tls-first", envvar="DWARF_TLS_FIRST", help="Begin with TLS, before the server says anything."),
+    ] = False
     inbox_prefix: Annotated[
         str,
         typer.Option(
@@ -68,6 +73,7 @@ class Bus:
             tls_ca=self.tls_ca or "",
             tls_cert=self.tls_cert or "",
             tls_key=self.tls_key or "",
+            tls_first=self.tls_first,
             inbox_prefix=self.inbox_prefix,
         )
 

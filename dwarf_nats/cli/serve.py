@@ -203,6 +203,7 @@ async def serve(
             tls_ca=bus.tls_ca,
             tls_cert=bus.tls_cert,
             tls_key=bus.tls_key,
+            tls_first=bus.tls_first,
             inbox_prefix=bus.inbox_prefix,
             graphs_dir=graphs,
             workers=tuning.workers,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from nats.aio.client import Client as Nats
-
+from dwarf_nats.nats_client import NatsClient
 from dwarf_nats.wire.connecting import ConnectOptions, Hook, begin, begin_patiently
 
 
@@ -14,16 +13,16 @@ async def connect(
     disconnected: Hook | None = None,
     closed: Hook | None = None,
     retry: bool = False,
-) -> Nats:
+) -> NatsClient:
     """A connection that reconnects for ever and never buffers what is sent while it is down.
 
     Raises `Unavailable` if no server answers (with `retry` that is logged and tried again) or if the server refuses who
     we are, and `BadRequest` for options that cannot be right.
     """
 
-    async def attempt() -> Nats:
-        nc = Nats()
-        await begin(nc, options, name, disconnected_cb=disconnected, closed_cb=closed)
+    async def attempt() -> NatsClient:
+        nc = NatsClient()
+        await begin(nc, options, name, failed_later=nc.failed, disconnected_cb=disconnected, closed_cb=closed)
         return nc
 
     return await begin_patiently(attempt, retry)

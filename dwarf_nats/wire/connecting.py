@@ -2,7 +2,8 @@
 
 Settings come from the arguments, then from the `nats` CLI's environment (`NATS_URL`, `NATS_CREDS`, `NATS_NKEY`,
 `NATS_USER`, `NATS_PASSWORD`, `NATS_TOKEN`, `NATS_CA`, `NATS_CERT`, `NATS_KEY`), then from its context files
-(`NATS_CONTEXT`). A context named by argument goes before the environment.
+(`NATS_CONTEXT`). A context named by argument goes before the environment. If none of them names a server or a context, the
+context that `nats context select` chose is used.
 """
 
 from __future__ import annotations
@@ -13,21 +14,27 @@ import os
 import random
 import ssl
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Protocol, TypedDict, TypeVar
 
-import msgspec
-
 from dwarf_nats import __version__
 from dwarf_nats.errors import BadRequest, Unavailable
-from dwarf_nats.redact import shown
+from dwarf_nats.redact import scrubbed, shown
+from dwarf_nats.repeats import Repeats
+
+from .connection_errors import explained, for_good
+from .contexts import load_context, selected_context
+from .credentials import read_credentials
+from .servers import Identity, Server, parse_servers
 
 log = logging.getLogger("dwarf_nats.connection")
 
 DEFAULT_URL = "nats://127.0.0.1:4222"
 PING_SECONDS = 10
 SLOWEST_RECONNECT = 2.0
+SLOWEST_RETURN = 5.0
+"""The longest pause before a server that takes connections and ends them again."""
 ENVIRONMENT = {
     "NATS_URL": "url",
     "NATS_CREDS": "creds",
@@ -40,9 +47,6 @@ ENVIRONMENT = {
     "NATS_KEY": "tls_key",
 }
 """The variables of the `nats` command line, and the fields of `ConnectOptions` they fill."""
-_CONTEXT = {"ca": "tls_ca", "cert": "tls_cert", "key": "tls_key"} | {
-    name: name for name in ("url", "creds", "nkey", "user", "password", "token", "tls_first", "inbox_prefix")
-}
 _FILES = {
     "creds": "credentials",
     "nkey": "nkey seed",
@@ -50,7 +54,8 @@ _FILES = {
     "tls_cert": "TLS certificate",
     "tls_key": "TLS key",
 }
-_REFUSALS = ("authorization", "authentication", "user credentials", "permissions violation for connect")
+_SILENCE = ("no answer in time", "empty response")
+_TLS_FIRST = "if the server begins with TLS, use tls_first (--tls-first)"
 
 
 Place = str | os.PathLike[str]
@@ -77,24 +82,28 @@ class ConnectArguments(TypedDict, total=False):
 class ConnectOptions:
     """How to reach NATS; an empty field means "not given".
 
-    `url`: one server or several, separated by commas. `context`: the name of a context of the `nats` CLI, or a path to
-    its file. `creds`: credentials file; `nkey`: file with the seed. `inbox_prefix`: of reply subjects, so that they can
-    be private to a user. `connect_seconds` bounds one attempt at the first connection; a lost one is sought for ever.
+    `url`: one server or several, separated by commas; user, password and token in it are percent-encoded, and go to that
+    server only. `context`: the name of a context of the `nats` CLI, or a path to its file. `creds`: credentials file;
+    `nkey`: file with the seed. `inbox_prefix`: of reply subjects, so that they can be private to a user. `tls_…` insist on
+    TLS, as `tls://` does. `user_jwt`, `user_seed`: what a credentials file has in it. `connect_seconds` bounds one attempt
+    at the first connection; a lost one is sought for ever.
     """
 
-    url: str = ""
+    url: str = field(default="", repr=False)
     context: str = ""
     creds: Place = ""
     nkey: Place = ""
     user: str = ""
-    password: str = ""
-    token: str = ""
+    password: str = field(default="", repr=False)
+    token: str = field(default="", repr=False)
     tls_ca: Place = ""
     tls_cert: Place = ""
     tls_key: Place = ""
     tls_first: bool = False
     inbox_prefix: str = ""
     connect_seconds: float = 5.0
+    user_jwt: str = field(default="", repr=False)
+    user_seed: str = field(default="", repr=False)
 
     def resolved(self, environ: Mapping[str, str] | None = None) -> ConnectOptions:
         """With the environment and the context filled in. Raises `BadRequest` for a context that cannot be read."""
@@ -106,6 +115,8 @@ class ConnectOptions:
             layers = [load_context(self.context, env), from_env]
         elif env.get("NATS_CONTEXT"):
             layers = [from_env, load_context(env["NATS_CONTEXT"], env)]
+        elif not self.url and not from_env.get("url") and (selected := selected_context(env)):
+            layers = [from_env, load_context(selected, env)]
         else:
             layers = [from_env]
         merged = self
@@ -119,12 +130,9 @@ class ConnectOptions:
         return replace(others, **{name: value for name, value in given.items() if value})
 
     @property
-    def servers(self) -> list[str]:
-        """The servers one by one, `nats://` put before a bare `host:port`. Raises `BadRequest` if there are none."""
-        urls = [one.strip() for one in self.url.split(",") if one.strip()]
-        if not urls:
-            raise BadRequest("no NATS server named: give a URL such as nats://127.0.0.1:4222")
-        return [one if "://" in one else f"nats://{one}" for one in urls]
+    def servers(self) -> list[Server]:
+        """The servers one by one. Raises `BadRequest` if there are none, or for what is no NATS URL."""
+        return parse_servers(self.url)
 
     @property
     def shown(self) -> str:
@@ -132,21 +140,45 @@ class ConnectOptions:
         parts = shown(self.url).split(",")
         return ",".join(one if "://" in one else f"nats://{one}" for one in parts)
 
+    @property
+    def who(self) -> str:
+        """Who we are, for messages."""
+        names = [one.identity.user for one in self.servers if one.identity.user] or [self.user]
+        if self.creds:
+            return f"the user of {self.creds}"
+        if self.nkey:
+            return f"the nkey of {self.nkey}"
+        if names[0]:
+            return f"the user {names[0]}"
+        if self.token or any(one.identity.token for one in self.servers):
+            return "the user of this token"
+        return "a client without a user"
+
+    @property
+    def tls_required(self) -> bool:
+        """Whether TLS is asked for, and so insisted on."""
+        asked = any(one.scheme in ("tls", "wss") for one in self.servers)
+        return bool(asked or self.tls_ca or self.tls_cert or self.tls_key or self.tls_first)
+
     def arguments(self, name: str) -> dict[str, Any]:
-        """As nats-py's `connect` takes them: never buffering, reconnecting for ever with jitter.
+        """As the `connect` of our client takes them: never buffering, reconnecting for ever with jitter.
 
         Raises `BadRequest` for files that cannot be read.
         """
-        for field, what in _FILES.items():
-            path = getattr(self, field)
+        servers = self.servers
+        for name_of, what in _FILES.items():
+            path = getattr(self, name_of)
             if path and not (os.path.isfile(path) and os.access(path, os.R_OK)):
                 raise BadRequest(f"cannot read the {what} file {path}")
+        if self.creds:
+            read_credentials(self.creds)
         arguments: dict[str, Any] = {
-            "servers": self.servers,
+            "servers": [one.url for one in servers],
+            "identities": self._identities(servers),
+            "who": self.who,
             "name": f"{name}/{__version__}",
             "allow_reconnect": True,
             "max_reconnect_attempts": -1,
-            "reconnect_to_server_handler": next_server,
             "reconnect_time_wait": 0.25,
             "connect_timeout": 2,
             "ping_interval": PING_SECONDS,
@@ -154,58 +186,51 @@ class ConnectOptions:
             "drain_timeout": 30,
             "user_credentials": str(self.creds),
             "nkeys_seed": str(self.nkey),
-            "user": self.user,
-            "password": self.password,
-            "token": self.token,
             "inbox_prefix": self.inbox_prefix,
         }
-        tls = self._tls()
-        if tls is not None:
-            arguments |= {"tls": tls, "tls_handshake_first": self.tls_first}
+        if self.user_jwt:
+            arguments["user_jwt"] = (self.user_jwt, self.user_seed or self._seed())
+        if self.tls_required:
+            arguments |= {"tls": self._tls(), "tls_required": True, "tls_handshake_first": self.tls_first}
+            arguments["tls_certificate"] = bool(self.tls_cert)
         return {key: value for key, value in arguments.items() if value != ""}
 
-    def _tls(self) -> ssl.SSLContext | None:
-        """The TLS settings asked for, or `None` if nothing asks for TLS."""
-        asked = any(one.startswith(("tls://", "wss://")) for one in self.servers)
-        if not (asked or self.tls_ca or self.tls_cert or self.tls_first):
-            return None
+    def _seed(self) -> str:
+        if not self.nkey:
+            raise BadRequest("a user_jwt without its seed: give user_seed, or a file with the seed in nkey")
+        return Path(self.nkey).read_text(encoding="utf-8", errors="replace").strip()
+
+    def _identities(self, servers: Sequence[Server]) -> dict[str, Identity]:
+        """Who we are on each server by its place, and under "" on all others. What a URL says goes before the options."""
+        anywhere = Identity(self.user, self.password, self.token)
+        return {"": anywhere} | {one.place: one.identity or anywhere for one in servers}
+
+    def _tls(self) -> ssl.SSLContext:
+        """The TLS settings asked for. The server's certificate and its name are always checked."""
+        if any(one.scheme == "ws" for one in self.servers):
+            raise BadRequest(f"TLS options do not go together with ws:// ({self.shown}): use wss://")
+        if self.tls_key and not self.tls_cert:
+            raise BadRequest("a TLS key without a certificate: give both, tls_cert and tls_key (--tls-cert, --tls-key)")
         try:
             context = ssl.create_default_context(cafile=self.tls_ca or None)
-            if self.tls_cert:
-                context.load_cert_chain(self.tls_cert, self.tls_key or None)
         except OSError as error:
-            raise BadRequest(f"cannot use the TLS files given: {error}") from None
+            raise BadRequest(f"cannot use the TLS files given: {self.tls_ca} holds no certificate ({error})") from None
+        if self.tls_cert:
+            try:
+                context.load_cert_chain(self.tls_cert, self.tls_key or None, password=_no_password)
+            except (OSError, ValueError) as error:
+                what = (
+                    f"{self.tls_cert} and {self.tls_key}"
+                    if self.tls_key
+                    else f"{self.tls_cert} without a key of its own"
+                )
+                raise BadRequest(f"cannot use the TLS files given: {what}: {error}") from None
         return context
 
 
-def load_context(name: str, environ: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """The fields of a `nats` CLI context as `ConnectOptions` fields; `name` may be a path to a context file.
-
-    A name stands for `$XDG_CONFIG_HOME/nats/context/<name>.json`. Raises `BadRequest` if that is no context.
-    """
-    env = os.environ if environ is None else environ
-    if os.sep in name or name.endswith(".json"):
-        path = Path(name).expanduser()
-    else:
-        base = Path(env.get("XDG_CONFIG_HOME") or Path(env.get("HOME") or "~").expanduser() / ".config")
-        path = base / "nats" / "context" / f"{name}.json"
-    try:
-        values = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
-    except OSError as error:
-        raise BadRequest(
-            f"cannot read the NATS context {name!r} at {path}: {error.strerror or error};"
-            " see `nats context ls` for those there are"
-        ) from None
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise BadRequest(f"the NATS context file {path} is not a JSON object: {error}") from None
-    found = {ours: values[theirs] for theirs, ours in _CONTEXT.items() if values.get(theirs)}
-    for field, value in found.items():
-        wanted = bool if field == "tls_first" else str
-        if not isinstance(value, wanted):
-            raise BadRequest(f"the NATS context file {path} has a {field} that is no {wanted.__name__}")
-        if field in _FILES:
-            found[field] = os.path.expanduser(str(value))
-    return found
+def _no_password() -> str:
+    # OpenSSL would ask for it on the terminal.
+    raise ValueError("the key is encrypted: decrypt it, there is nobody to ask for its password")
 
 
 class ServerTried(Protocol):
@@ -219,10 +244,16 @@ T = TypeVar("T")
 CANCEL_AGAIN_SECONDS = 0.1
 
 
-def next_server(servers: Sequence[S], _info: Mapping[str, Any]) -> tuple[S, float]:
-    """Which server to try next and after how many seconds: the one tried least, with jitter."""
+def next_server(servers: Sequence[S], _info: Mapping[str, Any], short_lived: int = 0) -> tuple[S, float]:
+    """Which server to try next and after how many seconds: the one tried least, with jitter.
+
+    `short_lived`: how many connections in a row were lost soon after they had begun. Each makes the pause longer, so that a
+    server that takes connections only to close them is not run down.
+    """
     fewest = min(server.reconnects for server in servers)
-    return random.choice([server for server in servers if server.reconnects == fewest]), pause(fewest)
+    chosen = random.choice([server for server in servers if server.reconnects == fewest])
+    bound = min(SLOWEST_RETURN, 0.1 * 2 ** min(short_lived, 10)) if short_lived else 0.0
+    return chosen, max(pause(fewest), random.uniform(bound / 2, bound))
 
 
 def pause(failures: int) -> float:
@@ -240,27 +271,38 @@ class Connectable(Protocol):
     def connect(self) -> Callable[..., Coroutine[Any, Any, None]]: ...
 
 
-async def begin(client: Connectable, options: ConnectOptions, name: str, **hooks: Hook | None) -> None:
+async def begin(
+    client: Connectable,
+    options: ConnectOptions,
+    name: str,
+    *,
+    failed_later: Callable[[Exception], None] | None = None,
+    **hooks: Hook | None,
+) -> None:
     """Connect a fresh client, trying each server once. `hooks` are nats-py's: `disconnected_cb` and the like.
+    `failed_later` is called with what goes wrong once it has been connected.
 
-    Raises `Unavailable` if no server answers or if one refuses who we are (`details["refused"]`), `BadRequest` for options
-    that cannot be right. The client is of no use then.
+    Raises `Unavailable` if no server answers or if each refuses us (`details["refused"]`: trying again does not help),
+    `BadRequest` for options that cannot be right. The client is of no use then.
     """
     options = options.resolved()
     arguments = options.arguments(name)
+    most = len(options.servers)
     failed: asyncio.Future[Unavailable] = asyncio.get_running_loop().create_future()
     tries = 0
+    refusal: Exception | None = None
+    connected = False
 
     async def on_error(error: Exception) -> None:
-        nonlocal tries
+        nonlocal tries, refusal
+        if connected:
+            if failed_later is not None:
+                failed_later(error)
+            return
         tries += 1
-        reason = _reason(error)
-        if failed.done():
-            log.log(logging.ERROR if "permissions violation" in reason.lower() else logging.DEBUG, "NATS: %s", reason)
-        elif any(word in reason.lower() for word in _REFUSALS):
-            failed.set_result(Unavailable(f"NATS at {options.shown} refused the connection: {reason}", refused=True))
-        elif tries >= len(options.servers):
-            failed.set_result(_nobody(options, reason))
+        refusal = error if for_good(error) else refusal
+        if tries >= most and not failed.done():
+            failed.set_result(_refused(options, refusal) if refusal is not None else _nobody(options, explained(error)))
 
     connecting = asyncio.ensure_future(client.connect(**arguments, **hooks, error_cb=on_error))
     try:
@@ -268,17 +310,18 @@ async def begin(client: Connectable, options: ConnectOptions, name: str, **hooks
         await asyncio.wait(both, timeout=options.connect_seconds, return_when=asyncio.FIRST_COMPLETED)
         if connecting.done():
             connecting.result()
-            # From now on errors are told, not counted.
-            failed.cancel()
+            connected = True
             return
     except (OSError, EOFError, TimeoutError) as error:
-        raise _nobody(options, _reason(error)) from None
+        raise _nobody(options, explained(error)) from None
     except Exception as error:
         # What nats-py does not take for a failed try is no matter of trying again: credentials that are none, say.
-        raise BadRequest(f"cannot connect to NATS at {options.shown}: {_reason(error)}") from None
+        raise BadRequest(f"cannot connect to NATS at {options.shown}: {_unreadable(options, error)}") from None
     finally:
         await _given_up(connecting)
-    raise failed.result() if failed.done() else _nobody(options, "no answer in time")
+    if failed.done():
+        raise failed.result()
+    raise _refused(options, refusal) if refusal is not None else _nobody(options, "no answer in time")
 
 
 async def _given_up(connecting: asyncio.Future[Any]) -> None:
@@ -294,23 +337,34 @@ async def _given_up(connecting: asyncio.Future[Any]) -> None:
 async def begin_patiently(attempt: Callable[[], Awaitable[T]], retry: bool) -> T:
     """What `attempt` returns; with `retry` it is made again for ever while no server answers. A refusal always stands."""
     failures = 0
+    repeats = Repeats(log, burst=1)
     while True:
         try:
             return await attempt()
         except Unavailable as error:
             if not retry or error.details.get("refused"):
                 raise
-            log.log(logging.DEBUG if failures else logging.WARNING, "%s; trying again", error)
+            repeats.say(logging.WARNING, f"{error}; trying again")
         failures += 1
         await asyncio.sleep(pause(failures))
 
 
 def _nobody(options: ConnectOptions, reason: str) -> Unavailable:
+    if options.tls_required and not options.tls_first and reason.startswith(_SILENCE):
+        reason = f"{reason} ({_TLS_FIRST})"
     return Unavailable(f"no NATS server answers at {options.shown}: {reason}; is a nats-server running there?")
 
 
-def _reason(error: Exception) -> str:
-    if isinstance(error, TimeoutError | asyncio.TimeoutError):
-        return "no answer in time"
-    text = str(error) or type(error).__name__
-    return text.removeprefix("nats: ").strip("'")
+def _refused(options: ConnectOptions, error: Exception) -> Unavailable:
+    reason = explained(error)
+    if isinstance(error, ssl.SSLError) or getattr(error, "for_good", False):
+        return Unavailable(f"no TLS with NATS at {options.shown}: {reason}", refused=True)
+    return Unavailable(f"NATS at {options.shown} refused the connection: {reason}", refused=True)
+
+
+def _unreadable(options: ConnectOptions, error: Exception) -> str:
+    """An error about credentials, without what stands in them."""
+    for what, path in (("credentials", options.creds), ("nkey seed", options.nkey)):
+        if path:
+            return f"the {what} file {path} is not one: {type(error).__name__}"
+    return scrubbed(str(error).removeprefix("nats: ") or type(error).__name__, options.url)

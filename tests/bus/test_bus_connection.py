@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import logging
 import socket
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -102,3 +106,122 @@ async def test_an_error_the_server_ends_the_connection_with_leads_to_a_reconnect
     await asyncio.wait_for(back.wait(), 20)
     assert connection.is_connected
     await connection.flush()
+
+
+class Fickle:
+    """A server that takes connections and ends each of them: at once, or with an error."""
+
+    def __init__(self, farewell: bytes, after: bytes) -> None:
+        self.connections = 0
+        self.port = 0
+        self._farewell = farewell
+        self._after = after
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        writer.write(b'INFO {"server_id":"x","version":"2.12.0","proto":1,"headers":true,"max_payload":1048576}\r\n')
+        with contextlib.suppress(ConnectionError):
+            while line := await reader.readline():
+                if line.startswith(b"PING"):
+                    writer.write(b"PONG\r\n")
+                if self.connections > 1 and line.startswith(self._after):
+                    writer.write(self._farewell)
+                    await writer.drain()
+                    break
+                if self.connections == 1 and line.startswith(b"SUB"):
+                    break
+        writer.close()
+
+    @contextlib.asynccontextmanager
+    async def serving(self) -> AsyncIterator[Fickle]:
+        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.port = server.sockets[0].getsockname()[1]
+        yield self
+        server.close()
+
+
+@pytest.mark.parametrize(
+    ("farewell", "after"),
+    [
+        (b"", b"CONNECT"),
+        (b"", b"SUB"),
+        (b"-ERR 'maximum subscriptions exceeded'\r\n", b"SUB"),
+        (b"-ERR 'Maximum Connections Exceeded'\r\n", b"CONNECT"),
+        (b"-ERR 'Authorization Violation'\r\n", b"CONNECT"),
+        (b"-ERR 'User Authentication Expired'\r\n", b"SUB"),
+        (b"-ERR 'Account Authentication Expired'\r\n", b"CONNECT"),
+    ],
+)
+async def test_a_server_that_ends_every_connection_is_come_back_to_ever_more_slowly(
+    farewell: bytes, after: bytes, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clock that jumps over each pause: what is measured is the pauses, not the time."""
+    paused: list[float] = []
+    sleep = asyncio.sleep
+
+    async def jump(seconds: float, *args: Any) -> Any:
+        if seconds > 0:
+            paused.append(seconds)
+        return await sleep(0, *args)
+
+    async with Fickle(farewell, after).serving() as server:
+        nc = await connect(ConnectOptions(f"nats://127.0.0.1:{server.port}"))
+        caplog.set_level(logging.INFO)
+        caplog.clear()
+        monkeypatch.setattr("nats.aio.client.asyncio.sleep", jump)
+        await nc.subscribe("x")
+        async with asyncio.timeout(60):
+            while server.connections < 40:
+                await sleep(0.001)
+        monkeypatch.undo()
+        await nc.close()
+    assert sum(paused[:39]) > 39 * 0.5
+    assert len(caplog.records) < 20
+    assert farewell.decode().strip().removeprefix("-ERR ").strip("'").lower() in caplog.text.lower()
+
+
+async def test_a_connection_that_lived_is_sought_again_at_once(own_server: NatsServer, opened: Any) -> None:
+    nc = await opened(own_server.url)
+    nc._connected_at -= 60
+    back = asyncio.Event()
+    nc.on_reconnect(back.set)
+    await own_server.stop()
+    await own_server.start()
+    async with asyncio.timeout(30):
+        await back.wait()
+    assert nc._short_lived == 0
+
+
+async def test_a_password_that_is_changed_while_connected_is_told_once_and_tried_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """nats-server ends the connections of a user whose password has changed; somebody may change it back."""
+    config = tmp_path / "nats.conf"
+    config.write_text("authorization { user: ada, password: right }")
+    async with NatsServer(config=config) as server:
+        nc = await connect(ConnectOptions(server.url.replace("//", "//ada:right@")))
+        back = asyncio.Event()
+        nc.on_reconnect(back.set)
+        config.write_text("authorization { user: ada, password: other }")
+        await server.stop()
+        await server.start()
+        async with asyncio.timeout(60):
+            while "authorization violation" not in caplog.text.lower():
+                await asyncio.sleep(0.02)
+            config.write_text("authorization { user: ada, password: right }")
+            await server.stop()
+            await server.start()
+            await back.wait()
+        await nc.flush()
+        await nc.close()
+    assert "right" not in caplog.text
+
+
+@pytest.mark.parametrize("password", ["p@x", "p/x", "a%b", "a:b", "a#b?c", "gr\u00fcn"])
+async def test_a_percent_encoded_password_logs_in(password: str, tmp_path: Path) -> None:
+    config = tmp_path / "nats.conf"
+    config.write_text(f'authorization {{ users: [ {{ user: "a", password: "{password}" }} ] }}\n')
+    async with NatsServer(config=config) as server:
+        nc = await connect(ConnectOptions(server.url.replace("//", f"//a:{quote(password, safe='')}@")))
+        await nc.flush()
+        await nc.close()

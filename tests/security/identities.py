@@ -7,6 +7,7 @@ import hashlib
 import ipaddress
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -35,11 +36,20 @@ class Authority:
         self.ca = folder / "ca.pem"
         self.ca.write_bytes(_pem(self._signed(self._name, self._key.public_key(), authority=True)))
 
-    def issue(self, common: str) -> tuple[Path, Path]:
-        """Certificate and key of `common`, good for a server on 127.0.0.1 and for a client."""
+    def issue(
+        self, common: str, *, names: Sequence[str] = ("127.0.0.1",), expired: bool = False, alone: bool = False
+    ) -> tuple[Path, Path]:
+        """Certificate and key of `common`, good for a server on 127.0.0.1 and for a client.
+
+        `names`: the addresses and host names in it. `expired`: its time is over. `alone`: signed by itself.
+        """
         key = ec.generate_private_key(ec.SECP256R1())
         certificate, secret = self._folder / f"{common}.pem", self._folder / f"{common}-key.pem"
-        certificate.write_bytes(_pem(self._signed(_name(common), key.public_key(), authority=False)))
+        signer = (_name(common), key) if alone else (self._name, self._key)
+        signed = self._signed(
+            _name(common), key.public_key(), authority=False, names=names, ends=-0.5 if expired else 1, signer=signer
+        )
+        certificate.write_bytes(_pem(signed))
         secret.write_bytes(
             key.private_bytes(
                 serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
@@ -47,28 +57,44 @@ class Authority:
         )
         return certificate, secret
 
-    def _signed(self, subject: x509.Name, key: ec.EllipticCurvePublicKey, authority: bool) -> x509.Certificate:
+    def _signed(
+        self,
+        subject: x509.Name,
+        key: ec.EllipticCurvePublicKey,
+        authority: bool,
+        names: Sequence[str] = (),
+        ends: float = 1,
+        signer: tuple[x509.Name, ec.EllipticCurvePrivateKey] | None = None,
+    ) -> x509.Certificate:
+        issuer, secret = signer or (self._name, self._key)
         now = datetime.now(UTC)
         builder = (
             x509.CertificateBuilder()
             .subject_name(subject)
-            .issuer_name(self._name)
+            .issuer_name(issuer)
             .public_key(key)
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - timedelta(days=1))
-            .not_valid_after(now + timedelta(days=1))
+            .not_valid_after(now + timedelta(days=ends))
             .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
-            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(secret.public_key()), critical=False)
         )
         if authority:
             usage = x509.KeyUsage(True, False, False, False, False, True, True, False, False)
             builder = builder.add_extension(usage, critical=True)
         else:
-            here = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+            here = x509.SubjectAlternativeName([_alternative(one) for one in names])
             uses = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
             builder = builder.add_extension(here, critical=False).add_extension(uses, critical=False)
-        return builder.sign(self._key, hashes.SHA256())
+        return builder.sign(secret, hashes.SHA256())
+
+
+def _alternative(name: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)
 
 
 def _pem(certificate: x509.Certificate) -> bytes:

@@ -7,11 +7,13 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
 from dwarf_nats.errors import BadRequest, Unavailable
 from dwarf_nats.wire.connecting import ConnectOptions, begin, next_server, pause
+from dwarf_nats.wire.servers import Identity
 
 
 @pytest.fixture
@@ -68,7 +70,7 @@ def test_a_context_that_is_not_there_or_broken_is_told_with_its_path(config: dic
 def test_a_context_brings_more_than_the_server(config: dict[str, str]) -> None:
     options = ConnectOptions(context="staging").resolved(config)
     assert options.inbox_prefix == "_INBOX_ada"
-    assert options.tls_ca == str(Path("~/ca.pem").expanduser())
+    assert options.tls_ca == f"{config['HOME']}/ca.pem"
     path = f"{config['XDG_CONFIG_HOME']}/nats/context/staging.json"
     assert ConnectOptions(context=path).resolved({}).url == "nats://ctx:1"
 
@@ -84,7 +86,8 @@ def test_options_given_go_over_others() -> None:
 
 def test_several_servers_are_named_and_secrets_are_not_shown() -> None:
     options = ConnectOptions(url="nats://user:secret@a:1, b:2")
-    assert options.servers == ["nats://user:secret@a:1", "nats://b:2"]
+    assert [one.url for one in options.servers] == ["nats://a:1", "nats://b:2"]
+    assert "secret" not in repr(options)
     assert options.shown == "nats://a:1,nats://b:2"
     with pytest.raises(BadRequest, match="no NATS server named"):
         ConnectOptions(url=" , ").arguments("me")
@@ -132,6 +135,129 @@ def test_the_server_tried_least_comes_next_within_two_seconds() -> None:
         assert server.reconnects == 9
         assert 0 <= delay <= 2
         assert 0 <= pause(1000) <= 2
+
+
+SPECIAL = ["p@x", "p/x", "a%b", "a:b", "a#b?c", "grün", "a,b", "a b", "[x]", "plain", "50%"]
+
+
+@pytest.mark.parametrize("password", SPECIAL)
+def test_user_and_password_of_a_url_are_percent_decoded(password: str) -> None:
+    """As the `nats` command line reads them."""
+    url = f"nats://me%40home:{quote(password, safe='')}@h:1,nats://t%2Fk@g,h2"
+    arguments = ConnectOptions(url, user="else", password="x").arguments("me")
+    assert arguments["servers"] == ["nats://h:1", "nats://g:4222", "nats://h2:4222"]
+    who = arguments["identities"]
+    assert who["h:1"] == Identity("me@home", password)
+    assert who["g:4222"] == Identity(token="t/k")
+    assert who["h2:4222"] == who[""] == Identity("else", "x")
+
+
+@pytest.mark.parametrize("password", ["p@x", "p/x", "a:b", "a#b?c", "a b", "50%", "[x"])
+def test_what_stands_in_a_password_as_it_is_is_read_where_it_can_be(password: str) -> None:
+    assert ConnectOptions(f"nats://u:{password}@h:1").arguments("me")["identities"]["h:1"] == Identity("u", password)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "nats://u:S3cret,x@h:1",
+        "nats://u:S3cret",
+        "http://u:S3cret@h",
+        "nats//u:S3cret@h",
+        "nats://u:S3cret@h:port",
+        "nats://u:S3cret@h:99999",
+        "nats://u:S3cret@h:0",
+        "nats://u:S3cret@",
+        "nats://u:S3cret@h:1/x",
+        "nats://u:S3cret@[::1",
+        "nats://u:S3cret@h:1?x=S3cret",
+        "ws://u:S3cret@h,nats://g",
+    ],
+)
+def test_what_is_no_nats_url_is_refused_without_its_password(url: str) -> None:
+    with pytest.raises(BadRequest) as refused:
+        ConnectOptions(url).arguments("me")
+    assert "S3cret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "server"),
+    [
+        ("h", "nats://h:4222"),
+        ("h:1/", "nats://h:1"),
+        ("TLS://h", "tls://h:4222"),
+        ("nats://[::1]:5", "nats://[::1]:5"),
+        ("wss://u:p@h/nats", "wss://h/nats"),
+        ("wss://h:8443", "wss://h:8443"),
+    ],
+)
+def test_a_server_is_named_in_full(url: str, server: str) -> None:
+    assert ConnectOptions(url).arguments("me")["servers"] == [server]
+
+
+def test_the_context_that_is_selected_counts_where_nothing_else_says_where_nats_is(config: dict[str, str]) -> None:
+    folder = Path(config["XDG_CONFIG_HOME"]) / "nats"
+    (folder / "context.txt").write_text("staging\n")
+    assert ConnectOptions().resolved(config).user == "ada"
+    assert ConnectOptions(url="nats://arg:1").resolved(config).user == ""
+    assert ConnectOptions().resolved({**config, "NATS_URL": "nats://env:1"}).user == ""
+    (folder / "context.txt").write_text("gone")
+    with pytest.raises(BadRequest, match=r"'gone' at .*; there are broken, odd, staging in"):
+        ConnectOptions().resolved(config)
+
+
+def test_without_the_variable_contexts_are_under_the_home_folder(config: dict[str, str]) -> None:
+    home = Path(config["HOME"])
+    (home / ".config").mkdir()
+    (home / "nats").rename(home / ".config" / "nats")
+    assert ConnectOptions(context="staging").resolved({"HOME": str(home)}).user == "ada"
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"nsc": "nsc://o/a/u"}, "asks for a lookup by the program nsc"),
+        ({"socks_proxy": "socks5://p"}, "asks for a SOCKS proxy"),
+        ({"creds": "nsc://o/a/u"}, r"names nsc://… in creds, which is not supported"),
+        ({"creds": "op://vault/item"}, r"names op://… in creds"),
+        ({"token": "env://NOT_THERE"}, "takes token from the variable NOT_THERE, which is not set"),
+        ({"user_jwt": "eyJ"}, "a user_jwt without its seed"),
+    ],
+)
+def test_what_a_context_asks_for_and_is_not_supported_is_told(
+    config: dict[str, str], fields: dict[str, str], told: str
+) -> None:
+    context = Path(config["XDG_CONFIG_HOME"]) / "nats" / "context" / "mine.json"
+    context.write_text(json.dumps(fields))
+    with pytest.raises(BadRequest, match=told):
+        ConnectOptions(context="mine").resolved(config).arguments("me")
+
+
+def test_paths_and_values_of_a_context_are_expanded(config: dict[str, str]) -> None:
+    context = Path(config["XDG_CONFIG_HOME"]) / "nats" / "context" / "mine.json"
+    fields = {"creds": "$CERTS/me.creds", "ca": "file:///x/${SUB}/ca.pem", "cert": "~/c.pem", "token": "env://T",
+              "jetstream_domain": "hub", "description": "$CERTS", "color_scheme": "red"}  # fmt: skip
+    context.write_text(json.dumps(fields))
+    options = ConnectOptions(context="mine").resolved({**config, "CERTS": "/certs", "SUB": "s", "T": "tok"})
+    assert (options.creds, options.tls_ca, options.tls_cert, options.token) == (
+        "/certs/me.creds", "/x/s/ca.pem", f"{config['HOME']}/c.pem", "tok"
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "text", ["", "hello\n", "-----BEGIN NATS USER JWT-----\neyJ.a.b\n------END NATS USER JWT------\n"]
+)
+def test_a_file_that_holds_no_credentials_is_told_at_once(tmp_path: Path, text: str) -> None:
+    """nats-py reads such a file for ever."""
+    (tmp_path / "me.creds").write_text(text)
+    with pytest.raises(BadRequest, match=r"me\.creds is not one: it has no section"):
+        ConnectOptions("nats://h", creds=tmp_path / "me.creds").arguments("me")
+
+
+def test_pauses_grow_while_connections_do_not_live_long() -> None:
+    for short_lived in range(1, 20):
+        bound = min(5.0, 0.1 * 2**short_lived)
+        assert bound / 2 <= next_server([Tried(0)], {}, short_lived)[1] <= bound
 
 
 async def test_an_attempt_that_loses_its_cancellation_is_ended_all_the_same() -> None:

@@ -1,0 +1,328 @@
+"""nats-py's client with the manners that replica, worker, client and command line share (wire: section 6).
+
+Changed in how it connects: TLS that is asked for is insisted on before anything of ours is sent, also on servers of a
+cluster that become known later; each server gets the user and password of its own URL; reconnects slow down while
+connections do not live long. And in how it takes errors: whatever the server says ends in a reconnect, never in a closed
+connection, and what permissions refuse is told to whoever sent it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import nats.errors
+from nats.aio.client import Client, RawCredentials
+from nats.aio.transport import TcpTransport
+from nats.protocol.parser import ERR_RE
+
+from dwarf_nats.redact import shown
+from dwarf_nats.repeats import Repeats
+from dwarf_nats.wire.connecting import ServerTried, next_server
+from dwarf_nats.wire.connection_errors import explained
+from dwarf_nats.wire.credentials import credentials_in, credentials_text, read_credentials
+from dwarf_nats.wire.servers import Identity
+
+log = logging.getLogger("dwarf_nats.connection")
+
+STEADY_SECONDS = 10.0
+"""A connection that lives for longer was a good one: the next reconnect begins without a pause."""
+ASK_AGAIN_SECONDS = 15.0
+"""A subscription that permissions refuse is asked for again so often: permissions may be changed while we run."""
+_VIOLATION = re.compile(
+    r"permissions violation for (publish|subscription)( with reply of)?(?: to)? \"((?:[^\"\\]|\\.)*)\""
+    r"(?: using queue \"((?:[^\"\\]|\\.)*)\")?",
+    re.IGNORECASE,
+)
+S = TypeVar("S", bound=ServerTried)
+
+
+class TlsRefused(nats.errors.Error):
+    """The two sides do not agree about TLS, and trying again does not change that."""
+
+    for_good = True
+
+
+@dataclass(slots=True, frozen=True)
+class Violation:
+    """What the permissions of the connection's user refused: to publish to `subject`, or to subscribe it.
+
+    `as_reply`: `subject` was the reply subject of a message. `lowered`: the subject is known in small letters only.
+    """
+
+    publish: bool
+    subject: str
+    queue: str = ""
+    as_reply: bool = False
+    lowered: bool = False
+
+    @classmethod
+    def read(cls, text: str, *, lowered: bool = False) -> Violation | None:
+        """Of the text of a server's error; `None` if that is about something else."""
+        found = _VIOLATION.search(text)
+        if found is None:
+            return None
+        kind, reply, subject, queue = found.groups()
+        return cls(kind.lower() == "publish", subject, queue or "", bool(reply), lowered)
+
+    def concerns(self, subject: str) -> bool:
+        """Whether that subject was refused."""
+        return subject == self.subject or (self.lowered and subject.lower() == self.subject)
+
+    def __str__(self) -> str:
+        if self.as_reply:
+            return f"send messages with the reply subject {self.subject}"
+        if self.publish:
+            return f"publish to {self.subject}"
+        return f"subscribe to {self.subject}" + (f" in the queue group {self.queue}" if self.queue else "")
+
+
+class _Transport(TcpTransport):
+    """nats-py's, that knows that it has TLS: asyncio logs a warning else when the connection ends."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+
+    async def connect_tls(self, *args: Any, **options: Any) -> None:
+        await super().connect_tls(*args, **options)
+        assert self._io_writer is not None
+        vars(self._io_writer.transport.get_protocol())["_over_ssl"] = True
+
+
+Told = Callable[[Violation], None]
+
+
+class NatsClient(Client):
+    """A connection to NATS; `begin` of `wire.connecting` connects it. `who` names its user in messages."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.who = "this connection"
+        self.refused: dict[tuple[str, str], Violation] = {}
+        """Subscriptions that the server does not take, by subject and queue group."""
+        self._refused_told: list[Told] = []
+        self._tls_required = False
+        self._identities: dict[str, Identity] = {}
+        self._connected_at = 0.0
+        self._short_lived = 0
+        self._why = ""
+        self._repeats = Repeats(log)
+        self._violations = Repeats(log, burst=1)
+        self._asking_again: asyncio.Task[None] | None = None
+
+    async def connect(self, *args: Any, **options: Any) -> None:
+        """As nats-py's. Beyond that `tls_required`, `identities` by host and port, and `who` for messages."""
+        self._tls_required = options.pop("tls_required", False)
+        self._identities = dict(options.pop("identities", {}))
+        self.who = options.pop("who", self.who)
+        self.options["tls_certificate"] = options.pop("tls_certificate", False)
+        if "user_jwt" in options:
+            options["user_credentials"] = RawCredentials(credentials_text(*options.pop("user_jwt")))
+        options.setdefault("reconnect_to_server_handler", self._next_server)
+        connected = False
+        try:
+            await super().connect(*args, **options)
+            connected = True
+        finally:
+            if not connected:
+                self._drop_sockets()
+
+    # --- where to, and as whom ---
+
+    def _next_server(self, servers: Sequence[S], info: Mapping[str, Any]) -> tuple[S, float]:
+        return next_server(servers, info, self._short_lived)
+
+    def _drop_sockets(self) -> None:
+        """Let go of an attempt that came to nothing; nats-py forgets the socket, and the loop keeps it."""
+        for name in ("_io_writer", "_bare_io_writer"):
+            writer = getattr(self._transport, name, None)
+            if writer is not None:
+                writer.transport.abort()
+
+    async def _connect_to_server(self, s: Any) -> None:
+        self._drop_sockets()
+        if not self._transport and s.uri.scheme in ("nats", "tls"):
+            self._transport = _Transport()
+        try:
+            await super()._connect_to_server(s)
+        except (TimeoutError, OSError, nats.errors.Error):
+            raise
+        except Exception as error:  # nats-py would end the attempts: of the WebSocket library, say
+            raise nats.errors.Error(f"nats: {type(error).__name__}: {error}") from error
+
+    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
+        current = self._current_server
+        assert current is not None
+        known = {server.uri.netloc for server in self._server_pool}
+        await super()._process_info(info, initial_connection)
+        for server in self._server_pool:
+            if server.uri.netloc in known:
+                continue
+            # One that the cluster told of: it is spoken to as the server that told of it, by the name that is in the
+            # certificate.
+            if current.uri.scheme != server.uri.scheme:
+                server.uri = server.uri._replace(scheme=current.uri.scheme)
+            if current.tls_name is not None and self._host_is_ip(server.uri.hostname):
+                server.tls_name = current.tls_name
+            self._identities.setdefault(server.uri.netloc, self._identity(current))
+        if initial_connection:
+            self._insist_on_tls(current, info)
+
+    def _insist_on_tls(self, server: Any, info: dict[str, Any]) -> None:
+        """Before CONNECT goes out, which holds user and password."""
+        if not self._tls_required or server.uri.scheme == "wss" or self.options.get("tls_handshake_first"):
+            return
+        if info.get("tls_available"):
+            info["tls_required"] = True  # nats-py begins TLS then
+        if not info.get("tls_required"):
+            raise TlsRefused(
+                "nats: the server does not offer TLS, which is asked for by tls:// or a TLS option, so nothing was sent to it:"
+                " turn TLS on there, or use nats:// without TLS options"
+            )
+
+    async def _process_connect_init(self) -> None:
+        try:
+            await super()._process_connect_init()
+        except (TimeoutError, OSError, nats.errors.Error) as error:
+            raise self._certificate_missing(error) or error from None
+        except Exception as error:  # what nats-py does not expect would end its attempts: a line that is too long, say
+            raise nats.errors.Error(f"nats: not the beginning of a NATS server: {type(error).__name__}") from error
+        self._connected_at = asyncio.get_running_loop().time()
+        self.refused.clear()  # the subscriptions are made again now
+
+    def _certificate_missing(self, error: Exception) -> TlsRefused | None:
+        """Under TLS 1.3 a client without the certificate that is demanded learns of it by the loss of the connection only."""
+        if not self._server_info.get("tls_verify") or getattr(error, "for_good", False):
+            return None
+        text = str(error).lower()
+        if self.options.get("tls_certificate") or "certificate_verify_failed" in text or "authorization" in text:
+            return None
+        return TlsRefused(
+            "nats: the server asks for a client certificate: give one with tls_cert and tls_key (--tls-cert, --tls-key)"
+        )
+
+    def _identity(self, server: Any) -> Identity:
+        return self._identities.get(server.uri.netloc) or self._identities.get("") or Identity()
+
+    def _connect_command(self) -> bytes:
+        identity = self._identity(self._current_server)
+        self._auth_configured = self._auth_configured or bool(identity)
+        self.options["user"] = identity.user or None
+        self.options["password"] = identity.password if identity.user else None
+        self.options["token"] = identity.token or None
+        return super()._connect_command()
+
+    def _read_creds_user_jwt(self, creds: Any) -> bytearray:
+        # nats-py's own never returns from a file without a JWT, and a file may be written anew while we run.
+        return bytearray(_credentials(creds)[0].encode())
+
+    def _read_creds_user_nkey(self, creds: Any) -> bytearray:
+        return bytearray(_credentials(creds)[1].encode())
+
+    # --- errors ---
+
+    def on_refused(self, call: Told) -> None:
+        """Have `call` called with whatever permissions refuse."""
+        self._refused_told.append(call)
+
+    def failed(self, error: Exception) -> None:
+        """An attempt to reconnect failed, or something else went wrong that nats-py goes on after."""
+        reason = explained(error)
+        if self.is_connected:
+            log.debug("NATS: %s", reason)
+        else:
+            self._repeats.say(logging.WARNING, f"cannot connect to NATS again yet: {reason}")
+
+    async def _process_err(self, err_msg: str) -> None:
+        if self.is_connecting:
+            await super()._process_err(err_msg)
+            return
+        violation = raw_violation(self, err_msg)
+        if violation is not None:
+            self._tell(violation)
+            return
+        self._why = err_msg.strip("'")
+        await self._process_op_err(nats.errors.Error(f"nats: {self._why}"))
+
+    def _tell(self, violation: Violation) -> None:
+        if not violation.publish:
+            self.refused[violation.subject, violation.queue] = violation
+            if self._asking_again is None or self._asking_again.done():
+                self._asking_again = asyncio.get_running_loop().create_task(self._ask_again())
+        self._violations.say(logging.ERROR, f"NATS permissions do not let {self.who} {violation}")
+        for call in self._refused_told:
+            try:
+                call(violation)
+            except Exception:
+                log.exception("a listener for refused permissions failed")
+
+    async def _ask_again(self) -> None:
+        """Make refused subscriptions again now and then, until the server takes them."""
+        while self.refused and not self.is_closed:
+            await asyncio.sleep(ASK_AGAIN_SECONDS)
+            before, self.refused = self.refused, {}
+            wanted = [sub for sub in self._subs.values() if (sub._subject, sub._queue or "") in before]
+            if not wanted or not self.is_connected:
+                continue
+            try:
+                for sub in wanted:
+                    await self._send_subscribe(sub)
+                await self.flush()
+                await self.flush()
+            except nats.errors.Error:
+                continue
+            for sub in wanted:
+                if (sub._subject, sub._queue or "") not in self.refused:
+                    log.info("NATS takes the subscription to %s again", sub._subject)
+
+    async def _attempt_reconnect(self) -> None:
+        lived = asyncio.get_running_loop().time() - self._connected_at
+        self._short_lived = self._short_lived + 1 if lived < STEADY_SECONDS else 0
+        reason = f": {self._why}" if self._why else ""
+        self._why = ""
+        self._repeats.say(logging.WARNING, f"connection to NATS lost, reconnecting{reason}")
+        await super()._attempt_reconnect()
+        if self.is_connected:
+            at = shown(self.connected_url.geturl()) if self.connected_url else "?"
+            self._repeats.say(logging.INFO, f"connected to NATS again at {at}")
+
+    async def _close(self, status: int, do_cbs: bool = True) -> None:
+        if status == Client.CLOSED and self._asking_again is not None:
+            self._asking_again.cancel()
+        await super()._close(status, do_cbs)
+
+
+def _credentials(creds: Any) -> tuple[str, str]:
+    if isinstance(creds, RawCredentials):
+        return credentials_in(creds.data, "what the NATS context has in user_jwt and user_seed")
+    return read_credentials(creds)
+
+
+def raw_violation(nc: Client, text: str) -> Violation | None:
+    """What permissions refused, while nats-py is at the server's error. It hands the error on in small letters; it still
+    has it as it came."""
+    if "permissions violation" not in text.lower():
+        return None
+    found = ERR_RE.match(bytes(nc._ps.buf))
+    raw = Violation.read(found[1].decode("utf-8", "replace")) if found is not None and found[1] else None
+    return raw or Violation.read(text, lowered=True)
+
+
+def watch_refusals(nc: Client, call: Told) -> None:
+    """Have `call` called with whatever permissions refuse on a connection, also on one that is not of our making."""
+    if isinstance(nc, NatsClient):
+        nc.on_refused(call)
+        return
+    before = nc._error_cb
+
+    async def on_error(error: Exception) -> None:
+        violation = raw_violation(nc, str(error))
+        if violation is not None:
+            call(violation)
+        await before(error)
+
+    nc._error_cb = on_error
