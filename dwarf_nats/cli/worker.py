@@ -1,4 +1,4 @@
-"""`dwarf-nats worker`: serves the tasks of a Python module."""
+"""`dwarf-nats worker`: serves the tasks of a Python module, or a command as a task."""
 
 from __future__ import annotations
 
@@ -19,34 +19,62 @@ from dwarf_nats.cli.logs import LogFormat
 from dwarf_nats.cli.options import Bus
 from dwarf_nats.errors import BadRequest
 from dwarf_nats.sdk import ConnectOptions, Worker, serving
+from dwarf_nats.sdk.command_task import CommandTask
 
 
 def register(app: typer.Typer) -> None:
     command(
         app,
         "worker",
-        short="Serve the tasks of a Python module.",
-        example="dwarf-nats worker orders/tasks.py --nats nats://127.0.0.1:4222\ndwarf-nats worker shop.tasks",
+        short="Serve the tasks of a Python module, or a command as a task.",
+        example="dwarf-nats worker orders/tasks.py --nats nats://127.0.0.1:4222\n"
+        "dwarf-nats worker --task shout --command 'jq -c \"{word: (.word | ascii_upcase)}\"'",
     )(worker)
 
 
 def worker(
     bus: Bus,
-    module: Annotated[str, typer.Argument(metavar="MODULE", help="A module's name, or a path to a .py file.")],
+    module: Annotated[str, typer.Argument(metavar="MODULE", help="A module's name, or a path to a .py file.")] = "",
+    command: Annotated[
+        str, typer.Option(help="Shell command to serve a task with: state as JSON on stdin, changes on stdout.")
+    ] = "",
+    task: Annotated[str, typer.Option(help="The task (its url) that the command serves.")] = "",
+    concurrency: Annotated[int, typer.Option(min=1, help="Commands at once; further requests wait here.")] = 64,
+    queue: Annotated[str, typer.Option(help="Queue group, the same for all workers that serve the task.")] = "workers",
+    task_prefix: Annotated[str, typer.Option(envvar="DWARF_TASK_PREFIX", help="Prefix of task subjects.")] = "task",
     log_format: Annotated[
         LogFormat, typer.Option(envvar="DWARF_LOG_FORMAT", help="How lines on stderr look.")
     ] = LogFormat.TEXT,
     ready_file: Annotated[Path | None, typer.Option(hidden=True)] = None,
 ) -> None:
-    """Serve the tasks of a module until SIGTERM, which lets it finish what is in hand; a second one stops at once."""
+    """Serve tasks until SIGTERM, which lets the worker finish what it has begun; a second SIGTERM stops it at once.
+
+    With MODULE, serve the tasks of a Python module. With --command and --task, run a shell command for each request: it reads
+    the state as a JSON object on stdin and prints the changes as a JSON object on stdout. An exit code other than 0 fails the
+    step with the end of stderr as the message.
+    """
     logs.set_up(log_format)
-    workers = find_workers(load_module(module), module)
+    if bool(module) == bool(command or task):
+        raise typer.BadParameter("name a module, or give --command and --task", param_hint="MODULE")
+    if module:
+        workers = find_workers(load_module(module), module)
+    else:
+        workers = [_command_worker(command, task, concurrency, queue, task_prefix)]
     for one in workers:
         one.options = ConnectOptions(url=bus.nats, **bus.arguments()).over(one.options)
     try:
         serving.run(*workers, ready=partial(_say_ready, workers, ready_file))
     except TypeError as error:
         raise BadRequest(str(error)) from None
+
+
+def _command_worker(command: str, task: str, concurrency: int, queue: str, task_prefix: str) -> Worker:
+    for value, option, example in ((command, "--command", "'./thumbnail.sh'"), (task, "--task", "thumbnail")):
+        if not value.strip():
+            raise typer.BadParameter(f"--command and --task go together: add {option} {example}", param_hint=option)
+    worker = Worker(concurrency=concurrency, queue=queue, task_prefix=task_prefix, name="dwarf-command")
+    worker.add_task(task, CommandTask(command))
+    return worker
 
 
 def load_module(name: str) -> ModuleType:
