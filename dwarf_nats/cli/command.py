@@ -1,12 +1,16 @@
 """How a command is made: a function, an example, and groups of options shared with other commands.
 
 A parameter whose type is a dataclass marked with `@option_group` stands for all of its fields: they become options of the
-command, and the function gets them as one value. Refusals become one line on stderr and exit code 1, never a traceback.
+command, and the function gets them as one value. An option whose name ends in `_ms` takes durations (`durations`).
+
+Refusals become one line on stderr and exit code 1, never a traceback. With `--json` that line is the error object of the
+wire, `{"error": {"code", "message", …}}`, and so is what is said of wrong usage (exit code 2).
 """
 
 from __future__ import annotations
 
 import asyncio
+import copy
 import dataclasses
 import functools
 import inspect
@@ -15,18 +19,24 @@ import sys
 import typing
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup
+from typer.exceptions import TyperException
 
-from dwarf_nats.errors import DwarfError
+from dwarf_nats.cli import durations
+from dwarf_nats.errors import BadRequest, DwarfError
 from dwarf_nats.redact import scrubbed
+from dwarf_nats.render.terminal import in_json, one_line
+from dwarf_nats.wire import codec
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 _GROUPS: dict[type, str] = {}
-INTERRUPTED = 130
+HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
+REFUSED, INTERRUPTED = 1, 130
+"""Exit codes."""
 
 
 class _Family(TyperGroup):
@@ -53,7 +63,16 @@ def _discreet() -> Iterator[None]:
 
 
 class _Command(TyperCommand):
-    """A command whose help has a section for each group of options."""
+    """A command whose help has a section for each group of options, and that tells wrong usage as JSON if so asked."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        as_json = "--json" in args
+        with _usage_errors(as_json):
+            unit = durations.needs_unit(args, frozenset(_durations_of(self)))
+            if unit:
+                raise typer.BadParameter(f"say the unit: {durations.HOW}", ctx=ctx, param_hint=unit)
+            rest: list[str] = super().parse_args(ctx, args)
+        return rest
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         sections: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
@@ -87,15 +106,16 @@ def option_group(title: str) -> Callable[[type[T]], type[T]]:
     return mark
 
 
-def new_app(help_text: str) -> typer.Typer:
-    """A family of commands."""
+def new_app(help_text: str, *, completion: bool = False) -> typer.Typer:
+    """A family of commands; with `completion`, options that install or print the shell's completion of them."""
     return typer.Typer(
         cls=_Family,
         help=help_text,
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
-        add_completion=False,
+        add_completion=completion,
+        context_settings=HELP_OPTIONS,
     )
 
 
@@ -107,7 +127,9 @@ def command(app: typer.Typer, name: str, *, example: str, short: str | None = No
 
     def register(function: F) -> F:
         epilog = "\b\nExample:\n" + "\n".join(f"  {line}" for line in example.strip().splitlines())
-        app.command(name, cls=_Command, epilog=epilog, short_help=short)(_runner(function))
+        app.command(name, cls=_Command, epilog=epilog, short_help=short, context_settings=HELP_OPTIONS)(
+            _runner(function)
+        )
         return function
 
     return register
@@ -127,7 +149,8 @@ def _runner(function: Callable[..., Any]) -> Callable[..., None]:
         parameters.extend(_parameters_of(group))
 
     def run(**given: Any) -> None:
-        with refusals():
+        as_json = bool(given.get("json"))
+        with _usage_errors(as_json), refusals(as_json=as_json):
             for name, group in groups.items():
                 fields = {field.name: given.pop(field.name) for field in dataclasses.fields(group)}
                 given[name] = group(**fields)
@@ -135,8 +158,7 @@ def _runner(function: Callable[..., Any]) -> Callable[..., None]:
             if inspect.iscoroutine(result):
                 asyncio.run(result)
 
-    for parameter in parameters:
-        _say_unit(parameter)
+    parameters = [_with_unit(parameter) for parameter in parameters]
     functools.update_wrapper(run, function, assigned=("__name__", "__doc__", "__module__"), updated=())
     del run.__wrapped__  # type: ignore[attr-defined]
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -144,15 +166,29 @@ def _runner(function: Callable[..., Any]) -> Callable[..., None]:
     return run
 
 
-def _say_unit(parameter: inspect.Parameter) -> None:
-    """Numbers stand in the help as `N`, durations as `MS`."""
-    (kind, *_), metadata = (
-        typing.get_args(parameter.annotation) or (None,),
-        getattr(parameter.annotation, "__metadata__", ()),
-    )
-    if kind in (int, int | None, float):
-        for option in metadata:
-            option.metavar = option.metavar or ("MS" if parameter.name.endswith("_ms") else "N")
+def _with_unit(parameter: inspect.Parameter) -> inspect.Parameter:
+    """Numbers stand in the help as `N`, and what is in milliseconds as `DURATION`, which is what it takes."""
+    kind, *metadata = typing.get_args(parameter.annotation) or (None,)
+    if kind not in (int, int | None, float):
+        return parameter
+    changed = [copy.copy(option) for option in metadata]
+    for option in changed:
+        if parameter.name.endswith("_ms"):
+            name = f"--{parameter.name.replace('_', '-')}"
+            option.param_decls = (name.removesuffix("-ms"), name)
+            option.parser = durations.option_parser(option.min, option.max)
+            option.min = option.max = None
+            option.metavar = option.metavar or "DURATION"
+        else:
+            option.metavar = option.metavar or "N"
+    return parameter.replace(annotation=Annotated[(kind, *changed)])
+
+
+def _durations_of(command: Any) -> Iterator[str]:
+    """The options of a command that take a duration with units only."""
+    for param in command.params:
+        if param.name.endswith("_ms"):
+            yield from (name for name in param.opts if not name.endswith("-ms"))
 
 
 def _parameters_of(group: Any) -> Iterator[inspect.Parameter]:
@@ -166,12 +202,12 @@ def _parameters_of(group: Any) -> Iterator[inspect.Parameter]:
 
 
 @contextmanager
-def refusals() -> Iterator[None]:
+def refusals(*, as_json: bool = False) -> Iterator[None]:
     """Turn what goes wrong into a line on stderr and an exit code."""
     try:
         yield
     except DwarfError as error:
-        raise typer.Exit(tell(error)) from None
+        raise typer.Exit(tell(error, as_json=as_json)) from None
     except (KeyboardInterrupt, asyncio.CancelledError):
         raise typer.Exit(INTERRUPTED) from None
     except BrokenPipeError:
@@ -179,14 +215,31 @@ def refusals() -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(0) from None
     except OSError as error:
-        print(f"error: {scrubbed(str(error))}", file=sys.stderr)
-        raise typer.Exit(1) from None
+        told = DwarfError(str(error)) if as_json else None
+        print(_as_json(told) if told else f"error: {one_line(scrubbed(str(error)))}", file=sys.stderr)
+        raise typer.Exit(REFUSED) from None
 
 
-def tell(error: DwarfError) -> int:
+@contextmanager
+def _usage_errors(as_json: bool) -> Iterator[None]:
+    """Wrong usage as JSON, if so asked."""
+    try:
+        yield
+    except TyperException as error:
+        if not as_json:
+            raise
+        print(_as_json(BadRequest(error.format_message())), file=sys.stderr)
+        raise typer.Exit(error.exit_code) from None
+
+
+def tell(error: DwarfError, *, as_json: bool = False) -> int:
     """Print a refusal; returns the exit code."""
     flow_key = error.details.get("flow_key")
-    print(
-        f"error {error.code}: {scrubbed(error.message)}" + (f" (flow {flow_key})" if flow_key else ""), file=sys.stderr
-    )
-    return 1
+    line = f"error {error.code}: {error.message}" + (f" (flow {flow_key})" if flow_key else "")
+    print(_as_json(error) if as_json else one_line(scrubbed(line)), file=sys.stderr)
+    return REFUSED
+
+
+def _as_json(error: DwarfError) -> str:
+    """The body of a refusal on the wire."""
+    return in_json(scrubbed(codec.encode_error(error)[1].decode()))

@@ -14,6 +14,7 @@ import typer
 from dwarf_nats.cli.command import command
 from dwarf_nats.cli.stage import Stage, WorkerProcess
 from dwarf_nats.errors import BadRequest, DwarfError
+from dwarf_nats.render.terminal import one_line
 
 _LOOK_SECONDS = 0.5
 
@@ -107,7 +108,7 @@ class Reloader:
         try:
             await self._worker.start()
         except DwarfError as error:
-            print(f"{error}; waiting for a change", file=sys.stderr, flush=True)
+            print(f"{one_line(str(error))}; waiting for a change", file=sys.stderr, flush=True)
 
     async def look(self) -> None:
         """Start the worker again if something changed."""

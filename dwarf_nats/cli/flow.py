@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Annotated
 
 import msgspec
 import typer
 from rich.text import Text
 
-from dwarf_nats.cli.command import command, new_app
-from dwarf_nats.cli.options import Bus, Creation, Filters, Matching, Service
+from dwarf_nats.cli.command import command, new_app, tell
+from dwarf_nats.cli.options import Bus, Creation, Filters, Service
 from dwarf_nats.cli.output import (
     Output,
     clock,
@@ -20,11 +20,13 @@ from dwarf_nats.cli.output import (
     error_line,
     history_view,
     outcome_view,
+    pretty,
     table,
 )
 from dwarf_nats.cli.pauses import advice_for, pauses_view
 from dwarf_nats.cli.state_arg import read_state
-from dwarf_nats.errors import BadRequest
+from dwarf_nats.errors import TimedOut
+from dwarf_nats.render.terminal import one_line
 from dwarf_nats.sdk import Change
 from dwarf_nats.wire import codec
 from dwarf_nats.wire import messages as m
@@ -33,9 +35,20 @@ from dwarf_nats.workflow.status import Status
 
 app = new_app("Flows: make, run, look at and steer them.")
 
+TIME_IS_UP = 5
+EXIT_CODES = {
+    Status.COMPLETED: 0,
+    Status.FAILED: 3,
+    Status.CANCELLED: 4,
+    Status.INTERRUPTED: 6,
+    Status.CREATED: TIME_IS_UP,
+    Status.RUNNING: TIME_IS_UP,
+}
+"""Exit codes of `flow run` and `flow await`; a flow that is still created or running was waited for in vain."""
+
 FlowKey = Annotated[str, typer.Argument(metavar="FLOW", help="The flow's key.")]
 State = Annotated[str | None, typer.Option("--state", help="Initial state: JSON, @file or - for standard input.")]
-TimeoutMs = Annotated[int, typer.Option("--timeout-ms", min=0, envvar="DWARF_TIMEOUT_MS", help="How long to wait.")]
+TimeoutMs = Annotated[int, typer.Option(min=0, envvar="DWARF_TIMEOUT_MS", help="How long to wait.")]
 Workflow = Annotated[str, typer.Argument(metavar="WORKFLOW", help="Name of the workflow; none with --task.")]
 Task = Annotated[str, typer.Option("--task", help="Run this task (its url) alone instead of a workflow.")]
 
@@ -47,6 +60,16 @@ def _one_of(workflow: str, task: str) -> None:
 
 def _show(out: Output, service: Service, outcome: Outcome) -> None:
     out.show(codec.encode_outcome(outcome), *outcome_view(outcome), *advice_for(outcome, service.prefix))
+
+
+@contextmanager
+def _time_is_up(out: Output) -> Iterator[None]:
+    """A wait that ended before the flow stopped has an exit code of its own."""
+    try:
+        yield
+    except TimedOut as error:
+        tell(error, as_json=out.json)
+        raise typer.Exit(TIME_IS_UP) from None
 
 
 @command(app, "create", example='dwarf-nats flow create greet --state \'{"name": "ada"}\' --start')
@@ -101,19 +124,24 @@ async def run(
     state: State = None,
     timeout_ms: TimeoutMs = 30_000,
 ) -> None:
-    """Make a flow, start it, wait for it to stop, and print its outcome."""
+    """Make a flow, start it, wait for it to stop, and print its outcome.
+
+    Exit code 0: it completed; 3: it failed; 4: it was cancelled; 5: the time was up; 6: it waits for somebody.
+    """
     _one_of(workflow, task)
     values, options = read_state(state), creation.options()
     async with service.client(bus) as client:
-        if task:
-            key = await client.create_task(task, values, options, start=True)
-            outcome = await client.await_(key, timeout_ms / 1000)
-        else:
-            outcome = await client.run(workflow, values, options, timeout=timeout_ms / 1000)
+        with _time_is_up(out):
+            if task:
+                key = await client.create_task(task, values, options, start=True)
+                outcome = await client.await_(key, timeout_ms / 1000)
+            else:
+                outcome = await client.run(workflow, values, options, timeout=timeout_ms / 1000)
     _show(out, service, outcome)
+    raise typer.Exit(EXIT_CODES[outcome.status])
 
 
-@command(app, "await", example="dwarf-nats flow await 1-42-a1B2c3D4e5F6g7H8 --timeout-ms 60000")
+@command(app, "await", example="dwarf-nats flow await 1-42-a1B2c3D4e5F6g7H8 --timeout 1m")
 async def await_(
     out: Output,
     bus: Bus,
@@ -122,10 +150,15 @@ async def await_(
     timeout_ms: TimeoutMs = 30_000,
     poll: Annotated[bool, typer.Option("--poll", help="When time is up, print where it stands instead.")] = False,
 ) -> None:
-    """Wait for a flow to stop and print its outcome."""
+    """Wait for a flow to stop and print its outcome.
+
+    Exit code 0: it completed; 3: it failed; 4: it was cancelled; 5: the time was up; 6: it waits for somebody.
+    """
     async with service.client(bus) as client:
-        outcome = await (client.poll if poll else client.await_)(flow, timeout_ms / 1000)
+        with _time_is_up(out):
+            outcome = await (client.poll if poll else client.await_)(flow, timeout_ms / 1000)
     _show(out, service, outcome)
+    raise typer.Exit(EXIT_CODES[outcome.status])
 
 
 @command(app, "get", example="dwarf-nats flow get 1-42-a1B2c3D4e5F6g7H8 --json")
@@ -143,7 +176,7 @@ async def get(
     async with service.client(bus) as client:
         if step:
             message = codec.step_message(await client.step(step))
-            out.show(message, msgspec.json.format(msgspec.json.encode(message)).decode())
+            out.show(message, pretty(msgspec.json.encode(message)))
         elif fingerprint:
             digest, status = await client.fingerprint(flow)
             out.show({"fingerprint": digest, "status": status.value}, f"{digest}  {status.value}")
@@ -174,7 +207,7 @@ async def mermaid(out: Output, bus: Bus, service: Service, flow: FlowKey) -> Non
     out.show(m.MermaidReply(mermaid=drawn), Text(drawn.rstrip()))
 
 
-@command(app, "list", example="dwarf-nats flow list --status failed --newer-than-ms 3600000")
+@command(app, "list", example="dwarf-nats flow list --status failed --newer-than 1h")
 async def list_(
     out: Output,
     bus: Bus,
@@ -201,52 +234,6 @@ async def list_(
     out.show(reply, shown, *([f"more: --cursor {following}"] if following else []))
 
 
-@command(app, "cancel", example="dwarf-nats flow cancel 1-42-a1B2c3D4e5F6g7H8 --reason 'ordered twice'")
-async def cancel(
-    out: Output,
-    bus: Bus,
-    service: Service,
-    flow: FlowKey,
-    reason: Annotated[str, typer.Option(help="Kept with the flow.")] = "",
-) -> None:
-    """Cancel a flow that has not ended."""
-    async with service.client(bus) as client:
-        await client.cancel(flow, reason)
-    out.show(m.Empty(), "cancelled")
-
-
-@command(app, "delete", example="dwarf-nats flow delete 1-42-a1B2c3D4e5F6g7H8")
-async def delete(out: Output, bus: Bus, service: Service, flow: FlowKey) -> None:
-    """Delete a flow that is not running."""
-    async with service.client(bus) as client:
-        await client.delete(flow)
-    out.show(m.Empty(), "deleted")
-
-
-@command(
-    app,
-    "purge",
-    short="Delete the flows that match and are not running.",
-    example="dwarf-nats flow purge --status completed --older-than-ms 86400000",
-)
-async def purge(
-    out: Output,
-    bus: Bus,
-    service: Service,
-    matching: Matching,
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="At most so many.")] = 10_000,
-) -> None:
-    """Delete the flows that match and are not running, the oldest first; needs --status, --workflow or --older-than-ms.
-
-    At most --limit at a time: as long as it deletes that many, there may be more.
-    """
-    if matching.status is None and matching.workflow is None and matching.older_than_ms is None:
-        raise BadRequest("purge needs at least one of --status, --workflow, --older-than-ms")
-    async with service.client(bus) as client:
-        deleted = await client.purge(replace(matching.query(), limit=limit))
-    out.show(m.FlowPurgeReply(deleted=deleted), f"deleted {deleted}")
-
-
 @command(
     app,
     "watch",
@@ -260,7 +247,7 @@ async def watch(out: Output, bus: Bus, service: Service, flow: FlowKey) -> None:
     async with service.client(bus) as client:
         async for change in client.watch(flow):
             for step, path in _news(change.steps, seen):
-                line = f"{clock(step.updated_at)}  {step.status.value:<11}  {path}"
+                line = f"{clock(step.updated_at)}  {step.status.value:<11}  {one_line(path)}"
                 out.show(codec.step_message(step), f"{line}  {error_line(step.error)}".rstrip())
             if change.outcome.status is Status.INTERRUPTED and not out.json:
                 _show(out, service, change.outcome)

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from dwarf_nats.cli.output import coloured, error_line, show
 from dwarf_nats.errors import Conflict, TimedOut
+from dwarf_nats.render.terminal import in_json, one_line
 from dwarf_nats.sdk import Client
 from dwarf_nats.workflow.records import Outcome, Step
 from dwarf_nats.workflow.status import Status
@@ -60,7 +61,7 @@ class Follower:
 
     async def _answered(self, outcome: Outcome, name: str) -> None:
         """Say what the flow waits for and how to answer; answer it in the end."""
-        key, payload = outcome.flow_key, (outcome.interrupt_json or b"null").decode()
+        key, payload = outcome.flow_key, in_json((outcome.interrupt_json or b"null").decode())
         request, data = compact({"flowKey": key, "data": self._answer}), compact(self._answer)
         show(Text.assemble(f"  {name}  ", ("waits for a person: ", "magenta"), payload))
         if self._wait_seconds:
@@ -102,7 +103,7 @@ class Printed:
 
 def _flat(steps: Sequence[Step], above: str = "") -> Iterator[tuple[Step, str]]:
     for step in steps:
-        path = above + step.task
+        path = above + one_line(step.task)
         yield from _flat(step.sub_history, f"{path} › ")
         yield step, path
 

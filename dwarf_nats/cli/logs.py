@@ -6,10 +6,12 @@ import logging
 import traceback
 from datetime import UTC, datetime
 from enum import StrEnum
+from types import TracebackType
 
 import msgspec
 
 from dwarf_nats.redact import scrubbed
+from dwarf_nats.render.terminal import in_json, in_lines, one_line
 from dwarf_nats.telemetry.context import current_ids
 from dwarf_nats.workflow.keys import without_tokens
 
@@ -33,10 +35,20 @@ class LogLevel(StrEnum):
 class TextFormatter(logging.Formatter):
     """Lines for people. No line shows a password or a token of a URL, whoever put it there. From `info` on no key stands in one
     either: a task may have put it into its error, say.
+
+    A record is one line and what follows it of a traceback: no text from outside adds lines or controls the terminal.
     """
 
     def format(self, record: logging.LogRecord) -> str:
         return _published(record, scrubbed(super().format(record)))
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        return one_line(super().formatMessage(record))
+
+    def formatException(  # noqa: N802
+        self, ei: tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
+    ) -> str:
+        return in_lines(super().formatException(ei))
 
 
 class JsonFormatter(logging.Formatter):
@@ -58,7 +70,7 @@ class JsonFormatter(logging.Formatter):
         line |= {name: _clean(value) for name, value in record.__dict__.items() if name not in self._USUAL}
         if record.exc_info:
             line["traceback"] = scrubbed("".join(traceback.format_exception(*record.exc_info)))
-        return _published(record, msgspec.json.encode(line, enc_hook=str).decode())
+        return _published(record, in_json(msgspec.json.encode(line, enc_hook=str).decode()))
 
 
 def _clean(value: object) -> object:

@@ -12,7 +12,8 @@ import typer
 
 from dwarf_nats import __version__
 from dwarf_nats.cli import bench, config, demo, dev, graph, health, migrate, serve, shards, steering, tasks, worker
-from dwarf_nats.cli.command import new_app
+from dwarf_nats.cli.command import new_app, tell
+from dwarf_nats.errors import Internal
 from dwarf_nats.redact import scrubbed
 
 _HELP = """Durable workflow orchestration as a service on NATS.
@@ -20,7 +21,7 @@ _HELP = """Durable workflow orchestration as a service on NATS.
 A setting comes from its option, else from its variable (DWARF_…), else from dwarf.toml. A command's own --help lists
 its options.
 """
-app = new_app(_HELP)
+app = new_app(_HELP, completion=True)
 
 
 def _show_version(asked: bool) -> None:
@@ -56,10 +57,8 @@ def main() -> None:
     except Exception as error:
         if os.environ.get("DWARF_TRACEBACK"):
             print(scrubbed(traceback.format_exc()), file=sys.stderr)
-        print(
-            f"error 500: {type(error).__name__}: {scrubbed(str(error))}; DWARF_TRACEBACK=1 shows more", file=sys.stderr
-        )
-        sys.exit(1)
+        defect = Internal(f"{type(error).__name__}: {error}; DWARF_TRACEBACK=1 shows more")
+        sys.exit(tell(defect, as_json="--json" in sys.argv))
 
 
 if __name__ == "__main__":

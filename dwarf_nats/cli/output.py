@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dwarf_nats.cli.command import option_group
+from dwarf_nats.render.terminal import in_json, in_lines, one_line
 from dwarf_nats.wire.times import from_micros
 from dwarf_nats.workflow.answer import ErrorInfo
 from dwarf_nats.workflow.records import Outcome, Step
@@ -38,15 +39,28 @@ class Output:
         """Print the message as one line of JSON (bytes stand for themselves), or else what is meant for people."""
         if self.json:
             text = message if isinstance(message, bytes) else msgspec.json.encode(message)
-            print(text.decode(), flush=True)
+            print(in_json(text.decode()), flush=True)
         else:
             show(*people)
 
 
 def show(*people: RenderableType) -> None:
-    """Print for people; texts are left to the terminal to wrap, so that what is piped on stays in one line."""
+    """Print for people. The terminal wraps texts, so that what is piped on stays in one line.
+
+    No text reaches the terminal with control characters or bidirectional marks in it. Whoever puts a text from outside
+    into one of ours sees to it that its newlines are escaped (`one_line`).
+    """
+    out = console()
     for one in people:
-        console().print(one, soft_wrap=isinstance(one, str | Text))
+        out.print(_safe(one, out), soft_wrap=isinstance(one, str | Text))
+
+
+def _safe(one: RenderableType, out: Console) -> RenderableType:
+    if isinstance(one, str):
+        return in_lines(one)
+    if isinstance(one, Text) and in_lines(one.plain) != one.plain:
+        return Text.assemble(*((in_lines(part.text), part.style or "") for part in one.render(out)))
+    return one  # tables are made safe cell by cell
 
 
 def console() -> Console:
@@ -61,7 +75,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str | Text]], title: s
     for name in columns:
         made.add_column(name, no_wrap=name in ("flow", "step", "status", "took"), overflow="fold")
     for row in rows:
-        made.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
+        made.add_row(*(Text(one_line(cell)) if isinstance(cell, str) else cell for cell in row))
     return made
 
 
@@ -72,7 +86,7 @@ def coloured(status: Status) -> Text:
 
 def error_line(error: ErrorInfo | None) -> str:
     """An error in one line, empty for none."""
-    return f"{error.message} ({error.code})" if error is not None else ""
+    return one_line(f"{error.message} ({error.code})") if error is not None else ""
 
 
 def clock(micros: int | None) -> str:
@@ -87,18 +101,18 @@ def day_and_clock(micros: int) -> str:
 
 def pretty(json_text: bytes) -> str:
     """JSON, indented."""
-    return msgspec.json.format(json_text, indent=2).decode()
+    return in_json(msgspec.json.format(json_text, indent=2).decode())
 
 
 def outcome_view(outcome: Outcome) -> list[RenderableType]:
     """Where a flow stands, for people."""
     shown: list[RenderableType] = [
-        Text.assemble(f"{outcome.workflow}  ", coloured(outcome.status), f"  {outcome.flow_key}")
+        Text.assemble(f"{one_line(outcome.workflow)}  ", coloured(outcome.status), f"  {outcome.flow_key}")
     ]
     if outcome.error is not None:
         shown.append(Text(f"error: {error_line(outcome.error)}", style="red"))
     if outcome.cancel_reason is not None:
-        shown.append(f"reason: {outcome.cancel_reason}")
+        shown.append(f"reason: {one_line(outcome.cancel_reason)}")
     if outcome.interrupt_json is not None:
         shown.append(f"waits for: {pretty(outcome.interrupt_json)}")
     shown.append(pretty(outcome.state_json))
@@ -109,7 +123,11 @@ def history_view(steps: Sequence[Step]) -> list[RenderableType]:
     """The steps of a flow, for people, those of a subgraph indented below their caller; then what went wrong."""
     rows = list(_walked(steps, ""))
     columns = ("task", "status", "retry", "started", "took", "step")
-    errors = [Text(f"{step.task}: {error_line(step.error)}", style="red") for _, step in rows if step.error is not None]
+    errors = [
+        Text(f"{one_line(step.task)}: {error_line(step.error)}", style="red")
+        for _, step in rows
+        if step.error is not None
+    ]
     return [table(columns, (_history_row(name, step) for name, step in rows)), *errors]
 
 

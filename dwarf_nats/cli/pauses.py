@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from rich.text import Text
 
+from dwarf_nats.render.terminal import in_json, one_line
 from dwarf_nats.sdk import Client
 from dwarf_nats.workflow.records import Outcome, Step
 from dwarf_nats.workflow.status import Status
@@ -58,8 +59,8 @@ async def pauses_view(client: Client, flow_key: str, steps: Sequence[Step], pref
     for step in [await client.step(one.step_key) for one in found[:MOST]]:
         kinds.add(step.interrupt_json is not None)
         payload = step.interrupt_json
-        why = "by a breakpoint" if payload is None else f"waits for {payload.decode()}"
-        lines.append(Text.assemble("  ", (step.task, "magenta"), f"  {step.step_key}  {why}"))
+        why = "by a breakpoint" if payload is None else f"waits for {in_json(payload.decode())}"
+        lines.append(Text.assemble("  ", (one_line(step.task), "magenta"), f"  {step.step_key}  {why}"))
     if len(found) > MOST:
         lines.append(Text(f"  … and {len(found) - MOST} more"))
     return [*lines, *advice(flow_key, prefix, interrupted=True in kinds, broken=False in kinds)]

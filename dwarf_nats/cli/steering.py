@@ -8,11 +8,13 @@ import typer
 from msgspec import Raw
 
 from dwarf_nats.cli.command import command
+from dwarf_nats.cli.ending import DryRun, look, named, was, would
 from dwarf_nats.cli.flow import FlowKey, State, app
 from dwarf_nats.cli.options import Bus, Scheduling, Service
 from dwarf_nats.cli.output import Output
 from dwarf_nats.cli.state_arg import read_json, read_state
 from dwarf_nats.wire import messages as m
+from dwarf_nats.workflow.status import Status
 
 StepKey = Annotated[str, typer.Argument(metavar="STEP", help="The step's key, as `flow history` shows it.")]
 Overrides = Annotated[
@@ -75,12 +77,18 @@ async def break_(
     short="Run a stopped flow again, in place.",
     example="dwarf-nats flow restart 1-42-a1B2c3D4e5F6g7H8 --overrides '{\"card\": null}'",
 )
-async def restart(out: Output, bus: Bus, service: Service, flow: FlowKey, overrides: Overrides = None) -> None:
+async def restart(
+    out: Output, bus: Bus, service: Service, flow: FlowKey, overrides: Overrides = None, dry_run: DryRun = False
+) -> None:
     """Run a stopped flow again from its beginning, in place; what it did before is removed."""
     values = read_state(overrides, "--overrides")
     async with service.client(bus) as client:
+        before = await look(client, flow)
+        if dry_run:
+            would(out, flow, before, "restarted", (Status.CREATED, Status.RUNNING))
+            return
         await client.restart(flow, values)
-    out.show(m.Empty(), "restarted")
+    out.show(m.Empty(), f"restarted {named(flow, before)} from its beginning{was(before)}")
 
 
 @command(
@@ -94,7 +102,7 @@ async def restart_from(out: Output, bus: Bus, service: Service, step: StepKey, o
     values = read_state(overrides, "--overrides")
     async with service.client(bus) as client:
         await client.restart_from(step, values)
-    out.show(m.Empty(), "restarted")
+    out.show(m.Empty(), f"restarted from step {step}")
 
 
 @command(

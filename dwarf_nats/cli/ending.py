@@ -1,0 +1,179 @@
+"""`dwarf-nats flow …`: the operations that end flows or remove them (O9, O10): what they did, or would do, is said."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Annotated
+
+import msgspec
+import typer
+
+from dwarf_nats.cli.command import command
+from dwarf_nats.cli.flow import FlowKey, app
+from dwarf_nats.cli.options import Bus, Matching, Service
+from dwarf_nats.cli.output import Output, coloured, day_and_clock, error_line, table
+from dwarf_nats.errors import BadRequest, Conflict, DwarfError, NotFound
+from dwarf_nats.render.terminal import one_line
+from dwarf_nats.sdk import Client, Query
+from dwarf_nats.wire import codec
+from dwarf_nats.wire import messages as m
+from dwarf_nats.workflow.records import FlowSummary, Outcome
+from dwarf_nats.workflow.status import Status
+
+PURGED_AT_ONCE = 10_000
+PAGE = 1_000
+SAMPLE = 10
+
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask first.")]
+
+
+async def look(client: Client, flow: str) -> Outcome | None:
+    """Where a flow stands before something is done to it; `None` if this user may not read it.
+
+    Raises `NotFound` and `BadRequest` for a key that names nothing.
+    """
+    try:
+        return await client.snapshot(flow)
+    except (NotFound, BadRequest):
+        raise
+    except DwarfError:
+        return None
+
+
+def named(flow: str, before: Outcome | None) -> str:
+    """The flow, for people."""
+    return f"{one_line(before.workflow)} {flow}" if before is not None else flow
+
+
+def was(before: Outcome | None) -> str:
+    """What the flow was before, for people."""
+    if before is None:
+        return ""
+    why = error_line(before.error) or one_line(before.cancel_reason or "")
+    return f" (it was {before.status.value}{': ' + why if why else ''})"
+
+
+def would(out: Output, flow: str, before: Outcome | None, verb: str, refused: tuple[Status, ...]) -> None:
+    """Say what an operation would do. Raises `Conflict` if the flow's status forbids it."""
+    if before is None:
+        raise BadRequest("a dry run must read the flow, which this user may not do")
+    if before.status in refused:
+        raise Conflict(f"the flow is {before.status.value}, so it would not be {verb}")
+    out.show({"dryRun": True, "status": before.status.value}, f"would be {verb}: {named(flow, before)}{was(before)}")
+
+
+def confirm(question: str, yes: bool) -> None:
+    """Ask on a terminal. Raises `typer.Exit` with code 1 unless the answer is yes."""
+    if yes or not sys.stdin.isatty():
+        return
+    if not typer.confirm(question, err=True):
+        print("nothing was done", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+@command(
+    app,
+    "cancel",
+    short="Cancel a flow that has not ended.",
+    example="dwarf-nats flow cancel 1-42-a1B2c3D4e5F6g7H8 --reason 'ordered twice'",
+)
+async def cancel(
+    out: Output,
+    bus: Bus,
+    service: Service,
+    flow: FlowKey,
+    reason: Annotated[str, typer.Option(help="Kept with the flow.")] = "",
+    dry_run: DryRun = False,
+) -> None:
+    """Cancel a flow that has not ended, with every flow above and below it."""
+    async with service.client(bus) as client:
+        before = await look(client, flow)
+        if dry_run:
+            would(out, flow, before, "cancelled", (Status.COMPLETED, Status.FAILED, Status.CANCELLED))
+            return
+        await client.cancel(flow, reason)
+    out.show(m.Empty(), f"cancelled {named(flow, before)}{was(before)}")
+
+
+@command(
+    app,
+    "delete",
+    short="Delete a flow that is not running.",
+    example="dwarf-nats flow delete 1-42-a1B2c3D4e5F6g7H8 --yes",
+)
+async def delete(
+    out: Output, bus: Bus, service: Service, flow: FlowKey, dry_run: DryRun = False, yes: Yes = False
+) -> None:
+    """Delete a flow that is not running, with its history and its subgraphs."""
+    async with service.client(bus) as client:
+        before = await look(client, flow)
+        if dry_run:
+            would(out, flow, before, "deleted", (Status.RUNNING,))
+            return
+        confirm(f"delete {named(flow, before)}{was(before)} and its history?", yes)
+        await client.delete(flow)
+    out.show(m.Empty(), f"deleted {named(flow, before)}{was(before)}")
+
+
+@command(
+    app,
+    "purge",
+    short="Delete the flows that match and are not running.",
+    example="dwarf-nats flow purge --status completed --older-than 30d --dry-run\n"
+    "dwarf-nats flow purge --status completed --older-than 30d --yes",
+)
+async def purge(
+    out: Output,
+    bus: Bus,
+    service: Service,
+    matching: Matching,
+    limit: Annotated[int, typer.Option(min=1, max=PURGED_AT_ONCE, help="At most so many.")] = PURGED_AT_ONCE,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+) -> None:
+    """Delete the flows that match and are not running, the oldest first; needs --status, --workflow or --older-than.
+
+    One call deletes at most --limit. If there may be more, it says so: run it again.
+    """
+    query = replace(matching.query(), limit=limit)
+    if matching.status is None and matching.workflow is None and matching.older_than_ms is None:
+        raise BadRequest("purge needs at least one of --status, --workflow, --older-than")
+    async with service.client(bus) as client:
+        if dry_run:
+            await _show_purge(out, client, query)
+            return
+        if not yes and sys.stdin.isatty():
+            found = [one async for one in _purged(client, query)]
+            confirm(f"delete {_flows(len(found))} and their histories?", yes)
+        deleted = await client.purge(query)
+    more = "; there may be more: run it again" if deleted >= limit else ""
+    out.show(m.FlowPurgeReply(deleted=deleted), f"deleted {_flows(deleted)}{more}")
+
+
+async def _show_purge(out: Output, client: Client, query: Query) -> None:
+    found = [one async for one in _purged(client, query)]
+    sample = found[:SAMPLE]
+    rows = [(one.flow_key, one.workflow, coloured(one.status), day_and_clock(one.updated_at)) for one in sample]
+    out.show(
+        {"matched": len(found), "sample": [msgspec.to_builtins(codec.summary_message(one)) for one in sample]},
+        f"would delete {_flows(len(found))}" + (", among them:" if rows else ""),
+        *([table(("flow", "workflow", "status", "updated"), rows)] if rows else []),
+    )
+
+
+async def _purged(client: Client, query: Query) -> AsyncIterator[FlowSummary]:
+    """As many flows as one purge would delete. Which of them, if more match than its limit, the service decides."""
+    count = 0
+    async for one in client.list_all(replace(query, limit=PAGE)):
+        if count == query.limit:
+            return
+        if one.status is not Status.RUNNING:
+            count += 1
+            yield one
+
+
+def _flows(count: int) -> str:
+    return f"{count:,} flow" + ("" if count == 1 else "s")
