@@ -1,4 +1,8 @@
-"""Forking: a copy of a tree of flows that has ended, which runs on from one of its steps (O14). Pure."""
+"""Forking: a copy of a tree of flows that has ended, which runs on from one of its steps (O14). Pure.
+
+In a copy of a cancelled tree the other branches run on as well: the steps that the cancel cut off are pending there, and a flow
+that was cut off in mid-run runs, its caller waiting for it.
+"""
 
 from __future__ import annotations
 
@@ -21,19 +25,22 @@ NewId = Callable[[], tuple[int, str]]
 
 @dataclass(slots=True)
 class Forked:
-    """The copy: flows and steps, among them the `root` and the `target`, which is pending."""
+    """The copy: flows and steps, among them the `root` and the `target`, which is pending as well as `others`."""
 
     flows: list[FlowRow]
     steps: list[StepRow]
     root: FlowRow
     target: StepRow
+    others: list[StepRow]
 
     def stamp(self, now: int) -> None:
-        """What runs on began `now`; the rest keeps its times."""
+        """What runs on began `now`; the rest keeps its times. A delay that is not over yet holds on."""
         for flow in self.flows:
             if flow.status is Status.RUNNING:
                 flow.created_at = flow.started_at = flow.updated_at = now
         self.target.not_before = self.target.updated_at = now
+        for step in self.others:
+            step.not_before, step.updated_at = max(step.not_before, now), now
 
 
 def fork(
@@ -46,14 +53,18 @@ def fork(
 ) -> Forked:
     """Copy the tree as far as `target`, with `overrides` in its state (a null removes a field).
 
-    Finished branches and sub-workflows beside its path are copied with their histories; what `target` led to is not.
+    Finished branches and sub-workflows beside its path are copied with their histories; what `target` led to is not. What a
+    cancel cut off beside it runs on.
     """
     by_flow: dict[int, dict[int, StepRow]] = {}
     for step in steps:
         by_flow.setdefault(step.flow_id, {})[step.step_id] = replace(step)
     flow_id = next(one for one, inside in by_flow.items() if target in inside)
     running, removed = _rewound(flows, by_flow, flow_id, target)
-    kept = _kept(flows, removed | {target})
+    others, childless = _run_on(flows, by_flow, running, removed)
+    for one in running:
+        _recount(by_flow[one], removed)
+    kept = _kept(flows, removed | childless | {target})
     rows = [step for one in kept for step in by_flow.get(one, {}).values() if step.step_id not in removed]
     flow_ids = {one: new_flow() for one in kept}
     step_ids = {step.step_id: new_step() for step in rows}
@@ -63,7 +74,7 @@ def fork(
     first = next(step for step in rows if step.step_id == step_ids[target][0])
     first.state, first.borrowed = overridden(first.state, first.borrowed, overrides)
     root = next(copy for copy in copies if copy.surgraph_flow_id is None)
-    return Forked(copies, rows, root, first)
+    return Forked(copies, rows, root, first, others)
 
 
 def _rewound(
@@ -71,28 +82,76 @@ def _rewound(
 ) -> tuple[set[int], set[int]]:
     """Rewind the target and the steps that waited for its flow, up to the root. The flows on that path; all steps that go."""
     removed = set(rewinding.rewind(by_flow[flow_id], target).removed)
-    rewinding.sever(by_flow[flow_id], target)
     running = {flow_id}
     flow = flows[flow_id]
     while flow.surgraph_flow_id is not None and flow.surgraph_step_id is not None:
         above, caller = flow.surgraph_flow_id, flow.surgraph_step_id
         removed |= rewinding.rewind_caller(by_flow[above], caller).removed
-        rewinding.sever(by_flow[above], caller)
         running.add(above)
         flow = flows[above]
     return running, removed
 
 
+def _run_on(
+    flows: Mapping[int, FlowRow], by_flow: Mapping[int, Mapping[int, StepRow]], running: set[int], removed: set[int]
+) -> tuple[list[StepRow], set[int]]:
+    """The steps that a cancel cut off in the flows that run again become pending, or wait for the flow they had called, which
+    then runs again as well: it joins `running`. The steps that are pending, and those that have lost the flow they had called.
+    """
+    called: dict[int | None, int] = {
+        flow.surgraph_step_id: flow.flow_id for flow in flows.values() if flow.status is Status.CANCELLED
+    }
+    pending: list[StepRow] = []
+    childless: set[int] = set()
+    ahead = [one for one in sorted(running) if flows[one].status is Status.CANCELLED]
+    for flow_id in ahead:  # grows on the way
+        for step in _cut_off(by_flow, flow_id):
+            if step.step_id in removed:
+                continue
+            child = called.get(step.step_id)
+            waits = child is not None and step.subgraph_result is None and step.subgraph_error is None
+            if child is not None and waits and any(_cut_off(by_flow, child)):
+                rewinding.wait_on(step)
+                running.add(child)
+                ahead.append(child)
+            else:
+                rewinding.run_on(step)
+                pending.append(step)
+                if waits:
+                    childless.add(step.step_id)
+    return pending, childless
+
+
+def _cut_off(by_flow: Mapping[int, Mapping[int, StepRow]], flow_id: int) -> list[StepRow]:
+    return [step for step in by_flow.get(flow_id, {}).values() if step.status is Status.CANCELLED]
+
+
+def _recount(steps: Mapping[int, StepRow], removed: set[int]) -> None:
+    """Every branch counts as arrived at its cohort but for those in which something runs on."""
+    outstanding: dict[int, set[int]] = {}
+    for step in steps.values():
+        if step.step_id in removed or step.status not in (Status.PENDING, Status.RUNNING):
+            continue
+        at = step
+        while at.spawn_id in steps and at.ordinal not in outstanding.setdefault(at.spawn_id, set()):
+            outstanding[at.spawn_id].add(at.ordinal)
+            at = steps[at.spawn_id]
+    for spawn_id, branches in outstanding.items():
+        size = steps[spawn_id].cohort_size
+        if size is not None:
+            steps[spawn_id].arrivals = size - len(branches)
+
+
 def _kept(flows: Mapping[int, FlowRow], uncalled: set[int]) -> list[int]:
     """The flows that come along: all but those called by a step that goes, or has not run, and those below them."""
-    dropped = {flow.flow_id for flow in flows.values() if flow.surgraph_step_id in uncalled}
-
-    def stays(flow: FlowRow) -> bool:
-        if flow.flow_id in dropped:
-            return False
-        return flow.surgraph_flow_id is None or stays(flows[flow.surgraph_flow_id])
-
-    return [flow.flow_id for flow in flows.values() if stays(flow)]
+    below: dict[int | None, list[int]] = {}
+    for flow in flows.values():
+        below.setdefault(flow.surgraph_flow_id, []).append(flow.flow_id)
+    dropped = [flow.flow_id for flow in flows.values() if flow.surgraph_step_id in uncalled]
+    for one in dropped:  # grows on the way
+        dropped += below.get(one, ())
+    gone = set(dropped)
+    return [flow_id for flow_id in flows if flow_id not in gone]
 
 
 def _flow(

@@ -76,13 +76,22 @@ def rewind_caller(steps: Mapping[int, StepRow], target: int) -> Rewound:
     return result
 
 
-def sever(steps: Mapping[int, StepRow], target: int) -> None:
-    """In a copy of a flow that has ended, every other branch of the cohorts around `target` counts as arrived: what was cut
-    off there contributes nothing (F4), and `target`'s branch alone is outstanding."""
-    spawn = steps.get(steps[target].spawn_id)
-    while spawn is not None and spawn.cohort_size is not None:
-        spawn.arrivals = spawn.cohort_size - 1
-        spawn = steps.get(spawn.spawn_id)
+def run_on(step: StepRow) -> None:
+    """A step that was cut off is pending in the copy, as one that was given back: with its attempts, the changes it has made so
+    far, and what it was resumed with or its child came to (O14). A pause is asked for again."""
+    step.status = Status.PENDING
+    step.parked = 0
+    step.breakpoint_hit = 0
+    step.interrupt_payload = None
+    step.started_at = None
+    step.lease_seq += 1
+
+
+def wait_on(step: StepRow) -> None:
+    """A step that was cut off while its child ran waits for it in the copy."""
+    step.status = Status.RUNNING
+    step.parked = 1
+    step.lease_seq += 1
 
 
 def _unrun(step: StepRow) -> None:

@@ -409,10 +409,13 @@ async def plant(tx: Tx, root: FlowRow, forked: Forked) -> Steered:
     )
     names = [one.name for one in fields(StepRow)]
     await tx.insert("dwarf_steps", names, [[_plain(getattr(step, name)) for name in names] for step in forked.steps])
-    target = forked.target
-    await tx.fetch(f"update dwarf_steps set parked = {PARKED} where step_id = $1", target.step_id)
+    pending = [forked.target, *forked.others]
+    await tx.fetch(
+        f"update dwarf_steps set parked = {PARKED} where step_id {{in:$1}}", [step.step_id for step in pending]
+    )
     return Steered(
-        [flow for flow in forked.flows if flow.status is Status.RUNNING], [(target.step_id, target.priority, now)]
+        [flow for flow in forked.flows if flow.status is Status.RUNNING],
+        [(step.step_id, step.priority, step.not_before) for step in pending],
     )
 
 

@@ -83,6 +83,9 @@ class House:
 
     async def _checked(self, example: Example, expected: Expected) -> None:
         async with self._stage.play(self._engines, example) as play:
+            if example.encore is not None and example.encore.kind == "cancelled fork":
+                await cut_off(play, example, example.encore, expected)
+                return
             observed = await play.perform()
             compare(example, "", expected, expected.doings, observed)
             if example.encore is not None:
@@ -143,6 +146,23 @@ async def from_a_step(play: Play, example: Example, encore: Encore, before: Expe
     assert expected.twisted is not None
     again = await (play.restart_from if encore.kind == "restart_from" else play.fork)(step.step_key, encore.state)
     compare(example, f"after {encore.kind} at {step.task}", expected, doings_from(expected.twisted), again)
+
+
+async def cut_off(play: Play, example: Example, encore: Encore, before: Expected) -> None:
+    """A flow that is cancelled on the way, and forked from one of its steps (O14): what comes out is what would have without
+    the cancel, had that step got its overrides at once. What was done before the cut, and is done again, nobody can tell."""
+    if example.breakpoints:
+        return
+    observed = await play.perform_until_cut(encore.cut)
+    if currently_in_test_context():
+        event(f"{observed.outcome.status} to be forked")
+    step, twist = await _chosen(play, example, encore, before, observed)
+    if step is None:
+        return
+    expected = predicted(example, twist)
+    assert expected.twisted is not None
+    again = await play.fork(step.step_key, encore.state)
+    compare(example, f"after {encore.kind} at {step.task}", expected, again.doings, again)
 
 
 async def _chosen(

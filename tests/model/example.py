@@ -14,13 +14,15 @@ from tests.model.behaviours import Behaviour
 
 class Encore(msgspec.Struct, frozen=True):
     """What is done with the flow once it is over (O13-O15): `restart` or `continue` with this state, `restart_from` or
-    `fork` at one of its steps, subgraphs' included."""
+    `fork` at one of its steps, subgraphs' included. `cancelled fork`: it is cancelled on the way, and forked then."""
 
-    kind: Literal["restart", "continue", "restart_from", "fork"]
+    kind: Literal["restart", "continue", "restart_from", "fork", "cancelled fork"]
     state: dict[str, Any] = {}
     step: int = 0
     culprit: bool = False
     """Rather one that failed or led to one that did, if there is any."""
+    cut: int = 0
+    """How many executions begin before a flow is cancelled."""
 
 
 class Example(msgspec.Struct, frozen=True):

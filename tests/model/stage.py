@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import json
 from collections.abc import AsyncIterator, Sequence
@@ -11,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dwarf_nats.engine import Engine
+from dwarf_nats.errors import Conflict
 from dwarf_nats.testing import TaskProxy
 from dwarf_nats.workflow.answer import Answer, TaskCall
 from dwarf_nats.workflow.arguments import run_task
@@ -45,9 +47,11 @@ class Scene:
     example: Example
     graphs: dict[str, Graph]
     log: list[str] = field(default_factory=list)
+    executions: int = 0
 
     async def perform(self, flow: Flow) -> None:
         """The function behind every task of the example."""
+        self.executions += 1
         self.log.append(canonical(["call", flow.workflow, flow.task, flow.attempt, normalised(dict(flow.state))]))
 
         def note(what: str, value: Any) -> None:
@@ -111,6 +115,23 @@ class Play:
         for task in self._example.breakpoints:
             await self._engine.break_before(self._key, task)
         await self._engine.start(self._key)
+        return await self._observed()
+
+    async def perform_until_cut(self, executions: int) -> Observed:
+        """From its creation until so many executions have begun, and then it is cancelled; or until it is over."""
+        self._key = await self._engine.create(self._root, self._example.state, self._options, start=True)
+        try:
+            async with asyncio.timeout(SECONDS):
+                while self._scene.executions < executions:
+                    outcome = await self._engine.snapshot(self._key)
+                    if outcome.status is Status.INTERRUPTED:
+                        await self._resume(outcome)
+                    elif outcome.status.terminal:
+                        break
+        except TimeoutError:
+            pass
+        with contextlib.suppress(Conflict):
+            await self._engine.cancel(self._key)
         return await self._observed()
 
     async def restart(self, overrides: State) -> Observed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 from hypothesis import strategies as st
 
 from dwarf_nats.workflow.graph import Graph
@@ -221,17 +222,17 @@ class TaskSketch:
 # -- examples
 
 
-def examples(fragile: int = 0) -> st.SearchStrategy[Example]:
+def examples(fragile: int = 0, *, cut: bool = False) -> st.SearchStrategy[Example]:
     """Examples whose parts fit together.
 
     `fragile`: so many more tasks of a hundred fail until they are mended, which helps against most failures; then the flow is
-    taken up again from one of its steps.
+    taken up again from one of its steps. `cut`: it is cancelled on the way, and forked from one of them.
     """
     size = 2 * (3 * graphs.CHOICES + NODES * CHOICES + 100)
-    return st.binary(min_size=size, max_size=size).map(lambda text: example(Tape(text), fragile))
+    return st.binary(min_size=size, max_size=size).map(lambda text: example(Tape(text), fragile, cut=cut))
 
 
-def example(tape: Tape, fragile: int) -> Example:
+def example(tape: Tape, fragile: int, *, cut: bool = False) -> Example:
     """The example a tape holds."""
     rest = tape.cut(100)
     root = graphs.sketch(tape)
@@ -255,6 +256,9 @@ def example(tape: Tape, fragile: int) -> Example:
     encore = None
     if fragile or rest.odds(60):
         encore = _rewinding(rest) if fragile or rest.odds(60) else _repetition(rest)
+    if cut:
+        encore = msgspec.structs.replace(_rewinding(rest), kind="cancelled fork", cut=rest.number(1, 12))
+        breakpoints = []
     return Example(
         root.graph.to_values(),
         behaviours,
@@ -284,7 +288,11 @@ def _rewinding(tape: Tape) -> Encore:
     overrides = _overrides(tape, ["n", "f", "a", "item", "xs"])
     if tape.odds(80):
         overrides["mended"] = True
-    return Encore(tape.pick(["restart_from", "fork"]), overrides, tape.number(0, 50), tape.odds(70))
+    kind = tape.pick(["restart_from", "fork"])
+    encore = Encore(kind, overrides, tape.number(0, 50), tape.odds(70))
+    if tape.odds(33):
+        return msgspec.structs.replace(encore, kind="cancelled fork", cut=tape.number(1, 12))
+    return encore
 
 
 def _repetition(tape: Tape) -> Encore:

@@ -79,6 +79,29 @@ def test_a_flow_taken_up_again_from_a_step_goes_as_the_model_says(memory: House,
     memory.check(example)
 
 
+@settings(max_examples=25, parent=RANDOM, derandomize=True)
+@given(examples(fragile=3, cut=True))
+def test_a_cancelled_flow_that_is_forked_goes_as_if_it_had_not_been(memory: House, example: Example) -> None:
+    """O14."""
+    memory.check(example)
+
+
+@pytest.mark.slow
+@settings(max_examples=300, parent=RANDOM)
+@given(examples(fragile=3, cut=True))
+def test_a_cancelled_flow_that_is_forked_goes_as_if_it_had_not_been_many_times(memory: House, example: Example) -> None:
+    memory.check(example)
+
+
+@pytest.mark.slow
+@settings(max_examples=100, parent=RANDOM)
+@given(examples(fragile=3, cut=True))
+def test_on_postgresql_a_cancelled_flow_that_is_forked_goes_as_if_it_had_not_been(
+    on_postgres: House, example: Example
+) -> None:
+    on_postgres.check(example)
+
+
 @pytest.mark.slow
 @settings(max_examples=100, parent=RANDOM)
 @given(examples())
