@@ -37,6 +37,7 @@ class GraphBook:
         self._source = source
         self._by_digest: OrderedDict[str, Graph] = OrderedDict()
         self._saved: set[tuple[int, str]] = set()
+        self._sound: set[str] = set()
         self._asked: dict[str, asyncio.Future[str | None]] = {}
         self._asking: asyncio.Task[None] | None = None
 
@@ -53,7 +54,7 @@ class GraphBook:
         """
         digest = await self._registered(workflow)
         if digest is not None:
-            return await self.frozen(self._registry.shard, digest)
+            return self._admitted(await self.frozen(self._registry.shard, digest), digest)
         graph = await self._from_source(workflow, baggage)
         if graph is None:
             raise NotFound(
@@ -65,6 +66,21 @@ class GraphBook:
                 f"the graph source answered workflow {workflow!r} with a graph named {graph.name!r}: rename it"
             )
         return self.admit(graph)
+
+    def _admitted(self, graph: Graph, digest: str) -> Graph:
+        """A registered graph for a new flow. Another version may have accepted what this one refuses (G6)."""
+        if digest not in self._sound:
+            try:
+                graph.validate()
+            except BadRequest as error:
+                raise BadRequest(
+                    f"{error.message}. The graph was registered when it was valid; mend it and put it again"
+                    " (flows under way keep theirs)"
+                ) from None
+            if len(self._sound) > CACHED * 4:
+                self._sound.clear()
+            self._sound.add(digest)
+        return graph
 
     async def _from_source(self, workflow: str, baggage: Raw) -> Graph | None:
         if self._source is None:
@@ -86,6 +102,7 @@ class GraphBook:
             self._by_digest.move_to_end(digest)
             return known
         self.check(graph)
+        self._sound.add(digest)
         kept = Graph.from_json(graph.to_json())  # the caller may go on building on theirs
         self._keep(digest, kept)
         return kept
@@ -104,7 +121,7 @@ class GraphBook:
         graph.validate()
 
     async def frozen(self, shard: int, digest: str) -> Graph:
-        """The graph a flow was created with."""
+        """The graph a flow was created with. It is not checked: a condition that this version refuses is never taken."""
         graph = self._by_digest.get(digest)
         if graph is None:
             body = await self._stores[shard].load_graph(digest)

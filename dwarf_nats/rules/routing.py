@@ -28,7 +28,7 @@ class StepError(Exception):
 
 @dataclass(slots=True)
 class Route:
-    """The edges taken, in order; `problems` are the conditions that could not be evaluated, for the debug log (G9)."""
+    """The edges taken, in order; `problems` are the conditions that could not be evaluated (G9)."""
 
     edges: list[Transition] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)

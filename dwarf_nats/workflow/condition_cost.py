@@ -1,114 +1,37 @@
 """How long a condition may take on a state, at most: known before it is evaluated, since nothing can stop it afterwards.
 
-The library copies values wherever they are named, and a `map` or `filter` copies what it has found so far for every
-element, so ten thousand elements take seconds and a chain of doublings never ends. The estimate is a bound, in copies of one
-value (some 35 ns each), from the text of the condition and the sizes of the fields it names; what it is made of:
-`docs/design/0002-conditions.md`.
+The library ends an evaluation after 10,000 turns of its loops, and nothing else: one turn may compare two large lists, and a
+`map` or `filter` copies what it has found so far in each turn. The bound is worked out from the syntax tree and from the
+sizes of the fields it reads. What it is made of, and what was measured: `docs/design/0002-conditions.md`.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
-BUDGET = 30_000_000
-"""Copies, about a second."""
-_TOKEN = re.compile(
-    r"""(?P<skip>\s+|//[^\n]*)
-    |(?P<text>(?:[rR][bB]?|[bB][rR])(?:\"{3}.*?\"{3}|'{3}.*?'{3}|"[^"\n]*"|'[^'\n]*')
-      |[bB]?(?:\"{3}(?:\\.|[^\\])*?\"{3}|'{3}(?:\\.|[^\\])*?'{3}|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'))
-    |(?P<name>[A-Za-z_][A-Za-z0-9_]*)
-    |(?P<number>[0-9][A-Za-z0-9.]*)
-    |(?P<other>==|!=|<=|>=|&&|\|\||.)""",
-    re.VERBOSE | re.DOTALL,
-)
-_QUANTIFIERS = frozenset({"all", "exists", "exists_one", "existsOne"})
-_COLLECTORS = frozenset({"map", "filter"})
-PATTERN, COUNTED_PATTERN = 3_000, 1_000_000
-"""A regular expression is compiled each time it is used; one that counts (`a{1000}`) may take a hundred times as long."""
+from dwarf_nats.workflow.condition_tree import Call, Items, Literal, Loop, Name, Node, Select
+
+BUDGET = 250_000
+"""Of one evaluation, in units of some 100 ns: about 25 ms, if all of it is used."""
+MAX_TURNS = 10_000
+"""Turns of all loops of an evaluation; the library stops beyond."""
+_MATCHES = 150  # one call into this package and back
+_ACCESSOR = 50
+_COPY = 0.7  # each value that a `map` or `filter` takes over from one turn to the next
+_MOST = 10**15
 
 
-@dataclass(slots=True)
-class Profile:
-    """What a condition's text tells. A *level* is the number of macro bodies around a place."""
+class Size(NamedTuple):
+    """Of a value: `each` is the most it weighs, `total` what it weighs over all times it is evaluated, `length` the most
+    elements it has. A weight is about the number of values in it, a text counting one for each 64 bytes."""
 
-    named: list[list[str]] = field(default_factory=lambda: [[]])
-    """By level, the names that stand there, as often as they do."""
-    operands: int = 1
-    """Of sums and literals: so often a value may appear in one made of it."""
-    collectors: list[int] = field(default_factory=list)
-    """The level of the body of each `map` and `filter`."""
-    maps: list[int] = field(default_factory=list)
-    """Of these, the levels of the bodies of each `map`."""
-    patterns: list[tuple[int, int]] = field(default_factory=list)
-    """Level and cost of each regular expression."""
-
-    @property
-    def loops(self) -> bool:
-        """Whether it has a macro that goes over elements."""
-        return len(self.named) > 1
-
-    @property
-    def harmless(self) -> bool:
-        """Whether its time is in proportion to the state, whatever that is."""
-        return not self.loops and self.operands <= 4 and not self.patterns
-
-    def cost(self, weights: Mapping[str, int], longest: int) -> int:
-        """The bound. `weights`: of the fields it names; `longest`: elements of the longest array or object in them."""
-        longest = max(longest, self.operands)
-        grown = self._grown(weights, longest)
-        total = 0
-        for level, names in enumerate(self.named):
-            own = sum(weights.get(name, 1) for name in names)
-            passing = grown * len(names) * int(longest ** (level - 1)) if level else 0
-            total += self.operands * (int(longest**level) * (1 + own) + passing)
-        total += sum(grown * int(longest**level) for level in self.collectors)
-        return total + sum(one * int(longest**level) for level, one in self.patterns)
-
-    def _grown(self, weights: Mapping[str, int], longest: int) -> int:
-        """What the largest value on the way may weigh. A `map` makes so many copies of what its body names; one inside
-        another, of what the outer one goes over."""
-        inside = sum(weights.get(name, 1) for names in self.named[1:] for name in names)
-        made = longest * inside if 1 in self.maps else 0
-        deep = sum(level > 1 for level in self.maps)
-        whole = sum(weights.values()) + self.operands + made
-        return whole * int(self.operands ** len(self.collectors)) * int(longest**deep)
+    each: float
+    total: float
+    length: float
 
 
-def profile(source: str) -> Profile:
-    """Read a condition that the library has accepted."""
-    found = Profile()
-    tokens = [(match.lastgroup, match[0]) for match in _TOKEN.finditer(source) if match.lastgroup != "skip"]
-    open_macros: list[bool] = []
-    level = 0
-    for at, (kind, text) in enumerate(tokens):
-        if kind == "name":
-            found.named[level].append(text)
-        elif text in ("(", "[", "{"):
-            called = tokens[at - 1][1] if text == "(" and at else ""
-            macro = called in _QUANTIFIERS | _COLLECTORS and at > 1 and tokens[at - 2][1] == "."
-            if called == "matches":
-                found.patterns.append((level, _pattern_cost(tokens, at)))
-            open_macros.append(macro)
-            if macro:
-                level += 1
-                if level == len(found.named):
-                    found.named.append([])
-                if called in _COLLECTORS:
-                    found.collectors.append(level)
-                if called == "map":
-                    found.maps.append(level)
-        elif text in (")", "]", "}"):
-            level -= open_macros.pop() if open_macros else 0
-        elif text in ("+", ":") or (text == "," and not (open_macros and open_macros[-1])):
-            found.operands += 1
-    return found
-
-
-def _pattern_cost(tokens: list[tuple[str | None, str]], at: int) -> int:
-    kind, text = tokens[at + 1] if at + 1 < len(tokens) else (None, "")
-    return PATTERN if kind == "text" and "{" not in text and "\\" not in text else COUNTED_PATTERN
+_SMALL = Size(1, 1, 1)
 
 
 def weight(value: bytes) -> int:
@@ -129,3 +52,118 @@ def longest_in(values: object) -> int:
             longest = max(longest, len(one))
             pending.extend(one)
     return longest
+
+
+def cost(root: Node, weights: Mapping[str, int], longest: float) -> float:
+    """The bound, for fields of these weights and arrays and objects of at most `longest` elements."""
+    bound = _Bound(longest)
+    names = {name: Size(one, one, min(one, longest)) for name, one in weights.items()}
+    bound.of(root, names, 1)
+    return bound.spent + sum(weights.values())
+
+
+def affordable_everywhere(root: Node, names: frozenset[str]) -> int:
+    """Bytes of JSON which each field may have without a closer look."""
+    for size in (1 << 16, 1 << 14, 1 << 12, 1 << 10, 1 << 8, 1 << 6):
+        if cost(root, dict.fromkeys(names, size), size) <= BUDGET:
+            return size
+    return 0
+
+
+class _Bound:
+    def __init__(self, longest: float) -> None:
+        self.spent: float = 0
+        self.longest = longest
+
+    def of(self, node: Node, names: Mapping[str, Size], turns: float) -> Size:
+        """The size of a node's value, where it is evaluated `turns` times; `spent` grows by what that takes."""
+        self.spent = min(_MOST, self.spent + 0.5 * turns)
+        match node:
+            case Literal():
+                each: float = 1 if node.text is None else 1 + len(node.text) // 64
+                return Size(each, each * turns, 1)
+            case Name():
+                size = names.get(node.name, _SMALL)
+                return Size(size.each, min(max(size.total, turns), size.each * turns), size.length)
+            case Select():
+                return self.of(node.operand, names, turns)
+            case Items():
+                inner = [self.of(one, names, turns) for one in node.items]
+                each = 1 + sum(one.each for one in inner)
+                length = max([len(inner), *(one.length for one in inner)])
+                return _size(each, turns + sum(one.total for one in inner), length)
+            case Call():
+                return self._call(node, [self.of(one, names, turns) for one in node.args], turns)
+            case Loop():
+                return self._loop(node, names, turns)
+
+    def _call(self, node: Call, args: list[Size], turns: float) -> Size:
+        function = node.function
+        totals = [one.total for one in args]
+        plain = Size(1, turns, 1)
+        match function, len(args):
+            case "_+_", 2:
+                left, right = args
+                self.spent += left.total + right.total
+                return _size(left.each + right.each, left.total + right.total, left.length + right.length)
+            case "_[_]", 2:
+                return args[0]
+            case "_?_:_", 3:
+                return Size(*map(max, *args[1:]))
+            case "_==_" | "_!=_" | "_<_" | "_<=_" | "_>_" | "_>=_" | "startsWith" | "endsWith", 2:
+                self.spent += min(totals)
+                return plain
+            case "@in", 2:
+                self.spent += totals[1]
+                return plain
+            case "contains", 2:
+                self.spent += totals[0] * args[1].each
+                return plain
+            case "matches", 2:
+                self.spent += _MATCHES * turns
+                return plain
+            case "size", 1:
+                self.spent += args[0].each * (turns - 1)  # a text is counted each time, an array is not
+                return plain
+            case "_&&_" | "_||_" | "!_" | "@not_strictly_false", _:
+                return plain
+            case _ if function.startswith("get"):
+                self.spent += _ACCESSOR * turns
+                return plain
+        self.spent += sum(totals)  # conversions
+        return _size(max([1, *(one.each for one in args)]), max([turns, *totals]), 1)
+
+    def _loop(self, node: Loop, names: Mapping[str, Size], turns: float) -> Size:
+        over = self.of(node.over, names, turns)
+        length = max(1, min(over.length, over.each, MAX_TURNS))
+        inner_turns = max(1, min(over.total, length * turns, MAX_TURNS))
+        # What is visible inside was so once for each turn outside; in here it is there in each turn of the inner loop.
+        inside = {name: Size(one.each, one.each * inner_turns, one.length) for name, one in names.items()}
+        inside[node.variable] = Size(over.each, min(over.total, over.each * inner_turns), over.length)
+        found = _appended(node)
+        inside[node.total] = _SMALL
+        self.of(node.condition, inside, inner_turns)
+        if found is None:  # all, exists, exists_one
+            self.of(node.step, inside, inner_turns)
+            self.of(node.result, names, turns)
+            return Size(1, turns, 1)
+        element = Size(1, inner_turns, 1)
+        for part in found:
+            element = self.of(part, inside, inner_turns)
+        self.spent = min(_MOST, self.spent + _COPY * inner_turns * length)
+        total = turns + element.total
+        return _size(min(total, length * (1 + element.each)), total, max(length, element.length))
+
+
+def _size(each: float, total: float, length: float) -> Size:
+    return Size(min(each, _MOST), min(total, _MOST), min(length, _MOST))
+
+
+def _appended(node: Loop) -> list[Node] | None:
+    """The filter, if there is one, and the element that a `map` or `filter` adds in each turn; `None` for other macros."""
+    step, tests = node.step, []
+    if isinstance(step, Call) and step.function == "_?_:_":
+        tests, step = [step.args[0]], step.args[1]
+    if isinstance(step, Call) and step.function == "_+_" and isinstance(step.args[1], Items):
+        return [*tests, *step.args[1].items]
+    return None

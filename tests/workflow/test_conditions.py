@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dwarf_nats.errors import BadRequest
 from dwarf_nats.workflow.conditions import MAX_LENGTH, MAX_NESTING, evaluate, holds, problem_of
 from dwarf_nats.workflow.state import state_from
 
@@ -98,7 +97,8 @@ def test_g9_an_operand_that_decides_hides_an_error_in_the_other() -> None:
 @pytest.mark.parametrize(
     ("source", "word"),
     [
-        ("", "Syntax error"),
+        ("", "empty"),
+        (" // nothing", "empty"),
         ("total >", "Syntax error"),
         ("total = 1", "Syntax error"),
         ("import os; os", "reserved identifier"),
@@ -115,8 +115,6 @@ def test_g9_an_invalid_condition_is_told_in_one_line(source: str, word: str) -> 
     problem = problem_of(source)
     assert word in problem
     assert "\n" not in problem
-    with pytest.raises(BadRequest):
-        evaluate(source, {})
 
 
 def test_g9_brackets_in_strings_do_not_count() -> None:

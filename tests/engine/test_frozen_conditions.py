@@ -1,0 +1,50 @@
+"""A stored graph whose condition this version refuses: flows under way run on, new ones are refused (G6, G9, G10)."""
+
+from __future__ import annotations
+
+import pytest
+from engine_helpers import SOON, shard_of
+
+from dwarf_nats.embedding import open_engine
+from dwarf_nats.engine import Engine
+from dwarf_nats.errors import BadRequest
+from dwarf_nats.settings import EngineSettings
+from dwarf_nats.testing import TaskProxy
+from dwarf_nats.workflow.graph import END, Graph
+from dwarf_nats.workflow.status import Status
+
+
+def _choice(condition: str = "n > 100") -> Graph:
+    graph = Graph("choice")
+    graph.add_transition_switch("add", "double", condition)
+    graph.add_transition_switch("add", END, "true")
+    graph.add_transition("double", END)
+    return graph
+
+
+async def _refused_from_now_on(engine: Engine, condition: str) -> None:
+    """Change the stored graphs by hand, as another version might have left them."""
+    fetch = shard_of(engine).store.database.fetch  # type: ignore[attr-defined]
+    await fetch("update dwarf_graphs set body = replace(body, $1, $2)", "n > 100", condition)
+
+
+@pytest.mark.parametrize(
+    "condition", ["optional.of(n).hasValue()", "size(n, 1) == 1", "n.matches('(')", "n = 1", "n" + " + n" * 40 + " > 1"]
+)
+async def test_g10_a_flow_runs_on_with_a_condition_that_this_version_refuses(
+    dsn: str, proxy: TaskProxy, condition: str
+) -> None:
+    settings = EngineSettings(drain_ms=0)
+    async with open_engine(dsn, tasks=proxy, graphs=proxy, settings=settings) as old:
+        await old.put_graph(_choice())
+        flow = await old.create("choice", {"n": 1000})
+        await _refused_from_now_on(old, condition)
+    async with open_engine(dsn, tasks=proxy, graphs=proxy, settings=settings) as new:
+        await new.start(flow)
+        outcome = await new.await_(flow, SOON)
+        assert outcome.status is Status.COMPLETED
+        assert outcome.state == {"n": 1001}, "the branch was not taken"
+        with pytest.raises(BadRequest, match=r"edge 'add' -> 'double' has the invalid condition.*put it again"):
+            await new.create("choice", {"n": 1})
+        await new.put_graph(_choice("n > 99"))
+        assert (await new.run("choice", {"n": 1000}, timeout=SOON)).state == {"n": 2002}
