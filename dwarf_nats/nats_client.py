@@ -108,6 +108,7 @@ class NatsClient(Client):
         self._tls_required = False
         self._identities: dict[str, Identity] = {}
         self._connected_at = 0.0
+        self._judged = 0.0
         self._short_lived = 0
         self._why = ""
         self._repeats = Repeats(log)
@@ -134,6 +135,10 @@ class NatsClient(Client):
     # --- where to, and as whom ---
 
     def _next_server(self, servers: Sequence[S], info: Mapping[str, Any]) -> tuple[S, float]:
+        if self._judged != self._connected_at:  # the first attempt after a connection that was there
+            self._judged = self._connected_at
+            lived = asyncio.get_running_loop().time() - self._connected_at
+            self._short_lived = self._short_lived + 1 if lived < STEADY_SECONDS else 0
         return next_server(servers, info, self._short_lived)
 
     def _drop_sockets(self) -> None:
@@ -280,8 +285,6 @@ class NatsClient(Client):
                     log.info("NATS takes the subscription to %s again", sub._subject)
 
     async def _attempt_reconnect(self) -> None:
-        lived = asyncio.get_running_loop().time() - self._connected_at
-        self._short_lived = self._short_lived + 1 if lived < STEADY_SECONDS else 0
         reason = f": {self._why}" if self._why else ""
         self._why = ""
         self._repeats.say(logging.WARNING, f"connection to NATS lost, reconnecting{reason}")
