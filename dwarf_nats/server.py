@@ -161,7 +161,7 @@ async def _serving(
     try:
         subjects.check_apart(connection.new_inbox())
         await health.listen(connection)
-        inbox = Inbox(connection)
+        inbox = Inbox(connection, subjects)
         await inbox.start()
         engine = await _engine(settings, connection, inbox, subjects, origin, health, tally, providers)
         service = Service(

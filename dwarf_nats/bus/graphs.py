@@ -18,6 +18,7 @@ from dwarf_nats.errors import BadRequest, Unavailable
 from dwarf_nats.ports import BusAway, Graphs, Refused
 from dwarf_nats.wire import headers as h
 from dwarf_nats.wire import talk
+from dwarf_nats.wire.streams import explain
 from dwarf_nats.wire.subjects import Subjects
 from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.names import check_subject_name
@@ -153,6 +154,9 @@ class NatsGraphs:
             raise Unavailable(f"graph {workflow}: the connection to NATS is down; try again") from None
         if reply is None:
             raise Unavailable(f"graph {workflow}: the service on {subject} did not answer in {self._timeout:g} s")
+        if reply.stream:
+            why = explain(reply.stream, self._subjects.all_of(subject))
+            raise Unavailable(f"graph {workflow}: nobody answered in {self._timeout:g} s; {why}")
         if reply.nobody:
             if asyncio.get_running_loop().time() - self._back_at < GRACE_SECONDS:
                 raise Unavailable(

@@ -9,15 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Callable
 from typing import NamedTuple
 
 from dwarf_nats.ports import BusAway
 from dwarf_nats.wire import headers as h
-from dwarf_nats.wire.subjects import replica_inbox
+from dwarf_nats.wire.streams import Recorded, explain, recorded_by
+from dwarf_nats.wire.subjects import Subjects, replica_inbox
 from dwarf_nats.wire.tokens import Tokens
 
 from .connection import Connection
+
+log = logging.getLogger("dwarf_nats.bus")
 
 LAST_LOOK_SECONDS = 0.1
 """How long after its deadline a call is given up. A process that stood still has answers to read that came in time, and its
@@ -25,24 +29,29 @@ timers ring before it has read them."""
 
 
 class Reply(NamedTuple):
-    """A raw reply. `nobody`: the server says that nobody listens there."""
+    """A raw reply. `nobody`: the server says that nobody listens there. `stream`: none came in time but the acknowledgement of
+    that JetStream stream, which is `body`."""
 
     block: bytes | None
     body: bytes
     nobody: bool = False
+    stream: str = ""
 
 
 class Call:
     """One request under way."""
 
-    __slots__ = ("cancelled", "future", "step", "timer", "token", "worker")
+    __slots__ = ("cancelled", "future", "recorded", "step", "subject", "timer", "token", "worker")
 
-    def __init__(self, token: bytes, future: asyncio.Future[Reply | None], step: str) -> None:
+    def __init__(self, token: bytes, future: asyncio.Future[Reply | None], subject: str, step: str) -> None:
         self.token = token
         self.future = future
+        self.subject = subject
         self.step = step
         self.worker = ""
         self.cancelled = False
+        self.recorded: Reply | None = None
+        """The acknowledgement of a stream, should nothing else come."""
         self.timer: asyncio.TimerHandle | None = None
 
     @property
@@ -62,13 +71,15 @@ class Inbox:
     nobody).
     """
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, subjects: Subjects | None = None) -> None:
         self._connection = connection
+        self._subjects = subjects or Subjects()
         self._subject = f"{replica_inbox(connection.new_inbox())}."
         self._cut = len(self._subject)
         self._calls: dict[bytes, Call] = {}
         self._by_step: dict[str, Call] = {}
         self._tokens = Tokens()
+        self._streams = Recorded()
         self.late = 0
         self.accepted: Callable[[Call, str], None] | None = None
         self.ended: Callable[[Call], None] | None = None
@@ -88,11 +99,12 @@ class Inbox:
     async def ask(self, subject: str, block: bytes, body: bytes, seconds: float, step: str = "") -> Reply | None:
         """Send a request that is known to fit and wait for its reply; `None` if none came in time.
 
+        The acknowledgement of a JetStream stream is no reply, and comes back only if nothing else did (`Reply.stream`).
         Raises `BusAway` if the connection is down or drops meanwhile.
         """
         token = self._tokens.next()
         loop = asyncio.get_running_loop()
-        call = Call(token.encode(), loop.create_future(), step)
+        call = Call(token.encode(), loop.create_future(), subject, step)
         self._connection.send(subject, f"{self._subject}{token}", block, body)
         self._calls[call.token] = call
         if step:
@@ -132,7 +144,7 @@ class Inbox:
             return
         self._forget(call)
         if not call.future.done():
-            call.future.set_result(None)
+            call.future.set_result(call.recorded)
 
     def _receive(self, subject: bytes, _reply: bytes, body: bytes, block: bytes | None) -> None:
         call = self._calls.get(subject[self._cut :])
@@ -149,11 +161,20 @@ class Inbox:
                     if call.step and self.accepted is not None:
                         self.accepted(call, headers.get("dwarf-worker", ""))
                     return
+        elif stream := recorded_by(block, body):
+            self._recorded(call, stream, body)
+            return
         self._forget(call)
         if call.future.done():
             self.late += 1
         else:
             call.future.set_result(Reply(block, body, nobody))
+
+    def _recorded(self, call: Call, stream: str, body: bytes) -> None:
+        call.recorded = Reply(None, body, stream=stream)
+        captured = self._subjects.all_of(call.subject)
+        if self._streams.is_new(stream, captured):
+            log.warning("%s", explain(stream, captured), extra={"stream": stream})
 
     def _lost(self) -> None:
         calls, self._calls, self._by_step = list(self._calls.values()), {}, {}

@@ -207,7 +207,7 @@ class RollCall:
         running: set[str] = set()
         for body in self._pages([call.shown for call in calls], [call.shown for call in cancels]):
             reply = await self._inbox.ask(subject, b"", body, self._patience)
-            if reply is None:
+            if reply is None or reply.stream:
                 return None
             if reply.nobody:
                 raise _Gone

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from dwarf_nats.ports import BusAway
 from dwarf_nats.wire import tasks as codec
+from dwarf_nats.wire.streams import explain
 from dwarf_nats.wire.subjects import Subjects
 from dwarf_nats.workflow.answer import Answer, TaskCall
 
@@ -85,6 +86,8 @@ class NatsTasks:
         self.roll.answered(call.step_key)
         if reply is None:
             return codec.timed_out(url, call.budget)
+        if reply.stream:
+            return codec.recorded(url, call.budget, explain(reply.stream, self._subjects.all_of(subject)), reply.body)
         if reply.nobody:
             if asyncio.get_running_loop().time() - self._back_at < GRACE_SECONDS:
                 raise BusAway(f"nobody serves {subject} yet, the connection has just come back")

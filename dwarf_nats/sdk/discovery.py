@@ -15,6 +15,7 @@ import orjson
 
 from dwarf_nats.wire import discovery
 from dwarf_nats.wire.discovery import INFO, PING, STATS
+from dwarf_nats.wire.streams import recorded_by
 from dwarf_nats.wire.times import rfc3339, to_micros
 
 if TYPE_CHECKING:
@@ -124,7 +125,8 @@ async def all_replies(nc: Nats, subject: str, longest: float = LONGEST_SECONDS) 
                 message = await asyncio.wait_for(heard.get(), QUIET_SECONDS if found else longest)
                 if not message.data:  # the server's word that there is nobody
                     break
-                found.append(message)
+                if message.headers or not recorded_by(None, message.data):
+                    found.append(message)
     except TimeoutError:
         pass
     finally:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import nats.errors
 from nats.aio.client import Client as Nats
 
 from dwarf_nats.errors import TooLarge, Unavailable
+from dwarf_nats.wire.streams import Recorded, explain, recorded_by
 from dwarf_nats.wire.tokens import Tokens
 
 if TYPE_CHECKING:
     from nats.aio.msg import Msg
     from nats.aio.subscription import Subscription
+
+log = logging.getLogger("dwarf_nats.sdk")
 
 # What nats-py writes around the headers and between name and value.
 _HEADER_FRAME = len(b"NATS/1.0\r\n\r\n")
@@ -53,12 +58,22 @@ def check_size(nc: Nats, payload: bytes, headers: Mapping[str, str] | None, what
         )
 
 
+@dataclass(slots=True)
+class _Waiter:
+    """A request whose reply is awaited. `stream`: the JetStream stream that has acknowledged it meanwhile."""
+
+    subject: str
+    reply: asyncio.Future[Msg]
+    stream: str = ""
+
+
 class Requests:
     """Sends requests and hands each its reply."""
 
     def __init__(self, nc: Nats) -> None:
         self._nc = nc
-        self._pending: dict[str, asyncio.Future[Msg]] = {}
+        self._pending: dict[str, _Waiter] = {}
+        self._streams = Recorded()
         self._sub: Subscription | None = None
         self._prefix = ""
         self._tokens = Tokens()
@@ -84,8 +99,8 @@ class Requests:
     def lose_all(self) -> None:
         """The connection went away: every reply under way is lost."""
         for waiter in self._pending.values():
-            if not waiter.done():
-                waiter.set_exception(ReplyLost("the connection to NATS went away before the reply came"))
+            if not waiter.reply.done():
+                waiter.reply.set_exception(ReplyLost("the connection to NATS went away before the reply came"))
 
     async def ask(self, subject: str, payload: bytes, headers: dict[str, str] | None, seconds: float) -> Msg:
         """Send a request and return its reply, whatever it says.
@@ -99,16 +114,16 @@ class Requests:
             if self._sub is None:
                 await self.open()
             inbox = f"{self._prefix}{self._tokens.next()}"
-            waiter: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
-            self._pending[inbox] = waiter
+            waiter = self._pending[inbox] = _Waiter(subject, asyncio.get_running_loop().create_future())
             try:
                 await self._nc.publish(subject, payload, reply=inbox, headers=headers)
                 async with asyncio.timeout(seconds):
-                    reply = await waiter
+                    reply = await waiter.reply
+            except TimeoutError:
+                why = f"; {explain(waiter.stream, _all_of(subject))}" if waiter.stream else ""
+                raise ReplyLost(f"no reply within {seconds:.3g} s{why}") from None
             finally:
                 del self._pending[inbox]
-        except TimeoutError:
-            raise ReplyLost(f"no reply within {seconds:.3g} s") from None
         except (nats.errors.OutboundBufferLimitError, nats.errors.ConnectionClosedError) as error:
             raise NotSent(str(error)) from None
         except nats.errors.ConnectionDrainingError:
@@ -119,8 +134,20 @@ class Requests:
 
     async def _on_reply(self, msg: Msg) -> None:
         waiter = self._pending.get(msg.subject)
-        if waiter is not None and not waiter.done():
-            waiter.set_result(msg)
+        if waiter is None or waiter.reply.done():
+            return
+        stream = "" if msg.headers else recorded_by(None, msg.data)
+        if not stream:
+            waiter.reply.set_result(msg)
+            return
+        waiter.stream = stream
+        if self._streams.is_new(stream, captured := _all_of(waiter.subject)):
+            log.warning("%s", explain(stream, captured))
+
+
+def _all_of(subject: str) -> str:
+    """The operations beside this one, as a wildcard."""
+    return f"{subject.rpartition('.')[0] or subject}.>"
 
 
 def is_no_responders(msg: Msg) -> bool:

@@ -89,6 +89,13 @@ class Subjects:
         """Where a change of a flow's status is announced."""
         return f"{self.prefix}.event.{status}.{workflow}"
 
+    def all_of(self, subject: str) -> str:
+        """The subjects of the same kind, as a wildcard: all tasks, all graphs, all operations beside this one."""
+        for one in (self.task_prefix, self.graph_prefix):
+            if subject.startswith(f"{one}."):
+                return f"{one}.>"
+        return f"{subject.rpartition('.')[0] or subject}.>"
+
     def owns(self, subject: bytes) -> bool:
         """Whether a subject is one of the service's own: under its prefixes, or in the inbox of a replica."""
         return subject.startswith(self._own) or _REPLICA in subject

@@ -82,6 +82,15 @@ def timed_out(url: str, budget: float) -> Answer:
     )
 
 
+def recorded(url: str, budget: float, why: str, acknowledgement: bytes) -> Answer:
+    """No answer before the deadline, but the acknowledgement of a stream that records the request."""
+    excerpt = acknowledgement[:EXCERPT].decode("utf-8", "replace")
+    message = (
+        f"task {url} did not answer within its time budget of {budget:g} s, and {why}; all that came was {excerpt}"
+    )
+    return Answer(error=ErrorInfo(message, 408), cause=TIMEOUT)
+
+
 def too_large(url: str, size: int, limit: int) -> Answer:
     """The request does not fit the server's `max_payload`, headers included."""
     message = f"task {url}: the request is {size} bytes with its headers, over the NATS server's max_payload of {limit}"

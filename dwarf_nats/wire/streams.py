@@ -1,0 +1,70 @@
+"""JetStream streams that record requests: their acknowledgements come as replies, mostly before that of the service.
+
+A stream whose subjects match a request answers it with `{"stream": …, "seq": …}` (or with an error and its name), as if it had
+been a publish. That is no answer of whoever serves the subject, so it is passed over and the answer is waited for. A stream
+also keeps the server from saying that nobody listens.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+_STARTS = (b'{"stream":', b'{"error":{')
+_LONGEST = 2_000
+
+
+class _Refusal(msgspec.Struct, forbid_unknown_fields=True):
+    code: int
+    err_code: int
+    description: str
+
+
+class _Acknowledgement(msgspec.Struct, forbid_unknown_fields=True):
+    stream: str
+    seq: int
+    error: _Refusal | None = None
+    domain: str = ""
+    duplicate: bool = False
+    val: str = ""
+    batch: str = ""
+    count: int = 0
+
+
+_decode = msgspec.json.Decoder(_Acknowledgement).decode
+
+
+def recorded_by(block: bytes | None, body: bytes) -> str:
+    """The name of the stream whose acknowledgement a reply is; empty for all other replies.
+
+    On the path of every step: a reply that is none costs one comparison.
+    """
+    if not body.startswith(_STARTS) or block or len(body) > _LONGEST:
+        return ""
+    try:
+        return _decode(body).stream
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return ""
+
+
+def explain(stream: str, captured: str) -> str:
+    """What is the matter with a stream that captures such subjects, and what to do about it: one line."""
+    return (
+        f"a stream captures {captured}: the JetStream stream {stream!r} records requests and acknowledges them itself, so NATS"
+        f" cannot tell any more whether a service listens; take {captured} out of the subjects of that stream"
+        f" (nats stream edit {stream})"
+    )
+
+
+class Recorded:
+    """Which streams were met, so that each is told of once."""
+
+    def __init__(self) -> None:
+        self._met: set[tuple[str, str]] = set()
+
+    def is_new(self, stream: str, captured: str) -> bool:
+        """Whether it was not met before with these subjects."""
+        key = (stream, captured)
+        if key in self._met or len(self._met) >= 1_000:
+            return False
+        self._met.add(key)
+        return True
