@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -67,6 +68,24 @@ def test_help_of_every_command_says_what_it_does_and_has_an_example(path: tuple[
     assert result.exit_code == 0
     assert f"Example:\n    dwarf-nats {' '.join(path)}" in result.stdout
     assert COMMANDS[path].help.split(".")[0].split()[0] in result.stdout
+
+
+@pytest.mark.parametrize("path", [(), ("flow",), ("graph",), *COMMANDS], ids=" ".join)
+def test_h_is_help(path: tuple[str, ...], run: Run) -> None:
+    assert run(*path, "-h").stdout == run(*path, "--help").stdout
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_shell_completes_commands_and_options(shell: str) -> None:
+    """The script that `--install-completion` installs asks the program so."""
+    environment = {"_DWARF_NATS_COMPLETE": f"complete_{shell}", "PATH": os.environ["PATH"]}
+    if shell == "bash":
+        environment |= {"COMP_WORDS": "dwarf-nats flow pu", "COMP_CWORD": "2"}
+    else:
+        environment |= {"_TYPER_COMPLETE_ARGS": "dwarf-nats flow pu", "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
+    code = "import sys; from dwarf_nats.cli.main import app; app(prog_name='dwarf-nats')"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert "purge" in done.stdout, done.stderr
 
 
 def test_no_command_shows_the_help_and_is_wrong_usage(run: Run) -> None:

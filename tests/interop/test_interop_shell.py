@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -108,3 +109,49 @@ async def test_a_service_in_shell_logs_in_with_what_the_address_says(prefix: str
                 assert reply.data == b'{"changes":{"attempts":5}}'
             finally:
                 await nc.close()
+
+
+@asynccontextmanager
+async def command_worker(url: str, task: str, command: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """`dwarf-nats worker --command`, serving."""
+    words = ["worker", "--nats", url, "--task", task, "--command", command]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("DWARF_", "NATS_"))}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "dwarf_nats.cli.main", *words, env=environment, stdout=asyncio.subprocess.PIPE
+    )
+    try:
+        await serving(process)
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def test_a_command_serves_a_task_and_its_failure_fails_the_step(service: str, prefix: str) -> None:
+    command = (
+        """read -r state; case $state in *paper*) echo '{"word": "HI"}' ;; *) echo out of paper >&2; exit 3 ;; esac"""
+    )
+    async with command_worker(service, "command.shout", command) as process, Client(service, prefix=prefix) as client:
+        key = await client.create_task("command.shout", {"paper": 1}, start=True)
+        assert (await client.await_(key)).state == {"paper": 1, "word": "HI"}
+        key = await client.create_task("command.shout", start=True)
+        failed = await client.await_(key)
+        assert failed.status is Status.FAILED
+        assert failed.error is not None
+        assert (failed.error.message, failed.error.extra) == ("out of paper", {"exitCode": 3})
+        process.terminate()
+        assert await asyncio.wait_for(process.wait(), PATIENCE) == 0
+
+
+async def test_a_cancelled_flow_ends_its_command(service: str, prefix: str, tmp_path: Path) -> None:
+    """O10: the worker is told, and the command gets SIGTERM."""
+    begun, ended = tmp_path / "begun", tmp_path / "ended"
+    os.mkfifo(begun)
+    os.mkfifo(ended)
+    command = f"trap 'echo ended > {ended}; exit 0' TERM; echo begun > {begun}; while true; do sleep 0.01; done"
+    async with command_worker(service, "command.hang", command), Client(service, prefix=prefix) as client:
+        key = await client.create_task("command.hang", start=True)
+        assert await asyncio.wait_for(asyncio.to_thread(begun.read_text), PATIENCE) == "begun\n"
+        await client.cancel(key)
+        assert await asyncio.wait_for(asyncio.to_thread(ended.read_text), PATIENCE) == "ended\n"
