@@ -8,11 +8,9 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import orjson
-import yaml
 
 from dwarf_nats.errors import BadRequest, Unavailable
 from dwarf_nats.ports import BusAway, Graphs, Refused
@@ -20,6 +18,8 @@ from dwarf_nats.wire import headers as h
 from dwarf_nats.wire import talk
 from dwarf_nats.wire.streams import explain
 from dwarf_nats.wire.subjects import Subjects
+from dwarf_nats.workflow import documents
+from dwarf_nats.workflow.documents import SUFFIXES
 from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.names import check_subject_name
 from dwarf_nats.workflow.state import Raw
@@ -29,8 +29,6 @@ from .inbox import Inbox
 from .tasks import GRACE_SECONDS
 
 log = logging.getLogger("dwarf_nats.bus")
-
-_SUFFIXES = (".json", ".yaml", ".yml")
 
 
 class ChainGraphs:
@@ -53,73 +51,91 @@ class _File:
     stamp: tuple[int, int]
     name: str
     graph: Graph | None
-    error: str
+
+
+_SEE_LOG = "the replica's log says why"
 
 
 class DirectoryGraphs:
     """Graph files of a directory, `*.json` and `*.yaml`, one graph each, known by the graph's name.
 
-    The directory is looked at again at each load and what changed is read again. A bad file is logged; asking for the
-    graph it holds (by the name inside or, if there is none to be read, by the file's) is a `BadRequest` with the
-    reason.
+    The directory is looked at again at each load and what changed is read again, in a thread. A bad file is logged, with
+    what is wrong with it; asking for the graph it holds (by the name inside or, if there is none to be read, by the file's)
+    is a `BadRequest`. Neither the path nor anything in the file is told to the caller.
     """
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
         self._directory = Path(directory)
         self._files: dict[str, _File] = {}
+        self._reading = asyncio.Lock()
         if not self._directory.is_dir():
             raise BadRequest(f"the directory of graphs {self._directory} does not exist")
 
     async def load(self, workflow: str, baggage: Raw) -> Graph | None:  # noqa: ARG002
         """The graph, or `None`. Raises `BadRequest` if its file is bad or two files hold it."""
-        self.refresh()
-        found = [(path, file) for path, file in sorted(self._files.items()) if file.name == workflow]
+        async with self._reading:
+            changed = self._changed()
+            if changed:
+                read = await asyncio.to_thread(self._read_all, changed)
+                self._files.update(read)
+        found = [path for path, file in sorted(self._files.items()) if file.name == workflow]
         if len(found) > 1:
-            names = " and ".join(path for path, _ in found)
-            raise BadRequest(f"graph {workflow} is in several files of {self._directory}: {names}; keep one")
+            log.error(
+                "graph %s is in several files of %s: %s; keep one", workflow, self._directory, " and ".join(found)
+            )
+            raise BadRequest(f"graph {workflow}: several graph files hold this workflow; {_SEE_LOG}")
         if not found:
             return None
-        path, file = found[0]
-        if file.graph is None:
-            raise BadRequest(f"graph {workflow}: its file {self._directory / path} is bad: {file.error}")
-        return file.graph
+        graph = self._files[found[0]].graph
+        if graph is None:
+            raise BadRequest(f"graph {workflow}: the graph file of this workflow is not valid; {_SEE_LOG}")
+        return graph
 
-    def refresh(self) -> None:
-        """Read what is new or changed, forget what is gone."""
+    def _changed(self) -> dict[str, tuple[int, int]]:
+        """Files that are new or changed, with their stamps; what is gone is forgotten."""
         there: dict[str, tuple[int, int]] = {}
         try:
             with os.scandir(self._directory) as entries:
                 for entry in entries:
-                    if entry.name.endswith(_SUFFIXES) and not entry.name.startswith(".") and entry.is_file():
-                        stat = entry.stat()
-                        there[entry.name] = (stat.st_mtime_ns, stat.st_size)
+                    if entry.name.endswith(SUFFIXES) and not entry.name.startswith("."):
+                        there[entry.name] = _stamp(entry)
         except OSError as error:
-            raise Unavailable(f"cannot read the directory of graphs {self._directory}: {error.strerror}") from None
+            log.error("cannot read the directory of graphs %s: %s", self._directory, error.strerror)
+            raise Unavailable(f"the directory of graph files cannot be read; {_SEE_LOG}") from None
         for name in set(self._files) - set(there):
             del self._files[name]
-        for name, stamp in there.items():
-            known = self._files.get(name)
-            if known is None or known.stamp != stamp:
-                self._files[name] = self._read(name, stamp)
+        return {name: stamp for name, stamp in there.items() if not self._knows(name, stamp)}
+
+    def _knows(self, name: str, stamp: tuple[int, int]) -> bool:
+        known = self._files.get(name)
+        return known is not None and known.stamp == stamp
+
+    def _read_all(self, names: dict[str, tuple[int, int]]) -> dict[str, _File]:
+        return {name: self._read(name, stamp) for name, stamp in names.items()}
 
     def _read(self, name: str, stamp: tuple[int, int]) -> _File:
         path = self._directory / name
         workflow = path.stem
         try:
-            text = path.read_bytes()
-            value = _parse(text, name)
+            text = documents.to_json(documents.read_file(path), is_yaml=not name.endswith(".json"))
+            value = orjson.loads(text)
             if isinstance(value, dict) and isinstance(value.get("name"), str):
                 workflow = value["name"]
-            graph = Graph.from_json(text if name.endswith(".json") else orjson.dumps(value))
-            return _File(stamp, graph.name, graph, "")
-        except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError, BadRequest) as error:
-            reason = " ".join(str(error).split())
-            log.error("graph file %s is bad: %s", path, reason)
-            return _File(stamp, workflow, None, reason)
+            graph = Graph.from_json(text)
+            return _File(stamp, graph.name, graph)
+        except (OSError, ValueError, BadRequest) as error:
+            reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+            log.error("graph file %s is bad: %s", path, " ".join(reason.split())[:1000])
+            return _File(stamp, workflow, None)
 
 
-def _parse(text: bytes, name: str) -> Any:
-    return orjson.loads(text) if name.endswith(".json") else yaml.safe_load(text)
+def _stamp(entry: os.DirEntry[str]) -> tuple[int, int]:
+    """What changes when a file does; the same for ever of one that cannot be looked at, such as a link to itself."""
+    try:
+        status = entry.stat()
+    except OSError:
+        return (0, -1)
+    return (status.st_mtime_ns, status.st_size)
 
 
 class NatsGraphs:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import orjson
 import typer
-import yaml
 from rich.text import Text
 
 from dwarf_nats.cli.command import command, new_app
@@ -19,6 +17,7 @@ from dwarf_nats.render import graph_mermaid
 from dwarf_nats.sdk import Graph
 from dwarf_nats.wire import messages as m
 from dwarf_nats.wire.times import rfc3339
+from dwarf_nats.workflow import documents
 
 app = new_app("Graphs: register, look at and check them.")
 
@@ -30,31 +29,24 @@ NameOrFile = Annotated[
     str,
     typer.Argument(metavar="NAME|FILE", help="The graph's name, or a file: - or with .json, .yaml, .yml or / in it."),
 ]
-FILE_ENDINGS = (".json", ".yaml", ".yml")
+FILE_ENDINGS = documents.SUFFIXES
 
 
 def read_graph(path: str) -> Graph:
     """The graph in a JSON or YAML file, or from standard input for `-`. Raises `BadRequest` naming the file."""
     try:
-        text = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+        if path == "-":
+            text = sys.stdin.buffer.read(documents.MAX_BYTES + 1)
+        else:
+            with Path(path).open("rb") as file:
+                text = file.read(documents.MAX_BYTES + 1)
     except OSError as error:
         raise BadRequest(f"cannot read {path}: {error.strerror}") from None
+    is_yaml = not path.endswith(".json") and not (path == "-" and text.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"))
     try:
-        return Graph.from_json(_to_json(text, path))
+        return Graph.from_json(documents.to_json(text, is_yaml=is_yaml))
     except BadRequest as error:
         raise BadRequest(f"{path}: {error.message}") from None
-
-
-def _to_json(text: bytes, path: str) -> bytes:
-    if path.endswith(".json") or (path == "-" and text.lstrip().startswith(b"{")):
-        return text
-    try:
-        value: Any = yaml.safe_load(text)
-        return orjson.dumps(value)
-    except yaml.YAMLError as error:
-        raise BadRequest(f"not valid YAML: {' '.join(str(error).split())}") from None
-    except (TypeError, ValueError, RecursionError) as error:
-        raise BadRequest(f"this YAML has no counterpart in JSON: {error}") from None
 
 
 @command(app, "put", example="dwarf-nats graph put order.yaml")

@@ -66,26 +66,53 @@ async def test_files_are_known_by_the_graphs_name_and_read_again_when_changed(tm
         ("order.json", "\xff", "order"),
     ],
 )
-async def test_a_bad_file_is_told_to_who_asks_and_harms_no_other(
+async def test_a_bad_file_is_told_to_the_log_and_harms_no_other(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, text: str, asked: str
 ) -> None:
+    """Who asks learns that the file is bad, but neither its path nor what is in it."""
     write(tmp_path / name, text)
     write(tmp_path / "good.json", json.dumps(graph("good")))
     graphs = DirectoryGraphs(tmp_path)
     assert await graphs.load("good", NULL) is not None
     assert await graphs.load("nothing", NULL) is None
-    with pytest.raises(BadRequest, match=name.replace(".", r"\.")):
+    with pytest.raises(BadRequest) as refused:
         await graphs.load(asked, NULL)
+    assert refused.value.message == (
+        f"graph {asked}: the graph file of this workflow is not valid; the replica's log says why"
+    )
     assert caplog.text.count("is bad") == 1
+    assert str(tmp_path / name) in caplog.text
     write(tmp_path / name, json.dumps(graph("order")), 10**9)
     assert await graphs.load(asked, NULL) is not None
 
 
-async def test_one_graph_in_two_files_is_refused_and_named(tmp_path: Path) -> None:
+async def test_files_that_are_traps_hold_nothing_up(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Pipes, links to themselves, folders, huge files and alias bombs: each is logged once, and the others are found."""
+    os.mkfifo(tmp_path / "pipe.yaml")
+    (tmp_path / "loop.yaml").symlink_to("loop.yaml")
+    (tmp_path / "gone.json").symlink_to("nowhere")
+    (tmp_path / "folder.yml").mkdir()
+    with (tmp_path / "huge.json").open("wb") as file:
+        file.truncate(20 * 1024**3)
+    levels = [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12)]
+    write(tmp_path / "bomb.yaml", "\n".join(["a0: &a0 [lol]", *levels]))
+    write(tmp_path / "deep.json", "[" * 100_000)
+    write(tmp_path / "good.json", json.dumps(graph("good")))
+    graphs = DirectoryGraphs(tmp_path)
+    for _ in range(2):
+        assert await graphs.load("good", NULL) is not None
+    for name in ("pipe", "loop", "gone", "folder", "huge", "bomb", "deep"):
+        with pytest.raises(BadRequest, match="not valid"):
+            await graphs.load(name, NULL)
+        assert caplog.text.count(f"{tmp_path}/{name}.") == 1
+
+
+async def test_one_graph_in_two_files_is_refused_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write(tmp_path / "a.json", json.dumps(graph("order")))
     write(tmp_path / "b.json", json.dumps(graph("order")))
-    with pytest.raises(BadRequest, match=r"a\.json and b\.json"):
+    with pytest.raises(BadRequest, match="several graph files hold this workflow; the replica's log says why"):
         await DirectoryGraphs(tmp_path).load("order", NULL)
+    assert "a.json and b.json" in caplog.text
 
 
 async def test_a_directory_that_is_not_there_or_goes_away(tmp_path: Path) -> None:
@@ -94,8 +121,9 @@ async def test_a_directory_that_is_not_there_or_goes_away(tmp_path: Path) -> Non
     (tmp_path / "here").mkdir()
     graphs = DirectoryGraphs(tmp_path / "here")
     (tmp_path / "here").rmdir()
-    with pytest.raises(Unavailable):
+    with pytest.raises(Unavailable) as refused:
         await graphs.load("order", NULL)
+    assert str(tmp_path) not in refused.value.message
 
 
 @pytest.fixture

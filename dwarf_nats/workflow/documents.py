@@ -1,0 +1,244 @@
+"""Documents of graphs, JSON or YAML, read with bounds: whatever is in them, reading ends soon and says what is wrong.
+
+YAML is read as its version 1.2 has it (the core schema): `true` and `false` are the booleans, `yes`, `no`, `on` and `off` are
+texts, and so are dates. Only what JSON can say is taken: no tags but those of JSON's types, no keys but texts, no `.inf`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from pathlib import Path
+from typing import Any, NoReturn
+
+import orjson
+import yaml
+
+from dwarf_nats.errors import BadRequest
+from dwarf_nats.workflow.state import MAX_DEPTH
+
+MAX_BYTES = 4 * 1024 * 1024
+"""Of a document. Far more than any graph within the limits has."""
+MAX_VALUES = 200_000
+"""Of a document, values repeated by aliases counted each time."""
+SUFFIXES = (".json", ".yaml", ".yml")
+
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_INTEGER = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
+_NUMBER = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
+_NO_NUMBER = re.compile(r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)")
+_CONSTANTS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False,
+              "null": None, "Null": None, "NULL": None, "~": None, "": None}  # fmt: skip
+_MERGE = object()
+_TAG = "tag:yaml.org,2002:"
+
+
+def read_file(path: str | Path) -> bytes:
+    """The bytes of a regular file within the bounds.
+
+    Raises `OSError`, and `BadRequest` for what is no file (a pipe would be waited for) and for one that is too large.
+    """
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
+    try:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise BadRequest("it is no regular file")
+        with os.fdopen(handle, "rb", closefd=False) as file:
+            return checked_size(file.read(MAX_BYTES + 1))
+    finally:
+        os.close(handle)
+
+
+def checked_size(text: bytes) -> bytes:
+    """The text; `BadRequest` if it is too large."""
+    if len(text) > MAX_BYTES:
+        raise BadRequest(f"it has more than {MAX_BYTES} bytes: that is no graph")
+    return text
+
+
+def to_json(text: bytes, *, is_yaml: bool) -> bytes:
+    """A document as JSON text. Raises `BadRequest` that says what is wrong and where."""
+    checked_size(text)
+    text = text.removeprefix(b"\xef\xbb\xbf")
+    try:
+        decoded = text.decode()
+    except UnicodeDecodeError as error:
+        raise BadRequest(f"it is not UTF-8 (byte {error.start}): save it as UTF-8") from None
+    if "\0" in decoded:
+        raise BadRequest("it has a NUL character: save it as plain UTF-8 text")
+    if not decoded.strip():
+        raise BadRequest("it is empty: write a graph into it")
+    return orjson.dumps(from_yaml(decoded)) if is_yaml else text
+
+
+def from_yaml(text: str) -> Any:
+    """The value of one YAML document. Raises `BadRequest`."""
+    loader = _Loader(text)
+    try:
+        return _Reader(loader).document()
+    except yaml.YAMLError as error:
+        raise BadRequest(f"not valid YAML: {' '.join(str(error).split())}") from None
+    finally:
+        loader.dispose()
+
+
+class _Open:
+    """A list or map that is being read."""
+
+    __slots__ = ("anchor", "key", "merges", "size", "value")
+
+    def __init__(self, value: list[Any] | dict[str, Any], anchor: str | None) -> None:
+        self.value = value
+        self.anchor = anchor
+        self.key: str | object | None = None
+        self.merges: list[Any] = []
+        self.size = 1
+
+
+class _Reader:
+    """Puts values together from the events of the parser, without recursion."""
+
+    def __init__(self, loader: Any) -> None:
+        self._loader = loader
+        self._anchors: dict[str, tuple[Any, int, int]] = {}  # value, values in it, levels of it
+        self._open: list[_Open] = []
+        self._levels: list[int] = []
+        self._values = 0
+        self._result: Any = None
+
+    def document(self) -> Any:
+        documents = 0
+        while True:
+            event = self._loader.get_event()
+            match event:
+                case yaml.StreamEndEvent():
+                    if not documents:
+                        raise BadRequest("it is empty: write a graph into it")
+                    return self._result
+                case yaml.DocumentStartEvent():
+                    documents += 1
+                    if documents > 1:
+                        self._refuse(event, "there are several documents: put each graph into a file of its own")
+                case yaml.ScalarEvent():
+                    self._scalar(event)
+                case yaml.SequenceStartEvent() | yaml.MappingStartEvent():
+                    self._begin(event)
+                case yaml.SequenceEndEvent() | yaml.MappingEndEvent():
+                    self._end(event)
+                case yaml.AliasEvent():
+                    self._alias(event)
+
+    def _begin(self, event: Any) -> None:
+        is_list = isinstance(event, yaml.SequenceStartEvent)
+        kind = "seq" if is_list else "map"
+        if event.tag not in (None, "!", _TAG + kind):
+            self._refuse(event, f"the tag {_shown(event.tag)} is not supported: write the plain value")
+        if len(self._open) >= MAX_DEPTH:
+            self._refuse(event, f"it is nested deeper than {MAX_DEPTH} levels")
+        if self._open and isinstance(self._open[-1].value, dict) and self._open[-1].key is None:
+            self._refuse(event, "a key is a list or a map: keys are texts")
+        self._count(event, 1)
+        if event.anchor:
+            self._anchors.pop(event.anchor, None)
+        self._open.append(_Open([] if is_list else {}, event.anchor))
+        self._levels.append(1)
+
+    def _end(self, event: Any) -> None:
+        ended = self._open.pop()
+        levels = self._levels.pop()
+        if ended.merges and isinstance(ended.value, dict):
+            for merged in ended.merges:
+                for key, value in merged.items():
+                    ended.value.setdefault(key, value)
+        if ended.anchor:
+            self._anchors[ended.anchor] = (ended.value, ended.size, levels)
+        self._add(event, ended.value, ended.size, levels)
+
+    def _alias(self, event: Any) -> None:
+        if event.anchor not in self._anchors:
+            self._refuse(event, f"the alias *{event.anchor[:40]} names nothing that is complete here")
+        value, size, levels = self._anchors[event.anchor]
+        self._count(event, size)
+        if len(self._open) + levels > MAX_DEPTH:
+            self._refuse(event, f"it is nested deeper than {MAX_DEPTH} levels")
+        if self._open and isinstance(self._open[-1].value, dict) and self._open[-1].key is None:
+            if not isinstance(value, str):
+                self._refuse(event, "an alias of something else than a text is used as a key")
+            self._key(event, value)
+        else:
+            self._add(event, value, size, levels)
+
+    def _scalar(self, event: Any) -> None:
+        self._count(event, 1)
+        if self._open and isinstance(self._open[-1].value, dict) and self._open[-1].key is None:
+            if event.anchor:
+                self._anchors[event.anchor] = (event.value, 1, 0)
+            self._key(event, event.value, merge=event.value == "<<" and event.implicit[0])
+            return
+        value = self._plain(event)
+        if event.anchor:
+            self._anchors[event.anchor] = (value, 1, 0)
+        self._add(event, value, 1, 0)
+
+    def _key(self, event: Any, key: str, *, merge: bool = False) -> None:
+        parent = self._open[-1]
+        if not merge and key in parent.value:
+            self._refuse(event, f"the key {key[:80]!r} is there twice: keep one")
+        parent.key = _MERGE if merge else key
+
+    def _add(self, event: Any, value: Any, size: int, levels: int) -> None:
+        if not self._open:
+            self._result = value
+            return
+        parent = self._open[-1]
+        parent.size += size
+        self._levels[-1] = max(self._levels[-1], levels + 1)
+        if isinstance(parent.value, list):
+            parent.value.append(value)
+        elif parent.key is _MERGE:
+            merged = value if isinstance(value, list) else [value]
+            if not all(isinstance(one, dict) for one in merged):
+                self._refuse(event, "`<<` takes a map, or a list of maps")
+            parent.merges += merged
+            parent.key = None
+        elif isinstance(parent.key, str):
+            parent.value[parent.key] = value
+            parent.key = None
+
+    def _plain(self, event: Any) -> Any:
+        """The value of a scalar by the core schema of YAML 1.2."""
+        text: str = event.value
+        tag = event.tag
+        if tag is None and not event.implicit[0]:
+            return text  # quoted, or a block
+        if tag in ("!", _TAG + "str"):
+            return text
+        if tag not in (None, *(_TAG + name for name in ("bool", "int", "float", "null"))):
+            self._refuse(event, f"the tag {_shown(tag)} is not supported: write the plain value")
+        if text in _CONSTANTS:
+            return _CONSTANTS[text]
+        if _INTEGER.fullmatch(text):
+            if len(text) > 24:
+                self._refuse(event, "an integer is beyond 64 bits: write it as a text, in quotes")
+            return int(text, 0 if text[:2] in ("0o", "0x") else 10)
+        if _NUMBER.fullmatch(text):
+            number = float(text) if len(text) <= 400 else float("inf")
+            if number in (float("inf"), float("-inf")):
+                self._refuse(event, "a number is beyond the range of a double: write it as a text, in quotes")
+            return number
+        if _NO_NUMBER.fullmatch(text):
+            self._refuse(event, f"{text} has no counterpart in JSON: write it as a text, in quotes")
+        return text
+
+    def _count(self, event: Any, values: int) -> None:
+        self._values += values
+        if self._values > MAX_VALUES:
+            self._refuse(event, f"it has more than {MAX_VALUES} values, with what its aliases repeat")
+
+    def _refuse(self, event: Any, problem: str) -> NoReturn:
+        mark = event.start_mark
+        raise BadRequest(f"line {mark.line + 1}, column {mark.column + 1}: {problem}")
+
+
+def _shown(tag: str) -> str:
+    return "!!" + tag.removeprefix(_TAG)[:60] if tag.startswith(_TAG) else tag[:60]
