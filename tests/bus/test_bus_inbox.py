@@ -9,7 +9,7 @@ import pytest
 from nats.aio.msg import Msg
 
 from dwarf_nats.bus.connection import Connection
-from dwarf_nats.bus.inbox import Call, Inbox
+from dwarf_nats.bus.inbox import Call, Inbox, Reply
 from dwarf_nats.embedded import NatsServer
 from dwarf_nats.wire.subjects import Subjects
 from dwarf_nats.wire.tokens import Tokens
@@ -55,7 +55,7 @@ async def test_who_was_asked_can_answer_that_call_and_no_other(
     await other.flush()
     await connection.flush()
     done = [call for call in calls if call.done()]
-    assert [call.result() for call in done] == [(None, b'{"changes":{"honest":true}}', False)]
+    assert [call.result() for call in done] == [Reply(None, b'{"changes":{"honest":true}}')]
     assert inbox.late - late == 19 + 4 + 1  # a subject of two tokens does not even arrive
     for call in calls:
         call.cancel()

@@ -86,7 +86,7 @@ class Office:
     # what the test does
 
     def accepted(self, step: str, worker: str = "w") -> Call:
-        call = Call(b"1", asyncio.get_running_loop().create_future(), f"{step}-{TOKEN}")
+        call = Call(b"1", asyncio.get_running_loop().create_future(), "task.t", f"{step}-{TOKEN}")
         call.worker = worker
         self.calls[call.step] = call
         self.roll.enrol(call)
