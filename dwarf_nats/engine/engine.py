@@ -13,11 +13,11 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from dwarf_nats.clock import SystemClock
-from dwarf_nats.engine import shards
+from dwarf_nats.engine import histories, shards
 from dwarf_nats.engine.backpressure import Backpressure
 from dwarf_nats.engine.creating import MAX_INT, MAX_SEARCH, MAX_TEXT, Creator, check_options, check_text, refuse_empty
 from dwarf_nats.engine.gauges import Gauges
@@ -30,7 +30,7 @@ from dwarf_nats.engine.shard import Shard
 from dwarf_nats.engine.steering import Steering, only_roots
 from dwarf_nats.engine.sweeping import sweep
 from dwarf_nats.errors import BadRequest, DwarfError, NotFound, TimedOut, TooLarge, Unavailable
-from dwarf_nats.render import history_mermaid
+from dwarf_nats.render import fits_mermaid, history_mermaid
 from dwarf_nats.settings import EngineSettings
 from dwarf_nats.telemetry.meters import MeterProvider, Meters
 from dwarf_nats.telemetry.tally import Tally
@@ -60,6 +60,7 @@ INFO_SECONDS = 10.0
 ASIDE = 1_000
 """A history of more steps is put together in a thread."""
 Shards: TypeAlias = list[ShardInfo]  # inside the class, `list` is the operation
+Steps: TypeAlias = list[Step]
 GraphInfos: TypeAlias = list[GraphInfo]
 ShardList: TypeAlias = list[Shard]
 StateLike = Mapping[str, Any] | bytes | State | None
@@ -393,9 +394,9 @@ class Engine:
         return hashlib.sha256("|".join(facts).encode()).hexdigest()[:32], Status(facts[0])
 
     async def history(self, flow: str) -> list[Step]:
-        """The steps of the flow by depth and id, without state and changes; those of subgraphs nested (O7).
+        """The steps of the flow by depth and id, without state and changes; those of subgraphs nested, however deep (O7).
 
-        Raises `TooLarge` for more steps than `max_history`.
+        Raises `TooLarge` for more steps than `max_history`: read it with `history_page`.
         """
         key = parse_key(flow)
         store = self._shard(key).store
@@ -403,7 +404,7 @@ class Engine:
         flow_ids = [one.flow_id for one in flows]
         most = self._limits.max_history
         if await store.count_steps(flow_ids, most) > most:
-            remedy = "walk it step by step (step.get), or ask for the histories of its sub-workflows"
+            remedy = "read its history page by page"
             raise TooLarge(over(f"flow {key.shown} has more than {most} steps", "max_history", most, remedy))
         steps = await store.steps(flow_ids)
         # What takes long leaves the others their turn.
@@ -411,11 +412,23 @@ class Engine:
             return await asyncio.to_thread(nested, key.shard, key.id, flows, steps)
         return nested(key.shard, key.id, flows, steps)
 
-    async def mermaid(self, flow: str) -> str:
-        """The history as a Mermaid flowchart (O8). Raises `TooLarge` as `history`."""
+    async def history_page(self, flow: str, limit: int = 100, cursor: str = "") -> tuple[Steps, str]:
+        """At most `limit` steps of the flow after the cursor, and the cursor of the next page, empty on the last (O7).
+
+        Below a step that called a sub-workflow stands the beginning of its history, of no more steps than a page has; where
+        that is not all, the step is `truncated`, and its `sub_flow_key` reads the rest.
+        """
+        if not 1 <= limit <= LIST_LIMIT:
+            raise BadRequest(f"limit must be between 1 and {LIST_LIMIT}, got {limit}")
+        key = parse_key(flow)
+        store = self._shard(key).store
+        return await histories.page(store, await store.flow(key), cursor, limit)
+
+    async def mermaid(self, flow: str, fits: Callable[[str], bool] = fits_mermaid) -> str:
+        """The history as a Mermaid flowchart (O8), with so much folded that it `fits`. Raises `TooLarge` as `history`."""
         key = parse_key(flow)
         row = await self._shard(key).store.flow(key)
-        return await asyncio.to_thread(history_mermaid, await self.history(flow), row.workflow)
+        return await asyncio.to_thread(history_mermaid, await self.history(flow), row.workflow, fits)
 
     async def step(self, step: str) -> Step:
         """One step, with state, changes and the keys of its neighbours (O7)."""
@@ -430,6 +443,7 @@ class Engine:
         child = await walk.child(row)
         if child is not None:
             record.subgraph, record.sub_workflow = True, child.workflow
+            record.sub_flow_key = f"{key.shard}-{child.flow_id}-{child.token}"
         before, after = await walk.preceding(row), await walk.following(row)
         record.prev_key = None if before is None else f"{key.shard}-{before.step_id}-{before.token}"
         record.next_key = None if after is None else f"{key.shard}-{after.step_id}-{after.token}"

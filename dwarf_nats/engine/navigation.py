@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dwarf_nats.ports import Store
-    from dwarf_nats.workflow.rows import FlowRow, StepRow
+    from dwarf_nats.workflow.rows import Called, StepRow
 
 
 class Walk:
@@ -15,6 +15,7 @@ class Walk:
 
     def __init__(self, store: Store, root_id: int) -> None:
         self._store = store
+        self._histories = store.histories
         self._root_id = root_id
 
     async def following(self, step: StepRow) -> StepRow | None:
@@ -22,7 +23,7 @@ class Walk:
         the step that waited for this flow."""
         child = await self.child(step)
         if child is not None:
-            return await self._into(await self._entry(child))
+            return await self._into(await self._histories.entry(child.flow_id))
         return await self._after(step)
 
     async def preceding(self, step: StepRow) -> StepRow | None:
@@ -36,16 +37,16 @@ class Walk:
         before = await self._store.step_by_id(step.predecessor_id)
         return None if before is None else await self._out_of(before)
 
-    async def child(self, step: StepRow) -> FlowRow | None:
+    async def child(self, step: StepRow) -> Called | None:
         """The flow that `step` called."""
-        return await self._store.child_of(self._root_id, step.step_id)
+        return (await self._histories.called(self._root_id, [step.step_id])).get(step.step_id)
 
     async def _after(self, step: StepRow) -> StepRow | None:
         while True:
             following = (
                 await self._store.step_by_id(step.successor_id)
                 if step.successor_id is not None
-                else await self._store.first_branch(step.step_id)
+                else await self._histories.first_branch(step.step_id)
             )
             if following is not None:
                 return await self._into(following)
@@ -60,26 +61,16 @@ class Walk:
             child = await self.child(step)
             if child is None:
                 return step
-            step = await self._entry(child)
+            step = await self._histories.entry(child.flow_id)
         return None
 
     async def _out_of(self, step: StepRow) -> StepRow:
         while True:
             child = await self.child(step)
-            last = await self._last(child) if child is not None else None
+            last = await self._histories.last(child.flow_id) if child is not None else None
             if last is None:
                 return step
             step = last
-
-    async def _entry(self, flow: FlowRow) -> StepRow | None:
-        steps = await self._store.steps([flow.flow_id])
-        return next((step for step in steps if step.predecessor_id is None), None)
-
-    async def _last(self, flow: FlowRow) -> StepRow | None:
-        """The youngest step that leads nowhere."""
-        steps = await self._store.steps([flow.flow_id])
-        ends = [step for step in steps if step.successor_id is None and step.cohort_size is None]
-        return ends[-1] if ends else None
 
     async def _caller(self, step: StepRow) -> StepRow | None:
         flow = await self._store.flow_by_id(step.flow_id)

@@ -121,21 +121,16 @@ def summary_of(shard: int, row: Sequence[Any]) -> FlowSummary:
 def nested(shard: int, flow_id: int, flows: Sequence[FlowRow], steps: Sequence[StepRow]) -> list[Step]:
     """The steps of a flow, those that called a subgraph with its name and history (O7)."""
     children = {flow.surgraph_step_id: flow for flow in flows if flow.surgraph_step_id is not None}
-    by_flow: dict[int, list[StepRow]] = {}
+    by_flow: dict[int, list[Step]] = {}
     for row in steps:
-        by_flow.setdefault(row.flow_id, []).append(row)
-
-    def of(number: int) -> list[Step]:
-        found = []
-        for row in by_flow.get(number, ()):
-            step = step_of(shard, row, whole=False)
-            child = children.get(row.step_id)
-            if child is not None:
-                step.subgraph, step.sub_workflow, step.sub_history = True, child.workflow, of(child.flow_id)
-            found.append(step)
-        return found
-
-    return of(flow_id)
+        step = step_of(shard, row, whole=False)
+        by_flow.setdefault(row.flow_id, []).append(step)
+        child = children.get(row.step_id)
+        if child is not None:
+            step.subgraph, step.sub_workflow, step.sub_flow_key = True, child.workflow, flow_key(shard, child)
+            # A list of its own for each flow, filled as its steps come: however deep, nothing is walked into (P4).
+            step.sub_history = by_flow.setdefault(child.flow_id, [])
+    return by_flow.get(flow_id, [])
 
 
 def final_state_of(graph: Graph, steps: list[StepRow], limits: Limits = UNLIMITED) -> bytes:

@@ -13,11 +13,11 @@ diagram fits.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from dwarf_nats.render.dag import Dag, Path, exits, standing, with_children
-from dwarf_nats.render.flowchart import Box, Flowchart, Line, Shape
+from dwarf_nats.render.flowchart import MAX_CHARACTERS, Box, Flowchart, Line, Shape
 from dwarf_nats.render.labels import clip, span
 from dwarf_nats.workflow.records import Step
 from dwarf_nats.workflow.status import Status
@@ -45,13 +45,32 @@ BOUNDS = (
 )
 
 
-def history_mermaid(steps: Sequence[Step], workflow: str = "") -> str:
-    """Draw the steps of a flow, the histories within them included. `workflow` is written at START."""
+def fits_mermaid(text: str) -> bool:
+    """Whether Mermaid draws a diagram of this size."""
+    return len(text.encode("utf-16-le")) // 2 <= MAX_CHARACTERS
+
+
+def history_mermaid(steps: Sequence[Step], workflow: str = "", fits: Callable[[str], bool] = fits_mermaid) -> str:
+    """Draw the steps of a flow, the histories within them included. `workflow` is written at START.
+
+    `fits` says of a diagram whether it is small enough; the last and smallest one, a single node for all steps, is not asked
+    about.
+    """
     for bounds in BOUNDS:
         chart = Flowchart()
         _FlowDrawing(chart, steps, workflow, bounds).draw()
-        if chart.nodes <= MAX_NODES and chart.fits:
-            break
+        text = chart.text()
+        if chart.nodes <= MAX_NODES and chart.fits and fits(text):
+            return text
+    return text if fits(text) else _folded(steps)
+
+
+def _folded(steps: Sequence[Step]) -> str:
+    """All steps as one node."""
+    chart = Flowchart()
+    counted = Counter(step.status for step in with_children(steps))
+    tally = ", ".join(f"{counted[status]:,} {status.value}" for status in Status if counted[status])
+    chart.node(f"{counted.total():,} steps", tally, style="folded")
     return chart.text()
 
 

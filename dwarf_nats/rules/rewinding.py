@@ -130,15 +130,20 @@ def _take_back_arrivals(steps: Mapping[int, StepRow], target: int, result: Rewou
 def _take_back(
     steps: Mapping[int, StepRow], gone: set[int], result: Rewound, spawn_id: int, arrivals: int, failures: int
 ) -> None:
-    spawn = steps[spawn_id]
-    # A cohort that had resolved with a failure has passed it outward as one arrival (X8).
-    passed_on = _failed_cohort(spawn)
-    spawn.arrivals -= arrivals
-    spawn.failures -= failures
-    result.touched.add(spawn_id)
-    if passed_on and spawn.spawn_id and spawn.spawn_id not in gone:
-        _take_back(steps, gone, result, spawn.spawn_id, 1, 1)
-        _recount_error(steps, gone, spawn.spawn_id)
+    passed: list[int] = []
+    while True:
+        spawn = steps[spawn_id]
+        # A cohort that had resolved with a failure has passed it outward as one arrival (X8).
+        passed_on = _failed_cohort(spawn)
+        spawn.arrivals -= arrivals
+        spawn.failures -= failures
+        result.touched.add(spawn_id)
+        if not passed_on or not spawn.spawn_id or spawn.spawn_id in gone:
+            break
+        spawn_id, arrivals, failures = spawn.spawn_id, 1, 1
+        passed.append(spawn_id)
+    for one in reversed(passed):
+        _recount_error(steps, gone, one)
 
 
 def _failed_cohort(spawn: StepRow) -> bool:

@@ -12,6 +12,7 @@ from dwarf_nats.rules.settlement import NewIds, Settled
 from dwarf_nats.store import breakers, lent, line, listing, migrate, steering, sweeping
 from dwarf_nats.store.breakers import PARKED
 from dwarf_nats.store.cohorts import no_ids
+from dwarf_nats.store.histories import Histories
 from dwarf_nats.store.postgres import Postgres, shown_dsn
 from dwarf_nats.store.sqlite import Sqlite
 from dwarf_nats.workflow import lending
@@ -48,6 +49,7 @@ class SqlStore:
         self.shard = shard
         self.dsn = dsn
         self.database = open_database(dsn, pool, clock)
+        self.histories = Histories(self.database)
         self.replica_id = 0
 
     async def open(self, replica_name: str, *, migrated: bool) -> None:
@@ -242,25 +244,6 @@ class SqlStore:
         """The flow, and those it called, directly or not."""
         flows = await self.tree(flow.root_id)
         return [flows[one] for one in steering.below(flows, flow.flow_id) if one in flows]
-
-    async def child_of(self, root_id: int, step_id: int) -> FlowRow | None:
-        """The flow that a step called."""
-        rows = await self.database.fetch(
-            f"select {FlowRow.columns()} from dwarf_flows"
-            " where root_id = $1 and surgraph_step_id = $2 and surgraph_flow_id is not null",
-            root_id,
-            step_id,
-        )
-        return flow_row(rows[0]) if rows else None
-
-    async def first_branch(self, step_id: int) -> StepRow | None:
-        """The first branch of a step that fanned out."""
-        rows = await self.database.fetch(
-            f"select {StepRow.columns(whole=False)} from dwarf_steps"
-            " where spawn_id = $1 and spawn_id <> 0 and ordinal = 0 and predecessor_id = $1",
-            step_id,
-        )
-        return step_row(rows[0]) if rows else None
 
     async def oldest_pause(self, flow: FlowRow) -> Paused | None:
         """The pause that the flow's outcome shows (O5)."""

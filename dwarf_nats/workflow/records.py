@@ -17,7 +17,9 @@ _parse = msgspec.json.Decoder().decode
 @dataclass(slots=True)
 class Outcome:
     """Where a flow stands (O5). `error` exactly when failed, `cancel_reason` when cancelled, `interrupt_json` when an
-    interrupt paused it; `state_json` is `{}` while created or running."""
+    interrupt paused it; `state_json` is `{}` while created or running.
+
+    `truncated`: it did not fit the bus, and what was too large was left out; a state that was left out reads as `{}`."""
 
     flow_key: str
     workflow: str
@@ -26,6 +28,7 @@ class Outcome:
     error: ErrorInfo | None = None
     cancel_reason: str | None = None
     interrupt_json: bytes | None = None
+    truncated: bool = False
 
     @property
     def state(self) -> dict[str, Any]:
@@ -40,7 +43,12 @@ class Outcome:
 
 @dataclass(slots=True)
 class Step:
-    """One step. In a history `state_json`, `changes_json` and the neighbours' keys are absent (O7)."""
+    """One step. In a history `state_json`, `changes_json` and the neighbours' keys are absent (O7).
+
+    A step that called a sub-workflow has its name, the key of that flow and its history. `truncated`: something was left out
+    because it would not have fit the bus. Of a step read by its key that is `state_json`, `changes_json` or a payload; of a
+    step in a history it is part of `sub_history`, which `sub_flow_key` reads.
+    """
 
     step_key: str
     step_id: int
@@ -61,7 +69,9 @@ class Step:
     next_key: str | None = None
     subgraph: bool = False
     sub_workflow: str | None = None
+    sub_flow_key: str | None = None
     sub_history: list[Step] = field(default_factory=list)
+    truncated: bool = False
 
 
 @dataclass(slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 from dwarf_nats.workflow.status import Status
 
@@ -110,6 +110,14 @@ class StepRow:
 
 
 _LARGE = frozenset({"state", "changes", "parked_changes", "resumed", "subgraph_result"})
+
+
+class Called(NamedTuple):
+    """A flow that a step called."""
+
+    flow_id: int
+    token: str
+    workflow: str
 
 
 Due = tuple[int, int, int]

@@ -1,0 +1,94 @@
+"""One page of a history: steps of a flow, and below them the beginnings of the histories they lead into (O7).
+
+A page has at most `limit` steps of the flow itself. Of each flow that one of them called it has at most as many, and so on
+down to `LEVELS`; what is left out is marked `truncated` and read by the key of that flow. A page with more than `NESTED`
+steps within it ends early, so that no page costs more than that, however wide and deep the tree is (P4).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from dwarf_nats.engine.reading import step_of
+from dwarf_nats.workflow import cursors
+
+if TYPE_CHECKING:
+    from dwarf_nats.ports import Store
+    from dwarf_nats.workflow.records import Step
+    from dwarf_nats.workflow.rows import Called, FlowRow, StepRow
+
+LEVELS = 16
+"""How deep histories are nested in a page. A level is two levels of JSON, and some parsers take no more than 64."""
+NESTED = 5_000
+"""Steps nested in a page."""
+TOGETHER = (64, 8, 1)
+"""Of so many flows the steps are read at once, as long as they cannot be too many."""
+
+
+async def page(store: Store, flow: FlowRow, cursor: str, limit: int) -> tuple[list[Step], str]:
+    """The steps after the cursor, at most `limit`, and the cursor of the next page, empty on the last one."""
+    rows = await store.histories.page(flow.flow_id, cursors.place(cursor), limit + 1)
+    steps = [step_of(store.shard, row, whole=False) for row in rows[:limit]]
+    kept = await _Nesting(store, flow.root_id, steps, limit).fill()
+    more = kept < len(rows)
+    return steps[:kept], cursors.after(steps[kept - 1]) if more else ""
+
+
+class _Nesting:
+    """Hangs the histories of sub-workflows below the steps of a page, level by level."""
+
+    def __init__(self, store: Store, root_id: int, steps: Sequence[Step], limit: int) -> None:
+        self._store = store
+        self._root_id = root_id
+        self._limit = limit
+        self._left = NESTED
+        self._kept = len(steps)
+        """So many steps of the page stay: those after it have no room for what they lead into."""
+        self._level = [(at, step) for at, step in enumerate(steps)]
+        """The steps of the level reached, each with the place of the one in the page that it is below."""
+
+    async def fill(self) -> int:
+        """Nest what has room; how many steps of the page stay."""
+        for _ in range(LEVELS):
+            callers = await self._callers()
+            if not callers:
+                return self._kept
+            self._level = []
+            size = next((one for one in TOGETHER if one * self._limit <= 2 * NESTED), 1)
+            for at in range(0, len(callers), size):
+                await self._descend(callers[at : at + size])
+        for _, step, _ in await self._callers():
+            step.truncated = True
+        return self._kept
+
+    async def _callers(self) -> list[tuple[int, Step, Called]]:
+        """The steps of the level that called a flow, and that flow."""
+        level = [(at, step) for at, step in self._level if at < self._kept]
+        if not level:
+            return []
+        called = await self._store.histories.called(self._root_id, [step.step_id for _, step in level])
+        callers = [(at, step, called[step.step_id]) for at, step in level if step.step_id in called]
+        for _, step, child in callers:
+            step.subgraph, step.sub_workflow = True, child.workflow
+            step.sub_flow_key = f"{self._store.shard}-{child.flow_id}-{child.token}"
+        return callers
+
+    async def _descend(self, callers: Sequence[tuple[int, Step, Called]]) -> None:
+        """Read the beginnings of these flows, and hang them below the steps that called them."""
+        callers = [one for one in callers if one[0] < self._kept]
+        flow_ids = [child.flow_id for _, _, child in callers]
+        found = await self._store.histories.first_steps(flow_ids, self._limit + 1)
+        for at, step, child in callers:
+            if at < self._kept:
+                self._hang(at, step, found[child.flow_id])
+
+    def _hang(self, at: int, caller: Step, rows: Sequence[StepRow]) -> None:
+        room = min(self._limit, self._left)
+        if len(rows) > self._left and at > 0:
+            self._kept = at
+            return
+        caller.truncated = len(rows) > room
+        caller.sub_history = [step_of(self._store.shard, row, whole=False) for row in rows[:room]]
+        self._left -= len(caller.sub_history)
+        self._level += [(at, step) for step in caller.sub_history]
