@@ -41,7 +41,7 @@ class EngineSettings:
     max_error_bytes: int = 64 * 1024
     """An error is cut beyond it; the reason of a cancel is a 413."""
     max_history: int = 20_000
-    """Steps in one history or diagram."""
+    """Steps in one diagram, or in one whole history of the library."""
     max_graph_bytes: int = 1024 * 1024
     max_nodes: int = 2_000
     max_transitions: int = 10_000

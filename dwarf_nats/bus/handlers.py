@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeAlias
 
 import msgspec
-from msgspec import UNSET, UnsetType
+from msgspec import UnsetType
 
 from dwarf_nats.errors import BadRequest
-from dwarf_nats.render import graph_mermaid
-from dwarf_nats.wire import codec
+from dwarf_nats.render import fits_mermaid, graph_mermaid
+from dwarf_nats.wire import fitting
 from dwarf_nats.wire import messages as m
 from dwarf_nats.wire.codec import EMPTY, encode, flow_options, given, query, raw_bytes
 from dwarf_nats.wire.times import rfc3339
@@ -24,8 +24,8 @@ from dwarf_nats.workflow.records import FlowSummary, GraphInfo, Outcome, ShardIn
 from dwarf_nats.workflow.state import NULL, check_json
 from dwarf_nats.workflow.status import Status
 
-ASIDE = 1_000
-"""A history of more steps is written in a thread, so that the others have their turn."""
+ASIDE = 200
+"""A page of more steps is written in a thread, so that the others have their turn."""
 Steps: TypeAlias = list[Step]
 Flows: TypeAlias = list[FlowSummary]
 Shards: TypeAlias = list[ShardInfo]
@@ -64,8 +64,8 @@ class EngineApi(Protocol):
     async def poll(self, flow_key: str, timeout: float | None, /) -> Outcome: ...
     async def snapshot(self, flow_key: str, /) -> Outcome: ...
     async def fingerprint(self, flow_key: str, /) -> tuple[str, Status]: ...
-    async def history(self, flow_key: str, /) -> Steps: ...
-    async def mermaid(self, flow_key: str, /) -> str: ...
+    async def history_page(self, flow_key: str, limit: int, cursor: str, /) -> tuple[Steps, str]: ...
+    async def mermaid(self, flow_key: str, fits: Callable[[str], bool], /) -> str: ...
     async def step(self, step_key: str, /) -> Step: ...
     async def list(self, query: Query, cursor: str = "", /) -> tuple[Flows, str]: ...
     async def purge(self, query: Query, /) -> int: ...
@@ -90,11 +90,16 @@ class EngineApi(Protocol):
     async def list_graphs(self) -> GraphInfos: ...
 
 
+def _unbounded() -> int:
+    return UNBOUNDED
+
+
 @dataclass(slots=True)
 class Asked:
     """One request. `payload`: its bytes. `msg_id`: its `Nats-Msg-Id`, if it has one. `answerable`: it has a reply subject.
 
-    `traceparent` and `tracestate`: of the caller who wants a flow made, which is linked to it (T2).
+    `traceparent` and `tracestate`: of the caller who wants a flow made, which is linked to it (T2). `room`: how many bytes a
+    reply may have, which another connection to NATS may change.
     """
 
     payload: bytes
@@ -104,6 +109,7 @@ class Asked:
     longest_timeout: float = 3600.0
     traceparent: str = ""
     tracestate: str = ""
+    room: Callable[[], int] = _unbounded
 
     def timeout(self, timeout_ms: int | UnsetType) -> float:
         """Seconds to wait: the default where none is given, capped; 0 means do not wait."""
@@ -155,19 +161,23 @@ async def start(engine: EngineApi, request: m.FlowStartRequest, _asked: Asked) -
 async def run(engine: EngineApi, request: m.FlowRunRequest, asked: Asked) -> bytes:
     options = flow_options(request.options, asked.msg_id)
     timeout = asked.timeout(request.timeout_ms)
-    return codec.encode_outcome(await engine.run(_source(request), raw_bytes(request.state), options, timeout))
+    outcome = await engine.run(_source(request), raw_bytes(request.state), options, timeout)
+    return fitting.outcome(outcome, asked.room())
 
 
 async def await_(engine: EngineApi, request: m.FlowWaitRequest, asked: Asked) -> bytes:
-    return codec.encode_outcome(await engine.await_(request.flow_key, asked.timeout(request.timeout_ms)))
+    outcome = await engine.await_(request.flow_key, asked.timeout(request.timeout_ms))
+    return fitting.outcome(outcome, asked.room())
 
 
 async def poll(engine: EngineApi, request: m.FlowWaitRequest, asked: Asked) -> bytes:
-    return codec.encode_outcome(await engine.poll(request.flow_key, asked.timeout(request.timeout_ms)))
+    outcome = await engine.poll(request.flow_key, asked.timeout(request.timeout_ms))
+    return fitting.outcome(outcome, asked.room())
 
 
-async def snapshot(engine: EngineApi, request: m.FlowRequest, _asked: Asked) -> bytes:
-    return codec.encode_outcome(await engine.snapshot(request.flow_key))
+async def snapshot(engine: EngineApi, request: m.FlowRequest, asked: Asked) -> bytes:
+    outcome = await engine.snapshot(request.flow_key)
+    return fitting.outcome(outcome, asked.room())
 
 
 async def fingerprint(engine: EngineApi, request: m.FlowRequest, _asked: Asked) -> bytes:
@@ -175,26 +185,35 @@ async def fingerprint(engine: EngineApi, request: m.FlowRequest, _asked: Asked) 
     return encode({"fingerprint": digest, "status": status.value})
 
 
-async def history(engine: EngineApi, request: m.FlowRequest, _asked: Asked) -> bytes:
-    steps = await engine.history(request.flow_key)
-    return await asyncio.to_thread(_history, steps) if len(steps) > ASIDE else _history(steps)
+async def history(engine: EngineApi, request: m.FlowHistoryRequest, asked: Asked) -> bytes:
+    steps, cursor = await engine.history_page(request.flow_key, given(request.limit, 100), given(request.cursor, ""))
+    if len(steps) > ASIDE or any(step.sub_history for step in steps):
+        return await asyncio.to_thread(fitting.history, steps, cursor, asked.room())
+    return fitting.history(steps, cursor, asked.room())
 
 
-def _history(steps: Steps) -> bytes:
-    return encode(m.HistoryReply(steps=[codec.step_message(step) for step in steps]))
+async def mermaid(engine: EngineApi, request: m.FlowRequest, asked: Asked) -> bytes:
+    room = asked.room()
+
+    def fits(text: str) -> bool:
+        return fits_mermaid(text) and len(encode(m.MermaidReply(mermaid=text))) <= room
+
+    return encode(m.MermaidReply(mermaid=await engine.mermaid(request.flow_key, fits)))
 
 
-async def mermaid(engine: EngineApi, request: m.FlowRequest, _asked: Asked) -> bytes:
-    return encode(m.MermaidReply(mermaid=await engine.mermaid(request.flow_key)))
+async def step(engine: EngineApi, request: m.StepRequest, asked: Asked) -> bytes:
+    found = await engine.step(request.step_key)
+    return fitting.step(found, asked.room())
 
 
-async def step(engine: EngineApi, request: m.StepRequest, _asked: Asked) -> bytes:
-    return encode(codec.step_message(await engine.step(request.step_key)))
-
-
-async def list_(engine: EngineApi, request: m.FlowListRequest, _asked: Asked) -> bytes:
-    flows, cursor = await engine.list(query(request), given(request.cursor, ""))
-    return encode(m.FlowListReply(flows=[codec.summary_message(flow) for flow in flows], cursor=cursor or UNSET))
+async def list_(engine: EngineApi, request: m.FlowListRequest, asked: Asked) -> bytes:
+    wanted = query(request)
+    while True:
+        flows, cursor = await engine.list(wanted, given(request.cursor, ""))
+        body, fit = fitting.flows(flows, cursor, asked.room())
+        if fit == len(flows):
+            return body
+        wanted = replace(wanted, limit=max(1, fit))
 
 
 async def purge(engine: EngineApi, request: m.FlowPurgeRequest, _asked: Asked) -> bytes:
@@ -279,12 +298,9 @@ async def graph_delete(engine: EngineApi, request: m.GraphRequest, _asked: Asked
     return EMPTY
 
 
-async def graph_list(engine: EngineApi, _request: m.EmptyRequest, _asked: Asked) -> bytes:
-    entries = [
-        m.GraphEntry(name=one.name, digest=one.digest, updated_at=rfc3339(one.updated_at))
-        for one in await engine.list_graphs()
-    ]
-    return encode(m.GraphListReply(graphs=entries))
+async def graph_list(engine: EngineApi, _request: m.EmptyRequest, asked: Asked) -> bytes:
+    found = await engine.list_graphs()
+    return fitting.graphs(found, asked.room())
 
 
 async def graph_validate(engine: EngineApi, _request: None, asked: Asked) -> bytes:

@@ -7,6 +7,8 @@ import time
 from collections.abc import Sequence
 from typing import Protocol
 
+from msgspec import UnsetType
+
 from dwarf_nats import __version__
 from dwarf_nats.errors import BadRequest, DwarfError
 from dwarf_nats.ports import BusAway
@@ -17,6 +19,9 @@ from dwarf_nats.wire.subjects import Subjects
 from dwarf_nats.workflow.records import ShardHealth
 
 from .connection import Connection
+
+SHORT = 200
+"""Characters of a reason that is too long for the bus."""
 
 
 class HealthApi(Protocol):
@@ -90,10 +95,20 @@ class Health:
             decode(m.EmptyRequest, body)
             answer = encode(self.reply())
         except DwarfError as error:
-            block, answer = encode_error(error)
+            block, answer = encode_error(error, self.connection.max_payload)
+        if not self.connection.fits(block, answer):
+            answer = encode(_shortened(self.reply()))
         if self.connection.fits(block, answer):
             with contextlib.suppress(BusAway):
                 self.connection.send(reply.decode(), "", block, answer)
+
+
+def _shortened(reply: m.HealthReply) -> m.HealthReply:
+    """The reply without the reasons of single shards, and with the beginning of its own."""
+    reply.shards = [m.ShardHealth(shard=one.shard, ready=one.ready) for one in reply.shards]
+    if not isinstance(reply.reason, UnsetType) and len(reply.reason) > SHORT:
+        reply.reason = reply.reason[:SHORT] + "…"
+    return reply
 
 
 def _told(shard: ShardHealth) -> m.ShardHealth:

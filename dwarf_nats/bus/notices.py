@@ -6,9 +6,8 @@ import logging
 from collections.abc import Sequence
 
 from dwarf_nats.ports import BusAway, StatusChange
+from dwarf_nats.wire import fitting, peers
 from dwarf_nats.wire import headers as h
-from dwarf_nats.wire import peers
-from dwarf_nats.wire.codec import encode_outcome
 from dwarf_nats.wire.subjects import Subjects
 from dwarf_nats.workflow.records import Outcome
 
@@ -20,7 +19,7 @@ log = logging.getLogger("dwarf_nats.bus")
 class NatsNotices:
     """Announces outcomes on `dwarf.stopped.<notify>` and, unless `events` is off, changes on `dwarf.event.…`.
 
-    Fire and forget (B4): what cannot be sent (no connection, larger than the server takes) is counted in `dropped`.
+    Fire and forget (B4): what cannot be sent (no connection, larger than the server takes even so) is counted in `dropped`.
     """
 
     def __init__(self, connection: Connection, subjects: Subjects | None = None, *, events: bool = True) -> None:
@@ -30,8 +29,9 @@ class NatsNotices:
         self.dropped = 0
 
     def stopped(self, notify: str, outcome: Outcome) -> None:
-        """Announce the outcome of a flow that stopped."""
-        self._send(self._subjects.stopped(notify), b"", encode_outcome(outcome))
+        """Announce the outcome of a flow that stopped; without what does not fit."""
+        body = fitting.outcome(outcome, self._connection.max_payload)
+        self._send(self._subjects.stopped(notify), b"", body)
 
     def changed(self, changes: Sequence[StatusChange]) -> None:
         """Publish changes of status, in order; `Nats-Msg-Id` lets a stream record each once."""

@@ -31,6 +31,8 @@ UNKNOWN = 2
 """Answered calls in a row that did not name a step, after which it is taken for forgotten: its reply may have overtaken one."""
 LONGEST_PAUSE = 60.0
 REMEMBERED = 10_000
+TOGETHER = 1_000
+"""Steps asked after in one message, so that the answer fits also where the worker's NATS server takes less."""
 
 
 class _Gone(Exception):
@@ -219,9 +221,10 @@ class RollCall:
         return running
 
     def _pages(self, steps: list[str], cancels: list[str]) -> Iterator[bytes]:
-        """The request, in as many parts as the server's `max_payload` makes necessary."""
+        """The request, in as many parts as the server's `max_payload` makes necessary, and the answer that of the worker's."""
         body = peers.encode_roll_call(steps, cancels)
-        if len(steps) + len(cancels) < 2 or self._connection.fits(b"", body):
+        size = len(steps) + len(cancels)
+        if size < 2 or (size <= TOGETHER and self._connection.fits(b"", body)):
             yield body
             return
         half = len(steps or cancels) // 2

@@ -168,6 +168,7 @@ class Service:
             return
         asked = asked_from(body, block, reply, operation.keyed)
         asked.default_timeout, asked.longest_timeout = self._default_timeout, self._longest_timeout
+        asked.room = self._room
         task = asyncio.get_running_loop().create_task(self._carry_out(endpoint, asked, reply))
         busy.add(task)
         task.add_done_callback(busy.discard)
@@ -184,6 +185,9 @@ class Service:
             self._refuse(endpoint, reply, Unavailable("this replica is stopping: ask again, another one will answer"))
             if not self._stopping:
                 raise
+
+    def _room(self) -> int:
+        return self._connection.max_payload
 
     def _reply(self, endpoint: Endpoint, reply: bytes, body: bytes) -> None:
         if not self._connection.fits(b"", body):
@@ -207,9 +211,7 @@ class Service:
                 extra=_about(endpoint),
             )
             return
-        block, body = encode_error(error)
-        if not self._connection.fits(block, body):
-            block, body = encode_error(type(error)(error.message[:200]))
+        block, body = encode_error(error, self._connection.max_payload)
         self._send(endpoint, reply, block, body)
 
     def _send(self, endpoint: Endpoint, reply: bytes, block: bytes, body: bytes) -> None:
@@ -223,7 +225,12 @@ class Service:
     def _tell(self, what: Any, _subject: bytes, reply: bytes, _body: bytes, _block: bytes | None) -> None:
         if not reply or self._stopping or self._subjects.refuses_reply(reply):
             return
-        body = _encode(what())
+        told = what()
+        body = _encode(told)
+        if not self._connection.fits(b"", body):
+            body = next(
+                (one for one in map(_encode, discovery.shortened(told)) if self._connection.fits(b"", one)), body
+            )
         if not self._connection.fits(b"", body):
             log.warning("a discovery reply of %d bytes is over the NATS server's max_payload: not sent", len(body))
             return

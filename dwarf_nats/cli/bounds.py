@@ -41,9 +41,9 @@ class Bounds:
     max_error_bytes: Annotated[
         int, typer.Option(min=1, envvar="DWARF_MAX_ERROR_BYTES", help="An error is cut beyond it.")
     ] = _DEFAULT.max_error_bytes
-    max_history: Annotated[
-        int, typer.Option(min=1, envvar="DWARF_MAX_HISTORY", help="Steps in one history or diagram.")
-    ] = _DEFAULT.max_history
+    max_history: Annotated[int, typer.Option(min=1, envvar="DWARF_MAX_HISTORY", help="Steps in one diagram.")] = (
+        _DEFAULT.max_history
+    )
     max_graph_bytes: Annotated[
         int, typer.Option(min=1, envvar="DWARF_MAX_GRAPH_BYTES", help="JSON text of a graph.")
     ] = _DEFAULT.max_graph_bytes

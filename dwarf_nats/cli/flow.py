@@ -46,6 +46,8 @@ EXIT_CODES = {
 }
 """Exit codes of `flow run` and `flow await`; a flow that is still created or running was waited for in vain."""
 
+PAGE = 1_000
+"""Steps asked for at a time where all are wanted."""
 FlowKey = Annotated[str, typer.Argument(metavar="FLOW", help="The flow's key.")]
 State = Annotated[str | None, typer.Option("--state", help="Initial state: JSON, @file or - for standard input.")]
 TimeoutMs = Annotated[int, typer.Option(min=0, envvar="DWARF_TIMEOUT_MS", help="How long to wait.")]
@@ -191,12 +193,31 @@ async def get(
     short="The steps of a flow and where it is paused.",
     example="dwarf-nats flow history 1-42-a1B2c3D4e5F6g7H8",
 )
-async def history(out: Output, bus: Bus, service: Service, flow: FlowKey) -> None:
+async def history(
+    out: Output,
+    bus: Bus,
+    service: Service,
+    flow: FlowKey,
+    limit: Annotated[
+        int | None, typer.Option(min=1, max=1000, help="Print one page of at most so many steps; all without it.")
+    ] = None,
+    cursor: Annotated[str, typer.Option(help="Begin after this place, as printed below a page.")] = "",
+) -> None:
     """Print the steps of a flow, those of its subgraphs below their callers, and where it is paused."""
+    steps: list[Step] = []
     async with service.client(bus) as client:
-        steps = await client.history(flow)
-        pauses = [] if out.json else await pauses_view(client, flow, steps, service.prefix)
-    out.show(m.HistoryReply(steps=[codec.step_message(step) for step in steps]), *history_view(steps), *pauses)
+        while True:
+            page, cursor = await client.history_page(flow, limit or PAGE, cursor)
+            steps += page
+            if not out.json:
+                out.show(None, *history_view(page))
+            if limit is not None or not cursor:
+                break
+        if not out.json:
+            more = [f"more: --limit {limit} --cursor {cursor}"] if cursor else []
+            out.show(None, *more, *await pauses_view(client, flow, steps, service.prefix))
+            return
+    out.show(m.HistoryReply(steps=[codec.step_message(step) for step in steps], cursor=cursor or msgspec.UNSET))
 
 
 @command(app, "mermaid", example="dwarf-nats flow mermaid 1-42-a1B2c3D4e5F6g7H8 > order.mmd")

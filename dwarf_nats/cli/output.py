@@ -115,6 +115,8 @@ def outcome_view(outcome: Outcome) -> list[RenderableType]:
         shown.append(f"reason: {one_line(outcome.cancel_reason)}")
     if outcome.interrupt_json is not None:
         shown.append(f"waits for: {pretty(outcome.interrupt_json)}")
+    if outcome.truncated:
+        shown.append("not all of it fits the bus (max_payload): what was too large is left out")
     shown.append(pretty(outcome.state_json))
     return shown
 
@@ -128,7 +130,12 @@ def history_view(steps: Sequence[Step]) -> list[RenderableType]:
         for _, step in rows
         if step.error is not None
     ]
-    return [table(columns, (_history_row(name, step) for name, step in rows)), *errors]
+    cut = [
+        f"more of {one_line(step.sub_workflow or '')}: dwarf-nats flow history {step.sub_flow_key}"
+        for _, step in rows
+        if step.truncated and step.sub_flow_key
+    ]
+    return [table(columns, (_history_row(name, step) for name, step in rows)), *errors, *cut]
 
 
 def _walked(steps: Sequence[Step], indent: str) -> Iterator[tuple[str, Step]]:

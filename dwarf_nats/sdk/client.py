@@ -191,9 +191,34 @@ class Client(Caller):
         return reply.fingerprint, Status(reply.status)
 
     async def history(self, flow_key: str) -> Steps:
-        """The flow's steps by depth and id, without state and changes (O7)."""
-        body = await self._look("flow.history", m.FlowRequest(flow_key=flow_key))
-        return [replies.step(one) for one in replies.decode(m.HistoryReply, body, "flow.history").steps]
+        """All steps of the flow by depth and id, without state and changes, however many pages they are (O7).
+
+        Below a step that called a sub-workflow stands the beginning of its history; if the step is `truncated`, its
+        `sub_flow_key` reads all of it. `iter_history` yields the steps as they come.
+        """
+        return [step async for step in self.iter_history(flow_key)]
+
+    async def iter_history(self, flow_key: str, limit: int = 1000) -> AsyncIterator[Step]:
+        """The steps of the flow one after the other, as `history` has them; `limit` is the size of a page."""
+        cursor = ""
+        while True:
+            page, cursor = await self.history_page(flow_key, limit, cursor)
+            for step in page:
+                yield step
+            if not cursor:
+                return
+
+    async def history_page(self, flow_key: str, limit: int = 100, cursor: str = "") -> tuple[Steps, str]:
+        """At most `limit` steps after the cursor, and the cursor of the next page, empty on the last (O7).
+
+        A page that would not fit the bus is shorter.
+        """
+        request = m.FlowHistoryRequest(
+            flow_key=flow_key, limit=UNSET if limit == 100 else limit, cursor=cursor or UNSET
+        )
+        reply = replies.decode(m.HistoryReply, await self._look("flow.history", request), "flow.history")
+        following = "" if isinstance(reply.cursor, UnsetType) else reply.cursor
+        return [replies.step(one) for one in reply.steps], following
 
     async def step(self, step_key: str) -> Step:
         """One step with state, changes and the keys of its neighbours (O7)."""

@@ -8,6 +8,7 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import nats.errors
@@ -65,8 +66,8 @@ class Announced:
             task.errors += 1
             task.last_error = f"{error.code}:{error.message[:500]}"
 
-    def reply(self, subject: str) -> bytes | None:
-        """What is said to a request on `subject`; nothing if it is none of ours."""
+    def reply(self, subject: str, room: int) -> bytes | None:
+        """What is said to a request on `subject`, in `room` bytes; nothing if it is none of ours, or there is no room."""
         verb = subject.split(".")[1]
         if verb not in (PING, INFO, STATS):
             return None
@@ -78,7 +79,8 @@ class Announced:
             }
         elif verb == STATS:
             told |= {"started": self._started, "endpoints": [self._stats(*one) for one in self._tasks.items()]}
-        return orjson.dumps(told)
+        replies = map(orjson.dumps, chain([told], discovery.shortened(told)))
+        return next((reply for reply in replies if len(reply) <= room), None)
 
     def _info(self, url: str, task: _Task) -> dict[str, Any]:
         return {

@@ -98,11 +98,23 @@ def outcome(payload: bytes, operation: str) -> Outcome:
         error=_error(one.error),
         cancel_reason=_none(one.cancel_reason),
         interrupt_json=_bytes(one.interrupt_payload),
+        truncated=one.truncated is True,
     )
 
 
 def step(one: m.Step) -> Step:
     """One step, its subgraph's history with it."""
+    found = _step_alone(one)
+    pending = [(one, found)]
+    while pending:  # not by calling itself, so that no depth is too much (P4)
+        told, made = pending.pop()
+        inner = _none(told.sub_history) or []
+        made.sub_history = [_step_alone(each) for each in inner]
+        pending += zip(inner, made.sub_history, strict=True)
+    return found
+
+
+def _step_alone(one: m.Step) -> Step:
     return Step(
         step_key=one.step_key,
         step_id=one.step_id,
@@ -123,7 +135,8 @@ def step(one: m.Step) -> Step:
         next_key=_none(one.next_key),
         subgraph=one.subgraph is True,
         sub_workflow=_none(one.sub_workflow),
-        sub_history=[step(inner) for inner in _none(one.sub_history) or []],
+        sub_flow_key=_none(one.sub_flow_key),
+        truncated=one.truncated is True,
     )
 
 

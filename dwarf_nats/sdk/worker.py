@@ -344,11 +344,11 @@ class Worker:
                 await self._nc.publish(job.reply, headers={h.SIGNAL: h.ACCEPTED, h.WORKER: self._private})
 
     async def _on_discovery(self, msg: Msg) -> None:
-        told = self._announced.reply(msg.subject)
         nc = self._nc
-        if told is None or not msg.reply or self._subjects.refuses_reply(msg.reply.encode()):
+        if nc is None or not msg.reply or self._subjects.refuses_reply(msg.reply.encode()):
             return  # whoever asks may perhaps not publish there, and we may
-        if nc is not None and len(told) <= nc.max_payload:
+        told = self._announced.reply(msg.subject, nc.max_payload)
+        if told is not None:
             with contextlib.suppress(nats.errors.Error):
                 await nc.publish(msg.reply, told)
 

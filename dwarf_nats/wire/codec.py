@@ -214,23 +214,38 @@ def _error(error: ErrorInfo | None) -> dict[str, typing.Any] | UnsetType:
     return UNSET if error is None else error.as_dict()
 
 
-def encode_outcome(outcome: records.Outcome) -> bytes:
-    """The reply of run, await, poll and snapshot, and the body of an announcement."""
-    return encode(
-        m.Outcome(
-            flow_key=outcome.flow_key,
-            workflow=outcome.workflow,
-            status=outcome.status.value,  # type: ignore[arg-type]  # a flow is never pending
-            state=Raw(outcome.state_json),
-            error=_error(outcome.error),
-            cancel_reason=_or_unset(outcome.cancel_reason),
-            interrupt_payload=_raw(outcome.interrupt_json),
-        )
+def outcome_message(outcome: records.Outcome) -> m.Outcome:
+    """An outcome as it travels."""
+    return m.Outcome(
+        flow_key=outcome.flow_key,
+        workflow=outcome.workflow,
+        status=outcome.status.value,  # type: ignore[arg-type]  # a flow is never pending
+        state=Raw(outcome.state_json),
+        error=_error(outcome.error),
+        cancel_reason=_or_unset(outcome.cancel_reason),
+        interrupt_payload=_raw(outcome.interrupt_json),
+        truncated=outcome.truncated or UNSET,
     )
+
+
+def encode_outcome(outcome: records.Outcome) -> bytes:
+    """An outcome as JSON, whole."""
+    return encode(outcome_message(outcome))
 
 
 def step_message(step: records.Step) -> m.Step:
     """A step as it travels, its subgraph's history with it."""
+    message = _step_alone(step)
+    pending = [(step, message)]
+    while pending:  # not by calling itself, so that no depth is too much (P4)
+        above, written = pending.pop()
+        if above.sub_history:
+            written.sub_history = [_step_alone(one) for one in above.sub_history]
+            pending += zip(above.sub_history, written.sub_history, strict=True)
+    return message
+
+
+def _step_alone(step: records.Step) -> m.Step:
     return m.Step(
         step_key=step.step_key,
         step_id=step.step_id,
@@ -251,8 +266,14 @@ def step_message(step: records.Step) -> m.Step:
         next_key=_or_unset(step.next_key),
         subgraph=step.subgraph or UNSET,
         sub_workflow=_or_unset(step.sub_workflow),
-        sub_history=[step_message(one) for one in step.sub_history] or UNSET,
+        sub_flow_key=_or_unset(step.sub_flow_key),
+        truncated=step.truncated or UNSET,
     )
+
+
+def graph_entry(info: records.GraphInfo) -> m.GraphEntry:
+    """One registered graph as it travels."""
+    return m.GraphEntry(name=info.name, digest=info.digest, updated_at=rfc3339(info.updated_at))
 
 
 def summary_message(flow: records.FlowSummary) -> m.FlowSummary:
@@ -273,18 +294,31 @@ def summary_message(flow: records.FlowSummary) -> m.FlowSummary:
     )
 
 
-def encode_error(error: DwarfError) -> tuple[bytes, bytes]:
-    """A refusal as header block and body."""
-    text = error.message if len(error.message) <= MAX_BODY_TEXT else error.message[:MAX_BODY_TEXT] + "…"
-    line = " ".join(text[:MAX_HEADER_TEXT].split())
+def encode_error(error: DwarfError, room: int | None = None) -> tuple[bytes, bytes]:
+    """A refusal as header block and body; so short that both together fit into `room` bytes, if they can."""
+    for longest in (MAX_BODY_TEXT, 4_000, 1_000, 200, 40):
+        block, body = _encode_error(error, longest)
+        if room is None or len(block) + len(body) <= room:
+            break
+    return block, body
+
+
+def _encode_error(error: DwarfError, longest: int) -> tuple[bytes, bytes]:
+    """A refusal with at most so many characters of text, and of each further field."""
+    text = error.message if len(error.message) <= longest else error.message[:longest] + "…"
+    line = " ".join(text[: min(longest, MAX_HEADER_TEXT)].split())
     block = h.write_headers(((h.ERROR_CODE, str(error.code)), (h.ERROR_TEXT, line)))
-    details = {_camel(name): value for name, value in error.details.items() if value is not None}
     # What cannot be written (a lone surrogate quoted back) must not cost the caller the refusal.
+    details = {_camel(name): value for name, value in error.details.items() if _is_short(value, longest)}
     clean = text.encode("utf-8", "replace").decode()
+    return block, encode({"error": {**details, "code": error.code, "message": clean}})
+
+
+def _is_short(value: object, longest: int) -> bool:
     try:
-        return block, encode({"error": {**details, "code": error.code, "message": clean}})
-    except (TypeError, ValueError):
-        return block, encode({"error": {"code": error.code, "message": clean}})
+        return value is not None and len(encode(value)) <= longest
+    except (TypeError, ValueError, RecursionError):
+        return False
 
 
 def _camel(name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from dwarf_nats import __version__
@@ -20,6 +21,21 @@ def identity(verb: str, name: str, service_id: str, metadata: dict[str, str]) ->
         "version": semver(__version__),
         "metadata": metadata,
     }
+
+
+def shortened(told: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Smaller and smaller versions of a reply that is too large, each as ADR-32 has it; `truncated` in the metadata says so."""
+    told = {**told, "metadata": {**(told.get("metadata") or {}), "truncated": "true"}}
+    endpoints = [
+        {name: value for name, value in one.items() if name not in ("metadata", "data")}
+        for one in told.get("endpoints", ())
+    ]
+    for one in endpoints:
+        if "last_error" in one:
+            one["last_error"] = one["last_error"][:40]
+    while endpoints:
+        yield {**told, "endpoints": endpoints}
+        endpoints = endpoints[: len(endpoints) // 2]
 
 
 def subject(verb: str, name: str = "", service_id: str = "") -> str:

@@ -9,6 +9,7 @@ import msgspec
 from . import messages as m
 from . import talk as t
 
+CHILD = "1-45-k1L2m3N4o5P6q7R8"
 FLOW, STEP, NEXT = "1-42-a1B2c3D4e5F6g7H8", "1-43-h8G7f6E5d4C3b2A1", "1-44-Zz09Yy18Xx27Ww36"
 CREATED, UPDATED = "2026-01-31T12:00:00.000000Z", "2026-01-31T12:00:02.500000Z"
 _FILTERS = {
@@ -64,6 +65,7 @@ EXAMPLES: dict[type[msgspec.Struct], Any] = {
     m.FlowRunRequest: {"workflow": "order", "state": {"item": "book"}, "timeoutMs": 10000},
     m.FlowWaitRequest: {"flowKey": FLOW, "timeoutMs": 10000},
     m.FlowRequest: {"flowKey": FLOW},
+    m.FlowHistoryRequest: {"flowKey": FLOW, "limit": 50, "cursor": "MS40Mw"},
     m.StepRequest: {"stepKey": STEP},
     m.FlowListRequest: {**_FILTERS, "cursor": "eyJ4IjoxfQ"},
     m.FlowPurgeRequest: {"status": "completed", "olderThanMs": 86400000},
@@ -83,7 +85,9 @@ EXAMPLES: dict[type[msgspec.Struct], Any] = {
                 "error": {"task": "charge", "message": "card declined", "code": 402}},
     m.FingerprintReply: {"fingerprint": "9f86d081884c7d65", "status": "running"},
     m.Step: {**_STEP, "state": {"price": 12.5}, "changes": {"paid": True}, "prevKey": FLOW, "nextKey": NEXT},
-    m.HistoryReply: {"steps": [_STEP]},
+    m.HistoryReply: {"steps": [{**_STEP, "subgraph": True, "subWorkflow": "pay", "subFlowKey": CHILD,
+                                "subHistory": [{**_STEP, "stepKey": NEXT, "stepId": 44}], "truncated": True}],
+                     "cursor": "MS40Mw"},
     m.MermaidReply: {"mermaid": "flowchart TD\n  START --> reserve"},
     m.FlowListReply: {"flows": [{"flowKey": FLOW, "threadKey": FLOW, "workflow": "order", "status": "running",
                                  "createdAt": CREATED, "updatedAt": UPDATED, "priority": 10, "task": "charge",

@@ -26,6 +26,7 @@ Millis = Annotated[int, Meta(ge=0, description="Milliseconds.")]
 TimeoutMs = Annotated[int, Meta(ge=0, description="Milliseconds; 0: do not wait; default 30000; capped.")]
 Priority = Annotated[int, Meta(ge=1, description="1 is served first.")]
 Key = Annotated[str, Meta(description="{shard}-{id}-{16 letters or digits}", examples=["1-42-a1B2c3D4e5F6g7H8"])]
+Truncated = Annotated[bool, Meta(description="Something did not fit the bus and was left out.")]
 Subject = Annotated[str, Meta(description="Tokens of A-Z a-z 0-9 _ - joined by single dots.")]
 
 
@@ -99,6 +100,14 @@ class FlowRequest(Request):
     """Names a flow."""
 
     flow_key: Key
+
+
+class FlowHistoryRequest(Request):
+    """A page of a flow's history (O7); `limit` is 100 unless given."""
+
+    flow_key: Key
+    limit: Maybe[Annotated[int, Meta(ge=1, le=1000)]] = UNSET
+    cursor: Maybe[str] = UNSET
 
 
 class StepRequest(Request):
@@ -259,6 +268,7 @@ class Outcome(Message):
     error: Maybe[dict[str, Any]] = UNSET
     cancel_reason: Maybe[str] = UNSET
     interrupt_payload: Maybe[AnyJson] = UNSET
+    truncated: Maybe[Truncated] = UNSET
 
 
 class FingerprintReply(Message):
@@ -290,13 +300,16 @@ class Step(Message):
     next_key: Maybe[Key] = UNSET
     subgraph: Maybe[bool] = UNSET
     sub_workflow: Maybe[str] = UNSET
+    sub_flow_key: Maybe[Key] = UNSET
     sub_history: Maybe[list[Step]] = UNSET
+    truncated: Maybe[Truncated] = UNSET
 
 
 class HistoryReply(Message):
-    """A flow's steps by depth and id (O7)."""
+    """A page of a flow's steps by depth and id (O7); no cursor on the last."""
 
     steps: list[Step]
+    cursor: Maybe[str] = UNSET
 
 
 class MermaidReply(Message):
@@ -402,9 +415,10 @@ class GraphEntry(Message):
 
 
 class GraphListReply(Message):
-    """All registered graphs."""
+    """All registered graphs, by name; `truncated` if not all of them fit."""
 
     graphs: list[GraphEntry]
+    truncated: Maybe[Truncated] = UNSET
 
 
 class ErrorDetail(Message):

@@ -34,7 +34,7 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation("flow.poll", m.FlowWaitRequest, m.Outcome, waits=True),
     Operation("flow.snapshot", m.FlowRequest, m.Outcome),
     Operation("flow.fingerprint", m.FlowRequest, m.FingerprintReply),
-    Operation("flow.history", m.FlowRequest, m.HistoryReply),
+    Operation("flow.history", m.FlowHistoryRequest, m.HistoryReply),
     Operation("flow.mermaid", m.FlowRequest, m.MermaidReply),
     Operation("flow.list", m.FlowListRequest, m.FlowListReply),
     Operation("flow.purge", m.FlowPurgeRequest, m.FlowPurgeReply),

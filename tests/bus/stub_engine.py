@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 from dwarf_nats.errors import Conflict, NotFound, TimedOut
@@ -84,11 +85,11 @@ class StubEngine:
         self._note("fingerprint", flow_key)
         return "abc", Status.RUNNING
 
-    async def history(self, flow_key: str, /) -> list[Step]:
-        self._note("history", flow_key)
-        return [Step(STEP, 43, 1, "charge", 0, Status.COMPLETED, 0, 0)]
+    async def history_page(self, flow_key: str, limit: int, cursor: str, /) -> tuple[list[Step], str]:
+        self._note("history", flow_key, limit, cursor)
+        return [Step(STEP, 43, 1, "charge", 0, Status.COMPLETED, 0, 0)], ""
 
-    async def mermaid(self, flow_key: str, /) -> str:
+    async def mermaid(self, flow_key: str, _fits: Callable[[str], bool], /) -> str:
         self._note("mermaid", flow_key)
         return "flowchart TD\n"
 

@@ -71,14 +71,25 @@ async def test_events_can_be_off(connection: Connection, other: Connection) -> N
     assert (await asyncio.wait_for(heard.get(), 10)).subject == "n3.stopped.x"
 
 
-async def test_what_cannot_be_announced_is_counted_and_never_raised(connection: Connection) -> None:
+async def test_what_does_not_fit_is_announced_without_what_is_too_large(
+    connection: Connection, other: Connection
+) -> None:
+    """Section 11: the same holds for announcements as for outcomes."""
+    heard = await listen(other, "n4.>")
     notices = NatsNotices(connection, Subjects("n4"))
     huge = b'{"a":"' + b"x" * connection.max_payload + b'"}'
     notices.stopped("x", Outcome(KEY, "order", Status.COMPLETED, huge))
+    told = msgspec.json.decode((await asyncio.wait_for(heard.get(), 10)).data)
+    assert told == {"flowKey": KEY, "workflow": "order", "status": "completed", "state": {}, "truncated": True}
+    assert notices.dropped == 0
+
+
+async def test_what_cannot_be_announced_is_counted_and_never_raised(connection: Connection) -> None:
+    notices = NatsNotices(connection, Subjects("n5"))
     await connection.close()
     notices.stopped("x", Outcome(KEY, "order", Status.COMPLETED))
     NatsSignals(connection, "me").trip_breaker("charge")
-    assert notices.dropped == 2
+    assert notices.dropped == 1
 
 
 class Ear:

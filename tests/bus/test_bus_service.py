@@ -19,11 +19,11 @@ from dwarf_nats.bus.connection import Connection
 from dwarf_nats.bus.handlers import HANDLERS
 from dwarf_nats.bus.service import Service
 from dwarf_nats.embedded import NatsServer
-from dwarf_nats.errors import Unavailable
+from dwarf_nats.errors import TimedOut, Unavailable
 from dwarf_nats.wire.discovery import semver
 from dwarf_nats.wire.operations import OPERATIONS
 from dwarf_nats.wire.subjects import Subjects
-from dwarf_nats.workflow.graph import Graph
+from dwarf_nats.workflow.graph import END, Graph
 from dwarf_nats.workflow.records import Outcome
 from dwarf_nats.workflow.status import Status
 
@@ -322,12 +322,30 @@ async def test_beyond_the_bound_is_a_429_and_waiters_have_their_own(
     await caller.ok("flow.await", flowKey=KEY)
 
 
-async def test_a_reply_too_large_is_a_413_instead(caller: Caller, engine: StubEngine, connection: Connection) -> None:
-    engine.outcome = Outcome(KEY, "order", Status.COMPLETED, b'{"a":"' + b"x" * connection.max_payload + b'"}')
-    error = await caller.refused("flow.snapshot", {"flowKey": KEY})
+async def test_what_cannot_be_made_smaller_is_a_413_instead(
+    caller: Caller, engine: StubEngine, connection: Connection
+) -> None:
+    """Wire section 2: a graph is whole or of no use; both sizes are named."""
+    graph = Graph("order")
+    graph.add_chain("charge", END)
+    graph.annotate("charge", "x" * connection.max_payload)
+    engine.graphs["order"] = graph
+    error = await caller.refused("graph.get", {"name": "order"})
     assert error["code"] == 413
     assert str(connection.max_payload) in error["message"]
     assert connection.is_connected
+
+
+async def test_a_refusal_is_cut_until_it_fits_and_keeps_the_key_of_the_flow(
+    caller: Caller, engine: StubEngine, connection: Connection
+) -> None:
+    """Section 1: header and body of a refusal fit together, whatever the texts in it."""
+    connection._max_payload = 700
+    engine.failure = TimedOut("“" * 30_000, flow_key=KEY, more="m" * 5_000)
+    error = await caller.refused("flow.snapshot", {"flowKey": KEY})
+    assert (error["code"], error["flowKey"]) == (408, KEY)
+    assert error["message"].startswith("“")
+    assert "more" not in error
 
 
 async def test_a_defect_of_ours_is_a_500_without_a_traceback(

@@ -1,0 +1,184 @@
+"""Replies and announcements that fit the bus: what is too large for the server's `max_payload` is left out, and says so.
+
+Work that is done is never refused for the size of its answer, and nobody loses a page because one member of it is large. `room`
+is the number of bytes a body may have. What cannot be made smaller is returned as it is, for the sender to refuse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import combinations
+
+from msgspec import UNSET
+
+from dwarf_nats.workflow import cursors
+from dwarf_nats.workflow.answer import ErrorInfo
+from dwarf_nats.workflow.records import FlowSummary, GraphInfo, Outcome, Step
+
+from . import messages as m
+from .codec import encode, encode_outcome, graph_entry, step_message, summary_message
+
+CUTS = (16_384, 4_096, 1_024, 256, 64)
+"""Bytes that are left of an error or a reason that is too large, one after the other."""
+_FRAME = 128
+"""Bytes of a page beside its members: names, brackets, the cursor."""
+_NAME = len(',"interruptPayload":')
+"""Bytes of the longest name of a member that may be left out."""
+_EMPTY = b"{}"
+
+
+def outcome(whole: Outcome, room: int) -> bytes:
+    """An outcome: without its state if need be, or the payload of its interrupt, or both; then its error or reason is cut."""
+    body = encode_outcome(whole)
+    if len(body) <= room:
+        return body
+    for bare in _outcomes(whole):
+        body = encode_outcome(bare)
+        sizes = (len(whole.state_json), _NAME + len(whole.interrupt_json or b""))
+        left_out = _left_out(sizes, room - len(body))
+        if left_out is not None:
+            state, payload = (at not in left_out for at in (0, 1))
+            return encode_outcome(
+                replace(
+                    bare,
+                    state_json=whole.state_json if state else _EMPTY,
+                    interrupt_json=whole.interrupt_json if payload else None,
+                )
+            )
+    return body
+
+
+def _outcomes(whole: Outcome) -> Iterator[Outcome]:
+    bare = replace(whole, state_json=_EMPTY, interrupt_json=None, truncated=True)
+    yield bare
+    for size in CUTS:
+        yield replace(bare, error=_cut_error(whole.error, size), cancel_reason=_cut(whole.cancel_reason, size))
+
+
+def step(whole: Step, room: int) -> bytes:
+    """A step: without its state if need be, its changes, the payload of its interrupt; then its error is cut."""
+    body = encode(step_message(whole))
+    if len(body) <= room:
+        return body
+    texts = (whole.state_json, whole.changes_json, whole.interrupt_json)
+    sizes = [_NAME + len(text or b"") for text in texts]
+    bare = replace(whole, state_json=None, changes_json=None, interrupt_json=None, sub_history=[], truncated=True)
+    for size in (None, *CUTS):
+        cut = bare if size is None else replace(bare, error=_cut_error(whole.error, size))
+        body = encode(step_message(cut))
+        left_out = _left_out(sizes, room - len(body))
+        if left_out is not None:
+            state, changes, payload = (None if at in left_out else text for at, text in enumerate(texts))
+            return encode(step_message(replace(cut, state_json=state, changes_json=changes, interrupt_json=payload)))
+    return body
+
+
+def _left_out(sizes: Sequence[int], room: int) -> tuple[int, ...] | None:
+    """The fewest members whose absence makes the others fit, the first ones rather than the last; nothing if none does."""
+    for count in range(len(sizes) + 1):
+        for chosen in combinations(range(len(sizes)), count):
+            if sum(size for at, size in enumerate(sizes) if at not in chosen) <= room:
+                return chosen
+    return None
+
+
+def history(steps: Sequence[Step], cursor: str, room: int) -> bytes:
+    """A page of a history, shorter if need be; of a step that is too large by itself less is nested, then its error is cut."""
+    parts: list[bytes] = []
+    left = room - _FRAME
+    for at, one in enumerate(steps):
+        part = encode(step_message(one))
+        if len(part) >= left:
+            if parts:
+                cursor = cursors.after(steps[at - 1])
+                break
+            part = _smaller(one, left)
+        parts.append(part)
+        left -= len(part) + 1
+    end = b',"cursor":' + encode(cursor) if cursor else b""
+    return b'{"steps":[' + b",".join(parts) + b"]" + end + b"}"
+
+
+def _smaller(step: Step, room: int) -> bytes:
+    for smaller in _smaller_steps(step):
+        part = encode(step_message(smaller))
+        if len(part) < room:
+            break
+    return part
+
+
+def _smaller_steps(step: Step) -> Iterator[Step]:
+    for levels in (8, 4, 2, 1):
+        yield _pruned(step, levels, len(step.sub_history))
+    count = len(step.sub_history) // 2
+    while count:
+        yield _pruned(step, 1, count)
+        count //= 2
+    bare = _pruned(step, 0, 0)
+    yield bare
+    for size in CUTS:
+        yield replace(bare, error=_cut_error(step.error, size), truncated=True)
+
+
+def _pruned(step: Step, levels: int, count: int) -> Step:
+    """The step with `levels` of histories below it, each of at most `count` steps."""
+    if not step.sub_history:
+        return step
+    kept = step.sub_history[:count] if levels else []
+    return replace(
+        step,
+        sub_history=[_pruned(one, levels - 1, count) for one in kept],
+        truncated=step.truncated or len(kept) < len(step.sub_history),
+    )
+
+
+def flows(found: Sequence[FlowSummary], cursor: str, room: int) -> tuple[bytes, int]:
+    """A page of a list, and how many of its flows fit. A page of one is cut until it does; of any other the body is whole."""
+    body = _flows(found, cursor)
+    if len(body) <= room:
+        return body, len(found)
+    if len(found) == 1:
+        for size in CUTS:
+            cut = replace(
+                found[0],
+                error=_cut_error(found[0].error, size),
+                cancel_reason=_cut(found[0].cancel_reason, size),
+            )
+            body = _flows([cut], cursor)
+            if len(body) <= room:
+                break
+        return body, 1
+    left = room - _FRAME - len(cursor)
+    fitting = 0
+    for one in found:
+        left -= len(encode(summary_message(one))) + 1
+        if left < 0:
+            break
+        fitting += 1
+    return body, min(fitting, len(found) - 1)
+
+
+def _flows(found: Sequence[FlowSummary], cursor: str) -> bytes:
+    return encode(m.FlowListReply(flows=[summary_message(flow) for flow in found], cursor=cursor or UNSET))
+
+
+def graphs(found: Sequence[GraphInfo], room: int) -> bytes:
+    """The registered graphs, as many as fit."""
+    entries = [graph_entry(one) for one in found]
+    body = encode(m.GraphListReply(graphs=entries))
+    while len(body) > room and entries:
+        del entries[min(len(entries) - 1, len(entries) * room // len(body)) :]
+        body = encode(m.GraphListReply(graphs=entries, truncated=True))
+    return body
+
+
+def _cut_error(error: ErrorInfo | None, size: int) -> ErrorInfo | None:
+    return None if error is None else error.within(size)
+
+
+def _cut(text: str | None, size: int) -> str | None:
+    """A text cut to about so many bytes."""
+    if text is None or len(text.encode("utf-8", "replace")) <= size:
+        return text
+    return text.encode("utf-8", "replace")[:size].decode("utf-8", "ignore") + "…"

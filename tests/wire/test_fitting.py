@@ -1,0 +1,164 @@
+"""Replies that fit the bus (section 11): what is too large is left out and says so, nothing is refused for its size."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dwarf_nats.errors import BadRequest
+from dwarf_nats.wire import fitting
+from dwarf_nats.workflow import cursors
+from dwarf_nats.workflow.answer import ErrorInfo
+from dwarf_nats.workflow.records import FlowSummary, GraphInfo, Outcome, Step
+from dwarf_nats.workflow.status import Status
+
+KEY, STEP = "1-42-a1B2c3D4e5F6g7H8", "1-43-h8G7f6E5d4C3b2A1"
+LEAST = 600
+"""Bytes into which any single outcome, step or flow must fit."""
+
+
+def text(size: int) -> bytes:
+    return json.dumps({"x": "y" * size}).encode()
+
+
+def outcome_within(outcome: Outcome, room: int) -> dict[str, Any]:
+    body = fitting.outcome(outcome, room)
+    assert len(body) <= room
+    told: dict[str, Any] = json.loads(body)
+    return told
+
+
+def test_an_outcome_that_fits_is_whole() -> None:
+    whole = Outcome(KEY, "order", Status.INTERRUPTED, text(100), interrupt_json=text(100))
+    told = outcome_within(whole, 1_000)
+    assert "truncated" not in told
+    assert (len(told["state"]["x"]), len(told["interruptPayload"]["x"])) == (100, 100)
+
+
+@pytest.mark.parametrize(
+    ("state", "payload", "left"),
+    [(5_000, 100, "interruptPayload"), (100, 5_000, "state"), (700, 700, "interruptPayload"), (5_000, 5_000, "")],
+    ids=["the state", "the payload", "one of the two: the state", "both"],
+)
+def test_of_an_outcome_only_what_is_too_large_is_left_out(state: int, payload: int, left: str) -> None:
+    """Section 11: the other member stays, also where the payload alone is too large."""
+    told = outcome_within(Outcome(KEY, "w", Status.INTERRUPTED, text(state), interrupt_json=text(payload)), 1_200)
+    assert told["truncated"] is True
+    assert bool(told["state"]) == (left == "state")
+    assert ("interruptPayload" in told) == (left == "interruptPayload")
+    assert told["flowKey"] == KEY
+
+
+def test_a_huge_error_is_cut_and_a_small_state_stays() -> None:
+    error = ErrorInfo("“" * 40_000, 402, {"charge": "z" * 5_000})
+    told = outcome_within(Outcome(KEY, "w", Status.FAILED, text(10), error), 8_000)
+    assert (told["state"]["x"], told["truncated"]) == ("y" * 10, True)
+    assert (told["error"]["code"], told["error"]["cut"]) == (402, True)
+    assert told["error"]["message"].startswith("“““")
+
+
+@given(
+    state=st.integers(0, 5_000),
+    payload=st.none() | st.integers(0, 5_000),
+    message=st.none() | st.text(max_size=3_000),
+    reason=st.none() | st.text(st.characters(exclude_categories=["Cs"]), max_size=3_000),
+    room=st.integers(LEAST, 6_000),
+)
+def test_every_outcome_and_step_fits(
+    state: int, payload: int | None, message: str | None, reason: str | None, room: int
+) -> None:
+    """Section 11: whatever its members are; one that was whole would have been sent whole."""
+    error = None if message is None else ErrorInfo(message.encode("utf-8", "replace").decode(), 500)
+    interrupt = None if payload is None else text(payload)
+    outcome = Outcome(KEY, "order", Status.FAILED, text(state), error, reason, interrupt)
+    told = outcome_within(outcome, room)
+    assert (told["flowKey"], told["status"]) == (KEY, "failed")
+    assert ("truncated" in told) == (len(fitting.outcome(outcome, 10**9)) > room)
+    step = Step(STEP, 43, 1, "a", 0, Status.FAILED, 0, 0, None, error, None, None, text(state), text(state), interrupt)
+    body = fitting.step(step, room)
+    assert len(body) <= room
+    assert ("truncated" in json.loads(body)) == (len(fitting.step(step, 10**9)) > room)
+
+
+def test_of_a_step_the_state_goes_first_and_then_the_changes() -> None:
+    step = Step(STEP, 43, 1, "a", 0, Status.COMPLETED, 0, 0, state_json=text(700), changes_json=text(700))
+    told = json.loads(fitting.step(step, 1_200))
+    assert (told["truncated"], "state" in told, "changes" in told) == (True, False, True)
+    told = json.loads(fitting.step(step, 600))
+    assert (told["truncated"], "state" in told, "changes" in told) == (True, False, False)
+
+
+def step_of(number: int, error: int = 0, below: list[Step] | None = None) -> Step:
+    made = Step(f"1-{number}-h8G7f6E5d4C3b2A1", number, number, "a", 0, Status.COMPLETED, 0, 0)
+    if error:
+        made.error = ErrorInfo("e" * error)
+    if below is not None:
+        made.subgraph, made.sub_workflow, made.sub_flow_key, made.sub_history = True, "child", KEY, below
+    return made
+
+
+def read_all(steps: list[Step], room: int) -> list[dict[str, Any]]:
+    """All steps by pages that begin where the one before ended, as a service hands them out."""
+    found: list[dict[str, Any]] = []
+    at: tuple[int, int] = cursors.START
+    for _ in range(len(steps) + 1):
+        page = [step for step in steps if (step.depth, step.step_id) > at]
+        body = fitting.history(page, "", room)
+        assert len(body) <= room
+        told = json.loads(body)
+        assert told["steps"]
+        found += told["steps"]
+        if "cursor" not in told:
+            return found
+        at = cursors.place(told["cursor"])
+    raise AssertionError("the pages have no end")
+
+
+@pytest.mark.parametrize("room", [900, 1_500, 5_000, 10**6])
+def test_a_page_of_a_history_that_does_not_fit_is_shorter_and_nothing_is_missing(room: int) -> None:
+    steps = [step_of(number, error=number % 7 * 100) for number in range(50)]
+    steps[10] = step_of(10, error=20_000)
+    steps[20] = step_of(20, below=[step_of(100 + n, below=[step_of(200 + n)]) for n in range(30)])
+    found = read_all(steps, room)
+    assert [one["stepId"] for one in found] == list(range(50))
+    assert ("truncated" in found[10]) == (room < 20_000)
+    assert found[20]["subFlowKey"] == KEY
+    if "truncated" not in found[20]:
+        assert len(found[20]["subHistory"]) == 30
+    elif room == 5_000:
+        assert len(found[20]["subHistory"]) > 5
+
+
+def test_a_page_of_a_list_is_shorter_and_a_flow_that_is_too_large_is_cut() -> None:
+    flow = FlowSummary(KEY, KEY, "order", Status.FAILED, 0, 0, 100, error=ErrorInfo("m" * 300))
+    assert fitting.flows([flow] * 3, "c", 10_000)[1] == 3
+    assert fitting.flows([flow] * 3, "c", 1_300)[1] == 2
+    large = replace(flow, error=ErrorInfo("m" * 5_000), cancel_reason="r" * 5_000)
+    assert fitting.flows([large, flow], "", 1_000)[1] == 0
+    body, fit = fitting.flows([large], "", 1_000)
+    assert (fit, len(body) <= 1_000) == (1, True)
+    (told,) = json.loads(body)["flows"]
+    assert told["error"]["cut"] is True
+    assert told["cancelReason"].endswith("…")
+
+
+def test_of_too_many_graphs_the_first_ones_are_told() -> None:
+    graphs = [GraphInfo(f"g{number}", "ab" * 32, 0) for number in range(100)]
+    told = json.loads(fitting.graphs(graphs, 10**6))
+    assert (len(told["graphs"]), "truncated" in told) == (100, False)
+    body = fitting.graphs(graphs, 2_000)
+    told = json.loads(body)
+    assert len(body) <= 2_000
+    assert 5 < len(told["graphs"]) < 20
+    assert told["truncated"] is True
+
+
+@pytest.mark.parametrize("cursor", ["x", "====", "MS4y.", "LTEuLTE", "Zm9v", "MS45OTk5OTk5OTk5OTk5OTk5OTk5OTk5"])
+def test_a_malformed_cursor_is_a_400(cursor: str) -> None:
+    with pytest.raises(BadRequest, match="malformed cursor"):
+        cursors.place(cursor)
