@@ -466,7 +466,9 @@ async def test_histories_and_diagrams(dsn: str, proxy: TaskProxy) -> None:
         assert "flowchart" in await engine.mermaid(fits.flow_key)
         long = await engine.run(line("l", "calls", "add"), timeout=SOON)
         for call in (engine.history, engine.mermaid):
-            with pytest.raises(TooLarge, match=r"has more than 3 steps, over the limit of 3 \(max_history\): read its history page"):
+            with pytest.raises(
+                TooLarge, match=r"has more than 3 steps, over the limit of 3 \(max_history\): read its history page"
+            ):
                 await call(long.flow_key)
 
 
