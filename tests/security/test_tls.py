@@ -99,6 +99,22 @@ async def test_a_server_with_and_without_tls_is_spoken_to_with_it(tmp_path: Path
         await secret.close()
 
 
+async def test_the_end_of_a_connection_with_tls_is_no_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    certificate, key = Authority(tmp_path).issue("server")
+    config = tmp_path / "nats.conf"
+    config.write_text(f'tls {{ cert_file: "{certificate}", key_file: "{key}" }}\n')
+    async with NatsServer(config=config) as server, Client(server.url, tls_ca=tmp_path / "ca.pem") as client:
+        gone = asyncio.Event()
+
+        async def on_gone() -> None:
+            gone.set()
+
+        client.nc._disconnected_cb = on_gone
+        await server.stop()
+        await asyncio.wait_for(gone.wait(), 30)
+    assert not [record for record in caplog.records if record.name == "asyncio"]
+
+
 def encrypted(nc: Any) -> bool:
     return nc._transport._io_writer.get_extra_info("ssl_object") is not None
 
