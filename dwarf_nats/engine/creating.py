@@ -179,11 +179,11 @@ class Creator:
             created_at = await shard.committer.create(new)
         except BaseException:
             if new.running:
-                shard.release()
+                shard.release(new.url)
             raise
         if created_at is None:
             if new.running:
-                shard.release()
+                shard.release(new.url)
             return None
         self._created(shard, new, created_at)
         return created_at

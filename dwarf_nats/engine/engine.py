@@ -22,10 +22,11 @@ from dwarf_nats.engine.backpressure import Backpressure
 from dwarf_nats.engine.creating import MAX_INT, MAX_SEARCH, MAX_TEXT, Creator, check_options, check_text, refuse_empty
 from dwarf_nats.engine.gauges import Gauges
 from dwarf_nats.engine.graphs import GraphBook
+from dwarf_nats.engine.hands import Hands
 from dwarf_nats.engine.health import shard_health
 from dwarf_nats.engine.navigation import Walk
 from dwarf_nats.engine.reading import current_outcome, nested, step_of
-from dwarf_nats.engine.refilling import Hands, Refiller
+from dwarf_nats.engine.refilling import Refiller
 from dwarf_nats.engine.shard import Shard
 from dwarf_nats.engine.steering import Steering, only_roots
 from dwarf_nats.engine.sweeping import sweep

@@ -14,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dwarf_nats.engine.committer import BACKOFF_SECONDS
+from dwarf_nats.engine.hands import Hands, Ration
 from dwarf_nats.errors import Unavailable
 from dwarf_nats.rules.planning import NO_ALLOWANCES, Claim, Roster, Turns
 
@@ -32,71 +33,12 @@ FRUITLESS_US, FRUITLESS_MOST_US = 20_000, 1_000_000
 """The wait after a claim that found every step taken by others: the first, twice as long each time, and the longest."""
 STRAGGLER_SECONDS = 0.25
 """A round waits so long for a database that does not answer; then the other shards go on without it."""
+STALE_US = 20_000
+"""What was read so long ago, or later, is not read again when a hand becomes free."""
 EVERY_BAND = 0
+NO_BAND = 2**63
+"""Worse than any."""
 NEVER = 2**63
-
-
-class Hands:
-    """How many steps this replica has in hand, over all shards; `free` is set whenever one more fits.
-
-    `reserved`: hands kept for what a claim under way will bring.
-    """
-
-    def __init__(self, settings: EngineSettings) -> None:
-        self._settings = settings
-        self.count = 0
-        self.reserved = 0
-        self.free = asyncio.Event()
-        self.free.set()
-        self.empty = asyncio.Event()
-        self.empty.set()
-
-    @property
-    def room(self) -> int:
-        """Hands that are free and not reserved; negative if there are fewer workers than steps in hand."""
-        return self.spare - self.reserved
-
-    @property
-    def spare(self) -> int:
-        """Hands with nothing in them."""
-        return self._settings.workers - self.count
-
-    def reset(self) -> None:
-        """Nothing is in hand: the engine starts."""
-        self.count = self.reserved = 0
-        self._changed()
-
-    def take(self) -> None:
-        self.count += 1
-        self._changed()
-
-    def release(self) -> None:
-        self.count -= 1
-        self._changed()
-
-    def reserve(self, number: int) -> None:
-        """Keep so many for a claim."""
-        self.reserved += number
-        self._changed()
-
-    def unreserve(self, number: int) -> None:
-        """The claim is through."""
-        self.reserved -= number
-        self._changed()
-
-    def resized(self) -> None:
-        """The number of workers was changed."""
-        self._changed()
-
-    def _changed(self) -> None:
-        if self.room > 0:
-            self.free.set()
-        else:
-            self.free.clear()
-        if self.count or self.reserved:
-            self.empty.clear()
-        else:
-            self.empty.set()
 
 
 class Gate(Protocol):
@@ -159,7 +101,12 @@ class Line:
         self.failures = 0
         self._hinted = 0
         self._hinted_band = EVERY_BAND
+        self._sought = 0
+        self._sought_band = EVERY_BAND
+        self._looked_at = 0
+        self._shunned = False
         self._fruitless = 0
+        self.held_back = False
         self._allowances: Mapping[str, int] = NO_ALLOWANCES
 
     def begin(self) -> None:
@@ -210,32 +157,53 @@ class Line:
         """When to look next."""
         return min(self._look_at, self._heard)
 
-    def waits(self, priority: int, spare: int) -> bool:
-        """Whether due work of this band or a better one waits, as far as known. What `spare` hands can take does not."""
-        if self.left is not None and self.left <= priority:
-            return True
-        if self._hinted > spare and self._hinted_band <= priority:
-            return True
-        return spare <= 0 and self.look_at <= self._clock.now()
+    def hinted(self, priority: int) -> int:
+        """How many steps of this band or a better one came to be pending, as far as known, and are not yet claimed."""
+        number = self._hinted if self._hinted_band <= priority else 0
+        return number + (self._sought if self._sought_band <= priority else 0)
+
+    def sought(self) -> None:
+        """What was hinted at before the last look is claimed, or found to be gone."""
+        self._sought = 0
 
     def ready(self, now: int) -> bool:
         """Whether it is time to look, and nothing is under way."""
         return self.open and self.job is None and self.look_at <= now
 
-    async def look(self, hands: int) -> None:
-        """Read the line, after putting in it what has come due."""
+    def stale(self, now: int) -> bool:
+        """Whether it may hold what nobody told of since it was last read."""
+        return self.open and self.job is None and not self._shunned and self._looked_at <= now - STALE_US
+
+    async def look(self, hands: int, held: Sequence[str] = ()) -> None:
+        """Read the line, after putting in it what has come due. The tasks `held` are passed over as well (C6)."""
+        if self._sought:
+            self._sought_band = min(self._sought_band, self._hinted_band) if self._hinted else self._sought_band
+        else:
+            self._sought_band = self._hinted_band
+        self._sought += self._hinted
         self._hinted = 0
         self._heard = NEVER
+        self._looked_at = self._clock.now()
+        self.held_back = False
         self._allowances = self.gate.allowances()
         shut = [task for task, most in self._allowances.items() if most <= 0]
+        shut += [task for task in held if task not in shut]
         if self.roster.wakes_at is not None and self.roster.wakes_at <= self._clock.now():
             await self._ripen()
         await self._read(shut, hands)
         if self.roster.wakes_at is not None and self.roster.wakes_at <= self._clock.now() and await self._ripen():
             await self._read(shut, hands)
         self.failures = 0
+        self._shunned = False
         self._taker.away = ""
-        self._after_look()
+        self._look_at = self._clock.now()  # for a claim, or to read on where a long stretch of tasks is passed over
+        if self.roster.barren and not held:
+            self._rest()
+
+    def hold_back(self) -> None:
+        """All it has is of a task at its share: sleep until that task holds less, or something else comes due (C6)."""
+        self._rest()
+        self.held_back = True
 
     async def _ripen(self) -> int:
         total = 0
@@ -257,14 +225,10 @@ class Line:
                 return
             ask = following
 
-    def _after_look(self) -> None:
-        self._look_at = self._clock.now()  # for a claim, or to read on where a long stretch of tasks is passed over
-        if self.roster.barren:
-            self._rest()
-
     def _rest(self) -> None:
         """Nothing is left: sleep until something comes due. What nobody tells of, the replica's next beat does (`told`)."""
         self.left = None
+        self._sought = 0
         self.roster.clear()
         self._look_at = NEVER
         if self.roster.wakes_at is not None:
@@ -272,9 +236,13 @@ class Line:
         if self._allowances and (opens_at := self.gate.opens_at()) is not None:
             self._look_at = min(self._look_at, opens_at)
 
-    async def claim(self, claim: Claim, budget_ms: int, turns: Turns, hands: Hands) -> None:
-        """Claim and hand over; note what is left."""
+    async def claim(
+        self, claim: Claim, budget_ms: int, turns: Turns, hands: Hands, ration: Ration, *, passed_over: bool = False
+    ) -> None:
+        """Claim and hand over; note what is left. `passed_over`: the look has passed over the task that has a ration of 0."""
         rationed = {task: most for task, most in self._allowances.items() if most < claim.limit}
+        if ration.url and ration.left < rationed.get(ration.url, claim.limit):
+            rationed[ration.url] = ration.left
         self._look_at = NEVER
         hands.reserve(claim.limit)
         try:
@@ -282,9 +250,10 @@ class Line:
         finally:
             hands.unreserve(claim.limit)
         await self._taker.take(rows)
-        self._note(claim, rows, turns, rationed=bool(rationed))
+        self._note(claim, rows, turns, rationed=bool(rationed), held=bool(ration.shut) and not passed_over)
 
-    def _note(self, claim: Claim, rows: Sequence[Sequence[Any]], turns: Turns, *, rationed: bool) -> None:
+    def _note(self, claim: Claim, rows: Sequence[Sequence[Any]], turns: Turns, *, rationed: bool, held: bool) -> None:
+        self._sought = 0
         found: dict[tuple[int, str], tuple[int, int]] = {}
         for row in rows:
             key = (row[15], row[16])
@@ -300,7 +269,9 @@ class Line:
             total += number
             if total < claim.limit or number == share.steps:  # else it was the limit that cut it off
                 self.roster.served(share, number, last)
-        if not rows and self.roster.certain(claim.shares[0].priority):  # all of them in the hands of others
+        if (
+            not rows and not held and self.roster.certain(claim.shares[0].priority)
+        ):  # all of them in the hands of others
             self._look_at = self._clock.now() + min(FRUITLESS_US << self._fruitless, FRUITLESS_MOST_US)
             self._fruitless = min(self._fruitless + 1, 10)
             self.left = None
@@ -320,15 +291,18 @@ class Line:
         self._taker.away = str(error)
         seconds = BACKOFF_SECONDS[min(self.failures, len(BACKOFF_SECONDS) - 1)]
         self.failures += 1
+        self._shunned = True
         self.roster.clear()
         self.left = None
-        self._hinted = 0
+        self._hinted = self._sought = 0
         self._heard = NEVER
         self._look_at = self._clock.now() + round(seconds * 1_000_000)
 
     def upset(self) -> None:
         """A defect: do not repeat it in a tight loop. What it claimed and did not hand over is given back by the reaper."""
         self.outages += 1
+        self._shunned = True
+        self._sought = 0
         self._heard = NEVER
         self._look_at = self._clock.now() + 1_000_000
 
@@ -343,7 +317,10 @@ class Refiller:
         self._hands = hands
         self._lines: list[Line] = []
         self._turns = Turns()
+        self._first = 0
+        self._told_of = ""
         self._poke = asyncio.Event()
+        hands.relieved = self._relieved
         self._stopped = True
         self._job: asyncio.Task[None] | None = None
 
@@ -376,12 +353,34 @@ class Refiller:
         await asyncio.gather(*jobs, return_exceptions=True)
         self._job = None
 
-    def admits(self, priority: int) -> bool:
-        """Whether a new step may start without standing in line: nowhere waits due work of its band or a better one (C1)."""
-        spare = self._hands.spare
+    def admits(self, priority: int, url: str, *, freed: str | None = None) -> bool:
+        """Whether a new step may start without standing in line: nowhere waits due work of its band or a better one (C1).
+
+        Where its task has its share already, of no band at all (C6). `freed`: the step takes the hand of one of that task;
+        otherwise it needs one that is free.
+        """
+        spare = self._hands.spare if freed is not None else self._hands.spare - 1
         if spare < 0 or self._stopped:
             return False
-        return not any(line.open and line.waits(priority, spare) for line in self._lines)
+        if self._hands.crowds(url, freed or ""):
+            if self._hands.hanging:
+                return False
+            priority, spare = NO_BAND, 0
+        hinted = 0
+        for line in self._lines:
+            if line.open:
+                if (line.left is not None and line.left <= priority) or (
+                    spare <= 0 and line.look_at <= self._clock.now()
+                ):
+                    return False
+                hinted += line.hinted(priority)
+        return hinted <= spare
+
+    def _relieved(self) -> None:
+        """A task that held more than its share holds less: what was passed over may be taken, perhaps."""
+        for line in self._lines:
+            if line.held_back:
+                line.wake()
 
     async def _run(self) -> None:
         while not self._stopped:
@@ -400,8 +399,12 @@ class Refiller:
         now = self._clock.now()
         ready = [line for line in self._lines if line.ready(now)]
         if ready:
-            await self._hands.free.wait()
-            return ready
+            if self._hands.room > 0:
+                return ready
+            await self._until_room()
+            # Meanwhile more may have come due, on every shard, told or not (C1).
+            now = self._clock.now()
+            return [line for line in self._lines if line.ready(now) or line.stale(now)]
         coming = [line.look_at for line in self._lines if line.open and line.job is None]
         following = min(coming, default=NEVER)
         seconds = max(0.0, (following - now) / 1_000_000) if following < NEVER else None
@@ -409,24 +412,86 @@ class Refiller:
         self._poke.clear()
         return []
 
+    async def _until_room(self) -> None:
+        """Wait for a free hand; where one task holds more than its share and hangs, the others get theirs (C6)."""
+        hands = self._hands
+        while hands.room <= 0:
+            now = self._clock.now()
+            at = hands.hangs_at(now)
+            if at is not None and at <= now:
+                hands.lend()
+                self._told_of = ""
+            else:
+                await self._clock.wait(hands.free, None if at is None else (at - now) / 1_000_000)
+
     async def _round(self, lines: Sequence[Line]) -> None:
-        hands = min(self._hands.room, self._settings.max_group)
-        await self._each([(line, line.look(hands)) for line in lines])
-        hands = min(self._hands.room, self._settings.max_group)
-        looked = {line.store.shard: line for line in lines if line.job is None and line.failures == 0}
-        plan = self._turns.plan({number: line.roster for number, line in looked.items()}, hands)
+        ration = self._ration()
+        shut = ration.shut
+        looked = await self._look(lines, ration.limit, shut)
+        if not looked:
+            return
+        ration = self._ration()
+        if shut and not any(line.roster.best is not None for line in looked.values()):
+            # Nothing of other tasks is due: the task may have what is free (C6).
+            free = min(self._hands.own_room, self._settings.max_group)
+            if free <= 0:
+                if self._hands.hanging:
+                    for line in looked.values():
+                        line.hold_back()
+                return
+            looked = await self._look(list(looked.values()), free, ())
+            ration, shut = Ration(min(self._hands.own_room, self._settings.max_group)), ()
+        elif shut:
+            ration = ration._replace(url=shut[0], left=0)
+            self._tell_of_hanging()
+        plan = self._turns.plan({number: line.roster for number, line in looked.items()}, ration.limit)
         for number, line in looked.items():
-            if number not in plan and line.roster.best is not None:
-                line.left = line.roster.best
+            if number not in plan:
+                line.sought()
+                if line.roster.best is not None:
+                    line.left = line.roster.best
         if self._stopped or not plan:
             return
         budget_ms = self._settings.time_budget_ms
         await self._each(
             [
-                (line := looked[number], line.claim(claim, budget_ms, self._turns, self._hands))
-                for number, claim in plan.items()
+                (
+                    line := looked[number],
+                    line.claim(plan[number], budget_ms, self._turns, self._hands, part, passed_over=bool(shut)),
+                )
+                for number, part in self._parts(ration, list(plan)).items()
             ]
         )
+
+    def _ration(self) -> Ration:
+        return self._hands.ration(min(self._hands.room, self._settings.max_group))
+
+    def _parts(self, ration: Ration, numbers: Sequence[int]) -> dict[int, Ration]:
+        """The ration of each shard: what is left for a task is divided among them, each in turn being the first."""
+        if not ration.url or len(numbers) == 1:
+            return dict.fromkeys(numbers, ration)
+        self._first += 1
+        each, over = divmod(ration.left, len(numbers))
+        return {
+            number: ration._replace(left=each + ((place + self._first) % len(numbers) < over))
+            for place, number in enumerate(numbers)
+        }
+
+    def _tell_of_hanging(self) -> None:
+        hands = self._hands
+        if hands.hanging and hands.hanging != self._told_of:
+            self._told_of = hands.hanging
+            self._log.warning(
+                "task %s holds %d of %d workers, and none of its steps has ended for a second: "
+                "up to %d steps of other tasks run beside them",
+                hands.hanging, hands.held_by(hands.hanging), self._settings.workers, hands.lent,
+                extra={"task": hands.hanging},
+            )  # fmt: skip
+
+    async def _look(self, lines: Sequence[Line], hands: int, held: Sequence[str]) -> dict[int, Line]:
+        """Look at these lines; those that have answered, by shard."""
+        await self._each([(line, line.look(hands, held)) for line in lines])
+        return {line.store.shard: line for line in lines if line.job is None and line.failures == 0}
 
     async def _each(self, work: Sequence[tuple[Line, Awaitable[None]]]) -> None:
         """Do it on all these lines at once; whoever takes long is left behind and comes back on its own."""

@@ -33,7 +33,8 @@ from dwarf_nats.workflow.task_error import error_info
 if TYPE_CHECKING:
     from dwarf_nats.engine.backpressure import Backpressure
     from dwarf_nats.engine.graphs import GraphBook
-    from dwarf_nats.engine.refilling import Hands, Refiller
+    from dwarf_nats.engine.hands import Hands
+    from dwarf_nats.engine.refilling import Refiller
     from dwarf_nats.ports import Clock, Logger, Notices, Signals, Store, Tasks
     from dwarf_nats.settings import EngineSettings
     from dwarf_nats.telemetry.meters import Meters
@@ -207,21 +208,24 @@ class Shard:
         """How often the database was found to be away."""
         return self.committer.outages + self.line.outages + self.upkeep.missed_beats
 
-    def admits_born_running(self, priority: int, url: str) -> bool:
+    def admits_born_running(self, priority: int, url: str, *, freed: str | None = None) -> bool:
         """Whether a new step may start without standing in line: nothing of its band or a better one waits (C1), and its task
-        can take it. If so, it counts as sent."""
-        return not self.draining and self._refiller.admits(priority) and self.gate.admits_birth(url)
+        can take it and has its share not yet (C6). If so, it counts as sent.
+
+        `freed`: it takes the hand of a step of that task.
+        """
+        return not self.draining and self._refiller.admits(priority, url, freed=freed) and self.gate.admits_birth(url)
 
     def reserve(self, priority: int, url: str) -> bool:
         """Take a free hand for a flow about to be created, if there is one."""
         if self._hands.room > 0 and self.admits_born_running(priority, url):
-            self._hands.take()
+            self._hands.take(url)
             return True
         return False
 
-    def release(self) -> None:
+    def release(self, url: str) -> None:
         """Give back a reserved hand."""
-        self._hands.release()
+        self._hands.release(url)
 
     @property
     def room(self) -> int:
@@ -233,11 +237,11 @@ class Shard:
 
     async def let_through(self, url: str) -> bool:
         """Claim the parked step of the task that is due longest and dispatch it as a probe; whether there was one."""
-        self._hands.take()
+        self._hands.take(url)
         try:
             row = await self.store.claim_probe(url, self.settings.time_budget_ms)
         finally:
-            self._hands.release()
+            self._hands.release(url)
         if row is not None:
             await self.take([row], probe=True)
         return row is not None
@@ -271,7 +275,7 @@ class Shard:
             except Exception:  # the others are dispatched all the same
                 self.log.exception("step %d-%d cannot be read: it is left to its lease", self.number, row[0])
                 continue
-            self._hands.take()
+            self._hands.take(step.url)
             if probe:
                 self.gate.probes(step)
             if probe or self.gate.admits(step):
@@ -402,12 +406,20 @@ class Shard:
         # The finishing step's hand is free for one of those that follow; the other branches are claimed like any work.
         new = settlement.branches[0] if settlement.branches else settlement.successor
         if new is not None and new.delay_us == 0:
-            new.running = self.admits_born_running(flow.priority, new.url)
+            new.running = self._hands_on(step, new.url)
         elif settlement.child is not None and not flow.breakpoints:
-            settlement.child.running = self.admits_born_running(flow.priority, settlement.child.url)
+            settlement.child.running = self._hands_on(step, settlement.child.url)
         if settlement.child is not None and step.span is not None:
             self._trace_child(step.span, settlement.child.facts)
         return settlement
+
+    def _hands_on(self, step: StepInHand, url: str) -> bool:
+        """Whether the hand of a step that ends goes to a new step of the task `url`; it counts for that from now on."""
+        if not self.admits_born_running(step.flow.priority, url, freed=step.url):
+            return False
+        self._hands.pass_on(step.url, url)
+        step.slot = url
+        return True
 
     def _trace_child(self, span: Dispatch, child: FlowFacts) -> None:
         """The `workflow` span of a child flow is a child of the calling step's (T2)."""
@@ -555,7 +567,7 @@ class Shard:
             elif alive and settlement.child is not None and settlement.child.running:
                 self.first_step(settlement.child, at)
             else:
-                self._hands.release()
+                self._hands.release(step.slot or step.url)
             try:
                 if settlement.status is Status.COMPLETED and alive:  # nearly all of them
                     completed[step.url] = completed.get(step.url, 0) + 1
@@ -710,7 +722,7 @@ class Shard:
     def _fenced(self, settlement: Settlement) -> None:
         """The step was taken away meanwhile: its result is dropped without harm (X1)."""
         self._drop(settlement.step)
-        self._hands.release()
+        self._hands.release(settlement.step.slot or settlement.step.url)
         if settlement.step.cancelled:
             self._count(settlement.step, "cancelled")
             self._tell(settlement.step, settlement, "cancelled")

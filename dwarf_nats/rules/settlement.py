@@ -116,6 +116,8 @@ class StepInHand:
     """Let through by a tripped breaker, to find out whether the task serves again (V4)."""
     cancelled: bool = False
     """Nobody wants its result any more: its flow was cancelled, or rewound, and this replica knows."""
+    slot: str = ""
+    """The task its worker slot counts for (C6): its own, or if it is set, that of the step that follows on it."""
     begun: bool = False
     """Its execution has begun; before that, an asyncio task that is cancelled would never run, nor tidy up."""
     called_off: bool = False

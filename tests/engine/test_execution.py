@@ -14,7 +14,7 @@ from engine_helpers import SOON, Gate, Remembered, flow_id, line, shard_of
 from dwarf_nats.clock import ManualClock
 from dwarf_nats.embedding import open_engine
 from dwarf_nats.engine import Engine
-from dwarf_nats.engine.refilling import Hands
+from dwarf_nats.engine.hands import Hands
 from dwarf_nats.errors import BadRequest, TooLarge
 from dwarf_nats.ports import BusAway, WorkerLost
 from dwarf_nats.settings import EngineSettings
@@ -417,11 +417,15 @@ async def test_a_state_over_the_limit_is_refused_or_fails_its_step() -> None:
 async def test_no_more_steps_are_in_hand_than_there_are_workers() -> None:
     """Semantics 11: a replica claims no more than it has free workers."""
     now = most = 0
+    full = asyncio.Event()
 
     async def busy() -> None:
         nonlocal now, most
         now += 1
         most = max(most, now)
+        if now == 3:  # a task that nobody else waits beside has every worker (C6)
+            full.set()
+        await full.wait()
         for _ in range(5):
             await asyncio.sleep(0)
         now -= 1

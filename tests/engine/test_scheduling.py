@@ -36,7 +36,8 @@ class Stage:
         self.keys: list[str] = []
         self._workers = workers
         self._ran = asyncio.Event()
-        proxy.handle_task("gate", self.gate)
+        for number in range(workers):  # each hand by a task of its own, so that none is beyond its share (C6)
+            proxy.handle_task(f"gate{number}", self.gate)
         proxy.handle_task("note", self.note)
 
     def note(self, label: Any) -> None:
@@ -45,9 +46,9 @@ class Stage:
 
     async def hold(self) -> None:
         """Put the gate into every hand."""
-        for _ in range(self._workers):
+        for number in range(self._workers):
             self.gate.again()
-            self.keys.append(await self.engine.create_task("gate", start=True))
+            self.keys.append(await self.engine.create_task(f"gate{number}", start=True))
             await self.gate.began()
 
     async def add(self, label: Any, *, task: str = "note", **options: Any) -> str:
@@ -238,6 +239,85 @@ async def test_bands_and_keys_hold_across_shards(tmp_path: Path) -> None:
     assert order[:30] == ["1a"] * 30
     for served in range(3, 45, 3):
         assert abs(order[30 : 30 + served].count("2b") - served * 2 // 3) <= 1
+
+
+async def test_a_hand_that_becomes_free_takes_the_best_band_of_every_shard(tmp_path: Path) -> None:
+    """C1: also where a shard had nothing due when the wait for a hand began, and work came to it meanwhile."""
+    dsns = [f"sqlite:///{tmp_path / name}.db" for name in ("one", "two", "three")]
+    for better in (1, 2, 3):
+        async with stage(*dsns) as one:
+            await one.hold()
+            others = [number for number in (1, 2, 3) if number != better]
+            for number in others:
+                await on_shard(one, number, ["worse", number], priority=20)
+            await waiting_for_a_hand(one)
+            await on_shard(one, better, ["better", better], priority=10)
+            assert (await one.all())[0] == ["better", better]
+
+
+async def test_a_hand_that_becomes_free_takes_what_nobody_told_of(tmp_path: Path) -> None:
+    """C1: as the databases have it at that moment; a lost signal is no reason to serve a worse band first."""
+    dsns = [f"sqlite:///{tmp_path / name}.db" for name in ("one", "two")]
+    clock = ManualClock()
+    proxy = TaskProxy()
+    engine = open_engine(dsns, tasks=proxy, graphs=proxy, clock=clock, settings=EngineSettings(workers=1))
+    async with engine:
+        one = Stage(engine, proxy, 1)
+        await quiet(engine)
+        await one.hold()
+        await on_shard(one, 1, "worse", priority=20)
+        await waiting_for_a_hand(one)
+        shard = engine._shards[2]
+        quiet_line = shard.line
+        shard.line = Unheard(quiet_line)  # type: ignore[assignment]
+        await on_shard(one, 2, "better", priority=10)
+        shard.line = quiet_line
+        clock.advance(0.03)
+        assert await one.all() == ["better", "worse"]
+
+
+async def test_a_new_flow_does_not_take_the_hand_a_better_one_waits_for(tmp_path: Path) -> None:
+    """C1: the hand is free and nothing is claimed yet; what waited for it comes first."""
+    dsns = [f"sqlite:///{tmp_path / name}.db" for name in ("one", "two")]
+    async with stage(*dsns) as one:
+        await one.hold()
+        await on_shard(one, 2, "better", priority=10)
+        shard = one.engine._shards[1]
+        released = one.engine._hands.release
+
+        def release(url: str = "") -> None:
+            one.engine._hands.release = released  # type: ignore[method-assign]
+            released(url)
+            refused.append(not shard.reserve(20, "note"))
+
+        refused: list[bool] = []
+        one.engine._hands.release = release  # type: ignore[method-assign]
+        order = await one.all()
+        assert (refused, order) == ([True], ["better"])
+
+
+class Unheard:
+    """A line that hears of nothing."""
+
+    def __init__(self, of: Any) -> None:
+        self.roster = of.roster
+
+    def hint_of(self, *_: Any) -> None:
+        """As if the signal were lost."""
+
+
+async def on_shard(one: Stage, number: int, label: Any, **options: Any) -> None:
+    """A flow on that shard that notes `label`."""
+    shard = one.engine._shards[number]
+    made = await one.engine._creator.create(
+        shard, None, line("noted", "note"), {"label": label}, FlowOptions(**options), [], start=True
+    )
+    one.keys.append(made.key)
+
+
+async def waiting_for_a_hand(one: Stage) -> None:
+    """Let the refiller come to where it waits for a free hand."""
+    await quiet(one.engine)
 
 
 async def test_within_a_key_the_longest_due_of_all_shards_comes_first(tmp_path: Path) -> None:
