@@ -91,7 +91,9 @@ class Creator:
             if before is not None:
                 return before
         graph = (
-            await self._graphs.find(workflow, baggage) if isinstance(workflow, str) else self._graphs.admit(workflow)
+            await self._graphs.find(workflow, baggage)
+            if isinstance(workflow, str)
+            else await self._graphs.admit(workflow)
         )
         new = await self._new_flow(shard, thread, graph, initial, baggage, options, start=start)
         flow_id = new.facts.flow_id

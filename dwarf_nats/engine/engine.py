@@ -583,7 +583,7 @@ class Engine:
 
     async def validate_graph(self, graph: Graph) -> None:
         """`BadRequest` for a graph that is not sound, `TooLarge` for one beyond the limits."""
-        self.graphs.check(graph)
+        await self.graphs.check(graph)
 
     async def get_graph(self, name: str) -> Graph:
         """The registered graph; `NotFound`."""

@@ -21,6 +21,18 @@ T = TypeVar("T")
 CACHED = 4096
 
 
+IN_LINE = 5_000
+"""Characters of conditions and transitions times 25, up to which a graph is checked at once: about 20 ms."""
+
+
+async def _validated(graph: Graph) -> None:
+    """Validate a graph: a large one in a thread, where it holds nobody up."""
+    if sum(len(edge.when) + 25 for edge in graph.transitions) <= IN_LINE:
+        graph.validate()
+    else:
+        await asyncio.to_thread(graph.validate)
+
+
 class GraphBook:
     """Finds graphs by name, keeps them by digest."""
 
@@ -54,7 +66,7 @@ class GraphBook:
         """
         digest = await self._registered(workflow)
         if digest is not None:
-            return self._admitted(await self.frozen(self._registry.shard, digest), digest)
+            return await self._admitted(await self.frozen(self._registry.shard, digest), digest)
         graph = await self._from_source(workflow, baggage)
         if graph is None:
             raise NotFound(
@@ -65,22 +77,25 @@ class GraphBook:
             raise BadRequest(
                 f"the graph source answered workflow {workflow!r} with a graph named {graph.name!r}: rename it"
             )
-        return self.admit(graph)
+        return await self.admit(graph)
 
-    def _admitted(self, graph: Graph, digest: str) -> Graph:
+    async def _admitted(self, graph: Graph, digest: str) -> Graph:
         """A registered graph for a new flow. Another version may have accepted what this one refuses (G6)."""
         if digest not in self._sound:
             try:
-                graph.validate()
+                await _validated(graph)
             except BadRequest as error:
                 raise BadRequest(
                     f"{error.message}. The graph was registered when it was valid; mend it and put it again"
                     " (flows under way keep theirs)"
                 ) from None
-            if len(self._sound) > CACHED * 4:
-                self._sound.clear()
-            self._sound.add(digest)
+            self._found_sound(digest)
         return graph
+
+    def _found_sound(self, digest: str) -> None:
+        if len(self._sound) > CACHED * 4:
+            self._sound.clear()
+        self._sound.add(digest)
 
     async def _from_source(self, workflow: str, baggage: Raw) -> Graph | None:
         if self._source is None:
@@ -94,31 +109,36 @@ class GraphBook:
         except Exception as error:
             raise Refused(f"the graph source failed on workflow {workflow!r}: {error}") from error
 
-    def admit(self, graph: Graph) -> Graph:
+    async def admit(self, graph: Graph) -> Graph:
         """Check a graph, once per content; the kept one is returned."""
         digest = graph.digest()
         known = self._by_digest.get(digest)
-        if known is not None:
+        if known is not None and digest in self._sound:
             self._by_digest.move_to_end(digest)
             return known
-        self.check(graph)
-        self._sound.add(digest)
-        kept = Graph.from_json(graph.to_json())  # the caller may go on building on theirs
+        kept = await self.check(graph)
+        self._found_sound(digest)
         self._keep(digest, kept)
         return kept
 
-    def check(self, graph: Graph) -> None:
-        """Raise `BadRequest` for a graph that is not sound (G6, G7), `TooLarge` for one beyond the limits."""
+    async def check(self, graph: Graph) -> Graph:
+        """A copy of the graph, since the caller may go on building on theirs.
+
+        Raises `BadRequest` for one that is not sound (G6, G7), `TooLarge` for one beyond the limits.
+        """
         limits = self._limits
+        text = graph.to_json()
         for what, size, name, most in (
             ("nodes", len(graph.nodes), "max_nodes", limits.max_nodes),
             ("transitions", len(graph.transitions), "max_transitions", limits.max_transitions),
-            ("bytes", len(graph.to_json()), "max_graph_bytes", limits.max_graph_bytes),
+            ("bytes", len(text), "max_graph_bytes", limits.max_graph_bytes),
         ):
             if size > most:
                 remedy = "make a part of it a sub-workflow of its own"
                 raise TooLarge(over(f"graph {graph.name[:80]!r} has {size} {what}", name, most, remedy))
-        graph.validate()
+        kept = Graph.from_json(text)
+        await _validated(kept)
+        return kept
 
     async def frozen(self, shard: int, digest: str) -> Graph:
         """The graph a flow was created with. It is not checked: a condition that this version refuses is never taken."""
@@ -148,7 +168,7 @@ class GraphBook:
 
     async def put(self, graph: Graph) -> GraphInfo:
         """Register a graph under its name; a graph that cannot be executed yet is refused at once."""
-        kept = self.admit(graph)
+        kept = await self.admit(graph)
         digest = kept.digest()
         await self._everywhere(lambda store: store.save_graph(digest, kept.to_json()))
         first, *others = self._stores.values()

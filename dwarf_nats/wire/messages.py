@@ -22,9 +22,12 @@ Object = Annotated[Raw, Meta(description="A JSON object.", extra_json_schema={"t
 AnyJson = Annotated[Raw, Meta(description="Any JSON.")]
 When = Annotated[datetime, Meta(tz=True, description="RFC 3339.")]
 Time = Annotated[str, Meta(description="RFC 3339, UTC.", extra_json_schema={"format": "date-time"})]
-Millis = Annotated[int, Meta(ge=0, description="Milliseconds.")]
-TimeoutMs = Annotated[int, Meta(ge=0, description="Milliseconds; 0: do not wait; default 30000; capped.")]
-Priority = Annotated[int, Meta(ge=1, description="1 is served first.")]
+MOST = 2**63 - 1
+"""Of every integer: what the databases and other languages can hold."""
+Integer = Annotated[int, Meta(ge=-MOST - 1, le=MOST)]
+Millis = Annotated[int, Meta(ge=0, le=MOST, description="Milliseconds.")]
+TimeoutMs = Annotated[int, Meta(ge=0, le=MOST, description="Milliseconds; 0: do not wait; default 30000; capped.")]
+Priority = Annotated[int, Meta(ge=1, le=MOST, description="1 is served first.")]
 Key = Annotated[str, Meta(description="{shard}-{id}-{16 letters or digits}", examples=["1-42-a1B2c3D4e5F6g7H8"])]
 Truncated = Annotated[bool, Meta(description="Something did not fit the bus and was left out.")]
 Subject = Annotated[str, Meta(description="Tokens of A-Z a-z 0-9 _ - joined by single dots.")]
@@ -48,7 +51,7 @@ class Options(Request):
     baggage: Maybe[AnyJson] = UNSET
     idempotency_key: Maybe[str] = UNSET
     notify: Maybe[Subject] = UNSET
-    time_budget_ms: Maybe[Annotated[int, Meta(ge=1)]] = UNSET
+    time_budget_ms: Maybe[Annotated[int, Meta(ge=1, le=MOST)]] = UNSET
     thread_key: Maybe[Key] = UNSET
     delete_on_completion: Maybe[bool] = UNSET
 
@@ -127,7 +130,7 @@ class Filters(Request):
     priority: Maybe[Priority] = UNSET
     older_than_ms: Maybe[Millis] = UNSET
     newer_than_ms: Maybe[Millis] = UNSET
-    shard: Maybe[int] = UNSET
+    shard: Maybe[Integer] = UNSET
     search: Maybe[str] = UNSET
     limit: Maybe[Annotated[int, Meta(ge=1, le=1000)]] = UNSET
 

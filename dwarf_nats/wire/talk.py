@@ -8,7 +8,7 @@ from msgspec import UNSET, Meta
 
 from dwarf_nats.workflow.state import Raw
 
-from .messages import AnyJson, FlowStatus, Key, Maybe, Message, Object, Request, Subject, Time, When
+from .messages import MOST, AnyJson, FlowStatus, Integer, Key, Maybe, Message, Object, Request, Subject, Time, When
 
 MAX_DELAY_MS = 10**13
 """Delays beyond some three hundred years are taken for a mistake."""
@@ -57,7 +57,7 @@ class SubgraphCall(Request):
 class RetryCall(Request):
     """Run this step again later (X5)."""
 
-    max_attempts: Maybe[Annotated[int, Meta(ge=1)]] = UNSET
+    max_attempts: Maybe[Annotated[int, Meta(ge=1, le=MOST)]] = UNSET
     initial_delay_ms: Maybe[Delay] = UNSET
     multiplier: Maybe[Annotated[float, Meta(ge=0)]] = UNSET
     max_delay_ms: Maybe[Delay] = UNSET
@@ -102,15 +102,15 @@ class GraphLoadRequest(Message):
 class PeerStep(Message):
     """A step that became pending."""
 
-    step_id: int
-    priority: int
+    step_id: Integer
+    priority: Integer
     not_before: When
 
 
 class PeerEnqueue(Message):
     """Work is pending."""
 
-    shard: int
+    shard: Integer
     steps: list[PeerStep]
 
 

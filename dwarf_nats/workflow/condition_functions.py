@@ -55,15 +55,16 @@ def begin() -> None:
     _spent.amount = 0
 
 
-def pattern_problem(pattern: str) -> str:
-    """What is wrong with a regular expression; empty for a valid one that is not too large."""
-    if _compiling(pattern) > MAX_PATTERN:
-        return _too_large(pattern)
+def patterns_problem(patterns: set[str]) -> str:
+    """What is wrong with the regular expressions of a condition; empty if all are valid and not too large together."""
     begin()
-    try:
-        _matches("", pattern)
-    except ValueError as error:
-        return str(error)
+    for pattern in sorted(patterns):
+        if _compiling(pattern) > MAX_PATTERN:
+            return _too_large(pattern)
+        try:
+            _matches("", pattern)
+        except ValueError as error:
+            return str(error)
     return ""
 
 
@@ -86,7 +87,7 @@ def _matches(text: str, pattern: str) -> bool:
         raise ValueError(_too_large(pattern))
     _spent.amount += _CALL + compiling + len(text) * width
     if _spent.amount > PATTERN_BUDGET:
-        raise ValueError("its regular expressions take too long on texts of this size: let a task do it")
+        raise ValueError("its regular expressions take too long (on texts of this size): let a task do it")
     found = _matching.eval(data={"text": text, "pattern": pattern}).value()
     if not isinstance(found, bool):
         raise ValueError(str(found).removeprefix("INVALID_ARGUMENT: "))

@@ -285,19 +285,15 @@ def _joined(tokens: list[Token]) -> str:
 
 def _argument_problem(root: Node) -> str:
     """What is wrong with regular expressions and time zones that are written out."""
+    patterns, zones = set(), set()
     for node in walk(root):
-        if not isinstance(node, Call) or len(node.args) != 2 or not isinstance(node.args[1], Literal):
-            continue
-        text = node.args[1].text
-        if isinstance(text, str) and node.function == "matches":
-            problem = functions.pattern_problem(text)
-        elif isinstance(text, str) and node.function in functions.ACCESSORS:
-            problem = functions.zone_problem(text)
-        else:
-            problem = ""
-        if problem:
-            return problem
-    return ""
+        if isinstance(node, Call) and len(node.args) == 2 and isinstance(node.args[1], Literal):
+            text = node.args[1].text
+            if isinstance(text, str) and node.function == "matches":
+                patterns.add(text)
+            elif isinstance(text, str) and node.function in functions.ACCESSORS:
+                zones.add(text)
+    return functions.patterns_problem(patterns) or next(filter(None, map(functions.zone_problem, zones)), "")
 
 
 def _through_state(root: Node) -> tuple[str, ...] | None:

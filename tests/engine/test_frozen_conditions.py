@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 from engine_helpers import SOON, shard_of
 
@@ -48,3 +50,44 @@ async def test_g10_a_flow_runs_on_with_a_condition_that_this_version_refuses(
             await new.create("choice", {"n": 1})
         await new.put_graph(_choice("n > 99"))
         assert (await new.run("choice", {"n": 1000}, timeout=SOON)).state == {"n": 2002}
+
+
+async def test_g10_a_stored_graph_that_is_not_sound_is_refused_also_when_it_comes_inline(
+    dsn: str, proxy: TaskProxy
+) -> None:
+    """The frozen graph of a flow under way is known to the replica, but was never checked."""
+    settings = EngineSettings(drain_ms=0)
+    async with open_engine(dsn, tasks=proxy, graphs=proxy, settings=settings) as engine:
+        flow = await engine.create(_choice(), {"n": 1})
+        unsound = Graph.from_json(_choice().to_json().replace(b"n > 100", b"n = 100"))
+        await shard_of(engine).store.database.fetch(  # type: ignore[attr-defined]
+            "update dwarf_graphs set digest = $1, body = $2", unsound.digest(), unsound.to_json().decode()
+        )
+        await shard_of(engine).store.database.fetch("update dwarf_flows set graph_digest = $1", unsound.digest())  # type: ignore[attr-defined]
+        await engine.start(flow)
+        assert (await engine.await_(flow, SOON)).status is Status.COMPLETED
+        with pytest.raises(BadRequest, match="invalid condition"):
+            await engine.create(unsound, {"n": 1})
+
+
+async def test_g6_a_large_graph_is_checked_in_a_thread(
+    dsn: str, proxy: TaskProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that the replica serves others meanwhile."""
+    threads: list[int] = []
+    validate = Graph.validate
+
+    def recorded(graph: Graph) -> None:
+        threads.append(threading.get_ident())
+        validate(graph)
+
+    monkeypatch.setattr(Graph, "validate", recorded)
+    large = Graph("large")
+    for n in range(90):
+        large.add_transition_switch("add", END, f"n == {n}" + " || n == 1" * 90)
+    async with open_engine(dsn, tasks=proxy, graphs=proxy, settings=EngineSettings(drain_ms=0)) as engine:
+        await engine.validate_graph(_choice())
+        await engine.validate_graph(large)
+        await engine.put_graph(large)
+    here = threading.get_ident()
+    assert [thread == here for thread in threads] == [True, False, False]

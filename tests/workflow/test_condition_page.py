@@ -10,6 +10,7 @@ import pytest
 
 from dwarf_nats.workflow.conditions import FUNCTIONS, MAX_LENGTH, MAX_NESTING, evaluate, problem_of
 from dwarf_nats.workflow.state import state_from
+from dwarf_nats.workflow.validation import MAX_CONDITIONS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "conditions.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"^\| `(.*)` \| `(\{.*\})` \| (yes|no) \|$", PAGE, re.MULTILINE)
@@ -41,5 +42,5 @@ def test_what_the_page_calls_not_supported_is_refused(source: str) -> None:
 
 
 def test_the_bounds_are_those_of_the_code() -> None:
-    assert f"| {MAX_LENGTH:,} characters |" in PAGE
+    assert f"| {MAX_LENGTH:,} characters, and {MAX_CONDITIONS:,} for all different" in PAGE
     assert f"| {MAX_NESTING} |" in PAGE
