@@ -4,6 +4,7 @@ Every refusal of the engine is one leaf of this tree, and each leaf knows its wi
 
     DwarfError
     ├── BadRequest    400  the caller must change the request
+    ├── Forbidden     403  the permissions of the NATS user do not allow it; nothing was done
     ├── NotFound      404  no such flow, step or graph (or a wrong token, which looks the same)
     ├── TimedOut      408  the wait ended first; the flow goes on
     ├── Conflict      409  wrong status for this operation
@@ -36,6 +37,10 @@ class BadRequest(DwarfError):
     code = 400
 
 
+class Forbidden(DwarfError):
+    code = 403
+
+
 class NotFound(DwarfError):
     code = 404
 
@@ -65,7 +70,8 @@ class Unavailable(DwarfError):
 
 
 _BY_CODE: dict[int, type[DwarfError]] = {
-    leaf.code: leaf for leaf in (BadRequest, NotFound, TimedOut, Conflict, TooLarge, TooMany, Internal, Unavailable)
+    leaf.code: leaf
+    for leaf in (BadRequest, Forbidden, NotFound, TimedOut, Conflict, TooLarge, TooMany, Internal, Unavailable)
 }
 
 

@@ -20,6 +20,7 @@ from nats.aio.client import Client, RawCredentials
 from nats.aio.transport import TcpTransport
 from nats.protocol.parser import ERR_RE
 
+from dwarf_nats.errors import Forbidden
 from dwarf_nats.redact import shown
 from dwarf_nats.repeats import Repeats
 from dwarf_nats.wire.connecting import ServerTried, next_server
@@ -38,6 +39,8 @@ _VIOLATION = re.compile(
     r"(?: using queue \"((?:[^\"\\]|\\.)*)\")?",
     re.IGNORECASE,
 )
+_RANDOM = 16
+"""Tokens of a subject that are as long are taken for random ones."""
 S = TypeVar("S", bound=ServerTried)
 
 
@@ -74,11 +77,13 @@ class Violation:
         return subject == self.subject or (self.lowered and subject.lower() == self.subject)
 
     def __str__(self) -> str:
+        # The random part of an inbox is nobody's business.
+        subject = ".".join("*" if len(token) >= _RANDOM else token for token in self.subject.split("."))
         if self.as_reply:
-            return f"send messages with the reply subject {self.subject}"
+            return f"send messages with the reply subject {subject}"
         if self.publish:
-            return f"publish to {self.subject}"
-        return f"subscribe to {self.subject}" + (f" in the queue group {self.queue}" if self.queue else "")
+            return f"publish to {subject}"
+        return f"subscribe to {subject}" + (f" in the queue group {self.queue}" if self.queue else "")
 
 
 class _Transport(TcpTransport):
@@ -230,9 +235,10 @@ class NatsClient(Client):
 
     # --- errors ---
 
-    def on_refused(self, call: Told) -> None:
-        """Have `call` called with whatever permissions refuse."""
+    def on_refused(self, call: Told) -> Callable[[], None]:
+        """Have `call` called with whatever permissions refuse, until what is returned is called."""
         self._refused_told.append(call)
+        return lambda: self._refused_told.remove(call)
 
     def failed(self, error: Exception) -> None:
         """An attempt to reconnect failed, or something else went wrong that nats-py goes on after."""
@@ -259,7 +265,7 @@ class NatsClient(Client):
             if self._asking_again is None or self._asking_again.done():
                 self._asking_again = asyncio.get_running_loop().create_task(self._ask_again())
         self._violations.say(logging.ERROR, f"NATS permissions do not let {self.who} {violation}")
-        for call in self._refused_told:
+        for call in tuple(self._refused_told):
             try:
                 call(violation)
             except Exception:
@@ -315,17 +321,37 @@ def raw_violation(nc: Client, text: str) -> Violation | None:
     return raw or Violation.read(text, lowered=True)
 
 
-def watch_refusals(nc: Client, call: Told) -> None:
-    """Have `call` called with whatever permissions refuse on a connection, also on one that is not of our making."""
+def watch_refusals(nc: Client, call: Told) -> Callable[[], None]:
+    """Have `call` called with whatever permissions refuse on a connection, also on one that is not of our making.
+
+    Returns what ends that.
+    """
     if isinstance(nc, NatsClient):
-        nc.on_refused(call)
-        return
+        return nc.on_refused(call)
     before = nc._error_cb
+    watching = True
 
     async def on_error(error: Exception) -> None:
         violation = raw_violation(nc, str(error))
-        if violation is not None:
+        if violation is not None and watching:
             call(violation)
         await before(error)
 
+    def end() -> None:
+        nonlocal watching
+        watching = False
+        if nc._error_cb is on_error:
+            nc._error_cb = before
+
     nc._error_cb = on_error
+    return end
+
+
+def forbidden(nc: Client, violation: Violation, remedy: str = "") -> Forbidden:
+    """The 403 for what permissions refused."""
+    who = getattr(nc, "who", "the user of this connection")
+    remedy = remedy or "grant it in the permissions of that user, or connect as another"
+    return Forbidden(f"NATS permissions do not let {who} {violation}: {remedy}", subject=violation.subject)
+
+
+INBOX_REMEDY = "choose an inbox prefix that this user may subscribe to (--inbox-prefix, inbox_prefix)"

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 import orjson
 
-from dwarf_nats.errors import BadRequest, Unavailable
+from dwarf_nats.errors import BadRequest, NotFound, Unavailable
 from dwarf_nats.ports import BusAway, Graphs, Refused
 from dwarf_nats.wire import headers as h
 from dwarf_nats.wire import talk
@@ -158,7 +158,8 @@ class NatsGraphs:
         """The graph; `None` if nobody listens or the service answers 404.
 
         Raises `Unavailable` for other refusals, silence, a lost connection, and if nobody listens yet on one that has just
-        come back; `BadRequest` for an answer that is no graph or one of another name.
+        come back; `BadRequest` for an answer that is no graph or one of another name,
+        `NotFound` if permissions do not let us ask.
         """
         subject = self._subjects.graph(check_subject_name(workflow, "workflow name"))
         body = msgspec.json.encode(talk.GraphLoadRequest(workflow=workflow, baggage=baggage))
@@ -179,6 +180,11 @@ class NatsGraphs:
                     f"graph {workflow}: nobody answers on {subject} yet, the connection has just come back"
                 )
             return None
+        if reply.refused:
+            raise NotFound(
+                f"no graph {workflow!r} in the registry or the graph files, and no service can be asked for it:"
+                f" NATS permissions do not let {self._connection.who} publish to {subject}"
+            )
         refused = _refusal(reply.block, reply.body)
         if refused is not None:
             code, text = refused

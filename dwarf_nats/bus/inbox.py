@@ -13,6 +13,9 @@ import logging
 from collections.abc import Callable
 from typing import NamedTuple
 
+import nats.errors
+
+from dwarf_nats.nats_client import INBOX_REMEDY, Violation, forbidden
 from dwarf_nats.ports import BusAway
 from dwarf_nats.wire import headers as h
 from dwarf_nats.wire.streams import Recorded, explain, recorded_by
@@ -29,13 +32,14 @@ timers ring before it has read them."""
 
 
 class Reply(NamedTuple):
-    """A raw reply. `nobody`: the server says that nobody listens there. `stream`: none came in time but the acknowledgement of
-    that JetStream stream, which is `body`."""
+    """A raw reply. `nobody`: the server says that nobody listens there. `refused`: that we may not send there. `stream`: none
+    came in time but the acknowledgement of that JetStream stream, which is `body`."""
 
     block: bytes | None
     body: bytes
     nobody: bool = False
     stream: str = ""
+    refused: bool = False
 
 
 class Call:
@@ -80,14 +84,25 @@ class Inbox:
         self._by_step: dict[str, Call] = {}
         self._tokens = Tokens()
         self._streams = Recorded()
+        self._deaf: tuple[str, str] | None = None
         self.late = 0
         self.accepted: Callable[[Call, str], None] | None = None
         self.ended: Callable[[Call], None] | None = None
 
     async def start(self) -> None:
-        """Subscribe. Calls in flight when the connection drops end with `BusAway`."""
-        await self._connection.subscribe_raw(f"{self._subject}*", self._receive)
+        """Subscribe. Calls in flight when the connection drops end with `BusAway`.
+
+        Raises `Forbidden` if permissions refuse the subscription.
+        """
+        subject = f"{self._subject}*"
+        await self._connection.subscribe_raw(subject, self._receive)
         self._connection.on_disconnect(self._lost)
+        self._connection.on_refused(self._refused)
+        with contextlib.suppress(nats.errors.Error):  # a connection that has just been lost makes it again
+            await self._connection.flush()
+        violation = self._connection.refused.get((subject, ""))
+        if violation is not None:
+            raise forbidden(self._connection, violation, INBOX_REMEDY)
 
     def __len__(self) -> int:
         return len(self._calls)
@@ -104,6 +119,8 @@ class Inbox:
         """
         token = self._tokens.next()
         loop = asyncio.get_running_loop()
+        if self._deaf and self._deaf in self._connection.refused:
+            raise BusAway(f"NATS does not let this replica subscribe to its inbox {self._subject}*")
         call = Call(token.encode(), loop.create_future(), subject, step)
         self._connection.send(subject, f"{self._subject}{token}", block, body)
         self._calls[call.token] = call
@@ -176,7 +193,30 @@ class Inbox:
         if self._streams.is_new(stream, captured):
             log.warning("%s", explain(stream, captured), extra={"stream": stream})
 
+    def _refused(self, violation: Violation) -> None:
+        """Permissions refused something: tell the call it was, or all if no answer can come any more.
+
+        Of several calls to one subject it is the last that has no answer yet: before a change of the permissions, the others
+        were let through.
+        """
+        if not violation.publish:
+            if violation.subject == f"{self._subject}*":
+                self._deaf = (violation.subject, violation.queue)
+                self._end_all(f"NATS does not let this replica subscribe to its inbox {violation.subject}")
+            return
+        if violation.as_reply:
+            call = self._calls.get(violation.subject[self._cut :].encode())
+        else:
+            call = next((one for one in reversed(self._calls.values()) if one.subject == violation.subject), None)
+        if call is not None:
+            self._forget(call)
+            if not call.future.done():
+                call.future.set_result(Reply(None, b"", refused=True))
+
     def _lost(self) -> None:
+        self._end_all("the connection to NATS dropped before the answer came")
+
+    def _end_all(self, reason: str) -> None:
         calls, self._calls, self._by_step = list(self._calls.values()), {}, {}
         for call in calls:
             if call.worker and self.ended is not None:
@@ -185,4 +225,4 @@ class Inbox:
                 call.timer.cancel()
             if not call.future.done():
                 with contextlib.suppress(asyncio.InvalidStateError):
-                    call.future.set_exception(BusAway("the connection to NATS dropped before the answer came"))
+                    call.future.set_exception(BusAway(reason))

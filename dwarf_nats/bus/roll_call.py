@@ -213,6 +213,8 @@ class RollCall:
                 return None
             if reply.nobody:
                 raise _Gone
+            if reply.refused:  # the deadlines of its steps bind it, then
+                raise BusAway(f"NATS does not let this replica publish to {subject}")
             try:
                 running.update(peers.decode_running(reply.body))
             except peers.Malformed as error:

@@ -19,6 +19,7 @@ import nats.errors
 from nats.aio.subscription import Subscription
 
 from dwarf_nats.errors import BadRequest, DwarfError, TooLarge, TooMany, Unavailable
+from dwarf_nats.nats_client import forbidden
 from dwarf_nats.ports import BusAway
 from dwarf_nats.telemetry.context import continued
 from dwarf_nats.telemetry.tally import Tally
@@ -84,7 +85,8 @@ class Service:
         """Subscribe to all operations and then to the discovery subjects; ready when PING is answered.
 
         Returns once the server has the subscriptions: where it goes away meanwhile they are made again on reconnect, and
-        that is waited for. Raises `Unavailable` if the connection is closed for good.
+        that is waited for. Raises `Unavailable` if the connection is closed for good,
+        `Forbidden` if permissions refuse all operations.
         """
         self._started = rfc3339(to_micros(datetime.now(UTC)))
         self._endpoints = endpoints(self._subjects)
@@ -97,12 +99,19 @@ class Service:
                 self._verbs.append(await self._connection.subscribe_raw(f"$SRV.{verb}{tail}", handler))
         while True:
             try:
-                return await self._connection.flush()
+                await self._connection.flush()
+                return self._check_refused()
             except nats.errors.ConnectionClosedError:
                 raise Unavailable("NATS closed the connection before it had the subscriptions of the service") from None
             except nats.errors.Error as error:
                 log.warning("NATS went away before it had the subscriptions of the service (%s): waiting for it", error)
                 await asyncio.sleep(RESUBSCRIBED_SECONDS)
+
+    def _check_refused(self) -> None:
+        """Raise `Forbidden` if permissions let us answer no operation at all; a few that are refused stand in the log."""
+        refused = [self._connection.refused.get((endpoint.subject, QUEUE)) for endpoint in self._endpoints]
+        if all(refused) and refused[0] is not None:
+            raise forbidden(self._connection, refused[0], "a replica needs the permissions of replica.conf")
 
     async def drain(self, seconds: float = 30.0) -> None:
         """Take no more requests, answer those taken, within `seconds`; ones that wait for a flow get a 503 at once."""

@@ -92,6 +92,8 @@ class NatsTasks:
             if asyncio.get_running_loop().time() - self._back_at < GRACE_SECONDS:
                 raise BusAway(f"nobody serves {subject} yet, the connection has just come back")
             return codec.no_responders(url, subject)
+        if reply.refused:
+            return codec.not_permitted(url, subject, self._connection.who)
         return codec.decode_reply(url, reply.block, reply.body, self.max_depth)
 
     async def ready(self) -> None:

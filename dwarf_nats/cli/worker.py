@@ -122,7 +122,7 @@ def find_workers(module: ModuleType, name: str) -> list[Worker]:
 
 
 def _say_ready(workers: list[Worker], ready_file: Path | None) -> None:
-    tasks = ", ".join(sorted(task for one in workers for task in one.tasks))
+    tasks = ", ".join(sorted(task for one in workers for task in one.served))
     print(f"serving {tasks}", flush=True)
     if ready_file is not None:
         ready_file.touch()

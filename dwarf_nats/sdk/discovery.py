@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import chain
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import nats.errors
 import orjson
 
+from dwarf_nats.nats_client import INBOX_REMEDY, Violation, forbidden, watch_refusals
 from dwarf_nats.wire import discovery
 from dwarf_nats.wire.discovery import INFO, PING, STATS
 from dwarf_nats.wire.streams import recorded_by
@@ -57,9 +58,16 @@ class Announced:
         self._started = rfc3339(to_micros(datetime.now(UTC)))
         self._tasks = {url: _Task(subject) for url, subject in tasks.items()}
 
+    def leave_out(self, urls: Iterable[str]) -> None:
+        """Do not name these tasks: they are not served."""
+        for url in urls:
+            self._tasks.pop(url, None)
+
     def served(self, url: str, error: ErrorInfo | None, seconds: float) -> None:
         """Count an answer and how long it took."""
-        task = self._tasks[url]
+        task = self._tasks.get(url)
+        if task is None:
+            return
         task.requests += 1
         task.nanoseconds += max(0, round(seconds * 1e9))
         if error is not None:
@@ -115,9 +123,18 @@ async def find(nc: Nats, verb: str, name: str = "") -> list[dict[str, Any]]:
 
 
 async def all_replies(nc: Nats, subject: str, longest: float = LONGEST_SECONDS) -> list[Msg]:
-    """What everybody says who is asked there and answers within a moment of each other, and within `longest` seconds."""
-    heard: asyncio.Queue[Msg] = asyncio.Queue()
+    """What everybody says who is asked there and answers within a moment of each other, and within `longest` seconds.
+
+    Raises `Forbidden` if permissions do not let us ask or hear the answers.
+    """
+    heard: asyncio.Queue[Msg | Violation] = asyncio.Queue()
     inbox = nc.new_inbox()
+
+    def refused(violation: Violation) -> None:
+        if violation.concerns(subject if violation.publish else inbox):
+            heard.put_nowait(violation)
+
+    unwatch = watch_refusals(nc, refused)
     subscription = await nc.subscribe(inbox, cb=_kept(heard))
     found: list[Msg] = []
     try:
@@ -125,6 +142,8 @@ async def all_replies(nc: Nats, subject: str, longest: float = LONGEST_SECONDS) 
         async with asyncio.timeout(longest):
             while True:
                 message = await asyncio.wait_for(heard.get(), QUIET_SECONDS if found else longest)
+                if isinstance(message, Violation):
+                    raise forbidden(nc, message, "" if message.publish else INBOX_REMEDY)
                 if not message.data:  # the server's word that there is nobody
                     break
                 if message.headers or not recorded_by(None, message.data):
@@ -132,12 +151,13 @@ async def all_replies(nc: Nats, subject: str, longest: float = LONGEST_SECONDS) 
     except TimeoutError:
         pass
     finally:
+        unwatch()
         with contextlib.suppress(nats.errors.Error):
             await subscription.unsubscribe()
     return found
 
 
-def _kept(heard: asyncio.Queue[Msg]) -> Any:
+def _kept(heard: asyncio.Queue[Msg | Violation]) -> Any:
     async def keep(message: Msg) -> None:
         heard.put_nowait(message)
 

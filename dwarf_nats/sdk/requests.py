@@ -12,6 +12,7 @@ import nats.errors
 from nats.aio.client import Client as Nats
 
 from dwarf_nats.errors import TooLarge, Unavailable
+from dwarf_nats.nats_client import INBOX_REMEDY, Violation, forbidden, watch_refusals
 from dwarf_nats.wire.streams import Recorded, explain, recorded_by
 from dwarf_nats.wire.tokens import Tokens
 
@@ -74,23 +75,48 @@ class Requests:
         self._nc = nc
         self._pending: dict[str, _Waiter] = {}
         self._streams = Recorded()
+        self._refused: Violation | None = None
+        self._known: asyncio.Future[None] | None = None
+        self._unwatch = watch_refusals(nc, self._on_refused)
         self._sub: Subscription | None = None
         self._prefix = ""
         self._tokens = Tokens()
         self._opening = asyncio.Lock()
 
     async def open(self) -> None:
-        """Subscribe the inbox, if that has not been done."""
+        """Subscribe the inbox, if that has not been done. Returns once the server has taken it.
+
+        Raises `Forbidden` if permissions refuse it, `NotSent` if the connection goes away.
+        """
         async with self._opening:
+            if self._sub is not None and self._refused is not None:  # permissions may have been changed since
+                old, self._sub = self._sub, None
+                await old.unsubscribe()
             if self._sub is None:
+                self._refused = None
                 prefix = self._nc.new_inbox()
+                self._prefix = f"{prefix}."
                 self._sub = await self._nc.subscribe(
                     f"{prefix}.*", cb=self._on_reply, pending_msgs_limit=1_000_000, pending_bytes_limit=0
                 )
-                self._prefix = f"{prefix}."
+                await self._until_known()
+            if self._refused is not None:
+                raise forbidden(self._nc, self._refused, INBOX_REMEDY)
+
+    async def _until_known(self) -> None:
+        """Before anything is asked the server has the inbox: else a request could be carried out, and its reply be lost."""
+        known = self._known = asyncio.ensure_future(round_trip(self._nc))
+        try:
+            await asyncio.wait({known})
+            if known.cancelled() or known.exception() is not None:
+                raise NotSent("the connection to NATS went away")
+        finally:
+            known.cancel()
+            self._known = None
 
     async def close(self) -> None:
         """Leave the inbox; whatever still waits is lost."""
+        self._unwatch()
         self.lose_all()
         sub, self._sub = self._sub, None
         if sub is not None and not (self._nc.is_closed or self._nc.is_draining):
@@ -98,20 +124,41 @@ class Requests:
 
     def lose_all(self) -> None:
         """The connection went away: every reply under way is lost."""
-        for waiter in self._pending.values():
-            if not waiter.reply.done():
-                waiter.reply.set_exception(ReplyLost("the connection to NATS went away before the reply came"))
+        if self._known is not None:
+            self._known.cancel()
+        for one in self._pending.values():
+            if not one.reply.done():
+                one.reply.set_exception(ReplyLost("the connection to NATS went away before the reply came"))
+
+    def _on_refused(self, violation: Violation) -> None:
+        """Permissions refused something: tell the request it was, or all if no reply can come any more.
+
+        Of several requests to one subject it is the last that has no reply yet: before a change of the permissions, the others
+        were let through.
+        """
+        if not violation.publish:
+            if self._prefix and violation.concerns(f"{self._prefix}*"):
+                self._refused = violation
+                for one in self._pending.values():
+                    if not one.reply.done():
+                        one.reply.set_exception(ReplyLost(str(forbidden(self._nc, violation, INBOX_REMEDY))))
+            return
+        for inbox, one in reversed(self._pending.items()):
+            if violation.concerns(inbox if violation.as_reply else one.subject) and not one.reply.done():
+                one.reply.set_exception(forbidden(self._nc, violation))
+                return
 
     async def ask(self, subject: str, payload: bytes, headers: dict[str, str] | None, seconds: float) -> Msg:
         """Send a request and return its reply, whatever it says.
 
-        Raises `NoResponders`, `NotSent`, `ReplyLost`, and `TooLarge` for what the server would not take.
+        Raises `NoResponders`, `NotSent`, `ReplyLost`, `TooLarge` for what the server would not take, and `Forbidden` for what
+        permissions refuse.
         """
         check_size(self._nc, payload, headers, f"the request to {subject}")
         if not self._nc.is_connected:
             raise NotSent
         try:
-            if self._sub is None:
+            if self._sub is None or self._refused is not None:
                 await self.open()
             inbox = f"{self._prefix}{self._tokens.next()}"
             waiter = self._pending[inbox] = _Waiter(subject, asyncio.get_running_loop().create_future())

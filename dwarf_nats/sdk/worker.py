@@ -22,7 +22,9 @@ import nats.errors
 from nats.aio.client import Client as Nats
 from nats.aio.subscription import Subscription
 
-from dwarf_nats.errors import BadRequest, DwarfError, TooLarge, Unavailable
+from dwarf_nats.errors import BadRequest, DwarfError, Forbidden, TooLarge, Unavailable
+from dwarf_nats.nats_client import INBOX_REMEDY, Violation, forbidden, watch_refusals
+from dwarf_nats.repeats import Repeats
 from dwarf_nats.wire import headers as h
 from dwarf_nats.wire.connecting import ConnectArguments, ConnectOptions, begin_patiently
 from dwarf_nats.wire.subjects import Subjects, is_of_another_account
@@ -86,6 +88,8 @@ class Worker:
         self._hurry = asyncio.Event()
         self._reopening: asyncio.Task[None] | None = None
         self._opening = False
+        self._served: list[str] = []
+        self._refusals = Repeats(log, burst=1)
 
     # --- registering ---
 
@@ -93,6 +97,11 @@ class Worker:
     def tasks(self) -> Mapping[str, Callable[..., Any]]:
         """The functions registered, by url."""
         return dict(self._functions)
+
+    @property
+    def served(self) -> list[str]:
+        """The tasks that are served, by url: those registered, without those whose subjects permissions refuse."""
+        return list(self._served)
 
     def task(self, url: str) -> Callable[[F], F]:
         """Register the decorated function for the task `url`; the function itself stays as it is."""
@@ -120,8 +129,8 @@ class Worker:
     async def start(self) -> None:
         """Connect and subscribe; returns once the server has the subscriptions, so that requests find this worker.
 
-        Raises `Unavailable` if no NATS server answers, `BadRequest` without tasks, `TypeError` for a function whose
-        arguments cannot be filled by name.
+        Raises `Unavailable` if no NATS server answers, `Forbidden` if permissions let it serve no task, `BadRequest` without
+        tasks, `TypeError` for a function whose arguments cannot be filled by name.
         """
         await self._start(retry=False)
 
@@ -146,7 +155,7 @@ class Worker:
         except BaseException:
             self._jobs = None
             raise
-        log.info("serving %s as queue group %s", ", ".join(sorted(self._functions)), self.queue)
+        log.info("serving %s as queue group %s", ", ".join(self._served), self.queue)
 
     async def stop(self, drain_seconds: float | None = None) -> bool:
         """Take nothing more, finish what is in hand, send the answers, close. Says whether everything was finished.
@@ -229,16 +238,55 @@ class Worker:
         else:
             nc = await connection.connect(self.options, self.name, closed=self._on_closed, retry=retry)
         self._nc = nc
+        refused: list[Violation] = []
+        unwatch = watch_refusals(nc, refused.append)
         try:
             self._subs = await self._subscribed(nc)
-        except (nats.errors.Error, OSError) as error:
+            self._check_refused(nc, refused)
+        except (nats.errors.Error, OSError, Forbidden) as error:
             self._nc = None
             if nc is not self._given:
                 with contextlib.suppress(nats.errors.Error, OSError):
                     await nc.close()
+            if isinstance(error, Forbidden):
+                raise
             reason = str(error) or type(error).__name__
             message = f"NATS went away before it had the worker's subscriptions: {reason}"
             raise Unavailable(message, refused=nc is self._given) from error  # another is not ours to make
+        finally:
+            unwatch()
+        watch_refusals(nc, self._on_refused)
+
+    def _check_refused(self, nc: Nats, refused: list[Violation]) -> None:
+        """Serve what permissions let us serve, and say what they do not. Raises `Forbidden` if that is everything."""
+        subscriptions = [one for one in refused if not one.publish]
+        missing = {
+            url: one for url in self._handlers for one in subscriptions if one.concerns(self._subjects.task(url))
+        }
+        if len(missing) == len(self._handlers):
+            remedy = "let this user subscribe to the subjects of its tasks, with this queue group (task-service.conf)"
+            raise forbidden(nc, next(iter(missing.values())), remedy)
+        self._served = sorted(set(self._handlers) - missing.keys())
+        self._announced.leave_out(missing)
+        for url, one in missing.items():
+            log.error("task %s is not served: %s", url, forbidden(nc, one), extra={"task": url})
+        for one in subscriptions:
+            if one.concerns(self._private):
+                error = forbidden(nc, one, INBOX_REMEDY)
+                log.error("this worker is not asked what it runs, so only their deadlines bind its tasks: %s", error)
+                self._private = ""
+                break
+
+    def _on_refused(self, violation: Violation) -> None:
+        """Later: permissions have changed, or do not let an answer through."""
+        if violation.publish:
+            text = f"an answer did not reach the engine: permissions do not let us {violation}; see allow_responses"
+            self._refusals.say(logging.ERROR, f"{text} in the permissions of a task service")
+            return
+        for url in self._handlers:
+            if violation.concerns(self._subjects.task(url)):
+                text = f"task {url} is not served any more: permissions do not let us {violation}"
+                self._refusals.say(logging.ERROR, text)
 
     async def _subscribed(self, nc: Nats) -> list[Subscription]:
         """Every subscription of the worker; the server has them."""
@@ -339,7 +387,7 @@ class Worker:
         nc = self._nc
         if nc is not None and not nc.is_connected:
             await until_connected(nc, min(job.call.budget, 60.0))
-        if self._nc is not None and job.reply and not job.said:
+        if self._nc is not None and job.reply and self._private and not job.said:
             with contextlib.suppress(nats.errors.Error):
                 await self._nc.publish(job.reply, headers={h.SIGNAL: h.ACCEPTED, h.WORKER: self._private})
 

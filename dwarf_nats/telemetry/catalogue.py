@@ -113,8 +113,8 @@ RATE_CUTS = Metric(
 )  # fmt: skip
 BREAKER_TRIPS = Metric(
     "dwarf_task_breaker_trips_total", _C, "{trip}", ("task", "cause"),
-    "Breakers that tripped here, by cause: no_responders, unavailable or overloaded. Those heard of from other replicas are"
-    " counted there.",
+    "Breakers that tripped here, by cause: no_responders, forbidden, unavailable or overloaded. Those heard of from other"
+    " replicas are counted there.",
     "The task could not serve.",
 )  # fmt: skip
 BREAKER_PROBES = Metric(

@@ -287,7 +287,6 @@ async def begin(
     """
     options = options.resolved()
     arguments = options.arguments(name)
-    logging.getLogger("asyncio").addFilter(_not_about_eof)  # the same function again changes nothing
     most = len(options.servers)
     failed: asyncio.Future[Unavailable] = asyncio.get_running_loop().create_future()
     tries = 0
@@ -323,11 +322,6 @@ async def begin(
     if failed.done():
         raise failed.result()
     raise _refused(options, refusal) if refusal is not None else _nobody(options, "no answer in time")
-
-
-def _not_about_eof(record: logging.LogRecord) -> bool:
-    """asyncio warns at the end of each TLS connection that nats-py makes of a plain one. Nobody can do anything about it."""
-    return "returning true from eof_received() has no effect" not in str(record.msg)
 
 
 async def _given_up(connecting: asyncio.Future[Any]) -> None:

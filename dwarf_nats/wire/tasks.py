@@ -19,6 +19,7 @@ from .codec import explain, given
 from .times import rfc3339
 
 NO_RESPONDERS, UNAVAILABLE, OVERLOADED = "no_responders", "unavailable", "overloaded"
+FORBIDDEN = "forbidden"
 TIMEOUT, TOO_LARGE = "timeout", "too_large"
 EXCERPT = 200
 _encode = msgspec.json.Encoder().encode
@@ -73,6 +74,12 @@ def no_responders(url: str, subject: str) -> Answer:
     """Nobody subscribes to the task's subject."""
     message = f"no service answers for task {url}: nobody subscribes to {subject}"
     return Answer(error=ErrorInfo(message, 503), disposition=Disposition.BREAKER, cause=NO_RESPONDERS)
+
+
+def not_permitted(url: str, subject: str, who: str) -> Answer:
+    """The permissions of the replica's user do not let it ask: the step waits, as it does for a service."""
+    message = f"task {url} cannot be asked: NATS permissions do not let {who} publish to {subject}"
+    return Answer(error=ErrorInfo(message, 403), disposition=Disposition.BREAKER, cause=FORBIDDEN)
 
 
 def timed_out(url: str, budget: float) -> Answer:

@@ -86,8 +86,8 @@ class Disposition(StrEnum):
 class Answer:
     """A task's answer. With `error` set, `disposition` says which kind of failure it is and `cause` why.
 
-    Causes: `backpressure`; of a breaker trip `no_responders`, `unavailable`, `overloaded`; and of errors that are no word of
-    the task's, `timeout` (it did not answer) and `too_large` (it was not asked).
+    Causes: `backpressure`; of a breaker trip `no_responders`, `forbidden`, `unavailable`, `overloaded`; and of errors that are
+    no word of the task's, `timeout` (it did not answer) and `too_large` (it was not asked).
     """
 
     changes: State = field(default_factory=dict)
