@@ -92,6 +92,9 @@ class _Transport(TcpTransport):
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
 
+    def __bool__(self) -> bool:
+        return True  # nats-py makes one of its own else, before it connects
+
     async def connect_tls(self, *args: Any, **options: Any) -> None:
         await super().connect_tls(*args, **options)
         assert self._io_writer is not None
