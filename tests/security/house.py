@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Callable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,6 +14,7 @@ import pytest
 from nats.aio.client import Client as Nats
 from nats.aio.msg import Msg
 
+from dwarf_nats.embedded import NatsServer
 from dwarf_nats.engine import Engine
 from dwarf_nats.sdk import Client, Worker
 from dwarf_nats.sdk.requests import round_trip
@@ -128,6 +129,31 @@ class House:
         async with self._news:
             self.heard.append(message)
             self._news.notify_all()
+
+
+class Attempts:
+    """A connection that remembers what the server said it may not."""
+
+    def __init__(self) -> None:
+        self.refusals: set[str] = set()
+
+    @asynccontextmanager
+    async def of(self, server: NatsServer, user: str) -> AsyncIterator[Nats]:
+        async def remember(error: Exception) -> None:
+            assert "permissions violation" in str(error)
+            self.refusals.add(str(error).split('"')[1])
+
+        nc = await nats.connect(url_of(server.url, user), error_cb=remember)
+        try:
+            yield nc
+        finally:
+            await nc.close()
+
+    async def allowed(self, nc: Nats, subjects: set[str]) -> set[str]:
+        """Those of the subjects, tried just now, that were not refused. (nats-py tells errors in lower case.)"""
+        await round_trip(nc)
+        refused, self.refusals = self.refusals, set()
+        return {subject for subject in subjects if subject.lower() not in refused}
 
 
 async def queue_of(nc: Nats, subject: str) -> asyncio.Queue[Msg]:
