@@ -1,25 +1,62 @@
-"""For users of the service: `Client` asks for operations, `Worker` serves tasks. Neither imports the engine."""
+"""For users of the service: `Client` asks for operations, `Worker` serves tasks. Neither imports the engine.
 
+What they take, return and raise is here as well, so that one import is enough.
+"""
+
+from dwarf_nats.errors import (
+    BadRequest,
+    Conflict,
+    DwarfError,
+    Forbidden,
+    Internal,
+    NotFound,
+    TimedOut,
+    TooLarge,
+    TooMany,
+    Unavailable,
+)
 from dwarf_nats.sdk.client import Change, Client
 from dwarf_nats.sdk.serving import main, serve
 from dwarf_nats.sdk.worker import Worker
 from dwarf_nats.wire.connecting import ConnectOptions
+from dwarf_nats.wire.messages import HealthReply
+from dwarf_nats.workflow.answer import ErrorInfo
 from dwarf_nats.workflow.flow import Flow
 from dwarf_nats.workflow.graph import END, Graph
 from dwarf_nats.workflow.options import FlowOptions, Query
+from dwarf_nats.workflow.records import FlowSummary, GraphInfo, Outcome, ShardInfo, Step
+from dwarf_nats.workflow.status import Status
 from dwarf_nats.workflow.task_error import SubgraphError, TaskError
 
 __all__ = [
     "END",
+    "BadRequest",
     "Change",
     "Client",
+    "Conflict",
     "ConnectOptions",
+    "DwarfError",
+    "ErrorInfo",
     "Flow",
     "FlowOptions",
+    "FlowSummary",
+    "Forbidden",
     "Graph",
+    "GraphInfo",
+    "HealthReply",
+    "Internal",
+    "NotFound",
+    "Outcome",
     "Query",
+    "ShardInfo",
+    "Status",
+    "Step",
     "SubgraphError",
     "TaskError",
+    "TimedOut",
+    "TooLarge",
+    "TooMany",
+    "Unavailable",
     "Worker",
     "main",
     "serve",

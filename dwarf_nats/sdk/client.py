@@ -359,7 +359,7 @@ class Client(Caller):
 
     async def put_graph(self, graph: Graph) -> GraphInfo:
         """Register a graph under its name, replacing what was there. `updated_at` is 0: the reply does not tell."""
-        reply = replies.decode(m.GraphPutReply, await self._look("graph.put", graph.to_json()), "graph.put")
+        reply = replies.decode(m.GraphPutReply, await self._look("graph.put", _graph(graph)), "graph.put")
         return GraphInfo(reply.name, reply.digest, 0)
 
     async def get_graph(self, name: str) -> Graph:
@@ -377,7 +377,7 @@ class Client(Caller):
 
     async def validate_graph(self, graph: Graph) -> None:
         """Raise `BadRequest` with the reason if the service would refuse the graph (G6)."""
-        await self._look("graph.validate", graph.to_json())
+        await self._look("graph.validate", _graph(graph))
 
     async def graph_mermaid(self, name: str) -> str:
         """A registered graph as a Mermaid flowchart (D1)."""
@@ -396,6 +396,7 @@ class Client(Caller):
 
     def _keyed(self, options: FlowOptions | None) -> tuple[FlowOptions | None, str]:
         """The options without the idempotency key, and the key: it travels in the header."""
+        replies.check_options(options)
         if options is not None and options.idempotency_key is not None:
             if not options.idempotency_key:
                 raise BadRequest("option idempotency_key is empty: leave it out, or give it a key")
@@ -426,7 +427,13 @@ class Client(Caller):
 def _workflow(workflow: str | Graph) -> tuple[str | UnsetType, Raw | UnsetType]:
     if isinstance(workflow, str):
         return workflow, UNSET
-    return UNSET, Raw(workflow.to_json())
+    return UNSET, Raw(_graph(workflow))
+
+
+def _graph(graph: Graph) -> bytes:
+    if not isinstance(graph, Graph):
+        raise BadRequest(f"a graph must be a Graph, got {type(graph).__name__}: read JSON text with Graph.from_json")
+    return graph.to_json()
 
 
 def _overriding(flow_key: str, overrides: Values) -> m.FlowOverridesRequest:

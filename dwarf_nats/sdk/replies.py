@@ -178,6 +178,12 @@ def json_object(values: Mapping[str, Any] | bytes | None, what: str) -> Raw | Un
     return Raw(encode_value(dict(values), what))
 
 
+def check_options(options: FlowOptions | None) -> None:
+    """Raise `BadRequest` for a value of another type, which type checkers are not always asked about."""
+    if options is not None and not isinstance(options, FlowOptions):
+        raise BadRequest(f"options must be FlowOptions, got {type(options).__name__}: write FlowOptions(priority=1)")
+
+
 def options_message(options: FlowOptions | None) -> m.Options | UnsetType:
     """Options as they travel; what has its default is left out."""
     if options is None:
@@ -203,8 +209,10 @@ def options_message(options: FlowOptions | None) -> m.Options | UnsetType:
 
 def filters(query: Query) -> dict[str, Any]:
     """The fields of a list or purge request; what has its default is left out."""
+    if not isinstance(query, Query):
+        raise BadRequest(f'a query must be a Query, got {type(query).__name__}: write Query(status="failed")')
     given: dict[str, Any] = {
-        "status": None if query.status is None else query.status.value,
+        "status": None if query.status is None else str(query.status),
         "workflow": query.workflow,
         "thread_key": query.thread,
         "task": query.task,

@@ -62,7 +62,7 @@ def _conditions(shard: int, query: Query, thread_id: int | None) -> tuple[list[s
         where.append(condition.replace("$$", f"${len(args)}"))
 
     if query.status is not None:
-        add("f.status = $$", query.status.value)
+        add("f.status = $$", str(query.status))
     if query.workflow is not None:
         add("f.workflow = $$", query.workflow)
     if thread_id is not None:

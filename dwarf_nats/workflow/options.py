@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from dwarf_nats.errors import BadRequest
 from dwarf_nats.workflow.status import Status
 
 
@@ -29,16 +30,25 @@ class FlowOptions:
     thread: str | None = None
     delete_on_completion: bool = False
 
+    def __post_init__(self) -> None:
+        if self.start_at is not None and not isinstance(self.start_at, datetime):
+            raise BadRequest(
+                f"option start_at must be a datetime with a time zone, got {type(self.start_at).__name__}:"
+                " for a text use datetime.fromisoformat"
+            )
+
 
 @dataclass(slots=True, frozen=True)
 class Query:
     """Filters, all combinable. Ages in milliseconds since the last change of the flow's status.
 
+    `status`: a `Status` or its name; any other text is a `BadRequest`.
+
     `limit`: at most 1,000 for a list, 10,000 for a purge; 100 and 10,000 if it is left out. `fairness_key`: the empty one is
     that of flows without a key. Any other text that is empty is refused.
     """
 
-    status: Status | None = None
+    status: Status | str | None = None
     workflow: str | None = None
     thread: str | None = None
     task: str | None = None
@@ -49,3 +59,7 @@ class Query:
     shard: int | None = None
     search: str | None = None
     limit: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.status is not None:
+            object.__setattr__(self, "status", Status.of(self.status))

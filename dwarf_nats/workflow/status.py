@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from enum import StrEnum
+
+from dwarf_nats.errors import BadRequest
 
 
 class Status(StrEnum):
@@ -25,6 +28,16 @@ class Status(StrEnum):
     def stopped(self) -> bool:
         """Not created, pending or running."""
         return self in STOPPED
+
+    @classmethod
+    def of(cls, text: str) -> Status:
+        """The status of that name. Raises `BadRequest`, which names the nearest one."""
+        try:
+            return cls(text)
+        except ValueError:
+            near = get_close_matches(str(text).lower(), list(cls), n=1, cutoff=0.5)
+            hint = f"did you mean {str(near[0])!r}?" if near else f"use one of {', '.join(cls)}"
+            raise BadRequest(f"there is no status {str(text)[:80]!r}: {hint}") from None
 
 
 TERMINAL = frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELLED})
