@@ -130,12 +130,17 @@ def history_view(steps: Sequence[Step]) -> list[RenderableType]:
         for _, step in rows
         if step.error is not None
     ]
+    problems = [
+        Text(f"{one_line(step.task)}: condition not evaluated: {one_line(problem)}", style="yellow")
+        for _, step in rows
+        for problem in step.problems
+    ]
     cut = [
         f"more of {one_line(step.sub_workflow or '')}: dwarf-nats flow history {step.sub_flow_key}"
         for _, step in rows
         if step.truncated and step.sub_flow_key
     ]
-    return [table(columns, (_history_row(name, step) for name, step in rows)), *errors, *cut]
+    return [table(columns, (_history_row(name, step) for name, step in rows)), *errors, *problems, *cut]
 
 
 def _walked(steps: Sequence[Step], indent: str) -> Iterator[tuple[str, Step]]:

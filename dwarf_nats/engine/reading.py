@@ -15,7 +15,7 @@ from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.limits import UNLIMITED, Limits
 from dwarf_nats.workflow.records import FlowSummary, Outcome, Step
 from dwarf_nats.workflow.rows import FlowRow, Paused, StepRow
-from dwarf_nats.workflow.state import decode_state, encode_state, merge
+from dwarf_nats.workflow.state import decode_state, decode_value, encode_state, merge
 from dwarf_nats.workflow.status import Status
 
 if TYPE_CHECKING:
@@ -95,6 +95,7 @@ def step_of(shard: int, row: StepRow, *, whole: bool) -> Step:
         row.state.encode() if whole else None,
         row.changes.encode() if whole else None,
         row.interrupt_payload.encode() if whole and row.interrupt_payload is not None else None,
+        problems=[] if row.problems is None else list(decode_value(row.problems.encode())),
     )
 
 

@@ -399,7 +399,7 @@ class Shard:
             return fail(step, ErrorInfo(f"a defect of the engine: {named(error)}", 500))
         if settlement.problems and step.node not in flow.logged:
             flow.logged.add(step.node)
-            self.log.debug(
+            self.log.warning(
                 "step %s: conditions not evaluated, taken as false: %s", step.shown, "; ".join(settlement.problems),
                 extra=step.about,
             )  # fmt: skip

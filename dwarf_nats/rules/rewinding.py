@@ -104,6 +104,7 @@ def _unrun(step: StepRow) -> None:
     step.cohort_size = None
     step.arrivals = step.failures = 0
     step.cohort_error = None
+    step.problems = None
     step.parked = 0
     step.breakpoint_hit = 0
     step.interrupt_payload = step.resumed = step.subgraph_result = step.subgraph_error = None

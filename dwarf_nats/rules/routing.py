@@ -88,7 +88,9 @@ def _goto(graph: Graph, node: str, leaving: list[Transition], state: State, goto
         )
     route = _first(candidates, state)
     if not route.edges:
+        why = f" ({route.problems[0]})" if route.problems else ""
         raise StepError(
-            f"the task asked to go to {goto[:80]!r}, but the condition of the goto edge {node!r} -> {target!r} does not hold"
+            f"the task asked to go to {goto[:80]!r}, but the condition of the goto edge {node!r} -> {target!r} does not"
+            f" hold{why}"
         )
     return route

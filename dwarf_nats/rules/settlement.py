@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dwarf_nats.workflow.lending import Lenders
-from dwarf_nats.workflow.state import State, encode_state
+from dwarf_nats.workflow.state import State, encode_state, encode_value
 from dwarf_nats.workflow.status import Status
 
 if TYPE_CHECKING:
@@ -29,6 +29,10 @@ class Named(Protocol):
     def notify(self) -> str: ...
     @property
     def key(self) -> str: ...
+
+
+PROBLEMS, PROBLEM_LENGTH = 20, 500
+"""Of a step, that are stored, and characters of each."""
 
 
 @dataclass(slots=True)
@@ -235,6 +239,13 @@ class Settlement:
         if self.pause is not None and self.pause.payload is None:
             return "held"
         return self.status.value
+
+    def problems_json(self) -> str:
+        """The problems as they are stored: of many the first, and how many more there are."""
+        shown = [one if len(one) <= PROBLEM_LENGTH else one[:PROBLEM_LENGTH] + "…" for one in self.problems[:PROBLEMS]]
+        if len(self.problems) > PROBLEMS:
+            shown.append(f"and {len(self.problems) - PROBLEMS} more")
+        return encode_value(shown, "problems").decode()
 
     def changes_json(self) -> bytes:
         if self._changes_json is None:

@@ -136,6 +136,7 @@ def _step_alone(one: m.Step) -> Step:
         subgraph=one.subgraph is True,
         sub_workflow=_none(one.sub_workflow),
         sub_flow_key=_none(one.sub_flow_key),
+        problems=_none(one.problems) or [],
         truncated=one.truncated is True,
     )
 

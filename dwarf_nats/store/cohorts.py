@@ -11,7 +11,7 @@ from dwarf_nats.rules import fan_in
 from dwarf_nats.rules.decide import fail_or_handle
 from dwarf_nats.rules.settlement import FlowEnd, FlowFacts, NewIds, NewStep, Settled, Settlement, StepInHand
 from dwarf_nats.store.lent import HELD
-from dwarf_nats.store.wishes import Effects, Many, Sql, StepInsert, Wish
+from dwarf_nats.store.wishes import PROBLEMS, Effects, Many, Sql, StepInsert, Wish
 from dwarf_nats.workflow import lending
 from dwarf_nats.workflow.answer import ErrorInfo
 from dwarf_nats.workflow.limits import Limits
@@ -200,6 +200,8 @@ def _failed_fan_in(
         error=None if outcome.error is None else outcome.error.stored(), successor_id=successor.step_id if successor else None,
     )  # fmt: skip
     yield [row]
+    if outcome.problems:
+        yield Many(PROBLEMS, [(outcome.problems_json(), step.step_id)])
     if outcome.branches:
         yield [StepInsert(step.flow, branch, step.step_id) for branch in outcome.branches]
         settled.born += [(step.flow, branch) for branch in outcome.branches]

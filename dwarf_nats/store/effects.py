@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dwarf_nats.store import cohorts, trees
-from dwarf_nats.store.wishes import Effects, StepInsert
+from dwarf_nats.store.wishes import PROBLEMS, Effects, Many, StepInsert
 from dwarf_nats.workflow.status import Status
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ def has_effects(group: Sequence[Settlement]) -> bool:
     """Whether a group needs more than its own rows."""
     return any(
         one.arrives
+        or one.problems
         or one.branches
         or one.child is not None
         or one.pause is not None
@@ -31,6 +32,9 @@ def effects(group: Sequence[Settlement], settled: Settled, new_step: NewIds, lim
     """What follows from settlements that were just written: branches and children are born, pauses reach the root, arrivals
     are counted, fan-ins resolved, waiting steps woken."""
     living = [one for one in group if settled.get(one.step.step_id, (False, 0))[0]]
+    told = [(one.problems_json(), one.step.step_id) for one in living if one.problems]
+    if told:
+        yield Many(PROBLEMS, told)
     branches = [
         StepInsert(one.step.flow, branch, one.step.step_id, _status(branch))
         for one in living

@@ -43,7 +43,8 @@ _CANCEL_STEPS = (
 _UNRUN = (
     f"update dwarf_steps set status = 'pending', parked = {PARKED}, state = $2, borrowed = $3, changes = '{{}}', attempt = 0,"
     " error = null, successor_id = null, arrived = 0, cohort_size = null, arrivals = 0, failures = 0,"
-    " cohort_error = null, breakpoint_hit = 0, interrupt_payload = null, resumed = null, subgraph_result = null,"
+    " cohort_error = null, problems = null, breakpoint_hit = 0, interrupt_payload = null, resumed = null,"
+    " subgraph_result = null,"
     " subgraph_error = null, parked_changes = null, lease_seq = lease_seq + 1, claimed_by = null, lease_expires = null,"
     " not_before = {now}, started_at = null, updated_at = {now}"
     " where step_id = $1 returning step_id, priority, not_before"
@@ -386,7 +387,7 @@ async def _write_rewound(tx: Tx, by_flow: dict[int, dict[int, StepRow]], target:
         await tx.fetch(
             "update dwarf_steps set status = 'running', parked = 1, changes = coalesce(parked_changes, '{}'), error = null,"
             " successor_id = null, arrived = 0, cohort_size = null, arrivals = 0, failures = 0, cohort_error = null,"
-            " subgraph_result = null, subgraph_error = null, lease_seq = lease_seq + 1, updated_at = {now}"
+            " problems = null, subgraph_result = null, subgraph_error = null, lease_seq = lease_seq + 1, updated_at = {now}"
             " where step_id = $1",
             target,
         )

@@ -54,5 +54,7 @@ class FlowInserts:
     flows: list[NewFlow] = field(default_factory=list)
 
 
+PROBLEMS = "update dwarf_steps set problems = $1 where step_id = $2 returning step_id"
+"""Only of steps that have some: others cost nothing."""
 Wish = Sql | Many | list[StepInsert] | FlowInserts
 Effects = Generator[Wish, "list[Row]", None]

@@ -267,6 +267,7 @@ def _step_alone(step: records.Step) -> m.Step:
         subgraph=step.subgraph or UNSET,
         sub_workflow=_or_unset(step.sub_workflow),
         sub_flow_key=_or_unset(step.sub_flow_key),
+        problems=step.problems or UNSET,
         truncated=step.truncated or UNSET,
     )
 

@@ -305,6 +305,9 @@ class Step(Message):
     sub_workflow: Maybe[str] = UNSET
     sub_flow_key: Maybe[Key] = UNSET
     sub_history: Maybe[list[Step]] = UNSET
+    problems: Maybe[
+        Annotated[list[str], Meta(description="Conditions that could not be evaluated when the step ended, and why.")]
+    ] = UNSET
     truncated: Maybe[Truncated] = UNSET
 
 

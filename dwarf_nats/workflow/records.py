@@ -71,6 +71,8 @@ class Step:
     sub_workflow: str | None = None
     sub_flow_key: str | None = None
     sub_history: list[Step] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    """Conditions that could not be evaluated when the step ended, and why (G9)."""
     truncated: bool = False
 
 

@@ -100,6 +100,8 @@ class StepRow:
     created_at: int
     started_at: int | None
     updated_at: int
+    problems: str | None
+    """A JSON list of texts."""
 
     @classmethod
     def columns(cls, *, whole: bool = True) -> str:

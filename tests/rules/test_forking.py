@@ -27,7 +27,7 @@ def step(step_id: int, flow_id: int = 1, status: Status = Status.CANCELLED, **mo
         "spawn_id": 0, "ordinal": 0, "arrived": 0, "cohort_size": None, "arrivals": 0, "failures": 0, "cohort_error": None,
         "parked": 0, "breakpoint_hit": 0, "interrupt_payload": None, "resumed": None, "subgraph_result": None,
         "subgraph_error": None, "parked_changes": None, "borrowed": None, "lease_seq": 1, "priority": 1, "fairness_key": "",
-        "fairness_weight": 1.0, "not_before": 5, "created_at": 5, "started_at": 5, "updated_at": 6,
+        "fairness_weight": 1.0, "not_before": 5, "created_at": 5, "started_at": 5, "updated_at": 6, "problems": None,
     }  # fmt: skip
     return StepRow(**{**values, **more})
 

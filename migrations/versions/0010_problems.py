@@ -1,0 +1,14 @@
+"""Problems: what a step's conditions could not be evaluated for, a JSON list of texts; nothing where there are none (G9)."""
+
+from __future__ import annotations
+
+from alembic import op
+
+revision = "0010"
+down_revision = "0009"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.get_bind().exec_driver_sql("alter table dwarf_steps add column problems text")
