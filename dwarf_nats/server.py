@@ -172,6 +172,7 @@ async def _serving(
             max_request_bytes=settings.max_request_bytes,
             max_requests=settings.max_requests,
             max_waiting=settings.max_waiting,
+            max_queued_bytes=settings.max_queued_bytes,
             max_timeout_ms=settings.max_timeout_ms,
             tally=tally,
         )

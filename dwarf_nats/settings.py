@@ -103,6 +103,8 @@ class ServerSettings:
     """Requests carried out at once, waiting ones apart; 429 beyond."""
     max_waiting: int = 10_000
     """Requests that wait for a flow at once (run, await, poll); 429 beyond."""
+    max_queued_bytes: int = 64 * 1024 * 1024
+    """Requests without a reply subject that wait for their turn, in bytes; what comes beyond is lost, counted and logged."""
     max_timeout_ms: int = 3_600_000
     """The longest wait a request may ask for; a longer one is cut to it."""
     accept_ms: int = 1_000

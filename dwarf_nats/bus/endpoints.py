@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from dwarf_nats.wire.operations import OPERATIONS, Operation
 from dwarf_nats.wire.schema import schema_name
 from dwarf_nats.wire.subjects import Subjects
 from dwarf_nats.workflow.keys import without_tokens
+from dwarf_nats.workflow.raised import closes_coroutine, ends_process
 
 from .handlers import GRAPH_PAYLOADS, HANDLERS, Asked, EngineApi, Handler
 
@@ -54,9 +56,11 @@ class Endpoint:
             kind = self.operation.request
             request = None if kind in GRAPH_PAYLOADS else decode(kind, asked.payload)
             return await self.handler(engine, request, asked)
-        except DwarfError:
+        except (DwarfError, asyncio.CancelledError):
             raise
-        except Exception:
+        except BaseException as error:  # a panic of a library included: whoever asked waits for an answer
+            if ends_process(error) or closes_coroutine(error, asyncio.current_task()):
+                raise
             log.exception("%s failed", self.operation.name)
             raise Internal("internal error: this replica's log says what happened") from None
         finally:

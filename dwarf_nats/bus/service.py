@@ -2,6 +2,7 @@
 
 One asyncio task per request, so that nobody waits for another; a bound on how many run at once, beyond which the answer
 is 429, with a bound of its own for requests that wait for flows; a drain that answers what was taken; true statistics.
+Requests without a reply subject cannot be told 429: they wait for their turn in a queue that is bounded by bytes.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ import msgspec
 import nats.errors
 from nats.aio.subscription import Subscription
 
-from dwarf_nats.errors import BadRequest, DwarfError, TooLarge, TooMany, Unavailable
+from dwarf_nats.errors import BadRequest, DwarfError, TimedOut, TooLarge, TooMany, Unavailable
 from dwarf_nats.nats_client import forbidden
 from dwarf_nats.ports import BusAway
 from dwarf_nats.telemetry.context import continued
+from dwarf_nats.telemetry.summed import Summed
 from dwarf_nats.telemetry.tally import Tally
 from dwarf_nats.wire import discovery
 from dwarf_nats.wire.codec import encode_error
@@ -29,6 +31,7 @@ from dwarf_nats.wire.subjects import Subjects, is_acknowledgement
 from dwarf_nats.wire.times import rfc3339, to_micros
 from dwarf_nats.workflow.limits import over
 
+from .backlog import Backlog
 from .connection import Connection
 from .endpoints import QUEUE, Endpoint, asked_from, endpoints
 from .handlers import Asked, EngineApi, health_of
@@ -47,8 +50,9 @@ class Service:
     """Answers the operations with an engine.
 
     A request of more than `max_request_bytes` is a 413. `max_requests` bounds the requests carried out at once, `max_waiting`
-    those of run, await and poll; beyond them the answer is 429. `default_timeout_ms` and `max_timeout_ms` are the wait where a
-    request names none, and its cap.
+    those of run, await and poll; beyond them the answer is 429. Requests without a reply subject wait for their turn, up to
+    `max_queued_bytes` of them; they take at most half of `max_requests`, and do not wait for a flow. `default_timeout_ms` and
+    `max_timeout_ms` are the wait where a request names none, and its cap.
     """
 
     def __init__(
@@ -61,6 +65,7 @@ class Service:
         max_request_bytes: int = 16 * 1024 * 1024,
         max_requests: int = 1024,
         max_waiting: int = 10_000,
+        max_queued_bytes: int = 64 * 1024 * 1024,
         default_timeout_ms: int = 30_000,
         max_timeout_ms: int = 3_600_000,
         tally: Tally | None = None,
@@ -73,6 +78,9 @@ class Service:
         self._most_bytes = max_request_bytes
         self._bounds = {False: max_requests, True: max_waiting}
         self._busy: dict[bool, set[asyncio.Task[None]]] = {False: set(), True: set()}
+        self._queued_bytes = max_queued_bytes
+        self._backlog = Backlog(max_queued_bytes, self._carry_out_unanswered, self._may_begin)
+        self._summed = Summed(log)
         self._default_timeout = default_timeout_ms / 1000
         self._longest_timeout = max_timeout_ms / 1000
         self._stopping = False
@@ -114,7 +122,10 @@ class Service:
             raise forbidden(self._connection, refused[0], "a replica needs the permissions of replica.conf")
 
     async def drain(self, seconds: float = 30.0) -> None:
-        """Take no more requests, answer those taken, within `seconds`; ones that wait for a flow get a 503 at once."""
+        """Take no more requests, answer those taken, within `seconds`; ones that wait for a flow get a 503 at once.
+
+        Requests without a reply subject are carried out within that time; the log says how many could not be.
+        """
         self._stopping = True
         if self._connection.is_connected:
             for subscription in (*self._verbs, *self._subscriptions):
@@ -125,6 +136,7 @@ class Service:
         await asyncio.sleep(0)  # so that each request taken has begun: one cancelled before could not be answered
         for task in tuple(self._busy[True]):
             task.cancel()
+        draining = asyncio.ensure_future(self._backlog.drain(seconds))
         left = self._busy[True] | self._busy[False]
         if left:
             _, late = await asyncio.wait(left, timeout=seconds)
@@ -132,6 +144,21 @@ class Service:
                 task.cancel()
             if late:
                 await asyncio.wait(late)
+        lost = await draining
+        for endpoint, _ in lost:
+            self._lose(endpoint, Unavailable("this replica stopped before its turn"))
+        unfinished = set(self._backlog.running)
+        for task in unfinished:
+            task.cancel()
+        if unfinished:
+            await asyncio.wait(unfinished)
+        if lost or unfinished:
+            log.error(
+                "stopping after %g s: %d requests without a reply subject were lost, and %d may not have been carried out:"
+                " nobody could be told; a longer drain (--drain-ms) would have carried them out",
+                seconds, len(lost), len(unfinished),
+            )  # fmt: skip
+        self._summed.flush()
         await self._flush()
 
     async def _unsubscribe(self, subscription: Subscription) -> None:
@@ -158,8 +185,9 @@ class Service:
         wrong = self._subjects.refuses_reply(reply) if reply else ""
         if wrong:
             self._failed(endpoint, BadRequest(wrong))
-            log.warning(
-                "%s: not carried out, %s", endpoint.operation.name, endpoint.stats.last_error, extra=_about(endpoint)
+            name = endpoint.operation.name
+            self._summed.warning(
+                (name, "reply"), "%s: not carried out, %s", name, endpoint.stats.last_error, extra=_about(endpoint)
             )
             return
         operation = endpoint.operation
@@ -167,6 +195,9 @@ class Service:
             remedy = "keep large data elsewhere and send a reference"
             text = over(f"the request is {len(body)} bytes", "max_request_bytes", self._most_bytes, remedy)
             self._refuse(endpoint, reply, TooLarge(text))
+            return
+        if not reply:
+            self._take_unanswered(endpoint, body, block)
             return
         busy = self._busy[operation.waits]
         bound = self._bounds[operation.waits]
@@ -180,7 +211,41 @@ class Service:
         asked.room = self._room
         task = asyncio.get_running_loop().create_task(self._carry_out(endpoint, asked, reply))
         busy.add(task)
-        task.add_done_callback(busy.discard)
+        task.add_done_callback(self._freed_waiting if operation.waits else self._freed)
+
+    def _freed(self, task: asyncio.Task[None]) -> None:
+        self._busy[False].discard(task)
+        self._backlog.fill()
+
+    def _freed_waiting(self, task: asyncio.Task[None]) -> None:
+        self._busy[True].discard(task)
+
+    # --- requests without a reply subject ---
+
+    def _take_unanswered(self, endpoint: Endpoint, body: bytes, block: bytes | None) -> None:
+        asked = asked_from(body, block, b"", endpoint.operation.keyed)
+        asked.default_timeout = asked.longest_timeout = 0  # nobody is there to wait
+        if not self._backlog.take(endpoint, asked):
+            self._lose(
+                endpoint,
+                TooMany(
+                    f"requests without a reply subject are lost: those that wait take {self._queued_bytes} bytes already,"
+                    " the limit (max_queued_bytes): publish more slowly, give a reply subject, or raise it"
+                ),
+            )
+
+    def _may_begin(self, running: int) -> bool:
+        """Whether one more may be carried out beside `running`: requests that have a reply subject need room as well."""
+        bound = self._bounds[False]
+        return running < max(1, bound // 2) and running + len(self._busy[False]) < bound
+
+    async def _carry_out_unanswered(self, endpoint: Endpoint, asked: Asked) -> None:
+        await self._carry_out(endpoint, asked, b"")
+
+    def _lose(self, endpoint: Endpoint, error: DwarfError) -> None:
+        """A request that nobody can be told of is not carried out."""
+        self._tally.lost_requests.add(endpoint.operation.name)
+        self._refuse(endpoint, b"", error)
 
     async def _carry_out(self, endpoint: Endpoint, asked: Asked, reply: bytes) -> None:
         try:
@@ -189,7 +254,8 @@ class Service:
             if reply:
                 self._reply(endpoint, reply, body)
         except DwarfError as error:
-            self._refuse(endpoint, reply, error)
+            if reply or not isinstance(error, TimedOut):  # without one, it asked to wait for what nobody would hear
+                self._refuse(endpoint, reply, error)
         except asyncio.CancelledError:
             self._refuse(endpoint, reply, Unavailable("this replica is stopping: ask again, another one will answer"))
             if not self._stopping:
@@ -213,12 +279,11 @@ class Service:
     def _refuse(self, endpoint: Endpoint, reply: bytes, error: DwarfError) -> None:
         self._failed(endpoint, error)
         if not reply:
-            log.warning(
-                "%s without a reply subject: %s",
-                endpoint.operation.name,
-                endpoint.stats.last_error,
+            name = endpoint.operation.name
+            self._summed.warning(
+                (name, error.code), "%s without a reply subject: %s", name, endpoint.stats.last_error,
                 extra=_about(endpoint),
-            )
+            )  # fmt: skip
             return
         block, body = encode_error(error, self._connection.max_payload)
         self._send(endpoint, reply, block, body)

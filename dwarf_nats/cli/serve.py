@@ -80,6 +80,14 @@ class Tuning:
     max_waiting: Annotated[
         int, typer.Option(min=1, envvar="DWARF_MAX_WAITING", help="Requests that wait for a flow at once; 429 beyond.")
     ] = 10_000
+    max_queued_bytes: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            envvar="DWARF_MAX_QUEUED_BYTES",
+            help="Requests without a reply subject that wait for their turn, in bytes; more are lost, counted and logged.",
+        ),
+    ] = 64 * 1024 * 1024
     max_timeout_ms: Annotated[
         int,
         typer.Option(
@@ -214,6 +222,7 @@ async def serve(
             pool=tuning.pool,
             max_requests=tuning.max_requests,
             max_waiting=tuning.max_waiting,
+            max_queued_bytes=tuning.max_queued_bytes,
             max_timeout_ms=tuning.max_timeout_ms,
             accept_ms=tuning.accept_ms,
             roll_call_ms=tuning.roll_call_ms,

@@ -97,7 +97,7 @@ class Requests:
                 prefix = self._nc.new_inbox()
                 self._prefix = f"{prefix}."
                 self._sub = await self._nc.subscribe(
-                    f"{prefix}.*", cb=self._on_reply, pending_msgs_limit=1_000_000, pending_bytes_limit=0
+                    f"{prefix}.*", cb=self._on_reply, pending_msgs_limit=0, pending_bytes_limit=0
                 )
                 await self._until_known()
             if self._refused is not None:

@@ -25,6 +25,7 @@ from nats.aio.subscription import Subscription
 from dwarf_nats.errors import BadRequest, DwarfError, Forbidden, TooLarge, Unavailable
 from dwarf_nats.nats_client import INBOX_REMEDY, Violation, forbidden, watch_refusals
 from dwarf_nats.repeats import Repeats
+from dwarf_nats.telemetry.summed import Summed
 from dwarf_nats.wire import headers as h
 from dwarf_nats.wire.connecting import ConnectArguments, ConnectOptions, begin_patiently
 from dwarf_nats.wire.subjects import Subjects, is_of_another_account
@@ -82,6 +83,7 @@ class Worker:
         self._functions: dict[str, Callable[..., Any]] = {}
         self._subs: list[Subscription] = []
         self._jobs: Jobs | None = None
+        self._summed = Summed(log)
         self._announced = Announced(name, queue, {})
         self._private = ""
         self._stopping = False
@@ -181,6 +183,7 @@ class Worker:
             idle.cancel()
             hurry.cancel()
             self._jobs = None
+            self._summed.flush()
             await self._unsubscribe(self._subs[:1])
             await self._close(nc)
         return finished
@@ -293,7 +296,8 @@ class Worker:
         # The engine knows what is in hand by this subject, so it stays the same on another connection. It comes first, so that
         # it is there before and after every task's.
         self._private = self._private or nc.new_inbox()
-        subs = [await nc.subscribe(self._private, cb=self._on_worker_call)]
+        # A roll call or a cancellation that was dropped would not be said again: no limit here either.
+        subs = [await nc.subscribe(self._private, cb=self._on_worker_call, pending_msgs_limit=0, pending_bytes_limit=0)]
         for url, handler in self._handlers.items():
             subs.append(await self._subscribe(nc, self._subjects.task(url), handler))
         for subject in self._announced.subjects:
@@ -305,9 +309,7 @@ class Worker:
         async def on_request(msg: Msg) -> None:
             await self._on_request(handler, msg)
 
-        return await nc.subscribe(
-            subject, queue=self.queue, cb=on_request, pending_msgs_limit=1_000_000, pending_bytes_limit=0
-        )
+        return await nc.subscribe(subject, queue=self.queue, cb=on_request, pending_msgs_limit=0, pending_bytes_limit=0)
 
     async def _on_closed(self) -> None:
         """The server closed the connection for good (nats-py takes some errors so): make a new one."""
@@ -350,7 +352,9 @@ class Worker:
             call = decode_request(msg.data, msg.headers)
             accept_after = accept_seconds(msg.headers)
         except Exception as error:  # whoever asked waits for an answer
-            log.warning("task %s: %s", handler.url, named(error), extra={"task": handler.url})
+            self._summed.warning(
+                ("request", handler.url), "task %s: %s", handler.url, named(error), extra={"task": handler.url}
+            )
             code = error.code if isinstance(error, DwarfError) else 500
             answer = failed(code, error.message if isinstance(error, DwarfError) else named(error))
             self._announced.served(handler.url, answer.error, 0)
@@ -381,7 +385,7 @@ class Worker:
         try:
             await nc.publish(subject, body, headers=headers)
         except nats.errors.Error as error:
-            log.warning("an answer could not be sent: %s", error)
+            self._summed.warning("answer", "an answer could not be sent: %s", error)
 
     async def _accept(self, job: Job) -> None:
         nc = self._nc
@@ -407,7 +411,7 @@ class Worker:
         try:
             steps, cancel = decode_roll_call(msg.data)
         except BadRequest as error:
-            log.warning("%s", error)
+            self._summed.warning("roll call", "%s", error)
             return
         jobs.cancel(cancel)
         if msg.reply and self._nc is not None:

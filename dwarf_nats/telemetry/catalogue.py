@@ -132,6 +132,13 @@ REQUESTS_REFUSED = Metric(
     "Requests that were refused, by operation and code.",
     "429: more asked than the replica takes. 500: a defect of ours. 503: a server is away.",
 )  # fmt: skip
+REQUESTS_LOST = Metric(
+    "dwarf_requests_lost_total", _C, "{request}", ("operation",),
+    "Requests without a reply subject that were not carried out: too much waited already, or the replica stopped before"
+    " their turn.",
+    "Nobody was told. Publish more slowly, give a reply subject, or raise `--max-queued-bytes`.",
+    rests_at_zero=True,
+)  # fmt: skip
 SIGNALS_MALFORMED = Metric(
     "dwarf_signals_malformed_total", _C, "{signal}", (),
     "Signals of other replicas that could not be read, and were dropped.",
@@ -192,7 +199,8 @@ RATE_LIMIT = Metric(
 RUNNING = Metric(
     "dwarf_task_concurrency_running", _G, "{step}", ("task",),
     "Steps this replica has in hand, by task; their results that wait for a commit among them.",
-    "At the number of workers, the replica is full.",
+    "At the number of workers, the replica is full. A task that stays at three quarters of it, or above, hangs or is slow:"
+    " other tasks have the rest.",
 )  # fmt: skip
 BREAKER_STATE = Metric(
     "dwarf_task_breaker_state", _G, "{state}", ("task",),
@@ -231,7 +239,7 @@ CATALOGUE = (
     STEPS_EXECUTED, STEPS_RECOVERED, STEPS_FENCED, STEPS_LOST, STEPS_GIVEN_BACK, SKIPPED_SATURATED,
     QUEUE_DEPTH, PENDING, OLDEST, FAIRNESS_KEYS, QUEUE_WAIT, TASK_TIME, COMMIT_TIME,
     RATE_CUTS, RATE_LIMIT, RUNNING, BREAKER_TRIPS, BREAKER_PROBES, BREAKER_STATE,
-    REQUESTS, REQUESTS_REFUSED, SIGNALS_MALFORMED, SIGNALS_DROPPED,
+    REQUESTS, REQUESTS_REFUSED, REQUESTS_LOST, SIGNALS_MALFORMED, SIGNALS_DROPPED,
     SHARD_UP, OUTAGES, COMMITS, COMMITTED,
 )  # fmt: skip
 """All of them, in the order of the documentation."""

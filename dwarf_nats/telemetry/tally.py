@@ -46,6 +46,7 @@ class Tally:
         self.probes = Count(catalogue.BREAKER_PROBES)
         self.requests = Count(catalogue.REQUESTS)
         self.refused = Count(catalogue.REQUESTS_REFUSED)
+        self.lost_requests = Count(catalogue.REQUESTS_LOST)
         self.malformed = Count(catalogue.SIGNALS_MALFORMED)
         self.dropped = Count(catalogue.SIGNALS_DROPPED)
 
