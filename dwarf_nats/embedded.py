@@ -93,8 +93,10 @@ class Child:
             raise Unavailable(f"{self._name} did not start: {self._last_words()}")
 
     def _last_words(self) -> str:
+        if self._log is None:
+            return "its lines above say why"
         try:
-            lines = self._log.read_text(errors="replace").split("\n") if self._log is not None else []
+            lines = self._log.read_text(errors="replace").split("\n")
         except OSError:
             lines = []
         return " / ".join([line.strip() for line in lines if line.strip()][-3:]) or "it said nothing"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from dwarf_nats.clock import SystemClock
 from dwarf_nats.engine import Engine
 from dwarf_nats.settings import EngineSettings
-from dwarf_nats.store.store import SqlStore
+from dwarf_nats.store.store import SqlStore, open_database
 
 if TYPE_CHECKING:
     from dwarf_nats.ports import Clock, Graphs, Logger, Notices, Signals, Tasks
@@ -46,6 +46,12 @@ def open_engine(
         stores, tasks=tasks, graphs=graphs, notices=notices, signals=signals, settings=settings, clock=clock, name=name,
         logger=logger, meter_provider=meter_provider, tracer_provider=tracer_provider, tally=tally,
     )  # fmt: skip
+
+
+def check_dsns(dsns: Sequence[str]) -> None:
+    """Raise `BadRequest` for a DSN that is not understood, before anything is connected."""
+    for dsn in dsns:
+        open_database(dsn, 1, SystemClock())
 
 
 async def add_shard(engine: Engine, dsn: str) -> int:

@@ -19,8 +19,9 @@ from dwarf_nats.bus.notices import NatsNotices
 from dwarf_nats.bus.service import Service
 from dwarf_nats.bus.signals import NatsSignals, PeerListener
 from dwarf_nats.bus.tasks import NatsTasks
-from dwarf_nats.embedding import open_engine
+from dwarf_nats.embedding import check_dsns, open_engine
 from dwarf_nats.errors import BadRequest, Unavailable
+from dwarf_nats.ports import Unusable
 from dwarf_nats.probes import ProbeServer
 from dwarf_nats.telemetry import otlp
 from dwarf_nats.telemetry.meters import MeterProvider
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("dwarf_nats.server")
 RETRY_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0)
+SAY_EVERY = 12
+"""A start that waits says so again after so many tries, about a minute."""
 Providers = tuple[MeterProvider | None, TracerProvider | None]
 
 
@@ -85,13 +88,16 @@ async def _engine(
     )
     health.engine = engine
     failures = 0
+    said = ""
     while True:
         try:
             await engine.startup(migrate=settings.migrate, patient=settings.wait_for_servers)
         except Unavailable as error:
-            if not settings.wait_for_servers:
+            if not settings.wait_for_servers or isinstance(error, Unusable):
                 raise
-            log.warning("%s; trying again", error)
+            if str(error) != said or failures % SAY_EVERY == 0:
+                said = str(error)
+                log.warning("waiting for the database: %s; Ctrl-C stops", error)
             health.waits_for = str(error)
             await asyncio.sleep(RETRY_SECONDS[min(failures, len(RETRY_SECONDS) - 1)])
             failures += 1
@@ -127,6 +133,7 @@ async def replica(
     """
     if not settings.dsns:
         raise BadRequest("no database given: use --dsn postgresql://… or --dsn sqlite:///path")
+    check_dsns(settings.dsns)
     origin = secrets.token_hex(8)
     async with _telemetry(settings, origin) as (meters, tracers):
         providers = (meter_provider or meters, tracer_provider or tracers)

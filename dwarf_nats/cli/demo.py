@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -56,6 +57,9 @@ async def demo(
 
     Then one more while a task service is missing. Ends by itself; exit code 0 if everything went as it should.
     """
+    main = asyncio.current_task()
+    assert main is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, main.cancel)  # as Ctrl-C does: servers end, files go
     if wait_ms is None:
         wait_ms = _WAIT_MS if sys.stdin.isatty() and console().is_terminal else 0
     folder = examples()

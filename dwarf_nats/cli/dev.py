@@ -43,20 +43,35 @@ async def dev(
     """
     sources = {module: source_of(module) for module in modules or []}
     stop = asyncio.Event()
+    main = asyncio.current_task()
+    assert main is not None
+    starting = True
+
+    def on_signal() -> None:
+        stop.set()
+        if starting:  # whatever it waits for
+            main.cancel()
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        asyncio.get_running_loop().add_signal_handler(number, on_signal)
     data = prepared(data)
-    async with Stage(data, postgres=postgres, port=nats_port, graphs=graphs) as stage:
-        reloaders = [Reloader(stage.add_worker(module), source) for module, source in sources.items()]
-        for one in reloaders:
-            await one.start()
-        _say_what_next(stage, bool(reloaders))
-        while not stop.is_set():
-            stage.check_alive()
+    try:
+        async with Stage(data, postgres=postgres, port=nats_port, graphs=graphs) as stage:
+            reloaders = [Reloader(stage.add_worker(module), source) for module, source in sources.items()]
             for one in reloaders:
-                await one.look()
-            await _pause(stop)
-        print("stopping", flush=True)
+                await one.start()
+            starting = False
+            _say_what_next(stage, bool(reloaders))
+            while not stop.is_set():
+                stage.check_alive()
+                for one in reloaders:
+                    await one.look()
+                await _pause(stop)
+            print("stopping", flush=True)
+    except asyncio.CancelledError:
+        if not stop.is_set():
+            raise
+        print("stopped", flush=True)
 
 
 def prepared(folder: Path) -> Path:

@@ -53,6 +53,8 @@ async def _revision(dsn: str, check: bool) -> str | None:
         if not check:
             await schema.migrate_postgres(dsn)
         return await schema.revision_postgres(dsn)
+    if check and database.is_missing:
+        return None  # looking makes no file
     await database.open()
     try:
         if not check:

@@ -84,15 +84,18 @@ class Stage:
 
     async def _until_served(self) -> None:
         """Until the service answers."""
-        async with asyncio.timeout(_START_SECONDS), self.client() as client:
-            while True:
-                try:
-                    await client.shard_info()
-                except Unavailable:
-                    self._replica.check_alive()
-                    await asyncio.sleep(_POLL_SECONDS)
-                else:
-                    return
+        try:
+            async with asyncio.timeout(_START_SECONDS), self.client() as client:
+                while True:
+                    try:
+                        await client.shard_info()
+                    except Unavailable:
+                        self._replica.check_alive()
+                        await asyncio.sleep(_POLL_SECONDS)
+                    else:
+                        return
+        except TimeoutError:
+            raise Unavailable(f"the replica did not answer within {_START_SECONDS:g} s: its log says why") from None
 
     def check_alive(self) -> None:
         """Raise `Unavailable` if the replica has ended."""

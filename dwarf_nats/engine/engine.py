@@ -31,6 +31,7 @@ from dwarf_nats.engine.shard import Shard
 from dwarf_nats.engine.steering import Steering, only_roots
 from dwarf_nats.engine.sweeping import sweep
 from dwarf_nats.errors import BadRequest, DwarfError, NotFound, TimedOut, TooLarge, Unavailable
+from dwarf_nats.ports import Unusable
 from dwarf_nats.render import fits_mermaid, history_mermaid
 from dwarf_nats.settings import EngineSettings
 from dwarf_nats.telemetry.meters import MeterProvider, Meters
@@ -159,8 +160,8 @@ class Engine:
     async def startup(self, *, migrate: bool = True, patient: bool = False) -> None:
         """Open the databases, bring their schemas up to date, take up work.
 
-        Raises `Unavailable` naming a database that is away. If `patient`, one that is there is enough: the others are taken
-        up when they come, and what needs them answers 503 meanwhile.
+        Raises `Unusable` naming a database as only a person can mend it, `Unavailable` naming one that is away. If `patient`,
+        one that is there is enough: the others are taken up when they come, and what needs them answers 503 meanwhile.
         """
         self._hands.reset()
         among = list(self._shards.values())
@@ -169,7 +170,9 @@ class Engine:
         )
         failed = {shard.number: error for shard, error in zip(among, found, strict=True) if error is not None}
         opened = [shard for shard in among if shard.number not in failed]
-        grave = [error for error in failed.values() if not isinstance(error, Unavailable)]
+        grave = [
+            error for error in failed.values() if not isinstance(error, Unavailable) or isinstance(error, Unusable)
+        ]
         if failed and (grave or not patient or not opened):
             for shard in opened:
                 shard.stop_claiming()

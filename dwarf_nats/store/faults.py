@@ -7,8 +7,10 @@ has thought of: results wait for it, operations answer 503, and a log line says 
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import sqlite3
+import ssl
 import time
 
 import asyncpg
@@ -43,6 +45,22 @@ _INTEGRITY = ("23", "27", "44")
 _AWAY = ("08", "25", "28", "3D", "53300", "57", "58")
 """Nothing can be done there now. With any other error one statement may be refused and the next one not."""
 _HERE = ("57014",)  # statement_timeout, or somebody who cancelled the statement
+# At a start: what may pass by itself. A database closed for maintenance says 55000, one of which nothing is known yet XX.
+_PASSING = ("08", "25", "40", "53", "55", "57", "58", "XX")
+_POOLER_REFUSES = (
+    "unsupported startup parameter",
+    "no such database",
+    "no such user",
+    "auth",
+    "not allowed in statement",
+)
+_ERRNOS = (
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL,
+)  # fmt: skip
+_SQLITE_PASSING = (
+    sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_INTERRUPT, sqlite3.SQLITE_PROTOCOL,
+)  # fmt: skip
 _LIMITS = ("too complex", "too big", "too large", "too many", "too deep", "overflow")
 _SQLITE_AWAY = (
     sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY,
@@ -90,6 +108,34 @@ def primary_code(error: sqlite3.Error) -> int | None:
     """The result code of SQLite without its extension; nothing for an error of the module itself."""
     code: int | None = getattr(error, "sqlite_errorcode", None)
     return None if code is None else code & 0xFF
+
+
+def needs_a_person(error: BaseException) -> bool:
+    """Whether what hinders a start is mended by a person only; else it may pass by itself, and a start waits for it."""
+    root = root_of(error)
+    if isinstance(root, asyncpg.PostgresError):
+        state = root.sqlstate or ""
+        if state == "08P01":  # what a connection pooler says of anything
+            return any(words in str(root) for words in _POOLER_REFUSES)
+        return not state.startswith(_PASSING)
+    if isinstance(root, sqlite3.Error):
+        return primary_code(root) not in _SQLITE_PASSING
+    if isinstance(root, ssl.SSLError):
+        return not isinstance(root, ssl.SSLEOFError | ssl.SSLZeroReturnError)
+    if isinstance(root, OSError):
+        return root.errno in _ERRNOS or "rejected SSL upgrade" in str(root)
+    if isinstance(root, asyncpg.InterfaceError):
+        return isinstance(root, asyncpg.ClientConfigurationError) or "authentication" in str(root)
+    return False
+
+
+def root_of(error: BaseException) -> BaseException:
+    """What an error was made of at first: the driver's, if there is one."""
+    while True:
+        deeper = getattr(error, "orig", None) or error.__cause__
+        if not isinstance(deeper, BaseException) or isinstance(error, asyncpg.PostgresError | sqlite3.Error):
+            return error
+        error = deeper
 
 
 def unstorable(error: BaseException) -> Unstorable:

@@ -6,23 +6,30 @@ import asyncio
 import logging
 import sqlite3
 from pathlib import Path
+from typing import Any
 from weakref import WeakKeyDictionary
 
+import asyncpg
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
-from sqlalchemy import Connection, StaticPool, create_engine, text
+from sqlalchemy import Connection, NullPool, StaticPool, create_engine
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from dwarf_nats.errors import Unavailable
-from dwarf_nats.store.faults import one_line
-from dwarf_nats.store.postgres import shown_dsn
+from dwarf_nats.ports import DatabaseAway, Unusable
+from dwarf_nats.store import pooler
+from dwarf_nats.store.dsn import read
+from dwarf_nats.store.faults import needs_a_person, one_line, root_of
 from dwarf_nats.store.sqlite import Sqlite
 
 logging.getLogger("alembic").setLevel(logging.WARNING)  # its progress is no news of ours
+log = logging.getLogger("dwarf_nats.store")
+LOCK_SECONDS = 0.2
+"""How often a replica that waits for its turn to migrate looks again."""
 LOCK = 0x64776172  # "dwar": the advisory lock that replicas starting together take in turn
 _turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
 _HERE = Path(__file__).resolve().parent.parent
@@ -71,7 +78,7 @@ def _revision(connection: Connection) -> str | None:
 
 
 async def migrate_postgres(dsn: str) -> None:
-    """Upgrade a PostgreSQL database. Raises `Unavailable` if it does not answer."""
+    """Upgrade a PostgreSQL database. Raises `Unavailable` if that is not possible, `Unusable` if only a person can help."""
     async with _turn():
         await _with_postgres(dsn, upgrade=True)
 
@@ -82,24 +89,77 @@ async def revision_postgres(dsn: str) -> str | None:
 
 
 async def _with_postgres(dsn: str, *, upgrade: bool) -> str | None:
-    engine = create_async_engine("postgresql+asyncpg://" + dsn.split("://", 1)[1])
+    target = read(dsn)
+    raw: Any = None
+
+    async def connected(*_: Any, **__: Any) -> Any:
+        return raw
+
     try:
+        # A migration takes as long as it takes.
+        raw = await target.connect({"application_name": "dwarf-nats"}, command_timeout=None)
+        await pooler.check(target, raw)
+        if upgrade:
+            await _lock(raw, target.shown)
+        engine = create_async_engine("postgresql+asyncpg://", async_creator=connected, poolclass=NullPool)
         async with engine.connect() as connection:
             if upgrade:
-                await connection.execute(text(f"select pg_advisory_lock({LOCK})"))
+                await connection.run_sync(_upgrade)
                 await connection.commit()
-                try:
-                    await connection.run_sync(_upgrade)
-                    await connection.commit()
-                finally:
-                    await connection.rollback()
-                    await connection.execute(text(f"select pg_advisory_unlock({LOCK})"))
-                    await connection.commit()
             return await connection.run_sync(_revision)
-    except (OSError, SQLAlchemyError, TimeoutError, CommandError) as error:
-        raise Unavailable(f"PostgreSQL at {shown_dsn(dsn)} cannot be migrated: {one_line(error)}") from error
+    except (OSError, EOFError, SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError,
+            CommandError) as error:  # fmt: skip
+        words = f"PostgreSQL at {target.shown} cannot be {'migrated' if upgrade else 'read'}: {_words(error)}"
+        raise _grave_or_passing(words, error) from error
     finally:
-        await engine.dispose()
+        if raw is not None:
+            raw.terminate()  # with it goes the lock
+
+
+async def _lock(raw: Any, where: str) -> None:
+    """Wait for our turn to migrate; say so if somebody else has it."""
+    told = False
+    while not await raw.fetchval("select pg_try_advisory_lock($1)", LOCK):
+        if not told:
+            log.warning("%s: waiting for its migration lock, %s; Ctrl-C stops", where, await _holder(raw))
+            told = True
+        await asyncio.sleep(LOCK_SECONDS)
+    if told:
+        log.info("%s: the migration lock is free", where)
+
+
+async def _holder(raw: Any) -> str:
+    row = await raw.fetchrow(
+        """
+        select a.pid, a.usename, a.application_name, host(a.client_addr), a.backend_start
+        from pg_locks l left join pg_stat_activity a on a.pid = l.pid
+        where l.locktype = 'advisory' and l.granted and l.classid = 0 and l.objid = $1 and l.objsubid = 1
+          and l.database = (select oid from pg_database where datname = current_database())
+        """,
+        LOCK,
+    )
+    if row is None or row[0] is None:
+        return "which was held by another session a moment ago"
+    pid, user, name, host, since = row
+    more = [
+        f"user {user}" if user else "",
+        name or "",
+        f"from {host}" if host else "",
+        f"since {since:%F %T%z}" if since else "",
+    ]
+    return f"held by process {pid} ({', '.join(filter(None, more))})"
+
+
+def _words(error: Exception) -> str:
+    """The driver's words, without what SQLAlchemy adds to them."""
+    root = root_of(error)
+    return one_line(root if isinstance(error, SQLAlchemyError) else error)
+
+
+def _grave_or_passing(words: str, error: Exception) -> Unavailable:
+    if isinstance(error, CommandError):  # a revision that nobody here knows
+        return Unusable(f"{words}; the schema is of a later version than this one: upgrade this replica")
+    return Unusable(words) if needs_a_person(error) else DatabaseAway(words)
 
 
 async def migrate_sqlite(database: Sqlite) -> None:
@@ -119,7 +179,7 @@ def _with_sqlite(raw: sqlite3.Connection, *, upgrade: bool) -> str | None:
         if upgrade:
             try:
                 _upgrade(connection)
-            except CommandError as error:
-                raise Unavailable(f"the SQLite file cannot be migrated: {one_line(error)}") from error
+            except (CommandError, SQLAlchemyError) as error:
+                raise _grave_or_passing(f"the SQLite file cannot be migrated: {_words(error)}", error) from error
             connection.commit()
         return _revision(connection)

@@ -18,13 +18,13 @@ import asyncpg
 
 from dwarf_nats.errors import Unavailable
 from dwarf_nats.ports import DatabaseAway
-from dwarf_nats.redact import shown
 from dwarf_nats.rules.breakpoints import stored
 from dwarf_nats.rules.planning import Ask, Page, Share
 from dwarf_nats.rules.settlement import NewFlow, NewIds, Settled, Settlement
 from dwarf_nats.store import line
 from dwarf_nats.store.breakers import PARKED
 from dwarf_nats.store.database import Row, Tx, postgres_sql
+from dwarf_nats.store.dsn import CONNECT_SECONDS, read
 from dwarf_nats.store.effects import effects, has_effects, hold
 from dwarf_nats.store.faults import CONFLICTS, CONNECTION, Outages, of_postgres, one_line
 from dwarf_nats.store.lease import lease_us
@@ -208,7 +208,8 @@ class Postgres:
     """One PostgreSQL database."""
 
     def __init__(self, dsn: str, pool: int) -> None:
-        self.dsn = dsn
+        self.target = read(dsn)
+        self.shown = f"PostgreSQL at {self.target.shown}"
         self._size = pool
         self._pool: asyncpg.Pool | None = None
         self._hot: asyncpg.Connection | None = None
@@ -227,18 +228,13 @@ class Postgres:
         try:
             self._pool = await self._new_pool()
         except (*CONNECTION, asyncpg.PostgresError) as error:
-            raise DatabaseAway(f"PostgreSQL at {shown_dsn(self.dsn)} does not answer: {one_line(error)}") from error
+            raise DatabaseAway(f"PostgreSQL at {self.target.shown} does not answer: {one_line(error)}") from error
 
     def _new_pool(self) -> asyncpg.Pool:
-        return asyncpg.create_pool(
-            self.dsn,
-            min_size=0,
-            max_size=self._size,
-            timeout=10,
-            command_timeout=60,
-            reset=_as_it_is,
-            server_settings=_SESSION,
-        )
+        async def connect(*_: Any, **__: Any) -> Any:
+            return await self.target.connect(_SESSION)
+
+        return asyncpg.create_pool(min_size=0, max_size=self._size, connect=connect, reset=_as_it_is)
 
     def resize(self, size: int) -> None:
         """Have another number of connections from now on; those in use are given back as they are done."""
@@ -261,11 +257,11 @@ class Postgres:
     async def close(self) -> None:
         hot, self._hot = self._hot, None
         if hot is not None:
-            await _quietly(hot.close(timeout=2))
+            await _quietly(hot.close(timeout=1))
         if self._pool is not None:
             pool, self._pool = self._pool, None
             try:
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(1):
                     await pool.close()
             except (*CONNECTION, asyncpg.PostgresError):
                 pool.terminate()
@@ -408,9 +404,7 @@ class Postgres:
                     try:
                         if self._hot is None or self._hot.is_closed():
                             with self._entering():
-                                self._hot = await asyncpg.connect(
-                                    self.dsn, timeout=10, command_timeout=60, server_settings=_HOT
-                                )
+                                self._hot = await self.target.connect(_HOT)
                             self._runs, self._plans_last = 0, FIRST_PLANS
                         await self._replan(self._hot)
                         return await work(self._hot)
@@ -444,7 +438,7 @@ class Postgres:
             raise Unavailable(self.why)
         pool = self._pool
         with self._entering():
-            connection = await pool.acquire(timeout=10)
+            connection = await pool.acquire(timeout=max(CONNECT_SECONDS, self.target.timeout))
         try:
             yield connection
         except Exception as error:
@@ -461,7 +455,7 @@ class Postgres:
         try:
             yield
         except asyncpg.PostgresError as error:
-            raise DatabaseAway(f"PostgreSQL at {shown_dsn(self.dsn)} is away, try again: {one_line(error)}") from error
+            raise DatabaseAway(f"PostgreSQL at {self.target.shown} is away, try again: {one_line(error)}") from error
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -472,7 +466,7 @@ class Postgres:
             self._outages.heard(error)
             raise
         except Exception as error:
-            known = of_postgres(error, shown_dsn(self.dsn))
+            known = of_postgres(error, self.target.shown)
             if known is None:
                 raise
             self._outages.heard(known)
@@ -566,11 +560,6 @@ class _Tx:
         self.trips += 1
         rows = await self._connection.fetch(CREATE_KEYED, *_create_args([new], 0, 0))
         return int(rows[0][1]) if rows else None
-
-
-def shown_dsn(dsn: str) -> str:
-    """The DSN without user, password and parameters, for messages."""
-    return shown(dsn).rpartition("://")[2].partition("?")[0]
 
 
 async def _as_it_is(_connection: asyncpg.Connection) -> None:

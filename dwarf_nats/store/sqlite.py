@@ -14,20 +14,21 @@ import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import orjson
 
 from dwarf_nats.errors import Unavailable
+from dwarf_nats.ports import DatabaseAway, Unusable
 from dwarf_nats.rules.breakpoints import stored
 from dwarf_nats.rules.planning import Ask, Page, Share
 from dwarf_nats.rules.settlement import NewFlow, NewIds, Settled, Settlement
 from dwarf_nats.store import line
 from dwarf_nats.store.database import Row, Tx, sqlite_sql
 from dwarf_nats.store.effects import effects, hold
-from dwarf_nats.store.faults import Outages, of_sqlite
+from dwarf_nats.store.faults import Outages, needs_a_person, of_sqlite
 from dwarf_nats.store.lease import lease_us
-from dwarf_nats.store.search import matches
 from dwarf_nats.store.wishes import FlowInserts, Many, Sql, StepInsert
 from dwarf_nats.workflow import lending
 from dwarf_nats.workflow.rows import Band
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 MINIMUM = (3, 38, 0)
+OPENING_SECONDS = 1.0
+"""So long a start waits for a lock in one go, so that it can be stopped."""
 
 _FLOW = """
 insert into dwarf_flows (flow_id, token, workflow, graph_digest, status, thread_id, thread_token, priority, fairness_key,
@@ -84,6 +87,7 @@ class Sqlite:
 
     def __init__(self, path: str, clock: Clock) -> None:
         self.path = path
+        self.shown = f"the SQLite file {path}" if path else "the SQLite database in memory"
         self._clock = clock
         self._thread: ThreadPoolExecutor | None = None
         self._turn = asyncio.Lock()
@@ -94,9 +98,9 @@ class Sqlite:
         self.why = "the engine is not running: its database is closed"
 
     async def open(self) -> None:
-        """Open the file. Raises `Unavailable` if it cannot be opened or another replica holds it."""
+        """Open the file. Raises `Unusable` if it cannot be used or another replica holds it, `Unavailable` if it is locked."""
         if sqlite3.sqlite_version_info < MINIMUM:
-            raise Unavailable(f"SQLite {sqlite3.sqlite_version} is too old: 3.38 or later is needed")
+            raise Unusable(f"SQLite {sqlite3.sqlite_version} is too old: 3.38 or later is needed")
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="dwarf-sqlite")
         try:
             await self._call(self._open)
@@ -107,30 +111,59 @@ class Sqlite:
     def _open(self) -> None:
         try:
             if self.path:
+                self._check_path()
                 self._claim_file()
             connection = sqlite3.connect(
-                self.path or ":memory:", isolation_level=None, check_same_thread=False, cached_statements=512
+                self.path or ":memory:",
+                isolation_level=None,
+                check_same_thread=False,
+                cached_statements=512,
+                timeout=OPENING_SECONDS,
             )
             self._connection = connection
             connection.create_function("dwarf_now", 0, lambda: self._instant)
-            connection.create_function("regexp", 2, matches, deterministic=True)
             if self.path:
                 connection.execute("pragma journal_mode = wal")
                 connection.execute("pragma synchronous = full")
-            connection.execute("pragma busy_timeout = 5000")
+                connection.execute("begin immediate")  # whether it can be written
+                connection.execute("commit")
         except (sqlite3.Error, OSError) as error:
-            raise Unavailable(f"cannot open the SQLite file {self.path}: {error}") from error
+            words = (
+                f"cannot open the SQLite file {self.path}: {error.strerror if isinstance(error, OSError) else error}"
+            )
+            raise (Unusable if needs_a_person(error) else DatabaseAway)(words) from error
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether there is no such file, in a folder that is there."""
+        return bool(self.path) and not Path(self.path).exists() and Path(self.path).parent.is_dir()
+
+    async def opened(self) -> None:
+        """The start is over: statements may wait longer for another process than one that somebody wants to stop."""
+        await self.fetch("pragma busy_timeout = 5000")
+
+    def _check_path(self) -> None:
+        path = Path(self.path)
+        if path.is_dir():
+            raise Unusable(f"cannot open the SQLite file {path}: it is a folder; name a file in it")
+        if not path.parent.is_dir():
+            raise Unusable(f"cannot open the SQLite file {path}: there is no folder {path.parent}; make it first")
 
     def _claim_file(self) -> None:
         lock_file = open(self.path + ".lock", "a+")  # noqa: SIM115 - held as long as the database is open
         try:
             fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock_file.seek(0)
+            holder = lock_file.read(20).strip()
+            lock_file.close()
+            raise Unusable(
+                f"the SQLite file {self.path} is in use by another replica{f' (process {holder})' if holder.isdigit() else ''}:"
+                " SQLite serves one replica per file; stop the other one, or use PostgreSQL for several"
+            ) from None
         except OSError:
             lock_file.close()
-            raise Unavailable(
-                f"the SQLite file {self.path} is in use by another replica: SQLite serves one replica per file;"
-                " stop the other one, or use PostgreSQL for several"
-            ) from None
+            raise
         lock_file.truncate(0)
         lock_file.write(str(os.getpid()))
         lock_file.flush()

@@ -6,14 +6,17 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dwarf_nats.errors import BadRequest, Conflict, NotFound, Unavailable
+from dwarf_nats.ports import Unusable
 from dwarf_nats.redact import shown
 from dwarf_nats.rules.planning import NO_ALLOWANCES, Ask, Page, Share
 from dwarf_nats.rules.settlement import NewIds, Settled
 from dwarf_nats.store import breakers, lent, line, listing, migrate, steering, sweeping
 from dwarf_nats.store.breakers import PARKED
 from dwarf_nats.store.cohorts import no_ids
+from dwarf_nats.store.dsn import is_postgres
+from dwarf_nats.store.faults import needs_a_person, one_line, root_of
 from dwarf_nats.store.histories import Histories
-from dwarf_nats.store.postgres import Postgres, shown_dsn
+from dwarf_nats.store.postgres import Postgres
 from dwarf_nats.store.sqlite import Sqlite
 from dwarf_nats.workflow import lending
 from dwarf_nats.workflow.keys import Key
@@ -34,10 +37,12 @@ if TYPE_CHECKING:
 def open_database(dsn: str, pool: int, clock: Clock) -> Postgres | Sqlite:
     """The database of a DSN: `postgresql://…`, `sqlite:///path`, or `sqlite://` for one in memory."""
     scheme = dsn.split("://", 1)[0]
-    if scheme in ("postgresql", "postgres"):
+    if is_postgres(dsn):
         return Postgres(dsn, pool)
     if scheme == "sqlite" and "://" in dsn:
         path = dsn.split("://", 1)[1]
+        if "?" in path:
+            raise BadRequest(f"the DSN {shown(dsn)} is not understood: one of SQLite has no parameters")
         return Sqlite(path[1:] if path.startswith("/") else path, clock)
     raise BadRequest(f"DSN {shown(dsn)!r} is not understood: use postgresql://user@host/name or sqlite:///path")
 
@@ -50,6 +55,8 @@ class SqlStore:
         self.dsn = dsn
         self.database = open_database(dsn, pool, clock)
         self.histories = Histories(self.database)
+        self.shown = self.database.shown
+        """Which database this is, for messages."""
         self.replica_id = 0
 
     async def open(self, replica_name: str, *, migrated: bool) -> None:
@@ -58,6 +65,8 @@ class SqlStore:
             await self._open(replica_name, migrated=migrated)
         except Unavailable as error:
             self.database.why = str(error)  # for whoever asks meanwhile
+            if not isinstance(error, Unusable) and needs_a_person(error):
+                raise Unusable(f"{self.shown} cannot be used: {one_line(root_of(error))}") from error
             raise
 
     async def _open(self, replica_name: str, *, migrated: bool) -> None:
@@ -77,16 +86,18 @@ class SqlStore:
         if isinstance(self.database, Sqlite):  # the only replica there can be: the others are dead
             await self.database.fetch("delete from dwarf_replicas")
         await self.beat(replica_name)
+        if isinstance(self.database, Sqlite):
+            await self.database.opened()
 
     def _check_revision(self, revision: str | None) -> None:
         if migrate.is_later(revision):
-            raise Unavailable(
-                f"the schema of {shown_dsn(self.dsn)} is at revision {revision}, of a later version than this one:"
+            raise Unusable(
+                f"the schema of {self.shown} is at revision {revision}, of a later version than this one:"
                 " upgrade this replica"
             )
         if revision != migrate.head():
             raise Unavailable(
-                f"the schema of {shown_dsn(self.dsn)} is at revision {revision}, this version needs {migrate.head()}:"
+                f"the schema of {self.shown} is at revision {revision}, this version needs {migrate.head()}:"
                 " run dwarf-nats migrate"
             )
 
