@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
-from dwarf_nats.errors import BadRequest, Unavailable
+from dwarf_nats.errors import BadRequest, NotFound, Unavailable
 
 if TYPE_CHECKING:
     from dwarf_nats.rules.forking import Forked
@@ -71,6 +71,10 @@ class Unstorable(BadRequest):
     """A database cannot store a value: it is of no use to try again."""
 
 
+class SourceAway(NotFound):
+    """A graph source knew the workflow and is not there at present: a caller is told, a flow that needs it waits (B6)."""
+
+
 class Tasks(Protocol):
     """Runs tasks.
 
@@ -102,7 +106,7 @@ class Graphs(Protocol):
     async def load(self, workflow: str, baggage: Raw) -> Graph | None:
         """The graph, or `None` if there is none of that name.
 
-        Raises `Unavailable` if the source is away, `Refused` if it will not say.
+        Raises `Unavailable` if the source is away, `Refused` if it will not say, `SourceAway` if it knew it and is not there.
         """
         ...
 

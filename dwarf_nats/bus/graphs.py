@@ -13,7 +13,7 @@ import msgspec
 import orjson
 
 from dwarf_nats.errors import BadRequest, NotFound, Unavailable
-from dwarf_nats.ports import BusAway, Graphs, Refused
+from dwarf_nats.ports import BusAway, Graphs, Refused, SourceAway
 from dwarf_nats.wire import headers as h
 from dwarf_nats.wire import talk
 from dwarf_nats.wire.streams import explain
@@ -138,8 +138,16 @@ def _stamp(entry: os.DirEntry[str]) -> tuple[int, int]:
     return (status.st_mtime_ns, status.st_size)
 
 
+KNOWN_SECONDS = 3600.0
+"""For so long after it answered with a graph, a service of which nothing is seen is taken for away, not for gone."""
+_MOST_KNOWN = 10_000
+
+
 class NatsGraphs:
-    """Asks `graph.<workflow>`, which any service may answer with a graph."""
+    """Asks `graph.<workflow>`, which any service may answer with a graph.
+
+    That nobody listens there means that there is no such workflow, unless a service has answered with it lately.
+    """
 
     def __init__(
         self, connection: Connection, inbox: Inbox, subjects: Subjects | None = None, *, timeout_seconds: float = 5.0
@@ -148,6 +156,8 @@ class NatsGraphs:
         self._inbox = inbox
         self._subjects = subjects or Subjects()
         self._timeout = timeout_seconds
+        self._known: dict[str, float] = {}
+        """When a service last answered with the graph of this workflow."""
         self._back_at = -GRACE_SECONDS
         connection.on_reconnect(self._on_reconnect)
 
@@ -158,8 +168,8 @@ class NatsGraphs:
         """The graph; `None` if nobody listens or the service answers 404.
 
         Raises `Unavailable` for other refusals, silence, a lost connection, and if nobody listens yet on one that has just
-        come back; `BadRequest` for an answer that is no graph or one of another name,
-        `NotFound` if permissions do not let us ask.
+        come back; `BadRequest` for an answer that is no graph or one of another name; `NotFound` if permissions do not let us
+        ask, `SourceAway` if nobody listens where a service answered within the last hour.
         """
         subject = self._subjects.graph(check_subject_name(workflow, "workflow name"))
         body = msgspec.json.encode(talk.GraphLoadRequest(workflow=workflow, baggage=baggage))
@@ -179,6 +189,11 @@ class NatsGraphs:
                 raise Unavailable(
                     f"graph {workflow}: nobody answers on {subject} yet, the connection has just come back"
                 )
+            if self._was_known(workflow):
+                raise SourceAway(
+                    f"no workflow {workflow!r} at present: it is neither in the registry (dwarf.graph.put), nor in the"
+                    f" directory of graph files (--graphs), and the service that answered on {subject} before is away"
+                )
             return None
         if reply.refused:
             raise NotFound(
@@ -189,6 +204,7 @@ class NatsGraphs:
         if refused is not None:
             code, text = refused
             if code == 404:
+                self._known.pop(workflow, None)
                 return None
             raise Refused(f"graph {workflow}: the service on {subject} refused with {code}: {text}")
         try:
@@ -197,7 +213,19 @@ class NatsGraphs:
             raise BadRequest(f"graph {workflow}: the service on {subject} sent a bad graph: {error.message}") from None
         if graph.name != workflow:
             raise BadRequest(f"graph {workflow}: the service on {subject} answered with a graph named {graph.name!r}")
+        self._learn(workflow)
         return graph
+
+    def _learn(self, workflow: str) -> None:
+        self._known.pop(workflow, None)
+        self._known[workflow] = asyncio.get_running_loop().time()
+        if len(self._known) > _MOST_KNOWN:
+            del self._known[next(iter(self._known))]
+
+    def _was_known(self, workflow: str) -> bool:
+        """Whether a service knew it within the last hour. One that has been away for longer has been taken away."""
+        at = self._known.get(workflow)
+        return at is not None and asyncio.get_running_loop().time() - at < KNOWN_SECONDS
 
 
 def _refusal(block: bytes | None, body: bytes) -> tuple[int, str] | None:

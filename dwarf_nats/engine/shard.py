@@ -14,7 +14,7 @@ from dwarf_nats.engine.reading import flow_key, outcome_at
 from dwarf_nats.engine.upkeep import Upkeep
 from dwarf_nats.engine.waiters import Waiters
 from dwarf_nats.errors import DwarfError, Unavailable
-from dwarf_nats.ports import BusAway, DatabaseAway, Refused, WorkerLost
+from dwarf_nats.ports import BusAway, DatabaseAway, Refused, SourceAway, WorkerLost
 from dwarf_nats.rules import breakpoints, parking
 from dwarf_nats.rules.answers import sound
 from dwarf_nats.rules.decide import decide, fail, give_back
@@ -463,7 +463,7 @@ class Shard:
                 return await work()
             except Refused:
                 raise
-            except Unavailable:
+            except (Unavailable, SourceAway):
                 pause = BACKOFF_SECONDS[min(failures, len(BACKOFF_SECONDS) - 1)]
                 if self._clock.now() + pause * 1_000_000 > until:
                     raise

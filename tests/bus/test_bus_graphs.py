@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from dwarf_nats.bus.graphs import ChainGraphs, DirectoryGraphs, NatsGraphs
 from dwarf_nats.bus.inbox import Inbox
 from dwarf_nats.embedded import NatsServer
 from dwarf_nats.errors import BadRequest, Unavailable
+from dwarf_nats.ports import SourceAway
 from dwarf_nats.workflow.state import Raw
 
 NULL = Raw(b"null")
@@ -189,6 +191,33 @@ async def test_a_lost_connection_is_a_503(graphs: NatsGraphs, connection: Connec
     await connection.close()
     with pytest.raises(Unavailable):
         await graphs.load("g5", NULL)
+
+
+async def test_a_service_that_answered_before_and_is_away_is_told_from_no_such_workflow(
+    graphs: NatsGraphs, other: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its absence is no proof that there is no such workflow; a flow that wants it must not fail for a deployment."""
+    subscription = await other.subscribe("graph.g7.>", cb=partial(answer_graphs, other))
+    await other.flush()
+    assert await graphs.load("g7.order", NULL) is not None
+    assert await graphs.load("g7.unknown", NULL) is None
+    await subscription.unsubscribe()
+    await other.flush()
+    with pytest.raises(SourceAway, match=r"graph\.g7\.order before is away"):
+        await graphs.load("g7.order", NULL)
+    assert await graphs.load("g7.never", NULL) is None
+    assert await graphs.load("g7.unknown", NULL) is None
+    monkeypatch.setattr("dwarf_nats.bus.graphs.KNOWN_SECONDS", -1.0)  # for so long that it was taken away for good
+    assert await graphs.load("g7.order", NULL) is None
+
+
+async def answer_graphs(other: Connection, msg: Msg) -> None:
+    """As a service that knows one graph; the others are a 404."""
+    name = msg.subject.partition(".")[2]
+    if name == "g7.order":
+        await other.publish(msg.reply, json.dumps(graph(name)).encode())
+    else:
+        await other.publish(msg.reply, b'{"error":{"code":404,"message":"no"}}')
 
 
 async def test_nobody_on_a_connection_that_has_just_come_back_is_a_503(own_server: NatsServer, opened: Opener) -> None:

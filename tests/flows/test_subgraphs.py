@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 
-from dwarf_nats.errors import BadRequest, Conflict
+from dwarf_nats.errors import BadRequest, Conflict, DwarfError, Unavailable
+from dwarf_nats.ports import SourceAway
 from dwarf_nats.sdk import SubgraphError
 from dwarf_nats.workflow.flow import Flow
 from dwarf_nats.workflow.graph import END, Graph
 from dwarf_nats.workflow.options import FlowOptions, Query
 from dwarf_nats.workflow.records import Step
+from dwarf_nats.workflow.state import Raw
 from dwarf_nats.workflow.status import Status
 from dwarf_nats.workflow.task_error import TaskError
 from tests.flows.flow_helpers import ask, bench, call, count_rows, each, line
@@ -142,6 +144,28 @@ async def test_x4_a_child_that_cannot_be_loaded_is_an_error_of_the_step(dsn: str
         assert outcome.status is Status.COMPLETED
         assert said in outcome.state["onErr"]["message"]
         assert outcome.state["onErr"]["code"] in (400, 404)
+
+
+@pytest.mark.parametrize("error", [SourceAway("it knew it a moment ago"), Unavailable("nobody says anything")])
+async def test_b6_a_child_whose_graph_source_is_away_is_waited_for(
+    dsn: str, monkeypatch: pytest.MonkeyPatch, error: DwarfError
+) -> None:
+    """A source that knew the workflow and is gone for the moment does not fail the flow, nor does one that is silent."""
+    async with bench(dsn, line("child", "c")) as it:
+        asked: list[str] = []
+        load = it.proxy.load
+
+        async def restarting(workflow: str, baggage: Raw) -> Graph | None:
+            asked.append(workflow)
+            if len(asked) < 3:
+                raise error
+            return await load(workflow, baggage)
+
+        monkeypatch.setattr(it.proxy, "load", restarting)
+        it.tasks(a=call("child"))
+        it.idle("c")
+        outcome = await it.run(line("parent", "a"))
+        assert (outcome.status, asked) == (Status.COMPLETED, ["child"] * 3)
 
 
 async def test_x4_a_second_park_after_a_child_is_an_error(dsn: str) -> None:
