@@ -139,27 +139,32 @@ def final_state_of(graph: Graph, steps: list[StepRow], limits: Limits = UNLIMITE
     input of the steps without successor."""
     if not steps:
         return b"{}"
-    held = lending.Held((row.step_id, row.state, row.changes) for row in steps)
     open_spawns = [
         one for one in steps if one.cohort_size is not None and one.arrivals < one.cohort_size and not one.spawn_id
     ]
     if open_spawns:
-        one = open_spawns[-1]
-        spawn = fan_in.Spawn(one.step_id, 0, 0, one.depth, one.node, held.whole(one.state, one.borrowed), one.changes)
-        members = [
-            fan_in.Member(
-                row.step_id,
-                row.node,
-                row.ordinal,
-                row.depth,
-                row.status is Status.COMPLETED,
-                bool(row.arrived),
-                row.changes,
-                0,
-            )
-            for row in steps
-            if row.spawn_id == one.step_id
-        ]
-        return fan_in.final_state(graph, spawn, members, limits)
+        return fan_in.final_state(graph, *cohort_in(steps, open_spawns[-1]), limits)
+    held = lending.Held((row.step_id, row.state, row.changes) for row in steps)
     last = steps[-1]
     return encode_state(merge(held.whole(last.state, last.borrowed), decode_state(last.changes)))
+
+
+def cohort_in(
+    steps: Sequence[StepRow], spawn: StepRow, limits: Limits = UNLIMITED
+) -> tuple[fan_in.Spawn, list[fan_in.Member]]:
+    """The cohort of a spawn step among the steps of its flow; without the changes where they are more than may be merged."""
+    held = lending.Held((row.step_id, row.state, row.changes) for row in steps)
+    rows = [row for row in steps if row.spawn_id == spawn.step_id]
+    bulky = sum(len(row.changes) for row in rows) > limits.max_fan_out_bytes
+    members = [
+        fan_in.Member(
+            row.step_id, row.node, row.ordinal, row.depth, row.status is Status.COMPLETED, bool(row.arrived),
+            None if bulky else row.changes, 0,
+        )
+        for row in rows
+    ]  # fmt: skip
+    whole = held.whole(spawn.state, spawn.borrowed)
+    return (
+        fan_in.Spawn(spawn.step_id, spawn.spawn_id, spawn.ordinal, spawn.depth, spawn.node, whole, spawn.changes),
+        members,
+    )

@@ -297,7 +297,7 @@ class Shard:
             flow, step_id=row[0], token=row[1], node=row[2], url=row[3], depth=row[4], attempt=row[5], lease_seq=row[6],
             state=held.whole(row[7], row[35]), changes=decode_state(row[8]), age_us=row[9],
             spawn_id=row[25], ordinal=row[26], resumed=_raw(row[27]), subgraph_result=_raw(row[28]), subgraph_error=row[29],
-            breakpoint_hit=bool(row[30]), lenders=lending.read(row[35]),
+            breakpoint_hit=bool(row[30]), lenders=lending.read(row[35]), unmerged=ErrorInfo.from_stored(row[37]),
         )  # fmt: skip
 
     async def start(self, flow: FlowRow, notify: str = "") -> None:
@@ -362,6 +362,9 @@ class Shard:
         try:
             if flow.graph is None:
                 flow.graph = await self._graphs.frozen(self.number, flow.digest)
+            if step.unmerged is not None:
+                await self._have_step_ids(1)
+                return await self._decided(step, flow.graph, Answer(error=step.unmerged), None)
             if not step.breakpoint_hit and breakpoints.holds(flow.breakpoints, flow.graph, step.node):
                 return parking.interrupted(step, step.changes, None)
             if not self.gate.may_ask(step):

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from dwarf_nats.engine.creating import check_text
 from dwarf_nats.engine.ids import NoneLeft
-from dwarf_nats.engine.reading import final_state_of, flow_key, outcome_of
+from dwarf_nats.engine.reading import cohort_in, final_state_of, flow_key, outcome_of
 from dwarf_nats.errors import BadRequest, Conflict, NotFound, TooLarge
-from dwarf_nats.rules import forking
+from dwarf_nats.rules import forking, unmerged
 from dwarf_nats.workflow.limits import Limits, over
 from dwarf_nats.workflow.names import MAX_NAME
-from dwarf_nats.workflow.state import Raw, State, check_json, encode_state, encode_value, state_from
+from dwarf_nats.workflow.state import Raw, State, check_json, decode_state, encode_state, encode_value, state_from
 from dwarf_nats.workflow.status import Status
 
 if TYPE_CHECKING:
@@ -86,7 +86,12 @@ class Steering:
     async def restart_from(self, shard: Shard, key: Key, overrides: Overrides) -> None:
         fields = self._overrides(overrides)
         step, flow = await _step_and_flow(shard, key)
-        self._run_again(shard, await shard.store.restart_from(step, flow, fields, self._limits), anew=True)
+        result = await with_graphs(
+            self._graphs,
+            shard.number,
+            lambda graph_of: shard.store.restart_from(step, flow, fields, graph_of, self._limits),
+        )
+        self._run_again(shard, result, anew=True)
 
     async def fork(self, shard: Shard, key: Key, overrides: Overrides) -> str:
         fields = self._overrides(overrides)
@@ -98,6 +103,9 @@ class Steering:
         if not root.status.terminal:
             raise Conflict(f"the flow is {root.status}: only one that has ended can be forked")
         steps = await shard.store.steps(list(flows), whole=True)
+        merged = await self._merged_again(
+            shard, flow, [one for one in steps if one.flow_id == flow.flow_id], step, fields
+        )
         # What steers a flow that has ended changes its root's row as well: if that is as it was, so is all that was read.
         again = await shard.store.flow_by_id(root.flow_id)
         if again is None:
@@ -109,6 +117,7 @@ class Steering:
                 forked = forking.fork(
                     flows, steps, step.step_id, fields,
                     lambda: (shard.flow_ids.take(), self._tokens()), lambda: (shard.step_ids.take(), self._tokens()),
+                    merged,
                 )  # fmt: skip
             except NoneLeft:
                 await shard.flow_ids.ensure(len(flows))
@@ -129,6 +138,19 @@ class Steering:
         ]
         shard.steered(result, changed)
         return flow_key(shard.number, forked.root)
+
+    async def _merged_again(
+        self, shard: Shard, flow: FlowRow, steps: list[StepRow], target: StepRow, overrides: State
+    ) -> unmerged.Again | None:
+        """The input of a fan-in that could not be merged; nothing for any other step."""
+        by_id = {one.step_id: one for one in steps}
+        step = by_id.get(target.step_id)
+        spawn_id = None if step is None else unmerged.cohort_of(step, by_id)
+        if step is None or spawn_id is None:
+            return None
+        spawn, members = cohort_in(steps, by_id[spawn_id], self._limits)
+        graph = await self._graphs.frozen(shard.number, flow.graph_digest)
+        return unmerged.merge_again(graph, step.node, spawn, members, decode_state(step.state), overrides, self._limits)
 
     def _trace(self, shard: Shard, forked: Forked, original: str) -> list[Workflow]:
         """The copy has a trace of its own, linked to the original's, with a span for each sub-workflow that runs (T2)."""
@@ -180,27 +202,38 @@ async def with_final_states(
     limits: Limits,
 ) -> Steered:
     """Do `work`, a transaction that makes final states of steps; once more whenever a graph for that was not at hand."""
+    return await with_graphs(
+        graphs,
+        shard,
+        lambda graph_of: work(lambda flow, steps: final_state_of(graph_of(flow), list(steps), limits)),
+    )
+
+
+async def with_graphs(
+    graphs: GraphBook, shard: int, work: Callable[[Callable[[FlowRow], Graph]], Awaitable[Steered]]
+) -> Steered:
+    """Do `work`, a transaction that asks for graphs; once more whenever one was not at hand."""
     known: dict[str, Graph] = {}
+
+    def graph_of(flow: FlowRow) -> Graph:
+        graph = known.get(flow.graph_digest)
+        if graph is None:
+            raise _GraphWanted(flow.graph_digest)
+        return graph
+
     while True:
         try:
-            return await work(lambda flow, steps: _final_state(known, flow, steps, limits))
+            return await work(graph_of)
         except _GraphWanted as wanted:
             known[wanted.digest] = await graphs.frozen(shard, wanted.digest)
 
 
 class _GraphWanted(Exception):
-    """A final state needs a graph that is not at hand."""
+    """A transaction needs a graph that is not at hand."""
 
     def __init__(self, digest: str) -> None:
         super().__init__(digest)
         self.digest = digest
-
-
-def _final_state(graphs: Mapping[str, Graph], flow: FlowRow, steps: Sequence[StepRow], limits: Limits) -> bytes:
-    graph = graphs.get(flow.graph_digest)
-    if graph is None:
-        raise _GraphWanted(flow.graph_digest)
-    return final_state_of(graph, list(steps), limits)
 
 
 async def _step_and_flow(shard: Shard, key: Key) -> tuple[StepRow, FlowRow]:

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 from dwarf_nats.errors import BadRequest, TooLarge
 from dwarf_nats.rules.branching import element_fields
 from dwarf_nats.rules.routing import ON_ERROR
+from dwarf_nats.workflow.answer import ErrorInfo
 from dwarf_nats.workflow.limits import UNLIMITED, Limits, over
 from dwarf_nats.workflow.reducers import combine
 from dwarf_nats.workflow.state import Raw, State, decode_state, decode_value, encode_state, merge
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from dwarf_nats.workflow.graph import Graph
 
@@ -52,16 +53,24 @@ class Spawn:
         return merge(self.state, decode_state(self.changes))
 
 
-def merged_input(graph: Graph, spawn: Spawn, members: Sequence[Member], limits: Limits = UNLIMITED) -> State:
+def merged_input(
+    graph: Graph,
+    spawn: Spawn,
+    members: Sequence[Member],
+    limits: Limits = UNLIMITED,
+    *,
+    without: Collection[str] = (),
+) -> State:
     """The fan-in's input: what the spawn step had, then through the reducers the changes of every completed step of each
     branch that arrived, branches in ordinal order, the steps of a branch in the order they ran (F3).
 
     What carried the elements and what carried an error belongs to the branches: such a field is as it was before the fan-out.
-    Independent of the order in which branches finished. Raises `BadRequest` for a value that cannot be merged, `TooLarge`
-    for more than a fan-in may receive.
+    Independent of the order in which branches finished. Fields in `without` are left out.
+
+    Raises `BadRequest` for a value that cannot be merged, `TooLarge` for more than a fan-in may receive.
     """
     succeeded = {one.ordinal for one in members if one.arrived and one.completed}
-    private = element_fields(graph, spawn.node)
+    private = element_fields(graph, spawn.node).union(without)
     taking_part = sorted(
         (one for one in members if one.completed and one.ordinal in succeeded),
         key=lambda one: (one.ordinal, one.depth, one.step_id),
@@ -77,7 +86,10 @@ def merged_input(graph: Graph, spawn: Spawn, members: Sequence[Member], limits: 
         {name: value for name, value in _brought(graph, graph.fan_ins[spawn.node], one).items() if name not in private}
         for one in taking_part
     )
-    return combine(graph.reducers, spawn.merged(), deltas)
+    before = spawn.merged()
+    for name in without:
+        before.pop(name, None)
+    return combine(graph.reducers, before, deltas)
 
 
 def _brought(graph: Graph, fan_in: str, member: Member) -> State:
@@ -103,6 +115,11 @@ def merged_text(graph: Graph, spawn: Spawn, members: Sequence[Member], limits: L
     text = encode_state(state)
     limits.check_bytes(len(text), f"what the branches of node {spawn.node!r} merge to")
     return state, text
+
+
+def problem_of(error: BadRequest | TooLarge) -> ErrorInfo:
+    """The error of a fan-in whose input cannot be merged."""
+    return ErrorInfo(error.message, 413 if isinstance(error, TooLarge) else 500)
 
 
 def final_state(graph: Graph, spawn: Spawn, members: Sequence[Member], limits: Limits = UNLIMITED) -> bytes:

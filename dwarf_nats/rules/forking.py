@@ -17,6 +17,7 @@ from dwarf_nats.workflow.rows import FlowRow, StepRow
 from dwarf_nats.workflow.status import Status
 
 if TYPE_CHECKING:
+    from dwarf_nats.rules.unmerged import Again
     from dwarf_nats.workflow.state import State
 
 NewId = Callable[[], tuple[int, str]]
@@ -50,8 +51,10 @@ def fork(
     overrides: State,
     new_flow: NewId,
     new_step: NewId,
+    again: Again | None = None,
 ) -> Forked:
-    """Copy the tree as far as `target`, with `overrides` in its state (a null removes a field).
+    """Copy the tree as far as `target`, with `overrides` in its state (a null removes a field), or with the input that was
+    merged `again` for it.
 
     Finished branches and sub-workflows beside its path are copied with their histories; what `target` led to is not. What a
     cancel cut off beside it runs on.
@@ -72,7 +75,11 @@ def fork(
     for step in rows:
         _move(step, flow_ids, step_ids)
     first = next(step for step in rows if step.step_id == step_ids[target][0])
-    first.state, first.borrowed = overridden(first.state, first.borrowed, overrides)
+    if again is None:
+        first.state, first.borrowed = overridden(first.state, first.borrowed, overrides)
+    else:
+        first.state, first.borrowed = again.state_json.decode(), None
+        first.cohort_error = again.problem.stored() if again.problem is not None else None
     root = next(copy for copy in copies if copy.surgraph_flow_id is None)
     return Forked(copies, rows, root, first, others)
 

@@ -27,7 +27,11 @@ STEP_CHANGES: Changes = {
     (Status.CREATED, Status.CANCELLED): ("cancel",),
     (Status.PENDING, Status.RUNNING): ("claim",),
     (Status.PENDING, Status.CANCELLED): ("cancel",),
-    (Status.RUNNING, Status.PENDING): ("retry, bounce, given back, recovered or its child ended",),
+    (Status.RUNNING, Status.PENDING): (
+        "retry, bounce, given back, recovered or its child ended",
+        "restart",
+        "restart_from",
+    ),
     (Status.RUNNING, Status.COMPLETED): ("answer",),
     (Status.RUNNING, Status.FAILED): ("error",),
     (Status.RUNNING, Status.INTERRUPTED): ("interrupt or breakpoint",),
@@ -40,8 +44,8 @@ STEP_CHANGES: Changes = {
     (Status.COMPLETED, Status.RUNNING): ("its child runs again",),
     (Status.FAILED, Status.RUNNING): ("its child runs again",),
 }
-"""A step that waits for its child stays running, parked. Steps are born created, pending or running; one copied by a fork as it
-was."""
+"""A step that waits for its child stays running, parked; it can be restarted while its child is paused. Steps are born created,
+pending or running; one copied by a fork as it was, or pending if a cancel had cut it off."""
 
 
 def flow_may(old: Status, new: Status) -> bool:

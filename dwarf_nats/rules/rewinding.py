@@ -5,7 +5,7 @@ Works on the steps of one flow as they are stored, changes those that stay and n
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from dwarf_nats.errors import Conflict
@@ -41,19 +41,25 @@ def led_to(steps: Mapping[int, StepRow], target: int) -> set[int]:
     return found
 
 
-def rewind(steps: Mapping[int, StepRow], target: int) -> Rewound:
+def rewind(steps: Mapping[int, StepRow], target: int, paused: Collection[int] = ()) -> Rewound:
     """Take back `target` and all it led to. The target is left as a step that has not run, pending.
 
-    Raises `Conflict` if one of them is not at rest.
+    Raises `Conflict` if one of them is not at rest. `paused`: steps that wait for a child which is paused; they are.
     """
     result = Rewound(led_to(steps, target), {target})
     gone = result.removed | {target}
     for step_id in gone:
-        if steps[step_id].status not in AT_REST:
+        step = steps[step_id]
+        if step.status in AT_REST or step_id in paused:
+            continue
+        if step.status is Status.RUNNING and step.parked:
             raise Conflict(
-                f"step {steps[step_id].node!r} is {steps[step_id].status}: wait until this step and what it led to have ended,"
+                f"step {step.node!r} waits for a sub-workflow that runs: wait until that has ended or is paused,"
                 " or cancel the flow"
             )
+        raise Conflict(
+            f"step {step.node!r} is {step.status}: wait until this step and what it led to have ended, or cancel the flow"
+        )
     _take_back_arrivals(steps, target, result)
     for step in steps.values():
         if step.step_id not in gone and step.successor_id in result.removed:
@@ -63,12 +69,12 @@ def rewind(steps: Mapping[int, StepRow], target: int) -> Rewound:
     return result
 
 
-def rewind_caller(steps: Mapping[int, StepRow], target: int) -> Rewound:
+def rewind_caller(steps: Mapping[int, StepRow], target: int, paused: Collection[int] = ()) -> Rewound:
     """As `rewind`, for a step whose child runs again: it waits for it once more, with the changes it had made when it
     began to wait (P1)."""
     step = steps[target]
     kept = step.attempt, step.breakpoint_hit, step.started_at
-    result = rewind(steps, target)
+    result = rewind(steps, target, paused)
     step.attempt, step.breakpoint_hit, step.started_at = kept
     step.status = Status.RUNNING
     step.parked = 1

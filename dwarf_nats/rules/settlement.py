@@ -118,6 +118,8 @@ class StepInHand:
     """Who holds the large fields of `state`, where it is not this step."""
     probe: bool = False
     """Let through by a tripped breaker, to find out whether the task serves again (V4)."""
+    unmerged: ErrorInfo | None = None
+    """It is a fan-in whose input still cannot be merged: it fails with this, and its task is not asked (F3, O13)."""
     cancelled: bool = False
     """Nobody wants its result any more: its flow was cancelled, or rewound, and this replica knows."""
     slot: str = ""

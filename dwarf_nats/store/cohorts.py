@@ -48,6 +48,21 @@ where spawn_id = $1 and spawn_id <> 0 and arrived = 1 and status = 'completed'
 BIGINT = 2**63 - 1
 
 
+_SPAWN = """
+select step_id, spawn_id, ordinal, depth, node, state, changes, borrowed from dwarf_steps where step_id = $1
+"""
+
+
+def read(spawn_id: int, limits: Limits) -> Generator[Sql, list[Row], tuple[fan_in.Spawn, list[fan_in.Member]]]:
+    """A cohort as it stands: the step that fanned out, and the steps of its branches."""
+    ((number, outer, ordinal, depth, node, state, changes, borrowed),) = yield Sql(_SPAWN, (spawn_id,))
+    lenders = sorted(set(lending.read(borrowed).values()))
+    held = lending.Held((yield Sql(HELD, (lenders,))) if lenders else ())
+    members = yield from _members([spawn_id], limits)
+    spawn = fan_in.Spawn(number, outer, ordinal, depth, node, held.whole(state, borrowed), changes)
+    return spawn, members[spawn_id]
+
+
 def no_ids() -> tuple[int, str]:
     """For groups that need none."""
     raise RuntimeError("a group with fan-ins needs ids for their steps")
@@ -127,7 +142,7 @@ def _held(resolved: Sequence[Row]) -> Generator[Wish, list[Row], lending.Held]:
     return lending.Held((yield Sql(HELD, (sorted(lenders),))) if lenders else ())
 
 
-def _members(spawn_ids: list[int], limits: Limits) -> Generator[Wish, list[Row], dict[int, list[fan_in.Member]]]:
+def _members(spawn_ids: list[int], limits: Limits) -> Generator[Sql, list[Row], dict[int, list[fan_in.Member]]]:
     """The steps of each cohort; without their changes where these are more than may be merged."""
     sizes = yield Sql(SIZES, (spawn_ids,))
     bulky = [int(row[0]) for row in sizes if row[1] > limits.max_fan_out_bytes]
@@ -183,12 +198,9 @@ def _merged(
     """The fan-in's input and its text; with a problem, the spawn step's own."""
     try:
         return *fan_in.merged_text(graph, spawn, members, limits), None
-    except TooLarge as error:
-        problem = ErrorInfo(error.message, 413)
-    except BadRequest as error:
-        problem = ErrorInfo(error.message, 500)
-    state = spawn.merged()
-    return state, encode_state(state), problem
+    except (BadRequest, TooLarge) as error:
+        state = spawn.merged()
+        return state, encode_state(state), fan_in.problem_of(error)
 
 
 def _failed_fan_in(

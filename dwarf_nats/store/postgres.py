@@ -115,7 +115,7 @@ claimed as (
     {NOW} - s.started_at as age, f.flow_id, f.token as flow_token, f.workflow, f.graph_digest, f.baggage, f.priority,
     f.fairness_key, f.fairness_weight, f.time_budget_ms, f.notify, f.thread_id, f.created_at, f.updated_at, f.status,
     s.not_before, s.spawn_id, s.ordinal, s.resumed, s.subgraph_result, s.subgraph_error, s.breakpoint_hit,
-    f.breakpoints, f.root_id, f.surgraph_flow_id, f.surgraph_step_id, s.borrowed, f.trace)
+    f.breakpoints, f.root_id, f.surgraph_flow_id, f.surgraph_step_id, s.borrowed, f.trace, s.cohort_error)
 select * from claimed order by priority, not_before, step_id
 """
 CLAIM = line.PICK + _CLAIMED

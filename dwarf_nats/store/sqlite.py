@@ -61,7 +61,7 @@ select s.step_id, s.token, s.node, s.url, s.depth, s.attempt, s.lease_seq + 1, s
   ?1 - coalesce(s.started_at, ?1), f.flow_id, f.token, f.workflow, f.graph_digest, f.baggage, f.priority, f.fairness_key,
   f.fairness_weight, f.time_budget_ms, f.notify, f.thread_id, f.created_at, f.updated_at, f.status, s.not_before,
   s.spawn_id, s.ordinal, s.resumed, s.subgraph_result, s.subgraph_error, s.breakpoint_hit, f.breakpoints, f.root_id,
-  f.surgraph_flow_id, f.surgraph_step_id, s.borrowed, f.trace
+  f.surgraph_flow_id, f.surgraph_step_id, s.borrowed, f.trace, s.cohort_error
 from json_each(?2) p cross join dwarf_steps s on s.step_id = p.value cross join dwarf_flows f on f.flow_id = s.flow_id
 order by s.priority, s.not_before, s.step_id
 """

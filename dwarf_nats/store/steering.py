@@ -11,7 +11,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from dwarf_nats.errors import Conflict, NotFound
-from dwarf_nats.rules import breakpoints, rewinding
+from dwarf_nats.rules import breakpoints
 from dwarf_nats.rules.lifecycle import flow_sources, step_sources
 from dwarf_nats.store.breakers import PARKED
 from dwarf_nats.workflow.lending import overridden
@@ -40,7 +40,7 @@ _CANCEL_STEPS = (
     "update dwarf_steps set status = 'cancelled', parked = 0, claimed_by = null, lease_expires = null, updated_at = {now}"
     f" where flow_id {{in:$1}} and status in {_LIVE}"
 )
-_UNRUN = (
+UNRUN = (
     f"update dwarf_steps set status = 'pending', parked = {PARKED}, state = $2, borrowed = $3, changes = '{{}}', attempt = 0,"
     " error = null, successor_id = null, arrived = 0, cohort_size = null, arrivals = 0, failures = 0,"
     " cohort_error = null, problems = null, breakpoint_hit = 0, interrupt_payload = null, resumed = null,"
@@ -120,11 +120,11 @@ async def resume(
             " not_before = {now}, updated_at = {now}"
             " where step_id = $1 returning step_id, priority, not_before",
             paused.step_id,
-            *_overridden(paused.state, paused.borrowed, overrides or {}, limits),
+            *with_overrides(paused.state, paused.borrowed, overrides or {}, limits),
             _unless(overrides or {}, paused.changes),
         )
-    changed = await _settle_pauses(tx, upward(flows, paused.flow_id))
-    return Steered(changed, _due(due))
+    changed = await settle_pauses(tx, upward(flows, paused.flow_id))
+    return Steered(changed, due_of(due))
 
 
 def _unless(overrides: State, changes: str) -> str:
@@ -136,14 +136,14 @@ def _unless(overrides: State, changes: str) -> str:
     ).decode()
 
 
-def _overridden(state: str, borrowed: str | None, overrides: State, limits: Limits) -> tuple[str, str | None]:
+def with_overrides(state: str, borrowed: str | None, overrides: State, limits: Limits) -> tuple[str, str | None]:
     """A stored state, and what it borrows, with overrides. Raises `TooLarge`."""
     text, borrowed = overridden(state, borrowed, overrides)
     limits.check_bytes(len(text), "the state with these overrides")
     return text, borrowed
 
 
-async def _settle_pauses(tx: Tx, path: Sequence[FlowRow]) -> list[FlowRow]:
+async def settle_pauses(tx: Tx, path: Sequence[FlowRow]) -> list[FlowRow]:
     """From the leaf to the root: a flow in which nothing is paused any more runs again; those that changed."""
     changed = []
     for flow in path:
@@ -160,11 +160,12 @@ async def _settle_pauses(tx: Tx, path: Sequence[FlowRow]) -> list[FlowRow]:
         )
         if left:
             break
-        changed += await _run_again(tx, [flow.flow_id])
+        changed += await run_again(tx, [flow.flow_id])
     return changed
 
 
-async def _run_again(tx: Tx, flow_ids: Sequence[int], more: str = "") -> list[FlowRow]:
+async def run_again(tx: Tx, flow_ids: Sequence[int], more: str = "") -> list[FlowRow]:
+    """→ running."""
     rows = await tx.fetch(
         f"update dwarf_flows set status = 'running', updated_at = {_AT}, final_state = null, final_borrowed = null,"
         f" error = null, cancel_reason = null{more} where flow_id {{in:$1}} returning {FlowRow.columns()}",
@@ -312,85 +313,9 @@ async def restart(tx: Tx, flow_id: int, overrides: State, limits: Limits = UNLIM
     step_id, state, borrowed = entry[0]
     await tx.fetch("delete from dwarf_steps where flow_id = $1 and step_id <> $2", flow_id, step_id)
     await tx.fetch("update dwarf_steps set created_at = {now} where step_id = $1", step_id)
-    due = await tx.fetch(_UNRUN, step_id, *_overridden(state, borrowed, overrides, limits))
-    changed = await _run_again(tx, [flow_id], ", created_at = {now}, started_at = {now}")
-    return Steered(changed, _due(due), running)
-
-
-async def restart_from(
-    tx: Tx, step_id: int, flow_id: int, root_id: int, overrides: State, limits: Limits = UNLIMITED
-) -> Steered:
-    """Rewind a step in place, and the steps that waited for its flow up to the root (O13).
-
-    Raises `Conflict` for a cancelled flow, and if the step or what it led to is not at rest; `TooLarge` if the state would be
-    with the overrides.
-    """
-    path = [flow.flow_id for flow in upward(await tree(tx, root_id), flow_id)]
-    await tx.fetch("select 1 from dwarf_steps where flow_id {in:$1} order by step_id {for_update}", path)
-    await tx.fetch("select 1 from dwarf_flows where flow_id {in:$1} order by flow_id {for_update}", path)
-    flows = await tree(tx, root_id)
-    if flow_id not in flows:
-        raise NotFound("no such flow")
-    if any(flow.status is Status.CANCELLED for flow in upward(flows, flow_id)):
-        raise Conflict("the flow is cancelled: restart it as a whole, or fork from the step")
-    rows = await tx.fetch(f"select {StepRow.columns(whole=False)} from dwarf_steps where flow_id {{in:$1}}", path)
-    by_flow: dict[int, dict[int, StepRow]] = {}
-    for row in map(step_row, rows):
-        by_flow.setdefault(row.flow_id, {})[row.step_id] = row
-    if step_id not in by_flow.get(flow_id, {}):
-        raise NotFound("no such step")
-    levels = _rewound(flows, by_flow, step_id, flow_id)
-    orphaned = {step for target, level in levels for step in (*level.removed, target)} - {t for t, _ in levels[1:]}
-    doomed = [flow.flow_id for flow in flows.values() if flow.surgraph_step_id in orphaned]
-    if doomed:
-        await erase(tx, [one for top in doomed for one in below(flows, top)])
-    for target, level in levels:
-        await _write_rewound(tx, by_flow, target, level)
-    state, borrowed = (await tx.fetch("select state, borrowed from dwarf_steps where step_id = $1", step_id))[0]
-    due = await tx.fetch(_UNRUN, step_id, *_overridden(state, borrowed, overrides, limits))
-    ended = [flows[by].flow_id for by in path if flows[by].status.terminal]
-    changed = await _run_again(tx, ended) if ended else []
-    changed += await _settle_pauses(tx, [flows[by] for by in path])
-    return Steered(changed, _due(due))
-
-
-def _rewound(
-    flows: dict[int, FlowRow], by_flow: dict[int, dict[int, StepRow]], step_id: int, flow_id: int
-) -> list[tuple[int, rewinding.Rewound]]:
-    """The step and, level by level, the steps that waited for its flow, each with what was taken back."""
-    levels = [(step_id, rewinding.rewind(by_flow[flow_id], step_id))]
-    flow = flows[flow_id]
-    while flow.surgraph_flow_id is not None and flow.surgraph_step_id is not None:
-        steps = by_flow[flow.surgraph_flow_id]
-        caller = steps.get(flow.surgraph_step_id)
-        if caller is None or (caller.status is Status.RUNNING and caller.parked):
-            break  # it still waits
-        levels.append((caller.step_id, rewinding.rewind_caller(steps, caller.step_id)))
-        flow = flows[flow.surgraph_flow_id]
-    return levels
-
-
-async def _write_rewound(tx: Tx, by_flow: dict[int, dict[int, StepRow]], target: int, level: rewinding.Rewound) -> None:
-    if level.removed:
-        await tx.fetch("delete from dwarf_steps where step_id {in:$1}", sorted(level.removed))
-    steps = next(steps for steps in by_flow.values() if target in steps)
-    severed = [one for one in level.touched if one != target and steps[one].cohort_size is None]
-    if severed:
-        await tx.fetch("update dwarf_steps set successor_id = null where step_id {in:$1}", severed)
-    for one in sorted(level.touched - {target} - set(severed)):
-        step = steps[one]
-        await tx.fetch(
-            "update dwarf_steps set successor_id = $2, arrivals = $3, failures = $4, cohort_error = $5 where step_id = $1",
-            one, step.successor_id, step.arrivals, step.failures, step.cohort_error,
-        )  # fmt: skip
-    if steps[target].status is Status.RUNNING:  # it waits for its child again
-        await tx.fetch(
-            "update dwarf_steps set status = 'running', parked = 1, changes = coalesce(parked_changes, '{}'), error = null,"
-            " successor_id = null, arrived = 0, cohort_size = null, arrivals = 0, failures = 0, cohort_error = null,"
-            " problems = null, subgraph_result = null, subgraph_error = null, lease_seq = lease_seq + 1, updated_at = {now}"
-            " where step_id = $1",
-            target,
-        )
+    due = await tx.fetch(UNRUN, step_id, *with_overrides(state, borrowed, overrides, limits))
+    changed = await run_again(tx, [flow_id], ", created_at = {now}, started_at = {now}")
+    return Steered(changed, due_of(due), running)
 
 
 async def plant(tx: Tx, root: FlowRow, forked: Forked) -> Steered:
@@ -412,7 +337,8 @@ async def plant(tx: Tx, root: FlowRow, forked: Forked) -> Steered:
     await tx.insert("dwarf_steps", names, [[_plain(getattr(step, name)) for name in names] for step in forked.steps])
     pending = [forked.target, *forked.others]
     await tx.fetch(
-        f"update dwarf_steps set parked = {PARKED} where step_id {{in:$1}}", [step.step_id for step in pending]
+        f"update dwarf_steps set parked = {PARKED} where step_id {{in:$1}}",
+        [step.step_id for step in pending if step.cohort_error is None],  # those ask no task
     )
     return Steered(
         [flow for flow in forked.flows if flow.status is Status.RUNNING],
@@ -467,7 +393,8 @@ async def conflict(tx: Tx, flow_id: int, verb: str, wanted: Sequence[Status]) ->
     return Conflict(f"the flow is {rows[0][0]}: to be {verb} it must be {allowed}")
 
 
-def _due(rows: Sequence[Sequence[Any]]) -> list[Due]:
+def due_of(rows: Sequence[Sequence[Any]]) -> list[Due]:
+    """Steps that became pending."""
     return [(int(row[0]), int(row[1]), int(row[2])) for row in rows]
 
 

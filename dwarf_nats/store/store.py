@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dwarf_nats.errors import BadRequest, Conflict, NotFound, Unavailable
@@ -10,7 +10,7 @@ from dwarf_nats.ports import Unusable
 from dwarf_nats.redact import shown
 from dwarf_nats.rules.planning import NO_ALLOWANCES, Ask, Page, Share
 from dwarf_nats.rules.settlement import NewIds, Settled
-from dwarf_nats.store import breakers, lent, line, listing, migrate, steering, sweeping
+from dwarf_nats.store import breakers, lent, line, listing, migrate, rewinding, steering, sweeping
 from dwarf_nats.store.breakers import PARKED
 from dwarf_nats.store.cohorts import no_ids
 from dwarf_nats.store.dsn import is_postgres
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from dwarf_nats.rules.forking import Forked
     from dwarf_nats.rules.settlement import NewFlow, NewIds, Settled, Settlement
     from dwarf_nats.store.database import Row, Tx
+    from dwarf_nats.workflow.graph import Graph
     from dwarf_nats.workflow.options import Query
     from dwarf_nats.workflow.state import State
 
@@ -356,9 +357,16 @@ class SqlStore:
     async def restart(self, flow: FlowRow, overrides: State, limits: Limits = UNLIMITED) -> Steered:
         return await self.database.transact(lambda tx: steering.restart(tx, flow.flow_id, overrides, limits))
 
-    async def restart_from(self, step: StepRow, flow: FlowRow, overrides: State, limits: Limits = UNLIMITED) -> Steered:
+    async def restart_from(
+        self,
+        step: StepRow,
+        flow: FlowRow,
+        overrides: State,
+        graph_of: Callable[[FlowRow], Graph],
+        limits: Limits = UNLIMITED,
+    ) -> Steered:
         return await self.database.transact(
-            lambda tx: steering.restart_from(tx, step.step_id, flow.flow_id, flow.root_id, overrides, limits)
+            lambda tx: rewinding.restart_from(tx, step.step_id, flow.flow_id, flow.root_id, overrides, graph_of, limits)
         )
 
     async def plant(self, root: FlowRow, forked: Forked) -> Steered:

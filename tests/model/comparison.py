@@ -168,12 +168,12 @@ async def cut_off(play: Play, example: Example, encore: Encore, before: Expected
 async def _chosen(
     play: Play, example: Example, encore: Encore, before: Expected, observed: Observed
 ) -> tuple[Step | None, Twist]:
-    """A step of the flow or of a subgraph which the model can tell from all others; steps that never ran are left out."""
+    """A step of the flow or of a subgraph which the model can tell from all others."""
     steps = _every_step(example.root["name"], observed.history)
     culprits = _culprits(observed.history)
     if encore.culprit and culprits:
         steps = [one for one in steps if one[1].step_id in culprits]
-    known = [record.identity() for record in before.run.everything() if not record.unrun]
+    known = [record.identity() for record in before.run.everything()]
     for at in range(len(steps)):
         workflow, step = steps[(encore.step + at) % len(steps)]
         mark = identity(workflow, step.task, await play.input_of(step))

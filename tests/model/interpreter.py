@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,6 +59,17 @@ class Arrived:
     last: Record
     by_error: bool
     """Its last step came along an error edge."""
+
+
+@dataclass
+class Converged:
+    """All branches have arrived: the fan-in's input (F3), with the errors if there is none, and what led there."""
+
+    state: State
+    problems: list[Error]
+    origins: list[Record]
+    merge: Callable[[State], State]
+    """What it would be with overrides; raises `CannotMerge`."""
 
 
 @dataclass
@@ -144,6 +156,18 @@ class Model:
         if broken:
             record.events.append(BROKE)
 
+    def mend(self, record: Record, fan_in: Converged) -> None:
+        """A fan-in whose input cannot be merged, with the overrides of the twist: they stand for the fields they name, and what
+        the branches brought is merged again (O13, O14)."""
+        if self._twist is None or self._twisted is not None or record.identity() != self._twist.identity:
+            return
+        self._twisted = record
+        try:
+            record.state, fan_in.problems = fan_in.merge(self._twist.overrides), []
+        except CannotMerge as error:
+            record.state = merged(record.state, self._twist.overrides)
+            fan_in.problems = [Error(text) for text in error.problems]
+
     def _breaks_before(self, graph: Graph, node: str) -> bool:
         """By the node's name, or by its url if no other node has it (O12)."""
         url = graph.nodes[node].url
@@ -180,26 +204,28 @@ class FlowRun:
     def thread(self, node: str, state: State, home: str | None, origins: list[Record]) -> Finished | Arrived | Broken:
         """From `node` on; `home` is the fan-in at which this thread arrives if it is a branch."""
         own: list[State] = []
-        problems: list[Error] = []
+        fan_in: Converged | None = None
         while True:
             try:
                 record = Record(self._run, node, origins, state)
                 self._run.history.append(record)
-                if problems:  # a fan-in whose input cannot be merged: it fails without having run (F3)
+                if fan_in is not None and fan_in.problems:
+                    self._model.mend(record, fan_in)
+                if fan_in is not None and fan_in.problems:  # it fails without having run (F3)
                     record.unrun = True
-                    step = self._failed(record, {}, problems)
+                    step = self._failed(record, {}, fan_in.problems)
                 else:
                     step = self._step(record, home)
             except _Stop as stop:
                 return Broken(stop.errors, stop.state)
-            problems = []
+            fan_in = None
             own.append(step.changes)
             if step.branches:
-                fan_in = self._fan_ins[node]
-                resolved = self._cohort(record, step, fan_in)
+                resolved = self._cohort(record, step, self._fan_ins[node])
                 if isinstance(resolved, Broken):
                     return resolved
-                node, (state, problems, origins) = fan_in, resolved
+                node, fan_in = self._fan_ins[node], resolved
+                state, origins = fan_in.state, fan_in.origins
             elif step.target is None or step.target == END:
                 assert home is None
                 return Finished(step.state)
@@ -209,8 +235,8 @@ class FlowRun:
             else:  # also from a source straight to its own fan-in: net zero (G7), as after no branches (F5)
                 node, state, origins = step.target, step.state, [record]
 
-    def _cohort(self, source: Record, step: Step, fan_in: str) -> tuple[State, list[Error], list[Record]] | Broken:
-        """Every branch to its end (X8); the fan-in's input (F3), with the error if there is none, and what led there."""
+    def _cohort(self, source: Record, step: Step, fan_in: str) -> Converged | Broken:
+        """Every branch to its end (X8)."""
         assert step.branches is not None
         ends = [self.thread(target, copy.deepcopy(state), fan_in, [source]) for target, state in step.branches]
         private = {
@@ -230,15 +256,23 @@ class FlowRun:
                     }
                     for at, changes in enumerate(end.changes)
                 ]
+
+        def merge(overrides: State) -> State:
+            before, *rest = [
+                {name: value for name, value in fields.items() if name not in overrides}
+                for fields in (step.state, *deltas)
+            ]
+            return merged(reduced(self._reducers, before, rest), overrides)
+
         problems: list[Error] = []
         try:
-            state = reduced(self._reducers, step.state, deltas)
+            state = merge({})
         except CannotMerge as error:
             state, problems = step.state, [Error(text) for text in error.problems]
         errors = [error for end in ends if isinstance(end, Broken) for error in end.errors]
         if errors:
             return Broken(errors, state)
-        return state, problems, [end.last for end in ends if isinstance(end, Arrived)]
+        return Converged(state, problems, [end.last for end in ends if isinstance(end, Arrived)], merge)
 
     # -- steps
 

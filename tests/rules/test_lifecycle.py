@@ -73,7 +73,7 @@ def test_causes_narrow_the_sources() -> None:
     assert set(flow_sources(R, "restart")) == {I, D, F, X}
     assert set(flow_sources(R, "restart_from")) == {I, D, F}
     assert flow_sources(R, "start") == [C]
-    assert set(step_sources(P, "restart_from")) == {I, D, F}
+    assert set(step_sources(P, "restart_from")) == {I, D, F, R}
 
 
 def test_the_docs_draw_the_table() -> None:
