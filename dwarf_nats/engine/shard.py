@@ -331,11 +331,13 @@ class Shard:
         try:
             if not step.called_off:
                 settlement = await self._execute(step)
-        except asyncio.CancelledError:
-            pass
-        except Exception as error:
-            self.log.exception("a defect while executing step %s", step.shown, extra=step.about)
-            settlement = fail(step, ErrorInfo(f"a defect of the engine: {named(error)}", 500))
+        except BaseException as error:
+            running = asyncio.current_task()
+            if ends_process(error) or closes_coroutine(error, running):
+                raise
+            if not isinstance(error, asyncio.CancelledError) or not called_off(running):
+                self.log.exception("a defect while executing step %s", step.shown, extra=step.about)
+                settlement = fail(step, ErrorInfo(f"a defect of the engine: {named(error)}", 500))
         finally:
             try:
                 self._executed(step)
@@ -765,7 +767,9 @@ class Shard:
         """What a port raises while it is told something is its own affair: the flow goes on (B4)."""
         try:
             yield
-        except Exception:
+        except BaseException as error:
+            if ends_process(error):
+                raise
             self.log.exception("a notice or signal was refused")
 
 

@@ -153,3 +153,48 @@ async def test_an_engine_that_starts_again_has_all_its_slots(tmp_path: Any) -> N
     proxy.handle_task("gate", lambda: None)
     async with engine:
         assert (await engine.run(line("w", "good"), timeout=SOON)).state == {"ok": 1}
+
+
+async def test_a_panic_of_the_engine_itself_fails_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A library of ours that panics while a step is decided on: the step fails, and does not run for ever."""
+    proxy = TaskProxy()
+    proxy.handle_task("good", lambda: {"ok": 1})
+
+    def panics(*_: Any) -> Any:
+        raise Panic("unwrap")
+
+    async with open_engine(
+        "sqlite://", tasks=proxy, graphs=proxy, settings=EngineSettings(workers=1, drain_ms=0)
+    ) as engine:
+        with monkeypatch.context() as patched:
+            patched.setattr("dwarf_nats.engine.shard.decide", panics)
+            outcome = await engine.run(line("w", "good"), timeout=SOON)
+        assert outcome.status is Status.FAILED
+        assert outcome.error is not None
+        assert "Panic: unwrap" in outcome.error.message
+        assert (await engine.run(line("w", "good"), timeout=SOON)).state == {"ok": 1}
+
+
+class PanickingPorts:
+    """Notices and signals of somebody else's, all of which panic."""
+
+    def __getattr__(self, name: str) -> Any:
+        def panics(*_: Any) -> None:
+            raise Panic(name)
+
+        return panics
+
+
+async def test_ports_that_panic_while_they_are_told_stop_nothing() -> None:
+    """B1, B4."""
+    proxy = TaskProxy()
+    proxy.handle_task("good", lambda: {"ok": 1})
+    ports = PanickingPorts()
+    settings = EngineSettings(workers=1, drain_ms=0)
+    async with open_engine(
+        "sqlite://", tasks=proxy, graphs=proxy, notices=ports, signals=ports, settings=settings
+    ) as engine:
+        for _ in range(3):
+            assert (await engine.run(line("w", "good"), timeout=SOON)).state == {"ok": 1}
+        assert engine._hands.count == 0
+        assert not engine.dead_jobs()

@@ -13,6 +13,7 @@ from dwarf_nats.errors import Unavailable
 from dwarf_nats.rules.breaker import Deed, Event
 from dwarf_nats.rules.decide import give_back
 from dwarf_nats.workflow.answer import Answer, Disposition
+from dwarf_nats.workflow.raised import ends_process
 from dwarf_nats.workflow.records import TaskHealth
 
 if TYPE_CHECKING:
@@ -65,7 +66,9 @@ class Backpressure:
         if self._signals is not None:
             try:
                 what(self._signals)
-            except Exception:  # their own affair (B1)
+            except BaseException as error:  # a signal that cannot be sent costs nothing but time (B1)
+                if ends_process(error):
+                    raise
                 self.log.exception("a signal was refused")
 
     # -- what other replicas say
