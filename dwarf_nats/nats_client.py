@@ -9,6 +9,7 @@ connection, and what permissions refuse is told to whoever sent it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -305,6 +306,14 @@ class NatsClient(Client):
     async def _close(self, status: int, do_cbs: bool = True) -> None:
         if status == Client.CLOSED and self._asking_again is not None:
             self._asking_again.cancel()
+        if self._pending_data_size > 0:
+            # nats-py sends what is left, and raises in the middle of closing if the other side is gone.
+            pending, self._pending, self._pending_data_size = self._pending, [], 0
+            transport: Any = self._transport
+            if self.is_connected and transport:
+                with contextlib.suppress(OSError, RuntimeError):
+                    transport.writelines(pending)
+                    await transport.drain()
         await super()._close(status, do_cbs)
 
 

@@ -225,3 +225,17 @@ async def test_a_percent_encoded_password_logs_in(password: str, tmp_path: Path)
         nc = await connect(ConnectOptions(server.url.replace("//", f"//a:{quote(password, safe='')}@")))
         await nc.flush()
         await nc.close()
+
+
+async def test_closing_a_connection_whose_other_side_is_gone_raises_nothing(
+    own_server: NatsServer, opened: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nc = await opened(own_server.url)
+
+    async def gone() -> None:
+        raise ConnectionResetError("Connection lost")
+
+    monkeypatch.setattr(nc._transport, "drain", gone)
+    nc.send("x", "", b"", b"")
+    await nc.close()
+    assert nc.is_closed
