@@ -39,6 +39,10 @@ class _Gone(Exception):
     """Nobody subscribes to the worker's subject."""
 
 
+class _Barred(Exception):
+    """Permissions do not let this replica publish to the worker's subject."""
+
+
 class _Worker:
     """What is believed to be in hand at one worker."""
 
@@ -160,6 +164,9 @@ class RollCall:
         except _Gone:
             self._gone(worker, calls)
             return
+        except _Barred:
+            self._barred(worker)
+            return
         if running is None:
             await self._unanswered(worker, calls)
             return
@@ -197,6 +204,8 @@ class RollCall:
                 worker.cancels.difference_update(told)
         except _Gone:
             self._gone(worker, calls)
+        except _Barred:
+            self._barred(worker)
         except BusAway:
             worker.cancels.clear()
         self._leave_if_idle(worker)
@@ -204,7 +213,7 @@ class RollCall:
     async def _asked(self, subject: str, calls: Sequence[Call], cancels: Sequence[Call]) -> set[str] | None:
         """What the worker says it runs; `None` if it says nothing in time, or nothing that makes sense.
 
-        Raises `_Gone`, and `BusAway`.
+        Raises `_Gone`, `_Barred`, and `BusAway`.
         """
         running: set[str] = set()
         for body in self._pages([call.shown for call in calls], [call.shown for call in cancels]):
@@ -213,8 +222,8 @@ class RollCall:
                 return None
             if reply.nobody:
                 raise _Gone
-            if reply.refused:  # the deadlines of its steps bind it, then
-                raise BusAway(f"NATS does not let this replica publish to {subject}")
+            if reply.refused:
+                raise _Barred
             try:
                 running.update(peers.decode_running(reply.body))
             except peers.Malformed as error:
@@ -249,6 +258,12 @@ class RollCall:
         else:
             self._tell_unheard(worker, "has a private subject that nobody subscribes where this replica asks")
             self._leave_if_idle(worker)
+
+    def _barred(self, worker: _Worker) -> None:
+        # Dead or alive, it is not called again before it accepts something more.
+        self._disprove(worker)
+        self._tell_unheard(worker, "has a private subject where permissions do not let this replica publish")
+        self._leave(worker)
 
     def _tell_unheard(self, worker: _Worker, why: str) -> None:
         if worker.subject not in self._unheard:

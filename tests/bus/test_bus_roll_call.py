@@ -292,6 +292,25 @@ async def test_a_worker_that_accepts_though_it_seemed_gone_must_answer_before_it
     assert office.roll.lost == 2
 
 
+async def test_a_worker_whom_permissions_keep_from_the_replica_keeps_its_steps_also_if_it_was_reached_before(
+    office: Office, caplog: pytest.LogCaptureFixture
+) -> None:
+    """That is no sign of death at all; it is called again when it accepts something more."""
+    await office.proves()
+    office.accepted("1-1")
+    (await office.call()).reply.set_result(Reply(None, b"", refused=True))
+    for _ in range(3):
+        await office.tick()
+    assert (office.lost, office.asked.empty()) == ({}, True)
+    assert "permissions do not let this replica publish" in caplog.text
+    office.accepted("1-2")
+    await office.settled()
+    office.taken().running("1-2")
+    (await office.call()).nobody()
+    await office.settled()
+    assert sorted(office.lost) == ["1-2"]
+
+
 async def test_another_server_may_not_reach_whom_the_last_one_reached(office: Office) -> None:
     await office.proves()
     office.reconnected()

@@ -206,7 +206,7 @@ authorization {{ users: [
   {{ user: caller, password: caller }}
 ] }}
 """,
-        "unanswered",
+        "permissions do not let this replica publish",
     ),
     "another account": (
         """
