@@ -22,7 +22,7 @@ from dwarf_nats.workflow import documents
 from dwarf_nats.workflow.documents import SUFFIXES
 from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.names import check_subject_name
-from dwarf_nats.workflow.state import Raw
+from dwarf_nats.workflow.state import Raw, check_json
 
 from .connection import Connection
 from .inbox import Inbox
@@ -118,10 +118,11 @@ class DirectoryGraphs:
         workflow = path.stem
         try:
             text = documents.to_json(documents.read_file(path), is_yaml=not name.endswith(".json"))
-            value = orjson.loads(text)
+            value = check_json(text, "it")
             if isinstance(value, dict) and isinstance(value.get("name"), str):
                 workflow = value["name"]
             graph = Graph.from_json(text)
+            graph.validate()
             return _File(stamp, graph.name, graph)
         except (OSError, ValueError, BadRequest) as error:
             reason = (error.strerror if isinstance(error, OSError) else None) or str(error)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeAlias
 
 import msgspec
-from msgspec import UnsetType
+from msgspec import UNSET, UnsetType
 
 from dwarf_nats.errors import BadRequest
 from dwarf_nats.render import fits_mermaid, graph_mermaid
@@ -30,6 +30,7 @@ Steps: TypeAlias = list[Step]
 Flows: TypeAlias = list[FlowSummary]
 Shards: TypeAlias = list[ShardInfo]
 GraphInfos: TypeAlias = list[GraphInfo]
+Texts: TypeAlias = list[str]
 
 
 def health_of(task: TaskHealth) -> dict[str, object]:
@@ -84,7 +85,7 @@ class EngineApi(Protocol):
     async def breaker_tripped(self, task: str, /) -> bool: ...
     def task_health(self) -> Sequence[TaskHealth]: ...
     async def put_graph(self, graph: Graph, /) -> GraphInfo: ...
-    async def validate_graph(self, graph: Graph, /) -> None: ...
+    async def validate_graph(self, graph: Graph, /) -> Texts: ...
     async def get_graph(self, name: str, /) -> Graph: ...
     async def delete_graph(self, name: str, /) -> None: ...
     async def list_graphs(self) -> GraphInfos: ...
@@ -285,7 +286,7 @@ async def shards(engine: EngineApi, _request: m.EmptyRequest, _asked: Asked) -> 
 
 async def graph_put(engine: EngineApi, _request: None, asked: Asked) -> bytes:
     info = await engine.put_graph(Graph.from_json(asked.payload or EMPTY))
-    return encode(m.GraphPutReply(name=info.name, digest=info.digest))
+    return encode(m.GraphPutReply(name=info.name, digest=info.digest, warnings=list(info.warnings) or UNSET))
 
 
 async def graph_get(engine: EngineApi, request: m.GraphRequest, _asked: Asked) -> bytes:
@@ -304,8 +305,8 @@ async def graph_list(engine: EngineApi, _request: m.EmptyRequest, asked: Asked) 
 
 
 async def graph_validate(engine: EngineApi, _request: None, asked: Asked) -> bytes:
-    await engine.validate_graph(Graph.from_json(asked.payload or EMPTY))
-    return EMPTY
+    warnings = await engine.validate_graph(Graph.from_json(asked.payload or EMPTY))
+    return encode(m.GraphValidateReply(warnings=warnings or UNSET))
 
 
 async def graph_drawn(engine: EngineApi, request: m.GraphRequest, _asked: Asked) -> bytes:

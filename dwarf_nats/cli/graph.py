@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from msgspec import UNSET
 from rich.text import Text
 
 from dwarf_nats.cli.command import command, new_app
@@ -14,6 +16,7 @@ from dwarf_nats.cli.options import Bus, Service
 from dwarf_nats.cli.output import Output, day_and_clock, pretty, table
 from dwarf_nats.errors import BadRequest
 from dwarf_nats.render import graph_mermaid
+from dwarf_nats.render.terminal import one_line
 from dwarf_nats.sdk import Graph
 from dwarf_nats.wire import messages as m
 from dwarf_nats.wire.times import rfc3339
@@ -49,6 +52,10 @@ def read_graph(path: str) -> Graph:
         raise BadRequest(f"{path}: {error.message}") from None
 
 
+def _with_warnings(line: str, warnings: Sequence[str]) -> Text:
+    return Text("\n").join([Text(line), *(Text(f"warning: {one_line(one)}", style="yellow") for one in warnings)])
+
+
 @command(app, "put", example="dwarf-nats graph put order.yaml")
 async def put(out: Output, bus: Bus, service: Service, files: Files) -> None:
     """Register graphs under their names, in place of what was there."""
@@ -56,7 +63,8 @@ async def put(out: Output, bus: Bus, service: Service, files: Files) -> None:
     async with service.client(bus) as client:
         for graph in graphs:
             info = await client.put_graph(graph)
-            out.show(m.GraphPutReply(name=info.name, digest=info.digest), f"{info.name}  {info.digest}")
+            reply = m.GraphPutReply(name=info.name, digest=info.digest, warnings=list(info.warnings) or UNSET)
+            out.show(reply, _with_warnings(f"{info.name}  {info.digest}", info.warnings))
 
 
 @command(app, "get", example="dwarf-nats graph get order > order.json")
@@ -97,15 +105,16 @@ async def validate(
 ) -> None:
     """Check graphs without registering them."""
     graphs = [read_graph(path) for path in files]
+    found = []
     if offline:
         for graph in graphs:
             graph.validate()
+            found.append(graph.warnings())
     else:
         async with service.client(bus) as client:
-            for graph in graphs:
-                await client.validate_graph(graph)
-    for graph in graphs:
-        out.show(m.Empty(), f"{graph.name}: valid")
+            found = [await client.validate_graph(graph) for graph in graphs]
+    for graph, warnings in zip(graphs, found, strict=True):
+        out.show(m.GraphValidateReply(warnings=warnings or UNSET), _with_warnings(f"{graph.name}: valid", warnings))
 
 
 @command(

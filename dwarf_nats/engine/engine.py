@@ -21,7 +21,7 @@ from dwarf_nats.engine import histories, shards
 from dwarf_nats.engine.backpressure import Backpressure
 from dwarf_nats.engine.creating import MAX_INT, MAX_SEARCH, MAX_TEXT, Creator, check_options, check_text, refuse_empty
 from dwarf_nats.engine.gauges import Gauges
-from dwarf_nats.engine.graphs import GraphBook
+from dwarf_nats.engine.graphs import GraphBook, warnings
 from dwarf_nats.engine.hands import Hands
 from dwarf_nats.engine.health import shard_health
 from dwarf_nats.engine.navigation import Walk
@@ -64,6 +64,7 @@ ASIDE = 1_000
 Shards: TypeAlias = list[ShardInfo]  # inside the class, `list` is the operation
 Steps: TypeAlias = list[Step]
 GraphInfos: TypeAlias = list[GraphInfo]
+Texts: TypeAlias = list[str]
 ShardList: TypeAlias = list[Shard]
 StateLike = Mapping[str, Any] | bytes | State | None
 
@@ -584,9 +585,9 @@ class Engine:
         """Register a graph under its name. `BadRequest` if it is not sound."""
         return await self.graphs.put(graph)
 
-    async def validate_graph(self, graph: Graph) -> None:
-        """`BadRequest` for a graph that is not sound, `TooLarge` for one beyond the limits."""
-        await self.graphs.check(graph)
+    async def validate_graph(self, graph: Graph) -> Texts:
+        """What looks like a mistake in it (G11). `BadRequest` for a graph that is not sound, `TooLarge` beyond the limits."""
+        return await warnings(await self.graphs.check(graph))
 
     async def get_graph(self, name: str) -> Graph:
         """The registered graph; `NotFound`."""

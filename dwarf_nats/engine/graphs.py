@@ -27,10 +27,19 @@ IN_LINE = 5_000
 
 async def _validated(graph: Graph) -> None:
     """Validate a graph: a large one in a thread, where it holds nobody up."""
-    if sum(len(edge.when) + 25 for edge in graph.transitions) <= IN_LINE:
+    if _is_small(graph):
         graph.validate()
     else:
         await asyncio.to_thread(graph.validate)
+
+
+async def warnings(graph: Graph) -> list[str]:
+    """What looks like a mistake in a sound graph (G11); of a large one found out in a thread."""
+    return graph.warnings() if _is_small(graph) else await asyncio.to_thread(graph.warnings)
+
+
+def _is_small(graph: Graph) -> bool:
+    return sum(len(edge.when) + 25 for edge in graph.transitions) <= IN_LINE
 
 
 class GraphBook:
@@ -175,7 +184,7 @@ class GraphBook:
         updated_at = await first.register_graph(kept.name, digest)
         for store in others:
             await store.register_graph(kept.name, digest)
-        return GraphInfo(kept.name, digest, updated_at)
+        return GraphInfo(kept.name, digest, updated_at, tuple(await warnings(kept)))
 
     async def share(self, shard: int) -> None:
         """Bring the registry to a shard that has come."""

@@ -36,6 +36,7 @@ Steps: TypeAlias = list[Step]
 Summaries: TypeAlias = list[FlowSummary]
 Shards: TypeAlias = list[ShardInfo]
 Graphs: TypeAlias = list[GraphInfo]
+Texts: TypeAlias = list[str]
 Healths: TypeAlias = list[m.HealthReply]
 
 
@@ -358,9 +359,12 @@ class Client(Caller):
         return [replies.shard(one) for one in replies.decode(m.ShardInfoReply, body, "shard.info").shards]
 
     async def put_graph(self, graph: Graph) -> GraphInfo:
-        """Register a graph under its name, replacing what was there. `updated_at` is 0: the reply does not tell."""
+        """Register a graph under its name, replacing what was there; with what looks like a mistake in it (G11).
+
+        `updated_at` is 0: the reply does not tell.
+        """
         reply = replies.decode(m.GraphPutReply, await self._look("graph.put", _graph(graph)), "graph.put")
-        return GraphInfo(reply.name, reply.digest, 0)
+        return GraphInfo(reply.name, reply.digest, 0, tuple(replies.texts(reply.warnings)))
 
     async def get_graph(self, name: str) -> Graph:
         """A registered graph."""
@@ -375,9 +379,10 @@ class Client(Caller):
         reply = replies.decode(m.GraphListReply, await self._look("graph.list", m.EmptyRequest()), "graph.list")
         return [GraphInfo(one.name, one.digest, replies.micros(one.updated_at)) for one in reply.graphs]
 
-    async def validate_graph(self, graph: Graph) -> None:
-        """Raise `BadRequest` with the reason if the service would refuse the graph (G6)."""
-        await self._look("graph.validate", _graph(graph))
+    async def validate_graph(self, graph: Graph) -> Texts:
+        """What looks like a mistake in the graph (G11). Raises `BadRequest` if the service would refuse it (G6)."""
+        body = await self._look("graph.validate", _graph(graph))
+        return replies.texts(replies.decode(m.GraphValidateReply, body, "graph.validate").warnings)
 
     async def graph_mermaid(self, name: str) -> str:
         """A registered graph as a Mermaid flowchart (D1)."""

@@ -61,6 +61,11 @@ def refusal(msg: Msg) -> DwarfError | None:
 # --- records ---
 
 
+def texts(value: list[str] | UnsetType) -> list[str]:
+    """The texts of a reply; none where they were left out."""
+    return [] if isinstance(value, UnsetType) else value
+
+
 def _none(value: V | UnsetType) -> V | None:
     return None if isinstance(value, UnsetType) else value
 

@@ -58,6 +58,9 @@ _GRAPH = {
     "annotations": {"charge": "asks the bank"},
 }
 
+_WARNINGS = [
+    "edge 'reserve' -> 'charge': its condition reads the field 'totl', which is named nowhere else; did you mean 'total'?"
+]
 EXAMPLES: dict[type[msgspec.Struct], Any] = {
     m.FlowCreateRequest: {"workflow": "order", "state": {"item": "book"}, "options": _OPTIONS, "start": True},
     m.FlowCreateTaskRequest: {"task": "billing.charge", "state": {"price": 12.5}, "start": True},
@@ -100,7 +103,8 @@ EXAMPLES: dict[type[msgspec.Struct], Any] = {
                     "uptimeMs": 86400000, "reason": "shard 2: the database is away",
                     "shards": [{"shard": 1, "ready": True, "seenMs": 1200},
                                {"shard": 2, "ready": False, "reason": "the database is away", "seenMs": 15200}]},
-    m.GraphPutReply: {"name": "order", "digest": "ab" * 32},
+    m.GraphPutReply: {"name": "order", "digest": "ab" * 32, "warnings": _WARNINGS},
+    m.GraphValidateReply: {"warnings": _WARNINGS},
     m.GraphListReply: {"graphs": [{"name": "order", "digest": "ab" * 32, "updatedAt": UPDATED}]},
     m.ErrorReply: {"error": {"code": 408, "message": "the flow has not stopped within 10000 ms", "flowKey": FLOW}},
     t.TaskRequest: {"flowKey": FLOW, "stepKey": STEP, "workflow": "order", "task": "charge", "url": "billing.charge",

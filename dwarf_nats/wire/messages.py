@@ -405,11 +405,21 @@ class HealthListReply(Message):
     replicas: list[HealthReply]
 
 
+Warnings = Annotated[list[str], Meta(description="What looks like a mistake in the graph.")]
+
+
 class GraphPutReply(Message):
     """The graph as registered; the digest is the SHA-256 of its canonical JSON."""
 
     name: str
     digest: str
+    warnings: Maybe[Warnings] = UNSET
+
+
+class GraphValidateReply(Message):
+    """The graph is sound."""
+
+    warnings: Maybe[Warnings] = UNSET
 
 
 class GraphEntry(Message):

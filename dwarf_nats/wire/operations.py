@@ -55,5 +55,5 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation("graph.delete", m.GraphRequest, m.Empty),
     Operation("graph.mermaid", m.GraphRequest, m.MermaidReply),
     Operation("graph.list", m.EmptyRequest, m.GraphListReply),
-    Operation("graph.validate", m.GraphDocument, m.Empty),
+    Operation("graph.validate", m.GraphDocument, m.GraphValidateReply),
 )

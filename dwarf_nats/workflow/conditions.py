@@ -314,16 +314,25 @@ def _through_state(root: Node) -> tuple[str, ...] | None:
     return tuple(sorted(found))
 
 
+def fields_of(source: str) -> tuple[str, ...]:
+    """The state fields that a condition reads by name, through `state` as well; none of an invalid one."""
+    condition = compiled(source)
+    if isinstance(condition, str):
+        return ()
+    return tuple(dict.fromkeys([*(field for _, field in condition.fields), *(condition.parts or ())]))
+
+
 def literal_problem(source: str) -> str:
     """Why a condition never holds, whatever the state; empty if nothing is known (a warning, G11)."""
     condition = compiled(source)
     if isinstance(condition, str):
         return condition
     if condition.yields:
-        return f"it yields {condition.yields}, never a boolean: compare the value with something"
+        return f"yields {condition.yields}, never a boolean: compare the value with something"
     if condition.fields or condition.whole:
         return ""
-    return evaluate(source, {}).problem
+    problem = evaluate(source, {}).problem
+    return f"cannot be evaluated ({problem})" if problem else ""
 
 
 # -- messages

@@ -16,7 +16,7 @@ from hashlib import sha256
 from itertools import pairwise
 from typing import Any
 
-from dwarf_nats.workflow import graph_json, lineage, validation
+from dwarf_nats.workflow import graph_json, graph_warnings, lineage, validation
 from dwarf_nats.workflow.names import END, closest
 from dwarf_nats.workflow.reducers import ReducerKind
 
@@ -206,6 +206,10 @@ class Graph:
     def validate(self) -> None:
         """Raise `BadRequest` unless the graph is sound (G6, G7); the message names the nodes and the remedy."""
         validation.validate(self)
+
+    def warnings(self) -> list[str]:
+        """What looks like a mistake in a sound graph (G11), a sentence each."""
+        return graph_warnings.warnings(self)
 
     def fan_in_of(self) -> dict[str, str]:
         """Fan-out source → the fan-in its branches converge on (G7). Raises `BadRequest` where they do not."""

@@ -125,6 +125,8 @@ class GraphInfo:
     name: str
     digest: str
     updated_at: int
+    warnings: tuple[str, ...] = ()
+    """Of the graph that was just put: what looks like a mistake in it (G11)."""
 
 
 @dataclass(slots=True, frozen=True)

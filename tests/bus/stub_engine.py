@@ -155,8 +155,9 @@ class StubEngine:
         self.graphs[graph.name] = graph
         return GraphInfo(graph.name, graph.digest(), 0)
 
-    async def validate_graph(self, graph: Graph, /) -> None:
+    async def validate_graph(self, graph: Graph, /) -> list[str]:
         graph.validate()
+        return graph.warnings()
 
     async def get_graph(self, name: str, /) -> Graph:
         if name not in self.graphs:

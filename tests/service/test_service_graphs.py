@@ -91,25 +91,33 @@ async def test_files_are_json_or_yaml_known_by_the_graphs_name_and_read_again_wh
     assert (await shop.ok("flow.run", workflow="another.name"))["state"] == {"ran": "json"}
 
 
-async def test_a_bad_file_is_told_to_who_asks_for_its_graph_and_to_nobody_else(shop: Caller, folder: Path) -> None:
-    """Wire section 3, G6: the reason is in the answer, and comes with every request until the file is mended."""
+async def test_a_bad_file_is_refused_without_anything_of_it_and_harms_nobody_else(
+    shop: Caller, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Wire section 3, G6: the reason, the path and what the file holds are for the log of the replica."""
     (folder / "good.json").write_text(json.dumps(line(NAME, "json")))
-    for name, text, word in (
-        ("broken.json", "{", "broken.json"),
-        ("broken.yaml", "a: [", "broken.yaml"),
+    for name, text, reason in (
+        ("broken.json", "{", "not valid JSON"),
+        ("broken.yaml", "a: [", "not valid YAML"),
         ("endless.json", json.dumps({**line("endless", "a", "b"), "transitions": [{"from": "a", "to": "b"}]}), "END"),
+        ("typo.json", json.dumps({**line("typo", "a"), "secret": "s3cret"}), "unknown key 'secret'"),
     ):
         (folder / name).write_text(text)
-        error = await shop.refused("flow.create", workflow=name.split(".")[0])
-        assert error["code"] == 400
-        assert word in error["message"]
+        asked = name.split(".")[0]
+        error = await shop.refused("flow.create", workflow=asked)
+        assert error == {
+            "code": 400,
+            "message": f"graph {asked}: the graph file of this workflow is not valid; the replica's log says why",
+        }
+        assert reason in next(one for one in caplog.text.splitlines() if f"/{name} is bad" in one)
         assert await ran(shop) == "json"
         (folder / name).unlink()
     (folder / "twice.yaml").write_text(yaml.safe_dump(line(NAME, "yaml")))
     error = await shop.refused("flow.create", workflow=NAME)
     assert error["code"] == 400
-    assert "good.json" in error["message"]
-    assert "twice.yaml" in error["message"]
+    assert "good.json and twice.yaml" in caplog.text
+    assert ".json" not in error["message"]
+    assert str(folder) not in error["message"]
 
 
 async def test_a_graph_service_is_told_workflow_and_baggage(caller: Caller) -> None:
@@ -189,3 +197,18 @@ async def test_registering_anew_changes_flows_made_from_now_on_only(either: Call
     await either.ok("graph.delete", name=NAME)
     assert (await either.ok("flow.await", **before))["state"] == {"ran": "old"}
     assert (await either.ok("flow.await", **after))["state"] == {"ran": "new"}
+
+
+async def test_put_and_validate_tell_what_looks_like_a_mistake(shop: Caller) -> None:
+    """G11: `warnings`, absent where there are none."""
+    graph = line(NAME, "registry")
+    reply = await shop.ok("graph.put", **graph)
+    assert "warnings" not in reply
+    assert await shop.ok("graph.validate", **graph) == {}
+    node = graph["tasks"][0]["name"]
+    graph["transitions"] = [{"from": node, "to": "END", "when": "total > 1"}]
+    for operation in ("graph.put", "graph.validate"):
+        reply = await shop.ok(operation, **graph)
+        conforms(operation.replace(".", "_") + "_reply", reply)
+        (warning,) = reply["warnings"]
+        assert "'total > 1' does not hold, the flow ends there" in warning
