@@ -67,6 +67,8 @@ class Internal(DwarfError):
 
 class Unavailable(DwarfError):
     code = 503
+    undecided = False
+    """What was asked for may have been done all the same: the answer of the database was lost."""
 
 
 _BY_CODE: dict[int, type[DwarfError]] = {

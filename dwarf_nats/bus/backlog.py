@@ -3,36 +3,60 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import heapq
+import itertools
 from collections import deque
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, NamedTuple
+
+from dwarf_nats.errors import Unavailable
 
 from .endpoints import Endpoint
 from .handlers import Asked
 
 OVERHEAD = 512
 """Bytes a queued request is counted for beside its payload."""
+FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0
+"""Seconds to wait before a request is tried again: the first time, twice as long each time, and at most."""
 
-Pair = tuple[Endpoint, Asked]
+
+HARMLESS = frozenset({"flow.start", "flow.cancel", "flow.delete", "flow.break_before", "graph.put", "graph.delete"})
+"""Operations that change nothing when they are done a second time."""
+COMMITTED = frozenset({"flow.create", "flow.create_task"})
+"""Operations of which a refusal says whether they may have been carried out all the same."""
+
+
+class Queued(NamedTuple):
+    """A request that waits; the numbers are in the order of arrival."""
+
+    number: int
+    size: int
+    endpoint: Endpoint
+    asked: Asked
 
 
 class Backlog:
     """A queue of requests, bounded by bytes, carried out in order.
 
-    `carry_out` does the work of one. `at_once` says how many of them may be under way now; requests that have a reply subject
-    need the rest. `take` is false for one that finds no room.
+    `carry_out` does the work of one; it says false if that could not be done now and is to be tried again, the first of all.
+    `may_begin` says whether one more may be under way beside so many of them.
     """
 
     def __init__(
         self,
         most_bytes: int,
-        carry_out: Callable[[Endpoint, Asked], Coroutine[Any, Any, None]],
-        at_once: Callable[[int], bool],
+        carry_out: Callable[[Endpoint, Asked], Coroutine[Any, Any, bool]],
+        may_begin: Callable[[int], bool],
     ) -> None:
         self._most_bytes = most_bytes
         self._carry_out = carry_out
-        self._may_begin = at_once
-        self._queue: deque[tuple[Endpoint, Asked, int]] = deque()
+        self._may_begin = may_begin
+        self._queue: deque[Queued] = deque()
+        self._again: list[Queued] = []
+        self._numbers = itertools.count()
+        self._pause = FIRST_PAUSE
+        self._timer: asyncio.TimerHandle | None = None
         self._idle = asyncio.Event()
         self._idle.set()
         self.bytes = 0
@@ -40,17 +64,17 @@ class Backlog:
 
     def __len__(self) -> int:
         """How many wait."""
-        return len(self._queue)
+        return len(self._queue) + len(self._again)
 
     def take(self, endpoint: Endpoint, asked: Asked) -> bool:
         """Carry out the request when its turn comes; false, and nothing is done, if too much waits already.
 
-        One that finds the queue empty is always taken.
+        One that finds nothing waiting is always taken.
         """
         size = len(asked.payload) + OVERHEAD
-        if self._queue and self.bytes + size > self._most_bytes:
+        if len(self) and self.bytes + size > self._most_bytes:
             return False
-        self._queue.append((endpoint, asked, size))
+        self._queue.append(Queued(next(self._numbers), size, endpoint, asked))
         self.bytes += size
         self._idle.clear()
         self.fill()
@@ -58,27 +82,49 @@ class Backlog:
 
     def fill(self) -> None:
         """Begin with as many as may be under way."""
-        while self._queue and self._may_begin(len(self.running)):
-            endpoint, asked, size = self._queue.popleft()
-            self.bytes -= size
-            task = asyncio.get_running_loop().create_task(self._carry_out(endpoint, asked))
+        while len(self) and self._timer is None and self._may_begin(len(self.running)):
+            queued = heapq.heappop(self._again) if self._again else self._queue.popleft()
+            self.bytes -= queued.size
+            task = asyncio.get_running_loop().create_task(self._work(queued))
             self.running.add(task)
             task.add_done_callback(self._done)
 
-    async def drain(self, seconds: float) -> list[Pair]:
-        """Wait until all are carried out; those that had not begun, or could not end, in that time."""
-        try:
+    async def drain(self, seconds: float) -> list[Queued]:
+        """Wait until all are carried out; those that had not begun in that time, or are to be tried again."""
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._idle.wait()
-        except TimeoutError:
-            pass
-        left = [(endpoint, asked) for endpoint, asked, _ in self._queue]
+        left = [*self._again, *self._queue]
+        self._again.clear()
         self._queue.clear()
         self.bytes = 0
+        if self._timer is not None:
+            self._timer.cancel()
         return left
+
+    async def _work(self, queued: Queued) -> None:
+        if await self._carry_out(queued.endpoint, queued.asked):
+            self._pause = FIRST_PAUSE
+            return
+        heapq.heappush(self._again, queued)
+        self.bytes += queued.size
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(self._pause, self._go_on)
+            self._pause = min(2 * self._pause, LONGEST_PAUSE)
+
+    def _go_on(self) -> None:
+        self._timer = None
+        self.fill()
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self.running.discard(task)
         self.fill()
-        if not self.running and not self._queue:
+        if not self.running and not len(self):
             self._idle.set()
+
+
+def may_repeat(endpoint: Endpoint, asked: Asked, error: Unavailable) -> bool:
+    """Whether a request that failed with this error may be carried out again without being done twice."""
+    name = endpoint.operation.name
+    keyed = endpoint.operation.keyed and bool(asked.msg_id)
+    return keyed or name in HARMLESS or (name in COMMITTED and not error.undecided)

@@ -30,8 +30,9 @@ from dwarf_nats.wire.codec import encode_error
 from dwarf_nats.wire.subjects import Subjects, is_acknowledgement
 from dwarf_nats.wire.times import rfc3339, to_micros
 from dwarf_nats.workflow.limits import over
+from dwarf_nats.workflow.options import Query
 
-from .backlog import Backlog
+from .backlog import Backlog, may_repeat
 from .connection import Connection
 from .endpoints import QUEUE, Endpoint, asked_from, endpoints
 from .handlers import Asked, EngineApi, health_of
@@ -80,6 +81,7 @@ class Service:
         self._busy: dict[bool, set[asyncio.Task[None]]] = {False: set(), True: set()}
         self._queued_bytes = max_queued_bytes
         self._backlog = Backlog(max_queued_bytes, self._carry_out_unanswered, self._may_begin)
+        self._looking: asyncio.Future[bool] | None = None
         self._summed = Summed(log)
         self._default_timeout = default_timeout_ms / 1000
         self._longest_timeout = max_timeout_ms / 1000
@@ -145,8 +147,8 @@ class Service:
             if late:
                 await asyncio.wait(late)
         lost = await draining
-        for endpoint, _ in lost:
-            self._lose(endpoint, Unavailable("this replica stopped before its turn"))
+        for one in lost:
+            self._lose(one.endpoint, Unavailable("this replica stopped before its turn"))
         unfinished = set(self._backlog.running)
         for task in unfinished:
             task.cancel()
@@ -239,8 +241,47 @@ class Service:
         bound = self._bounds[False]
         return running < max(1, bound // 2) and running + len(self._busy[False]) < bound
 
-    async def _carry_out_unanswered(self, endpoint: Endpoint, asked: Asked) -> None:
-        await self._carry_out(endpoint, asked, b"")
+    async def _carry_out_unanswered(self, endpoint: Endpoint, asked: Asked) -> bool:
+        """Carry it out; false if a database is away: it is tried again then, for nobody else could do that."""
+        for _ in range(2):  # the database may have come back between the failure and the look at it
+            try:
+                with continued(asked.traceparent, asked.tracestate):
+                    await endpoint.answer(self._engine, asked)
+            except Unavailable as error:
+                if not may_repeat(endpoint, asked, error):
+                    self._lose(endpoint, error)
+                    return True
+                if self._stopping or await self._databases_away():
+                    return False
+                refused = error
+            except TimedOut:
+                return True  # it asked to wait for what nobody would hear
+            except DwarfError as error:
+                self._refuse(endpoint, b"", error)
+                return True
+            else:
+                return True
+        self._lose(endpoint, refused)
+        return True
+
+    async def _databases_away(self) -> bool:
+        """Whether it is a database that is away, not what this one request needs. Asked once for all that want to know."""
+        if self._looking is None:
+            self._looking = asyncio.ensure_future(self._look())
+        try:
+            return await asyncio.shield(self._looking)
+        finally:
+            if self._looking is not None and self._looking.done():
+                self._looking = None
+
+    async def _look(self) -> bool:
+        try:
+            await self._engine.list(Query(limit=1))
+        except Unavailable:
+            return True
+        except DwarfError:
+            return False
+        return False
 
     def _lose(self, endpoint: Endpoint, error: DwarfError) -> None:
         """A request that nobody can be told of is not carried out."""
@@ -251,11 +292,9 @@ class Service:
         try:
             with continued(asked.traceparent, asked.tracestate):
                 body = await endpoint.answer(self._engine, asked)
-            if reply:
-                self._reply(endpoint, reply, body)
+            self._reply(endpoint, reply, body)
         except DwarfError as error:
-            if reply or not isinstance(error, TimedOut):  # without one, it asked to wait for what nobody would hear
-                self._refuse(endpoint, reply, error)
+            self._refuse(endpoint, reply, error)
         except asyncio.CancelledError:
             self._refuse(endpoint, reply, Unavailable("this replica is stopping: ask again, another one will answer"))
             if not self._stopping:

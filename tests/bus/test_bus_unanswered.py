@@ -12,10 +12,12 @@ from stub_engine import KEY, StubEngine
 
 from dwarf_nats.bus.connection import Connection
 from dwarf_nats.bus.service import Service
+from dwarf_nats.errors import Unavailable
 from dwarf_nats.telemetry.tally import Tally
 from dwarf_nats.wire.subjects import Subjects
 from dwarf_nats.workflow.graph import Graph
-from dwarf_nats.workflow.options import FlowOptions
+from dwarf_nats.workflow.options import FlowOptions, Query
+from dwarf_nats.workflow.records import FlowSummary
 
 SOON = 20.0
 
@@ -30,10 +32,22 @@ class SlowEngine(StubEngine):
         self.names: list[str] = []
         self.changed = asyncio.Event()
         self.panics = False
+        self.away: Unavailable | None = None
+        self.tried: list[str] = []
+        self.databases_away = True
+
+    async def list(self, _query: Query, _cursor: str = "", /) -> tuple[list[FlowSummary], str]:
+        if self.away is not None and self.databases_away:
+            raise Unavailable("the database is away")
+        return [], ""
 
     async def create_task(
         self, task: str, state: bytes | None, options: FlowOptions | None, /, *, start: bool = False
     ) -> str:
+        if self.away is not None:
+            self.tried.append(task)
+            self.changed.set()
+            raise self.away
         self.names.append(task)
         self.running += 1
         self.most = max(self.most, self.running)
@@ -251,3 +265,65 @@ async def test_an_operation_that_panics_is_answered(
     engine.panics = False
     message = await other.request(f"{prefix}.flow.create", b'{"workflow":"order"}', timeout=SOON)
     assert json.loads(message.data) == {"flowKey": KEY}
+
+
+async def tried(engine: SlowEngine, number: int) -> None:
+    async with asyncio.timeout(SOON):
+        while len(engine.tried) < number:
+            engine.changed.clear()
+            await engine.changed.wait()
+
+
+async def test_they_outlast_a_database_that_is_away(
+    serving: Serving, engine: SlowEngine, other: Connection, prefix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody else could try again: they wait for it, and keep their order."""
+    tally = Tally()
+    await serving(max_requests=8, tally=tally)
+    engine.away = Unavailable("the database is away")
+    await publish(other, f"{prefix}.flow.create_task", 100)
+    await tried(engine, 9)
+    engine.away = None
+    engine.gate.set()
+    await engine.begun(100)
+    assert engine.names == [f"t{number}" for number in range(100)]
+    assert not tally.lost_requests
+    assert not caplog.messages
+
+
+@pytest.mark.parametrize("why", ["undecided", "its own affair"])
+async def test_what_must_not_be_repeated_or_need_not_be_is_lost_and_counted(
+    serving: Serving, engine: SlowEngine, other: Connection, prefix: str, why: str
+) -> None:
+    """One that may have been carried out would be done twice; one whose graph is away must not hold up the others."""
+    tally = Tally()
+    await serving(max_requests=2, tally=tally)
+    engine.away = Unavailable("away")
+    engine.away.undecided = why == "undecided"
+    engine.databases_away = why == "undecided"
+    await publish(other, f"{prefix}.flow.create_task", 1)
+    await tried(engine, 1 if engine.away.undecided else 2)
+    await settled(other, prefix)
+    async with asyncio.timeout(SOON):
+        while not tally.lost_requests:
+            await asyncio.sleep(0)
+    engine.away = None
+    engine.gate.set()
+    await publish(other, f"{prefix}.flow.create_task", 1, first=7)
+    await engine.begun(1)
+    assert engine.names == ["t7"]
+    assert tally.lost_requests[("flow.create_task",)] == 1
+
+
+async def test_one_with_an_idempotency_key_is_always_tried_again(
+    serving: Serving, engine: SlowEngine, other: Connection, prefix: str
+) -> None:
+    await serving(max_requests=2)
+    engine.away = Unavailable("away")
+    engine.away.undecided = True
+    await other.publish(f"{prefix}.flow.create_task", b'{"task":"t0"}', headers={"Nats-Msg-Id": "once"})
+    await tried(engine, 2)
+    engine.away = None
+    engine.gate.set()
+    await engine.begun(1)
+    assert engine.names == ["t0"]
