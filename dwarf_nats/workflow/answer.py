@@ -52,6 +52,10 @@ class ErrorInfo:
         return cls(str(stored.pop("message", "")), int(stored.pop("code", 500)), stored)
 
 
+MAX_DELAY_MS = 2**53 // 1000
+"""Some 285 years: a longer delay is cut to this, so that due times stay within 64 bits."""
+
+
 @dataclass(slots=True, frozen=True)
 class Retry:
     """Ask for the step to run again (X5). Delays in milliseconds; `None` means no bound.

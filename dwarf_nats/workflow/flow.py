@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
@@ -10,7 +11,7 @@ from typing import Any, TypeVar, overload
 
 import msgspec
 
-from dwarf_nats.workflow.answer import Answer, Retry, Subgraph, TaskCall
+from dwarf_nats.workflow.answer import MAX_DELAY_MS, Answer, Retry, Subgraph, TaskCall
 from dwarf_nats.workflow.state import NULL, Raw, State, check_json, decode_value, encode_value, state_from, to_values
 from dwarf_nats.workflow.task_error import SubgraphError, TaskError
 
@@ -222,12 +223,12 @@ class Flow:
             raise TaskError(
                 f"retry: max_attempts counts the first execution, so it is at least 1, got {max_attempts}", 400
             )
-        if multiplier is not None and not (math.isfinite(multiplier) and multiplier >= 0):
+        if multiplier is not None and not _finite(multiplier):
             raise TaskError(f"retry: multiplier must be a number of at least 0, got {multiplier}", 400)
         self._retry = Retry(
             max_attempts,
             _DEFAULT.initial_delay_ms if initial_delay is None else _milliseconds(initial_delay, "initial_delay"),
-            _DEFAULT.multiplier if multiplier is None else multiplier,
+            _DEFAULT.multiplier if multiplier is None else min(multiplier, sys.float_info.max),
             _DEFAULT.max_delay_ms if max_delay is None else _milliseconds(max_delay, "max_delay"),
             None if give_up_after is None else _milliseconds(give_up_after, "give_up_after"),
         )
@@ -277,6 +278,11 @@ def _when(microseconds: int) -> datetime:
 
 def _milliseconds(delay: float | timedelta, what: str) -> int:
     seconds = delay.total_seconds() if isinstance(delay, timedelta) else delay
-    if not math.isfinite(seconds) or seconds < 0:
+    if not _finite(seconds):
         raise TaskError(f"{what}: a delay in seconds cannot be {seconds}", code=400)
-    return math.ceil(seconds * 1000)
+    return math.ceil(min(seconds, MAX_DELAY_MS // 1000) * 1000)
+
+
+def _finite(number: float) -> bool:
+    """Whether it is a number of at least 0, however large an integer it is."""
+    return number >= 0 and number != math.inf

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import math
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,7 +16,17 @@ import msgspec
 import pytest
 
 from dwarf_nats.errors import BadRequest
-from dwarf_nats.workflow.answer import Answer, Disposition, ErrorInfo, Retry, Subgraph, TaskCall
+from dwarf_nats.sdk.calls import encode_answer
+from dwarf_nats.wire.tasks import decode_reply
+from dwarf_nats.workflow.answer import (
+    MAX_DELAY_MS,
+    Answer,
+    Disposition,
+    ErrorInfo,
+    Retry,
+    Subgraph,
+    TaskCall,
+)
 from dwarf_nats.workflow.arguments import bind, changes_of, run_task
 from dwarf_nats.workflow.flow import Flow
 from dwarf_nats.workflow.state import Raw, state_from, to_values
@@ -465,6 +476,21 @@ async def test_s6_x5_an_error_keeps_the_wish_for_a_retry_and_brings_changes_only
     assert answer.changes == {"a": Raw(b"1")}
     last = await run_task(task, call(attempt=2))
     assert (last.error, last.retry, last.changes) == (ErrorInfo("ValueError: not yet", 500), None, {})
+
+
+@pytest.mark.parametrize("delay", [1e300, 10**400, timedelta.max, 2**63])
+def test_a_delay_beyond_all_bounds_is_cut_and_not_refused(delay: Any) -> None:
+    """X5, X6: it fits the wire as well."""
+    flow = Flow(call())
+    flow.sleep(delay)
+    flow.retry(initial_delay=delay, max_delay=delay, give_up_after=delay, multiplier=10**400)
+    answer = flow.answer()
+    assert answer.retry is not None
+    assert math.isfinite(answer.retry.multiplier)
+    asked = [answer.sleep_ms, answer.retry.initial_delay_ms, answer.retry.max_delay_ms, answer.retry.give_up_after_ms]
+    assert asked == [MAX_DELAY_MS // 1000 * 1000] * 4
+    decoded = decode_reply("t", None, encode_answer(answer)[0])
+    assert (decoded.error, decoded.retry, decoded.sleep_ms) == (None, answer.retry, answer.sleep_ms)
 
 
 @pytest.mark.parametrize(
