@@ -133,6 +133,57 @@ def test_s4_reducers() -> None:
         reduced(reducers, state, [{"n": "x"}])
 
 
+def test_s4_a_union_removes_duplicates_of_what_passes_alone_and_a_wrong_type_is_none_either() -> None:
+    assert reduced({"l": "union"}, {"l": [1, 1.0, True]}, []) == {"l": [1, True]}
+    assert reduced({"l": "union"}, {}, [{"l": [{"a": 1, "b": 2}, {"b": 2, "a": 1}]}]) == {"l": [{"a": 1, "b": 2}]}
+    with pytest.raises(CannotMerge):
+        reduced({"l": "union"}, {"l": 1}, [{}])
+
+
+def diamond() -> Graph:
+    graph = Graph("g")
+    graph.add_fan_out("a", "b", "c")
+    for name in ("b", "c"):
+        graph.add_transition(name, "m")
+    graph.add_transition("m", END)
+    graph.set_fan_in("m")
+    graph.set_reducer("n", "add")
+    return graph
+
+
+def test_s6_a_retry_that_is_granted_keeps_the_changes_beside_its_error() -> None:
+    tries = [Act(Retry(2, error=Fail("boom 1")), {"kept": Lit(attempt)}) for attempt in range(2)]
+    expected = run(line("g", "a"), {}, a=tries)
+    assert (expected.status, expected.state, expected.errors[0].message) == ("failed", {"kept": 0}, "boom 1")
+
+
+def test_f3_an_error_stays_in_its_branch_unless_its_edge_leads_into_the_fan_in() -> None:
+    graph = diamond()
+    graph.add_on_error("b", "mend")
+    graph.add_transition("mend", "m")
+    fails = ends(Fail("boom 1"))
+    assert run(graph, {"onErr": 1}, b=fails, c=done(onErr=2)).state == {"onErr": 1}
+    graph = diamond()
+    graph.add_on_error("b", "m")
+    assert run(graph, {"onErr": 1}, b=fails, c=done(onErr=2)).state == {
+        "onErr": {"message": "boom 1", "code": 500, "task": "b"}
+    }
+
+
+def test_o13_a_fan_in_that_could_not_merge_meets_the_same_values_again() -> None:
+    graph = diamond()
+    behaviours = {"g": {name: Behaviour([done()]) for name in graph.nodes}}
+    behaviours["g"]["b"] = Behaviour([done(n="text", plain="b")])
+    behaviours["g"]["c"] = Behaviour([done(n=2)])
+    example = Example(graph.to_values(), behaviours, {"n": 1})
+    assert Model(example).run().state == {"n": 1}
+    unmerged = identity("g", "m", {"n": 1})
+    still = Model(example, Twist(unmerged, {"x": 1})).run()
+    assert (still.status, still.state, len(still.errors)) == ("failed", {"n": 1, "x": 1}, 1)
+    mended = Model(example, Twist(unmerged, {"n": 5})).run()
+    assert (mended.status, mended.state) == ("completed", {"n": 5, "plain": "b"})
+
+
 def test_o13_what_is_rewound_runs_again_and_nothing_else() -> None:
     """A step of a child: the child's steps from there on, its caller once woken, and what that led to."""
     calls = Act(Child("child", {}, Act(Done(), {"result": Answered()})))

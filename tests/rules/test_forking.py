@@ -75,6 +75,13 @@ def test_a_caller_whose_child_has_nothing_that_could_run_on_calls_again() -> Non
     assert len(copy.flows) == 1
 
 
+def test_a_fan_in_that_could_not_merge_and_was_cut_off_fails_in_the_copy_as_well() -> None:
+    """F3: its error stays with it, so nobody asks its task."""
+    copy = forked([flow(1)], cohort(0, step(2, cohort_error='{"message":"no"}'), step(3)), 3)
+    assert [one.cohort_error for one in copy.others] == ['{"message":"no"}']
+    assert copy.target.cohort_error is None
+
+
 @pytest.mark.parametrize("result", [{"subgraph_result": "{}"}, {"subgraph_error": "gone"}])
 def test_a_caller_that_had_been_woken_keeps_what_its_child_came_to(result: dict[str, str]) -> None:
     steps = [*cohort(0, step(2, **result), step(3)), step(9, 2, Status.COMPLETED)]
