@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import traceback
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -81,8 +82,26 @@ def _published(record: logging.LogRecord, text: str) -> str:
     return text if record.levelno < logging.INFO else without_tokens(text)
 
 
+class _Warnings(logging.Handler):
+    """Warnings of the client as lines on stderr, for commands that keep no log."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not _in_use:
+            print(f"warning: {_published(record, one_line(scrubbed(record.getMessage())))}", file=sys.stderr)
+
+
+_in_use: list[LogFormat] = []
+_warnings = _Warnings(logging.WARNING)
+
+
+def tell_warnings() -> None:
+    """From now on, what the client warns of stands on stderr, unless a log is kept."""
+    logging.getLogger("dwarf_nats.sdk").addHandler(_warnings)  # once, however often
+
+
 def set_up(form: LogFormat, level: LogLevel = LogLevel.INFO) -> None:
     """Log to stderr from now on; what is not ours from `info` on."""
+    _in_use.append(form)
     handler = logging.StreamHandler()
     if form is LogFormat.JSON:
         handler.setFormatter(JsonFormatter())

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from dwarf_nats.cli import logs
 from dwarf_nats.cli.command import option_group
 from dwarf_nats.cli.state_arg import read_json
 from dwarf_nats.errors import BadRequest
@@ -97,6 +98,7 @@ class Service(Deployment):
 
     def client(self, bus: Bus) -> Client:
         """A client, not connected yet."""
+        logs.tell_warnings()
         how = bus.arguments()
         how["connect_seconds"] = self.connect_timeout_ms / 1000
         return Client(bus.nats, prefix=self.prefix, name="dwarf-cli", **how)

@@ -140,7 +140,11 @@ async def test_a_worker_is_missed_and_cancelled_though_a_stream_records_inboxes(
 
 
 async def test_client_and_command_line_get_the_answer_of_the_service(
-    jetstream: NatsServer, sqlite_dsn: str, prefix: str, caplog: pytest.LogCaptureFixture
+    jetstream: NatsServer,
+    sqlite_dsn: str,
+    prefix: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Wire section 1: with a stream over every subject of the service, discovery and health among them."""
     async with connected(jetstream.url) as nc:
@@ -156,16 +160,21 @@ async def test_client_and_command_line_get_the_answer_of_the_service(
             assert [one.ready for one in await client.health()] == [True]
             assert warned(caplog, f"{prefix}.flow.>") == 1
             where = ["--nats", jetstream.url, "--prefix", prefix]
-            listed = json.loads(await command("flow", "list", "--json", *where))
+            monkeypatch.setattr("dwarf_nats.cli.logs._in_use", [])
+            listed, told = await command("flow", "list", "--json", *where)
+            assert told.startswith(f"warning: a stream captures {prefix}.flow.>: ")
+            assert told.count("\n") == 1
+            listed = json.loads(listed)
             assert [one["status"] for one in listed["flows"]] == ["completed"] * 3
-            tasks = json.loads(await command("tasks", "--json", "--task-prefix", f"{prefix}task", *where))
-            assert [(one["task"], len(one["servedBy"])) for one in tasks["tasks"]] == [("charge", 1)]
+            tasks, _ = await command("tasks", "--json", "--task-prefix", f"{prefix}task", *where)
+            assert [(one["task"], len(one["servedBy"])) for one in json.loads(tasks)["tasks"]] == [("charge", 1)]
 
 
-async def command(*arguments: str) -> str:
+async def command(*arguments: str) -> tuple[str, str]:
+    """What a command that must succeed prints, on stdout and on stderr."""
     done = await asyncio.to_thread(CliRunner().invoke, app, list(arguments), prog_name="dwarf-nats")
     assert done.exit_code == 0, (arguments, done.output, done.exception)
-    return done.stdout
+    return done.stdout, done.stderr
 
 
 async def test_a_client_without_a_service_is_told_of_the_stream_in_its_place(
