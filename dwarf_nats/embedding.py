@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from dwarf_nats.clock import SystemClock
 from dwarf_nats.engine import Engine
+from dwarf_nats.errors import BadRequest
+from dwarf_nats.redact import shown
 from dwarf_nats.settings import EngineSettings
 from dwarf_nats.store.store import SqlStore, open_database
 
@@ -41,6 +43,13 @@ def open_engine(
     settings = settings if settings is not None else EngineSettings()
     clock = clock if clock is not None else SystemClock()
     dsns = [dsn] if isinstance(dsn, str) else list(dsn)
+    for number, one in enumerate(dsns, 1):
+        first = dsns.index(one) + 1
+        if first < number and one != "sqlite://":  # each of these is a database in memory of its own
+            raise BadRequest(
+                f"the database {shown(one)} was given twice, as shard {first} and as shard {number}:"
+                " give each database once"
+            )
     stores = [SqlStore(number, one, pool=settings.pool, clock=clock) for number, one in enumerate(dsns, 1)]
     return Engine(
         stores, tasks=tasks, graphs=graphs, notices=notices, signals=signals, settings=settings, clock=clock, name=name,

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from dwarf_nats.workflow.limits import Limits
     from dwarf_nats.workflow.options import Query
     from dwarf_nats.workflow.records import Outcome
-    from dwarf_nats.workflow.rows import Band, Called, FlowRow, Paused, Pulse, Steered, StepRow
+    from dwarf_nats.workflow.rows import Band, Called, Facts, FlowRow, Paused, Pulse, Reservation, Steered, StepRow
     from dwarf_nats.workflow.state import Raw, State
     from dwarf_nats.workflow.status import Status
 
@@ -195,6 +195,13 @@ class Store(Protocol):
     """
 
     shard: int
+    known: int
+    """How many shards this replica knows."""
+
+    @property
+    def shown(self) -> str:
+        """The database as it may be named in messages."""
+        ...
 
     @property
     def histories(self) -> Histories: ...
@@ -228,6 +235,47 @@ class Store(Protocol):
         self, group: Sequence[Settlement], budget_ms: int, new_step: NewIds = ..., limits: Limits = ...
     ) -> Settled: ...
     async def next_ids(self, kind: str) -> tuple[int, int]: ...
+    async def facts(self) -> Facts | None:
+        """What the database says it is; `None` if no deployment has entered it."""
+        ...
+
+    async def enter(self, name: str) -> Facts:
+        """Make the database a shard of a deployment, unless it is one already; what it is then."""
+        ...
+
+    async def raise_shards(self, shards: int) -> None:
+        """Agree on at least so many shards."""
+        ...
+
+    async def least_known(self, timeout_ms: int) -> int:
+        """The number of shards that every living replica knows."""
+        ...
+
+    async def key(self, fairness_key: str, idempotency_key: str) -> tuple[int, Reservation | None]:
+        """The agreed number of shards, and who has a key whose home this is."""
+        ...
+
+    async def reserve(self, new: NewFlow) -> Reservation | None:
+        """Take the key of a flow to be made on another shard; nothing if it is taken, or the number of shards has changed."""
+        ...
+
+    async def free_key(self, fairness_key: str, idempotency_key: str, shard: int, flow_id: int) -> None: ...
+    async def placed(self, flow_id: int) -> bool | None:
+        """Whether a flow made under a key from elsewhere is there; `None` if it was never made."""
+        ...
+
+    async def fence(self, fairness_key: str, idempotency_key: str, flow_id: int) -> bool:
+        """Have such a flow not be made any more; whether it was not."""
+        ...
+
+    async def gone(self, limit: int) -> list[tuple[int, str, str]]:
+        """Such flows that are gone without the homes of their keys knowing: id, fairness key, idempotency key."""
+        ...
+
+    async def told(self, flow_ids: Sequence[int]) -> None:
+        """Those homes know."""
+        ...
+
     async def save_graph(self, digest: str, body: bytes) -> None: ...
     async def load_graph(self, digest: str) -> bytes | None: ...
     async def register_graph(self, name: str, digest: str, updated_at: int | None = None) -> int: ...

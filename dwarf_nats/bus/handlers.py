@@ -12,7 +12,7 @@ from msgspec import UNSET, UnsetType
 
 from dwarf_nats.errors import BadRequest
 from dwarf_nats.render import fits_mermaid, graph_mermaid
-from dwarf_nats.wire import fitting
+from dwarf_nats.wire import codec, fitting
 from dwarf_nats.wire import messages as m
 from dwarf_nats.wire.codec import EMPTY, encode, flow_options, given, query, raw_bytes
 from dwarf_nats.wire.times import rfc3339
@@ -277,10 +277,7 @@ async def breaker(engine: EngineApi, request: m.TaskBreakerRequest, _asked: Aske
 
 
 async def shards(engine: EngineApi, _request: m.EmptyRequest, _asked: Asked) -> bytes:
-    found = [
-        m.Shard(shard=one.shard, error=one.error, latency_ms=one.latency_ms, flows=one.flows, steps=one.steps)
-        for one in await engine.shard_info()
-    ]
+    found = [codec.shard_message(one) for one in await engine.shard_info()]
     return encode(m.ShardInfoReply(shards=found))
 
 

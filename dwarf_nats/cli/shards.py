@@ -7,6 +7,7 @@ import typer
 from dwarf_nats.cli.command import command
 from dwarf_nats.cli.options import Bus, Service
 from dwarf_nats.cli.output import Output, table
+from dwarf_nats.wire import codec
 from dwarf_nats.wire import messages as m
 
 
@@ -20,16 +21,21 @@ def register(app: typer.Typer) -> None:
 
 
 async def shards(out: Output, bus: Bus, service: Service) -> None:
-    """Print per shard whether its database answers, how fast, and what it holds."""
+    """Print per shard whether its database answers, how fast, and what it holds.
+
+    A shard is "joining" until every replica was started with it: until then no new flows are placed there.
+    """
     async with service.client(bus) as client:
         infos = await client.shard_info()
-    reply = m.ShardInfoReply(
-        shards=[
-            m.Shard(shard=one.shard, error=one.error, latency_ms=one.latency_ms, flows=one.flows, steps=one.steps)
-            for one in infos
-        ]
-    )
+    reply = m.ShardInfoReply(shards=[codec.shard_message(one) for one in infos])
     rows = [
-        (str(one.shard), one.error or "ok", f"{one.latency_ms:.1f} ms", str(one.flows), str(one.steps)) for one in infos
+        (
+            str(one.shard),
+            one.error or ("joining" if one.joining else "ok"),
+            f"{one.latency_ms:.1f} ms",
+            str(one.flows),
+            str(one.steps),
+        )
+        for one in infos
     ]
     out.show(reply, table(("shard", "health", "latency", "flows", "steps"), rows))

@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from dwarf_nats.engine.keys import in_use
 from dwarf_nats.engine.reading import current_outcome, flow_key, with_final_state
-from dwarf_nats.errors import BadRequest, Conflict, Unavailable
+from dwarf_nats.errors import BadRequest, Conflict, Internal, NotFound, TooLarge, Unavailable
 from dwarf_nats.rules.settlement import FlowFacts, NewFlow
 from dwarf_nats.workflow import lending
 from dwarf_nats.workflow.graph import Graph
@@ -24,7 +25,9 @@ from dwarf_nats.workflow.state import Raw, State, check_json, decode_state, enco
 from dwarf_nats.workflow.status import Status
 
 if TYPE_CHECKING:
+    from dwarf_nats.engine.deployment import Deployment
     from dwarf_nats.engine.graphs import GraphBook
+    from dwarf_nats.engine.keys import Keys
     from dwarf_nats.engine.shard import Shard
     from dwarf_nats.ports import Clock
     from dwarf_nats.settings import EngineSettings
@@ -35,6 +38,8 @@ if TYPE_CHECKING:
 
 DEFAULTS = FlowOptions()
 MAX_TEXT = 256
+TRIES = 50
+"""A key or a thread that changes while it is looked at is looked at again, so often."""
 MAX_SEARCH = 256
 MAX_INT = 2**31 - 1
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -45,6 +50,7 @@ _LAST = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // timedelta(microseconds=1)
 class Created:
     """A flow that was made, or found by its idempotency key. `waiting` is set if the outcome was asked for."""
 
+    shard: Shard
     key: str
     flow_id: int
     waiting: asyncio.Future[Outcome | None]
@@ -54,8 +60,17 @@ class Creator:
     """Turns what a caller gave into a flow in the database."""
 
     def __init__(
-        self, settings: EngineSettings, graphs: GraphBook, tokens: Tokens, clock: Clock, traces: Traces
+        self,
+        settings: EngineSettings,
+        graphs: GraphBook,
+        tokens: Tokens,
+        clock: Clock,
+        traces: Traces,
+        deployment: Deployment,
+        keys: Keys,
     ) -> None:
+        self._deployment = deployment
+        self._keys = keys
         self._traces = traces
         self._settings = settings
         self._limits = settings.limits()
@@ -70,32 +85,68 @@ class Creator:
         workflow: str | Graph,
         state: Mapping[str, Any] | bytes | State | None,
         options: FlowOptions | None,
-        others: Sequence[Shard],
         *,
         start: bool,
         wait: bool = False,
     ) -> Created:
         """Check and insert a flow, its options checked already; `wait` has `Created.waiting` resolved when it stops.
 
-        `others`: the other shards, where its idempotency key may be known.
+        `shard`: where it is to lie, unless its idempotency key says where.
         """
         options = options if options is not None else DEFAULTS
         baggage = self._baggage(options.baggage)
         initial = self._state(state)
         if isinstance(workflow, str):
             check_subject_name(workflow, "workflow")
-        if options.idempotency_key is not None:  # before the graph is looked for: it may be gone by now
-            name = workflow if isinstance(workflow, str) else workflow.name
-            digest = _request_digest(name, initial)
-            before = await self._made_somewhere([shard, *others], digest, options, start=start, wait=wait)
+        if options.idempotency_key is not None:
+            return await self._create_keyed(workflow, initial, baggage, options, start=start, wait=wait)
+        graph = await self._graph(workflow, baggage)
+        created = await self._make(shard, thread, graph, initial, baggage, options, start=start, wait=wait)
+        if isinstance(created, NewFlow):
+            raise Internal(f"flow {created.facts.shown} could not be inserted: its id is in use")
+        return created
+
+    async def _graph(self, workflow: str | Graph, baggage: Raw) -> Graph:
+        if isinstance(workflow, str):
+            return await self._graphs.find(workflow, baggage)
+        return await self._graphs.admit(workflow)
+
+    async def _create_keyed(
+        self, workflow: str | Graph, state: State, baggage: Raw, options: FlowOptions, *, start: bool, wait: bool
+    ) -> Created:
+        """The flow of an idempotency key: the one that was made before, else a new one on the key's home (O1)."""
+        key = options.idempotency_key or ""
+        digest = _request_digest(workflow if isinstance(workflow, str) else workflow.name, state)
+        graph: Graph | None = None
+        for _ in range(TRIES):
+            home, count = await self._deployment.home(options.fairness_key, key)
+            # Before the graph is looked for: it may be gone by now.
+            before = await self._made_before(digest, options, start=start, wait=wait)
             if before is not None:
                 return before
-        graph = (
-            await self._graphs.find(workflow, baggage)
-            if isinstance(workflow, str)
-            else await self._graphs.admit(workflow)
-        )
-        new = await self._new_flow(shard, thread, graph, initial, baggage, options, start=start)
+            graph = graph if graph is not None else await self._graph(workflow, baggage)
+            made = await self._make(home, None, graph, state, baggage, options, start=start, wait=wait, shards=count)
+            if isinstance(made, Created):
+                return made
+            await self._keys.settle(home, made)
+        raise Unavailable("the flow of this idempotency key is made, deleted or moved this moment: ask again")
+
+    async def _make(
+        self,
+        shard: Shard,
+        thread: FlowRow | None,
+        graph: Graph,
+        state: State,
+        baggage: Raw,
+        options: FlowOptions,
+        *,
+        start: bool,
+        wait: bool,
+        shards: int = 0,
+    ) -> Created | NewFlow:
+        """Insert a flow; what was to be inserted, if its key is taken or the number of shards has changed."""
+        new = await self._new_flow(shard, thread, graph, state, baggage, options, start=start)
+        new.shards, new.reserves = shards, bool(shards)
         flow_id = new.facts.flow_id
         span = self._trace(new)
         waiting = shard.waiters.add(flow_id) if wait else asyncio.get_running_loop().create_future()
@@ -108,18 +159,14 @@ class Creator:
             raise
         if created_at is None:
             shard.waiters.drop(flow_id, waiting)
-            made = await self._made_before(shard, new.request_digest, options, start=start, wait=wait)
-            if made is None:
-                raise Unavailable("the flow of this idempotency key was deleted this moment: ask again")
-            return made
+            return new
         if span is not None:
             span.end()
-        return Created(new.facts.key, flow_id, waiting)
+        return Created(shard, new.facts.key, flow_id, waiting)
 
     async def continue_(
         self,
         shard: Shard,
-        others: Sequence[Shard],
         member: FlowRow,
         state: Mapping[str, Any] | bytes | State | None,
         options: FlowOptions | None,
@@ -133,29 +180,51 @@ class Creator:
             raise BadRequest("options.threadKey has no place in a continue: the thread is given by threadKey itself")
         given = self._state(state)
         digest = _request_digest(f"thread {shard.number}-{member.thread_id}", given)
-        while True:
-            # Read before the key is looked for: if a request with the same key made it, that is found then.
-            latest = await shard.store.latest_of_thread(member.thread_id)
-            if options.idempotency_key is not None:
-                before = await self._made_somewhere([shard, *others], digest, options, start=start, wait=False)
-                if before is not None:
-                    return before.key
-            if latest is None or latest.status is not Status.COMPLETED:
-                status = "gone" if latest is None else latest.status
-                raise Conflict(f"the latest flow of the thread is {status}: only a completed one can be continued")
-            try:
-                latest = await with_final_state(shard.store, latest)
-            except lending.Gone:  # it runs again, or was deleted
-                continue
-            new = await self._next_flow(shard, latest, given, options, digest, start=start)
-            span = self._trace(new, latest.trace)
-            created_at = await shard.store.create_next(latest, new)
-            if created_at is None or created_at < 0:  # somebody else used the key, or continued the thread
-                continue
-            if span is not None:
-                span.end()
-            self._created(shard, new, created_at)
-            return new.facts.key
+        taken: tuple[Shard, NewFlow] | None = None
+        try:
+            for _ in range(TRIES):
+                # Read before the key is looked for: if a request with the same key made it, that is found then.
+                latest = await shard.store.latest_of_thread(member.thread_id)
+                home, count = shard, 0
+                if options.idempotency_key is not None:
+                    home, count = await self._deployment.home(options.fairness_key, options.idempotency_key)
+                    before = await self._made_before(digest, options, start=start, wait=False)
+                    if before is not None:
+                        return before.key
+                if latest is None or latest.status is not Status.COMPLETED:
+                    status = "gone" if latest is None else latest.status
+                    raise Conflict(f"the latest flow of the thread is {status}: only a completed one can be continued")
+                try:
+                    latest = await with_final_state(shard.store, latest)
+                except lending.Gone:  # it runs again, or was deleted
+                    continue
+                new = await self._next_flow(shard, latest, given, options, digest, start=start)
+                new.shards, new.reserves = count, bool(count) and home is shard
+                if home is not shard:
+                    if not await self._keys.reserve(home, new):
+                        continue
+                    taken = home, new
+                key = await self._continued(shard, latest, new)
+                if key is not None:
+                    return key
+                if new.reserves:
+                    await self._keys.settle(home, new)
+        except (Conflict, BadRequest, NotFound, TooLarge):
+            if taken is not None:
+                await self._keys.give_up(*taken)
+            raise
+        raise Unavailable("the thread or its idempotency key is changed again and again this moment: ask again")
+
+    async def _continued(self, shard: Shard, latest: FlowRow, new: NewFlow) -> str | None:
+        """Insert the next flow of a thread; its key, or nothing if somebody else used the key or continued the thread."""
+        span = self._trace(new, latest.trace)
+        created_at = await shard.store.create_next(latest, new)
+        if created_at is None or created_at < 0:
+            return None
+        if span is not None:
+            span.end()
+        self._created(shard, new, created_at)
+        return new.facts.key
 
     def _trace(self, new: NewFlow, *follows: str) -> Workflow | None:
         """Begin the root span of a flow; it is ended once the flow is there (T2)."""
@@ -252,30 +321,15 @@ class Creator:
             delete_on_completion=options.delete_on_completion,
         )
 
-    async def _made_somewhere(
-        self, shards: Sequence[Shard], digest: str, options: FlowOptions, *, start: bool, wait: bool
-    ) -> Created | None:
-        """As `_made_before`, on any of these shards: keys are unique across them."""
-        rows = await asyncio.gather(
-            *(one.store.flow_by_idempotency(options.fairness_key, options.idempotency_key or "") for one in shards)
-        )
-        for one, row in zip(shards, rows, strict=True):
-            if row is not None:
-                return await self._made_before(one, digest, options, start=start, wait=wait)
-        return None
-
-    async def _made_before(
-        self, shard: Shard, digest: str, options: FlowOptions, *, start: bool, wait: bool
-    ) -> Created | None:
-        """The flow that the same idempotency key made before (O1), if there is one."""
-        row = await shard.store.flow_by_idempotency(options.fairness_key, options.idempotency_key or "")
-        if row is None:
+    async def _made_before(self, digest: str, options: FlowOptions, *, start: bool, wait: bool) -> Created | None:
+        """The flow that the same idempotency key made before, on whichever shard (O1), if there is one."""
+        key = options.idempotency_key or ""
+        found = await self._keys.made(options.fairness_key, key)
+        if found is None:
             return None
+        shard, row = found
         if row.request_digest != digest:
-            raise Conflict(
-                f"idempotency key {str(options.idempotency_key)[:80]!r} was used before for another workflow or state:"
-                " use a new key, or repeat the first request unchanged"
-            )
+            raise in_use(key)
         waiting = shard.waiters.add(row.flow_id) if wait else asyncio.get_running_loop().create_future()
         if start and row.status is Status.CREATED:
             with contextlib.suppress(Conflict):  # somebody else started it meanwhile
@@ -286,7 +340,7 @@ class Creator:
                 outcome = await current_outcome(shard.store, again)
                 if outcome.status.stopped and not waiting.done():
                     waiting.set_result(outcome)
-        return Created(flow_key(shard.number, row), row.flow_id, waiting)
+        return Created(shard, flow_key(shard.number, row), row.flow_id, waiting)
 
     def _state(self, state: Mapping[str, Any] | bytes | State | None) -> State:
         if isinstance(state, bytes):

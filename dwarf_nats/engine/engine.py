@@ -20,10 +20,12 @@ from dwarf_nats.clock import SystemClock
 from dwarf_nats.engine import histories, shards
 from dwarf_nats.engine.backpressure import Backpressure
 from dwarf_nats.engine.creating import MAX_INT, MAX_SEARCH, MAX_TEXT, Creator, check_options, check_text, refuse_empty
+from dwarf_nats.engine.deployment import Deployment
 from dwarf_nats.engine.gauges import Gauges
 from dwarf_nats.engine.graphs import GraphBook, warnings
 from dwarf_nats.engine.hands import Hands
 from dwarf_nats.engine.health import shard_health
+from dwarf_nats.engine.keys import Keys
 from dwarf_nats.engine.navigation import Walk
 from dwarf_nats.engine.reading import current_outcome, nested, step_of
 from dwarf_nats.engine.refilling import Refiller
@@ -126,7 +128,8 @@ class Engine:
                 refiller=self._refiller,
                 tokens=self._tokens,
                 backpressure=self.backpressure,
-                heal=lambda shard: sweep(shard, self.graphs),
+                heal=self._heal,
+                agree=lambda number, count: self.deployment.heard(number, count),
                 meters=meters,
                 traces=self.traces,
                 logger=logger,
@@ -137,7 +140,11 @@ class Engine:
         self._shards = {number: new_shard(store) for number, store in by_number.items()}
         self.peers = PeerSignals(self._shards, self.backpressure)
         self._gauges = Gauges(meters, self._shards, self.backpressure, self._clock, logger)
-        self._creator = Creator(self.settings, self.graphs, self._tokens, self._clock, self.traces)
+        self.deployment = Deployment(self._shards, self.settings, logger)
+        keys = Keys(self._shards, self.deployment)
+        self._creator = Creator(
+            self.settings, self.graphs, self._tokens, self._clock, self.traces, self.deployment, keys
+        )
         self._steering = Steering(self.settings, self.graphs, self._tokens, self.traces)
         self._ready = False
 
@@ -166,9 +173,9 @@ class Engine:
         """
         self._hands.reset()
         among = list(self._shards.values())
-        found = await asyncio.gather(
-            *(shard.open(self.name, migrated=migrate) for shard in among), return_exceptions=True
-        )
+        for shard in among:
+            shard.store.known = len(among)
+        found = await asyncio.gather(*(self._open(shard, migrate=migrate) for shard in among), return_exceptions=True)
         failed = {shard.number: error for shard, error in zip(among, found, strict=True) if error is not None}
         opened = [shard for shard in among if shard.number not in failed]
         grave = [
@@ -183,16 +190,41 @@ class Engine:
             self._log.warning("shard %d is away and taken up when it comes: %s", number, error, extra={"shard": number})
             self._shards[number].away = str(error)
             self._open_later(self._shards[number], migrate=migrate)
+        try:
+            await self.deployment.agree()
+        except Unavailable as error:  # the next beat goes on
+            self._log.warning("%s", error)
+        except BaseException:
+            await self._close_all()
+            raise
         self._refiller.start()
         self._gauges.start()
         self._ready = True
+
+    async def _open(self, shard: Shard, *, migrate: bool) -> None:
+        await shard.open(self.name, migrated=migrate, admit=self.deployment.admit)
+
+    async def _close_all(self) -> None:
+        for task in list(self._opening):
+            task.cancel()
+        await asyncio.gather(*self._opening, return_exceptions=True)
+        for shard in self._shards.values():
+            if shard.opened:
+                shard.stop_claiming()
+                await shard.close()
+
+    async def _heal(self, shard: Shard) -> None:
+        await sweep(shard, self.graphs)
+        if await shard.store.leads():
+            await self.deployment.tidy(shard)
 
     def _open_later(self, shard: Shard, *, migrate: bool) -> None:
         async def until_open() -> None:
             while True:
                 await self._clock.sleep(OPEN_AGAIN_SECONDS)
                 try:
-                    await shard.open(self.name, migrated=migrate)
+                    await self._open(shard, migrate=migrate)
+                    await self.deployment.agree()
                 except DwarfError as error:
                     shard.away = str(error)
                 else:
@@ -205,9 +237,10 @@ class Engine:
         task.add_done_callback(self._opening.discard)
 
     async def add_shard(self, store: Store, *, migrate: bool = True) -> None:
-        """Take up one more database while running; new flows go there too from now on (O17).
+        """Take up one more database while running; new flows go there too once every living replica knows it (O17).
 
-        Its number must be the next one. Raises `BadRequest` otherwise, `Unavailable` if it is away.
+        Its number must be the next one. Raises `BadRequest` otherwise, and for the database of another shard or deployment;
+        `Unavailable` if it is away.
         """
         following = max(self._shards) + 1
         if store.shard != following:
@@ -215,7 +248,8 @@ class Engine:
                 f"the next shard is number {following}, got {store.shard}: shards are only added, in order"
             )
         shard = self._new_shard(store)
-        await shard.open(self.name, migrated=migrate)
+        store.known = following
+        await self._open(shard, migrate=migrate)
         self._stores[store.shard] = store
         try:
             await self.graphs.share(store.shard)
@@ -225,6 +259,11 @@ class Engine:
             await shard.close()
             raise
         self._shards[store.shard] = shard
+        for one in self._shards.values():
+            one.store.known = following
+            with contextlib.suppress(Unavailable):  # its next beat tells
+                await one.store.beat(self.name)
+        await self.deployment.agree()
 
     def _is_away(self, number: int) -> bool:
         shard = self._shards.get(number)
@@ -304,12 +343,9 @@ class Engine:
         Raises `BadRequest`, `NotFound` (no such workflow), `Conflict` (idempotency key used for something else), `TooLarge`,
         `Unavailable`.
         """
-        shard = await self._place(options)
-        return (
-            await self._creator.create(
-                shard, await self._thread(options), workflow, state, options, self._others(shard), start=start
-            )
-        ).key
+        shard = self._place(options)
+        thread = await self._thread(options)
+        return (await self._creator.create(shard, thread, workflow, state, options, start=start)).key
 
     async def create_task(
         self, task: str, state: StateLike = None, options: FlowOptions | None = None, *, start: bool = False
@@ -334,11 +370,10 @@ class Engine:
         timeout: float | None = None,
     ) -> Outcome:
         """Create, start and await in one call (O3). `timeout` in seconds; `TimedOut` carries `flowKey`, the flow goes on."""
-        shard = await self._place(options)
-        created = await self._creator.create(
-            shard, await self._thread(options), workflow, state, options, self._others(shard), start=True, wait=True
-        )
-        return await self._wait(shard, created.key, created.flow_id, created.waiting, timeout)
+        shard = self._place(options)
+        thread = await self._thread(options)
+        created = await self._creator.create(shard, thread, workflow, state, options, start=True, wait=True)
+        return await self._wait(created.shard, created.key, created.flow_id, created.waiting, timeout)
 
     async def await_(self, flow: str, timeout: float | None = None) -> Outcome:
         """The outcome as soon as the flow is stopped; `TimedOut` otherwise (O4). `timeout` in seconds, `None`: for ever."""
@@ -546,7 +581,7 @@ class Engine:
         shard = self._shard(key, "thread")
         row = await shard.store.thread(key)
         only_roots(key.shard, row, "continued")
-        return await self._creator.continue_(shard, self._others(shard), row, state, options, start=start)
+        return await self._creator.continue_(shard, row, state, options, start=start)
 
     async def shard_info(self) -> Shards:
         """Health and size of every shard (O16)."""
@@ -558,7 +593,9 @@ class Engine:
                     flows, steps = await shard.store.size()
             except (DwarfError, TimeoutError) as error:
                 return ShardInfo(shard.number, error=str(error) or f"no answer within {INFO_SECONDS:g} s")
-            return ShardInfo(shard.number, "", round((time.perf_counter() - before) * 1000, 3), flows, steps)
+            latency_ms = round((time.perf_counter() - before) * 1000, 3)
+            joining = shard.number > self.deployment.count > 0
+            return ShardInfo(shard.number, "", latency_ms, flows, steps, joining)
 
         return [*await asyncio.gather(*(ask(shard) for shard in self._shards.values()))]
 
@@ -604,9 +641,11 @@ class Engine:
     # -- helpers
 
     def _shard(self, key: Key, what: str = "flow") -> Shard:
+        if self.deployment.count >= key.shard > len(self._shards):
+            raise self.deployment.unknown(key.shard)
         return shards.of_key(self._shards, key, what)
 
-    async def _place(self, options: FlowOptions | None) -> Shard:
+    def _place(self, options: FlowOptions | None) -> Shard:
         """The shard of a new flow: its thread's, else any (O1)."""
         if not self._ready:
             raise Unavailable("this replica is not running: ask again")
@@ -614,13 +653,7 @@ class Engine:
             check_options(options)
         if options is not None and options.thread is not None:
             return self._shard(parse_key(options.thread, "thread"), "thread")
-        if options is not None and options.idempotency_key is not None:
-            return shards.of_idempotency_key(self._shards, options.fairness_key, options.idempotency_key)
-        return shards.any_of(self._shards)
-
-    def _others(self, shard: Shard) -> Sequence[Shard]:
-        """Where else an idempotency key may be known: from a time when there were fewer shards, or by a continue."""
-        return [one for one in self._shards.values() if one is not shard]
+        return self.deployment.any_shard()
 
     async def _thread(self, options: FlowOptions | None) -> FlowRow | None:
         if options is None or options.thread is None:

@@ -66,6 +66,7 @@ class Shard:
         tokens: Tokens,
         backpressure: Backpressure,
         heal: Callable[[Shard], Awaitable[None]],
+        agree: Callable[[int, int], Awaitable[None]],
         meters: Meters,
         traces: Traces,
         logger: Logger,
@@ -105,7 +106,7 @@ class Shard:
         self.debug = False
         """Whether debug lines are wanted, as it was when this was looked at last: with every beat."""
         self._watched = meters.listening or traces.listening
-        self.upkeep = Upkeep(self, clock, heal)
+        self.upkeep = Upkeep(self, clock, heal, agree)
         self._jobs: list[asyncio.Task[None]] = []
         self.committer = Committer(
             store,
@@ -122,9 +123,16 @@ class Shard:
 
     # -- lifecycle
 
-    async def open(self, name: str, *, migrated: bool) -> None:
+    @property
+    def opened(self) -> bool:
+        return bool(self._jobs)
+
+    async def open(self, name: str, *, migrated: bool, admit: Callable[[Shard], Awaitable[None]] | None = None) -> None:
+        """Open the database and take up work; `admit` refuses one that does not belong here."""
         try:
             await self.store.open(name, migrated=migrated)
+            if admit is not None:
+                await self._admitted(admit)
             self.upkeep.recovered(await self.store.recover(self.settings.replica_timeout_ms))
             await self.gate.open()
         except BaseException:
@@ -141,6 +149,13 @@ class Shard:
             self._job(self.gate.run(), "prober"),
             *(self._job(work, job) for job, work in self.upkeep.jobs(name).items()),
         ]
+
+    async def _admitted(self, admit: Callable[[Shard], Awaitable[None]]) -> None:
+        try:
+            await admit(self)
+        except BaseException:
+            await self.store.leave()  # nobody should wait for a replica that was refused
+            raise
 
     def stop_claiming(self) -> None:
         """No step is taken from now on; successors are born pending."""

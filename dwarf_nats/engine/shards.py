@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-import hashlib
-import random
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -30,19 +28,6 @@ def of_key(shards: Mapping[int, Shard], key: Key, what: str = "flow") -> Shard:
     if shard is None:
         raise NotFound(f"no {what} {key.shown}: there is no shard {key.shard}")
     return shard
-
-
-def any_of(shards: Mapping[int, Shard]) -> Shard:
-    """A shard for a new flow: any one whose database is there, as far as is known."""
-    there = [shard for shard in shards.values() if not shard.away]
-    return random.choice(there or list(shards.values()))
-
-
-def of_idempotency_key(shards: Mapping[int, Shard], fairness_key: str, idempotency_key: str) -> Shard:
-    """The shard on which flows of this key are made, the same on every replica. One more shard moves few keys (rendezvous
-    hashing)."""
-    seed = f"{fairness_key}\0{idempotency_key}\0".encode("utf-8", "surrogatepass")
-    return shards[max(shards, key=lambda number: hashlib.sha256(seed + str(number).encode()).digest())]
 
 
 def chosen(shards: Mapping[int, Shard], query: Query) -> list[Shard]:

@@ -25,13 +25,20 @@ REMOVED = 1_000
 class Upkeep:
     """The jobs of one shard that go on while it is open; none of them ends by itself."""
 
-    def __init__(self, shard: Shard, clock: Clock, heal: Callable[[Shard], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        shard: Shard,
+        clock: Clock,
+        heal: Callable[[Shard], Awaitable[None]],
+        agree: Callable[[int, int], Awaitable[None]],
+    ) -> None:
         self.heard_at = 0
         """When its database last answered the pulse; 0 if it is not open."""
         self.missed_beats = 0
         self._shard = shard
         self._clock = clock
         self._heal = heal
+        self._agree = agree
 
     def jobs(self, name: str) -> Mapping[str, Coroutine[Any, Any, None]]:
         """By name; for a shard that was just opened for the replica of this name."""
@@ -78,6 +85,7 @@ class Upkeep:
         if pulse.due_in is not None:
             shard.line.told(pulse.due_in)
         self.heard_at = self._clock.now()
+        await self._agree(shard.number, pulse.shards)
 
     async def _look_for_waiters(self) -> None:
         """Ask the database about those flows that have been waited for a while: who stops one may not have said so (B1, O4)."""

@@ -39,6 +39,7 @@ class Forked:
         for flow in self.flows:
             if flow.status is Status.RUNNING:
                 flow.created_at = flow.started_at = flow.updated_at = now
+                flow.restarted_at = None
         self.target.not_before = self.target.updated_at = now
         for step in self.others:
             step.not_before, step.updated_at = max(step.not_before, now), now

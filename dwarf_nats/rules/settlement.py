@@ -273,6 +273,10 @@ class NewFlow:
     idempotency_key: str = ""
     request_digest: str = ""
     delete_on_completion: bool = False
+    shards: int = 0
+    """The number of shards with which the home of its idempotency key was worked out."""
+    reserves: bool = False
+    """Whether this database is that home: the key is taken with the flow."""
 
 
 NewIds = Callable[[], tuple[int, str]]

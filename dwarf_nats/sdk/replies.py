@@ -166,7 +166,7 @@ def summary(one: m.FlowSummary) -> FlowSummary:
 
 def shard(one: m.Shard) -> ShardInfo:
     """Health and size of one shard."""
-    return ShardInfo(one.shard, one.error, one.latency_ms, one.flows, one.steps)
+    return ShardInfo(one.shard, one.error, one.latency_ms, one.flows, one.steps, one.joining is True)
 
 
 # --- requests ---

@@ -3,8 +3,8 @@
 Statements are written once, in the SQL that PostgreSQL and SQLite share, with parameters `$1 … $n`; the few differences are
 macros: `{now}` (microseconds since the epoch, the database's clock), `{in:$1}` (member of an array parameter),
 `{greatest}`, `{regexp}` (text matches regular expression), `{message:error}` (message of a stored error), `{for_update}`,
-`{skip_locked}` (lock what nobody holds, pass over the rest), `{size:changes}` (about how many bytes a text has, where that can
-be told without reading it).
+`{for_share}`, `{skip_locked}` (lock what nobody holds, pass over the rest), `{size:changes}` (about how many bytes a text has,
+where that can be told without reading it).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Row = Sequence[Any]
-_MACRO = re.compile(r"\{(now|greatest|regexp|for_update|skip_locked|in:\$\d+|size:\w+|message:[\w.]+)\}")
+_MACRO = re.compile(r"\{(now|greatest|regexp|for_update|for_share|skip_locked|in:\$\d+|size:\w+|message:[\w.]+)\}")
 
 
 class Tx(Protocol):
@@ -72,8 +72,8 @@ def postgres_sql(sql: str) -> str:
         macro = match[1]
         if macro == "now":
             return "(extract(epoch from now()) * 1000000)::bigint"
-        if macro == "for_update":
-            return "for update"
+        if macro in ("for_update", "for_share"):
+            return macro.replace("_", " ")
         if macro == "skip_locked":
             return "for update skip locked"
         if macro == "greatest":
@@ -98,7 +98,7 @@ def sqlite_sql(sql: str) -> str:
         macro = match[1]
         if macro == "now":
             return "dwarf_now()"
-        if macro in ("for_update", "skip_locked"):
+        if macro in ("for_update", "for_share", "skip_locked"):
             return ""
         if macro == "greatest":
             return "max"

@@ -16,15 +16,19 @@ if TYPE_CHECKING:
 # The current task of a flow is the node of its youngest step.
 _TASK = "(select s.node from dwarf_steps s where s.flow_id = f.flow_id order by s.depth desc, s.step_id desc limit 1)"
 _COLUMNS = (
-    "f.flow_id, f.token, f.thread_id, f.thread_token, f.workflow, f.status, f.error, f.cancel_reason, f.created_at,"
-    f" f.started_at, f.updated_at, f.priority, f.fairness_key, {_TASK} as task"
+    "f.flow_id, f.token, f.thread_id, f.thread_token, f.workflow, f.status, f.error, f.cancel_reason,"
+    " coalesce(f.restarted_at, f.created_at), f.started_at, f.updated_at, f.priority, f.fairness_key,"
+    f" {_TASK} as task, f.created_at"
 )
 
 
 async def page(
     database: Database, shard: int, query: Query, limit: int, thread_id: int | None, cursor: str
 ) -> tuple[list[Row], str]:
-    """One page of summaries, newest first, and the cursor of the next (empty on the last page)."""
+    """One page of summaries, newest first, and the cursor of the next (empty on the last page).
+
+    A restart does not change the place of a flow, so that no page misses one.
+    """
     where, args = _conditions(shard, query, thread_id)
     if cursor:
         created_at, flow_id = _read_cursor(cursor)
@@ -36,10 +40,11 @@ async def page(
         f" order by f.created_at desc, f.flow_id desc limit ${len(args)}",
         *args,
     )
+    summaries = [row[:-1] for row in rows[:limit]]
     if len(rows) <= limit:
-        return rows, ""
+        return summaries, ""
     last = rows[limit - 1]
-    return rows[:limit], _write_cursor(int(last[8]), int(last[0]))
+    return summaries, _write_cursor(int(last[-1]), int(last[0]))
 
 
 def purgeable(shard: int, query: Query, thread_id: int | None, limit: int) -> tuple[str, list[Any]]:

@@ -56,15 +56,17 @@ _HOT = {
     "enable_incremental_sort": "off",
 }
 
-CREATE_FLOWS = f"""
+_NEW = """
 with r as (
   select * from unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::text[], $7::int[], $8::text[],
     $9::float8[], $10::bigint[], $11::bigint[], $12::text[], $13::text[], $14::text[], $15::text[], $16::int[],
     $17::bool[], $18::bool[], $19::bigint[], $20::text[], $21::text[], $22::text[], $23::text[], $24::bigint[],
-    $26::bigint[], $27::bigint[], $28::bigint[], $29::text[], $30::text[])
+    $26::bigint[], $27::bigint[], $28::bigint[], $29::text[], $30::text[]{types})
   as r(flow_id, token, workflow, digest, thread_id, thread_token, priority, fairness_key, fairness_weight, start_at,
     time_budget_ms, baggage, notify, idempotency_key, request_digest, leaves, start, running, step_id, step_token, node,
-    url, state, lease, root_id, surgraph_flow_id, surgraph_step_id, breakpoints, trace)),
+    url, state, lease, root_id, surgraph_flow_id, surgraph_step_id, breakpoints, trace{columns})),
+"""
+_MADE = f"""
 made as (
   insert into dwarf_flows (flow_id, token, workflow, graph_digest, status, thread_id, thread_token, priority,
     fairness_key, fairness_weight, start_at, time_budget_ms, baggage, notify, idempotency_key, request_digest,
@@ -75,8 +77,17 @@ made as (
     request_digest, leaves, root_id, surgraph_flow_id, surgraph_step_id, breakpoints, trace, {NOW},
     case when start then {NOW} end, {NOW}
   from r
-  on conflict (fairness_key, idempotency_key) where idempotency_key <> '' do nothing
-  returning flow_id)
+"""
+# The home of a key is worked out with the number of shards agreed on, which stays as it is until the transaction ends. A key is
+# taken with its flow; one that was taken before, on another shard, brings an id that may have been used meanwhile.
+_KEPT = f"""
+agreed as materialized (select shards from dwarf_deployment where one = 1 for share),
+kept as (
+  insert into dwarf_keys (fairness_key, idempotency_key, shard, flow_id, token, request_digest, created_at)
+  select r.fairness_key, r.idempotency_key, 0, r.flow_id, r.token, r.request_digest, {NOW}
+  from r where r.reserves and r.shards = (select shards from agreed)
+  on conflict do nothing
+  returning flow_id),
 """
 
 _ENTRY = f"""
@@ -91,11 +102,19 @@ entry as (
     case when start and not running then {PARKED} else 0 end
 """
 # Without idempotency keys nothing can conflict, and the entry steps need no join with what was made.
-CREATE = CREATE_FLOWS + "," + _ENTRY + f"from r) select flow_id, {NOW} from made"
+CREATE = (
+    _NEW.format(types="", columns="")
+    + _MADE
+    + "on conflict (fairness_key, idempotency_key) where idempotency_key <> '' do nothing returning flow_id),"
+    + _ENTRY
+    + f"from r) select flow_id, {NOW} from made"
+)
 # `is true` keeps the subquery a hashed one; as a join it would compare each with each.
 CREATE_KEYED = (
-    CREATE_FLOWS
-    + ","
+    _NEW.format(types=", $31::int[], $32::bool[]", columns=", shards, reserves")
+    + _KEPT
+    + _MADE
+    + "where not reserves or (flow_id in (select flow_id from kept)) is true on conflict do nothing returning flow_id),"
     + _ENTRY
     + f"from r where (flow_id in (select flow_id from made)) is true) select flow_id, {NOW} from made"
 )
@@ -113,7 +132,8 @@ claimed as (
   where s.ctid = p.ctid
   returning s.step_id, s.token, s.node, s.url, s.depth, s.attempt, s.lease_seq, s.state, s.changes,
     {NOW} - s.started_at as age, f.flow_id, f.token as flow_token, f.workflow, f.graph_digest, f.baggage, f.priority,
-    f.fairness_key, f.fairness_weight, f.time_budget_ms, f.notify, f.thread_id, f.created_at, f.updated_at, f.status,
+    f.fairness_key, f.fairness_weight, f.time_budget_ms, f.notify, f.thread_id,
+    coalesce(f.restarted_at, f.created_at), f.updated_at, f.status,
     s.not_before, s.spawn_id, s.ordinal, s.resumed, s.subgraph_result, s.subgraph_error, s.breakpoint_hit,
     f.breakpoints, f.root_id, f.surgraph_flow_id, f.surgraph_step_id, s.borrowed, f.trace, s.cohort_error)
 select * from claimed order by priority, not_before, step_id
@@ -323,7 +343,8 @@ class Postgres:
     async def create(self, group: Sequence[NewFlow], replica_id: int, budget_ms: int) -> dict[int, int]:
         """Insert flows with their entry steps; flow id → creation time of those whose idempotency key was new."""
         keyed = any(new.idempotency_key for new in group)
-        rows = await self._run_hot(CREATE_KEYED if keyed else CREATE, *_create_args(group, replica_id, budget_ms))
+        args = _create_args(group, replica_id, budget_ms)
+        rows = await self._run_hot(*((CREATE_KEYED, *args, *_key_args(group)) if keyed else (CREATE, *args)))
         return {int(row[0]): int(row[1]) for row in rows}
 
     async def survey(self, ask: Ask, shut: Collection[str]) -> Page:
@@ -496,6 +517,10 @@ def _create_args(group: Sequence[NewFlow], replica_id: int, budget_ms: int) -> t
     )  # fmt: skip
 
 
+def _key_args(group: Sequence[NewFlow]) -> tuple[Any, ...]:
+    return [new.shards for new in group], [new.reserves for new in group]
+
+
 def _settle_args(group: Sequence[Settlement], replica_id: int, budget_ms: int) -> tuple[Any, ...]:
     nexts = [one.successor for one in group]
     ends = [one.end for one in group]
@@ -558,7 +583,7 @@ class _Tx:
 
     async def create(self, new: NewFlow) -> int | None:
         self.trips += 1
-        rows = await self._connection.fetch(CREATE_KEYED, *_create_args([new], 0, 0))
+        rows = await self._connection.fetch(CREATE_KEYED, *_create_args([new], 0, 0), *_key_args([new]))
         return int(rows[0][1]) if rows else None
 
 

@@ -47,7 +47,7 @@ insert into dwarf_flows (flow_id, token, workflow, graph_digest, status, thread_
   fairness_weight, start_at, time_budget_ms, baggage, notify, idempotency_key, request_digest, delete_on_completion,
   root_id, surgraph_flow_id, surgraph_step_id, breakpoints, trace, created_at, started_at, updated_at)
 values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-on conflict (fairness_key, idempotency_key) where idempotency_key <> '' do nothing
+on conflict do nothing
 """
 _STEP = """
 insert into dwarf_steps (step_id, flow_id, depth, token, node, url, state, status, lease_seq, claimed_by, lease_expires,
@@ -56,10 +56,17 @@ insert into dwarf_steps (step_id, flow_id, depth, token, node, url, state, statu
 values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, ?25,
   case when ?8 = 'pending' and ?6 in (select url from dwarf_tripped) then 2 else 0 end)
 """
+_COUNT = "select shards from dwarf_deployment where one = 1"
+_KEEP = """
+insert into dwarf_keys (fairness_key, idempotency_key, shard, flow_id, token, request_digest, created_at)
+values (?, ?, 0, ?, ?, ?, ?) on conflict do nothing
+"""
+_FREE = "delete from dwarf_keys where fairness_key = ? and idempotency_key = ? and flow_id = ?"
 _CLAIM = """
 select s.step_id, s.token, s.node, s.url, s.depth, s.attempt, s.lease_seq + 1, s.state, s.changes,
   ?1 - coalesce(s.started_at, ?1), f.flow_id, f.token, f.workflow, f.graph_digest, f.baggage, f.priority, f.fairness_key,
-  f.fairness_weight, f.time_budget_ms, f.notify, f.thread_id, f.created_at, f.updated_at, f.status, s.not_before,
+  f.fairness_weight, f.time_budget_ms, f.notify, f.thread_id, coalesce(f.restarted_at, f.created_at),
+  f.updated_at, f.status, s.not_before,
   s.spawn_id, s.ordinal, s.resumed, s.subgraph_result, s.subgraph_error, s.breakpoint_hit, f.breakpoints, f.root_id,
   f.surgraph_flow_id, f.surgraph_step_id, s.borrowed, f.trace, s.cohort_error
 from json_each(?2) p cross join dwarf_steps s on s.step_id = p.value cross join dwarf_flows f on f.flow_id = s.flow_id
@@ -234,6 +241,8 @@ class Sqlite:
     @staticmethod
     def _create(connection: sqlite3.Connection, new: NewFlow, now: int, replica_id: int, lease: int) -> bool:
         f = new.facts
+        if new.reserves and not _keep(connection, new, now):
+            return False
         made = connection.execute(
             _FLOW,
             (f.flow_id, f.token, f.workflow, f.digest, "running" if new.start else "created", f.thread_id,
@@ -243,6 +252,8 @@ class Sqlite:
              stored(f.breakpoints), f.trace, now, now if new.start else None, now),
         )  # fmt: skip
         if made.rowcount == 0:
+            if new.reserves:
+                connection.execute(_FREE, (f.fairness_key, new.idempotency_key, f.flow_id))
             return False
         status = "created" if not new.start else "running" if new.running else "pending"
         connection.execute(
@@ -438,6 +449,15 @@ class Sqlite:
                 raise
             self._outages.heard(known)
             raise known from error
+
+
+def _keep(connection: sqlite3.Connection, new: NewFlow, now: int) -> bool:
+    """Take the key of a flow, if so many shards are agreed on as its home was worked out with; whether it was free."""
+    if connection.execute(_COUNT).fetchone() != (new.shards,):
+        return False
+    f = new.facts
+    key = (f.fairness_key, new.idempotency_key, f.flow_id, f.token, new.request_digest, now)
+    return connection.execute(_KEEP, key).rowcount == 1
 
 
 def _row(one: StepInsert, now: int, replica_id: int, budget_ms: int) -> tuple[Any, ...]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from dwarf_nats.errors import Conflict, NotFound
 from dwarf_nats.rules import breakpoints
 from dwarf_nats.rules.lifecycle import flow_sources, step_sources
+from dwarf_nats.store import deployment
 from dwarf_nats.store.breakers import PARKED
 from dwarf_nats.workflow.lending import overridden
 from dwarf_nats.workflow.limits import UNLIMITED, Limits
@@ -274,6 +275,7 @@ async def remove(tx: Tx, root_ids: Sequence[int]) -> int:
     )
     still = [int(row[0]) for row in rows]
     if still:
+        await deployment.forget(tx, still)
         await erase(tx, await _whole(tx, still))
     return len(still)
 
@@ -314,7 +316,7 @@ async def restart(tx: Tx, flow_id: int, overrides: State, limits: Limits = UNLIM
     await tx.fetch("delete from dwarf_steps where flow_id = $1 and step_id <> $2", flow_id, step_id)
     await tx.fetch("update dwarf_steps set created_at = {now} where step_id = $1", step_id)
     due = await tx.fetch(UNRUN, step_id, *with_overrides(state, borrowed, overrides, limits))
-    changed = await run_again(tx, [flow_id], ", created_at = {now}, started_at = {now}")
+    changed = await run_again(tx, [flow_id], ", restarted_at = {now}, started_at = {now}")
     return Steered(changed, due_of(due), running)
 
 
@@ -347,14 +349,16 @@ async def plant(tx: Tx, root: FlowRow, forked: Forked) -> Steered:
 
 
 async def create_next(tx: Tx, latest: FlowRow, new: NewFlow) -> int | None:
-    """Insert the next flow of a thread; its creation time, or nothing if its idempotency key was there.
+    """Insert the next flow of a thread; its creation time, or nothing if its idempotency key or its reserved id was used.
 
-    Raises `Moved` if `latest` is not the latest flow of its thread any more, or has changed (O15).
+    Raises `Moved` if `latest` is not the latest flow of its thread any more, or has changed (O15); `OtherCount`.
     """
     await tx.fetch("select 1 from dwarf_flows where flow_id = $1 {for_update}", latest.flow_id)
     now = await latest_of_thread(tx, latest.thread_id)
     if now is None or (now.flow_id, now.updated_at) != (latest.flow_id, latest.updated_at):
         raise Moved
+    if new.idempotency_key and not new.reserves and not await deployment.place(tx, new):
+        return None
     return await tx.create(new)
 
 

@@ -10,7 +10,7 @@ from dwarf_nats.ports import Unusable
 from dwarf_nats.redact import shown
 from dwarf_nats.rules.planning import NO_ALLOWANCES, Ask, Page, Share
 from dwarf_nats.rules.settlement import NewIds, Settled
-from dwarf_nats.store import breakers, lent, line, listing, migrate, rewinding, steering, sweeping
+from dwarf_nats.store import breakers, deployment, lent, line, listing, migrate, rewinding, steering, sweeping
 from dwarf_nats.store.breakers import PARKED
 from dwarf_nats.store.cohorts import no_ids
 from dwarf_nats.store.dsn import is_postgres
@@ -21,7 +21,18 @@ from dwarf_nats.store.sqlite import Sqlite
 from dwarf_nats.workflow import lending
 from dwarf_nats.workflow.keys import Key
 from dwarf_nats.workflow.limits import UNLIMITED, Limits
-from dwarf_nats.workflow.rows import Band, FlowRow, Paused, Pulse, Steered, StepRow, flow_row, step_row
+from dwarf_nats.workflow.rows import (
+    Band,
+    Facts,
+    FlowRow,
+    Paused,
+    Pulse,
+    Reservation,
+    Steered,
+    StepRow,
+    flow_row,
+    step_row,
+)
 from dwarf_nats.workflow.state import encode_state
 from dwarf_nats.workflow.status import Status
 
@@ -59,6 +70,8 @@ class SqlStore:
         self.shown = self.database.shown
         """Which database this is, for messages."""
         self.replica_id = 0
+        self.known = shard
+        """How many shards this replica knows; the others are told with its next beat."""
 
     async def open(self, replica_name: str, *, migrated: bool) -> None:
         """Connect, bring the schema up to date if `migrated`, and enter this replica."""
@@ -143,6 +156,44 @@ class SqlStore:
         limits: Limits = UNLIMITED,
     ) -> Settled:
         return await self.database.settle(group, self.replica_id, budget_ms, new_step, limits)
+
+    # -- what replicas agree on, and idempotency keys
+
+    async def facts(self) -> Facts | None:
+        return await deployment.facts(self.database)
+
+    async def enter(self, name: str) -> Facts:
+        return await deployment.enter(self.database, name, self.shard)
+
+    async def raise_shards(self, shards: int) -> None:
+        await deployment.raise_shards(self.database, shards)
+
+    async def least_known(self, timeout_ms: int) -> int:
+        return await deployment.least_known(self.database, timeout_ms)
+
+    async def key(self, fairness_key: str, idempotency_key: str) -> tuple[int, Reservation | None]:
+        return await deployment.key(self.database, fairness_key, idempotency_key)
+
+    async def reserve(self, new: NewFlow) -> Reservation | None:
+        try:
+            return await self.database.transact(lambda tx: deployment.reserve(tx, new))
+        except deployment.OtherCount:
+            return None
+
+    async def free_key(self, fairness_key: str, idempotency_key: str, shard: int, flow_id: int) -> None:
+        await deployment.free_key(self.database, fairness_key, idempotency_key, shard, flow_id)
+
+    async def placed(self, flow_id: int) -> bool | None:
+        return await deployment.placed(self.database, flow_id)
+
+    async def fence(self, fairness_key: str, idempotency_key: str, flow_id: int) -> bool:
+        return await deployment.fence(self.database, fairness_key, idempotency_key, flow_id)
+
+    async def gone(self, limit: int) -> list[tuple[int, str, str]]:
+        return await deployment.gone(self.database, limit)
+
+    async def told(self, flow_ids: Sequence[int]) -> None:
+        await deployment.told(self.database, flow_ids)
 
     async def next_ids(self, kind: str) -> tuple[int, int]:
         return await self.database.next_ids(kind)
@@ -381,6 +432,8 @@ class SqlStore:
             return await self.database.transact(lambda tx: steering.create_next(tx, latest, new))
         except steering.Moved:
             return -1
+        except deployment.OtherCount:
+            return None
 
     async def bury(self, step_ids: Sequence[int]) -> None:
         """Steps of terminal flows take their flow's status (X2)."""
@@ -499,15 +552,17 @@ class SqlStore:
     async def beat(self, name: str) -> Pulse:
         """Renew this replica's row (B2), and look in passing whether there is work nobody told of (B1)."""
         rows = await self.database.fetch(
-            "insert into dwarf_replicas (replica_id, name, seen_at) values ($1, $2, {now})"
-            " on conflict (replica_id) do update set seen_at = excluded.seen_at"
-            f" returning {breakers.ANY_HELD}, ({line.FIRST_RIPE}), ({line.NEXT_AWAKE}), seen_at",
+            "insert into dwarf_replicas (replica_id, name, seen_at, shards) values ($1, $2, {now}, $3)"
+            " on conflict (replica_id) do update set seen_at = excluded.seen_at, shards = excluded.shards"
+            f" returning {breakers.ANY_HELD}, ({line.FIRST_RIPE}), ({line.NEXT_AWAKE}), seen_at,"
+            " (select d.shards from dwarf_deployment d where d.one = 1)",
             self.replica_id,
             name,
+            self.known,
         )
-        held, ripe, wakes_at, now = rows[0]
+        held, ripe, wakes_at, now, shards = rows[0]
         due = ripe if ripe is not None else wakes_at
-        return Pulse(bool(held), None if due is None else max(0, int(due) - int(now)))
+        return Pulse(bool(held), None if due is None else max(0, int(due) - int(now)), int(shards or 0))
 
     async def recover(self, timeout_ms: int) -> int:
         """Give back the steps of replicas that went silent, and those past their lease; how many (B2).

@@ -295,6 +295,18 @@ def summary_message(flow: records.FlowSummary) -> m.FlowSummary:
     )
 
 
+def shard_message(shard: records.ShardInfo) -> m.Shard:
+    """Health and size of one shard as they travel."""
+    return m.Shard(
+        shard=shard.shard,
+        error=shard.error,
+        latency_ms=shard.latency_ms,
+        flows=shard.flows,
+        steps=shard.steps,
+        joining=shard.joining or UNSET,
+    )
+
+
 def encode_error(error: DwarfError, room: int | None = None) -> tuple[bytes, bytes]:
     """A refusal as header block and body; so short that both together fit into `room` bytes, if they can."""
     for longest in (MAX_BODY_TEXT, 4_000, 1_000, 200, 40):

@@ -362,13 +362,17 @@ class TaskBreakerReply(Message):
 
 
 class Shard(Message):
-    """Health and size of one shard; `error` is empty for a healthy one (O16)."""
+    """Health and size of one shard; `error` is empty for a healthy one (O16).
+
+    `joining` is true while not every replica knows the shard: no new flows are placed there yet (O17).
+    """
 
     shard: int
     error: str
     latency_ms: float
     flows: int
     steps: int
+    joining: Maybe[bool] = UNSET
 
 
 class ShardInfoReply(Message):

@@ -96,13 +96,17 @@ class FlowSummary:
 
 @dataclass(slots=True)
 class ShardInfo:
-    """Health and size of one shard (O16). `error` is empty for a healthy one."""
+    """Health and size of one shard (O16). `error` is empty for a healthy one.
+
+    `joining`: not every replica knows the shard yet, so no new flows are placed there (O17).
+    """
 
     shard: int
     error: str = ""
     latency_ms: float = 0.0
     flows: int = 0
     steps: int = 0
+    joining: bool = False
 
 
 @dataclass(slots=True, frozen=True)

@@ -14,11 +14,32 @@ class Pulse:
     """What a replica learns while it renews its row: what a signal would have told it, had it come (B1).
 
     `held`: whether there are tasks whose steps are held, or steps that are. `due_in`: microseconds until a pending step is due,
-    0 if one is; `None` if none waits.
+    0 if one is; `None` if none waits. `shards`: the number of shards agreed on.
     """
 
     held: bool
     due_in: int | None
+    shards: int = 0
+
+
+@dataclass(slots=True, frozen=True)
+class Facts:
+    """What a database says it is: of which deployment, which shard, and of how many (0: not agreed yet)."""
+
+    deployment: str
+    shard: int
+    shards: int
+
+
+@dataclass(slots=True, frozen=True)
+class Reservation:
+    """The flow that has an idempotency key, or is to have it. `shard` is 0 if it lies with the key; `age_us`: since when."""
+
+    shard: int
+    flow_id: int
+    token: str
+    request_digest: str
+    age_us: int
 
 
 @dataclass(slots=True)
@@ -53,6 +74,8 @@ class FlowRow:
     started_at: int | None
     updated_at: int
     trace: str
+    restarted_at: int | None = None
+    """When it was restarted last; it is shown as created then, but keeps its place in lists and threads (O13)."""
 
     @classmethod
     def columns(cls) -> str:

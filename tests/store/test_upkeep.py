@@ -94,7 +94,11 @@ async def test_a_beat_tells_when_work_is_due(timed: SqlStore, manual: ManualCloc
 async def test_rows_of_replicas_long_gone_are_removed_once_they_hold_nothing(
     timed: SqlStore, manual: ManualClock
 ) -> None:
-    await look(timed, "insert into dwarf_replicas values (77, 'gone', $1)", manual.now() - 200 * SECOND)
+    await look(
+        timed,
+        "insert into dwarf_replicas (replica_id, name, seen_at) values (77, 'gone', $1)",
+        manual.now() - 200 * SECOND,
+    )
     await timed.forget_replicas(10_000)
     assert await look(timed, "select replica_id from dwarf_replicas") == [(timed.replica_id,)]
 

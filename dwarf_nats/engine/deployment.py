@@ -1,0 +1,195 @@
+"""What the replicas of a deployment agree on: its databases, their order, and how many of them hold new flows (O1, O17).
+
+It is kept in the databases, so that no replica goes by its own count. Each database says of which deployment it is, which of
+its shards, and how many shards are agreed on. A replica that brings one more serves it at once. The number agreed on rises once
+every living replica knows the new shard: first in the older databases, one after the other, then in the newer ones, so that
+a shard on which a new number holds can rely on it that the old one holds nowhere any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import random
+import secrets
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from dwarf_nats.errors import BadRequest, Unavailable
+
+if TYPE_CHECKING:
+    from dwarf_nats.engine.shard import Shard
+    from dwarf_nats.ports import Logger
+    from dwarf_nats.settings import EngineSettings
+    from dwarf_nats.workflow.rows import Facts
+
+TOLD = 100
+"""Flows that are gone whose keys are freed at a time."""
+
+
+class Deployment:
+    """The agreement, as far as this replica has read it, and its share in bringing it about."""
+
+    def __init__(self, shards: Mapping[int, Shard], settings: EngineSettings, logger: Logger) -> None:
+        self._shards = shards
+        self._settings = settings
+        self._log = logger
+        self._name = ""
+        self._named_by = ""
+        self._counts: dict[int, int] = {}
+        self._turn = asyncio.Lock()
+        self._outdated = False
+
+    @property
+    def count(self) -> int:
+        """How many shards are agreed on; 0 before the first agreement."""
+        return max(self._counts.values(), default=0)
+
+    # -- where flows and keys belong
+
+    def any_shard(self) -> Shard:
+        """A shard for a new flow: one of those agreed on, whose database is there as far as is known."""
+        agreed = [shard for number, shard in self._shards.items() if number <= self.count or not self.count]
+        there = [shard for shard in agreed if not shard.away]
+        return random.choice(there or agreed)
+
+    async def home(self, fairness_key: str, idempotency_key: str) -> tuple[Shard, int]:
+        """The shard on which a key is taken, and the number of shards it was worked out with.
+
+        The number held there before this returns, so what is read of other shards afterwards is not older.
+
+        Raises `Unavailable`.
+        """
+        for again in (False, True):
+            number = home_of(self.count, fairness_key, idempotency_key)
+            if number and self._counts.get(number, 0) == self.count:
+                if number not in self._shards:
+                    raise self.unknown(number)
+                return self._shards[number], self.count
+            if not again:
+                try:
+                    await self.agree()
+                except BadRequest as error:  # of this replica, not of the request
+                    raise Unavailable(error.message) from None
+        if number and number in self._shards and self._shards[number].away:
+            raise Unavailable(self._shards[number].away)
+        raise Unavailable("the replicas have not agreed on the shards of this deployment yet: try again")
+
+    def learned(self, number: int, count: int) -> None:
+        """A database was heard to say how many shards are agreed on."""
+        self._counts[number] = max(count, self._counts.get(number, 0))
+        if self.count > len(self._shards) and not self._outdated:
+            self._outdated = True
+            self._log.error("%s", self.unknown(self.count))
+
+    def unknown(self, number: int) -> Unavailable:
+        """Why a shard cannot be asked that the deployment has, and this replica does not."""
+        return Unavailable(
+            f"this replica knows {len(self._shards)} shards of {max(self.count, number)}: start it with the DSNs of all"
+        )
+
+    # -- agreeing
+
+    async def admit(self, shard: Shard) -> None:
+        """Check that a database just opened is the one it was given for. Raises `BadRequest` that says what to do."""
+        found = await shard.store.facts()
+        if found is not None:
+            self._check(shard, found)
+
+    def _check(self, shard: Shard, found: Facts) -> None:
+        shown = shard.store.shown
+        if found.shard != shard.number:
+            raise BadRequest(
+                f"the database {shown} is shard {found.shard} of its deployment, but was given as shard {shard.number}:"
+                " give each database once, in the order of the shards"
+            )
+        if self._name and found.deployment != self._name:
+            raise BadRequest(
+                f"the database {shown} (shard {shard.number}) belongs to another deployment than {self._named_by}:"
+                " give the databases of one deployment"
+            )
+        given = max(len(self._shards), shard.number)
+        if found.shards > given:
+            raise BadRequest(
+                f"this deployment has {found.shards} shards, but {given} databases were given: give all of them, in order;"
+                " flows on the others could not be found"
+            )
+        self._name, self._named_by = found.deployment, self._named_by or shown
+        self.learned(shard.number, found.shards)
+
+    async def agree(self) -> None:
+        """Do what this replica can for all shards to be agreed on, and read what is.
+
+        Databases that are away are left for the next time. Raises `BadRequest` for a database that does not belong here.
+        """
+        async with self._turn:
+            facts = await self._entered()
+            if not facts:
+                return
+            before = self.count
+            wanted = await self._wanted(facts)
+            if all(number in facts for number in range(1, wanted + 1)):
+                for number in range(1, wanted + 1):
+                    if facts[number].shards < wanted:
+                        await self._shards[number].store.raise_shards(wanted)
+                    self.learned(number, wanted)
+            if self.count != before:
+                self._log.info("new flows go to %d shards from now on", self.count, extra={"shards": self.count})
+
+    async def _entered(self) -> dict[int, Facts]:
+        """What each database says that is there; one that says nothing becomes a shard of this deployment."""
+        there = [shard for _, shard in sorted(self._shards.items()) if shard.opened and not shard.away]
+        facts: dict[int, Facts] = {}
+        for shard in there:
+            found = await shard.store.facts()
+            if found is None:
+                if shard.number <= self.count:
+                    raise BadRequest(
+                        f"the database {shard.store.shown} was given as shard {shard.number} of {self.count}, but holds nothing"
+                        " of this deployment: give the one that held this shard before, or restore it"
+                    )
+                if not self._name and shard.number > 1:
+                    continue  # the first shard names the deployment
+                found = await shard.store.enter(self._name or secrets.token_hex(8))
+            self._check(shard, found)
+            facts[shard.number] = found
+        return facts
+
+    async def _wanted(self, facts: Mapping[int, Facts]) -> int:
+        """The number of shards to be agreed on."""
+        if not self.count or self.count >= len(self._shards):
+            return self.count or len(self._shards)
+        timeout_ms = self._settings.replica_timeout_ms
+        known = [await self._shards[number].store.least_known(timeout_ms) for number in facts if number <= self.count]
+        return max(self.count, min([*known, len(self._shards)]))
+
+    async def heard(self, number: int, count: int) -> None:
+        """A database said with its beat how many shards are agreed on: go on agreeing if that is not all."""
+        self.learned(number, count)
+        if self.count < len(self._shards) or any(
+            self._counts.get(one, 0) < self.count for one in self._shards if one <= self.count
+        ):
+            try:
+                await self.agree()
+            except BadRequest as error:
+                self._log.error("%s", error)
+
+    # -- keys of flows that are gone
+
+    async def tidy(self, shard: Shard) -> None:
+        """Free the keys of flows that were deleted here and have their homes elsewhere."""
+        gone = await shard.store.gone(TOLD)
+        for flow_id, fairness_key, idempotency_key in gone:
+            for other in self._shards.values():
+                if other is not shard:
+                    await other.store.free_key(fairness_key, idempotency_key, shard.number, flow_id)
+        await shard.store.told([flow_id for flow_id, _, _ in gone])
+
+
+def home_of(shards: int, fairness_key: str, idempotency_key: str) -> int:
+    """The home of a key among so many shards, the same on every replica; 0 if there are none.
+
+    One more shard takes keys from the others, and none moves between these (rendezvous hashing).
+    """
+    seed = f"{fairness_key}\0{idempotency_key}\0".encode("utf-8", "surrogatepass")
+    return max(range(1, shards + 1), key=lambda number: hashlib.sha256(seed + str(number).encode()).digest(), default=0)
