@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -457,7 +457,9 @@ class Refiller:
             [
                 (
                     line := looked[number],
-                    line.claim(plan[number], budget_ms, self._turns, self._hands, part, passed_over=bool(shut)),
+                    partial(
+                        line.claim, plan[number], budget_ms, self._turns, self._hands, part, passed_over=bool(shut)
+                    ),
                 )
                 for number, part in self._parts(ration, list(plan)).items()
             ]
@@ -490,10 +492,10 @@ class Refiller:
 
     async def _look(self, lines: Sequence[Line], hands: int, held: Sequence[str]) -> dict[int, Line]:
         """Look at these lines; those that have answered, by shard."""
-        await self._each([(line, line.look(hands, held)) for line in lines])
+        await self._each([(line, partial(line.look, hands, held)) for line in lines])
         return {line.store.shard: line for line in lines if line.job is None and line.failures == 0}
 
-    async def _each(self, work: Sequence[tuple[Line, Awaitable[None]]]) -> None:
+    async def _each(self, work: Sequence[tuple[Line, Callable[[], Awaitable[None]]]]) -> None:
         """Do it on all these lines at once; whoever takes long is left behind and comes back on its own."""
         if len(self._lines) == 1:
             await self._one(*work[0])
@@ -503,9 +505,9 @@ class Refiller:
             line.job.add_done_callback(partial(self._back, line))
         await asyncio.wait([line.job for line, _ in work if line.job is not None], timeout=STRAGGLER_SECONDS)
 
-    async def _one(self, line: Line, deed: Awaitable[None]) -> None:
+    async def _one(self, line: Line, deed: Callable[[], Awaitable[None]]) -> None:
         try:
-            await deed
+            await deed()
         except Unavailable as error:
             line.fail(error)
         except asyncio.CancelledError:
