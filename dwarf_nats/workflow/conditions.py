@@ -81,6 +81,8 @@ class Condition(NamedTuple):
     """Whether it has regular expressions, which have a budget of their own."""
     yields: str
     """The type of its value where it is known not to be a boolean."""
+    mixed: str
+    """A comparison of values that are never equal."""
 
 
 def problem_of(source: str) -> str:
@@ -173,7 +175,7 @@ def _compiled(source: str, tokens: list[Token]) -> Condition | str:
     names = {text for kind, text in tokens if kind == "name"} - _RESERVED - TYPE_NAMES
     variables = dict.fromkeys(names, cel.Type.DYN)
     try:
-        program = _checked(cel.NewEnv(variables=variables), source)
+        program, mixed = _checked(cel.NewEnv(variables=variables), source)
         root = tree_of(program)
         problem = _argument_problem(root)
         if problem:
@@ -182,7 +184,7 @@ def _compiled(source: str, tokens: list[Token]) -> Condition | str:
             return "it takes too long on any state: use fewer maps, sums and literals inside each other"
         own = _own_functions(tokens)
         if own != tokens:
-            program = _checked(cel.NewEnv(variables=variables, functions=functions.declarations()), _joined(own))
+            program, _ = _checked(cel.NewEnv(variables=variables, functions=functions.declarations()), _joined(own))
         result = program.return_type()
     except Exception as error:
         return _compile_problem(str(error), names)
@@ -196,31 +198,53 @@ def _compiled(source: str, tokens: list[Token]) -> Condition | str:
         affordable_everywhere(root, used),
         own != tokens,
         "" if result in (cel.Type.BOOL, cel.Type.DYN) else _type_name(result),
+        mixed,
     )
 
 
-def _checked(environment: cel.Env, source: str) -> cel.Expression:
-    """Compile with types checked. Numbers of different types may be compared (`size(items) > 2.5`), as the language has it
-    at run time, although the library's check refuses that."""
+def _checked(environment: cel.Env, source: str) -> tuple[cel.Expression, str]:
+    """Compile with types checked; with it the comparison in it that never holds, if one is known.
+
+    Numbers of different types may be compared (`size(items) > 2.5`), and values of any types for equality, as the language
+    has it at run time, although the library's check refuses that.
+    """
     try:
-        return environment.compile(source)
+        return environment.compile(source), ""
     except RuntimeError as error:
-        problems = [found[3] for found in _PLACE.finditer(_EXPECTING.sub("", str(error)))]
-        if not problems or not all(map(_mixes_numbers, problems)):
+        mixed = list(map(_mixed, _problems_in(str(error))))
+        if not mixed or None in mixed:
             raise
-        return environment.compile(source, disable_check=True)
+        return environment.compile(source, disable_check=True), next(filter(None, mixed), "")
 
 
-def _mixes_numbers(problem: str) -> bool:
+def _problems_in(text: str) -> list[str]:
+    return [found[3] for found in _PLACE.finditer(_EXPECTING.sub("", text))]
+
+
+def _mixed(problem: str) -> str | None:
+    """Of a comparison across types: empty for one of numbers, what it says for others. `None` for any other problem."""
     found = _NO_OVERLOAD.fullmatch(problem)
     if found is None or found[1] not in _COMPARISONS:
-        return False
+        return None
     types = _NUMBER.sub("number", found[2])
-    if found[1] == "@in":
-        return re.fullmatch(r"(number), (list\(number\)|map\(number, .*\))", types) is not None
     middle = len(types) // 2 - 1
-    left, right = types[:middle], types[middle + 2 :]
-    return left == right and (left == "number" or found[1] in ("_==_", "_!=_"))
+    numbers = types == "number, number"
+    if found[1] == "@in":
+        numbers = re.fullmatch(r"number, (list\(number\)|map\(number, .*\))", types) is not None
+        if not numbers and not re.fullmatch(r".*, (list|map)\(.*\)", types):
+            return None
+    elif found[1] in ("_==_", "_!=_"):
+        numbers = types[:middle] == types[middle + 2 :]
+    elif not numbers:
+        return None
+    return "" if numbers else f"compares ({_words(found[2])}) by {_operator(found[1])}, which are never equal"
+
+
+def _words(types: str) -> str:
+    types = re.sub(r"\((?:T%\d+(?:, )?)+\)", "", types)
+    for theirs, ours in _TYPE_WORDS.items():
+        types = types.replace(theirs, ours)
+    return types
 
 
 def _type_names_as_fields(tokens: list[Token]) -> list[Token]:
@@ -323,12 +347,14 @@ def fields_of(source: str) -> tuple[str, ...]:
 
 
 def literal_problem(source: str) -> str:
-    """Why a condition never holds, whatever the state; empty if nothing is known (a warning, G11)."""
+    """Why a condition, or a part of it, never holds, whatever the state; empty if nothing is known (a warning, G11)."""
     condition = compiled(source)
     if isinstance(condition, str):
         return condition
     if condition.yields:
         return f"yields {condition.yields}, never a boolean: compare the value with something"
+    if condition.mixed:
+        return condition.mixed
     if condition.fields or condition.whole:
         return ""
     problem = evaluate(source, {}).problem
@@ -361,7 +387,7 @@ def _compile_problem(text: str, names: frozenset[str] | set[str]) -> str:
             f"it nests deeper than {MAX_NESTING} (brackets, sums, selections): simplify it, or let a task work it out"
         )
     places = list(_PLACE.finditer(_EXPECTING.sub("", text)))
-    found = next((one for one in places if not _mixes_numbers(one[3])), None)
+    found = next((one for one in places if _mixed(one[3]) is None), None)
     if found is None:
         return _plain(text)
     line, column, what = found[1], found[2], found[3]
@@ -378,7 +404,7 @@ def _compile_problem(text: str, names: frozenset[str] | set[str]) -> str:
         no_overload = _NO_OVERLOAD.fullmatch(what)
         if no_overload:
             what = (
-                f"{_operator(no_overload[1])} does not take ({no_overload[2]}), there is no such overload:"
+                f"{_operator(no_overload[1])} does not take ({_words(no_overload[2])}), there is no such overload:"
                 " convert one side, for example with int() or string()"
             )
     return f"at {line}:{column}: {what}"[:300]
@@ -401,9 +427,7 @@ def _plain(text: str) -> str:
     if missing := _NO_OVERLOAD_FOUND.search(line):
         types = [one for one in (missing["of"], missing["args"]) if one]
         shown = f" ({', '.join(types)})" if types else " these values"
-        for theirs, ours in _TYPE_WORDS.items():
-            shown = shown.replace(theirs, ours)
-        return f"{_operator(missing['name'])} does not take{shown}, there is no such overload"[:300]
+        return f"{_operator(missing['name'])} does not take{_words(shown)}, there is no such overload"[:300]
     if index := _INDEX.fullmatch(line):
         return f"index {index[1]} is out of bounds: the array has {index[2]} elements"
     line = line.replace("divide by zero", "division by zero")

@@ -52,7 +52,7 @@ def _never(graph: Graph) -> Iterator[str]:
     for source, target, when in _conditions(graph):
         problem = conditions.literal_problem(when)
         if problem:
-            yield f"edge {source!r} -> {target!r} is never taken, whatever the state: its condition {when[:80]!r} {problem}"
+            yield f"edge {source!r} -> {target!r}: its condition {when[:80]!r} {problem}"
 
 
 def _typing_errors(graph: Graph) -> Iterator[str]:
