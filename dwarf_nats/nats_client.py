@@ -88,13 +88,24 @@ class Violation:
 
 
 class _Transport(TcpTransport):
-    """nats-py's, that knows that it has TLS: asyncio logs a warning else when the connection ends."""
+    """nats-py's, without the warnings that asyncio logs else: it knows that it has TLS, and writes nothing to a connection
+    that is lost (nats-py makes every subscription again with a write of its own)."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
 
     def __bool__(self) -> bool:
         return True  # nats-py makes one of its own else, before it connects
+
+    def write(self, payload: bytes) -> None:
+        writer = self._io_writer
+        if writer is not None and not writer.transport.is_closing():
+            writer.write(payload)
+
+    def writelines(self, payload: Sequence[bytes]) -> None:
+        writer = self._io_writer
+        if writer is not None and not writer.transport.is_closing():
+            writer.writelines(payload)
 
     async def connect_tls(self, *args: Any, **options: Any) -> None:
         await super().connect_tls(*args, **options)

@@ -12,9 +12,11 @@ import asyncio
 import logging
 import os
 import random
+import re
 import ssl
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol, TypedDict, TypeVar
 
@@ -54,6 +56,7 @@ _FILES = {
     "tls_cert": "TLS certificate",
     "tls_key": "TLS key",
 }
+_PREFIX = re.compile(r"[^\s.*>]+(?:\.[^\s.*>]+)*")
 _SILENCE = ("no answer in time", "empty response")
 _TLS_FIRST = "if the server begins with TLS, use tls_first (--tls-first)"
 
@@ -172,6 +175,11 @@ class ConnectOptions:
                 raise BadRequest(f"cannot read the {what} file {path}")
         if self.creds:
             read_credentials(self.creds)
+        if self.inbox_prefix and not _PREFIX.fullmatch(self.inbox_prefix):
+            raise BadRequest(
+                f"the inbox prefix {self.inbox_prefix!r} is no subject: use tokens without blanks and wildcards, joined by"
+                " single dots, such as _INBOX.me"
+            )
         arguments: dict[str, Any] = {
             "servers": [one.url for one in servers],
             "identities": self._identities(servers),
@@ -193,6 +201,8 @@ class ConnectOptions:
         if self.tls_required:
             arguments |= {"tls": self._tls(), "tls_required": True, "tls_handshake_first": self.tls_first}
             arguments["tls_certificate"] = bool(self.tls_cert)
+        if servers[0].scheme in ("ws", "wss") and find_spec("aiohttp") is None:
+            raise BadRequest(f"{servers[0].scheme}:// needs the package aiohttp: pip install aiohttp")
         return {key: value for key, value in arguments.items() if value != ""}
 
     def _seed(self) -> str:

@@ -169,7 +169,8 @@ async def test_a_server_that_ends_every_connection_is_come_back_to_ever_more_slo
         caplog.set_level(logging.INFO)
         caplog.clear()
         monkeypatch.setattr("nats.aio.client.asyncio.sleep", jump)
-        await nc.subscribe("x")
+        for number in range(20):
+            await nc.subscribe(f"x.{number}")
         async with asyncio.timeout(60):
             while server.connections < 40:
                 await sleep(0.001)

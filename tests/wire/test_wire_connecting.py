@@ -187,12 +187,15 @@ def test_what_is_no_nats_url_is_refused_without_its_password(url: str) -> None:
         ("h:1/", "nats://h:1"),
         ("TLS://h", "tls://h:4222"),
         ("nats://[::1]:5", "nats://[::1]:5"),
-        ("wss://u:p@h/nats", "wss://h/nats"),
-        ("wss://h:8443", "wss://h:8443"),
     ],
 )
 def test_a_server_is_named_in_full(url: str, server: str) -> None:
     assert ConnectOptions(url).arguments("me")["servers"] == [server]
+
+
+@pytest.mark.parametrize(("url", "server"), [("wss://u:p@h/nats", "wss://h/nats"), ("wss://h:8443", "wss://h:8443")])
+def test_a_websocket_may_have_a_path(url: str, server: str) -> None:
+    assert [one.url for one in ConnectOptions(url).servers] == [server]
 
 
 def test_the_context_that_is_selected_counts_where_nothing_else_says_where_nats_is(config: dict[str, str]) -> None:
@@ -252,6 +255,19 @@ def test_a_file_that_holds_no_credentials_is_told_at_once(tmp_path: Path, text: 
     (tmp_path / "me.creds").write_text(text)
     with pytest.raises(BadRequest, match=r"me\.creds is not one: it has no section"):
         ConnectOptions("nats://h", creds=tmp_path / "me.creds").arguments("me")
+
+
+@pytest.mark.parametrize("prefix", ["a b", "_INBOX.>", "_INBOX.*", "_INBOX.x.", ".x", "a..b", "a\tb"])
+def test_an_inbox_prefix_that_is_no_subject_is_refused(prefix: str) -> None:
+    with pytest.raises(BadRequest, match="the inbox prefix .* is no subject"):
+        ConnectOptions("nats://h", inbox_prefix=prefix).arguments("me")
+
+
+@pytest.mark.parametrize("scheme", ["ws", "wss"])
+def test_a_websocket_without_its_library_is_told(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dwarf_nats.wire.connecting.find_spec", lambda _name: None)
+    with pytest.raises(BadRequest, match=f"{scheme}:// needs the package aiohttp"):
+        ConnectOptions(f"{scheme}://h").arguments("me")
 
 
 def test_pauses_grow_while_connections_do_not_live_long() -> None:
