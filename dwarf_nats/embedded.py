@@ -222,7 +222,11 @@ class NatsServer:
         await self.start()
 
     async def __aenter__(self) -> Self:
-        await self.start()
+        try:
+            await self.start()
+        except BaseException:  # neither process nor files are left behind
+            await self.stop()
+            raise
         return self
 
     async def __aexit__(
@@ -378,7 +382,11 @@ class PostgresServer:
         await self.start()
 
     async def __aenter__(self) -> Self:
-        await self.start()
+        try:
+            await self.start()
+        except BaseException:  # neither process nor files are left behind
+            await self.stop()
+            raise
         return self
 
     async def __aexit__(

@@ -22,7 +22,7 @@ import nats.errors
 from nats.aio.client import Client as Nats
 from nats.aio.subscription import Subscription
 
-from dwarf_nats.errors import BadRequest, DwarfError, Forbidden, TooLarge, Unavailable
+from dwarf_nats.errors import BadRequest, DwarfError, TooLarge, Unavailable
 from dwarf_nats.nats_client import INBOX_REMEDY, Violation, forbidden, watch_refusals
 from dwarf_nats.repeats import Repeats
 from dwarf_nats.telemetry.summed import Summed
@@ -35,7 +35,7 @@ from dwarf_nats.workflow.names import check_subject_name
 from dwarf_nats.workflow.raised import named
 
 from . import connection, serving
-from .calls import accept_seconds, decode_request, decode_roll_call, encode_answer, encode_running, failed
+from .calls import accept_seconds, bounced, decode_request, decode_roll_call, encode_answer, encode_running, failed
 from .discovery import Announced
 from .jobs import Handler, Job, Jobs
 from .requests import check_size, leave, round_trip, until_connected
@@ -170,23 +170,30 @@ class Worker:
         jobs, nc = self._jobs, self._nc
         if jobs is None or nc is None:
             return True
-        await self._unsubscribe(self._subs[1:])
         seconds = self.drain_seconds if drain_seconds is None else drain_seconds
-        idle, hurry = asyncio.ensure_future(jobs.idle()), asyncio.ensure_future(self._hurry.wait())
         try:
-            await asyncio.wait({idle, hurry}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-            finished = idle.done()
-            if not finished:
-                log.warning("stopping with %d tasks unfinished", jobs.running + jobs.waiting)
-                await self._abandon()
+            await self._unsubscribe(self._subs[1:])
+            finished = await self._finished(jobs, seconds)
         finally:
-            idle.cancel()
-            hurry.cancel()
             self._jobs = None
             self._summed.flush()
             await self._unsubscribe(self._subs[:1])
             await self._close(nc)
         return finished
+
+    async def _finished(self, jobs: Jobs, seconds: float) -> bool:
+        """Wait for what is in hand, and call off the rest; whether there was none."""
+        idle, hurry = asyncio.ensure_future(jobs.idle()), asyncio.ensure_future(self._hurry.wait())
+        try:
+            await asyncio.wait({idle, hurry}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            if idle.done():
+                return True
+            log.warning("stopping with %d tasks unfinished", jobs.running + jobs.waiting)
+            await self._abandon()
+            return False
+        finally:
+            idle.cancel()
+            hurry.cancel()
 
     async def _abandon(self) -> None:
         """Call off everything and let the answers out; threads are not waited for."""
@@ -244,14 +251,13 @@ class Worker:
         refused: list[Violation] = []
         unwatch = watch_refusals(nc, refused.append)
         try:
-            self._subs = await self._subscribed(nc)
+            await self._subscribed(nc)
             self._check_refused(nc, refused)
-        except (nats.errors.Error, OSError, Forbidden) as error:
-            self._nc = None
-            if nc is not self._given:
-                with contextlib.suppress(nats.errors.Error, OSError):
-                    await nc.close()
-            if isinstance(error, Forbidden):
+        except (
+            BaseException
+        ) as error:  # cancelled, too: a connection left behind would get requests that nobody answers
+            await self._abandon_connection(nc)
+            if not isinstance(error, nats.errors.Error | OSError):
                 raise
             reason = str(error) or type(error).__name__
             message = f"NATS went away before it had the worker's subscriptions: {reason}"
@@ -259,6 +265,16 @@ class Worker:
         finally:
             unwatch()
         watch_refusals(nc, self._on_refused)
+
+    async def _abandon_connection(self, nc: Nats) -> None:
+        """Leave nothing of this worker on a connection it does not serve."""
+        self._nc = None
+        subs, self._subs = self._subs, []
+        with contextlib.suppress(nats.errors.Error, OSError):
+            if nc is not self._given:
+                await nc.close()
+            else:
+                await asyncio.gather(*(sub.unsubscribe() for sub in subs), return_exceptions=True)
 
     def _check_refused(self, nc: Nats, refused: list[Violation]) -> None:
         """Serve what permissions let us serve, and say what they do not. Raises `Forbidden` if that is everything."""
@@ -291,19 +307,20 @@ class Worker:
                 text = f"task {url} is not served any more: permissions do not let us {violation}"
                 self._refusals.say(logging.ERROR, text)
 
-    async def _subscribed(self, nc: Nats) -> list[Subscription]:
-        """Every subscription of the worker; the server has them."""
+    async def _subscribed(self, nc: Nats) -> None:
+        """Make every subscription of the worker; the server has them then."""
         # The engine knows what is in hand by this subject, so it stays the same on another connection. It comes first, so that
         # it is there before and after every task's.
         self._private = self._private or nc.new_inbox()
         # A roll call or a cancellation that was dropped would not be said again: no limit here either.
-        subs = [await nc.subscribe(self._private, cb=self._on_worker_call, pending_msgs_limit=0, pending_bytes_limit=0)]
+        self._subs = [
+            await nc.subscribe(self._private, cb=self._on_worker_call, pending_msgs_limit=0, pending_bytes_limit=0)
+        ]
         for url, handler in self._handlers.items():
-            subs.append(await self._subscribe(nc, self._subjects.task(url), handler))
+            self._subs.append(await self._subscribe(nc, self._subjects.task(url), handler))
         for subject in self._announced.subjects:
-            subs.append(await nc.subscribe(subject, cb=self._on_discovery))
+            self._subs.append(await nc.subscribe(subject, cb=self._on_discovery))
         await round_trip(nc)
-        return subs
 
     async def _subscribe(self, nc: Nats, subject: str, handler: Handler) -> Subscription:
         async def on_request(msg: Msg) -> None:
@@ -346,7 +363,8 @@ class Worker:
 
     async def _on_request(self, handler: Handler, msg: Msg) -> None:
         jobs = self._jobs
-        if jobs is None:
+        if jobs is None:  # it came just before the subscription ended
+            await self._reply(msg.reply, bounced("the worker is stopping"))
             return
         try:
             call = decode_request(msg.data, msg.headers)

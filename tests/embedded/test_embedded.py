@@ -130,3 +130,29 @@ async def test_postgres_runs_from_a_copy_when_its_user_cannot_reach_the_wheel(mo
 def test_databases_of_tests_are_empty_and_apart(postgres: PostgresServer, pg_dsn: str) -> None:
     tables = "select count(*) from pg_class where relnamespace = 'public'::regnamespace"
     assert asyncio.run(postgres.execute(tables, pg_dsn.rsplit("/", 1)[1])) == "0"
+
+
+@pytest.mark.parametrize("how", ["refused", "cancelled"])
+async def test_a_server_that_does_not_come_up_leaves_nothing_behind(
+    how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither its process nor its temporary folder, whatever ended the start."""
+    monkeypatch.setattr(embedded.tempfile, "tempdir", str(tmp_path))
+    server = NatsServer(config=tmp_path / "none.conf" if how == "refused" else None)
+    asked = asyncio.Event()
+
+    async def never(_self: NatsServer, _home: Path) -> int:
+        asked.set()
+        await asyncio.Event().wait()
+        return 0
+
+    if how == "cancelled":
+        monkeypatch.setattr(NatsServer, "_read_port", never)
+    entering = asyncio.ensure_future(server.__aenter__())
+    if how == "cancelled":
+        await asked.wait()
+        entering.cancel()
+    with pytest.raises((Unavailable, asyncio.CancelledError)):
+        await entering
+    assert not [name for name in os.listdir(tmp_path) if name.startswith("dwarf-")]
+    assert not server._child.running

@@ -9,6 +9,7 @@ import threading
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import nats
 import pytest
 from nats.aio.client import Client as Nats
 from test_sdk_worker import PATIENCE, Engine
@@ -16,8 +17,9 @@ from test_sdk_worker import PATIENCE, Engine
 from dwarf_nats.embedded import NatsServer
 from dwarf_nats.errors import DwarfError
 from dwarf_nats.sdk import Flow, TaskError, Worker
+from dwarf_nats.sdk import worker as worker_module
 from dwarf_nats.sdk.jobs import Handler, Job, Jobs
-from dwarf_nats.workflow.answer import Answer, TaskCall
+from dwarf_nats.workflow.answer import Answer, Disposition, TaskCall
 from dwarf_nats.workflow.state import Raw
 
 
@@ -270,3 +272,74 @@ async def test_a_thread_that_panics_after_it_was_called_off_frees_its_place(engi
     assert answer.error.code == 499
     go_on.set()
     assert (await engine.call("good")).changes == {"ok": Raw(b"1")}
+
+
+@pytest.mark.parametrize("given", [False, True], ids=["own connection", "given connection"])
+@pytest.mark.parametrize("how", ["cancelled", "panic"])
+async def test_a_start_that_does_not_come_to_its_end_leaves_no_subscription_behind(
+    engine: Engine, nats_server: NatsServer, prefix: str, monkeypatch: pytest.MonkeyPatch, given: bool, how: str
+) -> None:
+    """A subscription that nobody serves would swallow requests until their deadlines."""
+    subscribing: list[Nats] = []
+    there = asyncio.Event()
+
+    async def last(nc: Nats) -> None:
+        subscribing.append(nc)
+        there.set()
+        if how == "panic":
+            raise Panic("while subscribing")
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(worker_module, "round_trip", last)
+    connection = await nats.connect(nats_server.url) if given else None
+    worker = Worker(nats_server.url, nc=connection, task_prefix=prefix)
+    worker.add_task("good", lambda: {"ok": 1})
+    starting = asyncio.ensure_future(worker.start())
+    await there.wait()
+    if how == "cancelled":
+        starting.cancel()
+    with pytest.raises((asyncio.CancelledError, Panic)):
+        await starting
+    if connection is not None:
+        await connection.flush()
+        assert not connection.is_closed
+    else:
+        assert subscribing[0].is_closed
+    await engine.send("good")
+    async with asyncio.timeout(PATIENCE):
+        reply = await engine.replies.get()
+    assert (reply.headers or {}).get("Status") == "503"
+    monkeypatch.undo()
+    await worker.start()
+    assert (await engine.call("good")).changes == {"ok": Raw(b"1")}
+    await worker.stop()
+    if connection is not None:
+        await connection.close()
+
+
+async def test_a_request_that_comes_as_the_worker_stops_is_given_back(engine: Engine, serving: Any) -> None:
+    """It was delivered already: without an answer its step would wait for its deadline."""
+    worker = await serving(good=lambda: {"ok": 1})
+    jobs, worker._jobs = worker._jobs, None
+    answer = await engine.call("good")
+    assert answer.disposition is Disposition.BACKPRESSURE
+    worker._jobs = jobs
+
+
+async def test_a_stop_that_is_cancelled_closes_the_connection(engine: Engine, serving: Any) -> None:
+    began = asyncio.Event()
+
+    async def hangs() -> None:
+        began.set()
+        await asyncio.Event().wait()
+
+    worker = await serving(hangs=hangs)
+    await engine.send("hangs")
+    await began.wait()
+    stopping = asyncio.ensure_future(worker.stop(PATIENCE))
+    await asyncio.sleep(0)
+    stopping.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await stopping
+    assert worker._nc.is_closed
+    assert worker._jobs is None
