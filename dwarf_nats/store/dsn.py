@@ -80,10 +80,9 @@ class Target:
         try:
             self._set_socket_options(connection)
             wanted = {**settings, **self.settings}
-            await connection.execute(
-                "select "
-                + ", ".join(f"set_config({quoted(name)}, {quoted(value)}, false)" for name, value in wanted.items())
-            )
+            sets = (f"set_config({quoted(name)}, {quoted(value)}, false)" for name, value in wanted.items())
+            if wanted:  # behind a pooler this waits until it has a session to give
+                await connection.execute("select " + ", ".join(sets), timeout=self.timeout)
         except BaseException:
             connection.terminate()
             raise

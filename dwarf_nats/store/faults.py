@@ -158,10 +158,12 @@ class Outages:
 
     def __init__(self) -> None:
         self._heard: dict[str, float] = {}
+        self.quiet = False
+        """Whether nothing is told: at a start, which tells by itself."""
 
     def heard(self, error: DwarfError) -> None:
         """An operation met an error; those that are about the database and the moment are told, once."""
-        if not isinstance(error, DatabaseAway):
+        if self.quiet or not isinstance(error, DatabaseAway):
             return
         now = time.monotonic()
         last = self._heard.get(error.message)

@@ -99,13 +99,15 @@ async def _with_postgres(dsn: str, *, upgrade: bool) -> str | None:
         # A migration takes as long as it takes.
         raw = await target.connect({"application_name": "dwarf-nats"}, command_timeout=None)
         await pooler.check(target, raw)
-        if upgrade:
-            await _lock(raw, target.shown)
         engine = create_async_engine("postgresql+asyncpg://", async_creator=connected, poolclass=NullPool)
         async with engine.connect() as connection:
-            if upgrade:
-                await connection.run_sync(_upgrade)
-                await connection.commit()
+            found = await connection.run_sync(_revision)
+            if not upgrade or found == head():  # then the lock is not needed, whoever has it
+                return found
+            await connection.rollback()
+            await _lock(raw, target.shown)
+            await connection.run_sync(_upgrade)
+            await connection.commit()
             return await connection.run_sync(_revision)
     except (OSError, EOFError, SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError,
             CommandError) as error:  # fmt: skip

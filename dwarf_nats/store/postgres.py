@@ -218,6 +218,8 @@ from unnest($1::bigint[], $2::bigint[], $3::int[], $4::text[], $5::text[], $6::t
 as r(step_id, flow_id, depth, token, node, url, state, status, not_before, delay, predecessor_id, spawn_id, ordinal,
   changes, error, successor_id, priority, fairness_key, fairness_weight, lease, borrowed)
 """
+IDLE_SECONDS = 15.0
+"""A connection that nobody has used for so long is closed: behind a pooler in session mode it is one that others wait for."""
 CHUNK = 2_000
 """Rows of one such statement."""
 FIRST_PLANS, LAST_PLANS = 8, 4_096
@@ -241,7 +243,7 @@ class Postgres:
         """What this process asked of the database so far, connecting and migrating apart."""
         self.why = "the engine is not running: its database is closed"
         self._resizing: set[asyncio.Future[None]] = set()
-        self._outages = Outages()
+        self.outages = Outages()
 
     async def open(self) -> None:
         """Connect. Raises `Unavailable` that names the host if the database does not answer."""
@@ -254,7 +256,13 @@ class Postgres:
         async def connect(*_: Any, **__: Any) -> Any:
             return await self.target.connect(_SESSION)
 
-        return asyncpg.create_pool(min_size=0, max_size=self._size, connect=connect, reset=_as_it_is)
+        return asyncpg.create_pool(
+            min_size=0,
+            max_size=self._size,
+            max_inactive_connection_lifetime=IDLE_SECONDS,
+            connect=connect,
+            reset=_as_it_is,
+        )
 
     def resize(self, size: int) -> None:
         """Have another number of connections from now on; those in use are given back as they are done."""
@@ -484,13 +492,13 @@ class Postgres:
         try:
             yield
         except DatabaseAway as error:
-            self._outages.heard(error)
+            self.outages.heard(error)
             raise
         except Exception as error:
             known = of_postgres(error, self.target.shown)
             if known is None:
                 raise
-            self._outages.heard(known)
+            self.outages.heard(known)
             raise known from error
 
 

@@ -27,7 +27,7 @@ from dwarf_nats.rules.settlement import NewFlow, NewIds, Settled, Settlement
 from dwarf_nats.store import line
 from dwarf_nats.store.database import Row, Tx, sqlite_sql
 from dwarf_nats.store.effects import effects, hold
-from dwarf_nats.store.faults import Outages, needs_a_person, of_sqlite
+from dwarf_nats.store.faults import Outages, needs_a_person, of_sqlite, primary_code
 from dwarf_nats.store.lease import lease_us
 from dwarf_nats.store.wishes import FlowInserts, Many, Sql, StepInsert
 from dwarf_nats.workflow import lending
@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 MINIMUM = (3, 38, 0)
+PATIENT_MS, HASTY_MS = 5_000, 10
+"""So long a statement waits for a lock of another process; and after one has waited in vain, until
+something is written again."""
 OPENING_SECONDS = 1.0
 """So long a start waits for a lock in one go, so that it can be stopped."""
 
@@ -100,8 +103,9 @@ class Sqlite:
         self._turn = asyncio.Lock()
         self._connection: sqlite3.Connection | None = None
         self._lock_file: IO[str] | None = None
+        self._open_for_work = self._hasty = False
         self._instant = 0
-        self._outages = Outages()
+        self.outages = Outages()
         self.why = "the engine is not running: its database is closed"
 
     async def open(self) -> None:
@@ -147,7 +151,8 @@ class Sqlite:
 
     async def opened(self) -> None:
         """The start is over: statements may wait longer for another process than one that somebody wants to stop."""
-        await self.fetch("pragma busy_timeout = 5000")
+        await self.fetch(f"pragma busy_timeout = {PATIENT_MS}")
+        self._open_for_work = True
 
     def _check_path(self) -> None:
         path = Path(self.path)
@@ -184,6 +189,7 @@ class Sqlite:
             if self._connection is not None:
                 self._connection.close()
                 self._connection = None
+            self._open_for_work = self._hasty = False
             if self._lock_file is not None:
                 self._lock_file.close()
                 self._lock_file = None
@@ -437,17 +443,37 @@ class Sqlite:
         plain = [orjson.dumps(arg).decode() if isinstance(arg, list) else arg for arg in args]
         return connection.execute(sqlite_sql(sql), plain).fetchall()
 
+    def _patiently(self, work: Callable[[], T]) -> T:
+        """Do `work`. While another process has the file locked, one statement waits for it at length and those after it hardly:
+        they stand in one line, and their callers are to be answered (B6)."""
+        changes = self._connection.total_changes if self._hasty and self._connection is not None else 0
+        try:
+            done = work()
+        except sqlite3.OperationalError as error:
+            if self._open_for_work and not self._hasty and primary_code(error) == sqlite3.SQLITE_BUSY:
+                self._wait_for_locks(HASTY_MS)
+                self._hasty = True
+            raise
+        if self._hasty and self._connection is not None and self._connection.total_changes != changes:
+            self._wait_for_locks(PATIENT_MS)
+            self._hasty = False
+        return done
+
+    def _wait_for_locks(self, milliseconds: int) -> None:
+        with contextlib.suppress(sqlite3.Error):
+            self._opened().execute(f"pragma busy_timeout = {milliseconds}")
+
     async def _call(self, work: Callable[[], T]) -> T:
         if self._thread is None:
             raise Unavailable(self.why)
         try:
             # Shielded: a caller that is cancelled must not leave the thread in the middle of a transaction.
-            return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, work))
+            return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, self._patiently, work))
         except Exception as error:
             known = of_sqlite(error, self.path or "in memory")
             if known is None:
                 raise
-            self._outages.heard(known)
+            self.outages.heard(known)
             raise known from error
 
 

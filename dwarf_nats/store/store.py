@@ -75,8 +75,10 @@ class SqlStore:
 
     async def open(self, replica_name: str, *, migrated: bool) -> None:
         """Connect, bring the schema up to date if `migrated`, and enter this replica."""
+        self.database.outages.quiet = True
         try:
             await self._open(replica_name, migrated=migrated)
+            self.database.outages.quiet = False
         except Unavailable as error:
             self.database.why = str(error)  # for whoever asks meanwhile
             if not isinstance(error, Unusable) and needs_a_person(error):

@@ -15,8 +15,9 @@ from engine_helpers import SOON, Gate, line
 from dwarf_nats.embedding import open_engine
 from dwarf_nats.engine import Engine
 from dwarf_nats.errors import Unavailable
-from dwarf_nats.ports import StatementRefused
+from dwarf_nats.ports import DatabaseAway, StatementRefused
 from dwarf_nats.settings import EngineSettings
+from dwarf_nats.store import sqlite
 from dwarf_nats.testing import TaskProxy
 from dwarf_nats.workflow.flow import Flow
 from dwarf_nats.workflow.options import Query
@@ -230,3 +231,25 @@ async def test_a_child_that_cannot_be_begun_for_the_database_is_begun_later(
     monkeypatch.setattr(engine._shards[1], "_patiently", lambda _, work: work())  # as when the step's budget is used up
     assert (await engine.run("parent", {}, timeout=SOON)).state == {"n": 4}
     assert refused == 3
+
+
+async def test_callers_are_answered_soon_while_another_program_has_the_file_locked(
+    sqlite_dsn: str, proxy: TaskProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """B6: one statement waits for the lock at length; the many that stand in line behind it do not."""
+    async with open_engine(sqlite_dsn, tasks=proxy, graphs=proxy, settings=EngineSettings(drain_ms=0)) as engine:
+        database = engine._shards[1].store.database
+        waits: list[str] = []
+        monkeypatch.setattr(
+            database, "_wait_for_locks", lambda ms, was=database._wait_for_locks: (waits.append(ms), was(ms))
+        )
+        async with file_locked(sqlite_dsn), asyncio.timeout(SOON):
+            found = await asyncio.gather(
+                *(engine.create("line", {"n": 1}, start=True) for _ in range(50)), return_exceptions=True
+            )
+            for _ in range(20):
+                with pytest.raises(Unavailable, match="locked"):
+                    await engine.create("line", {"n": 1}, start=True)
+        assert {type(error) for error in found} == {DatabaseAway}
+        assert (await _when_back(lambda: engine.run("line", {"n": 1}, timeout=SOON))).state == {"n": 4}
+        assert waits[:2] == [sqlite.HASTY_MS, sqlite.PATIENT_MS]

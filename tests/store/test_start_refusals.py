@@ -251,3 +251,17 @@ async def test_a_start_that_waits_for_the_migration_lock_says_who_has_it(
         async with asyncio.timeout(20):
             await opening
     await store.close()
+
+
+@pytest.mark.slow
+async def test_a_start_on_a_current_schema_needs_no_migration_lock(pg_dsn: str) -> None:
+    """Whoever stands still with the lock in hand holds nobody up."""
+    one, two = store_on(pg_dsn), store_on(pg_dsn)
+    await one.open("one", migrated=True)
+    other = await asyncpg.connect(pg_dsn)
+    await other.execute(f"select pg_advisory_lock({migrate.LOCK})")
+    async with asyncio.timeout(20):
+        await two.open("two", migrated=True)
+    await two.close()
+    await one.close()
+    await other.close()
