@@ -40,6 +40,7 @@ _VIOLATION = re.compile(
     r"(?: using queue \"((?:[^\"\\]|\\.)*)\")?",
     re.IGNORECASE,
 )
+_LAST_WORDS = re.compile(rb"-ERR\s+'([^\r\n]+)'")
 _RANDOM = 16
 """Tokens of a subject that are as long are taken for random ones."""
 S = TypeVar("S", bound=ServerTried)
@@ -113,7 +114,8 @@ class _Transport(TcpTransport):
         vars(self._io_writer.transport.get_protocol())["_over_ssl"] = True
 
 
-Told = Callable[[Violation], None]
+Told = Callable[[Violation], bool]
+"""Is called with what permissions refused; says whether it tells somebody, so that it need not be logged."""
 
 
 class NatsClient(Client):
@@ -213,11 +215,17 @@ class NatsClient(Client):
         try:
             await super()._process_connect_init()
         except (TimeoutError, OSError, nats.errors.Error) as error:
-            raise self._certificate_missing(error) or error from None
+            raise self._last_words() or self._certificate_missing(error) or error from None
         except Exception as error:  # what nats-py does not expect would end its attempts: a line that is too long, say
             raise nats.errors.Error(f"nats: not the beginning of a NATS server: {type(error).__name__}") from error
         self._connected_at = asyncio.get_running_loop().time()
         self.refused.clear()  # the subscriptions are made again now
+
+    def _last_words(self) -> nats.errors.Error | None:
+        """The error that a server sent before it closed the connection. A write that fails comes before it is read."""
+        reader = getattr(self._transport, "_io_reader", None)
+        found = _LAST_WORDS.search(bytes(getattr(reader, "_buffer", b"")))
+        return nats.errors.Error(f"nats: {found[1].decode('utf-8', 'replace')}") if found is not None else None
 
     def _certificate_missing(self, error: Exception) -> TlsRefused | None:
         """Under TLS 1.3 a client without the certificate that is demanded learns of it by the loss of the connection only."""
@@ -279,12 +287,14 @@ class NatsClient(Client):
             self.refused[violation.subject, violation.queue] = violation
             if self._asking_again is None or self._asking_again.done():
                 self._asking_again = asyncio.get_running_loop().create_task(self._ask_again())
-        self._violations.say(logging.ERROR, f"NATS permissions do not let {self.who} {violation}")
+        told = False
         for call in tuple(self._refused_told):
             try:
-                call(violation)
+                told = call(violation) or told
             except Exception:
                 log.exception("a listener for refused permissions failed")
+        if not told:
+            self._violations.say(logging.ERROR, f"NATS permissions do not let {self.who} {violation}")
 
     async def _ask_again(self) -> None:
         """Make refused subscriptions again now and then, until the server takes them."""
@@ -345,7 +355,8 @@ def raw_violation(nc: Client, text: str) -> Violation | None:
 
 
 def watch_refusals(nc: Client, call: Told) -> Callable[[], None]:
-    """Have `call` called with whatever permissions refuse on a connection, also on one that is not of our making.
+    """Have `call` called with whatever permissions refuse on a connection, also on one that is not of our making. What it tells
+    nobody of is logged.
 
     Returns what ends that.
     """

@@ -193,7 +193,7 @@ class Inbox:
         if self._streams.is_new(stream, captured):
             log.warning("%s", explain(stream, captured), extra={"stream": stream})
 
-    def _refused(self, violation: Violation) -> None:
+    def _refused(self, violation: Violation) -> bool:
         """Permissions refused something: tell the call it was, or all if no answer can come any more.
 
         Of several calls to one subject it is the last that has no answer yet: before a change of the permissions, the others
@@ -203,7 +203,7 @@ class Inbox:
             if violation.subject == f"{self._subject}*":
                 self._deaf = (violation.subject, violation.queue)
                 self._end_all(f"NATS does not let this replica subscribe to its inbox {violation.subject}")
-            return
+            return False
         if violation.as_reply:
             call = self._calls.get(violation.subject[self._cut :].encode())
         else:
@@ -212,6 +212,7 @@ class Inbox:
             self._forget(call)
             if not call.future.done():
                 call.future.set_result(Reply(None, b"", refused=True))
+        return False
 
     def _lost(self) -> None:
         self._end_all("the connection to NATS dropped before the answer came")

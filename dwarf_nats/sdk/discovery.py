@@ -130,9 +130,11 @@ async def all_replies(nc: Nats, subject: str, longest: float = LONGEST_SECONDS) 
     heard: asyncio.Queue[Msg | Violation] = asyncio.Queue()
     inbox = nc.new_inbox()
 
-    def refused(violation: Violation) -> None:
-        if violation.concerns(subject if violation.publish else inbox):
+    def refused(violation: Violation) -> bool:
+        ours = violation.concerns(subject if violation.publish else inbox)
+        if ours:
             heard.put_nowait(violation)
+        return ours
 
     unwatch = watch_refusals(nc, refused)
     subscription = await nc.subscribe(inbox, cb=_kept(heard))

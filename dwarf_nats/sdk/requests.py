@@ -130,7 +130,7 @@ class Requests:
             if not one.reply.done():
                 one.reply.set_exception(ReplyLost("the connection to NATS went away before the reply came"))
 
-    def _on_refused(self, violation: Violation) -> None:
+    def _on_refused(self, violation: Violation) -> bool:
         """Permissions refused something: tell the request it was, or all if no reply can come any more.
 
         Of several requests to one subject it is the last that has no reply yet: before a change of the permissions, the others
@@ -142,11 +142,13 @@ class Requests:
                 for one in self._pending.values():
                     if not one.reply.done():
                         one.reply.set_exception(ReplyLost(str(forbidden(self._nc, violation, INBOX_REMEDY))))
-            return
+                return True
+            return False
         for inbox, one in reversed(self._pending.items()):
             if violation.concerns(inbox if violation.as_reply else one.subject) and not one.reply.done():
                 one.reply.set_exception(forbidden(self._nc, violation))
-                return
+                return True
+        return False
 
     async def ask(self, subject: str, payload: bytes, headers: dict[str, str] | None, seconds: float) -> Msg:
         """Send a request and return its reply, whatever it says.

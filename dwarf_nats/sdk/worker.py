@@ -249,7 +249,12 @@ class Worker:
             nc = await connection.connect(self.options, self.name, closed=self._on_closed, retry=retry)
         self._nc = nc
         refused: list[Violation] = []
-        unwatch = watch_refusals(nc, refused.append)
+
+        def keep(violation: Violation) -> bool:
+            refused.append(violation)
+            return any(violation.concerns(one) for one in (self._private, *map(self._subjects.task, self._handlers)))
+
+        unwatch = watch_refusals(nc, keep)
         try:
             await self._subscribed(nc)
             self._check_refused(nc, refused)
@@ -296,16 +301,18 @@ class Worker:
                 self._private = ""
                 break
 
-    def _on_refused(self, violation: Violation) -> None:
+    def _on_refused(self, violation: Violation) -> bool:
         """Later: permissions have changed, or do not let an answer through."""
         if violation.publish:
             text = f"an answer did not reach the engine: permissions do not let us {violation}; see allow_responses"
             self._refusals.say(logging.ERROR, f"{text} in the permissions of a task service")
-            return
+            return True
         for url in self._handlers:
             if violation.concerns(self._subjects.task(url)):
                 text = f"task {url} is not served any more: permissions do not let us {violation}"
                 self._refusals.say(logging.ERROR, text)
+                return True
+        return False
 
     async def _subscribed(self, nc: Nats) -> None:
         """Make every subscription of the worker; the server has them then."""

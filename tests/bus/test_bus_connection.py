@@ -240,3 +240,16 @@ async def test_closing_a_connection_whose_other_side_is_gone_raises_nothing(
     nc.send("x", "", b"", b"")
     await nc.close()
     assert nc.is_closed
+
+
+async def test_a_server_that_is_full_is_told_as_that(tmp_path: Path) -> None:
+    """It says so and closes the connection, which a write may notice before the error is read."""
+    config = tmp_path / "nats.conf"
+    config.write_text("max_connections: 1\n")
+    async with NatsServer(config=config) as server:
+        first = await connect(ConnectOptions(server.url))
+        for _ in range(5):
+            with pytest.raises(Unavailable, match="(?i)maximum connections exceeded") as refused:
+                await connect(ConnectOptions(server.url))
+            assert not refused.value.details.get("refused")
+        await first.close()

@@ -200,7 +200,8 @@ async def test_the_command_line_says_so_and_ends_with_1(opened: Open) -> None:
                 CliRunner().invoke, app, [*arguments, "--nats", bus.url("shop")], prog_name="dwarf-nats"
             )
         assert done.exit_code == 1, done.output
-        assert "error 403: NATS permissions do not let the user shop" in done.stderr
+        assert done.stderr.startswith("error 403: NATS permissions do not let the user shop")
+        assert len(done.stderr.splitlines()) == 1
         assert told in done.stderr
 
 
