@@ -26,7 +26,7 @@ from typer.core import TyperArgument, TyperCommand, TyperGroup
 from typer.exceptions import TyperException
 
 from dwarf_nats.cli import durations
-from dwarf_nats.errors import BadRequest, DwarfError
+from dwarf_nats.errors import BadRequest, DwarfError, error_for
 from dwarf_nats.redact import scrubbed
 from dwarf_nats.render.terminal import in_json, one_line
 from dwarf_nats.wire import codec
@@ -242,4 +242,5 @@ def tell(error: DwarfError, *, as_json: bool = False) -> int:
 
 def _as_json(error: DwarfError) -> str:
     """The body of a refusal on the wire."""
-    return in_json(scrubbed(codec.encode_error(error)[1].decode()))
+    clean = error_for(error.code, scrubbed(error.message), **error.details)
+    return in_json(codec.encode_error(clean)[1].decode())
