@@ -61,7 +61,7 @@ async def dev(
             for one in reloaders:
                 await one.start()
             starting = False
-            _say_what_next(stage, bool(reloaders))
+            _say_what_next(stage, bool(reloaders), nats_port)
             while not stop.is_set():
                 stage.check_alive()
                 for one in reloaders:
@@ -143,9 +143,11 @@ async def _pause(stop: asyncio.Event) -> None:
         return
 
 
-def _say_what_next(stage: Stage, workers: bool) -> None:
+def _say_what_next(stage: Stage, workers: bool, port: int) -> None:
     at = "" if stage.url.endswith(":4222") else f" --nats {stage.url}"
+    taken = [] if stage.url.endswith(f":{port}") else ["", f"Port {port} is taken, so NATS has another one."]
     lines = [
+        *taken,
         "",
         f"NATS      {stage.url}",
         f"database  {stage.dsn}",

@@ -5,20 +5,24 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import Result
 
+from dwarf_nats.cli.output import history_view, outcome_view
 from dwarf_nats.cli.stage import Stage
 from dwarf_nats.embedded import NatsServer
 from dwarf_nats.errors import Unavailable
-from dwarf_nats.sdk import Client
+from dwarf_nats.sdk import Client, Outcome, Status, Step
 from tests.cli.conftest import Run
 from tests.render.diagrams import read
 
@@ -103,6 +107,43 @@ def test_a_flow_is_made_started_awaited_looked_at_and_deleted(at: Run, tmp_path:
     gone = at("flow", "get", key)
     assert (gone.exit_code, gone.stdout) == (1, "")
     assert gone.stderr.startswith("error 404: ")
+
+
+def test_a_history_is_printed_whole_or_page_by_page(at: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """O7: `--limit` prints one page and what to type for the next."""
+    names = [f"n{number}" for number in range(5)]
+    graph = {
+        "name": "long",
+        "tasks": [{"name": name, "url": "demo.greet"} for name in names],
+        "transitions": [{"from": a, "to": b} for a, b in pairwise([*names, "END"])],
+    }
+    (tmp_path / "long.json").write_text(json.dumps(graph))
+    assert at("graph", "put", str(tmp_path / "long.json")).exit_code == 0
+    key = _json(at("flow", "run", "long", "--state", '{"name": "ada"}', "--json"))["flowKey"]
+    monkeypatch.setattr("dwarf_nats.cli.flow.PAGE", 2)
+    assert re.findall(r"^n\d", at("flow", "history", key).stdout, re.MULTILINE) == names
+    assert [step["task"] for step in _json(at("flow", "history", key, "--json"))["steps"]] == names
+    seen: list[str] = []
+    more = ["--limit", "2"]
+    while more:
+        shown = at("flow", "history", key, *more).stdout
+        page = re.findall(r"^n\d", shown, re.MULTILINE)
+        told = _json(at("flow", "history", key, *more, "--json"))
+        assert [step["task"] for step in told["steps"]] == page
+        seen += page
+        found = re.search(r"^more: (.*)$", shown, re.MULTILINE)
+        more = found[1].split() if found else []
+        assert ("cursor" in told) == bool(more)
+    assert seen == names
+
+
+def test_what_of_an_outcome_or_a_history_did_not_fit_is_said() -> None:
+    """Section 11: and where the rest of a sub-workflow is."""
+    step = Step("1-2-x", 2, 1, "call", 0, Status.COMPLETED, 0, 0, subgraph=True, sub_workflow="pay", truncated=True)
+    step.sub_flow_key = "1-3-a1B2c3D4e5F6g7H8"
+    assert "more of pay: dwarf-nats flow history 1-3-a1B2c3D4e5F6g7H8" in history_view([step])
+    outcome = Outcome("1-1-x", "pay", Status.COMPLETED, truncated=True)
+    assert any("max_payload" in str(line) for line in outcome_view(outcome))
 
 
 def test_cancel_keeps_the_reason_and_cannot_be_repeated(at: Run) -> None:
@@ -209,6 +250,34 @@ def test_dev_reloads_a_worker_whose_module_changes(tmp_path: Path, run: Run) -> 
         finally:
             dev.send_signal(signal.SIGINT)
         assert dev.wait(30) == 0
+
+
+def test_dev_says_so_where_its_port_is_taken(tmp_path: Path, run: Run) -> None:
+    """It takes a free one, and what it prints next works with that."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        command = [
+            sys.executable,
+            "-m",
+            "dwarf_nats.cli.main",
+            "dev",
+            "--data",
+            str(tmp_path),
+            "--nats-port",
+            str(port),
+        ]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as dev:
+            try:
+                assert dev.stdout is not None
+                said = iter(dev.stdout.readline, "")
+                assert any(line == f"Port {port} is taken, so NATS has another one.\n" for line in said)
+                listing = next(line for line in said if "dwarf-nats flow list" in line)
+                assert run(*listing.split()[1:]).exit_code == 0
+            finally:
+                dev.send_signal(signal.SIGINT)
+            assert dev.wait(30) == 0
 
 
 async def _served(url: str, shards: int) -> None:

@@ -1,0 +1,206 @@
+"""The fenced blocks of the documents, and how the block of each language is checked without being run."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import tempfile
+import tomllib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import yaml
+
+from dwarf_nats.wire import messages as m
+from dwarf_nats.wire.talk import TaskReply
+from dwarf_nats.workflow.graph import Graph
+from tests.operating.command_lines import ROOT
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+_FENCE = re.compile(r"^( *)```(\S*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
+SHELL = {"bash", "case", "do", "done", "echo", "esac", "exit", "printf", "step=$(dwarf-nats", "while"}
+TOOLS = {"cat", "cd", "chmod", "cp", "createdb", "dwarf-nats", "make", "nats", "nats-server", "nsc", "pg_dump", "pg_restore",
+         "pip", "prometheus", "psql", "python", "rm", "sqlite3", "systemctl", "examples/shell/service.sh"}  # fmt: skip
+"""Programs that command lines of the documents may begin with."""
+NATS_VERBS = {"reply", "req", "service", "sub"}
+_PROMPT = "$ "
+
+
+@dataclass(slots=True, frozen=True)
+class Block:
+    """One fenced block. `line`: where it begins."""
+
+    page: Path
+    line: int
+    language: str
+    text: str
+
+    @property
+    def shown(self) -> str:
+        return f"{self.page.relative_to(ROOT).as_posix()}:{self.line}"
+
+
+def blocks(*pages: Path) -> Iterator[Block]:
+    """The blocks of these pages, or of all, in order."""
+    for page in pages or PAGES:
+        text = page.read_text(encoding="utf-8")
+        for found in _FENCE.finditer(text):
+            body = re.sub(f"^{found[1]}", "", found[3], flags=re.MULTILINE)
+            yield Block(page, text[: found.start()].count("\n") + 1, found[2], body)
+
+
+def fences(page: Path) -> int:
+    """How many lines of a page begin or end a block."""
+    return len(re.findall(r"^ *(?:```|~~~)", page.read_text(encoding="utf-8"), re.MULTILINE))
+
+
+# -- command lines
+
+
+def typed(block: Block) -> list[str]:
+    """The command lines of a block: of a console, what follows the prompts; a line goes on until its quotes are closed."""
+    text = re.sub(r"<<'END'\n.*?^END$", "", block.text, flags=re.MULTILINE | re.DOTALL).replace("\\\n", " ")
+    found: list[str] = []
+    open_line = ""
+    for line in text.splitlines():
+        if not open_line and block.language == "console":
+            if not line.startswith(_PROMPT):
+                continue
+            line = line.removeprefix(_PROMPT)
+        open_line = f"{open_line}\n{line}" if open_line else line
+        try:
+            words = shlex.split(open_line, comments=True)
+        except ValueError:  # a quote is still open
+            continue
+        if words:
+            found.append(open_line.strip())
+        open_line = ""
+    assert not open_line, f"{block.shown}: a quote is never closed"
+    return found
+
+
+def output(block: Block) -> list[str]:
+    """What a console shows after the last command line."""
+    lines = block.text.splitlines()
+    last = max(at for at, line in enumerate(lines) if line.startswith(_PROMPT))
+    return lines[last + 1 :]
+
+
+def check_commands(block: Block) -> None:
+    lines = typed(block)
+    assert lines, f"{block.shown} has no command line"
+    script = block.text if block.language == "sh" else "\n".join(lines)
+    subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+    for line in lines:
+        words = shlex.split(line, comments=True)
+        while words and re.fullmatch(r"[A-Z][A-Z0-9_]*=.*|…", words[0]):
+            words = words[1:]
+        if words and not re.fullmatch(r"\d|\*|\d\)|\*\)", words[0]):
+            _check_command(block, words)
+
+
+def _check_command(block: Block, words: list[str]) -> None:
+    program = words[0]
+    assert program in TOOLS | SHELL, f"{block.shown}: no rule says what {program} is"
+    if program == "make":
+        targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        assert words[1] in targets, f"{block.shown}: make has no target {words[1]}"
+    elif program == "pip":
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+        name, extra = re.fullmatch(r"(\.|[\w-]+)(?:\[(\w+)\])?", words[2]).groups()  # type: ignore[union-attr]
+        assert words[1] == "install"
+        assert name in (".", project["name"])
+        assert extra is None or extra in project["optional-dependencies"], f"{block.shown}: there is no extra {extra}"
+    elif program == "python":
+        assert words[1:3] == ["-m", "bench"]
+    elif program == "nats":
+        assert words[1] in NATS_VERBS, f"{block.shown}: nats has no command {words[1]}"
+
+
+# -- the other languages
+
+
+def check_python(block: Block) -> None:
+    """It is a module as it stands: nothing awaits outside a function."""
+    compile(block.text, block.shown, "exec")
+
+
+def check_json(block: Block) -> None:
+    value = json.loads(block.text)
+    if "replica" in value:
+        msgspec.convert(value, m.HealthReply)
+    elif "error" in value:
+        msgspec.convert(value, m.ErrorReply)
+    else:
+        assert {"time", "level", "logger", "message"} <= set(value), f"{block.shown}: no rule says what this is"
+
+
+def check_yaml(block: Block) -> None:
+    value = yaml.safe_load(block.text)
+    assert isinstance(value, dict)
+    if "entryPoint" in value:
+        Graph.from_json(json.dumps(value).encode()).validate()
+    else:
+        assert set(value) <= {"receivers", "processors", "exporters", "service", "rule_files"}, block.shown
+
+
+def check_toml(block: Block) -> None:
+    tomllib.loads(block.text)
+
+
+def check_text(block: Block) -> None:
+    """Nothing to type; the replies of task services in it are replies."""
+    for line in block.text.splitlines():
+        assert not line.startswith(("dwarf-nats ", "nats ", _PROMPT)), (
+            f"{block.shown}: what is typed is `sh` or `console`"
+        )
+        if line.startswith("reply  "):
+            msgspec.json.decode(line.removeprefix("reply").strip().encode(), type=TaskReply)
+
+
+def check_js(block: Block) -> None:
+    node = shutil.which("node")
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "snippet.mjs").write_text(block.text)
+        if node is not None:
+            subprocess.run([node, "--check", str(Path(folder) / "snippet.mjs")], check=True)
+    assert block.text.count("{") == block.text.count("}")
+
+
+def check_nats(block: Block) -> None:
+    """Part of a configuration of nats-server."""
+    words = re.findall(r"^(\w+)[: ]", block.text, re.MULTILINE)
+    assert words
+    assert set(words) <= {"allow_responses", "authorization", "publish", "subscribe", "tls"}, block.shown
+    assert block.text.count("{") == block.text.count("}")
+
+
+def check_dockerfile(block: Block) -> None:
+    command = json.loads(block.text.removeprefix("HEALTHCHECK CMD "))
+    assert command[:2] == ["dwarf-nats", "health"]
+
+
+def check_mermaid(block: Block) -> None:
+    assert block.text.split()[0] in ("stateDiagram-v2", "flowchart")
+
+
+CHECKS: dict[str, Callable[[Block], Any]] = {
+    "console": check_commands,
+    "dockerfile": check_dockerfile,
+    "js": check_js,
+    "json": check_json,
+    "mermaid": check_mermaid,
+    "nats": check_nats,
+    "python": check_python,
+    "sh": check_commands,
+    "text": check_text,
+    "toml": check_toml,
+    "yaml": check_yaml,
+}
+"""A block of any other language, or of none, has no rule and fails."""
