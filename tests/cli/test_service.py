@@ -135,6 +135,7 @@ def test_a_history_is_printed_whole_or_page_by_page(at: Run, tmp_path: Path, mon
         more = found[1].split() if found else []
         assert ("cursor" in told) == bool(more)
     assert seen == names
+    assert at("graph", "delete", "long").exit_code == 0
 
 
 def test_what_of_an_outcome_or_a_history_did_not_fit_is_said() -> None:
