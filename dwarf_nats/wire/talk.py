@@ -55,7 +55,8 @@ class SubgraphCall(Request):
 
 
 class RetryCall(Request):
-    """Run this step again later (X5)."""
+    """Run this step again later (X5). What is left out: `initialDelayMs` is 100, `multiplier` 2, `maxDelayMs` 60000; there is
+    no bound on attempts and time. The changes of the answer are kept, also beside an error."""
 
     max_attempts: Maybe[Annotated[int, Meta(ge=1, le=MOST)]] = UNSET
     initial_delay_ms: Maybe[Delay] = UNSET
