@@ -24,6 +24,8 @@ from dwarf_nats.workflow.records import FlowSummary, GraphInfo, Outcome, ShardIn
 from dwarf_nats.workflow.state import NULL, check_json
 from dwarf_nats.workflow.status import Status
 
+LARGE_GRAPH = 50_000
+"""Bytes."""
 ASIDE = 200
 """A page of more steps is written in a thread, so that the others have their turn."""
 Steps: TypeAlias = list[Step]
@@ -281,8 +283,15 @@ async def shards(engine: EngineApi, _request: m.EmptyRequest, _asked: Asked) -> 
     return encode(m.ShardInfoReply(shards=found))
 
 
+async def _graph_in(payload: bytes) -> Graph:
+    """The graph of a request: a large one is read in a thread, so that the others have their turn."""
+    if len(payload) <= LARGE_GRAPH:
+        return Graph.from_json(payload)
+    return await asyncio.to_thread(Graph.from_json, payload)
+
+
 async def graph_put(engine: EngineApi, _request: None, asked: Asked) -> bytes:
-    info = await engine.put_graph(Graph.from_json(asked.payload or EMPTY))
+    info = await engine.put_graph(await _graph_in(asked.payload or EMPTY))
     return encode(m.GraphPutReply(name=info.name, digest=info.digest, warnings=list(info.warnings) or UNSET))
 
 
@@ -302,7 +311,7 @@ async def graph_list(engine: EngineApi, _request: m.EmptyRequest, asked: Asked) 
 
 
 async def graph_validate(engine: EngineApi, _request: None, asked: Asked) -> bytes:
-    warnings = await engine.validate_graph(Graph.from_json(asked.payload or EMPTY))
+    warnings = await engine.validate_graph(await _graph_in(asked.payload or EMPTY))
     return encode(m.GraphValidateReply(warnings=warnings or UNSET))
 
 

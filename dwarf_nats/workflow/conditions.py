@@ -64,6 +64,9 @@ class Verdict(NamedTuple):
     problem: str = ""
 
 
+_TAKEN, _NOT_TAKEN = Verdict(True), Verdict(False)
+
+
 class Condition(NamedTuple):
     """A compiled condition."""
 
@@ -83,6 +86,8 @@ class Condition(NamedTuple):
     """The type of its value where it is known not to be a boolean."""
     mixed: str
     """A comparison of values that are never equal."""
+    constant: Verdict | None
+    """The verdict of one that reads nothing of the state, such as `true`."""
 
 
 def problem_of(source: str) -> str:
@@ -101,24 +106,56 @@ def evaluate(source: str, state: State) -> Verdict:
     condition = compiled(source)
     if isinstance(condition, str):
         return Verdict(False, f"this condition is never taken, as it is not valid: {condition}")
-    read = _read(condition, state)
-    if any(len(value) > condition.careless for value in read.values()) and not _affordable(condition, read):
+    if condition.constant is not None:
+        return condition.constant
+    variables = _variables(condition, state)
+    if variables is None:
         return Verdict(
             False, "takes too long on a state of this size: let a task work it out, and leave the result behind"
         )
-    if condition.bounded:
+    return _verdict(condition.program, condition.bounded, variables)
+
+
+def _verdict(program: cel.Expression, bounded: bool, variables: dict[str, Any]) -> Verdict:
+    if bounded:
         functions.begin()
     try:
-        result = condition.program.eval(data=_variables(condition, read))
+        result = program.eval(data=variables)
+        value = result.value()
+        if value is True:
+            return _TAKEN
+        if value is False:
+            return _NOT_TAKEN
         kind = result.type()
-        if kind == cel.Type.BOOL:
-            return Verdict(result.value())
-        problem = str(result.value()) if kind == cel.Type.ERROR else ""
     except Exception as error:
-        problem = str(error)
-    if problem:
-        return Verdict(False, _evaluation_problem(problem))
+        return Verdict(False, _evaluation_problem(str(error)))
+    if kind == cel.Type.ERROR:
+        return Verdict(False, _evaluation_problem(str(value)))
     return Verdict(False, f"yields {_type_name(kind)}, not a boolean")
+
+
+def _variables(condition: Condition, state: State) -> dict[str, Any] | None:
+    """The values of a condition's variables; nothing if it would take too long on them."""
+    variables: dict[str, Any] = {}
+    for name, field in condition.fields:
+        value = state.get(field)
+        if value is None:
+            variables[name] = None
+        elif len(value) <= condition.careless:
+            variables[name] = decode_value(value)
+        else:
+            return _weighed(condition, state)
+    if condition.whole:
+        read = _read(condition, state)
+        if sum(map(len, read.values())) > condition.careless:
+            return _weighed(condition, state)
+        variables["state"] = to_values(read)
+    return variables
+
+
+def _weighed(condition: Condition, state: State) -> dict[str, Any] | None:
+    read = _read(condition, state)
+    return _parsed(condition, read) if _affordable(condition, read) else None
 
 
 def _read(condition: Condition, state: State) -> State:
@@ -129,7 +166,7 @@ def _read(condition: Condition, state: State) -> State:
     return {name: state[name] for name in names if name in state}
 
 
-def _variables(condition: Condition, read: State) -> dict[str, Any]:
+def _parsed(condition: Condition, read: State) -> dict[str, Any]:
     variables: dict[str, Any] = {
         name: decode_value(read[field]) if field in read else None for name, field in condition.fields
     }
@@ -147,7 +184,7 @@ def _affordable(condition: Condition, read: State) -> bool:
         return False
     if cost(condition.tree, weights, most) <= BUDGET:  # nothing is longer than all together
         return True
-    return cost(condition.tree, weights, longest_in(_variables(condition, read))) <= BUDGET
+    return cost(condition.tree, weights, longest_in(_parsed(condition, read))) <= BUDGET
 
 
 def holds(source: str, state: State) -> bool:
@@ -199,6 +236,7 @@ def _compiled(source: str, tokens: list[Token]) -> Condition | str:
         own != tokens,
         "" if result in (cel.Type.BOOL, cel.Type.DYN) else _type_name(result),
         mixed,
+        None if used else _verdict(program, own != tokens, {}),
     )
 
 
