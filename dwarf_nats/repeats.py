@@ -10,6 +10,7 @@ BURST = 3
 """So many lines of one text are logged one by one before they are summed up."""
 EVERY_SECONDS = 60.0
 MOST_TEXTS = 100
+OTHERS = "and more lines like those before, of other texts"
 
 
 class _Told:
@@ -24,7 +25,8 @@ class _Told:
 class Repeats:
     """Logs each text at most `burst` times a minute, and then once a minute with how often it came meanwhile.
 
-    A text that is new is logged at once, so a change of the reason is always seen. `burst`: 1 for what repeats by its nature.
+    A text that is new is logged at once, so a change of the reason is seen; a hundred of them a minute at most. `burst`: 1
+    for what repeats by its nature.
     """
 
     def __init__(
@@ -44,9 +46,10 @@ class Repeats:
     def say(self, level: int, text: str) -> None:
         """Log `text`, or count it."""
         now = self._clock()
+        if (level, text) not in self._told and not self._has_room(now):
+            text = OTHERS
         told = self._told.get((level, text))
         if told is None:
-            self._make_room()
             told = self._told[level, text] = _Told(now)
         elif now - told.since >= self._seconds:
             told.since, told.count = now, 0
@@ -59,6 +62,11 @@ class Repeats:
             text = f"{text} (and {more} times more since the last such line)"
         self._log.log(level, "%s", text)
 
-    def _make_room(self) -> None:
+    def _has_room(self, now: float) -> bool:
+        """Whether one more text may be told in this minute; forgets one that is older."""
         if len(self._told) >= MOST_TEXTS:
-            del self._told[next(iter(self._told))]
+            oldest = min(self._told, key=lambda one: self._told[one].since)
+            if now - self._told[oldest].since < self._seconds:
+                return False
+            del self._told[oldest]
+        return True

@@ -54,7 +54,7 @@ class Stage:
 
     def client(self) -> Client:
         """A client of this deployment."""
-        return Client(self.url, name="dwarf-dev")
+        return Client(self.url, name="dwarf-dev", environment=False)
 
     async def __aenter__(self) -> Self:
         try:

@@ -56,6 +56,7 @@ _FILES = {
     "tls_cert": "TLS certificate",
     "tls_key": "TLS key",
 }
+_NOT_EMPTY = ("connect_seconds", "environment")
 _PREFIX = re.compile(r"[^\s.*>]+(?:\.[^\s.*>]+)*")
 _SILENCE = ("no answer in time", "empty response")
 _TLS_FIRST = "if the server begins with TLS, use tls_first (--tls-first)"
@@ -79,6 +80,7 @@ class ConnectArguments(TypedDict, total=False):
     tls_first: bool
     inbox_prefix: str
     connect_seconds: float
+    environment: bool
 
 
 @dataclass(slots=True, frozen=True)
@@ -88,7 +90,8 @@ class ConnectOptions:
     `url`: one server or several, separated by commas; user, password and token in it are percent-encoded, and go to that
     server only. `context`: the name of a context of the `nats` CLI, or a path to its file. `creds`: credentials file;
     `nkey`: file with the seed. `inbox_prefix`: of reply subjects, so that they can be private to a user. `tls_…` insist on
-    TLS, as `tls://` does. `user_jwt`, `user_seed`: what a credentials file has in it. `connect_seconds` bounds one attempt
+    TLS, as `tls://` does. `user_jwt`, `user_seed`: what a credentials file has in it. `environment`:
+    whether variables and contexts fill in what is not given. `connect_seconds` bounds one attempt
     at the first connection; a lost one is sought for ever.
     """
 
@@ -107,9 +110,12 @@ class ConnectOptions:
     connect_seconds: float = 5.0
     user_jwt: str = field(default="", repr=False)
     user_seed: str = field(default="", repr=False)
+    environment: bool = True
 
     def resolved(self, environ: Mapping[str, str] | None = None) -> ConnectOptions:
         """With the environment and the context filled in. Raises `BadRequest` for a context that cannot be read."""
+        if not self.environment:
+            return self if self.url else replace(self, url=DEFAULT_URL)
         env = os.environ if environ is None else environ
         from_env = {ours: env[theirs] for theirs, ours in ENVIRONMENT.items() if env.get(theirs)}
         if self.context and self.url:
@@ -129,7 +135,7 @@ class ConnectOptions:
 
     def over(self, others: ConnectOptions) -> ConnectOptions:
         """These options, and where they name nothing the others'."""
-        given = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "connect_seconds"}
+        given = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in _NOT_EMPTY}
         return replace(others, **{name: value for name, value in given.items() if value})
 
     @property

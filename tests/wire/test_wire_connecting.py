@@ -79,6 +79,12 @@ def test_the_environment_names_files_too() -> None:
     assert ConnectOptions().resolved({"NATS_CREDS": "/x/me.creds"}).creds == "/x/me.creds"
 
 
+def test_without_the_environment_only_what_is_given_counts(config: dict[str, str]) -> None:
+    """As for the server that `dev` has started itself."""
+    options = ConnectOptions("nats://a:1", environment=False)
+    assert options.resolved({**config, "NATS_CA": "/x", "NATS_USER": "u", "NATS_CONTEXT": "staging"}) == options
+
+
 def test_options_given_go_over_others() -> None:
     merged = ConnectOptions(url="nats://a:1", user="ada").over(ConnectOptions(url="nats://b:1", token="t"))
     assert merged == ConnectOptions(url="nats://a:1", user="ada", token="t")

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from dwarf_nats.repeats import Repeats
+from dwarf_nats.repeats import OTHERS, Repeats
 
 
 def test_the_first_lines_come_at_once_and_the_others_in_sum(caplog: pytest.LogCaptureFixture) -> None:
@@ -24,9 +24,13 @@ def test_the_first_lines_come_at_once_and_the_others_in_sum(caplog: pytest.LogCa
     assert caplog.messages[4:] == ["lost"]
 
 
-def test_no_number_of_texts_fills_the_memory(caplog: pytest.LogCaptureFixture) -> None:
-    repeats = Repeats(logging.getLogger("x"))
+def test_no_number_of_texts_fills_the_memory_or_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    now = [0.0]
+    repeats = Repeats(logging.getLogger("x"), burst=1, seconds=60, clock=lambda: now[0])
     for number in range(1000):
         repeats.say(logging.WARNING, f"line {number}")
-    assert len(caplog.messages) == 1000
-    assert len(repeats._told) == 100
+    assert caplog.messages == [*(f"line {number}" for number in range(100)), OTHERS]
+    now[0] = 60
+    repeats.say(logging.WARNING, "something new")
+    assert caplog.messages[-1] == "something new"
+    assert len(repeats._told) <= 101
