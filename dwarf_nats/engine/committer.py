@@ -143,7 +143,6 @@ class Committer:
             made = await self._store.create([new for new, _ in group], self._settings.time_budget_ms)
         except Unavailable as error:
             self.outages += 1
-            error.undecided = True
             for _, future in group:
                 _refuse(future, error)
         except Exception as error:

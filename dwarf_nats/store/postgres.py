@@ -429,6 +429,7 @@ class Postgres:
     async def _hotly(self, work: Callable[[Any], Awaitable[T]]) -> T:
         async with self._hot_lock:
             for attempt in range(4):
+                sent = False
                 with self._translated():
                     try:
                         if self._hot is None or self._hot.is_closed():
@@ -436,11 +437,14 @@ class Postgres:
                                 self._hot = await self.target.connect(_HOT)
                             self._runs, self._plans_last = 0, FIRST_PLANS
                         await self._replan(self._hot)
+                        sent = True
                         return await work(self._hot)
                     except CONFLICTS:
                         if attempt == 3:  # it is not what was to be written that is at fault
                             raise
                     except Exception as error:
+                        if sent and not _refused_by_server(error):
+                            vars(error)["undecided"] = True
                         if _ends_session(error):
                             self._drop_hot()
                         raise
@@ -499,12 +503,20 @@ class Postgres:
             if known is None:
                 raise
             self.outages.heard(known)
+            if isinstance(known, Unavailable):
+                known.undecided = getattr(error, "undecided", False)
             raise known from error
 
 
 def _ends_session(error: Exception) -> bool:
     """Whether the next try needs a session of its own: the role's settings may be others then, the server another one."""
     return isinstance(of_postgres(error, ""), Unavailable) and not isinstance(error, CONFLICTS)
+
+
+def _refused_by_server(error: Exception) -> bool:
+    """Whether the server itself says that the statement was not carried out; else only the connection may have been lost."""
+    lost = asyncpg.PostgresConnectionError | asyncpg.AdminShutdownError | asyncpg.CrashShutdownError
+    return isinstance(error, asyncpg.PostgresError) and not isinstance(error, lost)
 
 
 def _create_args(group: Sequence[NewFlow], replica_id: int, budget_ms: int) -> tuple[Any, ...]:
