@@ -15,8 +15,9 @@ class FlowOptions:
     """How a flow is scheduled and carried; `None` means the engine's default, or none.
 
     `priority`: 1 is best. `fairness_key`: flows without one share the empty key. `fairness_weight`: above 0. `baggage`: any
-    JSON. `start_at`: aware datetime from 1970 to 9999; delays the entry step. `time_budget_ms`: for each of this flow's tasks.
-    `thread`: any flow key of a thread to join. An empty `idempotency_key`, `notify` or `thread` is refused.
+    JSON. `start_at`: aware datetime from 1970 to 9999; delays the entry step. `time_budget_ms`: for each
+    task of this flow and of those it calls. `thread`: any flow key of a thread to join. An empty `idempotency_key`, `notify` or
+    `thread` is refused.
     """
 
     priority: int | None = None

@@ -54,10 +54,11 @@ def fold(kind: ReducerKind, field: str, values: Iterable[Raw | None]) -> Raw:
     if kind is ReducerKind.REPLACE:
         return present[-1]
     check, wanted, combine = _KINDS[kind]
+    alone = len(present) == 1 and kind is not ReducerKind.UNION
+    if alone and bytes(memoryview(present[0])[:1]) in _BEGINNINGS[wanted]:
+        return present[0]  # not parsed: it may be large
     parsed = [_typed(kind, field, value, check, wanted) for value in present]
-    if len(present) == 1 and kind is not ReducerKind.UNION:
-        return present[0]
-    return combine(field, present, parsed)
+    return present[0] if alone else combine(field, present, parsed)
 
 
 def combine(reducers: Mapping[str, ReducerKind], state: State, deltas: Iterable[State]) -> State:
@@ -91,6 +92,14 @@ def _typed(kind: ReducerKind, field: str, value: Raw, check: Callable[[Any], boo
     return parsed
 
 
+_BEGINNINGS = {
+    "an array": (b"[",),
+    "an object": (b"{",),
+    "a string": (b'"',),
+    "a boolean": (b"t", b"f"),
+    "a number": tuple(bytes([one]) for one in b"-0123456789"),
+}
+"""The first byte of a JSON text tells its type."""
 _elements = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _encode = msgspec.json.Encoder().encode
@@ -125,22 +134,27 @@ def _append(_: str, texts: list[Raw], __: list[Any]) -> Raw:
 
 
 def _union(_: str, texts: list[Raw], parsed: list[Any]) -> Raw:
-    seen: dict[Hashable, Raw] = {}
-    for text, values in zip(texts, parsed, strict=True):
-        for element, value in zip(_elements(text), values, strict=True):
-            seen.setdefault(_identity(value), element)
-    if len(texts) == 1 and len(seen) == len(parsed[0]):
+    keys = [[_identity(value) for value in values] for values in parsed]
+    if len(texts) == 1 and len(set(keys[0])) == len(keys[0]):
         return texts[0]  # as it is: whoever holds this value already need not hold it twice
+    seen: dict[Hashable, Raw] = {}
+    for text, identities in zip(texts, keys, strict=True):
+        for element, identity in zip(_elements(text), identities, strict=True):
+            seen.setdefault(identity, element)
     return Raw(_encode(list(seen.values())))
 
 
 def _identity(value: Any) -> Hashable:
     """Equal for equal JSON values: 1 and 1.0 are, 1 and true are not, the order of keys does not matter."""
-    if isinstance(value, dict):
+    kind = type(value)
+    if kind is str or kind is int or kind is float or value is None:
+        scalar: Hashable = value
+        return scalar
+    if kind is dict:
         return ("object", frozenset((name, _identity(one)) for name, one in value.items()))
-    if isinstance(value, list):
+    if kind is list:
         return ("array", tuple(_identity(one) for one in value))
-    return (json_type(value), value)
+    return ("boolean", value)
 
 
 def _merge(_: str, texts: list[Raw], __: list[Any]) -> Raw:
