@@ -128,9 +128,9 @@ def _verdict(program: cel.Expression, bounded: bool, variables: dict[str, Any]) 
             return _NOT_TAKEN
         kind = result.type()
     except Exception as error:
-        return Verdict(False, _evaluation_problem(str(error)))
+        return Verdict(False, _printable(_evaluation_problem(str(error))))
     if kind == cel.Type.ERROR:
-        return Verdict(False, _evaluation_problem(str(value)))
+        return Verdict(False, _printable(_evaluation_problem(str(value))))
     return Verdict(False, f"yields {_type_name(kind)}, not a boolean")
 
 
@@ -202,7 +202,8 @@ def compiled(source: str) -> Condition | str:
         return f"its brackets are nested deeper than {MAX_NESTING}: simplify it"
     if not tokens:
         return "it is empty: write one, or leave it out"
-    return _compiled(source, tokens)
+    condition = _compiled(source, tokens)
+    return _printable(condition) if isinstance(condition, str) else condition
 
 
 def _compiled(source: str, tokens: list[Token]) -> Condition | str:
@@ -472,6 +473,11 @@ def _plain(text: str) -> str:
     if line == "Applying SELECT to non-message type":
         return "a field of a value that is no object (null, text, number or list) is read"
     return line[:300]
+
+
+def _printable(text: str) -> str:
+    """Without control characters and line breaks, which a message may quote from a condition or a state."""
+    return text if text.isprintable() else "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
 
 
 def _operator(name: str) -> str:

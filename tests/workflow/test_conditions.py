@@ -117,6 +117,13 @@ def test_g9_an_invalid_condition_is_told_in_one_line(source: str, word: str) -> 
     assert "\n" not in problem
 
 
+@pytest.mark.parametrize("char", ["\x1b[31m", "\x1d", "\u2028", "\u202e", "\x85", "\x7f"])
+def test_g9_messages_have_no_control_characters_of_conditions_or_states(char: str) -> None:
+    for problem in (problem_of(f"{char} == 1"), evaluate("m[k] == 1", state_from({"m": {}, "k": f"a{char}"})).problem):
+        assert problem
+        assert problem.isprintable()
+
+
 def test_g9_brackets_in_strings_do_not_count() -> None:
     assert problem_of(f"x == '{'(' * 200}'") == ""
 
