@@ -310,7 +310,7 @@ async def on_shard(one: Stage, number: int, label: Any, **options: Any) -> None:
     """A flow on that shard that notes `label`."""
     shard = one.engine._shards[number]
     made = await one.engine._creator.create(
-        shard, None, line("noted", "note"), {"label": label}, FlowOptions(**options), [], start=True
+        shard, None, line("noted", "note"), {"label": label}, FlowOptions(**options), start=True
     )
     one.keys.append(made.key)
 
