@@ -83,7 +83,7 @@ def _published(record: logging.LogRecord, text: str) -> str:
 
 
 class _Warnings(logging.Handler):
-    """Warnings of the client as lines on stderr, for commands that keep no log."""
+    """Warnings as lines on stderr, for commands that keep no log."""
 
     def emit(self, record: logging.LogRecord) -> None:
         if not _in_use:
@@ -94,9 +94,9 @@ _in_use: list[LogFormat] = []
 _warnings = _Warnings(logging.WARNING)
 
 
-def tell_warnings() -> None:
-    """From now on, what the client warns of stands on stderr, unless a log is kept."""
-    logging.getLogger("dwarf_nats.sdk").addHandler(_warnings)  # once, however often
+def tell_warnings(logger: str = "dwarf_nats.sdk") -> None:
+    """From now on, what the client warns of, or another part, stands on stderr, unless a log is kept."""
+    logging.getLogger(logger).addHandler(_warnings)  # once, however often
 
 
 def set_up(form: LogFormat, level: LogLevel = LogLevel.INFO) -> None:

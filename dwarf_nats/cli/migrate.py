@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from dwarf_nats.cli import logs
 from dwarf_nats.cli.command import command
 from dwarf_nats.cli.output import Output, table
 from dwarf_nats.cli.serve import Dsns, given_dsns
@@ -26,10 +27,14 @@ async def migrate(
     check: Annotated[bool, typer.Option("--check", help="Only tell; exit code 1 if one is not current.")] = False,
 ) -> None:
     """Bring databases to the current schema; forward only, one after the other."""
+    from dwarf_nats.embedding import check_dsns
     from dwarf_nats.store import migrate as schema
 
+    dsns = given_dsns(dsn)
+    check_dsns(dsns)  # before any of them is changed
+    logs.tell_warnings("dwarf_nats.store")
     newest = schema.head()
-    found = [(shard, await _revision(one, check)) for shard, one in enumerate(given_dsns(dsn), 1)]
+    found = [(shard, await _revision(one, check)) for shard, one in enumerate(dsns, 1)]
 
     def place(revision: str | None) -> str:
         return "current" if revision == newest else "of a later version" if schema.is_later(revision) else "behind"
@@ -49,6 +54,7 @@ async def _revision(dsn: str, check: bool) -> str | None:
     from dwarf_nats.store.store import open_database
 
     database = open_database(dsn, 1, SystemClock())
+    database.outages.quiet = True  # the refusal tells it
     if not isinstance(database, Sqlite):
         if not check:
             await schema.migrate_postgres(dsn)

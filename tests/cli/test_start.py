@@ -188,6 +188,23 @@ async def test_a_start_that_waits_for_the_migration_lock_can_be_stopped(
     assert "Traceback" not in it.said
 
 
+async def test_migrate_says_whom_it_waits_for_and_can_be_stopped(tmp_path: Path, pg_dsn: str) -> None:
+    other = await asyncpg.connect(pg_dsn)
+    await other.execute(f"select pg_advisory_lock({LOCK})")
+    async with started(["migrate", "--dsn", pg_dsn], tmp_path) as it:
+        await it.until("waiting for its migration lock, held by process")
+        it.send(signal.SIGINT)
+        assert await it.ended() == 130
+    await other.close()
+    assert "Traceback" not in it.said
+
+
+def test_no_database_is_migrated_while_another_dsn_is_not_understood(run: Run, tmp_path: Path) -> None:
+    result = run("migrate", "--dsn", f"sqlite:///{tmp_path}/dwarf.db", "--dsn", "postgresql://h/d?sslmod=require")
+    assert (result.exit_code, list(tmp_path.iterdir())) == (1, [])
+    assert "sslmod" in result.stderr
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 async def test_a_start_that_waits_for_a_server_that_hangs_can_be_stopped(
     nats_server: NatsServer, tmp_path: Path, number: signal.Signals
