@@ -165,6 +165,7 @@ async def _serving(
     settings: ServerSettings, origin: str, subjects: Subjects, health: Health, tally: Tally, providers: Providers
 ) -> AsyncIterator[Engine]:
     connection = await connect(connect_options(settings), f"dwarf-nats-{origin}", retry=settings.wait_for_servers)
+    connection.most_bytes = settings.max_message_bytes
     try:
         subjects.check_apart(connection.new_inbox())
         await health.listen(connection)

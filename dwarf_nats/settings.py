@@ -99,6 +99,8 @@ class ServerSettings:
     max_transitions: int = 10_000
     max_request_bytes: int = 16 * 1024 * 1024
     """Payload of one request; the server's `max_payload` may be lower (413 beyond)."""
+    max_message_bytes: int = 0
+    """Size of a message the replica sends, where a leaf node takes less than its own NATS server; 0: what that takes."""
     max_requests: int = 1024
     """Requests carried out at once, waiting ones apart; 429 beyond."""
     max_waiting: int = 10_000

@@ -30,6 +30,8 @@ class Connection(NatsClient):
 
     def __init__(self) -> None:
         super().__init__()
+        self.most_bytes = 0
+        """A limit of our own for messages, where one of the servers on their way takes less than ours; 0 for none."""
         self._raw_handlers: dict[int, RawHandler] = {}
         self._on_disconnect: list[Callable[[], None]] = []
         self._on_reconnect: list[Callable[[], None]] = []
@@ -104,6 +106,11 @@ class Connection(NatsClient):
         await self._send_ping(pong)
         done, _ = await asyncio.wait({pong}, timeout=seconds)
         return bool(done)
+
+    @property
+    def max_payload(self) -> int:
+        """How many bytes a message may have: what the server takes, or `most_bytes` if that is less."""
+        return min(self._max_payload, self.most_bytes) if self.most_bytes else self._max_payload
 
     def fits(self, block: bytes, body: bytes) -> bool:
         """Whether the server takes a message of this size; one that is larger makes it cut the connection."""

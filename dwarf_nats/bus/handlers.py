@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeAlias
 
 import msgspec
-from msgspec import UNSET, UnsetType
+from msgspec import UnsetType
 
 from dwarf_nats.errors import BadRequest
 from dwarf_nats.render import fits_mermaid, graph_mermaid
@@ -292,7 +292,7 @@ async def _graph_in(payload: bytes) -> Graph:
 
 async def graph_put(engine: EngineApi, _request: None, asked: Asked) -> bytes:
     info = await engine.put_graph(await _graph_in(asked.payload or EMPTY))
-    return encode(m.GraphPutReply(name=info.name, digest=info.digest, warnings=list(info.warnings) or UNSET))
+    return fitting.with_warnings(m.GraphPutReply(name=info.name, digest=info.digest), info.warnings, asked.room())
 
 
 async def graph_get(engine: EngineApi, request: m.GraphRequest, _asked: Asked) -> bytes:
@@ -312,7 +312,7 @@ async def graph_list(engine: EngineApi, _request: m.EmptyRequest, asked: Asked) 
 
 async def graph_validate(engine: EngineApi, _request: None, asked: Asked) -> bytes:
     warnings = await engine.validate_graph(await _graph_in(asked.payload or EMPTY))
-    return encode(m.GraphValidateReply(warnings=warnings or UNSET))
+    return fitting.with_warnings(m.GraphValidateReply(), warnings, asked.room())
 
 
 async def graph_drawn(engine: EngineApi, request: m.GraphRequest, _asked: Asked) -> bytes:

@@ -21,6 +21,14 @@ class Bounds:
     max_request_bytes: Annotated[
         int, typer.Option(min=1, envvar="DWARF_MAX_REQUEST_BYTES", help="Payload of one request.")
     ] = _DEFAULT.max_request_bytes
+    max_message_bytes: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            envvar="DWARF_MAX_MESSAGE_BYTES",
+            help="Size of a message it sends, where a leaf node takes less than its NATS server; 0: what that takes.",
+        ),
+    ] = _DEFAULT.max_message_bytes
     max_state_bytes: Annotated[
         int,
         typer.Option(min=1, envvar="DWARF_MAX_STATE_BYTES", help="JSON text of a state, and of what goes into one."),

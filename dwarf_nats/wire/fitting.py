@@ -65,7 +65,7 @@ def step(whole: Step, room: int) -> bytes:
     sizes = [_NAME + len(text or b"") for text in texts]
     bare = replace(whole, state_json=None, changes_json=None, interrupt_json=None, sub_history=[], truncated=True)
     for size in (None, *CUTS):
-        cut = bare if size is None else replace(bare, error=_cut_error(whole.error, size))
+        cut = bare if size is None else replace(bare, error=_cut_error(whole.error, size), problems=[])
         body = encode(step_message(cut))
         left_out = _left_out(sizes, room - len(body))
         if left_out is not None:
@@ -118,7 +118,7 @@ def _smaller_steps(step: Step) -> Iterator[Step]:
     bare = _pruned(step, 0, 0)
     yield bare
     for size in CUTS:
-        yield replace(bare, error=_cut_error(step.error, size), truncated=True)
+        yield replace(bare, error=_cut_error(step.error, size), problems=[], truncated=True)
 
 
 def _pruned(step: Step, levels: int, count: int) -> Step:
@@ -171,6 +171,18 @@ def graphs(found: Sequence[GraphInfo], room: int) -> bytes:
         del entries[min(len(entries) - 1, len(entries) * room // len(body)) :]
         body = encode(m.GraphListReply(graphs=entries, truncated=True))
     return body
+
+
+def with_warnings(reply: m.GraphPutReply | m.GraphValidateReply, warnings: Sequence[str], room: int) -> bytes:
+    """A reply with as many of these warnings as fit, and how many more there are."""
+    shown = list(warnings)
+    while True:
+        left_out = len(warnings) - len(shown)
+        reply.warnings = [*shown, f"and {left_out:,} more"] if left_out else shown or UNSET
+        body = encode(reply)
+        if len(body) <= room or not shown:
+            return body
+        del shown[min(len(shown) - 1, len(shown) * room // len(body)) :]
 
 
 def _cut_error(error: ErrorInfo | None, size: int) -> ErrorInfo | None:

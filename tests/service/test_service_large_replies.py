@@ -197,6 +197,20 @@ async def test_a_server_that_takes_less_once_it_is_back(tmp_path: Path, sqlite_d
             assert (outcome.truncated, outcome.state) == (True, {})
 
 
+async def test_a_replica_may_be_told_to_send_less_than_its_server_takes(
+    nats_server: NatsServer, sqlite_dsn: str, prefix: str
+) -> None:
+    """Where a leaf node on the way takes less: replies are made smaller, and larger task requests are not sent."""
+    async with deployment(nats_server.url, sqlite_dsn, prefix, max_message_bytes=LIMIT) as caller:
+        await caller.serves("a", {"changes": {"a": TEXT}})
+        await caller.serves("b", {"changes": {"b": TEXT}})
+        done = await caller.ok("flow.run", graph=line("l", "a", "b"))
+        assert (done["status"], done["truncated"]) == ("completed", True)
+        failed = await caller.ok("flow.run", graph=line("l", "a", "b", "c"))
+        assert (failed["status"], failed["error"]["code"]) == ("failed", 413)
+        assert str(LIMIT) in failed["error"]["message"]
+
+
 async def test_a_history_of_many_steps_is_read_page_by_page(nats_server: NatsServer, dsn: str, prefix: str) -> None:
     """O7: over the wire and with the SDK; 1,201 steps in a row, and a fan-out of 700 in a child."""
     wide = {

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from dwarf_nats.errors import BadRequest
 from dwarf_nats.wire import fitting
+from dwarf_nats.wire import messages as m
 from dwarf_nats.workflow import cursors
 from dwarf_nats.workflow.answer import ErrorInfo
 from dwarf_nats.workflow.records import FlowSummary, GraphInfo, Outcome, Step
@@ -156,6 +157,29 @@ def test_of_too_many_graphs_the_first_ones_are_told() -> None:
     assert len(body) <= 2_000
     assert 5 < len(told["graphs"]) < 20
     assert told["truncated"] is True
+
+
+def test_of_too_many_warnings_the_first_ones_are_told_and_how_many_more_there_are() -> None:
+    """G11: a graph that was registered is never refused for what there is to say about it."""
+    warnings = [f"node n{number}: the condition {'x' * 80!r} never holds" for number in range(100)]
+    body = fitting.with_warnings(m.GraphPutReply(name="g", digest="ab"), warnings, 10**6)
+    assert json.loads(body)["warnings"] == warnings
+    for room in (200, 600, 3_000):
+        body = fitting.with_warnings(m.GraphPutReply(name="g", digest="ab"), warnings, room)
+        assert len(body) <= room
+        *shown, last = json.loads(body)["warnings"]
+        assert shown == warnings[: len(shown)]
+        assert last == f"and {100 - len(shown)} more"
+    assert json.loads(fitting.with_warnings(m.GraphValidateReply(), [], 100)) == {}
+
+
+def test_of_a_step_that_is_too_large_the_problems_go_with_the_end_of_the_error() -> None:
+    """G9: the page is answered, and the step is marked."""
+    step = step_of(1, error=300)
+    step.problems = ["p" * 500] * 20
+    (told,) = json.loads(fitting.history([step], "", 900))["steps"]
+    assert (told["stepId"], told["truncated"], "problems" in told) == (1, True, False)
+    assert "problems" not in json.loads(fitting.step(step, 900))
 
 
 @pytest.mark.parametrize("cursor", ["x", "====", "MS4y.", "LTEuLTE", "Zm9v", "MS45OTk5OTk5OTk5OTk5OTk5OTk5OTk5"])
