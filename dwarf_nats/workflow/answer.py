@@ -10,6 +10,9 @@ import orjson
 
 from dwarf_nats.workflow.state import Raw, State
 
+_LONGEST_WRITTEN = 6
+"""Bytes of the longest character in JSON: `\\u0001`."""
+
 
 @dataclass(slots=True)
 class ErrorInfo:
@@ -33,15 +36,13 @@ class ErrorInfo:
     def within(self, max_bytes: int) -> ErrorInfo:
         """The error cut to about `max_bytes` of JSON: first what else the task put there goes, then the end of the message.
 
-        Bytes of UTF-8 are counted, and no character is cut apart.
+        Bytes of JSON text are counted, escapes included, and no character is cut apart.
         """
         if len(self.stored().encode()) <= max_bytes:
             return self
-        text = self.message.encode("utf-8", "backslashreplace")
-        message = text[:max_bytes].decode("utf-8", "ignore")
-        if len(text) > max_bytes:
-            message += "…"
-        return ErrorInfo(message, self.code, {"cut": True})
+        text = self.message.encode("utf-8", "backslashreplace").decode()
+        cut = _within(text, max_bytes)
+        return ErrorInfo(cut if cut == text else f"{cut}…", self.code, {"cut": True})
 
     @classmethod
     def from_stored(cls, text: str | None) -> ErrorInfo | None:
@@ -54,6 +55,20 @@ class ErrorInfo:
 
 MAX_DELAY_MS = 2**53 // 1000
 """Some 285 years: a longer delay is cut to this, so that due times stay within 64 bits."""
+
+
+def _within(text: str, max_bytes: int) -> str:
+    """As much of the beginning of a text as its JSON has room for."""
+    written = orjson.dumps(text)[1:-1]
+    if len(written) <= max_bytes:
+        return text
+    for end in range(max_bytes, max(0, max_bytes - _LONGEST_WRITTEN), -1):
+        try:
+            cut: str = orjson.loads(b'"%b"' % written[:end])
+        except orjson.JSONDecodeError:  # within a character or an escape
+            continue
+        return cut
+    return ""
 
 
 @dataclass(slots=True, frozen=True)
