@@ -14,7 +14,7 @@ import orjson
 
 from dwarf_nats.engine.keys import in_use
 from dwarf_nats.engine.reading import current_outcome, flow_key, with_final_state
-from dwarf_nats.errors import BadRequest, Conflict, Internal, NotFound, TooLarge, Unavailable
+from dwarf_nats.errors import BadRequest, Conflict, NotFound, TooLarge, Unavailable
 from dwarf_nats.rules.settlement import FlowFacts, NewFlow
 from dwarf_nats.workflow import lending
 from dwarf_nats.workflow.graph import Graph
@@ -101,10 +101,11 @@ class Creator:
         if options.idempotency_key is not None:
             return await self._create_keyed(workflow, initial, baggage, options, start=start, wait=wait)
         graph = await self._graph(workflow, baggage)
-        created = await self._make(shard, thread, graph, initial, baggage, options, start=start, wait=wait)
-        if isinstance(created, NewFlow):
-            raise Internal(f"flow {created.facts.shown} could not be inserted: its id is in use")
-        return created
+        for _ in range(TRIES):
+            created = await self._make(shard, thread, graph, initial, baggage, options, start=start, wait=wait)
+            if isinstance(created, Created):
+                return created
+        raise Unavailable("the database took too long, again and again, to create the flow: ask again")
 
     async def _graph(self, workflow: str | Graph, baggage: Raw) -> Graph:
         if isinstance(workflow, str):
@@ -144,7 +145,7 @@ class Creator:
         wait: bool,
         shards: int = 0,
     ) -> Created | NewFlow:
-        """Insert a flow; what was to be inserted, if its key is taken or the number of shards has changed."""
+        """Insert a flow; what was to be inserted if its key is taken, the number of shards has changed, or it took long."""
         new = await self._new_flow(shard, thread, graph, state, baggage, options, start=start)
         new.shards, new.reserves = shards, bool(shards)
         flow_id = new.facts.flow_id
@@ -159,6 +160,7 @@ class Creator:
             raise
         if created_at is None:
             shard.waiters.drop(flow_id, waiting)
+            self._graphs.doubt(shard.number, new.facts.digest)
             return new
         if span is not None:
             span.end()
@@ -292,7 +294,7 @@ class Creator:
         *,
         start: bool,
     ) -> NewFlow:
-        digest = await self._graphs.save(shard.number, graph)
+        digest, kept_until = await self._graphs.saved(shard.number, graph)
         await shard.flow_ids.ensure()
         flow_id = shard.flow_ids.take()
         await shard.step_ids.ensure()
@@ -319,6 +321,7 @@ class Creator:
             idempotency_key=options.idempotency_key or "",
             request_digest=_request_digest(graph.name, state) if options.idempotency_key is not None else "",
             delete_on_completion=options.delete_on_completion,
+            kept_until=kept_until,
         )
 
     async def _made_before(self, digest: str, options: FlowOptions, *, start: bool, wait: bool) -> Created | None:

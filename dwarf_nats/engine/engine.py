@@ -113,7 +113,7 @@ class Engine:
         self._stores = by_number
         self.backpressure = Backpressure(self._clock, signals, self.tally, logger)
         self._limits = self.settings.limits()
-        self.graphs = GraphBook(by_number, graphs, self._is_away, self._limits)
+        self.graphs = GraphBook(by_number, graphs, self._is_away, self._limits, self._clock)
 
         def new_shard(store: Store) -> Shard:
             return Shard(

@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TypeVar
 
+from dwarf_nats.clock import SystemClock
 from dwarf_nats.errors import BadRequest, DwarfError, Internal, NotFound, TooLarge, Unavailable
 from dwarf_nats.ports import Refused
 from dwarf_nats.workflow.graph import Graph
@@ -14,11 +15,13 @@ from dwarf_nats.workflow.limits import UNLIMITED, Limits, over
 from dwarf_nats.workflow.records import GraphInfo
 
 if TYPE_CHECKING:
-    from dwarf_nats.ports import Graphs, Store
+    from dwarf_nats.ports import Clock, Graphs, Store
     from dwarf_nats.workflow.state import Raw
 
 T = TypeVar("T")
 CACHED = 4096
+SAVED_US = 3_000_000
+"""For so long a saved graph is not saved again: half of what the database keeps it for."""
 
 
 IN_LINE = 5_000
@@ -51,13 +54,15 @@ class GraphBook:
         source: Graphs | None,
         away: Callable[[int], bool] = lambda _: False,
         limits: Limits = UNLIMITED,
+        clock: Clock | None = None,
     ) -> None:
+        self._clock = clock if clock is not None else SystemClock()
         self._stores = stores
         self._limits = limits
         self._away = away
         self._source = source
         self._by_digest: OrderedDict[str, Graph] = OrderedDict()
-        self._saved: set[tuple[int, str]] = set()
+        self._saved: dict[tuple[int, str], tuple[int, int]] = {}
         self._sound: set[str] = set()
         self._asked: dict[str, asyncio.Future[str | None]] = {}
         self._asking: asyncio.Task[None] | None = None
@@ -73,9 +78,9 @@ class GraphBook:
 
         Raises `NotFound` that lists where it was looked for, `BadRequest` if it is not sound or not executable, `Unavailable`.
         """
-        digest = await self._registered(workflow)
-        if digest is not None:
-            return await self._admitted(await self.frozen(self._registry.shard, digest), digest)
+        found = await self._named(workflow)
+        if found is not None:
+            return await self._admitted(*found)
         graph = await self._from_source(workflow, baggage)
         if graph is None:
             raise NotFound(
@@ -160,18 +165,27 @@ class GraphBook:
             self._keep(digest, graph)
         else:
             self._by_digest.move_to_end(digest)
-        self._saved.add((shard, digest))
         return graph
 
     async def save(self, shard: int, graph: Graph) -> str:
         """Have the graph in the shard's database; its digest."""
+        return (await self.saved(shard, graph))[0]
+
+    async def saved(self, shard: int, graph: Graph) -> tuple[str, int]:
+        """Have the graph in the shard's database; its digest, and until when it is kept there for a flow to come."""
         digest = graph.digest()
-        if (shard, digest) not in self._saved:
-            await self._stores[shard].save_graph(digest, graph.to_json())
+        now = self._clock.now()
+        asked_at, kept_until = self._saved.get((shard, digest), (0, 0))
+        if not 0 <= now - asked_at < SAVED_US:
+            kept_until = await self._stores[shard].save_graph(digest, graph.to_json())
             if len(self._saved) > CACHED * 4:
                 self._saved.clear()
-            self._saved.add((shard, digest))
-        return digest
+            self._saved[shard, digest] = (now, kept_until)
+        return digest, kept_until
+
+    def doubt(self, shard: int, digest: str) -> None:
+        """A flow could not be created: its graph may not be kept any more, so it is saved again before the next one."""
+        self._saved.pop((shard, digest), None)
 
     # -- the registry
 
@@ -184,6 +198,7 @@ class GraphBook:
         updated_at = await first.register_graph(kept.name, digest)
         for store in others:
             await store.register_graph(kept.name, digest)
+        await self._everywhere(lambda store: store.save_graph(digest, kept.to_json()))  # should that have taken long
         return GraphInfo(kept.name, digest, updated_at, tuple(await warnings(kept)))
 
     async def share(self, shard: int) -> None:
@@ -196,15 +211,29 @@ class GraphBook:
             if body is not None:
                 await self._stores[shard].save_graph(digest, body)
                 await self._stores[shard].register_graph(name, digest, updated_at)
+                await self._stores[shard].save_graph(digest, body)
 
     async def _everywhere(self, work: Callable[[Store], Awaitable[T]]) -> list[T]:
         return list(await asyncio.gather(*(work(store) for store in self._stores.values())))
 
     async def get(self, name: str) -> Graph:
-        digest = await self._registered(name)
-        if digest is None:
+        found = await self._named(name)
+        if found is None:
             raise NotFound(f"no graph {name!r} in the registry: put one with dwarf.graph.put")
-        return await self.frozen(self._registry.shard, digest)
+        return found[0]
+
+    async def _named(self, name: str) -> tuple[Graph, str] | None:
+        """The graph registered for `name`, and its digest."""
+        for again in (True, True, False):
+            digest = await self._registered(name)
+            if digest is None:
+                return None
+            try:
+                return await self.frozen(self._registry.shard, digest), digest
+            except Internal:  # another one was put in its place, and it was removed
+                if not again:
+                    raise
+        raise AssertionError("unreachable")
 
     async def delete(self, name: str) -> None:
         if not any(await self._everywhere(lambda store: store.unregister_graph(name))):

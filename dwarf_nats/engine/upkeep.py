@@ -18,6 +18,9 @@ LOOK_SECONDS = 2.0
 """A flow that is waited for is looked at in the database so often, should nobody tell that it stopped."""
 REMOVE_SECONDS = 60.0
 REMOVE_AGE_MS = 60_000
+PRUNE_SECONDS = 3.0
+PRUNED = 500
+"""Graphs are looked at so often, so many at a time, for those that nothing uses."""
 REMOVED = 1_000
 """Flows marked delete_on_completion are looked for so often, removed at this age, so many in one transaction."""
 
@@ -39,6 +42,7 @@ class Upkeep:
         self._clock = clock
         self._heal = heal
         self._agree = agree
+        self._pruned = ""
 
     def jobs(self, name: str) -> Mapping[str, Coroutine[Any, Any, None]]:
         """By name; for a shard that was just opened for the replica of this name."""
@@ -47,6 +51,7 @@ class Upkeep:
             "pulse": self._forever(self._beat_seconds, lambda: self._beat(name)),
             "reaper": self._reap(),
             "looker": self._look_for_waiters(),
+            "pruner": self._forever(lambda: PRUNE_SECONDS, self._prune),
             "remover": self._forever(lambda: REMOVE_SECONDS, self._clear_away),
         }
 
@@ -109,6 +114,12 @@ class Upkeep:
         store = self._shard.store
         while await store.leads() and await store.remove_completed(REMOVE_AGE_MS, REMOVED):
             pass
+
+    async def _prune(self) -> None:
+        """Remove graphs that no flow and no registry entry uses any more (section 11)."""
+        store = self._shard.store
+        if await store.leads():
+            _, self._pruned = await store.prune_graphs(self._pruned, PRUNED)
 
     async def _reap(self) -> None:
         """Sweep every few beats; after an outage first give back what is not in hand (B6)."""

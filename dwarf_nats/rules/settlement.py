@@ -277,6 +277,8 @@ class NewFlow:
     """The number of shards with which the home of its idempotency key was worked out."""
     reserves: bool = False
     """Whether this database is that home: the key is taken with the flow."""
+    kept_until: int = 2**62
+    """Until when its graph is kept, on the database's clock; later it is not created."""
 
 
 NewIds = Callable[[], tuple[int, str]]

@@ -3,7 +3,8 @@
 Statements are written once, in the SQL that PostgreSQL and SQLite share, with parameters `$1 … $n`; the few differences are
 macros: `{now}` (microseconds since the epoch, the database's clock), `{in:$1}` (member of an array parameter),
 `{greatest}`, `{regexp}` (text matches regular expression), `{message:error}` (message of a stored error), `{for_update}`,
-`{for_share}`, `{skip_locked}` (lock what nobody holds, pass over the rest), `{size:changes}` (about how many bytes a text has,
+`{this_transaction}` and `{oldest_transaction}` (numbers of this one, and of the oldest that runs), `{for_share}`,
+`{skip_locked}` (lock what nobody holds, pass over the rest), `{size:changes}` (about how many bytes a text has,
 where that can be told without reading it).
 """
 
@@ -20,7 +21,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Row = Sequence[Any]
-_MACRO = re.compile(r"\{(now|greatest|regexp|for_update|for_share|skip_locked|in:\$\d+|size:\w+|message:[\w.]+)\}")
+_MACRO = re.compile(
+    r"\{(now|greatest|regexp|this_transaction|oldest_transaction|for_update|for_share|skip_locked|in:\$\d+|size:\w+"
+    r"|message:[\w.]+)\}"
+)
 
 
 class Tx(Protocol):
@@ -80,6 +84,10 @@ def postgres_sql(sql: str) -> str:
             return "greatest"
         if macro == "regexp":
             return "~"
+        if macro == "this_transaction":
+            return "txid_current()"
+        if macro == "oldest_transaction":
+            return "txid_snapshot_xmin(txid_current_snapshot())"
         if macro.startswith("message:"):
             # No text of PostgreSQL holds a NUL: one that is escaped in the JSON reads as a blank.
             return f"replace({macro[8:]}, '\\u0000', '\\u0020')::json ->> 'message'"
@@ -102,8 +110,8 @@ def sqlite_sql(sql: str) -> str:
             return ""
         if macro == "greatest":
             return "max"
-        if macro == "regexp":
-            return "regexp"
+        if macro in ("regexp", "this_transaction", "oldest_transaction"):  # there is one transaction at a time
+            return {"regexp": "regexp", "this_transaction": "0", "oldest_transaction": "1"}[macro]
         if macro.startswith("message:"):
             return f"json_extract({macro[8:]}, '$.message')"
         if macro.startswith("size:"):

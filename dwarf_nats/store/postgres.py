@@ -21,7 +21,7 @@ from dwarf_nats.ports import DatabaseAway
 from dwarf_nats.rules.breakpoints import stored
 from dwarf_nats.rules.planning import Ask, Page, Share
 from dwarf_nats.rules.settlement import NewFlow, NewIds, Settled, Settlement
-from dwarf_nats.store import line
+from dwarf_nats.store import graphs, line
 from dwarf_nats.store.breakers import PARKED
 from dwarf_nats.store.database import Row, Tx, postgres_sql
 from dwarf_nats.store.dsn import CONNECT_SECONDS, read
@@ -56,15 +56,17 @@ _HOT = {
     "enable_incremental_sort": "off",
 }
 
+# A flow is created only while its graph is certain to be there (`store.graphs`).
+_KEPT_YET = f"kept_until > {NOW} + {graphs.SPARE_US}"
 _NEW = """
 with r as (
   select * from unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::text[], $7::int[], $8::text[],
     $9::float8[], $10::bigint[], $11::bigint[], $12::text[], $13::text[], $14::text[], $15::text[], $16::int[],
     $17::bool[], $18::bool[], $19::bigint[], $20::text[], $21::text[], $22::text[], $23::text[], $24::bigint[],
-    $26::bigint[], $27::bigint[], $28::bigint[], $29::text[], $30::text[]{types})
+    $26::bigint[], $27::bigint[], $28::bigint[], $29::text[], $30::text[], $31::bigint[]{types})
   as r(flow_id, token, workflow, digest, thread_id, thread_token, priority, fairness_key, fairness_weight, start_at,
     time_budget_ms, baggage, notify, idempotency_key, request_digest, leaves, start, running, step_id, step_token, node,
-    url, state, lease, root_id, surgraph_flow_id, surgraph_step_id, breakpoints, trace{columns})),
+    url, state, lease, root_id, surgraph_flow_id, surgraph_step_id, breakpoints, trace, kept_until{columns})),
 """
 _MADE = f"""
 made as (
@@ -85,7 +87,7 @@ agreed as materialized (select shards from dwarf_deployment where one = 1 for sh
 kept as (
   insert into dwarf_keys (fairness_key, idempotency_key, shard, flow_id, token, request_digest, created_at)
   select r.fairness_key, r.idempotency_key, 0, r.flow_id, r.token, r.request_digest, {NOW}
-  from r where r.reserves and r.shards = (select shards from agreed)
+  from r where r.reserves and r.shards = (select shards from agreed) and {_KEPT_YET}
   on conflict do nothing
   returning flow_id),
 """
@@ -105,16 +107,18 @@ entry as (
 CREATE = (
     _NEW.format(types="", columns="")
     + _MADE
-    + "on conflict (fairness_key, idempotency_key) where idempotency_key <> '' do nothing returning flow_id),"
+    + f"where {_KEPT_YET}"
+    + " on conflict (fairness_key, idempotency_key) where idempotency_key <> '' do nothing returning flow_id),"
     + _ENTRY
-    + f"from r) select flow_id, {NOW} from made"
+    + f"from r where {_KEPT_YET}) select flow_id, {NOW} from made"
 )
 # `is true` keeps the subquery a hashed one; as a join it would compare each with each.
 CREATE_KEYED = (
-    _NEW.format(types=", $31::int[], $32::bool[]", columns=", shards, reserves")
+    _NEW.format(types=", $32::int[], $33::bool[]", columns=", shards, reserves")
     + _KEPT
     + _MADE
-    + "where not reserves or (flow_id in (select flow_id from kept)) is true on conflict do nothing returning flow_id),"
+    + f"where {_KEPT_YET} and (not reserves or (flow_id in (select flow_id from kept)) is true)"
+    + " on conflict do nothing returning flow_id),"
     + _ENTRY
     + f"from r where (flow_id in (select flow_id from made)) is true) select flow_id, {NOW} from made"
 )
@@ -534,6 +538,7 @@ def _create_args(group: Sequence[NewFlow], replica_id: int, budget_ms: int) -> t
         [lease_us(f, budget_ms) for f in facts], replica_id,
         [f.root_id or f.flow_id for f in facts], [f.surgraph_flow_id for f in facts],
         [f.surgraph_step_id for f in facts], [stored(f.breakpoints) for f in facts], [f.trace for f in facts],
+        [new.kept_until for new in group],
     )  # fmt: skip
 
 

@@ -24,7 +24,7 @@ from dwarf_nats.ports import DatabaseAway, Unusable
 from dwarf_nats.rules.breakpoints import stored
 from dwarf_nats.rules.planning import Ask, Page, Share
 from dwarf_nats.rules.settlement import NewFlow, NewIds, Settled, Settlement
-from dwarf_nats.store import line
+from dwarf_nats.store import graphs, line
 from dwarf_nats.store.database import Row, Tx, sqlite_sql
 from dwarf_nats.store.effects import effects, hold
 from dwarf_nats.store.faults import Outages, needs_a_person, of_sqlite, primary_code
@@ -247,6 +247,8 @@ class Sqlite:
     @staticmethod
     def _create(connection: sqlite3.Connection, new: NewFlow, now: int, replica_id: int, lease: int) -> bool:
         f = new.facts
+        if new.kept_until <= now + graphs.SPARE_US:  # its graph may be gone by now
+            return False
         if new.reserves and not _keep(connection, new, now):
             return False
         made = connection.execute(

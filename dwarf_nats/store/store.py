@@ -10,7 +10,7 @@ from dwarf_nats.ports import Unusable
 from dwarf_nats.redact import shown
 from dwarf_nats.rules.planning import NO_ALLOWANCES, Ask, Page, Share
 from dwarf_nats.rules.settlement import NewIds, Settled
-from dwarf_nats.store import breakers, deployment, lent, line, listing, migrate, rewinding, steering, sweeping
+from dwarf_nats.store import breakers, deployment, graphs, lent, line, listing, migrate, rewinding, steering, sweeping
 from dwarf_nats.store.breakers import PARKED
 from dwarf_nats.store.cohorts import no_ids
 from dwarf_nats.store.dsn import is_postgres
@@ -202,13 +202,12 @@ class SqlStore:
 
     # -- graphs
 
-    async def save_graph(self, digest: str, body: bytes) -> None:
-        """Identical graphs are stored once (G10)."""
-        await self.database.fetch(
-            "insert into dwarf_graphs (digest, body) values ($1, $2) on conflict (digest) do nothing",
-            digest,
-            body.decode(),
-        )
+    async def save_graph(self, digest: str, body: bytes) -> int:
+        """Identical graphs are stored once (G10); until when this one is kept."""
+        return await graphs.save(self.database, digest, body)
+
+    async def prune_graphs(self, after: str, limit: int) -> tuple[int, str]:
+        return await graphs.prune(self.database, after, limit)
 
     async def load_graph(self, digest: str) -> bytes | None:
         rows = await self.database.fetch("select body from dwarf_graphs where digest = $1", digest)

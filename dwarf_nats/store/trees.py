@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from dwarf_nats.rules import breakpoints
 from dwarf_nats.rules.settlement import FlowEnd, FlowName, Settled, Settlement, StepInHand
+from dwarf_nats.store import graphs
 from dwarf_nats.store.breakers import PARKED
 from dwarf_nats.store.wishes import Effects, FlowInserts, Sql
 from dwarf_nats.workflow.answer import ErrorInfo
@@ -85,6 +86,10 @@ def start_children(group: Sequence[Settlement], settled: Settled) -> Effects:
             rows = yield Sql("select breakpoints from dwarf_flows where flow_id = $1", (one.step.flow.flow_id,))
             one.child.facts.breakpoints = breakpoints.read(rows[0][0])
         flows.append(one.child)
+    for digest, graph in sorted({flow.facts.digest: flow.facts.graph for flow in flows}.items()):
+        # The graph was saved before this was decided, which may be long ago if the database was away.
+        if not (yield Sql(graphs.LEFT, (digest,))) and graph is not None:
+            yield Sql(graphs.SAVE, (digest, graph.to_json().decode()))
     yield FlowInserts(flows)
 
 

@@ -1,0 +1,171 @@
+"""Graphs that no flow and no registry entry uses are removed (section 11), and never one that a flow still needs (G10)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from engine_helpers import SOON, line, rows
+from graph_plans import explained
+
+from dwarf_nats.embedding import open_engine
+from dwarf_nats.engine import Engine
+from dwarf_nats.settings import EngineSettings
+from dwarf_nats.store import graphs
+from dwarf_nats.testing import TaskProxy
+from dwarf_nats.workflow.graph import Graph
+from dwarf_nats.workflow.options import FlowOptions, Query
+from dwarf_nats.workflow.status import Status
+
+
+async def digests(engine: Engine) -> set[str]:
+    return {digest for (digest,) in await rows(engine, "select digest from dwarf_graphs")}
+
+
+async def sweep(engine: Engine) -> None:
+    """Two sweeps, as they come when the time of the last save is over."""
+    await rows(engine, "update dwarf_graphs set kept_until = 0")
+    engine.graphs._saved.clear()
+    for _ in range(2):
+        await engine._shards[1].upkeep._prune()
+        engine._shards[1].upkeep._pruned = ""
+
+
+async def test_a_graph_is_removed_with_its_last_flow(engine: Engine) -> None:
+    """Section 11: of many inline graphs none is left; what flows or the registry use stays, and the flows run on."""
+    await engine.put_graph(line("registered", "add"))
+    kept = await engine.create(line("kept", "add"), {"n": 1})
+    made = [await engine.create(line(f"inline{n}", "add"), {"n": n}) for n in range(20)]
+    assert len(await digests(engine)) == 22
+    await sweep(engine)
+    assert len(await digests(engine)) == 22
+    for key in made[:5]:
+        await engine.delete(key)
+    assert await engine.purge(Query(status=Status.CREATED, workflow="inline7")) == 1
+    await sweep(engine)
+    assert len(await digests(engine)) == 16
+    await engine.start(kept)
+    assert (await engine.await_(kept, SOON)).state == {"n": 2}
+    assert (await engine.run("registered", {"n": 1}, timeout=SOON)).state == {"n": 2}
+    second = await engine.continue_(kept, {"n": 5}, start=True)
+    await engine.delete(kept)
+    await sweep(engine)
+    assert (await engine.await_(second, SOON)).state == {"n": 6}
+    await engine.purge(Query(status=Status.CREATED))
+    await engine.purge(Query(status=Status.COMPLETED))
+    await engine.delete_graph("registered")
+    await sweep(engine)
+    assert await digests(engine) == set()
+    assert (await engine.run(line("kept", "add"), {"n": 1}, timeout=SOON)).state == {"n": 2}
+    assert len(await digests(engine)) == 1
+
+
+async def test_a_graph_just_saved_is_kept_for_the_flow_to_come(engine: Engine) -> None:
+    graph = line("coming", "add")
+    await engine.graphs.save(1, graph)
+    for _ in range(3):
+        await engine._shards[1].upkeep._prune()
+        engine._shards[1].upkeep._pruned = ""
+    assert await digests(engine) == {graph.digest()}
+
+
+@pytest.mark.parametrize("keyed", [False, True])
+async def test_a_flow_created_long_after_its_graph_was_saved_has_a_graph(engine: Engine, keyed: bool) -> None:
+    """G10: the replica believes the graph to be there, and it is gone: the graph is saved again."""
+    graph = line("late", "add")
+    await engine.delete(await engine.create(graph, {"n": 1}))
+    believed = dict(engine.graphs._saved)
+    await sweep(engine)
+    assert await digests(engine) == set()
+    now = engine.clock.now()
+    engine.graphs._saved.update(dict.fromkeys(believed, (now - graphs.KEPT_US // 2 + 200000, 1)))
+    options = FlowOptions(idempotency_key="late") if keyed else None
+    outcome = await engine.run(graph, {"n": 1}, options, SOON)
+    assert outcome.state == {"n": 2}
+    assert await digests(engine) == {graph.digest()}
+
+
+async def test_a_child_whose_graph_was_removed_while_its_caller_waited_has_a_graph(
+    engine: Engine, proxy: TaskProxy
+) -> None:
+    """P1, B6: between the save and the commit the database may be away for long."""
+    child = line("child", "add")
+    proxy.handle_graph(child)
+    proxy.handle_task("call", lambda flow: {"n": flow.subgraph("child", {"n": 1})["n"]})
+    store: Any = engine._shards[1].store
+    settle = store.settle
+
+    async def late(group: Any, *args: Any) -> Any:
+        if any(one.child is not None for one in group):
+            await rows(engine, "delete from dwarf_graphs where digest = $1", child.digest())
+        return await settle(group, *args)
+
+    store.settle = late
+    assert (await engine.run(line("parent", "call"), timeout=SOON)).state == {"n": 2}
+    assert child.digest() in await digests(engine)
+
+
+@pytest.fixture
+async def two(pg_dsn: str, proxy: TaskProxy) -> AsyncIterator[tuple[Engine, Engine]]:
+    settings = EngineSettings(drain_ms=0)
+    one, other = (open_engine(pg_dsn, tasks=proxy, graphs=proxy, settings=settings) for _ in range(2))
+    async with one, other:
+        yield one, other
+
+
+@pytest.mark.slow
+async def test_no_flow_loses_its_graph_to_a_removal_at_that_moment(two: tuple[Engine, Engine]) -> None:
+    """Section 11: flows of the same few graphs are created, run and deleted at two replicas while both sweep."""
+    one = two[0]
+    made = [line(f"g{n}", "add") for n in range(4)]
+
+    async def lives(engine: Engine, graph: Graph) -> None:
+        for n in range(12):
+            key = (await engine.run(graph, {"n": n}, timeout=SOON)).flow_key
+            assert (await engine.snapshot(key)).state == {"n": n + 1}
+            await engine.delete(key)
+
+    living = asyncio.gather(*(lives(engine, graph) for engine in two for graph in made))
+    while not living.done():
+        await rows(one, "update dwarf_graphs set kept_until = least(kept_until, $1)", one.clock.now() + 900_000)
+        for engine in two:
+            await engine._shards[1].upkeep._prune()
+            engine._shards[1].upkeep._pruned = ""
+        await asyncio.sleep(0)
+    await living
+    missing = "select 1 from dwarf_flows f left join dwarf_graphs g on g.digest = f.graph_digest where g.digest is null"
+    assert await rows(one, missing) == []
+
+
+@pytest.mark.slow
+async def test_a_mark_waits_for_the_transactions_that_ran_when_it_was_made(two: tuple[Engine, Engine]) -> None:
+    """Section 11: a flow that is being inserted when its graph is marked is seen before the graph is removed."""
+    one, _ = two
+    graph = line("inserted", "add")
+    key = await one.create(graph, {"n": 1})
+    database = one._shards[1].store.database  # type: ignore[attr-defined]
+    async with database.transaction() as tx:
+        await tx.fetch("update dwarf_flows set graph_digest = graph_digest where flow_id = $1", int(key.split("-")[1]))
+        await rows(one, "insert into dwarf_graphs (digest, body) values ('unused', '{}')")
+        await one._shards[1].store.prune_graphs("", 100)
+        await one._shards[1].store.prune_graphs("", 100)
+        assert "unused" in await digests(one)
+    await one._shards[1].store.prune_graphs("", 100)
+    assert "unused" not in await digests(one)
+
+
+@pytest.mark.slow
+async def test_a_sweep_reads_by_index_whatever_the_tables_are_like(pg_dsn: str) -> None:
+    """C4: bounded by the number of graphs it looks at, not by the number of flows."""
+    for sql, args in (
+        (graphs.MARK, ("''", "'x'")),
+        (graphs.REMOVE, ("100",)),
+        (graphs.SPARE, ("100",)),
+        (graphs.PAGE, ("''", "100")),
+    ):
+        plan = await explained(pg_dsn, sql, args)
+        assert "dwarf_flows f" not in plan or "dwarf_flows_graph on dwarf_flows f" in plan, plan
+        assert "Seq Scan on dwarf_flows" not in plan, plan
+        assert "Seq Scan on dwarf_graphs" not in plan, plan
