@@ -447,7 +447,7 @@ class Postgres:
                         if attempt == 3:  # it is not what was to be written that is at fault
                             raise
                     except Exception as error:
-                        if sent and not _refused_by_server(error):
+                        if sent and not _not_done(error):
                             vars(error)["undecided"] = True
                         if _ends_session(error):
                             self._drop_hot()
@@ -517,8 +517,13 @@ def _ends_session(error: Exception) -> bool:
     return isinstance(of_postgres(error, ""), Unavailable) and not isinstance(error, CONFLICTS)
 
 
-def _refused_by_server(error: Exception) -> bool:
-    """Whether the server itself says that the statement was not carried out; else only the connection may have been lost."""
+def _not_done(error: Exception) -> bool:
+    """Whether the statement was certainly not carried out: the server says so, or the driver never sent it.
+
+    Otherwise the connection may have been lost when only the answer was missing.
+    """
+    if isinstance(error, asyncpg.InterfaceError | asyncpg.InternalClientError):
+        return True
     lost = asyncpg.PostgresConnectionError | asyncpg.AdminShutdownError | asyncpg.CrashShutdownError
     return isinstance(error, asyncpg.PostgresError) and not isinstance(error, lost)
 

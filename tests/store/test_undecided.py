@@ -41,6 +41,7 @@ class Broken:
         (asyncpg.TooManyConnectionsError("full"), False),
         (asyncpg.LockNotAvailableError("lock timeout"), False),
         (asyncpg.DiskFullError("full"), False),
+        (asyncpg.InternalClientError("cannot switch to state 12; another operation (2) is in progress"), False),
     ],
 )
 async def test_only_a_lost_answer_leaves_it_open(pg_dsn: str, error: Exception, undecided: bool) -> None:
