@@ -49,6 +49,10 @@ log = logging.getLogger("dwarf_nats.worker")
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+def _nothing() -> None:
+    """There is nothing to end."""
+
+
 class Worker:
     """Serves tasks. Coroutine functions run on the loop, plain ones in threads.
 
@@ -92,6 +96,7 @@ class Worker:
         self._opening = False
         self._served: list[str] = []
         self._refusals = Repeats(log, burst=1)
+        self._unwatch: Callable[[], None] = _nothing
 
     # --- registering ---
 
@@ -179,6 +184,8 @@ class Worker:
             self._summed.flush()
             await self._unsubscribe(self._subs[:1])
             await self._close(nc)
+            self._unwatch()
+            self._unwatch = _nothing
         return finished
 
     async def _finished(self, jobs: Jobs, seconds: float) -> bool:
@@ -269,7 +276,8 @@ class Worker:
             raise Unavailable(message, refused=nc is self._given) from error  # another is not ours to make
         finally:
             unwatch()
-        watch_refusals(nc, self._on_refused)
+        self._unwatch()
+        self._unwatch = watch_refusals(nc, self._on_refused)
 
     async def _abandon_connection(self, nc: Nats) -> None:
         """Leave nothing of this worker on a connection it does not serve."""

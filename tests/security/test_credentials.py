@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from dwarf_nats.sdk import Client, Worker
 from dwarf_nats.server import replica
 from dwarf_nats.settings import ServerSettings
 from dwarf_nats.wire.connecting import ConnectArguments
+from dwarf_nats.wire.credentials import credentials_in
 from dwarf_nats.workflow.graph import END, Graph
 
 ROLES = {"replica": "replica.conf", "billing": "task-service.conf", "shop": "caller.conf"}
@@ -232,3 +234,17 @@ async def command(*arguments: str) -> str:
     done = await asyncio.to_thread(CliRunner().invoke, app, list(arguments), prog_name="dwarf-nats")
     assert done.exit_code == 0, (arguments, done.output, done.exception)
     return done.stdout
+
+
+@pytest.mark.parametrize("seed_in_file", [False, True])
+async def test_a_context_may_hold_the_jwt_itself(seed_in_file: bool, tmp_path: Path) -> None:
+    """As `nats context add --user-jwt` writes it, with the seed beside it or in the file that `nkey` names."""
+    operator = Operator()
+    jwt, seed = credentials_in(operator.credentials("ada", {}), "it")
+    (tmp_path / "ada.nk").write_text(f"{seed}\n")
+    rest = {"nkey": str(tmp_path / "ada.nk")} if seed_in_file else {"user_seed": seed}
+    _written(tmp_path / "ada.json", json.dumps({"user_jwt": jwt, **rest}))
+    server = NatsServer(config=_written(tmp_path / "nats.conf", operator.config))
+    async with server, contextlib.AsyncExitStack() as stack:
+        client = await stack.enter_async_context(Client(server.url, context=str(tmp_path / "ada.json")))
+        await client.nc.flush()
