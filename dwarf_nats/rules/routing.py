@@ -18,6 +18,10 @@ ON_ERROR = "onErr"
 """The state field that holds the error on the way down an on_error edge."""
 
 
+SHOWN = 80
+"""Characters of a condition in a problem."""
+
+
 class StepError(Exception):
     """An error the engine finds itself: an error of the step like any other (X4)."""
 
@@ -40,7 +44,8 @@ class Route:
             return True
         verdict = evaluate(edge.when, state)
         if verdict.problem:
-            self.problems.append(f"{edge.source} -> {edge.target}: {verdict.problem}")
+            shown = edge.when if len(edge.when) <= SHOWN else edge.when[:SHOWN] + "…"
+            self.problems.append(f"{edge.source} -> {edge.target}, {shown!r}: {verdict.problem}")
         return verdict.taken
 
 

@@ -88,7 +88,7 @@ EXAMPLES: dict[type[msgspec.Struct], Any] = {
                 "error": {"task": "charge", "message": "card declined", "code": 402}},
     m.FingerprintReply: {"fingerprint": "9f86d081884c7d65", "status": "running"},
     m.Step: {**_STEP, "state": {"price": 12.5}, "changes": {"paid": True}, "prevKey": FLOW, "nextKey": NEXT,
-             "problems": ["charge -> END: `>` does not take (null, int), there is no such overload"]},
+             "problems": ["charge -> END, 'total > 1': `>` does not take (null, int), there is no such overload"]},
     m.HistoryReply: {"steps": [{**_STEP, "subgraph": True, "subWorkflow": "pay", "subFlowKey": CHILD,
                                 "subHistory": [{**_STEP, "stepKey": NEXT, "stepId": 44}], "truncated": True}],
                      "cursor": "MS40Mw"},

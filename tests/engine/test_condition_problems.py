@@ -30,7 +30,7 @@ async def test_g9_history_and_step_tell_what_could_not_be_evaluated(
     with caplog.at_level(logging.WARNING):
         flow = (await engine.run("choice", {"n": 1}, timeout=SOON)).flow_key
     (add,) = await engine.history(flow)
-    assert [one.split(":")[0] for one in add.problems] == ["add -> double"] * 2
+    assert [one.split(":")[0] for one in add.problems] == ["add -> double, 'total > 3'", "add -> double, 'n.x == 1'"]
     assert "`>` does not take (null, int)" in add.problems[0]
     assert (await engine.step(add.step_key)).problems == add.problems
     warnings = [one for one in caplog.records if "not evaluated" in one.getMessage()]
@@ -88,7 +88,7 @@ async def test_g9_conditions_of_error_edges_are_told_too(engine: Engine, proxy: 
     outcome = await engine.run("broken", {"n": 1}, timeout=SOON)
     assert outcome.status is Status.FAILED
     (step,) = await engine.history(outcome.flow_key)
-    assert step.problems == ["fails -> add: no such field 'reason'"]
+    assert step.problems == ["fails -> add, \"onErr.reason == 'x'\": no such field 'reason'"]
 
 
 async def test_g9_many_problems_are_cut(engine: Engine) -> None:
