@@ -27,7 +27,7 @@ _CLOSED = re.compile("(?:ssl)?password|passwd|pwd|pass|token|secret|scram_(?:cli
 """Settings of which the name is shown. A name beyond these two lists may be part of a password with an `&` or a blank in it."""
 
 # In free text: URLs with somebody in them, settings named like secrets, and what is a secret by its form.
-_URL_IN_TEXT = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)[^\s]*@")
+_URL_IN_TEXT = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*:/+)[^\s]*@")
 _SECRET_NAME = (
     r"[\w-]*(?:password|passwd|passphrase|pwd|pass|secret|token|api[_-]?key|access[_-]?key|credentials?|user_seed"
     r"|authorization)"
@@ -69,7 +69,7 @@ def scrubbed(text: str, *sources: str) -> str:
     for source in sources:
         for piece in sorted(_pieces(source), key=len, reverse=True):
             text = re.sub(rf"(?<![\w.-]){re.escape(piece)}(?![\w-])|(?<=['\"]){re.escape(piece)}", HIDDEN, text)
-    if "://" in text:
+    if ":/" in text:
         text = _URL_IN_TEXT.sub(r"\1", text)
     if "=" in text or ":" in text:
         text = _NAMED.sub(lambda found: f"{found[1]}{found[2] or ''}{HIDDEN}{found[2] or ''}", text)
@@ -89,7 +89,8 @@ def _one_shown(url: str) -> str:
     checked: list[str] = []
     for host in hosts.split(","):
         if not _HOST.fullmatch(host.strip()):  # may be a password that its host is missing behind, and what follows too
-            return scheme + ",".join([*checked, f"{host.strip().partition(':')[0]}:{HIDDEN}"])
+            name, colon, _ = host.strip().partition(":")
+            return scheme + ",".join([*checked, f"{name}:{HIDDEN}" if colon else HIDDEN])
         checked.append(host.strip())
     return scheme + ",".join(checked) + _without_query_secrets(rest[len(hosts) :])
 

@@ -201,6 +201,31 @@ async def test_no_command_shows_the_password_of_a_database(
         check(said, tried.arguments)
 
 
+ASKED = [
+    ["health", "--url", f"http://u:{PASSWORD}@{DEAD}/readyz"],
+    ["health", "--url", f"http://u:{SECRET} Pa55w@h"],
+    ["health", "--url", f"http://[{SECRET}"],
+    ["health", f"nats://u:{PASSWORD}@h"],
+    ["serve", "--dsn", "sqlite://", "--otlp", f"ftp://u:{PASSWORD}@h"],
+    ["serve", "--log-level", f"nats://u:{PASSWORD}@h"],
+    ["--config", f"nats://u:{PASSWORD}@h", "serve"],
+    ["--config", "bad.toml", "serve"],
+    [f"nats://u:{PASSWORD}@h"],
+    ["flow", "run", "order", "--nats", f"nats://{DEAD}", "--start-at", f"nats://u:{PASSWORD}@h"],
+]
+
+
+@pytest.mark.parametrize("arguments", ASKED, ids=lambda one: " ".join(one)[:40])
+def test_an_argument_in_the_wrong_place_is_not_quoted_with_its_password(
+    arguments: list[str], home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (home / "bad.toml").write_text(f'nats = "nats://u:{PASSWORD}@h"\ndsn "{PASSWORD}"\n')
+    monkeypatch.chdir(home)
+    done = CliRunner().invoke(app, arguments, prog_name="dwarf-nats")
+    assert done.exit_code != 0
+    check(done.output + done.stderr + repr(done.exception), arguments)
+
+
 @pytest.mark.slow
 async def test_a_replica_shows_no_secret_from_its_start_over_a_reconnect_to_its_end(home: Path) -> None:
     """With the right secrets, a collector that has some too, and everything at debug level."""
