@@ -15,6 +15,7 @@ import orjson
 from dwarf_nats.engine.keys import in_use
 from dwarf_nats.engine.reading import current_outcome, flow_key, with_final_state
 from dwarf_nats.errors import BadRequest, Conflict, NotFound, TooLarge, Unavailable
+from dwarf_nats.ports import DatabaseAway
 from dwarf_nats.rules.settlement import FlowFacts, NewFlow
 from dwarf_nats.workflow import lending
 from dwarf_nats.workflow.graph import Graph
@@ -102,7 +103,16 @@ class Creator:
             return await self._create_keyed(workflow, initial, baggage, options, start=start, wait=wait)
         graph = await self._graph(workflow, baggage)
         for _ in range(TRIES):
-            created = await self._make(shard, thread, graph, initial, baggage, options, start=start, wait=wait)
+            try:
+                created = await self._make(shard, thread, graph, initial, baggage, options, start=start, wait=wait)
+            except DatabaseAway as error:
+                if error.undecided or thread is not None:
+                    raise
+                other = self._deployment.other_than(shard)  # nothing was made: any shard will do
+                if other is None:
+                    raise
+                shard = other
+                continue
             if isinstance(created, Created):
                 return created
         raise Unavailable("the database took too long, again and again, to create the flow: ask again")

@@ -39,6 +39,7 @@ class Deployment:
         self._counts: dict[int, int] = {}
         self._turn = asyncio.Lock()
         self._outdated = False
+        self._silent: set[int] = set()
 
     @property
     def count(self) -> int:
@@ -50,8 +51,14 @@ class Deployment:
     def any_shard(self) -> Shard:
         """A shard for a new flow: one of those agreed on, whose database is there as far as is known."""
         agreed = [shard for number, shard in self._shards.items() if number <= self.count or not self.count]
-        there = [shard for shard in agreed if not shard.away]
+        there = [shard for shard in agreed if not shard.away and shard.number not in self._silent]
         return random.choice(there or agreed)
+
+    def other_than(self, away: Shard) -> Shard | None:
+        """Another shard for a new flow, now that one was found to be away: it gets none before its database answers again."""
+        self._silent.add(away.number)
+        shard = self.any_shard()
+        return None if shard.away or shard.number in self._silent else shard
 
     async def home(self, fairness_key: str, idempotency_key: str) -> tuple[Shard, int]:
         """The shard on which a key is taken, and the number of shards it was worked out with.
@@ -165,6 +172,7 @@ class Deployment:
 
     async def heard(self, number: int, count: int) -> None:
         """A database said with its beat how many shards are agreed on: go on agreeing if that is not all."""
+        self._silent.discard(number)
         self.learned(number, count)
         if self.count < len(self._shards) or any(
             self._counts.get(one, 0) < self.count for one in self._shards if one <= self.count

@@ -524,6 +524,33 @@ async def test_o17_a_shard_away_at_the_start_breaks_neither_the_agreement_nor_ot
         await server.stop("immediate")
 
 
+@pytest.mark.slow
+async def test_b6_a_flow_without_a_key_goes_elsewhere_the_moment_its_shard_is_found_to_be_away(
+    sqlite_dsn: str, proxy: TaskProxy
+) -> None:
+    """B6: also before the replica has missed an answer of that database; a thread and a key stay where they are."""
+    server = PostgresServer()
+    await server.start()
+    try:
+        dsn = await server.create_database("going")
+        engine = opened([sqlite_dsn, dsn], proxy, SLOW)
+        async with engine:
+            thread = await completed_on(engine, 2)
+            await server.kill()
+            for _ in range(12):
+                assert (await engine.run("line", {"n": 1}, timeout=SOON)).flow_key.startswith("1-")
+            with pytest.raises(Unavailable):
+                await engine.create("line", {"n": 1}, FlowOptions(thread=thread))
+            await server.restart()
+            upkeep = engine._shards[2].upkeep
+            async with asyncio.timeout(SOON):
+                while not await upkeep._done(lambda: upkeep._beat(engine.name)):
+                    await asyncio.sleep(0)
+            await completed_on(engine, 2)
+    finally:
+        await server.stop("immediate")
+
+
 async def test_o13_a_restart_does_not_hide_a_flow_from_who_is_turning_pages(dsns: Dsns, proxy: TaskProxy) -> None:
     """O9, O13: each flow once, though flows are restarted between the pages; and the latest of a thread stays the latest."""
     async with opened(dsns(2), proxy) as engine:
