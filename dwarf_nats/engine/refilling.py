@@ -31,6 +31,7 @@ WAKINGS = 5
 """So often in a row, before what is in line is served meanwhile."""
 FRUITLESS_US, FRUITLESS_MOST_US = 20_000, 1_000_000
 """The wait after a claim that found every step taken by others: the first, twice as long each time, and the longest."""
+UPSET_US = 60_000_000
 STRAGGLER_SECONDS = 0.25
 """A round waits so long for a database that does not answer; then the other shards go on without it."""
 STALE_US = 20_000
@@ -99,6 +100,7 @@ class Line:
         self._heard = NEVER
         self.left: int | None = EVERY_BAND
         self.failures = 0
+        self._upset_at = -UPSET_US - 1
         self._hinted = 0
         self._hinted_band = EVERY_BAND
         self._sought = 0
@@ -298,13 +300,20 @@ class Line:
         self._heard = NEVER
         self._look_at = self._clock.now() + round(seconds * 1_000_000)
 
-    def upset(self) -> None:
-        """A defect: do not repeat it in a tight loop. What it claimed and did not hand over is given back by the reaper."""
+    def upset(self) -> bool:
+        """A defect: do not repeat it in a tight loop. What it claimed and did not hand over is given back by the reaper.
+
+        Returns whether it is news: a defect that comes again within a minute is told once.
+        """
+        now = self._clock.now()
+        news = now - self._upset_at > UPSET_US
+        self._upset_at = now
         self.outages += 1
         self._shunned = True
         self._sought = 0
         self._heard = NEVER
-        self._look_at = self._clock.now() + 1_000_000
+        self._look_at = now + 1_000_000
+        return news
 
 
 class Refiller:
@@ -513,8 +522,8 @@ class Refiller:
         except asyncio.CancelledError:
             raise
         except Exception:
-            self._log.exception("a defect while claiming on shard %d", line.store.shard)
-            line.upset()
+            if line.upset():
+                self._log.exception("a defect while claiming on shard %d", line.store.shard)
 
     def _back(self, line: Line, _job: asyncio.Task[None]) -> None:
         line.job = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -253,3 +254,33 @@ async def test_callers_are_answered_soon_while_another_program_has_the_file_lock
         assert {type(error) for error in found} == {DatabaseAway}
         assert (await _when_back(lambda: engine.run("line", {"n": 1}, timeout=SOON))).state == {"n": 4}
         assert waits[:2] == [sqlite.HASTY_MS, sqlite.PATIENT_MS]
+
+
+async def test_a_defect_while_claiming_is_told_once_and_not_with_every_try(
+    engine: Engine, proxy: TaskProxy, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A statement that is wrong for a reason of ours neither spins nor floods the log; nothing is lost by it."""
+    store = engine._shards[1].store
+    survey = store.survey
+    tries = 0
+
+    async def wrong(*_: Any, **__: Any) -> Any:
+        nonlocal tries
+        tries += 1
+        raise KeyError("a column that is not there")
+
+    monkeypatch.setattr(store, "survey", wrong)
+    gate = Gate({"n": 1})
+    proxy.handle_graph(line("gated", "gate"))
+    proxy.handle_task("gate", gate)
+    with caplog.at_level(logging.ERROR, "dwarf_nats.engine"):
+        flow = await engine.create("gated", {})
+        await engine.start(flow)
+        async with asyncio.timeout(SOON):
+            while tries < 3:
+                await asyncio.sleep(0)
+    assert sum("a defect while claiming" in message for message in caplog.messages) == 1
+    monkeypatch.setattr(store, "survey", survey)
+    await gate.began()
+    gate.open()
+    assert (await engine.await_(flow, SOON)).status == "completed"
