@@ -107,12 +107,12 @@ class Deployment:
         shown = shard.store.shown
         if found.shard != shard.number:
             raise BadRequest(
-                f"the database {shown} is shard {found.shard} of its deployment, but was given as shard {shard.number}:"
+                f"{shown} is shard {found.shard} of its deployment, but was given as shard {shard.number}:"
                 " give each database once, in the order of the shards"
             )
         if self._name and found.deployment != self._name:
             raise BadRequest(
-                f"the database {shown} (shard {shard.number}) belongs to another deployment than {self._named_by}:"
+                f"{shown} (shard {shard.number}) belongs to another deployment than {self._named_by}:"
                 " give the databases of one deployment"
             )
         given = max(len(self._shards), shard.number)
@@ -152,7 +152,7 @@ class Deployment:
             if found is None:
                 if shard.number <= self.count:
                     raise BadRequest(
-                        f"the database {shard.store.shown} was given as shard {shard.number} of {self.count}, but holds nothing"
+                        f"{shard.store.shown} was given as shard {shard.number} of {self.count}, but holds nothing"
                         " of this deployment: give the one that held this shard before, or restore it"
                     )
                 if not self._name and shard.number > 1:
