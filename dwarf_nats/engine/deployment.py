@@ -140,7 +140,7 @@ class Deployment:
                     if facts[number].shards < wanted:
                         await self._shards[number].store.raise_shards(wanted)
                     self.learned(number, wanted)
-            if self.count != before:
+            if before and self.count != before:
                 self._log.info("new flows go to %d shards from now on", self.count, extra={"shards": self.count})
 
     async def _entered(self) -> dict[int, Facts]:

@@ -18,9 +18,10 @@ LOOK_SECONDS = 2.0
 """A flow that is waited for is looked at in the database so often, should nobody tell that it stopped."""
 REMOVE_SECONDS = 60.0
 REMOVE_AGE_MS = 60_000
-PRUNE_SECONDS = 3.0
+PRUNE_SECONDS = 60.0
 PRUNED = 500
-"""Graphs are looked at so often, so many at a time, for those that nothing uses."""
+PRUNED_PAGES = 20
+"""How often graphs are looked at for those that nothing uses, how many in one transaction, and how many transactions a time."""
 REMOVED = 1_000
 """Flows marked delete_on_completion are looked for so often, removed at this age, so many in one transaction."""
 
@@ -118,8 +119,12 @@ class Upkeep:
     async def _prune(self) -> None:
         """Remove graphs that no flow and no registry entry uses any more (section 11)."""
         store = self._shard.store
-        if await store.leads():
+        for _ in range(PRUNED_PAGES):
+            if not await store.leads():
+                return
             _, self._pruned = await store.prune_graphs(self._pruned, PRUNED)
+            if not self._pruned:
+                return
 
     async def _reap(self) -> None:
         """Sweep every few beats; after an outage first give back what is not in hand (B6)."""

@@ -183,19 +183,21 @@ async def test_no_key_is_ever_told_to_whom_it_was_not_given(either: Caller, capl
     assert any("without a reply subject" in record.getMessage() for record in caplog.records)
 
 
-async def test_an_announcement_too_large_for_nats_is_dropped_and_the_flow_goes_on(
+async def test_an_announcement_too_large_for_nats_comes_without_its_state(
     sqlite_dsn: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """B4: fire and forget; it never harms the flow or the connection."""
+    """B4, section 11: what is too large is left out; nothing harms the flow or the connection."""
     config = tmp_path / "nats.conf"
     config.write_text("max_payload: 4096")
     async with NatsServer(config=config) as server, deployment(server.url, sqlite_dsn, "dwarf") as caller:
         stopped = await caller.hear("dwarf.stopped.>")
         await caller.serves("big", {"changes": {"text": "x" * 3000}})
         await caller.serves("bigger", {"changes": {"more": "x" * 3000}})
-        await caller.code("flow.run", graph=line("l", "big", "bigger"), options={"notify": "large"})
-        await caller.ok("flow.run", graph=line("l", "big"), options={"notify": "small"})
-        assert (await take(stopped)).subject == "dwarf.stopped.small"
+        large = await caller.ok("flow.run", graph=line("l", "big", "bigger"), options={"notify": "large"})
+        small = await caller.ok("flow.run", graph=line("l", "big"), options={"notify": "small"})
+        told = {message.subject: json.loads(message.data) for message in [await take(stopped), await take(stopped)]}
+        assert told == {"dwarf.stopped.large": large, "dwarf.stopped.small": small}
+        assert (large["state"], large["truncated"]) == ({}, True)
+        assert "truncated" not in small
         assert {one["status"] for one in (await caller.ok("flow.list"))["flows"]} == {"completed"}
-    assert any("dwarf.stopped.large" in record.getMessage() for record in caplog.records)
     assert not any("connection to NATS lost" in record.getMessage() for record in caplog.records)
