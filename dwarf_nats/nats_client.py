@@ -23,7 +23,7 @@ from nats.protocol.parser import ERR_RE
 
 from dwarf_nats.errors import Forbidden
 from dwarf_nats.redact import shown
-from dwarf_nats.repeats import Repeats
+from dwarf_nats.summed import Repeats
 from dwarf_nats.wire.connecting import ServerTried, next_server
 from dwarf_nats.wire.connection_errors import explained
 from dwarf_nats.wire.credentials import credentials_in, credentials_text, read_credentials

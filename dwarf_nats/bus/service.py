@@ -22,8 +22,8 @@ from nats.aio.subscription import Subscription
 from dwarf_nats.errors import BadRequest, DwarfError, TimedOut, TooLarge, TooMany, Unavailable
 from dwarf_nats.nats_client import forbidden
 from dwarf_nats.ports import BusAway
+from dwarf_nats.summed import Summed
 from dwarf_nats.telemetry.context import continued
-from dwarf_nats.telemetry.summed import Summed
 from dwarf_nats.telemetry.tally import Tally
 from dwarf_nats.wire import discovery
 from dwarf_nats.wire.codec import encode_error

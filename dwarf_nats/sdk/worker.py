@@ -24,8 +24,7 @@ from nats.aio.subscription import Subscription
 
 from dwarf_nats.errors import BadRequest, DwarfError, TooLarge, Unavailable
 from dwarf_nats.nats_client import INBOX_REMEDY, Violation, forbidden, watch_refusals
-from dwarf_nats.repeats import Repeats
-from dwarf_nats.telemetry.summed import Summed
+from dwarf_nats.summed import Repeats, Summed
 from dwarf_nats.wire import headers as h
 from dwarf_nats.wire.connecting import ConnectArguments, ConnectOptions, begin_patiently
 from dwarf_nats.wire.subjects import Subjects, is_of_another_account

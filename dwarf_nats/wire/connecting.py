@@ -23,7 +23,7 @@ from typing import Any, Protocol, TypedDict, TypeVar
 from dwarf_nats import __version__
 from dwarf_nats.errors import BadRequest, Unavailable
 from dwarf_nats.redact import scrubbed, shown
-from dwarf_nats.repeats import Repeats
+from dwarf_nats.summed import Repeats
 
 from .connection_errors import explained, for_good
 from .contexts import load_context, selected_context
