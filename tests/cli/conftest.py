@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
 
 from dwarf_nats.cli.main import app
+from dwarf_nats.cli.stage import Stage
 
 Run = Callable[..., Result]
 
@@ -24,3 +28,28 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Run:
         return CliRunner().invoke(app, list(arguments), input=stdin, prog_name="dwarf-nats")
 
     return invoke
+
+
+@pytest.fixture
+def at(run: Run, url: str) -> Run:
+    """Runs a command against the service that the module's own fixture `url` started."""
+
+    def invoke(*arguments: str, stdin: str | bytes | None = None) -> Result:
+        return run(*arguments, "--nats", url, stdin=stdin)
+
+    return invoke
+
+
+@contextmanager
+def served(folder: Path, tasks: str, graphs: Path | None = None) -> Iterator[str]:
+    """A running service with one worker, whose module is `tasks`: the URL of its NATS."""
+    module = folder / "tasks.py"
+    module.write_text(tasks)
+    with asyncio.Runner() as runner:
+        stage = Stage(folder, logs=folder, graphs=graphs)
+        runner.run(stage.__aenter__())
+        try:
+            runner.run(stage.add_worker(str(module)).start())
+            yield stage.url
+        finally:
+            runner.run(stage.__aexit__(None, None, None))

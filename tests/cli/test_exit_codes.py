@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import os
@@ -14,10 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import Result
 
-from dwarf_nats.cli.stage import Stage
-from tests.cli.conftest import Run
+from tests.cli.conftest import Run, served
 
 pytestmark = pytest.mark.slow
 
@@ -43,26 +40,8 @@ HANGS = ("--task", "nobody-serves-this")
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The NATS of a running service with one worker."""
-    folder = tmp_path_factory.mktemp("codes")
-    (folder / "tasks.py").write_text(TASKS)
-    with asyncio.Runner() as runner:
-        stage = Stage(folder, logs=folder)
-        runner.run(stage.__aenter__())
-        try:
-            runner.run(stage.add_worker(str(folder / "tasks.py")).start())
-            yield stage.url
-        finally:
-            runner.run(stage.__aexit__(None, None, None))
-
-
-@pytest.fixture
-def at(run: Run, url: str) -> Run:
-    """Runs a command against the service."""
-
-    def invoke(*arguments: str, stdin: str | None = None) -> Result:
-        return run(*arguments, "--nats", url, stdin=stdin)
-
-    return invoke
+    with served(tmp_path_factory.mktemp("codes"), TASKS) as url:
+        yield url
 
 
 def created(at: Run, *arguments: str) -> str:

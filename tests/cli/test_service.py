@@ -19,11 +19,10 @@ import pytest
 from typer.testing import Result
 
 from dwarf_nats.cli.output import history_view, outcome_view
-from dwarf_nats.cli.stage import Stage
 from dwarf_nats.embedded import NatsServer
 from dwarf_nats.errors import Unavailable
 from dwarf_nats.sdk import Client, Outcome, Status, Step
-from tests.cli.conftest import Run
+from tests.cli.conftest import Run, served
 from tests.render.diagrams import read
 
 pytestmark = pytest.mark.slow
@@ -45,16 +44,8 @@ async def greet(name: str) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The NATS of a running service with one worker."""
-    folder = tmp_path_factory.mktemp("service")
-    (folder / "tasks.py").write_text(TASKS)
-    with asyncio.Runner() as runner:
-        stage = Stage(folder, logs=folder)
-        runner.run(stage.__aenter__())
-        try:
-            runner.run(stage.add_worker(str(folder / "tasks.py")).start())
-            yield stage.url
-        finally:
-            runner.run(stage.__aexit__(None, None, None))
+    with served(tmp_path_factory.mktemp("service"), TASKS) as url:
+        yield url
 
 
 @pytest.fixture

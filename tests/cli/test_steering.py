@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import shlex
 from collections.abc import Iterator
@@ -12,8 +11,7 @@ from typing import Any
 import pytest
 from typer.testing import Result
 
-from dwarf_nats.cli.stage import Stage
-from tests.cli.conftest import Run
+from tests.cli.conftest import Run, served
 
 pytestmark = pytest.mark.slow
 
@@ -61,28 +59,11 @@ def _graph(name: str, tasks: list[str]) -> str:
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The NATS of a running service that knows the graphs, with one worker."""
     folder = tmp_path_factory.mktemp("steering")
-    (folder / "tasks.py").write_text(TASKS)
     (folder / "graphs").mkdir()
     for name, graph in GRAPHS.items():
         (folder / "graphs" / f"{name}.json").write_text(_graph(name, graph["tasks"]))
-    with asyncio.Runner() as runner:
-        stage = Stage(folder, logs=folder, graphs=folder / "graphs")
-        runner.run(stage.__aenter__())
-        try:
-            runner.run(stage.add_worker(str(folder / "tasks.py")).start())
-            yield stage.url
-        finally:
-            runner.run(stage.__aexit__(None, None, None))
-
-
-@pytest.fixture
-def at(run: Run, url: str) -> Run:
-    """Runs a command against the service."""
-
-    def invoke(*arguments: str, stdin: str | None = None) -> Result:
-        return run(*arguments, "--nats", url, stdin=stdin)
-
-    return invoke
+    with served(folder, TASKS, graphs=folder / "graphs") as url:
+        yield url
 
 
 FAILED, WAITS_FOR_SOMEBODY = 3, 6

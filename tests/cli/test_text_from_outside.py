@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import re
@@ -12,8 +11,7 @@ import pytest
 from typer.testing import Result
 
 from dwarf_nats.cli.logs import JsonFormatter, TextFormatter
-from dwarf_nats.cli.stage import Stage
-from tests.cli.conftest import Run
+from tests.cli.conftest import Run, served
 
 EVIL = "\x1b[2J\x1b]0;owned\x07\x9b31m\u202eexe.\u2066\u2028\x7f\r\nFORGED line\x08"
 OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\u200e\u200f]")
@@ -40,16 +38,8 @@ async def returns(flow: Flow) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The NATS of a running service with one worker that says evil things."""
-    folder = tmp_path_factory.mktemp("evil")
-    (folder / "tasks.py").write_text(TASKS)
-    with asyncio.Runner() as runner:
-        stage = Stage(folder, logs=folder)
-        runner.run(stage.__aenter__())
-        try:
-            runner.run(stage.add_worker(str(folder / "tasks.py")).start())
-            yield stage.url
-        finally:
-            runner.run(stage.__aexit__(None, None, None))
+    with served(tmp_path_factory.mktemp("evil"), TASKS) as url:
+        yield url
 
 
 @pytest.fixture
