@@ -1,4 +1,4 @@
-"""`dwarf-nats demo`: the example orders from end to end, on real servers, before one's eyes."""
+"""`dwarf-nats demo`: the example orders from end to end, on real servers, printed step by step."""
 
 from __future__ import annotations
 

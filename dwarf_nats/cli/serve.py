@@ -138,7 +138,7 @@ async def serve(
         typer.Option(
             "--signals/--no-signals",
             envvar="DWARF_SIGNALS",
-            help="Tell the other replicas what happens; without, they look.",
+            help="Signal other replicas. Without signals they poll.",
         ),
     ] = True,
     migrate: Annotated[

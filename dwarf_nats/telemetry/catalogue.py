@@ -37,7 +37,7 @@ class Kind(StrEnum):
 
 @dataclass(slots=True, frozen=True)
 class Metric:
-    """One metric. `tells`: what an operator reads from it. `rests_at_zero`: anything else wants a look."""
+    """One metric. `tells`: what an operator reads from it. `rests_at_zero`: any other value needs to be investigated."""
 
     name: str
     kind: Kind
@@ -263,7 +263,7 @@ are read from the databases and are the same on every replica: take the largest.
 {"".join(_section(one) for one in CATALOGUE)}
 ## What rests at zero
 
-Anything else wants a look. [`prometheus/alerts.yml`](prometheus/alerts.yml) has rules for it.
+Investigate any other value. [`prometheus/alerts.yml`](prometheus/alerts.yml) has rules for it.
 
 {zero}
 """

@@ -87,7 +87,7 @@ def test_every_permission_to_respond_ends() -> None:
     assert all("expires" in line for _, line in found), found
 
 
-# --- what one can make others publish ---
+# --- where others can be made to publish ---
 
 
 class Spy:
