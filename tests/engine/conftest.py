@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
-from engine_helpers import Remembered, line
+from engine_helpers import Dsns, Remembered, line, new_databases
 
 from dwarf_nats.clock import ManualClock
+from dwarf_nats.embedded import PostgresServer
 from dwarf_nats.embedding import open_engine
 from dwarf_nats.engine import Engine
 from dwarf_nats.settings import EngineSettings
@@ -59,3 +62,12 @@ async def timed(proxy: TaskProxy, heard: Remembered, clock: ManualClock) -> Asyn
     )
     async with made:
         yield made
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.slow)])
+def dsns(request: pytest.FixtureRequest, tmp_path: Path) -> Dsns:
+    """So many empty databases of each kind."""
+    if request.param == "sqlite":
+        return lambda count: [f"sqlite:///{tmp_path / f'{secrets.token_hex(4)}.db'}" for _ in range(count)]
+    server: PostgresServer = request.getfixturevalue("postgres")
+    return lambda count: new_databases(server, count)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import secrets
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from dwarf_nats.embedded import PostgresServer
 from dwarf_nats.embedding import open_engine
 from dwarf_nats.engine import Engine
 from dwarf_nats.engine.shard import Shard
@@ -21,6 +24,8 @@ from dwarf_nats.workflow.task_error import TaskError
 
 SOON = 20.0
 """Seconds no test should ever need."""
+Dsns = Callable[[int], list[str]]
+"""Makes so many empty databases."""
 
 
 def line(name: str, *nodes: str) -> Graph:
@@ -241,3 +246,17 @@ async def crash(engine: Engine) -> None:
 def replica(dsn: str, proxy: TaskProxy, clock: Clock | None = None, **settings: Any) -> Engine:
     """Another engine on the same database, with the same graphs and tasks."""
     return open_engine(dsn, tasks=proxy, graphs=proxy, settings=EngineSettings(**settings), clock=clock)
+
+
+def new_databases(server: PostgresServer, count: int) -> list[str]:
+    """The DSNs of new databases, made in a loop of their own: the test's is running."""
+    names = [f"engine_{secrets.token_hex(6)}" for _ in range(count)]
+
+    async def make() -> None:
+        for name in names:
+            await server.create_database(name)
+
+    thread = threading.Thread(target=lambda: asyncio.run(make()))
+    thread.start()
+    thread.join()
+    return [server.dsn(name) for name in names]

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
-import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
-from engine_helpers import SOON, rows
+from engine_helpers import SOON, Dsns, new_databases, rows
 
 from dwarf_nats.embedded import PostgresServer
 from dwarf_nats.embedding import add_shard, open_engine
@@ -22,39 +19,15 @@ from dwarf_nats.testing import TaskProxy
 from dwarf_nats.workflow.options import FlowOptions, Query
 from dwarf_nats.workflow.status import Status
 
-Dsns = Callable[[int], list[str]]
 QUICK = 500
 SLOW = 600_000
 """Milliseconds of silence until a replica is taken for dead: soon, or not while a test runs, however busy the machine is."""
 
 
-def _made(server: PostgresServer, count: int) -> list[str]:
-    """New databases, made in a loop of their own: the test's is running."""
-    names = [f"deployment_{secrets.token_hex(6)}" for _ in range(count)]
-
-    async def make() -> None:
-        for name in names:
-            await server.create_database(name)
-
-    thread = threading.Thread(target=lambda: asyncio.run(make()))
-    thread.start()
-    thread.join()
-    return [server.dsn(name) for name in names]
-
-
-@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.slow)])
-def dsns(request: pytest.FixtureRequest, tmp_path: Path) -> Dsns:
-    """So many empty databases of each kind."""
-    if request.param == "sqlite":
-        return lambda count: [f"sqlite:///{tmp_path / f'{secrets.token_hex(4)}.db'}" for _ in range(count)]
-    server: PostgresServer = request.getfixturevalue("postgres")
-    return lambda count: _made(server, count)
-
-
 @pytest.fixture
 def shared(postgres: PostgresServer) -> Dsns:
     """Databases that several replicas can share."""
-    return lambda count: _made(postgres, count)
+    return lambda count: new_databases(postgres, count)
 
 
 def opened(given: list[str], proxy: TaskProxy, timeout_ms: int = 10_000) -> Engine:

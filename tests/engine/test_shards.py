@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
-import threading
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
-from engine_helpers import SOON, line
+from engine_helpers import SOON, Dsns, line
 
 from dwarf_nats.clock import SystemClock
 from dwarf_nats.embedded import PostgresServer
@@ -20,31 +16,6 @@ from dwarf_nats.store.store import SqlStore
 from dwarf_nats.testing import TaskProxy
 from dwarf_nats.workflow.options import FlowOptions, Query
 from dwarf_nats.workflow.status import Status
-
-Dsns = Callable[[int], list[str]]
-
-
-@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.slow)])
-def dsns(request: pytest.FixtureRequest, tmp_path: Path) -> Dsns:
-    """So many empty databases of each kind."""
-    if request.param == "sqlite":
-        return lambda count: [f"sqlite:///{tmp_path / f'{number}.db'}" for number in range(count)]
-    server: PostgresServer = request.getfixturevalue("postgres")
-    return lambda count: [server.dsn(name) for name in _made(server, count)]
-
-
-def _made(server: PostgresServer, count: int) -> list[str]:
-    """Names of new databases, made in a loop of their own: the test's is running."""
-    names = [f"shard_{secrets.token_hex(6)}" for _ in range(count)]
-
-    async def make() -> None:
-        for name in names:
-            await server.create_database(name)
-
-    thread = threading.Thread(target=lambda: asyncio.run(make()))
-    thread.start()
-    thread.join()
-    return names
 
 
 async def test_o9_list_divides_its_limit_and_groups_by_shard(dsns: Dsns, proxy: TaskProxy) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 import nats
 import pytest
@@ -13,6 +14,7 @@ from nats.aio.msg import Msg
 from sdk_helpers import Asked, Responder
 
 from dwarf_nats.embedded import NatsServer
+from dwarf_nats.sdk import Worker
 from dwarf_nats.sdk.requests import round_trip
 
 _numbers = itertools.count(1)
@@ -48,3 +50,21 @@ def service(nc: Nats, prefix: str) -> Callable[[str, Responder], Awaitable[None]
         await round_trip(nc)
 
     return serve
+
+
+@pytest.fixture
+async def serving(nats_server: NatsServer, prefix: str) -> AsyncIterator[Callable[..., Any]]:
+    """`await serving(url=function, …)` starts a worker that is stopped after the test."""
+    workers: list[Worker] = []
+
+    async def serve(concurrency: int = 64, **functions: Callable[..., Any]) -> Worker:
+        worker = Worker(nats_server.url, task_prefix=prefix, concurrency=concurrency)
+        for url, function in functions.items():
+            worker.add_task(url, function)
+        workers.append(worker)
+        await worker.start()
+        return worker
+
+    yield serve
+    for worker in workers:
+        await worker.stop(0)

@@ -8,7 +8,6 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -106,24 +105,6 @@ class Engine:
 @pytest.fixture
 def engine(nc: Nats, prefix: str) -> Engine:
     return Engine(nc, prefix)
-
-
-@pytest.fixture
-async def serving(nats_server: NatsServer, prefix: str) -> AsyncIterator[Callable[..., Any]]:
-    """`await serving(url=function, …)` starts a worker that is stopped after the test."""
-    workers: list[Worker] = []
-
-    async def serve(concurrency: int = 64, **functions: Callable[..., Any]) -> Worker:
-        worker = Worker(nats_server.url, task_prefix=prefix, concurrency=concurrency)
-        for url, function in functions.items():
-            worker.add_task(url, function)
-        workers.append(worker)
-        await worker.start()
-        return worker
-
-    yield serve
-    for worker in workers:
-        await worker.stop(0)
 
 
 async def test_a_coroutine_function_gets_state_by_name_and_returns_changes(engine: Engine, serving: Any) -> None:

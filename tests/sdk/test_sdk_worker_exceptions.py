@@ -6,7 +6,8 @@ import asyncio
 import logging
 import math
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import nats
@@ -29,24 +30,10 @@ def engine(nc: Nats, prefix: str) -> Engine:
 
 
 @pytest.fixture
-async def serving(
-    nats_server: NatsServer, prefix: str, caplog: pytest.LogCaptureFixture
-) -> AsyncIterator[Callable[..., Any]]:
-    """`await serving(url=function, …)` starts a worker that is stopped after the test."""
+def serving(serving: Callable[..., Any], caplog: pytest.LogCaptureFixture) -> Callable[..., Any]:
+    """As in other modules; the worker takes one step at a time."""
     caplog.set_level(logging.CRITICAL, logger="dwarf_nats.worker")  # lone surrogates break the report of a test
-    workers: list[Worker] = []
-
-    async def serve(**functions: Callable[..., Any]) -> Worker:
-        worker = Worker(nats_server.url, task_prefix=prefix, concurrency=1)
-        for url, function in functions.items():
-            worker.add_task(url, function)
-        workers.append(worker)
-        await worker.start()
-        return worker
-
-    yield serve
-    for worker in workers:
-        await worker.stop(0)
+    return partial(serving, concurrency=1)
 
 
 class Panic(BaseException):

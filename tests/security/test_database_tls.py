@@ -17,6 +17,7 @@ from dwarf_nats.clock import SystemClock
 from dwarf_nats.embedded import PostgresServer
 from dwarf_nats.ports import Unusable
 from dwarf_nats.store.store import SqlStore
+from tests.store.relay import relay
 
 pytestmark = pytest.mark.slow
 SSL_REQUEST = bytes([0, 0, 0, 8, 4, 210, 22, 47])
@@ -55,20 +56,7 @@ class Front:
                     kind = "tls"
                 head = await reader.readexactly(8)
             self.seen.append(kind)
-            theirs, ours = await asyncio.open_connection("127.0.0.1", self._behind)
-            try:
-                ours.write(head)
-                await asyncio.gather(_pass_on(reader, ours), _pass_on(theirs, writer))
-            finally:
-                ours.close()
-        writer.close()
-
-
-async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(OSError):
-        while data := await reader.read(65536):
-            writer.write(data)
-            await writer.drain()
+            await relay(reader, writer, "127.0.0.1", self._behind, head)
         writer.close()
 
 

@@ -18,6 +18,7 @@ from dwarf_nats.clock import SystemClock
 from dwarf_nats.ports import Unusable
 from dwarf_nats.store import pooler
 from dwarf_nats.store.store import SqlStore
+from tests.store.relay import relay
 from tests.store.store_helpers import BUDGET, ended, look, one_claimed
 
 PGBOUNCER = shutil.which("pgbouncer") or shutil.which("/usr/sbin/pgbouncer")
@@ -56,20 +57,7 @@ class Strict:
                 writer.write(b"E" + (len(said) + 4).to_bytes(4) + said)
             else:
                 self.accepted += 1
-                theirs, ours = await asyncio.open_connection(self._host, self._port)
-                try:
-                    ours.write(head + body)
-                    await asyncio.gather(_pass_on(reader, ours), _pass_on(theirs, writer))
-                finally:
-                    ours.close()
-        writer.close()
-
-
-async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(OSError):
-        while data := await reader.read(65536):
-            writer.write(data)
-            await writer.drain()
+                await relay(reader, writer, self._host, self._port, head + body)
         writer.close()
 
 
