@@ -269,7 +269,7 @@ class RollCall:
         if worker.subject not in self._unheard:
             _remember(self._unheard, worker.subject)
             log.warning(
-                "worker %s %s: its steps are bound by their deadlines only, and hear of no cancellation; let it subscribe to"
+                "worker %s %s: only their deadlines bound its steps, and cancellations do not reach it; let it subscribe to"
                 " that subject, and the replica publish there", worker.subject, why, extra={"worker": worker.subject},
             )  # fmt: skip
 

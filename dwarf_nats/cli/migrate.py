@@ -24,7 +24,9 @@ def register(app: typer.Typer) -> None:
 async def migrate(
     out: Output,
     dsn: Dsns = None,
-    check: Annotated[bool, typer.Option("--check", help="Only tell; exit code 1 if one is not current.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Change nothing; exit code 1 if a schema is not current.")
+    ] = False,
 ) -> None:
     """Bring databases to the current schema; forward only, one after the other."""
     from dwarf_nats.embedding import check_dsns

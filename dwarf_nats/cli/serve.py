@@ -146,7 +146,7 @@ async def serve(
         typer.Option(
             "--migrate/--no-migrate",
             envvar="DWARF_MIGRATE",
-            help="Bring the databases to the current schema first; several replicas may.",
+            help="Migrate the databases first, if need be; replicas that start together take turns.",
         ),
     ] = True,
     wait: Annotated[
@@ -188,7 +188,8 @@ async def serve(
 ) -> None:
     """Serve: one replica in the foreground. SIGTERM drains, a second one stops at once.
 
-    Durations are in milliseconds. Every option has a variable, and a name in dwarf.toml.
+    Durations take units, such as 30s; names that end in -ms also take a number of milliseconds. Every option has a
+    variable, and a name in dwarf.toml.
     """
     from dwarf_nats.server import run_server  # the engine is of no use to the other commands, and slow to load
 

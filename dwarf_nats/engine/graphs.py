@@ -100,7 +100,7 @@ class GraphBook:
                 await _validated(graph)
             except BadRequest as error:
                 raise BadRequest(
-                    f"{error.message}. The graph was registered when it was valid; mend it and put it again"
+                    f"{error.message}. The graph was registered when it was valid; correct it and put it again"
                     " (flows under way keep theirs)"
                 ) from None
             self._found_sound(digest)
