@@ -18,7 +18,7 @@ import nats.errors
 from dwarf_nats.nats_client import INBOX_REMEDY, Violation, forbidden
 from dwarf_nats.ports import BusAway
 from dwarf_nats.wire import headers as h
-from dwarf_nats.wire.streams import Recorded, explain, recorded_by
+from dwarf_nats.wire.streams import Recorded, recorded_by
 from dwarf_nats.wire.subjects import Subjects, replica_inbox
 from dwarf_nats.wire.tokens import Tokens
 
@@ -83,7 +83,7 @@ class Inbox:
         self._calls: dict[bytes, Call] = {}
         self._by_step: dict[str, Call] = {}
         self._tokens = Tokens()
-        self._streams = Recorded()
+        self._streams = Recorded(log)
         self._deaf: tuple[str, str] | None = None
         self.late = 0
         self.accepted: Callable[[Call, str], None] | None = None
@@ -189,9 +189,7 @@ class Inbox:
 
     def _recorded(self, call: Call, stream: str, body: bytes) -> None:
         call.recorded = Reply(None, body, stream=stream)
-        captured = self._subjects.all_of(call.subject)
-        if self._streams.is_new(stream, captured):
-            log.warning("%s", explain(stream, captured), extra={"stream": stream})
+        self._streams.met(stream, self._subjects.all_of(call.subject))
 
     def _refused(self, violation: Violation) -> bool:
         """Permissions refused something: tell the call it was, or all if no answer can come any more.

@@ -74,7 +74,7 @@ class Requests:
     def __init__(self, nc: Nats) -> None:
         self._nc = nc
         self._pending: dict[str, _Waiter] = {}
-        self._streams = Recorded()
+        self._streams = Recorded(log)
         self._refused: Violation | None = None
         self._known: asyncio.Future[None] | None = None
         self._unwatch = watch_refusals(nc, self._on_refused)
@@ -190,8 +190,7 @@ class Requests:
             waiter.reply.set_result(msg)
             return
         waiter.stream = stream
-        if self._streams.is_new(stream, captured := _all_of(waiter.subject)):
-            log.warning("%s", explain(stream, captured))
+        self._streams.met(stream, _all_of(waiter.subject))
 
 
 def _all_of(subject: str) -> str:

@@ -264,9 +264,8 @@ class Worker:
         try:
             await self._subscribed(nc)
             self._check_refused(nc, refused)
-        except (
-            BaseException
-        ) as error:  # cancelled, too: a connection left behind would get requests that nobody answers
+        except BaseException as error:
+            # Cancelled, too: a connection left behind would get requests that nobody answers.
             await self._abandon_connection(nc)
             if not isinstance(error, nats.errors.Error | OSError):
                 raise

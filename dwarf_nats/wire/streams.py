@@ -7,6 +7,8 @@ also keeps the server from saying that nobody listens.
 
 from __future__ import annotations
 
+import logging
+
 import msgspec
 
 _STARTS = (b'{"stream":', b'{"error":{')
@@ -56,15 +58,15 @@ def explain(stream: str, captured: str) -> str:
 
 
 class Recorded:
-    """Which streams were met, so that each is told of once."""
+    """Warns of each stream that is met, once."""
 
-    def __init__(self) -> None:
+    def __init__(self, logger: logging.Logger) -> None:
+        self._log = logger
         self._met: set[tuple[str, str]] = set()
 
-    def is_new(self, stream: str, captured: str) -> bool:
-        """Whether it was not met before with these subjects."""
+    def met(self, stream: str, captured: str) -> None:
+        """A stream that captures such subjects was met."""
         key = (stream, captured)
-        if key in self._met or len(self._met) >= 1_000:
-            return False
-        self._met.add(key)
-        return True
+        if key not in self._met and len(self._met) < 1_000:
+            self._met.add(key)
+            self._log.warning("%s", explain(stream, captured), extra={"stream": stream})
