@@ -195,7 +195,7 @@ class Committer:
                 for one in group:
                     self._on_fenced(one)
                 return
-            await self._clock.sleep(BACKOFF_SECONDS[min(attempt, len(BACKOFF_SECONDS) - 1)])
+            await self._clock.sleep(backoff(attempt))
         raise AssertionError("unreachable")
 
     def _patience_ends(self, attempt: int) -> bool:
@@ -212,16 +212,7 @@ class Committer:
             await self._isolate(group, error)
             return None
         self._count(len(group))
-        effects = []
-        for one in group:
-            result = settled.get(one.step.step_id)
-            if result is None:
-                self._on_fenced(one)
-            else:
-                effects.append((one, *result))
-        if effects:
-            self._on_settled(effects)
-        self._grown(settled)
+        self._tell(group, settled)
         return None
 
     async def _sifted(self, group: list[Settlement], error: Exception, parts: int) -> bool:
@@ -247,7 +238,17 @@ class Committer:
                 self._on_fenced(one)
             raise
 
-    def _grown(self, settled: Settled) -> None:
+    def _tell(self, group: Sequence[Settlement], settled: Settled) -> None:
+        """Tell what came of a group that was written."""
+        effects = []
+        for one in group:
+            result = settled.get(one.step.step_id)
+            if result is None:
+                self._on_fenced(one)
+            else:
+                effects.append((one, *result))
+        if effects:
+            self._on_settled(effects)
         if self._on_grown is not None and (settled.born or settled.woken or settled.ended):
             self._on_grown(settled)
 
@@ -290,16 +291,11 @@ class Committer:
                 settled = await self._written([refused])
             except Exception as again:
                 if not condemns(again) and not self._patience_ends(attempt):
-                    await self._clock.sleep(BACKOFF_SECONDS[min(attempt, len(BACKOFF_SECONDS) - 1)])
+                    await self._clock.sleep(backoff(attempt))
                     continue
                 self._left_to_its_lease(one, again)
                 return
-            result = settled.get(one.step.step_id)
-            if result is None:
-                self._on_fenced(one)
-            else:
-                self._on_settled([(refused, *result)])
-            self._grown(settled)
+            self._tell([refused], settled)
             return
 
     def _left_to_its_lease(self, one: Settlement, error: Exception) -> None:
@@ -315,6 +311,11 @@ class Committer:
     def _count(self, members: int) -> None:
         self.groups += 1
         self.members += members
+
+
+def backoff(failures: int) -> float:
+    """Seconds to wait before the next try. `failures`: how many there were in a row before the last one."""
+    return BACKOFF_SECONDS[min(failures, len(BACKOFF_SECONDS) - 1)]
 
 
 def condemns(error: Exception) -> bool:

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from dwarf_nats.engine.committer import BACKOFF_SECONDS
+from dwarf_nats.engine.committer import backoff
 from dwarf_nats.engine.hands import Hands, Ration
 from dwarf_nats.errors import Unavailable
 from dwarf_nats.rules.planning import NO_ALLOWANCES, Claim, Roster, Turns
@@ -291,7 +291,7 @@ class Line:
             self._log.debug("shard %d: %s", self.store.shard, error, extra={"shard": self.store.shard})
         self.outages += 1
         self._taker.away = str(error)
-        seconds = BACKOFF_SECONDS[min(self.failures, len(BACKOFF_SECONDS) - 1)]
+        seconds = backoff(self.failures)
         self.failures += 1
         self._shunned = True
         self.roster.clear()

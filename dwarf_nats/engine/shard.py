@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from dwarf_nats.engine.committer import BACKOFF_SECONDS, Committer
+from dwarf_nats.engine.committer import Committer, backoff
 from dwarf_nats.engine.ids import Ids, NoneLeft
 from dwarf_nats.engine.reading import flow_key, outcome_at
 from dwarf_nats.engine.upkeep import Upkeep
@@ -484,7 +484,7 @@ class Shard:
             except Refused:
                 raise
             except (Unavailable, SourceAway):
-                pause = BACKOFF_SECONDS[min(failures, len(BACKOFF_SECONDS) - 1)]
+                pause = backoff(failures)
                 if self._clock.now() + pause * 1_000_000 > until:
                     raise
                 await self._clock.sleep(pause)
@@ -564,7 +564,7 @@ class Shard:
             try:
                 return await self.step_ids.ensure(wanted)
             except Unavailable:
-                await self._clock.sleep(BACKOFF_SECONDS[min(failures, len(BACKOFF_SECONDS) - 1)])
+                await self._clock.sleep(backoff(failures))
                 failures += 1
 
     def _new_step(self) -> tuple[int, str]:
@@ -749,9 +749,8 @@ class Shard:
         else:
             self.tally.fenced.add()
             self._tell(settlement.step, settlement, "fenced")
-        if (
-            settlement.end is not None or settlement.pause is not None
-        ):  # written by a commit whose answer was lost, perhaps: let waiters look
+        if settlement.end is not None or settlement.pause is not None:
+            # Written by a commit whose answer was lost, perhaps: let waiters look.
             self.waiters.wake(settlement.step.flow.flow_id, None)
 
     def _drop(self, step: StepInHand) -> None:

@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 REMEMBERED_US = 24 * 3_600_000_000
 """How long a flow that is gone keeps its id from being used for its key again."""
 _COUNT = "select shards from dwarf_deployment where one = 1"
+_ID_USED = (
+    "insert into dwarf_placed (flow_id, fairness_key, idempotency_key, gone, updated_at)"
+    " values ($1, $2, $3, $4, {now}) on conflict do nothing returning flow_id"
+)
+"""`$4`: 1 for a flow that is not to be made any more."""
 
 
 class OtherCount(Exception):
@@ -107,15 +112,8 @@ async def free_key(database: Database, fairness_key: str, idempotency_key: str, 
 async def place(tx: Tx, new: NewFlow) -> bool:
     """Use the id that was reserved for a flow elsewhere; whether it was still free. Raises `OtherCount`."""
     await check_count(tx, new.shards)
-    return bool(
-        await tx.fetch(
-            "insert into dwarf_placed (flow_id, fairness_key, idempotency_key, gone, updated_at)"
-            " values ($1, $2, $3, 0, {now}) on conflict do nothing returning flow_id",
-            new.facts.flow_id,
-            new.facts.fairness_key,
-            new.idempotency_key,
-        )
-    )
+    facts_ = new.facts
+    return bool(await tx.fetch(_ID_USED, facts_.flow_id, facts_.fairness_key, new.idempotency_key, 0))
 
 
 async def placed(database: Database, flow_id: int) -> bool | None:
@@ -130,15 +128,7 @@ async def placed(database: Database, flow_id: int) -> bool | None:
 
 async def fence(database: Database, fairness_key: str, idempotency_key: str, flow_id: int) -> bool:
     """Have a flow that was never made under a key from elsewhere not be made any more; whether it was not."""
-    return bool(
-        await database.fetch(
-            "insert into dwarf_placed (flow_id, fairness_key, idempotency_key, gone, updated_at)"
-            " values ($1, $2, $3, 1, {now}) on conflict do nothing returning flow_id",
-            flow_id,
-            fairness_key,
-            idempotency_key,
-        )
-    )
+    return bool(await database.fetch(_ID_USED, flow_id, fairness_key, idempotency_key, 1))
 
 
 async def forget(tx: Tx, flow_ids: Sequence[int]) -> None:

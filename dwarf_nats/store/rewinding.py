@@ -60,14 +60,12 @@ async def restart_from(
         raise NotFound("no such flow")
     if step_id not in by_flow.get(flow_id, {}):
         raise NotFound("no such step")
-    if any(flow.status is Status.CANCELLED for flow in upward(flows, flow_id)):
-        raise Conflict("the flow is cancelled: restart it as a whole, or fork from the step")
+    _refuse_cancelled(flows, flow_id)
     found = by_flow[flow_id][step_id]
     again = await _merged_again(tx, found, by_flow[flow_id], lambda: graph_of(flows[flow_id]), overrides, limits)
     levels = _rewound(flows, by_flow, step_id, flow_id)
     flows, doomed, running = await _locked(tx, root_id, path, levels, flows)
-    if any(flow.status is Status.CANCELLED for flow in upward(flows, flow_id)):
-        raise Conflict("the flow is cancelled: restart it as a whole, or fork from the step")
+    _refuse_cancelled(flows, flow_id)
     if doomed:
         await erase(tx, doomed)
     for target, level in levels:
@@ -88,6 +86,11 @@ async def restart_from(
     changed = await run_again(tx, ended) if ended else []
     changed += await settle_pauses(tx, [flows[one] for one in path])
     return Steered(changed, due_of(due), running)
+
+
+def _refuse_cancelled(flows: dict[int, FlowRow], flow_id: int) -> None:
+    if any(flow.status is Status.CANCELLED for flow in upward(flows, flow_id)):
+        raise Conflict("the flow is cancelled: restart it as a whole, or fork from the step")
 
 
 async def _steps_of(tx: Tx, flow_ids: list[int]) -> dict[int, dict[int, StepRow]]:
