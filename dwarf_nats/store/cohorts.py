@@ -44,10 +44,6 @@ update dwarf_steps set successor_id = $2
 where spawn_id = $1 and spawn_id <> 0 and arrived = 1 and status = 'completed'
 """
 
-
-BIGINT = 2**63 - 1
-
-
 _SPAWN = """
 select step_id, spawn_id, ordinal, depth, node, state, changes, borrowed from dwarf_steps where step_id = $1
 """
