@@ -4,18 +4,36 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from dwarf_nats.cli import logs
 from dwarf_nats.embedded import NatsServer, PostgresServer
 
 # How long examples take says more about what else runs on the machine than about the code.
 settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("shared")
 _numbers = itertools.count(1)
+
+
+@pytest.fixture(autouse=True)
+def _no_log_of_a_command_outlives_its_test() -> Iterator[None]:
+    """A command that runs in this process sets up the log of the process, on a stream that ends with the command."""
+    loggers = [logging.getLogger(name) for name in ("", "dwarf_nats", "alembic", "nats")]
+    levels = [logger.level for logger in loggers]
+    yield
+    if not logs._in_use:
+        return
+    logs._in_use.clear()
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
+    for handler in list(loggers[0].handlers):
+        if isinstance(handler.formatter, logs.TextFormatter | logs.JsonFormatter):
+            loggers[0].removeHandler(handler)
 
 
 @pytest.fixture(scope="session")

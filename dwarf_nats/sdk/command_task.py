@@ -61,18 +61,14 @@ class CommandTask:
 
 async def _run(command: str, stdin: bytes, environment: Mapping[str, str]) -> tuple[int, bytes, bytes]:
     """Run a command to its end: its exit code, its stdout, and the end of its stderr. Cancelling this ends it."""
-    transport, process = await asyncio.get_running_loop().subprocess_exec(
-        _Process, "/bin/sh", "-c", command, env=environment, start_new_session=True
-    )
-    process.pid = transport.get_pid()
+    transport, process = await _started(command, environment)
     try:
         process.feed(stdin)
         await process.exited.wait()
         process.signal(signal.SIGKILL)  # what the command left running is of its process group
         await process.ended(GRACE_SECONDS)
     except asyncio.CancelledError:
-        process.signal(signal.SIGTERM)
-        await process.ended(GRACE_SECONDS)
+        await process.terminate()
         raise
     finally:
         process.signal(signal.SIGKILL)
@@ -82,6 +78,25 @@ async def _run(command: str, stdin: bytes, environment: Mapping[str, str]) -> tu
     code = transport.get_returncode()
     assert code is not None
     return code, bytes(process.stdout), bytes(process.stderr)
+
+
+async def _started(command: str, environment: Mapping[str, str]) -> tuple[asyncio.SubprocessTransport, _Process]:
+    """The process of a command. A cancellation that comes while it starts ends it, with all that it has started by then."""
+    exec_ = asyncio.get_running_loop().subprocess_exec
+    starting = asyncio.ensure_future(exec_(_Process, "/bin/sh", "-c", command, env=environment, start_new_session=True))
+    try:
+        transport, process = await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        # asyncio would kill the shell alone.
+        transport, process = await starting
+        process.pid = transport.get_pid()
+        try:
+            await process.terminate()
+        finally:
+            transport.close()
+        raise
+    process.pid = transport.get_pid()
+    return transport, process
 
 
 class _Process(asyncio.SubprocessProtocol):
@@ -127,6 +142,14 @@ class _Process(asyncio.SubprocessProtocol):
         """Wait until it has exited and its pipes are closed, but not for longer than this."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._closed.wait(), seconds)
+
+    async def terminate(self) -> None:
+        """End it: with SIGTERM, so that it may tidy up, and with SIGKILL if it takes longer than `GRACE_SECONDS`."""
+        self.signal(signal.SIGTERM)
+        try:
+            await self.ended(GRACE_SECONDS)
+        finally:
+            self.signal(signal.SIGKILL)
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to its process group, if there is one left."""

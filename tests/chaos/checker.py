@@ -268,8 +268,8 @@ class Checker:
 
 def _error_of(step: Row) -> str:
     """What a step failed with, or what its error edge was taken for."""
-    error = json.loads(step.error or "null") or json.loads(step.changes).get("onErr") or {}
-    return str(error.get("message", ""))
+    error = json.loads(step.error or "null") or json.loads(step.changes).get("onErr")
+    return str(error.get("message", "")) if isinstance(error, dict) else ""  # a task may write anything into `onErr`
 
 
 def _unanswered(error: str) -> bool:

@@ -144,12 +144,14 @@ async def _cancelled(running: asyncio.Task[Answer]) -> None:
 
 
 async def test_a_cancel_ends_the_command_and_what_it_started(tmp_path: Path) -> None:
-    told = tmp_path / "pid"
-    os.mkfifo(told)
-    running = asyncio.create_task(run_task(CommandTask(f"sleep 1000 & echo $! > {told}; wait"), call()))
-    child = await asyncio.wait_for(_started(told), SECONDS)
-    await _cancelled(running)
-    await _gone(child)
+    """Also one that comes before asyncio has connected the pipes of the new process."""
+    for number in range(5):
+        told = tmp_path / f"pid{number}"
+        os.mkfifo(told)
+        running = asyncio.create_task(run_task(CommandTask(f"sleep 1000 & echo $! > {told}; wait"), call()))
+        child = await asyncio.wait_for(_started(told), SECONDS)
+        await _cancelled(running)
+        await _gone(child)
 
 
 async def test_a_cancelled_command_may_tidy_up(tmp_path: Path) -> None:
