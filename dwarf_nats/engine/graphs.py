@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from dwarf_nats.clock import SystemClock
@@ -63,6 +64,7 @@ class GraphBook:
         self._source = source
         self._by_digest: OrderedDict[str, Graph] = OrderedDict()
         self._saved: dict[tuple[int, str], tuple[int, int]] = {}
+        self._saving: dict[tuple[int, str], asyncio.Task[int]] = {}
         self._sound: set[str] = set()
         self._asked: dict[str, asyncio.Future[str | None]] = {}
         self._asking: asyncio.Task[None] | None = None
@@ -174,14 +176,29 @@ class GraphBook:
     async def saved(self, shard: int, graph: Graph) -> tuple[str, int]:
         """Have the graph in the shard's database; its digest, and until when it is kept there for a flow to come."""
         digest = graph.digest()
+        key = (shard, digest)
+        asked_at, kept_until = self._saved.get(key, (0, 0))
+        if 0 <= self._clock.now() - asked_at < SAVED_US:
+            return digest, kept_until
+        saving = self._saving.get(key)
+        if saving is None:
+            # One for all flows that are created meanwhile: they would wait for each other at the same row.
+            saving = self._saving[key] = asyncio.get_running_loop().create_task(self._save(key, graph))
+            saving.add_done_callback(partial(self._forget_saving, key))
+        return digest, await asyncio.shield(saving)
+
+    async def _save(self, key: tuple[int, str], graph: Graph) -> int:
         now = self._clock.now()
-        asked_at, kept_until = self._saved.get((shard, digest), (0, 0))
-        if not 0 <= now - asked_at < SAVED_US:
-            kept_until = await self._stores[shard].save_graph(digest, graph.to_json())
-            if len(self._saved) > CACHED * 4:
-                self._saved.clear()
-            self._saved[shard, digest] = (now, kept_until)
-        return digest, kept_until
+        kept_until = await self._stores[key[0]].save_graph(key[1], graph.to_json())
+        if len(self._saved) > CACHED * 4:
+            self._saved.clear()
+        self._saved[key] = (now, kept_until)
+        return kept_until
+
+    def _forget_saving(self, key: tuple[int, str], saving: asyncio.Task[int]) -> None:
+        del self._saving[key]
+        if not saving.cancelled():
+            saving.exception()  # whoever waits for it is told; perhaps nobody does any more
 
     def doubt(self, shard: int, digest: str) -> None:
         """A flow could not be created: its graph may not be kept any more, so it is saved again before the next one."""

@@ -169,3 +169,22 @@ async def test_a_sweep_reads_by_index_whatever_the_tables_are_like(pg_dsn: str) 
         assert "dwarf_flows f" not in plan or "dwarf_flows_graph on dwarf_flows f" in plan, plan
         assert "Seq Scan on dwarf_flows" not in plan, plan
         assert "Seq Scan on dwarf_graphs" not in plan, plan
+
+
+async def test_flows_that_are_created_at_once_have_their_graph_saved_once(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of them would change the same row of the database, one after the other."""
+    store = engine._shards[1].store
+    saved: list[str] = []
+    save = store.save_graph
+
+    async def counted(digest: str, body: bytes) -> int:
+        saved.append(digest)
+        return await save(digest, body)
+
+    monkeypatch.setattr(store, "save_graph", counted)
+    graph = line("popular", "add")
+    await asyncio.gather(*(engine.create(graph, {"n": n}) for n in range(50)))
+    assert saved == [graph.digest()]
+    assert not engine.graphs._saving
