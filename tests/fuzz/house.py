@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 from collections.abc import Coroutine, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from typing import Any, TypeVar
@@ -30,6 +31,10 @@ where status in ('pending', 'running') and parked <> 1 and not (status = 'pendin
 limit 20
 """
 LEASED = "select flow_id, step_id from dwarf_steps where claimed_by is not null and parked <> 1 limit 5"
+
+
+CARRIED_OUT = re.compile(r"Service\._carry_out|Backlog\._work")
+"""Tasks of the service that carry out a request, with and without a reply subject."""
 
 
 class Heard(logging.Handler):
@@ -109,11 +114,12 @@ class House:
 
     async def at_rest(self) -> None:
         """Until nothing runs and nothing is due: what is left waits on purpose. Then nothing is leased."""
+        await self.ask("flow.run", b'{"task": 1}')  # when this is answered, the replica has all that was sent before
         loop = asyncio.get_running_loop()
         end = loop.time() + SOON
         while True:
             # Those without a reply subject are answered by nobody, so they are waited for as what they are.
-            while carried := [one for one in asyncio.all_tasks() if "_carry_out" in str(one.get_coro())]:
+            while carried := [one for one in asyncio.all_tasks() if CARRIED_OUT.search(str(one.get_coro()))]:
                 await asyncio.wait(carried)
             left = await self.fetch(LIVE, FAR_US)
             left += await self.fetch(LEASED)
