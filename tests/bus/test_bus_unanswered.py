@@ -19,6 +19,8 @@ from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.options import FlowOptions, Query
 from dwarf_nats.workflow.records import FlowSummary
 
+pytestmark = pytest.mark.slow
+
 SOON = 20.0
 
 

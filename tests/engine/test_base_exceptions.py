@@ -17,6 +17,8 @@ from dwarf_nats.testing import TaskProxy
 from dwarf_nats.workflow.answer import Answer, TaskCall
 from dwarf_nats.workflow.status import Status
 
+pytestmark = pytest.mark.slow
+
 
 class Panic(BaseException):
     """No `Exception`."""

@@ -21,6 +21,8 @@ from dwarf_nats.testing import TaskProxy
 from dwarf_nats.workflow.options import FlowOptions
 from dwarf_nats.workflow.status import Status
 
+pytestmark = pytest.mark.slow
+
 
 class Tasks:
     """Tasks whose executions are counted while they run; `hangs` and `holds` wait until they are let go."""

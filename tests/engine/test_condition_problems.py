@@ -13,6 +13,8 @@ from dwarf_nats.workflow.graph import END, Graph
 from dwarf_nats.workflow.status import Status
 from dwarf_nats.workflow.task_error import TaskError
 
+pytestmark = pytest.mark.slow
+
 
 def _choice(*conditions: str) -> Graph:
     graph = Graph("choice")

@@ -24,6 +24,8 @@ from dwarf_nats.workflow.flow import Flow
 from dwarf_nats.workflow.options import Query
 from dwarf_nats.workflow.records import Outcome
 
+pytestmark = pytest.mark.slow
+
 Trouble = Callable[[str], AbstractAsyncContextManager[None]]
 
 

@@ -19,6 +19,8 @@ from dwarf_nats.testing import TaskProxy
 from dwarf_nats.workflow.options import FlowOptions, Query
 from dwarf_nats.workflow.status import Status
 
+pytestmark = pytest.mark.slow
+
 QUICK = 500
 SLOW = 600_000
 """Milliseconds of silence until a replica is taken for dead: soon, or not while a test runs, however busy the machine is."""

@@ -15,6 +15,8 @@ from dwarf_nats.testing import TaskProxy
 from dwarf_nats.workflow.graph import END, Graph
 from dwarf_nats.workflow.status import Status
 
+pytestmark = pytest.mark.slow
+
 
 def _choice(condition: str = "n > 100") -> Graph:
     graph = Graph("choice")

@@ -19,6 +19,8 @@ from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.options import FlowOptions, Query
 from dwarf_nats.workflow.status import Status
 
+pytestmark = pytest.mark.slow
+
 
 async def digests(engine: Engine) -> set[str]:
     return {digest for (digest,) in await rows(engine, "select digest from dwarf_graphs")}

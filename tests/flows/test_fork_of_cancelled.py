@@ -18,6 +18,8 @@ from dwarf_nats.workflow.task_error import TaskError
 from tests.engine.engine_helpers import Remembered
 from tests.flows.flow_helpers import SOON, Bench, ask, bench, call, each, line
 
+pytestmark = pytest.mark.slow
+
 
 def fan(*branches: str) -> Graph:
     """split → the branches → join → END; `done` is appended."""

@@ -15,6 +15,8 @@ from dwarf_nats.workflow.records import Step
 from dwarf_nats.workflow.status import Status
 from tests.flows.flow_helpers import SOON, Bench, ask, bench, call, count_rows, line
 
+pytestmark = pytest.mark.slow
+
 
 def deep(flow: Flow) -> None:
     """Calls the child `flow` says, once it is told which."""

@@ -16,6 +16,8 @@ from dwarf_nats.workflow.status import Status
 from tests.engine.engine_helpers import Remembered
 from tests.flows.flow_helpers import SOON, Bench, bench, call
 
+pytestmark = pytest.mark.slow
+
 HOW = pytest.mark.parametrize("how", ["restart_from", "fork"])
 WORDS = "`add` reducer on field `n` requires a number, got string"
 

@@ -18,6 +18,8 @@ from dwarf_nats.sdk.command_task import CommandTask
 from dwarf_nats.workflow.answer import Answer, TaskCall
 from dwarf_nats.workflow.arguments import run_task
 
+pytestmark = pytest.mark.slow
+
 SECONDS = 60
 
 

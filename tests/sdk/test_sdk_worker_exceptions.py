@@ -23,6 +23,8 @@ from dwarf_nats.sdk.jobs import Handler, Job, Jobs
 from dwarf_nats.workflow.answer import Answer, Disposition, TaskCall
 from dwarf_nats.workflow.state import Raw
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def engine(nc: Nats, prefix: str) -> Engine:

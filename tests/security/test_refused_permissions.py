@@ -25,6 +25,8 @@ from dwarf_nats.server import replica
 from dwarf_nats.settings import ServerSettings
 from dwarf_nats.workflow.graph import END, Graph
 
+pytestmark = pytest.mark.slow
+
 WAIT = 60.0
 """Seconds after which a test that waits gives up; what it waits for comes at once."""
 

@@ -19,6 +19,8 @@ from dwarf_nats.sdk import FlowOptions
 from dwarf_nats.sdk.requests import round_trip
 from dwarf_nats.wire.operations import OPERATIONS
 
+pytestmark = pytest.mark.slow
+
 ROLES = {
     "replica": "replica",
     "caller": "shop",

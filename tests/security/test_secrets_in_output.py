@@ -19,6 +19,8 @@ from typer.testing import CliRunner
 from dwarf_nats.cli.main import app
 from dwarf_nats.embedded import NatsServer
 
+pytestmark = pytest.mark.slow
+
 SECRET = "S3cr3t"
 PIECES = ("S3cr3t", "Pa55w", "0rdX")
 PASSWORD = "S3cr3t/Pa55w#0rdX"  # cut by readers of URLs, each piece would be quoted by another

@@ -22,6 +22,8 @@ from dwarf_nats.server import replica
 from dwarf_nats.settings import ServerSettings
 from dwarf_nats.wire.connecting import ConnectOptions
 
+pytestmark = pytest.mark.slow
+
 INFO = b'INFO {"server_id":"x","version":"2.12.0","proto":1,"headers":true,"max_payload":1048576%s}\r\n'
 
 

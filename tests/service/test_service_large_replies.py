@@ -18,6 +18,8 @@ from dwarf_nats.server import replica
 from tests.service.caller import WAIT, Caller, connected, deployment, line, settings, take
 from tests.service.test_service_discovery import checker
 
+pytestmark = pytest.mark.slow
+
 LIMIT = 4096
 TEXT = "x" * 3000
 

@@ -25,6 +25,8 @@ from dwarf_nats.wire.subjects import Subjects
 from dwarf_nats.workflow.state import Raw
 from tests.service.caller import WAIT, Caller, connected, deployment, line, take
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 async def jetstream() -> AsyncIterator[NatsServer]:

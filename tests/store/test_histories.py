@@ -16,6 +16,8 @@ from dwarf_nats.store.store import SqlStore
 from dwarf_nats.workflow.records import Step
 from dwarf_nats.workflow.rows import FlowRow
 
+pytestmark = pytest.mark.slow
+
 COPY = (
     "insert into dwarf_steps (step_id, flow_id, depth, token, node, url, state, status, not_before, priority,"
     " fairness_key, fairness_weight, predecessor_id, created_at, updated_at)"

@@ -22,6 +22,8 @@ from dwarf_nats.store import faults, migrate
 from dwarf_nats.store.store import SqlStore
 from tests.store.store_helpers import look
 
+pytestmark = pytest.mark.slow
+
 
 def store_on(dsn: str) -> SqlStore:
     return SqlStore(1, dsn, pool=1, clock=SystemClock())
