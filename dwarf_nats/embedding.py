@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 from dwarf_nats.clock import SystemClock
 from dwarf_nats.engine import Engine
 from dwarf_nats.errors import BadRequest
-from dwarf_nats.redact import shown
+from dwarf_nats.redact import redacted_url
 from dwarf_nats.settings import EngineSettings
 from dwarf_nats.store.store import SqlStore, open_database
 
 if TYPE_CHECKING:
     from dwarf_nats.ports import Clock, Graphs, Logger, Notices, Signals, Tasks
-    from dwarf_nats.telemetry.meters import MeterProvider
-    from dwarf_nats.telemetry.tally import Tally
+    from dwarf_nats.telemetry.counters import Counters
+    from dwarf_nats.telemetry.instruments import MeterProvider
     from dwarf_nats.telemetry.traces import TracerProvider
 
 
@@ -32,7 +32,7 @@ def open_engine(
     logger: Logger | None = None,
     meter_provider: MeterProvider | None = None,
     tracer_provider: TracerProvider | None = None,
-    tally: Tally | None = None,
+    counters: Counters | None = None,
 ) -> Engine:
     """An engine on one or more databases; several DSNs are shards 1, 2, ….
 
@@ -47,13 +47,13 @@ def open_engine(
         first = dsns.index(one) + 1
         if first < number and one != "sqlite://":  # each of these is a database in memory of its own
             raise BadRequest(
-                f"the database {shown(one)} was given twice, as shard {first} and as shard {number}:"
+                f"the database {redacted_url(one)} was given twice, as shard {first} and as shard {number}:"
                 " give each database once"
             )
     stores = [SqlStore(number, one, pool=settings.pool, clock=clock) for number, one in enumerate(dsns, 1)]
     return Engine(
         stores, tasks=tasks, graphs=graphs, notices=notices, signals=signals, settings=settings, clock=clock, name=name,
-        logger=logger, meter_provider=meter_provider, tracer_provider=tracer_provider, tally=tally,
+        logger=logger, meter_provider=meter_provider, tracer_provider=tracer_provider, counters=counters,
     )  # fmt: skip
 
 

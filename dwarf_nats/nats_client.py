@@ -22,7 +22,7 @@ from nats.aio.transport import TcpTransport
 from nats.protocol.parser import ERR_RE
 
 from dwarf_nats.errors import Forbidden
-from dwarf_nats.redact import shown
+from dwarf_nats.redact import redacted_url
 from dwarf_nats.summed import Repeats
 from dwarf_nats.wire.connecting import ServerTried, next_server
 from dwarf_nats.wire.connection_errors import explained
@@ -321,7 +321,7 @@ class NatsClient(Client):
         self._repeats.say(logging.WARNING, f"connection to NATS lost, reconnecting{reason}")
         await super()._attempt_reconnect()
         if self.is_connected:
-            at = shown(self.connected_url.geturl()) if self.connected_url else "?"
+            at = redacted_url(self.connected_url.geturl()) if self.connected_url else "?"
             self._repeats.say(logging.INFO, f"connected to NATS again at {at}")
 
     async def _close(self, status: int, do_cbs: bool = True) -> None:

@@ -18,7 +18,7 @@ from http import HTTPStatus
 from typing import NamedTuple
 
 from dwarf_nats.errors import BadRequest
-from dwarf_nats.redact import scrubbed, shown
+from dwarf_nats.redact import redacted_url, scrubbed
 
 log = logging.getLogger("dwarf_nats.server")
 
@@ -131,4 +131,4 @@ def ask(url: str, seconds: float) -> tuple[int, bytes]:
         with error:
             return error.code, error.read(HEAD_BYTES * 16)
     except (http.client.HTTPException, ValueError) as error:
-        raise OSError(f"{shown(url)} does not answer as a replica does: {scrubbed(str(error), url)}") from None
+        raise OSError(f"{redacted_url(url)} does not answer as a replica does: {scrubbed(str(error), url)}") from None

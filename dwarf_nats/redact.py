@@ -1,6 +1,6 @@
 """Showing NATS URLs, database DSNs and other people's messages without the secrets in them.
 
-Every URL or DSN that is logged or told goes through `shown`. Every text of a library or a server that may quote one goes
+Every URL or DSN that is logged or told goes through `redacted_url`. Every text of a library or a server that may quote one goes
 through `scrubbed`. If in doubt, both hide too much: a password may hold any character, escaped or not.
 """
 
@@ -46,7 +46,7 @@ _SHORTEST = 3
 """Pieces of a secret shorter than this stand in ordinary words and numbers too."""
 
 
-def shown(url: str) -> str:
+def redacted_url(url: str) -> str:
     """A NATS URL, several of them separated by commas, or the DSN of a database, for messages: no user, password or token.
 
     Of settings in it (`?name=value`, `name=value …`) those that may be secrets show their name only.

@@ -24,8 +24,8 @@ from dwarf_nats.errors import BadRequest, Unavailable
 from dwarf_nats.ports import Unusable
 from dwarf_nats.probes import ProbeServer
 from dwarf_nats.telemetry import otlp
-from dwarf_nats.telemetry.meters import MeterProvider
-from dwarf_nats.telemetry.tally import Tally
+from dwarf_nats.telemetry.counters import Counters
+from dwarf_nats.telemetry.instruments import MeterProvider
 from dwarf_nats.telemetry.traces import TracerProvider
 from dwarf_nats.wire.connecting import ConnectOptions
 from dwarf_nats.wire.subjects import Subjects
@@ -63,7 +63,7 @@ async def _engine(
     subjects: Subjects,
     origin: str,
     health: Health,
-    tally: Tally,
+    counters: Counters,
     providers: Providers,
 ) -> Engine:
     sources = [DirectoryGraphs(settings.graphs_dir)] if settings.graphs_dir else []
@@ -79,10 +79,10 @@ async def _engine(
         ),
         graphs=ChainGraphs(*sources, NatsGraphs(connection, inbox, subjects)),
         notices=NatsNotices(connection, subjects, events=settings.events),
-        signals=NatsSignals(connection, origin, subjects, tally) if settings.signals else None,
+        signals=NatsSignals(connection, origin, subjects, counters) if settings.signals else None,
         settings=settings.engine(),
         name=origin,
-        tally=tally,
+        counters=counters,
         meter_provider=providers[0],
         tracer_provider=providers[1],
     )
@@ -135,18 +135,18 @@ async def replica(
         raise BadRequest("no database given: use --dsn postgresql://… or --dsn sqlite:///path")
     check_dsns(settings.dsns)
     origin = secrets.token_hex(8)
-    async with _telemetry(settings, origin) as (meters, tracers):
-        providers = (meter_provider or meters, tracer_provider or tracers)
+    async with _telemetry(settings, origin) as (instruments, tracers):
+        providers = (meter_provider or instruments, tracer_provider or tracers)
         async with _replica(settings, origin, providers) as engine:
             yield engine
 
 
 @asynccontextmanager
 async def _replica(settings: ServerSettings, origin: str, providers: Providers) -> AsyncIterator[Engine]:
-    tally = Tally()
+    counters = Counters()
     subjects = Subjects(settings.prefix, settings.task_prefix, settings.graph_prefix)
     health = Health(origin, subjects)
-    async with _probes(settings, health), _serving(settings, origin, subjects, health, tally, providers) as engine:
+    async with _probes(settings, health), _serving(settings, origin, subjects, health, counters, providers) as engine:
         yield engine
 
 
@@ -162,7 +162,7 @@ async def _probes(settings: ServerSettings, health: Health) -> AsyncIterator[Non
 
 @asynccontextmanager
 async def _serving(
-    settings: ServerSettings, origin: str, subjects: Subjects, health: Health, tally: Tally, providers: Providers
+    settings: ServerSettings, origin: str, subjects: Subjects, health: Health, counters: Counters, providers: Providers
 ) -> AsyncIterator[Engine]:
     connection = await connect(connect_options(settings), f"dwarf-nats-{origin}", retry=settings.wait_for_servers)
     connection.most_bytes = settings.max_message_bytes
@@ -171,7 +171,7 @@ async def _serving(
         await health.listen(connection)
         inbox = Inbox(connection, subjects)
         await inbox.start()
-        engine = await _engine(settings, connection, inbox, subjects, origin, health, tally, providers)
+        engine = await _engine(settings, connection, inbox, subjects, origin, health, counters, providers)
         service = Service(
             connection,
             engine,
@@ -182,11 +182,11 @@ async def _serving(
             max_waiting=settings.max_waiting,
             max_queued_bytes=settings.max_queued_bytes,
             max_timeout_ms=settings.max_timeout_ms,
-            tally=tally,
+            counters=counters,
         )
         try:
             if settings.signals:
-                await PeerListener(connection, origin, engine.peers, subjects, tally).start()
+                await PeerListener(connection, origin, engine.peers, subjects, counters).start()
             await service.start()
             health.serving = True
             log.info("replica %s is ready: %d shard(s), prefix %s", origin, len(settings.dsns), settings.prefix)

@@ -59,7 +59,7 @@ class Call:
         self.timer: asyncio.TimerHandle | None = None
 
     @property
-    def shown(self) -> str:
+    def public_id(self) -> str:
         """The token-free id of the step."""
         return self.step.rpartition("-")[0]
 

@@ -175,7 +175,7 @@ class RollCall:
         worker.cancels.difference_update(cancels)
         for call in calls:
             if call in worker.calls:
-                worker.calls[call] = 0 if call.shown in running else worker.calls[call] + 1
+                worker.calls[call] = 0 if call.public_id in running else worker.calls[call] + 1
         forgotten = [call for call in calls if worker.calls.get(call, 0) >= UNKNOWN]
         if forgotten:
             self._lose(worker, forgotten, "does not know of it any more")
@@ -216,7 +216,7 @@ class RollCall:
         Raises `_Gone`, `_Barred`, and `BusAway`.
         """
         running: set[str] = set()
-        for body in self._pages([call.shown for call in calls], [call.shown for call in cancels]):
+        for body in self._pages([call.public_id for call in calls], [call.public_id for call in cancels]):
             reply = await self._inbox.ask(subject, b"", body, self._patience)
             if reply is None or reply.stream:
                 return None
@@ -293,8 +293,8 @@ class RollCall:
         lost = [call for call in calls if call in worker.calls]
         if lost:
             log.warning(
-                "worker %s %s: %d steps are given back, %s first", worker.subject, why, len(lost), lost[0].shown,
-                extra={"worker": worker.subject, "step_ids": ", ".join(call.shown for call in lost[:10])},
+                "worker %s %s: %d steps are given back, %s first", worker.subject, why, len(lost), lost[0].public_id,
+                extra={"worker": worker.subject, "step_ids": ", ".join(call.public_id for call in lost[:10])},
             )  # fmt: skip
         for call in lost:
             self.lost += 1

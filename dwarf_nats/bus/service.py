@@ -24,7 +24,7 @@ from dwarf_nats.nats_client import forbidden
 from dwarf_nats.ports import BusAway
 from dwarf_nats.summed import Summed
 from dwarf_nats.telemetry.context import continued
-from dwarf_nats.telemetry.tally import Tally
+from dwarf_nats.telemetry.counters import Counters
 from dwarf_nats.wire import discovery
 from dwarf_nats.wire.codec import encode_error
 from dwarf_nats.wire.subjects import Subjects, is_acknowledgement
@@ -69,9 +69,9 @@ class Service:
         max_queued_bytes: int = 64 * 1024 * 1024,
         default_timeout_ms: int = 30_000,
         max_timeout_ms: int = 3_600_000,
-        tally: Tally | None = None,
+        counters: Counters | None = None,
     ) -> None:
-        self._tally = tally if tally is not None else Tally()
+        self._counters = counters if counters is not None else Counters()
         self._connection = connection
         self._engine = engine
         self._subjects = subjects or Subjects()
@@ -181,7 +181,7 @@ class Service:
 
     def _receive(self, endpoint: Endpoint, _subject: bytes, reply: bytes, body: bytes, block: bytes | None) -> None:
         endpoint.stats.requests += 1
-        self._tally.requests.add(endpoint.operation.name)
+        self._counters.requests.add(endpoint.operation.name)
         if is_acknowledgement(reply):
             reply = b""
         wrong = self._subjects.refuses_reply(reply) if reply else ""
@@ -285,7 +285,7 @@ class Service:
 
     def _lose(self, endpoint: Endpoint, error: DwarfError) -> None:
         """A request that nobody can be told of is not carried out."""
-        self._tally.lost_requests.add(endpoint.operation.name)
+        self._counters.lost_requests.add(endpoint.operation.name)
         self._refuse(endpoint, b"", error)
 
     async def _carry_out(self, endpoint: Endpoint, asked: Asked, reply: bytes) -> None:
@@ -313,7 +313,7 @@ class Service:
 
     def _failed(self, endpoint: Endpoint, error: DwarfError) -> None:
         endpoint.stats.failed(error)
-        self._tally.refused.add(endpoint.operation.name, str(error.code))
+        self._counters.refused.add(endpoint.operation.name, str(error.code))
 
     def _refuse(self, endpoint: Endpoint, reply: bytes, error: DwarfError) -> None:
         self._failed(endpoint, error)

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TypeVar
 
 from dwarf_nats.ports import BusAway, Signals
-from dwarf_nats.telemetry.tally import Tally
+from dwarf_nats.telemetry.counters import Counters
 from dwarf_nats.wire import headers as h
 from dwarf_nats.wire import peers
 from dwarf_nats.wire.subjects import Subjects
@@ -24,12 +24,12 @@ GROUP = 5_000
 
 
 class NatsSignals:
-    """Tells the other replicas; `origin` is this replica's id. Fire and forget: `tally` counts what was `dropped`."""
+    """Tells the other replicas; `origin` is this replica's id. Fire and forget: `counters` counts what was `dropped`."""
 
     def __init__(
-        self, connection: Connection, origin: str, subjects: Subjects | None = None, tally: Tally | None = None
+        self, connection: Connection, origin: str, subjects: Subjects | None = None, counters: Counters | None = None
     ) -> None:
-        self.tally = tally if tally is not None else Tally()
+        self.counters = counters if counters is not None else Counters()
         self._connection = connection
         self._subjects = subjects or Subjects()
         self._block = h.write_headers(((h.ORIGIN, origin),))
@@ -63,18 +63,18 @@ class NatsSignals:
 
     def _send(self, signal: str, body: bytes) -> None:
         if not self._connection.fits(self._block, body):
-            self.tally.dropped.add()
+            self.counters.dropped.add()
             return
         try:
             self._connection.send(self._subjects.peer(signal), "", self._block, body)
         except BusAway:
-            self.tally.dropped.add()
+            self.counters.dropped.add()
 
 
 class PeerListener:
     """Hears the signals of other replicas and hands them to `to`, in the words of the port.
 
-    Own ones (by `origin`) are dropped; malformed ones are dropped and counted by `tally`.
+    Own ones (by `origin`) are dropped; malformed ones are dropped and counted by `counters`.
     """
 
     def __init__(
@@ -83,9 +83,9 @@ class PeerListener:
         origin: str,
         to: Signals,
         subjects: Subjects | None = None,
-        tally: Tally | None = None,
+        counters: Counters | None = None,
     ) -> None:
-        self.tally = tally if tally is not None else Tally()
+        self.counters = counters if counters is not None else Counters()
         self._connection = connection
         self._origin = origin
         self._own = h.write_headers(((h.ORIGIN, origin),))
@@ -106,7 +106,7 @@ class PeerListener:
         try:
             peers.deliver(subject[self._cut :].decode("ascii", "replace"), body, self._to)
         except peers.Malformed as error:
-            self.tally.malformed.add()
+            self.counters.malformed.add()
             log.debug("dropped a signal: %s", error)
 
 

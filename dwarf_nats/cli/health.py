@@ -13,7 +13,7 @@ from dwarf_nats.cli.command import command
 from dwarf_nats.cli.options import Bus, Service
 from dwarf_nats.cli.output import Output, table
 from dwarf_nats.errors import Unavailable
-from dwarf_nats.redact import scrubbed, shown
+from dwarf_nats.redact import redacted_url, scrubbed
 from dwarf_nats.wire import messages as m
 
 
@@ -61,6 +61,6 @@ async def _over_http(url: str, timeout_ms: int) -> m.HealthReply:
         return msgspec.json.decode(body, type=m.HealthReply)
     except OSError as error:
         reason: Any = getattr(error, "reason", error)
-        raise Unavailable(f"no answer from {shown(url)}: {scrubbed(str(reason), url)}") from None
+        raise Unavailable(f"no answer from {redacted_url(url)}: {scrubbed(str(reason), url)}") from None
     except msgspec.MsgspecError:
-        raise Unavailable(f"{shown(url)} does not answer as a replica does") from None
+        raise Unavailable(f"{redacted_url(url)} does not answer as a replica does") from None

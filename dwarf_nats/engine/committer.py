@@ -18,7 +18,7 @@ from dwarf_nats.workflow.answer import ErrorInfo
 if TYPE_CHECKING:
     from dwarf_nats.engine.ids import Ids
     from dwarf_nats.ports import Clock, Logger, Store
-    from dwarf_nats.rules.settlement import NewIds, Settled
+    from dwarf_nats.rules.settlement import NewIds, SettleResult
     from dwarf_nats.settings import EngineSettings
     from dwarf_nats.workflow.limits import Limits
 
@@ -44,7 +44,7 @@ class Committer:
         *,
         on_settled: Told,
         on_fenced: Callable[[Settlement], None],
-        on_grown: Callable[[Settled], None] | None = None,
+        on_grown: Callable[[SettleResult], None] | None = None,
         step_ids: Ids | None = None,
         new_step: NewIds | None = None,
         on_written: Callable[[int], None] | None = None,
@@ -149,8 +149,8 @@ class Committer:
             if len(group) == 1:
                 flow = group[0][0].facts
                 self._log.error(
-                    "the database refused flow %s: %s", flow.shown, error,
-                    extra={"flow_id": flow.shown, "workflow": flow.workflow},
+                    "the database refused flow %s: %s", flow.public_id, error,
+                    extra={"flow_id": flow.public_id, "workflow": flow.workflow},
                 )  # fmt: skip
                 _refuse(
                     group[0][1],
@@ -238,7 +238,7 @@ class Committer:
                 self._on_fenced(one)
             raise
 
-    def _tell(self, group: Sequence[Settlement], settled: Settled) -> None:
+    def _tell(self, group: Sequence[Settlement], settled: SettleResult) -> None:
         """Tell what came of a group that was written."""
         effects = []
         for one in group:
@@ -252,7 +252,7 @@ class Committer:
         if self._on_grown is not None and (settled.born or settled.woken or settled.ended):
             self._on_grown(settled)
 
-    async def _written(self, group: list[Settlement]) -> Settled:
+    async def _written(self, group: list[Settlement]) -> SettleResult:
         if self._step_ids is not None and any(one.arrives for one in group):
             await self._step_ids.ensure(2 * len(group))
         began = time.perf_counter_ns()
@@ -275,7 +275,9 @@ class Committer:
             return
         one = group[0]
         words = " ".join(str(error.__cause__ or error).split())
-        self._log.error("the database refused the result of step %s: %s", one.step.shown, words, extra=one.step.about)
+        self._log.error(
+            "the database refused the result of step %s: %s", one.step.public_id, words, extra=one.step.log_fields
+        )
         try:
             refused = fail(one.step, ErrorInfo(f"the result of task {one.step.url} cannot be stored: {words}", 500))
             assert refused.error is not None
@@ -300,7 +302,10 @@ class Committer:
 
     def _left_to_its_lease(self, one: Settlement, error: Exception) -> None:
         self._log.error(
-            "step %s cannot be failed either, it is left to its lease: %s", one.step.shown, error, extra=one.step.about
+            "step %s cannot be failed either, it is left to its lease: %s",
+            one.step.public_id,
+            error,
+            extra=one.step.log_fields,
         )
         self._on_fenced(one)
 

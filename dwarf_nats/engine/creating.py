@@ -16,7 +16,7 @@ from dwarf_nats.engine.keys import in_use
 from dwarf_nats.engine.reading import current_outcome, flow_key, with_final_state
 from dwarf_nats.errors import BadRequest, Conflict, NotFound, TooLarge, Unavailable
 from dwarf_nats.ports import DatabaseAway
-from dwarf_nats.rules.settlement import FlowFacts, NewFlow
+from dwarf_nats.rules.settlement import FlowContext, NewFlow
 from dwarf_nats.workflow import lending
 from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.names import check_subject_name
@@ -240,7 +240,7 @@ class Creator:
 
     def _trace(self, new: NewFlow, *follows: str) -> Workflow | None:
         """Begin the root span of a flow; it is ended once the flow is there (T2)."""
-        span = self._traces.workflow(new.facts.shown, new.facts.workflow, follows=[one for one in follows if one])
+        span = self._traces.workflow(new.facts.public_id, new.facts.workflow, follows=[one for one in follows if one])
         if span is not None:
             new.facts.trace = span.carried
         return span
@@ -275,11 +275,11 @@ class Creator:
         """What follows the commit: its first step is dispatched or looked for, and the world is told."""
         facts = new.facts
         if new.start:
-            shard.tally.flows_started.add(facts.workflow)
+            shard.counters.flows_started.add(facts.workflow)
         if shard.debug:
             shard.log.debug(
                 "flow %s of workflow %s is created", facts.key, facts.workflow,
-                extra={"flow_id": facts.shown, "workflow": facts.workflow, "flow_key": facts.key},
+                extra={"flow_id": facts.public_id, "workflow": facts.workflow, "flow_key": facts.key},
             )  # fmt: skip
         changed = [shard.change(facts.flow_id, facts.thread_id, facts.workflow, Status.CREATED, created_at)]
         if new.start:
@@ -289,7 +289,7 @@ class Creator:
             shard.first_step(new, created_at)
         elif new.start:
             due = max(new.start_at or 0, created_at)
-            shard.line.hint_of(facts, due - created_at)
+            shard.ready_queue.hint_of(facts, due - created_at)
             pending = [(new.step_id, facts.priority, due)]
         shard.announce(changed, pending)
 
@@ -310,7 +310,7 @@ class Creator:
         await shard.step_ids.ensure()
         step_id = shard.step_ids.take()
         token = self._tokens()
-        facts = FlowFacts(
+        facts = FlowContext(
             shard.number, flow_id, token, graph.name, digest, graph, baggage,
             options.priority if options.priority is not None else self._settings.default_priority,
             options.fairness_key, options.fairness_weight, options.time_budget_ms, options.notify or "",

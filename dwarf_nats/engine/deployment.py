@@ -104,7 +104,7 @@ class Deployment:
             self._check(shard, found)
 
     def _check(self, shard: Shard, found: Facts) -> None:
-        shown = shard.store.shown
+        shown = shard.store.label
         if found.shard != shard.number:
             raise BadRequest(
                 f"{shown} is shard {found.shard} of its deployment, but was given as shard {shard.number}:"
@@ -152,7 +152,7 @@ class Deployment:
             if found is None:
                 if shard.number <= self.count:
                     raise BadRequest(
-                        f"{shard.store.shown} was given as shard {shard.number} of {self.count}, but holds nothing"
+                        f"{shard.store.label} was given as shard {shard.number} of {self.count}, but holds nothing"
                         " of this deployment: give the one that held this shard before, or restore it"
                     )
                 if not self._name and shard.number > 1:

@@ -23,21 +23,21 @@ from dwarf_nats.engine.creating import MAX_INT, MAX_SEARCH, MAX_TEXT, Creator, c
 from dwarf_nats.engine.deployment import Deployment
 from dwarf_nats.engine.gauges import Gauges
 from dwarf_nats.engine.graphs import GraphBook, warnings
-from dwarf_nats.engine.hands import Hands
 from dwarf_nats.engine.health import shard_health
 from dwarf_nats.engine.keys import Keys
 from dwarf_nats.engine.navigation import Walk
 from dwarf_nats.engine.reading import current_outcome, nested, step_of
-from dwarf_nats.engine.refilling import Refiller
+from dwarf_nats.engine.refilling import Fetcher
 from dwarf_nats.engine.shard import Shard
+from dwarf_nats.engine.slots import WorkerSlots
 from dwarf_nats.engine.steering import Steering, only_roots
 from dwarf_nats.engine.sweeping import sweep
 from dwarf_nats.errors import BadRequest, DwarfError, NotFound, TimedOut, TooLarge, Unavailable
 from dwarf_nats.ports import Unusable
 from dwarf_nats.render import fits_mermaid, history_mermaid
 from dwarf_nats.settings import EngineSettings
-from dwarf_nats.telemetry.meters import MeterProvider, Meters
-from dwarf_nats.telemetry.tally import Tally
+from dwarf_nats.telemetry.counters import Counters
+from dwarf_nats.telemetry.instruments import Instruments, MeterProvider
 from dwarf_nats.telemetry.traces import TracerProvider, Traces
 from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.keys import Key, Tokens, parse_key
@@ -77,7 +77,7 @@ class Engine:
     `async with Engine(…) as engine:` starts it and drains it at the end. Every operation raises a `DwarfError` leaf.
 
     `logger`: where it logs, `dwarf_nats.engine` by default. `meter_provider`, `tracer_provider`: where its metrics and spans
-    go (T1, T2), by default to the providers of the process; whether those listen is looked at once, here. `tally`: where it
+    go (T1, T2), by default to the providers of the process; whether those listen is looked at once, here. `counters`: where it
     counts.
     """
 
@@ -95,7 +95,7 @@ class Engine:
         logger: Logger | None = None,
         meter_provider: MeterProvider | None = None,
         tracer_provider: TracerProvider | None = None,
-        tally: Tally | None = None,
+        counters: Counters | None = None,
     ) -> None:
         if not stores:
             raise BadRequest("an engine needs at least one database: give it a DSN")
@@ -103,15 +103,15 @@ class Engine:
         self.name = name or f"{socket.gethostname()}-{os.getpid()}"
         self._clock = clock if clock is not None else SystemClock()
         self._log = logger = logger if logger is not None else log
-        self.tally = tally if tally is not None else Tally()
+        self.counters = counters if counters is not None else Counters()
         self.traces = Traces(tracer_provider)
-        self._meters = meters = Meters(meter_provider, self.tally)
-        self._hands = Hands(self.settings)
-        self._refiller = Refiller(self.settings, self._clock, self._hands, logger)
+        self._instruments = instruments = Instruments(meter_provider, self.counters)
+        self._slots = WorkerSlots(self.settings)
+        self._fetcher = Fetcher(self.settings, self._clock, self._slots, logger)
         self._tokens = Tokens()
         by_number = {store.shard: store for store in stores}
         self._stores = by_number
-        self.backpressure = Backpressure(self._clock, signals, self.tally, logger)
+        self.backpressure = Backpressure(self._clock, signals, self.counters, logger)
         self._limits = self.settings.limits()
         self.graphs = GraphBook(by_number, graphs, self._is_away, self._limits, self._clock)
 
@@ -124,13 +124,13 @@ class Engine:
                 graphs=self.graphs,
                 notices=notices,
                 signals=signals,
-                hands=self._hands,
-                refiller=self._refiller,
+                slots=self._slots,
+                fetcher=self._fetcher,
                 tokens=self._tokens,
                 backpressure=self.backpressure,
                 heal=self._heal,
                 agree=lambda number, count: self.deployment.heard(number, count),
-                meters=meters,
+                instruments=instruments,
                 traces=self.traces,
                 logger=logger,
             )
@@ -139,7 +139,7 @@ class Engine:
         self._opening: set[asyncio.Task[None]] = set()
         self._shards = {number: new_shard(store) for number, store in by_number.items()}
         self.peers = PeerSignals(self._shards, self.backpressure)
-        self._gauges = Gauges(meters, self._shards, self.backpressure, self._clock, logger)
+        self._gauges = Gauges(instruments, self._shards, self.backpressure, self._clock, logger)
         self.deployment = Deployment(self._shards, self.settings, logger)
         keys = Keys(self._shards, self.deployment)
         self._creator = Creator(
@@ -171,7 +171,7 @@ class Engine:
         Raises `Unusable` naming a database as only a person can mend it, `Unavailable` naming one that is away. If `patient`,
         one that is there is enough: the others are taken up when they come, and what needs them answers 503 meanwhile.
         """
-        self._hands.reset()
+        self._slots.reset()
         among = list(self._shards.values())
         for shard in among:
             shard.store.known = len(among)
@@ -197,7 +197,7 @@ class Engine:
         except BaseException:
             await self._close_all()
             raise
-        self._refiller.start()
+        self._fetcher.start()
         self._gauges.start()
         self._ready = True
 
@@ -215,7 +215,7 @@ class Engine:
 
     async def _heal(self, shard: Shard) -> None:
         await sweep(shard, self.graphs)
-        if await shard.store.leads():
+        if await shard.store.is_leader():
             await self.deployment.tidy(shard)
 
     def _open_later(self, shard: Shard, *, migrate: bool) -> None:
@@ -262,7 +262,7 @@ class Engine:
         for one in self._shards.values():
             one.store.known = following
             with contextlib.suppress(Unavailable):  # its next beat tells
-                await one.store.beat(self.name)
+                await one.store.heartbeat(self.name)
         await self.deployment.agree()
 
     def _is_away(self, number: int) -> bool:
@@ -271,7 +271,7 @@ class Engine:
 
     def stop_claiming(self) -> None:
         """Take no more work, as the first step of a drain."""
-        self._refiller.stop()
+        self._fetcher.stop()
         for shard in self._shards.values():
             shard.stop_claiming()
 
@@ -287,10 +287,10 @@ class Engine:
         if self.settings.drain_ms:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self.settings.drain_ms / 1000):
-                    await self._hands.empty.wait()
-        await self._refiller.close()
+                    await self._slots.empty.wait()
+        await self._fetcher.close()
         for shard in self._shards.values():
-            await shard.give_back()
+            await shard.release_in_flight()
         await asyncio.gather(*(shard.close() for shard in self._shards.values()))
         await self._gauges.close()
 
@@ -323,7 +323,7 @@ class Engine:
                 if value < 1:
                     raise BadRequest(f"setting {name} must be at least 1, got {value}")
                 setattr(self.settings, name, value)
-        self._hands.resized()
+        self._slots.resized()
         if pool is not None:
             for shard in self._shards.values():
                 shard.store.resize(pool)
@@ -430,7 +430,7 @@ class Engine:
         store = self._shard(key).store
         facts = await store.fingerprint(await store.flow(key))
         if not facts:
-            raise NotFound(f"no flow {key.shown}: it was deleted")
+            raise NotFound(f"no flow {key.public_id}: it was deleted")
         return hashlib.sha256("|".join(facts).encode()).hexdigest()[:32], Status(facts[0])
 
     async def history(self, flow: str) -> list[Step]:
@@ -445,7 +445,7 @@ class Engine:
         most = self._limits.max_history
         if await store.count_steps(flow_ids, most) > most:
             remedy = "read its history page by page"
-            raise TooLarge(over(f"flow {key.shown} has more than {most} steps", "max_history", most, remedy))
+            raise TooLarge(over(f"flow {key.public_id} has more than {most} steps", "max_history", most, remedy))
         steps = await store.steps(flow_ids)
         # What takes long leaves the others their turn.
         if len(steps) > ASIDE:
@@ -605,7 +605,7 @@ class Engine:
 
     def dead_jobs(self) -> Sequence[str]:
         """Jobs of its own, beside those of the shards, that have ended and should not."""
-        return self._refiller.dead_jobs() if self._ready else ()
+        return self._fetcher.dead_jobs() if self._ready else ()
 
     async def breaker_tripped(self, task: str) -> bool:
         """Whether the breaker of a task, named by its url, is tripped somewhere in the deployment (O16)."""
@@ -685,7 +685,7 @@ class PeerSignals:
         """Steps became pending: look for them."""
         if shard in self._shards:
             for _, priority, not_before in steps:
-                self._shards[shard].line.hint_at(priority, not_before)
+                self._shards[shard].ready_queue.hint_at(priority, not_before)
             if steps:
                 self._shards[shard].gate.work_came()
 

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from dwarf_nats.engine.backpressure import Backpressure
     from dwarf_nats.engine.shard import Shard
     from dwarf_nats.ports import Clock, Logger
-    from dwarf_nats.telemetry.meters import Meters
-    from dwarf_nats.telemetry.tally import Labels
-    from dwarf_nats.workflow.rows import Band
+    from dwarf_nats.telemetry.counters import Labels
+    from dwarf_nats.telemetry.instruments import Instruments
+    from dwarf_nats.workflow.rows import PriorityBacklog
 
 TICK_SECONDS = 1.0
 LEAD_US = 2_000_000
@@ -32,15 +32,20 @@ class Gauges:
     """
 
     def __init__(
-        self, meters: Meters, shards: Mapping[int, Shard], backpressure: Backpressure, clock: Clock, logger: Logger
+        self,
+        instruments: Instruments,
+        shards: Mapping[int, Shard],
+        backpressure: Backpressure,
+        clock: Clock,
+        logger: Logger,
     ) -> None:
-        self._meters = meters
+        self._instruments = instruments
         self._shards = shards
         self._backpressure = backpressure
         self._clock = clock
         self._log = logger
         self._job: asyncio.Task[None] | None = None
-        meters.extra = {
+        instruments.extra = {
             catalogue.OUTAGES: lambda: self._of_shards(lambda shard: shard.outages),
             catalogue.COMMITS: lambda: self._of_shards(lambda shard: shard.committer.groups),
             catalogue.COMMITTED: lambda: self._of_shards(lambda shard: shard.committer.members),
@@ -48,8 +53,8 @@ class Gauges:
 
     def start(self) -> None:
         """Show and read from now on, if anybody listens."""
-        self._meters.open()
-        if self._meters.listening:
+        self._instruments.open()
+        if self._instruments.listening:
             self._job = asyncio.create_task(self._run(), name="dwarf-gauges")
 
     async def close(self) -> None:
@@ -58,7 +63,7 @@ class Gauges:
         if job is not None:
             job.cancel()
             await asyncio.gather(job, return_exceptions=True)
-        self._meters.close()
+        self._instruments.close()
 
     async def _run(self) -> None:
         await self._safely()
@@ -67,8 +72,8 @@ class Gauges:
         while True:
             await self._clock.sleep(TICK_SECONDS)
             now = self._clock.now()
-            if self._meters.asked:
-                self._meters.asked = False
+            if self._instruments.asked:
+                self._instruments.asked = False
                 interval, collected = now - collected, now
                 # Where the next was expected later than it came, it is read for at once.
                 due = now + max(0, interval - LEAD_US) if due is None else now
@@ -85,16 +90,16 @@ class Gauges:
     async def read(self) -> None:
         """Read all gauges now. Those of a shard whose database is away are left out."""
         running: Counter[Labels] = Counter()
-        bands: list[Band] = []
+        bands: list[PriorityBacklog] = []
         for shard in tuple(self._shards.values()):
-            running.update((step.url,) for step in shard.in_hand)
+            running.update((step.url,) for step in shard.in_flight)
             if not shard.away:
                 try:
                     bands += await shard.store.bands(BANDS, COUNTED, KEYS)
                 except Unavailable as error:
                     self._log.debug("shard %d: %s", shard.number, error, extra={"shard": shard.number})
         self._show_lines(bands)
-        show = self._meters.show
+        show = self._instruments.show
         show(catalogue.RUNNING, running)
         show(catalogue.FLOWS_ORPHANED, {(): sum(shard.orphaned for shard in self._shards.values())})
         show(catalogue.SHARD_UP, self._of_shards(lambda shard: int(not shard.away)))
@@ -102,7 +107,7 @@ class Gauges:
         tripped = [one.url for one in self._backpressure.tasks() if one.tripped_at]
         show(catalogue.BREAKER_STATE, dict.fromkeys([(url,) for url in tripped], 1))
 
-    def _show_lines(self, bands: list[Band]) -> None:
+    def _show_lines(self, bands: list[PriorityBacklog]) -> None:
         pending: Counter[Labels] = Counter()
         keys: Counter[Labels] = Counter()
         oldest: dict[Labels, float] = {}
@@ -111,10 +116,10 @@ class Gauges:
             pending[label] += band.steps
             keys[label] += band.fairness_keys
             oldest[label] = max(oldest.get(label, 0.0), band.oldest_us / 1_000_000)
-        self._meters.show(catalogue.QUEUE_DEPTH, {(): pending.total()})
-        self._meters.show(catalogue.PENDING, pending)
-        self._meters.show(catalogue.FAIRNESS_KEYS, keys)
-        self._meters.show(catalogue.OLDEST, oldest)
+        self._instruments.show(catalogue.QUEUE_DEPTH, {(): pending.total()})
+        self._instruments.show(catalogue.PENDING, pending)
+        self._instruments.show(catalogue.FAIRNESS_KEYS, keys)
+        self._instruments.show(catalogue.OLDEST, oldest)
 
     def _of_shards(self, what: Callable[[Shard], float]) -> dict[Labels, float]:
         return {(str(number),): what(shard) for number, shard in tuple(self._shards.items())}

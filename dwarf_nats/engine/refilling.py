@@ -14,13 +14,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dwarf_nats.engine.committer import backoff
-from dwarf_nats.engine.hands import Hands, Ration
+from dwarf_nats.engine.slots import Ration, WorkerSlots
 from dwarf_nats.errors import Unavailable
-from dwarf_nats.rules.planning import NO_ALLOWANCES, Claim, Roster, Turns
+from dwarf_nats.rules.planning import NO_ALLOWANCES, Claim, FairScheduler, QueueView
 
 if TYPE_CHECKING:
     from dwarf_nats.ports import Clock, Logger, Store
-    from dwarf_nats.rules.settlement import FlowFacts
+    from dwarf_nats.rules.settlement import FlowContext
     from dwarf_nats.settings import EngineSettings
     from dwarf_nats.workflow.rows import FlowRow
 
@@ -45,7 +45,7 @@ NEVER = 2**63
 class Gate(Protocol):
     """What a shard's steps may ask of their tasks at this moment (C3)."""
 
-    def allowances(self) -> Mapping[str, int]:
+    def task_budgets(self) -> Mapping[str, int]:
         """How many more steps may be claimed for each task that is held back; with 0 it is passed over. Others are free."""
         ...
 
@@ -57,7 +57,7 @@ class Gate(Protocol):
 class Open:
     """Every task may be asked."""
 
-    def allowances(self) -> Mapping[str, int]:
+    def task_budgets(self) -> Mapping[str, int]:
         return NO_ALLOWANCES
 
     def opens_at(self) -> int | None:
@@ -74,7 +74,7 @@ class Taker(Protocol):
         ...
 
 
-class Line:
+class ReadyQueue:
     """What this replica knows of the line of one shard.
 
     `left`: the best band that had more than there were hands for when it was last looked at; `None` if nothing was
@@ -95,7 +95,7 @@ class Line:
 
     def reset(self) -> None:
         """Nothing is known of it."""
-        self.roster = Roster()
+        self.queue_view = QueueView()
         self._look_at = 0
         self._heard = NEVER
         self.left: int | None = EVERY_BAND
@@ -129,10 +129,10 @@ class Line:
                 self._poke.set()
             self._heard = due
 
-    def hint_of(self, flow: FlowFacts | FlowRow, delay_us: int = 0, steps: int = 1) -> None:
+    def hint_of(self, flow: FlowContext | FlowRow, delay_us: int = 0, steps: int = 1) -> None:
         """So many steps of this flow are pending, due `delay_us` from now."""
         if delay_us <= 0:
-            self.roster.note(flow.priority, flow.fairness_key, flow.fairness_weight, self._clock.now())
+            self.queue_view.note(flow.priority, flow.fairness_key, flow.fairness_weight, self._clock.now())
         self.hint(flow.priority, delay_us, steps)
 
     def hint(self, priority: int, delay_us: int = 0, steps: int = 1) -> None:
@@ -141,18 +141,18 @@ class Line:
             self._hinted_band = min(priority, self._hinted_band) if self._hinted else priority
             self._hinted += steps
         else:
-            self.roster.note_wake(self._clock.now() + delay_us)
+            self.queue_view.note_wake(self._clock.now() + delay_us)
         self.wake(delay_us)
 
     def told(self, delay_us: int) -> None:
         """By the database: a step of some band is pending, due `delay_us` from now, whether or not it was hinted at."""
         if delay_us > 0:
-            self.roster.note_wake(self._clock.now() + delay_us)
+            self.queue_view.note_wake(self._clock.now() + delay_us)
         self.wake(delay_us)
 
     def hint_at(self, priority: int, due_at: int) -> None:
         """The same, in the words of a peer: `due_at` is on the shard's clock."""
-        self.hint(priority, self.roster.delay_of(due_at, self._clock.now()))
+        self.hint(priority, self.queue_view.delay_of(due_at, self._clock.now()))
 
     @property
     def look_at(self) -> int:
@@ -176,7 +176,7 @@ class Line:
         """Whether it may hold what nobody told of since it was last read."""
         return self.open and self.job is None and not self._shunned and self._looked_at <= now - STALE_US
 
-    async def look(self, hands: int, held: Sequence[str] = ()) -> None:
+    async def look(self, slots: int, held: Sequence[str] = ()) -> None:
         """Read the line, after putting in it what has come due. The tasks `held` are passed over as well (C6)."""
         if self._sought:
             self._sought_band = min(self._sought_band, self._hinted_band) if self._hinted else self._sought_band
@@ -187,19 +187,23 @@ class Line:
         self._heard = NEVER
         self._looked_at = self._clock.now()
         self.held_back = False
-        self._allowances = self.gate.allowances()
-        shut = [task for task, most in self._allowances.items() if most <= 0]
-        shut += [task for task in held if task not in shut]
-        if self.roster.wakes_at is not None and self.roster.wakes_at <= self._clock.now():
+        self._allowances = self.gate.task_budgets()
+        blocked_tasks = [task for task, most in self._allowances.items() if most <= 0]
+        blocked_tasks += [task for task in held if task not in blocked_tasks]
+        if self.queue_view.next_due_at is not None and self.queue_view.next_due_at <= self._clock.now():
             await self._ripen()
-        await self._read(shut, hands)
-        if self.roster.wakes_at is not None and self.roster.wakes_at <= self._clock.now() and await self._ripen():
-            await self._read(shut, hands)
+        await self._read(blocked_tasks, slots)
+        if (
+            self.queue_view.next_due_at is not None
+            and self.queue_view.next_due_at <= self._clock.now()
+            and await self._ripen()
+        ):
+            await self._read(blocked_tasks, slots)
         self.failures = 0
         self._shunned = False
         self._taker.away = ""
         self._look_at = self._clock.now()  # for a claim, or to read on where a long stretch of tasks is passed over
-        if self.roster.barren and not held:
+        if self.queue_view.barren and not held:
             self._rest()
 
     def hold_back(self) -> None:
@@ -210,19 +214,19 @@ class Line:
     async def _ripen(self) -> int:
         total = 0
         for _ in range(WAKINGS):
-            woken = await self.store.ripen(WOKEN)
+            woken = await self.store.promote_due(WOKEN)
             total += woken
             if woken < WOKEN:
                 break
         return total
 
-    async def _read(self, shut: Sequence[str], hands: int) -> None:
-        ask = self.roster.ask(hands)
+    async def _read(self, blocked_tasks: Sequence[str], slots: int) -> None:
+        ask = self.queue_view.ask(slots)
         while True:
             before = self._clock.now()
-            page = await self.store.survey(ask, shut)
+            page = await self.store.peek(ask, blocked_tasks)
             now = (before + self._clock.now()) // 2
-            following = self.roster.read(ask, page, now, shut, hands)
+            following = self.queue_view.read(ask, page, now, blocked_tasks, slots)
             if following is None:
                 return
             ask = following
@@ -231,30 +235,39 @@ class Line:
         """Nothing is left: sleep until something comes due. What nobody tells of, the replica's next beat does (`told`)."""
         self.left = None
         self._sought = 0
-        self.roster.clear()
+        self.queue_view.clear()
         self._look_at = NEVER
-        if self.roster.wakes_at is not None:
-            self._look_at = min(self._look_at, self.roster.wakes_at)
+        if self.queue_view.next_due_at is not None:
+            self._look_at = min(self._look_at, self.queue_view.next_due_at)
         if self._allowances and (opens_at := self.gate.opens_at()) is not None:
             self._look_at = min(self._look_at, opens_at)
 
     async def claim(
-        self, claim: Claim, budget_ms: int, turns: Turns, hands: Hands, ration: Ration, *, passed_over: bool = False
+        self,
+        claim: Claim,
+        budget_ms: int,
+        turns: FairScheduler,
+        slots: WorkerSlots,
+        ration: Ration,
+        *,
+        passed_over: bool = False,
     ) -> None:
         """Claim and hand over; note what is left. `passed_over`: the look has passed over the task that has a ration of 0."""
         rationed = {task: most for task, most in self._allowances.items() if most < claim.limit}
         if ration.url and ration.left < rationed.get(ration.url, claim.limit):
             rationed[ration.url] = ration.left
         self._look_at = NEVER
-        hands.reserve(claim.limit)
+        slots.reserve(claim.limit)
         try:
             rows = await self.store.claim(claim.limit, budget_ms, claim.shares, rationed)
         finally:
-            hands.unreserve(claim.limit)
+            slots.unreserve(claim.limit)
         await self._taker.take(rows)
-        self._note(claim, rows, turns, rationed=bool(rationed), held=bool(ration.shut) and not passed_over)
+        self._note(claim, rows, turns, rationed=bool(rationed), held=bool(ration.blocked_tasks) and not passed_over)
 
-    def _note(self, claim: Claim, rows: Sequence[Sequence[Any]], turns: Turns, *, rationed: bool, held: bool) -> None:
+    def _note(
+        self, claim: Claim, rows: Sequence[Sequence[Any]], turns: FairScheduler, *, rationed: bool, held: bool
+    ) -> None:
         self._sought = 0
         found: dict[tuple[int, str], tuple[int, int]] = {}
         for row in rows:
@@ -270,19 +283,19 @@ class Line:
             turns.charge(share, number)
             total += number
             if total < claim.limit or number == share.steps:  # else it was the limit that cut it off
-                self.roster.served(share, number, last)
+                self.queue_view.served(share, number, last)
         if (
-            not rows and not held and self.roster.certain(claim.shares[0].priority)
+            not rows and not held and self.queue_view.certain(claim.shares[0].priority)
         ):  # all of them in the hands of others
             self._look_at = self._clock.now() + min(FRUITLESS_US << self._fruitless, FRUITLESS_MOST_US)
             self._fruitless = min(self._fruitless + 1, 10)
             self.left = None
             return
         self._fruitless = 0
-        if self.roster.best is None and self.roster.complete and not rationed:
+        if self.queue_view.best is None and self.queue_view.complete and not rationed:
             self._rest()
         else:
-            self.left = self.roster.best if self.roster.best is not None else claim.shares[0].priority
+            self.left = self.queue_view.best if self.queue_view.best is not None else claim.shares[0].priority
             self._look_at = self._clock.now()
 
     def fail(self, error: Unavailable) -> None:
@@ -294,7 +307,7 @@ class Line:
         seconds = backoff(self.failures)
         self.failures += 1
         self._shunned = True
-        self.roster.clear()
+        self.queue_view.clear()
         self.left = None
         self._hinted = self._sought = 0
         self._heard = NEVER
@@ -316,33 +329,33 @@ class Line:
         return news
 
 
-class Refiller:
+class Fetcher:
     """Keeps the hands full."""
 
-    def __init__(self, settings: EngineSettings, clock: Clock, hands: Hands, logger: Logger = log) -> None:
+    def __init__(self, settings: EngineSettings, clock: Clock, slots: WorkerSlots, logger: Logger = log) -> None:
         self._log = logger
         self._settings = settings
         self._clock = clock
-        self._hands = hands
-        self._lines: list[Line] = []
-        self._turns = Turns()
+        self._slots = slots
+        self._lines: list[ReadyQueue] = []
+        self._turns = FairScheduler()
         self._first = 0
         self._told_of = ""
         self._poke = asyncio.Event()
-        hands.relieved = self._relieved
+        slots.relieved = self._relieved
         self._stopped = True
         self._job: asyncio.Task[None] | None = None
 
-    def add(self, store: Store, taker: Taker) -> Line:
+    def add(self, store: Store, taker: Taker) -> ReadyQueue:
         """The line of one more shard."""
-        line = Line(store, taker, self._clock, self._poke, self._log)
+        line = ReadyQueue(store, taker, self._clock, self._poke, self._log)
         self._lines.append(line)
         return line
 
     def start(self) -> None:
         """Take work from all lines that are open."""
         self._stopped = False
-        self._job = asyncio.create_task(self._run(), name="dwarf-refiller")
+        self._job = asyncio.create_task(self._run(), name="dwarf-fetcher")
 
     def dead_jobs(self) -> Sequence[str]:
         """Its job, if that has ended though nobody stopped it."""
@@ -368,11 +381,11 @@ class Refiller:
         Where its task has its share already, of no band at all (C6). `freed`: the step takes the hand of one of that task;
         otherwise it needs one that is free.
         """
-        spare = self._hands.spare if freed is not None else self._hands.spare - 1
+        spare = self._slots.spare if freed is not None else self._slots.spare - 1
         if spare < 0 or self._stopped:
             return False
-        if self._hands.crowds(url, freed or ""):
-            if self._hands.hanging:
+        if self._slots.crowds(url, freed or ""):
+            if self._slots.hanging:
                 return False
             priority, spare = NO_BAND, 0
         hinted = 0
@@ -403,12 +416,12 @@ class Refiller:
                 self._log.exception("a defect while claiming")
                 await self._clock.sleep(1)
 
-    async def _until_due(self) -> list[Line]:
+    async def _until_due(self) -> list[ReadyQueue]:
         """The lines to look at, once there are any and a hand is free."""
         now = self._clock.now()
         ready = [line for line in self._lines if line.ready(now)]
         if ready:
-            if self._hands.room > 0:
+            if self._slots.room > 0:
                 return ready
             await self._until_room()
             # Meanwhile more may have come due, on every shard, told or not (C1).
@@ -423,42 +436,42 @@ class Refiller:
 
     async def _until_room(self) -> None:
         """Wait for a free hand; where one task holds more than its share and hangs, the others get theirs (C6)."""
-        hands = self._hands
-        while hands.room <= 0:
+        slots = self._slots
+        while slots.room <= 0:
             now = self._clock.now()
-            at = hands.hangs_at(now)
+            at = slots.hangs_at(now)
             if at is not None and at <= now:
-                hands.lend()
+                slots.lend()
                 self._told_of = ""
             else:
-                await self._clock.wait(hands.free, None if at is None else (at - now) / 1_000_000)
+                await self._clock.wait(slots.free, None if at is None else (at - now) / 1_000_000)
 
-    async def _round(self, lines: Sequence[Line]) -> None:
+    async def _round(self, lines: Sequence[ReadyQueue]) -> None:
         ration = self._ration()
-        shut = ration.shut
-        looked = await self._look(lines, ration.limit, shut)
+        blocked_tasks = ration.blocked_tasks
+        looked = await self._look(lines, ration.limit, blocked_tasks)
         if not looked:
             return
         ration = self._ration()
-        if shut and not any(line.roster.best is not None for line in looked.values()):
+        if blocked_tasks and not any(line.queue_view.best is not None for line in looked.values()):
             # Nothing of other tasks is due: the task may have what is free (C6).
-            free = min(self._hands.own_room, self._settings.max_group)
+            free = min(self._slots.own_room, self._settings.max_group)
             if free <= 0:
-                if self._hands.hanging:
+                if self._slots.hanging:
                     for line in looked.values():
                         line.hold_back()
                 return
             looked = await self._look(list(looked.values()), free, ())
-            ration, shut = Ration(min(self._hands.own_room, self._settings.max_group)), ()
-        elif shut:
-            ration = ration._replace(url=shut[0], left=0)
+            ration, blocked_tasks = Ration(min(self._slots.own_room, self._settings.max_group)), ()
+        elif blocked_tasks:
+            ration = ration._replace(url=blocked_tasks[0], left=0)
             self._tell_of_hanging()
-        plan = self._turns.plan({number: line.roster for number, line in looked.items()}, ration.limit)
+        plan = self._turns.plan({number: line.queue_view for number, line in looked.items()}, ration.limit)
         for number, line in looked.items():
             if number not in plan:
                 line.sought()
-                if line.roster.best is not None:
-                    line.left = line.roster.best
+                if line.queue_view.best is not None:
+                    line.left = line.queue_view.best
         if self._stopped or not plan:
             return
         budget_ms = self._settings.time_budget_ms
@@ -467,7 +480,13 @@ class Refiller:
                 (
                     line := looked[number],
                     partial(
-                        line.claim, plan[number], budget_ms, self._turns, self._hands, part, passed_over=bool(shut)
+                        line.claim,
+                        plan[number],
+                        budget_ms,
+                        self._turns,
+                        self._slots,
+                        part,
+                        passed_over=bool(blocked_tasks),
                     ),
                 )
                 for number, part in self._parts(ration, list(plan)).items()
@@ -475,7 +494,7 @@ class Refiller:
         )
 
     def _ration(self) -> Ration:
-        return self._hands.ration(min(self._hands.room, self._settings.max_group))
+        return self._slots.ration(min(self._slots.room, self._settings.max_group))
 
     def _parts(self, ration: Ration, numbers: Sequence[int]) -> dict[int, Ration]:
         """The ration of each shard: what is left for a task is divided among them, each in turn being the first."""
@@ -489,22 +508,22 @@ class Refiller:
         }
 
     def _tell_of_hanging(self) -> None:
-        hands = self._hands
-        if hands.hanging and hands.hanging != self._told_of:
-            self._told_of = hands.hanging
+        slots = self._slots
+        if slots.hanging and slots.hanging != self._told_of:
+            self._told_of = slots.hanging
             self._log.warning(
                 "task %s holds %d of %d workers, and none of its steps has ended for a second: "
                 "up to %d steps of other tasks run beside them",
-                hands.hanging, hands.held_by(hands.hanging), self._settings.workers, hands.lent,
-                extra={"task": hands.hanging},
+                slots.hanging, slots.held_by(slots.hanging), self._settings.workers, slots.lent,
+                extra={"task": slots.hanging},
             )  # fmt: skip
 
-    async def _look(self, lines: Sequence[Line], hands: int, held: Sequence[str]) -> dict[int, Line]:
+    async def _look(self, lines: Sequence[ReadyQueue], slots: int, held: Sequence[str]) -> dict[int, ReadyQueue]:
         """Look at these lines; those that have answered, by shard."""
-        await self._each([(line, partial(line.look, hands, held)) for line in lines])
+        await self._each([(line, partial(line.look, slots, held)) for line in lines])
         return {line.store.shard: line for line in lines if line.job is None and line.failures == 0}
 
-    async def _each(self, work: Sequence[tuple[Line, Callable[[], Awaitable[None]]]]) -> None:
+    async def _each(self, work: Sequence[tuple[ReadyQueue, Callable[[], Awaitable[None]]]]) -> None:
         """Do it on all these lines at once; whoever takes long is left behind and comes back on its own."""
         if len(self._lines) == 1:
             await self._one(*work[0])
@@ -514,7 +533,7 @@ class Refiller:
             line.job.add_done_callback(partial(self._back, line))
         await asyncio.wait([line.job for line, _ in work if line.job is not None], timeout=STRAGGLER_SECONDS)
 
-    async def _one(self, line: Line, deed: Callable[[], Awaitable[None]]) -> None:
+    async def _one(self, line: ReadyQueue, deed: Callable[[], Awaitable[None]]) -> None:
         try:
             await deed()
         except Unavailable as error:
@@ -525,6 +544,6 @@ class Refiller:
             if line.upset():
                 self._log.exception("a defect while claiming on shard %d", line.store.shard)
 
-    def _back(self, line: Line, _job: asyncio.Task[None]) -> None:
+    def _back(self, line: ReadyQueue, _job: asyncio.Task[None]) -> None:
         line.job = None
         self._poke.set()

@@ -17,8 +17,8 @@ from dwarf_nats.errors import DwarfError, Unavailable
 from dwarf_nats.ports import BusAway, DatabaseAway, Refused, SourceAway, WorkerLost
 from dwarf_nats.rules import breakpoints, parking
 from dwarf_nats.rules.answers import sound
-from dwarf_nats.rules.decide import decide, fail, give_back
-from dwarf_nats.rules.settlement import FlowFacts, NewFlow, NewStep, Settled, Settlement, StepInHand
+from dwarf_nats.rules.decide import decide, fail, release
+from dwarf_nats.rules.settlement import ClaimedStep, FlowContext, NewFlow, NewStep, Settlement, SettleResult
 from dwarf_nats.telemetry.traces import headers_of
 from dwarf_nats.workflow import lending
 from dwarf_nats.workflow.answer import Answer, ErrorInfo, TaskCall
@@ -33,15 +33,15 @@ from dwarf_nats.workflow.task_error import error_info
 if TYPE_CHECKING:
     from dwarf_nats.engine.backpressure import Backpressure
     from dwarf_nats.engine.graphs import GraphBook
-    from dwarf_nats.engine.hands import Hands
-    from dwarf_nats.engine.refilling import Refiller
+    from dwarf_nats.engine.refilling import Fetcher
+    from dwarf_nats.engine.slots import WorkerSlots
     from dwarf_nats.ports import Clock, Logger, Notices, Signals, Store, Tasks
     from dwarf_nats.settings import EngineSettings
-    from dwarf_nats.telemetry.meters import Meters
+    from dwarf_nats.telemetry.instruments import Instruments
     from dwarf_nats.telemetry.traces import Dispatch, Traces
     from dwarf_nats.workflow.graph import Graph
     from dwarf_nats.workflow.keys import Key
-    from dwarf_nats.workflow.rows import FlowRow, Steered
+    from dwarf_nats.workflow.rows import FlowRow, TreeChange
 
 T = TypeVar("T")
 ID_BLOCK = 5_000
@@ -61,20 +61,20 @@ class Shard:
         graphs: GraphBook,
         notices: Notices | None,
         signals: Signals | None,
-        hands: Hands,
-        refiller: Refiller,
+        slots: WorkerSlots,
+        fetcher: Fetcher,
         tokens: Tokens,
         backpressure: Backpressure,
         heal: Callable[[Shard], Awaitable[None]],
         agree: Callable[[int, int], Awaitable[None]],
-        meters: Meters,
+        instruments: Instruments,
         traces: Traces,
         logger: Logger,
     ) -> None:
         self.log = logger
-        self.tally = meters.tally
+        self.counters = instruments.counters
         self.traces = traces
-        self._meters = meters
+        self._instruments = instruments
         self.store = store
         self.number = store.shard
         self.settings = settings
@@ -95,17 +95,17 @@ class Shard:
         self._graphs = graphs
         self._notices = notices
         self._signals = signals
-        self._hands = hands
+        self._slots = slots
         self._tokens = tokens
         self.gate = backpressure.gate(self)
-        self._in_hand: dict[int, StepInHand] = {}
+        self._in_flight: dict[int, ClaimedStep] = {}
         self._running: dict[int, asyncio.Task[None]] = {}
-        self._refiller = refiller
-        self.line = refiller.add(store, self)
-        self.line.gate = self.gate
+        self._fetcher = fetcher
+        self.ready_queue = fetcher.add(store, self)
+        self.ready_queue.gate = self.gate
         self.debug = False
         """Whether debug lines are wanted, as it was when this was looked at last: with every beat."""
-        self._watched = meters.listening or traces.listening
+        self._watched = instruments.listening or traces.listening
         self.upkeep = Upkeep(self, clock, heal, agree)
         self._jobs: list[asyncio.Task[None]] = []
         self.committer = Committer(
@@ -117,7 +117,7 @@ class Shard:
             on_grown=self._grown,
             step_ids=self.step_ids,
             new_step=self._new_step,
-            on_written=(lambda us: meters.commit_time(str(self.number), us)) if meters.listening else None,
+            on_written=(lambda us: instruments.commit_time(str(self.number), us)) if instruments.listening else None,
             logger=logger,
         )
 
@@ -133,7 +133,7 @@ class Shard:
             await self.store.open(name, migrated=migrated)
             if admit is not None:
                 await self._admitted(admit)
-            self.upkeep.recovered(await self.store.recover(self.settings.replica_timeout_ms))
+            self.upkeep.recovered(await self.store.reclaim_expired_leases(self.settings.replica_timeout_ms))
             await self.gate.open()
         except BaseException:
             await self.store.close()
@@ -142,7 +142,7 @@ class Shard:
         # An engine that was stopped may be started again.
         self.draining = False
         self._drained.clear()
-        self.line.begin()
+        self.ready_queue.begin()
         self.committer.reopen()
         self._jobs = [
             self._job(self.committer.run(), "committer"),
@@ -154,16 +154,16 @@ class Shard:
         try:
             await admit(self)
         except BaseException:
-            await self.store.leave()  # nobody should wait for a replica that was refused
+            await self.store.deregister()  # nobody should wait for a replica that was refused
             raise
 
     def stop_claiming(self) -> None:
         """No step is taken from now on; successors are born pending."""
         self.draining = True
         self._drained.set()
-        self.line.end()
+        self.ready_queue.end()
 
-    async def give_back(self) -> None:
+    async def release_in_flight(self) -> None:
         """Give back what is still in hand (B3)."""
         for step_id in list(self._running):
             self._call_off(step_id)
@@ -185,11 +185,11 @@ class Shard:
             self.log.warning(
                 "shard %d: results could not be written before the end; their steps will run again", self.number
             )
-        await self.give_back()  # what the last commit left born running: `leave` frees it
+        await self.release_in_flight()  # what the last commit left born running: `deregister` frees it
         await asyncio.gather(committer, *others, return_exceptions=True)
         self.waiters.refuse(Unavailable("this replica is stopping: ask again"))
         try:
-            await self.store.leave()
+            await self.store.deregister()
         except Unavailable as error:
             self.log.warning("shard %d: %s", self.number, error, extra={"shard": self.number})
         await self.store.close()
@@ -201,17 +201,17 @@ class Shard:
 
     def wake(self, delay_us: int = 0) -> None:
         """A step is due `delay_us` from now."""
-        self.line.wake(delay_us)
+        self.ready_queue.wake(delay_us)
 
     @property
-    def in_hand(self) -> list[StepInHand]:
+    def in_flight(self) -> list[ClaimedStep]:
         """What this replica works on, or has not committed yet."""
-        return list(self._in_hand.values())
+        return list(self._in_flight.values())
 
     @property
     def running(self) -> dict[int, str]:
         """The steps that are at their tasks, or on their way there: id → token."""
-        return {step_id: self._in_hand[step_id].token for step_id in self._running if step_id in self._in_hand}
+        return {step_id: self._in_flight[step_id].token for step_id in self._running if step_id in self._in_flight}
 
     @property
     def jobs(self) -> Sequence[asyncio.Task[None]]:
@@ -221,42 +221,42 @@ class Shard:
     @property
     def outages(self) -> int:
         """How often the database was found to be away."""
-        return self.committer.outages + self.line.outages + self.upkeep.missed_beats
+        return self.committer.outages + self.ready_queue.outages + self.upkeep.missed_beats
 
-    def admits_born_running(self, priority: int, url: str, *, freed: str | None = None) -> bool:
+    def admits_eager(self, priority: int, url: str, *, freed: str | None = None) -> bool:
         """Whether a new step may start without standing in line: nothing of its band or a better one waits (C1), and its task
         can take it and has its share not yet (C6). If so, it counts as sent.
 
         `freed`: it takes the hand of a step of that task.
         """
-        return not self.draining and self._refiller.admits(priority, url, freed=freed) and self.gate.admits_birth(url)
+        return not self.draining and self._fetcher.admits(priority, url, freed=freed) and self.gate.admits_eager(url)
 
     def reserve(self, priority: int, url: str) -> bool:
         """Take a free hand for a flow about to be created, if there is one."""
-        if self._hands.room > 0 and self.admits_born_running(priority, url):
-            self._hands.take(url)
+        if self._slots.room > 0 and self.admits_eager(priority, url):
+            self._slots.take(url)
             return True
         return False
 
     def release(self, url: str) -> None:
         """Give back a reserved hand."""
-        self._hands.release(url)
+        self._slots.release(url)
 
     @property
     def room(self) -> int:
-        return self._hands.room
+        return self._slots.room
 
     @property
     def free(self) -> asyncio.Event:
-        return self._hands.free
+        return self._slots.free
 
     async def let_through(self, url: str) -> bool:
         """Claim the parked step of the task that is due longest and dispatch it as a probe; whether there was one."""
-        self._hands.take(url)
+        self._slots.take(url)
         try:
             row = await self.store.claim_probe(url, self.settings.time_budget_ms)
         finally:
-            self._hands.release(url)
+            self._slots.release(url)
         if row is not None:
             await self.take([row], probe=True)
         return row is not None
@@ -264,7 +264,7 @@ class Shard:
     def released(self, steps: Sequence[tuple[int, int, int]]) -> None:
         """Steps are parked no more: look for them, and have the others look."""
         for _, priority, not_before in steps:
-            self.line.hint_at(priority, not_before)
+            self.ready_queue.hint_at(priority, not_before)
         self.announce([], steps)
 
     async def take(self, rows: Sequence[Sequence[Any]], *, probe: bool = False) -> None:
@@ -272,13 +272,13 @@ class Shard:
         dead = []
         lenders = {lender for row in rows if row[35] is not None for lender in lending.read(row[35]).values()}
         held = await self.store.held(lenders)
-        now = self._clock.now() if self._meters.listening else 0
+        now = self._clock.now() if self._instruments.listening else 0
         for row in rows:
             if row[23] not in ("running", "interrupted"):
                 dead.append(int(row[0]))  # X2
                 continue
             if now:
-                self._meters.queue_wait(row[3], max(0, -self.line.roster.delay_of(row[24], now)), now)
+                self._instruments.queue_wait(row[3], max(0, -self.ready_queue.queue_view.delay_of(row[24], now)), now)
             try:
                 step = self._step_in_hand(row, held)
             except lending.Gone as gone:
@@ -290,25 +290,25 @@ class Shard:
             except Exception:  # the others are dispatched all the same
                 self.log.exception("step %d-%d cannot be read: it is left to its lease", self.number, row[0])
                 continue
-            self._hands.take(step.url)
+            self._slots.take(step.url)
             if probe:
                 self.gate.probes(step)
             if probe or self.gate.admits(step):
                 self._dispatch(step)
             else:
-                self.committer.settle(give_back(step))
+                self.committer.settle(release(step))
         if dead:
-            await self.store.bury(dead)
+            await self.store.close_stale_steps(dead)
 
-    def _step_in_hand(self, row: Sequence[Any], held: lending.Held) -> StepInHand:
-        flow = FlowFacts(
+    def _step_in_hand(self, row: Sequence[Any], held: lending.Held) -> ClaimedStep:
+        flow = FlowContext(
             shard=self.number, flow_id=row[10], token=row[11], workflow=row[12], digest=row[13], graph=None,
             baggage=Raw(row[14].encode()), priority=row[15], fairness_key=row[16], fairness_weight=row[17],
             time_budget_ms=row[18], notify=row[19], thread_id=row[20], created_at=row[21], updated_at=row[22],
             breakpoints=breakpoints.read(row[31]), root_id=row[32], surgraph_flow_id=row[33], surgraph_step_id=row[34],
             trace=row[36],
         )  # fmt: skip
-        return StepInHand(
+        return ClaimedStep(
             flow, step_id=row[0], token=row[1], node=row[2], url=row[3], depth=row[4], attempt=row[5], lease_seq=row[6],
             state=held.whole(row[7], row[35]), changes=decode_state(row[8]), age_us=row[9],
             spawn_id=row[25], ordinal=row[26], resumed=_raw(row[27]), subgraph_result=_raw(row[28]), subgraph_error=row[29],
@@ -318,29 +318,29 @@ class Shard:
     async def start(self, flow: FlowRow, notify: str = "") -> None:
         """Start a created flow (O2). Raises `Conflict` if it is not created."""
         at, steps = await self.store.start(flow.flow_id, notify)
-        self.tally.flows_started.add(flow.workflow)
+        self.counters.flows_started.add(flow.workflow)
         self.announce([self.change(flow.flow_id, flow.thread_id, flow.workflow, Status.RUNNING, at)], steps)
         for _, _, not_before in steps:
-            self.line.hint_of(flow, not_before - at)
+            self.ready_queue.hint_of(flow, not_before - at)
 
     # -- one step
 
     def first_step(self, new: NewFlow, created_at: int) -> None:
         """A flow was created with its entry step born running: dispatch it."""
         new.facts.created_at = new.facts.updated_at = created_at
-        self._dispatch(StepInHand(new.facts, new.step_id, new.step_token, new.node, new.url, 1, 0, 1, new.state, {}))
+        self._dispatch(ClaimedStep(new.facts, new.step_id, new.step_token, new.node, new.url, 1, 0, 1, new.state, {}))
 
-    def _dispatch(self, step: StepInHand) -> None:
+    def _dispatch(self, step: ClaimedStep) -> None:
         step.dispatched_at = self._clock.now()
         if self.debug:
             self.log.debug(
                 "step %s of flow %s goes to task %s", step.key, step.flow.key, step.url,
-                extra={**step.about, "flow_key": step.flow.key, "step_key": step.key},
+                extra={**step.log_fields, "flow_key": step.flow.key, "step_key": step.key},
             )  # fmt: skip
-        self._in_hand[step.step_id] = step
+        self._in_flight[step.step_id] = step
         self._running[step.step_id] = asyncio.create_task(self._run(step))
 
-    async def _run(self, step: StepInHand) -> None:
+    async def _run(self, step: ClaimedStep) -> None:
         settlement: Settlement | None = None
         step.begun = True
         try:
@@ -351,15 +351,15 @@ class Shard:
             if ends_process(error) or closes_coroutine(error, running):
                 raise
             if not isinstance(error, asyncio.CancelledError) or not called_off(running):
-                self.log.exception("a defect while executing step %s", step.shown, extra=step.about)
+                self.log.exception("a defect while executing step %s", step.public_id, extra=step.log_fields)
                 settlement = fail(step, ErrorInfo(f"a defect of the engine: {named(error)}", 500))
         finally:
             try:
                 self._executed(step)
             finally:
-                self.committer.settle(give_back(step) if settlement is None else settlement)
+                self.committer.settle(release(step) if settlement is None else settlement)
 
-    def _executed(self, step: StepInHand) -> None:
+    def _executed(self, step: ClaimedStep) -> None:
         if self._running.get(step.step_id) is asyncio.current_task():
             del self._running[step.step_id]
         self.gate.finished(step)
@@ -368,13 +368,13 @@ class Shard:
 
     def _call_off(self, step_id: int) -> None:
         """End the execution of a step. One that has not begun is told to give the step back when it does."""
-        step = self._in_hand.get(step_id)
+        step = self._in_flight.get(step_id)
         if step is not None and not step.begun:
             step.called_off = True
         elif (running := self._running.get(step_id)) is not None:
             running.cancel()
 
-    async def _execute(self, step: StepInHand) -> Settlement:
+    async def _execute(self, step: ClaimedStep) -> Settlement:
         flow = step.flow
         try:
             if flow.graph is None:
@@ -385,19 +385,19 @@ class Shard:
             if not step.breakpoint_hit and breakpoints.holds(flow.breakpoints, flow.graph, step.node):
                 return parking.interrupted(step, step.changes, None)
             if not self.gate.may_ask(step):
-                return give_back(step)
+                return release(step)
             watched = self._watched or flow.trace
             answer = await (self._ask_watched(step) if watched else self._ask(step, self._call(step)))
         except BusAway:
             await self._until_ready()  # the step is held meanwhile: neither failed nor written about
-            return give_back(step, 0 if self.draining else BUS_AWAY_DELAY_US)
+            return release(step, 0 if self.draining else BUS_AWAY_DELAY_US)
         except WorkerLost as error:
-            self.tally.lost.add(step.url)
-            self.log.info("step %s is given back: %s", step.shown, error, extra=step.about)
-            return give_back(step, round(error.pause * 1_000_000))
+            self.counters.lost.add(step.url)
+            self.log.info("step %s is given back: %s", step.public_id, error, extra=step.log_fields)
+            return release(step, round(error.pause * 1_000_000))
         except Unavailable as error:
-            self.log.warning("step %s is given back: %s", step.shown, error, extra=step.about)
-            return give_back(step, BUS_AWAY_DELAY_US)
+            self.log.warning("step %s is given back: %s", step.public_id, error, extra=step.log_fields)
+            return release(step, BUS_AWAY_DELAY_US)
         if self._looks:
             answer = sound(answer, step.url, self.limits.max_depth)
         held = self.gate.judged(step, answer)
@@ -407,21 +407,21 @@ class Shard:
         try:
             answer, child = await self._with_child(step, answer)
         except DatabaseAway as error:  # it is not the step that is at fault
-            self.log.warning("step %s is given back: %s", step.shown, error, extra=step.about)
-            return give_back(step, BUS_AWAY_DELAY_US)
+            self.log.warning("step %s is given back: %s", step.public_id, error, extra=step.log_fields)
+            return release(step, BUS_AWAY_DELAY_US)
         step.age_us += max(0, self._clock.now() - step.dispatched_at)
         try:
             settlement = await self._decided(step, flow.graph, answer, child)
         except DwarfError as error:
             return fail(step, ErrorInfo(error.message, error.code))
         except Exception as error:
-            self.log.exception("a defect while deciding on step %s", step.shown, extra=step.about)
+            self.log.exception("a defect while deciding on step %s", step.public_id, extra=step.log_fields)
             return fail(step, ErrorInfo(f"a defect of the engine: {named(error)}", 500))
         if settlement.problems and step.node not in flow.logged:
             flow.logged.add(step.node)
             self.log.warning(
-                "step %s: conditions not evaluated, taken as false: %s", step.shown, "; ".join(settlement.problems),
-                extra=step.about,
+                "step %s: conditions not evaluated, taken as false: %s", step.public_id, "; ".join(settlement.problems),
+                extra=step.log_fields,
             )  # fmt: skip
         # The finishing step's hand is free for one of those that follow; the other branches are claimed like any work.
         new = settlement.branches[0] if settlement.branches else settlement.successor
@@ -433,17 +433,17 @@ class Shard:
             self._trace_child(step.span, settlement.child.facts)
         return settlement
 
-    def _hands_on(self, step: StepInHand, url: str) -> bool:
+    def _hands_on(self, step: ClaimedStep, url: str) -> bool:
         """Whether the hand of a step that ends goes to a new step of the task `url`; it counts for that from now on."""
-        if not self.admits_born_running(step.flow.priority, url, freed=step.url):
+        if not self.admits_eager(step.flow.priority, url, freed=step.url):
             return False
-        self._hands.pass_on(step.url, url)
+        self._slots.pass_on(step.url, url)
         step.slot = url
         return True
 
-    def _trace_child(self, span: Dispatch, child: FlowFacts) -> None:
+    def _trace_child(self, span: Dispatch, child: FlowContext) -> None:
         """The `workflow` span of a child flow is a child of the calling step's (T2)."""
-        span.child = self.traces.workflow(child.shown, child.workflow, parent=span.carried)
+        span.child = self.traces.workflow(child.public_id, child.workflow, parent=span.carried)
         if span.child is not None:
             child.trace = span.child.carried
 
@@ -457,7 +457,7 @@ class Shard:
                 one.cancel()
             await asyncio.gather(*waits, return_exceptions=True)
 
-    async def _with_child(self, step: StepInHand, answer: Answer) -> tuple[Answer, parking.Child | None]:
+    async def _with_child(self, step: ClaimedStep, answer: Answer) -> tuple[Answer, parking.Child | None]:
         """What a child flow needs, if the answer asks for one that can be had; else the answer is an error (X4, P1)."""
         wanted = parking.wanted_child(step, answer)
         if wanted is None:
@@ -474,7 +474,7 @@ class Shard:
             return Answer(error=ErrorInfo(f"sub-workflow {name[:80]!r} cannot be started: {error}", error.code)), None
         return answer, parking.Child(graph, digest, self.flow_ids.take(), self._tokens())
 
-    async def _patiently(self, step: StepInHand, work: Callable[[], Awaitable[T]]) -> T:
+    async def _patiently(self, step: ClaimedStep, work: Callable[[], Awaitable[T]]) -> T:
         """Do `work`, again and again for as long as the step's time budget if what it needs is away (B6)."""
         until = self._clock.now() + self._budget_ms(step.flow) * 1000
         failures = 0
@@ -490,7 +490,9 @@ class Shard:
                 await self._clock.sleep(pause)
                 failures += 1
 
-    async def _decided(self, step: StepInHand, graph: Graph, answer: Answer, child: parking.Child | None) -> Settlement:
+    async def _decided(
+        self, step: ClaimedStep, graph: Graph, answer: Answer, child: parking.Child | None
+    ) -> Settlement:
         """Decide, with as many ids as it turns out to need."""
         wanted = ID_BLOCK
         while True:
@@ -500,7 +502,7 @@ class Shard:
                 wanted *= 2
                 await self._have_step_ids(wanted)
 
-    def _call(self, step: StepInHand) -> TaskCall:
+    def _call(self, step: ClaimedStep) -> TaskCall:
         flow = step.flow
         budget_ms = self._budget_ms(flow)
         return TaskCall(
@@ -509,11 +511,11 @@ class Shard:
             step.resumed, step.subgraph_result, step.subgraph_error,
         )  # fmt: skip
 
-    async def _ask_watched(self, step: StepInHand) -> Answer:
+    async def _ask_watched(self, step: ClaimedStep) -> Answer:
         """As `_ask`, within a span and by the clock, if anybody wants to know (T1, T2)."""
         flow, call = step.flow, self._call(step)
         span = step.span = self.traces.dispatch(
-            flow.trace, flow.shown, step.shown, flow.workflow, step.node, step.url, step.attempt
+            flow.trace, flow.public_id, step.public_id, flow.workflow, step.node, step.url, step.attempt
         )
         if span is not None:
             span.enter()
@@ -521,12 +523,12 @@ class Shard:
         began = self._clock.now()
         answer = await self._ask(step, call)
         now = self._clock.now()
-        self._meters.task_time(step.url, max(0, now - began), now)
+        self._instruments.task_time(step.url, max(0, now - began), now)
         if span is not None and answer.error is not None:
             span.failed(answer.error.message)
         return answer
 
-    async def _ask(self, step: StepInHand, call: TaskCall) -> Answer:
+    async def _ask(self, step: ClaimedStep, call: TaskCall) -> Answer:
         deadline: asyncio.Timeout | None = None
         running = asyncio.current_task()
         try:
@@ -554,7 +556,7 @@ class Shard:
             info = error_info(error)
             return Answer(error=ErrorInfo(text_of(error) or info.message, info.code))
 
-    def _budget_ms(self, flow: FlowFacts) -> int:
+    def _budget_ms(self, flow: FlowContext) -> int:
         return flow.time_budget_ms if flow.time_budget_ms is not None else self.settings.time_budget_ms
 
     async def _have_step_ids(self, wanted: int) -> None:
@@ -582,12 +584,12 @@ class Shard:
             self._drop(step)
             born = settlement.branches or ([settlement.successor] if settlement.successor is not None else [])
             if alive and born and born[0].running:
-                self._dispatch(_in_hand(step.flow, born[0]))
+                self._dispatch(_in_flight(step.flow, born[0]))
                 born = born[1:]
             elif alive and settlement.child is not None and settlement.child.running:
                 self.first_step(settlement.child, at)
             else:
-                self._hands.release(step.slot or step.url)
+                self._slots.release(step.slot or step.url)
             try:
                 if settlement.status is Status.COMPLETED and alive:  # nearly all of them
                     completed[step.url] = completed.get(step.url, 0) + 1
@@ -598,9 +600,9 @@ class Shard:
                 if alive:
                     self._follow_up(settlement, born, at, changed, pending, ended)
             except Exception:  # it is written, and the other members of the group have their turn
-                self.log.exception("a defect after the commit of step %s", step.shown, extra=step.about)
+                self.log.exception("a defect after the commit of step %s", step.public_id, extra=step.log_fields)
         for url, number in completed.items():
-            self.tally.executed.add(url, "completed", n=number)
+            self.counters.executed.add(url, "completed", n=number)
         self.announce(changed, pending, ended)
 
     def _follow_up(
@@ -618,13 +620,13 @@ class Shard:
             self._child_born(settlement.child, at, changed, pending)
         if settlement.branches or settlement.successor is not None:
             if born:
-                self.line.hint_of(step.flow, born[0].delay_us, len(born))
+                self.ready_queue.hint_of(step.flow, born[0].delay_us, len(born))
             for new in born:
                 pending.append((new.step_id, step.flow.priority, at + new.delay_us))
         elif settlement.status is Status.PENDING and self.gate.holds(step.url):
             self.gate.work_came()
         elif settlement.status is Status.PENDING:
-            self.line.hint_of(step.flow, settlement.delay_us)
+            self.ready_queue.hint_of(step.flow, settlement.delay_us)
             pending.append((step.step_id, step.flow.priority, at + settlement.delay_us))
         elif settlement.end is not None:
             end = settlement.end
@@ -632,14 +634,14 @@ class Shard:
             changed.append(self.stopped(step.flow.flow_id, step.flow.thread_id, step.flow.notify, outcome, at))
             ended.append((step.flow.key, end.status))
 
-    def _count(self, step: StepInHand, outcome: str) -> None:
+    def _count(self, step: ClaimedStep, outcome: str) -> None:
         """Count what became of a dispatch."""
         if outcome == "given_back":
-            self.tally.given_back.add(step.url)
+            self.counters.given_back.add(step.url)
         elif outcome != "held":
-            self.tally.executed.add(step.url, outcome)
+            self.counters.executed.add(step.url, outcome)
 
-    def _tell(self, step: StepInHand, settlement: Settlement, outcome: str) -> None:
+    def _tell(self, step: ClaimedStep, settlement: Settlement, outcome: str) -> None:
         """End the span of a dispatch, and log what became of it."""
         if step.span is not None:
             if settlement.error is not None:
@@ -650,29 +652,29 @@ class Shard:
         if self.debug:
             self.log.debug(
                 "step %s of flow %s: %s", step.key, step.flow.key, outcome,
-                extra={**step.about, "flow_key": step.flow.key, "step_key": step.key, "outcome": outcome},
+                extra={**step.log_fields, "flow_key": step.flow.key, "step_key": step.key, "outcome": outcome},
             )  # fmt: skip
 
     def _child_born(
         self, new: NewFlow, at: int, changed: list[StatusChanged], pending: list[tuple[int, int, int]]
     ) -> None:
         facts = new.facts
-        self.tally.flows_started.add(facts.workflow)
+        self.counters.flows_started.add(facts.workflow)
         changed += [
             self.change(facts.flow_id, facts.thread_id, facts.workflow, status, at)
             for status in (Status.CREATED, Status.RUNNING)
         ]
         if not new.running:
-            self.line.hint_of(facts)
+            self.ready_queue.hint_of(facts)
             pending.append((new.step_id, facts.priority, at))
 
-    def _grown(self, settled: Settled) -> None:
+    def _grown(self, settled: SettleResult) -> None:
         """What a group brought about together: fan-ins born, callers woken, flows ended by their cohorts or paused."""
         now = self._clock.now()
         for flow, _ in settled.born:
-            self.line.hint_of(flow)
+            self.ready_queue.hint_of(flow)
         for _, priority in settled.woken:
-            self.line.hint(priority)
+            self.ready_queue.hint(priority)
         changed = [
             self.stopped(
                 flow.flow_id,
@@ -687,11 +689,11 @@ class Shard:
         pending += [(step_id, priority, now) for step_id, priority in settled.woken]
         self.announce(changed, pending, [(flow.key, end.status) for flow, end, _ in settled.ended])
 
-    def steered(self, result: Steered, changed: Sequence[StatusChanged]) -> None:
+    def steered(self, result: TreeChange, changed: Sequence[StatusChanged]) -> None:
         """What follows an operation: tasks that nobody wants are told, steps looked for, changes announced."""
         self.cancelled(result.running)
         for _, priority, due in result.due:
-            self.line.hint_at(priority, due)
+            self.ready_queue.hint_at(priority, due)
         self.announce(
             changed,
             result.due,
@@ -702,7 +704,7 @@ class Shard:
         """Wake who waits, tell who asked to be told; the change, for `announce`."""
         self.waiters.wake(flow_id, outcome)
         if outcome.status.terminal:
-            self.tally.flows_terminated.add(outcome.workflow, outcome.status.value)
+            self.counters.flows_terminated.add(outcome.workflow, outcome.status.value)
         if self.debug:
             self.log.debug(
                 "flow %s is %s", outcome.flow_key, outcome.status,
@@ -742,28 +744,28 @@ class Shard:
     def _fenced(self, settlement: Settlement) -> None:
         """The step was taken away meanwhile: its result is dropped without harm (X1)."""
         self._drop(settlement.step)
-        self._hands.release(settlement.step.slot or settlement.step.url)
+        self._slots.release(settlement.step.slot or settlement.step.url)
         if settlement.step.cancelled:
             self._count(settlement.step, "cancelled")
             self._tell(settlement.step, settlement, "cancelled")
         else:
-            self.tally.fenced.add()
+            self.counters.fenced.add()
             self._tell(settlement.step, settlement, "fenced")
         if settlement.end is not None or settlement.pause is not None:
             # Written by a commit whose answer was lost, perhaps: let waiters look.
             self.waiters.wake(settlement.step.flow.flow_id, None)
 
-    def _drop(self, step: StepInHand) -> None:
-        if self._in_hand.get(step.step_id) is step:  # it may be in hand again by a later claim
-            del self._in_hand[step.step_id]
+    def _drop(self, step: ClaimedStep) -> None:
+        if self._in_flight.get(step.step_id) is step:  # it may be in hand again by a later claim
+            del self._in_flight[step.step_id]
 
     def cancelled(self, steps: Sequence[tuple[int, str]]) -> None:
         """Steps were cancelled in the database: tell those who run them (O10)."""
         for step_id, token in steps:
             with self._harmless():
                 self._tasks.cancel(f"{self.number}-{step_id}-{token}")
-            if step_id in self._in_hand:
-                self._in_hand[step_id].cancelled = True
+            if step_id in self._in_flight:
+                self._in_flight[step_id].cancelled = True
             self._call_off(step_id)
 
     def cancelled_elsewhere(self, flow: Key) -> None:
@@ -771,7 +773,7 @@ class Shard:
         self.cancelled(
             [
                 (step.step_id, step.token)
-                for step in self._in_hand.values()
+                for step in self._in_flight.values()
                 if step.flow.flow_id == flow.id and step.flow.token == flow.token
             ]
         )
@@ -791,9 +793,9 @@ def _raw(text: str | None) -> Raw | None:
     return None if text is None else Raw(text.encode())
 
 
-def _in_hand(flow: FlowFacts, new: NewStep) -> StepInHand:
+def _in_flight(flow: FlowContext, new: NewStep) -> ClaimedStep:
     """A step that was born running, in the hands of this replica."""
-    return StepInHand(
+    return ClaimedStep(
         flow, new.step_id, new.token, new.node, new.url, new.depth, 0, 1, new.state, {},
         spawn_id=new.spawn_id, ordinal=new.ordinal, lenders=new.lenders,
     )  # fmt: skip

@@ -26,7 +26,7 @@ def of_key(shards: Mapping[int, Shard], key: Key, what: str = "flow") -> Shard:
     """The shard of a key; `NotFound` if there is none of that number."""
     shard = shards.get(key.shard)
     if shard is None:
-        raise NotFound(f"no {what} {key.shown}: there is no shard {key.shard}")
+        raise NotFound(f"no {what} {key.public_id}: there is no shard {key.shard}")
     return shard
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from dwarf_nats.workflow.graph import Graph
     from dwarf_nats.workflow.keys import Key, Tokens
     from dwarf_nats.workflow.records import StatusChanged
-    from dwarf_nats.workflow.rows import FlowRow, Steered, StepRow
+    from dwarf_nats.workflow.rows import FlowRow, StepRow, TreeChange
 
 Overrides = Mapping[str, Any] | bytes | State | None
 
@@ -126,11 +126,11 @@ class Steering:
                 break
         self._limits.check_bytes(len(forked.target.state), "the state with these overrides")
         spans = self._trace(shard, forked, root.trace)
-        result = await shard.store.plant(root, forked)
+        result = await shard.store.insert_fork(root, forked)
         for span in spans:
             span.end()
         for one in result.changed:
-            shard.tally.flows_started.add(one.workflow)
+            shard.counters.flows_started.add(one.workflow)
         changed = [
             shard.change(one.flow_id, one.thread_id, one.workflow, status, one.updated_at)
             for one in result.changed
@@ -169,12 +169,12 @@ class Steering:
                     spans.append(below)
         return spans
 
-    def _run_again(self, shard: Shard, result: Steered, *, anew: bool = False) -> None:
+    def _run_again(self, shard: Shard, result: TreeChange, *, anew: bool = False) -> None:
         """`anew`: not by a resume."""
         if anew:
             for one in result.changed:
                 if one.status is Status.RUNNING:
-                    shard.tally.flows_started.add(one.workflow)
+                    shard.counters.flows_started.add(one.workflow)
         changed: list[StatusChanged] = [
             shard.change(one.flow_id, one.thread_id, one.workflow, Status.RUNNING, one.updated_at)
             for one in result.changed
@@ -187,7 +187,7 @@ class Steering:
         return fields
 
 
-def ended(shard: Shard, result: Steered) -> list[StatusChanged]:
+def ended(shard: Shard, result: TreeChange) -> list[StatusChanged]:
     """Wake who waits for the flows that stopped, tell who asked to be told; the changes."""
     return [
         shard.stopped(one.flow_id, one.thread_id, one.notify, outcome_of(shard.number, one), one.updated_at)
@@ -198,9 +198,9 @@ def ended(shard: Shard, result: Steered) -> list[StatusChanged]:
 async def with_final_states(
     graphs: GraphBook,
     shard: int,
-    work: Callable[[Callable[[FlowRow, list[StepRow]], bytes]], Awaitable[Steered]],
+    work: Callable[[Callable[[FlowRow, list[StepRow]], bytes]], Awaitable[TreeChange]],
     limits: Limits,
-) -> Steered:
+) -> TreeChange:
     """Do `work`, a transaction that makes final states of steps; once more whenever a graph for that was not at hand."""
     return await with_graphs(
         graphs,
@@ -210,8 +210,8 @@ async def with_final_states(
 
 
 async def with_graphs(
-    graphs: GraphBook, shard: int, work: Callable[[Callable[[FlowRow], Graph]], Awaitable[Steered]]
-) -> Steered:
+    graphs: GraphBook, shard: int, work: Callable[[Callable[[FlowRow], Graph]], Awaitable[TreeChange]]
+) -> TreeChange:
     """Do `work`, a transaction that asks for graphs; once more whenever one was not at hand."""
     known: dict[str, Graph] = {}
 
@@ -245,7 +245,7 @@ async def _step_and_flow(shard: Shard, key: Key) -> tuple[StepRow, FlowRow]:
 
 
 def _deleted(key: Key) -> NotFound:
-    return NotFound(f"no step {key.shown}: its flow was deleted this moment")
+    return NotFound(f"no step {key.public_id}: its flow was deleted this moment")
 
 
 def only_roots(shard: int, flow: FlowRow, verb: str) -> None:

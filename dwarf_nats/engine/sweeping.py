@@ -16,17 +16,17 @@ SHOWN = 10
 
 async def sweep(shard: Shard, graphs: GraphBook) -> None:
     """Heal what a crash can leave, and count what nobody can: running flows without any live step."""
-    if not await shard.store.leads():
+    if not await shard.store.is_leader():
         shard.orphaned = 0
         return
-    woken = await shard.store.wake_forlorn()
+    woken = await shard.store.resume_orphaned_parents()
     if woken.due:
         shard.log.warning(
             "shard %d: %d steps waited for sub-workflows that had ended or were gone", shard.number, len(woken.due),
             extra={"shard": shard.number},
         )  # fmt: skip
         shard.steered(woken, [])
-    unwanted = await with_final_states(graphs, shard.number, shard.store.end_unwanted, shard.limits)
+    unwanted = await with_final_states(graphs, shard.number, shard.store.cancel_orphaned_children, shard.limits)
     if unwanted.changed or unwanted.running:
         shard.log.warning(
             "shard %d: %d sub-workflows had no caller any more", shard.number, len(unwanted.changed),

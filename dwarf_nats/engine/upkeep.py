@@ -81,7 +81,7 @@ class Upkeep:
         shard = self._shard
         shard.debug = shard.log.isEnabledFor(logging.DEBUG)
         try:
-            pulse = await shard.store.beat(name)
+            pulse = await shard.store.heartbeat(name)
         except Unavailable as error:
             shard.away = str(error)
             self.missed_beats += 1
@@ -89,7 +89,7 @@ class Upkeep:
         shard.gate.held = pulse.held
         shard.away = ""
         if pulse.due_in is not None:
-            shard.line.told(pulse.due_in)
+            shard.ready_queue.told(pulse.due_in)
         self.heard_at = self._clock.now()
         await self._agree(shard.number, pulse.shards)
 
@@ -113,14 +113,14 @@ class Upkeep:
     async def _clear_away(self) -> None:
         """Remove what is marked delete_on_completion, a minute after it has completed, however much that is (O1)."""
         store = self._shard.store
-        while await store.leads() and await store.remove_completed(REMOVE_AGE_MS, REMOVED):
+        while await store.is_leader() and await store.remove_completed(REMOVE_AGE_MS, REMOVED):
             pass
 
     async def _prune(self) -> None:
         """Remove graphs that no flow and no registry entry uses any more (section 11)."""
         store = self._shard.store
         for _ in range(PRUNED_PAGES):
-            if not await store.leads():
+            if not await store.is_leader():
                 return
             _, self._pruned = await store.prune_graphs(self._pruned, PRUNED)
             if not self._pruned:
@@ -134,12 +134,12 @@ class Upkeep:
 
         async def tick() -> None:
             if outages != before:
-                await shard.store.disown([step.step_id for step in shard.in_hand])
+                await shard.store.release_unowned_leases([step.step_id for step in shard.in_flight])
                 shard.wake()
             if ticks % 3 == 0:
                 await self.sweep()
                 if ticks % 15 == 0:
-                    await shard.store.forget_replicas(shard.settings.replica_timeout_ms)
+                    await shard.store.delete_dead_replicas(shard.settings.replica_timeout_ms)
                 if ticks % 60 == 0:
                     await self._heal(shard)
 
@@ -155,7 +155,7 @@ class Upkeep:
         """Learn what no signal told, take up the steps of silent replicas, tell tasks that nobody wants (B1, B2, O10)."""
         shard = self._shard
         await shard.gate.sweep()
-        if found := await shard.store.recover(shard.settings.replica_timeout_ms):
+        if found := await shard.store.reclaim_expired_leases(shard.settings.replica_timeout_ms):
             self.recovered(found)
             shard.wake()
         running = shard.running
@@ -167,7 +167,7 @@ class Upkeep:
         """So many steps of silent replicas, or past their lease, are pending again (B2)."""
         shard = self._shard
         if steps:
-            shard.tally.recovered.add(n=steps)
+            shard.counters.recovered.add(n=steps)
             shard.log.info(
                 "shard %d: %d steps of silent replicas are pending again", shard.number, steps,
                 extra={"shard": shard.number},

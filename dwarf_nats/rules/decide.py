@@ -9,7 +9,7 @@ import orjson
 from dwarf_nats.errors import BadRequest
 from dwarf_nats.rules import branching, parking, retries, routing
 from dwarf_nats.rules.routing import ON_ERROR, Route, StepError
-from dwarf_nats.rules.settlement import FlowEnd, NewStep, Settlement, StepInHand
+from dwarf_nats.rules.settlement import ClaimedStep, FlowEnd, NewStep, Settlement
 from dwarf_nats.workflow import lending
 from dwarf_nats.workflow.answer import Answer, ErrorInfo
 from dwarf_nats.workflow.graph import END
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
     from dwarf_nats.workflow.graph import Graph
 
-__all__ = ["ON_ERROR", "UNLIMITED", "Limits", "decide", "fail", "fail_or_handle", "give_back"]
+__all__ = ["ON_ERROR", "UNLIMITED", "Limits", "decide", "fail", "fail_or_handle", "release"]
 
 HANDLING = 16
 """Steps that may follow a flow's longest way, if they handle the error that it is too long."""
 
 
 def decide(
-    step: StepInHand,
+    step: ClaimedStep,
     graph: Graph,
     answer: Answer,
     new_step: Callable[[], tuple[int, str]],
@@ -59,7 +59,7 @@ def decide(
         return fail_or_handle(step, graph, error.info, new_step, limits)
 
 
-def fail(step: StepInHand, error: ErrorInfo) -> Settlement:
+def fail(step: ClaimedStep, error: ErrorInfo) -> Settlement:
     """The step fails, and its flow with it; inside a cohort it has arrived as a failure and the siblings go on (X8).
 
     The error's answer contributes no changes (S6).
@@ -74,13 +74,13 @@ def fail(step: StepInHand, error: ErrorInfo) -> Settlement:
     return settlement
 
 
-def give_back(step: StepInHand, delay_us: int = 0) -> Settlement:
+def release(step: ClaimedStep, delay_us: int = 0) -> Settlement:
     """The step goes back to pending as it was (B3, B6)."""
     return Settlement(step, Status.PENDING, step.changes, attempt=step.attempt, delay_us=delay_us)
 
 
 def fail_or_handle(
-    step: StepInHand, graph: Graph, error: ErrorInfo, new_step: Callable[[], tuple[int, str]], limits: Limits
+    step: ClaimedStep, graph: Graph, error: ErrorInfo, new_step: Callable[[], tuple[int, str]], limits: Limits
 ) -> Settlement:
     """Down the on_error edge whose condition holds, the step counting as completed; else it fails (X4, X8)."""
     on_err = {ON_ERROR: _as_value(step, error, limits.max_depth)}
@@ -92,7 +92,7 @@ def fail_or_handle(
     return settlement
 
 
-def _as_value(step: StepInHand, error: ErrorInfo, max_depth: int) -> Raw:
+def _as_value(step: ClaimedStep, error: ErrorInfo, max_depth: int) -> Raw:
     """The error as an object, for the field `onErr`; what else the task put there is left out if no state may hold it."""
     plain = {"message": error.message, "code": error.code, "task": step.node}
     try:
@@ -103,7 +103,7 @@ def _as_value(step: StepInHand, error: ErrorInfo, max_depth: int) -> Raw:
     return Raw(value)
 
 
-def _retry(step: StepInHand, answer: Answer, changes: State, limits: Limits) -> Settlement | None:
+def _retry(step: ClaimedStep, answer: Answer, changes: State, limits: Limits) -> Settlement | None:
     """The step goes back to pending with its `changes`, if the answer asks for a retry that is granted: then it is no error,
     whatever else it holds (S6, X5). Raises `StepError` for changes that are too large."""
     retry = answer.retry
@@ -121,7 +121,7 @@ def _retry(step: StepInHand, answer: Answer, changes: State, limits: Limits) -> 
 
 
 def _park(
-    step: StepInHand,
+    step: ClaimedStep,
     answer: Answer,
     changes: State,
     new_step: Callable[[], tuple[int, str]],
@@ -141,7 +141,7 @@ def _park(
     return _checked(parking.waiting(step, changes, answer.subgraph.input, child, new_step()), limits)
 
 
-def _exhausted(step: StepInHand) -> StepError:
+def _exhausted(step: ClaimedStep) -> StepError:
     tries = step.attempt + 1
     return StepError(
         f"task {step.url} was tried {tries} time{'s' if tries > 1 else ''} and asked for another: no retry left"
@@ -149,7 +149,7 @@ def _exhausted(step: StepInHand) -> StepError:
 
 
 def _complete(
-    step: StepInHand,
+    step: ClaimedStep,
     graph: Graph,
     answer: Answer,
     changes: State,
@@ -164,7 +164,7 @@ def _complete(
 
 
 def _follow(
-    step: StepInHand,
+    step: ClaimedStep,
     graph: Graph,
     route: Route,
     changes: State,
@@ -216,7 +216,7 @@ def _ended(status: Status, state: State, text: bytes, lenders: Lenders, error: E
     return end
 
 
-def _lenders(step: StepInHand, changes: State, state: State, text: bytes) -> Lenders:
+def _lenders(step: ClaimedStep, changes: State, state: State, text: bytes) -> Lenders:
     """Who holds the large fields of what this step hands on."""
     if len(text) < lending.LARGE:
         return NONE
@@ -224,7 +224,7 @@ def _lenders(step: StepInHand, changes: State, state: State, text: bytes) -> Len
 
 
 def _branches(
-    step: StepInHand, branches: list[tuple[str, State]], state: State, lenders: Lenders, limits: Limits
+    step: ClaimedStep, branches: list[tuple[str, State]], state: State, lenders: Lenders, limits: Limits
 ) -> list[tuple[str, State, bytes, Lenders]]:
     """The branches with their states as they are written, without what `state`, out of which they are made, has from others.
 
@@ -249,7 +249,7 @@ def _branches(
     return encoded
 
 
-def _check_length(step: StepInHand, most: int, limits: Limits) -> None:
+def _check_length(step: ClaimedStep, most: int, limits: Limits) -> None:
     """A flow that goes round for ever must end (the step after this one would be one too many)."""
     if step.depth >= most:
         raise StepError(
@@ -261,7 +261,7 @@ def _check_length(step: StepInHand, most: int, limits: Limits) -> None:
         )  # fmt: skip
 
 
-def _encoded(step: StepInHand, state: State, limits: Limits, more: int = 0) -> bytes:
+def _encoded(step: ClaimedStep, state: State, limits: Limits, more: int = 0) -> bytes:
     """The text of a state that is by `more` bytes larger than this."""
     text = encode_state(state)
     _check_bytes(len(text) + more, f"the state after task {step.url}", limits)
@@ -281,7 +281,7 @@ def _check_bytes(size: int, what: str, limits: Limits) -> None:
 
 
 def _born(
-    step: StepInHand,
+    step: ClaimedStep,
     graph: Graph,
     name: str,
     state: State,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dwarf_nats.rules.routing import StepError
-from dwarf_nats.rules.settlement import FlowFacts, NewFlow, Pause, Settlement, StepInHand
+from dwarf_nats.rules.settlement import ClaimedStep, FlowContext, NewFlow, Pause, Settlement
 from dwarf_nats.workflow.state import State, encode_state, merge
 from dwarf_nats.workflow.status import Status
 
@@ -28,7 +28,7 @@ class Child:
     token: str
 
 
-def check_signals(step: StepInHand, answer: Answer) -> None:
+def check_signals(step: ClaimedStep, answer: Answer) -> None:
     """Raise `StepError` for signals that exclude each other, and for a second park (X4)."""
     asked = [name for name in _SIGNALS if getattr(answer, name) is not None]
     if len(asked) > 1:
@@ -40,7 +40,7 @@ def check_signals(step: StepInHand, answer: Answer) -> None:
         )
 
 
-def wanted_child(step: StepInHand, answer: Answer) -> Subgraph | None:
+def wanted_child(step: ClaimedStep, answer: Answer) -> Subgraph | None:
     """The child flow the verdict of `answer` comes to, if it does."""
     if answer.error is not None or answer.subgraph is None:
         return None
@@ -51,13 +51,13 @@ def wanted_child(step: StepInHand, answer: Answer) -> Subgraph | None:
     return answer.subgraph
 
 
-def interrupted(step: StepInHand, changes: State, payload: Raw | None) -> Settlement:
+def interrupted(step: ClaimedStep, changes: State, payload: Raw | None) -> Settlement:
     """The step pauses: with the payload of its interrupt, or `None` at a breakpoint."""
     pause = Pause(payload, encode_state(merge(step.state, changes)))
     return Settlement(step, Status.INTERRUPTED, changes, attempt=step.attempt, pause=pause)
 
 
-def waiting(step: StepInHand, changes: State, input_: State, child: Child, entry: tuple[int, str]) -> Settlement:
+def waiting(step: ClaimedStep, changes: State, input_: State, child: Child, entry: tuple[int, str]) -> Settlement:
     """The step waits for a child flow, which is born with exactly `input_` as its state (P1).
 
     The child inherits baggage, scheduling, breakpoints and time budget, and is a thread of its own. `entry`: id and token of
@@ -65,7 +65,7 @@ def waiting(step: StepInHand, changes: State, input_: State, child: Child, entry
     """
     parent = step.flow
     node = child.graph.nodes[child.graph.entry_point]
-    facts = FlowFacts(
+    facts = FlowContext(
         shard=parent.shard, flow_id=child.flow_id, token=child.token, workflow=child.graph.name, digest=child.digest,
         graph=child.graph, baggage=parent.baggage, priority=parent.priority, fairness_key=parent.fairness_key,
         fairness_weight=parent.fairness_weight, time_budget_ms=parent.time_budget_ms, notify="",

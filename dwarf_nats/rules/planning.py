@@ -1,8 +1,8 @@
 """Planning: of which band and fairness key the next steps are taken, and how many (C1-C3). Pure.
 
-A shard's line of due steps is read in pages (`Page`). What is known of it is a `Roster`, what its keys have had is kept
-in `Turns`, and `Turns.plan` says how many steps of which key are to be claimed next: of the best band first, over all
-shards.
+A shard's line of due steps is read in pages (`Page`). What is known of it is a `QueueView`, what its keys have had is kept
+in `FairScheduler`, and `FairScheduler.plan` says how many steps of which key are to be claimed next: of the best band
+first, over all shards.
 
 Within a band this is fair queueing (WF2Q+, after Bennett and Zhang) with steps of equal size. Each key has a *pass*: the
 steps it was given, divided by its weight. The band's *clock* moves on with every step as the pass of a key does that
@@ -58,7 +58,7 @@ NO_ALLOWANCES: Mapping[str, int] = MappingProxyType({})
 """No task is passed over."""
 
 
-class Lane(NamedTuple):
+class QueueHead(NamedTuple):
     """The oldest due step of a fairness key; where tasks are passed over, of one task of it.
 
     `due_at` by the shard's clock.
@@ -86,15 +86,15 @@ class Page:
     """Lanes in the order of bands, keys and tasks. Times by the shard's clock.
 
     `best`: the best band asked for that has anything due, passed over or not. `full`: there may be more beyond the last
-    lane. `wakes_at`: when the next of the steps comes due that are not; in the past if some only wait to be put in
+    lane. `next_due_at`: when the next of the steps comes due that are not; in the past if some only wait to be put in
     line.
     """
 
     now: int
     best: int | None
-    lanes: Sequence[Lane]
+    lanes: Sequence[QueueHead]
     full: bool
-    wakes_at: int | None
+    next_due_at: int | None
 
 
 class Share(NamedTuple):
@@ -148,16 +148,16 @@ class _Rounds:
         elif len(self.keys) < KEYS:
             self.keys[fairness_key] = Key(_bounded(weight), now, self._lap)
 
-    def read(self, lanes: Sequence[Lane], admissible: Sequence[Lane], offset: int, *, ended: bool) -> None:
+    def read(self, lanes: Sequence[QueueHead], admissible: Sequence[QueueHead], offset: int, *, ended: bool) -> None:
         """The lanes from the cursor on; `ended`: up to the band's end."""
         anew = self.cursor == BEGIN
         if anew:
             self._lap += 1
-        for lane in admissible:
-            since = lane.due_at - offset
-            key = self.keys.get(lane.fairness_key)
+        for queue_head in admissible:
+            since = queue_head.due_at - offset
+            key = self.keys.get(queue_head.fairness_key)
             if key is None or key.lap != self._lap or since < key.since:
-                self.keys[lane.fairness_key] = Key(_bounded(lane.weight), since, self._lap)
+                self.keys[queue_head.fairness_key] = Key(_bounded(queue_head.weight), since, self._lap)
         self.certain = anew and ended
         if ended:
             self.keys = {name: key for name, key in self.keys.items() if key.lap == self._lap}
@@ -167,17 +167,17 @@ class _Rounds:
             self.cursor = (lanes[-1].fairness_key, lanes[-1].url)
 
 
-class Roster:
+class QueueView:
     """What is known of the due work of one shard: keys by band, and of each its oldest admissible step.
 
     A look begins with `ask` and goes on with what `read` answers. A key stays on the roster until a round over its band
-    has not met it, or a claim found less than it asked for. `complete`: the last look saw all there is. `wakes_at`:
+    has not met it, or a claim found less than it asked for. `complete`: the last look saw all there is. `next_due_at`:
     when the next step comes due that is not, on the clock all shards share.
     """
 
     def __init__(self) -> None:
         self.complete = False
-        self.wakes_at: int | None = None
+        self.next_due_at: int | None = None
         self._bands: dict[int, _Rounds] = {}
         self._all_known = False
         self._offset = 0
@@ -209,22 +209,22 @@ class Roster:
         """Forget everything, to begin anew."""
         self._bands = {}
 
-    def ask(self, hands: int) -> Ask:
-        """The first page of a look, to serve `hands`."""
+    def ask(self, slots: int) -> Ask:
+        """The first page of a look, to serve `slots`."""
         self.complete = self._all_known = True
         self._pages = 1
-        return self._page(0, hands)
+        return self._page(0, slots)
 
-    def read(self, ask: Ask, page: Page, now: int, shut: Collection[str], hands: int) -> Ask | None:
-        """Take in a page, the tasks `shut` passed over; the page to read next in this look, if any.
+    def read(self, ask: Ask, page: Page, now: int, blocked_tasks: Collection[str], slots: int) -> Ask | None:
+        """Take in a page, the tasks `blocked_tasks` passed over; the page to read next in this look, if any.
 
         `now`: on the clock all shards share.
         """
         self._offset = page.now - now
         self._note_wakes(page)
-        segments: dict[int, list[Lane]] = {} if page.best is None else {page.best: []}
-        for lane in page.lanes:
-            segments.setdefault(lane.priority, []).append(lane)
+        segments: dict[int, list[QueueHead]] = {} if page.best is None else {page.best: []}
+        for queue_head in page.lanes:
+            segments.setdefault(queue_head.priority, []).append(queue_head)
         self._drop_empty(ask.floor, segments, page.full)
         before = ask.floor
         for number, (band, lanes) in enumerate(segments.items(), 1):
@@ -232,14 +232,18 @@ class Roster:
             rounds = self._bands.setdefault(band, _Rounds())
             if band != ask.band and rounds.cursor != BEGIN:
                 if not ended:
-                    return self._next(before, hands)  # to be read from where its own round stands
+                    return self._next(before, slots)  # to be read from where its own round stands
                 rounds.cursor = BEGIN
-            admissible = [lane for lane in lanes if lane.url not in shut and lane.due_at <= page.now]
+            admissible = [
+                queue_head
+                for queue_head in lanes
+                if queue_head.url not in blocked_tasks and queue_head.due_at <= page.now
+            ]
             rounds.read(lanes, admissible, self._offset, ended=ended)
             self.complete &= rounds.certain
             self._all_known &= rounds.known
             if not ended and not rounds.keys:
-                return self._next(band, hands)
+                return self._next(band, slots)
             before = band
         return None
 
@@ -256,7 +260,7 @@ class Roster:
 
     def note_wake(self, at: int) -> None:
         """A step comes due at `at`, on the clock all shards share."""
-        self.wakes_at = at if self.wakes_at is None else min(at, self.wakes_at)
+        self.next_due_at = at if self.next_due_at is None else min(at, self.next_due_at)
 
     def served(self, share: Share, taken: int, last_due_at: int) -> None:
         """A claim of `share` gave `taken` steps, the youngest of which came due at `last_due_at` by the shard's clock."""
@@ -273,7 +277,7 @@ class Roster:
             key.heard = False
             key.since = max(key.since, last_due_at - self._offset)
 
-    def _page(self, floor: int, hands: int) -> Ask:
+    def _page(self, floor: int, slots: int) -> Ask:
         band = min((band for band in self._bands if band > floor), default=None)
         if band is None:
             return Ask(floor)
@@ -281,21 +285,21 @@ class Roster:
         if len(rounds.keys) >= KEYS:
             limit = 1
         else:
-            limit = min(max(LEAST_PAGE, hands // 4), PAGE) if rounds.known else PAGE
+            limit = min(max(LEAST_PAGE, slots // 4), PAGE) if rounds.known else PAGE
         return Ask(floor, band, *rounds.cursor, limit)
 
-    def _next(self, floor: int, hands: int) -> Ask | None:
+    def _next(self, floor: int, slots: int) -> Ask | None:
         self._pages += 1
         if self._pages > PAGES:
             self.complete = self._all_known = False
             return None
-        return self._page(floor, hands)
+        return self._page(floor, slots)
 
     def _note_wakes(self, page: Page) -> None:
-        times = [lane.due_at for lane in page.lanes if lane.due_at > page.now]
-        if page.wakes_at is not None:
-            times.append(page.wakes_at)
-        self.wakes_at = min(times) - self._offset if times else None
+        times = [queue_head.due_at for queue_head in page.lanes if queue_head.due_at > page.now]
+        if page.next_due_at is not None:
+            times.append(page.next_due_at)
+        self.next_due_at = min(times) - self._offset if times else None
 
     def _drop_empty(self, floor: int, found: Collection[int], full: bool) -> None:
         last = max(found, default=floor)
@@ -304,7 +308,7 @@ class Roster:
                 del self._bands[band]
 
 
-class _Band:
+class _PriorityClass:
     """The passes of one band's keys."""
 
     def __init__(self) -> None:
@@ -312,7 +316,7 @@ class _Band:
         self.passes: dict[str, float] = {}
         self.debts: dict[str, float] = {}
         self.weight = 1.0
-        self.helping = 1
+        self.quantum = 1
         self.asked = self.taken = 0
         self._before_more = 1
 
@@ -342,16 +346,16 @@ class _Band:
         self.asked += share.steps
         self.taken += taken
 
-    def next_helping(self, hands: int) -> int:
+    def next_helping(self, slots: int) -> int:
         """How many steps a turn has: more than one if there are more keys than hands, and most had what they were asked."""
         if self.taken < ENOUGH * self.asked:
-            self.helping, self._before_more = 1, CLAIMS_BEFORE_MORE
+            self.quantum, self._before_more = 1, CLAIMS_BEFORE_MORE
         elif self._before_more:
             self._before_more -= 1
         else:
-            self.helping = min(2 * self.helping, LARGEST_HELPING)
+            self.quantum = min(2 * self.quantum, LARGEST_HELPING)
         self.asked = self.taken = 0
-        return self.helping if len(self.passes) > hands >= FEW else 1
+        return self.quantum if len(self.passes) > slots >= FEW else 1
 
     def _rebase(self) -> None:
         self.passes = {name: ahead - self.clock for name, ahead in self.passes.items()}
@@ -359,13 +363,13 @@ class _Band:
         self.clock = 0.0
 
 
-class Turns:
+class FairScheduler:
     """Whose turn it is, band by band: what lasts from one claim to the next."""
 
     def __init__(self) -> None:
-        self._bands: dict[int, _Band] = {}
+        self._bands: dict[int, _PriorityClass] = {}
 
-    def plan(self, rosters: Mapping[int, Roster], hands: int) -> dict[int, Claim]:
+    def plan(self, rosters: Mapping[int, QueueView], slots: int) -> dict[int, Claim]:
         """What to claim for so many free hands, best first, by shard.
 
         First comes what each key of the best band is given in turn, then what the keys may take of what others leave. If
@@ -374,20 +378,20 @@ class Turns:
         """
         while len(self._bands) > BANDS:
             del self._bands[next(iter(self._bands))]
-        busy = {shard: best for shard, roster in rosters.items() if (best := roster.best) is not None}
-        if not busy or hands <= 0:
+        busy = {shard: best for shard, queue_view in rosters.items() if (best := queue_view.best) is not None}
+        if not busy or slots <= 0:
             return {}
         band = min(busy.values())
         here = {shard: rosters[shard] for shard, best in busy.items() if best == band}
-        claims = self._divide(band, here, hands)
+        claims = self._divide(band, here, slots)
         if len(busy) == 1:
-            ((shard, roster),) = here.items()
+            ((shard, queue_view),) = here.items()
             shares = claims[shard].shares
-            for worse in roster.bands()[1:]:
-                served_out = roster.certain(band) and len(roster.keys(band)) <= FEW
+            for worse in queue_view.bands()[1:]:
+                served_out = queue_view.certain(band) and len(queue_view.keys(band)) <= FEW
                 if not served_out or len(shares) >= MOST_SHARES:
                     break
-                shares += self._divide(worse, here, hands)[shard].shares
+                shares += self._divide(worse, here, slots)[shard].shares
                 band = worse
         return claims
 
@@ -397,30 +401,30 @@ class Turns:
         if band is not None:
             band.charge(share, taken)
 
-    def _divide(self, priority: int, rosters: Mapping[int, Roster], hands: int) -> dict[int, Claim]:
-        """`hands` steps of one band, divided among its keys and each key's shards."""
+    def _divide(self, priority: int, rosters: Mapping[int, QueueView], slots: int) -> dict[int, Claim]:
+        """`slots` steps of one band, divided among its keys and each key's shards."""
         band = self._band(priority)
         if len(rosters) == 1:
-            ((shard, roster),) = rosters.items()
-            heads = roster.keys(priority)
+            ((shard, queue_view),) = rosters.items()
+            heads = queue_view.keys(priority)
             band.meet(heads)
-            given = {shard: _by_turns(band, heads, hands)}
+            given = {shard: _by_turns(band, heads, slots)}
         else:
             places = _places(priority, rosters)
             heads = {name: rosters[found[0][1]].keys(priority)[name] for name, found in places.items()}
             band.meet(heads)
             given = {shard: {} for shard in rosters}
-            for name, count in _by_turns(band, heads, hands).items():
+            for name, count in _by_turns(band, heads, slots).items():
                 for shard, part in _spread(places[name], count).items():
                     given[shard][name] = part
         return {
-            shard: Claim(limit, _shares(priority, mine, heads, hands))
+            shard: Claim(limit, _shares(priority, mine, heads, slots))
             for shard, mine in given.items()
             if (limit := sum(mine.values()))
         }
 
-    def _band(self, priority: int) -> _Band:
-        band = self._bands.pop(priority, None) or _Band()
+    def _band(self, priority: int) -> _PriorityClass:
+        band = self._bands.pop(priority, None) or _PriorityClass()
         self._bands[priority] = band  # the last in use comes last
         return band
 
@@ -429,35 +433,35 @@ def _bounded(weight: float) -> float:
     return min(max(weight, LIGHTEST), HEAVIEST)
 
 
-def _places(priority: int, rosters: Mapping[int, Roster]) -> dict[str, list[tuple[int, int]]]:
+def _places(priority: int, rosters: Mapping[int, QueueView]) -> dict[str, list[tuple[int, int]]]:
     """Where each key has work: since when and on which shard, that first where it has waited longest."""
     places: dict[str, list[tuple[int, int]]] = {}
-    for shard, roster in rosters.items():
-        for name, key in roster.keys(priority).items():
+    for shard, queue_view in rosters.items():
+        for name, key in queue_view.keys(priority).items():
             places.setdefault(name, []).append((key.since, shard))
     for found in places.values():
         found.sort()
     return places
 
 
-def _by_turns(band: _Band, heads: Mapping[str, Key], hands: int) -> dict[str, int]:
-    """How many of `hands` each key gets, in the order in which they first have their turn; if there are few, all of them."""
+def _by_turns(band: _PriorityClass, heads: Mapping[str, Key], slots: int) -> dict[str, int]:
+    """How many of `slots` each key gets, in the order in which they first have their turn; if there are few, all of them."""
     if len(heads) == 1:
-        return dict.fromkeys(heads, hands)
-    helping = band.next_helping(hands)
-    clock, tick = band.clock, helping / band.weight
+        return dict.fromkeys(heads, slots)
+    quantum = band.next_helping(slots)
+    clock, tick = band.clock, quantum / band.weight
     coming = [(start, heads[name].since, name) for name, start in band.passes.items()]
     heapq.heapify(coming)
     eligible: list[tuple[float, int, str]] = []
     counts: dict[str, int] = {}
-    for left in range(hands, 0, -helping):
+    for left in range(slots, 0, -quantum):
         if not eligible:
             clock = max(clock, coming[0][0])
         while coming and coming[0][0] <= clock + ROUNDING:
             start, since, name = heapq.heappop(coming)
-            heapq.heappush(eligible, (start + helping / heads[name].weight, since, name))
+            heapq.heappush(eligible, (start + quantum / heads[name].weight, since, name))
         turn = heapq.heappop(eligible)
-        counts[turn[2]] = counts.get(turn[2], 0) + min(helping, left)
+        counts[turn[2]] = counts.get(turn[2], 0) + min(quantum, left)
         heapq.heappush(coming, turn)
         clock += tick
     if len(heads) <= FEW:
@@ -466,15 +470,15 @@ def _by_turns(band: _Band, heads: Mapping[str, Key], hands: int) -> dict[str, in
     return counts
 
 
-def _shares(priority: int, given: Mapping[str, int], heads: Mapping[str, Key], hands: int) -> list[Share]:
+def _shares(priority: int, given: Mapping[str, int], heads: Mapping[str, Key], slots: int) -> list[Share]:
     """What each key was given; and if they are few, what they take of what others leave: a little each, then all of it."""
     shares = [Share(priority, name, steps, 0, heads[name].weight) for name, steps in given.items() if steps]
     if len(given) > 1 and len(heads) <= FEW:
-        little = -(-hands // len(given))
+        little = -(-slots // len(given))
         for name, steps in given.items():
             shares.append(Share(priority, name, little, steps, heads[name].weight))
         for name, steps in given.items():
-            shares.append(Share(priority, name, hands, steps + little, heads[name].weight))
+            shares.append(Share(priority, name, slots, steps + little, heads[name].weight))
     return shares
 
 

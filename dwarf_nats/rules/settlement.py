@@ -47,7 +47,7 @@ class FlowName:
 
 
 @dataclass(slots=True)
-class FlowFacts:
+class FlowContext:
     """What the steps of one flow share and a dispatch needs. Times in microseconds since the epoch."""
 
     shard: int
@@ -82,15 +82,15 @@ class FlowFacts:
         return f"{self.shard}-{self.flow_id}-{self.token}"
 
     @property
-    def shown(self) -> str:
+    def public_id(self) -> str:
         return f"{self.shard}-{self.flow_id}"
 
 
 @dataclass(slots=True)
-class StepInHand:
+class ClaimedStep:
     """A step claimed by this replica. `state` is its input; `changes` what earlier attempts contributed (S2)."""
 
-    flow: FlowFacts
+    flow: FlowContext
     step_id: int
     token: str
     node: str
@@ -141,14 +141,14 @@ class StepInHand:
         return f"{self.flow.shard}-{self.step_id}-{self.token}"
 
     @property
-    def shown(self) -> str:
+    def public_id(self) -> str:
         return f"{self.flow.shard}-{self.step_id}"
 
     @property
-    def about(self) -> dict[str, object]:
+    def log_fields(self) -> dict[str, object]:
         """Fields of a log line about it, token-free (T3)."""
         flow = self.flow
-        return {"flow_id": flow.shown, "step_id": self.shown, "workflow": flow.workflow, "task": self.url}
+        return {"flow_id": flow.public_id, "step_id": self.public_id, "workflow": flow.workflow, "task": self.url}
 
 
 @dataclass(slots=True)
@@ -208,7 +208,7 @@ class Settlement:
     waits for its child.
     """
 
-    step: StepInHand
+    step: ClaimedStep
     status: Status
     changes: State
     error: ErrorInfo | None = None
@@ -259,7 +259,7 @@ class Settlement:
 class NewFlow:
     """A flow to be created with its entry step (O1). Started at once if `start`; its step is then pending or running."""
 
-    facts: FlowFacts
+    facts: FlowContext
     state: State
     state_json: bytes
     step_id: int
@@ -285,7 +285,7 @@ NewIds = Callable[[], tuple[int, str]]
 """Gives the id and token of a step that is about to be born."""
 
 
-class Settled(dict[int, tuple[bool, int]]):
+class SettleResult(dict[int, tuple[bool, int]]):
     """Step id → (took effect on a living flow, time), of the settlements that were not fenced off (X1).
 
     `held`: the flows of these steps have breakpoints, so what follows them was born pending whatever was asked (O12).
@@ -296,6 +296,6 @@ class Settled(dict[int, tuple[bool, int]]):
     def __init__(self, applied: dict[int, tuple[bool, int]], held: frozenset[int] = frozenset()) -> None:
         super().__init__(applied)
         self.held = held
-        self.born: list[tuple[FlowFacts, NewStep]] = []
+        self.born: list[tuple[FlowContext, NewStep]] = []
         self.woken: list[tuple[int, int]] = []
         self.ended: list[tuple[Named, FlowEnd, int]] = []

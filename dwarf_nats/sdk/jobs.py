@@ -48,15 +48,15 @@ class Job:
     received: float = field(default_factory=lambda: asyncio.get_running_loop().time())
 
     @property
-    def shown(self) -> str:
+    def public_id(self) -> str:
         """The token-free id of the step."""
         return self.call.step_key.rpartition("-")[0]
 
     @property
-    def about(self) -> dict[str, object]:
+    def log_fields(self) -> dict[str, object]:
         """Fields of a log line about it, token-free (T3)."""
         flow = self.call.flow_key.rpartition("-")[0]
-        return {"flow_id": flow, "step_id": self.shown, "workflow": self.call.workflow, "task": self.handler.url}
+        return {"flow_id": flow, "step_id": self.public_id, "workflow": self.call.workflow, "task": self.handler.url}
 
 
 @dataclass(slots=True, frozen=True)
@@ -104,11 +104,11 @@ def _logged(url: str, function: TaskFunction, coroutine: bool) -> TaskFunction:
 
 def _log(url: str, error: BaseException) -> None:
     step = _step.get()
-    about = {"task": url, "step_id": step}
+    log_fields = {"task": url, "step_id": step}
     if isinstance(error, TaskError | DwarfError):
-        log.info("task %s, step %s: %s", url, step, without_tokens(text_of(error)), extra=about)
+        log.info("task %s, step %s: %s", url, step, without_tokens(text_of(error)), extra=log_fields)
     else:
-        log.error("task %s, step %s raised %s", url, step, type(error).__name__, exc_info=error, extra=about)
+        log.error("task %s, step %s raised %s", url, step, type(error).__name__, exc_info=error, extra=log_fields)
 
 
 class Jobs:
@@ -145,7 +145,7 @@ class Jobs:
     def take(self, job: Job) -> None:
         """Take a request in hand."""
         self._idle.clear()
-        self._by_step.setdefault(job.shown, []).append(job)
+        self._by_step.setdefault(job.public_id, []).append(job)
         self._waiting.append(job)
         self._wind(job)
         self._fill()
@@ -158,7 +158,7 @@ class Jobs:
         """Call off the executions of these steps. Saying so again does not disturb one that is tidying up."""
         for step in steps:
             for job in [job for job in self._by_step.get(step, ()) if not job.call.cancelled]:
-                log.info("step %s: cancelled", step, extra=job.about)
+                log.info("step %s: cancelled", step, extra=job.log_fields)
                 self._call_off(job, failed(CANCELLED, "the flow was cancelled while the task ran"))
 
     async def idle(self) -> None:
@@ -181,7 +181,7 @@ class Jobs:
             job.task = asyncio.get_running_loop().create_task(self._work(job))
 
     async def _work(self, job: Job) -> None:
-        _step.set(job.shown)
+        _step.set(job.public_id)
         job.begun = True
         try:
             try:
@@ -208,7 +208,7 @@ class Jobs:
         except BaseException as error:
             if ends_process(error) or closes_coroutine(error, running):
                 raise
-            log.exception("task %s, step %s: the worker failed", job.handler.url, job.shown, extra=job.about)
+            log.exception("task %s, step %s: the worker failed", job.handler.url, job.public_id, extra=job.log_fields)
             return failed(500, f"the worker failed: {named(error)}")
 
     async def _say(self, job: Job, answer: Answer) -> None:
@@ -218,7 +218,9 @@ class Jobs:
         try:
             await self._answer(job, answer)
         except Exception:
-            log.exception("task %s, step %s: its answer could not be sent", job.handler.url, job.shown, extra=job.about)
+            log.exception(
+                "task %s, step %s: its answer could not be sent", job.handler.url, job.public_id, extra=job.log_fields
+            )
 
     def _call_off(self, job: Job, answer: Answer) -> None:
         job.call.cancelled = True
@@ -236,11 +238,11 @@ class Jobs:
     def _forget(self, job: Job) -> None:
         if job.timer is not None:
             job.timer.cancel()
-        same = self._by_step.get(job.shown, [])
+        same = self._by_step.get(job.public_id, [])
         if job in same:
             same.remove(job)
         if not same:
-            self._by_step.pop(job.shown, None)
+            self._by_step.pop(job.public_id, None)
         if not self._by_step:
             self._idle.set()
 
@@ -265,5 +267,5 @@ class Jobs:
         self._wind(job)
 
     def _due_deadline(self, job: Job) -> None:
-        log.warning("task %s, step %s: not done by its deadline", job.handler.url, job.shown, extra=job.about)
+        log.warning("task %s, step %s: not done by its deadline", job.handler.url, job.public_id, extra=job.log_fields)
         self._call_off(job, failed(408, f"task {job.handler.url} was not done by its deadline"))

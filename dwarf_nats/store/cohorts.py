@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from dwarf_nats.errors import BadRequest, TooLarge
 from dwarf_nats.rules import fan_in
 from dwarf_nats.rules.decide import fail_or_handle
-from dwarf_nats.rules.settlement import FlowEnd, FlowFacts, NewIds, NewStep, Settled, Settlement, StepInHand
+from dwarf_nats.rules.settlement import ClaimedStep, FlowContext, FlowEnd, NewIds, NewStep, Settlement, SettleResult
 from dwarf_nats.store.lent import HELD
 from dwarf_nats.store.wishes import PROBLEMS, Effects, Many, Sql, StepInsert, Wish
 from dwarf_nats.workflow import lending
@@ -68,8 +68,8 @@ def no_ids() -> tuple[int, str]:
 class _Arrivals:
     """What one round adds to one cohort."""
 
-    flow: FlowFacts
-    last: StepInHand
+    flow: FlowContext
+    last: ClaimedStep
     count: int = 0
     failures: int = 0
     error: str | None = None
@@ -79,7 +79,7 @@ class _Arrivals:
 class _Rounds:
     cohorts: dict[int, _Arrivals] = field(default_factory=dict)
 
-    def add(self, flow: FlowFacts, step: StepInHand, spawn_id: int, error: str | None) -> None:
+    def add(self, flow: FlowContext, step: ClaimedStep, spawn_id: int, error: str | None) -> None:
         arrivals = self.cohorts.setdefault(spawn_id, _Arrivals(flow, step))
         arrivals.last = step
         arrivals.count += 1
@@ -88,7 +88,7 @@ class _Rounds:
             arrivals.error = arrivals.error or error
 
 
-def arrive(group: Sequence[Settlement], settled: Settled, new_step: NewIds, limits: Limits) -> Effects:
+def arrive(group: Sequence[Settlement], settled: SettleResult, new_step: NewIds, limits: Limits) -> Effects:
     """Count the arrivals of the group; the last of a cohort bears its fan-in, or passes its failure outward.
 
     All cohorts of a round are looked after together, however many: a statement for each kind of thing, not for each cohort.
@@ -103,7 +103,7 @@ def arrive(group: Sequence[Settlement], settled: Settled, new_step: NewIds, limi
 
 
 def _round(
-    cohorts: dict[int, _Arrivals], outward: _Rounds, settled: Settled, new_step: NewIds, limits: Limits
+    cohorts: dict[int, _Arrivals], outward: _Rounds, settled: SettleResult, new_step: NewIds, limits: Limits
 ) -> Effects:
     counts = [(one, cohorts[one].count, cohorts[one].failures, cohorts[one].error) for one in sorted(cohorts)]  # X10
     rows = yield Many(ARRIVE, counts)
@@ -152,7 +152,7 @@ def _members(spawn_ids: list[int], limits: Limits) -> Generator[Sql, list[Row], 
 def _converge(
     cohorts: Sequence[tuple[fan_in.Spawn, list[fan_in.Member], _Arrivals, tuple[int, str]]],
     outward: _Rounds,
-    settled: Settled,
+    settled: SettleResult,
     new_step: NewIds,
     limits: Limits,
 ) -> Effects:
@@ -178,7 +178,7 @@ def _converge(
     if inserts:
         yield inserts
     for arrivals, born, problem in failures:
-        step = StepInHand(
+        step = ClaimedStep(
             arrivals.flow, born.step_id, born.token, born.node, born.url, born.depth, 0, 1, born.state, {},
             spawn_id=born.spawn_id, ordinal=born.ordinal,
         )  # fmt: skip
@@ -200,7 +200,7 @@ def _merged(
 
 
 def _failed_fan_in(
-    step: StepInHand, born: NewStep, predecessor: int, outcome: Settlement, outward: _Rounds, settled: Settled
+    step: ClaimedStep, born: NewStep, predecessor: int, outcome: Settlement, outward: _Rounds, settled: SettleResult
 ) -> Effects:
     successor = outcome.successor
     row = StepInsert(
@@ -223,7 +223,7 @@ def _failed_fan_in(
         yield from _end(step.flow, outcome.end, row.error, settled)
 
 
-def _end(flow: FlowFacts, end: FlowEnd, error: str | None, settled: Settled) -> Effects:
+def _end(flow: FlowContext, end: FlowEnd, error: str | None, settled: SettleResult) -> Effects:
     rows = yield Sql(
         "update dwarf_flows set status = $2, final_state = $3, final_borrowed = $4, error = $5, updated_at = {now}"
         " where flow_id = $1 and status in ('running', 'interrupted') returning updated_at",

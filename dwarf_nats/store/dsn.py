@@ -20,7 +20,7 @@ from urllib.parse import unquote
 import asyncpg
 
 from dwarf_nats.errors import BadRequest
-from dwarf_nats.redact import shown
+from dwarf_nats.redact import redacted_url
 
 SCHEME = re.compile(r"(?:postgresql|postgres)(?:\+\w+)?", re.IGNORECASE)
 CONNECT_SECONDS = 10.0
@@ -58,7 +58,7 @@ _HOST = re.compile(r"(?:\[([^\]]*)\]|([^:\[\]]*))(?::(\d*))?")
 class Target:
     """Where a DSN leads, and how."""
 
-    shown: str
+    label: str
     """For messages: hosts and database, no user and no secret."""
     arguments: Mapping[str, Any]
     """For `asyncpg.connect`."""
@@ -140,7 +140,7 @@ def read(dsn: str) -> Target:
         arguments["server_settings"] = {"options": startup}
     arguments |= _tls(dsn, known)
     return Target(
-        shown=_shown(dsn, host, port, arguments["database"]),
+        label=_shown(dsn, host, port, arguments["database"]),
         arguments={argument: value for argument, value in arguments.items() if value is not None},
         settings=settings,
         timeout=_timeout(dsn, known["connect_timeout"]),
@@ -299,7 +299,7 @@ def _text(dsn: str, text: str) -> str:
 
 def _shown(dsn: str, hosts: list[str], ports: list[int], database: str | None) -> str:
     if not hosts:
-        return shown(dsn).rpartition("://")[2].partition("?")[0]
+        return redacted_url(dsn).rpartition("://")[2].partition("?")[0]
     places = ",".join(
         host if host.startswith("/") else f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         for host, port in zip(hosts, ports, strict=True)
@@ -308,4 +308,4 @@ def _shown(dsn: str, hosts: list[str], ports: list[int], database: str | None) -
 
 
 def _bad(dsn: str, what: str) -> BadRequest:
-    return BadRequest(f"the DSN {shown(dsn)} is not understood: {what}")
+    return BadRequest(f"the DSN {redacted_url(dsn)} is not understood: {what}")

@@ -11,7 +11,7 @@ from dwarf_nats.workflow.status import Status
 
 if TYPE_CHECKING:
     from dwarf_nats.rules.decide import Limits
-    from dwarf_nats.rules.settlement import NewIds, NewStep, Settled, Settlement
+    from dwarf_nats.rules.settlement import NewIds, NewStep, Settlement, SettleResult
 
 
 def has_effects(group: Sequence[Settlement]) -> bool:
@@ -28,7 +28,7 @@ def has_effects(group: Sequence[Settlement]) -> bool:
     )
 
 
-def effects(group: Sequence[Settlement], settled: Settled, new_step: NewIds, limits: Limits) -> Effects:
+def effects(group: Sequence[Settlement], settled: SettleResult, new_step: NewIds, limits: Limits) -> Effects:
     """What follows from settlements that were just written: branches and children are born, pauses reach the root, arrivals
     are counted, fan-ins resolved, waiting steps woken."""
     living = [one for one in group if settled.get(one.step.step_id, (False, 0))[0]]
@@ -49,7 +49,7 @@ def effects(group: Sequence[Settlement], settled: Settled, new_step: NewIds, lim
     yield from trees.wake_parents(living, settled)
 
 
-def hold(group: Sequence[Settlement], settled: Settled) -> None:
+def hold(group: Sequence[Settlement], settled: SettleResult) -> None:
     """What follows in a flow with breakpoints was born pending, so that its claim looks at them (O12)."""
     if not settled.held:
         return

@@ -3,7 +3,7 @@
 A pending, unparked step is *ripe* if it was due when its row was last written, else it *sleeps*. Both can be told from
 the row alone, `not_before` against `updated_at`, so partial indexes hold each apart: those of the ripe steps say who is
 next, that of the sleeping ones who wakes next. A step whose successor is born due is ripe at birth and costs nothing
-extra; one that slept is put in line (`ripen`) by one more write of its row once its time has come.
+extra; one that slept is put in line (`promote_due`) by one more write of its row once its time has come.
 
 Bands and keys are found by skipping: each probe of the index begins behind the last key found. Two indexes hold the
 ripe steps:
@@ -20,8 +20,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dwarf_nats.rules.planning import Ask, Lane, Page, Share
-from dwarf_nats.workflow.rows import Band
+from dwarf_nats.rules.planning import Ask, Page, QueueHead, Share
+from dwarf_nats.workflow.rows import PriorityBacklog
 
 if TYPE_CHECKING:
     import sqlite3
@@ -48,13 +48,13 @@ best as materialized (
 walk as (
   (select s.*, {counts} as n, 1 as probes from best b cross join lateral (
     select priority, fairness_key, url, not_before, fairness_weight from dwarf_steps
-    where {ripe} and ({lane}) >= (b.priority, case when b.priority = $2 then $3 else '' end{url})
-    order by {lane}, not_before, step_id limit 1) s)
+    where {ripe} and ({queue_head}) >= (b.priority, case when b.priority = $2 then $3 else '' end{url})
+    order by {queue_head}, not_before, step_id limit 1) s)
   union all
   select s.*, w.n + {counts}, w.probes + 1 from walk w cross join lateral (
     select priority, fairness_key, url, not_before, fairness_weight from dwarf_steps
-    where {ripe} and ({lane}) > ({walked})
-    order by {lane}, not_before, step_id limit 1) s
+    where {ripe} and ({queue_head}) > ({walked})
+    order by {queue_head}, not_before, step_id limit 1) s
   where w.n < $4 and w.probes < $4 + {shut_probes})
 select {now}, (select priority from best),
   (select not_before from dwarf_steps where {asleep} order by not_before limit 1),
@@ -62,11 +62,11 @@ select {now}, (select priority from best),
 from (select 1) one left join walk w on true
 """
 SURVEY = _SURVEY.format(
-    ripe=RIPE, asleep=ASLEEP, now=_NOW, counts="1", lane="priority, fairness_key", walked="w.priority, w.fairness_key",
+    ripe=RIPE, asleep=ASLEEP, now=_NOW, counts="1", queue_head="priority, fairness_key", walked="w.priority, w.fairness_key",
     url="", shut_probes=0,
 )  # fmt: skip
 SURVEY_PAST = _SURVEY.format(
-    ripe=RIPE, asleep=ASLEEP, now=_NOW, counts="(s.url <> all($5::text[]))::int", lane="priority, fairness_key, url",
+    ripe=RIPE, asleep=ASLEEP, now=_NOW, counts="(s.url <> all($5::text[]))::int", queue_head="priority, fairness_key, url",
     walked="w.priority, w.fairness_key, w.url", url=", case when b.priority = $2 then $6 else '' end",
     shut_probes=SHUT_PROBES,
 )  # fmt: skip
@@ -152,22 +152,22 @@ picked as materialized (
 """
 
 
-def survey_args(ask: Ask, shut: Collection[str]) -> tuple[str, tuple[Any, ...]]:
+def survey_args(ask: Ask, blocked_tasks: Collection[str]) -> tuple[str, tuple[Any, ...]]:
     """The statement that reads a page, and its parameters."""
     plain = (ask.floor, ask.band, ask.fairness_key, ask.limit)
-    return (SURVEY_PAST, (*plain, list(shut), ask.url)) if shut else (SURVEY, plain)
+    return (SURVEY_PAST, (*plain, list(blocked_tasks), ask.url)) if blocked_tasks else (SURVEY, plain)
 
 
-def page_of(rows: Sequence[Row], ask: Ask, shut: Collection[str]) -> Page:
+def page_of(rows: Sequence[Row], ask: Ask, blocked_tasks: Collection[str]) -> Page:
     """The page in the rows of a survey."""
-    now, best, wakes_at = rows[0][:3]
-    lanes = [Lane(*row[3:8]) for row in rows if row[3] is not None]
-    full = bool(lanes) and (rows[-1][8] >= ask.limit or rows[-1][9] >= ask.limit + _shut_probes(shut))
-    return Page(now, best, lanes, full, wakes_at)
+    now, best, next_due_at = rows[0][:3]
+    lanes = [QueueHead(*row[3:8]) for row in rows if row[3] is not None]
+    full = bool(lanes) and (rows[-1][8] >= ask.limit or rows[-1][9] >= ask.limit + _shut_probes(blocked_tasks))
+    return Page(now, best, lanes, full, next_due_at)
 
 
-def _shut_probes(shut: Collection[str]) -> int:
-    return SHUT_PROBES if shut else 0
+def _shut_probes(blocked_tasks: Collection[str]) -> int:
+    return SHUT_PROBES if blocked_tasks else 0
 
 
 def columns(shares: Sequence[Share]) -> tuple[list[int], list[str], list[int], list[int]]:
@@ -220,60 +220,62 @@ where {RIPE} and priority = ? and fairness_key = ? and url = ? and not_before <=
 """
 
 
-def survey(connection: sqlite3.Connection, now: int, ask: Ask, shut: Collection[str]) -> Page:
+def peek(connection: sqlite3.Connection, now: int, ask: Ask, blocked_tasks: Collection[str]) -> Page:
     """Read a page."""
-    best, wakes_at = connection.execute(f"select ({BEST}), ({WAKES})", (ask.floor,)).fetchone()
+    best, next_due_at = connection.execute(f"select ({BEST}), ({WAKES})", (ask.floor,)).fetchone()
     if best is None:
-        return Page(now, None, [], False, wakes_at)
+        return Page(now, None, [], False, next_due_at)
     start = (best, ask.fairness_key, ask.url) if best == ask.band else (best, "", "")
-    begin, following = (LANE_FROM, (LANE_TASK, LANE_KEY, LANE_BAND)) if shut else (KEY_FROM, (NEXT_KEY, NEXT_BAND))
+    begin, following = (
+        (LANE_FROM, (LANE_TASK, LANE_KEY, LANE_BAND)) if blocked_tasks else (KEY_FROM, (NEXT_KEY, NEXT_BAND))
+    )
     found = connection.execute(begin, start[: len(following)]).fetchone()
-    lanes: list[Lane] = []
+    lanes: list[QueueHead] = []
     counted = 0
     while found is not None:
-        lanes.append(Lane(*found))
-        counted += lanes[-1].url not in shut
-        if counted >= ask.limit or len(lanes) >= ask.limit + _shut_probes(shut):
-            return Page(now, best, lanes, True, wakes_at)
+        lanes.append(QueueHead(*found))
+        counted += lanes[-1].url not in blocked_tasks
+        if counted >= ask.limit or len(lanes) >= ask.limit + _shut_probes(blocked_tasks):
+            return Page(now, best, lanes, True, next_due_at)
         found = _next(connection, lanes[-1], following)
-    return Page(now, best, lanes, False, wakes_at)
+    return Page(now, best, lanes, False, next_due_at)
 
 
-def _next(connection: sqlite3.Connection, lane: Lane, following: Sequence[str]) -> Row | None:
+def _next(connection: sqlite3.Connection, queue_head: QueueHead, following: Sequence[str]) -> Row | None:
     for place, probe in enumerate(following):
-        found = connection.execute(probe, lane[: len(following) - place]).fetchone()
+        found = connection.execute(probe, queue_head[: len(following) - place]).fetchone()
         if found is not None:
             return found  # type: ignore[no-any-return]
     return None
 
 
-def depths(connection: sqlite3.Connection, now: int, bands: int, steps: int, keys: int) -> list[Band]:
+def depths(connection: sqlite3.Connection, now: int, bands: int, steps: int, keys: int) -> list[PriorityBacklog]:
     """The bands with due steps, as `DEPTHS` reads them."""
-    found: list[Band] = []
-    lane = connection.execute(NEXT_BAND, (0,)).fetchone()
-    while lane is not None and len(found) < bands:
-        priority, count, oldest = lane[0], 0, now
-        while lane is not None and count < keys:
-            count, oldest = count + 1, min(oldest, lane[3])
-            lane = connection.execute(NEXT_KEY, (priority, lane[1])).fetchone()
+    found: list[PriorityBacklog] = []
+    queue_head = connection.execute(NEXT_BAND, (0,)).fetchone()
+    while queue_head is not None and len(found) < bands:
+        priority, count, oldest = queue_head[0], 0, now
+        while queue_head is not None and count < keys:
+            count, oldest = count + 1, min(oldest, queue_head[3])
+            queue_head = connection.execute(NEXT_KEY, (priority, queue_head[1])).fetchone()
         number = connection.execute(BAND_STEPS, (priority, steps)).fetchone()[0]
-        found.append(Band(priority, number, count, now - oldest))
-        lane = connection.execute(NEXT_BAND, (priority,)).fetchone()
+        found.append(PriorityBacklog(priority, number, count, now - oldest))
+        queue_head = connection.execute(NEXT_BAND, (priority,)).fetchone()
     return found
 
 
 def pick(
-    connection: sqlite3.Connection, now: int, limit: int, shares: Sequence[Share], allowances: Mapping[str, int]
+    connection: sqlite3.Connection, now: int, limit: int, shares: Sequence[Share], task_budgets: Mapping[str, int]
 ) -> list[int]:
     """The steps to claim, best first."""
-    left = dict(allowances)
+    left = dict(task_budgets)
     picked: list[int] = []
     taken: set[int] = set()
     for share in shares:
         count = min(share.steps, limit - len(picked))
         if count <= 0:
             break
-        if allowances:
+        if task_budgets:
             picked += _merged(connection, now, share, count, left, taken)
         else:
             rows = connection.execute(KEY_STEPS, (share.priority, share.fairness_key, now, count, share.skip))
@@ -289,8 +291,8 @@ def _merged(
     task = connection.execute(NEXT_TASK, (share.priority, share.fairness_key, "")).fetchone()
     while task is not None:
         if left.get(task[0], 1) > 0:
-            lane = (share.priority, share.fairness_key, task[0], now, count + share.skip)
-            candidates += connection.execute(LANE_STEPS, lane)
+            queue_head = (share.priority, share.fairness_key, task[0], now, count + share.skip)
+            candidates += connection.execute(LANE_STEPS, queue_head)
         task = connection.execute(NEXT_TASK, (share.priority, share.fairness_key, task[0])).fetchone()
     picked: list[int] = []
     for _, step_id, url in sorted(candidates):

@@ -105,13 +105,13 @@ async def _with_postgres(dsn: str, *, upgrade: bool) -> str | None:
             if not upgrade or found == head():  # then the lock is not needed, whoever has it
                 return found
             await connection.rollback()
-            await _lock(raw, target.shown)
+            await _lock(raw, target.label)
             await connection.run_sync(_upgrade)
             await connection.commit()
             return await connection.run_sync(_revision)
     except (OSError, EOFError, SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError,
             CommandError) as error:  # fmt: skip
-        words = f"PostgreSQL at {target.shown} cannot be {'migrated' if upgrade else 'read'}: {_words(error)}"
+        words = f"PostgreSQL at {target.label} cannot be {'migrated' if upgrade else 'read'}: {_words(error)}"
         raise _grave_or_passing(words, error) from error
     finally:
         if raw is not None:

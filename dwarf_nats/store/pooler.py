@@ -35,7 +35,7 @@ async def check(target: Target, connection: Any) -> None:
         if "not allowed in statement" not in str(error):
             raise
     raise Unusable(
-        f"PostgreSQL at {target.shown} is behind a connection pooler in transaction mode, which keeps no session: set it to"
+        f"PostgreSQL at {target.label} is behind a connection pooler in transaction mode, which keeps no session: set it to"
         " session mode (PgBouncer: pool_mode = session), or connect to PostgreSQL directly"
     )
 

@@ -20,7 +20,7 @@ from dwarf_nats.errors import Unavailable
 from dwarf_nats.ports import DatabaseAway
 from dwarf_nats.rules.breakpoints import stored
 from dwarf_nats.rules.planning import Ask, Page, Share
-from dwarf_nats.rules.settlement import NewFlow, NewIds, Settled, Settlement
+from dwarf_nats.rules.settlement import NewFlow, NewIds, Settlement, SettleResult
 from dwarf_nats.store import graphs, line
 from dwarf_nats.store.breakers import PARKED
 from dwarf_nats.store.database import Row, Tx, postgres_sql
@@ -30,7 +30,7 @@ from dwarf_nats.store.faults import CONFLICTS, CONNECTION, Outages, of_postgres,
 from dwarf_nats.store.lease import lease_us
 from dwarf_nats.store.wishes import FlowInserts, Many, Sql, Wish
 from dwarf_nats.workflow import lending
-from dwarf_nats.workflow.rows import Band
+from dwarf_nats.workflow.rows import PriorityBacklog
 
 if TYPE_CHECKING:
     from dwarf_nats.rules.decide import Limits
@@ -235,7 +235,7 @@ class Postgres:
 
     def __init__(self, dsn: str, pool: int) -> None:
         self.target = read(dsn)
-        self.shown = f"PostgreSQL at {self.target.shown}"
+        self.label = f"PostgreSQL at {self.target.label}"
         self._size = pool
         self._pool: asyncpg.Pool | None = None
         self._hot: asyncpg.Connection | None = None
@@ -254,7 +254,7 @@ class Postgres:
         try:
             self._pool = await self._new_pool()
         except (*CONNECTION, asyncpg.PostgresError) as error:
-            raise DatabaseAway(f"PostgreSQL at {self.target.shown} does not answer: {one_line(error)}") from error
+            raise DatabaseAway(f"PostgreSQL at {self.target.label} does not answer: {one_line(error)}") from error
 
     def _new_pool(self) -> asyncpg.Pool:
         async def connect(*_: Any, **__: Any) -> Any:
@@ -359,12 +359,12 @@ class Postgres:
         rows = await self._run_hot(*((CREATE_KEYED, *args, *_key_args(group)) if keyed else (CREATE, *args)))
         return {int(row[0]): int(row[1]) for row in rows}
 
-    async def survey(self, ask: Ask, shut: Collection[str]) -> Page:
-        """Read a page of the line, `shut` tasks not counted (C4)."""
-        sql, args = line.survey_args(ask, shut)
-        return line.page_of(await self._run_hot(sql, *args), ask, shut)
+    async def peek(self, ask: Ask, blocked_tasks: Collection[str]) -> Page:
+        """Read a page of the line, `blocked_tasks` tasks not counted (C4)."""
+        sql, args = line.survey_args(ask, blocked_tasks)
+        return line.page_of(await self._run_hot(sql, *args), ask, blocked_tasks)
 
-    async def bands(self, bands: int, steps: int, keys: int) -> list[Band]:
+    async def bands(self, bands: int, steps: int, keys: int) -> list[PriorityBacklog]:
         """See `SqlStore.bands`. On a connection of the pool, so that no settlement waits for it."""
 
         async def work(tx: Tx) -> list[Row]:
@@ -372,19 +372,19 @@ class Postgres:
                 await tx.fetch(f"set local enable_{other} = off")
             return await tx.fetch(line.DEPTHS, bands, steps, keys)
 
-        return [Band(*row) for row in await self.transact(work, by_index=True)]
+        return [PriorityBacklog(*row) for row in await self.transact(work, by_index=True)]
 
-    async def ripen(self, limit: int) -> int:
+    async def promote_due(self, limit: int) -> int:
         """Put up to `limit` steps in line whose time has come; how many."""
         return len(await self._run_hot(line.RIPEN, limit))
 
     async def claim(
-        self, limit: int, replica_id: int, budget_ms: int, shares: Sequence[Share], allowances: Mapping[str, int]
+        self, limit: int, replica_id: int, budget_ms: int, shares: Sequence[Share], task_budgets: Mapping[str, int]
     ) -> list[Row]:
         """Claim up to `limit` due steps of these shares, best first (X1)."""
         args = (limit, replica_id, budget_ms, *line.columns(shares))
-        if allowances:
-            return await self._run_hot(CLAIM_PAST, *args, list(allowances), list(allowances.values()))
+        if task_budgets:
+            return await self._run_hot(CLAIM_PAST, *args, list(task_budgets), list(task_budgets.values()))
         return await self._run_hot(CLAIM, *args)
 
     async def claim_probe(self, url: str, replica_id: int, budget_ms: int) -> Row | None:
@@ -394,15 +394,15 @@ class Postgres:
 
     async def settle(
         self, group: Sequence[Settlement], replica_id: int, budget_ms: int, new_step: NewIds, limits: Limits
-    ) -> Settled:
-        """Write settlements and what follows from them (see `Settled`), in one transaction."""
+    ) -> SettleResult:
+        """Write settlements and what follows from them (see `SettleResult`), in one transaction."""
         args = _settle_args(group, replica_id, budget_ms)
         if not has_effects(group):
             settled = _settled(await self._run_hot(SETTLE, *args))
             hold(group, settled)
             return settled
 
-        async def work(connection: Any) -> Settled:
+        async def work(connection: Any) -> SettleResult:
             trips = 3
             async with connection.transaction():
                 settled = _settled(await connection.fetch(SETTLE, *args))
@@ -492,7 +492,7 @@ class Postgres:
         try:
             yield
         except asyncpg.PostgresError as error:
-            raise DatabaseAway(f"PostgreSQL at {self.target.shown} is away, try again: {one_line(error)}") from error
+            raise DatabaseAway(f"PostgreSQL at {self.target.label} is away, try again: {one_line(error)}") from error
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -503,7 +503,7 @@ class Postgres:
             self.outages.heard(error)
             raise
         except Exception as error:
-            known = of_postgres(error, self.target.shown)
+            known = of_postgres(error, self.target.label)
             if known is None:
                 raise
             self.outages.heard(known)
@@ -568,8 +568,8 @@ def _settle_args(group: Sequence[Settlement], replica_id: int, budget_ms: int) -
     )  # fmt: skip
 
 
-def _settled(rows: Sequence[Row]) -> Settled:
-    return Settled(
+def _settled(rows: Sequence[Row]) -> SettleResult:
+    return SettleResult(
         {int(row[0]): (bool(row[1]), int(row[2])) for row in rows}, frozenset(int(row[0]) for row in rows if row[3])
     )
 

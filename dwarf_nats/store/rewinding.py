@@ -10,19 +10,19 @@ from dwarf_nats.rules import rewinding, unmerged
 from dwarf_nats.store import cohorts
 from dwarf_nats.store.steering import (
     UNRUN,
-    below,
+    ancestors,
+    delete_trees,
+    descendants,
     due_of,
-    erase,
     lock_running,
     run_again,
     settle_pauses,
     tree,
-    upward,
     with_overrides,
 )
 from dwarf_nats.store.wishes import Sql
 from dwarf_nats.workflow.limits import UNLIMITED, Limits
-from dwarf_nats.workflow.rows import FlowRow, Steered, StepRow, step_row
+from dwarf_nats.workflow.rows import FlowRow, StepRow, TreeChange, step_row
 from dwarf_nats.workflow.state import State, decode_state
 from dwarf_nats.workflow.status import Status
 
@@ -45,14 +45,14 @@ async def restart_from(
     overrides: State,
     graph_of: GraphOf,
     limits: Limits = UNLIMITED,
-) -> Steered:
+) -> TreeChange:
     """Rewind a step in place, and the steps that waited for its flow up to the root (O13).
 
     Raises `Conflict` for a cancelled flow, and if the step or what it led to is not at rest; `TooLarge` if the state would be
     with the overrides. `graph_of` is asked for a fan-in whose input could not be merged.
     """
     flows = await tree(tx, root_id)
-    path = [flow.flow_id for flow in upward(flows, flow_id)]
+    path = [flow.flow_id for flow in ancestors(flows, flow_id)]
     await tx.fetch("select 1 from dwarf_steps where flow_id {in:$1} order by step_id {for_update}", path)
     flows = await tree(tx, root_id)
     by_flow = await _steps_of(tx, path)
@@ -67,7 +67,7 @@ async def restart_from(
     flows, doomed, running = await _locked(tx, root_id, path, levels, flows)
     _refuse_cancelled(flows, flow_id)
     if doomed:
-        await erase(tx, doomed)
+        await delete_trees(tx, doomed)
     for target, level in levels:
         await _write_rewound(tx, by_flow, target, level)
     if again is None:
@@ -85,11 +85,11 @@ async def restart_from(
     ended = [one for one in path if flows[one].status.terminal]
     changed = await run_again(tx, ended) if ended else []
     changed += await settle_pauses(tx, [flows[one] for one in path])
-    return Steered(changed, due_of(due), running)
+    return TreeChange(changed, due_of(due), running)
 
 
 def _refuse_cancelled(flows: dict[int, FlowRow], flow_id: int) -> None:
-    if any(flow.status is Status.CANCELLED for flow in upward(flows, flow_id)):
+    if any(flow.status is Status.CANCELLED for flow in ancestors(flows, flow_id)):
         raise Conflict("the flow is cancelled: restart it as a whole, or fork from the step")
 
 
@@ -166,7 +166,7 @@ async def _locked(
     running: list[tuple[int, str]] = []
     while True:
         tops = [flow.flow_id for flow in flows.values() if flow.surgraph_step_id in orphaned]
-        doomed = sorted({one for top in tops for one in below(flows, top)})
+        doomed = sorted({one for top in tops for one in descendants(flows, top)})
         if locked.issuperset(doomed):
             break
         # Whatever is committed while this waits may have called another flow: they are looked for once more.

@@ -23,7 +23,7 @@ from dwarf_nats.errors import Unavailable
 from dwarf_nats.ports import DatabaseAway, Unusable
 from dwarf_nats.rules.breakpoints import stored
 from dwarf_nats.rules.planning import Ask, Page, Share
-from dwarf_nats.rules.settlement import NewFlow, NewIds, Settled, Settlement
+from dwarf_nats.rules.settlement import NewFlow, NewIds, Settlement, SettleResult
 from dwarf_nats.store import graphs, line
 from dwarf_nats.store.database import Row, Tx, sqlite_sql
 from dwarf_nats.store.effects import effects, hold
@@ -31,7 +31,7 @@ from dwarf_nats.store.faults import Outages, needs_a_person, of_sqlite, primary_
 from dwarf_nats.store.lease import lease_us
 from dwarf_nats.store.wishes import FlowInserts, Many, Sql, StepInsert
 from dwarf_nats.workflow import lending
-from dwarf_nats.workflow.rows import Band
+from dwarf_nats.workflow.rows import PriorityBacklog
 
 if TYPE_CHECKING:
     from dwarf_nats.ports import Clock
@@ -97,7 +97,7 @@ class Sqlite:
 
     def __init__(self, path: str, clock: Clock) -> None:
         self.path = path
-        self.shown = f"the SQLite file {path}" if path else "the SQLite database in memory"
+        self.label = f"the SQLite file {path}" if path else "the SQLite database in memory"
         self._clock = clock
         self._thread: ThreadPoolExecutor | None = None
         self._turn = asyncio.Lock()
@@ -273,27 +273,27 @@ class Sqlite:
         )  # fmt: skip
         return True
 
-    async def survey(self, ask: Ask, shut: Collection[str]) -> Page:
-        """Read a page of the line, `shut` tasks not counted (C4)."""
-        return await self.call(lambda connection: line.survey(connection, self._clock.now(), ask, shut))
+    async def peek(self, ask: Ask, blocked_tasks: Collection[str]) -> Page:
+        """Read a page of the line, `blocked_tasks` tasks not counted (C4)."""
+        return await self.call(lambda connection: line.peek(connection, self._clock.now(), ask, blocked_tasks))
 
-    async def bands(self, bands: int, steps: int, keys: int) -> list[Band]:
+    async def bands(self, bands: int, steps: int, keys: int) -> list[PriorityBacklog]:
         """See `SqlStore.bands`."""
         return await self.call(lambda connection: line.depths(connection, self._clock.now(), bands, steps, keys))
 
-    async def ripen(self, limit: int) -> int:
+    async def promote_due(self, limit: int) -> int:
         """Put up to `limit` steps in line whose time has come; how many."""
         return await self._group(
             lambda connection: connection.execute(line.RIPEN_SQLITE, (self._instant, limit)).rowcount
         )
 
     async def claim(
-        self, limit: int, replica_id: int, budget_ms: int, shares: Sequence[Share], allowances: Mapping[str, int]
+        self, limit: int, replica_id: int, budget_ms: int, shares: Sequence[Share], task_budgets: Mapping[str, int]
     ) -> list[Row]:
         """Claim up to `limit` due steps of these shares, best first (X1)."""
         return await self._group(
             lambda connection: self._claimed(
-                connection, line.pick(connection, self._instant, limit, shares, allowances), replica_id, budget_ms
+                connection, line.pick(connection, self._instant, limit, shares, task_budgets), replica_id, budget_ms
             )
         )
 
@@ -324,12 +324,12 @@ class Sqlite:
 
     async def settle(
         self, group: Sequence[Settlement], replica_id: int, budget_ms: int, new_step: NewIds, limits: Limits
-    ) -> Settled:
-        """Write settlements and what follows from them (see `Settled`), in one transaction."""
+    ) -> SettleResult:
+        """Write settlements and what follows from them (see `SettleResult`), in one transaction."""
 
-        def work(connection: sqlite3.Connection) -> Settled:
+        def work(connection: sqlite3.Connection) -> SettleResult:
             now = self._instant
-            settled = Settled({})
+            settled = SettleResult({})
             held = set()
             for one in group:
                 done = self._settle(connection, one, now, replica_id, lease_us(one.step.flow, budget_ms))

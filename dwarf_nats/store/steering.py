@@ -17,7 +17,7 @@ from dwarf_nats.store import deployment
 from dwarf_nats.store.breakers import PARKED
 from dwarf_nats.workflow.lending import overridden
 from dwarf_nats.workflow.limits import UNLIMITED, Limits
-from dwarf_nats.workflow.rows import Due, FlowRow, Paused, Steered, StepRow, flow_row, step_row
+from dwarf_nats.workflow.rows import Due, FlowRow, Paused, StepRow, TreeChange, flow_row, step_row
 from dwarf_nats.workflow.state import State, decode_state, encode_state
 from dwarf_nats.workflow.status import Status
 
@@ -59,7 +59,7 @@ async def tree(tx: Tx, root_id: int) -> dict[int, FlowRow]:
     return {flow.flow_id: flow for flow in flows}
 
 
-def below(flows: dict[int, FlowRow], flow_id: int) -> list[int]:
+def descendants(flows: dict[int, FlowRow], flow_id: int) -> list[int]:
     """A flow and those it called, directly or not."""
     called: dict[int, list[int]] = {}
     for flow in flows.values():
@@ -71,7 +71,7 @@ def below(flows: dict[int, FlowRow], flow_id: int) -> list[int]:
     return found
 
 
-def upward(flows: dict[int, FlowRow], flow_id: int) -> list[FlowRow]:
+def ancestors(flows: dict[int, FlowRow], flow_id: int) -> list[FlowRow]:
     """A flow and those that wait for it, up to the root."""
     path = []
     at: int | None = flow_id
@@ -97,13 +97,13 @@ async def pauses(tx: Tx, flow_ids: Sequence[int], *, lock: bool = False) -> list
 
 async def resume(
     tx: Tx, flow_id: int, root_id: int, data: str | None, overrides: State | None, limits: Limits = UNLIMITED
-) -> Steered:
+) -> TreeChange:
     """Continue the oldest interrupt (with `data`) or breakpoint (with `overrides`) of the flow or of one it called (O11).
 
     Raises `Conflict` if there is none of that kind, `TooLarge` if the state would be with the overrides.
     """
     flows = await tree(tx, root_id)
-    found = await pauses(tx, below(flows, flow_id), lock=True)
+    found = await pauses(tx, descendants(flows, flow_id), lock=True)
     mine = [one for one in found if (one.payload is not None) == (data is not None)]
     if not mine:
         raise await _not_paused(tx, flow_id, bool(found), wanted_interrupt=data is not None)
@@ -124,8 +124,8 @@ async def resume(
             *with_overrides(paused.state, paused.borrowed, overrides or {}, limits),
             _unless(overrides or {}, paused.changes),
         )
-    changed = await settle_pauses(tx, upward(flows, paused.flow_id))
-    return Steered(changed, due_of(due))
+    changed = await settle_pauses(tx, ancestors(flows, paused.flow_id))
+    return TreeChange(changed, due_of(due))
 
 
 def _unless(overrides: State, changes: str) -> str:
@@ -191,7 +191,7 @@ async def break_before(tx: Tx, flow_id: int, root_id: int, task: str, *, enabled
     flows = await tree(tx, root_id)
     rows = await tx.fetch(
         "select flow_id, status, breakpoints from dwarf_flows where flow_id {in:$1} order by flow_id {for_update}",
-        below(flows, flow_id),
+        descendants(flows, flow_id),
     )
     for number, status, names in rows:
         if Status(status).terminal:
@@ -208,7 +208,7 @@ async def break_before(tx: Tx, flow_id: int, root_id: int, task: str, *, enabled
 # -- the end
 
 
-async def cancel(tx: Tx, flow_id: int, root_id: int, reason: str, final_state: FinalState) -> Steered:
+async def cancel(tx: Tx, flow_id: int, root_id: int, reason: str, final_state: FinalState) -> TreeChange:
     """→ cancelled, with every flow above and below it and their live steps; each gets a final state (O10).
 
     Raises `Conflict` if the flow is terminal.
@@ -221,12 +221,16 @@ async def cancel(tx: Tx, flow_id: int, root_id: int, reason: str, final_state: F
     raise await conflict(tx, flow_id, "cancelled", flow_sources(Status.CANCELLED))
 
 
-async def cancel_flows(tx: Tx, root_id: int, among: set[int] | None, reason: str, final_state: FinalState) -> Steered:
+async def cancel_flows(
+    tx: Tx, root_id: int, among: set[int] | None, reason: str, final_state: FinalState
+) -> TreeChange:
     """→ cancelled, the living flows of a tree, or those `among` them and what they called; each gets a final state."""
-    steered = Steered()
+    steered = TreeChange()
     while True:  # what committed while the locks were waited for may have left a successor or a child
         flows = await tree(tx, root_id)
-        wanted = set(flows) if among is None else {one for top in among if top in flows for one in below(flows, top)}
+        wanted = (
+            set(flows) if among is None else {one for top in among if top in flows for one in descendants(flows, top)}
+        )
         ids = [one for one in wanted if not flows[one].status.terminal]
         if not ids:
             break
@@ -276,7 +280,7 @@ async def remove(tx: Tx, root_ids: Sequence[int]) -> int:
     still = [int(row[0]) for row in rows]
     if still:
         await deployment.forget(tx, still)
-        await erase(tx, await _whole(tx, still))
+        await delete_trees(tx, await _whole(tx, still))
     return len(still)
 
 
@@ -288,7 +292,7 @@ async def _whole(tx: Tx, root_ids: Sequence[int]) -> list[int]:
     return [*root_ids, *(int(row[0]) for row in rows)]
 
 
-async def erase(tx: Tx, flow_ids: Sequence[int]) -> None:
+async def delete_trees(tx: Tx, flow_ids: Sequence[int]) -> None:
     await tx.fetch("delete from dwarf_steps where flow_id {in:$1}", list(flow_ids))
     await tx.fetch("delete from dwarf_flows where flow_id {in:$1}", list(flow_ids))
 
@@ -296,7 +300,7 @@ async def erase(tx: Tx, flow_ids: Sequence[int]) -> None:
 # -- running again
 
 
-async def restart(tx: Tx, flow_id: int, overrides: State, limits: Limits = UNLIMITED) -> Steered:
+async def restart(tx: Tx, flow_id: int, overrides: State, limits: Limits = UNLIMITED) -> TreeChange:
     """A stopped root flow runs again from its entry step, in place (O13).
 
     Raises `Conflict` if it is not stopped, `TooLarge` if the state would be with the overrides.
@@ -308,7 +312,7 @@ async def restart(tx: Tx, flow_id: int, overrides: State, limits: Limits = UNLIM
         raise await conflict(tx, flow_id, "restarted", restartable)
     called = [one for one in await _whole(tx, [flow_id]) if one != flow_id]
     if called:
-        await erase(tx, called)
+        await delete_trees(tx, called)
     entry = await tx.fetch(
         "select step_id, state, borrowed from dwarf_steps where flow_id = $1 and predecessor_id is null", flow_id
     )
@@ -317,10 +321,10 @@ async def restart(tx: Tx, flow_id: int, overrides: State, limits: Limits = UNLIM
     await tx.fetch("update dwarf_steps set created_at = {now} where step_id = $1", step_id)
     due = await tx.fetch(UNRUN, step_id, *with_overrides(state, borrowed, overrides, limits))
     changed = await run_again(tx, [flow_id], ", restarted_at = {now}, started_at = {now}")
-    return Steered(changed, due_of(due), running)
+    return TreeChange(changed, due_of(due), running)
 
 
-async def plant(tx: Tx, root: FlowRow, forked: Forked) -> Steered:
+async def insert_fork(tx: Tx, root: FlowRow, forked: Forked) -> TreeChange:
     """Insert the copy of a tree that has ended (O14). Raises `Conflict` if the original changed meanwhile."""
     rows = await tx.fetch(
         "select status, updated_at, {now} from dwarf_flows where flow_id = $1 {for_update}", root.flow_id
@@ -342,7 +346,7 @@ async def plant(tx: Tx, root: FlowRow, forked: Forked) -> Steered:
         f"update dwarf_steps set parked = {PARKED} where step_id {{in:$1}}",
         [step.step_id for step in pending if step.cohort_error is None],  # those ask no task
     )
-    return Steered(
+    return TreeChange(
         [flow for flow in forked.flows if flow.status is Status.RUNNING],
         [(step.step_id, step.priority, step.not_before) for step in pending],
     )

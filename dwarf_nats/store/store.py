@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from dwarf_nats.errors import BadRequest, Conflict, NotFound, Unavailable
 from dwarf_nats.ports import Unusable
-from dwarf_nats.redact import shown
+from dwarf_nats.redact import redacted_url
 from dwarf_nats.rules.planning import NO_ALLOWANCES, Ask, Page, Share
-from dwarf_nats.rules.settlement import NewIds, Settled
+from dwarf_nats.rules.settlement import NewIds, SettleResult
 from dwarf_nats.store import breakers, deployment, graphs, lent, line, listing, migrate, rewinding, steering, sweeping
 from dwarf_nats.store.breakers import PARKED
 from dwarf_nats.store.cohorts import no_ids
@@ -22,14 +22,14 @@ from dwarf_nats.workflow import lending
 from dwarf_nats.workflow.keys import Key
 from dwarf_nats.workflow.limits import UNLIMITED, Limits
 from dwarf_nats.workflow.rows import (
-    Band,
     Facts,
     FlowRow,
+    HeartbeatReply,
     Paused,
-    Pulse,
+    PriorityBacklog,
     Reservation,
-    Steered,
     StepRow,
+    TreeChange,
     flow_row,
     step_row,
 )
@@ -39,7 +39,7 @@ from dwarf_nats.workflow.status import Status
 if TYPE_CHECKING:
     from dwarf_nats.ports import Clock
     from dwarf_nats.rules.forking import Forked
-    from dwarf_nats.rules.settlement import NewFlow, NewIds, Settled, Settlement
+    from dwarf_nats.rules.settlement import NewFlow, NewIds, Settlement, SettleResult
     from dwarf_nats.store.database import Row, Tx
     from dwarf_nats.workflow.graph import Graph
     from dwarf_nats.workflow.options import Query
@@ -54,9 +54,9 @@ def open_database(dsn: str, pool: int, clock: Clock) -> Postgres | Sqlite:
     if scheme == "sqlite" and "://" in dsn:
         path = dsn.split("://", 1)[1]
         if "?" in path:
-            raise BadRequest(f"the DSN {shown(dsn)} is not understood: one of SQLite has no parameters")
+            raise BadRequest(f"the DSN {redacted_url(dsn)} is not understood: one of SQLite has no parameters")
         return Sqlite(path[1:] if path.startswith("/") else path, clock)
-    raise BadRequest(f"DSN {shown(dsn)!r} is not understood: use postgresql://user@host/name or sqlite:///path")
+    raise BadRequest(f"DSN {redacted_url(dsn)!r} is not understood: use postgresql://user@host/name or sqlite:///path")
 
 
 class SqlStore:
@@ -67,7 +67,7 @@ class SqlStore:
         self.dsn = dsn
         self.database = open_database(dsn, pool, clock)
         self.histories = Histories(self.database)
-        self.shown = self.database.shown
+        self.label = self.database.label
         """Which database this is, for messages."""
         self.replica_id = 0
         self.known = shard
@@ -82,7 +82,7 @@ class SqlStore:
         except Unavailable as error:
             self.database.why = str(error)  # for whoever asks meanwhile
             if not isinstance(error, Unusable) and needs_a_person(error):
-                raise Unusable(f"{self.shown} cannot be used: {one_line(root_of(error))}") from error
+                raise Unusable(f"{self.label} cannot be used: {one_line(root_of(error))}") from error
             raise
 
     async def _open(self, replica_name: str, *, migrated: bool) -> None:
@@ -101,19 +101,19 @@ class SqlStore:
         self.replica_id = (await self.database.next_ids("replica"))[0]
         if isinstance(self.database, Sqlite):  # the only replica there can be: the others are dead
             await self.database.fetch("delete from dwarf_replicas")
-        await self.beat(replica_name)
+        await self.heartbeat(replica_name)
         if isinstance(self.database, Sqlite):
             await self.database.opened()
 
     def _check_revision(self, revision: str | None) -> None:
         if migrate.is_later(revision):
             raise Unusable(
-                f"the schema of {self.shown} is at revision {revision}, of a later version than this one:"
+                f"the schema of {self.label} is at revision {revision}, of a later version than this one:"
                 " upgrade this replica"
             )
         if revision != migrate.head():
             raise Unavailable(
-                f"the schema of {self.shown} is at revision {revision}, this version needs {migrate.head()}:"
+                f"the schema of {self.label} is at revision {revision}, this version needs {migrate.head()}:"
                 " run dwarf-nats migrate"
             )
 
@@ -129,26 +129,26 @@ class SqlStore:
     async def create(self, group: Sequence[NewFlow], budget_ms: int) -> dict[int, int]:
         return await self.database.create(group, self.replica_id, budget_ms)
 
-    async def survey(self, ask: Ask, shut: Collection[str] = ()) -> Page:
-        return await self.database.survey(ask, shut)
+    async def peek(self, ask: Ask, blocked_tasks: Collection[str] = ()) -> Page:
+        return await self.database.peek(ask, blocked_tasks)
 
-    async def ripen(self, limit: int) -> int:
-        return await self.database.ripen(limit)
+    async def promote_due(self, limit: int) -> int:
+        return await self.database.promote_due(limit)
 
     async def claim(
         self,
         limit: int,
         budget_ms: int,
         shares: Sequence[Share] | None = None,
-        allowances: Mapping[str, int] = NO_ALLOWANCES,
+        task_budgets: Mapping[str, int] = NO_ALLOWANCES,
     ) -> list[Row]:
         if shares is None:
-            await self.ripen(limit)
-            page = await self.survey(Ask(limit=limit))
-            shares = [Share(lane.priority, lane.fairness_key, limit) for lane in page.lanes]
+            await self.promote_due(limit)
+            page = await self.peek(Ask(limit=limit))
+            shares = [Share(queue_head.priority, queue_head.fairness_key, limit) for queue_head in page.lanes]
         if not shares:
             return []
-        return await self.database.claim(limit, self.replica_id, budget_ms, shares, allowances)
+        return await self.database.claim(limit, self.replica_id, budget_ms, shares, task_budgets)
 
     async def settle(
         self,
@@ -156,7 +156,7 @@ class SqlStore:
         budget_ms: int,
         new_step: NewIds = no_ids,
         limits: Limits = UNLIMITED,
-    ) -> Settled:
+    ) -> SettleResult:
         return await self.database.settle(group, self.replica_id, budget_ms, new_step, limits)
 
     # -- what replicas agree on, and idempotency keys
@@ -307,14 +307,14 @@ class SqlStore:
     async def called(self, flow: FlowRow) -> list[FlowRow]:
         """The flow, and those it called, directly or not."""
         flows = await self.tree(flow.root_id)
-        return [flows[one] for one in steering.below(flows, flow.flow_id) if one in flows]
+        return [flows[one] for one in steering.descendants(flows, flow.flow_id) if one in flows]
 
     async def oldest_pause(self, flow: FlowRow) -> Paused | None:
         """The pause that the flow's outcome shows (O5)."""
 
         async def work(tx: Tx) -> Paused | None:
             flows = await steering.tree(tx, flow.root_id)
-            found = await steering.pauses(tx, steering.below(flows, flow.flow_id))
+            found = await steering.pauses(tx, steering.descendants(flows, flow.flow_id))
             if not found:
                 return None
             found[0].state = encode_state(await lent.whole(tx.fetch, found[0].state, found[0].borrowed)).decode()
@@ -389,14 +389,14 @@ class SqlStore:
 
         return await self.database.transact(work)
 
-    async def cancel(self, flow: FlowRow, reason: str, final_state: steering.FinalState) -> Steered:
+    async def cancel(self, flow: FlowRow, reason: str, final_state: steering.FinalState) -> TreeChange:
         return await self.database.transact(
             lambda tx: steering.cancel(tx, flow.flow_id, flow.root_id, reason, final_state)
         )
 
     async def resume(
         self, flow: FlowRow, data: str | None, overrides: State | None, limits: Limits = UNLIMITED
-    ) -> Steered:
+    ) -> TreeChange:
         return await self.database.transact(
             lambda tx: steering.resume(tx, flow.flow_id, flow.root_id, data, overrides, limits)
         )
@@ -406,7 +406,7 @@ class SqlStore:
             lambda tx: steering.break_before(tx, flow.flow_id, flow.root_id, task, enabled=enabled)
         )
 
-    async def restart(self, flow: FlowRow, overrides: State, limits: Limits = UNLIMITED) -> Steered:
+    async def restart(self, flow: FlowRow, overrides: State, limits: Limits = UNLIMITED) -> TreeChange:
         return await self.database.transact(lambda tx: steering.restart(tx, flow.flow_id, overrides, limits))
 
     async def restart_from(
@@ -416,13 +416,13 @@ class SqlStore:
         overrides: State,
         graph_of: Callable[[FlowRow], Graph],
         limits: Limits = UNLIMITED,
-    ) -> Steered:
+    ) -> TreeChange:
         return await self.database.transact(
             lambda tx: rewinding.restart_from(tx, step.step_id, flow.flow_id, flow.root_id, overrides, graph_of, limits)
         )
 
-    async def plant(self, root: FlowRow, forked: Forked) -> Steered:
-        return await self.database.transact(lambda tx: steering.plant(tx, root, forked))
+    async def insert_fork(self, root: FlowRow, forked: Forked) -> TreeChange:
+        return await self.database.transact(lambda tx: steering.insert_fork(tx, root, forked))
 
     async def latest_of_thread(self, thread_id: int) -> FlowRow | None:
         return await self.database.transact(lambda tx: steering.latest_of_thread(tx, thread_id))
@@ -436,7 +436,7 @@ class SqlStore:
         except deployment.OtherCount:
             return None
 
-    async def bury(self, step_ids: Sequence[int]) -> None:
+    async def close_stale_steps(self, step_ids: Sequence[int]) -> None:
         """Steps of terminal flows take their flow's status (X2)."""
         await self.database.fetch(
             "update dwarf_steps set status = (select f.status from dwarf_flows f where f.flow_id = dwarf_steps.flow_id),"
@@ -494,7 +494,7 @@ class SqlStore:
         others = {int(row[0]) for row in rows}
         return [step_id for step_id in step_ids if step_id not in others]
 
-    async def bands(self, bands: int, steps: int, keys: int) -> list[Band]:
+    async def bands(self, bands: int, steps: int, keys: int) -> list[PriorityBacklog]:
         """The best `bands` with due steps; of each at most so many steps and fairness keys are counted.
 
         It reads by index, so the cost is bounded by what it counts, however long the line is (C4).
@@ -534,23 +534,23 @@ class SqlStore:
 
     # -- upkeep
 
-    async def leads(self) -> bool:
+    async def is_leader(self) -> bool:
         """Whether this replica is the one that sweeps: the longest known of those that live."""
         if isinstance(self.database, Sqlite):
             return True
         rows = await self.database.fetch("select min(replica_id) from dwarf_replicas")
         return rows[0][0] is None or int(rows[0][0]) >= self.replica_id
 
-    async def wake_forlorn(self) -> Steered:
-        return await self.database.transact(sweeping.wake_forlorn)
+    async def resume_orphaned_parents(self) -> TreeChange:
+        return await self.database.transact(sweeping.resume_orphaned_parents)
 
-    async def end_unwanted(self, final_state: steering.FinalState) -> Steered:
-        return await self.database.transact(lambda tx: sweeping.end_unwanted(tx, final_state))
+    async def cancel_orphaned_children(self, final_state: steering.FinalState) -> TreeChange:
+        return await self.database.transact(lambda tx: sweeping.cancel_orphaned_children(tx, final_state))
 
     async def orphaned(self, age_ms: int) -> list[int]:
         return await self.database.transact(lambda tx: sweeping.orphaned(tx, age_ms))
 
-    async def beat(self, name: str) -> Pulse:
+    async def heartbeat(self, name: str) -> HeartbeatReply:
         """Renew this replica's row (B2), and look in passing whether there is work nobody told of (B1)."""
         rows = await self.database.fetch(
             "insert into dwarf_replicas (replica_id, name, seen_at, shards) values ($1, $2, {now}, $3)"
@@ -561,11 +561,11 @@ class SqlStore:
             name,
             self.known,
         )
-        held, ripe, wakes_at, now, shards = rows[0]
-        due = ripe if ripe is not None else wakes_at
-        return Pulse(bool(held), None if due is None else max(0, int(due) - int(now)), int(shards or 0))
+        held, ripe, next_due_at, now, shards = rows[0]
+        due = ripe if ripe is not None else next_due_at
+        return HeartbeatReply(bool(held), None if due is None else max(0, int(due) - int(now)), int(shards or 0))
 
-    async def recover(self, timeout_ms: int) -> int:
+    async def reclaim_expired_leases(self, timeout_ms: int) -> int:
         """Give back the steps of replicas that went silent, and those past their lease; how many (B2).
 
         A replica that stands still in the middle of a transaction holds rows: they are left for the next time.
@@ -581,7 +581,7 @@ class SqlStore:
         )
         return len(rows)
 
-    async def forget_replicas(self, timeout_ms: int) -> None:
+    async def delete_dead_replicas(self, timeout_ms: int) -> None:
         """Remove the rows of replicas that have been silent for ten times as long and hold nothing."""
         await self.database.fetch(
             "delete from dwarf_replicas where seen_at < {now} - $1 and replica_id not in"
@@ -589,19 +589,19 @@ class SqlStore:
             timeout_ms * 10_000,
         )
 
-    async def disown(self, in_hand: Sequence[int]) -> int:
+    async def release_unowned_leases(self, in_flight: Sequence[int]) -> int:
         """Give back what this replica holds in the database but not in its hands, after an outage (B6); how many."""
         rows = await self.database.fetch(
             f"update dwarf_steps set status = 'pending', parked = {PARKED}, claimed_by = null, lease_expires = null,"
             " updated_at = {now} where status = 'running' and claimed_by = $1 and not (step_id {in:$2}) returning step_id",
             self.replica_id,
-            list(in_hand),
+            list(in_flight),
         )
         return len(rows)
 
-    async def leave(self) -> None:
+    async def deregister(self) -> None:
         """Give back all this replica holds, and its row (B3)."""
-        await self.disown([])
+        await self.release_unowned_leases([])
         await self.database.fetch("delete from dwarf_replicas where replica_id = $1", self.replica_id)
 
     async def remove_completed(self, age_ms: int, limit: int) -> bool:
@@ -622,4 +622,4 @@ class SqlStore:
 
 def no_such(what: str, key: Key) -> NotFound:
     """A wrong token looks exactly like an id that does not exist."""
-    return NotFound(f"no {what} {key.shown}: check the key, or it was deleted")
+    return NotFound(f"no {what} {key.public_id}: check the key, or it was deleted")

@@ -12,7 +12,7 @@ from dwarf_nats.store import steering
 from dwarf_nats.store.lent import whole
 from dwarf_nats.store.trees import WAKE, end_of_child
 from dwarf_nats.workflow.answer import ErrorInfo
-from dwarf_nats.workflow.rows import Steered
+from dwarf_nats.workflow.rows import TreeChange
 from dwarf_nats.workflow.state import encode_state
 from dwarf_nats.workflow.status import Status
 
@@ -43,9 +43,9 @@ order by f.flow_id limit 1000
 """
 
 
-async def wake_forlorn(tx: Tx) -> Steered:
+async def resume_orphaned_parents(tx: Tx) -> TreeChange:
     """Steps that wait for a child that is gone or has ended run again, told so."""
-    steered = Steered()
+    steered = TreeChange()
     for step_id, status, final_state, borrowed, error in await tx.fetch(FORLORN):
         result: str | None = None
         words: str | None = "the sub-workflow is gone"
@@ -56,15 +56,15 @@ async def wake_forlorn(tx: Tx) -> Steered:
     return steered
 
 
-async def end_unwanted(tx: Tx, final_state: FinalState) -> Steered:
+async def cancel_orphaned_children(tx: Tx, final_state: FinalState) -> TreeChange:
     """Flows whose caller has ended are cancelled; those whose caller is gone are removed."""
-    steered = Steered()
+    steered = TreeChange()
     for flow_id, root_id, gone in await tx.fetch(UNWANTED):
         flows = await steering.tree(tx, root_id)
-        mine = steering.below(flows, flow_id)
+        mine = steering.descendants(flows, flow_id)
         if gone:
             steered.running += await steering.lock_running(tx, mine)
-            await steering.erase(tx, mine)
+            await steering.delete_trees(tx, mine)
         else:
             one = await steering.cancel_flows(tx, root_id, set(mine), "its caller has ended", final_state)
             steered.changed += one.changed

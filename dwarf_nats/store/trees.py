@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dwarf_nats.rules import breakpoints
-from dwarf_nats.rules.settlement import FlowEnd, FlowName, Settled, Settlement, StepInHand
+from dwarf_nats.rules.settlement import ClaimedStep, FlowEnd, FlowName, Settlement, SettleResult
 from dwarf_nats.store import graphs
 from dwarf_nats.store.breakers import PARKED
 from dwarf_nats.store.wishes import Effects, FlowInserts, Sql
@@ -61,7 +61,7 @@ returning updated_at
 """
 
 
-def forget(steps: Sequence[StepInHand]) -> Effects:
+def forget(steps: Sequence[ClaimedStep]) -> Effects:
     """What the steps were resumed with is forgotten, and the children they had are removed (X5)."""
     if not steps:
         return
@@ -74,7 +74,7 @@ def forget(steps: Sequence[StepInHand]) -> Effects:
             yield Sql("delete from dwarf_flows where flow_id {in:$1}", (gone,))
 
 
-def start_children(group: Sequence[Settlement], settled: Settled) -> Effects:
+def start_children(group: Sequence[Settlement], settled: SettleResult) -> Effects:
     """The steps are parked and their children born, at once (P1)."""
     if not group:
         return
@@ -93,7 +93,7 @@ def start_children(group: Sequence[Settlement], settled: Settled) -> Effects:
     yield FlowInserts(flows)
 
 
-def pause(group: Sequence[Settlement], settled: Settled) -> Effects:
+def pause(group: Sequence[Settlement], settled: SettleResult) -> Effects:
     """The flows of paused steps, and every flow that waits for them, are interrupted; the first pause wins (P2)."""
     for one in sorted(group, key=lambda one: (one.step.flow.root_id, one.step.step_id)):
         assert one.pause is not None
@@ -118,7 +118,7 @@ def pause(group: Sequence[Settlement], settled: Settled) -> Effects:
         yield Sql(STAND_LAST, (one.step.step_id, one.step.flow.root_id))
 
 
-def wake_parents(group: Sequence[Settlement], settled: Settled) -> Effects:
+def wake_parents(group: Sequence[Settlement], settled: SettleResult) -> Effects:
     """Steps whose child has ended run again, with its final state or its error (P1, X8)."""
     ended: list[tuple[Named, FlowEnd]] = [(one.step.flow, one.end) for one in group if one.end is not None]
     ended += [(flow, end) for flow, end, _ in settled.ended if end.status.terminal]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from dwarf_nats.workflow.status import Status
 
 if TYPE_CHECKING:
-    from dwarf_nats.rules.settlement import FlowFacts, NewFlow, NewStep
+    from dwarf_nats.rules.settlement import FlowContext, NewFlow, NewStep
     from dwarf_nats.store.database import Row
 
 
@@ -37,7 +37,7 @@ class Many:
 class StepInsert:
     """A row for `dwarf_steps`. `not_before`: absolute, or 0 with `delay_us` from now."""
 
-    flow: FlowFacts
+    flow: FlowContext
     step: NewStep
     predecessor_id: int
     status: Status = Status.PENDING

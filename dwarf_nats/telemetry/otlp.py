@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 from dwarf_nats import __version__
 from dwarf_nats.errors import BadRequest
-from dwarf_nats.redact import shown
+from dwarf_nats.redact import redacted_url
 from dwarf_nats.telemetry.catalogue import SCOPE
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def set_up(
     if not wanted or environment.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return None
     if url and (urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname):
-        raise BadRequest(f"--otlp {shown(url)!r} is no URL of a collector: use http://host:4318")
+        raise BadRequest(f"--otlp {redacted_url(url)!r} is no URL of a collector: use http://host:4318")
     if not _installed():
         if url:
             raise BadRequest(f"--otlp needs the OpenTelemetry SDK and its exporter: {INSTALL}")
@@ -125,7 +125,9 @@ def set_up(
             resource, f"{base}/v1/traces" if url else None, exporting.exporters
         )
     log.info(
-        "sending %s to %s", " and ".join(sorted(wanted)), shown(url) if url else "the collector of the environment"
+        "sending %s to %s",
+        " and ".join(sorted(wanted)),
+        redacted_url(url) if url else "the collector of the environment",
     )
     return exporting
 

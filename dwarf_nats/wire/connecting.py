@@ -22,7 +22,7 @@ from typing import Any, Protocol, TypedDict, TypeVar
 
 from dwarf_nats import __version__
 from dwarf_nats.errors import BadRequest, Unavailable
-from dwarf_nats.redact import scrubbed, shown
+from dwarf_nats.redact import redacted_url, scrubbed
 from dwarf_nats.summed import Repeats
 
 from .connection_errors import explained, for_good
@@ -144,9 +144,9 @@ class ConnectOptions:
         return parse_servers(self.url)
 
     @property
-    def shown(self) -> str:
+    def label(self) -> str:
         """The servers without user and password, for messages."""
-        parts = shown(self.url).split(",")
+        parts = redacted_url(self.url).split(",")
         return ",".join(one if "://" in one else f"nats://{one}" for one in parts)
 
     @property
@@ -224,7 +224,7 @@ class ConnectOptions:
     def _tls(self) -> ssl.SSLContext:
         """The TLS settings asked for. The server's certificate and its name are always checked."""
         if any(one.scheme == "ws" for one in self.servers):
-            raise BadRequest(f"TLS options do not go together with ws:// ({self.shown}): use wss://")
+            raise BadRequest(f"TLS options do not go together with ws:// ({self.label}): use wss://")
         if self.tls_key and not self.tls_cert:
             raise BadRequest("a TLS key without a certificate: give both, tls_cert and tls_key (--tls-cert, --tls-key)")
         try:
@@ -332,7 +332,7 @@ async def begin(
         raise _nobody(options, explained(error)) from None
     except Exception as error:
         # What nats-py does not take for a failed try is no matter of trying again: credentials that are none, say.
-        raise BadRequest(f"cannot connect to NATS at {options.shown}: {_unreadable(options, error)}") from None
+        raise BadRequest(f"cannot connect to NATS at {options.label}: {_unreadable(options, error)}") from None
     finally:
         await _given_up(connecting)
     if failed.done():
@@ -368,14 +368,14 @@ async def begin_patiently(attempt: Callable[[], Awaitable[T]], retry: bool) -> T
 def _nobody(options: ConnectOptions, reason: str) -> Unavailable:
     if options.tls_required and not options.tls_first and reason.startswith(_SILENCE):
         reason = f"{reason} ({_TLS_FIRST})"
-    return Unavailable(f"no NATS server answers at {options.shown}: {reason}; is a nats-server running there?")
+    return Unavailable(f"no NATS server answers at {options.label}: {reason}; is a nats-server running there?")
 
 
 def _refused(options: ConnectOptions, error: Exception) -> Unavailable:
     reason = explained(error)
     if isinstance(error, ssl.SSLError) or getattr(error, "for_good", False):
-        return Unavailable(f"no TLS with NATS at {options.shown}: {reason}", refused=True)
-    return Unavailable(f"NATS at {options.shown} refused the connection: {reason}", refused=True)
+        return Unavailable(f"no TLS with NATS at {options.label}: {reason}", refused=True)
+    return Unavailable(f"NATS at {options.label} refused the connection: {reason}", refused=True)
 
 
 def _unreadable(options: ConnectOptions, error: Exception) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
 
 from dwarf_nats.errors import BadRequest
-from dwarf_nats.redact import shown
+from dwarf_nats.redact import redacted_url
 
 SCHEMES = {"nats": 4222, "tls": 4222, "ws": 80, "wss": 443}
 """The schemes of a NATS URL and their ports."""
@@ -49,7 +49,7 @@ def parse_servers(urls: str) -> list[Server]:
         raise BadRequest("no NATS server named: give a URL such as nats://127.0.0.1:4222")
     sockets = {one.scheme in ("ws", "wss") for one in found}
     if len(sockets) > 1:
-        raise BadRequest(f"the NATS servers {shown(urls)} mix WebSocket URLs and others: use one kind")
+        raise BadRequest(f"the NATS servers {redacted_url(urls)} mix WebSocket URLs and others: use one kind")
     return found
 
 
@@ -59,14 +59,14 @@ def _parse(text: str, urls: str) -> Server:
         scheme, rest = "nats", text
     scheme = scheme.lower()
     if scheme not in SCHEMES or (not separator and "//" in text):
-        raise BadRequest(f"{shown(urls)!r} is no NATS URL: use nats://, tls://, ws:// or wss://; {_ESCAPE}")
+        raise BadRequest(f"{redacted_url(urls)!r} is no NATS URL: use nats://, tls://, ws:// or wss://; {_ESCAPE}")
     who, at, place = rest.rpartition("@")
     path = ""
     if "/" in place:
         place, _, path = place.partition("/")
     host, port = _host_and_port(place, urls)
     if (path and scheme in ("nats", "tls")) or set(place + path) & set("?#"):
-        raise BadRequest(f"{shown(urls)!r} is no NATS URL: nothing follows host and port; {_ESCAPE}")
+        raise BadRequest(f"{redacted_url(urls)!r} is no NATS URL: nothing follows host and port; {_ESCAPE}")
     known = f"{host}:{port or SCHEMES[scheme]}" if port or scheme in ("nats", "tls") else host
     return Server(f"{scheme}://{known}" + (f"/{path}" if path else ""), known, _identity(who) if at else Identity())
 
@@ -84,6 +84,6 @@ def _host_and_port(place: str, urls: str) -> tuple[str, int | None]:
         host = port = None
     if not host or any(character.isspace() for character in place) or port == 0:
         raise BadRequest(
-            f"{shown(urls)!r} is no NATS URL: host and port are not of the form nats://host:4222; {_ESCAPE}"
+            f"{redacted_url(urls)!r} is no NATS URL: host and port are not of the form nats://host:4222; {_ESCAPE}"
         )
     return (f"[{host}]" if ":" in host else host), port

@@ -31,7 +31,7 @@ class Key(NamedTuple):
     token: str
 
     @property
-    def shown(self) -> str:
+    def public_id(self) -> str:
         """The token-free id, `1-42`."""
         return f"{self.shard}-{self.id}"
 

@@ -10,7 +10,7 @@ from dwarf_nats.workflow.status import Status
 
 
 @dataclass(slots=True, frozen=True)
-class Pulse:
+class HeartbeatReply:
     """What a replica learns while it renews its row: what a signal would have told it, had it come (B1).
 
     `held`: whether there are tasks whose steps are held, or steps that are. `due_in`: microseconds until a pending step is due,
@@ -150,7 +150,7 @@ Due = tuple[int, int, int]
 
 
 @dataclass(slots=True)
-class Steered:
+class TreeChange:
     """What an operation came to. `changed`: flows whose status is another, as they are now. `due`: steps that became pending.
     `running`: id and token of steps that ran and are not wanted any more."""
 
@@ -172,7 +172,7 @@ class Paused:
 
 
 @dataclass(slots=True, frozen=True)
-class Band:
+class PriorityBacklog:
     """The due steps of one priority, counted up to a limit. `oldest_us`: for how long the oldest has been due."""
 
     priority: int

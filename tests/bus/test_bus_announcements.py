@@ -142,7 +142,7 @@ async def test_a_malformed_signal_is_counted_and_dropped(connection: Connection,
         await other.publish(f"p2.peer.{subject}", body)
     await other.publish("p2.peer.trip_breaker", b'{"task":"charge"}', headers={"Dwarf-Origin": "they"})
     assert await asyncio.wait_for(ear.heard.get(), 10) == ("trip", "charge")
-    assert listener.tally.malformed.total() == 3
+    assert listener.counters.malformed.total() == 3
 
 
 @pytest.mark.parametrize("size", [12_345])

@@ -80,7 +80,7 @@ class Office:
 
     def end(self, call: Call, error: Exception) -> None:
         assert isinstance(error, WorkerLost)
-        self.lost[call.shown] = error
+        self.lost[call.public_id] = error
         self.answer(call)
 
     # what the test does
@@ -443,7 +443,7 @@ async def test_a_roll_over_max_payload_is_called_in_parts_that_fit(office: Offic
     office.limit = 150
     asked = await in_parts(office, "1-50")
     assert [step for one in asked for step in one.steps] == steps
-    assert sorted(step for one in asked for step in one.cancel) == sorted(call.shown for call in cancels)
+    assert sorted(step for one in asked for step in one.cancel) == sorted(call.public_id for call in cancels)
     assert all(one.size <= office.limit for one in asked)
     assert len(asked) > 8
     assert office.lost == {}

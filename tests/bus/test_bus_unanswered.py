@@ -13,7 +13,7 @@ from stub_engine import KEY, StubEngine
 from dwarf_nats.bus.connection import Connection
 from dwarf_nats.bus.service import Service
 from dwarf_nats.errors import Unavailable
-from dwarf_nats.telemetry.tally import Tally
+from dwarf_nats.telemetry.counters import Counters
 from dwarf_nats.wire.subjects import Subjects
 from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.options import FlowOptions, Query
@@ -124,8 +124,8 @@ async def test_a_flood_is_carried_out_in_order_and_without_a_line_each(
     serving: Serving, engine: SlowEngine, other: Connection, prefix: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Far more than are carried out at once: none is lost, none overtakes another."""
-    tally = Tally()
-    await serving(max_requests=8, tally=tally)
+    counters = Counters()
+    await serving(max_requests=8, counters=counters)
     await publish(other, f"{prefix}.flow.create_task", 5_000)
     engine.gate.set()
     await engine.begun(5_000)
@@ -133,19 +133,19 @@ async def test_a_flood_is_carried_out_in_order_and_without_a_line_each(
     assert engine.most <= 4  # half: requests that have a reply subject need the others
     assert all(start for *_, start in engine.asked)
     assert not caplog.messages
-    assert not tally.lost_requests
+    assert not counters.lost_requests
 
 
 async def test_what_is_beyond_the_bytes_is_counted_and_logged_once(
     serving: Serving, engine: SlowEngine, other: Connection, prefix: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    tally = Tally()
-    service = await serving(max_requests=2, max_queued_bytes=10 * 600, tally=tally)
+    counters = Counters()
+    service = await serving(max_requests=2, max_queued_bytes=10 * 600, counters=counters)
     await publish(other, f"{prefix}.flow.create_task", 1_000)
     await settled(other, prefix)
-    lost = tally.lost_requests[("flow.create_task",)]
+    lost = counters.lost_requests[("flow.create_task",)]
     assert 980 <= lost < 1_000
-    assert tally.refused[("flow.create_task", "429")] == lost
+    assert counters.refused[("flow.create_task", "429")] == lost
     assert len(caplog.messages) == 1
     assert "max_queued_bytes" in caplog.messages[0]
     (stats,) = [one for one in service.stats()["endpoints"] if one["name"] == "flow-create_task"]
@@ -212,13 +212,13 @@ async def test_a_run_without_a_reply_subject_does_not_wait(
 async def test_refusals_nobody_hears_are_summed_up(
     serving: Serving, other: Connection, prefix: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    tally = Tally()
-    service = await serving(tally=tally)
+    counters = Counters()
+    service = await serving(counters=counters)
     for number in range(500):
         await other.publish(f"{prefix}.flow.create", b'{"n%d":' % number)
     await settled(other, prefix)
     async with asyncio.timeout(SOON):
-        while tally.refused[("flow.create", "400")] < 500:
+        while counters.refused[("flow.create", "400")] < 500:
             await asyncio.sleep(0)
     assert len(caplog.messages) == 1
     service._summed.flush()
@@ -243,12 +243,12 @@ async def test_a_drain_carries_out_what_waits(
 async def test_a_drain_that_ends_before_says_how_many_were_lost(
     serving: Serving, engine: SlowEngine, other: Connection, prefix: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    tally = Tally()
-    service = await serving(max_requests=2, tally=tally)
+    counters = Counters()
+    service = await serving(max_requests=2, counters=counters)
     await publish(other, f"{prefix}.flow.create_task", 200)
     await settled(other, prefix)
     await service.drain(0)
-    assert tally.lost_requests[("flow.create_task",)] == 199
+    assert counters.lost_requests[("flow.create_task",)] == 199
     (line,) = [one for one in caplog.messages if "stopping after" in one]
     assert "199 requests without a reply subject were lost, and 1 may not have been carried out" in line
     assert len(caplog.messages) <= 4
@@ -280,8 +280,8 @@ async def test_they_outlast_a_database_that_is_away(
     serving: Serving, engine: SlowEngine, other: Connection, prefix: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Nobody else could try again: they wait for it, and keep their order."""
-    tally = Tally()
-    await serving(max_requests=8, tally=tally)
+    counters = Counters()
+    await serving(max_requests=8, counters=counters)
     engine.away = Unavailable("the database is away")
     await publish(other, f"{prefix}.flow.create_task", 100)
     await tried(engine, 9)
@@ -289,7 +289,7 @@ async def test_they_outlast_a_database_that_is_away(
     engine.gate.set()
     await engine.begun(100)
     assert engine.names == [f"t{number}" for number in range(100)]
-    assert not tally.lost_requests
+    assert not counters.lost_requests
     assert not caplog.messages
 
 
@@ -298,8 +298,8 @@ async def test_what_must_not_be_repeated_or_need_not_be_is_lost_and_counted(
     serving: Serving, engine: SlowEngine, other: Connection, prefix: str, why: str
 ) -> None:
     """One that may have been carried out would be done twice; one whose graph is away must not hold up the others."""
-    tally = Tally()
-    await serving(max_requests=2, tally=tally)
+    counters = Counters()
+    await serving(max_requests=2, counters=counters)
     engine.away = Unavailable("away")
     engine.away.undecided = why == "undecided"
     engine.databases_away = why == "undecided"
@@ -307,14 +307,14 @@ async def test_what_must_not_be_repeated_or_need_not_be_is_lost_and_counted(
     await tried(engine, 1 if engine.away.undecided else 2)
     await settled(other, prefix)
     async with asyncio.timeout(SOON):
-        while not tally.lost_requests:
+        while not counters.lost_requests:
             await asyncio.sleep(0)
     engine.away = None
     engine.gate.set()
     await publish(other, f"{prefix}.flow.create_task", 1, first=7)
     await engine.begun(1)
     assert engine.names == ["t7"]
-    assert tally.lost_requests[("flow.create_task",)] == 1
+    assert counters.lost_requests[("flow.create_task",)] == 1
 
 
 async def test_one_with_an_idempotency_key_is_always_tried_again(

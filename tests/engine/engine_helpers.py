@@ -233,7 +233,7 @@ def flow_id(key: str) -> str:
 async def crash(engine: Engine) -> None:
     """The end of a replica that nobody announced: nothing is written any more, nothing is given back."""
     shard = shard_of(engine)
-    await engine._refiller.close()
+    await engine._fetcher.close()
     jobs = [*shard._jobs, *shard._running.values()]
     for job in jobs:
         job.cancel()

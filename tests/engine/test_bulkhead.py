@@ -15,7 +15,7 @@ from engine_helpers import SOON, Gate, line, quiet, until_rows
 from dwarf_nats.clock import ManualClock
 from dwarf_nats.embedding import open_engine
 from dwarf_nats.engine import Engine
-from dwarf_nats.engine.hands import Hands, Ration
+from dwarf_nats.engine.slots import Ration, WorkerSlots
 from dwarf_nats.settings import EngineSettings
 from dwarf_nats.testing import TaskProxy
 from dwarf_nats.workflow.options import FlowOptions
@@ -236,13 +236,13 @@ async def test_a_hanging_task_that_had_every_slot_leaves_the_others_their_quarte
         await flows(engine, "hangs", 3, 1)
         await quiet(engine)
         assert tasks.running["hangs"] == workers
-        assert engine._hands.hanging == "hangs"
+        assert engine._slots.hanging == "hangs"
         tasks.gates["hangs"].set()
         for shard in (1, 2):
             await until_rows(
                 engine, [(0,)], "select count(*) from dwarf_steps where status in ('pending', 'running')", shard=shard
             )
-        assert (engine._hands.count, engine._hands.hanging) == (0, "")
+        assert (engine._slots.count, engine._slots.hanging) == (0, "")
 
 
 async def test_an_engine_whose_only_task_hangs_does_not_look_again_and_again() -> None:
@@ -255,13 +255,13 @@ async def test_an_engine_whose_only_task_hangs_does_not_look_again_and_again() -
         await quiet(engine)
         looks: list[Any] = []
         store = engine._shards[1].store
-        survey = store.survey
+        peek = store.peek
 
         async def counted(*args: Any) -> Any:
             looks.append(args)
-            return await survey(*args)
+            return await peek(*args)
 
-        store.survey = counted  # type: ignore[method-assign]
+        store.peek = counted  # type: ignore[method-assign]
         for _ in range(5):
             await quiet(engine)
         assert len(looks) <= 1
@@ -284,7 +284,7 @@ async def test_one_worker_serves_everybody_in_turn(dsn: str) -> None:
 
 @pytest.mark.parametrize(("workers", "share"), [(1, 1), (2, 1), (3, 2), (4, 3), (5, 3), (16, 12), (1024, 768)])
 def test_the_share_leaves_a_slot_where_there_are_two(workers: int, share: int) -> None:
-    assert Hands(EngineSettings(workers=workers)).share == share
+    assert WorkerSlots(EngineSettings(workers=workers)).share == share
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3, 4, 5, 7, 8, 16, 100])
@@ -293,25 +293,25 @@ def test_no_claim_brings_a_task_beyond_its_share(workers: int) -> None:
     for first in range(workers + 1):
         for second in range(0, workers + 1 - first, max(1, workers // 8)):
             for reserved in range(0, workers + 1 - first - second, max(1, workers // 4)):
-                hands = Hands(EngineSettings(workers=workers))
+                slots = WorkerSlots(EngineSettings(workers=workers))
                 for url, number in (("a", first), ("b", second)):
                     for _ in range(number):
-                        hands.take(url)
-                hands.reserve(reserved)
-                ration = hands.ration(hands.room)
-                assert ration.limit <= hands.room
+                        slots.take(url)
+                slots.reserve(reserved)
+                ration = slots.ration(slots.room)
+                assert ration.limit <= slots.room
                 for url, held in (("a", first), ("b", second), ("new", 0)):
                     if url == ration.url:  # what is under way counts as its own
-                        assert ration.left == max(0, hands.share - held - reserved)
-                    elif held <= hands.share:
-                        assert held + ration.limit <= hands.share
-                assert ration.limit > 0 or hands.room == 0
+                        assert ration.left == max(0, slots.share - held - reserved)
+                    elif held <= slots.share:
+                        assert held + ration.limit <= slots.share
+                assert ration.limit > 0 or slots.room == 0
 
 
 def test_slots_are_counted_for_the_step_that_follows() -> None:
-    hands = Hands(EngineSettings(workers=4))
-    hands.take("a")
-    hands.pass_on("a", "b")
-    assert (hands.held_by("a"), hands.held_by("b"), hands.count) == (0, 1, 1)
-    hands.release("b")
-    assert hands.ration(4) == Ration(3)
+    slots = WorkerSlots(EngineSettings(workers=4))
+    slots.take("a")
+    slots.pass_on("a", "b")
+    assert (slots.held_by("a"), slots.held_by("b"), slots.count) == (0, 1, 1)
+    slots.release("b")
+    assert slots.ration(4) == Ration(3)

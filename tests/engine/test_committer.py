@@ -13,12 +13,12 @@ from dwarf_nats.clock import SystemClock
 from dwarf_nats.engine.committer import Committer
 from dwarf_nats.errors import Internal, Unavailable
 from dwarf_nats.ports import StatementRefused
-from dwarf_nats.rules.settlement import NewFlow, Settlement, StepInHand
+from dwarf_nats.rules.settlement import ClaimedStep, NewFlow, Settlement
 from dwarf_nats.settings import EngineSettings
 from dwarf_nats.store.store import SqlStore
 from dwarf_nats.workflow.answer import ErrorInfo
 from dwarf_nats.workflow.state import Raw
-from tests.store.store_helpers import BUDGET, ended, flow_status, in_hand, look, new_flow, step_status, went_on
+from tests.store.store_helpers import BUDGET, ended, flow_status, in_flight, look, new_flow, step_status, went_on
 
 REFUSALS = {
     "sqlite": """
@@ -118,9 +118,9 @@ async def store(dsn: str) -> AsyncIterator[Flaky]:
     await opened.close()
 
 
-async def claimed(store: Flaky, count: int, state: dict[str, Any] | None = None) -> list[StepInHand]:
+async def claimed(store: Flaky, count: int, state: dict[str, Any] | None = None) -> list[ClaimedStep]:
     await store.create([new_flow(state) for _ in range(count)], BUDGET)
-    steps = [in_hand(row) for row in await store.claim(count, BUDGET)]
+    steps = [in_flight(row) for row in await store.claim(count, BUDGET)]
     assert len(steps) == count
     store.groups.clear()
     return steps
@@ -139,8 +139,8 @@ async def test_what_arrives_during_a_commit_shares_the_next(store: Flaky) -> Non
 async def test_of_two_results_of_one_step_the_stale_one_is_fenced_though_they_come_together(store: Flaky) -> None:
     """X1: the step was given back and claimed again here, and both executions have ended. It goes on once."""
     (stale,) = await claimed(store, 1)
-    await store.disown([])
-    again = in_hand((await store.claim(1, BUDGET))[0])
+    await store.release_unowned_leases([])
+    again = in_flight((await store.claim(1, BUDGET))[0])
     desk = Desk(store)
     late, valid = went_on(stale, {"by": "the first"}), went_on(again, {"by": "the second"})
     await desk.settle(late, valid)

@@ -145,7 +145,7 @@ async def test_what_the_database_refuses_for_a_while_is_written_later(
                     await asyncio.sleep(0)
             with pytest.raises(Unavailable, match="try again"):
                 await engine.create("line", {"n": 1}, start=True)
-            assert len(engine._shards[1].in_hand) == 1
+            assert len(engine._shards[1].in_flight) == 1
         outcome = await _when_back(lambda: engine.await_(flow, SOON))
         assert (outcome.status, outcome.state, gate.entered) == ("completed", {"n": 7}, 1)
         assert (await _when_back(lambda: engine.run("line", {"n": 1}, timeout=SOON))).state == {"n": 4}
@@ -263,7 +263,7 @@ async def test_a_defect_while_claiming_is_told_once_and_not_with_every_try(
 ) -> None:
     """A statement that is wrong for a reason of ours neither spins nor floods the log; nothing is lost by it."""
     store = engine._shards[1].store
-    survey = store.survey
+    peek = store.peek
     tries = 0
 
     async def wrong(*_: Any, **__: Any) -> Any:
@@ -271,7 +271,7 @@ async def test_a_defect_while_claiming_is_told_once_and_not_with_every_try(
         tries += 1
         raise KeyError("a column that is not there")
 
-    monkeypatch.setattr(store, "survey", wrong)
+    monkeypatch.setattr(store, "peek", wrong)
     gate = Gate({"n": 1})
     proxy.handle_graph(line("gated", "gate"))
     proxy.handle_task("gate", gate)
@@ -282,7 +282,7 @@ async def test_a_defect_while_claiming_is_told_once_and_not_with_every_try(
             while tries < 3:
                 await asyncio.sleep(0)
     assert sum("a defect while claiming" in message for message in caplog.messages) == 1
-    monkeypatch.setattr(store, "survey", survey)
+    monkeypatch.setattr(store, "peek", peek)
     await gate.began()
     gate.open()
     assert (await engine.await_(flow, SOON)).status == "completed"

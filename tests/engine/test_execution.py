@@ -14,7 +14,7 @@ from engine_helpers import SOON, Gate, Remembered, flow_id, line, shard_of
 from dwarf_nats.clock import ManualClock
 from dwarf_nats.embedding import open_engine
 from dwarf_nats.engine import Engine
-from dwarf_nats.engine.hands import Hands
+from dwarf_nats.engine.slots import WorkerSlots
 from dwarf_nats.errors import BadRequest, TooLarge
 from dwarf_nats.ports import BusAway, WorkerLost
 from dwarf_nats.settings import EngineSettings
@@ -86,7 +86,7 @@ async def test_what_cannot_be_an_answer_fails_that_step_only(engine: Engine, pro
     assert found == code
     assert re.search(words, message), message
     assert (good.status, good.state) == (Status.COMPLETED, {"n": 4})
-    assert engine._hands.count == 0
+    assert engine._slots.count == 0
 
 
 async def test_an_unknown_task_fails_the_step(engine: Engine) -> None:
@@ -441,14 +441,14 @@ async def test_no_more_steps_are_in_hand_than_there_are_workers() -> None:
 
 
 def test_hands_know_when_they_are_free_and_empty() -> None:
-    hands = Hands(EngineSettings(workers=2))
-    assert (hands.room, hands.free.is_set(), hands.empty.is_set()) == (2, True, True)
-    hands.take()
-    hands.take()
-    assert (hands.room, hands.free.is_set(), hands.empty.is_set()) == (0, False, False)
-    hands.release()
-    hands.release()
-    assert (hands.room, hands.free.is_set(), hands.empty.is_set()) == (2, True, True)
+    slots = WorkerSlots(EngineSettings(workers=2))
+    assert (slots.room, slots.free.is_set(), slots.empty.is_set()) == (2, True, True)
+    slots.take()
+    slots.take()
+    assert (slots.room, slots.free.is_set(), slots.empty.is_set()) == (0, False, False)
+    slots.release()
+    slots.release()
+    assert (slots.room, slots.free.is_set(), slots.empty.is_set()) == (2, True, True)
 
 
 async def test_better_bands_go_first() -> None:
@@ -592,7 +592,7 @@ async def test_notices_that_raise_harm_no_flow(caplog: pytest.LogCaptureFixture)
         own.handle_task("add", lambda n: {"n": n + 1})
         for n in range(5):
             assert (await engine.run("line", {"n": n}, FlowOptions(notify="x"), SOON)).state == {"n": n + 1}
-        assert engine._hands.count == 0
+        assert engine._slots.count == 0
     assert "a notice or signal was refused" in caplog.text
 
 

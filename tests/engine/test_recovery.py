@@ -24,7 +24,7 @@ from dwarf_nats.testing import TaskProxy
 from dwarf_nats.workflow.answer import Answer, TaskCall
 from dwarf_nats.workflow.flow import Flow
 from dwarf_nats.workflow.options import FlowOptions
-from dwarf_nats.workflow.rows import Pulse
+from dwarf_nats.workflow.rows import HeartbeatReply
 from dwarf_nats.workflow.status import Status
 
 
@@ -134,7 +134,7 @@ async def test_what_a_dead_replica_held_on_sqlite_runs_again_at_once(
         outcomes = [await following.await_(key, SOON) for key in keys]
         assert [outcome.state for outcome in outcomes] == [{"n": n + 1, "gated": 1} for n in range(3)]
         assert (await following.snapshot(created)).status is Status.CREATED
-        assert following.tally.recovered.total() == 3
+        assert following.counters.recovered.total() == 3
     assert proxy.calls == {"gate": 6, "add": 3}
 
 
@@ -143,21 +143,21 @@ async def test_a_replica_whose_upkeep_is_held_up_goes_on_saying_that_it_lives(
 ) -> None:
     """B2: whatever its sweeps wait for, a lock or a slow database, the others do not take it for dead."""
     store = shard_of(timed).store
-    beat = store.beat
+    heartbeat = store.heartbeat
     held_up, beaten = asyncio.Event(), asyncio.Event()
 
-    async def recover(_timeout_ms: int) -> int:
+    async def reclaim_expired_leases(_timeout_ms: int) -> int:
         held_up.set()
         await asyncio.Event().wait()
         return 0
 
-    async def counted(name: str) -> Pulse:
-        pulse = await beat(name)
+    async def counted(name: str) -> HeartbeatReply:
+        pulse = await heartbeat(name)
         beaten.set()
         return pulse
 
-    monkeypatch.setattr(store, "recover", recover)
-    monkeypatch.setattr(store, "beat", counted)
+    monkeypatch.setattr(store, "reclaim_expired_leases", reclaim_expired_leases)
+    monkeypatch.setattr(store, "heartbeat", counted)
 
     async def until(event: asyncio.Event) -> None:
         async with asyncio.timeout(SOON):
@@ -243,9 +243,9 @@ async def test_a_replica_taken_for_dead_writes_nothing_and_gets_no_answer_lost(p
             assert (await living.await_(key, SOON)).state == {"by": "quick"}
             slow.open()
             async with asyncio.timeout(SOON):
-                while frozen._hands.count:
+                while frozen._slots.count:
                     await frozen.snapshot(key)
-            assert frozen.tally.fenced.total() == 1
+            assert frozen.counters.fenced.total() == 1
             assert (await frozen.snapshot(key)).state == {"by": "quick"}
             assert len(await frozen.history(key)) == 1
 
@@ -332,7 +332,7 @@ async def test_a_database_restarted_under_load_loses_nothing(own_postgres: Postg
         async with asyncio.timeout(SOON):
             while (await shard_of(engine).store.database.fetch(unfinished))[0][0]:
                 pass  # creations whose confirmation was lost complete as well
-        assert engine._hands.count == 0
+        assert engine._slots.count == 0
 
 
 async def reached(condition: Callable[[], bool]) -> None:

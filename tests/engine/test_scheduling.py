@@ -268,10 +268,10 @@ async def test_a_hand_that_becomes_free_takes_what_nobody_told_of(tmp_path: Path
         await on_shard(one, 1, "worse", priority=20)
         await waiting_for_a_hand(one)
         shard = engine._shards[2]
-        quiet_line = shard.line
-        shard.line = Unheard(quiet_line)  # type: ignore[assignment]
+        quiet_line = shard.ready_queue
+        shard.ready_queue = Unheard(quiet_line)  # type: ignore[assignment]
         await on_shard(one, 2, "better", priority=10)
-        shard.line = quiet_line
+        shard.ready_queue = quiet_line
         clock.advance(0.03)
         assert await one.all() == ["better", "worse"]
 
@@ -283,15 +283,15 @@ async def test_a_new_flow_does_not_take_the_hand_a_better_one_waits_for(tmp_path
         await one.hold()
         await on_shard(one, 2, "better", priority=10)
         shard = one.engine._shards[1]
-        released = one.engine._hands.release
+        released = one.engine._slots.release
 
         def release(url: str = "") -> None:
-            one.engine._hands.release = released  # type: ignore[method-assign]
+            one.engine._slots.release = released  # type: ignore[method-assign]
             released(url)
             refused.append(not shard.reserve(20, "note"))
 
         refused: list[bool] = []
-        one.engine._hands.release = release  # type: ignore[method-assign]
+        one.engine._slots.release = release  # type: ignore[method-assign]
         order = await one.all()
         assert (refused, order) == ([True], ["better"])
 
@@ -300,7 +300,7 @@ class Unheard:
     """A line that hears of nothing."""
 
     def __init__(self, of: Any) -> None:
-        self.roster = of.roster
+        self.queue_view = of.queue_view
 
     def hint_of(self, *_: Any) -> None:
         """As if the signal were lost."""
@@ -341,15 +341,15 @@ async def test_a_shard_that_is_away_holds_up_no_other(tmp_path: Path) -> None:
         assert set(shards) == {1, 2}
         lost = one.engine._shards[2].store
         assert isinstance(lost, SqlStore)
-        original = lost.survey
+        original = lost.peek
 
         async def away(*_: Any) -> Any:
             raise Unavailable("away")
 
-        lost.survey = away  # type: ignore[method-assign]
+        lost.peek = away  # type: ignore[method-assign]
         one.gate.open()
         await one.ran(shards.count(1))
-        lost.survey = original  # type: ignore[method-assign]
+        lost.peek = original  # type: ignore[method-assign]
         assert len(await one.all()) == 20
 
 
@@ -363,13 +363,13 @@ async def test_a_shard_that_does_not_answer_holds_up_no_other(tmp_path: Path) ->
         shards = [int(key.split("-")[0]) for key in one.keys[1:]]
         hung = one.engine._shards[2].store
         assert isinstance(hung, SqlStore)
-        original, silence = hung.survey, asyncio.Event()
+        original, silence = hung.peek, asyncio.Event()
 
         async def silent(*args: Any) -> Any:
             await silence.wait()
             return await original(*args)
 
-        hung.survey = silent  # type: ignore[method-assign]
+        hung.peek = silent  # type: ignore[method-assign]
         one.gate.open()
         await one.ran(shards.count(1))
         assert one.order == [number for number in range(20) if shards[number] == 1]
@@ -383,22 +383,22 @@ async def test_a_shard_that_does_not_answer_holds_up_no_other(tmp_path: Path) ->
 class Allowed:
     """A gate whose allowances are set by hand."""
 
-    def __init__(self, clock: ManualClock | None = None, **allowances: int) -> None:
-        self.now: dict[str, int] = dict(allowances)
+    def __init__(self, clock: ManualClock | None = None, **task_budgets: int) -> None:
+        self.now: dict[str, int] = dict(task_budgets)
         self.at: int | None = None
         self.clock = clock
 
-    def allowances(self) -> Mapping[str, int]:
+    def task_budgets(self) -> Mapping[str, int]:
         return self.now
 
     def opens_at(self) -> int | None:
         return self.at
 
 
-def gated(one: Stage, **allowances: int) -> Allowed:
-    gate = Allowed(**allowances)
+def gated(one: Stage, **task_budgets: int) -> Allowed:
+    gate = Allowed(**task_budgets)
     for shard in one.engine._shards.values():
-        shard.line.gate = gate
+        shard.ready_queue.gate = gate
     one.proxy.handle_task("busy", one.note)
     return gate
 

@@ -132,9 +132,9 @@ async def test_one_replica_sweeps_and_another_when_that_one_is_gone(pg_dsn: str,
     await first.startup()
     await second.startup()
     try:
-        assert [await shard_of(one).store.leads() for one in (first, second)] == [True, False]
+        assert [await shard_of(one).store.is_leader() for one in (first, second)] == [True, False]
         await crash(first)
         await fetch(second, "delete from dwarf_replicas where replica_id < $1", shard_of(second).store.replica_id)  # type: ignore[attr-defined]
-        assert await shard_of(second).store.leads()
+        assert await shard_of(second).store.is_leader()
     finally:
         await second.shutdown()

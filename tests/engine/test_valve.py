@@ -132,7 +132,7 @@ async def test_a_shut_valve_holds_up_nobody_else(timed: Engine, busy: Service, c
         assert (await timed.run("line", {"n": n}, FlowOptions(priority=5), SOON)).state == {"n": (n + 1) * 2}
     store = shard_of(timed).store
     looks: list[str] = []
-    for name in ("survey", "claim", "ripen"):
+    for name in ("peek", "claim", "promote_due"):
         method = getattr(store, name)
 
         async def counted(*args: Any, name: str = name, method: Any = method) -> Any:

@@ -27,14 +27,14 @@ def sent(valves: Valves, count: int, url: str = "t") -> int:
 
 def test_a_task_that_never_said_that_it_is_busy_gets_all_there_is(valves: Valves) -> None:
     assert sent(valves, 5_000) == 5_000
-    assert valves.allowances() == {}
+    assert valves.task_budgets() == {}
 
 
 def test_the_first_signal_lifts_to_what_was_emitted_and_each_takes_one_off(valves: Valves, clock: ManualClock) -> None:
     """V1."""
     sent(valves, 100)
     assert [valves.signal("t").w for _ in range(5)] == [99, 98, 97, 96, 95]
-    assert valves.tally.cuts == {("t",): 5}
+    assert valves.counters.cuts == {("t",): 5}
     clock.advance(0.5)
     assert valves.signal("t").w == 94
     clock.advance(1)
@@ -50,14 +50,14 @@ def test_no_more_go_out_in_any_second_than_the_rate_allows(valves: Valves, clock
     sent(valves, 10)
     valves.signal("t")
     assert not valves.admits("t")
-    assert valves.allowances() == {"t": 0}
+    assert valves.task_budgets() == {"t": 0}
     assert valves.opens_at(["t"]) == clock.now() + 1_000_000
     assert valves.opens_at(["t", "other"]) == clock.now()
     assert valves.opens_at([]) is None
     assert valves.admits("other")
     clock.advance(1)
     assert valves.opens_at(["t"]) == clock.now()
-    assert valves.allowances() == {"t": 9}
+    assert valves.task_budgets() == {"t": 9}
     assert sent(valves, 100) == 9
     clock.advance(0.4)
     assert sent(valves, 100) == 0
@@ -71,7 +71,7 @@ def test_a_valve_without_signals_opens_wide(valves: Valves, clock: ManualClock) 
     clock.advance(60)
     assert 9 < sent(valves, 100_000) < WIDE_OPEN
     clock.advance(120)
-    assert valves.allowances() == {}
+    assert valves.task_budgets() == {}
     assert valves.rates() == {}
     assert valves.signal("t").w == 8  # it is remembered all the same
 

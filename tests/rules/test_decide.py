@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dwarf_nats.rules.decide import Limits, decide, fail, give_back
+from dwarf_nats.rules.decide import Limits, decide, fail, release
 from dwarf_nats.rules.retries import MAX_DELAY_US
-from dwarf_nats.rules.settlement import FlowFacts, Settlement, StepInHand
+from dwarf_nats.rules.settlement import ClaimedStep, FlowContext, Settlement
 from dwarf_nats.workflow.answer import Answer, ErrorInfo, Retry, Subgraph
 from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.state import Raw, decode_state, state_from, to_values
@@ -28,15 +28,15 @@ def line(*names: str) -> Graph:
 GRAPH = line("a", "b", "c")
 
 
-def step(node: str = "a", state: dict[str, object] | None = None, **more: object) -> StepInHand:
-    facts = FlowFacts(1, 7, "f" * 16, "line", "d", GRAPH, Raw(b"{}"), 100, "", 1.0, None, "", 7, 0, 0)
-    made = StepInHand(facts, 40, "s" * 16, node, node, 1, 0, 1, state_from(state), {})
+def step(node: str = "a", state: dict[str, object] | None = None, **more: object) -> ClaimedStep:
+    facts = FlowContext(1, 7, "f" * 16, "line", "d", GRAPH, Raw(b"{}"), 100, "", 1.0, None, "", 7, 0, 0)
+    made = ClaimedStep(facts, 40, "s" * 16, node, node, 1, 0, 1, state_from(state), {})
     for name, value in more.items():
         setattr(made, name, value)
     return made
 
 
-def settle(one: StepInHand, answer: Answer, limits: Limits = LIMITS) -> Settlement:
+def settle(one: ClaimedStep, answer: Answer, limits: Limits = LIMITS) -> Settlement:
     ids = itertools.count(41)
     return decide(one, GRAPH, answer, lambda: (next(ids), "n" * 16), limits)
 
@@ -203,7 +203,7 @@ def test_changes_that_are_kept_for_the_next_execution_are_held_to_the_limit_too(
 def test_a_step_given_back_is_as_it_was() -> None:
     """B3, B6: neither an attempt nor a change."""
     one = step(attempt=3, changes=state_from({"kept": 1}))
-    back = give_back(one, 250_000)
+    back = release(one, 250_000)
     assert (back.status, back.attempt, back.delay_us, values(back.changes_json())) == (
         Status.PENDING,
         3,

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dwarf_nats.rules import planning
-from dwarf_nats.rules.planning import Ask, Claim, Lane, Page, Roster, Share, Turns
+from dwarf_nats.rules.planning import Ask, Claim, FairScheduler, Page, QueueHead, QueueView, Share
 
 NOW = 10**15
 SECOND = 1_000_000
@@ -33,11 +33,14 @@ class Queue:
 
     def page(self, ask: Ask) -> Page:
         self.pages += 1
-        lanes = sorted(lane for lane, steps in self.waiting.items() if steps and lane[0] > ask.floor)
+        lanes = sorted(queue_head for queue_head, steps in self.waiting.items() if steps and queue_head[0] > ask.floor)
         best = lanes[0][0] if lanes else None
         start = (best, ask.fairness_key if best == ask.band else "")
-        lanes = [lane for lane in lanes if lane >= start]
-        found = [Lane(*lane, "task", self.waiting[lane][0], self.weights[lane]) for lane in lanes[: ask.limit]]
+        lanes = [queue_head for queue_head in lanes if queue_head >= start]
+        found = [
+            QueueHead(*queue_head, "task", self.waiting[queue_head][0], self.weights[queue_head])
+            for queue_head in lanes[: ask.limit]
+        ]
         return Page(self.clock, best, found, len(lanes) >= ask.limit, None)
 
     def take(self, shares: Sequence[Share], limit: int) -> list[tuple[Share, list[int]]]:
@@ -59,19 +62,19 @@ class Replica:
 
     def __init__(self, *queues: Queue) -> None:
         self.queues = dict(enumerate(queues, 1))
-        self.rosters = {shard: Roster() for shard in self.queues}
-        self.turns = Turns()
+        self.rosters = {shard: QueueView() for shard in self.queues}
+        self.turns = FairScheduler()
 
-    def look(self, hands: int) -> None:
+    def look(self, slots: int) -> None:
         for shard, queue in self.queues.items():
-            ask: Ask | None = self.rosters[shard].ask(hands)
+            ask: Ask | None = self.rosters[shard].ask(slots)
             while ask is not None:
-                ask = self.rosters[shard].read(ask, queue.page(ask), NOW, (), hands)
+                ask = self.rosters[shard].read(ask, queue.page(ask), NOW, (), slots)
 
-    def claim(self, hands: int) -> Counter[tuple[int, str]]:
+    def claim(self, slots: int) -> Counter[tuple[int, str]]:
         """One round; how many steps of which band and key."""
-        self.look(hands)
-        plan = self.turns.plan(self.rosters, hands)
+        self.look(slots)
+        plan = self.turns.plan(self.rosters, slots)
         got: Counter[tuple[int, str]] = Counter()
         for shard, (limit, shares) in plan.items():
             for share, steps in self.queues[shard].take(shares, limit):
@@ -83,9 +86,9 @@ class Replica:
                     got[share.priority, share.fairness_key] += len(steps)
         return got
 
-    def keys(self, hands: int, rounds: int) -> str:
-        """The keys served, in order, by claims of `hands`."""
-        return "".join(key * number for _ in range(rounds) for (_, key), number in self.claim(hands).items())
+    def keys(self, slots: int, rounds: int) -> str:
+        """The keys served, in order, by claims of `slots`."""
+        return "".join(key * number for _ in range(rounds) for (_, key), number in self.claim(slots).items())
 
 
 @pytest.mark.parametrize(
@@ -108,7 +111,7 @@ def test_single_steps_are_given_in_turn_by_weight(weights: dict[str, float], ord
 
 
 @pytest.mark.parametrize(
-    ("hands", "given_out"),
+    ("slots", "given_out"),
     [
         (100, {"a": 75, "b": 25}),
         (8, {"a": 6, "b": 2}),
@@ -116,9 +119,9 @@ def test_single_steps_are_given_in_turn_by_weight(weights: dict[str, float], ord
         (1, {"a": 1}),
     ],
 )
-def test_one_claim_is_divided_by_weight(hands: int, given_out: dict[str, int]) -> None:
+def test_one_claim_is_divided_by_weight(slots: int, given_out: dict[str, int]) -> None:
     queue = Queue().add("a", 10**4, weight=3, age_us=1).add("b", 10**4)
-    assert {key: number for (_, key), number in Replica(queue).claim(hands).items()} == given_out
+    assert {key: number for (_, key), number in Replica(queue).claim(slots).items()} == given_out
 
 
 def test_a_deep_backlog_takes_no_more_than_a_shallow_one() -> None:
@@ -280,13 +283,13 @@ def test_a_key_that_is_heard_of_is_served_before_its_page_is_read() -> None:
 
 
 def test_a_key_that_is_heard_of_while_it_is_served_stays_known() -> None:
-    roster = Roster()
-    roster.read(roster.ask(5), Page(NOW, 1, [Lane(1, "a", "t", NOW, 1.0)], False, None), NOW, (), 5)
-    roster.note(1, "a", 1.0, NOW)
-    roster.served(Share(1, "a", 5), 1, NOW)
-    assert set(roster.keys(1)) == {"a"}
-    roster.served(Share(1, "a", 5), 1, NOW)
-    assert roster.best is None
+    queue_view = QueueView()
+    queue_view.read(queue_view.ask(5), Page(NOW, 1, [QueueHead(1, "a", "t", NOW, 1.0)], False, None), NOW, (), 5)
+    queue_view.note(1, "a", 1.0, NOW)
+    queue_view.served(Share(1, "a", 5), 1, NOW)
+    assert set(queue_view.keys(1)) == {"a"}
+    queue_view.served(Share(1, "a", 5), 1, NOW)
+    assert queue_view.best is None
 
 
 def test_more_keys_than_are_kept_are_all_served_in_time() -> None:
@@ -341,58 +344,65 @@ def test_a_key_is_gone_once_a_round_has_not_met_it() -> None:
 
 def test_tasks_that_are_passed_over_leave_their_band_to_the_next() -> None:
     """C3."""
-    roster = Roster()
-    lanes = [Lane(1, "a", "shut", NOW, 1.0), Lane(1, "b", "shut", NOW, 1.0), Lane(2, "c", "free", NOW, 1.0)]
-    assert roster.read(roster.ask(5), Page(NOW, 1, lanes, False, None), NOW, {"shut"}, 5) is None
-    assert (roster.best, roster.bands()) == (2, [2])
-    assert Turns().plan({1: roster}, 5) == {1: Claim(5, [Share(2, "c", 5)])}
+    queue_view = QueueView()
+    lanes = [
+        QueueHead(1, "a", "shut", NOW, 1.0),
+        QueueHead(1, "b", "shut", NOW, 1.0),
+        QueueHead(2, "c", "free", NOW, 1.0),
+    ]
+    assert queue_view.read(queue_view.ask(5), Page(NOW, 1, lanes, False, None), NOW, {"shut"}, 5) is None
+    assert (queue_view.best, queue_view.bands()) == (2, [2])
+    assert FairScheduler().plan({1: queue_view}, 5) == {1: Claim(5, [Share(2, "c", 5)])}
 
 
 def test_a_key_is_known_by_its_oldest_admissible_step() -> None:
     """C2: its weight is that step's."""
-    roster = Roster()
+    queue_view = QueueView()
     lanes = [
-        Lane(1, "a", "t1", NOW - 5, 1.0),
-        Lane(1, "a", "t2", NOW - 9, 2.0),
-        Lane(1, "a", "t3", NOW - 99, 7.0),
-        Lane(1, "a", "t4", NOW - 7, 4.0),
+        QueueHead(1, "a", "t1", NOW - 5, 1.0),
+        QueueHead(1, "a", "t2", NOW - 9, 2.0),
+        QueueHead(1, "a", "t3", NOW - 99, 7.0),
+        QueueHead(1, "a", "t4", NOW - 7, 4.0),
     ]
-    roster.read(roster.ask(5), Page(NOW, 1, lanes, False, None), NOW, {"t3"}, 5)
-    assert (roster.keys(1)["a"].weight, roster.keys(1)["a"].since) == (2.0, NOW - 9)
+    queue_view.read(queue_view.ask(5), Page(NOW, 1, lanes, False, None), NOW, {"t3"}, 5)
+    assert (queue_view.keys(1)["a"].weight, queue_view.keys(1)["a"].since) == (2.0, NOW - 9)
 
 
 def test_a_band_full_of_tasks_passed_over_is_read_past_in_the_same_look() -> None:
-    roster = Roster()
-    ask = roster.ask(5)
-    shut = [Lane(1, f"k{number}", "shut", NOW, 1.0) for number in range(10)]
-    following = roster.read(ask, Page(NOW, 1, shut, True, None), NOW, {"shut"}, 5)
+    queue_view = QueueView()
+    ask = queue_view.ask(5)
+    blocked_tasks = [QueueHead(1, f"k{number}", "shut", NOW, 1.0) for number in range(10)]
+    following = queue_view.read(ask, Page(NOW, 1, blocked_tasks, True, None), NOW, {"shut"}, 5)
     assert following is not None
     assert following.floor == 1
-    assert roster.read(following, Page(NOW, 2, [Lane(2, "a", "free", NOW, 1.0)], False, None), NOW, {"shut"}, 5) is None
-    assert (roster.best, roster.barren, roster.complete) == (2, False, False)
+    assert (
+        queue_view.read(following, Page(NOW, 2, [QueueHead(2, "a", "free", NOW, 1.0)], False, None), NOW, {"shut"}, 5)
+        is None
+    )
+    assert (queue_view.best, queue_view.barren, queue_view.complete) == (2, False, False)
 
 
 def test_nothing_admissible_is_a_verdict_on_the_whole_line_only() -> None:
-    roster = Roster()
-    shut = [Lane(1, f"k{number}", "shut", NOW, 1.0) for number in range(10)]
-    following = roster.read(roster.ask(5), Page(NOW, 1, shut, True, None), NOW, {"shut"}, 5)
+    queue_view = QueueView()
+    blocked_tasks = [QueueHead(1, f"k{number}", "shut", NOW, 1.0) for number in range(10)]
+    following = queue_view.read(queue_view.ask(5), Page(NOW, 1, blocked_tasks, True, None), NOW, {"shut"}, 5)
     assert following is not None
-    assert roster.read(following, Page(NOW, None, [], False, None), NOW, {"shut"}, 5) is None
-    assert not roster.barren
-    ask = roster.ask(5)
+    assert queue_view.read(following, Page(NOW, None, [], False, None), NOW, {"shut"}, 5) is None
+    assert not queue_view.barren
+    ask = queue_view.ask(5)
     assert (ask.band, ask.fairness_key) == (1, "k9")
-    assert roster.read(ask, Page(NOW, 1, shut[9:], False, None), NOW, {"shut"}, 5) is None
-    assert roster.barren
+    assert queue_view.read(ask, Page(NOW, 1, blocked_tasks[9:], False, None), NOW, {"shut"}, 5) is None
+    assert queue_view.barren
 
 
 def test_a_step_that_is_not_due_yet_is_known_by_its_time_only() -> None:
     """C5."""
-    roster = Roster()
-    late = Lane(1, "a", "t", NOW + 70, 1.0)
-    roster.read(roster.ask(5), Page(NOW, 1, [late], False, NOW + 90), NOW - 1000, (), 5)
-    assert (roster.best, roster.wakes_at) == (None, NOW - 930)
-    roster.note_wake(NOW - 950)
-    assert roster.wakes_at == NOW - 950
+    queue_view = QueueView()
+    late = QueueHead(1, "a", "t", NOW + 70, 1.0)
+    queue_view.read(queue_view.ask(5), Page(NOW, 1, [late], False, NOW + 90), NOW - 1000, (), 5)
+    assert (queue_view.best, queue_view.next_due_at) == (None, NOW - 930)
+    queue_view.note_wake(NOW - 950)
+    assert queue_view.next_due_at == NOW - 950
 
 
 weights = st.floats(0.05, 20)
@@ -407,8 +417,8 @@ def test_service_is_proportional_within_a_step_of_each(shares: list[float], clai
         queue.add(str(number), 2000, weight=weight)
     replica = Replica(queue)
     got = Counter[str]()
-    for hands in claims:
-        got.update({key: number for (_, key), number in replica.claim(hands).items()})
+    for slots in claims:
+        got.update({key: number for (_, key), number in replica.claim(slots).items()})
         for a, first in enumerate(shares):
             for b, second in enumerate(shares):
                 assert got[str(a)] / first - got[str(b)] / second <= 1 / first + 1 / second + 1e-6
@@ -421,7 +431,7 @@ backlog = st.dictionaries(st.tuples(st.integers(1, 4), st.sampled_from("abcdef")
 @settings(deadline=None, max_examples=100)
 @given(st.lists(backlog, min_size=1, max_size=3), st.integers(1, 20))
 def test_no_hand_is_idle_while_work_waits_and_no_band_is_skipped(
-    backlogs: list[dict[tuple[int, str], int]], hands: int
+    backlogs: list[dict[tuple[int, str], int]], slots: int
 ) -> None:
     """C1, and work conserving: rounds serve everything, and nothing of a worse band while a better one waits."""
     queues = []
@@ -437,8 +447,8 @@ def test_no_hand_is_idle_while_work_waits_and_no_band_is_skipped(
         for queue in queues:
             for (band, _), steps in queue.waiting.items():
                 waiting[band] += len(steps)
-        got = replica.claim(hands)
-        assert 0 < got.total() <= hands
+        got = replica.claim(slots)
+        assert 0 < got.total() <= slots
         for band, _ in got:
             better = {one: number for one, number in waiting.items() if one < band and number}
             served = Counter[int]()
@@ -446,18 +456,18 @@ def test_no_hand_is_idle_while_work_waits_and_no_band_is_skipped(
                 served[one] += number
             assert all(served[one] == number for one, number in better.items())
         left -= got.total()
-    assert not replica.claim(hands)
+    assert not replica.claim(slots)
 
 
 @settings(deadline=None, max_examples=40)
 @given(st.lists(st.tuples(st.sampled_from("abcdefgh"), st.integers(1, 3)), max_size=120), st.integers(1, 3))
-def test_nobody_starves_while_others_come_and_go(arrivals: list[tuple[str, int]], hands: int) -> None:
+def test_nobody_starves_while_others_come_and_go(arrivals: list[tuple[str, int]], slots: int) -> None:
     """A key that always has work gets its part, whatever new keys turn up each time."""
     queue = Queue().add("patient", 10**4)
     replica = Replica(queue)
     got = 0
     for number, (key, steps) in enumerate(arrivals):
         queue.add(f"{key}{number}", steps)
-        got += sum(n for (_, one), n in replica.claim(hands).items() if one == "patient")
+        got += sum(n for (_, one), n in replica.claim(slots).items() if one == "patient")
     active = sum(steps for _, steps in arrivals) + 1
-    assert got >= len(arrivals) * hands // (active + 1)
+    assert got >= len(arrivals) * slots // (active + 1)

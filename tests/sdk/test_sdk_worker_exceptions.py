@@ -180,7 +180,7 @@ class Answers:
         self.heard = asyncio.Event()
 
     async def take(self, job: Job, answer: Answer) -> None:
-        self.said[job.shown] = answer
+        self.said[job.public_id] = answer
         self.heard.set()
 
     async def accept(self, _job: Job) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from dwarf_nats.cli.command import tell
 from dwarf_nats.cli.logs import JsonFormatter, TextFormatter
 from dwarf_nats.errors import BadRequest
-from dwarf_nats.redact import scrubbed, shown
+from dwarf_nats.redact import redacted_url, scrubbed
 
 SECRETS = [
     "S3cret",
@@ -51,7 +51,7 @@ FORMS = [
 def test_no_part_of_a_secret_is_shown(form: str, secret: str) -> None:
     if form == "nats://u:{}" and secret == "S3@cret":
         return  # the same as a password S3 for the host cret
-    told = shown(form.format(secret))
+    told = redacted_url(form.format(secret))
     assert "S3" not in told
     assert "cret" not in told
 
@@ -70,12 +70,12 @@ def test_no_part_of_a_secret_is_shown(form: str, secret: str) -> None:
     ],
 )  # fmt: skip
 def test_what_is_no_secret_stays_to_be_read(url: str, told: str) -> None:
-    assert shown(url) == told
+    assert redacted_url(url) == told
 
 
 @given(st.text(min_size=1), st.sampled_from(FORMS))
 def test_any_text_at_all_can_be_shown(secret: str, form: str) -> None:
-    told = shown(form.format(secret))
+    told = redacted_url(form.format(secret))
     assert isinstance(scrubbed(told, form.format(secret)), str)
 
 
@@ -83,7 +83,7 @@ def test_any_text_at_all_can_be_shown(secret: str, form: str) -> None:
 def test_no_mixture_of_delimiters_brings_a_secret_out(delimiters: str, form: str) -> None:
     if "'" in delimiters and "='{}'" in form:
         return  # the value ends there by the rules of libpq
-    told = shown(form.format(f"S3c{delimiters}r3t"))
+    told = redacted_url(form.format(f"S3c{delimiters}r3t"))
     assert "S3c" not in told
 
 

@@ -26,7 +26,7 @@ async def quick(nats_server: NatsServer, sqlite_dsn: str, prefix: str) -> AsyncI
         yield one
 
 
-class Hands:
+class WorkerSlots:
     """A task service in the test's hands: a task, and the private subject it accepts with."""
 
     def __init__(self, caller: Caller, requests: asyncio.Queue[Msg], calls: asyncio.Queue[Msg], private: str) -> None:
@@ -36,7 +36,7 @@ class Hands:
         self.private = private
 
     @classmethod
-    async def serve(cls, caller: Caller, task: str) -> Hands:
+    async def serve(cls, caller: Caller, task: str) -> WorkerSlots:
         private = f"{caller.prefix}private.{task}"
         return cls(caller, await caller.holds(task), await caller.hear(private), private)
 
@@ -65,7 +65,7 @@ def step_of(request: Msg) -> str:
 @pytest.mark.slow
 async def test_nobody_is_called_who_accepted_nothing(quick: Caller) -> None:
     """Wire section 2: bound by its deadline only, however long it takes and whatever becomes of others."""
-    silent, other = await quick.holds("silent"), await Hands.serve(quick, "other")
+    silent, other = await quick.holds("silent"), await WorkerSlots.serve(quick, "other")
     flow = await quick.ok("flow.create_task", task="silent", start=True)
     request = await take(silent)
     await quick.ok("flow.create_task", task="other", start=True)
@@ -83,7 +83,7 @@ async def test_nobody_is_called_who_accepted_nothing(quick: Caller) -> None:
 
 async def test_a_forgetful_service_gets_the_step_again_and_not_hot(quick: Caller) -> None:
     """X11: after two calls without it; each time anew, so no faster than the roll is called."""
-    service = await Hands.serve(quick, "work")
+    service = await WorkerSlots.serve(quick, "work")
     flow = await quick.ok("flow.create_task", task="work", start=True)
     first = await service.take()
     step = step_of(first)
@@ -103,7 +103,7 @@ async def test_a_forgetful_service_gets_the_step_again_and_not_hot(quick: Caller
 
 
 async def test_many_steps_at_one_worker_are_one_call(quick: Caller) -> None:
-    service = await Hands.serve(quick, "work")
+    service = await WorkerSlots.serve(quick, "work")
     flows = [await quick.ok("flow.create_task", task="work", start=True) for _ in range(200)]
     requests = [await service.take() for _ in flows]
     steps = {step_of(request) for request in requests}
@@ -119,7 +119,7 @@ async def test_many_steps_at_one_worker_are_one_call(quick: Caller) -> None:
 
 async def test_a_cancelled_step_is_told_by_itself_and_those_of_other_flows_are_left_alone(quick: Caller) -> None:
     """O10."""
-    service = await Hands.serve(quick, "work")
+    service = await WorkerSlots.serve(quick, "work")
     flows = [await quick.ok("flow.create_task", task="work", start=True) for _ in range(2)]
     cancelled, spared = [step_of(await service.take()) for _ in flows]
     for flow in flows:
@@ -135,7 +135,7 @@ async def test_a_cancelled_step_is_told_by_itself_and_those_of_other_flows_are_l
 
 async def test_a_restarted_flow_is_not_cancelled_for_what_it_was(quick: Caller) -> None:
     """O13: the entry step runs again under its old id, so an unanswered cancellation is not repeated."""
-    service = await Hands.serve(quick, "work")
+    service = await WorkerSlots.serve(quick, "work")
     flow = await quick.ok("flow.create_task", task="work", start=True)
     step = step_of(await service.take())
     await quick.ok("flow.cancel", **flow)
@@ -236,7 +236,7 @@ async def test_a_worker_the_replica_cannot_reach_keeps_its_steps(
         client = await nats.connect(f"nats://caller:caller@{address}", inbox_prefix="_INBOX.caller")
         async with deployment(url, sqlite_dsn, prefix, roll_call_ms=20) as _:
             caller, worker = Caller(client, prefix), Caller(tasks, prefix)
-            service = await Hands.serve(worker, "work")
+            service = await WorkerSlots.serve(worker, "work")
             flow = await caller.ok("flow.create_task", task="work", start=True)
             request = await service.take()
             async with asyncio.timeout(WAIT):

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from dwarf_nats.errors import NotFound
-from dwarf_nats.rules.decide import fail, give_back
+from dwarf_nats.rules.decide import fail, release
 from dwarf_nats.rules.planning import Ask
-from dwarf_nats.rules.settlement import FlowEnd, FlowFacts, NewFlow, NewStep, Settlement, StepInHand
+from dwarf_nats.rules.settlement import ClaimedStep, FlowContext, FlowEnd, NewFlow, NewStep, Settlement
 from dwarf_nats.store.store import SqlStore
 from dwarf_nats.workflow.answer import ErrorInfo
 from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.keys import Tokens
-from dwarf_nats.workflow.rows import Steered
+from dwarf_nats.workflow.rows import TreeChange
 from dwarf_nats.workflow.state import Raw, decode_state, encode_state, merge, state_from
 from dwarf_nats.workflow.status import Status
 
@@ -29,7 +29,7 @@ _step_ids = itertools.count(1)
 def new_flow(state: dict[str, Any] | None = None, *, start: bool = True, **more: Any) -> NewFlow:
     """A flow of `GRAPH` to be created; `more` names fields of `NewFlow` or of its facts."""
     flow_id = next(_flow_ids)
-    facts = FlowFacts(
+    facts = FlowContext(
         1, flow_id, tokens(), "line", GRAPH.digest(), GRAPH, Raw(b"{}"), 100, "", 1.0, None, "", flow_id, 0, 0
     )
     fields = state_from(state)
@@ -39,13 +39,13 @@ def new_flow(state: dict[str, Any] | None = None, *, start: bool = True, **more:
     return new
 
 
-def in_hand(row: Sequence[Any]) -> StepInHand:
+def in_flight(row: Sequence[Any]) -> ClaimedStep:
     """A claimed row as a step."""
-    facts = FlowFacts(
+    facts = FlowContext(
         1, row[10], row[11], row[12], row[13], GRAPH, Raw(row[14].encode()), row[15], row[16], row[17], row[18], row[19],
         row[20], row[21], row[22], root_id=row[32], surgraph_flow_id=row[33], surgraph_step_id=row[34],
     )  # fmt: skip
-    return StepInHand(
+    return ClaimedStep(
         facts,
         row[0],
         row[1],
@@ -60,13 +60,13 @@ def in_hand(row: Sequence[Any]) -> StepInHand:
     )
 
 
-def born(new: NewFlow) -> StepInHand:
+def born(new: NewFlow) -> ClaimedStep:
     """The entry step of a flow created with it running."""
-    return StepInHand(new.facts, new.step_id, new.step_token, new.node, new.url, 1, 0, 1, new.state, {})
+    return ClaimedStep(new.facts, new.step_id, new.step_token, new.node, new.url, 1, 0, 1, new.state, {})
 
 
 def went_on(
-    step: StepInHand, changes: dict[str, Any] | None = None, *, running: bool = False, delay_us: int = 0
+    step: ClaimedStep, changes: dict[str, Any] | None = None, *, running: bool = False, delay_us: int = 0
 ) -> Settlement:
     """The step completed; `b` comes next."""
     state = merge(step.state, state_from(changes))
@@ -74,7 +74,7 @@ def went_on(
     return Settlement(step, Status.COMPLETED, state_from(changes), attempt=step.attempt, successor=new)
 
 
-def ended(step: StepInHand, changes: dict[str, Any] | None = None) -> Settlement:
+def ended(step: ClaimedStep, changes: dict[str, Any] | None = None) -> Settlement:
     """The step completed, and its flow with it."""
     state = encode_state(merge(step.state, state_from(changes)))
     return Settlement(
@@ -82,31 +82,31 @@ def ended(step: StepInHand, changes: dict[str, Any] | None = None) -> Settlement
     )
 
 
-def failed(step: StepInHand, message: str = "no") -> Settlement:
+def failed(step: ClaimedStep, message: str = "no") -> Settlement:
     settlement = fail(step, ErrorInfo(message, 500))
     settlement.error_json = '{"message":"' + message + '","code":500}'
     return settlement
 
 
-returned = give_back
+returned = release
 
 
-async def one_claimed(store: SqlStore, state: dict[str, Any] | None = None, **more: Any) -> StepInHand:
+async def one_claimed(store: SqlStore, state: dict[str, Any] | None = None, **more: Any) -> ClaimedStep:
     """A fresh flow whose entry step `store` has claimed."""
     new = new_flow(state, **more)
     await store.create([new], BUDGET)
     (row,) = [row for row in await store.claim(500, BUDGET) if row[0] == new.step_id]
-    return in_hand(row)
+    return in_flight(row)
 
 
 async def next_due(store: SqlStore) -> int | None:
     """Microseconds until the next pending step is due, 0 or less if one is; `None` if there is none."""
-    page = await store.survey(Ask(limit=1))
-    times = [lane.due_at for lane in page.lanes] + ([] if page.wakes_at is None else [page.wakes_at])
+    page = await store.peek(Ask(limit=1))
+    times = [queue_head.due_at for queue_head in page.lanes] + ([] if page.next_due_at is None else [page.next_due_at])
     return min(times) - page.now if times else None
 
 
-async def cancel(store: SqlStore, flow_id: int, reason: str = "", final: Any = lambda steps: b"{}") -> Steered:
+async def cancel(store: SqlStore, flow_id: int, reason: str = "", final: Any = lambda steps: b"{}") -> TreeChange:
     """Cancel a flow; `final` makes the final state of its steps."""
     flow = await store.flow_by_id(flow_id)
     if flow is None:

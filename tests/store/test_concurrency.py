@@ -15,7 +15,7 @@ from store_helpers import (
     cancel,
     ended,
     flow_status,
-    in_hand,
+    in_flight,
     look,
     new_flow,
     one_claimed,
@@ -87,8 +87,8 @@ async def test_a_step_recovered_by_another_replica_is_fenced_from_the_first(pg_s
     one, two = pg_stores
     step = await one_claimed(one)
     await look(two, "update dwarf_replicas set seen_at = 1 where replica_id = $1", one.replica_id)
-    assert await two.recover(10_000) == 1
-    again = in_hand((await two.claim(1, BUDGET))[0])
+    assert await two.reclaim_expired_leases(10_000) == 1
+    again = in_flight((await two.claim(1, BUDGET))[0])
     assert await one.settle([ended(step, {"by": "one"})], BUDGET) == {}
     assert len(await two.settle([ended(again, {"by": "two"})], BUDGET)) == 1
     row = await two.flow_by_id(step.flow.flow_id)
@@ -102,9 +102,9 @@ async def test_recovery_does_not_wait_for_a_replica_that_stands_still_in_a_trans
     free, held = await one_claimed(one), await one_claimed(one)
     await look(two, "update dwarf_replicas set seen_at = 1 where replica_id = $1", one.replica_id)
     async with locked(one, held.step_id), asyncio.timeout(20):
-        assert await two.recover(10_000) == 1
+        assert await two.reclaim_expired_leases(10_000) == 1
         assert await step_status(two, free.step_id) == "pending"
-    assert await two.recover(10_000) == 1
+    assert await two.reclaim_expired_leases(10_000) == 1
     assert await step_status(two, held.step_id) == "pending"
 
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable
 
 import asyncpg
 import pytest
-from store_helpers import BUDGET, ended, in_hand, new_flow, one_claimed, went_on
+from store_helpers import BUDGET, ended, in_flight, new_flow, one_claimed, went_on
 
 from dwarf_nats.clock import SystemClock
 from dwarf_nats.store import cohorts, postgres
@@ -96,7 +96,7 @@ async def test_plans_made_while_the_tables_were_known_to_be_empty_do_not_stay(pg
     await store.settle([ended(await one_claimed(store))], BUDGET)
     for _ in range(10):
         await store.create([new_flow() for _ in range(500)], BUDGET)
-    steps = [in_hand(row) for row in await store.claim(500, BUDGET)]
+    steps = [in_flight(row) for row in await store.claim(500, BUDGET)]
     for step in steps[: postgres.FIRST_PLANS]:
         await store.settle([went_on(step)], BUDGET)
     read = await read_by(store, store.settle([went_on(step) for step in steps[100:110]], BUDGET))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from store_helpers import BUDGET, in_hand, look, new_flow, next_due, one_claimed, returned, went_on
+from store_helpers import BUDGET, in_flight, look, new_flow, next_due, one_claimed, returned, went_on
 
 from dwarf_nats.clock import ManualClock
 from dwarf_nats.rules.planning import Ask, Share
@@ -19,13 +19,15 @@ def at(priority: int, key: str = "", url: str = "a", **more: object) -> NewFlow:
     return new_flow(priority=priority, fairness_key=key, url=url, **more)
 
 
-async def lanes(store: SqlStore, ask: Ask | None = None, shut: tuple[str, ...] = ()) -> list[tuple[int, str, str]]:
-    page = await store.survey(ask or Ask(), shut)
-    return [lane[:3] for lane in page.lanes]
+async def lanes(
+    store: SqlStore, ask: Ask | None = None, blocked_tasks: tuple[str, ...] = ()
+) -> list[tuple[int, str, str]]:
+    page = await store.peek(ask or Ask(), blocked_tasks)
+    return [queue_head[:3] for queue_head in page.lanes]
 
 
-async def taken(store: SqlStore, limit: int, shares: list[Share], **allowances: int) -> list[int]:
-    return [row[0] for row in await store.claim(limit, BUDGET, shares, allowances)]
+async def taken(store: SqlStore, limit: int, shares: list[Share], **task_budgets: int) -> list[int]:
+    return [row[0] for row in await store.claim(limit, BUDGET, shares, task_budgets)]
 
 
 # -- reading
@@ -42,9 +44,9 @@ async def test_bands_and_keys_are_read_in_order_each_by_its_oldest_step(store: S
     ]
     for new in flows:  # one after the other, so that their times differ
         await store.create([new], BUDGET)
-    page = await store.survey(Ask())
-    assert [lane[:2] for lane in page.lanes] == [(1, ""), (1, "c"), (2, "a"), (2, "b")]
-    assert (page.best, page.full, page.wakes_at) == (1, False, None)
+    page = await store.peek(Ask())
+    assert [queue_head[:2] for queue_head in page.lanes] == [(1, ""), (1, "c"), (2, "a"), (2, "b")]
+    assert (page.best, page.full, page.next_due_at) == (1, False, None)
     assert page.lanes[1].weight == 5.0
     ((due, now),) = await look(store, "select not_before, {now} from dwarf_steps where step_id = $1", flows[1].step_id)
     assert page.lanes[1].due_at == due
@@ -53,12 +55,12 @@ async def test_bands_and_keys_are_read_in_order_each_by_its_oldest_step(store: S
 
 async def test_a_page_goes_on_where_the_last_one_ended(store: SqlStore) -> None:
     await store.create([at(band, key) for band in (1, 2) for key in "abcd"], BUDGET)
-    page = await store.survey(Ask(limit=3))
-    assert ([lane[1] for lane in page.lanes], page.full) == (["a", "b", "c"], True)
-    page = await store.survey(Ask(band=1, fairness_key="c", limit=3))
-    assert ([lane[:2] for lane in page.lanes], page.full) == ([(1, "c"), (1, "d"), (2, "a")], True)
-    page = await store.survey(Ask(floor=1, band=2, fairness_key="d", limit=3))
-    assert ([lane[:2] for lane in page.lanes], page.full, page.best) == ([(2, "d")], False, 2)
+    page = await store.peek(Ask(limit=3))
+    assert ([queue_head[1] for queue_head in page.lanes], page.full) == (["a", "b", "c"], True)
+    page = await store.peek(Ask(band=1, fairness_key="c", limit=3))
+    assert ([queue_head[:2] for queue_head in page.lanes], page.full) == ([(1, "c"), (1, "d"), (2, "a")], True)
+    page = await store.peek(Ask(floor=1, band=2, fairness_key="d", limit=3))
+    assert ([queue_head[:2] for queue_head in page.lanes], page.full, page.best) == ([(2, "d")], False, 2)
 
 
 async def test_a_page_begins_with_a_better_band_that_has_come_up(store: SqlStore) -> None:
@@ -68,15 +70,15 @@ async def test_a_page_begins_with_a_better_band_that_has_come_up(store: SqlStore
 
 async def test_a_band_whose_keys_were_all_read_is_followed_by_the_next(store: SqlStore) -> None:
     await store.create([at(1, "a"), at(2, "b")], BUDGET)
-    page = await store.survey(Ask(band=1, fairness_key="z"))
-    assert (page.best, [lane[:2] for lane in page.lanes]) == (1, [(2, "b")])
+    page = await store.peek(Ask(band=1, fairness_key="z"))
+    assert (page.best, [queue_head[:2] for queue_head in page.lanes]) == (1, [(2, "b")])
 
 
 async def test_an_empty_line_says_so(store: SqlStore) -> None:
-    page = await store.survey(Ask())
-    assert (page.best, list(page.lanes), page.full, page.wakes_at) == (None, [], False, None)
-    page = await store.survey(Ask(), ("shut",))
-    assert (page.best, list(page.lanes), page.full, page.wakes_at) == (None, [], False, None)
+    page = await store.peek(Ask())
+    assert (page.best, list(page.lanes), page.full, page.next_due_at) == (None, [], False, None)
+    page = await store.peek(Ask(), ("shut",))
+    assert (page.best, list(page.lanes), page.full, page.next_due_at) == (None, [], False, None)
 
 
 async def test_tasks_that_are_shut_are_read_past_and_not_counted(store: SqlStore) -> None:
@@ -84,7 +86,11 @@ async def test_tasks_that_are_shut_are_read_past_and_not_counted(store: SqlStore
     flows = [at(1, key, url) for key in ("k1", "k2", "k3") for url in ("free", "shut", "tight")]
     await store.create([*flows, at(2, "z", "free")], BUDGET)
     found = await lanes(store, Ask(limit=3), ("shut", "tight"))
-    assert [lane for lane in found if lane[2] == "free"] == [(1, "k1", "free"), (1, "k2", "free"), (1, "k3", "free")]
+    assert [queue_head for queue_head in found if queue_head[2] == "free"] == [
+        (1, "k1", "free"),
+        (1, "k2", "free"),
+        (1, "k3", "free"),
+    ]
     assert (2, "z", "free") not in found
     following = await lanes(store, Ask(0, 1, *found[-1][1:], limit=3), ("shut", "tight"))
     assert following[0] == found[-1]
@@ -95,7 +101,7 @@ async def test_what_is_parked_created_or_running_stands_in_no_line(store: SqlSto
     await store.create([parked := at(1), at(1, "c", start=False), at(1, "r", running=True), at(1, "p")], BUDGET)
     await look(store, "update dwarf_steps set parked = 2 where step_id = $1", parked.step_id)
     assert await lanes(store) == [(1, "p", "a")]
-    assert await lanes(store, shut=("x",)) == [(1, "p", "a")]
+    assert await lanes(store, blocked_tasks=("x",)) == [(1, "p", "a")]
 
 
 # -- sleeping and waking (C5)
@@ -105,27 +111,27 @@ async def test_a_step_that_sleeps_is_in_the_line_only_once_it_was_woken(timed: S
     await timed.create(
         [new_flow(start_at=manual.now() + 7 * SECOND), new_flow(start_at=manual.now() + 3 * SECOND)], BUDGET
     )
-    page = await timed.survey(Ask())
-    assert (page.best, page.wakes_at) == (None, manual.now() + 3 * SECOND)
-    assert await timed.ripen(10) == 0
+    page = await timed.peek(Ask())
+    assert (page.best, page.next_due_at) == (None, manual.now() + 3 * SECOND)
+    assert await timed.promote_due(10) == 0
     manual.advance(3)
     assert await lanes(timed) == []
-    assert await timed.ripen(10) == 1
+    assert await timed.promote_due(10) == 1
     assert await lanes(timed) == [(100, "", "a")]
-    assert (await timed.survey(Ask())).wakes_at == manual.now() + 4 * SECOND
+    assert (await timed.peek(Ask())).next_due_at == manual.now() + 4 * SECOND
     manual.advance(100)
-    assert await timed.ripen(10) == 1
-    assert (await timed.survey(Ask())).wakes_at is None
+    assert await timed.promote_due(10) == 1
+    assert (await timed.peek(Ask())).next_due_at is None
 
 
 async def test_sleepers_are_woken_in_groups_those_first_that_came_due_first(store: SqlStore) -> None:
     flows = [new_flow(start_at=2**52 - n) for n in range(5)]
     await store.create(flows, BUDGET)
     await look(store, "update dwarf_steps set not_before = not_before - $1, updated_at = 0", 2**52 - 100)
-    assert await store.ripen(3) == 3
+    assert await store.promote_due(3) == 3
     rows = await store.claim(10, BUDGET, [Share(100, "", 10)])
     assert [row[0] for row in rows] == [new.step_id for new in reversed(flows[2:])]
-    assert await store.ripen(3) == 2
+    assert await store.promote_due(3) == 2
 
 
 async def test_a_retry_a_sleep_and_a_start_keep_their_step_asleep(timed: SqlStore, manual: ManualClock) -> None:
@@ -143,7 +149,7 @@ async def test_a_retry_a_sleep_and_a_start_keep_their_step_asleep(timed: SqlStor
         assert due is not None
         manual.advance(due / SECOND)
         seen.append(due)
-        assert await timed.ripen(10) == 1
+        assert await timed.promote_due(10) == 1
         assert len(await timed.claim(10, BUDGET, [Share(100, "", 10)])) == 1
     assert seen == [4 * SECOND, SECOND, SECOND]
 
@@ -162,9 +168,9 @@ async def test_a_parked_step_whose_time_comes_is_woken_once_it_is_released(
     await timed.create([new_flow(start_at=manual.now() + SECOND)], BUDGET)
     await look(timed, "update dwarf_steps set parked = 2")
     manual.advance(2)
-    assert (await timed.ripen(10), (await timed.survey(Ask())).wakes_at) == (0, None)
+    assert (await timed.promote_due(10), (await timed.peek(Ask())).next_due_at) == (0, None)
     await look(timed, "update dwarf_steps set parked = 0")
-    assert await timed.ripen(10) == 1
+    assert await timed.promote_due(10) == 1
     assert await lanes(timed) == [(100, "", "a")]
 
 
@@ -194,9 +200,9 @@ async def test_within_a_key_what_has_been_due_longest_comes_first(store: SqlStor
 async def test_a_share_may_skip_what_the_one_before_took(store: SqlStore) -> None:
     """What keys take of what others leave comes after everybody's own."""
     shares = [Share(1, "a", 2), Share(1, "b", 2), Share(1, "a", 4, skip=2), Share(1, "b", 4, skip=2)]
-    for allowances in ({}, {"elsewhere": 1}):
+    for task_budgets in ({}, {"elsewhere": 1}):
         await store.create([at(1, "a") for _ in range(6)] + [at(1, "b")], BUDGET)
-        rows = await store.claim(4, BUDGET, shares, allowances)
+        rows = await store.claim(4, BUDGET, shares, task_budgets)
         assert sorted(row[16] for row in rows) == ["a", "a", "a", "b"]
         rest = await store.claim(10, BUDGET, [Share(1, "a", 10)])
         assert len({row[0] for row in [*rows, *rest]}) == 7
@@ -204,8 +210,8 @@ async def test_a_share_may_skip_what_the_one_before_took(store: SqlStore) -> Non
 
 async def test_tasks_that_are_shut_are_passed_over(store: SqlStore) -> None:
     """C3: the others of their key are not held up."""
-    shut, free = [at(1, "k", "shut") for _ in range(20)], [at(1, "k", "free") for _ in range(3)]
-    await store.create([*shut, *free], BUDGET)
+    blocked_tasks, free = [at(1, "k", "shut") for _ in range(20)], [at(1, "k", "free") for _ in range(3)]
+    await store.create([*blocked_tasks, *free], BUDGET)
     assert await taken(store, 10, [Share(1, "k", 10)], shut=0) == [new.step_id for new in free]
     assert await taken(store, 10, [Share(1, "k", 10)], shut=0) == []
     assert len(await taken(store, 10, [Share(1, "k", 10)])) == 10
@@ -234,9 +240,9 @@ async def test_a_step_that_is_not_due_is_not_claimed_even_if_it_stands_in_line(
 async def test_claims_by_shares_carry_the_lease(store: SqlStore) -> None:
     """X1: with and without allowances."""
     await store.create([at(1), at(1)], BUDGET)
-    for allowances in ({}, {"x": 0}):
-        (row,) = await store.claim(1, BUDGET, [Share(1, "", 1)], allowances)
-        assert in_hand(row).lease_seq == 1
+    for task_budgets in ({}, {"x": 0}):
+        (row,) = await store.claim(1, BUDGET, [Share(1, "", 1)], task_budgets)
+        assert in_flight(row).lease_seq == 1
         assert await look(
             store, "select status, lease_seq, claimed_by from dwarf_steps where step_id = $1", row[0]
         ) == [("running", 1, store.replica_id)]
@@ -252,7 +258,7 @@ async def test_two_replicas_claim_by_shares_and_none_twice(pg_stores: tuple[SqlS
     got: list[int] = []
 
     async def claim(store: SqlStore) -> None:
-        while (await store.survey(Ask())).best is not None:
+        while (await store.peek(Ask())).best is not None:
             got.extend(await taken(store, 12, shares, **({"x": 0} if gated else {})))
 
     await asyncio.gather(*map(claim, pg_stores))

@@ -32,7 +32,7 @@ insert into dwarf_flows (flow_id, token, workflow, graph_digest, status, thread_
   fairness_weight, baggage, notify, idempotency_key, request_digest, delete_on_completion, created_at, updated_at)
 select n, 't', 'w', 'd', 'running', n, 't', 100, '', 1, '{}', '', '', '', 0, n, n from generate_series(1, 1000) n
 """
-# The key `shut` begins with steps of one task; the others have their steps spread over ten tasks, in turn.
+# The key `blocked_tasks` begins with steps of one task; the others have their steps spread over ten tasks, in turn.
 STEPS = """
 insert into dwarf_steps (step_id, flow_id, depth, token, node, url, state, status, not_before, priority, fairness_key,
   fairness_weight, created_at, updated_at)
@@ -50,9 +50,9 @@ from generate_series(10000000::bigint, 10000000 + $1::bigint - 1) n
 INDEXES = re.compile(r"Index (?:Only )?Scan using (\w+)")
 
 
-async def fill(connection: asyncpg.Connection, steps: int, shut: int, keys: int, sleeping: int) -> None:
+async def fill(connection: asyncpg.Connection, steps: int, blocked_tasks: int, keys: int, sleeping: int) -> None:
     await connection.execute(FLOWS)
-    await connection.execute(STEPS, steps, shut, keys)
+    await connection.execute(STEPS, steps, blocked_tasks, keys)
     await connection.execute(SLEEPERS, sleeping)
 
 
@@ -63,10 +63,10 @@ async def hot_connection(dsn: str) -> asyncpg.Connection:
 # -- PostgreSQL: the plans
 
 STATEMENTS = {
-    "survey": (line.SURVEY, {"dwarf_steps_ripe", "dwarf_steps_asleep"}),
+    "peek": (line.SURVEY, {"dwarf_steps_ripe", "dwarf_steps_asleep"}),
     "survey past": (line.SURVEY_PAST, {"dwarf_steps_ripe", "dwarf_steps_lane", "dwarf_steps_asleep"}),
     "depths": (line.DEPTHS, {"dwarf_steps_ripe"}),
-    "ripen": (line.RIPEN, {"dwarf_steps_asleep"}),
+    "promote_due": (line.RIPEN, {"dwarf_steps_asleep"}),
     "claim": (postgres.CLAIM, {"dwarf_steps_ripe", "dwarf_flows_pkey"}),
     "claim past": (postgres.CLAIM_PAST, {"dwarf_steps_lane", "dwarf_flows_pkey"}),
 }
@@ -159,7 +159,7 @@ def array(values: list[Any], kind: str) -> str:
     return "array[" + ", ".join(f"'{value}'" for value in values) + f"]::{kind}[]"
 
 
-def claim_args(keys: list[str], steps: int, allowances: dict[str, int] | None = None) -> str:
+def claim_args(keys: list[str], steps: int, task_budgets: dict[str, int] | None = None) -> str:
     limit = len(keys) * steps
     shares = [
         array([100] * len(keys), "int"),
@@ -167,8 +167,8 @@ def claim_args(keys: list[str], steps: int, allowances: dict[str, int] | None = 
         array([steps] * len(keys), "int"),
         array([0] * len(keys), "int"),
     ]
-    if allowances is not None:
-        shares += [array(list(allowances), "text"), array(list(allowances.values()), "int")]
+    if task_budgets is not None:
+        shares += [array(list(task_budgets), "text"), array(list(task_budgets.values()), "int")]
     return f"{limit}, 1, 1000, " + ", ".join(shares)
 
 
@@ -206,7 +206,7 @@ async def test_counting_the_line_costs_what_is_counted(lines: dict[str, str]) ->
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("sql", "keys", "steps", "allowances", "rows"),
+    ("sql", "keys", "steps", "task_budgets", "rows"),
     [
         (postgres.CLAIM, ["k0"], 80, None, 80),
         (postgres.CLAIM, EVEN[:80], 1, None, 80),
@@ -218,26 +218,26 @@ async def test_counting_the_line_costs_what_is_counted(lines: dict[str, str]) ->
     ],
 )
 async def test_choosing_costs_what_is_chosen(
-    lines: dict[str, str], sql: str, keys: list[str], steps: int, allowances: dict[str, int] | None, rows: int
+    lines: dict[str, str], sql: str, keys: list[str], steps: int, task_budgets: dict[str, int] | None, rows: int
 ) -> None:
     """C3, C4: 100,000 steps of a task that is passed over are not walked through either."""
-    found, pages = await touched(lines["deep"], sql, claim_args(keys, steps, allowances), "picked")
-    tasks = 11 if allowances is not None else 1  # from each of a key's tasks as many as could be the oldest
+    found, pages = await touched(lines["deep"], sql, claim_args(keys, steps, task_budgets), "picked")
+    tasks = 11 if task_budgets is not None else 1  # from each of a key's tasks as many as could be the oldest
     assert found == rows
     assert pages <= (rows * 2 + len(keys) * PROBE) * tasks + rows * PROBE
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("sql", "keys", "steps", "allowances"),
+    ("sql", "keys", "steps", "task_budgets"),
     [(postgres.CLAIM, ["k2"], 40, None), (postgres.CLAIM_PAST, ["k2"], 40, {"shut": 0})],
     ids=["claim", "claim past"],
 )
 async def test_a_claim_touches_no_more_pages_of_a_deep_line_than_of_a_small_one(
-    lines: dict[str, str], sql: str, keys: list[str], steps: int, allowances: dict[str, int] | None
+    lines: dict[str, str], sql: str, keys: list[str], steps: int, task_budgets: dict[str, int] | None
 ) -> None:
     """C4: but for the depth of the indexes."""
-    args = claim_args(keys, steps, allowances)
+    args = claim_args(keys, steps, task_budgets)
     few, small = await touched(lines["small"], sql, args)
     many, deep = await touched(lines["deep"], sql, args)
     assert (few, many) == (steps, steps)
@@ -258,7 +258,7 @@ async def test_sleepers_cost_nothing_until_they_are_due(lines: dict[str, str]) -
 def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, sqlite3.Connection]]:
     """A small line and a deep one."""
 
-    async def make(name: str, steps: int, shut: int, keys: int, sleeping: int) -> sqlite3.Connection:
+    async def make(name: str, steps: int, blocked_tasks: int, keys: int, sleeping: int) -> sqlite3.Connection:
         path = tmp_path_factory.mktemp(name) / "line.db"
         store = SqlStore(1, f"sqlite:///{path}", pool=1, clock=ManualClock())
         await store.open("one", migrated=True)
@@ -267,7 +267,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, sqlite
         series = "with recursive s(n) as (select ?1 union all select n + 1 from s where n < ?2) "
         columns, rows = STEPS.split("select", 1)
         made = rows.split("from generate_series")[0].replace("$2", "?3").replace("$3", "?4")
-        connection.execute(columns + series + "select" + made + "from s", (1, steps, shut, keys))
+        connection.execute(columns + series + "select" + made + "from s", (1, steps, blocked_tasks, keys))
         columns, rows = SLEEPERS.split("select", 1)
         made = rows.split("from generate_series")[0]
         connection.execute(columns + series + "select" + made + "from s", (10_000_000, 10_000_000 + sleeping - 1))
@@ -302,9 +302,9 @@ def steps_of(connection: sqlite3.Connection, work: Callable[[sqlite3.Connection]
 
 NOW = 5 * 10**15
 WORK: dict[str, Callable[[sqlite3.Connection], Any]] = {
-    "survey": lambda c: line.survey(c, NOW, Ask(limit=5), ()),
-    "survey from a key on": lambda c: line.survey(c, NOW, Ask(0, 100, "k4", limit=3), ()),
-    "survey past": lambda c: line.survey(c, NOW, Ask(limit=5), ("shut", "task1")),
+    "peek": lambda c: line.peek(c, NOW, Ask(limit=5), ()),
+    "survey from a key on": lambda c: line.peek(c, NOW, Ask(0, 100, "k4", limit=3), ()),
+    "survey past": lambda c: line.peek(c, NOW, Ask(limit=5), ("shut", "task1")),
     "depths": lambda c: line.depths(c, NOW, 4, 50, 5),
     "claim of one key": lambda c: line.pick(c, NOW, 20, [Share(100, "k2", 20)], {}),
     "claim of several": lambda c: line.pick(c, NOW, 20, [Share(100, f"k{n}", 5) for n in (2, 4, 6, 8)], {}),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from store_helpers import BUDGET, cancel, ended, failed, in_hand, look, new_flow
+from store_helpers import BUDGET, cancel, ended, failed, in_flight, look, new_flow
 
 from dwarf_nats.errors import BadRequest
 from dwarf_nats.store.store import SqlStore
@@ -29,7 +29,7 @@ async def flows(store: SqlStore) -> dict[str, int]:
     }
     made["done"].facts.thread_id = made["created"].facts.flow_id
     await store.create(list(made.values()), BUDGET)
-    steps = {row[0]: in_hand(row) for row in await store.claim(10, BUDGET)}
+    steps = {row[0]: in_flight(row) for row in await store.claim(10, BUDGET)}
     await store.settle(
         [ended(steps[made["done"].step_id]), failed(steps[made["broken"].step_id], "Disk 50%_full")], BUDGET
     )

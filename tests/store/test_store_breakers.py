@@ -7,7 +7,7 @@ import re
 
 import asyncpg
 import pytest
-from store_helpers import BUDGET, cancel, ended, in_hand, look, new_flow, one_claimed, returned, step_status, went_on
+from store_helpers import BUDGET, cancel, ended, in_flight, look, new_flow, one_claimed, returned, step_status, went_on
 
 from dwarf_nats.clock import ManualClock
 from dwarf_nats.rules.settlement import NewFlow
@@ -84,11 +84,11 @@ async def test_what_a_silent_replica_held_is_parked_if_its_task_is_tripped(store
     step = await one_claimed(store)
     await store.trip("a", "x")
     await look(store, "update dwarf_replicas set seen_at = seen_at - 11000000")
-    assert await store.recover(10_000) == 1
+    assert await store.reclaim_expired_leases(10_000) == 1
     assert await parked(store) == {step.step_id: 2}
     probe = await store.claim_probe("a", BUDGET)
     assert probe is not None
-    assert await store.disown([]) == 1
+    assert await store.release_unowned_leases([]) == 1
     assert await parked(store) == {step.step_id: 2}
 
 
@@ -102,7 +102,7 @@ async def test_the_step_due_longest_is_let_through_and_claimed_like_any(store: S
     assert ((await store.next_probe("a")) or 0) <= 0
     row = await store.claim_probe("a", BUDGET)
     assert row is not None
-    probe = in_hand(row)
+    probe = in_flight(row)
     assert (probe.step_id, probe.lease_seq, probe.url) == (second.step_id, 1, "a")
     assert await step_status(store, second.step_id) == "running"
     await store.park("a")
@@ -149,12 +149,12 @@ async def test_terminal_steps_are_never_parked(store: SqlStore) -> None:
     await cancel(store, flows[0].facts.flow_id)
     row = await store.claim_probe("a", BUDGET)
     assert row is not None
-    probe = in_hand(row)
+    probe = in_flight(row)
     await look(store, "update dwarf_flows set status = 'cancelled' where flow_id = $1", probe.flow.flow_id)
-    await store.bury([probe.step_id])
+    await store.close_stale_steps([probe.step_id])
     row = await store.claim_probe("a", BUDGET)
     assert row is not None
-    await store.settle([ended(in_hand(row))], BUDGET)
+    await store.settle([ended(in_flight(row))], BUDGET)
     assert await look(store, "select status, parked from dwarf_steps order by step_id") == [
         ("cancelled", 0), ("cancelled", 0), ("completed", 0), ("pending", 2),
     ]  # fmt: skip
@@ -165,11 +165,11 @@ async def test_terminal_steps_are_never_parked(store: SqlStore) -> None:
 
 async def test_the_database_knows_which_tasks_are_held(store: SqlStore) -> None:
     """V6, O16: one that is named, one that has steps parked, and no other."""
-    assert (await store.beat("one")).held is False
+    assert (await store.heartbeat("one")).held is False
     for url in ("a", "c", "b", "c"):
         await pending(store, 2, url=url)
     await store.park("c")
-    assert (await store.beat("one")).held is True
+    assert (await store.heartbeat("one")).held is True
     await store.park("a")
     await store.trip("d", "x")
     assert await store.parked_tasks() == ["a", "c"]
@@ -177,7 +177,7 @@ async def test_the_database_knows_which_tasks_are_held(store: SqlStore) -> None:
     await store.untrip("d")
     await store.release("a", 10)
     await store.release("c", 10)
-    assert (await store.beat("one")).held is False
+    assert (await store.heartbeat("one")).held is False
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from store_helpers import (
     failed,
     fingerprint,
     flow_status,
-    in_hand,
+    in_flight,
     look,
     new_flow,
     next_due,
@@ -25,7 +25,7 @@ from store_helpers import (
 
 from dwarf_nats.errors import Conflict, NotFound
 from dwarf_nats.rules import parking
-from dwarf_nats.rules.settlement import Settlement, StepInHand
+from dwarf_nats.rules.settlement import ClaimedStep, Settlement
 from dwarf_nats.store.store import SqlStore
 from dwarf_nats.workflow.keys import Key
 from dwarf_nats.workflow.rows import StepRow
@@ -116,7 +116,7 @@ async def test_a_claim_returns_all_a_dispatch_needs(store: SqlStore) -> None:
     new = new_flow({"a": 1}, priority=7, fairness_key="t", fairness_weight=2.5, time_budget_ms=500, notify="me")
     made = await store.create([new], BUDGET)
     (row,) = await store.claim(1, BUDGET)
-    step, facts = in_hand(row), new.facts
+    step, facts = in_flight(row), new.facts
     assert (step.step_id, step.token, step.node, step.url, step.depth, step.attempt, step.lease_seq) == (
         new.step_id, new.step_token, "a", "a", 1, 0, 1,
     )  # fmt: skip
@@ -156,7 +156,7 @@ async def test_a_step_of_a_terminal_flow_takes_its_status(store: SqlStore) -> No
     await look(store, "update dwarf_flows set status = 'failed' where flow_id = $1", new.facts.flow_id)
     (row,) = await store.claim(1, BUDGET)
     assert row[23] == "failed"
-    await store.bury([row[0]])
+    await store.close_stale_steps([row[0]])
     assert await step_status(store, new.step_id) == "failed"
 
 
@@ -219,7 +219,7 @@ async def test_a_step_given_back_is_claimed_again_under_a_new_lease(store: SqlSt
 async def test_a_whole_group_takes_effect_in_one_call(store: SqlStore) -> None:
     group = [new_flow({"n": n}) for n in range(60)]
     await store.create(group, BUDGET)
-    steps = [in_hand(row) for row in await store.claim(500, BUDGET)]
+    steps = [in_flight(row) for row in await store.claim(500, BUDGET)]
     acts = (went_on, ended, failed, returned)
     settled = await store.settle([acts[n % 4](step) for n, step in enumerate(steps)], BUDGET)
     assert set(settled) == {step.step_id for step in steps}
@@ -234,7 +234,7 @@ async def test_a_result_under_an_old_lease_changes_nothing(store: SqlStore) -> N
     """X1: fenced by the lease generation."""
     late = await one_claimed(store)
     await store.settle([returned(late)], BUDGET)
-    now = in_hand((await store.claim(1, BUDGET))[0])
+    now = in_flight((await store.claim(1, BUDGET))[0])
     mate = await one_claimed(store)
     settled = await store.settle([went_on(late, {"late": 1}), ended(mate)], BUDGET)
     assert set(settled) == {mate.step_id}
@@ -346,7 +346,7 @@ async def test_the_fingerprint_changes_with_every_write(store: SqlStore) -> None
     seen = [await fingerprint(store, new.facts.flow_id)]
     await store.start(new.facts.flow_id, "")
     seen.append(await fingerprint(store, new.facts.flow_id))
-    step = in_hand((await store.claim(1, BUDGET))[0])
+    step = in_flight((await store.claim(1, BUDGET))[0])
     seen.append(await fingerprint(store, new.facts.flow_id))
     await store.settle([went_on(step)], BUDGET)
     seen.append(await fingerprint(store, new.facts.flow_id))
@@ -406,11 +406,11 @@ async def test_ids_come_in_blocks_that_never_overlap(store: SqlStore) -> None:
 # -- pauses and children
 
 
-def paused(step: StepInHand, payload: bytes | None) -> Settlement:
+def paused(step: ClaimedStep, payload: bytes | None) -> Settlement:
     return parking.interrupted(step, step.changes, None if payload is None else Raw(payload))
 
 
-def calling(step: StepInHand, running: bool = False) -> Settlement:
+def calling(step: ClaimedStep, running: bool = False) -> Settlement:
     """The step waits for a child flow of the same graph."""
     child = parking.Child(GRAPH, GRAPH.digest(), new_flow().facts.flow_id, tokens())
     settlement = parking.waiting(step, {}, state_from({"in": 1}), child, (new_flow().step_id, tokens()))
@@ -429,7 +429,7 @@ async def test_a_park_written_twice_starts_one_child(store: SqlStore) -> None:
     assert await look(store, "select status, parked from dwarf_steps where step_id = $1", step.step_id) == [
         ("running", 1)
     ]
-    assert await store.recover(0) == 0  # parked steps are exempt (B2)
+    assert await store.reclaim_expired_leases(0) == 0  # parked steps are exempt (B2)
 
 
 async def test_the_end_of_a_child_wakes_its_caller_once(store: SqlStore) -> None:

@@ -8,7 +8,7 @@ from store_helpers import (
     cancel,
     ended,
     flow_status,
-    in_hand,
+    in_flight,
     look,
     new_flow,
     next_due,
@@ -26,12 +26,12 @@ SECOND = 1_000_000
 async def test_steps_of_a_silent_replica_go_back_to_pending(store: SqlStore) -> None:
     """B2, and X1: its late result is fenced."""
     step = await one_claimed(store)
-    assert await store.recover(10_000) == 0
+    assert await store.reclaim_expired_leases(10_000) == 0
     await look(store, "update dwarf_replicas set seen_at = seen_at - 11000000")
-    assert await store.recover(10_000) == 1
+    assert await store.reclaim_expired_leases(10_000) == 1
     assert await step_status(store, step.step_id) == "pending"
     assert await store.settle([went_on(step)], BUDGET) == {}
-    again = in_hand((await store.claim(1, BUDGET))[0])
+    again = in_flight((await store.claim(1, BUDGET))[0])
     assert again.lease_seq == step.lease_seq + 1
     assert await store.settle([went_on(step)], BUDGET) == {}
     assert len(await store.settle([went_on(again)], BUDGET)) == 1
@@ -41,7 +41,7 @@ async def test_a_step_past_its_own_lease_goes_back_to_pending(store: SqlStore) -
     step = await one_claimed(store)
     kept = await one_claimed(store)
     await look(store, "update dwarf_steps set lease_expires = 1 where step_id = $1", step.step_id)
-    assert await store.recover(10_000) == 1
+    assert await store.reclaim_expired_leases(10_000) == 1
     assert await step_status(store, step.step_id) == "pending"
     assert await step_status(store, kept.step_id) == "running"
 
@@ -51,7 +51,7 @@ async def test_parked_steps_and_those_of_terminal_flows_are_left_alone(store: Sq
     await look(store, "update dwarf_steps set lease_expires = 1")
     await look(store, "update dwarf_steps set parked = 1 where step_id = $1", parked.step_id)
     await look(store, "update dwarf_flows set status = 'cancelled' where flow_id = $1", dead.flow.flow_id)
-    assert await store.recover(10_000) == 0
+    assert await store.reclaim_expired_leases(10_000) == 0
 
 
 async def test_a_lease_is_the_time_budget_and_thirty_seconds(timed: SqlStore, manual: ManualClock) -> None:
@@ -59,36 +59,36 @@ async def test_a_lease_is_the_time_budget_and_thirty_seconds(timed: SqlStore, ma
     await timed.create([new], BUDGET)
     await timed.claim(1, BUDGET)
     manual.advance(30.9)
-    await timed.beat("one")
-    assert await timed.recover(10_000) == 0
+    await timed.heartbeat("one")
+    assert await timed.reclaim_expired_leases(10_000) == 0
     manual.advance(0.2)
-    assert await timed.recover(10_000) == 1
+    assert await timed.reclaim_expired_leases(10_000) == 1
 
 
 async def test_a_replica_that_renews_its_row_keeps_its_steps(timed: SqlStore, manual: ManualClock) -> None:
     await one_claimed(timed)
     for _ in range(5):
         manual.advance(8)
-        await timed.beat("one")
-        assert await timed.recover(10_000) == 0
+        await timed.heartbeat("one")
+        assert await timed.reclaim_expired_leases(10_000) == 0
     manual.advance(11)
-    assert await timed.recover(10_000) == 1
+    assert await timed.reclaim_expired_leases(10_000) == 1
 
 
 async def test_a_beat_tells_when_work_is_due(timed: SqlStore, manual: ManualClock) -> None:
     """B1: whoever put it there may not have said so."""
-    assert (await timed.beat("one")).due_in is None
+    assert (await timed.heartbeat("one")).due_in is None
     await timed.create([new_flow(start_at=manual.now() + 7 * SECOND)], BUDGET)
-    assert (await timed.beat("one")).due_in == 7 * SECOND
+    assert (await timed.heartbeat("one")).due_in == 7 * SECOND
     manual.advance(3)
-    assert (await timed.beat("one")).due_in == 4 * SECOND
+    assert (await timed.heartbeat("one")).due_in == 4 * SECOND
     await timed.create([new_flow(), new_flow(start=False)], BUDGET)
     manual.advance(1)
-    assert (await timed.beat("one")).due_in == 0
+    assert (await timed.heartbeat("one")).due_in == 0
     assert len(await timed.claim(500, BUDGET)) == 1
-    assert (await timed.beat("one")).due_in == 3 * SECOND
+    assert (await timed.heartbeat("one")).due_in == 3 * SECOND
     manual.advance(4)
-    assert (await timed.beat("one")).due_in == 0
+    assert (await timed.heartbeat("one")).due_in == 0
 
 
 async def test_rows_of_replicas_long_gone_are_removed_once_they_hold_nothing(
@@ -99,14 +99,14 @@ async def test_rows_of_replicas_long_gone_are_removed_once_they_hold_nothing(
         "insert into dwarf_replicas (replica_id, name, seen_at) values (77, 'gone', $1)",
         manual.now() - 200 * SECOND,
     )
-    await timed.forget_replicas(10_000)
+    await timed.delete_dead_replicas(10_000)
     assert await look(timed, "select replica_id from dwarf_replicas") == [(timed.replica_id,)]
 
 
 async def test_a_replica_disowns_what_it_does_not_have_in_hand(store: SqlStore) -> None:
     """B6: after an outage."""
     kept, lost = await one_claimed(store), await one_claimed(store)
-    assert await store.disown([kept.step_id]) == 1
+    assert await store.release_unowned_leases([kept.step_id]) == 1
     assert await step_status(store, lost.step_id) == "pending"
     assert len(await store.settle([ended(kept)], BUDGET)) == 1
 
@@ -114,7 +114,7 @@ async def test_a_replica_disowns_what_it_does_not_have_in_hand(store: SqlStore) 
 async def test_a_replica_that_leaves_gives_everything_back(store: SqlStore) -> None:
     """B3."""
     step = await one_claimed(store)
-    await store.leave()
+    await store.deregister()
     assert await step_status(store, step.step_id) == "pending"
     assert await look(store, "select count(*) from dwarf_replicas") == [(0,)]
 
@@ -137,7 +137,7 @@ async def test_the_age_of_a_step_runs_from_its_first_dispatch(timed: SqlStore, m
     new = new_flow(running=True)
     await timed.create([new], BUDGET)
     manual.advance(3)
-    await timed.disown([])
+    await timed.release_unowned_leases([])
     manual.advance(4)
     assert (await timed.claim(1, BUDGET))[0][9] == 7 * SECOND
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dwarf_nats.telemetry import catalogue
 from dwarf_nats.telemetry.catalogue import CATALOGUE, Kind, Metric
-from dwarf_nats.telemetry.tally import Tally
+from dwarf_nats.telemetry.counters import Counters
 
 DOCS = Path(__file__).parents[2] / "docs"
 T1 = {
@@ -77,7 +77,7 @@ def test_no_label_can_hold_a_key() -> None:
 
 
 def test_the_tally_counts_counters_of_the_catalogue_each_once() -> None:
-    counted = [one.metric for one in Tally().counts()]
+    counted = [one.metric for one in Counters().counts()]
     assert len({one.name for one in counted}) == len(counted)
     elsewhere = {catalogue.OUTAGES, catalogue.COMMITS, catalogue.COMMITTED}
     assert {one for one in CATALOGUE if one.kind is Kind.COUNTER} == {*counted, *elsewhere}
@@ -89,10 +89,10 @@ def test_the_documentation_is_what_the_catalogue_says() -> None:
 
 
 def test_names_that_callers_make_up_share_one_series_beyond_the_limit() -> None:
-    tally = Tally()
+    counters = Counters()
     for number in range(catalogue.MANY_NAMES + 5):
-        tally.executed.add(f"task{number}", "completed")
-    tally.executed.add("task1", "completed")
-    assert len(tally.executed) == catalogue.MANY_NAMES + 1
-    assert tally.executed[catalogue.OTHER, "completed"] == 5
-    assert tally.executed["task1", "completed"] == 2
+        counters.executed.add(f"task{number}", "completed")
+    counters.executed.add("task1", "completed")
+    assert len(counters.executed) == catalogue.MANY_NAMES + 1
+    assert counters.executed[catalogue.OTHER, "completed"] == 5
+    assert counters.executed["task1", "completed"] == 2

@@ -41,7 +41,7 @@ async def test_the_line_of_due_steps_by_band(dsn: str, proxy: TaskProxy) -> None
         assert oldest.keys() == {("1",), ("50",)}
         assert oldest["1",] >= oldest["50",] >= 0
         held.release.set()
-        await until(lambda: not on.engine._hands.count and held.began.locked() is False, on.engine)
+        await until(lambda: not on.engine._slots.count and held.began.locked() is False, on.engine)
         await until(lambda: on.heard.points("dwarf_flows_terminated_total") == {("completed", "bad"): 5}, on.engine)
         await on.read()
         assert shown(on, *LINE) == [{(): 0}, {("1",): 0, ("50",): 0}, {("1",): 0, ("50",): 0}]
@@ -183,10 +183,10 @@ async def test_the_databases_are_read_once_for_every_collection_and_not_for_nobo
 
 async def test_without_a_provider_nothing_is_recorded_and_nothing_is_read(proxy: TaskProxy) -> None:
     async with open_engine("sqlite://", tasks=proxy, graphs=proxy) as engine:
-        assert (engine._meters.listening, engine.traces.listening) == (False, False)
+        assert (engine._instruments.listening, engine.traces.listening) == (False, False)
         assert engine._gauges._job is None
         await engine.run("line", {}, timeout=20)
-        assert engine.tally.executed == {("add", "completed"): 1, ("add2", "completed"): 1}
+        assert engine.counters.executed == {("add", "completed"): 1, ("add2", "completed"): 1}
         assert not engine._shards[1]._watched
 
 

@@ -94,7 +94,7 @@ def test_several_servers_are_named_and_secrets_are_not_shown() -> None:
     options = ConnectOptions(url="nats://user:secret@a:1, b:2")
     assert [one.url for one in options.servers] == ["nats://a:1", "nats://b:2"]
     assert "secret" not in repr(options)
-    assert options.shown == "nats://a:1,nats://b:2"
+    assert options.label == "nats://a:1,nats://b:2"
     with pytest.raises(BadRequest, match="no NATS server named"):
         ConnectOptions(url=" , ").arguments("me")
 

@@ -171,7 +171,7 @@ def test_a_key_parses_and_shows_without_its_token() -> None:
     key = parse_key(KEY)
     assert key == Key(1, 42, "abcdefghijKLMN01")
     assert str(key) == KEY
-    assert key.shown == "1-42"
+    assert key.public_id == "1-42"
     assert parse_key(f"{MAX_ID}-{MAX_ID}-{'a' * 16}").id == MAX_ID
 
 

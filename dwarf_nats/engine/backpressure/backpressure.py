@@ -11,7 +11,7 @@ from dwarf_nats.engine.backpressure.prober import Prober
 from dwarf_nats.engine.backpressure.valves import Valves
 from dwarf_nats.errors import Unavailable
 from dwarf_nats.rules.breaker import Deed, Event
-from dwarf_nats.rules.decide import give_back
+from dwarf_nats.rules.decide import release
 from dwarf_nats.workflow.answer import Answer, Disposition
 from dwarf_nats.workflow.raised import ends_process
 from dwarf_nats.workflow.records import TaskHealth
@@ -19,8 +19,8 @@ from dwarf_nats.workflow.records import TaskHealth
 if TYPE_CHECKING:
     from dwarf_nats.engine.backpressure.prober import Host
     from dwarf_nats.ports import Clock, Logger, Signals
-    from dwarf_nats.rules.settlement import Settlement, StepInHand
-    from dwarf_nats.telemetry.tally import Tally
+    from dwarf_nats.rules.settlement import ClaimedStep, Settlement
+    from dwarf_nats.telemetry.counters import Counters
 
 UNASKED = frozenset({"timeout", "too_large"})
 """Causes of errors that say nothing about whether the task can serve: it did not answer, or was not asked."""
@@ -33,12 +33,12 @@ class Backpressure:
     `unanswered`) and cause of the trip.
     """
 
-    def __init__(self, clock: Clock, signals: Signals | None, tally: Tally, logger: Logger) -> None:
+    def __init__(self, clock: Clock, signals: Signals | None, counters: Counters, logger: Logger) -> None:
         self._clock = clock
         self._signals = signals
         self.log = logger
-        self.tally = tally
-        self.valves = Valves(clock, tally)
+        self.counters = counters
+        self.valves = Valves(clock, counters)
         self.gates: list[Gate] = []
 
     def gate(self, host: Host) -> Gate:
@@ -56,7 +56,7 @@ class Backpressure:
         """A task cannot serve: its breaker trips on every shard (V4)."""
         deeds = [deed for gate in self.gates for deed in gate.breakers.hears(url, Event.SIGNAL, cause)]
         if Deed.TELL in deeds:
-            self.tally.trips.add(url, cause)
+            self.counters.trips.add(url, cause)
             self.log.warning(
                 "task %s cannot serve (%s): its breaker tripped", url, cause, extra={"task": url, "cause": cause}
             )
@@ -162,29 +162,29 @@ class Gate:
 
     # -- before a task is asked
 
-    def allowances(self) -> dict[str, int]:
+    def task_budgets(self) -> dict[str, int]:
         """How many more steps of these tasks may be claimed now, 0 meaning none; of all others as many as there are (C3)."""
-        allowed = self._shared.valves.allowances()
+        allowed = self._shared.valves.task_budgets()
         self._shut = [url for url, count in allowed.items() if count == 0 and not self.breakers.holds(url)]
         for url in self._shut:
-            self._shared.tally.skipped.add(url)
-        for url, count in self.breakers.allowances().items():
+            self._shared.counters.skipped.add(url)
+        for url, count in self.breakers.task_budgets().items():
             allowed[url] = min(count, allowed.get(url, count))
         return allowed
 
     def opens_at(self) -> int | None:
-        """When the first of the valves opens that were shut when `allowances` was last asked; `None` if none was."""
+        """When the first of the valves opens that were shut when `task_budgets` was last asked; `None` if none was."""
         return self._shared.valves.opens_at(self._shut)
 
     def holds(self, url: str) -> bool:
         """Whether the task's breaker is tripped here."""
         return self.breakers.holds(url)
 
-    def admits_birth(self, url: str) -> bool:
+    def admits_eager(self, url: str) -> bool:
         """Whether a new step of the task may be born running; if so, it counts as sent."""
         return not self.breakers.holds(url) and self._shared.valves.admits(url)
 
-    def admits(self, step: StepInHand) -> bool:
+    def admits(self, step: ClaimedStep) -> bool:
         """Whether a claimed step may be dispatched; if so, it counts as sent. If not, it is to be given back."""
         url = step.url
         if self.breakers.holds(url):
@@ -194,16 +194,16 @@ class Gate:
             return True
         if self._shared.valves.admits(url):
             return True
-        self._shared.tally.skipped.add(url)
+        self._shared.counters.skipped.add(url)
         return False
 
-    def probes(self, step: StepInHand) -> None:
+    def probes(self, step: ClaimedStep) -> None:
         """The claimed step is to be the probe."""
         step.probe = True
         self.breakers.claimed(step.url, step.step_id)
         self._shared.valves.admits(step.url)
 
-    def may_ask(self, step: StepInHand) -> bool:
+    def may_ask(self, step: ClaimedStep) -> bool:
         """Whether its task may be asked, now that nothing else stands in the way: its breaker may have tripped since."""
         if step.probe:
             self.breakers.asked(step.url, step.step_id)
@@ -226,7 +226,7 @@ class Gate:
 
     # -- after it was asked
 
-    def judged(self, step: StepInHand, answer: Answer) -> Settlement | None:
+    def judged(self, step: ClaimedStep, answer: Answer) -> Settlement | None:
         """If the task is busy or cannot serve, the step goes back to pending, not failed (V1, V4). `None`: go on (X4)."""
         if answer.error is None or answer.disposition is Disposition.ERROR:
             if step.probe:
@@ -240,14 +240,14 @@ class Gate:
             if step.probe:
                 self._came_back(step, "refused")
             self._shared.trip(step.url, answer.cause)
-        return give_back(step)
+        return release(step)
 
-    def _came_back(self, step: StepInHand, outcome: str) -> None:
-        self._shared.tally.probes.add(step.url, outcome, self.breakers.of(step.url).cause)
+    def _came_back(self, step: ClaimedStep, outcome: str) -> None:
+        self._shared.counters.probes.add(step.url, outcome, self.breakers.of(step.url).cause)
         if outcome == "served":
             self.breakers.hears(step.url, Event.SERVED)
 
-    def finished(self, step: StepInHand) -> None:
+    def finished(self, step: ClaimedStep) -> None:
         """The step is no longer in hand; if it was a probe that was not asked, another one is let through."""
         if step.probe:
             self.breakers.dropped(step.url, step.step_id)

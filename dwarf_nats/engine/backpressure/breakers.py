@@ -67,7 +67,7 @@ class Breakers:
     def tripped(self) -> dict[str, Breaker]:
         return dict(self._tripped)
 
-    def allowances(self) -> dict[str, int]:
+    def task_budgets(self) -> dict[str, int]:
         """How many steps of each tripped task may be claimed like any other: none, or the one that will be the probe."""
         return {url: int(self.wants_any(url)) for url in self._tripped} if self._tripped else {}
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from dwarf_nats.rules import valve
 from dwarf_nats.rules.valve import SECOND, Point
-from dwarf_nats.telemetry.tally import Tally
+from dwarf_nats.telemetry.counters import Counters
 
 if TYPE_CHECKING:
     from dwarf_nats.ports import Clock
@@ -23,11 +23,11 @@ MANY = 10_000
 class Valves:
     """Counts what goes out to each task and says whether more may. Shared by the shards of a replica.
 
-    `tally` counts signals (`cuts`) and how often a task was passed over because its valve was shut (`skipped`).
+    `counters` counts signals (`cuts`) and how often a task was passed over because its valve was shut (`skipped`).
     """
 
-    def __init__(self, clock: Clock, tally: Tally | None = None) -> None:
-        self.tally = tally if tally is not None else Tally()
+    def __init__(self, clock: Clock, counters: Counters | None = None) -> None:
+        self.counters = counters if counters is not None else Counters()
         self._clock = clock
         self._points: dict[str, Point] = {}
         self._narrow: set[str] = set()
@@ -42,7 +42,7 @@ class Valves:
         sent.append(now)
         return True
 
-    def allowances(self) -> dict[str, int]:
+    def task_budgets(self) -> dict[str, int]:
         """How many more operations may go out now, for each task whose valve is not wide open; 0 where it is shut."""
         now = self._clock.now()
         return {
@@ -68,7 +68,7 @@ class Valves:
             point = Point(point.w, now)
         made = valve.cut(point, len(self._recent(url, now)), now)
         self._set(url, made)
-        self.tally.cuts.add(url)
+        self.counters.cuts.add(url)
         return made
 
     def told(self, url: str, w: float, t: int) -> None:
@@ -80,12 +80,12 @@ class Valves:
     def rates(self) -> dict[str, float]:
         """Operations per second allowed now, for each task whose valve is not wide open."""
         now = self._clock.now()
-        return {url: valve.rate(self._points[url], now) for url in self.allowances()}
+        return {url: valve.rate(self._points[url], now) for url in self.task_budgets()}
 
     def forget(self) -> None:
         """Drop what says nothing any more; to be called now and then."""
         now = self._clock.now()
-        self.allowances()  # which takes note of those that are wide open
+        self.task_budgets()  # which takes note of those that are wide open
         for url in tuple(self._sent):
             if not self._recent(url, now):
                 del self._sent[url]

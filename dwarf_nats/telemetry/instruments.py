@@ -18,7 +18,7 @@ from dwarf_nats.telemetry import catalogue
 from dwarf_nats.telemetry.catalogue import CATALOGUE, MANY_NAMES, OTHER, SCOPE, Kind, Metric
 
 if TYPE_CHECKING:
-    from dwarf_nats.telemetry.tally import Labels, Tally
+    from dwarf_nats.telemetry.counters import Counters, Labels
 
 _MICRO = 1e-6
 SAMPLE_US = 1_000
@@ -27,14 +27,14 @@ _ADDED_UP = frozenset({catalogue.RUNNING, catalogue.FLOWS_ORPHANED})
 """Gauges that are added up where several engines share a provider; of the others the largest is shown."""
 
 
-class Meters:
-    """What one engine shows. `tally` has its counters; `show` sets a gauge; the rest records into histograms."""
+class Instruments:
+    """What one engine shows. `counters` has its counters; `show` sets a gauge; the rest records into histograms."""
 
-    def __init__(self, provider: MeterProvider | None, tally: Tally) -> None:
+    def __init__(self, provider: MeterProvider | None, counters: Counters) -> None:
         provider = provider if provider is not None else get_meter_provider()
         # The API's own providers, the proxy and the one that does nothing, live in its own modules.
         self.listening = not type(provider).__module__.startswith("opentelemetry.metrics")
-        self.tally = tally
+        self.counters = counters
         self.asked = False
         """Whether somebody has collected since this was set back: then the gauges are worth reading for."""
         self.extra: dict[Metric, Callable[[], Mapping[Labels, float]]] = {}
@@ -75,7 +75,7 @@ class Meters:
         if metric in self.extra:
             return dict(self.extra[metric]())
         counted: dict[Labels, float] = {} if metric.labels else {(): 0}
-        return counted | next((dict(one) for one in self.tally.counts() if one.metric is metric), {})
+        return counted | next((dict(one) for one in self.counters.counts() if one.metric is metric), {})
 
     def since_opened(self, metric: Metric) -> dict[Labels, float]:
         """As `read`, without what was counted before it was opened the last time."""
@@ -112,7 +112,7 @@ class _Instruments:
 
     def __init__(self, provider: MeterProvider) -> None:
         self._provider = provider
-        self._members: list[Meters] = []
+        self._members: list[Instruments] = []
         self._ended: dict[Metric, dict[Labels, float]] = {}
         self._lock = threading.Lock()  # collected in a thread of the exporter's
         self._histograms: dict[Metric, Histogram] = {}
@@ -128,12 +128,12 @@ class _Instruments:
                 make = meter.create_observable_counter if one.kind is Kind.COUNTER else meter.create_observable_gauge
                 make(one.name, [self._callback(one)], one.unit, one.description)
 
-    def join(self, member: Meters) -> None:
+    def join(self, member: Instruments) -> None:
         with self._lock:
             if member not in self._members:
                 self._members.append(member)
 
-    def leave(self, member: Meters) -> None:
+    def leave(self, member: Instruments) -> None:
         with self._lock:
             if member in self._members:
                 self._members.remove(member)

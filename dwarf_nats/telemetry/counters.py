@@ -29,7 +29,7 @@ class Count(Counter[Labels]):
         self[labels] = count + n
 
 
-class Tally:
+class Counters:
     """The counters of a replica, from its start."""
 
     def __init__(self) -> None:

@@ -27,12 +27,12 @@ class Ration(NamedTuple):
     left: int = 0
 
     @property
-    def shut(self) -> tuple[str, ...]:
+    def blocked_tasks(self) -> tuple[str, ...]:
         """The task that is passed over."""
         return (self.url,) if self.url and self.left <= 0 else ()
 
 
-class Hands:
+class WorkerSlots:
     """How many steps this replica has in hand, over all shards; `free` is set whenever one more fits.
 
     `reserved`: hands kept for what a claim under way will bring. `relieved` is called when a step ends of a task that holds
