@@ -27,8 +27,8 @@ from dwarf_nats.workflow.state import encode_value
 from dwarf_nats.workflow.status import Status
 
 from . import replies
-from .calling import Caller, Waiting, timed_out
 from .discovery import all_replies
+from .requester import Requester, WaitDeadline, timed_out
 
 Values: TypeAlias = Mapping[str, Any] | bytes | None
 """A state or overrides: Python values, or the JSON text of an object."""
@@ -49,7 +49,7 @@ class Change:
     steps: list[Step]
 
 
-class Client(Caller):
+class Client(Requester):
     """A caller of the service. One client serves any number of coroutines at once.
 
     `url` names the NATS server(s), comma-separated; left out, `NATS_CONTEXT`, `NATS_URL` and the other variables of the
@@ -132,7 +132,7 @@ class Client(Caller):
         """
         name, graph = _workflow(workflow)
         options, key = self._keyed(options)
-        waiting = Waiting(timeout, self._patience)
+        waiting = WaitDeadline(timeout, self._patience)
         request = m.FlowRunRequest(
             workflow=name,
             graph=graph,
@@ -155,11 +155,11 @@ class Client(Caller):
 
     async def await_(self, flow_key: str, timeout: float | None = 30.0) -> Outcome:
         """The outcome as soon as the flow is stopped (O4); `TimedOut` after `timeout` seconds (`None`: never)."""
-        return await self._wait("flow.await", flow_key, Waiting(timeout, self._patience), timeout)
+        return await self._wait("flow.await", flow_key, WaitDeadline(timeout, self._patience), timeout)
 
     async def poll(self, flow_key: str, timeout: float | None = 30.0) -> Outcome:
         """As `await_`, but a timeout answers with where the flow stands (O4)."""
-        return await self._wait("flow.poll", flow_key, Waiting(timeout, self._patience), timeout)
+        return await self._wait("flow.poll", flow_key, WaitDeadline(timeout, self._patience), timeout)
 
     async def continue_(
         self, thread_key: str, state: Values = None, options: FlowOptions | None = None, *, start: bool = False
@@ -411,7 +411,7 @@ class Client(Caller):
             return options, uuid.uuid4().hex
         return options, ""
 
-    async def _wait(self, operation: str, flow_key: str, waiting: Waiting, timeout: float | None) -> Outcome:
+    async def _wait(self, operation: str, flow_key: str, waiting: WaitDeadline, timeout: float | None) -> Outcome:
         while True:
             request = m.FlowWaitRequest(flow_key=flow_key, timeout_ms=_ms(waiting.slice))
             try:

@@ -42,7 +42,7 @@ class _Task:
     nanoseconds: int = 0
 
 
-class Announced:
+class DiscoveryResponder:
     """A worker as it is found: one endpoint per task, with what it has done so far. `subjects`: where it is asked."""
 
     def __init__(self, name: str, queue: str, tasks: Mapping[str, str]) -> None:

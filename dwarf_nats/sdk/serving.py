@@ -9,18 +9,31 @@ import signal
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from dwarf_nats.errors import DwarfError
-
-if TYPE_CHECKING:
-    from .worker import Worker
 
 log = logging.getLogger("dwarf_nats.worker")
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-async def serve(*workers: Worker, ready: Callable[[], object] | None = None) -> bool:
+class ServedWorker(Protocol):
+    """A worker as this module needs it: `concurrency` is how many tasks it runs at once."""
+
+    @property
+    def concurrency(self) -> int: ...
+
+    async def start_patiently(self) -> None:
+        """Start, waiting for a NATS server if none answers. Raises what `Worker.start` raises for everything else."""
+
+    async def stop(self) -> bool:
+        """Stop; true if everything in flight was finished."""
+
+    def halt(self) -> None:
+        """Make a `stop` that is under way end at once."""
+
+
+async def serve(*workers: ServedWorker, ready: Callable[[], object] | None = None) -> bool:
     """Run workers until SIGTERM or SIGINT, then stop them; a second signal stops them at once.
 
     Seeks a NATS server for ever. Gives the loop one thread per concurrent task. `ready` is called once all of them serve.
@@ -51,7 +64,7 @@ async def serve(*workers: Worker, ready: Callable[[], object] | None = None) -> 
             loop.remove_signal_handler(number)
 
 
-async def _started(workers: tuple[Worker, ...], told: asyncio.Event) -> bool:
+async def _started(workers: tuple[ServedWorker, ...], told: asyncio.Event) -> bool:
     """Start them all, unless the signal to stop comes first."""
     starting: asyncio.Future[list[None]] = asyncio.gather(*(worker.start_patiently() for worker in workers))
     stop = asyncio.ensure_future(told.wait())
@@ -68,7 +81,7 @@ async def _started(workers: tuple[Worker, ...], told: asyncio.Event) -> bool:
         await asyncio.gather(starting, stop, return_exceptions=True)
 
 
-def run(*workers: Worker, ready: Callable[[], object] | None = None) -> None:
+def run(*workers: ServedWorker, ready: Callable[[], object] | None = None) -> None:
     """`serve` on a loop of its own. Ends the process with exit code 1 if something in hand was not finished.
 
     Raises what `Worker.start` raises.
@@ -89,7 +102,7 @@ def run(*workers: Worker, ready: Callable[[], object] | None = None) -> None:
         uvloop.run(serving())
 
 
-def main(*workers: Worker) -> None:
+def main(*workers: ServedWorker) -> None:
     """Serve with these workers until SIGTERM or SIGINT, and end the process.
 
     Exit code 0 if everything in hand was finished, 1 if not or if a worker could not start.

@@ -34,10 +34,18 @@ from dwarf_nats.workflow.names import check_subject_name
 from dwarf_nats.workflow.raised import named
 
 from . import connection, serving
-from .calls import accept_seconds, bounced, decode_request, decode_roll_call, encode_answer, encode_running, failed
-from .discovery import Announced
-from .jobs import Handler, Job, Jobs
-from .requests import check_size, leave, round_trip, until_connected
+from .discovery import DiscoveryResponder
+from .request_reply import check_size, leave, round_trip, wait_connected
+from .task_codec import (
+    accept_seconds,
+    backpressure_answer,
+    decode_request,
+    decode_roll_call,
+    encode_answer,
+    encode_running,
+    error_answer,
+)
+from .task_executor import Execution, Handler, TaskExecutor
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -85,9 +93,9 @@ class Worker:
         self._handlers: dict[str, Handler] = {}
         self._functions: dict[str, Callable[..., Any]] = {}
         self._subs: list[Subscription] = []
-        self._jobs: Jobs | None = None
+        self._executor: TaskExecutor | None = None
         self._summed = Summed(log)
-        self._announced = Announced(name, queue, {})
+        self._announced = DiscoveryResponder(name, queue, {})
         self._private = ""
         self._stopping = False
         self._hurry = asyncio.Event()
@@ -125,7 +133,7 @@ class Worker:
             raise BadRequest(f'task {url} needs a function: write @worker.task("{url}") above one')
         if url in self._functions:
             raise BadRequest(f"task {url} is registered twice; one worker serves it with one function")
-        if self._jobs is not None:
+        if self._executor is not None:
             raise BadRequest(f"task {url} comes too late: register tasks before the worker starts")
         self._functions[url] = function
         self._handlers[url] = Handler.of(url, function)
@@ -145,7 +153,7 @@ class Worker:
         await self._start(retry=True)
 
     async def _start(self, retry: bool) -> None:
-        if self._jobs is not None:
+        if self._executor is not None:
             raise BadRequest("this worker runs already")
         if not self._functions:
             raise BadRequest('this worker has no tasks: register functions with @worker.task("name")')
@@ -154,12 +162,14 @@ class Worker:
         self._stopping = False
         self._private = ""
         self._hurry.clear()
-        self._jobs = Jobs(self.concurrency, self._answer, self._accept)
-        self._announced = Announced(self.name, self.queue, {url: self._subjects.task(url) for url in self._handlers})
+        self._executor = TaskExecutor(self.concurrency, self._answer, self._accept)
+        self._announced = DiscoveryResponder(
+            self.name, self.queue, {url: self._subjects.task(url) for url in self._handlers}
+        )
         try:
             await begin_patiently(lambda: self._open(retry), retry)
         except BaseException:
-            self._jobs = None
+            self._executor = None
             raise
         log.info("serving %s as queue group %s", ", ".join(self._served), self.queue)
 
@@ -171,15 +181,15 @@ class Worker:
         self._stopping = True
         if self._reopening is not None:
             self._reopening.cancel()
-        jobs, nc = self._jobs, self._nc
-        if jobs is None or nc is None:
+        executor, nc = self._executor, self._nc
+        if executor is None or nc is None:
             return True
         seconds = self.drain_seconds if drain_seconds is None else drain_seconds
         try:
             await self._unsubscribe(self._subs[1:])
-            finished = await self._finished(jobs, seconds)
+            finished = await self._finished(executor, seconds)
         finally:
-            self._jobs = None
+            self._executor = None
             self._summed.flush()
             await self._unsubscribe(self._subs[:1])
             await self._close(nc)
@@ -187,14 +197,14 @@ class Worker:
             self._unwatch = _nothing
         return finished
 
-    async def _finished(self, jobs: Jobs, seconds: float) -> bool:
+    async def _finished(self, executor: TaskExecutor, seconds: float) -> bool:
         """Wait for what is in hand, and call off the rest; whether there was none."""
-        idle, hurry = asyncio.ensure_future(jobs.idle()), asyncio.ensure_future(self._hurry.wait())
+        idle, hurry = asyncio.ensure_future(executor.wait_idle()), asyncio.ensure_future(self._hurry.wait())
         try:
             await asyncio.wait({idle, hurry}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
             if idle.done():
                 return True
-            log.warning("stopping with %d tasks unfinished", jobs.running + jobs.waiting)
+            log.warning("stopping with %d tasks unfinished", executor.running + executor.waiting)
             await self._abandon()
             return False
         finally:
@@ -203,11 +213,11 @@ class Worker:
 
     async def _abandon(self) -> None:
         """Call off everything and let the answers out; threads are not waited for."""
-        if self._jobs is None:
+        if self._executor is None:
             return
-        self._jobs.abandon()
+        self._executor.cancel_all()
         for _ in range(100):
-            if self._jobs.running <= self._jobs.blocked and not self._jobs.waiting:
+            if self._executor.running <= self._executor.blocked and not self._executor.waiting:
                 break
             await asyncio.sleep(0.01)
 
@@ -375,9 +385,9 @@ class Worker:
     # --- messages ---
 
     async def _on_request(self, handler: Handler, msg: Msg) -> None:
-        jobs = self._jobs
-        if jobs is None:  # it came just before the subscription ended
-            await self._reply(msg.reply, bounced("the worker is stopping"))
+        executor = self._executor
+        if executor is None:  # it came just before the subscription ended
+            await self._reply(msg.reply, backpressure_answer("the worker is stopping"))
             return
         try:
             call = decode_request(msg.data, msg.headers)
@@ -387,22 +397,22 @@ class Worker:
                 ("request", handler.url), "task %s: %s", handler.url, named(error), extra={"task": handler.url}
             )
             code = error.code if isinstance(error, DwarfError) else 500
-            answer = failed(code, error.message if isinstance(error, DwarfError) else named(error))
+            answer = error_answer(code, error.message if isinstance(error, DwarfError) else named(error))
             self._announced.served(handler.url, answer.error, 0)
             await self._reply(msg.reply, answer)
             return
         # Between accounts, NATS lets one answer through unless told otherwise, and *accepted* would be it.
         accept = None if is_of_another_account(msg.reply) else accept_after
-        jobs.take(Job(call, msg.reply, handler, accept))
+        executor.submit(Execution(call, msg.reply, handler, accept))
 
-    async def _answer(self, job: Job, answer: Answer) -> None:
-        seconds = asyncio.get_running_loop().time() - job.received
-        self._announced.served(job.handler.url, answer.error, seconds)
+    async def _answer(self, execution: Execution, answer: Answer) -> None:
+        seconds = asyncio.get_running_loop().time() - execution.received
+        self._announced.served(execution.handler.url, answer.error, seconds)
         # A lost connection comes back, and with it the engine's inbox: the answer waits as long as it is wanted.
         nc = self._nc
-        if nc is not None and not nc.is_connected and not job.call.cancelled:
-            await until_connected(nc, min(job.call.budget, 60.0))
-        await self._reply(job.reply, answer)
+        if nc is not None and not nc.is_connected and not execution.call.cancelled:
+            await wait_connected(nc, min(execution.call.budget, 60.0))
+        await self._reply(execution.reply, answer)
 
     async def _reply(self, subject: str, answer: Answer) -> None:
         nc = self._nc
@@ -412,19 +422,19 @@ class Worker:
         try:
             check_size(nc, body, headers, "the task's reply")
         except TooLarge as error:
-            body, headers = encode_answer(failed(error.code, error.message))
+            body, headers = encode_answer(error_answer(error.code, error.message))
         try:
             await nc.publish(subject, body, headers=headers)
         except nats.errors.Error as error:
             self._summed.warning("answer", "an answer could not be sent: %s", error)
 
-    async def _accept(self, job: Job) -> None:
+    async def _accept(self, execution: Execution) -> None:
         nc = self._nc
         if nc is not None and not nc.is_connected:
-            await until_connected(nc, min(job.call.budget, 60.0))
-        if self._nc is not None and job.reply and self._private and not job.said:
+            await wait_connected(nc, min(execution.call.budget, 60.0))
+        if self._nc is not None and execution.reply and self._private and not execution.answered:
             with contextlib.suppress(nats.errors.Error):
-                await self._nc.publish(job.reply, headers={h.SIGNAL: h.ACCEPTED, h.WORKER: self._private})
+                await self._nc.publish(execution.reply, headers={h.SIGNAL: h.ACCEPTED, h.WORKER: self._private})
 
     async def _on_discovery(self, msg: Msg) -> None:
         nc = self._nc
@@ -436,15 +446,15 @@ class Worker:
                 await nc.publish(msg.reply, told)
 
     async def _on_worker_call(self, msg: Msg) -> None:
-        jobs = self._jobs
-        if jobs is None:
+        executor = self._executor
+        if executor is None:
             return
         try:
             steps, cancel = decode_roll_call(msg.data)
         except BadRequest as error:
             self._summed.warning("roll call", "%s", error)
             return
-        jobs.cancel(cancel)
+        executor.cancel(cancel)
         if msg.reply and self._nc is not None:
             with contextlib.suppress(nats.errors.Error):
-                await self._nc.publish(msg.reply, encode_running(jobs.roll_call(steps)))
+                await self._nc.publish(msg.reply, encode_running(executor.unanswered(steps)))

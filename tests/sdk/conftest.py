@@ -15,7 +15,7 @@ from sdk_helpers import Asked, Responder
 
 from dwarf_nats.embedded import NatsServer
 from dwarf_nats.sdk import Worker
-from dwarf_nats.sdk.requests import round_trip
+from dwarf_nats.sdk.request_reply import round_trip
 
 _numbers = itertools.count(1)
 

@@ -14,7 +14,7 @@ from sdk_helpers import Asked, refuse
 from dwarf_nats import errors
 from dwarf_nats.embedded import NatsServer
 from dwarf_nats.sdk import END, Client, FlowOptions, Graph, Query
-from dwarf_nats.sdk.requests import round_trip
+from dwarf_nats.sdk.request_reply import round_trip
 from dwarf_nats.wire import messages as m
 from dwarf_nats.wire.codec import decode
 from dwarf_nats.wire.examples import EXAMPLES

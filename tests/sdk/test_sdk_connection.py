@@ -13,7 +13,7 @@ from dwarf_nats.embedded import NatsServer
 from dwarf_nats.errors import BadRequest, TooLarge, Unavailable
 from dwarf_nats.sdk.connection import connect
 from dwarf_nats.sdk.replies import refusal
-from dwarf_nats.sdk.requests import check_size, size_of
+from dwarf_nats.sdk.request_reply import check_size, message_size
 from dwarf_nats.wire.connecting import ConnectOptions
 
 
@@ -58,7 +58,7 @@ async def test_the_size_checked_is_the_size_the_server_counts(
     nc = await nats.connect(nats_server.url, allow_reconnect=False)
     try:
         limit = nc.max_payload
-        payload = b"x" * (limit - size_of(b"", headers))
+        payload = b"x" * (limit - message_size(b"", headers))
         check_size(nc, payload, headers, "it")
         with pytest.raises(TooLarge, match=f"{limit + 1} bytes"):
             check_size(nc, payload + b"x", headers, "it")

@@ -21,7 +21,7 @@ from dwarf_nats import errors
 from dwarf_nats.cli.stage import clean_env
 from dwarf_nats.embedded import NatsServer
 from dwarf_nats.sdk import END, Client, Flow, FlowOptions, Graph, Query, TaskError, Worker
-from dwarf_nats.sdk.requests import round_trip
+from dwarf_nats.sdk.request_reply import round_trip
 from dwarf_nats.testing import service as running_service
 from dwarf_nats.workflow.state import Raw
 from dwarf_nats.workflow.status import Status

@@ -425,8 +425,8 @@ async def test_the_deadline_ends_an_execution_with_a_408(
     async def work() -> None:
         await asyncio.Event().wait()
 
-    monkeypatch.setattr("dwarf_nats.sdk.calls.time.time", lambda: FAR / 1e6 - 0.05)
-    monkeypatch.setattr("dwarf_nats.sdk.jobs._DEADLINE_GRACE", 0.0)
+    monkeypatch.setattr("dwarf_nats.sdk.task_codec.time.time", lambda: FAR / 1e6 - 0.05)
+    monkeypatch.setattr("dwarf_nats.sdk.task_executor.DEADLINE_GRACE_SECONDS", 0.0)
     await serving(work=work)
     error = (await engine.call("work", accept_ms=0)).error
     assert error is not None
@@ -554,9 +554,9 @@ async def test_accepted_that_falls_due_during_an_outage_is_said_after_it(prefix:
                 step = await engine.send("work", accept_ms=300)
                 await begun.wait()
                 await server.kill()
-                assert worker._jobs is not None
-                (job,) = worker._jobs._running
-                while job.accept_after is not None:
+                assert worker._executor is not None
+                (execution,) = worker._executor._running
+                while execution.accept_after is not None:
                     await asyncio.sleep(0)
                 await server.start()
                 assert await engine.roll_call(await engine.accepted(), [step]) == [step]

@@ -19,7 +19,7 @@ from dwarf_nats.embedded import NatsServer
 from dwarf_nats.errors import DwarfError
 from dwarf_nats.sdk import Flow, TaskError, Worker
 from dwarf_nats.sdk import worker as worker_module
-from dwarf_nats.sdk.jobs import Handler, Job, Jobs
+from dwarf_nats.sdk.task_executor import Execution, Handler, TaskExecutor
 from dwarf_nats.workflow.answer import Answer, Disposition, TaskCall
 from dwarf_nats.workflow.state import Raw
 
@@ -103,7 +103,7 @@ async def test_whatever_a_function_raises_is_answered_and_frees_its_place(
     assert any(part in answer.error.message for part in text.split("|")), answer.error
     assert answer.changes == {}
     assert (await engine.call("good")).changes == {"ok": Raw(b"1")}
-    assert worker._jobs is not None
+    assert worker._executor is not None
     assert await worker.stop()
 
 
@@ -173,53 +173,53 @@ def call(number: int) -> TaskCall:
 
 
 class Answers:
-    """What the jobs answer, by step."""
+    """What the executor answers, by step."""
 
     def __init__(self) -> None:
         self.said: dict[str, Answer] = {}
         self.heard = asyncio.Event()
 
-    async def take(self, job: Job, answer: Answer) -> None:
-        self.said[job.public_id] = answer
+    async def take(self, execution: Execution, answer: Answer) -> None:
+        self.said[execution.public_id] = answer
         self.heard.set()
 
-    async def accept(self, _job: Job) -> None:
+    async def accept(self, _execution: Execution) -> None:
         """Nobody asks for it."""
 
 
 async def test_a_job_called_off_before_it_began_is_answered_and_frees_its_place() -> None:
     """O10: a cancelled asyncio task that has not begun never runs, so nothing in it can tidy up."""
     answers = Answers()
-    jobs = Jobs(1, answers.take, answers.accept)
+    executor = TaskExecutor(1, answers.take, answers.accept)
     ran: list[str] = []
 
     async def function() -> None:
         ran.append("ran")
 
     handler = Handler.of("t", function)
-    jobs.take(Job(call(1), "reply", handler))
-    jobs.cancel(["1-1"])  # in the same turn of the loop
-    jobs.take(Job(call(2), "reply", handler))
+    executor.submit(Execution(call(1), "reply", handler))
+    executor.cancel(["1-1"])  # in the same turn of the loop
+    executor.submit(Execution(call(2), "reply", handler))
     async with asyncio.timeout(PATIENCE):
-        await jobs.idle()
+        await executor.wait_idle()
     assert answers.said["1-1"].error is not None
     assert answers.said["1-1"].error.code == 499
     assert answers.said["1-2"] == Answer()
-    assert (ran, jobs.running) == (["ran"], 0)
+    assert (ran, executor.running) == (["ran"], 0)
 
 
 async def test_an_answer_that_cannot_be_sent_frees_its_place() -> None:
     answers = Answers()
 
-    async def refuse(_job: Job, _answer: Answer) -> None:
+    async def refuse(_execution: Execution, _answer: Answer) -> None:
         raise DwarfError("the wire is cut")
 
-    jobs = Jobs(1, refuse, answers.accept)
+    executor = TaskExecutor(1, refuse, answers.accept)
     for number in (1, 2):
-        jobs.take(Job(call(number), "reply", Handler.of("t", lambda: None)))
+        executor.submit(Execution(call(number), "reply", Handler.of("t", lambda: None)))
     async with asyncio.timeout(PATIENCE):
-        await jobs.idle()
-    assert jobs.running == 0
+        await executor.wait_idle()
+    assert executor.running == 0
 
 
 async def test_a_cancellation_reaches_a_function_that_then_panics(engine: Engine, serving: Any) -> None:
@@ -236,8 +236,8 @@ async def test_a_cancellation_reaches_a_function_that_then_panics(engine: Engine
     worker = await serving(bad=bad, good=lambda: {"ok": 1})
     step = await engine.send("bad")
     await began.wait()
-    assert worker._jobs is not None
-    worker._jobs.cancel([step])
+    assert worker._executor is not None
+    worker._executor.cancel([step])
     answer = await engine.answer()
     assert answer.error is not None
     assert (await engine.call("good")).changes == {"ok": Raw(b"1")}
@@ -254,8 +254,8 @@ async def test_a_thread_that_panics_after_it_was_called_off_frees_its_place(engi
     worker = await serving(bad=bad, good=lambda: {"ok": 1})
     step = await engine.send("bad")
     await asyncio.to_thread(began.wait, PATIENCE)
-    assert worker._jobs is not None
-    worker._jobs.cancel([step])
+    assert worker._executor is not None
+    worker._executor.cancel([step])
     answer = await engine.answer()
     assert answer.error is not None
     assert answer.error.code == 499
@@ -309,10 +309,10 @@ async def test_a_start_that_does_not_come_to_its_end_leaves_no_subscription_behi
 async def test_a_request_that_comes_as_the_worker_stops_is_given_back(engine: Engine, serving: Any) -> None:
     """It was delivered already: without an answer its step would wait for its deadline."""
     worker = await serving(good=lambda: {"ok": 1})
-    jobs, worker._jobs = worker._jobs, None
+    executor, worker._executor = worker._executor, None
     answer = await engine.call("good")
     assert answer.disposition is Disposition.BACKPRESSURE
-    worker._jobs = jobs
+    worker._executor = executor
 
 
 async def test_a_stop_that_is_cancelled_closes_the_connection(engine: Engine, serving: Any) -> None:
@@ -331,4 +331,4 @@ async def test_a_stop_that_is_cancelled_closes_the_connection(engine: Engine, se
     with pytest.raises(asyncio.CancelledError):
         await stopping
     assert worker._nc.is_closed
-    assert worker._jobs is None
+    assert worker._executor is None

@@ -17,7 +17,7 @@ from nats.aio.msg import Msg
 from dwarf_nats.embedded import NatsServer
 from dwarf_nats.engine import Engine
 from dwarf_nats.sdk import Client, Worker
-from dwarf_nats.sdk.requests import round_trip
+from dwarf_nats.sdk.request_reply import round_trip
 from dwarf_nats.server import replica
 from dwarf_nats.settings import ServerSettings
 

@@ -18,7 +18,7 @@ from dwarf_nats.bus.connection import connect
 from dwarf_nats.bus.signals import NatsSignals, PeerListener
 from dwarf_nats.embedded import NatsServer
 from dwarf_nats.sdk import Client, FlowOptions, Query, Worker
-from dwarf_nats.sdk.requests import round_trip
+from dwarf_nats.sdk.request_reply import round_trip
 from dwarf_nats.server import replica
 from dwarf_nats.settings import EngineSettings, ServerSettings
 from dwarf_nats.wire.connecting import ConnectOptions

@@ -20,7 +20,7 @@ from dwarf_nats.embedded import NatsServer
 from dwarf_nats.errors import Forbidden, NotFound
 from dwarf_nats.nats_client import Violation
 from dwarf_nats.sdk import Client, FlowOptions, Worker
-from dwarf_nats.sdk.requests import round_trip
+from dwarf_nats.sdk.request_reply import round_trip
 from dwarf_nats.server import replica
 from dwarf_nats.settings import ServerSettings
 from dwarf_nats.workflow.graph import END, Graph

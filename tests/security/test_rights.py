@@ -16,7 +16,7 @@ from nats.aio.msg import Msg
 
 from dwarf_nats.embedded import NatsServer
 from dwarf_nats.sdk import FlowOptions
-from dwarf_nats.sdk.requests import round_trip
+from dwarf_nats.sdk.request_reply import round_trip
 from dwarf_nats.wire.operations import OPERATIONS
 
 pytestmark = pytest.mark.slow

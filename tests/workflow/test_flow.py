@@ -16,7 +16,7 @@ import msgspec
 import pytest
 
 from dwarf_nats.errors import BadRequest
-from dwarf_nats.sdk.calls import encode_answer
+from dwarf_nats.sdk.task_codec import encode_answer
 from dwarf_nats.wire.tasks import decode_reply
 from dwarf_nats.workflow.answer import (
     MAX_DELAY_MS,

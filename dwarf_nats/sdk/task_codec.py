@@ -88,7 +88,7 @@ def encode_answer(answer: Answer) -> tuple[bytes, dict[str, str] | None]:
         return _encoded(answer)
     except Exception as error:
         log.warning("a reply cannot be written as JSON: %s", named(error))
-        return _encoded(failed(500, f"the task's reply cannot be written as JSON: {named(error)}"))
+        return _encoded(error_answer(500, f"the task's reply cannot be written as JSON: {named(error)}"))
 
 
 def _encoded(answer: Answer) -> tuple[bytes, dict[str, str] | None]:
@@ -114,12 +114,12 @@ def _encoded(answer: Answer) -> tuple[bytes, dict[str, str] | None]:
     return _encode(reply), headers or None
 
 
-def failed(code: int, message: str) -> Answer:
+def error_answer(code: int, message: str) -> Answer:
     """An ordinary error of the step."""
     return Answer(error=ErrorInfo(message, code))
 
 
-def bounced(message: str) -> Answer:
+def backpressure_answer(message: str) -> Answer:
     """The step goes back to pending and runs elsewhere: nothing was done (V1)."""
     return Answer(error=ErrorInfo(message, 429), disposition=Disposition.BACKPRESSURE, cause="backpressure")
 

@@ -20,7 +20,7 @@ from dwarf_nats.wire.subjects import Subjects
 
 from . import connection
 from .replies import refusal
-from .requests import NoResponders, NotSent, ReplyLost, Requests, until_connected
+from .request_reply import NoResponders, NotSent, ReplyLost, RequestChannel, wait_connected
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -32,7 +32,7 @@ WAIT_SLICE = 10.0
 _FIRST_PAUSE, _LAST_PAUSE = 0.05, 1.0
 
 
-class Caller:
+class Requester:
     """A connection and the manners of asking over it. Base of `Client`."""
 
     def __init__(
@@ -45,7 +45,7 @@ class Caller:
         self._name = name
         self._timeout = timeout
         self._patience = patience
-        self._requests: Requests | None = None if nc is None else Requests(nc)
+        self._requests: RequestChannel | None = None if nc is None else RequestChannel(nc)
         self._opening = asyncio.Lock()
         self._done = False
 
@@ -79,7 +79,7 @@ class Caller:
             raise Unavailable("not connected yet: use `async with Client(…)` or await client.connect()")
         return self._nc
 
-    async def _ready(self) -> Requests:
+    async def _ready(self) -> RequestChannel:
         if self._requests is not None and not self.nc.is_closed:
             return self._requests
         async with self._opening:
@@ -90,7 +90,7 @@ class Caller:
             if self._given is not None:
                 raise Unavailable("the NATS connection this client was given is closed")
             self._nc = await connection.connect(self._options, self._name, disconnected=self._on_disconnect)
-            self._requests = Requests(self._nc)
+            self._requests = RequestChannel(self._nc)
             return self._requests
 
     async def _on_disconnect(self) -> None:
@@ -152,7 +152,7 @@ class Caller:
                 raise Unavailable(self._nobody(), cause="no_responders") from None
             except NotSent:
                 left = end - loop.time()
-                if left <= 0 or not (await until_connected(self.nc, left) or self.nc.is_closed):
+                if left <= 0 or not (await wait_connected(self.nc, left) or self.nc.is_closed):
                     raise Unavailable("the connection to NATS is down; it comes back by itself") from None
                 continue
             refused = refusal(reply)
@@ -165,7 +165,7 @@ class Caller:
         return f"no dwarf-nats replica answers on {prefix}.>; start one with `dwarf-nats serve`"
 
 
-class Waiting:
+class WaitDeadline:
     """How long a wait may still take, and what to do about a service that is away meanwhile."""
 
     def __init__(self, timeout: float | None, patience: float) -> None:

@@ -41,7 +41,7 @@ class NotSent(Exception):
     """The connection is down: the request was not sent."""
 
 
-def size_of(payload: bytes, headers: Mapping[str, str] | None) -> int:
+def message_size(payload: bytes, headers: Mapping[str, str] | None) -> int:
     """What a message counts against the server's `max_payload`: headers and payload."""
     if not headers:
         return len(payload)
@@ -50,7 +50,7 @@ def size_of(payload: bytes, headers: Mapping[str, str] | None) -> int:
 
 def check_size(nc: Nats, payload: bytes, headers: Mapping[str, str] | None, what: str) -> None:
     """Raise `TooLarge` if the server would cut the connection over this message."""
-    size, limit = size_of(payload, headers), nc.max_payload
+    size, limit = message_size(payload, headers), nc.max_payload
     if limit and size > limit:
         raise TooLarge(
             f"{what} has {size} bytes, the NATS server's max_payload is {limit}: send less, or raise max_payload",
@@ -68,7 +68,7 @@ class _Waiter:
     stream: str = ""
 
 
-class Requests:
+class RequestChannel:
     """Sends requests and hands each its reply."""
 
     def __init__(self, nc: Nats) -> None:
@@ -204,7 +204,7 @@ def is_no_responders(msg: Msg) -> bool:
     return not msg.data and headers is not None and headers.get("Status") == "503" and headers.keys() <= _SERVERS_OWN
 
 
-async def until_connected(nc: Nats, seconds: float, pause: Callable[[float], Awaitable[None]] = asyncio.sleep) -> bool:
+async def wait_connected(nc: Nats, seconds: float, pause: Callable[[float], Awaitable[None]] = asyncio.sleep) -> bool:
     """Wait for a lost connection to come back, at most `seconds`; says whether it did."""
     loop = asyncio.get_running_loop()
     end = loop.time() + seconds

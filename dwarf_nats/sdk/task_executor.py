@@ -1,0 +1,291 @@
+"""Runs the task functions of a worker: a bounded number at once, further requests wait their turn."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+from dwarf_nats.errors import DwarfError
+from dwarf_nats.telemetry.context import continued
+from dwarf_nats.workflow.answer import Answer, TaskCall
+from dwarf_nats.workflow.arguments import TaskFunction, run_task
+from dwarf_nats.workflow.flow import Parked
+from dwarf_nats.workflow.keys import without_tokens
+from dwarf_nats.workflow.raised import called_off, closes_coroutine, ends_process, named, text_of
+from dwarf_nats.workflow.task_error import TaskError
+
+from .task_codec import CANCELLED, backpressure_answer, error_answer
+
+log = logging.getLogger("dwarf_nats.worker")
+_step: ContextVar[str] = ContextVar("dwarf_nats_step", default="-")
+
+DEADLINE_GRACE_SECONDS = 1.0
+"""Time between the deadline of a step and the end of its execution here: the clocks of worker and database differ a little."""
+
+
+@dataclass(slots=True, eq=False)
+class Execution:
+    """One request that was accepted. `reply` is its reply subject, empty if nobody wants an answer."""
+
+    call: TaskCall
+    reply: str
+    handler: Handler
+    accept_after: float | None = None
+    task: asyncio.Task[None] | None = None
+    timer: asyncio.TimerHandle | None = None
+    has_started: bool = False
+    """True once its asyncio task runs. A task that is cancelled before would never run, and so not clean up."""
+    replacement: Answer | None = None
+    """The answer to send instead of the task's own, set when the execution is cancelled."""
+    answered: bool = False
+    received: float = field(default_factory=lambda: asyncio.get_running_loop().time())
+
+    @property
+    def public_id(self) -> str:
+        """The token-free id of the step."""
+        return self.call.step_key.rpartition("-")[0]
+
+    @property
+    def log_fields(self) -> dict[str, object]:
+        """Fields for log lines about the execution, without tokens (T3)."""
+        flow = self.call.flow_key.rpartition("-")[0]
+        return {"flow_id": flow, "step_id": self.public_id, "workflow": self.call.workflow, "task": self.handler.url}
+
+
+@dataclass(slots=True, frozen=True)
+class Handler:
+    """A task function. `blocking`: it runs in a thread, which cannot be ended from outside."""
+
+    url: str
+    function: TaskFunction
+    blocking: bool
+
+    @classmethod
+    def of(cls, url: str, function: TaskFunction) -> Handler:
+        """Wrap a function so that its exceptions are logged here with their traceback, which is never sent."""
+        plain: Any = function
+        while isinstance(plain, functools.partial):
+            plain = plain.func
+        coroutine = inspect.iscoroutinefunction(plain) or inspect.iscoroutinefunction(type(plain).__call__)
+        # A callable object keeps its annotations in `__call__`, where a wrapper would hide them.
+        return cls(url, _logged(url, function, coroutine) if inspect.isroutine(function) else function, not coroutine)
+
+
+def _logged(url: str, function: TaskFunction, coroutine: bool) -> TaskFunction:
+    @functools.wraps(function)
+    async def waited(**arguments: Any) -> Any:
+        try:
+            return await function(**arguments)
+        except (Parked, asyncio.CancelledError, GeneratorExit):
+            raise
+        except BaseException as error:
+            _log(url, error)
+            raise
+
+    @functools.wraps(function)
+    def called(**arguments: Any) -> Any:
+        try:
+            return function(**arguments)
+        except Parked:
+            raise
+        except BaseException as error:
+            _log(url, error)
+            raise
+
+    return waited if coroutine else called
+
+
+def _log(url: str, error: BaseException) -> None:
+    step = _step.get()
+    log_fields = {"task": url, "step_id": step}
+    if isinstance(error, TaskError | DwarfError):
+        log.info("task %s, step %s: %s", url, step, without_tokens(text_of(error)), extra=log_fields)
+    else:
+        log.error("task %s, step %s raised %s", url, step, type(error).__name__, exc_info=error, extra=log_fields)
+
+
+class TaskExecutor:
+    """Runs task functions, at most `limit` at once. `answer` sends an answer, `accept` the signal *accepted*."""
+
+    def __init__(
+        self,
+        limit: int,
+        answer: Callable[[Execution, Answer], Awaitable[None]],
+        accept: Callable[[Execution], Awaitable[None]],
+    ) -> None:
+        self._limit = limit
+        self._answer = answer
+        self._accept = accept
+        self._waiting: deque[Execution] = deque()
+        self._running: set[Execution] = set()
+        self._by_step: dict[str, list[Execution]] = {}
+        self._side_tasks: set[asyncio.Task[None]] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @property
+    def running(self) -> int:
+        """Number of executions that have a slot."""
+        return len(self._running)
+
+    @property
+    def waiting(self) -> int:
+        """Number of requests that wait for a slot."""
+        return len(self._waiting)
+
+    @property
+    def blocked(self) -> int:
+        """Number of running executions in threads, which only end by themselves."""
+        return sum(execution.handler.blocking for execution in self._running)
+
+    def submit(self, execution: Execution) -> None:
+        """Accept a request: run it now, or when a slot is free."""
+        self._idle.clear()
+        self._by_step.setdefault(execution.public_id, []).append(execution)
+        self._waiting.append(execution)
+        self._set_timer(execution)
+        self._start_waiting()
+
+    def unanswered(self, steps: Iterable[str]) -> list[str]:
+        """Those of `steps` whose answer is still to be sent. A cancelled execution in a thread has been answered already."""
+        return [step for step in steps if any(not execution.answered for execution in self._by_step.get(step, ()))]
+
+    def cancel(self, steps: Iterable[str]) -> None:
+        """Cancel the executions of these steps. Cancelling again does not disturb an execution that is cleaning up."""
+        for step in steps:
+            for execution in [execution for execution in self._by_step.get(step, ()) if not execution.call.cancelled]:
+                log.info("step %s: cancelled", step, extra=execution.log_fields)
+                self._cancel(execution, error_answer(CANCELLED, "the flow was cancelled while the task ran"))
+
+    async def wait_idle(self) -> None:
+        """Wait until no execution is left and every answer is sent."""
+        await self._idle.wait()
+        while self._side_tasks:
+            await asyncio.gather(*self._side_tasks, return_exceptions=True)
+
+    def cancel_all(self) -> None:
+        """Cancel all executions; their answers make the engine run the steps elsewhere."""
+        for execution in [*self._waiting, *self._running]:
+            self._cancel(execution, backpressure_answer("the worker is stopping"))
+
+    # --- inside ---
+
+    def _start_waiting(self) -> None:
+        while self._waiting and len(self._running) < self._limit:
+            execution = self._waiting.popleft()
+            self._running.add(execution)
+            execution.task = asyncio.get_running_loop().create_task(self._run(execution))
+
+    async def _run(self, execution: Execution) -> None:
+        _step.set(execution.public_id)
+        execution.has_started = True
+        try:
+            try:
+                answer = await self._execute(execution) if execution.replacement is None else execution.replacement
+            except KeyboardInterrupt:  # Ctrl-C: the process ends, the step goes elsewhere
+                await self._send_answer(execution, backpressure_answer("the worker is stopping"))
+                raise
+            await self._send_answer(execution, answer)
+        finally:
+            self._running.discard(execution)
+            self._remove(execution)
+            self._start_waiting()
+
+    async def _execute(self, execution: Execution) -> Answer:
+        """Run the task function and return its answer; every exception becomes an answer, too."""
+        running = asyncio.current_task()
+        try:
+            with continued(execution.call.traceparent, execution.call.tracestate):
+                return await run_task(execution.handler.function, execution.call)
+        except asyncio.CancelledError:
+            if called_off(running):
+                return execution.replacement or backpressure_answer("the worker is stopping")
+            return error_answer(500, "the task was cancelled from inside")
+        except BaseException as error:
+            if ends_process(error) or closes_coroutine(error, running):
+                raise
+            log.exception(
+                "task %s, step %s: the worker failed",
+                execution.handler.url,
+                execution.public_id,
+                extra=execution.log_fields,
+            )
+            return error_answer(500, f"the worker failed: {named(error)}")
+
+    async def _send_answer(self, execution: Execution, answer: Answer) -> None:
+        if execution.answered:
+            return
+        execution.answered = True
+        try:
+            await self._answer(execution, answer)
+        except Exception:
+            log.exception(
+                "task %s, step %s: its answer could not be sent",
+                execution.handler.url,
+                execution.public_id,
+                extra=execution.log_fields,
+            )
+
+    def _cancel(self, execution: Execution, answer: Answer) -> None:
+        execution.call.cancelled = True
+        execution.replacement = answer
+        if execution.task is None:
+            self._waiting.remove(execution)
+            self._remove(execution)
+            self._spawn(self._send_answer(execution, answer))
+        elif execution.handler.blocking:
+            # The thread goes on and keeps its slot, but nobody need wait for it.
+            self._spawn(self._send_answer(execution, answer))
+        elif execution.has_started and not execution.answered:
+            execution.task.cancel()
+
+    def _remove(self, execution: Execution) -> None:
+        if execution.timer is not None:
+            execution.timer.cancel()
+        same = self._by_step.get(execution.public_id, [])
+        if execution in same:
+            same.remove(execution)
+        if not same:
+            self._by_step.pop(execution.public_id, None)
+        if not self._by_step:
+            self._idle.set()
+
+    def _spawn(self, coroutine: Any) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._side_tasks.add(task)
+        task.add_done_callback(self._side_tasks.discard)
+
+    def _set_timer(self, execution: Execution) -> None:
+        """Set the next timer of an execution: for *accepted*, then for the deadline. A short execution needs only one."""
+        loop = asyncio.get_running_loop()
+        deadline = execution.received + execution.call.budget + DEADLINE_GRACE_SECONDS
+        accept = (
+            None
+            if execution.accept_after is None or not execution.reply
+            else execution.received + execution.accept_after
+        )
+        if accept is not None and accept < deadline:
+            execution.timer = loop.call_at(accept, self._on_accept_due, execution)
+        elif deadline != float("inf"):
+            execution.timer = loop.call_at(deadline, self._on_deadline, execution)
+
+    def _on_accept_due(self, execution: Execution) -> None:
+        self._spawn(self._accept(execution))
+        execution.accept_after = None
+        self._set_timer(execution)
+
+    def _on_deadline(self, execution: Execution) -> None:
+        log.warning(
+            "task %s, step %s: not done by its deadline",
+            execution.handler.url,
+            execution.public_id,
+            extra=execution.log_fields,
+        )
+        self._cancel(execution, error_answer(408, f"task {execution.handler.url} was not done by its deadline"))
