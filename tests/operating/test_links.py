@@ -16,6 +16,7 @@ NOTES = ROOT / "docs" / "design"
 _FENCED = re.compile(r"^ *```.*?^ *```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\]\(\s*<?([^)\s>]+)")
 _LIST_OF_REFERENCES = re.compile(r"^\[[^\]]+\]: *(\S+)", re.MULTILINE)
+_SET = re.compile(r"<a id=\"([\w-]+)\"></a>")
 
 
 def _ids(page: Path) -> str:
@@ -34,8 +35,8 @@ def anchor(heading: str) -> str:
 
 
 def anchors(page: Path) -> set[str]:
-    """Of all headings of a page; a second one of the same name gets a number."""
-    found: set[str] = set()
+    """Of all headings of a page, a second one of the same name with a number; and those the page sets itself."""
+    found: set[str] = set(_SET.findall(page.read_text(encoding="utf-8")))
     for heading in re.findall(r"^#{1,6} +(.*)$", prose(page), re.MULTILINE):
         name = first = anchor(heading)
         number = 0
