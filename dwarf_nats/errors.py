@@ -1,6 +1,6 @@
 """The error tree.
 
-Every refusal of the engine is one leaf of this tree, and each leaf knows its wire code (semantics: section 4)::
+Every refusal of the engine is one leaf of this tree, and each leaf knows its wire code (semantics: refusals)::
 
     DwarfError
     ├── BadRequest    400  the caller must change the request

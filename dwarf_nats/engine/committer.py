@@ -324,7 +324,7 @@ def backoff(failures: int) -> float:
 
 
 def condemns(error: Exception) -> bool:
-    """Whether it is the value that cannot be written (semantics: section 11), now or ever. All else is waited for."""
+    """Whether it is the value that cannot be written (semantics: database-errors), now or ever. All else is waited for."""
     if isinstance(error, DwarfError):
         return not isinstance(error, Unavailable)
     return isinstance(error, ValueError | TypeError | OverflowError | RecursionError)

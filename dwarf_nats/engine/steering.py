@@ -249,7 +249,7 @@ def _deleted(key: Key) -> NotFound:
 
 
 def only_roots(shard: int, flow: FlowRow, verb: str) -> None:
-    """Raise `BadRequest` for a flow that another one called (section 11)."""
+    """Raise `BadRequest` for a flow that another one called (semantics: keys-of-child-flows)."""
     if flow.surgraph_flow_id is not None:
         raise BadRequest(
             f"flow {shard}-{flow.flow_id} is a sub-workflow of flow {shard}-{flow.root_id} and cannot be {verb} by itself:"

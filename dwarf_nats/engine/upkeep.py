@@ -117,7 +117,7 @@ class Upkeep:
             pass
 
     async def _prune(self) -> None:
-        """Remove graphs that no flow and no registry entry uses any more (section 11)."""
+        """Remove graphs that no flow and no registry entry uses any more (G10)."""
         store = self._shard.store
         for _ in range(PRUNED_PAGES):
             if not await store.is_leader():

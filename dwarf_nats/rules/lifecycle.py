@@ -1,4 +1,4 @@
-"""Every legal change of a status, in one table (semantics: section 1). Statements and refusals look changes up here; the
+"""Every legal change of a status, in one table (semantics: statuses). Statements and refusals look changes up here; the
 diagrams in the docs are drawn from it: `python -m dwarf_nats.rules.lifecycle > docs/states.md`."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Graphs as they are kept: once each, and for as long as a flow or the registry uses them (G10; section 11).
+"""Graphs as they are kept: once each, and for as long as a flow or the registry uses them (G10).
 
 A replica saves a graph before it creates a flow of it, and remembers for some seconds that it did. So a graph is kept for
 some seconds after each save (`kept_until`), and a flow is created only while its graph is kept. The removal takes two sweeps:

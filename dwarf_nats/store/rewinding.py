@@ -147,7 +147,7 @@ def _rewound(
 
 
 def _waiting_for_paused(flows: dict[int, FlowRow]) -> set[int]:
-    """The steps that wait for a flow which is paused: they are at rest (section 11)."""
+    """The steps that wait for a flow which is paused: they are at rest (O13)."""
     return {
         flow.surgraph_step_id
         for flow in flows.values()

@@ -1,4 +1,6 @@
-"""Writes the JSON Schemas, the examples and the AsyncAPI 3 document from the message types.
+"""Write the JSON Schemas, the examples and the AsyncAPI 3 document from the message types.
+
+Descriptions are the docstrings, without the rules they cite.
 
 `python -m dwarf_nats.wire.schema [--check] [DIR]` writes into `schemas/` (or DIR); with `--check` it
 writes nothing, and the exit code is 1 if anything there differs.
@@ -8,6 +10,7 @@ from __future__ import annotations
 
 import re
 import sys
+from inspect import cleandoc
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,7 @@ from .subjects import Subjects
 BASE = "urn:dwarf-nats:schema:"
 DIRECTORY = Path(__file__).resolve().parents[2] / "schemas"
 _WORD = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+_RULES = re.compile(r" \([A-Z]\d+(?:[,-] ?[A-Z]\d+)*\)")
 
 
 def schema_name(kind: type[msgspec.Struct]) -> str:
@@ -31,9 +35,21 @@ def schema_name(kind: type[msgspec.Struct]) -> str:
     return _WORD.sub("_", kind.__name__).lower()
 
 
+def without_rules(schema: Any) -> Any:
+    """A copy of a schema with plain descriptions: no indentation of the source, no rules such as `(O13, O14)`."""
+    if isinstance(schema, dict):
+        return {
+            name: _RULES.sub("", cleandoc(value))
+            if name == "description" and isinstance(value, str)
+            else without_rules(value)
+            for name, value in schema.items()
+        }
+    return [without_rules(one) for one in schema] if isinstance(schema, list) else schema
+
+
 def json_schema(kind: type[msgspec.Struct]) -> dict[str, Any]:
     """The JSON Schema of one message, with its example."""
-    schema = msgspec.json.schema(kind)
+    schema = without_rules(msgspec.json.schema(kind))
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$id": f"{BASE}{schema_name(kind)}",
@@ -46,7 +62,7 @@ def json_schema(kind: type[msgspec.Struct]) -> dict[str, Any]:
 def _message(kind: type[msgspec.Struct]) -> dict[str, Any]:
     return {
         "name": kind.__name__,
-        "title": (kind.__doc__ or kind.__name__).strip().splitlines()[0],
+        "title": _RULES.sub("", (kind.__doc__ or kind.__name__).strip().splitlines()[0]),
         "contentType": "application/json",
         "payload": {"$ref": f"#/components/schemas/{kind.__name__}"},
         "examples": [{"name": schema_name(kind), "payload": EXAMPLES[kind]}],
@@ -104,7 +120,10 @@ def asyncapi() -> dict[str, Any]:
         "servers": {"nats": {"host": "localhost:4222", "protocol": "nats"}},
         "channels": channels,
         "operations": operations,
-        "components": {"messages": {kind.__name__: _message(kind) for kind in EXAMPLES}, "schemas": schemas},
+        "components": {
+            "messages": {kind.__name__: _message(kind) for kind in EXAMPLES},
+            "schemas": without_rules(schemas),
+        },
     }
 
 

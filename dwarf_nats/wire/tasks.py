@@ -105,7 +105,7 @@ def too_large(url: str, size: int, limit: int) -> Answer:
 
 
 def decode_reply(url: str, block: bytes | None, body: bytes, max_depth: int = MAX_DEPTH) -> Answer:
-    """The answer in a raw reply, by the table of section 2. What is wrong with it becomes an error of the answer."""
+    """The answer in a raw reply, by the table of wire section 2. What is wrong with it becomes an error of the answer."""
     headers = h.read_headers(block) if block else {}
     if not headers:
         if not body:

@@ -1,4 +1,4 @@
-"""Keys of flows and steps: `{shard}-{id}-{token}` (semantics: section 1).
+"""Keys of flows and steps: `{shard}-{id}-{token}` (semantics: keys).
 
 The token is 16 characters of `A-Z a-z 0-9` from a cryptographic source, so a key is a capability: who holds it can
 steer the flow. `shown` is the token-free form for logs, events and metrics.

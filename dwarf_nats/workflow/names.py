@@ -1,4 +1,4 @@
-"""Names that become part of a NATS subject: workflows, task urls, notify targets (wire: preamble)."""
+"""Names that become part of a NATS subject: workflows, task urls, notify targets (wire section 7)."""
 
 from __future__ import annotations
 

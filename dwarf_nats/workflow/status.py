@@ -1,4 +1,4 @@
-"""Statuses of flows and steps (semantics: section 1)."""
+"""Statuses of flows and steps (semantics: statuses)."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ async def test_events_can_be_off(connection: Connection, other: Connection) -> N
 async def test_what_does_not_fit_is_announced_without_what_is_too_large(
     connection: Connection, other: Connection
 ) -> None:
-    """Section 11: the same holds for announcements as for outcomes."""
+    """Wire: large-replies; the same holds for announcements as for outcomes."""
     heard = await listen(other, "n4.>")
     notices = NatsNotices(connection, Subjects("n4"))
     huge = b'{"a":"' + b"x" * connection.max_payload + b'"}'

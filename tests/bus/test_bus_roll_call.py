@@ -201,7 +201,7 @@ async def test_a_worker_that_is_silent_for_three_calls_in_a_row_has_lost_its_ste
 async def test_the_silence_of_a_worker_that_never_answered_proves_nothing(
     office: Office, caplog: pytest.LogCaptureFixture, how: str
 ) -> None:
-    """Semantics section 11: another account, or permissions, may keep the replica from it; the deadline alone binds."""
+    """Wire section 2: another account, or permissions, may keep the replica from it; the deadline alone binds."""
     calls = [office.accepted(f"1-{number}") for number in range(2)]
     cancelled = office.accepted("1-9")
     for turn in range(4 * SILENCES):

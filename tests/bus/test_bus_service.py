@@ -339,7 +339,7 @@ async def test_what_cannot_be_made_smaller_is_a_413_instead(
 async def test_a_refusal_is_cut_until_it_fits_and_keeps_the_key_of_the_flow(
     caller: Caller, engine: StubEngine, connection: Connection
 ) -> None:
-    """Section 1: header and body of a refusal fit together, whatever the texts in it."""
+    """Wire section 1: header and body of a refusal fit together, whatever the texts in it."""
     connection._max_payload = 700
     engine.failure = TimedOut("“" * 30_000, flow_key=KEY, more="m" * 5_000)
     error = await caller.refused("flow.snapshot", {"flowKey": KEY})

@@ -282,7 +282,7 @@ async def test_a_silent_worker_is_lost(tasks: NatsTasks, other: Connection, uniq
 async def test_a_worker_that_never_answered_a_roll_call_is_not_lost(
     tasks: NatsTasks, other: Connection, unique: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Semantics section 11: with a subject that nobody subscribes, and with one that nobody answers on."""
+    """Wire section 2: with a subject that nobody subscribes, and with one that nobody answers on."""
     silent, absent = Accepting(other), Accepting(other)
     absent.subject = "nobody.subscribes.this"
     for service, url in ((silent, "silent"), (absent, "absent")):

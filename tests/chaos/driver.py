@@ -163,7 +163,7 @@ class Driver:
                 ticket.story.append(f"a resume whose reply was lost: {error}")
 
     async def _resume(self, ticket: Ticket, outcome: Outcome) -> None:
-        """The oldest pause shows: an interrupt with its payload, a breakpoint without (section 11)."""
+        """The oldest pause shows: an interrupt with its payload, a breakpoint without (O5)."""
         if outcome.interrupt_json is not None:
             await self.client().resume(ticket.key, ticket.shape.answer(outcome.interrupt_payload))
         else:

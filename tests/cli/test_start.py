@@ -121,7 +121,7 @@ def test_looking_at_a_file_that_is_not_there_makes_none(run: Run, tmp_path: Path
 async def test_serve_ends_with_what_only_a_person_can_mend(
     nats_server: NatsServer, tmp_path: Path, dsn: Callable[[Path], str], words: str
 ) -> None:
-    """Section 11: although it waits for servers by default."""
+    """Semantics: start-errors; although it waits for servers by default."""
     async with started(
         ["serve", "--nats", nats_server.url, "--dsn", dsn(tmp_path), "--prefix", "ends"], tmp_path
     ) as it:

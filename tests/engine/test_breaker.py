@@ -384,7 +384,7 @@ async def test_a_probe_that_gets_no_answer_says_nothing(timed: Engine, down: Ser
 async def test_a_probe_waits_for_a_free_hand(
     timed: Engine, down: Service, clock: ManualClock, proxy: TaskProxy
 ) -> None:
-    """Small print: a replica claims no more than it has free workers."""
+    """C1: a replica claims no more than it has free workers."""
     gate = Gate()
     proxy.handle_task("gate", gate)
     key = await tripped_flow(timed)
@@ -640,7 +640,7 @@ async def pair(pg_dsn: str, proxy: TaskProxy) -> AsyncIterator[tuple[Engine, Eng
 
 @pytest.mark.slow
 async def test_a_replica_that_missed_the_signal_still_knows(pair: tuple[Engine, Engine], ailing: Service) -> None:
-    """Small print to O16, V6: from the database; and its own steps are born parked without its knowing."""
+    """O16, V6: from the database; and its own steps are born parked without its knowing."""
     one, two = pair
     key = await one.create("down", {"n": 1}, start=True)
     await until_rows(one, [("down",)], "select url from dwarf_tripped")

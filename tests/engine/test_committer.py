@@ -253,7 +253,7 @@ async def test_results_are_dropped_once_their_leases_have_run_out(
 async def test_what_is_refused_for_a_while_holds_nobody_up(
     store: Flaky, caplog: pytest.LogCaptureFixture, error: Exception
 ) -> None:
-    """Section 11: it is not the value's fault, so nothing fails; S1: the rest of the batch is written meanwhile."""
+    """Semantics: database-errors; the value is not at fault, nothing fails; S1: the rest of the batch is written meanwhile."""
     steps = await claimed(store, 40)
     slow = {steps[3].step_id, steps[30].step_id}
     store.refused, store.words = frozenset(slow), error
@@ -287,7 +287,7 @@ async def desk_ends(desk: Desk, running: asyncio.Task[None]) -> None:
 async def test_what_is_refused_for_good_is_dropped_once_its_lease_has_run_out_and_fails_nothing(
     store: Flaky, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Section 11: a statement that is wrong for a reason of ours is tried with the back-off, and told."""
+    """Semantics: database-errors; a statement that is wrong for a reason of ours is tried with the back-off, and told."""
     steps = await claimed(store, 8)
     store.refused = frozenset([steps[5].step_id])
     desk = Desk(store, time_budget_ms=1000)

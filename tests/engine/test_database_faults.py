@@ -1,4 +1,4 @@
-"""A database that is there and refuses: results wait for it, callers get a 503, nothing fails (B6, section 11)."""
+"""A database that is there and refuses (B6; semantics: database-errors): results wait, callers get a 503, nothing fails."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def troubled(request: pytest.FixtureRequest) -> tuple[str, Trouble]:
 async def test_what_the_database_refuses_for_a_while_is_written_later(
     troubled: tuple[str, Trouble], proxy: TaskProxy
 ) -> None:
-    """B6, section 11: the result of a task that succeeded is kept and the task not run again; operations answer 503."""
+    """B6: the result of a task that succeeded is kept and the task not run again; operations answer 503."""
     dsn, trouble = troubled
     gate = Gate({"n": 7})
     proxy.handle_graph(line("gated", "gate"))
@@ -163,7 +163,7 @@ async def _when_back(operation: Callable[[], Awaitable[Outcome]]) -> Outcome:
 
 @pytest.mark.slow
 async def test_rights_that_are_taken_away_are_waited_for(pg_dsn: str, proxy: TaskProxy) -> None:
-    """Section 11: a right that is missing says nothing of the value."""
+    """Semantics: database-errors; a right that is missing says nothing of the value."""
     name = pg_dsn.rsplit("/", 1)[1]
     gate = Gate()
     proxy.handle_graph(line("gated", "gate"))
@@ -214,7 +214,7 @@ async def test_tables_that_are_altered_under_a_running_replica_are_no_outage(pg_
 async def test_a_child_that_cannot_be_begun_for_the_database_is_begun_later(
     engine: Engine, proxy: TaskProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """P1, section 11: the step is given back; it does not fail because its database was away for longer than its budget."""
+    """P1, B6: the step is given back; it does not fail because its database was away for longer than its budget."""
     proxy.handle_graph(line("parent", "call"))
     refused = 0
     save = engine.graphs.save

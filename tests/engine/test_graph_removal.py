@@ -1,4 +1,4 @@
-"""Graphs that no flow and no registry entry uses are removed (section 11), and never one that a flow still needs (G10)."""
+"""Graphs that no flow and no registry entry uses are removed, and never one that a flow still needs (G10)."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def sweep(engine: Engine) -> None:
 
 
 async def test_a_graph_is_removed_with_its_last_flow(engine: Engine) -> None:
-    """Section 11: of many inline graphs none is left; what flows or the registry use stays, and the flows run on."""
+    """G10: of many inline graphs none is left; what flows or the registry use stays, and the flows run on."""
     await engine.put_graph(line("registered", "add"))
     kept = await engine.create(line("kept", "add"), {"n": 1})
     made = [await engine.create(line(f"inline{n}", "add"), {"n": n}) for n in range(20)]
@@ -119,7 +119,7 @@ async def two(pg_dsn: str, proxy: TaskProxy) -> AsyncIterator[tuple[Engine, Engi
 
 @pytest.mark.slow
 async def test_no_flow_loses_its_graph_to_a_removal_at_that_moment(two: tuple[Engine, Engine]) -> None:
-    """Section 11: flows of the same few graphs are created, run and deleted at two replicas while both sweep."""
+    """G10: flows of the same few graphs are created, run and deleted at two replicas while both sweep."""
     one = two[0]
     made = [line(f"g{n}", "add") for n in range(4)]
 
@@ -143,7 +143,7 @@ async def test_no_flow_loses_its_graph_to_a_removal_at_that_moment(two: tuple[En
 
 @pytest.mark.slow
 async def test_a_mark_waits_for_the_transactions_that_ran_when_it_was_made(two: tuple[Engine, Engine]) -> None:
-    """Section 11: a flow that is being inserted when its graph is marked is seen before the graph is removed."""
+    """G10: a flow that is being inserted when its graph is marked is seen before the graph is removed."""
     one, _ = two
     graph = line("inserted", "add")
     key = await one.create(graph, {"n": 1})

@@ -1,4 +1,4 @@
-"""What a query or an option may be, and what it finds, on both databases (O1, O9, O15; section 11)."""
+"""What a query or an option may be, and what it finds, on both databases (O1, O9, O15)."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ async def test_o4_waits_of_every_length_are_waits(engine: Engine) -> None:
 
 @pytest.mark.parametrize("character", ["a", "ü", "漢", "😀", "\\", '"', "\n", "\0"])
 def test_an_error_is_cut_to_bytes_of_json_and_never_within_a_character(character: str) -> None:
-    """Section 11, `max_error_bytes`."""
+    """`max_error_bytes` bounds the JSON text, not the characters."""
     size = len(orjson.dumps(character)) - 2
     for most in range(100, 110):
         error = ErrorInfo(character * 60_000, 418, {"more": "x"}).within(most)

@@ -280,7 +280,7 @@ async def test_f3_an_error_edge_into_the_fan_in_brings_the_error_along(dsn: str)
 
 
 async def test_s4_a_value_that_cannot_be_merged_fails_the_fan_in(dsn: str) -> None:
-    """F3, section 11: the fan-in step fails; the final state is the spawn step's state and changes."""
+    """F3: the fan-in step fails; the final state is the spawn step's state and changes."""
     proxy = idle("m", "c", "d")
     proxy.handle_task("a", lambda: {"a": 1})
     proxy.handle_task("b", lambda: {"n": "text"})

@@ -54,7 +54,7 @@ async def test_o11_any_json_resumes_null_included(data: Any) -> None:
 
 
 async def test_b4_each_pause_and_the_end_are_announced(dsn: str) -> None:
-    """B4, section 11: announcements and events are made when the status becomes what it is."""
+    """B4: announcements and events are made when the status becomes what it is."""
     async with bench(dsn) as it:
         it.tasks(a=ask(1), b=ask(2))
         outcome = await it.run(line("x", "a", "b"), options=FlowOptions(notify="me"))
@@ -260,7 +260,7 @@ async def test_o12_by_url_cleared_set_while_running_and_for_a_retried_step(dsn: 
 
 
 async def test_o12_a_breakpoint_before_an_interrupting_step_pauses_it_twice(dsn: str) -> None:
-    """O11: each pause has its own way on; section 11: the outcome shows the oldest."""
+    """O11: each pause has its own way on; O5: the outcome shows the oldest."""
     async with bench(dsn) as it:
         it.tasks(a=ask("now"))
         key = await it.engine.create(line("x", "a"))

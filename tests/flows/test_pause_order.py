@@ -1,4 +1,4 @@
-"""The order of pauses among replicas (O11, P2, section 11)."""
+"""The order of pauses among replicas (O11, P2)."""
 
 from __future__ import annotations
 

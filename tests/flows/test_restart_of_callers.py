@@ -1,4 +1,4 @@
-"""restart_from of steps whose child is paused: they are at rest (O13, section 11), on both databases."""
+"""restart_from of steps whose child is paused: they are at rest (O13), on both databases."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Restart, restart_from, fork and continue (O13-O15, section 11), on both databases."""
+"""Restart, restart_from, fork and continue (O13-O15), on both databases."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ async def test_o13_restart_refuses_what_has_not_stopped(dsn: str) -> None:
 
 
 async def test_small_print_restart_of_an_interrupted_flow_drops_what_still_runs(dsn: str) -> None:
-    """Section 11: the results of branches that still run are dropped; the restarted flow is not disturbed by them."""
+    """O13: the results of branches that still run are dropped; the restarted flow is not disturbed by them."""
     async with bench(dsn) as it:
         gate = asyncio.Event()
         began = asyncio.Event()

@@ -1,4 +1,4 @@
-"""Flows that call flows (P1, P4, X4, X5, X8, O7, O9, O10, section 11), on both databases."""
+"""Flows that call flows (P1, P4, X4, X5, X8, O7, O9, O10), on both databases."""
 
 from __future__ import annotations
 
@@ -327,8 +327,8 @@ async def test_o9_subgraph_flows_are_not_listed_and_go_with_their_root(dsn: str)
         assert await count_rows(it.engine) == (0, 0)
 
 
-async def test_small_print_operations_on_a_subgraphs_flow(dsn: str) -> None:
-    """Section 11: reading works; delete, restart, continue and joining its thread name the root; start is a 409."""
+async def test_operations_on_a_subgraphs_flow(dsn: str) -> None:
+    """Semantics: keys-of-child-flows; reading works; delete, restart, continue and joining name the root; start is a 409."""
     async with bench(dsn, line("child", "c")) as it:
         it.tasks(a=call("child"), c=ask("?"))
         outcome = await it.run(line("parent", "a"))
@@ -353,7 +353,7 @@ async def test_small_print_operations_on_a_subgraphs_flow(dsn: str) -> None:
 
 
 async def test_o12_breakpoints_are_inherited_and_reach_a_running_child(dsn: str) -> None:
-    """O12, section 11: set before the child's graph is loaded, and set while the child runs."""
+    """O12: set before the child's graph is loaded, and set while the child runs."""
     async with bench(dsn, line("child", "c", "d")) as it:
         began, gate = asyncio.Event(), asyncio.Event()
 

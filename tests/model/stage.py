@@ -179,7 +179,7 @@ class Play:
             await self._resume(outcome)
 
     async def _resume(self, outcome: Outcome) -> None:
-        """The oldest pause shows: an interrupt with its payload, a breakpoint without (section 11)."""
+        """The oldest pause shows: an interrupt with its payload, a breakpoint without (O5)."""
         if outcome.interrupt_json is not None:
             self._pauses += 1
             await self._engine.resume(self._key, self._example.answer_to(outcome.interrupt_payload))

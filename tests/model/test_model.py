@@ -1,4 +1,4 @@
-"""Random graphs with random tasks, on the real engine and in the model: the same has to come out (sections 2 to 7, O11-O15)."""
+"""Random graphs with random tasks, on the real engine and in the model: equal results (semantics: sections 2 to 7; O11-O15)."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def test_a_block_without_a_rule_fails(tmp_path: Path) -> None:
 
 
 def test_no_page_serves_a_task_of_a_worker_by_hand_as_well() -> None:
-    """Section 2 of the wire: two queue groups on one subject would both receive every request."""
+    """Wire section 2: two queue groups on one subject would both receive every request."""
     for page in PAGES:
         found = list(blocks(page))
         served = {

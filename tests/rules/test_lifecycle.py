@@ -1,4 +1,4 @@
-"""The table of status changes (semantics: section 1), visited cell by cell."""
+"""The table of status changes (semantics: statuses), visited cell by cell."""
 
 from __future__ import annotations
 

@@ -209,7 +209,7 @@ async def test_the_deployment_tells_its_health(place: Place) -> None:
 
 
 async def test_refusals_are_exceptions(place: Place) -> None:
-    """Section 4: every refusal is a leaf of the error tree."""
+    """Semantics: refusals; every refusal is a leaf of the error tree."""
     client = place.client
     done = await client.create_task("nobody")
     await client.cancel(done)

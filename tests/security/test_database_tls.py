@@ -188,7 +188,7 @@ async def test_what_is_refused_ends_the_start_and_is_told(
     words: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Section 11: wrong password, pg_hba.conf, TLS; only a person can mend that."""
+    """Semantics: start-errors; wrong password, pg_hba.conf, TLS; only a person can mend that."""
     monkeypatch.delenv("PGPASSWORD", raising=False)
     context = None if not server else files.context(asks=True) if server == "asks" else files.context(server)
     async with Front(guarded.port, context).running() as front:

@@ -64,7 +64,7 @@ def _with_ca(ca: Path) -> dict[str, Any]:
 async def test_nothing_is_sent_to_a_server_that_offers_no_tls(
     scheme: str, how: Callable[[Path], dict[str, Any]], signed: bytes, tmp_path: Path
 ) -> None:
-    """Section 6: user and password would go in the clear."""
+    """Wire section 6: user and password would go in the clear."""
     options = how(Authority(tmp_path).ca)
     async with Listener(INFO % signed).listening() as listener:
         url = f"{scheme}://ada:S3cret@127.0.0.1:{listener.port}"

@@ -78,7 +78,7 @@ async def test_many_flows_at_once_have_each_their_events_in_order(either: Caller
 
 
 async def test_an_outcome_is_announced_to_whom_the_flow_names(caller: Caller) -> None:
-    """B4, small print: the option, start's name before it; each time it stops, with the outcome await would give."""
+    """B4, O2: the option, start's name before it; each time it stops, with the outcome await would give."""
     heard = await caller.hear(f"{caller.prefix}.stopped.>")
     await caller.serves("good", {"changes": {"n": 1}})
     await caller.serves("bad", {"error": {"message": "no", "code": 402}})
@@ -186,7 +186,7 @@ async def test_no_key_is_ever_told_to_whom_it_was_not_given(either: Caller, capl
 async def test_an_announcement_too_large_for_nats_comes_without_its_state(
     sqlite_dsn: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """B4, section 11: what is too large is left out; nothing harms the flow or the connection."""
+    """B4; wire: large-replies; what is too large is left out; nothing harms the flow or the connection."""
     config = tmp_path / "nats.conf"
     config.write_text("max_payload: 4096")
     async with NatsServer(config=config) as server, deployment(server.url, sqlite_dsn, "dwarf") as caller:

@@ -1,4 +1,4 @@
-"""Bad input through the whole service: a clear error, and nothing is lost (S1, section 4; wire section 1)."""
+"""Bad input through the whole service: a clear error, and nothing is lost (S1; semantics: refusals; wire section 1)."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ DEPTH = 600
 
 
 async def test_no_depth_is_a_500(either: Caller) -> None:
-    """O7, O8, O14, section 11: histories are nested so far that any parser reads them, and read on by the child's key."""
+    """O7, O8, O14; wire: histories; histories are nested so far that any parser reads them, and read on by the child's key."""
     caller = either
 
     def call(asked: dict[str, Any]) -> dict[str, Any]:

@@ -150,7 +150,7 @@ REFUSALS: dict[str, tuple[Any, dict[str, str], int, str]] = {
 
 
 async def test_what_a_graph_service_may_answer_instead_of_a_graph(caller: Caller) -> None:
-    """Small print: another name 400, its own 404 a 404, any other refusal 503; no flow is made of any."""
+    """O1: another name 400, its own 404 a 404, any other refusal 503; no flow is made of any."""
     wrong = {}
     for number, (what, (body, headers, code, word)) in enumerate(REFUSALS.items()):
         workflow = NAME if "sound" in what else f"acme.w{number}"

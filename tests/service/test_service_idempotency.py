@@ -41,7 +41,7 @@ async def test_another_state_or_workflow_under_the_same_key_is_a_409(either: Cal
 
 
 async def test_header_and_option_must_agree(caller: Caller) -> None:
-    """Small print: both given and different is a 400; a header's percent-encoding is undone."""
+    """Wire section 1: both given and different is a 400; a header's percent-encoding is undone."""
     option = {"idempotencyKey": "order-8"}
     for operation, named in (("flow.create", {"graph": GRAPH}), ("flow.create_task", {"task": "charge"})):
         error = await caller.refused(operation, ID, **named, options=option)

@@ -1,4 +1,4 @@
-"""Replies that would be larger than the nats-server takes (section 11): what is too large is left out, nothing is refused."""
+"""Replies larger than the nats-server takes (wire: large-replies): what is too large is left out, nothing is refused."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ async def test_discovery_and_health_fit_a_server_that_takes_very_little(small: C
 
 
 async def test_a_server_that_takes_less_once_it_is_back(tmp_path: Path, sqlite_dsn: str) -> None:
-    """Section 11: the limit is that of the server now, not that of the first connection."""
+    """Wire: large-replies; the limit is that of the server now, not that of the first connection."""
     config = tmp_path / "nats.conf"
     config.write_text("max_payload: 65536")
     async with NatsServer(config=config) as server, deployment(server.url, sqlite_dsn, "less") as caller:

@@ -216,7 +216,7 @@ async def test_a_pause_two_levels_down_is_seen_and_continued_at_every_level(eith
 
 
 async def test_the_key_of_a_child_reads_and_steers_but_does_not_own(either: Caller) -> None:
-    """Section 11: delete, restart, continue and joining are a 400 that names the root; start is a 409."""
+    """Semantics: keys-of-child-flows; delete, restart, continue and joining are a 400 that names the root; start is a 409."""
     caller = either
     await caller.plays("ship", calls("acme.child"))
     child = await caller.plays("approve", asks)
@@ -242,7 +242,7 @@ async def test_the_key_of_a_child_reads_and_steers_but_does_not_own(either: Call
 
 @pytest.mark.parametrize("operation", ["resume", "resume_break", "break_before", "restart"])
 async def test_keys_are_checked_like_everywhere(caller: Caller, operation: str) -> None:
-    """Section 4: malformed is a 400, unknown or with a wrong token a 404; the status comes after that."""
+    """Semantics: refusals; malformed is a 400, unknown or with a wrong token a 404; the status comes after that."""
     more = {"task": "a"} if operation == "break_before" else {}
     flow = await caller.ok("flow.create_task", task="a")
     wrong = flow["flowKey"][:-1] + ("a" if flow["flowKey"][-1] != "a" else "b")

@@ -226,7 +226,7 @@ accounts {{
 async def test_a_worker_the_replica_cannot_reach_keeps_its_steps(
     tmp_path: Path, sqlite_dsn: str, prefix: str, caplog: pytest.LogCaptureFixture, permissions: str, why: str
 ) -> None:
-    """Semantics section 11: it accepts and never answers a roll call, so the deadline alone binds; the task runs once."""
+    """Wire section 2: it accepts and never answers a roll call, so the deadline alone binds; the task runs once."""
     config = tmp_path / "nats.conf"
     config.write_text(permissions.format(prefix=prefix))
     async with NatsServer(config=config) as server:

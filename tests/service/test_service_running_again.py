@@ -39,7 +39,7 @@ async def steps_of(caller: Caller, flow: dict[str, str]) -> list[dict[str, Any]]
 
 
 async def test_a_stopped_flow_restarts_in_place(either: Caller) -> None:
-    """O13: from the entry step, under its old key; overrides replace and null removes; notify holds (section 11)."""
+    """O13: from the entry step, under its old key; overrides replace and null removes; notify holds (B4)."""
     caller = either
     events = await caller.hear(f"{caller.prefix}.event.*.acme.r")
     heard = await caller.hear(f"{caller.prefix}.stopped.desk")
@@ -158,7 +158,7 @@ async def test_a_fork_runs_a_copy_on_from_a_step_and_leaves_the_original(either:
 
 
 async def test_step_keys_are_checked_like_everywhere(caller: Caller) -> None:
-    """Section 4: malformed 400, unknown or with a wrong token 404."""
+    """Semantics: refusals; malformed 400, unknown or with a wrong token 404."""
     await caller.serves("a")
     done = await caller.ok("flow.run", graph=line("acme.a", "a"))
     (step,) = await steps_of(caller, {"flowKey": done["flowKey"]})
@@ -197,7 +197,7 @@ async def test_a_thread_goes_on_from_the_state_it_ended_with(either: Caller) -> 
 
 
 async def test_what_the_reducers_cannot_merge_makes_no_flow(either: Caller) -> None:
-    """O15; a thread key among the options is a 400 as well (section 11)."""
+    """O15; a thread key among the options is a 400 as well."""
     caller = either
     await caller.serves("a")
     graph = {**line("acme.c", "a"), "reducers": {"n": "add"}}
@@ -213,7 +213,7 @@ async def test_what_the_reducers_cannot_merge_makes_no_flow(either: Caller) -> N
 
 
 async def test_a_repeated_continue_makes_one_flow(either: Caller) -> None:
-    """O15, O1, section 11: its `Nats-Msg-Id` is its idempotency key, compared by thread and state."""
+    """O15, O1: its `Nats-Msg-Id` is its idempotency key, compared by thread and state."""
     caller = either
     await caller.serves("a")
     flows = [{"threadKey": (await caller.ok("flow.run", graph=line("acme.c", "a")))["flowKey"]} for _ in range(2)]

@@ -351,7 +351,7 @@ async def test_a_retry_that_succeeds_completes_the_flow(caller: Caller) -> None:
 
 
 async def test_a_sleep_delays_the_next_step_and_a_retry_with_a_sleep_waits_for_both(either: Caller) -> None:
-    """X6 and small print: the step that comes next is not dispatched before its time."""
+    """X6: the step that comes next is not dispatched before its time."""
     asked = {name: await either.holds(name) for name in ("first", "second")}
     flow = await either.ok("flow.create", graph=line("acme.l", "first", "second"), start=True)
     await either.answer(await take(asked["first"]), {"sleepMs": 150, "changes": {"n": 1}})

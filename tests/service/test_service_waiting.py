@@ -73,7 +73,7 @@ async def test_a_wait_for_a_flow_that_is_cancelled_or_deleted_ends(either: Calle
 async def test_a_drain_answers_every_wait_with_a_503_and_another_replica_takes_over(
     nats_server: NatsServer, dsn: str, prefix: str
 ) -> None:
-    """B3, small print: a wait whose replica stops gets a 503; asked again, the next replica serves it."""
+    """B3, O4: a wait whose replica stops gets a 503; asked again, the next replica serves it."""
     async with connected(nats_server.url) as client:
         caller = Caller(client, prefix)
         async with replica(settings(nats_server.url, dsn, prefix)):

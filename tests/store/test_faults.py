@@ -1,4 +1,4 @@
-"""What an error of a database is taken for (semantics: section 11): the value's fault, or the moment's."""
+"""What an error of a database is taken for (semantics: database-errors): the value's fault, or the moment's."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def postgres_error(state: str) -> asyncpg.PostgresError:
 
 @pytest.mark.parametrize("state", ["22021", "22P02", "22P05", "22003", "54000", "54001"])
 def test_data_errors_and_limits_condemn_the_value(state: str) -> None:
-    """Section 11: a bad value is a 400, whoever gave it."""
+    """Semantics: database-errors; a bad value is a 400, whoever gave it."""
     assert isinstance(faults.of_postgres(postgres_error(state), "db"), BadRequest)
 
 
@@ -40,7 +40,7 @@ def test_integrity_errors_condemn_the_value_and_are_no_fault_of_the_caller(state
     ],
 )  # fmt: skip
 def test_what_a_database_says_of_itself_is_an_outage(state: str) -> None:
-    """B6, section 11: connection, shutdown, failover to a standby, rights to enter."""
+    """B6: connection, shutdown, failover to a standby, rights to enter."""
     known = faults.of_postgres(postgres_error(state), "db")
     assert isinstance(known, DatabaseAway)
     assert not isinstance(known, StatementRefused)
@@ -55,7 +55,7 @@ def test_what_a_database_says_of_itself_is_an_outage(state: str) -> None:
     ],
 )  # fmt: skip
 def test_what_is_not_about_the_value_is_waited_for_also_what_nobody_has_thought_of(state: str) -> None:
-    """Section 11: locks, time-outs, rights and objects that are missing, resources, and any other."""
+    """Semantics: database-errors; locks, time-outs, rights and objects that are missing, resources, and any other."""
     assert isinstance(faults.of_postgres(postgres_error(state), "db"), StatementRefused)
 
 
@@ -139,7 +139,7 @@ async def test_what_is_no_database_any_more_is_an_outage_for_who_runs(tmp_path: 
 async def test_an_outage_is_one_log_line_however_often_it_is_met(
     store: SqlStore, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Section 11: the line says what the database said."""
+    """Semantics: database-errors; the line says what the database said."""
     with caplog.at_level(logging.WARNING, "dwarf_nats.store"):
         for _ in range(5):
             with pytest.raises(Unavailable, match="gone_away"):

@@ -57,7 +57,7 @@ async def all_pages(store: SqlStore, flow: FlowRow, limit: int) -> list[list[Ste
 
 @pytest.mark.parametrize("limit", [1, 7, 24, 25, 26])
 async def test_the_pages_are_the_whole_history_in_order(store: SqlStore, limit: int) -> None:
-    """O7, section 11: by the flow's own steps; no cursor on the last page, also where that is full."""
+    """O7: by the flow's own steps; no cursor on the last page, also where that is full."""
     flow, ids = await flow_with(store, 25)
     pages = await all_pages(store, flow, limit)
     assert [step.step_id for steps in pages for step in steps] == ids
@@ -68,7 +68,7 @@ async def test_the_pages_are_the_whole_history_in_order(store: SqlStore, limit: 
 async def test_a_history_that_grows_and_shrinks_while_it_is_read_loses_and_doubles_nothing_else(
     store: SqlStore,
 ) -> None:
-    """Section 11: a cursor is a place, not a number of steps."""
+    """Wire: histories; a cursor is a place, not a number of steps."""
     flow, ids = await flow_with(store, 12)
     steps, cursor = await page(store, flow, "", 5)
     await look(store, "delete from dwarf_steps where step_id {in:$1}", ids[2:4])
@@ -82,7 +82,7 @@ async def test_a_history_that_grows_and_shrinks_while_it_is_read_loses_and_doubl
 
 
 async def test_a_child_is_nested_as_far_as_a_page_goes(store: SqlStore) -> None:
-    """Section 11: of a child no more steps than a page has; the rest is read by its key."""
+    """Wire: histories; of a child no more steps than a page has; the rest is read by its key."""
     flow, ids = await flow_with(store, 3)
     child, inner = await flow_with(store, 10, (flow, ids[1]))
     (steps,) = await all_pages(store, flow, 10)
@@ -120,7 +120,7 @@ async def test_histories_are_nested_so_deep_and_no_deeper(store: SqlStore) -> No
 
 
 async def test_a_page_of_many_wide_children_ends_early(store: SqlStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Section 11: a page costs no more than so many steps, and what it has is complete."""
+    """Wire: histories; a page costs no more than so many steps, and what it has is complete."""
     monkeypatch.setattr("dwarf_nats.engine.histories.NESTED", 30)
     flow, ids = await flow_with(store, 9)
     for step_id in ids:

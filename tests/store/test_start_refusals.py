@@ -1,4 +1,4 @@
-"""What ends a start and what it waits for (section 11): only a person mends the first, the second may pass by itself."""
+"""What ends a start and what it waits for (semantics: start-errors): the second may pass by itself."""
 
 from __future__ import annotations
 
@@ -234,7 +234,7 @@ def test_which_errors_of_a_start_need_a_person(error: Exception, grave: bool) ->
 async def test_a_start_that_waits_for_the_migration_lock_says_who_has_it(
     pg_dsn: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Section 11, and it can be stopped meanwhile."""
+    """Semantics: start-errors; and it can be stopped meanwhile."""
     other = await asyncpg.connect(pg_dsn, server_settings={"application_name": "somebody"})
     await other.execute(f"select pg_advisory_lock({migrate.LOCK})")
     store = store_on(pg_dsn)

@@ -1,4 +1,4 @@
-"""Replies that fit the bus (section 11): what is too large is left out and says so, nothing is refused for its size."""
+"""Replies that fit the bus (wire: large-replies): what is too large is left out and says so, nothing is refused."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_an_outcome_that_fits_is_whole() -> None:
     ids=["the state", "the payload", "one of the two: the state", "both"],
 )
 def test_of_an_outcome_only_what_is_too_large_is_left_out(state: int, payload: int, left: str) -> None:
-    """Section 11: the other member stays, also where the payload alone is too large."""
+    """Wire: large-replies; the other member stays, also where the payload alone is too large."""
     told = outcome_within(Outcome(KEY, "w", Status.INTERRUPTED, text(state), interrupt_json=text(payload)), 1_200)
     assert told["truncated"] is True
     assert bool(told["state"]) == (left == "state")
@@ -73,7 +73,7 @@ def test_a_huge_error_is_cut_and_a_small_state_stays() -> None:
 def test_every_outcome_and_step_fits(
     state: int, payload: int | None, message: str | None, reason: str | None, room: int
 ) -> None:
-    """Section 11: whatever its members are; one that was whole would have been sent whole."""
+    """Wire: large-replies; whatever its members are; one that was whole would have been sent whole."""
     error = None if message is None else ErrorInfo(message.encode("utf-8", "replace").decode(), 500)
     interrupt = None if payload is None else text(payload)
     outcome = Outcome(KEY, "order", Status.FAILED, text(state), error, reason, interrupt)

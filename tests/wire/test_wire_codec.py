@@ -1,4 +1,4 @@
-"""Requests decode or are refused with words that say what to do (wire: preamble, section 1)."""
+"""Requests decode or are refused with words that say what to do (wire section 1)."""
 
 from __future__ import annotations
 
