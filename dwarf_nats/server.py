@@ -19,8 +19,8 @@ from dwarf_nats.bus.notices import NatsNotices
 from dwarf_nats.bus.service import Service
 from dwarf_nats.bus.signals import NatsSignals, PeerListener
 from dwarf_nats.bus.tasks import NatsTasks
-from dwarf_nats.embedding import check_dsns, open_engine
 from dwarf_nats.errors import BadRequest, Unavailable
+from dwarf_nats.library import check_dsns, open_engine
 from dwarf_nats.ports import Unusable
 from dwarf_nats.probes import ProbeServer
 from dwarf_nats.telemetry import otlp

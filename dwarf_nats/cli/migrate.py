@@ -29,7 +29,7 @@ async def migrate(
     ] = False,
 ) -> None:
     """Bring databases to the current schema; forward only, one after the other."""
-    from dwarf_nats.embedding import check_dsns
+    from dwarf_nats.library import check_dsns
     from dwarf_nats.store import migrate as schema
 
     dsns = given_dsns(dsn)

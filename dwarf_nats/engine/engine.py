@@ -17,21 +17,31 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from dwarf_nats.clock import SystemClock
-from dwarf_nats.engine import histories, shards
+from dwarf_nats.engine import placement
 from dwarf_nats.engine.backpressure import Backpressure
-from dwarf_nats.engine.creating import MAX_INT, MAX_SEARCH, MAX_TEXT, Creator, check_options, check_text, refuse_empty
 from dwarf_nats.engine.deployment import Deployment
 from dwarf_nats.engine.gauges import Gauges
 from dwarf_nats.engine.graphs import GraphBook, warnings
 from dwarf_nats.engine.health import shard_health
-from dwarf_nats.engine.keys import Keys
-from dwarf_nats.engine.navigation import Walk
-from dwarf_nats.engine.reading import current_outcome, nested, step_of
+from dwarf_nats.engine.maintenance.integrity import sweep
+from dwarf_nats.engine.operations import history as histories
+from dwarf_nats.engine.operations.control import Steering, only_roots
+from dwarf_nats.engine.operations.create import (
+    MAX_INT,
+    MAX_SEARCH,
+    MAX_TEXT,
+    Creator,
+    check_options,
+    check_text,
+    refuse_empty,
+)
+from dwarf_nats.engine.operations.idempotency import Keys
+from dwarf_nats.engine.operations.step_links import Walk
+from dwarf_nats.engine.peers import PeerSignals
+from dwarf_nats.engine.projections import current_outcome, nested, step_of
 from dwarf_nats.engine.refilling import Fetcher
 from dwarf_nats.engine.shard import Shard
 from dwarf_nats.engine.slots import WorkerSlots
-from dwarf_nats.engine.steering import Steering, only_roots
-from dwarf_nats.engine.sweeping import sweep
 from dwarf_nats.errors import BadRequest, DwarfError, NotFound, TimedOut, TooLarge, Unavailable
 from dwarf_nats.ports import Unusable
 from dwarf_nats.render import fits_mermaid, history_mermaid
@@ -494,7 +504,7 @@ class Engine:
         query = query if query is not None else Query()
         limit = _limit(query, LISTED, LIST_LIMIT)
         among, thread_id = await self._queried(query)
-        return await shards.page(among, query, limit, thread_id, cursor)
+        return await placement.page(among, query, limit, thread_id, cursor)
 
     async def purge(self, query: Query) -> int:
         """Delete root flows that match and are not running, at most `limit`, by default 10,000; how many (O9)."""
@@ -506,7 +516,7 @@ class Engine:
         if query.status is Status.RUNNING:
             raise BadRequest("running flows are never purged: cancel them first")
         among, thread_id = await self._queried(query)
-        return await shards.purge(among, query, limit, thread_id)
+        return await placement.purge(among, query, limit, thread_id)
 
     async def delete(self, flow: str) -> None:
         """Delete a flow with its steps and subgraph flows; `Conflict` while it runs (O9).
@@ -643,7 +653,7 @@ class Engine:
     def _shard(self, key: Key, what: str = "flow") -> Shard:
         if self.deployment.count >= key.shard > len(self._shards):
             raise self.deployment.unknown(key.shard)
-        return shards.of_key(self._shards, key, what)
+        return placement.of_key(self._shards, key, what)
 
     def _place(self, options: FlowOptions | None) -> Shard:
         """The shard of a new flow: its thread's, else any (O1)."""
@@ -666,48 +676,12 @@ class Engine:
     async def _queried(self, query: Query) -> tuple[ShardList, int | None]:
         """The shards a query is about, and the id of its thread."""
         _check_query(query)
-        among = shards.chosen(self._shards, query)
+        among = placement.chosen(self._shards, query)
         if query.thread is None:
             return among, None
         key = parse_key(query.thread, "thread")
         thread = await self._shard(key, "thread").store.thread(key)
         return [shard for shard in among if shard.number == key.shard], thread.thread_id
-
-
-class PeerSignals:
-    """What other replicas tell, in the words of the port `Signals` (B1). Losing any of it costs latency only."""
-
-    def __init__(self, shards: dict[int, Shard], backpressure: Backpressure) -> None:
-        self._shards = shards
-        self._backpressure = backpressure
-
-    def enqueue(self, shard: int, steps: Sequence[tuple[int, int, int]]) -> None:
-        """Steps became pending: look for them."""
-        if shard in self._shards:
-            for _, priority, not_before in steps:
-                self._shards[shard].ready_queue.hint_at(priority, not_before)
-            if steps:
-                self._shards[shard].gate.work_came()
-
-    def notify_status_change(self, flows: Sequence[tuple[str, Status]]) -> None:
-        """Flows stopped: let their local waiters read them, and whoever runs a step of a cancelled one here know."""
-        for flow, status in flows:
-            try:
-                key = parse_key(flow)
-            except BadRequest:
-                continue
-            if key.shard in self._shards:
-                self._shards[key.shard].waiters.wake(key.id, None)
-                if status is Status.CANCELLED:
-                    self._shards[key.shard].cancelled_elsewhere(key)
-
-    def sync_valve(self, task: str, w: float, t: int) -> None:
-        """The congestion point of a task's valve (V3)."""
-        self._backpressure.told_valve(task, w, t)
-
-    def trip_breaker(self, task: str) -> None:
-        """The breaker of a task tripped (V4)."""
-        self._backpressure.told_trip(task)
 
 
 def _seconds(timeout: float | None) -> float | None:

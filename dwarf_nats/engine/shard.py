@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from dwarf_nats.engine.committer import Committer, backoff
 from dwarf_nats.engine.ids import Ids, NoneLeft
-from dwarf_nats.engine.reading import flow_key, outcome_at
+from dwarf_nats.engine.projections import flow_key, outcome_at
 from dwarf_nats.engine.upkeep import Upkeep
 from dwarf_nats.engine.waiters import Waiters
 from dwarf_nats.errors import DwarfError, Unavailable

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from dwarf_nats.embedding import open_engine
+from dwarf_nats.library import open_engine
 from dwarf_nats.testing.proxy import TaskProxy
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from engine_helpers import Dsns, Remembered, line, new_databases
 
 from dwarf_nats.clock import ManualClock
 from dwarf_nats.embedded import PostgresServer
-from dwarf_nats.embedding import open_engine
 from dwarf_nats.engine import Engine
+from dwarf_nats.library import open_engine
 from dwarf_nats.settings import EngineSettings
 from dwarf_nats.testing import TaskProxy
 

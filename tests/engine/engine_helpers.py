@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from dwarf_nats.embedded import PostgresServer
-from dwarf_nats.embedding import open_engine
 from dwarf_nats.engine import Engine
 from dwarf_nats.engine.shard import Shard
+from dwarf_nats.library import open_engine
 from dwarf_nats.ports import Clock, StatusChange
 from dwarf_nats.settings import EngineSettings
 from dwarf_nats.testing import TaskProxy

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from engine_helpers import SOON, Gate, line, shard_of
 
-from dwarf_nats.embedding import open_engine
 from dwarf_nats.engine import Engine
+from dwarf_nats.library import open_engine
 from dwarf_nats.settings import EngineSettings
 from dwarf_nats.testing import TaskProxy
 from dwarf_nats.workflow.answer import Answer, TaskCall

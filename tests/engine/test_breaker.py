@@ -24,8 +24,8 @@ from engine_helpers import (
 )
 
 from dwarf_nats.clock import ManualClock, SystemClock
-from dwarf_nats.embedding import open_engine
 from dwarf_nats.engine import Engine
+from dwarf_nats.library import open_engine
 from dwarf_nats.settings import EngineSettings
 from dwarf_nats.testing import TaskProxy
 from dwarf_nats.workflow.answer import Answer, Disposition, ErrorInfo

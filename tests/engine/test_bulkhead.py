@@ -13,9 +13,9 @@ import pytest
 from engine_helpers import SOON, Gate, line, quiet, until_rows
 
 from dwarf_nats.clock import ManualClock
-from dwarf_nats.embedding import open_engine
 from dwarf_nats.engine import Engine
 from dwarf_nats.engine.slots import Ration, WorkerSlots
+from dwarf_nats.library import open_engine
 from dwarf_nats.settings import EngineSettings
 from dwarf_nats.testing import TaskProxy
 from dwarf_nats.workflow.options import FlowOptions

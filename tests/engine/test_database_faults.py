@@ -13,9 +13,9 @@ import asyncpg
 import pytest
 from engine_helpers import SOON, Gate, line
 
-from dwarf_nats.embedding import open_engine
 from dwarf_nats.engine import Engine
 from dwarf_nats.errors import Unavailable
+from dwarf_nats.library import open_engine
 from dwarf_nats.ports import DatabaseAway, StatementRefused
 from dwarf_nats.settings import EngineSettings
 from dwarf_nats.store import sqlite

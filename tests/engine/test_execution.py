@@ -12,10 +12,10 @@ import pytest
 from engine_helpers import SOON, Gate, Remembered, flow_id, line, shard_of
 
 from dwarf_nats.clock import ManualClock
-from dwarf_nats.embedding import open_engine
 from dwarf_nats.engine import Engine
 from dwarf_nats.engine.slots import WorkerSlots
 from dwarf_nats.errors import BadRequest, TooLarge
+from dwarf_nats.library import open_engine
 from dwarf_nats.ports import BusAway, WorkerLost
 from dwarf_nats.settings import EngineSettings
 from dwarf_nats.testing import TaskProxy, workflow_engine

@@ -7,9 +7,9 @@ import threading
 import pytest
 from engine_helpers import SOON, shard_of
 
-from dwarf_nats.embedding import open_engine
 from dwarf_nats.engine import Engine
 from dwarf_nats.errors import BadRequest
+from dwarf_nats.library import open_engine
 from dwarf_nats.settings import EngineSettings
 from dwarf_nats.testing import TaskProxy
 from dwarf_nats.workflow.graph import END, Graph

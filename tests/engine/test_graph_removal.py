@@ -10,8 +10,8 @@ import pytest
 from engine_helpers import SOON, line, rows
 from graph_plans import explained
 
-from dwarf_nats.embedding import open_engine
 from dwarf_nats.engine import Engine
+from dwarf_nats.library import open_engine
 from dwarf_nats.settings import EngineSettings
 from dwarf_nats.store import graphs
 from dwarf_nats.testing import TaskProxy

@@ -239,7 +239,7 @@ class Host:
 @pytest.mark.parametrize("text", [b'{"a":[[[1]]]}', b"[[[[1]]]]", b"{", b"1e999", b'"\xff"'])
 async def test_an_answer_of_a_host_that_does_not_look_is_looked_at(dsn: str, text: bytes) -> None:
     """S1: it fails its step, never the group."""
-    from dwarf_nats.embedding import open_engine
+    from dwarf_nats.library import open_engine
 
     for answer in (
         Answer(changes={"f": Raw(text)}),

@@ -9,9 +9,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from engine_helpers import SOON, Gate, Remembered, flow_id, line, replica, shard_of
 
-from dwarf_nats.embedding import open_engine
 from dwarf_nats.engine import Engine
 from dwarf_nats.errors import BadRequest, Conflict, NotFound, TimedOut, Unavailable
+from dwarf_nats.library import open_engine
 from dwarf_nats.settings import EngineSettings
 from dwarf_nats.testing import TaskProxy
 from dwarf_nats.workflow.flow import Flow

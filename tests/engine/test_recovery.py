@@ -14,10 +14,10 @@ from engine_helpers import SOON, Gate, crash, line, replica, shard_of
 
 from dwarf_nats.clock import ManualClock
 from dwarf_nats.embedded import PostgresServer
-from dwarf_nats.embedding import open_engine
 from dwarf_nats.engine import Engine
 from dwarf_nats.engine.upkeep import BEAT, LOOK_SECONDS
 from dwarf_nats.errors import Unavailable
+from dwarf_nats.library import open_engine
 from dwarf_nats.ports import BusAway
 from dwarf_nats.settings import EngineSettings
 from dwarf_nats.testing import TaskProxy

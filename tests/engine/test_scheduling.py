@@ -15,9 +15,9 @@ import pytest
 from engine_helpers import SOON, Gate, line
 
 from dwarf_nats.clock import ManualClock
-from dwarf_nats.embedding import open_engine
 from dwarf_nats.engine import Engine
 from dwarf_nats.errors import Unavailable
+from dwarf_nats.library import open_engine
 from dwarf_nats.settings import EngineSettings
 from dwarf_nats.store.store import SqlStore
 from dwarf_nats.testing import TaskProxy

@@ -9,8 +9,8 @@ from engine_helpers import SOON, Dsns, line
 
 from dwarf_nats.clock import SystemClock
 from dwarf_nats.embedded import PostgresServer
-from dwarf_nats.embedding import add_shard, open_engine
 from dwarf_nats.errors import BadRequest, Conflict, NotFound, Unavailable
+from dwarf_nats.library import add_shard, open_engine
 from dwarf_nats.settings import EngineSettings
 from dwarf_nats.store.store import SqlStore
 from dwarf_nats.testing import TaskProxy

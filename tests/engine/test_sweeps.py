@@ -11,7 +11,7 @@ from engine_helpers import SOON, crash, line, replica, shard_of
 
 from dwarf_nats.clock import ManualClock
 from dwarf_nats.engine import Engine
-from dwarf_nats.engine.sweeping import sweep
+from dwarf_nats.engine.maintenance.integrity import sweep
 from dwarf_nats.settings import EngineSettings
 from dwarf_nats.testing import TaskProxy, workflow_engine
 from dwarf_nats.workflow.flow import Flow

@@ -10,8 +10,8 @@ import pytest
 from engine_helpers import SOON, Gate, Remembered, Service, line, quiet, replica, rows, shard_of, until_rows, wired
 
 from dwarf_nats.clock import ManualClock, SystemClock
-from dwarf_nats.embedding import open_engine
 from dwarf_nats.engine import Engine
+from dwarf_nats.library import open_engine
 from dwarf_nats.ports import Clock
 from dwarf_nats.settings import EngineSettings
 from dwarf_nats.testing import TaskProxy

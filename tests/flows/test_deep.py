@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from dwarf_nats.engine.reading import nested
+from dwarf_nats.engine.projections import nested
 from dwarf_nats.render import history_mermaid
 from dwarf_nats.sdk import replies
 from dwarf_nats.wire import codec

@@ -7,8 +7,8 @@ import asyncio
 import asyncpg
 import pytest
 
-from dwarf_nats.embedding import open_engine
 from dwarf_nats.engine import Engine
+from dwarf_nats.library import open_engine
 from dwarf_nats.settings import EngineSettings
 from dwarf_nats.testing import TaskProxy
 from dwarf_nats.workflow.flow import Flow

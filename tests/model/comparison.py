@@ -11,10 +11,10 @@ import msgspec
 import pytest
 from hypothesis import currently_in_test_context, event, reject
 
-from dwarf_nats.embedding import open_engine
 from dwarf_nats.engine import Engine
-from dwarf_nats.engine.engine import PeerSignals
+from dwarf_nats.engine.peers import PeerSignals
 from dwarf_nats.errors import BadRequest, Conflict
+from dwarf_nats.library import open_engine
 from dwarf_nats.settings import EngineSettings
 from dwarf_nats.workflow.records import Step
 from dwarf_nats.workflow.status import Status

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from dwarf_nats.embedded import PostgresServer, postgres_install
-from dwarf_nats.embedding import open_engine
 from dwarf_nats.engine import Engine
 from dwarf_nats.errors import NotFound
+from dwarf_nats.library import open_engine
 from dwarf_nats.settings import EngineSettings
 from dwarf_nats.testing import TaskProxy
 from dwarf_nats.workflow.flow import Flow

@@ -15,7 +15,8 @@ from dwarf_nats.bus import roll_call
 from dwarf_nats.bus.tasks import GRACE_SECONDS
 from dwarf_nats.cli import config
 from dwarf_nats.cli.main import app
-from dwarf_nats.engine import sweeping, upkeep
+from dwarf_nats.engine import upkeep
+from dwarf_nats.engine.maintenance import integrity
 from dwarf_nats.rules import breaker
 from dwarf_nats.settings import ServerSettings
 from dwarf_nats.store.lease import GRACE_MS
@@ -99,7 +100,7 @@ def test_the_times_of_the_runbook_are_those_of_the_code() -> None:
     assert rows["a task that could not serve is asked again"] == schedule
     assert f"for {GRACE_SECONDS:g} s, no breaker" in rows["nobody listens right after NATS came back"]
     assert rows["a step that waits for a sub-workflow that is gone or has ended"] == f"within {sweeps / 60:g} minutes"
-    orphaned = sweeping.ORPHANED_AFTER_MS / 60_000
+    orphaned = integrity.ORPHANED_AFTER_MS / 60_000
     counted = rows["a running flow in which nothing lives is counted as orphaned"]
     assert counted == f"after {orphaned:g} to {orphaned + sweeps / 60:g} minutes"
     made_up = rows["a lost signal is made up for"]

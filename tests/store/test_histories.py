@@ -7,7 +7,7 @@ import re
 import pytest
 from store_helpers import BUDGET, look, new_flow
 
-from dwarf_nats.engine.histories import LEVELS, NESTED, page
+from dwarf_nats.engine.operations.history import LEVELS, NESTED, page
 from dwarf_nats.errors import BadRequest
 from dwarf_nats.store import histories
 from dwarf_nats.store.database import Tx, postgres_sql, sqlite_sql
@@ -121,7 +121,7 @@ async def test_histories_are_nested_so_deep_and_no_deeper(store: SqlStore) -> No
 
 async def test_a_page_of_many_wide_children_ends_early(store: SqlStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """Wire: histories; a page costs no more than so many steps, and what it has is complete."""
-    monkeypatch.setattr("dwarf_nats.engine.histories.NESTED", 30)
+    monkeypatch.setattr("dwarf_nats.engine.operations.history.NESTED", 30)
     flow, ids = await flow_with(store, 9)
     for step_id in ids:
         await flow_with(store, 9, (flow, step_id))
@@ -129,7 +129,7 @@ async def test_a_page_of_many_wide_children_ends_early(store: SqlStore, monkeypa
     assert [len(steps) for steps in pages] == [3, 3, 3]
     assert all(len(step.sub_history) == 9 and not step.truncated for steps in pages for step in steps)
     assert NESTED > 1_000
-    monkeypatch.setattr("dwarf_nats.engine.histories.NESTED", 5)
+    monkeypatch.setattr("dwarf_nats.engine.operations.history.NESTED", 5)
     pages = await all_pages(store, flow, 9)
     assert [len(steps) for steps in pages] == [1] * 9
     assert all(len(step.sub_history) == 5 and step.truncated for (step,) in pages)

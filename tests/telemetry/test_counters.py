@@ -9,8 +9,8 @@ import pytest
 from telemetry_helpers import WAIT, Held, Points, Watched, line, until, watched
 
 from dwarf_nats.clock import ManualClock
-from dwarf_nats.embedding import open_engine
 from dwarf_nats.errors import Unavailable
+from dwarf_nats.library import open_engine
 from dwarf_nats.ports import WorkerLost
 from dwarf_nats.telemetry.catalogue import CATALOGUE, Kind
 from dwarf_nats.testing import TaskProxy

@@ -8,9 +8,9 @@ import pytest
 from telemetry_helpers import Held, Points, Watched, until, watched
 
 from dwarf_nats.clock import ManualClock
-from dwarf_nats.embedding import open_engine
 from dwarf_nats.engine.gauges import TICK_SECONDS
-from dwarf_nats.engine.sweeping import sweep
+from dwarf_nats.engine.maintenance.integrity import sweep
+from dwarf_nats.library import open_engine
 from dwarf_nats.testing import TaskProxy
 from dwarf_nats.workflow.options import FlowOptions
 

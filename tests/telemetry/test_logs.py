@@ -12,7 +12,7 @@ import pytest
 from telemetry_helpers import WAIT, Spans, Watched, line, shown
 
 from dwarf_nats.cli.logs import JsonFormatter, LogFormat, LogLevel, TextFormatter, set_up
-from dwarf_nats.embedding import open_engine
+from dwarf_nats.library import open_engine
 from dwarf_nats.ports import WorkerLost
 from dwarf_nats.settings import EngineSettings
 from dwarf_nats.testing import TaskProxy

@@ -24,7 +24,7 @@ from telemetry_helpers import (
     watched,
 )
 
-from dwarf_nats.embedding import open_engine
+from dwarf_nats.library import open_engine
 from dwarf_nats.settings import EngineSettings
 from dwarf_nats.testing import TaskProxy
 from dwarf_nats.workflow.flow import Flow

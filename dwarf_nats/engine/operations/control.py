@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from dwarf_nats.engine.creating import check_text
 from dwarf_nats.engine.ids import NoneLeft
-from dwarf_nats.engine.reading import cohort_in, final_state_of, flow_key, outcome_of
+from dwarf_nats.engine.operations.create import check_text
+from dwarf_nats.engine.projections import cohort_in, final_state_of, flow_key, outcome_of
 from dwarf_nats.errors import BadRequest, Conflict, NotFound, TooLarge
 from dwarf_nats.rules import forking, unmerged
 from dwarf_nats.workflow.limits import Limits, over

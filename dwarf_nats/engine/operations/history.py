@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from dwarf_nats.engine.reading import step_of
+from dwarf_nats.engine.projections import step_of
 from dwarf_nats.workflow import cursors
 
 if TYPE_CHECKING:

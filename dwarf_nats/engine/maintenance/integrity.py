@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dwarf_nats.engine.steering import ended, with_final_states
+from dwarf_nats.engine.operations.control import ended, with_final_states
 
 if TYPE_CHECKING:
     from dwarf_nats.engine.graphs import GraphBook

@@ -8,7 +8,7 @@ import binascii
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from dwarf_nats.engine.reading import summary_of
+from dwarf_nats.engine.projections import summary_of
 from dwarf_nats.errors import BadRequest, NotFound
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from dwarf_nats.engine.keys import in_use
-from dwarf_nats.engine.reading import current_outcome, flow_key, with_final_state
+from dwarf_nats.engine.operations.idempotency import in_use
+from dwarf_nats.engine.projections import current_outcome, flow_key, with_final_state
 from dwarf_nats.errors import BadRequest, Conflict, NotFound, TooLarge, Unavailable
 from dwarf_nats.ports import DatabaseAway
 from dwarf_nats.rules.settlement import FlowContext, NewFlow
@@ -28,7 +28,7 @@ from dwarf_nats.workflow.status import Status
 if TYPE_CHECKING:
     from dwarf_nats.engine.deployment import Deployment
     from dwarf_nats.engine.graphs import GraphBook
-    from dwarf_nats.engine.keys import Keys
+    from dwarf_nats.engine.operations.idempotency import Keys
     from dwarf_nats.engine.shard import Shard
     from dwarf_nats.ports import Clock
     from dwarf_nats.settings import EngineSettings

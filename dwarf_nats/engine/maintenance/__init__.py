@@ -1,0 +1,1 @@
+"""Duties of a replica beside running steps (B1-B6)."""
