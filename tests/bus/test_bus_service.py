@@ -13,7 +13,6 @@ import jsonschema
 import msgspec
 import pytest
 from nats.aio.msg import Msg
-from stub_engine import KEY, STEP, StubEngine
 
 from dwarf_nats.bus.connection import Connection
 from dwarf_nats.bus.handlers import HANDLERS
@@ -26,6 +25,7 @@ from dwarf_nats.wire.subjects import Subjects
 from dwarf_nats.workflow.graph import END, Graph
 from dwarf_nats.workflow.records import Outcome
 from dwarf_nats.workflow.status import Status
+from tests.support.stub_engine import KEY, STEP, StubEngine
 
 Opener = Callable[..., Awaitable[Connection]]
 GRAPH = {"name": "order", "tasks": [{"name": "a"}], "transitions": [{"from": "a", "to": "END"}]}

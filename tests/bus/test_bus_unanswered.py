@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
-from stub_engine import KEY, StubEngine
 
 from dwarf_nats.bus.connection import Connection
 from dwarf_nats.bus.service import Service
@@ -18,6 +17,7 @@ from dwarf_nats.wire.subjects import Subjects
 from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.options import FlowOptions, Query
 from dwarf_nats.workflow.records import FlowSummary
+from tests.support.stub_engine import KEY, StubEngine
 
 pytestmark = pytest.mark.slow
 

@@ -44,7 +44,7 @@ class Evidence:
 
 
 class Checker:
-    """One look at a house at rest."""
+    """One check of an installation at rest."""
 
     def __init__(self, evidence: Evidence) -> None:
         self._tickets = evidence.tickets

@@ -64,13 +64,13 @@ class Driver:
     """All callers of one round."""
 
     def __init__(
-        self, clients: list[Client], rng: random.Random, shapes: Sequence[Shape], drawn: Sequence[Shape]
+        self, clients: list[Client], rng: random.Random, shapes: Sequence[Shape], random_flows: Sequence[Shape]
     ) -> None:
         self.tickets: list[Ticket] = []
         self._clients = clients
         self._rng = rng
         self._shapes = shapes
-        self._drawn = drawn
+        self._drawn = random_flows
         self._stop = asyncio.Event()
 
     async def run(self) -> None:

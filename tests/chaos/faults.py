@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dwarf_nats.embedded import PostgresServer
-from tests.chaos.processes import REPLICA_TIMEOUT_MS, House, Member
+from tests.chaos.processes import REPLICA_TIMEOUT_MS, Installation, Member
 
 FROZEN_SECONDS = (REPLICA_TIMEOUT_MS / 1000 * 1.1, REPLICA_TIMEOUT_MS / 1000 * 2.4)
 GAP_SECONDS = 1.3
@@ -48,10 +48,10 @@ class Timeline:
 
 
 class Faults:
-    """Breaks a house for a while, and leaves it whole."""
+    """Break an installation for a while, and leave it whole."""
 
-    def __init__(self, house: House, rng: random.Random, timeline: Timeline) -> None:
-        self._house = house
+    def __init__(self, installation: Installation, rng: random.Random, timeline: Timeline) -> None:
+        self._house = installation
         self._rng = rng
         self._timeline = timeline
         self._busy: set[object] = set()
@@ -68,7 +68,7 @@ class Faults:
                     group.create_task(fault)
                     await asyncio.sleep(0)  # so that what it breaks is known to be busy
         await self._house.until_whole()
-        self._timeline.add("house", "no more faults; everything is up")
+        self._timeline.add("installation", "no more faults; everything is up")
 
     def _pick(self) -> Coroutine[Any, Any, None] | None:
         kinds: list[tuple[int, Callable[[], Coroutine[Any, Any, None] | None]]] = [

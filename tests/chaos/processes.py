@@ -1,4 +1,4 @@
-"""The house that is broken and mended: servers, replicas and workers, all processes of their own, on loopback.
+"""The installation that is broken and mended: servers, replicas and workers, all processes of their own, on loopback.
 
 Each dies with this process, whatever ends it. What a process says goes to a file of its own, a new one at every start.
 """
@@ -88,7 +88,7 @@ class Server(Protocol):
 
 
 @dataclass
-class House:
+class Installation:
     """All of it, up and running. `databases` are the servers that can be broken, none for SQLite."""
 
     folder: Path
@@ -119,7 +119,7 @@ class House:
 
 @dataclass(frozen=True)
 class Arrangement:
-    """What kind of house. `databases`: PostgreSQL servers, a shard each; 0 is one SQLite file, for one replica."""
+    """The kind of installation. `databases`: PostgreSQL servers, a shard each; 0 is one SQLite file, for one replica."""
 
     name: str
     databases: int
@@ -128,8 +128,8 @@ class Arrangement:
     flags: tuple[str, ...] = ()
 
     @contextlib.asynccontextmanager
-    async def built(self, folder: Path) -> AsyncIterator[House]:
-        """The house, gone at the end whatever happened."""
+    async def built(self, folder: Path) -> AsyncIterator[Installation]:
+        """The installation, gone at the end whatever happened."""
         async with contextlib.AsyncExitStack() as stack:
             nats = await stack.enter_async_context(NatsServer())
             databases = [await stack.enter_async_context(PostgresServer()) for _ in range(self.databases)]
@@ -144,14 +144,14 @@ class Arrangement:
                 name = f"worker-{number + 1}"
                 command = ["-m", "tests.chaos.worker", nats.url, str(folder / f"{name}.account")]
                 workers.append(Member(name, command, folder))
-            house = House(folder, nats, databases, dsns, replicas, workers)
+            installation = Installation(folder, nats, databases, dsns, replicas, workers)
             try:
                 replicas[0].start()
                 await replicas[0].until_said("is ready")  # the schema is there
-                await house.until_whole()
-                yield house
+                await installation.until_whole()
+                yield installation
             finally:
-                await asyncio.gather(*(one.kill() for one in house.members))
+                await asyncio.gather(*(one.kill() for one in installation.members))
 
 
 ARRANGEMENTS = {

@@ -1,4 +1,4 @@
-"""One round: a house, callers, faults for a while; then rest, and the checker's look at what is left."""
+"""One round: an installation, callers, faults for a while; then rest, and the checker's look at what is left."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from dwarf_nats.sdk import Client
 from tests.chaos import rows
 from tests.chaos.account import Account
 from tests.chaos.checker import Checker, Evidence, Finding, of_members
-from tests.chaos.drawn import CHILDREN, drawn
 from tests.chaos.driver import Driver, Ticket
 from tests.chaos.faults import Faults, Timeline
-from tests.chaos.processes import Arrangement, House
+from tests.chaos.processes import Arrangement, Installation
+from tests.chaos.random_flows import CHILDREN, random_flows
 from tests.chaos.shapes import SHAPES
 
 SETTLING_SECONDS = 120.0
@@ -85,39 +85,39 @@ async def perform(
     rng = random.Random(seed)
     with contextlib.ExitStack() as stack:
         where = folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dwarf-chaos-")))
-        async with arrangement.built(where) as house, _clients(house) as clients, _provider(house):
+        async with arrangement.built(where) as installation, _clients(installation) as clients, _provider(installation):
             result = Result(arrangement.name, seed, Evidence(timeline=Timeline()))
-            driver = Driver(clients, random.Random(rng.random()), SHAPES, drawn(seed, DRAWN))
+            driver = Driver(clients, random.Random(rng.random()), SHAPES, random_flows(seed, DRAWN))
             result.evidence.tickets = driver.tickets
             for graph in (graph for shape in SHAPES for graph in shape.graphs()):
                 await clients[0].put_graph(graph)
-            faults = None if calm else Faults(house, random.Random(rng.random()), result.evidence.timeline)
-            await _play(house, driver, faults, seconds, result)
-            for one in house.members:
+            faults = None if calm else Faults(installation, random.Random(rng.random()), result.evidence.timeline)
+            await _play(installation, driver, faults, seconds, result)
+            for one in installation.members:
                 await one.drain()
-            await _gather(house, result.evidence)
+            await _gather(installation, result.evidence)
             result.findings += Checker(result.evidence).findings()
-            result.findings += of_members(house.members)
+            result.findings += of_members(installation.members)
             result.counts |= _counted(result.evidence)
     return result
 
 
 @contextlib.asynccontextmanager
-async def _clients(house: House) -> AsyncIterator[list[Client]]:
+async def _clients(installation: Installation) -> AsyncIterator[list[Client]]:
     async with contextlib.AsyncExitStack() as stack:
         yield [
             await stack.enter_async_context(
-                Client(house.nats.url, timeout=4, patience=4, name=f"chaos-caller-{number}")
+                Client(installation.nats.url, timeout=4, patience=4, name=f"chaos-caller-{number}")
             )
             for number in range(2)
         ]
 
 
 @contextlib.asynccontextmanager
-async def _provider(house: House) -> AsyncIterator[None]:
+async def _provider(installation: Installation) -> AsyncIterator[None]:
     """Answers for the graphs that random flows call by name: which one it is stands in their baggage (wire section 3)."""
     connection = await nats.connect(
-        house.nats.url, reconnect_time_wait=0.05, max_reconnect_attempts=-1, error_cb=_ignore
+        installation.nats.url, reconnect_time_wait=0.05, max_reconnect_attempts=-1, error_cb=_ignore
     )
 
     async def answer(message: Msg) -> None:
@@ -141,7 +141,9 @@ async def _ignore(error: Exception) -> None:
     del error
 
 
-async def _play(house: House, driver: Driver, faults: Faults | None, seconds: float, result: Result) -> None:
+async def _play(
+    installation: Installation, driver: Driver, faults: Faults | None, seconds: float, result: Result
+) -> None:
     """Until everything has come to its end, or has had the time to."""
     callers = asyncio.create_task(driver.run())
     try:
@@ -157,7 +159,7 @@ async def _play(house: House, driver: Driver, faults: Faults | None, seconds: fl
         async with asyncio.timeout(SETTLING_SECONDS):
             await asyncio.shield(callers)
             result.settled_seconds = time.monotonic() - began
-            await _mend(house, driver, result)
+            await _mend(installation, driver, result)
     except TimeoutError:
         result.findings.append(Finding(f"not everything came to its end within {SETTLING_SECONDS:.0f} s"))
     finally:
@@ -165,10 +167,10 @@ async def _play(house: House, driver: Driver, faults: Faults | None, seconds: fl
         await asyncio.gather(callers, return_exceptions=True)
 
 
-async def _mend(house: House, driver: Driver, result: Result) -> None:
+async def _mend(installation: Installation, driver: Driver, result: Result) -> None:
     """Flows that a killed worker made fail are run again, as their operator would; nothing is in their way any more."""
     await asyncio.gather(*(driver.until_stopped(one) for one in driver.tickets if one.late and not one.deleted))
-    await _gather(house, result.evidence)
+    await _gather(installation, result.evidence)
     checker = Checker(result.evidence)
     disturbed = {ticket: why for ticket in driver.tickets if (why := checker.disturbed(ticket))}
     result.counts["disturbed"] = len(disturbed)
@@ -188,9 +190,9 @@ async def _mend(house: House, driver: Driver, result: Result) -> None:
     await asyncio.gather(*map(again, disturbed))
 
 
-async def _gather(house: House, evidence: Evidence) -> None:
-    evidence.shards = [await rows.read(number, dsn) for number, dsn in enumerate(house.dsns, 1)]
-    evidence.account = Account.read(house.accounts())
+async def _gather(installation: Installation, evidence: Evidence) -> None:
+    evidence.shards = [await rows.read(number, dsn) for number, dsn in enumerate(installation.dsns, 1)]
+    evidence.account = Account.read(installation.accounts())
 
 
 def _counted(evidence: Evidence) -> dict[str, int]:

@@ -32,15 +32,15 @@ async def test_every_flow_ends_as_it_should_whatever_breaks(name: str, tmp_path:
 
 async def test_nothing_is_left_behind_by_a_round_that_breaks(tmp_path: Path) -> None:
     """Not even what stood still."""
-    houses = []
+    installations = []
 
     async def broken() -> None:
-        async with Arrangement("broken", 0, replicas=1, workers=1).built(tmp_path) as house:
-            houses.append(house)
-            house.workers[0].freeze()
-            assert all(one.running for one in house.members)
+        async with Arrangement("broken", 0, replicas=1, workers=1).built(tmp_path) as installation:
+            installations.append(installation)
+            installation.workers[0].freeze()
+            assert all(one.running for one in installation.members)
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         await broken()
-    assert not any(one.running for one in houses[0].members)
+    assert not any(one.running for one in installations[0].members)

@@ -232,7 +232,7 @@ TAMPERED: list[tuple[str, Callable[[Scene], None], str]] = [
     ("each", cancel_forgotten, "a cancel was acknowledged"),
     ("each", delete_forgotten, "it was deleted"),
     ("each", other_end, "its final state is"),
-    ("drawn", other_end, "its final state is"),
+    ("random_flows", other_end, "its final state is"),
     ("each", told_otherwise, "its caller was told"),
     ("each", pending, "split is pending"),
     ("each", parked, "parked 1"),
@@ -276,7 +276,7 @@ def scenes(calm: Result) -> Callable[[str], Scene]:
         for ticket in evidence.tickets:
             if ticket.again or ticket.cancelled or ticket.deleted or ticket.made_from or ticket.shape.name != shape:
                 continue
-            if shape == "drawn" or (well(ticket) and len(ticket.state.get("items", [1, 2])) > 1):
+            if shape == "random_flows" or (well(ticket) and len(ticket.state.get("items", [1, 2])) > 1):
                 return Scene(evidence, ticket)
         raise AssertionError(f"no {shape} was run")
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from dwarf_nats.sdk import Worker
 from dwarf_nats.workflow.flow import Flow, Parked
-from tests.chaos.drawn import DRAWN_URLS, of_baggage
+from tests.chaos.random_flows import RANDOM_URLS, of_baggage
 from tests.chaos.shapes import BY_WORKFLOW, URLS, Mark
 
 
@@ -70,7 +70,7 @@ def main(url: str, path: Path) -> None:
     async def task(flow: Flow) -> None:
         await execute(account, flow)
 
-    for task_url in (*URLS, *DRAWN_URLS):
+    for task_url in (*URLS, *RANDOM_URLS):
         worker.add_task(task_url, task)
     worker.main()
 

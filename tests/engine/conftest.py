@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from engine_helpers import Dsns, Remembered, line, new_databases
 
 from dwarf_nats.clock import ManualClock
 from dwarf_nats.embedded import PostgresServer
@@ -15,6 +14,7 @@ from dwarf_nats.engine import Engine
 from dwarf_nats.library import open_engine
 from dwarf_nats.settings import EngineSettings
 from dwarf_nats.testing import TaskProxy
+from tests.support.engines import Dsns, Remembered, line, new_databases
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
-from engine_helpers import SOON, Gate, line, shard_of
 
 from dwarf_nats.engine import Engine
 from dwarf_nats.library import open_engine
@@ -16,6 +15,7 @@ from dwarf_nats.settings import EngineSettings
 from dwarf_nats.testing import TaskProxy
 from dwarf_nats.workflow.answer import Answer, TaskCall
 from dwarf_nats.workflow.status import Status
+from tests.support.engines import SOON, Gate, line, shard_of
 
 pytestmark = pytest.mark.slow
 

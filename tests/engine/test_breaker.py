@@ -8,7 +8,18 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from engine_helpers import (
+
+from dwarf_nats.clock import ManualClock, SystemClock
+from dwarf_nats.engine import Engine
+from dwarf_nats.library import open_engine
+from dwarf_nats.settings import EngineSettings
+from dwarf_nats.testing import TaskProxy
+from dwarf_nats.workflow.answer import Answer, Disposition, ErrorInfo
+from dwarf_nats.workflow.flow import Flow
+from dwarf_nats.workflow.graph import Graph
+from dwarf_nats.workflow.options import FlowOptions, Query
+from dwarf_nats.workflow.status import Status
+from tests.support.engines import (
     SOON,
     Gate,
     Remembered,
@@ -22,17 +33,6 @@ from engine_helpers import (
     until_rows,
     wired,
 )
-
-from dwarf_nats.clock import ManualClock, SystemClock
-from dwarf_nats.engine import Engine
-from dwarf_nats.library import open_engine
-from dwarf_nats.settings import EngineSettings
-from dwarf_nats.testing import TaskProxy
-from dwarf_nats.workflow.answer import Answer, Disposition, ErrorInfo
-from dwarf_nats.workflow.flow import Flow
-from dwarf_nats.workflow.graph import Graph
-from dwarf_nats.workflow.options import FlowOptions, Query
-from dwarf_nats.workflow.status import Status
 
 PARKED = "select count(*) from dwarf_steps where parked = 2"
 LOOSE = "select count(*) from dwarf_steps where status = 'pending' and parked = 0"

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine_helpers import SOON, Gate, line, quiet, until_rows
 
 from dwarf_nats.clock import ManualClock
 from dwarf_nats.engine import Engine
@@ -20,6 +19,7 @@ from dwarf_nats.settings import EngineSettings
 from dwarf_nats.testing import TaskProxy
 from dwarf_nats.workflow.options import FlowOptions
 from dwarf_nats.workflow.status import Status
+from tests.support.engines import SOON, Gate, line, quiet, until_rows
 
 pytestmark = pytest.mark.slow
 
@@ -63,7 +63,7 @@ class Tasks:
 
 
 @asynccontextmanager
-async def stage(*dsns: str, workers: int, clock: ManualClock | None = None) -> AsyncIterator[tuple[Engine, Tasks]]:
+async def opened(*dsns: str, workers: int, clock: ManualClock | None = None) -> AsyncIterator[tuple[Engine, Tasks]]:
     tasks = Tasks()
     settings = EngineSettings(workers=workers, drain_ms=0)
     async with open_engine(dsns, tasks=tasks.proxy, graphs=tasks.proxy, settings=settings, clock=clock) as engine:
@@ -91,7 +91,7 @@ async def all_held(engine: Engine, tasks: Tasks, workers: int) -> None:
 
 async def test_a_task_gets_three_quarters_while_others_wait(dsn: str) -> None:
     """C6: whatever the bands."""
-    async with stage(dsn, workers=8) as (engine, tasks):
+    async with opened(dsn, workers=8) as (engine, tasks):
         await all_held(engine, tasks, 8)
         await flows(engine, "hangs", 30, 2)
         others = await flows(engine, "quick", 20, 300)
@@ -106,7 +106,7 @@ async def test_a_task_gets_three_quarters_while_others_wait(dsn: str) -> None:
 @pytest.mark.parametrize("keys", [1, 7])
 async def test_it_holds_no_more_before_the_others_are_served(dsn: str, keys: int) -> None:
     """C6: exactly three quarters for as long as anything of another task is due."""
-    async with stage(dsn, workers=8) as (engine, tasks):
+    async with opened(dsn, workers=8) as (engine, tasks):
         await all_held(engine, tasks, 8)
         for number in range(28):
             await flows(engine, "hangs", 1, 2, f"k{number % keys}")
@@ -123,7 +123,7 @@ async def test_it_holds_no_more_before_the_others_are_served(dsn: str, keys: int
 async def test_it_holds_over_shards(tmp_path: Path) -> None:
     """C6: three quarters of a replica's slots, however many databases it has."""
     dsns = [f"sqlite:///{tmp_path / name}.db" for name in ("one", "two", "three")]
-    async with stage(*dsns, workers=16) as (engine, tasks):
+    async with opened(*dsns, workers=16) as (engine, tasks):
         await all_held(engine, tasks, 16)
         await flows(engine, "hangs", 60, 2)
         await flows(engine, "other", 40, 300)
@@ -138,7 +138,7 @@ async def test_it_holds_over_shards(tmp_path: Path) -> None:
 
 async def test_each_replica_keeps_a_quarter_for_the_others(pg_dsn: str) -> None:
     async with AsyncExitStack() as stack:
-        pairs = [await stack.enter_async_context(stage(pg_dsn, workers=4)) for _ in range(2)]
+        pairs = [await stack.enter_async_context(opened(pg_dsn, workers=4)) for _ in range(2)]
         for engine, tasks in pairs:
             await all_held(engine, tasks, 4)
         await flows(pairs[0][0], "hangs", 30, 2)
@@ -152,7 +152,7 @@ async def test_each_replica_keeps_a_quarter_for_the_others(pg_dsn: str) -> None:
 
 async def test_a_flow_that_goes_on_to_a_task_at_its_share_stands_in_line(dsn: str) -> None:
     """C6: a successor that would be born running counts as well."""
-    async with stage(dsn, workers=4) as (engine, tasks):
+    async with opened(dsn, workers=4) as (engine, tasks):
         tasks.proxy.handle_graph(line("goes", "holds", "hangs"))
         tasks.proxy.handle_graph(line("stays", "other"))
         for _ in range(4):
@@ -172,7 +172,7 @@ async def test_a_flow_that_goes_on_to_a_task_at_its_share_stands_in_line(dsn: st
 
 async def test_a_task_alone_takes_every_slot(dsn: str) -> None:
     """C6: created one by one, and out of a backlog."""
-    async with stage(dsn, workers=8) as (engine, tasks):
+    async with opened(dsn, workers=8) as (engine, tasks):
         await flows(engine, "hangs", 8, 5)
         await tasks.until("hangs", 8)
         await flows(engine, "hangs", 20, 5)
@@ -189,7 +189,7 @@ async def test_a_task_alone_takes_every_slot(dsn: str) -> None:
 
 async def test_the_others_take_what_becomes_free(dsn: str) -> None:
     """C6: a task that had everything is given no more until it is below its share, if its steps end."""
-    async with stage(dsn, workers=4) as (engine, tasks):
+    async with opened(dsn, workers=4) as (engine, tasks):
         gates = [Gate() for _ in range(4)]
         waiting = iter(gates)
         tasks.proxy.handle_task("turns", lambda: None)
@@ -216,7 +216,7 @@ async def test_a_hanging_task_that_had_every_slot_leaves_the_others_their_quarte
     """C6: none of its steps ends, so nothing becomes free; after a second the others run beside it, on every shard."""
     clock = ManualClock()
     dsns = [f"sqlite:///{tmp_path / name}.db" for name in ("one", "two")]
-    async with stage(*dsns, workers=workers, clock=clock) as (engine, tasks):
+    async with opened(*dsns, workers=workers, clock=clock) as (engine, tasks):
         await flows(engine, "hangs", workers + 10, 200, "noisy")
         await tasks.until("hangs", workers)
         others = await flows(engine, "other", 10, 1, "quiet")
@@ -248,7 +248,7 @@ async def test_a_hanging_task_that_had_every_slot_leaves_the_others_their_quarte
 async def test_an_engine_whose_only_task_hangs_does_not_look_again_and_again() -> None:
     """C5: its own backlog may not be taken, and there is nothing else."""
     clock = ManualClock()
-    async with stage("sqlite://", workers=4, clock=clock) as (engine, tasks):
+    async with opened("sqlite://", workers=4, clock=clock) as (engine, tasks):
         await flows(engine, "hangs", 20, 1)
         await tasks.until("hangs", 4)
         clock.advance(1.01)
@@ -271,7 +271,7 @@ async def test_an_engine_whose_only_task_hangs_does_not_look_again_and_again() -
 
 async def test_one_worker_serves_everybody_in_turn(dsn: str) -> None:
     """C6: of one slot there is no quarter."""
-    async with stage(dsn, workers=1) as (engine, tasks):
+    async with opened(dsn, workers=1) as (engine, tasks):
         await flows(engine, "hangs", 1, 1)
         await tasks.until("hangs", 1)
         key = (await flows(engine, "quick", 1, 1))[0]

@@ -18,7 +18,7 @@ from dwarf_nats.settings import EngineSettings
 from dwarf_nats.store.store import SqlStore
 from dwarf_nats.workflow.answer import ErrorInfo
 from dwarf_nats.workflow.state import Raw
-from tests.store.store_helpers import BUDGET, ended, flow_status, in_flight, look, new_flow, step_status, went_on
+from tests.support.stores import BUDGET, ended, flow_status, in_flight, look, new_flow, step_status, went_on
 
 REFUSALS = {
     "sqlite": """

@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 
 import pytest
-from engine_helpers import SOON
 
 from dwarf_nats.engine import Engine
 from dwarf_nats.testing import TaskProxy
 from dwarf_nats.workflow.graph import END, Graph
 from dwarf_nats.workflow.status import Status
 from dwarf_nats.workflow.task_error import TaskError
+from tests.support.engines import SOON
 
 pytestmark = pytest.mark.slow
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import asyncpg
 import pytest
-from engine_helpers import SOON, Gate, line
 
 from dwarf_nats.engine import Engine
 from dwarf_nats.errors import Unavailable
@@ -23,6 +22,7 @@ from dwarf_nats.testing import TaskProxy
 from dwarf_nats.workflow.flow import Flow
 from dwarf_nats.workflow.options import Query
 from dwarf_nats.workflow.records import Outcome
+from tests.support.engines import SOON, Gate, line
 
 pytestmark = pytest.mark.slow
 

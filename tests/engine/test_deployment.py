@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from engine_helpers import SOON, Dsns, new_databases, rows
 
 from dwarf_nats.embedded import PostgresServer
 from dwarf_nats.engine import Engine
@@ -18,6 +17,7 @@ from dwarf_nats.settings import EngineSettings
 from dwarf_nats.testing import TaskProxy
 from dwarf_nats.workflow.options import FlowOptions, Query
 from dwarf_nats.workflow.status import Status
+from tests.support.engines import SOON, Dsns, new_databases, rows
 
 pytestmark = pytest.mark.slow
 

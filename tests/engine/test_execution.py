@@ -9,7 +9,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from engine_helpers import SOON, Gate, Remembered, flow_id, line, shard_of
 
 from dwarf_nats.clock import ManualClock
 from dwarf_nats.engine import Engine
@@ -25,6 +24,7 @@ from dwarf_nats.workflow.options import FlowOptions, Query
 from dwarf_nats.workflow.state import Raw
 from dwarf_nats.workflow.status import Status
 from dwarf_nats.workflow.task_error import TaskError
+from tests.support.engines import SOON, Gate, Remembered, flow_id, line, shard_of
 
 
 def error_of(outcome: Any) -> tuple[int, str]:

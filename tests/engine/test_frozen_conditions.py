@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 
 import pytest
-from engine_helpers import SOON, shard_of
 
 from dwarf_nats.engine import Engine
 from dwarf_nats.errors import BadRequest
@@ -14,6 +13,7 @@ from dwarf_nats.settings import EngineSettings
 from dwarf_nats.testing import TaskProxy
 from dwarf_nats.workflow.graph import END, Graph
 from dwarf_nats.workflow.status import Status
+from tests.support.engines import SOON, shard_of
 
 pytestmark = pytest.mark.slow
 

@@ -7,8 +7,6 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from engine_helpers import SOON, line, rows
-from graph_plans import explained
 
 from dwarf_nats.engine import Engine
 from dwarf_nats.library import open_engine
@@ -18,6 +16,8 @@ from dwarf_nats.testing import TaskProxy
 from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.options import FlowOptions, Query
 from dwarf_nats.workflow.status import Status
+from tests.support.engines import SOON, line, rows
+from tests.support.graph_plans import explained
 
 pytestmark = pytest.mark.slow
 

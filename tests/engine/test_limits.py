@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from engine_helpers import SOON, line, rows
 
 from dwarf_nats.engine import Engine
 from dwarf_nats.errors import BadRequest, TooLarge
@@ -22,6 +21,7 @@ from dwarf_nats.workflow.records import Outcome
 from dwarf_nats.workflow.state import Raw
 from dwarf_nats.workflow.status import Status
 from dwarf_nats.workflow.task_error import TaskError
+from tests.support.engines import SOON, line, rows
 
 BYTES = 1_000
 

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from engine_helpers import SOON, Gate, Remembered, flow_id, line, replica, shard_of
 
 from dwarf_nats.engine import Engine
 from dwarf_nats.errors import BadRequest, Conflict, NotFound, TimedOut, Unavailable
@@ -18,6 +17,7 @@ from dwarf_nats.workflow.flow import Flow
 from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.options import FlowOptions, Query
 from dwarf_nats.workflow.status import Status
+from tests.support.engines import SOON, Gate, Remembered, flow_id, line, replica, shard_of
 
 NO_FLOW = "1-999999-" + "x" * 16
 

@@ -8,7 +8,6 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import orjson
 import pytest
-from engine_helpers import SOON, line
 
 from dwarf_nats.engine import Engine
 from dwarf_nats.errors import BadRequest, NotFound, TimedOut
@@ -18,6 +17,7 @@ from dwarf_nats.workflow.answer import ErrorInfo
 from dwarf_nats.workflow.options import FlowOptions, Query
 from dwarf_nats.workflow.status import Status
 from dwarf_nats.workflow.task_error import TaskError
+from tests.support.engines import SOON, line
 
 FOUND = [
     ("MÜLLER", "müller"), ("müller", "MÜLLER"), ("ЖУРАВЛЬ", "журавль"), ("οδοσ", "ΟΔΟΣ"), ("ΟΔΟΣ", "οδος"),

@@ -10,7 +10,6 @@ from typing import Any
 
 import asyncpg
 import pytest
-from engine_helpers import SOON, Gate, crash, line, replica, shard_of
 
 from dwarf_nats.clock import ManualClock
 from dwarf_nats.embedded import PostgresServer
@@ -26,6 +25,7 @@ from dwarf_nats.workflow.flow import Flow
 from dwarf_nats.workflow.options import FlowOptions
 from dwarf_nats.workflow.rows import HeartbeatReply
 from dwarf_nats.workflow.status import Status
+from tests.support.engines import SOON, Gate, crash, line, replica, shard_of
 
 
 @pytest.fixture

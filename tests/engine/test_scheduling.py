@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine_helpers import SOON, Gate, line
 
 from dwarf_nats.clock import ManualClock
 from dwarf_nats.engine import Engine
@@ -23,9 +22,10 @@ from dwarf_nats.store.store import SqlStore
 from dwarf_nats.testing import TaskProxy
 from dwarf_nats.workflow.flow import Flow
 from dwarf_nats.workflow.options import FlowOptions
+from tests.support.engines import SOON, Gate, line
 
 
-class Stage:
+class Scheduled:
     """An engine with few workers, all of them held by a gate until it opens; `order` notes what ran, by its label."""
 
     def __init__(self, engine: Engine, proxy: TaskProxy, workers: int) -> None:
@@ -73,11 +73,11 @@ class Stage:
 
 
 @asynccontextmanager
-async def stage(*dsns: str, workers: int = 1, **settings: Any) -> AsyncIterator[Stage]:
+async def scheduled(*dsns: str, workers: int = 1, **settings: Any) -> AsyncIterator[Scheduled]:
     proxy = TaskProxy()
     engine = open_engine(dsns, tasks=proxy, graphs=proxy, settings=EngineSettings(workers=workers, **settings))
     async with engine:
-        staged = Stage(engine, proxy, workers)
+        staged = Scheduled(engine, proxy, workers)
         try:
             yield staged
         finally:
@@ -88,7 +88,7 @@ async def stage(*dsns: str, workers: int = 1, **settings: Any) -> AsyncIterator[
 
 
 async def test_worse_bands_wait_for_better_ones(dsn: str) -> None:
-    async with stage(dsn) as one:
+    async with scheduled(dsn) as one:
         await one.hold()
         for number, priority in enumerate((300, 100, 2**31 - 1, 200, 1, 100)):
             await one.add([priority, number], priority=priority)
@@ -96,7 +96,7 @@ async def test_worse_bands_wait_for_better_ones(dsn: str) -> None:
 
 
 async def test_a_better_band_overtakes_a_backlog_that_is_being_served(dsn: str) -> None:
-    async with stage(dsn) as one:
+    async with scheduled(dsn) as one:
         await one.hold()
         for number in range(10):
             await one.add(f"old {number}", priority=50)
@@ -115,7 +115,7 @@ async def test_a_better_band_overtakes_a_backlog_that_is_being_served(dsn: str) 
 
 async def test_the_steps_of_a_flow_stand_in_line_with_the_others_of_their_band(dsn: str) -> None:
     """C2: a step that follows is due later than those that wait already."""
-    async with stage(dsn) as one:
+    async with scheduled(dsn) as one:
         graph = line("three", "a", "b", "c")
         one.proxy.handle_graph(graph)
         for node in "abc":
@@ -128,7 +128,7 @@ async def test_the_steps_of_a_flow_stand_in_line_with_the_others_of_their_band(d
 
 async def test_a_running_flow_goes_on_at_once_if_only_worse_bands_wait(dsn: str) -> None:
     """Born running respects the bands, and nothing else holds a flow up."""
-    async with stage(dsn) as one:
+    async with scheduled(dsn) as one:
         one.proxy.handle_graph(line("two", "first", "then"))
         first = Gate()
         one.proxy.handle_task("first", first)
@@ -142,7 +142,7 @@ async def test_a_running_flow_goes_on_at_once_if_only_worse_bands_wait(dsn: str)
 
 @pytest.mark.parametrize("priority", [9, 10])
 async def test_a_running_flow_stands_in_line_if_its_band_or_a_better_one_waits(dsn: str, priority: int) -> None:
-    async with stage(dsn) as one:
+    async with scheduled(dsn) as one:
         one.proxy.handle_graph(line("two", "first", "then"))
         first = Gate()
         one.proxy.handle_task("first", first)
@@ -155,7 +155,7 @@ async def test_a_running_flow_stands_in_line_if_its_band_or_a_better_one_waits(d
 
 
 async def test_a_new_flow_does_not_pass_those_that_wait_for_a_hand(dsn: str) -> None:
-    async with stage(dsn, workers=2) as one:
+    async with scheduled(dsn, workers=2) as one:
         await one.hold()
         await one.add("first", priority=5)
         one.engine.configure(workers=3)
@@ -168,7 +168,7 @@ async def test_a_new_flow_does_not_pass_those_that_wait_for_a_hand(dsn: str) -> 
 
 
 async def test_keys_share_the_hands_by_weight(dsn: str) -> None:
-    async with stage(dsn) as one:
+    async with scheduled(dsn) as one:
         await one.hold()
         for _ in range(40):
             await one.add("a", fairness_key="a", fairness_weight=3)
@@ -181,7 +181,7 @@ async def test_keys_share_the_hands_by_weight(dsn: str) -> None:
 
 
 async def test_one_step_waits_behind_no_backlog_of_another_key(dsn: str) -> None:
-    async with stage(dsn, workers=2) as one:
+    async with scheduled(dsn, workers=2) as one:
         await one.hold()
         for number in range(150):
             await one.add(number, fairness_key="deep")
@@ -193,7 +193,7 @@ async def test_one_step_waits_behind_no_backlog_of_another_key(dsn: str) -> None
 
 async def test_flows_of_many_steps_share_by_weight_all_their_way(dsn: str) -> None:
     """C2: though a flow has only one step waiting at a time, and none while it runs."""
-    async with stage(dsn) as one:
+    async with scheduled(dsn) as one:
         nodes = [f"n{number}" for number in range(60)]
         one.proxy.handle_graph(line("long", *nodes))
         for node in nodes:
@@ -210,7 +210,7 @@ async def test_flows_of_many_steps_share_by_weight_all_their_way(dsn: str) -> No
 @pytest.mark.slow
 async def test_two_replicas_share_a_backlog_and_keep_its_order_of_bands(pg_dsn: str) -> None:
     """C1, C2 across replicas: each by its own account, softened by what they have in hand."""
-    async with stage(pg_dsn) as one, stage(pg_dsn) as two:
+    async with scheduled(pg_dsn) as one, scheduled(pg_dsn) as two:
         two.order = one.order
         await one.hold()
         await two.hold()
@@ -228,7 +228,7 @@ async def test_two_replicas_share_a_backlog_and_keep_its_order_of_bands(pg_dsn: 
 async def test_bands_and_keys_hold_across_shards(tmp_path: Path) -> None:
     """C1, C2: the best band of all shards first; a key has its share once."""
     dsns = [f"sqlite:///{tmp_path / name}.db" for name in ("one", "two", "three")]
-    async with stage(*dsns) as one:
+    async with scheduled(*dsns) as one:
         await one.hold()
         for _ in range(30):
             await one.add("2a", priority=2, fairness_key="a")
@@ -245,12 +245,12 @@ async def test_a_hand_that_becomes_free_takes_the_best_band_of_every_shard(tmp_p
     """C1: also where a shard had nothing due when the wait for a hand began, and work came to it meanwhile."""
     dsns = [f"sqlite:///{tmp_path / name}.db" for name in ("one", "two", "three")]
     for better in (1, 2, 3):
-        async with stage(*dsns) as one:
+        async with scheduled(*dsns) as one:
             await one.hold()
             others = [number for number in (1, 2, 3) if number != better]
             for number in others:
                 await on_shard(one, number, ["worse", number], priority=20)
-            await waiting_for_a_hand(one)
+            await waiting_for_a_slot(one)
             await on_shard(one, better, ["better", better], priority=10)
             assert (await one.all())[0] == ["better", better]
 
@@ -262,11 +262,11 @@ async def test_a_hand_that_becomes_free_takes_what_nobody_told_of(tmp_path: Path
     proxy = TaskProxy()
     engine = open_engine(dsns, tasks=proxy, graphs=proxy, clock=clock, settings=EngineSettings(workers=1))
     async with engine:
-        one = Stage(engine, proxy, 1)
+        one = Scheduled(engine, proxy, 1)
         await quiet(engine)
         await one.hold()
         await on_shard(one, 1, "worse", priority=20)
-        await waiting_for_a_hand(one)
+        await waiting_for_a_slot(one)
         shard = engine._shards[2]
         quiet_line = shard.ready_queue
         shard.ready_queue = Unheard(quiet_line)  # type: ignore[assignment]
@@ -279,7 +279,7 @@ async def test_a_hand_that_becomes_free_takes_what_nobody_told_of(tmp_path: Path
 async def test_a_new_flow_does_not_take_the_hand_a_better_one_waits_for(tmp_path: Path) -> None:
     """C1: the hand is free and nothing is claimed yet; what waited for it comes first."""
     dsns = [f"sqlite:///{tmp_path / name}.db" for name in ("one", "two")]
-    async with stage(*dsns) as one:
+    async with scheduled(*dsns) as one:
         await one.hold()
         await on_shard(one, 2, "better", priority=10)
         shard = one.engine._shards[1]
@@ -306,7 +306,7 @@ class Unheard:
         """As if the signal were lost."""
 
 
-async def on_shard(one: Stage, number: int, label: Any, **options: Any) -> None:
+async def on_shard(one: Scheduled, number: int, label: Any, **options: Any) -> None:
     """A flow on that shard that notes `label`."""
     shard = one.engine._shards[number]
     made = await one.engine._creator.create(
@@ -315,7 +315,7 @@ async def on_shard(one: Stage, number: int, label: Any, **options: Any) -> None:
     one.keys.append(made.key)
 
 
-async def waiting_for_a_hand(one: Stage) -> None:
+async def waiting_for_a_slot(one: Scheduled) -> None:
     """Let the refiller come to where it waits for a free hand."""
     await quiet(one.engine)
 
@@ -323,7 +323,7 @@ async def waiting_for_a_hand(one: Stage) -> None:
 async def test_within_a_key_the_longest_due_of_all_shards_comes_first(tmp_path: Path) -> None:
     """C2."""
     dsns = [f"sqlite:///{tmp_path / name}.db" for name in ("one", "two")]
-    async with stage(*dsns) as one:
+    async with scheduled(*dsns) as one:
         await one.hold()
         for number in range(30):
             await one.add(number)
@@ -333,7 +333,7 @@ async def test_within_a_key_the_longest_due_of_all_shards_comes_first(tmp_path: 
 async def test_a_shard_that_is_away_holds_up_no_other(tmp_path: Path) -> None:
     """B6: what waits there is no reason to wait here."""
     dsns = [f"sqlite:///{tmp_path / name}.db" for name in ("one", "two")]
-    async with stage(*dsns) as one:
+    async with scheduled(*dsns) as one:
         await one.hold()
         for number in range(20):
             await one.add(number, priority=1 if number % 2 else 2)
@@ -356,7 +356,7 @@ async def test_a_shard_that_is_away_holds_up_no_other(tmp_path: Path) -> None:
 async def test_a_shard_that_does_not_answer_holds_up_no_other(tmp_path: Path) -> None:
     """B6: nor does its silence take hands for ever."""
     dsns = [f"sqlite:///{tmp_path / name}.db" for name in ("one", "two")]
-    async with stage(*dsns) as one:
+    async with scheduled(*dsns) as one:
         await one.hold()
         for number in range(20):
             await one.add(number)
@@ -395,7 +395,7 @@ class Allowed:
         return self.at
 
 
-def gated(one: Stage, **task_budgets: int) -> Allowed:
+def gated(one: Scheduled, **task_budgets: int) -> Allowed:
     gate = Allowed(**task_budgets)
     for shard in one.engine._shards.values():
         shard.ready_queue.gate = gate
@@ -404,7 +404,7 @@ def gated(one: Stage, **task_budgets: int) -> Allowed:
 
 
 async def test_a_task_that_may_not_be_asked_is_passed_over(dsn: str) -> None:
-    async with stage(dsn) as one:
+    async with scheduled(dsn) as one:
         gate = gated(one, busy=0)
         await one.hold()
         for number in range(12):
@@ -419,7 +419,7 @@ async def test_a_task_that_may_not_be_asked_is_passed_over(dsn: str) -> None:
 
 
 async def test_if_a_whole_band_may_not_be_asked_the_next_one_runs(dsn: str) -> None:
-    async with stage(dsn) as one:
+    async with scheduled(dsn) as one:
         gate = gated(one, busy=0)
         await one.hold()
         for number in range(5):
@@ -434,7 +434,7 @@ async def test_if_a_whole_band_may_not_be_asked_the_next_one_runs(dsn: str) -> N
 
 
 async def test_a_task_that_may_be_asked_so_often_is_asked_so_often(dsn: str) -> None:
-    async with stage(dsn, workers=20) as one:
+    async with scheduled(dsn, workers=20) as one:
         gate = gated(one, busy=3)
         await one.hold()
         for number in range(9):
@@ -465,7 +465,7 @@ async def test_the_engine_looks_again_when_a_task_may_be_asked_again() -> None:
     clock = ManualClock()
     proxy = TaskProxy()
     async with open_engine("sqlite://", tasks=proxy, graphs=proxy, clock=clock, settings=EngineSettings()) as engine:
-        one = Stage(engine, proxy, 0)
+        one = Scheduled(engine, proxy, 0)
         gate = gated(one, busy=0)
         gate.at = clock.now() + 2_000_000
         one.keys.append(await engine.create_task("busy", {"label": "busy"}))
@@ -494,12 +494,12 @@ async def quiet(engine: Engine) -> None:
 
 
 @asynccontextmanager
-async def timed_stage() -> AsyncIterator[tuple[Stage, ManualClock]]:
+async def timed_engine() -> AsyncIterator[tuple[Scheduled, ManualClock]]:
     clock = ManualClock()
     proxy = TaskProxy()
     engine = open_engine("sqlite://", tasks=proxy, graphs=proxy, clock=clock, settings=EngineSettings(drain_ms=0))
     async with engine:
-        yield Stage(engine, proxy, 0), clock
+        yield Scheduled(engine, proxy, 0), clock
 
 
 def moment(clock: ManualClock, seconds: float) -> datetime:
@@ -507,7 +507,7 @@ def moment(clock: ManualClock, seconds: float) -> datetime:
 
 
 async def test_a_flow_starts_exactly_when_it_is_told_to() -> None:
-    async with timed_stage() as (one, clock):
+    async with timed_engine() as (one, clock):
         begin = clock.now()
         await one.add("later", start_at=moment(clock, 7.5))
         await one.add("soon", start_at=moment(clock, 5))
@@ -520,7 +520,7 @@ async def test_a_flow_starts_exactly_when_it_is_told_to() -> None:
 
 
 async def test_sleeps_and_retries_end_exactly() -> None:
-    async with timed_stage() as (one, clock):
+    async with timed_engine() as (one, clock):
         times: dict[str, int] = {}
 
         async def sleeper(flow: Flow) -> None:
@@ -556,7 +556,7 @@ async def test_sleeps_and_retries_end_exactly() -> None:
 
 async def test_a_sleeper_that_comes_due_while_all_hands_are_full_takes_its_turn(dsn: str) -> None:
     """C1, C5: by its band, and by how long it has been due."""
-    async with stage(dsn) as one:
+    async with scheduled(dsn) as one:
         await one.hold()
         await one.add("waits")
         soon = datetime.now(UTC) + timedelta(milliseconds=30)
@@ -594,7 +594,7 @@ async def test_an_idle_engine_asks_its_database_for_little() -> None:
 
 
 async def test_more_workers_take_steps_at_once(dsn: str) -> None:
-    async with stage(dsn, workers=1) as one:
+    async with scheduled(dsn, workers=1) as one:
         await one.hold()
         for number in range(5):
             await one.add(number)
@@ -605,7 +605,7 @@ async def test_more_workers_take_steps_at_once(dsn: str) -> None:
 
 async def test_fewer_workers_give_up_hands_as_steps_end(dsn: str) -> None:
     """Flows that go on step by step give them up as well."""
-    async with stage(dsn, workers=4) as one:
+    async with scheduled(dsn, workers=4) as one:
         nodes = [f"n{number}" for number in range(5)]
         one.proxy.handle_graph(line("long", *nodes))
         running, most = 0, 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from engine_helpers import SOON, Dsns, line
 
 from dwarf_nats.clock import SystemClock
 from dwarf_nats.embedded import PostgresServer
@@ -16,6 +15,7 @@ from dwarf_nats.store.store import SqlStore
 from dwarf_nats.testing import TaskProxy
 from dwarf_nats.workflow.options import FlowOptions, Query
 from dwarf_nats.workflow.status import Status
+from tests.support.engines import SOON, Dsns, line
 
 
 async def test_o9_list_divides_its_limit_and_groups_by_shard(dsns: Dsns, proxy: TaskProxy) -> None:

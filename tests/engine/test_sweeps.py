@@ -7,7 +7,6 @@ import logging
 from typing import Any
 
 import pytest
-from engine_helpers import SOON, crash, line, replica, shard_of
 
 from dwarf_nats.clock import ManualClock
 from dwarf_nats.engine import Engine
@@ -16,6 +15,7 @@ from dwarf_nats.settings import EngineSettings
 from dwarf_nats.testing import TaskProxy, workflow_engine
 from dwarf_nats.workflow.flow import Flow
 from dwarf_nats.workflow.status import Status
+from tests.support.engines import SOON, crash, line, replica, shard_of
 
 
 async def fetch(engine: Engine, sql: str, *args: Any) -> list[Any]:

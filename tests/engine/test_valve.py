@@ -7,7 +7,6 @@ from collections import deque
 from typing import Any
 
 import pytest
-from engine_helpers import SOON, Gate, Remembered, Service, line, quiet, replica, rows, shard_of, until_rows, wired
 
 from dwarf_nats.clock import ManualClock, SystemClock
 from dwarf_nats.engine import Engine
@@ -20,6 +19,19 @@ from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.options import FlowOptions
 from dwarf_nats.workflow.status import Status
 from dwarf_nats.workflow.task_error import TaskError
+from tests.support.engines import (
+    SOON,
+    Gate,
+    Remembered,
+    Service,
+    line,
+    quiet,
+    replica,
+    rows,
+    shard_of,
+    until_rows,
+    wired,
+)
 
 PENDING = "select count(*) from dwarf_steps where status = 'pending' and parked = 0"
 

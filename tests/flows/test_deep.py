@@ -12,7 +12,7 @@ from dwarf_nats.workflow.flow import Flow
 from dwarf_nats.workflow.options import FlowOptions, Query
 from dwarf_nats.workflow.records import Step
 from dwarf_nats.workflow.status import Status
-from tests.flows.flow_helpers import Bench, bench, line
+from tests.support.flows import Bench, bench, line
 
 DEPTH = 1_500
 

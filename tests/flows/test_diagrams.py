@@ -6,8 +6,8 @@ from dwarf_nats.sdk import TaskError
 from dwarf_nats.workflow.flow import Flow
 from dwarf_nats.workflow.graph import END, Graph
 from dwarf_nats.workflow.status import Status
-from tests.flows.flow_helpers import Bench, ask, bench, call, each, line
 from tests.render.diagrams import Diagram, read
+from tests.support.flows import Bench, ask, bench, call, each, line
 
 
 def trip() -> Graph:

@@ -15,8 +15,8 @@ from dwarf_nats.workflow.graph import END, Graph
 from dwarf_nats.workflow.records import Step
 from dwarf_nats.workflow.status import Status
 from dwarf_nats.workflow.task_error import TaskError
-from tests.engine.engine_helpers import Remembered
-from tests.flows.flow_helpers import SOON, Bench, ask, bench, call, each, line
+from tests.support.engines import Remembered
+from tests.support.flows import SOON, Bench, ask, bench, call, each, line
 
 pytestmark = pytest.mark.slow
 

@@ -13,7 +13,7 @@ from dwarf_nats.workflow.graph import END, Graph
 from dwarf_nats.workflow.options import FlowOptions
 from dwarf_nats.workflow.status import Status
 from dwarf_nats.workflow.task_error import TaskError
-from tests.flows.flow_helpers import Bench, ask, bench, call, each, line
+from tests.support.flows import Bench, ask, bench, call, each, line
 
 
 async def test_p2_an_interrupt_pauses_the_flow_and_resume_hands_over_the_data(dsn: str) -> None:

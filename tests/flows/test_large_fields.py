@@ -11,7 +11,7 @@ from dwarf_nats.workflow.options import Query
 from dwarf_nats.workflow.records import Step
 from dwarf_nats.workflow.status import Status
 from dwarf_nats.workflow.task_error import TaskError
-from tests.flows.flow_helpers import Bench, ask, bench, call, each, line
+from tests.support.flows import Bench, ask, bench, call, each, line
 
 BIG = "x" * 50_000
 OTHER = "y" * 50_000

@@ -14,8 +14,8 @@ from dwarf_nats.testing import TaskProxy
 from dwarf_nats.workflow.flow import Flow
 from dwarf_nats.workflow.graph import END, Graph
 from dwarf_nats.workflow.status import Status
-from tests.engine.engine_helpers import Gate
-from tests.model.comparison import Gossip
+from tests.model.comparison import PeerBus
+from tests.support.engines import Gate
 
 
 @pytest.mark.slow
@@ -42,7 +42,7 @@ async def test_p2_the_pause_a_caller_has_seen_is_the_one_that_is_resumed(pg_dsn:
     for at, workers in enumerate((1, 16)):
         pair.append(
             open_engine(
-                pg_dsn, tasks=proxy, graphs=proxy, signals=Gossip(pair, at), settings=EngineSettings(workers=workers)
+                pg_dsn, tasks=proxy, graphs=proxy, signals=PeerBus(pair, at), settings=EngineSettings(workers=workers)
             )
         )
     async with pair[0] as one, pair[1] as two:

@@ -13,7 +13,7 @@ from dwarf_nats.workflow.flow import Flow
 from dwarf_nats.workflow.graph import END, Graph
 from dwarf_nats.workflow.records import Step
 from dwarf_nats.workflow.status import Status
-from tests.flows.flow_helpers import SOON, Bench, ask, bench, call, count_rows, line
+from tests.support.flows import SOON, Bench, ask, bench, call, count_rows, line
 
 pytestmark = pytest.mark.slow
 

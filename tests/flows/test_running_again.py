@@ -14,7 +14,7 @@ from dwarf_nats.workflow.options import FlowOptions, Query
 from dwarf_nats.workflow.records import Step
 from dwarf_nats.workflow.status import Status
 from dwarf_nats.workflow.task_error import TaskError
-from tests.flows.flow_helpers import Bench, ask, bench, call, count_rows, each, line
+from tests.support.flows import Bench, ask, bench, call, count_rows, each, line
 
 
 def grid() -> Graph:

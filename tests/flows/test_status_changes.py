@@ -8,7 +8,7 @@ from dwarf_nats.rules.lifecycle import FLOW_CHANGES, STEP_CHANGES
 from dwarf_nats.workflow.flow import Flow
 from dwarf_nats.workflow.status import Status
 from dwarf_nats.workflow.task_error import TaskError
-from tests.flows.flow_helpers import Bench, ask, bench, call, line
+from tests.support.flows import Bench, ask, bench, call, line
 
 WATCH = """
 create table seen (what text, was text, became text);

@@ -17,7 +17,7 @@ from dwarf_nats.workflow.records import Step
 from dwarf_nats.workflow.state import Raw
 from dwarf_nats.workflow.status import Status
 from dwarf_nats.workflow.task_error import TaskError
-from tests.flows.flow_helpers import ask, bench, call, count_rows, each, line
+from tests.support.flows import ask, bench, call, count_rows, each, line
 
 
 async def test_p1_the_child_gets_exactly_its_input_and_its_final_state_comes_back(dsn: str) -> None:

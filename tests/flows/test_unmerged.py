@@ -13,8 +13,8 @@ from dwarf_nats.workflow.flow import Flow
 from dwarf_nats.workflow.graph import END, Graph
 from dwarf_nats.workflow.records import Outcome
 from dwarf_nats.workflow.status import Status
-from tests.engine.engine_helpers import Remembered
-from tests.flows.flow_helpers import SOON, Bench, bench, call
+from tests.support.engines import Remembered
+from tests.support.flows import SOON, Bench, bench, call
 
 pytestmark = pytest.mark.slow
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from nats.aio.msg import Msg
 
 from dwarf_nats.embedded import NatsServer
-from tests.fuzz.house import House, opened
-from tests.fuzz.material import HEADER_TEXTS, NAMES, OBJECTS, TEXTS, bent, examples, requests
+from tests.fuzz.fuzz_rig import FuzzRig, opened
+from tests.fuzz.random_requests import HEADER_TEXTS, NAMES, OBJECTS, TEXTS, bent, examples, requests
 
 pytestmark = pytest.mark.slow
 _numbers = itertools.count(1)
@@ -80,8 +80,8 @@ def asked(draw: st.DrawFn) -> tuple[str, bytes, dict[str, str] | None, bool]:
 class Crowd:
     """Flows to be asked for, and one whose key nobody says."""
 
-    def __init__(self, house: House) -> None:
-        self.house = house
+    def __init__(self, rig: FuzzRig) -> None:
+        self.rig = rig
         self.keys: dict[str, list[str]] = {}
         self.secret = ""
 
@@ -90,11 +90,11 @@ class Crowd:
             pauses = message.subject.endswith(".pauses") and b'"resumed"' not in message.data
             await message.respond(b'{"interrupt": {"q": 1}}' if pauses else b"")
 
-        await self.house.client.subscribe(f"{self.house.prefix}task.>", cb=answer)
-        await self.house.client.flush()
+        await self.rig.client.subscribe(f"{self.rig.prefix}task.>", cb=answer)
+        await self.rig.client.flush()
 
     async def gather(self) -> None:
-        ok = self.house.caller.ok
+        ok = self.rig.caller.ok
         for name, tasks in (("known", ["a", "b"]), ("single", ["a"]), ("pausing", ["pauses"])):
             await ok(
                 "graph.put",
@@ -111,7 +111,7 @@ class Crowd:
 
     async def stopped(self, workflow: str) -> dict[str, Any]:
         """The outcome of a new flow. The replica cuts waits short, so one may not be enough on a machine under load."""
-        ok = self.house.caller.ok
+        ok = self.rig.caller.ok
         flow = await ok("flow.create", workflow=workflow, start=True)
         while True:
             outcome: dict[str, Any] = await ok("flow.poll", **flow)
@@ -129,13 +129,13 @@ class Crowd:
         for at, (operation, body, headers, answered) in enumerate(batch):
             body = self.filled(body, at)
             if answered:
-                thrown.append((operation, body, self.house.ask(operation, body, headers)))
+                thrown.append((operation, body, self.rig.ask(operation, body, headers)))
             else:
-                await self.house.client.publish(f"{self.house.prefix}.{operation}", body, headers=headers)
+                await self.rig.client.publish(f"{self.rig.prefix}.{operation}", body, headers=headers)
         replies = await asyncio.gather(*(one for _, _, one in thrown))
         token = self.secret.rsplit("-", 1)[1].encode()
         for (operation, body, _), message in zip(thrown, replies, strict=True):
-            code = self.house.checked(operation, message)
+            code = self.rig.checked(operation, message)
             if operation != "flow.list":  # which shows all there are
                 assert token not in message.data, (operation, body)
             if self.keys[OTHER][0].encode() in body and code == 0:
@@ -148,21 +148,21 @@ class Crowd:
                     "graph.put",
                     "graph.validate",
                 )
-        await self.house.at_rest()
-        await self.house.well()
-        await self.house.clear()
+        await self.rig.at_rest()
+        await self.rig.well()
+        await self.rig.clear()
 
 
 @pytest.mark.parametrize(("kind", "count"), [("sqlite_dsn", 80), ("pg_dsn", 10)])
 def test_whatever_is_asked(request: pytest.FixtureRequest, nats_server: NatsServer, kind: str, count: int) -> None:
     dsn: str = request.getfixturevalue(kind)
-    with opened(nats_server.url, dsn, f"fuzz{next(_numbers)}") as house:
-        crowd = Crowd(house)
-        house.run(crowd.settle_in())
+    with opened(nats_server.url, dsn, f"fuzz{next(_numbers)}") as rig:
+        crowd = Crowd(rig)
+        rig.run(crowd.settle_in())
 
         @examples(count)
         @given(st.lists(asked(), min_size=BATCH, max_size=BATCH))
         def throw(batch: list[tuple[str, bytes, dict[str, str] | None, bool]]) -> None:
-            house.run(crowd.throw(batch))
+            rig.run(crowd.throw(batch))
 
         throw()

@@ -15,8 +15,8 @@ from dwarf_nats.embedded import NatsServer
 from dwarf_nats.workflow.conditions import evaluate, problem_of
 from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.state import state_from
-from tests.fuzz.house import House, opened
-from tests.fuzz.material import OBJECTS, PLAIN, TEXTS, bent, examples, packed
+from tests.fuzz.fuzz_rig import FuzzRig, opened
+from tests.fuzz.random_requests import OBJECTS, PLAIN, TEXTS, bent, examples, packed
 
 _numbers = itertools.count(1)
 BATCH = 12
@@ -146,8 +146,8 @@ def graphs(draw: st.DrawFn) -> dict[str, Any]:
 class Tasks:
     """Every task changes something; what, the example says."""
 
-    def __init__(self, house: House) -> None:
-        self.house = house
+    def __init__(self, rig: FuzzRig) -> None:
+        self.rig = rig
         self.changes: list[dict[str, Any]] = [{}]
         self.ran = 0
 
@@ -156,34 +156,34 @@ class Tasks:
             self.ran += 1
             await message.respond(packed({"changes": self.changes[self.ran % len(self.changes)]}))
 
-        await self.house.client.subscribe(f"{self.house.prefix}task.>", cb=answer)
-        await self.house.client.flush()
+        await self.rig.client.subscribe(f"{self.rig.prefix}task.>", cb=answer)
+        await self.rig.client.flush()
 
     async def put_and_run(self, batch: list[bytes], states: list[dict[str, Any]]) -> None:
-        house = self.house
+        rig = self.rig
         sound = 0
         for body in batch:
-            refused = house.checked("graph.validate", await house.ask("graph.validate", body))
-            message = await house.ask("graph.put", body)
-            assert house.checked("graph.put", message) == refused
+            refused = rig.checked("graph.validate", await rig.ask("graph.validate", body))
+            message = await rig.ask("graph.put", body)
+            assert rig.checked("graph.put", message) == refused
             if refused:
                 continue
             sound += 1
             name = json.loads(message.data)["name"]
-            kept = await house.ask("graph.get", packed({"name": name}))
+            kept = await rig.ask("graph.get", packed({"name": name}))
             assert Graph.from_json(kept.data) == Graph.from_json(body)
-            assert house.checked("graph.mermaid", await house.ask("graph.mermaid", packed({"name": name}))) == 0
+            assert rig.checked("graph.mermaid", await rig.ask("graph.mermaid", packed({"name": name}))) == 0
             for state in states:
-                made = await house.ask("flow.create", packed({"workflow": name, "state": state, "start": True}))
-                assert house.checked("flow.create", made) == 0, made.data
-            assert house.checked("graph.delete", await house.ask("graph.delete", packed({"name": name}))) == 0
-        await house.at_rest()
-        left = await house.fetch("select flow_id, status from dwarf_flows where status not in ('completed', 'failed')")
+                made = await rig.ask("flow.create", packed({"workflow": name, "state": state, "start": True}))
+                assert rig.checked("flow.create", made) == 0, made.data
+            assert rig.checked("graph.delete", await rig.ask("graph.delete", packed({"name": name}))) == 0
+        await rig.at_rest()
+        left = await rig.fetch("select flow_id, status from dwarf_flows where status not in ('completed', 'failed')")
         assert not left, [tuple(row) for row in left]
-        ended = await house.fetch("select count(*) from dwarf_flows")
+        ended = await rig.fetch("select count(*) from dwarf_flows")
         assert ended[0][0] == sound * len(states)
-        await house.well()
-        await house.clear()
+        await rig.well()
+        await rig.clear()
 
 
 @pytest.mark.slow
@@ -192,9 +192,9 @@ def test_whatever_graph_is_put_and_run(
     request: pytest.FixtureRequest, nats_server: NatsServer, kind: str, count: int
 ) -> None:
     dsn: str = request.getfixturevalue(kind)
-    with opened(nats_server.url, dsn, f"graphs{next(_numbers)}") as house:
-        tasks = Tasks(house)
-        house.run(tasks.start())
+    with opened(nats_server.url, dsn, f"graphs{next(_numbers)}") as rig:
+        tasks = Tasks(rig)
+        rig.run(tasks.start())
 
         @examples(count)
         @given(
@@ -206,7 +206,7 @@ def test_whatever_graph_is_put_and_run(
         )
         def put_and_run(batch: list[bytes], states: list[dict[str, Any]], changes: list[dict[str, Any]]) -> None:
             tasks.changes = changes
-            house.run(tasks.put_and_run(batch, states))
+            rig.run(tasks.put_and_run(batch, states))
 
         put_and_run()
         assert tasks.ran > count

@@ -14,8 +14,8 @@ from nats.aio.msg import Msg
 from dwarf_nats.embedded import NatsServer
 from dwarf_nats.wire.headers import write_headers
 from dwarf_nats.wire.tasks import decode_reply
-from tests.fuzz.house import House, opened
-from tests.fuzz.material import (
+from tests.fuzz.fuzz_rig import FuzzRig, opened
+from tests.fuzz.random_requests import (
     HEADER_TEXTS,
     HOSTILE,
     OBJECTS,
@@ -105,18 +105,18 @@ def shape(number: int, at: int) -> dict[str, Any]:
 class Service:
     """Answers the first request for each odd task as the example says, everything else calmly."""
 
-    def __init__(self, house: House) -> None:
-        self.house = house
+    def __init__(self, rig: FuzzRig) -> None:
+        self.rig = rig
         self.replies: dict[str, tuple[bytes, dict[str, str] | None]] = {}
 
     async def start(self) -> None:
         async def answer(message: Msg) -> None:
             body, headers = self.replies.pop(message.subject.rsplit(".", 1)[1], (b"", None))
-            await self.house.client.publish(message.reply, body, headers=headers)
+            await self.rig.client.publish(message.reply, body, headers=headers)
 
-        await self.house.client.subscribe(f"{self.house.prefix}task.>", cb=answer)
+        await self.rig.client.subscribe(f"{self.rig.prefix}task.>", cb=answer)
         for name, tasks in (("sub", ["calm"]), ("shallow", ["odd.sub"])):
-            await self.house.caller.ok(
+            await self.rig.caller.ok(
                 "graph.put",
                 name=name,
                 tasks=[{"name": task} for task in tasks],
@@ -124,33 +124,33 @@ class Service:
             )
 
     async def try_out(self, batch: list[tuple[int, tuple[bytes, dict[str, str] | None]]]) -> None:
-        house = self.house
+        rig = self.rig
         self.replies = {f"t{at}": reply for at, (_, reply) in enumerate(batch)}
         keys = []
         for at, (number, _) in enumerate(batch):
             body = packed({"graph": shape(number, at), "state": {"n": 0}, "start": True})
-            message = await house.ask("flow.create", body)
-            assert house.checked("flow.create", message) == 0, message.data
+            message = await rig.ask("flow.create", body)
+            assert rig.checked("flow.create", message) == 0, message.data
             keys.append(json.loads(message.data)["flowKey"])
-        bystander = await house.caller.ok("flow.run", graph=shape(0, len(batch) + 1), timeoutMs=60_000)
+        bystander = await rig.caller.ok("flow.run", graph=shape(0, len(batch) + 1), timeoutMs=60_000)
         assert bystander["status"] == "completed"
-        await house.at_rest()
+        await rig.at_rest()
         for key, (_, reply) in zip(keys, batch, strict=True):
-            message = await house.ask("flow.snapshot", packed({"flowKey": key}))
-            assert house.checked("flow.snapshot", message) == 0, message.data
+            message = await rig.ask("flow.snapshot", packed({"flowKey": key}))
+            assert rig.checked("flow.snapshot", message) == 0, message.data
             status = json.loads(message.data)["status"]
             if status == "running":
-                waiting = await house.fetch(
+                waiting = await rig.fetch(
                     "select 1 from dwarf_steps where flow_id = $1 and status = 'pending'", int(key.split("-")[1])
                 )
-                waiting += await house.fetch(
+                waiting += await rig.fetch(
                     "select 1 from dwarf_steps where flow_id = $1 and parked = 1", int(key.split("-")[1])
                 )
                 assert waiting, ("running without anything to wait for", reply)
             for operation in ("flow.history", "flow.mermaid"):
-                assert house.checked(operation, await house.ask(operation, packed({"flowKey": key}))) == 0
-        await house.well()
-        await house.clear()
+                assert rig.checked(operation, await rig.ask(operation, packed({"flowKey": key}))) == 0
+        await rig.well()
+        await rig.clear()
 
 
 @pytest.mark.slow
@@ -159,13 +159,13 @@ def test_whatever_a_task_answers(
     request: pytest.FixtureRequest, nats_server: NatsServer, kind: str, count: int
 ) -> None:
     dsn: str = request.getfixturevalue(kind)
-    with opened(nats_server.url, dsn, f"answers{next(_numbers)}", max_timeout_ms=60_000) as house:
-        service = Service(house)
-        house.run(service.start())
+    with opened(nats_server.url, dsn, f"answers{next(_numbers)}", max_timeout_ms=60_000) as rig:
+        service = Service(rig)
+        rig.run(service.start())
 
         @examples(count)
         @given(st.lists(st.tuples(st.integers(0, len(SHAPES) - 1), REPLIES), min_size=BATCH, max_size=BATCH))
         def try_out(batch: list[tuple[int, tuple[bytes, dict[str, str] | None]]]) -> None:
-            house.run(service.try_out(batch))
+            rig.run(service.try_out(batch))
 
         try_out()

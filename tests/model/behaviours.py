@@ -1,6 +1,6 @@
-"""What tasks do, as data: the same data drives the model's carrier and the real one.
+"""What tasks do, as data: the same data drives the model's flow API and the real one.
 
-A behaviour is chosen by node, by the attempt and by the state, and played on a carrier, which is the real `Flow` or the
+A behaviour is chosen by node, by the attempt and by the state, and played on a flow API, which is the real `Flow` or the
 model's. Everything here goes through JSON unchanged, so that a failing example can be printed and run again.
 """
 
@@ -15,8 +15,8 @@ from dwarf_nats.workflow.task_error import SubgraphError, TaskError
 from tests.model.values import classified
 
 
-class Carrier(Protocol):
-    """What a behaviour needs of a carrier; `dwarf_nats.workflow.flow.Flow` has it."""
+class FlowApi(Protocol):
+    """What a behaviour needs of a flow; `dwarf_nats.workflow.flow.Flow` has it."""
 
     @property
     def attempt(self) -> int: ...
@@ -68,7 +68,7 @@ class Answered(_Kind, frozen=True):
 Value = Lit | Copy | Plus | Answered
 
 
-def value_of(value: Value, flow: Carrier, answered: Any = None) -> Any:
+def value_of(value: Value, flow: FlowApi, answered: Any = None) -> Any:
     match value:
         case Lit():
             return value.value
@@ -167,7 +167,7 @@ class Behaviour(_Data, frozen=True):
     acts: list[Act]
     specials: list[Special] = []
 
-    def act(self, flow: Carrier) -> Act:
+    def act(self, flow: FlowApi) -> Act:
         acts = self.acts
         for special in self.specials:
             if flow.get(special.field) == special.equals:
@@ -180,8 +180,8 @@ Note = Callable[[str, Any], None]
 """Told what a resume or a child brought: `resumed`, `child` or `child failed`, and what."""
 
 
-def play(act: Act, flow: Carrier, note: Note, answered: Any = None) -> None:
-    """One execution on a carrier. Raises what a task raises; the carrier's own way of ending an execution passes."""
+def play(act: Act, flow: FlowApi, note: Note, answered: Any = None) -> None:
+    """One execution on a flow. Raises what a task raises; the flow's own way of ending an execution passes."""
     for name, value in act.writes.items():
         flow.set(name, value_of(value, flow, answered))
     if act.sleep_ms:
@@ -189,7 +189,7 @@ def play(act: Act, flow: Carrier, note: Note, answered: Any = None) -> None:
     _end(act.end, flow, note, answered)
 
 
-def _end(end: Ending, flow: Carrier, note: Note, answered: Any) -> None:
+def _end(end: Ending, flow: FlowApi, note: Note, answered: Any) -> None:
     match end:
         case Done():
             pass
@@ -218,7 +218,7 @@ def _end(end: Ending, flow: Carrier, note: Note, answered: Any) -> None:
             flow.set("a", 2**63)
 
 
-def _call(end: Child, flow: Carrier, note: Note, answered: Any) -> None:
+def _call(end: Child, flow: FlowApi, note: Note, answered: Any) -> None:
     given = {name: value_of(value, flow, answered) for name, value in end.input.items()}
     try:
         result = flow.subgraph(end.workflow, given)
@@ -233,7 +233,7 @@ def _call(end: Child, flow: Carrier, note: Note, answered: Any) -> None:
         play(end.then, flow, note, result)
 
 
-def _clash(end: Clash, flow: Carrier) -> None:
+def _clash(end: Clash, flow: FlowApi) -> None:
     if "goto" in end.wishes:
         flow.goto(end.target)
     if "retry" in end.wishes:

@@ -18,15 +18,15 @@ from dwarf_nats.library import open_engine
 from dwarf_nats.settings import EngineSettings
 from dwarf_nats.workflow.records import Step
 from dwarf_nats.workflow.status import Status
+from tests.model.engine_run import EngineRun, Observed, StagedTasks
 from tests.model.example import Encore, Example
 from tests.model.interpreter import Expected, Model, TooLong, Twist
-from tests.model.records import COMPLETED, Doings, doings_from, identity, shown_history
-from tests.model.stage import Observed, Play, Stage
+from tests.model.records import COMPLETED, Effects, effects_from, identity, shown_history
 from tests.model.values import CannotMerge, Error, canonical, merged, normalised, reduced
 
 
-class Gossip:
-    """What one replica of a house tells the others (B1)."""
+class PeerBus:
+    """The signals of one replica to the others of its group (B1)."""
 
     def __init__(self, replicas: list[Engine], mine: int) -> None:
         self._replicas = replicas
@@ -52,7 +52,7 @@ class Gossip:
             peer.trip_breaker(task)
 
 
-class House:
+class EngineGroup:
     """Engines that live longer than an example, on an event loop that runs while one is performed.
 
     Several are replicas that share the database; each operation goes to the next of them.
@@ -60,14 +60,14 @@ class House:
 
     def __init__(self, dsn: str, replicas: int = 1) -> None:
         self._runner = asyncio.Runner()
-        self._stage = Stage()
+        self._tasks = StagedTasks()
         self._engines: list[Engine] = []
         for at in range(replicas):
             engine = open_engine(
                 dsn,
-                tasks=self._stage,
-                graphs=self._stage,
-                signals=Gossip(self._engines, at),
+                tasks=self._tasks,
+                graphs=self._tasks,
+                signals=PeerBus(self._engines, at),
                 settings=EngineSettings(drain_ms=0),
                 name=f"replica {at}",
             )
@@ -82,12 +82,12 @@ class House:
         self._runner.run(self._checked(example, expected))
 
     async def _checked(self, example: Example, expected: Expected) -> None:
-        async with self._stage.play(self._engines, example) as play:
+        async with self._tasks.play(self._engines, example) as play:
             if example.encore is not None and example.encore.kind == "cancelled fork":
                 await cut_off(play, example, example.encore, expected)
                 return
             observed = await play.perform()
-            compare(example, "", expected, expected.doings, observed)
+            compare(example, "", expected, expected.effects, observed)
             if example.encore is not None:
                 after = {"restart": restarted, "continue": continued}.get(example.encore.kind, from_a_step)
                 await after(play, example, example.encore, expected, observed)
@@ -112,13 +112,13 @@ def predicted(example: Example, twist: Twist | None = None) -> Expected:
 # -- encores
 
 
-async def restarted(play: Play, example: Example, encore: Encore, _: Expected, __: Observed) -> None:
+async def restarted(play: EngineRun, example: Example, encore: Encore, _: Expected, __: Observed) -> None:
     """O13: the whole flow once more, from its entry state with some fields replaced."""
     expected = predicted(msgspec.structs.replace(example, state=merged(example.state, encore.state)))
-    compare(example, "after restart", expected, expected.doings, await play.restart(encore.state))
+    compare(example, "after restart", expected, expected.effects, await play.restart(encore.state))
 
 
-async def continued(play: Play, example: Example, encore: Encore, before: Expected, _: Observed) -> None:
+async def continued(play: EngineRun, example: Example, encore: Encore, before: Expected, _: Observed) -> None:
     """O15: the next flow of the thread, its state merged through the reducers; breakpoints are not inherited."""
     if before.status != COMPLETED:
         with pytest.raises(Conflict):
@@ -131,10 +131,10 @@ async def continued(play: Play, example: Example, encore: Encore, before: Expect
             await play.continue_(encore.state)
         return
     expected = predicted(msgspec.structs.replace(example, state=state, breakpoints=[]))
-    compare(example, "after continue", expected, expected.doings, await play.continue_(encore.state))
+    compare(example, "after continue", expected, expected.effects, await play.continue_(encore.state))
 
 
-async def from_a_step(play: Play, example: Example, encore: Encore, before: Expected, observed: Observed) -> None:
+async def from_a_step(play: EngineRun, example: Example, encore: Encore, before: Expected, observed: Observed) -> None:
     """restart_from (O13) and fork (O14): what comes out is what would have, had that step got its overrides at once; and
     only that step, what it led to and who waited for that runs again."""
     if encore.kind == "fork" and example.breakpoints:
@@ -145,10 +145,10 @@ async def from_a_step(play: Play, example: Example, encore: Encore, before: Expe
     expected = predicted(example, twist)
     assert expected.twisted is not None
     again = await (play.restart_from if encore.kind == "restart_from" else play.fork)(step.step_key, encore.state)
-    compare(example, f"after {encore.kind} at {step.task}", expected, doings_from(expected.twisted), again)
+    compare(example, f"after {encore.kind} at {step.task}", expected, effects_from(expected.twisted), again)
 
 
-async def cut_off(play: Play, example: Example, encore: Encore, before: Expected) -> None:
+async def cut_off(play: EngineRun, example: Example, encore: Encore, before: Expected) -> None:
     """A flow that is cancelled on the way, and forked from one of its steps (O14): what comes out is what would have without
     the cancel, had that step got its overrides at once. What was done before the cut, and is done again, nobody can tell."""
     if example.breakpoints:
@@ -162,11 +162,11 @@ async def cut_off(play: Play, example: Example, encore: Encore, before: Expected
     expected = predicted(example, twist)
     assert expected.twisted is not None
     again = await play.fork(step.step_key, encore.state)
-    compare(example, f"after {encore.kind} at {step.task}", expected, again.doings, again)
+    compare(example, f"after {encore.kind} at {step.task}", expected, again.effects, again)
 
 
 async def _chosen(
-    play: Play, example: Example, encore: Encore, before: Expected, observed: Observed
+    play: EngineRun, example: Example, encore: Encore, before: Expected, observed: Observed
 ) -> tuple[Step | None, Twist]:
     """A step of the flow or of a subgraph which the model can tell from all others."""
     steps = _every_step(example.root["name"], observed.history)
@@ -208,8 +208,8 @@ def _culprits(steps: list[Step]) -> set[int]:
 # -- comparing
 
 
-def compare(example: Example, when: str, expected: Expected, doings: Doings, observed: Observed) -> None:
-    wanted, got = _expected(expected, doings), _observed(observed, expected.errors)
+def compare(example: Example, when: str, expected: Expected, effects: Effects, observed: Observed) -> None:
+    wanted, got = _expected(expected, effects), _observed(observed, expected.errors)
     if wanted != got:
         difference = "\n".join(difflib.unified_diff(wanted, got, "model", "engine", n=100, lineterm=""))
         raise AssertionError(
@@ -218,9 +218,9 @@ def compare(example: Example, when: str, expected: Expected, doings: Doings, obs
         )
 
 
-def _expected(expected: Expected, doings: Doings) -> list[str]:
+def _expected(expected: Expected, effects: Effects) -> list[str]:
     error = "one of those expected" if expected.errors else "none"
-    return _lines(expected.status, expected.state, error, doings, shown_history(expected.run.history))
+    return _lines(expected.status, expected.state, error, effects, shown_history(expected.run.history))
 
 
 def _observed(observed: Observed, errors: list[Error]) -> list[str]:
@@ -230,17 +230,17 @@ def _observed(observed: Observed, errors: list[Error]) -> list[str]:
         error = Error(outcome.error.message, outcome.error.code, outcome.error.extra).shown()
         possible = {one.shown() for one in errors}
         error = "one of those expected" if error in possible else f"{error}, and not one of {sorted(possible)}"
-    return _lines(outcome.status.value, outcome.state, error, observed.doings, _shown_history(observed.history))
+    return _lines(outcome.status.value, outcome.state, error, observed.effects, _shown_history(observed.history))
 
 
-def _lines(status: str, state: dict[str, Any], error: str, doings: Doings, history: list[Any]) -> list[str]:
+def _lines(status: str, state: dict[str, Any], error: str, effects: Effects, history: list[Any]) -> list[str]:
     return [
         f"status: {status}",
         f"state: {canonical(normalised(state))}",
         f"error: {error}",
-        f"interrupts: {doings.pauses}, breakpoints: {doings.breaks}",
+        f"interrupts: {effects.pauses}, breakpoints: {effects.breaks}",
         *(f"step {canonical(step)}" for step in history),
-        *doings.log,
+        *effects.log,
     ]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from dwarf_nats.workflow.graph import END, Graph
-from tests.model.tape import Tape
+from tests.model.choices import Choices
 
 Loose = list[tuple[str, dict[str, Any]]]
 
@@ -74,11 +74,11 @@ ERROR_CONDITIONS = [
 class Sketch:
     """A graph in the making."""
 
-    def __init__(self, tape: Tape, name: str, prefix: str, nodes: int) -> None:
+    def __init__(self, choices: Choices, name: str, prefix: str, nodes: int) -> None:
         self.graph = Graph(name)
         self.loops: dict[str, str] = {}
         """Nodes that go back, and where to."""
-        self._tape = tape
+        self._tape = choices
         self._prefix = prefix
         self._left = nodes
 
@@ -224,13 +224,13 @@ CHOICES = 400
 """As many as a graph may take; then it goes on plain."""
 
 
-def sketch(tape: Tape, name: str = "root", prefix: str = "n", nodes: int = 14, depth: int = 3) -> Sketch:
+def sketch(choices: Choices, name: str = "root", prefix: str = "n", nodes: int = 14, depth: int = 3) -> Sketch:
     """A graph of about so many nodes; fan-outs and switches nest so deep."""
-    made = Sketch(tape.cut(CHOICES), name, prefix, nodes)
+    made = Sketch(choices.cut(CHOICES), name, prefix, nodes)
     made.finish(depth)
     return made
 
 
 def graphs() -> st.SearchStrategy[Graph]:
     """Graphs that pass `validate`."""
-    return st.binary(min_size=2 * CHOICES, max_size=2 * CHOICES).map(lambda text: sketch(Tape(text)).graph)
+    return st.binary(min_size=2 * CHOICES, max_size=2 * CHOICES).map(lambda text: sketch(Choices(text)).graph)

@@ -18,9 +18,9 @@ from dwarf_nats.workflow.conditions import evaluate
 from dwarf_nats.workflow.graph import END, Graph, Transition
 from dwarf_nats.workflow.state import Raw
 from tests.model import values
-from tests.model.carrier import NOTHING, Reply, execute
 from tests.model.example import Example
-from tests.model.records import BROKE, COMPLETED, FAILED, PAUSED, Doings, Record, Run, all_doings
+from tests.model.records import BROKE, COMPLETED, FAILED, PAUSED, Effects, Record, Run, all_effects
+from tests.model.step_runner import NOTHING, Reply, execute
 from tests.model.values import CannotMerge, Error, State, canonical, merged, normalised, reduced
 
 
@@ -45,7 +45,7 @@ class Expected:
     errors: list[Error]
     """One of these is the flow's error."""
     run: Run
-    doings: Doings
+    effects: Effects
     ambiguous: bool
     twisted: Record | None
     """The step that got the overrides of the twist."""
@@ -124,7 +124,7 @@ class Model:
         run = Run(self._example.root["name"])
         end = self.flow(run, self._example.state)
         status, errors = (FAILED, end.errors) if isinstance(end, Broken) else (COMPLETED, [])
-        return Expected(status, end.state, errors, run, all_doings(run), self.ambiguous, self._twisted)
+        return Expected(status, end.state, errors, run, all_effects(run), self.ambiguous, self._twisted)
 
     def flow(self, run: Run, state: State) -> Finished | Broken:
         """One flow from its entry point to its end."""

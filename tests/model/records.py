@@ -72,7 +72,7 @@ def shown_history(records: list[Record]) -> list[Any]:
 
 
 @dataclass
-class Doings:
+class Effects:
     """What tasks were given and what they were told, in no order; and how often somebody had to go on for them."""
 
     log: list[str]
@@ -80,18 +80,18 @@ class Doings:
     breaks: int
 
     @classmethod
-    def of(cls, events: Iterable[str]) -> Doings:
+    def of(cls, events: Iterable[str]) -> Effects:
         listed = list(events)
         log = sorted(event for event in listed if event not in (PAUSED, BROKE))
         return cls(log, listed.count(PAUSED), listed.count(BROKE))
 
 
-def all_doings(run: Run) -> Doings:
+def all_effects(run: Run) -> Effects:
     """Of a whole flow."""
-    return Doings.of(_events(run.history))
+    return Effects.of(_events(run.history))
 
 
-def doings_from(record: Record) -> Doings:
+def effects_from(record: Record) -> Effects:
     """Of what happens again when a step is rewound: the step, what it led to, and what its flow's end led to above (O13)."""
     events = _events(_led_to(record))
     run = record.run
@@ -103,7 +103,7 @@ def doings_from(record: Record) -> Doings:
             events += _events(later.history)
         events += _events(one for one in _led_to(caller) if one is not caller)
         run = caller.run
-    return Doings.of(events)
+    return Effects.of(events)
 
 
 def _led_to(record: Record) -> list[Record]:

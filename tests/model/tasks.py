@@ -1,4 +1,4 @@
-"""What tasks do, read from a tape for a graph; and whole examples."""
+"""What tasks do, read from choices for a graph; and whole examples."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from tests.model.behaviours import (
     Unstorable,
     Value,
 )
+from tests.model.choices import Choices
 from tests.model.example import Encore, Example
 from tests.model.graphs import ARRAYS, FIELDS, Sketch
-from tests.model.tape import Tape
 
 LITERALS: dict[str, list[Any]] = {
     "number": [1, 0, 2, 3, -1, 0.5, 1.0, 2.5, 9007199254740993],
@@ -61,9 +61,9 @@ TURNS = [0, 0, 0, 1, 3, 20, 100]
 class TaskSketch:
     """Behaviours for the nodes of one graph."""
 
-    def __init__(self, tape: Tape, sketch: Sketch, children: list[str], fragile: int) -> None:
-        self._whole = tape
-        self._tape = tape
+    def __init__(self, choices: Choices, sketch: Sketch, children: list[str], fragile: int) -> None:
+        self._whole = choices
+        self._tape = choices
         self._graph = sketch.graph
         self._loops = sketch.loops
         self._children = children
@@ -229,19 +229,19 @@ def examples(fragile: int = 0, *, cut: bool = False) -> st.SearchStrategy[Exampl
     taken up again from one of its steps. `cut`: it is cancelled on the way, and forked from one of them.
     """
     size = 2 * (3 * graphs.CHOICES + NODES * CHOICES + 100)
-    return st.binary(min_size=size, max_size=size).map(lambda text: example(Tape(text), fragile, cut=cut))
+    return st.binary(min_size=size, max_size=size).map(lambda text: example(Choices(text), fragile, cut=cut))
 
 
-def example(tape: Tape, fragile: int, *, cut: bool = False) -> Example:
-    """The example a tape holds."""
-    rest = tape.cut(100)
-    root = graphs.sketch(tape)
+def example(choices: Choices, fragile: int, *, cut: bool = False) -> Example:
+    """The example that the choices describe."""
+    rest = choices.cut(100)
+    root = graphs.sketch(choices)
     names = ["first", "second"][: rest.pick([0, 1, 1, 2, 2])]
-    children = [graphs.sketch(tape, name, rest.pick([name[0], "n"]), 5, 2) for name in names]
+    children = [graphs.sketch(choices, name, rest.pick([name[0], "n"]), 5, 2) for name in names]
     sketched = [root, *children]
     behaviours = {
         sketch.graph.name: TaskSketch(
-            tape, sketch, [later.graph.name for later in sketched[at + 1 :]], fragile
+            choices, sketch, [later.graph.name for later in sketched[at + 1 :]], fragile
         ).behaviours()
         for at, sketch in enumerate(sketched)
     }
@@ -271,37 +271,37 @@ def example(tape: Tape, fragile: int, *, cut: bool = False) -> Example:
     )
 
 
-def _state(tape: Tape) -> dict[str, Any]:
+def _state(choices: Choices) -> dict[str, Any]:
     """An initial state."""
     state: dict[str, Any] = {}
     for field, kind in FIELDS.items():
-        if tape.odds(60):
-            state[field] = tape.pick(LITERALS["any" if tape.odds(3) else kind])
+        if choices.odds(60):
+            state[field] = choices.pick(LITERALS["any" if choices.odds(3) else kind])
     for field in ARRAYS:
-        if tape.odds(90):
-            state[field] = tape.pick([None, 1]) if tape.odds(4) else tape.pick(ELEMENTS)
+        if choices.odds(90):
+            state[field] = choices.pick([None, 1]) if choices.odds(4) else choices.pick(ELEMENTS)
     return state
 
 
-def _rewinding(tape: Tape) -> Encore:
+def _rewinding(choices: Choices) -> Encore:
     """From one of its steps, often from one that failed or before that, and with what it takes."""
-    overrides = _overrides(tape, ["n", "f", "a", "item", "xs"])
-    if tape.odds(80):
+    overrides = _overrides(choices, ["n", "f", "a", "item", "xs"])
+    if choices.odds(80):
         overrides["mended"] = True
-    kind = tape.pick(["restart_from", "fork"])
-    encore = Encore(kind, overrides, tape.number(0, 50), tape.odds(70))
-    if tape.odds(33):
-        return msgspec.structs.replace(encore, kind="cancelled fork", cut=tape.number(1, 12))
+    kind = choices.pick(["restart_from", "fork"])
+    encore = Encore(kind, overrides, choices.number(0, 50), choices.odds(70))
+    if choices.odds(33):
+        return msgspec.structs.replace(encore, kind="cancelled fork", cut=choices.number(1, 12))
     return encore
 
 
-def _repetition(tape: Tape) -> Encore:
+def _repetition(choices: Choices) -> Encore:
     """The whole of it again, or another round."""
-    return Encore(tape.pick(["restart", "continue"]), _state(tape))
+    return Encore(choices.pick(["restart", "continue"]), _state(choices))
 
 
-def _overrides(tape: Tape, fields: list[str]) -> dict[str, Any]:
-    return {field: tape.pick([1, None, True, [1, 2]]) for field in tape.some(fields, 0, 2)}
+def _overrides(choices: Choices, fields: list[str]) -> dict[str, Any]:
+    return {field: choices.pick([1, None, True, [1, 2]]) for field in choices.some(fields, 0, 2)}
 
 
 def _breakable(graph: Graph) -> list[str]:

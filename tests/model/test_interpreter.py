@@ -11,7 +11,7 @@ from tests.model import values
 from tests.model.behaviours import Act, Answered, Ask, Behaviour, Child, Copy, Done, Ending, Fail, Lit, Loop, Retry
 from tests.model.example import Example
 from tests.model.interpreter import Expected, Model, TooLong, Twist
-from tests.model.records import doings_from, identity
+from tests.model.records import effects_from, identity
 from tests.model.values import CannotMerge, reduced
 
 
@@ -100,7 +100,7 @@ def test_x5_changes_of_earlier_attempts_stay_and_an_exhausted_retry_says_how_oft
 def test_x4_a_second_park_is_an_error_and_the_changes_of_the_first_stay() -> None:
     again = Act(Ask(Lit(2), done()), {"second": Answered()})
     expected = run(line("g", "a"), {}, a=Act(Ask(Lit(1), again), {"first": Lit(1)}))
-    assert (expected.status, expected.state, expected.doings.pauses) == ("failed", {"first": 1}, 1)
+    assert (expected.status, expected.state, expected.effects.pauses) == ("failed", {"first": 1}, 1)
     assert [error.message for error in expected.errors] == [values.SECOND_PARK]
 
 
@@ -196,7 +196,7 @@ def test_o13_what_is_rewound_runs_again_and_nothing_else() -> None:
     expected = Model(example, Twist(identity("child", "d", {}), {"x": 5})).run()
     assert expected.state == {"result": {"x": 5, "d": 5}}
     assert expected.twisted is not None
-    assert doings_from(expected.twisted).log == [
+    assert effects_from(expected.twisted).log == [
         '["call", "child", "d", 0, {"x": 5}]',
         '["call", "g", "a", 0, {}]',
         '["call", "g", "z", 0, {"result": {"d": 5, "x": 5}}]',

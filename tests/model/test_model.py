@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from dwarf_nats.embedded import PostgresServer
 from dwarf_nats.workflow import lending
 from dwarf_nats.workflow.graph import Graph
-from tests.model.comparison import House
+from tests.model.comparison import EngineGroup
 from tests.model.example import Example
 from tests.model.graphs import graphs
 from tests.model.tasks import examples
@@ -23,20 +23,20 @@ RANDOM = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, He
 
 
 @pytest.fixture(scope="module")
-def memory() -> Iterator[House]:
+def memory() -> Iterator[EngineGroup]:
     """An engine on SQLite in memory."""
-    house = House("sqlite://")
-    yield house
-    house.close()
+    engines = EngineGroup("sqlite://")
+    yield engines
+    engines.close()
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["one replica", "two replicas"])
-def on_postgres(request: pytest.FixtureRequest, postgres: PostgresServer) -> Iterator[House]:
+def on_postgres(request: pytest.FixtureRequest, postgres: PostgresServer) -> Iterator[EngineGroup]:
     """Engines that share a PostgreSQL database."""
     name = f"model_{request.param}"
-    house = House(asyncio.run(postgres.create_database(name)), replicas=request.param)
-    yield house
-    house.close()
+    engines = EngineGroup(asyncio.run(postgres.create_database(name)), replicas=request.param)
+    yield engines
+    engines.close()
     asyncio.run(postgres.drop_database(name))
 
 
@@ -54,34 +54,34 @@ def test_examples_go_through_json_unchanged(example: Example) -> None:
 
 
 @pytest.mark.parametrize("path", sorted(KEPT.glob("*.json")), ids=lambda path: path.stem)
-def test_what_once_went_wrong(memory: House, path: Path) -> None:
+def test_what_once_went_wrong(memory: EngineGroup, path: Path) -> None:
     """Examples as a failure prints them."""
     memory.check(Example.from_json(path.read_text()))
 
 
 @settings(max_examples=50, parent=RANDOM, derandomize=True)
 @given(examples())
-def test_the_engine_does_what_the_model_says(memory: House, example: Example) -> None:
+def test_the_engine_does_what_the_model_says(memory: EngineGroup, example: Example) -> None:
     memory.check(example)
 
 
 @pytest.mark.slow
 @settings(max_examples=600, parent=RANDOM)
 @given(examples())
-def test_the_engine_does_what_the_model_says_many_times(memory: House, example: Example) -> None:
+def test_the_engine_does_what_the_model_says_many_times(memory: EngineGroup, example: Example) -> None:
     memory.check(example)
 
 
 @pytest.mark.slow
 @settings(max_examples=300, parent=RANDOM)
 @given(examples(fragile=6))
-def test_a_flow_taken_up_again_from_a_step_goes_as_the_model_says(memory: House, example: Example) -> None:
+def test_a_flow_taken_up_again_from_a_step_goes_as_the_model_says(memory: EngineGroup, example: Example) -> None:
     memory.check(example)
 
 
 @settings(max_examples=25, parent=RANDOM, derandomize=True)
 @given(examples(fragile=3, cut=True))
-def test_a_cancelled_flow_that_is_forked_goes_as_if_it_had_not_been(memory: House, example: Example) -> None:
+def test_a_cancelled_flow_that_is_forked_goes_as_if_it_had_not_been(memory: EngineGroup, example: Example) -> None:
     """O14."""
     memory.check(example)
 
@@ -89,7 +89,9 @@ def test_a_cancelled_flow_that_is_forked_goes_as_if_it_had_not_been(memory: Hous
 @pytest.mark.slow
 @settings(max_examples=300, parent=RANDOM)
 @given(examples(fragile=3, cut=True))
-def test_a_cancelled_flow_that_is_forked_goes_as_if_it_had_not_been_many_times(memory: House, example: Example) -> None:
+def test_a_cancelled_flow_that_is_forked_goes_as_if_it_had_not_been_many_times(
+    memory: EngineGroup, example: Example
+) -> None:
     memory.check(example)
 
 
@@ -97,7 +99,7 @@ def test_a_cancelled_flow_that_is_forked_goes_as_if_it_had_not_been_many_times(m
 @settings(max_examples=100, parent=RANDOM)
 @given(examples(fragile=3, cut=True))
 def test_on_postgresql_a_cancelled_flow_that_is_forked_goes_as_if_it_had_not_been(
-    on_postgres: House, example: Example
+    on_postgres: EngineGroup, example: Example
 ) -> None:
     on_postgres.check(example)
 
@@ -105,7 +107,7 @@ def test_on_postgresql_a_cancelled_flow_that_is_forked_goes_as_if_it_had_not_bee
 @pytest.mark.slow
 @settings(max_examples=100, parent=RANDOM)
 @given(examples())
-def test_on_postgresql_the_engine_does_what_the_model_says(on_postgres: House, example: Example) -> None:
+def test_on_postgresql_the_engine_does_what_the_model_says(on_postgres: EngineGroup, example: Example) -> None:
     on_postgres.check(example)
 
 
@@ -121,7 +123,7 @@ def everything_lent() -> Iterator[None]:
 
 @settings(max_examples=25, parent=RANDOM, derandomize=True)
 @given(examples())
-def test_where_every_field_is_borrowed_nothing_differs(memory: House, example: Example) -> None:
+def test_where_every_field_is_borrowed_nothing_differs(memory: EngineGroup, example: Example) -> None:
     """S2, O11-O15."""
     with everything_lent():
         memory.check(example)
@@ -130,7 +132,7 @@ def test_where_every_field_is_borrowed_nothing_differs(memory: House, example: E
 @pytest.mark.slow
 @settings(max_examples=300, parent=RANDOM)
 @given(examples())
-def test_where_every_field_is_borrowed_nothing_differs_many_times(memory: House, example: Example) -> None:
+def test_where_every_field_is_borrowed_nothing_differs_many_times(memory: EngineGroup, example: Example) -> None:
     with everything_lent():
         memory.check(example)
 
@@ -138,6 +140,8 @@ def test_where_every_field_is_borrowed_nothing_differs_many_times(memory: House,
 @pytest.mark.slow
 @settings(max_examples=50, parent=RANDOM)
 @given(examples())
-def test_on_postgresql_where_every_field_is_borrowed_nothing_differs(on_postgres: House, example: Example) -> None:
+def test_on_postgresql_where_every_field_is_borrowed_nothing_differs(
+    on_postgres: EngineGroup, example: Example
+) -> None:
     with everything_lent():
         on_postgres.check(example)

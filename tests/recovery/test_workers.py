@@ -16,7 +16,7 @@ from nats.aio.msg import Msg
 
 from dwarf_nats.embedded import NatsServer
 from tests.recovery.processes import worker
-from tests.service.caller import Caller, deployment, take
+from tests.support.caller import Caller, deployment, take
 
 pytestmark = pytest.mark.slow
 BUDGET: dict[str, Any] = {"options": {"timeBudgetMs": 600_000}, "start": True}

@@ -11,11 +11,11 @@ import nats
 import pytest
 from nats.aio.client import Client as Nats
 from nats.aio.msg import Msg
-from sdk_helpers import Asked, Responder
 
 from dwarf_nats.embedded import NatsServer
 from dwarf_nats.sdk import Worker
 from dwarf_nats.sdk.request_reply import round_trip
+from tests.support.workers import Asked, Responder
 
 _numbers = itertools.count(1)
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 from nats.aio.client import Client as Nats
-from sdk_helpers import Asked, refuse
 
 from dwarf_nats import errors
 from dwarf_nats.embedded import NatsServer
@@ -20,6 +19,7 @@ from dwarf_nats.wire.codec import decode
 from dwarf_nats.wire.examples import EXAMPLES
 from dwarf_nats.wire.operations import OPERATIONS
 from dwarf_nats.workflow.status import Status
+from tests.support.workers import Asked, refuse
 
 Service = Callable[..., Awaitable[None]]
 FLOW = "1-42-a1B2c3D4e5F6g7H8"

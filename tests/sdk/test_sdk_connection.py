@@ -7,7 +7,6 @@ from pathlib import Path
 
 import nats
 import pytest
-from sdk_helpers import refuse
 
 from dwarf_nats.embedded import NatsServer
 from dwarf_nats.errors import BadRequest, TooLarge, Unavailable
@@ -15,6 +14,7 @@ from dwarf_nats.sdk.connection import connect
 from dwarf_nats.sdk.replies import refusal
 from dwarf_nats.sdk.request_reply import check_size, message_size
 from dwarf_nats.wire.connecting import ConnectOptions
+from tests.support.workers import refuse
 
 
 async def test_a_connection_announces_itself_and_never_buffers(nats_server: NatsServer) -> None:

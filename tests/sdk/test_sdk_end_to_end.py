@@ -118,7 +118,7 @@ async def greet(name: str, times: int = 1) -> dict[str, str]:
 
 
 def shout(flow: Flow) -> None:
-    """A plain function with the carrier."""
+    """A plain function with the flow object."""
     flow.transform("greeting", str.upper)
     flow.set("where", [flow.workflow, flow.task, flow.url, flow.attempt])
     flow.set("thread", threading.current_thread() is not threading.main_thread())
@@ -128,7 +128,7 @@ def shout(flow: Flow) -> None:
 
 
 async def test_run_gives_a_typed_outcome_of_async_and_plain_tasks(place: Place) -> None:
-    """O3, O5, S2: arguments come from state, the carrier where it is asked for."""
+    """O3, O5, S2: arguments come from state, the flow object where a parameter asks for it."""
     async with place.serving(greet=greet, shout=shout):
         outcome = await place.client.run(line("hello", "greet", "shout"), {"name": "ada", "n": 2**63 - 1})
     assert (outcome.status, outcome.workflow, outcome.error) == (Status.COMPLETED, "hello", None)

@@ -15,99 +15,22 @@ import nats
 import nats.errors
 import pytest
 from nats.aio.client import Client as Nats
-from nats.aio.msg import Msg
 
 from dwarf_nats.embedded import NatsServer
 from dwarf_nats.errors import BadRequest, Unavailable
 from dwarf_nats.sdk import Flow, TaskError, Worker
 from dwarf_nats.sdk import worker as worker_module
-from dwarf_nats.wire.tasks import decode_reply, encode_request
-from dwarf_nats.workflow.answer import Answer, Disposition, TaskCall
+from dwarf_nats.workflow.answer import Answer, Disposition
 from dwarf_nats.workflow.state import Raw
-
-FAR = 4_000_000_000_000_000
-PATIENCE = 20.0
-
-
-class Engine:
-    """Calls tasks the way the engine does."""
-
-    def __init__(self, nc: Nats, prefix: str) -> None:
-        self.nc = nc
-        self.prefix = prefix
-        self.signals: asyncio.Queue[Msg] = asyncio.Queue()
-        self.replies: asyncio.Queue[Msg] = asyncio.Queue()
-        self.numbers = iter(range(1, 10_000))
-
-    async def send(self, url: str, state: dict[str, Any] | None = None, accept_ms: int = 60_000, **more: Any) -> str:
-        """Send a request; returns the token-free id of its step."""
-        number = next(self.numbers)
-        call = TaskCall(
-            **{
-                "flow_key": "1-7-a1B2c3D4e5F6g7H8",
-                "step_key": f"1-{number}-a1B2c3D4e5F6g7H8",
-                "workflow": "w",
-                "task": url,
-                "url": url,
-                "attempt": 0,
-                "state": {k: Raw(json.dumps(v).encode()) for k, v in (state or {}).items()},
-                "baggage": Raw(b"null"),
-                "flow_created_at": 0,
-                "flow_updated_at": 0,
-                "deadline": FAR,
-                "budget": 60.0,
-                **more,
-            }
-        )
-        block, body = encode_request(call, accept_ms)
-        headers = dict(line.split(": ", 1) for line in block.decode().split("\r\n")[1:] if line)
-        await self.raw(url, body, headers)
-        return f"1-{number}"
-
-    async def raw(self, url: str, body: bytes, headers: dict[str, str] | None = None) -> None:
-        inbox = self.nc.new_inbox()
-
-        async def on_reply(msg: Msg) -> None:
-            await (self.signals if (msg.headers or {}).get("Dwarf-Signal") else self.replies).put(msg)
-
-        await self.nc.subscribe(inbox, cb=on_reply)
-        await self.nc.publish(f"{self.prefix}.{url}", body, reply=inbox, headers=headers)
-
-    async def answer(self) -> Answer:
-        """The next answer, decoded as the engine does it."""
-        async with asyncio.timeout(PATIENCE):
-            msg = await self.replies.get()
-        assert (msg.headers or {}).get("Status") != "503", "nobody serves the task"
-        block = "NATS/1.0\r\n" + "".join(f"{k}: {v}\r\n" for k, v in (msg.headers or {}).items()) + "\r\n"
-        return decode_reply("t", block.encode() if msg.headers else None, msg.data)
-
-    async def call(self, url: str, state: dict[str, Any] | None = None, **more: Any) -> Answer:
-        await self.send(url, state, **more)
-        return await self.answer()
-
-    async def accepted(self) -> str:
-        """The private subject of the next *accepted*."""
-        async with asyncio.timeout(PATIENCE):
-            msg = await self.signals.get()
-        assert not msg.data
-        assert msg.headers is not None
-        assert msg.headers["Dwarf-Signal"] == "accepted"
-        return msg.headers["Dwarf-Worker"]
-
-    async def roll_call(self, worker: str, steps: list[str], cancel: list[str] | None = None) -> list[str]:
-        body = json.dumps({"steps": steps, "cancel": cancel or []}).encode()
-        reply = json.loads((await self.nc.request(worker, body, timeout=PATIENCE)).data)
-        assert set(reply) == {"running"}
-        running: list[str] = reply["running"]
-        return running
+from tests.support.engine_side import FAR, PATIENCE, EngineSide
 
 
 @pytest.fixture
-def engine(nc: Nats, prefix: str) -> Engine:
-    return Engine(nc, prefix)
+def engine(nc: Nats, prefix: str) -> EngineSide:
+    return EngineSide(nc, prefix)
 
 
-async def test_a_coroutine_function_gets_state_by_name_and_returns_changes(engine: Engine, serving: Any) -> None:
+async def test_a_coroutine_function_gets_state_by_name_and_returns_changes(engine: EngineSide, serving: Any) -> None:
     async def greet(name: str, times: int = 2) -> dict[str, str]:
         return {"greeting": f"hello {name} " * times}
 
@@ -116,7 +39,7 @@ async def test_a_coroutine_function_gets_state_by_name_and_returns_changes(engin
     assert answer == Answer(changes={"greeting": Raw(b'"hello ada hello ada "')})
 
 
-async def test_a_plain_function_runs_in_a_thread_of_its_own(engine: Engine, serving: Any) -> None:
+async def test_a_plain_function_runs_in_a_thread_of_its_own(engine: EngineSide, serving: Any) -> None:
     threads: list[threading.Thread] = []
 
     def work() -> None:
@@ -127,7 +50,7 @@ async def test_a_plain_function_runs_in_a_thread_of_its_own(engine: Engine, serv
     assert threads[0] is not threading.main_thread()
 
 
-async def test_the_carrier_says_goto_sleep_and_retry(engine: Engine, serving: Any) -> None:
+async def test_the_flow_object_says_goto_sleep_and_retry(engine: EngineSide, serving: Any) -> None:
     async def work(flow: Flow) -> None:
         flow.set("a", 2**63 - 1)
         flow.sleep(1.5)
@@ -153,7 +76,7 @@ async def test_the_carrier_says_goto_sleep_and_retry(engine: Engine, serving: An
 
 
 async def test_a_task_error_travels_with_code_and_details_and_an_exception_without_traceback(
-    engine: Engine, serving: Any, caplog: pytest.LogCaptureFixture
+    engine: EngineSide, serving: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def declined() -> None:
         raise TaskError("card declinéd\r\nsorry 100%", code=402, card="4242")
@@ -179,7 +102,7 @@ async def test_a_task_error_travels_with_code_and_details_and_an_exception_witho
     [(429, Disposition.BACKPRESSURE), (503, Disposition.BREAKER), (529, Disposition.BREAKER), (500, Disposition.ERROR)],
 )
 async def test_codes_are_classified_by_the_engine(
-    engine: Engine, serving: Any, code: int, disposition: Disposition
+    engine: EngineSide, serving: Any, code: int, disposition: Disposition
 ) -> None:
     async def busy() -> None:
         raise TaskError("busy", code=code)
@@ -188,7 +111,7 @@ async def test_codes_are_classified_by_the_engine(
     assert (await engine.call("busy")).disposition is disposition
 
 
-async def test_a_malformed_request_is_answered_with_an_error(engine: Engine, serving: Any) -> None:
+async def test_a_malformed_request_is_answered_with_an_error(engine: EngineSide, serving: Any) -> None:
     async def work() -> None: ...
 
     await serving(work=work)
@@ -200,7 +123,7 @@ async def test_a_malformed_request_is_answered_with_an_error(engine: Engine, ser
         assert "the task request" in error.message
 
 
-async def test_a_reply_beyond_max_payload_becomes_a_413(engine: Engine, serving: Any, nc: Nats) -> None:
+async def test_a_reply_beyond_max_payload_becomes_a_413(engine: EngineSide, serving: Any, nc: Nats) -> None:
     async def big() -> dict[str, str]:
         return {"text": "x" * nc.max_payload}
 
@@ -211,7 +134,7 @@ async def test_a_reply_beyond_max_payload_becomes_a_413(engine: Engine, serving:
     assert str(nc.max_payload) in error.message
 
 
-async def test_never_more_than_concurrency_run_and_the_rest_wait(engine: Engine, serving: Any) -> None:
+async def test_never_more_than_concurrency_run_and_the_rest_wait(engine: EngineSide, serving: Any) -> None:
     running, most = 0, 0
     gate = asyncio.Event()
 
@@ -234,7 +157,7 @@ async def test_never_more_than_concurrency_run_and_the_rest_wait(engine: Engine,
 
 
 async def test_accepted_comes_on_the_reply_subject_and_the_roll_call_names_what_runs(
-    engine: Engine, serving: Any
+    engine: EngineSide, serving: Any
 ) -> None:
     gate = asyncio.Event()
 
@@ -250,7 +173,7 @@ async def test_accepted_comes_on_the_reply_subject_and_the_roll_call_names_what_
     assert await engine.roll_call(worker, [step]) == []
 
 
-async def test_a_quick_task_accepts_nothing(engine: Engine, serving: Any) -> None:
+async def test_a_quick_task_accepts_nothing(engine: EngineSide, serving: Any) -> None:
     async def work() -> None: ...
 
     await serving(work=work)
@@ -258,7 +181,7 @@ async def test_a_quick_task_accepts_nothing(engine: Engine, serving: Any) -> Non
     assert engine.signals.empty()
 
 
-async def test_a_cancellation_ends_a_coroutine_at_once(engine: Engine, serving: Any) -> None:
+async def test_a_cancellation_ends_a_coroutine_at_once(engine: EngineSide, serving: Any) -> None:
     ended = asyncio.Event()
 
     async def work() -> None:
@@ -278,7 +201,7 @@ async def test_a_cancellation_ends_a_coroutine_at_once(engine: Engine, serving: 
     assert await engine.roll_call(worker, [step]) == []
 
 
-async def test_a_cancellation_also_takes_back_what_still_waits(engine: Engine, serving: Any) -> None:
+async def test_a_cancellation_also_takes_back_what_still_waits(engine: EngineSide, serving: Any) -> None:
     gate = asyncio.Event()
     ran: list[str] = []
 
@@ -298,7 +221,7 @@ async def test_a_cancellation_also_takes_back_what_still_waits(engine: Engine, s
     assert ran == ["first"]
 
 
-async def test_a_cancellation_sets_a_flag_for_a_thread(engine: Engine, serving: Any) -> None:
+async def test_a_cancellation_sets_a_flag_for_a_thread(engine: EngineSide, serving: Any) -> None:
     noticed = threading.Event()
 
     def work(flow: Flow) -> None:
@@ -314,7 +237,9 @@ async def test_a_cancellation_sets_a_flag_for_a_thread(engine: Engine, serving: 
     assert await asyncio.to_thread(noticed.wait, PATIENCE)
 
 
-async def test_roll_calls_are_answered_while_task_functions_block_their_threads(engine: Engine, serving: Any) -> None:
+async def test_roll_calls_are_answered_while_task_functions_block_their_threads(
+    engine: EngineSide, serving: Any
+) -> None:
     gate = threading.Event()
 
     def block() -> dict[str, bool]:
@@ -333,7 +258,9 @@ async def test_roll_calls_are_answered_while_task_functions_block_their_threads(
     assert engine.signals.empty(), "accepted is said once"
 
 
-async def test_a_thread_that_goes_on_after_its_cancellation_is_not_named_any_more(engine: Engine, serving: Any) -> None:
+async def test_a_thread_that_goes_on_after_its_cancellation_is_not_named_any_more(
+    engine: EngineSide, serving: Any
+) -> None:
     gate, begun = threading.Event(), threading.Event()
 
     def block() -> None:
@@ -351,7 +278,7 @@ async def test_a_thread_that_goes_on_after_its_cancellation_is_not_named_any_mor
     gate.set()
 
 
-async def test_a_cancellation_said_again_does_not_disturb_the_tidying_up(engine: Engine, serving: Any) -> None:
+async def test_a_cancellation_said_again_does_not_disturb_the_tidying_up(engine: EngineSide, serving: Any) -> None:
     """The roll call repeats what got no answer."""
     tidying, tidy = asyncio.Event(), asyncio.Event()
     seen: list[bool] = []
@@ -378,7 +305,7 @@ async def test_a_cancellation_said_again_does_not_disturb_the_tidying_up(engine:
 
 
 async def test_a_worker_that_has_stopped_is_not_there_for_the_roll_call(
-    engine: Engine, nc: Nats, prefix: str, nats_server: NatsServer
+    engine: EngineSide, nc: Nats, prefix: str, nats_server: NatsServer
 ) -> None:
     """So that what it left unfinished is given to somebody else at once, also where its connection lives on."""
     own = await nats.connect(nats_server.url)
@@ -398,7 +325,7 @@ async def test_a_worker_that_has_stopped_is_not_there_for_the_roll_call(
         await own.close()
 
 
-async def test_a_worker_is_known_by_the_same_subject_on_its_next_connection(engine: Engine, serving: Any) -> None:
+async def test_a_worker_is_known_by_the_same_subject_on_its_next_connection(engine: EngineSide, serving: Any) -> None:
     """nats-py takes some errors of the server for the end of a connection; what is in hand goes on."""
     gate = asyncio.Event()
 
@@ -420,7 +347,7 @@ async def test_a_worker_is_known_by_the_same_subject_on_its_next_connection(engi
 
 
 async def test_the_deadline_ends_an_execution_with_a_408(
-    engine: Engine, serving: Any, monkeypatch: pytest.MonkeyPatch
+    engine: EngineSide, serving: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def work() -> None:
         await asyncio.Event().wait()
@@ -433,7 +360,7 @@ async def test_the_deadline_ends_an_execution_with_a_408(
     assert error.code == 408
 
 
-async def test_a_deadline_long_past_means_the_clocks_differ_and_the_task_runs(engine: Engine, serving: Any) -> None:
+async def test_a_deadline_long_past_means_the_clocks_differ_and_the_task_runs(engine: EngineSide, serving: Any) -> None:
     async def work() -> dict[str, bool]:
         return {"ran": True}
 
@@ -441,7 +368,7 @@ async def test_a_deadline_long_past_means_the_clocks_differ_and_the_task_runs(en
     assert (await engine.call("work", deadline=1_000_000)).changes == {"ran": Raw(b"true")}
 
 
-async def test_stop_finishes_what_is_in_hand_and_takes_nothing_more(engine: Engine, serving: Any) -> None:
+async def test_stop_finishes_what_is_in_hand_and_takes_nothing_more(engine: EngineSide, serving: Any) -> None:
     gate, begun = asyncio.Event(), asyncio.Event()
 
     async def work() -> dict[str, bool]:
@@ -467,7 +394,7 @@ async def test_stop_finishes_what_is_in_hand_and_takes_nothing_more(engine: Engi
     assert await stopping
 
 
-async def test_what_a_drain_cannot_finish_is_given_back(engine: Engine, serving: Any) -> None:
+async def test_what_a_drain_cannot_finish_is_given_back(engine: EngineSide, serving: Any) -> None:
     async def work() -> None:
         await asyncio.Event().wait()
 
@@ -478,7 +405,7 @@ async def test_what_a_drain_cannot_finish_is_given_back(engine: Engine, serving:
     assert (await engine.answer()).disposition is Disposition.BACKPRESSURE
 
 
-async def test_instances_share_one_queue_group(engine: Engine, serving: Any) -> None:
+async def test_instances_share_one_queue_group(engine: EngineSide, serving: Any) -> None:
     served: list[int] = []
     for number in range(3):
 
@@ -526,7 +453,7 @@ async def test_an_answer_ready_during_an_outage_is_sent_after_it(prefix: str) ->
         worker.add_task("work", work)
         async with worker:
             nc = await nats.connect(server.url, max_reconnect_attempts=-1, reconnect_time_wait=0)
-            engine = Engine(nc, prefix)
+            engine = EngineSide(nc, prefix)
             await engine.send("work")
             await begun.wait()
             await server.kill()
@@ -550,7 +477,7 @@ async def test_accepted_that_falls_due_during_an_outage_is_said_after_it(prefix:
         nc = await nats.connect(server.url, max_reconnect_attempts=-1, reconnect_time_wait=0)
         async with worker:
             try:
-                engine = Engine(nc, prefix)
+                engine = EngineSide(nc, prefix)
                 step = await engine.send("work", accept_ms=300)
                 await begun.wait()
                 await server.kill()
@@ -603,7 +530,7 @@ async def said(process: asyncio.subprocess.Process, text: bytes) -> None:
 
 
 async def test_sigterm_drains_and_exits_with_0(
-    tmp_path: Path, engine: Engine, nats_server: NatsServer, prefix: str
+    tmp_path: Path, engine: EngineSide, nats_server: NatsServer, prefix: str
 ) -> None:
     process = await script(tmp_path, nats_server.url, prefix)
     await engine.send("slow", {"seconds": 0.3}, accept_ms=0)
@@ -614,7 +541,7 @@ async def test_sigterm_drains_and_exits_with_0(
 
 
 async def test_a_second_signal_stops_at_once_even_with_a_blocked_thread(
-    tmp_path: Path, engine: Engine, nats_server: NatsServer, prefix: str
+    tmp_path: Path, engine: EngineSide, nats_server: NatsServer, prefix: str
 ) -> None:
     process = await script(tmp_path, nats_server.url, prefix)
     await engine.send("block", accept_ms=0)

@@ -13,7 +13,6 @@ from typing import Any
 import nats
 import pytest
 from nats.aio.client import Client as Nats
-from test_sdk_worker import PATIENCE, Engine
 
 from dwarf_nats.embedded import NatsServer
 from dwarf_nats.errors import DwarfError
@@ -22,13 +21,14 @@ from dwarf_nats.sdk import worker as worker_module
 from dwarf_nats.sdk.task_executor import Execution, Handler, TaskExecutor
 from dwarf_nats.workflow.answer import Answer, Disposition, TaskCall
 from dwarf_nats.workflow.state import Raw
+from tests.support.engine_side import PATIENCE, EngineSide
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def engine(nc: Nats, prefix: str) -> Engine:
-    return Engine(nc, prefix)
+def engine(nc: Nats, prefix: str) -> EngineSide:
+    return EngineSide(nc, prefix)
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def raising(make: Callable[[], BaseException], plain: bool) -> Callable[..., Any
 @pytest.mark.parametrize("plain", [False, True], ids=["coroutine", "thread"])
 @pytest.mark.parametrize("name", RAISED)
 async def test_whatever_a_function_raises_is_answered_and_frees_its_place(
-    engine: Engine, serving: Any, name: str, plain: bool
+    engine: EngineSide, serving: Any, name: str, plain: bool
 ) -> None:
     """X4: an error of the step; the only place there is serves the next request."""
     make, text = RAISED[name]
@@ -140,7 +140,7 @@ RETURNED: dict[str, Callable[[], Any]] = {
 @pytest.mark.parametrize("plain", [False, True], ids=["coroutine", "thread"])
 @pytest.mark.parametrize("name", RETURNED)
 async def test_what_cannot_be_written_as_json_is_an_error_of_the_step(
-    engine: Engine, serving: Any, name: str, plain: bool
+    engine: EngineSide, serving: Any, name: str, plain: bool
 ) -> None:
     """S1, X4."""
 
@@ -153,8 +153,8 @@ async def test_what_cannot_be_written_as_json_is_an_error_of_the_step(
     assert (await engine.call("good")).changes == {"ok": Raw(b"1")}
 
 
-async def test_a_goto_that_cannot_be_written_is_an_error_of_the_step(engine: Engine, serving: Any) -> None:
-    """X6: what the carrier holds is written by the worker itself, after the function has returned."""
+async def test_a_goto_that_cannot_be_written_is_an_error_of_the_step(engine: EngineSide, serving: Any) -> None:
+    """X6: what the flow object holds is written by the worker itself, after the function has returned."""
 
     async def bad(flow: Flow) -> None:
         flow.goto("\ud800")
@@ -222,7 +222,7 @@ async def test_an_answer_that_cannot_be_sent_frees_its_place() -> None:
     assert executor.running == 0
 
 
-async def test_a_cancellation_reaches_a_function_that_then_panics(engine: Engine, serving: Any) -> None:
+async def test_a_cancellation_reaches_a_function_that_then_panics(engine: EngineSide, serving: Any) -> None:
     """O10: the cancelled execution is answered once, and its place is free."""
     began = asyncio.Event()
 
@@ -243,7 +243,7 @@ async def test_a_cancellation_reaches_a_function_that_then_panics(engine: Engine
     assert (await engine.call("good")).changes == {"ok": Raw(b"1")}
 
 
-async def test_a_thread_that_panics_after_it_was_called_off_frees_its_place(engine: Engine, serving: Any) -> None:
+async def test_a_thread_that_panics_after_it_was_called_off_frees_its_place(engine: EngineSide, serving: Any) -> None:
     began, go_on = threading.Event(), threading.Event()
 
     def bad() -> None:
@@ -266,7 +266,7 @@ async def test_a_thread_that_panics_after_it_was_called_off_frees_its_place(engi
 @pytest.mark.parametrize("given", [False, True], ids=["own connection", "given connection"])
 @pytest.mark.parametrize("how", ["cancelled", "panic"])
 async def test_a_start_that_does_not_come_to_its_end_leaves_no_subscription_behind(
-    engine: Engine, nats_server: NatsServer, prefix: str, monkeypatch: pytest.MonkeyPatch, given: bool, how: str
+    engine: EngineSide, nats_server: NatsServer, prefix: str, monkeypatch: pytest.MonkeyPatch, given: bool, how: str
 ) -> None:
     """A subscription that nobody serves would swallow requests until their deadlines."""
     subscribing: list[Nats] = []
@@ -306,7 +306,7 @@ async def test_a_start_that_does_not_come_to_its_end_leaves_no_subscription_behi
         await connection.close()
 
 
-async def test_a_request_that_comes_as_the_worker_stops_is_given_back(engine: Engine, serving: Any) -> None:
+async def test_a_request_that_comes_as_the_worker_stops_is_given_back(engine: EngineSide, serving: Any) -> None:
     """It was delivered already: without an answer its step would wait for its deadline."""
     worker = await serving(good=lambda: {"ok": 1})
     executor, worker._executor = worker._executor, None
@@ -315,7 +315,7 @@ async def test_a_request_that_comes_as_the_worker_stops_is_given_back(engine: En
     worker._executor = executor
 
 
-async def test_a_stop_that_is_cancelled_closes_the_connection(engine: Engine, serving: Any) -> None:
+async def test_a_stop_that_is_cancelled_closes_the_connection(engine: EngineSide, serving: Any) -> None:
     began = asyncio.Event()
 
     async def hangs() -> None:

@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from house import House, secured
 
 from dwarf_nats.embedded import NatsServer
+from tests.support.deployment import Deployment, secured
 
 
 @pytest.fixture(scope="session")
@@ -23,8 +23,10 @@ def secured_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsSer
 
 
 @pytest.fixture
-async def house(secured_server: NatsServer, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> AsyncIterator[House]:
+async def deployment(
+    secured_server: NatsServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> AsyncIterator[Deployment]:
     """A replica, and a client of each role, under those permissions. The server must not have refused them anything."""
-    async with House(secured_server.url, f"sqlite:///{tmp_path / 'dwarf.db'}") as one:
+    async with Deployment(secured_server.url, f"sqlite:///{tmp_path / 'dwarf.db'}") as one:
         yield one
     assert "permissions violation" not in caplog.text.lower()

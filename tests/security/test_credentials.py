@@ -13,8 +13,6 @@ from typing import Any
 
 import nkeys
 import pytest
-from house import TEMPLATES, USERS, secured
-from identities import Authority, Identity, Operator
 from typer.testing import CliRunner
 
 from dwarf_nats.cli.main import app
@@ -26,6 +24,8 @@ from dwarf_nats.settings import ServerSettings
 from dwarf_nats.wire.connecting import ConnectArguments
 from dwarf_nats.wire.credentials import credentials_in
 from dwarf_nats.workflow.graph import END, Graph
+from tests.support.deployment import TEMPLATES, USERS, secured
+from tests.support.identities import Authority, Identity, Operator
 
 ROLES = {"replica": "replica.conf", "billing": "task-service.conf", "shop": "caller.conf"}
 How = Callable[[str], ConnectArguments]
@@ -206,9 +206,9 @@ async def test_a_context_by_name_serves_command_line_and_sdk(
     """The contexts of the `nats` CLI: `--context`, and `NATS_CONTEXT` where nothing is said."""
     for name in [name for name in os.environ if name.startswith(("NATS_", "DWARF_"))]:
         monkeypatch.delenv(name)
-    house = tmp_path / "house"
-    house.mkdir()
-    config = secured(house, monkeypatch)
+    deployment = tmp_path / "deployment"
+    deployment.mkdir()
+    config = secured(deployment, monkeypatch)
     contexts = tmp_path / "nats" / "context"
     contexts.mkdir(parents=True)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from identities import Authority
 
 from dwarf_nats.clock import SystemClock
 from dwarf_nats.embedded import PostgresServer
 from dwarf_nats.ports import Unusable
 from dwarf_nats.store.store import SqlStore
-from tests.store.relay import relay
+from tests.support.identities import Authority
+from tests.support.relay import relay
 
 pytestmark = pytest.mark.slow
 SSL_REQUEST = bytes([0, 0, 0, 8, 4, 210, 22, 47])

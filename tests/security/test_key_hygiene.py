@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from house import WAIT, House
 from nats.aio.msg import Msg
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
@@ -24,6 +23,7 @@ from dwarf_nats.errors import BadRequest, DwarfError
 from dwarf_nats.sdk import END, Client, Flow, FlowOptions, Graph, Query, TaskError
 from dwarf_nats.wire.operations import OPERATIONS
 from dwarf_nats.workflow.status import Status
+from tests.support.deployment import WAIT, Deployment
 
 KEY = re.compile(rb"[1-9][0-9]*-[1-9][0-9]*-([A-Za-z0-9]{16})(?![A-Za-z0-9])")
 WRONG = "1-1-aaaaaaaaaaaaaaaa"
@@ -104,9 +104,9 @@ async def ends(client: Client, workflow: str) -> str:
     return (await client.run(workflow, {}, FlowOptions(notify="shop"), timeout=WAIT)).flow_key
 
 
-async def first_life(house: House, tasks: Tasks) -> str:
+async def first_life(deployment: Deployment, tasks: Tasks) -> str:
     """Flows of every shape; one is left running at a task."""
-    client = house.operator
+    client = deployment.operator
     for graph in GRAPHS:
         await client.put_graph(graph)
     keys = {graph.name: await ends(client, graph.name) for graph in GRAPHS if graph.name != "long"}
@@ -125,16 +125,16 @@ async def first_life(house: House, tasks: Tasks) -> str:
     await client.resume_break(again)
     gone = await client.create("long", start=True)
     await tasks.started.acquire()
-    await house.until(lambda m: (m.headers or {}).get("Dwarf-Signal") == "accepted")
+    await deployment.until(lambda m: (m.headers or {}).get("Dwarf-Signal") == "accepted")
     await client.cancel(gone, "enough")
     await client.delete(await client.create("line"))
-    await ask_amiss(house, [*keys.values(), again, gone])
+    await ask_amiss(deployment, [*keys.values(), again, gone])
     left = await client.create("long", start=True)
     await tasks.started.acquire()
     return left
 
 
-async def ask_amiss(house: House, keys: list[str]) -> None:
+async def ask_amiss(deployment: Deployment, keys: list[str]) -> None:
     """Every operation that takes a key with good and bad ones, with and without somebody who wants to know."""
     for operation in sorted(OPERATIONS, key=lambda one: one.name == "flow.delete"):
         fields = [one for one in ("flowKey", "stepKey", "threadKey") if one in _fields(operation.request)]
@@ -142,19 +142,19 @@ async def ask_amiss(house: House, keys: list[str]) -> None:
             continue
         for key in (*keys, WRONG, keys[0][:-1], f"{keys[0]}x", f"9{keys[0]}"):
             body = json.dumps({fields[0]: key}).encode()
-            await house.root.publish(f"dwarf.{operation.name}", body)
-            await house.root.request(f"dwarf.{operation.name}", body, timeout=WAIT)
-            await house.root.request(f"dwarf.{operation.name}", body[:-1] + b',"nonsense":1}', timeout=WAIT)
+            await deployment.root.publish(f"dwarf.{operation.name}", body)
+            await deployment.root.request(f"dwarf.{operation.name}", body, timeout=WAIT)
+            await deployment.root.request(f"dwarf.{operation.name}", body[:-1] + b',"nonsense":1}', timeout=WAIT)
     for key in keys:
         with pytest.raises(BadRequest, match="must not stand in a subject"):
-            await house.operator.create(key)
+            await deployment.operator.create(key)
         with pytest.raises(BadRequest, match="must not stand in a subject"):
-            await house.operator.create_task(key)
+            await deployment.operator.create_task(key)
         with pytest.raises(BadRequest, match="must not stand in a subject"):
-            await house.operator.start(key, notify=f"done.{key}")
+            await deployment.operator.start(key, notify=f"done.{key}")
         with pytest.raises(DwarfError):
-            await house.operator.create_task("billing.price", options=FlowOptions(thread=key, idempotency_key=key))
-        await house.operator.list(Query(search=key))
+            await deployment.operator.create_task("billing.price", options=FlowOptions(thread=key, idempotency_key=key))
+        await deployment.operator.list(Query(search=key))
 
 
 def _fields(request: Any) -> tuple[str, ...]:
@@ -179,19 +179,19 @@ async def test_no_key_where_somebody_else_may_look(
     tasks = Tasks()
     hasty = {"accept_ms": 1, "roll_call_ms": 20}
     heard: list[Msg] = []
-    async with House(secured_server.url, dsn, tasks.table(), providers=providers, **hasty) as house:
-        left = await first_life(house, tasks)
+    async with Deployment(secured_server.url, dsn, tasks.table(), providers=providers, **hasty) as deployment:
+        left = await first_life(deployment, tasks)
         for verb in ("PING", "INFO", "STATS"):
-            heard.append(await house.root.request(f"$SRV.{verb}.dwarf", timeout=WAIT))
+            heard.append(await deployment.root.request(f"$SRV.{verb}.dwarf", timeout=WAIT))
         measured = str(metrics.get_metrics_data().to_json())
-        await house.stop_replica()
+        await deployment.stop_replica()
     # It has stopped with a step in hand, which another one finds and gives to another worker.
-    heard += house.heard
+    heard += deployment.heard
     tasks.release.set()
-    async with House(secured_server.url, dsn, tasks.table(), **hasty) as house:
-        assert (await house.operator.await_(left, WAIT)).status is Status.COMPLETED
-        await house.operator.purge(Query(status=Status.COMPLETED))
-    heard += house.heard
+    async with Deployment(secured_server.url, dsn, tasks.table(), **hasty) as deployment:
+        assert (await deployment.operator.await_(left, WAIT)).status is Status.COMPLETED
+        await deployment.operator.purge(Query(status=Status.COMPLETED))
+    heard += deployment.heard
 
     tokens = {token for message in heard for token in KEY.findall(message.data)} - {WRONG[4:].encode()}
     assert len(tokens) > 50

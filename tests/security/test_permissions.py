@@ -11,7 +11,6 @@ from typing import Any
 
 import nats
 import pytest
-from house import TEMPLATES, WAIT, Attempts, House, queue_of, url_of
 from nats.aio.msg import Msg
 
 from dwarf_nats.bus.connection import connect
@@ -25,6 +24,7 @@ from dwarf_nats.wire.connecting import ConnectOptions
 from dwarf_nats.wire.operations import OPERATIONS
 from dwarf_nats.workflow.graph import END, Graph
 from dwarf_nats.workflow.status import Status
+from tests.support.deployment import TEMPLATES, WAIT, Attempts, Deployment, queue_of, url_of
 
 
 def bill() -> Graph:
@@ -42,27 +42,27 @@ TASKS = {
 # --- what the roles can do ---
 
 
-async def test_a_flow_runs_is_announced_and_is_seen(house: House) -> None:
-    await house.worker(TASKS)
-    stopped = await queue_of(house.shop.nc, "dwarf.stopped.shop")
-    events = [await queue_of(client.nc, "dwarf.event.>") for client in (house.operator, house.viewer)]
-    await house.operator.put_graph(bill())
+async def test_a_flow_runs_is_announced_and_is_seen(deployment: Deployment) -> None:
+    await deployment.worker(TASKS)
+    stopped = await queue_of(deployment.shop.nc, "dwarf.stopped.shop")
+    events = [await queue_of(client.nc, "dwarf.event.>") for client in (deployment.operator, deployment.viewer)]
+    await deployment.operator.put_graph(bill())
 
-    outcome = await house.shop.run("bill", {"items": 3}, FlowOptions(notify="shop"))
+    outcome = await deployment.shop.run("bill", {"items": 3}, FlowOptions(notify="shop"))
 
     assert outcome.state == {"items": 3, "total": 30, "receipt": "r30"}
     assert json.loads((await asyncio.wait_for(stopped.get(), WAIT)).data)["flowKey"] == outcome.flow_key
     for heard in events:
         statuses = [json.loads((await asyncio.wait_for(heard.get(), WAIT)).data)["status"] for _ in range(3)]
         assert statuses == ["created", "running", "completed"]
-    (seen,) = [flow async for flow in house.viewer.list_all(Query(workflow="bill"))]
+    (seen,) = [flow async for flow in deployment.viewer.list_all(Query(workflow="bill"))]
     assert (seen.flow_key, seen.status) == (outcome.flow_key, Status.COMPLETED)
-    steps = await house.viewer.history(outcome.flow_key)
+    steps = await deployment.viewer.history(outcome.flow_key)
     assert [step.task for step in steps] == ["billing.price", "billing.charge"]
-    assert (await house.viewer.step(steps[1].step_key)).changes_json == b'{"receipt":"r30"}'
-    assert [graph.name for graph in await house.viewer.list_graphs()] == ["bill"]
-    assert await house.operator.purge(Query(workflow="bill")) == 1
-    for client in (house.operator, house.viewer):
+    assert (await deployment.viewer.step(steps[1].step_key)).changes_json == b'{"receipt":"r30"}'
+    assert [graph.name for graph in await deployment.viewer.list_graphs()] == ["bill"]
+    assert await deployment.operator.purge(Query(workflow="bill")) == 1
+    for client in (deployment.operator, deployment.viewer):
         assert [one.ready for one in await client.health()] == [True]
 
 
@@ -74,14 +74,14 @@ async def test_a_long_task_is_accepted_called_and_answered(secured_server: NatsS
         await release.wait()
         return {"done": True}
 
-    async with impatient(secured_server, tmp_path) as house:
-        await house.worker({"billing.slow": slow})
-        flow = await house.shop.create_task("billing.slow", start=True)
-        await house.until(lambda m: (m.headers or {}).get("Dwarf-Signal") == "accepted")
-        running = await house.until(lambda m: m.data.startswith(b'{"running":["'))
+    async with impatient(secured_server, tmp_path) as deployment:
+        await deployment.worker({"billing.slow": slow})
+        flow = await deployment.shop.create_task("billing.slow", start=True)
+        await deployment.until(lambda m: (m.headers or {}).get("Dwarf-Signal") == "accepted")
+        running = await deployment.until(lambda m: m.data.startswith(b'{"running":["'))
         assert running.subject.startswith("_INBOX.replica.")
         release.set()
-        assert (await house.shop.await_(flow)).state == {"done": True}
+        assert (await deployment.shop.await_(flow)).state == {"done": True}
 
 
 async def test_the_cancellation_of_a_flow_reaches_its_task(secured_server: NatsServer, tmp_path: Path) -> None:
@@ -94,19 +94,19 @@ async def test_the_cancellation_of_a_flow_reaches_its_task(secured_server: NatsS
         finally:
             ended.set()
 
-    async with impatient(secured_server, tmp_path) as house:
-        await house.worker({"billing.endless": endless})
-        flow = await house.shop.create_task("billing.endless", start=True)
-        await house.until(lambda m: (m.headers or {}).get("Dwarf-Signal") == "accepted")
-        await house.operator.cancel(flow, "enough")
+    async with impatient(secured_server, tmp_path) as deployment:
+        await deployment.worker({"billing.endless": endless})
+        flow = await deployment.shop.create_task("billing.endless", start=True)
+        await deployment.until(lambda m: (m.headers or {}).get("Dwarf-Signal") == "accepted")
+        await deployment.operator.cancel(flow, "enough")
         await asyncio.wait_for(ended.wait(), WAIT)
-        assert (await house.shop.await_(flow)).cancel_reason == "enough"
+        assert (await deployment.shop.await_(flow)).cancel_reason == "enough"
 
 
-async def test_a_service_that_knows_graphs_answers(house: House) -> None:
+async def test_a_service_that_knows_graphs_answers(deployment: Deployment) -> None:
     """Wire section 3."""
-    await house.worker(TASKS)
-    catalog = await house.connected("catalog")
+    await deployment.worker(TASKS)
+    catalog = await deployment.connected("catalog")
 
     async def answer(message: Msg) -> None:
         await message.respond(json.dumps(house_graph).encode())
@@ -119,11 +119,11 @@ async def test_a_service_that_knows_graphs_answers(house: House) -> None:
     }
     await catalog.subscribe("graph.quote", queue="catalog", cb=answer)
     await round_trip(catalog)
-    assert (await house.shop.run("quote", {"items": 1})).state == {"items": 1, "total": 10}
+    assert (await deployment.shop.run("quote", {"items": 1})).state == {"items": 1, "total": 10}
 
 
-async def test_operator_and_viewer_find_the_service(house: House) -> None:
-    for client in (house.operator, house.viewer):
+async def test_operator_and_viewer_find_the_service(deployment: Deployment) -> None:
+    for client in (deployment.operator, deployment.viewer):
         for verb in ("PING", "INFO.dwarf", "STATS.dwarf"):
             assert json.loads((await client.nc.request(f"$SRV.{verb}", timeout=WAIT)).data)["name"] == "dwarf"
 
@@ -147,10 +147,10 @@ async def test_replicas_hear_each_other(secured_server: NatsServer) -> None:
 
 
 @asynccontextmanager
-async def impatient(server: NatsServer, folder: Path) -> AsyncIterator[House]:
+async def impatient(server: NatsServer, folder: Path) -> AsyncIterator[Deployment]:
     """A replica that wants to hear at once that a task is worked on, and calls the roll all the time."""
-    async with House(server.url, f"sqlite:///{folder / 'dwarf.db'}", accept_ms=1, roll_call_ms=20) as house:
-        yield house
+    async with Deployment(server.url, f"sqlite:///{folder / 'dwarf.db'}", accept_ms=1, roll_call_ms=20) as deployment:
+        yield deployment
 
 
 # --- what they cannot ---

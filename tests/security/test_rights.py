@@ -10,7 +10,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from house import TEMPLATES, USERS, WAIT, Attempts, House, queue_of
 from nats.aio.client import Client as Nats
 from nats.aio.msg import Msg
 
@@ -18,6 +17,7 @@ from dwarf_nats.embedded import NatsServer
 from dwarf_nats.sdk import FlowOptions
 from dwarf_nats.sdk.request_reply import round_trip
 from dwarf_nats.wire.operations import OPERATIONS
+from tests.support.deployment import TEMPLATES, USERS, WAIT, Attempts, Deployment, queue_of
 
 pytestmark = pytest.mark.slow
 
@@ -115,14 +115,14 @@ class Spy:
 
 
 @pytest.fixture
-async def quick(secured_server: NatsServer, tmp_path: Path) -> AsyncIterator[House]:
-    """A house whose replica calls the roll all the time."""
-    async with House(secured_server.url, f"sqlite:///{tmp_path / 'dwarf.db'}", roll_call_ms=20) as one:
+async def quick(secured_server: NatsServer, tmp_path: Path) -> AsyncIterator[Deployment]:
+    """A deployment whose replica calls the roll all the time."""
+    async with Deployment(secured_server.url, f"sqlite:///{tmp_path / 'dwarf.db'}", roll_call_ms=20) as one:
         yield one
 
 
 async def test_a_task_service_cannot_end_the_step_of_another_by_any_way_in(
-    quick: House, secured_server: NatsServer
+    quick: Deployment, secured_server: NatsServer
 ) -> None:
     """By hand, by its private subject, and by the reply subject of whoever may ask something."""
     async with (
@@ -184,7 +184,7 @@ async def test_a_task_service_cannot_end_the_step_of_another_by_any_way_in(
     ],
 )
 async def test_a_task_service_has_the_replica_ask_nowhere_but_at_an_ordinary_subject(
-    quick: House, secured_server: NatsServer, private: str
+    quick: Deployment, secured_server: NatsServer, private: str
 ) -> None:
     async with Spy.of(secured_server, "task.billing.mine") as spy:
         flow = await quick.shop.create_task("billing.mine", start=True)
@@ -204,46 +204,54 @@ async def test_a_task_service_has_the_replica_ask_nowhere_but_at_an_ordinary_sub
 @pytest.mark.parametrize(
     "subject", ["dwarf.peer.trip_breaker", "dwarf.stopped.shop", "dwarf.event.completed.x", "task.billing.x"]
 )
-async def test_viewer_and_caller_reach_no_subject_of_the_service_by_a_reply_subject(house: House, subject: str) -> None:
+async def test_viewer_and_caller_reach_no_subject_of_the_service_by_a_reply_subject(
+    deployment: Deployment, subject: str
+) -> None:
     """Of the honest ones who answer: replicas, and workers of the SDK."""
-    await house.worker({"billing.price": lambda items: {"total": items}})
+    await deployment.worker({"billing.price": lambda items: {"total": items}})
     questions = {
-        house.shop: ("dwarf.flow.create_task", "dwarf.graph.validate", "dwarf.flow.snapshot"),
-        house.viewer: ("dwarf.flow.list", "dwarf.task.breaker", "dwarf.health", "$SRV.PING", "$SRV.INFO.dwarf-worker"),
+        deployment.shop: ("dwarf.flow.create_task", "dwarf.graph.validate", "dwarf.flow.snapshot"),
+        deployment.viewer: (
+            "dwarf.flow.list",
+            "dwarf.task.breaker",
+            "dwarf.health",
+            "$SRV.PING",
+            "$SRV.INFO.dwarf-worker",
+        ),
     }
     for client, asked in questions.items():
         for question in asked:
             await client.nc.publish(question, b"", reply=subject)
         await round_trip(client.nc)
     # Whatever would have been said has been said when both have answered what came after.
-    assert [one.ready for one in await house.viewer.health()] == [True]
+    assert [one.ready for one in await deployment.viewer.health()] == [True]
     assert (
-        json.loads((await house.viewer.nc.request("$SRV.PING.dwarf-worker", timeout=WAIT)).data)["name"]
+        json.loads((await deployment.viewer.nc.request("$SRV.PING.dwarf-worker", timeout=WAIT)).data)["name"]
         == "dwarf-worker"
     )
-    await house.viewer.list(None)
-    assert [m.subject for m in house.heard if m.subject == subject] == []
+    await deployment.viewer.list(None)
+    assert [m.subject for m in deployment.heard if m.subject == subject] == []
 
 
-async def test_an_answer_goes_to_whatever_inbox_the_question_names(house: House) -> None:
+async def test_an_answer_goes_to_whatever_inbox_the_question_names(deployment: Deployment) -> None:
     """The table says so: it is the answer to one's own question, in an inbox one must know."""
-    heard = await queue_of(house.operator.nc, "_INBOX.operator.known")
-    await house.viewer.nc.publish("dwarf.graph.list", b"", reply="_INBOX.operator.known")
+    heard = await queue_of(deployment.operator.nc, "_INBOX.operator.known")
+    await deployment.viewer.nc.publish("dwarf.graph.list", b"", reply="_INBOX.operator.known")
     assert json.loads((await asyncio.wait_for(heard.get(), WAIT)).data) == {"graphs": []}
 
 
-async def test_an_announcement_goes_to_whatever_target_the_caller_names(house: House) -> None:
-    await house.worker({"billing.price": lambda items: {"total": items}})
-    heard = await queue_of(house.operator.nc, "dwarf.stopped.>")
-    flow = await house.shop.create_task("billing.price", {"items": 1}, FlowOptions(notify="other"), start=True)
+async def test_an_announcement_goes_to_whatever_target_the_caller_names(deployment: Deployment) -> None:
+    await deployment.worker({"billing.price": lambda items: {"total": items}})
+    heard = await queue_of(deployment.operator.nc, "dwarf.stopped.>")
+    flow = await deployment.shop.create_task("billing.price", {"items": 1}, FlowOptions(notify="other"), start=True)
     message = await asyncio.wait_for(heard.get(), WAIT)
     assert (message.subject, json.loads(message.data)["flowKey"]) == ("dwarf.stopped.other", flow)
 
 
 @pytest.mark.parametrize("notify", ["$SRV.PING", "a.>", "*", "a..b", " ", "1-42-a1B2c3D4e5F6g7H8", "x" * 300])
-async def test_a_notify_target_is_an_ordinary_name(house: House, notify: str) -> None:
+async def test_a_notify_target_is_an_ordinary_name(deployment: Deployment, notify: str) -> None:
     body = json.dumps({"task": "billing.price", "options": {"notify": notify}}).encode()
-    reply = await house.shop.nc.request("dwarf.flow.create_task", body, timeout=WAIT)
+    reply = await deployment.shop.nc.request("dwarf.flow.create_task", body, timeout=WAIT)
     assert (reply.headers or {}).get("Nats-Service-Error-Code") == "400"
 
 

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import nkeys
 import pytest
-from identities import Identity, Operator
 from typer.testing import CliRunner
 
 from dwarf_nats.cli.main import app
 from dwarf_nats.embedded import NatsServer
+from tests.support.identities import Identity, Operator
 
 pytestmark = pytest.mark.slow
 

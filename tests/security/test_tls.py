@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from identities import Authority
 
 from dwarf_nats.bus.connection import connect as connect_replica
 from dwarf_nats.embedded import NatsServer
@@ -21,6 +20,7 @@ from dwarf_nats.sdk import Client, Worker
 from dwarf_nats.server import replica
 from dwarf_nats.settings import ServerSettings
 from dwarf_nats.wire.connecting import ConnectOptions
+from tests.support.identities import Authority
 
 pytestmark = pytest.mark.slow
 

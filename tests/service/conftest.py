@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from dwarf_nats.embedded import NatsServer
-from tests.service.caller import Caller, deployment
+from tests.support.caller import Caller, deployment
 
 _numbers = itertools.count(1)
 

@@ -13,7 +13,7 @@ from nats.aio.msg import Msg
 from nats.js.api import ConsumerConfig, DeliverPolicy
 
 from dwarf_nats.embedded import NatsServer
-from tests.service.caller import WAIT, Caller, conforms, deployment, line, take
+from tests.support.caller import WAIT, Caller, conforms, deployment, line, take
 
 Events = asyncio.Queue[Msg]
 

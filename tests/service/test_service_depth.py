@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.service.caller import Caller, line
+from tests.support.caller import Caller, line
 
 DEPTH = 600
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.render.diagrams import read
-from tests.service.caller import Caller, line
+from tests.support.caller import Caller, line
 
 FAN = {
     "name": "acme.media",

@@ -13,7 +13,7 @@ import pytest
 
 from dwarf_nats.embedded import NatsServer
 from dwarf_nats.server import replica
-from tests.service.caller import SCHEMAS, WAIT, Caller, connected, line, settings, take
+from tests.support.caller import SCHEMAS, WAIT, Caller, connected, line, settings, take
 
 ADR32 = Path(__file__).parents[1] / "bus" / "adr32"
 

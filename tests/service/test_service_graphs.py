@@ -13,7 +13,7 @@ import yaml
 
 from dwarf_nats.bus.graphs import NatsGraphs
 from dwarf_nats.embedded import NatsServer
-from tests.service.caller import Caller, conforms, deployment, line, take
+from tests.support.caller import Caller, conforms, deployment, line, take
 
 NAME = "acme.order"
 

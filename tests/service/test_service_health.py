@@ -21,7 +21,7 @@ from dwarf_nats.errors import BadRequest, Unavailable
 from dwarf_nats.sdk import Client
 from dwarf_nats.server import replica
 from dwarf_nats.settings import ServerSettings
-from tests.service.caller import WAIT, Caller, conforms, connected, settings, take
+from tests.support.caller import WAIT, Caller, conforms, connected, settings, take
 
 
 async def ask(port: int, path: str = probes.READY) -> tuple[int, dict[str, Any]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.service.caller import WAIT, Caller, line, take
+from tests.support.caller import WAIT, Caller, line, take
 
 ID = {"Nats-Msg-Id": "order-7"}
 GRAPH = line("pay", "charge")

@@ -15,8 +15,8 @@ from dwarf_nats.embedded import NatsServer
 from dwarf_nats.errors import Unavailable
 from dwarf_nats.sdk import Client
 from dwarf_nats.server import replica
-from tests.service.caller import WAIT, Caller, connected, deployment, line, settings, take
 from tests.service.test_service_discovery import checker
+from tests.support.caller import WAIT, Caller, connected, deployment, line, settings, take
 
 pytestmark = pytest.mark.slow
 

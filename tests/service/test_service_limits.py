@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from dwarf_nats.embedded import NatsServer
-from tests.service.caller import WAIT, Caller, conforms, deployment, line
+from tests.support.caller import WAIT, Caller, conforms, deployment, line
 
 LIMIT = 4096
 TEXT = "x" * 3000

@@ -7,7 +7,7 @@ import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from tests.service.caller import Caller, conforms, line, take
+from tests.support.caller import Caller, conforms, line, take
 
 KEY = re.compile(r"1-[1-9][0-9]*-[A-Za-z0-9]{16}")
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.service.caller import Caller, conforms, line, take
+from tests.support.caller import Caller, conforms, line, take
 
 NOWHERE = "1-9999999-aaaaaaaaaaaaaaaa"
 EACH = {

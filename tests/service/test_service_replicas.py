@@ -13,7 +13,7 @@ import pytest
 
 from dwarf_nats.embedded import NatsServer
 from dwarf_nats.server import replica
-from tests.service.caller import WAIT, Caller, connected, line, settings, take
+from tests.support.caller import WAIT, Caller, connected, line, settings, take
 
 pytestmark = pytest.mark.slow
 
@@ -231,10 +231,10 @@ async def test_replicas_tell_each_other_of_busy_tasks_and_tripped_breakers(
 ) -> None:
     """V3, V4, B1: over NATS; both are free again once the task serves."""
     async with both_of(nats_server, pg_dsn, prefix, signals=True) as pair:
-        await gossiped(pair)
+        await signalled(pair)
 
 
-async def gossiped(pair: Caller) -> None:
+async def signalled(pair: Caller) -> None:
     asked = await pair.holds("work")
     flow = await pair.ok("flow.create_task", task="work", start=True)
     await pair.answer(await take(asked), b"", {"Nats-Service-Error-Code": "429", "Nats-Service-Error": "slow"})

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from nats.aio.msg import Msg
 
-from tests.service.caller import Caller, take
+from tests.support.caller import Caller, take
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from nats.aio.msg import Msg
 
 from dwarf_nats.embedded import NatsServer
 from dwarf_nats.sdk import Worker
-from tests.service.caller import WAIT, Caller, conforms, deployment, take
+from tests.support.caller import WAIT, Caller, conforms, deployment, take
 
 ACCEPTED = {"Dwarf-Signal": "accepted"}
 

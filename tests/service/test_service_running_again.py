@@ -6,7 +6,7 @@ import asyncio
 import json
 from typing import Any
 
-from tests.service.caller import WAIT, Caller, line, take
+from tests.support.caller import WAIT, Caller, line, take
 
 NOWHERE = "1-9999999-aaaaaaaaaaaaaaaa"
 EACH = {

@@ -23,7 +23,7 @@ from dwarf_nats.sdk import Client, Worker
 from dwarf_nats.wire.connecting import ConnectOptions
 from dwarf_nats.wire.subjects import Subjects
 from dwarf_nats.workflow.state import Raw
-from tests.service.caller import WAIT, Caller, connected, deployment, line, take
+from tests.support.caller import WAIT, Caller, connected, deployment, line, take
 
 pytestmark = pytest.mark.slow
 

@@ -12,7 +12,7 @@ import pytest
 
 from dwarf_nats.embedded import NatsServer
 from dwarf_nats.server import replica
-from tests.service.caller import WAIT, Caller, conforms, connected, line, settings, take
+from tests.support.caller import WAIT, Caller, conforms, connected, line, settings, take
 
 
 async def outcome_of(caller: Caller, task: str, **more: Any) -> dict[str, Any]:

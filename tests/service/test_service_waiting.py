@@ -10,7 +10,7 @@ from nats.aio.msg import Msg
 
 from dwarf_nats.embedded import NatsServer
 from dwarf_nats.server import replica
-from tests.service.caller import WAIT, Caller, connected, deployment, line, settings, take
+from tests.support.caller import WAIT, Caller, connected, deployment, line, settings, take
 
 MANY = 300
 

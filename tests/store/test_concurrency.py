@@ -9,7 +9,13 @@ from typing import Any
 
 import asyncpg
 import pytest
-from store_helpers import (
+
+from dwarf_nats.clock import SystemClock
+from dwarf_nats.errors import Conflict, NotFound, Unavailable
+from dwarf_nats.store import postgres
+from dwarf_nats.store.store import SqlStore
+from dwarf_nats.workflow.rows import StepRow
+from tests.support.stores import (
     BUDGET,
     born,
     cancel,
@@ -22,12 +28,6 @@ from store_helpers import (
     step_status,
     went_on,
 )
-
-from dwarf_nats.clock import SystemClock
-from dwarf_nats.errors import Conflict, NotFound, Unavailable
-from dwarf_nats.store import postgres
-from dwarf_nats.store.store import SqlStore
-from dwarf_nats.workflow.rows import StepRow
 
 pytestmark = pytest.mark.slow
 Stores = tuple[SqlStore, SqlStore]

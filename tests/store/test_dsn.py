@@ -12,7 +12,7 @@ from dwarf_nats.clock import SystemClock
 from dwarf_nats.errors import BadRequest
 from dwarf_nats.store import dsn as dsns
 from dwarf_nats.store.store import SqlStore
-from tests.store.store_helpers import look
+from tests.support.stores import look
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from dwarf_nats.errors import BadRequest, DwarfError, Internal, Unavailable
 from dwarf_nats.ports import DatabaseAway, StatementRefused
 from dwarf_nats.store import faults
 from dwarf_nats.store.store import SqlStore
-from tests.store.store_helpers import look
+from tests.support.stores import look
 
 
 def postgres_error(state: str) -> asyncpg.PostgresError:

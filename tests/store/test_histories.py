@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 
 import pytest
-from store_helpers import BUDGET, look, new_flow
 
 from dwarf_nats.engine.operations.history import LEVELS, NESTED, page
 from dwarf_nats.errors import BadRequest
@@ -15,6 +14,7 @@ from dwarf_nats.store.sqlite import Sqlite
 from dwarf_nats.store.store import SqlStore
 from dwarf_nats.workflow.records import Step
 from dwarf_nats.workflow.rows import FlowRow
+from tests.support.stores import BUDGET, look, new_flow
 
 pytestmark = pytest.mark.slow
 

@@ -8,13 +8,13 @@ from collections.abc import AsyncIterator, Awaitable
 
 import asyncpg
 import pytest
-from store_helpers import BUDGET, ended, in_flight, new_flow, one_claimed, went_on
 
 from dwarf_nats.clock import SystemClock
 from dwarf_nats.store import cohorts, postgres
 from dwarf_nats.store.database import postgres_sql
 from dwarf_nats.store.migrate import migrate_postgres
 from dwarf_nats.store.store import SqlStore
+from tests.support.stores import BUDGET, ended, in_flight, new_flow, one_claimed, went_on
 
 pytestmark = pytest.mark.slow
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from store_helpers import BUDGET, cancel, ended, failed, in_flight, look, new_flow
 
 from dwarf_nats.errors import BadRequest
 from dwarf_nats.store.store import SqlStore
 from dwarf_nats.workflow.options import Query
 from dwarf_nats.workflow.status import Status
+from tests.support.stores import BUDGET, cancel, ended, failed, in_flight, look, new_flow
 
 
 async def listed(store: SqlStore, query: Query, thread_id: int | None = None) -> list[int]:

@@ -11,7 +11,6 @@ import pytest
 from alembic import command
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
-from store_helpers import BUDGET, look, new_flow
 
 from dwarf_nats.clock import SystemClock
 from dwarf_nats.errors import BadRequest, Unavailable
@@ -19,6 +18,7 @@ from dwarf_nats.store import migrate, postgres
 from dwarf_nats.store.migrate import head
 from dwarf_nats.store.store import SqlStore
 from dwarf_nats.workflow.keys import Key
+from tests.support.stores import BUDGET, look, new_flow
 
 
 def store_on(dsn: str) -> SqlStore:

@@ -18,8 +18,8 @@ from dwarf_nats.clock import SystemClock
 from dwarf_nats.ports import Unusable
 from dwarf_nats.store import pooler
 from dwarf_nats.store.store import SqlStore
-from tests.store.relay import relay
-from tests.store.store_helpers import BUDGET, ended, look, one_claimed
+from tests.support.relay import relay
+from tests.support.stores import BUDGET, ended, look, one_claimed
 
 PGBOUNCER = shutil.which("pgbouncer") or shutil.which("/usr/sbin/pgbouncer")
 KNOWN = {b"user", b"database", b"client_encoding", b"application_name", b"DateStyle", b"TimeZone"}

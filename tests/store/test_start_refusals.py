@@ -20,7 +20,7 @@ from dwarf_nats.errors import Unavailable
 from dwarf_nats.ports import DatabaseAway, Unusable
 from dwarf_nats.store import faults, migrate
 from dwarf_nats.store.store import SqlStore
-from tests.store.store_helpers import look
+from tests.support.stores import look
 
 pytestmark = pytest.mark.slow
 

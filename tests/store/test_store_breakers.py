@@ -7,13 +7,24 @@ import re
 
 import asyncpg
 import pytest
-from store_helpers import BUDGET, cancel, ended, in_flight, look, new_flow, one_claimed, returned, step_status, went_on
 
 from dwarf_nats.clock import ManualClock
 from dwarf_nats.rules.settlement import NewFlow
 from dwarf_nats.store import breakers, postgres
 from dwarf_nats.store.database import postgres_sql, sqlite_sql
 from dwarf_nats.store.store import SqlStore
+from tests.support.stores import (
+    BUDGET,
+    cancel,
+    ended,
+    in_flight,
+    look,
+    new_flow,
+    one_claimed,
+    returned,
+    step_status,
+    went_on,
+)
 
 SECOND = 1_000_000
 

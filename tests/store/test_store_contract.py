@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 import pytest
-from store_helpers import (
+
+from dwarf_nats.errors import Conflict, NotFound
+from dwarf_nats.rules import parking
+from dwarf_nats.rules.settlement import ClaimedStep, Settlement
+from dwarf_nats.store.store import SqlStore
+from dwarf_nats.workflow.keys import Key
+from dwarf_nats.workflow.rows import StepRow
+from dwarf_nats.workflow.state import Raw, state_from
+from dwarf_nats.workflow.status import Status
+from tests.support.stores import (
     BUDGET,
     GRAPH,
     born,
@@ -22,15 +31,6 @@ from store_helpers import (
     tokens,
     went_on,
 )
-
-from dwarf_nats.errors import Conflict, NotFound
-from dwarf_nats.rules import parking
-from dwarf_nats.rules.settlement import ClaimedStep, Settlement
-from dwarf_nats.store.store import SqlStore
-from dwarf_nats.workflow.keys import Key
-from dwarf_nats.workflow.rows import StepRow
-from dwarf_nats.workflow.state import Raw, state_from
-from dwarf_nats.workflow.status import Status
 
 NOTHING = b'{"end":1}'
 

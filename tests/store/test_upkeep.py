@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from store_helpers import (
+from dwarf_nats.clock import ManualClock
+from dwarf_nats.store.store import SqlStore
+from tests.support.stores import (
     BUDGET,
     born,
     cancel,
@@ -16,9 +18,6 @@ from store_helpers import (
     step_status,
     went_on,
 )
-
-from dwarf_nats.clock import ManualClock
-from dwarf_nats.store.store import SqlStore
 
 SECOND = 1_000_000
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import pytest
-from telemetry_helpers import Spans, Watched, graphs, watched
 
 from dwarf_nats.clock import ManualClock
 from dwarf_nats.testing import TaskProxy
+from tests.support.telemetry import Spans, Watched, graphs, watched
 
 
 @pytest.fixture

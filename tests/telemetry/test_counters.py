@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from telemetry_helpers import WAIT, Held, Points, Watched, line, until, watched
 
 from dwarf_nats.clock import ManualClock
 from dwarf_nats.errors import Unavailable
@@ -16,7 +15,8 @@ from dwarf_nats.telemetry.catalogue import CATALOGUE, Kind
 from dwarf_nats.testing import TaskProxy
 from dwarf_nats.workflow.answer import Answer, TaskCall
 from dwarf_nats.workflow.task_error import TaskError
-from tests.engine.engine_helpers import crash
+from tests.support.engines import crash
+from tests.support.telemetry import WAIT, Held, Points, Watched, line, until, watched
 
 OF_EVERY_COMMIT = {"dwarf_commit_groups_total", "dwarf_commit_members_total"}
 

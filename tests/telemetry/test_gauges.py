@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from telemetry_helpers import Held, Points, Watched, until, watched
 
 from dwarf_nats.clock import ManualClock
 from dwarf_nats.engine.gauges import TICK_SECONDS
@@ -13,6 +12,7 @@ from dwarf_nats.engine.maintenance.integrity import sweep
 from dwarf_nats.library import open_engine
 from dwarf_nats.testing import TaskProxy
 from dwarf_nats.workflow.options import FlowOptions
+from tests.support.telemetry import Held, Points, Watched, until, watched
 
 LINE = ("dwarf_steps_queue_depth", "dwarf_steps_pending", "dwarf_steps_fairness_keys")
 

@@ -9,7 +9,6 @@ import subprocess
 import sys
 
 import pytest
-from telemetry_helpers import WAIT, Spans, Watched, line, shown
 
 from dwarf_nats.cli.logs import JsonFormatter, LogFormat, LogLevel, TextFormatter, set_up
 from dwarf_nats.library import open_engine
@@ -18,6 +17,7 @@ from dwarf_nats.settings import EngineSettings
 from dwarf_nats.testing import TaskProxy
 from dwarf_nats.workflow.answer import Answer, TaskCall
 from dwarf_nats.workflow.graph import Graph
+from tests.support.telemetry import WAIT, Spans, Watched, line, shown
 
 KEY = re.compile(r"\d+-\d+-[A-Za-z0-9]{16}")
 SILENT = """

@@ -13,14 +13,14 @@ import pytest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import KeyValue
-from telemetry_helpers import WAIT
 
 from dwarf_nats.embedded import NatsServer
 from dwarf_nats.errors import BadRequest
 from dwarf_nats.server import replica
 from dwarf_nats.telemetry import otlp
 from dwarf_nats.telemetry.catalogue import CATALOGUE, Kind
-from tests.service.caller import deployment, line, settings
+from tests.support.caller import deployment, line, settings
+from tests.support.telemetry import WAIT
 
 
 class Collector:

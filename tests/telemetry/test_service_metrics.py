@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from telemetry_helpers import WAIT, Heard
 
 from dwarf_nats.embedded import NatsServer
 from dwarf_nats.server import replica
-from tests.service.caller import Caller, connected, line, settings
+from tests.support.caller import Caller, connected, line, settings
+from tests.support.telemetry import WAIT, Heard
 
 
 @pytest.fixture

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 from opentelemetry.trace import get_current_span
-from telemetry_helpers import WAIT, Held, Spans, id_of, links_of, parent_of, trace_of
 
 from dwarf_nats.embedded import NatsServer
 from dwarf_nats.sdk import Client, Flow, Graph, TaskError, Worker
 from dwarf_nats.server import replica
-from tests.service.caller import Caller, connected, settings, take
+from tests.support.caller import Caller, connected, settings, take
+from tests.support.telemetry import WAIT, Held, Spans, id_of, links_of, parent_of, trace_of
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ class Service:
 
 
 @asynccontextmanager
-async def house(nats_url: str, dsn: str, prefix: str, spans: Spans) -> AsyncIterator[tuple[Client, Service]]:
+async def deployed(nats_url: str, dsn: str, prefix: str, spans: Spans) -> AsyncIterator[tuple[Client, Service]]:
     service = Service(spans)
     worker = Worker(nats_url, task_prefix=f"{prefix}task")
     for url, function in service.table().items():
@@ -74,7 +74,7 @@ async def house(nats_url: str, dsn: str, prefix: str, spans: Spans) -> AsyncIter
 async def test_spans_in_a_task_service_are_children_of_the_dispatch(
     nats_server: NatsServer, dsn: str, prefix: str, spans: Spans
 ) -> None:
-    async with house(nats_server.url, dsn, prefix, spans) as (client, service):
+    async with deployed(nats_server.url, dsn, prefix, spans) as (client, service):
         await client.run("line", {}, timeout=WAIT)
     root = spans.one("workflow")
     work, slow = spans.ended("task")
@@ -88,7 +88,7 @@ async def test_spans_in_a_task_service_are_children_of_the_dispatch(
 async def test_the_trace_goes_on_over_a_retry_a_resume_and_a_subgraph(
     nats_server: NatsServer, sqlite_dsn: str, prefix: str, spans: Spans
 ) -> None:
-    async with house(nats_server.url, sqlite_dsn, prefix, spans) as (client, _):
+    async with deployed(nats_server.url, sqlite_dsn, prefix, spans) as (client, _):
         await client.run("shaky", {}, timeout=WAIT)
         asked = (await client.run("ask", {}, timeout=WAIT)).flow_key
         await client.resume(asked, "yes")
@@ -110,7 +110,7 @@ async def test_the_trace_goes_on_over_a_retry_a_resume_and_a_subgraph(
 async def test_a_client_within_a_span_is_linked_to(
     nats_server: NatsServer, sqlite_dsn: str, prefix: str, spans: Spans
 ) -> None:
-    async with house(nats_server.url, sqlite_dsn, prefix, spans) as (client, _):
+    async with deployed(nats_server.url, sqlite_dsn, prefix, spans) as (client, _):
         with spans.provider.get_tracer("shop").start_as_current_span("order") as order:
             await client.run("line", {}, timeout=WAIT)
         await client.run("line", {}, timeout=WAIT)

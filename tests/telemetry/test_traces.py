@@ -9,7 +9,14 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import StatusCode
-from telemetry_helpers import (
+
+from dwarf_nats.library import open_engine
+from dwarf_nats.settings import EngineSettings
+from dwarf_nats.testing import TaskProxy
+from dwarf_nats.workflow.flow import Flow
+from dwarf_nats.workflow.task_error import TaskError
+from tests.support.engines import crash
+from tests.support.telemetry import (
     WAIT,
     Held,
     Spans,
@@ -23,13 +30,6 @@ from telemetry_helpers import (
     until,
     watched,
 )
-
-from dwarf_nats.library import open_engine
-from dwarf_nats.settings import EngineSettings
-from dwarf_nats.testing import TaskProxy
-from dwarf_nats.workflow.flow import Flow
-from dwarf_nats.workflow.task_error import TaskError
-from tests.engine.engine_helpers import crash
 
 KEY = re.compile(r"\d+-\d+-[A-Za-z0-9]{16}")
 

@@ -1,4 +1,4 @@
-"""The carrier, the binding of arguments and the run of a task function: S2, S3, S6, X4, X5, X6, P1, P2."""
+"""The flow object, the binding of arguments and the run of a task function: S2, S3, S6, X4, X5, X6, P1, P2."""
 
 from __future__ import annotations
 
@@ -71,10 +71,10 @@ async def error(function: Callable[..., Any], state: Mapping[str, Any] | None = 
     return answer.error
 
 
-# -- the carrier -----------------------------------------------------------------------------------------------------
+# -- the flow object -------------------------------------------------------------------------------------------------
 
 
-def test_the_carrier_tells_where_it_is() -> None:
+def test_the_flow_object_tells_where_it_is() -> None:
     flow = flow_of()
     assert (flow.flow_key, flow.step_key) == ("1-1-aaaaaaaaaaaaaaaa", "1-2-bbbbbbbbbbbbbbbb")
     assert (flow.workflow, flow.task, flow.url, flow.attempt) == ("orders", "charge", "billing.charge", 1)
@@ -303,7 +303,7 @@ async def test_a_missing_field_and_a_wrong_type_are_told_by_name() -> None:
     assert "Expected `int`, got `null`" in null.message
 
 
-async def test_the_carrier_goes_to_a_parameter_of_its_type_or_name() -> None:
+async def test_the_flow_object_goes_to_a_parameter_of_its_type_or_name() -> None:
     def named(flow, a: int):  # type: ignore[no-untyped-def]
         flow.set("out", a)
 

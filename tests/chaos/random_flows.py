@@ -23,14 +23,14 @@ from tests.model.values import Error, canonical, normalised
 CHILDREN = ("first", "second")
 """Workflows that an example calls by name; which graph that is stands in its baggage."""
 _NAMES = [f"{prefix}{number}" for prefix in "nfs" for number in range(40)]
-DRAWN_URLS = ("task.shared", "task.common", *_NAMES, *(f"task.{name}" for name in _NAMES))
+RANDOM_URLS = ("task.shared", "task.common", *_NAMES, *(f"task.{name}" for name in _NAMES))
 """Every task url that an example may have."""
 
 
-class Drawn(Shape):
+class RandomFlow(Shape):
     """One example."""
 
-    name = "drawn"
+    name = "random_flows"
     linger = 0.1
     marked = False
 
@@ -77,19 +77,19 @@ class Drawn(Shape):
                 yield f"its error is {shown}, and none of {[one.shown() for one in expected.errors]}{again}"
 
 
-def of_baggage(baggage: State) -> Drawn | None:
+def of_baggage(baggage: State) -> RandomFlow | None:
     """The example a flow carries along, if it does."""
     values = baggage.get("example")
-    return None if values is None else Drawn(msgspec.convert(values, Example))
+    return None if values is None else RandomFlow(msgspec.convert(values, Example))
 
 
 def _calls_nobody(example: Example) -> bool:
     return b'"is":"child","workflow":"nowhere"' in msgspec.json.encode(example)
 
 
-def drawn(seed: int, count: int) -> list[Drawn]:
+def random_flows(seed: int, count: int) -> list[RandomFlow]:
     """About so many examples of which the model knows the end, the same for the same seed."""
-    found: list[Drawn] = []
+    found: list[RandomFlow] = []
 
     @hypothesis.seed(seed)
     @settings(
@@ -100,14 +100,14 @@ def drawn(seed: int, count: int) -> list[Drawn]:
     def draw(example: Example) -> None:
         urls = {node["url"] for graph in (example.root, *example.children) for node in graph["tasks"]}
         # A workflow nobody knows counts as away, not as unknown, on a connection that has just come back: no certain end.
-        if not urls <= set(DRAWN_URLS) or _calls_nobody(example):
+        if not urls <= set(RANDOM_URLS) or _calls_nobody(example):
             return
         try:
             expected = Model(example, max_executions=100).run()
         except TooLong:
             return
         if not expected.ambiguous:
-            found.append(Drawn(example, expected))
+            found.append(RandomFlow(example, expected))
 
     draw()
     return found

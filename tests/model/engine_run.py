@@ -24,7 +24,7 @@ from dwarf_nats.workflow.state import Raw, decode_value
 from dwarf_nats.workflow.status import Status
 from tests.model.behaviours import play
 from tests.model.example import Example
-from tests.model.records import Doings
+from tests.model.records import Effects
 from tests.model.values import State, canonical, normalised
 
 SECONDS = 30.0
@@ -37,12 +37,12 @@ class Observed:
 
     outcome: Outcome
     history: list[Step]
-    doings: Doings
+    effects: Effects
 
 
 @dataclass
 class Scene:
-    """One example on stage, and what its tasks were given."""
+    """One example under way, and what its tasks were given."""
 
     example: Example
     graphs: dict[str, Graph]
@@ -63,7 +63,7 @@ class Scene:
         play(act, flow, note)
 
 
-class Stage(TaskProxy):
+class StagedTasks(TaskProxy):
     """Serves the graphs and tasks of many examples."""
 
     def __init__(self) -> None:
@@ -81,18 +81,18 @@ class Stage(TaskProxy):
         return self._scenes[decode_value(baggage)["scene"]]
 
     @asynccontextmanager
-    async def play(self, engines: Sequence[Engine], example: Example) -> AsyncIterator[Play]:
+    async def play(self, engines: Sequence[Engine], example: Example) -> AsyncIterator[EngineRun]:
         """The example as one flow, not created yet."""
         number = next(self._numbers)
         root, *children = example.all_graphs()
         scene = self._scenes[number] = Scene(example, {child.name: child for child in children})
         try:
-            yield Play(engines, scene, root, FlowOptions(baggage={"scene": number}))
+            yield EngineRun(engines, scene, root, FlowOptions(baggage={"scene": number}))
         finally:
             del self._scenes[number]
 
 
-class Play:
+class EngineRun:
     """One flow of an example, and whoever resumes it."""
 
     def __init__(self, engines: Sequence[Engine], scene: Scene, root: Graph, options: FlowOptions) -> None:
@@ -164,10 +164,10 @@ class Play:
         except TimeoutError:
             outcome = await self._engine.snapshot(self._key)  # stuck: the status tells
         history = await self._engine.history(self._key)
-        doings = Doings(sorted(self._scene.log), self._pauses, self._breaks)
+        effects = Effects(sorted(self._scene.log), self._pauses, self._breaks)
         self._scene.log.clear()
         self._pauses = self._breaks = 0
-        return Observed(outcome, history, doings)
+        return Observed(outcome, history, effects)
 
     async def _until_over(self) -> Outcome:
         while True:

@@ -13,7 +13,7 @@ from dwarf_nats.workflow.flow import Flow
 from dwarf_nats.workflow.graph import END, Graph
 from dwarf_nats.workflow.records import Outcome, Step
 from dwarf_nats.workflow.status import Status
-from tests.engine.engine_helpers import Remembered
+from tests.support.engines import Remembered
 
 SOON = 30.0
 

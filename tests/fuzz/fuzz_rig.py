@@ -17,7 +17,7 @@ from nats.aio.msg import Msg
 from dwarf_nats.engine import Engine
 from dwarf_nats.server import replica
 from dwarf_nats.settings import ServerSettings
-from tests.service.caller import Caller, conforms
+from tests.support.caller import Caller, conforms
 
 T = TypeVar("T")
 SOON = 60.0
@@ -50,7 +50,7 @@ class Heard(logging.Handler):
             self.said.append(formatter.format(record))
 
 
-class House:
+class FuzzRig:
     """The replica, a client, and a loop of their own for the examples of one test."""
 
     def __init__(self, runner: asyncio.Runner, nats_url: str, dsn: str, prefix: str, **limits: int) -> None:
@@ -135,16 +135,16 @@ class House:
 
 
 @contextmanager
-def opened(nats_url: str, dsn: str, prefix: str, **limits: int) -> Iterator[House]:
+def opened(nats_url: str, dsn: str, prefix: str, **limits: int) -> Iterator[FuzzRig]:
     logger = logging.getLogger()
     with asyncio.Runner() as runner:
-        house = House(runner, nats_url, dsn, prefix, **limits)
-        logger.addHandler(house.heard)
+        rig = FuzzRig(runner, nats_url, dsn, prefix, **limits)
+        logger.addHandler(rig.heard)
         try:
-            house.run(house.open())
+            rig.run(rig.open())
             try:
-                yield house
+                yield rig
             finally:
-                house.run(house.close())
+                rig.run(rig.close())
         finally:
-            logger.removeHandler(house.heard)
+            logger.removeHandler(rig.heard)

@@ -1,7 +1,7 @@
 """Choices read from a run of bytes.
 
 Graphs and tasks take hundreds of choices. Read from one run of bytes that Hypothesis draws whole, every example is a new one
-(drawn choice by choice, most are small variations of the one before), and it still shrinks: a zero, and the end of the tape,
+(drawn choice by choice, most are small variations of the one before), and it still shrinks: a zero, and the end of the choices,
 is the first of every list of options and *no* to every question.
 """
 
@@ -15,17 +15,17 @@ _BYTES = 2
 _ALL = 65_536
 
 
-class Tape:
+class Choices:
     """Is read once, from its beginning."""
 
     def __init__(self, text: bytes) -> None:
         self._text = text
         self._at = 0
 
-    def cut(self, choices: int) -> Tape:
-        """A tape of its own with the next so many choices: what is read there moves nothing here."""
+    def cut(self, choices: int) -> Choices:
+        """Take the next `choices` choices out as a sequence of their own."""
         begin, self._at = self._at, self._at + choices * _BYTES
-        return Tape(self._text[begin : self._at])
+        return Choices(self._text[begin : self._at])
 
     def number(self, low: int, high: int) -> int:
         return low + self._next() * (high - low + 1) // _ALL

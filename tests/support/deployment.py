@@ -45,7 +45,7 @@ def url_of(server: str, user: str) -> str:
     return server.replace("://", f"://{user}:{user}@")
 
 
-class House:
+class Deployment:
     """One replica, clients of the roles, and `heard`: every message that passed, as `root` hears it.
 
     `tasks` are served before the replica comes: with `root` listening, the server never says that nobody does. `providers`: for
@@ -115,7 +115,7 @@ class House:
         return nc
 
     async def until(self, seen: Callable[[Msg], bool]) -> Msg:
-        """The first message of that kind, of those that passed since the house was opened or that will."""
+        """The first message of that kind, of those that passed since the deployment was opened or that will."""
         at = 0
         async with asyncio.timeout(WAIT), self._news:
             while True:

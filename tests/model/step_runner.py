@@ -1,4 +1,4 @@
-"""The model's carrier: one execution of one step, and what its task answered."""
+"""The model's flow API: one execution of one step, and what its task answered."""
 
 from __future__ import annotations
 
@@ -41,17 +41,17 @@ class Reply:
 
 def execute(behaviour: Behaviour, state: State, attempt: int, resumed: Any, child: Any, note: Note) -> Reply:
     """One execution. `child`: the final state of the child that ended, or its error."""
-    carrier = ModelFlow(state, attempt, resumed, child)
+    flow = ModelFlow(state, attempt, resumed, child)
     try:
-        play(behaviour.act(carrier), carrier, note)
+        play(behaviour.act(flow), flow, note)
     except _Paused:
         pass
     except _Refused:
         return Reply({}, Error(values.UNSTORABLE))
     except TaskError as error:
         # Only a retry that is granted keeps the changes (S6).
-        return Reply(carrier.changes, Error(error.message, error.code, error.extra), carrier.asked_retry)
-    return Reply(carrier.changes, None, carrier.asked_retry, carrier.wishes)
+        return Reply(flow.changes, Error(error.message, error.code, error.extra), flow.asked_retry)
+    return Reply(flow.changes, None, flow.asked_retry, flow.wishes)
 
 
 class _Paused(BaseException):
@@ -59,7 +59,7 @@ class _Paused(BaseException):
 
 
 class _Refused(Exception):
-    """The carrier takes no such value (S1)."""
+    """The flow takes no such value (S1)."""
 
 
 class ModelFlow:
