@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
+from dwarf_nats.backoff import Backoff
 from dwarf_nats.bus.connection import Connection, connect
 from dwarf_nats.bus.graphs import ChainGraphs, DirectoryGraphs, NatsGraphs
 from dwarf_nats.bus.health import Health
@@ -35,7 +36,8 @@ if TYPE_CHECKING:
     from dwarf_nats.settings import ServerSettings
 
 log = logging.getLogger("dwarf_nats.server")
-RETRY_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0)
+STARTUP_BACKOFF = Backoff.listed(0.2, 0.5, 1.0, 2.0, 5.0)
+"""Pauses of a start that waits for its database."""
 SAY_EVERY = 12
 """A start that waits says so again after so many tries, about a minute."""
 Providers = tuple[MeterProvider | None, TracerProvider | None]
@@ -99,7 +101,7 @@ async def _engine(
                 said = str(error)
                 log.warning("waiting for the database: %s; Ctrl-C stops", error)
             health.waits_for = str(error)
-            await asyncio.sleep(RETRY_SECONDS[min(failures, len(RETRY_SECONDS) - 1)])
+            await asyncio.sleep(STARTUP_BACKOFF.delay(failures))
             failures += 1
         else:
             return engine

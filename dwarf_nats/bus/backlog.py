@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, NamedTuple
 
+from dwarf_nats.backoff import Backoff
 from dwarf_nats.errors import Unavailable
 
 from .endpoints import Endpoint
@@ -17,8 +18,8 @@ from .handlers import Asked
 
 OVERHEAD = 512
 """Bytes a queued request is counted for beside its payload."""
-FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0
-"""Seconds to wait before a request is tried again: the first time, twice as long each time, and at most."""
+RETRY_BACKOFF = Backoff(0.05, 2, 2.0)
+"""Pauses before a request is tried again."""
 
 
 HARMLESS = frozenset({"flow.start", "flow.cancel", "flow.delete", "flow.break_before", "graph.put", "graph.delete"})
@@ -55,7 +56,7 @@ class Backlog:
         self._queue: deque[Queued] = deque()
         self._again: list[Queued] = []
         self._numbers = itertools.count()
-        self._pause = FIRST_PAUSE
+        self._failures = 0
         self._timer: asyncio.TimerHandle | None = None
         self._idle = asyncio.Event()
         self._idle.set()
@@ -104,13 +105,13 @@ class Backlog:
 
     async def _work(self, queued: Queued) -> None:
         if await self._carry_out(queued.endpoint, queued.asked):
-            self._pause = FIRST_PAUSE
+            self._failures = 0
             return
         heapq.heappush(self._again, queued)
         self.bytes += queued.size
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(self._pause, self._go_on)
-            self._pause = min(2 * self._pause, LONGEST_PAUSE)
+            self._timer = asyncio.get_running_loop().call_later(RETRY_BACKOFF.delay(self._failures), self._go_on)
+            self._failures += 1
 
     def _go_on(self) -> None:
         self._timer = None

@@ -12,6 +12,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from dwarf_nats.backoff import Backoff
 from dwarf_nats.clock import SystemClock
 from dwarf_nats.ports import BusAway, WorkerLost
 from dwarf_nats.wire import peers
@@ -29,7 +30,8 @@ SILENCES = 3
 """Unanswered calls in a row after which a worker is taken for hung."""
 UNKNOWN = 2
 """Answered calls in a row that did not name a step, after which it is taken for forgotten: its reply may have overtaken one."""
-LONGEST_PAUSE = 60.0
+LOST_WORKER_BACKOFF = Backoff(1.0, 2, 60.0)
+"""Pauses before a step runs again, from the second time its worker was lost."""
 REMEMBERED = 10_000
 TOGETHER = 1_000
 """Steps asked after in one message, so that the answer fits also where the worker's NATS server takes less."""
@@ -307,7 +309,7 @@ class RollCall:
         self._losses[step] = losses + 1
         if len(self._losses) > REMEMBERED:
             del self._losses[next(iter(self._losses))]
-        return min(LONGEST_PAUSE, 2.0 ** min(losses - 1, 10)) if losses else 0.0
+        return LOST_WORKER_BACKOFF.delay(losses - 1) if losses else 0.0
 
 
 def _remember(known: dict[str, None], subject: str) -> None:

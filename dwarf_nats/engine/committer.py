@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
+from dwarf_nats.backoff import DATABASE_BACKOFF
 from dwarf_nats.errors import DwarfError, Internal, Unavailable
 from dwarf_nats.ports import StatementRefused
 from dwarf_nats.rules.decide import fail
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("dwarf_nats.engine")
 T = TypeVar("T")
 MAX_GROUP_BYTES = 16 * 1024 * 1024
-BACKOFF_SECONDS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.5)
 MOST_PARTS = 16
 """In so many parts a group is tried at most, to find those that can be written."""
 
@@ -195,12 +195,12 @@ class Committer:
                 for one in group:
                     self._on_fenced(one)
                 return
-            await self._clock.sleep(backoff(attempt))
+            await self._clock.sleep(DATABASE_BACKOFF.delay(attempt))
         raise AssertionError("unreachable")
 
     def _patience_ends(self, attempt: int) -> bool:
         budget = self._settings.time_budget_ms / 1000 + 30
-        return sum(BACKOFF_SECONDS) + max(0, attempt - len(BACKOFF_SECONDS)) * BACKOFF_SECONDS[-1] > budget
+        return DATABASE_BACKOFF.total(attempt) > budget
 
     async def _tried(self, group: list[Settlement]) -> Exception | None:
         """Write a group if that is possible now; else why it is not. What the database can never store fails (S1)."""
@@ -293,7 +293,7 @@ class Committer:
                 settled = await self._written([refused])
             except Exception as again:
                 if not condemns(again) and not self._patience_ends(attempt):
-                    await self._clock.sleep(backoff(attempt))
+                    await self._clock.sleep(DATABASE_BACKOFF.delay(attempt))
                     continue
                 self._left_to_its_lease(one, again)
                 return
@@ -316,11 +316,6 @@ class Committer:
     def _count(self, members: int) -> None:
         self.groups += 1
         self.members += members
-
-
-def backoff(failures: int) -> float:
-    """Seconds to wait before the next try. `failures`: how many there were in a row before the last one."""
-    return BACKOFF_SECONDS[min(failures, len(BACKOFF_SECONDS) - 1)]
 
 
 def condemns(error: Exception) -> bool:

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from dwarf_nats.engine.committer import backoff
+from dwarf_nats.backoff import DATABASE_BACKOFF
 from dwarf_nats.engine.slots import Ration, WorkerSlots
 from dwarf_nats.errors import Unavailable
 from dwarf_nats.rules.planning import NO_ALLOWANCES, Claim, FairScheduler, QueueView
@@ -304,7 +304,7 @@ class ReadyQueue:
             self._log.debug("shard %d: %s", self.store.shard, error, extra={"shard": self.store.shard})
         self.outages += 1
         self._taker.away = str(error)
-        seconds = backoff(self.failures)
+        seconds = DATABASE_BACKOFF.delay(self.failures)
         self.failures += 1
         self._shunned = True
         self.queue_view.clear()

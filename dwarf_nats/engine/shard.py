@@ -8,7 +8,8 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from dwarf_nats.engine.committer import Committer, backoff
+from dwarf_nats.backoff import DATABASE_BACKOFF
+from dwarf_nats.engine.committer import Committer
 from dwarf_nats.engine.ids import Ids, NoneLeft
 from dwarf_nats.engine.projections import flow_key, outcome_at
 from dwarf_nats.engine.upkeep import Upkeep
@@ -484,7 +485,7 @@ class Shard:
             except Refused:
                 raise
             except (Unavailable, SourceAway):
-                pause = backoff(failures)
+                pause = DATABASE_BACKOFF.delay(failures)
                 if self._clock.now() + pause * 1_000_000 > until:
                     raise
                 await self._clock.sleep(pause)
@@ -566,7 +567,7 @@ class Shard:
             try:
                 return await self.step_ids.ensure(wanted)
             except Unavailable:
-                await self._clock.sleep(backoff(failures))
+                await self._clock.sleep(DATABASE_BACKOFF.delay(failures))
                 failures += 1
 
     def _new_step(self) -> tuple[int, str]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Self
 import msgspec
 from nats.aio.client import Client as Nats
 
+from dwarf_nats.backoff import Backoff
 from dwarf_nats.errors import DwarfError, TimedOut, Unavailable
 from dwarf_nats.telemetry.context import carried
 from dwarf_nats.wire.codec import encode
@@ -29,7 +30,8 @@ log = logging.getLogger("dwarf_nats.sdk")
 
 WAIT_SLICE = 10.0
 """Seconds of waiting asked for in one request: a replica that was killed in the middle costs no more than this."""
-_FIRST_PAUSE, _LAST_PAUSE = 0.05, 1.0
+RETRY_BACKOFF = Backoff(0.05, 2, 1.0)
+"""Pauses before a request is sent again, and before the next request of a wait while the service is away."""
 
 
 class Requester:
@@ -119,7 +121,7 @@ class Requester:
             headers["Nats-Msg-Id"] = percent_encode(key)
         loop = asyncio.get_running_loop()
         end = loop.time() + self._patience
-        pause, delivered = _FIRST_PAUSE, False
+        failures, delivered = 0, False
         while True:
             try:
                 return await self._ask_once(operation, payload, headers or None, wait, end)
@@ -133,11 +135,11 @@ class Requester:
             except Unavailable as error:
                 # Nobody there is told at once, unless somebody was there a moment ago.
                 worth = delivered if error.details.get("cause") == "no_responders" else patient
-                if not worth or loop.time() + pause >= end:
+                if not worth or loop.time() + RETRY_BACKOFF.delay(failures) >= end:
                     raise
                 delivered = True
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, _LAST_PAUSE)
+            await asyncio.sleep(RETRY_BACKOFF.delay(failures))
+            failures += 1
 
     async def _ask_once(
         self, operation: str, payload: bytes, headers: dict[str, str] | None, wait: float, end: float
@@ -174,7 +176,7 @@ class WaitDeadline:
         self._patience = patience
         self._asked = False
         self._away_since: float | None = None
-        self._pause = _FIRST_PAUSE
+        self._failures = 0
 
     @property
     def left(self) -> float:
@@ -193,7 +195,7 @@ class WaitDeadline:
 
     def answered(self) -> None:
         """The service is there."""
-        self._asked, self._away_since, self._pause = True, None, _FIRST_PAUSE
+        self._asked, self._away_since, self._failures = True, None, 0
 
     async def away(self, error: DwarfError) -> None:
         """The service was away: pause, or raise the error again if that has lasted too long.
@@ -208,8 +210,8 @@ class WaitDeadline:
             raise error
         self._asked = True
         log.debug("still waiting: %s", error)
-        await asyncio.sleep(min(self._pause, self.left))
-        self._pause = min(self._pause * 2, _LAST_PAUSE)
+        await asyncio.sleep(min(RETRY_BACKOFF.delay(self._failures), self.left))
+        self._failures += 1
 
 
 def timed_out(flow_key: str, timeout: float | None) -> TimedOut:

@@ -22,6 +22,7 @@ import nats.errors
 from nats.aio.client import Client as Nats
 from nats.aio.subscription import Subscription
 
+from dwarf_nats.backoff import Backoff
 from dwarf_nats.errors import BadRequest, DwarfError, TooLarge, Unavailable
 from dwarf_nats.nats_client import INBOX_REMEDY, Violation, forbidden, watch_refusals
 from dwarf_nats.summed import Repeats, Summed
@@ -54,6 +55,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("dwarf_nats.worker")
 F = TypeVar("F", bound=Callable[..., Any])
+REOPEN_BACKOFF = Backoff(0.1, 2, 5.0)
+"""Pauses before a connection that was closed for good is made again."""
 
 
 def _nothing() -> None:
@@ -358,15 +361,15 @@ class Worker:
             self._reopening = asyncio.get_running_loop().create_task(self._reopen())
 
     async def _reopen(self) -> None:
-        pause = 0.1
+        failures = 0
         while not self._stopping:
             try:
                 await self._open(retry=True)
                 break
             except (DwarfError, nats.errors.Error) as error:
                 log.warning("%s; trying again", error)
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, 5.0)
+                await asyncio.sleep(REOPEN_BACKOFF.delay(failures))
+                failures += 1
         self._reopening = None
 
     async def _unsubscribe(self, subs: Iterable[Subscription]) -> None:

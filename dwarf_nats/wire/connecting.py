@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypedDict, TypeVar
 
 from dwarf_nats import __version__
+from dwarf_nats.backoff import Backoff
 from dwarf_nats.errors import BadRequest, Unavailable
 from dwarf_nats.redact import redacted_url, scrubbed
 from dwarf_nats.summed import Repeats
@@ -34,9 +35,10 @@ log = logging.getLogger("dwarf_nats.connection")
 
 DEFAULT_URL = "nats://127.0.0.1:4222"
 PING_SECONDS = 10
-SLOWEST_RECONNECT = 2.0
-SLOWEST_RETURN = 5.0
-"""The longest pause before a server that takes connections and ends them again."""
+RECONNECT_BACKOFF = Backoff(0.05, 2, 2.0, jitter=1.0)
+"""Pauses before the next attempt to reach a server."""
+SHORT_LIVED_BACKOFF = Backoff(0.2, 2, 5.0, jitter=0.5)
+"""Pauses before a server that accepts connections and closes them soon."""
 ENVIRONMENT = {
     "NATS_URL": "url",
     "NATS_CREDS": "creds",
@@ -268,13 +270,8 @@ def next_server(servers: Sequence[S], _info: Mapping[str, Any], short_lived: int
     """
     fewest = min(server.reconnects for server in servers)
     chosen = random.choice([server for server in servers if server.reconnects == fewest])
-    bound = min(SLOWEST_RETURN, 0.1 * 2 ** min(short_lived, 10)) if short_lived else 0.0
-    return chosen, max(pause(fewest), random.uniform(bound / 2, bound))
-
-
-def pause(failures: int) -> float:
-    """Seconds to wait after so many failures: any number up to a bound that doubles, at most 2."""
-    return random.uniform(0, min(SLOWEST_RECONNECT, 0.05 * 2 ** min(failures, 6)))
+    seconds = RECONNECT_BACKOFF.delay(fewest)
+    return chosen, max(seconds, SHORT_LIVED_BACKOFF.delay(short_lived - 1)) if short_lived else seconds
 
 
 Hook = Callable[[], Awaitable[None]]
@@ -362,7 +359,7 @@ async def begin_patiently(attempt: Callable[[], Awaitable[T]], retry: bool) -> T
                 raise
             repeats.say(logging.WARNING, f"{error}; trying again")
         failures += 1
-        await asyncio.sleep(pause(failures))
+        await asyncio.sleep(RECONNECT_BACKOFF.delay(failures))
 
 
 def _nobody(options: ConnectOptions, reason: str) -> Unavailable:

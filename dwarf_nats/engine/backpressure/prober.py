@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from dwarf_nats.backoff import Backoff
 from dwarf_nats.errors import Unavailable
 from dwarf_nats.rules.breaker import Deed, Event
 
@@ -13,7 +14,8 @@ if TYPE_CHECKING:
     from dwarf_nats.engine.backpressure.breakers import Breakers
     from dwarf_nats.ports import Clock, Logger, Store
 
-BACKOFF_SECONDS = (0.05, 0.2, 1.0, 2.0)
+PROBER_BACKOFF = Backoff.listed(0.05, 0.2, 1.0, 2.0)
+"""Pauses while the database of the shard is away."""
 RELEASED_AT_ONCE = 5_000
 NEXT_LOOK_US = 10_000
 """If somebody else has the step in hand that would be the probe."""
@@ -68,7 +70,7 @@ class Prober:
                 failures = 0
             except Unavailable as error:
                 self._log.debug("breakers: %s", error)
-                await self._clock.sleep(BACKOFF_SECONDS[min(failures, len(BACKOFF_SECONDS) - 1)])
+                await self._clock.sleep(PROBER_BACKOFF.delay(failures))
                 failures += 1
                 self._breakers.poke.set()
             except Exception:
