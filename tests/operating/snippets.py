@@ -22,7 +22,7 @@ from dwarf_nats.wire.talk import TaskReply
 from dwarf_nats.workflow.graph import Graph
 from tests.operating.command_lines import ROOT
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "changes").glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 _FENCE = re.compile(r"^( *)```(\S*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 SHELL = {"bash", "case", "do", "done", "echo", "esac", "exit", "printf", "step=$(dwarf-nats", "while"}
 TOOLS = {"cat", "cd", "chmod", "cp", "createdb", "dwarf-nats", "make", "nats", "nats-server", "nsc", "pg_dump", "pg_restore",
