@@ -15,16 +15,7 @@ from dwarf_nats.errors import BadRequest, NotFound, Unavailable
 if TYPE_CHECKING:
     from dwarf_nats.rules.forking import Forked
     from dwarf_nats.rules.planning import Ask, Page, Share
-    from dwarf_nats.rules.settlement import NewFlow, NewIds, Settlement, SettleResult
-    from dwarf_nats.workflow.answer import Answer, TaskCall
-    from dwarf_nats.workflow.cursors import Place
-    from dwarf_nats.workflow.graph import Graph
-    from dwarf_nats.workflow.keys import Key
-    from dwarf_nats.workflow.lending import Held
-    from dwarf_nats.workflow.limits import Limits
-    from dwarf_nats.workflow.options import Query
-    from dwarf_nats.workflow.records import Outcome
-    from dwarf_nats.workflow.rows import (
+    from dwarf_nats.rules.rows import (
         Called,
         Facts,
         FlowRow,
@@ -35,6 +26,16 @@ if TYPE_CHECKING:
         StepRow,
         TreeChange,
     )
+    from dwarf_nats.rules.settlement import Settlement, SettleResult
+    from dwarf_nats.rules.state_refs import RefSource
+    from dwarf_nats.rules.steps import NewFlow, NewIds
+    from dwarf_nats.workflow.answer import Answer, TaskCall
+    from dwarf_nats.workflow.cursors import Place
+    from dwarf_nats.workflow.graph import Graph
+    from dwarf_nats.workflow.keys import Key
+    from dwarf_nats.workflow.limits import Limits
+    from dwarf_nats.workflow.options import Query
+    from dwarf_nats.workflow.records import Outcome
     from dwarf_nats.workflow.state import Raw, State
     from dwarf_nats.workflow.status import Status
 
@@ -313,7 +314,7 @@ class Store(Protocol):
     async def oldest_pause(self, flow: FlowRow) -> Paused | None: ...
     async def latest_of_thread(self, thread_id: int) -> FlowRow | None: ...
     async def step(self, key: Key) -> StepRow: ...
-    async def held(self, step_ids: Collection[int]) -> Held: ...
+    async def held(self, step_ids: Collection[int]) -> RefSource: ...
     async def whole(self, state: str, borrowed: str | None) -> State: ...
     async def step_by_id(self, step_id: int) -> StepRow | None: ...
     async def fingerprint(self, flow: FlowRow) -> Sequence[Any]: ...

@@ -13,13 +13,15 @@ from dwarf_nats.backoff import DATABASE_BACKOFF
 from dwarf_nats.errors import DwarfError, Internal, Unavailable
 from dwarf_nats.ports import StatementRefused
 from dwarf_nats.rules.decide import fail
-from dwarf_nats.rules.settlement import NewFlow, Settlement
+from dwarf_nats.rules.settlement import Settlement
+from dwarf_nats.rules.steps import NewFlow
 from dwarf_nats.workflow.answer import ErrorInfo
 
 if TYPE_CHECKING:
     from dwarf_nats.engine.ids import Ids
     from dwarf_nats.ports import Clock, Logger, Store
-    from dwarf_nats.rules.settlement import NewIds, SettleResult
+    from dwarf_nats.rules.settlement import SettleResult
+    from dwarf_nats.rules.steps import NewIds
     from dwarf_nats.settings import EngineSettings
     from dwarf_nats.workflow.limits import Limits
 

@@ -20,8 +20,8 @@ from dwarf_nats.errors import BadRequest, Unavailable
 if TYPE_CHECKING:
     from dwarf_nats.engine.shard import Shard
     from dwarf_nats.ports import Logger
+    from dwarf_nats.rules.rows import Facts
     from dwarf_nats.settings import EngineSettings
-    from dwarf_nats.workflow.rows import Facts
 
 TOLD = 100
 """Flows that are gone whose keys are freed at a time."""

@@ -45,6 +45,7 @@ from dwarf_nats.engine.slots import WorkerSlots
 from dwarf_nats.errors import BadRequest, DwarfError, NotFound, TimedOut, TooLarge, Unavailable
 from dwarf_nats.ports import Unusable
 from dwarf_nats.render import fits_mermaid, history_mermaid
+from dwarf_nats.rules.rows import FlowRow
 from dwarf_nats.settings import EngineSettings
 from dwarf_nats.telemetry.counters import Counters
 from dwarf_nats.telemetry.instruments import Instruments, MeterProvider
@@ -55,7 +56,6 @@ from dwarf_nats.workflow.limits import over
 from dwarf_nats.workflow.names import check_subject_name
 from dwarf_nats.workflow.options import FlowOptions, Query
 from dwarf_nats.workflow.records import FlowSummary, GraphInfo, Outcome, ShardHealth, ShardInfo, Step, TaskHealth
-from dwarf_nats.workflow.rows import FlowRow
 from dwarf_nats.workflow.state import State
 from dwarf_nats.workflow.status import Status
 

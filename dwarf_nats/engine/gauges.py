@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from dwarf_nats.engine.backpressure import Backpressure
     from dwarf_nats.engine.shard import Shard
     from dwarf_nats.ports import Clock, Logger
+    from dwarf_nats.rules.rows import PriorityBacklog
     from dwarf_nats.telemetry.counters import Labels
     from dwarf_nats.telemetry.instruments import Instruments
-    from dwarf_nats.workflow.rows import PriorityBacklog
 
 TICK_SECONDS = 1.0
 LEAD_US = 2_000_000

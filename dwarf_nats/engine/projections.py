@@ -8,19 +8,19 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from dwarf_nats.errors import NotFound
-from dwarf_nats.rules import fan_in
-from dwarf_nats.workflow import lending
+from dwarf_nats.rules import fan_in, state_refs
+from dwarf_nats.rules.rows import FlowRow, Paused, StepRow
 from dwarf_nats.workflow.answer import ErrorInfo
 from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.limits import UNLIMITED, Limits
 from dwarf_nats.workflow.records import FlowSummary, Outcome, Step
-from dwarf_nats.workflow.rows import FlowRow, Paused, StepRow
 from dwarf_nats.workflow.state import decode_state, decode_value, encode_state, merge
 from dwarf_nats.workflow.status import Status
 
 if TYPE_CHECKING:
     from dwarf_nats.ports import Store
-    from dwarf_nats.rules.settlement import FlowEnd, Named
+    from dwarf_nats.rules.settlement import FlowEnd
+    from dwarf_nats.rules.steps import Named
 
 
 def flow_key(shard: int, flow: FlowRow) -> str:
@@ -55,7 +55,7 @@ async def current_outcome(store: Store, flow: FlowRow) -> Outcome:
             if pause is not None:
                 return outcome_of(store.shard, flow, pause)
         else:
-            with contextlib.suppress(lending.Gone):
+            with contextlib.suppress(state_refs.DanglingRef):
                 return outcome_of(store.shard, await with_final_state(store, flow))
         again = await store.flow_by_id(flow.flow_id)  # it was resumed, or runs again, meanwhile
         if again is None:
@@ -64,7 +64,7 @@ async def current_outcome(store: Store, flow: FlowRow) -> Outcome:
 
 
 async def with_final_state(store: Store, flow: FlowRow) -> FlowRow:
-    """The flow, its final state whole. Raises `lending.Gone` if it has changed meanwhile."""
+    """The flow, its final state whole. Raises `state_refs.DanglingRef` if it has changed meanwhile."""
     if flow.final_state is None or flow.final_borrowed is None:
         return flow
     whole = await store.whole(flow.final_state, flow.final_borrowed)
@@ -144,16 +144,16 @@ def final_state_of(graph: Graph, steps: list[StepRow], limits: Limits = UNLIMITE
     ]
     if open_spawns:
         return fan_in.final_state(graph, *cohort_in(steps, open_spawns[-1]), limits)
-    held = lending.Held((row.step_id, row.state, row.changes) for row in steps)
+    held = state_refs.RefSource((row.step_id, row.state, row.changes) for row in steps)
     last = steps[-1]
-    return encode_state(merge(held.whole(last.state, last.borrowed), decode_state(last.changes)))
+    return encode_state(merge(held.resolve(last.state, last.borrowed), decode_state(last.changes)))
 
 
 def cohort_in(
     steps: Sequence[StepRow], spawn: StepRow, limits: Limits = UNLIMITED
 ) -> tuple[fan_in.Spawn, list[fan_in.Member]]:
     """The cohort of a spawn step among the steps of its flow; without the changes where they are more than may be merged."""
-    held = lending.Held((row.step_id, row.state, row.changes) for row in steps)
+    held = state_refs.RefSource((row.step_id, row.state, row.changes) for row in steps)
     rows = [row for row in steps if row.spawn_id == spawn.step_id]
     bulky = sum(len(row.changes) for row in rows) > limits.max_fan_out_bytes
     members = [
@@ -163,7 +163,7 @@ def cohort_in(
         )
         for row in rows
     ]  # fmt: skip
-    whole = held.whole(spawn.state, spawn.borrowed)
+    whole = held.resolve(spawn.state, spawn.borrowed)
     return (
         fan_in.Spawn(spawn.step_id, spawn.spawn_id, spawn.ordinal, spawn.depth, spawn.node, whole, spawn.changes),
         members,

@@ -20,9 +20,9 @@ from dwarf_nats.rules.planning import NO_ALLOWANCES, Claim, FairScheduler, Queue
 
 if TYPE_CHECKING:
     from dwarf_nats.ports import Clock, Logger, Store
-    from dwarf_nats.rules.settlement import FlowContext
+    from dwarf_nats.rules.rows import FlowRow
+    from dwarf_nats.rules.steps import FlowContext
     from dwarf_nats.settings import EngineSettings
-    from dwarf_nats.workflow.rows import FlowRow
 
 log = logging.getLogger("dwarf_nats.engine")
 WOKEN = 2_000

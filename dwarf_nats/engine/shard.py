@@ -16,12 +16,12 @@ from dwarf_nats.engine.upkeep import Upkeep
 from dwarf_nats.engine.waiters import Waiters
 from dwarf_nats.errors import DwarfError, Unavailable
 from dwarf_nats.ports import BusAway, DatabaseAway, Refused, SourceAway, WorkerLost
-from dwarf_nats.rules import breakpoints, parking
+from dwarf_nats.rules import breakpoints, parking, state_refs
 from dwarf_nats.rules.answers import sound
 from dwarf_nats.rules.decide import decide, fail, release
-from dwarf_nats.rules.settlement import ClaimedStep, FlowContext, NewFlow, NewStep, Settlement, SettleResult
+from dwarf_nats.rules.settlement import Settlement, SettleResult
+from dwarf_nats.rules.steps import ClaimedStep, FlowContext, NewFlow, NewStep
 from dwarf_nats.telemetry.traces import headers_of
-from dwarf_nats.workflow import lending
 from dwarf_nats.workflow.answer import Answer, ErrorInfo, TaskCall
 from dwarf_nats.workflow.keys import Tokens
 from dwarf_nats.workflow.names import check_subject_name
@@ -37,12 +37,12 @@ if TYPE_CHECKING:
     from dwarf_nats.engine.refilling import Fetcher
     from dwarf_nats.engine.slots import WorkerSlots
     from dwarf_nats.ports import Clock, Logger, Notices, Signals, Store, Tasks
+    from dwarf_nats.rules.rows import FlowRow, TreeChange
     from dwarf_nats.settings import EngineSettings
     from dwarf_nats.telemetry.instruments import Instruments
     from dwarf_nats.telemetry.traces import Dispatch, Traces
     from dwarf_nats.workflow.graph import Graph
     from dwarf_nats.workflow.keys import Key
-    from dwarf_nats.workflow.rows import FlowRow, TreeChange
 
 T = TypeVar("T")
 ID_BLOCK = 5_000
@@ -91,7 +91,7 @@ class Shard:
         """Running flows without a live step, as last counted; for a person to look at (B5)."""
         self._clock = clock
         self._tasks = tasks
-        self._keeps_budget: bool = getattr(tasks, "keeps_budget", False)  # then a second timer per step is spared
+        self._keeps_budget: bool = getattr(tasks, "keeps_budget", False)  # then a second timer per step is bytes_saved
         self._looks = getattr(tasks, "max_depth", None) != settings.max_depth
         self._graphs = graphs
         self._notices = notices
@@ -271,8 +271,8 @@ class Shard:
     async def take(self, rows: Sequence[Sequence[Any]], *, probe: bool = False) -> None:
         """Dispatch what was claimed."""
         dead = []
-        lenders = {lender for row in rows if row[35] is not None for lender in lending.read(row[35]).values()}
-        held = await self.store.held(lenders)
+        refs = {lender for row in rows if row[35] is not None for lender in state_refs.read(row[35]).values()}
+        held = await self.store.held(refs)
         now = self._clock.now() if self._instruments.listening else 0
         for row in rows:
             if row[23] not in ("running", "interrupted"):
@@ -282,7 +282,7 @@ class Shard:
                 self._instruments.queue_wait(row[3], max(0, -self.ready_queue.queue_view.delay_of(row[24], now)), now)
             try:
                 step = self._step_in_hand(row, held)
-            except lending.Gone as gone:
+            except state_refs.DanglingRef as gone:
                 self.log.warning(
                     "step %d-%d was removed while it was claimed: %s", self.number, row[0], gone,
                     extra={"step_id": f"{self.number}-{row[0]}"},
@@ -301,7 +301,7 @@ class Shard:
         if dead:
             await self.store.close_stale_steps(dead)
 
-    def _step_in_hand(self, row: Sequence[Any], held: lending.Held) -> ClaimedStep:
+    def _step_in_hand(self, row: Sequence[Any], held: state_refs.RefSource) -> ClaimedStep:
         flow = FlowContext(
             shard=self.number, flow_id=row[10], token=row[11], workflow=row[12], digest=row[13], graph=None,
             baggage=Raw(row[14].encode()), priority=row[15], fairness_key=row[16], fairness_weight=row[17],
@@ -311,9 +311,9 @@ class Shard:
         )  # fmt: skip
         return ClaimedStep(
             flow, step_id=row[0], token=row[1], node=row[2], url=row[3], depth=row[4], attempt=row[5], lease_seq=row[6],
-            state=held.whole(row[7], row[35]), changes=decode_state(row[8]), age_us=row[9],
+            state=held.resolve(row[7], row[35]), changes=decode_state(row[8]), age_us=row[9],
             spawn_id=row[25], ordinal=row[26], resumed=_raw(row[27]), subgraph_result=_raw(row[28]), subgraph_error=row[29],
-            breakpoint_hit=bool(row[30]), lenders=lending.read(row[35]), unmerged=ErrorInfo.from_stored(row[37]),
+            breakpoint_hit=bool(row[30]), refs=state_refs.read(row[35]), unmerged=ErrorInfo.from_stored(row[37]),
         )  # fmt: skip
 
     async def start(self, flow: FlowRow, notify: str = "") -> None:
@@ -798,5 +798,5 @@ def _in_flight(flow: FlowContext, new: NewStep) -> ClaimedStep:
     """A step that was born running, in the hands of this replica."""
     return ClaimedStep(
         flow, new.step_id, new.token, new.node, new.url, new.depth, 0, 1, new.state, {},
-        spawn_id=new.spawn_id, ordinal=new.ordinal, lenders=new.lenders,
+        spawn_id=new.spawn_id, ordinal=new.ordinal, refs=new.refs,
     )  # fmt: skip

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 import orjson
 
 from dwarf_nats.errors import BadRequest
-from dwarf_nats.rules import branching, parking, retries, routing
+from dwarf_nats.rules import branching, parking, retries, routing, state_refs
 from dwarf_nats.rules.routing import ON_ERROR, Route, StepError
-from dwarf_nats.rules.settlement import ClaimedStep, FlowEnd, NewStep, Settlement
-from dwarf_nats.workflow import lending
+from dwarf_nats.rules.settlement import FlowEnd, Settlement
+from dwarf_nats.rules.state_refs import NO_REFS, Refs
+from dwarf_nats.rules.steps import ClaimedStep, NewStep
 from dwarf_nats.workflow.answer import Answer, ErrorInfo
 from dwarf_nats.workflow.graph import END
-from dwarf_nats.workflow.lending import NONE, Lenders
 from dwarf_nats.workflow.limits import ELSEWHERE, UNLIMITED, Limits, over
 from dwarf_nats.workflow.state import Raw, State, check_json, encode_state, encode_value, merge
 from dwarf_nats.workflow.status import Status
@@ -70,7 +70,7 @@ def fail(step: ClaimedStep, error: ErrorInfo) -> Settlement:
     else:
         state = merge(step.state, step.changes)
         text = encode_state(state)
-        settlement.end = _ended(Status.FAILED, state, text, _lenders(step, step.changes, state, text), error)
+        settlement.end = _ended(Status.FAILED, state, text, _refs_of(step, step.changes, state, text), error)
     return settlement
 
 
@@ -179,8 +179,8 @@ def _follow(
             graph, step.node, route, state, member=step.spawn_id != 0, max_branches=limits.max_branches
         )
         state_json = _encoded(step, state, limits)
-        lenders = _lenders(step, changes, state, state_json)
-        branches = _branches(step, following.branches, state, lenders, limits)
+        refs = _refs_of(step, changes, state, state_json)
+        branches = _branches(step, following.branches, state, refs, limits)
         if branches or not (following.arrives or following.target == END):
             _check_length(step, limits.max_steps + (HANDLING if route.after_error else 0), limits)
         settlement = _checked(Settlement(step, Status.COMPLETED, changes, attempt=step.attempt), limits)
@@ -198,43 +198,43 @@ def _follow(
         settlement.arrives = True
         settlement.delay_us = delay_us
     elif following.target == END:
-        settlement.end = _ended(Status.COMPLETED, state, state_json, lenders)
+        settlement.end = _ended(Status.COMPLETED, state, state_json, refs)
     else:
-        if lenders:
-            state_json = encode_state(lending.slim(state, lenders))
+        if refs:
+            state_json = encode_state(state_refs.strip(state, refs))
         settlement.successor = _born(
-            step, graph, following.target, state, state_json, lenders, delay_us, new_step, step.spawn_id, step.ordinal
+            step, graph, following.target, state, state_json, refs, delay_us, new_step, step.spawn_id, step.ordinal
         )
     return settlement
 
 
-def _ended(status: Status, state: State, text: bytes, lenders: Lenders, error: ErrorInfo | None = None) -> FlowEnd:
+def _ended(status: Status, state: State, text: bytes, refs: Refs, error: ErrorInfo | None = None) -> FlowEnd:
     """The flow ends with this state, whose text this is."""
-    end = FlowEnd(status, text, error, lenders=lenders)
-    if lenders:
-        end.slim_json = encode_state(lending.slim(state, lenders))
+    end = FlowEnd(status, text, error, refs=refs)
+    if refs:
+        end.stripped_json = encode_state(state_refs.strip(state, refs))
     return end
 
 
-def _lenders(step: ClaimedStep, changes: State, state: State, text: bytes) -> Lenders:
+def _refs_of(step: ClaimedStep, changes: State, state: State, text: bytes) -> Refs:
     """Who holds the large fields of what this step hands on."""
-    if len(text) < lending.LARGE:
-        return NONE
-    return lending.lenders_of(step.step_id, step.state, changes, step.lenders, state)
+    if len(text) < state_refs.LARGE_FIELD_BYTES:
+        return NO_REFS
+    return state_refs.refs_to(step.step_id, step.state, changes, step.refs, state)
 
 
 def _branches(
-    step: ClaimedStep, branches: list[tuple[str, State]], state: State, lenders: Lenders, limits: Limits
-) -> list[tuple[str, State, bytes, Lenders]]:
+    step: ClaimedStep, branches: list[tuple[str, State]], state: State, refs: Refs, limits: Limits
+) -> list[tuple[str, State, bytes, Refs]]:
     """The branches with their states as they are written, without what `state`, out of which they are made, has from others.
 
     Each has a copy of whatever else the source had, so together they may be a lot.
     """
-    encoded: list[tuple[str, State, bytes, Lenders]] = []
+    encoded: list[tuple[str, State, bytes, Refs]] = []
     total = 0
     for node, branch in branches:
-        borrowed = lenders and {name: one for name, one in lenders.items() if branch.get(name) is state[name]}
-        text = _encoded(step, lending.slim(branch, borrowed), limits, lending.spared(branch, borrowed))
+        borrowed = refs and {name: one for name, one in refs.items() if branch.get(name) is state[name]}
+        text = _encoded(step, state_refs.strip(branch, borrowed), limits, state_refs.bytes_saved(branch, borrowed))
         total += len(text)
         if total > limits.max_fan_out_bytes:
             raise StepError(
@@ -286,7 +286,7 @@ def _born(
     name: str,
     state: State,
     state_json: bytes,
-    lenders: Lenders,
+    refs: Refs,
     delay_us: int,
     new_step: Callable[[], tuple[int, str]],
     spawn_id: int,
@@ -306,5 +306,5 @@ def _born(
         False,
         spawn_id,
         ordinal,
-        lenders,
+        refs,
     )

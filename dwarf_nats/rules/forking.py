@@ -10,10 +10,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from dwarf_nats.rules import rewinding
-from dwarf_nats.workflow import lending
-from dwarf_nats.workflow.lending import overridden
-from dwarf_nats.workflow.rows import FlowRow, StepRow
+from dwarf_nats.rules import rewinding, state_refs
+from dwarf_nats.rules.rows import FlowRow, StepRow
+from dwarf_nats.rules.state_refs import override
 from dwarf_nats.workflow.status import Status
 
 if TYPE_CHECKING:
@@ -77,7 +76,7 @@ def fork(
         _move(step, flow_ids, step_ids)
     first = next(step for step in rows if step.step_id == step_ids[target][0])
     if again is None:
-        first.state, first.borrowed = overridden(first.state, first.borrowed, overrides)
+        first.state, first.borrowed = override(first.state, first.borrowed, overrides)
     else:
         first.state, first.borrowed = again.state_json.decode(), None
         first.cohort_error = again.problem.stored() if again.problem is not None else None
@@ -192,7 +191,7 @@ def _move(step: StepRow, flow_ids: Mapping[int, tuple[int, str]], step_ids: Mapp
 
 def _lent(borrowed: str | None, step_ids: Mapping[int, tuple[int, str]]) -> str | None:
     """What is borrowed is borrowed from the copies."""
-    return lending.stored({name: step_ids[lender][0] for name, lender in lending.read(borrowed).items()})
+    return state_refs.stored({name: step_ids[lender][0] for name, lender in state_refs.read(borrowed).items()})
 
 
 def _moved(step_id: int | None, step_ids: Mapping[int, tuple[int, str]]) -> int | None:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dwarf_nats.rules.routing import StepError
-from dwarf_nats.rules.settlement import ClaimedStep, FlowContext, NewFlow, Pause, Settlement
+from dwarf_nats.rules.settlement import Pause, Settlement
+from dwarf_nats.rules.steps import ClaimedStep, FlowContext, NewFlow
 from dwarf_nats.workflow.state import State, encode_state, merge
 from dwarf_nats.workflow.status import Status
 

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from dwarf_nats.errors import Conflict
-from dwarf_nats.workflow.rows import StepRow
+from dwarf_nats.rules.rows import StepRow
 from dwarf_nats.workflow.status import Status
 
 AT_REST = frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELLED, Status.INTERRUPTED})

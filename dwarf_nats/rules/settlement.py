@@ -2,174 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
-from dwarf_nats.workflow.lending import Lenders
+from dwarf_nats.rules.state_refs import Refs
 from dwarf_nats.workflow.state import State, encode_state, encode_value
 from dwarf_nats.workflow.status import Status
 
 if TYPE_CHECKING:
+    from dwarf_nats.rules.steps import ClaimedStep, FlowContext, Named, NewFlow, NewStep
     from dwarf_nats.workflow.answer import ErrorInfo
-    from dwarf_nats.workflow.graph import Graph
     from dwarf_nats.workflow.state import Raw
-
-
-class Named(Protocol):
-    """A flow, as far as the outside is told of it."""
-
-    @property
-    def flow_id(self) -> int: ...
-    @property
-    def thread_id(self) -> int: ...
-    @property
-    def workflow(self) -> str: ...
-    @property
-    def notify(self) -> str: ...
-    @property
-    def key(self) -> str: ...
 
 
 PROBLEMS, PROBLEM_LENGTH = 20, 500
 """Of a step, that are stored, and characters of each."""
-
-
-@dataclass(slots=True)
-class FlowName:
-    """A flow another step's settlement has touched."""
-
-    key: str
-    flow_id: int
-    workflow: str
-    thread_id: int
-    notify: str
-
-
-@dataclass(slots=True)
-class FlowContext:
-    """What the steps of one flow share and a dispatch needs. Times in microseconds since the epoch."""
-
-    shard: int
-    flow_id: int
-    token: str
-    workflow: str
-    digest: str
-    graph: Graph | None
-    baggage: Raw
-    priority: int
-    fairness_key: str
-    fairness_weight: float
-    time_budget_ms: int | None
-    notify: str
-    thread_id: int
-    created_at: int
-    updated_at: int
-    root_id: int = 0
-    """The root of its tree: itself, or the flow at the top of those that called it."""
-    surgraph_flow_id: int | None = None
-    surgraph_step_id: int | None = None
-    """The step that waits for this flow (P1)."""
-    breakpoints: tuple[str, ...] = ()
-    """Nodes, by name or url, before which it pauses (O12)."""
-    trace: str = ""
-    """The context of its root span, as `traceparent` and, after a blank, `tracestate` (T2)."""
-    logged: set[str] = field(default_factory=set)
-    """Nodes whose unevaluable conditions were logged already (G9)."""
-
-    @property
-    def key(self) -> str:
-        return f"{self.shard}-{self.flow_id}-{self.token}"
-
-    @property
-    def public_id(self) -> str:
-        return f"{self.shard}-{self.flow_id}"
-
-
-@dataclass(slots=True)
-class ClaimedStep:
-    """A step claimed by this replica. `state` is its input; `changes` what earlier attempts contributed (S2)."""
-
-    flow: FlowContext
-    step_id: int
-    token: str
-    node: str
-    url: str
-    depth: int
-    attempt: int
-    lease_seq: int
-    state: State
-    changes: State
-    spawn_id: int = 0
-    """Its lineage: the step that fanned out, 0 outside a cohort."""
-    ordinal: int = 0
-    age_us: int = 0
-    """Since the first dispatch of the step (X5), in microseconds."""
-    dispatched_at: int = 0
-    """On this replica's clock."""
-    resumed: Raw | None = None
-    """What its interrupt was resumed with (P2)."""
-    subgraph_result: Raw | None = None
-    subgraph_error: str | None = None
-    """What its child came to (P1)."""
-    breakpoint_hit: bool = False
-    """It has paused at its breakpoint; it does so once (O12)."""
-    lenders: Lenders = field(default_factory=dict)
-    """Who holds the large fields of `state`, where it is not this step."""
-    probe: bool = False
-    """Let through by a tripped breaker, to find out whether the task serves again (V4)."""
-    unmerged: ErrorInfo | None = None
-    """It is a fan-in whose input still cannot be merged: it fails with this, and its task is not asked (F3, O13)."""
-    cancelled: bool = False
-    """Nobody wants its result any more: its flow was cancelled, or rewound, and this replica knows."""
-    slot: str = ""
-    """The task its worker slot counts for (C6): its own, or if it is set, that of the step that follows on it."""
-    begun: bool = False
-    """Its execution has begun; before that, an asyncio task that is cancelled would never run, nor tidy up."""
-    called_off: bool = False
-    """It is to be given back as soon as its execution begins."""
-    span: Any = None
-    """What telemetry keeps of its dispatch (T2)."""
-
-    @property
-    def parked_before(self) -> bool:
-        """Whether it has waited for a resume or a child already (X4)."""
-        return self.resumed is not None or self.subgraph_result is not None or self.subgraph_error is not None
-
-    @property
-    def key(self) -> str:
-        return f"{self.flow.shard}-{self.step_id}-{self.token}"
-
-    @property
-    def public_id(self) -> str:
-        return f"{self.flow.shard}-{self.step_id}"
-
-    @property
-    def log_fields(self) -> dict[str, object]:
-        """Fields of a log line about it, token-free (T3)."""
-        flow = self.flow
-        return {"flow_id": flow.public_id, "step_id": self.public_id, "workflow": flow.workflow, "task": self.url}
-
-
-@dataclass(slots=True)
-class NewStep:
-    """A successor. Born running it is already claimed by this replica; `delay_us` holds it back (X6).
-
-    `state_json`: its state as it is written, without what it borrows from `lenders`.
-    """
-
-    step_id: int
-    token: str
-    node: str
-    url: str
-    depth: int
-    state: State
-    state_json: bytes
-    delay_us: int = 0
-    running: bool = False
-    spawn_id: int = 0
-    ordinal: int = 0
-    lenders: Lenders = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -181,14 +29,14 @@ class FlowEnd:
     error: ErrorInfo | None = None
     payload: Raw | None = None
     """Of an interrupt; a breakpoint has none."""
-    lenders: Lenders = field(default_factory=dict)
-    slim_json: bytes = b""
-    """The state without what is borrowed from `lenders`, if anything is."""
+    refs: Refs = field(default_factory=dict)
+    stripped_json: bytes = b""
+    """The state without what is borrowed from `refs`, if anything is."""
 
     @property
     def stored_json(self) -> bytes:
         """The state as it is written."""
-        return self.slim_json or self.state_json
+        return self.stripped_json or self.state_json
 
 
 @dataclass(slots=True)
@@ -253,36 +101,6 @@ class Settlement:
         if self._changes_json is None:
             self._changes_json = encode_state(self.changes) if self.changes else b"{}"
         return self._changes_json
-
-
-@dataclass(slots=True)
-class NewFlow:
-    """A flow to be created with its entry step (O1). Started at once if `start`; its step is then pending or running."""
-
-    facts: FlowContext
-    state: State
-    state_json: bytes
-    step_id: int
-    step_token: str
-    node: str
-    url: str
-    thread_token: str
-    start: bool
-    running: bool = False
-    start_at: int | None = None
-    idempotency_key: str = ""
-    request_digest: str = ""
-    delete_on_completion: bool = False
-    shards: int = 0
-    """The number of shards with which the home of its idempotency key was worked out."""
-    reserves: bool = False
-    """Whether this database is that home: the key is taken with the flow."""
-    kept_until: int = 2**62
-    """Until when its graph is kept, on the database's clock; later it is not created."""
-
-
-NewIds = Callable[[], tuple[int, str]]
-"""Gives the id and token of a step that is about to be born."""
 
 
 class SettleResult(dict[int, tuple[bool, int]]):

@@ -18,9 +18,9 @@ from dwarf_nats.workflow.status import Status
 
 if TYPE_CHECKING:
     from dwarf_nats.rules.fan_in import Member, Spawn
+    from dwarf_nats.rules.rows import StepRow
     from dwarf_nats.workflow.graph import Graph
     from dwarf_nats.workflow.limits import Limits
-    from dwarf_nats.workflow.rows import StepRow
 
 
 @dataclass(slots=True)

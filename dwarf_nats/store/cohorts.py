@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from dwarf_nats.errors import BadRequest, TooLarge
-from dwarf_nats.rules import fan_in
+from dwarf_nats.rules import fan_in, state_refs
 from dwarf_nats.rules.decide import fail_or_handle
-from dwarf_nats.rules.settlement import ClaimedStep, FlowContext, FlowEnd, NewIds, NewStep, Settlement, SettleResult
+from dwarf_nats.rules.settlement import FlowEnd, Settlement, SettleResult
+from dwarf_nats.rules.steps import ClaimedStep, FlowContext, NewIds, NewStep
 from dwarf_nats.store.lent import HELD
 from dwarf_nats.store.wishes import PROBLEMS, Effects, Many, Sql, StepInsert, Wish
-from dwarf_nats.workflow import lending
 from dwarf_nats.workflow.answer import ErrorInfo
 from dwarf_nats.workflow.limits import Limits
 from dwarf_nats.workflow.state import encode_state
@@ -52,10 +52,10 @@ select step_id, spawn_id, ordinal, depth, node, state, changes, borrowed from dw
 def read(spawn_id: int, limits: Limits) -> Generator[Sql, list[Row], tuple[fan_in.Spawn, list[fan_in.Member]]]:
     """A cohort as it stands: the step that fanned out, and the steps of its branches."""
     ((number, outer, ordinal, depth, node, state, changes, borrowed),) = yield Sql(_SPAWN, (spawn_id,))
-    lenders = sorted(set(lending.read(borrowed).values()))
-    held = lending.Held((yield Sql(HELD, (lenders,))) if lenders else ())
+    refs = sorted(set(state_refs.read(borrowed).values()))
+    held = state_refs.RefSource((yield Sql(HELD, (refs,))) if refs else ())
     members = yield from _members([spawn_id], limits)
-    spawn = fan_in.Spawn(number, outer, ordinal, depth, node, held.whole(state, borrowed), changes)
+    spawn = fan_in.Spawn(number, outer, ordinal, depth, node, held.resolve(state, borrowed), changes)
     return spawn, members[spawn_id]
 
 
@@ -121,7 +121,7 @@ def _round(
     members = yield from _members([row[0] for row in resolved], limits)
     converging = []
     for spawn_id, _, failures, _, error, outer_id, ordinal, depth, node, state, changes, borrowed in resolved:
-        spawn = fan_in.Spawn(spawn_id, outer_id, ordinal, depth, node, held.whole(state, borrowed), changes)
+        spawn = fan_in.Spawn(spawn_id, outer_id, ordinal, depth, node, held.resolve(state, borrowed), changes)
         flow, graph = cohorts[spawn_id].flow, cohorts[spawn_id].flow.graph
         assert graph is not None
         if failures:
@@ -132,10 +132,10 @@ def _round(
     yield from _converge(converging, outward, settled, new_step, limits)
 
 
-def _held(resolved: Sequence[Row]) -> Generator[Wish, list[Row], lending.Held]:
+def _held(resolved: Sequence[Row]) -> Generator[Wish, list[Row], state_refs.RefSource]:
     """What the steps hold from which the spawn steps borrow."""
-    lenders = {one for row in resolved for one in lending.read(row[11]).values()}
-    return lending.Held((yield Sql(HELD, (sorted(lenders),))) if lenders else ())
+    refs = {one for row in resolved for one in state_refs.read(row[11]).values()}
+    return state_refs.RefSource((yield Sql(HELD, (sorted(refs),))) if refs else ())
 
 
 def _members(spawn_ids: list[int], limits: Limits) -> Generator[Sql, list[Row], dict[int, list[fan_in.Member]]]:
@@ -227,7 +227,7 @@ def _end(flow: FlowContext, end: FlowEnd, error: str | None, settled: SettleResu
     rows = yield Sql(
         "update dwarf_flows set status = $2, final_state = $3, final_borrowed = $4, error = $5, updated_at = {now}"
         " where flow_id = $1 and status in ('running', 'interrupted') returning updated_at",
-        (flow.flow_id, end.status.value, end.stored_json.decode(), lending.stored(end.lenders), error),
+        (flow.flow_id, end.status.value, end.stored_json.decode(), state_refs.stored(end.refs), error),
     )
     if rows:
         settled.ended.append((flow, end, int(rows[0][0])))

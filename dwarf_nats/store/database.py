@@ -17,7 +17,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
-    from dwarf_nats.rules.settlement import NewFlow
+    from dwarf_nats.rules.steps import NewFlow
 
 T = TypeVar("T")
 Row = Sequence[Any]

@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from dwarf_nats.workflow.rows import Facts, Reservation
+from dwarf_nats.rules.rows import Facts, Reservation
 
 if TYPE_CHECKING:
-    from dwarf_nats.rules.settlement import NewFlow
+    from dwarf_nats.rules.steps import NewFlow
     from dwarf_nats.store.database import Database, Tx
 
 REMEMBERED_US = 24 * 3_600_000_000

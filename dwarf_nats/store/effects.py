@@ -11,7 +11,8 @@ from dwarf_nats.workflow.status import Status
 
 if TYPE_CHECKING:
     from dwarf_nats.rules.decide import Limits
-    from dwarf_nats.rules.settlement import NewIds, NewStep, Settlement, SettleResult
+    from dwarf_nats.rules.settlement import Settlement, SettleResult
+    from dwarf_nats.rules.steps import NewIds, NewStep
 
 
 def has_effects(group: Sequence[Settlement]) -> bool:

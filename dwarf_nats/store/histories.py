@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from dwarf_nats.workflow.rows import Called, StepRow, step_row
+from dwarf_nats.rules.rows import Called, StepRow, step_row
 
 if TYPE_CHECKING:
     from dwarf_nats.store.database import Database, Row

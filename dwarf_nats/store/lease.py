@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dwarf_nats.rules.settlement import FlowContext
+    from dwarf_nats.rules.steps import FlowContext
 
 GRACE_MS = 30_000
 

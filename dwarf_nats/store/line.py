@@ -21,7 +21,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dwarf_nats.rules.planning import Ask, Page, QueueHead, Share
-from dwarf_nats.workflow.rows import PriorityBacklog
+from dwarf_nats.rules.rows import PriorityBacklog
 
 if TYPE_CHECKING:
     import sqlite3

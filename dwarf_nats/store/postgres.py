@@ -18,9 +18,12 @@ import asyncpg
 
 from dwarf_nats.errors import Unavailable
 from dwarf_nats.ports import DatabaseAway
+from dwarf_nats.rules import state_refs
 from dwarf_nats.rules.breakpoints import stored
 from dwarf_nats.rules.planning import Ask, Page, Share
-from dwarf_nats.rules.settlement import NewFlow, NewIds, Settlement, SettleResult
+from dwarf_nats.rules.rows import PriorityBacklog
+from dwarf_nats.rules.settlement import Settlement, SettleResult
+from dwarf_nats.rules.steps import NewFlow, NewIds
 from dwarf_nats.store import graphs, line
 from dwarf_nats.store.breakers import PARKED
 from dwarf_nats.store.database import Row, Tx, postgres_sql
@@ -29,8 +32,6 @@ from dwarf_nats.store.effects import effects, has_effects, hold
 from dwarf_nats.store.faults import CONFLICTS, CONNECTION, Outages, of_postgres, one_line
 from dwarf_nats.store.lease import lease_us
 from dwarf_nats.store.wishes import FlowInserts, Many, Sql, Wish
-from dwarf_nats.workflow import lending
-from dwarf_nats.workflow.rows import PriorityBacklog
 
 if TYPE_CHECKING:
     from dwarf_nats.rules.decide import Limits
@@ -564,7 +565,7 @@ def _settle_args(group: Sequence[Settlement], replica_id: int, budget_ms: int) -
         [n.delay_us if n else 0 for n in nexts], [lease_us(one.step.flow, budget_ms) for one in group],
         [end and end.status.value for end in ends], [end and end.stored_json.decode() for end in ends],
         replica_id, [one.arrives for one in group], [len(one.branches) or None for one in group],
-        [n and lending.stored(n.lenders) for n in nexts], [end and lending.stored(end.lenders) for end in ends],
+        [n and state_refs.stored(n.refs) for n in nexts], [end and state_refs.stored(end.refs) for end in ends],
     )  # fmt: skip
 
 
@@ -593,7 +594,7 @@ async def _grant(connection: Any, wish: Wish, replica_id: int, budget_ms: int) -
             [r.step.ordinal for r in rows], [r.changes for r in rows], [r.error for r in rows],
             [r.successor_id for r in rows], [r.flow.priority for r in rows], [r.flow.fairness_key for r in rows],
             [r.flow.fairness_weight for r in rows], [lease_us(r.flow, budget_ms) for r in rows], replica_id,
-            [lending.stored(r.step.lenders) for r in rows],
+            [state_refs.stored(r.step.refs) for r in rows],
         )  # fmt: skip
     return []
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from dwarf_nats.errors import Conflict, NotFound
 from dwarf_nats.rules import rewinding, unmerged
+from dwarf_nats.rules.rows import FlowRow, StepRow, TreeChange, step_row
 from dwarf_nats.store import cohorts
 from dwarf_nats.store.steering import (
     UNRUN,
@@ -22,7 +23,6 @@ from dwarf_nats.store.steering import (
 )
 from dwarf_nats.store.wishes import Sql
 from dwarf_nats.workflow.limits import UNLIMITED, Limits
-from dwarf_nats.workflow.rows import FlowRow, StepRow, TreeChange, step_row
 from dwarf_nats.workflow.state import State, decode_state
 from dwarf_nats.workflow.status import Status
 

@@ -21,17 +21,18 @@ import orjson
 
 from dwarf_nats.errors import Unavailable
 from dwarf_nats.ports import DatabaseAway, Unusable
+from dwarf_nats.rules import state_refs
 from dwarf_nats.rules.breakpoints import stored
 from dwarf_nats.rules.planning import Ask, Page, Share
-from dwarf_nats.rules.settlement import NewFlow, NewIds, Settlement, SettleResult
+from dwarf_nats.rules.rows import PriorityBacklog
+from dwarf_nats.rules.settlement import Settlement, SettleResult
+from dwarf_nats.rules.steps import NewFlow, NewIds
 from dwarf_nats.store import graphs, line
 from dwarf_nats.store.database import Row, Tx, sqlite_sql
 from dwarf_nats.store.effects import effects, hold
 from dwarf_nats.store.faults import Outages, needs_a_person, of_sqlite, primary_code
 from dwarf_nats.store.lease import lease_us
 from dwarf_nats.store.wishes import FlowInserts, Many, Sql, StepInsert
-from dwarf_nats.workflow import lending
-from dwarf_nats.workflow.rows import PriorityBacklog
 
 if TYPE_CHECKING:
     from dwarf_nats.ports import Clock
@@ -390,7 +391,7 @@ class Sqlite:
                  "running" if running else "pending", int(running), replica_id if running else None,
                  now + lease if running else None, now + new.delay_us, one.step.step_id, new.spawn_id, new.ordinal,
                  flow.priority, flow.fairness_key, flow.fairness_weight, now, now if running else None, now, "{}", None,
-                 None, lending.stored(new.lenders)),
+                 None, state_refs.stored(new.refs)),
             )  # fmt: skip
         if alive and end is not None:
             flow_error = one.error_json if end.status == "failed" else None
@@ -400,7 +401,7 @@ class Sqlite:
                 (
                     end.status.value,
                     end.stored_json.decode(),
-                    lending.stored(end.lenders),
+                    state_refs.stored(end.refs),
                     flow_error,
                     now,
                     flow.flow_id,
@@ -497,7 +498,7 @@ def _row(one: StepInsert, now: int, replica_id: int, budget_ms: int) -> tuple[An
         now + lease_us(flow, budget_ms) if running else None, max(one.not_before, now + step.delay_us),
         one.predecessor_id, step.spawn_id, step.ordinal, flow.priority, flow.fairness_key, flow.fairness_weight, now,
         None if one.status == "pending" else now, now, one.changes, one.error, one.successor_id,
-        lending.stored(step.lenders),
+        state_refs.stored(step.refs),
     )  # fmt: skip
 
 

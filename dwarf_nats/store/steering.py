@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Any
 from dwarf_nats.errors import Conflict, NotFound
 from dwarf_nats.rules import breakpoints
 from dwarf_nats.rules.lifecycle import flow_sources, step_sources
+from dwarf_nats.rules.rows import Due, FlowRow, Paused, StepRow, TreeChange, flow_row, step_row
+from dwarf_nats.rules.state_refs import override
 from dwarf_nats.store import deployment
 from dwarf_nats.store.breakers import PARKED
-from dwarf_nats.workflow.lending import overridden
 from dwarf_nats.workflow.limits import UNLIMITED, Limits
-from dwarf_nats.workflow.rows import Due, FlowRow, Paused, StepRow, TreeChange, flow_row, step_row
 from dwarf_nats.workflow.state import State, decode_state, encode_state
 from dwarf_nats.workflow.status import Status
 
 if TYPE_CHECKING:
     from dwarf_nats.rules.forking import Forked
-    from dwarf_nats.rules.settlement import NewFlow
+    from dwarf_nats.rules.steps import NewFlow
     from dwarf_nats.store.database import Tx
 
 
@@ -129,7 +129,7 @@ async def resume(
 
 
 def _unless(overrides: State, changes: str) -> str:
-    """A step's earlier changes without those that are overridden, so that its task sees the overrides."""
+    """A step's earlier changes without those that are override, so that its task sees the overrides."""
     if not overrides:
         return changes
     return encode_state(
@@ -139,7 +139,7 @@ def _unless(overrides: State, changes: str) -> str:
 
 def with_overrides(state: str, borrowed: str | None, overrides: State, limits: Limits) -> tuple[str, str | None]:
     """A stored state, and what it borrows, with overrides. Raises `TooLarge`."""
-    text, borrowed = overridden(state, borrowed, overrides)
+    text, borrowed = override(state, borrowed, overrides)
     limits.check_bytes(len(text), "the state with these overrides")
     return text, borrowed
 

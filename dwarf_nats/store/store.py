@@ -8,20 +8,9 @@ from typing import TYPE_CHECKING, Any
 from dwarf_nats.errors import BadRequest, Conflict, NotFound, Unavailable
 from dwarf_nats.ports import Unusable
 from dwarf_nats.redact import redacted_url
+from dwarf_nats.rules import state_refs
 from dwarf_nats.rules.planning import NO_ALLOWANCES, Ask, Page, Share
-from dwarf_nats.rules.settlement import NewIds, SettleResult
-from dwarf_nats.store import breakers, deployment, graphs, lent, line, listing, migrate, rewinding, steering, sweeping
-from dwarf_nats.store.breakers import PARKED
-from dwarf_nats.store.cohorts import no_ids
-from dwarf_nats.store.dsn import is_postgres
-from dwarf_nats.store.faults import needs_a_person, one_line, root_of
-from dwarf_nats.store.histories import Histories
-from dwarf_nats.store.postgres import Postgres
-from dwarf_nats.store.sqlite import Sqlite
-from dwarf_nats.workflow import lending
-from dwarf_nats.workflow.keys import Key
-from dwarf_nats.workflow.limits import UNLIMITED, Limits
-from dwarf_nats.workflow.rows import (
+from dwarf_nats.rules.rows import (
     Facts,
     FlowRow,
     HeartbeatReply,
@@ -33,13 +22,26 @@ from dwarf_nats.workflow.rows import (
     flow_row,
     step_row,
 )
+from dwarf_nats.rules.settlement import SettleResult
+from dwarf_nats.rules.steps import NewIds
+from dwarf_nats.store import breakers, deployment, graphs, lent, line, listing, migrate, rewinding, steering, sweeping
+from dwarf_nats.store.breakers import PARKED
+from dwarf_nats.store.cohorts import no_ids
+from dwarf_nats.store.dsn import is_postgres
+from dwarf_nats.store.faults import needs_a_person, one_line, root_of
+from dwarf_nats.store.histories import Histories
+from dwarf_nats.store.postgres import Postgres
+from dwarf_nats.store.sqlite import Sqlite
+from dwarf_nats.workflow.keys import Key
+from dwarf_nats.workflow.limits import UNLIMITED, Limits
 from dwarf_nats.workflow.state import encode_state
 from dwarf_nats.workflow.status import Status
 
 if TYPE_CHECKING:
     from dwarf_nats.ports import Clock
     from dwarf_nats.rules.forking import Forked
-    from dwarf_nats.rules.settlement import NewFlow, NewIds, Settlement, SettleResult
+    from dwarf_nats.rules.settlement import Settlement, SettleResult
+    from dwarf_nats.rules.steps import NewFlow, NewIds
     from dwarf_nats.store.database import Row, Tx
     from dwarf_nats.workflow.graph import Graph
     from dwarf_nats.workflow.options import Query
@@ -329,16 +331,16 @@ class SqlStore:
             raise no_such("step", key)
         try:
             row.state = encode_state(await self.whole(row.state, row.borrowed)).decode()
-        except lending.Gone:
+        except state_refs.DanglingRef:
             raise no_such("step", key) from None
         return row
 
-    async def held(self, step_ids: Collection[int]) -> lending.Held:
+    async def held(self, step_ids: Collection[int]) -> state_refs.RefSource:
         """What these steps hold, for those who borrow from them."""
-        return lending.Held(await self.database.fetch(lent.HELD, sorted(step_ids)) if step_ids else ())
+        return state_refs.RefSource(await self.database.fetch(lent.HELD, sorted(step_ids)) if step_ids else ())
 
     async def whole(self, state: str, borrowed: str | None) -> State:
-        """A stored state with what it borrows. Raises `lending.Gone`."""
+        """A stored state with what it borrows. Raises `state_refs.DanglingRef`."""
         return await lent.whole(self.database.fetch, state, borrowed)
 
     async def step_by_id(self, step_id: int) -> StepRow | None:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from dwarf_nats.rules.rows import TreeChange
 from dwarf_nats.store import steering
 from dwarf_nats.store.lent import whole
 from dwarf_nats.store.trees import WAKE, end_of_child
 from dwarf_nats.workflow.answer import ErrorInfo
-from dwarf_nats.workflow.rows import TreeChange
 from dwarf_nats.workflow.state import encode_state
 from dwarf_nats.workflow.status import Status
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dwarf_nats.rules import breakpoints
-from dwarf_nats.rules.settlement import ClaimedStep, FlowEnd, FlowName, Settlement, SettleResult
+from dwarf_nats.rules.settlement import FlowEnd, Settlement, SettleResult
+from dwarf_nats.rules.steps import ClaimedStep, FlowName
 from dwarf_nats.store import graphs
 from dwarf_nats.store.breakers import PARKED
 from dwarf_nats.store.wishes import Effects, FlowInserts, Sql
@@ -14,7 +15,7 @@ from dwarf_nats.workflow.answer import ErrorInfo
 from dwarf_nats.workflow.status import Status
 
 if TYPE_CHECKING:
-    from dwarf_nats.rules.settlement import Named
+    from dwarf_nats.rules.steps import Named
 
 # The generation moves on, so that the same settlement written twice does not start a second child (X1).
 PARK = """

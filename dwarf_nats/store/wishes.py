@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from dwarf_nats.workflow.status import Status
 
 if TYPE_CHECKING:
-    from dwarf_nats.rules.settlement import FlowContext, NewFlow, NewStep
+    from dwarf_nats.rules.steps import FlowContext, NewFlow, NewStep
     from dwarf_nats.store.database import Row
 
 

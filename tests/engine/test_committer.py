@@ -13,7 +13,8 @@ from dwarf_nats.clock import SystemClock
 from dwarf_nats.engine.committer import Committer
 from dwarf_nats.errors import Internal, Unavailable
 from dwarf_nats.ports import StatementRefused
-from dwarf_nats.rules.settlement import ClaimedStep, NewFlow, Settlement
+from dwarf_nats.rules.settlement import Settlement
+from dwarf_nats.rules.steps import ClaimedStep, NewFlow
 from dwarf_nats.settings import EngineSettings
 from dwarf_nats.store.store import SqlStore
 from dwarf_nats.workflow.answer import ErrorInfo

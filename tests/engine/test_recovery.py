@@ -18,12 +18,12 @@ from dwarf_nats.engine.upkeep import BEAT, LOOK_SECONDS
 from dwarf_nats.errors import Unavailable
 from dwarf_nats.library import open_engine
 from dwarf_nats.ports import BusAway
+from dwarf_nats.rules.rows import HeartbeatReply
 from dwarf_nats.settings import EngineSettings
 from dwarf_nats.testing import TaskProxy
 from dwarf_nats.workflow.answer import Answer, TaskCall
 from dwarf_nats.workflow.flow import Flow
 from dwarf_nats.workflow.options import FlowOptions
-from dwarf_nats.workflow.rows import HeartbeatReply
 from dwarf_nats.workflow.status import Status
 from tests.support.engines import SOON, Gate, crash, line, replica, shard_of
 

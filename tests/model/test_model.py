@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from dwarf_nats.embedded import PostgresServer
-from dwarf_nats.workflow import lending
+from dwarf_nats.rules import state_refs
 from dwarf_nats.workflow.graph import Graph
 from tests.model.comparison import EngineGroup
 from tests.model.example import Example
@@ -114,11 +114,11 @@ def test_on_postgresql_the_engine_does_what_the_model_says(on_postgres: EngineGr
 @contextmanager
 def everything_lent() -> Iterator[None]:
     """Every field, however small, is stored once and borrowed."""
-    before, lending.LARGE = lending.LARGE, 1
+    before, state_refs.LARGE_FIELD_BYTES = state_refs.LARGE_FIELD_BYTES, 1
     try:
         yield
     finally:
-        lending.LARGE = before
+        state_refs.LARGE_FIELD_BYTES = before
 
 
 @settings(max_examples=25, parent=RANDOM, derandomize=True)

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from dwarf_nats.rules.decide import Limits, decide, fail, release
 from dwarf_nats.rules.retries import MAX_DELAY_US
-from dwarf_nats.rules.settlement import ClaimedStep, FlowContext, Settlement
+from dwarf_nats.rules.settlement import Settlement
+from dwarf_nats.rules.steps import ClaimedStep, FlowContext
 from dwarf_nats.workflow.answer import Answer, ErrorInfo, Retry, Subgraph
 from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.state import Raw, decode_state, state_from, to_values

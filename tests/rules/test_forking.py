@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from dwarf_nats.rules.forking import Forked, fork
-from dwarf_nats.workflow.rows import FlowRow, StepRow
+from dwarf_nats.rules.rows import FlowRow, StepRow
 from dwarf_nats.workflow.status import Status
 
 

@@ -12,9 +12,9 @@ import pytest
 
 from dwarf_nats.clock import SystemClock
 from dwarf_nats.errors import Conflict, NotFound, Unavailable
+from dwarf_nats.rules.rows import StepRow
 from dwarf_nats.store import postgres
 from dwarf_nats.store.store import SqlStore
-from dwarf_nats.workflow.rows import StepRow
 from tests.support.stores import (
     BUDGET,
     born,

@@ -8,12 +8,12 @@ import pytest
 
 from dwarf_nats.engine.operations.history import LEVELS, NESTED, page
 from dwarf_nats.errors import BadRequest
+from dwarf_nats.rules.rows import FlowRow
 from dwarf_nats.store import histories
 from dwarf_nats.store.database import Tx, postgres_sql, sqlite_sql
 from dwarf_nats.store.sqlite import Sqlite
 from dwarf_nats.store.store import SqlStore
 from dwarf_nats.workflow.records import Step
-from dwarf_nats.workflow.rows import FlowRow
 from tests.support.stores import BUDGET, look, new_flow
 
 pytestmark = pytest.mark.slow

@@ -8,7 +8,7 @@ import pytest
 
 from dwarf_nats.clock import ManualClock
 from dwarf_nats.rules.planning import Ask, Share
-from dwarf_nats.rules.settlement import NewFlow
+from dwarf_nats.rules.steps import NewFlow
 from dwarf_nats.store.store import SqlStore
 from tests.support.stores import BUDGET, in_flight, look, new_flow, next_due, one_claimed, returned, went_on
 

@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 
 from dwarf_nats.clock import ManualClock
-from dwarf_nats.rules.settlement import NewFlow
+from dwarf_nats.rules.steps import NewFlow
 from dwarf_nats.store import breakers, postgres
 from dwarf_nats.store.database import postgres_sql, sqlite_sql
 from dwarf_nats.store.store import SqlStore

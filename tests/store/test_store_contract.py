@@ -6,10 +6,11 @@ import pytest
 
 from dwarf_nats.errors import Conflict, NotFound
 from dwarf_nats.rules import parking
-from dwarf_nats.rules.settlement import ClaimedStep, Settlement
+from dwarf_nats.rules.rows import StepRow
+from dwarf_nats.rules.settlement import Settlement
+from dwarf_nats.rules.steps import ClaimedStep
 from dwarf_nats.store.store import SqlStore
 from dwarf_nats.workflow.keys import Key
-from dwarf_nats.workflow.rows import StepRow
 from dwarf_nats.workflow.state import Raw, state_from
 from dwarf_nats.workflow.status import Status
 from tests.support.stores import (

@@ -9,12 +9,13 @@ from typing import Any
 from dwarf_nats.errors import NotFound
 from dwarf_nats.rules.decide import fail, release
 from dwarf_nats.rules.planning import Ask
-from dwarf_nats.rules.settlement import ClaimedStep, FlowContext, FlowEnd, NewFlow, NewStep, Settlement
+from dwarf_nats.rules.rows import TreeChange
+from dwarf_nats.rules.settlement import FlowEnd, Settlement
+from dwarf_nats.rules.steps import ClaimedStep, FlowContext, NewFlow, NewStep
 from dwarf_nats.store.store import SqlStore
 from dwarf_nats.workflow.answer import ErrorInfo
 from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.keys import Tokens
-from dwarf_nats.workflow.rows import TreeChange
 from dwarf_nats.workflow.state import Raw, decode_state, encode_state, merge, state_from
 from dwarf_nats.workflow.status import Status
 

@@ -19,7 +19,8 @@ from dwarf_nats.workflow.records import TaskHealth
 if TYPE_CHECKING:
     from dwarf_nats.engine.backpressure.prober import Host
     from dwarf_nats.ports import Clock, Logger, Signals
-    from dwarf_nats.rules.settlement import ClaimedStep, Settlement
+    from dwarf_nats.rules.settlement import Settlement
+    from dwarf_nats.rules.steps import ClaimedStep
     from dwarf_nats.telemetry.counters import Counters
 
 UNASKED = frozenset({"timeout", "too_large"})

@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from dwarf_nats.engine.graphs import GraphBook
     from dwarf_nats.engine.shard import Shard
     from dwarf_nats.rules.forking import Forked
+    from dwarf_nats.rules.rows import FlowRow, StepRow, TreeChange
     from dwarf_nats.settings import EngineSettings
     from dwarf_nats.telemetry.traces import Traces, Workflow
     from dwarf_nats.workflow.graph import Graph
     from dwarf_nats.workflow.keys import Key, Tokens
     from dwarf_nats.workflow.records import StatusChanged
-    from dwarf_nats.workflow.rows import FlowRow, StepRow, TreeChange
 
 Overrides = Mapping[str, Any] | bytes | State | None
 

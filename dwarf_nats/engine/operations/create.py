@@ -16,8 +16,8 @@ from dwarf_nats.engine.operations.idempotency import in_use
 from dwarf_nats.engine.projections import current_outcome, flow_key, with_final_state
 from dwarf_nats.errors import BadRequest, Conflict, NotFound, TooLarge, Unavailable
 from dwarf_nats.ports import DatabaseAway
-from dwarf_nats.rules.settlement import FlowContext, NewFlow
-from dwarf_nats.workflow import lending
+from dwarf_nats.rules import state_refs
+from dwarf_nats.rules.steps import FlowContext, NewFlow
 from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.names import check_subject_name
 from dwarf_nats.workflow.options import FlowOptions
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
     from dwarf_nats.engine.operations.idempotency import Keys
     from dwarf_nats.engine.shard import Shard
     from dwarf_nats.ports import Clock
+    from dwarf_nats.rules.rows import FlowRow
     from dwarf_nats.settings import EngineSettings
     from dwarf_nats.telemetry.traces import Traces, Workflow
     from dwarf_nats.workflow.keys import Tokens
     from dwarf_nats.workflow.records import Outcome
-    from dwarf_nats.workflow.rows import FlowRow
 
 DEFAULTS = FlowOptions()
 MAX_TEXT = 256
@@ -208,7 +208,7 @@ class Creator:
                     raise Conflict(f"the latest flow of the thread is {status}: only a completed one can be continued")
                 try:
                     latest = await with_final_state(shard.store, latest)
-                except lending.Gone:  # it runs again, or was deleted
+                except state_refs.DanglingRef:  # it runs again, or was deleted
                     continue
                 new = await self._next_flow(shard, latest, given, options, digest, start=start)
                 new.shards, new.reserves = count, bool(count) and home is shard

@@ -15,8 +15,8 @@ from dwarf_nats.workflow import cursors
 
 if TYPE_CHECKING:
     from dwarf_nats.ports import Store
+    from dwarf_nats.rules.rows import Called, FlowRow, StepRow
     from dwarf_nats.workflow.records import Step
-    from dwarf_nats.workflow.rows import Called, FlowRow, StepRow
 
 LEVELS = 16
 """How deep histories are nested in a page. A level is two levels of JSON, and some parsers take no more than 64."""

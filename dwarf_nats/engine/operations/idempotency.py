@@ -12,8 +12,8 @@ from dwarf_nats.errors import Conflict, Unavailable
 if TYPE_CHECKING:
     from dwarf_nats.engine.deployment import Deployment
     from dwarf_nats.engine.shard import Shard
-    from dwarf_nats.rules.settlement import NewFlow
-    from dwarf_nats.workflow.rows import FlowRow, Reservation
+    from dwarf_nats.rules.rows import FlowRow, Reservation
+    from dwarf_nats.rules.steps import NewFlow
 
 UNFINISHED_US = 60_000_000
 """After so long a request that reserved a key and made no flow is taken to be given up, if another one wants the key."""

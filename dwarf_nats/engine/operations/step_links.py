@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dwarf_nats.ports import Store
-    from dwarf_nats.workflow.rows import Called, StepRow
+    from dwarf_nats.rules.rows import Called, StepRow
 
 
 class Walk:

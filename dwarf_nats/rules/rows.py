@@ -66,7 +66,7 @@ class FlowRow:
     notify: str
     request_digest: str
     final_state: str | None
-    """Without what is `final_borrowed` (`lending`)."""
+    """Without what is `final_borrowed` (`state_refs`)."""
     final_borrowed: str | None
     error: str | None
     cancel_reason: str | None
@@ -93,7 +93,7 @@ class StepRow:
     node: str
     url: str
     state: str
-    """Without what is `borrowed` (`lending`)."""
+    """Without what is `borrowed` (`state_refs`)."""
     changes: str
     status: Status
     attempt: int
