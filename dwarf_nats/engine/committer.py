@@ -13,6 +13,7 @@ from dwarf_nats.backoff import DATABASE_BACKOFF
 from dwarf_nats.errors import DwarfError, Internal, Unavailable
 from dwarf_nats.ports import StatementRefused
 from dwarf_nats.rules.decide import fail
+from dwarf_nats.rules.leases import lease_us
 from dwarf_nats.rules.settlement import Settlement
 from dwarf_nats.rules.steps import NewFlow
 from dwarf_nats.workflow.answer import ErrorInfo
@@ -201,8 +202,8 @@ class Committer:
         raise AssertionError("unreachable")
 
     def _patience_ends(self, attempt: int) -> bool:
-        budget = self._settings.time_budget_ms / 1000 + 30
-        return DATABASE_BACKOFF.total(attempt) > budget
+        lease_seconds = lease_us(None, self._settings.time_budget_ms) / 1_000_000
+        return DATABASE_BACKOFF.total(attempt) > lease_seconds
 
     async def _tried(self, group: list[Settlement]) -> Exception | None:
         """Write a group if that is possible now; else why it is not. What the database can never store fails (S1)."""

@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from dwarf_nats.backoff import DATABASE_BACKOFF
 from dwarf_nats.engine.slots import Ration, WorkerSlots
@@ -20,6 +20,7 @@ from dwarf_nats.rules.planning import NO_ALLOWANCES, Claim, FairScheduler, Queue
 
 if TYPE_CHECKING:
     from dwarf_nats.ports import Clock, Logger, Store
+    from dwarf_nats.rules.claims import ClaimedRow
     from dwarf_nats.rules.rows import FlowRow
     from dwarf_nats.rules.steps import FlowContext
     from dwarf_nats.settings import EngineSettings
@@ -69,7 +70,7 @@ class Taker(Protocol):
 
     away: str
 
-    async def take(self, rows: Sequence[Sequence[Any]]) -> None:
+    async def take(self, rows: Sequence[ClaimedRow]) -> None:
         """These rows were claimed."""
         ...
 
@@ -266,14 +267,14 @@ class ReadyQueue:
         self._note(claim, rows, turns, rationed=bool(rationed), held=bool(ration.blocked_tasks) and not passed_over)
 
     def _note(
-        self, claim: Claim, rows: Sequence[Sequence[Any]], turns: FairScheduler, *, rationed: bool, held: bool
+        self, claim: Claim, rows: Sequence[ClaimedRow], turns: FairScheduler, *, rationed: bool, held: bool
     ) -> None:
         self._sought = 0
         found: dict[tuple[int, str], tuple[int, int]] = {}
         for row in rows:
-            key = (row[15], row[16])
+            key = (row.priority, row.fairness_key)
             number, last = found.get(key, (0, 0))
-            found[key] = (number + 1, max(last, row[24]))
+            found[key] = (number + 1, max(last, row.not_before))
         total = 0
         for share in claim.shares:
             key = (share.priority, share.fairness_key)

@@ -18,7 +18,9 @@ from dwarf_nats.errors import DwarfError, Unavailable
 from dwarf_nats.ports import BusAway, DatabaseAway, Refused, SourceAway, WorkerLost
 from dwarf_nats.rules import breakpoints, parking, state_refs
 from dwarf_nats.rules.answers import sound
+from dwarf_nats.rules.claims import ClaimedRow, claimed_step
 from dwarf_nats.rules.decide import decide, fail, release
+from dwarf_nats.rules.lifecycle import FLOW_LIVE
 from dwarf_nats.rules.settlement import Settlement, SettleResult
 from dwarf_nats.rules.steps import ClaimedStep, FlowContext, NewFlow, NewStep
 from dwarf_nats.telemetry.traces import headers_of
@@ -27,7 +29,7 @@ from dwarf_nats.workflow.keys import Tokens
 from dwarf_nats.workflow.names import check_subject_name
 from dwarf_nats.workflow.raised import called_off, closes_coroutine, ends_process, named, text_of
 from dwarf_nats.workflow.records import Outcome, StatusChanged
-from dwarf_nats.workflow.state import Raw, decode_state, merge
+from dwarf_nats.workflow.state import merge
 from dwarf_nats.workflow.status import Status
 from dwarf_nats.workflow.task_error import error_info
 
@@ -268,28 +270,32 @@ class Shard:
             self.ready_queue.hint_at(priority, not_before)
         self.announce([], steps)
 
-    async def take(self, rows: Sequence[Sequence[Any]], *, probe: bool = False) -> None:
+    async def take(self, rows: Sequence[ClaimedRow], *, probe: bool = False) -> None:
         """Dispatch what was claimed."""
         dead = []
-        refs = {lender for row in rows if row[35] is not None for lender in state_refs.read(row[35]).values()}
+        refs = {ref for row in rows if row.borrowed is not None for ref in state_refs.read(row.borrowed).values()}
         held = await self.store.held(refs)
         now = self._clock.now() if self._instruments.listening else 0
         for row in rows:
-            if row[23] not in ("running", "interrupted"):
-                dead.append(int(row[0]))  # X2
+            if row.flow_status not in FLOW_LIVE:
+                dead.append(row.step_id)  # X2
                 continue
             if now:
-                self._instruments.queue_wait(row[3], max(0, -self.ready_queue.queue_view.delay_of(row[24], now)), now)
+                waited = -self.ready_queue.queue_view.delay_of(row.not_before, now)
+                self._instruments.queue_wait(row.url, max(0, waited), now)
             try:
-                step = self._step_in_hand(row, held)
+                step = claimed_step(row, self.number, held)
             except state_refs.DanglingRef as gone:
                 self.log.warning(
-                    "step %d-%d was removed while it was claimed: %s", self.number, row[0], gone,
-                    extra={"step_id": f"{self.number}-{row[0]}"},
-                )  # fmt: skip
+                    "step %d-%d was removed while it was claimed: %s",
+                    self.number,
+                    row.step_id,
+                    gone,
+                    extra={"step_id": f"{self.number}-{row.step_id}"},
+                )
                 continue
             except Exception:  # the others are dispatched all the same
-                self.log.exception("step %d-%d cannot be read: it is left to its lease", self.number, row[0])
+                self.log.exception("step %d-%d cannot be read: it is left to its lease", self.number, row.step_id)
                 continue
             self._slots.take(step.url)
             if probe:
@@ -300,21 +306,6 @@ class Shard:
                 self.committer.settle(release(step))
         if dead:
             await self.store.close_stale_steps(dead)
-
-    def _step_in_hand(self, row: Sequence[Any], held: state_refs.RefSource) -> ClaimedStep:
-        flow = FlowContext(
-            shard=self.number, flow_id=row[10], token=row[11], workflow=row[12], digest=row[13], graph=None,
-            baggage=Raw(row[14].encode()), priority=row[15], fairness_key=row[16], fairness_weight=row[17],
-            time_budget_ms=row[18], notify=row[19], thread_id=row[20], created_at=row[21], updated_at=row[22],
-            breakpoints=breakpoints.read(row[31]), root_id=row[32], surgraph_flow_id=row[33], surgraph_step_id=row[34],
-            trace=row[36],
-        )  # fmt: skip
-        return ClaimedStep(
-            flow, step_id=row[0], token=row[1], node=row[2], url=row[3], depth=row[4], attempt=row[5], lease_seq=row[6],
-            state=held.resolve(row[7], row[35]), changes=decode_state(row[8]), age_us=row[9],
-            spawn_id=row[25], ordinal=row[26], resumed=_raw(row[27]), subgraph_result=_raw(row[28]), subgraph_error=row[29],
-            breakpoint_hit=bool(row[30]), refs=state_refs.read(row[35]), unmerged=ErrorInfo.from_stored(row[37]),
-        )  # fmt: skip
 
     async def start(self, flow: FlowRow, notify: str = "") -> None:
         """Start a created flow (O2). Raises `Conflict` if it is not created."""
@@ -788,10 +779,6 @@ class Shard:
             if ends_process(error):
                 raise
             self.log.exception("a notice or signal was refused")
-
-
-def _raw(text: str | None) -> Raw | None:
-    return None if text is None else Raw(text.encode())
 
 
 def _in_flight(flow: FlowContext, new: NewStep) -> ClaimedStep:

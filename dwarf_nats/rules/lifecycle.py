@@ -47,6 +47,13 @@ STEP_CHANGES: Changes = {
 """A step that waits for its child stays running, parked; it can be restarted while its child is paused. Steps are born created,
 pending or running; one copied by a fork as it was, or pending if a cancel had cut it off."""
 
+FLOW_LIVE = frozenset({Status.RUNNING, Status.INTERRUPTED})
+"""A flow that has begun and not ended: its steps are claimed and settled."""
+FLOW_UNSTOPPED = frozenset({Status.CREATED, Status.RUNNING})
+"""A flow that can be waited for: it is not stopped."""
+STEP_UNFINISHED = frozenset({Status.CREATED, Status.PENDING, Status.RUNNING, Status.INTERRUPTED})
+"""A step from which something may still follow."""
+
 
 def flow_may(old: Status, new: Status) -> bool:
     """Whether a flow may go from `old` to `new`."""

@@ -9,6 +9,14 @@ from typing import Any, NamedTuple
 from dwarf_nats.workflow.status import Status
 
 
+class From(NamedTuple):
+    """Where a field of a row is read if not from the row's own table: the alias of another table, and the column if its name
+    is not the field's. Stands in the annotation: `Annotated[int, From("f", "updated_at")]`."""
+
+    table: str
+    column: str = ""
+
+
 @dataclass(slots=True, frozen=True)
 class HeartbeatReply:
     """What a replica learns while it renews its row: what a signal would have told it, had it come (B1).

@@ -14,8 +14,6 @@ from dwarf_nats.store import line
 if TYPE_CHECKING:
     from dwarf_nats.store.database import Database, Tx
 
-PARKED = "(case when url in (select t.url from dwarf_tripped t) then 2 else 0 end)"
-"""What `parked` is for a step that becomes pending; `url` is the step's."""
 ANY_HELD = """
 (exists (select 1 from dwarf_tripped) or exists (select 1 from dwarf_steps where parked = 2))
 """

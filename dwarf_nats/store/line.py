@@ -22,14 +22,16 @@ from typing import TYPE_CHECKING, Any
 
 from dwarf_nats.rules.planning import Ask, Page, QueueHead, Share
 from dwarf_nats.rules.rows import PriorityBacklog
+from dwarf_nats.store.dialect import NOW
+from dwarf_nats.workflow.status import Parked
 
 if TYPE_CHECKING:
     import sqlite3
 
     from dwarf_nats.store.database import Row
 
-RIPE = "status = 'pending' and parked = 0 and not_before <= updated_at"
-ASLEEP = "status = 'pending' and parked = 0 and not_before > updated_at"
+RIPE = f"status = 'pending' and parked = {Parked.NO:d} and not_before <= updated_at"
+ASLEEP = f"status = 'pending' and parked = {Parked.NO:d} and not_before > updated_at"
 # In the order of an index, so that it is read no further than its first entry.
 FIRST_RIPE = (
     f"select not_before from dwarf_steps where {RIPE} order by priority, fairness_key, not_before, step_id limit 1"
@@ -37,7 +39,6 @@ FIRST_RIPE = (
 NEXT_AWAKE = f"select not_before from dwarf_steps where {ASLEEP} order by not_before limit 1"
 SHUT_PROBES = 1_000
 """So many lanes of tasks that are passed over are stepped over in one look."""
-_NOW = "(extract(epoch from now()) * 1000000)::bigint"
 
 # The first probe finds the best band; in the band asked for the walk begins at the key asked for.
 _SURVEY = """
@@ -62,11 +63,11 @@ select {now}, (select priority from best),
 from (select 1) one left join walk w on true
 """
 SURVEY = _SURVEY.format(
-    ripe=RIPE, asleep=ASLEEP, now=_NOW, counts="1", queue_head="priority, fairness_key", walked="w.priority, w.fairness_key",
+    ripe=RIPE, asleep=ASLEEP, now=NOW, counts="1", queue_head="priority, fairness_key", walked="w.priority, w.fairness_key",
     url="", shut_probes=0,
 )  # fmt: skip
 SURVEY_PAST = _SURVEY.format(
-    ripe=RIPE, asleep=ASLEEP, now=_NOW, counts="(s.url <> all($5::text[]))::int", queue_head="priority, fairness_key, url",
+    ripe=RIPE, asleep=ASLEEP, now=NOW, counts="(s.url <> all($5::text[]))::int", queue_head="priority, fairness_key, url",
     walked="w.priority, w.fairness_key, w.url", url=", case when b.priority = $2 then $6 else '' end",
     shut_probes=SHUT_PROBES,
 )  # fmt: skip
@@ -79,7 +80,7 @@ with recursive band as (
   select s.priority from band b cross join lateral (
     select priority from dwarf_steps where {RIPE} and priority > b.priority
     order by priority, fairness_key, not_before, step_id limit 1) s)
-select b.priority, c.steps, k.keys, greatest(0, {_NOW} - k.oldest)
+select b.priority, c.steps, k.keys, greatest(0, {NOW} - k.oldest)
 from (select priority from band limit $1) b
 cross join lateral (
   select count(*) as steps from (
@@ -100,9 +101,9 @@ cross join lateral (
 
 RIPEN = f"""
 with woken as materialized (
-  select ctid from dwarf_steps where {ASLEEP} and not_before <= {_NOW}
+  select ctid from dwarf_steps where {ASLEEP} and not_before <= {NOW}
   order by not_before limit $1 for update skip locked)
-update dwarf_steps s set updated_at = {_NOW} from woken w where s.ctid = w.ctid returning s.step_id
+update dwarf_steps s set updated_at = {NOW} from woken w where s.ctid = w.ctid returning s.step_id
 """
 
 # A row that was locked is found again by its place, `ctid`: it cannot move, and the planner has no other way to take.
@@ -115,7 +116,7 @@ with share as materialized (
 picked as materialized (
   select s.ctid, s.flow_id from share r cross join lateral (
     select ctid, flow_id from dwarf_steps
-    where {RIPE} and priority = r.priority and fairness_key = r.fairness_key and not_before <= {_NOW}
+    where {RIPE} and priority = r.priority and fairness_key = r.fairness_key and not_before <= {NOW}
     order by not_before, step_id limit r.n offset r.skip for update skip locked) s
   limit $1)
 """
@@ -138,7 +139,7 @@ allowed as (select l.*, a.most from lane l left join allowance a on a.url = l.ur
 candidate as (
   select l.turn, l.n, l.skip, l.url, l.most, s.place as at, s.step_id, s.not_before from allowed l cross join lateral (
     select ctid as place, step_id, not_before from dwarf_steps
-    where {RIPE} and priority = l.priority and fairness_key = l.fairness_key and url = l.url and not_before <= {_NOW}
+    where {RIPE} and priority = l.priority and fairness_key = l.fairness_key and url = l.url and not_before <= {NOW}
     order by not_before, step_id limit least(l.n + l.skip, l.most)) s),
 placed as (select *, row_number() over (partition by turn order by not_before, step_id) as place from candidate),
 rationed as (

@@ -20,17 +20,19 @@ from dwarf_nats.errors import Unavailable
 from dwarf_nats.ports import DatabaseAway
 from dwarf_nats.rules import state_refs
 from dwarf_nats.rules.breakpoints import stored
+from dwarf_nats.rules.claims import ClaimedRow
+from dwarf_nats.rules.leases import lease_us
 from dwarf_nats.rules.planning import Ask, Page, Share
 from dwarf_nats.rules.rows import PriorityBacklog
 from dwarf_nats.rules.settlement import Settlement, SettleResult
 from dwarf_nats.rules.steps import NewFlow, NewIds
-from dwarf_nats.store import graphs, line
-from dwarf_nats.store.breakers import PARKED
-from dwarf_nats.store.database import Row, Tx, postgres_sql
+from dwarf_nats.store import dialect, graphs, line
+from dwarf_nats.store.database import Row, Tx
+from dwarf_nats.store.dialect import LIVE, NOW, PARKED, POSTGRES, parked_if_tripped
 from dwarf_nats.store.dsn import CONNECT_SECONDS, read
 from dwarf_nats.store.effects import effects, has_effects, hold
 from dwarf_nats.store.faults import CONFLICTS, CONNECTION, Outages, of_postgres, one_line
-from dwarf_nats.store.lease import lease_us
+from dwarf_nats.store.statements import claim
 from dwarf_nats.store.wishes import FlowInserts, Many, Sql, Wish
 
 if TYPE_CHECKING:
@@ -38,7 +40,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 log = logging.getLogger("dwarf_nats.store")
-NOW = "(extract(epoch from now()) * 1000000)::bigint"
 _SESSION = {
     "application_name": "dwarf-nats",
     "jit": "off",
@@ -124,39 +125,6 @@ CREATE_KEYED = (
     + f"from r where (flow_id in (select flow_id from made)) is true) select flow_id, {NOW} from made"
 )
 
-_CLAIMED = f""",
-claimed as (
-  update dwarf_steps s set status = 'running', parked = 0, lease_seq = s.lease_seq + 1, claimed_by = $2, updated_at = {NOW},
-    started_at = coalesce(s.started_at, {NOW}),
-    lease_expires = {NOW} + (coalesce(f.time_budget_ms, $3) + 30000) * 1000
-  from picked p
-  -- Only the primary key has this order, and nothing else is sorted: on an empty table every index looks alike, but a plan
-  -- lives on when the table has grown.
-  cross join lateral (
-    select * from dwarf_flows where flow_id between p.flow_id and p.flow_id order by flow_id limit 1) f
-  where s.ctid = p.ctid
-  returning s.step_id, s.token, s.node, s.url, s.depth, s.attempt, s.lease_seq, s.state, s.changes,
-    {NOW} - s.started_at as age, f.flow_id, f.token as flow_token, f.workflow, f.graph_digest, f.baggage, f.priority,
-    f.fairness_key, f.fairness_weight, f.time_budget_ms, f.notify, f.thread_id,
-    coalesce(f.restarted_at, f.created_at), f.updated_at, f.status,
-    s.not_before, s.spawn_id, s.ordinal, s.resumed, s.subgraph_result, s.subgraph_error, s.breakpoint_hit,
-    f.breakpoints, f.root_id, f.surgraph_flow_id, f.surgraph_step_id, s.borrowed, f.trace, s.cohort_error)
-select * from claimed order by priority, not_before, step_id
-"""
-CLAIM = line.PICK + _CLAIMED
-CLAIM_PAST = line.PICK_PAST + _CLAIMED
-
-PROBE = (
-    f"""
-with picked as materialized (
-  -- Of the parked steps of a task the one that has been due longest (V4).
-  select ctid, flow_id from dwarf_steps
-  where parked = 2 and url = $4 and not_before <= {NOW}
-  order by not_before, step_id
-  limit $1 for update skip locked)"""
-    + _CLAIMED
-)
-
 SETTLE = f"""
 with r as (
   select * from unnest($1::bigint[], $2::int[], $3::text[], $4::text[], $5::text[], $6::int[], $7::bigint[], $8::bigint[],
@@ -168,19 +136,19 @@ with r as (
 -- Fenced by the lease generation (X1). The group's own columns come back through `returning`, so nothing is joined twice.
 done as (
   update dwarf_steps s set
-    status = case when f.status in ('running', 'interrupted') then r.status else f.status end,
+    status = case when f.status in {LIVE} then r.status else f.status end,
     changes = r.changes, error = r.error, attempt = r.attempt, claimed_by = null, lease_expires = null,
-    successor_id = case when f.status in ('running', 'interrupted') then r.next_id end,
+    successor_id = case when f.status in {LIVE} then r.next_id end,
     not_before = case when r.status = 'pending' or r.arrives then {NOW} + r.delay else s.not_before end,
     arrived = r.arrives::int, cohort_size = r.cohort_size, updated_at = {NOW},
-    parked = case when r.status = 'pending' and f.status in ('running', 'interrupted') then {PARKED} else 0 end
+    parked = case when r.status = 'pending' and f.status in {LIVE} then {PARKED} else 0 end
   from r join dwarf_flows f on f.flow_id = r.flow_id
   -- `|| ''` hides the status from the partial indexes: a plan made while the table was empty would read all that runs.
   where s.step_id = r.step_id and s.lease_seq = r.lease_seq and s.status || '' = 'running'
   returning s.step_id, s.flow_id, s.depth, s.priority, s.fairness_key, s.fairness_weight, s.spawn_id, s.ordinal,
     r.error, r.next_id,
     r.next_token, r.next_node, r.next_url, r.next_state, r.next_borrowed, r.next_running, r.next_delay, r.lease, r.end_status,
-    r.final_state, r.final_borrowed, f.status in ('running', 'interrupted') as alive, f.breakpoints is not null as held,
+    r.final_state, r.final_borrowed, f.status in {LIVE} as alive, f.breakpoints is not null as held,
     f.updated_at as flow_updated_at),
 born as (
   insert into dwarf_steps (step_id, flow_id, depth, token, node, url, state, status, lease_seq, claimed_by, lease_expires,
@@ -191,7 +159,7 @@ born as (
     case when next_running then $19::bigint end, case when next_running then {NOW} + lease end, {NOW} + next_delay,
     step_id, spawn_id, ordinal, priority, fairness_key, fairness_weight, {NOW},
     case when next_running then {NOW} end, {NOW}, next_borrowed,
-    case when next_running then 0 else {PARKED.replace("url in", "next_url in")} end
+    case when next_running then 0 else {parked_if_tripped("next_url")} end
   from (
     -- A flow with breakpoints has its steps born pending: their claim looks at the breakpoints (O12).
     select step_id, flow_id, depth, priority, fairness_key, fairness_weight, spawn_id, ordinal, next_id, next_token,
@@ -201,7 +169,7 @@ ended as (
   update dwarf_flows f set status = d.end_status, final_state = d.final_state, final_borrowed = d.final_borrowed,
     updated_at = greatest({NOW}, f.updated_at + 1), error = case when d.end_status = 'failed' then d.error end
   from done d
-  where d.end_status is not null and d.alive and f.flow_id = d.flow_id and f.status in ('running', 'interrupted')
+  where d.end_status is not null and d.alive and f.flow_id = d.flow_id and f.status in {LIVE}
   returning f.flow_id)
 select d.step_id, d.alive and (d.end_status is null or d.flow_id in (select flow_id from ended)),
   case when d.end_status is null then {NOW} else greatest({NOW}, d.flow_updated_at + 1) end, d.held
@@ -299,17 +267,17 @@ class Postgres:
             except (*CONNECTION, asyncpg.PostgresError):
                 pool.terminate()
 
-    async def fetch(self, sql: str, *args: Any) -> list[Row]:
+    async def fetch(self, sql: dialect.Sql, *args: Any) -> list[Row]:
         with self._translated():
             async with self._acquired() as connection:
                 for _ in range(3):
                     self._counted()
                     try:
-                        return list(await connection.fetch(postgres_sql(sql), *args))
+                        return list(await connection.fetch(POSTGRES.text(sql), *args))
                     except CONFLICTS as error:
                         log.debug("once more: %s", one_line(error))
                 self._counted()
-                return list(await connection.fetch(postgres_sql(sql), *args))
+                return list(await connection.fetch(POSTGRES.text(sql), *args))
 
     def _counted(self, trips: int = 1, transactions: int = 1) -> None:
         self.round_trips += trips
@@ -381,17 +349,19 @@ class Postgres:
 
     async def claim(
         self, limit: int, replica_id: int, budget_ms: int, shares: Sequence[Share], task_budgets: Mapping[str, int]
-    ) -> list[Row]:
+    ) -> list[ClaimedRow]:
         """Claim up to `limit` due steps of these shares, best first (X1)."""
         args = (limit, replica_id, budget_ms, *line.columns(shares))
         if task_budgets:
-            return await self._run_hot(CLAIM_PAST, *args, list(task_budgets), list(task_budgets.values()))
-        return await self._run_hot(CLAIM, *args)
+            rows = await self._run_hot(claim.CLAIM_PAST, *args, list(task_budgets), list(task_budgets.values()))
+        else:
+            rows = await self._run_hot(claim.CLAIM, *args)
+        return [ClaimedRow(*row) for row in rows]
 
-    async def claim_probe(self, url: str, replica_id: int, budget_ms: int) -> Row | None:
+    async def claim_probe(self, url: str, replica_id: int, budget_ms: int) -> ClaimedRow | None:
         """Claim the parked step of a task that has been due longest (V4)."""
-        rows = await self._run_hot(PROBE, 1, replica_id, budget_ms, url)
-        return rows[0] if rows else None
+        rows = await self._run_hot(claim.PROBE, 1, replica_id, budget_ms, url)
+        return ClaimedRow(*rows[0]) if rows else None
 
     async def settle(
         self, group: Sequence[Settlement], replica_id: int, budget_ms: int, new_step: NewIds, limits: Limits
@@ -420,9 +390,9 @@ class Postgres:
 
         return await self._hotly(work)
 
-    async def fetch_by_index(self, sql: str, *args: Any) -> list[Row]:
+    async def fetch_by_index(self, sql: dialect.Sql, *args: Any) -> list[Row]:
         """As `fetch`, on the connection whose plans read through indexes only; for what is short."""
-        return await self._run_hot(postgres_sql(sql), *args)
+        return await self._run_hot(POSTGRES.text(sql), *args)
 
     async def _run_hot(self, sql: str, *args: Any) -> list[Row]:
         async def work(connection: Any) -> list[Row]:
@@ -541,7 +511,7 @@ def _create_args(group: Sequence[NewFlow], replica_id: int, budget_ms: int) -> t
         [int(new.delete_on_completion) for new in group], [new.start for new in group],
         [new.running for new in group], [new.step_id for new in group], [new.step_token for new in group],
         [new.node for new in group], [new.url for new in group], [new.state_json.decode() for new in group],
-        [lease_us(f, budget_ms) for f in facts], replica_id,
+        [lease_us(f.time_budget_ms, budget_ms) for f in facts], replica_id,
         [f.root_id or f.flow_id for f in facts], [f.surgraph_flow_id for f in facts],
         [f.surgraph_step_id for f in facts], [stored(f.breakpoints) for f in facts], [f.trace for f in facts],
         [new.kept_until for new in group],
@@ -562,7 +532,7 @@ def _settle_args(group: Sequence[Settlement], replica_id: int, budget_ms: int) -
         [one.step.flow.flow_id for one in group], [n and n.step_id for n in nexts], [n and n.token for n in nexts],
         [n and n.node for n in nexts], [n and n.url for n in nexts],
         [n and n.state_json.decode() for n in nexts], [n is not None and n.running for n in nexts],
-        [n.delay_us if n else 0 for n in nexts], [lease_us(one.step.flow, budget_ms) for one in group],
+        [n.delay_us if n else 0 for n in nexts], [lease_us(one.step.flow.time_budget_ms, budget_ms) for one in group],
         [end and end.status.value for end in ends], [end and end.stored_json.decode() for end in ends],
         replica_id, [one.arrives for one in group], [len(one.branches) or None for one in group],
         [n and state_refs.stored(n.refs) for n in nexts], [end and state_refs.stored(end.refs) for end in ends],
@@ -577,9 +547,9 @@ def _settled(rows: Sequence[Row]) -> SettleResult:
 
 async def _grant(connection: Any, wish: Wish, replica_id: int, budget_ms: int) -> list[Row]:
     if isinstance(wish, Sql):
-        return list(await connection.fetch(postgres_sql(wish.text), *wish.args))
+        return list(await connection.fetch(POSTGRES.text(wish.text), *wish.args))
     if isinstance(wish, Many):
-        return list(await connection.fetchmany(postgres_sql(wish.text), wish.rows))
+        return list(await connection.fetchmany(POSTGRES.text(wish.text), wish.rows))
     if isinstance(wish, FlowInserts):
         await connection.fetch(CREATE, *_create_args(wish.flows, replica_id, budget_ms))
         return []
@@ -593,7 +563,7 @@ async def _grant(connection: Any, wish: Wish, replica_id: int, budget_ms: int) -
             [r.step.delay_us for r in rows], [r.predecessor_id for r in rows], [r.step.spawn_id for r in rows],
             [r.step.ordinal for r in rows], [r.changes for r in rows], [r.error for r in rows],
             [r.successor_id for r in rows], [r.flow.priority for r in rows], [r.flow.fairness_key for r in rows],
-            [r.flow.fairness_weight for r in rows], [lease_us(r.flow, budget_ms) for r in rows], replica_id,
+            [r.flow.fairness_weight for r in rows], [lease_us(r.flow.time_budget_ms, budget_ms) for r in rows], replica_id,
             [state_refs.stored(r.step.refs) for r in rows],
         )  # fmt: skip
     return []
@@ -604,9 +574,9 @@ class _Tx:
         self._connection = connection
         self.trips = 0
 
-    async def fetch(self, sql: str, *args: Any) -> list[Row]:
+    async def fetch(self, sql: dialect.Sql, *args: Any) -> list[Row]:
         self.trips += 1
-        return list(await self._connection.fetch(postgres_sql(sql), *args))
+        return list(await self._connection.fetch(POSTGRES.text(sql), *args))
 
     async def insert(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         self.trips += 1

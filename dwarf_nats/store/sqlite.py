@@ -23,15 +23,18 @@ from dwarf_nats.errors import Unavailable
 from dwarf_nats.ports import DatabaseAway, Unusable
 from dwarf_nats.rules import state_refs
 from dwarf_nats.rules.breakpoints import stored
+from dwarf_nats.rules.claims import ClaimedRow
+from dwarf_nats.rules.leases import lease_us
 from dwarf_nats.rules.planning import Ask, Page, Share
 from dwarf_nats.rules.rows import PriorityBacklog
 from dwarf_nats.rules.settlement import Settlement, SettleResult
 from dwarf_nats.rules.steps import NewFlow, NewIds
-from dwarf_nats.store import graphs, line
-from dwarf_nats.store.database import Row, Tx, sqlite_sql
+from dwarf_nats.store import dialect, graphs, line
+from dwarf_nats.store.database import Row, Tx
+from dwarf_nats.store.dialect import SQLITE
 from dwarf_nats.store.effects import effects, hold
 from dwarf_nats.store.faults import Outages, needs_a_person, of_sqlite, primary_code
-from dwarf_nats.store.lease import lease_us
+from dwarf_nats.store.statements import claim
 from dwarf_nats.store.wishes import FlowInserts, Many, Sql, StepInsert
 
 if TYPE_CHECKING:
@@ -66,24 +69,6 @@ insert into dwarf_keys (fairness_key, idempotency_key, shard, flow_id, token, re
 values (?, ?, 0, ?, ?, ?, ?) on conflict do nothing
 """
 _FREE = "delete from dwarf_keys where fairness_key = ? and idempotency_key = ? and flow_id = ?"
-_CLAIM = """
-select s.step_id, s.token, s.node, s.url, s.depth, s.attempt, s.lease_seq + 1, s.state, s.changes,
-  ?1 - coalesce(s.started_at, ?1), f.flow_id, f.token, f.workflow, f.graph_digest, f.baggage, f.priority, f.fairness_key,
-  f.fairness_weight, f.time_budget_ms, f.notify, f.thread_id, coalesce(f.restarted_at, f.created_at),
-  f.updated_at, f.status, s.not_before,
-  s.spawn_id, s.ordinal, s.resumed, s.subgraph_result, s.subgraph_error, s.breakpoint_hit, f.breakpoints, f.root_id,
-  f.surgraph_flow_id, f.surgraph_step_id, s.borrowed, f.trace, s.cohort_error
-from json_each(?2) p cross join dwarf_steps s on s.step_id = p.value cross join dwarf_flows f on f.flow_id = s.flow_id
-order by s.priority, s.not_before, s.step_id
-"""
-_PROBE = """
-select step_id from dwarf_steps indexed by dwarf_steps_parked
-where parked = 2 and url = ? and not_before <= ? order by not_before, step_id limit 1
-"""
-_CLAIMED = """
-update dwarf_steps set status = 'running', parked = 0, lease_seq = lease_seq + 1, claimed_by = ?, updated_at = ?,
-  started_at = coalesce(started_at, ?), lease_expires = ? where step_id = ?
-"""
 _DONE = """
 update dwarf_steps set status = ?, changes = ?, error = ?, attempt = ?, claimed_by = null, lease_expires = null,
   successor_id = ?, not_before = coalesce(?, not_before), arrived = ?, cohort_size = ?, updated_at = ?,
@@ -205,7 +190,7 @@ class Sqlite:
         async with self._turn:
             return await self._call(lambda: work(self._opened()))
 
-    async def fetch(self, sql: str, *args: Any) -> list[Row]:
+    async def fetch(self, sql: dialect.Sql, *args: Any) -> list[Row]:
         async with self._turn:
             return await self._call(lambda: self._fetch(sql, args))
 
@@ -240,7 +225,7 @@ class Sqlite:
             return {
                 new.facts.flow_id: now
                 for new in group
-                if self._create(connection, new, now, replica_id, lease_us(new.facts, budget_ms))
+                if self._create(connection, new, now, replica_id, lease_us(new.facts.time_budget_ms, budget_ms))
             }
 
         return await self._group(work)
@@ -290,36 +275,26 @@ class Sqlite:
 
     async def claim(
         self, limit: int, replica_id: int, budget_ms: int, shares: Sequence[Share], task_budgets: Mapping[str, int]
-    ) -> list[Row]:
+    ) -> list[ClaimedRow]:
         """Claim up to `limit` due steps of these shares, best first (X1)."""
-        return await self._group(
-            lambda connection: self._claimed(
-                connection, line.pick(connection, self._instant, limit, shares, task_budgets), replica_id, budget_ms
-            )
-        )
 
-    async def claim_probe(self, url: str, replica_id: int, budget_ms: int) -> Row | None:
+        def work(connection: sqlite3.Connection) -> list[ClaimedRow]:
+            picked = line.pick(connection, self._instant, limit, shares, task_budgets)
+            return claim.take_sqlite(connection, self._instant, picked, replica_id, budget_ms)
+
+        return await self._group(work)
+
+    async def claim_probe(self, url: str, replica_id: int, budget_ms: int) -> ClaimedRow | None:
         """Claim the parked step of a task that has been due longest (V4)."""
 
-        def work(connection: sqlite3.Connection) -> list[Row]:
-            picked = [row[0] for row in connection.execute(_PROBE, (url, self._instant))]
-            return self._claimed(connection, picked, replica_id, budget_ms)
+        def work(connection: sqlite3.Connection) -> list[ClaimedRow]:
+            picked = claim.pick_parked_sqlite(connection, self._instant, url)
+            return claim.take_sqlite(connection, self._instant, picked, replica_id, budget_ms)
 
         rows = await self._group(work)
         return rows[0] if rows else None
 
-    def _claimed(
-        self, connection: sqlite3.Connection, picked: Sequence[int], replica_id: int, budget_ms: int
-    ) -> list[Row]:
-        now = self._instant
-        rows = connection.execute(_CLAIM, (now, orjson.dumps(picked).decode())).fetchall()
-        connection.executemany(
-            _CLAIMED,
-            [(replica_id, now, now, now + ((r[18] or budget_ms) + 30_000) * 1000, r[0]) for r in rows],
-        )
-        return rows
-
-    async def fetch_by_index(self, sql: str, *args: Any) -> list[Row]:
+    async def fetch_by_index(self, sql: dialect.Sql, *args: Any) -> list[Row]:
         """As `fetch`; here there is nothing else to read by."""
         return await self.fetch(sql, *args)
 
@@ -333,7 +308,7 @@ class Sqlite:
             settled = SettleResult({})
             held = set()
             for one in group:
-                done = self._settle(connection, one, now, replica_id, lease_us(one.step.flow, budget_ms))
+                done = self._settle(connection, one, now, replica_id, lease_us(one.step.flow.time_budget_ms, budget_ms))
                 if done is not None:
                     settled[one.step.step_id] = done[:2]
                     if done[2]:
@@ -354,7 +329,9 @@ class Sqlite:
                     rows = []
                     if isinstance(wish, FlowInserts):
                         for new in wish.flows:
-                            self._create(connection, new, now, replica_id, lease_us(new.facts, budget_ms))
+                            self._create(
+                                connection, new, now, replica_id, lease_us(new.facts.time_budget_ms, budget_ms)
+                            )
                     else:
                         connection.executemany(_STEP, [_row(one, now, replica_id, budget_ms) for one in wish])
             return settled
@@ -439,12 +416,12 @@ class Sqlite:
         if self._connection is not None and self._connection.in_transaction:
             self._connection.execute("rollback")
 
-    def _fetch(self, sql: str, args: Sequence[Any]) -> list[Row]:
+    def _fetch(self, sql: dialect.Sql, args: Sequence[Any]) -> list[Row]:
         connection = self._opened()
         if not connection.in_transaction:
             self._instant = self._clock.now()
         plain = [orjson.dumps(arg).decode() if isinstance(arg, list) else arg for arg in args]
-        return connection.execute(sqlite_sql(sql), plain).fetchall()
+        return connection.execute(SQLITE.text(sql), plain).fetchall()
 
     def _patiently(self, work: Callable[[], T]) -> T:
         """Do `work`. While another process has the file locked, one statement waits for it at length and those after it hardly:
@@ -495,7 +472,7 @@ def _row(one: StepInsert, now: int, replica_id: int, budget_ms: int) -> tuple[An
     return (
         step.step_id, flow.flow_id, step.depth, step.token, step.node, step.url, step.state_json.decode(),
         one.status.value, int(running), replica_id if running else None,
-        now + lease_us(flow, budget_ms) if running else None, max(one.not_before, now + step.delay_us),
+        now + lease_us(flow.time_budget_ms, budget_ms) if running else None, max(one.not_before, now + step.delay_us),
         one.predecessor_id, step.spawn_id, step.ordinal, flow.priority, flow.fairness_key, flow.fairness_weight, now,
         None if one.status == "pending" else now, now, one.changes, one.error, one.successor_id,
         state_refs.stored(step.refs),
@@ -506,7 +483,7 @@ class _Tx:
     def __init__(self, database: Sqlite) -> None:
         self._database = database
 
-    async def fetch(self, sql: str, *args: Any) -> list[Row]:
+    async def fetch(self, sql: dialect.Sql, *args: Any) -> list[Row]:
         return await self._database._call(lambda: self._database._fetch(sql, args))
 
     async def insert(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

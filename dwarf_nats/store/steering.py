@@ -16,7 +16,7 @@ from dwarf_nats.rules.lifecycle import flow_sources, step_sources
 from dwarf_nats.rules.rows import Due, FlowRow, Paused, StepRow, TreeChange, flow_row, step_row
 from dwarf_nats.rules.state_refs import override
 from dwarf_nats.store import deployment
-from dwarf_nats.store.breakers import PARKED
+from dwarf_nats.store.dialect import PARKED
 from dwarf_nats.workflow.limits import UNLIMITED, Limits
 from dwarf_nats.workflow.state import State, decode_state, encode_state
 from dwarf_nats.workflow.status import Status

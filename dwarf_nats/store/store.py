@@ -25,8 +25,8 @@ from dwarf_nats.rules.rows import (
 from dwarf_nats.rules.settlement import SettleResult
 from dwarf_nats.rules.steps import NewIds
 from dwarf_nats.store import breakers, deployment, graphs, lent, line, listing, migrate, rewinding, steering, sweeping
-from dwarf_nats.store.breakers import PARKED
 from dwarf_nats.store.cohorts import no_ids
+from dwarf_nats.store.dialect import PARKED
 from dwarf_nats.store.dsn import is_postgres
 from dwarf_nats.store.faults import needs_a_person, one_line, root_of
 from dwarf_nats.store.histories import Histories
@@ -39,6 +39,7 @@ from dwarf_nats.workflow.status import Status
 
 if TYPE_CHECKING:
     from dwarf_nats.ports import Clock
+    from dwarf_nats.rules.claims import ClaimedRow
     from dwarf_nats.rules.forking import Forked
     from dwarf_nats.rules.settlement import Settlement, SettleResult
     from dwarf_nats.rules.steps import NewFlow, NewIds
@@ -143,7 +144,7 @@ class SqlStore:
         budget_ms: int,
         shares: Sequence[Share] | None = None,
         task_budgets: Mapping[str, int] = NO_ALLOWANCES,
-    ) -> list[Row]:
+    ) -> list[ClaimedRow]:
         if shares is None:
             await self.promote_due(limit)
             page = await self.peek(Ask(limit=limit))
@@ -519,7 +520,7 @@ class SqlStore:
         sql = breakers.RELEASE_SQLITE if isinstance(self.database, Sqlite) else breakers.RELEASE
         return await self.database.transact(lambda tx: breakers.release(tx, url, limit, sql), by_index=True)
 
-    async def claim_probe(self, url: str, budget_ms: int) -> Row | None:
+    async def claim_probe(self, url: str, budget_ms: int) -> ClaimedRow | None:
         return await self.database.claim_probe(url, self.replica_id, budget_ms)
 
     async def next_probe(self, url: str) -> int | None:

@@ -9,7 +9,7 @@ from dwarf_nats.rules import breakpoints
 from dwarf_nats.rules.settlement import FlowEnd, Settlement, SettleResult
 from dwarf_nats.rules.steps import ClaimedStep, FlowName
 from dwarf_nats.store import graphs
-from dwarf_nats.store.breakers import PARKED
+from dwarf_nats.store.dialect import PARKED
 from dwarf_nats.store.wishes import Effects, FlowInserts, Sql
 from dwarf_nats.workflow.answer import ErrorInfo
 from dwarf_nats.workflow.status import Status

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from difflib import get_close_matches
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 
 from dwarf_nats.errors import BadRequest
 
@@ -38,6 +38,16 @@ class Status(StrEnum):
             near = get_close_matches(str(text).lower(), list(cls), n=1, cutoff=0.5)
             hint = f"did you mean {str(near[0])!r}?" if near else f"use one of {', '.join(cls)}"
             raise BadRequest(f"there is no status {str(text)[:80]!r}: {hint}") from None
+
+
+class Parked(IntEnum):
+    """Why a step is set aside: nobody claims it, and if it runs, its lease is nobody's."""
+
+    NO = 0
+    CHILD = 1
+    """It runs and waits for the flow it called (P1)."""
+    BREAKER = 2
+    """It is pending, and the breaker of its task is tripped (V4)."""
 
 
 TERMINAL = frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELLED})

@@ -447,7 +447,7 @@ async def test_a_task_that_may_be_asked_so_often_is_asked_so_often(dsn: str) -> 
 
         async def once(*args: Any) -> Any:
             rows = await original(*args)
-            claimed.append(Counter(row[3] for row in rows))
+            claimed.append(Counter(row.url for row in rows))
             gate.now = {"busy": 0}
             return rows
 

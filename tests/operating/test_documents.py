@@ -18,8 +18,8 @@ from dwarf_nats.cli.main import app
 from dwarf_nats.engine import upkeep
 from dwarf_nats.engine.maintenance import integrity
 from dwarf_nats.rules import breaker
+from dwarf_nats.rules.leases import LEASE_GRACE_MS
 from dwarf_nats.settings import ServerSettings
-from dwarf_nats.store.lease import GRACE_MS
 from dwarf_nats.wire.operations import OPERATIONS
 from tests.cli.test_usage import COMMANDS
 from tests.operating.command_lines import OPERATING, ROOT
@@ -86,7 +86,7 @@ def test_the_times_of_the_runbook_are_those_of_the_code() -> None:
     rows = dict(re.findall(r"^\| ([^|]+?) \| ([^|]+?) \|", text, re.MULTILINE))
     settings = ServerSettings()
     silent, look = settings.replica_timeout_ms / 1000, 3 * upkeep.BEAT * settings.replica_timeout_ms / 1000
-    lease = (settings.time_budget_ms + GRACE_MS) // 1000
+    lease = (settings.time_budget_ms + LEASE_GRACE_MS) // 1000
     silence = settings.roll_call_ms / 1000 + 2 * settings.roll_call_ms / 1000
     sweeps = 60 * upkeep.BEAT * silent
     assert rows["steps of a killed or silent replica run elsewhere"] == f"{silent:g} to {silent + look:g} s"

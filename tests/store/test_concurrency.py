@@ -68,7 +68,7 @@ async def test_no_step_is_claimed_twice(pg_stores: Stores) -> None:
 
     async def claim(store: SqlStore) -> None:
         while rows := await store.claim(7, BUDGET):
-            taken.extend(row[0] for row in rows)
+            taken.extend(row.step_id for row in rows)
 
     await asyncio.gather(*map(claim, pg_stores))
     assert sorted(taken) == sorted(new.step_id for new in flows)
@@ -78,8 +78,8 @@ async def test_rows_another_replica_holds_are_passed_over_not_waited_for(pg_stor
     held, free = new_flow(), new_flow()
     await pg_stores[0].create([held, free], BUDGET)
     async with locked(pg_stores[0], held.step_id):
-        assert [row[0] for row in await pg_stores[1].claim(5, BUDGET)] == [free.step_id]
-    assert [row[0] for row in await pg_stores[1].claim(5, BUDGET)] == [held.step_id]
+        assert [row.step_id for row in await pg_stores[1].claim(5, BUDGET)] == [free.step_id]
+    assert [row.step_id for row in await pg_stores[1].claim(5, BUDGET)] == [held.step_id]
 
 
 async def test_a_step_recovered_by_another_replica_is_fenced_from_the_first(pg_stores: Stores) -> None:

@@ -10,7 +10,8 @@ from dwarf_nats.engine.operations.history import LEVELS, NESTED, page
 from dwarf_nats.errors import BadRequest
 from dwarf_nats.rules.rows import FlowRow
 from dwarf_nats.store import histories
-from dwarf_nats.store.database import Tx, postgres_sql, sqlite_sql
+from dwarf_nats.store.database import Tx
+from dwarf_nats.store.dialect import POSTGRES, SQLITE
 from dwarf_nats.store.sqlite import Sqlite
 from dwarf_nats.store.store import SqlStore
 from dwarf_nats.workflow.records import Step
@@ -144,9 +145,9 @@ async def test_a_cursor_of_no_page_is_a_400(store: SqlStore) -> None:
 async def plan_of(store: SqlStore, sql: str, *args: object) -> str:
     """How a statement is carried out on tables of some size."""
     if isinstance(store.database, Sqlite):
-        rows = await store.database.fetch(f"explain query plan {sqlite_sql(sql)}", *args)
+        rows = await store.database.fetch(f"explain query plan {SQLITE.text(sql)}", *args)
         return "\n".join(str(row[3]) for row in rows)
-    rows = await store.database.fetch(f"explain {postgres_sql(sql)}", *args)
+    rows = await store.database.fetch(f"explain {POSTGRES.text(sql)}", *args)
     return "\n".join(str(row[0]) for row in rows)
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from dwarf_nats.clock import SystemClock
 from dwarf_nats.store import cohorts, postgres
-from dwarf_nats.store.database import postgres_sql
+from dwarf_nats.store.dialect import POSTGRES
 from dwarf_nats.store.migrate import migrate_postgres
 from dwarf_nats.store.store import SqlStore
 from tests.support.stores import BUDGET, ended, in_flight, new_flow, one_claimed, went_on
@@ -31,7 +31,7 @@ async def hot(pg_dsn: str) -> AsyncIterator[asyncpg.Connection]:
 async def plan_of(connection: asyncpg.Connection, sql: str) -> str:
     """The generic plan, as made on the tables as they are."""
     count = max(int(number) for number in re.findall(r"\$(\d+)", sql))
-    await connection.execute(f"prepare hot as {postgres_sql(sql)}")
+    await connection.execute(f"prepare hot as {POSTGRES.text(sql)}")
     rows = await connection.fetch(f"explain (verbose) execute hot({', '.join(['null'] * count)})")
     return "\n".join(row[0] for row in rows)
 

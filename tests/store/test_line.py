@@ -27,7 +27,7 @@ async def lanes(
 
 
 async def taken(store: SqlStore, limit: int, shares: list[Share], **task_budgets: int) -> list[int]:
-    return [row[0] for row in await store.claim(limit, BUDGET, shares, task_budgets)]
+    return [row.step_id for row in await store.claim(limit, BUDGET, shares, task_budgets)]
 
 
 # -- reading
@@ -130,7 +130,7 @@ async def test_sleepers_are_woken_in_groups_those_first_that_came_due_first(stor
     await look(store, "update dwarf_steps set not_before = not_before - $1, updated_at = 0", 2**52 - 100)
     assert await store.promote_due(3) == 3
     rows = await store.claim(10, BUDGET, [Share(100, "", 10)])
-    assert [row[0] for row in rows] == [new.step_id for new in reversed(flows[2:])]
+    assert [row.step_id for row in rows] == [new.step_id for new in reversed(flows[2:])]
     assert await store.promote_due(3) == 2
 
 
@@ -181,8 +181,8 @@ async def test_shares_are_served_one_after_the_other_up_to_the_limit(store: SqlS
     """C1, C2."""
     await store.create([at(2, "a") for _ in range(5)] + [at(1, "b") for _ in range(3)] + [at(1, "c")], BUDGET)
     rows = await store.claim(6, BUDGET, [Share(1, "b", 2), Share(1, "c", 9), Share(2, "a", 9)])
-    assert sorted((row[15], row[16]) for row in rows) == [(1, "b")] * 2 + [(1, "c")] + [(2, "a")] * 3
-    assert [row[15] for row in rows] == sorted(row[15] for row in rows)
+    assert sorted((row.priority, row.fairness_key) for row in rows) == [(1, "b")] * 2 + [(1, "c")] + [(2, "a")] * 3
+    assert [row.priority for row in rows] == sorted(row.priority for row in rows)
     assert await lanes(store) == [(1, "b", "a"), (2, "a", "a")]
 
 
@@ -203,9 +203,9 @@ async def test_a_share_may_skip_what_the_one_before_took(store: SqlStore) -> Non
     for task_budgets in ({}, {"elsewhere": 1}):
         await store.create([at(1, "a") for _ in range(6)] + [at(1, "b")], BUDGET)
         rows = await store.claim(4, BUDGET, shares, task_budgets)
-        assert sorted(row[16] for row in rows) == ["a", "a", "a", "b"]
+        assert sorted(row.fairness_key for row in rows) == ["a", "a", "a", "b"]
         rest = await store.claim(10, BUDGET, [Share(1, "a", 10)])
-        assert len({row[0] for row in [*rows, *rest]}) == 7
+        assert len({row.step_id for row in [*rows, *rest]}) == 7
 
 
 async def test_tasks_that_are_shut_are_passed_over(store: SqlStore) -> None:
@@ -222,7 +222,7 @@ async def test_a_task_gives_no_more_than_its_allowance_over_all_keys(store: SqlS
     flows = [at(1, key, url) for key in "abc" for url in ("tight", "free") for _ in range(5)]
     await store.create(flows, BUDGET)
     rows = await store.claim(30, BUDGET, [Share(1, key, 10) for key in "abc"], {"tight": 7})
-    urls = [row[3] for row in rows]
+    urls = [row.url for row in rows]
     assert (urls.count("tight"), urls.count("free")) == (7, 15)
 
 
@@ -244,7 +244,7 @@ async def test_claims_by_shares_carry_the_lease(store: SqlStore) -> None:
         (row,) = await store.claim(1, BUDGET, [Share(1, "", 1)], task_budgets)
         assert in_flight(row).lease_seq == 1
         assert await look(
-            store, "select status, lease_seq, claimed_by from dwarf_steps where step_id = $1", row[0]
+            store, "select status, lease_seq, claimed_by from dwarf_steps where step_id = $1", row.step_id
         ) == [("running", 1, store.replica_id)]
 
 

@@ -18,8 +18,9 @@ import pytest
 from dwarf_nats.clock import ManualClock
 from dwarf_nats.embedded import PostgresServer
 from dwarf_nats.rules.planning import Ask, Share
-from dwarf_nats.store import line, postgres, sqlite
+from dwarf_nats.store import line, postgres
 from dwarf_nats.store.migrate import migrate_postgres
+from dwarf_nats.store.statements import claim
 from dwarf_nats.store.store import SqlStore
 
 KEYS = 1_000
@@ -67,8 +68,8 @@ STATEMENTS = {
     "survey past": (line.SURVEY_PAST, {"dwarf_steps_ripe", "dwarf_steps_lane", "dwarf_steps_asleep"}),
     "depths": (line.DEPTHS, {"dwarf_steps_ripe"}),
     "promote_due": (line.RIPEN, {"dwarf_steps_asleep"}),
-    "claim": (postgres.CLAIM, {"dwarf_steps_ripe", "dwarf_flows_pkey"}),
-    "claim past": (postgres.CLAIM_PAST, {"dwarf_steps_lane", "dwarf_flows_pkey"}),
+    "claim": (claim.CLAIM, {"dwarf_steps_ripe", "dwarf_flows_pkey"}),
+    "claim past": (claim.CLAIM_PAST, {"dwarf_steps_lane", "dwarf_flows_pkey"}),
 }
 
 
@@ -208,13 +209,13 @@ async def test_counting_the_line_costs_what_is_counted(lines: dict[str, str]) ->
 @pytest.mark.parametrize(
     ("sql", "keys", "steps", "task_budgets", "rows"),
     [
-        (postgres.CLAIM, ["k0"], 80, None, 80),
-        (postgres.CLAIM, EVEN[:80], 1, None, 80),
-        (postgres.CLAIM, EVEN[:8], 10, None, 80),
-        (postgres.CLAIM_PAST, ["k2"], 80, {"elsewhere": 0}, 80),
-        (postgres.CLAIM_PAST, ["k0"], 80, {"shut": 0}, 80),
-        (postgres.CLAIM_PAST, ["k0"], 80, {"shut": 5}, 80),
-        (postgres.CLAIM_PAST, EVEN[:8], 10, {"shut": 0, "task1": 0}, 80),
+        (claim.CLAIM, ["k0"], 80, None, 80),
+        (claim.CLAIM, EVEN[:80], 1, None, 80),
+        (claim.CLAIM, EVEN[:8], 10, None, 80),
+        (claim.CLAIM_PAST, ["k2"], 80, {"elsewhere": 0}, 80),
+        (claim.CLAIM_PAST, ["k0"], 80, {"shut": 0}, 80),
+        (claim.CLAIM_PAST, ["k0"], 80, {"shut": 5}, 80),
+        (claim.CLAIM_PAST, EVEN[:8], 10, {"shut": 0, "task1": 0}, 80),
     ],
 )
 async def test_choosing_costs_what_is_chosen(
@@ -230,7 +231,7 @@ async def test_choosing_costs_what_is_chosen(
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("sql", "keys", "steps", "task_budgets"),
-    [(postgres.CLAIM, ["k2"], 40, None), (postgres.CLAIM_PAST, ["k2"], 40, {"shut": 0})],
+    [(claim.CLAIM, ["k2"], 40, None), (claim.CLAIM_PAST, ["k2"], 40, {"shut": 0})],
     ids=["claim", "claim past"],
 )
 async def test_a_claim_touches_no_more_pages_of_a_deep_line_than_of_a_small_one(
@@ -342,5 +343,5 @@ def test_sqlite_searches_an_index_for_every_probe(files: dict[str, sqlite3.Conne
     # The first of its index; `scan` is SQLite's word for reading from the start on.
     ((*_, wakes),) = connection.execute(f"explain query plan {line.WAKES}").fetchall()
     assert wakes == "SCAN dwarf_steps USING INDEX dwarf_steps_asleep"
-    plan = [row[3] for row in connection.execute(f"explain query plan {sqlite._CLAIM}", [1, "[]"])]
+    plan = [row[3] for row in connection.execute(f"explain query plan {claim.CLAIM_SQLITE}", [1, "[]"])]
     assert [one.split(" USING ")[0] for one in plan[1:3]] == ["SEARCH s", "SEARCH f"]

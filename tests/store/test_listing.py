@@ -29,7 +29,7 @@ async def flows(store: SqlStore) -> dict[str, int]:
     }
     made["done"].facts.thread_id = made["created"].facts.flow_id
     await store.create(list(made.values()), BUDGET)
-    steps = {row[0]: in_flight(row) for row in await store.claim(10, BUDGET)}
+    steps = {row.step_id: in_flight(row) for row in await store.claim(10, BUDGET)}
     await store.settle(
         [ended(steps[made["done"].step_id]), failed(steps[made["broken"].step_id], "Disk 50%_full")], BUDGET
     )

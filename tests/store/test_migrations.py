@@ -16,6 +16,7 @@ from dwarf_nats.clock import SystemClock
 from dwarf_nats.errors import BadRequest, Unavailable
 from dwarf_nats.store import migrate, postgres
 from dwarf_nats.store.migrate import head
+from dwarf_nats.store.statements import claim
 from dwarf_nats.store.store import SqlStore
 from dwarf_nats.workflow.keys import Key
 from tests.support.stores import BUDGET, look, new_flow
@@ -112,7 +113,7 @@ async def test_every_revision_ever_released_is_brought_to_the_newest_and_its_flo
     flow = await store.flow(Key(1, 900_001, "a" * 16))
     assert (flow.workflow, flow.status, flow.trace) == ("line", "running", "")
     (row,) = await store.claim(10, BUDGET)
-    assert (row[0], row[2], row[7], row[36]) == (900_001, "a", '{"n":1}', "")
+    assert (row.step_id, row.node, row.state, row.trace) == (900_001, "a", '{"n":1}', "")
     await store.close()
 
 
@@ -180,8 +181,13 @@ async def test_hot_statements_read_through_indexes_only(pg_dsn: str, rows: str) 
     try:
         if rows != "empty":
             await hot.execute(HISTORY)
-        for name in ("CREATE", "CREATE_KEYED", "CLAIM", "SETTLE"):
-            sql = getattr(postgres, name)
+        statements = {
+            "CREATE": postgres.CREATE,
+            "CREATE_KEYED": postgres.CREATE_KEYED,
+            "CLAIM": claim.CLAIM,
+            "SETTLE": postgres.SETTLE,
+        }
+        for name, sql in statements.items():
             count = max(int(number) for number in re.findall(r"\$(\d+)", sql))
             await hot.execute(f"prepare hot_{name} as {sql}")
             lines = await hot.fetch(f"explain execute hot_{name}({', '.join(['null'] * count)})")

@@ -10,8 +10,9 @@ import pytest
 
 from dwarf_nats.clock import ManualClock
 from dwarf_nats.rules.steps import NewFlow
-from dwarf_nats.store import breakers, postgres
-from dwarf_nats.store.database import postgres_sql, sqlite_sql
+from dwarf_nats.store import breakers
+from dwarf_nats.store.dialect import POSTGRES, SQLITE
+from dwarf_nats.store.statements import claim
 from dwarf_nats.store.store import SqlStore
 from tests.support.stores import (
     BUDGET,
@@ -52,7 +53,7 @@ async def test_pending_steps_of_the_task_are_parked_and_nothing_else(store: SqlS
         step_id: 2 if step_id in held else 0
         for step_id in (*held, *(new.step_id for new in (*others, *created)), running.step_id, done.step_id)
     }
-    assert [row[0] for row in await store.claim(10, BUDGET)] == [new.step_id for new in others]
+    assert [row.step_id for row in await store.claim(10, BUDGET)] == [new.step_id for new in others]
     await store.park("a")  # again changes nothing
     assert sum(await _values(store)) == 2 * len(held)
 
@@ -137,11 +138,11 @@ async def test_released_steps_are_in_line_again_each_at_its_own_time(timed: SqlS
     assert {due for _, _, due in released} == {manual.now() - 10 * SECOND}
     assert len(await timed.release("a", 4)) == 2
     assert await timed.release("a", 4) == []
-    assert [row[0] for row in await timed.claim(10, BUDGET)] == [new.step_id for new in early]
+    assert [row.step_id for row in await timed.claim(10, BUDGET)] == [new.step_id for new in early]
     manual.advance(19.9)
     assert await timed.claim(10, BUDGET) == []
     manual.advance(0.1)
-    assert [row[0] for row in await timed.claim(10, BUDGET)] == [late.step_id]
+    assert [row.step_id for row in await timed.claim(10, BUDGET)] == [late.step_id]
 
 
 async def test_a_step_that_came_due_while_it_was_parked_is_due_at_once(timed: SqlStore, manual: ManualClock) -> None:
@@ -149,7 +150,7 @@ async def test_a_step_that_came_due_while_it_was_parked_is_due_at_once(timed: Sq
     await timed.park("a")
     manual.advance(40)
     assert len(await timed.release("a", 10)) == 1
-    assert [row[0] for row in await timed.claim(10, BUDGET)] == [late.step_id]
+    assert [row.step_id for row in await timed.claim(10, BUDGET)] == [late.step_id]
 
 
 async def test_terminal_steps_are_never_parked(store: SqlStore) -> None:
@@ -197,7 +198,7 @@ async def test_replicas_that_probe_at_once_let_different_steps_through(pg_stores
     await pending(one, 20)
     await one.park("a")
     rows = await asyncio.gather(*((one, two)[n % 2].claim_probe("a", BUDGET) for n in range(30)))
-    probes = [row[0] for row in rows if row is not None]
+    probes = [row.step_id for row in rows if row is not None]
     assert len(probes) == len(set(probes)) == 20
 
 
@@ -210,21 +211,21 @@ async def test_parking_claiming_and_releasing_at_once_loses_no_step(pg_stores: t
 
     async def claim(store: SqlStore) -> None:
         for _ in range(15):
-            claimed.extend(row[0] for row in await store.claim(7, BUDGET))
+            claimed.extend(row.step_id for row in await store.claim(7, BUDGET))
 
     async def flap(store: SqlStore) -> None:
         for _ in range(8):
             await store.park("a")
             row = await store.claim_probe("a", BUDGET)
             if row is not None:
-                claimed.append(row[0])
+                claimed.append(row.step_id)
             while await store.release("a", 50):
                 pass
 
     async with asyncio.timeout(60):
         await asyncio.gather(claim(one), flap(two), claim(two), flap(one))
         for _ in range(3):
-            claimed.extend(row[0] for row in await one.claim(500, BUDGET))
+            claimed.extend(row.step_id for row in await one.claim(500, BUDGET))
     assert sorted(claimed) == sorted(new.step_id for new in flows)
 
 
@@ -252,11 +253,11 @@ async def test_postgres_finds_what_is_parked_and_what_to_park_by_index(
         if "grown" in when:
             await connection.execute(BACKLOG)
         expected = {
-            postgres.PROBE: "dwarf_steps_parked",
+            claim.PROBE: "dwarf_steps_parked",
             breakers.PARKS[0]: "dwarf_steps_asleep",
             breakers.PARKS[1]: "dwarf_steps_(lane|ripe)",
-            postgres_sql(breakers.RELEASE): "dwarf_steps_parked",
-            postgres_sql(breakers._DISTINCT): "dwarf_steps_parked",
+            POSTGRES.text(breakers.RELEASE): "dwarf_steps_parked",
+            POSTGRES.text(breakers._DISTINCT): "dwarf_steps_parked",
         }
         for sql, index in expected.items():
             count = max([0, *(int(number) for number in re.findall(r"\$(\d+)", sql))])
@@ -279,7 +280,7 @@ async def test_sqlite_finds_what_is_parked_and_what_to_park_by_index(timed: SqlS
         breakers._DISTINCT: "dwarf_steps_parked",
     }
     for sql, index in expected.items():
-        plan = await look(timed, f"explain query plan {sqlite_sql(sql)}", *[1] * sql.count("$"))
+        plan = await look(timed, f"explain query plan {SQLITE.text(sql)}", *[1] * sql.count("$"))
         read = [row[3] for row in plan if re.match(r"(SCAN|SEARCH) (dwarf_steps|s)\b", row[3])]
         assert any(index in one for one in read), plan
         assert not any(re.fullmatch(r"SCAN (dwarf_steps|s)", one) for one in read), plan

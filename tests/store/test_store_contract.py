@@ -108,8 +108,8 @@ async def test_a_claim_takes_the_best_band_first_and_the_longest_due_first(store
     group = [new_flow(priority=priority) for priority in (200, 100, 1, 100)]
     await store.create(group, BUDGET)
     rows = await store.claim(3, BUDGET)
-    assert [row[0] for row in rows] == [group[2].step_id, group[1].step_id, group[3].step_id]
-    assert [row[0] for row in await store.claim(3, BUDGET)] == [group[0].step_id]
+    assert [row.step_id for row in rows] == [group[2].step_id, group[1].step_id, group[3].step_id]
+    assert [row.step_id for row in await store.claim(3, BUDGET)] == [group[0].step_id]
     assert await store.claim(3, BUDGET) == []
 
 
@@ -156,8 +156,8 @@ async def test_a_step_of_a_terminal_flow_takes_its_status(store: SqlStore) -> No
     await store.create([new], BUDGET)
     await look(store, "update dwarf_flows set status = 'failed' where flow_id = $1", new.facts.flow_id)
     (row,) = await store.claim(1, BUDGET)
-    assert row[23] == "failed"
-    await store.close_stale_steps([row[0]])
+    assert row.flow_status == "failed"
+    await store.close_stale_steps([row.step_id])
     assert await step_status(store, new.step_id) == "failed"
 
 
@@ -177,7 +177,7 @@ async def test_a_settlement_ends_the_step_and_bears_its_successor(store: SqlStor
         Status.PENDING, "b", 2, '{"a":1,"b":2}', first.step_id,
     )  # fmt: skip
     (row,) = await store.claim(5, BUDGET)
-    assert row[0] == second.step_id
+    assert row.step_id == second.step_id
 
 
 async def test_a_successor_born_running_is_not_for_others_to_claim(store: SqlStore) -> None:
@@ -214,7 +214,7 @@ async def test_a_step_given_back_is_claimed_again_under_a_new_lease(store: SqlSt
     step = await one_claimed(store)
     await store.settle([returned(step)], BUDGET)
     (row,) = await store.claim(1, BUDGET)
-    assert (row[0], row[5], row[6]) == (step.step_id, 0, 2)
+    assert (row.step_id, row.attempt, row.lease_seq) == (step.step_id, 0, 2)
 
 
 async def test_a_whole_group_takes_effect_in_one_call(store: SqlStore) -> None:
@@ -445,7 +445,7 @@ async def test_the_end_of_a_child_wakes_its_caller_once(store: SqlStore) -> None
     assert settled.woken == [(step.step_id, 100)]
     assert await store.settle([done], BUDGET) == {}
     (row,) = await store.claim(5, BUDGET)
-    assert (row[0], row[28], row[29]) == (step.step_id, '{"in":1,"out":2}', None)
+    assert (row.step_id, row.subgraph_result, row.subgraph_error) == (step.step_id, '{"in":1,"out":2}', None)
 
 
 async def test_a_failed_child_in_the_group_of_other_results(store: SqlStore) -> None:
@@ -455,8 +455,8 @@ async def test_a_failed_child_in_the_group_of_other_results(store: SqlStore) -> 
     await store.settle([settlement], BUDGET)
     settled = await store.settle([failed(born(settlement.child), "no luck"), went_on(other)], BUDGET)
     assert len(settled) == 2
-    rows = {row[0]: row for row in await store.claim(5, BUDGET)}
-    assert (rows[step.step_id][28], rows[step.step_id][29]) == (None, "no luck")
+    rows = {row.step_id: row for row in await store.claim(5, BUDGET)}
+    assert (rows[step.step_id].subgraph_result, rows[step.step_id].subgraph_error) == (None, "no luck")
 
 
 async def test_pauses_of_one_group_reach_their_roots_once(store: SqlStore) -> None:
@@ -493,4 +493,4 @@ async def test_nothing_is_born_running_in_a_flow_with_breakpoints(store: SqlStor
     assert not settlement.successor.running
     assert await step_status(store, settlement.successor.step_id) == "pending"
     (claimed,) = await store.claim(5, BUDGET)
-    assert claimed[31] == '["b"]'
+    assert claimed.breakpoints == '["b"]'

@@ -128,7 +128,7 @@ async def test_a_retry_keeps_the_step_until_it_is_due(timed: SqlStore, manual: M
     assert await timed.claim(1, BUDGET) == []
     manual.advance(5)
     (row,) = await timed.claim(1, BUDGET)
-    assert row[9] == 0
+    assert row.age_us == 0
 
 
 async def test_the_age_of_a_step_runs_from_its_first_dispatch(timed: SqlStore, manual: ManualClock) -> None:
@@ -138,7 +138,7 @@ async def test_the_age_of_a_step_runs_from_its_first_dispatch(timed: SqlStore, m
     manual.advance(3)
     await timed.release_unowned_leases([])
     manual.advance(4)
-    assert (await timed.claim(1, BUDGET))[0][9] == 7 * SECOND
+    assert (await timed.claim(1, BUDGET))[0].age_us == 7 * SECOND
 
 
 async def test_completed_flows_marked_for_it_leave_a_while_later(timed: SqlStore, manual: ManualClock) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import asyncpg
 
-from dwarf_nats.store.database import postgres_sql
+from dwarf_nats.store.dialect import POSTGRES
 from dwarf_nats.store.migrate import migrate_postgres
 
 _FLOWS = """
@@ -29,7 +29,7 @@ async def explained(dsn: str, sql: str, args: Sequence[str]) -> str:
             await connection.execute("analyze")
         async with connection.transaction():
             await connection.execute("set local enable_seqscan = off")
-            await connection.execute(f"prepare it as {postgres_sql(sql)}")
+            await connection.execute(f"prepare it as {POSTGRES.text(sql)}")
             rows = await connection.fetch(f"explain execute it({', '.join(args)})")
     finally:
         await connection.close()

@@ -7,16 +7,18 @@ from collections.abc import Sequence
 from typing import Any
 
 from dwarf_nats.errors import NotFound
+from dwarf_nats.rules.claims import ClaimedRow, claimed_step
 from dwarf_nats.rules.decide import fail, release
 from dwarf_nats.rules.planning import Ask
 from dwarf_nats.rules.rows import TreeChange
 from dwarf_nats.rules.settlement import FlowEnd, Settlement
+from dwarf_nats.rules.state_refs import RefSource
 from dwarf_nats.rules.steps import ClaimedStep, FlowContext, NewFlow, NewStep
 from dwarf_nats.store.store import SqlStore
 from dwarf_nats.workflow.answer import ErrorInfo
 from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.keys import Tokens
-from dwarf_nats.workflow.state import Raw, decode_state, encode_state, merge, state_from
+from dwarf_nats.workflow.state import Raw, encode_state, merge, state_from
 from dwarf_nats.workflow.status import Status
 
 BUDGET = 120_000
@@ -40,25 +42,11 @@ def new_flow(state: dict[str, Any] | None = None, *, start: bool = True, **more:
     return new
 
 
-def in_flight(row: Sequence[Any]) -> ClaimedStep:
+def in_flight(row: ClaimedRow) -> ClaimedStep:
     """A claimed row as a step."""
-    facts = FlowContext(
-        1, row[10], row[11], row[12], row[13], GRAPH, Raw(row[14].encode()), row[15], row[16], row[17], row[18], row[19],
-        row[20], row[21], row[22], root_id=row[32], surgraph_flow_id=row[33], surgraph_step_id=row[34],
-    )  # fmt: skip
-    return ClaimedStep(
-        facts,
-        row[0],
-        row[1],
-        row[2],
-        row[3],
-        row[4],
-        row[5],
-        row[6],
-        decode_state(row[7]),
-        decode_state(row[8]),
-        row[9],
-    )
+    step = claimed_step(row, 1, RefSource())
+    step.flow.graph = GRAPH
+    return step
 
 
 def born(new: NewFlow) -> ClaimedStep:
@@ -96,7 +84,7 @@ async def one_claimed(store: SqlStore, state: dict[str, Any] | None = None, **mo
     """A fresh flow whose entry step `store` has claimed."""
     new = new_flow(state, **more)
     await store.create([new], BUDGET)
-    (row,) = [row for row in await store.claim(500, BUDGET) if row[0] == new.step_id]
+    (row,) = [row for row in await store.claim(500, BUDGET) if row.step_id == new.step_id]
     return in_flight(row)
 
 

@@ -1,0 +1,90 @@
+"""Lists of columns and parameters, made from record types.
+
+A statement and the values around it share one record, so nothing is read or passed by number:
+
+- `select_list(Row)`: what a select returns, in the order of the fields, so that `Row(*row)` reads it.
+- `unnest(Batch)`: the rows of a batch as PostgreSQL takes them, `from unnest($1::bigint[], …)`. A batch is a `NamedTuple`
+  of lists, one a column; `fetch(sql, *batch)` passes it.
+- `one_row(Batch)`: one row of a batch as SQLite takes it, `from (select ?1 as …)`; `executemany(sql, zip(*batch))` passes it.
+- `numbered(Record)`: the placeholders of a `NamedTuple` that is one row of parameters.
+
+The scalars of a statement come after its batches: the first of them is `after(Batch)`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple, TypeVar, get_type_hints
+
+from dwarf_nats.rules.rows import From
+
+R = TypeVar("R", bound=NamedTuple)
+Record = type[Any]
+"""A dataclass, a `msgspec.Struct` or a `NamedTuple`."""
+
+
+def field_names(record: Record) -> tuple[str, ...]:
+    """The names of a record's fields, in their order."""
+    if dataclasses.is_dataclass(record):
+        return tuple(field.name for field in dataclasses.fields(record))
+    names: tuple[str, ...] = getattr(record, "__struct_fields__", ()) or record._fields
+    return names
+
+
+def select_list(record: Record, table: str = "", **sources: str) -> str:
+    """The columns of a select that returns a record.
+
+    A field is read from the column of its name, of `table` if that is given. A field annotated with `From` names its own
+    table and column; one in `sources` is the SQL expression given there, which depends on the statement.
+    """
+    hints = get_type_hints(record, include_extras=True)
+    names = field_names(record)
+    unknown = sources.keys() - set(names)
+    if unknown:
+        raise ValueError(f"{record.__name__} has no field {', '.join(sorted(unknown))}")
+    return ", ".join(_named(sources.get(name) or _column(name, hints[name], table), name) for name in names)
+
+
+def _column(name: str, hint: Any, table: str) -> str:
+    for note in getattr(hint, "__metadata__", ()):
+        if isinstance(note, From):
+            return f"{note.table}.{note.column or name}"
+    return f"{table}.{name}" if table else name
+
+
+def _named(source: str, name: str) -> str:
+    return source if source.rpartition(".")[2] == name else f"{source} as {name}"
+
+
+def unnest(*batches: Record, alias: str = "r") -> str:
+    """The rows of these batches side by side, as PostgreSQL takes them: the first parameters of the statement."""
+    kinds = [_sql_type(batch, name) for batch in batches for name in field_names(batch)]
+    parameters = ", ".join(f"${number}::{kind}[]" for number, kind in enumerate(kinds, 1))
+    return f"unnest({parameters}) as {alias}({column_list(*batches)})"
+
+
+def _sql_type(batch: Record, name: str) -> str:
+    kind: str = get_type_hints(batch, include_extras=True)[name].__metadata__[0]
+    return kind
+
+
+def one_row(*batches: Record, alias: str = "r", scalars: tuple[str, ...] = ()) -> str:
+    """One row of these batches, as SQLite takes it, with the scalars after it."""
+    names = [*(name for batch in batches for name in field_names(batch)), *scalars]
+    return f"(select {', '.join(f'?{number} as {name}' for number, name in enumerate(names, 1))}) {alias}"
+
+
+def column_list(*batches: Record) -> str:
+    """The names of the batches' columns."""
+    return ", ".join(name for batch in batches for name in field_names(batch))
+
+
+def after(*batches: Record) -> str:
+    """The PostgreSQL parameter that follows those of the batches."""
+    return f"${sum(len(field_names(batch)) for batch in batches) + 1}"
+
+
+def numbered(record: type[R]) -> R:
+    """The record with SQLite's placeholders `?1`, `?2`, … in its fields, for a statement that takes it as its parameters."""
+    names = field_names(record)
+    return record._make(f"?{number}" for number in range(1, len(names) + 1))

@@ -1,0 +1,68 @@
+"""Column lists made from records: the same fields, in the same order, on both databases."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Annotated, NamedTuple
+
+import msgspec
+import pytest
+
+from dwarf_nats.rules.rows import From
+from dwarf_nats.store.columns import after, numbered, one_row, select_list, unnest
+
+
+class Row(msgspec.Struct):
+    step_id: int
+    flow_token: Annotated[str, From("f", "token")]
+    workflow: Annotated[str, From("f")]
+    age_us: int
+
+
+class Batch(NamedTuple):
+    step_id: Annotated[list[int], "bigint"]
+    state: Annotated[list[str | None], "text"]
+
+
+class Ids(NamedTuple):
+    step_id: int
+    flow_id: int
+
+
+def test_a_field_is_read_from_where_its_record_says() -> None:
+    assert select_list(Row, "s", age_us="now - s.at") == (
+        "s.step_id, f.token as flow_token, f.workflow, now - s.at as age_us"
+    )
+
+
+def test_a_source_for_a_field_that_is_not_there_is_refused() -> None:
+    with pytest.raises(ValueError, match="Row has no field aeg_us"):
+        select_list(Row, "s", aeg_us="1")
+
+
+def test_batches_come_first_and_scalars_after_them() -> None:
+    assert unnest(Batch) == "unnest($1::bigint[], $2::text[]) as r(step_id, state)"
+    assert unnest(Batch, Batch, alias="x").startswith(
+        "unnest($1::bigint[], $2::text[], $3::bigint[], $4::text[]) as x("
+    )
+    assert after(Batch) == "$3"
+
+
+def test_sqlite_takes_the_rows_of_a_batch_by_the_same_names() -> None:
+    connection = sqlite3.connect(":memory:")
+    connection.execute("create table t (state, step_id, at)")
+    batch = Batch(step_id=[1, 2], state=["a", None])
+    rows = one_row(Batch, scalars=("at",))
+    connection.executemany(
+        f"insert into t (at, step_id, state) select at, step_id, state from {rows}",
+        ((*row, 7) for row in zip(*batch, strict=True)),
+    )
+    assert connection.execute("select step_id, state, at from t").fetchall() == [(1, "a", 7), (2, None, 7)]
+
+
+def test_the_placeholders_of_a_record_stand_where_its_values_do() -> None:
+    connection = sqlite3.connect(":memory:")
+    ids = numbered(Ids)
+    assert connection.execute(
+        f"select {ids.flow_id}, {ids.step_id}, {ids.flow_id}", Ids(step_id=1, flow_id=2)
+    ).fetchone() == (2, 1, 2)
