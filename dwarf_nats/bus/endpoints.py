@@ -10,7 +10,7 @@ from typing import Any
 
 from dwarf_nats.errors import DwarfError, Internal
 from dwarf_nats.wire import headers as h
-from dwarf_nats.wire.codec import decode
+from dwarf_nats.wire.decoding import decode
 from dwarf_nats.wire.operations import OPERATIONS, Operation
 from dwarf_nats.wire.schema import schema_name
 from dwarf_nats.wire.subjects import Subjects

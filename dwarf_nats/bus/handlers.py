@@ -14,7 +14,8 @@ from dwarf_nats.errors import BadRequest
 from dwarf_nats.render import fits_mermaid, graph_mermaid
 from dwarf_nats.wire import codec, fitting
 from dwarf_nats.wire import messages as m
-from dwarf_nats.wire.codec import EMPTY, encode, flow_options, given, query, raw_bytes
+from dwarf_nats.wire.codec import encode, flow_options, given, query, raw_bytes
+from dwarf_nats.wire.decoding import EMPTY
 from dwarf_nats.wire.times import rfc3339
 from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.limits import UNBOUNDED

@@ -14,7 +14,9 @@ from dwarf_nats.errors import BadRequest, DwarfError
 from dwarf_nats.ports import BusAway
 from dwarf_nats.probes import Report
 from dwarf_nats.wire import messages as m
-from dwarf_nats.wire.codec import decode, encode, encode_error
+from dwarf_nats.wire.codec import encode, shard_health_message
+from dwarf_nats.wire.decoding import decode
+from dwarf_nats.wire.refusals import encode_error
 from dwarf_nats.wire.subjects import Subjects
 from dwarf_nats.workflow.records import ShardHealth
 
@@ -68,7 +70,7 @@ class Health:
             ready=not reasons,
             bus=connected,
             uptime_ms=int((time.monotonic() - self._since) * 1000),
-            shards=[_told(one) for one in shards],
+            shards=[shard_health_message(one) for one in shards],
         )
         if reasons:
             reply.reason = "; ".join(" ".join(one.split()) for one in reasons)
@@ -109,12 +111,3 @@ def _shortened(reply: m.HealthReply) -> m.HealthReply:
     if not isinstance(reply.reason, UnsetType) and len(reply.reason) > SHORT:
         reply.reason = reply.reason[:SHORT] + "…"
     return reply
-
-
-def _told(shard: ShardHealth) -> m.ShardHealth:
-    told = m.ShardHealth(shard=shard.shard, ready=not shard.reason)
-    if shard.reason:
-        told.reason = " ".join(shard.reason.split())
-    if shard.silent_ms is not None:
-        told.seen_ms = shard.silent_ms
-    return told

@@ -26,7 +26,7 @@ from dwarf_nats.summed import Summed
 from dwarf_nats.telemetry.context import continued
 from dwarf_nats.telemetry.counters import Counters
 from dwarf_nats.wire import discovery
-from dwarf_nats.wire.codec import encode_error
+from dwarf_nats.wire.refusals import encode_error
 from dwarf_nats.wire.subjects import Subjects, is_acknowledgement
 from dwarf_nats.wire.times import rfc3339, to_micros
 from dwarf_nats.workflow.limits import over

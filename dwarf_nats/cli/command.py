@@ -29,7 +29,7 @@ from dwarf_nats.cli import durations
 from dwarf_nats.errors import BadRequest, DwarfError, error_for
 from dwarf_nats.redact import scrubbed
 from dwarf_nats.render.terminal import in_json, one_line
-from dwarf_nats.wire import codec
+from dwarf_nats.wire.refusals import encode_error
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -243,4 +243,4 @@ def tell(error: DwarfError, *, as_json: bool = False) -> int:
 def _as_json(error: DwarfError) -> str:
     """The body of a refusal on the wire."""
     clean = error_for(error.code, scrubbed(error.message), **error.details)
-    return in_json(codec.encode_error(clean)[1].decode())
+    return in_json(encode_error(clean)[1].decode())

@@ -10,58 +10,51 @@ from __future__ import annotations
 import asyncio
 import math
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias, Unpack
+from typing import Any, Unpack
 
-from msgspec import UNSET, Raw, UnsetType
+from msgspec import UNSET
 from nats.aio.client import Client as Nats
 
 from dwarf_nats.errors import BadRequest, TimedOut, Unavailable
 from dwarf_nats.wire import messages as m
+from dwarf_nats.wire.codec import options_message, outcome_record
 from dwarf_nats.wire.connecting import ConnectArguments, ConnectOptions
 from dwarf_nats.workflow.graph import Graph
-from dwarf_nats.workflow.options import FlowOptions, Query
-from dwarf_nats.workflow.records import FlowSummary, GraphInfo, Outcome, ShardInfo, Step
-from dwarf_nats.workflow.state import encode_value
-from dwarf_nats.workflow.status import Status
+from dwarf_nats.workflow.options import FlowOptions
+from dwarf_nats.workflow.records import Outcome, Step
 
-from . import replies
-from .discovery import all_replies
-from .requester import Requester, WaitDeadline, timed_out
-
-Values: TypeAlias = Mapping[str, Any] | bytes | None
-"""A state or overrides: Python values, or the JSON text of an object."""
-Steps: TypeAlias = list[Step]
-Summaries: TypeAlias = list[FlowSummary]
-Shards: TypeAlias = list[ShardInfo]
-Graphs: TypeAlias = list[GraphInfo]
-Texts: TypeAlias = list[str]
-Healths: TypeAlias = list[m.HealthReply]
+from .arguments import Values, check_options, json_object, workflow_fields
+from .deployment import Deployment
+from .flow_control import FlowControl
+from .flow_reads import FlowReads
+from .replies import decode
+from .requester import WaitDeadline, wait_timed_out
 
 
 @dataclass(slots=True, frozen=True)
 class Change:
-    """What `watch` sees each time something about a flow changed."""
+    """A flow after a change, as `watch` yields it."""
 
     fingerprint: str
     outcome: Outcome
     steps: list[Step]
 
 
-class Client(Requester):
-    """A caller of the service. One client serves any number of coroutines at once.
+class Client(FlowReads, FlowControl, Deployment):
+    """A client of the service. One client serves any number of coroutines at once.
 
-    `url` names the NATS server(s), comma-separated; left out, `NATS_CONTEXT`, `NATS_URL` and the other variables of the
-    `nats` CLI decide. `nc` is a connection to use instead of an own one; it is not closed. `how`: who we are, as
-    `ConnectOptions` has it. `prefix`: the deployment's.
+    `url` names the NATS server(s), comma-separated; without it, `NATS_CONTEXT`, `NATS_URL` and the other variables of the
+    `nats` CLI decide. `nc` is a connection to use instead of an own one; it is not closed. `how`: credentials and TLS, the
+    fields of `ConnectOptions`. `prefix`: the subject prefix of the deployment.
 
-    `timeout`: seconds to wait for a reply, on top of what a waiting operation may take on purpose. `patience`: seconds
-    during which a request whose reply was lost is sent again where that does no harm, and during which a wait puts up
-    with a service that is away. `retry_creates`: give every create a generated idempotency key, so that it too may be
-    sent again; creates with a key of the caller's own always are.
+    `timeout`: seconds to wait for a reply, on top of the time that a waiting operation takes on purpose. `patience`: seconds
+    during which a request whose reply was lost is sent again if repeating it is harmless, and during which a wait tolerates
+    that the service is unavailable. `retry_creates`: give every create a generated idempotency key, so that it may be
+    sent again, too; creates with an idempotency key in their options always are.
 
-    Every refusal is raised as a leaf of `DwarfError`; `Unavailable` also when nobody answers.
+    Every refusal is raised as a leaf of `DwarfError`; `Unavailable` also if nobody answers.
     """
 
     def __init__(
@@ -79,7 +72,7 @@ class Client(Requester):
         super().__init__(nc, ConnectOptions(url=url, **how), prefix, name, timeout, patience)
         self._retry_creates = retry_creates
 
-    # --- making and running flows ---
+    # --- creating and running flows ---
 
     async def create(
         self,
@@ -89,34 +82,52 @@ class Client(Requester):
         *,
         start: bool = False,
     ) -> str:
-        """Make a flow of a workflow known by name, or of a graph sent along; returns its key (O1)."""
-        name, graph = _workflow(workflow)
-        options, key = self._keyed(options)
+        """Create a flow of a registered workflow, named, or of a graph sent along; returns its key (O1)."""
+        name, graph = workflow_fields(workflow)
+        options, key = self._with_key(options)
         request = m.FlowCreateRequest(
             workflow=name,
             graph=graph,
-            state=replies.json_object(state, "state"),
-            options=replies.options_message(options),
+            state=json_object(state, "state"),
+            options=options_message(options),
             start=start or UNSET,
         )
-        return await self._made("flow.create", request, key)
+        return await self._create("flow.create", request, key)
 
     async def create_task(
         self, task: str, state: Values = None, options: FlowOptions | None = None, *, start: bool = False
     ) -> str:
-        """Make a flow of a single task; returns its key (O1)."""
-        options, key = self._keyed(options)
+        """Create a flow of a single task; returns its key (O1)."""
+        options, key = self._with_key(options)
         request = m.FlowCreateTaskRequest(
             task=task,
-            state=replies.json_object(state, "state"),
-            options=replies.options_message(options),
+            state=json_object(state, "state"),
+            options=options_message(options),
             start=start or UNSET,
         )
-        return await self._made("flow.create_task", request, key)
+        return await self._create("flow.create_task", request, key)
+
+    async def continue_(
+        self, thread_key: str, state: Values = None, options: FlowOptions | None = None, *, start: bool = False
+    ) -> str:
+        """Create the next flow of a thread, named by the key of any of its flows; returns its key (O15).
+
+        Its graph is that of the thread's latest flow, which must be completed; its state is that flow's final state merged
+        with `state` through the graph's reducers. Baggage is inherited unless given, scheduling is not. A `thread` in the
+        options is refused. Raises `Conflict` if the latest flow is not completed, `BadRequest` if a reducer cannot merge.
+        """
+        options, key = self._with_key(options)
+        request = m.FlowContinueRequest(
+            thread_key=thread_key,
+            state=json_object(state, "state"),
+            options=options_message(options),
+            start=start or UNSET,
+        )
+        return await self._create("flow.continue", request, key)
 
     async def start(self, flow_key: str, notify: str = "") -> None:
-        """Start a created flow (O2); `notify` names where its outcome is announced (B4)."""
-        await self._ask("flow.start", m.FlowStartRequest(flow_key=flow_key, notify=notify or UNSET))
+        """Start a created flow (O2); `notify` names the subject on which its outcome is announced (B4)."""
+        await self._request("flow.start", m.FlowStartRequest(flow_key=flow_key, notify=notify or UNSET))
 
     async def run(
         self,
@@ -126,115 +137,57 @@ class Client(Requester):
         *,
         timeout: float | None = 30.0,
     ) -> Outcome:
-        """Create, start and await (O3). `timeout` in seconds, `None`: however long it takes.
+        """Create a flow, start it and wait for its outcome (O3). `timeout`: in seconds, `None` for no limit.
 
         Raises `TimedOut`, with the key in `details["flow_key"]`, if the flow is still going then.
         """
-        name, graph = _workflow(workflow)
-        options, key = self._keyed(options)
-        waiting = WaitDeadline(timeout, self._patience)
+        name, graph = workflow_fields(workflow)
+        options, key = self._with_key(options)
+        deadline = WaitDeadline(timeout, self._patience)
         request = m.FlowRunRequest(
             workflow=name,
             graph=graph,
-            state=replies.json_object(state, "state"),
-            options=replies.options_message(options),
-            timeout_ms=_ms(waiting.slice),
+            state=json_object(state, "state"),
+            options=options_message(options),
+            timeout_ms=_milliseconds(deadline.slice_seconds),
         )
         try:
-            body = await self._ask("flow.run", request, wait=waiting.slice, again=bool(key), patient=bool(key), key=key)
-            return replies.outcome(body, "flow.run")
+            body = await self._request(
+                "flow.run",
+                request,
+                wait_seconds=deadline.slice_seconds,
+                repeatable=bool(key),
+                retry_unavailable=bool(key),
+                idempotency_key=key,
+            )
+            return outcome_record(decode(m.Outcome, body, "flow.run"))
         except (TimedOut, Unavailable) as error:
-            # A wait that ended early (cap, slice, a replica that stops) goes on with the key, if the reply has it.
+            # A wait that ended early (server cap, slice, a replica that stops) goes on with the key, if the reply has it.
             flow_key = error.details.get("flow_key")
             if not isinstance(flow_key, str):
                 raise
-            if waiting.over:
-                raise timed_out(flow_key, timeout) from None
-        waiting.answered()
-        return await self._wait("flow.await", flow_key, waiting, timeout)
+            if deadline.is_over:
+                raise wait_timed_out(flow_key, timeout) from None
+        deadline.service_answered()
+        return await self._wait("flow.await", flow_key, deadline, timeout)
+
+    # --- waiting for flows ---
 
     async def await_(self, flow_key: str, timeout: float | None = 30.0) -> Outcome:
-        """The outcome as soon as the flow is stopped (O4); `TimedOut` after `timeout` seconds (`None`: never)."""
+        """Return the outcome as soon as the flow is stopped (O4).
+
+        `timeout`: in seconds, `None` for no limit. Raises `TimedOut` if the flow is still going then.
+        """
         return await self._wait("flow.await", flow_key, WaitDeadline(timeout, self._patience), timeout)
 
     async def poll(self, flow_key: str, timeout: float | None = 30.0) -> Outcome:
-        """As `await_`, but a timeout answers with where the flow stands (O4)."""
+        """Wait as `await_` does, but return where the flow stands if it is still going after `timeout` seconds (O4)."""
         return await self._wait("flow.poll", flow_key, WaitDeadline(timeout, self._patience), timeout)
 
-    async def continue_(
-        self, thread_key: str, state: Values = None, options: FlowOptions | None = None, *, start: bool = False
-    ) -> str:
-        """Make the next flow of a thread, named by the key of any of its flows; returns its key (O15).
-
-        Its graph is that of the thread's latest flow, which must be completed; its state is that flow's final state merged
-        with `state` through the graph's reducers. Baggage is inherited unless given, scheduling is not. A `thread` in the
-        options is refused. Raises `Conflict` if the latest flow is not completed, `BadRequest` if a reducer cannot merge.
-        """
-        options, key = self._keyed(options)
-        request = m.FlowContinueRequest(
-            thread_key=thread_key,
-            state=replies.json_object(state, "state"),
-            options=replies.options_message(options),
-            start=start or UNSET,
-        )
-        return await self._made("flow.continue", request, key)
-
-    # --- looking at flows ---
-
-    async def snapshot(self, flow_key: str) -> Outcome:
-        """Where a flow stands (O5)."""
-        return replies.outcome(await self._look("flow.snapshot", m.FlowRequest(flow_key=flow_key)), "flow.snapshot")
-
-    async def fingerprint(self, flow_key: str) -> tuple[str, Status]:
-        """A digest that changes whenever anything observable about the flow does, and its status (O6)."""
-        body = await self._look("flow.fingerprint", m.FlowRequest(flow_key=flow_key))
-        reply = replies.decode(m.FingerprintReply, body, "flow.fingerprint")
-        return reply.fingerprint, Status(reply.status)
-
-    async def history(self, flow_key: str) -> Steps:
-        """All steps of the flow by depth and id, without state and changes, however many pages they are (O7).
-
-        Below a step that called a sub-workflow stands the beginning of its history; if the step is `truncated`, its
-        `sub_flow_key` reads all of it. `iter_history` yields the steps as they come.
-        """
-        return [step async for step in self.iter_history(flow_key)]
-
-    async def iter_history(self, flow_key: str, limit: int = 1000) -> AsyncIterator[Step]:
-        """The steps of the flow one after the other, as `history` has them; `limit` is the size of a page."""
-        cursor = ""
-        while True:
-            page, cursor = await self.history_page(flow_key, limit, cursor)
-            for step in page:
-                yield step
-            if not cursor:
-                return
-
-    async def history_page(self, flow_key: str, limit: int = 100, cursor: str = "") -> tuple[Steps, str]:
-        """At most `limit` steps after the cursor, and the cursor of the next page, empty on the last (O7).
-
-        A page that would not fit the bus is shorter.
-        """
-        request = m.FlowHistoryRequest(
-            flow_key=flow_key, limit=UNSET if limit == 100 else limit, cursor=cursor or UNSET
-        )
-        reply = replies.decode(m.HistoryReply, await self._look("flow.history", request), "flow.history")
-        following = "" if isinstance(reply.cursor, UnsetType) else reply.cursor
-        return [replies.step(one) for one in reply.steps], following
-
-    async def step(self, step_key: str) -> Step:
-        """One step with state, changes and the keys of its neighbours (O7)."""
-        body = await self._look("step.get", m.StepRequest(step_key=step_key))
-        return replies.step(replies.decode(m.Step, body, "step.get"))
-
-    async def mermaid(self, flow_key: str) -> str:
-        """The flow's history as a Mermaid flowchart (O8)."""
-        body = await self._look("flow.mermaid", m.FlowRequest(flow_key=flow_key))
-        return replies.decode(m.MermaidReply, body, "flow.mermaid").mermaid
-
     async def watch(self, flow_key: str, interval: float = 0.25) -> AsyncIterator[Change]:
-        """Yield what there is now, then again after every change, until the flow is completed, failed or cancelled.
+        """Yield the flow as it is now, then again after every change, until it is completed, failed or cancelled.
 
-        Looks every `interval` seconds, and at once when the flow stops; changes in between are seen as one.
+        The flow is polled every `interval` seconds, and at once when it stops; several changes in between are one.
         """
         seen = ""
         while True:
@@ -252,200 +205,46 @@ class Client(Requester):
             else:
                 await self.poll(flow_key, interval)
 
-    async def list(self, query: Query | None = None, cursor: str = "") -> tuple[Summaries, str]:
-        """A page of root flows, newest first, and the cursor of the next page, empty on the last (O9)."""
-        request = m.FlowListRequest(**replies.filters(query or Query()), cursor=cursor or UNSET)
-        reply = replies.decode(m.FlowListReply, await self._look("flow.list", request), "flow.list")
-        following = "" if isinstance(reply.cursor, UnsetType) else reply.cursor
-        return [replies.summary(one) for one in reply.flows], following
+    # --- requests ---
 
-    async def list_all(self, query: Query | None = None) -> AsyncIterator[FlowSummary]:
-        """Every flow that matches, page by page; `limit` is the size of a page."""
-        cursor = ""
-        while True:
-            page, cursor = await self.list(query, cursor)
-            for flow in page:
-                yield flow
-            if not cursor:
-                return
+    async def _create(self, operation: str, request: Any, key: str) -> str:
+        body = await self._request(
+            operation, request, repeatable=bool(key), retry_unavailable=bool(key), idempotency_key=key
+        )
+        return decode(m.FlowKeyReply, body, operation).flow_key
 
-    # --- steering flows ---
-
-    async def cancel(self, flow_key: str, reason: str = "") -> None:
-        """Cancel a flow that is not terminal yet (O10)."""
-        await self._ask("flow.cancel", m.FlowCancelRequest(flow_key=flow_key, reason=reason or UNSET))
-
-    async def resume(self, flow_key: str, data: Any = None) -> None:
-        """Continue the oldest interrupt of a flow; the task's `interrupt` call returns `data` (O11).
-
-        Any flow of a chain of subgraphs will do. `data`: Python values, or `msgspec.Raw` JSON text. The flow runs again once
-        no branch is paused any more. Raises `Conflict` if no interrupt paused it.
-        """
-        text = UNSET if data is None else Raw(encode_value(data, "data"))
-        await self._ask("flow.resume", m.FlowResumeRequest(flow_key=flow_key, data=text))
-
-    async def resume_break(self, flow_key: str, overrides: Values = None) -> None:
-        """Continue the oldest breakpoint of a flow, fields of the step's state replaced, `None` deletes one (O11).
-
-        Raises `Conflict` if no breakpoint paused it.
-        """
-        await self._ask("flow.resume_break", _overriding(flow_key, overrides))
-
-    async def break_before(self, flow_key: str, task: str, enabled: bool = True) -> None:
-        """Pause a flow before it runs a task, or no longer, by the node's name or the url of just one node (O12).
-
-        Holds for subgraphs too. Raises `Conflict` on a flow that has ended.
-        """
-        request = m.FlowBreakBeforeRequest(flow_key=flow_key, task=task, enabled=UNSET if enabled else False)
-        await self._look("flow.break_before", request)
-
-    async def restart(self, flow_key: str, overrides: Values = None) -> None:
-        """Run a stopped flow again from its entry step, in place; later steps and subgraphs are removed (O13).
-
-        `overrides` replace fields of the entry state, `None` deletes one. Raises `Conflict` while it runs.
-        """
-        await self._ask("flow.restart", _overriding(flow_key, overrides))
-
-    async def restart_from(self, step_key: str, overrides: Values = None) -> None:
-        """Run a step again, in place, and on from there; exactly what it had led to is removed (O13).
-
-        `overrides` replace fields of the step's state, `None` deletes one. Raises `Conflict` unless the step and what it led
-        to are at rest, and on a cancelled flow.
-        """
-        overridden = replies.json_object(overrides, "overrides")
-        await self._ask("flow.restart_from", m.StepOverridesRequest(step_key=step_key, overrides=overridden))
-
-    async def fork(self, step_key: str, overrides: Values = None) -> str:
-        """Copy a flow that has ended up to this step and run the copy on from there; returns its key (O14).
-
-        The original stays as it is. `overrides` replace fields of the step's state, `None` deletes one. Raises `Conflict`
-        if the flow has not ended.
-        """
-        overridden = replies.json_object(overrides, "overrides")
-        body = await self._ask("flow.fork", m.StepOverridesRequest(step_key=step_key, overrides=overridden))
-        return replies.decode(m.FlowKeyReply, body, "flow.fork").flow_key
-
-    async def delete(self, flow_key: str) -> None:
-        """Delete a flow that is not running (O9)."""
-        await self._ask("flow.delete", m.FlowRequest(flow_key=flow_key))
-
-    async def purge(self, query: Query) -> int:
-        """Delete what matches and is not running; at least one of status, workflow, older_than_ms (O9)."""
-        request = m.FlowPurgeRequest(**replies.filters(query))
-        return replies.decode(m.FlowPurgeReply, await self._ask("flow.purge", request), "flow.purge").deleted
-
-    # --- the deployment ---
-
-    async def breaker(self, task: str) -> bool:
-        """Whether the breaker of a task, named by its url, is tripped (O16)."""
-        body = await self._look("task.breaker", m.TaskBreakerRequest(task=task))
-        return replies.decode(m.TaskBreakerReply, body, "task.breaker").tripped
-
-    async def health(self, wait: float = 2.0) -> Healths:
-        """What each replica says of its health: `ready`, `live`, and a `reason` if not; in the order they answered.
-
-        All replicas are asked at once; those that say nothing within `wait` seconds, or long after the others, are missing.
-        Raises `Unavailable` if none answers.
-        """
-        await self._ready()
-        found = await all_replies(self.nc, self.subjects.health(), wait)
-        if not found:
-            raise Unavailable(self._nobody(), cause="no_responders")
-        return [replies.decode(m.HealthReply, message.data, "health") for message in found]
-
-    async def shard_info(self) -> Shards:
-        """Health and size of every shard (O16)."""
-        body = await self._look("shard.info", m.EmptyRequest())
-        return [replies.shard(one) for one in replies.decode(m.ShardInfoReply, body, "shard.info").shards]
-
-    async def put_graph(self, graph: Graph) -> GraphInfo:
-        """Register a graph under its name, replacing what was there; with what looks like a mistake in it (G11).
-
-        `updated_at` is 0: the reply does not tell.
-        """
-        reply = replies.decode(m.GraphPutReply, await self._look("graph.put", _graph(graph)), "graph.put")
-        return GraphInfo(reply.name, reply.digest, 0, tuple(replies.texts(reply.warnings)))
-
-    async def get_graph(self, name: str) -> Graph:
-        """A registered graph."""
-        return Graph.from_json(await self._look("graph.get", m.GraphRequest(name=name)))
-
-    async def delete_graph(self, name: str) -> None:
-        """Take a graph out of the registry; flows made of it keep theirs (G10)."""
-        await self._ask("graph.delete", m.GraphRequest(name=name))
-
-    async def list_graphs(self) -> Graphs:
-        """All registered graphs."""
-        reply = replies.decode(m.GraphListReply, await self._look("graph.list", m.EmptyRequest()), "graph.list")
-        return [GraphInfo(one.name, one.digest, replies.micros(one.updated_at)) for one in reply.graphs]
-
-    async def validate_graph(self, graph: Graph) -> Texts:
-        """What looks like a mistake in the graph (G11). Raises `BadRequest` if the service would refuse it (G6)."""
-        body = await self._look("graph.validate", _graph(graph))
-        return replies.texts(replies.decode(m.GraphValidateReply, body, "graph.validate").warnings)
-
-    async def graph_mermaid(self, name: str) -> str:
-        """A registered graph as a Mermaid flowchart (D1)."""
-        body = await self._look("graph.mermaid", m.GraphRequest(name=name))
-        return replies.decode(m.MermaidReply, body, "graph.mermaid").mermaid
-
-    # --- manners ---
-
-    async def _look(self, operation: str, message: Any) -> bytes:
-        """Ask what may be asked twice."""
-        return await self._ask(operation, message, again=True)
-
-    async def _made(self, operation: str, request: Any, key: str) -> str:
-        body = await self._ask(operation, request, again=bool(key), patient=bool(key), key=key)
-        return replies.decode(m.FlowKeyReply, body, operation).flow_key
-
-    def _keyed(self, options: FlowOptions | None) -> tuple[FlowOptions | None, str]:
-        """The options without the idempotency key, and the key: it travels in the header."""
-        replies.check_options(options)
+    def _with_key(self, options: FlowOptions | None) -> tuple[FlowOptions | None, str]:
+        """The options without their idempotency key, and the key, which travels in the header; a generated one if wanted."""
+        check_options(options)
         if options is not None and options.idempotency_key is not None:
             if not options.idempotency_key:
                 raise BadRequest("option idempotency_key is empty: leave it out, or give it a key")
             return replace(options, idempotency_key=None), options.idempotency_key
-        # With a thread, a key is refused (O1), so such a create is sent once.
+        # With a thread, a key is refused (semantics: small print), so such a create is sent once.
         if self._retry_creates and not (options is not None and options.thread is not None):
             return options, uuid.uuid4().hex
         return options, ""
 
-    async def _wait(self, operation: str, flow_key: str, waiting: WaitDeadline, timeout: float | None) -> Outcome:
+    async def _wait(self, operation: str, flow_key: str, deadline: WaitDeadline, timeout: float | None) -> Outcome:
+        """Ask with `flow.await` or `flow.poll`, a slice of the time after the other, until the flow stops or time is up."""
         while True:
-            request = m.FlowWaitRequest(flow_key=flow_key, timeout_ms=_ms(waiting.slice))
+            request = m.FlowWaitRequest(flow_key=flow_key, timeout_ms=_milliseconds(deadline.slice_seconds))
             try:
-                body = await self._ask(operation, request, wait=waiting.slice)
+                body = await self._request(operation, request, wait_seconds=deadline.slice_seconds)
             except TimedOut:
-                if waiting.over:
-                    raise timed_out(flow_key, timeout) from None
-                waiting.answered()
+                if deadline.is_over:
+                    raise wait_timed_out(flow_key, timeout) from None
+                deadline.service_answered()
             except Unavailable as error:
-                await waiting.away(error)
+                await deadline.pause_or_raise(error)
             else:
-                outcome = replies.outcome(body, operation)
-                if outcome.status.stopped or waiting.over:
+                outcome = outcome_record(decode(m.Outcome, body, operation))
+                if outcome.status.stopped or deadline.is_over:
                     return outcome
-                waiting.answered()
+                deadline.service_answered()
 
 
-def _workflow(workflow: str | Graph) -> tuple[str | UnsetType, Raw | UnsetType]:
-    if isinstance(workflow, str):
-        return workflow, UNSET
-    return UNSET, Raw(_graph(workflow))
-
-
-def _graph(graph: Graph) -> bytes:
-    if not isinstance(graph, Graph):
-        raise BadRequest(f"a graph must be a Graph, got {type(graph).__name__}: read JSON text with Graph.from_json")
-    return graph.to_json()
-
-
-def _overriding(flow_key: str, overrides: Values) -> m.FlowOverridesRequest:
-    return m.FlowOverridesRequest(flow_key=flow_key, overrides=replies.json_object(overrides, "overrides"))
-
-
-def _ms(seconds: float) -> int:
+def _milliseconds(seconds: float) -> int:
     return math.ceil(seconds * 1000)
 
 

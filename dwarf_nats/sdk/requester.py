@@ -1,4 +1,4 @@
-"""Asking the service: sending, sending again where that is safe, and telling one kind of silence from another."""
+"""Requests to the service: connect when needed, send, and send again where that is safe."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from dwarf_nats.telemetry.context import carried
 from dwarf_nats.wire.codec import encode
 from dwarf_nats.wire.connecting import ConnectOptions
 from dwarf_nats.wire.headers import percent_encode
+from dwarf_nats.wire.refusals import decode_error
 from dwarf_nats.wire.subjects import Subjects
 
 from . import connection
-from .replies import refusal
 from .request_reply import NoResponders, NotSent, ReplyLost, RequestChannel, wait_connected
 
 if TYPE_CHECKING:
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("dwarf_nats.sdk")
 
-WAIT_SLICE = 10.0
-"""Seconds of waiting asked for in one request: a replica that was killed in the middle costs no more than this."""
+WAIT_SLICE_SECONDS = 10.0
+"""Time of waiting asked for in one request, so that a replica that is killed in the middle costs no more than this."""
 RETRY_BACKOFF = Backoff(0.05, 2, 1.0)
-"""Pauses before a request is sent again, and before the next request of a wait while the service is away."""
+"""Pauses before a request is sent again, and between the requests of a wait while the service is unavailable."""
 
 
 class Requester:
-    """A connection and the manners of asking over it. Base of `Client`."""
+    """Sends requests over a connection that it opens when needed. Base of `Client`."""
 
     def __init__(
         self, nc: Nats | None, options: ConnectOptions, prefix: str, name: str, timeout: float, patience: float
@@ -49,16 +49,16 @@ class Requester:
         self._patience = patience
         self._requests: RequestChannel | None = None if nc is None else RequestChannel(nc)
         self._opening = asyncio.Lock()
-        self._done = False
+        self._closed = False
 
     async def connect(self) -> Self:
         """Connect now instead of at the first request. Raises `Unavailable` if no NATS server answers."""
-        await self._ready()
+        await self._channel()
         return self
 
     async def close(self) -> None:
-        """Close the connection, if it is ours. Requests under way raise `Unavailable`."""
-        self._done = True
+        """Close the connection, unless it was given to this client. Requests under way raise `Unavailable`."""
+        self._closed = True
         requests, self._requests = self._requests, None
         if requests is not None:
             with contextlib.suppress(Exception):
@@ -81,11 +81,12 @@ class Requester:
             raise Unavailable("not connected yet: use `async with Client(…)` or await client.connect()")
         return self._nc
 
-    async def _ready(self) -> RequestChannel:
+    async def _channel(self) -> RequestChannel:
+        """The channel to send requests over; connects if there is no open connection."""
         if self._requests is not None and not self.nc.is_closed:
             return self._requests
         async with self._opening:
-            if self._done:
+            if self._closed:
                 raise Unavailable("this client is closed")
             if self._requests is not None and not self.nc.is_closed:
                 return self._requests
@@ -99,123 +100,131 @@ class Requester:
         if self._requests is not None:
             self._requests.lose_all()
 
-    async def _ask(
+    async def _read(self, operation: str, message: msgspec.Struct | bytes) -> bytes:
+        """Return the body of the reply to a request that may be repeated without harm."""
+        return await self._request(operation, message, repeatable=True)
+
+    async def _request(
         self,
         operation: str,
         message: msgspec.Struct | bytes,
         *,
-        wait: float = 0.0,
-        again: bool = False,
-        patient: bool = False,
-        key: str = "",
+        wait_seconds: float = 0.0,
+        repeatable: bool = False,
+        retry_unavailable: bool = False,
+        idempotency_key: str = "",
     ) -> bytes:
-        """The body of the reply.
+        """Return the body of the reply to a request. The current span, if there is one, is its parent (T2).
 
-        `wait`: seconds the service may take on purpose. `again`: asking twice does no harm, so a lost reply is asked
-        for again. `patient`: so is a 503. `key`: goes into `Nats-Msg-Id`. The current span, if there is one, goes along (T2).
-        Raises the refusal of the service.
+        `wait_seconds`: time the service may take on purpose. `repeatable`: repeating the request does no harm, so it is
+        sent again if its reply was lost. `retry_unavailable`: it is sent again after a 503, too. `idempotency_key` goes
+        into `Nats-Msg-Id`. Raises the refusal of the service.
         """
         payload = message if isinstance(message, bytes) else encode(message)
         headers = {name: percent_encode(value) for name, value in carried().items()}
-        if key:
-            headers["Nats-Msg-Id"] = percent_encode(key)
+        if idempotency_key:
+            headers["Nats-Msg-Id"] = percent_encode(idempotency_key)
         loop = asyncio.get_running_loop()
         end = loop.time() + self._patience
         failures, delivered = 0, False
         while True:
             try:
-                return await self._ask_once(operation, payload, headers or None, wait, end)
+                return await self._request_once(operation, payload, headers or None, wait_seconds, end)
             except ReplyLost as error:
                 failure = Unavailable(
                     f"{operation}: {error}; it may or may not have been carried out", cause="reply_lost"
                 )
-                if not again or loop.time() >= end:
+                if not repeatable or loop.time() >= end:
                     raise failure from None
                 delivered = True
             except Unavailable as error:
-                # Nobody there is told at once, unless somebody was there a moment ago.
-                worth = delivered if error.details.get("cause") == "no_responders" else patient
-                if not worth or loop.time() + RETRY_BACKOFF.delay(failures) >= end:
+                # If nobody answers, raise at once, unless somebody was there a moment ago.
+                retry = delivered if error.details.get("cause") == "no_responders" else retry_unavailable
+                if not retry or loop.time() + RETRY_BACKOFF.delay(failures) >= end:
                     raise
                 delivered = True
             await asyncio.sleep(RETRY_BACKOFF.delay(failures))
             failures += 1
 
-    async def _ask_once(
-        self, operation: str, payload: bytes, headers: dict[str, str] | None, wait: float, end: float
+    async def _request_once(
+        self, operation: str, payload: bytes, headers: dict[str, str] | None, wait_seconds: float, end: float
     ) -> bytes:
+        """Send a request and return the body of its reply; wait until the loop time `end` for a lost connection."""
         subject = self.subjects.operation(operation)
         loop = asyncio.get_running_loop()
         while True:
-            requests = await self._ready()
+            requests = await self._channel()
             try:
-                reply = await requests.ask(subject, payload, headers, wait + self._timeout)
+                reply = await requests.ask(subject, payload, headers, wait_seconds + self._timeout)
             except NoResponders:
-                raise Unavailable(self._nobody(), cause="no_responders") from None
+                raise Unavailable(self._nobody_answers(), cause="no_responders") from None
             except NotSent:
                 left = end - loop.time()
                 if left <= 0 or not (await wait_connected(self.nc, left) or self.nc.is_closed):
                     raise Unavailable("the connection to NATS is down; it comes back by itself") from None
                 continue
-            refused = refusal(reply)
-            if refused is not None:
-                raise refused
+            refusal = decode_error(reply.headers, reply.data)
+            if refusal is not None:
+                raise refusal
             return reply.data
 
-    def _nobody(self) -> str:
+    def _nobody_answers(self) -> str:
         prefix = self.subjects.prefix
         return f"no dwarf-nats replica answers on {prefix}.>; start one with `dwarf-nats serve`"
 
 
 class WaitDeadline:
-    """How long a wait may still take, and what to do about a service that is away meanwhile."""
+    """The time left of a wait for a flow, and the time during which it tolerates that the service is unavailable.
+
+    `timeout`: seconds of the wait, `None` for no limit. `patience`: seconds in a row without the service.
+    """
 
     def __init__(self, timeout: float | None, patience: float) -> None:
         self._loop = asyncio.get_running_loop()
         self._end = math.inf if timeout is None else self._loop.time() + max(0.0, timeout)
         self._patience = patience
-        self._asked = False
+        self._was_reached = False
         self._away_since: float | None = None
         self._failures = 0
 
     @property
-    def left(self) -> float:
-        """Seconds, infinite for a wait without end."""
+    def seconds_left(self) -> float:
+        """Seconds until the end of the wait; infinite without a limit."""
         return max(0.0, self._end - self._loop.time())
 
     @property
-    def slice(self) -> float:
+    def slice_seconds(self) -> float:
         """Seconds to ask for in the next request."""
-        return min(self.left, WAIT_SLICE)
+        return min(self.seconds_left, WAIT_SLICE_SECONDS)
 
     @property
-    def over(self) -> bool:
-        # A millisecond is what the wire can say; less is over.
-        return self.left < 0.001
+    def is_over(self) -> bool:
+        """True when less than a millisecond is left, the smallest time the wire can say."""
+        return self.seconds_left < 0.001
 
-    def answered(self) -> None:
-        """The service is there."""
-        self._asked, self._away_since, self._failures = True, None, 0
+    def service_answered(self) -> None:
+        """Note that the service is available."""
+        self._was_reached, self._away_since, self._failures = True, None, 0
 
-    async def away(self, error: DwarfError) -> None:
-        """The service was away: pause, or raise the error again if that has lasted too long.
+    async def pause_or_raise(self, error: DwarfError) -> None:
+        """Pause because the service is unavailable, or raise `error` if it has been for too long.
 
-        Nobody there at the very first request is told at once, since nothing may ever have been there.
+        If nobody answers the very first request, the error is raised at once, since there may never have been a service.
         """
         now = self._loop.time()
         if self._away_since is None:
             self._away_since = now
-        first = not self._asked and error.details.get("cause") == "no_responders"
-        if first or self.over or now - self._away_since > self._patience:
+        first = not self._was_reached and error.details.get("cause") == "no_responders"
+        if first or self.is_over or now - self._away_since > self._patience:
             raise error
-        self._asked = True
+        self._was_reached = True
         log.debug("still waiting: %s", error)
-        await asyncio.sleep(min(RETRY_BACKOFF.delay(self._failures), self.left))
+        await asyncio.sleep(min(RETRY_BACKOFF.delay(self._failures), self.seconds_left))
         self._failures += 1
 
 
-def timed_out(flow_key: str, timeout: float | None) -> TimedOut:
-    """The 408 of a wait."""
+def wait_timed_out(flow_key: str, timeout: float | None) -> TimedOut:
+    """The 408 of a wait. `timeout` in seconds."""
     after = "" if timeout is None else f" after {timeout:g} s"
     return TimedOut(
         f"the flow is still going{after}; wait again with its key, or use a longer timeout", flow_key=flow_key

@@ -12,13 +12,12 @@ from msgspec import UNSET, Raw, UnsetType
 from dwarf_nats.errors import BadRequest
 from dwarf_nats.wire import headers as h
 from dwarf_nats.wire import talk
-from dwarf_nats.wire.codec import explain
+from dwarf_nats.wire.codec import micros
+from dwarf_nats.wire.decoding import explain
 from dwarf_nats.workflow.answer import Answer, Disposition, ErrorInfo, Retry, Subgraph, TaskCall
 from dwarf_nats.workflow.keys import parse_key
 from dwarf_nats.workflow.raised import named
 from dwarf_nats.workflow.state import encode_state
-
-from .replies import micros
 
 log = logging.getLogger("dwarf_nats.worker")
 CANCELLED = 499

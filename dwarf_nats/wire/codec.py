@@ -1,156 +1,118 @@
-"""From request bytes to messages with clear refusals, and from records to reply bytes."""
+"""Records and messages: one function for each direction, side by side.
+
+Messages (`wire.messages`) are what travels: times as text, JSON text as `Raw`, absent values left out. Records
+(`workflow.records`, `workflow.options`) are what the engine and the SDK work with: times in microseconds, JSON text as
+bytes, absent values as `None`. The replica encodes replies from records, and the client decodes them to records. Requests
+go the other way.
+"""
 
 from __future__ import annotations
 
-import re
-import typing
-from difflib import get_close_matches
-from functools import lru_cache
-from typing import TypeVar
+from datetime import UTC, datetime
+from typing import Any, TypeVar
 
 import msgspec
-import orjson
 from msgspec import UNSET, Raw, UnsetType
 
-from dwarf_nats.errors import BadRequest, DwarfError
-from dwarf_nats.workflow import records
+from dwarf_nats.errors import BadRequest
 from dwarf_nats.workflow.answer import ErrorInfo
 from dwarf_nats.workflow.limits import UNBOUNDED
 from dwarf_nats.workflow.options import FlowOptions, Query
-from dwarf_nats.workflow.state import check_json
+from dwarf_nats.workflow.records import FlowSummary, GraphInfo, Outcome, ShardHealth, ShardInfo, Step
+from dwarf_nats.workflow.state import check_json, encode_value
 from dwarf_nats.workflow.status import Status
 
 from . import headers as h
 from . import messages as m
-from .times import rfc3339
+from .times import rfc3339, to_micros
 
-S = TypeVar("S", bound=msgspec.Struct)
 V = TypeVar("V")
 
 encode = msgspec.json.Encoder().encode
-EMPTY = b"{}"
-_AT = re.compile(r" - at `([^`]*)`$")
-_UNKNOWN = re.compile(r"Object contains unknown field `(.*)`$", re.DOTALL)
-_MISSING = re.compile(r"Object missing required field `(.*)`$")
-_EXPECTED = re.compile(r"Expected `([^`]*)`(.*?)(?:, got `([^`]*)`)?$")
-_JSON_NAMES = {"str": "a string", "int": "an integer", "float": "a number", "bool": "true or false", "null": "null",
-               "array": "an array", "object": "an object", "datetime": "a time in RFC 3339 with a zone"}  # fmt: skip
-MAX_HEADER_TEXT = 1000
-MAX_BODY_TEXT = 16_000
 
 
-@lru_cache(maxsize=256)
-def _decoder(kind: type[S]) -> msgspec.json.Decoder[S]:
-    return msgspec.json.Decoder(kind)
-
-
-def decode(kind: type[S], payload: bytes, what: str = "the request") -> S:
-    """Decode a request; an empty payload counts as `{}`.
-
-    Raises `BadRequest` for JSON that is none, and for unknown (with the nearest known), missing or mistyped fields.
-    """
-    try:
-        message: S = _decoder(kind).decode(payload or EMPTY)
-    except msgspec.ValidationError as error:
-        raise BadRequest(explain(kind, str(error), what)) from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BadRequest(_broken(payload, what, error)) from None
-    if b"\\u0000" in payload:
-        _refuse_nul(message, "")
-    return message
-
-
-def _broken(payload: bytes, what: str, error: Exception) -> str:
-    if not payload.strip():
-        return f"{what} is blank: send a JSON object or an empty payload"
-    try:
-        orjson.loads(payload)
-    except orjson.JSONDecodeError as better:
-        return f"{what} is not valid JSON: {better}"
-    return f"{what} is not valid JSON: {error}"
-
-
-def _refuse_nul(message: msgspec.Struct, path: str) -> None:
-    for field in msgspec.structs.fields(message):
-        value = getattr(message, field.name)
-        if isinstance(value, str) and "\0" in value:
-            raise BadRequest(f"field `{path}{field.encode_name}` has a NUL character")
-        if isinstance(value, msgspec.Struct):
-            _refuse_nul(value, f"{path}{field.encode_name}.")
-
-
-def explain(kind: type[msgspec.Struct], text: str, what: str) -> str:
-    """A validation error of msgspec in words of the wire."""
-    where = _AT.search(text)
-    path = where[1].removeprefix("$").removeprefix(".") if where else ""
-    text = text[: where.start()] if where else text
-    inside = f" in `{path}`" if path else ""
-    if unknown := _UNKNOWN.fullmatch(text):
-        known = _fields_at(kind, path)
-        near = get_close_matches(unknown[1], known, n=1, cutoff=0.0)
-        hint = f"; did you mean `{near[0]}`?" if near else "; it takes no fields"
-        return f"{what} has an unknown field `{unknown[1][:80]}`{inside}{hint}"
-    if missing := _MISSING.fullmatch(text):
-        return f"{what} lacks the field `{path + '.' if path else ''}{missing[1]}`"
-    if expected := _EXPECTED.fullmatch(text):
-        wanted = " or ".join(_JSON_NAMES.get(one.strip(), one.strip()) for one in expected[1].split("|"))
-        got = f", got {_JSON_NAMES.get(expected[3], expected[3])}" if expected[3] else ""
-        return f"{f'field `{path}`' if path else what} must be {wanted}{expected[2]}{got}"
-    if text.startswith("Invalid enum value") and path:
-        return f"field `{path}` has an {text[0].lower()}{text[1:]}; use one of {', '.join(_choices(kind, path))}"
-    return f"{f'field `{path}`' if path else what}: {text[:1].lower()}{text[1:]}"
-
-
-def _field_types(kind: type[msgspec.Struct]) -> dict[str, object]:
-    hints = typing.get_type_hints(kind)
-    return {field.encode_name: hints[field.name] for field in msgspec.structs.fields(kind)}
-
-
-def _struct_in(hint: object) -> type[msgspec.Struct] | None:
-    if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
-        return hint
-    return next((found for part in typing.get_args(hint) if (found := _struct_in(part)) is not None), None)
-
-
-def _fields_at(kind: type[msgspec.Struct], path: str) -> list[str]:
-    current: type[msgspec.Struct] | None = kind
-    for name in filter(None, path.replace("[...]", "").split(".")):
-        current = _struct_in(_field_types(current).get(name)) if current is not None else None
-    return [] if current is None else list(_field_types(current))
-
-
-def _choices(kind: type[msgspec.Struct], path: str) -> list[str]:
-    *parents, last = path.split(".")
-    current: type[msgspec.Struct] | None = kind
-    for name in parents:
-        current = _struct_in(_field_types(current).get(name.removesuffix("[...]"))) if current is not None else None
-
-    def literals(hint: object) -> list[str]:
-        if typing.get_origin(hint) is typing.Literal:
-            return [str(one) for one in typing.get_args(hint)]
-        return [one for part in typing.get_args(hint) for one in literals(part)]
-
-    return literals(_field_types(current).get(last)) if current is not None else []
-
-
-# --- requests to values ---
+# --- fields that may be left out ---
 
 
 def given(value: V | UnsetType, default: V) -> V:
-    """The value, or the default where the field was left out."""
+    """The value of a field, or `default` where the field was left out."""
     return default if isinstance(value, UnsetType) else value
 
 
 def raw_bytes(value: Raw | UnsetType) -> bytes | None:
-    """The JSON text of a raw field, `None` where it was left out."""
+    """The JSON text of a raw field, `None` where the field was left out."""
     return None if isinstance(value, UnsetType) else bytes(value)
 
 
-def flow_options(options: m.Options | UnsetType, msg_id: str | None = None) -> FlowOptions | None:
-    """Options of a request joined with its `Nats-Msg-Id` header (an idempotency key).
+def micros(text: str) -> int:
+    """Microseconds since the epoch of a time on the wire; a time without a zone is UTC. Raises `ValueError`."""
+    when = datetime.fromisoformat(text)
+    return to_micros(when if when.tzinfo is not None else when.replace(tzinfo=UTC))
 
-    Raises `BadRequest` if header and option differ, the header is empty, or the baggage is no sound JSON; how deep it may be is
-    the engine's affair.
+
+def _or_none(value: V | UnsetType) -> V | None:
+    return None if isinstance(value, UnsetType) else value
+
+
+def _or_unset(value: V | None) -> V | UnsetType:
+    return UNSET if value is None else value
+
+
+def _time(at: int | None) -> str | UnsetType:
+    return UNSET if at is None else rfc3339(at)
+
+
+def _micros(text: str | UnsetType) -> int | None:
+    return None if isinstance(text, UnsetType) else micros(text)
+
+
+def _raw(text: bytes | None) -> Raw | UnsetType:
+    return UNSET if text is None else Raw(text)
+
+
+def _error_values(error: ErrorInfo | None) -> dict[str, Any] | UnsetType:
+    return UNSET if error is None else error.as_dict()
+
+
+def _error_info(values: dict[str, Any] | UnsetType) -> ErrorInfo | None:
+    if isinstance(values, UnsetType):
+        return None
+    extra = dict(values)
+    message, code = extra.pop("message", ""), extra.pop("code", 500)
+    return ErrorInfo(str(message), code if isinstance(code, int) else 500, extra)
+
+
+# --- options of a flow ---
+
+
+def options_message(options: FlowOptions | None) -> m.Options | UnsetType:
+    """Options as they travel; values that are the default are left out.
+
+    Raises `BadRequest` for a start time without a zone, and for baggage that cannot be written as JSON.
+    """
+    if options is None:
+        return UNSET
+    if options.start_at is not None and options.start_at.tzinfo is None:
+        raise BadRequest("option start_at needs a time zone: use datetime.now(UTC) or .astimezone()")
+    return m.Options(
+        priority=_or_unset(options.priority),
+        fairness_key=options.fairness_key or UNSET,
+        fairness_weight=UNSET if options.fairness_weight == 1.0 else options.fairness_weight,
+        start_at=_or_unset(options.start_at),
+        baggage=UNSET if options.baggage is None else Raw(encode_value(options.baggage, "option baggage")),
+        idempotency_key=_or_unset(options.idempotency_key),
+        notify=_or_unset(options.notify),
+        time_budget_ms=_or_unset(options.time_budget_ms),
+        thread_key=_or_unset(options.thread),
+        delete_on_completion=options.delete_on_completion or UNSET,
+    )
+
+
+def flow_options(options: m.Options | UnsetType, msg_id: str | None = None) -> FlowOptions | None:
+    """Options of a request, joined with its `Nats-Msg-Id` header `msg_id` (an idempotency key).
+
+    Raises `BadRequest` if header and option differ, the header is empty, or the baggage is no sound JSON. The engine checks
+    how deep the baggage is.
     """
     if msg_id == "":
         raise BadRequest(f"the header {h.MSG_ID} is empty: leave it out, or give it an idempotency key")
@@ -178,8 +140,29 @@ def flow_options(options: m.Options | UnsetType, msg_id: str | None = None) -> F
     )
 
 
+# --- filters of list and purge ---
+
+
+def filter_fields(query: Query) -> dict[str, Any]:
+    """The fields of a list or purge request (`messages.Filters`); filters that are not set are left out."""
+    fields: dict[str, Any] = {
+        "status": None if query.status is None else str(query.status),
+        "workflow": query.workflow,
+        "thread_key": query.thread,
+        "task": query.task,
+        "fairness_key": query.fairness_key,
+        "priority": query.priority,
+        "older_than_ms": query.older_than_ms,
+        "newer_than_ms": query.newer_than_ms,
+        "shard": query.shard,
+        "search": query.search,
+        "limit": query.limit,
+    }
+    return {name: value for name, value in fields.items() if value is not None}
+
+
 def query(filters: m.Filters) -> Query:
-    """The filters of a list or purge."""
+    """The filters of a list or purge request."""
     return Query(
         status=None if isinstance(filters.status, UnsetType) else Status(filters.status),
         workflow=given(filters.workflow, None),
@@ -195,57 +178,70 @@ def query(filters: m.Filters) -> Query:
     )
 
 
-# --- values to replies ---
+# --- outcomes ---
 
 
-def _or_unset(value: V | None) -> V | UnsetType:
-    return UNSET if value is None else value
-
-
-def _time(micros: int | None) -> str | UnsetType:
-    return UNSET if micros is None else rfc3339(micros)
-
-
-def _raw(text: bytes | None) -> Raw | UnsetType:
-    return UNSET if text is None else Raw(text)
-
-
-def _error(error: ErrorInfo | None) -> dict[str, typing.Any] | UnsetType:
-    return UNSET if error is None else error.as_dict()
-
-
-def outcome_message(outcome: records.Outcome) -> m.Outcome:
+def outcome_message(outcome: Outcome) -> m.Outcome:
     """An outcome as it travels."""
     return m.Outcome(
         flow_key=outcome.flow_key,
         workflow=outcome.workflow,
         status=outcome.status.value,  # type: ignore[arg-type]  # a flow is never pending
         state=Raw(outcome.state_json),
-        error=_error(outcome.error),
+        error=_error_values(outcome.error),
         cancel_reason=_or_unset(outcome.cancel_reason),
         interrupt_payload=_raw(outcome.interrupt_json),
         truncated=outcome.truncated or UNSET,
     )
 
 
-def encode_outcome(outcome: records.Outcome) -> bytes:
-    """An outcome as JSON, whole."""
+def outcome_record(message: m.Outcome) -> Outcome:
+    """An outcome that was received."""
+    return Outcome(
+        flow_key=message.flow_key,
+        workflow=message.workflow,
+        status=Status(message.status),
+        state_json=bytes(message.state),
+        error=_error_info(message.error),
+        cancel_reason=_or_none(message.cancel_reason),
+        interrupt_json=raw_bytes(message.interrupt_payload),
+        truncated=message.truncated is True,
+    )
+
+
+def encode_outcome(outcome: Outcome) -> bytes:
+    """An outcome as JSON, complete."""
     return encode(outcome_message(outcome))
 
 
-def step_message(step: records.Step) -> m.Step:
-    """A step as it travels, its subgraph's history with it."""
-    message = _step_alone(step)
+# --- steps ---
+
+
+def step_message(step: Step) -> m.Step:
+    """A step as it travels, the history of its subgraph included."""
+    message = _step_message_alone(step)
     pending = [(step, message)]
-    while pending:  # not by calling itself, so that no depth is too much (P4)
-        above, written = pending.pop()
-        if above.sub_history:
-            written.sub_history = [_step_alone(one) for one in above.sub_history]
-            pending += zip(above.sub_history, written.sub_history, strict=True)
+    while pending:  # without recursion, so that no depth is too much (P4)
+        record, above = pending.pop()
+        if record.sub_history:
+            above.sub_history = [_step_message_alone(one) for one in record.sub_history]
+            pending += zip(record.sub_history, above.sub_history, strict=True)
     return message
 
 
-def _step_alone(step: records.Step) -> m.Step:
+def step_record(message: m.Step) -> Step:
+    """A step that was received, the history of its subgraph included."""
+    record = _step_record_alone(message)
+    pending = [(message, record)]
+    while pending:  # without recursion, so that no depth is too much (P4)
+        received, above = pending.pop()
+        inner = _or_none(received.sub_history) or []
+        above.sub_history = [_step_record_alone(one) for one in inner]
+        pending += zip(inner, above.sub_history, strict=True)
+    return record
+
+
+def _step_message_alone(step: Step) -> m.Step:
     return m.Step(
         step_key=step.step_key,
         step_id=step.step_id,
@@ -256,7 +252,7 @@ def _step_alone(step: records.Step) -> m.Step:
         created_at=rfc3339(step.created_at),
         updated_at=rfc3339(step.updated_at),
         started_at=_time(step.started_at),
-        error=_error(step.error),
+        error=_error_values(step.error),
         predecessor_id=_or_unset(step.predecessor_id),
         successor_id=_or_unset(step.successor_id),
         state=_raw(step.state_json),
@@ -272,12 +268,37 @@ def _step_alone(step: records.Step) -> m.Step:
     )
 
 
-def graph_entry(info: records.GraphInfo) -> m.GraphEntry:
-    """One registered graph as it travels."""
-    return m.GraphEntry(name=info.name, digest=info.digest, updated_at=rfc3339(info.updated_at))
+def _step_record_alone(message: m.Step) -> Step:
+    return Step(
+        step_key=message.step_key,
+        step_id=message.step_id,
+        depth=message.depth,
+        task=message.task,
+        attempt=message.attempt,
+        status=Status(message.status),
+        created_at=micros(message.created_at),
+        updated_at=micros(message.updated_at),
+        started_at=_micros(message.started_at),
+        error=_error_info(message.error),
+        predecessor_id=_or_none(message.predecessor_id),
+        successor_id=_or_none(message.successor_id),
+        state_json=raw_bytes(message.state),
+        changes_json=raw_bytes(message.changes),
+        interrupt_json=raw_bytes(message.interrupt_payload),
+        prev_key=_or_none(message.prev_key),
+        next_key=_or_none(message.next_key),
+        subgraph=message.subgraph is True,
+        sub_workflow=_or_none(message.sub_workflow),
+        sub_flow_key=_or_none(message.sub_flow_key),
+        problems=_or_none(message.problems) or [],
+        truncated=message.truncated is True,
+    )
 
 
-def summary_message(flow: records.FlowSummary) -> m.FlowSummary:
+# --- lists ---
+
+
+def summary_message(flow: FlowSummary) -> m.FlowSummary:
     """One flow of a list as it travels."""
     return m.FlowSummary(
         flow_key=flow.flow_key,
@@ -288,14 +309,42 @@ def summary_message(flow: records.FlowSummary) -> m.FlowSummary:
         updated_at=rfc3339(flow.updated_at),
         priority=flow.priority,
         task=flow.task or UNSET,
-        error=_error(flow.error),
+        error=_error_values(flow.error),
         cancel_reason=_or_unset(flow.cancel_reason),
         started_at=_time(flow.started_at),
         fairness_key=flow.fairness_key or UNSET,
     )
 
 
-def shard_message(shard: records.ShardInfo) -> m.Shard:
+def summary_record(message: m.FlowSummary) -> FlowSummary:
+    """One flow of a list that was received."""
+    return FlowSummary(
+        flow_key=message.flow_key,
+        thread_key=message.thread_key,
+        workflow=message.workflow,
+        status=Status(message.status),
+        created_at=micros(message.created_at),
+        updated_at=micros(message.updated_at),
+        priority=message.priority,
+        task=_or_none(message.task),
+        error=_error_info(message.error),
+        cancel_reason=_or_none(message.cancel_reason),
+        started_at=_micros(message.started_at),
+        fairness_key=_or_none(message.fairness_key) or "",
+    )
+
+
+def graph_message(info: GraphInfo) -> m.GraphEntry:
+    """One registered graph as it travels."""
+    return m.GraphEntry(name=info.name, digest=info.digest, updated_at=rfc3339(info.updated_at))
+
+
+def graph_record(message: m.GraphEntry) -> GraphInfo:
+    """One registered graph of a list that was received."""
+    return GraphInfo(message.name, message.digest, micros(message.updated_at))
+
+
+def shard_message(shard: ShardInfo) -> m.Shard:
     """Health and size of one shard as they travel."""
     return m.Shard(
         shard=shard.shard,
@@ -307,33 +356,23 @@ def shard_message(shard: records.ShardInfo) -> m.Shard:
     )
 
 
-def encode_error(error: DwarfError, room: int | None = None) -> tuple[bytes, bytes]:
-    """A refusal as header block and body; so short that both together fit into `room` bytes, if they can."""
-    for longest in (MAX_BODY_TEXT, 4_000, 1_000, 200, 40):
-        block, body = _encode_error(error, longest)
-        if room is None or len(block) + len(body) <= room:
-            break
-    return block, body
+def shard_record(message: m.Shard) -> ShardInfo:
+    """Health and size of one shard that were received."""
+    return ShardInfo(
+        shard=message.shard,
+        error=message.error,
+        latency_ms=message.latency_ms,
+        flows=message.flows,
+        steps=message.steps,
+        joining=message.joining is True,
+    )
 
 
-def _encode_error(error: DwarfError, longest: int) -> tuple[bytes, bytes]:
-    """A refusal with at most so many characters of text, and of each further field."""
-    text = error.message if len(error.message) <= longest else error.message[:longest] + "…"
-    line = " ".join(text[: min(longest, MAX_HEADER_TEXT)].split())
-    block = h.write_headers(((h.ERROR_CODE, str(error.code)), (h.ERROR_TEXT, line)))
-    # What cannot be written (a lone surrogate quoted back) must not cost the caller the refusal.
-    details = {_camel(name): value for name, value in error.details.items() if _is_short(value, longest)}
-    clean = text.encode("utf-8", "replace").decode()
-    return block, encode({"error": {**details, "code": error.code, "message": clean}})
-
-
-def _is_short(value: object, longest: int) -> bool:
-    try:
-        return value is not None and len(encode(value)) <= longest
-    except (TypeError, ValueError, RecursionError):
-        return False
-
-
-def _camel(name: str) -> str:
-    first, *rest = name.split("_")
-    return first + "".join(part.capitalize() for part in rest)
+def shard_health_message(health: ShardHealth) -> m.ShardHealth:
+    """The health of one shard as it travels; there is no other direction, since clients read the message itself."""
+    return m.ShardHealth(
+        shard=health.shard,
+        ready=not health.reason,
+        reason=" ".join(health.reason.split()) or UNSET,
+        seen_ms=_or_unset(health.silent_ms),
+    )

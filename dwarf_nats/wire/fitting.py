@@ -17,7 +17,7 @@ from dwarf_nats.workflow.answer import ErrorInfo
 from dwarf_nats.workflow.records import FlowSummary, GraphInfo, Outcome, Step
 
 from . import messages as m
-from .codec import encode, encode_outcome, graph_entry, step_message, summary_message
+from .codec import encode, encode_outcome, graph_message, step_message, summary_message
 
 CUTS = (16_384, 4_096, 1_024, 256, 64)
 """Bytes that are left of an error or a reason that is too large, one after the other."""
@@ -165,7 +165,7 @@ def _flows(found: Sequence[FlowSummary], cursor: str) -> bytes:
 
 def graphs(found: Sequence[GraphInfo], room: int) -> bytes:
     """The registered graphs, as many as fit."""
-    entries = [graph_entry(one) for one in found]
+    entries = [graph_message(one) for one in found]
     body = encode(m.GraphListReply(graphs=entries))
     while len(body) > room and entries:
         del entries[min(len(entries) - 1, len(entries) * room // len(body)) :]

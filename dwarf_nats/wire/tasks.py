@@ -15,7 +15,8 @@ from dwarf_nats.workflow.state import MAX_DEPTH, check_json, check_state
 
 from . import headers as h
 from . import talk
-from .codec import explain, given
+from .codec import given
+from .decoding import explain
 from .times import rfc3339
 
 NO_RESPONDERS, UNAVAILABLE, OVERLOADED = "no_responders", "unavailable", "overloaded"

@@ -6,7 +6,6 @@ import sys
 
 from dwarf_nats.engine.projections import nested
 from dwarf_nats.render import history_mermaid
-from dwarf_nats.sdk import replies
 from dwarf_nats.wire import codec
 from dwarf_nats.workflow.flow import Flow
 from dwarf_nats.workflow.options import FlowOptions, Query
@@ -98,7 +97,7 @@ async def test_p4_the_history_of_a_flow_that_is_deeper_than_the_stack_travels_an
         values |= {"step_id": 10_000 + number, "flow_id": 10_000 + number}
         steps.append(step(**values))
     (top,) = nested(1, root.flow_id, flows, steps)
-    (again,) = [replies.step(codec.step_message(top))]
+    (again,) = [codec.step_record(codec.step_message(top))]
     depth = 0
     while again.sub_history:
         (again,) = again.sub_history

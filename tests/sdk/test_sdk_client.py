@@ -15,7 +15,7 @@ from dwarf_nats.embedded import NatsServer
 from dwarf_nats.sdk import END, Client, FlowOptions, Graph, Query
 from dwarf_nats.sdk.request_reply import round_trip
 from dwarf_nats.wire import messages as m
-from dwarf_nats.wire.codec import decode
+from dwarf_nats.wire.decoding import decode
 from dwarf_nats.wire.examples import EXAMPLES
 from dwarf_nats.wire.operations import OPERATIONS
 from dwarf_nats.workflow.status import Status

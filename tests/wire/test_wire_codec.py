@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from dwarf_nats.errors import BadRequest, Conflict, TimedOut
-from dwarf_nats.wire import codec
+from dwarf_nats.wire import codec, decoding, refusals
 from dwarf_nats.wire import headers as h
 from dwarf_nats.wire import messages as m
 from dwarf_nats.wire.subjects import Subjects, endpoint_name
@@ -20,7 +20,7 @@ KEY = "1-42-a1B2c3D4e5F6g7H8"
 
 def refusal(kind: type[msgspec.Struct], payload: bytes) -> str:
     with pytest.raises(BadRequest) as caught:
-        codec.decode(kind, payload)
+        decoding.decode(kind, payload)
     assert "\n" not in caught.value.message
     return caught.value.message
 
@@ -63,17 +63,17 @@ def test_a_bad_request_is_refused_and_told_why(kind: type[msgspec.Struct], paylo
 
 
 def test_an_empty_payload_counts_as_an_empty_object() -> None:
-    assert codec.decode(m.FlowListRequest, b"") == m.FlowListRequest()
+    assert decoding.decode(m.FlowListRequest, b"") == m.FlowListRequest()
 
 
 def test_state_is_handed_on_byte_by_byte() -> None:
     state = b'{"n": 9007199254740993, "f":1.10 }'
-    request = codec.decode(m.FlowCreateRequest, b'{"workflow":"a","state":' + state + b"}")
+    request = decoding.decode(m.FlowCreateRequest, b'{"workflow":"a","state":' + state + b"}")
     assert codec.raw_bytes(request.state) == state
 
 
 def test_idempotency_key_from_header_or_option_but_not_two_different_ones() -> None:
-    options = codec.decode(m.Options, b'{"idempotencyKey":"a"}')
+    options = decoding.decode(m.Options, b'{"idempotencyKey":"a"}')
     assert codec.flow_options(msgspec.UNSET, "h").idempotency_key == "h"  # type: ignore[union-attr]
     assert codec.flow_options(options, "a").idempotency_key == "a"  # type: ignore[union-attr]
     assert codec.flow_options(msgspec.UNSET) is None
@@ -83,11 +83,11 @@ def test_idempotency_key_from_header_or_option_but_not_two_different_ones() -> N
 
 def test_unsound_baggage_is_a_400_s1() -> None:
     with pytest.raises(BadRequest, match=r"options\.baggage.*64 bits"):
-        codec.flow_options(codec.decode(m.Options, b'{"baggage":{"a":99999999999999999999}}'))
+        codec.flow_options(decoding.decode(m.Options, b'{"baggage":{"a":99999999999999999999}}'))
 
 
 def test_query_keeps_what_was_given_and_nothing_else() -> None:
-    found = codec.query(codec.decode(m.FlowListRequest, b'{"status":"failed","fairnessKey":"","limit":7}'))
+    found = codec.query(decoding.decode(m.FlowListRequest, b'{"status":"failed","fairnessKey":"","limit":7}'))
     assert (found.status, found.fairness_key, found.limit, found.priority) == (Status.FAILED, "", 7, None)
 
 
@@ -118,14 +118,14 @@ def test_steps_and_summaries_leave_out_what_has_no_value() -> None:
 
 
 def test_refusals_travel_in_headers_and_body() -> None:
-    block, body = codec.encode_error(TimedOut("still running", flow_key=KEY))
+    block, body = refusals.encode_error(TimedOut("still running", flow_key=KEY))
     assert h.read_headers(block) == {"nats-service-error-code": "408", "nats-service-error": "still running"}
     assert msgspec.json.decode(body) == {"error": {"flowKey": KEY, "code": 408, "message": "still running"}}
 
 
 @pytest.mark.parametrize("text", ["größer", "100 %", "a\nb", "雪", "x" * 50_000, "\ud800"])
 def test_refusals_of_any_text_make_sound_headers(text: str) -> None:
-    block, body = codec.encode_error(Conflict(text))
+    block, body = refusals.encode_error(Conflict(text))
     assert block.isascii()
     assert block.count(b"\r\n") == 4
     assert msgspec.json.decode(body)["error"]["code"] == 409

@@ -10,7 +10,7 @@ import pytest
 
 from dwarf_nats.errors import BadRequest
 from dwarf_nats.wire import messages, talk
-from dwarf_nats.wire.codec import decode
+from dwarf_nats.wire.decoding import decode
 
 READ = sorted(
     {

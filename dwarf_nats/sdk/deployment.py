@@ -1,0 +1,74 @@
+"""The client's operations on the deployment: health, shards, breakers, registered graphs (O16, G11)."""
+
+from __future__ import annotations
+
+from dwarf_nats.errors import Unavailable
+from dwarf_nats.wire import messages as m
+from dwarf_nats.wire.codec import given, graph_record, shard_record
+from dwarf_nats.workflow.graph import Graph
+from dwarf_nats.workflow.records import GraphInfo, ShardInfo
+
+from .arguments import graph_json
+from .discovery import all_replies
+from .replies import decode
+from .requester import Requester
+
+
+class Deployment(Requester):
+    """Base of `Client` with the operations on replicas, shards, tasks and graphs."""
+
+    async def breaker(self, task: str) -> bool:
+        """Return whether the circuit breaker of a task, named by its url, is tripped (O16)."""
+        body = await self._read("task.breaker", m.TaskBreakerRequest(task=task))
+        return decode(m.TaskBreakerReply, body, "task.breaker").tripped
+
+    async def health(self, wait: float = 2.0) -> list[m.HealthReply]:
+        """Return the health each replica reports: `ready`, `live`, and a `reason` if not; in the order of the answers.
+
+        All replicas are asked at once. Replicas that do not answer within `wait` seconds, or long after the others, are
+        missing. Raises `Unavailable` if none answers.
+        """
+        await self._channel()
+        found = await all_replies(self.nc, self.subjects.health(), wait)
+        if not found:
+            raise Unavailable(self._nobody_answers(), cause="no_responders")
+        return [decode(m.HealthReply, message.data, "health") for message in found]
+
+    async def shard_info(self) -> list[ShardInfo]:
+        """Return health and size of every shard (O16)."""
+        body = await self._read("shard.info", m.EmptyRequest())
+        return [shard_record(one) for one in decode(m.ShardInfoReply, body, "shard.info").shards]
+
+    async def put_graph(self, graph: Graph) -> GraphInfo:
+        """Register a graph under its name, replacing the graph registered there; `warnings` name likely mistakes (G11).
+
+        `updated_at` is 0, because the reply does not have it.
+        """
+        reply = decode(m.GraphPutReply, await self._read("graph.put", graph_json(graph)), "graph.put")
+        return GraphInfo(reply.name, reply.digest, 0, tuple(given(reply.warnings, [])))
+
+    async def get_graph(self, name: str) -> Graph:
+        """Return a registered graph."""
+        return Graph.from_json(await self._read("graph.get", m.GraphRequest(name=name)))
+
+    async def delete_graph(self, name: str) -> None:
+        """Remove a graph from the registry; flows made of it keep theirs (G10)."""
+        await self._request("graph.delete", m.GraphRequest(name=name))
+
+    async def list_graphs(self) -> list[GraphInfo]:
+        """Return all registered graphs."""
+        reply = decode(m.GraphListReply, await self._read("graph.list", m.EmptyRequest()), "graph.list")
+        return [graph_record(one) for one in reply.graphs]
+
+    async def validate_graph(self, graph: Graph) -> list[str]:
+        """Return the likely mistakes in the graph, a sentence each (G11).
+
+        Raises `BadRequest` if the service would refuse the graph (G6).
+        """
+        body = await self._read("graph.validate", graph_json(graph))
+        return given(decode(m.GraphValidateReply, body, "graph.validate").warnings, [])
+
+    async def graph_mermaid(self, name: str) -> str:
+        """Return a registered graph as a Mermaid flowchart (D1)."""
+        body = await self._read("graph.mermaid", m.GraphRequest(name=name))
+        return decode(m.MermaidReply, body, "graph.mermaid").mermaid

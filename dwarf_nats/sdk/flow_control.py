@@ -1,0 +1,88 @@
+"""The client's operations that change existing flows (O9-O14)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec import UNSET, Raw
+
+from dwarf_nats.wire import messages as m
+from dwarf_nats.workflow.options import Query
+from dwarf_nats.workflow.state import encode_value
+
+from .arguments import Values, json_object, query_fields
+from .replies import decode
+from .requester import Requester
+
+
+class FlowControl(Requester):
+    """Base of `Client` with the operations that cancel, continue, repeat, copy and delete flows."""
+
+    async def cancel(self, flow_key: str, reason: str = "") -> None:
+        """Cancel a flow that has not ended yet (O10)."""
+        await self._request("flow.cancel", m.FlowCancelRequest(flow_key=flow_key, reason=reason or UNSET))
+
+    async def resume(self, flow_key: str, data: Any = None) -> None:
+        """Continue the oldest interrupt of a flow; the task's `interrupt` call returns `data` (O11).
+
+        Any flow of a chain of subgraphs will do. `data`: Python values, or `msgspec.Raw` JSON text. The flow runs again once
+        no branch is paused any more. Raises `Conflict` if no interrupt paused it.
+        """
+        text = UNSET if data is None else Raw(encode_value(data, "data"))
+        await self._request("flow.resume", m.FlowResumeRequest(flow_key=flow_key, data=text))
+
+    async def resume_break(self, flow_key: str, overrides: Values = None) -> None:
+        """Continue the oldest breakpoint of a flow, with fields of the step's state replaced; `None` deletes one (O11).
+
+        Raises `Conflict` if no breakpoint paused it.
+        """
+        await self._request("flow.resume_break", _override(flow_key, overrides))
+
+    async def break_before(self, flow_key: str, task: str, enabled: bool = True) -> None:
+        """Set a breakpoint before a task, or clear it; `task` is a node's name, or the url of just one node (O12).
+
+        Subgraphs pause there, too. Raises `Conflict` on a flow that has ended.
+        """
+        request = m.FlowBreakBeforeRequest(flow_key=flow_key, task=task, enabled=UNSET if enabled else False)
+        await self._read("flow.break_before", request)
+
+    async def restart(self, flow_key: str, overrides: Values = None) -> None:
+        """Run a stopped flow again from its entry step, in place; later steps and subgraphs are removed (O13).
+
+        `overrides` replace fields of the entry state, `None` deletes one. Raises `Conflict` while it runs.
+        """
+        await self._request("flow.restart", _override(flow_key, overrides))
+
+    async def restart_from(self, step_key: str, overrides: Values = None) -> None:
+        """Run a step again, in place, and on from there; exactly the steps it led to are removed (O13).
+
+        `overrides` replace fields of the step's state, `None` deletes one. Raises `Conflict` unless the step and the steps
+        it led to are at rest, and on a cancelled flow.
+        """
+        request = m.StepOverridesRequest(step_key=step_key, overrides=json_object(overrides, "overrides"))
+        await self._request("flow.restart_from", request)
+
+    async def fork(self, step_key: str, overrides: Values = None) -> str:
+        """Copy a flow that has ended up to this step and run the copy on from there; returns its key (O14).
+
+        The original stays as it is. `overrides` replace fields of the step's state, `None` deletes one. Raises `Conflict`
+        if the flow has not ended.
+        """
+        request = m.StepOverridesRequest(step_key=step_key, overrides=json_object(overrides, "overrides"))
+        return decode(m.FlowKeyReply, await self._request("flow.fork", request), "flow.fork").flow_key
+
+    async def delete(self, flow_key: str) -> None:
+        """Delete a flow that is not running (O9)."""
+        await self._request("flow.delete", m.FlowRequest(flow_key=flow_key))
+
+    async def purge(self, query: Query) -> int:
+        """Delete the flows that match and are not running; returns how many (O9).
+
+        Raises `BadRequest` unless at least one of status, workflow and older_than_ms is given.
+        """
+        request = m.FlowPurgeRequest(**query_fields(query))
+        return decode(m.FlowPurgeReply, await self._request("flow.purge", request), "flow.purge").deleted
+
+
+def _override(flow_key: str, overrides: Values) -> m.FlowOverridesRequest:
+    return m.FlowOverridesRequest(flow_key=flow_key, overrides=json_object(overrides, "overrides"))

@@ -1,0 +1,92 @@
+"""The client's operations that read flows and steps (O5-O9)."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import TypeAlias
+
+from msgspec import UNSET
+
+from dwarf_nats.wire import messages as m
+from dwarf_nats.wire.codec import given, outcome_record, step_record, summary_record
+from dwarf_nats.workflow.options import Query
+from dwarf_nats.workflow.records import FlowSummary, Outcome, Step
+from dwarf_nats.workflow.status import Status
+
+from .arguments import query_fields
+from .replies import decode
+from .requester import Requester
+
+# The method `list` hides the builtin from annotations in the class.
+Steps: TypeAlias = list[Step]
+Summaries: TypeAlias = list[FlowSummary]
+
+
+class FlowReads(Requester):
+    """Base of `Client` with the operations that change nothing."""
+
+    async def snapshot(self, flow_key: str) -> Outcome:
+        """Return where a flow stands now (O5)."""
+        body = await self._read("flow.snapshot", m.FlowRequest(flow_key=flow_key))
+        return outcome_record(decode(m.Outcome, body, "flow.snapshot"))
+
+    async def fingerprint(self, flow_key: str) -> tuple[str, Status]:
+        """Return a digest that changes whenever anything observable about the flow does, and the flow's status (O6)."""
+        body = await self._read("flow.fingerprint", m.FlowRequest(flow_key=flow_key))
+        reply = decode(m.FingerprintReply, body, "flow.fingerprint")
+        return reply.fingerprint, Status(reply.status)
+
+    async def history(self, flow_key: str) -> Steps:
+        """Return all steps of the flow by depth and id, without state and changes, reading as many pages as there are (O7).
+
+        A step that called a sub-workflow has the beginning of that flow's history in `sub_history`; if the step is `truncated`,
+        read the whole history with its `sub_flow_key`. `iter_history` yields the steps page by page.
+        """
+        return [step async for step in self.iter_history(flow_key)]
+
+    async def iter_history(self, flow_key: str, limit: int = 1000) -> AsyncIterator[Step]:
+        """Yield the steps of the flow in the order of `history`. `limit` is the number of steps per page."""
+        cursor = ""
+        while True:
+            page, cursor = await self.history_page(flow_key, limit, cursor)
+            for step in page:
+                yield step
+            if not cursor:
+                return
+
+    async def history_page(self, flow_key: str, limit: int = 100, cursor: str = "") -> tuple[Steps, str]:
+        """Return at most `limit` steps after the cursor, and the cursor of the next page, empty on the last (O7).
+
+        A page that would not fit the bus is shorter.
+        """
+        request = m.FlowHistoryRequest(
+            flow_key=flow_key, limit=UNSET if limit == 100 else limit, cursor=cursor or UNSET
+        )
+        reply = decode(m.HistoryReply, await self._read("flow.history", request), "flow.history")
+        return [step_record(one) for one in reply.steps], given(reply.cursor, "")
+
+    async def step(self, step_key: str) -> Step:
+        """Return one step with state, changes and the keys of its neighbours (O7)."""
+        body = await self._read("step.get", m.StepRequest(step_key=step_key))
+        return step_record(decode(m.Step, body, "step.get"))
+
+    async def mermaid(self, flow_key: str) -> str:
+        """Return the flow's history as a Mermaid flowchart (O8)."""
+        body = await self._read("flow.mermaid", m.FlowRequest(flow_key=flow_key))
+        return decode(m.MermaidReply, body, "flow.mermaid").mermaid
+
+    async def list(self, query: Query | None = None, cursor: str = "") -> tuple[Summaries, str]:
+        """Return a page of root flows, newest first, and the cursor of the next page, empty on the last (O9)."""
+        request = m.FlowListRequest(**query_fields(query or Query()), cursor=cursor or UNSET)
+        reply = decode(m.FlowListReply, await self._read("flow.list", request), "flow.list")
+        return [summary_record(one) for one in reply.flows], given(reply.cursor, "")
+
+    async def list_all(self, query: Query | None = None) -> AsyncIterator[FlowSummary]:
+        """Yield every flow that matches, page by page. `limit` of the query is the number of flows per page."""
+        cursor = ""
+        while True:
+            page, cursor = await self.list(query, cursor)
+            for flow in page:
+                yield flow
+            if not cursor:
+                return
