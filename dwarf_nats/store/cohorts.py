@@ -11,8 +11,8 @@ from dwarf_nats.rules import fan_in, state_refs
 from dwarf_nats.rules.decide import fail_or_handle
 from dwarf_nats.rules.settlement import FlowEnd, Settlement, SettleResult
 from dwarf_nats.rules.steps import ClaimedStep, FlowContext, NewIds, NewStep
+from dwarf_nats.store.commands import PROBLEMS, Cascade, Command, InsertSteps, Query, QueryMany, StepInsert
 from dwarf_nats.store.lent import HELD
-from dwarf_nats.store.wishes import PROBLEMS, Effects, Many, Sql, StepInsert, Wish
 from dwarf_nats.workflow.answer import ErrorInfo
 from dwarf_nats.workflow.limits import Limits
 from dwarf_nats.workflow.state import encode_state
@@ -49,11 +49,11 @@ select step_id, spawn_id, ordinal, depth, node, state, changes, borrowed from dw
 """
 
 
-def read(spawn_id: int, limits: Limits) -> Generator[Sql, list[Row], tuple[fan_in.Spawn, list[fan_in.Member]]]:
+def read(spawn_id: int, limits: Limits) -> Generator[Query, list[Row], tuple[fan_in.Spawn, list[fan_in.Member]]]:
     """A cohort as it stands: the step that fanned out, and the steps of its branches."""
-    ((number, outer, ordinal, depth, node, state, changes, borrowed),) = yield Sql(_SPAWN, (spawn_id,))
+    ((number, outer, ordinal, depth, node, state, changes, borrowed),) = yield Query(_SPAWN, (spawn_id,))
     refs = sorted(set(state_refs.read(borrowed).values()))
-    held = state_refs.RefSource((yield Sql(HELD, (refs,))) if refs else ())
+    held = state_refs.RefSource((yield Query(HELD, (refs,))) if refs else ())
     members = yield from _members([spawn_id], limits)
     spawn = fan_in.Spawn(number, outer, ordinal, depth, node, held.resolve(state, borrowed), changes)
     return spawn, members[spawn_id]
@@ -88,7 +88,7 @@ class _Rounds:
             arrivals.error = arrivals.error or error
 
 
-def arrive(group: Sequence[Settlement], settled: SettleResult, new_step: NewIds, limits: Limits) -> Effects:
+def arrive(group: Sequence[Settlement], settled: SettleResult, new_step: NewIds, limits: Limits) -> Cascade:
     """Count the arrivals of the group; the last of a cohort bears its fan-in, or passes its failure outward.
 
     All cohorts of a round are looked after together, however many: a statement for each kind of thing, not for each cohort.
@@ -104,9 +104,9 @@ def arrive(group: Sequence[Settlement], settled: SettleResult, new_step: NewIds,
 
 def _round(
     cohorts: dict[int, _Arrivals], outward: _Rounds, settled: SettleResult, new_step: NewIds, limits: Limits
-) -> Effects:
+) -> Cascade:
     counts = [(one, cohorts[one].count, cohorts[one].failures, cohorts[one].error) for one in sorted(cohorts)]  # X10
-    rows = yield Many(ARRIVE, counts)
+    rows = yield QueryMany(ARRIVE, counts)
     resolved = []
     for row in rows:
         complete, failed, outer_id = row[1] >= row[3], row[2] > 0, row[5]
@@ -132,17 +132,17 @@ def _round(
     yield from _converge(converging, outward, settled, new_step, limits)
 
 
-def _held(resolved: Sequence[Row]) -> Generator[Wish, list[Row], state_refs.RefSource]:
+def _held(resolved: Sequence[Row]) -> Generator[Command, list[Row], state_refs.RefSource]:
     """What the steps hold from which the spawn steps borrow."""
     refs = {one for row in resolved for one in state_refs.read(row[11]).values()}
-    return state_refs.RefSource((yield Sql(HELD, (sorted(refs),))) if refs else ())
+    return state_refs.RefSource((yield Query(HELD, (sorted(refs),))) if refs else ())
 
 
-def _members(spawn_ids: list[int], limits: Limits) -> Generator[Sql, list[Row], dict[int, list[fan_in.Member]]]:
+def _members(spawn_ids: list[int], limits: Limits) -> Generator[Query, list[Row], dict[int, list[fan_in.Member]]]:
     """The steps of each cohort; without their changes where these are more than may be merged."""
-    sizes = yield Sql(SIZES, (spawn_ids,))
+    sizes = yield Query(SIZES, (spawn_ids,))
     bulky = [int(row[0]) for row in sizes if row[1] > limits.max_fan_out_bytes]
-    rows = yield Sql(MEMBERS, (spawn_ids, bulky))
+    rows = yield Query(MEMBERS, (spawn_ids, bulky))
     members: dict[int, list[fan_in.Member]] = {spawn_id: [] for spawn_id in spawn_ids}
     for r in rows:
         members[r[8]].append(fan_in.Member(r[0], r[1], r[2], r[3], r[4] == Status.COMPLETED, bool(r[5]), r[6], r[7]))
@@ -155,11 +155,11 @@ def _converge(
     settled: SettleResult,
     new_step: NewIds,
     limits: Limits,
-) -> Effects:
+) -> Cascade:
     """All have arrived: the fan-in steps are born, or fail at once because a value cannot be merged (F3)."""
     if not cohorts:
         return
-    yield Many(CONVERGE, [(spawn.step_id, step_id) for spawn, _, _, (step_id, _) in cohorts])
+    yield QueryMany(CONVERGE, [(spawn.step_id, step_id) for spawn, _, _, (step_id, _) in cohorts])
     inserts = []
     failures = []
     for spawn, members, arrivals, ids in cohorts:
@@ -176,7 +176,7 @@ def _converge(
         else:
             failures.append((arrivals, born, problem))
     if inserts:
-        yield inserts
+        yield InsertSteps(inserts)
     for arrivals, born, problem in failures:
         step = ClaimedStep(
             arrivals.flow, born.step_id, born.token, born.node, born.url, born.depth, 0, 1, born.state, {},
@@ -201,30 +201,30 @@ def _merged(
 
 def _failed_fan_in(
     step: ClaimedStep, born: NewStep, predecessor: int, outcome: Settlement, outward: _Rounds, settled: SettleResult
-) -> Effects:
+) -> Cascade:
     successor = outcome.successor
     row = StepInsert(
         step.flow, born, predecessor, outcome.status, changes=outcome.changes_json().decode(),
         error=None if outcome.error is None else outcome.error.stored(), successor_id=successor.step_id if successor else None,
     )  # fmt: skip
-    yield [row]
+    yield InsertSteps([row])
     if outcome.problems:
-        yield Many(PROBLEMS, [(outcome.problems_json(), step.step_id)])
+        yield QueryMany(PROBLEMS, [(outcome.problems_json(), step.step_id)])
     if outcome.branches:
-        yield [StepInsert(step.flow, branch, step.step_id) for branch in outcome.branches]
+        yield InsertSteps([StepInsert(step.flow, branch, step.step_id) for branch in outcome.branches])
         settled.born += [(step.flow, branch) for branch in outcome.branches]
     if successor is not None:
-        yield [StepInsert(step.flow, successor, step.step_id)]
+        yield InsertSteps([StepInsert(step.flow, successor, step.step_id)])
         settled.born.append((step.flow, successor))
     if outcome.arrives:
-        yield Sql("update dwarf_steps set arrived = 1 where step_id = $1", (step.step_id,))
+        yield Query("update dwarf_steps set arrived = 1 where step_id = $1", (step.step_id,))
         outward.add(step.flow, step, step.spawn_id, row.error)
     if outcome.end is not None:
         yield from _end(step.flow, outcome.end, row.error, settled)
 
 
-def _end(flow: FlowContext, end: FlowEnd, error: str | None, settled: SettleResult) -> Effects:
-    rows = yield Sql(
+def _end(flow: FlowContext, end: FlowEnd, error: str | None, settled: SettleResult) -> Cascade:
+    rows = yield Query(
         "update dwarf_flows set status = $2, final_state = $3, final_borrowed = $4, error = $5, updated_at = {now}"
         " where flow_id = $1 and status in ('running', 'interrupted') returning updated_at",
         (flow.flow_id, end.status.value, end.stored_json.decode(), state_refs.stored(end.refs), error),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dwarf_nats.store import cohorts, trees
-from dwarf_nats.store.wishes import PROBLEMS, Effects, Many, StepInsert
+from dwarf_nats.store.commands import PROBLEMS, Cascade, InsertSteps, QueryMany, StepInsert
 from dwarf_nats.workflow.status import Status
 
 if TYPE_CHECKING:
@@ -29,20 +29,20 @@ def has_effects(group: Sequence[Settlement]) -> bool:
     )
 
 
-def effects(group: Sequence[Settlement], settled: SettleResult, new_step: NewIds, limits: Limits) -> Effects:
+def effects(group: Sequence[Settlement], settled: SettleResult, new_step: NewIds, limits: Limits) -> Cascade:
     """What follows from settlements that were just written: branches and children are born, pauses reach the root, arrivals
     are counted, fan-ins resolved, waiting steps woken."""
     living = [one for one in group if settled.get(one.step.step_id, (False, 0))[0]]
     told = [(one.problems_json(), one.step.step_id) for one in living if one.problems]
     if told:
-        yield Many(PROBLEMS, told)
+        yield QueryMany(PROBLEMS, told)
     branches = [
         StepInsert(one.step.flow, branch, one.step.step_id, _status(branch))
         for one in living
         for branch in one.branches
     ]
     if branches:
-        yield branches
+        yield InsertSteps(branches)
     yield from trees.forget([one.step for one in living if one.forgets])
     yield from trees.start_children([one for one in living if one.child is not None], settled)
     yield from trees.pause([one for one in living if one.pause is not None], settled)

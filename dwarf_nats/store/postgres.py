@@ -27,13 +27,13 @@ from dwarf_nats.rules.rows import PriorityBacklog
 from dwarf_nats.rules.settlement import Settlement, SettleResult
 from dwarf_nats.rules.steps import NewFlow, NewIds
 from dwarf_nats.store import dialect, graphs, line
+from dwarf_nats.store.commands import Command, InsertFlows, InsertSteps, Query, QueryMany
 from dwarf_nats.store.database import Row, Tx
 from dwarf_nats.store.dialect import LIVE, NOW, PARKED, POSTGRES, parked_if_tripped
 from dwarf_nats.store.dsn import CONNECT_SECONDS, read
 from dwarf_nats.store.effects import effects, has_effects, hold
 from dwarf_nats.store.faults import CONFLICTS, CONNECTION, Outages, of_postgres, one_line
 from dwarf_nats.store.statements import claim
-from dwarf_nats.store.wishes import FlowInserts, Many, Sql, Wish
 
 if TYPE_CHECKING:
     from dwarf_nats.rules.decide import Limits
@@ -382,9 +382,9 @@ class Postgres:
                 rows: list[Row] | None = None
                 with contextlib.suppress(StopIteration):
                     while True:
-                        wish = next(steps) if rows is None else steps.send(rows)
-                        rows = await _grant(connection, wish, replica_id, budget_ms)
-                        trips += 1 + (len(wish) - 1) // CHUNK if isinstance(wish, list) else 1
+                        command = next(steps) if rows is None else steps.send(rows)
+                        rows = await _grant(connection, command, replica_id, budget_ms)
+                        trips += 1 + (len(command.steps) - 1) // CHUNK if isinstance(command, InsertSteps) else 1
             self._counted(trips)
             return settled
 
@@ -545,16 +545,16 @@ def _settled(rows: Sequence[Row]) -> SettleResult:
     )
 
 
-async def _grant(connection: Any, wish: Wish, replica_id: int, budget_ms: int) -> list[Row]:
-    if isinstance(wish, Sql):
-        return list(await connection.fetch(POSTGRES.text(wish.text), *wish.args))
-    if isinstance(wish, Many):
-        return list(await connection.fetchmany(POSTGRES.text(wish.text), wish.rows))
-    if isinstance(wish, FlowInserts):
-        await connection.fetch(CREATE, *_create_args(wish.flows, replica_id, budget_ms))
+async def _grant(connection: Any, command: Command, replica_id: int, budget_ms: int) -> list[Row]:
+    if isinstance(command, Query):
+        return list(await connection.fetch(POSTGRES.text(command.text), *command.args))
+    if isinstance(command, QueryMany):
+        return list(await connection.fetchmany(POSTGRES.text(command.text), command.rows))
+    if isinstance(command, InsertFlows):
+        await connection.fetch(CREATE, *_create_args(command.flows, replica_id, budget_ms))
         return []
-    for start in range(0, len(wish), CHUNK):
-        rows = wish[start : start + CHUNK]
+    for start in range(0, len(command.steps), CHUNK):
+        rows = command.steps[start : start + CHUNK]
         await connection.fetch(
             BEAR,
             [r.step.step_id for r in rows], [r.flow.flow_id for r in rows], [r.step.depth for r in rows],

@@ -9,6 +9,7 @@ from dwarf_nats.errors import Conflict, NotFound
 from dwarf_nats.rules import rewinding, unmerged
 from dwarf_nats.rules.rows import FlowRow, StepRow, TreeChange, step_row
 from dwarf_nats.store import cohorts
+from dwarf_nats.store.commands import Query
 from dwarf_nats.store.steering import (
     UNRUN,
     ancestors,
@@ -21,7 +22,6 @@ from dwarf_nats.store.steering import (
     tree,
     with_overrides,
 )
-from dwarf_nats.store.wishes import Sql
 from dwarf_nats.workflow.limits import UNLIMITED, Limits
 from dwarf_nats.workflow.state import State, decode_state
 from dwarf_nats.workflow.status import Status
@@ -118,12 +118,12 @@ async def _merged_again(
     return unmerged.merge_again(graph(), step.node, spawn, members, decode_state(row[0]), overrides, limits)
 
 
-async def _answered(tx: Tx, wishes: Generator[Sql, list[Row], T]) -> T:
+async def _answered(tx: Tx, commands: Generator[Query, list[Row], T]) -> T:
     """What a generator comes to that asks for statements only."""
     try:
-        wish = next(wishes)
+        command = next(commands)
         while True:
-            wish = wishes.send(await tx.fetch(wish.text, *wish.args))
+            command = commands.send(await tx.fetch(command.text, *command.args))
     except StopIteration as done:
         result: T = done.value
         return result

@@ -30,12 +30,12 @@ from dwarf_nats.rules.rows import PriorityBacklog
 from dwarf_nats.rules.settlement import Settlement, SettleResult
 from dwarf_nats.rules.steps import NewFlow, NewIds
 from dwarf_nats.store import dialect, graphs, line
+from dwarf_nats.store.commands import InsertFlows, Query, QueryMany, StepInsert
 from dwarf_nats.store.database import Row, Tx
 from dwarf_nats.store.dialect import SQLITE
 from dwarf_nats.store.effects import effects, hold
 from dwarf_nats.store.faults import Outages, needs_a_person, of_sqlite, primary_code
 from dwarf_nats.store.statements import claim
-from dwarf_nats.store.wishes import FlowInserts, Many, Sql, StepInsert
 
 if TYPE_CHECKING:
     from dwarf_nats.ports import Clock
@@ -319,21 +319,21 @@ class Sqlite:
             rows: list[Row] | None = None
             with contextlib.suppress(StopIteration):
                 while True:
-                    wish = next(steps) if rows is None else steps.send(rows)
-                    if isinstance(wish, Sql):
-                        rows = self._fetch(wish.text, wish.args)
+                    command = next(steps) if rows is None else steps.send(rows)
+                    if isinstance(command, Query):
+                        rows = self._fetch(command.text, command.args)
                         continue
-                    if isinstance(wish, Many):
-                        rows = [row for args in wish.rows for row in self._fetch(wish.text, args)]
+                    if isinstance(command, QueryMany):
+                        rows = [row for args in command.rows for row in self._fetch(command.text, args)]
                         continue
                     rows = []
-                    if isinstance(wish, FlowInserts):
-                        for new in wish.flows:
+                    if isinstance(command, InsertFlows):
+                        for new in command.flows:
                             self._create(
                                 connection, new, now, replica_id, lease_us(new.facts.time_budget_ms, budget_ms)
                             )
                     else:
-                        connection.executemany(_STEP, [_row(one, now, replica_id, budget_ms) for one in wish])
+                        connection.executemany(_STEP, [_row(one, now, replica_id, budget_ms) for one in command.steps])
             return settled
 
         return await self._group(work)

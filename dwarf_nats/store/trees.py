@@ -9,8 +9,8 @@ from dwarf_nats.rules import breakpoints
 from dwarf_nats.rules.settlement import FlowEnd, Settlement, SettleResult
 from dwarf_nats.rules.steps import ClaimedStep, FlowName
 from dwarf_nats.store import graphs
+from dwarf_nats.store.commands import Cascade, InsertFlows, Query
 from dwarf_nats.store.dialect import PARKED
-from dwarf_nats.store.wishes import Effects, FlowInserts, Sql
 from dwarf_nats.workflow.answer import ErrorInfo
 from dwarf_nats.workflow.status import Status
 
@@ -62,64 +62,64 @@ returning updated_at
 """
 
 
-def forget(steps: Sequence[ClaimedStep]) -> Effects:
+def forget(steps: Sequence[ClaimedStep]) -> Cascade:
     """What the steps were resumed with is forgotten, and the children they had are removed (X5)."""
     if not steps:
         return
-    yield Sql(FORGET, ([step.step_id for step in steps],))
+    yield Query(FORGET, ([step.step_id for step in steps],))
     for step in steps:
-        rows = yield Sql(CHILDREN, (step.flow.root_id, step.step_id))
+        rows = yield Query(CHILDREN, (step.flow.root_id, step.step_id))
         if rows:
             gone = [int(row[0]) for row in rows]
-            yield Sql("delete from dwarf_steps where flow_id {in:$1}", (gone,))
-            yield Sql("delete from dwarf_flows where flow_id {in:$1}", (gone,))
+            yield Query("delete from dwarf_steps where flow_id {in:$1}", (gone,))
+            yield Query("delete from dwarf_flows where flow_id {in:$1}", (gone,))
 
 
-def start_children(group: Sequence[Settlement], settled: SettleResult) -> Effects:
+def start_children(group: Sequence[Settlement], settled: SettleResult) -> Cascade:
     """The steps are parked and their children born, at once (P1)."""
     if not group:
         return
-    yield Sql(PARK, ([one.step.step_id for one in group],))
+    yield Query(PARK, ([one.step.step_id for one in group],))
     flows = []
     for one in group:
         assert one.child is not None
         if one.step.step_id in settled.held:
-            rows = yield Sql("select breakpoints from dwarf_flows where flow_id = $1", (one.step.flow.flow_id,))
+            rows = yield Query("select breakpoints from dwarf_flows where flow_id = $1", (one.step.flow.flow_id,))
             one.child.facts.breakpoints = breakpoints.read(rows[0][0])
         flows.append(one.child)
     for digest, graph in sorted({flow.facts.digest: flow.facts.graph for flow in flows}.items()):
         # The graph was saved before this was decided, which may be long ago if the database was away.
-        if not (yield Sql(graphs.LEFT, (digest,))) and graph is not None:
-            yield Sql(graphs.SAVE, (digest, graph.to_json().decode()))
-    yield FlowInserts(flows)
+        if not (yield Query(graphs.LEFT, (digest,))) and graph is not None:
+            yield Query(graphs.SAVE, (digest, graph.to_json().decode()))
+    yield InsertFlows(flows)
 
 
-def pause(group: Sequence[Settlement], settled: SettleResult) -> Effects:
+def pause(group: Sequence[Settlement], settled: SettleResult) -> Cascade:
     """The flows of paused steps, and every flow that waits for them, are interrupted; the first pause wins (P2)."""
     for one in sorted(group, key=lambda one: (one.step.flow.root_id, one.step.step_id)):
         assert one.pause is not None
         payload = one.pause.payload
         if payload is None:
-            yield Sql("update dwarf_steps set breakpoint_hit = 1 where step_id = $1", (one.step.step_id,))
+            yield Query("update dwarf_steps set breakpoint_hit = 1 where step_id = $1", (one.step.step_id,))
         else:
             text = bytes(payload).decode()
-            yield Sql("update dwarf_steps set interrupt_payload = $2 where step_id = $1", (one.step.step_id, text))
+            yield Query("update dwarf_steps set interrupt_payload = $2 where step_id = $1", (one.step.step_id, text))
         end = FlowEnd(Status.INTERRUPTED, one.pause.state_json, None, payload)
         flow_id: int | None = one.step.flow.flow_id
         first = True
         while flow_id is not None:
-            rows = yield Sql(LOCK_FLOW, (flow_id,))
+            rows = yield Query(LOCK_FLOW, (flow_id,))
             number, token, workflow, status, thread_id, notify, above = rows[0]
             first = first and status == Status.RUNNING
             if first:
-                changed = yield Sql(INTERRUPT, (flow_id,))
+                changed = yield Query(INTERRUPT, (flow_id,))
                 name = FlowName(f"{one.step.flow.shard}-{number}-{token}", flow_id, workflow, thread_id, notify)
                 settled.ended.append((name, end, int(changed[0][0])))
             flow_id = above
-        yield Sql(STAND_LAST, (one.step.step_id, one.step.flow.root_id))
+        yield Query(STAND_LAST, (one.step.step_id, one.step.flow.root_id))
 
 
-def wake_parents(group: Sequence[Settlement], settled: SettleResult) -> Effects:
+def wake_parents(group: Sequence[Settlement], settled: SettleResult) -> Cascade:
     """Steps whose child has ended run again, with its final state or its error (P1, X8)."""
     ended: list[tuple[Named, FlowEnd]] = [(one.step.flow, one.end) for one in group if one.end is not None]
     ended += [(flow, end) for flow, end, _ in settled.ended if end.status.terminal]
@@ -127,7 +127,7 @@ def wake_parents(group: Sequence[Settlement], settled: SettleResult) -> Effects:
         parent = getattr(flow, "surgraph_step_id", None)
         if parent is not None:
             result, error = end_of_child(end.status, end.state_json.decode(), end.error)
-            rows = yield Sql(WAKE, (parent, result, error))
+            rows = yield Query(WAKE, (parent, result, error))
             settled.woken += [(int(row[0]), int(row[1])) for row in rows]
 
 

@@ -1,4 +1,4 @@
-"""What follows from a settlement, as wishes: a generator yields what it wants of the database and is sent the rows.
+"""What follows from a settlement, as commands: a generator yields what the database is to do and is sent the rows.
 
 So one text serves both databases, asynchronous PostgreSQL and SQLite in its thread. All of it belongs to the transaction that
 settled the group.
@@ -7,7 +7,7 @@ settled the group.
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dwarf_nats.workflow.status import Status
@@ -15,27 +15,28 @@ from dwarf_nats.workflow.status import Status
 if TYPE_CHECKING:
     from dwarf_nats.rules.steps import FlowContext, NewFlow, NewStep
     from dwarf_nats.store.database import Row
+    from dwarf_nats.store.dialect import Sql
 
 
 @dataclass(slots=True)
-class Sql:
-    """One statement in the shared words."""
+class Query:
+    """One statement."""
 
-    text: str
+    text: Sql
     args: tuple[Any, ...]
 
 
 @dataclass(slots=True)
-class Many:
-    """One statement in the shared words, once for each row of parameters, in one round trip; all their rows, in this order."""
+class QueryMany:
+    """One statement, once for each row of parameters, in one round trip; all their rows, in this order."""
 
-    text: str
+    text: Sql
     rows: list[tuple[Any, ...]]
 
 
 @dataclass(slots=True)
 class StepInsert:
-    """A row for `dwarf_steps`. `not_before`: absolute, or 0 with `delay_us` from now."""
+    """A step to be inserted. `not_before`: when it is due, or 0 if it is `step.delay_us` from now."""
 
     flow: FlowContext
     step: NewStep
@@ -48,13 +49,20 @@ class StepInsert:
 
 
 @dataclass(slots=True)
-class FlowInserts:
-    """Flows with their entry steps."""
+class InsertSteps:
+    """Insert steps."""
 
-    flows: list[NewFlow] = field(default_factory=list)
+    steps: list[StepInsert]
+
+
+@dataclass(slots=True)
+class InsertFlows:
+    """Insert flows with their entry steps."""
+
+    flows: list[NewFlow]
 
 
 PROBLEMS = "update dwarf_steps set problems = $1 where step_id = $2 returning step_id"
 """Only of steps that have some: others cost nothing."""
-Wish = Sql | Many | list[StepInsert] | FlowInserts
-Effects = Generator[Wish, "list[Row]", None]
+Command = Query | QueryMany | InsertSteps | InsertFlows
+Cascade = Generator[Command, "list[Row]", None]
