@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from dwarf_nats.clock import SystemClock
 from dwarf_nats.engine import Engine
+from dwarf_nats.engine.ports import Ports
 from dwarf_nats.errors import BadRequest
 from dwarf_nats.redact import redacted_url
 from dwarf_nats.settings import EngineSettings
 from dwarf_nats.store.store import SqlStore, open_database
+from dwarf_nats.telemetry.providers import Telemetry
 
 if TYPE_CHECKING:
     from dwarf_nats.ports import Clock, Graphs, Logger, Notices, Signals, Tasks
     from dwarf_nats.telemetry.counters import Counters
     from dwarf_nats.telemetry.instruments import MeterProvider
     from dwarf_nats.telemetry.traces import TracerProvider
+
+
+class TelemetryArguments(TypedDict, total=False):
+    """The keywords of `open_engine` that say where logs, metrics and spans go; see `Telemetry`."""
+
+    logger: Logger | None
+    meter_provider: MeterProvider | None
+    tracer_provider: TracerProvider | None
+    counters: Counters | None
 
 
 def open_engine(
@@ -29,20 +41,30 @@ def open_engine(
     settings: EngineSettings | None = None,
     clock: Clock | None = None,
     name: str = "",
-    logger: Logger | None = None,
-    meter_provider: MeterProvider | None = None,
-    tracer_provider: TracerProvider | None = None,
-    counters: Counters | None = None,
+    **telemetry: Unpack[TelemetryArguments],
 ) -> Engine:
-    """An engine on one or more databases; several DSNs are shards 1, 2, ….
+    """Make an engine on one or more databases; several DSNs are shards 1, 2, …. Start it with `async with`.
 
-    DSNs: `postgresql://…`, `sqlite:///path`, or `sqlite://` for one in memory. Start it with `async with`.
-    `logger`, `meter_provider`, `tracer_provider`: where its logs, metrics and spans go, as `Engine` has it.
-    Raises `BadRequest` for a DSN that is not understood.
+    DSNs: `postgresql://…`, `sqlite:///path`, or `sqlite://` for one in memory. `tasks`, `graphs`, `notices`, `signals`,
+    `clock`: its ports. `name`: of this replica. `logger`, `meter_provider`, `tracer_provider`: where its logs, metrics and
+    spans go. Raises `BadRequest` for a DSN that is not understood.
     """
+    ports = Ports(tasks=tasks, graphs=graphs, notices=notices, signals=signals, clock=clock)
+    return engine_on([dsn] if isinstance(dsn, str) else dsn, ports, settings, Telemetry(**telemetry), name=name)
+
+
+def engine_on(
+    dsns: Sequence[str],
+    ports: Ports,
+    settings: EngineSettings | None = None,
+    telemetry: Telemetry | None = None,
+    *,
+    name: str = "",
+) -> Engine:
+    """As `open_engine`, with the ports and the telemetry as one value each."""
     settings = settings if settings is not None else EngineSettings()
-    clock = clock if clock is not None else SystemClock()
-    dsns = [dsn] if isinstance(dsn, str) else list(dsn)
+    clock = ports.clock if ports.clock is not None else SystemClock()
+    dsns = list(dsns)
     for number, one in enumerate(dsns, 1):
         first = dsns.index(one) + 1
         if first < number and one != "sqlite://":  # each of these is a database in memory of its own
@@ -51,10 +73,7 @@ def open_engine(
                 " give each database once"
             )
     stores = [SqlStore(number, one, pool=settings.pool, clock=clock) for number, one in enumerate(dsns, 1)]
-    return Engine(
-        stores, tasks=tasks, graphs=graphs, notices=notices, signals=signals, settings=settings, clock=clock, name=name,
-        logger=logger, meter_provider=meter_provider, tracer_provider=tracer_provider, counters=counters,
-    )  # fmt: skip
+    return Engine(stores, replace(ports, clock=clock), settings, telemetry, name=name)
 
 
 def check_dsns(dsns: Sequence[str]) -> None:

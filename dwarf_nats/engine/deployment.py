@@ -46,6 +46,11 @@ class Deployment:
         """How many shards are agreed on; 0 before the first agreement."""
         return max(self._counts.values(), default=0)
 
+    def is_away(self, number: int) -> bool:
+        """Tell whether the database of a shard is taken to be away, or not known here."""
+        shard = self._shards.get(number)
+        return shard is None or bool(shard.away)
+
     # -- where flows and keys belong
 
     def any_shard(self) -> Shard:

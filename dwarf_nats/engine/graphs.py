@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -13,6 +13,7 @@ from dwarf_nats.errors import BadRequest, DwarfError, Internal, NotFound, TooLar
 from dwarf_nats.ports import Refused
 from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.limits import UNLIMITED, Limits, over
+from dwarf_nats.workflow.names import check_subject_name
 from dwarf_nats.workflow.records import GraphInfo
 
 if TYPE_CHECKING:
@@ -42,6 +43,15 @@ async def warnings(graph: Graph) -> list[str]:
     return graph.warnings() if _is_small(graph) else await asyncio.to_thread(graph.warnings)
 
 
+def graph_of_task(task: str) -> Graph:
+    """Return the graph of a flow that runs one task. Raises `BadRequest` for a name that is no task's."""
+    check_subject_name(task, "task")
+    graph = Graph(task)
+    graph.add_task(task)
+    graph.add_transition(task, "END")
+    return graph
+
+
 def _is_small(graph: Graph) -> bool:
     return sum(len(edge.when) + 25 for edge in graph.transitions) <= IN_LINE
 
@@ -51,14 +61,14 @@ class GraphBook:
 
     def __init__(
         self,
-        stores: dict[int, Store],
+        stores: Mapping[int, Store],
         source: Graphs | None,
         away: Callable[[int], bool] = lambda _: False,
         limits: Limits = UNLIMITED,
         clock: Clock | None = None,
     ) -> None:
         self._clock = clock if clock is not None else SystemClock()
-        self._stores = stores
+        self._stores = dict(stores)
         self._limits = limits
         self._away = away
         self._source = source
@@ -218,8 +228,16 @@ class GraphBook:
         await self._everywhere(lambda store: store.save_graph(digest, kept.to_json()))  # should that have taken long
         return GraphInfo(kept.name, digest, updated_at, tuple(await warnings(kept)))
 
-    async def share(self, shard: int) -> None:
-        """Bring the registry to a shard that has come."""
+    async def add_store(self, store: Store) -> None:
+        """Take in the database of one more shard, and copy the registry to it. Raises `Unavailable`, and leaves it out then."""
+        self._stores[store.shard] = store
+        try:
+            await self._copy_registry(store.shard)
+        except BaseException:
+            del self._stores[store.shard]
+            raise
+
+    async def _copy_registry(self, shard: int) -> None:
         source = self._registry
         if source.shard == shard:
             return

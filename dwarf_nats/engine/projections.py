@@ -31,12 +31,12 @@ def outcome_of(shard: int, flow: FlowRow, pause: Paused | None = None) -> Outcom
     """Where the flow stands, its final state being whole; `pause` is the oldest in an interrupted one (O5)."""
     status = flow.status
     outcome = Outcome(
-        flow_key(shard, flow),
-        flow.workflow,
-        status,
-        (flow.final_state or "{}").encode() if status.terminal else b"{}",
-        ErrorInfo.from_stored(flow.error) if status is Status.FAILED else None,
-        (flow.cancel_reason or "") if status is Status.CANCELLED else None,
+        flow_key=flow_key(shard, flow),
+        workflow=flow.workflow,
+        status=status,
+        state_json=(flow.final_state or "{}").encode() if status.terminal else b"{}",
+        error=ErrorInfo.from_stored(flow.error) if status is Status.FAILED else None,
+        cancel_reason=(flow.cancel_reason or "") if status is Status.CANCELLED else None,
     )
     if status is Status.INTERRUPTED and pause is not None:
         outcome.state_json = encode_state(merge(decode_state(pause.state), decode_state(pause.changes)))
@@ -74,29 +74,43 @@ async def with_final_state(store: Store, flow: FlowRow) -> FlowRow:
 def outcome_at(flow: Named, end: FlowEnd) -> Outcome:
     """Where a flow stands that has just stopped."""
     payload = None if end.payload is None else bytes(end.payload)
-    return Outcome(flow.key, flow.workflow, end.status, end.state_json, end.error, interrupt_json=payload)
+    return Outcome(
+        flow_key=flow.key,
+        workflow=flow.workflow,
+        status=end.status,
+        state_json=end.state_json,
+        error=end.error,
+        interrupt_json=payload,
+    )
 
 
-def step_of(shard: int, row: StepRow, *, whole: bool) -> Step:
-    """A step; with its state and changes if `whole`."""
+def history_step(shard: int, row: StepRow) -> Step:
+    """Return a step of a history, which has no state and no changes."""
     return Step(
-        f"{shard}-{row.step_id}-{row.token}",
-        row.step_id,
-        row.depth,
-        row.node,
-        row.attempt,
-        row.status,
-        row.created_at,
-        row.updated_at,
-        row.started_at,
-        ErrorInfo.from_stored(row.error),
-        row.predecessor_id,
-        row.successor_id,
-        row.state.encode() if whole else None,
-        row.changes.encode() if whole else None,
-        row.interrupt_payload.encode() if whole and row.interrupt_payload is not None else None,
+        step_key=f"{shard}-{row.step_id}-{row.token}",
+        step_id=row.step_id,
+        depth=row.depth,
+        task=row.node,
+        attempt=row.attempt,
+        status=row.status,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+        started_at=row.started_at,
+        error=ErrorInfo.from_stored(row.error),
+        predecessor_id=row.predecessor_id,
+        successor_id=row.successor_id,
         problems=[] if row.problems is None else list(decode_value(row.problems.encode())),
     )
+
+
+def step_with_state(shard: int, row: StepRow) -> Step:
+    """Return a step with its state, changes and interrupt payload."""
+    step = history_step(shard, row)
+    step.state_json = row.state.encode()
+    step.changes_json = row.changes.encode()
+    if row.interrupt_payload is not None:
+        step.interrupt_json = row.interrupt_payload.encode()
+    return step
 
 
 def summary_of(shard: int, row: Sequence[Any]) -> FlowSummary:
@@ -104,27 +118,27 @@ def summary_of(shard: int, row: Sequence[Any]) -> FlowSummary:
     (flow_id, token, thread_id, thread_token, workflow, status, error, reason, created, started, updated, priority,
      fairness_key, task) = row  # fmt: skip
     return FlowSummary(
-        f"{shard}-{flow_id}-{token}",
-        f"{shard}-{thread_id}-{thread_token}",
-        workflow,
-        Status(status),
-        created,
-        updated,
-        priority,
-        fairness_key,
-        started,
-        task,
-        ErrorInfo.from_stored(error),
-        reason,
+        flow_key=f"{shard}-{flow_id}-{token}",
+        thread_key=f"{shard}-{thread_id}-{thread_token}",
+        workflow=workflow,
+        status=Status(status),
+        created_at=created,
+        updated_at=updated,
+        priority=priority,
+        fairness_key=fairness_key,
+        started_at=started,
+        task=task,
+        error=ErrorInfo.from_stored(error),
+        cancel_reason=reason,
     )
 
 
-def nested(shard: int, flow_id: int, flows: Sequence[FlowRow], steps: Sequence[StepRow]) -> list[Step]:
+def nested_history(shard: int, flow_id: int, flows: Sequence[FlowRow], steps: Sequence[StepRow]) -> list[Step]:
     """The steps of a flow, those that called a subgraph with its name and history (O7)."""
     children = {flow.surgraph_step_id: flow for flow in flows if flow.surgraph_step_id is not None}
     by_flow: dict[int, list[Step]] = {}
     for row in steps:
-        step = step_of(shard, row, whole=False)
+        step = history_step(shard, row)
         by_flow.setdefault(row.flow_id, []).append(step)
         child = children.get(row.step_id)
         if child is not None:

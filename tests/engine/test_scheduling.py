@@ -309,10 +309,9 @@ class Unheard:
 async def on_shard(one: Scheduled, number: int, label: Any, **options: Any) -> None:
     """A flow on that shard that notes `label`."""
     shard = one.engine._shards[number]
-    made = await one.engine._creator.create(
-        shard, None, line("noted", "note"), {"label": label}, FlowOptions(**options), start=True
-    )
-    one.keys.append(made.key)
+    operations = one.engine._operations
+    request = operations.factory.request(line("noted", "note"), {"label": label}, FlowOptions(**options), start=True)
+    one.keys.append((await operations.creator.create_on(shard, request)).key)
 
 
 async def waiting_for_a_slot(one: Scheduled) -> None:

@@ -4,14 +4,30 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dwarf_nats.engine.operations.control import ended, with_final_states
+from dwarf_nats.engine.operations.control import stopped_flows
+from dwarf_nats.engine.operations.frozen_graphs import with_final_states
 
 if TYPE_CHECKING:
+    from dwarf_nats.engine.deployment import Deployment
     from dwarf_nats.engine.graphs import GraphBook
     from dwarf_nats.engine.shard import Shard
 
 ORPHANED_AFTER_MS = 300_000
 SHOWN = 10
+
+
+class Integrity:
+    """Repairs what a crash has left in a database; the leader of its replicas does it."""
+
+    def __init__(self, graphs: GraphBook, deployment: Deployment) -> None:
+        self._graphs = graphs
+        self._deployment = deployment
+
+    async def run_once(self, shard: Shard) -> None:
+        """Repair flows, then free the idempotency keys of flows that are gone. Raises `Unavailable`."""
+        await sweep(shard, self._graphs)
+        if await shard.store.is_leader():
+            await self._deployment.tidy(shard)
 
 
 async def sweep(shard: Shard, graphs: GraphBook) -> None:
@@ -26,13 +42,13 @@ async def sweep(shard: Shard, graphs: GraphBook) -> None:
             extra={"shard": shard.number},
         )  # fmt: skip
         shard.steered(woken, [])
-    unwanted = await with_final_states(graphs, shard.number, shard.store.cancel_orphaned_children, shard.limits)
+    unwanted = await with_final_states(graphs, shard.number, shard.limits, shard.store.cancel_orphaned_children)
     if unwanted.changed or unwanted.running:
         shard.log.warning(
             "shard %d: %d sub-workflows had no caller any more", shard.number, len(unwanted.changed),
             extra={"shard": shard.number},
         )  # fmt: skip
-        shard.steered(unwanted, ended(shard, unwanted))
+        shard.steered(unwanted, stopped_flows(shard, unwanted))
     orphaned = await shard.store.orphaned(ORPHANED_AFTER_MS)
     if len(orphaned) != shard.orphaned:
         shard.orphaned = len(orphaned)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from dwarf_nats.engine.projections import step_of
+from dwarf_nats.engine.projections import history_step
 from dwarf_nats.workflow import cursors
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ TOGETHER = (64, 8, 1)
 async def page(store: Store, flow: FlowRow, cursor: str, limit: int) -> tuple[list[Step], str]:
     """The steps after the cursor, at most `limit`, and the cursor of the next page, empty on the last one."""
     rows = await store.histories.page(flow.flow_id, cursors.place(cursor), limit + 1)
-    steps = [step_of(store.shard, row, whole=False) for row in rows[:limit]]
+    steps = [history_step(store.shard, row) for row in rows[:limit]]
     kept = await _Nesting(store, flow.root_id, steps, limit).fill()
     more = kept < len(rows)
     return steps[:kept], cursors.after(steps[kept - 1]) if more else ""
@@ -89,6 +89,6 @@ class _Nesting:
             self._kept = at
             return
         caller.truncated = len(rows) > room
-        caller.sub_history = [step_of(self._store.shard, row, whole=False) for row in rows[:room]]
+        caller.sub_history = [history_step(self._store.shard, row) for row in rows[:room]]
         self._left -= len(caller.sub_history)
         self._level += [(at, step) for step in caller.sub_history]

@@ -1,4 +1,4 @@
-"""Idempotency keys over all shards: who has one, and what becomes of one whose flow was never made, or is gone (O1)."""
+"""Idempotency keys over all shards (O1)."""
 
 from __future__ import annotations
 
@@ -7,36 +7,65 @@ import contextlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from dwarf_nats.engine.operations.creation import Created
+from dwarf_nats.engine.projections import current_outcome, flow_key
 from dwarf_nats.errors import Conflict, Unavailable
+from dwarf_nats.workflow.status import Status
 
 if TYPE_CHECKING:
     from dwarf_nats.engine.deployment import Deployment
+    from dwarf_nats.engine.operations.creation import CreateRequest
     from dwarf_nats.engine.shard import Shard
     from dwarf_nats.rules.rows import FlowRow, Reservation
     from dwarf_nats.rules.steps import NewFlow
 
 UNFINISHED_US = 60_000_000
-"""After so long a request that reserved a key and made no flow is taken to be given up, if another one wants the key."""
+"""Age at which a reserved key without a flow counts as abandoned, if another request wants it; a create takes far less."""
 
 
-class Keys:
-    """The idempotency keys of a deployment."""
+class IdempotencyKeys:
+    """The idempotency keys of a deployment: which flow has one, and which are free again."""
 
     def __init__(self, shards: Mapping[int, Shard], deployment: Deployment) -> None:
         self._shards = shards
         self._deployment = deployment
 
-    async def made(self, fairness_key: str, idempotency_key: str) -> tuple[Shard, FlowRow] | None:
-        """The flow that has a key, on any shard: keys outlive a change of the number of shards."""
-        among = list(self._shards.values())
-        rows = await asyncio.gather(*(one.store.flow_by_idempotency(fairness_key, idempotency_key) for one in among))
-        return next(((one, row) for one, row in zip(among, rows, strict=True) if row is not None), None)
+    async def find_created(self, request: CreateRequest) -> Created | None:
+        """Find the flow that an earlier request with the same key has created, on whichever shard; start it if asked to.
+
+        Raises `Conflict` if that request was for something else, `Unavailable`.
+        """
+        options = request.options
+        key = options.idempotency_key or ""
+        found = await self._find(options.fairness_key, key)
+        if found is None:
+            return None
+        shard, row = found
+        if row.request_digest != request.digest:
+            raise key_in_use(key)
+        outcome = shard.waiters.add(row.flow_id) if request.wait else asyncio.get_running_loop().create_future()
+        if request.start and row.status is Status.CREATED:
+            with contextlib.suppress(Conflict):  # somebody else started it meanwhile
+                await shard.start(row)
+        if request.wait:
+            again = await shard.store.flow_by_id(row.flow_id)
+            if again is not None and again.status.stopped and not outcome.done():
+                current = await current_outcome(shard.store, again)
+                if current.status.stopped and not outcome.done():
+                    outcome.set_result(current)
+        return Created(shard, flow_key(shard.number, row), row.flow_id, outcome)
+
+    async def _find(self, fairness_key: str, idempotency_key: str) -> tuple[Shard, FlowRow] | None:
+        """Ask every shard for the flow that has a key: keys outlive a change of the number of shards."""
+        shards = list(self._shards.values())
+        rows = await asyncio.gather(*(one.store.flow_by_idempotency(fairness_key, idempotency_key) for one in shards))
+        return next(((one, row) for one, row in zip(shards, rows, strict=True) if row is not None), None)
 
     async def reserve(self, home: Shard, new: NewFlow) -> bool:
-        """Take the key of a flow to be made on another shard than its home; whether the flow may be made.
+        """Take the key of a flow to be created on another shard than its home; return whether it may be created.
 
-        If the same request has taken it before, the flow gets the id that was reserved then: whoever is first makes it. Raises
-        `Conflict` if another request has taken it.
+        If the same request has taken it before, the flow gets the id that was reserved then: whoever is first creates it.
+        Raises `Conflict` if another request has taken it.
         """
         if await home.store.reserve(new) is not None:
             return True
@@ -49,7 +78,7 @@ class Keys:
         return True
 
     async def settle(self, home: Shard, new: NewFlow) -> Reservation | None:
-        """Why a key could not be taken at its home; the reservation, if the same request left it without a flow.
+        """Find out why a key could not be taken at its home; return its reservation if the same request left no flow.
 
         The key of a flow that is gone is free when this returns: ask again. Raises `Conflict`.
         """
@@ -62,31 +91,31 @@ class Keys:
         if at is None:
             raise self._deployment.unknown(held.shard)
         if held.shard:
-            there = await at.store.placed(held.flow_id)
+            exists = await at.store.placed(held.flow_id)
         else:
-            there = await at.store.flow_by_id(held.flow_id) is not None
-        if there:
+            exists = await at.store.flow_by_id(held.flow_id) is not None
+        if exists:
             return None
-        if there is None:
+        if exists is None:
             if held.request_digest == new.request_digest:
                 return held
             if held.age_us < UNFINISHED_US:
-                raise in_use(new.idempotency_key)
+                raise key_in_use(new.idempotency_key)
             if not await at.store.fence(facts.fairness_key, new.idempotency_key, held.flow_id):
                 return None  # it was made this moment
         await home.store.free_key(facts.fairness_key, new.idempotency_key, held.shard, held.flow_id)
         return None
 
     async def give_up(self, home: Shard, new: NewFlow) -> None:
-        """Free the key of a flow that is not to be made after all, unless the same request has made it elsewhere."""
+        """Free the key of a flow that is not to be created after all, unless the same request has created it elsewhere."""
         facts = new.facts
         with contextlib.suppress(Unavailable):
             if await self._shards[facts.shard].store.fence(facts.fairness_key, new.idempotency_key, facts.flow_id):
                 await home.store.free_key(facts.fairness_key, new.idempotency_key, facts.shard, facts.flow_id)
 
 
-def in_use(idempotency_key: str) -> Conflict:
-    """What a request is told whose key belongs to another one."""
+def key_in_use(idempotency_key: str) -> Conflict:
+    """Make the error for a request whose key belongs to another one."""
     return Conflict(
         f"idempotency key {idempotency_key[:80]!r} was used before for another workflow, thread or state:"
         " use a new key, or repeat the first request unchanged"

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from dwarf_nats.rules.rows import Called, StepRow
 
 
-class Walk:
+class StepLinks:
     """Reads the neighbours of the steps of one tree."""
 
     def __init__(self, store: Store, root_id: int) -> None:

@@ -1,0 +1,138 @@
+"""The databases of one replica: opened, added, closed (O17, B3)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+from dwarf_nats.errors import BadRequest, DwarfError, Unavailable
+from dwarf_nats.ports import Unusable
+
+if TYPE_CHECKING:
+    from dwarf_nats.engine.deployment import Deployment
+    from dwarf_nats.engine.graphs import GraphBook
+    from dwarf_nats.engine.shard import Shard
+    from dwarf_nats.ports import Clock, Logger, Store
+
+REOPEN_SECONDS = 1.0
+"""Between two attempts to open a database that was away at the start."""
+
+
+class ShardLifecycle:
+    """Opens the shards of a replica, keeps trying those that are away, and closes them."""
+
+    def __init__(
+        self,
+        shards: dict[int, Shard],
+        new_shard: Callable[[Store], Shard],
+        *,
+        deployment: Deployment,
+        graphs: GraphBook,
+        name: str,
+        clock: Clock,
+        logger: Logger,
+    ) -> None:
+        self._shards = shards
+        self._new_shard = new_shard
+        self._deployment = deployment
+        self._graphs = graphs
+        self._name = name
+        self._clock = clock
+        self._log = logger
+        self._opening: set[asyncio.Task[None]] = set()
+
+    async def open_all(self, *, migrate: bool, patient: bool) -> None:
+        """Open every shard and agree with the other replicas on their number; all or none stay open.
+
+        If `patient`, one that can be opened is enough: the others are opened when their databases come. Raises as
+        `Engine.startup`.
+        """
+        shards = list(self._shards.values())
+        for shard in shards:
+            shard.store.known = len(shards)
+        found = await asyncio.gather(*(self._open(shard, migrate=migrate) for shard in shards), return_exceptions=True)
+        failed = {shard.number: error for shard, error in zip(shards, found, strict=True) if error is not None}
+        opened = [shard for shard in shards if shard.number not in failed]
+        grave = [error for error in failed.values() if not _may_pass(error)]
+        if failed and (grave or not patient or not opened):
+            await self._close(opened)
+            raise (grave or [*failed.values()])[0]
+        for number, error in failed.items():
+            self._log.warning("shard %d is away and taken up when it comes: %s", number, error, extra={"shard": number})
+            self._shards[number].away = str(error)
+            self._open_later(self._shards[number], migrate=migrate)
+        try:
+            await self._deployment.agree()
+        except Unavailable as error:  # the next heartbeat goes on
+            self._log.warning("%s", error)
+        except BaseException:
+            await self.stop_opening()
+            await self._close(shard for shard in self._shards.values() if shard.opened)
+            raise
+
+    async def add(self, store: Store, *, migrate: bool) -> None:
+        """Open one more shard, give it the registry of graphs, and tell the other replicas. Raises as `Engine.add_shard`."""
+        following = max(self._shards) + 1
+        if store.shard != following:
+            raise BadRequest(
+                f"the next shard is number {following}, got {store.shard}: shards are only added, in order"
+            )
+        shard = self._new_shard(store)
+        store.known = following
+        await self._open(shard, migrate=migrate)
+        try:
+            await self._graphs.add_store(store)
+        except BaseException:
+            await self._close([shard])
+            raise
+        self._shards[shard.number] = shard
+        for one in self._shards.values():
+            one.store.known = following
+            with contextlib.suppress(Unavailable):  # its next heartbeat tells
+                await one.store.heartbeat(self._name)
+        await self._deployment.agree()
+
+    async def stop_opening(self) -> None:
+        """Open no more shards that were away."""
+        for task in list(self._opening):
+            task.cancel()
+        await asyncio.gather(*self._opening, return_exceptions=True)
+
+    async def close_all(self) -> None:
+        """Release the steps in flight, write what is left and close every shard."""
+        for shard in self._shards.values():
+            await shard.release_in_flight()
+        await asyncio.gather(*(shard.close() for shard in self._shards.values()))
+
+    async def _open(self, shard: Shard, *, migrate: bool) -> None:
+        await shard.open(self._name, migrated=migrate, admit=self._deployment.admit)
+
+    async def _close(self, shards: Iterable[Shard]) -> None:
+        for shard in shards:
+            shard.stop_claiming()
+            await shard.close()
+
+    def _open_later(self, shard: Shard, *, migrate: bool) -> None:
+        task = asyncio.create_task(self._until_open(shard, migrate=migrate), name=f"dwarf-opener-{shard.number}")
+        self._opening.add(task)
+        task.add_done_callback(self._opening.discard)
+
+    async def _until_open(self, shard: Shard, *, migrate: bool) -> None:
+        while True:
+            await self._clock.sleep(REOPEN_SECONDS)
+            try:
+                await self._open(shard, migrate=migrate)
+                await self._deployment.agree()
+            except DwarfError as error:
+                shard.away = str(error)
+            else:
+                shard.away = ""
+                self._log.info("shard %d is here", shard.number, extra={"shard": shard.number})
+                return
+
+
+def _may_pass(error: BaseException) -> bool:
+    """Whether waiting may help: the database is away, not unusable."""
+    return isinstance(error, Unavailable) and not isinstance(error, Unusable)

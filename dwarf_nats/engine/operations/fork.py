@@ -1,0 +1,139 @@
+"""Copies of flows that have ended, which run on from one of their steps (O14)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dwarf_nats.engine.ids import NoneLeft
+from dwarf_nats.engine.operations.control import checked_overrides, flow_was_deleted, step_and_flow
+from dwarf_nats.engine.projections import cohort_in, flow_key
+from dwarf_nats.errors import Conflict
+from dwarf_nats.rules import forking, unmerged
+from dwarf_nats.workflow.state import State, decode_state
+from dwarf_nats.workflow.status import Status
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from dwarf_nats.engine.graphs import GraphBook
+    from dwarf_nats.engine.operations.creation import GivenState
+    from dwarf_nats.engine.placement import Placement
+    from dwarf_nats.engine.shard import Shard
+    from dwarf_nats.rules.forking import Forked
+    from dwarf_nats.rules.rows import FlowRow, StepRow, TreeChange
+    from dwarf_nats.telemetry.traces import Traces, Workflow
+    from dwarf_nats.workflow.keys import Key, Tokens
+    from dwarf_nats.workflow.limits import Limits
+
+
+class FlowForks:
+    """Forks flows."""
+
+    def __init__(self, placement: Placement, graphs: GraphBook, tokens: Tokens, traces: Traces, limits: Limits) -> None:
+        self._placement = placement
+        self._graphs = graphs
+        self._tokens = tokens
+        self._traces = traces
+        self._limits = limits
+
+    async def fork(self, step: str, overrides: GivenState) -> str:
+        shard, key = self._placement.locate(step, "step")
+        fields = checked_overrides(overrides, self._limits)
+        target, flow = await step_and_flow(shard, key)
+        flows = await shard.store.tree(flow.root_id)
+        root = flows.get(flow.root_id)
+        if root is None:
+            raise flow_was_deleted(key)
+        if not root.status.terminal:
+            raise Conflict(f"the flow is {root.status}: only one that has ended can be forked")
+        steps = await shard.store.steps(list(flows), whole=True)
+        merged = await self._merged_again(shard, flow, steps, target, fields)
+        await _check_unchanged(shard, key, root)
+        forked = await self._copied(shard, flows, steps, target, fields, merged)
+        self._limits.check_bytes(len(forked.target.state), "the state with these overrides")
+        spans = self._begin_traces(shard, forked, root.trace)
+        change = await shard.store.insert_fork(root, forked)
+        for span in spans:
+            span.end()
+        _announce(shard, change)
+        return flow_key(shard.number, forked.root)
+
+    async def _merged_again(
+        self, shard: Shard, flow: FlowRow, steps: Sequence[StepRow], target: StepRow, overrides: State
+    ) -> unmerged.Again | None:
+        """Return the input of a fan-in that could not be merged; `None` for any other step."""
+        inside = [one for one in steps if one.flow_id == flow.flow_id]
+        by_id = {one.step_id: one for one in inside}
+        step = by_id.get(target.step_id)
+        spawn_id = None if step is None else unmerged.cohort_of(step, by_id)
+        if step is None or spawn_id is None:
+            return None
+        spawn, members = cohort_in(inside, by_id[spawn_id], self._limits)
+        graph = await self._graphs.frozen(shard.number, flow.graph_digest)
+        return unmerged.merge_again(graph, step.node, spawn, members, decode_state(step.state), overrides, self._limits)
+
+    async def _copied(
+        self,
+        shard: Shard,
+        flows: Mapping[int, FlowRow],
+        steps: Sequence[StepRow],
+        target: StepRow,
+        overrides: State,
+        merged: unmerged.Again | None,
+    ) -> Forked:
+        """Copy the tree, with as many ids as it turns out to need."""
+        while True:
+            try:
+                return forking.fork(
+                    flows,
+                    steps,
+                    target.step_id,
+                    overrides,
+                    new_flow=lambda: (shard.flow_ids.take(), self._tokens()),
+                    new_step=lambda: (shard.step_ids.take(), self._tokens()),
+                    again=merged,
+                )
+            except NoneLeft:
+                await shard.flow_ids.ensure(len(flows))
+                await shard.step_ids.ensure(len(steps))
+
+    def _begin_traces(self, shard: Shard, forked: Forked, original: str) -> list[Workflow]:
+        """Begin the trace of the copy, linked to the original's, with a span for each sub-workflow that runs (T2)."""
+        span = self._traces.workflow(
+            f"{shard.number}-{forked.root.flow_id}", forked.root.workflow, follows=[original] if original else []
+        )
+        if span is None:
+            return []
+        spans = [span]
+        for flow in forked.flows:
+            flow.trace = span.carried
+            if flow is not forked.root and flow.status is Status.RUNNING:
+                child = self._traces.workflow(f"{shard.number}-{flow.flow_id}", flow.workflow, parent=span.carried)
+                if child is not None:
+                    flow.trace = child.carried
+                    spans.append(child)
+        return spans
+
+
+async def _check_unchanged(shard: Shard, key: Key, root: FlowRow) -> None:
+    """Raise `Conflict` if the tree has changed since its root was read.
+
+    Operations on a flow that has ended change its root's row as well: if that is as it was, so is all that was read.
+    """
+    again = await shard.store.flow_by_id(root.flow_id)
+    if again is None:
+        raise flow_was_deleted(key)
+    if again.updated_at != root.updated_at:
+        raise Conflict("the flow was changed while it was being copied: ask again")
+
+
+def _announce(shard: Shard, change: TreeChange) -> None:
+    """Follow up on the transaction that inserted the copy: count and announce its flows, look for its steps."""
+    for one in change.changed:
+        shard.counters.flows_started.add(one.workflow)
+    changed = [
+        shard.change(one.flow_id, one.thread_id, one.workflow, status, one.updated_at)
+        for one in change.changed
+        for status in (Status.CREATED, Status.RUNNING)
+    ]
+    shard.steered(change, changed)

@@ -1,0 +1,162 @@
+"""Operations that read flows (O5-O9, O16), and the one that purges what a query finds (O9)."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from dwarf_nats.engine.operations import history, paging
+from dwarf_nats.engine.operations.checks import check_query, checked_limit
+from dwarf_nats.engine.operations.step_links import StepLinks
+from dwarf_nats.engine.projections import current_outcome, nested_history, step_with_state
+from dwarf_nats.errors import BadRequest, DwarfError, NotFound, TooLarge
+from dwarf_nats.render import history_mermaid
+from dwarf_nats.workflow.limits import over
+from dwarf_nats.workflow.options import Query
+from dwarf_nats.workflow.records import ShardInfo
+from dwarf_nats.workflow.status import Status
+
+if TYPE_CHECKING:
+    from dwarf_nats.engine.deployment import Deployment
+    from dwarf_nats.engine.placement import Placement
+    from dwarf_nats.engine.shard import Shard
+    from dwarf_nats.workflow.limits import Limits
+    from dwarf_nats.workflow.records import FlowSummary, Outcome, Step
+
+PURGE_MAX_FLOWS = 10_000
+"""Most flows of one purge, and how many without a limit."""
+PURGE_BATCH_FLOWS = 1_000
+"""Flows removed in one transaction of a purge, so that it holds no locks for long."""
+LIST_MAX_FLOWS = 1_000
+LIST_DEFAULT_FLOWS = 100
+HISTORY_MAX_STEPS = 1_000
+"""Most steps of one page of a history."""
+HISTORY_THREAD_MIN_STEPS = 1_000
+"""A history of more steps is put together in a thread: it takes long, and the others need their turn."""
+SHARD_INFO_SECONDS = 10.0
+"""Longest wait for the numbers of one shard, before it is reported as not answering."""
+
+
+class FlowQueries:
+    """Reads flows, steps and shards."""
+
+    def __init__(self, placement: Placement, deployment: Deployment, limits: Limits) -> None:
+        self._placement = placement
+        self._deployment = deployment
+        self._limits = limits
+
+    # -- one flow
+
+    async def snapshot(self, flow: str) -> Outcome:
+        shard, key = self._placement.locate(flow)
+        return await current_outcome(shard.store, await shard.store.flow(key))
+
+    async def fingerprint(self, flow: str) -> tuple[str, Status]:
+        shard, key = self._placement.locate(flow)
+        facts = await shard.store.fingerprint(await shard.store.flow(key))
+        if not facts:
+            raise NotFound(f"no flow {key.public_id}: it was deleted")
+        return hashlib.sha256("|".join(facts).encode()).hexdigest()[:32], Status(facts[0])
+
+    async def history(self, flow: str) -> list[Step]:
+        shard, key = self._placement.locate(flow)
+        store = shard.store
+        flows = await store.called(await store.flow(key))
+        flow_ids = [one.flow_id for one in flows]
+        most = self._limits.max_history
+        if await store.count_steps(flow_ids, most) > most:
+            remedy = "read its history page by page"
+            raise TooLarge(over(f"flow {key.public_id} has more than {most} steps", "max_history", most, remedy))
+        steps = await store.steps(flow_ids)
+        if len(steps) > HISTORY_THREAD_MIN_STEPS:
+            return await asyncio.to_thread(nested_history, key.shard, key.id, flows, steps)
+        return nested_history(key.shard, key.id, flows, steps)
+
+    async def history_page(self, flow: str, limit: int, cursor: str) -> tuple[list[Step], str]:
+        limit = checked_limit(limit, limit, HISTORY_MAX_STEPS)
+        shard, key = self._placement.locate(flow)
+        return await history.page(shard.store, await shard.store.flow(key), cursor, limit)
+
+    async def mermaid(self, flow: str, fits: Callable[[str], bool]) -> str:
+        shard, key = self._placement.locate(flow)
+        row = await shard.store.flow(key)
+        return await asyncio.to_thread(history_mermaid, await self.history(flow), row.workflow, fits)
+
+    async def step(self, step: str) -> Step:
+        shard, key = self._placement.locate(step, "step")
+        store = shard.store
+        row = await store.step(key)
+        record = step_with_state(key.shard, row)
+        flow = await store.flow_by_id(row.flow_id)
+        if flow is None:
+            return record
+        links = StepLinks(store, flow.root_id)
+        child = await links.child(row)
+        if child is not None:
+            record.subgraph, record.sub_workflow = True, child.workflow
+            record.sub_flow_key = f"{key.shard}-{child.flow_id}-{child.token}"
+        before, after = await links.preceding(row), await links.following(row)
+        record.prev_key = None if before is None else f"{key.shard}-{before.step_id}-{before.token}"
+        record.next_key = None if after is None else f"{key.shard}-{after.step_id}-{after.token}"
+        return record
+
+    # -- many flows
+
+    async def list_flows(self, query: Query | None, cursor: str) -> tuple[list[FlowSummary], str]:
+        query = query if query is not None else Query()
+        limit = checked_limit(query.limit, LIST_DEFAULT_FLOWS, LIST_MAX_FLOWS)
+        shards, thread_id = await self._scope(query)
+        return await paging.page(shards, query, limit, thread_id, cursor)
+
+    async def purge(self, query: Query) -> int:
+        limit = checked_limit(query.limit, PURGE_MAX_FLOWS, PURGE_MAX_FLOWS)
+        if query.status is None and query.workflow is None and query.older_than_ms is None:
+            raise BadRequest(
+                "purge needs at least one of status, workflow, olderThanMs, so that nothing goes by accident"
+            )
+        if query.status is Status.RUNNING:
+            raise BadRequest("running flows are never purged: cancel them first")
+        shards, thread_id = await self._scope(query)
+        removed = 0
+        for shard in shards:
+            while removed < limit:
+                wanted = min(PURGE_BATCH_FLOWS, limit - removed)
+                done = await shard.store.purge(query, thread_id, wanted)
+                removed += done
+                if done < wanted:
+                    break
+        return removed
+
+    async def _scope(self, query: Query) -> tuple[list[Shard], int | None]:
+        """Check a query; return the shards it is about, and the id of its thread."""
+        check_query(query)
+        shards = self._placement.shards_of(query)
+        if query.thread is None:
+            return shards, None
+        shard, key = self._placement.locate(query.thread, "thread")
+        thread = await shard.store.thread(key)
+        return [one for one in shards if one is shard], thread.thread_id
+
+    # -- shards
+
+    async def shard_info(self) -> list[ShardInfo]:
+        return list(await asyncio.gather(*(self._info(shard) for shard in self._placement.all_shards())))
+
+    async def _info(self, shard: Shard) -> ShardInfo:
+        before = time.perf_counter()
+        try:
+            async with asyncio.timeout(SHARD_INFO_SECONDS):
+                flows, steps = await shard.store.size()
+        except (DwarfError, TimeoutError) as error:
+            reason = str(error) or f"no answer within {SHARD_INFO_SECONDS:g} s"
+            return ShardInfo(shard=shard.number, error=reason)
+        return ShardInfo(
+            shard=shard.number,
+            latency_ms=round((time.perf_counter() - before) * 1000, 3),
+            flows=flows,
+            steps=steps,
+            joining=shard.number > self._deployment.count > 0,
+        )

@@ -1,0 +1,24 @@
+"""The ports of one engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dwarf_nats.ports import Clock, Graphs, Notices, Signals, Tasks
+
+
+@dataclass(slots=True, frozen=True, kw_only=True)
+class Ports:
+    """What a host gives an engine; all but `tasks` may be left out.
+
+    Without `graphs` only registered and inline graphs run; without `notices` nobody is told; without `signals` other replicas
+    poll; `clock` is the machine's.
+    """
+
+    tasks: Tasks
+    graphs: Graphs | None = None
+    notices: Notices | None = None
+    signals: Signals | None = None
+    clock: Clock | None = None
