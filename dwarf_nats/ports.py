@@ -15,7 +15,6 @@ from dwarf_nats.errors import BadRequest, NotFound, Unavailable
 if TYPE_CHECKING:
     from dwarf_nats.rules.claims import ClaimedRow
     from dwarf_nats.rules.forking import Forked
-    from dwarf_nats.rules.planning import Ask, Page, Share
     from dwarf_nats.rules.rows import (
         Called,
         Facts,
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
         StepRow,
         TreeChange,
     )
+    from dwarf_nats.rules.scheduling.values import Page, PageRequest, Share
     from dwarf_nats.rules.settlement import Settlement, SettleResult
     from dwarf_nats.rules.state_refs import RefSource
     from dwarf_nats.rules.steps import NewFlow, NewIds
@@ -221,7 +221,7 @@ class Store(Protocol):
     async def close(self) -> None: ...
     def resize(self, pool: int) -> None: ...
     async def create(self, group: Sequence[NewFlow], budget_ms: int) -> dict[int, int]: ...
-    async def peek(self, ask: Ask, blocked_tasks: Collection[str] = ...) -> Page:
+    async def peek(self, request: PageRequest, blocked_tasks: Collection[str] = ...) -> Page:
         """Read a page of the line of due steps; the lanes of `blocked_tasks` tasks are read past and not counted."""
         ...
 

@@ -24,9 +24,9 @@ from dwarf_nats.engine.lifecycle import ShardLifecycle
 from dwarf_nats.engine.maintenance.integrity import Integrity
 from dwarf_nats.engine.operations.all import Operations
 from dwarf_nats.engine.peers import PeerSignals
-from dwarf_nats.engine.refilling import Fetcher
+from dwarf_nats.engine.scheduling.fetcher import Fetcher
+from dwarf_nats.engine.scheduling.slots import WorkerSlots
 from dwarf_nats.engine.shard import Shard
-from dwarf_nats.engine.slots import WorkerSlots
 from dwarf_nats.errors import BadRequest, Unavailable
 from dwarf_nats.render import fits_mermaid
 from dwarf_nats.settings import EngineSettings
@@ -221,7 +221,7 @@ class Engine:
         if self.settings.drain_ms:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self.settings.drain_ms / 1000):
-                    await self._slots.empty.wait()
+                    await self._slots.idle.wait()
         await self._fetcher.close()
         await self._lifecycle.close_all()
         await self._gauges.close()

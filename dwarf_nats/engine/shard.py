@@ -36,8 +36,8 @@ from dwarf_nats.workflow.task_error import error_info
 if TYPE_CHECKING:
     from dwarf_nats.engine.backpressure import Backpressure
     from dwarf_nats.engine.graphs import GraphBook
-    from dwarf_nats.engine.refilling import Fetcher
-    from dwarf_nats.engine.slots import WorkerSlots
+    from dwarf_nats.engine.scheduling.fetcher import Fetcher
+    from dwarf_nats.engine.scheduling.slots import WorkerSlots
     from dwarf_nats.ports import Clock, Logger, Notices, Signals, Store, Tasks
     from dwarf_nats.rules.rows import FlowRow, TreeChange
     from dwarf_nats.settings import EngineSettings
@@ -93,7 +93,7 @@ class Shard:
         """Running flows without a live step, as last counted; for a person to look at (B5)."""
         self._clock = clock
         self._tasks = tasks
-        self._keeps_budget: bool = getattr(tasks, "keeps_budget", False)  # then a second timer per step is bytes_saved
+        self._keeps_budget: bool = getattr(tasks, "keeps_budget", False)  # then a second timer per step is spared
         self._looks = getattr(tasks, "max_depth", None) != settings.max_depth
         self._graphs = graphs
         self._notices = notices
@@ -104,8 +104,7 @@ class Shard:
         self._in_flight: dict[int, ClaimedStep] = {}
         self._running: dict[int, asyncio.Task[None]] = {}
         self._fetcher = fetcher
-        self.ready_queue = fetcher.add(store, self)
-        self.ready_queue.gate = self.gate
+        self.ready_queue = fetcher.add_queue(store, self, self.gate)
         self.debug = False
         """Whether debug lines are wanted, as it was when this was looked at last: with every beat."""
         self._watched = instruments.listening or traces.listening
@@ -145,7 +144,7 @@ class Shard:
         # An engine that was stopped may be started again.
         self.draining = False
         self._drained.clear()
-        self.ready_queue.begin()
+        self.ready_queue.open()
         self.committer.reopen()
         self._jobs = [
             self._job(self.committer.run(), "committer"),
@@ -164,7 +163,7 @@ class Shard:
         """No step is taken from now on; successors are born pending."""
         self.draining = True
         self._drained.set()
-        self.ready_queue.end()
+        self.ready_queue.close()
 
     async def release_in_flight(self) -> None:
         """Give back what is still in hand (B3)."""
@@ -232,12 +231,14 @@ class Shard:
 
         `freed`: it takes the hand of a step of that task.
         """
-        return not self.draining and self._fetcher.admits(priority, url, freed=freed) and self.gate.admits_eager(url)
+        return (
+            not self.draining and self._fetcher.admits_eager(priority, url, freed=freed) and self.gate.admits_eager(url)
+        )
 
     def reserve(self, priority: int, url: str) -> bool:
         """Take a free hand for a flow about to be created, if there is one."""
-        if self._slots.room > 0 and self.admits_eager(priority, url):
-            self._slots.take(url)
+        if self._slots.available > 0 and self.admits_eager(priority, url):
+            self._slots.acquire(url)
             return True
         return False
 
@@ -247,15 +248,15 @@ class Shard:
 
     @property
     def room(self) -> int:
-        return self._slots.room
+        return self._slots.available
 
     @property
     def free(self) -> asyncio.Event:
-        return self._slots.free
+        return self._slots.has_available
 
     async def let_through(self, url: str) -> bool:
         """Claim the parked step of the task that is due longest and dispatch it as a probe; whether there was one."""
-        self._slots.take(url)
+        self._slots.acquire(url)
         try:
             row = await self.store.claim_probe(url, self.settings.time_budget_ms)
         finally:
@@ -281,7 +282,7 @@ class Shard:
                 dead.append(row.step_id)  # X2
                 continue
             if now:
-                waited = -self.ready_queue.queue_view.delay_of(row.not_before, now)
+                waited = -self.ready_queue.view.delay_of(row.not_before, now)
                 self._instruments.queue_wait(row.url, max(0, waited), now)
             try:
                 step = claimed_step(row, self.number, held)
@@ -297,7 +298,7 @@ class Shard:
             except Exception:  # the others are dispatched all the same
                 self.log.exception("step %d-%d cannot be read: it is left to its lease", self.number, row.step_id)
                 continue
-            self._slots.take(step.url)
+            self._slots.acquire(step.url)
             if probe:
                 self.gate.probes(step)
             if probe or self.gate.admits(step):
@@ -313,7 +314,7 @@ class Shard:
         self.counters.flows_started.add(flow.workflow)
         self.announce([self.change(flow.flow_id, flow.thread_id, flow.workflow, Status.RUNNING, at)], steps)
         for _, _, not_before in steps:
-            self.ready_queue.hint_of(flow, not_before - at)
+            self.ready_queue.hint_flow(flow, not_before - at)
 
     # -- one step
 
@@ -429,7 +430,7 @@ class Shard:
         """Whether the hand of a step that ends goes to a new step of the task `url`; it counts for that from now on."""
         if not self.admits_eager(step.flow.priority, url, freed=step.url):
             return False
-        self._slots.pass_on(step.url, url)
+        self._slots.hand_over(step.url, url)
         step.slot = url
         return True
 
@@ -612,13 +613,13 @@ class Shard:
             self._child_born(settlement.child, at, changed, pending)
         if settlement.branches or settlement.successor is not None:
             if born:
-                self.ready_queue.hint_of(step.flow, born[0].delay_us, len(born))
+                self.ready_queue.hint_flow(step.flow, born[0].delay_us, len(born))
             for new in born:
                 pending.append((new.step_id, step.flow.priority, at + new.delay_us))
         elif settlement.status is Status.PENDING and self.gate.holds(step.url):
             self.gate.work_came()
         elif settlement.status is Status.PENDING:
-            self.ready_queue.hint_of(step.flow, settlement.delay_us)
+            self.ready_queue.hint_flow(step.flow, settlement.delay_us)
             pending.append((step.step_id, step.flow.priority, at + settlement.delay_us))
         elif settlement.end is not None:
             end = settlement.end
@@ -657,14 +658,14 @@ class Shard:
             for status in (Status.CREATED, Status.RUNNING)
         ]
         if not new.running:
-            self.ready_queue.hint_of(facts)
+            self.ready_queue.hint_flow(facts)
             pending.append((new.step_id, facts.priority, at))
 
     def _grown(self, settled: SettleResult) -> None:
         """What a group brought about together: fan-ins born, callers woken, flows ended by their cohorts or paused."""
         now = self._clock.now()
         for flow, _ in settled.born:
-            self.ready_queue.hint_of(flow)
+            self.ready_queue.hint_flow(flow)
         for _, priority in settled.woken:
             self.ready_queue.hint(priority)
         changed = [

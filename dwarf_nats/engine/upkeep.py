@@ -89,7 +89,7 @@ class Upkeep:
         shard.gate.held = pulse.held
         shard.away = ""
         if pulse.due_in is not None:
-            shard.ready_queue.told(pulse.due_in)
+            shard.ready_queue.hint_any(pulse.due_in)
         self.heard_at = self._clock.now()
         await self._agree(shard.number, pulse.shards)
 

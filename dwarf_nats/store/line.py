@@ -20,8 +20,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dwarf_nats.rules.planning import Ask, Page, QueueHead, Share
 from dwarf_nats.rules.rows import PriorityBacklog
+from dwarf_nats.rules.scheduling.values import Page, PageRequest, QueueHead, Share
 from dwarf_nats.store.dialect import NOW
 from dwarf_nats.workflow.status import Parked
 
@@ -153,13 +153,13 @@ picked as materialized (
 """
 
 
-def survey_args(ask: Ask, blocked_tasks: Collection[str]) -> tuple[str, tuple[Any, ...]]:
+def survey_args(ask: PageRequest, blocked_tasks: Collection[str]) -> tuple[str, tuple[Any, ...]]:
     """The statement that reads a page, and its parameters."""
     plain = (ask.floor, ask.band, ask.fairness_key, ask.limit)
     return (SURVEY_PAST, (*plain, list(blocked_tasks), ask.url)) if blocked_tasks else (SURVEY, plain)
 
 
-def page_of(rows: Sequence[Row], ask: Ask, blocked_tasks: Collection[str]) -> Page:
+def page_of(rows: Sequence[Row], ask: PageRequest, blocked_tasks: Collection[str]) -> Page:
     """The page in the rows of a survey."""
     now, best, next_due_at = rows[0][:3]
     lanes = [QueueHead(*row[3:8]) for row in rows if row[3] is not None]
@@ -221,7 +221,7 @@ where {RIPE} and priority = ? and fairness_key = ? and url = ? and not_before <=
 """
 
 
-def peek(connection: sqlite3.Connection, now: int, ask: Ask, blocked_tasks: Collection[str]) -> Page:
+def peek(connection: sqlite3.Connection, now: int, ask: PageRequest, blocked_tasks: Collection[str]) -> Page:
     """Read a page."""
     best, next_due_at = connection.execute(f"select ({BEST}), ({WAKES})", (ask.floor,)).fetchone()
     if best is None:

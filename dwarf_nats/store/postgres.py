@@ -22,8 +22,8 @@ from dwarf_nats.rules import state_refs
 from dwarf_nats.rules.breakpoints import stored
 from dwarf_nats.rules.claims import ClaimedRow
 from dwarf_nats.rules.leases import lease_us
-from dwarf_nats.rules.planning import Ask, Page, Share
 from dwarf_nats.rules.rows import PriorityBacklog
+from dwarf_nats.rules.scheduling.values import Page, PageRequest, Share
 from dwarf_nats.rules.settlement import Settlement, SettleResult
 from dwarf_nats.rules.steps import NewFlow, NewIds
 from dwarf_nats.store import dialect, graphs, line
@@ -328,10 +328,10 @@ class Postgres:
         rows = await self._run_hot(*((CREATE_KEYED, *args, *_key_args(group)) if keyed else (CREATE, *args)))
         return {int(row[0]): int(row[1]) for row in rows}
 
-    async def peek(self, ask: Ask, blocked_tasks: Collection[str]) -> Page:
+    async def peek(self, request: PageRequest, blocked_tasks: Collection[str]) -> Page:
         """Read a page of the line, `blocked_tasks` tasks not counted (C4)."""
-        sql, args = line.survey_args(ask, blocked_tasks)
-        return line.page_of(await self._run_hot(sql, *args), ask, blocked_tasks)
+        sql, args = line.survey_args(request, blocked_tasks)
+        return line.page_of(await self._run_hot(sql, *args), request, blocked_tasks)
 
     async def bands(self, bands: int, steps: int, keys: int) -> list[PriorityBacklog]:
         """See `SqlStore.bands`. On a connection of the pool, so that no settlement waits for it."""

@@ -25,8 +25,8 @@ from dwarf_nats.rules import state_refs
 from dwarf_nats.rules.breakpoints import stored
 from dwarf_nats.rules.claims import ClaimedRow
 from dwarf_nats.rules.leases import lease_us
-from dwarf_nats.rules.planning import Ask, Page, Share
 from dwarf_nats.rules.rows import PriorityBacklog
+from dwarf_nats.rules.scheduling.values import Page, PageRequest, Share
 from dwarf_nats.rules.settlement import Settlement, SettleResult
 from dwarf_nats.rules.steps import NewFlow, NewIds
 from dwarf_nats.store import dialect, graphs, line
@@ -259,9 +259,9 @@ class Sqlite:
         )  # fmt: skip
         return True
 
-    async def peek(self, ask: Ask, blocked_tasks: Collection[str]) -> Page:
+    async def peek(self, request: PageRequest, blocked_tasks: Collection[str]) -> Page:
         """Read a page of the line, `blocked_tasks` tasks not counted (C4)."""
-        return await self.call(lambda connection: line.peek(connection, self._clock.now(), ask, blocked_tasks))
+        return await self.call(lambda connection: line.peek(connection, self._clock.now(), request, blocked_tasks))
 
     async def bands(self, bands: int, steps: int, keys: int) -> list[PriorityBacklog]:
         """See `SqlStore.bands`."""

@@ -9,7 +9,6 @@ from dwarf_nats.errors import BadRequest, Conflict, NotFound, Unavailable
 from dwarf_nats.ports import Unusable
 from dwarf_nats.redact import redacted_url
 from dwarf_nats.rules import state_refs
-from dwarf_nats.rules.planning import NO_ALLOWANCES, Ask, Page, Share
 from dwarf_nats.rules.rows import (
     Facts,
     FlowRow,
@@ -22,6 +21,7 @@ from dwarf_nats.rules.rows import (
     flow_row,
     step_row,
 )
+from dwarf_nats.rules.scheduling.values import NO_BUDGETS, Page, PageRequest, Share
 from dwarf_nats.rules.settlement import SettleResult
 from dwarf_nats.rules.steps import NewIds
 from dwarf_nats.store import breakers, deployment, graphs, lent, line, listing, migrate, rewinding, steering, sweeping
@@ -132,8 +132,8 @@ class SqlStore:
     async def create(self, group: Sequence[NewFlow], budget_ms: int) -> dict[int, int]:
         return await self.database.create(group, self.replica_id, budget_ms)
 
-    async def peek(self, ask: Ask, blocked_tasks: Collection[str] = ()) -> Page:
-        return await self.database.peek(ask, blocked_tasks)
+    async def peek(self, request: PageRequest, blocked_tasks: Collection[str] = ()) -> Page:
+        return await self.database.peek(request, blocked_tasks)
 
     async def promote_due(self, limit: int) -> int:
         return await self.database.promote_due(limit)
@@ -143,12 +143,12 @@ class SqlStore:
         limit: int,
         budget_ms: int,
         shares: Sequence[Share] | None = None,
-        task_budgets: Mapping[str, int] = NO_ALLOWANCES,
+        task_budgets: Mapping[str, int] = NO_BUDGETS,
     ) -> list[ClaimedRow]:
         if shares is None:
             await self.promote_due(limit)
-            page = await self.peek(Ask(limit=limit))
-            shares = [Share(queue_head.priority, queue_head.fairness_key, limit) for queue_head in page.lanes]
+            page = await self.peek(PageRequest(limit=limit))
+            shares = [Share(head.priority, head.fairness_key, limit) for head in page.heads]
         if not shares:
             return []
         return await self.database.claim(limit, self.replica_id, budget_ms, shares, task_budgets)

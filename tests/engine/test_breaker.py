@@ -647,7 +647,7 @@ async def test_a_replica_that_missed_the_signal_still_knows(pair: tuple[Engine, 
     assert await two.breaker_tripped("down")
     assert not shard_of(two).gate.holds("down")
     other = await two.create("down", {"n": 2}, start=True)
-    shard_of(two)._slots.take()  # it dispatches no probe of its own meanwhile
+    shard_of(two)._slots.acquire()  # it dispatches no probe of its own meanwhile
     await until_rows(two, [(0,)], LOOSE)
     shard_of(two)._slots.release()
     await shard_of(two).upkeep.sweep()

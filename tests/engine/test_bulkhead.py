@@ -13,7 +13,7 @@ import pytest
 
 from dwarf_nats.clock import ManualClock
 from dwarf_nats.engine import Engine
-from dwarf_nats.engine.slots import Ration, WorkerSlots
+from dwarf_nats.engine.scheduling.slots import ClaimBudget, WorkerSlots
 from dwarf_nats.library import open_engine
 from dwarf_nats.settings import EngineSettings
 from dwarf_nats.testing import TaskProxy
@@ -236,13 +236,13 @@ async def test_a_hanging_task_that_had_every_slot_leaves_the_others_their_quarte
         await flows(engine, "hangs", 3, 1)
         await quiet(engine)
         assert tasks.running["hangs"] == workers
-        assert engine._slots.hanging == "hangs"
+        assert engine._slots.hung_task == "hangs"
         tasks.gates["hangs"].set()
         for shard in (1, 2):
             await until_rows(
                 engine, [(0,)], "select count(*) from dwarf_steps where status in ('pending', 'running')", shard=shard
             )
-        assert (engine._slots.count, engine._slots.hanging) == (0, "")
+        assert (engine._slots.in_use, engine._slots.hung_task) == (0, "")
 
 
 async def test_an_engine_whose_only_task_hangs_does_not_look_again_and_again() -> None:
@@ -296,22 +296,22 @@ def test_no_claim_brings_a_task_beyond_its_share(workers: int) -> None:
                 slots = WorkerSlots(EngineSettings(workers=workers))
                 for url, number in (("a", first), ("b", second)):
                     for _ in range(number):
-                        slots.take(url)
+                        slots.acquire(url)
                 slots.reserve(reserved)
-                ration = slots.ration(slots.room)
-                assert ration.limit <= slots.room
+                ration = slots.claim_budget(slots.available)
+                assert ration.limit <= slots.available
                 for url, held in (("a", first), ("b", second), ("new", 0)):
                     if url == ration.url:  # what is under way counts as its own
                         assert ration.left == max(0, slots.share - held - reserved)
                     elif held <= slots.share:
                         assert held + ration.limit <= slots.share
-                assert ration.limit > 0 or slots.room == 0
+                assert ration.limit > 0 or slots.available == 0
 
 
 def test_slots_are_counted_for_the_step_that_follows() -> None:
     slots = WorkerSlots(EngineSettings(workers=4))
-    slots.take("a")
-    slots.pass_on("a", "b")
-    assert (slots.held_by("a"), slots.held_by("b"), slots.count) == (0, 1, 1)
+    slots.acquire("a")
+    slots.hand_over("a", "b")
+    assert (slots.used_by("a"), slots.used_by("b"), slots.in_use) == (0, 1, 1)
     slots.release("b")
-    assert slots.ration(4) == Ration(3)
+    assert slots.claim_budget(4) == ClaimBudget(3)

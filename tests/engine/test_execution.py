@@ -12,7 +12,7 @@ import pytest
 
 from dwarf_nats.clock import ManualClock
 from dwarf_nats.engine import Engine
-from dwarf_nats.engine.slots import WorkerSlots
+from dwarf_nats.engine.scheduling.slots import WorkerSlots
 from dwarf_nats.errors import BadRequest, TooLarge
 from dwarf_nats.library import open_engine
 from dwarf_nats.ports import BusAway, WorkerLost
@@ -86,7 +86,7 @@ async def test_what_cannot_be_an_answer_fails_that_step_only(engine: Engine, pro
     assert found == code
     assert re.search(words, message), message
     assert (good.status, good.state) == (Status.COMPLETED, {"n": 4})
-    assert engine._slots.count == 0
+    assert engine._slots.in_use == 0
 
 
 async def test_an_unknown_task_fails_the_step(engine: Engine) -> None:
@@ -442,13 +442,13 @@ async def test_no_more_steps_are_in_hand_than_there_are_workers() -> None:
 
 def test_hands_know_when_they_are_free_and_empty() -> None:
     slots = WorkerSlots(EngineSettings(workers=2))
-    assert (slots.room, slots.free.is_set(), slots.empty.is_set()) == (2, True, True)
-    slots.take()
-    slots.take()
-    assert (slots.room, slots.free.is_set(), slots.empty.is_set()) == (0, False, False)
+    assert (slots.available, slots.has_available.is_set(), slots.idle.is_set()) == (2, True, True)
+    slots.acquire()
+    slots.acquire()
+    assert (slots.available, slots.has_available.is_set(), slots.idle.is_set()) == (0, False, False)
     slots.release()
     slots.release()
-    assert (slots.room, slots.free.is_set(), slots.empty.is_set()) == (2, True, True)
+    assert (slots.available, slots.has_available.is_set(), slots.idle.is_set()) == (2, True, True)
 
 
 async def test_better_bands_go_first() -> None:
@@ -592,7 +592,7 @@ async def test_notices_that_raise_harm_no_flow(caplog: pytest.LogCaptureFixture)
         own.handle_task("add", lambda n: {"n": n + 1})
         for n in range(5):
             assert (await engine.run("line", {"n": n}, FlowOptions(notify="x"), SOON)).state == {"n": n + 1}
-        assert engine._slots.count == 0
+        assert engine._slots.in_use == 0
     assert "a notice or signal was refused" in caplog.text
 
 

@@ -422,7 +422,7 @@ async def test_cancel_tells_the_task_and_discards_its_late_answer(
     released.set()
     async with asyncio.timeout(SOON):
         await late.wait()
-        while engine._slots.count:
+        while engine._slots.in_use:
             await asyncio.sleep(0)
     assert await engine.snapshot(key) == outcome
     assert [one.status for one in await engine.history(key)] == [Status.CANCELLED]
@@ -467,7 +467,7 @@ async def test_cancel_tells_the_task_another_replica_runs(pg_dsn: str, proxy: Ta
                 await shard_of(running).upkeep.sweep()
             assert proxy.cancelled == [step.step_key]
             async with asyncio.timeout(SOON):
-                while running._slots.count > 1:
+                while running._slots.in_use > 1:
                     await running.snapshot(key)
         assert (gate.cancelled, spared.cancelled) == (1, 0)
         assert (await running.snapshot(key)).cancel_reason == "changed my mind"

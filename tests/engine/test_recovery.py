@@ -243,7 +243,7 @@ async def test_a_replica_taken_for_dead_writes_nothing_and_gets_no_answer_lost(p
             assert (await living.await_(key, SOON)).state == {"by": "quick"}
             slow.open()
             async with asyncio.timeout(SOON):
-                while frozen._slots.count:
+                while frozen._slots.in_use:
                     await frozen.snapshot(key)
             assert frozen.counters.fenced.total() == 1
             assert (await frozen.snapshot(key)).state == {"by": "quick"}
@@ -332,7 +332,7 @@ async def test_a_database_restarted_under_load_loses_nothing(own_postgres: Postg
         async with asyncio.timeout(SOON):
             while (await shard_of(engine).store.database.fetch(unfinished))[0][0]:
                 pass  # creations whose confirmation was lost complete as well
-        assert engine._slots.count == 0
+        assert engine._slots.in_use == 0
 
 
 async def reached(condition: Callable[[], bool]) -> None:

@@ -297,12 +297,12 @@ async def test_a_new_flow_does_not_take_the_hand_a_better_one_waits_for(tmp_path
 
 
 class Unheard:
-    """A line that hears of nothing."""
+    """A ready queue that no hint reaches."""
 
     def __init__(self, of: Any) -> None:
-        self.queue_view = of.queue_view
+        self.view = of.view
 
-    def hint_of(self, *_: Any) -> None:
+    def hint_flow(self, *_: Any) -> None:
         """As if the signal were lost."""
 
 
@@ -397,7 +397,7 @@ class Allowed:
 def gated(one: Scheduled, **task_budgets: int) -> Allowed:
     gate = Allowed(**task_budgets)
     for shard in one.engine._shards.values():
-        shard.ready_queue.gate = gate
+        shard.ready_queue.admission = gate
     one.proxy.handle_task("busy", one.note)
     return gate
 

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from dwarf_nats.clock import ManualClock
-from dwarf_nats.rules.planning import Ask, Share
+from dwarf_nats.rules.scheduling.values import PageRequest, Share
 from dwarf_nats.rules.steps import NewFlow
 from dwarf_nats.store.store import SqlStore
 from tests.support.stores import BUDGET, in_flight, look, new_flow, next_due, one_claimed, returned, went_on
@@ -20,10 +20,10 @@ def at(priority: int, key: str = "", url: str = "a", **more: object) -> NewFlow:
 
 
 async def lanes(
-    store: SqlStore, ask: Ask | None = None, blocked_tasks: tuple[str, ...] = ()
+    store: SqlStore, request: PageRequest | None = None, blocked_tasks: tuple[str, ...] = ()
 ) -> list[tuple[int, str, str]]:
-    page = await store.peek(ask or Ask(), blocked_tasks)
-    return [queue_head[:3] for queue_head in page.lanes]
+    page = await store.peek(request or PageRequest(), blocked_tasks)
+    return [head[:3] for head in page.heads]
 
 
 async def taken(store: SqlStore, limit: int, shares: list[Share], **task_budgets: int) -> list[int]:
@@ -44,55 +44,55 @@ async def test_bands_and_keys_are_read_in_order_each_by_its_oldest_step(store: S
     ]
     for new in flows:  # one after the other, so that their times differ
         await store.create([new], BUDGET)
-    page = await store.peek(Ask())
-    assert [queue_head[:2] for queue_head in page.lanes] == [(1, ""), (1, "c"), (2, "a"), (2, "b")]
+    page = await store.peek(PageRequest())
+    assert [head[:2] for head in page.heads] == [(1, ""), (1, "c"), (2, "a"), (2, "b")]
     assert (page.best, page.full, page.next_due_at) == (1, False, None)
-    assert page.lanes[1].weight == 5.0
+    assert page.heads[1].weight == 5.0
     ((due, now),) = await look(store, "select not_before, {now} from dwarf_steps where step_id = $1", flows[1].step_id)
-    assert page.lanes[1].due_at == due
+    assert page.heads[1].due_at == due
     assert due <= page.now <= now
 
 
 async def test_a_page_goes_on_where_the_last_one_ended(store: SqlStore) -> None:
     await store.create([at(band, key) for band in (1, 2) for key in "abcd"], BUDGET)
-    page = await store.peek(Ask(limit=3))
-    assert ([queue_head[1] for queue_head in page.lanes], page.full) == (["a", "b", "c"], True)
-    page = await store.peek(Ask(band=1, fairness_key="c", limit=3))
-    assert ([queue_head[:2] for queue_head in page.lanes], page.full) == ([(1, "c"), (1, "d"), (2, "a")], True)
-    page = await store.peek(Ask(floor=1, band=2, fairness_key="d", limit=3))
-    assert ([queue_head[:2] for queue_head in page.lanes], page.full, page.best) == ([(2, "d")], False, 2)
+    page = await store.peek(PageRequest(limit=3))
+    assert ([head[1] for head in page.heads], page.full) == (["a", "b", "c"], True)
+    page = await store.peek(PageRequest(band=1, fairness_key="c", limit=3))
+    assert ([head[:2] for head in page.heads], page.full) == ([(1, "c"), (1, "d"), (2, "a")], True)
+    page = await store.peek(PageRequest(floor=1, band=2, fairness_key="d", limit=3))
+    assert ([head[:2] for head in page.heads], page.full, page.best) == ([(2, "d")], False, 2)
 
 
 async def test_a_page_begins_with_a_better_band_that_has_come_up(store: SqlStore) -> None:
     await store.create([at(5, key) for key in "abc"] + [at(4, "x")], BUDGET)
-    assert (await lanes(store, Ask(band=5, fairness_key="b")))[0] == (4, "x", "a")
+    assert (await lanes(store, PageRequest(band=5, fairness_key="b")))[0] == (4, "x", "a")
 
 
 async def test_a_band_whose_keys_were_all_read_is_followed_by_the_next(store: SqlStore) -> None:
     await store.create([at(1, "a"), at(2, "b")], BUDGET)
-    page = await store.peek(Ask(band=1, fairness_key="z"))
-    assert (page.best, [queue_head[:2] for queue_head in page.lanes]) == (1, [(2, "b")])
+    page = await store.peek(PageRequest(band=1, fairness_key="z"))
+    assert (page.best, [head[:2] for head in page.heads]) == (1, [(2, "b")])
 
 
 async def test_an_empty_line_says_so(store: SqlStore) -> None:
-    page = await store.peek(Ask())
-    assert (page.best, list(page.lanes), page.full, page.next_due_at) == (None, [], False, None)
-    page = await store.peek(Ask(), ("shut",))
-    assert (page.best, list(page.lanes), page.full, page.next_due_at) == (None, [], False, None)
+    page = await store.peek(PageRequest())
+    assert (page.best, list(page.heads), page.full, page.next_due_at) == (None, [], False, None)
+    page = await store.peek(PageRequest(), ("shut",))
+    assert (page.best, list(page.heads), page.full, page.next_due_at) == (None, [], False, None)
 
 
 async def test_tasks_that_are_shut_are_read_past_and_not_counted(store: SqlStore) -> None:
     """C3."""
     flows = [at(1, key, url) for key in ("k1", "k2", "k3") for url in ("free", "shut", "tight")]
     await store.create([*flows, at(2, "z", "free")], BUDGET)
-    found = await lanes(store, Ask(limit=3), ("shut", "tight"))
-    assert [queue_head for queue_head in found if queue_head[2] == "free"] == [
+    found = await lanes(store, PageRequest(limit=3), ("shut", "tight"))
+    assert [head for head in found if head[2] == "free"] == [
         (1, "k1", "free"),
         (1, "k2", "free"),
         (1, "k3", "free"),
     ]
     assert (2, "z", "free") not in found
-    following = await lanes(store, Ask(0, 1, *found[-1][1:], limit=3), ("shut", "tight"))
+    following = await lanes(store, PageRequest(0, 1, *found[-1][1:], limit=3), ("shut", "tight"))
     assert following[0] == found[-1]
     assert following[-1] == (2, "z", "free")
 
@@ -111,17 +111,17 @@ async def test_a_step_that_sleeps_is_in_the_line_only_once_it_was_woken(timed: S
     await timed.create(
         [new_flow(start_at=manual.now() + 7 * SECOND), new_flow(start_at=manual.now() + 3 * SECOND)], BUDGET
     )
-    page = await timed.peek(Ask())
+    page = await timed.peek(PageRequest())
     assert (page.best, page.next_due_at) == (None, manual.now() + 3 * SECOND)
     assert await timed.promote_due(10) == 0
     manual.advance(3)
     assert await lanes(timed) == []
     assert await timed.promote_due(10) == 1
     assert await lanes(timed) == [(100, "", "a")]
-    assert (await timed.peek(Ask())).next_due_at == manual.now() + 4 * SECOND
+    assert (await timed.peek(PageRequest())).next_due_at == manual.now() + 4 * SECOND
     manual.advance(100)
     assert await timed.promote_due(10) == 1
-    assert (await timed.peek(Ask())).next_due_at is None
+    assert (await timed.peek(PageRequest())).next_due_at is None
 
 
 async def test_sleepers_are_woken_in_groups_those_first_that_came_due_first(store: SqlStore) -> None:
@@ -168,7 +168,7 @@ async def test_a_parked_step_whose_time_comes_is_woken_once_it_is_released(
     await timed.create([new_flow(start_at=manual.now() + SECOND)], BUDGET)
     await look(timed, "update dwarf_steps set parked = 2")
     manual.advance(2)
-    assert (await timed.promote_due(10), (await timed.peek(Ask())).next_due_at) == (0, None)
+    assert (await timed.promote_due(10), (await timed.peek(PageRequest())).next_due_at) == (0, None)
     await look(timed, "update dwarf_steps set parked = 0")
     assert await timed.promote_due(10) == 1
     assert await lanes(timed) == [(100, "", "a")]
@@ -258,7 +258,7 @@ async def test_two_replicas_claim_by_shares_and_none_twice(pg_stores: tuple[SqlS
     got: list[int] = []
 
     async def claim(store: SqlStore) -> None:
-        while (await store.peek(Ask())).best is not None:
+        while (await store.peek(PageRequest())).best is not None:
             got.extend(await taken(store, 12, shares, **({"x": 0} if gated else {})))
 
     await asyncio.gather(*map(claim, pg_stores))

@@ -17,7 +17,7 @@ import pytest
 
 from dwarf_nats.clock import ManualClock
 from dwarf_nats.embedded import PostgresServer
-from dwarf_nats.rules.planning import Ask, Share
+from dwarf_nats.rules.scheduling.values import PageRequest, Share
 from dwarf_nats.store import line, postgres
 from dwarf_nats.store.migrate import migrate_postgres
 from dwarf_nats.store.statements import claim
@@ -303,9 +303,9 @@ def steps_of(connection: sqlite3.Connection, work: Callable[[sqlite3.Connection]
 
 NOW = 5 * 10**15
 WORK: dict[str, Callable[[sqlite3.Connection], Any]] = {
-    "peek": lambda c: line.peek(c, NOW, Ask(limit=5), ()),
-    "survey from a key on": lambda c: line.peek(c, NOW, Ask(0, 100, "k4", limit=3), ()),
-    "survey past": lambda c: line.peek(c, NOW, Ask(limit=5), ("shut", "task1")),
+    "peek": lambda c: line.peek(c, NOW, PageRequest(limit=5), ()),
+    "survey from a key on": lambda c: line.peek(c, NOW, PageRequest(0, 100, "k4", limit=3), ()),
+    "survey past": lambda c: line.peek(c, NOW, PageRequest(limit=5), ("shut", "task1")),
     "depths": lambda c: line.depths(c, NOW, 4, 50, 5),
     "claim of one key": lambda c: line.pick(c, NOW, 20, [Share(100, "k2", 20)], {}),
     "claim of several": lambda c: line.pick(c, NOW, 20, [Share(100, f"k{n}", 5) for n in (2, 4, 6, 8)], {}),
@@ -319,7 +319,7 @@ WORK: dict[str, Callable[[sqlite3.Connection], Any]] = {
 def test_sqlite_works_no_more_on_a_deep_line(files: dict[str, sqlite3.Connection], name: str) -> None:
     """C4."""
     found = {depth: WORK[name](connection) for depth, connection in files.items()}
-    size = {depth: len(one) if isinstance(one, list) else len(one.lanes) for depth, one in found.items()}
+    size = {depth: len(one) if isinstance(one, list) else len(one.heads) for depth, one in found.items()}
     assert 0 < size["small"] <= size["deep"]
     each = {depth: steps_of(connection, WORK[name]) / size[depth] for depth, connection in files.items()}
     assert each["deep"] <= each["small"] * 1.3

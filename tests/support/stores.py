@@ -9,8 +9,8 @@ from typing import Any
 from dwarf_nats.errors import NotFound
 from dwarf_nats.rules.claims import ClaimedRow, claimed_step
 from dwarf_nats.rules.decide import fail, release
-from dwarf_nats.rules.planning import Ask
 from dwarf_nats.rules.rows import TreeChange
+from dwarf_nats.rules.scheduling.values import PageRequest
 from dwarf_nats.rules.settlement import FlowEnd, Settlement
 from dwarf_nats.rules.state_refs import RefSource
 from dwarf_nats.rules.steps import ClaimedStep, FlowContext, NewFlow, NewStep
@@ -90,8 +90,8 @@ async def one_claimed(store: SqlStore, state: dict[str, Any] | None = None, **mo
 
 async def next_due(store: SqlStore) -> int | None:
     """Microseconds until the next pending step is due, 0 or less if one is; `None` if there is none."""
-    page = await store.peek(Ask(limit=1))
-    times = [queue_head.due_at for queue_head in page.lanes] + ([] if page.next_due_at is None else [page.next_due_at])
+    page = await store.peek(PageRequest(limit=1))
+    times = [head.due_at for head in page.heads] + ([] if page.next_due_at is None else [page.next_due_at])
     return min(times) - page.now if times else None
 
 

@@ -41,7 +41,7 @@ async def test_the_line_of_due_steps_by_band(dsn: str, proxy: TaskProxy) -> None
         assert oldest.keys() == {("1",), ("50",)}
         assert oldest["1",] >= oldest["50",] >= 0
         held.release.set()
-        await until(lambda: not on.engine._slots.count and held.began.locked() is False, on.engine)
+        await until(lambda: not on.engine._slots.in_use and held.began.locked() is False, on.engine)
         await until(lambda: on.heard.points("dwarf_flows_terminated_total") == {("completed", "bad"): 5}, on.engine)
         await on.read()
         assert shown(on, *LINE) == [{(): 0}, {("1",): 0, ("50",): 0}, {("1",): 0, ("50",): 0}]

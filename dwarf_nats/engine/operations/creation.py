@@ -194,7 +194,7 @@ def after_creation(shard: Shard, new: NewFlow, created_at: int) -> None:
         shard.first_step(new, created_at)
     elif new.start:
         due = max(new.start_at or 0, created_at)
-        shard.ready_queue.hint_of(facts, due - created_at)
+        shard.ready_queue.hint_flow(facts, due - created_at)
         pending = [(new.step_id, facts.priority, due)]
     shard.announce(changed, pending)
 

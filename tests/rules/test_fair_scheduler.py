@@ -1,4 +1,4 @@
-"""Bands, fairness and the pages a line is read in (C1-C3)."""
+"""Bands, fairness and the pages a ready queue is read in (C1-C3)."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dwarf_nats.rules import planning
-from dwarf_nats.rules.planning import Ask, Claim, FairScheduler, Page, QueueHead, QueueView, Share
+from dwarf_nats.rules.scheduling import fair_scheduler
+from dwarf_nats.rules.scheduling.fair_scheduler import FairScheduler
+from dwarf_nats.rules.scheduling.queue_view import QUEUE_VIEW_MAX_KEYS, QueueView
+from dwarf_nats.rules.scheduling.values import PAGE_MAX_HEADS, Claim, Page, PageRequest, QueueHead, Share
 
 NOW = 10**15
 SECOND = 1_000_000
 
 
 class Queue:
-    """One shard's line in memory: of each band and key its due times, oldest first."""
+    """One shard's ready queue in memory: of each band and key its due times, oldest first."""
 
     def __init__(self, ahead_us: int = 0) -> None:
         self.clock = NOW + ahead_us
@@ -31,17 +33,14 @@ class Queue:
         self.weights[band, key] = weight
         return self
 
-    def page(self, ask: Ask) -> Page:
+    def page(self, request: PageRequest) -> Page:
         self.pages += 1
-        lanes = sorted(queue_head for queue_head, steps in self.waiting.items() if steps and queue_head[0] > ask.floor)
-        best = lanes[0][0] if lanes else None
-        start = (best, ask.fairness_key if best == ask.band else "")
-        lanes = [queue_head for queue_head in lanes if queue_head >= start]
-        found = [
-            QueueHead(*queue_head, "task", self.waiting[queue_head][0], self.weights[queue_head])
-            for queue_head in lanes[: ask.limit]
-        ]
-        return Page(self.clock, best, found, len(lanes) >= ask.limit, None)
+        heads = sorted(head for head, steps in self.waiting.items() if steps and head[0] > request.floor)
+        best = heads[0][0] if heads else None
+        start = (best, request.fairness_key if best == request.band else "")
+        heads = [head for head in heads if head >= start]
+        found = [QueueHead(*head, "task", self.waiting[head][0], self.weights[head]) for head in heads[: request.limit]]
+        return Page(self.clock, best, found, len(heads) >= request.limit, None)
 
     def take(self, shares: Sequence[Share], limit: int) -> list[tuple[Share, list[int]]]:
         taken = []
@@ -62,26 +61,26 @@ class Replica:
 
     def __init__(self, *queues: Queue) -> None:
         self.queues = dict(enumerate(queues, 1))
-        self.rosters = {shard: QueueView() for shard in self.queues}
-        self.turns = FairScheduler()
+        self.views = {shard: QueueView() for shard in self.queues}
+        self.scheduler = FairScheduler()
 
-    def look(self, slots: int) -> None:
+    def poll(self, slots: int) -> None:
         for shard, queue in self.queues.items():
-            ask: Ask | None = self.rosters[shard].ask(slots)
-            while ask is not None:
-                ask = self.rosters[shard].read(ask, queue.page(ask), NOW, (), slots)
+            request: PageRequest | None = self.views[shard].first_request(slots)
+            while request is not None:
+                request = self.views[shard].add_page(request, queue.page(request), NOW, (), slots)
 
     def claim(self, slots: int) -> Counter[tuple[int, str]]:
         """One round; how many steps of which band and key."""
-        self.look(slots)
-        plan = self.turns.plan(self.rosters, slots)
+        self.poll(slots)
+        plan = self.scheduler.plan(self.views, slots)
         got: Counter[tuple[int, str]] = Counter()
         for shard, (limit, shares) in plan.items():
             for share, steps in self.queues[shard].take(shares, limit):
                 limit -= len(steps)
-                self.turns.charge(share, len(steps))
+                self.scheduler.charge(share, len(steps))
                 if limit > 0 or len(steps) == share.steps:
-                    self.rosters[shard].served(share, len(steps), max(steps, default=0))
+                    self.views[shard].note_claimed(share, len(steps), max(steps, default=0))
                 if steps:
                     got[share.priority, share.fairness_key] += len(steps)
         return got
@@ -212,7 +211,7 @@ def test_a_thousand_keys_get_the_same_though_a_page_shows_a_few() -> None:
     for _ in range(200):
         got += replica.claim(80)
     assert len(got) == 1000
-    assert max(got.values()) - min(got.values()) <= planning.LARGEST_HELPING
+    assert max(got.values()) - min(got.values()) <= fair_scheduler.LARGEST_QUANTUM_STEPS
     assert queue.pages == 200
 
 
@@ -228,7 +227,7 @@ def test_keys_of_a_worse_band_are_all_served_while_a_better_one_trickles() -> No
         got += replica.claim(80)
     assert got.pop((1, "better")) == 150
     assert len(got) == 1000
-    assert max(got.values()) - min(got.values()) <= planning.LARGEST_HELPING
+    assert max(got.values()) - min(got.values()) <= fair_scheduler.LARGEST_QUANTUM_STEPS
 
 
 def test_a_heavy_key_among_a_thousand_light_ones_gets_its_share_all_along() -> None:
@@ -240,9 +239,9 @@ def test_a_heavy_key_among_a_thousand_light_ones_gets_its_share_all_along() -> N
     for _ in range(3):
         replica.claim(100)
     queue.add("heavy", 10**5, weight=1000)
-    replica.rosters[1].note(1, "heavy", 1000, NOW)
+    replica.views[1].note_ready(1, "heavy", 1000, NOW)
     got = [replica.claim(100)[1, "heavy"] for _ in range(100)]
-    assert all(abs(steps - 50) <= planning.LARGEST_HELPING for steps in got[5:])
+    assert all(abs(steps - 50) <= fair_scheduler.LARGEST_QUANTUM_STEPS for steps in got[5:])
 
 
 def test_a_claim_asks_few_keys_for_several_steps_each_if_all_have_them() -> None:
@@ -275,7 +274,7 @@ def test_a_key_that_is_heard_of_is_served_before_its_page_is_read() -> None:
     for _ in range(10):
         replica.claim(100)
     queue.add("z", 100, weight=5000)
-    replica.rosters[1].note(1, "z", 5000, NOW)
+    replica.views[1].note_ready(1, "z", 5000, NOW)
     got = Counter[tuple[int, str]]()
     for _ in range(10):
         got += replica.claim(100)
@@ -283,33 +282,33 @@ def test_a_key_that_is_heard_of_is_served_before_its_page_is_read() -> None:
 
 
 def test_a_key_that_is_heard_of_while_it_is_served_stays_known() -> None:
-    queue_view = QueueView()
-    queue_view.read(queue_view.ask(5), Page(NOW, 1, [QueueHead(1, "a", "t", NOW, 1.0)], False, None), NOW, (), 5)
-    queue_view.note(1, "a", 1.0, NOW)
-    queue_view.served(Share(1, "a", 5), 1, NOW)
-    assert set(queue_view.keys(1)) == {"a"}
-    queue_view.served(Share(1, "a", 5), 1, NOW)
-    assert queue_view.best is None
+    view = QueueView()
+    view.add_page(view.first_request(5), Page(NOW, 1, [QueueHead(1, "a", "t", NOW, 1.0)], False, None), NOW, (), 5)
+    view.note_ready(1, "a", 1.0, NOW)
+    view.note_claimed(Share(1, "a", 5), 1, NOW)
+    assert set(view.keys(1)) == {"a"}
+    view.note_claimed(Share(1, "a", 5), 1, NOW)
+    assert view.best is None
 
 
 def test_more_keys_than_are_kept_are_all_served_in_time() -> None:
     """Memory is bounded, and nobody starves for it."""
     queue = Queue()
-    keys = 2 * planning.KEYS
+    keys = 2 * QUEUE_VIEW_MAX_KEYS
     for number in range(keys):
         queue.add(f"k{number:05}", 100)
     replica = Replica(queue)
     got = Counter[tuple[int, str]]()
     for _ in range(8 * keys // 400):
         got += replica.claim(500)
-        assert len(replica.rosters[1].keys(1)) <= planning.KEYS + planning.PAGE
+        assert len(replica.views[1].keys(1)) <= QUEUE_VIEW_MAX_KEYS + PAGE_MAX_HEADS
     assert len(got) == keys
 
 
-def test_bands_and_debts_are_remembered_within_bounds() -> None:
+def test_bands_and_retained_keys_are_remembered_within_bounds() -> None:
     queue = Queue()
     replica = Replica(queue)
-    for number in range(3 * planning.DEBTS):
+    for number in range(3 * fair_scheduler.RETAINED_MAX_KEYS):
         queue.add(f"k{number}")
         if number % 500 == 499:
             while replica.claim(500):
@@ -318,8 +317,8 @@ def test_bands_and_debts_are_remembered_within_bounds() -> None:
         queue.add("a", band=band)
     while replica.claim(7):
         pass
-    assert len(replica.turns._bands) <= planning.BANDS + planning.PAGE
-    assert all(len(band.debts) <= planning.DEBTS for band in replica.turns._bands.values())
+    assert len(replica.scheduler._classes) <= fair_scheduler.MAX_PRIORITY_CLASSES + PAGE_MAX_HEADS
+    assert all(len(band.retained) <= fair_scheduler.RETAINED_MAX_KEYS for band in replica.scheduler._classes.values())
 
 
 def test_each_step_in_a_band_of_its_own_goes_in_order() -> None:
@@ -335,74 +334,74 @@ def test_each_step_in_a_band_of_its_own_goes_in_order() -> None:
 def test_a_key_is_gone_once_a_round_has_not_met_it() -> None:
     queue = Queue().add("a", 5).add("b", 5)
     replica = Replica(queue)
-    replica.look(10)
-    assert set(replica.rosters[1].keys(1)) == {"a", "b"}
+    replica.poll(10)
+    assert set(replica.views[1].keys(1)) == {"a", "b"}
     queue.waiting[1, "b"].clear()  # another replica took them
-    replica.look(10)
-    assert set(replica.rosters[1].keys(1)) == {"a"}
+    replica.poll(10)
+    assert set(replica.views[1].keys(1)) == {"a"}
 
 
 def test_tasks_that_are_passed_over_leave_their_band_to_the_next() -> None:
     """C3."""
-    queue_view = QueueView()
-    lanes = [
+    view = QueueView()
+    heads = [
         QueueHead(1, "a", "shut", NOW, 1.0),
         QueueHead(1, "b", "shut", NOW, 1.0),
         QueueHead(2, "c", "free", NOW, 1.0),
     ]
-    assert queue_view.read(queue_view.ask(5), Page(NOW, 1, lanes, False, None), NOW, {"shut"}, 5) is None
-    assert (queue_view.best, queue_view.bands()) == (2, [2])
-    assert FairScheduler().plan({1: queue_view}, 5) == {1: Claim(5, [Share(2, "c", 5)])}
+    assert view.add_page(view.first_request(5), Page(NOW, 1, heads, False, None), NOW, {"shut"}, 5) is None
+    assert (view.best, view.bands()) == (2, [2])
+    assert FairScheduler().plan({1: view}, 5) == {1: Claim(5, [Share(2, "c", 5)])}
 
 
 def test_a_key_is_known_by_its_oldest_admissible_step() -> None:
     """C2: its weight is that step's."""
-    queue_view = QueueView()
-    lanes = [
+    view = QueueView()
+    heads = [
         QueueHead(1, "a", "t1", NOW - 5, 1.0),
         QueueHead(1, "a", "t2", NOW - 9, 2.0),
         QueueHead(1, "a", "t3", NOW - 99, 7.0),
         QueueHead(1, "a", "t4", NOW - 7, 4.0),
     ]
-    queue_view.read(queue_view.ask(5), Page(NOW, 1, lanes, False, None), NOW, {"t3"}, 5)
-    assert (queue_view.keys(1)["a"].weight, queue_view.keys(1)["a"].since) == (2.0, NOW - 9)
+    view.add_page(view.first_request(5), Page(NOW, 1, heads, False, None), NOW, {"t3"}, 5)
+    assert (view.keys(1)["a"].weight, view.keys(1)["a"].since) == (2.0, NOW - 9)
 
 
-def test_a_band_full_of_tasks_passed_over_is_read_past_in_the_same_look() -> None:
-    queue_view = QueueView()
-    ask = queue_view.ask(5)
-    blocked_tasks = [QueueHead(1, f"k{number}", "shut", NOW, 1.0) for number in range(10)]
-    following = queue_view.read(ask, Page(NOW, 1, blocked_tasks, True, None), NOW, {"shut"}, 5)
+def test_a_band_full_of_tasks_passed_over_is_read_past_in_the_same_poll() -> None:
+    view = QueueView()
+    request = view.first_request(5)
+    blocked = [QueueHead(1, f"k{number}", "shut", NOW, 1.0) for number in range(10)]
+    following = view.add_page(request, Page(NOW, 1, blocked, True, None), NOW, {"shut"}, 5)
     assert following is not None
     assert following.floor == 1
     assert (
-        queue_view.read(following, Page(NOW, 2, [QueueHead(2, "a", "free", NOW, 1.0)], False, None), NOW, {"shut"}, 5)
+        view.add_page(following, Page(NOW, 2, [QueueHead(2, "a", "free", NOW, 1.0)], False, None), NOW, {"shut"}, 5)
         is None
     )
-    assert (queue_view.best, queue_view.barren, queue_view.complete) == (2, False, False)
+    assert (view.best, view.is_empty, view.complete) == (2, False, False)
 
 
-def test_nothing_admissible_is_a_verdict_on_the_whole_line_only() -> None:
-    queue_view = QueueView()
-    blocked_tasks = [QueueHead(1, f"k{number}", "shut", NOW, 1.0) for number in range(10)]
-    following = queue_view.read(queue_view.ask(5), Page(NOW, 1, blocked_tasks, True, None), NOW, {"shut"}, 5)
+def test_nothing_admissible_is_a_verdict_on_the_whole_queue_only() -> None:
+    view = QueueView()
+    blocked = [QueueHead(1, f"k{number}", "shut", NOW, 1.0) for number in range(10)]
+    following = view.add_page(view.first_request(5), Page(NOW, 1, blocked, True, None), NOW, {"shut"}, 5)
     assert following is not None
-    assert queue_view.read(following, Page(NOW, None, [], False, None), NOW, {"shut"}, 5) is None
-    assert not queue_view.barren
-    ask = queue_view.ask(5)
-    assert (ask.band, ask.fairness_key) == (1, "k9")
-    assert queue_view.read(ask, Page(NOW, 1, blocked_tasks[9:], False, None), NOW, {"shut"}, 5) is None
-    assert queue_view.barren
+    assert view.add_page(following, Page(NOW, None, [], False, None), NOW, {"shut"}, 5) is None
+    assert not view.is_empty
+    request = view.first_request(5)
+    assert (request.band, request.fairness_key) == (1, "k9")
+    assert view.add_page(request, Page(NOW, 1, blocked[9:], False, None), NOW, {"shut"}, 5) is None
+    assert view.is_empty
 
 
 def test_a_step_that_is_not_due_yet_is_known_by_its_time_only() -> None:
     """C5."""
-    queue_view = QueueView()
+    view = QueueView()
     late = QueueHead(1, "a", "t", NOW + 70, 1.0)
-    queue_view.read(queue_view.ask(5), Page(NOW, 1, [late], False, NOW + 90), NOW - 1000, (), 5)
-    assert (queue_view.best, queue_view.next_due_at) == (None, NOW - 930)
-    queue_view.note_wake(NOW - 950)
-    assert queue_view.next_due_at == NOW - 950
+    view.add_page(view.first_request(5), Page(NOW, 1, [late], False, NOW + 90), NOW - 1000, (), 5)
+    assert (view.best, view.next_due_at) == (None, NOW - 930)
+    view.note_scheduled(NOW - 950)
+    assert view.next_due_at == NOW - 950
 
 
 weights = st.floats(0.05, 20)
