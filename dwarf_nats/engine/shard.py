@@ -712,7 +712,12 @@ class Shard:
         # One commit makes at most created, running and a stop of one flow, in this order.
         order = {Status.CREATED: 0, Status.RUNNING: 1}.get(status, 2)
         return StatusChanged(
-            f"{self.number}-{flow_id}", f"{self.number}-{thread_id}", workflow, status, at, at * 4 + order
+            flow_id=f"{self.number}-{flow_id}",
+            thread_id=f"{self.number}-{thread_id}",
+            workflow=workflow,
+            status=status,
+            at=at,
+            sequence=at * 4 + order,
         )
 
     def announce(

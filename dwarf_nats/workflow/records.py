@@ -1,9 +1,9 @@
-"""What the reading operations return (O5-O9, O16). Times are microseconds since the epoch."""
+"""Records that operations return (O5-O9, O16). Times are microseconds since the epoch."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 import msgspec
@@ -16,15 +16,18 @@ _parse = msgspec.json.Decoder().decode
 
 @dataclass(slots=True)
 class Outcome:
-    """Where a flow stands (O5). `error` exactly when failed, `cancel_reason` when cancelled, `interrupt_json` when an
-    interrupt paused it; `state_json` is `{}` while created or running.
+    """The outcome of a flow, so far (O5).
 
-    `truncated`: it did not fit the bus, and what was too large was left out; a state that was left out reads as `{}`."""
+    `error` is set exactly if it failed, `cancel_reason` if it was cancelled, `interrupt_json` if an interrupt paused it.
+    `state_json` is `{}` while the flow is created or running. `truncated`: the outcome did not fit the bus, and large parts
+    were left out; a state that was left out reads as `{}`.
+    """
 
     flow_key: str
     workflow: str
     status: Status
     state_json: bytes = b"{}"
+    _: KW_ONLY
     error: ErrorInfo | None = None
     cancel_reason: str | None = None
     interrupt_json: bytes | None = None
@@ -41,7 +44,7 @@ class Outcome:
         return None if self.interrupt_json is None else _parse(self.interrupt_json)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Step:
     """One step. In a history `state_json`, `changes_json` and the neighbours' keys are absent (O7).
 
@@ -76,7 +79,7 @@ class Step:
     truncated: bool = False
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class FlowSummary:
     """One line of `list` (O9)."""
 
@@ -94,7 +97,7 @@ class FlowSummary:
     cancel_reason: str | None = None
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class ShardInfo:
     """Health and size of one shard (O16). `error` is empty for a healthy one.
 
@@ -133,7 +136,7 @@ class GraphInfo:
     """Of the graph that was just put: what looks like a mistake in it (G11)."""
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True, frozen=True, kw_only=True)
 class StatusChanged:
     """A flow's status became `status` (wire section 5). Ids are token-free (`1-42`)."""
 
@@ -146,7 +149,7 @@ class StatusChanged:
     """Grows with every change of one flow."""
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True, frozen=True, kw_only=True)
 class TaskHealth:
     """A task that one replica holds back.
 

@@ -18,14 +18,14 @@ FLOW = "1-42-a1B2c3D4e5F6g7H8"
 
 def step(number: int, task: str, status: Status = Status.COMPLETED, *below: Step, at: int = 0, sub: str = "") -> Step:
     return Step(
-        f"1-{number}-h8G7f6E5d4C3b2A1",
-        number,
-        1,
-        task,
-        0,
-        status,
-        0,
-        at,
+        step_key=f"1-{number}-h8G7f6E5d4C3b2A1",
+        step_id=number,
+        depth=1,
+        task=task,
+        attempt=0,
+        status=status,
+        created_at=0,
+        updated_at=at,
         sub_workflow=sub or None,
         sub_history=[*below],
     )

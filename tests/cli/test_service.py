@@ -131,7 +131,19 @@ def test_a_history_is_printed_whole_or_page_by_page(at: Run, tmp_path: Path, mon
 
 def test_what_of_an_outcome_or_a_history_did_not_fit_is_said() -> None:
     """Wire: histories; and where the rest of a sub-workflow is."""
-    step = Step("1-2-x", 2, 1, "call", 0, Status.COMPLETED, 0, 0, subgraph=True, sub_workflow="pay", truncated=True)
+    step = Step(
+        step_key="1-2-x",
+        step_id=2,
+        depth=1,
+        task="call",
+        attempt=0,
+        status=Status.COMPLETED,
+        created_at=0,
+        updated_at=0,
+        subgraph=True,
+        sub_workflow="pay",
+        truncated=True,
+    )
     step.sub_flow_key = "1-3-a1B2c3D4e5F6g7H8"
     assert "more of pay: dwarf-nats flow history 1-3-a1B2c3D4e5F6g7H8" in history_view([step])
     outcome = Outcome("1-1-x", "pay", Status.COMPLETED, truncated=True)

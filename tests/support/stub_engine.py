@@ -87,7 +87,18 @@ class StubEngine:
 
     async def history_page(self, flow_key: str, limit: int, cursor: str, /) -> tuple[list[Step], str]:
         self._note("history", flow_key, limit, cursor)
-        return [Step(STEP, 43, 1, "charge", 0, Status.COMPLETED, 0, 0)], ""
+        return [
+            Step(
+                step_key=STEP,
+                step_id=43,
+                depth=1,
+                task="charge",
+                attempt=0,
+                status=Status.COMPLETED,
+                created_at=0,
+                updated_at=0,
+            )
+        ], ""
 
     async def mermaid(self, flow_key: str, _fits: Callable[[str], bool], /) -> str:
         self._note("mermaid", flow_key)
@@ -95,11 +106,32 @@ class StubEngine:
 
     async def step(self, step_key: str, /) -> Step:
         self._note("step", step_key)
-        return Step(STEP, 43, 1, "charge", 0, Status.COMPLETED, 0, 0, state_json=b'{"a":1}', changes_json=b"{}")
+        return Step(
+            step_key=STEP,
+            step_id=43,
+            depth=1,
+            task="charge",
+            attempt=0,
+            status=Status.COMPLETED,
+            created_at=0,
+            updated_at=0,
+            state_json=b'{"a":1}',
+            changes_json=b"{}",
+        )
 
     async def list(self, query: Query, cursor: str = "", /) -> tuple[list[FlowSummary], str]:
         self._note("list", query, cursor)
-        return [FlowSummary(KEY, KEY, "order", Status.RUNNING, 0, 0, 100)], "" if cursor else "next"
+        return [
+            FlowSummary(
+                flow_key=KEY,
+                thread_key=KEY,
+                workflow="order",
+                status=Status.RUNNING,
+                created_at=0,
+                updated_at=0,
+                priority=100,
+            )
+        ], "" if cursor else "next"
 
     async def purge(self, query: Query, /) -> int:
         self._note("purge", query)
@@ -138,7 +170,7 @@ class StubEngine:
         return KEY
 
     async def shard_info(self) -> list[ShardInfo]:  # type: ignore[valid-type]
-        return [ShardInfo(1, "", 0.5, 2, 3)]
+        return [ShardInfo(shard=1, error="", latency_ms=0.5, flows=2, steps=3)]
 
     async def breaker_tripped(self, task: str, /) -> bool:
         self._note("breaker", task)
@@ -146,8 +178,15 @@ class StubEngine:
 
     def task_health(self) -> list[TaskHealth]:  # type: ignore[valid-type]
         return [
-            TaskHealth("charge", 12.34567),
-            TaskHealth("ship", None, 1_700_000_000_000_000, "no_responders", 2, 1_700_000_000_400_000),
+            TaskHealth(url="charge", rate=12.34567),
+            TaskHealth(
+                url="ship",
+                rate=None,
+                tripped_at=1_700_000_000_000_000,
+                cause="no_responders",
+                probes=2,
+                probe_at=1_700_000_000_400_000,
+            ),
         ]
 
     async def put_graph(self, graph: Graph, /) -> GraphInfo:

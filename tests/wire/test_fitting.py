@@ -57,7 +57,7 @@ def test_of_an_outcome_only_what_is_too_large_is_left_out(state: int, payload: i
 
 def test_a_huge_error_is_cut_and_a_small_state_stays() -> None:
     error = ErrorInfo("“" * 40_000, 402, {"charge": "z" * 5_000})
-    told = outcome_within(Outcome(KEY, "w", Status.FAILED, text(10), error), 8_000)
+    told = outcome_within(Outcome(KEY, "w", Status.FAILED, text(10), error=error), 8_000)
     assert (told["state"]["x"], told["truncated"]) == ("y" * 10, True)
     assert (told["error"]["code"], told["error"]["cut"]) == (402, True)
     assert told["error"]["message"].startswith("“““")
@@ -76,18 +76,47 @@ def test_every_outcome_and_step_fits(
     """Wire: large-replies; whatever its members are; one that was whole would have been sent whole."""
     error = None if message is None else ErrorInfo(message.encode("utf-8", "replace").decode(), 500)
     interrupt = None if payload is None else text(payload)
-    outcome = Outcome(KEY, "order", Status.FAILED, text(state), error, reason, interrupt)
+    outcome = Outcome(
+        KEY, "order", Status.FAILED, text(state), error=error, cancel_reason=reason, interrupt_json=interrupt
+    )
     told = outcome_within(outcome, room)
     assert (told["flowKey"], told["status"]) == (KEY, "failed")
     assert ("truncated" in told) == (len(fitting.outcome(outcome, 10**9)) > room)
-    step = Step(STEP, 43, 1, "a", 0, Status.FAILED, 0, 0, None, error, None, None, text(state), text(state), interrupt)
+    step = Step(
+        step_key=STEP,
+        step_id=43,
+        depth=1,
+        task="a",
+        attempt=0,
+        status=Status.FAILED,
+        created_at=0,
+        updated_at=0,
+        started_at=None,
+        error=error,
+        predecessor_id=None,
+        successor_id=None,
+        state_json=text(state),
+        changes_json=text(state),
+        interrupt_json=interrupt,
+    )
     body = fitting.step(step, room)
     assert len(body) <= room
     assert ("truncated" in json.loads(body)) == (len(fitting.step(step, 10**9)) > room)
 
 
 def test_of_a_step_the_state_goes_first_and_then_the_changes() -> None:
-    step = Step(STEP, 43, 1, "a", 0, Status.COMPLETED, 0, 0, state_json=text(700), changes_json=text(700))
+    step = Step(
+        step_key=STEP,
+        step_id=43,
+        depth=1,
+        task="a",
+        attempt=0,
+        status=Status.COMPLETED,
+        created_at=0,
+        updated_at=0,
+        state_json=text(700),
+        changes_json=text(700),
+    )
     told = json.loads(fitting.step(step, 1_200))
     assert (told["truncated"], "state" in told, "changes" in told) == (True, False, True)
     told = json.loads(fitting.step(step, 600))
@@ -95,7 +124,16 @@ def test_of_a_step_the_state_goes_first_and_then_the_changes() -> None:
 
 
 def step_of(number: int, error: int = 0, below: list[Step] | None = None) -> Step:
-    made = Step(f"1-{number}-h8G7f6E5d4C3b2A1", number, number, "a", 0, Status.COMPLETED, 0, 0)
+    made = Step(
+        step_key=f"1-{number}-h8G7f6E5d4C3b2A1",
+        step_id=number,
+        depth=number,
+        task="a",
+        attempt=0,
+        status=Status.COMPLETED,
+        created_at=0,
+        updated_at=0,
+    )
     if error:
         made.error = ErrorInfo("e" * error)
     if below is not None:
@@ -136,7 +174,16 @@ def test_a_page_of_a_history_that_does_not_fit_is_shorter_and_nothing_is_missing
 
 
 def test_a_page_of_a_list_is_shorter_and_a_flow_that_is_too_large_is_cut() -> None:
-    flow = FlowSummary(KEY, KEY, "order", Status.FAILED, 0, 0, 100, error=ErrorInfo("m" * 300))
+    flow = FlowSummary(
+        flow_key=KEY,
+        thread_key=KEY,
+        workflow="order",
+        status=Status.FAILED,
+        created_at=0,
+        updated_at=0,
+        priority=100,
+        error=ErrorInfo("m" * 300),
+    )
     assert fitting.flows([flow] * 3, "c", 10_000)[1] == 3
     assert fitting.flows([flow] * 3, "c", 1_300)[1] == 2
     large = replace(flow, error=ErrorInfo("m" * 5_000), cancel_reason="r" * 5_000)

@@ -94,7 +94,7 @@ def test_query_keeps_what_was_given_and_nothing_else() -> None:
 def test_outcome_has_error_reason_and_payload_only_where_they_apply_o5() -> None:
     plain = msgspec.json.decode(codec.encode_outcome(Outcome(KEY, "order", Status.RUNNING)))
     assert plain == {"flowKey": KEY, "workflow": "order", "status": "running", "state": {}}
-    failed = Outcome(KEY, "order", Status.FAILED, b'{"a":1.10}', ErrorInfo("no", 402, {"task": "charge"}))
+    failed = Outcome(KEY, "order", Status.FAILED, b'{"a":1.10}', error=ErrorInfo("no", 402, {"task": "charge"}))
     assert b'"state":{"a":1.10}' in codec.encode_outcome(failed)
     assert msgspec.json.decode(codec.encode_outcome(failed))["error"] == {
         "task": "charge",
@@ -106,12 +106,23 @@ def test_outcome_has_error_reason_and_payload_only_where_they_apply_o5() -> None
 
 
 def test_steps_and_summaries_leave_out_what_has_no_value() -> None:
-    step = Step(KEY, 42, 1, "charge", 0, Status.PENDING, 0, 1_500_000)
+    step = Step(
+        step_key=KEY,
+        step_id=42,
+        depth=1,
+        task="charge",
+        attempt=0,
+        status=Status.PENDING,
+        created_at=0,
+        updated_at=1_500_000,
+    )
     assert msgspec.to_builtins(codec.step_message(step)) == {
         "stepKey": KEY, "stepId": 42, "depth": 1, "task": "charge", "attempt": 0, "status": "pending",
         "createdAt": "1970-01-01T00:00:00.000000Z", "updatedAt": "1970-01-01T00:00:01.500000Z",
     }  # fmt: skip
-    flow = FlowSummary(KEY, KEY, "order", Status.CREATED, 0, 0, 100)
+    flow = FlowSummary(
+        flow_key=KEY, thread_key=KEY, workflow="order", status=Status.CREATED, created_at=0, updated_at=0, priority=100
+    )
     assert set(msgspec.to_builtins(codec.summary_message(flow))) == {
         "flowKey", "threadKey", "workflow", "status", "createdAt", "updatedAt", "priority",
     }  # fmt: skip

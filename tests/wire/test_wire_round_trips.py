@@ -101,8 +101,13 @@ CASES: list[tuple[Any, type[msgspec.Struct], Callable[[Any], Any], Callable[[Any
     (NESTED, m.Step, codec.step_message, codec.step_record),
     (SUMMARY, m.FlowSummary, codec.summary_message, codec.summary_record),
     (BARE_SUMMARY, m.FlowSummary, codec.summary_message, codec.summary_record),
-    (ShardInfo(2, "away", 0.5, 3, 4, joining=True), m.Shard, codec.shard_message, codec.shard_record),
-    (ShardInfo(1), m.Shard, codec.shard_message, codec.shard_record),
+    (
+        ShardInfo(shard=2, error="away", latency_ms=0.5, flows=3, steps=4, joining=True),
+        m.Shard,
+        codec.shard_message,
+        codec.shard_record,
+    ),
+    (ShardInfo(shard=1), m.Shard, codec.shard_message, codec.shard_record),
     (GraphInfo("order", "ab" * 32, AT), m.GraphEntry, codec.graph_message, codec.graph_record),
 ]
 

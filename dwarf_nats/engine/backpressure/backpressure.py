@@ -95,9 +95,16 @@ class Backpressure:
         rates = self.valves.rates()
         tripped = {url: breaker for gate in self.gates for url, breaker in gate.breakers.tripped.items()}
         return [
-            TaskHealth(url, rates.get(url), breaker.since, breaker.cause, breaker.probes, breaker.probe_at)
+            TaskHealth(
+                url=url,
+                rate=rates.get(url),
+                tripped_at=breaker.since,
+                cause=breaker.cause,
+                probes=breaker.probes,
+                probe_at=breaker.probe_at,
+            )
             if (breaker := tripped.get(url)) is not None
-            else TaskHealth(url, rates[url])
+            else TaskHealth(url=url, rate=rates[url])
             for url in sorted({*rates, *tripped})
         ]
 
