@@ -49,21 +49,21 @@ class Deployment:
     def is_away(self, number: int) -> bool:
         """Tell whether the database of a shard is taken to be away, or not known here."""
         shard = self._shards.get(number)
-        return shard is None or bool(shard.away)
+        return shard is None or shard.availability.is_away
 
     # -- where flows and keys belong
 
     def any_shard(self) -> Shard:
         """A shard for a new flow: one of those agreed on, whose database is there as far as is known."""
         agreed = [shard for number, shard in self._shards.items() if number <= self.count or not self.count]
-        there = [shard for shard in agreed if not shard.away and shard.number not in self._silent]
+        there = [shard for shard in agreed if not shard.availability.is_away and shard.number not in self._silent]
         return random.choice(there or agreed)
 
     def other_than(self, away: Shard) -> Shard | None:
         """Another shard for a new flow, now that one was found to be away: it gets none before its database answers again."""
         self._silent.add(away.number)
         shard = self.any_shard()
-        return None if shard.away or shard.number in self._silent else shard
+        return None if shard.availability.is_away or shard.number in self._silent else shard
 
     async def home(self, fairness_key: str, idempotency_key: str) -> tuple[Shard, int]:
         """The shard on which a key is taken, and the number of shards it was worked out with.
@@ -83,8 +83,8 @@ class Deployment:
                     await self.agree()
                 except BadRequest as error:  # of this replica, not of the request
                     raise Unavailable(error.message) from None
-        if number and number in self._shards and self._shards[number].away:
-            raise Unavailable(self._shards[number].away)
+        if number and number in self._shards and self._shards[number].availability.is_away:
+            raise Unavailable(self._shards[number].availability.reason)
         raise Unavailable("the replicas have not agreed on the shards of this deployment yet: try again")
 
     def learned(self, number: int, count: int) -> None:
@@ -150,7 +150,7 @@ class Deployment:
 
     async def _entered(self) -> dict[int, Facts]:
         """What each database says that is there; one that says nothing becomes a shard of this deployment."""
-        there = [shard for _, shard in sorted(self._shards.items()) if shard.opened and not shard.away]
+        there = [shard for _, shard in sorted(self._shards.items()) if shard.opened and not shard.availability.is_away]
         facts: dict[int, Facts] = {}
         for shard in there:
             found = await shard.store.facts()

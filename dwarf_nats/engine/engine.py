@@ -24,6 +24,7 @@ from dwarf_nats.engine.lifecycle import ShardLifecycle
 from dwarf_nats.engine.maintenance.integrity import Integrity
 from dwarf_nats.engine.operations.all import Operations
 from dwarf_nats.engine.peers import PeerSignals
+from dwarf_nats.engine.replica import Replica
 from dwarf_nats.engine.scheduling.fetcher import Fetcher
 from dwarf_nats.engine.scheduling.slots import WorkerSlots
 from dwarf_nats.engine.shard import Shard
@@ -80,7 +81,6 @@ class Engine:
         self.name = name or f"{socket.gethostname()}-{os.getpid()}"
         self.counters = telemetry.counters if telemetry.counters is not None else Counters()
         self.traces = Traces(telemetry.tracer_provider)
-        self._ports = ports
         self._log = telemetry.logger if telemetry.logger is not None else log
         self._clock = ports.clock if ports.clock is not None else SystemClock()
         self._instruments = Instruments(telemetry.meter_provider, self.counters)
@@ -98,6 +98,21 @@ class Engine:
             self._clock,
         )
         self._integrity = Integrity(self.graphs, self.deployment)
+        self._replica = Replica(
+            settings=self.settings,
+            clock=self._clock,
+            tasks=ports.tasks,
+            notices=ports.notices,
+            signals=ports.signals,
+            graphs=self.graphs,
+            slots=self._slots,
+            fetcher=self._fetcher,
+            backpressure=self.backpressure,
+            tokens=self._tokens,
+            instruments=self._instruments,
+            traces=self.traces,
+            logger=self._log,
+        )
         self._shards |= {store.shard: self._new_shard(store) for store in stores}
         self._lifecycle = ShardLifecycle(
             self._shards,
@@ -121,24 +136,7 @@ class Engine:
         self._ready = False
 
     def _new_shard(self, store: Store) -> Shard:
-        return Shard(
-            store,
-            settings=self.settings,
-            clock=self._clock,
-            tasks=self._ports.tasks,
-            graphs=self.graphs,
-            notices=self._ports.notices,
-            signals=self._ports.signals,
-            slots=self._slots,
-            fetcher=self._fetcher,
-            tokens=self._tokens,
-            backpressure=self.backpressure,
-            heal=self._integrity.run_once,
-            agree=self.deployment.heard,
-            instruments=self._instruments,
-            traces=self.traces,
-            logger=self._log,
-        )
+        return Shard(store, self._replica, heal=self._integrity.run_once, agree=self.deployment.heard)
 
     # -- start and stop
 

@@ -92,8 +92,8 @@ class Gauges:
         running: Counter[Labels] = Counter()
         bands: list[PriorityBacklog] = []
         for shard in tuple(self._shards.values()):
-            running.update((step.url,) for step in shard.in_flight)
-            if not shard.away:
+            running.update((step.url,) for step in shard.in_flight.steps)
+            if not shard.availability.is_away:
                 try:
                     bands += await shard.store.bands(BANDS, COUNTED, KEYS)
                 except Unavailable as error:
@@ -102,7 +102,7 @@ class Gauges:
         show = self._instruments.show
         show(catalogue.RUNNING, running)
         show(catalogue.FLOWS_ORPHANED, {(): sum(shard.orphaned for shard in self._shards.values())})
-        show(catalogue.SHARD_UP, self._of_shards(lambda shard: int(not shard.away)))
+        show(catalogue.SHARD_UP, self._of_shards(lambda shard: int(not shard.availability.is_away)))
         show(catalogue.RATE_LIMIT, {(url,): rate for url, rate in self._backpressure.valves.rates().items()}, WIDE_OPEN)
         tripped = [one.url for one in self._backpressure.tasks() if one.tripped_at]
         show(catalogue.BREAKER_STATE, dict.fromkeys([(url,) for url in tripped], 1))

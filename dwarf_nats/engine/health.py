@@ -16,10 +16,10 @@ def shard_health(shard: Shard, clock: Clock) -> ShardHealth:
     (B2), and each of its jobs runs.
     """
     dead = [job.get_name() for job in shard.jobs if job.done()]
-    if not shard.upkeep.heard_at:
-        return ShardHealth(shard.number, shard.away or "not opened yet", None, dead)
-    silent_ms = max(0, (clock.now() - shard.upkeep.heard_at) // 1000)
-    reason = shard.away
+    if not shard.availability.heard_at:
+        return ShardHealth(shard.number, shard.availability.reason or "not opened yet", None, dead)
+    silent_ms = max(0, (clock.now() - shard.availability.heard_at) // 1000)
+    reason = shard.availability.reason
     if not reason and silent_ms > shard.settings.replica_timeout_ms:
         reason = f"its database has not answered for {silent_ms} ms"
     return ShardHealth(shard.number, reason, silent_ms, dead)

@@ -61,7 +61,7 @@ class ShardLifecycle:
             raise (grave or [*failed.values()])[0]
         for number, error in failed.items():
             self._log.warning("shard %d is away and taken up when it comes: %s", number, error, extra={"shard": number})
-            self._shards[number].away = str(error)
+            self._shards[number].availability.report_away(str(error))
             self._open_later(self._shards[number], migrate=migrate)
         try:
             await self._deployment.agree()
@@ -103,7 +103,7 @@ class ShardLifecycle:
     async def close_all(self) -> None:
         """Release the steps in flight, write what is left and close every shard."""
         for shard in self._shards.values():
-            await shard.release_in_flight()
+            await shard.in_flight.release_all()
         await asyncio.gather(*(shard.close() for shard in self._shards.values()))
 
     async def _open(self, shard: Shard, *, migrate: bool) -> None:
@@ -126,9 +126,9 @@ class ShardLifecycle:
                 await self._open(shard, migrate=migrate)
                 await self._deployment.agree()
             except DwarfError as error:
-                shard.away = str(error)
+                shard.availability.report_away(str(error))
             else:
-                shard.away = ""
+                shard.availability.report_answer()
                 self._log.info("shard %d is here", shard.number, extra={"shard": shard.number})
                 return
 

@@ -42,7 +42,7 @@ class PeerSignals:
             if key.shard in self._shards:
                 self._shards[key.shard].waiters.wake(key.id, None)
                 if status is Status.CANCELLED:
-                    self._shards[key.shard].cancelled_elsewhere(key)
+                    self._shards[key.shard].in_flight.cancel_flow(key)
 
     def sync_valve(self, task: str, w: float, t: int) -> None:
         """Take over the congestion point of a task's valve (V3): `w` operations per second at `t` microseconds."""

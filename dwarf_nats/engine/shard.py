@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from dwarf_nats.backoff import DATABASE_BACKOFF
+from dwarf_nats.engine.announcer import Announcer
+from dwarf_nats.engine.availability import Availability
 from dwarf_nats.engine.committer import Committer
+from dwarf_nats.engine.debug_log import DebugLog
+from dwarf_nats.engine.execution.in_flight import InFlight
 from dwarf_nats.engine.ids import Ids, NoneLeft
-from dwarf_nats.engine.projections import flow_key, outcome_at
+from dwarf_nats.engine.projections import outcome_at
+from dwarf_nats.engine.scheduling.admission import EagerAdmission
 from dwarf_nats.engine.upkeep import Upkeep
 from dwarf_nats.engine.waiters import Waiters
 from dwarf_nats.errors import DwarfError, Unavailable
@@ -25,26 +28,19 @@ from dwarf_nats.rules.settlement import Settlement, SettleResult
 from dwarf_nats.rules.steps import ClaimedStep, FlowContext, NewFlow, NewStep
 from dwarf_nats.telemetry.traces import headers_of
 from dwarf_nats.workflow.answer import Answer, ErrorInfo, TaskCall
-from dwarf_nats.workflow.keys import Tokens
 from dwarf_nats.workflow.names import check_subject_name
 from dwarf_nats.workflow.raised import called_off, closes_coroutine, ends_process, named, text_of
-from dwarf_nats.workflow.records import Outcome, StatusChanged
+from dwarf_nats.workflow.records import StatusChanged
 from dwarf_nats.workflow.state import merge
 from dwarf_nats.workflow.status import Status
 from dwarf_nats.workflow.task_error import error_info
 
 if TYPE_CHECKING:
-    from dwarf_nats.engine.backpressure import Backpressure
-    from dwarf_nats.engine.graphs import GraphBook
-    from dwarf_nats.engine.scheduling.fetcher import Fetcher
-    from dwarf_nats.engine.scheduling.slots import WorkerSlots
-    from dwarf_nats.ports import Clock, Logger, Notices, Signals, Store, Tasks
-    from dwarf_nats.rules.rows import FlowRow, TreeChange
-    from dwarf_nats.settings import EngineSettings
-    from dwarf_nats.telemetry.instruments import Instruments
-    from dwarf_nats.telemetry.traces import Dispatch, Traces
+    from dwarf_nats.engine.replica import Replica
+    from dwarf_nats.ports import Store
+    from dwarf_nats.rules.rows import FlowRow
+    from dwarf_nats.telemetry.traces import Dispatch
     from dwarf_nats.workflow.graph import Graph
-    from dwarf_nats.workflow.keys import Key
 
 T = TypeVar("T")
 ID_BLOCK = 5_000
@@ -57,70 +53,64 @@ class Shard:
     def __init__(
         self,
         store: Store,
+        replica: Replica,
         *,
-        settings: EngineSettings,
-        clock: Clock,
-        tasks: Tasks,
-        graphs: GraphBook,
-        notices: Notices | None,
-        signals: Signals | None,
-        slots: WorkerSlots,
-        fetcher: Fetcher,
-        tokens: Tokens,
-        backpressure: Backpressure,
         heal: Callable[[Shard], Awaitable[None]],
         agree: Callable[[int, int], Awaitable[None]],
-        instruments: Instruments,
-        traces: Traces,
-        logger: Logger,
     ) -> None:
-        self.log = logger
-        self.counters = instruments.counters
-        self.traces = traces
+        tasks = replica.tasks
+        instruments = replica.instruments
+        self.log = replica.logger
+        self.counters = replica.counters
+        self.traces = replica.traces
         self._instruments = instruments
         self.store = store
         self.number = store.shard
-        self.settings = settings
-        self.limits = settings.limits()
+        self.settings = replica.settings
+        self.limits = replica.settings.limits()
         self.waiters = Waiters()
+        self.availability = Availability()
         self.flow_ids = Ids(store, "flow")
         self.step_ids = Ids(store, "step")
-        self.draining = False
-        self._drained = asyncio.Event()
-        self.away = ""
-        """Why its database is taken to be away; empty if it answers."""
+        self.draining = asyncio.Event()
+        """Set while no more steps are taken; successors are pending when they are made."""
         self.orphaned = 0
         """Running flows without a live step, as last counted; for a person to look at (B5)."""
-        self._clock = clock
+        self._clock = replica.clock
         self._tasks = tasks
         self._keeps_budget: bool = getattr(tasks, "keeps_budget", False)  # then a second timer per step is spared
-        self._looks = getattr(tasks, "max_depth", None) != settings.max_depth
-        self._graphs = graphs
-        self._notices = notices
-        self._signals = signals
-        self._slots = slots
-        self._tokens = tokens
-        self.gate = backpressure.gate(self)
-        self._in_flight: dict[int, ClaimedStep] = {}
-        self._running: dict[int, asyncio.Task[None]] = {}
-        self._fetcher = fetcher
-        self.ready_queue = fetcher.add_queue(store, self, self.gate)
-        self.debug = False
-        """Whether debug lines are wanted, as it was when this was looked at last: with every beat."""
-        self._watched = instruments.listening or traces.listening
-        self.upkeep = Upkeep(self, clock, heal, agree)
+        self._looks = getattr(tasks, "max_depth", None) != replica.settings.max_depth
+        self._graphs = replica.graphs
+        self._slots = replica.slots
+        self._tokens = replica.tokens
+        self.gate = replica.backpressure.gate(self)
+        self.ready_queue = replica.fetcher.add_queue(store, self.gate, self.availability)
+        self.admission = EagerAdmission(replica.slots, replica.fetcher, self.gate, self.draining)
+        self.in_flight = InFlight(self.number, tasks, replica.logger)
+        self.debug_log = DebugLog(self.number, replica.logger)
+        self.announcer = Announcer(
+            replica,
+            self.number,
+            waiters=self.waiters,
+            ready_queue=self.ready_queue,
+            gate=self.gate,
+            executions=self.in_flight,
+            debug_log=self.debug_log,
+        )
+        self._watched = instruments.listening or replica.traces.listening
+        self.upkeep = Upkeep(self, self._clock, heal, agree)
         self._jobs: list[asyncio.Task[None]] = []
         self.committer = Committer(
             store,
-            settings,
-            clock,
+            replica.settings,
+            replica.clock,
             on_settled=self._settled,
             on_fenced=self._fenced,
             on_grown=self._grown,
             step_ids=self.step_ids,
             new_step=self._new_step,
             on_written=(lambda us: instruments.commit_time(str(self.number), us)) if instruments.listening else None,
-            logger=logger,
+            logger=replica.logger,
         )
 
     # -- lifecycle
@@ -140,11 +130,10 @@ class Shard:
         except BaseException:
             await self.store.close()
             raise
-        self.debug = self.log.isEnabledFor(logging.DEBUG)
+        self.debug_log.refresh()
         # An engine that was stopped may be started again.
-        self.draining = False
-        self._drained.clear()
-        self.ready_queue.open()
+        self.draining.clear()
+        self.ready_queue.open(self)
         self.committer.reopen()
         self._jobs = [
             self._job(self.committer.run(), "committer"),
@@ -160,16 +149,9 @@ class Shard:
             raise
 
     def stop_claiming(self) -> None:
-        """No step is taken from now on; successors are born pending."""
-        self.draining = True
-        self._drained.set()
+        """Take no step from now on."""
+        self.draining.set()
         self.ready_queue.close()
-
-    async def release_in_flight(self) -> None:
-        """Give back what is still in hand (B3)."""
-        for step_id in list(self._running):
-            self._call_off(step_id)
-        await asyncio.gather(*self._running.values(), return_exceptions=True)
 
     async def close(self) -> None:
         """Write what is left, leave the database as a replica that has gone, close."""
@@ -187,7 +169,7 @@ class Shard:
             self.log.warning(
                 "shard %d: results could not be written before the end; their steps will run again", self.number
             )
-        await self.release_in_flight()  # what the last commit left born running: `deregister` frees it
+        await self.in_flight.release_all()  # what the last commit left born running: `deregister` frees it
         await asyncio.gather(committer, *others, return_exceptions=True)
         self.waiters.refuse(Unavailable("this replica is stopping: ask again"))
         try:
@@ -206,16 +188,6 @@ class Shard:
         self.ready_queue.wake(delay_us)
 
     @property
-    def in_flight(self) -> list[ClaimedStep]:
-        """What this replica works on, or has not committed yet."""
-        return list(self._in_flight.values())
-
-    @property
-    def running(self) -> dict[int, str]:
-        """The steps that are at their tasks, or on their way there: id → token."""
-        return {step_id: self._in_flight[step_id].token for step_id in self._running if step_id in self._in_flight}
-
-    @property
     def jobs(self) -> Sequence[asyncio.Task[None]]:
         """What goes on while it is open."""
         return self._jobs
@@ -223,28 +195,7 @@ class Shard:
     @property
     def outages(self) -> int:
         """How often the database was found to be away."""
-        return self.committer.outages + self.ready_queue.outages + self.upkeep.missed_beats
-
-    def admits_eager(self, priority: int, url: str, *, freed: str | None = None) -> bool:
-        """Whether a new step may start without standing in line: nothing of its band or a better one waits (C1), and its task
-        can take it and has its share not yet (C6). If so, it counts as sent.
-
-        `freed`: it takes the hand of a step of that task.
-        """
-        return (
-            not self.draining and self._fetcher.admits_eager(priority, url, freed=freed) and self.gate.admits_eager(url)
-        )
-
-    def reserve(self, priority: int, url: str) -> bool:
-        """Take a free hand for a flow about to be created, if there is one."""
-        if self._slots.available > 0 and self.admits_eager(priority, url):
-            self._slots.acquire(url)
-            return True
-        return False
-
-    def release(self, url: str) -> None:
-        """Give back a reserved hand."""
-        self._slots.release(url)
+        return self.committer.outages + self.availability.outages
 
     @property
     def room(self) -> int:
@@ -266,10 +217,7 @@ class Shard:
         return row is not None
 
     def released(self, steps: Sequence[tuple[int, int, int]]) -> None:
-        """Steps are parked no more: look for them, and have the others look."""
-        for _, priority, not_before in steps:
-            self.ready_queue.hint_at(priority, not_before)
-        self.announce([], steps)
+        self.announcer.unparked(steps)
 
     async def take(self, rows: Sequence[ClaimedRow], *, probe: bool = False) -> None:
         """Dispatch what was claimed."""
@@ -311,10 +259,7 @@ class Shard:
     async def start(self, flow: FlowRow, notify: str = "") -> None:
         """Start a created flow (O2). Raises `Conflict` if it is not created."""
         at, steps = await self.store.start(flow.flow_id, notify)
-        self.counters.flows_started.add(flow.workflow)
-        self.announce([self.change(flow.flow_id, flow.thread_id, flow.workflow, Status.RUNNING, at)], steps)
-        for _, _, not_before in steps:
-            self.ready_queue.hint_flow(flow, not_before - at)
+        self.announcer.started(flow, at, steps)
 
     # -- one step
 
@@ -325,13 +270,9 @@ class Shard:
 
     def _dispatch(self, step: ClaimedStep) -> None:
         step.dispatched_at = self._clock.now()
-        if self.debug:
-            self.log.debug(
-                "step %s of flow %s goes to task %s", step.key, step.flow.key, step.url,
-                extra={**step.log_fields, "flow_key": step.flow.key, "step_key": step.key},
-            )  # fmt: skip
-        self._in_flight[step.step_id] = step
-        self._running[step.step_id] = asyncio.create_task(self._run(step))
+        if self.debug_log.enabled:
+            self.debug_log.dispatched(step)
+        self.in_flight.start(step, self._run(step))
 
     async def _run(self, step: ClaimedStep) -> None:
         settlement: Settlement | None = None
@@ -353,19 +294,10 @@ class Shard:
                 self.committer.settle(release(step) if settlement is None else settlement)
 
     def _executed(self, step: ClaimedStep) -> None:
-        if self._running.get(step.step_id) is asyncio.current_task():
-            del self._running[step.step_id]
+        self.in_flight.executed(step)
         self.gate.finished(step)
         if step.span is not None:
             step.span.done()
-
-    def _call_off(self, step_id: int) -> None:
-        """End the execution of a step. One that has not begun is told to give the step back when it does."""
-        step = self._in_flight.get(step_id)
-        if step is not None and not step.begun:
-            step.called_off = True
-        elif (running := self._running.get(step_id)) is not None:
-            running.cancel()
 
     async def _execute(self, step: ClaimedStep) -> Settlement:
         flow = step.flow
@@ -383,7 +315,7 @@ class Shard:
             answer = await (self._ask_watched(step) if watched else self._ask(step, self._call(step)))
         except BusAway:
             await self._until_ready()  # the step is held meanwhile: neither failed nor written about
-            return release(step, 0 if self.draining else BUS_AWAY_DELAY_US)
+            return release(step, 0 if self.draining.is_set() else BUS_AWAY_DELAY_US)
         except WorkerLost as error:
             self.counters.lost.add(step.url)
             self.log.info("step %s is given back: %s", step.public_id, error, extra=step.log_fields)
@@ -428,7 +360,7 @@ class Shard:
 
     def _hands_on(self, step: ClaimedStep, url: str) -> bool:
         """Whether the hand of a step that ends goes to a new step of the task `url`; it counts for that from now on."""
-        if not self.admits_eager(step.flow.priority, url, freed=step.url):
+        if not self.admission.admits(step.flow.priority, url, freed=step.url):
             return False
         self._slots.hand_over(step.url, url)
         step.slot = url
@@ -442,7 +374,7 @@ class Shard:
 
     async def _until_ready(self) -> None:
         """Wait until tasks can be asked again, or for the drain: what is held then is given back at once (B3)."""
-        waits = [asyncio.ensure_future(self._tasks.ready()), asyncio.ensure_future(self._drained.wait())]
+        waits = [asyncio.ensure_future(self._tasks.ready()), asyncio.ensure_future(self.draining.wait())]
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -574,10 +506,10 @@ class Shard:
         completed: dict[str, int] = {}
         for settlement, alive, at in effects:
             step = settlement.step
-            self._drop(step)
+            self.in_flight.drop(step)
             born = settlement.branches or ([settlement.successor] if settlement.successor is not None else [])
             if alive and born and born[0].running:
-                self._dispatch(_in_flight(step.flow, born[0]))
+                self._dispatch(_eager_step(step.flow, born[0]))
                 born = born[1:]
             elif alive and settlement.child is not None and settlement.child.running:
                 self.first_step(settlement.child, at)
@@ -588,7 +520,7 @@ class Shard:
                     completed[step.url] = completed.get(step.url, 0) + 1
                 else:
                     self._count(step, settlement.outcome if alive else "cancelled")
-                if self.debug or step.span is not None:
+                if self.debug_log.enabled or step.span is not None:
                     self._tell(step, settlement, settlement.outcome if alive else "cancelled")
                 if alive:
                     self._follow_up(settlement, born, at, changed, pending, ended)
@@ -596,7 +528,7 @@ class Shard:
                 self.log.exception("a defect after the commit of step %s", step.public_id, extra=step.log_fields)
         for url, number in completed.items():
             self.counters.executed.add(url, "completed", n=number)
-        self.announce(changed, pending, ended)
+        self.announcer.announce(changed, pending, ended)
 
     def _follow_up(
         self,
@@ -623,8 +555,7 @@ class Shard:
             pending.append((step.step_id, step.flow.priority, at + settlement.delay_us))
         elif settlement.end is not None:
             end = settlement.end
-            outcome = outcome_at(step.flow, end)
-            changed.append(self.stopped(step.flow.flow_id, step.flow.thread_id, step.flow.notify, outcome, at))
+            changed.append(self.announcer.stopped(step.flow, outcome_at(step.flow, end), at))
             ended.append((step.flow.key, end.status))
 
     def _count(self, step: ClaimedStep, outcome: str) -> None:
@@ -642,21 +573,15 @@ class Shard:
             if step.span.child is not None and outcome == "waiting":
                 step.span.child.end()
             step.span.end(outcome)
-        if self.debug:
-            self.log.debug(
-                "step %s of flow %s: %s", step.key, step.flow.key, outcome,
-                extra={**step.log_fields, "flow_key": step.flow.key, "step_key": step.key, "outcome": outcome},
-            )  # fmt: skip
+        if self.debug_log.enabled:
+            self.debug_log.settled(step, outcome)
 
     def _child_born(
         self, new: NewFlow, at: int, changed: list[StatusChanged], pending: list[tuple[int, int, int]]
     ) -> None:
         facts = new.facts
         self.counters.flows_started.add(facts.workflow)
-        changed += [
-            self.change(facts.flow_id, facts.thread_id, facts.workflow, status, at)
-            for status in (Status.CREATED, Status.RUNNING)
-        ]
+        changed += [self.announcer.change(facts, status, at) for status in (Status.CREATED, Status.RUNNING)]
         if not new.running:
             self.ready_queue.hint_flow(facts)
             pending.append((new.step_id, facts.priority, at))
@@ -668,80 +593,14 @@ class Shard:
             self.ready_queue.hint_flow(flow)
         for _, priority in settled.woken:
             self.ready_queue.hint(priority)
-        changed = [
-            self.stopped(
-                flow.flow_id,
-                flow.thread_id,
-                flow.notify,
-                outcome_at(flow, end),
-                at,
-            )
-            for flow, end, at in settled.ended
-        ]
+        changed = [self.announcer.stopped(flow, outcome_at(flow, end), at) for flow, end, at in settled.ended]
         pending = [(step.step_id, flow.priority, now) for flow, step in settled.born]
         pending += [(step_id, priority, now) for step_id, priority in settled.woken]
-        self.announce(changed, pending, [(flow.key, end.status) for flow, end, _ in settled.ended])
-
-    def steered(self, result: TreeChange, changed: Sequence[StatusChanged]) -> None:
-        """What follows an operation: tasks that nobody wants are told, steps looked for, changes announced."""
-        self.cancelled(result.running)
-        for _, priority, due in result.due:
-            self.ready_queue.hint_at(priority, due)
-        self.announce(
-            changed,
-            result.due,
-            [(flow_key(self.number, one), one.status) for one in result.changed if one.status.stopped],
-        )
-
-    def stopped(self, flow_id: int, thread_id: int, notify: str, outcome: Outcome, at: int) -> StatusChanged:
-        """Wake who waits, tell who asked to be told; the change, for `announce`."""
-        self.waiters.wake(flow_id, outcome)
-        if outcome.status.terminal:
-            self.counters.flows_terminated.add(outcome.workflow, outcome.status.value)
-        if self.debug:
-            self.log.debug(
-                "flow %s is %s", outcome.flow_key, outcome.status,
-                extra={"flow_id": f"{self.number}-{flow_id}", "workflow": outcome.workflow, "flow_key": outcome.flow_key},
-            )  # fmt: skip
-        if notify and self._notices is not None:
-            with self._harmless():
-                self._notices.stopped(notify, outcome)
-        return self.change(flow_id, thread_id, outcome.workflow, outcome.status, at)
-
-    def change(self, flow_id: int, thread_id: int, workflow: str, status: Status, at: int) -> StatusChanged:
-        # One commit makes at most created, running and a stop of one flow, in this order.
-        order = {Status.CREATED: 0, Status.RUNNING: 1}.get(status, 2)
-        return StatusChanged(
-            flow_id=f"{self.number}-{flow_id}",
-            thread_id=f"{self.number}-{thread_id}",
-            workflow=workflow,
-            status=status,
-            at=at,
-            sequence=at * 4 + order,
-        )
-
-    def announce(
-        self,
-        changed: Sequence[StatusChanged],
-        pending: Sequence[tuple[int, int, int]] = (),
-        ended: Sequence[tuple[str, Status]] = (),
-    ) -> None:
-        """Tell the world what a commit made true, one group each."""
-        if pending:
-            self.gate.work_came()
-        if changed and self._notices is not None:
-            with self._harmless():
-                self._notices.changed(changed)
-        if self._signals is not None:
-            with self._harmless():
-                if pending:
-                    self._signals.enqueue(self.number, pending)
-                if ended:
-                    self._signals.notify_status_change(ended)
+        self.announcer.announce(changed, pending, [(flow.key, end.status) for flow, end, _ in settled.ended])
 
     def _fenced(self, settlement: Settlement) -> None:
         """The step was taken away meanwhile: its result is dropped without harm (X1)."""
-        self._drop(settlement.step)
+        self.in_flight.drop(settlement.step)
         self._slots.release(settlement.step.slot or settlement.step.url)
         if settlement.step.cancelled:
             self._count(settlement.step, "cancelled")
@@ -753,41 +612,8 @@ class Shard:
             # Written by a commit whose answer was lost, perhaps: let waiters look.
             self.waiters.wake(settlement.step.flow.flow_id, None)
 
-    def _drop(self, step: ClaimedStep) -> None:
-        if self._in_flight.get(step.step_id) is step:  # it may be in hand again by a later claim
-            del self._in_flight[step.step_id]
 
-    def cancelled(self, steps: Sequence[tuple[int, str]]) -> None:
-        """Steps were cancelled in the database: tell those who run them (O10)."""
-        for step_id, token in steps:
-            with self._harmless():
-                self._tasks.cancel(f"{self.number}-{step_id}-{token}")
-            if step_id in self._in_flight:
-                self._in_flight[step_id].cancelled = True
-            self._call_off(step_id)
-
-    def cancelled_elsewhere(self, flow: Key) -> None:
-        """Another replica cancelled a flow: tell those who run its steps for this one (O10)."""
-        self.cancelled(
-            [
-                (step.step_id, step.token)
-                for step in self._in_flight.values()
-                if step.flow.flow_id == flow.id and step.flow.token == flow.token
-            ]
-        )
-
-    @contextmanager
-    def _harmless(self) -> Iterator[None]:
-        """What a port raises while it is told something is its own affair: the flow goes on (B4)."""
-        try:
-            yield
-        except BaseException as error:
-            if ends_process(error):
-                raise
-            self.log.exception("a notice or signal was refused")
-
-
-def _in_flight(flow: FlowContext, new: NewStep) -> ClaimedStep:
+def _eager_step(flow: FlowContext, new: NewStep) -> ClaimedStep:
     """A step that was born running, in the hands of this replica."""
     return ClaimedStep(
         flow, new.step_id, new.token, new.node, new.url, new.depth, 0, 1, new.state, {},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -36,9 +35,6 @@ class Upkeep:
         heal: Callable[[Shard], Awaitable[None]],
         agree: Callable[[int, int], Awaitable[None]],
     ) -> None:
-        self.heard_at = 0
-        """When its database last answered the pulse; 0 if it is not open."""
-        self.missed_beats = 0
         self._shard = shard
         self._clock = clock
         self._heal = heal
@@ -47,7 +43,7 @@ class Upkeep:
 
     def jobs(self, name: str) -> Mapping[str, Coroutine[Any, Any, None]]:
         """By name; for a shard that was just opened for the replica of this name."""
-        self.heard_at = self._clock.now()
+        self._shard.availability.heard_at = self._clock.now()
         return {
             "pulse": self._forever(self._beat_seconds, lambda: self._beat(name)),
             "reaper": self._reap(),
@@ -79,18 +75,18 @@ class Upkeep:
     async def _beat(self, name: str) -> None:
         """Say that this replica lives (B2), whatever else it may be waiting for."""
         shard = self._shard
-        shard.debug = shard.log.isEnabledFor(logging.DEBUG)
+        shard.debug_log.refresh()
         try:
             pulse = await shard.store.heartbeat(name)
         except Unavailable as error:
-            shard.away = str(error)
-            self.missed_beats += 1
+            shard.availability.report_away(str(error))
+            shard.availability.count_outage()
             raise
         shard.gate.held = pulse.held
-        shard.away = ""
+        shard.availability.report_answer()
         if pulse.due_in is not None:
             shard.ready_queue.hint_any(pulse.due_in)
-        self.heard_at = self._clock.now()
+        shard.availability.heard_at = self._clock.now()
         await self._agree(shard.number, pulse.shards)
 
     async def _look_for_waiters(self) -> None:
@@ -134,7 +130,7 @@ class Upkeep:
 
         async def tick() -> None:
             if outages != before:
-                await shard.store.release_unowned_leases([step.step_id for step in shard.in_flight])
+                await shard.store.release_unowned_leases([step.step_id for step in shard.in_flight.steps])
                 shard.wake()
             if ticks % 3 == 0:
                 await self.sweep()
@@ -158,10 +154,10 @@ class Upkeep:
         if found := await shard.store.reclaim_expired_leases(shard.settings.replica_timeout_ms):
             self.recovered(found)
             shard.wake()
-        running = shard.running
+        running = shard.in_flight.executing
         for step_id in await shard.store.cancelled_among(list(running)) if running else ():
             if step_id in running:  # nobody told, or the signal was lost
-                shard.cancelled([(step_id, running[step_id])])
+                shard.in_flight.cancel([(step_id, running[step_id])])
 
     def recovered(self, steps: int) -> None:
         """So many steps of silent replicas, or past their lease, are pending again (B2)."""

@@ -108,7 +108,7 @@ async def test_a_step_cancelled_before_its_execution_began_frees_its_slot(dsn: s
         def dispatch_and_cancel(step: Any) -> None:
             dispatch(step)
             if step.url == "gate":
-                shard.cancelled([(step.step_id, step.token)])  # in the same turn of the loop
+                shard.in_flight.cancel([(step.step_id, step.token)])  # in the same turn of the loop
 
         shard._dispatch = dispatch_and_cancel  # type: ignore[method-assign]
         key = await engine.create_task("gate", start=True)
@@ -126,13 +126,13 @@ async def test_a_defect_after_a_commit_frees_the_slots_of_the_others(
     settings = EngineSettings(workers=1, drain_ms=0)
     async with open_engine(dsn, tasks=proxy, graphs=proxy, settings=settings) as engine:
         shard = shard_of(engine)
-        stopped = shard.stopped
+        stopped = shard.announcer.stopped
 
         def broken(*_: Any) -> Any:
-            shard.stopped = stopped  # type: ignore[method-assign]
+            shard.announcer.stopped = stopped  # type: ignore[method-assign]
             raise RuntimeError("a defect")
 
-        shard.stopped = broken  # type: ignore[method-assign]
+        shard.announcer.stopped = broken  # type: ignore[method-assign]
         with caplog.at_level(logging.ERROR):
             first = await engine.create_task("good", start=True)
             assert (await engine.run(line("w", "good"), timeout=SOON)).state == {"ok": 1}

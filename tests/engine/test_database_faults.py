@@ -145,7 +145,7 @@ async def test_what_the_database_refuses_for_a_while_is_written_later(
                     await asyncio.sleep(0)
             with pytest.raises(Unavailable, match="try again"):
                 await engine.create("line", {"n": 1}, start=True)
-            assert len(engine._shards[1].in_flight) == 1
+            assert len(engine._shards[1].in_flight.steps) == 1
         outcome = await _when_back(lambda: engine.await_(flow, SOON))
         assert (outcome.status, outcome.state, gate.entered) == ("completed", {"n": 7}, 1)
         assert (await _when_back(lambda: engine.run("line", {"n": 1}, timeout=SOON))).state == {"n": 4}

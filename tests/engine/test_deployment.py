@@ -492,7 +492,7 @@ async def test_o17_a_shard_away_at_the_start_breaks_neither_the_agreement_nor_ot
             with pytest.raises(Unavailable):
                 await engine.create("line", {"n": 1}, FlowOptions(idempotency_key=key_at(2, 2)))
             await server.restart()
-            await until(lambda: not engine._shards[2].away)
+            await until(lambda: not engine._shards[2].availability.is_away)
             made = await engine.create("line", {"n": 1}, FlowOptions(idempotency_key=key_at(2, 2)))
             assert made.startswith("2-")
         finally:

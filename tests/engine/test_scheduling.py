@@ -288,7 +288,7 @@ async def test_a_new_flow_does_not_take_the_hand_a_better_one_waits_for(tmp_path
         def release(url: str = "") -> None:
             one.engine._slots.release = released  # type: ignore[method-assign]
             released(url)
-            refused.append(not shard.reserve(20, "note"))
+            refused.append(not shard.admission.reserve(20, "note"))
 
         refused: list[bool] = []
         one.engine._slots.release = release  # type: ignore[method-assign]

@@ -326,7 +326,7 @@ async def test_the_command_tells_by_its_exit_code(
     (told,) = json.loads((await command(*port, "--json")).stdout)["replicas"]
     assert told["ready"] is True
 
-    engine._shards[1].away = "the database is away"
+    engine._shards[1].availability.report_away("the database is away")
     for arguments in (nats, port):
         result = await command(*arguments)
         assert (result.exit_code, "the database is away" in result.stdout) == (1, True), result.output

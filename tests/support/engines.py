@@ -234,7 +234,7 @@ async def crash(engine: Engine) -> None:
     """The end of a replica that nobody announced: nothing is written any more, nothing is given back."""
     shard = shard_of(engine)
     await engine._fetcher.close()
-    jobs = [*shard._jobs, *shard._running.values()]
+    jobs = [*shard.jobs, *shard.in_flight.executions]
     for job in jobs:
         job.cancel()
     await asyncio.gather(*jobs, return_exceptions=True)

@@ -253,7 +253,7 @@ async def test_outages_of_a_database_are_counted_by_shard(
     assert timed.heard.points("dwarf_shard_up") == {("1",): 0}
     await until(lambda: bool(clock._sleepers))
     clock.advance(5)
-    await until(lambda: not timed.engine._shards[1].away, timed.engine)
+    await until(lambda: not timed.engine._shards[1].availability.is_away, timed.engine)
     await timed.read()
     assert timed.heard.points("dwarf_shard_up") == {("1",): 1}
     assert moved(timed) == {"dwarf_shard_outages_total": {("1",): 1}}

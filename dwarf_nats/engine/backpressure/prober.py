@@ -25,8 +25,8 @@ class Host(Protocol):
     """What backpressure asks of the shard it belongs to."""
 
     store: Store
-    draining: bool
-    """Whether no more steps are to be taken."""
+    draining: asyncio.Event
+    """Set while no more steps are to be taken."""
 
     @property
     def room(self) -> int:
@@ -85,14 +85,14 @@ class Prober:
             await self._do(url, left.deed)
             if self._breakers.deeds.get(url) is left:  # else another was left meanwhile
                 del self._breakers.deeds[url]
-        if not self._host.draining:
+        if not self._host.draining.is_set():
             for url in self._breakers.due():
                 await self._probe(url)
 
     async def _wait(self) -> None:
         """Wait until there is something to do: an event, a probe that falls due, or a free hand for one that is."""
         poke = self._breakers.poke
-        if self._breakers.due() and not self._host.draining:
+        if self._breakers.due() and not self._host.draining.is_set():
             if self._host.room > 0:
                 return
             waits = [asyncio.ensure_future(event.wait()) for event in (poke, self._host.free)]
@@ -102,7 +102,7 @@ class Prober:
                 for one in waits:
                     one.cancel()
             return
-        at = None if self._host.draining else self._breakers.next_at()
+        at = None if self._host.draining.is_set() else self._breakers.next_at()
         seconds = None if at is None else max(0, at - self._clock.now()) / 1_000_000 + 0.001
         await self._clock.wait(poke, seconds)
 

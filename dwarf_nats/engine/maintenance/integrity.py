@@ -41,14 +41,14 @@ async def sweep(shard: Shard, graphs: GraphBook) -> None:
             "shard %d: %d steps waited for sub-workflows that had ended or were gone", shard.number, len(woken.due),
             extra={"shard": shard.number},
         )  # fmt: skip
-        shard.steered(woken, [])
+        shard.announcer.controlled(woken, [])
     unwanted = await with_final_states(graphs, shard.number, shard.limits, shard.store.cancel_orphaned_children)
     if unwanted.changed or unwanted.running:
         shard.log.warning(
             "shard %d: %d sub-workflows had no caller any more", shard.number, len(unwanted.changed),
             extra={"shard": shard.number},
         )  # fmt: skip
-        shard.steered(unwanted, stopped_flows(shard, unwanted))
+        shard.announcer.controlled(unwanted, stopped_flows(shard, unwanted))
     orphaned = await shard.store.orphaned(ORPHANED_AFTER_MS)
     if len(orphaned) != shard.orphaned:
         shard.orphaned = len(orphaned)

@@ -53,7 +53,7 @@ class FlowControl:
             self._limits,
             lambda final_state: shard.store.cancel(row, reason, final_state),
         )
-        shard.steered(change, stopped_flows(shard, change))
+        shard.announcer.controlled(change, stopped_flows(shard, change))
 
     async def resume(self, flow: str, data: Any) -> None:
         shard, key = self._placement.locate(flow)
@@ -126,20 +126,14 @@ def flow_was_deleted(key: Key) -> NotFound:
 
 def stopped_flows(shard: Shard, change: TreeChange) -> list[StatusChanged]:
     """Wake those who wait for the flows that stopped and notify those who asked for it; return the changes of status."""
-    return [
-        shard.stopped(one.flow_id, one.thread_id, one.notify, outcome_of(shard.number, one), one.updated_at)
-        for one in change.changed
-    ]
+    return [shard.announcer.stopped(one, outcome_of(shard.number, one), one.updated_at) for one in change.changed]
 
 
 def runs_on(shard: Shard, change: TreeChange) -> None:
     """Follow up on a transaction that has flows run again: look for their steps, announce the flows."""
-    shard.steered(
+    shard.announcer.controlled(
         change,
-        [
-            shard.change(one.flow_id, one.thread_id, one.workflow, Status.RUNNING, one.updated_at)
-            for one in change.changed
-        ],
+        [shard.announcer.change(one, Status.RUNNING, one.updated_at) for one in change.changed],
     )
 
 

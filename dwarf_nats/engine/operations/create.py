@@ -134,7 +134,7 @@ class Creator:
         span = self._factory.begin_trace(new)
         outcome = shard.waiters.add(flow_id) if request.wait else asyncio.get_running_loop().create_future()
         # A start time is for the database's clock to judge: such a flow goes to the ready queue.
-        new.running = new.start and new.start_at is None and shard.reserve(new.facts.priority, new.url)
+        new.running = new.start and new.start_at is None and shard.admission.reserve(new.facts.priority, new.url)
         try:
             created_at = await asyncio.shield(_inserted(shard, new))
         except BaseException:
@@ -158,11 +158,11 @@ async def _inserted(shard: Shard, new: NewFlow) -> int | None:
         created_at = await shard.committer.create(new)
     except BaseException:
         if new.running:
-            shard.release(new.url)
+            shard.admission.release(new.url)
         raise
     if created_at is None:
         if new.running:
-            shard.release(new.url)
+            shard.admission.release(new.url)
         return None
     after_creation(shard, new, created_at)
     return created_at

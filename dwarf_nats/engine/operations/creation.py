@@ -179,16 +179,11 @@ def after_creation(shard: Shard, new: NewFlow, created_at: int) -> None:
     facts = new.facts
     if new.start:
         shard.counters.flows_started.add(facts.workflow)
-    if shard.debug:
-        shard.log.debug(
-            "flow %s of workflow %s is created",
-            facts.key,
-            facts.workflow,
-            extra={"flow_id": facts.public_id, "workflow": facts.workflow, "flow_key": facts.key},
-        )
-    changed = [shard.change(facts.flow_id, facts.thread_id, facts.workflow, Status.CREATED, created_at)]
+    if shard.debug_log.enabled:
+        shard.debug_log.created(facts)
+    changed = [shard.announcer.change(facts, Status.CREATED, created_at)]
     if new.start:
-        changed.append(shard.change(facts.flow_id, facts.thread_id, facts.workflow, Status.RUNNING, created_at))
+        changed.append(shard.announcer.change(facts, Status.RUNNING, created_at))
     pending = []
     if new.running:
         shard.first_step(new, created_at)
@@ -196,7 +191,7 @@ def after_creation(shard: Shard, new: NewFlow, created_at: int) -> None:
         due = max(new.start_at or 0, created_at)
         shard.ready_queue.hint_flow(facts, due - created_at)
         pending = [(new.step_id, facts.priority, due)]
-    shard.announce(changed, pending)
+    shard.announcer.announce(changed, pending)
 
 
 def request_digest(workflow: str, state: State) -> str:

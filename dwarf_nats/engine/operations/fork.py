@@ -132,8 +132,8 @@ def _announce(shard: Shard, change: TreeChange) -> None:
     for one in change.changed:
         shard.counters.flows_started.add(one.workflow)
     changed = [
-        shard.change(one.flow_id, one.thread_id, one.workflow, status, one.updated_at)
+        shard.announcer.change(one, status, one.updated_at)
         for one in change.changed
         for status in (Status.CREATED, Status.RUNNING)
     ]
-    shard.steered(change, changed)
+    shard.announcer.controlled(change, changed)

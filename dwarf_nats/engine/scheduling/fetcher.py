@@ -12,12 +12,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from dwarf_nats.engine.scheduling.ready_queue import NEVER, AdmissionControl, ClaimSink, ReadyQueue
+from dwarf_nats.engine.scheduling.ready_queue import NEVER, AdmissionControl, ReadyQueue
 from dwarf_nats.engine.scheduling.slots import ClaimBudget, WorkerSlots
 from dwarf_nats.errors import Unavailable
 from dwarf_nats.rules.scheduling.fair_scheduler import FairScheduler
 
 if TYPE_CHECKING:
+    from dwarf_nats.engine.availability import Availability
     from dwarf_nats.ports import Clock, Logger, Store
     from dwarf_nats.settings import EngineSettings
 
@@ -47,9 +48,9 @@ class Fetcher:
         self._stopped = True
         self._job: asyncio.Task[None] | None = None
 
-    def add_queue(self, store: Store, sink: ClaimSink, admission: AdmissionControl) -> ReadyQueue:
+    def add_queue(self, store: Store, admission: AdmissionControl, availability: Availability) -> ReadyQueue:
         """Add the ready queue of one more shard."""
-        queue = ReadyQueue(store, sink, admission, self._clock, self._wakeup, self._log)
+        queue = ReadyQueue(store, admission, availability, self._clock, self._wakeup, self._log)
         self._queues.append(queue)
         return queue
 

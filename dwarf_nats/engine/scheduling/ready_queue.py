@@ -15,6 +15,7 @@ from dwarf_nats.rules.scheduling.queue_view import QueueView
 from dwarf_nats.rules.scheduling.values import NO_BUDGETS, Claim
 
 if TYPE_CHECKING:
+    from dwarf_nats.engine.availability import Availability
     from dwarf_nats.engine.scheduling.slots import ClaimBudget, WorkerSlots
     from dwarf_nats.errors import Unavailable
     from dwarf_nats.ports import Clock, Logger, Store
@@ -52,9 +53,7 @@ class AdmissionControl(Protocol):
 
 
 class ClaimSink(Protocol):
-    """Takes over the steps that are claimed from one shard. `away`: why its database does not answer; empty if it does."""
-
-    away: str
+    """Takes over the steps that are claimed from one shard."""
 
     async def take(self, rows: Sequence[ClaimedRow]) -> None:
         """Dispatch the steps in these claimed rows."""
@@ -71,17 +70,17 @@ class ReadyQueue:
     def __init__(
         self,
         store: Store,
-        sink: ClaimSink,
         admission: AdmissionControl,
+        availability: Availability,
         clock: Clock,
         wakeup: asyncio.Event,
         logger: Logger,
     ) -> None:
         self._log = logger
         self.store = store
-        self.outages = 0
-        self._sink = sink
         self.admission = admission
+        self._availability = availability
+        self._sink: ClaimSink | None = None
         self._clock = clock
         self._wakeup = wakeup
         self.is_open = False
@@ -105,8 +104,9 @@ class ReadyQueue:
         self.limited = False
         self._task_budgets: Mapping[str, int] = NO_BUDGETS
 
-    def open(self) -> None:
-        """Its database is open: claim steps from it, of which nothing is known yet."""
+    def open(self, sink: ClaimSink) -> None:
+        """Its database is open: claim steps from it for `sink`; nothing is known of them yet."""
+        self._sink = sink
         self._reset()
         self.is_open = True
         self._wakeup.set()
@@ -201,7 +201,7 @@ class ReadyQueue:
             await self._read(blocked_tasks, slots)
         self.failures = 0
         self._backing_off = False
-        self._sink.away = ""
+        self._availability.report_answer()
         self._poll_at = self._clock.now()  # for a claim, or to read on where a long stretch of tasks is passed over
         if self.view.is_empty and not blocked:
             self._rest()
@@ -264,6 +264,7 @@ class ReadyQueue:
             rows = await self.store.claim(claim.limit, budget_ms, claim.shares, limited)
         finally:
             slots.unreserve(claim.limit)
+        assert self._sink is not None
         await self._sink.take(rows)
         self._note_claimed(
             claim, rows, scheduler, limited=bool(limited), blocked=bool(budget.blocked_tasks) and not passed_over
@@ -312,8 +313,8 @@ class ReadyQueue:
         """Its database is away: try again in a while. What waits there holds nobody up meanwhile."""
         if self.failures == 0:  # the store has logged it
             self._log.debug("shard %d: %s", self.store.shard, error, extra={"shard": self.store.shard})
-        self.outages += 1
-        self._sink.away = str(error)
+        self._availability.count_outage()
+        self._availability.report_away(str(error))
         seconds = DATABASE_BACKOFF.delay(self.failures)
         self.failures += 1
         self._backing_off = True
@@ -331,7 +332,7 @@ class ReadyQueue:
         now = self._clock.now()
         is_news = now - self._last_defect_at > DEFECT_NEWS_US
         self._last_defect_at = now
-        self.outages += 1
+        self._availability.count_outage()
         self._backing_off = True
         self._unclaimed = 0
         self._wake_at = NEVER

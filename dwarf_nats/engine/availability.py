@@ -1,0 +1,34 @@
+"""Whether the database of a shard answers."""
+
+from __future__ import annotations
+
+
+class Availability:
+    """Whether the database of one shard answers, as this replica has seen it last.
+
+    The fetcher, the heartbeat and the start of the engine report what they find.
+    """
+
+    def __init__(self) -> None:
+        self.reason = ""
+        """Why the database is taken to be away; empty if it answers."""
+        self.heard_at = 0
+        """When the database last answered a heartbeat, in microseconds since the epoch; 0 if it is not open."""
+        self.outages = 0
+        """Polls and heartbeats that failed so far."""
+
+    @property
+    def is_away(self) -> bool:
+        return bool(self.reason)
+
+    def report_answer(self) -> None:
+        """The database has answered."""
+        self.reason = ""
+
+    def report_away(self, reason: str) -> None:
+        """The database cannot be reached, or could not be opened."""
+        self.reason = reason
+
+    def count_outage(self) -> None:
+        """A poll or heartbeat has failed: steps may have been claimed that this replica does not know of (B6)."""
+        self.outages += 1

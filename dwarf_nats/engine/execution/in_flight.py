@@ -1,0 +1,93 @@
+"""The steps in flight: claimed by this replica on one shard and not committed yet."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Sequence
+from typing import TYPE_CHECKING, Any
+
+from dwarf_nats.engine.port_errors import suppress_port_errors
+
+if TYPE_CHECKING:
+    from dwarf_nats.ports import Logger, Tasks
+    from dwarf_nats.rules.steps import ClaimedStep
+    from dwarf_nats.workflow.keys import Key
+
+
+class InFlight:
+    """The registry of the steps in flight and of their executions.
+
+    A step that was taken away may be claimed again here before its first execution has ended. Then it is in flight by its
+    last claim only, and what belongs to the earlier one is told apart by identity.
+    """
+
+    def __init__(self, shard: int, tasks: Tasks, logger: Logger) -> None:
+        self._shard = shard
+        self._tasks = tasks
+        self._log = logger
+        self._steps: dict[int, ClaimedStep] = {}
+        self._executions: dict[int, asyncio.Task[None]] = {}
+
+    @property
+    def steps(self) -> list[ClaimedStep]:
+        """What this replica works on, or has not committed yet."""
+        return list(self._steps.values())
+
+    @property
+    def executing(self) -> dict[int, str]:
+        """The steps that are at their tasks, or on their way there: id → token."""
+        return {step_id: self._steps[step_id].token for step_id in self._executions if step_id in self._steps}
+
+    @property
+    def executions(self) -> Sequence[asyncio.Task[None]]:
+        return list(self._executions.values())
+
+    def start(self, step: ClaimedStep, execution: Coroutine[Any, Any, None]) -> None:
+        """Register a step and run its execution, which calls `executed` at its end."""
+        self._steps[step.step_id] = step
+        self._executions[step.step_id] = asyncio.create_task(execution)
+
+    def executed(self, step: ClaimedStep) -> None:
+        """The execution that calls this ends; the step is in flight until `drop`."""
+        if self._executions.get(step.step_id) is asyncio.current_task():
+            del self._executions[step.step_id]
+
+    def drop(self, step: ClaimedStep) -> None:
+        """The step is written, or was taken away."""
+        if self._steps.get(step.step_id) is step:  # it may be in flight again by a later claim
+            del self._steps[step.step_id]
+
+    # -- ending executions
+
+    def cancel(self, steps: Sequence[tuple[int, str]]) -> None:
+        """Steps, `(step id, token)` each, were cancelled in the database: tell those who run them (O10)."""
+        for step_id, token in steps:
+            with suppress_port_errors(self._log):
+                self._tasks.cancel(f"{self._shard}-{step_id}-{token}")
+            if step_id in self._steps:
+                self._steps[step_id].cancelled = True
+            self._call_off(step_id)
+
+    def cancel_flow(self, flow: Key) -> None:
+        """Another replica cancelled a flow: tell those who run its steps for this one (O10)."""
+        self.cancel(
+            [
+                (step.step_id, step.token)
+                for step in self._steps.values()
+                if step.flow.flow_id == flow.id and step.flow.token == flow.token
+            ]
+        )
+
+    async def release_all(self) -> None:
+        """End all executions, so that their steps go back to the queue, and wait for it (B3)."""
+        for step_id in list(self._executions):
+            self._call_off(step_id)
+        await asyncio.gather(*self._executions.values(), return_exceptions=True)
+
+    def _call_off(self, step_id: int) -> None:
+        """End the execution of a step. One that has not begun is told to release the step when it does."""
+        step = self._steps.get(step_id)
+        if step is not None and not step.begun:
+            step.called_off = True
+        elif (execution := self._executions.get(step_id)) is not None:
+            execution.cancel()

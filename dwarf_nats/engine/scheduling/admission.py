@@ -1,0 +1,47 @@
+"""Eager starts: a new step that goes to its task at once instead of through the ready queue (C1, C3, C6)."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dwarf_nats.engine.backpressure import Gate
+    from dwarf_nats.engine.scheduling.fetcher import Fetcher
+    from dwarf_nats.engine.scheduling.slots import WorkerSlots
+
+
+class EagerAdmission:
+    """Decides for one shard which new steps start eagerly, and keeps the worker slots for them.
+
+    `draining` is set while this replica takes no more work.
+    """
+
+    def __init__(self, slots: WorkerSlots, fetcher: Fetcher, gate: Gate, draining: asyncio.Event) -> None:
+        self._slots = slots
+        self._fetcher = fetcher
+        self._gate = gate
+        self._draining = draining
+
+    def admits(self, priority: int, url: str, *, freed: str | None = None) -> bool:
+        """Whether a new step may start eagerly; if so, it counts as sent to its task.
+
+        Nothing of its priority or a better one may wait (C1), and its task must be able to take it and have its share of the
+        slots not yet (C6). `freed`: the step takes the slot of a step of that task; otherwise it needs a free one.
+        """
+        return (
+            not self._draining.is_set()
+            and self._fetcher.admits_eager(priority, url, freed=freed)
+            and self._gate.admits_eager(url)
+        )
+
+    def reserve(self, priority: int, url: str) -> bool:
+        """Acquire a worker slot for the first step of a flow that is about to be created; whether there was one."""
+        if self._slots.available > 0 and self.admits(priority, url):
+            self._slots.acquire(url)
+            return True
+        return False
+
+    def release(self, url: str) -> None:
+        """Release a reserved slot: the flow was not created."""
+        self._slots.release(url)
