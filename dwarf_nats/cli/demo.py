@@ -18,8 +18,8 @@ from rich.text import Text
 from dwarf_nats.cli.command import command
 from dwarf_nats.cli.following import LOOK_SECONDS, Follower, compact
 from dwarf_nats.cli.graph import read_graph
+from dwarf_nats.cli.local_stack import LocalStack, WorkerProcess
 from dwarf_nats.cli.output import coloured, console, error_line, history_view, show, table
-from dwarf_nats.cli.stage import Stage, WorkerProcess
 from dwarf_nats.errors import NotFound
 from dwarf_nats.sdk import Client
 from dwarf_nats.workflow.records import Outcome, Step
@@ -68,17 +68,17 @@ async def demo(
     _act("Starting nats-server, a replica on SQLite, and a worker: three processes that meet on NATS only")
     with tempfile.TemporaryDirectory(prefix="dwarf-demo-") as temporary:
         data = Path(temporary)
-        async with Stage(data, logs=data) as stage, stage.client() as client:
-            worker = stage.add_worker(str(folder / "tasks.py"))
+        async with LocalStack(data, logs=data) as stack, stack.client() as client:
+            worker = stack.add_worker(str(folder / "tasks.py"))
             await worker.start()
             for graph in graphs:
                 await client.put_graph(graph)
                 show(f"  workflow {graph.name}: {', '.join(graph.nodes)}")
-            show(f"  NATS at {stage.url}")
-            follower = Follower(client, stage.url, ANSWER, 0 if yes else wait_ms / 1000)
+            show(f"  NATS at {stack.url}")
+            follower = Follower(client, stack.url, ANSWER, 0 if yes else wait_ms / 1000)
             fine = await _all_orders(client, follower, orders)
             await worker.stop()
-            lame = stage.add_worker(str(folder / "tasks.py"), {"ORDERS_WITHOUT": MISSING})
+            lame = stack.add_worker(str(folder / "tasks.py"), {"ORDERS_WITHOUT": MISSING})
             await lame.start()
             fine = await _missing_service(client, follower, orders[0], worker) and fine
     if not fine:

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from dwarf_nats.cli.command import command
-from dwarf_nats.cli.stage import Stage, WorkerProcess
+from dwarf_nats.cli.local_stack import LocalStack, WorkerProcess
 from dwarf_nats.errors import BadRequest, DwarfError
 from dwarf_nats.render.terminal import one_line
 
@@ -56,14 +56,14 @@ async def dev(
         asyncio.get_running_loop().add_signal_handler(number, on_signal)
     data = prepared(data)
     try:
-        async with Stage(data, postgres=postgres, port=nats_port, graphs=graphs) as stage:
-            reloaders = [Reloader(stage.add_worker(module), source) for module, source in sources.items()]
+        async with LocalStack(data, postgres=postgres, port=nats_port, graphs=graphs) as stack:
+            reloaders = [Reloader(stack.add_worker(module), source) for module, source in sources.items()]
             for one in reloaders:
                 await one.start()
             starting = False
-            _say_what_next(stage, bool(reloaders), nats_port)
+            _say_what_next(stack, bool(reloaders), nats_port)
             while not stop.is_set():
-                stage.check_alive()
+                stack.check_alive()
                 for one in reloaders:
                     await one.look()
                 await _pause(stop)
@@ -143,14 +143,14 @@ async def _pause(stop: asyncio.Event) -> None:
         return
 
 
-def _say_what_next(stage: Stage, workers: bool, port: int) -> None:
-    at = "" if stage.url.endswith(":4222") else f" --nats {stage.url}"
-    taken = [] if stage.url.endswith(f":{port}") else ["", f"Port {port} is taken, so NATS has another one."]
+def _say_what_next(stack: LocalStack, workers: bool, port: int) -> None:
+    at = "" if stack.url.endswith(":4222") else f" --nats {stack.url}"
+    taken = [] if stack.url.endswith(f":{port}") else ["", f"Port {port} is taken, so NATS has another one."]
     lines = [
         *taken,
         "",
-        f"NATS      {stage.url}",
-        f"database  {stage.dsn}",
+        f"NATS      {stack.url}",
+        f"database  {stack.dsn}",
         "",
         "Next, in another terminal:",
         f"  dwarf-nats graph put order.yaml{at}",

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from dwarf_nats import __version__
-from dwarf_nats.cli import bench, config, demo, dev, graph, health, migrate, serve, shards, steering, tasks, worker
+from dwarf_nats.cli import bench, config, control, demo, dev, graph, health, migrate, serve, shards, tasks, worker
 from dwarf_nats.cli.command import new_app, tell
 from dwarf_nats.errors import Internal
 from dwarf_nats.redact import scrubbed
@@ -44,7 +44,7 @@ def root(
     context.default_map = config.load(config_file, context.command)
 
 
-app.add_typer(steering.app, name="flow")
+app.add_typer(control.app, name="flow")
 app.add_typer(graph.app, name="graph")
 for module in (serve, dev, demo, worker, migrate, tasks, shards, health, bench):
     module.register(app)

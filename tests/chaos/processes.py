@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from dwarf_nats.embedded import Child, NatsServer, PostgresServer
+from dwarf_nats.child_process import ChildProcess
+from dwarf_nats.dev_servers import NatsServer, PostgresServer
 
 REPLICA_TIMEOUT_MS = 2_500
 TIME_BUDGET_MS = 3_000
@@ -34,7 +35,7 @@ class Member:
         self.frozen = False
         self._command = [sys.executable, *command]
         self._folder = folder
-        self._child = Child(name, signal.SIGKILL)
+        self._child = ChildProcess(name, signal.SIGKILL)
 
     @property
     def running(self) -> bool:

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from dwarf_nats.cli.local_stack import LocalStack
 from dwarf_nats.cli.main import app
-from dwarf_nats.cli.stage import Stage
 
 Run = Callable[..., Result]
 
@@ -46,10 +46,10 @@ def served(folder: Path, tasks: str, graphs: Path | None = None) -> Iterator[str
     module = folder / "tasks.py"
     module.write_text(tasks)
     with asyncio.Runner() as runner:
-        stage = Stage(folder, logs=folder, graphs=graphs)
-        runner.run(stage.__aenter__())
+        stack = LocalStack(folder, logs=folder, graphs=graphs)
+        runner.run(stack.__aenter__())
         try:
-            runner.run(stage.add_worker(str(module)).start())
-            yield stage.url
+            runner.run(stack.add_worker(str(module)).start())
+            yield stack.url
         finally:
-            runner.run(stage.__aexit__(None, None, None))
+            runner.run(stack.__aexit__(None, None, None))

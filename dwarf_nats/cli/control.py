@@ -1,4 +1,4 @@
-"""`dwarf-nats flow …`: the operations that steer a flow (O11-O15; wire: section 1)."""
+"""`dwarf-nats flow …`: the operations that control a flow (O11-O15; wire: section 1)."""
 
 from __future__ import annotations
 

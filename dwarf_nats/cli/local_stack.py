@@ -14,7 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from dwarf_nats.embedded import Child, NatsServer, PostgresServer
+from dwarf_nats.child_process import ChildProcess
+from dwarf_nats.dev_servers import NatsServer, PostgresServer
 from dwarf_nats.errors import Unavailable
 from dwarf_nats.sdk import Client
 
@@ -22,7 +23,7 @@ _START_SECONDS = 60.0
 _POLL_SECONDS = 0.05
 
 
-class Stage:
+class LocalStack:
     """The servers and one replica; add workers with `add_worker`. Stops everything in order at the end.
 
     `data`: where the database is. `postgres`: embedded PostgreSQL instead of a SQLite file. `port`: of NATS, a free one
@@ -44,7 +45,7 @@ class Stage:
         self._stack = AsyncExitStack()
         self._nats = NatsServer(port=port if port is not None and is_free(port) else None, store_dir=data / "nats")
         self._postgres = PostgresServer(data_dir=data / "postgres") if postgres else None
-        self._replica = Child("the replica")
+        self._replica = ChildProcess("the replica")
         self.dsn = f"sqlite:///{data / 'dwarf.db'}"
 
     @property
@@ -106,7 +107,7 @@ class Stage:
         return self._logs / f"{name}.log" if self._logs is not None else None
 
     def add_worker(self, module: str, env: Mapping[str, str] | None = None) -> WorkerProcess:
-        """A worker process for a module, stopped with the stage; start it with `start`."""
+        """A worker process for a module, stopped with the stack; start it with `start`."""
         process = WorkerProcess(module, self.url, self.log("worker"), env or {})
         self._stack.push_async_callback(process.stop)
         return process
@@ -120,7 +121,7 @@ class WorkerProcess:
         self._url = url
         self._log = log
         self._env = {**clean_env(), **env}
-        self._child = Child(f"the worker of {module}")
+        self._child = ChildProcess(f"the worker of {module}")
 
     @property
     def running(self) -> bool:
