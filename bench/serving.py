@@ -164,7 +164,7 @@ def main() -> None:
     elif args.what == "worker":
         uvloop.run(worker(args.nats, args.task_prefix))
     else:
-        settings = ServerSettings(
+        settings = ServerSettings.of(
             dsns=args.dsn,
             nats_url=args.nats,
             prefix=args.prefix,

@@ -28,7 +28,6 @@ from dwarf_nats.telemetry import otlp
 from dwarf_nats.telemetry.counters import Counters
 from dwarf_nats.telemetry.instruments import MeterProvider
 from dwarf_nats.telemetry.traces import TracerProvider
-from dwarf_nats.wire.connecting import ConnectOptions
 from dwarf_nats.wire.subjects import Subjects
 
 if TYPE_CHECKING:
@@ -41,21 +40,6 @@ STARTUP_BACKOFF = Backoff.listed(0.2, 0.5, 1.0, 2.0, 5.0)
 SAY_EVERY = 12
 """A start that waits says so again after so many tries, about a minute."""
 Providers = tuple[MeterProvider | None, TracerProvider | None]
-
-
-def connect_options(settings: ServerSettings) -> ConnectOptions:
-    """The connection's share of the settings."""
-    return ConnectOptions(
-        url=settings.nats_url,
-        context=settings.context,
-        creds=settings.creds or "",
-        nkey=settings.nkey or "",
-        tls_ca=settings.tls_ca or "",
-        tls_cert=settings.tls_cert or "",
-        tls_key=settings.tls_key or "",
-        tls_first=settings.tls_first,
-        inbox_prefix=settings.inbox_prefix,
-    )
 
 
 async def _engine(
@@ -77,12 +61,12 @@ async def _engine(
             subjects,
             accept_ms=settings.accept_ms,
             roll_call_seconds=settings.roll_call_ms / 1000,
-            max_depth=settings.max_depth,
+            max_depth=settings.engine.max_depth,
         ),
         graphs=ChainGraphs(*sources, NatsGraphs(connection, inbox, subjects)),
         notices=NatsNotices(connection, subjects, events=settings.events),
         signals=NatsSignals(connection, origin, subjects, counters) if settings.signals else None,
-        settings=settings.engine(),
+        settings=settings.engine,
         name=origin,
         counters=counters,
         meter_provider=providers[0],
@@ -166,7 +150,7 @@ async def _probes(settings: ServerSettings, health: Health) -> AsyncIterator[Non
 async def _serving(
     settings: ServerSettings, origin: str, subjects: Subjects, health: Health, counters: Counters, providers: Providers
 ) -> AsyncIterator[Engine]:
-    connection = await connect(connect_options(settings), f"dwarf-nats-{origin}", retry=settings.wait_for_servers)
+    connection = await connect(settings.connection, f"dwarf-nats-{origin}", retry=settings.wait_for_servers)
     connection.most_bytes = settings.max_message_bytes
     try:
         subjects.check_apart(connection.new_inbox())
@@ -180,10 +164,7 @@ async def _serving(
             subjects,
             service_id=origin,
             max_request_bytes=settings.max_request_bytes,
-            max_requests=settings.max_requests,
-            max_waiting=settings.max_waiting,
-            max_queued_bytes=settings.max_queued_bytes,
-            max_timeout_ms=settings.max_timeout_ms,
+            limits=settings.requests,
             counters=counters,
         )
         try:
@@ -196,7 +177,7 @@ async def _serving(
         finally:
             health.draining = True
             engine.stop_claiming()
-            await service.drain(settings.drain_ms / 1000)
+            await service.drain(settings.engine.drain_ms / 1000)
             await engine.shutdown()
             log.info("replica %s has drained", origin)
     finally:

@@ -1,137 +1,339 @@
-"""Settings of an engine and of the service around it. Durations in milliseconds unless the name says otherwise."""
+"""Settings of an engine and of the service around it. Durations in milliseconds unless the name says otherwise.
+
+Each setting stands here once, with its name, type, default, bounds and help. The options and variables of `dwarf-nats`, the
+keys of `dwarf.toml`, the checks and the reference in `docs/operating/configuration.md` are made from it (`SERVER_SETTINGS`).
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+import dataclasses
+import typing
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
+from typing import Any, TypeVar, cast
 
 from dwarf_nats.errors import BadRequest
+from dwarf_nats.wire.connecting import ConnectOptions
 from dwarf_nats.workflow.limits import Limits
 
-LIMITS = tuple(one.name for one in fields(Limits))
-"""Settings that are limits, by name."""
+OPTIONS, NATS, SERVICE, TUNING, LIMITS = "Options", "NATS", "The service", "Tuning", "Limits"
+SECTIONS = (OPTIONS, NATS, SERVICE, TUNING, LIMITS)
+"""Headings in the help of a command and in the reference, in their order."""
+_UNITS = {"_ms": "ms", "_bytes": "bytes", "_port": "port"}
+_ROW = "setting"
+T = TypeVar("T")
+
+
+class LogFormat(StrEnum):
+    """How log lines look."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+class LogLevel(StrEnum):
+    """What is logged. Keys of flows and steps stand in `debug` lines only: who can read them can control the flows."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+@dataclass(slots=True, frozen=True, kw_only=True)
+class Setting:
+    """One setting, under all its names.
+
+    `name`: unique among all settings. `key`: in `dwarf.toml`, with `-` for `_`; the option and the variable are named after it.
+    `text`: help of the option; `reference`: what the reference says instead, if it has more room. `least`, `most`: bounds.
+    `part`: the field of `ServerSettings` with the nested value that keeps it, under the name `attribute`.
+    """
+
+    name: str = ""
+    kind: Any = None
+    default: Any = None
+    text: str = ""
+    reference: str = ""
+    least: int | None = None
+    most: int | None = None
+    section: str = OPTIONS
+    key: str = ""
+    metavar: str | None = None
+    part: str = ""
+    attribute: str = ""
+    has_option: bool = True
+    of_command: bool = False
+    """A setting of the command `serve`, of which a replica knows nothing."""
+
+    @property
+    def variable(self) -> str:
+        """The environment variable."""
+        return f"DWARF_{self.key.upper()}"
+
+    @property
+    def unit(self) -> str:
+        """The unit, by the ending of the name; empty if it has none."""
+        return next((unit for ending, unit in _UNITS.items() if self.name.endswith(ending)), "")
+
+    @property
+    def meaning(self) -> str:
+        """The text of the reference."""
+        return self.reference or self.text
+
+    def check(self, value: int) -> None:
+        """Raise `BadRequest` for a number below the least."""
+        if self.least == 0 and value < 0:
+            raise BadRequest(f"setting {self.name} must not be negative, got {value}")
+        if self.least is not None and value < self.least:
+            raise BadRequest(f"setting {self.name} must be at least {self.least}, got {value}")
+
+
+def setting(default: T, text: str, **more: Any) -> T:
+    """A field of a dataclass that is a setting. `more`: fields of `Setting`."""
+    metadata = {_ROW: Setting(default=default, text=text, **more)}
+    if isinstance(default, list):  # the databases: a DSN may hold a password
+        return cast("T", field(default_factory=list, repr=False, metadata=metadata))
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(slots=True)
 class EngineSettings:
-    """How an engine behaves. `workers`, `time_budget_ms` and `default_priority` may be changed while it runs (O17)."""
+    """Settings of an engine. `workers`, `time_budget_ms` and `default_priority` may be changed while it runs (O17).
 
-    workers: int = 1024
-    """Steps in hand at once; each costs memory, not a connection."""
-    time_budget_ms: int = 120_000
-    """What a task may take, unless its flow says otherwise (X3)."""
-    default_priority: int = 100
-    """Priority of flows that name none; 1 is the best."""
-    pool: int = 4
-    """Database connections per shard for operations; settling has one of its own."""
-    drain_ms: int = 20_000
-    """How long shutdown waits for tasks in hand (B3)."""
-    replica_timeout_ms: int = 10_000
-    """A replica silent for this long is taken for dead (B2)."""
-    max_depth: int = 64
-    """Levels of nesting in a state, the object itself being the first (S1)."""
-    max_state_bytes: int = 8 * 1024 * 1024
-    """Largest JSON text of a state, and of changes, overrides, resume data, payloads, baggage (413 beyond)."""
-    max_branches: int = 100_000
-    """Branches of one step."""
-    max_fan_out_bytes: int = 256 * 1024 * 1024
-    """The inputs of all branches of one step together, and what they bring to their fan-in."""
-    max_steps: int = 100_000
-    """Steps in a row within one flow, so that a loop ends; branches beside each other count once."""
-    max_error_bytes: int = 64 * 1024
-    """An error is cut beyond it; the reason of a cancel is a 413."""
-    max_history: int = 20_000
-    """Steps in one diagram, or in one whole history of the library."""
-    max_graph_bytes: int = 1024 * 1024
-    max_nodes: int = 2_000
-    max_transitions: int = 10_000
-    max_group: int = 500
-    """Members of one settlement or creation group."""
+    The rules behind: time budget (X3), replica timeout (B2), drain (B3), nesting (S1). Beyond a limit the answer is a 413
+    (`Limits`). Raises `BadRequest` for a value out of bounds.
+    """
+
+    workers: int = setting(1024, "Steps in hand at once; each costs memory.", least=1, section=TUNING)
+    time_budget_ms: int = setting(
+        120_000, "What a task may take, unless its flow says otherwise.", least=1, section=TUNING
+    )
+    replica_timeout_ms: int = setting(
+        10_000, "A replica silent for so long is taken for dead.", least=1, section=TUNING
+    )
+    drain_ms: int = setting(20_000, "How long shutdown waits for tasks in hand.", least=0, section=TUNING)
+    default_priority: int = setting(100, "Priority of flows that name none; 1 is the best.", least=1, section=TUNING)
+    pool: int = setting(
+        4,
+        "PostgreSQL connections per database and replica for operations; settling has one of its own.",
+        least=1,
+        section=TUNING,
+    )
+    max_state_bytes: int = setting(
+        8 * 1024 * 1024, "JSON text of a state, and of what goes into one.", least=1, section=LIMITS
+    )
+    max_depth: int = setting(64, "Levels of nesting in a state.", least=1, section=LIMITS)
+    max_branches: int = setting(100_000, "Branches of one fan-out.", least=1, section=LIMITS)
+    max_fan_out_bytes: int = setting(
+        256 * 1024 * 1024, "Inputs of the branches of one fan-out together.", least=1, section=LIMITS
+    )
+    max_steps: int = setting(100_000, "Steps in a row within one flow.", least=1, section=LIMITS)
+    max_error_bytes: int = setting(64 * 1024, "An error is cut beyond it.", least=1, section=LIMITS)
+    max_history: int = setting(20_000, "Steps in one diagram.", least=1, section=LIMITS)
+    max_graph_bytes: int = setting(1024 * 1024, "JSON text of a graph.", least=1, section=LIMITS)
+    max_nodes: int = setting(2_000, "Nodes of a graph.", least=1, section=LIMITS)
+    max_transitions: int = setting(10_000, "Transitions of a graph.", least=1, section=LIMITS)
+    max_group: int = setting(500, "Members of one settlement or creation group.", has_option=False)
 
     def __post_init__(self) -> None:
-        for name in ("workers", "time_budget_ms", "default_priority", "pool", "replica_timeout_ms", *LIMITS):
-            if getattr(self, name) < 1:
-                raise BadRequest(f"setting {name} must be at least 1, got {getattr(self, name)}")
-        if self.drain_ms < 0:
-            raise BadRequest(f"setting drain_ms must not be negative, got {self.drain_ms}")
+        for row in ENGINE_SETTINGS:
+            row.check(getattr(self, row.name))
 
     def limits(self) -> Limits:
-        """What may not be exceeded."""
-        return Limits(**{name: getattr(self, name) for name in LIMITS})
+        """The limits among them, as they are now."""
+        return Limits(**{one.name: getattr(self, one.name) for one in dataclasses.fields(Limits)})
+
+
+@dataclass(slots=True, frozen=True)
+class RequestLimits:
+    """Bounds for the requests that one replica carries out; 429 beyond.
+
+    Requests without a reply subject wait for their turn, up to `max_queued_bytes` of them; they take at most half of
+    `max_requests`, and do not wait for a flow. `default_timeout_ms`: the wait of a request that names none.
+    """
+
+    max_requests: int = setting(
+        1024, "Requests carried out at once, waiting ones apart; 429 beyond.", least=1, section=TUNING
+    )
+    max_waiting: int = setting(
+        10_000,
+        "Requests that wait for a flow at once; 429 beyond.",
+        reference="Requests that wait for a flow at once (run, await, poll); 429 beyond.",
+        least=1,
+        section=TUNING,
+    )
+    max_queued_bytes: int = setting(
+        64 * 1024 * 1024,
+        "Requests without a reply subject that wait for their turn, in bytes; more are lost, counted and logged.",
+        reference="Requests without a reply subject that wait for their turn, in bytes; what comes beyond is lost, counted and"
+        " logged.",
+        least=1,
+        section=TUNING,
+    )
+    max_timeout_ms: int = setting(
+        3_600_000, "The longest wait a request may ask for; a longer one is cut to it.", least=0, section=TUNING
+    )
+    default_timeout_ms: int = 30_000
 
 
 @dataclass(slots=True)
 class ServerSettings:
-    """One replica of the service: where its servers are and what it is called on the bus."""
+    """One replica of the service: its databases, its place on the bus, what it may take on.
 
-    dsns: list[str] = field(default_factory=list, repr=False)
-    nats_url: str = field(default="", repr=False)
-    prefix: str = "dwarf"
-    task_prefix: str = "task"
-    graph_prefix: str = "graph"
-    context: str = ""
-    creds: Path | None = None
-    nkey: Path | None = None
-    tls_ca: Path | None = None
-    tls_cert: Path | None = None
-    tls_key: Path | None = None
-    tls_first: bool = False
-    inbox_prefix: str = ""
-    graphs_dir: Path | None = None
-    workers: int = 1024
-    time_budget_ms: int = 120_000
-    replica_timeout_ms: int = 10_000
-    drain_ms: int = 20_000
-    default_priority: int = 100
-    pool: int = 4
-    events: bool = True
-    signals: bool = True
-    migrate: bool = True
-    max_depth: int = 64
-    max_state_bytes: int = 8 * 1024 * 1024
-    max_branches: int = 100_000
-    max_fan_out_bytes: int = 256 * 1024 * 1024
-    max_steps: int = 100_000
-    max_error_bytes: int = 64 * 1024
-    max_history: int = 20_000
-    max_graph_bytes: int = 1024 * 1024
-    max_nodes: int = 2_000
-    max_transitions: int = 10_000
-    max_request_bytes: int = 16 * 1024 * 1024
-    """Payload of one request; the server's `max_payload` may be lower (413 beyond)."""
-    max_message_bytes: int = 0
-    """Size of a message the replica sends, where a leaf node takes less than its own NATS server; 0: what that takes."""
-    max_requests: int = 1024
-    """Requests carried out at once, waiting ones apart; 429 beyond."""
-    max_waiting: int = 10_000
-    """Requests that wait for a flow at once (run, await, poll); 429 beyond."""
-    max_queued_bytes: int = 64 * 1024 * 1024
-    """Requests without a reply subject that wait for their turn, in bytes; what comes beyond is lost, counted and logged."""
-    max_timeout_ms: int = 3_600_000
-    """The longest wait a request may ask for; a longer one is cut to it."""
-    accept_ms: int = 1_000
-    """How long a task service may work on a request before it should say that it has accepted it."""
-    roll_call_ms: int = 1_000
-    """How often those that did are asked what they still run; three silences of twice that, and a worker is taken for hung."""
-    health_port: int | None = None
-    """Of HTTP probes; 0 takes a free one, `None` has none."""
-    health_host: str = "127.0.0.1"
-    wait_for_servers: bool = True
-    """Keep trying while a database or NATS is away at start; else say which and exit."""
-    log_format: str = "text"
-    otlp: str = ""
-    """The base URL of a collector that takes OTLP over HTTP; empty: what `OTEL_EXPORTER_OTLP_…` variables say, if any."""
-    otlp_traces: bool = True
-    """Send it traces too, not only metrics."""
+    `ServerSettings.of` takes every setting by its name in the reference, nested ones too.
+    """
 
-    def engine(self) -> EngineSettings:
-        """The engine's share of these settings."""
-        return EngineSettings(
-            workers=self.workers,
-            time_budget_ms=self.time_budget_ms,
-            default_priority=self.default_priority,
-            pool=self.pool,
-            drain_ms=self.drain_ms,
-            replica_timeout_ms=self.replica_timeout_ms,
-            **{name: getattr(self, name) for name in LIMITS},
-        )
+    dsns: list[str] = setting(
+        [],
+        "postgresql://… or sqlite:///path; several, in this order, are shards 1, 2, …",
+        key="dsn",
+        metavar="DSN",
+    )
+    connection: ConnectOptions = field(default_factory=ConnectOptions)
+    prefix: str = setting("dwarf", "Prefix of its subjects.", section=SERVICE)
+    task_prefix: str = setting("task", "Prefix of task subjects.")
+    graph_prefix: str = setting("graph", "Prefix of graph subjects.")
+    graphs_dir: Path | None = setting(
+        None, "Folder of graph files, JSON or YAML, read again when they change.", key="graphs"
+    )
+    events: bool = setting(True, "Publish an event for every change of a flow's status.")
+    signals: bool = setting(True, "Signal other replicas. Without signals they poll.")
+    migrate: bool = setting(True, "Migrate the databases first, if need be; replicas that start together take turns.")
+    wait_for_servers: bool = setting(
+        True,
+        "Keep trying while a server is away at start; else say which and exit.",
+        reference="Keep trying while a database or NATS is away at start; else say which and exit.",
+        key="wait",
+    )
+    health_port: int | None = setting(
+        None,
+        "Answer HTTP probes on /livez and /readyz there.",
+        reference="Of HTTP probes; 0 takes a free one, `None` has none.",
+        least=0,
+        most=65535,
+    )
+    health_host: str = setting("127.0.0.1", "Address of the health port; 0.0.0.0 for all.")
+    replicas: int = setting(1, "That many processes, each a replica; not with SQLite.", least=1, of_command=True)
+    log_format: LogFormat = setting(LogFormat.TEXT, "How lines on stderr look.")
+    log_level: LogLevel = setting(LogLevel.INFO, "What is logged; debug lines hold keys.", of_command=True)
+    otlp: str = setting(
+        "",
+        "A collector for metrics and traces, by OTLP: http://host:4318.",
+        reference="The base URL of a collector that takes OTLP over HTTP; empty: what `OTEL_EXPORTER_OTLP_…` variables say, if"
+        " any.",
+        metavar="URL",
+    )
+    otlp_traces: bool = setting(True, "Send it traces, too.", reference="Send it traces too, not only metrics.")
+    max_request_bytes: int = setting(
+        16 * 1024 * 1024,
+        "Payload of one request.",
+        reference="Payload of one request; the server's `max_payload` may be lower (413 beyond).",
+        least=1,
+        section=LIMITS,
+    )
+    max_message_bytes: int = setting(
+        0,
+        "Size of a message it sends, where a leaf node takes less than its NATS server; 0: what that takes.",
+        reference="Size of a message the replica sends, where a leaf node takes less than its own NATS server; 0: what that"
+        " takes.",
+        least=0,
+        section=LIMITS,
+    )
+    engine: EngineSettings = field(default_factory=EngineSettings)
+    requests: RequestLimits = field(default_factory=RequestLimits)
+    accept_ms: int = setting(
+        1_000,
+        "After how long a task service should say it is at work.",
+        reference="How long a task service may work on a request before it should say that it has accepted it.",
+        least=1,
+        section=TUNING,
+    )
+    roll_call_ms: int = setting(
+        1_000,
+        "How often it is asked then what it still runs.",
+        reference="How often those that did are asked what they still run; three silences of twice that, and a worker is taken"
+        " for hung.",
+        least=10,
+        section=TUNING,
+    )
+
+    @classmethod
+    def of(cls, **values: Any) -> ServerSettings:
+        """Settings by the names of the reference. Raises `TypeError` for an unknown name, `BadRequest` for a bad value."""
+        parts: dict[str, dict[str, Any]] = {"": {}, **{part: {} for part in PARTS}}
+        for name, value in values.items():
+            if name not in SERVER_SETTINGS:
+                raise TypeError(f"there is no setting {name}")
+            row = SERVER_SETTINGS[name]
+            parts[row.part][row.attribute] = value
+        own = parts.pop("")
+        return cls(**own, **{part: PARTS[part](**given) for part, given in parts.items()})
+
+
+def _connection(attribute: str, kind: Any, text: str, *, name: str = "", key: str = "") -> Setting:
+    name = name or attribute
+    default = False if kind is bool else None if kind == Path | None else ""
+    return Setting(
+        name=name,
+        kind=kind,
+        default=default,
+        text=text,
+        section=NATS,
+        key=key or name,
+        part="connection",
+        attribute=attribute,
+    )
+
+
+CONNECTION_SETTINGS = (
+    _connection(
+        "url",
+        str,
+        "Servers, several separated by commas; else NATS_URL, else nats://127.0.0.1:4222.",
+        name="nats_url",
+        key="nats",
+    ),
+    _connection("context", str, "A context of the nats command line, by name or path."),
+    _connection("creds", Path | None, "Credentials file (JWT)."),
+    _connection("nkey", Path | None, "File with an nkey's seed."),
+    _connection("tls_ca", Path | None, "Certificates of the authorities to trust; insists on TLS."),
+    _connection("tls_cert", Path | None, "Client certificate."),
+    _connection("tls_key", Path | None, "Client key."),
+    _connection("tls_first", bool, "Begin with TLS, before the server says anything."),
+    _connection(
+        "inbox_prefix",
+        str,
+        "Prefix of the subjects on which replies arrive; else the context's, else _INBOX.",
+    ),
+)
+"""The fields of `ConnectOptions` that have an option; all commands that talk to NATS share them."""
+PARTS: dict[str, type] = {"connection": ConnectOptions, "engine": EngineSettings, "requests": RequestLimits}
+"""The nested values of `ServerSettings`."""
+
+
+def row_of(one: dataclasses.Field[Any]) -> Setting | None:
+    """The setting that a field of a dataclass is, or `None` for other fields."""
+    return one.metadata.get(_ROW)
+
+
+def _rows(cls: type, part: str = "") -> Iterator[Setting]:
+    """The settings of a dataclass, those of nested values where their field stands."""
+    kinds = typing.get_type_hints(cls)
+    for one in dataclasses.fields(cls):
+        row = row_of(one)
+        if row is not None:
+            yield dataclasses.replace(
+                row, name=one.name, kind=kinds[one.name], key=row.key or one.name, part=part, attribute=one.name
+            )
+        elif one.name == "connection":
+            yield from CONNECTION_SETTINGS
+        elif one.name in PARTS:
+            yield from _rows(PARTS[one.name], one.name)
+
+
+ENGINE_SETTINGS = tuple(_rows(EngineSettings, "engine"))
+"""The settings of `EngineSettings`."""
+SERVER_SETTINGS = {one.name: one for one in sorted(_rows(ServerSettings), key=lambda row: SECTIONS.index(row.section))}
+"""All settings by name, section by section."""

@@ -22,6 +22,7 @@ from nats.aio.subscription import Subscription
 from dwarf_nats.errors import BadRequest, DwarfError, TimedOut, TooLarge, TooMany, Unavailable
 from dwarf_nats.nats_client import forbidden
 from dwarf_nats.ports import BusAway
+from dwarf_nats.settings import RequestLimits
 from dwarf_nats.summed import Summed
 from dwarf_nats.telemetry.context import continued
 from dwarf_nats.telemetry.counters import Counters
@@ -50,10 +51,8 @@ _encode = msgspec.json.Encoder().encode
 class Service:
     """Answers the operations with an engine.
 
-    A request of more than `max_request_bytes` is a 413. `max_requests` bounds the requests carried out at once, `max_waiting`
-    those of run, await and poll; beyond them the answer is 429. Requests without a reply subject wait for their turn, up to
-    `max_queued_bytes` of them; they take at most half of `max_requests`, and do not wait for a flow. `default_timeout_ms` and
-    `max_timeout_ms` are the wait where a request names none, and its cap.
+    A request of more than `max_request_bytes` is a 413. `limits` bounds what is carried out at once; beyond it the answer is
+    429.
     """
 
     def __init__(
@@ -64,11 +63,7 @@ class Service:
         *,
         service_id: str = "",
         max_request_bytes: int = 16 * 1024 * 1024,
-        max_requests: int = 1024,
-        max_waiting: int = 10_000,
-        max_queued_bytes: int = 64 * 1024 * 1024,
-        default_timeout_ms: int = 30_000,
-        max_timeout_ms: int = 3_600_000,
+        limits: RequestLimits | None = None,
         counters: Counters | None = None,
     ) -> None:
         self._counters = counters if counters is not None else Counters()
@@ -76,15 +71,16 @@ class Service:
         self._engine = engine
         self._subjects = subjects or Subjects()
         self.id = service_id or secrets.token_hex(11)
+        limits = limits if limits is not None else RequestLimits()
         self._most_bytes = max_request_bytes
-        self._bounds = {False: max_requests, True: max_waiting}
+        self._bounds = {False: limits.max_requests, True: limits.max_waiting}
         self._busy: dict[bool, set[asyncio.Task[None]]] = {False: set(), True: set()}
-        self._queued_bytes = max_queued_bytes
-        self._backlog = Backlog(max_queued_bytes, self._carry_out_unanswered, self._may_begin)
+        self._queued_bytes = limits.max_queued_bytes
+        self._backlog = Backlog(limits.max_queued_bytes, self._carry_out_unanswered, self._may_begin)
         self._looking: asyncio.Future[bool] | None = None
         self._summed = Summed(log)
-        self._default_timeout = default_timeout_ms / 1000
-        self._longest_timeout = max_timeout_ms / 1000
+        self._default_timeout = limits.default_timeout_ms / 1000
+        self._longest_timeout = limits.max_timeout_ms / 1000
         self._stopping = False
         self._started = ""
         self._endpoints: list[Endpoint] = []

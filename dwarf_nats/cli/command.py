@@ -1,7 +1,8 @@
 """How a command is made: a function, an example, and groups of options shared with other commands.
 
 A parameter whose type is a dataclass marked with `@option_group` stands for all of its fields: they become options of the
-command, and the function gets them as one value. An option whose name ends in `_ms` takes durations (`durations`).
+command, and the function gets them as one value. `register_group` does the same for a type whose options come from elsewhere.
+An option whose name ends in `_ms` takes durations (`durations`).
 
 Refusals become one line on stderr and exit code 1, never a traceback. With `--json` that line is the error object of the
 wire, `{"error": {"code", "message", …}}`, and so is what is said of wrong usage (exit code 2).
@@ -17,7 +18,7 @@ import inspect
 import os
 import sys
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any, TypeVar
 
@@ -33,10 +34,20 @@ from dwarf_nats.wire.refusals import encode_error
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
-_GROUPS: dict[type, str] = {}
 HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
 REFUSED, INTERRUPTED = 1, 130
 """Exit codes."""
+
+
+@dataclasses.dataclass(slots=True, frozen=True)
+class _Group:
+    """A type that stands for several options: the parameters they are, and what makes a value of what was given for them."""
+
+    parameters: Sequence[inspect.Parameter]
+    make: Callable[[dict[str, Any]], Any]
+
+
+_GROUPS: dict[Any, _Group] = {}
 
 
 class _Family(TyperGroup):
@@ -100,10 +111,15 @@ def option_group(title: str) -> Callable[[type[T]], type[T]]:
     """
 
     def mark(cls: type[T]) -> type[T]:
-        _GROUPS[cls] = title
+        register_group(cls, list(_parameters_of(cls, title)), lambda given: cls(**given))
         return cls
 
     return mark
+
+
+def register_group(cls: type, parameters: Sequence[inspect.Parameter], make: Callable[[dict[str, Any]], Any]) -> None:
+    """Have a parameter of type `cls` stand for `parameters`; `make` gets what was given for them, by name."""
+    _GROUPS[cls] = _Group(parameters, make)
 
 
 def new_app(help_text: str, *, completion: bool = False) -> typer.Typer:
@@ -138,22 +154,21 @@ def command(app: typer.Typer, name: str, *, example: str, short: str | None = No
 def _runner(function: Callable[..., Any]) -> Callable[..., None]:
     hints = typing.get_type_hints(function, include_extras=True)
     parameters: list[inspect.Parameter] = []
-    groups: dict[str, type] = {}
+    groups: dict[str, _Group] = {}
     for parameter in inspect.signature(function).parameters.values():
         kind = hints[parameter.name]
-        if kind in _GROUPS:
-            groups[parameter.name] = kind
+        if isinstance(kind, type) and kind in _GROUPS:
+            groups[parameter.name] = _GROUPS[kind]
         else:
             parameters.append(parameter.replace(annotation=kind, kind=inspect.Parameter.KEYWORD_ONLY))
     for group in groups.values():
-        parameters.extend(_parameters_of(group))
+        parameters.extend(group.parameters)
 
     def run(**given: Any) -> None:
         as_json = bool(given.get("json"))
         with _usage_errors(as_json), refusals(as_json=as_json):
             for name, group in groups.items():
-                fields = {field.name: given.pop(field.name) for field in dataclasses.fields(group)}
-                given[name] = group(**fields)
+                given[name] = group.make({one.name: given.pop(one.name) for one in group.parameters})
             result = function(**given)
             if inspect.iscoroutine(result):
                 asyncio.run(result)
@@ -191,11 +206,11 @@ def _durations_of(command: Any) -> Iterator[str]:
             yield from (name for name in param.opts if not name.endswith("-ms"))
 
 
-def _parameters_of(group: Any) -> Iterator[inspect.Parameter]:
+def _parameters_of(group: Any, title: str) -> Iterator[inspect.Parameter]:
     hints = typing.get_type_hints(group, include_extras=True)
     for field in dataclasses.fields(group):
         for option in getattr(hints[field.name], "__metadata__", ()):
-            option.rich_help_panel = option.rich_help_panel or _GROUPS[group]
+            option.rich_help_panel = option.rich_help_panel or title
         yield inspect.Parameter(
             field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=hints[field.name]
         )

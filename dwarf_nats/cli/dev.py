@@ -13,6 +13,7 @@ import typer
 
 from dwarf_nats.cli.command import command
 from dwarf_nats.cli.local_stack import LocalStack, WorkerProcess
+from dwarf_nats.cli.setting_options import option
 from dwarf_nats.errors import BadRequest, DwarfError
 from dwarf_nats.render.terminal import one_line
 
@@ -34,7 +35,7 @@ async def dev(
     ] = None,
     data: Annotated[Path, typer.Option(envvar="DWARF_DATA", help="Folder of the database.")] = Path(".dwarf"),
     postgres: Annotated[bool, typer.Option("--postgres", help="Embedded PostgreSQL instead of SQLite.")] = False,
-    graphs: Annotated[Path | None, typer.Option(envvar="DWARF_GRAPHS", help="Folder of graph files.")] = None,
+    graphs: Annotated[Path | None, option("graphs_dir", help="Folder of graph files.")] = None,
     nats_port: Annotated[int, typer.Option(min=1, max=65535, help="A free one if that is taken.")] = 4222,
 ) -> None:
     """Run NATS, a database, a replica and the workers of the modules named; reload those when they change.

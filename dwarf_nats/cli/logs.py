@@ -6,31 +6,15 @@ import logging
 import sys
 import traceback
 from datetime import UTC, datetime
-from enum import StrEnum
 from types import TracebackType
 
 import msgspec
 
 from dwarf_nats.redact import scrubbed
 from dwarf_nats.render.terminal import in_json, in_lines, one_line
+from dwarf_nats.settings import LogFormat, LogLevel
 from dwarf_nats.telemetry.context import current_ids
 from dwarf_nats.workflow.keys import without_tokens
-
-
-class LogFormat(StrEnum):
-    """How log lines look."""
-
-    TEXT = "text"
-    JSON = "json"
-
-
-class LogLevel(StrEnum):
-    """What is logged. Keys of flows and steps stand in `debug` lines only: who can read them can steer the flows."""
-
-    DEBUG = "debug"
-    INFO = "info"
-    WARNING = "warning"
-    ERROR = "error"
 
 
 class TextFormatter(logging.Formatter):

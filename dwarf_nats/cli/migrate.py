@@ -8,8 +8,8 @@ import typer
 
 from dwarf_nats.cli import logs
 from dwarf_nats.cli.command import command
+from dwarf_nats.cli.options import Dsns, given_dsns
 from dwarf_nats.cli.output import Output, table
-from dwarf_nats.cli.serve import Dsns, given_dsns
 
 
 def register(app: typer.Typer) -> None:

@@ -5,17 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
-from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 import typer
 
 from dwarf_nats.cli import logs
-from dwarf_nats.cli.command import option_group
+from dwarf_nats.cli.command import option_group, register_group
+from dwarf_nats.cli.setting_options import connect_options, default, option, parameters
 from dwarf_nats.cli.state_arg import read_json
 from dwarf_nats.errors import BadRequest
 from dwarf_nats.sdk import Client, FlowOptions, Query
-from dwarf_nats.wire.connecting import ConnectArguments
+from dwarf_nats.settings import CONNECTION_SETTINGS, SERVICE
+from dwarf_nats.wire.connecting import ConnectOptions
 from dwarf_nats.workflow.state import Raw
 from dwarf_nats.workflow.status import Status
 
@@ -31,67 +32,25 @@ class FlowStatus(StrEnum):
     CANCELLED = "cancelled"
 
 
-@option_group("NATS")
+Bus: TypeAlias = ConnectOptions
+"""Where NATS is and who we are there. What is not given comes from the variables and contexts of the `nats` CLI."""
+register_group(ConnectOptions, parameters(CONNECTION_SETTINGS), connect_options)
+Dsns = Annotated[list[str] | None, option("dsns")]
+
+
+def given_dsns(dsns: list[str] | None) -> list[str]:
+    """The DSNs. Raises `typer.BadParameter` if there are none."""
+    if not dsns:
+        raise typer.BadParameter("name a database: postgresql://… or sqlite:///path", param_hint="--dsn")
+    return dsns
+
+
+@option_group(SERVICE)
 @dataclass(slots=True, frozen=True)
-class Bus:
-    """Where NATS is and who we are there. What is not given comes from the variables and contexts of the `nats` CLI."""
+class Service:
+    """The deployment to talk to."""
 
-    nats: Annotated[
-        str,
-        typer.Option(
-            envvar="DWARF_NATS", help="Servers, several separated by commas; else NATS_URL, else nats://127.0.0.1:4222."
-        ),
-    ] = ""
-    context: Annotated[
-        str, typer.Option(envvar="DWARF_CONTEXT", help="A context of the nats command line, by name or path.")
-    ] = ""
-    creds: Annotated[Path | None, typer.Option(envvar="DWARF_CREDS", help="Credentials file (JWT).")] = None
-    nkey: Annotated[Path | None, typer.Option(envvar="DWARF_NKEY", help="File with an nkey's seed.")] = None
-    tls_ca: Annotated[
-        Path | None,
-        typer.Option(envvar="DWARF_TLS_CA", help="Certificates of the authorities to trust; insists on TLS."),
-    ] = None
-    tls_cert: Annotated[Path | None, typer.Option(envvar="DWARF_TLS_CERT", help="Client certificate.")] = None
-    tls_key: Annotated[Path | None, typer.Option(envvar="DWARF_TLS_KEY", help="Client key.")] = None
-    tls_first: Annotated[
-        bool,
-        typer.Option("--tls-first", envvar="DWARF_TLS_FIRST", help="Begin with TLS, before the server says anything."),
-    ] = False
-    inbox_prefix: Annotated[
-        str,
-        typer.Option(
-            envvar="DWARF_INBOX_PREFIX",
-            help="Prefix of the subjects on which replies arrive; else the context's, else _INBOX.",
-        ),
-    ] = ""
-
-    def arguments(self) -> ConnectArguments:
-        """Who we are, as clients and workers take it."""
-        return ConnectArguments(
-            context=self.context,
-            creds=self.creds or "",
-            nkey=self.nkey or "",
-            tls_ca=self.tls_ca or "",
-            tls_cert=self.tls_cert or "",
-            tls_key=self.tls_key or "",
-            tls_first=self.tls_first,
-            inbox_prefix=self.inbox_prefix,
-        )
-
-
-@option_group("The service")
-@dataclass(slots=True, frozen=True)
-class Deployment:
-    """What it is called on the bus."""
-
-    prefix: Annotated[str, typer.Option(envvar="DWARF_PREFIX", help="Prefix of its subjects.")] = "dwarf"
-
-
-@option_group("The service")
-@dataclass(slots=True, frozen=True)
-class Service(Deployment):
-    """Which deployment to talk to."""
-
+    prefix: Annotated[str, option("prefix")] = default("prefix")
     connect_timeout_ms: Annotated[
         int, typer.Option(min=1, envvar="DWARF_CONNECT_TIMEOUT_MS", help="How long to look for NATS.")
     ] = 5_000
@@ -99,9 +58,9 @@ class Service(Deployment):
     def client(self, bus: Bus) -> Client:
         """A client, not connected yet."""
         logs.tell_warnings()
-        how = bus.arguments()
+        how = {row.attribute: getattr(bus, row.attribute) for row in CONNECTION_SETTINGS}
         how["connect_seconds"] = self.connect_timeout_ms / 1000
-        return Client(bus.nats, prefix=self.prefix, name="dwarf-cli", **how)
+        return Client(prefix=self.prefix, name="dwarf-cli", **how)
 
 
 @option_group("The flow")

@@ -6,12 +6,8 @@ python -m dwarf_nats.cli.reference --check  say whether it is as it would be wri
 
 from __future__ import annotations
 
-import ast
 import dataclasses
-import inspect
-import re
 import sys
-import textwrap
 from collections.abc import Iterator, Sequence
 from enum import Enum
 from pathlib import Path
@@ -21,14 +17,11 @@ import typer.main
 
 from dwarf_nats.cli.command import section_of
 from dwarf_nats.cli.main import app
-from dwarf_nats.settings import EngineSettings, ServerSettings
+from dwarf_nats.settings import ENGINE_SETTINGS, PARTS, SERVER_SETTINGS, EngineSettings, ServerSettings, row_of
 from dwarf_nats.wire.connecting import ENVIRONMENT
 
+_BY_KEY = {row.key: row for row in SERVER_SETTINGS.values()}
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "operating" / "configuration.md"
-CALLED = {"dsn": "dsns", "nats": "nats_url", "graphs": "graphs_dir", "wait": "wait_for_servers"}
-"""Options of `serve` whose setting has another name."""
-_RULE = re.compile(r" \([A-Z]\d+(, [A-Z]\d+)*\)")
-_UNITS = {"_ms": "ms", "_bytes": "bytes", "_seconds": "s", "_mb": "MB", "_port": "port"}
 _INTRODUCTION = """\
 # All settings
 
@@ -71,12 +64,8 @@ def render() -> str:
             parts.append(f"### {section}\n")
         rows = [_row(param) for param in params]
         parts.append(_table(("setting", "option", "variable", "key", "default", "unit", "meaning"), rows))
-    options = {_setting(param) for param in serve.params}
-    documented = described(EngineSettings)
     rows = [
-        (f"`{field.name}`", _shown(field.default), _unit(field.name), documented.get(field.name, ""))
-        for field in dataclasses.fields(EngineSettings)
-        if field.name not in options
+        (f"`{row.name}`", _shown(row.default), row.unit, row.meaning) for row in ENGINE_SETTINGS if not row.has_option
     ]
     if rows:
         parts += [_EMBEDDED, _table(("setting", "default", "unit", "meaning"), rows)]
@@ -86,29 +75,20 @@ def render() -> str:
 
 
 def undescribed() -> list[str]:
-    """What has no description: options of any command, and settings that are neither an option's nor documented."""
+    """Options without a help text, of any command, and fields of settings without a description."""
     commands = dict(_commands(typer.main.get_command(app)))
     missing = [
-        f"{name} {param.opts[0]}" for name, command in commands.items() for param in command.params
+        f"{name} {param.opts[0]}"
+        for name, command in commands.items()
+        for param in command.params
         if not param.help and not getattr(param, "hidden", False)
-    ]  # fmt: skip
-    options = {_setting(param) for param in commands["serve"].params}
+    ]
     for settings in (ServerSettings, EngineSettings):
-        known = options | set(described(settings))
-        missing += [f"{settings.__name__}.{f.name}" for f in dataclasses.fields(settings) if f.name not in known]
+        for field in dataclasses.fields(settings):
+            row = row_of(field)
+            if field.name not in PARTS and (row is None or not row.meaning):
+                missing.append(f"{settings.__name__}.{field.name}")
     return missing
-
-
-def described(settings: type) -> dict[str, str]:
-    """The docstring below each field of a dataclass, in one line and without names of rules."""
-    (tree,) = ast.parse(textwrap.dedent(inspect.getsource(settings))).body
-    assert isinstance(tree, ast.ClassDef)
-    found: dict[str, str] = {}
-    for field, text in zip(tree.body, tree.body[1:], strict=False):
-        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
-            assert isinstance(field.target, ast.Name)
-            found[field.target.id] = _RULE.sub("", " ".join(str(text.value.value).split()))
-    return found
 
 
 def _commands(group: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -127,17 +107,10 @@ def _sections(command: Any) -> dict[str, list[Any]]:
     return sections
 
 
-def _setting(param: Any) -> str:
-    name: str = param.name
-    return CALLED.get(name, name)
-
-
 def _row(param: Any) -> tuple[str, ...]:
-    name = _setting(param)
-    known = {field.name for field in dataclasses.fields(ServerSettings)}
-    meaning = described(ServerSettings).get(name) or param.help
-    setting = f"`{name}`" if name in known else "–"
-    return setting, _option(param), f"`{param.envvar}`", _key(param), _shown(param.default), _unit(name), meaning
+    row = _BY_KEY[param.name]
+    name = "–" if row.of_command else f"`{row.name}`"
+    return name, _option(param), f"`{param.envvar}`", _key(param), _shown(param.default), row.unit, row.meaning
 
 
 def _others(commands: dict[str, Any], serve: Any) -> list[tuple[str, ...]]:
@@ -184,10 +157,6 @@ def _shown(default: Any) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
     return f"`{value}`"
-
-
-def _unit(name: str) -> str:
-    return next((unit for ending, unit in _UNITS.items() if name.endswith(ending)), "")
 
 
 def _spoken(field: str) -> str:

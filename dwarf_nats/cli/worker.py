@@ -15,11 +15,12 @@ import typer
 
 from dwarf_nats.cli import logs
 from dwarf_nats.cli.command import command
-from dwarf_nats.cli.logs import LogFormat
 from dwarf_nats.cli.options import Bus
+from dwarf_nats.cli.setting_options import default, option
 from dwarf_nats.errors import BadRequest
-from dwarf_nats.sdk import ConnectOptions, Worker, serving
+from dwarf_nats.sdk import Worker, serving
 from dwarf_nats.sdk.command_task import CommandTask
+from dwarf_nats.settings import LogFormat
 
 
 def register(app: typer.Typer) -> None:
@@ -41,10 +42,8 @@ def worker(
     task: Annotated[str, typer.Option(help="The task (its url) that the command serves.")] = "",
     concurrency: Annotated[int, typer.Option(min=1, help="Commands at once; further requests wait here.")] = 64,
     queue: Annotated[str, typer.Option(help="Queue group, the same for all workers that serve the task.")] = "workers",
-    task_prefix: Annotated[str, typer.Option(envvar="DWARF_TASK_PREFIX", help="Prefix of task subjects.")] = "task",
-    log_format: Annotated[
-        LogFormat, typer.Option(envvar="DWARF_LOG_FORMAT", help="How lines on stderr look.")
-    ] = LogFormat.TEXT,
+    task_prefix: Annotated[str, option("task_prefix")] = default("task_prefix"),
+    log_format: Annotated[LogFormat, option("log_format")] = default("log_format"),
     ready_file: Annotated[Path | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Serve tasks until SIGTERM, which lets the worker finish what it has begun; a second SIGTERM stops it at once.
@@ -61,7 +60,7 @@ def worker(
     else:
         workers = [_command_worker(command, task, concurrency, queue, task_prefix)]
     for one in workers:
-        one.options = ConnectOptions(url=bus.nats, **bus.arguments()).over(one.options)
+        one.options = bus.over(one.options)
     try:
         serving.run(*workers, ready=partial(_say_ready, workers, ready_file))
     except TypeError as error:
@@ -69,9 +68,9 @@ def worker(
 
 
 def _command_worker(command: str, task: str, concurrency: int, queue: str, task_prefix: str) -> Worker:
-    for value, option, example in ((command, "--command", "'./thumbnail.sh'"), (task, "--task", "thumbnail")):
+    for value, name, example in ((command, "--command", "'./thumbnail.sh'"), (task, "--task", "thumbnail")):
         if not value.strip():
-            raise typer.BadParameter(f"--command and --task go together: add {option} {example}", param_hint=option)
+            raise typer.BadParameter(f"--command and --task go together: add {name} {example}", param_hint=name)
     worker = Worker(concurrency=concurrency, queue=queue, task_prefix=task_prefix, name="dwarf-command")
     worker.add_task(task, CommandTask(command))
     return worker

@@ -25,7 +25,7 @@ async def service(
     graphs_dir: Path | None = None,
 ) -> AsyncIterator[Engine]:
     """One replica on `nats_url` and `dsn`, ready when entered, drained at the end. Give each test prefixes of its own."""
-    settings = ServerSettings(
+    settings = ServerSettings.of(
         dsns=[dsn],
         nats_url=nats_url,
         prefix=prefix,

@@ -19,6 +19,7 @@ from dwarf_nats.bus.handlers import HANDLERS
 from dwarf_nats.bus.service import Service
 from dwarf_nats.embedded import NatsServer
 from dwarf_nats.errors import TimedOut, Unavailable
+from dwarf_nats.settings import RequestLimits
 from dwarf_nats.wire.discovery import semver
 from dwarf_nats.wire.operations import OPERATIONS
 from dwarf_nats.wire.subjects import Subjects
@@ -74,7 +75,7 @@ def bounds() -> dict[str, int]:
 async def service(
     connection: Connection, engine: StubEngine, prefix: str, bounds: dict[str, int]
 ) -> AsyncIterator[Service]:
-    service = Service(connection, engine, Subjects(prefix), **bounds)  # type: ignore[arg-type]
+    service = Service(connection, engine, Subjects(prefix), limits=RequestLimits(**bounds))
     await service.start()
     yield service
     engine.stopped.set()

@@ -12,6 +12,7 @@ import pytest
 from dwarf_nats.bus.connection import Connection
 from dwarf_nats.bus.service import Service
 from dwarf_nats.errors import Unavailable
+from dwarf_nats.settings import RequestLimits
 from dwarf_nats.telemetry.counters import Counters
 from dwarf_nats.wire.subjects import Subjects
 from dwarf_nats.workflow.graph import Graph
@@ -96,8 +97,8 @@ Serving = Callable[..., Awaitable[Service]]
 async def serving(connection: Connection, engine: SlowEngine, prefix: str) -> AsyncIterator[Serving]:
     services: list[Service] = []
 
-    async def serve(**bounds: Any) -> Service:
-        service = Service(connection, engine, Subjects(prefix), **bounds)
+    async def serve(counters: Counters | None = None, **bounds: Any) -> Service:
+        service = Service(connection, engine, Subjects(prefix), limits=RequestLimits(**bounds), counters=counters)
         services.append(service)
         await service.start()
         return service

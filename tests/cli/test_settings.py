@@ -72,4 +72,4 @@ def test_a_file_that_is_not_there_is_wrong_usage(run: Run, toml: Path) -> None:
 
 def test_the_service_and_the_library_have_the_same_defaults() -> None:
     """Both spell them out, each for its readers."""
-    assert ServerSettings().engine() == EngineSettings()
+    assert ServerSettings().engine == EngineSettings()

@@ -68,7 +68,7 @@ class FuzzRig:
 
     async def open(self) -> None:
         limits = {"max_timeout_ms": 100, "max_steps": 60, "max_branches": 50, "drain_ms": 200, **self._limits}
-        settings = ServerSettings(
+        settings = ServerSettings.of(
             dsns=[self._dsn], nats_url=self._url, prefix=self.prefix, task_prefix=f"{self.prefix}task",
             graph_prefix=f"{self.prefix}graph", wait_for_servers=False, **limits,
         )  # fmt: skip

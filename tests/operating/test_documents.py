@@ -85,12 +85,15 @@ def test_the_times_of_the_runbook_are_those_of_the_code() -> None:
     text = (OPERATING / "runbook.md").read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| ([^|]+?) \| ([^|]+?) \|", text, re.MULTILINE))
     settings = ServerSettings()
-    silent, look = settings.replica_timeout_ms / 1000, 3 * upkeep.BEAT * settings.replica_timeout_ms / 1000
-    lease = (settings.time_budget_ms + LEASE_GRACE_MS) // 1000
+    silent, look = (
+        settings.engine.replica_timeout_ms / 1000,
+        3 * upkeep.BEAT * settings.engine.replica_timeout_ms / 1000,
+    )
+    lease = (settings.engine.time_budget_ms + LEASE_GRACE_MS) // 1000
     silence = settings.roll_call_ms / 1000 + 2 * settings.roll_call_ms / 1000
     sweeps = 60 * upkeep.BEAT * silent
     assert rows["steps of a killed or silent replica run elsewhere"] == f"{silent:g} to {silent + look:g} s"
-    assert rows["a step whose answer never comes"] == f"fails with 408 after {settings.time_budget_ms // 1000} s"
+    assert rows["a step whose answer never comes"] == f"fails with 408 after {settings.engine.time_budget_ms // 1000} s"
     assert rows["a step nobody holds any more, whatever became of its replica"].startswith(f"{lease} s after")
     assert rows["results in hand are kept for a database that is away"].startswith(f"{lease} s, then")
     assert rows["steps of a killed worker run elsewhere"].startswith(f"about {settings.roll_call_ms // 1000} s")

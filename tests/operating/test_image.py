@@ -73,4 +73,4 @@ def test_a_check_gives_a_replica_time_to_start(stages: list[list[Step]], monkeyp
     assert program == "dwarf-nats"
     parsed(monkeypatch, words, {})
     patience = int(re.findall(r"--start-period=(\d+)s", options)[0])
-    assert patience * 1000 >= ServerSettings().replica_timeout_ms
+    assert patience * 1000 >= ServerSettings().engine.replica_timeout_ms

@@ -74,7 +74,7 @@ def test_no_page_serves_a_task_of_a_worker_by_hand_as_well() -> None:
 async def running(folder: Path) -> AsyncIterator[str]:
     """A deployment with the default prefixes; the URL of its nats-server."""
     async with NatsServer() as server:
-        settings = ServerSettings(
+        settings = ServerSettings.of(
             dsns=[f"sqlite:///{folder / 'dwarf.db'}"], nats_url=server.url, wait_for_servers=False, drain_ms=200
         )
         async with replica(settings):

@@ -149,7 +149,7 @@ def _sub(folder: Path, name: str) -> Path:
 def served(url: str, how: ConnectArguments, dsn: str) -> ServerSettings:
     """Of a replica that connects like that."""
     paths: dict[str, Any] = {name: value for name, value in how.items() if name != "context"}
-    return ServerSettings(
+    return ServerSettings.of(
         dsns=[dsn],
         nats_url=url,
         context=how.get("context", ""),
@@ -216,7 +216,7 @@ async def test_a_context_by_name_serves_command_line_and_sdk(
         for user in USERS:
             context = {"url": server.url, "user": user, "password": user, "inbox_prefix": f"_INBOX.{user}"}
             _written(contexts / f"{user}.json", json.dumps(context))
-        settings = ServerSettings(dsns=[sqlite_dsn], context="replica", drain_ms=200, wait_for_servers=False)
+        settings = ServerSettings.of(dsns=[sqlite_dsn], context="replica", drain_ms=200, wait_for_servers=False)
         worker = Worker(context="billing")
         worker.add_task("billing.price", lambda items: {"total": 10 * items})
         async with replica(settings), worker:

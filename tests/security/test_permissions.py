@@ -352,7 +352,7 @@ async def test_callers_of_another_account_are_answered(tmp_path: Path, sqlite_ds
         "}"
     )
     async with NatsServer(config=config) as server:
-        settings = ServerSettings(
+        settings = ServerSettings.of(
             dsns=[sqlite_dsn],
             nats_url=url_of(server.url, "replica"),
             inbox_prefix="_INBOX.replica",
@@ -392,7 +392,7 @@ async def test_a_worker_of_another_account_answers_whatever_it_takes(
         return {"done": runs}
 
     async with NatsServer(config=config) as server:
-        settings = ServerSettings(
+        settings = ServerSettings.of(
             dsns=[sqlite_dsn],
             nats_url=url_of(server.url, "replica"),
             inbox_prefix="_INBOX.replica",

@@ -79,7 +79,7 @@ async def opened(tmp_path: Path) -> AsyncIterator[Open]:
 
 
 def settings(bus: Bus, dsn: str, **more: Any) -> ServerSettings:
-    return ServerSettings(dsns=[dsn], nats_url=bus.url("rep"), drain_ms=200, inbox_prefix="_INBOX.rep", **more)
+    return ServerSettings.of(dsns=[dsn], nats_url=bus.url("rep"), drain_ms=200, inbox_prefix="_INBOX.rep", **more)
 
 
 REPLICA = (

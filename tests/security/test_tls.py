@@ -167,7 +167,7 @@ async def _refused(folder: Path, tls: str, options: dict[str, Any], told: str) -
         with pytest.raises(Unavailable, match=told):
             await worker_of(server.url, **options).start_patiently()
         with pytest.raises(Unavailable, match=told):
-            async with replica(ServerSettings(dsns=["sqlite://"], nats_url=server.url, **options)):
+            async with replica(ServerSettings.of(dsns=["sqlite://"], nats_url=server.url, **options)):
                 pass
 
 

@@ -158,7 +158,7 @@ SIGNALS = os.environ.get("DWARF_SIGNALS", "true").lower() not in ("0", "false", 
 
 def settings(nats_url: str, dsn: str, prefix: str, **more: Any) -> ServerSettings:
     """Of a replica of the deployment `prefix`."""
-    return ServerSettings(
+    return ServerSettings.of(
         dsns=[dsn],
         nats_url=nats_url,
         prefix=prefix,

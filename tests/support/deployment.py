@@ -91,7 +91,7 @@ class Deployment:
         await self._stack.aclose()
 
     async def replica(self) -> Engine:
-        settings = ServerSettings(
+        settings = ServerSettings.of(
             nats_url=url_of(self.server, "replica"), inbox_prefix="_INBOX.replica", **self._settings
         )
         return await self._replica.enter_async_context(replica(settings, **self._providers))
