@@ -141,13 +141,13 @@ async def test_a_server_that_does_not_come_up_leaves_nothing_behind(
     server = NatsServer(config=tmp_path / "none.conf" if how == "refused" else None)
     asked = asyncio.Event()
 
-    async def never(_self: NatsServer, _home: Path) -> int:
+    async def never(_self: NatsServer, _attempt: object) -> int:
         asked.set()
         await asyncio.Event().wait()
         return 0
 
     if how == "cancelled":
-        monkeypatch.setattr(NatsServer, "_read_port", never)
+        monkeypatch.setattr(NatsServer, "_poll", never)
     entering = asyncio.ensure_future(server.__aenter__())
     if how == "cancelled":
         await asked.wait()
