@@ -1,9 +1,11 @@
-"""nats-py's client with the manners that replica, worker, client and command line share (wire: section 6).
+"""The NATS client of replica, worker, SDK and command line: nats-py's, with methods overridden (wire: section 6).
 
-Changed in how it connects: TLS that is asked for is insisted on before anything of ours is sent, also on servers of a
-cluster that become known later; each server gets the user and password of its own URL; reconnects slow down while
-connections do not live long. And in how it takes errors: whatever the server says ends in a reconnect, never in a closed
-connection, and what permissions refuse is told to whoever sent it.
+Three things differ. Connecting: where TLS is asked for, nothing is sent before it is on, also to servers that the cluster names
+later; each server gets the user and password of its own URL; reconnects slow down while connections are short-lived. Errors:
+whatever the server says ends in a reconnect, never in a closed connection. Permissions: a refusal is reported to the code that
+sent what was refused.
+
+This module and `bus.connection` are the only ones that use private names of nats-py (docs/design/0012-connections.md).
 """
 
 from __future__ import annotations
@@ -13,11 +15,11 @@ import contextlib
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import nats.errors
 from nats.aio.client import Client, RawCredentials
+from nats.aio.subscription import Subscription
 from nats.aio.transport import TcpTransport
 from nats.protocol.parser import ERR_RE
 
@@ -28,75 +30,36 @@ from dwarf_nats.wire.connecting import ServerTried, next_server
 from dwarf_nats.wire.connection_errors import explained
 from dwarf_nats.wire.credentials import credentials_in, credentials_text, read_credentials
 from dwarf_nats.wire.servers import Identity
+from dwarf_nats.wire.violations import Violation
 
 log = logging.getLogger("dwarf_nats.connection")
 
 STEADY_SECONDS = 10.0
-"""A connection that lives for longer was a good one: the next reconnect begins without a pause."""
+"""Life of a connection from which on it counts as good: the next reconnect begins without a pause."""
 ASK_AGAIN_SECONDS = 15.0
-"""A subscription that permissions refuse is asked for again so often: permissions may be changed while we run."""
-_VIOLATION = re.compile(
-    r"permissions violation for (publish|subscription)( with reply of)?(?: to)? \"((?:[^\"\\]|\\.)*)\""
-    r"(?: using queue \"((?:[^\"\\]|\\.)*)\")?",
-    re.IGNORECASE,
-)
+"""Pause before refused subscriptions are made again, since permissions may change while this process runs."""
 _LAST_WORDS = re.compile(rb"-ERR\s+'([^\r\n]+)'")
-_RANDOM = 16
-"""Tokens of a subject that are as long are taken for random ones."""
 S = TypeVar("S", bound=ServerTried)
 
 
 class TlsRefused(nats.errors.Error):
-    """The two sides do not agree about TLS, and trying again does not change that."""
+    """Client and server do not agree about TLS; trying again does not change that."""
 
     for_good = True
 
 
-@dataclass(slots=True, frozen=True)
-class Violation:
-    """What the permissions of the connection's user refused: to publish to `subject`, or to subscribe it.
-
-    `as_reply`: `subject` was the reply subject of a message. `lowered`: the subject is known in small letters only.
-    """
-
-    publish: bool
-    subject: str
-    queue: str = ""
-    as_reply: bool = False
-    lowered: bool = False
-
-    @classmethod
-    def read(cls, text: str, *, lowered: bool = False) -> Violation | None:
-        """Of the text of a server's error; `None` if that is about something else."""
-        found = _VIOLATION.search(text)
-        if found is None:
-            return None
-        kind, reply, subject, queue = found.groups()
-        return cls(kind.lower() == "publish", subject, queue or "", bool(reply), lowered)
-
-    def concerns(self, subject: str) -> bool:
-        """Whether that subject was refused."""
-        return subject == self.subject or (self.lowered and subject.lower() == self.subject)
-
-    def __str__(self) -> str:
-        # The random part of an inbox is nobody's business.
-        subject = ".".join("*" if len(token) >= _RANDOM else token for token in self.subject.split("."))
-        if self.as_reply:
-            return f"send messages with the reply subject {subject}"
-        if self.publish:
-            return f"publish to {subject}"
-        return f"subscribe to {subject}" + (f" in the queue group {self.queue}" if self.queue else "")
-
-
 class _Transport(TcpTransport):
-    """nats-py's, without the warnings that asyncio logs else: it knows that it has TLS, and writes nothing to a connection
-    that is lost (nats-py makes every subscription again with a write of its own)."""
+    """nats-py's transport without the warnings that asyncio would log.
+
+    It tells asyncio that TLS is on, and writes nothing to a connection that is lost: nats-py makes every subscription again
+    with a write of its own.
+    """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
 
     def __bool__(self) -> bool:
-        return True  # nats-py makes one of its own else, before it connects
+        return True  # otherwise nats-py would replace it before it connects
 
     def write(self, payload: bytes) -> None:
         writer = self._io_writer
@@ -114,31 +77,34 @@ class _Transport(TcpTransport):
         vars(self._io_writer.transport.get_protocol())["_over_ssl"] = True
 
 
-Told = Callable[[Violation], bool]
-"""Is called with what permissions refused; says whether it tells somebody, so that it need not be logged."""
+RefusalListener = Callable[[Violation], bool]
+"""Called with an operation that permissions refused; returns true if it reports that to somebody, so that it is not logged."""
 
 
 class NatsClient(Client):
-    """A connection to NATS; `begin` of `wire.connecting` connects it. `who` names its user in messages."""
+    """A connection to NATS; connect it with `wire.connecting.begin`. `who` names its user in messages."""
 
     def __init__(self) -> None:
         super().__init__()
         self.who = "this connection"
         self.refused: dict[tuple[str, str], Violation] = {}
-        """Subscriptions that the server does not take, by subject and queue group."""
-        self._refused_told: list[Told] = []
+        """Subscriptions that the server refused, by subject and queue group."""
+        self._refusal_listeners: list[RefusalListener] = []
         self._tls_required = False
         self._identities: dict[str, Identity] = {}
         self._connected_at = 0.0
         self._judged = 0.0
         self._short_lived = 0
-        self._why = ""
+        self._close_reason = ""
         self._repeats = Repeats(log)
         self._violations = Repeats(log, burst=1)
         self._asking_again: asyncio.Task[None] | None = None
 
     async def connect(self, *args: Any, **options: Any) -> None:
-        """As nats-py's. Beyond that `tls_required`, `identities` by host and port, and `who` for messages."""
+        """Connect with the options of nats-py, and with `tls_required`, `identities` (by host and port) and `who`.
+
+        Raises what nats-py raises.
+        """
         self._tls_required = options.pop("tls_required", False)
         self._identities = dict(options.pop("identities", {}))
         self.who = options.pop("who", self.who)
@@ -164,7 +130,7 @@ class NatsClient(Client):
         return next_server(servers, info, self._short_lived)
 
     def _drop_sockets(self) -> None:
-        """Let go of an attempt that came to nothing; nats-py forgets the socket, and the loop keeps it."""
+        """Close the sockets of a failed attempt: nats-py forgets them, and the event loop would keep them open."""
         for name in ("_io_writer", "_bare_io_writer"):
             writer = getattr(self._transport, name, None)
             if writer is not None:
@@ -178,7 +144,7 @@ class NatsClient(Client):
             await super()._connect_to_server(s)
         except (TimeoutError, OSError, nats.errors.Error):
             raise
-        except Exception as error:  # nats-py would end the attempts: of the WebSocket library, say
+        except Exception as error:  # of the WebSocket library, say: nats-py would stop trying
             raise nats.errors.Error(f"nats: {type(error).__name__}: {error}") from error
 
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
@@ -189,8 +155,8 @@ class NatsClient(Client):
         for server in self._server_pool:
             if server.uri.netloc in known:
                 continue
-            # One that the cluster told of: it is spoken to as the server that told of it, by the name that is in the
-            # certificate.
+            # A server that the cluster has announced: use the scheme, the certificate name and the identity of the server
+            # that announced it.
             if current.uri.scheme != server.uri.scheme:
                 server.uri = server.uri._replace(scheme=current.uri.scheme)
             if current.tls_name is not None and self._host_is_ip(server.uri.hostname):
@@ -200,11 +166,11 @@ class NatsClient(Client):
             self._insist_on_tls(current, info)
 
     def _insist_on_tls(self, server: Any, info: dict[str, Any]) -> None:
-        """Before CONNECT goes out, which holds user and password."""
+        """Turn TLS on before CONNECT is sent, which holds user and password. Raises `TlsRefused` if the server has none."""
         if not self._tls_required or server.uri.scheme == "wss" or self.options.get("tls_handshake_first"):
             return
         if info.get("tls_available"):
-            info["tls_required"] = True  # nats-py begins TLS then
+            info["tls_required"] = True  # makes nats-py begin TLS
         if not info.get("tls_required"):
             raise TlsRefused(
                 "nats: the server does not offer TLS, which is asked for by tls:// or a TLS option, so nothing was sent to it:"
@@ -216,19 +182,19 @@ class NatsClient(Client):
             await super()._process_connect_init()
         except (TimeoutError, OSError, nats.errors.Error) as error:
             raise self._last_words() or self._certificate_missing(error) or error from None
-        except Exception as error:  # what nats-py does not expect would end its attempts: a line that is too long, say
+        except Exception as error:  # a line that is too long, say: nats-py would stop trying
             raise nats.errors.Error(f"nats: not the beginning of a NATS server: {type(error).__name__}") from error
         self._connected_at = asyncio.get_running_loop().time()
         self.refused.clear()  # the subscriptions are made again now
 
     def _last_words(self) -> nats.errors.Error | None:
-        """The error that a server sent before it closed the connection. A write that fails comes before it is read."""
+        """The error that a server sent before it closed the connection, which may be unread when a write fails."""
         reader = getattr(self._transport, "_io_reader", None)
         found = _LAST_WORDS.search(bytes(getattr(reader, "_buffer", b"")))
         return nats.errors.Error(f"nats: {found[1].decode('utf-8', 'replace')}") if found is not None else None
 
     def _certificate_missing(self, error: Exception) -> TlsRefused | None:
-        """Under TLS 1.3 a client without the certificate that is demanded learns of it by the loss of the connection only."""
+        """The reason for a lost connection if it is a missing client certificate, which TLS 1.3 does not report otherwise."""
         if not self._server_info.get("tls_verify") or getattr(error, "for_good", False):
             return None
         text = str(error).lower()
@@ -250,7 +216,7 @@ class NatsClient(Client):
         return super()._connect_command()
 
     def _read_creds_user_jwt(self, creds: Any) -> bytearray:
-        # nats-py's own never returns from a file without a JWT, and a file may be written anew while we run.
+        # nats-py's own never returns from a file without a JWT, and a file may be rewritten while this process runs.
         return bytearray(_credentials(creds)[0].encode())
 
     def _read_creds_user_nkey(self, creds: Any) -> bytearray:
@@ -258,13 +224,13 @@ class NatsClient(Client):
 
     # --- errors ---
 
-    def on_refused(self, call: Told) -> Callable[[], None]:
-        """Have `call` called with whatever permissions refuse, until what is returned is called."""
-        self._refused_told.append(call)
-        return lambda: self._refused_told.remove(call)
+    def on_refused(self, call: RefusalListener) -> Callable[[], None]:
+        """Call `call` with each operation that permissions refuse; returns a function that ends this."""
+        self._refusal_listeners.append(call)
+        return lambda: self._refusal_listeners.remove(call)
 
     def failed(self, error: Exception) -> None:
-        """An attempt to reconnect failed, or something else went wrong that nats-py goes on after."""
+        """Log that an attempt to reconnect failed, or another error after which nats-py goes on."""
         reason = explained(error)
         if self.is_connected:
             log.debug("NATS: %s", reason)
@@ -277,27 +243,27 @@ class NatsClient(Client):
             return
         violation = raw_violation(self, err_msg)
         if violation is not None:
-            self._tell(violation)
+            self._report(violation)
             return
-        self._why = err_msg.strip("'")
-        await self._process_op_err(nats.errors.Error(f"nats: {self._why}"))
+        self._close_reason = err_msg.strip("'")
+        await self._process_op_err(nats.errors.Error(f"nats: {self._close_reason}"))
 
-    def _tell(self, violation: Violation) -> None:
+    def _report(self, violation: Violation) -> None:
         if not violation.publish:
             self.refused[violation.subject, violation.queue] = violation
             if self._asking_again is None or self._asking_again.done():
                 self._asking_again = asyncio.get_running_loop().create_task(self._ask_again())
-        told = False
-        for call in tuple(self._refused_told):
+        reported = False
+        for call in tuple(self._refusal_listeners):
             try:
-                told = call(violation) or told
+                reported = call(violation) or reported
             except Exception:
                 log.exception("a listener for refused permissions failed")
-        if not told:
+        if not reported:
             self._violations.say(logging.ERROR, f"NATS permissions do not let {self.who} {violation}")
 
     async def _ask_again(self) -> None:
-        """Make refused subscriptions again now and then, until the server takes them."""
+        """Make refused subscriptions again every `ASK_AGAIN_SECONDS`, until the server accepts them."""
         while self.refused and not self.is_closed:
             await asyncio.sleep(ASK_AGAIN_SECONDS)
             before, self.refused = self.refused, {}
@@ -316,8 +282,8 @@ class NatsClient(Client):
                     log.info("NATS takes the subscription to %s again", sub._subject)
 
     async def _attempt_reconnect(self) -> None:
-        reason = f": {self._why}" if self._why else ""
-        self._why = ""
+        reason = f": {self._close_reason}" if self._close_reason else ""
+        self._close_reason = ""
         self._repeats.say(logging.WARNING, f"connection to NATS lost, reconnecting{reason}")
         await super()._attempt_reconnect()
         if self.is_connected:
@@ -328,7 +294,7 @@ class NatsClient(Client):
         if status == Client.CLOSED and self._asking_again is not None:
             self._asking_again.cancel()
         if self._pending_data_size > 0:
-            # nats-py sends what is left, and raises in the middle of closing if the other side is gone.
+            # nats-py would send the rest itself, and raise in the middle of closing if the server is gone.
             pending, self._pending, self._pending_data_size = self._pending, [], 0
             transport: Any = self._transport
             if self.is_connected and transport:
@@ -345,8 +311,10 @@ def _credentials(creds: Any) -> tuple[str, str]:
 
 
 def raw_violation(nc: Client, text: str) -> Violation | None:
-    """What permissions refused, while nats-py is at the server's error. It hands the error on in small letters; it still
-    has it as it came."""
+    """The refused operation of an error that nats-py is handling; `None` for other errors.
+
+    nats-py passes the error on in lower case; its parser still has the original.
+    """
     if "permissions violation" not in text.lower():
         return None
     found = ERR_RE.match(bytes(nc._ps.buf))
@@ -354,11 +322,10 @@ def raw_violation(nc: Client, text: str) -> Violation | None:
     return raw or Violation.read(text, lowered=True)
 
 
-def watch_refusals(nc: Client, call: Told) -> Callable[[], None]:
-    """Have `call` called with whatever permissions refuse on a connection, also on one that is not of our making. What it tells
-    nobody of is logged.
+def watch_refusals(nc: Client, call: RefusalListener) -> Callable[[], None]:
+    """Call `call` with each operation that permissions refuse on a connection, also on one that nats-py made.
 
-    Returns what ends that.
+    Refusals that no listener reports are logged. Returns a function that ends the watch.
     """
     if isinstance(nc, NatsClient):
         return nc.on_refused(call)
@@ -381,11 +348,28 @@ def watch_refusals(nc: Client, call: Told) -> Callable[[], None]:
     return end
 
 
+async def send_unsubscribe(nc: Client, subscription: Subscription) -> None:
+    """Tell the server to send no more messages of a subscription. Messages on their way still find their handler."""
+    await nc._send_unsubscribe(subscription._id)
+
+
+async def drain_subscription(nc: Client, subscription: Subscription) -> None:
+    """Unsubscribe, and handle every message the server sent before it knew.
+
+    nats-py's `drain` alone would lose messages: it forgets the subscription after a `flush`, which may come before the UNSUB.
+    So the UNSUB is sent first.
+    """
+    await send_unsubscribe(nc, subscription)
+    await nc.flush()
+    await subscription.drain()  # type: ignore[no-untyped-call]
+
+
 def forbidden(nc: Client, violation: Violation, remedy: str = "") -> Forbidden:
-    """The 403 for what permissions refused."""
+    """The 403 for an operation that permissions refused. `remedy`: what to do, if that is not to grant the permission."""
     who = getattr(nc, "who", "the user of this connection")
     remedy = remedy or "grant it in the permissions of that user, or connect as another"
     return Forbidden(f"NATS permissions do not let {who} {violation}: {remedy}", subject=violation.subject)
 
 
 INBOX_REMEDY = "choose an inbox prefix that this user may subscribe to (--inbox-prefix, inbox_prefix)"
+"""The remedy if the refused operation is the subscription of an inbox."""

@@ -56,6 +56,10 @@ class Connection(NatsClient):
         except Exception:
             log.exception("a message handler failed")
 
+    def remove_subscription(self, subscription: Subscription) -> None:
+        """Forget a subscription and its handler; `send_unsubscribe` comes first."""
+        self._remove_sub(subscription._id)
+
     def _remove_sub(self, sid: int, max_msgs: int = 0) -> None:
         self._raw_handlers.pop(sid, None)
         super()._remove_sub(sid, max_msgs)
@@ -126,13 +130,13 @@ class Connection(NatsClient):
         """Have `call` called each time the connection is back."""
         self._on_reconnect.append(call)
 
-    async def _lost(self) -> None:
+    async def on_lost(self) -> None:
         # What was not yet on the socket would be sent after the reconnect, when nobody waits for its answer any more.
         self._pending = []
         self._pending_data_size = 0
         _call_all(self._on_disconnect)
 
-    async def _back(self) -> None:
+    async def on_back(self) -> None:
         _call_all(self._on_reconnect)
 
 
@@ -161,8 +165,8 @@ async def connect(
             options or ConnectOptions(),
             name,
             failed_later=connection.failed,
-            disconnected_cb=connection._lost,
-            reconnected_cb=connection._back,
+            disconnected_cb=connection.on_lost,
+            reconnected_cb=connection.on_back,
         )
         return connection
 

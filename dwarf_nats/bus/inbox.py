@@ -15,12 +15,13 @@ from typing import NamedTuple
 
 import nats.errors
 
-from dwarf_nats.nats_client import INBOX_REMEDY, Violation, forbidden
+from dwarf_nats.nats_client import INBOX_REMEDY, forbidden
 from dwarf_nats.ports import BusAway
 from dwarf_nats.wire import headers as h
 from dwarf_nats.wire.streams import Recorded, recorded_by
 from dwarf_nats.wire.subjects import Subjects, replica_inbox
 from dwarf_nats.wire.tokens import Tokens
+from dwarf_nats.wire.violations import Violation
 
 from .connection import Connection
 

@@ -20,7 +20,7 @@ import nats.errors
 from nats.aio.subscription import Subscription
 
 from dwarf_nats.errors import BadRequest, DwarfError, TimedOut, TooLarge, TooMany, Unavailable
-from dwarf_nats.nats_client import forbidden
+from dwarf_nats.nats_client import forbidden, send_unsubscribe
 from dwarf_nats.ports import BusAway
 from dwarf_nats.settings import RequestLimits
 from dwarf_nats.summed import Summed
@@ -130,7 +130,7 @@ class Service:
                 await self._unsubscribe(subscription)
             await self._flush()
         for subscription in (*self._verbs, *self._subscriptions):
-            self._connection._remove_sub(subscription._id)
+            self._connection.remove_subscription(subscription)
         await asyncio.sleep(0)  # so that each request taken has begun: one cancelled before could not be answered
         for task in tuple(self._busy[True]):
             task.cancel()
@@ -162,7 +162,7 @@ class Service:
     async def _unsubscribe(self, subscription: Subscription) -> None:
         # Requests already on their way must still find their handler, so the interest goes first and the handler stays.
         try:
-            await self._connection._send_unsubscribe(subscription._id)
+            await send_unsubscribe(self._connection, subscription)
         except Exception as error:
             log.debug("unsubscribe: %s", error)
 

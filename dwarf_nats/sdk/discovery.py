@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 import nats.errors
 import orjson
 
-from dwarf_nats.nats_client import INBOX_REMEDY, Violation, forbidden, watch_refusals
+from dwarf_nats.nats_client import INBOX_REMEDY, forbidden, watch_refusals
 from dwarf_nats.wire import discovery
 from dwarf_nats.wire.discovery import INFO, PING, STATS
 from dwarf_nats.wire.streams import recorded_by
 from dwarf_nats.wire.times import rfc3339, to_micros
+from dwarf_nats.wire.violations import Violation
 
 if TYPE_CHECKING:
     from nats.aio.client import Client as Nats

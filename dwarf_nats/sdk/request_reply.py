@@ -12,9 +12,10 @@ import nats.errors
 from nats.aio.client import Client as Nats
 
 from dwarf_nats.errors import TooLarge, Unavailable
-from dwarf_nats.nats_client import INBOX_REMEDY, Violation, forbidden, watch_refusals
+from dwarf_nats.nats_client import INBOX_REMEDY, forbidden, watch_refusals
 from dwarf_nats.wire.streams import Recorded, explain, recorded_by
 from dwarf_nats.wire.tokens import Tokens
+from dwarf_nats.wire.violations import Violation
 
 if TYPE_CHECKING:
     from nats.aio.msg import Msg
@@ -223,14 +224,3 @@ async def round_trip(nc: Nats) -> None:
     """
     await nc.flush()
     await nc.flush()
-
-
-async def leave(nc: Nats, sub: Subscription) -> None:
-    """Unsubscribe, and handle every message the server sent until it knew.
-
-    nats-py's `drain` forgets the subscription after a `flush`, which the UNSUB may not have preceded; a message that
-    comes in between would be lost. So the UNSUB is sent first.
-    """
-    await nc._send_unsubscribe(sub._id)
-    await nc.flush()
-    await sub.drain()  # type: ignore[no-untyped-call]

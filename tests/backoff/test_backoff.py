@@ -11,7 +11,7 @@ from dwarf_nats.bus import backlog
 from dwarf_nats.bus.roll_call import LOST_WORKER_BACKOFF
 from dwarf_nats.engine.backpressure.prober import PROBER_BACKOFF
 from dwarf_nats.sdk import requester
-from dwarf_nats.sdk.worker import REOPEN_BACKOFF
+from dwarf_nats.sdk.task_subscriptions import REOPEN_BACKOFF
 from dwarf_nats.server import STARTUP_BACKOFF
 from dwarf_nats.wire.connecting import RECONNECT_BACKOFF, SHORT_LIVED_BACKOFF
 

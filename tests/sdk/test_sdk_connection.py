@@ -11,9 +11,9 @@ import pytest
 from dwarf_nats.embedded import NatsServer
 from dwarf_nats.errors import BadRequest, TooLarge, Unavailable
 from dwarf_nats.sdk.connection import connect
-from dwarf_nats.sdk.replies import refusal
 from dwarf_nats.sdk.request_reply import check_size, message_size
 from dwarf_nats.wire.connecting import ConnectOptions
+from dwarf_nats.wire.refusals import decode_error
 from tests.support.workers import refuse
 
 
@@ -72,7 +72,7 @@ async def test_the_size_checked_is_the_size_the_server_counts(
 def test_the_body_of_a_refusal_goes_before_its_headers() -> None:
     headers, body = refuse(409, "first line", flowKey="k", prevState={"a": 1})
     message = type("Message", (), {"headers": headers, "data": json.dumps(body).encode()})
-    error = refusal(message)  # type: ignore[arg-type]
+    error = decode_error(message.headers, message.data)
     assert error is not None
     assert (error.code, error.message) == (409, "first line")
     assert error.details == {"flow_key": "k", "prev_state": {"a": 1}}

@@ -18,8 +18,7 @@ from nats.aio.client import Client as Nats
 
 from dwarf_nats.embedded import NatsServer
 from dwarf_nats.errors import BadRequest, Unavailable
-from dwarf_nats.sdk import Flow, TaskError, Worker
-from dwarf_nats.sdk import worker as worker_module
+from dwarf_nats.sdk import Flow, TaskError, Worker, task_subscriptions
 from dwarf_nats.workflow.answer import Answer, Disposition
 from dwarf_nats.workflow.state import Raw
 from tests.support.engine_side import FAR, PATIENCE, EngineSide
@@ -336,10 +335,10 @@ async def test_a_worker_is_known_by_the_same_subject_on_its_next_connection(engi
     worker = await serving(work=work)
     step = await engine.send("work", accept_ms=0)
     private = await engine.accepted()
-    first = worker._nc
+    first = worker._link.nc
     await first.close()
     async with asyncio.timeout(PATIENCE):
-        while worker._nc is first or worker._reopening is not None:
+        while worker._link.nc is first or worker._subscriptions.reopening is not None:
             await asyncio.sleep(0)
     assert await engine.roll_call(private, [step]) == [step]
     gate.set()
@@ -481,8 +480,8 @@ async def test_accepted_that_falls_due_during_an_outage_is_said_after_it(prefix:
                 step = await engine.send("work", accept_ms=300)
                 await begun.wait()
                 await server.kill()
-                assert worker._executor is not None
-                (execution,) = worker._executor._running
+                assert worker.is_running
+                (execution,) = worker._server.executor._running
                 while execution.accept_after is not None:
                     await asyncio.sleep(0)
                 await server.start()
@@ -559,7 +558,7 @@ async def test_a_server_that_goes_away_while_the_worker_subscribes(
 ) -> None:
     """Wire section 6: who seeks a server for ever tries again; who does not is told; no connection is left behind."""
     opened: list[Nats] = []
-    real = worker_module.round_trip
+    real = task_subscriptions.round_trip
 
     async def first_lost(nc: Nats) -> None:
         opened.append(nc)
@@ -567,7 +566,7 @@ async def test_a_server_that_goes_away_while_the_worker_subscribes(
             raise nats.errors.FlushTimeoutError
         await real(nc)
 
-    monkeypatch.setattr(worker_module, "round_trip", first_lost)
+    monkeypatch.setattr(task_subscriptions, "round_trip", first_lost)
     worker = Worker(nats_server.url, name="left", task_prefix="left")
     worker.add_task("a", lambda: None)
     if not patient:

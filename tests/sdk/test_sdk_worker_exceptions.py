@@ -16,8 +16,7 @@ from nats.aio.client import Client as Nats
 
 from dwarf_nats.embedded import NatsServer
 from dwarf_nats.errors import DwarfError
-from dwarf_nats.sdk import Flow, TaskError, Worker
-from dwarf_nats.sdk import worker as worker_module
+from dwarf_nats.sdk import Flow, TaskError, Worker, task_subscriptions
 from dwarf_nats.sdk.task_executor import Execution, Handler, TaskExecutor
 from dwarf_nats.workflow.answer import Answer, Disposition, TaskCall
 from dwarf_nats.workflow.state import Raw
@@ -103,7 +102,7 @@ async def test_whatever_a_function_raises_is_answered_and_frees_its_place(
     assert any(part in answer.error.message for part in text.split("|")), answer.error
     assert answer.changes == {}
     assert (await engine.call("good")).changes == {"ok": Raw(b"1")}
-    assert worker._executor is not None
+    assert worker.is_running
     assert await worker.stop()
 
 
@@ -236,8 +235,8 @@ async def test_a_cancellation_reaches_a_function_that_then_panics(engine: Engine
     worker = await serving(bad=bad, good=lambda: {"ok": 1})
     step = await engine.send("bad")
     await began.wait()
-    assert worker._executor is not None
-    worker._executor.cancel([step])
+    assert worker.is_running
+    worker._server.executor.cancel([step])
     answer = await engine.answer()
     assert answer.error is not None
     assert (await engine.call("good")).changes == {"ok": Raw(b"1")}
@@ -254,8 +253,8 @@ async def test_a_thread_that_panics_after_it_was_called_off_frees_its_place(engi
     worker = await serving(bad=bad, good=lambda: {"ok": 1})
     step = await engine.send("bad")
     await asyncio.to_thread(began.wait, PATIENCE)
-    assert worker._executor is not None
-    worker._executor.cancel([step])
+    assert worker.is_running
+    worker._server.executor.cancel([step])
     answer = await engine.answer()
     assert answer.error is not None
     assert answer.error.code == 499
@@ -279,7 +278,7 @@ async def test_a_start_that_does_not_come_to_its_end_leaves_no_subscription_behi
             raise Panic("while subscribing")
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(worker_module, "round_trip", last)
+    monkeypatch.setattr(task_subscriptions, "round_trip", last)
     connection = await nats.connect(nats_server.url) if given else None
     worker = Worker(nats_server.url, nc=connection, task_prefix=prefix)
     worker.add_task("good", lambda: {"ok": 1})
@@ -309,10 +308,10 @@ async def test_a_start_that_does_not_come_to_its_end_leaves_no_subscription_behi
 async def test_a_request_that_comes_as_the_worker_stops_is_given_back(engine: EngineSide, serving: Any) -> None:
     """It was delivered already: without an answer its step would wait for its deadline."""
     worker = await serving(good=lambda: {"ok": 1})
-    executor, worker._executor = worker._executor, None
+    executor, worker._server.executor = worker._server.executor, None
     answer = await engine.call("good")
     assert answer.disposition is Disposition.BACKPRESSURE
-    worker._executor = executor
+    worker._server.executor = executor
 
 
 async def test_a_stop_that_is_cancelled_closes_the_connection(engine: EngineSide, serving: Any) -> None:
@@ -330,5 +329,5 @@ async def test_a_stop_that_is_cancelled_closes_the_connection(engine: EngineSide
     stopping.cancel()
     with pytest.raises(asyncio.CancelledError):
         await stopping
-    assert worker._nc.is_closed
-    assert worker._executor is None
+    assert worker._link.nc.is_closed
+    assert not worker.is_running

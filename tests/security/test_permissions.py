@@ -407,7 +407,7 @@ async def test_a_worker_of_another_account_answers_whatever_it_takes(
             flow = await shop.create_task("billing.slow", start=True)
             await asyncio.wait_for(begun.wait(), WAIT)
             await asyncio.sleep(0.01)  # a timer of this loop that is due after that of *accepted*
-            assert worker._nc is not None
-            await round_trip(worker._nc)
+            assert worker._link.nc is not None
+            await round_trip(worker._link.nc)
             release.set()
             assert (await shop.await_(flow)).state == {"done": 1}

@@ -18,11 +18,11 @@ from typer.testing import CliRunner
 from dwarf_nats.cli.main import app
 from dwarf_nats.embedded import NatsServer
 from dwarf_nats.errors import Forbidden, NotFound
-from dwarf_nats.nats_client import Violation
 from dwarf_nats.sdk import Client, FlowOptions, Worker
 from dwarf_nats.sdk.request_reply import round_trip
 from dwarf_nats.server import replica
 from dwarf_nats.settings import ServerSettings
+from dwarf_nats.wire.violations import Violation
 from dwarf_nats.workflow.graph import END, Graph
 
 pytestmark = pytest.mark.slow
@@ -261,7 +261,7 @@ async def test_a_worker_whose_private_subject_is_refused_says_so_and_never_names
         assert worker.served == ["no.b", "ok.a"]
         assert "only their deadlines bind its tasks" in caplog.text
         assert "--inbox-prefix" in caplog.text
-        assert worker._private == ""
+        assert worker._link.private == ""
 
 
 async def test_a_subscription_that_is_taken_away_is_told_and_made_again_once_it_is_allowed(

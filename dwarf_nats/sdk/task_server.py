@@ -1,0 +1,150 @@
+"""The messages of a worker: requests and roll calls in, answers and discovery replies out (wire section 2)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import nats.errors
+
+from dwarf_nats.errors import BadRequest, DwarfError, TooLarge
+from dwarf_nats.summed import Summed
+from dwarf_nats.wire import headers as h
+from dwarf_nats.wire.subjects import Subjects, is_of_another_account
+from dwarf_nats.workflow.raised import named
+
+from .request_reply import check_size, wait_connected
+from .task_codec import (
+    accept_seconds,
+    backpressure_answer,
+    decode_request,
+    decode_roll_call,
+    encode_answer,
+    encode_running,
+    error_answer,
+)
+from .task_executor import Execution, Handler, TaskExecutor
+
+if TYPE_CHECKING:
+    from nats.aio.client import Client as Nats
+    from nats.aio.msg import Msg
+
+    from dwarf_nats.workflow.answer import Answer
+
+    from .discovery import DiscoveryResponder
+
+log = logging.getLogger("dwarf_nats.worker")
+RECONNECT_SECONDS = 60.0
+"""How long an answer waits for a lost connection, if its step has no earlier deadline."""
+
+
+@dataclass(slots=True)
+class Link:
+    """The connection that a worker serves on, and the private subject at which it is asked what it runs, if there is one."""
+
+    nc: Nats | None = None
+    private: str = ""
+
+
+class TaskServer:
+    """Accepts requests for the executor and sends the answers, over the connection of `link`."""
+
+    def __init__(self, link: Link, subjects: Subjects, concurrency: int, discovery: DiscoveryResponder) -> None:
+        self._link = link
+        self._subjects = subjects
+        self.executor: TaskExecutor | None = TaskExecutor(concurrency, self._send_answer, self._send_accepted)
+        """Runs the task functions; `None` once the worker has stopped."""
+        self.discovery = discovery
+        self._summed = Summed(log)
+
+    def end(self) -> None:
+        """Accept no more requests; later ones are answered with backpressure."""
+        self.executor = None
+        self._summed.flush()
+
+    async def on_request(self, handler: Handler, msg: Msg) -> None:
+        """Accept a request for the task of `handler`, or answer with the error that is in it."""
+        executor = self.executor
+        if executor is None:  # it came just before the subscription ended
+            await self._reply(msg.reply, backpressure_answer("the worker is stopping"))
+            return
+        try:
+            call = decode_request(msg.data, msg.headers)
+            accept_after = accept_seconds(msg.headers)
+        except Exception as error:  # whatever it is, the engine waits for an answer
+            await self._refuse(handler, msg, error)
+            return
+        # Between accounts, NATS lets one answer through unless told otherwise, and *accepted* would be it.
+        accept = None if is_of_another_account(msg.reply) else accept_after
+        executor.submit(Execution(call, msg.reply, handler, accept))
+
+    async def _refuse(self, handler: Handler, msg: Msg, error: Exception) -> None:
+        self._summed.warning(
+            ("request", handler.url), "task %s: %s", handler.url, named(error), extra={"task": handler.url}
+        )
+        if isinstance(error, DwarfError):
+            answer = error_answer(error.code, error.message)
+        else:
+            answer = error_answer(500, named(error))
+        self.discovery.served(handler.url, answer.error, 0)
+        await self._reply(msg.reply, answer)
+
+    async def on_roll_call(self, msg: Msg) -> None:
+        """Cancel the executions that the engine names, and answer which of the steps it asks after are still running."""
+        executor, nc = self.executor, self._link.nc
+        if executor is None:
+            return
+        try:
+            steps, cancel = decode_roll_call(msg.data)
+        except BadRequest as error:
+            self._summed.warning("roll call", "%s", error)
+            return
+        executor.cancel(cancel)
+        if msg.reply and nc is not None:
+            with contextlib.suppress(nats.errors.Error):
+                await nc.publish(msg.reply, encode_running(executor.unanswered(steps)))
+
+    async def on_discovery(self, msg: Msg) -> None:
+        """Answer a service discovery request, unless its reply subject is one of the service's own."""
+        nc = self._link.nc
+        if nc is None or not msg.reply or self._subjects.refuses_reply(msg.reply.encode()):
+            return  # the sender may perhaps not publish there, and this worker may
+        reply = self.discovery.reply(msg.subject, nc.max_payload)
+        if reply is not None:
+            with contextlib.suppress(nats.errors.Error):
+                await nc.publish(msg.reply, reply)
+
+    async def _send_answer(self, execution: Execution, answer: Answer) -> None:
+        seconds = asyncio.get_running_loop().time() - execution.received
+        self.discovery.served(execution.handler.url, answer.error, seconds)
+        # A lost connection comes back, and with it the engine's inbox: the answer waits as long as it is wanted.
+        nc = self._link.nc
+        if nc is not None and not nc.is_connected and not execution.call.cancelled:
+            await wait_connected(nc, min(execution.call.budget, RECONNECT_SECONDS))
+        await self._reply(execution.reply, answer)
+
+    async def _send_accepted(self, execution: Execution) -> None:
+        nc = self._link.nc
+        if nc is not None and not nc.is_connected:
+            await wait_connected(nc, min(execution.call.budget, RECONNECT_SECONDS))
+        nc, private = self._link.nc, self._link.private
+        if nc is not None and execution.reply and private and not execution.answered:
+            with contextlib.suppress(nats.errors.Error):
+                await nc.publish(execution.reply, headers={h.SIGNAL: h.ACCEPTED, h.WORKER: private})
+
+    async def _reply(self, subject: str, answer: Answer) -> None:
+        nc = self._link.nc
+        if not subject or nc is None:
+            return
+        body, headers = encode_answer(answer)
+        try:
+            check_size(nc, body, headers, "the task's reply")
+        except TooLarge as error:
+            body, headers = encode_answer(error_answer(error.code, error.message))
+        try:
+            await nc.publish(subject, body, headers=headers)
+        except nats.errors.Error as error:
+            self._summed.warning("answer", "an answer could not be sent: %s", error)
