@@ -17,7 +17,8 @@ from dwarf_nats.wire.subjects import Subjects
 from dwarf_nats.workflow.keys import without_tokens
 from dwarf_nats.workflow.raised import closes_coroutine, ends_process
 
-from .handlers import GRAPH_PAYLOADS, HANDLERS, Asked, EngineApi, Handler
+from .engine_api import EngineApi
+from .handlers import GRAPH_PAYLOADS, HANDLERS, Asked, Handler
 
 log = logging.getLogger("dwarf_nats.bus")
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec import UnsetType
@@ -16,24 +16,20 @@ from dwarf_nats.wire import codec, fitting
 from dwarf_nats.wire import messages as m
 from dwarf_nats.wire.codec import encode, flow_options, given, query, raw_bytes
 from dwarf_nats.wire.decoding import EMPTY
+from dwarf_nats.wire.operations import OPERATION_NAMES
 from dwarf_nats.wire.times import rfc3339
 from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.limits import UNBOUNDED
 from dwarf_nats.workflow.names import check_subject_name
-from dwarf_nats.workflow.options import FlowOptions, Query
-from dwarf_nats.workflow.records import FlowSummary, GraphInfo, Outcome, ShardInfo, Step, TaskHealth
+from dwarf_nats.workflow.records import TaskHealth
 from dwarf_nats.workflow.state import NULL, check_json
-from dwarf_nats.workflow.status import Status
+
+from .engine_api import EngineApi
 
 LARGE_GRAPH = 50_000
 """Bytes."""
 ASIDE = 200
 """A page of more steps is written in a thread, so that the others have their turn."""
-Steps: TypeAlias = list[Step]
-Flows: TypeAlias = list[FlowSummary]
-Shards: TypeAlias = list[ShardInfo]
-GraphInfos: TypeAlias = list[GraphInfo]
-Texts: TypeAlias = list[str]
 
 
 def health_of(task: TaskHealth) -> dict[str, object]:
@@ -49,49 +45,6 @@ def health_of(task: TaskHealth) -> dict[str, object]:
             "probeAt": rfc3339(task.probe_at),
         }
     return told
-
-
-class EngineApi(Protocol):
-    """What the endpoints need of an engine. Every refusal is a `DwarfError`."""
-
-    async def create(
-        self, workflow: str | Graph, state: bytes | None, options: FlowOptions | None, /, *, start: bool = False
-    ) -> str: ...
-    async def create_task(
-        self, task: str, state: bytes | None, options: FlowOptions | None, /, *, start: bool = False
-    ) -> str: ...
-    async def start(self, flow_key: str, notify: str = "", /) -> None: ...
-    async def run(
-        self, workflow: str | Graph, state: bytes | None, options: FlowOptions | None, timeout: float | None, /
-    ) -> Outcome: ...
-    async def await_(self, flow_key: str, timeout: float | None, /) -> Outcome: ...
-    async def poll(self, flow_key: str, timeout: float | None, /) -> Outcome: ...
-    async def snapshot(self, flow_key: str, /) -> Outcome: ...
-    async def fingerprint(self, flow_key: str, /) -> tuple[str, Status]: ...
-    async def history_page(self, flow_key: str, limit: int, cursor: str, /) -> tuple[Steps, str]: ...
-    async def mermaid(self, flow_key: str, fits: Callable[[str], bool], /) -> str: ...
-    async def step(self, step_key: str, /) -> Step: ...
-    async def list(self, query: Query, cursor: str = "", /) -> tuple[Flows, str]: ...
-    async def purge(self, query: Query, /) -> int: ...
-    async def delete(self, flow_key: str, /) -> None: ...
-    async def cancel(self, flow_key: str, reason: str = "", /) -> None: ...
-    async def resume(self, flow_key: str, data: Any = None, /) -> None: ...
-    async def resume_break(self, flow_key: str, overrides: bytes | None = None, /) -> None: ...
-    async def break_before(self, flow_key: str, task: str, enabled: bool = True, /) -> None: ...
-    async def restart(self, flow_key: str, overrides: bytes | None = None, /) -> None: ...
-    async def restart_from(self, step_key: str, overrides: bytes | None = None, /) -> None: ...
-    async def fork(self, step_key: str, overrides: bytes | None = None, /) -> str: ...
-    async def continue_(
-        self, thread_key: str, state: bytes | None, options: FlowOptions | None, /, *, start: bool = False
-    ) -> str: ...
-    async def shard_info(self) -> Shards: ...
-    async def breaker_tripped(self, task: str, /) -> bool: ...
-    def task_health(self) -> Sequence[TaskHealth]: ...
-    async def put_graph(self, graph: Graph, /) -> GraphInfo: ...
-    async def validate_graph(self, graph: Graph, /) -> Texts: ...
-    async def get_graph(self, name: str, /) -> Graph: ...
-    async def delete_graph(self, name: str, /) -> None: ...
-    async def list_graphs(self) -> GraphInfos: ...
 
 
 def _unbounded() -> int:
@@ -124,6 +77,22 @@ class Asked:
 
 
 Handler = Callable[[EngineApi, Any, Asked], Awaitable[bytes]]
+H = TypeVar("H", bound=Handler)
+
+HANDLERS: dict[str, Handler] = {}
+"""The handler of each operation, filled by `handles`."""
+
+
+def handles(operation: str) -> Callable[[H], H]:
+    """Mark the handler of an operation; each of `OPERATIONS` has exactly one."""
+    if operation not in OPERATION_NAMES or operation in HANDLERS:
+        raise ValueError(f"{operation} is no operation, or has a handler already")
+
+    def register(handler: H) -> H:
+        HANDLERS[operation] = handler
+        return handler
+
+    return register
 
 
 def _flow_key(key: str) -> bytes:
@@ -141,12 +110,14 @@ def _source(request: m.FlowCreateRequest | m.FlowRunRequest) -> str | Graph:
     return Graph.from_json(bytes(request.graph))
 
 
+@handles("flow.create")
 async def create(engine: EngineApi, request: m.FlowCreateRequest, asked: Asked) -> bytes:
     options = flow_options(request.options, asked.msg_id)
     start = given(request.start, False) or not asked.answerable
     return _flow_key(await engine.create(_source(request), raw_bytes(request.state), options, start=start))
 
 
+@handles("flow.create_task")
 async def create_task(engine: EngineApi, request: m.FlowCreateTaskRequest, asked: Asked) -> bytes:
     options = flow_options(request.options, asked.msg_id)
     start = given(request.start, False) or not asked.answerable
@@ -154,6 +125,7 @@ async def create_task(engine: EngineApi, request: m.FlowCreateTaskRequest, asked
     return _flow_key(await engine.create_task(task, raw_bytes(request.state), options, start=start))
 
 
+@handles("flow.start")
 async def start(engine: EngineApi, request: m.FlowStartRequest, _asked: Asked) -> bytes:
     notify = given(request.notify, "")
     if notify:
@@ -162,6 +134,7 @@ async def start(engine: EngineApi, request: m.FlowStartRequest, _asked: Asked) -
     return EMPTY
 
 
+@handles("flow.run")
 async def run(engine: EngineApi, request: m.FlowRunRequest, asked: Asked) -> bytes:
     options = flow_options(request.options, asked.msg_id)
     timeout = asked.timeout(request.timeout_ms)
@@ -169,26 +142,31 @@ async def run(engine: EngineApi, request: m.FlowRunRequest, asked: Asked) -> byt
     return fitting.outcome(outcome, asked.room())
 
 
+@handles("flow.await")
 async def await_(engine: EngineApi, request: m.FlowWaitRequest, asked: Asked) -> bytes:
     outcome = await engine.await_(request.flow_key, asked.timeout(request.timeout_ms))
     return fitting.outcome(outcome, asked.room())
 
 
+@handles("flow.poll")
 async def poll(engine: EngineApi, request: m.FlowWaitRequest, asked: Asked) -> bytes:
     outcome = await engine.poll(request.flow_key, asked.timeout(request.timeout_ms))
     return fitting.outcome(outcome, asked.room())
 
 
+@handles("flow.snapshot")
 async def snapshot(engine: EngineApi, request: m.FlowRequest, asked: Asked) -> bytes:
     outcome = await engine.snapshot(request.flow_key)
     return fitting.outcome(outcome, asked.room())
 
 
+@handles("flow.fingerprint")
 async def fingerprint(engine: EngineApi, request: m.FlowRequest, _asked: Asked) -> bytes:
     digest, status = await engine.fingerprint(request.flow_key)
     return encode({"fingerprint": digest, "status": status.value})
 
 
+@handles("flow.history")
 async def history(engine: EngineApi, request: m.FlowHistoryRequest, asked: Asked) -> bytes:
     steps, cursor = await engine.history_page(request.flow_key, given(request.limit, 100), given(request.cursor, ""))
     if len(steps) > ASIDE or any(step.sub_history for step in steps):
@@ -196,6 +174,7 @@ async def history(engine: EngineApi, request: m.FlowHistoryRequest, asked: Asked
     return fitting.history(steps, cursor, asked.room())
 
 
+@handles("flow.mermaid")
 async def mermaid(engine: EngineApi, request: m.FlowRequest, asked: Asked) -> bytes:
     room = asked.room()
 
@@ -205,11 +184,13 @@ async def mermaid(engine: EngineApi, request: m.FlowRequest, asked: Asked) -> by
     return encode(m.MermaidReply(mermaid=await engine.mermaid(request.flow_key, fits)))
 
 
+@handles("step.get")
 async def step(engine: EngineApi, request: m.StepRequest, asked: Asked) -> bytes:
     found = await engine.step(request.step_key)
     return fitting.step(found, asked.room())
 
 
+@handles("flow.list")
 async def list_(engine: EngineApi, request: m.FlowListRequest, asked: Asked) -> bytes:
     wanted = query(request)
     while True:
@@ -220,20 +201,24 @@ async def list_(engine: EngineApi, request: m.FlowListRequest, asked: Asked) -> 
         wanted = replace(wanted, limit=max(1, fit))
 
 
+@handles("flow.purge")
 async def purge(engine: EngineApi, request: m.FlowPurgeRequest, _asked: Asked) -> bytes:
     return encode(m.FlowPurgeReply(deleted=await engine.purge(query(request))))
 
 
+@handles("flow.delete")
 async def delete(engine: EngineApi, request: m.FlowRequest, _asked: Asked) -> bytes:
     await engine.delete(request.flow_key)
     return EMPTY
 
 
+@handles("flow.cancel")
 async def cancel(engine: EngineApi, request: m.FlowCancelRequest, _asked: Asked) -> bytes:
     await engine.cancel(request.flow_key, given(request.reason, ""))
     return EMPTY
 
 
+@handles("flow.resume")
 async def resume(engine: EngineApi, request: m.FlowResumeRequest, _asked: Asked) -> bytes:
     data = given(request.data, NULL)
     check_json(bytes(data), "field `data`", UNBOUNDED)  # how deep it may be is the engine's affair
@@ -241,30 +226,36 @@ async def resume(engine: EngineApi, request: m.FlowResumeRequest, _asked: Asked)
     return EMPTY
 
 
+@handles("flow.resume_break")
 async def resume_break(engine: EngineApi, request: m.FlowOverridesRequest, _asked: Asked) -> bytes:
     await engine.resume_break(request.flow_key, raw_bytes(request.overrides))
     return EMPTY
 
 
+@handles("flow.break_before")
 async def break_before(engine: EngineApi, request: m.FlowBreakBeforeRequest, _asked: Asked) -> bytes:
     await engine.break_before(request.flow_key, request.task, given(request.enabled, True))
     return EMPTY
 
 
+@handles("flow.restart")
 async def restart(engine: EngineApi, request: m.FlowOverridesRequest, _asked: Asked) -> bytes:
     await engine.restart(request.flow_key, raw_bytes(request.overrides))
     return EMPTY
 
 
+@handles("flow.restart_from")
 async def restart_from(engine: EngineApi, request: m.StepOverridesRequest, _asked: Asked) -> bytes:
     await engine.restart_from(request.step_key, raw_bytes(request.overrides))
     return EMPTY
 
 
+@handles("flow.fork")
 async def fork(engine: EngineApi, request: m.StepOverridesRequest, _asked: Asked) -> bytes:
     return _flow_key(await engine.fork(request.step_key, raw_bytes(request.overrides)))
 
 
+@handles("flow.continue")
 async def continue_(engine: EngineApi, request: m.FlowContinueRequest, asked: Asked) -> bytes:
     options = flow_options(request.options, asked.msg_id)
     if options is not None and options.thread is not None:
@@ -274,11 +265,13 @@ async def continue_(engine: EngineApi, request: m.FlowContinueRequest, asked: As
     return _flow_key(await engine.continue_(request.thread_key, raw_bytes(request.state), options, start=start))
 
 
+@handles("task.breaker")
 async def breaker(engine: EngineApi, request: m.TaskBreakerRequest, _asked: Asked) -> bytes:
     task = check_subject_name(request.task, "task")
     return encode(m.TaskBreakerReply(task=task, tripped=await engine.breaker_tripped(task)))
 
 
+@handles("shard.info")
 async def shards(engine: EngineApi, _request: m.EmptyRequest, _asked: Asked) -> bytes:
     found = [codec.shard_message(one) for one in await engine.shard_info()]
     return encode(m.ShardInfoReply(shards=found))
@@ -291,69 +284,41 @@ async def _graph_in(payload: bytes) -> Graph:
     return await asyncio.to_thread(Graph.from_json, payload)
 
 
+@handles("graph.put")
 async def graph_put(engine: EngineApi, _request: None, asked: Asked) -> bytes:
     info = await engine.put_graph(await _graph_in(asked.payload or EMPTY))
     return fitting.with_warnings(m.GraphPutReply(name=info.name, digest=info.digest), info.warnings, asked.room())
 
 
+@handles("graph.get")
 async def graph_get(engine: EngineApi, request: m.GraphRequest, _asked: Asked) -> bytes:
     graph = await engine.get_graph(check_subject_name(request.name, "graph name"))
     return graph.to_json()
 
 
+@handles("graph.delete")
 async def graph_delete(engine: EngineApi, request: m.GraphRequest, _asked: Asked) -> bytes:
     await engine.delete_graph(check_subject_name(request.name, "graph name"))
     return EMPTY
 
 
+@handles("graph.list")
 async def graph_list(engine: EngineApi, _request: m.EmptyRequest, asked: Asked) -> bytes:
     found = await engine.list_graphs()
     return fitting.graphs(found, asked.room())
 
 
+@handles("graph.validate")
 async def graph_validate(engine: EngineApi, _request: None, asked: Asked) -> bytes:
     warnings = await engine.validate_graph(await _graph_in(asked.payload or EMPTY))
     return fitting.with_warnings(m.GraphValidateReply(), warnings, asked.room())
 
 
+@handles("graph.mermaid")
 async def graph_drawn(engine: EngineApi, request: m.GraphRequest, _asked: Asked) -> bytes:
     graph = await engine.get_graph(check_subject_name(request.name, "graph name"))
     return encode(m.MermaidReply(mermaid=graph_mermaid(graph)))
 
-
-HANDLERS: dict[str, Handler] = {
-    "flow.create": create,
-    "flow.create_task": create_task,
-    "flow.start": start,
-    "flow.run": run,
-    "flow.await": await_,
-    "flow.poll": poll,
-    "flow.snapshot": snapshot,
-    "flow.fingerprint": fingerprint,
-    "flow.history": history,
-    "flow.mermaid": mermaid,
-    "flow.list": list_,
-    "flow.purge": purge,
-    "flow.delete": delete,
-    "flow.cancel": cancel,
-    "flow.resume": resume,
-    "flow.resume_break": resume_break,
-    "flow.break_before": break_before,
-    "flow.restart": restart,
-    "flow.restart_from": restart_from,
-    "flow.fork": fork,
-    "flow.continue": continue_,
-    "step.get": step,
-    "task.breaker": breaker,
-    "shard.info": shards,
-    "graph.put": graph_put,
-    "graph.get": graph_get,
-    "graph.delete": graph_delete,
-    "graph.list": graph_list,
-    "graph.validate": graph_validate,
-    "graph.mermaid": graph_drawn,
-}
-"""What carries out each of `OPERATIONS`."""
 
 GRAPH_PAYLOADS: frozenset[type[msgspec.Struct]] = frozenset({m.GraphDocument})
 """Requests whose payload is a graph, read and checked by `Graph.from_json`."""

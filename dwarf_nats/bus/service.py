@@ -36,7 +36,8 @@ from dwarf_nats.workflow.options import Query
 from .backlog import Backlog, may_repeat
 from .connection import Connection
 from .endpoints import QUEUE, Endpoint, asked_from, endpoints
-from .handlers import Asked, EngineApi, health_of
+from .engine_api import EngineApi
+from .handlers import Asked, health_of
 
 log = logging.getLogger("dwarf_nats.bus")
 

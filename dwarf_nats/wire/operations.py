@@ -1,8 +1,13 @@
-"""The table of operations: name, request, reply (wire: section 1)."""
+"""The table of operations (wire: section 1).
+
+A row is all that names an operation. Its handler is the function in `bus.handlers` marked with the name; endpoints, schemas,
+permissions and documents are made from the table or compared with it. `tests/wire/test_operation_table.py` finds what a new row
+lacks.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 import msgspec
 
@@ -12,11 +17,18 @@ from .subjects import endpoint_name
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One operation. `waits`: it may hold its caller for long. `keyed`: `Nats-Msg-Id` is its idempotency key."""
+    """One operation.
+
+    `client`: the method of `sdk.Client`. `command`: the command of the CLI. `waits`: it may hold its caller for long. `keyed`:
+    `Nats-Msg-Id` is its idempotency key.
+    """
 
     name: str
     request: type[msgspec.Struct]
     reply: type[msgspec.Struct]
+    _: KW_ONLY
+    client: str
+    command: str
     waits: bool = False
     keyed: bool = False
 
@@ -26,34 +38,46 @@ class Operation:
 
 
 OPERATIONS: tuple[Operation, ...] = (
-    Operation("flow.create", m.FlowCreateRequest, m.FlowKeyReply, keyed=True),
-    Operation("flow.create_task", m.FlowCreateTaskRequest, m.FlowKeyReply, keyed=True),
-    Operation("flow.start", m.FlowStartRequest, m.Empty),
-    Operation("flow.run", m.FlowRunRequest, m.Outcome, waits=True, keyed=True),
-    Operation("flow.await", m.FlowWaitRequest, m.Outcome, waits=True),
-    Operation("flow.poll", m.FlowWaitRequest, m.Outcome, waits=True),
-    Operation("flow.snapshot", m.FlowRequest, m.Outcome),
-    Operation("flow.fingerprint", m.FlowRequest, m.FingerprintReply),
-    Operation("flow.history", m.FlowHistoryRequest, m.HistoryReply),
-    Operation("flow.mermaid", m.FlowRequest, m.MermaidReply),
-    Operation("flow.list", m.FlowListRequest, m.FlowListReply),
-    Operation("flow.purge", m.FlowPurgeRequest, m.FlowPurgeReply),
-    Operation("flow.delete", m.FlowRequest, m.Empty),
-    Operation("flow.cancel", m.FlowCancelRequest, m.Empty),
-    Operation("flow.resume", m.FlowResumeRequest, m.Empty),
-    Operation("flow.resume_break", m.FlowOverridesRequest, m.Empty),
-    Operation("flow.break_before", m.FlowBreakBeforeRequest, m.Empty),
-    Operation("flow.restart", m.FlowOverridesRequest, m.Empty),
-    Operation("flow.restart_from", m.StepOverridesRequest, m.Empty),
-    Operation("flow.fork", m.StepOverridesRequest, m.FlowKeyReply),
-    Operation("flow.continue", m.FlowContinueRequest, m.FlowKeyReply, keyed=True),
-    Operation("step.get", m.StepRequest, m.Step),
-    Operation("task.breaker", m.TaskBreakerRequest, m.TaskBreakerReply),
-    Operation("shard.info", m.EmptyRequest, m.ShardInfoReply),
-    Operation("graph.put", m.GraphDocument, m.GraphPutReply),
-    Operation("graph.get", m.GraphRequest, m.GraphDocument),
-    Operation("graph.delete", m.GraphRequest, m.Empty),
-    Operation("graph.mermaid", m.GraphRequest, m.MermaidReply),
-    Operation("graph.list", m.EmptyRequest, m.GraphListReply),
-    Operation("graph.validate", m.GraphDocument, m.GraphValidateReply),
+    Operation("flow.create", m.FlowCreateRequest, m.FlowKeyReply, client="create", command="flow create", keyed=True),
+    Operation(
+        "flow.create_task",
+        m.FlowCreateTaskRequest,
+        m.FlowKeyReply,
+        client="create_task",
+        command="flow create",
+        keyed=True,
+    ),
+    Operation("flow.start", m.FlowStartRequest, m.Empty, client="start", command="flow start"),
+    Operation("flow.run", m.FlowRunRequest, m.Outcome, client="run", command="flow run", waits=True, keyed=True),
+    Operation("flow.await", m.FlowWaitRequest, m.Outcome, client="await_", command="flow await", waits=True),
+    Operation("flow.poll", m.FlowWaitRequest, m.Outcome, client="poll", command="flow await", waits=True),
+    Operation("flow.snapshot", m.FlowRequest, m.Outcome, client="snapshot", command="flow get"),
+    Operation("flow.fingerprint", m.FlowRequest, m.FingerprintReply, client="fingerprint", command="flow get"),
+    Operation("flow.history", m.FlowHistoryRequest, m.HistoryReply, client="history_page", command="flow history"),
+    Operation("flow.mermaid", m.FlowRequest, m.MermaidReply, client="mermaid", command="flow mermaid"),
+    Operation("flow.list", m.FlowListRequest, m.FlowListReply, client="list", command="flow list"),
+    Operation("flow.purge", m.FlowPurgeRequest, m.FlowPurgeReply, client="purge", command="flow purge"),
+    Operation("flow.delete", m.FlowRequest, m.Empty, client="delete", command="flow delete"),
+    Operation("flow.cancel", m.FlowCancelRequest, m.Empty, client="cancel", command="flow cancel"),
+    Operation("flow.resume", m.FlowResumeRequest, m.Empty, client="resume", command="flow resume"),
+    Operation("flow.resume_break", m.FlowOverridesRequest, m.Empty, client="resume_break", command="flow resume-break"),
+    Operation("flow.break_before", m.FlowBreakBeforeRequest, m.Empty, client="break_before", command="flow break"),
+    Operation("flow.restart", m.FlowOverridesRequest, m.Empty, client="restart", command="flow restart"),
+    Operation("flow.restart_from", m.StepOverridesRequest, m.Empty, client="restart_from", command="flow restart-from"),
+    Operation("flow.fork", m.StepOverridesRequest, m.FlowKeyReply, client="fork", command="flow fork"),
+    Operation(
+        "flow.continue", m.FlowContinueRequest, m.FlowKeyReply, client="continue_", command="flow continue", keyed=True
+    ),
+    Operation("step.get", m.StepRequest, m.Step, client="step", command="flow get"),
+    Operation("task.breaker", m.TaskBreakerRequest, m.TaskBreakerReply, client="breaker", command="tasks"),
+    Operation("shard.info", m.EmptyRequest, m.ShardInfoReply, client="shard_info", command="shards"),
+    Operation("graph.put", m.GraphDocument, m.GraphPutReply, client="put_graph", command="graph put"),
+    Operation("graph.get", m.GraphRequest, m.GraphDocument, client="get_graph", command="graph get"),
+    Operation("graph.delete", m.GraphRequest, m.Empty, client="delete_graph", command="graph delete"),
+    Operation("graph.mermaid", m.GraphRequest, m.MermaidReply, client="graph_mermaid", command="graph mermaid"),
+    Operation("graph.list", m.EmptyRequest, m.GraphListReply, client="list_graphs", command="graph list"),
+    Operation(
+        "graph.validate", m.GraphDocument, m.GraphValidateReply, client="validate_graph", command="graph validate"
+    ),
 )
+OPERATION_NAMES = frozenset(one.name for one in OPERATIONS)
