@@ -1,7 +1,133 @@
-"""dwarf-nats: durable workflow orchestration as a service on NATS."""
+"""dwarf-nats: durable workflow orchestration as a service on NATS.
+
+The names of `__all__` are what clients, workers and hosts of the engine use. Each is loaded from its module when it is used for
+the first time, so that `import dwarf_nats` alone loads neither NATS nor a database driver.
+"""
+
+from __future__ import annotations
 
 import logging
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from dwarf_nats.version import __version__
 
-logging.getLogger(__name__).addHandler(logging.NullHandler())  # silent unless the host wants to hear it
+if TYPE_CHECKING:
+    from dwarf_nats.engine import Engine
+    from dwarf_nats.errors import (
+        BadRequest,
+        Conflict,
+        DwarfError,
+        Forbidden,
+        Internal,
+        NotFound,
+        TimedOut,
+        TooLarge,
+        TooMany,
+        Unavailable,
+    )
+    from dwarf_nats.library import add_shard, open_engine
+    from dwarf_nats.ports import BusAway, WorkerLost
+    from dwarf_nats.sdk.client import Change, Client
+    from dwarf_nats.sdk.worker import Worker
+    from dwarf_nats.settings import EngineSettings
+    from dwarf_nats.wire.connecting import ConnectOptions
+    from dwarf_nats.wire.messages import HealthReply
+    from dwarf_nats.workflow.answer import Answer, ErrorInfo, TaskCall
+    from dwarf_nats.workflow.arguments import run_task
+    from dwarf_nats.workflow.flow import Flow
+    from dwarf_nats.workflow.graph import END, Graph
+    from dwarf_nats.workflow.options import FlowOptions, Query
+    from dwarf_nats.workflow.records import FlowSummary, GraphInfo, Outcome, ShardInfo, Step
+    from dwarf_nats.workflow.status import Status
+    from dwarf_nats.workflow.task_error import SubgraphError, TaskError
+
+__all__ = [
+    "END",
+    "Answer",
+    "BadRequest",
+    "BusAway",
+    "Change",
+    "Client",
+    "Conflict",
+    "ConnectOptions",
+    "DwarfError",
+    "Engine",
+    "EngineSettings",
+    "ErrorInfo",
+    "Flow",
+    "FlowOptions",
+    "FlowSummary",
+    "Forbidden",
+    "Graph",
+    "GraphInfo",
+    "HealthReply",
+    "Internal",
+    "NotFound",
+    "Outcome",
+    "Query",
+    "ShardInfo",
+    "Status",
+    "Step",
+    "SubgraphError",
+    "TaskCall",
+    "TaskError",
+    "TimedOut",
+    "TooLarge",
+    "TooMany",
+    "Unavailable",
+    "Worker",
+    "WorkerLost",
+    "__version__",
+    "add_shard",
+    "open_engine",
+    "run_task",
+]
+
+_MODULES = {
+    "dwarf_nats.engine": ("Engine",),
+    "dwarf_nats.errors": (
+        "BadRequest",
+        "Conflict",
+        "DwarfError",
+        "Forbidden",
+        "Internal",
+        "NotFound",
+        "TimedOut",
+        "TooLarge",
+        "TooMany",
+        "Unavailable",
+    ),
+    "dwarf_nats.library": ("add_shard", "open_engine"),
+    "dwarf_nats.ports": ("BusAway", "WorkerLost"),
+    "dwarf_nats.sdk.client": ("Change", "Client"),
+    "dwarf_nats.sdk.worker": ("Worker",),
+    "dwarf_nats.settings": ("EngineSettings",),
+    "dwarf_nats.wire.connecting": ("ConnectOptions",),
+    "dwarf_nats.wire.messages": ("HealthReply",),
+    "dwarf_nats.workflow.answer": ("Answer", "ErrorInfo", "TaskCall"),
+    "dwarf_nats.workflow.arguments": ("run_task",),
+    "dwarf_nats.workflow.flow": ("Flow",),
+    "dwarf_nats.workflow.graph": ("END", "Graph"),
+    "dwarf_nats.workflow.options": ("FlowOptions", "Query"),
+    "dwarf_nats.workflow.records": ("FlowSummary", "GraphInfo", "Outcome", "ShardInfo", "Step"),
+    "dwarf_nats.workflow.status": ("Status",),
+    "dwarf_nats.workflow.task_error": ("SubgraphError", "TaskError"),
+}
+"""The public names by the module that defines them; the same as the imports for type checkers above, which a test holds."""
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # silent unless the host configures logging
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name from its module. Raises `AttributeError` for any other name."""
+    module = _MODULE_OF.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(module), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

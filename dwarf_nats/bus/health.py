@@ -9,10 +9,10 @@ from typing import Protocol
 
 from msgspec import UnsetType
 
-from dwarf_nats import __version__
 from dwarf_nats.errors import BadRequest, DwarfError
 from dwarf_nats.ports import BusAway
 from dwarf_nats.probes import Report
+from dwarf_nats.version import __version__
 from dwarf_nats.wire import messages as m
 from dwarf_nats.wire.codec import encode, shard_health_message
 from dwarf_nats.wire.decoding import decode

@@ -10,11 +10,11 @@ from typing import Annotated
 
 import typer
 
-from dwarf_nats import __version__
 from dwarf_nats.cli import bench, config, control, demo, dev, graph, health, migrate, serve, shards, tasks, worker
 from dwarf_nats.cli.command import new_app, tell
 from dwarf_nats.errors import Internal
 from dwarf_nats.redact import scrubbed
+from dwarf_nats.version import __version__
 
 _HELP = """Durable workflow orchestration as a service on NATS.
 

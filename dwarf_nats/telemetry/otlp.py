@@ -18,10 +18,10 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from dwarf_nats import __version__
 from dwarf_nats.errors import BadRequest
 from dwarf_nats.redact import redacted_url
 from dwarf_nats.telemetry.catalogue import SCOPE
+from dwarf_nats.version import __version__
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.metrics import MeterProvider

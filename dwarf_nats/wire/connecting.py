@@ -20,11 +20,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol, TypedDict, TypeVar
 
-from dwarf_nats import __version__
 from dwarf_nats.backoff import Backoff
 from dwarf_nats.errors import BadRequest, Unavailable
 from dwarf_nats.redact import redacted_url, scrubbed
 from dwarf_nats.summed import Repeats
+from dwarf_nats.version import __version__
 
 from .connection_errors import explained, for_good
 from .contexts import load_context, selected_context

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from dwarf_nats import __version__
+from dwarf_nats.version import __version__
 
 PING, INFO, STATS = "PING", "INFO", "STATS"
 _UNFIT = re.compile(r"[^A-Za-z0-9_-]+")

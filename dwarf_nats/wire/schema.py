@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from dwarf_nats import __version__
+from dwarf_nats.version import __version__
 
 from . import messages as m
 from . import talk as t
