@@ -1,4 +1,4 @@
-# The commands everyone uses. Each makes the virtual environment first, if need be.
+# The commands for developers. Each creates the virtual environment first if it is missing.
 
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
@@ -9,13 +9,13 @@ STAMP := $(VENV)/.installed
 .DEFAULT_GOAL := help
 .PHONY: help venv tools check test quiet fuzz chaos demo bench clean
 
-help: ## what there is
+help: ## list the commands
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
-venv: $(STAMP) ## the virtual environment, with pinned dependencies and the embedded servers
+venv: $(STAMP) ## create the virtual environment, with pinned dependencies and the embedded servers
 
 $(STAMP): pyproject.toml constraints.txt
-	@test -n "$(PYTHON)" || { echo "needs Python 3.11 or newer: install it, or say make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@test -n "$(PYTHON)" || { echo "needs Python 3.11 or newer: install it, or run make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 \
 		$(BIN)/python -m pip install --quiet --editable '.[dev]'
@@ -29,25 +29,25 @@ tools: $(STAMP)
 	$(BIN)/python -m dwarf_nats.wire.schema --check
 	$(BIN)/python -m dwarf_nats.cli.reference --check
 
-check: tools ## format, lint, types, imports, schemas, fast tests; under a minute
+check: tools ## check format, lint, types, imports and generated files, run the fast tests
 	$(BIN)/pytest -m 'not slow' -n 2
 
-test: tools ## everything, what CI runs
+test: tools ## run everything, as CI does
 	$(BIN)/pytest -n 2
 
-quiet: $(STAMP) ## the tests of the service with the replicas' signals off: slower, nothing else
+quiet: $(STAMP) ## test the service with the signals between replicas off: the same results, slower
 	DWARF_SIGNALS=false $(BIN)/pytest -n 2 tests/service tests/cli tests/recovery
 
-fuzz: $(STAMP) ## requests, replies, graphs and conditions at random: TIMES=10 as many as in make test, others each time
+fuzz: $(STAMP) ## send random requests, replies, graphs and conditions, TIMES=10 as many as in make test
 	DWARF_FUZZ=$(or $(TIMES),10) $(BIN)/pytest -n 2 tests/fuzz
 
-chaos: $(STAMP) ## real processes, random faults, an independent checker: SECONDS=600 SEED=7
+chaos: $(STAMP) ## break real processes at random and check the results: SECONDS=600 SEED=7
 	$(BIN)/python -m tests.chaos --seconds $(or $(SECONDS),180) $(if $(SEED),--seed $(SEED))
 
-demo: $(STAMP) ## the example workflow, end to end, before your eyes
+demo: $(STAMP) ## run five orders through the example workflow, printed step by step
 	$(BIN)/dwarf-nats demo
 
-bench: $(STAMP) ## the benchmark harness
+bench: $(STAMP) ## run the benchmarks
 	$(BIN)/python -m bench
 
 clean: ## remove the virtual environment and caches

@@ -220,7 +220,7 @@ class Client(FlowReads, FlowControl, Deployment):
             if not options.idempotency_key:
                 raise BadRequest("option idempotency_key is empty: leave it out, or give it a key")
             return replace(options, idempotency_key=None), options.idempotency_key
-        # With a thread, a key is refused (semantics: small print), so such a create is sent once.
+        # With a thread, a key is refused (O1), so such a create is sent once.
         if self._retry_creates and not (options is not None and options.thread is not None):
             return options, uuid.uuid4().hex
         return options, ""
