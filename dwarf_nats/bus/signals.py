@@ -8,6 +8,7 @@ from functools import partial
 from typing import TypeVar
 
 from dwarf_nats.ports import BusAway, Signals
+from dwarf_nats.rules.steps import ReadyStep
 from dwarf_nats.telemetry.counters import Counters
 from dwarf_nats.wire import headers as h
 from dwarf_nats.wire import peers
@@ -34,7 +35,7 @@ class NatsSignals:
         self._subjects = subjects or Subjects()
         self._block = h.write_headers(((h.ORIGIN, origin),))
 
-    def enqueue(self, shard: int, steps: Sequence[tuple[int, int, int]]) -> None:
+    def enqueue(self, shard: int, steps: Sequence[ReadyStep]) -> None:
         """Steps became pending."""
         for group in _groups(steps):
             self._send_group(peers.ENQUEUE, partial(peers.encode_enqueue, shard), group)

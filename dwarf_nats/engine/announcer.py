@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from dwarf_nats.engine.replica import Replica
     from dwarf_nats.engine.scheduling.ready_queue import ReadyQueue
     from dwarf_nats.engine.waiters import Waiters
-    from dwarf_nats.rules.rows import Due, FlowRow, TreeChange
+    from dwarf_nats.rules.rows import FlowRow, TreeChange
+    from dwarf_nats.rules.steps import ReadyStep, StepRef
 
 _ORDER = {Status.CREATED: 0, Status.RUNNING: 1}
 _STOPPED = 2
@@ -39,7 +40,7 @@ class AnnouncedFlow(Protocol):
 class Executions(Protocol):
     """The executions of steps on this replica."""
 
-    def cancel(self, steps: Sequence[tuple[int, str]]) -> None:
+    def cancel(self, steps: Sequence[StepRef]) -> None:
         """End those of these steps, `(step id, token)` each."""
         ...
 
@@ -96,7 +97,7 @@ class Announcer:
     def announce(
         self,
         changed: Sequence[StatusChanged],
-        pending: Sequence[Due] = (),
+        pending: Sequence[ReadyStep] = (),
         ended: Sequence[tuple[str, Status]] = (),
     ) -> None:
         """Announce what one commit made true.
@@ -116,12 +117,12 @@ class Announcer:
                 if ended:
                     self._signals.notify_status_change(ended)
 
-    def started(self, flow: FlowRow, at: int, steps: Sequence[Due]) -> None:
+    def started(self, flow: FlowRow, at: int, steps: Sequence[ReadyStep]) -> None:
         """Announce that a created flow was started at `at`, and what waits to be claimed of it (O2)."""
         self._counters.flows_started.add(flow.workflow)
         self.announce([self.change(flow, Status.RUNNING, at)], steps)
-        for _, _, not_before in steps:
-            self._ready_queue.hint_flow(flow, not_before - at)
+        for step in steps:
+            self._ready_queue.hint_flow(flow, step.not_before - at)
 
     def controlled(self, result: TreeChange, changed: Sequence[StatusChanged]) -> None:
         """Announce what an operation came to: end the executions that are not wanted any more, look for steps, tell."""
@@ -133,11 +134,11 @@ class Announcer:
             [(flow_key(self._shard, one), one.status) for one in result.changed if one.status.stopped],
         )
 
-    def unparked(self, steps: Sequence[Due]) -> None:
+    def unparked(self, steps: Sequence[ReadyStep]) -> None:
         """Announce steps that a breaker holds no more: look for them, and have the other replicas look (V5)."""
         self._look_for(steps)
         self.announce([], steps)
 
-    def _look_for(self, steps: Sequence[Due]) -> None:
-        for _, priority, due_at in steps:
-            self._ready_queue.hint_at(priority, due_at)
+    def _look_for(self, steps: Sequence[ReadyStep]) -> None:
+        for step in steps:
+            self._ready_queue.hint_at(step.priority, step.not_before)

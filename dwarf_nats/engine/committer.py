@@ -245,11 +245,11 @@ class Committer:
         """Tell what came of a group that was written."""
         effects = []
         for one in group:
-            result = settled.get(one.step.step_id)
+            result = settled.applied.get(one.step.step_id)
             if result is None:
                 self._on_fenced(one)
             else:
-                effects.append((one, *result))
+                effects.append((one, result.alive, result.at))
         if effects:
             self._on_settled(effects)
         if self._on_grown is not None and (settled.born or settled.woken or settled.ended):

@@ -12,6 +12,7 @@ from dwarf_nats.workflow.status import Status
 if TYPE_CHECKING:
     from dwarf_nats.engine.backpressure import Backpressure
     from dwarf_nats.engine.shard import Shard
+    from dwarf_nats.rules.steps import ReadyStep
 
 
 class PeerSignals:
@@ -24,11 +25,11 @@ class PeerSignals:
         self._shards = shards
         self._backpressure = backpressure
 
-    def enqueue(self, shard: int, steps: Sequence[tuple[int, int, int]]) -> None:
-        """Look for steps that became pending: `(step id, priority, not before in microseconds)` each."""
+    def enqueue(self, shard: int, steps: Sequence[ReadyStep]) -> None:
+        """Look for steps that became pending."""
         if shard in self._shards:
-            for _, priority, not_before in steps:
-                self._shards[shard].ready_queue.hint_at(priority, not_before)
+            for step in steps:
+                self._shards[shard].ready_queue.hint_at(step.priority, step.not_before)
             if steps:
                 self._shards[shard].gate.work_came()
 

@@ -25,7 +25,7 @@ from dwarf_nats.rules.claims import ClaimedRow, claimed_step
 from dwarf_nats.rules.decide import decide, fail, release
 from dwarf_nats.rules.lifecycle import FLOW_LIVE
 from dwarf_nats.rules.settlement import Settlement, SettleResult
-from dwarf_nats.rules.steps import ClaimedStep, FlowContext, NewFlow, NewStep
+from dwarf_nats.rules.steps import ClaimedStep, FlowContext, NewFlow, NewStep, ReadyStep, StepRef
 from dwarf_nats.telemetry.traces import headers_of
 from dwarf_nats.workflow.answer import Answer, ErrorInfo, TaskCall
 from dwarf_nats.workflow.names import check_subject_name
@@ -216,7 +216,7 @@ class Shard:
             await self.take([row], probe=True)
         return row is not None
 
-    def released(self, steps: Sequence[tuple[int, int, int]]) -> None:
+    def released(self, steps: Sequence[ReadyStep]) -> None:
         self.announcer.unparked(steps)
 
     async def take(self, rows: Sequence[ClaimedRow], *, probe: bool = False) -> None:
@@ -494,14 +494,14 @@ class Shard:
                 await self._clock.sleep(DATABASE_BACKOFF.delay(failures))
                 failures += 1
 
-    def _new_step(self) -> tuple[int, str]:
-        return self.step_ids.take(), self._tokens()
+    def _new_step(self) -> StepRef:
+        return StepRef(self.step_ids.take(), self._tokens())
 
     # -- after the commit
 
     def _settled(self, effects: Sequence[tuple[Settlement, bool, int]]) -> None:
         changed: list[StatusChanged] = []
-        pending: list[tuple[int, int, int]] = []
+        pending: list[ReadyStep] = []
         ended: list[tuple[str, Status]] = []
         completed: dict[str, int] = {}
         for settlement, alive, at in effects:
@@ -536,7 +536,7 @@ class Shard:
         born: Sequence[NewStep],
         at: int,
         changed: list[StatusChanged],
-        pending: list[tuple[int, int, int]],
+        pending: list[ReadyStep],
         ended: list[tuple[str, Status]],
     ) -> None:
         """What there is to look for, and to tell, of a settlement; `born`: its successors that stand in line."""
@@ -547,12 +547,12 @@ class Shard:
             if born:
                 self.ready_queue.hint_flow(step.flow, born[0].delay_us, len(born))
             for new in born:
-                pending.append((new.step_id, step.flow.priority, at + new.delay_us))
+                pending.append(ReadyStep(new.step_id, step.flow.priority, at + new.delay_us))
         elif settlement.status is Status.PENDING and self.gate.holds(step.url):
             self.gate.work_came()
         elif settlement.status is Status.PENDING:
             self.ready_queue.hint_flow(step.flow, settlement.delay_us)
-            pending.append((step.step_id, step.flow.priority, at + settlement.delay_us))
+            pending.append(ReadyStep(step.step_id, step.flow.priority, at + settlement.delay_us))
         elif settlement.end is not None:
             end = settlement.end
             changed.append(self.announcer.stopped(step.flow, outcome_at(step.flow, end), at))
@@ -576,26 +576,24 @@ class Shard:
         if self.debug_log.enabled:
             self.debug_log.settled(step, outcome)
 
-    def _child_born(
-        self, new: NewFlow, at: int, changed: list[StatusChanged], pending: list[tuple[int, int, int]]
-    ) -> None:
+    def _child_born(self, new: NewFlow, at: int, changed: list[StatusChanged], pending: list[ReadyStep]) -> None:
         facts = new.facts
         self.counters.flows_started.add(facts.workflow)
         changed += [self.announcer.change(facts, status, at) for status in (Status.CREATED, Status.RUNNING)]
         if not new.running:
             self.ready_queue.hint_flow(facts)
-            pending.append((new.step_id, facts.priority, at))
+            pending.append(ReadyStep(new.step_id, facts.priority, at))
 
     def _grown(self, settled: SettleResult) -> None:
         """What a group brought about together: fan-ins born, callers woken, flows ended by their cohorts or paused."""
         now = self._clock.now()
         for flow, _ in settled.born:
             self.ready_queue.hint_flow(flow)
-        for _, priority in settled.woken:
-            self.ready_queue.hint(priority)
+        for woken in settled.woken:
+            self.ready_queue.hint(woken.priority)
         changed = [self.announcer.stopped(flow, outcome_at(flow, end), at) for flow, end, at in settled.ended]
-        pending = [(step.step_id, flow.priority, now) for flow, step in settled.born]
-        pending += [(step_id, priority, now) for step_id, priority in settled.woken]
+        pending = [ReadyStep(step.step_id, flow.priority, now) for flow, step in settled.born]
+        pending += [ReadyStep(woken.step_id, woken.priority, now) for woken in settled.woken]
         self.announcer.announce(changed, pending, [(flow.key, end.status) for flow, end, _ in settled.ended])
 
     def _fenced(self, settlement: Settlement) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any
 
 from dwarf_nats.errors import Unavailable
+from dwarf_nats.rules.steps import StepRef
 
 if TYPE_CHECKING:
     from dwarf_nats.engine.shard import Shard
@@ -157,7 +158,7 @@ class Upkeep:
         running = shard.in_flight.executing
         for step_id in await shard.store.cancelled_among(list(running)) if running else ():
             if step_id in running:  # nobody told, or the signal was lost
-                shard.in_flight.cancel([(step_id, running[step_id])])
+                shard.in_flight.cancel([StepRef(step_id, running[step_id])])
 
     def recovered(self, steps: int) -> None:
         """So many steps of silent replicas, or past their lease, are pending again (B2)."""

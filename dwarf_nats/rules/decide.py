@@ -11,7 +11,7 @@ from dwarf_nats.rules import branching, parking, retries, routing, state_refs
 from dwarf_nats.rules.routing import ON_ERROR, Route, StepError
 from dwarf_nats.rules.settlement import FlowEnd, Settlement
 from dwarf_nats.rules.state_refs import NO_REFS, Refs
-from dwarf_nats.rules.steps import ClaimedStep, NewStep
+from dwarf_nats.rules.steps import ClaimedStep, NewIds, NewStep
 from dwarf_nats.workflow.answer import Answer, ErrorInfo
 from dwarf_nats.workflow.graph import END
 from dwarf_nats.workflow.limits import ELSEWHERE, UNLIMITED, Limits, over
@@ -19,8 +19,6 @@ from dwarf_nats.workflow.state import Raw, State, check_json, encode_state, enco
 from dwarf_nats.workflow.status import Status
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from dwarf_nats.workflow.graph import Graph
 
 __all__ = ["ON_ERROR", "UNLIMITED", "Limits", "decide", "fail", "fail_or_handle", "release"]
@@ -33,7 +31,7 @@ def decide(
     step: ClaimedStep,
     graph: Graph,
     answer: Answer,
-    new_step: Callable[[], tuple[int, str]],
+    new_step: NewIds,
     limits: Limits,
     child: parking.Child | None = None,
 ) -> Settlement:
@@ -79,9 +77,7 @@ def release(step: ClaimedStep, delay_us: int = 0) -> Settlement:
     return Settlement(step, Status.PENDING, step.changes, attempt=step.attempt, delay_us=delay_us)
 
 
-def fail_or_handle(
-    step: ClaimedStep, graph: Graph, error: ErrorInfo, new_step: Callable[[], tuple[int, str]], limits: Limits
-) -> Settlement:
+def fail_or_handle(step: ClaimedStep, graph: Graph, error: ErrorInfo, new_step: NewIds, limits: Limits) -> Settlement:
     """Down the on_error edge whose condition holds, the step counting as completed; else it fails (X4, X8)."""
     on_err = {ON_ERROR: _as_value(step, error, limits.max_depth)}
     changes = {**step.changes, **on_err}
@@ -124,7 +120,7 @@ def _park(
     step: ClaimedStep,
     answer: Answer,
     changes: State,
-    new_step: Callable[[], tuple[int, str]],
+    new_step: NewIds,
     limits: Limits,
     child: parking.Child | None,
 ) -> Settlement:
@@ -153,7 +149,7 @@ def _complete(
     graph: Graph,
     answer: Answer,
     changes: State,
-    new_step: Callable[[], tuple[int, str]],
+    new_step: NewIds,
     limits: Limits,
 ) -> Settlement:
     state = merge(merge(step.state, step.changes), answer.changes)
@@ -170,7 +166,7 @@ def _follow(
     changes: State,
     state: State,
     sleep_ms: int,
-    new_step: Callable[[], tuple[int, str]],
+    new_step: NewIds,
     limits: Limits,
 ) -> Settlement:
     """The step is completed and the flow goes along the route; with nothing next it completes (X7, X9)."""
@@ -288,7 +284,7 @@ def _born(
     state_json: bytes,
     refs: Refs,
     delay_us: int,
-    new_step: Callable[[], tuple[int, str]],
+    new_step: NewIds,
     spawn_id: int,
     ordinal: int,
 ) -> NewStep:

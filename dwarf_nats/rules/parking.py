@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from dwarf_nats.rules.routing import StepError
 from dwarf_nats.rules.settlement import Pause, Settlement
-from dwarf_nats.rules.steps import ClaimedStep, FlowContext, NewFlow
+from dwarf_nats.rules.steps import ClaimedStep, FlowContext, NewFlow, StepRef
 from dwarf_nats.workflow.state import State, encode_state, merge
 from dwarf_nats.workflow.status import Status
 
@@ -58,7 +58,7 @@ def interrupted(step: ClaimedStep, changes: State, payload: Raw | None) -> Settl
     return Settlement(step, Status.INTERRUPTED, changes, attempt=step.attempt, pause=pause)
 
 
-def waiting(step: ClaimedStep, changes: State, input_: State, child: Child, entry: tuple[int, str]) -> Settlement:
+def waiting(step: ClaimedStep, changes: State, input_: State, child: Child, entry: StepRef) -> Settlement:
     """The step waits for a child flow, which is born with exactly `input_` as its state (P1).
 
     The child inherits baggage, scheduling, breakpoints and time budget, and is a thread of its own. `entry`: id and token of

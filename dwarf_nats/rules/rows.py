@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
 
+from dwarf_nats.rules.steps import ReadyStep, StepRef
 from dwarf_nats.workflow.status import Status
 
 
@@ -153,18 +154,14 @@ class Called(NamedTuple):
     workflow: str
 
 
-Due = tuple[int, int, int]
-"""Step id, priority, and since when it is due."""
-
-
 @dataclass(slots=True)
 class TreeChange:
     """What an operation came to. `changed`: flows whose status is another, as they are now. `due`: steps that became pending.
-    `running`: id and token of steps that ran and are not wanted any more."""
+    `running`: steps that ran and are not wanted any more."""
 
     changed: list[FlowRow] = field(default_factory=list)
-    due: list[Due] = field(default_factory=list)
-    running: list[tuple[int, str]] = field(default_factory=list)
+    due: list[ReadyStep] = field(default_factory=list)
+    running: list[StepRef] = field(default_factory=list)
 
 
 @dataclass(slots=True)

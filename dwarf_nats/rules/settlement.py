@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
 
 from dwarf_nats.rules.state_refs import Refs
 from dwarf_nats.workflow.state import State, encode_state, encode_value
@@ -103,17 +105,45 @@ class Settlement:
         return self._changes_json
 
 
-class SettleResult(dict[int, tuple[bool, int]]):
-    """Step id → (took effect on a living flow, time), of the settlements that were not fenced off (X1).
+class Applied(msgspec.Struct, gc=False):
+    """A settlement that was not fenced off (X1). `alive`: it took effect on a living flow. `at`: the database's time."""
 
-    `held`: the flows of these steps have breakpoints, so what follows them was born pending whatever was asked (O12).
-    `born`: steps that came to be by what the group did together, pending. `woken`: `(step id, priority)` of those whose child
-    has ended. `ended`: flows that stopped by what the group did together, with the time.
+    alive: bool
+    at: int
+
+
+class BornStep(NamedTuple):
+    """A pending step that came to be by what a group did together."""
+
+    flow: FlowContext
+    step: NewStep
+
+
+class WokenStep(NamedTuple):
+    """A step that is pending again because its child has ended."""
+
+    step_id: int
+    priority: int
+
+
+class EndedFlow(NamedTuple):
+    """A flow that stopped by what a group did together, with the database's time."""
+
+    flow: Named
+    end: FlowEnd
+    at: int
+
+
+@dataclass(slots=True)
+class SettleResult:
+    """What a store made true of a group of settlements.
+
+    `applied`: by step id, those that were not fenced off (X1). `with_breakpoints`: steps whose flows have breakpoints, so that
+    what follows them was born pending whatever was asked (O12).
     """
 
-    def __init__(self, applied: dict[int, tuple[bool, int]], held: frozenset[int] = frozenset()) -> None:
-        super().__init__(applied)
-        self.held = held
-        self.born: list[tuple[FlowContext, NewStep]] = []
-        self.woken: list[tuple[int, int]] = []
-        self.ended: list[tuple[Named, FlowEnd, int]] = []
+    applied: dict[int, Applied] = field(default_factory=dict)
+    with_breakpoints: frozenset[int] = frozenset()
+    born: list[BornStep] = field(default_factory=list)
+    woken: list[WokenStep] = field(default_factory=list)
+    ended: list[EndedFlow] = field(default_factory=list)

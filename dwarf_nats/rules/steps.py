@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from dwarf_nats.rules.state_refs import Refs
 from dwarf_nats.workflow.state import State
@@ -13,6 +13,25 @@ if TYPE_CHECKING:
     from dwarf_nats.workflow.answer import ErrorInfo
     from dwarf_nats.workflow.graph import Graph
     from dwarf_nats.workflow.state import Raw
+
+
+class StepRef(NamedTuple):
+    """A step by its id and token."""
+
+    step_id: int
+    token: str
+
+
+NewIds = Callable[[], StepRef]
+"""Gives the id and token of a step that is about to be born."""
+
+
+class ReadyStep(NamedTuple):
+    """A pending step as the ready queues hear of it. `not_before`: when it is due, microseconds on the shard's clock."""
+
+    step_id: int
+    priority: int
+    not_before: int
 
 
 class Named(Protocol):
@@ -191,7 +210,3 @@ class NewFlow:
     """Whether this database is that home: the key is taken with the flow."""
     kept_until: int = 2**62
     """Until when its graph is kept, on the database's clock; later it is not created."""
-
-
-NewIds = Callable[[], tuple[int, str]]
-"""Gives the id and token of a step that is about to be born."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from dwarf_nats.rules.steps import ReadyStep
 from dwarf_nats.store import line
 
 if TYPE_CHECKING:
@@ -75,9 +76,9 @@ async def park(tx: Tx, url: str, statements: Sequence[str]) -> None:
         await tx.fetch(sql, url)
 
 
-async def release(tx: Tx, url: str, limit: int, statement: str) -> list[tuple[int, int, int]]:
-    """Release up to `limit` parked steps of the task, those due longest; `(step id, priority, not before)` of each."""
-    return [(int(row[0]), int(row[1]), int(row[2])) for row in await tx.fetch(statement, url, limit)]
+async def release(tx: Tx, url: str, limit: int, statement: str) -> list[ReadyStep]:
+    """Release up to `limit` parked steps of the task, those due longest."""
+    return [ReadyStep(int(row[0]), int(row[1]), int(row[2])) for row in await tx.fetch(statement, url, limit)]
 
 
 async def tripped_tasks(database: Database) -> dict[str, str]:

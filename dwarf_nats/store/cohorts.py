@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from dwarf_nats.errors import BadRequest, TooLarge
 from dwarf_nats.rules import fan_in, state_refs
 from dwarf_nats.rules.decide import fail_or_handle
-from dwarf_nats.rules.settlement import FlowEnd, Settlement, SettleResult
-from dwarf_nats.rules.steps import ClaimedStep, FlowContext, NewIds, NewStep
+from dwarf_nats.rules.settlement import BornStep, EndedFlow, FlowEnd, Settlement, SettleResult
+from dwarf_nats.rules.steps import ClaimedStep, FlowContext, NewIds, NewStep, StepRef
 from dwarf_nats.store.commands import PROBLEMS, Cascade, Command, InsertSteps, Query, QueryMany, StepInsert
 from dwarf_nats.store.lent import HELD
 from dwarf_nats.workflow.answer import ErrorInfo
@@ -59,7 +59,7 @@ def read(spawn_id: int, limits: Limits) -> Generator[Query, list[Row], tuple[fan
     return spawn, members[spawn_id]
 
 
-def no_ids() -> tuple[int, str]:
+def no_ids() -> StepRef:
     """For groups that need none."""
     raise RuntimeError("a group with fan-ins needs ids for their steps")
 
@@ -150,7 +150,7 @@ def _members(spawn_ids: list[int], limits: Limits) -> Generator[Query, list[Row]
 
 
 def _converge(
-    cohorts: Sequence[tuple[fan_in.Spawn, list[fan_in.Member], _Arrivals, tuple[int, str]]],
+    cohorts: Sequence[tuple[fan_in.Spawn, list[fan_in.Member], _Arrivals, StepRef]],
     outward: _Rounds,
     settled: SettleResult,
     new_step: NewIds,
@@ -172,7 +172,7 @@ def _converge(
         if problem is None:
             due = max(one.resume_at for one in members if one.arrived)
             inserts.append(StepInsert(arrivals.flow, born, arrivals.last.step_id, not_before=due))
-            settled.born.append((arrivals.flow, born))
+            settled.born.append(BornStep(arrivals.flow, born))
         else:
             failures.append((arrivals, born, problem))
     if inserts:
@@ -212,10 +212,10 @@ def _failed_fan_in(
         yield QueryMany(PROBLEMS, [(outcome.problems_json(), step.step_id)])
     if outcome.branches:
         yield InsertSteps([StepInsert(step.flow, branch, step.step_id) for branch in outcome.branches])
-        settled.born += [(step.flow, branch) for branch in outcome.branches]
+        settled.born += [BornStep(step.flow, branch) for branch in outcome.branches]
     if successor is not None:
         yield InsertSteps([StepInsert(step.flow, successor, step.step_id)])
-        settled.born.append((step.flow, successor))
+        settled.born.append(BornStep(step.flow, successor))
     if outcome.arrives:
         yield Query("update dwarf_steps set arrived = 1 where step_id = $1", (step.step_id,))
         outward.add(step.flow, step, step.spawn_id, row.error)
@@ -230,7 +230,7 @@ def _end(flow: FlowContext, end: FlowEnd, error: str | None, settled: SettleResu
         (flow.flow_id, end.status.value, end.stored_json.decode(), state_refs.stored(end.refs), error),
     )
     if rows:
-        settled.ended.append((flow, end, int(rows[0][0])))
+        settled.ended.append(EndedFlow(flow, end, int(rows[0][0])))
 
 
 def _failure(one: Settlement) -> str | None:

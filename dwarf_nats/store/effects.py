@@ -32,7 +32,7 @@ def has_effects(group: Sequence[Settlement]) -> bool:
 def effects(group: Sequence[Settlement], settled: SettleResult, new_step: NewIds, limits: Limits) -> Cascade:
     """What follows from settlements that were just written: branches and children are born, pauses reach the root, arrivals
     are counted, fan-ins resolved, waiting steps woken."""
-    living = [one for one in group if settled.get(one.step.step_id, (False, 0))[0]]
+    living = [one for one in group if (done := settled.applied.get(one.step.step_id)) is not None and done.alive]
     told = [(one.problems_json(), one.step.step_id) for one in living if one.problems]
     if told:
         yield QueryMany(PROBLEMS, told)
@@ -52,10 +52,10 @@ def effects(group: Sequence[Settlement], settled: SettleResult, new_step: NewIds
 
 def hold(group: Sequence[Settlement], settled: SettleResult) -> None:
     """What follows in a flow with breakpoints was born pending, so that its claim looks at them (O12)."""
-    if not settled.held:
+    if not settled.with_breakpoints:
         return
     for one in group:
-        if one.step.step_id in settled.held:
+        if one.step.step_id in settled.with_breakpoints:
             for new in (one.successor, *one.branches[:1], one.child):
                 if new is not None:
                     new.running = False

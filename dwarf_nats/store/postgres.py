@@ -24,7 +24,7 @@ from dwarf_nats.rules.claims import ClaimedRow
 from dwarf_nats.rules.leases import lease_us
 from dwarf_nats.rules.rows import PriorityBacklog
 from dwarf_nats.rules.scheduling.values import Page, PageRequest, Share
-from dwarf_nats.rules.settlement import Settlement, SettleResult
+from dwarf_nats.rules.settlement import Applied, Settlement, SettleResult
 from dwarf_nats.rules.steps import NewFlow, NewIds
 from dwarf_nats.store import dialect, graphs, line
 from dwarf_nats.store.commands import Command, InsertFlows, InsertSteps, Query, QueryMany
@@ -541,7 +541,8 @@ def _settle_args(group: Sequence[Settlement], replica_id: int, budget_ms: int) -
 
 def _settled(rows: Sequence[Row]) -> SettleResult:
     return SettleResult(
-        {int(row[0]): (bool(row[1]), int(row[2])) for row in rows}, frozenset(int(row[0]) for row in rows if row[3])
+        {int(row[0]): Applied(bool(row[1]), int(row[2])) for row in rows},
+        frozenset(int(row[0]) for row in rows if row[3]),
     )
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 from dwarf_nats.errors import Conflict, NotFound
 from dwarf_nats.rules import rewinding, unmerged
 from dwarf_nats.rules.rows import FlowRow, StepRow, TreeChange, step_row
+from dwarf_nats.rules.steps import StepRef
 from dwarf_nats.store import cohorts
 from dwarf_nats.store.commands import Query
 from dwarf_nats.store.steering import (
@@ -157,13 +158,13 @@ def _waiting_for_paused(flows: dict[int, FlowRow]) -> set[int]:
 
 async def _locked(
     tx: Tx, root_id: int, path: list[int], levels: list[Level], flows: dict[int, FlowRow]
-) -> tuple[dict[int, FlowRow], list[int], list[tuple[int, str]]]:
+) -> tuple[dict[int, FlowRow], list[int], list[StepRef]]:
     """Lock the flows that were called by what goes, and those of the path: the tree as it is then, the flows that go, and what
     runs in them. Raises `Conflict` if one that was paused runs again meanwhile."""
     callers = {target for target, _ in levels[1:]}
     orphaned = {step for target, level in levels for step in (*level.removed, target)} - callers
     locked: set[int] = set()
-    running: list[tuple[int, str]] = []
+    running: list[StepRef] = []
     while True:
         tops = [flow.flow_id for flow in flows.values() if flow.surgraph_step_id in orphaned]
         doomed = sorted({one for top in tops for one in descendants(flows, top)})

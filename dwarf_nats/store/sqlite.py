@@ -27,7 +27,7 @@ from dwarf_nats.rules.claims import ClaimedRow
 from dwarf_nats.rules.leases import lease_us
 from dwarf_nats.rules.rows import PriorityBacklog
 from dwarf_nats.rules.scheduling.values import Page, PageRequest, Share
-from dwarf_nats.rules.settlement import Settlement, SettleResult
+from dwarf_nats.rules.settlement import Applied, Settlement, SettleResult
 from dwarf_nats.rules.steps import NewFlow, NewIds
 from dwarf_nats.store import dialect, graphs, line
 from dwarf_nats.store.commands import InsertFlows, Query, QueryMany, StepInsert
@@ -305,15 +305,15 @@ class Sqlite:
 
         def work(connection: sqlite3.Connection) -> SettleResult:
             now = self._instant
-            settled = SettleResult({})
+            settled = SettleResult()
             held = set()
             for one in group:
                 done = self._settle(connection, one, now, replica_id, lease_us(one.step.flow.time_budget_ms, budget_ms))
                 if done is not None:
-                    settled[one.step.step_id] = done[:2]
+                    settled.applied[one.step.step_id] = Applied(*done[:2])
                     if done[2]:
                         held.add(one.step.step_id)
-            settled.held = frozenset(held)
+            settled.with_breakpoints = frozenset(held)
             hold(group, settled)
             steps = effects(group, settled, new_step, limits)
             rows: list[Row] | None = None

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 from dwarf_nats.errors import Conflict, NotFound
 from dwarf_nats.rules import breakpoints
 from dwarf_nats.rules.lifecycle import flow_sources, step_sources
-from dwarf_nats.rules.rows import Due, FlowRow, Paused, StepRow, TreeChange, flow_row, step_row
+from dwarf_nats.rules.rows import FlowRow, Paused, StepRow, TreeChange, flow_row, step_row
 from dwarf_nats.rules.state_refs import override
+from dwarf_nats.rules.steps import ReadyStep, StepRef
 from dwarf_nats.store import deployment
 from dwarf_nats.store.dialect import PARKED
 from dwarf_nats.workflow.limits import UNLIMITED, Limits
@@ -252,8 +253,8 @@ async def cancel_flows(
     return steered
 
 
-async def lock_running(tx: Tx, flow_ids: Sequence[int]) -> list[tuple[int, str]]:
-    """Lock the live steps of these flows; id and token of those that run."""
+async def lock_running(tx: Tx, flow_ids: Sequence[int]) -> list[StepRef]:
+    """Lock the live steps of these flows; those that run."""
     locked: set[int] | None = None
     while True:
         rows = await tx.fetch(
@@ -263,7 +264,7 @@ async def lock_running(tx: Tx, flow_ids: Sequence[int]) -> list[tuple[int, str]]
         )
         living = {int(row[0]) for row in rows}
         if living == locked:
-            return [(int(row[0]), row[1]) for row in rows if row[2] == Status.RUNNING and not row[3]]
+            return [StepRef(int(row[0]), row[1]) for row in rows if row[2] == Status.RUNNING and not row[3]]
         locked = living  # what was waited for may have left successors, which are not locked yet
 
 
@@ -348,7 +349,7 @@ async def insert_fork(tx: Tx, root: FlowRow, forked: Forked) -> TreeChange:
     )
     return TreeChange(
         [flow for flow in forked.flows if flow.status is Status.RUNNING],
-        [(step.step_id, step.priority, step.not_before) for step in pending],
+        [ReadyStep(step.step_id, step.priority, step.not_before) for step in pending],
     )
 
 
@@ -401,9 +402,9 @@ async def conflict(tx: Tx, flow_id: int, verb: str, wanted: Sequence[Status]) ->
     return Conflict(f"the flow is {rows[0][0]}: to be {verb} it must be {allowed}")
 
 
-def due_of(rows: Sequence[Sequence[Any]]) -> list[Due]:
+def due_of(rows: Sequence[Sequence[Any]]) -> list[ReadyStep]:
     """Steps that became pending."""
-    return [(int(row[0]), int(row[1]), int(row[2])) for row in rows]
+    return [ReadyStep(int(row[0]), int(row[1]), int(row[2])) for row in rows]
 
 
 def _plain(value: Any) -> Any:

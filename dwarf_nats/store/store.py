@@ -23,7 +23,7 @@ from dwarf_nats.rules.rows import (
 )
 from dwarf_nats.rules.scheduling.values import NO_BUDGETS, Page, PageRequest, Share
 from dwarf_nats.rules.settlement import SettleResult
-from dwarf_nats.rules.steps import NewIds
+from dwarf_nats.rules.steps import NewIds, ReadyStep
 from dwarf_nats.store import breakers, deployment, graphs, lent, line, listing, migrate, rewinding, steering, sweeping
 from dwarf_nats.store.cohorts import no_ids
 from dwarf_nats.store.dialect import PARKED
@@ -366,13 +366,13 @@ class SqlStore:
         )
         return tuple(str(value) for value in rows[0]) if rows else ()
 
-    async def start(self, flow_id: int, notify: str) -> tuple[int, list[tuple[int, int, int]]]:
-        """Created → running, its steps → pending; the time and `(step id, priority, not before)` of each (O2).
+    async def start(self, flow_id: int, notify: str) -> tuple[int, list[ReadyStep]]:
+        """Created → running, its steps → pending; the time, and the steps (O2).
 
         Raises `Conflict` unless the flow is created.
         """
 
-        async def work(tx: Tx) -> tuple[int, list[tuple[int, int, int]]]:
+        async def work(tx: Tx) -> tuple[int, list[ReadyStep]]:
             steps = await tx.fetch(
                 f"update dwarf_steps set status = 'pending', parked = {PARKED}, updated_at = {{now}},"
                 " not_before = {greatest}(not_before, {now})"
@@ -388,7 +388,7 @@ class SqlStore:
             )
             if not started:
                 raise await steering.conflict(tx, flow_id, "started", [Status.CREATED])
-            return int(started[0][0]), [(int(s[0]), int(s[1]), int(s[2])) for s in steps]
+            return int(started[0][0]), [ReadyStep(int(s[0]), int(s[1]), int(s[2])) for s in steps]
 
         return await self.database.transact(work)
 
@@ -431,12 +431,10 @@ class SqlStore:
         return await self.database.transact(lambda tx: steering.latest_of_thread(tx, thread_id))
 
     async def create_next(self, latest: FlowRow, new: NewFlow) -> int | None:
-        """As `steering.create_next`; -1 if the thread has moved on."""
+        """As `steering.create_next`; `None` as well if the thread has moved on, or a shard was added meanwhile."""
         try:
             return await self.database.transact(lambda tx: steering.create_next(tx, latest, new))
-        except steering.Moved:
-            return -1
-        except deployment.OtherCount:
+        except (steering.Moved, deployment.OtherCount):
             return None
 
     async def close_stale_steps(self, step_ids: Sequence[int]) -> None:
@@ -516,7 +514,7 @@ class SqlStore:
         sql = breakers.PARKS_SQLITE if isinstance(self.database, Sqlite) else breakers.PARKS
         await self.database.transact(lambda tx: breakers.park(tx, url, sql), by_index=True)
 
-    async def release(self, url: str, limit: int) -> list[tuple[int, int, int]]:
+    async def release(self, url: str, limit: int) -> list[ReadyStep]:
         sql = breakers.RELEASE_SQLITE if isinstance(self.database, Sqlite) else breakers.RELEASE
         return await self.database.transact(lambda tx: breakers.release(tx, url, limit, sql), by_index=True)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dwarf_nats.rules.rows import TreeChange
+from dwarf_nats.rules.steps import ReadyStep
 from dwarf_nats.store import steering
 from dwarf_nats.store.lent import whole
 from dwarf_nats.store.trees import WAKE, end_of_child
@@ -52,7 +53,7 @@ async def resume_orphaned_parents(tx: Tx) -> TreeChange:
         if status is not None:
             state = await whole(tx.fetch, final_state or "{}", borrowed)
             result, words = end_of_child(Status(status), encode_state(state).decode(), ErrorInfo.from_stored(error))
-        steered.due += [(int(row[0]), int(row[1]), 0) for row in await tx.fetch(WAKE, step_id, result, words)]
+        steered.due += [ReadyStep(int(row[0]), int(row[1]), 0) for row in await tx.fetch(WAKE, step_id, result, words)]
     return steered
 
 

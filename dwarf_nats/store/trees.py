@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dwarf_nats.rules import breakpoints
-from dwarf_nats.rules.settlement import FlowEnd, Settlement, SettleResult
+from dwarf_nats.rules.settlement import EndedFlow, FlowEnd, Settlement, SettleResult, WokenStep
 from dwarf_nats.rules.steps import ClaimedStep, FlowName
 from dwarf_nats.store import graphs
 from dwarf_nats.store.commands import Cascade, InsertFlows, Query
@@ -83,7 +83,7 @@ def start_children(group: Sequence[Settlement], settled: SettleResult) -> Cascad
     flows = []
     for one in group:
         assert one.child is not None
-        if one.step.step_id in settled.held:
+        if one.step.step_id in settled.with_breakpoints:
             rows = yield Query("select breakpoints from dwarf_flows where flow_id = $1", (one.step.flow.flow_id,))
             one.child.facts.breakpoints = breakpoints.read(rows[0][0])
         flows.append(one.child)
@@ -114,7 +114,7 @@ def pause(group: Sequence[Settlement], settled: SettleResult) -> Cascade:
             if first:
                 changed = yield Query(INTERRUPT, (flow_id,))
                 name = FlowName(f"{one.step.flow.shard}-{number}-{token}", flow_id, workflow, thread_id, notify)
-                settled.ended.append((name, end, int(changed[0][0])))
+                settled.ended.append(EndedFlow(name, end, int(changed[0][0])))
             flow_id = above
         yield Query(STAND_LAST, (one.step.step_id, one.step.flow.root_id))
 
@@ -128,7 +128,7 @@ def wake_parents(group: Sequence[Settlement], settled: SettleResult) -> Cascade:
         if parent is not None:
             result, error = end_of_child(end.status, end.state_json.decode(), end.error)
             rows = yield Query(WAKE, (parent, result, error))
-            settled.woken += [(int(row[0]), int(row[1])) for row in rows]
+            settled.woken += [WokenStep(int(row[0]), int(row[1])) for row in rows]
 
 
 def end_of_child(status: Status, state: str, error: ErrorInfo | None) -> tuple[str | None, str | None]:

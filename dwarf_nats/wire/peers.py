@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from dwarf_nats.rules.steps import ReadyStep
 from dwarf_nats.workflow.status import Status
 
 from . import talk
@@ -28,10 +29,10 @@ class Malformed(ValueError):
     """A message that is none; it is counted and dropped."""
 
 
-def encode_enqueue(shard: int, steps: Sequence[tuple[int, int, int]]) -> bytes:
-    """Steps that became pending: `(step id, priority, not before in microseconds)` each."""
+def encode_enqueue(shard: int, steps: Sequence[ReadyStep]) -> bytes:
+    """Steps that became pending."""
     made: list[dict[str, Any]] = [
-        {"stepId": step, "priority": priority, "notBefore": rfc3339(due)} for step, priority, due in steps
+        {"stepId": step.step_id, "priority": step.priority, "notBefore": rfc3339(step.not_before)} for step in steps
     ]
     return _encode({"shard": shard, "steps": made})
 
@@ -56,7 +57,7 @@ def deliver(signal: str, body: bytes, to: Signals) -> None:
     try:
         if signal == ENQUEUE:
             work = _enqueue(body)
-            to.enqueue(work.shard, [(s.step_id, s.priority, to_micros(s.not_before)) for s in work.steps])
+            to.enqueue(work.shard, [ReadyStep(s.step_id, s.priority, to_micros(s.not_before)) for s in work.steps])
         elif signal == NOTIFY:
             to.notify_status_change([(flow.flow_key, Status(flow.status)) for flow in _notify(body).flows])
         elif signal == SYNC:

@@ -14,6 +14,7 @@ from nats.aio.msg import Msg
 from dwarf_nats.bus.connection import Connection
 from dwarf_nats.bus.notices import NatsNotices
 from dwarf_nats.bus.signals import NatsSignals, PeerListener
+from dwarf_nats.rules.steps import ReadyStep
 from dwarf_nats.wire.subjects import Subjects
 from dwarf_nats.workflow.records import Outcome
 from dwarf_nats.workflow.status import Status
@@ -96,7 +97,7 @@ class Ear:
     def __init__(self) -> None:
         self.heard: asyncio.Queue[tuple[Any, ...]] = asyncio.Queue()
 
-    def enqueue(self, shard: int, steps: Sequence[tuple[int, int, int]]) -> None:
+    def enqueue(self, shard: int, steps: Sequence[ReadyStep]) -> None:
         self.heard.put_nowait(("enqueue", shard, list(steps)))
 
     def notify_status_change(self, flows: Sequence[tuple[str, Status]]) -> None:
@@ -117,7 +118,7 @@ async def test_replicas_hear_each_other_but_not_themselves_b1(connection: Connec
     await connection.flush()
     await other.flush()
     signals = NatsSignals(connection, "me", subjects)
-    signals.enqueue(1, [(7, 100, 5)])
+    signals.enqueue(1, [ReadyStep(7, 100, 5)])
     signals.notify_status_change([(KEY, Status.FAILED)])
     signals.sync_valve("charge", 2.5, 9)
     signals.trip_breaker("charge")
@@ -151,7 +152,7 @@ async def test_a_large_group_is_split_and_loses_nothing(connection: Connection, 
     ear = Ear()
     await PeerListener(other, "they", ear, subjects).start()
     await other.flush()
-    NatsSignals(connection, "me", subjects).enqueue(1, [(n, 100, 0) for n in range(size)])
+    NatsSignals(connection, "me", subjects).enqueue(1, [ReadyStep(n, 100, 0) for n in range(size)])
     seen: list[int] = []
     while len(seen) < size:
         seen += [step for step, _, _ in (await asyncio.wait_for(ear.heard.get(), 10))[2]]

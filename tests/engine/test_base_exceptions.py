@@ -11,6 +11,7 @@ import pytest
 
 from dwarf_nats.engine import Engine
 from dwarf_nats.library import open_engine
+from dwarf_nats.rules.steps import StepRef
 from dwarf_nats.settings import EngineSettings
 from dwarf_nats.testing import TaskProxy
 from dwarf_nats.workflow.answer import Answer, TaskCall
@@ -108,7 +109,7 @@ async def test_a_step_cancelled_before_its_execution_began_frees_its_slot(dsn: s
         def dispatch_and_cancel(step: Any) -> None:
             dispatch(step)
             if step.url == "gate":
-                shard.in_flight.cancel([(step.step_id, step.token)])  # in the same turn of the loop
+                shard.in_flight.cancel([StepRef(step.step_id, step.token)])  # in the same turn of the loop
 
         shard._dispatch = dispatch_and_cancel  # type: ignore[method-assign]
         key = await engine.create_task("gate", start=True)

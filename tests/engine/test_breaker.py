@@ -12,6 +12,7 @@ import pytest
 from dwarf_nats.clock import ManualClock, SystemClock
 from dwarf_nats.engine import Engine
 from dwarf_nats.library import open_engine
+from dwarf_nats.rules.steps import ReadyStep
 from dwarf_nats.settings import EngineSettings
 from dwarf_nats.testing import TaskProxy
 from dwarf_nats.workflow.answer import Answer, Disposition, ErrorInfo
@@ -604,7 +605,7 @@ async def test_an_unparked_step_of_a_held_task_is_passed_over_and_probes_when_on
     key = await still.create("down", {"n": 1}, start=True)
     await until_rows(still, [(1,)], PARKED)
     await rows(still, "update dwarf_steps set parked = 0")
-    still.peers.enqueue(1, [(1, 1, 1)])
+    still.peers.enqueue(1, [ReadyStep(1, 1, 1)])
     await quiet(still)
     assert down.asked == []
     clock.advance(0.101)

@@ -13,7 +13,7 @@ from dwarf_nats.clock import SystemClock
 from dwarf_nats.engine.committer import Committer
 from dwarf_nats.errors import Internal, Unavailable
 from dwarf_nats.ports import StatementRefused
-from dwarf_nats.rules.settlement import Settlement
+from dwarf_nats.rules.settlement import Settlement, SettleResult
 from dwarf_nats.rules.steps import ClaimedStep, NewFlow
 from dwarf_nats.settings import EngineSettings
 from dwarf_nats.store.store import SqlStore
@@ -60,7 +60,7 @@ class Flaky(SqlStore):
     """A group that holds one of these steps is refused, as where a row is locked."""
     words: Exception = StatementRefused("canceling statement due to lock timeout, try again")
 
-    async def settle(self, group: Sequence[Settlement], budget_ms: int) -> dict[int, tuple[bool, int]]:
+    async def settle(self, group: Sequence[Settlement], budget_ms: int) -> SettleResult:
         self._answer(len(group))
         if self.refused & {one.step.step_id for one in group}:
             raise self.words

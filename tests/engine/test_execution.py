@@ -16,6 +16,7 @@ from dwarf_nats.engine.scheduling.slots import WorkerSlots
 from dwarf_nats.errors import BadRequest, TooLarge
 from dwarf_nats.library import open_engine
 from dwarf_nats.ports import BusAway, WorkerLost
+from dwarf_nats.rules.steps import ReadyStep
 from dwarf_nats.settings import EngineSettings
 from dwarf_nats.testing import TaskProxy, workflow_engine
 from dwarf_nats.workflow.answer import Answer, ErrorInfo, Retry, TaskCall
@@ -545,8 +546,8 @@ async def test_what_peers_tell_is_only_taken_as_a_hint(engine: Engine) -> None:
     peers.notify_status_change(
         [(key, Status.COMPLETED), ("nonsense", Status.FAILED), ("9-1-" + "x" * 16, Status.FAILED)]
     )
-    peers.enqueue(1, [(10**9, 1, 0)])
-    peers.enqueue(7, [(1, 1, 0)])
+    peers.enqueue(1, [ReadyStep(10**9, 1, 0)])
+    peers.enqueue(7, [ReadyStep(1, 1, 0)])
     peers.sync_valve("a", 1.0, 1)
     peers.trip_breaker("a")
     await engine.snapshot(key)

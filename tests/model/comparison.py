@@ -15,6 +15,7 @@ from dwarf_nats.engine import Engine
 from dwarf_nats.engine.peers import PeerSignals
 from dwarf_nats.errors import BadRequest, Conflict
 from dwarf_nats.library import open_engine
+from dwarf_nats.rules.steps import ReadyStep
 from dwarf_nats.settings import EngineSettings
 from dwarf_nats.workflow.records import Step
 from dwarf_nats.workflow.status import Status
@@ -35,7 +36,7 @@ class PeerBus:
     def _others(self) -> Iterator[PeerSignals]:
         return (one.peers for at, one in enumerate(self._replicas) if at != self._mine and one.ready)
 
-    def enqueue(self, shard: int, steps: Sequence[tuple[int, int, int]]) -> None:
+    def enqueue(self, shard: int, steps: Sequence[ReadyStep]) -> None:
         for peer in self._others():
             peer.enqueue(shard, steps)
 

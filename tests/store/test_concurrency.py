@@ -89,8 +89,8 @@ async def test_a_step_recovered_by_another_replica_is_fenced_from_the_first(pg_s
     await look(two, "update dwarf_replicas set seen_at = 1 where replica_id = $1", one.replica_id)
     assert await two.reclaim_expired_leases(10_000) == 1
     again = in_flight((await two.claim(1, BUDGET))[0])
-    assert await one.settle([ended(step, {"by": "one"})], BUDGET) == {}
-    assert len(await two.settle([ended(again, {"by": "two"})], BUDGET)) == 1
+    assert (await one.settle([ended(step, {"by": "one"})], BUDGET)).applied == {}
+    assert len((await two.settle([ended(again, {"by": "two"})], BUDGET)).applied) == 1
     row = await two.flow_by_id(step.flow.flow_id)
     assert row is not None
     assert row.final_state == '{"by":"two"}'
@@ -167,7 +167,7 @@ async def test_a_group_that_meets_lock_conflicts_again_and_again_is_tried_later_
         await one.settle([ended(step)], BUDGET)
     assert unlucky.tries > 1
     one.database._hot = hot
-    assert len(await one.settle([ended(step)], BUDGET)) == 1
+    assert len((await one.settle([ended(step)], BUDGET)).applied) == 1
 
 
 async def test_one_idempotency_key_at_two_replicas_makes_one_flow(pg_stores: Stores) -> None:

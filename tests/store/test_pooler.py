@@ -67,7 +67,7 @@ async def _works(dsn: str) -> None:
     await store.open("one", migrated=True)
     try:
         step = await one_claimed(store)
-        assert len(await store.settle([ended(step)], BUDGET)) == 1
+        assert len((await store.settle([ended(step)], BUDGET)).applied) == 1
         assert await look(store, "select status from dwarf_flows") == [("completed",)]
         settings = await store.database.fetch_by_index(
             "select current_setting('enable_seqscan'), current_setting('jit')"

@@ -119,7 +119,7 @@ async def test_the_step_due_longest_is_let_through_and_claimed_like_any(store: S
     assert await step_status(store, second.step_id) == "running"
     await store.park("a")
     assert await parked(store) == {first.step_id: 2, second.step_id: 0}
-    assert len(await store.settle([went_on(probe)], BUDGET)) == 1
+    assert len((await store.settle([went_on(probe)], BUDGET)).applied) == 1
     await look(store, "update dwarf_steps set not_before = not_before + 100000000 where step_id = $1", first.step_id)
     assert await store.claim_probe("a", BUDGET) is None
     due_in = await store.next_probe("a")

@@ -65,7 +65,7 @@ async def test_a_flow_born_running_is_claimed_by_this_replica_already(store: Sql
     assert await look(store, "select status, lease_seq, claimed_by from dwarf_steps") == [
         ("running", 1, store.replica_id)
     ]
-    assert await store.settle([ended(born(new))], BUDGET)
+    assert (await store.settle([ended(born(new))], BUDGET)).applied
     assert await flow_status(store, new.facts.flow_id) == "completed"
 
 
@@ -167,11 +167,11 @@ async def test_a_step_of_a_terminal_flow_takes_its_status(store: SqlStore) -> No
 async def test_a_settlement_ends_the_step_and_bears_its_successor(store: SqlStore) -> None:
     step = await one_claimed(store, {"a": 1})
     settlement = went_on(step, {"b": 2})
-    ((alive, at),) = (await store.settle([settlement], BUDGET)).values()
-    assert alive
+    (done,) = (await store.settle([settlement], BUDGET)).applied.values()
+    assert done.alive
     first, second = await store.steps([step.flow.flow_id], whole=True)
     assert (first.status, first.changes, first.successor_id, first.updated_at) == (
-        Status.COMPLETED, '{"b":2}', second.step_id, at,
+        Status.COMPLETED, '{"b":2}', second.step_id, done.at,
     )  # fmt: skip
     assert (second.status, second.node, second.depth, second.state, second.predecessor_id) == (
         Status.PENDING, "b", 2, '{"a":1,"b":2}', first.step_id,
@@ -223,7 +223,7 @@ async def test_a_whole_group_takes_effect_in_one_call(store: SqlStore) -> None:
     steps = [in_flight(row) for row in await store.claim(500, BUDGET)]
     acts = (went_on, ended, failed, returned)
     settled = await store.settle([acts[n % 4](step) for n, step in enumerate(steps)], BUDGET)
-    assert set(settled) == {step.step_id for step in steps}
+    assert set(settled.applied) == {step.step_id for step in steps}
     wanted = [("completed", "running"), ("completed", "completed"), ("failed", "failed"), ("pending", "running")]
     for n, step in enumerate(steps):
         found = await step_status(store, step.step_id), await flow_status(store, step.flow.flow_id)
@@ -238,10 +238,10 @@ async def test_a_result_under_an_old_lease_changes_nothing(store: SqlStore) -> N
     now = in_flight((await store.claim(1, BUDGET))[0])
     mate = await one_claimed(store)
     settled = await store.settle([went_on(late, {"late": 1}), ended(mate)], BUDGET)
-    assert set(settled) == {mate.step_id}
+    assert set(settled.applied) == {mate.step_id}
     assert len(await store.steps([late.flow.flow_id])) == 1
     assert await step_status(store, now.step_id) == "running"
-    assert set(await store.settle([ended(now, {"now": 1})], BUDGET)) == {now.step_id}
+    assert set((await store.settle([ended(now, {"now": 1})], BUDGET)).applied) == {now.step_id}
     row = await store.flow_by_id(now.flow.flow_id)
     assert row is not None
     assert row.final_state == '{"now":1}'
@@ -249,8 +249,8 @@ async def test_a_result_under_an_old_lease_changes_nothing(store: SqlStore) -> N
 
 async def test_a_result_settles_once(store: SqlStore) -> None:
     step = await one_claimed(store)
-    assert len(await store.settle([went_on(step)], BUDGET)) == 1
-    assert await store.settle([went_on(step)], BUDGET) == {}
+    assert len((await store.settle([went_on(step)], BUDGET)).applied) == 1
+    assert (await store.settle([went_on(step)], BUDGET)).applied == {}
     assert len(await store.steps([step.flow.flow_id], whole=True)) == 2
 
 
@@ -258,7 +258,7 @@ async def test_a_result_for_a_flow_that_is_gone_is_dropped(store: SqlStore) -> N
     step = await one_claimed(store)
     await look(store, "delete from dwarf_steps")
     await look(store, "delete from dwarf_flows")
-    assert await store.settle([went_on(step)], BUDGET) == {}
+    assert (await store.settle([went_on(step)], BUDGET)).applied == {}
     assert await store.size() == (0, 0)
 
 
@@ -266,8 +266,8 @@ async def test_a_result_for_a_terminal_flow_buries_the_step_and_bears_nothing(st
     """X2, X8: the step takes its flow's status."""
     step = await one_claimed(store)
     await look(store, "update dwarf_flows set status = 'cancelled' where flow_id = $1", step.flow.flow_id)
-    ((alive, _),) = (await store.settle([went_on(step)], BUDGET)).values()
-    assert not alive
+    (done,) = (await store.settle([went_on(step)], BUDGET)).applied.values()
+    assert not done.alive
     assert await step_status(store, step.step_id) == "cancelled"
     assert len(await store.steps([step.flow.flow_id], whole=True)) == 1
 
@@ -310,7 +310,7 @@ async def test_cancel_takes_the_live_steps_along_and_names_the_running_ones(stor
     assert row is not None
     assert (row.status, row.cancel_reason, row.final_state) == (Status.CANCELLED, "enough", NOTHING.decode())
     assert await step_status(store, step.step_id) == "cancelled"
-    assert await store.settle([went_on(step)], BUDGET) == {}
+    assert (await store.settle([went_on(step)], BUDGET)).applied == {}
     with pytest.raises(
         Conflict, match="the flow is cancelled: to be cancelled it must be created, running or interrupted"
     ):
@@ -424,8 +424,8 @@ async def test_a_park_written_twice_starts_one_child(store: SqlStore) -> None:
     """X1, P1: as after a commit whose answer was lost."""
     step = await one_claimed(store)
     settlement = calling(step)
-    assert len(await store.settle([settlement], BUDGET)) == 1
-    assert await store.settle([settlement], BUDGET) == {}
+    assert len((await store.settle([settlement], BUDGET)).applied) == 1
+    assert (await store.settle([settlement], BUDGET)).applied == {}
     assert await store.size() == (2, 2)
     assert await look(store, "select status, parked from dwarf_steps where step_id = $1", step.step_id) == [
         ("running", 1)
@@ -443,7 +443,7 @@ async def test_the_end_of_a_child_wakes_its_caller_once(store: SqlStore) -> None
     done = ended(inner, {"out": 2})
     settled = await store.settle([done], BUDGET)
     assert settled.woken == [(step.step_id, 100)]
-    assert await store.settle([done], BUDGET) == {}
+    assert (await store.settle([done], BUDGET)).applied == {}
     (row,) = await store.claim(5, BUDGET)
     assert (row.step_id, row.subgraph_result, row.subgraph_error) == (step.step_id, '{"in":1,"out":2}', None)
 
@@ -454,7 +454,7 @@ async def test_a_failed_child_in_the_group_of_other_results(store: SqlStore) -> 
     assert settlement.child is not None
     await store.settle([settlement], BUDGET)
     settled = await store.settle([failed(born(settlement.child), "no luck"), went_on(other)], BUDGET)
-    assert len(settled) == 2
+    assert len(settled.applied) == 2
     rows = {row.step_id: row for row in await store.claim(5, BUDGET)}
     assert (rows[step.step_id].subgraph_result, rows[step.step_id].subgraph_error) == (None, "no luck")
 

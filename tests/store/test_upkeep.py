@@ -29,11 +29,11 @@ async def test_steps_of_a_silent_replica_go_back_to_pending(store: SqlStore) -> 
     await look(store, "update dwarf_replicas set seen_at = seen_at - 11000000")
     assert await store.reclaim_expired_leases(10_000) == 1
     assert await step_status(store, step.step_id) == "pending"
-    assert await store.settle([went_on(step)], BUDGET) == {}
+    assert (await store.settle([went_on(step)], BUDGET)).applied == {}
     again = in_flight((await store.claim(1, BUDGET))[0])
     assert again.lease_seq == step.lease_seq + 1
-    assert await store.settle([went_on(step)], BUDGET) == {}
-    assert len(await store.settle([went_on(again)], BUDGET)) == 1
+    assert (await store.settle([went_on(step)], BUDGET)).applied == {}
+    assert len((await store.settle([went_on(again)], BUDGET)).applied) == 1
 
 
 async def test_a_step_past_its_own_lease_goes_back_to_pending(store: SqlStore) -> None:
@@ -107,7 +107,7 @@ async def test_a_replica_disowns_what_it_does_not_have_in_hand(store: SqlStore) 
     kept, lost = await one_claimed(store), await one_claimed(store)
     assert await store.release_unowned_leases([kept.step_id]) == 1
     assert await step_status(store, lost.step_id) == "pending"
-    assert len(await store.settle([ended(kept)], BUDGET)) == 1
+    assert len((await store.settle([ended(kept)], BUDGET)).applied) == 1
 
 
 async def test_a_replica_that_leaves_gives_everything_back(store: SqlStore) -> None:

@@ -14,6 +14,7 @@ from dwarf_nats.engine import Engine
 from dwarf_nats.engine.shard import Shard
 from dwarf_nats.library import open_engine
 from dwarf_nats.ports import Clock, StatusChange
+from dwarf_nats.rules.steps import ReadyStep
 from dwarf_nats.settings import EngineSettings
 from dwarf_nats.testing import TaskProxy
 from dwarf_nats.workflow.flow import Flow
@@ -76,7 +77,7 @@ class Remembered:
         self.announced: list[tuple[str, Outcome]] = []
         self.changes: list[StatusChange] = []
         self.groups: list[list[StatusChange]] = []
-        self.enqueued: list[list[tuple[int, int, int]]] = []
+        self.enqueued: list[list[ReadyStep]] = []
         self.ended: list[list[tuple[str, Status]]] = []
         self.points: list[tuple[str, float, int]] = []
         self.trips: list[str] = []
@@ -91,7 +92,7 @@ class Remembered:
         self.groups.append(list(changes))
         self._heard.set()
 
-    def enqueue(self, shard: int, steps: Sequence[tuple[int, int, int]]) -> None:
+    def enqueue(self, shard: int, steps: Sequence[ReadyStep]) -> None:
         assert shard == 1
         self.enqueued.append(list(steps))
         self._heard.set()
@@ -123,7 +124,7 @@ class Wire(Remembered):
         super().__init__()
         self.peers: list[Engine] = []
 
-    def enqueue(self, shard: int, steps: Sequence[tuple[int, int, int]]) -> None:
+    def enqueue(self, shard: int, steps: Sequence[ReadyStep]) -> None:
         super().enqueue(shard, steps)
         for peer in self.peers:
             peer.peers.enqueue(shard, steps)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import msgspec
 import pytest
 
+from dwarf_nats.rules.steps import ReadyStep
 from dwarf_nats.wire import peers
 from dwarf_nats.workflow.status import Status
 
@@ -16,7 +17,7 @@ class Ear:
     def __init__(self) -> None:
         self.heard: list[tuple[object, ...]] = []
 
-    def enqueue(self, shard: int, steps: Sequence[tuple[int, int, int]]) -> None:
+    def enqueue(self, shard: int, steps: Sequence[ReadyStep]) -> None:
         self.heard.append((shard, *steps))
 
     def notify_status_change(self, flows: Sequence[tuple[str, Status]]) -> None:
@@ -42,7 +43,9 @@ class Change:
 def test_every_signal_arrives_as_it_was_sent_b1() -> None:
     ear = Ear()
     flow = ("1-42-a1B2c3D4e5F6g7H8", Status.FAILED)
-    peers.deliver(peers.ENQUEUE, peers.encode_enqueue(2, [(7, 100, 1_769_860_800_000_001), (8, 1, 0)]), ear)
+    peers.deliver(
+        peers.ENQUEUE, peers.encode_enqueue(2, [ReadyStep(7, 100, 1_769_860_800_000_001), ReadyStep(8, 1, 0)]), ear
+    )
     peers.deliver(peers.NOTIFY, peers.encode_notify([flow]), ear)
     peers.deliver(peers.SYNC, peers.encode_sync("charge", 12.5, 1_769_860_800_123_456), ear)
     peers.deliver(peers.TRIP, peers.encode_trip("charge"), ear)

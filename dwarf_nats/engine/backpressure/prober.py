@@ -13,6 +13,7 @@ from dwarf_nats.rules.breaker import Deed, Event
 if TYPE_CHECKING:
     from dwarf_nats.engine.backpressure.breakers import Breakers
     from dwarf_nats.ports import Clock, Logger, Store
+    from dwarf_nats.rules.steps import ReadyStep
 
 PROBER_BACKOFF = Backoff.listed(0.05, 0.2, 1.0, 2.0)
 """Pauses while the database of the shard is away."""
@@ -42,8 +43,8 @@ class Host(Protocol):
         """Look for due steps."""
         ...
 
-    def released(self, steps: Sequence[tuple[int, int, int]]) -> None:
-        """These steps, `(step id, priority, not before)`, are pending: look for them, and tell the other replicas to."""
+    def released(self, steps: Sequence[ReadyStep]) -> None:
+        """These steps are pending: look for them, and tell the other replicas to."""
         ...
 
     async def let_through(self, url: str) -> bool:

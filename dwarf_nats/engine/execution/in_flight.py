@@ -7,6 +7,7 @@ from collections.abc import Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dwarf_nats.engine.port_errors import suppress_port_errors
+from dwarf_nats.rules.steps import StepRef
 
 if TYPE_CHECKING:
     from dwarf_nats.ports import Logger, Tasks
@@ -59,7 +60,7 @@ class InFlight:
 
     # -- ending executions
 
-    def cancel(self, steps: Sequence[tuple[int, str]]) -> None:
+    def cancel(self, steps: Sequence[StepRef]) -> None:
         """Steps, `(step id, token)` each, were cancelled in the database: tell those who run them (O10)."""
         for step_id, token in steps:
             with suppress_port_errors(self._log):
@@ -72,7 +73,7 @@ class InFlight:
         """Another replica cancelled a flow: tell those who run its steps for this one (O10)."""
         self.cancel(
             [
-                (step.step_id, step.token)
+                StepRef(step.step_id, step.token)
                 for step in self._steps.values()
                 if step.flow.flow_id == flow.id and step.flow.token == flow.token
             ]

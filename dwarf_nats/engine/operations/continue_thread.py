@@ -124,7 +124,7 @@ class ThreadContinuer:
         """Insert the next flow of a thread; false if somebody else used the key or continued the thread."""
         span = self._factory.begin_trace(new, latest.trace)
         created_at = await shard.store.create_next(latest, new)
-        if created_at is None or created_at < 0:
+        if created_at is None:
             return False
         if span is not None:
             span.end()

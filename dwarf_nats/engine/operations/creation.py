@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from dwarf_nats.engine.operations.checks import start_time_us
-from dwarf_nats.rules.steps import FlowContext, NewFlow
+from dwarf_nats.rules.steps import FlowContext, NewFlow, ReadyStep
 from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.names import check_subject_name
 from dwarf_nats.workflow.state import Raw, State, check_json, encode_state, encode_value, state_from
@@ -184,13 +184,13 @@ def after_creation(shard: Shard, new: NewFlow, created_at: int) -> None:
     changed = [shard.announcer.change(facts, Status.CREATED, created_at)]
     if new.start:
         changed.append(shard.announcer.change(facts, Status.RUNNING, created_at))
-    pending = []
+    pending: list[ReadyStep] = []
     if new.running:
         shard.first_step(new, created_at)
     elif new.start:
         due = max(new.start_at or 0, created_at)
         shard.ready_queue.hint_flow(facts, due - created_at)
-        pending = [(new.step_id, facts.priority, due)]
+        pending = [ReadyStep(new.step_id, facts.priority, due)]
     shard.announcer.announce(changed, pending)
 
 
