@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from dwarf_nats.sdk.client import Change, Client
     from dwarf_nats.sdk.worker import Worker
     from dwarf_nats.settings import EngineSettings
-    from dwarf_nats.wire.connecting import ConnectOptions
+    from dwarf_nats.wire.connect_options import ConnectOptions
     from dwarf_nats.wire.messages import HealthReply
     from dwarf_nats.workflow.answer import Answer, ErrorInfo, TaskCall
     from dwarf_nats.workflow.arguments import run_task
@@ -103,7 +103,7 @@ _MODULES = {
     "dwarf_nats.sdk.client": ("Change", "Client"),
     "dwarf_nats.sdk.worker": ("Worker",),
     "dwarf_nats.settings": ("EngineSettings",),
-    "dwarf_nats.wire.connecting": ("ConnectOptions",),
+    "dwarf_nats.wire.connect_options": ("ConnectOptions",),
     "dwarf_nats.wire.messages": ("HealthReply",),
     "dwarf_nats.workflow.answer": ("Answer", "ErrorInfo", "TaskCall"),
     "dwarf_nats.workflow.arguments": ("run_task",),

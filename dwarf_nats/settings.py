@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from dwarf_nats.errors import BadRequest
-from dwarf_nats.wire.connecting import ConnectOptions
+from dwarf_nats.wire.connect_options import ConnectOptions
 from dwarf_nats.workflow.limits import Limits
 
 OPTIONS, NATS, SERVICE, TUNING, LIMITS = "Options", "NATS", "The service", "Tuning", "Limits"

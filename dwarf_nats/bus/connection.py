@@ -16,7 +16,8 @@ from nats.aio.subscription import Subscription
 
 from dwarf_nats.nats_client import NatsClient
 from dwarf_nats.ports import BusAway
-from dwarf_nats.wire.connecting import ConnectOptions, begin, begin_patiently
+from dwarf_nats.wire.connect_options import ConnectOptions
+from dwarf_nats.wire.connecting import begin, begin_patiently
 
 log = logging.getLogger("dwarf_nats.bus")
 

@@ -15,9 +15,9 @@ import orjson
 from dwarf_nats.errors import BadRequest, NotFound, Unavailable
 from dwarf_nats.ports import BusAway, Graphs, Refused, SourceAway
 from dwarf_nats.wire import headers as h
-from dwarf_nats.wire import talk
 from dwarf_nats.wire.streams import explain
 from dwarf_nats.wire.subjects import Subjects
+from dwarf_nats.wire.task_messages import GraphLoadRequest
 from dwarf_nats.workflow import documents
 from dwarf_nats.workflow.documents import SUFFIXES
 from dwarf_nats.workflow.graph import Graph
@@ -173,7 +173,7 @@ class NatsGraphs:
         ask, `SourceAway` if nobody listens where a service answered within the last hour.
         """
         subject = self._subjects.graph(check_subject_name(workflow, "workflow name"))
-        body = msgspec.json.encode(talk.GraphLoadRequest(workflow=workflow, baggage=baggage))
+        body = msgspec.json.encode(GraphLoadRequest(workflow=workflow, baggage=baggage))
         if not self._connection.fits(b"", body):
             raise Unavailable(f"graph {workflow}: the baggage is too large for the NATS server's max_payload")
         try:

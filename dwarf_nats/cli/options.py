@@ -16,7 +16,7 @@ from dwarf_nats.cli.state_arg import read_json
 from dwarf_nats.errors import BadRequest
 from dwarf_nats.sdk import Client, FlowOptions, Query
 from dwarf_nats.settings import CONNECTION_SETTINGS, SERVICE
-from dwarf_nats.wire.connecting import ConnectOptions
+from dwarf_nats.wire.connect_options import ConnectOptions
 from dwarf_nats.workflow.state import Raw
 from dwarf_nats.workflow.status import Status
 

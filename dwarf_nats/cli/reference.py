@@ -18,7 +18,7 @@ import typer.main
 from dwarf_nats.cli.command import section_of
 from dwarf_nats.cli.main import app
 from dwarf_nats.settings import ENGINE_SETTINGS, PARTS, SERVER_SETTINGS, EngineSettings, ServerSettings, row_of
-from dwarf_nats.wire.connecting import ENVIRONMENT
+from dwarf_nats.wire.connect_options import ENVIRONMENT
 
 _BY_KEY = {row.key: row for row in SERVER_SETTINGS.values()}
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "operating" / "configuration.md"

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from dwarf_nats.settings import CONNECTION_SETTINGS, OPTIONS, SERVER_SETTINGS, ServerSettings, Setting
-from dwarf_nats.wire.connecting import ConnectOptions
+from dwarf_nats.wire.connect_options import ConnectOptions
 
 
 def option(name: str, **changes: Any) -> Any:

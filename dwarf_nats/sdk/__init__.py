@@ -18,7 +18,7 @@ from dwarf_nats.errors import (
 from dwarf_nats.sdk.client import Change, Client
 from dwarf_nats.sdk.serving import main, serve
 from dwarf_nats.sdk.worker import Worker
-from dwarf_nats.wire.connecting import ConnectOptions
+from dwarf_nats.wire.connect_options import ConnectOptions
 from dwarf_nats.wire.messages import HealthReply
 from dwarf_nats.workflow.answer import ErrorInfo
 from dwarf_nats.workflow.flow import Flow

@@ -20,7 +20,7 @@ from nats.aio.client import Client as Nats
 from dwarf_nats.errors import BadRequest, TimedOut, Unavailable
 from dwarf_nats.wire import messages as m
 from dwarf_nats.wire.codec import options_message, outcome_record
-from dwarf_nats.wire.connecting import ConnectArguments, ConnectOptions
+from dwarf_nats.wire.connect_options import ConnectArguments, ConnectOptions
 from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.options import FlowOptions
 from dwarf_nats.workflow.records import Outcome, Step

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dwarf_nats.nats_client import NatsClient
-from dwarf_nats.wire.connecting import ConnectOptions, Hook, begin, begin_patiently
+from dwarf_nats.wire.connect_options import ConnectOptions
+from dwarf_nats.wire.connecting import Hook, begin, begin_patiently
 
 
 async def connect(

@@ -15,7 +15,7 @@ from dwarf_nats.backoff import Backoff
 from dwarf_nats.errors import DwarfError, TimedOut, Unavailable
 from dwarf_nats.telemetry.context import carried
 from dwarf_nats.wire.codec import encode
-from dwarf_nats.wire.connecting import ConnectOptions
+from dwarf_nats.wire.connect_options import ConnectOptions
 from dwarf_nats.wire.headers import percent_encode
 from dwarf_nats.wire.refusals import decode_error
 from dwarf_nats.wire.subjects import Subjects

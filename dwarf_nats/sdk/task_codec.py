@@ -11,7 +11,7 @@ from msgspec import UNSET, Raw, UnsetType
 
 from dwarf_nats.errors import BadRequest
 from dwarf_nats.wire import headers as h
-from dwarf_nats.wire import talk
+from dwarf_nats.wire import task_messages as t
 from dwarf_nats.wire.codec import micros
 from dwarf_nats.wire.decoding import explain
 from dwarf_nats.workflow.answer import Answer, Disposition, ErrorInfo, Retry, Subgraph, TaskCall
@@ -22,8 +22,8 @@ from dwarf_nats.workflow.state import encode_state
 log = logging.getLogger("dwarf_nats.worker")
 CANCELLED = 499
 """The code with which a cancelled execution is reported; the engine discards it (O10)."""
-_decode = msgspec.json.Decoder(talk.TaskRequest).decode
-_roll_call = msgspec.json.Decoder(talk.WorkerCall).decode
+_decode = msgspec.json.Decoder(t.TaskRequest).decode
+_roll_call = msgspec.json.Decoder(t.WorkerCall).decode
 _encode = msgspec.json.Encoder().encode
 
 
@@ -36,7 +36,7 @@ def decode_request(body: bytes, headers: Mapping[str, str] | None = None) -> Tas
     try:
         request = _decode(body)
     except msgspec.ValidationError as error:
-        raise BadRequest(explain(talk.TaskRequest, str(error), "the task request")) from None
+        raise BadRequest(explain(t.TaskRequest, str(error), "the task request")) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadRequest(f"the task request is not valid JSON: {error}") from None
     parse_key(request.flow_key)
@@ -91,7 +91,7 @@ def encode_answer(answer: Answer) -> tuple[bytes, dict[str, str] | None]:
 
 
 def _encoded(answer: Answer) -> tuple[bytes, dict[str, str] | None]:
-    reply = talk.TaskReply(
+    reply = t.TaskReply(
         changes=Raw(encode_state(answer.changes)) if answer.changes else UNSET,
         goto=UNSET if answer.goto is None else answer.goto,
         sleep_ms=answer.sleep_ms or UNSET,
@@ -134,15 +134,15 @@ def decode_roll_call(body: bytes) -> tuple[list[str], list[str]]:
 
 def encode_running(steps: list[str]) -> bytes:
     """The answer to a roll call."""
-    return _encode(talk.WorkerReply(running=steps))
+    return _encode(t.WorkerReply(running=steps))
 
 
-def _subgraph(child: Subgraph) -> talk.SubgraphCall:
-    return talk.SubgraphCall(workflow=child.workflow, input=Raw(encode_state(child.input)) if child.input else UNSET)
+def _subgraph(child: Subgraph) -> t.SubgraphCall:
+    return t.SubgraphCall(workflow=child.workflow, input=Raw(encode_state(child.input)) if child.input else UNSET)
 
 
-def _retry(retry: Retry) -> talk.RetryCall:
-    return talk.RetryCall(
+def _retry(retry: Retry) -> t.RetryCall:
+    return t.RetryCall(
         max_attempts=UNSET if retry.max_attempts is None else retry.max_attempts,
         initial_delay_ms=retry.initial_delay_ms,
         multiplier=retry.multiplier,

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from nats.aio.msg import Msg
     from nats.aio.subscription import Subscription
 
-    from dwarf_nats.wire.connecting import ConnectOptions
+    from dwarf_nats.wire.connect_options import ConnectOptions
     from dwarf_nats.wire.subjects import Subjects
 
     from .task_executor import Handler

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 from nats.aio.client import Client as Nats
 
 from dwarf_nats.errors import BadRequest
-from dwarf_nats.wire.connecting import ConnectArguments, ConnectOptions, begin_patiently
+from dwarf_nats.wire.connect_options import ConnectArguments, ConnectOptions
+from dwarf_nats.wire.connecting import begin_patiently
 from dwarf_nats.wire.subjects import Subjects
 from dwarf_nats.workflow.arguments import bind
 from dwarf_nats.workflow.names import check_subject_name

@@ -7,7 +7,8 @@ from typing import Any
 import msgspec
 
 from . import messages as m
-from . import talk as t
+from . import peer_messages as p
+from . import task_messages as t
 
 CHILD = "1-45-k1L2m3N4o5P6q7R8"
 FLOW, STEP, NEXT = "1-42-a1B2c3D4e5F6g7H8", "1-43-h8G7f6E5d4C3b2A1", "1-44-Zz09Yy18Xx27Ww36"
@@ -84,41 +85,105 @@ EXAMPLES: dict[type[msgspec.Struct], Any] = {
     m.GraphDocument: _GRAPH,
     m.Empty: {},
     m.FlowKeyReply: {"flowKey": FLOW},
-    m.Outcome: {"flowKey": FLOW, "workflow": "order", "status": "failed", "state": {"item": "book"},
-                "error": {"task": "charge", "message": "card declined", "code": 402}},
+    m.Outcome: {
+        "flowKey": FLOW,
+        "workflow": "order",
+        "status": "failed",
+        "state": {"item": "book"},
+        "error": {"task": "charge", "message": "card declined", "code": 402},
+    },
     m.FingerprintReply: {"fingerprint": "9f86d081884c7d65", "status": "running"},
-    m.Step: {**_STEP, "state": {"price": 12.5}, "changes": {"paid": True}, "prevKey": FLOW, "nextKey": NEXT,
-             "problems": ["charge -> END, 'total > 1': `>` does not take (null, int), there is no such overload"]},
-    m.HistoryReply: {"steps": [{**_STEP, "subgraph": True, "subWorkflow": "pay", "subFlowKey": CHILD,
-                                "subHistory": [{**_STEP, "stepKey": NEXT, "stepId": 44}], "truncated": True}],
-                     "cursor": "MS40Mw"},
+    m.Step: {
+        **_STEP,
+        "state": {"price": 12.5},
+        "changes": {"paid": True},
+        "prevKey": FLOW,
+        "nextKey": NEXT,
+        "problems": ["charge -> END, 'total > 1': `>` does not take (null, int), there is no such overload"],
+    },
+    m.HistoryReply: {
+        "steps": [
+            {
+                **_STEP,
+                "subgraph": True,
+                "subWorkflow": "pay",
+                "subFlowKey": CHILD,
+                "subHistory": [{**_STEP, "stepKey": NEXT, "stepId": 44}],
+                "truncated": True,
+            }
+        ],
+        "cursor": "MS40Mw",
+    },
     m.MermaidReply: {"mermaid": "flowchart TD\n  START --> reserve"},
-    m.FlowListReply: {"flows": [{"flowKey": FLOW, "threadKey": FLOW, "workflow": "order", "status": "running",
-                                 "createdAt": CREATED, "updatedAt": UPDATED, "priority": 10, "task": "charge",
-                                 "startedAt": CREATED, "fairnessKey": "acme"}], "cursor": "eyJ4IjoxfQ"},
+    m.FlowListReply: {
+        "flows": [
+            {
+                "flowKey": FLOW,
+                "threadKey": FLOW,
+                "workflow": "order",
+                "status": "running",
+                "createdAt": CREATED,
+                "updatedAt": UPDATED,
+                "priority": 10,
+                "task": "charge",
+                "startedAt": CREATED,
+                "fairnessKey": "acme",
+            }
+        ],
+        "cursor": "eyJ4IjoxfQ",
+    },
     m.FlowPurgeReply: {"deleted": 7},
     m.TaskBreakerReply: {"task": "billing.charge", "tripped": False},
     m.ShardInfoReply: {"shards": [{"shard": 1, "error": "", "latencyMs": 0.7, "flows": 12, "steps": 48}]},
-    m.HealthReply: {"replica": "9f86d081884c7d65", "version": "0.1.0", "live": True, "ready": False, "bus": True,
-                    "uptimeMs": 86400000, "reason": "shard 2: the database is away",
-                    "shards": [{"shard": 1, "ready": True, "seenMs": 1200},
-                               {"shard": 2, "ready": False, "reason": "the database is away", "seenMs": 15200}]},
+    m.HealthReply: {
+        "replica": "9f86d081884c7d65",
+        "version": "0.1.0",
+        "live": True,
+        "ready": False,
+        "bus": True,
+        "uptimeMs": 86400000,
+        "reason": "shard 2: the database is away",
+        "shards": [
+            {"shard": 1, "ready": True, "seenMs": 1200},
+            {"shard": 2, "ready": False, "reason": "the database is away", "seenMs": 15200},
+        ],
+    },
     m.GraphPutReply: {"name": "order", "digest": "ab" * 32, "warnings": _WARNINGS},
     m.GraphValidateReply: {"warnings": _WARNINGS},
     m.GraphListReply: {"graphs": [{"name": "order", "digest": "ab" * 32, "updatedAt": UPDATED}]},
     m.ErrorReply: {"error": {"code": 408, "message": "the flow has not stopped within 10000 ms", "flowKey": FLOW}},
-    t.TaskRequest: {"flowKey": FLOW, "stepKey": STEP, "workflow": "order", "task": "charge", "url": "billing.charge",
-                    "attempt": 0, "state": {"price": 12.5}, "baggage": {"tenant": "acme"}, "flowCreatedAt": CREATED,
-                    "flowUpdatedAt": UPDATED, "deadline": "2026-01-31T12:02:02.500000Z", "resumed": {"data": "yes"}},
-    t.TaskReply: {"changes": {"paid": True, "hold": None}, "sleepMs": 250,
-                  "retry": {"maxAttempts": 5, "initialDelayMs": 100, "multiplier": 2.0, "maxDelayMs": 5000,
-                            "giveUpAfterMs": 60000}, "error": {"message": "the bank is slow today", "code": 504}},
+    t.TaskRequest: {
+        "flowKey": FLOW,
+        "stepKey": STEP,
+        "workflow": "order",
+        "task": "charge",
+        "url": "billing.charge",
+        "attempt": 0,
+        "state": {"price": 12.5},
+        "baggage": {"tenant": "acme"},
+        "flowCreatedAt": CREATED,
+        "flowUpdatedAt": UPDATED,
+        "deadline": "2026-01-31T12:02:02.500000Z",
+        "resumed": {"data": "yes"},
+    },
+    t.TaskReply: {
+        "changes": {"paid": True, "hold": None},
+        "sleepMs": 250,
+        "retry": {
+            "maxAttempts": 5,
+            "initialDelayMs": 100,
+            "multiplier": 2.0,
+            "maxDelayMs": 5000,
+            "giveUpAfterMs": 60000,
+        },
+        "error": {"message": "the bank is slow today", "code": 504},
+    },
     t.WorkerCall: {"steps": ["1-42"], "cancel": ["1-43"]},
     t.WorkerReply: {"running": ["1-42"]},
     t.GraphLoadRequest: {"workflow": "order", "baggage": {"tenant": "acme"}},
-    t.PeerEnqueue: {"shard": 1, "steps": [{"stepId": 43, "priority": 100, "notBefore": CREATED}]},
-    t.PeerSyncValve: {"task": "billing.charge", "w": 12.5, "t": CREATED},
-    t.PeerTripBreaker: {"task": "billing.charge"},
-    t.PeerNotifyStatusChange: {"flows": [{"flowKey": FLOW, "status": "completed"}]},
-    t.Event: {"flowId": "1-42", "threadId": "1-42", "workflow": "order", "status": "completed", "at": UPDATED},
-}  # fmt: skip
+    p.PeerEnqueue: {"shard": 1, "steps": [{"stepId": 43, "priority": 100, "notBefore": CREATED}]},
+    p.PeerSyncValve: {"task": "billing.charge", "w": 12.5, "t": CREATED},
+    p.PeerTripBreaker: {"task": "billing.charge"},
+    p.PeerNotifyStatusChange: {"flows": [{"flowKey": FLOW, "status": "completed"}]},
+    p.Event: {"flowId": "1-42", "threadId": "1-42", "workflow": "order", "status": "completed", "at": UPDATED},
+}

@@ -1,44 +1,41 @@
-"""The messages of the operations, as types (wire: section 1). Schemas, decoding and the endpoints follow from them.
+"""The messages of the operations, as types (wire: section 1). Schemas, decoding and the endpoints are derived from them.
 
-Requests refuse unknown fields; replies are open, so that a newer service can add to them. JSON text stands as `Raw`.
-`dwarf_nats.wire.examples` has an example of each.
+Requests refuse unknown fields; replies are open, so that a newer service can add to them. JSON text is kept as `Raw`. The
+messages about graphs are defined in `graph_messages` and have their names here, too. `dwarf_nats.wire.examples` has an
+example of each.
 """
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import Annotated, Any, Literal, TypeAlias, TypeVar
+from typing import Annotated, Any
 
-import msgspec
-from msgspec import UNSET, Meta, Raw, UnsetType
+from msgspec import UNSET, Meta
 
-T = TypeVar("T")
-Maybe: TypeAlias = T | UnsetType
-"""A field that may be left out."""
-
-FlowStatus = Literal["created", "running", "interrupted", "completed", "failed", "cancelled"]
-StepStatus = Literal["created", "pending", "running", "interrupted", "completed", "failed", "cancelled"]
-Object = Annotated[Raw, Meta(description="A JSON object.", extra_json_schema={"type": "object"})]
-AnyJson = Annotated[Raw, Meta(description="Any JSON.")]
-When = Annotated[datetime, Meta(tz=True, description="RFC 3339.")]
-Time = Annotated[str, Meta(description="RFC 3339, UTC.", extra_json_schema={"format": "date-time"})]
-MOST = 2**63 - 1
-"""Of every integer: what the databases and other languages can hold."""
-Integer = Annotated[int, Meta(ge=-MOST - 1, le=MOST)]
-Millis = Annotated[int, Meta(ge=0, le=MOST, description="Milliseconds.")]
-TimeoutMs = Annotated[int, Meta(ge=0, le=MOST, description="Milliseconds; 0: do not wait; default 30000; capped.")]
-Priority = Annotated[int, Meta(ge=1, le=MOST, description="1 is served first.")]
-Key = Annotated[str, Meta(description="{shard}-{id}-{16 letters or digits}", examples=["1-42-a1B2c3D4e5F6g7H8"])]
-Truncated = Annotated[bool, Meta(description="Something did not fit the bus and was left out.")]
-Subject = Annotated[str, Meta(description="Tokens of A-Z a-z 0-9 _ - joined by single dots.")]
-
-
-class Request(msgspec.Struct, rename="camel", kw_only=True, omit_defaults=True, forbid_unknown_fields=True, gc=False):
-    """Base of what is asked: unknown fields are refused."""
-
-
-class Message(msgspec.Struct, rename="camel", kw_only=True, omit_defaults=True, gc=False):
-    """Base of what is answered or announced."""
+from .graph_messages import GraphDocument as GraphDocument
+from .graph_messages import GraphEntry as GraphEntry
+from .graph_messages import GraphListReply as GraphListReply
+from .graph_messages import GraphPutReply as GraphPutReply
+from .graph_messages import GraphRequest as GraphRequest
+from .graph_messages import GraphValidateReply as GraphValidateReply
+from .message_fields import (
+    MOST,
+    AnyJson,
+    FlowStatus,
+    Integer,
+    Key,
+    Maybe,
+    Message,
+    Millis,
+    Object,
+    Priority,
+    Request,
+    StepStatus,
+    Subject,
+    Time,
+    TimeoutMs,
+    Truncated,
+    When,
+)
 
 
 class Options(Request):
@@ -198,57 +195,8 @@ class TaskBreakerRequest(Request):
     task: Subject
 
 
-class GraphRequest(Request):
-    """Names a graph."""
-
-    name: Subject
-
-
 class EmptyRequest(Request):
     """Nothing to say; an empty payload will do."""
-
-
-class GraphTask(Request):
-    """A node of a graph (G1)."""
-
-    name: str
-    url: Maybe[Subject] = UNSET
-    fan_in: Maybe[bool] = UNSET
-
-
-class GraphTransition(
-    Request,
-    rename={
-        "source": "from",
-        "target": "to",
-        "as_": "as",
-        "with_goto": "withGoto",
-        "for_each": "forEach",
-        "on_error": "onError",
-    },
-):
-    """An edge of a graph (G2)."""
-
-    source: str
-    target: str
-    when: Maybe[str] = UNSET
-    switch: Maybe[bool] = UNSET
-    with_goto: Maybe[bool] = UNSET
-    for_each: Maybe[str] = UNSET
-    as_: Maybe[str] = UNSET
-    on_error: Maybe[bool] = UNSET
-
-
-class GraphDocument(Request):
-    """A graph (G8)."""
-
-    name: Subject
-    tasks: list[GraphTask]
-    entry_point: Maybe[str] = UNSET
-    transitions: Maybe[list[GraphTransition]] = UNSET
-    reducers: Maybe[dict[str, str]] = UNSET
-    annotations: Maybe[dict[str, str]] = UNSET
-    fan_out_to_fan_in: Maybe[dict[str, str]] = UNSET
 
 
 class Empty(Message):
@@ -407,38 +355,6 @@ class HealthListReply(Message):
     """What `dwarf-nats health --json` prints."""
 
     replicas: list[HealthReply]
-
-
-Warnings = Annotated[list[str], Meta(description="What looks like a mistake in the graph.")]
-
-
-class GraphPutReply(Message):
-    """The graph as registered; the digest is the SHA-256 of its canonical JSON."""
-
-    name: str
-    digest: str
-    warnings: Maybe[Warnings] = UNSET
-
-
-class GraphValidateReply(Message):
-    """The graph is sound."""
-
-    warnings: Maybe[Warnings] = UNSET
-
-
-class GraphEntry(Message):
-    """One registered graph."""
-
-    name: str
-    digest: str
-    updated_at: Time
-
-
-class GraphListReply(Message):
-    """All registered graphs, by name; `truncated` if not all of them fit."""
-
-    graphs: list[GraphEntry]
-    truncated: Maybe[Truncated] = UNSET
 
 
 class ErrorDetail(Message):

@@ -10,7 +10,8 @@ import msgspec
 from dwarf_nats.rules.steps import ReadyStep
 from dwarf_nats.workflow.status import Status
 
-from . import talk
+from . import peer_messages as p
+from .task_messages import WorkerReply
 from .times import from_micros, rfc3339, to_micros
 
 if TYPE_CHECKING:
@@ -18,11 +19,11 @@ if TYPE_CHECKING:
 
 ENQUEUE, NOTIFY, SYNC, TRIP = "enqueue", "notify_status_change", "sync_valve", "trip_breaker"
 _encode = msgspec.json.Encoder().encode
-_enqueue = msgspec.json.Decoder(talk.PeerEnqueue).decode
-_notify = msgspec.json.Decoder(talk.PeerNotifyStatusChange).decode
-_sync = msgspec.json.Decoder(talk.PeerSyncValve).decode
-_trip = msgspec.json.Decoder(talk.PeerTripBreaker).decode
-_running = msgspec.json.Decoder(talk.WorkerReply).decode
+_enqueue = msgspec.json.Decoder(p.PeerEnqueue).decode
+_notify = msgspec.json.Decoder(p.PeerNotifyStatusChange).decode
+_sync = msgspec.json.Decoder(p.PeerSyncValve).decode
+_trip = msgspec.json.Decoder(p.PeerTripBreaker).decode
+_running = msgspec.json.Decoder(WorkerReply).decode
 
 
 class Malformed(ValueError):
@@ -44,12 +45,12 @@ def encode_notify(flows: Sequence[tuple[str, Status]]) -> bytes:
 
 def encode_sync(task: str, w: float, t: int) -> bytes:
     """A valve's congestion point; `t` in microseconds."""
-    return _encode(talk.PeerSyncValve(task=task, w=w, t=from_micros(t)))
+    return _encode(p.PeerSyncValve(task=task, w=w, t=from_micros(t)))
 
 
 def encode_trip(task: str) -> bytes:
     """A tripped breaker."""
-    return _encode(talk.PeerTripBreaker(task=task))
+    return _encode(p.PeerTripBreaker(task=task))
 
 
 def deliver(signal: str, body: bytes, to: Signals) -> None:
@@ -74,7 +75,7 @@ def deliver(signal: str, body: bytes, to: Signals) -> None:
 def encode_event(change: StatusChange) -> bytes:
     """One change of a flow's status."""
     return _encode(
-        talk.Event(
+        p.Event(
             flow_id=change.flow_id,
             thread_id=change.thread_id,
             workflow=change.workflow,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import sys
+from dataclasses import dataclass
 from inspect import cleandoc
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ import msgspec
 from dwarf_nats.version import __version__
 
 from . import messages as m
-from . import talk as t
+from . import peer_messages as p
+from . import task_messages as t
 from .examples import EXAMPLES
 from .operations import OPERATIONS
 from .subjects import Subjects
@@ -69,46 +71,74 @@ def _message(kind: type[msgspec.Struct]) -> dict[str, Any]:
     }
 
 
-def asyncapi() -> dict[str, Any]:
-    """The AsyncAPI 3 document: what the service receives and sends, on which subjects."""
-    _, schemas = msgspec.json.schema_components(list(EXAMPLES), ref_template="#/components/schemas/{name}")
-    channels: dict[str, Any] = {"reply": {
-        "address": None, "description": "The reply subject of the request.",
-        "messages": {kind.__name__: _ref("components/messages", kind.__name__) for kind in EXAMPLES}}}  # fmt: skip
-    operations: dict[str, Any] = {}
+@dataclass(frozen=True, slots=True)
+class _Channel:
+    """A subject of the service: what is received or sent there, and the replies to it, if there are any."""
 
-    def add(name: str, action: str, address: str, asked: type[msgspec.Struct], *answers: type[msgspec.Struct]) -> None:
-        parameters: dict[str, Any] = {one: {} for one in re.findall(r"\{(\w+)\}", address)}
-        channel: dict[str, Any] = {"address": address, "messages": {
-            asked.__name__: _ref("components/messages", asked.__name__)}}  # fmt: skip
-        channels[name] = {**channel, "parameters": parameters} if parameters else channel
-        operation: dict[str, Any] = {
-            "action": action,
-            "channel": _ref("channels", name),
-            "messages": [_ref(f"channels/{name}/messages", asked.__name__)],
+    name: str
+    action: str
+    address: str
+    message: type[msgspec.Struct]
+    replies: tuple[type[msgspec.Struct], ...] = ()
+
+    def channel(self) -> dict[str, Any]:
+        """The channel as the document has it; parts of the address in braces are parameters."""
+        found: dict[str, Any] = {
+            "address": self.address,
+            "messages": {self.message.__name__: _ref("components/messages", self.message.__name__)},
         }
-        if answers:
-            operation["reply"] = {
+        parameters: dict[str, Any] = {one: {} for one in re.findall(r"\{(\w+)\}", self.address)}
+        return {**found, "parameters": parameters} if parameters else found
+
+    def operation(self) -> dict[str, Any]:
+        """The operation on the channel as the document has it."""
+        found: dict[str, Any] = {
+            "action": self.action,
+            "channel": _ref("channels", self.name),
+            "messages": [_ref(f"channels/{self.name}/messages", self.message.__name__)],
+        }
+        if self.replies:
+            found["reply"] = {
                 "address": {"location": "$message.header#/reply"},
                 "channel": _ref("channels", "reply"),
-                "messages": [_ref("channels/reply/messages", one.__name__) for one in answers],
+                "messages": [_ref("channels/reply/messages", one.__name__) for one in self.replies],
             }
-        operations[name] = operation
+        return found
 
+
+def _channels() -> list[_Channel]:
+    """Every subject on which the service receives or sends."""
     subjects = Subjects()
-    for one in OPERATIONS:
-        add(one.endpoint, "receive", subjects.operation(one.name), one.request, one.reply, m.ErrorReply)
-    add("health", "receive", subjects.health(), m.EmptyRequest, m.HealthReply, m.ErrorReply)
-    add("health-one", "receive", subjects.health("{replica}"), m.EmptyRequest, m.HealthReply, m.ErrorReply)
-    add("task", "send", "task.{url}", t.TaskRequest, t.TaskReply)
-    add("worker", "send", "{worker}", t.WorkerCall, t.WorkerReply)
-    add("graph", "send", "graph.{workflow}", t.GraphLoadRequest, m.GraphDocument)
-    add("peer-enqueue", "send", subjects.peer("enqueue"), t.PeerEnqueue)
-    add("peer-sync_valve", "send", subjects.peer("sync_valve"), t.PeerSyncValve)
-    add("peer-trip_breaker", "send", subjects.peer("trip_breaker"), t.PeerTripBreaker)
-    add("peer-notify_status_change", "send", subjects.peer("notify_status_change"), t.PeerNotifyStatusChange)
-    add("stopped", "send", "dwarf.stopped.{notify}", m.Outcome)
-    add("event", "send", "dwarf.event.{status}.{workflow}", t.Event)
+    operations = [
+        _Channel(one.endpoint, "receive", subjects.operation(one.name), one.request, (one.reply, m.ErrorReply))
+        for one in OPERATIONS
+    ]
+    health = (m.HealthReply, m.ErrorReply)
+    return [
+        *operations,
+        _Channel("health", "receive", subjects.health(), m.EmptyRequest, health),
+        _Channel("health-one", "receive", subjects.health("{replica}"), m.EmptyRequest, health),
+        _Channel("task", "send", "task.{url}", t.TaskRequest, (t.TaskReply,)),
+        _Channel("worker", "send", "{worker}", t.WorkerCall, (t.WorkerReply,)),
+        _Channel("graph", "send", "graph.{workflow}", t.GraphLoadRequest, (m.GraphDocument,)),
+        _Channel("peer-enqueue", "send", subjects.peer("enqueue"), p.PeerEnqueue),
+        _Channel("peer-sync_valve", "send", subjects.peer("sync_valve"), p.PeerSyncValve),
+        _Channel("peer-trip_breaker", "send", subjects.peer("trip_breaker"), p.PeerTripBreaker),
+        _Channel("peer-notify_status_change", "send", subjects.peer("notify_status_change"), p.PeerNotifyStatusChange),
+        _Channel("stopped", "send", "dwarf.stopped.{notify}", m.Outcome),
+        _Channel("event", "send", "dwarf.event.{status}.{workflow}", p.Event),
+    ]
+
+
+def asyncapi() -> dict[str, Any]:
+    """The AsyncAPI 3 document: the messages that the service receives and sends, and their subjects."""
+    _, schemas = msgspec.json.schema_components(list(EXAMPLES), ref_template="#/components/schemas/{name}")
+    replies = {
+        "address": None,
+        "description": "The reply subject of the request.",
+        "messages": {kind.__name__: _ref("components/messages", kind.__name__) for kind in EXAMPLES},
+    }
+    channels = _channels()
     return {
         "asyncapi": "3.0.0",
         "info": {
@@ -118,8 +148,8 @@ def asyncapi() -> dict[str, Any]:
         },
         "defaultContentType": "application/json",
         "servers": {"nats": {"host": "localhost:4222", "protocol": "nats"}},
-        "channels": channels,
-        "operations": operations,
+        "channels": {"reply": replies} | {one.name: one.channel() for one in channels},
+        "operations": {one.name: one.operation() for one in channels},
         "components": {
             "messages": {kind.__name__: _message(kind) for kind in EXAMPLES},
             "schemas": without_rules(schemas),

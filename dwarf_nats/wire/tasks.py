@@ -14,7 +14,7 @@ from dwarf_nats.workflow.answer import Answer, Disposition, ErrorInfo, Retry, Su
 from dwarf_nats.workflow.state import MAX_DEPTH, check_json, check_state
 
 from . import headers as h
-from . import talk
+from . import task_messages as t
 from .codec import given
 from .decoding import explain
 from .times import rfc3339
@@ -24,8 +24,8 @@ FORBIDDEN = "forbidden"
 TIMEOUT, TOO_LARGE = "timeout", "too_large"
 EXCERPT = 200
 _encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(talk.TaskReply).decode
-_FIELDS = [field.encode_name for field in msgspec.structs.fields(talk.TaskReply)]
+_decode = msgspec.json.Decoder(t.TaskReply).decode
+_FIELDS = [field.encode_name for field in msgspec.structs.fields(t.TaskReply)]
 _BREAKER_CAUSES = {503: UNAVAILABLE, 529: OVERLOADED}
 _DEFAULT = Retry()
 
@@ -33,13 +33,13 @@ _DEFAULT = Retry()
 def encode_request(call: TaskCall, accept_ms: int, traceparent: str = "", tracestate: str = "") -> tuple[bytes, bytes]:
     """Header block and body of a call. `accept_ms`: how long a service may work before it should say so."""
     deadline = rfc3339(call.deadline)
-    subgraph: talk.SubgraphEnd | UnsetType = UNSET
+    subgraph: t.SubgraphEnd | UnsetType = UNSET
     if call.subgraph_error is not None:
-        subgraph = talk.SubgraphEnd(error=call.subgraph_error)
+        subgraph = t.SubgraphEnd(error=call.subgraph_error)
     elif call.subgraph_result is not None:
-        subgraph = talk.SubgraphEnd(result=call.subgraph_result)
+        subgraph = t.SubgraphEnd(result=call.subgraph_result)
     body = _encode(
-        talk.TaskRequest(
+        t.TaskRequest(
             flow_key=call.flow_key,
             step_key=call.step_key,
             workflow=call.workflow,
@@ -51,7 +51,7 @@ def encode_request(call: TaskCall, accept_ms: int, traceparent: str = "", traces
             flow_created_at=rfc3339(call.flow_created_at),
             flow_updated_at=rfc3339(call.flow_updated_at),
             deadline=deadline,
-            resumed=UNSET if call.resumed is None else talk.Resumed(data=call.resumed),
+            resumed=UNSET if call.resumed is None else t.Resumed(data=call.resumed),
             subgraph=subgraph,
         )
     )
@@ -165,7 +165,7 @@ def _answer(body: bytes, max_depth: int) -> Answer:
         reply = _decode(body)
     except msgspec.ValidationError as error:
         hint = f" (fields: {', '.join(_FIELDS)}; state belongs into `changes`)" if "unknown field" in str(error) else ""
-        raise BadRequest(explain(talk.TaskReply, str(error), "the reply") + hint) from None
+        raise BadRequest(explain(t.TaskReply, str(error), "the reply") + hint) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         try:
             orjson.loads(body)
@@ -190,7 +190,7 @@ def _answer(body: bytes, max_depth: int) -> Answer:
     return answer
 
 
-def _retry(retry: talk.RetryCall) -> Retry:
+def _retry(retry: t.RetryCall) -> Retry:
     return Retry(
         max_attempts=given(retry.max_attempts, None),
         initial_delay_ms=given(retry.initial_delay_ms, _DEFAULT.initial_delay_ms),

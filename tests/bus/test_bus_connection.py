@@ -17,7 +17,7 @@ import pytest
 from dwarf_nats.bus.connection import connect
 from dwarf_nats.embedded import NatsServer
 from dwarf_nats.errors import BadRequest, Unavailable
-from dwarf_nats.wire.connecting import ConnectOptions
+from dwarf_nats.wire.connect_options import ConnectOptions
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ import msgspec
 import yaml
 
 from dwarf_nats.wire import messages as m
-from dwarf_nats.wire.talk import TaskReply
+from dwarf_nats.wire.task_messages import TaskReply
 from dwarf_nats.workflow.graph import Graph
 from tests.operating.command_lines import ROOT
 

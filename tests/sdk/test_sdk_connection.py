@@ -12,7 +12,7 @@ from dwarf_nats.embedded import NatsServer
 from dwarf_nats.errors import BadRequest, TooLarge, Unavailable
 from dwarf_nats.sdk.connection import connect
 from dwarf_nats.sdk.request_reply import check_size, message_size
-from dwarf_nats.wire.connecting import ConnectOptions
+from dwarf_nats.wire.connect_options import ConnectOptions
 from dwarf_nats.wire.refusals import decode_error
 from tests.support.workers import refuse
 

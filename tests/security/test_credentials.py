@@ -21,7 +21,7 @@ from dwarf_nats.errors import Unavailable
 from dwarf_nats.sdk import Client, Worker
 from dwarf_nats.server import replica
 from dwarf_nats.settings import ServerSettings
-from dwarf_nats.wire.connecting import ConnectArguments
+from dwarf_nats.wire.connect_options import ConnectArguments
 from dwarf_nats.wire.credentials import credentials_in
 from dwarf_nats.workflow.graph import END, Graph
 from tests.support.deployment import TEMPLATES, USERS, secured

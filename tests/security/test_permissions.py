@@ -20,7 +20,7 @@ from dwarf_nats.sdk import Client, FlowOptions, Query, Worker
 from dwarf_nats.sdk.request_reply import round_trip
 from dwarf_nats.server import replica
 from dwarf_nats.settings import EngineSettings, ServerSettings
-from dwarf_nats.wire.connecting import ConnectOptions
+from dwarf_nats.wire.connect_options import ConnectOptions
 from dwarf_nats.wire.operations import OPERATIONS
 from dwarf_nats.workflow.graph import END, Graph
 from dwarf_nats.workflow.status import Status

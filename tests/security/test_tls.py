@@ -19,7 +19,7 @@ from dwarf_nats.errors import BadRequest, Unavailable
 from dwarf_nats.sdk import Client, Worker
 from dwarf_nats.server import replica
 from dwarf_nats.settings import ServerSettings
-from dwarf_nats.wire.connecting import ConnectOptions
+from dwarf_nats.wire.connect_options import ConnectOptions
 from tests.support.identities import Authority
 
 pytestmark = pytest.mark.slow

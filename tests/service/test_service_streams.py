@@ -20,7 +20,7 @@ from dwarf_nats.cli.main import app
 from dwarf_nats.embedded import NatsServer
 from dwarf_nats.errors import Unavailable
 from dwarf_nats.sdk import Client, Worker
-from dwarf_nats.wire.connecting import ConnectOptions
+from dwarf_nats.wire.connect_options import ConnectOptions
 from dwarf_nats.wire.subjects import Subjects
 from dwarf_nats.workflow.state import Raw
 from tests.support.caller import WAIT, Caller, connected, deployment, line, take

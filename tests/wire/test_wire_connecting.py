@@ -12,7 +12,8 @@ from urllib.parse import quote
 import pytest
 
 from dwarf_nats.errors import BadRequest, Unavailable
-from dwarf_nats.wire.connecting import RECONNECT_BACKOFF, ConnectOptions, begin, next_server
+from dwarf_nats.wire.connect_options import ConnectOptions
+from dwarf_nats.wire.connecting import RECONNECT_BACKOFF, begin, next_server
 from dwarf_nats.wire.servers import Identity
 
 
@@ -271,7 +272,7 @@ def test_an_inbox_prefix_that_is_no_subject_is_refused(prefix: str) -> None:
 
 @pytest.mark.parametrize("scheme", ["ws", "wss"])
 def test_a_websocket_without_its_library_is_told(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dwarf_nats.wire.connecting.find_spec", lambda _name: None)
+    monkeypatch.setattr("dwarf_nats.wire.connect_options.find_spec", lambda _name: None)
     with pytest.raises(BadRequest, match=f"{scheme}:// needs the package aiohttp"):
         ConnectOptions(f"{scheme}://h").arguments("me")
 

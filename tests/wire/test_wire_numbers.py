@@ -9,17 +9,19 @@ import msgspec
 import pytest
 
 from dwarf_nats.errors import BadRequest
-from dwarf_nats.wire import messages, talk
+from dwarf_nats.wire import graph_messages, messages, task_messages
 from dwarf_nats.wire.decoding import decode
+from dwarf_nats.wire.message_fields import Request
+from dwarf_nats.wire.peer_messages import PeerEnqueue
 
 READ = sorted(
     {
         kind
-        for module in (messages, talk)
+        for module in (messages, graph_messages, task_messages)
         for kind in vars(module).values()
-        if isinstance(kind, type) and issubclass(kind, messages.Request) and kind is not messages.Request
+        if isinstance(kind, type) and issubclass(kind, Request) and kind is not Request
     }
-    | {talk.PeerEnqueue},
+    | {PeerEnqueue},
     key=lambda kind: kind.__name__,
 )
 TOO_LARGE = [

@@ -1,4 +1,4 @@
-"""The messages beside the operations, as types: tasks, graphs, peers, announcements (wire: sections 2 to 5)."""
+"""The messages to task services and graph services and their answers, as types (wire: sections 2 and 3)."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from msgspec import UNSET, Meta
 
 from dwarf_nats.workflow.state import Raw
 
-from .messages import MOST, AnyJson, FlowStatus, Integer, Key, Maybe, Message, Object, Request, Subject, Time, When
+from .message_fields import MOST, AnyJson, Key, Maybe, Message, Object, Request, StepId, Subject, Time
 
 MAX_DELAY_MS = 10**13
-"""Delays beyond some three hundred years are taken for a mistake."""
+"""Longest delay of an answer, some 300 years; a longer one is taken for a mistake."""
+ErrorJson = Annotated[
+    Raw,
+    Meta(description="An object with message and code, or a string.", extra_json_schema={"type": ["object", "string"]}),
+]
 Delay = Annotated[int, Meta(ge=0, le=MAX_DELAY_MS, description="Milliseconds.")]
-StepId = Annotated[str, Meta(description="Token-free id of a step.", examples=["1-42"])]
 
 
 class Resumed(Message):
@@ -74,10 +77,7 @@ class TaskReply(Request):
     interrupt: Maybe[AnyJson] = UNSET
     subgraph: Maybe[SubgraphCall] = UNSET
     retry: Maybe[RetryCall] = UNSET
-    error: Maybe[
-        Annotated[Raw, Meta(description="An object with message and code, or a string.",
-                            extra_json_schema={"type": ["object", "string"]})]
-    ] = UNSET  # fmt: skip
+    error: Maybe[ErrorJson] = UNSET
 
 
 class WorkerCall(Request):
@@ -98,55 +98,3 @@ class GraphLoadRequest(Message):
 
     workflow: Subject
     baggage: AnyJson
-
-
-class PeerStep(Message):
-    """A step that became pending."""
-
-    step_id: Integer
-    priority: Integer
-    not_before: When
-
-
-class PeerEnqueue(Message):
-    """Work is pending."""
-
-    shard: Integer
-    steps: list[PeerStep]
-
-
-class PeerSyncValve(Message):
-    """The congestion point of a task's valve."""
-
-    task: Subject
-    w: float
-    t: When
-
-
-class PeerTripBreaker(Message):
-    """The breaker of a task tripped."""
-
-    task: Subject
-
-
-class PeerFlow(Message):
-    """A flow that stopped."""
-
-    flow_key: Key
-    status: FlowStatus
-
-
-class PeerNotifyStatusChange(Message):
-    """Flows stopped."""
-
-    flows: list[PeerFlow]
-
-
-class Event(Message):
-    """A flow's status changed; ids without tokens."""
-
-    flow_id: StepId
-    thread_id: StepId
-    workflow: str
-    status: FlowStatus
-    at: Time
