@@ -86,3 +86,9 @@ def test_the_page_of_the_design_lists_every_note() -> None:
     assert [name for _, name in listed] == [note.name for note in notes]
     titles = [note.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ") for note in notes]
     assert [title for title, _ in listed] == titles
+
+
+@pytest.mark.parametrize("note", sorted(NOTES.glob("[0-9]*.md")), ids=_ids)
+def test_every_note_says_its_status_its_date_and_what_was_measured(note: Path) -> None:
+    below = note.read_text(encoding="utf-8").split("\n")[2]
+    assert re.fullmatch(r"\*Status: .+\. Date: \d+ \w+ \d{4}.*\. Measured: .+\.\*", below), below
