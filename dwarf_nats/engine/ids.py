@@ -6,8 +6,13 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING
 
+from dwarf_nats.backoff import DATABASE_BACKOFF
+from dwarf_nats.errors import Unavailable
+from dwarf_nats.rules.steps import StepRef
+
 if TYPE_CHECKING:
-    from dwarf_nats.ports import Store
+    from dwarf_nats.ports import Clock, Store
+    from dwarf_nats.workflow.keys import Tokens
 
 
 class NoneLeft(Exception):
@@ -47,3 +52,26 @@ class Ids:
             self._next, self._end = first, first + count
         self._next += 1
         return self._next - 1
+
+
+class StepIds(Ids):
+    """Ids of steps, with the tokens that go with them."""
+
+    def __init__(self, store: Store, tokens: Tokens, clock: Clock) -> None:
+        super().__init__(store, "step")
+        self._tokens = tokens
+        self._clock = clock
+
+    def new(self) -> StepRef:
+        """The id and token of a step that is about to be made. Raises `NoneLeft`."""
+        return StepRef(self.take(), self._tokens())
+
+    async def wait_for(self, wanted: int) -> None:
+        """Have at least `wanted` ids, however long the database is away: an answer in flight outlives an outage (B6)."""
+        failures = 0
+        while True:
+            try:
+                return await self.ensure(wanted)
+            except Unavailable:
+                await self._clock.sleep(DATABASE_BACKOFF.delay(failures))
+                failures += 1

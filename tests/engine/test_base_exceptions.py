@@ -104,14 +104,14 @@ async def test_a_step_cancelled_before_its_execution_began_frees_its_slot(dsn: s
     settings = EngineSettings(workers=1, drain_ms=0)
     async with open_engine(dsn, tasks=proxy, graphs=proxy, settings=settings) as engine:
         shard = shard_of(engine)
-        dispatch = shard._dispatch
+        dispatch = shard.executor.dispatch
 
         def dispatch_and_cancel(step: Any) -> None:
             dispatch(step)
             if step.url == "gate":
                 shard.in_flight.cancel([StepRef(step.step_id, step.token)])  # in the same turn of the loop
 
-        shard._dispatch = dispatch_and_cancel  # type: ignore[method-assign]
+        shard.executor.dispatch = dispatch_and_cancel  # type: ignore[method-assign]
         key = await engine.create_task("gate", start=True)
         await engine.cancel(key)
         assert (await engine.run(line("w", "good"), timeout=SOON)).state == {"ok": 1}
@@ -170,7 +170,7 @@ async def test_a_panic_of_the_engine_itself_fails_the_step(monkeypatch: pytest.M
         "sqlite://", tasks=proxy, graphs=proxy, settings=EngineSettings(workers=1, drain_ms=0)
     ) as engine:
         with monkeypatch.context() as patched:
-            patched.setattr("dwarf_nats.engine.shard.decide", panics)
+            patched.setattr("dwarf_nats.engine.execution.executor.decide", panics)
             outcome = await engine.run(line("w", "good"), timeout=SOON)
         assert outcome.status is Status.FAILED
         assert outcome.error is not None

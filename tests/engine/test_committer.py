@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from dwarf_nats.clock import SystemClock
-from dwarf_nats.engine.committer import Committer
+from dwarf_nats.engine.execution.committer import Committer
+from dwarf_nats.engine.ids import StepIds
 from dwarf_nats.errors import Internal, Unavailable
 from dwarf_nats.ports import StatementRefused
 from dwarf_nats.rules.settlement import Settlement, SettleResult
@@ -18,6 +19,7 @@ from dwarf_nats.rules.steps import ClaimedStep, NewFlow
 from dwarf_nats.settings import EngineSettings
 from dwarf_nats.store.store import SqlStore
 from dwarf_nats.workflow.answer import ErrorInfo
+from dwarf_nats.workflow.keys import Tokens
 from dwarf_nats.workflow.state import Raw
 from tests.support.stores import BUDGET, ended, flow_status, in_flight, look, new_flow, step_status, went_on
 
@@ -60,11 +62,11 @@ class Flaky(SqlStore):
     """A group that holds one of these steps is refused, as where a row is locked."""
     words: Exception = StatementRefused("canceling statement due to lock timeout, try again")
 
-    async def settle(self, group: Sequence[Settlement], budget_ms: int) -> SettleResult:
+    async def settle(self, group: Sequence[Settlement], budget_ms: int, *births: Any) -> SettleResult:
         self._answer(len(group))
         if self.refused & {one.step.step_id for one in group}:
             raise self.words
-        return await super().settle(group, budget_ms)
+        return await super().settle(group, budget_ms, *births)
 
     async def create(self, group: Sequence[NewFlow], budget_ms: int) -> dict[int, int]:
         self._answer(len(group))
@@ -84,17 +86,25 @@ class Desk:
         self.store = store
         self.clock = Quick()
         self.effects: dict[int, tuple[Settlement, bool]] = {}
-        self.fenced: list[int] = []
+        self.dropped: list[int] = []
         self.committer = Committer(
             store,
             EngineSettings(**settings),
             self.clock,
-            on_settled=self._settled,
-            on_fenced=lambda settlement: self.fenced.append(settlement.step.step_id),
+            StepIds(store, Tokens(), self.clock),
         )
 
-    def _settled(self, effects: Sequence[tuple[Settlement, bool, int]]) -> None:
-        self.effects |= {settlement.step.step_id: (settlement, alive) for settlement, alive, _ in effects}
+    def settled(self, group: Sequence[Settlement], result: SettleResult) -> None:
+        self.effects |= {one.step.step_id: (one, result.applied[one.step.step_id].alive) for one in group}
+
+    def fenced(self, settlement: Settlement) -> None:
+        self.dropped.append(settlement.step.step_id)
+
+    def cascaded(self, result: SettleResult) -> None:
+        """Nothing here follows on it."""
+
+    async def run(self) -> None:
+        await self.committer.run(self)
 
     async def settle(self, *settlements: Settlement) -> None:
         for settlement in settlements:
@@ -104,7 +114,7 @@ class Desk:
     async def done(self) -> None:
         self.committer.close()
         async with asyncio.timeout(20):
-            await self.committer.run()
+            await self.run()
 
 
 @pytest.fixture
@@ -145,7 +155,7 @@ async def test_of_two_results_of_one_step_the_stale_one_is_fenced_though_they_co
     desk = Desk(store)
     late, valid = went_on(stale, {"by": "the first"}), went_on(again, {"by": "the second"})
     await desk.settle(late, valid)
-    assert desk.fenced == [stale.step_id]
+    assert desk.dropped == [stale.step_id]
     assert desk.effects == {again.step_id: (valid, True)}
     assert len(await store.steps([again.flow.flow_id])) == 2
 
@@ -179,7 +189,7 @@ async def test_a_settlement_the_database_refuses_fails_alone_with_its_words(
     assert "the result of task a cannot be stored" in row.error
     assert "poison" in row.error
     assert len(await store.steps([bad.flow.flow_id])) == 1
-    assert (set(desk.effects), desk.fenced) == ({step.step_id for step in steps}, [])
+    assert (set(desk.effects), desk.dropped) == ({step.step_id for step in steps}, [])
 
 
 async def test_several_bad_members_are_all_found(store: Flaky, caplog: pytest.LogCaptureFixture) -> None:
@@ -210,7 +220,7 @@ async def test_what_cannot_even_be_failed_is_left_to_its_lease(store: Flaky, cap
     desk = Desk(store)
     with caplog.at_level(logging.CRITICAL, "dwarf_nats.engine"):
         await desk.settle(ended(good), ended(bad))
-    assert desk.fenced == [bad.step_id]
+    assert desk.dropped == [bad.step_id]
     assert await step_status(store, good.step_id) == "completed"
     assert await step_status(store, bad.step_id) == "running"
 
@@ -233,7 +243,7 @@ async def test_results_in_hand_outlast_an_outage(store: Flaky, caplog: pytest.Lo
     desk = Desk(store)
     with caplog.at_level(logging.CRITICAL, "dwarf_nats.engine"):
         await desk.settle(*map(ended, steps))
-    assert (len(desk.effects), desk.fenced, desk.committer.outages) == (5, [], 1)
+    assert (len(desk.effects), desk.dropped, desk.committer.outages) == (5, [], 1)
     assert desk.clock.slept[:3] == [0.05, 0.1, 0.2]
     assert len(desk.clock.slept) == 12
 
@@ -246,7 +256,7 @@ async def test_results_are_dropped_once_their_leases_have_run_out(
     desk = Desk(store, time_budget_ms=1000)
     with caplog.at_level(logging.CRITICAL, "dwarf_nats.engine"):
         await desk.settle(ended(step))
-    assert desk.fenced == [step.step_id]
+    assert desk.dropped == [step.step_id]
     assert sum(desk.clock.slept) >= 31
 
 
@@ -269,12 +279,12 @@ async def test_what_is_refused_for_a_while_holds_nobody_up(
     with caplog.at_level(logging.CRITICAL, "dwarf_nats.engine"):
         for step in steps:
             desk.committer.settle(ended(step))
-        running = asyncio.create_task(desk.committer.run())
+        running = asyncio.create_task(desk.run())
         async with asyncio.timeout(20):
             while len(desk.effects) < 40:
                 await asyncio.sleep(0)
         await desk_ends(desk, running)
-    assert desk.fenced == []
+    assert desk.dropped == []
     for step in steps:
         assert await step_status(store, step.step_id) == "completed"
 
@@ -295,12 +305,12 @@ async def test_what_is_refused_for_good_is_dropped_once_its_lease_has_run_out_an
     with caplog.at_level(logging.WARNING, "dwarf_nats.engine"):
         for step in steps:
             desk.committer.settle(ended(step))
-        running = asyncio.create_task(desk.committer.run())
+        running = asyncio.create_task(desk.run())
         async with asyncio.timeout(20):
-            while not desk.fenced:
+            while not desk.dropped:
                 await asyncio.sleep(0)
         await desk_ends(desk, running)
-    assert desk.fenced == [steps[5].step_id]
+    assert desk.dropped == [steps[5].step_id]
     assert await step_status(store, steps[5].step_id) == "running"
     assert len(desk.effects) == 7
     assert sum(desk.clock.slept) >= 31
@@ -316,12 +326,12 @@ async def test_what_is_held_at_the_end_is_left_to_its_lease(store: Flaky, caplog
     with caplog.at_level(logging.CRITICAL, "dwarf_nats.engine"):
         for step in steps:
             desk.committer.settle(ended(step))
-        running = asyncio.create_task(desk.committer.run())
+        running = asyncio.create_task(desk.run())
         async with asyncio.timeout(20):
             while len(desk.effects) < 3:
                 await asyncio.sleep(0)
         await desk_ends(desk, running)
-    assert desk.fenced == [steps[0].step_id]
+    assert desk.dropped == [steps[0].step_id]
 
 
 async def test_creations_are_refused_during_an_outage(store: Flaky) -> None:
@@ -356,7 +366,7 @@ async def test_whoever_comes_after_the_end_is_told(store: Flaky) -> None:
     await desk.done()
     assert isinstance(desk.committer.create(new_flow()).exception(), Unavailable)
     desk.committer.settle(ended(step))
-    assert desk.fenced == [step.step_id]
+    assert desk.dropped == [step.step_id]
     desk.committer.reopen()
     made = desk.committer.create(new_flow())
     await desk.done()
@@ -373,7 +383,7 @@ async def test_whoever_waits_for_a_committer_that_is_cancelled_is_told(
     late = asyncio.get_running_loop().create_future()
     desk.clock.meanwhile = lambda: late.done() or late.set_result(None)
     with caplog.at_level(logging.CRITICAL, "dwarf_nats.engine"):
-        running = asyncio.create_task(desk.committer.run())
+        running = asyncio.create_task(desk.run())
         await late
         desk.clock.meanwhile = lambda: None
         waiting = desk.committer.create(new_flow())

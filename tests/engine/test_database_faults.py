@@ -231,7 +231,9 @@ async def test_a_child_that_cannot_be_begun_for_the_database_is_begun_later(
 
     proxy.handle_task("call", call)
     monkeypatch.setattr(engine.graphs, "save", refusing)
-    monkeypatch.setattr(engine._shards[1], "_patiently", lambda _, work: work())  # as when the step's budget is used up
+    monkeypatch.setattr(
+        engine._shards[1].executor.children, "retry", lambda _, work: work()
+    )  # as when the step's budget is used up
     assert (await engine.run("parent", {}, timeout=SOON)).state == {"n": 4}
     assert refused == 3
 

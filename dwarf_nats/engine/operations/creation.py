@@ -186,7 +186,7 @@ def after_creation(shard: Shard, new: NewFlow, created_at: int) -> None:
         changed.append(shard.announcer.change(facts, Status.RUNNING, created_at))
     pending: list[ReadyStep] = []
     if new.running:
-        shard.first_step(new, created_at)
+        shard.executor.dispatch_first(new, created_at)
     elif new.start:
         due = max(new.start_at or 0, created_at)
         shard.ready_queue.hint_flow(facts, due - created_at)

@@ -21,7 +21,7 @@ class EagerAdmission:
         self._slots = slots
         self._fetcher = fetcher
         self._gate = gate
-        self._draining = draining
+        self.draining = draining
 
     def admits(self, priority: int, url: str, *, freed: str | None = None) -> bool:
         """Whether a new step may start eagerly; if so, it counts as sent to its task.
@@ -30,7 +30,7 @@ class EagerAdmission:
         slots not yet (C6). `freed`: the step takes the slot of a step of that task; otherwise it needs a free one.
         """
         return (
-            not self._draining.is_set()
+            not self.draining.is_set()
             and self._fetcher.admits_eager(priority, url, freed=freed)
             and self._gate.admits_eager(url)
         )

@@ -7,7 +7,8 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from itertools import count
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from dwarf_nats.backoff import DATABASE_BACKOFF
 from dwarf_nats.errors import DwarfError, Internal, Unavailable
@@ -19,12 +20,10 @@ from dwarf_nats.rules.steps import NewFlow
 from dwarf_nats.workflow.answer import ErrorInfo
 
 if TYPE_CHECKING:
-    from dwarf_nats.engine.ids import Ids
+    from dwarf_nats.engine.ids import StepIds
     from dwarf_nats.ports import Clock, Logger, Store
     from dwarf_nats.rules.settlement import SettleResult
-    from dwarf_nats.rules.steps import NewIds
     from dwarf_nats.settings import EngineSettings
-    from dwarf_nats.workflow.limits import Limits
 
 log = logging.getLogger("dwarf_nats.engine")
 T = TypeVar("T")
@@ -32,24 +31,36 @@ MAX_GROUP_BYTES = 16 * 1024 * 1024
 MOST_PARTS = 16
 """In so many parts a group is tried at most, to find those that can be written."""
 
-Told = Callable[[Sequence[tuple[Settlement, bool, int]]], None]
-"""Hears, after the commit, what took effect: the settlement, whether its flow lives, and the database's time."""
+
+class CommitListener(Protocol):
+    """Hears what a commit made true, in the turn of the event loop in which it came back."""
+
+    def settled(self, group: Sequence[Settlement], result: SettleResult) -> None:
+        """These settlements were written; `result` has each of them by its step."""
+        ...
+
+    def fenced(self, settlement: Settlement) -> None:
+        """The settlement was not written: its step was taken away (X1), or is left to its lease."""
+        ...
+
+    def cascaded(self, result: SettleResult) -> None:
+        """The group brought about more than its members: fan-in steps, callers resumed, flows ended or paused."""
+        ...
 
 
 class Committer:
-    """The one writer of settlements and creations of a shard. Same flow, same committer (X10)."""
+    """The one writer of settlements and creations of a shard. Same flow, same committer (X10).
+
+    `outages`: how often it found the database away. `groups`, `members`: what it has written so far.
+    """
 
     def __init__(
         self,
         store: Store,
         settings: EngineSettings,
         clock: Clock,
+        step_ids: StepIds,
         *,
-        on_settled: Told,
-        on_fenced: Callable[[Settlement], None],
-        on_grown: Callable[[SettleResult], None] | None = None,
-        step_ids: Ids | None = None,
-        new_step: NewIds | None = None,
         on_written: Callable[[int], None] | None = None,
         logger: Logger = log,
     ) -> None:
@@ -59,11 +70,8 @@ class Committer:
         self._settings = settings
         self._limits = settings.limits()
         self._clock = clock
-        self._on_settled = on_settled
-        self._on_fenced = on_fenced
-        self._on_grown = on_grown
         self._step_ids = step_ids
-        self._new_step = new_step
+        self._listener: CommitListener | None = None
         self._creates: deque[tuple[NewFlow, asyncio.Future[int | None]]] = deque()
         self._settlements: deque[Settlement] = deque()
         self._held: set[asyncio.Task[None]] = set()
@@ -85,11 +93,11 @@ class Committer:
         return future
 
     def settle(self, settlement: Settlement) -> None:
-        """Have a settlement written; `on_settled` or `on_fenced` hears of it."""
+        """Have a settlement written; the listener hears of it."""
         if settlement.error is not None:
             settlement.error_json = settlement.error.stored()
         if self._ended:
-            self._on_fenced(settlement)
+            self._fenced(settlement)
             return
         self._settlements.append(settlement)
         self._ready.set()
@@ -103,8 +111,9 @@ class Committer:
         """Be ready for `run` once more."""
         self._closing = self._ended = False
 
-    async def run(self) -> None:
-        """Write until closed; whoever comes later, or could not be served, is told."""
+    async def run(self, listener: CommitListener) -> None:
+        """Write until closed, and tell the listener. What comes later, or could not be written, is refused or fenced."""
+        self._listener = listener
         try:
             await self._write()
         finally:
@@ -114,7 +123,7 @@ class Committer:
                 held.cancel()
             await asyncio.gather(*self._held, return_exceptions=True)
             while self._settlements:
-                self._on_fenced(self._settlements.popleft())
+                self._fenced(self._settlements.popleft())
 
     async def _write(self) -> None:
         while True:
@@ -176,7 +185,7 @@ class Committer:
 
         If only some of its members can be written, the others are held apart and hold nobody up. `alone`: they are such.
         """
-        for attempt in range(1_000_000):
+        for attempt in count():
             error = await self._tried(group)
             if error is None:
                 return
@@ -196,10 +205,9 @@ class Committer:
                     error,
                 )
                 for one in group:
-                    self._on_fenced(one)
+                    self._fenced(one)
                 return
             await self._clock.sleep(DATABASE_BACKOFF.delay(attempt))
-        raise AssertionError("unreachable")
 
     def _patience_ends(self, attempt: int) -> bool:
         lease_seconds = lease_us(None, self._settings.time_budget_ms) / 1_000_000
@@ -238,28 +246,29 @@ class Committer:
             await self._commit_settlements(group, alone=True)
         except asyncio.CancelledError:
             for one in group:
-                self._on_fenced(one)
+                self._fenced(one)
             raise
 
     def _tell(self, group: Sequence[Settlement], settled: SettleResult) -> None:
         """Tell what came of a group that was written."""
-        effects = []
+        listener = self._listener
+        assert listener is not None
+        written = []
         for one in group:
-            result = settled.applied.get(one.step.step_id)
-            if result is None:
-                self._on_fenced(one)
+            if one.step.step_id in settled.applied:
+                written.append(one)
             else:
-                effects.append((one, result.alive, result.at))
-        if effects:
-            self._on_settled(effects)
-        if self._on_grown is not None and (settled.born or settled.woken or settled.ended):
-            self._on_grown(settled)
+                listener.fenced(one)
+        if written:
+            listener.settled(written, settled)
+        if settled.born or settled.woken or settled.ended:
+            listener.cascaded(settled)
 
     async def _written(self, group: list[Settlement]) -> SettleResult:
-        if self._step_ids is not None and any(one.arrives for one in group):
+        if any(one.arrives for one in group):
             await self._step_ids.ensure(2 * len(group))
         began = time.perf_counter_ns()
-        settled = await self._store.settle(group, self._settings.time_budget_ms, *self._births())
+        settled = await self._store.settle(group, self._settings.time_budget_ms, self._step_ids.new, self._limits)
         if self._on_written is not None:
             self._on_written((time.perf_counter_ns() - began) // 1000)
         return settled
@@ -291,7 +300,7 @@ class Committer:
             await self._fail_refused(one, refused)
 
     async def _fail_refused(self, one: Settlement, refused: Settlement) -> None:
-        for attempt in range(1_000_000):
+        for attempt in count():
             try:
                 settled = await self._written([refused])
             except Exception as again:
@@ -310,11 +319,11 @@ class Committer:
             error,
             extra=one.step.log_fields,
         )
-        self._on_fenced(one)
+        self._fenced(one)
 
-    def _births(self) -> tuple[NewIds, Limits] | tuple[()]:
-        """What a group needs to bring fan-in steps into the world."""
-        return (self._new_step, self._limits) if self._new_step is not None else ()
+    def _fenced(self, settlement: Settlement) -> None:
+        assert self._listener is not None
+        self._listener.fenced(settlement)
 
     def _count(self, members: int) -> None:
         self.groups += 1

@@ -1,0 +1,182 @@
+"""What follows a commit: worker slots, counters, successors, hints and announcements, in this order (B1, X1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from dwarf_nats.engine.projections import outcome_at
+from dwarf_nats.rules.steps import ReadyStep
+from dwarf_nats.workflow.status import Status
+
+if TYPE_CHECKING:
+    from dwarf_nats.engine.announcer import Announcer
+    from dwarf_nats.engine.backpressure import Gate
+    from dwarf_nats.engine.debug_log import DebugLog
+    from dwarf_nats.engine.execution.executor import Executor
+    from dwarf_nats.engine.execution.in_flight import InFlight
+    from dwarf_nats.engine.replica import Replica
+    from dwarf_nats.engine.scheduling.ready_queue import ReadyQueue
+    from dwarf_nats.engine.waiters import Waiters
+    from dwarf_nats.rules.settlement import Settlement, SettleResult
+    from dwarf_nats.rules.steps import ClaimedStep, NewFlow, NewStep
+    from dwarf_nats.workflow.records import StatusChanged
+
+
+class _Announcements:
+    """What one commit has to announce."""
+
+    __slots__ = ("changed", "ended", "pending")
+
+    def __init__(self) -> None:
+        self.changed: list[StatusChanged] = []
+        self.pending: list[ReadyStep] = []
+        self.ended: list[tuple[str, Status]] = []
+
+
+class AfterCommit:
+    """Follows up on what the committer of one shard has written."""
+
+    def __init__(
+        self,
+        replica: Replica,
+        *,
+        in_flight: InFlight,
+        executor: Executor,
+        announcer: Announcer,
+        ready_queue: ReadyQueue,
+        gate: Gate,
+        waiters: Waiters,
+        debug_log: DebugLog,
+    ) -> None:
+        self._clock = replica.clock
+        self._slots = replica.slots
+        self._counters = replica.counters
+        self._log = replica.logger
+        self._in_flight = in_flight
+        self._executor = executor
+        self._announcer = announcer
+        self._ready_queue = ready_queue
+        self._gate = gate
+        self._waiters = waiters
+        self._debug_log = debug_log
+
+    def settled(self, group: Sequence[Settlement], result: SettleResult) -> None:
+        """Follow up on settlements that were written.
+
+        For each: drop it from the steps in flight, dispatch a successor in its worker slot or release the slot, count, end its
+        span, give hints. Then announce what the whole group did.
+        """
+        announcements = _Announcements()
+        completed: dict[str, int] = {}
+        for settlement in group:
+            step = settlement.step
+            applied = result.applied[step.step_id]
+            alive, at = applied.alive, applied.at
+            self._in_flight.drop(step)
+            waiting = self._pass_slot_on(settlement, alive, at)
+            try:
+                if settlement.status is Status.COMPLETED and alive:  # nearly all of them
+                    completed[step.url] = completed.get(step.url, 0) + 1
+                else:
+                    self._count(step, settlement.outcome if alive else "cancelled")
+                if self._debug_log.enabled or step.span is not None:
+                    self._finish_span(step, settlement, settlement.outcome if alive else "cancelled")
+                if alive:
+                    self._follow_up(settlement, waiting, at, announcements)
+            except Exception:  # it is written, and the other members of the group have their turn
+                self._log.exception("a defect after the commit of step %s", step.public_id, extra=step.log_fields)
+        for url, number in completed.items():
+            self._counters.executed.add(url, "completed", n=number)
+        self._announcer.announce(announcements.changed, announcements.pending, announcements.ended)
+
+    def fenced(self, settlement: Settlement) -> None:
+        """Drop a result whose step was taken away meanwhile, without harm (X1)."""
+        step = settlement.step
+        self._in_flight.drop(step)
+        self._slots.release(step.slot or step.url)
+        if step.cancelled:
+            self._count(step, "cancelled")
+            self._finish_span(step, settlement, "cancelled")
+        else:
+            self._counters.fenced.add()
+            self._finish_span(step, settlement, "fenced")
+        if settlement.end is not None or settlement.pause is not None:
+            # Written by a commit whose answer was lost, perhaps: let waiters look.
+            self._waiters.wake(step.flow.flow_id, None)
+
+    def cascaded(self, result: SettleResult) -> None:
+        """Follow up on what a group did together: fan-in steps made, callers resumed, flows ended or paused by cohorts."""
+        now = self._clock.now()
+        for flow, _ in result.born:
+            self._ready_queue.hint_flow(flow)
+        for woken in result.woken:
+            self._ready_queue.hint(woken.priority)
+        changed = [self._announcer.stopped(flow, outcome_at(flow, end), at) for flow, end, at in result.ended]
+        pending = [ReadyStep(step.step_id, flow.priority, now) for flow, step in result.born]
+        pending += [ReadyStep(woken.step_id, woken.priority, now) for woken in result.woken]
+        self._announcer.announce(changed, pending, [(flow.key, end.status) for flow, end, _ in result.ended])
+
+    # -- the branches of `settled`
+
+    def _pass_slot_on(self, settlement: Settlement, alive: bool, at: int) -> Sequence[NewStep]:
+        """Dispatch what starts eagerly in the slot of the settled step, or release the slot; the successors that wait."""
+        step, child = settlement.step, settlement.child
+        made = settlement.branches or ([settlement.successor] if settlement.successor is not None else [])
+        if alive and made and made[0].running:
+            self._executor.dispatch_successor(step.flow, made[0])
+            return made[1:]
+        if alive and child is not None and child.running:
+            self._executor.dispatch_first(child, at)
+        else:
+            self._slots.release(step.slot or step.url)
+        return made
+
+    def _follow_up(
+        self, settlement: Settlement, waiting: Sequence[NewStep], at: int, announcements: _Announcements
+    ) -> None:
+        """Hint at the steps that a settlement left waiting, and note what is to be announced of it."""
+        step = settlement.step
+        if settlement.child is not None:
+            self._child_created(settlement.child, at, announcements)
+        if settlement.branches or settlement.successor is not None:
+            if waiting:
+                self._ready_queue.hint_flow(step.flow, waiting[0].delay_us, len(waiting))
+            for new in waiting:
+                announcements.pending.append(ReadyStep(new.step_id, step.flow.priority, at + new.delay_us))
+        elif settlement.status is Status.PENDING and self._gate.holds(step.url):
+            self._gate.work_came()
+        elif settlement.status is Status.PENDING:
+            self._ready_queue.hint_flow(step.flow, settlement.delay_us)
+            announcements.pending.append(ReadyStep(step.step_id, step.flow.priority, at + settlement.delay_us))
+        elif settlement.end is not None:
+            end = settlement.end
+            announcements.changed.append(self._announcer.stopped(step.flow, outcome_at(step.flow, end), at))
+            announcements.ended.append((step.flow.key, end.status))
+
+    def _child_created(self, new: NewFlow, at: int, announcements: _Announcements) -> None:
+        flow = new.facts
+        self._counters.flows_started.add(flow.workflow)
+        announcements.changed += [
+            self._announcer.change(flow, status, at) for status in (Status.CREATED, Status.RUNNING)
+        ]
+        if not new.running:
+            self._ready_queue.hint_flow(flow)
+            announcements.pending.append(ReadyStep(new.step_id, flow.priority, at))
+
+    def _count(self, step: ClaimedStep, outcome: str) -> None:
+        if outcome == "given_back":
+            self._counters.given_back.add(step.url)
+        elif outcome != "held":
+            self._counters.executed.add(step.url, outcome)
+
+    def _finish_span(self, step: ClaimedStep, settlement: Settlement, outcome: str) -> None:
+        """End the span of a dispatch, and log its outcome."""
+        if step.span is not None:
+            if settlement.error is not None:
+                step.span.failed(settlement.error.message)
+            if step.span.child is not None and outcome == "waiting":
+                step.span.child.end()
+            step.span.end(outcome)
+        if self._debug_log.enabled:
+            self._debug_log.settled(step, outcome)

@@ -1,0 +1,259 @@
+"""Executes claimed steps: ask the task, decide on its answer, hand over the settlement (architecture: the spine)."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from dwarf_nats.engine.execution.invoker import TaskInvoker
+from dwarf_nats.engine.ids import NoneLeft
+from dwarf_nats.errors import DwarfError, Unavailable
+from dwarf_nats.ports import BusAway, WorkerLost
+from dwarf_nats.rules import breakpoints, parking
+from dwarf_nats.rules.answers import sound
+from dwarf_nats.rules.decide import decide, fail, release
+from dwarf_nats.rules.steps import ClaimedStep
+from dwarf_nats.workflow.answer import Answer, ErrorInfo
+from dwarf_nats.workflow.raised import called_off, closes_coroutine, ends_process, named
+
+if TYPE_CHECKING:
+    from dwarf_nats.engine.backpressure import Gate
+    from dwarf_nats.engine.debug_log import DebugLog
+    from dwarf_nats.engine.execution.children import ChildPreparer
+    from dwarf_nats.engine.execution.committer import Committer
+    from dwarf_nats.engine.execution.in_flight import InFlight
+    from dwarf_nats.engine.ids import StepIds
+    from dwarf_nats.engine.replica import Replica
+    from dwarf_nats.engine.scheduling.admission import EagerAdmission
+    from dwarf_nats.rules.settlement import Settlement
+    from dwarf_nats.rules.steps import FlowContext, NewFlow, NewStep
+    from dwarf_nats.telemetry.traces import Dispatch
+    from dwarf_nats.workflow.graph import Graph
+
+FIRST_ID_BLOCK_STEPS = 5_000
+"""Half of the ids that a decision gets if one was not enough: then it spawns a cohort of unknown size. Doubled each time."""
+RELEASE_DELAY_US = 250_000
+"""The pause of a step that was released because a connection is away: others would find it away as well."""
+
+
+class Executor:
+    """Executes the steps of one shard, each in an asyncio task of its own."""
+
+    def __init__(
+        self,
+        replica: Replica,
+        *,
+        children: ChildPreparer,
+        in_flight: InFlight,
+        admission: EagerAdmission,
+        gate: Gate,
+        step_ids: StepIds,
+        committer: Committer,
+        debug_log: DebugLog,
+    ) -> None:
+        self.children = children
+        self.invoker = TaskInvoker(replica)
+        self._clock = replica.clock
+        self._tasks = replica.tasks
+        self._graphs = replica.graphs
+        self._slots = replica.slots
+        self._traces = replica.traces
+        self._counters = replica.counters
+        self._log = replica.logger
+        self._limits = replica.settings.limits()
+        self._checks_answers = getattr(replica.tasks, "max_depth", None) != replica.settings.max_depth
+        self._in_flight = in_flight
+        self._admission = admission
+        self._gate = gate
+        self._step_ids = step_ids
+        self._committer = committer
+        self._debug_log = debug_log
+
+    # -- dispatch
+
+    def dispatch(self, step: ClaimedStep) -> None:
+        """Begin the execution of a step that has a worker slot."""
+        step.dispatched_at = self._clock.now()
+        if self._debug_log.enabled:
+            self._debug_log.dispatched(step)
+        self._in_flight.start(step, self._run(step))
+
+    def dispatch_first(self, new: NewFlow, created_at: int) -> None:
+        """Dispatch the entry step of a flow that was created with it running; times in microseconds since the epoch."""
+        new.facts.created_at = new.facts.updated_at = created_at
+        self.dispatch(
+            ClaimedStep(
+                flow=new.facts,
+                step_id=new.step_id,
+                token=new.step_token,
+                node=new.node,
+                url=new.url,
+                depth=1,
+                attempt=0,
+                lease_seq=1,
+                state=new.state,
+                changes={},
+            )
+        )
+
+    def dispatch_successor(self, flow: FlowContext, new: NewStep) -> None:
+        """Dispatch a step that was created running: it starts eagerly."""
+        self.dispatch(
+            ClaimedStep(
+                flow=flow,
+                step_id=new.step_id,
+                token=new.token,
+                node=new.node,
+                url=new.url,
+                depth=new.depth,
+                attempt=0,
+                lease_seq=1,
+                state=new.state,
+                changes={},
+                spawn_id=new.spawn_id,
+                ordinal=new.ordinal,
+                refs=new.refs,
+            )
+        )
+
+    # -- execution
+
+    async def _run(self, step: ClaimedStep) -> None:
+        settlement: Settlement | None = None
+        step.begun = True
+        try:
+            if not step.called_off:
+                settlement = await self._execute(step)
+        except BaseException as error:
+            running = asyncio.current_task()
+            if ends_process(error) or closes_coroutine(error, running):
+                raise
+            if not isinstance(error, asyncio.CancelledError) or not called_off(running):
+                self._log.exception("a defect while executing step %s", step.public_id, extra=step.log_fields)
+                settlement = fail(step, ErrorInfo(f"a defect of the engine: {named(error)}", 500))
+        finally:
+            try:
+                self._executed(step)
+            finally:
+                self._committer.settle(release(step) if settlement is None else settlement)
+
+    def _executed(self, step: ClaimedStep) -> None:
+        self._in_flight.executed(step)
+        self._gate.finished(step)
+        if step.span is not None:
+            step.span.done()
+
+    async def _execute(self, step: ClaimedStep) -> Settlement:
+        """What becomes of a step. What is away releases it: it is not the step that is at fault."""
+        flow = step.flow
+        try:
+            if flow.graph is None:
+                flow.graph = await self._graphs.frozen(flow.shard, flow.digest)
+            if step.unmerged is not None:
+                await self._step_ids.wait_for(1)
+                return await self._decide(step, flow.graph, Answer(error=step.unmerged), None)
+            if (early := self._stopped_before_task(step, flow.graph)) is not None:
+                return early
+            answer = await self.invoker.ask(step)
+            if self._checks_answers:
+                answer = sound(answer, step.url, self._limits.max_depth)
+            if (early := self._gate.judged(step, answer)) is not None:
+                return early
+            await self._step_ids.wait_for(1)
+            answer, child = await self.children.prepare(step, answer)
+        except (BusAway, WorkerLost, Unavailable) as error:
+            return await self._release(step, error)
+        step.age_us += max(0, self._clock.now() - step.dispatched_at)
+        try:
+            settlement = await self._decide(step, flow.graph, answer, child)
+        except Exception as error:
+            return self._fail_undecided(step, error)
+        self._warn_of_problems(step, settlement)
+        self._start_eagerly(step, settlement)
+        return settlement
+
+    def _stopped_before_task(self, step: ClaimedStep, graph: Graph) -> Settlement | None:
+        """The settlement of a step that stops at a breakpoint (O12), or whose task may not be asked (V4)."""
+        if not step.breakpoint_hit and breakpoints.holds(step.flow.breakpoints, graph, step.node):
+            return parking.interrupted(step, step.changes, None)
+        if not self._gate.may_ask(step):
+            return release(step)
+        return None
+
+    async def _decide(self, step: ClaimedStep, graph: Graph, answer: Answer, child: parking.Child | None) -> Settlement:
+        """Decide, with as many ids as it turns out to need."""
+        wanted = FIRST_ID_BLOCK_STEPS
+        while True:
+            try:
+                return decide(step, graph, answer, self._step_ids.new, self._limits, child)
+            except NoneLeft:
+                wanted *= 2
+                await self._step_ids.wait_for(wanted)
+
+    # -- what goes wrong
+
+    async def _release(self, step: ClaimedStep, error: BusAway | WorkerLost | Unavailable) -> Settlement:
+        """Release a step because something is away: neither failed nor counted as an attempt (B6, X11)."""
+        if isinstance(error, BusAway):
+            await self._until_ready()  # the step is held meanwhile, and nothing is written about it
+            return release(step, 0 if self._admission.draining.is_set() else RELEASE_DELAY_US)
+        if isinstance(error, WorkerLost):
+            self._counters.lost.add(step.url)
+            self._log.info("step %s is given back: %s", step.public_id, error, extra=step.log_fields)
+            return release(step, round(error.pause * 1_000_000))
+        self._log.warning("step %s is given back: %s", step.public_id, error, extra=step.log_fields)
+        return release(step, RELEASE_DELAY_US)
+
+    async def _until_ready(self) -> None:
+        """Wait until tasks can be asked again, or for the drain: what is held then is released at once (B3)."""
+        waits = [asyncio.ensure_future(self._tasks.ready()), asyncio.ensure_future(self._admission.draining.wait())]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for one in waits:
+                one.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
+
+    def _fail_undecided(self, step: ClaimedStep, error: Exception) -> Settlement:
+        if isinstance(error, DwarfError):
+            return fail(step, ErrorInfo(error.message, error.code))
+        self._log.exception("a defect while deciding on step %s", step.public_id, extra=step.log_fields)
+        return fail(step, ErrorInfo(f"a defect of the engine: {named(error)}", 500))
+
+    def _warn_of_problems(self, step: ClaimedStep, settlement: Settlement) -> None:
+        """Log conditions that could not be evaluated, once for each node of a flow (G9)."""
+        if settlement.problems and step.node not in step.flow.logged:
+            step.flow.logged.add(step.node)
+            self._log.warning(
+                "step %s: conditions not evaluated, taken as false: %s",
+                step.public_id,
+                "; ".join(settlement.problems),
+                extra=step.log_fields,
+            )
+
+    # -- what follows
+
+    def _start_eagerly(self, step: ClaimedStep, settlement: Settlement) -> None:
+        """Have one of the steps that follow start in the worker slot of this one; the others are claimed like any work."""
+        new = settlement.branches[0] if settlement.branches else settlement.successor
+        child = settlement.child
+        if new is not None and new.delay_us == 0:
+            new.running = self._hand_slot_over(step, new.url)
+        elif child is not None and not step.flow.breakpoints:
+            child.running = self._hand_slot_over(step, child.url)
+        if child is not None and step.span is not None:
+            self._trace_child(step.span, child.facts)
+
+    def _hand_slot_over(self, step: ClaimedStep, url: str) -> bool:
+        """Whether the slot of a step that ends goes to a new step of the task `url`; it counts for that from now on."""
+        if not self._admission.admits(step.flow.priority, url, freed=step.url):
+            return False
+        self._slots.hand_over(step.url, url)
+        step.slot = url
+        return True
+
+    def _trace_child(self, span: Dispatch, child: FlowContext) -> None:
+        """Make the `workflow` span of a child flow a child of the calling step's (T2)."""
+        span.child = self._traces.workflow(child.public_id, child.workflow, parent=span.carried)
+        if span.child is not None:
+            child.trace = span.child.carried

@@ -1,0 +1,105 @@
+"""Takes over the steps that were claimed: reads their rows and dispatches them (C3, X2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from dwarf_nats.rules import state_refs
+from dwarf_nats.rules.claims import claimed_step
+from dwarf_nats.rules.decide import release
+from dwarf_nats.rules.lifecycle import FLOW_LIVE
+
+if TYPE_CHECKING:
+    from dwarf_nats.engine.backpressure import Gate
+    from dwarf_nats.engine.execution.committer import Committer
+    from dwarf_nats.engine.execution.executor import Executor
+    from dwarf_nats.engine.replica import Replica
+    from dwarf_nats.engine.scheduling.ready_queue import ReadyQueue
+    from dwarf_nats.ports import Store
+    from dwarf_nats.rules.claims import ClaimedRow
+    from dwarf_nats.rules.steps import ClaimedStep
+
+
+class Intake:
+    """The claim sink of one shard."""
+
+    def __init__(
+        self,
+        replica: Replica,
+        store: Store,
+        *,
+        ready_queue: ReadyQueue,
+        gate: Gate,
+        executor: Executor,
+        committer: Committer,
+    ) -> None:
+        self._settings = replica.settings
+        self._clock = replica.clock
+        self._slots = replica.slots
+        self._instruments = replica.instruments
+        self._log = replica.logger
+        self._store = store
+        self._shard = store.shard
+        self._ready_queue = ready_queue
+        self._gate = gate
+        self._executor = executor
+        self._committer = committer
+
+    async def take(self, rows: Sequence[ClaimedRow]) -> None:
+        """Dispatch the steps in these rows; release those whose tasks may not be asked at this moment."""
+        await self._take(rows, probe=False)
+
+    async def claim_probe(self, url: str) -> bool:
+        """Claim the parked step of the task that is due longest and dispatch it as a probe; whether there was one (V5)."""
+        self._slots.acquire(url)
+        try:
+            row = await self._store.claim_probe(url, self._settings.time_budget_ms)
+        finally:
+            self._slots.release(url)
+        if row is not None:
+            await self._take([row], probe=True)
+        return row is not None
+
+    async def _take(self, rows: Sequence[ClaimedRow], *, probe: bool) -> None:
+        refs = {ref for row in rows if row.borrowed is not None for ref in state_refs.read(row.borrowed).values()}
+        source = await self._store.held(refs)
+        now = self._clock.now() if self._instruments.listening else 0
+        stale = []
+        for row in rows:
+            if row.flow_status not in FLOW_LIVE:
+                stale.append(row.step_id)  # X2
+                continue
+            if now:
+                waited = -self._ready_queue.view.delay_of(row.not_before, now)
+                self._instruments.queue_wait(row.url, max(0, waited), now)
+            step = self._read(row, source)
+            if step is not None:
+                self._dispatch(step, probe=probe)
+        if stale:
+            await self._store.close_stale_steps(stale)
+
+    def _read(self, row: ClaimedRow, source: state_refs.RefSource) -> ClaimedStep | None:
+        """The step of a row; `None` if it cannot be read: then it is left to its lease, and the others are dispatched."""
+        try:
+            return claimed_step(row, self._shard, source)
+        except state_refs.DanglingRef as gone:
+            self._log.warning(
+                "step %d-%d was removed while it was claimed: %s",
+                self._shard,
+                row.step_id,
+                gone,
+                extra={"step_id": f"{self._shard}-{row.step_id}"},
+            )
+        except Exception:
+            self._log.exception("step %d-%d cannot be read: it is left to its lease", self._shard, row.step_id)
+        return None
+
+    def _dispatch(self, step: ClaimedStep, *, probe: bool) -> None:
+        self._slots.acquire(step.url)
+        if probe:
+            self._gate.probes(step)
+        if probe or self._gate.admits(step):
+            self._executor.dispatch(step)
+        else:
+            self._committer.settle(release(step))
