@@ -6,54 +6,63 @@ statement, so that it is born parked whichever replica knows of the trip.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dwarf_nats.rules.steps import ReadyStep
-from dwarf_nats.store import line
+from dwarf_nats.store.dialect import Statement
+from dwarf_nats.store.statements.ready import READY, SCHEDULED
+from dwarf_nats.workflow.status import Parked
 
 if TYPE_CHECKING:
     from dwarf_nats.store.database import Database, Tx
 
-ANY_HELD = """
-(exists (select 1 from dwarf_tripped) or exists (select 1 from dwarf_steps where parked = 2))
+ANY_HELD = f"""
+(exists (select 1 from dwarf_tripped) or exists (select 1 from dwarf_steps where parked = {Parked.BREAKER:d}))
 """
-_DISTINCT = """
+_DISTINCT = f"""
 with recursive t(url) as (
   -- From one task to the next through the index, however many steps each has (C4).
-  select min(url) from dwarf_steps where parked = 2
+  select min(url) from dwarf_steps where parked = {Parked.BREAKER:d}
   union all
-  select (select min(s.url) from dwarf_steps s where s.parked = 2 and s.url > t.url) from t where t.url is not null)
+  select (select min(s.url) from dwarf_steps s where s.parked = {Parked.BREAKER:d} and s.url > t.url) from t
+  where t.url is not null)
 select url from t where url is not null
 """
 # In the order in which everybody locks steps (X10). A row that was locked is found again by its place, `ctid`; in SQLite nobody
-# else writes. What ripens between the two statements was asleep for the first and is ripe for the second.
-_PARK = """
-with found as materialized (select ctid from dwarf_steps where {which} and url = $1 order by step_id for update)
-update dwarf_steps s set parked = 2 from found f where s.ctid = f.ctid
+# else writes. What is promoted between the two statements was scheduled for the first and is ready for the second.
+_PARK = f"""
+with found as materialized (select ctid from dwarf_steps where {{which}} and url = $1 order by step_id for update)
+update dwarf_steps s set parked = {Parked.BREAKER:d} from found f where s.ctid = f.ctid
 """
-PARKS = (_PARK.format(which=line.ASLEEP), _PARK.format(which=line.RIPE))
-_PARK_SQLITE = """
-update dwarf_steps set parked = 2 where step_id in (
-  select step_id from dwarf_steps indexed by {index} where {which} and url = $1)
+_PARK_SQLITE = f"""
+update dwarf_steps set parked = {Parked.BREAKER:d} where step_id in (
+  select step_id from dwarf_steps indexed by {{index}} where {{which}} and url = $1)
 """
-PARKS_SQLITE = (
-    _PARK_SQLITE.format(index="dwarf_steps_asleep", which=line.ASLEEP),
-    _PARK_SQLITE.format(index="dwarf_steps_lane", which=line.RIPE),
+PARKS = (
+    Statement(
+        postgres=_PARK.format(which=SCHEDULED),
+        sqlite=_PARK_SQLITE.format(index="dwarf_steps_asleep", which=SCHEDULED),
+    ),
+    Statement(
+        postgres=_PARK.format(which=READY),
+        sqlite=_PARK_SQLITE.format(index="dwarf_steps_lane", which=READY),
+    ),
 )
-# Written now, so that what is due is ripe (`line`).
-RELEASE = """
+# Written now, so that what is due is ready (`statements.ready`).
+RELEASE = Statement(
+    postgres=f"""
 with found as materialized (
-  select ctid from dwarf_steps where parked = 2 and url = $1 order by not_before, step_id limit $2 for update)
-update dwarf_steps s set parked = 0, updated_at = {now} from found f where s.ctid = f.ctid
+  select ctid from dwarf_steps where parked = {Parked.BREAKER:d} and url = $1 order by not_before, step_id limit $2 for update)
+update dwarf_steps s set parked = {Parked.NO:d}, updated_at = {{now}} from found f where s.ctid = f.ctid
 returning step_id, priority, not_before
-"""
-RELEASE_SQLITE = """
-update dwarf_steps set parked = 0, updated_at = {now} where step_id in (
+""",
+    sqlite=f"""
+update dwarf_steps set parked = {Parked.NO:d}, updated_at = {{now}} where step_id in (
   select step_id from dwarf_steps indexed by dwarf_steps_parked
-  where parked = 2 and url = $1 order by not_before, step_id limit $2)
+  where parked = {Parked.BREAKER:d} and url = $1 order by not_before, step_id limit $2)
 returning step_id, priority, not_before
-"""
+""",
+)
 
 
 async def trip(database: Database, url: str, cause: str) -> None:
@@ -70,15 +79,15 @@ async def untrip(database: Database, url: str) -> None:
     await database.fetch("delete from dwarf_tripped where url = $1", url)
 
 
-async def park(tx: Tx, url: str, statements: Sequence[str]) -> None:
+async def park(tx: Tx, url: str) -> None:
     """Park all pending steps of the task."""
-    for sql in statements:
+    for sql in PARKS:
         await tx.fetch(sql, url)
 
 
-async def release(tx: Tx, url: str, limit: int, statement: str) -> list[ReadyStep]:
+async def release(tx: Tx, url: str, limit: int) -> list[ReadyStep]:
     """Release up to `limit` parked steps of the task, those due longest."""
-    return [ReadyStep(int(row[0]), int(row[1]), int(row[2])) for row in await tx.fetch(statement, url, limit)]
+    return [ReadyStep(*row) for row in await tx.fetch(RELEASE, url, limit)]
 
 
 async def tripped_tasks(database: Database) -> dict[str, str]:
@@ -96,7 +105,7 @@ async def is_tripped(database: Database, url: str) -> bool:
     return bool(
         await database.fetch_by_index(
             "select 1 where exists (select 1 from dwarf_tripped where url = $1)"
-            " or exists (select 1 from dwarf_steps where parked = 2 and url = $1)",
+            f" or exists (select 1 from dwarf_steps where parked = {Parked.BREAKER:d} and url = $1)",
             url,
         )
     )
@@ -105,6 +114,8 @@ async def is_tripped(database: Database, url: str) -> bool:
 async def next_probe(database: Database, url: str) -> int | None:
     """Microseconds until a parked step of the task is due, not above 0 if one is; `None` if none is parked."""
     rows = await database.fetch_by_index(
-        "select not_before - {now} from dwarf_steps where parked = 2 and url = $1 order by not_before limit 1", url
+        f"select not_before - {{now}} from dwarf_steps where parked = {Parked.BREAKER:d} and url = $1"
+        " order by not_before limit 1",
+        url,
     )
     return int(rows[0][0]) if rows else None

@@ -8,7 +8,7 @@ A statement and the values around it share one record, so nothing is read or pas
 - `one_row(Batch)`: one row of a batch as SQLite takes it, `from (select ?1 as …)`; `executemany(sql, zip(*batch))` passes it.
 - `numbered(Record)`: the placeholders of a `NamedTuple` that is one row of parameters.
 
-The scalars of a statement come after its batches: the first of them is `after(Batch)`.
+The single parameters of a statement come after its batches: `scalars(2, Batch)`.
 """
 
 from __future__ import annotations
@@ -56,11 +56,15 @@ def _named(source: str, name: str) -> str:
     return source if source.rpartition(".")[2] == name else f"{source} as {name}"
 
 
-def unnest(*batches: Record, alias: str = "r") -> str:
-    """The rows of these batches side by side, as PostgreSQL takes them: the first parameters of the statement."""
+def unnest(*batches: Record, alias: str = "r", first: int = 1, ordinality: str = "") -> str:
+    """The rows of these batches side by side, as PostgreSQL takes them, from the parameter `first` on.
+
+    `ordinality`: a column that numbers the rows.
+    """
     kinds = [_sql_type(batch, name) for batch in batches for name in field_names(batch)]
-    parameters = ", ".join(f"${number}::{kind}[]" for number, kind in enumerate(kinds, 1))
-    return f"unnest({parameters}) as {alias}({column_list(*batches)})"
+    parameters = ", ".join(f"${number}::{kind}[]" for number, kind in enumerate(kinds, first))
+    numbered_by = (" with ordinality", f", {ordinality}") if ordinality else ("", "")
+    return f"unnest({parameters}){numbered_by[0]} as {alias}({column_list(*batches)}{numbered_by[1]})"
 
 
 def _sql_type(batch: Record, name: str) -> str:
@@ -79,9 +83,10 @@ def column_list(*batches: Record) -> str:
     return ", ".join(name for batch in batches for name in field_names(batch))
 
 
-def after(*batches: Record) -> str:
-    """The PostgreSQL parameter that follows those of the batches."""
-    return f"${sum(len(field_names(batch)) for batch in batches) + 1}"
+def scalars(count: int, *batches: Record) -> tuple[str, ...]:
+    """The `count` PostgreSQL parameters that follow those of the batches."""
+    first = sum(len(field_names(batch)) for batch in batches) + 1
+    return tuple(f"${number}" for number in range(first, first + count))
 
 
 def numbered(record: type[R]) -> R:

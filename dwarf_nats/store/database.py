@@ -1,6 +1,6 @@
-"""What the statements need of a database: to run one, and to run several as one transaction.
+"""What the statements need of a database: to run one, to run several as one transaction, and to run the hot ones.
 
-Their words are those of `dialect`.
+Their words are those of `dialect`. What one text cannot say for both databases is an `Operation`.
 """
 
 from __future__ import annotations
@@ -10,24 +10,67 @@ from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
-    from dwarf_nats.rules.steps import NewFlow
+    import sqlite3
+
     from dwarf_nats.store.dialect import Sql
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 Row = Sequence[Any]
+
+
+class PostgresSession(Protocol):
+    """A connection to PostgreSQL while an operation has it."""
+
+    async def fetch(self, sql: Sql, *args: Any) -> list[Row]:
+        """Run one statement."""
+        ...
+
+    async def fetch_many(self, sql: Sql, rows: Sequence[Sequence[Any]]) -> list[Row]:
+        """Run one statement once for each row of parameters, in one round trip; all their rows, in this order."""
+        ...
+
+    def transaction(self) -> AbstractAsyncContextManager[Any]:
+        """A transaction; without one each statement is committed by itself."""
+        ...
+
+
+class SqliteSession(Protocol):
+    """The connection to SQLite while an operation has it, in the database's thread."""
+
+    @property
+    def connection(self) -> sqlite3.Connection: ...
+
+    @property
+    def now(self) -> int:
+        """The time of the transaction, in microseconds since the epoch."""
+        ...
+
+    def fetch(self, sql: Sql, *args: Any) -> list[Row]:
+        """Run one statement of the shared words."""
+        ...
+
+
+class Operation(Protocol[T_co]):
+    """Something done in one transaction that each database has its own statements for. It may be tried more than once."""
+
+    async def on_postgres(self, session: PostgresSession) -> T_co: ...
+    def on_sqlite(self, session: SqliteSession) -> T_co: ...
 
 
 class Tx(Protocol):
     """One transaction."""
 
-    async def fetch(self, sql: Sql, *args: Any) -> list[Row]: ...
+    async def fetch(self, sql: Sql, *args: Any) -> list[Row]:
+        """Run one statement."""
+        ...
 
     async def insert(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         """Insert rows as they are."""
         ...
 
-    async def create(self, new: NewFlow) -> int | None:
-        """Insert a flow with its entry step, not running; its creation time, or nothing if its idempotency key was there."""
+    async def run(self, operation: Operation[T]) -> T:
+        """Do an operation as a part of this transaction."""
         ...
 
 
@@ -42,17 +85,26 @@ class Database(Protocol):
         """As `fetch`, for a short statement that must be planned well whatever the tables were like when it was first run."""
         ...
 
+    async def run(self, operation: Operation[T]) -> T:
+        """Do a hot operation: short, by index, and on PostgreSQL on a connection of its own."""
+        ...
+
+    async def read(self, operation: Operation[T]) -> T:
+        """As `run`, for an operation that writes nothing and need not see one moment."""
+        ...
+
+    async def read_aside(self, operation: Operation[T]) -> T:
+        """As `read`, where no settlement waits for it."""
+        ...
+
     def transaction(self) -> AbstractAsyncContextManager[Tx]:
         """A transaction: committed at the end, rolled back by an exception."""
         ...
 
-    async def transact(self, work: Callable[[Tx], Awaitable[T]], *, by_index: bool = False) -> T:
-        """Do `work` in a transaction, once more where it met a lock conflict (X10).
-
-        `by_index`: no table is read from end to end, whatever the planner knows of it.
-        """
+    async def transact(self, work: Callable[[Tx], Awaitable[T]]) -> T:
+        """Do `work` in a transaction, once more where it met a lock conflict (X10)."""
         ...
 
-    async def next_ids(self, kind: str) -> tuple[int, int]:
-        """A block of ids for `flow`, `step` or `replica`: the first one and how many."""
+    async def transact_by_index(self, work: Callable[[Tx], Awaitable[T]]) -> T:
+        """As `transact`; no table is read from end to end, whatever the planner knows of it."""
         ...

@@ -61,7 +61,7 @@ async def prune(database: Database, after: str, limit: int) -> tuple[int, str]:
         await tx.fetch(SPARE, limit)
         return len(await tx.fetch(REMOVE, limit))
 
-    removed = await database.transact(remove, by_index=True)
+    removed = await database.transact_by_index(remove)
 
     async def mark(tx: Tx) -> str:
         last = (await tx.fetch(PAGE, after, limit))[0][0]
@@ -70,4 +70,4 @@ async def prune(database: Database, after: str, limit: int) -> tuple[int, str]:
         await tx.fetch(MARK, after, last)
         return str(last)
 
-    return removed, await database.transact(mark, by_index=True)
+    return removed, await database.transact_by_index(mark)

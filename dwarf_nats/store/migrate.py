@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
 import asyncpg
@@ -24,8 +25,8 @@ from dwarf_nats.ports import DatabaseAway, Unusable
 from dwarf_nats.store import pooler
 from dwarf_nats.store.dsn import read
 from dwarf_nats.store.faults import needs_a_person, one_line, root_of
-from dwarf_nats.store.sqlite import Sqlite
 
+T = TypeVar("T")
 logging.getLogger("alembic").setLevel(logging.WARNING)  # its progress is no news of ours
 log = logging.getLogger("dwarf_nats.store")
 LOCK_SECONDS = 0.2
@@ -33,6 +34,12 @@ LOCK_SECONDS = 0.2
 LOCK = 0x64776172  # "dwar": the advisory lock that replicas starting together take in turn
 _turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
 _HERE = Path(__file__).resolve().parent.parent
+
+
+class _Sqlite(Protocol):
+    """An open SQLite database."""
+
+    async def call(self, work: Callable[[sqlite3.Connection], T]) -> T: ...
 
 
 def _turn() -> asyncio.Lock:
@@ -65,6 +72,18 @@ def is_later(revision: str | None) -> bool:
     """Whether a database is at a revision that only a later version knows."""
     known = {one.revision for one in ScriptDirectory.from_config(_config()).walk_revisions()}
     return revision is not None and revision not in known
+
+
+def check_revision(revision: str | None, label: str) -> None:
+    """Raise `Unavailable` unless the database `label` is at the newest revision, `Unusable` if it is at a later one."""
+    if is_later(revision):
+        raise Unusable(
+            f"the schema of {label} is at revision {revision}, of a later version than this one: upgrade this replica"
+        )
+    if revision != head():
+        raise Unavailable(
+            f"the schema of {label} is at revision {revision}, this version needs {head()}: run dwarf-nats migrate"
+        )
 
 
 def _upgrade(connection: Connection) -> None:
@@ -164,13 +183,13 @@ def _grave_or_passing(words: str, error: Exception) -> Unavailable:
     return Unusable(words) if needs_a_person(error) else DatabaseAway(words)
 
 
-async def migrate_sqlite(database: Sqlite) -> None:
+async def migrate_sqlite(database: _Sqlite) -> None:
     """Upgrade the SQLite database behind an open connection."""
     async with _turn():
         await database.call(lambda raw: _with_sqlite(raw, upgrade=True))
 
 
-async def revision_sqlite(database: Sqlite) -> str | None:
+async def revision_sqlite(database: _Sqlite) -> str | None:
     """The revision a SQLite database is at, `None` for an empty one."""
     return await database.call(lambda raw: _with_sqlite(raw, upgrade=False))
 

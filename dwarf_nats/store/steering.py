@@ -18,6 +18,7 @@ from dwarf_nats.rules.state_refs import override
 from dwarf_nats.rules.steps import ReadyStep, StepRef
 from dwarf_nats.store import deployment
 from dwarf_nats.store.dialect import PARKED
+from dwarf_nats.store.statements.create import create_one
 from dwarf_nats.workflow.limits import UNLIMITED, Limits
 from dwarf_nats.workflow.state import State, decode_state, encode_state
 from dwarf_nats.workflow.status import Status
@@ -364,7 +365,7 @@ async def create_next(tx: Tx, latest: FlowRow, new: NewFlow) -> int | None:
         raise Moved
     if new.idempotency_key and not new.reserves and not await deployment.place(tx, new):
         return None
-    return await tx.create(new)
+    return await create_one(tx, new)
 
 
 class Moved(Exception):

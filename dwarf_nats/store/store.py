@@ -24,7 +24,7 @@ from dwarf_nats.rules.rows import (
 from dwarf_nats.rules.scheduling.values import NO_BUDGETS, Page, PageRequest, Share
 from dwarf_nats.rules.settlement import SettleResult
 from dwarf_nats.rules.steps import NewIds, ReadyStep
-from dwarf_nats.store import breakers, deployment, graphs, lent, line, listing, migrate, rewinding, steering, sweeping
+from dwarf_nats.store import breakers, deployment, graphs, lent, listing, rewinding, steering, sweeping
 from dwarf_nats.store.cohorts import no_ids
 from dwarf_nats.store.dialect import PARKED
 from dwarf_nats.store.dsn import is_postgres
@@ -32,6 +32,13 @@ from dwarf_nats.store.faults import needs_a_person, one_line, root_of
 from dwarf_nats.store.histories import Histories
 from dwarf_nats.store.postgres import Postgres
 from dwarf_nats.store.sqlite import Sqlite
+from dwarf_nats.store.statements.backlog import Backlog
+from dwarf_nats.store.statements.claim import Claim, ClaimProbe
+from dwarf_nats.store.statements.create import CreateFlows
+from dwarf_nats.store.statements.ids import next_ids
+from dwarf_nats.store.statements.peek import Peek
+from dwarf_nats.store.statements.ready import FIRST_READY, NEXT_SCHEDULED, PromoteDue
+from dwarf_nats.store.statements.settle import Settle
 from dwarf_nats.workflow.keys import Key
 from dwarf_nats.workflow.limits import UNLIMITED, Limits
 from dwarf_nats.workflow.state import encode_state
@@ -89,36 +96,12 @@ class SqlStore:
             raise
 
     async def _open(self, replica_name: str, *, migrated: bool) -> None:
-        if isinstance(self.database, Postgres):
-            if migrated:
-                await migrate.migrate_postgres(self.dsn)
-            else:
-                self._check_revision(await migrate.revision_postgres(self.dsn))
-            await self.database.open()
-        else:
-            await self.database.open()
-            if migrated:
-                await migrate.migrate_sqlite(self.database)
-            else:
-                self._check_revision(await migrate.revision_sqlite(self.database))
-        self.replica_id = (await self.database.next_ids("replica"))[0]
-        if isinstance(self.database, Sqlite):  # the only replica there can be: the others are dead
+        await self.database.open_shard(migrated=migrated)
+        self.replica_id = (await next_ids(self.database, "replica"))[0]
+        if self.database.is_exclusive:  # the only replica there can be: the others are dead
             await self.database.fetch("delete from dwarf_replicas")
         await self.heartbeat(replica_name)
-        if isinstance(self.database, Sqlite):
-            await self.database.opened()
-
-    def _check_revision(self, revision: str | None) -> None:
-        if migrate.is_later(revision):
-            raise Unusable(
-                f"the schema of {self.label} is at revision {revision}, of a later version than this one:"
-                " upgrade this replica"
-            )
-        if revision != migrate.head():
-            raise Unavailable(
-                f"the schema of {self.label} is at revision {revision}, this version needs {migrate.head()}:"
-                " run dwarf-nats migrate"
-            )
+        await self.database.opened()
 
     async def close(self) -> None:
         await self.database.close()
@@ -130,13 +113,14 @@ class SqlStore:
     # -- the hot ones
 
     async def create(self, group: Sequence[NewFlow], budget_ms: int) -> dict[int, int]:
-        return await self.database.create(group, self.replica_id, budget_ms)
+        operation = CreateFlows(flows=group, replica_id=self.replica_id, budget_ms=budget_ms)
+        return await self.database.run(operation)
 
     async def peek(self, request: PageRequest, blocked_tasks: Collection[str] = ()) -> Page:
-        return await self.database.peek(request, blocked_tasks)
+        return await self.database.read(Peek(request, blocked_tasks))
 
     async def promote_due(self, limit: int) -> int:
-        return await self.database.promote_due(limit)
+        return await self.database.run(PromoteDue(limit))
 
     async def claim(
         self,
@@ -151,7 +135,15 @@ class SqlStore:
             shares = [Share(head.priority, head.fairness_key, limit) for head in page.heads]
         if not shares:
             return []
-        return await self.database.claim(limit, self.replica_id, budget_ms, shares, task_budgets)
+        return await self.database.run(
+            Claim(
+                limit=limit,
+                replica_id=self.replica_id,
+                budget_ms=budget_ms,
+                shares=shares,
+                task_budgets=task_budgets,
+            )
+        )
 
     async def settle(
         self,
@@ -160,7 +152,9 @@ class SqlStore:
         new_step: NewIds = no_ids,
         limits: Limits = UNLIMITED,
     ) -> SettleResult:
-        return await self.database.settle(group, self.replica_id, budget_ms, new_step, limits)
+        return await self.database.run(
+            Settle(group=group, replica_id=self.replica_id, budget_ms=budget_ms, new_step=new_step, limits=limits)
+        )
 
     # -- what replicas agree on, and idempotency keys
 
@@ -201,7 +195,7 @@ class SqlStore:
         await deployment.told(self.database, flow_ids)
 
     async def next_ids(self, kind: str) -> tuple[int, int]:
-        return await self.database.next_ids(kind)
+        return await next_ids(self.database, kind)
 
     # -- graphs
 
@@ -239,9 +233,7 @@ class SqlStore:
     async def registered_digests(self, names: Sequence[str]) -> dict[str, str]:
         """Digests of those of `names` that are registered."""
         rows = await self.database.fetch(
-            "select name, digest from dwarf_registry where name in (select value from json_each($1))"
-            if isinstance(self.database, Sqlite)
-            else "select name, digest from dwarf_registry where name = any($1::text[])",
+            "select name, digest from dwarf_registry where name {in_text:$1}",
             list(names),
         )
         return {row[0]: row[1] for row in rows}
@@ -500,7 +492,7 @@ class SqlStore:
 
         It reads by index, so the cost is bounded by what it counts, however long the line is (C4).
         """
-        return await self.database.bands(bands, steps, keys)
+        return await self.database.read_aside(Backlog(bands, steps, keys))
 
     # -- tasks that cannot serve
 
@@ -511,15 +503,13 @@ class SqlStore:
         await breakers.untrip(self.database, url)
 
     async def park(self, url: str) -> None:
-        sql = breakers.PARKS_SQLITE if isinstance(self.database, Sqlite) else breakers.PARKS
-        await self.database.transact(lambda tx: breakers.park(tx, url, sql), by_index=True)
+        await self.database.transact_by_index(lambda tx: breakers.park(tx, url))
 
     async def release(self, url: str, limit: int) -> list[ReadyStep]:
-        sql = breakers.RELEASE_SQLITE if isinstance(self.database, Sqlite) else breakers.RELEASE
-        return await self.database.transact(lambda tx: breakers.release(tx, url, limit, sql), by_index=True)
+        return await self.database.transact_by_index(lambda tx: breakers.release(tx, url, limit))
 
     async def claim_probe(self, url: str, budget_ms: int) -> ClaimedRow | None:
-        return await self.database.claim_probe(url, self.replica_id, budget_ms)
+        return await self.database.run(ClaimProbe(url=url, replica_id=self.replica_id, budget_ms=budget_ms))
 
     async def next_probe(self, url: str) -> int | None:
         return await breakers.next_probe(self.database, url)
@@ -537,7 +527,7 @@ class SqlStore:
 
     async def is_leader(self) -> bool:
         """Whether this replica is the one that sweeps: the longest known of those that live."""
-        if isinstance(self.database, Sqlite):
+        if self.database.is_exclusive:
             return True
         rows = await self.database.fetch("select min(replica_id) from dwarf_replicas")
         return rows[0][0] is None or int(rows[0][0]) >= self.replica_id
@@ -556,7 +546,7 @@ class SqlStore:
         rows = await self.database.fetch(
             "insert into dwarf_replicas (replica_id, name, seen_at, shards) values ($1, $2, {now}, $3)"
             " on conflict (replica_id) do update set seen_at = excluded.seen_at, shards = excluded.shards"
-            f" returning {breakers.ANY_HELD}, ({line.FIRST_RIPE}), ({line.NEXT_AWAKE}), seen_at,"
+            f" returning {breakers.ANY_HELD}, ({FIRST_READY}), ({NEXT_SCHEDULED}), seen_at,"
             " (select d.shards from dwarf_deployment d where d.one = 1)",
             self.replica_id,
             name,

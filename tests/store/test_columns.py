@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from dwarf_nats.rules.rows import From
-from dwarf_nats.store.columns import after, numbered, one_row, select_list, unnest
+from dwarf_nats.store.columns import numbered, one_row, scalars, select_list, unnest
 
 
 class Row(msgspec.Struct):
@@ -25,8 +25,8 @@ class Batch(NamedTuple):
 
 
 class Ids(NamedTuple):
-    step_id: int
-    flow_id: int
+    step_id: Annotated[int, "bigint"]
+    flow_id: Annotated[int, "bigint"]
 
 
 def test_a_field_is_read_from_where_its_record_says() -> None:
@@ -45,7 +45,10 @@ def test_batches_come_first_and_scalars_after_them() -> None:
     assert unnest(Batch, Batch, alias="x").startswith(
         "unnest($1::bigint[], $2::text[], $3::bigint[], $4::text[]) as x("
     )
-    assert after(Batch) == "$3"
+    assert unnest(Ids, first=3, alias="i", ordinality="turn") == (
+        "unnest($3::bigint[], $4::bigint[]) with ordinality as i(step_id, flow_id, turn)"
+    )
+    assert scalars(2, Batch) == ("$3", "$4")
 
 
 def test_sqlite_takes_the_rows_of_a_batch_by_the_same_names() -> None:

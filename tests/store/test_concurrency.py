@@ -112,8 +112,8 @@ async def test_a_replica_that_stands_still_in_a_transaction_loses_it(
     pg_dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody waits for its locks for ever; it learns that its database is away, as in any outage (B6)."""
-    monkeypatch.setitem(postgres._SESSION, "idle_in_transaction_session_timeout", "100")
-    monkeypatch.setitem(postgres._HOT, "idle_in_transaction_session_timeout", "100")
+    monkeypatch.setitem(postgres.SESSION_SETTINGS, "idle_in_transaction_session_timeout", "100")
+    monkeypatch.setitem(postgres.HOT_SETTINGS, "idle_in_transaction_session_timeout", "100")
     still, other = [SqlStore(1, pg_dsn, pool=1, clock=SystemClock()) for _ in range(2)]
     for store in (still, other):
         await store.open("a replica", migrated=True)

@@ -13,6 +13,7 @@ from dwarf_nats.clock import SystemClock
 from dwarf_nats.store import cohorts, postgres
 from dwarf_nats.store.dialect import POSTGRES
 from dwarf_nats.store.migrate import migrate_postgres
+from dwarf_nats.store.statements import create, settle
 from dwarf_nats.store.store import SqlStore
 from tests.support.stores import BUDGET, ended, in_flight, new_flow, one_claimed, went_on
 
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.slow
 async def hot(pg_dsn: str) -> AsyncIterator[asyncpg.Connection]:
     """A connection with the settings of the one that runs the hot statements, to an empty shard."""
     await migrate_postgres(pg_dsn)
-    connection = await asyncpg.connect(pg_dsn, server_settings=postgres._HOT)
+    connection = await asyncpg.connect(pg_dsn, server_settings=postgres.HOT_SETTINGS)
     yield connection
     await connection.close()
 
@@ -37,7 +38,7 @@ async def plan_of(connection: asyncpg.Connection, sql: str) -> str:
 
 
 async def test_settle_reads_by_primary_key_even_if_planned_on_empty_tables(hot: asyncpg.Connection) -> None:
-    plan = await plan_of(hot, postgres.SETTLE)
+    plan = await plan_of(hot, settle.SETTLE)
     assert set(re.findall(r"Index Scan using (\w+)", plan)) == {"dwarf_steps_pkey", "dwarf_flows_pkey"}
     assert "Seq Scan" not in plan
     assert "Join Filter" not in plan
@@ -45,12 +46,12 @@ async def test_settle_reads_by_primary_key_even_if_planned_on_empty_tables(hot: 
     assert "(SubPlan" not in plan
 
 
-@pytest.mark.parametrize("sql", [postgres.CREATE, postgres.CREATE_KEYED], ids=["plain", "keyed"])
+@pytest.mark.parametrize("sql", [create.CREATE, create.CREATE_KEYED], ids=["plain", "keyed"])
 async def test_create_joins_nothing(hot: asyncpg.Connection, sql: str) -> None:
     """Tripped tasks, keys that were taken and flows that were made are looked up in hashes filled once per statement."""
     plan = await plan_of(hot, sql)
     assert "Nested Loop" not in plan
-    assert len(set(re.findall(r"hashed SubPlan \d+", plan))) == (3 if sql is postgres.CREATE_KEYED else 1)
+    assert len(set(re.findall(r"hashed SubPlan \d+", plan))) == (3 if sql is create.CREATE_KEYED else 1)
     assert "(SubPlan" not in plan
 
 

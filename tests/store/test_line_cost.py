@@ -18,9 +18,9 @@ import pytest
 from dwarf_nats.clock import ManualClock
 from dwarf_nats.embedded import PostgresServer
 from dwarf_nats.rules.scheduling.values import PageRequest, Share
-from dwarf_nats.store import line, postgres
+from dwarf_nats.store import postgres
 from dwarf_nats.store.migrate import migrate_postgres
-from dwarf_nats.store.statements import claim
+from dwarf_nats.store.statements import backlog, claim, peek, ready
 from dwarf_nats.store.store import SqlStore
 
 KEYS = 1_000
@@ -58,18 +58,18 @@ async def fill(connection: asyncpg.Connection, steps: int, blocked_tasks: int, k
 
 
 async def hot_connection(dsn: str) -> asyncpg.Connection:
-    return await asyncpg.connect(dsn, server_settings=postgres._HOT)
+    return await asyncpg.connect(dsn, server_settings=postgres.HOT_SETTINGS)
 
 
 # -- PostgreSQL: the plans
 
 STATEMENTS = {
-    "peek": (line.SURVEY, {"dwarf_steps_ripe", "dwarf_steps_asleep"}),
-    "survey past": (line.SURVEY_PAST, {"dwarf_steps_ripe", "dwarf_steps_lane", "dwarf_steps_asleep"}),
-    "depths": (line.DEPTHS, {"dwarf_steps_ripe"}),
-    "promote_due": (line.RIPEN, {"dwarf_steps_asleep"}),
+    "peek": (peek.PEEK, {"dwarf_steps_ripe", "dwarf_steps_asleep"}),
+    "survey past": (peek.PEEK_PAST, {"dwarf_steps_ripe", "dwarf_steps_lane", "dwarf_steps_asleep"}),
+    "depths": (backlog.BACKLOG, {"dwarf_steps_ripe"}),
+    "promote_due": (ready.PROMOTE, {"dwarf_steps_asleep"}),
     "claim": (claim.CLAIM, {"dwarf_steps_ripe", "dwarf_flows_pkey"}),
-    "claim past": (claim.CLAIM_PAST, {"dwarf_steps_lane", "dwarf_flows_pkey"}),
+    "claim past": (claim.CLAIM_WITHIN_BUDGETS, {"dwarf_steps_lane", "dwarf_flows_pkey"}),
 }
 
 
@@ -170,7 +170,7 @@ def claim_args(keys: list[str], steps: int, task_budgets: dict[str, int] | None 
     ]
     if task_budgets is not None:
         shares += [array(list(task_budgets), "text"), array(list(task_budgets.values()), "int")]
-    return f"{limit}, 1, 1000, " + ", ".join(shares)
+    return ", ".join(shares) + f", {limit}, 1, 1000"
 
 
 EVEN = [f"k{number}" for number in range(0, KEYS, 2)]
@@ -182,12 +182,12 @@ PROBE = 6
 @pytest.mark.parametrize(
     ("sql", "args", "rows"),
     [
-        (line.SURVEY, "0, 0, '', 1", 1),
-        (line.SURVEY, "0, 0, '', 64", 64),
-        (line.SURVEY, "100, 0, '', 64", 64),
-        (line.SURVEY, "0, 100, 'k500', 64", 64),
-        (line.SURVEY_PAST, "0, 0, '', 64, array['shut', 'task3'], ''", 64),
-        (line.SURVEY_PAST, "0, 100, 'k500', 64, array['shut'], 'task5'", 64),
+        (peek.PEEK, "0, 0, '', 1", 1),
+        (peek.PEEK, "0, 0, '', 64", 64),
+        (peek.PEEK, "100, 0, '', 64", 64),
+        (peek.PEEK, "0, 100, 'k500', 64", 64),
+        (peek.PEEK_PAST, "0, 0, '', 64, array['shut', 'task3'], ''", 64),
+        (peek.PEEK_PAST, "0, 100, 'k500', 64, array['shut'], 'task5'", 64),
     ],
 )
 async def test_a_page_costs_its_lanes(lines: dict[str, str], sql: str, args: str, rows: int) -> None:
@@ -200,7 +200,7 @@ async def test_a_page_costs_its_lanes(lines: dict[str, str], sql: str, args: str
 @pytest.mark.slow
 async def test_counting_the_line_costs_what_is_counted(lines: dict[str, str]) -> None:
     """T1: two bands, 500 steps and 50 keys of each, of a million steps."""
-    found, pages = await touched(lines["deep"], line.DEPTHS, "16, 500, 50")
+    found, pages = await touched(lines["deep"], backlog.BACKLOG, "16, 500, 50")
     assert found == 2
     assert pages <= 2 * (500 + 50 * PROBE) + 10 * PROBE
 
@@ -212,10 +212,10 @@ async def test_counting_the_line_costs_what_is_counted(lines: dict[str, str]) ->
         (claim.CLAIM, ["k0"], 80, None, 80),
         (claim.CLAIM, EVEN[:80], 1, None, 80),
         (claim.CLAIM, EVEN[:8], 10, None, 80),
-        (claim.CLAIM_PAST, ["k2"], 80, {"elsewhere": 0}, 80),
-        (claim.CLAIM_PAST, ["k0"], 80, {"shut": 0}, 80),
-        (claim.CLAIM_PAST, ["k0"], 80, {"shut": 5}, 80),
-        (claim.CLAIM_PAST, EVEN[:8], 10, {"shut": 0, "task1": 0}, 80),
+        (claim.CLAIM_WITHIN_BUDGETS, ["k2"], 80, {"elsewhere": 0}, 80),
+        (claim.CLAIM_WITHIN_BUDGETS, ["k0"], 80, {"shut": 0}, 80),
+        (claim.CLAIM_WITHIN_BUDGETS, ["k0"], 80, {"shut": 5}, 80),
+        (claim.CLAIM_WITHIN_BUDGETS, EVEN[:8], 10, {"shut": 0, "task1": 0}, 80),
     ],
 )
 async def test_choosing_costs_what_is_chosen(
@@ -231,7 +231,7 @@ async def test_choosing_costs_what_is_chosen(
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("sql", "keys", "steps", "task_budgets"),
-    [(claim.CLAIM, ["k2"], 40, None), (claim.CLAIM_PAST, ["k2"], 40, {"shut": 0})],
+    [(claim.CLAIM, ["k2"], 40, None), (claim.CLAIM_WITHIN_BUDGETS, ["k2"], 40, {"shut": 0})],
     ids=["claim", "claim past"],
 )
 async def test_a_claim_touches_no_more_pages_of_a_deep_line_than_of_a_small_one(
@@ -248,7 +248,7 @@ async def test_a_claim_touches_no_more_pages_of_a_deep_line_than_of_a_small_one(
 @pytest.mark.slow
 async def test_sleepers_cost_nothing_until_they_are_due(lines: dict[str, str]) -> None:
     """C5: the next one is found by a probe, and nobody else looks at them."""
-    rows, pages = await touched(lines["deep"], line.RIPEN, "1000")
+    rows, pages = await touched(lines["deep"], ready.PROMOTE, "1000")
     assert (rows, pages <= PROBE) == (0, True)
 
 
@@ -303,14 +303,14 @@ def steps_of(connection: sqlite3.Connection, work: Callable[[sqlite3.Connection]
 
 NOW = 5 * 10**15
 WORK: dict[str, Callable[[sqlite3.Connection], Any]] = {
-    "peek": lambda c: line.peek(c, NOW, PageRequest(limit=5), ()),
-    "survey from a key on": lambda c: line.peek(c, NOW, PageRequest(0, 100, "k4", limit=3), ()),
-    "survey past": lambda c: line.peek(c, NOW, PageRequest(limit=5), ("shut", "task1")),
-    "depths": lambda c: line.depths(c, NOW, 4, 50, 5),
-    "claim of one key": lambda c: line.pick(c, NOW, 20, [Share(100, "k2", 20)], {}),
-    "claim of several": lambda c: line.pick(c, NOW, 20, [Share(100, f"k{n}", 5) for n in (2, 4, 6, 8)], {}),
-    "claim past": lambda c: line.pick(c, NOW, 5, [Share(100, "k0", 5)], {"shut": 0}),
-    "claim with an allowance": lambda c: line.pick(c, NOW, 5, [Share(100, "k0", 5)], {"shut": 3}),
+    "peek": lambda c: peek.peek_sqlite(c, NOW, PageRequest(limit=5), ()),
+    "survey from a key on": lambda c: peek.peek_sqlite(c, NOW, PageRequest(0, 100, "k4", limit=3), ()),
+    "survey past": lambda c: peek.peek_sqlite(c, NOW, PageRequest(limit=5), ("shut", "task1")),
+    "depths": lambda c: backlog.backlog_sqlite(c, NOW, 4, 50, 5),
+    "claim of one key": lambda c: claim.pick_sqlite(c, NOW, 20, [Share(100, "k2", 20)], {}),
+    "claim of several": lambda c: claim.pick_sqlite(c, NOW, 20, [Share(100, f"k{n}", 5) for n in (2, 4, 6, 8)], {}),
+    "claim past": lambda c: claim.pick_sqlite(c, NOW, 5, [Share(100, "k0", 5)], {"shut": 0}),
+    "claim with an allowance": lambda c: claim.pick_sqlite(c, NOW, 5, [Share(100, "k0", 5)], {"shut": 3}),
 }
 
 
@@ -332,16 +332,25 @@ def test_sqlite_searches_an_index_for_every_probe(files: dict[str, sqlite3.Conne
     if analysed:
         connection.execute("analyze")
     probes = [
-        line.BEST, line.KEY_FROM, line.NEXT_KEY, line.NEXT_BAND, line.LANE_FROM, line.LANE_TASK, line.LANE_KEY, line.LANE_BAND,
-        line.KEY_STEPS, line.NEXT_TASK, line.LANE_STEPS,
-    ]  # fmt: skip
+        peek.BEST,
+        peek.KEY_FROM,
+        peek.NEXT_KEY,
+        peek.NEXT_PRIORITY,
+        peek.TASK_FROM,
+        peek.NEXT_TASK,
+        peek.TASK_NEXT_KEY,
+        peek.TASK_NEXT_PRIORITY,
+        claim.KEY_STEPS,
+        claim.NEXT_TASK,
+        claim.TASK_STEPS,
+    ]
     for sql in probes:
         plan = [row[3] for row in connection.execute(f"explain query plan {sql}", [1] * sql.count("?"))]
         assert [one.startswith("SEARCH dwarf_steps USING INDEX dwarf_steps_") for one in plan] == [True], sql
-    counted = [row[3] for row in connection.execute(f"explain query plan {line.BAND_STEPS}", [1, 1])]
+    counted = [row[3] for row in connection.execute(f"explain query plan {backlog.PRIORITY_STEPS}", [1, 1])]
     assert "SEARCH dwarf_steps USING INDEX dwarf_steps_ripe (priority=?)" in counted
     # The first of its index; `scan` is SQLite's word for reading from the start on.
-    ((*_, wakes),) = connection.execute(f"explain query plan {line.WAKES}").fetchall()
+    ((*_, wakes),) = connection.execute(f"explain query plan {peek.NEXT_SCHEDULED_SQLITE}").fetchall()
     assert wakes == "SCAN dwarf_steps USING INDEX dwarf_steps_asleep"
     plan = [row[3] for row in connection.execute(f"explain query plan {claim.CLAIM_SQLITE}", [1, "[]"])]
     assert [one.split(" USING ")[0] for one in plan[1:3]] == ["SEARCH s", "SEARCH f"]

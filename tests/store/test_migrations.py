@@ -16,7 +16,7 @@ from dwarf_nats.clock import SystemClock
 from dwarf_nats.errors import BadRequest, Unavailable
 from dwarf_nats.store import migrate, postgres
 from dwarf_nats.store.migrate import head
-from dwarf_nats.store.statements import claim
+from dwarf_nats.store.statements import claim, create, settle
 from dwarf_nats.store.store import SqlStore
 from dwarf_nats.workflow.keys import Key
 from tests.support.stores import BUDGET, look, new_flow
@@ -177,15 +177,15 @@ async def test_hot_statements_read_through_indexes_only(pg_dsn: str, rows: str) 
     """C4: a plan made while a table is empty must hold when it has grown."""
     store = store_on(pg_dsn)
     await store.open("one", migrated=True)
-    hot = await asyncpg.connect(pg_dsn, server_settings=postgres._HOT)
+    hot = await asyncpg.connect(pg_dsn, server_settings=postgres.HOT_SETTINGS)
     try:
         if rows != "empty":
             await hot.execute(HISTORY)
         statements = {
-            "CREATE": postgres.CREATE,
-            "CREATE_KEYED": postgres.CREATE_KEYED,
+            "CREATE": create.CREATE,
+            "CREATE_KEYED": create.CREATE_KEYED,
             "CLAIM": claim.CLAIM,
-            "SETTLE": postgres.SETTLE,
+            "SETTLE": settle.SETTLE,
         }
         for name, sql in statements.items():
             count = max(int(number) for number in re.findall(r"\$(\d+)", sql))

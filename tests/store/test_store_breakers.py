@@ -254,8 +254,8 @@ async def test_postgres_finds_what_is_parked_and_what_to_park_by_index(
             await connection.execute(BACKLOG)
         expected = {
             claim.PROBE: "dwarf_steps_parked",
-            breakers.PARKS[0]: "dwarf_steps_asleep",
-            breakers.PARKS[1]: "dwarf_steps_(lane|ripe)",
+            POSTGRES.text(breakers.PARKS[0]): "dwarf_steps_asleep",
+            POSTGRES.text(breakers.PARKS[1]): "dwarf_steps_(lane|ripe)",
             POSTGRES.text(breakers.RELEASE): "dwarf_steps_parked",
             POSTGRES.text(breakers._DISTINCT): "dwarf_steps_parked",
         }
@@ -274,13 +274,13 @@ async def test_postgres_finds_what_is_parked_and_what_to_park_by_index(
 
 async def test_sqlite_finds_what_is_parked_and_what_to_park_by_index(timed: SqlStore) -> None:
     expected = {
-        breakers.PARKS_SQLITE[0]: "dwarf_steps_asleep",
-        breakers.PARKS_SQLITE[1]: "dwarf_steps_lane",
-        breakers.RELEASE_SQLITE: "dwarf_steps_parked",
-        breakers._DISTINCT: "dwarf_steps_parked",
+        SQLITE.text(breakers.PARKS[0]): "dwarf_steps_asleep",
+        SQLITE.text(breakers.PARKS[1]): "dwarf_steps_lane",
+        SQLITE.text(breakers.RELEASE): "dwarf_steps_parked",
+        SQLITE.text(breakers._DISTINCT): "dwarf_steps_parked",
     }
     for sql, index in expected.items():
-        plan = await look(timed, f"explain query plan {SQLITE.text(sql)}", *[1] * sql.count("$"))
+        plan = await look(timed, f"explain query plan {sql}", *[1] * sql.count("?"))
         read = [row[3] for row in plan if re.match(r"(SCAN|SEARCH) (dwarf_steps|s)\b", row[3])]
         assert any(index in one for one in read), plan
         assert not any(re.fullmatch(r"SCAN (dwarf_steps|s)", one) for one in read), plan

@@ -50,10 +50,10 @@ async def test_only_a_lost_answer_leaves_it_open(pg_dsn: str, error: Exception, 
     try:
         database = store.database
         assert isinstance(database, Postgres)
-        await database._run_hot("select 1")
+        await database.fetch_by_index("select 1")
         hot, database._hot = database._hot, Broken(error)  # type: ignore[assignment]
         with pytest.raises(Unavailable) as caught:
-            await database._run_hot("select 1")
+            await database.fetch_by_index("select 1")
         assert caught.value.undecided is undecided
         if hot is not None:
             await hot.close()
@@ -75,7 +75,7 @@ async def test_what_was_never_sent_was_not_done(pg_dsn: str, monkeypatch: pytest
             hot, database._hot = database._hot, None
             patched.setattr(type(database.target), "connect", refused)
             with pytest.raises(Unavailable) as caught:
-                await database._run_hot("select 1")
+                await database.fetch_by_index("select 1")
         assert caught.value.undecided is False
         database._hot = hot
     finally:

@@ -1,0 +1,355 @@
+"""Settle a group of steps: their rows, their successors, the ends of their flows, and what follows from that (architecture:
+the spine)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, NamedTuple
+
+from dwarf_nats.rules import state_refs
+from dwarf_nats.rules.leases import lease_us
+from dwarf_nats.rules.lifecycle import FLOW_LIVE
+from dwarf_nats.rules.settlement import Applied, SettleResult
+from dwarf_nats.store.columns import numbered, scalars, unnest
+from dwarf_nats.store.commands import Cascade, Command, InsertFlows, InsertSteps, Query, QueryMany
+from dwarf_nats.store.dialect import LIVE, NOW, PARKED, parked_if_tripped
+from dwarf_nats.store.effects import effects, has_effects, hold
+from dwarf_nats.store.statements.create import CreateFlows
+from dwarf_nats.store.statements.insert import StepsBatch, insert_batch_sqlite, insert_postgres, insert_sqlite
+from dwarf_nats.workflow.status import Parked, Status
+
+if TYPE_CHECKING:
+    from dwarf_nats.rules.decide import Limits
+    from dwarf_nats.rules.settlement import Settlement
+    from dwarf_nats.rules.steps import NewIds, NewStep
+    from dwarf_nats.store.database import PostgresSession, Row, SqliteSession
+
+# -- PostgreSQL
+
+
+class SettleBatch(NamedTuple):
+    """A group of settlements, column by column: the step, its successor if it has one, and the end of its flow."""
+
+    step_id: Annotated[list[int], "bigint"]
+    lease_seq: Annotated[list[int], "int"]
+    status: Annotated[list[str], "text"]
+    changes: Annotated[list[str], "text"]
+    error: Annotated[list[str | None], "text"]
+    attempt: Annotated[list[int], "int"]
+    delay: Annotated[list[int], "bigint"]
+    flow_id: Annotated[list[int], "bigint"]
+    arrives: Annotated[list[bool], "bool"]
+    cohort_size: Annotated[list[int | None], "int"]
+    next_id: Annotated[list[int | None], "bigint"]
+    next_token: Annotated[list[str | None], "text"]
+    next_node: Annotated[list[str | None], "text"]
+    next_url: Annotated[list[str | None], "text"]
+    next_state: Annotated[list[str | None], "text"]
+    next_borrowed: Annotated[list[str | None], "text"]
+    next_running: Annotated[list[bool], "bool"]
+    next_delay: Annotated[list[int], "bigint"]
+    lease: Annotated[list[int], "bigint"]
+    end_status: Annotated[list[str | None], "text"]
+    final_state: Annotated[list[str | None], "text"]
+    final_borrowed: Annotated[list[str | None], "text"]
+
+
+(_REPLICA,) = scalars(1, SettleBatch)
+SETTLE = f"""
+with r as (select * from {unnest(SettleBatch)}),
+-- Fenced by the lease generation (X1). The group's own columns come back through `returning`, so nothing is joined twice.
+done as (
+  update dwarf_steps s set
+    status = case when f.status in {LIVE} then r.status else f.status end,
+    changes = r.changes, error = r.error, attempt = r.attempt, claimed_by = null, lease_expires = null,
+    successor_id = case when f.status in {LIVE} then r.next_id end,
+    not_before = case when r.status = 'pending' or r.arrives then {NOW} + r.delay else s.not_before end,
+    arrived = r.arrives::int, cohort_size = r.cohort_size, updated_at = {NOW},
+    parked = case when r.status = 'pending' and f.status in {LIVE} then {PARKED} else {Parked.NO:d} end
+  from r join dwarf_flows f on f.flow_id = r.flow_id
+  -- `|| ''` hides the status from the partial indexes: a plan made while the table was empty would read all that runs.
+  where s.step_id = r.step_id and s.lease_seq = r.lease_seq and s.status || '' = 'running'
+  returning s.step_id, s.flow_id, s.depth, s.priority, s.fairness_key, s.fairness_weight, s.spawn_id, s.ordinal,
+    r.error, r.next_id,
+    r.next_token, r.next_node, r.next_url, r.next_state, r.next_borrowed, r.next_running, r.next_delay, r.lease, r.end_status,
+    r.final_state, r.final_borrowed, f.status in {LIVE} as alive, f.breakpoints is not null as breaks,
+    f.updated_at as flow_updated_at),
+born as (
+  insert into dwarf_steps (step_id, flow_id, depth, token, node, url, state, status, lease_seq, claimed_by, lease_expires,
+    not_before, predecessor_id, spawn_id, ordinal, priority, fairness_key, fairness_weight, created_at, started_at,
+    updated_at, borrowed, parked)
+  select next_id, flow_id, depth + 1, next_token, next_node, next_url, next_state,
+    case when next_running then 'running' else 'pending' end, case when next_running then 1 else 0 end,
+    case when next_running then {_REPLICA}::bigint end, case when next_running then {NOW} + lease end, {NOW} + next_delay,
+    step_id, spawn_id, ordinal, priority, fairness_key, fairness_weight, {NOW},
+    case when next_running then {NOW} end, {NOW}, next_borrowed,
+    case when next_running then {Parked.NO:d} else {parked_if_tripped("next_url")} end
+  from (
+    -- A flow with breakpoints has its steps born pending: their claim looks at the breakpoints (O12).
+    select step_id, flow_id, depth, priority, fairness_key, fairness_weight, spawn_id, ordinal, next_id, next_token,
+      next_node, next_url, next_state, next_borrowed, next_running and not breaks as next_running, next_delay, lease
+    from done where next_id is not null and alive) d),
+ended as (
+  update dwarf_flows f set status = d.end_status, final_state = d.final_state, final_borrowed = d.final_borrowed,
+    updated_at = greatest({NOW}, f.updated_at + 1), error = case when d.end_status = 'failed' then d.error end
+  from done d
+  where d.end_status is not null and d.alive and f.flow_id = d.flow_id and f.status in {LIVE}
+  returning f.flow_id)
+select d.step_id, d.alive and (d.end_status is null or d.flow_id in (select flow_id from ended)),
+  case when d.end_status is null then {NOW} else greatest({NOW}, d.flow_updated_at + 1) end, d.breaks
+from done d
+"""
+
+# -- SQLite
+
+
+class _Done(NamedTuple):
+    """What is written to the row of a settled step."""
+
+    step_id: int
+    lease_seq: int
+    status: str
+    changes: str
+    error: str | None
+    attempt: int
+    successor_id: int | None
+    not_before: int | None
+    """If it changes."""
+    arrived: int
+    cohort_size: int | None
+    now: int
+
+
+class _Ended(NamedTuple):
+    """What is written to the row of a flow that ends."""
+
+    flow_id: int
+    status: str
+    final_state: str
+    final_borrowed: str | None
+    error: str | None
+    updated_at: int
+
+
+@dataclass(slots=True)
+class _Flow:
+    """The flow of a settled step."""
+
+    status: str
+    updated_at: int
+    breaks: bool
+    """It has breakpoints."""
+
+
+_FLOWS = "select flow_id, status, updated_at, breakpoints is not null from dwarf_flows where flow_id {in:$1}"
+_DONE = numbered(_Done)
+_SETTLE_STEP = f"""
+update dwarf_steps set status = {_DONE.status}, changes = {_DONE.changes}, error = {_DONE.error}, attempt = {_DONE.attempt},
+  claimed_by = null, lease_expires = null, successor_id = {_DONE.successor_id},
+  not_before = coalesce({_DONE.not_before}, not_before), arrived = {_DONE.arrived}, cohort_size = {_DONE.cohort_size},
+  updated_at = {_DONE.now}, parked = case when {_DONE.status} = 'pending' then {PARKED} else {Parked.NO:d} end
+where step_id = {_DONE.step_id} and lease_seq = {_DONE.lease_seq} and status = 'running'
+"""
+_ENDED = numbered(_Ended)
+_END_FLOW = f"""
+update dwarf_flows set status = {_ENDED.status}, final_state = {_ENDED.final_state},
+  final_borrowed = {_ENDED.final_borrowed}, error = {_ENDED.error}, updated_at = {_ENDED.updated_at}
+where flow_id = {_ENDED.flow_id}
+"""
+
+
+@dataclass(slots=True, kw_only=True)
+class Settle:
+    """Write settlements and what follows from them (see `SettleResult`), in one transaction."""
+
+    group: Sequence[Settlement]
+    replica_id: int
+    budget_ms: int
+    """The time budget of flows that have none of their own."""
+    new_step: NewIds
+    limits: Limits
+
+    async def on_postgres(self, session: PostgresSession) -> SettleResult:
+        if not has_effects(self.group):
+            return await self._settle_postgres(session)
+        async with session.transaction():
+            result = await self._settle_postgres(session)
+            cascade = effects(self.group, result, self.new_step, self.limits)
+            command = _next(cascade, None)
+            while command is not None:
+                command = _next(cascade, await self._execute_postgres(session, command))
+        return result
+
+    async def _settle_postgres(self, session: PostgresSession) -> SettleResult:
+        rows = await session.fetch(SETTLE, *_batch(self.group, self.budget_ms), self.replica_id)
+        result = SettleResult(
+            applied={step_id: Applied(alive, at) for step_id, alive, at, _ in rows},
+            with_breakpoints=frozenset(step_id for step_id, _, _, breaks in rows if breaks),
+        )
+        hold(self.group, result)
+        return result
+
+    async def _execute_postgres(self, session: PostgresSession, command: Command) -> list[Row]:
+        match command:
+            case Query():
+                return await session.fetch(command.text, *command.args)
+            case QueryMany():
+                return await session.fetch_many(command.text, command.rows)
+            case InsertSteps():
+                await insert_postgres(session, command.steps, self.replica_id, self.budget_ms)
+            case InsertFlows():
+                await self._creating(command).on_postgres(session)
+        return []
+
+    def on_sqlite(self, session: SqliteSession) -> SettleResult:
+        result = self._settle_sqlite(session)
+        cascade = effects(self.group, result, self.new_step, self.limits)
+        command = _next(cascade, None)
+        while command is not None:
+            command = _next(cascade, self._execute_sqlite(session, command))
+        return result
+
+    def _settle_sqlite(self, session: SqliteSession) -> SettleResult:
+        rows = session.fetch(_FLOWS, [one.step.flow.flow_id for one in self.group])
+        flows = {flow_id: _Flow(status, updated_at, bool(breaks)) for flow_id, status, updated_at, breaks in rows}
+        result = SettleResult()
+        breaking = set()
+        successors = []
+        for one in self.group:
+            flow = flows.get(one.step.flow.flow_id)
+            if flow is None or not _settle_step(session, one, flow):
+                continue
+            alive = flow.status in FLOW_LIVE
+            if alive and one.successor is not None:
+                running = one.successor.running and not flow.breaks
+                successors.append((one, one.successor, "running" if running else "pending"))
+            at = _end_flow(session, one, flow) if alive and one.end is not None else session.now
+            result.applied[one.step.step_id] = Applied(alive, at)
+            if flow.breaks:
+                breaking.add(one.step.step_id)
+        if successors:
+            insert_batch_sqlite(session, _successors(successors, self.budget_ms), self.replica_id)
+        result.with_breakpoints = frozenset(breaking)
+        hold(self.group, result)
+        return result
+
+    def _execute_sqlite(self, session: SqliteSession, command: Command) -> list[Row]:
+        match command:
+            case Query():
+                return session.fetch(command.text, *command.args)
+            case QueryMany():
+                return [row for args in command.rows for row in session.fetch(command.text, *args)]
+            case InsertSteps():
+                insert_sqlite(session, command.steps, self.replica_id, self.budget_ms)
+            case InsertFlows():
+                self._creating(command).on_sqlite(session)
+        return []
+
+    def _creating(self, command: InsertFlows) -> CreateFlows:
+        return CreateFlows(flows=command.flows, replica_id=self.replica_id, budget_ms=self.budget_ms)
+
+
+def _next(cascade: Cascade, rows: list[Row] | None) -> Command | None:
+    """The next command of a cascade, which is told the rows of the one before; nothing at its end."""
+    try:
+        return next(cascade) if rows is None else cascade.send(rows)
+    except StopIteration:
+        return None
+
+
+def _batch(group: Sequence[Settlement], budget_ms: int) -> SettleBatch:
+    steps = [one.step for one in group]
+    nexts = [one.successor for one in group]
+    ends = [one.end for one in group]
+    return SettleBatch(
+        step_id=[step.step_id for step in steps],
+        lease_seq=[step.lease_seq for step in steps],
+        status=[one.status.value for one in group],
+        changes=[one.changes_json().decode() for one in group],
+        error=[one.error_json for one in group],
+        attempt=[one.attempt for one in group],
+        delay=[one.delay_us for one in group],
+        flow_id=[step.flow.flow_id for step in steps],
+        arrives=[one.arrives for one in group],
+        cohort_size=[len(one.branches) or None for one in group],
+        next_id=[new.step_id if new else None for new in nexts],
+        next_token=[new.token if new else None for new in nexts],
+        next_node=[new.node if new else None for new in nexts],
+        next_url=[new.url if new else None for new in nexts],
+        next_state=[new.state_json.decode() if new else None for new in nexts],
+        next_borrowed=[state_refs.stored(new.refs) if new else None for new in nexts],
+        next_running=[new is not None and new.running for new in nexts],
+        next_delay=[new.delay_us if new else 0 for new in nexts],
+        lease=[lease_us(step.flow.time_budget_ms, budget_ms) for step in steps],
+        end_status=[end.status.value if end else None for end in ends],
+        final_state=[end.stored_json.decode() if end else None for end in ends],
+        final_borrowed=[state_refs.stored(end.refs) if end else None for end in ends],
+    )
+
+
+def _settle_step(session: SqliteSession, one: Settlement, flow: _Flow) -> bool:
+    """Write the row of a step, unless it is fenced off by its lease generation (X1)."""
+    alive = flow.status in FLOW_LIVE
+    done = _Done(
+        step_id=one.step.step_id,
+        lease_seq=one.step.lease_seq,
+        status=one.status.value if alive else flow.status,
+        changes=one.changes_json().decode(),
+        error=one.error_json,
+        attempt=one.attempt,
+        successor_id=one.successor.step_id if one.successor is not None and alive else None,
+        not_before=session.now + one.delay_us if one.status is Status.PENDING or one.arrives else None,
+        arrived=int(one.arrives),
+        cohort_size=len(one.branches) or None,
+        now=session.now,
+    )
+    return session.connection.execute(_SETTLE_STEP, done).rowcount > 0
+
+
+def _end_flow(session: SqliteSession, one: Settlement, flow: _Flow) -> int:
+    """Write the row of a flow that ends, and remember it for the others of the group; the time of the change."""
+    end = one.end
+    assert end is not None
+    flow.status = end.status.value
+    flow.updated_at = max(session.now, flow.updated_at + 1)
+    ended = _Ended(
+        flow_id=one.step.flow.flow_id,
+        status=end.status.value,
+        final_state=end.stored_json.decode(),
+        final_borrowed=state_refs.stored(end.refs),
+        error=one.error_json if end.status is Status.FAILED else None,
+        updated_at=flow.updated_at,
+    )
+    session.connection.execute(_END_FLOW, ended)
+    return flow.updated_at
+
+
+def _successors(born: Sequence[tuple[Settlement, NewStep, str]], budget_ms: int) -> StepsBatch:
+    """The successors of settled steps, each with its status."""
+    count = len(born)
+    flows = [one.step.flow for one, _, _ in born]
+    steps = [new for _, new, _ in born]
+    return StepsBatch(
+        step_id=[new.step_id for new in steps],
+        flow_id=[flow.flow_id for flow in flows],
+        depth=[new.depth for new in steps],
+        token=[new.token for new in steps],
+        node=[new.node for new in steps],
+        url=[new.url for new in steps],
+        state=[new.state_json.decode() for new in steps],
+        status=[status for _, _, status in born],
+        not_before=[0] * count,
+        delay=[new.delay_us for new in steps],
+        predecessor_id=[one.step.step_id for one, _, _ in born],
+        spawn_id=[new.spawn_id for new in steps],
+        ordinal=[new.ordinal for new in steps],
+        changes=["{}"] * count,
+        error=[None] * count,
+        successor_id=[None] * count,
+        priority=[flow.priority for flow in flows],
+        fairness_key=[flow.fairness_key for flow in flows],
+        fairness_weight=[flow.fairness_weight for flow in flows],
+        lease=[lease_us(flow.time_budget_ms, budget_ms) for flow in flows],
+        borrowed=[state_refs.stored(new.refs) for new in steps],
+    )
