@@ -6,36 +6,21 @@ name, `Tasks` executes one task, `Notices` hears what became of flows, `Signals`
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import logging
-import os
-import socket
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
-from dwarf_nats.clock import SystemClock
-from dwarf_nats.engine.backpressure import Backpressure
-from dwarf_nats.engine.deployment import Deployment
-from dwarf_nats.engine.gauges import Gauges
-from dwarf_nats.engine.graphs import GraphBook, graph_of_task, warnings
+from dwarf_nats.engine.assembly import new_replica, new_shard
+from dwarf_nats.engine.graphs import graph_of_task, warnings
 from dwarf_nats.engine.health import shard_health
-from dwarf_nats.engine.lifecycle import ShardLifecycle
-from dwarf_nats.engine.maintenance.integrity import Integrity
+from dwarf_nats.engine.lifecycle import Lifecycle
 from dwarf_nats.engine.operations.all import Operations
 from dwarf_nats.engine.peers import PeerSignals
-from dwarf_nats.engine.replica import Replica
-from dwarf_nats.engine.scheduling.fetcher import Fetcher
-from dwarf_nats.engine.scheduling.slots import WorkerSlots
 from dwarf_nats.engine.shard import Shard
 from dwarf_nats.errors import BadRequest, Unavailable
 from dwarf_nats.render import fits_mermaid
 from dwarf_nats.settings import EngineSettings
-from dwarf_nats.telemetry.counters import Counters
-from dwarf_nats.telemetry.instruments import Instruments
 from dwarf_nats.telemetry.providers import Telemetry
-from dwarf_nats.telemetry.traces import Traces
-from dwarf_nats.workflow.keys import Tokens
 from dwarf_nats.workflow.names import check_subject_name
 
 if TYPE_CHECKING:
@@ -76,84 +61,38 @@ class Engine:
     ) -> None:
         if not stores:
             raise BadRequest("an engine needs at least one database: give it a DSN")
-        telemetry = telemetry if telemetry is not None else Telemetry()
-        self.settings = settings if settings is not None else EngineSettings()
-        self.name = name or f"{socket.gethostname()}-{os.getpid()}"
-        self.counters = telemetry.counters if telemetry.counters is not None else Counters()
-        self.traces = Traces(telemetry.tracer_provider)
-        self._log = telemetry.logger if telemetry.logger is not None else log
-        self._clock = ports.clock if ports.clock is not None else SystemClock()
-        self._instruments = Instruments(telemetry.meter_provider, self.counters)
-        self._tokens = Tokens()
-        self._slots = WorkerSlots(self.settings)
-        self._fetcher = Fetcher(self.settings, self._clock, self._slots, self._log)
         self._shards: dict[int, Shard] = {}
-        self.backpressure = Backpressure(self._clock, ports.signals, self.counters, self._log)
-        self.deployment = Deployment(self._shards, self.settings, self._log)
-        self.graphs = GraphBook(
-            {store.shard: store for store in stores},
-            ports.graphs,
-            self.deployment.is_away,
-            self.settings.limits(),
-            self._clock,
+        self.replica = replica = new_replica(
+            stores, self._shards, ports, settings=settings, telemetry=telemetry, name=name
         )
-        self._integrity = Integrity(self.graphs, self.deployment)
-        self._replica = Replica(
-            settings=self.settings,
-            clock=self._clock,
-            tasks=ports.tasks,
-            notices=ports.notices,
-            signals=ports.signals,
-            graphs=self.graphs,
-            slots=self._slots,
-            fetcher=self._fetcher,
-            backpressure=self.backpressure,
-            tokens=self._tokens,
-            instruments=self._instruments,
-            traces=self.traces,
-            logger=self._log,
-        )
-        self._shards |= {store.shard: self._new_shard(store) for store in stores}
-        self._lifecycle = ShardLifecycle(
-            self._shards,
-            self._new_shard,
-            deployment=self.deployment,
-            graphs=self.graphs,
-            name=self.name,
-            clock=self._clock,
-            logger=self._log,
-        )
-        self._operations = Operations(
-            self._shards,
-            self.deployment,
-            self.graphs,
-            settings=self.settings,
-            tokens=self._tokens,
-            traces=self.traces,
-        )
-        self.peers = PeerSignals(self._shards, self.backpressure)
-        self._gauges = Gauges(self._instruments, self._shards, self.backpressure, self._clock, self._log)
-        self._ready = False
-
-    def _new_shard(self, store: Store) -> Shard:
-        return Shard(store, self._replica, heal=self._integrity.run_once, agree=self.deployment.heard)
+        """What its shards share; for tests and for looking into a running engine."""
+        self._shards |= {store.shard: new_shard(replica, store) for store in stores}
+        self._lifecycle = Lifecycle(self._shards, replica)
+        self._operations = Operations(self._shards, replica)
+        self.peers = PeerSignals(self._shards, replica.backpressure)
+        """Takes the signals of other replicas: the other end of the port `Signals`."""
 
     # -- start and stop
 
     @property
+    def settings(self) -> EngineSettings:
+        """Its settings; `configure` changes some of them."""
+        return self.replica.settings
+
+    @property
+    def clock(self) -> Clock:
+        """The clock it was given, or the machine's."""
+        return self.replica.clock
+
+    @property
     def ready(self) -> bool:
         """Started and not stopping."""
-        return self._ready
+        return self._lifecycle.ready
 
     @property
     def shard_count(self) -> int:
         """The number of its databases."""
         return len(self._shards)
-
-    @property
-    def clock(self) -> Clock:
-        """The clock it was given, or the machine's."""
-        return self._clock
 
     async def startup(self, *, migrate: bool = True, patient: bool = False) -> None:
         """Open the databases, bring their schemas up to date, take up work.
@@ -162,11 +101,7 @@ class Engine:
         them raise `Unavailable` meanwhile. Raises `Unusable` naming a database as only a person can mend it, `Unavailable`
         naming one that is away.
         """
-        self._slots.reset()
-        await self._lifecycle.open_all(migrate=migrate, patient=patient)
-        self._fetcher.start()
-        self._gauges.start()
-        self._ready = True
+        await self._lifecycle.start(migrate=migrate, patient=patient)
 
     async def add_shard(self, store: Store, *, migrate: bool = True) -> None:
         """Take up one more database while running; new flows go there too once every living replica knows it (O17).
@@ -188,41 +123,17 @@ class Engine:
 
         Raises `BadRequest` below 1.
         """
-        for name, value in (
-            ("workers", workers),
-            ("time_budget_ms", time_budget_ms),
-            ("default_priority", default_priority),
-            ("pool", pool),
-        ):
-            if value is not None:
-                if value < 1:
-                    raise BadRequest(f"setting {name} must be at least 1, got {value}")
-                setattr(self.settings, name, value)
-        self._slots.resized()
-        if pool is not None:
-            for shard in self._shards.values():
-                shard.store.resize(pool)
+        self._lifecycle.configure(
+            workers=workers, time_budget_ms=time_budget_ms, default_priority=default_priority, pool=pool
+        )
 
     def stop_claiming(self) -> None:
         """Take no more work, as the first step of a drain."""
-        self._fetcher.stop()
-        for shard in self._shards.values():
-            shard.stop_claiming()
+        self._lifecycle.stop_claiming()
 
     async def shutdown(self) -> None:
         """Drain (B3): stop claiming, wait for the steps in flight up to `drain_ms`, release the rest at once, close."""
-        if not self._ready:
-            return
-        self._ready = False
-        await self._lifecycle.stop_opening()
-        self.stop_claiming()
-        if self.settings.drain_ms:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self.settings.drain_ms / 1000):
-                    await self._slots.idle.wait()
-        await self._fetcher.close()
-        await self._lifecycle.close_all()
-        await self._gauges.close()
+        await self._lifecycle.stop()
 
     async def __aenter__(self) -> Self:
         await self.startup()
@@ -232,7 +143,7 @@ class Engine:
         await self.shutdown()
 
     def _check_ready(self) -> None:
-        if not self._ready:
+        if not self.ready:
             raise Unavailable("this replica is not running: ask again")
 
     # -- creating and running flows
@@ -393,39 +304,39 @@ class Engine:
 
     def health(self) -> Sequence[ShardHealth]:
         """Tell whether it does its duties to each shard, from what is known here: no database is asked."""
-        return [shard_health(shard, self._clock) for shard in self._shards.values()]
+        return [shard_health(shard, self.replica.clock) for shard in self._shards.values()]
 
     def dead_jobs(self) -> Sequence[str]:
         """Return the jobs of its own, beside those of the shards, that have ended and should not."""
-        return self._fetcher.dead_jobs() if self._ready else ()
+        return self.replica.fetcher.dead_jobs() if self.ready else ()
 
     async def breaker_tripped(self, task: str) -> bool:
         """Tell whether the breaker of a task, named by its url, is tripped somewhere in the deployment (O16)."""
         check_subject_name(task, "task")
-        return await self.backpressure.tripped(task)
+        return await self.replica.backpressure.tripped(task)
 
     def task_health(self) -> Sequence[TaskHealth]:
         """Return the tasks this replica holds back, by url: what their valves allow, and why their breakers are tripped."""
-        return self.backpressure.tasks()
+        return self.replica.backpressure.tasks()
 
     # -- graphs
 
     async def put_graph(self, graph: Graph) -> GraphInfo:
         """Register a graph under its name. `BadRequest` if it is not sound."""
-        return await self.graphs.put(graph)
+        return await self.replica.graphs.put(graph)
 
     async def validate_graph(self, graph: Graph) -> Texts:
         """Return what looks like a mistake in it (G11). `BadRequest` if it is not sound, `TooLarge` beyond the limits."""
-        return await warnings(await self.graphs.check(graph))
+        return await warnings(await self.replica.graphs.check(graph))
 
     async def get_graph(self, name: str) -> Graph:
         """Return the registered graph; `NotFound`."""
-        return await self.graphs.get(name)
+        return await self.replica.graphs.get(name)
 
     async def delete_graph(self, name: str) -> None:
         """Forget a registered graph; flows made of it keep theirs. `NotFound`."""
-        await self.graphs.delete(name)
+        await self.replica.graphs.delete(name)
 
     async def list_graphs(self) -> GraphInfos:
-        """Return what is registered, by name."""
-        return await self.graphs.list()
+        """Return the registered graphs, by name."""
+        return await self.replica.graphs.list()

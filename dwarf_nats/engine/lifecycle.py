@@ -1,49 +1,89 @@
-"""The databases of one replica: opened, added, closed (O17, B3)."""
+"""Start and stop of a replica, and of its shards (O17, B3)."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from dwarf_nats.engine.assembly import new_shard
+from dwarf_nats.engine.gauges import Gauges
 from dwarf_nats.errors import BadRequest, DwarfError, Unavailable
 from dwarf_nats.ports import Unusable
 
 if TYPE_CHECKING:
-    from dwarf_nats.engine.deployment import Deployment
-    from dwarf_nats.engine.graphs import GraphBook
+    from dwarf_nats.engine.replica import Replica
     from dwarf_nats.engine.shard import Shard
-    from dwarf_nats.ports import Clock, Logger, Store
+    from dwarf_nats.ports import Store
 
 REOPEN_SECONDS = 1.0
 """Between two attempts to open a database that was away at the start."""
 
 
-class ShardLifecycle:
-    """Opens the shards of a replica, keeps trying those that are away, and closes them."""
+class Lifecycle:
+    """Starts and stops a replica: opens its shards, keeps trying those that are away, drains and closes them."""
 
-    def __init__(
-        self,
-        shards: dict[int, Shard],
-        new_shard: Callable[[Store], Shard],
-        *,
-        deployment: Deployment,
-        graphs: GraphBook,
-        name: str,
-        clock: Clock,
-        logger: Logger,
-    ) -> None:
+    def __init__(self, shards: dict[int, Shard], replica: Replica) -> None:
         self._shards = shards
-        self._new_shard = new_shard
-        self._deployment = deployment
-        self._graphs = graphs
-        self._name = name
-        self._clock = clock
-        self._log = logger
+        self._replica = replica
+        self.gauges = Gauges(replica.instruments, shards, replica.backpressure, replica.clock, replica.logger)
+        self._deployment = replica.deployment
+        self._clock = replica.clock
+        self._log = replica.logger
         self._opening: set[asyncio.Task[None]] = set()
+        self.ready = False
+        """Started and not stopping."""
 
-    async def open_all(self, *, migrate: bool, patient: bool) -> None:
+    # -- start and stop
+
+    async def start(self, *, migrate: bool, patient: bool) -> None:
+        """Open the shards and take up work. Raises as `Engine.startup`."""
+        self._replica.slots.reset()
+        await self._open_all(migrate=migrate, patient=patient)
+        self._replica.fetcher.start()
+        self.gauges.start()
+        self.ready = True
+
+    def configure(self, **settings: int | None) -> None:
+        """Change settings; `None` leaves one as it is. Raises as `Engine.configure`."""
+        given = {name: value for name, value in settings.items() if value is not None}
+        for name, value in given.items():
+            if value < 1:
+                raise BadRequest(f"setting {name} must be at least 1, got {value}")
+            setattr(self._replica.settings, name, value)
+        self._replica.slots.resized()
+        if "pool" in given:
+            for shard in self._shards.values():
+                shard.store.resize(given["pool"])
+
+    def stop_claiming(self) -> None:
+        """Take no more work."""
+        self._replica.fetcher.stop()
+        for shard in self._shards.values():
+            shard.stop_claiming()
+
+    async def stop(self) -> None:
+        """Drain (B3): stop claiming, wait for the steps in flight up to `drain_ms`, release the rest at once, close."""
+        if not self.ready:
+            return
+        self.ready = False
+        await self._stop_opening()
+        self.stop_claiming()
+        drain_ms = self._replica.settings.drain_ms
+        if drain_ms:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(drain_ms / 1000):
+                    await self._replica.slots.idle.wait()
+        await self._replica.fetcher.close()
+        for shard in self._shards.values():
+            await shard.in_flight.release_all()
+        await asyncio.gather(*(shard.close() for shard in self._shards.values()))
+        await self.gauges.close()
+
+    # -- shards
+
+    async def _open_all(self, *, migrate: bool, patient: bool) -> None:
         """Open every shard and agree with the other replicas on their number; all or none stay open.
 
         If `patient`, one that can be opened is enough: the others are opened when their databases come. Raises as
@@ -68,7 +108,7 @@ class ShardLifecycle:
         except Unavailable as error:  # the next heartbeat goes on
             self._log.warning("%s", error)
         except BaseException:
-            await self.stop_opening()
+            await self._stop_opening()
             await self._close(shard for shard in self._shards.values() if shard.opened)
             raise
 
@@ -79,11 +119,11 @@ class ShardLifecycle:
             raise BadRequest(
                 f"the next shard is number {following}, got {store.shard}: shards are only added, in order"
             )
-        shard = self._new_shard(store)
+        shard = new_shard(self._replica, store)
         store.known = following
         await self._open(shard, migrate=migrate)
         try:
-            await self._graphs.add_store(store)
+            await self._replica.graphs.add_store(store)
         except BaseException:
             await self._close([shard])
             raise
@@ -91,23 +131,16 @@ class ShardLifecycle:
         for one in self._shards.values():
             one.store.known = following
             with contextlib.suppress(Unavailable):  # its next heartbeat tells
-                await one.store.heartbeat(self._name)
+                await one.store.heartbeat(self._replica.name)
         await self._deployment.agree()
 
-    async def stop_opening(self) -> None:
-        """Open no more shards that were away."""
+    async def _stop_opening(self) -> None:
         for task in list(self._opening):
             task.cancel()
         await asyncio.gather(*self._opening, return_exceptions=True)
 
-    async def close_all(self) -> None:
-        """Release the steps in flight, write what is left and close every shard."""
-        for shard in self._shards.values():
-            await shard.in_flight.release_all()
-        await asyncio.gather(*(shard.close() for shard in self._shards.values()))
-
     async def _open(self, shard: Shard, *, migrate: bool) -> None:
-        await shard.open(self._name, migrated=migrate, admit=self._deployment.admit)
+        await shard.open(self._replica.name, migrated=migrate, admit=self._deployment.admit)
 
     async def _close(self, shards: Iterable[Shard]) -> None:
         for shard in shards:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dwarf_nats.engine.backpressure import Backpressure
+    from dwarf_nats.engine.deployment import Deployment
     from dwarf_nats.engine.graphs import GraphBook
     from dwarf_nats.engine.scheduling.fetcher import Fetcher
     from dwarf_nats.engine.scheduling.slots import WorkerSlots
@@ -22,12 +23,14 @@ if TYPE_CHECKING:
 class Replica:
     """The settings, ports and services of one engine, of which each part of a shard takes what it needs."""
 
+    name: str
     settings: EngineSettings
     clock: Clock
     tasks: Tasks
     notices: Notices | None
     signals: Signals | None
     graphs: GraphBook
+    deployment: Deployment
     slots: WorkerSlots
     fetcher: Fetcher
     backpressure: Backpressure

@@ -72,7 +72,7 @@ async def test_what_the_port_raises_fails_the_step(one_slot: tuple[Engine, TaskP
     assert outcome.error is not None
     assert text in outcome.error.message
     assert (await engine.run(line("w", "good"), timeout=SOON)).state == {"ok": 1}
-    assert engine._slots.in_use == 0
+    assert engine.replica.slots.in_use == 0
 
 
 @pytest.mark.parametrize("plain", [False, True], ids=["coroutine", "thread"])
@@ -138,7 +138,7 @@ async def test_a_defect_after_a_commit_frees_the_slots_of_the_others(
             first = await engine.create_task("good", start=True)
             assert (await engine.run(line("w", "good"), timeout=SOON)).state == {"ok": 1}
         assert (await engine.await_(first, SOON)).status is Status.COMPLETED
-        assert engine._slots.in_use == 0
+        assert engine.replica.slots.in_use == 0
     assert "a defect" in caplog.text
 
 
@@ -199,5 +199,5 @@ async def test_ports_that_panic_while_they_are_told_stop_nothing() -> None:
     ) as engine:
         for _ in range(3):
             assert (await engine.run(line("w", "good"), timeout=SOON)).state == {"ok": 1}
-        assert engine._slots.in_use == 0
+        assert engine.replica.slots.in_use == 0
         assert not engine.dead_jobs()

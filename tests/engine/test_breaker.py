@@ -115,7 +115,7 @@ async def test_the_first_signal_parks_the_step_instead_of_failing_it(
     outcome = await still.await_(key, SOON)
     assert (outcome.status, outcome.state) == (Status.COMPLETED, {"n": 2, "served": True})
     assert [step.attempt for step in await still.history(key)] == [0, 0]
-    assert dict(still.counters.trips) == {("down", {503: "unavailable", 529: "overloaded"}[code]): 1}
+    assert dict(still.replica.counters.trips) == {("down", {503: "unavailable", 529: "overloaded"}[code]): 1}
 
 
 async def test_all_pending_steps_of_the_task_are_parked_and_no_others(
@@ -275,7 +275,7 @@ async def test_probes_go_out_on_schedule(timed: Engine, down: Service, clock: Ma
         assert down.asked[-1] == at
     keys = [(await timed.history(flow))[0].step_key for flow in (first, second)]
     assert down.steps == [keys[0], *[keys[n % 2] for n in range(12)]]
-    assert dict(timed.counters.probes) == {("down", "refused", "unavailable"): 12}
+    assert dict(timed.replica.counters.probes) == {("down", "refused", "unavailable"): 12}
 
 
 async def test_late_failures_do_not_move_the_schedule(timed: Engine, down: Service, clock: ManualClock) -> None:
@@ -339,7 +339,7 @@ async def test_a_success_closes_the_breaker_and_releases_what_was_parked(
     assert not await still.breaker_tripped("down")
     assert sum(len(group) for group in heard.enqueued) >= 28  # the other replicas are told of the work
     assert heard.trips == ["down"]
-    assert dict(still.counters.probes) == {("down", "served", "unavailable"): 1}
+    assert dict(still.replica.counters.probes) == {("down", "served", "unavailable"): 1}
     down.code = 503
     await still.create("down", start=True)
     await until_rows(still, [(1,)], PARKED)
@@ -375,7 +375,7 @@ async def test_a_probe_that_gets_no_answer_says_nothing(timed: Engine, down: Ser
     assert outcome.error is not None
     assert outcome.error.code == 408
     assert await timed.breaker_tripped("down")
-    assert dict(timed.counters.probes) == {("down", "unanswered", "unavailable"): 1}
+    assert dict(timed.replica.counters.probes) == {("down", "unanswered", "unavailable"): 1}
     clock.advance(0.201)
     await down.times(3)
     down.let_go(2)
@@ -729,4 +729,4 @@ async def test_each_shard_releases_on_its_own_probe(proxy: TaskProxy, down: Serv
         assert (await engine.await_(other, SOON)).status is Status.COMPLETED
         await until_rows(engine, [], "select url from dwarf_tripped", shard=away)
         assert not await engine.breaker_tripped("down")
-        assert dict(engine.counters.trips) == {("down", "unavailable"): 1}
+        assert dict(engine.replica.counters.trips) == {("down", "unavailable"): 1}

@@ -236,13 +236,13 @@ async def test_a_hanging_task_that_had_every_slot_leaves_the_others_their_quarte
         await flows(engine, "hangs", 3, 1)
         await quiet(engine)
         assert tasks.running["hangs"] == workers
-        assert engine._slots.hung_task == "hangs"
+        assert engine.replica.slots.hung_task == "hangs"
         tasks.gates["hangs"].set()
         for shard in (1, 2):
             await until_rows(
                 engine, [(0,)], "select count(*) from dwarf_steps where status in ('pending', 'running')", shard=shard
             )
-        assert (engine._slots.in_use, engine._slots.hung_task) == (0, "")
+        assert (engine.replica.slots.in_use, engine.replica.slots.hung_task) == (0, "")
 
 
 async def test_an_engine_whose_only_task_hangs_does_not_look_again_and_again() -> None:

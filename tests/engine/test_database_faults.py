@@ -217,7 +217,7 @@ async def test_a_child_that_cannot_be_begun_for_the_database_is_begun_later(
     """P1, B6: the step is given back; it does not fail because its database was away for longer than its budget."""
     proxy.handle_graph(line("parent", "call"))
     refused = 0
-    save = engine.graphs.save
+    save = engine.replica.graphs.save
 
     async def refusing(shard: int, graph: Any) -> str:
         nonlocal refused
@@ -230,7 +230,7 @@ async def test_a_child_that_cannot_be_begun_for_the_database_is_begun_later(
         return {"n": flow.subgraph("line", {"n": 1})["n"]}
 
     proxy.handle_task("call", call)
-    monkeypatch.setattr(engine.graphs, "save", refusing)
+    monkeypatch.setattr(engine.replica.graphs, "save", refusing)
     monkeypatch.setattr(
         engine._shards[1].executor.children, "retry", lambda _, work: work()
     )  # as when the step's budget is used up

@@ -113,13 +113,13 @@ async def test_o1_one_flow_for_each_key_while_a_shard_is_added_replica_by_replic
         await load("before")
         during = asyncio.ensure_future(load("during"))
         await add_shard(one, given[2])
-        assert one.deployment.count == 2
+        assert one.replica.deployment.count == 2
         await load("between")
         assert not [flow for flows in found.values() for flow in flows if flow.startswith("3-")]
         await add_shard(two, given[2])
         await during
-        await one.deployment.agree()  # as its next beat would
-        assert one.deployment.count == two.deployment.count == 3
+        await one.replica.deployment.agree()  # as its next beat would
+        assert one.replica.deployment.count == two.replica.deployment.count == 3
         await load("after")
         for name in ("before", "between", "during"):  # keys outlive the move of their home
             await load(name)
@@ -271,12 +271,12 @@ async def test_o1_a_key_is_remembered_for_as_long_as_its_flow_exists(dsns: Dsns,
         for key in again:
             await engine.delete(key)
         for shard in engine._shards.values():
-            await engine.deployment.tidy(shard)
+            await engine.replica.deployment.tidy(shard)
         assert await everywhere(engine, "select * from dwarf_keys") == []
         assert await everywhere(engine, "select * from dwarf_placed where gone < 2") == []
         await everywhere(engine, "update dwarf_placed set updated_at = 1")
         for shard in engine._shards.values():
-            await engine.deployment.tidy(shard)
+            await engine.replica.deployment.tidy(shard)
         assert await everywhere(engine, "select * from dwarf_placed") == []
 
 
@@ -288,7 +288,7 @@ async def test_o1_a_run_repeated_with_the_key_of_a_flow_elsewhere_waits_for_it(d
         options = FlowOptions(idempotency_key=key)
         made = await engine.create("line", {"n": 1}, options)
         await add_shard(engine, given[1])
-        assert engine.deployment.count == 2
+        assert engine.replica.deployment.count == 2
         outcome = await engine.run("line", {"n": 1}, options, SOON)
         assert (outcome.flow_key, outcome.status) == (made, Status.COMPLETED)
         with pytest.raises(Conflict):
@@ -361,7 +361,7 @@ async def test_o17_databases_in_another_order_twice_or_of_another_deployment_are
             await add_shard(engine, stranger)
         assert engine.shard_count == 2
         await add_shard(engine, third)
-        assert engine.deployment.count == 3
+        assert engine.replica.deployment.count == 3
 
 
 @pytest.mark.slow
@@ -389,9 +389,9 @@ async def test_o17_nothing_is_placed_on_a_new_shard_before_every_living_replica_
     async with one, two:
         three = opened(given, proxy, SLOW)
         async with three:
-            assert three.deployment.count == 1
+            assert three.replica.deployment.count == 1
             await add_shard(one, given[1])
-            assert one.deployment.count == 1
+            assert one.replica.deployment.count == 1
             keys = [await one.create("line", {"n": 1}) for _ in range(20)]
             keys += [await three.create("line", {"n": 1}, FlowOptions(idempotency_key=str(n))) for n in range(20)]
             assert {key[0] for key in keys} == {"1"}
@@ -402,12 +402,12 @@ async def test_o17_nothing_is_placed_on_a_new_shard_before_every_living_replica_
             assert (await three.list(Query(shard=2)))[0] == []
             assert [info.joining for info in await three.shard_info()] == [False, True]
             dead = two._shards[1].store.replica_id  # type: ignore[attr-defined]
-            await three.deployment.agree()
-            assert three.deployment.count == 1
+            await three.replica.deployment.agree()
+            assert three.replica.deployment.count == 1
             await rows(one, "update dwarf_replicas set seen_at = 1 where replica_id = $1", dead)
-            await three.deployment.agree()
-            await one.deployment.agree()
-            assert one.deployment.count == three.deployment.count == 2
+            await three.replica.deployment.agree()
+            await one.replica.deployment.agree()
+            assert one.replica.deployment.count == three.replica.deployment.count == 2
             assert [info.joining for info in await three.shard_info()] == [False, False]
             keys = [await one.create("line", {"n": 1}) for _ in range(40)]
             assert {key[0] for key in keys} == {"1", "2"}
@@ -427,8 +427,8 @@ async def test_o17_a_replica_that_stood_still_while_a_shard_came_answers_503_for
         await add_shard(one, given[1])
         frozen = two._shards[1].store.replica_id  # type: ignore[attr-defined]
         await rows(one, "update dwarf_replicas set seen_at = 1 where replica_id = $1", frozen)
-        await one.deployment.agree()
-        assert one.deployment.count == 2
+        await one.replica.deployment.agree()
+        assert one.replica.deployment.count == 2
         made = await one.create("line", {"n": 1}, FlowOptions(idempotency_key=key))
         assert made.startswith("2-")
         with pytest.raises(Unavailable, match="has 2 shards, but 1 databases were given: give all"):
@@ -444,9 +444,9 @@ async def test_o17_an_agreement_that_was_broken_off_is_brought_to_its_end(dsns: 
     async with opened(given[:2], proxy):
         pass
     async with opened(given, proxy) as engine:
-        assert engine.deployment.count == 3
+        assert engine.replica.deployment.count == 3
         await rows(engine, "update dwarf_deployment set shards = 2", shard=3)
-        engine.deployment._counts[3] = 2
+        engine.replica.deployment._counts[3] = 2
         key = key_at(3, 3)
         assert (await engine.create("line", {"n": 1}, FlowOptions(idempotency_key=key))).startswith("3-")
         assert await everywhere(engine, "select shards from dwarf_deployment") == [(3,), (3,), (3,)]
@@ -464,7 +464,7 @@ async def test_o17_databases_from_before_are_taken_as_they_are_given(dsns: Dsns,
         await everywhere(engine, "delete from dwarf_deployment")
         await everywhere(engine, "delete from dwarf_keys")
     async with opened(given, proxy) as engine:
-        assert engine.deployment.count == 2
+        assert engine.replica.deployment.count == 2
         for n, key in keys.items():
             assert await engine.create("line", {"n": n}, FlowOptions(idempotency_key=f"k{n}")) == key
             await engine.delete(key)
@@ -486,7 +486,7 @@ async def test_o17_a_shard_away_at_the_start_breaks_neither_the_agreement_nor_ot
         engine = opened([sqlite_dsn, dsn], proxy, QUICK)
         await engine.startup(patient=True)
         try:
-            assert engine.deployment.count == 2
+            assert engine.replica.deployment.count == 2
             for _ in range(5):
                 assert (await engine.run("line", {"n": 1}, timeout=SOON)).flow_key.startswith("1-")
             with pytest.raises(Unavailable):
@@ -521,7 +521,7 @@ async def test_b6_a_flow_without_a_key_goes_elsewhere_the_moment_its_shard_is_fo
             await server.restart()
             upkeep = engine._shards[2].upkeep
             async with asyncio.timeout(SOON):
-                while not await upkeep._done(lambda: upkeep._beat(engine.name)):
+                while not await upkeep._done(lambda: upkeep._beat(engine.replica.name)):
                     await asyncio.sleep(0)
             await completed_on(engine, 2)
     finally:

@@ -87,7 +87,7 @@ async def test_what_cannot_be_an_answer_fails_that_step_only(engine: Engine, pro
     assert found == code
     assert re.search(words, message), message
     assert (good.status, good.state) == (Status.COMPLETED, {"n": 4})
-    assert engine._slots.in_use == 0
+    assert engine.replica.slots.in_use == 0
 
 
 async def test_an_unknown_task_fails_the_step(engine: Engine) -> None:
@@ -593,7 +593,7 @@ async def test_notices_that_raise_harm_no_flow(caplog: pytest.LogCaptureFixture)
         own.handle_task("add", lambda n: {"n": n + 1})
         for n in range(5):
             assert (await engine.run("line", {"n": n}, FlowOptions(notify="x"), SOON)).state == {"n": n + 1}
-        assert engine._slots.in_use == 0
+        assert engine.replica.slots.in_use == 0
     assert "a notice or signal was refused" in caplog.text
 
 

@@ -29,7 +29,7 @@ async def digests(engine: Engine) -> set[str]:
 async def sweep(engine: Engine) -> None:
     """Two sweeps, as they come when the time of the last save is over."""
     await rows(engine, "update dwarf_graphs set kept_until = 0")
-    engine.graphs._saved.clear()
+    engine.replica.graphs._saved.clear()
     for _ in range(2):
         await engine._shards[1].upkeep._prune()
         engine._shards[1].upkeep._pruned = ""
@@ -66,7 +66,7 @@ async def test_a_graph_is_removed_with_its_last_flow(engine: Engine) -> None:
 
 async def test_a_graph_just_saved_is_kept_for_the_flow_to_come(engine: Engine) -> None:
     graph = line("coming", "add")
-    await engine.graphs.save(1, graph)
+    await engine.replica.graphs.save(1, graph)
     for _ in range(3):
         await engine._shards[1].upkeep._prune()
         engine._shards[1].upkeep._pruned = ""
@@ -78,11 +78,11 @@ async def test_a_flow_created_long_after_its_graph_was_saved_has_a_graph(engine:
     """G10: the replica believes the graph to be there, and it is gone: the graph is saved again."""
     graph = line("late", "add")
     await engine.delete(await engine.create(graph, {"n": 1}))
-    believed = dict(engine.graphs._saved)
+    believed = dict(engine.replica.graphs._saved)
     await sweep(engine)
     assert await digests(engine) == set()
     now = engine.clock.now()
-    engine.graphs._saved.update(dict.fromkeys(believed, (now - graphs.KEPT_US // 2 + 200000, 1)))
+    engine.replica.graphs._saved.update(dict.fromkeys(believed, (now - graphs.KEPT_US // 2 + 200000, 1)))
     options = FlowOptions(idempotency_key="late") if keyed else None
     outcome = await engine.run(graph, {"n": 1}, options, SOON)
     assert outcome.state == {"n": 2}
@@ -189,4 +189,4 @@ async def test_flows_that_are_created_at_once_have_their_graph_saved_once(
     graph = line("popular", "add")
     await asyncio.gather(*(engine.create(graph, {"n": n}) for n in range(50)))
     assert saved == [graph.digest()]
-    assert not engine.graphs._saving
+    assert not engine.replica.graphs._saving

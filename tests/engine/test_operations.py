@@ -422,7 +422,7 @@ async def test_cancel_tells_the_task_and_discards_its_late_answer(
     released.set()
     async with asyncio.timeout(SOON):
         await late.wait()
-        while engine._slots.in_use:
+        while engine.replica.slots.in_use:
             await asyncio.sleep(0)
     assert await engine.snapshot(key) == outcome
     assert [one.status for one in await engine.history(key)] == [Status.CANCELLED]

@@ -134,7 +134,7 @@ async def test_what_a_dead_replica_held_on_sqlite_runs_again_at_once(
         outcomes = [await following.await_(key, SOON) for key in keys]
         assert [outcome.state for outcome in outcomes] == [{"n": n + 1, "gated": 1} for n in range(3)]
         assert (await following.snapshot(created)).status is Status.CREATED
-        assert following.counters.recovered.total() == 3
+        assert following.replica.counters.recovered.total() == 3
     assert proxy.calls == {"gate": 6, "add": 3}
 
 
@@ -236,7 +236,7 @@ async def test_a_replica_taken_for_dead_writes_nothing_and_gets_no_answer_lost(p
         await slow.began()
         async with replica(pg_dsn, other) as living:
             await frozen._shards[1].store.database.fetch(
-                "update dwarf_replicas set seen_at = 1 where name = $1", frozen.name
+                "update dwarf_replicas set seen_at = 1 where name = $1", frozen.replica.name
             )
             await living._shards[1].store.database.fetch("update dwarf_steps set lease_expires = 1")
             await living._shards[1].upkeep.sweep()
@@ -245,7 +245,7 @@ async def test_a_replica_taken_for_dead_writes_nothing_and_gets_no_answer_lost(p
             async with asyncio.timeout(SOON):
                 while frozen._slots.in_use:
                     await frozen.snapshot(key)
-            assert frozen.counters.fenced.total() == 1
+            assert frozen.replica.counters.fenced.total() == 1
             assert (await frozen.snapshot(key)).state == {"by": "quick"}
             assert len(await frozen.history(key)) == 1
 
@@ -332,7 +332,7 @@ async def test_a_database_restarted_under_load_loses_nothing(own_postgres: Postg
         async with asyncio.timeout(SOON):
             while (await shard_of(engine).store.database.fetch(unfinished))[0][0]:
                 pass  # creations whose confirmation was lost complete as well
-        assert engine._slots.in_use == 0
+        assert engine.replica.slots.in_use == 0
 
 
 async def reached(condition: Callable[[], bool]) -> None:

@@ -283,15 +283,15 @@ async def test_a_new_flow_does_not_take_the_hand_a_better_one_waits_for(tmp_path
         await one.hold()
         await on_shard(one, 2, "better", priority=10)
         shard = one.engine._shards[1]
-        released = one.engine._slots.release
+        released = one.engine.replica.slots.release
 
         def release(url: str = "") -> None:
-            one.engine._slots.release = released  # type: ignore[method-assign]
+            one.engine.replica.slots.release = released  # type: ignore[method-assign]
             released(url)
             refused.append(not shard.admission.reserve(20, "note"))
 
         refused: list[bool] = []
-        one.engine._slots.release = release  # type: ignore[method-assign]
+        one.engine.replica.slots.release = release  # type: ignore[method-assign]
         order = await one.all()
         assert (refused, order) == ([True], ["better"])
 

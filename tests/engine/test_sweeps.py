@@ -58,7 +58,7 @@ async def test_a_step_waiting_for_a_child_that_is_gone_is_told_so(dsn: str, call
         key = await started(engine, calling)
         await fetch(engine, "delete from dwarf_steps where node = 'hang'")
         await fetch(engine, "delete from dwarf_flows where workflow = 'child'")
-        await sweep(shard_of(engine), engine.graphs)
+        await sweep(shard_of(engine), engine.replica.graphs)
         assert (await engine.await_(key, SOON)).state == {"error": "the sub-workflow is gone"}
 
 
@@ -69,8 +69,8 @@ async def test_a_step_waiting_for_a_child_that_has_ended_gets_its_end(dsn: str, 
         await fetch(
             engine, "update dwarf_flows set status = 'completed', final_state = '{\"x\":1}' where workflow = 'child'"
         )
-        await sweep(shard_of(engine), engine.graphs)
-        await sweep(shard_of(engine), engine.graphs)
+        await sweep(shard_of(engine), engine.replica.graphs)
+        await sweep(shard_of(engine), engine.replica.graphs)
         assert (await engine.await_(key, SOON)).state == {"result": {"x": 1}}
 
 
@@ -78,7 +78,7 @@ async def test_a_child_whose_caller_has_ended_is_cancelled_and_its_task_told(dsn
     async with workflow_engine(dsn, proxy=calling, settings=EngineSettings(drain_ms=0)) as (engine, _):
         await started(engine, calling)
         await fetch(engine, "update dwarf_flows set status = 'completed' where workflow = 'top'")
-        await sweep(shard_of(engine), engine.graphs)
+        await sweep(shard_of(engine), engine.replica.graphs)
         rows = await fetch(
             engine, "select status, cancel_reason, final_state from dwarf_flows where workflow = 'child'"
         )
@@ -94,7 +94,7 @@ async def test_a_child_whose_caller_is_gone_is_removed(dsn: str, calling: TaskPr
         key = await started(engine, calling)
         await fetch(engine, "delete from dwarf_steps where node = 'call'")
         await fetch(engine, "delete from dwarf_flows where workflow = 'top'")
-        await sweep(shard_of(engine), engine.graphs)
+        await sweep(shard_of(engine), engine.replica.graphs)
         assert await shard_of(engine).store.size() == (0, 0)
         assert key
 
@@ -115,11 +115,11 @@ async def test_running_flows_without_a_live_step_are_counted_and_left_alone(
                 await asyncio.sleep(0)
         number = lost.split("-")[1]
         await fetch(engine, "delete from dwarf_steps where flow_id = $1 and node = 'next'", int(number))
-        await sweep(shard_of(engine), engine.graphs)
+        await sweep(shard_of(engine), engine.replica.graphs)
         assert shard_of(engine).orphaned == 0
         clock._now += 301 * 1_000_000  # only the database looks at the time here
         with caplog.at_level(logging.ERROR):
-            await sweep(shard_of(engine), engine.graphs)
+            await sweep(shard_of(engine), engine.replica.graphs)
         assert shard_of(engine).orphaned == 1
         assert f"1 running flows have no live step: 1-{number};" in caplog.text
         assert lost not in caplog.text

@@ -119,7 +119,7 @@ async def test_the_rate_falls_to_what_the_task_takes_and_every_flow_completes(
     await quiet(timed)
     assert len(task.took) == 20
     burst = len(task.asked)
-    assert timed.backpressure.valves.rates() == {"limited": pytest.approx(20.0)}
+    assert timed.replica.backpressure.valves.rates() == {"limited": pytest.approx(20.0)}
     for _ in range(400):
         if len(task.took) == 200:
             break
@@ -216,7 +216,7 @@ async def test_what_is_told_is_not_told_again(timed: Engine, heard: Remembered, 
     """B1, V3."""
     timed.peers.sync_valve("limited", 2.0, clock.now())
     assert heard.points == []
-    assert timed.backpressure.valves.rates() == {"limited": pytest.approx(2.0)}
+    assert timed.replica.backpressure.valves.rates() == {"limited": pytest.approx(2.0)}
     assert [(one.url, one.rate, one.cause) for one in timed.task_health()] == [("limited", pytest.approx(2.0), "")]
 
 
@@ -234,7 +234,7 @@ async def test_two_replicas_slow_down_together(pg_dsn: str) -> None:
         assert len(task.took) == 150
         last = max(point[2] for point in (*said.points, *answered.points))
         for engine in (one, two):
-            assert engine.backpressure.valves._points["limited"].t == last
+            assert engine.replica.backpressure.valves._points["limited"].t == last
 
 
 @pytest.mark.slow

@@ -234,13 +234,13 @@ def flow_id(key: str) -> str:
 async def crash(engine: Engine) -> None:
     """The end of a replica that nobody announced: nothing is written any more, nothing is given back."""
     shard = shard_of(engine)
-    await engine._fetcher.close()
+    await engine.replica.fetcher.close()
     jobs = [*shard.jobs, *shard.in_flight.executions]
     for job in jobs:
         job.cancel()
     await asyncio.gather(*jobs, return_exceptions=True)
     await shard.store.close()
-    engine._ready = False
+    engine._lifecycle.ready = False
     gc.collect()
 
 

@@ -112,7 +112,7 @@ class Watched:
 
     async def read(self) -> None:
         """Read the gauges, as the engine does by itself now and then."""
-        await self.engine._gauges.read()
+        await self.engine._lifecycle.gauges.read()
 
 
 @asynccontextmanager

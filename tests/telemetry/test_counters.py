@@ -111,7 +111,7 @@ async def test_a_cancelled_flow_counts_as_terminated_and_its_step_not_as_complet
     key = await on.engine.create("bad", start=True)
     await held.entered()
     await on.engine.cancel(key)
-    await until(lambda: not on.engine._slots.in_use, on.engine)
+    await until(lambda: not on.engine.replica.slots.in_use, on.engine)
     assert moved(on) == flows(
         {("bad",): 1}, {("cancelled", "line"): 1, ("cancelled", "bad"): 1}, {("cancelled", "bad"): 1}
     )
@@ -157,7 +157,7 @@ async def test_a_result_whose_step_was_taken_away_is_fenced(on: Watched) -> None
     await held.entered()
     await on.engine._shards[1].store.database.fetch("update dwarf_steps set lease_seq = 7")  # type: ignore[attr-defined]
     held.release.set()
-    await until(lambda: not on.engine._slots.in_use, on.engine)
+    await until(lambda: not on.engine.replica.slots.in_use, on.engine)
     assert moved(on) == {"dwarf_flows_started_total": {("bad",): 1}, "dwarf_steps_fenced_total": {(): 1}}
 
 
@@ -221,7 +221,7 @@ async def test_a_breaker_trips_is_probed_and_closes(timed: Watched, clock: Manua
     waiting = timed.engine.await_(key, WAIT)
     for _ in range(3):
         await timed.engine.shard_info()
-        await until(lambda: not timed.engine._slots.in_use, timed.engine)
+        await until(lambda: not timed.engine.replica.slots.in_use, timed.engine)
         clock.advance(1)
     await waiting
     # The labels of a trip are cause and task, of a probe cause, outcome and task.

@@ -41,7 +41,7 @@ async def test_the_line_of_due_steps_by_band(dsn: str, proxy: TaskProxy) -> None
         assert oldest.keys() == {("1",), ("50",)}
         assert oldest["1",] >= oldest["50",] >= 0
         held.release.set()
-        await until(lambda: not on.engine._slots.in_use and held.began.locked() is False, on.engine)
+        await until(lambda: not on.engine.replica.slots.in_use and held.began.locked() is False, on.engine)
         await until(lambda: on.heard.points("dwarf_flows_terminated_total") == {("completed", "bad"): 5}, on.engine)
         await on.read()
         assert shown(on, *LINE) == [{(): 0}, {("1",): 0, ("50",): 0}, {("1",): 0, ("50",): 0}]
@@ -133,11 +133,11 @@ async def test_orphaned_flows(proxy: TaskProxy, clock: ManualClock) -> None:
         assert on.heard.points("dwarf_flows_orphaned") == {(): 0}
         await shard.store.database.fetch("delete from dwarf_steps where node = 'add2'")  # type: ignore[attr-defined]
         clock._now += 301 * 1_000_000
-        await sweep(shard, on.engine.graphs)
+        await sweep(shard, on.engine.replica.graphs)
         await on.read()
         assert on.heard.points("dwarf_flows_orphaned") == {(): 1}
         await on.engine.cancel(key)
-        await sweep(shard, on.engine.graphs)
+        await sweep(shard, on.engine.replica.graphs)
         await on.read()
         assert on.heard.points("dwarf_flows_orphaned") == {(): 0}
 
@@ -183,10 +183,10 @@ async def test_the_databases_are_read_once_for_every_collection_and_not_for_nobo
 
 async def test_without_a_provider_nothing_is_recorded_and_nothing_is_read(proxy: TaskProxy) -> None:
     async with open_engine("sqlite://", tasks=proxy, graphs=proxy) as engine:
-        assert (engine._instruments.listening, engine.traces.listening) == (False, False)
-        assert engine._gauges._job is None
+        assert (engine.replica.instruments.listening, engine.replica.traces.listening) == (False, False)
+        assert engine._lifecycle.gauges._job is None
         await engine.run("line", {}, timeout=20)
-        assert engine.counters.executed == {("add", "completed"): 1, ("add2", "completed"): 1}
+        assert engine.replica.counters.executed == {("add", "completed"): 1, ("add2", "completed"): 1}
         assert not engine._shards[1].executor.invoker.observed
 
 

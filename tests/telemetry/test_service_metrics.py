@@ -76,7 +76,7 @@ async def test_signals_that_could_not_be_sent_are_counted(
     async with running as engine, connected(nats_server.url) as nc:
         caller = Caller(nc, prefix)
         await caller.serves("work")
-        signals = engine.backpressure._signals
+        signals = engine.replica.backpressure._signals
         monkeypatch.setattr(signals._connection, "fits", lambda block, body: b"Dwarf-Origin" not in block)  # type: ignore[union-attr]
         await caller.ok("flow.create_task", task="work")
         assert heard.points("dwarf_signals_dropped_total") == {(): 0}

@@ -187,7 +187,9 @@ async def test_another_replica_goes_on_in_the_same_trace(dsn: str, proxy: TaskPr
     proxy.handle_task("add2", lambda: {"n": 2})
     async with watched(dsn, proxy) as second:
         shard = second.engine._shards[1]
-        await shard.store.database.fetch("update dwarf_replicas set seen_at = 1 where name <> $1", second.engine.name)  # type: ignore[attr-defined]
+        await shard.store.database.fetch(
+            "update dwarf_replicas set seen_at = 1 where name <> $1", second.engine.replica.name
+        )  # type: ignore[attr-defined]
         await shard.upkeep.sweep()
         await second.engine.await_(key, WAIT)
         span = second.spans.one("task")

@@ -16,27 +16,16 @@ from dwarf_nats.engine.operations.wait import FlowWaits
 from dwarf_nats.engine.placement import Placement
 
 if TYPE_CHECKING:
-    from dwarf_nats.engine.deployment import Deployment
-    from dwarf_nats.engine.graphs import GraphBook
+    from dwarf_nats.engine.replica import Replica
     from dwarf_nats.engine.shard import Shard
-    from dwarf_nats.settings import EngineSettings
-    from dwarf_nats.telemetry.traces import Traces
-    from dwarf_nats.workflow.keys import Tokens
 
 
 class Operations:
     """The operations, by kind."""
 
-    def __init__(
-        self,
-        shards: Mapping[int, Shard],
-        deployment: Deployment,
-        graphs: GraphBook,
-        *,
-        settings: EngineSettings,
-        tokens: Tokens,
-        traces: Traces,
-    ) -> None:
+    def __init__(self, shards: Mapping[int, Shard], replica: Replica) -> None:
+        settings, deployment, graphs = replica.settings, replica.deployment, replica.graphs
+        tokens, traces = replica.tokens, replica.traces
         limits = settings.limits()
         placement = Placement(shards, deployment)
         keys = IdempotencyKeys(shards, deployment)

@@ -1,0 +1,74 @@
+"""Construction of a replica: the parts its shards share, and the shards."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from dwarf_nats.clock import SystemClock
+from dwarf_nats.engine.backpressure import Backpressure
+from dwarf_nats.engine.deployment import Deployment
+from dwarf_nats.engine.graphs import GraphBook
+from dwarf_nats.engine.maintenance.integrity import Integrity
+from dwarf_nats.engine.replica import Replica
+from dwarf_nats.engine.scheduling.fetcher import Fetcher
+from dwarf_nats.engine.scheduling.slots import WorkerSlots
+from dwarf_nats.engine.shard import Shard
+from dwarf_nats.settings import EngineSettings
+from dwarf_nats.telemetry.counters import Counters
+from dwarf_nats.telemetry.instruments import Instruments
+from dwarf_nats.telemetry.providers import Telemetry
+from dwarf_nats.telemetry.traces import Traces
+from dwarf_nats.workflow.keys import Tokens
+
+if TYPE_CHECKING:
+    from dwarf_nats.engine.ports import Ports
+    from dwarf_nats.ports import Store
+
+log = logging.getLogger("dwarf_nats.engine")
+
+
+def new_replica(
+    stores: Sequence[Store],
+    shards: Mapping[int, Shard],
+    ports: Ports,
+    *,
+    settings: EngineSettings | None,
+    telemetry: Telemetry | None,
+    name: str,
+) -> Replica:
+    """Make what the shards of a replica share. `shards`: where they will be found by number, empty as yet."""
+    settings = settings if settings is not None else EngineSettings()
+    telemetry = telemetry if telemetry is not None else Telemetry()
+    logger = telemetry.logger if telemetry.logger is not None else log
+    clock = ports.clock if ports.clock is not None else SystemClock()
+    counters = telemetry.counters if telemetry.counters is not None else Counters()
+    slots = WorkerSlots(settings)
+    deployment = Deployment(shards, settings, logger)
+    by_number = {store.shard: store for store in stores}
+    return Replica(
+        name=name or f"{socket.gethostname()}-{os.getpid()}",
+        settings=settings,
+        clock=clock,
+        tasks=ports.tasks,
+        notices=ports.notices,
+        signals=ports.signals,
+        graphs=GraphBook(by_number, ports.graphs, deployment.is_away, settings.limits(), clock),
+        deployment=deployment,
+        slots=slots,
+        fetcher=Fetcher(settings, clock, slots, logger),
+        backpressure=Backpressure(clock, ports.signals, counters, logger),
+        tokens=Tokens(),
+        instruments=Instruments(telemetry.meter_provider, counters),
+        traces=Traces(telemetry.tracer_provider),
+        logger=logger,
+    )
+
+
+def new_shard(replica: Replica, store: Store) -> Shard:
+    """Make the shard of a database, to be opened."""
+    integrity = Integrity(replica.graphs, replica.deployment)
+    return Shard(store, replica, heal=integrity.run_once, agree=replica.deployment.heard)
