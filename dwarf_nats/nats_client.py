@@ -1,9 +1,9 @@
 """The NATS client of replica, worker, SDK and command line: nats-py's, with methods overridden (wire: section 6).
 
-Three things differ. Connecting: where TLS is asked for, nothing is sent before it is on, also to servers that the cluster names
-later; each server gets the user and password of its own URL; reconnects slow down while connections are short-lived. Errors:
-whatever the server says ends in a reconnect, never in a closed connection. Permissions: a refusal is reported to the code that
-sent what was refused.
+Three things differ. Connecting: if the options ask for TLS, nothing is sent before it is on, also to servers that the
+cluster announces later; each server gets the user and password of its own URL; reconnects slow down while connections are
+short-lived. Errors: every error of the server ends in a reconnect, never in a closed connection. Permissions: a refusal is
+reported to the code that sent the refused message or subscription.
 
 This module and `bus.connection` are the only ones that use private names of nats-py (docs/design/0012-connections.md).
 """

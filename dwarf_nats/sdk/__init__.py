@@ -1,6 +1,6 @@
-"""For users of the service: `Client` asks for operations, `Worker` serves tasks. Neither imports the engine.
+"""The Python SDK: `Client` calls the operations of the service, `Worker` serves tasks. Neither imports the engine.
 
-What they take, return and raise is here as well, so that one import is enough.
+The types that they take, return and raise are exported here, too, so that one import is enough.
 """
 
 from dwarf_nats.errors import (

@@ -1,4 +1,4 @@
-"""A command of the shell as a task: state as JSON on its stdin, changes as JSON on its stdout.
+"""A shell command as a task: it reads the state as JSON from stdin and prints the changes as JSON on stdout.
 
 worker.add_task("thumbnail", CommandTask("./thumbnail.sh"))
 """
@@ -22,26 +22,27 @@ from dwarf_nats.workflow.task_error import TaskError
 log = logging.getLogger("dwarf_nats.worker")
 
 MAX_STDOUT_BYTES = 64 * 1024 * 1024
-"""The largest `max_payload` a NATS server can have: a longer output could not be sent."""
+"""Longest output of a command: the largest `max_payload` a NATS server can have."""
 STDERR_TAIL_BYTES = 4_096
-"""How much of the end of stderr becomes the error's message."""
+"""Bytes from the end of stderr that become the message of an error."""
 GRACE_SECONDS = 5.0
-"""Time between SIGTERM and SIGKILL for a command that was cancelled."""
+"""Time between SIGTERM and SIGKILL for a cancelled command, so that it can clean up."""
 MALFORMED_OUTPUT = 502
+"""Error code for an output that is no JSON object."""
 _TERMINAL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-"""Colours, titles and control characters, which programs print for terminals."""
+"""Colours, titles and control characters, which programs print for terminals and which are removed from messages."""
 
 
 class CommandTask:
     """Runs `command` with `/bin/sh -c` for each execution of a step.
 
-    The command reads the state from its stdin. What it prints on stdout are the changes, a JSON object; nothing means
-    no changes. An exit code other than 0 is an error of the step: the end of stderr is the message, and `exitCode` the
-    exit code. `DWARF_FLOW_KEY`, `DWARF_STEP_KEY`, `DWARF_WORKFLOW`, `DWARF_TASK`, `DWARF_ATTEMPT`, `DWARF_DEADLINE` and
-    `TRACEPARENT` tell it what it runs for.
+    The command reads the state from stdin and prints the changes, a JSON object, on stdout; no output means no changes. An
+    exit code other than 0 is an error of the step: the end of stderr is the message, and `exitCode` the exit code.
+    The variables `DWARF_FLOW_KEY`, `DWARF_STEP_KEY`, `DWARF_WORKFLOW`, `DWARF_TASK`, `DWARF_ATTEMPT`, `DWARF_DEADLINE` and
+    `TRACEPARENT` name the execution. Raises `BadRequest` for an empty command.
 
-    A cancelled command gets SIGTERM, and SIGKILL `GRACE_SECONDS` later. The signals go to its whole process group. What
-    the command leaves running in that group is ended with it.
+    A cancelled command gets SIGTERM, and SIGKILL `GRACE_SECONDS` later. The signals go to its whole process group, and
+    processes that the command leaves running in that group end with it.
     """
 
     def __init__(self, command: str) -> None:
@@ -60,12 +61,12 @@ class CommandTask:
 
 
 async def _run(command: str, stdin: bytes, environment: Mapping[str, str]) -> tuple[int, bytes, bytes]:
-    """Run a command to its end: its exit code, its stdout, and the end of its stderr. Cancelling this ends it."""
+    """Run a command to its end; returns exit code, stdout, and the end of stderr. Cancelling this ends the command."""
     transport, process = await _started(command, environment)
     try:
         process.feed(stdin)
         await process.exited.wait()
-        process.signal(signal.SIGKILL)  # what the command left running is of its process group
+        process.signal(signal.SIGKILL)  # for processes that the command left running
         await process.ended(GRACE_SECONDS)
     except asyncio.CancelledError:
         await process.terminate()
@@ -81,7 +82,7 @@ async def _run(command: str, stdin: bytes, environment: Mapping[str, str]) -> tu
 
 
 async def _started(command: str, environment: Mapping[str, str]) -> tuple[asyncio.SubprocessTransport, _Process]:
-    """The process of a command. A cancellation that comes while it starts ends it, with all that it has started by then."""
+    """Start a command. If cancelled meanwhile, end it together with the processes it has started by then."""
     exec_ = asyncio.get_running_loop().subprocess_exec
     starting = asyncio.ensure_future(exec_(_Process, "/bin/sh", "-c", command, env=environment, start_new_session=True))
     try:
@@ -100,7 +101,7 @@ async def _started(command: str, environment: Mapping[str, str]) -> tuple[asynci
 
 
 class _Process(asyncio.SubprocessProtocol):
-    """What a process prints, and that it has exited. Its pipes may stay open after that, held by what it has started."""
+    """Collects the output of a process and notes its exit. Its pipes may stay open after that, held by its children."""
 
     def __init__(self) -> None:
         self.pid = 0
@@ -112,14 +113,14 @@ class _Process(asyncio.SubprocessProtocol):
         self._transport: asyncio.SubprocessTransport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # uvloop's transports are none of asyncio's classes.
+        # A cast, since uvloop's transports do not inherit from asyncio's.
         self._transport = cast(asyncio.SubprocessTransport, transport)
 
     def feed(self, stdin: bytes) -> None:
-        """Write its whole input; it need not read it."""
+        """Write the whole input; the process need not read it."""
         assert self._transport is not None
         pipe = cast(asyncio.WriteTransport, self._transport.get_pipe_transport(0))
-        with contextlib.suppress(RuntimeError, OSError):  # so uvloop says that the process has closed it
+        with contextlib.suppress(RuntimeError, OSError):  # uvloop raises if the process has closed its stdin
             pipe.write(stdin)
             pipe.close()
 
@@ -139,12 +140,12 @@ class _Process(asyncio.SubprocessProtocol):
         self._closed.set()
 
     async def ended(self, seconds: float) -> None:
-        """Wait until it has exited and its pipes are closed, but not for longer than this."""
+        """Wait until the process has exited and its pipes are closed, at most `seconds`."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._closed.wait(), seconds)
 
     async def terminate(self) -> None:
-        """End it: with SIGTERM, so that it may tidy up, and with SIGKILL if it takes longer than `GRACE_SECONDS`."""
+        """End the process with SIGTERM, so that it can clean up, and with SIGKILL after `GRACE_SECONDS`."""
         self.signal(signal.SIGTERM)
         try:
             await self.ended(GRACE_SECONDS)
@@ -152,7 +153,7 @@ class _Process(asyncio.SubprocessProtocol):
             self.signal(signal.SIGKILL)
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal to its process group, if there is one left."""
+        """Send a signal to the process group, if it still exists."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, number)
 

@@ -1,4 +1,4 @@
-"""The connection of a client or a worker (wire: section 6)."""
+"""Connect a client or a worker to NATS (wire: section 6)."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ async def connect(
     closed: Hook | None = None,
     retry: bool = False,
 ) -> NatsClient:
-    """A connection that reconnects for ever and never buffers what is sent while it is down.
+    """Connect; the connection reconnects for ever, and does not buffer messages while it is down.
 
-    Raises `Unavailable` if no server answers (with `retry` that is logged and tried again) or if the server refuses who
-    we are, and `BadRequest` for options that cannot be right.
+    Raises `Unavailable` if no server answers (with `retry` that is logged and tried again) or if the server refuses the
+    user, and `BadRequest` for options that cannot be right.
     """
 
     async def attempt() -> NatsClient:

@@ -1,4 +1,4 @@
-"""Finding services over NATS, and being found (ADR-32): `nats service ls`, `dwarf-nats tasks`."""
+"""Service discovery over NATS (ADR-32), both sides: find services, and answer `nats service ls` and its like."""
 
 from __future__ import annotations
 
@@ -28,13 +28,14 @@ if TYPE_CHECKING:
     from dwarf_nats.workflow.answer import ErrorInfo
 
 QUIET_SECONDS = 0.25
-"""So long after the last reply nobody else is expected to say anything."""
+"""Silence after the last reply from which on no more replies are expected."""
 LONGEST_SECONDS = 2.0
+"""Longest wait for the replies of all services."""
 
 
 @dataclass(slots=True)
 class _Task:
-    """What was done of one task. Times in nanoseconds."""
+    """The statistics of one task; `nanoseconds` is the time of all its executions."""
 
     subject: str
     requests: int = 0
@@ -44,12 +45,15 @@ class _Task:
 
 
 class DiscoveryResponder:
-    """A worker as it is found: one endpoint per task, with what it has done so far. `subjects`: where it is asked."""
+    """Answers service discovery for a worker: one endpoint per task, with its statistics.
+
+    `subjects`: the subjects to listen on.
+    """
 
     def __init__(self, name: str, queue: str, tasks: Mapping[str, str]) -> None:
         self.name = discovery.fitting(name)
         self.id = secrets.token_hex(11)
-        # Verb by verb: whoever may subscribe to `$SRV.*` may subscribe to `$SRV.>`, by which one hears what others are asked.
+        # Verb by verb, since the permission for `$SRV.*` would let this user hear the requests to other services.
         self.subjects = [
             discovery.subject(verb, *rest)
             for verb in (PING, INFO, STATS)
@@ -60,12 +64,12 @@ class DiscoveryResponder:
         self._tasks = {url: _Task(subject) for url, subject in tasks.items()}
 
     def leave_out(self, urls: Iterable[str]) -> None:
-        """Do not name these tasks: they are not served."""
+        """Do not name these tasks, since they are not served."""
         for url in urls:
             self._tasks.pop(url, None)
 
     def served(self, url: str, error: ErrorInfo | None, seconds: float) -> None:
-        """Count an answer and how long it took."""
+        """Count an answer. `seconds`: the time from its request on."""
         task = self._tasks.get(url)
         if task is None:
             return
@@ -76,19 +80,19 @@ class DiscoveryResponder:
             task.last_error = f"{error.code}:{error.message[:500]}"
 
     def reply(self, subject: str, room: int) -> bytes | None:
-        """What is said to a request on `subject`, in `room` bytes; nothing if it is none of ours, or there is no room."""
+        """The reply to a request on `subject`, of at most `room` bytes; `None` for an unknown verb, or without enough room."""
         verb = subject.split(".")[1]
         if verb not in (PING, INFO, STATS):
             return None
-        told = discovery.identity(verb, self.name, self.id, {"role": "task service"})
+        values = discovery.identity(verb, self.name, self.id, {"role": "task service"})
         if verb == INFO:
-            told |= {
+            values |= {
                 "description": "Tasks of dwarf workflows",
                 "endpoints": [self._info(*one) for one in self._tasks.items()],
             }
         elif verb == STATS:
-            told |= {"started": self._started, "endpoints": [self._stats(*one) for one in self._tasks.items()]}
-        replies = map(orjson.dumps, chain([told], discovery.shortened(told)))
+            values |= {"started": self._started, "endpoints": [self._stats(*one) for one in self._tasks.items()]}
+        replies = map(orjson.dumps, chain([values], discovery.shortened(values)))
         return next((reply for reply in replies if len(reply) <= room), None)
 
     def _info(self, url: str, task: _Task) -> dict[str, Any]:
@@ -113,20 +117,20 @@ class DiscoveryResponder:
 
 
 async def find(nc: Nats, verb: str, name: str = "") -> list[dict[str, Any]]:
-    """What the services of a name say, or all there are; those that answer within a moment of each other."""
+    """Return the replies of the services of that name, or of all services, to a request such as `INFO`."""
     found: list[dict[str, Any]] = []
     for message in await all_replies(nc, discovery.subject(verb, name)):
         with contextlib.suppress(ValueError):
-            told = orjson.loads(message.data)
-            if isinstance(told, dict):
-                found.append(told)
+            values = orjson.loads(message.data)
+            if isinstance(values, dict):
+                found.append(values)
     return found
 
 
 async def all_replies(nc: Nats, subject: str, longest: float = LONGEST_SECONDS) -> list[Msg]:
-    """What everybody says who is asked there and answers within a moment of each other, and within `longest` seconds.
+    """Send a request and return all replies: until none comes for `QUIET_SECONDS`, or `longest` seconds are over.
 
-    Raises `Forbidden` if permissions do not let us ask or hear the answers.
+    Raises `Forbidden` if permissions do not allow the request, or the subscription of the inbox.
     """
     heard: asyncio.Queue[Msg | Violation] = asyncio.Queue()
     inbox = nc.new_inbox()
@@ -147,7 +151,7 @@ async def all_replies(nc: Nats, subject: str, longest: float = LONGEST_SECONDS) 
                 message = await asyncio.wait_for(heard.get(), QUIET_SECONDS if found else longest)
                 if isinstance(message, Violation):
                     raise forbidden(nc, message, "" if message.publish else INBOX_REMEDY)
-                if not message.data:  # the server's word that there is nobody
+                if not message.data:  # the server reports that nobody listens
                     break
                 if message.headers or not recorded_by(None, message.data):
                     found.append(message)

@@ -1,4 +1,4 @@
-"""Requests over one NATS connection: one inbox, replies taken raw, losses told apart (wire section 2, last point)."""
+"""Requests and replies over one NATS connection: one inbox for all, and an error for each kind of loss (wire section 2)."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("dwarf_nats.sdk")
 
-# What nats-py writes around the headers and between name and value.
+# The bytes that nats-py writes around the headers, and between name and value of each.
 _HEADER_FRAME = len(b"NATS/1.0\r\n\r\n")
 _HEADER_LINE = len(b": \r\n")
-# What comes with the server's word that nobody listens.
+# The headers of the server's report that nobody listens.
 _SERVERS_OWN = frozenset({"Status", "Description", "Nats-Subject"})
 
 
 class NoResponders(Exception):
-    """Nobody subscribes the subject: the request was not delivered."""
+    """Nobody has subscribed to the subject: the request was not delivered."""
 
 
 class ReplyLost(Exception):
-    """The connection went away, or nobody replied in time: whether the request was carried out is unknown."""
+    """The connection was lost, or no reply came in time: whether the request was carried out is unknown."""
 
 
 class NotSent(Exception):
@@ -43,14 +43,14 @@ class NotSent(Exception):
 
 
 def message_size(payload: bytes, headers: Mapping[str, str] | None) -> int:
-    """What a message counts against the server's `max_payload`: headers and payload."""
+    """The bytes of a message that count for the server's `max_payload`: headers and payload."""
     if not headers:
         return len(payload)
     return len(payload) + _HEADER_FRAME + sum(len(k) + len(v.encode()) + _HEADER_LINE for k, v in headers.items())
 
 
 def check_size(nc: Nats, payload: bytes, headers: Mapping[str, str] | None, what: str) -> None:
-    """Raise `TooLarge` if the server would cut the connection over this message."""
+    """Raise `TooLarge` for a message because of which the server would close the connection. `what` names it."""
     size, limit = message_size(payload, headers), nc.max_payload
     if limit and size > limit:
         raise TooLarge(
@@ -62,7 +62,7 @@ def check_size(nc: Nats, payload: bytes, headers: Mapping[str, str] | None, what
 
 @dataclass(slots=True)
 class _Waiter:
-    """A request whose reply is awaited. `stream`: the JetStream stream that has acknowledged it meanwhile."""
+    """A request that waits for its reply. `stream`: the JetStream stream that has acknowledged it meanwhile."""
 
     subject: str
     reply: asyncio.Future[Msg]
@@ -70,7 +70,7 @@ class _Waiter:
 
 
 class RequestChannel:
-    """Sends requests and hands each its reply."""
+    """Sends requests and gives each its reply."""
 
     def __init__(self, nc: Nats) -> None:
         self._nc = nc
@@ -85,7 +85,7 @@ class RequestChannel:
         self._opening = asyncio.Lock()
 
     async def open(self) -> None:
-        """Subscribe the inbox, if that has not been done. Returns once the server has taken it.
+        """Subscribe to the inbox unless that has been done; the server has the subscription when this returns.
 
         Raises `Forbidden` if permissions refuse it, `NotSent` if the connection goes away.
         """
@@ -105,7 +105,7 @@ class RequestChannel:
                 raise forbidden(self._nc, self._refused, INBOX_REMEDY)
 
     async def _until_known(self) -> None:
-        """Before anything is asked the server has the inbox: else a request could be carried out, and its reply be lost."""
+        """Wait until the server has the inbox: otherwise a request could be carried out, and its reply be lost."""
         known = self._known = asyncio.ensure_future(round_trip(self._nc))
         try:
             await asyncio.wait({known})
@@ -116,7 +116,7 @@ class RequestChannel:
             self._known = None
 
     async def close(self) -> None:
-        """Leave the inbox; whatever still waits is lost."""
+        """Unsubscribe from the inbox; requests that still wait raise `ReplyLost`."""
         self._unwatch()
         self.lose_all()
         sub, self._sub = self._sub, None
@@ -124,7 +124,7 @@ class RequestChannel:
             await sub.unsubscribe()
 
     def lose_all(self) -> None:
-        """The connection went away: every reply under way is lost."""
+        """Make all requests under way raise `ReplyLost`, because the connection was lost."""
         if self._known is not None:
             self._known.cancel()
         for one in self._pending.values():
@@ -132,10 +132,10 @@ class RequestChannel:
                 one.reply.set_exception(ReplyLost("the connection to NATS went away before the reply came"))
 
     def _on_refused(self, violation: Violation) -> bool:
-        """Permissions refused something: tell the request it was, or all if no reply can come any more.
+        """Make the request fail that permissions refused, or all requests if the inbox was refused.
 
-        Of several requests to one subject it is the last that has no reply yet: before a change of the permissions, the others
-        were let through.
+        Of several requests to one subject, the last one without a reply is meant: the others were sent before the permissions
+        changed.
         """
         if not violation.publish:
             if self._prefix and violation.concerns(f"{self._prefix}*"):
@@ -152,10 +152,10 @@ class RequestChannel:
         return False
 
     async def ask(self, subject: str, payload: bytes, headers: dict[str, str] | None, seconds: float) -> Msg:
-        """Send a request and return its reply, whatever it says.
+        """Send a request and return its reply, a refusal included. `seconds`: the longest wait for it.
 
-        Raises `NoResponders`, `NotSent`, `ReplyLost`, `TooLarge` for what the server would not take, and `Forbidden` for what
-        permissions refuse.
+        Raises `NoResponders`, `NotSent`, `ReplyLost`, `TooLarge` for a message beyond the server's limit, and `Forbidden` if
+        permissions refuse it.
         """
         check_size(self._nc, payload, headers, f"the request to {subject}")
         if not self._nc.is_connected:
@@ -195,18 +195,18 @@ class RequestChannel:
 
 
 def _all_of(subject: str) -> str:
-    """The operations beside this one, as a wildcard."""
+    """The subject and its neighbours, as a wildcard."""
     return f"{subject.rpartition('.')[0] or subject}.>"
 
 
 def is_no_responders(msg: Msg) -> bool:
-    """The server's own 503: nothing but a status. (Services report a 503 in `Nats-Service-Error-Code`.)"""
+    """True for the server's own 503, which has nothing but a status; services use `Nats-Service-Error-Code`."""
     headers = msg.headers
     return not msg.data and headers is not None and headers.get("Status") == "503" and headers.keys() <= _SERVERS_OWN
 
 
 async def wait_connected(nc: Nats, seconds: float, pause: Callable[[float], Awaitable[None]] = asyncio.sleep) -> bool:
-    """Wait for a lost connection to come back, at most `seconds`; says whether it did."""
+    """Wait at most `seconds` for a lost connection to come back; returns whether it did."""
     loop = asyncio.get_running_loop()
     end = loop.time() + seconds
     while not nc.is_connected:
@@ -217,10 +217,10 @@ async def wait_connected(nc: Nats, seconds: float, pause: Callable[[float], Awai
 
 
 async def round_trip(nc: Nats) -> None:
-    """Return once the server has read everything sent before.
+    """Return when the server has read everything sent before.
 
-    nats-py's `flush` writes its PING past what waits to be written (measured with 2.16: a subscription made just before
-    is unknown to the server when `flush` returns). The second PING comes after all of it.
+    nats-py's `flush` writes its PING before data that still waits to be written (measured with 2.16: a subscription made
+    just before is unknown to the server when `flush` returns). The second PING comes after all of it.
     """
     await nc.flush()
     await nc.flush()

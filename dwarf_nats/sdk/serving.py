@@ -1,4 +1,4 @@
-"""Workers as a process: signals, threads, exit codes."""
+"""Run workers as a process: signals, threads, exit codes."""
 
 from __future__ import annotations
 
@@ -36,27 +36,27 @@ class ServedWorker(Protocol):
 async def serve(*workers: ServedWorker, ready: Callable[[], object] | None = None) -> bool:
     """Run workers until SIGTERM or SIGINT, then stop them; a second signal stops them at once.
 
-    Seeks a NATS server for ever. Gives the loop one thread per concurrent task. `ready` is called once all of them serve.
-    Says whether everything in hand was finished.
+    Waits for a NATS server for ever. Gives the event loop one thread per concurrent task. `ready` is called when all of them
+    serve. Returns whether every execution was finished.
     """
     loop = asyncio.get_running_loop()
     threads = sum(worker.concurrency for worker in workers)
     loop.set_default_executor(ThreadPoolExecutor(threads, thread_name_prefix="dwarf-task"))
-    told = asyncio.Event()
+    stop_requested = asyncio.Event()
 
     def on_signal() -> None:
-        if told.is_set():
+        if stop_requested.is_set():
             for worker in workers:
                 worker.halt()
-        told.set()
+        stop_requested.set()
 
     for number in _SIGNALS:
         loop.add_signal_handler(number, on_signal)
     try:
-        if await _started(workers, told):
+        if await _started(workers, stop_requested):
             if ready is not None:
                 ready()
-            await told.wait()
+            await stop_requested.wait()
             log.info("finishing what is in hand; a second signal stops at once")
         return all(await asyncio.gather(*(worker.stop() for worker in workers)))
     finally:
@@ -64,10 +64,10 @@ async def serve(*workers: ServedWorker, ready: Callable[[], object] | None = Non
             loop.remove_signal_handler(number)
 
 
-async def _started(workers: tuple[ServedWorker, ...], told: asyncio.Event) -> bool:
-    """Start them all, unless the signal to stop comes first."""
+async def _started(workers: tuple[ServedWorker, ...], stop_requested: asyncio.Event) -> bool:
+    """Start all workers; returns false if the signal to stop comes first."""
     starting: asyncio.Future[list[None]] = asyncio.gather(*(worker.start_patiently() for worker in workers))
-    stop = asyncio.ensure_future(told.wait())
+    stop = asyncio.ensure_future(stop_requested.wait())
     try:
         both: set[asyncio.Future[Any]] = {starting, stop}
         await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
@@ -82,14 +82,14 @@ async def _started(workers: tuple[ServedWorker, ...], told: asyncio.Event) -> bo
 
 
 def run(*workers: ServedWorker, ready: Callable[[], object] | None = None) -> None:
-    """`serve` on a loop of its own. Ends the process with exit code 1 if something in hand was not finished.
+    """Call `serve` on an event loop of its own. Ends the process with exit code 1 if an execution was not finished.
 
     Raises what `Worker.start` raises.
     """
 
     async def serving() -> None:
         if not await serve(*workers, ready=ready):
-            # Threads cannot be ended, and leaving in order would wait for them.
+            # Threads cannot be ended, and an ordinary exit would wait for them.
             logging.shutdown()
             sys.stdout.flush()
             os._exit(1)
@@ -105,7 +105,7 @@ def run(*workers: ServedWorker, ready: Callable[[], object] | None = None) -> No
 def main(*workers: ServedWorker) -> None:
     """Serve with these workers until SIGTERM or SIGINT, and end the process.
 
-    Exit code 0 if everything in hand was finished, 1 if not or if a worker could not start.
+    The exit code is 0 if every execution was finished, and 1 if not, or if a worker could not start.
     """
     if not logging.getLogger().handlers:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")

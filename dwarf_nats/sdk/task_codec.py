@@ -1,4 +1,4 @@
-"""The task service's side of a task call: requests to values, answers to replies (wire section 2)."""
+"""Task calls on the side of the worker: requests to values, answers to replies (wire section 2)."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from dwarf_nats.workflow.state import encode_state
 
 log = logging.getLogger("dwarf_nats.worker")
 CANCELLED = 499
-"""The code with which a cancelled execution is reported; the engine discards it (O10)."""
+"""Error code of a cancelled execution; the engine discards the answer (O10)."""
 _decode = msgspec.json.Decoder(t.TaskRequest).decode
 _roll_call = msgspec.json.Decoder(t.WorkerCall).decode
 _encode = msgspec.json.Encoder().encode
 
 
 def decode_request(body: bytes, headers: Mapping[str, str] | None = None) -> TaskCall:
-    """A task request. Raises `BadRequest` for what is none.
+    """Decode a task request. Raises `BadRequest` for a malformed one.
 
-    `budget` is counted from now by this machine's clock; where that leaves nothing the clocks differ, and it is
-    infinite: the engine minds the deadline as well.
+    `budget` is the time from now to the deadline by this machine's clock. If that is nothing, the clocks differ, and the budget
+    is infinite: the engine enforces the deadline as well.
     """
     try:
         request = _decode(body)
@@ -73,15 +73,15 @@ def decode_request(body: bytes, headers: Mapping[str, str] | None = None) -> Tas
 
 
 def accept_seconds(headers: Mapping[str, str] | None) -> float | None:
-    """After how long to say *accepted*; `None` if the request does not ask for it."""
+    """Seconds after which to send *accepted*; `None` if the request does not ask for it."""
     text = (headers or {}).get(h.ACCEPT_MS, "")
     return int(text) / 1000 if text.isascii() and text.isdigit() and len(text) < 12 else None
 
 
 def encode_answer(answer: Answer) -> tuple[bytes, dict[str, str] | None]:
-    """Body and headers of the reply. A failure stands in the body, where its text may have any length and lines.
+    """Encode an answer as body and headers. An error is in the body, where its text may have any length and lines.
 
-    An answer that cannot be written as JSON becomes an error that says so: the engine waits for a reply.
+    An answer that cannot be written as JSON becomes an error that says so, because the engine waits for a reply.
     """
     try:
         return _encoded(answer)
@@ -106,7 +106,7 @@ def _encoded(answer: Answer) -> tuple[bytes, dict[str, str] | None]:
     error.message = error.message.encode("utf-8", "replace").decode()
     try:
         reply.error = Raw(_encode(error.as_dict()))
-    except Exception as unfit:  # its message and code travel without what else the task put there
+    except Exception as unfit:  # message and code are sent without the other fields
         log.warning("the details of an error cannot be written as JSON: %s", named(unfit))
         reply.error = Raw(_encode({"message": error.message, "code": error.code}))
     headers = {} if answer.disposition is Disposition.ERROR else {h.DISPOSITION: answer.disposition.value}
@@ -114,17 +114,17 @@ def _encoded(answer: Answer) -> tuple[bytes, dict[str, str] | None]:
 
 
 def error_answer(code: int, message: str) -> Answer:
-    """An ordinary error of the step."""
+    """An answer with an ordinary error of the step."""
     return Answer(error=ErrorInfo(message, code))
 
 
 def backpressure_answer(message: str) -> Answer:
-    """The step goes back to pending and runs elsewhere: nothing was done (V1)."""
+    """An answer that returns the step to pending, to run elsewhere: nothing was done (V1)."""
     return Answer(error=ErrorInfo(message, 429), disposition=Disposition.BACKPRESSURE, cause="backpressure")
 
 
 def decode_roll_call(body: bytes) -> tuple[list[str], list[str]]:
-    """The steps asked after and the steps to cancel. Raises `BadRequest`."""
+    """Decode a roll call: the steps asked after, and the steps to cancel. Raises `BadRequest` for a malformed one."""
     try:
         call = _roll_call(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -133,7 +133,7 @@ def decode_roll_call(body: bytes) -> tuple[list[str], list[str]]:
 
 
 def encode_running(steps: list[str]) -> bytes:
-    """The answer to a roll call."""
+    """Encode the answer to a roll call: the steps that are still running."""
     return _encode(t.WorkerReply(running=steps))
 
 

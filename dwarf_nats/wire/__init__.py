@@ -1,1 +1,1 @@
-"""The wire contract as values: subjects, messages, and the way from bytes to values and back. No NATS import."""
+"""The wire contract: subjects, messages, encoding and decoding, connection options. Nothing here imports nats-py."""

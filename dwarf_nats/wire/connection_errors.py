@@ -1,4 +1,4 @@
-"""What goes wrong between us and a NATS server, in words that say what mends it (wire: section 6)."""
+"""Errors between a client and a NATS server, explained with the remedy (wire: section 6)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _REFUSALS = (
 
 
 def for_good(error: Exception) -> bool:
-    """Whether only a person can mend that."""
+    """True if trying again does not help, so that somebody must change something."""
     if isinstance(error, ssl.SSLError):
         return not isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError | ssl.SSLSyscallError)
     text = str(error).lower()
@@ -25,7 +25,7 @@ def for_good(error: Exception) -> bool:
 
 
 def explained(error: Exception) -> str:
-    """What went wrong with a connection, and for TLS what mends it."""
+    """Describe an error of a connection in one line, for TLS with the remedy."""
     if isinstance(error, TimeoutError | asyncio.TimeoutError):
         return "no answer in time"
     if isinstance(error, ssl.SSLCertVerificationError):
@@ -47,7 +47,7 @@ _CERTIFICATE = {
     62: _NAME,
     64: _NAME,
 }
-"""What mends a certificate that was not accepted, by OpenSSL's number of the fault."""
+"""The remedy for a certificate that was not accepted, by the number of OpenSSL's error."""
 _OURS = "the server does not accept our certificate: give another with tls_cert and tls_key (--tls-cert, --tls-key)"
 _TLS_REMEDIES = {
     "certificate required": "the server asks for a certificate: give one with tls_cert and tls_key (--tls-cert, --tls-key)",

@@ -1,4 +1,4 @@
-"""The contexts of the `nats` command line: files that say where a server is and who we are there (wire: section 6).
+"""The contexts of the `nats` command line: files with a server and the credentials for it (wire: section 6).
 
 A context `NAME` is `$XDG_CONFIG_HOME/nats/context/NAME.json`, or under `~/.config` without that variable;
 `nats/context.txt` beside the folder names the one that `nats context select` chose.
@@ -41,10 +41,10 @@ _REFERENCE = re.compile(r"(nsc|op|data|env)://|data:")
 
 
 def load_context(name: str, environ: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """The fields of a context as `ConnectOptions` fields; `name` may be a path to a context file.
+    """Read a context as fields of `ConnectOptions`; `name` may be a path to a context file.
 
-    Paths in it may begin with `~` and hold variables (`$NAME`). Raises `BadRequest` if there is no such context, or if it
-    asks for what is not supported here.
+    Paths in it may begin with `~` and contain variables (`$NAME`). Raises `BadRequest` if there is no such context, or if it
+    needs a feature that is not supported.
     """
     env = os.environ if environ is None else environ
     path = _path(name, env)
@@ -70,7 +70,7 @@ def load_context(name: str, environ: Mapping[str, str] | None = None) -> dict[st
 
 
 def selected_context(environ: Mapping[str, str] | None = None) -> str:
-    """The context that `nats context select` chose; empty if none is."""
+    """The name of the context that `nats context select` chose; empty if there is none."""
     try:
         return (_folder(os.environ if environ is None else environ).parent / "context.txt").read_text().strip()
     except (OSError, UnicodeDecodeError):

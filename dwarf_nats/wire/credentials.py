@@ -1,4 +1,4 @@
-"""Credentials files of NATS users: a JWT that says who they are, and the seed that proves it (wire: section 6)."""
+"""Credentials files of NATS users: a JWT that names the user, and the seed that proves it (wire: section 6)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _JWT, _SEED = "NATS USER JWT", "USER NKEY SEED"
 
 
 def read_credentials(path: str | os.PathLike[str]) -> tuple[str, str]:
-    """JWT and seed of a credentials file. Raises `BadRequest` for a file that is none; the message shows nothing of it."""
+    """Read JWT and seed from a credentials file. Raises `BadRequest` for any other file, without its content."""
     try:
         with open(path, encoding="utf-8") as file:
             return credentials_in(file.read(), f"the credentials file {os.fspath(path)}")
@@ -21,7 +21,7 @@ def read_credentials(path: str | os.PathLike[str]) -> tuple[str, str]:
 
 
 def credentials_in(text: str, what: str) -> tuple[str, str]:
-    """JWT and seed of the text of a credentials file. `what` names it in messages. Raises `BadRequest`."""
+    """Read JWT and seed from the text of a credentials file. `what` names it in messages. Raises `BadRequest`."""
     sections = dict(_SECTION.findall(text))
     for name in (_JWT, _SEED):
         if name not in sections:
@@ -30,7 +30,7 @@ def credentials_in(text: str, what: str) -> tuple[str, str]:
 
 
 def credentials_text(jwt: str, seed: str) -> str:
-    """The text of a credentials file."""
+    """Format JWT and seed as the text of a credentials file."""
     return "".join(
         f"-----BEGIN {name}-----\n{value}\n------END {name}------\n" for name, value in ((_JWT, jwt), (_SEED, seed))
     )

@@ -1,4 +1,4 @@
-"""Services as NATS tools find them: the words of ADR-32, for the replica, the worker, and whoever looks for them."""
+"""Service discovery as NATS defines it (ADR-32): subjects and replies, for replicas, workers and those that look for them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _UNFIT = re.compile(r"[^A-Za-z0-9_-]+")
 
 
 def identity(verb: str, name: str, service_id: str, metadata: dict[str, str]) -> dict[str, Any]:
-    """What every reply begins with, and a reply to PING consists of."""
+    """The fields that every reply begins with; the reply to PING has no others."""
     return {
         "type": f"io.nats.micro.v1.{verb.lower()}_response",
         "name": name,
@@ -23,33 +23,33 @@ def identity(verb: str, name: str, service_id: str, metadata: dict[str, str]) ->
     }
 
 
-def shortened(told: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Smaller and smaller versions of a reply that is too large, each as ADR-32 has it; `truncated` in the metadata says so."""
-    told = {**told, "metadata": {**(told.get("metadata") or {}), "truncated": "true"}}
+def shortened(reply: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield smaller and smaller versions of a reply that is too large, each valid by ADR-32, marked `truncated`."""
+    reply = {**reply, "metadata": {**(reply.get("metadata") or {}), "truncated": "true"}}
     endpoints = [
         {name: value for name, value in one.items() if name not in ("metadata", "data")}
-        for one in told.get("endpoints", ())
+        for one in reply.get("endpoints", ())
     ]
     for one in endpoints:
         if "last_error" in one:
             one["last_error"] = one["last_error"][:40]
     while endpoints:
-        yield {**told, "endpoints": endpoints}
+        yield {**reply, "endpoints": endpoints}
         endpoints = endpoints[: len(endpoints) // 2]
 
 
 def subject(verb: str, name: str = "", service_id: str = "") -> str:
-    """Where services are asked: all of them, those of a name, or one."""
+    """The subject of a request to all services, to those of a name, or to one."""
     return ".".join(part for part in ("$SRV", verb, name, service_id) if part)
 
 
 def fitting(name: str) -> str:
-    """A name as ADR-32 allows it."""
+    """Make a name valid by ADR-32."""
     return _UNFIT.sub("-", name).strip("-") or "worker"
 
 
 def semver(version: str) -> str:
-    """A Python version as ADR-32 wants it: `1.2.3`, or `1.2.3-rc1` for `1.2.3rc1`."""
+    """Convert a Python version to a semantic version as ADR-32 requires: `1.2.3rc1` becomes `1.2.3-rc1`."""
     release, rest = version, ""
     for at, char in enumerate(version):
         if not (char.isdigit() or char == "."):

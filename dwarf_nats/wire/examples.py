@@ -1,4 +1,4 @@
-"""An example of every message, by type: shown in the schemas and the AsyncAPI document, and tested to round-trip."""
+"""One example of every message, by type, for the schemas and the AsyncAPI document."""
 
 from __future__ import annotations
 

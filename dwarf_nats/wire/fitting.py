@@ -1,7 +1,8 @@
-"""Replies and announcements that fit the bus: what is too large for the server's `max_payload` is left out, and says so.
+"""Replies and announcements that fit the server's `max_payload`: large parts are left out, and `truncated` says so.
 
-Work that is done is never refused for the size of its answer, and nobody loses a page because one member of it is large. `room`
-is the number of bytes a body may have. What cannot be made smaller is returned as it is, for the sender to refuse.
+An operation that was carried out is never refused for the size of its reply, and a page is never lost because one of its items
+is large. `room` is the number of bytes a body may have. A body that cannot be made smaller is returned as it is, and the sender
+refuses it.
 """
 
 from __future__ import annotations
@@ -20,16 +21,16 @@ from . import messages as m
 from .codec import encode, encode_outcome, graph_message, step_message, summary_message
 
 CUTS = (16_384, 4_096, 1_024, 256, 64)
-"""Bytes that are left of an error or a reason that is too large, one after the other."""
+"""Bytes to which an error or a reason is cut, tried one after the other."""
 _FRAME = 128
-"""Bytes of a page beside its members: names, brackets, the cursor."""
+"""Bytes of a page besides its items: names, brackets, the cursor."""
 _NAME = len(',"interruptPayload":')
-"""Bytes of the longest name of a member that may be left out."""
+"""Bytes of the longest name of a field that may be left out."""
 _EMPTY = b"{}"
 
 
 def outcome(whole: Outcome, room: int) -> bytes:
-    """An outcome: without its state if need be, or the payload of its interrupt, or both; then its error or reason is cut."""
+    """Encode an outcome; without its state, its interrupt payload or both if need be, then with a shorter error or reason."""
     body = encode_outcome(whole)
     if len(body) <= room:
         return body
@@ -57,7 +58,7 @@ def _outcomes(whole: Outcome) -> Iterator[Outcome]:
 
 
 def step(whole: Step, room: int) -> bytes:
-    """A step: without its state if need be, its changes, the payload of its interrupt; then its error is cut."""
+    """Encode a step; without its state, changes or interrupt payload if need be, then with a shorter error."""
     body = encode(step_message(whole))
     if len(body) <= room:
         return body
@@ -75,7 +76,7 @@ def step(whole: Step, room: int) -> bytes:
 
 
 def _left_out(sizes: Sequence[int], room: int) -> tuple[int, ...] | None:
-    """The fewest members whose absence makes the others fit, the first ones rather than the last; nothing if none does."""
+    """Choose the fewest fields to leave out so that the others fit, early ones first; `None` if they never fit."""
     for count in range(len(sizes) + 1):
         for chosen in combinations(range(len(sizes)), count):
             if sum(size for at, size in enumerate(sizes) if at not in chosen) <= room:
@@ -84,7 +85,10 @@ def _left_out(sizes: Sequence[int], room: int) -> tuple[int, ...] | None:
 
 
 def history(steps: Sequence[Step], cursor: str, room: int) -> bytes:
-    """A page of a history, shorter if need be; of a step that is too large by itself less is nested, then its error is cut."""
+    """Encode a page of a history, with fewer steps if need be.
+
+    A single step that is too large loses nested steps, then part of its error.
+    """
     parts: list[bytes] = []
     left = room - _FRAME
     for at, one in enumerate(steps):
@@ -122,7 +126,7 @@ def _smaller_steps(step: Step) -> Iterator[Step]:
 
 
 def _pruned(step: Step, levels: int, count: int) -> Step:
-    """The step with `levels` of histories below it, each of at most `count` steps."""
+    """The step with `levels` levels of histories below it, each of at most `count` steps."""
     if not step.sub_history:
         return step
     kept = step.sub_history[:count] if levels else []
@@ -134,7 +138,10 @@ def _pruned(step: Step, levels: int, count: int) -> Step:
 
 
 def flows(found: Sequence[FlowSummary], cursor: str, room: int) -> tuple[bytes, int]:
-    """A page of a list, and how many of its flows fit. A page of one is cut until it does; of any other the body is whole."""
+    """Encode a page of a list; returns the body with all flows, and how many flows fit.
+
+    A page of one flow is cut until it fits.
+    """
     body = _flows(found, cursor)
     if len(body) <= room:
         return body, len(found)
@@ -164,7 +171,7 @@ def _flows(found: Sequence[FlowSummary], cursor: str) -> bytes:
 
 
 def graphs(found: Sequence[GraphInfo], room: int) -> bytes:
-    """The registered graphs, as many as fit."""
+    """Encode the registered graphs, as many as fit."""
     entries = [graph_message(one) for one in found]
     body = encode(m.GraphListReply(graphs=entries))
     while len(body) > room and entries:
@@ -174,7 +181,7 @@ def graphs(found: Sequence[GraphInfo], room: int) -> bytes:
 
 
 def with_warnings(reply: m.GraphPutReply | m.GraphValidateReply, warnings: Sequence[str], room: int) -> bytes:
-    """A reply with as many of these warnings as fit, and how many more there are."""
+    """Encode a reply with as many of the warnings as fit, and the number of the others."""
     shown = list(warnings)
     while True:
         left_out = len(warnings) - len(shown)
@@ -190,7 +197,7 @@ def _cut_error(error: ErrorInfo | None, size: int) -> ErrorInfo | None:
 
 
 def _cut(text: str | None, size: int) -> str | None:
-    """A text cut to about so many bytes."""
+    """Cut a text to about `size` bytes."""
     if text is None or len(text.encode("utf-8", "replace")) <= size:
         return text
     return text.encode("utf-8", "replace")[:size].decode("utf-8", "ignore") + "…"

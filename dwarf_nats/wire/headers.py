@@ -30,7 +30,7 @@ _LINE = b"NATS/1.0"
 
 @lru_cache(maxsize=4096)
 def percent_encode(text: str) -> str:
-    """`text` as printable ASCII: everything else, and `%` itself, as percent-encoded UTF-8."""
+    """Encode `text` as printable ASCII: other characters, and `%` itself, become percent-encoded UTF-8."""
     if text.isascii() and text.isprintable() and "%" not in text:
         return text
     return "".join(
@@ -40,18 +40,18 @@ def percent_encode(text: str) -> str:
 
 
 def percent_decode(text: str) -> str:
-    """The reverse of `percent_encode`; a `%` that starts no escape stays as it is."""
+    """Decode the result of `percent_encode`; a `%` that starts no escape is kept."""
     return unquote(text, errors="replace") if "%" in text else text
 
 
 def write_headers(pairs: Iterable[tuple[str, str]]) -> bytes:
-    """A header block; values are percent-encoded where they must be."""
+    """Encode a header block; values are percent-encoded where necessary."""
     lines = "".join(f"{name}: {percent_encode(value)}\r\n" for name, value in pairs)
     return f"NATS/1.0\r\n{lines}\r\n".encode("ascii")
 
 
 def read_headers(block: bytes | None) -> dict[str, str]:
-    """The headers of a raw block, names in lower case, the first of equal names; an inline status is no header."""
+    """Decode a raw header block: names in lower case, the first of equal names; an inline status is no header."""
     if not block:
         return {}
     headers: dict[str, str] = {}
@@ -65,9 +65,9 @@ def read_headers(block: bytes | None) -> dict[str, str]:
 
 
 def inline_status(block: bytes | None) -> int | None:
-    """The status the *server* put on the first line of a raw block (`NATS/1.0 503`), `None` for ordinary messages.
+    """The status that the *server* put on the first line of a raw block (`NATS/1.0 503`), `None` for ordinary messages.
 
-    A header named `Status`, which anyone may send, stands on a line of its own and is never taken for it.
+    A header named `Status`, which any client may send, is on a line of its own and never mistaken for it.
     """
     if not block or not block.startswith(b"NATS/1.0 "):
         return None

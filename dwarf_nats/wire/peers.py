@@ -1,4 +1,4 @@
-"""Signals between replicas, announcements, and the roll call of workers, as bytes (wire: sections 2, 4 and 5)."""
+"""Encode and decode signals between replicas, announcements, and the roll call of workers (wire: sections 2, 4, 5)."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ _running = msgspec.json.Decoder(WorkerReply).decode
 
 
 class Malformed(ValueError):
-    """A message that is none; it is counted and dropped."""
+    """A malformed message; it is counted and dropped."""
 
 
 def encode_enqueue(shard: int, steps: Sequence[ReadyStep]) -> bytes:
-    """Steps that became pending."""
+    """Encode the signal that steps became pending."""
     made: list[dict[str, Any]] = [
         {"stepId": step.step_id, "priority": step.priority, "notBefore": rfc3339(step.not_before)} for step in steps
     ]
@@ -39,22 +39,22 @@ def encode_enqueue(shard: int, steps: Sequence[ReadyStep]) -> bytes:
 
 
 def encode_notify(flows: Sequence[tuple[str, Status]]) -> bytes:
-    """Flows that stopped: `(flow key, status)` each."""
+    """Encode the signal that flows stopped: `(flow key, status)` each."""
     return _encode({"flows": [{"flowKey": key, "status": status.value} for key, status in flows]})
 
 
 def encode_sync(task: str, w: float, t: int) -> bytes:
-    """A valve's congestion point; `t` in microseconds."""
+    """Encode the congestion point of a valve; `t` in microseconds."""
     return _encode(p.PeerSyncValve(task=task, w=w, t=from_micros(t)))
 
 
 def encode_trip(task: str) -> bytes:
-    """A tripped breaker."""
+    """Encode the signal that a breaker tripped."""
     return _encode(p.PeerTripBreaker(task=task))
 
 
 def deliver(signal: str, body: bytes, to: Signals) -> None:
-    """Decode a signal and hand it to `to`, which takes the same words as the sender's port. Raises `Malformed`."""
+    """Decode a signal and pass it to the method of `to` that sent it on the other side. Raises `Malformed`."""
     try:
         if signal == ENQUEUE:
             work = _enqueue(body)
@@ -73,7 +73,7 @@ def deliver(signal: str, body: bytes, to: Signals) -> None:
 
 
 def encode_event(change: StatusChange) -> bytes:
-    """One change of a flow's status."""
+    """Encode the event of one change of a flow's status."""
     return _encode(
         p.Event(
             flow_id=change.flow_id,
@@ -86,12 +86,12 @@ def encode_event(change: StatusChange) -> bytes:
 
 
 def encode_roll_call(steps: Sequence[str], cancel: Sequence[str]) -> bytes:
-    """Asks a worker which of these steps it still runs, and tells which were cancelled; token-free ids (wire: section 2)."""
+    """Encode a roll call: the steps asked after, and those to cancel, as token-free ids (wire: section 2)."""
     return _encode({"steps": steps, "cancel": cancel})
 
 
 def decode_running(body: bytes) -> list[str]:
-    """The steps a worker says it still runs. Raises `Malformed`."""
+    """Decode the steps that a worker still runs. Raises `Malformed`."""
     try:
         return _running(body).running
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:

@@ -1,4 +1,4 @@
-"""The servers in a NATS URL, and who we are on each of them (wire: section 6)."""
+"""The servers in a NATS URL, and the identity on each of them (wire: section 6)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _ESCAPE = "in a user or password write @ / : # ? % , as %40 %2F %3A %23 %3F %25 
 
 @dataclass(slots=True, frozen=True)
 class Identity:
-    """User and password, or a token; all empty for nobody in particular."""
+    """User and password, or a token; all empty for a connection without credentials."""
 
     user: str = ""
     password: str = field(default="", repr=False)
@@ -39,10 +39,10 @@ class Server:
 
 
 def parse_servers(urls: str) -> list[Server]:
-    """The servers of a URL, or of several separated by commas. User, password and token are percent-decoded.
+    """Parse one URL or several separated by commas. User, password and token are percent-decoded.
 
-    A server without a scheme gets `nats://`. Raises `BadRequest` for what is no URL of a NATS server; the message shows no
-    secret.
+    A server without a scheme gets `nats://`. Raises `BadRequest` for text that is no URL of a NATS server; the message has no
+    secret in it.
     """
     found = [_parse(one.strip(), urls) for one in urls.split(",") if one.strip()]
     if not found:

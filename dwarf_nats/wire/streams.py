@@ -1,8 +1,8 @@
-"""JetStream streams that record requests: their acknowledgements come as replies, mostly before that of the service.
+"""JetStream streams that record requests: their acknowledgements come as replies, mostly before the reply of the service.
 
-A stream whose subjects match a request answers it with `{"stream": …, "seq": …}` (or with an error and its name), as if it had
-been a publish. That is no answer of whoever serves the subject, so it is passed over and the answer is waited for. A stream
-also keeps the server from saying that nobody listens.
+A stream whose subjects match a request answers it with `{"stream": …, "seq": …}` (or with an error and its name), as if it
+were a publish. That is not the reply of the service, so it is skipped, and the reply is waited for. A stream also prevents the
+server from reporting that nobody listens.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ _decode = msgspec.json.Decoder(_Acknowledgement).decode
 
 
 def recorded_by(block: bytes | None, body: bytes) -> str:
-    """The name of the stream whose acknowledgement a reply is; empty for all other replies.
+    """The name of the stream if a reply is its acknowledgement; empty for all other replies.
 
-    On the path of every step: a reply that is none costs one comparison.
+    This is called for every step: an ordinary reply costs one comparison.
     """
     if not body.startswith(_STARTS) or block or len(body) > _LONGEST:
         return ""
@@ -49,7 +49,7 @@ def recorded_by(block: bytes | None, body: bytes) -> str:
 
 
 def explain(stream: str, captured: str) -> str:
-    """What is the matter with a stream that captures such subjects, and what to do about it: one line."""
+    """Describe the problem with a stream that captures such subjects, and the remedy, in one line."""
     return (
         f"a stream captures {captured}: the JetStream stream {stream!r} records requests and acknowledges them itself, so NATS"
         f" cannot tell any more whether a service listens; take {captured} out of the subjects of that stream"
@@ -58,14 +58,14 @@ def explain(stream: str, captured: str) -> str:
 
 
 class Recorded:
-    """Warns of each stream that is met, once."""
+    """Logs a warning for each stream that records requests, once."""
 
     def __init__(self, logger: logging.Logger) -> None:
         self._log = logger
         self._met: set[tuple[str, str]] = set()
 
     def met(self, stream: str, captured: str) -> None:
-        """A stream that captures such subjects was met."""
+        """Warn of a stream that captures these subjects."""
         key = (stream, captured)
         if key not in self._met and len(self._met) < 1_000:
             self._met.add(key)

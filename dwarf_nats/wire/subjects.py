@@ -9,9 +9,9 @@ from dwarf_nats.errors import BadRequest
 from dwarf_nats.workflow.names import check_subject_name, is_subject_name
 
 REPLICA = "dwarf_replica_inbox"
-"""The token by which the inbox of a replica, of any deployment and under any inbox prefix, is recognised."""
+"""The token that marks the inbox of a replica, in any deployment and under any inbox prefix."""
 MAX_REPLY = 1024
-"""Bytes of a reply subject; a longer one is refused."""
+"""Longest reply subject, in bytes, that is accepted."""
 _REPLICA = f".{REPLICA}.".encode()
 _RESERVED = ("_INBOX", "_R_", "_GR_")
 _GATEWAY = b"_GR_."
@@ -22,8 +22,8 @@ _ACK = b"$JS.ACK."
 class Subjects:
     """Builds subjects from three prefixes, so that several deployments can share one NATS account.
 
-    Raises `BadRequest` if a prefix is not one or more tokens of `A-Z a-z 0-9 _ -`, or if it is that of
-    inboxes. Names handed to the methods must have been checked (`check_subject_name`) where they came in.
+    Raises `BadRequest` if a prefix is not one or more tokens of `A-Z a-z 0-9 _ -`, or if it is the prefix of inboxes. The
+    caller must have checked the names it passes to the methods (`check_subject_name`).
     """
 
     prefix: str = "dwarf"
@@ -47,7 +47,7 @@ class Subjects:
         )
 
     def check_apart(self, inbox: str) -> None:
-        """Raise `BadRequest` if one prefix lies under another, or `inbox`, a subject for replies, under one of them."""
+        """Raise `BadRequest` if one prefix is below another, or `inbox`, a subject for replies, is below one of them."""
         for (what, one), (whose, other) in permutations(self._prefixes(), 2):
             if f"{one}.".startswith(f"{other}."):
                 raise BadRequest(
@@ -62,49 +62,49 @@ class Subjects:
                 )
 
     def operation(self, name: str) -> str:
-        """Where an operation such as `flow.create` is asked for."""
+        """The subject of requests for an operation such as `flow.create`."""
         return f"{self.prefix}.{name}"
 
     def health(self, replica: str = "") -> str:
-        """Where all replicas are asked for their health, or one."""
+        """The subject of health requests to all replicas, or to one."""
         return f"{self.prefix}.health.{replica}" if replica else f"{self.prefix}.health"
 
     def task(self, url: str) -> str:
-        """Where a task is served."""
+        """The subject of requests for a task."""
         return f"{self.task_prefix}.{url}"
 
     def graph(self, workflow: str) -> str:
-        """Where a graph is asked for."""
+        """The subject of requests for a graph."""
         return f"{self.graph_prefix}.{workflow}"
 
     def peer(self, signal: str) -> str:
-        """Where replicas tell each other (`*` for all signals)."""
+        """The subject of a signal between replicas (`*` for all signals)."""
         return f"{self.prefix}.peer.{signal}"
 
     def stopped(self, notify: str) -> str:
-        """Where the outcome of a flow started with `notify` is announced."""
+        """The subject on which the outcome of a flow started with `notify` is announced."""
         return f"{self.prefix}.stopped.{notify}"
 
     def event(self, status: str, workflow: str) -> str:
-        """Where a change of a flow's status is announced."""
+        """The subject on which a change of a flow's status is announced."""
         return f"{self.prefix}.event.{status}.{workflow}"
 
     def all_of(self, subject: str) -> str:
-        """The subjects of the same kind, as a wildcard: all tasks, all graphs, all operations beside this one."""
+        """The subjects of the same kind, as a wildcard: all tasks, all graphs, or all operations."""
         for one in (self.task_prefix, self.graph_prefix):
             if subject.startswith(f"{one}."):
                 return f"{one}.>"
         return f"{subject.rpartition('.')[0] or subject}.>"
 
     def owns(self, subject: bytes) -> bool:
-        """Whether a subject is one of the service's own: under its prefixes, or in the inbox of a replica."""
+        """True for the subjects of the service: below its prefixes, or in the inbox of a replica."""
         return subject.startswith(self._own) or _REPLICA in subject
 
     def refuses_reply(self, reply: bytes) -> str:
-        """Why nobody is answered on this reply subject; empty if it is in order.
+        """The reason not to reply on this subject; empty if there is none.
 
-        The service may publish where whoever asks perhaps may not. An answer on a subject of its own would be read as a task
-        request, a signal or a task's reply in its name; one that begins with `$` is the server's.
+        The service may publish on subjects on which the client may not. A reply on a subject of the service would be read as a
+        task request, a signal or a task's reply in its name; subjects that begin with `$` belong to the server.
         """
         subject = reply
         if subject.startswith(_GATEWAY):  # between clusters: _GR_.<cluster>.<server>.<subject>
@@ -125,26 +125,26 @@ class Subjects:
         return ""
 
     def is_private(self, subject: str) -> bool:
-        """Whether a worker may be asked there what it runs: an ordinary name that is none of the service's own."""
+        """True for a valid private subject of a worker: an ordinary name that is no subject of the service."""
         return is_subject_name(subject) and not self.owns(subject.encode())
 
 
 def replica_inbox(inbox: str) -> str:
-    """The inbox of a replica, made of a fresh one: `_INBOX.abc` → `_INBOX.dwarf_replica_inbox.abc`."""
+    """Mark a new inbox as that of a replica: `_INBOX.abc` becomes `_INBOX.dwarf_replica_inbox.abc`."""
     prefix, _, unique = inbox.rpartition(".")
     return f"{prefix}.{REPLICA}.{unique}"
 
 
 def is_acknowledgement(reply: bytes) -> bool:
-    """Whether a reply subject is that of a message a JetStream consumer delivers: nobody waits there for an answer."""
+    """True for the reply subject of a message that a JetStream consumer delivers, where nobody waits for a reply."""
     return reply.startswith(_ACK)
 
 
 def is_of_another_account(reply: str) -> bool:
-    """Whether a reply subject leads to another account, by an import of a service."""
+    """True for a reply subject that leads to another account, through the import of a service."""
     return reply.startswith("_R_.")
 
 
 def endpoint_name(operation: str) -> str:
-    """The ADR-32 endpoint name of an operation: `flow.create_task` → `flow-create_task`."""
+    """The ADR-32 endpoint name of an operation: `flow-create_task` for `flow.create_task`."""
     return operation.replace(".", "-")

@@ -1,4 +1,7 @@
-"""Task calls and answers as bytes (wire: section 2). On the path of every step, so a state is copied, never parsed."""
+"""Task calls on the side of the replica: calls to bytes, replies to answers (wire: section 2).
+
+This is on the path of every step, so a state is copied, never parsed.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ _DEFAULT = Retry()
 
 
 def encode_request(call: TaskCall, accept_ms: int, traceparent: str = "", tracestate: str = "") -> tuple[bytes, bytes]:
-    """Header block and body of a call. `accept_ms`: how long a service may work before it should say so."""
+    """Encode a call as header block and body. `accept_ms`: time after which a service should send *accepted*."""
     deadline = rfc3339(call.deadline)
     subgraph: t.SubgraphEnd | UnsetType = UNSET
     if call.subgraph_error is not None:
@@ -72,26 +75,26 @@ def _names(workflow: str, task: str) -> str:
 
 
 def no_responders(url: str, subject: str) -> Answer:
-    """Nobody subscribes to the task's subject."""
+    """The answer if nobody has subscribed to the task's subject."""
     message = f"no service answers for task {url}: nobody subscribes to {subject}"
     return Answer(error=ErrorInfo(message, 503), disposition=Disposition.BREAKER, cause=NO_RESPONDERS)
 
 
 def not_permitted(url: str, subject: str, who: str) -> Answer:
-    """The permissions of the replica's user do not let it ask: the step waits, as it does for a service."""
+    """The answer if permissions refuse the request: the step waits, as it does without a service."""
     message = f"task {url} cannot be asked: NATS permissions do not let {who} publish to {subject}"
     return Answer(error=ErrorInfo(message, 403), disposition=Disposition.BREAKER, cause=FORBIDDEN)
 
 
 def timed_out(url: str, budget: float) -> Answer:
-    """No answer before the deadline."""
+    """The answer if no reply came before the deadline. `budget` in seconds."""
     return Answer(
         error=ErrorInfo(f"task {url} did not answer within its time budget of {budget:g} s", 408), cause=TIMEOUT
     )
 
 
 def recorded(url: str, budget: float, why: str, acknowledgement: bytes) -> Answer:
-    """No answer before the deadline, but the acknowledgement of a stream that records the request."""
+    """The answer if only the acknowledgement of a stream that records requests came before the deadline."""
     excerpt = acknowledgement[:EXCERPT].decode("utf-8", "replace")
     message = (
         f"task {url} did not answer within its time budget of {budget:g} s, and {why}; all that came was {excerpt}"
@@ -100,7 +103,7 @@ def recorded(url: str, budget: float, why: str, acknowledgement: bytes) -> Answe
 
 
 def too_large(url: str, size: int, limit: int) -> Answer:
-    """The request does not fit the server's `max_payload`, headers included."""
+    """The answer if the request, headers included, exceeds the server's `max_payload`."""
     message = f"task {url}: the request is {size} bytes with its headers, over the NATS server's max_payload of {limit}"
     return Answer(error=ErrorInfo(message, 413), cause=TOO_LARGE)
 
@@ -132,7 +135,7 @@ def decode_reply(url: str, block: bytes | None, body: bytes, max_depth: int = MA
 
 
 def _header_error(url: str, headers: dict[str, str], error: ErrorInfo | None) -> ErrorInfo:
-    """The error in the way of NATS services, with whatever else the body's error object has to say."""
+    """The error of the NATS service headers, with the further fields of the error in the body."""
     text = h.percent_decode(headers.get("nats-service-error", ""))
     digits = headers.get("nats-service-error-code", "")
     code = int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 10 else 500

@@ -1,4 +1,4 @@
-"""Times: integer microseconds since the epoch inside, RFC 3339 UTC on the wire."""
+"""Times: integer microseconds since the epoch in the process, RFC 3339 in UTC on the wire."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ def _second(seconds: int) -> str:
 
 
 def rfc3339(micros: int) -> str:
-    """`2026-01-31T12:00:00.000001Z`."""
+    """Format microseconds since the epoch as `2026-01-31T12:00:00.000001Z`."""
     seconds, fraction = divmod(micros, 1_000_000)
     return f"{_second(seconds)}.{fraction:06d}Z"
 
 
 def to_micros(when: datetime) -> int:
-    """Microseconds since the epoch of an aware datetime."""
+    """Convert a datetime with a time zone to microseconds since the epoch."""
     return (when - _EPOCH) // _MICROSECOND
 
 
 def from_micros(micros: int) -> datetime:
-    """An aware UTC datetime."""
+    """Convert microseconds since the epoch to a datetime in UTC."""
     return _EPOCH + timedelta(microseconds=micros)

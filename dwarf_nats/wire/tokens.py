@@ -1,4 +1,4 @@
-"""The last part of a reply subject: one for each request, which nobody can guess (wire: section 7)."""
+"""Random tokens for reply subjects: one for each request, which nobody can guess (wire: section 7)."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ _BLOCK = 3 * 11 * 128
 
 
 class Tokens:
-    """Random text of letters, digits, `-` and `_`, never the same again.
+    """Makes random tokens of letters, digits, `-` and `_`, each a different one.
 
-    Fetched from the operating system by the block, since a call for each would cost more than all else a request does here.
+    Random bytes are fetched from the operating system in blocks, since a system call per token would cost more than the rest of
+    a request.
     """
 
     def __init__(self) -> None:
@@ -22,7 +23,7 @@ class Tokens:
         self._at = 0
 
     def next(self) -> str:
-        """A fresh one."""
+        """Return a new token."""
         at = self._at
         if at >= len(self._block):
             self._block, at = base64.urlsafe_b64encode(os.urandom(_BLOCK)).decode(), 0
