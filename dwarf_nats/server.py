@@ -1,4 +1,4 @@
-"""The composition root of the service: one replica, its engine wired to NATS in all four places."""
+"""The composition root of the service: one replica, its engine with NATS behind its ports."""
 
 from __future__ import annotations
 
@@ -20,13 +20,15 @@ from dwarf_nats.bus.notices import NatsNotices
 from dwarf_nats.bus.service import Service
 from dwarf_nats.bus.signals import NatsSignals, PeerListener
 from dwarf_nats.bus.tasks import NatsTasks
+from dwarf_nats.engine.ports import Ports
 from dwarf_nats.errors import BadRequest, Unavailable
-from dwarf_nats.library import check_dsns, open_engine
+from dwarf_nats.library import check_dsns, engine_on
 from dwarf_nats.ports import Unusable
 from dwarf_nats.probes import ProbeServer
 from dwarf_nats.telemetry import otlp
 from dwarf_nats.telemetry.counters import Counters
 from dwarf_nats.telemetry.instruments import MeterProvider
+from dwarf_nats.telemetry.providers import Telemetry
 from dwarf_nats.telemetry.traces import TracerProvider
 from dwarf_nats.wire.subjects import Subjects
 
@@ -37,71 +39,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("dwarf_nats.server")
 STARTUP_BACKOFF = Backoff.listed(0.2, 0.5, 1.0, 2.0, 5.0)
 """Pauses of a start that waits for its database."""
-SAY_EVERY = 12
-"""A start that waits says so again after so many tries, about a minute."""
-Providers = tuple[MeterProvider | None, TracerProvider | None]
-
-
-async def _engine(
-    settings: ServerSettings,
-    connection: Connection,
-    inbox: Inbox,
-    subjects: Subjects,
-    origin: str,
-    health: Health,
-    counters: Counters,
-    providers: Providers,
-) -> Engine:
-    sources = [DirectoryGraphs(settings.graphs_dir)] if settings.graphs_dir else []
-    engine = open_engine(
-        settings.dsns,
-        tasks=NatsTasks(
-            connection,
-            inbox,
-            subjects,
-            accept_ms=settings.accept_ms,
-            roll_call_seconds=settings.roll_call_ms / 1000,
-            max_depth=settings.engine.max_depth,
-        ),
-        graphs=ChainGraphs(*sources, NatsGraphs(connection, inbox, subjects)),
-        notices=NatsNotices(connection, subjects, events=settings.events),
-        signals=NatsSignals(connection, origin, subjects, counters) if settings.signals else None,
-        settings=settings.engine,
-        name=origin,
-        counters=counters,
-        meter_provider=providers[0],
-        tracer_provider=providers[1],
-    )
-    health.engine = engine
-    failures = 0
-    said = ""
-    while True:
-        try:
-            await engine.startup(migrate=settings.migrate, patient=settings.wait_for_servers)
-        except Unavailable as error:
-            if not settings.wait_for_servers or isinstance(error, Unusable):
-                raise
-            if str(error) != said or failures % SAY_EVERY == 0:
-                said = str(error)
-                log.warning("waiting for the database: %s; Ctrl-C stops", error)
-            health.waits_for = str(error)
-            await asyncio.sleep(STARTUP_BACKOFF.delay(failures))
-            failures += 1
-        else:
-            return engine
-
-
-@asynccontextmanager
-async def _telemetry(settings: ServerSettings, origin: str) -> AsyncIterator[Providers]:
-    """Where the settings or the environment say that metrics and spans go; sent to the last at the end."""
-    exporting = otlp.set_up(settings.otlp, origin, traces=settings.otlp_traces)
-    if exporting is None:
-        yield None, None
-        return
-    try:
-        yield exporting.meter_provider, exporting.tracer_provider
-    finally:
-        await exporting.close()
+LOG_EVERY_ATTEMPTS = 12
+"""Attempts of a start that waits, after which it logs the same reason again: about a minute."""
 
 
 @asynccontextmanager
@@ -111,78 +50,145 @@ async def replica(
     meter_provider: MeterProvider | None = None,
     tracer_provider: TracerProvider | None = None,
 ) -> AsyncIterator[Engine]:
-    """A running replica. At the end it drains: stops claiming, answers the requests taken, waits for the tasks in hand,
+    """A running replica. At the end it drains: stops claiming, answers the requests taken, waits for the tasks in flight,
     then closes the connection (wire: section 6).
 
     Metrics and spans go to the providers given, else where the settings or the environment say. Raises `Unavailable` naming the
-    server that is away (unless told to wait for it), `BadRequest` for settings that make no sense.
+    server that is away (unless told to wait for it), `BadRequest` for settings that contradict each other.
     """
     if not settings.dsns:
         raise BadRequest("no database given: use --dsn postgresql://… or --dsn sqlite:///path")
     check_dsns(settings.dsns)
     origin = secrets.token_hex(8)
-    async with _telemetry(settings, origin) as (instruments, tracers):
-        providers = (meter_provider or instruments, tracer_provider or tracers)
-        async with _replica(settings, origin, providers) as engine:
+    async with _exporting(settings, origin) as exported:
+        telemetry = Telemetry(
+            meter_provider=meter_provider or exported.meter_provider,
+            tracer_provider=tracer_provider or exported.tracer_provider,
+            counters=Counters(),
+        )
+        one = _Replica(settings, origin, telemetry)
+        async with one.probes(), one.serving() as engine:
             yield engine
 
 
 @asynccontextmanager
-async def _replica(settings: ServerSettings, origin: str, providers: Providers) -> AsyncIterator[Engine]:
-    counters = Counters()
-    subjects = Subjects(settings.prefix, settings.task_prefix, settings.graph_prefix)
-    health = Health(origin, subjects)
-    async with _probes(settings, health), _serving(settings, origin, subjects, health, counters, providers) as engine:
-        yield engine
-
-
-@asynccontextmanager
-async def _probes(settings: ServerSettings, health: Health) -> AsyncIterator[None]:
-    """The health port, if one is asked for: it answers from the first moment to the last."""
-    if settings.health_port is None:
-        yield
+async def _exporting(settings: ServerSettings, origin: str) -> AsyncIterator[otlp.Exporting]:
+    """The providers that the settings or the environment ask for, which send what is left at the end."""
+    exporting = otlp.set_up(settings.otlp, origin, traces=settings.otlp_traces)
+    if exporting is None:
+        yield otlp.Exporting()
         return
-    async with ProbeServer(settings.health_host, settings.health_port, health.report):
-        yield
-
-
-@asynccontextmanager
-async def _serving(
-    settings: ServerSettings, origin: str, subjects: Subjects, health: Health, counters: Counters, providers: Providers
-) -> AsyncIterator[Engine]:
-    connection = await connect(settings.connection, f"dwarf-nats-{origin}", retry=settings.wait_for_servers)
-    connection.most_bytes = settings.max_message_bytes
     try:
-        subjects.check_apart(connection.new_inbox())
-        await health.listen(connection)
-        inbox = Inbox(connection, subjects)
-        await inbox.start()
-        engine = await _engine(settings, connection, inbox, subjects, origin, health, counters, providers)
+        yield exporting
+    finally:
+        await exporting.close()
+
+
+class _Replica:
+    """The parts of one replica and their order at its start and its end. `origin`: its id."""
+
+    def __init__(self, settings: ServerSettings, origin: str, telemetry: Telemetry) -> None:
+        self._settings = settings
+        self._origin = origin
+        self._telemetry = telemetry
+        self._subjects = Subjects(settings.prefix, settings.task_prefix, settings.graph_prefix)
+        self._health = Health(origin, self._subjects)
+
+    @asynccontextmanager
+    async def probes(self) -> AsyncIterator[None]:
+        """The health port, if one is asked for: it answers from the first moment to the last."""
+        if self._settings.health_port is None:
+            yield
+            return
+        async with ProbeServer(self._settings.health_host, self._settings.health_port, self._health.report):
+            yield
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[Engine]:
+        """The connection, and the service while it is open."""
+        settings, subjects = self._settings, self._subjects
+        name = f"dwarf-nats-{self._origin}"
+        connection = await connect(settings.connection, name, retry=settings.wait_for_servers)
+        connection.max_message_bytes = settings.max_message_bytes
+        try:
+            subjects.check_apart(connection.new_inbox())
+            await self._health.listen(connection)
+            inbox = Inbox(connection, subjects)
+            await inbox.start()
+            engine = self._engine(connection, inbox)
+            self._health.engine = engine
+            await self._start(engine)
+            async with self._service(connection, engine):
+                yield engine
+        finally:
+            with contextlib.suppress(Exception):
+                await connection.close()
+
+    def _engine(self, connection: Connection, inbox: Inbox) -> Engine:
+        settings, subjects = self._settings, self._subjects
+        counters = self._telemetry.counters
+        files = [DirectoryGraphs(settings.graphs_dir)] if settings.graphs_dir else []
+        tasks = NatsTasks(
+            connection,
+            inbox,
+            subjects,
+            accept_ms=settings.accept_ms,
+            roll_call_seconds=settings.roll_call_ms / 1000,
+            max_depth=settings.engine.max_depth,
+        )
+        ports = Ports(
+            tasks=tasks,
+            graphs=ChainGraphs(*files, NatsGraphs(connection, inbox, subjects)),
+            notices=NatsNotices(connection, subjects, events=settings.events),
+            signals=NatsSignals(connection, self._origin, subjects, counters) if settings.signals else None,
+        )
+        return engine_on(settings.dsns, ports, settings.engine, self._telemetry, name=self._origin)
+
+    async def _start(self, engine: Engine) -> None:
+        """Start the engine, and if told so, wait for its databases."""
+        settings = self._settings
+        failures = 0
+        logged = ""
+        while True:
+            try:
+                return await engine.startup(migrate=settings.migrate, patient=settings.wait_for_servers)
+            except Unavailable as error:
+                if not settings.wait_for_servers or isinstance(error, Unusable):
+                    raise
+                if str(error) != logged or failures % LOG_EVERY_ATTEMPTS == 0:
+                    logged = str(error)
+                    log.warning("waiting for the database: %s; Ctrl-C stops", error)
+                self._health.waits_for = str(error)
+            await asyncio.sleep(STARTUP_BACKOFF.delay(failures))
+            failures += 1
+
+    @asynccontextmanager
+    async def _service(self, connection: Connection, engine: Engine) -> AsyncIterator[None]:
+        """The service on a started engine; drains both at the end."""
+        settings, counters = self._settings, self._telemetry.counters
         service = Service(
             connection,
             engine,
-            subjects,
-            service_id=origin,
+            self._subjects,
+            service_id=self._origin,
             max_request_bytes=settings.max_request_bytes,
             limits=settings.requests,
             counters=counters,
         )
         try:
             if settings.signals:
-                await PeerListener(connection, origin, engine.peers, subjects, counters).start()
+                await PeerListener(connection, self._origin, engine.peers, self._subjects, counters).start()
             await service.start()
-            health.serving = True
-            log.info("replica %s is ready: %d shard(s), prefix %s", origin, len(settings.dsns), settings.prefix)
-            yield engine
+            self._health.serving = True
+            shards = len(settings.dsns)
+            log.info("replica %s is ready: %d shard(s), prefix %s", self._origin, shards, settings.prefix)
+            yield
         finally:
-            health.draining = True
+            self._health.draining = True
             engine.stop_claiming()
             await service.drain(settings.engine.drain_ms / 1000)
             await engine.shutdown()
-            log.info("replica %s has drained", origin)
-    finally:
-        with contextlib.suppress(Exception):
-            await connection.close()
+            log.info("replica %s has drained", self._origin)
 
 
 async def run_server(settings: ServerSettings) -> None:

@@ -1,4 +1,4 @@
-"""Requests without a reply subject: they cannot be told to come again, so they wait here for their turn (wire: section 1)."""
+"""The queue of requests without a reply subject, which cannot be told to come again (wire: section 1)."""
 
 from __future__ import annotations
 
@@ -14,43 +14,43 @@ from dwarf_nats.backoff import Backoff
 from dwarf_nats.errors import Unavailable
 
 from .endpoints import Endpoint
-from .handlers import Asked
+from .handlers import RequestContext
 
 OVERHEAD = 512
-"""Bytes a queued request is counted for beside its payload."""
+"""Bytes that a queued request counts for beside its payload."""
 RETRY_BACKOFF = Backoff(0.05, 2, 2.0)
 """Pauses before a request is tried again."""
 
 
-HARMLESS = frozenset({"flow.start", "flow.cancel", "flow.delete", "flow.break_before", "graph.put", "graph.delete"})
-"""Operations that change nothing when they are done a second time."""
-COMMITTED = frozenset({"flow.create", "flow.create_task"})
-"""Operations of which a refusal says whether they may have been carried out all the same."""
+IDEMPOTENT = frozenset({"flow.start", "flow.cancel", "flow.delete", "flow.break_before", "graph.put", "graph.delete"})
+"""Operations that change nothing when they are carried out a second time."""
+TELLING_IF_UNDECIDED = frozenset({"flow.create", "flow.create_task"})
+"""Operations whose refusal says whether they may have been carried out all the same (`Unavailable.undecided`)."""
 
 
 class Queued(NamedTuple):
-    """A request that waits; the numbers are in the order of arrival."""
+    """A request that waits. `number`: its place in the order of arrival."""
 
     number: int
     size: int
     endpoint: Endpoint
-    asked: Asked
+    context: RequestContext
 
 
 class Backlog:
     """A queue of requests, bounded by bytes, carried out in order.
 
-    `carry_out` does the work of one; it says false if that could not be done now and is to be tried again, the first of all.
-    `may_begin` says whether one more may be under way beside so many of them.
+    `carry_out` carries out one; false means that it could not be done now and is to be tried again before all others.
+    `may_begin` gets the number of those under way, and returns true if one more may be.
     """
 
     def __init__(
         self,
-        most_bytes: int,
-        carry_out: Callable[[Endpoint, Asked], Coroutine[Any, Any, bool]],
+        max_bytes: int,
+        carry_out: Callable[[Endpoint, RequestContext], Coroutine[Any, Any, bool]],
         may_begin: Callable[[int], bool],
     ) -> None:
-        self._most_bytes = most_bytes
+        self._max_bytes = max_bytes
         self._carry_out = carry_out
         self._may_begin = may_begin
         self._queue: deque[Queued] = deque()
@@ -64,18 +64,18 @@ class Backlog:
         self.running: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
-        """How many wait."""
+        """The number of requests that wait."""
         return len(self._queue) + len(self._again)
 
-    def take(self, endpoint: Endpoint, asked: Asked) -> bool:
-        """Carry out the request when its turn comes; false, and nothing is done, if too much waits already.
+    def take(self, endpoint: Endpoint, context: RequestContext) -> bool:
+        """Carry out the request when its turn comes. Returns false, and does nothing, if too much waits already.
 
-        One that finds nothing waiting is always taken.
+        A request that finds an empty queue is always taken.
         """
-        size = len(asked.payload) + OVERHEAD
-        if len(self) and self.bytes + size > self._most_bytes:
+        size = len(context.payload) + OVERHEAD
+        if len(self) and self.bytes + size > self._max_bytes:
             return False
-        self._queue.append(Queued(next(self._numbers), size, endpoint, asked))
+        self._queue.append(Queued(next(self._numbers), size, endpoint, context))
         self.bytes += size
         self._idle.clear()
         self.fill()
@@ -91,7 +91,7 @@ class Backlog:
             task.add_done_callback(self._done)
 
     async def drain(self, seconds: float) -> list[Queued]:
-        """Wait until all are carried out; those that had not begun in that time, or are to be tried again."""
+        """Wait until all are carried out. Returns those that had not begun in that time, or are to be tried again."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._idle.wait()
@@ -104,7 +104,7 @@ class Backlog:
         return left
 
     async def _work(self, queued: Queued) -> None:
-        if await self._carry_out(queued.endpoint, queued.asked):
+        if await self._carry_out(queued.endpoint, queued.context):
             self._failures = 0
             return
         heapq.heappush(self._again, queued)
@@ -124,8 +124,8 @@ class Backlog:
             self._idle.set()
 
 
-def may_repeat(endpoint: Endpoint, asked: Asked, error: Unavailable) -> bool:
-    """Whether a request that failed with this error may be carried out again without being done twice."""
+def may_repeat(endpoint: Endpoint, context: RequestContext, error: Unavailable) -> bool:
+    """True if a request that failed with this error can be carried out again without being done twice."""
     name = endpoint.operation.name
-    keyed = endpoint.operation.keyed and bool(asked.msg_id)
-    return keyed or name in HARMLESS or (name in COMMITTED and not error.undecided)
+    keyed = endpoint.operation.keyed and bool(context.msg_id)
+    return keyed or name in IDEMPOTENT or (name in TELLING_IF_UNDECIDED and not error.undecided)

@@ -31,8 +31,8 @@ class Connection(NatsClient):
 
     def __init__(self) -> None:
         super().__init__()
-        self.most_bytes = 0
-        """A limit of our own for messages, where one of the servers on their way takes less than ours; 0 for none."""
+        self.max_message_bytes = 0
+        """Longest message to send, where a server on its way takes less than ours; 0: what ours takes."""
         self._raw_handlers: dict[int, RawHandler] = {}
         self._on_disconnect: list[Callable[[], None]] = []
         self._on_reconnect: list[Callable[[], None]] = []
@@ -40,7 +40,7 @@ class Connection(NatsClient):
     # --- receiving ---
 
     async def subscribe_raw(self, subject: str, handler: RawHandler, queue: str = "") -> Subscription:
-        """Subscribe; `handler` is called inline for each message, and an exception of its is logged."""
+        """Subscribe; `handler` is called inline for each message. An exception it raises is logged."""
         sid = self._sid + 1  # subscribe() takes it before it first yields, so no message can come in between
         self._raw_handlers[sid] = handler
         return await self.subscribe(subject, queue=queue)
@@ -70,7 +70,7 @@ class Connection(NatsClient):
     def send(self, subject: str, reply: str, block: bytes, body: bytes) -> None:
         """Put one message on the wire, in the order of the calls. `block` is a header block or empty.
 
-        Raises `BusAway` if the connection is down. The size is the caller's affair (`fits`).
+        The caller has checked the size (`fits`). Raises `BusAway` if the connection is down.
         """
         if not self.is_connected:
             raise BusAway("not connected to NATS")
@@ -104,7 +104,7 @@ class Connection(NatsClient):
             raise nats.errors.FlushTimeoutError
 
     async def responds(self, seconds: float) -> bool:
-        """Whether the server answers a PING in that time."""
+        """True if the server answers a PING in that time."""
         if not self.is_connected:
             return False
         pong: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
@@ -114,30 +114,32 @@ class Connection(NatsClient):
 
     @property
     def max_payload(self) -> int:
-        """How many bytes a message may have: what the server takes, or `most_bytes` if that is less."""
-        return min(self._max_payload, self.most_bytes) if self.most_bytes else self._max_payload
+        """Bytes that a message may have: what the server takes, or `max_message_bytes` if that is less."""
+        return min(self._max_payload, self.max_message_bytes) if self.max_message_bytes else self._max_payload
 
     def fits(self, block: bytes, body: bytes) -> bool:
-        """Whether the server takes a message of this size; one that is larger makes it cut the connection."""
+        """True if the server takes a message of this size; a larger one makes it cut the connection."""
         return len(block) + len(body) <= self.max_payload
 
     # --- coming and going ---
 
     def on_disconnect(self, call: Callable[[], None]) -> None:
-        """Have `call` called each time the connection is lost or closed."""
+        """Call `call` each time the connection is lost or closed."""
         self._on_disconnect.append(call)
 
     def on_reconnect(self, call: Callable[[], None]) -> None:
-        """Have `call` called each time the connection is back."""
+        """Call `call` each time the connection is back."""
         self._on_reconnect.append(call)
 
     async def on_lost(self) -> None:
+        """Drop what is not on the socket yet, and call the listeners of `on_disconnect`."""
         # What was not yet on the socket would be sent after the reconnect, when nobody waits for its answer any more.
         self._pending = []
         self._pending_data_size = 0
         _call_all(self._on_disconnect)
 
     async def on_back(self) -> None:
+        """Call the listeners of `on_reconnect`."""
         _call_all(self._on_reconnect)
 
 
@@ -152,11 +154,11 @@ def _call_all(calls: list[Callable[[], None]]) -> None:
 async def connect(
     options: ConnectOptions | None = None, name: str = "dwarf-nats", *, retry: bool = False
 ) -> Connection:
-    """Connect to NATS; once connected, a lost connection is sought for ever, with jitter.
+    """Connect to NATS. A connection that is lost later is made again, however long that takes, with jitter.
 
-    With `retry` the first connection is sought for ever, too. Otherwise raises `Unavailable`, naming the servers and
-    the reason, when each server was tried once, and always if one refuses who we are; `BadRequest` for options that make
-    no sense.
+    With `retry` the same holds for the first connection. Without, raises `Unavailable`, naming the servers and the reason,
+    when each server was tried once. Always raises `Unavailable` if a server refuses the user, and `BadRequest` for options
+    that contradict each other.
     """
 
     async def attempt() -> Connection:

@@ -18,7 +18,7 @@ from dwarf_nats.workflow.keys import without_tokens
 from dwarf_nats.workflow.raised import closes_coroutine, ends_process
 
 from .engine_api import EngineApi
-from .handlers import GRAPH_PAYLOADS, HANDLERS, Asked, Handler
+from .handlers import GRAPH_PAYLOADS, HANDLERS, Handler, RequestContext
 
 log = logging.getLogger("dwarf_nats.bus")
 
@@ -27,7 +27,7 @@ QUEUE = "dwarf"
 
 @dataclass(slots=True)
 class Stats:
-    """What an endpoint did since it started. Times in nanoseconds."""
+    """Statistics of an endpoint since it started."""
 
     requests: int = 0
     errors: int = 0
@@ -50,16 +50,16 @@ class Endpoint:
     handler: Handler
     stats: Stats = field(default_factory=Stats)
 
-    async def answer(self, engine: EngineApi, asked: Asked) -> bytes:
-        """Carry out one request. Raises `DwarfError`; a defect of ours is logged and becomes `Internal`."""
+    async def answer(self, engine: EngineApi, context: RequestContext) -> bytes:
+        """Carry out one request. Raises `DwarfError`; any other exception is logged and becomes `Internal`."""
         began = time.perf_counter_ns()
         try:
             kind = self.operation.request
-            request = None if kind in GRAPH_PAYLOADS else decode(kind, asked.payload)
-            return await self.handler(engine, request, asked)
+            request = None if kind in GRAPH_PAYLOADS else decode(kind, context.payload)
+            return await self.handler(engine, request, context)
         except (DwarfError, asyncio.CancelledError):
             raise
-        except BaseException as error:  # a panic of a library included: whoever asked waits for an answer
+        except BaseException as error:  # also a panic of a library: the caller waits for an answer
             if ends_process(error) or closes_coroutine(error, asyncio.current_task()):
                 raise
             log.exception("%s failed", self.operation.name)
@@ -100,13 +100,13 @@ def endpoints(subjects: Subjects) -> list[Endpoint]:
     return [Endpoint(one, subjects.operation(one.name), HANDLERS[one.name]) for one in OPERATIONS]
 
 
-def asked_from(payload: bytes, block: bytes | None, reply: bytes, keyed: bool) -> Asked:
-    """A request out of its raw parts."""
-    asked = Asked(payload, answerable=bool(reply))
+def context_from(payload: bytes, block: bytes | None, reply: bytes, keyed: bool) -> RequestContext:
+    """The request in its raw parts. `keyed`: the operation reads `Nats-Msg-Id`."""
+    context = RequestContext(payload, answerable=bool(reply))
     if keyed and block:
         headers = h.read_headers(block)
         if (msg_id := headers.get("nats-msg-id")) is not None:
-            asked.msg_id = h.percent_decode(msg_id)
-        asked.traceparent = headers.get("traceparent", "")
-        asked.tracestate = h.percent_decode(headers.get("tracestate", ""))
-    return asked
+            context.msg_id = h.percent_decode(msg_id)
+        context.traceparent = headers.get("traceparent", "")
+        context.tracestate = h.percent_decode(headers.get("tracestate", ""))
+    return context

@@ -1,4 +1,4 @@
-"""What each operation does with the engine (wire: section 1): request in, reply bytes out."""
+"""The handlers of the operations: each takes a request and returns the bytes of the reply (wire: section 1)."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ from dwarf_nats.workflow.state import NULL, check_json
 
 from .engine_api import EngineApi
 
-LARGE_GRAPH = 50_000
-"""Bytes."""
-ASIDE = 200
-"""A page of more steps is written in a thread, so that the others have their turn."""
+THREAD_MIN_GRAPH_BYTES = 50_000
+"""Size of a graph, in bytes, from which it is read in a thread, so that other requests are not held up."""
+THREAD_MIN_STEPS = 200
+"""Steps of a page from which it is written in a thread, for the same reason."""
 
 
-def health_of(task: TaskHealth) -> dict[str, object]:
-    """What STATS tells of a task that is held back: its rate if its valve is not wide open, its breaker if that is tripped."""
-    told: dict[str, object] = {"task": task.url}
+def task_health_message(task: TaskHealth) -> dict[str, object]:
+    """The entry of a task in STATS: its rate if its valve limits it, its breaker if that is tripped."""
+    message: dict[str, object] = {"task": task.url}
     if task.rate is not None:
-        told["ratePerSecond"] = round(task.rate, 3)
+        message["ratePerSecond"] = round(task.rate, 3)
     if task.tripped_at:
-        told["breaker"] = {
+        message["breaker"] = {
             "cause": task.cause,
             "since": rfc3339(task.tripped_at),
             "probes": task.probes,
             "probeAt": rfc3339(task.probe_at),
         }
-    return told
+    return message
 
 
 def _unbounded() -> int:
@@ -52,31 +52,31 @@ def _unbounded() -> int:
 
 
 @dataclass(slots=True)
-class Asked:
+class RequestContext:
     """One request. `payload`: its bytes. `msg_id`: its `Nats-Msg-Id`, if it has one. `answerable`: it has a reply subject.
 
-    `traceparent` and `tracestate`: of the caller who wants a flow made, which is linked to it (T2). `room`: how many bytes a
-    reply may have, which another connection to NATS may change.
+    `traceparent` and `tracestate`: of the caller who creates a flow, which is linked to it (T2). `max_reply_bytes`: the size a
+    reply may have at the moment; a reconnect to another server may change it.
     """
 
     payload: bytes
     msg_id: str | None = None
     answerable: bool = True
-    default_timeout: float = 30.0
-    longest_timeout: float = 3600.0
+    default_timeout_seconds: float = 30.0
+    max_timeout_seconds: float = 3600.0
     traceparent: str = ""
     tracestate: str = ""
-    room: Callable[[], int] = _unbounded
+    max_reply_bytes: Callable[[], int] = _unbounded
 
     def timeout(self, timeout_ms: int | UnsetType) -> float:
         """Seconds to wait: the default where none is given, capped; 0 means do not wait."""
         if isinstance(timeout_ms, UnsetType):
-            return min(self.default_timeout, self.longest_timeout)
+            return min(self.default_timeout_seconds, self.max_timeout_seconds)
         # Compared as it came: what is asked for may be too large for a float.
-        return self.longest_timeout if timeout_ms >= self.longest_timeout * 1000 else timeout_ms / 1000
+        return self.max_timeout_seconds if timeout_ms >= self.max_timeout_seconds * 1000 else timeout_ms / 1000
 
 
-Handler = Callable[[EngineApi, Any, Asked], Awaitable[bytes]]
+Handler = Callable[[EngineApi, Any, RequestContext], Awaitable[bytes]]
 H = TypeVar("H", bound=Handler)
 
 HANDLERS: dict[str, Handler] = {}
@@ -111,22 +111,22 @@ def _source(request: m.FlowCreateRequest | m.FlowRunRequest) -> str | Graph:
 
 
 @handles("flow.create")
-async def create(engine: EngineApi, request: m.FlowCreateRequest, asked: Asked) -> bytes:
-    options = flow_options(request.options, asked.msg_id)
-    start = given(request.start, False) or not asked.answerable
+async def create(engine: EngineApi, request: m.FlowCreateRequest, context: RequestContext) -> bytes:
+    options = flow_options(request.options, context.msg_id)
+    start = given(request.start, False) or not context.answerable
     return _flow_key(await engine.create(_source(request), raw_bytes(request.state), options, start=start))
 
 
 @handles("flow.create_task")
-async def create_task(engine: EngineApi, request: m.FlowCreateTaskRequest, asked: Asked) -> bytes:
-    options = flow_options(request.options, asked.msg_id)
-    start = given(request.start, False) or not asked.answerable
+async def create_task(engine: EngineApi, request: m.FlowCreateTaskRequest, context: RequestContext) -> bytes:
+    options = flow_options(request.options, context.msg_id)
+    start = given(request.start, False) or not context.answerable
     task = check_subject_name(request.task, "task")
     return _flow_key(await engine.create_task(task, raw_bytes(request.state), options, start=start))
 
 
 @handles("flow.start")
-async def start(engine: EngineApi, request: m.FlowStartRequest, _asked: Asked) -> bytes:
+async def start(engine: EngineApi, request: m.FlowStartRequest, _context: RequestContext) -> bytes:
     notify = given(request.notify, "")
     if notify:
         check_subject_name(notify, "notify target")
@@ -135,187 +135,189 @@ async def start(engine: EngineApi, request: m.FlowStartRequest, _asked: Asked) -
 
 
 @handles("flow.run")
-async def run(engine: EngineApi, request: m.FlowRunRequest, asked: Asked) -> bytes:
-    options = flow_options(request.options, asked.msg_id)
-    timeout = asked.timeout(request.timeout_ms)
+async def run(engine: EngineApi, request: m.FlowRunRequest, context: RequestContext) -> bytes:
+    options = flow_options(request.options, context.msg_id)
+    timeout = context.timeout(request.timeout_ms)
     outcome = await engine.run(_source(request), raw_bytes(request.state), options, timeout)
-    return fitting.outcome(outcome, asked.room())
+    return fitting.outcome(outcome, context.max_reply_bytes())
 
 
 @handles("flow.await")
-async def await_(engine: EngineApi, request: m.FlowWaitRequest, asked: Asked) -> bytes:
-    outcome = await engine.await_(request.flow_key, asked.timeout(request.timeout_ms))
-    return fitting.outcome(outcome, asked.room())
+async def await_(engine: EngineApi, request: m.FlowWaitRequest, context: RequestContext) -> bytes:
+    outcome = await engine.await_(request.flow_key, context.timeout(request.timeout_ms))
+    return fitting.outcome(outcome, context.max_reply_bytes())
 
 
 @handles("flow.poll")
-async def poll(engine: EngineApi, request: m.FlowWaitRequest, asked: Asked) -> bytes:
-    outcome = await engine.poll(request.flow_key, asked.timeout(request.timeout_ms))
-    return fitting.outcome(outcome, asked.room())
+async def poll(engine: EngineApi, request: m.FlowWaitRequest, context: RequestContext) -> bytes:
+    outcome = await engine.poll(request.flow_key, context.timeout(request.timeout_ms))
+    return fitting.outcome(outcome, context.max_reply_bytes())
 
 
 @handles("flow.snapshot")
-async def snapshot(engine: EngineApi, request: m.FlowRequest, asked: Asked) -> bytes:
+async def snapshot(engine: EngineApi, request: m.FlowRequest, context: RequestContext) -> bytes:
     outcome = await engine.snapshot(request.flow_key)
-    return fitting.outcome(outcome, asked.room())
+    return fitting.outcome(outcome, context.max_reply_bytes())
 
 
 @handles("flow.fingerprint")
-async def fingerprint(engine: EngineApi, request: m.FlowRequest, _asked: Asked) -> bytes:
+async def fingerprint(engine: EngineApi, request: m.FlowRequest, _context: RequestContext) -> bytes:
     digest, status = await engine.fingerprint(request.flow_key)
     return encode({"fingerprint": digest, "status": status.value})
 
 
 @handles("flow.history")
-async def history(engine: EngineApi, request: m.FlowHistoryRequest, asked: Asked) -> bytes:
+async def history(engine: EngineApi, request: m.FlowHistoryRequest, context: RequestContext) -> bytes:
     steps, cursor = await engine.history_page(request.flow_key, given(request.limit, 100), given(request.cursor, ""))
-    if len(steps) > ASIDE or any(step.sub_history for step in steps):
-        return await asyncio.to_thread(fitting.history, steps, cursor, asked.room())
-    return fitting.history(steps, cursor, asked.room())
+    if len(steps) > THREAD_MIN_STEPS or any(step.sub_history for step in steps):
+        return await asyncio.to_thread(fitting.history, steps, cursor, context.max_reply_bytes())
+    return fitting.history(steps, cursor, context.max_reply_bytes())
 
 
 @handles("flow.mermaid")
-async def mermaid(engine: EngineApi, request: m.FlowRequest, asked: Asked) -> bytes:
-    room = asked.room()
+async def mermaid(engine: EngineApi, request: m.FlowRequest, context: RequestContext) -> bytes:
+    max_bytes = context.max_reply_bytes()
 
     def fits(text: str) -> bool:
-        return fits_mermaid(text) and len(encode(m.MermaidReply(mermaid=text))) <= room
+        return fits_mermaid(text) and len(encode(m.MermaidReply(mermaid=text))) <= max_bytes
 
     return encode(m.MermaidReply(mermaid=await engine.mermaid(request.flow_key, fits)))
 
 
 @handles("step.get")
-async def step(engine: EngineApi, request: m.StepRequest, asked: Asked) -> bytes:
+async def step(engine: EngineApi, request: m.StepRequest, context: RequestContext) -> bytes:
     found = await engine.step(request.step_key)
-    return fitting.step(found, asked.room())
+    return fitting.step(found, context.max_reply_bytes())
 
 
 @handles("flow.list")
-async def list_(engine: EngineApi, request: m.FlowListRequest, asked: Asked) -> bytes:
+async def list_(engine: EngineApi, request: m.FlowListRequest, context: RequestContext) -> bytes:
     wanted = query(request)
     while True:
         flows, cursor = await engine.list(wanted, given(request.cursor, ""))
-        body, fit = fitting.flows(flows, cursor, asked.room())
+        body, fit = fitting.flows(flows, cursor, context.max_reply_bytes())
         if fit == len(flows):
             return body
         wanted = replace(wanted, limit=max(1, fit))
 
 
 @handles("flow.purge")
-async def purge(engine: EngineApi, request: m.FlowPurgeRequest, _asked: Asked) -> bytes:
+async def purge(engine: EngineApi, request: m.FlowPurgeRequest, _context: RequestContext) -> bytes:
     return encode(m.FlowPurgeReply(deleted=await engine.purge(query(request))))
 
 
 @handles("flow.delete")
-async def delete(engine: EngineApi, request: m.FlowRequest, _asked: Asked) -> bytes:
+async def delete(engine: EngineApi, request: m.FlowRequest, _context: RequestContext) -> bytes:
     await engine.delete(request.flow_key)
     return EMPTY
 
 
 @handles("flow.cancel")
-async def cancel(engine: EngineApi, request: m.FlowCancelRequest, _asked: Asked) -> bytes:
+async def cancel(engine: EngineApi, request: m.FlowCancelRequest, _context: RequestContext) -> bytes:
     await engine.cancel(request.flow_key, given(request.reason, ""))
     return EMPTY
 
 
 @handles("flow.resume")
-async def resume(engine: EngineApi, request: m.FlowResumeRequest, _asked: Asked) -> bytes:
+async def resume(engine: EngineApi, request: m.FlowResumeRequest, _context: RequestContext) -> bytes:
     data = given(request.data, NULL)
-    check_json(bytes(data), "field `data`", UNBOUNDED)  # how deep it may be is the engine's affair
+    check_json(bytes(data), "field `data`", UNBOUNDED)  # the engine checks the depth
     await engine.resume(request.flow_key, data)
     return EMPTY
 
 
 @handles("flow.resume_break")
-async def resume_break(engine: EngineApi, request: m.FlowOverridesRequest, _asked: Asked) -> bytes:
+async def resume_break(engine: EngineApi, request: m.FlowOverridesRequest, _context: RequestContext) -> bytes:
     await engine.resume_break(request.flow_key, raw_bytes(request.overrides))
     return EMPTY
 
 
 @handles("flow.break_before")
-async def break_before(engine: EngineApi, request: m.FlowBreakBeforeRequest, _asked: Asked) -> bytes:
+async def break_before(engine: EngineApi, request: m.FlowBreakBeforeRequest, _context: RequestContext) -> bytes:
     await engine.break_before(request.flow_key, request.task, given(request.enabled, True))
     return EMPTY
 
 
 @handles("flow.restart")
-async def restart(engine: EngineApi, request: m.FlowOverridesRequest, _asked: Asked) -> bytes:
+async def restart(engine: EngineApi, request: m.FlowOverridesRequest, _context: RequestContext) -> bytes:
     await engine.restart(request.flow_key, raw_bytes(request.overrides))
     return EMPTY
 
 
 @handles("flow.restart_from")
-async def restart_from(engine: EngineApi, request: m.StepOverridesRequest, _asked: Asked) -> bytes:
+async def restart_from(engine: EngineApi, request: m.StepOverridesRequest, _context: RequestContext) -> bytes:
     await engine.restart_from(request.step_key, raw_bytes(request.overrides))
     return EMPTY
 
 
 @handles("flow.fork")
-async def fork(engine: EngineApi, request: m.StepOverridesRequest, _asked: Asked) -> bytes:
+async def fork(engine: EngineApi, request: m.StepOverridesRequest, _context: RequestContext) -> bytes:
     return _flow_key(await engine.fork(request.step_key, raw_bytes(request.overrides)))
 
 
 @handles("flow.continue")
-async def continue_(engine: EngineApi, request: m.FlowContinueRequest, asked: Asked) -> bytes:
-    options = flow_options(request.options, asked.msg_id)
+async def continue_(engine: EngineApi, request: m.FlowContinueRequest, context: RequestContext) -> bytes:
+    options = flow_options(request.options, context.msg_id)
     if options is not None and options.thread is not None:
         raise BadRequest("the field `options.threadKey` has no place in a continue: `threadKey` names the thread")
     # Without a reply subject nobody learns the key, as with a create, so it is started too.
-    start = given(request.start, False) or not asked.answerable
+    start = given(request.start, False) or not context.answerable
     return _flow_key(await engine.continue_(request.thread_key, raw_bytes(request.state), options, start=start))
 
 
 @handles("task.breaker")
-async def breaker(engine: EngineApi, request: m.TaskBreakerRequest, _asked: Asked) -> bytes:
+async def breaker(engine: EngineApi, request: m.TaskBreakerRequest, _context: RequestContext) -> bytes:
     task = check_subject_name(request.task, "task")
     return encode(m.TaskBreakerReply(task=task, tripped=await engine.breaker_tripped(task)))
 
 
 @handles("shard.info")
-async def shards(engine: EngineApi, _request: m.EmptyRequest, _asked: Asked) -> bytes:
+async def shards(engine: EngineApi, _request: m.EmptyRequest, _context: RequestContext) -> bytes:
     found = [codec.shard_message(one) for one in await engine.shard_info()]
     return encode(m.ShardInfoReply(shards=found))
 
 
 async def _graph_in(payload: bytes) -> Graph:
-    """The graph of a request: a large one is read in a thread, so that the others have their turn."""
-    if len(payload) <= LARGE_GRAPH:
+    """The graph of a request; a large one is read in a thread."""
+    if len(payload) <= THREAD_MIN_GRAPH_BYTES:
         return Graph.from_json(payload)
     return await asyncio.to_thread(Graph.from_json, payload)
 
 
 @handles("graph.put")
-async def graph_put(engine: EngineApi, _request: None, asked: Asked) -> bytes:
-    info = await engine.put_graph(await _graph_in(asked.payload or EMPTY))
-    return fitting.with_warnings(m.GraphPutReply(name=info.name, digest=info.digest), info.warnings, asked.room())
+async def graph_put(engine: EngineApi, _request: None, context: RequestContext) -> bytes:
+    info = await engine.put_graph(await _graph_in(context.payload or EMPTY))
+    return fitting.with_warnings(
+        m.GraphPutReply(name=info.name, digest=info.digest), info.warnings, context.max_reply_bytes()
+    )
 
 
 @handles("graph.get")
-async def graph_get(engine: EngineApi, request: m.GraphRequest, _asked: Asked) -> bytes:
+async def graph_get(engine: EngineApi, request: m.GraphRequest, _context: RequestContext) -> bytes:
     graph = await engine.get_graph(check_subject_name(request.name, "graph name"))
     return graph.to_json()
 
 
 @handles("graph.delete")
-async def graph_delete(engine: EngineApi, request: m.GraphRequest, _asked: Asked) -> bytes:
+async def graph_delete(engine: EngineApi, request: m.GraphRequest, _context: RequestContext) -> bytes:
     await engine.delete_graph(check_subject_name(request.name, "graph name"))
     return EMPTY
 
 
 @handles("graph.list")
-async def graph_list(engine: EngineApi, _request: m.EmptyRequest, asked: Asked) -> bytes:
+async def graph_list(engine: EngineApi, _request: m.EmptyRequest, context: RequestContext) -> bytes:
     found = await engine.list_graphs()
-    return fitting.graphs(found, asked.room())
+    return fitting.graphs(found, context.max_reply_bytes())
 
 
 @handles("graph.validate")
-async def graph_validate(engine: EngineApi, _request: None, asked: Asked) -> bytes:
-    warnings = await engine.validate_graph(await _graph_in(asked.payload or EMPTY))
-    return fitting.with_warnings(m.GraphValidateReply(), warnings, asked.room())
+async def graph_validate(engine: EngineApi, _request: None, context: RequestContext) -> bytes:
+    warnings = await engine.validate_graph(await _graph_in(context.payload or EMPTY))
+    return fitting.with_warnings(m.GraphValidateReply(), warnings, context.max_reply_bytes())
 
 
 @handles("graph.mermaid")
-async def graph_drawn(engine: EngineApi, request: m.GraphRequest, _asked: Asked) -> bytes:
+async def graph_diagram(engine: EngineApi, request: m.GraphRequest, _context: RequestContext) -> bytes:
     graph = await engine.get_graph(check_subject_name(request.name, "graph name"))
     return encode(m.MermaidReply(mermaid=graph_mermaid(graph)))
 

@@ -14,7 +14,7 @@ from dwarf_nats.workflow.answer import Answer, TaskCall
 
 from .connection import Connection
 from .inbox import Call, Inbox
-from .roll_call import EVERY_SECONDS, RollCall
+from .roll_call import INTERVAL_SECONDS, RollCall
 
 if TYPE_CHECKING:
     from dwarf_nats.ports import Clock
@@ -40,7 +40,7 @@ class NatsTasks:
         subjects: Subjects | None = None,
         *,
         accept_ms: int = DEFAULT_ACCEPT_MS,
-        roll_call_seconds: float = EVERY_SECONDS,
+        roll_call_seconds: float = INTERVAL_SECONDS,
         clock: Clock | None = None,
         max_depth: int = 64,
     ) -> None:
@@ -57,9 +57,9 @@ class NatsTasks:
         self._back_at = -GRACE_SECONDS
         connection.on_disconnect(self._back.clear)
         connection.on_reconnect(self._on_reconnect)
-        self.roll = RollCall(connection, inbox, every=roll_call_seconds, clock=clock)
+        self.roll_call = RollCall(connection, inbox, interval_seconds=roll_call_seconds, clock=clock)
         inbox.accepted = self._on_accepted
-        inbox.ended = self.roll.strike
+        inbox.ended = self.roll_call.unwatch
 
     @property
     def late(self) -> int:
@@ -69,7 +69,7 @@ class NatsTasks:
     @property
     def lost(self) -> int:
         """Steps given back because whoever ran them was gone."""
-        return self.roll.lost
+        return self.roll_call.lost
 
     async def execute(self, call: TaskCall) -> Answer:
         """Ask for one task and wait for its answer until `call.budget` seconds from now.
@@ -83,7 +83,7 @@ class NatsTasks:
         if not self._connection.fits(block, body):
             return codec.too_large(url, len(block) + len(body), self._connection.max_payload)
         reply = await self._inbox.ask(subject, block, body, call.budget, call.step_key)
-        self.roll.answered(call.step_key)
+        self.roll_call.answered(call.step_key)
         if reply is None:
             return codec.timed_out(url, call.budget)
         if reply.stream:
@@ -111,7 +111,7 @@ class NatsTasks:
             return
         call.cancelled = True
         if call.worker:
-            self.roll.cancel(call)
+            self.roll_call.cancel(call)
 
     def worker_of(self, step_key: str) -> str:
         """The private subject of the worker that accepted a step in hand; empty if none did."""
@@ -132,9 +132,9 @@ class NatsTasks:
         if worker == call.worker:
             return
         if call.worker:
-            self.roll.strike(call)
+            self.roll_call.unwatch(call)
         call.worker = worker
         if not call.cancelled:
-            self.roll.enrol(call)
+            self.roll_call.watch(call)
         elif self._inbox.find(call.step) is call:  # else the step is in hand again, perhaps with the same worker
-            self.roll.cancel(call)
+            self.roll_call.cancel(call)

@@ -89,7 +89,7 @@ class Office:
         call = Call(b"1", asyncio.get_running_loop().create_future(), "task.t", f"{step}-{TOKEN}")
         call.worker = worker
         self.calls[call.step] = call
-        self.roll.enrol(call)
+        self.roll.watch(call)
         return call
 
     async def proves(self, worker: str = "w") -> None:
@@ -104,7 +104,7 @@ class Office:
         """The task's reply came."""
         if self.calls.get(call.step) is call:
             del self.calls[call.step]
-        self.roll.strike(call)
+        self.roll.unwatch(call)
 
     async def settled(self) -> None:
         """Every worker's attendant waits for the clock or for an answer, and nothing else is on its way."""
@@ -323,14 +323,14 @@ async def test_another_server_may_not_reach_whom_the_last_one_reached(office: Of
 
 
 async def test_what_is_remembered_of_workers_is_bounded(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dwarf_nats.bus.roll_call.REMEMBERED", 3)
+    monkeypatch.setattr("dwarf_nats.bus.roll_call.MAX_REMEMBERED", 3)
     for number in range(5):
         await office.proves(f"w{number}")
         office.accepted("1-1", f"x{number}")
         await office.settled()
         office.taken().nobody()
         await office.settled()
-    assert (list(office.roll._proven), list(office.roll._unheard)) == (["w2", "w3", "w4"], ["x2", "x3", "x4"])
+    assert (list(office.roll._proven), list(office.roll._unreachable)) == (["w2", "w3", "w4"], ["x2", "x3", "x4"])
 
 
 async def test_an_answer_that_makes_no_sense_is_silence(office: Office) -> None:
@@ -581,6 +581,6 @@ async def test_a_step_lost_again_and_again_is_held_back_longer_and_longer(office
 
 
 async def test_what_is_remembered_of_losses_is_bounded(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dwarf_nats.bus.roll_call.REMEMBERED", 3)
+    monkeypatch.setattr("dwarf_nats.bus.roll_call.MAX_REMEMBERED", 3)
     pauses: list[Any] = [await lose(office, f"1-{number}") for number in (1, 2, 3, 4, 1, 4)]
     assert pauses == [0, 0, 0, 0, 0, 1]

@@ -154,7 +154,7 @@ async def test_what_is_beyond_the_bytes_is_counted_and_logged_once(
     engine.gate.set()
     await engine.begun(1_000 - lost)
     assert engine.names == [f"t{number}" for number in range(1_000 - lost)]
-    service._summed.flush()
+    service.responder.flush_log()
     assert f"and {lost - 2:,} more like it" in caplog.messages[1]
     assert len(caplog.messages) == 2
 
@@ -222,7 +222,7 @@ async def test_refusals_nobody_hears_are_summed_up(
         while counters.refused[("flow.create", "400")] < 500:
             await asyncio.sleep(0)
     assert len(caplog.messages) == 1
-    service._summed.flush()
+    service.responder.flush_log()
     assert "and 498 more like it" in caplog.messages[1]
 
 
