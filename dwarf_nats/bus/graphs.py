@@ -1,4 +1,4 @@
-"""Graphs from beside the registry: a directory of files, and services on `graph.<workflow>` (wire: section 3)."""
+"""Sources of graphs beside the registry: a directory of files, and services on `graph.<workflow>` (wire: section 3)."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ log = logging.getLogger("dwarf_nats.bus")
 
 
 class ChainGraphs:
-    """Asks one source after the other; the first that knows the workflow answers."""
+    """Several sources in order; the first that has the workflow answers."""
 
     def __init__(self, *sources: Graphs) -> None:
         self._sources: Sequence[Graphs] = sources
@@ -59,9 +59,9 @@ _SEE_LOG = "the replica's log says why"
 class DirectoryGraphs:
     """Graph files of a directory, `*.json` and `*.yaml`, one graph each, known by the graph's name.
 
-    The directory is looked at again at each load and what changed is read again, in a thread. A bad file is logged, with
-    what is wrong with it; asking for the graph it holds (by the name inside or, if there is none to be read, by the file's)
-    is a `BadRequest`. Neither the path nor anything in the file is told to the caller.
+    Each load lists the directory and reads changed files again, in a thread. A bad file is logged with the reason; a load of
+    its graph (by the name inside or, if that cannot be read, by the file's) raises `BadRequest`. The caller sees neither the
+    path nor the content of the file.
     """
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
@@ -92,7 +92,7 @@ class DirectoryGraphs:
         return graph
 
     def _changed(self) -> dict[str, tuple[int, int]]:
-        """Files that are new or changed, with their stamps; what is gone is forgotten."""
+        """Files that are new or changed, with their stamps; files that are gone are forgotten."""
         there: dict[str, tuple[int, int]] = {}
         try:
             with os.scandir(self._directory) as entries:
@@ -131,7 +131,7 @@ class DirectoryGraphs:
 
 
 def _stamp(entry: os.DirEntry[str]) -> tuple[int, int]:
-    """What changes when a file does; the same for ever of one that cannot be looked at, such as a link to itself."""
+    """Time and size of a file, which change with it; constant if it cannot be read, such as a link to itself."""
     try:
         status = entry.stat()
     except OSError:
@@ -140,14 +140,15 @@ def _stamp(entry: os.DirEntry[str]) -> tuple[int, int]:
 
 
 KNOWN_SECONDS = 3600.0
-"""For so long after it answered with a graph, a service of which nothing is seen is taken for away, not for gone."""
-_MOST_KNOWN = 10_000
+"""Time after the last answer of a graph service in which it counts as unavailable, and not as removed."""
+MAX_KNOWN_WORKFLOWS = 10_000
+"""Workflows for which the last answer is remembered; of more, the oldest are forgotten."""
 
 
 class NatsGraphs:
-    """Asks `graph.<workflow>`, which any service may answer with a graph.
+    """Graphs from services that answer `graph.<workflow>`.
 
-    That nobody listens there means that there is no such workflow, unless a service has answered with it lately.
+    If nobody listens there, the workflow does not exist, unless a service has answered with it lately.
     """
 
     def __init__(
@@ -158,7 +159,7 @@ class NatsGraphs:
         self._subjects = subjects or Subjects()
         self._timeout = timeout_seconds
         self._known: dict[str, float] = {}
-        """When a service last answered with the graph of this workflow."""
+        """The time of the last answer with the graph of each workflow."""
         self._back_at = -GRACE_SECONDS
         connection.on_reconnect(self._on_reconnect)
 
@@ -220,17 +221,17 @@ class NatsGraphs:
     def _learn(self, workflow: str) -> None:
         self._known.pop(workflow, None)
         self._known[workflow] = asyncio.get_running_loop().time()
-        if len(self._known) > _MOST_KNOWN:
+        if len(self._known) > MAX_KNOWN_WORKFLOWS:
             del self._known[next(iter(self._known))]
 
     def _was_known(self, workflow: str) -> bool:
-        """Whether a service knew it within the last hour. One that has been away for longer has been taken away."""
+        """True if a service answered with it within `KNOWN_SECONDS`."""
         at = self._known.get(workflow)
         return at is not None and asyncio.get_running_loop().time() - at < KNOWN_SECONDS
 
 
 def _refusal(block: bytes | None, body: bytes) -> tuple[int, str] | None:
-    """Code and text of an error, said in headers or in the body."""
+    """Code and text of an error, given in headers or in the body."""
     headers = h.read_headers(block)
     text = h.percent_decode(headers.get("nats-service-error", ""))
     if "nats-service-error-code" in headers or text:

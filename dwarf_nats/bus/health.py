@@ -1,4 +1,4 @@
-"""What a replica says of its own health, and says to whoever asks over NATS (wire: health)."""
+"""The health of a replica: its report, and the answers to requests for it over NATS (wire: health)."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from dwarf_nats.workflow.records import ShardHealth
 
 from .connection import Connection
 
-SHORT = 200
-"""Characters of a reason that is too long for the bus."""
+MAX_REASON_CHARS = 200
+"""Characters of the reason in a reply that would be too large for a message otherwise."""
 
 
 class HealthApi(Protocol):
-    """What is asked of an engine."""
+    """The parts of an engine that a report reads."""
 
     @property
     def ready(self) -> bool: ...
@@ -36,21 +36,21 @@ class HealthApi(Protocol):
 
 
 class Health:
-    """One replica's: `connection` and `engine` are set as they come, `draining` when it is told to end."""
+    """The health of one replica. `connection` and `engine` are set when they are there, `draining` when it is told to end."""
 
     def __init__(self, replica: str, subjects: Subjects | None = None) -> None:
         self.replica = replica
         self.connection: Connection | None = None
         self.engine: HealthApi | None = None
         self.waits_for = ""
-        """What it waits for at its start."""
+        """The reason why its start waits; empty if it does not."""
         self.serving = False
         self.draining = False
         self._subjects = subjects or Subjects()
         self._since = time.monotonic()
 
     def reply(self) -> m.HealthReply:
-        """As things are at this moment. Cheap: neither a database nor NATS is asked."""
+        """The report of this moment, made without asking a database or NATS."""
         shards = [] if self.engine is None else list(self.engine.health())
         dead = [] if self.engine is None else [*self.engine.dead_jobs(), *(job for one in shards for job in one.dead)]
         connected = self.connection is not None and self.connection.is_connected
@@ -77,7 +77,7 @@ class Health:
         return reply
 
     def report(self) -> Report:
-        """The same for a probe over HTTP."""
+        """The report for a probe over HTTP."""
         reply = self.reply()
         return Report(reply.live, reply.ready, encode(reply))
 
@@ -106,8 +106,8 @@ class Health:
 
 
 def _shortened(reply: m.HealthReply) -> m.HealthReply:
-    """The reply without the reasons of single shards, and with the beginning of its own."""
+    """The reply without the reasons of single shards, its own reason cut."""
     reply.shards = [m.ShardHealth(shard=one.shard, ready=one.ready) for one in reply.shards]
-    if not isinstance(reply.reason, UnsetType) and len(reply.reason) > SHORT:
-        reply.reason = reply.reason[:SHORT] + "…"
+    if not isinstance(reply.reason, UnsetType) and len(reply.reason) > MAX_REASON_CHARS:
+        reply.reason = reply.reason[:MAX_REASON_CHARS] + "…"
     return reply

@@ -1,8 +1,8 @@
 """Request and reply over one wildcard subscription, read raw (wire: section 2).
 
-nats-py's own `request` takes a reply with a header `Status: 503`, which any task may send, for the server's word that
-nobody listens. Here the server's word is the status on the *first line* of an empty message's header block, which no
-header can imitate. Replies are dispatched to their futures inline; nothing here makes a task per message.
+nats-py's own `request` takes a reply with a header `Status: 503`, which any task may send, for the server's statement that
+nobody listens. Here that statement is the status on the *first line* of an empty message's header block, which no header
+can imitate. Replies go to their futures inline, without a task per message.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from .connection import Connection
 
 log = logging.getLogger("dwarf_nats.bus")
 
-LAST_LOOK_SECONDS = 0.1
-"""How long after its deadline a call is given up. A process that stood still has answers to read that came in time, and its
-timers ring before it has read them."""
+EXPIRY_GRACE_SECONDS = 0.1
+"""Pause between the deadline of a call and its end. A process that was suspended still has to read answers that came in time,
+and its timers fire before it has read them."""
 
 
 class Reply(NamedTuple):
-    """A raw reply. `nobody`: the server says that nobody listens there. `refused`: that we may not send there. `stream`: none
-    came in time but the acknowledgement of that JetStream stream, which is `body`."""
+    """A raw reply. `nobody`: the server says that nobody listens there. `refused`: it says that this user may not send there.
+    `stream`: nothing came in time but the acknowledgement of this JetStream stream, which is `body`."""
 
     block: bytes | None
     body: bytes
@@ -44,7 +44,7 @@ class Reply(NamedTuple):
 
 
 class Call:
-    """One request under way."""
+    """One request in flight. `step`: the key of its step, if it is a task request."""
 
     __slots__ = ("cancelled", "future", "recorded", "step", "subject", "timer", "token", "worker")
 
@@ -56,7 +56,7 @@ class Call:
         self.worker = ""
         self.cancelled = False
         self.recorded: Reply | None = None
-        """The acknowledgement of a stream, should nothing else come."""
+        """The acknowledgement of a stream, in case nothing else comes."""
         self.timer: asyncio.TimerHandle | None = None
 
     @property
@@ -68,12 +68,12 @@ class Call:
 class Inbox:
     """The replies of a replica, under the inbox prefix of its connection.
 
-    Each call has a reply subject of its own, which only those know who were asked: whoever knows one cannot answer another
-    call, nor guess where that one's answer is expected.
+    Each call has a reply subject of its own, known only to the service that was asked. That service can neither answer another
+    call nor guess its reply subject.
 
-    `accepted` is called with a call whose service sent the signal *accepted* and with the private subject it names; `ended`
-    with each call that has a worker when it ends. Counters: `late` (replies that came after their deadline, twice, or to
-    nobody).
+    `on_accepted` is called with a call whose service sent the signal *accepted*, and with the private subject it names;
+    `on_ended` with each call that has a worker when it ends. Counters: `late` (replies after their deadline, second ones, and
+    those to no call).
     """
 
     def __init__(self, connection: Connection, subjects: Subjects | None = None) -> None:
@@ -85,10 +85,10 @@ class Inbox:
         self._by_step: dict[str, Call] = {}
         self._tokens = Tokens()
         self._streams = Recorded(log)
-        self._deaf: tuple[str, str] | None = None
+        self._refused_subscription: tuple[str, str] | None = None
         self.late = 0
-        self.accepted: Callable[[Call, str], None] | None = None
-        self.ended: Callable[[Call], None] | None = None
+        self.on_accepted: Callable[[Call, str], None] | None = None
+        self.on_ended: Callable[[Call], None] | None = None
 
     async def start(self) -> None:
         """Subscribe. Calls in flight when the connection drops end with `BusAway`.
@@ -97,7 +97,7 @@ class Inbox:
         """
         subject = f"{self._subject}*"
         await self._connection.subscribe_raw(subject, self._receive)
-        self._connection.on_disconnect(self._lost)
+        self._connection.on_disconnect(self._disconnected)
         self._connection.on_refused(self._refused)
         with contextlib.suppress(nats.errors.Error):  # a connection that has just been lost makes it again
             await self._connection.flush()
@@ -109,25 +109,25 @@ class Inbox:
         return len(self._calls)
 
     def find(self, step: str) -> Call | None:
-        """The call of a step, if it is under way."""
+        """The call of a step, if it is in flight."""
         return self._by_step.get(step)
 
     async def ask(self, subject: str, block: bytes, body: bytes, seconds: float, step: str = "") -> Reply | None:
-        """Send a request that is known to fit and wait for its reply; `None` if none came in time.
+        """Send a request that is known to fit and wait `seconds` for its reply; `None` if none came in time.
 
-        The acknowledgement of a JetStream stream is no reply, and comes back only if nothing else did (`Reply.stream`).
+        The acknowledgement of a JetStream stream is no reply, and is returned only if nothing else came (`Reply.stream`).
         Raises `BusAway` if the connection is down or drops meanwhile.
         """
         token = self._tokens.next()
         loop = asyncio.get_running_loop()
-        if self._deaf and self._deaf in self._connection.refused:
+        if self._refused_subscription and self._refused_subscription in self._connection.refused:
             raise BusAway(f"NATS does not let this replica subscribe to its inbox {self._subject}*")
         call = Call(token.encode(), loop.create_future(), subject, step)
         self._connection.send(subject, f"{self._subject}{token}", block, body)
         self._calls[call.token] = call
         if step:
             self._by_step[step] = call
-        call.timer = loop.call_at(loop.time() + seconds, self._look_once_more, call)
+        call.timer = loop.call_at(loop.time() + seconds, self._await_late_answer, call)
         try:
             return await call.future
         except asyncio.CancelledError:
@@ -137,28 +137,28 @@ class Inbox:
             raise
 
     def end(self, call: Call, error: Exception) -> None:
-        """End a call with an error. Should its reply come all the same, it is late."""
+        """End a call with an error. If its reply comes all the same, it is late."""
         self._forget(call)
         if not call.future.done():
             call.future.set_exception(error)
 
     def _forget(self, call: Call) -> None:
         self._calls.pop(call.token, None)
-        if call.worker and self.ended is not None:
-            self.ended(call)
+        if call.worker and self.on_ended is not None:
+            self.on_ended(call)
         if call.timer is not None:
             call.timer.cancel()
         if call.step and self._by_step.get(call.step) is call:
             del self._by_step[call.step]
 
-    def _look_once_more(self, call: Call) -> None:
+    def _await_late_answer(self, call: Call) -> None:
         loop = asyncio.get_running_loop()
-        due = loop.time() + LAST_LOOK_SECONDS
+        due = loop.time() + EXPIRY_GRACE_SECONDS
         call.timer = loop.call_at(due, self._expire, call, due)
 
     def _expire(self, call: Call, due: float) -> None:
-        if asyncio.get_running_loop().time() > due + LAST_LOOK_SECONDS:  # it stood still once more
-            self._look_once_more(call)
+        if asyncio.get_running_loop().time() > due + EXPIRY_GRACE_SECONDS:  # the process was suspended once more
+            self._await_late_answer(call)
             return
         self._forget(call)
         if not call.future.done():
@@ -176,8 +176,8 @@ class Inbox:
             elif b"ignal" in block or b"IGNAL" in block:
                 headers = h.read_headers(block)
                 if headers.get("dwarf-signal", "").lower() == h.ACCEPTED:
-                    if call.step and self.accepted is not None:
-                        self.accepted(call, headers.get("dwarf-worker", ""))
+                    if call.step and self.on_accepted is not None:
+                        self.on_accepted(call, headers.get("dwarf-worker", ""))
                     return
         elif stream := recorded_by(block, body):
             self._recorded(call, stream, body)
@@ -193,14 +193,14 @@ class Inbox:
         self._streams.met(stream, self._subjects.all_of(call.subject))
 
     def _refused(self, violation: Violation) -> bool:
-        """Permissions refused something: tell the call it was, or all if no answer can come any more.
+        """Answer the call that permissions refused, or end all calls if no answer can come any more.
 
-        Of several calls to one subject it is the last that has no answer yet: before a change of the permissions, the others
-        were let through.
+        Of several calls to one subject it is the latest without an answer: the others were sent before the permissions
+        changed.
         """
         if not violation.publish:
             if violation.subject == f"{self._subject}*":
-                self._deaf = (violation.subject, violation.queue)
+                self._refused_subscription = (violation.subject, violation.queue)
                 self._end_all(f"NATS does not let this replica subscribe to its inbox {violation.subject}")
             return False
         if violation.as_reply:
@@ -213,14 +213,14 @@ class Inbox:
                 call.future.set_result(Reply(None, b"", refused=True))
         return False
 
-    def _lost(self) -> None:
+    def _disconnected(self) -> None:
         self._end_all("the connection to NATS dropped before the answer came")
 
     def _end_all(self, reason: str) -> None:
         calls, self._calls, self._by_step = list(self._calls.values()), {}, {}
         for call in calls:
-            if call.worker and self.ended is not None:
-                self.ended(call)
+            if call.worker and self.on_ended is not None:
+                self.on_ended(call)
             if call.timer is not None:
                 call.timer.cancel()
             if not call.future.done():

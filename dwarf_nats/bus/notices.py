@@ -19,7 +19,8 @@ log = logging.getLogger("dwarf_nats.bus")
 class NatsNotices:
     """Announces outcomes on `dwarf.stopped.<notify>` and, unless `events` is off, changes on `dwarf.event.…`.
 
-    Fire and forget (B4): what cannot be sent (no connection, larger than the server takes even so) is counted in `dropped`.
+    Fire and forget (B4): an announcement that cannot be sent (no connection, too large even when shortened) is counted in
+    `dropped`.
     """
 
     def __init__(self, connection: Connection, subjects: Subjects | None = None, *, events: bool = True) -> None:
@@ -29,7 +30,7 @@ class NatsNotices:
         self.dropped = 0
 
     def stopped(self, notify: str, outcome: Outcome) -> None:
-        """Announce the outcome of a flow that stopped; without what does not fit."""
+        """Announce the outcome of a flow that stopped, shortened if it does not fit."""
         body = fitting.outcome(outcome, self._connection.max_payload)
         self._send(self._subjects.stopped(notify), b"", body)
 

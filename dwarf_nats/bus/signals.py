@@ -20,12 +20,12 @@ from .connection import Connection
 log = logging.getLogger("dwarf_nats.bus")
 
 T = TypeVar("T")
-GROUP = 5_000
-"""Entries in one message; larger groups are split, and further where the server takes less."""
+MAX_MESSAGE_ENTRIES = 5_000
+"""Entries in one message; larger groups are split, and split further where the server takes smaller messages."""
 
 
 class NatsSignals:
-    """Tells the other replicas; `origin` is this replica's id. Fire and forget: `counters` counts what was `dropped`."""
+    """Signals to the other replicas. `origin`: the id of this one. Fire and forget: `counters.dropped` counts those not sent."""
 
     def __init__(
         self, connection: Connection, origin: str, subjects: Subjects | None = None, counters: Counters | None = None
@@ -73,9 +73,9 @@ class NatsSignals:
 
 
 class PeerListener:
-    """Hears the signals of other replicas and hands them to `to`, in the words of the port.
+    """Receives the signals of other replicas and calls `to` with them.
 
-    Own ones (by `origin`) are dropped; malformed ones are dropped and counted by `counters`.
+    Signals of this replica (by `origin`) are dropped; malformed ones are dropped and counted in `counters.malformed`.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class PeerListener:
         await self._connection.subscribe_raw(self._subjects.peer("*"), self._receive)
 
     def _receive(self, subject: bytes, _reply: bytes, body: bytes, block: bytes | None) -> None:
-        if block == self._own:  # what it said itself, as it said it: most of what a lone replica hears
+        if block == self._own:  # by far the most frequent case where there is one replica
             return
         headers = h.read_headers(block)
         if headers.get("dwarf-origin") == self._origin:
@@ -112,5 +112,5 @@ class PeerListener:
 
 
 def _groups(entries: Sequence[T]) -> Iterator[Sequence[T]]:
-    for start in range(0, len(entries), GROUP):
-        yield entries[start : start + GROUP]
+    for start in range(0, len(entries), MAX_MESSAGE_ENTRIES):
+        yield entries[start : start + MAX_MESSAGE_ENTRIES]

@@ -22,15 +22,17 @@ if TYPE_CHECKING:
 log = logging.getLogger("dwarf_nats.bus")
 
 DEFAULT_ACCEPT_MS = 1000
+MAX_KNOWN_SUBJECTS = 10_000
+"""Task subjects that are kept after they were checked; of more, each is checked at every call."""
 GRACE_SECONDS = 10.0
-"""After a reconnect, services may come back later than the replica: nobody listening counts as the bus being away."""
+"""Time after a reconnect in which a task without a listener counts as the bus being away: services may come back later."""
 
 
 class NatsTasks:
-    """Runs tasks by asking whoever subscribes to their subjects.
+    """Runs tasks by requests to their subjects.
 
-    `accept_ms`: how long a service may work on a request before it should say *accepted*. `roll_call_seconds`: how often
-    those that did are asked what they still run, by `clock`. `max_depth`: how deep the values of an answer may be nested.
+    `accept_ms`: time after which a service that still works on a request should say *accepted*. `roll_call_seconds`: interval
+    at which those that did are asked what they still run, by `clock`. `max_depth`: levels of nesting in an answer.
     """
 
     def __init__(
@@ -58,8 +60,8 @@ class NatsTasks:
         connection.on_disconnect(self._back.clear)
         connection.on_reconnect(self._on_reconnect)
         self.roll_call = RollCall(connection, inbox, interval_seconds=roll_call_seconds, clock=clock)
-        inbox.accepted = self._on_accepted
-        inbox.ended = self.roll_call.unwatch
+        inbox.on_accepted = self._on_accepted
+        inbox.on_ended = self.roll_call.unwatch
 
     @property
     def late(self) -> int:
@@ -68,7 +70,7 @@ class NatsTasks:
 
     @property
     def lost(self) -> int:
-        """Steps given back because whoever ran them was gone."""
+        """Steps given back because their worker was gone."""
         return self.roll_call.lost
 
     async def execute(self, call: TaskCall) -> Answer:
@@ -105,7 +107,7 @@ class NatsTasks:
         self._back.set()
 
     def cancel(self, step_key: str) -> None:
-        """Tell the worker that accepted a step of its cancellation; one that accepts later is told when it does."""
+        """Tell the worker that accepted a step of its cancellation; a worker that accepts later is told when it does."""
         call = self._inbox.find(step_key)
         if call is None:
             return
@@ -120,7 +122,7 @@ class NatsTasks:
 
     def _know(self, url: str) -> str:
         subject = self._subjects.task(url)
-        if len(self._known) < 10_000:
+        if len(self._known) < MAX_KNOWN_SUBJECTS:
             self._known[url] = subject
         return subject
 
@@ -136,5 +138,5 @@ class NatsTasks:
         call.worker = worker
         if not call.cancelled:
             self.roll_call.watch(call)
-        elif self._inbox.find(call.step) is call:  # else the step is in hand again, perhaps with the same worker
+        elif self._inbox.find(call.step) is call:  # else the step is in flight again, perhaps with the same worker
             self.roll_call.cancel(call)

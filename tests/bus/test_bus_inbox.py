@@ -64,7 +64,7 @@ async def test_who_was_asked_can_answer_that_call_and_no_other(
 async def test_only_a_task_can_be_accepted(inbox: Inbox, other: Connection, connection: Connection) -> None:
     """A roll call or a request for a graph belongs to no step; who is asked cannot make it one."""
     accepted: list[tuple[Call, str]] = []
-    inbox.accepted = lambda call, worker: accepted.append((call, worker))
+    inbox.on_accepted = lambda call, worker: accepted.append((call, worker))
     requests: asyncio.Queue[Msg] = asyncio.Queue()
     await other.subscribe("only.graph", cb=requests.put)
     await other.flush()
