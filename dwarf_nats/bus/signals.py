@@ -25,7 +25,7 @@ MAX_MESSAGE_ENTRIES = 5_000
 
 
 class NatsSignals:
-    """Signals to the other replicas. `origin`: the id of this one. Fire and forget: `counters.dropped` counts those not sent."""
+    """Signals to the other replicas. `origin`: its own id. Fire and forget: `counters.dropped` counts what is lost."""
 
     def __init__(
         self, connection: Connection, origin: str, subjects: Subjects | None = None, counters: Counters | None = None

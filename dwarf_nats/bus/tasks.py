@@ -115,11 +115,6 @@ class NatsTasks:
         if call.worker:
             self.roll_call.cancel(call)
 
-    def worker_of(self, step_key: str) -> str:
-        """The private subject of the worker that accepted a step in hand; empty if none did."""
-        call = self._inbox.find(step_key)
-        return call.worker if call is not None else ""
-
     def _know(self, url: str) -> str:
         subject = self._subjects.task(url)
         if len(self._known) < MAX_KNOWN_SUBJECTS:

@@ -35,6 +35,12 @@ def call(url: str = "charge", budget: float = 10.0, **changes: Any) -> TaskCall:
     return TaskCall(**{**values, **changes})
 
 
+def worker_of(inbox: Inbox) -> str:
+    """The private subject of the worker that accepted the step in flight; empty if none did."""
+    call = inbox.find(STEP)
+    return call.worker if call is not None else ""
+
+
 @pytest.fixture
 def tasks(connection: Connection, inbox: Inbox, unique: str) -> NatsTasks:
     return NatsTasks(connection, inbox, Subjects(task_prefix=unique), roll_call_seconds=0.1)
@@ -144,7 +150,7 @@ async def test_a_request_over_max_payload_is_not_sent(
 
 
 async def test_a_step_that_was_accepted_is_cancelled_at_its_worker(
-    tasks: NatsTasks, other: Connection, unique: str, connection: Connection
+    tasks: NatsTasks, inbox: Inbox, other: Connection, unique: str, connection: Connection
 ) -> None:
     told: asyncio.Queue[bytes] = asyncio.Queue()
     accepted = asyncio.Event()
@@ -165,14 +171,14 @@ async def test_a_step_that_was_accepted_is_cancelled_at_its_worker(
     running = asyncio.create_task(tasks.execute(call()))
     await asyncio.wait_for(accepted.wait(), 10)
     await connection.flush()
-    assert tasks.worker_of(STEP) == worker
+    assert worker_of(inbox) == worker
     tasks.cancel(STEP)
     while not (message := msgspec.json.decode(await asyncio.wait_for(told.get(), 10)))["cancel"]:
         pass  # a roll call may come before
     assert message == {"steps": [], "cancel": ["1-43"]}
     await other.publish(asked[0].reply, b'{"changes":{"done":true}}')
     assert bytes((await running).changes["done"]) == b"true"
-    assert tasks.worker_of(STEP) == ""
+    assert worker_of(inbox) == ""
 
 
 async def test_a_worker_that_accepts_after_the_cancellation_is_told_then(
@@ -241,11 +247,11 @@ async def test_a_worker_in_hand_is_called_until_its_reply_comes(
         msg, asked = await service.asked()
         assert asked == {"steps": ["1-43"], "cancel": []}
         await other.publish(msg.reply, b'{"running":["1-43"]}')
-    assert tasks.roll.workers == 1
+    assert tasks.roll_call.workers == 1
     await other.publish(request.reply, b'{"changes":{"done":true}}')
     assert bytes((await running).changes["done"]) == b"true"
     await connection.flush()
-    assert (tasks.roll.workers, tasks.lost) == (0, 0)
+    assert (tasks.roll_call.workers, tasks.lost) == (0, 0)
 
 
 async def test_a_worker_whose_subject_nobody_subscribes_any_more_is_lost_and_its_late_reply_is_dropped(
@@ -266,7 +272,7 @@ async def test_a_worker_whose_subject_nobody_subscribes_any_more_is_lost_and_its
     await other.publish(request.reply, b'{"changes":{"n":1}}')
     await other.flush()
     await connection.flush()
-    assert (tasks.late - late, tasks.lost, tasks.roll.workers) == (1, 1, 0)
+    assert (tasks.late - late, tasks.lost, tasks.roll_call.workers) == (1, 1, 0)
 
 
 async def test_a_silent_worker_is_lost(tasks: NatsTasks, other: Connection, unique: str) -> None:
@@ -321,7 +327,7 @@ async def test_a_forgetful_worker_is_lost_and_its_answer_to_a_cancellation_is_no
 
 
 async def test_an_accepted_that_names_no_ordinary_subject_is_ignored(
-    tasks: NatsTasks, connection: Connection, other: Connection, unique: str
+    tasks: NatsTasks, inbox: Inbox, connection: Connection, other: Connection, unique: str
 ) -> None:
     """A service must not make the replica publish where it may not itself."""
     asked: asyncio.Queue[Msg] = asyncio.Queue()
@@ -334,13 +340,13 @@ async def test_an_accepted_that_names_no_ordinary_subject_is_ignored(
         await other.publish(request.reply, b"", headers=headers)
     await other.flush()
     await connection.flush()
-    assert (tasks.accepted, tasks.roll.workers, tasks.worker_of(STEP)) == (9, 0, "")
+    assert (tasks.accepted, tasks.roll_call.workers, worker_of(inbox)) == (9, 0, "")
     await other.publish(request.reply, b"")
     assert await running == Answer()
 
 
 async def test_a_worker_that_accepts_what_another_had_accepted_is_called_instead(
-    tasks: NatsTasks, other: Connection, unique: str
+    tasks: NatsTasks, inbox: Inbox, other: Connection, unique: str
 ) -> None:
     service = Accepting(other)
     await service.serve(unique)
@@ -352,7 +358,7 @@ async def test_a_worker_that_accepts_what_another_had_accepted_is_called_instead
     await second.accept(request)
     _, asked = await second.asked()
     assert asked == {"steps": ["1-43"], "cancel": []}
-    assert (tasks.worker_of(STEP), tasks.roll.workers) == (second.subject, 1)
+    assert (worker_of(inbox), tasks.roll_call.workers) == (second.subject, 1)
     await other.publish(request.reply, b"")
     assert await asyncio.wait_for(running, 20) == Answer()
 
@@ -438,7 +444,7 @@ async def test_a_bus_outage_loses_no_worker(own_server: NatsServer, opened: Any)
     await own_server.kill()
     with pytest.raises(BusAway):
         await asyncio.wait_for(running, 10)
-    assert (tasks.lost, tasks.roll.workers) == (0, 0)
+    assert (tasks.lost, tasks.roll_call.workers) == (0, 0)
     await own_server.start()
     for event in back:
         await asyncio.wait_for(event.wait(), 20)
