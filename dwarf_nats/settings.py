@@ -198,12 +198,14 @@ class ServerSettings:
     graphs_dir: Path | None = setting(
         None, "Folder of graph files, JSON or YAML, read again when they change.", key="graphs"
     )
-    events: bool = setting(True, "Publish an event for every change of a flow's status.")
-    signals: bool = setting(True, "Signal other replicas. Without signals they poll.")
-    migrate: bool = setting(True, "Migrate the databases first, if need be; replicas that start together take turns.")
+    events: bool = setting(default=True, text="Publish an event for every change of a flow's status.")
+    signals: bool = setting(default=True, text="Signal other replicas. Without signals they poll.")
+    migrate: bool = setting(
+        default=True, text="Migrate the databases first, if need be; replicas that start together take turns."
+    )
     wait_for_servers: bool = setting(
-        True,
-        "Keep trying while a server is away at start; else say which and exit.",
+        default=True,
+        text="Keep trying while a server is away at start; else say which and exit.",
         reference="Keep trying while a database or NATS is away at start; else say which and exit.",
         key="wait",
     )
@@ -225,7 +227,9 @@ class ServerSettings:
         " any.",
         metavar="URL",
     )
-    otlp_traces: bool = setting(True, "Send it traces, too.", reference="Send it traces too, not only metrics.")
+    otlp_traces: bool = setting(
+        default=True, text="Send it traces, too.", reference="Send it traces too, not only metrics."
+    )
     max_request_bytes: int = setting(
         16 * 1024 * 1024,
         "Payload of one request.",

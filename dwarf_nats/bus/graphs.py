@@ -25,7 +25,7 @@ from dwarf_nats.workflow.names import check_subject_name
 from dwarf_nats.workflow.state import Raw, check_json
 
 from .connection import Connection
-from .inbox import Inbox
+from .inbox import Inbox, Reply
 from .tasks import GRACE_SECONDS
 
 log = logging.getLogger("dwarf_nats.bus")
@@ -174,6 +174,28 @@ class NatsGraphs:
         ask, `SourceAway` if nobody listens where a service answered within the last hour.
         """
         subject = self._subjects.graph(check_subject_name(workflow, "workflow name"))
+        reply = await self._ask(workflow, subject, baggage)
+        if reply.nobody:
+            self._check_absent(workflow, subject)
+            return None
+        if reply.refused:
+            raise NotFound(
+                f"no graph {workflow!r} in the registry or the graph files, and no service can be asked for it:"
+                f" NATS permissions do not let {self._connection.who} publish to {subject}"
+            )
+        refusal = _refusal(reply.block, reply.body)
+        if refusal is None:
+            graph = _graph(workflow, subject, reply.body)
+            self._learn(workflow)
+            return graph
+        code, text = refusal
+        if code != 404:
+            raise Refused(f"graph {workflow}: the service on {subject} refused with {code}: {text}")
+        self._known.pop(workflow, None)
+        return None
+
+    async def _ask(self, workflow: str, subject: str, baggage: Raw) -> Reply:
+        """The reply of whichever service answers. Raises `Unavailable` if none does."""
         body = msgspec.json.encode(GraphLoadRequest(workflow=workflow, baggage=baggage))
         if not self._connection.fits(b"", body):
             raise Unavailable(f"graph {workflow}: the baggage is too large for the NATS server's max_payload")
@@ -186,37 +208,17 @@ class NatsGraphs:
         if reply.stream:
             why = explain(reply.stream, self._subjects.all_of(subject))
             raise Unavailable(f"graph {workflow}: nobody answered in {self._timeout:g} s; {why}")
-        if reply.nobody:
-            if asyncio.get_running_loop().time() - self._back_at < GRACE_SECONDS:
-                raise Unavailable(
-                    f"graph {workflow}: nobody answers on {subject} yet, the connection has just come back"
-                )
-            if self._was_known(workflow):
-                raise SourceAway(
-                    f"no workflow {workflow!r} at present: it is neither in the registry (dwarf.graph.put), nor in the"
-                    f" directory of graph files (--graphs), and the service that answered on {subject} before is away"
-                )
-            return None
-        if reply.refused:
-            raise NotFound(
-                f"no graph {workflow!r} in the registry or the graph files, and no service can be asked for it:"
-                f" NATS permissions do not let {self._connection.who} publish to {subject}"
+        return reply
+
+    def _check_absent(self, workflow: str, subject: str) -> None:
+        """Raise `Unavailable` or `SourceAway` if the service that nobody finds may come back."""
+        if asyncio.get_running_loop().time() - self._back_at < GRACE_SECONDS:
+            raise Unavailable(f"graph {workflow}: nobody answers on {subject} yet, the connection has just come back")
+        if self._was_known(workflow):
+            raise SourceAway(
+                f"no workflow {workflow!r} at present: it is neither in the registry (dwarf.graph.put), nor in the"
+                f" directory of graph files (--graphs), and the service that answered on {subject} before is away"
             )
-        refused = _refusal(reply.block, reply.body)
-        if refused is not None:
-            code, text = refused
-            if code == 404:
-                self._known.pop(workflow, None)
-                return None
-            raise Refused(f"graph {workflow}: the service on {subject} refused with {code}: {text}")
-        try:
-            graph = Graph.from_json(reply.body)
-        except BadRequest as error:
-            raise BadRequest(f"graph {workflow}: the service on {subject} sent a bad graph: {error.message}") from None
-        if graph.name != workflow:
-            raise BadRequest(f"graph {workflow}: the service on {subject} answered with a graph named {graph.name!r}")
-        self._learn(workflow)
-        return graph
 
     def _learn(self, workflow: str) -> None:
         self._known.pop(workflow, None)
@@ -228,6 +230,17 @@ class NatsGraphs:
         """True if a service answered with it within `KNOWN_SECONDS`."""
         at = self._known.get(workflow)
         return at is not None and asyncio.get_running_loop().time() - at < KNOWN_SECONDS
+
+
+def _graph(workflow: str, subject: str, body: bytes) -> Graph:
+    """The graph in a reply. Raises `BadRequest` if it is none, or one of another name."""
+    try:
+        graph = Graph.from_json(body)
+    except BadRequest as error:
+        raise BadRequest(f"graph {workflow}: the service on {subject} sent a bad graph: {error.message}") from None
+    if graph.name != workflow:
+        raise BadRequest(f"graph {workflow}: the service on {subject} answered with a graph named {graph.name!r}")
+    return graph
 
 
 def _refusal(block: bytes | None, body: bytes) -> tuple[int, str] | None:

@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import os
 import sys
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -14,7 +15,7 @@ from typing import Annotated
 import typer
 
 from dwarf_nats.cli import logs
-from dwarf_nats.cli.command import command
+from dwarf_nats.cli.command import command, option_group
 from dwarf_nats.cli.options import Bus
 from dwarf_nats.cli.setting_options import default, option
 from dwarf_nats.errors import BadRequest
@@ -33,18 +34,40 @@ def register(app: typer.Typer) -> None:
     )(worker)
 
 
-def worker(
-    bus: Bus,
-    module: Annotated[str, typer.Argument(metavar="MODULE", help="A module's name, or a path to a .py file.")] = "",
+@option_group("Options")
+@dataclass(slots=True, frozen=True)
+class Serving:
+    """The command to serve a task with, if it is not a module's functions, and how this process behaves."""
+
     command: Annotated[
         str, typer.Option(help="Shell command to serve a task with: state as JSON on stdin, changes on stdout.")
-    ] = "",
-    task: Annotated[str, typer.Option(help="The task (its url) that the command serves.")] = "",
-    concurrency: Annotated[int, typer.Option(min=1, help="Commands at once; further requests wait here.")] = 64,
-    queue: Annotated[str, typer.Option(help="Queue group, the same for all workers that serve the task.")] = "workers",
-    task_prefix: Annotated[str, option("task_prefix")] = default("task_prefix"),
-    log_format: Annotated[LogFormat, option("log_format")] = default("log_format"),
-    ready_file: Annotated[Path | None, typer.Option(hidden=True)] = None,
+    ] = ""
+    task: Annotated[str, typer.Option(help="The task (its url) that the command serves.")] = ""
+    concurrency: Annotated[int, typer.Option(min=1, help="Commands at once; further requests wait here.")] = 64
+    queue: Annotated[str, typer.Option(help="Queue group, the same for all workers that serve the task.")] = "workers"
+    task_prefix: Annotated[str, option("task_prefix")] = default("task_prefix")
+    log_format: Annotated[LogFormat, option("log_format")] = default("log_format")
+    ready_file: Annotated[Path | None, typer.Option(hidden=True)] = None
+
+    def command_worker(self) -> Worker:
+        """The worker that runs the command. Raises `typer.BadParameter` unless both command and task are given."""
+        for value, name, example in (
+            (self.command, "--command", "'./thumbnail.sh'"),
+            (self.task, "--task", "thumbnail"),
+        ):
+            if not value.strip():
+                raise typer.BadParameter(f"--command and --task go together: add {name} {example}", param_hint=name)
+        worker = Worker(
+            concurrency=self.concurrency, queue=self.queue, task_prefix=self.task_prefix, name="dwarf-command"
+        )
+        worker.add_task(self.task, CommandTask(self.command))
+        return worker
+
+
+def worker(
+    options: Serving,
+    bus: Bus,
+    module: Annotated[str, typer.Argument(metavar="MODULE", help="A module's name, or a path to a .py file.")] = "",
 ) -> None:
     """Serve tasks until SIGTERM, which lets the worker finish what it has begun; a second SIGTERM stops it at once.
 
@@ -52,28 +75,16 @@ def worker(
     the state as a JSON object on stdin and prints the changes as a JSON object on stdout. An exit code other than 0 fails the
     step with the end of stderr as the message.
     """
-    logs.set_up(log_format)
-    if bool(module) == bool(command or task):
+    logs.set_up(options.log_format)
+    if bool(module) == bool(options.command or options.task):
         raise typer.BadParameter("name a module, or give --command and --task", param_hint="MODULE")
-    if module:
-        workers = find_workers(load_module(module), module)
-    else:
-        workers = [_command_worker(command, task, concurrency, queue, task_prefix)]
+    workers = find_workers(load_module(module), module) if module else [options.command_worker()]
     for one in workers:
         one.options = bus.over(one.options)
     try:
-        serving.run(*workers, ready=partial(_say_ready, workers, ready_file))
+        serving.run(*workers, ready=partial(_say_ready, workers, options.ready_file))
     except TypeError as error:
         raise BadRequest(str(error)) from None
-
-
-def _command_worker(command: str, task: str, concurrency: int, queue: str, task_prefix: str) -> Worker:
-    for value, name, example in ((command, "--command", "'./thumbnail.sh'"), (task, "--task", "thumbnail")):
-        if not value.strip():
-            raise typer.BadParameter(f"--command and --task go together: add {name} {example}", param_hint=name)
-    worker = Worker(concurrency=concurrency, queue=queue, task_prefix=task_prefix, name="dwarf-command")
-    worker.add_task(task, CommandTask(command))
-    return worker
 
 
 def load_module(name: str) -> ModuleType:
