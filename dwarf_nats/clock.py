@@ -1,4 +1,4 @@
-"""Clocks: the real one, and the one that a test moves by hand."""
+"""Clocks: the machine's, and one that a test moves by hand."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ class SystemClock:
         return time.time_ns() // 1000
 
     async def sleep(self, seconds: float) -> None:
+        """Wait for `seconds`."""
         await asyncio.sleep(seconds)
 
     async def wait(self, event: asyncio.Event, seconds: float | None) -> bool:
-        """Wait for `event`, at most `seconds`; whether it was set."""
+        """Wait for `event`, at most `seconds` (`None`: without end). Returns true if it was set."""
         if seconds is None:
             await event.wait()
             return True
@@ -33,7 +34,7 @@ class SystemClock:
 
 
 class ManualClock(SystemClock):
-    """Stands still until `advance` is called; sleepers whose time has come wake in order."""
+    """A clock that stands still until `advance` is called; sleepers whose time has come wake in order."""
 
     def __init__(self, start: int | None = None) -> None:
         self._now = start if start is not None else time.time_ns() // 1000
@@ -44,7 +45,7 @@ class ManualClock(SystemClock):
         return self._now
 
     def advance(self, seconds: float) -> None:
-        """Move on by `seconds` and wake whoever slept until then."""
+        """Move the time on by `seconds` and wake the sleepers whose time has come."""
         self._now += round(seconds * 1_000_000)
         while self._sleepers and self._sleepers[0][0] <= self._now:
             future = heapq.heappop(self._sleepers)[2]
@@ -61,7 +62,7 @@ class ManualClock(SystemClock):
         if seconds is None or event.is_set():
             await event.wait()
             return True
-        alarm = self._alarm(seconds)  # set before anything else runs, or time that is moved meanwhile would not count
+        alarm = self._alarm(seconds)  # first of all, or an advance meanwhile would not count
         waiter = asyncio.ensure_future(event.wait())
         try:
             pending: set[asyncio.Future[Any]] = {alarm, waiter}
@@ -73,7 +74,7 @@ class ManualClock(SystemClock):
             await asyncio.gather(waiter, return_exceptions=True)
 
     def _alarm(self, seconds: float) -> asyncio.Future[None]:
-        """Done once the clock has moved on by `seconds`."""
+        """A future that is done once the clock has moved on by `seconds`."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         due = self._now + round(seconds * 1_000_000)
         if due <= self._now:

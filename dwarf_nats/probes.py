@@ -1,8 +1,8 @@
 """Liveness and readiness over HTTP, for orchestrators that know no NATS: `/livez`, `/readyz`, and `/healthz` for `/livez`.
 
-As little of HTTP as a probe needs, with narrow limits on all of it: GET and HEAD, a request head of 4 KiB within 5 s, 64
-connections at once, one request each. It says nothing that a log would not say, but has no authentication: the loopback address
-is the default.
+Only the part of HTTP that a probe needs, with narrow limits: GET and HEAD, a request head of 4 KiB within 5 s, 64 connections
+at once, one request each. The answers contain nothing that a log would not contain, but there is no authentication: the
+loopback address is the default.
 """
 
 from __future__ import annotations
@@ -22,15 +22,18 @@ from dwarf_nats.redact import redacted_url, scrubbed
 
 log = logging.getLogger("dwarf_nats.server")
 
-HEAD_BYTES = 4096
+MAX_HEAD_BYTES = 4096
+"""Longest request head; probes send a few hundred bytes."""
 HEAD_SECONDS = 5.0
-CONNECTIONS = 64
+"""Longest wait for the head of a request, and for the client to take the answer."""
+MAX_CONNECTIONS = 64
+"""Connections at once; further ones are closed, so that a client cannot take all descriptors."""
 LIVE, READY = "/livez", "/readyz"
 PATHS = {LIVE: LIVE, READY: READY, "/healthz": LIVE}
 
 
 class Report(NamedTuple):
-    """What a replica says of itself; `body` is JSON with the reasons."""
+    """The health of a replica. `body`: JSON with the reasons."""
 
     live: bool
     ready: bool
@@ -38,7 +41,7 @@ class Report(NamedTuple):
 
 
 class ProbeServer:
-    """Answers probes on one port with what `report` says at that moment; it must not block. Use it with `async with`.
+    """Answers probes on one port with the report of the moment. `report` must not block. Use it with `async with`.
 
     Raises `BadRequest` if it cannot have the port.
     """
@@ -46,14 +49,14 @@ class ProbeServer:
     def __init__(self, host: str, port: int, report: Callable[[], Report]) -> None:
         self._host = host
         self.port = port
-        """0 until entered: any free port."""
+        """The port; 0 becomes a free one when entered."""
         self._report = report
         self._open = 0
         self._server: asyncio.Server | None = None
 
     async def __aenter__(self) -> ProbeServer:
         try:
-            self._server = await asyncio.start_server(self._connected, self._host, self.port, limit=HEAD_BYTES)
+            self._server = await asyncio.start_server(self._connected, self._host, self.port, limit=MAX_HEAD_BYTES)
         except (OSError, OverflowError) as error:
             why = error.strerror or str(error) if isinstance(error, OSError) else str(error)
             raise BadRequest(
@@ -72,16 +75,16 @@ class ProbeServer:
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._open += 1
         try:
-            if self._open <= CONNECTIONS:
+            if self._open <= MAX_CONNECTIONS:
                 writer.write(await self._answer(reader))
                 async with asyncio.timeout(HEAD_SECONDS):
                     await writer.drain()
                     writer.write_eof()
-                    while await reader.read(HEAD_BYTES):  # closed with something unread, the answer would be lost
+                    while await reader.read(MAX_HEAD_BYTES):  # closing with unread data would lose the answer
                         pass
         except (OSError, TimeoutError):
             pass
-        except asyncio.CancelledError:  # the server closes; nobody waits for this task
+        except asyncio.CancelledError:  # the server closes, and nobody waits for this task
             pass
         finally:
             self._open -= 1
@@ -126,9 +129,9 @@ def ask(url: str, seconds: float) -> tuple[int, bytes]:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(url, timeout=seconds) as reply:
-            return reply.status, reply.read(HEAD_BYTES * 16)
+            return reply.status, reply.read(MAX_HEAD_BYTES * 16)
     except urllib.error.HTTPError as error:
         with error:
-            return error.code, error.read(HEAD_BYTES * 16)
+            return error.code, error.read(MAX_HEAD_BYTES * 16)
     except (http.client.HTTPException, ValueError) as error:
         raise OSError(f"{redacted_url(url)} does not answer as a replica does: {scrubbed(str(error), url)}") from None

@@ -1,4 +1,4 @@
-"""Showing NATS URLs, database DSNs and other people's messages without the secrets in them.
+"""Redaction: NATS URLs, database DSNs and texts of other programs without the secrets in them.
 
 Every URL or DSN that is logged or told goes through `redacted_url`. Every text of a library or a server that may quote one goes
 through `scrubbed`. If in doubt, both hide too much: a password may hold any character, escaped or not.
@@ -22,9 +22,9 @@ _OPEN = re.compile(
     "|sslmode|sslnegotiation|sslrootcert|sslsni|ssl_(?:min|max)_protocol_version|target_session_attrs|timeout|user|username",
     re.IGNORECASE,
 )
-"""Settings of a DSN whose values anybody may see."""
+"""Settings of a DSN whose values are no secret."""
 _CLOSED = re.compile("(?:ssl)?password|passwd|pwd|pass|token|secret|scram_(?:client|server)_key", re.IGNORECASE)
-"""Settings of which the name is shown. A name beyond these two lists may be part of a password with an `&` or a blank in it."""
+"""Settings whose name is shown without the value. Any other name may be part of a password with an `&` or a blank in it."""
 
 # In free text: URLs with somebody in them, settings named like secrets, and what is a secret by its form.
 _URL_IN_TEXT = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*:/+)[^\s]*@")
@@ -43,7 +43,7 @@ _JWT = re.compile(r"(?<![\w-])eyJ[\w-]{5,}\.[\w-]{5,}\.[\w-]{5,}")
 _PEM = re.compile(r"-----BEGIN [^-]*(?:PRIVATE KEY|SEED|JWT)-----.*?(?:-{5,6}END [^-]*-{5,6}|\Z)", re.DOTALL)
 _PIECES = re.compile(r"[\s@/#?:&=,%+\[\]'\"\\;]+")
 _SHORTEST = 3
-"""Pieces of a secret shorter than this stand in ordinary words and numbers too."""
+"""Characters of the shortest piece of a secret that is hidden; shorter ones occur in ordinary words and numbers."""
 
 
 def redacted_url(url: str) -> str:
@@ -62,7 +62,7 @@ def redacted_url(url: str) -> str:
 
 
 def scrubbed(text: str, *sources: str) -> str:
-    """A text of somebody else's without what looks like a secret, and without any piece of the secrets in `sources`.
+    """A text of another program without anything that looks like a secret, and without any piece of the secrets in `sources`.
 
     `sources`: the URLs and DSNs the text may be about; a library may quote a part of one that it could not read.
     """
@@ -79,7 +79,7 @@ def scrubbed(text: str, *sources: str) -> str:
 
 
 def _one_shown(url: str) -> str:
-    """One URL, or several hosts behind one scheme: all up to the last `@` may be secret."""
+    """One URL, or several hosts behind one scheme. Everything up to the last `@` may be secret."""
     scheme = match[0] if (match := _SCHEME.match(url)) else ""
     before, _, rest = url[len(scheme) :].rpartition("@")
     if _ASKED_SECRET.search(before):  # the secret has an `@` in it, and may go on
@@ -111,13 +111,13 @@ def _pairs_shown(pairs: list[tuple[str, str]]) -> Iterator[str]:
 
 
 def _is_keywords(text: str) -> bool:
-    """Whether this is a DSN of the form `host=… password=…`."""
+    """True for a DSN of the form `host=… password=…`."""
     first = _PAIR.match(text)
     return first is not None and bool(_OPEN.fullmatch(first[1]) or _CLOSED.fullmatch(first[1]))
 
 
 def _pieces(source: str) -> Iterator[str]:
-    """What is secret in a URL or DSN, as it stands there and decoded, whole and in the pieces a reader of URLs cuts it into."""
+    """The secrets in a URL or DSN, encoded and decoded, whole and in the pieces that a parser of URLs cuts them into."""
     secrets: set[str] = set()
     starts = sorted({0, *(match.end() for match in _START.finditer(source))})
     for start, end in zip(starts, [*starts[1:], len(source)], strict=True):

@@ -27,14 +27,14 @@ T = TypeVar("T")
 
 
 class LogFormat(StrEnum):
-    """How log lines look."""
+    """The form of log lines."""
 
     TEXT = "text"
     JSON = "json"
 
 
 class LogLevel(StrEnum):
-    """What is logged. Keys of flows and steps stand in `debug` lines only: who can read them can control the flows."""
+    """The least level of log lines. Keys of flows and steps stand in `debug` lines only: a reader of one can use it."""
 
     DEBUG = "debug"
     INFO = "info"

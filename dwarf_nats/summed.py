@@ -1,10 +1,10 @@
-"""Log lines that may come as a flood are summed up: the first at once, the others as a number (T3).
+"""Log lines that may come as a flood: the first is logged at once, the others as a number (T3).
 
-`Summed` is for events, such as requests that were lost: every one counts, also if no other follows. A timer of the event loop
-tells how many there were, and `flush` tells it at the end.
+`Summed` is for events, such as requests that were lost: each one counts, also if no other follows. A timer of the event loop
+logs the number, and `flush` logs it at the end.
 
-`Repeats` is for a state that lasts, such as a connection that is away, and that is told with every try. How often that was is
-told with the next line of the same text: a timer would still speak of the state when it is over.
+`Repeats` is for a state that lasts, such as a connection that is away, and is reported with every attempt. The number is logged
+with the next line of the same text: a timer would still report the state when it is over.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 SECONDS = 10.0
-"""`Summed`: lines of a kind within so much time of the first are summed up."""
+"""`Summed`: time after the first line of a kind in which the others are counted instead of logged."""
 KINDS = 1_000
-"""`Summed`: so many kinds are told apart at a time; beyond that the others are one kind."""
+"""`Summed`: kinds that are counted apart at a time; all further ones count as one."""
 BURST = 3
+"""`Repeats`: lines of one text that are logged one by one within `REPEAT_SECONDS`."""
 REPEAT_SECONDS = 60.0
-"""`Repeats`: so many lines of one text are logged one by one in so much time."""
 TEXTS = 100
+"""`Repeats`: texts that are counted apart within `REPEAT_SECONDS`; all further ones count as `OTHERS`."""
 OTHERS = "and more lines like those before, of other texts"
-"""`Repeats`: so many texts are told apart in that time; beyond that the others are this one."""
 
 
 class Timer(Protocol):
-    """What can be called off."""
+    """A call that can be cancelled before it is due."""
 
     def cancel(self) -> object: ...
 
@@ -39,7 +39,7 @@ Later = Callable[[float, Callable[[], None]], Timer]
 
 @dataclass(slots=True)
 class _Kind:
-    """`more`: how many lines came since the last one that was logged."""
+    """A kind of line. `more`: the number of lines since the last one that was logged."""
 
     level: int
     timer: Timer
@@ -49,9 +49,9 @@ class _Kind:
 
 
 class Summed:
-    """Logs the first line of a kind, counts those that follow, and says after `seconds` how many there were.
+    """Logs the first line of a kind, counts those that follow, and logs their number after `seconds`.
 
-    `later` calls something after so many seconds; by default the running loop does. For use in the loop's thread.
+    `later` calls a function after a number of seconds; by default the running loop does. For use in the loop's thread.
     """
 
     def __init__(self, logger: logging.Logger, *, seconds: float = SECONDS, later: Later | None = None) -> None:
@@ -61,11 +61,11 @@ class Summed:
         self._kinds: dict[Hashable, _Kind] = {}
 
     def warning(self, kind: Hashable, text: str, *args: Any, extra: Mapping[str, object] | None = None) -> None:
-        """A warning of this kind; formatted at once, so that no argument is held on to."""
+        """Log or count a warning of this kind. It is formatted at once, so that no argument is kept alive."""
         self.log(logging.WARNING, kind, text, *args, extra=extra)
 
     def log(self, level: int, kind: Hashable, text: str, *args: Any, extra: Mapping[str, object] | None = None) -> None:
-        """A line of this kind."""
+        """Log or count a line of this kind."""
         known = self._kinds.get(kind)
         if known is None and len(self._kinds) >= KINDS:
             kind = None
@@ -78,7 +78,7 @@ class Summed:
         self._kinds[kind] = _Kind(level, self._later(self._seconds, lambda: self._over(kind)))
 
     def flush(self) -> None:
-        """Say now what was summed up, as before an end."""
+        """Log now what was counted; for the end of a process."""
         for kind in list(self._kinds):
             found = self._kinds.pop(kind)
             found.timer.cancel()
@@ -97,9 +97,13 @@ class Summed:
         elif found.more:
             more = f"{found.more - 1:,}"
             self._log.log(
-                found.level, "%s (and %s more like it in the last %g s)", found.text, more, self._seconds,
+                found.level,
+                "%s (and %s more like it in the last %g s)",
+                found.text,
+                more,
+                self._seconds,
                 extra=found.about,
-            )  # fmt: skip
+            )
 
 
 def _on_the_loop(seconds: float, call: Callable[[], None]) -> Timer:
@@ -108,7 +112,7 @@ def _on_the_loop(seconds: float, call: Callable[[], None]) -> Timer:
 
 @dataclass(slots=True)
 class _Text:
-    """`count`: how many lines came since `since`; `silent`: how many came since the last one that was logged."""
+    """A text. `count`: its lines since `since`. `silent`: its lines since the last one that was logged."""
 
     since: float
     count: int = 0
@@ -116,10 +120,10 @@ class _Text:
 
 
 class Repeats:
-    """Logs each text at most `burst` times a minute, and then once a minute with how often it came meanwhile.
+    """Logs each text at most `burst` times a minute, and then once a minute with the number of lines meanwhile.
 
-    A text that is new is logged at once, so a change of the reason is seen; a hundred of them a minute at most. `burst`: 1
-    for what repeats by its nature.
+    A new text is logged at once, so that a change of the reason is visible; a hundred new ones a minute at most. `burst`: 1
+    for texts that repeat by their nature.
     """
 
     def __init__(
@@ -156,7 +160,7 @@ class Repeats:
         self._log.log(level, "%s", text)
 
     def _has_room(self, now: float) -> bool:
-        """Whether one more text may be told in this minute; forgets one that is older."""
+        """True if one more text may be logged in this minute; forgets one that is older."""
         if len(self._told) >= TEXTS:
             oldest = min(self._told, key=lambda one: self._told[one].since)
             if now - self._told[oldest].since < self._seconds:

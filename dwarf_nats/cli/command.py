@@ -1,11 +1,11 @@
-"""How a command is made: a function, an example, and groups of options shared with other commands.
+"""Commands made of a function, an example, and groups of options shared with other commands.
 
 A parameter whose type is a dataclass marked with `@option_group` stands for all of its fields: they become options of the
 command, and the function gets them as one value. `register_group` does the same for a type whose options come from elsewhere.
 An option whose name ends in `_ms` takes durations (`durations`).
 
 Refusals become one line on stderr and exit code 1, never a traceback. With `--json` that line is the error object of the
-wire, `{"error": {"code", "message", …}}`, and so is what is said of wrong usage (exit code 2).
+wire, `{"error": {"code", "message", …}}`, also for wrong usage (exit code 2).
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def _discreet() -> Iterator[None]:
 
 
 class _Command(TyperCommand):
-    """A command whose help has a section for each group of options, and that tells wrong usage as JSON if so asked."""
+    """A command whose help has a section for each group of options. With `--json` it reports wrong usage as JSON."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         as_json = "--json" in args
@@ -98,7 +98,7 @@ class _Command(TyperCommand):
 
 
 def section_of(param: Any) -> str:
-    """Under which heading a parameter of a command stands."""
+    """The heading of a parameter in the help."""
     if isinstance(param, TyperArgument):
         return "Arguments"
     return getattr(param, "rich_help_panel", None) or "Options"
@@ -118,7 +118,7 @@ def option_group(title: str) -> Callable[[type[T]], type[T]]:
 
 
 def register_group(cls: type, parameters: Sequence[inspect.Parameter], make: Callable[[dict[str, Any]], Any]) -> None:
-    """Have a parameter of type `cls` stand for `parameters`; `make` gets what was given for them, by name."""
+    """Let a parameter of type `cls` stand for `parameters`; `make` gets what was given for them, by name."""
     _GROUPS[cls] = _Group(parameters, make)
 
 
@@ -182,7 +182,7 @@ def _runner(function: Callable[..., Any]) -> Callable[..., None]:
 
 
 def _with_unit(parameter: inspect.Parameter) -> inspect.Parameter:
-    """Numbers stand in the help as `N`, and what is in milliseconds as `DURATION`, which is what it takes."""
+    """The parameter as the help shows it: a number as `N`, milliseconds as `DURATION`, and it takes durations then."""
     kind, *metadata = typing.get_args(parameter.annotation) or (None,)
     if kind not in (int, int | None, float):
         return parameter
@@ -218,7 +218,7 @@ def _parameters_of(group: Any, title: str) -> Iterator[inspect.Parameter]:
 
 @contextmanager
 def refusals(*, as_json: bool = False) -> Iterator[None]:
-    """Turn what goes wrong into a line on stderr and an exit code."""
+    """Turn errors into a line on stderr and an exit code."""
     try:
         yield
     except DwarfError as error:
@@ -226,7 +226,7 @@ def refusals(*, as_json: bool = False) -> Iterator[None]:
     except (KeyboardInterrupt, asyncio.CancelledError):
         raise typer.Exit(INTERRUPTED) from None
     except BrokenPipeError:
-        # The reader (a pager, head) has seen enough; nothing is left to be said to it.
+        # The reader (a pager, head) has closed its end: nothing more can be printed.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(0) from None
     except OSError as error:
@@ -237,7 +237,7 @@ def refusals(*, as_json: bool = False) -> Iterator[None]:
 
 @contextmanager
 def _usage_errors(as_json: bool) -> Iterator[None]:
-    """Wrong usage as JSON, if so asked."""
+    """Report wrong usage as JSON, if told so."""
     try:
         yield
     except TyperException as error:

@@ -1,4 +1,4 @@
-"""Where settings come from: flags, then the environment (`DWARF_…`), then `dwarf.toml`.
+"""The settings file: options come from flags, then from the environment (`DWARF_…`), then from `dwarf.toml`.
 
 `dwarf.toml` names options by their long names, at the top for every command that has them, or in a table for one::
 
@@ -23,8 +23,8 @@ from typing import Any
 import typer
 
 DEFAULT_FILE = Path("dwarf.toml")
-# Where the `nats` command line's own variables name a server, a file must not overrule them.
-_BEATEN_BY = {"nats": ("NATS_URL", "NATS_CONTEXT"), "context": ("NATS_URL", "NATS_CONTEXT")}
+_OVERRULED_BY = {"nats": ("NATS_URL", "NATS_CONTEXT"), "context": ("NATS_URL", "NATS_CONTEXT")}
+"""The variables of the `nats` command line that go before an option in the file."""
 
 
 def load(path: Path | None, group: Any) -> dict[str, Any]:
@@ -46,9 +46,11 @@ def load(path: Path | None, group: Any) -> dict[str, Any]:
 
 
 def _defaults(values: dict[str, Any], command: Any, inherited: dict[str, Any]) -> dict[str, Any]:
-    """For each command of a group its options; what is set further up holds further down."""
+    """The options of each command of a group; a setting at the top holds for all tables below."""
     own = inherited | {_name(key): value for key, value in values.items() if not isinstance(value, dict)}
-    own = {name: value for name, value in own.items() if not any(os.environ.get(v) for v in _BEATEN_BY.get(name, ()))}
+    own = {
+        name: value for name, value in own.items() if not any(os.environ.get(v) for v in _OVERRULED_BY.get(name, ()))
+    }
     found = {name: value for name, value in own.items() if name in _option_names(command)}
     for name, sub in getattr(command, "commands", {}).items():
         table = values.get(name)

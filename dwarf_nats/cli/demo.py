@@ -16,7 +16,7 @@ from rich.rule import Rule
 from rich.text import Text
 
 from dwarf_nats.cli.command import command
-from dwarf_nats.cli.following import LOOK_SECONDS, Follower, compact
+from dwarf_nats.cli.following import POLL_SECONDS, Follower, compact
 from dwarf_nats.cli.graph import read_graph
 from dwarf_nats.cli.local_stack import LocalStack, WorkerProcess
 from dwarf_nats.cli.output import coloured, console, error_line, history_view, show, table
@@ -65,7 +65,7 @@ async def demo(
     folder = examples()
     orders: list[dict[str, Any]] = orjson.loads((folder / "orders.json").read_bytes())
     graphs = [read_graph(str(path)) for path in sorted((folder / "graphs").glob("*.yaml"))]
-    _act("Starting nats-server, a replica on SQLite, and a worker: three processes that meet on NATS only")
+    _heading("Starting nats-server, a replica on SQLite, and a worker: three processes that meet on NATS only")
     with tempfile.TemporaryDirectory(prefix="dwarf-demo-") as temporary:
         data = Path(temporary)
         async with LocalStack(data, logs=data) as stack, stack.client() as client:
@@ -82,29 +82,31 @@ async def demo(
             await lame.start()
             fine = await _missing_service(client, follower, orders[0], worker) and fine
     if not fine:
-        _act("Something did not go as it should, see above")
+        _heading("Something did not go as it should, see above")
         raise typer.Exit(1)
-    _act("Done. Next: dwarf-nats dev examples/orders/tasks.py --graphs examples/orders/graphs")
+    _heading("Done. Next: dwarf-nats dev examples/orders/tasks.py --graphs examples/orders/graphs")
 
 
 async def _all_orders(client: Client, follower: Follower, orders: Sequence[dict[str, Any]]) -> bool:
-    """All orders at once; says whether each ended as it should."""
-    _act(f"{len(orders)} orders at once: a branch per line, a person asked, a slow bank, a bank that says no")
+    """Run all orders at once. Returns true if each ended as it should."""
+    _heading(f"{len(orders)} orders at once: a branch per line, a person asked, a slow bank, a bank that says no")
     keys = [await client.create("order", order, start=True) for order in orders]
     ended: Ended = await asyncio.gather(
         *(follower.follow(key, order["order_id"]) for key, order in zip(keys, orders, strict=True))
     )
-    _act("What became of them")
+    _heading("What became of them")
     columns = ("order", "status", "total", "approved by", "result")
     show(table(columns, [_row(outcome) for outcome, _ in ended]))
     approved, declined = _with(ended, "approved_by"), _with(ended, "onErr")
     if approved is None or declined is None:
         show("an order that a person was asked about, and one whose card was declined, are missing here")
         return False
-    _act(f"The history of {_name(approved[0])}: branches, a pause, and the workflow that ship called")
+    _heading(f"The history of {_name(approved[0])}: branches, a pause, and the workflow that ship called")
     show(*history_view(approved[1]))
     await _diagrams(client, approved[0])
-    _act(f"The history and the state of {_name(declined[0])}: the bank said no, and what was put aside is given back")
+    _heading(
+        f"The history and the state of {_name(declined[0])}: the bank said no, and what was put aside is given back"
+    )
     show(*history_view(declined[1]))
     for field, value in declined[0].state.items():
         show(f"  {field:<15} {compact(value)}")
@@ -113,10 +115,10 @@ async def _all_orders(client: Client, follower: Follower, orders: Sequence[dict[
 
 
 async def _diagrams(client: Client, outcome: Outcome) -> None:
-    """The graph and what one order made of it, as Mermaid text."""
-    _act("The workflow as a Mermaid diagram: dwarf-nats graph mermaid order")
+    """Print the graph and the history of one order as Mermaid text."""
+    _heading("The workflow as a Mermaid diagram: dwarf-nats graph mermaid order")
     show((await client.graph_mermaid("order")).rstrip())
-    _act(f"What {_name(outcome)} made of it: dwarf-nats flow mermaid {outcome.flow_key}")
+    _heading(f"What {_name(outcome)} made of it: dwarf-nats flow mermaid {outcome.flow_key}")
     show(await client.mermaid(outcome.flow_key))
     show(
         "To see them: paste them at https://mermaid.live, or into a ```mermaid block on GitHub, GitLab or in an editor."
@@ -124,29 +126,29 @@ async def _diagrams(client: Client, outcome: Outcome) -> None:
 
 
 async def _another_card(client: Client, follower: Follower, outcome: Outcome) -> bool:
-    """The order once more, in place, with a field of its state replaced; says whether it went out now."""
+    """Restart the order with a field of its state replaced. Returns true if it is shipped now."""
     card = {"card": "4242424242424242"}
-    _act(f"With another card: dwarf-nats flow restart {outcome.flow_key} --overrides '{compact(card)}'")
+    _heading(f"With another card: dwarf-nats flow restart {outcome.flow_key} --overrides '{compact(card)}'")
     await client.restart(outcome.flow_key, card)
     again, _ = await follower.follow(outcome.flow_key, _name(outcome), afresh=True)
     return again.state.get("result") == "shipped"
 
 
 async def _missing_service(client: Client, follower: Follower, order: dict[str, Any], worker: WorkerProcess) -> bool:
-    """An order while nobody serves one of its tasks, and then somebody does; says whether it went out in the end."""
+    """Run an order while one of its tasks has no service, and then start one. Returns true if the order is shipped."""
     name = order["order_id"]
-    _act(f"{name} again while nobody serves {MISSING}")
+    _heading(f"{name} again while nobody serves {MISSING}")
     key = await client.create("order", order, start=True)
     following = asyncio.create_task(follower.follow(key, name))
     while not following.done() and not await client.breaker(MISSING):
-        await asyncio.wait({following}, timeout=LOOK_SECONDS)
+        await asyncio.wait({following}, timeout=POLL_SECONDS)
     show(*history_view(await client.history(key)))
     outcome = await client.snapshot(key)
     why = error_line(outcome.error) or f"nobody subscribes to task.{MISSING}; the order waits until somebody does"
     show(Text.assemble("diagnosis:  ", (why, "red")))
     show(f"what to do: start a service on task.{MISSING}, for example dwarf-nats worker tasks.py")
     await worker.start()
-    _act("The service is there again")
+    _heading("The service is there again")
     if outcome.status is Status.FAILED:
         step = next(one for one in await client.history(key) if one.status is Status.FAILED)
         show(f"  dwarf-nats flow restart-from {step.step_key}")
@@ -159,7 +161,7 @@ async def _missing_service(client: Client, follower: Follower, order: dict[str, 
 
 
 def _with(ended: Ended, field: str) -> tuple[Outcome, list[Step]] | None:
-    """The first whose state ended with a field."""
+    """The first order whose state ended with a field."""
     return next((one for one in ended if field in one[0].state), None)
 
 
@@ -178,6 +180,6 @@ def _row(outcome: Outcome) -> Sequence[str | Text]:
     )
 
 
-def _act(text: str) -> None:
+def _heading(text: str) -> None:
     console().print()
     console().print(Rule(Text(text, style="bold"), align="left", characters="─"))

@@ -1,4 +1,4 @@
-"""`dwarf-nats dev`: everything on one machine, for whoever writes workflows."""
+"""`dwarf-nats dev`: the whole service on one machine, for authors of workflows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from dwarf_nats.cli.setting_options import option
 from dwarf_nats.errors import BadRequest, DwarfError
 from dwarf_nats.render.terminal import one_line
 
-_LOOK_SECONDS = 0.5
+_POLL_SECONDS = 0.5
+"""Pause between two checks of the files and the processes."""
 
 
 def register(app: typer.Typer) -> None:
@@ -50,7 +51,7 @@ async def dev(
 
     def on_signal() -> None:
         stop.set()
-        if starting:  # whatever it waits for
+        if starting:  # interrupts the wait for a server
             main.cancel()
 
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -62,11 +63,11 @@ async def dev(
             for one in reloaders:
                 await one.start()
             starting = False
-            _say_what_next(stack, bool(reloaders), nats_port)
+            _print_next_steps(stack, bool(reloaders), nats_port)
             while not stop.is_set():
                 stack.check_alive()
                 for one in reloaders:
-                    await one.look()
+                    await one.check()
                 await _pause(stop)
             print("stopping", flush=True)
     except asyncio.CancelledError:
@@ -103,7 +104,7 @@ def source_of(module: str) -> Path:
 
 
 class Reloader:
-    """Starts a worker again when a Python file of its module's folder changes. A broken module waits for its repair."""
+    """Starts a worker again when a Python file in its module's folder changes. After an error it waits for the next change."""
 
     def __init__(self, worker: WorkerProcess, source: Path) -> None:
         self._worker = worker
@@ -120,14 +121,14 @@ class Reloader:
         return stamps
 
     async def start(self) -> None:
-        """Start the worker, or say why it does not start."""
+        """Start the worker, or print the reason why it does not start."""
         try:
             await self._worker.start()
         except DwarfError as error:
             print(f"{one_line(str(error))}; waiting for a change", file=sys.stderr, flush=True)
 
-    async def look(self) -> None:
-        """Start the worker again if something changed."""
+    async def check(self) -> None:
+        """Start the worker again if a file changed."""
         stamps = self._stamps()
         if stamps == self._seen:
             return
@@ -139,12 +140,12 @@ class Reloader:
 
 async def _pause(stop: asyncio.Event) -> None:
     try:
-        await asyncio.wait_for(stop.wait(), _LOOK_SECONDS)
+        await asyncio.wait_for(stop.wait(), _POLL_SECONDS)
     except TimeoutError:
         return
 
 
-def _say_what_next(stack: LocalStack, workers: bool, port: int) -> None:
+def _print_next_steps(stack: LocalStack, workers: bool, port: int) -> None:
     at = "" if stack.url.endswith(":4222") else f" --nats {stack.url}"
     taken = [] if stack.url.endswith(f":{port}") else ["", f"Port {port} is taken, so NATS has another one."]
     lines = [

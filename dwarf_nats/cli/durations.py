@@ -49,7 +49,7 @@ def parse_ms(text: str) -> int:
 
 
 def option_parser(least: float | None, most: float | None) -> Callable[[str | int], int]:
-    """A parser for an option that holds milliseconds, within bounds. It raises `typer.BadParameter`."""
+    """A parser for an option in milliseconds, within bounds. It raises `typer.BadParameter`."""
 
     def parse(value: str | int) -> int:
         try:

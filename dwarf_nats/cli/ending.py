@@ -1,4 +1,4 @@
-"""`dwarf-nats flow …`: the operations that end flows or remove them (O9, O10): what they did, or would do, is said."""
+"""`dwarf-nats flow …`: the operations that end flows or remove them (O9, O10). They print what they did, or would do."""
 
 from __future__ import annotations
 
@@ -23,15 +23,18 @@ from dwarf_nats.workflow.records import FlowSummary, Outcome
 from dwarf_nats.workflow.status import Status
 
 PURGED_AT_ONCE = 10_000
+"""Flows that one call of purge deletes at most; the bound of the service."""
 PAGE = 1_000
+"""Flows read at a time to count those that match; the bound of the service."""
 SAMPLE = 10
+"""Flows that a dry run of purge lists."""
 
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask first.")]
 
 
 async def look(client: Client, flow: str) -> Outcome | None:
-    """Where a flow stands before something is done to it; `None` if this user may not read it.
+    """The outcome of a flow before an operation on it; `None` if this user may not read it.
 
     Raises `NotFound` and `BadRequest` for a key that names nothing.
     """
@@ -44,12 +47,12 @@ async def look(client: Client, flow: str) -> Outcome | None:
 
 
 def named(flow: str, before: Outcome | None) -> str:
-    """The flow, for people."""
+    """The flow in words: its workflow, if known, and its key."""
     return f"{one_line(before.workflow)} {flow}" if before is not None else flow
 
 
 def was(before: Outcome | None) -> str:
-    """What the flow was before, for people."""
+    """The status of the flow before, in brackets; empty if it is not known."""
     if before is None:
         return ""
     why = error_line(before.error) or one_line(before.cancel_reason or "")
@@ -57,7 +60,7 @@ def was(before: Outcome | None) -> str:
 
 
 def would(out: Output, flow: str, before: Outcome | None, verb: str, refused: tuple[Status, ...]) -> None:
-    """Say what an operation would do. Raises `Conflict` if the flow's status forbids it."""
+    """Print what an operation would do. Raises `Conflict` if the flow's status forbids it."""
     if before is None:
         raise BadRequest("a dry run must read the flow, which this user may not do")
     if before.status in refused:
@@ -165,7 +168,7 @@ async def _show_purge(out: Output, client: Client, query: Query) -> None:
 
 
 async def _purged(client: Client, query: Query) -> AsyncIterator[FlowSummary]:
-    """As many flows as one purge would delete. Which of them, if more match than its limit, the service decides."""
+    """The flows that one purge would delete. If more match than its limit, the service decides which."""
     count = 0
     async for one in client.list_all(replace(query, limit=PAGE)):
         if count == query.limit:

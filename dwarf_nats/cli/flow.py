@@ -44,10 +44,10 @@ EXIT_CODES = {
     Status.CREATED: TIME_IS_UP,
     Status.RUNNING: TIME_IS_UP,
 }
-"""Exit codes of `flow run` and `flow await`; a flow that is still created or running was waited for in vain."""
+"""Exit codes of `flow run` and `flow await`; a flow that is still created or running has not stopped in time."""
 
 PAGE = 1_000
-"""Steps asked for at a time where all are wanted."""
+"""Steps per request of a whole history; the bound of the service."""
 FlowKey = Annotated[str, typer.Argument(metavar="FLOW", help="The flow's key.")]
 State = Annotated[str | None, typer.Option("--state", help="Initial state: JSON, @file or - for standard input.")]
 TimeoutMs = Annotated[int, typer.Option(min=0, envvar="DWARF_TIMEOUT_MS", help="How long to wait.")]
@@ -66,7 +66,7 @@ def _show(out: Output, service: Service, outcome: Outcome) -> None:
 
 @contextmanager
 def _time_is_up(out: Output) -> Iterator[None]:
-    """A wait that ended before the flow stopped has an exit code of its own."""
+    """Exit with a code of its own if the wait ended before the flow stopped."""
     try:
         yield
     except TimedOut as error:
@@ -278,7 +278,7 @@ async def watch(out: Output, bus: Bus, service: Service, flow: FlowKey) -> None:
 
 
 def _news(steps: Sequence[Step], seen: dict[str, str], path: str = "") -> list[tuple[Step, str]]:
-    """The steps that look otherwise than they did, with the path to each; remembers how they look now."""
+    """The steps that changed since the last call, with the path to each; keeps their present state in mind."""
     fresh: list[tuple[Step, str]] = []
     for step in steps:
         here = path + step.task

@@ -1,4 +1,4 @@
-"""Following flows in the terminal: what happens as it happens, and an answer for whoever waits for a person."""
+"""Following flows in the terminal: their steps as they change, and an answer to interrupts that nobody else answers."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ from dwarf_nats.sdk import Client
 from dwarf_nats.workflow.records import Outcome, Step
 from dwarf_nats.workflow.status import Status
 
-PATIENCE_SECONDS = 60.0
-LOOK_SECONDS = 0.02
+FOLLOW_SECONDS = 60.0
+"""Longest time to follow a flow, beside the wait for a person; the example orders take seconds."""
+POLL_SECONDS = 0.02
+"""Pause between two reads of a flow; short, so that the demonstration shows each step."""
 
 
 class Follower:
-    """Prints what flows do, and answers their interrupts if nobody else does.
+    """Prints the changes of flows, and answers their interrupts if nobody else does.
 
-    `answer`: what they are resumed with, after `wait_seconds`. `url`: of NATS, for the lines one may type oneself.
+    `answer`: the data that resumes them, after `wait_seconds`. `url`: of NATS, for the command lines that are printed.
     """
 
     def __init__(self, client: Client, url: str, answer: Any, wait_seconds: float) -> None:
@@ -34,18 +36,18 @@ class Follower:
         self._printed: dict[str, Printed] = {}
 
     async def follow(self, flow_key: str, name: str, *, afresh: bool = False) -> tuple[Outcome, list[Step]]:
-        """Print what a flow does, each line beginning with `name`, until it ends; its outcome and history.
+        """Print the changes of a flow, each line beginning with `name`, until it ends. Returns its outcome and history.
 
-        What was printed of it before is not printed again, unless `afresh`. Raises `TimedOut` if it takes too long.
+        Changes that were printed before are not printed again, unless `afresh`. Raises `TimedOut` if it takes too long.
         """
         if afresh or flow_key not in self._printed:
             self._printed[flow_key] = Printed(name)
         printed = self._printed[flow_key]
         answering: asyncio.Task[None] | None = None
         try:
-            async with asyncio.timeout(PATIENCE_SECONDS + self._wait_seconds):
-                async for change in self._client.watch(flow_key, LOOK_SECONDS):
-                    printed.news(change.steps)
+            async with asyncio.timeout(FOLLOW_SECONDS + self._wait_seconds):
+                async for change in self._client.watch(flow_key, POLL_SECONDS):
+                    printed.print_changes(change.steps)
                     paused = change.outcome.status is Status.INTERRUPTED
                     if paused and (answering is None or answering.done()):
                         answering = asyncio.create_task(self._answered(change.outcome, name))
@@ -54,13 +56,13 @@ class Follower:
                     last = change
             return last.outcome, last.steps
         except TimeoutError:
-            raise TimedOut(f"{name} is still going after {PATIENCE_SECONDS:g} s", flow_key=flow_key) from None
+            raise TimedOut(f"{name} is still going after {FOLLOW_SECONDS:g} s", flow_key=flow_key) from None
         finally:
             if answering is not None:
                 answering.cancel()
 
     async def _answered(self, outcome: Outcome, name: str) -> None:
-        """Say what the flow waits for and how to answer; answer it in the end."""
+        """Print the question of a flow and how to answer it; answer it after the wait."""
         key, payload = outcome.flow_key, in_json((outcome.interrupt_json or b"null").decode())
         request, data = compact({"flowKey": key, "data": self._answer}), compact(self._answer)
         show(Text.assemble(f"  {name}  ", ("waits for a person: ", "magenta"), payload))
@@ -85,8 +87,8 @@ class Printed:
         self._name = name
         self._seen: dict[str, tuple[Status, int]] = {}
 
-    def news(self, steps: Sequence[Step]) -> None:
-        """Print what stopped, paused or was sent back since the last time."""
+    def print_changes(self, steps: Sequence[Step]) -> None:
+        """Print the steps that stopped, paused or were sent back since the last call."""
         for step, path in _flat(steps):
             before = self._seen.get(step.step_key)
             self._seen[step.step_key] = now = (step.status, step.attempt)

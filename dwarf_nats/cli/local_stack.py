@@ -1,4 +1,4 @@
-"""Everything on one machine, for `dev` and `demo`: NATS, a database, a replica, workers, each a process of its own."""
+"""The service on one machine for `dev` and `demo`: NATS, a database, a replica, workers, each a process of its own."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class LocalStack:
 
     @property
     def url(self) -> str:
-        """Where NATS is."""
+        """The URL of NATS."""
         return self._nats.url
 
     def client(self) -> Client:
@@ -84,7 +84,7 @@ class LocalStack:
         await self._until_served()
 
     async def _until_served(self) -> None:
-        """Until the service answers."""
+        """Wait until the service answers. Raises `Unavailable` if the replica ends or takes too long."""
         try:
             async with asyncio.timeout(_START_SECONDS), self.client() as client:
                 while True:
@@ -139,7 +139,7 @@ class WorkerProcess:
                     await asyncio.sleep(_POLL_SECONDS)
 
     async def stop(self) -> None:
-        """Let it finish what is in hand, and end it."""
+        """Let it finish the tasks in flight, and end it."""
         await self._child.end(signal.SIGTERM)
 
 
@@ -149,12 +149,12 @@ def command_line(*arguments: str) -> Sequence[str]:
 
 
 def clean_env() -> dict[str, str]:
-    """Our environment without what would lead a child to another server or database."""
+    """The environment without the variables that would lead a child to another server or database."""
     return {name: value for name, value in os.environ.items() if not name.startswith(("DWARF_", "NATS_"))}
 
 
 def is_free(port: int) -> bool:
-    """Whether nobody listens on a port of this machine."""
+    """True if nobody listens on a port of this machine."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

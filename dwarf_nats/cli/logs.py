@@ -18,10 +18,10 @@ from dwarf_nats.workflow.keys import without_tokens
 
 
 class TextFormatter(logging.Formatter):
-    """Lines for people. No line shows a password or a token of a URL, whoever put it there. From `info` on no key stands in one
-    either: a task may have put it into its error, say.
+    """Lines for people. No line shows a password or a token of a URL, wherever it came from. From `info` on no line shows a key
+    either, for example one that a task has put into its error.
 
-    A record is one line and what follows it of a traceback: no text from outside adds lines or controls the terminal.
+    A record is one line and its traceback: no text from outside adds lines or controls the terminal.
     """
 
     def format(self, record: logging.LogRecord) -> str:
@@ -37,9 +37,9 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object per line; what was given as `extra` becomes fields, and so do the ids of the current span (T3).
+    """One JSON object per line, with the values of `extra` and the ids of the current span as fields (T3).
 
-    As for secrets and keys, see `TextFormatter`.
+    Secrets and keys are removed as in `TextFormatter`.
     """
 
     _USUAL = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
@@ -79,12 +79,12 @@ _warnings = _Warnings(logging.WARNING)
 
 
 def tell_warnings(logger: str = "dwarf_nats.sdk") -> None:
-    """From now on, what the client warns of, or another part, stands on stderr, unless a log is kept."""
+    """Print the warnings of the client, or of another part, on stderr from now on, unless a log is kept."""
     logging.getLogger(logger).addHandler(_warnings)  # once, however often
 
 
 def set_up(form: LogFormat, level: LogLevel = LogLevel.INFO) -> None:
-    """Log to stderr from now on; what is not ours from `info` on."""
+    """Log to stderr from now on; records of other libraries from `info` on."""
     _in_use.append(form)
     handler = logging.StreamHandler()
     if form is LogFormat.JSON:

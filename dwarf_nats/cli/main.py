@@ -51,7 +51,7 @@ for module in (serve, dev, demo, worker, migrate, tasks, shards, health, bench):
 
 
 def main() -> None:
-    """The console script. A defect of ours is told in one line; DWARF_TRACEBACK=1 shows where it is."""
+    """The console script. An unexpected error is printed in one line; DWARF_TRACEBACK=1 adds the traceback."""
     try:
         app()
     except Exception as error:

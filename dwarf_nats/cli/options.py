@@ -20,6 +20,8 @@ from dwarf_nats.wire.connect_options import ConnectOptions
 from dwarf_nats.workflow.state import Raw
 from dwarf_nats.workflow.status import Status
 
+TIME_FORMATS = ["%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d"]
+
 
 class FlowStatus(StrEnum):
     """A status a flow can have."""
@@ -33,7 +35,7 @@ class FlowStatus(StrEnum):
 
 
 Bus: TypeAlias = ConnectOptions
-"""Where NATS is and who we are there. What is not given comes from the variables and contexts of the `nats` CLI."""
+"""The connection to NATS. Fields that are not given come from the variables and contexts of the `nats` CLI."""
 register_group(ConnectOptions, parameters(CONNECTION_SETTINGS), connect_options)
 Dsns = Annotated[list[str] | None, option("dsns")]
 
@@ -66,13 +68,14 @@ class Service:
 @option_group("The flow")
 @dataclass(slots=True, frozen=True)
 class Scheduling:
-    """How a new flow is scheduled and carried (O1)."""
+    """The options of a new flow (O1), but for its thread."""
 
     priority: Annotated[int | None, typer.Option(min=1, help="1 is served first.")] = None
     fairness_key: Annotated[str, typer.Option(help="Flows of one key share its turns.")] = ""
     fairness_weight: Annotated[float, typer.Option(help="Share of the key, above 0.")] = 1.0
-    start_at: Annotated[datetime | None, typer.Option(help="Earliest start, local time unless a zone is given.",
-                        formats=["%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d"])] = None  # fmt: skip
+    start_at: Annotated[
+        datetime | None, typer.Option(help="Earliest start, local time unless a zone is given.", formats=TIME_FORMATS)
+    ] = None
     baggage: Annotated[str | None, typer.Option(help="Opaque JSON handed to every task: JSON, @file or -.")] = None
     idempotency_key: Annotated[str | None, typer.Option(help="The same key makes the same flow, never a second.")] = (
         None
@@ -82,7 +85,7 @@ class Scheduling:
     delete_on_completion: Annotated[bool, typer.Option(help="Remove it soon after it completes.")] = False
 
     def options(self) -> FlowOptions:
-        """As the client takes them."""
+        """The options as the client takes them."""
         baggage = read_json(self.baggage, "--baggage") if self.baggage is not None else None
         return FlowOptions(
             priority=self.priority,
@@ -110,7 +113,7 @@ def _with_zone(at: datetime | None) -> datetime | None:
 @option_group("The flow")
 @dataclass(slots=True, frozen=True)
 class Creation(Scheduling):
-    """Of a flow that may join a thread; that of a continue is given otherwise."""
+    """The options of a new flow; a continue names its thread in another way."""
 
     thread: Annotated[str | None, typer.Option(help="Any flow key of a thread to join.")] = None
 
@@ -121,7 +124,7 @@ class Creation(Scheduling):
 @option_group("Which flows")
 @dataclass(slots=True, frozen=True)
 class Matching:
-    """Which flows (O9)."""
+    """The conditions that flows are selected by (O9)."""
 
     status: Annotated[FlowStatus | None, typer.Option(help="In this status.")] = None
     workflow: Annotated[str | None, typer.Option(help="Of this workflow.")] = None
@@ -135,7 +138,7 @@ class Matching:
     search: Annotated[str | None, typer.Option(help="Part of key, workflow, task, error or reason.")] = None
 
     def query(self) -> Query:
-        """As the client takes it."""
+        """The conditions as the client takes them."""
         return Query(
             status=Status(self.status.value) if self.status else None,
             workflow=self.workflow,
@@ -153,7 +156,7 @@ class Matching:
 @option_group("Which flows")
 @dataclass(slots=True, frozen=True)
 class Filters(Matching):
-    """Which flows, and how many of them (O9)."""
+    """The conditions that flows are selected by, and the number of flows (O9)."""
 
     limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 100
 

@@ -1,4 +1,4 @@
-"""What commands print: JSON for machines, tables for people."""
+"""The output of commands: JSON for machines, tables for people."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ _COLOURS = {
 @option_group("Printing")
 @dataclass(slots=True, frozen=True)
 class Output:
-    """How to print."""
+    """The form of the output."""
 
     json: Annotated[bool, typer.Option("--json", help="JSON, as it travels over NATS.")] = False
 
     def show(self, message: Any, *people: RenderableType) -> None:
-        """Print the message as one line of JSON (bytes stand for themselves), or else what is meant for people."""
+        """Print the message as one line of JSON (bytes as they are), or else `people`."""
         if self.json:
             text = message if isinstance(message, bytes) else msgspec.json.encode(message)
             print(in_json(text.decode()), flush=True)
@@ -45,10 +45,10 @@ class Output:
 
 
 def show(*people: RenderableType) -> None:
-    """Print for people. The terminal wraps texts, so that what is piped on stays in one line.
+    """Print for people. The terminal wraps texts, so that piped output keeps each in one line.
 
-    No text reaches the terminal with control characters or bidirectional marks in it. Whoever puts a text from outside
-    into one of ours sees to it that its newlines are escaped (`one_line`).
+    No text reaches the terminal with control characters or bidirectional marks in it. A caller that puts a text from outside
+    into one of ours escapes its newlines (`one_line`).
     """
     out = console()
     for one in people:
@@ -64,7 +64,7 @@ def _safe(one: RenderableType, out: Console) -> RenderableType:
 
 
 def console() -> Console:
-    """Standard output; where it is no terminal, wide enough not to cut keys and errors short."""
+    """Standard output; if it is no terminal, wide enough that keys and errors are not cut."""
     out = Console(highlight=False, markup=False)
     return out if out.is_terminal else Console(highlight=False, markup=False, width=200)
 
@@ -105,7 +105,7 @@ def pretty(json_text: bytes) -> str:
 
 
 def outcome_view(outcome: Outcome) -> list[RenderableType]:
-    """Where a flow stands, for people."""
+    """An outcome for people."""
     shown: list[RenderableType] = [
         Text.assemble(f"{one_line(outcome.workflow)}  ", coloured(outcome.status), f"  {outcome.flow_key}")
     ]
@@ -122,7 +122,7 @@ def outcome_view(outcome: Outcome) -> list[RenderableType]:
 
 
 def history_view(steps: Sequence[Step]) -> list[RenderableType]:
-    """The steps of a flow, for people, those of a subgraph indented below their caller; then what went wrong."""
+    """The steps of a flow for people, those of a subgraph indented below their caller; then the errors."""
     rows = list(_walked(steps, ""))
     columns = ("task", "status", "retry", "started", "took", "step")
     errors = [

@@ -1,4 +1,4 @@
-"""What a paused flow waits for, and what to type to let it go on (O11)."""
+"""The pauses of a flow and the command lines that continue it (O11)."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from dwarf_nats.sdk import Client
 from dwarf_nats.workflow.records import Outcome, Step
 from dwarf_nats.workflow.status import Status
 
-MOST = 20
-"""Pauses shown in full."""
+MAX_SHOWN_PAUSES = 20
+"""Pauses shown with their payload, which costs a request each; the rest is a number."""
 
 
 def paused(steps: Sequence[Step]) -> list[Step]:
@@ -42,7 +42,7 @@ def advice(flow_key: str, prefix: str, *, interrupted: bool, broken: bool = Fals
 
 
 def advice_for(outcome: Outcome, prefix: str) -> list[Text]:
-    """What to type next to continue the flow; nothing where it is not paused."""
+    """The command lines that continue a flow; none if it is not paused."""
     if outcome.status is not Status.INTERRUPTED:
         return []
     waits = outcome.interrupt_json is not None
@@ -50,17 +50,17 @@ def advice_for(outcome: Outcome, prefix: str) -> list[Text]:
 
 
 async def pauses_view(client: Client, flow_key: str, steps: Sequence[Step], prefix: str) -> list[Text]:
-    """Where a flow is paused, one line each, and what to type next. Asks for the payloads, which no history has."""
+    """The pauses of a flow, one line each, and the command lines that continue it. Asks for the payloads."""
     found = paused(steps)
     if not found:
         return []
     lines = [Text("paused, the first to go on first:")]
     kinds = set()
-    for step in [await client.step(one.step_key) for one in found[:MOST]]:
+    for step in [await client.step(one.step_key) for one in found[:MAX_SHOWN_PAUSES]]:
         kinds.add(step.interrupt_json is not None)
         payload = step.interrupt_json
         why = "by a breakpoint" if payload is None else f"waits for {in_json(payload.decode())}"
         lines.append(Text.assemble("  ", (one_line(step.task), "magenta"), f"  {step.step_key}  {why}"))
-    if len(found) > MOST:
-        lines.append(Text(f"  … and {len(found) - MOST} more"))
+    if len(found) > MAX_SHOWN_PAUSES:
+        lines.append(Text(f"  … and {len(found) - MAX_SHOWN_PAUSES} more"))
     return [*lines, *advice(flow_key, prefix, interrupted=True in kinds, broken=False in kinds)]

@@ -1,7 +1,7 @@
-"""The reference of all settings, `docs/operating/configuration.md`, made from the options and settings there are.
+"""The reference of all settings, `docs/operating/configuration.md`, generated from the options and the settings.
 
 python -m dwarf_nats.cli.reference          write it
-python -m dwarf_nats.cli.reference --check  say whether it is as it would be written
+python -m dwarf_nats.cli.reference --check  check that it is up to date
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ PostgreSQL driver, so that no password has to stand in a DSN.
 
 
 def render() -> str:
-    """The page."""
+    """The text of the page."""
     commands = dict(_commands(typer.main.get_command(app)))
     serve = commands.pop("serve")
     parts = [_INTRODUCTION, "## `dwarf-nats serve`\n"]
@@ -131,7 +131,7 @@ def _others(commands: dict[str, Any], serve: Any) -> list[tuple[str, ...]]:
 
 
 def _readers(names: Sequence[str], commands: dict[str, Any]) -> str:
-    """Families whose commands all read it stand as one."""
+    """The commands that read a variable; a family of commands that all do is one entry."""
     families = {name.split()[0] for name in names}
     whole = {
         one
@@ -169,7 +169,7 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Write the page, or check it; the exit code tells."""
+    """Write the page, or check it. Returns the exit code."""
     if "--check" not in arguments:
         PAGE.write_text(render(), encoding="utf-8")
         return 0

@@ -35,7 +35,7 @@ async def serve(settings: ServerSettings) -> None:
     Durations take units, such as 30s; names that end in -ms also take a number of milliseconds. Every option has a
     variable, and a name in dwarf.toml.
     """
-    from dwarf_nats.server import run_server  # the engine is of no use to the other commands, and slow to load
+    from dwarf_nats.server import run_server  # slow to load, and the other commands need no engine
 
     given_dsns(settings.dsns)
     logs.set_up(settings.log_format, settings.log_level)
@@ -53,9 +53,9 @@ def _launch(replicas: int, health_port: int | None) -> list[subprocess.Popen[byt
 
 
 async def _run_several(replicas: int, health_port: int | None = None) -> int:
-    """Run the same command line in several processes; signals go to all, and if one ends, all do.
+    """Run the same command line in several processes. Signals go to all of them; if one ends, the others are ended.
 
-    The health port of each is one above that of the one before.
+    The first has the health port given, each further one the next port.
     """
     children = _launch(replicas, health_port)
     loop = asyncio.get_running_loop()
@@ -74,7 +74,7 @@ async def _run_several(replicas: int, health_port: int | None = None) -> int:
     await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
     if told.is_set():
         return max(abs(code) for code in await asyncio.gather(*ends))
-    # A second signal would end the others without draining, so they are told only now.
+    # A second signal would end the others without draining, so they get theirs only now.
     tell()
     await asyncio.gather(*ends)
     raise Unavailable("a replica ended by itself; the others were stopped")

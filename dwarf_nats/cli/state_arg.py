@@ -12,7 +12,7 @@ from dwarf_nats.workflow.state import check_json, check_state, encode_state
 
 
 def read_text(argument: str, option: str) -> bytes:
-    """The text an argument stands for. Raises `typer.BadParameter` for a file that cannot be read."""
+    """The text that an argument stands for. Raises `typer.BadParameter` for a file that cannot be read."""
     if argument == "-":
         return sys.stdin.buffer.read()
     if argument.startswith("@"):

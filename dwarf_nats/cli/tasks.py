@@ -13,6 +13,7 @@ import typer
 from dwarf_nats.cli.command import command
 from dwarf_nats.cli.options import Bus, Service
 from dwarf_nats.cli.output import Output, table
+from dwarf_nats.cli.setting_options import default, option
 from dwarf_nats.sdk import discovery
 from dwarf_nats.workflow.names import check_subject_name
 
@@ -35,14 +36,14 @@ class Server(msgspec.Struct, rename="camel"):
 
 
 class Rate(msgspec.Struct, rename="camel"):
-    """What one replica allows a task."""
+    """The rate at which one replica sends requests to a task."""
 
     replica: str
     rate_per_second: float
 
 
-class Shown(msgspec.Struct, rename="camel", omit_defaults=True):
-    """A task as it is printed. `cause` is why its breaker is tripped, where a replica knows."""
+class TaskRow(msgspec.Struct, rename="camel", omit_defaults=True):
+    """A task as it is printed. `cause`: the reason why its breaker is tripped, if a replica knows it."""
 
     task: str
     served_by: list[Server]
@@ -63,7 +64,7 @@ async def tasks(
     bus: Bus,
     service: Service,
     name: Annotated[str, typer.Argument(help="Only this task, by its url.")] = "",
-    task_prefix: Annotated[str, typer.Option(envvar="DWARF_TASK_PREFIX", help="Prefix of task subjects.")] = "task",
+    task_prefix: Annotated[str, option("task_prefix")] = default("task_prefix"),
 ) -> None:
     """Print who serves which task, the rate it is held to, and whether its breaker is tripped.
 
@@ -78,18 +79,18 @@ async def tasks(
             discovery.find(client.nc, "INFO"), discovery.find(client.nc, "STATS", "dwarf")
         )
         known: dict[str, _Task] = {name: _Task()} if name else {}
-        _serving(known, served, f"{task_prefix}.")
-        _holding(known, [one for one in replicas if _prefix(one) == service.prefix])
+        _add_servers(known, served, f"{task_prefix}.")
+        _add_limits(known, [one for one in replicas if _prefix(one) == service.prefix])
         urls = [name] if name else sorted(known)
         tripped = await asyncio.gather(*(client.breaker(url) for url in urls))
     shown = [
-        Shown(url, known[url].servers, known[url].rates, is_tripped, known[url].cause if is_tripped else "")
+        TaskRow(url, known[url].servers, known[url].rates, is_tripped, known[url].cause if is_tripped else "")
         for url, is_tripped in zip(urls, tripped, strict=True)
     ]
     out.show({"tasks": shown}, table(("task", "served by", "rate limit", "breaker"), map(_row, shown)))
 
 
-def _serving(known: dict[str, _Task], services: list[dict[str, Any]], prefix: str) -> None:
+def _add_servers(known: dict[str, _Task], services: list[dict[str, Any]], prefix: str) -> None:
     for one in services:
         for endpoint in one.get("endpoints") or ():
             subject = str(endpoint.get("subject", ""))
@@ -98,7 +99,7 @@ def _serving(known: dict[str, _Task], services: list[dict[str, Any]], prefix: st
                 known.setdefault(subject[len(prefix) :], _Task()).servers.append(server)
 
 
-def _holding(known: dict[str, _Task], replicas: list[dict[str, Any]]) -> None:
+def _add_limits(known: dict[str, _Task], replicas: list[dict[str, Any]]) -> None:
     for one in replicas:
         for endpoint in one.get("endpoints") or ():
             for held in (endpoint.get("data") or {}).get("tasks", ()):
@@ -114,7 +115,7 @@ def _prefix(replica: dict[str, Any]) -> str:
     return str((replica.get("metadata") or {}).get("prefix", ""))
 
 
-def _row(task: Shown) -> tuple[str, str, str, str]:
+def _row(task: TaskRow) -> tuple[str, str, str, str]:
     counts = Counter(one.service for one in task.served_by)
     served = ", ".join(f"{service} × {count}" if count > 1 else service for service, count in sorted(counts.items()))
     rates = sorted(one.rate_per_second for one in task.rates)

@@ -122,7 +122,7 @@ def _place(error: Exception, name: str) -> str:
 
 
 def find_workers(module: ModuleType, name: str) -> list[Worker]:
-    """The workers a module has as globals, each once. Raises `BadRequest` if it has none or one without tasks."""
+    """The workers that a module has as globals, each once. Raises `BadRequest` if it has none or one without tasks."""
     workers = list({id(one): one for one in vars(module).values() if isinstance(one, Worker)}.values())
     if not workers:
         raise BadRequest(f'{name} has no Worker: write `worker = Worker()` and `@worker.task("name")` above functions')

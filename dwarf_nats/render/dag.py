@@ -55,7 +55,7 @@ class Dag:
             path = self._path(step, firsts)
             self.paths[step.step_id] = path
             self.chains.setdefault(path, []).append(step)
-        # Of rows that contradict each other, what can be understood counts.
+        # If rows contradict each other, those that make sense are used.
         spawned = {
             spawn: [first for first in branches if self.paths[first] == (*self.paths[spawn], first)]
             for spawn, branches in self.cohorts.items()
@@ -96,13 +96,13 @@ def with_children(steps: Sequence[Step]) -> Iterator[Step]:
                 pending.append(step.sub_history)
 
 
-def standing(steps: Sequence[Step]) -> Status:
-    """How the flow whose steps these are stands, as far as they tell; `pending` where nothing runs yet."""
+def flow_status(steps: Sequence[Step]) -> Status:
+    """The status of a flow, as far as its steps show it; `pending` if none runs yet."""
     seen = {step.status for step in steps}
-    return next((status for status in _WEIGHTS if status in seen), Status.CREATED)
+    return next((status for status in _PRECEDENCE if status in seen), Status.CREATED)
 
 
-_WEIGHTS = (
+_PRECEDENCE = (
     Status.INTERRUPTED,
     Status.RUNNING,
     Status.PENDING,
@@ -111,12 +111,12 @@ _WEIGHTS = (
     Status.FAILED,
     Status.COMPLETED,
 )
-"""The status of one step outweighs those after it."""
+"""The status of a flow is the first of these that a step has."""
 
 
 def exits(dag: Dag) -> list[Step]:
-    """The steps at which the flow ended: those without a successor that made it what it is; none while it goes on."""
-    status = standing(dag.steps)
+    """The steps at which the flow ended: those without a successor that gave it its status; none while it runs."""
+    status = flow_status(dag.steps)
     if not status.terminal:
         return []
     decisive = [step for step in dag.sinks if step.status is status]

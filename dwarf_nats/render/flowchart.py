@@ -14,7 +14,7 @@ from dwarf_nats.render.labels import label
 
 MAX_CHARACTERS = 50_000
 MAX_EDGES = 500
-"""What Mermaid draws unless whoever embeds it says otherwise; a diagram cannot raise them itself."""
+"""Mermaid's own bounds. Only the page that embeds it can raise them, not a diagram."""
 
 STYLES = {
     "terminal": "fill:#3b4252,stroke:#3b4252,color:#ffffff",
@@ -39,24 +39,24 @@ LINK_STYLES = {
 
 
 class Shape(Enum):
-    """How a node looks: what stands before and after its label."""
+    """The shape of a node: the text before and after its label."""
 
     BOX = ("[", "]")
     ROUND = ("([", "])")
     FUNNEL = ("[\\", "/]")
-    """Wide above, narrow below: where branches meet."""
+    """Wide above, narrow below: branches meet here."""
     FRAMED = ("[[", "]]")
 
 
 class Line(Enum):
-    """How an edge is drawn, at its shortest and what makes it longer."""
+    """The line of an edge: its begin, the part that is repeated to make it longer, its end."""
 
     SOLID = ("--", "-", ">")
     DOTTED = ("-.", ".", "->")
     THICK = ("==", "=", ">")
 
     def drawn(self, ranks: int) -> str:
-        """The arrow across so many ranks."""
+        """The arrow across `ranks` rows."""
         start, more, end = self.value
         return start + more * (ranks - 1) + end
 
@@ -71,7 +71,7 @@ class Box:
 
 
 class Flowchart:
-    """Nodes and boxes in the order they were added, then the edges, then who looks how."""
+    """Nodes and boxes in the order they were added, then the edges, then the styles."""
 
     def __init__(self) -> None:
         self.root = Box()
@@ -109,7 +109,7 @@ class Flowchart:
 
     @property
     def fits(self) -> bool:
-        """Whether Mermaid draws it as it comes."""
+        """True if it is within Mermaid's own bounds."""
         return len(self.edges) <= MAX_EDGES and len(self.text().encode("utf-16-le")) // 2 <= MAX_CHARACTERS
 
     def text(self) -> str:

@@ -1,13 +1,13 @@
-"""A history as a Mermaid flowchart (O8, D1): what ran, how long it took, what it waited for, how it ended.
+"""A history as a Mermaid flowchart (O8, D1): the steps, their times, their waits and their results.
 
 Steps are coloured by status. The branches of a fan-out stand side by side in a dashed frame, the workflow a step called
 stands in a frame of its own below that step. START leads to the first step; END follows when the flow is over and has its
 status.
 
-A diagram is for people, and Mermaid draws no more than 500 edges and 50,000 characters. So of a fan-out of many branches a
-few are drawn, those that failed or wait for somebody before the others, of a long chain its beginning and its end, and of
-what is nested deeply the fact; the rest stands in one node that says how much it is. The bounds become tighter until the
-diagram fits.
+A diagram is for people, and Mermaid draws no more than 500 edges and 50,000 characters. Of a fan-out of many branches a few
+are drawn, first those that failed or are paused; of a long chain the beginning and the end; flows nested deeply are one
+node. One node stands for the steps that are left out and says how many they are. The bounds become tighter until the diagram
+fits.
 """
 
 from __future__ import annotations
@@ -16,18 +16,19 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from dwarf_nats.render.dag import Dag, Path, exits, standing, with_children
+from dwarf_nats.render.dag import Dag, Path, exits, flow_status, with_children
 from dwarf_nats.render.flowchart import MAX_CHARACTERS, Box, Flowchart, Line, Shape
 from dwarf_nats.render.labels import clip, span
 from dwarf_nats.workflow.records import Step
 from dwarf_nats.workflow.status import Status
 
 MAX_NODES = 160
+"""Nodes of one diagram; with more, people find nothing in it."""
 
 
 @dataclass(slots=True, frozen=True)
 class Bounds:
-    """How much is drawn: branches of a fan-out, steps of a chain, frames within frames, characters of a line."""
+    """The size of a drawing: branches of a fan-out, steps of a chain, frames within frames, characters of a line."""
 
     branches: int
     steps: int
@@ -46,15 +47,15 @@ BOUNDS = (
 
 
 def fits_mermaid(text: str) -> bool:
-    """Whether Mermaid draws a diagram of this size."""
+    """True if Mermaid draws a diagram of this size."""
     return len(text.encode("utf-16-le")) // 2 <= MAX_CHARACTERS
 
 
 def history_mermaid(steps: Sequence[Step], workflow: str = "", fits: Callable[[str], bool] = fits_mermaid) -> str:
     """Draw the steps of a flow, the histories within them included. `workflow` is written at START.
 
-    `fits` says of a diagram whether it is small enough; the last and smallest one, a single node for all steps, is not asked
-    about.
+    `fits` returns true for a diagram that is small enough. The smallest one, a single node for all steps, is returned in any
+    case.
     """
     for bounds in BOUNDS:
         chart = Flowchart()
@@ -75,7 +76,7 @@ def _folded(steps: Sequence[Step]) -> str:
 
 
 class _FlowDrawing:
-    """One flow, into a box of the chart. `level`: how many frames are around it."""
+    """The drawing of one flow into a box of the chart. `level`: the number of frames around it."""
 
     def __init__(
         self,
@@ -93,9 +94,9 @@ class _FlowDrawing:
         self._box = box
         self._level = level
         self._heads: dict[int, str] = {}
-        """Step → where edges into it end."""
+        """Step → the node at which edges into it end."""
         self._tails: dict[int, str] = {}
-        """Step → where edges out of it begin: below the flow it called, if that is drawn."""
+        """Step → the node at which edges out of it begin: the frame of the flow it called, if that is drawn."""
         self._ranks: dict[str, int] = {}
         self._folded: set[str] = set()
 
@@ -110,7 +111,7 @@ class _FlowDrawing:
     # -- nodes
 
     def _chain(self, path: Path, box: Box | None, level: int, number: str = "") -> None:
-        """The steps of one branch in a column; `number`: which of its cohort it is."""
+        """Draw the steps of one branch in a column. `number`: its number within the cohort."""
         steps = self._dag.chains.get(path, [])
         first = len(steps)
         hidden: list[Step] = []
@@ -139,20 +140,20 @@ class _FlowDrawing:
         return Shape.FUNNEL if step.step_id in self._dag.fan_ins else Shape.BOX
 
     def _details(self, step: Step) -> list[str]:
-        """Status unless completed, own time, attempt unless the first; then the error."""
+        """The status unless completed, the time, the attempt unless the first; then the error."""
         words = [] if step.status is Status.COMPLETED else [step.status.value]
-        if not step.status.stopped and step.sub_history and not standing(step.sub_history).terminal:
+        if not step.status.stopped and step.sub_history and not flow_status(step.sub_history).terminal:
             words = ["waiting"]
         if step.started_at is not None and step.status.stopped:
             words.append(span(step.updated_at - step.started_at))
         if step.attempt:
             words.append(f"attempt {step.attempt + 1:,}")
-        # Some versions of Mermaid cannot show what stands in backticks.
+        # Some versions of Mermaid cannot show text in backticks.
         error = step.error.message.replace("`", "'") if step.error is not None else ""
         return [" · ".join(words), clip(error, self._bounds.characters)]
 
     def _child(self, step: Step, caller: str, box: Box | None, level: int) -> str:
-        """The flow a step called, below the step; where edges out of both begin."""
+        """Draw the flow that a step called, below the step. Returns the node at which edges out of both begin."""
         workflow = clip(step.sub_workflow or "", self._bounds.characters)
         if step.sub_history and level < self._bounds.levels:
             frame = self._chart.frame(workflow, style="child", box=box)
@@ -161,13 +162,13 @@ class _FlowDrawing:
             return frame.id
         size = sum(1 for _ in with_children(step.sub_history))
         what = f"{size:,} step{'s' if size != 1 else ''}" if size else ""
-        style = standing(step.sub_history).value if size else "folded"
+        style = flow_status(step.sub_history).value if size else "folded"
         child = self._chart.node(workflow, what, style=style, shape=Shape.FRAMED, box=box)
         self._chart.edge(caller, child, line=Line.DOTTED)
         return child
 
     def _cohort(self, spawn: Step, box: Box | None, level: int) -> None:
-        """The branches of a fan-out, side by side."""
+        """Draw the branches of a fan-out side by side."""
         path = self._dag.paths[spawn.step_id]
         branches = self._dag.cohorts[spawn.step_id]
         if level >= self._bounds.levels:
@@ -189,25 +190,25 @@ class _FlowDrawing:
         if len(branches) <= self._bounds.branches + 1:
             return set(branches)
         order = {Status.FAILED: 0, Status.INTERRUPTED: 1}
-        urgent = {child: order.get(self._standing((*path, child)), 2) for child in branches}
+        urgent = {child: order.get(self._branch_status((*path, child)), 2) for child in branches}
         return set(sorted(branches, key=lambda child: urgent[child])[: self._bounds.branches])
 
-    def _standing(self, path: Path) -> Status:
-        """How a branch stands; a failure in it outweighs everything, then a pause in it or in what it called (P2)."""
+    def _branch_status(self, path: Path) -> Status:
+        """The status of a branch: failed if a step of it is, else paused if one is, also in flows it called (P2)."""
         steps = [*self._dag.branch(path)]
         if any(step.status is Status.FAILED for step in steps):
             return Status.FAILED
         paused = any(step.status is Status.INTERRUPTED for step in with_children(steps))
-        return Status.INTERRUPTED if paused else standing(steps)
+        return Status.INTERRUPTED if paused else flow_status(steps)
 
     def _fold_branches(self, path: Path, branches: list[int], box: Box | None, title: str) -> None:
-        counted = Counter(self._standing((*path, child)) for child in branches)
+        counted = Counter(self._branch_status((*path, child)) for child in branches)
         tally = ", ".join(f"{counted[status]:,} {status.value}" for status in Status if counted[status])
         steps = [step for child in branches for step in self._dag.branch((*path, child))]
         self._fold(title, steps, box, tally)
 
     def _fold(self, title: str, steps: list[Step], box: Box | None, tally: str = "") -> None:
-        """One node for many steps."""
+        """Draw one node for many steps."""
         node = self._chart.node(title, tally, style="folded", box=box)
         self._folded.add(node)
         for step in steps:
@@ -237,7 +238,7 @@ class _FlowDrawing:
                     self._chart.edge(tail, head, waited, ranks=max(1, ranks))
 
     def _rank(self, step: Step, tails: list[str]) -> None:
-        """How far down a step lies, so that the branches of a cohort begin at one height however long each is."""
+        """Compute the row of a step, so that the branches of a cohort begin in one row, however long each is."""
         head, tail = self._heads[step.step_id], self._tails[step.step_id]
         rank = max((self._ranks.setdefault(one, 0) + 1 for one in tails), default=0)
         self._ranks[head] = max(self._ranks.get(head, 0), rank)
@@ -247,7 +248,7 @@ class _FlowDrawing:
     def _draw_end(self) -> None:
         tails = dict.fromkeys(self._tails[step.step_id] for step in exits(self._dag))
         if tails:
-            status = standing(self._dag.steps)
+            status = flow_status(self._dag.steps)
             said = "" if status is Status.COMPLETED else status.value
             end = self._chart.node("END", said, style=status.value, shape=Shape.ROUND, box=self._box)
             for tail in tails:
@@ -255,7 +256,7 @@ class _FlowDrawing:
 
 
 def _waited(source: Step | None, step: Step) -> str:
-    """From the end of the step before, or for the first one from its creation, to the start."""
+    """The time a step waited: from the end of the step before, or for the first one from its creation, to the start."""
     if step.started_at is None or (source is not None and not source.status.stopped):
         return ""
     return span(step.started_at - (step.created_at if source is None else source.updated_at))

@@ -1,8 +1,8 @@
 """Text from outside, made safe for a terminal.
 
-Names, errors, reasons and payloads come from callers and task services. Written to a terminal as they are, an escape
-sequence in one of them moves the cursor, changes the window title or hides what follows; a bidirectional mark makes a
-line read differently from what it says; a newline forges a line of ours. So every such character is shown as its escape.
+Names, errors, reasons and payloads come from callers and task services. Printed as they are, an escape sequence in one of
+them moves the cursor, changes the window title or hides the text after it; a bidirectional mark changes the order in which a
+line is read; a newline forges a line of ours. Every such character is printed as its escape.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def one_line(text: str) -> str:
 
 
 def in_lines(text: str) -> str:
-    """As `one_line`, for text whose newlines and tabs are ours."""
+    """The text with the same escapes as `one_line`, but newlines and tabs stay: they are ours."""
     return _IN_LINES.sub(_escape, text)
 
 

@@ -1,4 +1,4 @@
-"""Every metric there is (T1): from here the instruments are made, and `docs/operating/metrics.md` is written:
+"""The catalogue of all metrics (T1). The instruments are made from it, and `docs/operating/metrics.md` is generated:
 `python -m dwarf_nats.telemetry.catalogue > docs/operating/metrics.md`.
 
 Names are such that Prometheus, which moves `total` to the end of a counter's name and puts the unit there, leaves them as
@@ -14,25 +14,25 @@ from textwrap import fill
 
 SCOPE = "dwarf_nats"
 MANY_NAMES = 1_000
-"""So many series a metric has, those first seen; what else there is shares one, or is not shown."""
+"""Series of one metric, those first seen; all further ones share one, or are left out. Bounds memory and cost."""
 OTHER = "other"
 COUNTED = 10_000
-"""Steps of one band are counted so far; a gauge that shows so many says: so many or more."""
+"""Highest number of steps of one band that a gauge counts: this value means so many or more."""
 BANDS = 16
-"""The best bands with due steps are read, no more."""
+"""Bands with due steps that are read, the best first."""
 KEYS = 1_000
-"""Fairness keys of one band are read so far."""
+"""Fairness keys of one band that are read."""
 
 
 class Kind(StrEnum):
-    """How a metric behaves."""
+    """The kind of a metric."""
 
     COUNTER = "counter"
     """Grows from the start of the replica."""
     GAUGE = "gauge"
-    """Stands for now, as the replica has read it last."""
+    """The present value, as the replica read it last."""
     HISTOGRAM = "histogram"
-    """How values are spread over buckets."""
+    """The distribution of values over buckets."""
 
 
 @dataclass(slots=True, frozen=True)

@@ -1,6 +1,6 @@
-"""Trace contexts in the words of the W3C: from headers into this process and out of it again (T2).
+"""Trace contexts in the W3C format: from headers into this process and out of it again (T2).
 
-OpenTelemetry is imported when there is something to carry: whoever does not trace does not pay for it.
+OpenTelemetry is imported when there is a context to carry, so that it costs nothing without tracing.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _NOTHING = nullcontext()
 
 
 def continued(traceparent: str, tracestate: str = "") -> AbstractContextManager[None]:
-    """Be within the trace of a `traceparent`: spans begun inside are its children. An empty or malformed one is nothing."""
+    """Continue the trace of a `traceparent`: spans begun inside are its children. An empty or malformed one is ignored."""
     return _continued(traceparent, tracestate) if traceparent else _NOTHING
 
 

@@ -1,4 +1,4 @@
-"""What one replica counts: plain numbers that cost a dictionary look-up, read by whoever exports them (T1)."""
+"""The counters of a replica: plain numbers that cost a dictionary look-up, read by the exporters (T1)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Count(Counter[Labels]):
         self.metric = metric
 
     def add(self, *labels: str, n: int = 1) -> None:
-        """Count `n` more."""
+        """Add `n`."""
         count = self.get(labels, 0)
         if count == 0 and len(self) >= MANY_NAMES:
             labels = (OTHER, *labels[1:])
@@ -51,5 +51,5 @@ class Counters:
         self.dropped = Count(catalogue.SIGNALS_DROPPED)
 
     def counts(self) -> list[Count]:
-        """All of them."""
+        """All counters."""
         return [one for one in vars(self).values() if isinstance(one, Count)]

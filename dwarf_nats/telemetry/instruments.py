@@ -1,7 +1,7 @@
-"""The instruments (T1): counters read from the tally, gauges from what the engine has read last, histograms fed one by one.
+"""The instruments (T1): counters read from `Counters`, gauges with their last value, histograms fed one value at a time.
 
-Whether anybody listens is decided once, when the engine is made: with the provider that the API has by itself nothing is
-recorded, and no gauge is read for.
+An engine checks once, when it is made, whether metrics are collected: with the API's own provider nothing is recorded, and no
+database is read for a gauge.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from dwarf_nats.telemetry.counters import Counters, Labels
 
 _MICRO = 1e-6
-SAMPLE_US = 1_000
-"""Latencies of one task are recorded so far apart."""
-_ADDED_UP = frozenset({catalogue.RUNNING, catalogue.FLOWS_ORPHANED})
-"""Gauges that are added up where several engines share a provider; of the others the largest is shown."""
+SAMPLE_INTERVAL_US = 1_000
+"""Least time between two recorded latencies of one task: a thousand values a second are enough, at some 10 µs each."""
+_SUMMED_GAUGES = frozenset({catalogue.RUNNING, catalogue.FLOWS_ORPHANED})
+"""Gauges that are added up if several engines share a provider; of the other gauges the largest value is reported."""
 
 
 class Instruments:
-    """What one engine shows. `counters` has its counters; `show` sets a gauge; the rest records into histograms."""
+    """The metrics of one engine. `counters`: its counters; `show` sets a gauge; the other methods record into histograms."""
 
     def __init__(self, provider: MeterProvider | None, counters: Counters) -> None:
         provider = provider if provider is not None else get_meter_provider()
@@ -36,30 +36,30 @@ class Instruments:
         self.listening = not type(provider).__module__.startswith("opentelemetry.metrics")
         self.counters = counters
         self.asked = False
-        """Whether somebody has collected since this was set back: then the gauges are worth reading for."""
+        """Metrics were collected since this was last reset: the gauges are worth reading again."""
         self.extra: dict[Metric, Callable[[], Mapping[Labels, float]]] = {}
-        """Counters that are kept elsewhere."""
+        """Counters that other parts keep."""
         self.before: dict[Metric, dict[Labels, float]] = {}
-        """Where the counters stood when it was closed, for an engine that is started again."""
+        """The counters at the last `close`, for an engine that is started again."""
         self._due: dict[Metric, dict[str, int]] = {catalogue.QUEUE_WAIT: {}, catalogue.TASK_TIME: {}}
         self._gauges: dict[Metric, dict[Labels, float]] = {}
         self._instruments = _shared(provider) if self.listening else None
 
     def open(self) -> None:
-        """Be seen from now on."""
+        """Report from now on."""
         if self._instruments is not None:
             self._instruments.join(self)
 
     def close(self) -> None:
-        """Count no more, and show nothing that stands for now; what was counted stays counted."""
+        """Stop reporting: gauges disappear, counted values stay."""
         self._gauges.clear()
         if self._instruments is not None:
             self._instruments.leave(self)
 
     def show(self, gauge: Metric, values: Mapping[Labels, float], rest: float = 0.0) -> None:
-        """What a gauge stands at. What it showed before and is not there any more is shown `rest`ing.
+        """Set the values of a gauge by its labels. Series that are not among them any more are set to `rest`.
 
-        (A series that just ends is drawn at its last value for minutes by whoever stores what is pushed.)
+        A series that just ended would be drawn at its last value for minutes by databases that metrics are pushed to.
         """
         shown = dict.fromkeys(self._gauges.get(gauge, ()), rest)
         for labels, value in values.items():
@@ -68,8 +68,8 @@ class Instruments:
         self._gauges[gauge] = shown
 
     def read(self, metric: Metric) -> dict[Labels, float]:
-        """The values of a counter or gauge by its labels. A counter without labels is there from the start, so that its first
-        increase is seen as one."""
+        """The values of a counter or gauge by its labels. A counter without labels exists from the start, so that its first
+        increase counts as one."""
         if metric.kind is Kind.GAUGE:
             return self._gauges.get(metric, {})
         if metric in self.extra:
@@ -78,43 +78,43 @@ class Instruments:
         return counted | next((dict(one) for one in self.counters.counts() if one.metric is metric), {})
 
     def since_opened(self, metric: Metric) -> dict[Labels, float]:
-        """As `read`, without what was counted before it was opened the last time."""
+        """The values as `read` returns them, less what was counted before the last `open`."""
         before = self.before.get(metric)
         values = self.read(metric)
         return values if before is None else {labels: value - before.get(labels, 0) for labels, value in values.items()}
 
     def queue_wait(self, task: str, microseconds: int, now: int) -> None:
-        """A step was taken that had been due for so long."""
+        """Record how long a step had been due when it was taken."""
         self._sample(catalogue.QUEUE_WAIT, task, microseconds, now)
 
     def task_time(self, task: str, microseconds: int, now: int) -> None:
-        """A task answered."""
+        """Record how long a task took to answer."""
         self._sample(catalogue.TASK_TIME, task, microseconds, now)
 
     def _sample(self, metric: Metric, task: str, microseconds: int, now: int) -> None:
-        """Record, unless that was done for this task a moment ago: a thousand values a second will do, at some 10 µs each."""
+        """Record, unless the last value of this task is less than `SAMPLE_INTERVAL_US` old."""
         due = self._due[metric]
         if self._instruments is None or now < due.get(task, 0):
             return
         if len(due) >= MANY_NAMES:
             due.clear()
-        due[task] = now + SAMPLE_US
+        due[task] = now + SAMPLE_INTERVAL_US
         self._instruments.record(metric, task, microseconds * _MICRO)
 
     def commit_time(self, shard: str, microseconds: int) -> None:
-        """A group of results was committed."""
+        """Record how long the commit of a group took."""
         if self._instruments is not None:
             self._instruments.record(catalogue.COMMIT_TIME, shard, microseconds * _MICRO)
 
 
-class _Instruments:
-    """The instruments of one provider, which takes each name once: engines that share it are shown as one."""
+class _ProviderInstruments:
+    """The instruments of one provider, which takes each name once: engines that share it are reported as one."""
 
     def __init__(self, provider: MeterProvider) -> None:
         self._provider = provider
         self._members: list[Instruments] = []
         self._ended: dict[Metric, dict[Labels, float]] = {}
-        self._lock = threading.Lock()  # collected in a thread of the exporter's
+        self._lock = threading.Lock()  # the exporter collects in a thread of its own
         self._histograms: dict[Metric, Histogram] = {}
         self._attributes: dict[Metric, dict[str, dict[str, str]]] = {}
         meter = provider.get_meter(SCOPE)
@@ -166,18 +166,18 @@ class _Instruments:
 
 
 def _merge(metric: Metric, into: dict[Labels, float], values: Mapping[Labels, float]) -> None:
-    added_up = metric.kind is Kind.COUNTER or metric in _ADDED_UP
+    added_up = metric.kind is Kind.COUNTER or metric in _SUMMED_GAUGES
     for labels, value in values.items():
         before = into.get(labels)
         into[labels] = value if before is None else before + value if added_up else max(before, value)
 
 
-_all: WeakValueDictionary[int, _Instruments] = WeakValueDictionary()
-"""By the identity of their provider, which keeps them alive through the callbacks it has, and they it."""
+_all: WeakValueDictionary[int, _ProviderInstruments] = WeakValueDictionary()
+"""The instruments by the identity of their provider. Its callbacks keep them alive, and they keep it alive."""
 
 
-def _shared(provider: MeterProvider) -> _Instruments:
+def _shared(provider: MeterProvider) -> _ProviderInstruments:
     known = _all.get(id(provider))
     if known is None:
-        known = _all[id(provider)] = _Instruments(provider)
+        known = _all[id(provider)] = _ProviderInstruments(provider)
     return known

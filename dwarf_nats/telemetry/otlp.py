@@ -1,7 +1,7 @@
 """Sending metrics and traces to a collector by OTLP over HTTP; needs the extra `otel`.
 
-All of it happens in threads of the SDK's. A collector that is away costs the service nothing: batches are tried again for some
-seconds and then dropped, and the log says so now and then.
+The SDK sends in threads of its own. A collector that is away does not disturb the service: batches are tried again for some
+seconds and then dropped, and the log says so every few minutes.
 """
 
 from __future__ import annotations
@@ -33,15 +33,16 @@ if TYPE_CHECKING:
 log = logging.getLogger("dwarf_nats.telemetry")
 INSTALL = "pip install 'dwarf-nats[otel]'"
 INTERVAL_MS = 15_000
-"""How often metrics are sent, unless `OTEL_METRIC_EXPORT_INTERVAL` says otherwise."""
+"""Interval at which metrics are sent, unless `OTEL_METRIC_EXPORT_INTERVAL` says otherwise."""
 FLUSH_SECONDS = 3.0
-"""The end of the service waits so long for what is still to be sent."""
-LET_GO_SECONDS = 2.0
-"""And so long for what sends it to give up."""
-SELDOM_SECONDS = 300.0
+"""Longest wait at the end of the service for the last batches."""
+GIVE_UP_SECONDS = 2.0
+"""Longest wait after that for the exporters to give up."""
+COMPLAINT_INTERVAL_SECONDS = 300.0
+"""Least time between two complaints about a collector in the log."""
 _ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
 _ENDPOINTS = {"metrics": "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "traces": "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"}
-_TALKATIVE = (
+_NOISY_LOGGERS = (
     "opentelemetry.exporter.otlp.common.http",
     "opentelemetry.exporter.otlp.proto.http.metric_exporter",
     "opentelemetry.exporter.otlp.proto.http.trace_exporter",
@@ -52,14 +53,14 @@ _TALKATIVE = (
 
 @dataclass(slots=True)
 class Exporting:
-    """What is being sent: providers for an engine, `None` where there is nobody to send to."""
+    """The providers for an engine that are exported; `None` if there is no collector."""
 
     meter_provider: MeterProvider | None = None
     tracer_provider: TracerProvider | None = None
     exporters: list[MetricExporter | SpanExporter] = field(default_factory=list)
 
     async def close(self) -> None:
-        """Send what is left, for some seconds at most. Nothing waits for a collector that is away any longer than that."""
+        """Send the last batches, for `FLUSH_SECONDS` at most."""
         closing = [one.shutdown for one in (self.meter_provider, self.tracer_provider) if one is not None]
         if not closing:
             return
@@ -73,7 +74,7 @@ class Exporting:
                 log.debug("the end of telemetry: %s", error)
 
         def run() -> None:
-            # Of the two, one may wait for its collector while the other has one.
+            # One of the two may wait for its collector while that of the other is there.
             threads = [threading.Thread(target=close, args=(one,), daemon=True) for one in closing]
             for thread in threads:
                 thread.start()
@@ -91,7 +92,7 @@ class Exporting:
             for exporter in self.exporters:
                 exporter.shutdown()  # they stop waiting for their next try, and their threads end
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LET_GO_SECONDS):
+                async with asyncio.timeout(GIVE_UP_SECONDS):
                     await done.wait()
 
 
@@ -115,7 +116,7 @@ def set_up(
         log.warning("OTEL_EXPORTER_OTLP_… variables are set, but there is nothing to send with: %s", INSTALL)
         return None
     resource = _resource(instance)
-    _hush()
+    _quiet_loggers()
     exporting = Exporting()
     base = url.rstrip("/")
     if "metrics" in wanted:
@@ -149,7 +150,7 @@ def _wanted(url: str, environment: Mapping[str, str], *, traces: bool) -> set[st
 
 
 def _resource(instance: str) -> Resource:
-    """Who sends; `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` overrule it."""
+    """The identity of the sender; `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` overrule it."""
     from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 
     own = {"service.name": SCOPE.replace("_", "-"), "service.version": __version__, "service.instance.id": instance}
@@ -178,8 +179,8 @@ def _tracer_provider(resource: Resource, endpoint: str | None, exporters: list[A
     return provider
 
 
-class _Seldom(logging.Filter):
-    """Lets one complaint through every few minutes, as a warning; the rest says the same again."""
+class _Complaints(logging.Filter):
+    """Lets one complaint pass every `COMPLAINT_INTERVAL_SECONDS`, as a warning: the others repeat it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -189,26 +190,28 @@ class _Seldom(logging.Filter):
         now = time.monotonic()
         if record.levelno < logging.ERROR or now < self._next:
             return False
-        self._next = now + SELDOM_SECONDS
+        self._next = now + COMPLAINT_INTERVAL_SECONDS
         record.levelno, record.levelname = logging.WARNING, "WARNING"
-        record.msg = f"telemetry: {record.getMessage()} (such lines come once in {SELDOM_SECONDS / 60:g} minutes)"
+        record.msg = (
+            f"telemetry: {record.getMessage()} (such lines come once in {COMPLAINT_INTERVAL_SECONDS / 60:g} minutes)"
+        )
         record.args = ()
         return True
 
 
 class _HeadersUnread(logging.Filter):
-    """The SDK quotes headers that it cannot read, `OTEL_EXPORTER_OTLP_HEADERS`, and they hold the collector's secrets."""
+    """Replaces log lines of the SDK that quote malformed headers (`OTEL_EXPORTER_OTLP_HEADERS`): they may hold secrets."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         record.msg, record.args = "telemetry: a header of OTEL_EXPORTER_OTLP_HEADERS is not of the form name=value", ()
         return True
 
 
-def _hush() -> None:
+def _quiet_loggers() -> None:
     reader = logging.getLogger("opentelemetry.util.re")
     if not any(isinstance(one, _HeadersUnread) for one in reader.filters):
         reader.addFilter(_HeadersUnread())
-    for name in _TALKATIVE:
-        talkative = logging.getLogger(name)
-        if not any(isinstance(one, _Seldom) for one in talkative.filters):
-            talkative.addFilter(_Seldom())
+    for name in _NOISY_LOGGERS:
+        noisy = logging.getLogger(name)
+        if not any(isinstance(one, _Complaints) for one in noisy.filters):
+            noisy.addFilter(_Complaints())

@@ -2,7 +2,7 @@
 
 A flow carries the context of its `workflow` span with it in the database, as text: a `traceparent`, and after a blank the
 `tracestate` if there is one. So any replica makes the spans of its dispatches children of it. The `workflow` span itself ends
-with the creation: a flow may live for months, and whichever replica sees its end cannot end a span another process began.
+with the creation: a flow may live for months, and the replica that sees its end cannot end a span of another process.
 
 No key ever stands in a span.
 """
@@ -30,15 +30,15 @@ _w3c = TraceContextTextMapPropagator()
 
 
 class Workflow:
-    """The `workflow` span of a flow that is being made; dropped, not exported, if it is not ended."""
+    """The `workflow` span of a flow that is being created; it is not exported unless it is ended."""
 
     def __init__(self, span: Span) -> None:
         self._span = span
         self.carried = _text(span)
-        """To be stored with the flow."""
+        """The trace context, to be stored with the flow."""
 
     def end(self) -> None:
-        """The flow is there."""
+        """End the span: the flow exists."""
         self._span.end()
 
 
@@ -53,25 +53,25 @@ class Dispatch:
         """The `workflow` span of the flow it calls."""
 
     def enter(self) -> None:
-        """Be current for what runs in this asyncio task from now on."""
+        """Make it the current span of this asyncio task."""
         contexts.attach(trace.set_span_in_context(self._span))
 
     def failed(self, message: str) -> None:
-        """The task answered with an error."""
+        """Mark the span as failed: the task answered with an error."""
         self._span.set_status(Status(StatusCode.ERROR, without_tokens(message)))
 
     def done(self) -> None:
-        """Nothing more happens in it: it ends now, whatever its outcome will be."""
+        """Fix the end of the span at this moment; its outcome follows with `end`."""
         self._until = time.time_ns()
 
     def end(self, outcome: str) -> None:
-        """What became of it."""
+        """End the span with its outcome."""
         self._span.set_attribute("dwarf.outcome", outcome)
         self._span.end(self._until)
 
 
 class Traces:
-    """Makes the spans of one engine. With `listening` false nobody wants them, and none is made."""
+    """Makes the spans of one engine. None is made while `listening` is false: nobody would export them."""
 
     def __init__(self, provider: TracerProvider | None) -> None:
         provider = provider if provider is not None else trace.get_tracer_provider()
@@ -100,7 +100,7 @@ class Traces:
         self, carried: str, flow_id: str, step_id: str, workflow: str, task: str, url: str, attempt: int
     ) -> Dispatch | None:
         """Begin the span of a dispatch, in the trace of its flow. Ids are token-free."""
-        if not self.listening or _passed_over(carried):
+        if not self.listening or _not_sampled(carried):
             return None
         span = self._tracer.start_span(
             TASK,
@@ -115,20 +115,20 @@ class Traces:
 
 
 def headers_of(carried: str) -> tuple[str, str]:
-    """`traceparent` and `tracestate` in what a flow carries."""
+    """The `traceparent` and `tracestate` that a flow carries."""
     traceparent, _, tracestate = carried.partition(" ")
     return traceparent, tracestate
 
 
-def _passed_over(carried: str) -> bool:
-    """Whether the sampler has passed the flow over: the lowest of the flags, which end a `traceparent`, is not set."""
+def _not_sampled(carried: str) -> bool:
+    """True if the sampler did not choose the flow: the lowest of the flags at the end of its `traceparent` is not set."""
     traceparent = headers_of(carried)[0]
     return bool(traceparent) and traceparent[-1] in "02468ace"
 
 
 @lru_cache(maxsize=4096)
 def _context(carried: str) -> Context:
-    """The context in what a flow carries; kept for its next steps."""
+    """The trace context that a flow carries; cached for its next steps."""
     if not carried:
         return _NOWHERE
     traceparent, tracestate = headers_of(carried)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class TaskProxy:
-    """Implements the ports `Graphs` and `Tasks` over what was registered. `calls` counts executions by task url."""
+    """The ports `Graphs` and `Tasks` over graphs and functions that were registered. `calls`: executions by task url."""
 
     def __init__(self) -> None:
         self.max_depth = MAX_DEPTH
@@ -43,9 +43,11 @@ class TaskProxy:
         return register
 
     async def load(self, workflow: str, baggage: Raw) -> Graph | None:  # noqa: ARG002 - the port's signature
+        """The registered graph of that name, or `None`."""
         return self._graphs.get(workflow)
 
     async def execute(self, call: TaskCall) -> Answer:
+        """Run the function of a task. A task without one is answered with a 503."""
         function = self._tasks.get(call.url)
         if function is None:
             return Answer(
@@ -55,7 +57,8 @@ class TaskProxy:
         return await run_task(function, call, self.max_depth)
 
     async def ready(self) -> None:
-        """There is no transport that could be away."""
+        """Return at once: there is no transport to wait for."""
 
     def cancel(self, step_key: str) -> None:
+        """Keep the step key in `cancelled`."""
         self.cancelled.append(step_key)

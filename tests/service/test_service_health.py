@@ -152,7 +152,7 @@ async def test_other_requests_are_refused(engine: Engine, free_port: int, reques
 
 async def test_one_who_says_nothing_holds_up_nobody(engine: Engine, free_port: int) -> None:
     """And there are only so many of them."""
-    silent = [await asyncio.open_connection("127.0.0.1", free_port) for _ in range(probes.CONNECTIONS)]
+    silent = [await asyncio.open_connection("127.0.0.1", free_port) for _ in range(probes.MAX_CONNECTIONS)]
     answer = b""
     with contextlib.suppress(ConnectionError):
         answer = await raw(free_port, b"GET /livez HTTP/1.1\r\n\r\n")

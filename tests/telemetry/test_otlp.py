@@ -186,7 +186,7 @@ async def test_a_collector_that_is_away_disturbs_nobody(
 ) -> None:
     """The end does not wait for it for long either, and leaves no thread behind that tries on."""
     monkeypatch.setattr(otlp, "FLUSH_SECONDS", 0.1)
-    monkeypatch.setattr(otlp, "LET_GO_SECONDS", WAIT)
+    monkeypatch.setattr(otlp, "GIVE_UP_SECONDS", WAIT)
     before = set(threading.enumerate())
     with caplog.at_level(logging.WARNING):
         await one_flow(nats_server.url, sqlite_dsn, prefix, otlp="http://127.0.0.1:1")
