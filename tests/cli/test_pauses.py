@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console, RenderableType
 
 from dwarf_nats.cli.output import history_view, outcome_view
-from dwarf_nats.cli.pauses import MOST, advice_for, paused, pauses_view
+from dwarf_nats.cli.pauses import MAX_SHOWN_PAUSES, advice_for, paused, pauses_view
 from dwarf_nats.workflow.answer import ErrorInfo
 from dwarf_nats.workflow.records import Outcome, Step
 from dwarf_nats.workflow.status import Status
@@ -102,10 +102,10 @@ async def test_an_interrupt_without_payload_is_no_breakpoint_p2() -> None:
 
 
 async def test_many_pauses_are_counted_not_asked_for() -> None:
-    steps = [step(n, "approve", Status.INTERRUPTED) for n in range(1, MOST + 4)]
+    steps = [step(n, "approve", Status.INTERRUPTED) for n in range(1, MAX_SHOWN_PAUSES + 4)]
     client = Steps(steps, {})
     lines = await view(steps, client)
-    assert client.asked == MOST
+    assert client.asked == MAX_SHOWN_PAUSES
     assert "  … and 3 more" in lines
 
 
