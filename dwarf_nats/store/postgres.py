@@ -29,8 +29,8 @@ log = logging.getLogger("dwarf_nats.store")
 SESSION_SETTINGS = {
     "application_name": "dwarf-nats",
     "jit": "off",
-    # A replica that stands still in the middle of a transaction must not hold its locks for ever: it reads that the
-    # connection is gone once it goes on, and others do not wait for it any longer.
+    # A replica that stands still in the middle of a transaction must not hold its locks for ever. When it goes on, it finds
+    # its connection closed.
     "idle_in_transaction_session_timeout": "10000",
 }
 HOT_SETTINGS = {
@@ -44,12 +44,12 @@ HOT_SETTINGS = {
     "enable_incremental_sort": "off",
 }
 
-TRIES = 4
-"""How often something is done that meets lock conflicts, before it is given up."""
-IDLE_SECONDS = 15.0
-"""A connection that nobody has used for so long is closed: behind a pooler in session mode it is one that others wait for."""
-FIRST_PLANS, LAST_PLANS = 8, 4_096
-"""So many runs of hot statements until their plans are made anew: the first time, twice as many each time, and the most."""
+CONFLICT_ATTEMPTS = 4
+"""Attempts of what meets lock conflicts. A deadlock has two sides and ends with the first of them, so few are enough."""
+POOL_IDLE_SECONDS = 15.0
+"""Seconds after which an unused connection of the pool is closed: behind a pooler in session mode others wait for it."""
+FIRST_REPLAN_RUNS, MAX_REPLAN_RUNS = 8, 4_096
+"""Runs of hot statements until their plans are discarded: the first time, doubled each time up to the maximum."""
 
 
 class Postgres:
@@ -67,11 +67,11 @@ class Postgres:
         self._hot: asyncpg.Connection | None = None
         self._hot_lock = asyncio.Lock()
         self._runs = 0
-        self._plans_last = FIRST_PLANS
+        self._replan_runs = FIRST_REPLAN_RUNS
         self.transactions = 0
         self.round_trips = 0
-        """What this process asked of the database so far, connecting and migrating apart."""
-        self.why = "the engine is not running: its database is closed"
+        """Counts of what this process asked of the database so far, without connecting and migrating."""
+        self.unavailable_reason = "the engine is not running: its database is closed"
         self._resizing: set[asyncio.Future[None]] = set()
         self.outages = Outages()
 
@@ -83,15 +83,15 @@ class Postgres:
             raise DatabaseAway(f"PostgreSQL at {self.target.label} does not answer: {one_line(error)}") from error
 
     async def open_shard(self, *, migrated: bool) -> None:
-        """Bring the schema up to date if `migrated`, else check that it is, and connect."""
+        """Bring the schema up to date if `migrated`, else check it; then connect."""
         if migrated:
             await migrate.migrate_postgres(self._dsn)
         else:
             migrate.check_revision(await migrate.revision_postgres(self._dsn), self.label)
         await self.open()
 
-    async def opened(self) -> None:
-        """The start is over."""
+    async def startup_done(self) -> None:
+        """Nothing changes when the replica has started."""
 
     def _new_pool(self) -> asyncpg.Pool:
         async def connect(*_: Any, **__: Any) -> Any:
@@ -100,18 +100,18 @@ class Postgres:
         return asyncpg.create_pool(
             min_size=0,
             max_size=self._size,
-            max_inactive_connection_lifetime=IDLE_SECONDS,
+            max_inactive_connection_lifetime=POOL_IDLE_SECONDS,
             connect=connect,
-            reset=_as_it_is,
+            reset=_no_reset,
         )
 
     def resize(self, size: int) -> None:
-        """Have another number of connections from now on; those in use are given back as they are done."""
+        """Change the number of pooled connections. Those in use are closed when they are given back."""
         if size == self._size:
             return
         self._size = size
         if self._pool is not None:
-            resizing = asyncio.ensure_future(_quietly(self._replace_pool()))
+            resizing = asyncio.ensure_future(_ignoring_connection_errors(self._replace_pool()))
             self._resizing.add(resizing)
             resizing.add_done_callback(self._resizing.discard)
 
@@ -124,9 +124,10 @@ class Postgres:
         await old.close()
 
     async def close(self) -> None:
+        """Close all connections, by force after a second."""
         hot, self._hot = self._hot, None
         if hot is not None:
-            await _quietly(hot.close(timeout=1))
+            await _ignoring_connection_errors(hot.close(timeout=1))
         if self._pool is not None:
             pool, self._pool = self._pool, None
             try:
@@ -136,29 +137,30 @@ class Postgres:
                 pool.terminate()
 
     async def fetch(self, sql: Sql, *args: Any) -> list[Row]:
-        with self._translated():
-            async with self._acquired() as connection:
-                for _ in range(3):
-                    self._counted()
+        """Run one statement on a connection of the pool, again where it met a lock conflict (X10)."""
+        with self._errors_translated():
+            async with self._pool_connection() as connection:
+                for _ in range(CONFLICT_ATTEMPTS - 1):
+                    self._count()
                     try:
                         return list(await connection.fetch(POSTGRES.text(sql), *args))
                     except CONFLICTS as error:
                         log.debug("once more: %s", one_line(error))
-                self._counted()
+                self._count()
                 return list(await connection.fetch(POSTGRES.text(sql), *args))
 
-    def _counted(self, trips: int = 1, transactions: int = 1) -> None:
+    def _count(self, trips: int = 1, transactions: int = 1) -> None:
         self.round_trips += trips
         self.transactions += transactions
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Tx]:
-        """A transaction on a connection of the pool."""
-        with self._translated():
-            async with self._acquired() as connection, connection.transaction():
+        """Begin a transaction on a connection of the pool."""
+        with self._errors_translated():
+            async with self._pool_connection() as connection, connection.transaction():
                 session = Session(connection)
                 yield session
-                self._counted(2 + session.trips)
+                self._count(2 + session.trips)
 
     async def transact(self, work: Callable[[Tx], Awaitable[T]]) -> T:
         """Do `work` in a transaction, once more where it met a lock conflict (X10)."""
@@ -169,33 +171,33 @@ class Postgres:
         return await self._transact(work, ("set local enable_seqscan = off",))
 
     async def _transact(self, work: Callable[[Tx], Awaitable[T]], settings: Sequence[str]) -> T:
-        for attempt in range(TRIES):
-            with self._translated():
+        for attempt in range(CONFLICT_ATTEMPTS):
+            with self._errors_translated():
                 try:
-                    async with self._acquired() as connection, connection.transaction():
+                    async with self._pool_connection() as connection, connection.transaction():
                         for setting in settings:
                             await connection.execute(setting)
                         session = Session(connection)
                         result = await work(session)
-                        self._counted(2 + len(settings) + session.trips)
+                        self._count(2 + len(settings) + session.trips)
                         return result
                 except CONFLICTS as error:
-                    if attempt == TRIES - 1:
+                    if attempt == CONFLICT_ATTEMPTS - 1:
                         raise
                     log.debug("once more: %s", one_line(error))
         raise AssertionError("unreachable")
 
     async def run(self, operation: Operation[T]) -> T:
-        """Do a hot operation on the connection of its own."""
+        """Do an operation on the connection of the hot statements."""
 
         async def work(connection: Any) -> T:
             session = Session(connection)
             try:
                 return await operation.on_postgres(session)
             finally:
-                self._counted(session.trips)
+                self._count(session.trips)
 
-        return await self._hotly(work)
+        return await self._on_hot_connection(work)
 
     async def read(self, operation: Operation[T]) -> T:
         """As `run`."""
@@ -206,32 +208,32 @@ class Postgres:
         return await self.transact_by_index(lambda tx: tx.run(operation))
 
     async def fetch_by_index(self, sql: Sql, *args: Any) -> list[Row]:
-        """As `fetch`, on the connection whose plans read through indexes only; for what is short."""
+        """As `fetch`, on the connection of the hot statements, whose plans read through indexes only."""
 
         async def work(connection: Any) -> list[Row]:
-            self._counted()
+            self._count()
             return list(await connection.fetch(POSTGRES.text(sql), *args))
 
-        return await self._hotly(work)
+        return await self._on_hot_connection(work)
 
-    async def _hotly(self, work: Callable[[Any], Awaitable[T]]) -> T:
+    async def _on_hot_connection(self, work: Callable[[Any], Awaitable[T]]) -> T:
         async with self._hot_lock:
-            for attempt in range(TRIES):
+            for attempt in range(CONFLICT_ATTEMPTS):
                 sent = False
-                with self._translated():
+                with self._errors_translated():
                     try:
                         if self._hot is None or self._hot.is_closed():
-                            with self._entering():
+                            with self._connecting():
                                 self._hot = await self.target.connect(HOT_SETTINGS)
-                            self._runs, self._plans_last = 0, FIRST_PLANS
+                            self._runs, self._replan_runs = 0, FIRST_REPLAN_RUNS
                         await self._replan(self._hot)
                         sent = True
                         return await work(self._hot)
                     except CONFLICTS:
-                        if attempt == TRIES - 1:  # it is not what was to be written that is at fault
+                        if attempt == CONFLICT_ATTEMPTS - 1:  # it is not what was to be written that is at fault
                             raise
                     except Exception as error:
-                        if sent and not _not_done(error):
+                        if sent and not _never_ran(error):
                             vars(error)["undecided"] = True
                         if _ends_session(error):
                             self._drop_hot()
@@ -244,21 +246,24 @@ class Postgres:
             hot.terminate()
 
     async def _replan(self, hot: Any) -> None:
-        """Forget the plans now and then. A plan made while a table was empty, and known to be, may read an index from end to
-        end; nothing tells the connection when the table has grown, until it is analysed again."""
+        """Discard the plans now and then.
+
+        A plan made while a table was known to be empty may read an index from end to end. Nothing tells the connection that
+        the table has grown until it is analysed again.
+        """
         self._runs += 1
-        if self._runs >= self._plans_last:
+        if self._runs >= self._replan_runs:
             self._runs = 0
-            self._plans_last = min(self._plans_last * 2, LAST_PLANS)
-            self._counted()
+            self._replan_runs = min(self._replan_runs * 2, MAX_REPLAN_RUNS)
+            self._count()
             await hot.execute("discard plans")
 
     @asynccontextmanager
-    async def _acquired(self) -> AsyncIterator[Any]:
+    async def _pool_connection(self) -> AsyncIterator[Any]:
         if self._pool is None:
-            raise Unavailable(self.why)
+            raise Unavailable(self.unavailable_reason)
         pool = self._pool
-        with self._entering():
+        with self._connecting():
             connection = await pool.acquire(timeout=max(CONNECT_SECONDS, self.target.timeout))
         try:
             yield connection
@@ -271,16 +276,16 @@ class Postgres:
             await pool.release(connection)
 
     @contextmanager
-    def _entering(self) -> Iterator[None]:
-        """Whatever PostgreSQL says to somebody who wants in: it is away for us, as while it is closed for maintenance."""
+    def _connecting(self) -> Iterator[None]:
+        """Raise `DatabaseAway` for any refusal of a new connection, as while the database is closed for maintenance."""
         try:
             yield
         except asyncpg.PostgresError as error:
             raise DatabaseAway(f"PostgreSQL at {self.target.label} is away, try again: {one_line(error)}") from error
 
     @contextmanager
-    def _translated(self) -> Iterator[None]:
-        """What the driver raises becomes what the engine knows; what is about the database and the moment is told, once."""
+    def _errors_translated(self) -> Iterator[None]:
+        """Raise the engine's errors for those of asyncpg; log an outage once."""
         try:
             yield
         except DatabaseAway as error:
@@ -297,12 +302,12 @@ class Postgres:
 
 
 def _ends_session(error: Exception) -> bool:
-    """Whether the next try needs a session of its own: the role's settings may be others then, the server another one."""
+    """Say whether the next attempt needs a new session: the role's settings or the server may be others then."""
     return isinstance(of_postgres(error, ""), Unavailable) and not isinstance(error, CONFLICTS)
 
 
-def _not_done(error: Exception) -> bool:
-    """Whether the statement was certainly not carried out: the server says so, or the driver never sent it.
+def _never_ran(error: Exception) -> bool:
+    """Say whether the statement certainly did not run: the server says so, or the driver never sent it.
 
     Otherwise the connection may have been lost when only the answer was missing.
     """
@@ -313,7 +318,7 @@ def _not_done(error: Exception) -> bool:
 
 
 class Session:
-    """A connection while a transaction or an operation has it; counts its round trips."""
+    """A connection while a transaction or an operation uses it. Counts its round trips."""
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
@@ -335,24 +340,24 @@ class Session:
         await self._connection.copy_records_to_table(table, columns=columns, records=rows)
 
     async def run(self, operation: Operation[T]) -> T:
-        """Do an operation as a part of what is under way."""
+        """Do an operation as a part of this transaction."""
         return await operation.on_postgres(self)
 
     def transaction(self) -> AbstractAsyncContextManager[Any]:
-        """A transaction."""
+        """Begin a transaction on this connection."""
         self.trips += 2
         transaction: AbstractAsyncContextManager[Any] = self._connection.transaction()
         return transaction
 
 
-async def _as_it_is(_connection: asyncpg.Connection) -> None:
-    """No statement here leaves anything in its session, so giving a connection back to the pool costs no round trip.
+async def _no_reset(_connection: asyncpg.Connection) -> None:
+    """Do nothing when a connection goes back to the pool, which saves a round trip.
 
-    asyncpg itself rolls back a transaction left open.
+    No statement here leaves anything in its session, and asyncpg itself rolls back a transaction left open.
     """
 
 
-async def _quietly(closing: Any) -> None:
+async def _ignoring_connection_errors(closing: Any) -> None:
     try:
         await closing
     except (*CONNECTION, asyncpg.PostgresError) as error:

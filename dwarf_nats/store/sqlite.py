@@ -30,12 +30,12 @@ if TYPE_CHECKING:
     from dwarf_nats.ports import Clock
 
 T = TypeVar("T")
-MINIMUM = (3, 38, 0)
-PATIENT_MS, HASTY_MS = 5_000, 10
-"""So long a statement waits for a lock of another process; and after one has waited in vain, until
-something is written again."""
-OPENING_SECONDS = 1.0
-"""So long a start waits for a lock in one go, so that it can be stopped."""
+MIN_SQLITE_VERSION = (3, 38, 0)
+LOCK_TIMEOUT_MS, SHORT_LOCK_TIMEOUT_MS = 5_000, 10
+"""Milliseconds a statement waits for a lock of another process; the short one after a wait in vain, until something is
+written again."""
+STARTUP_LOCK_TIMEOUT_SECONDS = 1.0
+"""Seconds a start waits for a lock in one go, so that it can be stopped in between."""
 
 
 class Sqlite:
@@ -49,17 +49,17 @@ class Sqlite:
         self.label = f"the SQLite file {path}" if path else "the SQLite database in memory"
         self._clock = clock
         self._thread: ThreadPoolExecutor | None = None
-        self._turn = asyncio.Lock()
+        self._lock = asyncio.Lock()
         self._connection: sqlite3.Connection | None = None
         self._lock_file: IO[str] | None = None
-        self._open_for_work = self._hasty = False
-        self._instant = 0
+        self._started = self._short_timeout = False
+        self._now = 0
         self.outages = Outages()
-        self.why = "the engine is not running: its database is closed"
+        self.unavailable_reason = "the engine is not running: its database is closed"
 
     async def open(self) -> None:
         """Open the file. Raises `Unusable` if it cannot be used or another replica holds it, `Unavailable` if it is locked."""
-        if sqlite3.sqlite_version_info < MINIMUM:
+        if sqlite3.sqlite_version_info < MIN_SQLITE_VERSION:
             raise Unusable(f"SQLite {sqlite3.sqlite_version} is too old: 3.38 or later is needed")
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="dwarf-sqlite")
         try:
@@ -72,16 +72,16 @@ class Sqlite:
         try:
             if self.path:
                 self._check_path()
-                self._claim_file()
+                self._lock_the_file()
             connection = sqlite3.connect(
                 self.path or ":memory:",
                 isolation_level=None,
                 check_same_thread=False,
                 cached_statements=512,
-                timeout=OPENING_SECONDS,
+                timeout=STARTUP_LOCK_TIMEOUT_SECONDS,
             )
             self._connection = connection
-            connection.create_function("dwarf_now", 0, lambda: self._instant)
+            connection.create_function("dwarf_now", 0, lambda: self._now)
             if self.path:
                 connection.execute("pragma journal_mode = wal")
                 connection.execute("pragma synchronous = full")
@@ -95,16 +95,16 @@ class Sqlite:
 
     @property
     def is_missing(self) -> bool:
-        """Whether there is no such file, in a folder that is there."""
+        """There is no such file, in a folder that is there."""
         return bool(self.path) and not Path(self.path).exists() and Path(self.path).parent.is_dir()
 
-    async def opened(self) -> None:
-        """The start is over: statements may wait longer for another process than one that somebody wants to stop."""
-        await self.fetch(f"pragma busy_timeout = {PATIENT_MS}")
-        self._open_for_work = True
+    async def startup_done(self) -> None:
+        """Let statements wait longer for another process: nobody wants to stop the start any more."""
+        await self.fetch(f"pragma busy_timeout = {LOCK_TIMEOUT_MS}")
+        self._started = True
 
     async def open_shard(self, *, migrated: bool) -> None:
-        """Open the file, and bring the schema up to date if `migrated`, else check that it is."""
+        """Open the file; then bring the schema up to date if `migrated`, else check it."""
         await self.open()
         if migrated:
             await migrate.migrate_sqlite(self)
@@ -118,7 +118,7 @@ class Sqlite:
         if not path.parent.is_dir():
             raise Unusable(f"cannot open the SQLite file {path}: there is no folder {path.parent}; make it first")
 
-    def _claim_file(self) -> None:
+    def _lock_the_file(self) -> None:
         lock_file = open(self.path + ".lock", "a+")  # noqa: SIM115 - held as long as the database is open
         try:
             fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -139,14 +139,16 @@ class Sqlite:
         self._lock_file = lock_file
 
     def resize(self, size: int) -> None:
-        """There is one connection, whatever is asked."""
+        """Change nothing: there is one connection."""
 
     async def close(self) -> None:
+        """Close the file and give up its lock."""
+
         def close() -> None:
             if self._connection is not None:
                 self._connection.close()
                 self._connection = None
-            self._open_for_work = self._hasty = False
+            self._started = self._short_timeout = False
             if self._lock_file is not None:
                 self._lock_file.close()
                 self._lock_file = None
@@ -158,23 +160,28 @@ class Sqlite:
 
     async def call(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Run `work` in the database's thread, outside any transaction."""
-        async with self._turn:
+        async with self._lock:
             return await self._call(lambda: work(self._opened()))
 
     async def fetch(self, sql: Sql, *args: Any) -> list[Row]:
-        async with self._turn:
-            return await self._call(lambda: self._fetch(sql, args))
+        """Run one statement, committed when it returns."""
+        return await self.call(lambda connection: self._session(connection).fetch(sql, *args))
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Tx]:
-        async with self._turn:
+        """Begin a transaction; nobody else has the connection meanwhile."""
+        async with self._lock:
             try:
                 await self._call(self._begin)
-                yield _Transaction(self)
+                yield _Transaction(self._within)
             except BaseException:
                 await self._call(self._roll_back)
                 raise
             await self._call(lambda: self._opened().execute("commit"))
+
+    async def _within(self, work: Callable[[Session], T]) -> T:
+        """Do a part of the transaction that is under way."""
+        return await self._call(lambda: work(Session(self._opened(), self._now)))
 
     async def transact(self, work: Callable[[Tx], Awaitable[T]]) -> T:
         """Do `work` in a transaction; nobody else writes meanwhile."""
@@ -182,87 +189,87 @@ class Sqlite:
             return await work(tx)
 
     async def transact_by_index(self, work: Callable[[Tx], Awaitable[T]]) -> T:
-        """As `transact`: what reads by index is settled by the statements themselves."""
+        """As `transact`: the statements name their indexes."""
         return await self.transact(work)
 
     async def fetch_by_index(self, sql: Sql, *args: Any) -> list[Row]:
-        """As `fetch`: what reads by index is settled by the statements themselves."""
+        """As `fetch`: the statements name their indexes."""
         return await self.fetch(sql, *args)
 
     async def run(self, operation: Operation[T]) -> T:
         """Do an operation in a transaction, as one call into the thread."""
-        return await self._group(lambda: operation.on_sqlite(Session(self._opened(), self._instant)))
 
-    async def read(self, operation: Operation[T]) -> T:
-        """Do an operation that writes nothing, outside any transaction."""
-        return await self.call(lambda connection: operation.on_sqlite(Session(connection, self._clock.now())))
-
-    async def read_aside(self, operation: Operation[T]) -> T:
-        """As `read`: there is one connection."""
-        return await self.read(operation)
-
-    async def _group(self, work: Callable[[], T]) -> T:
-        def transaction() -> T:
-            connection = self._begin()
+        def work() -> T:
+            session = self._begin()
             try:
-                result = work()
-                connection.execute("commit")
+                result = operation.on_sqlite(session)
+                session.connection.execute("commit")
             except BaseException:
                 self._roll_back()
                 raise
             return result
 
-        async with self._turn:
-            return await self._call(transaction)
+        async with self._lock:
+            return await self._call(work)
+
+    async def read(self, operation: Operation[T]) -> T:
+        """Do an operation that writes nothing, outside any transaction."""
+        return await self.call(lambda connection: operation.on_sqlite(self._session(connection)))
+
+    async def read_aside(self, operation: Operation[T]) -> T:
+        """As `read`: there is one connection."""
+        return await self.read(operation)
 
     def _opened(self) -> sqlite3.Connection:
         if self._connection is None:
-            raise Unavailable(self.why)
+            raise Unavailable(self.unavailable_reason)
         return self._connection
 
-    def _begin(self) -> sqlite3.Connection:
+    def _session(self, connection: sqlite3.Connection) -> Session:
+        """A session outside any transaction, at the present moment."""
+        self._now = self._clock.now()
+        return Session(connection, self._now)
+
+    def _begin(self) -> Session:
         """Begin a transaction; `dwarf_now()` is the same moment all through it, as `now()` is in PostgreSQL."""
         connection = self._opened()
         connection.execute("begin immediate")
-        self._instant = self._clock.now()
-        return connection
+        return self._session(connection)
 
     def _roll_back(self) -> None:
         if self._connection is not None and self._connection.in_transaction:
             self._connection.execute("rollback")
 
-    def _fetch(self, sql: Sql, args: Sequence[Any]) -> list[Row]:
-        connection = self._opened()
-        if not connection.in_transaction:
-            self._instant = self._clock.now()
-        return Session(connection, self._instant).fetch(sql, *args)
+    def _with_lock_timeout(self, work: Callable[[], T]) -> T:
+        """Do `work`. While another process has the file locked, one statement waits long for it and those after it briefly.
 
-    def _patiently(self, work: Callable[[], T]) -> T:
-        """Do `work`. While another process has the file locked, one statement waits for it at length and those after it hardly:
-        they stand in one line, and their callers are to be answered (B6)."""
-        changes = self._connection.total_changes if self._hasty and self._connection is not None else 0
+        They wait one behind the other, and their callers need an answer (B6).
+        """
+        changes = self._connection.total_changes if self._short_timeout and self._connection is not None else 0
         try:
             done = work()
         except sqlite3.OperationalError as error:
-            if self._open_for_work and not self._hasty and primary_code(error) == sqlite3.SQLITE_BUSY:
-                self._wait_for_locks(HASTY_MS)
-                self._hasty = True
+            if self._started and not self._short_timeout and primary_code(error) == sqlite3.SQLITE_BUSY:
+                self._set_lock_timeout(SHORT_LOCK_TIMEOUT_MS)
+                self._short_timeout = True
             raise
-        if self._hasty and self._connection is not None and self._connection.total_changes != changes:
-            self._wait_for_locks(PATIENT_MS)
-            self._hasty = False
+        if self._short_timeout and self._connection is not None and self._connection.total_changes != changes:
+            self._set_lock_timeout(LOCK_TIMEOUT_MS)
+            self._short_timeout = False
         return done
 
-    def _wait_for_locks(self, milliseconds: int) -> None:
+    def _set_lock_timeout(self, milliseconds: int) -> None:
         with contextlib.suppress(sqlite3.Error):
             self._opened().execute(f"pragma busy_timeout = {milliseconds}")
 
     async def _call(self, work: Callable[[], T]) -> T:
         if self._thread is None:
-            raise Unavailable(self.why)
+            raise Unavailable(self.unavailable_reason)
         try:
             # Shielded: a caller that is cancelled must not leave the thread in the middle of a transaction.
-            return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, self._patiently, work))
+            return await asyncio.shield(
+                asyncio.get_running_loop().run_in_executor(self._thread, self._with_lock_timeout, work)
+            )
         except Exception as error:
             known = of_sqlite(error, self.path or "in memory")
             if known is None:
@@ -272,7 +279,7 @@ class Sqlite:
 
 
 class Session:
-    """The connection while an operation has it, in the database's thread."""
+    """The connection while an operation uses it, in the database's thread. `now`: microseconds since the epoch."""
 
     def __init__(self, connection: sqlite3.Connection, now: int) -> None:
         self.connection = connection
@@ -285,18 +292,22 @@ class Session:
 
 
 class _Transaction:
-    """A transaction whose statements are calls into the database's thread."""
+    """A transaction each of whose statements is a call into the database's thread."""
 
-    def __init__(self, database: Sqlite) -> None:
-        self._database = database
+    def __init__(self, within: Callable[[Callable[[Session], Any]], Awaitable[Any]]) -> None:
+        self._within = within
 
     async def fetch(self, sql: Sql, *args: Any) -> list[Row]:
-        return await self._database._call(lambda: self._database._fetch(sql, args))
+        """Run one statement."""
+        rows: list[Row] = await self._within(lambda session: session.fetch(sql, *args))
+        return rows
 
     async def insert(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """Insert rows as they are."""
         sql = f"insert into {table} ({', '.join(columns)}) values ({', '.join('?' * len(columns))})"
-        await self._database._call(lambda: self._database._opened().executemany(sql, rows))
+        await self._within(lambda session: session.connection.executemany(sql, rows))
 
     async def run(self, operation: Operation[T]) -> T:
-        database = self._database
-        return await database._call(lambda: operation.on_sqlite(Session(database._opened(), database._instant)))
+        """Do an operation as a part of this transaction."""
+        result: T = await self._within(operation.on_sqlite)
+        return result

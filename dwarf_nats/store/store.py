@@ -90,7 +90,7 @@ class SqlStore:
             await self._open(replica_name, migrated=migrated)
             self.database.outages.quiet = False
         except Unavailable as error:
-            self.database.why = str(error)  # for whoever asks meanwhile
+            self.database.unavailable_reason = str(error)  # for whoever asks meanwhile
             if not isinstance(error, Unusable) and needs_a_person(error):
                 raise Unusable(f"{self.label} cannot be used: {one_line(root_of(error))}") from error
             raise
@@ -101,7 +101,7 @@ class SqlStore:
         if self.database.is_exclusive:  # the only replica there can be: the others are dead
             await self.database.fetch("delete from dwarf_replicas")
         await self.heartbeat(replica_name)
-        await self.database.opened()
+        await self.database.startup_done()
 
     async def close(self) -> None:
         await self.database.close()

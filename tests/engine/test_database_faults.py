@@ -246,7 +246,7 @@ async def test_callers_are_answered_soon_while_another_program_has_the_file_lock
         database = engine._shards[1].store.database
         waits: list[str] = []
         monkeypatch.setattr(
-            database, "_wait_for_locks", lambda ms, was=database._wait_for_locks: (waits.append(ms), was(ms))
+            database, "_set_lock_timeout", lambda ms, was=database._set_lock_timeout: (waits.append(ms), was(ms))
         )
         async with file_locked(sqlite_dsn), asyncio.timeout(SOON):
             found = await asyncio.gather(
@@ -257,7 +257,7 @@ async def test_callers_are_answered_soon_while_another_program_has_the_file_lock
                     await engine.create("line", {"n": 1}, start=True)
         assert {type(error) for error in found} == {DatabaseAway}
         assert (await _when_back(lambda: engine.run("line", {"n": 1}, timeout=SOON))).state == {"n": 4}
-        assert waits[:2] == [sqlite.HASTY_MS, sqlite.PATIENT_MS]
+        assert waits[:2] == [sqlite.SHORT_LOCK_TIMEOUT_MS, sqlite.LOCK_TIMEOUT_MS]
 
 
 async def test_a_defect_while_claiming_is_told_once_and_not_with_every_try(

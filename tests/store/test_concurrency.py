@@ -133,7 +133,7 @@ async def test_a_replica_that_stands_still_in_a_transaction_loses_it(
     with pytest.raises(Unavailable):
         await still.database.transact(standstill)
     with pytest.raises(Unavailable):
-        await still.database._hotly(settling)
+        await still.database._on_hot_connection(settling)
     await look(still, lock, step.step_id)
     for store in (still, other):
         await store.close()

@@ -98,7 +98,7 @@ async def test_plans_made_while_the_tables_were_known_to_be_empty_do_not_stay(pg
     for _ in range(10):
         await store.create([new_flow() for _ in range(500)], BUDGET)
     steps = [in_flight(row) for row in await store.claim(500, BUDGET)]
-    for step in steps[: postgres.FIRST_PLANS]:
+    for step in steps[: postgres.FIRST_REPLAN_RUNS]:
         await store.settle([went_on(step)], BUDGET)
     read = await read_by(store, store.settle([went_on(step) for step in steps[100:110]], BUDGET))
     await store.close()
