@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import fields
 from typing import Any
 
 import pytest
 
 from dwarf_nats.engine import Engine
 from dwarf_nats.errors import BadRequest, TooLarge
-from dwarf_nats.settings import LIMITS, EngineSettings
+from dwarf_nats.settings import EngineSettings
 from dwarf_nats.testing import TaskProxy, workflow_engine
 from dwarf_nats.workflow.answer import Answer, ErrorInfo, Subgraph, TaskCall
 from dwarf_nats.workflow.flow import Flow
 from dwarf_nats.workflow.graph import END, Graph
+from dwarf_nats.workflow.limits import Limits
 from dwarf_nats.workflow.options import FlowOptions
 from dwarf_nats.workflow.records import Outcome
 from dwarf_nats.workflow.state import Raw
@@ -473,7 +475,7 @@ async def test_histories_and_diagrams(dsn: str, proxy: TaskProxy) -> None:
 
 
 def test_every_limit_is_a_setting_of_at_least_one() -> None:
-    for name in LIMITS:
+    for name in (one.name for one in fields(Limits)):
         with pytest.raises(BadRequest, match=f"setting {name} must be at least 1"):
             EngineSettings(**{name: 0})  # type: ignore[arg-type]
 

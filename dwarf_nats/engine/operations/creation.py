@@ -32,7 +32,7 @@ GivenState = Mapping[str, Any] | bytes | State | None
 """A state as a caller gives it: Python values, the JSON text of an object, or JSON texts by field."""
 
 
-@dataclass(slots=True, frozen=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class CreateRequest:
     """A checked request for a new flow.
 
