@@ -1,4 +1,4 @@
-"""Who waits for which flow to stop (O4)."""
+"""Callers that wait for flows to stop (O4)."""
 
 from __future__ import annotations
 
@@ -10,49 +10,49 @@ if TYPE_CHECKING:
 
 
 class Waiters:
-    """Local waiters of one shard, by flow id."""
+    """The local waiters of one shard, by flow id."""
 
     def __init__(self) -> None:
         self._futures: dict[int, set[asyncio.Future[Outcome | None]]] = {}
         self.some = asyncio.Event()
-        """Set while somebody waits."""
+        """Set while there is a waiter."""
 
     def add(self, flow_id: int) -> asyncio.Future[Outcome | None]:
-        """A future of the outcome; `None` means: read it from the database."""
+        """Return a future of the outcome of a flow; the result `None` means: read it from the database."""
         future: asyncio.Future[Outcome | None] = asyncio.get_running_loop().create_future()
         self._futures.setdefault(flow_id, set()).add(future)
         self.some.set()
         return future
 
     def drop(self, flow_id: int, future: asyncio.Future[Outcome | None]) -> None:
-        """Stop waiting."""
+        """Remove a waiter; one that is not there any more is ignored."""
         futures = self._futures.get(flow_id)
         if futures is not None:
             futures.discard(future)
             if not futures:
                 del self._futures[flow_id]
-                self._thinned()
+                self._clear_if_none()
 
     def wake(self, flow_id: int, outcome: Outcome | None) -> None:
-        """The flow stopped."""
+        """Give the waiters of a flow that stopped its outcome, or have them read it."""
         for future in self._futures.pop(flow_id, ()):
             if not future.done():
                 future.set_result(outcome)
-        self._thinned()
-
-    def _thinned(self) -> None:
-        if not self._futures:
-            self.some.clear()
+        self._clear_if_none()
 
     def refuse(self, error: Exception) -> None:
-        """This replica stops: nobody here will hear of it (503)."""
+        """Raise an error to every waiter: this replica stops, and learns of no flow any more."""
         for futures in self._futures.values():
             for future in futures:
                 if not future.done():
                     future.set_exception(error)
         self._futures.clear()
-        self._thinned()
+        self._clear_if_none()
 
     def waited_for(self) -> set[int]:
-        """The flows."""
+        """Return the ids of the flows that are waited for."""
         return set(self._futures)
+
+    def _clear_if_none(self) -> None:
+        if not self._futures:
+            self.some.clear()

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from dwarf_nats.engine.operations.continue_thread import ThreadContinuer
 from dwarf_nats.engine.operations.control import FlowControl
 from dwarf_nats.engine.operations.create import Creator
-from dwarf_nats.engine.operations.creation import FlowFactory
 from dwarf_nats.engine.operations.fork import FlowForks
 from dwarf_nats.engine.operations.idempotency import IdempotencyKeys
+from dwarf_nats.engine.operations.new_flows import FlowFactory
 from dwarf_nats.engine.operations.queries import FlowQueries
 from dwarf_nats.engine.operations.wait import FlowWaits
 from dwarf_nats.engine.placement import Placement

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from dwarf_nats.engine.operations.checks import check_is_root, check_options
 from dwarf_nats.engine.operations.create import DEFAULTS, MAX_TRIES
-from dwarf_nats.engine.operations.creation import CreateRequest, after_creation, request_digest
+from dwarf_nats.engine.operations.new_flows import CreateRequest, after_creation, request_digest
 from dwarf_nats.engine.projections import with_final_state
 from dwarf_nats.errors import BadRequest, Conflict, NotFound, TooLarge, Unavailable
 from dwarf_nats.rules import state_refs
@@ -18,8 +18,8 @@ from dwarf_nats.workflow.status import Status
 if TYPE_CHECKING:
     from dwarf_nats.engine.deployment import Deployment
     from dwarf_nats.engine.graphs import GraphBook
-    from dwarf_nats.engine.operations.creation import FlowFactory, GivenState
     from dwarf_nats.engine.operations.idempotency import IdempotencyKeys
+    from dwarf_nats.engine.operations.new_flows import FlowFactory, GivenState
     from dwarf_nats.engine.placement import Placement
     from dwarf_nats.engine.shard import Shard
     from dwarf_nats.rules.rows import FlowRow

@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from dwarf_nats.engine.operations.checks import check_is_root, check_options
-from dwarf_nats.engine.operations.creation import Created, CreateRequest, after_creation
+from dwarf_nats.engine.operations.new_flows import Created, CreateRequest, after_creation
 from dwarf_nats.errors import Unavailable
 from dwarf_nats.ports import DatabaseAway
 from dwarf_nats.workflow.graph import Graph
@@ -15,8 +15,8 @@ from dwarf_nats.workflow.options import FlowOptions
 if TYPE_CHECKING:
     from dwarf_nats.engine.deployment import Deployment
     from dwarf_nats.engine.graphs import GraphBook
-    from dwarf_nats.engine.operations.creation import FlowFactory, GivenState
     from dwarf_nats.engine.operations.idempotency import IdempotencyKeys
+    from dwarf_nats.engine.operations.new_flows import FlowFactory, GivenState
     from dwarf_nats.engine.placement import Placement
     from dwarf_nats.engine.shard import Shard
     from dwarf_nats.rules.rows import FlowRow

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from dwarf_nats.engine.graphs import GraphBook
-    from dwarf_nats.engine.operations.creation import GivenState
+    from dwarf_nats.engine.operations.new_flows import GivenState
     from dwarf_nats.engine.placement import Placement
     from dwarf_nats.engine.shard import Shard
     from dwarf_nats.rules.forking import Forked

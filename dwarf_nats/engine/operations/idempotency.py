@@ -7,14 +7,14 @@ import contextlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from dwarf_nats.engine.operations.creation import Created
+from dwarf_nats.engine.operations.new_flows import Created
 from dwarf_nats.engine.projections import current_outcome, flow_key
 from dwarf_nats.errors import Conflict, Unavailable
 from dwarf_nats.workflow.status import Status
 
 if TYPE_CHECKING:
     from dwarf_nats.engine.deployment import Deployment
-    from dwarf_nats.engine.operations.creation import CreateRequest
+    from dwarf_nats.engine.operations.new_flows import CreateRequest
     from dwarf_nats.engine.shard import Shard
     from dwarf_nats.rules.rows import FlowRow, Reservation
     from dwarf_nats.rules.steps import NewFlow

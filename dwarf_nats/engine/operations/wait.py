@@ -11,7 +11,7 @@ from dwarf_nats.errors import TimedOut
 
 if TYPE_CHECKING:
     from dwarf_nats.engine.operations.create import Creator
-    from dwarf_nats.engine.operations.creation import GivenState
+    from dwarf_nats.engine.operations.new_flows import GivenState
     from dwarf_nats.engine.operations.queries import FlowQueries
     from dwarf_nats.engine.placement import Placement
     from dwarf_nats.engine.shard import Shard
