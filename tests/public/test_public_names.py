@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 import subprocess
 import sys
@@ -81,6 +82,22 @@ def test_every_name_that_the_pages_import_from_the_package_is_public() -> None:
     imports = re.findall(r"from dwarf_nats import ([\w, ]+)", "\n".join(page.read_text() for page in pages))
     names = {name.strip() for line in imports for name in line.split(",")}
     assert names <= set(dwarf_nats.__all__)
+
+
+def test_the_longer_paths_that_pages_showed_before_still_work() -> None:
+    """Programs import from them."""
+    for module, names in {
+        "dwarf_nats.embedding": ("add_shard", "open_engine"),
+        "dwarf_nats.embedded": ("NatsServer", "PostgresServer"),
+        "dwarf_nats.clock": ("ManualClock",),
+        "dwarf_nats.ports": ("BusAway", "Tasks", "WorkerLost"),
+        "dwarf_nats.workflow.answer": ("Answer", "TaskCall"),
+        "dwarf_nats.workflow.arguments": ("run_task",),
+        "dwarf_nats.workflow.graph": ("END", "Graph"),
+        "dwarf_nats.testing": ("service", "workflow_engine"),
+    }.items():
+        found = importlib.import_module(module)
+        assert [name for name in names if not hasattr(found, name)] == [], module
 
 
 @pytest.mark.slow
