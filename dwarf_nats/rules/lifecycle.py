@@ -91,14 +91,16 @@ def document() -> str:
     stopped = ", ".join(f"`{status}`" for status in Status if status in STOPPED)
     return f"""# Statuses
 
-Drawn from the table in `dwarf_nats/rules/lifecycle.py`; whatever is not drawn does not happen. *Stopped* means {stopped}.
+For everyone who writes or operates workflows: every change of status that a flow or a step can make, and its cause. A change
+that is not drawn does not happen. The diagrams are made from the table in `dwarf_nats/rules/lifecycle.py`. *Stopped* means
+{stopped}.
 
 ## Of a flow
 
 ```mermaid
 {state_diagram(FLOW_CHANGES)}```
 
-A flow is `interrupted` as long as one of its steps, or a flow it called, is paused. A flow made by fork begins as `running`.
+A flow is `interrupted` while one of its steps, or a flow it called, is paused. A flow made by fork begins as `running`.
 
 ## Of a step
 

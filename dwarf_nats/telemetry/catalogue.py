@@ -58,97 +58,97 @@ _COMMIT = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2
 FLOWS_STARTED = Metric(
     "dwarf_flows_started_total", _C, "{flow}", ("workflow",),
     "Flows that began to run: by start, restart, restart_from or fork, subgraph flows included.",
-    "The load that comes in.",
+    "The load of new flows.",
 )  # fmt: skip
 FLOWS_TERMINATED = Metric(
     "dwarf_flows_terminated_total", _C, "{flow}", ("workflow", "status"),
     "Flows that ended, by status: completed, failed or cancelled.",
-    "What comes out. Standing still while steps are pending, something is stuck.",
+    "Throughput of flows. If it stands still while steps are pending, something is stuck.",
 )  # fmt: skip
 FLOWS_ORPHANED = Metric(
     "dwarf_flows_orphaned", _G, "{flow}", (),
-    "Running flows without a live step for five minutes, as counted by the replica that sweeps.",
-    "They do not move by themselves: the log names them; look at their history, then restart or cancel them.",
+    "Running flows without a live step for five minutes, as counted by the leading replica.",
+    "Nothing moves them by itself. The log names them: look at their history, then restart or cancel them.",
     rests_at_zero=True,
 )  # fmt: skip
 STEPS_EXECUTED = Metric(
     "dwarf_steps_executed_total", _C, "{step}", ("task", "status"),
-    "Executions whose result is in the database, by what became of the step: completed, failed, retried, interrupted,"
+    "Executions whose result is in the database, by the result: completed, failed, retried, interrupted,"
     " waiting (for its subgraph), cancelled (its flow had ended, or was rewound).",
     "Throughput, and the share of failures and retries of each task.",
 )  # fmt: skip
 STEPS_RECOVERED = Metric(
     "dwarf_steps_recovered_total", _C, "{step}", (),
-    "Steps given back to the line whose replica had gone silent, or whose lease had run out.",
-    "A replica was killed or stood still. Rising without a deployment, look for crashes, stalls and full disks.",
+    "Steps that became pending again because their replica was silent or their lease had run out.",
+    "A replica was killed or stood still. If it rises without a deployment, look for crashes, stalls and full disks.",
     rests_at_zero=True,
 )  # fmt: skip
 STEPS_FENCED = Metric(
     "dwarf_steps_fenced_total", _C, "{step}", (),
-    "Results that were dropped because their step had been taken away meanwhile.",
-    "The task ran twice, harmlessly for the state. Rising: replicas stall for longer than their timeout.",
+    "Results that were dropped because another replica had claimed the step meanwhile.",
+    "The task ran twice; the state is not affected. If it rises, replicas stall for longer than their timeout.",
     rests_at_zero=True,
 )  # fmt: skip
 STEPS_LOST = Metric(
     "dwarf_steps_lost_total", _C, "{step}", ("task",),
-    "Steps given back because whoever ran them was gone or hung.",
+    "Steps released because their worker was gone or hung.",
     "Worker processes die or hang while they work on this task.",
     rests_at_zero=True,
 )  # fmt: skip
 STEPS_GIVEN_BACK = Metric(
     "dwarf_steps_given_back_total", _C, "{step}", ("task",),
-    "Dispatches that came to nothing and were put back in the line: the task was busy or could not serve, the worker was"
+    "Dispatches without a result, whose steps became pending again: the task was busy or could not serve, the worker was"
     " lost, the bus or the graph was away, or the replica drained.",
-    "Work done for nothing.",
+    "Wasted work.",
 )  # fmt: skip
 SKIPPED_SATURATED = Metric(
     "dwarf_steps_skipped_saturated_total", _C, "{claim}", ("task",),
     "Claims and dispatches that passed a task over because its valve was shut.",
-    "The task is asked as fast as it can; more instances of it would help.",
+    "The task gets as many requests as it can serve; more instances would help.",
 )  # fmt: skip
 RATE_CUTS = Metric(
     "dwarf_task_rate_cuts_total", _C, "{cut}", ("task",),
-    "Times a task said that it is busy (429), each of which cut its rate.",
+    "Answers of a task that it is busy (429); each cut its rate.",
     "The task is at its capacity.",
 )  # fmt: skip
 BREAKER_TRIPS = Metric(
     "dwarf_task_breaker_trips_total", _C, "{trip}", ("task", "cause"),
-    "Breakers that tripped here, by cause: no_responders, forbidden, unavailable or overloaded. Those heard of from other"
-    " replicas are counted there.",
+    "Breakers that tripped on this replica, by cause: no_responders, forbidden, unavailable or overloaded. A trip on another"
+    " replica is counted there.",
     "The task could not serve.",
 )  # fmt: skip
 BREAKER_PROBES = Metric(
     "dwarf_task_breaker_probes_total", _C, "{probe}", ("task", "outcome", "cause"),
     "Probes of tripped breakers, by outcome (served, refused, unanswered) and the cause of the trip.",
-    "Refused again and again, the task is still down.",
+    "While probes are refused, the task is still down.",
 )  # fmt: skip
 REQUESTS = Metric(
     "dwarf_requests_total", _C, "{request}", ("operation",),
     "Requests that arrived, by operation.",
-    "What callers ask of the service.",
+    "The load of operations.",
 )  # fmt: skip
 REQUESTS_REFUSED = Metric(
     "dwarf_requests_refused_total", _C, "{request}", ("operation", "code"),
     "Requests that were refused, by operation and code.",
-    "429: more asked than the replica takes. 500: a defect of ours. 503: a server is away.",
+    "429: more requests than the replica takes. 500: a defect of ours. 503: a server is away.",
 )  # fmt: skip
 REQUESTS_LOST = Metric(
     "dwarf_requests_lost_total", _C, "{request}", ("operation",),
-    "Requests without a reply subject that were not carried out: too much waited already, or the replica stopped before"
+    "Requests without a reply subject that were not carried out: the queue was full, or the replica stopped before"
     " their turn.",
-    "Nobody was told. Publish more slowly, give a reply subject, or raise `--max-queued-bytes`.",
+    "Their senders do not know. Publish more slowly, give a reply subject, or raise `--max-queued-bytes`.",
     rests_at_zero=True,
 )  # fmt: skip
 SIGNALS_MALFORMED = Metric(
     "dwarf_signals_malformed_total", _C, "{signal}", (),
-    "Signals of other replicas that could not be read, and were dropped.",
-    "Somebody else publishes on the peers' subjects, or versions differ.",
+    "Signals of other replicas that could not be read and were dropped.",
+    "Another program publishes on the peers' subjects, or versions differ.",
     rests_at_zero=True,
 )  # fmt: skip
 SIGNALS_DROPPED = Metric(
     "dwarf_signals_dropped_total", _C, "{signal}", (),
     "Signals to other replicas that were not sent: the bus was away, or they were too large.",
-    "The other replicas find the work later, by looking.",
+    "The other replicas find the work later, in the database.",
 )  # fmt: skip
 OUTAGES = Metric(
     "dwarf_shard_outages_total", _C, "{outage}", ("shard",),
@@ -164,12 +164,13 @@ COMMITS = Metric(
 COMMITTED = Metric(
     "dwarf_commit_members_total", _C, "{member}", ("shard",),
     "Results and creations in those groups.",
-    "Divided by the groups: how many share one transaction. It grows with the load by itself.",
+    "Divided by the groups: how many share one transaction. The quotient grows with the load.",
 )  # fmt: skip
 QUEUE_DEPTH = Metric(
     "dwarf_steps_queue_depth", _G, "{step}", (),
-    f"Steps that are due and wait for a hand, over all shards and bands; {COUNTED:,} of a band and shard at most are counted.",
-    "The backlog. Steps of tripped tasks and those that sleep are not in it.",
+    f"Steps that are due and wait for a worker slot, over all shards and bands; at most {COUNTED:,} of a band and shard are"
+    " counted.",
+    "The backlog. Scheduled steps and those held by a breaker are not in it.",
     of_deployment=True,
 )  # fmt: skip
 PENDING = Metric(
@@ -180,56 +181,55 @@ PENDING = Metric(
 )  # fmt: skip
 OLDEST = Metric(
     "dwarf_steps_oldest_pending_age_seconds", _G, "s", ("priority",),
-    f"For how long the step has been due that waits longest, by priority; of the first {KEYS:,} fairness keys of a band.",
-    "Growing, the workers or the tasks do not keep up, or a better band takes everything.",
+    f"Time since the oldest waiting step became due, by priority; of the first {KEYS:,} fairness keys of a band.",
+    "If it grows, worker slots or tasks do not keep up, or a better band takes everything.",
     of_deployment=True,
 )  # fmt: skip
 FAIRNESS_KEYS = Metric(
     "dwarf_steps_fairness_keys", _G, "{key}", ("priority",),
-    f"Fairness keys with due steps, by priority; {KEYS:,} of a band and shard at most are counted, and the shards added up.",
-    "How many share the band.",
+    f"Fairness keys with due steps, by priority; at most {KEYS:,} of a band and shard are counted, and the shards added up.",
+    "The number of keys that share the band.",
     of_deployment=True,
 )  # fmt: skip
 RATE_LIMIT = Metric(
     "dwarf_task_rate_limit", _G, "{step}", ("task",),
-    "Operations per second that this replica's valve allows a task, of those that have said that they are busy; 100,000:"
-    " wide open.",
-    "How far the task has been throttled.",
+    "Operations per second that this replica's valve allows a task that has answered 429; 100,000 means no limit.",
+    "How much the task is throttled.",
 )  # fmt: skip
 RUNNING = Metric(
     "dwarf_task_concurrency_running", _G, "{step}", ("task",),
-    "Steps this replica has in hand, by task; their results that wait for a commit among them.",
-    "At the number of workers, the replica is full. A task that stays at three quarters of it, or above, hangs or is slow:"
+    "Worker slots of this replica in use, by task, including results that wait for a commit.",
+    "At the number of slots, the replica is full. A task that stays at three quarters of them, or above, hangs or is slow:"
     " other tasks have the rest.",
 )  # fmt: skip
 BREAKER_STATE = Metric(
     "dwarf_task_breaker_state", _G, "{state}", ("task",),
-    "1 while the task's breaker is tripped as far as this replica knows, 0 once it is closed again.",
-    "At 1 for long, the task is down: its steps are held, and none fails.",
+    "1 while this replica knows that the task's breaker is tripped, 0 once it is closed again.",
+    "If it stays at 1, the task is down: its steps are held, and none fails.",
     rests_at_zero=True,
 )  # fmt: skip
 SHARD_UP = Metric(
     "dwarf_shard_up", _G, "{state}", ("shard",),
     "1 if the database of the shard answers this replica, 0 while it is away.",
-    "At 0, its flows stand still and operations on them answer 503; nothing is lost.",
+    "At 0, its flows wait and operations on them answer 503; nothing is lost.",
 )  # fmt: skip
 QUEUE_WAIT = Metric(
     "dwarf_step_queue_wait_seconds", _H, "s", ("task",),
-    "From when a step was due to when a replica took it. Steps that are born in a hand, as in an idle deployment, do not wait"
-    " and are not in it. Of more than 1,000 a second of one task a sample.",
-    "Latency that more workers, or more capacity of the tasks, would take away.",
+    "From when a step was due to its claim. Steps that started eagerly, as in an idle deployment, did not wait"
+    " and are not in it. Above 1,000 a second of one task, a sample.",
+    "Latency that more worker slots, or more capacity of the tasks, would remove.",
     buckets=_LATENCY,
 )  # fmt: skip
 TASK_TIME = Metric(
     "dwarf_step_task_seconds", _H, "s", ("task",),
-    "From the request to a task to its answer, whatever that was. Of more than 1,000 a second of one task a sample: for how"
-    " many there were, see `dwarf_steps_executed_total`.",
-    "How fast the tasks are, the bus included.",
+    "From the request to a task to its answer of any kind. Above 1,000 a second of one task, a sample; the number is in"
+    " `dwarf_steps_executed_total`.",
+    "How fast the tasks are, including the bus.",
     buckets=_LATENCY,
 )  # fmt: skip
 COMMIT_TIME = Metric(
     "dwarf_step_commit_seconds", _H, "s", ("shard",),
-    "How long the transaction took that wrote a group of results; one value a group, which is what each of its steps waited.",
+    "Duration of the transaction that wrote a group of results; one value per group. Each step of the group waited that long.",
     "How fast the database is.",
     buckets=_COMMIT,
 )  # fmt: skip
@@ -251,19 +251,20 @@ def document() -> str:
     same = fill(", ".join(f"`{one.name}`" for one in CATALOGUE if one.of_deployment), 120)
     return f"""# Metrics
 
-Written from `dwarf_nats/telemetry/catalogue.py`. How they get out is in [telemetry.md](telemetry.md).
+For operators. After this page you know what each metric counts and what it tells you. [Telemetry](telemetry.md) says how to
+collect them. This page is made from `dwarf_nats/telemetry/catalogue.py`.
 
-The scope is `{SCOPE}`. Names come out of Prometheus as they stand here. Counters count from the start of the replica and are
-its own: add them up.
+The scope is `{SCOPE}`. Prometheus shows the names as they are written here. Counters belong to one replica and count from its
+start: add them up.
 
 {same}
-are read from the databases and are the same on every replica: take the largest. No label holds a key. A metric has at most
-{MANY_NAMES:,} series, those first seen; what a counter or histogram meets beyond them is counted as `{OTHER}`.
+are read from the databases and are the same on every replica: take the largest. No label contains a key. A metric has at most
+{MANY_NAMES:,} series, in the order in which they appear; a counter or histogram counts further ones as `{OTHER}`.
 
 {"".join(_section(one) for one in CATALOGUE)}
-## What rests at zero
+## What should be zero
 
-Investigate any other value. [`prometheus/alerts.yml`](prometheus/alerts.yml) has rules for it.
+Investigate any other value. [`prometheus/alerts.yml`](prometheus/alerts.yml) has alert rules.
 
 {zero}
 """
