@@ -20,7 +20,7 @@ from dwarf_nats.workflow.status import Status
 if TYPE_CHECKING:
     from dwarf_nats.ports import Store
     from dwarf_nats.rules.settlement import FlowEnd
-    from dwarf_nats.rules.steps import Named
+    from dwarf_nats.rules.steps import FlowContext, FlowRef
 
 
 def flow_key(shard: int, flow: FlowRow) -> str:
@@ -71,7 +71,7 @@ async def with_final_state(store: Store, flow: FlowRow) -> FlowRow:
     return replace(flow, final_state=encode_state(whole).decode(), final_borrowed=None)
 
 
-def outcome_at(flow: Named, end: FlowEnd) -> Outcome:
+def outcome_at(flow: FlowContext | FlowRef, end: FlowEnd) -> Outcome:
     """Where a flow stands that has just stopped."""
     payload = None if end.payload is None else bytes(end.payload)
     return Outcome(

@@ -61,18 +61,40 @@ def interrupted(step: ClaimedStep, changes: State, payload: Raw | None) -> Settl
 def waiting(step: ClaimedStep, changes: State, input_: State, child: Child, entry: StepRef) -> Settlement:
     """The step waits for a child flow, which is born with exactly `input_` as its state (P1).
 
-    The child inherits baggage, scheduling, breakpoints and time budget, and is a thread of its own. `entry`: id and token of
-    its first step.
+    The child inherits baggage, scheduling, breakpoints and time budget, and is a thread of its own. `entry`: its first step.
     """
     parent = step.flow
     node = child.graph.nodes[child.graph.entry_point]
-    facts = FlowContext(
-        shard=parent.shard, flow_id=child.flow_id, token=child.token, workflow=child.graph.name, digest=child.digest,
-        graph=child.graph, baggage=parent.baggage, priority=parent.priority, fairness_key=parent.fairness_key,
-        fairness_weight=parent.fairness_weight, time_budget_ms=parent.time_budget_ms, notify="",
-        thread_id=child.flow_id, created_at=0, updated_at=0, root_id=parent.root_id, surgraph_flow_id=parent.flow_id,
-        surgraph_step_id=step.step_id,
-        breakpoints=parent.breakpoints, trace=parent.trace,
-    )  # fmt: skip
-    new = NewFlow(facts, input_, encode_state(input_), *entry, node.name, node.url, child.token, start=True)
+    new = NewFlow(
+        facts=FlowContext(
+            shard=parent.shard,
+            flow_id=child.flow_id,
+            token=child.token,
+            workflow=child.graph.name,
+            digest=child.digest,
+            graph=child.graph,
+            baggage=parent.baggage,
+            priority=parent.priority,
+            fairness_key=parent.fairness_key,
+            fairness_weight=parent.fairness_weight,
+            time_budget_ms=parent.time_budget_ms,
+            notify="",
+            thread_id=child.flow_id,
+            created_at=0,
+            updated_at=0,
+            root_id=parent.root_id,
+            surgraph_flow_id=parent.flow_id,
+            surgraph_step_id=step.step_id,
+            breakpoints=parent.breakpoints,
+            trace=parent.trace,
+        ),
+        state=input_,
+        state_json=encode_state(input_),
+        step_id=entry.step_id,
+        step_token=entry.token,
+        node=node.name,
+        url=node.url,
+        thread_token=child.token,
+        start=True,
+    )
     return Settlement(step, Status.RUNNING, changes, attempt=step.attempt, child=new)

@@ -13,7 +13,7 @@ from dwarf_nats.workflow.state import State, encode_state, encode_value
 from dwarf_nats.workflow.status import Status
 
 if TYPE_CHECKING:
-    from dwarf_nats.rules.steps import ClaimedStep, FlowContext, Named, NewFlow, NewStep
+    from dwarf_nats.rules.steps import ClaimedStep, FlowContext, FlowRef, NewFlow, NewStep
     from dwarf_nats.workflow.answer import ErrorInfo
     from dwarf_nats.workflow.state import Raw
 
@@ -129,7 +129,7 @@ class WokenStep(NamedTuple):
 class EndedFlow(NamedTuple):
     """A flow that stopped by what a group did together, with the database's time."""
 
-    flow: Named
+    flow: FlowContext | FlowRef
     end: FlowEnd
     at: int
 

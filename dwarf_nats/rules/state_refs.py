@@ -9,6 +9,7 @@ in the execution DAG: whatever removes it removes the steps that refer to it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -19,7 +20,7 @@ LARGE_FIELD_BYTES = 2048
 """Bytes of JSON text from which on a field is referred to. PostgreSQL moves rows of about that size out of line."""
 Refs = Mapping[str, int]
 """Field → id of the step that holds its value."""
-NO_REFS: Refs = {}
+NO_REFS: Refs = MappingProxyType({})
 _decode = msgspec.json.Decoder(dict[str, int]).decode
 _encode = msgspec.json.Encoder().encode
 

@@ -1,13 +1,19 @@
-"""Steps and flows as the rules handle them: claimed, about to be born, or named in what follows."""
+"""Steps and flows as the rules handle them: claimed, about to be born, or named in what follows.
+
+The values with many fields are structs that take keywords only, so that no two fields can be swapped by mistake. A struct is
+made in about half the time of a dataclass with slots (`docs/design/0014-records.md`).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dwarf_nats.rules.state_refs import Refs
-from dwarf_nats.workflow.state import State
+import msgspec
+
+from dwarf_nats.rules.state_refs import NO_REFS, Refs
+from dwarf_nats.workflow.state import State, merge
 
 if TYPE_CHECKING:
     from dwarf_nats.workflow.answer import ErrorInfo
@@ -34,24 +40,9 @@ class ReadyStep(NamedTuple):
     not_before: int
 
 
-class Named(Protocol):
-    """A flow, as far as the outside is told of it."""
-
-    @property
-    def flow_id(self) -> int: ...
-    @property
-    def thread_id(self) -> int: ...
-    @property
-    def workflow(self) -> str: ...
-    @property
-    def notify(self) -> str: ...
-    @property
-    def key(self) -> str: ...
-
-
 @dataclass(slots=True)
-class FlowName:
-    """A flow another step's settlement has touched."""
+class FlowRef:
+    """A flow that the settlement of another flow's step has touched, as far as the outside is told of it."""
 
     key: str
     flow_id: int
@@ -60,8 +51,7 @@ class FlowName:
     notify: str
 
 
-@dataclass(slots=True)
-class FlowContext:
+class FlowContext(msgspec.Struct, kw_only=True):
     """What the steps of one flow share and a dispatch needs. Times in microseconds since the epoch."""
 
     shard: int
@@ -88,7 +78,7 @@ class FlowContext:
     """Nodes, by name or url, before which it pauses (O12)."""
     trace: str = ""
     """The context of its root span, as `traceparent` and, after a blank, `tracestate` (T2)."""
-    logged: set[str] = field(default_factory=set)
+    logged: set[str] = msgspec.field(default_factory=set)
     """Nodes whose unevaluable conditions were logged already (G9)."""
 
     @property
@@ -100,8 +90,7 @@ class FlowContext:
         return f"{self.shard}-{self.flow_id}"
 
 
-@dataclass(slots=True)
-class ClaimedStep:
+class ClaimedStep(msgspec.Struct, kw_only=True):
     """A step claimed by this replica. `state` is its input; `changes` what earlier attempts contributed (S2)."""
 
     flow: FlowContext
@@ -128,8 +117,8 @@ class ClaimedStep:
     """What its child came to (P1)."""
     breakpoint_hit: bool = False
     """It has paused at its breakpoint; it does so once (O12)."""
-    refs: Refs = field(default_factory=dict)
-    """Who holds the large fields of `state`, where it is not this step."""
+    refs: Refs = NO_REFS
+    """The steps that hold the large fields of `state`, where it is not this step."""
     probe: bool = False
     """Let through by a tripped breaker, to find out whether the task serves again (V4)."""
     unmerged: ErrorInfo | None = None
@@ -144,6 +133,14 @@ class ClaimedStep:
     """It is to be given back as soon as its execution begins."""
     span: Any = None
     """What telemetry keeps of its dispatch (T2)."""
+    _input: State | None = None
+
+    @property
+    def input(self) -> State:
+        """What its task is asked with: `merge(state, changes)`, made once (S2)."""
+        if self._input is None:
+            self._input = merge(self.state, self.changes)
+        return self._input
 
     @property
     def parked_before(self) -> bool:
@@ -165,8 +162,7 @@ class ClaimedStep:
         return {"flow_id": flow.public_id, "step_id": self.public_id, "workflow": flow.workflow, "task": self.url}
 
 
-@dataclass(slots=True)
-class NewStep:
+class NewStep(msgspec.Struct, kw_only=True):
     """A successor. Born running it is already claimed by this replica; `delay_us` holds it back (X6).
 
     `state_json`: its state as it is written, without what it borrows from `refs`.
@@ -183,11 +179,10 @@ class NewStep:
     running: bool = False
     spawn_id: int = 0
     ordinal: int = 0
-    refs: Refs = field(default_factory=dict)
+    refs: Refs = NO_REFS
 
 
-@dataclass(slots=True)
-class NewFlow:
+class NewFlow(msgspec.Struct, kw_only=True):
     """A flow to be created with its entry step (O1). Started at once if `start`; its step is then pending or running."""
 
     facts: FlowContext
@@ -210,3 +205,38 @@ class NewFlow:
     """Whether this database is that home: the key is taken with the flow."""
     kept_until: int = 2**62
     """Until when its graph is kept, on the database's clock; later it is not created."""
+
+
+def claimed_at_birth(flow: FlowContext, new: NewStep) -> ClaimedStep:
+    """A step that is born running, already claimed by this replica."""
+    return ClaimedStep(
+        flow=flow,
+        step_id=new.step_id,
+        token=new.token,
+        node=new.node,
+        url=new.url,
+        depth=new.depth,
+        attempt=0,
+        lease_seq=1,
+        state=new.state,
+        changes={},
+        spawn_id=new.spawn_id,
+        ordinal=new.ordinal,
+        refs=new.refs,
+    )
+
+
+def first_step(new: NewFlow) -> ClaimedStep:
+    """The entry step of a flow that is created with it running."""
+    return ClaimedStep(
+        flow=new.facts,
+        step_id=new.step_id,
+        token=new.step_token,
+        node=new.node,
+        url=new.url,
+        depth=1,
+        attempt=0,
+        lease_seq=1,
+        state=new.state,
+        changes={},
+    )

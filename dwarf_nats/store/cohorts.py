@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from dwarf_nats.errors import BadRequest, TooLarge
 from dwarf_nats.rules import fan_in, state_refs
-from dwarf_nats.rules.decide import fail_or_handle
+from dwarf_nats.rules.decide import Deciding, fail_or_handle
 from dwarf_nats.rules.settlement import BornStep, EndedFlow, FlowEnd, Settlement, SettleResult
-from dwarf_nats.rules.steps import ClaimedStep, FlowContext, NewIds, NewStep, StepRef
+from dwarf_nats.rules.steps import ClaimedStep, FlowContext, NewIds, NewStep, StepRef, claimed_at_birth
 from dwarf_nats.store.commands import PROBLEMS, Cascade, Command, InsertSteps, Query, QueryMany, StepInsert
 from dwarf_nats.store.lent import HELD
 from dwarf_nats.workflow.answer import ErrorInfo
@@ -168,7 +168,17 @@ def _converge(
         node = graph.nodes[graph.fan_ins[spawn.node]]
         depth = max(one.depth for one in members if one.arrived) + 1
         state, text, problem = _merged(graph, spawn, members, limits)
-        born = NewStep(*ids, node.name, node.url, depth, state, text, 0, False, spawn.spawn_id, spawn.ordinal)
+        born = NewStep(
+            step_id=ids.step_id,
+            token=ids.token,
+            node=node.name,
+            url=node.url,
+            depth=depth,
+            state=state,
+            state_json=text,
+            spawn_id=spawn.spawn_id,
+            ordinal=spawn.ordinal,
+        )
         if problem is None:
             due = max(one.resume_at for one in members if one.arrived)
             inserts.append(StepInsert(arrivals.flow, born, arrivals.last.step_id, not_before=due))
@@ -178,13 +188,10 @@ def _converge(
     if inserts:
         yield InsertSteps(inserts)
     for arrivals, born, problem in failures:
-        step = ClaimedStep(
-            arrivals.flow, born.step_id, born.token, born.node, born.url, born.depth, 0, 1, born.state, {},
-            spawn_id=born.spawn_id, ordinal=born.ordinal,
-        )  # fmt: skip
+        step = claimed_at_birth(arrivals.flow, born)
         graph = arrivals.flow.graph
         assert graph is not None
-        outcome = fail_or_handle(step, graph, problem, new_step, limits)
+        outcome = fail_or_handle(Deciding(step, graph, new_step, limits), problem)
         yield from _failed_fan_in(step, born, arrivals.last.step_id, outcome, outward, settled)
 
 

@@ -10,9 +10,9 @@ from dwarf_nats.store.commands import PROBLEMS, Cascade, InsertSteps, QueryMany,
 from dwarf_nats.workflow.status import Status
 
 if TYPE_CHECKING:
-    from dwarf_nats.rules.decide import Limits
     from dwarf_nats.rules.settlement import Settlement, SettleResult
     from dwarf_nats.rules.steps import NewIds, NewStep
+    from dwarf_nats.workflow.limits import Limits
 
 
 def has_effects(group: Sequence[Settlement]) -> bool:

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from dwarf_nats.rules import breakpoints
 from dwarf_nats.rules.settlement import EndedFlow, FlowEnd, Settlement, SettleResult, WokenStep
-from dwarf_nats.rules.steps import ClaimedStep, FlowName
+from dwarf_nats.rules.steps import ClaimedStep, FlowContext, FlowRef
 from dwarf_nats.store import graphs
 from dwarf_nats.store.commands import Cascade, InsertFlows, Query
 from dwarf_nats.store.dialect import PARKED
 from dwarf_nats.workflow.answer import ErrorInfo
 from dwarf_nats.workflow.status import Status
-
-if TYPE_CHECKING:
-    from dwarf_nats.rules.steps import Named
 
 # The generation moves on, so that the same settlement written twice does not start a second child (X1).
 PARK = """
@@ -113,7 +109,7 @@ def pause(group: Sequence[Settlement], settled: SettleResult) -> Cascade:
             first = first and status == Status.RUNNING
             if first:
                 changed = yield Query(INTERRUPT, (flow_id,))
-                name = FlowName(f"{one.step.flow.shard}-{number}-{token}", flow_id, workflow, thread_id, notify)
+                name = FlowRef(f"{one.step.flow.shard}-{number}-{token}", flow_id, workflow, thread_id, notify)
                 settled.ended.append(EndedFlow(name, end, int(changed[0][0])))
             flow_id = above
         yield Query(STAND_LAST, (one.step.step_id, one.step.flow.root_id))
@@ -121,10 +117,12 @@ def pause(group: Sequence[Settlement], settled: SettleResult) -> Cascade:
 
 def wake_parents(group: Sequence[Settlement], settled: SettleResult) -> Cascade:
     """Steps whose child has ended run again, with its final state or its error (P1, X8)."""
-    ended: list[tuple[Named, FlowEnd]] = [(one.step.flow, one.end) for one in group if one.end is not None]
+    ended: list[tuple[FlowContext | FlowRef, FlowEnd]] = [
+        (one.step.flow, one.end) for one in group if one.end is not None
+    ]
     ended += [(flow, end) for flow, end, _ in settled.ended if end.status.terminal]
     for flow, end in ended:
-        parent = getattr(flow, "surgraph_step_id", None)
+        parent = flow.surgraph_step_id if isinstance(flow, FlowContext) else None
         if parent is not None:
             result, error = end_of_child(end.status, end.state_json.decode(), end.error)
             rows = yield Query(WAKE, (parent, result, error))

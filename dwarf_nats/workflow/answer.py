@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+import msgspec
 import orjson
 
 from dwarf_nats.workflow.state import Raw, State
@@ -120,8 +121,7 @@ class Answer:
     cause: str = ""
 
 
-@dataclass(slots=True)
-class TaskCall:
+class TaskCall(msgspec.Struct, kw_only=True):
     """One dispatch of one step. Times are microseconds since the epoch on the database's clock; `budget` is seconds.
 
     `cancelled` turns true when nobody waits for the answer any more: the flow was cancelled, the deadline passed, or whoever

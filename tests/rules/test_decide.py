@@ -8,12 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dwarf_nats.rules.decide import Limits, decide, fail, release
+from dwarf_nats.rules.decide import Deciding, decide, fail, release
 from dwarf_nats.rules.retries import MAX_DELAY_US
 from dwarf_nats.rules.settlement import Settlement
-from dwarf_nats.rules.steps import ClaimedStep, FlowContext
+from dwarf_nats.rules.steps import ClaimedStep, FlowContext, StepRef
 from dwarf_nats.workflow.answer import Answer, ErrorInfo, Retry, Subgraph
 from dwarf_nats.workflow.graph import Graph
+from dwarf_nats.workflow.limits import Limits
 from dwarf_nats.workflow.state import Raw, decode_state, state_from, to_values
 from dwarf_nats.workflow.status import Status
 
@@ -30,8 +31,35 @@ GRAPH = line("a", "b", "c")
 
 
 def step(node: str = "a", state: dict[str, object] | None = None, **more: object) -> ClaimedStep:
-    facts = FlowContext(1, 7, "f" * 16, "line", "d", GRAPH, Raw(b"{}"), 100, "", 1.0, None, "", 7, 0, 0)
-    made = ClaimedStep(facts, 40, "s" * 16, node, node, 1, 0, 1, state_from(state), {})
+    facts = FlowContext(
+        shard=1,
+        flow_id=7,
+        token="f" * 16,
+        workflow="line",
+        digest="d",
+        graph=GRAPH,
+        baggage=Raw(b"{}"),
+        priority=100,
+        fairness_key="",
+        fairness_weight=1.0,
+        time_budget_ms=None,
+        notify="",
+        thread_id=7,
+        created_at=0,
+        updated_at=0,
+    )
+    made = ClaimedStep(
+        flow=facts,
+        step_id=40,
+        token="s" * 16,
+        node=node,
+        url=node,
+        depth=1,
+        attempt=0,
+        lease_seq=1,
+        state=state_from(state),
+        changes={},
+    )
     for name, value in more.items():
         setattr(made, name, value)
     return made
@@ -39,7 +67,7 @@ def step(node: str = "a", state: dict[str, object] | None = None, **more: object
 
 def settle(one: ClaimedStep, answer: Answer, limits: Limits = LIMITS) -> Settlement:
     ids = itertools.count(41)
-    return decide(one, GRAPH, answer, lambda: (next(ids), "n" * 16), limits)
+    return decide(Deciding(one, GRAPH, lambda: StepRef(next(ids), "n" * 16), limits), answer)
 
 
 def values(text: bytes) -> object:

@@ -75,18 +75,18 @@ async def test_stats_count_what_was_served_and_what_failed(nc: Nats, nats_server
     async with worker(nats_server, prefix):
         for number, url in enumerate(("a.b", "a.b", "c"), 1):
             call = TaskCall(
-                "1-7-a1B2c3D4e5F6g7H8",
-                f"1-{number}-a1B2c3D4e5F6g7H8",
-                "w",
-                url,
-                url,
-                0,
-                {},
-                Raw(b"null"),
-                0,
-                0,
-                FAR,
-                60.0,
+                flow_key="1-7-a1B2c3D4e5F6g7H8",
+                step_key=f"1-{number}-a1B2c3D4e5F6g7H8",
+                workflow="w",
+                task=url,
+                url=url,
+                attempt=0,
+                state={},
+                baggage=Raw(b"null"),
+                flow_created_at=0,
+                flow_updated_at=0,
+                deadline=FAR,
+                budget=60.0,
             )
             await nc.request(f"{prefix}task.{url}", encode_request(call, 60_000)[1], timeout=20)
         await nc.request(f"{prefix}task.a.b", b"nonsense", timeout=20)

@@ -167,7 +167,18 @@ async def test_a_goto_that_cannot_be_written_is_an_error_of_the_step(engine: Eng
 
 def call(number: int) -> TaskCall:
     return TaskCall(
-        "1-7-a1B2c3D4e5F6g7H8", f"1-{number}-a1B2c3D4e5F6g7H8", "w", "t", "t", 0, {}, Raw(b"null"), 0, 0, 0, math.inf
+        flow_key="1-7-a1B2c3D4e5F6g7H8",
+        step_key=f"1-{number}-a1B2c3D4e5F6g7H8",
+        workflow="w",
+        task="t",
+        url="t",
+        attempt=0,
+        state={},
+        baggage=Raw(b"null"),
+        flow_created_at=0,
+        flow_updated_at=0,
+        deadline=0,
+        budget=math.inf,
     )
 
 

@@ -8,7 +8,7 @@ from dwarf_nats.errors import Conflict, NotFound
 from dwarf_nats.rules import parking
 from dwarf_nats.rules.rows import StepRow
 from dwarf_nats.rules.settlement import Settlement
-from dwarf_nats.rules.steps import ClaimedStep
+from dwarf_nats.rules.steps import ClaimedStep, StepRef
 from dwarf_nats.store.store import SqlStore
 from dwarf_nats.workflow.keys import Key
 from dwarf_nats.workflow.state import Raw, state_from
@@ -414,7 +414,7 @@ def paused(step: ClaimedStep, payload: bytes | None) -> Settlement:
 def calling(step: ClaimedStep, running: bool = False) -> Settlement:
     """The step waits for a child flow of the same graph."""
     child = parking.Child(GRAPH, GRAPH.digest(), new_flow().facts.flow_id, tokens())
-    settlement = parking.waiting(step, {}, state_from({"in": 1}), child, (new_flow().step_id, tokens()))
+    settlement = parking.waiting(step, {}, state_from({"in": 1}), child, StepRef(new_flow().step_id, tokens()))
     assert settlement.child is not None
     settlement.child.running = running
     return settlement

@@ -13,7 +13,7 @@ from dwarf_nats.rules.rows import TreeChange
 from dwarf_nats.rules.scheduling.values import PageRequest
 from dwarf_nats.rules.settlement import FlowEnd, Settlement
 from dwarf_nats.rules.state_refs import RefSource
-from dwarf_nats.rules.steps import ClaimedStep, FlowContext, NewFlow, NewStep
+from dwarf_nats.rules.steps import ClaimedStep, FlowContext, NewFlow, NewStep, first_step
 from dwarf_nats.store.store import SqlStore
 from dwarf_nats.workflow.answer import ErrorInfo
 from dwarf_nats.workflow.graph import Graph
@@ -33,10 +33,34 @@ def new_flow(state: dict[str, Any] | None = None, *, start: bool = True, **more:
     """A flow of `GRAPH` to be created; `more` names fields of `NewFlow` or of its facts."""
     flow_id = next(_flow_ids)
     facts = FlowContext(
-        1, flow_id, tokens(), "line", GRAPH.digest(), GRAPH, Raw(b"{}"), 100, "", 1.0, None, "", flow_id, 0, 0
+        shard=1,
+        flow_id=flow_id,
+        token=tokens(),
+        workflow="line",
+        digest=GRAPH.digest(),
+        graph=GRAPH,
+        baggage=Raw(b"{}"),
+        priority=100,
+        fairness_key="",
+        fairness_weight=1.0,
+        time_budget_ms=None,
+        notify="",
+        thread_id=flow_id,
+        created_at=0,
+        updated_at=0,
     )
     fields = state_from(state)
-    new = NewFlow(facts, fields, encode_state(fields), next(_step_ids), tokens(), "a", "a", facts.token, start)
+    new = NewFlow(
+        facts=facts,
+        state=fields,
+        state_json=encode_state(fields),
+        step_id=next(_step_ids),
+        step_token=tokens(),
+        node="a",
+        url="a",
+        thread_token=facts.token,
+        start=start,
+    )
     for name, value in more.items():
         setattr(facts if hasattr(facts, name) else new, name, value)
     return new
@@ -51,7 +75,7 @@ def in_flight(row: ClaimedRow) -> ClaimedStep:
 
 def born(new: NewFlow) -> ClaimedStep:
     """The entry step of a flow created with it running."""
-    return ClaimedStep(new.facts, new.step_id, new.step_token, new.node, new.url, 1, 0, 1, new.state, {})
+    return first_step(new)
 
 
 def went_on(
@@ -59,7 +83,17 @@ def went_on(
 ) -> Settlement:
     """The step completed; `b` comes next."""
     state = merge(step.state, state_from(changes))
-    new = NewStep(next(_step_ids), tokens(), "b", "b", step.depth + 1, state, encode_state(state), delay_us, running)
+    new = NewStep(
+        step_id=next(_step_ids),
+        token=tokens(),
+        node="b",
+        url="b",
+        depth=step.depth + 1,
+        state=state,
+        state_json=encode_state(state),
+        delay_us=delay_us,
+        running=running,
+    )
     return Settlement(step, Status.COMPLETED, state_from(changes), attempt=step.attempt, successor=new)
 
 

@@ -13,7 +13,20 @@ from dwarf_nats.workflow.arguments import run_task
 from dwarf_nats.workflow.raised import ends_process, named, text_of
 from dwarf_nats.workflow.state import Raw
 
-CALL = TaskCall("1-1-a", "1-1-a", "w", "t", "t", 0, {}, Raw(b"null"), 0, 0, 0, 60.0)
+CALL = TaskCall(
+    flow_key="1-1-a",
+    step_key="1-1-a",
+    workflow="w",
+    task="t",
+    url="t",
+    attempt=0,
+    state={},
+    baggage=Raw(b"null"),
+    flow_created_at=0,
+    flow_updated_at=0,
+    deadline=0,
+    budget=60.0,
+)
 
 
 def raised_by(function: object) -> KeyboardInterrupt:

@@ -11,8 +11,8 @@ from dwarf_nats.errors import DwarfError, Unavailable
 from dwarf_nats.ports import BusAway, WorkerLost
 from dwarf_nats.rules import breakpoints, parking
 from dwarf_nats.rules.answers import sound
-from dwarf_nats.rules.decide import decide, fail, release
-from dwarf_nats.rules.steps import ClaimedStep
+from dwarf_nats.rules.decide import Deciding, decide, fail, release
+from dwarf_nats.rules.steps import ClaimedStep, claimed_at_birth, first_step
 from dwarf_nats.workflow.answer import Answer, ErrorInfo
 from dwarf_nats.workflow.raised import called_off, closes_coroutine, ends_process, named
 
@@ -81,40 +81,11 @@ class Executor:
     def dispatch_first(self, new: NewFlow, created_at: int) -> None:
         """Dispatch the entry step of a flow that was created with it running; times in microseconds since the epoch."""
         new.facts.created_at = new.facts.updated_at = created_at
-        self.dispatch(
-            ClaimedStep(
-                flow=new.facts,
-                step_id=new.step_id,
-                token=new.step_token,
-                node=new.node,
-                url=new.url,
-                depth=1,
-                attempt=0,
-                lease_seq=1,
-                state=new.state,
-                changes={},
-            )
-        )
+        self.dispatch(first_step(new))
 
     def dispatch_successor(self, flow: FlowContext, new: NewStep) -> None:
         """Dispatch a step that was created running: it starts eagerly."""
-        self.dispatch(
-            ClaimedStep(
-                flow=flow,
-                step_id=new.step_id,
-                token=new.token,
-                node=new.node,
-                url=new.url,
-                depth=new.depth,
-                attempt=0,
-                lease_seq=1,
-                state=new.state,
-                changes={},
-                spawn_id=new.spawn_id,
-                ordinal=new.ordinal,
-                refs=new.refs,
-            )
-        )
+        self.dispatch(claimed_at_birth(flow, new))
 
     # -- execution
 
@@ -185,7 +156,7 @@ class Executor:
         wanted = FIRST_ID_BLOCK_STEPS
         while True:
             try:
-                return decide(step, graph, answer, self._step_ids.new, self._limits, child)
+                return decide(Deciding(step, graph, self._step_ids.new, self._limits), answer, child)
             except NoneLeft:
                 wanted *= 2
                 await self._step_ids.wait_for(wanted)

@@ -12,7 +12,6 @@ from dwarf_nats.ports import BusAway, WorkerLost
 from dwarf_nats.telemetry.traces import headers_of
 from dwarf_nats.workflow.answer import Answer, ErrorInfo, TaskCall
 from dwarf_nats.workflow.raised import called_off, closes_coroutine, ends_process, text_of
-from dwarf_nats.workflow.state import merge
 from dwarf_nats.workflow.task_error import error_info
 
 if TYPE_CHECKING:
@@ -53,7 +52,7 @@ class TaskInvoker:
             task=step.node,
             url=step.url,
             attempt=step.attempt,
-            state=merge(step.state, step.changes),
+            state=step.input,
             baggage=flow.baggage,
             flow_created_at=flow.created_at,
             flow_updated_at=flow.updated_at,

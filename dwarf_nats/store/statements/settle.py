@@ -20,10 +20,10 @@ from dwarf_nats.store.statements.insert import StepsBatch, insert_batch_sqlite, 
 from dwarf_nats.workflow.status import Parked, Status
 
 if TYPE_CHECKING:
-    from dwarf_nats.rules.decide import Limits
     from dwarf_nats.rules.settlement import Settlement
     from dwarf_nats.rules.steps import NewIds, NewStep
     from dwarf_nats.store.database import PostgresSession, Row, SqliteSession
+    from dwarf_nats.workflow.limits import Limits
 
 # -- PostgreSQL
 
