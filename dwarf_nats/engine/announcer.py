@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from dwarf_nats.engine.port_errors import suppress_port_errors
-from dwarf_nats.engine.projections import flow_key
+from dwarf_nats.engine.projections import flow_key, outcome_of
 from dwarf_nats.workflow.records import Outcome, StatusChanged
 from dwarf_nats.workflow.status import Status
 
@@ -93,6 +93,10 @@ class Announcer:
             with suppress_port_errors(self._log):
                 self._notices.stopped(flow.notify, outcome)
         return self.change(flow, outcome.status, at)
+
+    def stopped_flows(self, result: TreeChange) -> list[StatusChanged]:
+        """As `stopped`, for all flows that an operation stopped."""
+        return [self.stopped(flow, outcome_of(self._shard, flow), flow.updated_at) for flow in result.changed]
 
     def announce(
         self,

@@ -12,7 +12,6 @@ from dwarf_nats.clock import SystemClock
 from dwarf_nats.engine.backpressure import Backpressure
 from dwarf_nats.engine.deployment import Deployment
 from dwarf_nats.engine.graphs import GraphBook
-from dwarf_nats.engine.maintenance.integrity import Integrity
 from dwarf_nats.engine.replica import Replica
 from dwarf_nats.engine.scheduling.fetcher import Fetcher
 from dwarf_nats.engine.scheduling.slots import WorkerSlots
@@ -70,5 +69,4 @@ def new_replica(
 
 def new_shard(replica: Replica, store: Store) -> Shard:
     """Make the shard of a database, to be opened."""
-    integrity = Integrity(replica.graphs, replica.deployment)
-    return Shard(store, replica, heal=integrity.run_once, agree=replica.deployment.heard)
+    return Shard(store, replica)

@@ -15,7 +15,7 @@ class Availability:
         self.heard_at = 0
         """When the database last answered a heartbeat, in microseconds since the epoch; 0 if it is not open."""
         self.outages = 0
-        """Polls and heartbeats that failed so far."""
+        """Polls, heartbeats and commits that have failed so far."""
 
     @property
     def is_away(self) -> bool:
@@ -30,5 +30,5 @@ class Availability:
         self.reason = reason
 
     def count_outage(self) -> None:
-        """A poll or heartbeat has failed: steps may have been claimed that this replica does not know of (B6)."""
+        """A poll, heartbeat or commit has failed: this replica may hold leases that it does not know of (B6)."""
         self.outages += 1

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from dwarf_nats.engine.assembly import new_replica, new_shard
 from dwarf_nats.engine.graphs import graph_of_task, warnings
-from dwarf_nats.engine.health import shard_health
 from dwarf_nats.engine.lifecycle import Lifecycle
+from dwarf_nats.engine.maintenance.health import shard_health
 from dwarf_nats.engine.operations.all import Operations
 from dwarf_nats.engine.peers import PeerSignals
 from dwarf_nats.engine.shard import Shard

@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from dwarf_nats.engine.assembly import new_shard
-from dwarf_nats.engine.gauges import Gauges
+from dwarf_nats.engine.maintenance.gauges import Gauges
+from dwarf_nats.engine.maintenance.maintenance import Maintenance
 from dwarf_nats.errors import BadRequest, DwarfError, Unavailable
 from dwarf_nats.ports import Unusable
 
@@ -27,7 +28,8 @@ class Lifecycle:
     def __init__(self, shards: dict[int, Shard], replica: Replica) -> None:
         self._shards = shards
         self._replica = replica
-        self.gauges = Gauges(replica.instruments, shards, replica.backpressure, replica.clock, replica.logger)
+        self.maintenance = {number: Maintenance(shard, replica) for number, shard in shards.items()}
+        self.gauges = Gauges(replica, shards, self.maintenance)
         self._deployment = replica.deployment
         self._clock = replica.clock
         self._log = replica.logger
@@ -120,6 +122,7 @@ class Lifecycle:
                 f"the next shard is number {following}, got {store.shard}: shards are only added, in order"
             )
         shard = new_shard(self._replica, store)
+        self.maintenance[shard.number] = Maintenance(shard, self._replica)
         store.known = following
         await self._open(shard, migrate=migrate)
         try:
@@ -140,7 +143,12 @@ class Lifecycle:
         await asyncio.gather(*self._opening, return_exceptions=True)
 
     async def _open(self, shard: Shard, *, migrate: bool) -> None:
-        await shard.open(self._replica.name, migrated=migrate, admit=self._deployment.admit)
+        await shard.open(
+            self._replica.name,
+            migrated=migrate,
+            duties=self.maintenance[shard.number],
+            admit=self._deployment.admit,
+        )
 
     async def _close(self, shards: Iterable[Shard]) -> None:
         for shard in shards:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 from dwarf_nats.engine.announcer import Announcer
 from dwarf_nats.engine.availability import Availability
+from dwarf_nats.engine.backpressure.prober import Prober
 from dwarf_nats.engine.debug_log import DebugLog
 from dwarf_nats.engine.execution.after_commit import AfterCommit
 from dwarf_nats.engine.execution.children import ChildPreparer
@@ -17,7 +18,6 @@ from dwarf_nats.engine.execution.in_flight import InFlight
 from dwarf_nats.engine.execution.intake import Intake
 from dwarf_nats.engine.ids import Ids, StepIds
 from dwarf_nats.engine.scheduling.admission import EagerAdmission
-from dwarf_nats.engine.upkeep import Upkeep
 from dwarf_nats.engine.waiters import Waiters
 from dwarf_nats.errors import Unavailable
 
@@ -25,7 +25,18 @@ if TYPE_CHECKING:
     from dwarf_nats.engine.replica import Replica
     from dwarf_nats.ports import Store
     from dwarf_nats.rules.rows import FlowRow
-    from dwarf_nats.rules.steps import ReadyStep
+
+
+class Duties(Protocol):
+    """What goes on for a shard while it is open, beside its steps."""
+
+    async def prepare(self) -> None:
+        """Do what comes before the first claim. Raises `Unavailable`."""
+        ...
+
+    def jobs(self) -> Mapping[str, Coroutine[Any, Any, None]]:
+        """The jobs by their names; none of them ends by itself."""
+        ...
 
 
 class Shard:
@@ -35,9 +46,6 @@ class Shard:
         self,
         store: Store,
         replica: Replica,
-        *,
-        heal: Callable[[Shard], Awaitable[None]],
-        agree: Callable[[int, int], Awaitable[None]],
     ) -> None:
         self.log = replica.logger
         self.counters = replica.counters
@@ -52,10 +60,7 @@ class Shard:
         self.step_ids = StepIds(store, replica.tokens, replica.clock)
         self.draining = asyncio.Event()
         """Set while no more steps are taken; successors are pending when they are made."""
-        self.orphaned = 0
-        """Running flows without a live step, as last counted; for a person to look at (B5)."""
-        self._slots = replica.slots
-        self.gate = replica.backpressure.gate(self)
+        self.gate = replica.backpressure.gate(store)
         self.ready_queue = replica.fetcher.add_queue(store, self.gate, self.availability)
         self.admission = EagerAdmission(replica.slots, replica.fetcher, self.gate, self.draining)
         self.in_flight = InFlight(self.number, replica.tasks, replica.logger)
@@ -69,7 +74,6 @@ class Shard:
             executions=self.in_flight,
             debug_log=self.debug_log,
         )
-        self.upkeep = Upkeep(self, replica.clock, heal, agree)
         self._jobs: list[asyncio.Task[None]] = []
         instruments = replica.instruments
         self.committer = Committer(
@@ -77,6 +81,7 @@ class Shard:
             replica.settings,
             replica.clock,
             self.step_ids,
+            self.availability,
             on_written=(lambda us: instruments.commit_time(str(self.number), us)) if instruments.listening else None,
             logger=replica.logger,
         )
@@ -108,6 +113,16 @@ class Shard:
             executor=self.executor,
             committer=self.committer,
         )
+        self.prober = Prober(
+            store,
+            self.gate.breakers,
+            admission=self.admission,
+            ready_queue=self.ready_queue,
+            probes=self.intake,
+            announcer=self.announcer,
+            clock=replica.clock,
+            logger=replica.logger,
+        )
 
     # -- lifecycle
 
@@ -115,13 +130,20 @@ class Shard:
     def opened(self) -> bool:
         return bool(self._jobs)
 
-    async def open(self, name: str, *, migrated: bool, admit: Callable[[Shard], Awaitable[None]] | None = None) -> None:
+    async def open(
+        self,
+        name: str,
+        *,
+        migrated: bool,
+        duties: Duties,
+        admit: Callable[[Shard], Awaitable[None]] | None = None,
+    ) -> None:
         """Open the database and take up work; `admit` refuses one that does not belong here."""
         try:
             await self.store.open(name, migrated=migrated)
             if admit is not None:
                 await self._admitted(admit)
-            self.upkeep.recovered(await self.store.reclaim_expired_leases(self.settings.replica_timeout_ms))
+            await duties.prepare()
             await self.gate.open()
         except BaseException:
             await self.store.close()
@@ -133,8 +155,8 @@ class Shard:
         self.committer.reopen()
         self._jobs = [
             self._job(self.committer.run(self.after_commit), "committer"),
-            self._job(self.gate.run(), "prober"),
-            *(self._job(work, job) for job, work in self.upkeep.jobs(name).items()),
+            self._job(self.prober.run(), "prober"),
+            *(self._job(work, job) for job, work in duties.jobs().items()),
         ]
 
     async def _admitted(self, admit: Callable[[Shard], Awaitable[None]]) -> None:
@@ -177,12 +199,6 @@ class Shard:
     def _job(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         return asyncio.create_task(work, name=f"dwarf-{name}-{self.number}")
 
-    # -- taking steps
-
-    def wake(self, delay_us: int = 0) -> None:
-        """A step is due `delay_us` from now."""
-        self.ready_queue.wake(delay_us)
-
     @property
     def jobs(self) -> Sequence[asyncio.Task[None]]:
         """What goes on while it is open."""
@@ -191,22 +207,7 @@ class Shard:
     @property
     def outages(self) -> int:
         """How often the database was found to be away."""
-        return self.committer.outages + self.availability.outages
-
-    @property
-    def room(self) -> int:
-        return self._slots.available
-
-    @property
-    def free(self) -> asyncio.Event:
-        return self._slots.has_available
-
-    async def let_through(self, url: str) -> bool:
-        """Claim the parked step of the task that is due longest and dispatch it as a probe; whether there was one."""
-        return await self.intake.claim_probe(url)
-
-    def released(self, steps: Sequence[ReadyStep]) -> None:
-        self.announcer.unparked(steps)
+        return self.availability.outages
 
     async def start(self, flow: FlowRow, notify: str = "") -> None:
         """Start a created flow (O2). Raises `Conflict` if it is not created."""

@@ -27,6 +27,7 @@ from tests.support.engines import (
     Service,
     crash,
     line,
+    maintenance_of,
     quiet,
     replica,
     rows,
@@ -425,12 +426,12 @@ async def test_a_breaker_that_holds_nothing_is_forgotten_in_time(
     await down.times(2)
     await until_rows(timed, [(1,)], PARKED)
     await timed.cancel(key)
-    await shard_of(timed).upkeep.sweep()
+    await maintenance_of(timed).lease_reaper.sweep()
     assert await rows(timed, "select url from dwarf_tripped") == [("down",)]
     clock.advance(61)
     await quiet(timed)
     shard_of(timed).gate.held = True
-    await shard_of(timed).upkeep.sweep()
+    await maintenance_of(timed).lease_reaper.sweep()
     await until_rows(timed, [], "select url from dwarf_tripped")
     assert not shard_of(timed).gate.holds("down")
     assert timed.task_health() == []
@@ -580,7 +581,7 @@ async def test_steps_parked_while_the_breaker_was_being_closed_are_released_by_a
     gate.open()
     await quiet(timed)
     assert await rows(timed, PARKED) == [(1,)]
-    await shard_of(timed).upkeep.sweep()
+    await maintenance_of(timed).lease_reaper.sweep()
     assert (await timed.await_(key, SOON)).status is Status.COMPLETED
 
 
@@ -627,7 +628,7 @@ async def test_a_told_breaker_closes_when_the_database_says_that_another_probe_w
             clock.advance(0.101)
             await quiet(timed)
         else:
-            await shard_of(timed).upkeep.sweep()
+            await maintenance_of(timed).lease_reaper.sweep()
         assert not shard_of(timed).gate.holds("down")
         assert (await timed.run("down", {"n": 1}, timeout=SOON)).status is Status.COMPLETED
 
@@ -648,10 +649,10 @@ async def test_a_replica_that_missed_the_signal_still_knows(pair: tuple[Engine, 
     assert await two.breaker_tripped("down")
     assert not shard_of(two).gate.holds("down")
     other = await two.create("down", {"n": 2}, start=True)
-    shard_of(two)._slots.acquire()  # it dispatches no probe of its own meanwhile
+    shard_of(two).admission.slots.acquire()  # it dispatches no probe of its own meanwhile
     await until_rows(two, [(0,)], LOOSE)
-    shard_of(two)._slots.release()
-    await shard_of(two).upkeep.sweep()
+    shard_of(two).admission.slots.release()
+    await maintenance_of(two).lease_reaper.sweep()
     assert shard_of(two).gate.holds("down")
     ailing.code = 0
     for flow in (key, other):

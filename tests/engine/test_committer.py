@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from dwarf_nats.clock import SystemClock
+from dwarf_nats.engine.availability import Availability
 from dwarf_nats.engine.execution.committer import Committer
 from dwarf_nats.engine.ids import StepIds
 from dwarf_nats.errors import Internal, Unavailable
@@ -92,6 +93,7 @@ class Desk:
             EngineSettings(**settings),
             self.clock,
             StepIds(store, Tokens(), self.clock),
+            Availability(),
         )
 
     def settled(self, group: Sequence[Settlement], result: SettleResult) -> None:

@@ -17,7 +17,7 @@ from dwarf_nats.settings import EngineSettings
 from dwarf_nats.testing import TaskProxy
 from dwarf_nats.workflow.options import FlowOptions, Query
 from dwarf_nats.workflow.status import Status
-from tests.support.engines import SOON, Dsns, new_databases, rows
+from tests.support.engines import SOON, Dsns, maintenance_of, new_databases, rows
 
 pytestmark = pytest.mark.slow
 
@@ -256,7 +256,7 @@ async def test_o1_a_key_is_remembered_for_as_long_as_its_flow_exists(dsns: Dsns,
                 await engine.await_(key, SOON)
             else:
                 await rows(engine, "update dwarf_flows set updated_at = 1", shard=int(key[0]))
-                await engine._shards[int(key[0])].upkeep._clear_away()
+                await maintenance_of(engine, int(key[0])).flow_pruner.run_once()
         if way == "restart":
             assert await engine.create("line", {"n": 1}, here) == made[0]
             assert await engine.continue_(thread, {"n": 5}, there) == made[1]
@@ -519,9 +519,9 @@ async def test_b6_a_flow_without_a_key_goes_elsewhere_the_moment_its_shard_is_fo
             with pytest.raises(Unavailable):
                 await engine.create("line", {"n": 1}, FlowOptions(thread=thread))
             await server.restart()
-            upkeep = engine._shards[2].upkeep
+            maintenance = maintenance_of(engine, 2)
             async with asyncio.timeout(SOON):
-                while not await upkeep._done(lambda: upkeep._beat(engine.replica.name)):
+                while not await maintenance.runner.attempt(maintenance.heartbeat):
                     await asyncio.sleep(0)
             await completed_on(engine, 2)
     finally:

@@ -16,7 +16,7 @@ from dwarf_nats.testing import TaskProxy
 from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.options import FlowOptions, Query
 from dwarf_nats.workflow.status import Status
-from tests.support.engines import SOON, line, rows
+from tests.support.engines import SOON, line, maintenance_of, rows
 from tests.support.graph_plans import explained
 
 pytestmark = pytest.mark.slow
@@ -31,8 +31,8 @@ async def sweep(engine: Engine) -> None:
     await rows(engine, "update dwarf_graphs set kept_until = 0")
     engine.replica.graphs._saved.clear()
     for _ in range(2):
-        await engine._shards[1].upkeep._prune()
-        engine._shards[1].upkeep._pruned = ""
+        await maintenance_of(engine).graph_pruner.run_once()
+        maintenance_of(engine).graph_pruner.cursor = ""
 
 
 async def test_a_graph_is_removed_with_its_last_flow(engine: Engine) -> None:
@@ -68,8 +68,8 @@ async def test_a_graph_just_saved_is_kept_for_the_flow_to_come(engine: Engine) -
     graph = line("coming", "add")
     await engine.replica.graphs.save(1, graph)
     for _ in range(3):
-        await engine._shards[1].upkeep._prune()
-        engine._shards[1].upkeep._pruned = ""
+        await maintenance_of(engine).graph_pruner.run_once()
+        maintenance_of(engine).graph_pruner.cursor = ""
     assert await digests(engine) == {graph.digest()}
 
 
@@ -133,8 +133,8 @@ async def test_no_flow_loses_its_graph_to_a_removal_at_that_moment(two: tuple[En
     while not living.done():
         await rows(one, "update dwarf_graphs set kept_until = least(kept_until, $1)", one.clock.now() + 900_000)
         for engine in two:
-            await engine._shards[1].upkeep._prune()
-            engine._shards[1].upkeep._pruned = ""
+            await maintenance_of(engine).graph_pruner.run_once()
+            maintenance_of(engine).graph_pruner.cursor = ""
         await asyncio.sleep(0)
     await living
     missing = "select 1 from dwarf_flows f left join dwarf_graphs g on g.digest = f.graph_digest where g.digest is null"

@@ -17,7 +17,7 @@ from dwarf_nats.workflow.flow import Flow
 from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.options import FlowOptions, Query
 from dwarf_nats.workflow.status import Status
-from tests.support.engines import SOON, Gate, Remembered, flow_id, line, replica, shard_of
+from tests.support.engines import SOON, Gate, Remembered, flow_id, line, maintenance_of, replica
 
 NO_FLOW = "1-999999-" + "x" * 16
 
@@ -464,7 +464,7 @@ async def test_cancel_tells_the_task_another_replica_runs(pg_dsn: str, proxy: Ta
             deputy.stop_claiming()
             await deputy.cancel(key, "changed my mind")
             if not told:
-                await shard_of(running).upkeep.sweep()
+                await maintenance_of(running).lease_reaper.sweep()
             assert proxy.cancelled == [step.step_key]
             async with asyncio.timeout(SOON):
                 while running._slots.in_use > 1:
@@ -473,7 +473,7 @@ async def test_cancel_tells_the_task_another_replica_runs(pg_dsn: str, proxy: Ta
         assert (await running.snapshot(key)).cancel_reason == "changed my mind"
         spared.open()
         assert (await running.await_(other, SOON)).state == {"spared": True}
-        await shard_of(running).upkeep.sweep()
+        await maintenance_of(running).lease_reaper.sweep()
         assert proxy.cancelled == [step.step_key]
 
 

@@ -14,7 +14,8 @@ import pytest
 from dwarf_nats.clock import ManualClock
 from dwarf_nats.embedded import PostgresServer
 from dwarf_nats.engine import Engine
-from dwarf_nats.engine.upkeep import BEAT, LOOK_SECONDS
+from dwarf_nats.engine.maintenance.duty import HEARTBEAT_SHARE
+from dwarf_nats.engine.maintenance.waiter_poll import WAITER_POLL_SECONDS
 from dwarf_nats.errors import Unavailable
 from dwarf_nats.library import open_engine
 from dwarf_nats.ports import BusAway
@@ -25,7 +26,7 @@ from dwarf_nats.workflow.answer import Answer, TaskCall
 from dwarf_nats.workflow.flow import Flow
 from dwarf_nats.workflow.options import FlowOptions
 from dwarf_nats.workflow.status import Status
-from tests.support.engines import SOON, Gate, crash, line, replica, shard_of
+from tests.support.engines import SOON, Gate, crash, line, maintenance_of, replica, shard_of
 
 
 @pytest.fixture
@@ -187,7 +188,7 @@ async def test_a_wait_ends_soon_though_nobody_told_that_the_flow_stopped(
             await other.await_(key, SOON)
         async with asyncio.timeout(SOON):
             while not all(wait.done() for wait in waits):
-                clock.advance(LOOK_SECONDS)
+                clock.advance(WAITER_POLL_SECONDS)
                 await asyncio.sleep(0)
         assert [(await wait).state["gated"] for wait in waits] == [1, 1, 1]
         assert not shard_of(deaf).waiters.some.is_set()
@@ -201,7 +202,7 @@ async def test_work_nobody_told_of_is_found_with_the_next_beat(pg_dsn: str, prox
         quiet.stop_claiming()
         for _ in range(2):
             key = await quiet.create("line", {"n": 1}, start=True)
-            clock.advance(deaf.settings.replica_timeout_ms / 1000 * BEAT)
+            clock.advance(deaf.settings.replica_timeout_ms / 1000 * HEARTBEAT_SHARE)
             assert (await deaf.await_(key, SOON)).state == {"n": 4}
 
 
@@ -239,7 +240,7 @@ async def test_a_replica_taken_for_dead_writes_nothing_and_gets_no_answer_lost(p
                 "update dwarf_replicas set seen_at = 1 where name = $1", frozen.replica.name
             )
             await living._shards[1].store.database.fetch("update dwarf_steps set lease_expires = 1")
-            await living._shards[1].upkeep.sweep()
+            await maintenance_of(living).lease_reaper.sweep()
             assert (await living.await_(key, SOON)).state == {"by": "quick"}
             slow.open()
             async with asyncio.timeout(SOON):
@@ -440,7 +441,7 @@ async def test_all_that_is_to_be_deleted_once_completed_leaves_however_much_it_i
     timed: Engine, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """O1: a minute or so after it has completed, more than one transaction of it."""
-    monkeypatch.setattr("dwarf_nats.engine.upkeep.REMOVED", 2)
+    monkeypatch.setattr("dwarf_nats.engine.maintenance.pruner.COMPLETED_BATCH_FLOWS", 2)
     store = shard_of(timed).store
     staying = await timed.run("line", timeout=SOON)
     for _ in range(5):

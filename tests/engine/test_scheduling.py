@@ -413,7 +413,7 @@ async def test_a_task_that_may_not_be_asked_is_passed_over(dsn: str) -> None:
         one.gate.open()
         assert await one.ran(3) == [0, 1, 2]
         gate.now = {}
-        one.engine._shards[1].wake()
+        one.engine._shards[1].ready_queue.wake()
         assert len(await one.all()) == 15
 
 
@@ -428,7 +428,7 @@ async def test_if_a_whole_band_may_not_be_asked_the_next_one_runs(dsn: str) -> N
         one.gate.open()
         assert await one.ran(2) == ["worse", "worst"]
         gate.now = {}
-        one.engine._shards[1].wake()
+        one.engine._shards[1].ready_queue.wake()
         assert (await one.all())[2:] == [0, 1, 2, 3, 4]
 
 
@@ -455,7 +455,7 @@ async def test_a_task_that_may_be_asked_so_often_is_asked_so_often(dsn: str) -> 
         await one.ran(7)
         assert sum(claimed, Counter()) == {"busy": 3, "note": 4}
         gate.now = {}
-        one.engine._shards[1].wake()
+        one.engine._shards[1].ready_queue.wake()
         assert len(await one.all()) == 13
 
 

@@ -10,12 +10,11 @@ import pytest
 
 from dwarf_nats.clock import ManualClock
 from dwarf_nats.engine import Engine
-from dwarf_nats.engine.maintenance.integrity import sweep
 from dwarf_nats.settings import EngineSettings
 from dwarf_nats.testing import TaskProxy, workflow_engine
 from dwarf_nats.workflow.flow import Flow
 from dwarf_nats.workflow.status import Status
-from tests.support.engines import SOON, crash, line, replica, shard_of
+from tests.support.engines import SOON, crash, line, maintenance_of, replica, shard_of
 
 
 async def fetch(engine: Engine, sql: str, *args: Any) -> list[Any]:
@@ -58,7 +57,7 @@ async def test_a_step_waiting_for_a_child_that_is_gone_is_told_so(dsn: str, call
         key = await started(engine, calling)
         await fetch(engine, "delete from dwarf_steps where node = 'hang'")
         await fetch(engine, "delete from dwarf_flows where workflow = 'child'")
-        await sweep(shard_of(engine), engine.replica.graphs)
+        await maintenance_of(engine).integrity.repair()
         assert (await engine.await_(key, SOON)).state == {"error": "the sub-workflow is gone"}
 
 
@@ -69,8 +68,8 @@ async def test_a_step_waiting_for_a_child_that_has_ended_gets_its_end(dsn: str, 
         await fetch(
             engine, "update dwarf_flows set status = 'completed', final_state = '{\"x\":1}' where workflow = 'child'"
         )
-        await sweep(shard_of(engine), engine.replica.graphs)
-        await sweep(shard_of(engine), engine.replica.graphs)
+        await maintenance_of(engine).integrity.repair()
+        await maintenance_of(engine).integrity.repair()
         assert (await engine.await_(key, SOON)).state == {"result": {"x": 1}}
 
 
@@ -78,7 +77,7 @@ async def test_a_child_whose_caller_has_ended_is_cancelled_and_its_task_told(dsn
     async with workflow_engine(dsn, proxy=calling, settings=EngineSettings(drain_ms=0)) as (engine, _):
         await started(engine, calling)
         await fetch(engine, "update dwarf_flows set status = 'completed' where workflow = 'top'")
-        await sweep(shard_of(engine), engine.replica.graphs)
+        await maintenance_of(engine).integrity.repair()
         rows = await fetch(
             engine, "select status, cancel_reason, final_state from dwarf_flows where workflow = 'child'"
         )
@@ -94,7 +93,7 @@ async def test_a_child_whose_caller_is_gone_is_removed(dsn: str, calling: TaskPr
         key = await started(engine, calling)
         await fetch(engine, "delete from dwarf_steps where node = 'call'")
         await fetch(engine, "delete from dwarf_flows where workflow = 'top'")
-        await sweep(shard_of(engine), engine.replica.graphs)
+        await maintenance_of(engine).integrity.repair()
         assert await shard_of(engine).store.size() == (0, 0)
         assert key
 
@@ -115,12 +114,12 @@ async def test_running_flows_without_a_live_step_are_counted_and_left_alone(
                 await asyncio.sleep(0)
         number = lost.split("-")[1]
         await fetch(engine, "delete from dwarf_steps where flow_id = $1 and node = 'next'", int(number))
-        await sweep(shard_of(engine), engine.replica.graphs)
-        assert shard_of(engine).orphaned == 0
+        await maintenance_of(engine).integrity.repair()
+        assert maintenance_of(engine).integrity.stalled_flows == 0
         clock._now += 301 * 1_000_000  # only the database looks at the time here
         with caplog.at_level(logging.ERROR):
-            await sweep(shard_of(engine), engine.replica.graphs)
-        assert shard_of(engine).orphaned == 1
+            await maintenance_of(engine).integrity.repair()
+        assert maintenance_of(engine).integrity.stalled_flows == 1
         assert f"1 running flows have no live step: 1-{number};" in caplog.text
         assert lost not in caplog.text
         assert (await engine.snapshot(lost)).status is Status.RUNNING

@@ -15,8 +15,7 @@ from dwarf_nats.bus import roll_call
 from dwarf_nats.bus.tasks import GRACE_SECONDS
 from dwarf_nats.cli import config
 from dwarf_nats.cli.main import app
-from dwarf_nats.engine import upkeep
-from dwarf_nats.engine.maintenance import integrity
+from dwarf_nats.engine.maintenance import duty, integrity, waiter_poll
 from dwarf_nats.rules import breaker
 from dwarf_nats.rules.leases import LEASE_GRACE_MS
 from dwarf_nats.settings import ServerSettings
@@ -87,11 +86,11 @@ def test_the_times_of_the_runbook_are_those_of_the_code() -> None:
     settings = ServerSettings()
     silent, look = (
         settings.engine.replica_timeout_ms / 1000,
-        3 * upkeep.BEAT * settings.engine.replica_timeout_ms / 1000,
+        3 * duty.HEARTBEAT_SHARE * settings.engine.replica_timeout_ms / 1000,
     )
     lease = (settings.engine.time_budget_ms + LEASE_GRACE_MS) // 1000
     silence = settings.roll_call_ms / 1000 + 2 * settings.roll_call_ms / 1000
-    sweeps = 60 * upkeep.BEAT * silent
+    sweeps = 60 * duty.HEARTBEAT_SHARE * silent
     assert rows["steps of a killed or silent replica run elsewhere"] == f"{silent:g} to {silent + look:g} s"
     assert rows["a step whose answer never comes"] == f"fails with 408 after {settings.engine.time_budget_ms // 1000} s"
     assert rows["a step nobody holds any more, whatever became of its replica"].startswith(f"{lease} s after")
@@ -103,10 +102,10 @@ def test_the_times_of_the_runbook_are_those_of_the_code() -> None:
     assert rows["a task that could not serve is asked again"] == schedule
     assert f"for {GRACE_SECONDS:g} s, no breaker" in rows["nobody listens right after NATS came back"]
     assert rows["a step that waits for a sub-workflow that is gone or has ended"] == f"within {sweeps / 60:g} minutes"
-    orphaned = integrity.ORPHANED_AFTER_MS / 60_000
+    orphaned = integrity.STALLED_AFTER_MS / 60_000
     counted = rows["a running flow in which nothing lives is counted as orphaned"]
     assert counted == f"after {orphaned:g} to {orphaned + sweeps / 60:g} minutes"
     made_up = rows["a lost signal is made up for"]
-    assert f"new work within {upkeep.BEAT * silent:g} s" in made_up
-    assert f"a waiting caller within {2 * upkeep.LOOK_SECONDS:g} s" in made_up
+    assert f"new work within {duty.HEARTBEAT_SHARE * silent:g} s" in made_up
+    assert f"a waiting caller within {2 * waiter_poll.WAITER_POLL_SECONDS:g} s" in made_up
     assert f"a cancellation within {look:g} s" in made_up

@@ -11,6 +11,7 @@ from typing import Any
 
 from dwarf_nats.embedded import PostgresServer
 from dwarf_nats.engine import Engine
+from dwarf_nats.engine.maintenance.maintenance import Maintenance
 from dwarf_nats.engine.shard import Shard
 from dwarf_nats.library import open_engine
 from dwarf_nats.ports import Clock, StatusChange
@@ -224,6 +225,10 @@ async def quiet(engine: Engine) -> None:
 
 def shard_of(engine: Engine) -> Shard:
     return engine._shards[1]
+
+
+def maintenance_of(engine: Engine, shard: int = 1) -> Maintenance:
+    return engine._lifecycle.maintenance[shard]
 
 
 def flow_id(key: str) -> str:

@@ -144,7 +144,7 @@ async def test_steps_of_a_replica_that_died_are_recovered(dsn: str, proxy: TaskP
         shard = on.engine._shards[1]
         store: Any = shard.store
         await store.database.fetch("update dwarf_replicas set seen_at = 1 where replica_id < $1", store.replica_id)
-        await shard.upkeep.sweep()
+        await on.engine._lifecycle.maintenance[1].lease_reaper.sweep()
         await until(lambda: on.heard.points("dwarf_flows_terminated_total") != {}, on.engine)
         assert moved(on)["dwarf_steps_recovered_total"] == {(): 1}
 

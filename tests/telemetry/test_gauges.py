@@ -7,8 +7,7 @@ import asyncio
 import pytest
 
 from dwarf_nats.clock import ManualClock
-from dwarf_nats.engine.gauges import TICK_SECONDS
-from dwarf_nats.engine.maintenance.integrity import sweep
+from dwarf_nats.engine.maintenance.gauges import TICK_SECONDS
 from dwarf_nats.library import open_engine
 from dwarf_nats.testing import TaskProxy
 from dwarf_nats.workflow.options import FlowOptions
@@ -133,11 +132,11 @@ async def test_orphaned_flows(proxy: TaskProxy, clock: ManualClock) -> None:
         assert on.heard.points("dwarf_flows_orphaned") == {(): 0}
         await shard.store.database.fetch("delete from dwarf_steps where node = 'add2'")  # type: ignore[attr-defined]
         clock._now += 301 * 1_000_000
-        await sweep(shard, on.engine.replica.graphs)
+        await on.engine._lifecycle.maintenance[1].integrity.repair()
         await on.read()
         assert on.heard.points("dwarf_flows_orphaned") == {(): 1}
         await on.engine.cancel(key)
-        await sweep(shard, on.engine.replica.graphs)
+        await on.engine._lifecycle.maintenance[1].integrity.repair()
         await on.read()
         assert on.heard.points("dwarf_flows_orphaned") == {(): 0}
 

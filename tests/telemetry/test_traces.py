@@ -190,7 +190,7 @@ async def test_another_replica_goes_on_in_the_same_trace(dsn: str, proxy: TaskPr
         await shard.store.database.fetch(
             "update dwarf_replicas set seen_at = 1 where name <> $1", second.engine.replica.name
         )  # type: ignore[attr-defined]
-        await shard.upkeep.sweep()
+        await second.engine._lifecycle.maintenance[1].lease_reaper.sweep()
         await second.engine.await_(key, WAIT)
         span = second.spans.one("task")
         assert (trace_of(span), parent_of(span)) == (trace_of(root), id_of(root))

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from dwarf_nats.engine.backpressure.breakers import Breakers
-from dwarf_nats.engine.backpressure.prober import Prober
 from dwarf_nats.engine.backpressure.valves import Valves
 from dwarf_nats.errors import Unavailable
 from dwarf_nats.rules.breaker import Deed, Event
@@ -17,8 +16,7 @@ from dwarf_nats.workflow.raised import ends_process
 from dwarf_nats.workflow.records import TaskHealth
 
 if TYPE_CHECKING:
-    from dwarf_nats.engine.backpressure.prober import Host
-    from dwarf_nats.ports import Clock, Logger, Signals
+    from dwarf_nats.ports import Clock, Logger, Signals, Store
     from dwarf_nats.rules.settlement import Settlement
     from dwarf_nats.rules.steps import ClaimedStep
     from dwarf_nats.telemetry.counters import Counters
@@ -42,9 +40,9 @@ class Backpressure:
         self.valves = Valves(clock, counters)
         self.gates: list[Gate] = []
 
-    def gate(self, host: Host) -> Gate:
+    def gate(self, store: Store) -> Gate:
         """The share of one shard; it counts from when it is opened."""
-        return Gate(self, host, self._clock)
+        return Gate(self, store, self._clock)
 
     # -- what tasks say
 
@@ -112,12 +110,11 @@ class Backpressure:
 class Gate:
     """What a shard asks before and after it asks a task."""
 
-    def __init__(self, shared: Backpressure, host: Host, clock: Clock) -> None:
+    def __init__(self, shared: Backpressure, store: Store, clock: Clock) -> None:
         self._shared = shared
         self._clock = clock
-        self.host = host
+        self._store = store
         self.breakers = Breakers(clock)
-        self._prober = Prober(host, self.breakers, clock, shared.log)
         self._shut: list[str] = []
         self.held = True
         """Whether the database may know of steps that are held, as the shard has seen it last."""
@@ -127,8 +124,8 @@ class Gate:
     async def open(self) -> None:
         """Re-arm the breakers from the database (V6), and hold what is held on the other shards. Raises `Unavailable`."""
         self.breakers.reset()
-        causes = await self.host.store.tripped_tasks()
-        for url in [*causes, *await self.host.store.parked_tasks()]:
+        causes = await self._store.tripped_tasks()
+        for url in [*causes, *await self._store.parked_tasks()]:
             self.breakers.hears(url, Event.FOUND, causes.get(url, ""))
         for gate in self._shared.gates:
             for url, breaker in gate.breakers.tripped.items():
@@ -140,10 +137,6 @@ class Gate:
         if self in self._shared.gates:
             self._shared.gates.remove(self)
 
-    async def run(self) -> None:
-        """Park, probe and release until cancelled."""
-        await self._prober.run()
-
     async def sweep(self) -> None:
         """Learn from the database what no signal told (B1), if there is anything to learn. Raises `Unavailable`."""
         self._shared.valves.forget()
@@ -151,8 +144,8 @@ class Gate:
         before = breakers.tripped
         if not self.held and not before:
             return
-        causes = await self.host.store.tripped_tasks()
-        parked = await self.host.store.parked_tasks()
+        causes = await self._store.tripped_tasks()
+        parked = await self._store.parked_tasks()
         busy = breakers.deeds.keys()
         for url in causes.keys() - before.keys() - busy:
             breakers.hears(url, Event.FOUND, causes[url])
@@ -224,7 +217,7 @@ class Gate:
         if left is not None and left.deed is Deed.PARK:
             return True
         try:
-            return await self.host.store.is_tripped(url)
+            return await self._store.is_tripped(url)
         except Unavailable:
             return self.breakers.holds(url)
 

@@ -12,6 +12,8 @@ from dwarf_nats.rules.breaker import Deed, Event
 
 if TYPE_CHECKING:
     from dwarf_nats.engine.backpressure.breakers import Breakers
+    from dwarf_nats.engine.scheduling.admission import EagerAdmission
+    from dwarf_nats.engine.scheduling.ready_queue import ReadyQueue
     from dwarf_nats.ports import Clock, Logger, Store
     from dwarf_nats.rules.steps import ReadyStep
 
@@ -22,43 +24,44 @@ NEXT_LOOK_US = 10_000
 """If somebody else has the step in hand that would be the probe."""
 
 
-class Host(Protocol):
-    """What backpressure asks of the shard it belongs to."""
+class ProbeSource(Protocol):
+    """Where probes come from."""
 
-    store: Store
-    draining: asyncio.Event
-    """Set while no more steps are to be taken."""
-
-    @property
-    def room(self) -> int:
-        """How many more steps fit into the hands of this replica."""
-        ...
-
-    @property
-    def free(self) -> asyncio.Event:
-        """Set while there is room."""
-        ...
-
-    def wake(self, delay_us: int = 0) -> None:
-        """Look for due steps."""
-        ...
-
-    def released(self, steps: Sequence[ReadyStep]) -> None:
-        """These steps are pending: look for them, and tell the other replicas to."""
-        ...
-
-    async def let_through(self, url: str) -> bool:
+    async def claim_probe(self, url: str) -> bool:
         """Claim the parked step of the task that is due longest and dispatch it as a probe; whether there was one."""
+        ...
+
+
+class Announcing(Protocol):
+    """Who hears of steps that are parked no more."""
+
+    def unparked(self, steps: Sequence[ReadyStep]) -> None:
+        """These steps are pending: look for them, and tell the other replicas to."""
         ...
 
 
 class Prober:
     """Does what the breakers of a shard call for. What fails because the database is away is done later."""
 
-    def __init__(self, host: Host, breakers: Breakers, clock: Clock, logger: Logger) -> None:
+    def __init__(
+        self,
+        store: Store,
+        breakers: Breakers,
+        *,
+        admission: EagerAdmission,
+        ready_queue: ReadyQueue,
+        probes: ProbeSource,
+        announcer: Announcing,
+        clock: Clock,
+        logger: Logger,
+    ) -> None:
         self._log = logger
-        self._host = host
+        self._store = store
         self._breakers = breakers
+        self._admission = admission
+        self._ready_queue = ready_queue
+        self._probes = probes
+        self._announcer = announcer
         self._clock = clock
 
     async def run(self) -> None:
@@ -86,29 +89,29 @@ class Prober:
             await self._do(url, left.deed)
             if self._breakers.deeds.get(url) is left:  # else another was left meanwhile
                 del self._breakers.deeds[url]
-        if not self._host.draining.is_set():
+        if not self._admission.draining.is_set():
             for url in self._breakers.due():
                 await self._probe(url)
 
     async def _wait(self) -> None:
         """Wait until there is something to do: an event, a probe that falls due, or a free hand for one that is."""
         poke = self._breakers.poke
-        if self._breakers.due() and not self._host.draining.is_set():
-            if self._host.room > 0:
+        if self._breakers.due() and not self._admission.draining.is_set():
+            if self._admission.slots.available > 0:
                 return
-            waits = [asyncio.ensure_future(event.wait()) for event in (poke, self._host.free)]
+            waits = [asyncio.ensure_future(event.wait()) for event in (poke, self._admission.slots.has_available)]
             try:
                 await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
             finally:
                 for one in waits:
                     one.cancel()
             return
-        at = None if self._host.draining.is_set() else self._breakers.next_at()
+        at = None if self._admission.draining.is_set() else self._breakers.next_at()
         seconds = None if at is None else max(0, at - self._clock.now()) / 1_000_000 + 0.001
         await self._clock.wait(poke, seconds)
 
     async def _do(self, url: str, deed: Deed) -> None:
-        store = self._host.store
+        store = self._store
         if deed is Deed.PARK:
             await store.trip(url, self._breakers.of(url).cause)
             await store.park(url)
@@ -117,17 +120,17 @@ class Prober:
         count = 0
         while steps := await store.release(url, RELEASED_AT_ONCE):
             count += len(steps)
-            self._host.released(steps)
+            self._announcer.unparked(steps)
         self._log.info("task %s serves again: %d steps were parked", url, count, extra={"task": url})
 
     async def _probe(self, url: str) -> None:
         """Let the oldest due parked step through; if there is none, whatever comes next."""
-        breakers, store = self._breakers, self._host.store
-        if self._host.room <= 0 or await self._host.let_through(url):
+        breakers, store = self._breakers, self._store
+        if self._admission.slots.available <= 0 or await self._probes.claim_probe(url):
             return
         due_in = await store.next_probe(url)
         if due_in is None and not await store.is_tripped(url) and url not in breakers.deeds:
             breakers.hears(url, Event.RELEASED)
         else:
             breakers.found_nothing(url, None if due_in is None else self._clock.now() + max(NEXT_LOOK_US, due_in))
-        self._host.wake()
+        self._ready_queue.wake()

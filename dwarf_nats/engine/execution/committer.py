@@ -20,6 +20,7 @@ from dwarf_nats.rules.steps import NewFlow
 from dwarf_nats.workflow.answer import ErrorInfo
 
 if TYPE_CHECKING:
+    from dwarf_nats.engine.availability import Availability
     from dwarf_nats.engine.ids import StepIds
     from dwarf_nats.ports import Clock, Logger, Store
     from dwarf_nats.rules.settlement import SettleResult
@@ -60,6 +61,7 @@ class Committer:
         settings: EngineSettings,
         clock: Clock,
         step_ids: StepIds,
+        availability: Availability,
         *,
         on_written: Callable[[int], None] | None = None,
         logger: Logger = log,
@@ -71,6 +73,7 @@ class Committer:
         self._limits = settings.limits()
         self._clock = clock
         self._step_ids = step_ids
+        self._availability = availability
         self._listener: CommitListener | None = None
         self._creates: deque[tuple[NewFlow, asyncio.Future[int | None]]] = deque()
         self._settlements: deque[Settlement] = deque()
@@ -154,7 +157,7 @@ class Committer:
         try:
             made = await self._store.create([new for new, _ in group], self._settings.time_budget_ms)
         except Unavailable as error:
-            self.outages += 1
+            self._count_outage()
             for _, future in group:
                 _refuse(future, error)
         except Exception as error:
@@ -192,7 +195,7 @@ class Committer:
             if not alone:
                 self._refuse_waiting(_away(error))
             if attempt == 0:
-                self.outages += 1
+                self._count_outage()
                 self._log.warning("%d results in hand wait for their database: %s", len(group), error)
                 if not isinstance(error, DwarfError):
                     self._log.error("a defect while results were written", exc_info=error)
@@ -324,6 +327,10 @@ class Committer:
     def _fenced(self, settlement: Settlement) -> None:
         assert self._listener is not None
         self._listener.fenced(settlement)
+
+    def _count_outage(self) -> None:
+        self.outages += 1
+        self._availability.count_outage()
 
     def _count(self, members: int) -> None:
         self.groups += 1

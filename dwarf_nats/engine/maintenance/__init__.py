@@ -1,1 +1,1 @@
-"""Duties of a replica beside running steps (B1-B6)."""
+"""The duties of a replica for each shard, beside running steps (B1-B6)."""

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from dwarf_nats.engine.operations.checks import check_is_root, check_text
 from dwarf_nats.engine.operations.frozen_graphs import with_final_states, with_graphs
-from dwarf_nats.engine.projections import outcome_of
 from dwarf_nats.errors import BadRequest, NotFound, TooLarge
 from dwarf_nats.workflow.keys import parse_key
 from dwarf_nats.workflow.limits import over
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from dwarf_nats.rules.rows import FlowRow, StepRow, TreeChange
     from dwarf_nats.workflow.keys import Key
     from dwarf_nats.workflow.limits import Limits
-    from dwarf_nats.workflow.records import StatusChanged
 
 
 class FlowControl:
@@ -53,7 +51,7 @@ class FlowControl:
             self._limits,
             lambda final_state: shard.store.cancel(row, reason, final_state),
         )
-        shard.announcer.controlled(change, stopped_flows(shard, change))
+        shard.announcer.controlled(change, shard.announcer.stopped_flows(change))
 
     async def resume(self, flow: str, data: Any) -> None:
         shard, key = self._placement.locate(flow)
@@ -122,11 +120,6 @@ async def step_and_flow(shard: Shard, key: Key) -> tuple[StepRow, FlowRow]:
 def flow_was_deleted(key: Key) -> NotFound:
     """Make the error for the key of a step whose flow is gone."""
     return NotFound(f"no step {key.public_id}: its flow was deleted this moment")
-
-
-def stopped_flows(shard: Shard, change: TreeChange) -> list[StatusChanged]:
-    """Wake those who wait for the flows that stopped and notify those who asked for it; return the changes of status."""
-    return [shard.announcer.stopped(one, outcome_of(shard.number, one), one.updated_at) for one in change.changed]
 
 
 def runs_on(shard: Shard, change: TreeChange) -> None:

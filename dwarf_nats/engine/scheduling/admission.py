@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from dwarf_nats.engine.backpressure import Gate
     from dwarf_nats.engine.scheduling.fetcher import Fetcher
     from dwarf_nats.engine.scheduling.slots import WorkerSlots
+
+
+class EagerGate(Protocol):
+    """Which tasks may be asked at this moment (C3)."""
+
+    def admits_eager(self, url: str) -> bool:
+        """Whether a new step of the task may start eagerly; if so, it counts as sent."""
+        ...
 
 
 class EagerAdmission:
     """Decides for one shard which new steps start eagerly, and keeps the worker slots for them.
 
-    `draining` is set while this replica takes no more work.
+    `slots`: the worker slots of the replica. `draining` is set while it takes no more work.
     """
 
-    def __init__(self, slots: WorkerSlots, fetcher: Fetcher, gate: Gate, draining: asyncio.Event) -> None:
-        self._slots = slots
+    def __init__(self, slots: WorkerSlots, fetcher: Fetcher, gate: EagerGate, draining: asyncio.Event) -> None:
+        self.slots = slots
         self._fetcher = fetcher
         self._gate = gate
         self.draining = draining
@@ -37,11 +44,11 @@ class EagerAdmission:
 
     def reserve(self, priority: int, url: str) -> bool:
         """Acquire a worker slot for the first step of a flow that is about to be created; whether there was one."""
-        if self._slots.available > 0 and self.admits(priority, url):
-            self._slots.acquire(url)
+        if self.slots.available > 0 and self.admits(priority, url):
+            self.slots.acquire(url)
             return True
         return False
 
     def release(self, url: str) -> None:
         """Release a reserved slot: the flow was not created."""
-        self._slots.release(url)
+        self.slots.release(url)

@@ -13,12 +13,11 @@ from dwarf_nats.telemetry import catalogue
 from dwarf_nats.telemetry.catalogue import BANDS, COUNTED, KEYS
 
 if TYPE_CHECKING:
-    from dwarf_nats.engine.backpressure import Backpressure
+    from dwarf_nats.engine.maintenance.maintenance import Maintenance
+    from dwarf_nats.engine.replica import Replica
     from dwarf_nats.engine.shard import Shard
-    from dwarf_nats.ports import Clock, Logger
     from dwarf_nats.rules.rows import PriorityBacklog
     from dwarf_nats.telemetry.counters import Labels
-    from dwarf_nats.telemetry.instruments import Instruments
 
 TICK_SECONDS = 1.0
 LEAD_US = 2_000_000
@@ -31,22 +30,16 @@ class Gauges:
     Exporters collect in a thread of their own, and get what was read last: nobody waits for anybody.
     """
 
-    def __init__(
-        self,
-        instruments: Instruments,
-        shards: Mapping[int, Shard],
-        backpressure: Backpressure,
-        clock: Clock,
-        logger: Logger,
-    ) -> None:
-        self._instruments = instruments
+    def __init__(self, replica: Replica, shards: Mapping[int, Shard], maintenance: Mapping[int, Maintenance]) -> None:
+        self._instruments = replica.instruments
+        self._backpressure = replica.backpressure
+        self._clock = replica.clock
+        self._log = replica.logger
         self._shards = shards
-        self._backpressure = backpressure
-        self._clock = clock
-        self._log = logger
+        self._maintenance = maintenance
         self._job: asyncio.Task[None] | None = None
-        instruments.extra = {
-            catalogue.OUTAGES: lambda: self._of_shards(lambda shard: shard.outages),
+        self._instruments.extra = {
+            catalogue.OUTAGES: lambda: self._of_shards(lambda shard: shard.availability.outages),
             catalogue.COMMITS: lambda: self._of_shards(lambda shard: shard.committer.groups),
             catalogue.COMMITTED: lambda: self._of_shards(lambda shard: shard.committer.members),
         }
@@ -101,7 +94,7 @@ class Gauges:
         self._show_lines(bands)
         show = self._instruments.show
         show(catalogue.RUNNING, running)
-        show(catalogue.FLOWS_ORPHANED, {(): sum(shard.orphaned for shard in self._shards.values())})
+        show(catalogue.FLOWS_ORPHANED, {(): sum(one.integrity.stalled_flows for one in self._maintenance.values())})
         show(catalogue.SHARD_UP, self._of_shards(lambda shard: int(not shard.availability.is_away)))
         show(catalogue.RATE_LIMIT, {(url,): rate for url, rate in self._backpressure.valves.rates().items()}, WIDE_OPEN)
         tripped = [one.url for one in self._backpressure.tasks() if one.tripped_at]

@@ -1,0 +1,63 @@
+"""The heartbeat: renews the row of this replica in a database, and hears what no signal told (B1, B2)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dwarf_nats.engine.maintenance.duty import HEARTBEAT_SHARE, Duty
+from dwarf_nats.errors import Unavailable
+
+if TYPE_CHECKING:
+    from dwarf_nats.engine.availability import Availability
+    from dwarf_nats.engine.backpressure import Gate
+    from dwarf_nats.engine.debug_log import DebugLog
+    from dwarf_nats.engine.replica import Replica
+    from dwarf_nats.engine.scheduling.ready_queue import ReadyQueue
+    from dwarf_nats.ports import Store
+
+
+class Heartbeat(Duty):
+    """Says that this replica lives, whatever else it may be waiting for."""
+
+    def __init__(
+        self,
+        replica: Replica,
+        store: Store,
+        *,
+        availability: Availability,
+        ready_queue: ReadyQueue,
+        gate: Gate,
+        debug_log: DebugLog,
+    ) -> None:
+        self._settings = replica.settings
+        self._clock = replica.clock
+        self._store = store
+        self._name = replica.name
+        self._availability = availability
+        self._ready_queue = ready_queue
+        self._gate = gate
+        self._debug_log = debug_log
+        self._deployment = replica.deployment
+
+    def begin(self) -> None:
+        """Count the opening of the database as its first answer."""
+        self._availability.heard_at = self._clock.now()
+
+    def interval(self) -> float:
+        return self._settings.replica_timeout_ms / 1000 * HEARTBEAT_SHARE
+
+    async def run_once(self) -> None:
+        """Renew the row and report how that went."""
+        self._debug_log.refresh()
+        try:
+            reply = await self._store.heartbeat(self._name)
+        except Unavailable as error:
+            self._availability.report_away(str(error))
+            self._availability.count_outage()
+            raise
+        self._gate.held = reply.held
+        self._availability.report_answer()
+        if reply.due_in is not None:
+            self._ready_queue.hint_any(reply.due_in)
+        self._availability.heard_at = self._clock.now()
+        await self._deployment.heard(self._store.shard, reply.shards)

@@ -1,0 +1,65 @@
+"""The duties of one shard together."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from dwarf_nats.engine.maintenance.duty import Duty, DutyRunner
+from dwarf_nats.engine.maintenance.heartbeat import Heartbeat
+from dwarf_nats.engine.maintenance.integrity import Integrity
+from dwarf_nats.engine.maintenance.lease_reaper import LeaseReaper
+from dwarf_nats.engine.maintenance.pruner import FlowPruner, GraphPruner
+from dwarf_nats.engine.maintenance.waiter_poll import WaiterPoll
+
+if TYPE_CHECKING:
+    from dwarf_nats.engine.replica import Replica
+    from dwarf_nats.engine.shard import Shard
+
+
+class Maintenance:
+    """Gives each duty what it uses of the shard, and its job to the shard."""
+
+    def __init__(self, shard: Shard, replica: Replica) -> None:
+        store = shard.store
+        self.runner = DutyRunner(shard.number, replica.clock, replica.logger)
+        self.integrity = Integrity(replica, store, shard.announcer, partial(replica.deployment.tidy, shard))
+        self.heartbeat = Heartbeat(
+            replica,
+            store,
+            availability=shard.availability,
+            ready_queue=shard.ready_queue,
+            gate=shard.gate,
+            debug_log=shard.debug_log,
+        )
+        self.lease_reaper = LeaseReaper(
+            replica,
+            store,
+            availability=shard.availability,
+            in_flight=shard.in_flight,
+            ready_queue=shard.ready_queue,
+            gate=shard.gate,
+            integrity=self.integrity,
+        )
+        self.waiter_poll = WaiterPoll(store, shard.waiters)
+        self.graph_pruner = GraphPruner(store)
+        self.flow_pruner = FlowPruner(store)
+
+    async def prepare(self) -> None:
+        """Take up the steps of silent replicas, before the shard takes others. Raises `Unavailable`."""
+        await self.lease_reaper.reclaim()
+
+    def jobs(self) -> Mapping[str, Coroutine[Any, Any, None]]:
+        """The jobs of the duties by the names that `ShardHealth` shows; none of them ends by itself."""
+        duties: dict[str, Duty] = {
+            "pulse": self.heartbeat,
+            "reaper": self.lease_reaper,
+            "looker": self.waiter_poll,
+            "pruner": self.graph_pruner,
+            "remover": self.flow_pruner,
+        }
+        self.heartbeat.begin()
+        self.lease_reaper.begin()
+        self.waiter_poll.begin()
+        return {name: self.runner.run(duty) for name, duty in duties.items()}
