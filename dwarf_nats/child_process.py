@@ -15,7 +15,7 @@ from pathlib import Path
 from dwarf_nats.errors import Unavailable
 
 STOP_SECONDS = 20.0
-"""Longest wait for the end of a child that was told to end; it is killed then."""
+"""Longest wait for a child to end; then it is killed."""
 UNPRIVILEGED = "nobody"
 """The user who runs PostgreSQL for root."""
 # Runs in the child before the server: becomes another user where asked, asks the kernel for a signal on the parent's

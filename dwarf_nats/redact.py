@@ -1,6 +1,6 @@
 """Redaction: NATS URLs, database DSNs and texts of other programs without the secrets in them.
 
-Every URL or DSN that is logged or told goes through `redacted_url`. Every text of a library or a server that may quote one goes
+Every URL or DSN in a log or a message goes through `redacted_url`. Every text of a library or a server that may quote one goes
 through `scrubbed`. If in doubt, both hide too much: a password may hold any character, escaped or not.
 """
 

@@ -145,7 +145,7 @@ class _Replica:
         return engine_on(settings.dsns, ports, settings.engine, self._telemetry, name=self._origin)
 
     async def _start(self, engine: Engine) -> None:
-        """Start the engine, and if told so, wait for its databases."""
+        """Start the engine. Waits for its databases if the settings say so."""
         settings = self._settings
         failures = 0
         logged = ""

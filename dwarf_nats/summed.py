@@ -112,11 +112,11 @@ def _on_the_loop(seconds: float, call: Callable[[], None]) -> Timer:
 
 @dataclass(slots=True)
 class _Text:
-    """A text. `count`: its lines since `since`. `silent`: its lines since the last one that was logged."""
+    """A text. `count`: its lines since `since`. `unlogged`: its lines since the last one that was logged."""
 
     since: float
     count: int = 0
-    silent: int = 0
+    unlogged: int = 0
 
 
 class Repeats:
@@ -138,32 +138,32 @@ class Repeats:
         self._burst = burst
         self._seconds = seconds
         self._clock = clock
-        self._told: dict[tuple[int, str], _Text] = {}
+        self._texts: dict[tuple[int, str], _Text] = {}
 
     def say(self, level: int, text: str) -> None:
         """Log `text`, or count it."""
         now = self._clock()
-        if (level, text) not in self._told and not self._has_room(now):
+        if (level, text) not in self._texts and not self._has_room(now):
             text = OTHERS
-        told = self._told.get((level, text))
-        if told is None:
-            told = self._told[level, text] = _Text(now)
-        elif now - told.since >= self._seconds:
-            told.since, told.count = now, 0
-        told.count += 1
-        if told.count > self._burst:
-            told.silent += 1
+        known = self._texts.get((level, text))
+        if known is None:
+            known = self._texts[level, text] = _Text(now)
+        elif now - known.since >= self._seconds:
+            known.since, known.count = now, 0
+        known.count += 1
+        if known.count > self._burst:
+            known.unlogged += 1
             return
-        more, told.silent = told.silent, 0
+        more, known.unlogged = known.unlogged, 0
         if more:
             text = f"{text} (and {more} times more since the last such line)"
         self._log.log(level, "%s", text)
 
     def _has_room(self, now: float) -> bool:
         """True if one more text may be logged in this minute; forgets one that is older."""
-        if len(self._told) >= TEXTS:
-            oldest = min(self._told, key=lambda one: self._told[one].since)
-            if now - self._told[oldest].since < self._seconds:
+        if len(self._texts) >= TEXTS:
+            oldest = min(self._texts, key=lambda one: self._texts[one].since)
+            if now - self._texts[oldest].since < self._seconds:
                 return False
-            del self._told[oldest]
+            del self._texts[oldest]
         return True

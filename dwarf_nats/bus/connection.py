@@ -1,7 +1,7 @@
 """The connection of a replica to NATS (wire: section 6).
 
 `Connection` is our client of NATS with three things changed. Messages of chosen subscriptions arrive raw and inline,
-without a queue and a task between socket and handler, so that a header named `Status` can be told from the server's
+without a queue and a task between socket and handler, so that a header named `Status` is not mistaken for the server's
 own status line. Sending is a plain call. And nothing is ever kept for sending after a reconnect.
 """
 

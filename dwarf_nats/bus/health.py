@@ -36,7 +36,7 @@ class HealthApi(Protocol):
 
 
 class Health:
-    """The health of one replica. `connection` and `engine` are set when they are there, `draining` when it is told to end."""
+    """The health of one replica. `connection` and `engine` are set when they are there, `draining` when its end begins."""
 
     def __init__(self, replica: str, subjects: Subjects | None = None) -> None:
         self.replica = replica

@@ -133,7 +133,7 @@ class Inbox:
         except asyncio.CancelledError:
             if not call.cancelled:
                 self._forget(call)
-            # Else the call is kept until its deadline, so that a service that accepts it late is told at once.
+            # Else the call is kept until its deadline, so that a service that accepts it late learns of the cancellation.
             raise
 
     def end(self, call: Call, error: Exception) -> None:

@@ -1,4 +1,4 @@
-"""Replies and refusals of the service: sent, counted, and logged where nobody can be told (wire: section 1)."""
+"""Replies and refusals of the service: sent, counted, and logged if there is no reply subject (wire: section 1)."""
 
 from __future__ import annotations
 

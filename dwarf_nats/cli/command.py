@@ -222,7 +222,7 @@ def refusals(*, as_json: bool = False) -> Iterator[None]:
     try:
         yield
     except DwarfError as error:
-        raise typer.Exit(tell(error, as_json=as_json)) from None
+        raise typer.Exit(print_refusal(error, as_json=as_json)) from None
     except (KeyboardInterrupt, asyncio.CancelledError):
         raise typer.Exit(INTERRUPTED) from None
     except BrokenPipeError:
@@ -230,14 +230,14 @@ def refusals(*, as_json: bool = False) -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(0) from None
     except OSError as error:
-        told = DwarfError(str(error)) if as_json else None
-        print(_as_json(told) if told else f"error: {one_line(scrubbed(str(error)))}", file=sys.stderr)
+        text = str(error)
+        print(_as_json(DwarfError(text)) if as_json else f"error: {one_line(scrubbed(text))}", file=sys.stderr)
         raise typer.Exit(REFUSED) from None
 
 
 @contextmanager
 def _usage_errors(as_json: bool) -> Iterator[None]:
-    """Report wrong usage as JSON, if told so."""
+    """Report wrong usage as JSON, if `as_json`."""
     try:
         yield
     except TyperException as error:
@@ -247,7 +247,7 @@ def _usage_errors(as_json: bool) -> Iterator[None]:
         raise typer.Exit(error.exit_code) from None
 
 
-def tell(error: DwarfError, *, as_json: bool = False) -> int:
+def print_refusal(error: DwarfError, *, as_json: bool = False) -> int:
     """Print a refusal; returns the exit code."""
     flow_key = error.details.get("flow_key")
     line = f"error {error.code}: {error.message}" + (f" (flow {flow_key})" if flow_key else "")

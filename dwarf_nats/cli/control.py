@@ -8,10 +8,10 @@ import typer
 from msgspec import Raw
 
 from dwarf_nats.cli.command import command
-from dwarf_nats.cli.ending import DryRun, look, named, was, would
 from dwarf_nats.cli.flow import FlowKey, State, app
 from dwarf_nats.cli.options import Bus, Scheduling, Service
 from dwarf_nats.cli.output import Output
+from dwarf_nats.cli.removal import DryRun, flow_label, previous_status, read_before, show_dry_run
 from dwarf_nats.cli.state_arg import read_json, read_state
 from dwarf_nats.wire import messages as m
 from dwarf_nats.workflow.status import Status
@@ -83,12 +83,12 @@ async def restart(
     """Run a stopped flow again from its beginning, in place; what it did before is removed."""
     values = read_state(overrides, "--overrides")
     async with service.client(bus) as client:
-        before = await look(client, flow)
+        before = await read_before(client, flow)
         if dry_run:
-            would(out, flow, before, "restarted", (Status.CREATED, Status.RUNNING))
+            show_dry_run(out, flow, before, "restarted", (Status.CREATED, Status.RUNNING))
             return
         await client.restart(flow, values)
-    out.show(m.Empty(), f"restarted {named(flow, before)} from its beginning{was(before)}")
+    out.show(m.Empty(), f"restarted {flow_label(flow, before)} from its beginning{previous_status(before)}")
 
 
 @command(

@@ -10,7 +10,7 @@ import msgspec
 import typer
 from rich.text import Text
 
-from dwarf_nats.cli.command import command, new_app, tell
+from dwarf_nats.cli.command import command, new_app, print_refusal
 from dwarf_nats.cli.options import Bus, Creation, Filters, Service
 from dwarf_nats.cli.output import (
     Output,
@@ -70,7 +70,7 @@ def _time_is_up(out: Output) -> Iterator[None]:
     try:
         yield
     except TimedOut as error:
-        tell(error, as_json=out.json)
+        print_refusal(error, as_json=out.json)
         raise typer.Exit(TIME_IS_UP) from None
 
 
@@ -282,9 +282,9 @@ def _news(steps: Sequence[Step], seen: dict[str, str], path: str = "") -> list[t
     fresh: list[tuple[Step, str]] = []
     for step in steps:
         here = path + step.task
-        look = f"{step.status} {step.attempt}"
-        if seen.get(step.step_key) != look:
-            seen[step.step_key] = look
+        state = f"{step.status} {step.attempt}"
+        if seen.get(step.step_key) != state:
+            seen[step.step_key] = state
             fresh.append((step, here))
         fresh += _news(step.sub_history, seen, f"{here} › ")
     return fresh

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from dwarf_nats.cli import bench, config, control, demo, dev, graph, health, migrate, serve, shards, tasks, worker
-from dwarf_nats.cli.command import new_app, tell
+from dwarf_nats.cli.command import new_app, print_refusal
 from dwarf_nats.errors import Internal
 from dwarf_nats.redact import scrubbed
 from dwarf_nats.version import __version__
@@ -58,7 +58,7 @@ def main() -> None:
         if os.environ.get("DWARF_TRACEBACK"):
             print(scrubbed(traceback.format_exc()), file=sys.stderr)
         defect = Internal(f"{type(error).__name__}: {error}; DWARF_TRACEBACK=1 shows more")
-        sys.exit(tell(defect, as_json="--json" in sys.argv))
+        sys.exit(print_refusal(defect, as_json="--json" in sys.argv))
 
 
 if __name__ == "__main__":

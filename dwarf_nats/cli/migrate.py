@@ -49,14 +49,14 @@ async def migrate(
 
 
 async def _revision(dsn: str, check: bool) -> str | None:
-    """The revision of a database, after the upgrade unless it is only looked at."""
+    """The revision of a database, upgraded first unless `check`."""
     from dwarf_nats.clock import SystemClock
     from dwarf_nats.store import migrate as schema
     from dwarf_nats.store.sqlite import Sqlite
     from dwarf_nats.store.store import open_database
 
     database = open_database(dsn, 1, SystemClock())
-    database.outages.quiet = True  # the refusal tells it
+    database.outages.quiet = True  # the refusal says it
     if not isinstance(database, Sqlite):
         if not check:
             await schema.migrate_postgres(dsn)

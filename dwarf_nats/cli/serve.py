@@ -59,22 +59,22 @@ async def _run_several(replicas: int, health_port: int | None = None) -> int:
     """
     children = _launch(replicas, health_port)
     loop = asyncio.get_running_loop()
-    told = asyncio.Event()
+    stopping = asyncio.Event()
 
-    def tell() -> None:
-        told.set()
+    def stop_all() -> None:
+        stopping.set()
         for child in children:
             if child.poll() is None:
                 child.terminate()
 
-    loop.add_signal_handler(signal.SIGTERM, tell)
+    loop.add_signal_handler(signal.SIGTERM, stop_all)
     # Ctrl-C reaches the children by itself, being of our process group.
-    loop.add_signal_handler(signal.SIGINT, told.set)
+    loop.add_signal_handler(signal.SIGINT, stopping.set)
     ends = [asyncio.ensure_future(asyncio.to_thread(child.wait)) for child in children]
     await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-    if told.is_set():
+    if stopping.is_set():
         return max(abs(code) for code in await asyncio.gather(*ends))
     # A second signal would end the others without draining, so they get theirs only now.
-    tell()
+    stop_all()
     await asyncio.gather(*ends)
     raise Unavailable("a replica ended by itself; the others were stopped")

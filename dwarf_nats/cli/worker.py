@@ -36,7 +36,7 @@ def register(app: typer.Typer) -> None:
 
 @option_group("Options")
 @dataclass(slots=True, frozen=True)
-class Serving:
+class WorkerOptions:
     """The command to serve a task with, if it is not a module's functions, and how this process behaves."""
 
     command: Annotated[
@@ -65,7 +65,7 @@ class Serving:
 
 
 def worker(
-    options: Serving,
+    options: WorkerOptions,
     bus: Bus,
     module: Annotated[str, typer.Argument(metavar="MODULE", help="A module's name, or a path to a .py file.")] = "",
 ) -> None:

@@ -37,14 +37,14 @@ class Kind(StrEnum):
 
 @dataclass(slots=True, frozen=True)
 class Metric:
-    """One metric. `tells`: what an operator reads from it. `rests_at_zero`: any other value needs to be investigated."""
+    """One metric. `interpretation`: its meaning for an operator. `rests_at_zero`: any other value needs to be investigated."""
 
     name: str
     kind: Kind
     unit: str
     labels: tuple[str, ...]
     description: str
-    tells: str = ""
+    interpretation: str = ""
     rests_at_zero: bool = False
     of_deployment: bool = False
     """Read from the databases: each replica shows the same, so take the largest and never the sum."""
@@ -278,7 +278,7 @@ def _section(metric: Metric) -> str:
 
 {metric.kind} · {unit} · labels: {labels}
 
-{fill(f"{metric.description} {metric.tells}", 120)}{spread}
+{fill(f"{metric.description} {metric.interpretation}", 120)}{spread}
 
 """
 

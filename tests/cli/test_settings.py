@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 
-from dwarf_nats.settings import EngineSettings, ServerSettings
+from dwarf_nats.errors import BadRequest
+from dwarf_nats.settings import ENGINE_SETTINGS, SERVER_SETTINGS, EngineSettings, ServerSettings, Setting
 from tests.cli.conftest import Run
+from tests.cli.test_usage import COMMANDS
 
 
 @pytest.fixture(autouse=True)
@@ -71,5 +74,42 @@ def test_a_file_that_is_not_there_is_wrong_usage(run: Run, toml: Path) -> None:
 
 
 def test_the_service_and_the_library_have_the_same_defaults() -> None:
-    """Both spell them out, each for its readers."""
     assert ServerSettings().engine == EngineSettings()
+
+
+def test_the_options_of_serve_are_the_settings_in_their_order() -> None:
+    wanted = [(row.key, row.variable, row.text) for row in SERVER_SETTINGS.values() if row.has_option]
+    found = [(one.name, one.envvar, one.help) for one in COMMANDS[("serve",)].params if one.envvar]
+    assert found == wanted
+
+
+def test_names_and_keys_are_unique() -> None:
+    rows = SERVER_SETTINGS.values()
+    assert len({row.key for row in rows}) == len({(row.part, row.attribute) for row in rows}) == len(rows)
+
+
+@pytest.mark.parametrize("name", SERVER_SETTINGS)
+def test_a_setting_reaches_the_value_that_keeps_it(name: str) -> None:
+    row = SERVER_SETTINGS[name]
+    given: object = 12345 if row.kind is int else object()
+    made = ServerSettings.of(**{name: given})
+    assert getattr(getattr(made, row.part) if row.part else made, row.attribute) is given
+
+
+def test_a_setting_that_is_unknown_is_a_defect_of_the_caller() -> None:
+    with pytest.raises(TypeError, match="there is no setting patience_ms"):
+        ServerSettings.of(patience_ms=5)
+
+
+@pytest.mark.parametrize("row", [row for row in ENGINE_SETTINGS if row.least is not None], ids=lambda row: row.name)
+def test_the_bounds_of_options_hold_in_the_library_too(row: Setting) -> None:
+    assert row.least is not None
+    with pytest.raises(BadRequest, match=f"setting {row.name} must "):
+        EngineSettings(**{row.name: row.least - 1})
+    assert getattr(EngineSettings(**{row.name: row.least}), row.name) == row.least
+
+
+def test_the_limits_of_an_engine_are_its_settings() -> None:
+    settings = EngineSettings(max_depth=7)
+    assert dataclasses.asdict(settings.limits()).items() <= dataclasses.asdict(settings).items()
+    assert settings.limits().max_depth == 7

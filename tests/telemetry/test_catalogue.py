@@ -65,7 +65,7 @@ def test_names_are_unique_and_come_out_of_prometheus_as_they_are() -> None:
 def test_every_metric_says_what_it_is_good_for() -> None:
     for one in CATALOGUE:
         assert one.description.endswith(".")
-        assert one.tells.endswith(".")
+        assert one.interpretation.endswith(".")
         assert bool(one.buckets) is (one.kind is Kind.HISTOGRAM)
         assert list(one.buckets) == sorted(set(one.buckets))
 

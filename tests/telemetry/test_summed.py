@@ -112,4 +112,4 @@ def test_no_number_of_texts_fills_the_memory_or_the_log(caplog: pytest.LogCaptur
     now[0] = 60
     repeats.say(logging.WARNING, "something new")
     assert caplog.messages[-1] == "something new"
-    assert len(repeats._told) <= 101
+    assert len(repeats._texts) <= 101

@@ -22,18 +22,18 @@ from dwarf_nats.wire import messages as m
 from dwarf_nats.workflow.records import FlowSummary, Outcome
 from dwarf_nats.workflow.status import Status
 
-PURGED_AT_ONCE = 10_000
+MAX_PURGED_FLOWS = 10_000
 """Flows that one call of purge deletes at most; the bound of the service."""
-PAGE = 1_000
+PAGE_FLOWS = 1_000
 """Flows read at a time to count those that match; the bound of the service."""
-SAMPLE = 10
+SAMPLE_FLOWS = 10
 """Flows that a dry run of purge lists."""
 
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask first.")]
 
 
-async def look(client: Client, flow: str) -> Outcome | None:
+async def read_before(client: Client, flow: str) -> Outcome | None:
     """The outcome of a flow before an operation on it; `None` if this user may not read it.
 
     Raises `NotFound` and `BadRequest` for a key that names nothing.
@@ -46,12 +46,12 @@ async def look(client: Client, flow: str) -> Outcome | None:
         return None
 
 
-def named(flow: str, before: Outcome | None) -> str:
+def flow_label(flow: str, before: Outcome | None) -> str:
     """The flow in words: its workflow, if known, and its key."""
     return f"{one_line(before.workflow)} {flow}" if before is not None else flow
 
 
-def was(before: Outcome | None) -> str:
+def previous_status(before: Outcome | None) -> str:
     """The status of the flow before, in brackets; empty if it is not known."""
     if before is None:
         return ""
@@ -59,13 +59,16 @@ def was(before: Outcome | None) -> str:
     return f" (it was {before.status.value}{': ' + why if why else ''})"
 
 
-def would(out: Output, flow: str, before: Outcome | None, verb: str, refused: tuple[Status, ...]) -> None:
+def show_dry_run(out: Output, flow: str, before: Outcome | None, verb: str, refused: tuple[Status, ...]) -> None:
     """Print what an operation would do. Raises `Conflict` if the flow's status forbids it."""
     if before is None:
         raise BadRequest("a dry run must read the flow, which this user may not do")
     if before.status in refused:
         raise Conflict(f"the flow is {before.status.value}, so it would not be {verb}")
-    out.show({"dryRun": True, "status": before.status.value}, f"would be {verb}: {named(flow, before)}{was(before)}")
+    out.show(
+        {"dryRun": True, "status": before.status.value},
+        f"would be {verb}: {flow_label(flow, before)}{previous_status(before)}",
+    )
 
 
 def confirm(question: str, yes: bool) -> None:
@@ -93,12 +96,12 @@ async def cancel(
 ) -> None:
     """Cancel a flow that has not ended, with every flow above and below it."""
     async with service.client(bus) as client:
-        before = await look(client, flow)
+        before = await read_before(client, flow)
         if dry_run:
-            would(out, flow, before, "cancelled", (Status.COMPLETED, Status.FAILED, Status.CANCELLED))
+            show_dry_run(out, flow, before, "cancelled", (Status.COMPLETED, Status.FAILED, Status.CANCELLED))
             return
         await client.cancel(flow, reason)
-    out.show(m.Empty(), f"cancelled {named(flow, before)}{was(before)}")
+    out.show(m.Empty(), f"cancelled {flow_label(flow, before)}{previous_status(before)}")
 
 
 @command(
@@ -112,13 +115,13 @@ async def delete(
 ) -> None:
     """Delete a flow that is not running, with its history and its subgraphs."""
     async with service.client(bus) as client:
-        before = await look(client, flow)
+        before = await read_before(client, flow)
         if dry_run:
-            would(out, flow, before, "deleted", (Status.RUNNING,))
+            show_dry_run(out, flow, before, "deleted", (Status.RUNNING,))
             return
-        confirm(f"delete {named(flow, before)}{was(before)} and its history?", yes)
+        confirm(f"delete {flow_label(flow, before)}{previous_status(before)} and its history?", yes)
         await client.delete(flow)
-    out.show(m.Empty(), f"deleted {named(flow, before)}{was(before)}")
+    out.show(m.Empty(), f"deleted {flow_label(flow, before)}{previous_status(before)}")
 
 
 @command(
@@ -133,7 +136,7 @@ async def purge(
     bus: Bus,
     service: Service,
     matching: Matching,
-    limit: Annotated[int, typer.Option(min=1, max=PURGED_AT_ONCE, help="At most so many.")] = PURGED_AT_ONCE,
+    limit: Annotated[int, typer.Option(min=1, max=MAX_PURGED_FLOWS, help="At most so many.")] = MAX_PURGED_FLOWS,
     dry_run: DryRun = False,
     yes: Yes = False,
 ) -> None:
@@ -158,7 +161,7 @@ async def purge(
 
 async def _show_purge(out: Output, client: Client, query: Query) -> None:
     found = [one async for one in _purged(client, query)]
-    sample = found[:SAMPLE]
+    sample = found[:SAMPLE_FLOWS]
     rows = [(one.flow_key, one.workflow, coloured(one.status), day_and_clock(one.updated_at)) for one in sample]
     out.show(
         {"matched": len(found), "sample": [msgspec.to_builtins(codec.summary_message(one)) for one in sample]},
@@ -170,7 +173,7 @@ async def _show_purge(out: Output, client: Client, query: Query) -> None:
 async def _purged(client: Client, query: Query) -> AsyncIterator[FlowSummary]:
     """The flows that one purge would delete. If more match than its limit, the service decides which."""
     count = 0
-    async for one in client.list_all(replace(query, limit=PAGE)):
+    async for one in client.list_all(replace(query, limit=PAGE_FLOWS)):
         if count == query.limit:
             return
         if one.status is not Status.RUNNING:
