@@ -27,6 +27,7 @@ FOR_USERS = sorted({ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *OPERATIN
 SCHEMAS = sorted((ROOT / "schemas").rglob("*.json"))
 
 _CODE = re.compile(r"\b[A-Z][1-9]\d?\b")
+_SQL_COMMENT = re.compile(r"^ *-- (.+)$", re.MULTILINE)
 _ANCHOR = re.compile(r'<a id="([\w-]+)"></a>')
 _SECTIONS = re.compile(r"\b(semantics|wire):? sections? (\d+(?:(?:, | and | to )\d+)*)", re.IGNORECASE)
 _NAMED = re.compile(r"\b(semantics|wire): (?!sections? \d)([a-z][a-z-]*[a-z])", re.IGNORECASE)
@@ -42,7 +43,7 @@ def anchors(page: Path) -> set[str]:
 
 
 def prose(path: Path) -> Iterator[tuple[int, str]]:
-    """What a Python file says in words, with the line: comments, docstrings and the texts below constants."""
+    """What a Python file says in words, with the line: comments, docstrings, texts below constants, comments of SQL."""
     text = path.read_text(encoding="utf-8")
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type == tokenize.COMMENT:
@@ -50,6 +51,9 @@ def prose(path: Path) -> Iterator[tuple[int, str]]:
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
             yield node.lineno, node.value.value
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            for words in _SQL_COMMENT.findall(node.value):
+                yield node.lineno, words
 
 
 def unknown(text: str) -> Iterator[str]:
