@@ -16,7 +16,7 @@ from dwarf_nats.errors import DwarfError
 from dwarf_nats.telemetry.context import continued
 from dwarf_nats.workflow.answer import Answer, TaskCall
 from dwarf_nats.workflow.arguments import TaskFunction, run_task
-from dwarf_nats.workflow.flow import Parked
+from dwarf_nats.workflow.flow import Suspended
 from dwarf_nats.workflow.keys import without_tokens
 from dwarf_nats.workflow.raised import called_off, closes_coroutine, ends_process, named, text_of
 from dwarf_nats.workflow.task_error import TaskError
@@ -83,7 +83,7 @@ def _logged(url: str, function: TaskFunction, coroutine: bool) -> TaskFunction:
     async def waited(**arguments: Any) -> Any:
         try:
             return await function(**arguments)
-        except (Parked, asyncio.CancelledError, GeneratorExit):
+        except (Suspended, asyncio.CancelledError, GeneratorExit):
             raise
         except BaseException as error:
             _log(url, error)
@@ -93,7 +93,7 @@ def _logged(url: str, function: TaskFunction, coroutine: bool) -> TaskFunction:
     def called(**arguments: Any) -> Any:
         try:
             return function(**arguments)
-        except Parked:
+        except Suspended:
             raise
         except BaseException as error:
             _log(url, error)

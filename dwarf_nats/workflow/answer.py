@@ -1,4 +1,4 @@
-"""What a task is asked and what it answers: between the engine and whoever runs tasks (X3, X4; wire section 2)."""
+"""The call of a task and its answer, between the engine and the task's runner (X3, X4; wire section 2)."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import orjson
 from dwarf_nats.workflow.state import Raw, State
 
 _LONGEST_WRITTEN = 6
-"""Bytes of the longest character in JSON: `\\u0001`."""
+"""Bytes of the longest character in JSON text: `\\u0001`."""
 
 
 @dataclass(slots=True)
 class ErrorInfo:
-    """An error of a step or flow. `extra` is whatever else the task put into its error object."""
+    """An error of a step or flow. `extra`: the further fields that the task put into its error object."""
 
     message: str
     code: int = 500
@@ -27,17 +27,17 @@ class ErrorInfo:
         return {**self.extra, "message": self.message, "code": self.code}
 
     def stored(self) -> str:
-        """As it is stored; characters no text may hold are escaped."""
+        """The error as stored JSON text; characters that cannot be stored are escaped."""
         try:
             return orjson.dumps(self.as_dict()).decode()
-        except (TypeError, orjson.JSONEncodeError):  # lone surrogates in an exception's text, say
+        except (TypeError, orjson.JSONEncodeError):  # such as lone surrogates in the text of an exception
             message = self.message.encode("utf-8", "backslashreplace").decode()
             return orjson.dumps({"message": message, "code": self.code}).decode()
 
     def within(self, max_bytes: int) -> ErrorInfo:
-        """The error cut to about `max_bytes` of JSON: first what else the task put there goes, then the end of the message.
+        """The error cut to about `max_bytes` of JSON text, escapes included: first `extra` goes, then the end of the message.
 
-        Bytes of JSON text are counted, escapes included, and no character is cut apart.
+        Characters are not cut apart.
         """
         if len(self.stored().encode()) <= max_bytes:
             return self
@@ -47,7 +47,7 @@ class ErrorInfo:
 
     @classmethod
     def from_stored(cls, text: str | None) -> ErrorInfo | None:
-        """A stored error as a value."""
+        """Read a stored error; `None` for no text."""
         if text is None:
             return None
         stored: dict[str, Any] = orjson.loads(text)
@@ -55,18 +55,18 @@ class ErrorInfo:
 
 
 MAX_DELAY_MS = 2**53 // 1000
-"""Some 285 years: a longer delay is cut to this, so that due times stay within 64 bits."""
+"""Longest delay, some 285 years: a longer one is cut to this, so that due times stay within 64 bits."""
 
 
 def _within(text: str, max_bytes: int) -> str:
-    """As much of the beginning of a text as its JSON has room for."""
+    """The longest beginning of a text whose JSON has at most `max_bytes` bytes."""
     written = orjson.dumps(text)[1:-1]
     if len(written) <= max_bytes:
         return text
     for end in range(max_bytes, max(0, max_bytes - _LONGEST_WRITTEN), -1):
         try:
             cut: str = orjson.loads(b'"%b"' % written[:end])
-        except orjson.JSONDecodeError:  # within a character or an escape
+        except orjson.JSONDecodeError:  # the cut is within a character or an escape
             continue
         return cut
     return ""
@@ -74,9 +74,9 @@ def _within(text: str, max_bytes: int) -> str:
 
 @dataclass(slots=True, frozen=True)
 class Retry:
-    """Ask for the step to run again (X5). Delays in milliseconds; `None` means no bound.
+    """A request to run the step again (X5). Delays in milliseconds; `None` means no bound.
 
-    The defaults hold over the wire and in Python: no retry runs without a pause unless it asks for none.
+    The defaults are the same on the wire and in Python: no retry runs without a pause unless it asks for none.
     """
 
     max_attempts: int | None = None
@@ -88,14 +88,14 @@ class Retry:
 
 @dataclass(slots=True, frozen=True)
 class Subgraph:
-    """Ask for a child flow (P1)."""
+    """A request for a child flow (P1)."""
 
     workflow: str
     input: State = field(default_factory=dict)
 
 
 class Disposition(StrEnum):
-    """How the failure of a call is to be taken (wire section 2)."""
+    """The kind of a failed call: an error of the step, backpressure, or a trip of the breaker (wire section 2)."""
 
     ERROR = "error"
     BACKPRESSURE = "backpressure"
@@ -104,10 +104,10 @@ class Disposition(StrEnum):
 
 @dataclass(slots=True)
 class Answer:
-    """A task's answer. With `error` set, `disposition` says which kind of failure it is and `cause` why.
+    """A task's answer. With `error` set, `disposition` is the kind of failure and `cause` its reason.
 
-    Causes: `backpressure`; of a breaker trip `no_responders`, `forbidden`, `unavailable`, `overloaded`; and of errors that are
-    no word of the task's, `timeout` (it did not answer) and `too_large` (it was not asked).
+    Causes: `backpressure`; for a breaker trip `no_responders`, `forbidden`, `unavailable`, `overloaded`; and for errors
+    that the task did not report itself, `timeout` (it did not answer) and `too_large` (it was not called).
     """
 
     changes: State = field(default_factory=dict)

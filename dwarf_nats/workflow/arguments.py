@@ -1,4 +1,4 @@
-"""From a state to the arguments of a Python function, and from what it returns to changes.
+"""Call a Python function as a task: state fields become arguments, and the returned value becomes changes.
 
 A task function asks for state fields by the names of its parameters and gets them in the types of its annotations::
 
@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 
 from dwarf_nats.workflow.answer import Answer, ErrorInfo, TaskCall
-from dwarf_nats.workflow.flow import Flow, Parked
+from dwarf_nats.workflow.flow import Flow, Suspended
 from dwarf_nats.workflow.raised import called_off, closes_coroutine, ends_process
 from dwarf_nats.workflow.state import MAX_DEPTH, Raw, State, check_state, decode_value, encode_value, json_type
 from dwarf_nats.workflow.task_error import TaskError, error_info, failure
@@ -28,10 +28,10 @@ TaskFunction = Callable[..., Any]
 
 
 def bind(func: TaskFunction) -> Callable[[Flow], dict[str, Any]]:
-    """How to call `func`: a function from the carrier to keyword arguments, which raises `TaskError` (400) at run time.
+    """Make a function that takes a `Flow` and returns the keyword arguments for `func`.
 
-    Raises `TypeError` now for a function that can never be called by name: positional-only or `*args` parameters, or
-    annotations that cannot be resolved.
+    It raises `TaskError` (400) for a state that does not fit. `bind` itself raises `TypeError` for a function that can never be
+    called by name: positional-only or `*args` parameters, or annotations that cannot be resolved.
     """
     parameters = inspect.signature(func).parameters.values()
     hints = _hints(func)
@@ -48,9 +48,9 @@ def bind(func: TaskFunction) -> Callable[[Flow], dict[str, Any]]:
 
 
 def changes_of(returned: Any, max_depth: int = MAX_DEPTH) -> State:
-    """What a task function returned, as changes: `None`, a mapping, a dataclass or a msgspec struct.
+    """Convert the value that a task function returned to changes: `None`, a mapping, a dataclass or a msgspec struct.
 
-    Raises `TaskError` for anything else, `BadRequest` for values that cannot be stored (S1).
+    Raises `TaskError` for any other type, `BadRequest` for values that cannot be stored (S1).
     """
     if returned is None:
         return {}
@@ -70,10 +70,10 @@ def changes_of(returned: Any, max_depth: int = MAX_DEPTH) -> State:
 
 
 async def run_task(func: TaskFunction, call: TaskCall, max_depth: int = MAX_DEPTH) -> Answer:
-    """Run a task function on one dispatch and return its answer; whatever it raises becomes an error of the step.
+    """Run a task function for one call and return its answer; every exception becomes an error of the step.
 
     That holds for every `BaseException`, except Ctrl-C and the cancellation of the asyncio task this runs in. Coroutine
-    functions run on the loop, plain ones in a thread. The caller watches the deadline and cancels this.
+    functions run on the event loop, plain functions in a thread. The caller enforces the deadline by cancelling this.
     """
     flow = Flow.from_call(call)
     running = asyncio.current_task()
@@ -81,7 +81,7 @@ async def run_task(func: TaskFunction, call: TaskCall, max_depth: int = MAX_DEPT
         arguments = _bound(func)(flow)
         returned = await _called(func, arguments)
         changes = changes_of(returned, max_depth)
-    except Parked:
+    except Suspended:
         return flow.answer()
     except asyncio.CancelledError:
         if called_off(running):
@@ -99,8 +99,10 @@ async def run_task(func: TaskFunction, call: TaskCall, max_depth: int = MAX_DEPT
 
 
 def _failed(flow: Flow, error: ErrorInfo) -> Answer:
-    """The error, with a retry if the task asked for one (X5). What the task had set goes along with the retry only: it
-    counts if that is granted (S6)."""
+    """The answer for an error, with a retry if the task asked for one (X5).
+
+    Changes are sent with the retry only: they take effect if it is granted (S6).
+    """
     answer = failure(error)
     asked = flow.answer()
     answer.retry, answer.sleep_ms = asked.retry, asked.sleep_ms
@@ -110,7 +112,7 @@ def _failed(flow: Flow, error: ErrorInfo) -> Answer:
 
 
 class _InThread(Exception):
-    """What a task function raised in a thread though it is no `Exception`: on the loop it would mean something else."""
+    """Carries a `BaseException` that a task function raised in a thread; on the event loop it would have another meaning."""
 
     def __init__(self, error: BaseException) -> None:
         self.error = error
@@ -121,12 +123,12 @@ async def _called(func: TaskFunction, arguments: dict[str, Any]) -> Any:
         return await func(**arguments)
     returned, error = await asyncio.to_thread(_caught, func, arguments)
     if error is not None:
-        raise error if isinstance(error, Exception | Parked) else _InThread(error)
+        raise error if isinstance(error, Exception | Suspended) else _InThread(error)
     return await returned if isinstance(returned, Awaitable) else returned
 
 
 def _caught(func: TaskFunction, arguments: dict[str, Any]) -> tuple[Any, BaseException | None]:
-    """Call it. Exceptions leave the thread as values: a future cannot carry every kind (StopIteration for one)."""
+    """Call a function; exceptions are returned, since a future cannot carry every kind (`StopIteration` for one)."""
     try:
         return func(**arguments), None
     except StopIteration as error:
@@ -166,7 +168,7 @@ def _hints(func: TaskFunction) -> dict[str, Any]:
     annotations = {name: hint for name, hint in getattr(target, "__annotations__", {}).items() if name != "return"}
     namespace = getattr(inspect.unwrap(target), "__globals__", {})
     try:
-        # `Flow` may have been imported for type checkers only.
+        # `Flow` may be imported for type checkers only.
         return typing.get_type_hints(types.SimpleNamespace(__annotations__=annotations), {"Flow": Flow, **namespace})
     except (NameError, TypeError) as error:
         raise TypeError(f"task function {_name(func)}: its annotations cannot be resolved: {error}") from None

@@ -98,10 +98,7 @@ class _Bound:
                 return self._loop(node, names, turns)
 
     def _call(self, node: Call, args: list[Size], turns: float) -> Size:
-        function = node.function
-        totals = [one.total for one in args]
-        plain = Size(1, turns, 1)
-        match function, len(args):
+        match node.function, len(args):
             case "_+_", 2:
                 left, right = args
                 self.spent += left.total + right.total
@@ -110,26 +107,11 @@ class _Bound:
                 return args[0]
             case "_?_:_", 3:
                 return Size(*map(max, *args[1:]))
-            case "_==_" | "_!=_" | "_<_" | "_<=_" | "_>_" | "_>=_" | "startsWith" | "endsWith", 2:
-                self.spent += min(totals)
-                return plain
-            case "@in", 2:
-                self.spent += totals[1]
-                return plain
-            case "contains", 2:
-                self.spent += totals[0] * args[1].each
-                return plain
-            case "matches", 2:
-                self.spent += _MATCHES * turns
-                return plain
-            case "size", 1:
-                self.spent += args[0].each * (turns - 1)  # a text is counted each time, an array is not
-                return plain
-            case "_&&_" | "_||_" | "!_" | "@not_strictly_false", _:
-                return plain
-            case _ if function.startswith("get"):
-                self.spent += _ACCESSOR * turns
-                return plain
+        work = _work(node.function, args, turns)
+        if work is not None:
+            self.spent += work
+            return Size(1, turns, 1)
+        totals = [one.total for one in args]
         self.spent += sum(totals)  # conversions
         return _size(max([1, *(one.each for one in args)]), max([turns, *totals]), 1)
 
@@ -153,6 +135,27 @@ class _Bound:
         self.spent = min(_MOST, self.spent + _COPY * inner_turns * length)
         total = turns + element.total
         return _size(min(total, length * (1 + element.each)), total, max(length, element.length))
+
+
+def _work(function: str, args: list[Size], turns: float) -> float | None:
+    """The work of a function whose result is small; `None` for other functions."""
+    totals = [one.total for one in args]
+    match function, len(args):
+        case "_==_" | "_!=_" | "_<_" | "_<=_" | "_>_" | "_>=_" | "startsWith" | "endsWith", 2:
+            return min(totals)
+        case "@in", 2:
+            return totals[1]
+        case "contains", 2:
+            return totals[0] * args[1].each
+        case "matches", 2:
+            return _MATCHES * turns
+        case "size", 1:
+            return args[0].each * (turns - 1)  # a text is counted each time, an array is not
+        case "_&&_" | "_||_" | "!_" | "@not_strictly_false", _:
+            return 0
+        case _ if function.startswith("get"):
+            return _ACCESSOR * turns
+    return None
 
 
 def _size(each: float, total: float, length: float) -> Size:

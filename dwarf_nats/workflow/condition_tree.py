@@ -6,7 +6,7 @@ specification (`proto/cel/expr/checked.proto`, `syntax.proto`), and this module 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from cel_expr_python import cel
@@ -110,42 +110,68 @@ def tree_of(expression: cel.Expression) -> Node:
     return _node(_bytes(list(_fields(_bytes(wrapped, 2))), 4 if checked else 2))
 
 
+_Fields = list[tuple[int, bytes | int]]
+"""The fields of a protocol buffer message, by their numbers."""
+
+
 def _node(raw: bytes) -> Node:
+    """Decode a node, a message `Expr`; its second field is an id, the others say what it is."""
     for number, value in _fields(raw):
-        if number == 2 or not isinstance(value, bytes):  # the id of the node
-            continue
-        inner = list(_fields(value))
-        match number:
-            case 3:
-                text = next((one for kind, one in inner if kind in (6, 7)), None)
-                is_text = any(kind == 6 for kind, _ in inner)
-                if isinstance(text, bytes):
-                    return Literal(text.decode("utf-8", "replace") if is_text else text)
-                return Literal(None)
-            case 4:
-                return Name(_text(inner, 1).removeprefix("."))
-            case 5:
-                return Select(_node(_bytes(inner, 1)), _text(inner, 2))
-            case 6:
-                member = any(kind == 1 for kind, _ in inner)
-                ordered = [one for kind, one in inner if kind == 1] + [one for kind, one in inner if kind == 3]
-                return Call(_text(inner, 2), [_node(one) for one in ordered if isinstance(one, bytes)], member)
-            case 7:
-                return Items([_node(one) for kind, one in inner if kind == 1 and isinstance(one, bytes)])
-            case 8:
-                entries = [list(_fields(one)) for kind, one in inner if kind == 2 and isinstance(one, bytes)]
-                return Items(
-                    [
-                        _node(one)
-                        for entry in entries
-                        for kind, one in entry
-                        if kind in (3, 4) and isinstance(one, bytes)
-                    ],
-                )
-            case 9:
-                over, start, condition, step, result = (_node(_bytes(inner, kind)) for kind in (2, 4, 5, 6, 7))
-                return Loop(_text(inner, 1), over, _text(inner, 3), start, condition, step, result)
+        decode = _KINDS.get(number)
+        if decode is not None and isinstance(value, bytes):
+            return decode(list(_fields(value)))
     return Literal(None)
+
+
+def _literal(fields: _Fields) -> Node:
+    text = next((value for number, value in fields if number in (6, 7)), None)
+    if not isinstance(text, bytes):
+        return Literal(None)
+    is_text = any(number == 6 for number, _ in fields)
+    return Literal(text.decode("utf-8", "replace") if is_text else text)
+
+
+def _name(fields: _Fields) -> Node:
+    return Name(_text(fields, 1).removeprefix("."))
+
+
+def _select(fields: _Fields) -> Node:
+    return Select(_node(_bytes(fields, 1)), _text(fields, 2))
+
+
+def _call(fields: _Fields) -> Node:
+    receivers, args = _nodes(fields, 1), _nodes(fields, 3)
+    return Call(_text(fields, 2), [*receivers, *args], any(number == 1 for number, _ in fields))
+
+
+def _list(fields: _Fields) -> Node:
+    return Items(_nodes(fields, 1))
+
+
+def _map(fields: _Fields) -> Node:
+    entries = [list(_fields(value)) for number, value in fields if number == 2 and isinstance(value, bytes)]
+    return Items([one for entry in entries for one in _nodes(entry, 3, 4)])
+
+
+def _loop(fields: _Fields) -> Node:
+    over, start, condition, step, result = (_node(_bytes(fields, number)) for number in (2, 4, 5, 6, 7))
+    return Loop(_text(fields, 1), over, _text(fields, 3), start, condition, step, result)
+
+
+def _nodes(fields: _Fields, *numbers: int) -> list[Node]:
+    return [_node(value) for number, value in fields if number in numbers and isinstance(value, bytes)]
+
+
+_KINDS: dict[int, Callable[[_Fields], Node]] = {
+    3: _literal,
+    4: _name,
+    5: _select,
+    6: _call,
+    7: _list,
+    8: _map,
+    9: _loop,
+}
+"""The kinds of nodes by their field numbers in `Expr`."""
 
 
 def _fields(raw: bytes) -> Iterator[tuple[int, bytes | int]]:
@@ -177,9 +203,9 @@ def _varint(raw: bytes, at: int) -> tuple[int, int]:
         shift += 7
 
 
-def _bytes(fields: list[tuple[int, bytes | int]], number: int) -> bytes:
+def _bytes(fields: _Fields, number: int) -> bytes:
     return next((value for kind, value in fields if kind == number and isinstance(value, bytes)), b"")
 
 
-def _text(fields: list[tuple[int, bytes | int]], number: int) -> str:
+def _text(fields: _Fields, number: int) -> str:
     return _bytes(fields, number).decode("utf-8", "replace")

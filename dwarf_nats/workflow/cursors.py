@@ -1,4 +1,4 @@
-"""Cursors of a history: after which step the next page begins (O7). Callers pass them back unread."""
+"""Cursors of a history: the step after which the next page begins (O7). Callers pass them back unchanged."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 Place = tuple[int, int]
 """Depth and id of a step: its place in the history of its flow, which never changes."""
 START: Place = (-1, -1)
+"""The place before the first step."""
 
 
 def after(step: Step) -> str:
@@ -22,7 +23,7 @@ def after(step: Step) -> str:
 
 
 def place(cursor: str) -> Place:
-    """Where the page of a cursor begins; an empty cursor is the first page. Raises `BadRequest`."""
+    """Decode a cursor; the empty cursor is the first page. Raises `BadRequest` for a malformed one."""
     if not cursor:
         return START
     try:

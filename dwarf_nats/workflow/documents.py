@@ -1,7 +1,8 @@
-"""Documents of graphs, JSON or YAML, read with bounds: whatever is in them, reading ends soon and says what is wrong.
+"""Read graph documents, JSON or YAML, within bounds on size, depth and the repetition by aliases.
 
-YAML is read as its version 1.2 has it (the core schema): `true` and `false` are the booleans, `yes`, `no`, `on` and `off` are
-texts, and so are dates. Only what JSON can say is taken: no tags but those of JSON's types, no keys but texts, no `.inf`.
+YAML is read by the core schema of version 1.2: `true` and `false` are the booleans, `yes`, `no`, `on` and `off` are
+strings, and so are dates. Only values that JSON has are accepted: no tags except those of JSON's types, only strings as
+keys, no `.inf`.
 """
 
 from __future__ import annotations
@@ -19,25 +20,28 @@ from dwarf_nats.errors import BadRequest
 from dwarf_nats.workflow.state import MAX_DEPTH
 
 MAX_BYTES = 4 * 1024 * 1024
-"""Of a document. Far more than any graph within the limits has."""
+"""Largest document; any graph within the limits is far smaller."""
 MAX_VALUES = 200_000
-"""Of a document, values repeated by aliases counted each time."""
+"""Most values of a document, where values that an alias repeats count each time."""
 SUFFIXES = (".json", ".yaml", ".yml")
 
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _INTEGER = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
 _NUMBER = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
 _NO_NUMBER = re.compile(r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)")
-_CONSTANTS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False,
-              "null": None, "Null": None, "NULL": None, "~": None, "": None}  # fmt: skip
+_CONSTANTS = {
+    **dict.fromkeys(("true", "True", "TRUE"), True),
+    **dict.fromkeys(("false", "False", "FALSE"), False),
+    **dict.fromkeys(("null", "Null", "NULL", "~", "")),
+}
 _MERGE = object()
 _TAG = "tag:yaml.org,2002:"
 
 
 def read_file(path: str | Path) -> bytes:
-    """The bytes of a regular file within the bounds.
+    """Read a regular file.
 
-    Raises `OSError`, and `BadRequest` for what is no file (a pipe would be waited for) and for one that is too large.
+    Raises `OSError`, and `BadRequest` if it is no regular file (a pipe would block) or too large.
     """
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
     try:
@@ -50,14 +54,14 @@ def read_file(path: str | Path) -> bytes:
 
 
 def checked_size(text: bytes) -> bytes:
-    """The text; `BadRequest` if it is too large."""
+    """Return the text. Raises `BadRequest` if it is too large."""
     if len(text) > MAX_BYTES:
         raise BadRequest(f"it has more than {MAX_BYTES} bytes: that is no graph")
     return text
 
 
 def to_json(text: bytes, *, is_yaml: bool) -> bytes:
-    """A document as JSON text. Raises `BadRequest` that says what is wrong and where."""
+    """Convert a document to JSON text. Raises `BadRequest` that names the problem and its place."""
     checked_size(text)
     text = text.removeprefix(b"\xef\xbb\xbf")
     try:
@@ -72,7 +76,7 @@ def to_json(text: bytes, *, is_yaml: bool) -> bytes:
 
 
 def from_yaml(text: str) -> Any:
-    """The value of one YAML document. Raises `BadRequest`."""
+    """Parse one YAML document. Raises `BadRequest` that names the problem and its place."""
     loader = _Loader(text)
     try:
         return _Reader(loader).document()
@@ -83,7 +87,7 @@ def from_yaml(text: str) -> Any:
 
 
 class _Open:
-    """A list or map that is being read."""
+    """A list or map of which the end is still to come."""
 
     __slots__ = ("anchor", "key", "merges", "size", "value")
 
@@ -96,7 +100,7 @@ class _Open:
 
 
 class _Reader:
-    """Puts values together from the events of the parser, without recursion."""
+    """Builds values from the events of the parser, without recursion."""
 
     def __init__(self, loader: Any) -> None:
         self._loader = loader
@@ -206,7 +210,7 @@ class _Reader:
             parent.key = None
 
     def _plain(self, event: Any) -> Any:
-        """The value of a scalar by the core schema of YAML 1.2."""
+        """Convert a scalar by the core schema of YAML 1.2."""
         text: str = event.value
         tag = event.tag
         if tag is None and not event.implicit[0]:

@@ -1,4 +1,4 @@
-"""The carrier a task function may ask for: state in, changes and wishes out (S2, X5, X6, P1, P2)."""
+"""The `Flow` a task function may take as an argument: its state, and what it changes and asks for (S2, X5, X6, P1, P2)."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _DEFAULT = Retry()
 
 
-class Parked(BaseException):
-    """Ends an execution whose step is to wait for a resume or a child. The runner catches it; a task never does."""
+class Suspended(BaseException):
+    """Ends an execution whose step waits for a resume or a child flow. The runner catches it; tasks must not."""
 
 
 class Flow:
-    """One execution of one step, as its task sees it.
+    """One execution of one step, for its task function.
 
-    `get` sees what the execution has set before. Nothing is sent until the task returns. If it raises, its changes are
-    dropped, unless it asked for a retry that is granted (S6). After an interrupt or a subgraph the task runs again from the
-    top, its changes already in the state.
+    `get` returns values that this execution has set before. Nothing is sent until the task returns. If it raises, its changes
+    are dropped, unless it asked for a retry that is granted (S6). After an interrupt or a subgraph the task runs again from
+    its beginning, with its changes in the state.
     """
 
     def __init__(self, call: TaskCall) -> None:
@@ -45,14 +45,14 @@ class Flow:
 
     @classmethod
     def from_call(cls, call: TaskCall) -> Flow:
-        """The carrier for one dispatch."""
+        """The `Flow` for one call."""
         return cls(call)
 
-    # -- where we are --------------------------------------------------------------------------------------------
+    # -- identity ------------------------------------------------------------------------------------------------
 
     @property
     def flow_key(self) -> str:
-        """The flow's key: a capability, not for logs."""
+        """The flow's key: a capability, so keep it out of logs."""
         return self._call.flow_key
 
     @property
@@ -77,67 +77,67 @@ class Flow:
 
     @property
     def attempt(self) -> int:
-        """How often this step was retried: 0 the first time (X5)."""
+        """The number of retries of this step so far: 0 the first time (X5)."""
         return self._call.attempt
 
     @property
     def created_at(self) -> datetime:
-        """When the flow was created, UTC."""
+        """The time at which the flow was created, in UTC."""
         return _when(self._call.flow_created_at)
 
     @property
     def updated_at(self) -> datetime:
-        """When the flow's status changed last, UTC."""
+        """The time of the last change of the flow's status, in UTC."""
         return _when(self._call.flow_updated_at)
 
     @property
     def deadline(self) -> datetime:
-        """When an answer comes too late, UTC."""
+        """The time after which an answer is too late, in UTC."""
         return _when(self._call.deadline)
 
     @property
     def traceparent(self) -> str:
-        """The W3C context of this dispatch's span, for services asked from here; empty if nobody traces (T2)."""
+        """The W3C trace context of this call, to pass on to other services; empty without tracing (T2)."""
         return self._call.traceparent
 
     @property
     def tracestate(self) -> str:
-        """What goes with `traceparent`; mostly empty."""
+        """The W3C `tracestate` that belongs to `traceparent`; mostly empty."""
         return self._call.tracestate
 
     @property
     def cancelled(self) -> bool:
-        """Whether nobody waits for the answer any more: the flow was cancelled, the deadline passed, the worker stops.
+        """True if the answer is not needed any more: the flow was cancelled, the deadline passed, or the worker stops.
 
-        Coroutine functions are cancelled by themselves; a long loop in a plain function looks here and returns.
+        Coroutine functions are cancelled automatically; a long loop in a plain function should check this and return.
         """
         return self._call.cancelled
 
     @property
     def baggage(self) -> Any:
-        """What the flow's creator gave along."""
+        """The baggage that the flow's creator attached; `None` without any."""
         return decode_value(self._call.baggage) if bytes(self._call.baggage) else None
 
     # -- state ---------------------------------------------------------------------------------------------------
 
     @property
     def state(self) -> Mapping[str, Any]:
-        """The state as the task received it, read-only; `get` also sees what was set since."""
+        """The state as the task received it, read-only; `get` also returns values set since."""
         return MappingProxyType(to_values(self._call.state))
 
     @property
     def changes(self) -> Mapping[str, Any]:
-        """What this execution has set so far, read-only; `None` marks a deleted field (S3)."""
+        """The changes of this execution so far, read-only; `None` marks a deleted field (S3)."""
         return MappingProxyType(to_values(self._changes))
 
     @property
     def names(self) -> frozenset[str]:
-        """The fields there are now."""
+        """The names of all fields, changes included."""
         gone = {name for name, value in self._changes.items() if bytes(value) == b"null"}
         return frozenset((self._call.state.keys() | self._changes.keys()) - gone)
 
     def raw(self, name: str) -> Raw | None:
-        """The JSON text of a field as it is now; `None` if there is no such field."""
+        """The JSON text of a field, changes included; `None` if there is no such field."""
         value = self._changes.get(name)
         if value is None:
             return self._call.state.get(name)
@@ -150,7 +150,7 @@ class Flow:
     @overload
     def get(self, name: str, default: Any = None, type: Any = None) -> Any: ...
     def get(self, name: str, default: Any = None, type: Any = None) -> Any:  # noqa: A002
-        """The value of a field, or `default` if it is absent; with `type`, converted to it (dataclasses, structs, …).
+        """Return the value of a field, or `default` if it is absent; with `type`, converted to it (dataclasses, structs, …).
 
         Raises `TaskError` (400) for a value that is not of the type.
         """
@@ -166,9 +166,9 @@ class Flow:
             raise TaskError(f"state field `{name}`: {error}", code=400) from None
 
     def set(self, name: str, value: Any) -> None:
-        """Change a field. `None` deletes it. The value is taken as it is now.
+        """Set a field; `None` deletes it. Later changes of a mutable value have no effect.
 
-        Raises `BadRequest` for what cannot be stored as JSON (S1).
+        Raises `BadRequest` for a value that cannot be stored as JSON (S1).
         """
         what = f"state field `{name}`"
         text = encode_value(value, what)
@@ -176,7 +176,7 @@ class Flow:
         self._changes[name] = Raw(text)
 
     def update(self, values: Mapping[str, Any]) -> None:
-        """Change several fields."""
+        """Set several fields, as `set` does."""
         for name, value in values.items():
             self.set(name, value)
 
@@ -186,7 +186,7 @@ class Flow:
             self._changes[name] = NULL
 
     def clear(self) -> None:
-        """Delete every field there is."""
+        """Delete all fields."""
         self._changes = dict.fromkeys(self._call.state, NULL)
 
     def transform(self, name: str, function: Callable[[Any], Any], default: Any = None, type: Any = None) -> Any:  # noqa: A002
@@ -195,14 +195,14 @@ class Flow:
         self.set(name, value)
         return value
 
-    # -- what comes next -----------------------------------------------------------------------------------------
+    # -- next steps ----------------------------------------------------------------------------------------------
 
     def goto(self, node: str) -> None:
-        """Go on along the goto edge to this node (name or url) and no other (X6)."""
+        """Continue along the goto edge to this node (name or url), and along no other edge (X6)."""
         self._goto = node
 
     def sleep(self, delay: float | timedelta) -> None:
-        """Delay what comes next, in seconds (X6). Returns at once: the delay begins when the task is done."""
+        """Delay the next steps by this many seconds (X6). Returns at once: the delay begins when the task is done."""
         self._sleep_ms = _milliseconds(delay, "sleep")
 
     def retry(
@@ -213,11 +213,13 @@ class Flow:
         max_delay: float | timedelta | None = None,
         give_up_after: float | timedelta | None = None,
     ) -> None:
-        """Run this step again (X5), delays in seconds: at first after 0.1, then each time after `multiplier` (2) times as
-        long, at most after `max_delay` (60). Without `max_attempts` and `give_up_after` it goes on for ever.
+        """Run this step again (X5).
 
-        What was set or returned is kept, and the next attempt sees it. Raise as well to say what went wrong, should it be
-        given up; what was set before counts then too, as long as the retry is granted (S6).
+        Delays are seconds: `initial_delay` (0.1) before the first retry, each further delay `multiplier` (2) times as
+        long, up to `max_delay` (60). Without `max_attempts` and `give_up_after` retries go on for ever. Changes are
+        kept, and the next attempt sees them. To report the error in case retries are given up, raise it as well;
+        changes made before are kept as long as the retry is granted (S6). Raises `TaskError` (400) for a value out of
+        range.
         """
         if max_attempts is not None and max_attempts < 1:
             raise TaskError(
@@ -234,9 +236,9 @@ class Flow:
         )
 
     def interrupt(self, payload: Any = None) -> Any:
-        """Pause the flow with this payload; returns what it was resumed with (P2).
+        """Pause the flow with this payload; returns the data it was resumed with (P2).
 
-        The first time this ends the execution: what was set before is kept, and the task runs again after the resume.
+        The first call ends the execution: changes made before are kept, and the task runs again after the resume.
         """
         if self._resumed is not None:
             data, self._resumed = self._resumed, None
@@ -244,12 +246,12 @@ class Flow:
         text = encode_value(payload, "interrupt payload")
         check_json(text, "interrupt payload")
         self._interrupt = Raw(text)
-        raise Parked("interrupt")
+        raise Suspended("interrupt")
 
     def subgraph(self, workflow: str, input: Mapping[str, Any] | None = None) -> dict[str, Any]:  # noqa: A002
-        """Run a child flow with exactly `input` as its state; returns its final state (P1).
+        """Run a child flow with `input` as its whole state; returns its final state (P1).
 
-        The first time this ends the execution, as `interrupt` does. Raises `SubgraphError` if the child failed.
+        The first call ends the execution, as `interrupt` does. Raises `SubgraphError` if the child failed.
         """
         if self._child_ended:
             self._child_ended = False
@@ -258,10 +260,10 @@ class Flow:
             result: dict[str, Any] = decode_value(self._call.subgraph_result or Raw(b"{}"))
             return result
         self._subgraph = Subgraph(workflow, state_from(input, "subgraph input"))
-        raise Parked("subgraph")
+        raise Suspended("subgraph")
 
     def answer(self) -> Answer:
-        """What the task answers by all this."""
+        """The answer with everything that the task has set and asked for."""
         return Answer(
             changes=dict(self._changes),
             goto=self._goto,
@@ -284,5 +286,5 @@ def _milliseconds(delay: float | timedelta, what: str) -> int:
 
 
 def _finite(number: float) -> bool:
-    """Whether it is a number of at least 0, however large an integer it is."""
+    """True for a finite number of at least 0; also for an integer too large for a float."""
     return number >= 0 and number != math.inf

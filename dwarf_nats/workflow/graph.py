@@ -1,7 +1,7 @@
-"""Graphs: what a workflow author draws (G1-G5).
+"""Graphs: the definitions of workflows, and their builder (G1-G5).
 
-A graph is nodes, transitions between them, an entry point, and a reducer for each state field that has one. The builder
-never refuses; `Graph.validate` does (G6), with an error that names the graph, the nodes and the remedy::
+A graph has nodes, transitions between them, an entry point, and reducers for state fields. The builder accepts everything;
+`Graph.validate` refuses unsound graphs (G6), with an error that names the graph, the nodes and the remedy::
 
     graph = Graph("greet")
     graph.add_chain("hello", "sign", END)
@@ -47,19 +47,19 @@ class Transition:
 
     @property
     def branches(self) -> bool:
-        """A plain, when or for_each edge: the kinds that can make a fan-out (G3)."""
+        """True for a plain, when or for_each edge: the kinds that can make a fan-out (G3)."""
         return not (self.switch or self.goto or self.on_error)
 
     @property
     def plain(self) -> bool:
-        """Always taken when its source completes."""
+        """True for an edge that is always taken when its source completes."""
         return self.branches and not self.when and not self.for_each
 
 
 class Graph:
-    """A workflow's definition and its builder.
+    """The definition of a workflow, and its builder.
 
-    `nodes` and `transitions` keep the order in which they were added; read them freely, change them by the methods.
+    `nodes` and `transitions` keep the order in which they were added. Read them freely; change them with the methods only.
     """
 
     def __init__(self, name: str) -> None:
@@ -76,13 +76,13 @@ class Graph:
 
     @property
     def entry_point(self) -> str:
-        """The node a flow starts at: the first one added, unless set (G1). Empty for a graph without nodes."""
+        """The node at which a flow starts: the first one added, unless set (G1). Empty for a graph without nodes."""
         return self._entry or next(iter(self.nodes), "")
 
     # -- nodes ---------------------------------------------------------------------------------------------------
 
     def add_task(self, name: str, url: str | None = None) -> None:
-        """Add a node that dispatches to the task `url`, by default of the same name. A known name: no change."""
+        """Add a node that calls the task `url`, by default the task of the same name. A known name changes nothing."""
         if name == END:
             self._defects[END] = f"{END} is the terminal pseudo-node and cannot be a task: choose another name"
         elif name not in self.nodes:
@@ -94,7 +94,7 @@ class Graph:
         self._entry = self._known(name)
 
     def set_fan_in(self, name: str) -> None:
-        """Mark the node at which a cohort converges (G4). It may be added later."""
+        """Mark the node at which a cohort converges (G4). The node may be added later."""
         known = self._known(name)
         if known in self.nodes:
             self.nodes[known].fan_in = True
@@ -106,7 +106,7 @@ class Graph:
         self.annotations[self._known(name)] = text
 
     def set_reducer(self, field: str, kind: ReducerKind | str) -> None:
-        """How branches' values of a state field are put together at a fan-in, and in continue (S4)."""
+        """Set how the values of a state field are merged at a fan-in, and in continue (S4)."""
         key = f"reducer {field}"
         self._defects.pop(key, None)
         try:
@@ -130,7 +130,7 @@ class Graph:
         as_: str = "",
         on_error: bool = False,
     ) -> None:
-        """Add an edge; without options it is plain. Names that are no node yet become one; `END` ends the flow (G2)."""
+        """Add an edge; without options it is plain. Unknown names become nodes; `END` ends the flow (G2)."""
         if for_each and not as_:
             as_ = "item"
         self._fan_ins = None
@@ -139,7 +139,7 @@ class Graph:
         self._leaving.setdefault(edge.source, []).append(edge)
 
     def add_transition_when(self, source: str, target: str, when: str) -> None:
-        """An edge taken when the CEL condition `when` holds on the merged state (G9)."""
+        """Add an edge that is taken if the CEL condition `when` holds on the merged state (G9)."""
         if not when:
             self._defects[f"when {source} {target}"] = (
                 f"edge {source!r} -> {target!r} has an empty condition: write one, or use add_transition"
@@ -147,15 +147,15 @@ class Graph:
         self.add_transition(source, target, when=when)
 
     def add_transition_switch(self, source: str, target: str, when: str) -> None:
-        """A switch branch: the first whose condition holds is taken, in order of registration; `"true"` is default."""
+        """Add a switch branch: the first branch whose condition holds is taken; use `"true"` for the default branch."""
         self.add_transition(source, target, when=when, switch=True)
 
     def add_transition_goto(self, source: str, target: str, when: str = "") -> None:
-        """An edge taken only when the task asks for it (X6), and `when` holds."""
+        """Add an edge that is taken only if the task asks for it (X6), and `when` holds."""
         self.add_transition(source, target, goto=True, when=when)
 
     def add_transition_for_each(self, source: str, target: str, field: str, as_: str = "item", when: str = "") -> None:
-        """One branch per element of the array in state field `field`, each with its element in field `as_` (X7)."""
+        """Add an edge with one branch per element of the array in `field`; each has its element in field `as_` (X7)."""
         if not field:
             self._defects[f"for_each {source} {target}"] = (
                 f"edge {source!r} -> {target!r} is for_each over no field: name the state field that holds the array"
@@ -163,7 +163,7 @@ class Graph:
         self.add_transition(source, target, for_each=field, as_=as_, when=when)
 
     def add_transition_on_error(self, source: str, target: str, when: str = "") -> None:
-        """An edge taken when the task fails, with the error in state field `onErr` (X4), and `when` holds."""
+        """Add an edge that is taken if the task fails and `when` holds; the error is in state field `onErr` (X4)."""
         self.add_transition(source, target, on_error=True, when=when)
 
     add_when = add_transition_when
@@ -173,12 +173,12 @@ class Graph:
     add_on_error = add_transition_on_error
 
     def add_fan_out(self, source: str, *targets: str) -> None:
-        """A plain edge from `source` to each target: two or more make it a fan-out (G3)."""
+        """Add a plain edge from `source` to each target; two or more make it a fan-out (G3)."""
         for target in targets:
             self.add_transition(source, target)
 
     def add_chain(self, *names: str) -> None:
-        """A plain edge from each name to the next."""
+        """Add a plain edge from each name to the next."""
         if names:
             self._node(names[0])
         for source, target in pairwise(names):
@@ -187,16 +187,16 @@ class Graph:
     # -- reading -------------------------------------------------------------------------------------------------
 
     def leaving(self, name: str) -> list[Transition]:
-        """The edges out of a node, in order of registration."""
+        """The edges that leave a node, in the order in which they were added."""
         return self._leaving.get(name, [])
 
     def is_fan_out(self, name: str) -> bool:
-        """Whether the node is a fan-out source: two or more plain or when edges, or any for_each edge (G3)."""
+        """True for a fan-out source: a node with two or more plain or when edges, or any for_each edge (G3)."""
         branching = [edge for edge in self.leaving(name) if edge.branches]
         return len(branching) > 1 or any(edge.for_each for edge in branching)
 
     def find_node(self, name_or_url: str) -> Node | None:
-        """The node of that name, else the one node with that url (X6, O12); `None` if there is none or several."""
+        """The node of that name, or else the only node with that url (X6, O12); `None` if there is none or several."""
         node = self.nodes.get(name_or_url)
         if node is not None:
             return node
@@ -208,22 +208,22 @@ class Graph:
         validation.validate(self)
 
     def warnings(self) -> list[str]:
-        """What looks like a mistake in a sound graph (G11), a sentence each."""
+        """Likely mistakes in a sound graph (G11), a sentence each."""
         return graph_warnings.warnings(self)
 
     def fan_in_of(self) -> dict[str, str]:
-        """Fan-out source → the fan-in its branches converge on (G7). Raises `BadRequest` where they do not."""
+        """Map each fan-out source to the fan-in of its branches (G7). Raises `BadRequest` if branches do not converge."""
         return lineage.walk(self)
 
     @property
     def fan_ins(self) -> dict[str, str]:
-        """As `fan_in_of`, worked out once; for a graph that nobody builds on any more."""
+        """The result of `fan_in_of`, computed once; for a graph that is complete."""
         if self._fan_ins is None:
             self._fan_ins = self.fan_in_of()
         return self._fan_ins
 
     def defects(self) -> list[str]:
-        """What the builder was asked for and could not keep, for `validate`."""
+        """Calls of the builder that it could not carry out, a sentence each, for `validate`."""
         stray = [
             f"fan-in {name!r} is "
             + (f"{END}, where nothing converges: mark" if name == END else "no node of this graph: add it, or mark")
@@ -235,25 +235,25 @@ class Graph:
     # -- JSON ----------------------------------------------------------------------------------------------------
 
     def to_json(self) -> bytes:
-        """The graph as canonical JSON (G8): the same graph gives the same bytes."""
+        """The graph as canonical JSON (G8): equal graphs have equal bytes."""
         return graph_json.to_json(self)
 
     def to_values(self) -> dict[str, Any]:
-        """The graph as the plain values of its JSON (G8)."""
+        """The graph as plain values, in the shape of its JSON (G8)."""
         return graph_json.to_values(self)
 
     @classmethod
     def from_json(cls, text: bytes | str) -> Graph:
-        """Read a graph (G8). Raises `BadRequest` for anything the schema does not know, and for undeclared names."""
+        """Read a graph (G8). Raises `BadRequest` for keys that the schema does not have, and for undeclared names."""
         return graph_json.from_json(text)
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any]) -> Graph:
-        """Read a graph from parsed JSON or YAML; refuses as `from_json` does."""
+        """Read a graph from parsed JSON or YAML. Raises `BadRequest` as `from_json` does."""
         return graph_json.from_values(values)
 
     def digest(self) -> str:
-        """SHA-256 of the canonical JSON, in hex: what identical graphs are stored once by (G10)."""
+        """SHA-256 of the canonical JSON, in hex: identical graphs are stored once (G10)."""
         return sha256(self.to_json()).hexdigest()
 
     def __eq__(self, other: object) -> bool:
@@ -267,7 +267,7 @@ class Graph:
     # -- names ---------------------------------------------------------------------------------------------------
 
     def _known(self, name: str) -> str:
-        """The node a name or an unambiguous url stands for; the name itself if there is none."""
+        """The name of the node with this name or unambiguous url; the name itself if there is none."""
         node = self.find_node(name)
         return name if node is None else node.name
 

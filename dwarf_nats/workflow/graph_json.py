@@ -1,4 +1,4 @@
-"""Graphs as JSON (G8): an exact round trip, and no key that is not understood."""
+"""Graphs to JSON and back (G8): the round trip is exact, and unknown keys are refused."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _EDGE_KEYS = ("from", "to", "when", "switch", "withGoto", "forEach", "as", "onEr
 
 
 def to_values(graph: Graph) -> dict[str, Any]:
-    """The graph in the shape of its JSON; what is default is left out."""
+    """The graph in the shape of its JSON; default values are left out."""
     values: dict[str, Any] = {"name": graph.name, "entryPoint": graph.entry_point}
     values["tasks"] = [
         {"name": node.name, "url": node.url, **({"fanIn": True} if node.fan_in else {})}
@@ -51,7 +51,7 @@ def to_values(graph: Graph) -> dict[str, Any]:
 
 
 def to_json(graph: Graph) -> bytes:
-    """Canonical JSON. Raises `BadRequest` for a name that is no Unicode text (a lone surrogate)."""
+    """Write canonical JSON. Raises `BadRequest` for a name that is no Unicode text (a lone surrogate)."""
     try:
         return orjson.dumps(to_values(graph))
     except TypeError as error:
@@ -59,7 +59,7 @@ def to_json(graph: Graph) -> bytes:
 
 
 def from_json(text: bytes | str) -> Graph:
-    """Read a graph. Raises `BadRequest` naming what is wrong, and the nearest known key for an unknown one."""
+    """Read a graph. Raises `BadRequest` that names the problem, and for an unknown key the nearest known one."""
     if isinstance(text, str):
         text = text.encode("utf-8", "surrogatepass")
     return from_values(check_json(text, "graph"))

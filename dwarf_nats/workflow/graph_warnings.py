@@ -1,4 +1,4 @@
-"""What looks like a mistake in a sound graph (G11): told when it is put or validated, never refused."""
+"""Likely mistakes in a sound graph (G11): reported when it is put or validated, never refused."""
 
 from __future__ import annotations
 
@@ -13,25 +13,27 @@ from dwarf_nats.workflow.names import END
 if TYPE_CHECKING:
     from dwarf_nats.workflow.graph import Graph, Transition
 
-MOST = 20
-"""Warnings of one graph that are told."""
-MOST_NAMES = 200
-"""Names of fields up to which they are compared with each other."""
+MAX_WARNINGS = 20
+"""Most warnings of one graph that are reported."""
+MAX_NAMES = 200
+"""Most field names that are compared with each other, since that takes time by their square."""
 ON_ERROR = "onErr"
-_NEAR = 0.84  # of SequenceMatcher: `totl` and `total`, but not `valid` and `invalid`
-_SHORTEST = 4  # characters of a name that is compared
+_MIN_RATIO = 0.84
+"""Least similarity by `SequenceMatcher`: that of `totl` and `total` is higher, of `valid` and `invalid` lower."""
+_MIN_LENGTH = 4
+"""Shortest name, in characters, that is compared."""
 
 
 def warnings(graph: Graph) -> list[str]:
-    """Sentences that name the nodes and the remedy: of many the first, and how many more there are."""
+    """Sentences that name the nodes and the remedy; of many the first ones, and the number of the others."""
     found = [*_without_default(graph), *_never(graph), *_typing_errors(graph), *_error_edges(graph)]
-    if len(found) > MOST:
-        return [*found[:MOST], f"and {len(found) - MOST} more"]
+    if len(found) > MAX_WARNINGS:
+        return [*found[:MAX_WARNINGS], f"and {len(found) - MAX_WARNINGS} more"]
     return found
 
 
 def _without_default(graph: Graph) -> Iterator[str]:
-    """Nodes after which nothing comes if no condition holds: the flow completes there without a word."""
+    """Warn of nodes after which the flow silently ends if no condition holds."""
     for name in graph.nodes:
         leaving = graph.leaving(name)
         switches = [edge for edge in leaving if edge.switch]
@@ -43,7 +45,7 @@ def _without_default(graph: Graph) -> Iterator[str]:
             )
         elif len(branches) == 1 and branches[0].when and not branches[0].for_each:
             yield (
-                f"node {name!r}: if the condition {_shown(branches[0])} does not hold, the flow ends there (inside a fan-out"
+                f"node {name!r}: if the condition {_quoted(branches[0])} does not hold, the flow ends there (inside a fan-out"
                 ' the branch fails): make it a switch edge, with another one for "true"'
             )
 
@@ -56,7 +58,7 @@ def _never(graph: Graph) -> Iterator[str]:
 
 
 def _typing_errors(graph: Graph) -> Iterator[str]:
-    """Fields that are read in one condition only, by a name close to another one."""
+    """Warn of fields that only one condition reads, and whose name is close to another one."""
     read: Counter[str] = Counter()
     places: dict[str, tuple[str, str]] = {}
     for source, target, when in _conditions(graph):
@@ -70,13 +72,13 @@ def _typing_errors(graph: Graph) -> Iterator[str]:
             written |= {edge.for_each, item, f"{item}Index", f"{item}Count"}
     known = {name for name, times in read.items() if times > 1} | written
     lonely = [name for name in read if name not in known]
-    if len(known) + len(lonely) > MOST_NAMES:
+    if len(known) + len(lonely) > MAX_NAMES:
         return
-    told: set[str] = set()
+    reported: set[str] = set()
     for name in lonely:
-        near = _nearest(name, [*sorted(known), *(one for one in lonely if one != name and one not in told)])
+        near = _nearest(name, [*sorted(known), *(one for one in lonely if one != name and one not in reported)])
         if near:
-            told.add(name)
+            reported.add(name)
             source, target = places[name]
             yield (
                 f"edge {source!r} -> {target!r}: its condition reads the field {name!r}, which is named nowhere else; did you"
@@ -85,14 +87,14 @@ def _typing_errors(graph: Graph) -> Iterator[str]:
 
 
 def _nearest(name: str, others: list[str]) -> str:
-    """The name that this one may have been meant to be; empty if none is near enough."""
-    if len(name) < _SHORTEST:
+    """The name most similar to this one; empty if none is similar enough."""
+    if len(name) < _MIN_LENGTH:
         return ""
-    best, found = _NEAR, ""
+    best, found = _MIN_RATIO, ""
     for other in others:
-        if len(other) < _SHORTEST or name.rstrip("0123456789") == other.rstrip("0123456789"):
+        if len(other) < _MIN_LENGTH or name.rstrip("0123456789") == other.rstrip("0123456789"):
             continue  # `address1` and `address2` are two fields
-        # The same letters in another order are a slip of the fingers.
+        # The same letters in another order are a typing error.
         same = name.casefold() == other.casefold() or sorted(name) == sorted(other)
         ratio = 1.0 if same else SequenceMatcher(None, name, other).ratio()
         if ratio >= best:
@@ -111,7 +113,7 @@ def _error_edges(graph: Graph) -> Iterator[str]:
 
 
 def _conditions(graph: Graph) -> Iterator[tuple[str, str, str]]:
-    """Source, target and condition, each condition once."""
+    """Yield source, target and condition of each different condition."""
     seen: set[str] = set()
     for edge in graph.transitions:
         if edge.when and edge.when not in seen:
@@ -119,5 +121,5 @@ def _conditions(graph: Graph) -> Iterator[tuple[str, str, str]]:
             yield edge.source, edge.target, edge.when
 
 
-def _shown(edge: Transition) -> str:
+def _quoted(edge: Transition) -> str:
     return repr(edge.when if len(edge.when) <= 80 else edge.when[:80] + "…")

@@ -1,7 +1,7 @@
 """Keys of flows and steps: `{shard}-{id}-{token}` (semantics: keys).
 
-The token is 16 characters of `A-Z a-z 0-9` from a cryptographic source, so a key is a capability: who holds it can
-steer the flow. `shown` is the token-free form for logs, events and metrics.
+The token is 16 characters of `A-Z a-z 0-9` from a cryptographic source, so a key is a capability: its holder can control
+the flow. `public_id` is the token-free form for logs, events and metrics.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ MAX_ID = 2**63 - 1
 _WITHIN = re.compile(r"\b(\d+-\d+)-[A-Za-z0-9]{16}\b", re.ASCII)
 _ALPHABET = string.ascii_letters + string.digits
 _FORM = re.compile(r"([1-9][0-9]{0,18})-([1-9][0-9]{0,18})-([A-Za-z0-9]{16})", re.ASCII)
-# 62 symbols out of a byte: values of 248 and above are thrown away, so that every symbol is equally likely.
+# A byte becomes one of 62 symbols: values of 248 and above are dropped, so that all symbols are equally likely.
 _DROP = bytes(range(248, 256))
 _MAP = bytes((_ALPHABET * 5)[b % 248].encode()[0] for b in range(256))
 
@@ -40,7 +40,7 @@ class Key(NamedTuple):
 
 
 class Tokens:
-    """Makes tokens from the operating system's source, a block at a time (one system call per ~250 tokens)."""
+    """Makes tokens from the random source of the operating system, with one system call per 250 tokens or so."""
 
     def __init__(self) -> None:
         self._pool = b""
@@ -72,5 +72,5 @@ def parse_key(text: str, what: str = "flow") -> Key:
 
 
 def without_tokens(text: str) -> str:
-    """`text` with the tokens of all keys in it taken out, for what others may read."""
+    """Remove the tokens of all keys in `text`, so that others may read it."""
     return _WITHIN.sub(r"\1", text)

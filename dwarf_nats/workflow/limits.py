@@ -1,7 +1,7 @@
-"""What may not be exceeded, and how that is said: each limit by the name of its setting, with the size and the remedy.
+"""Limits on sizes and counts, and the messages about them: the name of the setting, the size, the remedy.
 
-Beyond a limit the answer is a 413: of the operation at the door, or of the step whose task went beyond it, never of the group
-it travels in. The defaults are in `settings`; what each one protects is in `docs/operating/limits.md`.
+Exceeding a limit is a 413: it refuses the operation, or fails the step whose task exceeded the limit, never other steps of the
+same commit. The defaults are in `settings`; the reason for each is in `docs/operating/limits.md`.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ ELSEWHERE = "keep large data elsewhere and a reference in the state"
 
 @dataclass(slots=True, frozen=True)
 class Limits:
-    """What a settlement, an operation and a graph may not exceed. Sizes in bytes of JSON text."""
+    """The limits of settlements, operations and graphs. Sizes are bytes of JSON text."""
 
     max_state_bytes: int
-    """Of a state, and of whatever else travels with one: changes, overrides, resume data, payloads, baggage."""
+    """Of a state, and of each of changes, overrides, resume data, payloads and baggage."""
     max_depth: int = 64
     max_branches: int = UNBOUNDED
     """Of one step."""
     max_fan_out_bytes: int = UNBOUNDED
-    """The inputs of all branches of one step together, and what they bring to their fan-in."""
+    """Of the inputs of all branches of one step together, and of their changes at the fan-in."""
     max_steps: int = UNBOUNDED
-    """In a row, from the entry of a flow; branches beside each other count once."""
+    """Steps in a row, from the entry of a flow; parallel branches count once."""
     max_error_bytes: int = UNBOUNDED
-    """Of an error, beyond which it is cut; and of the reason of a cancel."""
+    """Of an error, which is cut to this, and of the reason of a cancel."""
     max_history: int = UNBOUNDED
     """Steps in one history, subgraphs included."""
     max_graph_bytes: int = UNBOUNDED
@@ -36,7 +36,7 @@ class Limits:
     max_transitions: int = UNBOUNDED
 
     def check_bytes(self, size: int, what: str) -> None:
-        """Raise `TooLarge` for a state, or something like it, that is too large."""
+        """Raise `TooLarge` if `size` exceeds `max_state_bytes`. `what` names the value in the message."""
         if size > self.max_state_bytes:
             raise TooLarge(over(f"{what} is {size} bytes", "max_state_bytes", self.max_state_bytes, ELSEWHERE))
 
@@ -45,5 +45,5 @@ UNLIMITED = Limits(UNBOUNDED)
 
 
 def over(fact: str, name: str, limit: int, remedy: str) -> str:
-    """A sentence about a limit: the fact, the limit with the name of its setting, the remedy."""
+    """Compose the sentence about a limit: the fact, the limit with the name of its setting, the remedy."""
     return f"{fact}, over the limit of {limit} ({name}): {remedy}"

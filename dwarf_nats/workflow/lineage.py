@@ -1,7 +1,7 @@
-"""The lineage check (G7): does every fan-out converge, at one fan-in, with nothing left open?
+"""The lineage check (G7): every fan-out must converge at exactly one fan-in.
 
 The walk carries a stack of open fan-outs from node to node, as a step carries its lineage at run time. Edges that
-bypass a fan-out (its source's goto and on_error edges) come last: they are judged by where its branches converge.
+bypass a fan-out (its source's goto and on_error edges) are checked last, because their check needs the fan-in of its branches.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from dwarf_nats.workflow.graph import Graph, Transition
 
 Stack = tuple[str, ...]
-"""The sources of the fan-outs open at a node, outermost first."""
+"""The sources of the fan-outs that are open at a node, outermost first."""
 
 
 def walk(graph: Graph) -> dict[str, str]:
-    """Fan-out source → fan-in. Raises `BadRequest` for a graph in which the branches of a fan-out do not meet."""
+    """Map each fan-out source to its fan-in. Raises `BadRequest` if the branches of a fan-out do not converge."""
     return _Walk(graph).run()
 
 
@@ -99,7 +99,7 @@ class _Walk:
             )
 
     def _next_bypass(self) -> Transition:
-        """A bypass whose fan-out is known to converge; an inner one is known before the outer one that needs it."""
+        """The next bypass whose fan-out has a known fan-in; inner ones are known before the outer ones that need them."""
         ready = next((edge for edge in self._bypasses if edge.source in self._fan_ins), None)
         if ready is None:
             self._refuse_open(self._bypasses[0].source)
@@ -110,7 +110,7 @@ class _Walk:
         source, target = edge.source, edge.target
         fan_in = self._fan_ins[source]
         if target == fan_in:
-            # Straight to its own fan-in is net zero: the fan-in runs as after a fan-out of no branches (F5).
+            # An edge to its own fan-in opens nothing: the fan-in runs as after a fan-out without branches (F5).
             return
         if target != END:
             self._refuse_shortcut(source, target, fan_in)

@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from dwarf_nats.errors import BadRequest
 
 MAX_NAME = 256
+"""Longest name, in characters."""
 END = "END"
 """The terminal pseudo-node of every graph."""
 _SUBJECT = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*", re.ASCII)
@@ -16,15 +17,15 @@ _KEY_TOKEN = re.compile(r"(?:^|\.)[1-9][0-9]{0,18}-[1-9][0-9]{0,18}-[A-Za-z0-9]{
 
 
 def is_subject_name(name: str) -> bool:
-    """One or more tokens of `A-Z a-z 0-9 _ -`, joined by single dots, at most 256 characters, none of them a key.
+    """True for tokens of `A-Z a-z 0-9 _ -` joined by single dots, at most 256 characters, none of them a key.
 
-    A key is a capability and must not stand in a subject, where more people read it than hold it (wire: section 5).
+    A key is a capability and must not be part of a subject, which more people can read than may hold the key (wire: section 5).
     """
     return len(name) <= MAX_NAME and _SUBJECT.fullmatch(name) is not None and _KEY_TOKEN.search(name) is None
 
 
 def check_subject_name(name: str, what: str) -> str:
-    """Return `name`, or raise `BadRequest` naming `what` it was meant to be."""
+    """Return `name`, or raise `BadRequest`. `what` says what the name is for."""
     if not is_subject_name(name):
         if _KEY_TOKEN.search(name[:MAX_NAME]):
             raise BadRequest(
@@ -38,7 +39,7 @@ def check_subject_name(name: str, what: str) -> str:
 
 
 def closest(name: str, known: Iterable[str]) -> str:
-    """The remedy for an unknown name: the nearest known one, or all of them if few and none is near."""
+    """Suggest a remedy for an unknown name: the nearest known one, or else the known ones, at most twelve."""
     names = [str(one) for one in known]
     near = get_close_matches(name[:MAX_NAME], names, n=1, cutoff=0.5)
     if not near and name:

@@ -1,4 +1,4 @@
-"""Options of a flow and the filters of list and purge (O1, O9)."""
+"""The options of a flow, and the filters of list and purge (O1, O9)."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from dwarf_nats.workflow.status import Status
 
 @dataclass(slots=True, frozen=True)
 class FlowOptions:
-    """How a flow is scheduled and carried; `None` means the engine's default, or none.
+    """The options of a flow. `None` means the engine's default, or no value.
 
-    `priority`: 1 is best. `fairness_key`: flows without one share the empty key. `fairness_weight`: above 0. `baggage`: any
-    JSON. `start_at`: aware datetime from 1970 to 9999; delays the entry step. `time_budget_ms`: for each
-    task of this flow and of those it calls. `thread`: any flow key of a thread to join. An empty `idempotency_key`, `notify` or
-    `thread` is refused.
+    `priority`: 1 is served first. `fairness_key`: flows without one share the empty key. `fairness_weight`: above 0.
+    `baggage`: any JSON value. `start_at`: a datetime with a time zone from 1970 to 9999; delays the entry step.
+    `time_budget_ms`: for each task of this flow and of the flows it calls. `thread`: any flow key of a thread to join.
+    An empty `idempotency_key`, `notify` or `thread` is refused. Raises `BadRequest` if `start_at` is no datetime.
     """
 
     priority: int | None = None
@@ -41,12 +41,10 @@ class FlowOptions:
 
 @dataclass(slots=True, frozen=True)
 class Query:
-    """Filters, all combinable. Ages in milliseconds since the last change of the flow's status.
+    """Filters, all combinable. Ages are milliseconds since the last change of the flow's status.
 
-    `status`: a `Status` or its name; any other text is a `BadRequest`.
-
-    `limit`: at most 1,000 for a list, 10,000 for a purge; 100 and 10,000 if it is left out. `fairness_key`: the empty one is
-    that of flows without a key. Any other text that is empty is refused.
+    `status`: a `Status` or its name; any other text raises `BadRequest`. `limit`: at most 1,000 for a list, 10,000 for a purge;
+    100 and 10,000 if it is left out. `fairness_key`: flows without a key have the empty one. Any other empty text is refused.
     """
 
     status: Status | str | None = None

@@ -1,4 +1,4 @@
-"""What a task raised: how to say it, and when it is not the task's own."""
+"""Exceptions of tasks: their text, and the cases in which they do not come from the task."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import threading
 
 
 def text_of(error: BaseException) -> str:
-    """The text of an exception. Its own `__str__` may fail: then it has none."""
+    """The text of an exception; empty if its `__str__` fails."""
     try:
         return str(error)
     except BaseException:
@@ -22,10 +22,10 @@ def named(error: BaseException) -> str:
 
 
 def ends_process(error: BaseException) -> bool:
-    """Whether this is Ctrl-C, not a `KeyboardInterrupt` that a task raised itself.
+    """True for Ctrl-C, false for a `KeyboardInterrupt` that a task raised itself.
 
-    Where the interpreter's own handler is in force the two cannot be told apart in the main thread: then it is Ctrl-C.
-    Where the host has a handler of its own, only what that handler raised is.
+    With the interpreter's own signal handler, the two cannot be told apart in the main thread, and count as Ctrl-C. With
+    another handler, only a `KeyboardInterrupt` that this handler raised does.
     """
     if not isinstance(error, KeyboardInterrupt) or threading.current_thread() is not threading.main_thread():
         return False
@@ -38,7 +38,7 @@ def ends_process(error: BaseException) -> bool:
 
 
 def closes_coroutine(error: BaseException, task: asyncio.Task[object] | None) -> bool:
-    """Whether the coroutine that `task` runs is being closed, so that it must end and may not wait for anything."""
+    """True if the coroutine of `task` is being closed, so that it must end and must not await anything."""
     if not isinstance(error, GeneratorExit):
         return False
     try:
@@ -48,5 +48,5 @@ def closes_coroutine(error: BaseException, task: asyncio.Task[object] | None) ->
 
 
 def called_off(task: asyncio.Task[object] | None) -> bool:
-    """Whether somebody cancelled `task`. If not, a `CancelledError` in it is the task function's own."""
+    """True if `task` was cancelled. If not, a `CancelledError` in it was raised by the task function."""
     return task is None or task.cancelling() > 0

@@ -1,7 +1,7 @@
-"""Reducers: how values of one state field are put together at a fan-in and in continue (S3-S5).
+"""Reducers: merge the values of a state field at a fan-in, and in continue (S3-S5).
 
-Values stay JSON text wherever they are not computed with, so numbers keep their digits. Everything here takes time in
-proportion to what it is given, however many branches there are (F6).
+Values stay JSON text unless they are computed with, so numbers keep their digits. All reducers take time linear in their input,
+however many branches there are (F6).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 class ReducerKind(StrEnum):
-    """The kinds of S4; `replace` is what a field without a reducer does."""
+    """The kinds of reducers (S4); a field without a reducer is replaced."""
 
     REPLACE = "replace"
     APPEND = "append"
@@ -35,18 +35,18 @@ class ReducerKind(StrEnum):
 
 
 def reduce(kind: ReducerKind, field: str, left: Raw | None, right: Raw | None) -> Raw:
-    """Put two values of `field` together. `None` and null are the identity; the null value if there is nothing else.
+    """Merge two values of `field`. `None` and null are the identity, and the result if there is no other value.
 
-    Raises `BadRequest` in the words of S4 for a value of the wrong type, and for a sum out of range.
+    Raises `BadRequest` for a value of the wrong type, and for a sum out of range (S4).
     """
     return fold(kind, field, (left, right))
 
 
 def fold(kind: ReducerKind, field: str, values: Iterable[Raw | None]) -> Raw:
-    """Put any number of values of `field` together, in their order; the same as `reduce` from left to right.
+    """Merge any number of values of `field` in their order, with the result of `reduce` from left to right.
 
-    A value that is alone is checked as well, and a `union` removes its duplicates: the result does not depend on how many
-    others are missing.
+    A single value is checked as well, and a `union` removes its duplicates, so that the result does not depend on the number of
+    missing values. Raises `BadRequest` as `reduce` does.
     """
     present = [value for value in values if value is not None and bytes(value) != b"null"]
     if not present:
@@ -56,16 +56,16 @@ def fold(kind: ReducerKind, field: str, values: Iterable[Raw | None]) -> Raw:
     check, wanted, combine = _KINDS[kind]
     alone = len(present) == 1 and kind is not ReducerKind.UNION
     if alone and bytes(memoryview(present[0])[:1]) in _BEGINNINGS[wanted]:
-        return present[0]  # not parsed: it may be large
+        return present[0]  # without parsing it, since it may be large
     parsed = [_typed(kind, field, value, check, wanted) for value in present]
     return present[0] if alone else combine(field, present, parsed)
 
 
 def combine(reducers: Mapping[str, ReducerKind], state: State, deltas: Iterable[State]) -> State:
-    """Merge `deltas` into `state` in their order, fields with a reducer through it (F3, O15).
+    """Merge `deltas` into `state` in their order; fields with a reducer go through it (F3, O15).
 
-    Every field with a reducer goes through it, also one that no delta has. A null for such a field is ignored; in every other
-    field it deletes (S3). Raises `BadRequest` as `fold`.
+    That includes fields that no delta has. A null is ignored for a field with a reducer, and deletes any other field
+    (S3). Raises `BadRequest` as `fold` does.
     """
     merged = dict(state)
     gathered: dict[str, list[Raw | None]] = {
@@ -99,14 +99,14 @@ _BEGINNINGS = {
     "a boolean": (b"t", b"f"),
     "a number": tuple(bytes([one]) for one in b"-0123456789"),
 }
-"""The first byte of a JSON text tells its type."""
+"""The first bytes of JSON text, by type."""
 _elements = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _encode = msgspec.json.Encoder().encode
 
 
 def _add(field: str, _: list[Raw], parsed: list[Any]) -> Raw:
-    # Folded from the left, so that an integer sum stays exact until the first fraction.
+    # From the left, so that an integer sum stays exact until the first fraction.
     total = parsed[0]
     for value in parsed[1:]:
         total += value
@@ -136,7 +136,7 @@ def _append(_: str, texts: list[Raw], __: list[Any]) -> Raw:
 def _union(_: str, texts: list[Raw], parsed: list[Any]) -> Raw:
     keys = [[_identity(value) for value in values] for values in parsed]
     if len(texts) == 1 and len(set(keys[0])) == len(keys[0]):
-        return texts[0]  # as it is: whoever holds this value already need not hold it twice
+        return texts[0]  # the same object, so that the value is not stored a second time
     seen: dict[Hashable, Raw] = {}
     for text, identities in zip(texts, keys, strict=True):
         for element, identity in zip(_elements(text), identities, strict=True):
@@ -145,7 +145,7 @@ def _union(_: str, texts: list[Raw], parsed: list[Any]) -> Raw:
 
 
 def _identity(value: Any) -> Hashable:
-    """Equal for equal JSON values: 1 and 1.0 are, 1 and true are not, the order of keys does not matter."""
+    """A key that is equal for equal JSON values: for 1 and 1.0, not for 1 and true, whatever the order of keys."""
     kind = type(value)
     if kind is str or kind is int or kind is float or value is None:
         scalar: Hashable = value

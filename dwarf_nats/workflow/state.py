@@ -1,7 +1,7 @@
-"""State: a JSON object, kept as its top-level fields with the bytes of each value (S1-S3).
+"""State: a JSON object, kept as its top-level fields with the JSON text of each value (S1-S3).
 
-A value that nobody changes is never parsed: its bytes travel from the caller to the database, to the tasks and back, so
-numbers round-trip digit for digit and a large unchanged field costs a copy.
+A value that is not changed is never parsed: its bytes go from the client to the database, to the tasks and back. So
+numbers keep all their digits, and a large unchanged field costs one copy.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from dwarf_nats.errors import BadRequest
 
 Raw = msgspec.Raw
 State = dict[str, Raw]
-"""Field name → the JSON text of its value."""
+"""The JSON text of each value, by the name of its field."""
 
 MAX_DEPTH = 64
+"""Deepest nesting of a value, where the value itself is level 1; a limit of the engine may be lower."""
 _decode = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _encode = msgspec.json.Encoder().encode
 _parse_exact = msgspec.json.Decoder().decode
@@ -38,12 +39,12 @@ def encode_state(state: State) -> bytes:
 
 
 def decode_state(text: bytes | str) -> State:
-    """Split JSON text already known to be a sound object (from our own database) into fields."""
+    """Split JSON text into fields. The text must be known to be a sound object, such as one from the database."""
     return _decode(text)
 
 
 def merge(state: State, changes: State) -> State:
-    """`merge(state, changes)`: changes win, a null removes the field (S2, S3)."""
+    """The state with `changes` applied; a null deletes the field (S2, S3)."""
     if not changes:
         return state
     merged = {**state, **changes}
@@ -54,17 +55,17 @@ def merge(state: State, changes: State) -> State:
 
 
 def to_values(state: State) -> dict[str, Any]:
-    """The state as plain Python values; integers stay exact."""
+    """Convert a state to plain Python values; integers stay exact."""
     return {name: _parse_exact(value) for name, value in state.items()}
 
 
 def decode_value(value: Raw | bytes) -> Any:
-    """The Python value of one field's JSON text; integers stay exact."""
+    """Convert JSON text to a Python value; integers stay exact."""
     return _parse_exact(value)
 
 
 def check_json(text: bytes, what: str, max_depth: int = MAX_DEPTH) -> Any:
-    """Parse JSON from outside; returns the parsed value.
+    """Parse untrusted JSON and return the value. `what` names it in messages.
 
     Raises `BadRequest` for invalid JSON or UTF-8, lone surrogates, numbers out of range and nesting beyond `max_depth`,
     where the value itself is level 1 (S1).
@@ -81,7 +82,7 @@ def check_json(text: bytes, what: str, max_depth: int = MAX_DEPTH) -> Any:
 
 
 def check_state(text: bytes, what: str = "state", max_depth: int = MAX_DEPTH) -> State:
-    """Check JSON text from outside and split it into fields; `BadRequest` unless it is a sound object (S1)."""
+    """Check untrusted JSON text and split it into fields. Raises `BadRequest` unless it is a sound object (S1)."""
     value = check_json(text, what, max_depth)
     if type(value) is not dict:
         raise BadRequest(f"{what} must be a JSON object, got {json_type(value)}")
@@ -89,7 +90,7 @@ def check_state(text: bytes, what: str = "state", max_depth: int = MAX_DEPTH) ->
 
 
 def state_from(values: Mapping[str, Any] | bytes | None, what: str = "state", max_depth: int = MAX_DEPTH) -> State:
-    """The state of Python values (or of JSON text) from a caller of the library; `BadRequest` as `check_state`."""
+    """Make a state of Python values or JSON text from a caller. Raises `BadRequest` as `check_state` does."""
     if values is None:
         return {}
     if isinstance(values, bytes):
@@ -98,7 +99,7 @@ def state_from(values: Mapping[str, Any] | bytes | None, what: str = "state", ma
 
 
 def encode_value(value: Any, what: str = "value") -> bytes:
-    """The JSON text of a Python value (dataclasses and msgspec structs included); `BadRequest` if it has none."""
+    """Encode a Python value, also a dataclass or msgspec struct. Raises `BadRequest` if JSON cannot hold it."""
     try:
         text = orjson.dumps(value, default=_default)
     except (TypeError, orjson.JSONEncodeError) as error:
@@ -128,7 +129,7 @@ def _default(value: Any) -> Any:
 
 
 def _check_finite(value: Any, what: str) -> None:
-    """Refuse NaN and infinities: written as null they would delete a field."""
+    """Raise `BadRequest` for NaN and infinities: written as null, they would delete a field."""
     pending = [value]
     while pending:
         one = pending.pop()

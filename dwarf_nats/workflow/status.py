@@ -9,7 +9,7 @@ from dwarf_nats.errors import BadRequest
 
 
 class Status(StrEnum):
-    """Where a flow or a step is. A flow is never `pending`."""
+    """The status of a flow or a step. A flow is never `pending`."""
 
     CREATED = "created"
     PENDING = "pending"
@@ -21,12 +21,12 @@ class Status(StrEnum):
 
     @property
     def terminal(self) -> bool:
-        """No further change without a restart."""
+        """True for a status that only a restart changes."""
         return self in TERMINAL
 
     @property
     def stopped(self) -> bool:
-        """Not created, pending or running."""
+        """True unless created, pending or running."""
         return self in STOPPED
 
     @classmethod
@@ -41,11 +41,11 @@ class Status(StrEnum):
 
 
 class Parked(IntEnum):
-    """Why a step is set aside: nobody claims it, and if it runs, its lease is nobody's."""
+    """The reason why a step is parked: it is not claimed, and if it is running, no replica holds its lease."""
 
     NO = 0
     CHILD = 1
-    """It runs and waits for the flow it called (P1)."""
+    """It is running and waits for the flow it called (P1)."""
     BREAKER = 2
     """It is pending, and the breaker of its task is tripped (V4)."""
 

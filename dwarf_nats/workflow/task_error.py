@@ -8,7 +8,7 @@ from dwarf_nats.workflow.answer import Answer, Disposition, ErrorInfo
 from dwarf_nats.workflow.raised import named
 
 MOST_CODE = 2**31 - 1
-"""A larger number in an attribute `code` is no error code."""
+"""Largest error code; a larger number in an attribute `code` is ignored."""
 
 
 class TaskError(Exception):
@@ -32,7 +32,7 @@ class SubgraphError(TaskError):
 
 
 def disposition_of(code: int) -> tuple[Disposition, str]:
-    """How a failure with this code is taken, and its cause."""
+    """The disposition of a failure with this code, and its cause."""
     if code == 429:
         return Disposition.BACKPRESSURE, "backpressure"
     if code == 503:
@@ -49,7 +49,7 @@ def failure(error: ErrorInfo) -> Answer:
 
 
 def error_info(error: BaseException) -> ErrorInfo:
-    """An exception of a task as an error of its step. An integer attribute `code` of the exception is kept."""
+    """Convert an exception of a task to an error of its step. An integer attribute `code` of the exception is kept."""
     code = getattr(error, "code", None)
     known = (
         isinstance(code, int)

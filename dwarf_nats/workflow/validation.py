@@ -1,4 +1,4 @@
-"""What a sound graph is (G6). Every error names the graph, the nodes and the remedy; the first one found is raised."""
+"""Validation of graphs (G6). Every error names the graph, the nodes and the remedy; the first one found is raised."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from dwarf_nats.workflow.graph import Graph, Node, Transition
 
 MAX_CONDITIONS = 100_000
-"""Characters of all different conditions of a graph. Compiling takes about 20 µs for each."""
+"""Most characters of all different conditions of a graph together. Compiling takes about 20 µs for each."""
 _SUBJECT_FORM = "tokens of A-Z a-z 0-9 _ - joined by single dots"
 
 
 def validate(graph: Graph) -> None:
-    """Raise `BadRequest` for the first thing that is wrong, from the names to the lineage check (G7)."""
+    """Raise `BadRequest` for the first problem, from the names to the lineage check (G7)."""
     problem = next(_problems(graph), None)
     if problem is not None:
         raise BadRequest(f"graph {graph.name[:MAX_NAME]!r}: {problem}")
@@ -80,6 +80,15 @@ def _edge_problems(graph: Graph, edge: Transition) -> Iterator[str]:
     for name in (edge.source, edge.target):
         if name not in graph.nodes and name != END:
             yield f"{where} names the unknown node {name!r}: {closest(name, graph.nodes)}"
+    yield from _kind_problems(edge, where)
+    if edge.when:
+        problem = conditions.problem_of(edge.when)
+        if problem:
+            yield f"{where} has the invalid condition {edge.when[:200]!r}: {problem}"
+
+
+def _kind_problems(edge: Transition, where: str) -> Iterator[str]:
+    """Kinds of edges that exclude each other, and options without their kind."""
     if edge.as_ and not edge.for_each:
         yield f"{where} has as={edge.as_!r} without for_each: name the field to iterate over, or remove it"
     if edge.for_each and edge.goto:
@@ -96,10 +105,6 @@ def _edge_problems(graph: Graph, edge: Transition) -> Iterator[str]:
             yield f"{where} is both switch and {other}: make it one of them"
         if not edge.when:
             yield f'{where} is a switch branch without a condition: write one; the default branch is "true"'
-    if edge.when:
-        problem = conditions.problem_of(edge.when)
-        if problem:
-            yield f"{where} has the invalid condition {edge.when[:200]!r}: {problem}"
 
 
 def _mixture_problems(graph: Graph, name: str) -> Iterator[str]:
@@ -137,7 +142,7 @@ def _path_problems(graph: Graph) -> Iterator[str]:
 
 
 def _certainly_goes_on(graph: Graph, name: str) -> bool:
-    """Whether something always comes after the node, so that it is never the last (X7)."""
+    """True if another node always follows, so that this one is never the last (X7)."""
     return any(edge.plain or (edge.switch and edge.when == "true") for edge in graph.leaving(name))
 
 

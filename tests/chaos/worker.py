@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from dwarf_nats.sdk import Worker
-from dwarf_nats.workflow.flow import Flow, Parked
+from dwarf_nats.workflow.flow import Flow, Suspended
 from tests.chaos.random_flows import RANDOM_URLS, of_baggage
 from tests.chaos.shapes import BY_WORKFLOW, URLS, Mark
 
@@ -53,7 +53,7 @@ async def execute(account: Account, flow: Flow) -> None:
     said = "answered"
     try:
         shape.perform(flow, Mark(flow, execution))
-    except Parked as parked:
+    except Suspended as parked:
         said = str(parked)
         raise
     except Exception as error:

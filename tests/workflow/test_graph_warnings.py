@@ -8,7 +8,7 @@ import pytest
 
 from dwarf_nats.cli.graph import read_graph
 from dwarf_nats.workflow.graph import END, Graph
-from dwarf_nats.workflow.graph_warnings import MOST
+from dwarf_nats.workflow.graph_warnings import MAX_WARNINGS
 from dwarf_nats.workflow.reducers import ReducerKind
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").rglob("graphs/*.yaml"))
@@ -146,5 +146,5 @@ def test_g11_many_warnings_are_cut() -> None:
         graph.add_transition_switch(f"n{n}", f"n{n + 1}", "x > 1")
     graph.add_transition("n50", END)
     warnings = graph.warnings()
-    assert len(warnings) == MOST + 1
-    assert warnings[-1] == f"and {50 - MOST} more"
+    assert len(warnings) == MAX_WARNINGS + 1
+    assert warnings[-1] == f"and {50 - MAX_WARNINGS} more"
