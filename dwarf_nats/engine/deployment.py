@@ -1,9 +1,9 @@
-"""What the replicas of a deployment agree on: its databases, their order, and how many of them hold new flows (O1, O17).
+"""The agreement of the replicas on the databases of a deployment, their order, and how many take new flows (O1, O17).
 
-It is kept in the databases, so that no replica goes by its own count. Each database says of which deployment it is, which of
-its shards, and how many shards are agreed on. A replica that brings one more serves it at once. The number agreed on rises once
-every living replica knows the new shard: first in the older databases, one after the other, then in the newer ones, so that
-a shard on which a new number holds can rely on it that the old one holds nowhere any more.
+The agreement is kept in the databases, so that no replica relies on its own count. Each database says of which deployment it
+is, which shard it is, and how many shards are agreed on. A replica that brings one more shard serves it at once. The number
+agreed on rises once every living replica knows the new shard: first in the older databases, one after the other, then in the
+newer ones. So if a database has the new number, no older one has the old number any more.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from dwarf_nats.rules.rows import Facts
     from dwarf_nats.settings import EngineSettings
 
-TOLD = 100
-"""Flows that are gone whose keys are freed at a time."""
+TIDY_BATCH_FLOWS = 100
+"""Deleted flows whose idempotency keys are freed in one run of the duty, so that it stays short."""
 
 
 class Deployment:
-    """The agreement, as far as this replica has read it, and its share in bringing it about."""
+    """The agreement as this replica has last read it, and its part in reaching it."""
 
     def __init__(self, shards: Mapping[int, Shard], settings: EngineSettings, logger: Logger) -> None:
         self._shards = shards
@@ -43,7 +43,7 @@ class Deployment:
 
     @property
     def count(self) -> int:
-        """How many shards are agreed on; 0 before the first agreement."""
+        """The number of shards agreed on; 0 before the first agreement."""
         return max(self._counts.values(), default=0)
 
     def is_away(self, number: int) -> bool:
@@ -54,23 +54,22 @@ class Deployment:
     # -- where flows and keys belong
 
     def any_shard(self) -> Shard:
-        """A shard for a new flow: one of those agreed on, whose database is there as far as is known."""
+        """Return a shard for a new flow: one of those agreed on, at random among those whose databases answer."""
         agreed = [shard for number, shard in self._shards.items() if number <= self.count or not self.count]
         there = [shard for shard in agreed if not shard.availability.is_away and shard.number not in self._silent]
         return random.choice(there or agreed)
 
     def other_than(self, away: Shard) -> Shard | None:
-        """Another shard for a new flow, now that one was found to be away: it gets none before its database answers again."""
+        """Return another shard for a new flow, if there is one. `away` was found to be away, and gets none until it answers."""
         self._silent.add(away.number)
         shard = self.any_shard()
         return None if shard.availability.is_away or shard.number in self._silent else shard
 
     async def home(self, fairness_key: str, idempotency_key: str) -> tuple[Shard, int]:
-        """The shard on which a key is taken, and the number of shards it was worked out with.
+        """Return the home of an idempotency key, and the number of shards it was worked out with.
 
-        The number held there before this returns, so what is read of other shards afterwards is not older.
-
-        Raises `Unavailable`.
+        That number held on the home before this returns, so what is read of other shards afterwards is not older. Raises
+        `Unavailable`.
         """
         for again in (False, True):
             number = home_of(self.count, fairness_key, idempotency_key)
@@ -88,14 +87,14 @@ class Deployment:
         raise Unavailable("the replicas have not agreed on the shards of this deployment yet: try again")
 
     def learned(self, number: int, count: int) -> None:
-        """A database was heard to say how many shards are agreed on."""
+        """Take in the number of shards agreed on, as a database says."""
         self._counts[number] = max(count, self._counts.get(number, 0))
         if self.count > len(self._shards) and not self._outdated:
             self._outdated = True
             self._log.error("%s", self.unknown(self.count))
 
     def unknown(self, number: int) -> Unavailable:
-        """Why a shard cannot be asked that the deployment has, and this replica does not."""
+        """Make the error for a shard that the deployment has, and this replica does not."""
         return Unavailable(
             f"this replica knows {len(self._shards)} shards of {max(self.count, number)}: start it with the DSNs of all"
         )
@@ -130,7 +129,7 @@ class Deployment:
         self.learned(shard.number, found.shards)
 
     async def agree(self) -> None:
-        """Do what this replica can for all shards to be agreed on, and read what is.
+        """Read the agreement, and raise the number of shards if every living replica knows more.
 
         Databases that are away are left for the next time. Raises `BadRequest` for a database that does not belong here.
         """
@@ -149,7 +148,7 @@ class Deployment:
                 self._log.info("new flows go to %d shards from now on", self.count, extra={"shards": self.count})
 
     async def _entered(self) -> dict[int, Facts]:
-        """What each database says that is there; one that says nothing becomes a shard of this deployment."""
+        """Return what each database says that answers; one that says nothing becomes a shard of this deployment."""
         there = [shard for _, shard in sorted(self._shards.items()) if shard.opened and not shard.availability.is_away]
         facts: dict[int, Facts] = {}
         for shard in there:
@@ -168,7 +167,7 @@ class Deployment:
         return facts
 
     async def _wanted(self, facts: Mapping[int, Facts]) -> int:
-        """The number of shards to be agreed on."""
+        """Return the number of shards to be agreed on."""
         if not self.count or self.count >= len(self._shards):
             return self.count or len(self._shards)
         timeout_ms = self._settings.replica_timeout_ms
@@ -176,7 +175,7 @@ class Deployment:
         return max(self.count, min([*known, len(self._shards)]))
 
     async def heard(self, number: int, count: int) -> None:
-        """A database said with its beat how many shards are agreed on: go on agreeing if that is not all."""
+        """Take in the number of shards agreed on from the heartbeat of a shard, and go on agreeing if it is not all."""
         self._silent.discard(number)
         self.learned(number, count)
         if self.count < len(self._shards) or any(
@@ -190,8 +189,8 @@ class Deployment:
     # -- keys of flows that are gone
 
     async def tidy(self, shard: Shard) -> None:
-        """Free the keys of flows that were deleted here and have their homes elsewhere."""
-        gone = await shard.store.gone(TOLD)
+        """Free the idempotency keys of flows that were deleted on this shard and have their homes on others."""
+        gone = await shard.store.gone(TIDY_BATCH_FLOWS)
         for flow_id, fairness_key, idempotency_key in gone:
             for other in self._shards.values():
                 if other is not shard:
@@ -200,9 +199,9 @@ class Deployment:
 
 
 def home_of(shards: int, fairness_key: str, idempotency_key: str) -> int:
-    """The home of a key among so many shards, the same on every replica; 0 if there are none.
+    """Return the home of a key among this many shards, the same on every replica; 0 if there are none.
 
-    One more shard takes keys from the others, and none moves between these (rendezvous hashing).
+    One more shard takes keys from all others, and no key moves between these (rendezvous hashing).
     """
     seed = f"{fairness_key}\0{idempotency_key}\0".encode("utf-8", "surrogatepass")
     return max(range(1, shards + 1), key=lambda number: hashlib.sha256(seed + str(number).encode()).digest(), default=0)

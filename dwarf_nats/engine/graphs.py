@@ -1,4 +1,4 @@
-"""Graphs: the registry first, then the injected source; parsed and checked once per digest (G10; wire section 3)."""
+"""Graphs by name, from the registry or the injected source; parsed and checked once per digest (G10; wire section 3)."""
 
 from __future__ import annotations
 
@@ -21,17 +21,16 @@ if TYPE_CHECKING:
     from dwarf_nats.workflow.state import Raw
 
 T = TypeVar("T")
-CACHED = 4096
-SAVED_US = 3_000_000
-"""For so long a saved graph is not saved again: half of what the database keeps it for."""
-
-
-IN_LINE = 5_000
-"""Characters of conditions and transitions times 25, up to which a graph is checked at once: about 20 ms."""
+CACHED_GRAPHS = 4096
+"""Parsed graphs kept in memory; the one used longest ago goes first."""
+RESAVE_US = 3_000_000
+"""Age at which a saved graph is saved again before it is used: half of the time the database keeps it for."""
+THREAD_MIN_CHARACTERS = 5_000
+"""Size from which a graph is checked in a thread: characters of conditions, and 25 for each transition. That takes 20 ms."""
 
 
 async def _validated(graph: Graph) -> None:
-    """Validate a graph: a large one in a thread, where it holds nobody up."""
+    """Validate a graph; a large one in a thread, so that it does not block the event loop."""
     if _is_small(graph):
         graph.validate()
     else:
@@ -39,7 +38,7 @@ async def _validated(graph: Graph) -> None:
 
 
 async def warnings(graph: Graph) -> list[str]:
-    """What looks like a mistake in a sound graph (G11); of a large one found out in a thread."""
+    """Return what looks like a mistake in a sound graph (G11)."""
     return graph.warnings() if _is_small(graph) else await asyncio.to_thread(graph.warnings)
 
 
@@ -53,11 +52,15 @@ def graph_of_task(task: str) -> Graph:
 
 
 def _is_small(graph: Graph) -> bool:
-    return sum(len(edge.when) + 25 for edge in graph.transitions) <= IN_LINE
+    return sum(len(edge.when) + 25 for edge in graph.transitions) <= THREAD_MIN_CHARACTERS
 
 
 class GraphBook:
-    """Finds graphs by name, keeps them by digest."""
+    """Finds graphs by name, and keeps them by digest.
+
+    `stores`: the databases by shard, each with all of the registry. `source`: where graphs are looked for that are not
+    registered. `away`: tells whether a shard cannot be asked.
+    """
 
     def __init__(
         self,
@@ -81,14 +84,15 @@ class GraphBook:
 
     @property
     def _registry(self) -> Store:
-        """Every shard has the whole registry, so that it can be read while one of them is away."""
+        """The database to read the registry from: every shard has all of it, so that one of them may be away."""
         there = [number for number in self._stores if not self._away(number)]
         return self._stores[min(there or self._stores)]
 
     async def find(self, workflow: str, baggage: Raw) -> Graph:
-        """The graph a new flow of `workflow` runs.
+        """Return the graph that a new flow of `workflow` runs. `baggage`: for the source.
 
-        Raises `NotFound` that lists where it was looked for, `BadRequest` if it is not sound or not executable, `Unavailable`.
+        Raises `NotFound` that lists where the workflow was looked for, `BadRequest` if the graph is not sound or not
+        executable, `Unavailable`.
         """
         found = await self._named(workflow)
         if found is not None:
@@ -106,7 +110,7 @@ class GraphBook:
         return await self.admit(graph)
 
     async def _admitted(self, graph: Graph, digest: str) -> Graph:
-        """A registered graph for a new flow. Another version may have accepted what this one refuses (G6)."""
+        """Check a registered graph for a new flow: another version may have accepted what this one refuses (G6)."""
         if digest not in self._sound:
             try:
                 await _validated(graph)
@@ -119,7 +123,7 @@ class GraphBook:
         return graph
 
     def _found_sound(self, digest: str) -> None:
-        if len(self._sound) > CACHED * 4:
+        if len(self._sound) > CACHED_GRAPHS * 4:
             self._sound.clear()
         self._sound.add(digest)
 
@@ -136,7 +140,7 @@ class GraphBook:
             raise Refused(f"the graph source failed on workflow {workflow!r}: {error}") from error
 
     async def admit(self, graph: Graph) -> Graph:
-        """Check a graph, once per content; the kept one is returned."""
+        """Check a graph, once per content; return the copy that is kept. Raises as `check`."""
         digest = graph.digest()
         known = self._by_digest.get(digest)
         if known is not None and digest in self._sound:
@@ -148,7 +152,7 @@ class GraphBook:
         return kept
 
     async def check(self, graph: Graph) -> Graph:
-        """A copy of the graph, since the caller may go on building on theirs.
+        """Check a graph; return a copy of it, since the caller may go on building on theirs.
 
         Raises `BadRequest` for one that is not sound (G6, G7), `TooLarge` for one beyond the limits.
         """
@@ -167,7 +171,10 @@ class GraphBook:
         return kept
 
     async def frozen(self, shard: int, digest: str) -> Graph:
-        """The graph a flow was created with. It is not checked: a condition that this version refuses is never taken."""
+        """Return the graph a flow was created with. It is not checked: a condition that this version refuses is false.
+
+        Raises `Internal` if the database does not have it, `Unavailable`.
+        """
         graph = self._by_digest.get(digest)
         if graph is None:
             body = await self._stores[shard].load_graph(digest)
@@ -180,15 +187,15 @@ class GraphBook:
         return graph
 
     async def save(self, shard: int, graph: Graph) -> str:
-        """Have the graph in the shard's database; its digest."""
+        """Save the graph in the shard's database, unless it is there; return its digest. Raises `Unavailable`."""
         return (await self.saved(shard, graph))[0]
 
     async def saved(self, shard: int, graph: Graph) -> tuple[str, int]:
-        """Have the graph in the shard's database; its digest, and until when it is kept there for a flow to come."""
+        """As `save`; return also until when the graph is kept for a flow to come, in microseconds of the database's clock."""
         digest = graph.digest()
         key = (shard, digest)
         asked_at, kept_until = self._saved.get(key, (0, 0))
-        if 0 <= self._clock.now() - asked_at < SAVED_US:
+        if 0 <= self._clock.now() - asked_at < RESAVE_US:
             return digest, kept_until
         saving = self._saving.get(key)
         if saving is None:
@@ -200,7 +207,7 @@ class GraphBook:
     async def _save(self, key: tuple[int, str], graph: Graph) -> int:
         now = self._clock.now()
         kept_until = await self._stores[key[0]].save_graph(key[1], graph.to_json())
-        if len(self._saved) > CACHED * 4:
+        if len(self._saved) > CACHED_GRAPHS * 4:
             self._saved.clear()
         self._saved[key] = (now, kept_until)
         return kept_until
@@ -208,16 +215,16 @@ class GraphBook:
     def _forget_saving(self, key: tuple[int, str], saving: asyncio.Task[int]) -> None:
         del self._saving[key]
         if not saving.cancelled():
-            saving.exception()  # whoever waits for it is told; perhaps nobody does any more
+            saving.exception()  # those that wait for it get the error; perhaps nobody does any more
 
     def doubt(self, shard: int, digest: str) -> None:
-        """A flow could not be created: its graph may not be kept any more, so it is saved again before the next one."""
+        """Save the graph again before the next flow: one could not be created, perhaps as its graph is not kept any more."""
         self._saved.pop((shard, digest), None)
 
     # -- the registry
 
     async def put(self, graph: Graph) -> GraphInfo:
-        """Register a graph under its name; a graph that cannot be executed yet is refused at once."""
+        """Register a graph under its name, on every shard. Raises as `check`, and `Unavailable`."""
         kept = await self.admit(graph)
         digest = kept.digest()
         await self._everywhere(lambda store: store.save_graph(digest, kept.to_json()))
@@ -225,7 +232,9 @@ class GraphBook:
         updated_at = await first.register_graph(kept.name, digest)
         for store in others:
             await store.register_graph(kept.name, digest)
-        await self._everywhere(lambda store: store.save_graph(digest, kept.to_json()))  # should that have taken long
+        await self._everywhere(
+            lambda store: store.save_graph(digest, kept.to_json())
+        )  # registering may have taken long
         return GraphInfo(kept.name, digest, updated_at, tuple(await warnings(kept)))
 
     async def add_store(self, store: Store) -> None:
@@ -252,13 +261,14 @@ class GraphBook:
         return list(await asyncio.gather(*(work(store) for store in self._stores.values())))
 
     async def get(self, name: str) -> Graph:
+        """Return a registered graph. Raises `NotFound`, `Unavailable`."""
         found = await self._named(name)
         if found is None:
             raise NotFound(f"no graph {name!r} in the registry: put one with dwarf.graph.put")
         return found[0]
 
     async def _named(self, name: str) -> tuple[Graph, str] | None:
-        """The graph registered for `name`, and its digest."""
+        """Return the graph registered for `name`, and its digest."""
         for again in (True, True, False):
             digest = await self._registered(name)
             if digest is None:
@@ -271,14 +281,16 @@ class GraphBook:
         raise AssertionError("unreachable")
 
     async def delete(self, name: str) -> None:
+        """Take a graph out of the registry, on every shard. Raises `NotFound`, `Unavailable`."""
         if not any(await self._everywhere(lambda store: store.unregister_graph(name))):
             raise NotFound(f"no graph {name!r} in the registry")
 
     async def list(self) -> list[GraphInfo]:
+        """Return the registered graphs, by name. Raises `Unavailable`."""
         return [GraphInfo(*row) for row in await self._registry.registered_graphs()]
 
     async def _registered(self, name: str) -> str | None:
-        """The digest registered for `name`. Requests that come while a look-up is under way share the next one."""
+        """Return the digest registered for `name`. Requests that come during a look-up share the next one."""
         future = self._asked.get(name)
         if future is None:
             future = self._asked[name] = asyncio.get_running_loop().create_future()
@@ -294,12 +306,12 @@ class GraphBook:
             except Exception as error:
                 for future in asked.values():
                     future.set_exception(error)
-                    future.exception()  # whoever waited may have gone: that is no news
+                    future.exception()  # those that waited may have gone: the loop must not warn
             else:
                 for name, future in asked.items():
                     future.set_result(found.get(name))
 
     def _keep(self, digest: str, graph: Graph) -> None:
         self._by_digest[digest] = graph
-        if len(self._by_digest) > CACHED:
+        if len(self._by_digest) > CACHED_GRAPHS:
             self._by_digest.popitem(last=False)

@@ -1,4 +1,4 @@
-"""Rows into what the reading operations return (O5-O9)."""
+"""Conversion of rows into the records that operations return (O5-O9)."""
 
 from __future__ import annotations
 
@@ -24,11 +24,12 @@ if TYPE_CHECKING:
 
 
 def flow_key(shard: int, flow: FlowRow) -> str:
+    """Return the key of a flow."""
     return f"{shard}-{flow.flow_id}-{flow.token}"
 
 
 def outcome_of(shard: int, flow: FlowRow, pause: Paused | None = None) -> Outcome:
-    """Where the flow stands, its final state being whole; `pause` is the oldest in an interrupted one (O5)."""
+    """Return the outcome of a flow (O5). Its final state must be complete; `pause`: the oldest one, if it is interrupted."""
     status = flow.status
     outcome = Outcome(
         flow_key=flow_key(shard, flow),
@@ -45,9 +46,9 @@ def outcome_of(shard: int, flow: FlowRow, pause: Paused | None = None) -> Outcom
 
 
 async def current_outcome(store: Store, flow: FlowRow) -> Outcome:
-    """Where the flow stands, with what it paused at, or what its final state borrows, read from the database.
+    """Return the outcome of a flow; its pause and the fields its final state refers to are read from the database.
 
-    Raises `NotFound` if it is deleted meanwhile.
+    Raises `NotFound` if the flow is deleted meanwhile.
     """
     while True:
         if flow.status is Status.INTERRUPTED:
@@ -64,7 +65,7 @@ async def current_outcome(store: Store, flow: FlowRow) -> Outcome:
 
 
 async def with_final_state(store: Store, flow: FlowRow) -> FlowRow:
-    """The flow, its final state whole. Raises `state_refs.DanglingRef` if it has changed meanwhile."""
+    """Return the flow with its complete final state. Raises `state_refs.DanglingRef` if it has changed meanwhile."""
     if flow.final_state is None or flow.final_borrowed is None:
         return flow
     whole = await store.whole(flow.final_state, flow.final_borrowed)
@@ -72,7 +73,7 @@ async def with_final_state(store: Store, flow: FlowRow) -> FlowRow:
 
 
 def outcome_at(flow: FlowContext | FlowRef, end: FlowEnd) -> Outcome:
-    """Where a flow stands that has just stopped."""
+    """Return the outcome of a flow that has just stopped."""
     payload = None if end.payload is None else bytes(end.payload)
     return Outcome(
         flow_key=flow.key,
@@ -114,7 +115,7 @@ def step_with_state(shard: int, row: StepRow) -> Step:
 
 
 def summary_of(shard: int, row: Sequence[Any]) -> FlowSummary:
-    """One line of a page."""
+    """Return a flow as `list` shows it."""
     (flow_id, token, thread_id, thread_token, workflow, status, error, reason, created, started, updated, priority,
      fairness_key, task) = row  # fmt: skip
     return FlowSummary(
@@ -134,7 +135,7 @@ def summary_of(shard: int, row: Sequence[Any]) -> FlowSummary:
 
 
 def nested_history(shard: int, flow_id: int, flows: Sequence[FlowRow], steps: Sequence[StepRow]) -> list[Step]:
-    """The steps of a flow, those that called a subgraph with its name and history (O7)."""
+    """Return the steps of a flow; a step that called a subgraph has its name and its history (O7)."""
     children = {flow.surgraph_step_id: flow for flow in flows if flow.surgraph_step_id is not None}
     by_flow: dict[int, list[Step]] = {}
     for row in steps:
@@ -149,8 +150,10 @@ def nested_history(shard: int, flow_id: int, flows: Sequence[FlowRow], steps: Se
 
 
 def final_state_of(graph: Graph, steps: list[StepRow], limits: Limits = UNLIMITED) -> bytes:
-    """The final state of a flow that ends on the way (X9): inside a fan-out what the fan-in would have received, else the
-    input of the steps without successor."""
+    """Return the final state of a flow that ends early (X9), as JSON text.
+
+    Inside a fan-out it is the input that the fan-in would have received, else the input of the steps without a successor.
+    """
     if not steps:
         return b"{}"
     open_spawns = [
@@ -166,7 +169,7 @@ def final_state_of(graph: Graph, steps: list[StepRow], limits: Limits = UNLIMITE
 def cohort_in(
     steps: Sequence[StepRow], spawn: StepRow, limits: Limits = UNLIMITED
 ) -> tuple[fan_in.Spawn, list[fan_in.Member]]:
-    """The cohort of a spawn step among the steps of its flow; without the changes where they are more than may be merged."""
+    """Return the cohort of a spawn step among the steps of its flow; without changes if they are more than may be merged."""
     held = state_refs.RefSource((row.step_id, row.state, row.changes) for row in steps)
     rows = [row for row in steps if row.spawn_id == spawn.step_id]
     bulky = sum(len(row.changes) for row in rows) > limits.max_fan_out_bytes

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from dwarf_nats.engine.operations.history import LEVELS, NESTED, page
+from dwarf_nats.engine.operations.history import MAX_NESTING_LEVELS, PAGE_MAX_NESTED_STEPS, page
 from dwarf_nats.errors import BadRequest
 from dwarf_nats.rules.rows import FlowRow
 from dwarf_nats.store import histories
@@ -98,7 +98,7 @@ async def test_a_child_is_nested_as_far_as_a_page_goes(store: SqlStore) -> None:
 async def test_histories_are_nested_so_deep_and_no_deeper(store: SqlStore) -> None:
     """P4: what lies below is read by the key of the last flow that is nested."""
     above, ids = root, _ = await flow_with(store, 1)
-    for _ in range(LEVELS + 3):
+    for _ in range(MAX_NESTING_LEVELS + 3):
         above, ids = await flow_with(store, 1, (above, ids[0]))
     seen, flow = 0, root
     while True:
@@ -109,28 +109,28 @@ async def test_histories_are_nested_so_deep_and_no_deeper(store: SqlStore) -> No
             (step,) = step.sub_history
             levels += 1
         seen += levels
-        assert levels <= LEVELS
+        assert levels <= MAX_NESTING_LEVELS
         if not step.truncated:
             break
-        assert (levels, step.subgraph) == (LEVELS, True)
+        assert (levels, step.subgraph) == (MAX_NESTING_LEVELS, True)
         assert step.sub_flow_key is not None
         below = await store.flow_by_id(int(step.sub_flow_key.split("-")[1]))
         assert below is not None
         flow, seen = below, seen + 1
-    assert seen == LEVELS + 3
+    assert seen == MAX_NESTING_LEVELS + 3
 
 
 async def test_a_page_of_many_wide_children_ends_early(store: SqlStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """Wire: histories; a page costs no more than so many steps, and what it has is complete."""
-    monkeypatch.setattr("dwarf_nats.engine.operations.history.NESTED", 30)
+    monkeypatch.setattr("dwarf_nats.engine.operations.history.PAGE_MAX_NESTED_STEPS", 30)
     flow, ids = await flow_with(store, 9)
     for step_id in ids:
         await flow_with(store, 9, (flow, step_id))
     pages = await all_pages(store, flow, 9)
     assert [len(steps) for steps in pages] == [3, 3, 3]
     assert all(len(step.sub_history) == 9 and not step.truncated for steps in pages for step in steps)
-    assert NESTED > 1_000
-    monkeypatch.setattr("dwarf_nats.engine.operations.history.NESTED", 5)
+    assert PAGE_MAX_NESTED_STEPS > 1_000
+    monkeypatch.setattr("dwarf_nats.engine.operations.history.PAGE_MAX_NESTED_STEPS", 5)
     pages = await all_pages(store, flow, 9)
     assert [len(steps) for steps in pages] == [1] * 9
     assert all(len(step.sub_history) == 5 and step.truncated for (step,) in pages)

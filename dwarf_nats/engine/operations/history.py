@@ -1,8 +1,9 @@
-"""One page of a history: steps of a flow, and below them the beginnings of the histories they lead into (O7).
+"""Pages of a history: steps of a flow, and below them the beginnings of the histories of the flows they called (O7).
 
 A page has at most `limit` steps of the flow itself. Of each flow that one of them called it has at most as many, and so on
-down to `LEVELS`; what is left out is marked `truncated` and read by the key of that flow. A page with more than `NESTED`
-steps within it ends early, so that no page costs more than that, however wide and deep the tree is (P4).
+down to `MAX_NESTING_LEVELS`; a step below which something is left out is `truncated`, and the rest is read by the key of that
+flow. A page with more than `PAGE_MAX_NESTED_STEPS` ends early, so that its cost is bounded, however wide and deep the tree is
+(P4).
 """
 
 from __future__ import annotations
@@ -18,16 +19,16 @@ if TYPE_CHECKING:
     from dwarf_nats.rules.rows import Called, FlowRow, StepRow
     from dwarf_nats.workflow.records import Step
 
-LEVELS = 16
-"""How deep histories are nested in a page. A level is two levels of JSON, and some parsers take no more than 64."""
-NESTED = 5_000
-"""Steps nested in a page."""
-TOGETHER = (64, 8, 1)
-"""Of so many flows the steps are read at once, as long as they cannot be too many."""
+MAX_NESTING_LEVELS = 16
+"""Deepest nesting of histories in a page. A level is two levels of JSON, and some parsers take no more than 64."""
+PAGE_MAX_NESTED_STEPS = 5_000
+"""Most steps nested in one page, beside its own: bounds its memory and the statements it takes."""
+FLOWS_PER_READ = (64, 8, 1)
+"""Flows whose steps are read in one statement: the largest number whose steps cannot be far more than a page has room for."""
 
 
 async def page(store: Store, flow: FlowRow, cursor: str, limit: int) -> tuple[list[Step], str]:
-    """The steps after the cursor, at most `limit`, and the cursor of the next page, empty on the last one."""
+    """Return at most `limit` steps after the cursor, and the cursor of the next page, empty on the last one."""
     rows = await store.histories.page(flow.flow_id, cursors.place(cursor), limit + 1)
     steps = [history_step(store.shard, row) for row in rows[:limit]]
     kept = await _Nesting(store, flow.root_id, steps, limit).fill()
@@ -36,26 +37,26 @@ async def page(store: Store, flow: FlowRow, cursor: str, limit: int) -> tuple[li
 
 
 class _Nesting:
-    """Hangs the histories of sub-workflows below the steps of a page, level by level."""
+    """Nests the histories of sub-workflows below the steps of a page, level by level."""
 
     def __init__(self, store: Store, root_id: int, steps: Sequence[Step], limit: int) -> None:
         self._store = store
         self._root_id = root_id
         self._limit = limit
-        self._left = NESTED
+        self._left = PAGE_MAX_NESTED_STEPS
         self._kept = len(steps)
-        """So many steps of the page stay: those after it have no room for what they lead into."""
+        """Steps of the page that stay; the histories below those after them found no room."""
         self._level = [(at, step) for at, step in enumerate(steps)]
-        """The steps of the level reached, each with the place of the one in the page that it is below."""
+        """The steps of the level reached, each with the index of the step of the page that it is below."""
 
     async def fill(self) -> int:
-        """Nest what has room; how many steps of the page stay."""
-        for _ in range(LEVELS):
+        """Nest what has room; return how many steps of the page stay."""
+        for _ in range(MAX_NESTING_LEVELS):
             callers = await self._callers()
             if not callers:
                 return self._kept
             self._level = []
-            size = next((one for one in TOGETHER if one * self._limit <= 2 * NESTED), 1)
+            size = next((one for one in FLOWS_PER_READ if one * self._limit <= 2 * PAGE_MAX_NESTED_STEPS), 1)
             for at in range(0, len(callers), size):
                 await self._descend(callers[at : at + size])
         for _, step, _ in await self._callers():
@@ -63,7 +64,7 @@ class _Nesting:
         return self._kept
 
     async def _callers(self) -> list[tuple[int, Step, Called]]:
-        """The steps of the level that called a flow, and that flow."""
+        """Return the steps of the level that called a flow, and that flow."""
         level = [(at, step) for at, step in self._level if at < self._kept]
         if not level:
             return []
@@ -75,15 +76,15 @@ class _Nesting:
         return callers
 
     async def _descend(self, callers: Sequence[tuple[int, Step, Called]]) -> None:
-        """Read the beginnings of these flows, and hang them below the steps that called them."""
+        """Read the beginnings of these flows, and nest them below the steps that called them."""
         callers = [one for one in callers if one[0] < self._kept]
         flow_ids = [child.flow_id for _, _, child in callers]
         found = await self._store.histories.first_steps(flow_ids, self._limit + 1)
         for at, step, child in callers:
             if at < self._kept:
-                self._hang(at, step, found[child.flow_id])
+                self._nest(at, step, found[child.flow_id])
 
-    def _hang(self, at: int, caller: Step, rows: Sequence[StepRow]) -> None:
+    def _nest(self, at: int, caller: Step, rows: Sequence[StepRow]) -> None:
         room = min(self._limit, self._left)
         if len(rows) > self._left and at > 0:
             self._kept = at

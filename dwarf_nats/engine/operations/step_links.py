@@ -1,5 +1,8 @@
-"""Walking through a flow step by step, as a reader would: into a child flow on the way forward, out of its last step on the
-way back, the step that waits for it skipped (O7)."""
+"""The neighbours of a step: the one before and the one after it, across the borders of sub-workflows (O7).
+
+Forward leads from a step into the flow it called, back leads out of the last step of that flow; the step that waits for
+the flow is skipped.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class StepLinks:
-    """Reads the neighbours of the steps of one tree."""
+    """Reads the neighbours of steps of one tree of flows."""
 
     def __init__(self, store: Store, root_id: int) -> None:
         self._store = store
@@ -19,15 +22,15 @@ class StepLinks:
         self._root_id = root_id
 
     async def following(self, step: StepRow) -> StepRow | None:
-        """The step after `step`: the first one of the flow it called, else the one that comes next here, else the one after
-        the step that waited for this flow."""
+        """Return the step after `step`: the first one of the flow it called, else the next one of its own flow, else the one
+        after the step that waited for its flow."""
         child = await self.child(step)
         if child is not None:
             return await self._into(await self._histories.entry(child.flow_id))
         return await self._after(step)
 
     async def preceding(self, step: StepRow) -> StepRow | None:
-        """The step before `step`: the one it came from, or the last one of the flow that one called; from the first step of a
+        """Return the step before `step`: its predecessor, or the last step of the flow that one called; for the first step of a
         called flow, the one before the step that waits for it."""
         while step.predecessor_id is None:
             caller = await self._caller(step)
@@ -38,7 +41,7 @@ class StepLinks:
         return None if before is None else await self._out_of(before)
 
     async def child(self, step: StepRow) -> Called | None:
-        """The flow that `step` called."""
+        """Return the flow that `step` called."""
         return (await self._histories.called(self._root_id, [step.step_id])).get(step.step_id)
 
     async def _after(self, step: StepRow) -> StepRow | None:
