@@ -177,7 +177,10 @@ class _Replica:
         )
         try:
             if settings.signals:
-                await PeerListener(connection, self._origin, engine.peers, self._subjects, counters).start()
+                listener = PeerListener(
+                    connection, self._origin, to=engine.peers, subjects=self._subjects, counters=counters
+                )
+                await listener.start()
             await service.start()
             self._health.serving = True
             shards = len(settings.dsns)

@@ -39,6 +39,7 @@ class Discovery:
         connection: Connection,
         engine: EngineApi,
         subjects: Subjects,
+        *,
         service_id: str,
         endpoints: Sequence[Endpoint],
     ) -> None:

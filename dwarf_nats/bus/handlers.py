@@ -113,14 +113,14 @@ def _source(request: m.FlowCreateRequest | m.FlowRunRequest) -> str | Graph:
 @handles("flow.create")
 async def create(engine: EngineApi, request: m.FlowCreateRequest, context: RequestContext) -> bytes:
     options = flow_options(request.options, context.msg_id)
-    start = given(request.start, False) or not context.answerable
+    start = given(request.start, default=False) or not context.answerable
     return _flow_key(await engine.create(_source(request), raw_bytes(request.state), options, start=start))
 
 
 @handles("flow.create_task")
 async def create_task(engine: EngineApi, request: m.FlowCreateTaskRequest, context: RequestContext) -> bytes:
     options = flow_options(request.options, context.msg_id)
-    start = given(request.start, False) or not context.answerable
+    start = given(request.start, default=False) or not context.answerable
     task = check_subject_name(request.task, "task")
     return _flow_key(await engine.create_task(task, raw_bytes(request.state), options, start=start))
 
@@ -234,7 +234,7 @@ async def resume_break(engine: EngineApi, request: m.FlowOverridesRequest, _cont
 
 @handles("flow.break_before")
 async def break_before(engine: EngineApi, request: m.FlowBreakBeforeRequest, _context: RequestContext) -> bytes:
-    await engine.break_before(request.flow_key, request.task, given(request.enabled, True))
+    await engine.break_before(request.flow_key, request.task, given(request.enabled, default=True))
     return EMPTY
 
 
@@ -261,7 +261,7 @@ async def continue_(engine: EngineApi, request: m.FlowContinueRequest, context: 
     if options is not None and options.thread is not None:
         raise BadRequest("the field `options.threadKey` has no place in a continue: `threadKey` names the thread")
     # Without a reply subject nobody learns the key, as with a create, so it is started too.
-    start = given(request.start, False) or not context.answerable
+    start = given(request.start, default=False) or not context.answerable
     return _flow_key(await engine.continue_(request.thread_key, raw_bytes(request.state), options, start=start))
 
 

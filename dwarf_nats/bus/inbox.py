@@ -112,7 +112,7 @@ class Inbox:
         """The call of a step, if it is in flight."""
         return self._by_step.get(step)
 
-    async def ask(self, subject: str, block: bytes, body: bytes, seconds: float, step: str = "") -> Reply | None:
+    async def ask(self, subject: str, block: bytes, body: bytes, seconds: float, *, step: str = "") -> Reply | None:
         """Send a request that is known to fit and wait `seconds` for its reply; `None` if none came in time.
 
         The acknowledgement of a JetStream stream is no reply, and is returned only if nothing else came (`Reply.stream`).

@@ -71,7 +71,7 @@ class Service:
         self.responder = Responder(connection, self._counters)
         self._unanswered = UnansweredRequests(engine, self.responder, self._limits, self._answered)
         self._endpoints = endpoints(self._subjects)
-        self._discovery = Discovery(connection, engine, self._subjects, self.id, self._endpoints)
+        self._discovery = Discovery(connection, engine, self._subjects, service_id=self.id, endpoints=self._endpoints)
         self._stopping = False
         self._subscriptions: list[Subscription] = []
 

@@ -84,7 +84,7 @@ class NatsTasks:
         block, body = codec.encode_request(call, self._accept_ms, call.traceparent, call.tracestate)
         if not self._connection.fits(block, body):
             return codec.too_large(url, len(block) + len(body), self._connection.max_payload)
-        reply = await self._inbox.ask(subject, block, body, call.budget, call.step_key)
+        reply = await self._inbox.ask(subject, block, body, call.budget, step=call.step_key)
         self.roll_call.answered(call.step_key)
         if reply is None:
             return codec.timed_out(url, call.budget)

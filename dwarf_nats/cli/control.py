@@ -85,7 +85,7 @@ async def restart(
     async with service.client(bus) as client:
         before = await read_before(client, flow)
         if dry_run:
-            show_dry_run(out, flow, before, "restarted", (Status.CREATED, Status.RUNNING))
+            show_dry_run(out, flow, before, verb="restarted", refused=(Status.CREATED, Status.RUNNING))
             return
         await client.restart(flow, values)
     out.show(m.Empty(), f"restarted {flow_label(flow, before)} from its beginning{previous_status(before)}")

@@ -59,7 +59,7 @@ def previous_status(before: Outcome | None) -> str:
     return f" (it was {before.status.value}{': ' + why if why else ''})"
 
 
-def show_dry_run(out: Output, flow: str, before: Outcome | None, verb: str, refused: tuple[Status, ...]) -> None:
+def show_dry_run(out: Output, flow: str, before: Outcome | None, *, verb: str, refused: tuple[Status, ...]) -> None:
     """Print what an operation would do. Raises `Conflict` if the flow's status forbids it."""
     if before is None:
         raise BadRequest("a dry run must read the flow, which this user may not do")
@@ -98,7 +98,8 @@ async def cancel(
     async with service.client(bus) as client:
         before = await read_before(client, flow)
         if dry_run:
-            show_dry_run(out, flow, before, "cancelled", (Status.COMPLETED, Status.FAILED, Status.CANCELLED))
+            ended = (Status.COMPLETED, Status.FAILED, Status.CANCELLED)
+            show_dry_run(out, flow, before, verb="cancelled", refused=ended)
             return
         await client.cancel(flow, reason)
     out.show(m.Empty(), f"cancelled {flow_label(flow, before)}{previous_status(before)}")
@@ -117,7 +118,7 @@ async def delete(
     async with service.client(bus) as client:
         before = await read_before(client, flow)
         if dry_run:
-            show_dry_run(out, flow, before, "deleted", (Status.RUNNING,))
+            show_dry_run(out, flow, before, verb="deleted", refused=(Status.RUNNING,))
             return
         confirm(f"delete {flow_label(flow, before)}{previous_status(before)} and its history?", yes)
         await client.delete(flow)

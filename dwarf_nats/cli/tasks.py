@@ -42,7 +42,7 @@ class Rate(msgspec.Struct, rename="camel"):
     rate_per_second: float
 
 
-class TaskRow(msgspec.Struct, rename="camel", omit_defaults=True):
+class TaskRow(msgspec.Struct, rename="camel", omit_defaults=True, kw_only=True):
     """A task as it is printed. `cause`: the reason why its breaker is tripped, if a replica knows it."""
 
     task: str
@@ -84,7 +84,13 @@ async def tasks(
         urls = [name] if name else sorted(known)
         tripped = await asyncio.gather(*(client.breaker(url) for url in urls))
     shown = [
-        TaskRow(url, known[url].servers, known[url].rates, is_tripped, known[url].cause if is_tripped else "")
+        TaskRow(
+            task=url,
+            served_by=known[url].servers,
+            rates=known[url].rates,
+            tripped=is_tripped,
+            cause=known[url].cause if is_tripped else "",
+        )
         for url, is_tripped in zip(urls, tripped, strict=True)
     ]
     out.show({"tasks": shown}, table(("task", "served by", "rate limit", "breaker"), map(_row, shown)))

@@ -70,8 +70,8 @@ def _folded(steps: Sequence[Step]) -> str:
     """All steps as one node."""
     chart = Flowchart()
     counted = Counter(step.status for step in with_children(steps))
-    tally = ", ".join(f"{counted[status]:,} {status.value}" for status in Status if counted[status])
-    chart.node(f"{counted.total():,} steps", tally, style="folded")
+    counts = ", ".join(f"{counted[status]:,} {status.value}" for status in Status if counted[status])
+    chart.node(f"{counted.total():,} steps", counts, style="folded")
     return chart.text()
 
 
@@ -84,6 +84,7 @@ class _FlowDrawing:
         steps: Sequence[Step],
         workflow: str,
         bounds: Bounds,
+        *,
         box: Box | None = None,
         level: int = 0,
     ) -> None:
@@ -158,7 +159,7 @@ class _FlowDrawing:
         if step.sub_history and level < self._bounds.levels:
             frame = self._chart.frame(workflow, style="child", box=box)
             self._chart.edge(caller, frame.id, line=Line.DOTTED)
-            _FlowDrawing(self._chart, step.sub_history, "", self._bounds, frame, level + 1).draw()
+            _FlowDrawing(self._chart, step.sub_history, "", self._bounds, box=frame, level=level + 1).draw()
             return frame.id
         size = sum(1 for _ in with_children(step.sub_history))
         what = f"{size:,} step{'s' if size != 1 else ''}" if size else ""
@@ -203,13 +204,13 @@ class _FlowDrawing:
 
     def _fold_branches(self, path: Path, branches: list[int], box: Box | None, title: str) -> None:
         counted = Counter(self._branch_status((*path, child)) for child in branches)
-        tally = ", ".join(f"{counted[status]:,} {status.value}" for status in Status if counted[status])
+        counts = ", ".join(f"{counted[status]:,} {status.value}" for status in Status if counted[status])
         steps = [step for child in branches for step in self._dag.branch((*path, child))]
-        self._fold(title, steps, box, tally)
+        self._fold(title, steps, box, counts)
 
-    def _fold(self, title: str, steps: list[Step], box: Box | None, tally: str = "") -> None:
+    def _fold(self, title: str, steps: list[Step], box: Box | None, counts: str = "") -> None:
         """Draw one node for many steps."""
-        node = self._chart.node(title, tally, style="folded", box=box)
+        node = self._chart.node(title, counts, style="folded", box=box)
         self._folded.add(node)
         for step in steps:
             self._heads[step.step_id] = self._tails[step.step_id] = node

@@ -25,7 +25,8 @@ async def asked(
     await other.subscribe(f"{unique}.>", cb=requests.put)
     await other.flush()
     calls: list[asyncio.Task[object]] = [
-        asyncio.create_task(inbox.ask(f"{unique}.{n}", b"", b"", 600, f"1-{n}-a1B2c3D4e5F6g7H8")) for n in range(count)
+        asyncio.create_task(inbox.ask(f"{unique}.{n}", b"", b"", 600, step=f"1-{n}-a1B2c3D4e5F6g7H8"))
+        for n in range(count)
     ]
     return [await asyncio.wait_for(requests.get(), WAIT) for _ in range(count)], calls
 
