@@ -467,7 +467,7 @@ async def test_cancel_tells_the_task_another_replica_runs(pg_dsn: str, proxy: Ta
                 await maintenance_of(running).lease_reaper.sweep()
             assert proxy.cancelled == [step.step_key]
             async with asyncio.timeout(SOON):
-                while running._slots.in_use > 1:
+                while running.replica.slots.in_use > 1:
                     await running.snapshot(key)
         assert (gate.cancelled, spared.cancelled) == (1, 0)
         assert (await running.snapshot(key)).cancel_reason == "changed my mind"

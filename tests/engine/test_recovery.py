@@ -244,7 +244,7 @@ async def test_a_replica_taken_for_dead_writes_nothing_and_gets_no_answer_lost(p
             assert (await living.await_(key, SOON)).state == {"by": "quick"}
             slow.open()
             async with asyncio.timeout(SOON):
-                while frozen._slots.in_use:
+                while frozen.replica.slots.in_use:
                     await frozen.snapshot(key)
             assert frozen.replica.counters.fenced.total() == 1
             assert (await frozen.snapshot(key)).state == {"by": "quick"}
