@@ -13,8 +13,8 @@ from dwarf_nats.workflow.status import Status
 if TYPE_CHECKING:
     from dwarf_nats.engine.backpressure import Gate
     from dwarf_nats.engine.debug_log import DebugLog
-    from dwarf_nats.engine.replica import Replica
     from dwarf_nats.engine.scheduling.ready_queue import ReadyQueue
+    from dwarf_nats.engine.shared import Shared
     from dwarf_nats.engine.waiters import Waiters
     from dwarf_nats.rules.rows import FlowRow, TreeChange
     from dwarf_nats.rules.steps import ReadyStep, StepRef
@@ -50,7 +50,7 @@ class Announcer:
 
     def __init__(
         self,
-        replica: Replica,
+        shared: Shared,
         shard: int,
         *,
         waiters: Waiters,
@@ -60,10 +60,10 @@ class Announcer:
         debug_log: DebugLog,
     ) -> None:
         self._shard = shard
-        self._notices = replica.notices
-        self._signals = replica.signals
-        self._counters = replica.counters
-        self._log = replica.logger
+        self._notices = shared.notices
+        self._signals = shared.signals
+        self._counters = shared.counters
+        self._log = shared.logger
         self._waiters = waiters
         self._ready_queue = ready_queue
         self._gate = gate

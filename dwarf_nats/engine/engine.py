@@ -304,7 +304,7 @@ class Engine:
 
     def health(self) -> Sequence[ShardHealth]:
         """Tell whether it does its duties to each shard, from what is known here: no database is asked."""
-        return [shard_health(shard, self.replica.clock) for shard in self._shards.values()]
+        return [shard_health(shard, self.settings, self.clock) for shard in self._shards.values()]
 
     def dead_jobs(self) -> Sequence[str]:
         """Return the jobs of its own, beside those of the shards, that have ended and should not."""

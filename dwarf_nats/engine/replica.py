@@ -1,44 +1,19 @@
-"""What all shards of one replica share."""
+"""What all parts of one replica share."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from dwarf_nats.engine.shared import Shared
+
 if TYPE_CHECKING:
-    from dwarf_nats.engine.backpressure import Backpressure
     from dwarf_nats.engine.deployment import Deployment
-    from dwarf_nats.engine.graphs import GraphBook
-    from dwarf_nats.engine.scheduling.fetcher import Fetcher
-    from dwarf_nats.engine.scheduling.slots import WorkerSlots
-    from dwarf_nats.ports import Clock, Logger, Notices, Signals, Tasks
-    from dwarf_nats.settings import EngineSettings
-    from dwarf_nats.telemetry.counters import Counters
-    from dwarf_nats.telemetry.instruments import Instruments
-    from dwarf_nats.telemetry.traces import Traces
-    from dwarf_nats.workflow.keys import Tokens
 
 
 @dataclass(slots=True, frozen=True, kw_only=True)
-class Replica:
-    """The settings, ports and services of one engine, of which each part of a shard takes what it needs."""
+class Replica(Shared):
+    """What shards share, and what is known beside them: the name of the replica, and what the replicas agree on."""
 
     name: str
-    settings: EngineSettings
-    clock: Clock
-    tasks: Tasks
-    notices: Notices | None
-    signals: Signals | None
-    graphs: GraphBook
     deployment: Deployment
-    slots: WorkerSlots
-    fetcher: Fetcher
-    backpressure: Backpressure
-    tokens: Tokens
-    instruments: Instruments
-    traces: Traces
-    logger: Logger
-
-    @property
-    def counters(self) -> Counters:
-        return self.instruments.counters

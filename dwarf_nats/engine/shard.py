@@ -22,9 +22,14 @@ from dwarf_nats.engine.waiters import Waiters
 from dwarf_nats.errors import Unavailable
 
 if TYPE_CHECKING:
-    from dwarf_nats.engine.replica import Replica
+    from dwarf_nats.engine.shared import Shared
     from dwarf_nats.ports import Store
     from dwarf_nats.rules.rows import FlowRow
+
+
+STOPPING = "this replica is stopping: ask again"
+LAST_COMMIT_SECONDS = 5
+"""Time that the committer has at the end to write what is left; a database that is away must not hold up the stop."""
 
 
 class Duties(Protocol):
@@ -42,31 +47,24 @@ class Duties(Protocol):
 class Shard:
     """The engine's share of one database."""
 
-    def __init__(
-        self,
-        store: Store,
-        replica: Replica,
-    ) -> None:
-        self.log = replica.logger
-        self.counters = replica.counters
-        self.traces = replica.traces
+    def __init__(self, store: Store, shared: Shared) -> None:
+        self._log = shared.logger
+        self.counters = shared.counters
         self.store = store
         self.number = store.shard
-        self.settings = replica.settings
-        self.limits = replica.settings.limits()
         self.waiters = Waiters()
         self.availability = Availability()
         self.flow_ids = Ids(store, "flow")
-        self.step_ids = StepIds(store, replica.tokens, replica.clock)
+        self.step_ids = StepIds(store, shared.tokens, shared.clock)
         self.draining = asyncio.Event()
         """Set while no more steps are taken; successors are pending when they are made."""
-        self.gate = replica.backpressure.gate(store)
-        self.ready_queue = replica.fetcher.add_queue(store, self.gate, self.availability)
-        self.admission = EagerAdmission(replica.slots, replica.fetcher, self.gate, self.draining)
-        self.in_flight = InFlight(self.number, replica.tasks, replica.logger)
-        self.debug_log = DebugLog(self.number, replica.logger)
+        self.gate = shared.backpressure.gate(store)
+        self.ready_queue = shared.fetcher.add_queue(store, self.gate, self.availability)
+        self.admission = EagerAdmission(shared.slots, shared.fetcher, self.gate, self.draining)
+        self.in_flight = InFlight(self.number, shared.tasks, shared.logger)
+        self.debug_log = DebugLog(self.number, shared.logger)
         self.announcer = Announcer(
-            replica,
+            shared,
             self.number,
             waiters=self.waiters,
             ready_queue=self.ready_queue,
@@ -75,19 +73,19 @@ class Shard:
             debug_log=self.debug_log,
         )
         self._jobs: list[asyncio.Task[None]] = []
-        instruments = replica.instruments
+        instruments = shared.instruments
         self.committer = Committer(
             store,
-            replica.settings,
-            replica.clock,
+            shared.settings,
+            shared.clock,
             self.step_ids,
             self.availability,
             on_written=(lambda us: instruments.commit_time(str(self.number), us)) if instruments.listening else None,
-            logger=replica.logger,
+            logger=shared.logger,
         )
         self.executor = Executor(
-            replica,
-            children=ChildPreparer(replica, self.number, self.flow_ids),
+            shared,
+            children=ChildPreparer(shared, self.number, self.flow_ids),
             in_flight=self.in_flight,
             admission=self.admission,
             gate=self.gate,
@@ -96,7 +94,7 @@ class Shard:
             debug_log=self.debug_log,
         )
         self.after_commit = AfterCommit(
-            replica,
+            shared,
             in_flight=self.in_flight,
             executor=self.executor,
             announcer=self.announcer,
@@ -106,7 +104,7 @@ class Shard:
             debug_log=self.debug_log,
         )
         self.intake = Intake(
-            replica,
+            shared,
             store,
             ready_queue=self.ready_queue,
             gate=self.gate,
@@ -120,14 +118,15 @@ class Shard:
             ready_queue=self.ready_queue,
             probes=self.intake,
             announcer=self.announcer,
-            clock=replica.clock,
-            logger=replica.logger,
+            clock=shared.clock,
+            logger=shared.logger,
         )
 
     # -- lifecycle
 
     @property
     def opened(self) -> bool:
+        """Whether its database is open."""
         return bool(self._jobs)
 
     async def open(
@@ -138,7 +137,11 @@ class Shard:
         duties: Duties,
         admit: Callable[[Shard], Awaitable[None]] | None = None,
     ) -> None:
-        """Open the database and take up work; `admit` refuses one that does not belong here."""
+        """Open the database and take up work.
+
+        `name`: of this replica. `duties`: what goes on meanwhile. `admit` refuses a database that does not belong here. Raises
+        what it raises, and `Unavailable`.
+        """
         try:
             await self.store.open(name, migrated=migrated)
             if admit is not None:
@@ -172,28 +175,28 @@ class Shard:
         self.ready_queue.close()
 
     async def close(self) -> None:
-        """Write what is left, leave the database as a replica that has gone, close."""
+        """Write what is left, deregister from the database, close it. Steps that are not written run again."""
         self.gate.close()
         if not self._jobs:  # it was never opened
-            self.waiters.refuse(Unavailable("this replica is stopping: ask again"))
+            self.waiters.refuse(Unavailable(STOPPING))
             return
         self.committer.close()
         committer, *others = self._jobs
         self._jobs = []
         for job in others:
             job.cancel()
-        if not (await asyncio.wait({committer}, timeout=5))[0]:
+        if not (await asyncio.wait({committer}, timeout=LAST_COMMIT_SECONDS))[0]:
             committer.cancel()
-            self.log.warning(
+            self._log.warning(
                 "shard %d: results could not be written before the end; their steps will run again", self.number
             )
-        await self.in_flight.release_all()  # what the last commit left born running: `deregister` frees it
+        await self.in_flight.release_all()  # what the last commit dispatched: `deregister` frees it
         await asyncio.gather(committer, *others, return_exceptions=True)
-        self.waiters.refuse(Unavailable("this replica is stopping: ask again"))
+        self.waiters.refuse(Unavailable(STOPPING))
         try:
             await self.store.deregister()
         except Unavailable as error:
-            self.log.warning("shard %d: %s", self.number, error, extra={"shard": self.number})
+            self._log.warning("shard %d: %s", self.number, error, extra={"shard": self.number})
         await self.store.close()
 
     def _job(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
@@ -201,13 +204,8 @@ class Shard:
 
     @property
     def jobs(self) -> Sequence[asyncio.Task[None]]:
-        """What goes on while it is open."""
+        """The jobs that run while it is open."""
         return self._jobs
-
-    @property
-    def outages(self) -> int:
-        """How often the database was found to be away."""
-        return self.availability.outages
 
     async def start(self, flow: FlowRow, notify: str = "") -> None:
         """Start a created flow (O2). Raises `Conflict` if it is not created."""

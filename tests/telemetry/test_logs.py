@@ -32,7 +32,7 @@ async def main():
         proxy.handle_graph(graph)
         proxy.handle_task("t", lambda flow: flow.goto("nowhere"))
         assert (await engine.run("w", {}, timeout=20)).status == "failed"
-        engine._shards[1].log.warning("something that is worth a warning")
+        engine.replica.logger.warning("something that is worth a warning")
 
 asyncio.run(main())
 """

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from dwarf_nats.engine.debug_log import DebugLog
     from dwarf_nats.engine.execution.executor import Executor
     from dwarf_nats.engine.execution.in_flight import InFlight
-    from dwarf_nats.engine.replica import Replica
     from dwarf_nats.engine.scheduling.ready_queue import ReadyQueue
+    from dwarf_nats.engine.shared import Shared
     from dwarf_nats.engine.waiters import Waiters
     from dwarf_nats.rules.settlement import Settlement, SettleResult
     from dwarf_nats.rules.steps import ClaimedStep, NewFlow, NewStep
@@ -39,7 +39,7 @@ class AfterCommit:
 
     def __init__(
         self,
-        replica: Replica,
+        shared: Shared,
         *,
         in_flight: InFlight,
         executor: Executor,
@@ -49,10 +49,10 @@ class AfterCommit:
         waiters: Waiters,
         debug_log: DebugLog,
     ) -> None:
-        self._clock = replica.clock
-        self._slots = replica.slots
-        self._counters = replica.counters
-        self._log = replica.logger
+        self._clock = shared.clock
+        self._slots = shared.slots
+        self._counters = shared.counters
+        self._log = shared.logger
         self._in_flight = in_flight
         self._executor = executor
         self._announcer = announcer

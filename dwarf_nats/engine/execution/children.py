@@ -15,7 +15,7 @@ from dwarf_nats.workflow.names import check_subject_name
 
 if TYPE_CHECKING:
     from dwarf_nats.engine.ids import Ids
-    from dwarf_nats.engine.replica import Replica
+    from dwarf_nats.engine.shared import Shared
     from dwarf_nats.rules.steps import ClaimedStep
 
 T = TypeVar("T")
@@ -26,11 +26,11 @@ SHOWN_NAME = 80
 class ChildPreparer:
     """Finds the graph of a sub-workflow, has it saved on the parent's shard, and takes an id for the child flow."""
 
-    def __init__(self, replica: Replica, shard: int, flow_ids: Ids) -> None:
-        self._settings = replica.settings
-        self._clock = replica.clock
-        self._graphs = replica.graphs
-        self._tokens = replica.tokens
+    def __init__(self, shared: Shared, shard: int, flow_ids: Ids) -> None:
+        self._settings = shared.settings
+        self._clock = shared.clock
+        self._graphs = shared.graphs
+        self._tokens = shared.tokens
         self._shard = shard
         self._flow_ids = flow_ids
 

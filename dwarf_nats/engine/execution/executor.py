@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from dwarf_nats.engine.execution.committer import Committer
     from dwarf_nats.engine.execution.in_flight import InFlight
     from dwarf_nats.engine.ids import StepIds
-    from dwarf_nats.engine.replica import Replica
     from dwarf_nats.engine.scheduling.admission import EagerAdmission
+    from dwarf_nats.engine.shared import Shared
     from dwarf_nats.rules.settlement import Settlement
     from dwarf_nats.rules.steps import FlowContext, NewFlow, NewStep
     from dwarf_nats.telemetry.traces import Dispatch
@@ -41,7 +41,7 @@ class Executor:
 
     def __init__(
         self,
-        replica: Replica,
+        shared: Shared,
         *,
         children: ChildPreparer,
         in_flight: InFlight,
@@ -52,16 +52,16 @@ class Executor:
         debug_log: DebugLog,
     ) -> None:
         self.children = children
-        self.invoker = TaskInvoker(replica)
-        self._clock = replica.clock
-        self._tasks = replica.tasks
-        self._graphs = replica.graphs
-        self._slots = replica.slots
-        self._traces = replica.traces
-        self._counters = replica.counters
-        self._log = replica.logger
-        self._limits = replica.settings.limits()
-        self._checks_answers = getattr(replica.tasks, "max_depth", None) != replica.settings.max_depth
+        self.invoker = TaskInvoker(shared)
+        self._clock = shared.clock
+        self._tasks = shared.tasks
+        self._graphs = shared.graphs
+        self._slots = shared.slots
+        self._traces = shared.traces
+        self._counters = shared.counters
+        self._log = shared.logger
+        self._limits = shared.settings.limits()
+        self._checks_answers = getattr(shared.tasks, "max_depth", None) != shared.settings.max_depth
         self._in_flight = in_flight
         self._admission = admission
         self._gate = gate

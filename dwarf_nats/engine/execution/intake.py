@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from dwarf_nats.engine.backpressure import Gate
     from dwarf_nats.engine.execution.committer import Committer
     from dwarf_nats.engine.execution.executor import Executor
-    from dwarf_nats.engine.replica import Replica
     from dwarf_nats.engine.scheduling.ready_queue import ReadyQueue
+    from dwarf_nats.engine.shared import Shared
     from dwarf_nats.ports import Store
     from dwarf_nats.rules.claims import ClaimedRow
     from dwarf_nats.rules.steps import ClaimedStep
@@ -26,7 +26,7 @@ class Intake:
 
     def __init__(
         self,
-        replica: Replica,
+        shared: Shared,
         store: Store,
         *,
         ready_queue: ReadyQueue,
@@ -34,11 +34,11 @@ class Intake:
         executor: Executor,
         committer: Committer,
     ) -> None:
-        self._settings = replica.settings
-        self._clock = replica.clock
-        self._slots = replica.slots
-        self._instruments = replica.instruments
-        self._log = replica.logger
+        self._settings = shared.settings
+        self._clock = shared.clock
+        self._slots = shared.slots
+        self._instruments = shared.instruments
+        self._log = shared.logger
         self._store = store
         self._shard = store.shard
         self._ready_queue = ready_queue

@@ -15,22 +15,22 @@ from dwarf_nats.workflow.raised import called_off, closes_coroutine, ends_proces
 from dwarf_nats.workflow.task_error import error_info
 
 if TYPE_CHECKING:
-    from dwarf_nats.engine.replica import Replica
+    from dwarf_nats.engine.shared import Shared
     from dwarf_nats.rules.steps import ClaimedStep
 
 
 class TaskInvoker:
     """Sends a claimed step to its task."""
 
-    def __init__(self, replica: Replica) -> None:
-        self._settings = replica.settings
-        self._clock = replica.clock
-        self._tasks = replica.tasks
-        self._traces = replica.traces
-        self._instruments = replica.instruments
+    def __init__(self, shared: Shared) -> None:
+        self._settings = shared.settings
+        self._clock = shared.clock
+        self._tasks = shared.tasks
+        self._traces = shared.traces
+        self._instruments = shared.instruments
         # Then a second timer per step is spared.
-        self._keeps_budget: bool = getattr(replica.tasks, "keeps_budget", False)
-        self.observed = replica.instruments.listening or replica.traces.listening
+        self._keeps_budget: bool = getattr(shared.tasks, "keeps_budget", False)
+        self.observed = shared.instruments.listening or shared.traces.listening
         """Whether every call is timed and traced; if not, only those of flows that carry a trace are."""
 
     def ask(self, step: ClaimedStep) -> Awaitable[Answer]:

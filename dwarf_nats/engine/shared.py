@@ -1,0 +1,41 @@
+"""What the shards of one replica share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dwarf_nats.engine.backpressure import Backpressure
+    from dwarf_nats.engine.graphs import GraphBook
+    from dwarf_nats.engine.scheduling.fetcher import Fetcher
+    from dwarf_nats.engine.scheduling.slots import WorkerSlots
+    from dwarf_nats.ports import Clock, Logger, Notices, Signals, Tasks
+    from dwarf_nats.settings import EngineSettings
+    from dwarf_nats.telemetry.counters import Counters
+    from dwarf_nats.telemetry.instruments import Instruments
+    from dwarf_nats.telemetry.traces import Traces
+    from dwarf_nats.workflow.keys import Tokens
+
+
+@dataclass(slots=True, frozen=True, kw_only=True)
+class Shared:
+    """The settings, ports and services of one engine, of which each part of a shard takes what it needs."""
+
+    settings: EngineSettings
+    clock: Clock
+    tasks: Tasks
+    notices: Notices | None
+    signals: Signals | None
+    graphs: GraphBook
+    slots: WorkerSlots
+    fetcher: Fetcher
+    backpressure: Backpressure
+    tokens: Tokens
+    instruments: Instruments
+    traces: Traces
+    logger: Logger
+
+    @property
+    def counters(self) -> Counters:
+        return self.instruments.counters
