@@ -103,7 +103,7 @@ class Deployment:
 
     async def admit(self, shard: Shard) -> None:
         """Check that a database just opened is the one it was given for. Raises `BadRequest` that says what to do."""
-        found = await shard.store.facts()
+        found = await shard.store.deployment.identity()
         if found is not None:
             self._check(shard, found)
 
@@ -142,7 +142,7 @@ class Deployment:
             if all(number in facts for number in range(1, wanted + 1)):
                 for number in range(1, wanted + 1):
                     if facts[number].shards < wanted:
-                        await self._shards[number].store.raise_shards(wanted)
+                        await self._shards[number].store.deployment.raise_shards(wanted)
                     self.learned(number, wanted)
             if before and self.count != before:
                 self._log.info("new flows go to %d shards from now on", self.count, extra={"shards": self.count})
@@ -152,7 +152,7 @@ class Deployment:
         there = [shard for _, shard in sorted(self._shards.items()) if shard.opened and not shard.availability.is_away]
         facts: dict[int, Facts] = {}
         for shard in there:
-            found = await shard.store.facts()
+            found = await shard.store.deployment.identity()
             if found is None:
                 if shard.number <= self.count:
                     raise BadRequest(
@@ -161,7 +161,7 @@ class Deployment:
                     )
                 if not self._name and shard.number > 1:
                     continue  # the first shard names the deployment
-                found = await shard.store.enter(self._name or secrets.token_hex(8))
+                found = await shard.store.deployment.join(self._name or secrets.token_hex(8))
             self._check(shard, found)
             facts[shard.number] = found
         return facts
@@ -171,7 +171,11 @@ class Deployment:
         if not self.count or self.count >= len(self._shards):
             return self.count or len(self._shards)
         timeout_ms = self._settings.replica_timeout_ms
-        known = [await self._shards[number].store.least_known(timeout_ms) for number in facts if number <= self.count]
+        known = [
+            await self._shards[number].store.deployment.least_known_shards(timeout_ms)
+            for number in facts
+            if number <= self.count
+        ]
         return max(self.count, min([*known, len(self._shards)]))
 
     async def heard(self, number: int, count: int) -> None:
@@ -190,12 +194,12 @@ class Deployment:
 
     async def tidy(self, shard: Shard) -> None:
         """Free the idempotency keys of flows that were deleted on this shard and have their homes on others."""
-        gone = await shard.store.gone(TIDY_BATCH_FLOWS)
+        gone = await shard.store.keys.deleted_flows(TIDY_BATCH_FLOWS)
         for flow_id, fairness_key, idempotency_key in gone:
             for other in self._shards.values():
                 if other is not shard:
-                    await other.store.free_key(fairness_key, idempotency_key, shard.number, flow_id)
-        await shard.store.told([flow_id for flow_id, _, _ in gone])
+                    await other.store.keys.free(fairness_key, idempotency_key, shard.number, flow_id)
+        await shard.store.keys.confirm_deleted([flow_id for flow_id, _, _ in gone])
 
 
 def home_of(shards: int, fairness_key: str, idempotency_key: str) -> int:

@@ -177,7 +177,7 @@ class GraphBook:
         """
         graph = self._by_digest.get(digest)
         if graph is None:
-            body = await self._stores[shard].load_graph(digest)
+            body = await self._stores[shard].graphs.load(digest)
             if body is None:
                 raise Internal(f"graph {digest[:12]} is missing from shard {shard}")
             graph = Graph.from_json(body)
@@ -206,7 +206,7 @@ class GraphBook:
 
     async def _save(self, key: tuple[int, str], graph: Graph) -> int:
         now = self._clock.now()
-        kept_until = await self._stores[key[0]].save_graph(key[1], graph.to_json())
+        kept_until = await self._stores[key[0]].graphs.save(key[1], graph.to_json())
         if len(self._saved) > CACHED_GRAPHS * 4:
             self._saved.clear()
         self._saved[key] = (now, kept_until)
@@ -227,13 +227,13 @@ class GraphBook:
         """Register a graph under its name, on every shard. Raises as `check`, and `Unavailable`."""
         kept = await self.admit(graph)
         digest = kept.digest()
-        await self._everywhere(lambda store: store.save_graph(digest, kept.to_json()))
+        await self._everywhere(lambda store: store.graphs.save(digest, kept.to_json()))
         first, *others = self._stores.values()
-        updated_at = await first.register_graph(kept.name, digest)
+        updated_at = await first.graphs.register(kept.name, digest)
         for store in others:
-            await store.register_graph(kept.name, digest)
+            await store.graphs.register(kept.name, digest)
         await self._everywhere(
-            lambda store: store.save_graph(digest, kept.to_json())
+            lambda store: store.graphs.save(digest, kept.to_json())
         )  # registering may have taken long
         return GraphInfo(kept.name, digest, updated_at, tuple(await warnings(kept)))
 
@@ -250,12 +250,12 @@ class GraphBook:
         source = self._registry
         if source.shard == shard:
             return
-        for name, digest, updated_at in await source.registered_graphs():
-            body = await source.load_graph(digest)
+        for name, digest, updated_at in await source.graphs.registered():
+            body = await source.graphs.load(digest)
             if body is not None:
-                await self._stores[shard].save_graph(digest, body)
-                await self._stores[shard].register_graph(name, digest, updated_at)
-                await self._stores[shard].save_graph(digest, body)
+                await self._stores[shard].graphs.save(digest, body)
+                await self._stores[shard].graphs.register(name, digest, updated_at)
+                await self._stores[shard].graphs.save(digest, body)
 
     async def _everywhere(self, work: Callable[[Store], Awaitable[T]]) -> list[T]:
         return list(await asyncio.gather(*(work(store) for store in self._stores.values())))
@@ -282,12 +282,12 @@ class GraphBook:
 
     async def delete(self, name: str) -> None:
         """Take a graph out of the registry, on every shard. Raises `NotFound`, `Unavailable`."""
-        if not any(await self._everywhere(lambda store: store.unregister_graph(name))):
+        if not any(await self._everywhere(lambda store: store.graphs.unregister(name))):
             raise NotFound(f"no graph {name!r} in the registry")
 
     async def list(self) -> list[GraphInfo]:
         """Return the registered graphs, by name. Raises `Unavailable`."""
-        return [GraphInfo(*row) for row in await self._registry.registered_graphs()]
+        return [GraphInfo(*row) for row in await self._registry.graphs.registered()]
 
     async def _registered(self, name: str) -> str | None:
         """Return the digest registered for `name`. Requests that come during a look-up share the next one."""
@@ -302,7 +302,7 @@ class GraphBook:
         while self._asked:
             asked, self._asked = self._asked, {}
             try:
-                found = await self._registry.registered_digests(list(asked))
+                found = await self._registry.graphs.registered_digests(list(asked))
             except Exception as error:
                 for future in asked.values():
                     future.set_exception(error)

@@ -11,7 +11,7 @@ from dwarf_nats.errors import Unavailable
 from dwarf_nats.rules.steps import StepRef
 
 if TYPE_CHECKING:
-    from dwarf_nats.ports import Clock, Store
+    from dwarf_nats.ports import Clock, IdSource
     from dwarf_nats.workflow.keys import Tokens
 
 
@@ -25,8 +25,8 @@ class Ids:
     Raises `NoneLeft` if more are taken than were ensured.
     """
 
-    def __init__(self, store: Store, kind: str) -> None:
-        self._store = store
+    def __init__(self, source: IdSource, kind: str) -> None:
+        self._source = source
         self._kind = kind
         self._next = self._end = 0
         self._blocks: deque[tuple[int, int]] = deque()
@@ -42,7 +42,7 @@ class Ids:
             return
         async with self._lock:
             while self.left < wanted:
-                self._blocks.append(await self._store.next_ids(self._kind))
+                self._blocks.append(await self._source.next_ids(self._kind))
 
     def take(self) -> int:
         if self._next >= self._end:
@@ -57,8 +57,8 @@ class Ids:
 class StepIds(Ids):
     """Ids of steps, with the tokens that go with them."""
 
-    def __init__(self, store: Store, tokens: Tokens, clock: Clock) -> None:
-        super().__init__(store, "step")
+    def __init__(self, source: IdSource, tokens: Tokens, clock: Clock) -> None:
+        super().__init__(source, "step")
         self._tokens = tokens
         self._clock = clock
 

@@ -93,7 +93,7 @@ class Lifecycle:
         """
         shards = list(self._shards.values())
         for shard in shards:
-            shard.store.known = len(shards)
+            shard.store.replicas.known_shards = len(shards)
         found = await asyncio.gather(*(self._open(shard, migrate=migrate) for shard in shards), return_exceptions=True)
         failed = {shard.number: error for shard, error in zip(shards, found, strict=True) if error is not None}
         opened = [shard for shard in shards if shard.number not in failed]
@@ -123,7 +123,7 @@ class Lifecycle:
             )
         shard = new_shard(self._replica, store)
         self.maintenance[shard.number] = Maintenance(shard, self._replica)
-        store.known = following
+        store.replicas.known_shards = following
         await self._open(shard, migrate=migrate)
         try:
             await self._replica.graphs.add_store(store)
@@ -132,9 +132,9 @@ class Lifecycle:
             raise
         self._shards[shard.number] = shard
         for one in self._shards.values():
-            one.store.known = following
+            one.store.replicas.known_shards = following
             with contextlib.suppress(Unavailable):  # its next heartbeat tells
-                await one.store.heartbeat(self._replica.name)
+                await one.store.replicas.heartbeat(self._replica.name)
         await self._deployment.agree()
 
     async def _stop_opening(self) -> None:

@@ -52,13 +52,13 @@ async def current_outcome(store: Store, flow: FlowRow) -> Outcome:
     """
     while True:
         if flow.status is Status.INTERRUPTED:
-            pause = await store.oldest_pause(flow)
+            pause = await store.flows.oldest_pause(flow)
             if pause is not None:
                 return outcome_of(store.shard, flow, pause)
         else:
             with contextlib.suppress(state_refs.DanglingRef):
                 return outcome_of(store.shard, await with_final_state(store, flow))
-        again = await store.flow_by_id(flow.flow_id)  # it was resumed, or runs again, meanwhile
+        again = await store.flows.by_id(flow.flow_id)  # it was resumed, or runs again, meanwhile
         if again is None:
             raise NotFound(f"no flow {store.shard}-{flow.flow_id}: it was deleted")
         flow = again
@@ -68,7 +68,7 @@ async def with_final_state(store: Store, flow: FlowRow) -> FlowRow:
     """Return the flow with its complete final state. Raises `state_refs.DanglingRef` if it has changed meanwhile."""
     if flow.final_state is None or flow.final_borrowed is None:
         return flow
-    whole = await store.whole(flow.final_state, flow.final_borrowed)
+    whole = await store.flows.resolve(flow.final_state, flow.final_borrowed)
     return replace(flow, final_state=encode_state(whole).decode(), final_borrowed=None)
 
 

@@ -75,7 +75,7 @@ class Shard:
         self._jobs: list[asyncio.Task[None]] = []
         instruments = shared.instruments
         self.committer = Committer(
-            store,
+            store.steps,
             shared.settings,
             shared.clock,
             self.step_ids,
@@ -166,7 +166,7 @@ class Shard:
         try:
             await admit(self)
         except BaseException:
-            await self.store.deregister()  # nobody should wait for a replica that was refused
+            await self.store.replicas.deregister()  # nobody should wait for a replica that was refused
             raise
 
     def stop_claiming(self) -> None:
@@ -194,7 +194,7 @@ class Shard:
         await asyncio.gather(committer, *others, return_exceptions=True)
         self.waiters.refuse(Unavailable(STOPPING))
         try:
-            await self.store.deregister()
+            await self.store.replicas.deregister()
         except Unavailable as error:
             self._log.warning("shard %d: %s", self.number, error, extra={"shard": self.number})
         await self.store.close()
@@ -209,5 +209,5 @@ class Shard:
 
     async def start(self, flow: FlowRow, notify: str = "") -> None:
         """Start a created flow (O2). Raises `Conflict` if it is not created."""
-        at, steps = await self.store.start(flow.flow_id, notify)
+        at, steps = await self.store.control.start(flow.flow_id, notify)
         self.announcer.started(flow, at, steps)

@@ -77,6 +77,11 @@ class Tx(Protocol):
 class Database(Protocol):
     """One database. Raises `Unavailable` from every method while it is away."""
 
+    @property
+    def is_exclusive(self) -> bool:
+        """Only one replica can use it at a time."""
+        ...
+
     async def fetch(self, sql: Sql, *args: Any) -> list[Row]:
         """Run one statement, committed when it returns."""
         ...

@@ -97,37 +97,54 @@ async def pauses(tx: Tx, flow_ids: Sequence[int], *, lock: bool = False) -> list
     return [Paused(*row[:6]) for row in sorted(rows, key=lambda row: (row[6], row[0]))]
 
 
-async def resume(
-    tx: Tx, flow_id: int, root_id: int, data: str | None, overrides: State | None, limits: Limits = UNLIMITED
-) -> TreeChange:
-    """Continue the oldest interrupt (with `data`) or breakpoint (with `overrides`) of the flow or of one it called (O11).
+async def resume(tx: Tx, flow_id: int, root_id: int, data: str) -> TreeChange:
+    """Continue the oldest interrupt of the flow, or of one it called, with `data` (O11).
 
-    Raises `Conflict` if there is none of that kind, `TooLarge` if the state would be with the overrides.
+    Raises `Conflict` if there is none.
     """
     flows = await tree(tx, root_id)
     found = await pauses(tx, descendants(flows, flow_id), lock=True)
-    mine = [one for one in found if (one.payload is not None) == (data is not None)]
-    if not mine:
-        raise await _not_paused(tx, flow_id, bool(found), wanted_interrupt=data is not None)
-    paused = mine[0]
-    if data is not None:
-        due = await tx.fetch(
-            f"update dwarf_steps set status = 'pending', parked = {PARKED}, resumed = $2, interrupt_payload = null,"
-            " not_before = {now}, updated_at = {now} where step_id = $1 returning step_id, priority, not_before",
-            paused.step_id,
-            data,
+    paused = next((one for one in found if one.payload is not None), None)
+    if paused is None:
+        raise await _not_paused(
+            tx,
+            flow_id,
+            found,
+            "the flow is paused by a breakpoint, not by an interrupt: continue it with resume_break",
         )
-    else:
-        due = await tx.fetch(
-            f"update dwarf_steps set status = 'pending', parked = {PARKED}, state = $2, borrowed = $3, changes = $4,"
-            " not_before = {now}, updated_at = {now}"
-            " where step_id = $1 returning step_id, priority, not_before",
-            paused.step_id,
-            *with_overrides(paused.state, paused.borrowed, overrides or {}, limits),
-            _unless(overrides or {}, paused.changes),
+    due = await tx.fetch(
+        f"update dwarf_steps set status = 'pending', parked = {PARKED}, resumed = $2, interrupt_payload = null,"
+        " not_before = {now}, updated_at = {now} where step_id = $1 returning step_id, priority, not_before",
+        paused.step_id,
+        data,
+    )
+    return TreeChange(await settle_pauses(tx, ancestors(flows, paused.flow_id)), due_of(due))
+
+
+async def resume_break(tx: Tx, flow_id: int, root_id: int, overrides: State, limits: Limits = UNLIMITED) -> TreeChange:
+    """Continue the oldest breakpoint of the flow, or of one it called, with `overrides` in its state (O11).
+
+    Raises `Conflict` if there is none, `TooLarge` if the state would be with the overrides.
+    """
+    flows = await tree(tx, root_id)
+    found = await pauses(tx, descendants(flows, flow_id), lock=True)
+    paused = next((one for one in found if one.payload is None), None)
+    if paused is None:
+        raise await _not_paused(
+            tx,
+            flow_id,
+            found,
+            "the flow is paused by an interrupt, not by a breakpoint: continue it with resume and data",
         )
-    changed = await settle_pauses(tx, ancestors(flows, paused.flow_id))
-    return TreeChange(changed, due_of(due))
+    due = await tx.fetch(
+        f"update dwarf_steps set status = 'pending', parked = {PARKED}, state = $2, borrowed = $3, changes = $4,"
+        " not_before = {now}, updated_at = {now}"
+        " where step_id = $1 returning step_id, priority, not_before",
+        paused.step_id,
+        *with_overrides(paused.state, paused.borrowed, overrides, limits),
+        _unless(overrides, paused.changes),
+    )
+    return TreeChange(await settle_pauses(tx, ancestors(flows, paused.flow_id)), due_of(due))
 
 
 def _unless(overrides: State, changes: str) -> str:
@@ -177,15 +194,14 @@ async def run_again(tx: Tx, flow_ids: Sequence[int], more: str = "") -> list[Flo
     return [flow_row(row) for row in rows]
 
 
-async def _not_paused(tx: Tx, flow_id: int, any_pause: bool, *, wanted_interrupt: bool) -> Conflict | NotFound:
+async def _not_paused(tx: Tx, flow_id: int, found: Sequence[Paused], other_kind: str) -> Conflict | NotFound:
+    """Make the refusal of a resume: there is no such flow, nothing is paused, or only by the `other_kind` of pause."""
     rows = await tx.fetch("select status from dwarf_flows where flow_id = $1", flow_id)
     if not rows:
         return NotFound("no such flow")
-    if not any_pause:
+    if not found:
         return Conflict(f"the flow is {rows[0][0]}: to be resumed it must be interrupted")
-    if wanted_interrupt:
-        return Conflict("the flow is paused by a breakpoint, not by an interrupt: continue it with resume_break")
-    return Conflict("the flow is paused by an interrupt, not by a breakpoint: continue it with resume and data")
+    return Conflict(other_kind)
 
 
 async def break_before(tx: Tx, flow_id: int, root_id: int, task: str, *, enabled: bool) -> None:

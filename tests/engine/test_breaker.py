@@ -600,9 +600,9 @@ async def test_an_unparked_step_of_a_held_task_is_passed_over_and_probes_when_on
     still: Engine, down: Service, clock: ManualClock
 ) -> None:
     """What a replica inserted that had not heard of the trip: nothing wedges."""
-    await shard_of(still).store.trip("other", "x")
+    await shard_of(still).store.breakers.trip("other", "x")
     still.peers.trip_breaker("down")
-    await shard_of(still).store.trip("down", "told")
+    await shard_of(still).store.breakers.trip("down", "told")
     key = await still.create("down", {"n": 1}, start=True)
     await until_rows(still, [(1,)], PARKED)
     await rows(still, "update dwarf_steps set parked = 0")

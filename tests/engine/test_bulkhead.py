@@ -255,13 +255,13 @@ async def test_an_engine_whose_only_task_hangs_does_not_look_again_and_again() -
         await quiet(engine)
         looks: list[Any] = []
         store = engine._shards[1].store
-        peek = store.peek
+        peek = store.steps.peek
 
         async def counted(*args: Any) -> Any:
             looks.append(args)
             return await peek(*args)
 
-        store.peek = counted  # type: ignore[method-assign]
+        store.steps.peek = counted  # type: ignore[method-assign]
         for _ in range(5):
             await quiet(engine)
         assert len(looks) <= 1

@@ -18,11 +18,12 @@ from dwarf_nats.ports import StatementRefused
 from dwarf_nats.rules.settlement import Settlement, SettleResult
 from dwarf_nats.rules.steps import ClaimedStep, NewFlow
 from dwarf_nats.settings import EngineSettings
+from dwarf_nats.store.parts.steps import SqlSteps
 from dwarf_nats.store.store import SqlStore
 from dwarf_nats.workflow.answer import ErrorInfo
 from dwarf_nats.workflow.keys import Tokens
 from dwarf_nats.workflow.state import Raw
-from tests.support.stores import BUDGET, ended, flow_status, in_flight, look, new_flow, step_status, went_on
+from tests.support.stores import BUDGET, claim_all, ended, flow_status, in_flight, look, new_flow, step_status, went_on
 
 REFUSALS = {
     "sqlite": """
@@ -54,6 +55,24 @@ class Quick(SystemClock):
         await asyncio.sleep(0)
 
 
+class FlakySteps(SqlSteps):
+    """Its steps."""
+
+    def __init__(self, store: Flaky) -> None:
+        super().__init__(store.database, store.replicas)
+        self._store = store
+
+    async def settle(self, group: Sequence[Settlement], budget_ms: int, *births: Any) -> SettleResult:
+        self._store.answer(len(group))
+        if self._store.refused & {one.step.step_id for one in group}:
+            raise self._store.words
+        return await super().settle(group, budget_ms, *births)
+
+    async def create(self, group: Sequence[NewFlow], budget_ms: int) -> dict[int, int]:
+        self._store.answer(len(group))
+        return await super().create(group, budget_ms)
+
+
 class Flaky(SqlStore):
     """A store whose database is away for the next `away` calls."""
 
@@ -63,17 +82,11 @@ class Flaky(SqlStore):
     """A group that holds one of these steps is refused, as where a row is locked."""
     words: Exception = StatementRefused("canceling statement due to lock timeout, try again")
 
-    async def settle(self, group: Sequence[Settlement], budget_ms: int, *births: Any) -> SettleResult:
-        self._answer(len(group))
-        if self.refused & {one.step.step_id for one in group}:
-            raise self.words
-        return await super().settle(group, budget_ms, *births)
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.steps = FlakySteps(self)
 
-    async def create(self, group: Sequence[NewFlow], budget_ms: int) -> dict[int, int]:
-        self._answer(len(group))
-        return await super().create(group, budget_ms)
-
-    def _answer(self, members: int) -> None:
+    def answer(self, members: int) -> None:
         if self.away:
             self.away -= 1
             raise Unavailable("the database is away, try again")
@@ -89,7 +102,7 @@ class Desk:
         self.effects: dict[int, tuple[Settlement, bool]] = {}
         self.dropped: list[int] = []
         self.committer = Committer(
-            store,
+            store.steps,
             EngineSettings(**settings),
             self.clock,
             StepIds(store, Tokens(), self.clock),
@@ -132,8 +145,8 @@ async def store(dsn: str) -> AsyncIterator[Flaky]:
 
 
 async def claimed(store: Flaky, count: int, state: dict[str, Any] | None = None) -> list[ClaimedStep]:
-    await store.create([new_flow(state) for _ in range(count)], BUDGET)
-    steps = [in_flight(row) for row in await store.claim(count, BUDGET)]
+    await store.steps.create([new_flow(state) for _ in range(count)], BUDGET)
+    steps = [in_flight(row) for row in await claim_all(store, count, BUDGET)]
     assert len(steps) == count
     store.groups.clear()
     return steps
@@ -152,14 +165,14 @@ async def test_what_arrives_during_a_commit_shares_the_next(store: Flaky) -> Non
 async def test_of_two_results_of_one_step_the_stale_one_is_fenced_though_they_come_together(store: Flaky) -> None:
     """X1: the step was given back and claimed again here, and both executions have ended. It goes on once."""
     (stale,) = await claimed(store, 1)
-    await store.release_unowned_leases([])
-    again = in_flight((await store.claim(1, BUDGET))[0])
+    await store.replicas.release_unowned_leases([])
+    again = in_flight((await claim_all(store, 1, BUDGET))[0])
     desk = Desk(store)
     late, valid = went_on(stale, {"by": "the first"}), went_on(again, {"by": "the second"})
     await desk.settle(late, valid)
     assert desk.dropped == [stale.step_id]
     assert desk.effects == {again.step_id: (valid, True)}
-    assert len(await store.steps([again.flow.flow_id])) == 2
+    assert len(await store.flows.steps([again.flow.flow_id])) == 2
 
 
 async def test_creations_and_settlements_alternate(store: Flaky) -> None:
@@ -185,12 +198,12 @@ async def test_a_settlement_the_database_refuses_fails_alone_with_its_words(
     for step in steps:
         (flow, first) = await flow_status(store, step.flow.flow_id), await step_status(store, step.step_id)
         assert (flow, first) == (("failed", "failed") if step is bad else ("running", "completed"))
-    row = await store.flow_by_id(bad.flow.flow_id)
+    row = await store.flows.by_id(bad.flow.flow_id)
     assert row is not None
     assert row.error is not None
     assert "the result of task a cannot be stored" in row.error
     assert "poison" in row.error
-    assert len(await store.steps([bad.flow.flow_id])) == 1
+    assert len(await store.flows.steps([bad.flow.flow_id])) == 1
     assert (set(desk.effects), desk.dropped) == ({step.step_id for step in steps}, [])
 
 
@@ -235,7 +248,7 @@ async def test_a_creation_the_database_refuses_is_refused_alone(store: Flaky, ca
         await desk.done()
     for n, future in enumerate(made):
         assert isinstance(future.exception(), Internal) if n == 3 else future.result() is not None
-    assert await store.size() == (6, 6)
+    assert await store.flows.size() == (6, 6)
 
 
 async def test_results_in_hand_outlast_an_outage(store: Flaky, caplog: pytest.LogCaptureFixture) -> None:
@@ -400,7 +413,7 @@ async def test_a_caller_that_has_gone_is_no_trouble(store: Flaky) -> None:
     gone.cancel()
     await desk.done()
     assert stays.result() is not None
-    assert await store.size() == (2, 2)
+    assert await store.flows.size() == (2, 2)
 
 
 async def test_an_error_no_json_can_hold_is_told_as_far_as_it_goes(store: Flaky) -> None:

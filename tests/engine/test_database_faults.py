@@ -265,7 +265,7 @@ async def test_a_defect_while_claiming_is_told_once_and_not_with_every_try(
 ) -> None:
     """A statement that is wrong for a reason of ours neither spins nor floods the log; nothing is lost by it."""
     store = engine._shards[1].store
-    peek = store.peek
+    peek = store.steps.peek
     tries = 0
 
     async def wrong(*_: Any, **__: Any) -> Any:
@@ -273,7 +273,7 @@ async def test_a_defect_while_claiming_is_told_once_and_not_with_every_try(
         tries += 1
         raise KeyError("a column that is not there")
 
-    monkeypatch.setattr(store, "peek", wrong)
+    monkeypatch.setattr(store.steps, "peek", wrong)
     gate = Gate({"n": 1})
     proxy.handle_graph(line("gated", "gate"))
     proxy.handle_task("gate", gate)
@@ -284,7 +284,7 @@ async def test_a_defect_while_claiming_is_told_once_and_not_with_every_try(
             while tries < 3:
                 await asyncio.sleep(0)
     assert sum("a defect while claiming" in message for message in caplog.messages) == 1
-    monkeypatch.setattr(store, "peek", peek)
+    monkeypatch.setattr(store.steps, "peek", peek)
     await gate.began()
     gate.open()
     assert (await engine.await_(flow, SOON)).status == "completed"

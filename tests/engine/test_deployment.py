@@ -161,15 +161,15 @@ async def test_o1_the_next_request_finishes_what_a_crash_left_between_key_and_fl
         thread = await completed_on(engine, 2)
         options = FlowOptions(idempotency_key=key_at(1, 2))
         store: Any = engine._shards[2].store
-        create_next = store.create_next
+        create_next = store.control.create_next
 
         async def crashes(*_: Any) -> None:
             raise Unavailable("the replica was killed here")
 
-        store.create_next = crashes
+        store.control.create_next = crashes
         with pytest.raises(Unavailable, match="killed"):
             await engine.continue_(thread, {"n": 5}, options, start=True)
-        store.create_next = create_next
+        store.control.create_next = create_next
         ((shard, flow_id, token),) = await rows(engine, "select shard, flow_id, token from dwarf_keys")
         with pytest.raises(Conflict, match="used before"):
             await engine.create("line", {"n": 1}, options)
@@ -186,7 +186,7 @@ async def test_o1_a_reservation_that_was_given_up_does_not_block_its_key_for_eve
         key = key_at(1, 2)
         options = FlowOptions(idempotency_key=key)
         store: Any = engine._shards[2].store
-        create_next = store.create_next
+        create_next = store.control.create_next
         held: list[Any] = []
         reached, go_on = asyncio.Event(), asyncio.Event()
 
@@ -194,10 +194,10 @@ async def test_o1_a_reservation_that_was_given_up_does_not_block_its_key_for_eve
             held.append(new)
             reached.set()
             await go_on.wait()
-            store.create_next = create_next
+            store.control.create_next = create_next
             return await create_next(latest, new)
 
-        store.create_next = stands_still
+        store.control.create_next = stands_still
         late = asyncio.ensure_future(engine.continue_(thread, {"n": 5}, options))
         await reached.wait()
         with pytest.raises(Conflict, match="used before"):
@@ -218,14 +218,14 @@ async def test_o15_a_continue_that_is_refused_after_all_leaves_its_key_free(dsns
         thread = await completed_on(engine, 2)
         key = key_at(1, 2)
         store: Any = engine._shards[2].store
-        create_next = store.create_next
+        create_next = store.control.create_next
 
         async def overtaken(latest: Any, new: Any) -> Any:
-            store.create_next = create_next
+            store.control.create_next = create_next
             await engine.continue_(thread, {"n": 7})
             return await create_next(latest, new)
 
-        store.create_next = overtaken
+        store.control.create_next = overtaken
         with pytest.raises(Conflict, match="the latest flow of the thread is created"):
             await engine.continue_(thread, {"n": 5}, FlowOptions(idempotency_key=key))
         assert await rows(engine, "select * from dwarf_keys") == []
@@ -401,7 +401,7 @@ async def test_o17_nothing_is_placed_on_a_new_shard_before_every_living_replica_
                 await two.list(Query(shard=2))
             assert (await three.list(Query(shard=2)))[0] == []
             assert [info.joining for info in await three.shard_info()] == [False, True]
-            dead = two._shards[1].store.replica_id  # type: ignore[attr-defined]
+            dead = two._shards[1].store.replicas.replica_id  # type: ignore[attr-defined]
             await three.replica.deployment.agree()
             assert three.replica.deployment.count == 1
             await rows(one, "update dwarf_replicas set seen_at = 1 where replica_id = $1", dead)
@@ -425,7 +425,7 @@ async def test_o17_a_replica_that_stood_still_while_a_shard_came_answers_503_for
     async with one, two:
         key = key_at(2, 2)
         await add_shard(one, given[1])
-        frozen = two._shards[1].store.replica_id  # type: ignore[attr-defined]
+        frozen = two._shards[1].store.replicas.replica_id  # type: ignore[attr-defined]
         await rows(one, "update dwarf_replicas set seen_at = 1 where replica_id = $1", frozen)
         await one.replica.deployment.agree()
         assert one.replica.deployment.count == 2

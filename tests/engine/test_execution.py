@@ -476,14 +476,14 @@ async def test_an_idle_engine_writes_a_step_in_one_transaction(timed: Engine) ->
     await timed.run("line", {"n": 1}, timeout=SOON)
     groups = shard.committer.groups
     claims = 0
-    original = shard.store.claim
+    original = shard.store.steps.claim
 
     async def counted(*args: Any) -> Any:
         nonlocal claims
         claims += 1
         return await original(*args)
 
-    shard.store.claim = counted  # type: ignore[method-assign]
+    shard.store.steps.claim = counted  # type: ignore[method-assign]
     await timed.run("line", {"n": 1}, timeout=SOON)
     assert (shard.committer.groups - groups, claims) == (3, 0)
 

@@ -97,14 +97,14 @@ async def test_a_child_whose_graph_was_removed_while_its_caller_waited_has_a_gra
     proxy.handle_graph(child)
     proxy.handle_task("call", lambda flow: {"n": flow.subgraph("child", {"n": 1})["n"]})
     store: Any = engine._shards[1].store
-    settle = store.settle
+    settle = store.steps.settle
 
     async def late(group: Any, *args: Any) -> Any:
         if any(one.child is not None for one in group):
             await rows(engine, "delete from dwarf_graphs where digest = $1", child.digest())
         return await settle(group, *args)
 
-    store.settle = late
+    store.steps.settle = late
     assert (await engine.run(line("parent", "call"), timeout=SOON)).state == {"n": 2}
     assert child.digest() in await digests(engine)
 
@@ -151,10 +151,10 @@ async def test_a_mark_waits_for_the_transactions_that_ran_when_it_was_made(two: 
     async with database.transaction() as tx:
         await tx.fetch("update dwarf_flows set graph_digest = graph_digest where flow_id = $1", int(key.split("-")[1]))
         await rows(one, "insert into dwarf_graphs (digest, body) values ('unused', '{}')")
-        await one._shards[1].store.prune_graphs("", 100)
-        await one._shards[1].store.prune_graphs("", 100)
+        await one._shards[1].store.graphs.prune("", 100)
+        await one._shards[1].store.graphs.prune("", 100)
         assert "unused" in await digests(one)
-    await one._shards[1].store.prune_graphs("", 100)
+    await one._shards[1].store.graphs.prune("", 100)
     assert "unused" not in await digests(one)
 
 
@@ -179,13 +179,13 @@ async def test_flows_that_are_created_at_once_have_their_graph_saved_once(
     """Each of them would change the same row of the database, one after the other."""
     store = engine._shards[1].store
     saved: list[str] = []
-    save = store.save_graph
+    save = store.graphs.save
 
     async def counted(digest: str, body: bytes) -> int:
         saved.append(digest)
         return await save(digest, body)
 
-    monkeypatch.setattr(store, "save_graph", counted)
+    monkeypatch.setattr(store.graphs, "save", counted)
     graph = line("popular", "add")
     await asyncio.gather(*(engine.create(graph, {"n": n}) for n in range(50)))
     assert saved == [graph.digest()]

@@ -144,7 +144,7 @@ async def test_a_replica_whose_upkeep_is_held_up_goes_on_saying_that_it_lives(
 ) -> None:
     """B2: whatever its sweeps wait for, a lock or a slow database, the others do not take it for dead."""
     store = shard_of(timed).store
-    heartbeat = store.heartbeat
+    heartbeat = store.replicas.heartbeat
     held_up, beaten = asyncio.Event(), asyncio.Event()
 
     async def reclaim_expired_leases(_timeout_ms: int) -> int:
@@ -157,8 +157,8 @@ async def test_a_replica_whose_upkeep_is_held_up_goes_on_saying_that_it_lives(
         beaten.set()
         return pulse
 
-    monkeypatch.setattr(store, "reclaim_expired_leases", reclaim_expired_leases)
-    monkeypatch.setattr(store, "heartbeat", counted)
+    monkeypatch.setattr(store.replicas, "reclaim_expired_leases", reclaim_expired_leases)
+    monkeypatch.setattr(store.replicas, "heartbeat", counted)
 
     async def until(event: asyncio.Event) -> None:
         async with asyncio.timeout(SOON):
@@ -446,9 +446,9 @@ async def test_all_that_is_to_be_deleted_once_completed_leaves_however_much_it_i
     staying = await timed.run("line", timeout=SOON)
     for _ in range(5):
         await timed.run("line", options=FlowOptions(delete_on_completion=True), timeout=SOON)
-    assert (await store.size())[0] == 6
+    assert (await store.flows.size())[0] == 6
     async with asyncio.timeout(SOON):
-        while (await store.size())[0] > 1:
+        while (await store.flows.size())[0] > 1:
             clock.advance(1)
             await asyncio.sleep(0)
     assert (await timed.snapshot(staying.flow_key)).status is Status.COMPLETED

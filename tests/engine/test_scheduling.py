@@ -340,15 +340,15 @@ async def test_a_shard_that_is_away_holds_up_no_other(tmp_path: Path) -> None:
         assert set(shards) == {1, 2}
         lost = one.engine._shards[2].store
         assert isinstance(lost, SqlStore)
-        original = lost.peek
+        original = lost.steps.peek
 
         async def away(*_: Any) -> Any:
             raise Unavailable("away")
 
-        lost.peek = away  # type: ignore[method-assign]
+        lost.steps.peek = away  # type: ignore[method-assign]
         one.gate.open()
         await one.ran(shards.count(1))
-        lost.peek = original  # type: ignore[method-assign]
+        lost.steps.peek = original  # type: ignore[method-assign]
         assert len(await one.all()) == 20
 
 
@@ -362,13 +362,13 @@ async def test_a_shard_that_does_not_answer_holds_up_no_other(tmp_path: Path) ->
         shards = [int(key.split("-")[0]) for key in one.keys[1:]]
         hung = one.engine._shards[2].store
         assert isinstance(hung, SqlStore)
-        original, silence = hung.peek, asyncio.Event()
+        original, silence = hung.steps.peek, asyncio.Event()
 
         async def silent(*args: Any) -> Any:
             await silence.wait()
             return await original(*args)
 
-        hung.peek = silent  # type: ignore[method-assign]
+        hung.steps.peek = silent  # type: ignore[method-assign]
         one.gate.open()
         await one.ran(shards.count(1))
         assert one.order == [number for number in range(20) if shards[number] == 1]
@@ -442,7 +442,7 @@ async def test_a_task_that_may_be_asked_so_often_is_asked_so_often(dsn: str) -> 
             await one.add("free")
         claimed = []
         store = one.engine._shards[1].store
-        original = store.claim
+        original = store.steps.claim
 
         async def once(*args: Any) -> Any:
             rows = await original(*args)
@@ -450,7 +450,7 @@ async def test_a_task_that_may_be_asked_so_often_is_asked_so_often(dsn: str) -> 
             gate.now = {"busy": 0}
             return rows
 
-        store.claim = once  # type: ignore[method-assign]
+        store.steps.claim = once  # type: ignore[method-assign]
         one.gate.open()
         await one.ran(7)
         assert sum(claimed, Counter()) == {"busy": 3, "note": 4}
@@ -487,7 +487,7 @@ async def quiet(engine: Engine) -> None:
     for _ in range(200):
         await asyncio.sleep(0)
     for shard in engine._shards.values():
-        await shard.store.size()
+        await shard.store.flows.size()
     for _ in range(200):
         await asyncio.sleep(0)
 

@@ -94,7 +94,7 @@ async def test_a_child_whose_caller_is_gone_is_removed(dsn: str, calling: TaskPr
         await fetch(engine, "delete from dwarf_steps where node = 'call'")
         await fetch(engine, "delete from dwarf_flows where workflow = 'top'")
         await maintenance_of(engine).integrity.repair()
-        assert await shard_of(engine).store.size() == (0, 0)
+        assert await shard_of(engine).store.flows.size() == (0, 0)
         assert key
 
 
@@ -131,9 +131,11 @@ async def test_one_replica_sweeps_and_another_when_that_one_is_gone(pg_dsn: str,
     await first.startup()
     await second.startup()
     try:
-        assert [await shard_of(one).store.is_leader() for one in (first, second)] == [True, False]
+        assert [await shard_of(one).store.replicas.is_leader() for one in (first, second)] == [True, False]
         await crash(first)
-        await fetch(second, "delete from dwarf_replicas where replica_id < $1", shard_of(second).store.replica_id)  # type: ignore[attr-defined]
-        assert await shard_of(second).store.is_leader()
+        await fetch(
+            second, "delete from dwarf_replicas where replica_id < $1", shard_of(second).store.replicas.replica_id
+        )  # type: ignore[attr-defined]
+        assert await shard_of(second).store.replicas.is_leader()
     finally:
         await second.shutdown()

@@ -142,16 +142,16 @@ async def test_a_shut_valve_holds_up_nobody_else(timed: Engine, busy: Service, c
     timed.configure(workers=2)
     for n in range(20):
         assert (await timed.run("line", {"n": n}, FlowOptions(priority=5), SOON)).state == {"n": (n + 1) * 2}
-    store = shard_of(timed).store
+    steps: Any = shard_of(timed).store.steps
     looks: list[str] = []
     for name in ("peek", "claim", "promote_due"):
-        method = getattr(store, name)
+        method = getattr(steps, name)
 
         async def counted(*args: Any, name: str = name, method: Any = method) -> Any:
             looks.append(name)
             return await method(*args)
 
-        setattr(store, name, counted)
+        setattr(steps, name, counted)
     await quiet(timed)
     assert len(looks) <= 2
     assert len(busy.asked) == 1

@@ -76,7 +76,7 @@ async def test_p4_every_operation_on_a_flow_that_is_deeper_than_the_stack(dsn: s
         assert (await engine.await_(key)).status is Status.INTERRUPTED
         assert await engine.purge(Query(status=Status.CANCELLED)) == 1
         await engine.delete(key)
-        assert await engine._shards[1].store.size() == (0, 0)
+        assert await engine._shards[1].store.flows.size() == (0, 0)
 
 
 async def test_p4_the_history_of_a_flow_that_is_deeper_than_the_stack_travels_and_is_drawn(sqlite_dsn: str) -> None:
@@ -84,10 +84,10 @@ async def test_p4_the_history_of_a_flow_that_is_deeper_than_the_stack_travels_an
     async with bench(sqlite_dsn, line("deep", "call")) as it:
         key = await deep_flow(it, 3)
         store = it.engine._shards[1].store
-        root = await store.flow_by_id(int(key.split("-")[1]))
+        root = await store.flows.by_id(int(key.split("-")[1]))
         assert root is not None
-        flows = await store.called(root)
-        steps = await store.steps([flow.flow_id for flow in flows])
+        flows = await store.flows.called(root)
+        steps = await store.flows.steps([flow.flow_id for flow in flows])
     for number in range(4, DEPTH):
         flow, step = type(flows[-1]), type(steps[-1])
         values = {name: getattr(flows[-1], name) for name in flow.__slots__}

@@ -318,7 +318,7 @@ async def _chain(it: Bench, key: str) -> list[str]:
     """The keys of a flow and of those below it, as the engine knows them."""
     store = it.engine._shards[1].store
     root = int(key.split("-")[1])
-    flows = await store.tree(root)
+    flows = await store.flows.tree(root)
     return [f"1-{one.flow_id}-{one.token}" for one in sorted(flows.values(), key=lambda one: one.flow_id)]
 
 

@@ -19,6 +19,7 @@ from tests.support.stores import (
     BUDGET,
     born,
     cancel,
+    claim_all,
     ended,
     flow_status,
     in_flight,
@@ -63,11 +64,11 @@ async def locked(store: SqlStore, step_id: int) -> AsyncIterator[Callable[[int],
 async def test_no_step_is_claimed_twice(pg_stores: Stores) -> None:
     """X1."""
     flows = [new_flow() for _ in range(400)]
-    await pg_stores[0].create(flows, BUDGET)
+    await pg_stores[0].steps.create(flows, BUDGET)
     taken: list[int] = []
 
     async def claim(store: SqlStore) -> None:
-        while rows := await store.claim(7, BUDGET):
+        while rows := await claim_all(store, 7, BUDGET):
             taken.extend(row.step_id for row in rows)
 
     await asyncio.gather(*map(claim, pg_stores))
@@ -76,22 +77,22 @@ async def test_no_step_is_claimed_twice(pg_stores: Stores) -> None:
 
 async def test_rows_another_replica_holds_are_passed_over_not_waited_for(pg_stores: Stores) -> None:
     held, free = new_flow(), new_flow()
-    await pg_stores[0].create([held, free], BUDGET)
+    await pg_stores[0].steps.create([held, free], BUDGET)
     async with locked(pg_stores[0], held.step_id):
-        assert [row.step_id for row in await pg_stores[1].claim(5, BUDGET)] == [free.step_id]
-    assert [row.step_id for row in await pg_stores[1].claim(5, BUDGET)] == [held.step_id]
+        assert [row.step_id for row in await claim_all(pg_stores[1], 5, BUDGET)] == [free.step_id]
+    assert [row.step_id for row in await claim_all(pg_stores[1], 5, BUDGET)] == [held.step_id]
 
 
 async def test_a_step_recovered_by_another_replica_is_fenced_from_the_first(pg_stores: Stores) -> None:
     """B2, X1."""
     one, two = pg_stores
     step = await one_claimed(one)
-    await look(two, "update dwarf_replicas set seen_at = 1 where replica_id = $1", one.replica_id)
-    assert await two.reclaim_expired_leases(10_000) == 1
-    again = in_flight((await two.claim(1, BUDGET))[0])
-    assert (await one.settle([ended(step, {"by": "one"})], BUDGET)).applied == {}
-    assert len((await two.settle([ended(again, {"by": "two"})], BUDGET)).applied) == 1
-    row = await two.flow_by_id(step.flow.flow_id)
+    await look(two, "update dwarf_replicas set seen_at = 1 where replica_id = $1", one.replicas.replica_id)
+    assert await two.replicas.reclaim_expired_leases(10_000) == 1
+    again = in_flight((await claim_all(two, 1, BUDGET))[0])
+    assert (await one.steps.settle([ended(step, {"by": "one"})], BUDGET)).applied == {}
+    assert len((await two.steps.settle([ended(again, {"by": "two"})], BUDGET)).applied) == 1
+    row = await two.flows.by_id(step.flow.flow_id)
     assert row is not None
     assert row.final_state == '{"by":"two"}'
 
@@ -100,11 +101,11 @@ async def test_recovery_does_not_wait_for_a_replica_that_stands_still_in_a_trans
     """B2: what it has locked is left for the next time, the rest of what it held is given back."""
     one, two = pg_stores
     free, held = await one_claimed(one), await one_claimed(one)
-    await look(two, "update dwarf_replicas set seen_at = 1 where replica_id = $1", one.replica_id)
+    await look(two, "update dwarf_replicas set seen_at = 1 where replica_id = $1", one.replicas.replica_id)
     async with locked(one, held.step_id), asyncio.timeout(20):
-        assert await two.reclaim_expired_leases(10_000) == 1
+        assert await two.replicas.reclaim_expired_leases(10_000) == 1
         assert await step_status(two, free.step_id) == "pending"
-    assert await two.reclaim_expired_leases(10_000) == 1
+    assert await two.replicas.reclaim_expired_leases(10_000) == 1
     assert await step_status(two, held.step_id) == "pending"
 
 
@@ -164,25 +165,27 @@ async def test_a_group_that_meets_lock_conflicts_again_and_again_is_tried_later_
     assert isinstance(one.database, postgres.Postgres)
     hot, one.database._hot = one.database._hot, unlucky
     with pytest.raises(Unavailable, match="deadlock detected"):
-        await one.settle([ended(step)], BUDGET)
+        await one.steps.settle([ended(step)], BUDGET)
     assert unlucky.tries > 1
     one.database._hot = hot
-    assert len((await one.settle([ended(step)], BUDGET)).applied) == 1
+    assert len((await one.steps.settle([ended(step)], BUDGET)).applied) == 1
 
 
 async def test_one_idempotency_key_at_two_replicas_makes_one_flow(pg_stores: Stores) -> None:
     """O1."""
     for n in range(20):
-        made = await asyncio.gather(*(s.create([new_flow(idempotency_key=f"k{n}")], BUDGET) for s in pg_stores))
+        made = await asyncio.gather(*(s.steps.create([new_flow(idempotency_key=f"k{n}")], BUDGET) for s in pg_stores))
         assert sorted(map(len, made)) == [0, 1]
-    assert await pg_stores[0].size() == (20, 20)
+    assert await pg_stores[0].flows.size() == (20, 20)
 
 
 async def test_one_start_wins(pg_stores: Stores) -> None:
     """O2."""
     new = new_flow(start=False)
-    await pg_stores[0].create([new], BUDGET)
-    results = await asyncio.gather(*(store.start(new.facts.flow_id, "") for store in pg_stores), return_exceptions=True)
+    await pg_stores[0].steps.create([new], BUDGET)
+    results = await asyncio.gather(
+        *(store.control.start(new.facts.flow_id, "") for store in pg_stores), return_exceptions=True
+    )
     assert sorted(type(result) for result in results if isinstance(result, Exception)) == [Conflict]
 
 
@@ -194,18 +197,18 @@ async def test_a_cancel_that_waits_for_a_settlement_takes_its_successor_along(pg
     settlement = went_on(step, running=running)
     assert settlement.successor is not None
     async with locked(one, step.step_id) as line:
-        settling = asyncio.create_task(one.settle([settlement], BUDGET))
+        settling = asyncio.create_task(one.steps.settle([settlement], BUDGET))
         await line(1)
         cancelling = asyncio.create_task(cancel(two, step.flow.flow_id, "", final))
         await line(2)
-    assert len(await settling) == 1
+    assert len((await settling).applied) == 1
     following = settlement.successor
     assert (await cancelling).running == ([(following.step_id, following.token)] if running else [])
-    row = await one.flow_by_id(step.flow.flow_id)
+    row = await one.flows.by_id(step.flow.flow_id)
     assert row is not None
     assert (row.status, row.final_state) == ("cancelled", '{"steps":2}')
     assert await step_status(one, following.step_id) == "cancelled"
-    assert await one.claim(5, BUDGET) == []
+    assert await claim_all(one, 5, BUDGET) == []
 
 
 async def test_a_settlement_that_waits_for_a_cancel_is_dropped(pg_stores: Stores) -> None:
@@ -215,18 +218,18 @@ async def test_a_settlement_that_waits_for_a_cancel_is_dropped(pg_stores: Stores
     async with locked(one, step.step_id) as line:
         cancelling = asyncio.create_task(cancel(two, step.flow.flow_id, "", final))
         await line(1)
-        settling = asyncio.create_task(one.settle([went_on(step)], BUDGET))
+        settling = asyncio.create_task(one.steps.settle([went_on(step)], BUDGET))
         await line(2)
     assert (await cancelling).running == [(step.step_id, step.token)]
-    assert await settling == {}
-    assert len(await one.steps([step.flow.flow_id])) == 1
+    assert (await settling).applied == {}
+    assert len(await one.flows.steps([step.flow.flow_id])) == 1
 
 
 async def test_a_cancel_that_waits_for_a_claim_tells_the_one_who_claimed(pg_stores: Stores) -> None:
     """O10."""
     one, two = pg_stores
     new = new_flow()
-    await one.create([new], BUDGET)
+    await one.steps.create([new], BUDGET)
     holder = await asyncpg.connect(one.dsn)
     try:
         transaction = holder.transaction()
@@ -250,7 +253,7 @@ async def test_cancel_start_settle_and_delete_at_once_leave_no_half_done_flow(pg
     one, two = pg_stores
     running = [new_flow(running=True) for _ in range(60)]
     created = [new_flow(start=False) for _ in range(60)]
-    await one.create([*running, *created], BUDGET)
+    await one.steps.create([*running, *created], BUDGET)
 
     async def attempt(work: Awaitable[Any]) -> None:
         try:
@@ -259,16 +262,18 @@ async def test_cancel_start_settle_and_delete_at_once_leave_no_half_done_flow(pg
             pass
 
     jobs = [
-        attempt(one.settle([went_on(born(new), running=True) for new in running[n : n + 6]], BUDGET))
+        attempt(one.steps.settle([went_on(born(new), running=True) for new in running[n : n + 6]], BUDGET))
         for n in range(0, 60, 6)
     ]
     jobs += [attempt(cancel(two, new.facts.flow_id, "", final)) for new in [*reversed(running), *created]]
-    jobs += [attempt(store.start(new.facts.flow_id, "")) for new, store in zip(created, pg_stores * 30, strict=True)]
-    jobs += [attempt(one.delete(new.facts.flow_id)) for new in created]
+    jobs += [
+        attempt(store.control.start(new.facts.flow_id, "")) for new, store in zip(created, pg_stores * 30, strict=True)
+    ]
+    jobs += [attempt(one.control.delete(new.facts.flow_id)) for new in created]
     await asyncio.gather(*jobs)
     for new in running:
         assert await flow_status(one, new.facts.flow_id) == "cancelled"
-        assert {step.status for step in await one.steps([new.facts.flow_id])} <= {"cancelled", "completed"}
+        assert {step.status for step in await one.flows.steps([new.facts.flow_id])} <= {"cancelled", "completed"}
     orphans = "select count(*) from dwarf_steps where flow_id not in (select flow_id from dwarf_flows)"
     assert await look(one, orphans) == [(0,)]
     odd = (

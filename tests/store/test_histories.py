@@ -9,10 +9,10 @@ import pytest
 from dwarf_nats.engine.operations.history import MAX_NESTING_LEVELS, PAGE_MAX_NESTED_STEPS, page
 from dwarf_nats.errors import BadRequest
 from dwarf_nats.rules.rows import FlowRow
-from dwarf_nats.store import histories
 from dwarf_nats.store.database import Tx
 from dwarf_nats.store.dialect import POSTGRES, SQLITE
 from dwarf_nats.store.sqlite import Sqlite
+from dwarf_nats.store.statements import histories
 from dwarf_nats.store.store import SqlStore
 from dwarf_nats.workflow.records import Step
 from tests.support.stores import BUDGET, look, new_flow
@@ -33,7 +33,7 @@ async def flow_with(store: SqlStore, steps: int, above: tuple[FlowRow, int] | No
     if above is not None:
         flow, step_id = above
         new.facts.root_id, new.facts.surgraph_flow_id, new.facts.surgraph_step_id = flow.root_id, flow.flow_id, step_id
-    await store.create([new], BUDGET)
+    await store.steps.create([new], BUDGET)
     first = new.step_id
     ids = [first, *(first * 100_000 + number for number in range(1, steps))]
 
@@ -42,7 +42,7 @@ async def flow_with(store: SqlStore, steps: int, above: tuple[FlowRow, int] | No
             await tx.fetch(COPY, step_id, new.facts.flow_id, depth, f"n{depth}", ids[depth - 1], first)
 
     await store.database.transact(work)
-    row = await store.flow_by_id(new.facts.flow_id)
+    row = await store.flows.by_id(new.facts.flow_id)
     assert row is not None
     return row, ids
 
@@ -114,7 +114,7 @@ async def test_histories_are_nested_so_deep_and_no_deeper(store: SqlStore) -> No
             break
         assert (levels, step.subgraph) == (MAX_NESTING_LEVELS, True)
         assert step.sub_flow_key is not None
-        below = await store.flow_by_id(int(step.sub_flow_key.split("-")[1]))
+        below = await store.flows.by_id(int(step.sub_flow_key.split("-")[1]))
         assert below is not None
         flow, seen = below, seen + 1
     assert seen == MAX_NESTING_LEVELS + 3
@@ -162,7 +162,7 @@ async def test_every_page_is_read_by_index_and_nothing_is_sorted(store: SqlStore
         (histories.PAGE, (flow.flow_id, 1_200, ids[1_200], 100)),
         (histories.ENTRY, (flow.flow_id,)),
         (histories.LAST, (flow.flow_id,)),
-        (histories.beginnings(8), (100, *[flow.flow_id] * 8)),
+        (histories.first_steps(8), (100, *[flow.flow_id] * 8)),
     ):
         plan = await plan_of(store, sql, *args)
         used = re.findall(r"(?:using|USING) (?:INDEX |index )?(\w+)", plan)

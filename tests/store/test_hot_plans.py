@@ -15,7 +15,7 @@ from dwarf_nats.store.dialect import POSTGRES
 from dwarf_nats.store.migrate import migrate_postgres
 from dwarf_nats.store.statements import create, settle
 from dwarf_nats.store.store import SqlStore
-from tests.support.stores import BUDGET, ended, in_flight, new_flow, one_claimed, went_on
+from tests.support.stores import BUDGET, claim_all, ended, in_flight, new_flow, one_claimed, went_on
 
 pytestmark = pytest.mark.slow
 
@@ -94,13 +94,13 @@ async def test_plans_made_while_the_tables_were_known_to_be_empty_do_not_stay(pg
     store = SqlStore(1, pg_dsn, pool=1, clock=SystemClock())
     await store.open("one", migrated=True)
     await store.database.fetch("analyze dwarf_flows, dwarf_steps")
-    await store.settle([ended(await one_claimed(store))], BUDGET)
+    await store.steps.settle([ended(await one_claimed(store))], BUDGET)
     for _ in range(10):
-        await store.create([new_flow() for _ in range(500)], BUDGET)
-    steps = [in_flight(row) for row in await store.claim(500, BUDGET)]
+        await store.steps.create([new_flow() for _ in range(500)], BUDGET)
+    steps = [in_flight(row) for row in await claim_all(store, 500, BUDGET)]
     for step in steps[: postgres.FIRST_REPLAN_RUNS]:
-        await store.settle([went_on(step)], BUDGET)
-    read = await read_by(store, store.settle([went_on(step) for step in steps[100:110]], BUDGET))
+        await store.steps.settle([went_on(step)], BUDGET)
+    read = await read_by(store, store.steps.settle([went_on(step) for step in steps[100:110]], BUDGET))
     await store.close()
     assert read["dwarf_flows_pkey"] <= 30, read
     assert read["dwarf_steps_pkey"] <= 30, read

@@ -8,11 +8,11 @@ from dwarf_nats.errors import BadRequest
 from dwarf_nats.store.store import SqlStore
 from dwarf_nats.workflow.options import Query
 from dwarf_nats.workflow.status import Status
-from tests.support.stores import BUDGET, cancel, ended, failed, in_flight, look, new_flow
+from tests.support.stores import BUDGET, cancel, claim_all, ended, failed, in_flight, look, new_flow
 
 
 async def listed(store: SqlStore, query: Query, thread_id: int | None = None) -> list[int]:
-    rows, cursor = await store.list_flows(query, 100, thread_id, "")
+    rows, cursor = await store.flows.list_page(query, 100, thread_id, "")
     assert cursor == ""
     return sorted(row[0] for row in rows)
 
@@ -28,9 +28,9 @@ async def flows(store: SqlStore) -> dict[str, int]:
         "stopped": new_flow(workflow="other", fairness_key="tenant"),
     }
     made["done"].facts.thread_id = made["created"].facts.flow_id
-    await store.create(list(made.values()), BUDGET)
-    steps = {row.step_id: in_flight(row) for row in await store.claim(10, BUDGET)}
-    await store.settle(
+    await store.steps.create(list(made.values()), BUDGET)
+    steps = {row.step_id: in_flight(row) for row in await claim_all(store, 10, BUDGET)}
+    await store.steps.settle(
         [ended(steps[made["done"].step_id]), failed(steps[made["broken"].step_id], "Disk 50%_full")], BUDGET
     )
     await cancel(store, made["stopped"].facts.flow_id, "customer CHANGED mind", lambda _: b"{}")
@@ -74,7 +74,7 @@ async def test_a_thread_is_a_filter(store: SqlStore, flows: dict[str, int]) -> N
 
 
 async def test_the_flow_key_can_be_searched_for(store: SqlStore, flows: dict[str, int]) -> None:
-    row = await store.flow_by_id(flows["done"])
+    row = await store.flows.by_id(flows["done"])
     assert row is not None
     assert await listed(store, Query(search=f"1-{row.flow_id}-{row.token.lower()}")) == [flows["done"]]
 
@@ -88,11 +88,11 @@ async def test_updated_is_the_last_change_of_the_flows_status(store: SqlStore, f
 
 async def test_pages_follow_each_other_newest_first_without_gap_or_repeat(store: SqlStore) -> None:
     for _ in range(3):  # flows of one group share a creation time: the id decides
-        await store.create([new_flow() for _ in range(9)], BUDGET)
+        await store.steps.create([new_flow() for _ in range(9)], BUDGET)
     seen: list[int] = []
     cursor = ""
     while True:
-        rows, cursor = await store.list_flows(Query(), 4, None, cursor)
+        rows, cursor = await store.flows.list_page(Query(), 4, None, cursor)
         seen += [row[0] for row in rows]
         if not cursor:
             break
@@ -102,27 +102,27 @@ async def test_pages_follow_each_other_newest_first_without_gap_or_repeat(store:
 
 
 async def test_a_full_last_page_has_no_cursor(store: SqlStore) -> None:
-    await store.create([new_flow() for _ in range(4)], BUDGET)
-    rows, cursor = await store.list_flows(Query(), 4, None, "")
+    await store.steps.create([new_flow() for _ in range(4)], BUDGET)
+    rows, cursor = await store.flows.list_page(Query(), 4, None, "")
     assert (len(rows), cursor) == (4, "")
 
 
 async def test_a_cursor_that_is_none_of_ours_is_refused(store: SqlStore) -> None:
     for cursor in ("x", "!!!!", "MQ", "MS4y.LjM", "LTEuMg", "99999999999999999999", "a" * 200, "é"):
         with pytest.raises(BadRequest, match="malformed cursor"):
-            await store.list_flows(Query(), 100, None, cursor)
+            await store.flows.list_page(Query(), 100, None, cursor)
 
 
 async def test_purge_removes_what_matches_and_does_not_run_oldest_first(store: SqlStore, flows: dict[str, int]) -> None:
-    assert await store.purge(Query(workflow="line"), None, 1) == 1
-    assert await store.flow_by_id(flows["done"]) is None
-    assert await store.purge(Query(workflow="line"), None, 100) == 1
-    assert await store.purge(Query(workflow="line"), None, 100) == 0
+    assert await store.control.purge(Query(workflow="line"), None, 1) == 1
+    assert await store.flows.by_id(flows["done"]) is None
+    assert await store.control.purge(Query(workflow="line"), None, 100) == 1
+    assert await store.control.purge(Query(workflow="line"), None, 100) == 0
     assert await listed(store, Query()) == sorted(flows[name] for name in ("created", "pending", "stopped"))
-    assert await store.size() == (3, 3)
+    assert await store.flows.size() == (3, 3)
 
 
 async def test_subgraph_flows_are_not_listed_or_purged_by_themselves(store: SqlStore, flows: dict[str, int]) -> None:
     await look(store, "update dwarf_flows set surgraph_step_id = 1 where flow_id = $1", flows["done"])
     assert flows["done"] not in await listed(store, Query())
-    assert await store.purge(Query(status=Status.COMPLETED), None, 100) == 0
+    assert await store.control.purge(Query(status=Status.COMPLETED), None, 100) == 0

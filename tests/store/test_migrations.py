@@ -19,7 +19,7 @@ from dwarf_nats.store.migrate import head
 from dwarf_nats.store.statements import claim, create, settle
 from dwarf_nats.store.store import SqlStore
 from dwarf_nats.workflow.keys import Key
-from tests.support.stores import BUDGET, look, new_flow
+from tests.support.stores import BUDGET, claim_all, look, new_flow
 
 
 def store_on(dsn: str) -> SqlStore:
@@ -30,12 +30,12 @@ async def test_an_empty_database_is_brought_to_the_newest_revision_and_stays_the
     for _ in range(2):
         store = store_on(dsn)
         await store.open("one", migrated=True)
-        await store.create([new_flow()], BUDGET)
+        await store.steps.create([new_flow()], BUDGET)
         assert await look(store, "select version_num from dwarf_schema") == [(head(),)]
         await store.close()
     store = store_on(dsn)
     await store.open("one", migrated=False)
-    assert await store.size() == (2, 2)
+    assert await store.flows.size() == (2, 2)
     await store.close()
 
 
@@ -110,9 +110,9 @@ async def test_every_revision_ever_released_is_brought_to_the_newest_and_its_flo
     store = store_on(dsn)
     await store.open("one", migrated=True)
     assert await look(store, "select version_num from dwarf_schema") == [(head(),)]
-    flow = await store.flow(Key(1, 900_001, "a" * 16))
+    flow = await store.flows.get(Key(1, 900_001, "a" * 16))
     assert (flow.workflow, flow.status, flow.trace) == ("line", "running", "")
-    (row,) = await store.claim(10, BUDGET)
+    (row,) = await claim_all(store, 10, BUDGET)
     assert (row.step_id, row.node, row.state, row.trace) == (900_001, "a", '{"n":1}', "")
     await store.close()
 
@@ -121,7 +121,7 @@ async def test_every_revision_ever_released_is_brought_to_the_newest_and_its_flo
 async def test_replicas_starting_at_once_migrate_in_turn(pg_dsn: str) -> None:
     stores = [store_on(pg_dsn) for _ in range(3)]
     await asyncio.gather(*(store.open("one", migrated=True) for store in stores))
-    assert len({store.replica_id for store in stores}) == 3
+    assert len({store.replicas.replica_id for store in stores}) == 3
     assert await look(stores[0], "select count(*) from dwarf_replicas") == [(3,)]
     await asyncio.gather(*(store.close() for store in stores))
 
@@ -141,9 +141,9 @@ async def test_a_closed_store_is_unavailable_and_can_be_opened_again(dsn: str) -
     await store.open("one", migrated=True)
     await store.close()
     with pytest.raises(Unavailable, match="not running"):
-        await store.size()
+        await store.flows.size()
     await store.open("one", migrated=True)
-    assert await store.size() == (0, 0)
+    assert await store.flows.size() == (0, 0)
     await store.close()
 
 

@@ -67,7 +67,7 @@ async def _works(dsn: str) -> None:
     await store.open("one", migrated=True)
     try:
         step = await one_claimed(store)
-        assert len((await store.settle([ended(step)], BUDGET)).applied) == 1
+        assert len((await store.steps.settle([ended(step)], BUDGET)).applied) == 1
         assert await look(store, "select status from dwarf_flows") == [("completed",)]
         settings = await store.database.fetch_by_index(
             "select current_setting('enable_seqscan'), current_setting('jit')"
@@ -127,7 +127,7 @@ async def test_a_pooler_in_transaction_mode_is_told_by_the_processes_that_serve(
     ours: list[int], theirs: list[int], refused: bool
 ) -> None:
     class Target:
-        shown = "db/dwarf"
+        label = "db/dwarf"
 
         async def connect(self, _settings: object) -> Switching:
             return Switching(iter(theirs))

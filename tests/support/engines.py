@@ -219,7 +219,7 @@ async def quiet(engine: Engine) -> None:
     """Let everything happen that is about to: some turns of the loop, each with a round trip to the database."""
     for _ in range(20):
         for shard in engine._shards.values():
-            await shard.store.size()
+            await shard.store.flows.size()
         await asyncio.sleep(0)
 
 

@@ -10,7 +10,7 @@ from dwarf_nats.errors import NotFound
 from dwarf_nats.rules.claims import ClaimedRow, claimed_step
 from dwarf_nats.rules.decide import fail, release
 from dwarf_nats.rules.rows import TreeChange
-from dwarf_nats.rules.scheduling.values import PageRequest
+from dwarf_nats.rules.scheduling.values import PageRequest, Share
 from dwarf_nats.rules.settlement import FlowEnd, Settlement
 from dwarf_nats.rules.state_refs import RefSource
 from dwarf_nats.rules.steps import ClaimedStep, FlowContext, NewFlow, NewStep, first_step
@@ -114,33 +114,41 @@ def failed(step: ClaimedStep, message: str = "no") -> Settlement:
 returned = release
 
 
+async def claim_all(store: SqlStore, limit: int, budget_ms: int) -> list[ClaimedRow]:
+    """Claim up to `limit` of all steps that are due, key by key."""
+    await store.steps.promote_due(limit)
+    page = await store.steps.peek(PageRequest(limit=limit))
+    shares = [Share(head.priority, head.fairness_key, limit) for head in page.heads]
+    return await store.steps.claim(limit, budget_ms, shares)
+
+
 async def one_claimed(store: SqlStore, state: dict[str, Any] | None = None, **more: Any) -> ClaimedStep:
     """A fresh flow whose entry step `store` has claimed."""
     new = new_flow(state, **more)
-    await store.create([new], BUDGET)
-    (row,) = [row for row in await store.claim(500, BUDGET) if row.step_id == new.step_id]
+    await store.steps.create([new], BUDGET)
+    (row,) = [row for row in await claim_all(store, 500, BUDGET) if row.step_id == new.step_id]
     return in_flight(row)
 
 
 async def next_due(store: SqlStore) -> int | None:
     """Microseconds until the next pending step is due, 0 or less if one is; `None` if there is none."""
-    page = await store.peek(PageRequest(limit=1))
+    page = await store.steps.peek(PageRequest(limit=1))
     times = [head.due_at for head in page.heads] + ([] if page.next_due_at is None else [page.next_due_at])
     return min(times) - page.now if times else None
 
 
 async def cancel(store: SqlStore, flow_id: int, reason: str = "", final: Any = lambda steps: b"{}") -> TreeChange:
     """Cancel a flow; `final` makes the final state of its steps."""
-    flow = await store.flow_by_id(flow_id)
+    flow = await store.flows.by_id(flow_id)
     if flow is None:
         raise NotFound("no such flow")
-    return await store.cancel(flow, reason, lambda _flow, steps: final(steps))
+    return await store.control.cancel(flow, reason, lambda _flow, steps: final(steps))
 
 
 async def fingerprint(store: SqlStore, flow_id: int) -> Sequence[Any]:
-    flow = await store.flow_by_id(flow_id)
+    flow = await store.flows.by_id(flow_id)
     assert flow is not None
-    return await store.fingerprint(flow)
+    return await store.flows.fingerprint(flow)
 
 
 async def look(store: SqlStore, sql: str, *args: Any) -> list[tuple[Any, ...]]:

@@ -143,7 +143,9 @@ async def test_steps_of_a_replica_that_died_are_recovered(dsn: str, proxy: TaskP
     async with watched(dsn, proxy) as on:
         shard = on.engine._shards[1]
         store: Any = shard.store
-        await store.database.fetch("update dwarf_replicas set seen_at = 1 where replica_id < $1", store.replica_id)
+        await store.database.fetch(
+            "update dwarf_replicas set seen_at = 1 where replica_id < $1", store.replicas.replica_id
+        )
         await on.engine._lifecycle.maintenance[1].lease_reaper.sweep()
         await until(lambda: on.heard.points("dwarf_flows_terminated_total") != {}, on.engine)
         assert moved(on)["dwarf_steps_recovered_total"] == {(): 1}
@@ -244,7 +246,7 @@ async def test_outages_of_a_database_are_counted_by_shard(
     await timed.read()
     assert timed.heard.points("dwarf_shard_up") == {("1",): 1}
     with monkeypatch.context() as patched:
-        patched.setattr(timed.engine._shards[1].store, "heartbeat", away)
+        patched.setattr(timed.engine._shards[1].store.replicas, "heartbeat", away)
         await until(lambda: bool(clock._sleepers))
         clock.advance(5)
         await until(lambda: bool(moved(timed)))

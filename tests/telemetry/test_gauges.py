@@ -58,11 +58,13 @@ async def test_what_is_counted_is_counted_up_to_a_limit(dsn: str, proxy: TaskPro
                 "bad", options=FlowOptions(priority=1 + number % 2, fairness_key=f"{number}"), start=True
             )
         store = on.engine._shards[1].store
-        assert [(one.priority, one.steps, one.fairness_keys) for one in await store.bands(9, 9, 9)] == [
+        assert [(one.priority, one.steps, one.fairness_keys) for one in await store.steps.backlogs(9, 9, 9)] == [
             (1, 3, 3),
             (2, 2, 2),
         ]
-        assert [(one.priority, one.steps, one.fairness_keys) for one in await store.bands(1, 2, 2)] == [(1, 2, 2)]
+        assert [(one.priority, one.steps, one.fairness_keys) for one in await store.steps.backlogs(1, 2, 2)] == [
+            (1, 2, 2)
+        ]
         held.release.set()
 
 
@@ -146,14 +148,14 @@ async def test_the_databases_are_read_once_for_every_collection_and_not_for_nobo
 ) -> None:
     reads = 0
     store = timed.engine._shards[1].store
-    bands = store.bands
+    bands = store.steps.backlogs
 
     async def counted(*limits: int) -> object:
         nonlocal reads
         reads += 1
         return await bands(*limits)
 
-    monkeypatch.setattr(store, "bands", counted)
+    monkeypatch.setattr(store.steps, "backlogs", counted)
 
     async def pass_by(seconds: int) -> None:
         for _ in range(seconds):

@@ -124,8 +124,8 @@ class Gate:
     async def open(self) -> None:
         """Re-arm the breakers from the database (V6), and hold what is held on the other shards. Raises `Unavailable`."""
         self.breakers.reset()
-        causes = await self._store.tripped_tasks()
-        for url in [*causes, *await self._store.parked_tasks()]:
+        causes = await self._store.breakers.tripped_tasks()
+        for url in [*causes, *await self._store.breakers.parked_tasks()]:
             self.breakers.hears(url, Event.FOUND, causes.get(url, ""))
         for gate in self._shared.gates:
             for url, breaker in gate.breakers.tripped.items():
@@ -144,8 +144,8 @@ class Gate:
         before = breakers.tripped
         if not self.held and not before:
             return
-        causes = await self._store.tripped_tasks()
-        parked = await self._store.parked_tasks()
+        causes = await self._store.breakers.tripped_tasks()
+        parked = await self._store.breakers.parked_tasks()
         busy = breakers.deeds.keys()
         for url in causes.keys() - before.keys() - busy:
             breakers.hears(url, Event.FOUND, causes[url])
@@ -217,7 +217,7 @@ class Gate:
         if left is not None and left.deed is Deed.PARK:
             return True
         try:
-            return await self._store.is_tripped(url)
+            return await self._store.breakers.is_tripped(url)
         except Unavailable:
             return self.breakers.holds(url)
 

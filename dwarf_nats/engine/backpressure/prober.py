@@ -113,12 +113,12 @@ class Prober:
     async def _do(self, url: str, deed: Deed) -> None:
         store = self._store
         if deed is Deed.PARK:
-            await store.trip(url, self._breakers.of(url).cause)
-            await store.park(url)
+            await store.breakers.trip(url, self._breakers.of(url).cause)
+            await store.breakers.park(url)
             return
-        await store.untrip(url)
+        await store.breakers.untrip(url)
         count = 0
-        while steps := await store.release(url, RELEASED_AT_ONCE):
+        while steps := await store.breakers.release(url, RELEASED_AT_ONCE):
             count += len(steps)
             self._announcer.unparked(steps)
         self._log.info("task %s serves again: %d steps were parked", url, count, extra={"task": url})
@@ -128,8 +128,8 @@ class Prober:
         breakers, store = self._breakers, self._store
         if self._admission.slots.available <= 0 or await self._probes.claim_probe(url):
             return
-        due_in = await store.next_probe(url)
-        if due_in is None and not await store.is_tripped(url) and url not in breakers.deeds:
+        due_in = await store.breakers.next_probe(url)
+        if due_in is None and not await store.breakers.is_tripped(url) and url not in breakers.deeds:
             breakers.hears(url, Event.RELEASED)
         else:
             breakers.found_nothing(url, None if due_in is None else self._clock.now() + max(NEXT_LOOK_US, due_in))

@@ -22,7 +22,7 @@ from dwarf_nats.workflow.answer import ErrorInfo
 if TYPE_CHECKING:
     from dwarf_nats.engine.availability import Availability
     from dwarf_nats.engine.ids import StepIds
-    from dwarf_nats.ports import Clock, Logger, Store
+    from dwarf_nats.ports import Clock, Logger, StepStore
     from dwarf_nats.rules.settlement import SettleResult
     from dwarf_nats.settings import EngineSettings
 
@@ -57,7 +57,7 @@ class Committer:
 
     def __init__(
         self,
-        store: Store,
+        steps: StepStore,
         settings: EngineSettings,
         clock: Clock,
         step_ids: StepIds,
@@ -68,7 +68,7 @@ class Committer:
     ) -> None:
         self._on_written = on_written
         self._log = logger
-        self._store = store
+        self._steps = steps
         self._settings = settings
         self._limits = settings.limits()
         self._clock = clock
@@ -155,7 +155,7 @@ class Committer:
 
     async def _commit_creates(self, group: list[tuple[NewFlow, asyncio.Future[int | None]]]) -> None:
         try:
-            made = await self._store.create([new for new, _ in group], self._settings.time_budget_ms)
+            made = await self._steps.create([new for new, _ in group], self._settings.time_budget_ms)
         except Unavailable as error:
             self._count_outage()
             for _, future in group:
@@ -271,7 +271,7 @@ class Committer:
         if any(one.arrives for one in group):
             await self._step_ids.ensure(2 * len(group))
         began = time.perf_counter_ns()
-        settled = await self._store.settle(group, self._settings.time_budget_ms, self._step_ids.new, self._limits)
+        settled = await self._steps.settle(group, self._settings.time_budget_ms, self._step_ids.new, self._limits)
         if self._on_written is not None:
             self._on_written((time.perf_counter_ns() - began) // 1000)
         return settled

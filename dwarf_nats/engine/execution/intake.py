@@ -54,7 +54,7 @@ class Intake:
         """Claim the parked step of the task that is due longest and dispatch it as a probe; whether there was one (V5)."""
         self._slots.acquire(url)
         try:
-            row = await self._store.claim_probe(url, self._settings.time_budget_ms)
+            row = await self._store.steps.claim_probe(url, self._settings.time_budget_ms)
         finally:
             self._slots.release(url)
         if row is not None:
@@ -63,7 +63,7 @@ class Intake:
 
     async def _take(self, rows: Sequence[ClaimedRow], *, probe: bool) -> None:
         refs = {ref for row in rows if row.borrowed is not None for ref in state_refs.read(row.borrowed).values()}
-        source = await self._store.held(refs)
+        source = await self._store.steps.ref_source(refs)
         now = self._clock.now() if self._instruments.listening else 0
         stale = []
         for row in rows:
@@ -77,7 +77,7 @@ class Intake:
             if step is not None:
                 self._dispatch(step, probe=probe)
         if stale:
-            await self._store.close_stale_steps(stale)
+            await self._store.steps.close_stale(stale)
 
     def _read(self, row: ClaimedRow, source: state_refs.RefSource) -> ClaimedStep | None:
         """The step of a row; `None` if it cannot be read: then it is left to its lease, and the others are dispatched."""

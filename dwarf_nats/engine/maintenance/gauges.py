@@ -88,7 +88,7 @@ class Gauges:
             running.update((step.url,) for step in shard.in_flight.steps)
             if not shard.availability.is_away:
                 try:
-                    bands += await shard.store.bands(BANDS, COUNTED, KEYS)
+                    bands += await shard.store.steps.backlogs(BANDS, COUNTED, KEYS)
                 except Unavailable as error:
                     self._log.debug("shard %d: %s", shard.number, error, extra={"shard": shard.number})
         self._show_lines(bands)

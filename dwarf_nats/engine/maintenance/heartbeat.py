@@ -50,7 +50,7 @@ class Heartbeat(Duty):
         """Renew the row and report how that went."""
         self._debug_log.refresh()
         try:
-            reply = await self._store.heartbeat(self._name)
+            reply = await self._store.replicas.heartbeat(self._name)
         except Unavailable as error:
             self._availability.report_away(str(error))
             self._availability.count_outage()

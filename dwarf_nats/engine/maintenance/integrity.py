@@ -40,12 +40,12 @@ class Integrity:
     async def run_once(self) -> None:
         """Repair flows, then free the keys of flows that are gone. Raises `Unavailable`."""
         await self.repair()
-        if await self._store.is_leader():
+        if await self._store.replicas.is_leader():
             await self._free_keys()
 
     async def repair(self) -> None:
         """Repair what can be repaired, and count what cannot. Raises `Unavailable`."""
-        if not await self._store.is_leader():
+        if not await self._store.replicas.is_leader():
             self.stalled_flows = 0
             return
         await self._resume_orphaned_parents()
@@ -53,7 +53,7 @@ class Integrity:
         await self._count_stalled_flows()
 
     async def _resume_orphaned_parents(self) -> None:
-        resumed = await self._store.resume_orphaned_parents()
+        resumed = await self._store.integrity.resume_orphaned_parents()
         if resumed.due:
             self._log.warning(
                 "shard %d: %d steps waited for sub-workflows that had ended or were gone",
@@ -65,7 +65,7 @@ class Integrity:
 
     async def _cancel_orphaned_children(self) -> None:
         cancelled = await with_final_states(
-            self._graphs, self._shard, self._limits, self._store.cancel_orphaned_children
+            self._graphs, self._shard, self._limits, self._store.integrity.cancel_orphaned_children
         )
         if cancelled.changed or cancelled.running:
             self._log.warning(
@@ -77,7 +77,7 @@ class Integrity:
             self._announcer.controlled(cancelled, self._announcer.stopped_flows(cancelled))
 
     async def _count_stalled_flows(self) -> None:
-        stalled = await self._store.orphaned(STALLED_AFTER_MS)
+        stalled = await self._store.integrity.find_stalled_flows(STALLED_AFTER_MS)
         if len(stalled) == self.stalled_flows:
             return
         self.stalled_flows = len(stalled)

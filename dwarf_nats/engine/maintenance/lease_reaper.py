@@ -68,12 +68,12 @@ class LeaseReaper(Duty):
         self._runs = self._runs + 1 if self._outages == before else 1
         try:
             if self._outages != before:
-                await self._store.release_unowned_leases([step.step_id for step in self._in_flight.steps])
+                await self._store.replicas.release_unowned_leases([step.step_id for step in self._in_flight.steps])
                 self._ready_queue.wake()
             if self._runs % SWEEP_RUNS == 0:
                 await self.sweep()
             if self._runs % DEAD_REPLICAS_RUNS == 0:
-                await self._store.delete_dead_replicas(self._settings.replica_timeout_ms)
+                await self._store.replicas.delete_dead(self._settings.replica_timeout_ms)
             if self._runs % INTEGRITY_RUNS == 0:
                 await self._integrity.run_once()
         except Unavailable:
@@ -86,13 +86,13 @@ class LeaseReaper(Duty):
         if await self.reclaim():
             self._ready_queue.wake()
         running = self._in_flight.executing
-        for step_id in await self._store.cancelled_among(list(running)) if running else ():
+        for step_id in await self._store.steps.cancelled_among(list(running)) if running else ():
             if step_id in running:  # nobody told, or the signal was lost
                 self._in_flight.cancel([StepRef(step_id, running[step_id])])
 
     async def reclaim(self) -> int:
         """Make the steps of silent replicas pending again, and those past their lease; how many there were (B2)."""
-        steps = await self._store.reclaim_expired_leases(self._settings.replica_timeout_ms)
+        steps = await self._store.replicas.reclaim_expired_leases(self._settings.replica_timeout_ms)
         if steps:
             number = self._store.shard
             self._counters.recovered.add(n=steps)

@@ -32,7 +32,7 @@ class FlowPruner(Duty):
 
     async def run_once(self) -> None:
         """Remove all there are, however many."""
-        while await self._store.is_leader() and await self._store.remove_completed(
+        while await self._store.replicas.is_leader() and await self._store.control.remove_completed(
             COMPLETED_AGE_MS, COMPLETED_BATCH_FLOWS
         ):
             pass
@@ -52,8 +52,8 @@ class GraphPruner(Duty):
     async def run_once(self) -> None:
         """Look at the next graphs, up to the last one or to the most of one run."""
         for _ in range(GRAPH_BATCHES):
-            if not await self._store.is_leader():
+            if not await self._store.replicas.is_leader():
                 return
-            _, self.cursor = await self._store.prune_graphs(self.cursor, GRAPH_BATCH)
+            _, self.cursor = await self._store.graphs.prune(self.cursor, GRAPH_BATCH)
             if not self.cursor:
                 return

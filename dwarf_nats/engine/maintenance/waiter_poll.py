@@ -35,5 +35,5 @@ class WaiterPoll(Duty):
         now = self._waiters.waited_for()
         since_before, self._before = self._before & now, now
         if since_before:
-            for flow_id in await self._store.stopped_among(sorted(since_before)):
+            for flow_id in await self._store.flows.stopped_among(sorted(since_before)):
                 self._waiters.wake(flow_id, None)

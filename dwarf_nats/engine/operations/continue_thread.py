@@ -56,7 +56,7 @@ class ThreadContinuer:
         Raises `BadRequest`, `NotFound`, `Conflict`, `TooLarge`, `Unavailable`.
         """
         shard, key = self._placement.locate(thread, "thread")
-        member = await shard.store.thread(key)
+        member = await shard.store.flows.thread(key)
         check_is_root(key.shard, member, "continued")
         return await self._continue(shard, member.thread_id, self._request(shard, member, state, options, start=start))
 
@@ -81,7 +81,7 @@ class ThreadContinuer:
         try:
             for _ in range(MAX_TRIES):
                 # Read before the key is looked for: if a request with the same key made it, that is found then.
-                latest = await shard.store.latest_of_thread(thread_id)
+                latest = await shard.store.flows.latest_of_thread(thread_id)
                 home, shards = await self._home(shard, request.options)
                 before = await self._keys.find_created(request) if shards else None
                 if before is not None:
@@ -123,7 +123,7 @@ class ThreadContinuer:
     async def _insert(self, shard: Shard, latest: FlowRow, new: NewFlow) -> bool:
         """Insert the next flow of a thread; false if somebody else used the key or continued the thread."""
         span = self._factory.begin_trace(new, latest.trace)
-        created_at = await shard.store.create_next(latest, new)
+        created_at = await shard.store.control.create_next(latest, new)
         if created_at is None:
             return False
         if span is not None:

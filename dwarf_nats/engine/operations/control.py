@@ -36,7 +36,7 @@ class FlowControl:
         if notify:
             check_subject_name(notify, "notify target")
         shard = self._placement.shard_of(key)
-        await shard.start(await shard.store.flow(key), notify)
+        await shard.start(await shard.store.flows.get(key), notify)
 
     async def cancel(self, flow: str, reason: str) -> None:
         shard, key = self._placement.locate(flow)
@@ -44,12 +44,12 @@ class FlowControl:
         if (size := len(reason.encode())) > self._limits.max_error_bytes:
             remedy = "say it shorter"
             raise TooLarge(over(f"the reason is {size} bytes", "max_error_bytes", self._limits.max_error_bytes, remedy))
-        row = await shard.store.flow(key)
+        row = await shard.store.flows.get(key)
         change = await with_final_states(
             self._graphs,
             shard.number,
             self._limits,
-            lambda final_state: shard.store.cancel(row, reason, final_state),
+            lambda final_state: shard.store.control.cancel(row, reason, final_state),
         )
         shard.announcer.controlled(change, shard.announcer.stopped_flows(change))
 
@@ -58,36 +58,36 @@ class FlowControl:
         text = bytes(data) if isinstance(data, Raw) else encode_value(data, "resume data")
         self._limits.check_bytes(len(text), "the resume data")
         check_json(text, "resume data", self._limits.max_depth)
-        row = await shard.store.flow(key)
-        runs_on(shard, await shard.store.resume(row, text.decode(), None))
+        row = await shard.store.flows.get(key)
+        runs_on(shard, await shard.store.control.resume(row, text.decode()))
 
     async def resume_break(self, flow: str, overrides: GivenState) -> None:
         shard, key = self._placement.locate(flow)
         fields = checked_overrides(overrides, self._limits)
-        row = await shard.store.flow(key)
-        runs_on(shard, await shard.store.resume(row, None, fields, self._limits))
+        row = await shard.store.flows.get(key)
+        runs_on(shard, await shard.store.control.resume_break(row, fields, self._limits))
 
     async def break_before(self, flow: str, task: str, *, enabled: bool) -> None:
         shard, key = self._placement.locate(flow)
         if not 0 < len(task) <= MAX_NAME:
             raise BadRequest(f"task must be the name or url of a node, 1 to {MAX_NAME} characters, got {len(task)}")
         check_text(task, "task")
-        row = await shard.store.flow(key)
-        await shard.store.break_before(row, task, enabled=enabled)
+        row = await shard.store.flows.get(key)
+        await shard.store.control.break_before(row, task, enabled=enabled)
 
     async def delete(self, flow: str) -> None:
         shard, key = self._placement.locate(flow)
-        row = await shard.store.flow(key)
+        row = await shard.store.flows.get(key)
         check_is_root(shard.number, row, "deleted")
-        await shard.store.delete(key.id)
+        await shard.store.control.delete(key.id)
         shard.waiters.wake(key.id, None)
 
     async def restart(self, flow: str, overrides: GivenState) -> None:
         shard, key = self._placement.locate(flow)
         fields = checked_overrides(overrides, self._limits)
-        row = await shard.store.flow(key)
+        row = await shard.store.flows.get(key)
         check_is_root(shard.number, row, "restarted")
-        runs_anew(shard, await shard.store.restart(row, fields, self._limits))
+        runs_anew(shard, await shard.store.control.restart(row, fields, self._limits))
 
     async def restart_from(self, step: str, overrides: GivenState) -> None:
         shard, key = self._placement.locate(step, "step")
@@ -96,7 +96,7 @@ class FlowControl:
         change = await with_graphs(
             self._graphs,
             shard.number,
-            lambda graph_of: shard.store.restart_from(row, flow, fields, graph_of, self._limits),
+            lambda graph_of: shard.store.control.restart_from(row, flow, fields, graph_of, self._limits),
         )
         runs_anew(shard, change)
 
@@ -110,8 +110,8 @@ def checked_overrides(overrides: GivenState, limits: Limits) -> State:
 
 async def step_and_flow(shard: Shard, key: Key) -> tuple[StepRow, FlowRow]:
     """Read a step and its flow. Raises `NotFound`."""
-    step = await shard.store.step(key)
-    flow = await shard.store.flow_by_id(step.flow_id)
+    step = await shard.store.flows.step(key)
+    flow = await shard.store.flows.by_id(step.flow_id)
     if flow is None:
         raise flow_was_deleted(key)
     return step, flow

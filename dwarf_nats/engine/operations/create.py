@@ -71,7 +71,7 @@ class Creator:
             check_options(options)
             if options.thread is not None:
                 shard, key = self._placement.locate(options.thread, "thread")
-                row = await shard.store.thread(key)
+                row = await shard.store.flows.thread(key)
                 check_is_root(key.shard, row, "joined")
                 return shard, row
         return self._deployment.any_shard(), None

@@ -40,19 +40,19 @@ class FlowForks:
         shard, key = self._placement.locate(step, "step")
         fields = checked_overrides(overrides, self._limits)
         target, flow = await step_and_flow(shard, key)
-        flows = await shard.store.tree(flow.root_id)
+        flows = await shard.store.flows.tree(flow.root_id)
         root = flows.get(flow.root_id)
         if root is None:
             raise flow_was_deleted(key)
         if not root.status.terminal:
             raise Conflict(f"the flow is {root.status}: only one that has ended can be forked")
-        steps = await shard.store.steps(list(flows), whole=True)
+        steps = await shard.store.flows.complete_steps(list(flows))
         merged = await self._merged_again(shard, flow, steps, target, fields)
         await _check_unchanged(shard, key, root)
         forked = await self._copied(shard, flows, steps, target, fields, merged)
         self._limits.check_bytes(len(forked.target.state), "the state with these overrides")
         spans = self._begin_traces(shard, forked, root.trace)
-        change = await shard.store.insert_fork(root, forked)
+        change = await shard.store.control.insert_fork(root, forked)
         for span in spans:
             span.end()
         _announce(shard, change)
@@ -120,7 +120,7 @@ async def _check_unchanged(shard: Shard, key: Key, root: FlowRow) -> None:
 
     Operations on a flow that has ended change its root's row as well: if that is as it was, so is all that was read.
     """
-    again = await shard.store.flow_by_id(root.flow_id)
+    again = await shard.store.flows.by_id(root.flow_id)
     if again is None:
         raise flow_was_deleted(key)
     if again.updated_at != root.updated_at:

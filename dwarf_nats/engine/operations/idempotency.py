@@ -48,7 +48,7 @@ class IdempotencyKeys:
             with contextlib.suppress(Conflict):  # somebody else started it meanwhile
                 await shard.start(row)
         if request.wait:
-            again = await shard.store.flow_by_id(row.flow_id)
+            again = await shard.store.flows.by_id(row.flow_id)
             if again is not None and again.status.stopped and not outcome.done():
                 current = await current_outcome(shard.store, again)
                 if current.status.stopped and not outcome.done():
@@ -58,7 +58,9 @@ class IdempotencyKeys:
     async def _find(self, fairness_key: str, idempotency_key: str) -> tuple[Shard, FlowRow] | None:
         """Ask every shard for the flow that has a key: keys outlive a change of the number of shards."""
         shards = list(self._shards.values())
-        rows = await asyncio.gather(*(one.store.flow_by_idempotency(fairness_key, idempotency_key) for one in shards))
+        rows = await asyncio.gather(
+            *(one.store.flows.by_idempotency_key(fairness_key, idempotency_key) for one in shards)
+        )
         return next(((one, row) for one, row in zip(shards, rows, strict=True) if row is not None), None)
 
     async def reserve(self, home: Shard, new: NewFlow) -> bool:
@@ -67,7 +69,7 @@ class IdempotencyKeys:
         If the same request has taken it before, the flow gets the id that was reserved then: whoever is first creates it.
         Raises `Conflict` if another request has taken it.
         """
-        if await home.store.reserve(new) is not None:
+        if await home.store.keys.reserve(new) is not None:
             return True
         held = await self.settle(home, new)
         facts = new.facts
@@ -83,7 +85,7 @@ class IdempotencyKeys:
         The key of a flow that is gone is free when this returns: ask again. Raises `Conflict`.
         """
         facts = new.facts
-        count, held = await home.store.key(facts.fairness_key, new.idempotency_key)
+        count, held = await home.store.keys.lookup(facts.fairness_key, new.idempotency_key)
         self._deployment.learned(home.number, count)
         if count != new.shards or held is None:
             return None
@@ -91,9 +93,9 @@ class IdempotencyKeys:
         if at is None:
             raise self._deployment.unknown(held.shard)
         if held.shard:
-            exists = await at.store.placed(held.flow_id)
+            exists = await at.store.keys.is_placed(held.flow_id)
         else:
-            exists = await at.store.flow_by_id(held.flow_id) is not None
+            exists = await at.store.flows.by_id(held.flow_id) is not None
         if exists:
             return None
         if exists is None:
@@ -101,17 +103,17 @@ class IdempotencyKeys:
                 return held
             if held.age_us < UNFINISHED_US:
                 raise key_in_use(new.idempotency_key)
-            if not await at.store.fence(facts.fairness_key, new.idempotency_key, held.flow_id):
+            if not await at.store.keys.fence(facts.fairness_key, new.idempotency_key, held.flow_id):
                 return None  # it was made this moment
-        await home.store.free_key(facts.fairness_key, new.idempotency_key, held.shard, held.flow_id)
+        await home.store.keys.free(facts.fairness_key, new.idempotency_key, held.shard, held.flow_id)
         return None
 
     async def give_up(self, home: Shard, new: NewFlow) -> None:
         """Free the key of a flow that is not to be created after all, unless the same request has created it elsewhere."""
         facts = new.facts
         with contextlib.suppress(Unavailable):
-            if await self._shards[facts.shard].store.fence(facts.fairness_key, new.idempotency_key, facts.flow_id):
-                await home.store.free_key(facts.fairness_key, new.idempotency_key, facts.shard, facts.flow_id)
+            if await self._shards[facts.shard].store.keys.fence(facts.fairness_key, new.idempotency_key, facts.flow_id):
+                await home.store.keys.free(facts.fairness_key, new.idempotency_key, facts.shard, facts.flow_id)
 
 
 def key_in_use(idempotency_key: str) -> Conflict:

@@ -30,7 +30,7 @@ async def page(
     limits = {shard.number: share + (place < more) for place, shard in enumerate(going)}
     asked = [shard for shard in going if limits[shard.number]]
     pages = await asyncio.gather(
-        *(shard.store.list_flows(query, limits[shard.number], thread_id, at[shard.number]) for shard in asked)
+        *(shard.store.flows.list_page(query, limits[shard.number], thread_id, at[shard.number]) for shard in asked)
     )
     following = {shard.number: at[shard.number] for shard in going if not limits[shard.number]}
     found: list[FlowSummary] = []

@@ -52,11 +52,11 @@ class FlowQueries:
 
     async def snapshot(self, flow: str) -> Outcome:
         shard, key = self._placement.locate(flow)
-        return await current_outcome(shard.store, await shard.store.flow(key))
+        return await current_outcome(shard.store, await shard.store.flows.get(key))
 
     async def fingerprint(self, flow: str) -> tuple[str, Status]:
         shard, key = self._placement.locate(flow)
-        facts = await shard.store.fingerprint(await shard.store.flow(key))
+        facts = await shard.store.flows.fingerprint(await shard.store.flows.get(key))
         if not facts:
             raise NotFound(f"no flow {key.public_id}: it was deleted")
         return hashlib.sha256("|".join(facts).encode()).hexdigest()[:32], Status(facts[0])
@@ -64,13 +64,13 @@ class FlowQueries:
     async def history(self, flow: str) -> list[Step]:
         shard, key = self._placement.locate(flow)
         store = shard.store
-        flows = await store.called(await store.flow(key))
+        flows = await store.flows.called(await store.flows.get(key))
         flow_ids = [one.flow_id for one in flows]
         most = self._limits.max_history
-        if await store.count_steps(flow_ids, most) > most:
+        if await store.flows.count_steps(flow_ids, most) > most:
             remedy = "read its history page by page"
             raise TooLarge(over(f"flow {key.public_id} has more than {most} steps", "max_history", most, remedy))
-        steps = await store.steps(flow_ids)
+        steps = await store.flows.steps(flow_ids)
         if len(steps) > HISTORY_THREAD_MIN_STEPS:
             return await asyncio.to_thread(nested_history, key.shard, key.id, flows, steps)
         return nested_history(key.shard, key.id, flows, steps)
@@ -78,19 +78,19 @@ class FlowQueries:
     async def history_page(self, flow: str, limit: int, cursor: str) -> tuple[list[Step], str]:
         limit = checked_limit(limit, limit, HISTORY_MAX_STEPS)
         shard, key = self._placement.locate(flow)
-        return await history.page(shard.store, await shard.store.flow(key), cursor, limit)
+        return await history.page(shard.store, await shard.store.flows.get(key), cursor, limit)
 
     async def mermaid(self, flow: str, fits: Callable[[str], bool]) -> str:
         shard, key = self._placement.locate(flow)
-        row = await shard.store.flow(key)
+        row = await shard.store.flows.get(key)
         return await asyncio.to_thread(history_mermaid, await self.history(flow), row.workflow, fits)
 
     async def step(self, step: str) -> Step:
         shard, key = self._placement.locate(step, "step")
         store = shard.store
-        row = await store.step(key)
+        row = await store.flows.step(key)
         record = step_with_state(key.shard, row)
-        flow = await store.flow_by_id(row.flow_id)
+        flow = await store.flows.by_id(row.flow_id)
         if flow is None:
             return record
         links = StepLinks(store, flow.root_id)
@@ -124,7 +124,7 @@ class FlowQueries:
         for shard in shards:
             while removed < limit:
                 wanted = min(PURGE_BATCH_FLOWS, limit - removed)
-                done = await shard.store.purge(query, thread_id, wanted)
+                done = await shard.store.control.purge(query, thread_id, wanted)
                 removed += done
                 if done < wanted:
                     break
@@ -137,7 +137,7 @@ class FlowQueries:
         if query.thread is None:
             return shards, None
         shard, key = self._placement.locate(query.thread, "thread")
-        thread = await shard.store.thread(key)
+        thread = await shard.store.flows.thread(key)
         return [one for one in shards if one is shard], thread.thread_id
 
     # -- shards
@@ -149,7 +149,7 @@ class FlowQueries:
         before = time.perf_counter()
         try:
             async with asyncio.timeout(SHARD_INFO_SECONDS):
-                flows, steps = await shard.store.size()
+                flows, steps = await shard.store.flows.size()
         except (DwarfError, TimeoutError) as error:
             reason = str(error) or f"no answer within {SHARD_INFO_SECONDS:g} s"
             return ShardInfo(shard=shard.number, error=reason)

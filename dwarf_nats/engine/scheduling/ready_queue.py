@@ -214,7 +214,7 @@ class ReadyQueue:
     async def _promote_due(self) -> int:
         total = 0
         for _ in range(PROMOTE_MAX_BATCHES):
-            promoted = await self.store.promote_due(PROMOTE_BATCH_STEPS)
+            promoted = await self.store.steps.promote_due(PROMOTE_BATCH_STEPS)
             total += promoted
             if promoted < PROMOTE_BATCH_STEPS:
                 break
@@ -224,7 +224,7 @@ class ReadyQueue:
         request = self.view.first_request(slots)
         while True:
             before = self._clock.now()
-            page = await self.store.peek(request, blocked_tasks)
+            page = await self.store.steps.peek(request, blocked_tasks)
             now = (before + self._clock.now()) // 2
             following = self.view.add_page(request, page, now, blocked_tasks, slots)
             if following is None:
@@ -261,7 +261,7 @@ class ReadyQueue:
         self._poll_at = NEVER
         slots.reserve(claim.limit)
         try:
-            rows = await self.store.claim(claim.limit, budget_ms, claim.shares, limited)
+            rows = await self.store.steps.claim(claim.limit, budget_ms, claim.shares, limited)
         finally:
             slots.unreserve(claim.limit)
         assert self._sink is not None

@@ -1,0 +1,91 @@
+"""What the engine asks of the world, in words of the domain.
+
+The engine talks to these Protocols only. `dwarf_nats.store` implements those of a database (`store`, `control`, `shared`);
+`dwarf_nats.bus`, `dwarf_nats.testing` or an embedding host implement the others (`world`).
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, TypeAlias
+
+from dwarf_nats.ports.control import ControlStore, FinalState, GraphOf, Started
+from dwarf_nats.ports.shared import (
+    BreakerStore,
+    DeletedFlow,
+    DeploymentStore,
+    GraphStore,
+    IntegrityStore,
+    KeyLookup,
+    KeyStore,
+    PruneResult,
+    RegisteredGraph,
+    ReplicaStore,
+)
+from dwarf_nats.ports.store import (
+    DatabaseAway,
+    FlowStore,
+    HistoryStore,
+    IdSource,
+    StatementRefused,
+    StepStore,
+    Store,
+    StoreSize,
+    Unstorable,
+    Unusable,
+)
+from dwarf_nats.ports.world import (
+    BusAway,
+    Clock,
+    Graphs,
+    Notices,
+    Refused,
+    Signals,
+    SourceAway,
+    StatusChange,
+    TaskCapabilities,
+    Tasks,
+    WorkerLost,
+)
+
+Logger: TypeAlias = "logging.Logger | logging.LoggerAdapter[Any]"
+"""Where the engine logs (T3)."""
+
+__all__ = [
+    "BreakerStore",
+    "BusAway",
+    "Clock",
+    "ControlStore",
+    "DatabaseAway",
+    "DeletedFlow",
+    "DeploymentStore",
+    "FinalState",
+    "FlowStore",
+    "GraphOf",
+    "GraphStore",
+    "Graphs",
+    "HistoryStore",
+    "IdSource",
+    "IntegrityStore",
+    "KeyLookup",
+    "KeyStore",
+    "Logger",
+    "Notices",
+    "PruneResult",
+    "Refused",
+    "RegisteredGraph",
+    "ReplicaStore",
+    "Signals",
+    "SourceAway",
+    "Started",
+    "StatementRefused",
+    "StatusChange",
+    "StepStore",
+    "Store",
+    "StoreSize",
+    "TaskCapabilities",
+    "Tasks",
+    "Unstorable",
+    "Unusable",
+    "WorkerLost",
+]

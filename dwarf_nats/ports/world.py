@@ -1,0 +1,160 @@
+"""Ports to the world outside the databases: tasks, graphs, notices, signals and time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from dwarf_nats.errors import NotFound, Unavailable
+
+if TYPE_CHECKING:
+    from dwarf_nats.rules.steps import ReadyStep
+    from dwarf_nats.workflow.answer import Answer, TaskCall
+    from dwarf_nats.workflow.graph import Graph
+    from dwarf_nats.workflow.records import Outcome
+    from dwarf_nats.workflow.state import Raw
+    from dwarf_nats.workflow.status import Status
+
+
+class BusAway(Exception):
+    """The transport was lost before an answer came: the step is released, and neither fails nor trips a breaker (V4, B6)."""
+
+
+class WorkerLost(Exception):
+    """The worker that ran a task is gone and gave no answer: the step is released, and neither fails nor trips a breaker (X11).
+
+    `pause`: seconds until the step is due again; above 0 if the same step lost a worker before.
+    """
+
+    def __init__(self, message: str, pause: float = 0.0) -> None:
+        super().__init__(message)
+        self.pause = pause
+
+
+class Refused(Unavailable):
+    """A graph source answered with a refusal: asking again does not help."""
+
+
+class SourceAway(NotFound):
+    """A graph source that knew the workflow is away: a caller gets the error, a flow that needs the graph waits (B6)."""
+
+
+@dataclass(slots=True, frozen=True, kw_only=True)
+class TaskCapabilities:
+    """Checks that an implementation of `Tasks` makes by itself, so that the engine need not repeat them.
+
+    The defaults are safe for any implementation.
+    """
+
+    keeps_budget: bool = False
+    """Every call of `execute` ends within its budget, so the engine sets no timer of its own (X3)."""
+    max_depth: int | None = None
+    """Answers that are not JSON, or are nested deeper than this many levels, are refused before they are returned (S1).
+
+    The engine skips its own check if this equals its setting of the same name. `None`: nothing is checked.
+    """
+
+
+class Tasks(Protocol):
+    """Runs tasks.
+
+    An implementation that keeps budgets or checks answers by itself is given to the engine with its `TaskCapabilities`.
+    """
+
+    async def execute(self, call: TaskCall) -> Answer:
+        """Run one task within `call.budget` seconds and return its answer; a failure of the task is an answer too.
+
+        Raises `BusAway` if the transport was lost, so that nobody knows whether the task ran, and `WorkerLost` if the worker
+        that ran it is gone. Any other exception counts as an ordinary error of the step.
+        """
+        ...
+
+    async def ready(self) -> None:
+        """Wait until the transport is there; return at once if it is, or if there is none."""
+        ...
+
+    def cancel(self, step_key: str) -> None:
+        """Tell the worker that runs this step that its flow was cancelled, if there is a way. Never blocks or raises."""
+        ...
+
+
+class Graphs(Protocol):
+    """Loads a graph by the name of its workflow."""
+
+    async def load(self, workflow: str, baggage: Raw) -> Graph | None:
+        """Return the graph, or `None` if there is none of that name. `baggage`: the caller's, as JSON text.
+
+        Raises `Unavailable` if the source is away, `Refused` if it refuses to answer, `SourceAway` if it knew the workflow and
+        is away.
+        """
+        ...
+
+
+class Notices(Protocol):
+    """Hears of flows that stop or change their status. Fire and forget: neither method blocks or raises (B4)."""
+
+    def stopped(self, notify: str, outcome: Outcome) -> None:
+        """Hear that a flow stopped which was started with `notify`."""
+        ...
+
+    def changed(self, changes: Sequence[StatusChange]) -> None:
+        """Hear of changes of status, in this order; one group per commit."""
+        ...
+
+
+class StatusChange(Protocol):
+    """One change of a flow's status. Ids are token-free (`1-42`), `at` is in microseconds since the epoch."""
+
+    @property
+    def flow_id(self) -> str: ...
+    @property
+    def thread_id(self) -> str: ...
+    @property
+    def workflow(self) -> str: ...
+    @property
+    def status(self) -> Status: ...
+    @property
+    def at(self) -> int: ...
+    @property
+    def sequence(self) -> int: ...
+
+
+class Signals(Protocol):
+    """Tells the other replicas, never this one (B1). Fire and forget: no method blocks or raises.
+
+    A signal may be lost or come twice; what it tells is found in the database as well, only later.
+    """
+
+    def enqueue(self, shard: int, steps: Sequence[ReadyStep]) -> None:
+        """Tell that steps of a shard became pending."""
+        ...
+
+    def notify_status_change(self, flows: Sequence[tuple[str, Status]]) -> None:
+        """Tell that flows stopped: `(flow key, status)` each."""
+        ...
+
+    def sync_valve(self, task: str, w: float, t: int) -> None:
+        """Tell the congestion point of a task's rate limiter (V3): `w` operations per second at `t`, in microseconds."""
+        ...
+
+    def trip_breaker(self, task: str) -> None:
+        """Tell that the circuit breaker of a task tripped (V4)."""
+        ...
+
+
+class Clock(Protocol):
+    """Time for waits and deadlines in this process; due times of steps follow the database's clock."""
+
+    def now(self) -> int:
+        """Return microseconds since the epoch."""
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait for so many seconds."""
+        ...
+
+    async def wait(self, event: asyncio.Event, seconds: float | None) -> bool:
+        """Wait for `event`, at most `seconds` (`None`: without end); return whether it was set."""
+        ...

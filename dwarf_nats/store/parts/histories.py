@@ -1,0 +1,56 @@
+"""Histories page by page: the steps of a flow in order, and the first steps of flows that its steps called (O7)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from dwarf_nats.rules.rows import Called, StepRow, step_row
+from dwarf_nats.store.statements import histories
+
+if TYPE_CHECKING:
+    from dwarf_nats.store.database import Database, Row
+    from dwarf_nats.workflow.cursors import Place
+
+
+class SqlHistories:
+    """Implements `ports.HistoryStore`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def page(self, flow_id: int, after: Place, limit: int) -> list[StepRow]:
+        return [step_row(row) for row in await self._database.fetch(histories.PAGE, flow_id, *after, limit)]
+
+    async def called(self, root_id: int, step_ids: Sequence[int]) -> dict[int, Called]:
+        rows = await self._database.fetch(histories.CALLED, root_id, list(step_ids))
+        return {int(row[0]): Called(*row[1:]) for row in rows}
+
+    async def first_steps(self, flow_ids: Sequence[int], limit: int) -> dict[int, list[StepRow]]:
+        found: dict[int, list[StepRow]] = {flow_id: [] for flow_id in flow_ids}
+        at = 0
+        while at < len(flow_ids):
+            size = next((one for one in histories.SIZES if one >= len(flow_ids) - at), histories.SIZES[-1])
+            some = list(flow_ids[at : at + size])
+            at += size
+            rows = await self._database.fetch(
+                histories.first_steps(size), limit, *some, *[histories.NO_FLOW] * (size - len(some))
+            )
+            for row in map(step_row, rows):
+                found[row.flow_id].append(row)
+        for steps in found.values():
+            steps.sort(key=lambda step: (step.depth, step.step_id))
+        return found
+
+    async def entry(self, flow_id: int) -> StepRow | None:
+        return _first(await self._database.fetch(histories.ENTRY, flow_id))
+
+    async def last(self, flow_id: int) -> StepRow | None:
+        return _first(await self._database.fetch(histories.LAST, flow_id))
+
+    async def first_branch(self, step_id: int) -> StepRow | None:
+        return _first(await self._database.fetch(histories.FIRST_BRANCH, step_id))
+
+
+def _first(rows: Sequence[Row]) -> StepRow | None:
+    return step_row(rows[0]) if rows else None

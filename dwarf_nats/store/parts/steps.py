@@ -1,0 +1,98 @@
+"""The hot path on one shard: flows are created, steps found, claimed and settled."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from dwarf_nats.rules import state_refs
+from dwarf_nats.rules.scheduling.values import NO_BUDGETS, Page, PageRequest, Share
+from dwarf_nats.rules.settlement import SettleResult
+from dwarf_nats.rules.steps import NewIds
+from dwarf_nats.store import lent
+from dwarf_nats.store.cohorts import no_ids
+from dwarf_nats.store.statements.backlog import Backlog
+from dwarf_nats.store.statements.claim import Claim, ClaimProbe
+from dwarf_nats.store.statements.create import CreateFlows
+from dwarf_nats.store.statements.peek import Peek
+from dwarf_nats.store.statements.ready import PromoteDue
+from dwarf_nats.store.statements.settle import Settle
+from dwarf_nats.workflow.limits import UNLIMITED, Limits
+
+if TYPE_CHECKING:
+    from dwarf_nats.rules.claims import ClaimedRow
+    from dwarf_nats.rules.rows import PriorityBacklog
+    from dwarf_nats.rules.settlement import Settlement
+    from dwarf_nats.rules.steps import NewFlow
+    from dwarf_nats.store.database import Database
+    from dwarf_nats.store.parts.replicas import SqlReplicas
+
+
+class SqlSteps:
+    """Implements `ports.StepStore`."""
+
+    def __init__(self, database: Database, replicas: SqlReplicas) -> None:
+        self._database = database
+        self._replicas = replicas
+
+    async def create(self, group: Sequence[NewFlow], budget_ms: int) -> dict[int, int]:
+        return await self._database.run(
+            CreateFlows(flows=group, replica_id=self._replicas.replica_id, budget_ms=budget_ms)
+        )
+
+    async def peek(self, request: PageRequest, blocked_tasks: Collection[str] = ()) -> Page:
+        return await self._database.read(Peek(request, blocked_tasks))
+
+    async def promote_due(self, limit: int) -> int:
+        return await self._database.run(PromoteDue(limit))
+
+    async def claim(
+        self, limit: int, budget_ms: int, shares: Sequence[Share], task_budgets: Mapping[str, int] = NO_BUDGETS
+    ) -> list[ClaimedRow]:
+        if not shares:
+            return []
+        return await self._database.run(
+            Claim(
+                limit=limit,
+                replica_id=self._replicas.replica_id,
+                budget_ms=budget_ms,
+                shares=shares,
+                task_budgets=task_budgets,
+            )
+        )
+
+    async def claim_probe(self, url: str, budget_ms: int) -> ClaimedRow | None:
+        return await self._database.run(ClaimProbe(url=url, replica_id=self._replicas.replica_id, budget_ms=budget_ms))
+
+    async def settle(
+        self, group: Sequence[Settlement], budget_ms: int, new_step: NewIds = no_ids, limits: Limits = UNLIMITED
+    ) -> SettleResult:
+        return await self._database.run(
+            Settle(
+                group=group,
+                replica_id=self._replicas.replica_id,
+                budget_ms=budget_ms,
+                new_step=new_step,
+                limits=limits,
+            )
+        )
+
+    async def backlogs(self, priorities: int, steps: int, keys: int) -> list[PriorityBacklog]:
+        return await self._database.read_aside(Backlog(priorities, steps, keys))
+
+    async def ref_source(self, step_ids: Collection[int]) -> state_refs.RefSource:
+        return state_refs.RefSource(await self._database.fetch(lent.HELD, sorted(step_ids)) if step_ids else ())
+
+    async def close_stale(self, step_ids: Sequence[int]) -> None:
+        await self._database.fetch(
+            "update dwarf_steps set status = (select f.status from dwarf_flows f where f.flow_id = dwarf_steps.flow_id),"
+            " parked = 0, claimed_by = null, lease_expires = null, updated_at = {now} where step_id {in:$1}",
+            list(step_ids),
+        )
+
+    async def cancelled_among(self, step_ids: Sequence[int]) -> list[int]:
+        rows = await self._database.fetch(
+            "select step_id from dwarf_steps where step_id {in:$1} and status <> 'cancelled'", list(step_ids)
+        )
+        others = {int(row[0]) for row in rows}
+        return [step_id for step_id in step_ids if step_id not in others]
