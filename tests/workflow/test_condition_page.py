@@ -8,7 +8,8 @@ from pathlib import Path
 import orjson
 import pytest
 
-from dwarf_nats.workflow.conditions import FUNCTIONS, MAX_LENGTH, MAX_NESTING, evaluate, problem_of
+from dwarf_nats.workflow.condition_source import FUNCTIONS, MAX_LENGTH, MAX_NESTING
+from dwarf_nats.workflow.conditions import evaluate, problem_of
 from dwarf_nats.workflow.state import state_from
 from dwarf_nats.workflow.validation import MAX_CONDITIONS
 

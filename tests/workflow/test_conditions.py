@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dwarf_nats.workflow.conditions import MAX_LENGTH, MAX_NESTING, evaluate, holds, problem_of
+from dwarf_nats.workflow.condition_source import MAX_LENGTH, MAX_NESTING
+from dwarf_nats.workflow.conditions import evaluate, holds, problem_of
 from dwarf_nats.workflow.state import state_from
 
 STATE: dict[str, Any] = {
