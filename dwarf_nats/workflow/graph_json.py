@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import orjson
 
@@ -13,14 +13,16 @@ from dwarf_nats.workflow.reducers import ReducerKind
 from dwarf_nats.workflow.state import check_json, json_type
 
 if TYPE_CHECKING:
-    from dwarf_nats.workflow.graph import Graph
+    from dwarf_nats.workflow.graph_builder import GraphBuilder
 
+G = TypeVar("G", bound="GraphBuilder")
+"""The kind of graph that is read into: `make` makes one of a name."""
 _GRAPH_KEYS = ("name", "entryPoint", "tasks", "transitions", "reducers", "annotations", "fanOutToFanIn")
 _TASK_KEYS = ("name", "url", "fanIn")
 _EDGE_KEYS = ("from", "to", "when", "switch", "withGoto", "forEach", "as", "onError")
 
 
-def to_values(graph: Graph) -> dict[str, Any]:
+def to_values(graph: GraphBuilder) -> dict[str, Any]:
     """The graph in the shape of its JSON; default values are left out."""
     values: dict[str, Any] = {"name": graph.name, "entryPoint": graph.entry_point}
     values["tasks"] = [
@@ -50,7 +52,7 @@ def to_values(graph: Graph) -> dict[str, Any]:
     return values
 
 
-def to_json(graph: Graph) -> bytes:
+def to_json(graph: GraphBuilder) -> bytes:
     """Write canonical JSON. Raises `BadRequest` for a name that is no Unicode text (a lone surrogate)."""
     try:
         return orjson.dumps(to_values(graph))
@@ -58,23 +60,21 @@ def to_json(graph: Graph) -> bytes:
         raise BadRequest(f"graph {graph.name!r} cannot be written as JSON: {error}") from None
 
 
-def from_json(text: bytes | str) -> Graph:
+def from_json(text: bytes | str, make: Callable[[str], G]) -> G:
     """Read a graph. Raises `BadRequest` that names the problem, and for an unknown key the nearest known one."""
     if isinstance(text, str):
         text = text.encode("utf-8", "surrogatepass")
-    return from_values(check_json(text, "graph"))
+    return from_values(check_json(text, "graph"), make)
 
 
-def from_values(values: Any) -> Graph:
+def from_values(values: Any, make: Callable[[str], G]) -> G:
     """Read a graph from parsed JSON or YAML. A null counts as absent; `fanOutToFanIn` is recomputed, never read."""
-    from dwarf_nats.workflow.graph import Graph
-
     if not isinstance(values, Mapping):
         raise BadRequest(f"a graph must be a JSON object, got {json_type(values)}")
     name = values.get("name")
     where = f"graph {name!r}" if isinstance(name, str) else "graph"
     _check_keys(values, _GRAPH_KEYS, where)
-    graph = Graph(_text(values, "name", where))
+    graph = make(_text(values, "name", where))
     for at, task in enumerate(_objects(values, "tasks", where)):
         _read_task(graph, task, f"{where}, tasks[{at}]")
     for at, edge in enumerate(_objects(values, "transitions", where)):
@@ -99,7 +99,7 @@ def from_values(values: Any) -> Graph:
     return graph
 
 
-def _read_task(graph: Graph, task: Mapping[str, Any], where: str) -> None:
+def _read_task(graph: GraphBuilder, task: Mapping[str, Any], where: str) -> None:
     _check_keys(task, _TASK_KEYS, where)
     name = _text(task, "name", where)
     if name in graph.nodes:
@@ -109,7 +109,7 @@ def _read_task(graph: Graph, task: Mapping[str, Any], where: str) -> None:
         graph.set_fan_in(name)
 
 
-def _read_edge(graph: Graph, edge: Mapping[str, Any], where: str) -> None:
+def _read_edge(graph: GraphBuilder, edge: Mapping[str, Any], where: str) -> None:
     _check_keys(edge, _EDGE_KEYS, where)
     ends = {key: _text(edge, key, where) for key in ("from", "to")}
     for key, name in ends.items():

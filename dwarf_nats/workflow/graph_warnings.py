@@ -11,7 +11,7 @@ from dwarf_nats.workflow import conditions
 from dwarf_nats.workflow.names import END
 
 if TYPE_CHECKING:
-    from dwarf_nats.workflow.graph import Graph, Transition
+    from dwarf_nats.workflow.graph_builder import GraphBuilder, Transition
 
 MAX_WARNINGS = 20
 """Most warnings of one graph that are reported."""
@@ -24,7 +24,7 @@ _MIN_LENGTH = 4
 """Shortest name, in characters, that is compared."""
 
 
-def warnings(graph: Graph) -> list[str]:
+def warnings(graph: GraphBuilder) -> list[str]:
     """Sentences that name the nodes and the remedy; of many the first ones, and the number of the others."""
     found = [*_without_default(graph), *_never(graph), *_typing_errors(graph), *_error_edges(graph)]
     if len(found) > MAX_WARNINGS:
@@ -32,7 +32,7 @@ def warnings(graph: Graph) -> list[str]:
     return found
 
 
-def _without_default(graph: Graph) -> Iterator[str]:
+def _without_default(graph: GraphBuilder) -> Iterator[str]:
     """Warn of nodes after which the flow silently ends if no condition holds."""
     for name in graph.nodes:
         leaving = graph.leaving(name)
@@ -50,14 +50,14 @@ def _without_default(graph: Graph) -> Iterator[str]:
             )
 
 
-def _never(graph: Graph) -> Iterator[str]:
+def _never(graph: GraphBuilder) -> Iterator[str]:
     for source, target, when in _conditions(graph):
         problem = conditions.literal_problem(when)
         if problem:
             yield f"edge {source!r} -> {target!r}: its condition {when[:80]!r} {problem}"
 
 
-def _typing_errors(graph: Graph) -> Iterator[str]:
+def _typing_errors(graph: GraphBuilder) -> Iterator[str]:
     """Warn of fields that only one condition reads, and whose name is close to another one."""
     read: Counter[str] = Counter()
     places: dict[str, tuple[str, str]] = {}
@@ -102,7 +102,7 @@ def _nearest(name: str, others: list[str]) -> str:
     return found
 
 
-def _error_edges(graph: Graph) -> Iterator[str]:
+def _error_edges(graph: GraphBuilder) -> Iterator[str]:
     for edge in graph.transitions:
         if edge.on_error and edge.target != END and graph.nodes[edge.target].fan_in and ON_ERROR not in graph.reducers:
             yield (
@@ -112,7 +112,7 @@ def _error_edges(graph: Graph) -> Iterator[str]:
             )
 
 
-def _conditions(graph: Graph) -> Iterator[tuple[str, str, str]]:
+def _conditions(graph: GraphBuilder) -> Iterator[tuple[str, str, str]]:
     """Yield source, target and condition of each different condition."""
     seen: set[str] = set()
     for edge in graph.transitions:

@@ -13,19 +13,19 @@ from dwarf_nats.errors import BadRequest
 from dwarf_nats.workflow.names import END
 
 if TYPE_CHECKING:
-    from dwarf_nats.workflow.graph import Graph, Transition
+    from dwarf_nats.workflow.graph_builder import GraphBuilder, Transition
 
 Stack = tuple[str, ...]
 """The sources of the fan-outs that are open at a node, outermost first."""
 
 
-def walk(graph: Graph) -> dict[str, str]:
+def walk(graph: GraphBuilder) -> dict[str, str]:
     """Map each fan-out source to its fan-in. Raises `BadRequest` if the branches of a fan-out do not converge."""
     return _Walk(graph).run()
 
 
 class _Walk:
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: GraphBuilder) -> None:
         self._graph = graph
         self._stacks: dict[str, Stack] = {}
         self._from: dict[str, str] = {}

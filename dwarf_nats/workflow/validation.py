@@ -12,14 +12,14 @@ from dwarf_nats.workflow import conditions, lineage
 from dwarf_nats.workflow.names import END, MAX_NAME, closest, is_subject_name
 
 if TYPE_CHECKING:
-    from dwarf_nats.workflow.graph import Graph, Node, Transition
+    from dwarf_nats.workflow.graph_builder import GraphBuilder, Node, Transition
 
 MAX_CONDITIONS = 100_000
 """Most characters of all different conditions of a graph together. Compiling takes about 20 µs for each."""
 _SUBJECT_FORM = "tokens of A-Z a-z 0-9 _ - joined by single dots"
 
 
-def validate(graph: Graph) -> None:
+def validate(graph: GraphBuilder) -> None:
     """Raise `BadRequest` for the first problem, from the names to the lineage check (G7)."""
     problem = next(_problems(graph), None)
     if problem is not None:
@@ -27,7 +27,7 @@ def validate(graph: Graph) -> None:
     lineage.walk(graph)
 
 
-def _problems(graph: Graph) -> Iterator[str]:
+def _problems(graph: GraphBuilder) -> Iterator[str]:
     yield from graph.defects()
     yield from _name_problems(graph)
     for name in graph.annotations:
@@ -46,7 +46,7 @@ def _problems(graph: Graph) -> Iterator[str]:
     yield from _path_problems(graph)
 
 
-def _name_problems(graph: Graph) -> Iterator[str]:
+def _name_problems(graph: GraphBuilder) -> Iterator[str]:
     if not graph.name:
         yield 'a graph needs a name: pass one to Graph(), or set "name"'
     if not is_subject_name(graph.name):
@@ -73,7 +73,7 @@ def _node_problems(node: Node) -> Iterator[str]:
         )
 
 
-def _edge_problems(graph: Graph, edge: Transition) -> Iterator[str]:
+def _edge_problems(graph: GraphBuilder, edge: Transition) -> Iterator[str]:
     where = f"edge {edge.source!r} -> {edge.target!r}"
     if edge.source == END:
         yield f"{where} leaves {END}, where a flow is over: remove it"
@@ -107,7 +107,7 @@ def _kind_problems(edge: Transition, where: str) -> Iterator[str]:
             yield f'{where} is a switch branch without a condition: write one; the default branch is "true"'
 
 
-def _mixture_problems(graph: Graph, name: str) -> Iterator[str]:
+def _mixture_problems(graph: GraphBuilder, name: str) -> Iterator[str]:
     edges = graph.leaving(name)
     if any(edge.switch for edge in edges):
         mixed = next((edge for edge in edges if edge.branches), None)
@@ -119,7 +119,7 @@ def _mixture_problems(graph: Graph, name: str) -> Iterator[str]:
             )
 
 
-def _path_problems(graph: Graph) -> Iterator[str]:
+def _path_problems(graph: GraphBuilder) -> Iterator[str]:
     if all(edge.target != END for edge in graph.transitions):
         yield f"no edge leads to {END}, so no flow would ever complete: add one from the last node"
     forward: dict[str, list[str]] = {}
@@ -141,7 +141,7 @@ def _path_problems(graph: Graph) -> Iterator[str]:
         yield f"{_listed(endless)} form a cycle that can never be left: add an edge out of it, towards {END}"
 
 
-def _certainly_goes_on(graph: Graph, name: str) -> bool:
+def _certainly_goes_on(graph: GraphBuilder, name: str) -> bool:
     """True if another node always follows, so that this one is never the last (X7)."""
     return any(edge.plain or (edge.switch and edge.when == "true") for edge in graph.leaving(name))
 
