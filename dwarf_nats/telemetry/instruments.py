@@ -35,11 +35,11 @@ class Instruments:
         # The API's own providers, the proxy and the one that does nothing, live in its own modules.
         self.listening = not type(provider).__module__.startswith("opentelemetry.metrics")
         self.counters = counters
-        self.asked = False
+        self.was_collected = False
         """Metrics were collected since this was last reset: the gauges are worth reading again."""
-        self.extra: dict[Metric, Callable[[], Mapping[Labels, float]]] = {}
+        self.external_counters: dict[Metric, Callable[[], Mapping[Labels, float]]] = {}
         """Counters that other parts keep."""
-        self.before: dict[Metric, dict[Labels, float]] = {}
+        self.counts_at_close: dict[Metric, dict[Labels, float]] = {}
         """The counters at the last `close`, for an engine that is started again."""
         self._due: dict[Metric, dict[str, int]] = {catalogue.QUEUE_WAIT: {}, catalogue.TASK_TIME: {}}
         self._gauges: dict[Metric, dict[Labels, float]] = {}
@@ -72,14 +72,14 @@ class Instruments:
         increase counts as one."""
         if metric.kind is Kind.GAUGE:
             return self._gauges.get(metric, {})
-        if metric in self.extra:
-            return dict(self.extra[metric]())
+        if metric in self.external_counters:
+            return dict(self.external_counters[metric]())
         counted: dict[Labels, float] = {} if metric.labels else {(): 0}
         return counted | next((dict(one) for one in self.counters.counts() if one.metric is metric), {})
 
     def since_opened(self, metric: Metric) -> dict[Labels, float]:
         """The values as `read` returns them, less what was counted before the last `open`."""
-        before = self.before.get(metric)
+        before = self.counts_at_close.get(metric)
         values = self.read(metric)
         return values if before is None else {labels: value - before.get(labels, 0) for labels, value in values.items()}
 
@@ -140,7 +140,7 @@ class _ProviderInstruments:
                 for metric in CATALOGUE:
                     if metric.kind is Kind.COUNTER:
                         _merge(metric, self._ended.setdefault(metric, {}), member.since_opened(metric))
-                        member.before[metric] = member.read(metric)
+                        member.counts_at_close[metric] = member.read(metric)
 
     def record(self, metric: Metric, label: str, value: float) -> None:
         known = self._attributes[metric]
@@ -156,7 +156,7 @@ class _ProviderInstruments:
             with self._lock:
                 merged = dict(self._ended.get(metric, {}))
                 for member in self._members:
-                    member.asked = True
+                    member.was_collected = True
                     _merge(metric, merged, member.since_opened(metric))
             return [
                 Observation(value, dict(zip(metric.labels, labels, strict=True))) for labels, value in merged.items()

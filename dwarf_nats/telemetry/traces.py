@@ -29,12 +29,12 @@ _NOWHERE = Context()
 _w3c = TraceContextTextMapPropagator()
 
 
-class Workflow:
+class WorkflowSpan:
     """The `workflow` span of a flow that is being created; it is not exported unless it is ended."""
 
     def __init__(self, span: Span) -> None:
         self._span = span
-        self.carried = _text(span)
+        self.trace_context = _text(span)
         """The trace context, to be stored with the flow."""
 
     def end(self) -> None:
@@ -42,14 +42,14 @@ class Workflow:
         self._span.end()
 
 
-class Dispatch:
+class TaskSpan:
     """The `task` span of one dispatch: it lasts from the request to the task until its result is handed in."""
 
     def __init__(self, span: Span) -> None:
         self._span = span
         self._until: int | None = None
-        self.carried = _text(span)
-        self.child: Workflow | None = None
+        self.trace_context = _text(span)
+        self.child: WorkflowSpan | None = None
         """The `workflow` span of the flow it calls."""
 
     def enter(self) -> None:
@@ -80,7 +80,7 @@ class Traces:
 
     def workflow(
         self, flow_id: str, workflow: str, *, parent: str = "", follows: Sequence[str] = ()
-    ) -> Workflow | None:
+    ) -> WorkflowSpan | None:
         """Begin the span of a flow: a trace of its own, linked to the caller's current span and to those it `follows`; or,
         with a `parent`, in that one's trace. `flow_id`: token-free.
         """
@@ -94,49 +94,49 @@ class Traces:
             attributes={FLOW_ID: flow_id, "dwarf.workflow": workflow},
             links=[Link(one) for one in linked if one.is_valid],
         )
-        return Workflow(span)
+        return WorkflowSpan(span)
 
     def dispatch(
-        self, carried: str, flow_id: str, step_id: str, workflow: str, task: str, url: str, attempt: int
-    ) -> Dispatch | None:
+        self, trace_context: str, flow_id: str, step_id: str, workflow: str, task: str, url: str, attempt: int
+    ) -> TaskSpan | None:
         """Begin the span of a dispatch, in the trace of its flow. Ids are token-free."""
-        if not self.listening or _not_sampled(carried):
+        if not self.listening or _not_sampled(trace_context):
             return None
         span = self._tracer.start_span(
             TASK,
-            context=_context(carried),
+            context=_context(trace_context),
             kind=SpanKind.CLIENT,
             attributes={
                 FLOW_ID: flow_id, STEP_ID: step_id, "dwarf.workflow": workflow, "dwarf.task": task, "dwarf.url": url,
                 "dwarf.attempt": attempt,
             },
         )  # fmt: skip
-        return Dispatch(span)
+        return TaskSpan(span)
 
 
-def headers_of(carried: str) -> tuple[str, str]:
+def split_trace_context(trace_context: str) -> tuple[str, str]:
     """The `traceparent` and `tracestate` that a flow carries."""
-    traceparent, _, tracestate = carried.partition(" ")
+    traceparent, _, tracestate = trace_context.partition(" ")
     return traceparent, tracestate
 
 
-def _not_sampled(carried: str) -> bool:
+def _not_sampled(trace_context: str) -> bool:
     """True if the sampler did not choose the flow: the lowest of the flags at the end of its `traceparent` is not set."""
-    traceparent = headers_of(carried)[0]
+    traceparent = split_trace_context(trace_context)[0]
     return bool(traceparent) and traceparent[-1] in "02468ace"
 
 
 @lru_cache(maxsize=4096)
-def _context(carried: str) -> Context:
+def _context(trace_context: str) -> Context:
     """The trace context that a flow carries; cached for its next steps."""
-    if not carried:
+    if not trace_context:
         return _NOWHERE
-    traceparent, tracestate = headers_of(carried)
+    traceparent, tracestate = split_trace_context(trace_context)
     return _w3c.extract({"traceparent": traceparent, "tracestate": tracestate}, _NOWHERE)
 
 
-def _span_context(carried: str) -> SpanContext:
-    return trace.get_current_span(_context(carried)).get_span_context()
+def _span_context(trace_context: str) -> SpanContext:
+    return trace.get_current_span(_context(trace_context)).get_span_context()
 
 
 def _text(span: Span) -> str:

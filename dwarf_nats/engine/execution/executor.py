@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from dwarf_nats.engine.shared import Shared
     from dwarf_nats.rules.settlement import Settlement
     from dwarf_nats.rules.steps import FlowContext, NewFlow, NewStep
-    from dwarf_nats.telemetry.traces import Dispatch
+    from dwarf_nats.telemetry.traces import TaskSpan
     from dwarf_nats.workflow.graph import Graph
 
 FIRST_ID_BLOCK_STEPS = 5_000
@@ -223,8 +223,8 @@ class Executor:
         step.slot = url
         return True
 
-    def _trace_child(self, span: Dispatch, child: FlowContext) -> None:
+    def _trace_child(self, span: TaskSpan, child: FlowContext) -> None:
         """Make the `workflow` span of a child flow a child of the calling step's (T2)."""
-        span.child = self._traces.workflow(child.public_id, child.workflow, parent=span.carried)
+        span.child = self._traces.workflow(child.public_id, child.workflow, parent=span.trace_context)
         if span.child is not None:
-            child.trace = span.child.carried
+            child.trace = span.child.trace_context

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from dwarf_nats.engine.execution.budgets import time_budget_ms
 from dwarf_nats.errors import Unavailable
 from dwarf_nats.ports import BusAway, WorkerLost
-from dwarf_nats.telemetry.traces import headers_of
+from dwarf_nats.telemetry.traces import split_trace_context
 from dwarf_nats.workflow.answer import Answer, ErrorInfo, TaskCall
 from dwarf_nats.workflow.raised import called_off, closes_coroutine, ends_process, text_of
 from dwarf_nats.workflow.task_error import error_info
@@ -71,7 +71,7 @@ class TaskInvoker:
         )
         if span is not None:
             span.enter()
-        call.traceparent, call.tracestate = headers_of(flow.trace if span is None else span.carried)
+        call.traceparent, call.tracestate = split_trace_context(flow.trace if span is None else span.trace_context)
         began = self._clock.now()
         answer = await self._ask(step, call)
         now = self._clock.now()

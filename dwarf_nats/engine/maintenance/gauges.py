@@ -38,7 +38,7 @@ class Gauges:
         self._shards = shards
         self._maintenance = maintenance
         self._job: asyncio.Task[None] | None = None
-        self._instruments.extra = {
+        self._instruments.external_counters = {
             catalogue.OUTAGES: lambda: self._of_shards(lambda shard: shard.availability.outages),
             catalogue.COMMITS: lambda: self._of_shards(lambda shard: shard.committer.groups),
             catalogue.COMMITTED: lambda: self._of_shards(lambda shard: shard.committer.members),
@@ -65,8 +65,8 @@ class Gauges:
         while True:
             await self._clock.sleep(TICK_SECONDS)
             now = self._clock.now()
-            if self._instruments.asked:
-                self._instruments.asked = False
+            if self._instruments.was_collected:
+                self._instruments.was_collected = False
                 interval, collected = now - collected, now
                 # Where the next was expected later than it came, it is read for at once.
                 due = now + max(0, interval - LEAD_US) if due is None else now

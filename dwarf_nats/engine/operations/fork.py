@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from dwarf_nats.engine.shard import Shard
     from dwarf_nats.rules.forking import Forked
     from dwarf_nats.rules.rows import FlowRow, StepRow, TreeChange
-    from dwarf_nats.telemetry.traces import Traces, Workflow
+    from dwarf_nats.telemetry.traces import Traces, WorkflowSpan
     from dwarf_nats.workflow.keys import Key, Tokens
     from dwarf_nats.workflow.limits import Limits
 
@@ -97,7 +97,7 @@ class FlowForks:
                 await shard.flow_ids.ensure(len(flows))
                 await shard.step_ids.ensure(len(steps))
 
-    def _begin_traces(self, shard: Shard, forked: Forked, original: str) -> list[Workflow]:
+    def _begin_traces(self, shard: Shard, forked: Forked, original: str) -> list[WorkflowSpan]:
         """Begin the trace of the copy, linked to the original's, with a span for each sub-workflow that runs (T2)."""
         span = self._traces.workflow(
             f"{shard.number}-{forked.root.flow_id}", forked.root.workflow, follows=[original] if original else []
@@ -106,11 +106,13 @@ class FlowForks:
             return []
         spans = [span]
         for flow in forked.flows:
-            flow.trace = span.carried
+            flow.trace = span.trace_context
             if flow is not forked.root and flow.status is Status.RUNNING:
-                child = self._traces.workflow(f"{shard.number}-{flow.flow_id}", flow.workflow, parent=span.carried)
+                child = self._traces.workflow(
+                    f"{shard.number}-{flow.flow_id}", flow.workflow, parent=span.trace_context
+                )
                 if child is not None:
-                    flow.trace = child.carried
+                    flow.trace = child.trace_context
                     spans.append(child)
         return spans
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from dwarf_nats.engine.shard import Shard
     from dwarf_nats.rules.rows import FlowRow
     from dwarf_nats.settings import EngineSettings
-    from dwarf_nats.telemetry.traces import Traces, Workflow
+    from dwarf_nats.telemetry.traces import Traces, WorkflowSpan
     from dwarf_nats.workflow.keys import Tokens
     from dwarf_nats.workflow.options import FlowOptions
     from dwarf_nats.workflow.records import Outcome
@@ -166,11 +166,11 @@ class FlowFactory:
             kept_until=kept_until,
         )
 
-    def begin_trace(self, new: NewFlow, *follows: str) -> Workflow | None:
+    def begin_trace(self, new: NewFlow, *follows: str) -> WorkflowSpan | None:
         """Begin the root span of a flow, to be ended once the flow is there (T2). `follows`: contexts it is linked to."""
         span = self._traces.workflow(new.facts.public_id, new.facts.workflow, follows=[one for one in follows if one])
         if span is not None:
-            new.facts.trace = span.carried
+            new.facts.trace = span.trace_context
         return span
 
 
