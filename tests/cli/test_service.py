@@ -224,12 +224,12 @@ def test_shards_are_healthy(at: Run) -> None:
     assert (shard["shard"], shard["error"]) == (1, "")
 
 
-def test_migrate_tells_and_mends(run: Run, dsn: str) -> None:
-    behind = run("migrate", "--dsn", dsn, "--check", "--json")
+def test_migrate_tells_and_mends(run: Run, empty_dsn: str) -> None:
+    behind = run("migrate", "--dsn", empty_dsn, "--check", "--json")
     assert behind.exit_code == 1, behind.output
     assert json.loads(behind.stdout)["databases"] == [{"shard": 1, "revision": None, "current": False}]
-    assert run("migrate", "--dsn", dsn).exit_code == 0
-    assert run("migrate", "--dsn", dsn, "--check").exit_code == 0
+    assert run("migrate", "--dsn", empty_dsn).exit_code == 0
+    assert run("migrate", "--dsn", empty_dsn, "--check").exit_code == 0
 
 
 def test_dev_reloads_a_worker_whose_module_changes(tmp_path: Path, run: Run) -> None:
@@ -297,9 +297,9 @@ async def _served(url: str, shards: int) -> None:
 
 
 @pytest.mark.parametrize("end", ["told", "killed"])
-def test_several_replicas_drain_together_and_end_together(end: str, nats_server: NatsServer, pg_dsn: str) -> None:
+def test_several_replicas_drain_together_and_end_together(end: str, nats_server: NatsServer, empty_pg_dsn: str) -> None:
     """B3: SIGTERM drains all; if one is killed, the others drain and the exit code tells."""
-    command = [sys.executable, "-m", "dwarf_nats.cli.main", "serve", "--nats", nats_server.url, "--dsn", pg_dsn]
+    command = [sys.executable, "-m", "dwarf_nats.cli.main", "serve", "--nats", nats_server.url, "--dsn", empty_pg_dsn]
     with subprocess.Popen([*command, "--replicas", "2"], stderr=subprocess.PIPE, text=True) as serve:
         assert serve.stderr is not None
         said = iter(serve.stderr.readline, "")

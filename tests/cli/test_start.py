@@ -102,9 +102,11 @@ def test_migrate_refuses_what_only_a_person_can_mend(
         (lambda _: "postgresql://u:hush@127.0.0.1:1/d", "127.0.0.1:1/d cannot be"),
     ],
 )
-def test_migrate_says_what_postgresql_said(run: Run, pg_dsn: str, change: Callable[[str], str], words: str) -> None:
+def test_migrate_says_what_postgresql_said(
+    run: Run, empty_pg_dsn: str, change: Callable[[str], str], words: str
+) -> None:
     for check in ((), ("--check",)):
-        result = run("migrate", "--dsn", change(pg_dsn), *check)
+        result = run("migrate", "--dsn", change(empty_pg_dsn), *check)
         assert result.exit_code == 1
         assert words in result.stderr
         assert "error 503" in result.stderr
@@ -139,8 +141,10 @@ async def test_a_dsn_that_is_not_understood_is_told_though_nats_is_away(tmp_path
     assert "there is no parameter x" in it.said
 
 
-async def test_serve_ends_where_the_database_is_not_known(nats_server: NatsServer, tmp_path: Path, pg_dsn: str) -> None:
-    arguments = ["serve", "--nats", nats_server.url, "--dsn", pg_dsn + "_missing", "--prefix", "unknown"]
+async def test_serve_ends_where_the_database_is_not_known(
+    nats_server: NatsServer, tmp_path: Path, empty_pg_dsn: str
+) -> None:
+    arguments = ["serve", "--nats", nats_server.url, "--dsn", empty_pg_dsn + "_missing", "--prefix", "unknown"]
     async with started(arguments, tmp_path) as it:
         assert await it.ended() == 1
     assert "does not exist" in it.said
@@ -176,11 +180,11 @@ async def test_a_start_that_waits_for_postgresql_says_so_and_can_be_stopped(
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 async def test_a_start_that_waits_for_the_migration_lock_can_be_stopped(
-    nats_server: NatsServer, tmp_path: Path, pg_dsn: str, number: signal.Signals
+    nats_server: NatsServer, tmp_path: Path, empty_pg_dsn: str, number: signal.Signals
 ) -> None:
-    other = await asyncpg.connect(pg_dsn)
+    other = await asyncpg.connect(empty_pg_dsn)
     await other.execute(f"select pg_advisory_lock({LOCK})")
-    async with started(["serve", "--nats", nats_server.url, "--dsn", pg_dsn, "--prefix", "lock"], tmp_path) as it:
+    async with started(["serve", "--nats", nats_server.url, "--dsn", empty_pg_dsn, "--prefix", "lock"], tmp_path) as it:
         await it.until("waiting for its migration lock, held by process")
         it.send(number)
         assert await it.ended() == 0
@@ -188,10 +192,10 @@ async def test_a_start_that_waits_for_the_migration_lock_can_be_stopped(
     assert "Traceback" not in it.said
 
 
-async def test_migrate_says_whom_it_waits_for_and_can_be_stopped(tmp_path: Path, pg_dsn: str) -> None:
-    other = await asyncpg.connect(pg_dsn)
+async def test_migrate_says_whom_it_waits_for_and_can_be_stopped(tmp_path: Path, empty_pg_dsn: str) -> None:
+    other = await asyncpg.connect(empty_pg_dsn)
     await other.execute(f"select pg_advisory_lock({LOCK})")
-    async with started(["migrate", "--dsn", pg_dsn], tmp_path) as it:
+    async with started(["migrate", "--dsn", empty_pg_dsn], tmp_path) as it:
         await it.until("waiting for its migration lock, held by process")
         it.send(signal.SIGINT)
         assert await it.ended() == 130

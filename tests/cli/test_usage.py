@@ -202,14 +202,14 @@ def test_a_context_that_does_not_exist_is_refused(run: Run) -> None:
     assert "no-such-context" in result.stderr
 
 
-def test_several_replicas_on_sqlite_are_refused(run: Run, sqlite_dsn: str) -> None:
-    result = run("serve", "--dsn", sqlite_dsn, "--replicas", "2")
+def test_several_replicas_on_sqlite_are_refused(run: Run, empty_sqlite_dsn: str) -> None:
+    result = run("serve", "--dsn", empty_sqlite_dsn, "--replicas", "2")
     assert result.exit_code == 1
     assert "SQLite" in result.stderr
 
 
-def test_serve_told_not_to_wait_says_which_server_is_away(run: Run, sqlite_dsn: str) -> None:
-    result = run("serve", "--dsn", sqlite_dsn, "--nats", NOBODY, "--no-wait")
+def test_serve_told_not_to_wait_says_which_server_is_away(run: Run, empty_sqlite_dsn: str) -> None:
+    result = run("serve", "--dsn", empty_sqlite_dsn, "--nats", NOBODY, "--no-wait")
     assert result.exit_code == 1
     assert "127.0.0.1:1" in result.stderr
     assert "Traceback" not in result.stderr

@@ -119,7 +119,7 @@ async def test_nothing_is_lost_when_postgres_restarts_under_load(nats_server: Na
     assert [one["state"]["n"] for one in outcomes] == [n + 5 for n in range(flows)]
 
 
-async def test_sigterm_drains_the_task_in_hand(nats_server: NatsServer, sqlite_dsn: str) -> None:
+async def test_sigterm_drains_the_task_in_hand(nats_server: NatsServer, empty_sqlite_dsn: str) -> None:
     """B3: the task in hand may finish, its result is kept, the exit code is 0; the rest waits for the next replica."""
     flags = ("--prefix", "drain", "--task-prefix", "draintask")
     async with client(nats_server.url) as connection:
@@ -130,7 +130,7 @@ async def test_sigterm_drains_the_task_in_hand(nats_server: NatsServer, sqlite_d
             await answer(message, rested=True)
 
         await connection.subscribe("draintask.rest", cb=rest)
-        async with replica(nats_server.url, sqlite_dsn, *flags) as one:
+        async with replica(nats_server.url, empty_sqlite_dsn, *flags) as one:
             await until_ready(connection, one)
             body = {"graph": line("two", ["slow", "rest"]), "start": True}
             made = await ask(connection, "drain.flow.create", body)
@@ -143,20 +143,20 @@ async def test_sigterm_drains_the_task_in_hand(nats_server: NatsServer, sqlite_d
             await answer(message, slow=True)
             code, _ = await one.ended()
             assert code == 0
-        async with replica(nats_server.url, sqlite_dsn, *flags) as one:
+        async with replica(nats_server.url, empty_sqlite_dsn, *flags) as one:
             await until_ready(connection, one)
             outcome = await ask(connection, "drain.flow.await", {"flowKey": made["flowKey"]})
     assert outcome["state"] == {"slow": True, "rested": True}
     assert asked.empty()  # the slow task ran once
 
 
-async def test_a_second_sigterm_ends_it_at_once(nats_server: NatsServer, sqlite_dsn: str) -> None:
+async def test_a_second_sigterm_ends_it_at_once(nats_server: NatsServer, empty_sqlite_dsn: str) -> None:
     """B3: without waiting for the task in hand; the step runs again later."""
     flags = ("--prefix", "twice", "--task-prefix", "twicetask")
     async with client(nats_server.url) as connection:
         asked: asyncio.Queue[Msg] = asyncio.Queue()
         await connection.subscribe("twicetask.slow", cb=asked.put)
-        async with replica(nats_server.url, sqlite_dsn, *flags) as one:
+        async with replica(nats_server.url, empty_sqlite_dsn, *flags) as one:
             await until_ready(connection, one)
             made = await ask(connection, "twice.flow.create_task", {"task": "slow", "start": True})
             await asked.get()
@@ -167,17 +167,19 @@ async def test_a_second_sigterm_ends_it_at_once(nats_server: NatsServer, sqlite_
                     break
             one.terminate()
             await one.ended()
-        async with replica(nats_server.url, sqlite_dsn, *flags):
+        async with replica(nats_server.url, empty_sqlite_dsn, *flags):
             await answer(await asked.get(), again=True)
             outcome = await ask_until_served(connection, "twice.flow.await", {"flowKey": made["flowKey"]})
     assert outcome["state"] == {"again": True}
 
 
 @pytest.mark.parametrize("missing", ["nats", "postgres"])
-async def test_a_server_that_is_away_at_start_is_named(nats_server: NatsServer, sqlite_dsn: str, missing: str) -> None:
+async def test_a_server_that_is_away_at_start_is_named(
+    nats_server: NatsServer, empty_sqlite_dsn: str, missing: str
+) -> None:
     """Told not to wait, it exits with 1 and one line; never a traceback."""
     nats_url = "nats://127.0.0.1:1" if missing == "nats" else nats_server.url
-    dsn = "postgresql://postgres@127.0.0.1:1/flows" if missing == "postgres" else sqlite_dsn
+    dsn = "postgresql://postgres@127.0.0.1:1/flows" if missing == "postgres" else empty_sqlite_dsn
     one = await Replica.spawn(nats_url, dsn, "--no-wait", "--prefix", "away")
     code, said = await one.ended()
     assert code == 1
@@ -186,12 +188,12 @@ async def test_a_server_that_is_away_at_start_is_named(nats_server: NatsServer, 
     assert "Traceback" not in said
 
 
-async def test_a_replica_waits_for_nats_and_then_serves(sqlite_dsn: str) -> None:
+async def test_a_replica_waits_for_nats_and_then_serves(empty_sqlite_dsn: str) -> None:
     """It keeps trying: nats-server may come up after it."""
     async with NatsServer() as server:
         url = server.url
         await server.stop()
-        async with replica(url, sqlite_dsn) as one:
+        async with replica(url, empty_sqlite_dsn) as one:
             assert one.process.stderr is not None
             async for said in one.process.stderr:
                 if b"trying again" in said:

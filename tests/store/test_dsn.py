@@ -148,11 +148,11 @@ async def test_one_dsn_serves_the_engine_and_the_migrations(pg_dsn: str, change:
 
 
 @pytest.mark.slow
-async def test_a_schema_of_ones_own_is_where_everything_goes(pg_dsn: str) -> None:
+async def test_a_schema_of_ones_own_is_where_everything_goes(empty_pg_dsn: str) -> None:
     """`options` holds for the migrations as well."""
-    admin = await asyncpg.connect(pg_dsn)
+    admin = await asyncpg.connect(empty_pg_dsn)
     await admin.execute("create schema theirs")
-    store = SqlStore(1, _with(pg_dsn, "?options=-csearch_path%3Dtheirs"), pool=2, clock=SystemClock())
+    store = SqlStore(1, _with(empty_pg_dsn, "?options=-csearch_path%3Dtheirs"), pool=2, clock=SystemClock())
     await store.open("one", migrated=True)
     try:
         tables = await admin.fetch("select distinct schemaname from pg_tables where tablename like 'dwarf%'")

@@ -26,32 +26,32 @@ def store_on(dsn: str) -> SqlStore:
     return SqlStore(1, dsn, pool=2, clock=SystemClock())
 
 
-async def test_an_empty_database_is_brought_to_the_newest_revision_and_stays_there(dsn: str) -> None:
+async def test_an_empty_database_is_brought_to_the_newest_revision_and_stays_there(empty_dsn: str) -> None:
     for _ in range(2):
-        store = store_on(dsn)
+        store = store_on(empty_dsn)
         await store.open("one", migrated=True)
         await store.steps.create([new_flow()], BUDGET)
         assert await look(store, "select version_num from dwarf_schema") == [(head(),)]
         await store.close()
-    store = store_on(dsn)
+    store = store_on(empty_dsn)
     await store.open("one", migrated=False)
     assert await store.flows.size() == (2, 2)
     await store.close()
 
 
-async def test_a_store_that_may_not_migrate_says_that_it_is_needed(dsn: str) -> None:
-    store = store_on(dsn)
+async def test_a_store_that_may_not_migrate_says_that_it_is_needed(empty_dsn: str) -> None:
+    store = store_on(empty_dsn)
     with pytest.raises(Unavailable, match=r"revision None, this version needs .*: run dwarf-nats migrate"):
         await store.open("one", migrated=False)
     await store.close()
 
 
-async def test_a_schema_of_a_later_version_is_refused(dsn: str) -> None:
-    store = store_on(dsn)
+async def test_a_schema_of_a_later_version_is_refused(empty_dsn: str) -> None:
+    store = store_on(empty_dsn)
     await store.open("one", migrated=True)
     await look(store, "update dwarf_schema set version_num = '9999'")
     await store.close()
-    store = store_on(dsn)
+    store = store_on(empty_dsn)
     with pytest.raises(Unavailable, match="cannot be migrated: .*9999"):
         await store.open("one", migrated=True)
     await store.close()
@@ -99,15 +99,15 @@ values (900001, 900001, 1, 'bbbbbbbbbbbbbbbb', 'a', 'a', '{"n":1}', 'pending', 1
 
 @pytest.mark.parametrize("revision", _revisions())
 async def test_every_revision_ever_released_is_brought_to_the_newest_and_its_flows_go_on(
-    dsn: str, revision: str, monkeypatch: pytest.MonkeyPatch
+    empty_dsn: str, revision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = store_on(dsn)
+    store = store_on(empty_dsn)
     await _leave_at(store, revision, monkeypatch)
     assert await look(store, "select version_num from dwarf_schema") == [(revision,)]
     for statement in (OLD_FLOW, OLD_STEP):
         await store.database.fetch(statement)
     await store.close()
-    store = store_on(dsn)
+    store = store_on(empty_dsn)
     await store.open("one", migrated=True)
     assert await look(store, "select version_num from dwarf_schema") == [(head(),)]
     flow = await store.flows.get(Key(1, 900_001, "a" * 16))
@@ -118,16 +118,16 @@ async def test_every_revision_ever_released_is_brought_to_the_newest_and_its_flo
 
 
 @pytest.mark.slow
-async def test_replicas_starting_at_once_migrate_in_turn(pg_dsn: str) -> None:
-    stores = [store_on(pg_dsn) for _ in range(3)]
+async def test_replicas_starting_at_once_migrate_in_turn(empty_pg_dsn: str) -> None:
+    stores = [store_on(empty_pg_dsn) for _ in range(3)]
     await asyncio.gather(*(store.open("one", migrated=True) for store in stores))
     assert len({store.replicas.replica_id for store in stores}) == 3
     assert await look(stores[0], "select count(*) from dwarf_replicas") == [(3,)]
     await asyncio.gather(*(store.close() for store in stores))
 
 
-async def test_one_replica_per_sqlite_file(sqlite_dsn: str) -> None:
-    one, two = store_on(sqlite_dsn), store_on(sqlite_dsn)
+async def test_one_replica_per_sqlite_file(empty_sqlite_dsn: str) -> None:
+    one, two = store_on(empty_sqlite_dsn), store_on(empty_sqlite_dsn)
     await one.open("one", migrated=True)
     with pytest.raises(Unavailable, match="in use by another replica"):
         await two.open("two", migrated=True)
@@ -136,8 +136,8 @@ async def test_one_replica_per_sqlite_file(sqlite_dsn: str) -> None:
     await two.close()
 
 
-async def test_a_closed_store_is_unavailable_and_can_be_opened_again(dsn: str) -> None:
-    store = store_on(dsn)
+async def test_a_closed_store_is_unavailable_and_can_be_opened_again(empty_dsn: str) -> None:
+    store = store_on(empty_dsn)
     await store.open("one", migrated=True)
     await store.close()
     with pytest.raises(Unavailable, match="not running"):
@@ -173,11 +173,11 @@ SCAN = re.compile(r"Seq Scan on dwarf_(steps|flows)")
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rows", ["empty", "20,000 rows"])
-async def test_hot_statements_read_through_indexes_only(pg_dsn: str, rows: str) -> None:
+async def test_hot_statements_read_through_indexes_only(empty_pg_dsn: str, rows: str) -> None:
     """C4: a plan made while a table is empty must hold when it has grown."""
-    store = store_on(pg_dsn)
+    store = store_on(empty_pg_dsn)
     await store.open("one", migrated=True)
-    hot = await asyncpg.connect(pg_dsn, server_settings=postgres.HOT_SETTINGS)
+    hot = await asyncpg.connect(empty_pg_dsn, server_settings=postgres.HOT_SETTINGS)
     try:
         if rows != "empty":
             await hot.execute(HISTORY)

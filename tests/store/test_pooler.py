@@ -77,17 +77,17 @@ async def _works(dsn: str) -> None:
         await store.close()
 
 
-async def test_nothing_is_a_start_up_parameter_that_a_pooler_would_refuse(pg_dsn: str) -> None:
+async def test_nothing_is_a_start_up_parameter_that_a_pooler_would_refuse(empty_pg_dsn: str) -> None:
     """A pooler in session mode passes sessions on; what they need is set after connecting."""
-    strict = Strict(pg_dsn)
+    strict = Strict(empty_pg_dsn)
     async with strict.running() as dsn:
         await _works(dsn + "&application_name=orders&options=-c%20work_mem%3D8MB")
     assert strict.refused == []
     assert strict.accepted >= 3
 
 
-async def test_a_start_up_parameter_that_is_wanted_and_refused_ends_the_start(pg_dsn: str) -> None:
-    strict = Strict(pg_dsn)
+async def test_a_start_up_parameter_that_is_wanted_and_refused_ends_the_start(empty_pg_dsn: str) -> None:
+    strict = Strict(empty_pg_dsn)
     async with strict.running() as dsn:
         store = SqlStore(1, dsn + "&options=endpoint%3Dx", pool=1, clock=SystemClock())
         with pytest.raises(Unusable, match="unsupported startup parameter: options"):
@@ -188,15 +188,17 @@ async def bouncer(folder: Path, dsn: str, mode: str, more: str = "") -> AsyncIte
         await process.wait()
 
 
-async def test_pgbouncer_in_session_mode(bouncer_folder: Path, pg_dsn: str) -> None:
-    async with bouncer(bouncer_folder, pg_dsn, "session") as dsn:
+async def test_pgbouncer_in_session_mode(bouncer_folder: Path, empty_pg_dsn: str) -> None:
+    async with bouncer(bouncer_folder, empty_pg_dsn, "session") as dsn:
         await _works(dsn)
 
 
 @pytest.mark.parametrize("more", ["", "server_round_robin = 1\n", "default_pool_size = 1\n"])
 @pytest.mark.parametrize("mode", ["transaction", "statement"])
-async def test_pgbouncer_in_other_modes_is_refused(bouncer_folder: Path, pg_dsn: str, mode: str, more: str) -> None:
-    async with bouncer(bouncer_folder, pg_dsn, mode, more) as dsn:
+async def test_pgbouncer_in_other_modes_is_refused(
+    bouncer_folder: Path, empty_pg_dsn: str, mode: str, more: str
+) -> None:
+    async with bouncer(bouncer_folder, empty_pg_dsn, mode, more) as dsn:
         for migrated in (True, False):
             store = SqlStore(1, dsn, pool=2, clock=SystemClock())
             with pytest.raises(Unusable, match="transaction mode, which keeps no session: set it to session mode"):

@@ -102,38 +102,38 @@ async def test_a_folder_or_file_that_may_not_be_written_ends_the_start(tmp_path:
         assert isinstance(await refusal(f"sqlite:///{path}"), Unusable)
 
 
-async def test_a_file_in_use_is_refused_at_once_and_says_by_whom(sqlite_dsn: str) -> None:
-    one = store_on(sqlite_dsn)
+async def test_a_file_in_use_is_refused_at_once_and_says_by_whom(empty_sqlite_dsn: str) -> None:
+    one = store_on(empty_sqlite_dsn)
     await one.open("one", migrated=True)
-    error = await refusal(sqlite_dsn)
+    error = await refusal(empty_sqlite_dsn)
     await one.close()
     assert isinstance(error, Unusable)
     assert f"in use by another replica (process {os.getpid()})" in str(error)
 
 
-async def test_a_file_that_another_program_has_locked_is_waited_for(sqlite_dsn: str) -> None:
-    with sqlite3.connect(sqlite_dsn.removeprefix("sqlite:///"), isolation_level=None) as other:
+async def test_a_file_that_another_program_has_locked_is_waited_for(empty_sqlite_dsn: str) -> None:
+    with sqlite3.connect(empty_sqlite_dsn.removeprefix("sqlite:///"), isolation_level=None) as other:
         other.execute("begin exclusive")
-        error = await refusal(sqlite_dsn)
+        error = await refusal(empty_sqlite_dsn)
         assert not isinstance(error, Unusable)
         assert "locked" in str(error)
     other.close()
 
 
-async def test_a_schema_of_a_later_version_ends_the_start(dsn: str) -> None:
-    store = store_on(dsn)
+async def test_a_schema_of_a_later_version_ends_the_start(empty_dsn: str) -> None:
+    store = store_on(empty_dsn)
     await store.open("one", migrated=True)
     await look(store, "update dwarf_schema set version_num = '9999'")
     await store.close()
     for migrated in (True, False):
-        error = await refusal(dsn, migrated=migrated)
+        error = await refusal(empty_dsn, migrated=migrated)
         assert isinstance(error, Unusable)
         assert "of a later version than this one: upgrade this replica" in str(error)
 
 
-async def test_an_old_schema_is_waited_for_by_who_may_not_migrate(dsn: str) -> None:
+async def test_an_old_schema_is_waited_for_by_who_may_not_migrate(empty_dsn: str) -> None:
     """A job of the deployment migrates it meanwhile."""
-    assert not isinstance(await refusal(dsn, migrated=False), Unusable)
+    assert not isinstance(await refusal(empty_dsn, migrated=False), Unusable)
 
 
 @pytest.mark.slow
@@ -149,25 +149,25 @@ async def test_an_old_schema_is_waited_for_by_who_may_not_migrate(dsn: str) -> N
     ],
 )
 async def test_what_postgresql_refuses_for_good_ends_the_start(
-    pg_dsn: str, change: Callable[[str], str], words: str, migrated: bool
+    empty_pg_dsn: str, change: Callable[[str], str], words: str, migrated: bool
 ) -> None:
-    error = await refusal(change(pg_dsn), migrated=migrated)
+    error = await refusal(change(empty_pg_dsn), migrated=migrated)
     assert isinstance(error, Unusable)
     assert re.search(words, str(error)), str(error)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("migrated", [True, False])
-async def test_rights_that_are_missing_end_the_start(pg_dsn: str, migrated: bool) -> None:
-    role = pg_dsn.rsplit("/", 1)[1] + "_reader"
+async def test_rights_that_are_missing_end_the_start(empty_pg_dsn: str, migrated: bool) -> None:
+    role = empty_pg_dsn.rsplit("/", 1)[1] + "_reader"
     if not migrated:
-        store = store_on(pg_dsn)
+        store = store_on(empty_pg_dsn)
         await store.open("one", migrated=True)
         await store.close()
-    admin = await asyncpg.connect(pg_dsn)
+    admin = await asyncpg.connect(empty_pg_dsn)
     await admin.execute(f"create role {role} login")
     try:
-        error = await refusal(pg_dsn.replace("postgres@", f"{role}@"), migrated=migrated)
+        error = await refusal(empty_pg_dsn.replace("postgres@", f"{role}@"), migrated=migrated)
         assert isinstance(error, Unusable)
         assert "permission denied" in str(error)
     finally:
@@ -176,9 +176,9 @@ async def test_rights_that_are_missing_end_the_start(pg_dsn: str, migrated: bool
 
 
 @pytest.mark.slow
-async def test_what_may_pass_by_itself_is_waited_for(pg_dsn: str) -> None:
-    name = pg_dsn.rsplit("/", 1)[1]
-    admin = await asyncpg.connect(pg_dsn.rsplit("/", 1)[0] + "/postgres")
+async def test_what_may_pass_by_itself_is_waited_for(empty_pg_dsn: str) -> None:
+    name = empty_pg_dsn.rsplit("/", 1)[1]
+    admin = await asyncpg.connect(empty_pg_dsn.rsplit("/", 1)[0] + "/postgres")
     try:
         for close, reopen in (
             (f"alter database {name} connection limit 0", f"alter database {name} connection limit -1"),
@@ -187,7 +187,7 @@ async def test_what_may_pass_by_itself_is_waited_for(pg_dsn: str) -> None:
             role = f"{name}_app"
             await admin.execute(f"create role {role} login")
             await admin.execute(close)
-            error = await refusal(pg_dsn.replace("postgres@", f"{role}@"))
+            error = await refusal(empty_pg_dsn.replace("postgres@", f"{role}@"))
             await admin.execute(reopen)
             await admin.execute(f"drop role {role}")
             assert not isinstance(error, Unusable), error
@@ -232,12 +232,12 @@ def test_which_errors_of_a_start_need_a_person(error: Exception, grave: bool) ->
 
 @pytest.mark.slow
 async def test_a_start_that_waits_for_the_migration_lock_says_who_has_it(
-    pg_dsn: str, caplog: pytest.LogCaptureFixture
+    empty_pg_dsn: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Semantics: start-errors; and it can be stopped meanwhile."""
-    other = await asyncpg.connect(pg_dsn, server_settings={"application_name": "somebody"})
+    other = await asyncpg.connect(empty_pg_dsn, server_settings={"application_name": "somebody"})
     await other.execute(f"select pg_advisory_lock({migrate.LOCK})")
-    store = store_on(pg_dsn)
+    store = store_on(empty_pg_dsn)
     with caplog.at_level(logging.INFO, "dwarf_nats.store"):
         opening = asyncio.create_task(store.open("one", migrated=True))
         async with asyncio.timeout(20):
@@ -256,11 +256,11 @@ async def test_a_start_that_waits_for_the_migration_lock_says_who_has_it(
 
 
 @pytest.mark.slow
-async def test_a_start_on_a_current_schema_needs_no_migration_lock(pg_dsn: str) -> None:
+async def test_a_start_on_a_current_schema_needs_no_migration_lock(empty_pg_dsn: str) -> None:
     """Whoever stands still with the lock in hand holds nobody up."""
-    one, two = store_on(pg_dsn), store_on(pg_dsn)
+    one, two = store_on(empty_pg_dsn), store_on(empty_pg_dsn)
     await one.open("one", migrated=True)
-    other = await asyncpg.connect(pg_dsn)
+    other = await asyncpg.connect(empty_pg_dsn)
     await other.execute(f"select pg_advisory_lock({migrate.LOCK})")
     async with asyncio.timeout(20):
         await two.open("two", migrated=True)
