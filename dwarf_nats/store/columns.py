@@ -5,8 +5,9 @@ A statement and the values around it share one record, so nothing is read or pas
 - `select_list(Row)`: what a select returns, in the order of the fields, so that `Row(*row)` reads it.
 - `unnest(Batch)`: the rows of a batch as PostgreSQL takes them, `from unnest($1::bigint[], …)`. A batch is a `NamedTuple`
   of lists, one a column; `fetch(sql, *batch)` passes it.
-- `one_row(Batch)`: one row of a batch as SQLite takes it, `from (select ?1 as …)`; `executemany(sql, zip(*batch))` passes it.
-- `numbered(Record)`: the placeholders of a `NamedTuple` that is one row of parameters.
+- `named(Batch)` and `numbered(Batch)`: the names of a batch's columns, and SQLite's placeholders for one row of it, in the
+  fields of the batch, so that one text serves both databases and a misspelt name is no text at all. On SQLite
+  `executemany(sql, zip(*batch))` passes the rows.
 
 The single parameters of a statement come after its batches: `scalars(2, Batch)`.
 """
@@ -72,12 +73,6 @@ def _sql_type(batch: Record, name: str) -> str:
     return kind
 
 
-def one_row(*batches: Record, alias: str = "r", scalars: tuple[str, ...] = ()) -> str:
-    """One row of these batches, as SQLite takes it, with the scalars after it."""
-    names = [*(name for batch in batches for name in field_names(batch)), *scalars]
-    return f"(select {', '.join(f'?{number} as {name}' for number, name in enumerate(names, 1))}) {alias}"
-
-
 def column_list(*batches: Record) -> str:
     """The names of the batches' columns."""
     return ", ".join(name for batch in batches for name in field_names(batch))
@@ -89,7 +84,11 @@ def scalars(count: int, *batches: Record) -> tuple[str, ...]:
     return tuple(f"${number}" for number in range(first, first + count))
 
 
-def numbered(record: type[R]) -> R:
-    """The record with SQLite's placeholders `?1`, `?2`, … in its fields, for a statement that takes it as its parameters."""
-    names = field_names(record)
-    return record._make(f"?{number}" for number in range(1, len(names) + 1))
+def named(record: type[R]) -> R:
+    """The record with the name of each field in it, for a statement that reads its columns."""
+    return record._make(field_names(record))
+
+
+def numbered(record: type[R], first: int = 1) -> R:
+    """The record with SQLite's placeholders in its fields, `?1`, `?2`, …, for a statement that takes it as its parameters."""
+    return record._make(f"?{number}" for number in range(first, first + len(field_names(record))))

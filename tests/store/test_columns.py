@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from dwarf_nats.rules.rows import From
-from dwarf_nats.store.columns import numbered, one_row, scalars, select_list, unnest
+from dwarf_nats.store.columns import named, numbered, scalars, select_list, unnest
 
 
 class Row(msgspec.Struct):
@@ -51,16 +51,19 @@ def test_batches_come_first_and_scalars_after_them() -> None:
     assert scalars(2, Batch) == ("$3", "$4")
 
 
-def test_sqlite_takes_the_rows_of_a_batch_by_the_same_names() -> None:
+@pytest.mark.parametrize("source", ["names", "placeholders"])
+def test_one_text_reads_columns_by_name_and_takes_them_as_parameters(source: str) -> None:
     connection = sqlite3.connect(":memory:")
-    connection.execute("create table t (state, step_id, at)")
     batch = Batch(step_id=[1, 2], state=["a", None])
-    rows = one_row(Batch, scalars=("at",))
-    connection.executemany(
-        f"insert into t (at, step_id, state) select at, step_id, state from {rows}",
-        ((*row, 7) for row in zip(*batch, strict=True)),
-    )
-    assert connection.execute("select step_id, state, at from t").fetchall() == [(1, "a", 7), (2, None, 7)]
+    r = named(Batch) if source == "names" else numbered(Batch)
+    text = f"select {r.state}, {r.step_id}"
+    if source == "names":
+        connection.execute("create table r (step_id, state)")
+        connection.executemany("insert into r values (?, ?)", zip(*batch, strict=True))
+        rows = connection.execute(f"{text} from r order by step_id").fetchall()
+    else:
+        rows = [connection.execute(text, row).fetchone() for row in zip(*batch, strict=True)]
+    assert rows == [("a", 1), (None, 2)]
 
 
 def test_the_placeholders_of_a_record_stand_where_its_values_do() -> None:

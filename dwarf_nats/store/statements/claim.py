@@ -118,16 +118,16 @@ with picked as materialized (
 # -- SQLite
 
 
-class _Lease(NamedTuple):
-    """The lease of one step."""
+class _Leases(NamedTuple):
+    """The leases of steps that are taken, column by column."""
 
-    claimed_by: int
-    now: int
-    lease_expires: int
-    step_id: int
+    claimed_by: list[int]
+    now: list[int]
+    lease_expires: list[int]
+    step_id: list[int]
 
 
-_LEASE = numbered(_Lease)
+_LEASE = numbered(_Leases)
 _SOURCES = {
     "lease_seq": "s.lease_seq + 1",
     "age_us": "?1 - coalesce(s.started_at, ?1)",
@@ -218,16 +218,13 @@ def _take_sqlite(session: SqliteSession, picked: Sequence[int], replica_id: int,
     now = session.now
     found = session.connection.execute(CLAIM_SQLITE, (now, orjson.dumps(picked).decode()))
     rows = [ClaimedRow(*row) for row in found]
-    leases = [
-        _Lease(
-            claimed_by=replica_id,
-            now=now,
-            lease_expires=now + lease_us(row.time_budget_ms, budget_ms),
-            step_id=row.step_id,
-        )
-        for row in rows
-    ]
-    session.connection.executemany(_TAKE_SQLITE, leases)
+    leases = _Leases(
+        claimed_by=[replica_id] * len(rows),
+        now=[now] * len(rows),
+        lease_expires=[now + lease_us(row.time_budget_ms, budget_ms) for row in rows],
+        step_id=[row.step_id for row in rows],
+    )
+    session.connection.executemany(_TAKE_SQLITE, zip(*leases, strict=True))
     return rows
 
 

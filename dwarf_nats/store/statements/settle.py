@@ -20,7 +20,7 @@ from dwarf_nats.store.statements.insert import StepsBatch, insert_batch_sqlite, 
 from dwarf_nats.workflow.status import Parked, Status
 
 if TYPE_CHECKING:
-    from dwarf_nats.rules.settlement import Settlement
+    from dwarf_nats.rules.settlement import FlowEnd, Settlement
     from dwarf_nats.rules.steps import NewIds, NewStep
     from dwarf_nats.store.database import PostgresSession, Row, SqliteSession
     from dwarf_nats.workflow.limits import Limits
@@ -101,40 +101,39 @@ select d.step_id, d.alive and (d.end_status is null or d.flow_id in (select flow
 from done d
 """
 
-# -- SQLite
+# -- SQLite: nobody else writes meanwhile, so the group is read first and then written, each kind of row in one go
 
 
-class _Done(NamedTuple):
-    """What is written to the row of a settled step."""
+class _DoneBatch(NamedTuple):
+    """What is written to the rows of settled steps, column by column."""
 
-    step_id: int
-    lease_seq: int
-    status: str
-    changes: str
-    error: str | None
-    attempt: int
-    successor_id: int | None
-    not_before: int | None
-    """If it changes."""
-    arrived: int
-    cohort_size: int | None
-    now: int
+    step_id: list[int]
+    status: list[str]
+    changes: list[str]
+    error: list[str | None]
+    attempt: list[int]
+    successor_id: list[int | None]
+    not_before: list[int | None]
+    """Where it changes."""
+    arrived: list[bool]
+    cohort_size: list[int | None]
+    now: list[int]
 
 
-class _Ended(NamedTuple):
-    """What is written to the row of a flow that ends."""
+class _EndedBatch(NamedTuple):
+    """What is written to the rows of flows that end, column by column."""
 
-    flow_id: int
-    status: str
-    final_state: str
-    final_borrowed: str | None
-    error: str | None
-    updated_at: int
+    flow_id: list[int]
+    status: list[str]
+    final_state: list[str]
+    final_borrowed: list[str | None]
+    error: list[str | None]
+    updated_at: list[int]
 
 
 @dataclass(slots=True)
 class _Flow:
-    """The flow of a settled step."""
+    """The flow of settled steps, as it stands when the next of them is looked at."""
 
     status: str
     updated_at: int
@@ -142,20 +141,25 @@ class _Flow:
     """It has breakpoints."""
 
 
-_FLOWS = "select flow_id, status, updated_at, breakpoints is not null from dwarf_flows where flow_id {in:$1}"
-_DONE = numbered(_Done)
-_SETTLE_STEP = f"""
-update dwarf_steps set status = {_DONE.status}, changes = {_DONE.changes}, error = {_DONE.error}, attempt = {_DONE.attempt},
-  claimed_by = null, lease_expires = null, successor_id = {_DONE.successor_id},
-  not_before = coalesce({_DONE.not_before}, not_before), arrived = {_DONE.arrived}, cohort_size = {_DONE.cohort_size},
-  updated_at = {_DONE.now}, parked = case when {_DONE.status} = 'pending' then {PARKED} else {Parked.NO:d} end
-where step_id = {_DONE.step_id} and lease_seq = {_DONE.lease_seq} and status = 'running'
+_RUNNING = """
+select s.step_id, s.lease_seq, f.flow_id, f.status, f.updated_at, f.breakpoints is not null
+from json_each($1) j cross join dwarf_steps s on s.step_id = j.value cross join dwarf_flows f on f.flow_id = s.flow_id
+where s.status = 'running'
 """
-_ENDED = numbered(_Ended)
-_END_FLOW = f"""
-update dwarf_flows set status = {_ENDED.status}, final_state = {_ENDED.final_state},
-  final_borrowed = {_ENDED.final_borrowed}, error = {_ENDED.error}, updated_at = {_ENDED.updated_at}
-where flow_id = {_ENDED.flow_id}
+_STEP = numbered(_DoneBatch)
+_SETTLE_STEPS = f"""
+update dwarf_steps set status = {_STEP.status}, changes = {_STEP.changes}, error = {_STEP.error},
+  attempt = {_STEP.attempt}, claimed_by = null, lease_expires = null, successor_id = {_STEP.successor_id},
+  not_before = coalesce({_STEP.not_before}, not_before), arrived = {_STEP.arrived},
+  cohort_size = {_STEP.cohort_size}, updated_at = {_STEP.now},
+  parked = case when {_STEP.status} = 'pending' then {PARKED} else {Parked.NO:d} end
+where step_id = {_STEP.step_id}
+"""
+_FLOW = numbered(_EndedBatch)
+_END_FLOWS = f"""
+update dwarf_flows set status = {_FLOW.status}, final_state = {_FLOW.final_state},
+  final_borrowed = {_FLOW.final_borrowed}, error = {_FLOW.error}, updated_at = {_FLOW.updated_at}
+where flow_id = {_FLOW.flow_id}
 """
 
 
@@ -211,25 +215,19 @@ class Settle:
         return result
 
     def _settle_sqlite(self, session: SqliteSession) -> SettleResult:
-        rows = session.fetch(_FLOWS, [one.step.flow.flow_id for one in self.group])
-        flows = {flow_id: _Flow(status, updated_at, bool(breaks)) for flow_id, status, updated_at, breaks in rows}
+        lease_seqs, flows = _found(session.fetch(_RUNNING, [one.step.step_id for one in self.group]))
         result = SettleResult()
+        done = _Done(session.now, self.budget_ms)
         breaking = set()
-        successors = []
         for one in self.group:
-            flow = flows.get(one.step.flow.flow_id)
-            if flow is None or not _settle_step(session, one, flow):
+            step_id = one.step.step_id
+            if lease_seqs.get(step_id) != one.step.lease_seq:  # fenced off (X1)
                 continue
-            alive = flow.status in FLOW_LIVE
-            if alive and one.successor is not None:
-                running = one.successor.running and not flow.breaks
-                successors.append((one, one.successor, "running" if running else "pending"))
-            at = _end_flow(session, one, flow) if alive and one.end is not None else session.now
-            result.applied[one.step.step_id] = Applied(alive, at)
+            flow = flows[one.step.flow.flow_id]
+            result.applied[step_id] = done.add(one, flow)
             if flow.breaks:
-                breaking.add(one.step.step_id)
-        if successors:
-            insert_batch_sqlite(session, _successors(successors, self.budget_ms), self.replica_id)
+                breaking.add(step_id)
+        done.write(session, self.replica_id)
         result.with_breakpoints = frozenset(breaking)
         hold(self.group, result)
         return result
@@ -288,44 +286,82 @@ def _batch(group: Sequence[Settlement], budget_ms: int) -> SettleBatch:
     )
 
 
-def _settle_step(session: SqliteSession, one: Settlement, flow: _Flow) -> bool:
-    """Write the row of a step, unless it is fenced off by its lease generation (X1)."""
-    alive = flow.status in FLOW_LIVE
-    done = _Done(
-        step_id=one.step.step_id,
-        lease_seq=one.step.lease_seq,
-        status=one.status.value if alive else flow.status,
-        changes=one.changes_json().decode(),
-        error=one.error_json,
-        attempt=one.attempt,
-        successor_id=one.successor.step_id if one.successor is not None and alive else None,
-        not_before=session.now + one.delay_us if one.status is Status.PENDING or one.arrives else None,
-        arrived=int(one.arrives),
-        cohort_size=len(one.branches) or None,
-        now=session.now,
+def _found(rows: Sequence[Row]) -> tuple[dict[int, int], dict[int, _Flow]]:
+    """The lease generations of steps, by their ids, and their flows."""
+    lease_seqs = {}
+    flows: dict[int, _Flow] = {}
+    for step_id, lease_seq, flow_id, status, updated_at, breaks in rows:
+        lease_seqs[step_id] = lease_seq
+        if flow_id not in flows:
+            flows[flow_id] = _Flow(status, updated_at, bool(breaks))
+    return lease_seqs, flows
+
+
+class _Done:
+    """What is to be written of a group."""
+
+    def __init__(self, now: int, budget_ms: int) -> None:
+        self._now = now
+        self._budget_ms = budget_ms
+        self._settled: list[Settlement] = []
+        self._statuses: list[str] = []
+        self._successors: list[NewStep | None] = []
+        self._born: list[tuple[Settlement, NewStep, str]] = []
+        self._ends: list[tuple[Settlement, FlowEnd, int]] = []
+
+    def add(self, one: Settlement, flow: _Flow) -> Applied:
+        """A settlement that is not fenced off; what becomes of it, and of its flow for those that follow."""
+        alive = flow.status in FLOW_LIVE
+        at, new, end = self._now, one.successor if alive else None, one.end
+        self._settled.append(one)
+        self._statuses.append(one.status.value if alive else flow.status)
+        self._successors.append(new)
+        if new is not None:
+            self._born.append((one, new, "running" if new.running and not flow.breaks else "pending"))
+        if alive and end is not None:
+            at = max(at, flow.updated_at + 1)
+            flow.status, flow.updated_at = end.status.value, at
+            self._ends.append((one, end, at))
+        return Applied(alive, at)
+
+    def write(self, session: SqliteSession, replica_id: int) -> None:
+        """Write the rows of the steps, of those that follow on them, and of the flows that end."""
+        connection = session.connection
+        connection.executemany(_SETTLE_STEPS, zip(*self._done_batch(), strict=True))
+        if self._born:
+            insert_batch_sqlite(session, _born_batch(self._born, self._budget_ms), replica_id)
+        if self._ends:
+            connection.executemany(_END_FLOWS, zip(*_ended_batch(self._ends), strict=True))
+
+    def _done_batch(self) -> _DoneBatch:
+        settled, now = self._settled, self._now
+        return _DoneBatch(
+            step_id=[one.step.step_id for one in settled],
+            status=self._statuses,
+            changes=[one.changes_json().decode() for one in settled],
+            error=[one.error_json for one in settled],
+            attempt=[one.attempt for one in settled],
+            successor_id=[new.step_id if new is not None else None for new in self._successors],
+            not_before=[now + one.delay_us if one.status is Status.PENDING or one.arrives else None for one in settled],
+            arrived=[one.arrives for one in settled],
+            cohort_size=[len(one.branches) or None for one in settled],
+            now=[now] * len(settled),
+        )
+
+
+def _ended_batch(ends: Sequence[tuple[Settlement, FlowEnd, int]]) -> _EndedBatch:
+    """Flows that end, each with the time of the change."""
+    return _EndedBatch(
+        flow_id=[one.step.flow.flow_id for one, _, _ in ends],
+        status=[end.status.value for _, end, _ in ends],
+        final_state=[end.stored_json.decode() for _, end, _ in ends],
+        final_borrowed=[state_refs.stored(end.refs) for _, end, _ in ends],
+        error=[one.error_json if end.status is Status.FAILED else None for one, end, _ in ends],
+        updated_at=[at for _, _, at in ends],
     )
-    return session.connection.execute(_SETTLE_STEP, done).rowcount > 0
 
 
-def _end_flow(session: SqliteSession, one: Settlement, flow: _Flow) -> int:
-    """Write the row of a flow that ends, and remember it for the others of the group; the time of the change."""
-    end = one.end
-    assert end is not None
-    flow.status = end.status.value
-    flow.updated_at = max(session.now, flow.updated_at + 1)
-    ended = _Ended(
-        flow_id=one.step.flow.flow_id,
-        status=end.status.value,
-        final_state=end.stored_json.decode(),
-        final_borrowed=state_refs.stored(end.refs),
-        error=one.error_json if end.status is Status.FAILED else None,
-        updated_at=flow.updated_at,
-    )
-    session.connection.execute(_END_FLOW, ended)
-    return flow.updated_at
-
-
-def _successors(born: Sequence[tuple[Settlement, NewStep, str]], budget_ms: int) -> StepsBatch:
+def _born_batch(born: Sequence[tuple[Settlement, NewStep, str]], budget_ms: int) -> StepsBatch:
     """The successors of settled steps, each with its status."""
     count = len(born)
     flows = [one.step.flow for one, _, _ in born]
