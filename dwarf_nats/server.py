@@ -138,6 +138,7 @@ class _Replica:
         )
         ports = Ports(
             tasks=tasks,
+            capabilities=tasks.capabilities,
             graphs=ChainGraphs(*files, NatsGraphs(connection, inbox, subjects)),
             notices=NatsNotices(connection, subjects, events=settings.events),
             signals=NatsSignals(connection, self._origin, subjects, counters) if settings.signals else None,

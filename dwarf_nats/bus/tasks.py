@@ -6,7 +6,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
-from dwarf_nats.ports import BusAway
+from dwarf_nats.ports import BusAway, TaskCapabilities
 from dwarf_nats.wire import tasks as codec
 from dwarf_nats.wire.streams import explain
 from dwarf_nats.wire.subjects import Subjects
@@ -50,8 +50,8 @@ class NatsTasks:
         self._inbox = inbox
         self._subjects = subjects or Subjects()
         self._accept_ms = accept_ms
-        self.max_depth = max_depth
-        self.keeps_budget = True
+        self._max_depth = max_depth
+        self.capabilities = TaskCapabilities(keeps_budget=True, max_depth=max_depth)
         self._known: dict[str, str] = {}
         self.accepted = 0
         self._back = asyncio.Event()
@@ -96,7 +96,7 @@ class NatsTasks:
             return codec.no_responders(url, subject)
         if reply.refused:
             return codec.not_permitted(url, subject, self._connection.who)
-        return codec.decode_reply(url, reply.block, reply.body, self.max_depth)
+        return codec.decode_reply(url, reply.block, reply.body, self._max_depth)
 
     async def ready(self) -> None:
         """Wait until the connection is there."""

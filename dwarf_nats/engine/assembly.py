@@ -53,6 +53,7 @@ def new_replica(
         settings=settings,
         clock=clock,
         tasks=ports.tasks,
+        capabilities=ports.capabilities,
         notices=ports.notices,
         signals=ports.signals,
         graphs=GraphBook(by_number, ports.graphs, deployment.is_away, settings.limits(), clock),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from dwarf_nats.ports import TaskCapabilities
 
 if TYPE_CHECKING:
     from dwarf_nats.ports import Clock, Graphs, Notices, Signals, Tasks
@@ -13,11 +15,12 @@ if TYPE_CHECKING:
 class Ports:
     """What a host gives an engine; all but `tasks` may be left out.
 
-    Without `graphs` only registered and inline graphs run; without `notices` nobody is told; without `signals` other replicas
-    poll; `clock` is the machine's.
+    `capabilities`: what `tasks` checks by itself, so that the engine need not. Without `graphs` only registered and inline
+    graphs run; without `notices` nobody is told; without `signals` other replicas poll; `clock` is the machine's.
     """
 
     tasks: Tasks
+    capabilities: TaskCapabilities = field(default_factory=TaskCapabilities)
     graphs: Graphs | None = None
     notices: Notices | None = None
     signals: Signals | None = None

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from dwarf_nats.engine.graphs import GraphBook
     from dwarf_nats.engine.scheduling.fetcher import Fetcher
     from dwarf_nats.engine.scheduling.slots import WorkerSlots
-    from dwarf_nats.ports import Clock, Logger, Notices, Signals, Tasks
+    from dwarf_nats.ports import Clock, Logger, Notices, Signals, TaskCapabilities, Tasks
     from dwarf_nats.settings import EngineSettings
     from dwarf_nats.telemetry.counters import Counters
     from dwarf_nats.telemetry.instruments import Instruments
@@ -25,6 +25,7 @@ class Shared:
     settings: EngineSettings
     clock: Clock
     tasks: Tasks
+    capabilities: TaskCapabilities
     notices: Notices | None
     signals: Signals | None
     graphs: GraphBook

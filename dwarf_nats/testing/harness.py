@@ -6,7 +6,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from dwarf_nats.library import open_engine
+from dwarf_nats.engine.ports import Ports
+from dwarf_nats.library import engine_on
+from dwarf_nats.ports import TaskCapabilities
 from dwarf_nats.testing.proxy import TaskProxy
 
 if TYPE_CHECKING:
@@ -29,8 +31,13 @@ async def workflow_engine(
     proxy = proxy if proxy is not None else TaskProxy()
     if settings is not None:
         proxy.max_depth = settings.max_depth
-    engine = open_engine(
-        dsn, tasks=proxy, graphs=proxy, notices=notices, signals=signals, settings=settings, clock=clock
+    ports = Ports(
+        tasks=proxy,
+        capabilities=TaskCapabilities(max_depth=proxy.max_depth),
+        graphs=proxy,
+        notices=notices,
+        signals=signals,
+        clock=clock,
     )
-    async with engine:
+    async with engine_on([dsn], ports, settings) as engine:
         yield engine, proxy

@@ -61,7 +61,7 @@ class Executor:
         self._counters = shared.counters
         self._log = shared.logger
         self._limits = shared.settings.limits()
-        self._checks_answers = getattr(shared.tasks, "max_depth", None) != shared.settings.max_depth
+        self._checks_answers = shared.capabilities.max_depth != shared.settings.max_depth
         self._in_flight = in_flight
         self._admission = admission
         self._gate = gate

@@ -28,8 +28,7 @@ class TaskInvoker:
         self._tasks = shared.tasks
         self._traces = shared.traces
         self._instruments = shared.instruments
-        # Then a second timer per step is spared.
-        self._keeps_budget: bool = getattr(shared.tasks, "keeps_budget", False)
+        self._keeps_budget = shared.capabilities.keeps_budget  # then a second timer per step is spared
         self.observed = shared.instruments.listening or shared.traces.listening
         """Whether every call is timed and traced; if not, only those of flows that carry a trace are."""
 
