@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dwarf_nats.cli.command import tell
+from dwarf_nats.cli.command import print_refusal
 from dwarf_nats.cli.logs import JsonFormatter, TextFormatter
 from dwarf_nats.errors import BadRequest
 from dwarf_nats.redact import redacted_url, scrubbed
@@ -133,6 +133,6 @@ def test_a_log_line_shows_no_secret_at_any_level(formatter: logging.Formatter) -
 
 
 def test_a_refusal_in_json_stays_json(capsys: pytest.CaptureFixture[str]) -> None:
-    tell(BadRequest('cannot use password="S3 cr\\"et" of nats://u:S3cret@h'), as_json=True)
+    print_refusal(BadRequest('cannot use password="S3 cr\\"et" of nats://u:S3cret@h'), as_json=True)
     body = json.loads(capsys.readouterr().err)
     assert body["error"]["message"] == 'cannot use password="***" of nats://h'
