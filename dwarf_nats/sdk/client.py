@@ -69,7 +69,14 @@ class Client(FlowReads, FlowControl, Deployment):
         retry_creates: bool = False,
         **how: Unpack[ConnectArguments],
     ) -> None:
-        super().__init__(nc, ConnectOptions(url=url, **how), prefix, name, timeout, patience)
+        super().__init__(
+            nc,
+            options=ConnectOptions(url=url, **how),
+            prefix=prefix,
+            name=name,
+            timeout=timeout,
+            patience=patience,
+        )
         self._retry_creates = retry_creates
 
     # --- creating and running flows ---

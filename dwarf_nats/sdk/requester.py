@@ -38,7 +38,7 @@ class Requester:
     """Sends requests over a connection that it opens when needed. Base of `Client`."""
 
     def __init__(
-        self, nc: Nats | None, options: ConnectOptions, prefix: str, name: str, timeout: float, patience: float
+        self, nc: Nats | None, *, options: ConnectOptions, prefix: str, name: str, timeout: float, patience: float
     ) -> None:
         self.subjects = Subjects(prefix=prefix)
         self._given = nc
@@ -129,7 +129,7 @@ class Requester:
         failures, delivered = 0, False
         while True:
             try:
-                return await self._request_once(operation, payload, headers or None, wait_seconds, end)
+                return await self._request_once(operation, payload, headers or None, wait_seconds=wait_seconds, end=end)
             except ReplyLost as error:
                 failure = Unavailable(
                     f"{operation}: {error}; it may or may not have been carried out", cause="reply_lost"
@@ -147,7 +147,7 @@ class Requester:
             failures += 1
 
     async def _request_once(
-        self, operation: str, payload: bytes, headers: dict[str, str] | None, wait_seconds: float, end: float
+        self, operation: str, payload: bytes, headers: dict[str, str] | None, *, wait_seconds: float, end: float
     ) -> bytes:
         """Send a request and return the body of its reply; wait until the loop time `end` for a lost connection."""
         subject = self.subjects.operation(operation)

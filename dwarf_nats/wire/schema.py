@@ -110,17 +110,17 @@ def _channels() -> list[_Channel]:
     """Every subject on which the service receives or sends."""
     subjects = Subjects()
     operations = [
-        _Channel(one.endpoint, "receive", subjects.operation(one.name), one.request, (one.reply, m.ErrorReply))
+        _Channel(one.endpoint, "receive", subjects.operation(one.name), one.request, replies=(one.reply, m.ErrorReply))
         for one in OPERATIONS
     ]
     health = (m.HealthReply, m.ErrorReply)
     return [
         *operations,
-        _Channel("health", "receive", subjects.health(), m.EmptyRequest, health),
-        _Channel("health-one", "receive", subjects.health("{replica}"), m.EmptyRequest, health),
-        _Channel("task", "send", "task.{url}", t.TaskRequest, (t.TaskReply,)),
-        _Channel("worker", "send", "{worker}", t.WorkerCall, (t.WorkerReply,)),
-        _Channel("graph", "send", "graph.{workflow}", t.GraphLoadRequest, (m.GraphDocument,)),
+        _Channel("health", "receive", subjects.health(), m.EmptyRequest, replies=health),
+        _Channel("health-one", "receive", subjects.health("{replica}"), m.EmptyRequest, replies=health),
+        _Channel("task", "send", "task.{url}", t.TaskRequest, replies=(t.TaskReply,)),
+        _Channel("worker", "send", "{worker}", t.WorkerCall, replies=(t.WorkerReply,)),
+        _Channel("graph", "send", "graph.{workflow}", t.GraphLoadRequest, replies=(m.GraphDocument,)),
         _Channel("peer-enqueue", "send", subjects.peer("enqueue"), p.PeerEnqueue),
         _Channel("peer-sync_valve", "send", subjects.peer("sync_valve"), p.PeerSyncValve),
         _Channel("peer-trip_breaker", "send", subjects.peer("trip_breaker"), p.PeerTripBreaker),

@@ -34,7 +34,13 @@ class Violation:
         if found is None:
             return None
         kind, reply, subject, queue = found.groups()
-        return cls(kind.lower() == "publish", subject, queue or "", bool(reply), lowered)
+        return cls(
+            publish=kind.lower() == "publish",
+            subject=subject,
+            queue=queue or "",
+            as_reply=bool(reply),
+            lowered=lowered,
+        )
 
     def concerns(self, subject: str) -> bool:
         """Whether `subject` was refused."""

@@ -155,7 +155,15 @@ def _map(fields: _Fields) -> Node:
 
 def _loop(fields: _Fields) -> Node:
     over, start, condition, step, result = (_node(_bytes(fields, number)) for number in (2, 4, 5, 6, 7))
-    return Loop(_text(fields, 1), over, _text(fields, 3), start, condition, step, result)
+    return Loop(
+        variable=_text(fields, 1),
+        over=over,
+        total=_text(fields, 3),
+        start=start,
+        condition=condition,
+        step=step,
+        result=result,
+    )
 
 
 def _nodes(fields: _Fields, *numbers: int) -> list[Node]:

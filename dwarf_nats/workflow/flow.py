@@ -16,6 +16,7 @@ from dwarf_nats.workflow.state import NULL, Raw, State, check_json, decode_value
 from dwarf_nats.workflow.task_error import SubgraphError, TaskError
 
 T = TypeVar("T")
+D = TypeVar("D", int, None)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _DEFAULT = Retry()
 
@@ -228,11 +229,11 @@ class Flow:
         if multiplier is not None and not _finite(multiplier):
             raise TaskError(f"retry: multiplier must be a number of at least 0, got {multiplier}", 400)
         self._retry = Retry(
-            max_attempts,
-            _DEFAULT.initial_delay_ms if initial_delay is None else _milliseconds(initial_delay, "initial_delay"),
-            _DEFAULT.multiplier if multiplier is None else min(multiplier, sys.float_info.max),
-            _DEFAULT.max_delay_ms if max_delay is None else _milliseconds(max_delay, "max_delay"),
-            None if give_up_after is None else _milliseconds(give_up_after, "give_up_after"),
+            max_attempts=max_attempts,
+            initial_delay_ms=_milliseconds_or(initial_delay, "initial_delay", _DEFAULT.initial_delay_ms),
+            multiplier=_DEFAULT.multiplier if multiplier is None else min(multiplier, sys.float_info.max),
+            max_delay_ms=_milliseconds_or(max_delay, "max_delay", _DEFAULT.max_delay_ms),
+            give_up_after_ms=_milliseconds_or(give_up_after, "give_up_after", None),
         )
 
     def interrupt(self, payload: Any = None) -> Any:
@@ -278,7 +279,12 @@ def _when(microseconds: int) -> datetime:
     return _EPOCH + timedelta(microseconds=microseconds)
 
 
+def _milliseconds_or(delay: float | timedelta | None, what: str, default: D) -> int | D:
+    return default if delay is None else _milliseconds(delay, what)
+
+
 def _milliseconds(delay: float | timedelta, what: str) -> int:
+    """A delay in milliseconds, rounded up. Raises `TaskError` (400) for a delay that is negative or infinite."""
     seconds = delay.total_seconds() if isinstance(delay, timedelta) else delay
     if not _finite(seconds):
         raise TaskError(f"{what}: a delay in seconds cannot be {seconds}", code=400)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Iterable, Mapping
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, TypeVar
 
@@ -53,12 +54,12 @@ def fold(kind: ReducerKind, field: str, values: Iterable[Raw | None]) -> Raw:
         return NULL
     if kind is ReducerKind.REPLACE:
         return present[-1]
-    check, wanted, combine = _KINDS[kind]
+    rule = _RULES[kind]
     alone = len(present) == 1 and kind is not ReducerKind.UNION
-    if alone and bytes(memoryview(present[0])[:1]) in _BEGINNINGS[wanted]:
+    if alone and bytes(memoryview(present[0])[:1]) in _BEGINNINGS[rule.wanted]:
         return present[0]  # without parsing it, since it may be large
-    parsed = [_typed(kind, field, value, check, wanted) for value in present]
-    return present[0] if alone else combine(field, present, parsed)
+    parsed = [_parsed(kind, field, value, rule) for value in present]
+    return present[0] if alone else rule.merge(field, present, parsed)
 
 
 def combine(reducers: Mapping[str, ReducerKind], state: State, deltas: Iterable[State]) -> State:
@@ -85,10 +86,23 @@ def combine(reducers: Mapping[str, ReducerKind], state: State, deltas: Iterable[
     return merged
 
 
-def _typed(kind: ReducerKind, field: str, value: Raw, check: Callable[[Any], bool], wanted: str) -> Any:
+@dataclass(slots=True, frozen=True)
+class _Rule:
+    """The rule of one reducer: the type of its values, and the function that merges them.
+
+    `fits` checks a parsed value, `wanted` names the type in messages. `merge` takes the name of the field, the JSON texts and
+    the parsed values.
+    """
+
+    fits: Callable[[Any], bool]
+    wanted: str
+    merge: Callable[[str, list[Raw], list[Any]], Raw]
+
+
+def _parsed(kind: ReducerKind, field: str, value: Raw, rule: _Rule) -> Any:
     parsed = decode_value(value)
-    if not check(parsed):
-        raise BadRequest(f"`{kind}` reducer on field `{field}` requires {wanted}, got {json_type(parsed)}")
+    if not rule.fits(parsed):
+        raise BadRequest(f"`{kind}` reducer on field `{field}` requires {rule.wanted}, got {json_type(parsed)}")
     return parsed
 
 
@@ -176,14 +190,14 @@ def _is(kind: type) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, kind)
 
 
-_KINDS: dict[ReducerKind, tuple[Callable[[Any], bool], str, Callable[[str, list[Raw], list[Any]], Raw]]] = {
-    ReducerKind.APPEND: (_is(list), "an array", _append),
-    ReducerKind.UNION: (_is(list), "an array", _union),
-    ReducerKind.ADD: (_number, "a number", _add),
-    ReducerKind.MIN: (_number, "a number", _best(lambda new, best: new < best)),
-    ReducerKind.MAX: (_number, "a number", _best(lambda new, best: new > best)),
-    ReducerKind.MERGE: (_is(dict), "an object", _merge),
-    ReducerKind.AND: (_is(bool), "a boolean", lambda _, __, parsed: Raw(b"true" if all(parsed) else b"false")),
-    ReducerKind.OR: (_is(bool), "a boolean", lambda _, __, parsed: Raw(b"true" if any(parsed) else b"false")),
-    ReducerKind.CONCAT: (_is(str), "a string", _join),
+_RULES = {
+    ReducerKind.APPEND: _Rule(_is(list), "an array", _append),
+    ReducerKind.UNION: _Rule(_is(list), "an array", _union),
+    ReducerKind.ADD: _Rule(_number, "a number", _add),
+    ReducerKind.MIN: _Rule(_number, "a number", _best(lambda new, best: new < best)),
+    ReducerKind.MAX: _Rule(_number, "a number", _best(lambda new, best: new > best)),
+    ReducerKind.MERGE: _Rule(_is(dict), "an object", _merge),
+    ReducerKind.AND: _Rule(_is(bool), "a boolean", lambda _, __, parsed: Raw(b"true" if all(parsed) else b"false")),
+    ReducerKind.OR: _Rule(_is(bool), "a boolean", lambda _, __, parsed: Raw(b"true" if any(parsed) else b"false")),
+    ReducerKind.CONCAT: _Rule(_is(str), "a string", _join),
 }
