@@ -20,7 +20,7 @@ from dwarf_nats.errors import BadRequest, Unavailable
 if TYPE_CHECKING:
     from dwarf_nats.engine.shard import Shard
     from dwarf_nats.ports import Logger
-    from dwarf_nats.rules.rows import Facts
+    from dwarf_nats.rules.rows import ShardIdentity
     from dwarf_nats.settings import EngineSettings
 
 TIDY_BATCH_FLOWS = 100
@@ -107,7 +107,7 @@ class Deployment:
         if found is not None:
             self._check(shard, found)
 
-    def _check(self, shard: Shard, found: Facts) -> None:
+    def _check(self, shard: Shard, found: ShardIdentity) -> None:
         shown = shard.store.label
         if found.shard != shard.number:
             raise BadRequest(
@@ -147,10 +147,10 @@ class Deployment:
             if before and self.count != before:
                 self._log.info("new flows go to %d shards from now on", self.count, extra={"shards": self.count})
 
-    async def _entered(self) -> dict[int, Facts]:
+    async def _entered(self) -> dict[int, ShardIdentity]:
         """Return what each database says that answers; one that says nothing becomes a shard of this deployment."""
         there = [shard for _, shard in sorted(self._shards.items()) if shard.opened and not shard.availability.is_away]
-        facts: dict[int, Facts] = {}
+        facts: dict[int, ShardIdentity] = {}
         for shard in there:
             found = await shard.store.deployment.identity()
             if found is None:
@@ -166,7 +166,7 @@ class Deployment:
             facts[shard.number] = found
         return facts
 
-    async def _wanted(self, facts: Mapping[int, Facts]) -> int:
+    async def _wanted(self, facts: Mapping[int, ShardIdentity]) -> int:
         """Return the number of shards to be agreed on."""
         if not self.count or self.count >= len(self._shards):
             return self.count or len(self._shards)

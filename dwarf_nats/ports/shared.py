@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from dwarf_nats.ports.control import FinalState
-    from dwarf_nats.rules.rows import Facts, HeartbeatReply, Reservation, TreeChange
+    from dwarf_nats.rules.rows import HeartbeatReply, Reservation, ShardIdentity, TreeChange
     from dwarf_nats.rules.steps import NewFlow, ReadyStep
 
 
@@ -165,11 +165,11 @@ class IntegrityStore(Protocol):
 class DeploymentStore(Protocol):
     """Keeps what the replicas agree on: the deployment's name, the shard's number, the number of shards (O17)."""
 
-    async def identity(self) -> Facts | None:
+    async def identity(self) -> ShardIdentity | None:
         """Return which shard of which deployment the database is; `None` if no deployment has joined it."""
         ...
 
-    async def join(self, name: str) -> Facts:
+    async def join(self, name: str) -> ShardIdentity:
         """Make the database a shard of a deployment, unless it is one already; return its identity then."""
         ...
 

@@ -66,7 +66,7 @@ def waiting(step: ClaimedStep, changes: State, input_: State, child: Child, entr
     parent = step.flow
     node = child.graph.nodes[child.graph.entry_point]
     new = NewFlow(
-        facts=FlowContext(
+        flow=FlowContext(
             shard=parent.shard,
             flow_id=child.flow_id,
             token=child.token,

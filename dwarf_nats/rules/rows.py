@@ -32,7 +32,7 @@ class HeartbeatReply:
 
 
 @dataclass(slots=True, frozen=True)
-class Facts:
+class ShardIdentity:
     """What a database says it is: of which deployment, which shard, and of how many (0: not agreed yet)."""
 
     deployment: str

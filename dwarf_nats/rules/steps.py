@@ -163,7 +163,7 @@ class ClaimedStep(msgspec.Struct, kw_only=True):
 
 
 class NewStep(msgspec.Struct, kw_only=True):
-    """A successor. Born running it is already claimed by this replica; `delay_us` holds it back (X6).
+    """A successor. If `eager`, it is inserted as already claimed by this replica; `delay_us` holds it back (X6).
 
     `state_json`: its state as it is written, without what it borrows from `refs`.
     """
@@ -176,16 +176,19 @@ class NewStep(msgspec.Struct, kw_only=True):
     state: State
     state_json: bytes
     delay_us: int = 0
-    running: bool = False
+    eager: bool = False
     spawn_id: int = 0
     ordinal: int = 0
     refs: Refs = NO_REFS
 
 
 class NewFlow(msgspec.Struct, kw_only=True):
-    """A flow to be created with its entry step (O1). Started at once if `start`; its step is then pending or running."""
+    """A flow to be created with its entry step (O1).
 
-    facts: FlowContext
+    Started at once if `start`; its step is then pending, or if `eager` running and already claimed by this replica.
+    """
+
+    flow: FlowContext
     state: State
     state_json: bytes
     step_id: int
@@ -194,7 +197,7 @@ class NewFlow(msgspec.Struct, kw_only=True):
     url: str
     thread_token: str
     start: bool
-    running: bool = False
+    eager: bool = False
     start_at: int | None = None
     idempotency_key: str = ""
     request_digest: str = ""
@@ -207,8 +210,8 @@ class NewFlow(msgspec.Struct, kw_only=True):
     """Until when its graph is kept, on the database's clock; later it is not created."""
 
 
-def claimed_at_birth(flow: FlowContext, new: NewStep) -> ClaimedStep:
-    """A step that is born running, already claimed by this replica."""
+def eager_step(flow: FlowContext, new: NewStep) -> ClaimedStep:
+    """A step that starts eagerly: it is inserted as already claimed by this replica."""
     return ClaimedStep(
         flow=flow,
         step_id=new.step_id,
@@ -229,7 +232,7 @@ def claimed_at_birth(flow: FlowContext, new: NewStep) -> ClaimedStep:
 def first_step(new: NewFlow) -> ClaimedStep:
     """The entry step of a flow that is created with it running."""
     return ClaimedStep(
-        flow=new.facts,
+        flow=new.flow,
         step_id=new.step_id,
         token=new.step_token,
         node=new.node,

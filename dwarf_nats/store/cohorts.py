@@ -10,7 +10,7 @@ from dwarf_nats.errors import BadRequest, TooLarge
 from dwarf_nats.rules import fan_in, state_refs
 from dwarf_nats.rules.decide import Deciding, fail_or_handle
 from dwarf_nats.rules.settlement import BornStep, EndedFlow, FlowEnd, Settlement, SettleResult
-from dwarf_nats.rules.steps import ClaimedStep, FlowContext, NewIds, NewStep, StepRef, claimed_at_birth
+from dwarf_nats.rules.steps import ClaimedStep, FlowContext, NewIds, NewStep, StepRef, eager_step
 from dwarf_nats.store.commands import PROBLEMS, Cascade, Command, InsertSteps, Query, QueryMany, StepInsert
 from dwarf_nats.store.lent import HELD
 from dwarf_nats.workflow.answer import ErrorInfo
@@ -188,7 +188,7 @@ def _converge(
     if inserts:
         yield InsertSteps(inserts)
     for arrivals, born, problem in failures:
-        step = claimed_at_birth(arrivals.flow, born)
+        step = eager_step(arrivals.flow, born)
         graph = arrivals.flow.graph
         assert graph is not None
         outcome = fail_or_handle(Deciding(step, graph, new_step, limits), problem)

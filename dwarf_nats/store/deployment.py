@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from dwarf_nats.rules.rows import Facts, Reservation
+from dwarf_nats.rules.rows import Reservation, ShardIdentity
 
 if TYPE_CHECKING:
     from dwarf_nats.rules.steps import NewFlow
@@ -31,20 +31,20 @@ class OtherCount(Exception):
     """The replicas have agreed on another number of shards than the one a home was worked out with."""
 
 
-async def facts(database: Database) -> Facts | None:
+async def identity(database: Database) -> ShardIdentity | None:
     """`None` for a database that no deployment has entered."""
     rows = await database.fetch("select deployment, shard, shards from dwarf_deployment where one = 1")
-    return Facts(rows[0][0], int(rows[0][1]), int(rows[0][2])) if rows else None
+    return ShardIdentity(rows[0][0], int(rows[0][1]), int(rows[0][2])) if rows else None
 
 
-async def enter(database: Database, deployment: str, shard: int) -> Facts:
+async def enter(database: Database, deployment: str, shard: int) -> ShardIdentity:
     """Make the database a shard of a deployment, unless it is one already; what it is then."""
     await database.fetch(
         "insert into dwarf_deployment (one, deployment, shard, shards) values (1, $1, $2, 0) on conflict (one) do nothing",
         deployment,
         shard,
     )
-    found = await facts(database)
+    found = await identity(database)
     assert found is not None
     return found
 
@@ -82,13 +82,13 @@ async def reserve(tx: Tx, new: NewFlow) -> Reservation | None:
     Raises `OtherCount`.
     """
     await check_count(tx, new.shards)
-    facts_ = new.facts
+    flow = new.flow
     rows = await tx.fetch(
         "insert into dwarf_keys (fairness_key, idempotency_key, shard, flow_id, token, request_digest, created_at)"
         " values ($1, $2, $3, $4, $5, $6, {now}) on conflict do nothing returning flow_id",
-        facts_.fairness_key, new.idempotency_key, facts_.shard, facts_.flow_id, facts_.token, new.request_digest,
+        flow.fairness_key, new.idempotency_key, flow.shard, flow.flow_id, flow.token, new.request_digest,
     )  # fmt: skip
-    return Reservation(facts_.shard, facts_.flow_id, facts_.token, new.request_digest, 0) if rows else None
+    return Reservation(flow.shard, flow.flow_id, flow.token, new.request_digest, 0) if rows else None
 
 
 async def check_count(tx: Tx, shards: int) -> None:
@@ -112,8 +112,8 @@ async def free_key(database: Database, fairness_key: str, idempotency_key: str, 
 async def place(tx: Tx, new: NewFlow) -> bool:
     """Use the id that was reserved for a flow elsewhere; whether it was still free. Raises `OtherCount`."""
     await check_count(tx, new.shards)
-    facts_ = new.facts
-    return bool(await tx.fetch(_ID_USED, facts_.flow_id, facts_.fairness_key, new.idempotency_key, 0))
+    flow = new.flow
+    return bool(await tx.fetch(_ID_USED, flow.flow_id, flow.fairness_key, new.idempotency_key, 0))
 
 
 async def placed(database: Database, flow_id: int) -> bool | None:

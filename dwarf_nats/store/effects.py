@@ -58,8 +58,8 @@ def hold(group: Sequence[Settlement], settled: SettleResult) -> None:
         if one.step.step_id in settled.with_breakpoints:
             for new in (one.successor, *one.branches[:1], one.child):
                 if new is not None:
-                    new.running = False
+                    new.eager = False
 
 
 def _status(step: NewStep) -> Status:
-    return Status.RUNNING if step.running else Status.PENDING
+    return Status.RUNNING if step.eager else Status.PENDING

@@ -81,9 +81,9 @@ def start_children(group: Sequence[Settlement], settled: SettleResult) -> Cascad
         assert one.child is not None
         if one.step.step_id in settled.with_breakpoints:
             rows = yield Query("select breakpoints from dwarf_flows where flow_id = $1", (one.step.flow.flow_id,))
-            one.child.facts.breakpoints = breakpoints.read(rows[0][0])
+            one.child.flow.breakpoints = breakpoints.read(rows[0][0])
         flows.append(one.child)
-    for digest, graph in sorted({flow.facts.digest: flow.facts.graph for flow in flows}.items()):
+    for digest, graph in sorted({flow.flow.digest: flow.flow.graph for flow in flows}.items()):
         # The graph was saved before this was decided, which may be long ago if the database was away.
         if not (yield Query(graphs.LEFT, (digest,))) and graph is not None:
             yield Query(graphs.SAVE, (digest, graph.to_json().decode()))

@@ -31,7 +31,7 @@ GRAPH = line("a", "b", "c")
 
 
 def step(node: str = "a", state: dict[str, object] | None = None, **more: object) -> ClaimedStep:
-    facts = FlowContext(
+    flow = FlowContext(
         shard=1,
         flow_id=7,
         token="f" * 16,
@@ -49,7 +49,7 @@ def step(node: str = "a", state: dict[str, object] | None = None, **more: object
         updated_at=0,
     )
     made = ClaimedStep(
-        flow=facts,
+        flow=flow,
         step_id=40,
         token="s" * 16,
         node=node,

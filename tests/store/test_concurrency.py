@@ -184,7 +184,7 @@ async def test_one_start_wins(pg_stores: Stores) -> None:
     new = new_flow(start=False)
     await pg_stores[0].steps.create([new], BUDGET)
     results = await asyncio.gather(
-        *(store.control.start(new.facts.flow_id, "") for store in pg_stores), return_exceptions=True
+        *(store.control.start(new.flow.flow_id, "") for store in pg_stores), return_exceptions=True
     )
     assert sorted(type(result) for result in results if isinstance(result, Exception)) == [Conflict]
 
@@ -194,7 +194,7 @@ async def test_a_cancel_that_waits_for_a_settlement_takes_its_successor_along(pg
     """O10: the successor is born while cancel waits; whoever executes it is told."""
     one, two = pg_stores
     step = await one_claimed(one)
-    settlement = went_on(step, running=running)
+    settlement = went_on(step, eager=running)
     assert settlement.successor is not None
     async with locked(one, step.step_id) as line:
         settling = asyncio.create_task(one.steps.settle([settlement], BUDGET))
@@ -235,7 +235,7 @@ async def test_a_cancel_that_waits_for_a_claim_tells_the_one_who_claimed(pg_stor
         transaction = holder.transaction()
         await transaction.start()
         await holder.execute("update dwarf_steps set status = 'running', lease_seq = 1, claimed_by = 1")
-        cancelling = asyncio.create_task(cancel(two, new.facts.flow_id, "", final))
+        cancelling = asyncio.create_task(cancel(two, new.flow.flow_id, "", final))
         waiting = (
             "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
         )
@@ -251,7 +251,7 @@ async def test_a_cancel_that_waits_for_a_claim_tells_the_one_who_claimed(pg_stor
 async def test_cancel_start_settle_and_delete_at_once_leave_no_half_done_flow(pg_stores: Stores) -> None:
     """X10: locks are taken in one order, so nothing deadlocks, whoever wins."""
     one, two = pg_stores
-    running = [new_flow(running=True) for _ in range(60)]
+    running = [new_flow(eager=True) for _ in range(60)]
     created = [new_flow(start=False) for _ in range(60)]
     await one.steps.create([*running, *created], BUDGET)
 
@@ -262,18 +262,18 @@ async def test_cancel_start_settle_and_delete_at_once_leave_no_half_done_flow(pg
             pass
 
     jobs = [
-        attempt(one.steps.settle([went_on(born(new), running=True) for new in running[n : n + 6]], BUDGET))
+        attempt(one.steps.settle([went_on(born(new), eager=True) for new in running[n : n + 6]], BUDGET))
         for n in range(0, 60, 6)
     ]
-    jobs += [attempt(cancel(two, new.facts.flow_id, "", final)) for new in [*reversed(running), *created]]
+    jobs += [attempt(cancel(two, new.flow.flow_id, "", final)) for new in [*reversed(running), *created]]
     jobs += [
-        attempt(store.control.start(new.facts.flow_id, "")) for new, store in zip(created, pg_stores * 30, strict=True)
+        attempt(store.control.start(new.flow.flow_id, "")) for new, store in zip(created, pg_stores * 30, strict=True)
     ]
-    jobs += [attempt(one.control.delete(new.facts.flow_id)) for new in created]
+    jobs += [attempt(one.control.delete(new.flow.flow_id)) for new in created]
     await asyncio.gather(*jobs)
     for new in running:
-        assert await flow_status(one, new.facts.flow_id) == "cancelled"
-        assert {step.status for step in await one.flows.steps([new.facts.flow_id])} <= {"cancelled", "completed"}
+        assert await flow_status(one, new.flow.flow_id) == "cancelled"
+        assert {step.status for step in await one.flows.steps([new.flow.flow_id])} <= {"cancelled", "completed"}
     orphans = "select count(*) from dwarf_steps where flow_id not in (select flow_id from dwarf_flows)"
     assert await look(one, orphans) == [(0,)]
     odd = (

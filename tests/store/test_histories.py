@@ -32,17 +32,17 @@ async def flow_with(store: SqlStore, steps: int, above: tuple[FlowRow, int] | No
     new = new_flow()
     if above is not None:
         flow, step_id = above
-        new.facts.root_id, new.facts.surgraph_flow_id, new.facts.surgraph_step_id = flow.root_id, flow.flow_id, step_id
+        new.flow.root_id, new.flow.surgraph_flow_id, new.flow.surgraph_step_id = flow.root_id, flow.flow_id, step_id
     await store.steps.create([new], BUDGET)
     first = new.step_id
     ids = [first, *(first * 100_000 + number for number in range(1, steps))]
 
     async def work(tx: Tx) -> None:
         for depth, step_id in enumerate(ids[1:], 1):
-            await tx.fetch(COPY, step_id, new.facts.flow_id, depth, f"n{depth}", ids[depth - 1], first)
+            await tx.fetch(COPY, step_id, new.flow.flow_id, depth, f"n{depth}", ids[depth - 1], first)
 
     await store.database.transact(work)
-    row = await store.flows.by_id(new.facts.flow_id)
+    row = await store.flows.by_id(new.flow.flow_id)
     assert row is not None
     return row, ids
 

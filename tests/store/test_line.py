@@ -98,7 +98,7 @@ async def test_tasks_that_are_shut_are_read_past_and_not_counted(store: SqlStore
 
 
 async def test_what_is_parked_created_or_running_stands_in_no_line(store: SqlStore) -> None:
-    await store.steps.create([parked := at(1), at(1, "c", start=False), at(1, "r", running=True), at(1, "p")], BUDGET)
+    await store.steps.create([parked := at(1), at(1, "c", start=False), at(1, "r", eager=True), at(1, "p")], BUDGET)
     await look(store, "update dwarf_steps set parked = 2 where step_id = $1", parked.step_id)
     assert await lanes(store) == [(1, "p", "a")]
     assert await lanes(store, blocked_tasks=("x",)) == [(1, "p", "a")]
@@ -141,7 +141,7 @@ async def test_a_retry_a_sleep_and_a_start_keep_their_step_asleep(timed: SqlStor
     settlement.delay_us = 5 * SECOND
     await timed.steps.settle([settlement, went_on(slept, delay_us=6 * SECOND)], BUDGET)
     await timed.steps.create([created := new_flow(start=False, start_at=manual.now() + 4 * SECOND)], BUDGET)
-    await timed.control.start(created.facts.flow_id, "")
+    await timed.control.start(created.flow.flow_id, "")
     seen = []
     for _ in range(3):
         assert await lanes(timed) == []
@@ -157,7 +157,7 @@ async def test_a_retry_a_sleep_and_a_start_keep_their_step_asleep(timed: SqlStor
 async def test_a_created_flow_whose_time_has_passed_is_ripe_when_started(timed: SqlStore, manual: ManualClock) -> None:
     await timed.steps.create([created := new_flow(start=False, start_at=manual.now() + SECOND)], BUDGET)
     manual.advance(5)
-    await timed.control.start(created.facts.flow_id, "")
+    await timed.control.start(created.flow.flow_id, "")
     assert await lanes(timed) == [(100, "", "a")]
 
 

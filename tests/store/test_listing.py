@@ -27,15 +27,15 @@ async def flows(store: SqlStore) -> dict[str, int]:
         "broken": new_flow(),
         "stopped": new_flow(workflow="other", fairness_key="tenant"),
     }
-    made["done"].facts.thread_id = made["created"].facts.flow_id
+    made["done"].flow.thread_id = made["created"].flow.flow_id
     await store.steps.create(list(made.values()), BUDGET)
     steps = {row.step_id: in_flight(row) for row in await claim_all(store, 10, BUDGET)}
     await store.steps.settle(
         [ended(steps[made["done"].step_id]), failed(steps[made["broken"].step_id], "Disk 50%_full")], BUDGET
     )
-    await cancel(store, made["stopped"].facts.flow_id, "customer CHANGED mind", lambda _: b"{}")
+    await cancel(store, made["stopped"].flow.flow_id, "customer CHANGED mind", lambda _: b"{}")
     await look(store, "update dwarf_steps set node = 'Ship_it' where step_id = $1", made["pending"].step_id)
-    return {name: new.facts.flow_id for name, new in made.items()}
+    return {name: new.flow.flow_id for name, new in made.items()}
 
 
 FILTERS: list[tuple[Query, str]] = [

@@ -76,8 +76,8 @@ async def test_a_tripped_task_has_its_steps_born_parked(store: SqlStore) -> None
         **dict.fromkeys((step.step_id, again.step_id, running.step_id, created[0].step_id, free.step_id), 0),
         made.step_id: 2,
     }
-    await store.control.start(created[0].facts.flow_id, "")
-    followed, in_hands = went_on(step), went_on(running, running=True)
+    await store.control.start(created[0].flow.flow_id, "")
+    followed, in_hands = went_on(step), went_on(running, eager=True)
     again.url = "b"
     await look(store, "update dwarf_steps set url = 'b' where step_id = $1", again.step_id)
     await store.steps.settle([followed, in_hands, returned(again)], BUDGET)
@@ -159,7 +159,7 @@ async def test_terminal_steps_are_never_parked(store: SqlStore) -> None:
     flows = await pending(store, 4)
     await store.breakers.trip("a", "x")
     await store.breakers.park("a")
-    await cancel(store, flows[0].facts.flow_id)
+    await cancel(store, flows[0].flow.flow_id)
     row = await store.steps.claim_probe("a", BUDGET)
     assert row is not None
     probe = in_flight(row)
@@ -171,8 +171,8 @@ async def test_terminal_steps_are_never_parked(store: SqlStore) -> None:
     assert await look(store, "select status, parked from dwarf_steps order by step_id") == [
         ("cancelled", 0), ("cancelled", 0), ("completed", 0), ("pending", 2),
     ]  # fmt: skip
-    await cancel(store, flows[3].facts.flow_id)
-    await store.control.delete(flows[3].facts.flow_id)
+    await cancel(store, flows[3].flow.flow_id)
+    await store.control.delete(flows[3].flow.flow_id)
     assert await store.breakers.parked_tasks() == []
 
 

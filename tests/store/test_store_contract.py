@@ -47,27 +47,27 @@ def final(_: list[StepRow]) -> bytes:
 async def test_a_group_of_flows_is_created_with_their_entry_steps(store: SqlStore) -> None:
     group = [new_flow({"n": n}, start=n % 2 == 0) for n in range(20)]
     made = await store.steps.create(group, BUDGET)
-    assert set(made) == {new.facts.flow_id for new in group}
+    assert set(made) == {new.flow.flow_id for new in group}
     for new in group:
-        row = await store.flows.get(Key(1, new.facts.flow_id, new.facts.token))
+        row = await store.flows.get(Key(1, new.flow.flow_id, new.flow.token))
         assert (row.status, row.started_at is not None) == (
             (Status.RUNNING, True) if new.start else (Status.CREATED, False)
         )
-        (step,) = await store.flows.complete_steps([new.facts.flow_id])
+        (step,) = await store.flows.complete_steps([new.flow.flow_id])
         assert (step.node, step.depth, step.state) == ("a", 1, new.state_json.decode())
         assert step.status is (Status.PENDING if new.start else Status.CREATED)
-        assert row.created_at == made[new.facts.flow_id] == step.created_at
+        assert row.created_at == made[new.flow.flow_id] == step.created_at
 
 
 async def test_a_flow_born_running_is_claimed_by_this_replica_already(store: SqlStore) -> None:
-    new = new_flow(running=True)
+    new = new_flow(eager=True)
     await store.steps.create([new], BUDGET)
     assert await claim_all(store, 10, BUDGET) == []
     assert await look(store, "select status, lease_seq, claimed_by from dwarf_steps") == [
         ("running", 1, store.replicas.replica_id)
     ]
     assert (await store.steps.settle([ended(born(new))], BUDGET)).applied
-    assert await flow_status(store, new.facts.flow_id) == "completed"
+    assert await flow_status(store, new.flow.flow_id) == "completed"
 
 
 async def test_an_idempotency_key_makes_one_flow_within_a_group_and_across_groups(store: SqlStore) -> None:
@@ -76,7 +76,7 @@ async def test_an_idempotency_key_makes_one_flow_within_a_group_and_across_group
     assert len(made) == 3
     again = new_flow(idempotency_key="k")
     other = new_flow(idempotency_key="k", fairness_key="tenant")
-    assert set(await store.steps.create([again, other], BUDGET)) == {other.facts.flow_id}
+    assert set(await store.steps.create([again, other], BUDGET)) == {other.flow.flow_id}
     row = await store.flows.by_idempotency_key("", "k")
     assert row is not None
     assert row.flow_id in made
@@ -87,7 +87,7 @@ async def test_an_idempotency_key_makes_one_flow_within_a_group_and_across_group
 async def test_a_deleted_flow_frees_its_idempotency_key(store: SqlStore) -> None:
     first = new_flow(idempotency_key="k", start=False)
     await store.steps.create([first], BUDGET)
-    await store.control.delete(first.facts.flow_id)
+    await store.control.delete(first.flow.flow_id)
     assert len(await store.steps.create([new_flow(idempotency_key="k")], BUDGET)) == 1
 
 
@@ -95,7 +95,7 @@ async def test_a_wrong_token_looks_like_an_id_that_is_not_there(store: SqlStore)
     new = new_flow()
     await store.steps.create([new], BUDGET)
     wrong = "x" * 16
-    for key in (Key(1, new.facts.flow_id, wrong), Key(1, 999_999, wrong)):
+    for key in (Key(1, new.flow.flow_id, wrong), Key(1, 999_999, wrong)):
         with pytest.raises(NotFound, match="no flow 1-"):
             await store.flows.get(key)
     with pytest.raises(NotFound, match="no step 1-"):
@@ -118,7 +118,7 @@ async def test_a_claim_returns_all_a_dispatch_needs(store: SqlStore) -> None:
     new = new_flow({"a": 1}, priority=7, fairness_key="t", fairness_weight=2.5, time_budget_ms=500, notify="me")
     made = await store.steps.create([new], BUDGET)
     (row,) = await claim_all(store, 1, BUDGET)
-    step, facts = in_flight(row), new.facts
+    step, facts = in_flight(row), new.flow
     assert (step.step_id, step.token, step.node, step.url, step.depth, step.attempt, step.lease_seq) == (
         new.step_id, new.step_token, "a", "a", 1, 0, 1,
     )  # fmt: skip
@@ -155,7 +155,7 @@ async def test_a_step_of_a_terminal_flow_takes_its_status(store: SqlStore) -> No
     """X2."""
     new = new_flow()
     await store.steps.create([new], BUDGET)
-    await look(store, "update dwarf_flows set status = 'failed' where flow_id = $1", new.facts.flow_id)
+    await look(store, "update dwarf_flows set status = 'failed' where flow_id = $1", new.flow.flow_id)
     (row,) = await claim_all(store, 1, BUDGET)
     assert row.flow_status == "failed"
     await store.steps.close_stale([row.step_id])
@@ -182,7 +182,7 @@ async def test_a_settlement_ends_the_step_and_bears_its_successor(store: SqlStor
 
 
 async def test_a_successor_born_running_is_not_for_others_to_claim(store: SqlStore) -> None:
-    settlement = went_on(await one_claimed(store), running=True)
+    settlement = went_on(await one_claimed(store), eager=True)
     assert settlement.successor is not None
     await store.steps.settle([settlement], BUDGET)
     assert await claim_all(store, 5, BUDGET) == []
@@ -280,14 +280,14 @@ async def test_start_makes_a_created_flow_claimable_once(store: SqlStore) -> Non
     """O2."""
     new = new_flow(start=False)
     await store.steps.create([new], BUDGET)
-    at, ((step_id, priority, not_before),) = await store.control.start(new.facts.flow_id, "me")
+    at, ((step_id, priority, not_before),) = await store.control.start(new.flow.flow_id, "me")
     assert (step_id, priority) == (new.step_id, 100)
     assert not_before <= at
-    row = await store.flows.by_id(new.facts.flow_id)
+    row = await store.flows.by_id(new.flow.flow_id)
     assert row is not None
     assert (row.status, row.notify, row.started_at) == (Status.RUNNING, "me", at)
     with pytest.raises(Conflict, match="the flow is running: to be started it must be created"):
-        await store.control.start(new.facts.flow_id, "")
+        await store.control.start(new.flow.flow_id, "")
     with pytest.raises(NotFound):
         await store.control.start(10**9, "")
     assert len(await claim_all(store, 5, BUDGET)) == 1
@@ -296,8 +296,8 @@ async def test_start_makes_a_created_flow_claimable_once(store: SqlStore) -> Non
 async def test_start_keeps_the_notify_option_unless_told_otherwise(store: SqlStore) -> None:
     new = new_flow(start=False, notify="option")
     await store.steps.create([new], BUDGET)
-    await store.control.start(new.facts.flow_id, "")
-    row = await store.flows.by_id(new.facts.flow_id)
+    await store.control.start(new.flow.flow_id, "")
+    row = await store.flows.by_id(new.flow.flow_id)
     assert row is not None
     assert row.notify == "option"
 
@@ -322,7 +322,7 @@ async def test_cancel_takes_the_live_steps_along_and_names_the_running_ones(stor
 async def test_cancel_of_a_flow_nobody_runs_tells_nobody(store: SqlStore, start: bool) -> None:
     new = new_flow(start=start)
     await store.steps.create([new], BUDGET)
-    assert (await cancel(store, new.facts.flow_id, "", final)).running == []
+    assert (await cancel(store, new.flow.flow_id, "", final)).running == []
     assert await claim_all(store, 5, BUDGET) == []
 
 
@@ -345,18 +345,18 @@ async def test_the_fingerprint_changes_with_every_write(store: SqlStore) -> None
     """O6."""
     new = new_flow(start=False)
     await store.steps.create([new], BUDGET)
-    seen = [await fingerprint(store, new.facts.flow_id)]
-    await store.control.start(new.facts.flow_id, "")
-    seen.append(await fingerprint(store, new.facts.flow_id))
+    seen = [await fingerprint(store, new.flow.flow_id)]
+    await store.control.start(new.flow.flow_id, "")
+    seen.append(await fingerprint(store, new.flow.flow_id))
     step = in_flight((await claim_all(store, 1, BUDGET))[0])
-    seen.append(await fingerprint(store, new.facts.flow_id))
+    seen.append(await fingerprint(store, new.flow.flow_id))
     await store.steps.settle([went_on(step)], BUDGET)
-    seen.append(await fingerprint(store, new.facts.flow_id))
-    await cancel(store, new.facts.flow_id, "", final)
-    seen.append(await fingerprint(store, new.facts.flow_id))
+    seen.append(await fingerprint(store, new.flow.flow_id))
+    await cancel(store, new.flow.flow_id, "", final)
+    seen.append(await fingerprint(store, new.flow.flow_id))
     assert len(set(map(tuple, seen))) == 5
-    assert await fingerprint(store, new.facts.flow_id) == seen[-1]
-    row = await store.flows.by_id(new.facts.flow_id)
+    assert await fingerprint(store, new.flow.flow_id) == seen[-1]
+    row = await store.flows.by_id(new.flow.flow_id)
     assert row is not None
     await store.control.delete(row.flow_id)
     assert not await store.flows.fingerprint(row)
@@ -367,7 +367,7 @@ async def test_stopped_among_names_what_stopped_or_is_gone(store: SqlStore) -> N
     created = new_flow(start=False)
     await store.steps.create([created, going := new_flow()], BUDGET)
     await store.steps.settle([ended(step)], BUDGET)
-    ids = [step.flow.flow_id, created.facts.flow_id, going.facts.flow_id, 10**9]
+    ids = [step.flow.flow_id, created.flow.flow_id, going.flow.flow_id, 10**9]
     assert await store.flows.stopped_among(ids) == [step.flow.flow_id, 10**9]
 
 
@@ -412,12 +412,12 @@ def paused(step: ClaimedStep, payload: bytes | None) -> Settlement:
     return parking.interrupted(step, step.changes, None if payload is None else Raw(payload))
 
 
-def calling(step: ClaimedStep, running: bool = False) -> Settlement:
+def calling(step: ClaimedStep, eager: bool = False) -> Settlement:
     """The step waits for a child flow of the same graph."""
-    child = parking.Child(GRAPH, GRAPH.digest(), new_flow().facts.flow_id, tokens())
+    child = parking.Child(GRAPH, GRAPH.digest(), new_flow().flow.flow_id, tokens())
     settlement = parking.waiting(step, {}, state_from({"in": 1}), child, StepRef(new_flow().step_id, tokens()))
     assert settlement.child is not None
-    settlement.child.running = running
+    settlement.child.eager = eager
     return settlement
 
 
@@ -437,7 +437,7 @@ async def test_a_park_written_twice_starts_one_child(store: SqlStore) -> None:
 async def test_the_end_of_a_child_wakes_its_caller_once(store: SqlStore) -> None:
     """P1: with the final state; a second end changes nothing."""
     step = await one_claimed(store)
-    settlement = calling(step, running=True)
+    settlement = calling(step, eager=True)
     assert settlement.child is not None
     await store.steps.settle([settlement], BUDGET)
     inner = born(settlement.child)
@@ -451,7 +451,7 @@ async def test_the_end_of_a_child_wakes_its_caller_once(store: SqlStore) -> None
 
 async def test_a_failed_child_in_the_group_of_other_results(store: SqlStore) -> None:
     step, other = await one_claimed(store), await one_claimed(store)
-    settlement = calling(step, running=True)
+    settlement = calling(step, eager=True)
     assert settlement.child is not None
     await store.steps.settle([settlement], BUDGET)
     settled = await store.steps.settle([failed(born(settlement.child), "no luck"), went_on(other)], BUDGET)
@@ -463,12 +463,12 @@ async def test_a_failed_child_in_the_group_of_other_results(store: SqlStore) -> 
 async def test_pauses_of_one_group_reach_their_roots_once(store: SqlStore) -> None:
     """P2: of two that pause one root together, the first wins."""
     step = await one_claimed(store)
-    settlement = calling(step, running=True)
+    settlement = calling(step, eager=True)
     assert settlement.child is not None
     await store.steps.settle([settlement], BUDGET)
     settled = await store.steps.settle([paused(born(settlement.child), b'"?"')], BUDGET)
     assert [(one.flow_id, end.payload) for one, end, _ in settled.ended] == [
-        (settlement.child.facts.flow_id, Raw(b'"?"')),
+        (settlement.child.flow.flow_id, Raw(b'"?"')),
         (step.flow.flow_id, Raw(b'"?"')),
     ]
     row = await store.flows.by_id(step.flow.flow_id)
@@ -477,7 +477,7 @@ async def test_pauses_of_one_group_reach_their_roots_once(store: SqlStore) -> No
     assert pause is not None
     assert (pause.payload, pause.state) == ('"?"', '{"in":1}')
     result = await store.control.resume(row, "1")
-    assert [one.flow_id for one in result.changed] == [settlement.child.facts.flow_id, step.flow.flow_id]
+    assert [one.flow_id for one in result.changed] == [settlement.child.flow.flow_id, step.flow.flow_id]
     with pytest.raises(Conflict, match="to be resumed it must be interrupted"):
         await store.control.resume(row, "1")
 
@@ -488,10 +488,10 @@ async def test_nothing_is_born_running_in_a_flow_with_breakpoints(store: SqlStor
     row = await store.flows.by_id(step.flow.flow_id)
     assert row is not None
     await store.control.break_before(row, "b", enabled=True)
-    settlement = went_on(step, running=True)
+    settlement = went_on(step, eager=True)
     await store.steps.settle([settlement], BUDGET)
     assert settlement.successor is not None
-    assert not settlement.successor.running
+    assert not settlement.successor.eager
     assert await step_status(store, settlement.successor.step_id) == "pending"
     (claimed,) = await claim_all(store, 5, BUDGET)
     assert claimed.breakpoints == '["b"]'

@@ -134,7 +134,7 @@ async def test_a_retry_keeps_the_step_until_it_is_due(timed: SqlStore, manual: M
 
 async def test_the_age_of_a_step_runs_from_its_first_dispatch(timed: SqlStore, manual: ManualClock) -> None:
     """X5: for give_up_after."""
-    new = new_flow(running=True)
+    new = new_flow(eager=True)
     await timed.steps.create([new], BUDGET)
     manual.advance(3)
     await timed.replicas.release_unowned_leases([])
@@ -144,14 +144,14 @@ async def test_the_age_of_a_step_runs_from_its_first_dispatch(timed: SqlStore, m
 
 async def test_completed_flows_marked_for_it_leave_a_while_later(timed: SqlStore, manual: ManualClock) -> None:
     """O1: failed and cancelled ones stay, and so does a completed one that was not marked."""
-    leaving = [new_flow(delete_on_completion=True, running=True) for _ in range(3)]
-    staying = new_flow(running=True)
+    leaving = [new_flow(delete_on_completion=True, eager=True) for _ in range(3)]
+    staying = new_flow(eager=True)
     await timed.steps.create([*leaving, staying], BUDGET)
     await timed.steps.settle([ended(born(leaving[0])), ended(born(staying))], BUDGET)
-    await cancel(timed, leaving[1].facts.flow_id, "", lambda _: b"{}")
+    await cancel(timed, leaving[1].flow.flow_id, "", lambda _: b"{}")
     assert await timed.control.remove_completed(60_000, 1) is False
-    assert await flow_status(timed, leaving[0].facts.flow_id) == "completed"
+    assert await flow_status(timed, leaving[0].flow.flow_id) == "completed"
     manual.advance(61)
     assert await timed.control.remove_completed(60_000, 1) is True
-    assert await timed.flows.by_id(leaving[0].facts.flow_id) is None
+    assert await timed.flows.by_id(leaving[0].flow.flow_id) is None
     assert await timed.flows.size() == (3, 3)

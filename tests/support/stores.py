@@ -30,9 +30,9 @@ _step_ids = itertools.count(1)
 
 
 def new_flow(state: dict[str, Any] | None = None, *, start: bool = True, **more: Any) -> NewFlow:
-    """A flow of `GRAPH` to be created; `more` names fields of `NewFlow` or of its facts."""
+    """A flow of `GRAPH` to be created; `more` names fields of `NewFlow` or of its flow."""
     flow_id = next(_flow_ids)
-    facts = FlowContext(
+    flow = FlowContext(
         shard=1,
         flow_id=flow_id,
         token=tokens(),
@@ -51,18 +51,18 @@ def new_flow(state: dict[str, Any] | None = None, *, start: bool = True, **more:
     )
     fields = state_from(state)
     new = NewFlow(
-        facts=facts,
+        flow=flow,
         state=fields,
         state_json=encode_state(fields),
         step_id=next(_step_ids),
         step_token=tokens(),
         node="a",
         url="a",
-        thread_token=facts.token,
+        thread_token=flow.token,
         start=start,
     )
     for name, value in more.items():
-        setattr(facts if hasattr(facts, name) else new, name, value)
+        setattr(flow if hasattr(flow, name) else new, name, value)
     return new
 
 
@@ -79,7 +79,7 @@ def born(new: NewFlow) -> ClaimedStep:
 
 
 def went_on(
-    step: ClaimedStep, changes: dict[str, Any] | None = None, *, running: bool = False, delay_us: int = 0
+    step: ClaimedStep, changes: dict[str, Any] | None = None, *, eager: bool = False, delay_us: int = 0
 ) -> Settlement:
     """The step completed; `b` comes next."""
     state = merge(step.state, state_from(changes))
@@ -92,7 +92,7 @@ def went_on(
         state=state,
         state_json=encode_state(state),
         delay_us=delay_us,
-        running=running,
+        eager=eager,
     )
     return Settlement(step, Status.COMPLETED, state_from(changes), attempt=step.attempt, successor=new)
 

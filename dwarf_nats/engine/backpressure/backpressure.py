@@ -182,7 +182,7 @@ class Gate:
         return self.breakers.holds(url)
 
     def admits_eager(self, url: str) -> bool:
-        """Whether a new step of the task may be born running; if so, it counts as sent."""
+        """Whether a new step of the task may start eagerly; if so, it counts as sent."""
         return not self.breakers.holds(url) and self._shared.valves.admits(url)
 
     def admits(self, step: ClaimedStep) -> bool:

@@ -123,10 +123,10 @@ class AfterCommit:
         """Dispatch what starts eagerly in the slot of the settled step, or release the slot; the successors that wait."""
         step, child = settlement.step, settlement.child
         made = settlement.branches or ([settlement.successor] if settlement.successor is not None else [])
-        if alive and made and made[0].running:
+        if alive and made and made[0].eager:
             self._executor.dispatch_successor(step.flow, made[0])
             return made[1:]
-        if alive and child is not None and child.running:
+        if alive and child is not None and child.eager:
             self._executor.dispatch_first(child, at)
         else:
             self._slots.release(step.slot or step.url)
@@ -155,12 +155,12 @@ class AfterCommit:
             announcements.ended.append((step.flow.key, end.status))
 
     def _child_created(self, new: NewFlow, at: int, announcements: _Announcements) -> None:
-        flow = new.facts
+        flow = new.flow
         self._counters.flows_started.add(flow.workflow)
         announcements.changed += [
             self._announcer.change(flow, status, at) for status in (Status.CREATED, Status.RUNNING)
         ]
-        if not new.running:
+        if not new.eager:
             self._ready_queue.hint_flow(flow)
             announcements.pending.append(ReadyStep(new.step_id, flow.priority, at))
 

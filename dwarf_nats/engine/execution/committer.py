@@ -162,7 +162,7 @@ class Committer:
                 _refuse(future, error)
         except Exception as error:
             if len(group) == 1:
-                flow = group[0][0].facts
+                flow = group[0][0].flow
                 self._log.error(
                     "the database refused flow %s: %s", flow.public_id, error,
                     extra={"flow_id": flow.public_id, "workflow": flow.workflow},
@@ -179,7 +179,7 @@ class Committer:
             self._count(len(group))
             for new, future in group:
                 if not future.done():
-                    future.set_result(made.get(new.facts.flow_id))
+                    future.set_result(made.get(new.flow.flow_id))
 
     # -- settlements
 

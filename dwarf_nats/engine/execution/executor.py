@@ -12,7 +12,7 @@ from dwarf_nats.ports import BusAway, WorkerLost
 from dwarf_nats.rules import breakpoints, parking
 from dwarf_nats.rules.answers import sound
 from dwarf_nats.rules.decide import Deciding, decide, fail, release
-from dwarf_nats.rules.steps import ClaimedStep, claimed_at_birth, first_step
+from dwarf_nats.rules.steps import ClaimedStep, eager_step, first_step
 from dwarf_nats.workflow.answer import Answer, ErrorInfo
 from dwarf_nats.workflow.raised import called_off, closes_coroutine, ends_process, named
 
@@ -80,12 +80,12 @@ class Executor:
 
     def dispatch_first(self, new: NewFlow, created_at: int) -> None:
         """Dispatch the entry step of a flow that was created with it running; times in microseconds since the epoch."""
-        new.facts.created_at = new.facts.updated_at = created_at
+        new.flow.created_at = new.flow.updated_at = created_at
         self.dispatch(first_step(new))
 
     def dispatch_successor(self, flow: FlowContext, new: NewStep) -> None:
         """Dispatch a step that was created running: it starts eagerly."""
-        self.dispatch(claimed_at_birth(flow, new))
+        self.dispatch(eager_step(flow, new))
 
     # -- execution
 
@@ -209,11 +209,11 @@ class Executor:
         new = settlement.branches[0] if settlement.branches else settlement.successor
         child = settlement.child
         if new is not None and new.delay_us == 0:
-            new.running = self._hand_slot_over(step, new.url)
+            new.eager = self._hand_slot_over(step, new.url)
         elif child is not None and not step.flow.breakpoints:
-            child.running = self._hand_slot_over(step, child.url)
+            child.eager = self._hand_slot_over(step, child.url)
         if child is not None and step.span is not None:
-            self._trace_child(step.span, child.facts)
+            self._trace_child(step.span, child.flow)
 
     def _hand_slot_over(self, step: ClaimedStep, url: str) -> bool:
         """Whether the slot of a step that ends goes to a new step of the task `url`; it counts for that from now on."""

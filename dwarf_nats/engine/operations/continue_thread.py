@@ -96,7 +96,7 @@ class ThreadContinuer:
                         continue
                     reserved = home, new
                 if await self._insert(shard, completed, new):
-                    return new.facts.key
+                    return new.flow.key
                 if new.reserves:
                     await self._keys.settle(home, new)
         except (Conflict, BadRequest, NotFound, TooLarge):

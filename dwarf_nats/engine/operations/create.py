@@ -130,11 +130,11 @@ class Creator:
         """
         new = await self._factory.build(shard, request, graph)
         new.shards, new.reserves = shards, bool(shards)
-        flow_id = new.facts.flow_id
+        flow_id = new.flow.flow_id
         span = self._factory.begin_trace(new)
         outcome = shard.waiters.add(flow_id) if request.wait else asyncio.get_running_loop().create_future()
         # A start time is for the database's clock to judge: such a flow goes to the ready queue.
-        new.running = new.start and new.start_at is None and shard.admission.reserve(new.facts.priority, new.url)
+        new.eager = new.start and new.start_at is None and shard.admission.reserve(new.flow.priority, new.url)
         try:
             created_at = await asyncio.shield(_inserted(shard, new))
         except BaseException:
@@ -142,11 +142,11 @@ class Creator:
             raise
         if created_at is None:
             shard.waiters.drop(flow_id, outcome)
-            self._graphs.doubt(shard.number, new.facts.digest)
+            self._graphs.doubt(shard.number, new.flow.digest)
             return new
         if span is not None:
             span.end()
-        return Created(shard, new.facts.key, flow_id, outcome)
+        return Created(shard, new.flow.key, flow_id, outcome)
 
 
 async def _inserted(shard: Shard, new: NewFlow) -> int | None:
@@ -157,11 +157,11 @@ async def _inserted(shard: Shard, new: NewFlow) -> int | None:
     try:
         created_at = await shard.committer.create(new)
     except BaseException:
-        if new.running:
+        if new.eager:
             shard.admission.release(new.url)
         raise
     if created_at is None:
-        if new.running:
+        if new.eager:
             shard.admission.release(new.url)
         return None
     after_creation(shard, new, created_at)

@@ -72,11 +72,11 @@ class IdempotencyKeys:
         if await home.store.keys.reserve(new) is not None:
             return True
         held = await self.settle(home, new)
-        facts = new.facts
-        if held is None or held.shard != facts.shard:
+        flow = new.flow
+        if held is None or held.shard != flow.shard:
             return False
-        facts.flow_id = facts.root_id = held.flow_id
-        facts.token = held.token
+        flow.flow_id = flow.root_id = held.flow_id
+        flow.token = held.token
         return True
 
     async def settle(self, home: Shard, new: NewFlow) -> Reservation | None:
@@ -84,8 +84,8 @@ class IdempotencyKeys:
 
         The key of a flow that is gone is free when this returns: ask again. Raises `Conflict`.
         """
-        facts = new.facts
-        count, held = await home.store.keys.lookup(facts.fairness_key, new.idempotency_key)
+        flow = new.flow
+        count, held = await home.store.keys.lookup(flow.fairness_key, new.idempotency_key)
         self._deployment.learned(home.number, count)
         if count != new.shards or held is None:
             return None
@@ -103,17 +103,17 @@ class IdempotencyKeys:
                 return held
             if held.age_us < UNFINISHED_US:
                 raise key_in_use(new.idempotency_key)
-            if not await at.store.keys.fence(facts.fairness_key, new.idempotency_key, held.flow_id):
+            if not await at.store.keys.fence(flow.fairness_key, new.idempotency_key, held.flow_id):
                 return None  # it was made this moment
-        await home.store.keys.free(facts.fairness_key, new.idempotency_key, held.shard, held.flow_id)
+        await home.store.keys.free(flow.fairness_key, new.idempotency_key, held.shard, held.flow_id)
         return None
 
     async def give_up(self, home: Shard, new: NewFlow) -> None:
         """Free the key of a flow that is not to be created after all, unless the same request has created it elsewhere."""
-        facts = new.facts
+        flow = new.flow
         with contextlib.suppress(Unavailable):
-            if await self._shards[facts.shard].store.keys.fence(facts.fairness_key, new.idempotency_key, facts.flow_id):
-                await home.store.keys.free(facts.fairness_key, new.idempotency_key, facts.shard, facts.flow_id)
+            if await self._shards[flow.shard].store.keys.fence(flow.fairness_key, new.idempotency_key, flow.flow_id):
+                await home.store.keys.free(flow.fairness_key, new.idempotency_key, flow.shard, flow.flow_id)
 
 
 def key_in_use(idempotency_key: str) -> Conflict:

@@ -133,7 +133,7 @@ class FlowFactory:
         priority = options.priority if options.priority is not None else self._settings.default_priority
         entry = graph.nodes[graph.entry_point]
         return NewFlow(
-            facts=FlowContext(
+            flow=FlowContext(
                 shard=shard.number,
                 flow_id=flow_id,
                 token=token,
@@ -168,29 +168,29 @@ class FlowFactory:
 
     def begin_trace(self, new: NewFlow, *follows: str) -> WorkflowSpan | None:
         """Begin the root span of a flow, to be ended once the flow is there (T2). `follows`: contexts it is linked to."""
-        span = self._traces.workflow(new.facts.public_id, new.facts.workflow, follows=[one for one in follows if one])
+        span = self._traces.workflow(new.flow.public_id, new.flow.workflow, follows=[one for one in follows if one])
         if span is not None:
-            new.facts.trace = span.trace_context
+            new.flow.trace = span.trace_context
         return span
 
 
 def after_creation(shard: Shard, new: NewFlow, created_at: int) -> None:
     """Follow up on the commit that created a flow: dispatch or announce its first step, tell of the flow."""
-    facts = new.facts
+    flow = new.flow
     if new.start:
-        shard.counters.flows_started.add(facts.workflow)
+        shard.counters.flows_started.add(flow.workflow)
     if shard.debug_log.enabled:
-        shard.debug_log.created(facts)
-    changed = [shard.announcer.change(facts, Status.CREATED, created_at)]
+        shard.debug_log.created(flow)
+    changed = [shard.announcer.change(flow, Status.CREATED, created_at)]
     if new.start:
-        changed.append(shard.announcer.change(facts, Status.RUNNING, created_at))
+        changed.append(shard.announcer.change(flow, Status.RUNNING, created_at))
     pending: list[ReadyStep] = []
-    if new.running:
+    if new.eager:
         shard.executor.dispatch_first(new, created_at)
     elif new.start:
         due = max(new.start_at or 0, created_at)
-        shard.ready_queue.hint_flow(facts, due - created_at)
-        pending = [ReadyStep(new.step_id, facts.priority, due)]
+        shard.ready_queue.hint_flow(flow, due - created_at)
+        pending = [ReadyStep(new.step_id, flow.priority, due)]
     shard.announcer.announce(changed, pending)
 
 

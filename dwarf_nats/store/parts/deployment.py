@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from dwarf_nats.store import deployment
 
 if TYPE_CHECKING:
-    from dwarf_nats.rules.rows import Facts
+    from dwarf_nats.rules.rows import ShardIdentity
     from dwarf_nats.store.database import Database
 
 
@@ -18,10 +18,10 @@ class SqlDeployment:
         self._shard = shard
         self._database = database
 
-    async def identity(self) -> Facts | None:
-        return await deployment.facts(self._database)
+    async def identity(self) -> ShardIdentity | None:
+        return await deployment.identity(self._database)
 
-    async def join(self, name: str) -> Facts:
+    async def join(self, name: str) -> ShardIdentity:
         return await deployment.enter(self._database, name, self._shard)
 
     async def raise_shards(self, shards: int) -> None:

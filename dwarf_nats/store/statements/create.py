@@ -195,39 +195,39 @@ class CreateFlows:
             session.connection.executemany(_INSERT_FLOW, rows)
         if flows:
             insert_batch_sqlite(session, _entry_steps(flows, self.budget_ms), self.replica_id)
-        return {new.facts.flow_id: session.now for new in flows}
+        return {new.flow.flow_id: session.now for new in flows}
 
 
 async def create_one(tx: Tx, new: NewFlow) -> int | None:
     """Insert a flow with its entry step, not running; its creation time, or nothing if its idempotency key was there."""
     made = await tx.run(CreateFlows(flows=[new]))
-    return made.get(new.facts.flow_id)
+    return made.get(new.flow.flow_id)
 
 
 def _flow_columns(flows: Sequence[NewFlow]) -> _FlowColumns:
-    facts = [new.facts for new in flows]
+    contexts = [new.flow for new in flows]
     return _FlowColumns(
-        flow_id=[one.flow_id for one in facts],
-        token=[one.token for one in facts],
-        workflow=[one.workflow for one in facts],
-        graph_digest=[one.digest for one in facts],
-        thread_id=[one.thread_id for one in facts],
+        flow_id=[one.flow_id for one in contexts],
+        token=[one.token for one in contexts],
+        workflow=[one.workflow for one in contexts],
+        graph_digest=[one.digest for one in contexts],
+        thread_id=[one.thread_id for one in contexts],
         thread_token=[new.thread_token for new in flows],
-        priority=[one.priority for one in facts],
-        fairness_key=[one.fairness_key for one in facts],
-        fairness_weight=[one.fairness_weight for one in facts],
+        priority=[one.priority for one in contexts],
+        fairness_key=[one.fairness_key for one in contexts],
+        fairness_weight=[one.fairness_weight for one in contexts],
         start_at=[new.start_at for new in flows],
-        time_budget_ms=[one.time_budget_ms for one in facts],
-        baggage=[bytes(one.baggage).decode() for one in facts],
-        notify=[one.notify for one in facts],
+        time_budget_ms=[one.time_budget_ms for one in contexts],
+        baggage=[bytes(one.baggage).decode() for one in contexts],
+        notify=[one.notify for one in contexts],
         idempotency_key=[new.idempotency_key for new in flows],
         request_digest=[new.request_digest for new in flows],
         delete_on_completion=[int(new.delete_on_completion) for new in flows],
-        root_id=[one.root_id or one.flow_id for one in facts],
-        surgraph_flow_id=[one.surgraph_flow_id for one in facts],
-        surgraph_step_id=[one.surgraph_step_id for one in facts],
-        breakpoints=[stored(one.breakpoints) for one in facts],
-        trace=[one.trace for one in facts],
+        root_id=[one.root_id or one.flow_id for one in contexts],
+        surgraph_flow_id=[one.surgraph_flow_id for one in contexts],
+        surgraph_step_id=[one.surgraph_step_id for one in contexts],
+        breakpoints=[stored(one.breakpoints) for one in contexts],
+        trace=[one.trace for one in contexts],
     )
 
 
@@ -237,13 +237,13 @@ def _start_columns(flows: Sequence[NewFlow]) -> _StartColumns:
 
 def _entry_columns(flows: Sequence[NewFlow], budget_ms: int) -> _EntryColumns:
     return _EntryColumns(
-        running=[new.running for new in flows],
+        running=[new.eager for new in flows],
         step_id=[new.step_id for new in flows],
         step_token=[new.step_token for new in flows],
         node=[new.node for new in flows],
         url=[new.url for new in flows],
         state=[new.state_json.decode() for new in flows],
-        lease=[lease_us(new.facts.time_budget_ms, budget_ms) for new in flows],
+        lease=[lease_us(new.flow.time_budget_ms, budget_ms) for new in flows],
         kept_until=[new.kept_until for new in flows],
     )
 
@@ -259,7 +259,7 @@ def _insert_keyed(session: SqliteSession, new: NewFlow, row: tuple[Any, ...]) ->
     if session.connection.execute(_INSERT_KEYED, row).rowcount:
         return True
     if new.reserves:
-        session.connection.execute(_FREE_KEY, (new.facts.fairness_key, new.idempotency_key, new.facts.flow_id))
+        session.connection.execute(_FREE_KEY, (new.flow.fairness_key, new.idempotency_key, new.flow.flow_id))
     return False
 
 
@@ -269,10 +269,10 @@ def _take_key(session: SqliteSession, new: NewFlow) -> bool:
     if connection.execute(_AGREED_SHARDS).fetchone() != (new.shards,):
         return False
     key = _Key(
-        fairness_key=new.facts.fairness_key,
+        fairness_key=new.flow.fairness_key,
         idempotency_key=new.idempotency_key,
-        flow_id=new.facts.flow_id,
-        token=new.facts.token,
+        flow_id=new.flow.flow_id,
+        token=new.flow.token,
         request_digest=new.request_digest,
         created_at=session.now,
     )
@@ -281,16 +281,16 @@ def _take_key(session: SqliteSession, new: NewFlow) -> bool:
 
 def _entry_steps(flows: Sequence[NewFlow], budget_ms: int) -> StepsBatch:
     count = len(flows)
-    facts = [new.facts for new in flows]
+    contexts = [new.flow for new in flows]
     return StepsBatch(
         step_id=[new.step_id for new in flows],
-        flow_id=[one.flow_id for one in facts],
+        flow_id=[one.flow_id for one in contexts],
         depth=[1] * count,
         token=[new.step_token for new in flows],
         node=[new.node for new in flows],
         url=[new.url for new in flows],
         state=[new.state_json.decode() for new in flows],
-        status=["created" if not new.start else "running" if new.running else "pending" for new in flows],
+        status=["created" if not new.start else "running" if new.eager else "pending" for new in flows],
         not_before=[new.start_at or 0 for new in flows],
         delay=[0] * count,
         predecessor_id=[None] * count,
@@ -299,9 +299,9 @@ def _entry_steps(flows: Sequence[NewFlow], budget_ms: int) -> StepsBatch:
         changes=["{}"] * count,
         error=[None] * count,
         successor_id=[None] * count,
-        priority=[one.priority for one in facts],
-        fairness_key=[one.fairness_key for one in facts],
-        fairness_weight=[one.fairness_weight for one in facts],
-        lease=[lease_us(one.time_budget_ms, budget_ms) for one in facts],
+        priority=[one.priority for one in contexts],
+        fairness_key=[one.fairness_key for one in contexts],
+        fairness_weight=[one.fairness_weight for one in contexts],
+        lease=[lease_us(one.time_budget_ms, budget_ms) for one in contexts],
         borrowed=[None] * count,
     )

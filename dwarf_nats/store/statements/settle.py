@@ -277,7 +277,7 @@ def _batch(group: Sequence[Settlement], budget_ms: int) -> SettleBatch:
         next_url=[new.url if new else None for new in nexts],
         next_state=[new.state_json.decode() if new else None for new in nexts],
         next_borrowed=[state_refs.stored(new.refs) if new else None for new in nexts],
-        next_running=[new is not None and new.running for new in nexts],
+        next_running=[new is not None and new.eager for new in nexts],
         next_delay=[new.delay_us if new else 0 for new in nexts],
         lease=[lease_us(step.flow.time_budget_ms, budget_ms) for step in steps],
         end_status=[end.status.value if end else None for end in ends],
@@ -317,7 +317,7 @@ class _Done:
         self._statuses.append(one.status.value if alive else flow.status)
         self._successors.append(new)
         if new is not None:
-            self._born.append((one, new, "running" if new.running and not flow.breaks else "pending"))
+            self._born.append((one, new, "running" if new.eager and not flow.breaks else "pending"))
         if alive and end is not None:
             at = max(at, flow.updated_at + 1)
             flow.status, flow.updated_at = end.status.value, at
