@@ -51,8 +51,8 @@ FLOW_LIVE = frozenset({Status.RUNNING, Status.INTERRUPTED})
 """A flow that has begun and not ended: its steps are claimed and settled."""
 FLOW_UNSTOPPED = frozenset({Status.CREATED, Status.RUNNING})
 """A flow that can be waited for: it is not stopped."""
-STEP_UNFINISHED = frozenset({Status.CREATED, Status.PENDING, Status.RUNNING, Status.INTERRUPTED})
-"""A step from which something may still follow."""
+STEP_UNBEGUN = frozenset({Status.CREATED, Status.PENDING})
+"""A step that has not been dispatched yet, or waits for its next attempt."""
 
 
 def flow_may(old: Status, new: Status) -> bool:

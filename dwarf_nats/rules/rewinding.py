@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from dwarf_nats.errors import Conflict
 from dwarf_nats.rules.rows import StepRow
-from dwarf_nats.workflow.status import Status
+from dwarf_nats.workflow.status import Parked, Status
 
 AT_REST = frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELLED, Status.INTERRUPTED})
 
@@ -77,7 +77,7 @@ def rewind_caller(steps: Mapping[int, StepRow], target: int, paused: Collection[
     result = rewind(steps, target, paused)
     step.attempt, step.breakpoint_hit, step.started_at = kept
     step.status = Status.RUNNING
-    step.parked = 1
+    step.parked = Parked.CHILD
     step.changes = step.parked_changes if step.parked_changes is not None else "{}"
     return result
 
@@ -86,7 +86,7 @@ def run_on(step: StepRow) -> None:
     """A step that was cut off is pending in the copy, as one that was given back: with its attempts, the changes it has made so
     far, and what it was resumed with or its child came to (O14). A pause is asked for again."""
     step.status = Status.PENDING
-    step.parked = 0
+    step.parked = Parked.NO
     step.breakpoint_hit = 0
     step.interrupt_payload = None
     step.started_at = None
@@ -96,7 +96,7 @@ def run_on(step: StepRow) -> None:
 def wait_on(step: StepRow) -> None:
     """A step that was cut off while its child ran waits for it in the copy."""
     step.status = Status.RUNNING
-    step.parked = 1
+    step.parked = Parked.CHILD
     step.lease_seq += 1
 
 
@@ -111,7 +111,7 @@ def _unrun(step: StepRow) -> None:
     step.arrivals = step.failures = 0
     step.cohort_error = None
     step.problems = None
-    step.parked = 0
+    step.parked = Parked.NO
     step.breakpoint_hit = 0
     step.interrupt_payload = step.resumed = step.subgraph_result = step.subgraph_error = None
     step.started_at = None

@@ -12,6 +12,7 @@ from dwarf_nats.rules.decide import Deciding, fail_or_handle
 from dwarf_nats.rules.settlement import BornStep, EndedFlow, FlowEnd, Settlement, SettleResult
 from dwarf_nats.rules.steps import ClaimedStep, FlowContext, NewIds, NewStep, StepRef, eager_step
 from dwarf_nats.store.commands import PROBLEMS, Cascade, Command, InsertSteps, Query, QueryMany, StepInsert
+from dwarf_nats.store.dialect import LIVE
 from dwarf_nats.store.lent import HELD
 from dwarf_nats.workflow.answer import ErrorInfo
 from dwarf_nats.workflow.limits import Limits
@@ -233,7 +234,7 @@ def _failed_fan_in(
 def _end(flow: FlowContext, end: FlowEnd, error: str | None, settled: SettleResult) -> Cascade:
     rows = yield Query(
         "update dwarf_flows set status = $2, final_state = $3, final_borrowed = $4, error = $5, updated_at = {now}"
-        " where flow_id = $1 and status in ('running', 'interrupted') returning updated_at",
+        f" where flow_id = $1 and status in {LIVE} returning updated_at",
         (flow.flow_id, end.status.value, end.stored_json.decode(), state_refs.stored(end.refs), error),
     )
     if rows:

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 
 from dwarf_nats.rules.leases import LEASE_GRACE_MS
-from dwarf_nats.rules.lifecycle import FLOW_LIVE, STEP_UNFINISHED
+from dwarf_nats.rules.lifecycle import FLOW_LIVE, FLOW_UNSTOPPED, STEP_UNBEGUN, flow_sources, step_sources
 from dwarf_nats.workflow.status import TERMINAL, Parked, Status
 
 _PARAMETER = re.compile(r"\$(\d+)")
@@ -106,9 +106,11 @@ def listed(statuses: Iterable[Status]) -> str:
 
 
 LIVE = listed(FLOW_LIVE)
-"""A flow whose steps are claimed and settled."""
-UNFINISHED = listed(STEP_UNFINISHED)
+UNSTOPPED = listed(FLOW_UNSTOPPED)
+CANCELLABLE = listed(flow_sources(Status.CANCELLED))
+UNFINISHED = listed(step_sources(Status.CANCELLED))
 """A step from which something may still follow."""
+UNBEGUN = listed(STEP_UNBEGUN)
 ENDED = listed(TERMINAL)
 NOW = POSTGRES.text("{now}")
 

@@ -25,7 +25,7 @@ from dwarf_nats.store.steering import (
 )
 from dwarf_nats.workflow.limits import UNLIMITED, Limits
 from dwarf_nats.workflow.state import State, decode_state
-from dwarf_nats.workflow.status import Status
+from dwarf_nats.workflow.status import Parked, Status
 
 if TYPE_CHECKING:
     from dwarf_nats.store.database import Row, Tx
@@ -79,7 +79,7 @@ async def restart_from(
         due = await tx.fetch(UNRUN, step_id, again.state_json.decode(), None)
         if again.problem is not None:  # it asks no task, so no breaker holds it
             await tx.fetch(
-                "update dwarf_steps set parked = 0, cohort_error = $2 where step_id = $1",
+                f"update dwarf_steps set parked = {Parked.NO:d}, cohort_error = $2 where step_id = $1",
                 step_id,
                 again.problem.stored(),
             )
@@ -201,7 +201,8 @@ async def _write_rewound(tx: Tx, by_flow: dict[int, dict[int, StepRow]], target:
         )  # fmt: skip
     if steps[target].status is Status.RUNNING:  # it waits for its child again
         await tx.fetch(
-            "update dwarf_steps set status = 'running', parked = 1, changes = coalesce(parked_changes, '{}'), error = null,"
+            f"update dwarf_steps set status = 'running', parked = {Parked.CHILD:d},"
+            " changes = coalesce(parked_changes, '{}'), error = null,"
             " successor_id = null, arrived = 0, cohort_size = null, arrivals = 0, failures = 0, cohort_error = null,"
             " problems = null, subgraph_result = null, subgraph_error = null, lease_seq = lease_seq + 1, updated_at = {now}"
             " where step_id = $1",

@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 from dwarf_nats.errors import Conflict, NotFound
 from dwarf_nats.rules import breakpoints
-from dwarf_nats.rules.lifecycle import flow_sources, step_sources
+from dwarf_nats.rules.lifecycle import flow_sources
 from dwarf_nats.rules.rows import FlowRow, Paused, StepRow, TreeChange, flow_row, step_row
 from dwarf_nats.rules.state_refs import override
 from dwarf_nats.rules.steps import ReadyStep, StepRef
 from dwarf_nats.store import deployment
-from dwarf_nats.store.dialect import PARKED
+from dwarf_nats.store.dialect import CANCELLABLE, PARKED, UNFINISHED
 from dwarf_nats.store.statements.create import create_one
 from dwarf_nats.workflow.limits import UNLIMITED, Limits
 from dwarf_nats.workflow.state import State, decode_state, encode_state
-from dwarf_nats.workflow.status import Status
+from dwarf_nats.workflow.status import Parked, Status
 
 if TYPE_CHECKING:
     from dwarf_nats.rules.forking import Forked
@@ -29,19 +29,15 @@ if TYPE_CHECKING:
     from dwarf_nats.store.database import Tx
 
 
-def _listed(statuses: Sequence[Status]) -> str:
-    return "(" + ", ".join(f"'{status}'" for status in statuses) + ")"
-
-
 FinalState = Callable[[FlowRow, list[StepRow]], bytes]
 """Makes the final state of a flow from its steps."""
-_LIVE = _listed(step_sources(Status.CANCELLED))
 _TREE = (
     f"select {FlowRow.columns()} from dwarf_flows where flow_id = $1 or (root_id = $1 and surgraph_flow_id is not null)"
 )
 _CANCEL_STEPS = (
-    "update dwarf_steps set status = 'cancelled', parked = 0, claimed_by = null, lease_expires = null, updated_at = {now}"
-    f" where flow_id {{in:$1}} and status in {_LIVE}"
+    f"update dwarf_steps set status = 'cancelled', parked = {Parked.NO:d}, claimed_by = null, lease_expires = null,"
+    " updated_at = {now}"
+    f" where flow_id {{in:$1}} and status in {UNFINISHED}"
 )
 UNRUN = (
     f"update dwarf_steps set status = 'pending', parked = {PARKED}, state = $2, borrowed = $3, changes = '{{}}', attempt = 0,"
@@ -256,7 +252,7 @@ async def cancel_flows(
         await tx.fetch(_CANCEL_STEPS, ids)
         rows = await tx.fetch(
             f"update dwarf_flows set status = 'cancelled', cancel_reason = $2, updated_at = {_AT}"
-            f" where flow_id {{in:$1}} and status in {_listed(flow_sources(Status.CANCELLED))}"
+            f" where flow_id {{in:$1}} and status in {CANCELLABLE}"
             f" returning {FlowRow.columns()}",
             ids,
             reason,
@@ -275,7 +271,7 @@ async def lock_running(tx: Tx, flow_ids: Sequence[int]) -> list[StepRef]:
     locked: set[int] | None = None
     while True:
         rows = await tx.fetch(
-            f"select step_id, token, status, parked from dwarf_steps where flow_id {{in:$1}} and status in {_LIVE}"
+            f"select step_id, token, status, parked from dwarf_steps where flow_id {{in:$1}} and status in {UNFINISHED}"
             " order by step_id {for_update}",
             list(flow_ids),
         )

@@ -11,35 +11,36 @@ from typing import TYPE_CHECKING
 from dwarf_nats.rules.rows import TreeChange
 from dwarf_nats.rules.steps import ReadyStep
 from dwarf_nats.store import steering
+from dwarf_nats.store.dialect import CANCELLABLE, ENDED, LIVE, UNFINISHED
 from dwarf_nats.store.lent import whole
 from dwarf_nats.store.trees import WAKE, end_of_child
 from dwarf_nats.workflow.answer import ErrorInfo
 from dwarf_nats.workflow.state import encode_state
-from dwarf_nats.workflow.status import Status
+from dwarf_nats.workflow.status import Parked, Status
 
 if TYPE_CHECKING:
     from dwarf_nats.store.database import Tx
     from dwarf_nats.store.steering import FinalState
 
-FORLORN = """
+FORLORN = f"""
 select s.step_id, c.status, c.final_state, c.final_borrowed, c.error from dwarf_steps s
-join dwarf_flows f on f.flow_id = s.flow_id and f.status in ('running', 'interrupted')
+join dwarf_flows f on f.flow_id = s.flow_id and f.status in {LIVE}
 left join dwarf_flows c on c.root_id = f.root_id and c.surgraph_step_id = s.step_id and c.surgraph_flow_id is not null
-where s.parked = 1 and s.status = 'running' and (c.flow_id is null or c.status in ('completed', 'failed', 'cancelled'))
+where s.parked = {Parked.CHILD:d} and s.status = 'running' and (c.flow_id is null or c.status in {ENDED})
 order by s.step_id limit 1000
 """
-UNWANTED = """
+UNWANTED = f"""
 select c.flow_id, c.root_id, p.flow_id is null from dwarf_flows c
 left join dwarf_flows p on p.flow_id = c.surgraph_flow_id
-where c.surgraph_flow_id is not null and c.status in ('created', 'running', 'interrupted')
-  and (p.flow_id is null or p.status in ('completed', 'failed', 'cancelled'))
+where c.surgraph_flow_id is not null and c.status in {CANCELLABLE}
+  and (p.flow_id is null or p.status in {ENDED})
 order by c.flow_id limit 1000
 """
-ORPHANED = """
+ORPHANED = f"""
 select f.flow_id from dwarf_flows f
-where f.status = 'running' and f.updated_at < {now} - $1
+where f.status = 'running' and f.updated_at < {{now}} - $1
   and not exists (select 1 from dwarf_steps s where s.flow_id = f.flow_id
-    and (s.status in ('created', 'pending', 'running', 'interrupted') or s.updated_at > {now} - $1))
+    and (s.status in {UNFINISHED} or s.updated_at > {{now}} - $1))
 order by f.flow_id limit 1000
 """
 

@@ -11,16 +11,16 @@ from dwarf_nats.store import graphs
 from dwarf_nats.store.commands import Cascade, InsertFlows, Query
 from dwarf_nats.store.dialect import PARKED
 from dwarf_nats.workflow.answer import ErrorInfo
-from dwarf_nats.workflow.status import Status
+from dwarf_nats.workflow.status import Parked, Status
 
 # The generation moves on, so that the same settlement written twice does not start a second child (X1).
-PARK = """
-update dwarf_steps set parked = 1, lease_seq = lease_seq + 1, parked_changes = changes where step_id {in:$1}
+PARK = f"""
+update dwarf_steps set parked = {Parked.CHILD:d}, lease_seq = lease_seq + 1, parked_changes = changes where step_id {{in:$1}}
 """
 WAKE = f"""
 update dwarf_steps set status = 'pending', parked = {PARKED}, subgraph_result = $2, subgraph_error = $3,
   not_before = {{now}}, updated_at = {{now}}
-where step_id = $1 and status = 'running' and parked = 1
+where step_id = $1 and status = 'running' and parked = {Parked.CHILD:d}
 returning step_id, priority
 """
 FORGET = """

@@ -10,6 +10,7 @@ from dwarf_nats.ports import StoreSize
 from dwarf_nats.rules import state_refs
 from dwarf_nats.rules.rows import FlowRow, Paused, StepRow, flow_row, step_row
 from dwarf_nats.store import lent, listing, steering
+from dwarf_nats.store.dialect import UNSTOPPED
 from dwarf_nats.workflow.state import encode_state
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ class SqlFlows:
 
     async def stopped_among(self, flow_ids: Sequence[int]) -> list[int]:
         rows = await self._database.fetch(
-            "select flow_id from dwarf_flows where flow_id {in:$1} and status in ('created', 'running')", list(flow_ids)
+            f"select flow_id from dwarf_flows where flow_id {{in:$1}} and status in {UNSTOPPED}", list(flow_ids)
         )
         going = {int(row[0]) for row in rows}
         return [flow_id for flow_id in flow_ids if flow_id not in going]

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from dwarf_nats.rules.rows import HeartbeatReply
 from dwarf_nats.store import breakers
-from dwarf_nats.store.dialect import PARKED
+from dwarf_nats.store.dialect import LIVE, PARKED
 from dwarf_nats.store.statements.ids import next_ids
 from dwarf_nats.store.statements.ready import FIRST_READY, NEXT_SCHEDULED
+from dwarf_nats.workflow.status import Parked
 
 if TYPE_CHECKING:
     from dwarf_nats.store.database import Database
@@ -55,9 +56,9 @@ class SqlReplicas:
         rows = await self._database.fetch(
             f"update dwarf_steps set status = 'pending', parked = {PARKED}, claimed_by = null, lease_expires = null,"
             " updated_at = {now} where step_id in (select step_id from dwarf_steps"
-            " where status = 'running' and parked = 0 and (lease_expires < {now} or claimed_by not in"
+            f" where status = 'running' and parked = {Parked.NO:d} and (lease_expires < {{now}} or claimed_by not in"
             " (select replica_id from dwarf_replicas where seen_at > {now} - $1))"
-            " and flow_id in (select flow_id from dwarf_flows where status in ('running', 'interrupted'))"
+            f" and flow_id in (select flow_id from dwarf_flows where status in {LIVE})"
             " order by step_id {skip_locked}) returning step_id",
             timeout_ms * 1000,
         )

@@ -18,6 +18,7 @@ from dwarf_nats.store.statements.peek import Peek
 from dwarf_nats.store.statements.ready import PromoteDue
 from dwarf_nats.store.statements.settle import Settle
 from dwarf_nats.workflow.limits import UNLIMITED, Limits
+from dwarf_nats.workflow.status import Parked
 
 if TYPE_CHECKING:
     from dwarf_nats.rules.claims import ClaimedRow
@@ -86,7 +87,7 @@ class SqlSteps:
     async def close_stale(self, step_ids: Sequence[int]) -> None:
         await self._database.fetch(
             "update dwarf_steps set status = (select f.status from dwarf_flows f where f.flow_id = dwarf_steps.flow_id),"
-            " parked = 0, claimed_by = null, lease_expires = null, updated_at = {now} where step_id {in:$1}",
+            f" parked = {Parked.NO:d}, claimed_by = null, lease_expires = null, updated_at = {{now}} where step_id {{in:$1}}",
             list(step_ids),
         )
 

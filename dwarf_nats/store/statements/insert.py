@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 from dwarf_nats.rules import state_refs
 from dwarf_nats.rules.leases import lease_us
 from dwarf_nats.store.columns import named, numbered, scalars, unnest
-from dwarf_nats.store.dialect import NOW, parked_if_tripped
+from dwarf_nats.store.dialect import NOW, UNBEGUN, parked_if_tripped
 from dwarf_nats.workflow.status import Parked
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def _values(r: StepsBatch, *, replica_id: str, now: str, greatest: str) -> str:
   {r.successor_id}, {r.priority}, {r.fairness_key}, {r.fairness_weight},
   case when {r.status} = 'running' then 1 else 0 end, case when {r.status} = 'running' then {replica_id} end,
   case when {r.status} = 'running' then {now} + {r.lease} end, {now},
-  case when {r.status} not in ('created', 'pending') then {now} end, {now}, {r.borrowed},
+  case when {r.status} not in {UNBEGUN} then {now} end, {now}, {r.borrowed},
   case when {r.status} = 'pending' then {parked_if_tripped(str(r.url))} else {Parked.NO:d} end"""
 
 
