@@ -56,7 +56,7 @@ def new_replica(
         capabilities=ports.capabilities,
         notices=ports.notices,
         signals=ports.signals,
-        graphs=GraphBook(by_number, ports.graphs, deployment.is_away, settings.limits(), clock),
+        graphs=GraphBook(by_number, ports.graphs, away=deployment.is_away, limits=settings.limits(), clock=clock),
         deployment=deployment,
         slots=slots,
         fetcher=Fetcher(settings, clock, slots, logger),

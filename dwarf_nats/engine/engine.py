@@ -65,7 +65,7 @@ class Engine:
         self.replica = replica = new_replica(
             stores, self._shards, ports, settings=settings, telemetry=telemetry, name=name
         )
-        """What its shards share; for tests and for looking into a running engine."""
+        """The parts that its shards share; for tests and for looking into a running engine."""
         self._shards |= {store.shard: new_shard(replica, store) for store in stores}
         self._lifecycle = Lifecycle(self._shards, replica)
         self._operations = Operations(self._shards, replica)

@@ -66,6 +66,7 @@ class GraphBook:
         self,
         stores: Mapping[int, Store],
         source: Graphs | None,
+        *,
         away: Callable[[int], bool] = lambda _: False,
         limits: Limits = UNLIMITED,
         clock: Clock | None = None,

@@ -175,5 +175,5 @@ class Lifecycle:
 
 
 def _may_pass(error: BaseException) -> bool:
-    """Whether waiting may help: the database is away, not unusable."""
+    """Tell whether waiting may help: the database is away, not unusable."""
     return isinstance(error, Unavailable) and not isinstance(error, Unusable)

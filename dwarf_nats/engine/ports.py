@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True, frozen=True, kw_only=True)
 class Ports:
-    """What a host gives an engine; all but `tasks` may be left out.
+    """The ports that a host gives an engine; all but `tasks` may be left out.
 
-    `capabilities`: what `tasks` checks by itself, so that the engine need not. Without `graphs` only registered and inline
-    graphs run; without `notices` nobody is told; without `signals` other replicas poll; `clock` is the machine's.
+    `capabilities`: the checks that `tasks` makes by itself, so that the engine need not. Without `graphs` only registered and
+    inline graphs run; without `notices` nobody is told; without `signals` other replicas poll; `clock` is the machine's.
     """
 
     tasks: Tasks

@@ -175,13 +175,24 @@ def cohort_in(
     bulky = sum(len(row.changes) for row in rows) > limits.max_fan_out_bytes
     members = [
         fan_in.Member(
-            row.step_id, row.node, row.ordinal, row.depth, row.status is Status.COMPLETED, bool(row.arrived),
-            None if bulky else row.changes, 0,
+            step_id=row.step_id,
+            node=row.node,
+            ordinal=row.ordinal,
+            depth=row.depth,
+            completed=row.status is Status.COMPLETED,
+            arrived=bool(row.arrived),
+            changes=None if bulky else row.changes,
+            resume_at=0,
         )
         for row in rows
-    ]  # fmt: skip
-    whole = held.resolve(spawn.state, spawn.borrowed)
-    return (
-        fan_in.Spawn(spawn.step_id, spawn.spawn_id, spawn.ordinal, spawn.depth, spawn.node, whole, spawn.changes),
-        members,
+    ]
+    spawned = fan_in.Spawn(
+        step_id=spawn.step_id,
+        spawn_id=spawn.spawn_id,
+        ordinal=spawn.ordinal,
+        depth=spawn.depth,
+        node=spawn.node,
+        state=held.resolve(spawn.state, spawn.borrowed),
+        changes=spawn.changes,
     )
+    return spawned, members

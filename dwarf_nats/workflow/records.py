@@ -114,7 +114,7 @@ class ShardInfo:
 
 @dataclass(slots=True, frozen=True)
 class ShardHealth:
-    """Whether a replica does its duties to one shard. `reason` is empty if it does.
+    """The health of one shard on one replica. `reason`: why the replica cannot do its duties there; empty if it does.
 
     `silent_ms`: since its database last answered, `None` if it never has. `dead`: jobs that have ended and should not.
     """

@@ -24,15 +24,12 @@ class Operations:
     """The operations, by kind."""
 
     def __init__(self, shards: Mapping[int, Shard], replica: Replica) -> None:
-        settings, deployment, graphs = replica.settings, replica.deployment, replica.graphs
-        tokens, traces = replica.tokens, replica.traces
-        limits = settings.limits()
-        placement = Placement(shards, deployment)
-        keys = IdempotencyKeys(shards, deployment)
-        self.factory = factory = FlowFactory(settings, graphs, tokens, traces)
-        self.creator = Creator(placement, deployment, keys, graphs, factory)
-        self.threads = ThreadContinuer(placement, deployment, keys, graphs, factory, limits)
-        self.control = FlowControl(placement, graphs, limits)
-        self.forks = FlowForks(placement, graphs, tokens, traces, limits)
-        self.queries = FlowQueries(placement, deployment, limits)
+        placement = Placement(shards, replica.deployment)
+        keys = IdempotencyKeys(shards, replica.deployment)
+        self.factory = FlowFactory(replica)
+        self.creator = Creator(placement, keys, self.factory, replica)
+        self.threads = ThreadContinuer(placement, keys, self.factory, replica)
+        self.control = FlowControl(placement, replica)
+        self.forks = FlowForks(placement, replica)
+        self.queries = FlowQueries(placement, replica)
         self.waits = FlowWaits(placement, self.creator, self.queries)

@@ -16,15 +16,13 @@ from dwarf_nats.workflow.state import Raw, decode_state, encode_state
 from dwarf_nats.workflow.status import Status
 
 if TYPE_CHECKING:
-    from dwarf_nats.engine.deployment import Deployment
-    from dwarf_nats.engine.graphs import GraphBook
     from dwarf_nats.engine.operations.idempotency import IdempotencyKeys
     from dwarf_nats.engine.operations.new_flows import FlowFactory, GivenState
     from dwarf_nats.engine.placement import Placement
+    from dwarf_nats.engine.replica import Replica
     from dwarf_nats.engine.shard import Shard
     from dwarf_nats.rules.rows import FlowRow
     from dwarf_nats.rules.steps import NewFlow
-    from dwarf_nats.workflow.limits import Limits
     from dwarf_nats.workflow.options import FlowOptions
 
 Reserved = tuple["Shard", "NewFlow"]
@@ -34,21 +32,13 @@ Reserved = tuple["Shard", "NewFlow"]
 class ThreadContinuer:
     """Creates the next flow of a thread from the final state of the latest one."""
 
-    def __init__(
-        self,
-        placement: Placement,
-        deployment: Deployment,
-        keys: IdempotencyKeys,
-        graphs: GraphBook,
-        factory: FlowFactory,
-        limits: Limits,
-    ) -> None:
+    def __init__(self, placement: Placement, keys: IdempotencyKeys, factory: FlowFactory, replica: Replica) -> None:
         self._placement = placement
-        self._deployment = deployment
         self._keys = keys
-        self._graphs = graphs
         self._factory = factory
-        self._limits = limits
+        self._deployment = replica.deployment
+        self._graphs = replica.graphs
+        self._limits = replica.settings.limits()
 
     async def continue_(self, thread: str, state: GivenState, options: FlowOptions | None, *, start: bool) -> str:
         """Create the next flow of a thread, given the key of any flow of it; return its key.

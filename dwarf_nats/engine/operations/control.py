@@ -14,9 +14,9 @@ from dwarf_nats.workflow.state import Raw, State, check_json, encode_state, enco
 from dwarf_nats.workflow.status import Status
 
 if TYPE_CHECKING:
-    from dwarf_nats.engine.graphs import GraphBook
     from dwarf_nats.engine.operations.new_flows import GivenState
     from dwarf_nats.engine.placement import Placement
+    from dwarf_nats.engine.replica import Replica
     from dwarf_nats.engine.shard import Shard
     from dwarf_nats.rules.rows import FlowRow, StepRow, TreeChange
     from dwarf_nats.workflow.keys import Key
@@ -24,12 +24,15 @@ if TYPE_CHECKING:
 
 
 class FlowControl:
-    """Carries out operations on existing flows: each is one transaction, and what follows from it."""
+    """Carries out operations on existing flows: each is one transaction, and what follows from it.
 
-    def __init__(self, placement: Placement, graphs: GraphBook, limits: Limits) -> None:
+    `Engine` documents the methods.
+    """
+
+    def __init__(self, placement: Placement, replica: Replica) -> None:
         self._placement = placement
-        self._graphs = graphs
-        self._limits = limits
+        self._graphs = replica.graphs
+        self._limits = replica.settings.limits()
 
     async def start(self, flow: str, notify: str) -> None:
         key = parse_key(flow)
@@ -96,7 +99,9 @@ class FlowControl:
         change = await with_graphs(
             self._graphs,
             shard.number,
-            lambda graph_of: shard.store.control.restart_from(row, flow, fields, graph_of, self._limits),
+            lambda graph_of: shard.store.control.restart_from(
+                row, flow, fields, graph_of=graph_of, limits=self._limits
+            ),
         )
         runs_anew(shard, change)
 

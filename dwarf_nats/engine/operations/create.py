@@ -13,11 +13,10 @@ from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.options import FlowOptions
 
 if TYPE_CHECKING:
-    from dwarf_nats.engine.deployment import Deployment
-    from dwarf_nats.engine.graphs import GraphBook
     from dwarf_nats.engine.operations.idempotency import IdempotencyKeys
     from dwarf_nats.engine.operations.new_flows import FlowFactory, GivenState
     from dwarf_nats.engine.placement import Placement
+    from dwarf_nats.engine.replica import Replica
     from dwarf_nats.engine.shard import Shard
     from dwarf_nats.rules.rows import FlowRow
     from dwarf_nats.rules.steps import NewFlow
@@ -30,19 +29,12 @@ MAX_TRIES = 50
 class Creator:
     """Creates flows, each on the shard of its thread, of its idempotency key, or on any."""
 
-    def __init__(
-        self,
-        placement: Placement,
-        deployment: Deployment,
-        keys: IdempotencyKeys,
-        graphs: GraphBook,
-        factory: FlowFactory,
-    ) -> None:
+    def __init__(self, placement: Placement, keys: IdempotencyKeys, factory: FlowFactory, replica: Replica) -> None:
         self._placement = placement
-        self._deployment = deployment
         self._keys = keys
-        self._graphs = graphs
         self._factory = factory
+        self._deployment = replica.deployment
+        self._graphs = replica.graphs
 
     async def create(
         self,

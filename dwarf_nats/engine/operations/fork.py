@@ -15,26 +15,25 @@ from dwarf_nats.workflow.status import Status
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from dwarf_nats.engine.graphs import GraphBook
     from dwarf_nats.engine.operations.new_flows import GivenState
     from dwarf_nats.engine.placement import Placement
+    from dwarf_nats.engine.replica import Replica
     from dwarf_nats.engine.shard import Shard
     from dwarf_nats.rules.forking import Forked
     from dwarf_nats.rules.rows import FlowRow, StepRow, TreeChange
-    from dwarf_nats.telemetry.traces import Traces, WorkflowSpan
-    from dwarf_nats.workflow.keys import Key, Tokens
-    from dwarf_nats.workflow.limits import Limits
+    from dwarf_nats.telemetry.traces import WorkflowSpan
+    from dwarf_nats.workflow.keys import Key
 
 
 class FlowForks:
-    """Forks flows."""
+    """Forks flows. `Engine` documents the method."""
 
-    def __init__(self, placement: Placement, graphs: GraphBook, tokens: Tokens, traces: Traces, limits: Limits) -> None:
+    def __init__(self, placement: Placement, replica: Replica) -> None:
         self._placement = placement
-        self._graphs = graphs
-        self._tokens = tokens
-        self._traces = traces
-        self._limits = limits
+        self._graphs = replica.graphs
+        self._tokens = replica.tokens
+        self._traces = replica.traces
+        self._limits = replica.settings.limits()
 
     async def fork(self, step: str, overrides: GivenState) -> str:
         shard, key = self._placement.locate(step, "step")
@@ -47,9 +46,12 @@ class FlowForks:
         if not root.status.terminal:
             raise Conflict(f"the flow is {root.status}: only one that has ended can be forked")
         steps = await shard.store.flows.complete_steps(list(flows))
-        merged = await self._merged_again(shard, flow, steps, target, fields)
+        inside = [one for one in steps if one.flow_id == flow.flow_id]
+        merged = await self._merged_again(shard.number, inside, target.step_id, fields, graph_digest=flow.graph_digest)
         await _check_unchanged(shard, key, root)
-        forked = await self._copied(shard, flows, steps, target, fields, merged)
+        forked = await self._copied(
+            shard, flows=flows, steps=steps, target=target.step_id, overrides=fields, again=merged
+        )
         self._limits.check_bytes(len(forked.target.state), "the state with these overrides")
         spans = self._begin_traces(shard, forked, root.trace)
         change = await shard.store.control.insert_fork(root, forked)
@@ -59,27 +61,34 @@ class FlowForks:
         return flow_key(shard.number, forked.root)
 
     async def _merged_again(
-        self, shard: Shard, flow: FlowRow, steps: Sequence[StepRow], target: StepRow, overrides: State
+        self, shard: int, steps: Sequence[StepRow], target: int, overrides: State, *, graph_digest: str
     ) -> unmerged.Again | None:
-        """Return the input of a fan-in that could not be merged; `None` for any other step."""
-        inside = [one for one in steps if one.flow_id == flow.flow_id]
-        by_id = {one.step_id: one for one in inside}
-        step = by_id.get(target.step_id)
+        """Return the input of a fan-in that could not be merged; `None` for any other step. `steps`: those of its flow."""
+        by_id = {one.step_id: one for one in steps}
+        step = by_id.get(target)
         spawn_id = None if step is None else unmerged.cohort_of(step, by_id)
         if step is None or spawn_id is None:
             return None
-        spawn, members = cohort_in(inside, by_id[spawn_id], self._limits)
-        graph = await self._graphs.frozen(shard.number, flow.graph_digest)
-        return unmerged.merge_again(graph, step.node, spawn, members, decode_state(step.state), overrides, self._limits)
+        spawn, members = cohort_in(steps, by_id[spawn_id], self._limits)
+        return unmerged.merge_again(
+            graph=await self._graphs.frozen(shard, graph_digest),
+            node=step.node,
+            spawn=spawn,
+            members=members,
+            state=decode_state(step.state),
+            overrides=overrides,
+            limits=self._limits,
+        )
 
     async def _copied(
         self,
         shard: Shard,
+        *,
         flows: Mapping[int, FlowRow],
         steps: Sequence[StepRow],
-        target: StepRow,
+        target: int,
         overrides: State,
-        merged: unmerged.Again | None,
+        again: unmerged.Again | None,
     ) -> Forked:
         """Copy the tree, with as many ids as it turns out to need."""
         while True:
@@ -87,11 +96,11 @@ class FlowForks:
                 return forking.fork(
                     flows,
                     steps,
-                    target.step_id,
+                    target,
                     overrides,
                     new_flow=lambda: (shard.flow_ids.take(), self._tokens()),
                     new_step=lambda: (shard.step_ids.take(), self._tokens()),
-                    again=merged,
+                    again=again,
                 )
             except NoneLeft:
                 await shard.flow_ids.ensure(len(flows))

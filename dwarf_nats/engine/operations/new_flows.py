@@ -19,12 +19,10 @@ from dwarf_nats.workflow.status import Status
 if TYPE_CHECKING:
     import asyncio
 
-    from dwarf_nats.engine.graphs import GraphBook
+    from dwarf_nats.engine.replica import Replica
     from dwarf_nats.engine.shard import Shard
     from dwarf_nats.rules.rows import FlowRow
-    from dwarf_nats.settings import EngineSettings
-    from dwarf_nats.telemetry.traces import Traces, WorkflowSpan
-    from dwarf_nats.workflow.keys import Tokens
+    from dwarf_nats.telemetry.traces import WorkflowSpan
     from dwarf_nats.workflow.options import FlowOptions
     from dwarf_nats.workflow.records import Outcome
 
@@ -67,12 +65,12 @@ class Created:
 class FlowFactory:
     """Makes the values that the database creates flows from, and follows up on what it has created."""
 
-    def __init__(self, settings: EngineSettings, graphs: GraphBook, tokens: Tokens, traces: Traces) -> None:
-        self._settings = settings
-        self._limits = settings.limits()
-        self._graphs = graphs
-        self._tokens = tokens
-        self._traces = traces
+    def __init__(self, replica: Replica) -> None:
+        self._settings = replica.settings
+        self._limits = replica.settings.limits()
+        self._graphs = replica.graphs
+        self._tokens = replica.tokens
+        self._traces = replica.traces
 
     # -- before the transaction
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 async def page(
-    shards: list[Shard], query: Query, limit: int, thread_id: int | None, cursor: str
+    shards: list[Shard], query: Query, limit: int, *, thread_id: int | None, cursor: str
 ) -> tuple[list[FlowSummary], str]:
     """Read one page: the limit is divided among the shards, the flows are grouped by shard.
 

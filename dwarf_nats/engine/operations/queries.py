@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from dwarf_nats.engine.operations import history, paging
@@ -20,10 +21,9 @@ from dwarf_nats.workflow.records import ShardInfo
 from dwarf_nats.workflow.status import Status
 
 if TYPE_CHECKING:
-    from dwarf_nats.engine.deployment import Deployment
     from dwarf_nats.engine.placement import Placement
+    from dwarf_nats.engine.replica import Replica
     from dwarf_nats.engine.shard import Shard
-    from dwarf_nats.workflow.limits import Limits
     from dwarf_nats.workflow.records import FlowSummary, Outcome, Step
 
 PURGE_MAX_FLOWS = 10_000
@@ -41,12 +41,12 @@ SHARD_INFO_SECONDS = 10.0
 
 
 class FlowQueries:
-    """Reads flows, steps and shards."""
+    """Reads flows, steps and shards. `Engine` documents the methods."""
 
-    def __init__(self, placement: Placement, deployment: Deployment, limits: Limits) -> None:
+    def __init__(self, placement: Placement, replica: Replica) -> None:
         self._placement = placement
-        self._deployment = deployment
-        self._limits = limits
+        self._deployment = replica.deployment
+        self._limits = replica.settings.limits()
 
     # -- one flow
 
@@ -71,9 +71,8 @@ class FlowQueries:
             remedy = "read its history page by page"
             raise TooLarge(over(f"flow {key.public_id} has more than {most} steps", "max_history", most, remedy))
         steps = await store.flows.steps(flow_ids)
-        if len(steps) > HISTORY_THREAD_MIN_STEPS:
-            return await asyncio.to_thread(nested_history, key.shard, key.id, flows, steps)
-        return nested_history(key.shard, key.id, flows, steps)
+        nested = partial(nested_history, key.shard, key.id, flows, steps)
+        return await asyncio.to_thread(nested) if len(steps) > HISTORY_THREAD_MIN_STEPS else nested()
 
     async def history_page(self, flow: str, limit: int, cursor: str) -> tuple[list[Step], str]:
         limit = checked_limit(limit, limit, HISTORY_MAX_STEPS)
@@ -109,7 +108,7 @@ class FlowQueries:
         query = query if query is not None else Query()
         limit = checked_limit(query.limit, LIST_DEFAULT_FLOWS, LIST_MAX_FLOWS)
         shards, thread_id = await self._scope(query)
-        return await paging.page(shards, query, limit, thread_id, cursor)
+        return await paging.page(shards, query, limit, thread_id=thread_id, cursor=cursor)
 
     async def purge(self, query: Query) -> int:
         limit = checked_limit(query.limit, PURGE_MAX_FLOWS, PURGE_MAX_FLOWS)
