@@ -106,14 +106,10 @@ class EngineSettings:
     (`Limits`). Raises `BadRequest` for a value out of bounds.
     """
 
-    workers: int = setting(1024, "Steps in hand at once; each costs memory.", least=1, section=TUNING)
-    time_budget_ms: int = setting(
-        120_000, "What a task may take, unless its flow says otherwise.", least=1, section=TUNING
-    )
-    replica_timeout_ms: int = setting(
-        10_000, "A replica silent for so long is taken for dead.", least=1, section=TUNING
-    )
-    drain_ms: int = setting(20_000, "How long shutdown waits for tasks in hand.", least=0, section=TUNING)
+    workers: int = setting(1024, "Worker slots: steps that run at once; each costs memory.", least=1, section=TUNING)
+    time_budget_ms: int = setting(120_000, "Time budget of a task, unless its flow has one.", least=1, section=TUNING)
+    replica_timeout_ms: int = setting(10_000, "Silence after which a replica counts as dead.", least=1, section=TUNING)
+    drain_ms: int = setting(20_000, "Longest wait for running tasks at a shutdown.", least=0, section=TUNING)
     default_priority: int = setting(100, "Priority of flows that name none; 1 is the best.", least=1, section=TUNING)
     pool: int = setting(
         4,
@@ -166,14 +162,12 @@ class RequestLimits:
     )
     max_queued_bytes: int = setting(
         64 * 1024 * 1024,
-        "Requests without a reply subject that wait for their turn, in bytes; more are lost, counted and logged.",
-        reference="Requests without a reply subject that wait for their turn, in bytes; what comes beyond is lost, counted and"
-        " logged.",
+        "Queue of requests without a reply subject, in bytes; further ones are lost, counted and logged.",
         least=1,
         section=TUNING,
     )
     max_timeout_ms: int = setting(
-        3_600_000, "The longest wait a request may ask for; a longer one is cut to it.", least=0, section=TUNING
+        3_600_000, "Longest wait of a request; a longer one is shortened to it.", least=0, section=TUNING
     )
     default_timeout_ms: int = 30_000
 
@@ -201,7 +195,7 @@ class ServerSettings:
     events: bool = setting(default=True, text="Publish an event for every change of a flow's status.")
     signals: bool = setting(default=True, text="Signal other replicas. Without signals they poll.")
     migrate: bool = setting(
-        default=True, text="Migrate the databases first, if need be; replicas that start together take turns."
+        default=True, text="Migrate the databases first if needed; replicas that start together take turns."
     )
     wait_for_servers: bool = setting(
         default=True,
@@ -212,14 +206,16 @@ class ServerSettings:
     health_port: int | None = setting(
         None,
         "Answer HTTP probes on /livez and /readyz there.",
-        reference="Of HTTP probes; 0 takes a free one, `None` has none.",
+        reference="Port of HTTP probes; 0 takes a free one, `None` has none.",
         least=0,
         most=65535,
     )
     health_host: str = setting("127.0.0.1", "Address of the health port; 0.0.0.0 for all.")
-    replicas: int = setting(1, "That many processes, each a replica; not with SQLite.", least=1, of_command=True)
-    log_format: LogFormat = setting(LogFormat.TEXT, "How lines on stderr look.")
-    log_level: LogLevel = setting(LogLevel.INFO, "What is logged; debug lines hold keys.", of_command=True)
+    replicas: int = setting(1, "Number of processes, each a replica; not with SQLite.", least=1, of_command=True)
+    log_format: LogFormat = setting(LogFormat.TEXT, "Format of the lines on stderr.")
+    log_level: LogLevel = setting(
+        LogLevel.INFO, "Least level that is logged; debug lines contain keys.", of_command=True
+    )
     otlp: str = setting(
         "",
         "A collector for metrics and traces, by OTLP: http://host:4318.",
@@ -239,9 +235,9 @@ class ServerSettings:
     )
     max_message_bytes: int = setting(
         0,
-        "Size of a message it sends, where a leaf node takes less than its NATS server; 0: what that takes.",
-        reference="Size of a message the replica sends, where a leaf node takes less than its own NATS server; 0: what that"
-        " takes.",
+        "Largest message it sends, for leaf nodes that take less than its NATS server; 0: the server's limit.",
+        reference="Largest message that the replica sends, for leaf nodes that take less than its own NATS server; 0: the"
+        " server's limit.",
         least=0,
         section=LIMITS,
     )
@@ -249,16 +245,16 @@ class ServerSettings:
     requests: RequestLimits = field(default_factory=RequestLimits)
     accept_ms: int = setting(
         1_000,
-        "After how long a task service should say it is at work.",
-        reference="How long a task service may work on a request before it should say that it has accepted it.",
+        "Time after which a task service should say that it is at work.",
+        reference="Time after which a task service should say that it has accepted a request.",
         least=1,
         section=TUNING,
     )
     roll_call_ms: int = setting(
         1_000,
-        "How often it is asked then what it still runs.",
-        reference="How often those that did are asked what they still run; three silences of twice that, and a worker is taken"
-        " for hung.",
+        "Interval at which it is asked then which steps it still runs.",
+        reference="Interval at which a service that has accepted is asked which steps it still runs; after three"
+        " unanswered calls of twice that time, it counts as hung.",
         least=10,
         section=TUNING,
     )

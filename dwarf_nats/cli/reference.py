@@ -25,32 +25,34 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "operating" / "configurati
 _INTRODUCTION = """\
 # All settings
 
-*Made by `python -m dwarf_nats.cli.reference` from the options and settings there are; do not edit.*
+*Made by `python -m dwarf_nats.cli.reference` from the options and settings; do not edit.*
 
-A setting is taken from the option, else from the variable (one that is empty is not set), else from `dwarf.toml` in the working
-directory or the file named with `--config`, where it stands under its key: at the top for every command that has it, or in a
-table for one, `[serve]`. [Configuration](../configuration.md) has an example. Switches are `true` or `false` in
+For operators: each setting under all its names, with its default and unit.
+
+A setting is taken from the option, else from the variable (an empty one counts as not set), else from `dwarf.toml` in the
+working directory or the file named with `--config`. In the file, write the key at the top for every command that has it, or
+in a table for one command, `[serve]`. [Configuration](../configuration.md) has an example. Switches are `true` or `false` in
 variables and in the file.
 """
 _EMBEDDED = """\
 ## Settings of the engine that have no option
 
-A host that embeds the engine sets them, and those above, in `EngineSettings`; see [the library](../library.md).
+A program that embeds the engine sets these, and those above, in `EngineSettings`; see [the library](../library.md).
 """
 _NATS = """\
 ## Variables of the `nats` command line
 
-Read by every command that talks to NATS, where neither an option nor a `DWARF_` variable says otherwise. `NATS_CONTEXT` names a
-context of the `nats` command line, from which comes what is not given.
+Every command that talks to NATS reads these, if neither an option nor a `DWARF_` variable is set. `NATS_CONTEXT` names a
+context of the `nats` command line, which gives the settings that are still missing.
 """
 _OTHER = """\
 ## What other commands read
 
-All options of a command: `dwarf-nats COMMAND --help`.
+`dwarf-nats COMMAND --help` lists all options of a command.
 """
 _MORE = """\
-`DWARF_TRACEBACK=1` has any command show where a defect of ours is. `PGPASSWORD`, `PGPASSFILE` and `PGSSLMODE` are read by the
-PostgreSQL driver, so that no password has to stand in a DSN.
+With `DWARF_TRACEBACK=1`, a command prints a traceback if it meets a defect. The PostgreSQL driver reads `PGPASSWORD`,
+`PGPASSFILE` and `PGSSLMODE`, so a DSN needs no password.
 """
 
 
