@@ -1,4 +1,4 @@
-"""The NATS client of replica, worker, SDK and command line: nats-py's, with methods overridden (wire: section 6).
+"""The NATS client of replica, worker, SDK and command line: nats-py's, with methods overridden (wire section 6).
 
 Three things differ. Connecting: if the options ask for TLS, nothing is sent before it is on, also to servers that the
 cluster announces later; each server gets the user and password of its own URL; reconnects slow down while connections are

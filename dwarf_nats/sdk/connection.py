@@ -1,4 +1,4 @@
-"""Connect a client or a worker to NATS (wire: section 6)."""
+"""Connect a client or a worker to NATS (wire section 6)."""
 
 from __future__ import annotations
 

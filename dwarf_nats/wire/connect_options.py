@@ -1,4 +1,4 @@
-"""Where NATS is, and the credentials for it (wire: section 6).
+"""Where NATS is, and the credentials for it (wire section 6).
 
 Settings come from the arguments, then from the environment of the `nats` CLI (`NATS_URL`, `NATS_CREDS`, `NATS_NKEY`,
 `NATS_USER`, `NATS_PASSWORD`, `NATS_TOKEN`, `NATS_CA`, `NATS_CERT`, `NATS_KEY`), then from its context files

@@ -1,4 +1,4 @@
-"""Connect to NATS, and choose the server and the pause of each reconnect (wire: section 6)."""
+"""Connect to NATS, and choose the server and the pause of each reconnect (wire section 6)."""
 
 from __future__ import annotations
 

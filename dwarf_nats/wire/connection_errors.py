@@ -1,4 +1,4 @@
-"""Errors between a client and a NATS server, explained with the remedy (wire: section 6)."""
+"""Errors between a client and a NATS server, explained with the remedy (wire section 6)."""
 
 from __future__ import annotations
 

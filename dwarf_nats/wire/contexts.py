@@ -1,4 +1,4 @@
-"""The contexts of the `nats` command line: files with a server and the credentials for it (wire: section 6).
+"""The contexts of the `nats` command line: files with a server and the credentials for it (wire section 6).
 
 A context `NAME` is `$XDG_CONFIG_HOME/nats/context/NAME.json`, or under `~/.config` without that variable;
 `nats/context.txt` beside the folder names the one that `nats context select` chose.

@@ -1,4 +1,4 @@
-"""Credentials files of NATS users: a JWT that names the user, and the seed that proves it (wire: section 6)."""
+"""Credentials files of NATS users: a JWT that names the user, and the seed that proves it (wire section 6)."""
 
 from __future__ import annotations
 

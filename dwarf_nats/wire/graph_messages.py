@@ -1,4 +1,4 @@
-"""The messages of the operations on graphs, as types (wire: section 1)."""
+"""The messages of the operations on graphs, as types (wire section 1)."""
 
 from __future__ import annotations
 

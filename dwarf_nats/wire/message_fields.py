@@ -1,4 +1,4 @@
-"""The field types and the two base classes of all messages (wire: section 1)."""
+"""The field types and the two base classes of all messages (wire section 1)."""
 
 from __future__ import annotations
 

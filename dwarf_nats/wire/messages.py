@@ -1,4 +1,4 @@
-"""The messages of the operations, as types (wire: section 1). Schemas, decoding and the endpoints are derived from them.
+"""The messages of the operations, as types (wire section 1). Schemas, decoding and the endpoints are derived from them.
 
 Requests refuse unknown fields; replies are open, so that a newer service can add to them. JSON text is kept as `Raw`. The
 messages about graphs are defined in `graph_messages` and have their names here, too. `dwarf_nats.wire.examples` has an

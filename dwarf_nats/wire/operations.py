@@ -1,4 +1,4 @@
-"""The table of operations (wire: section 1).
+"""The table of operations (wire section 1).
 
 A row is all that names an operation. Its handler is the function in `bus.handlers` marked with the name; endpoints, schemas,
 permissions and documents are made from the table or compared with it. `tests/wire/test_operation_table.py` finds what a new row

@@ -1,4 +1,4 @@
-"""The signals between replicas and the announcements of changes, as types (wire: sections 4 and 5)."""
+"""The signals between replicas and the announcements of changes, as types (wire sections 4 and 5)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Encode and decode signals between replicas, announcements, and the roll call of workers (wire: sections 2, 4, 5)."""
+"""Encode and decode signals between replicas, announcements, and the roll call of workers (wire sections 2, 4, 5)."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def encode_event(change: StatusChange) -> bytes:
 
 
 def encode_roll_call(steps: Sequence[str], cancel: Sequence[str]) -> bytes:
-    """Encode a roll call: the steps asked after, and those to cancel, as token-free ids (wire: section 2)."""
+    """Encode a roll call: the steps asked after, and those to cancel, as token-free ids (wire section 2)."""
     return _encode({"steps": steps, "cancel": cancel})
 
 

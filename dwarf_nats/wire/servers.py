@@ -1,4 +1,4 @@
-"""The servers in a NATS URL, and the identity on each of them (wire: section 6)."""
+"""The servers in a NATS URL, and the identity on each of them (wire section 6)."""
 
 from __future__ import annotations
 

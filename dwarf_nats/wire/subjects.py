@@ -1,4 +1,4 @@
-"""Every subject of the service, in one place (wire sections 1 to 5)."""
+"""All subjects of the service (wire sections 1 to 5)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The messages to task services and graph services and their answers, as types (wire: sections 2 and 3)."""
+"""The messages to task services and graph services and their answers, as types (wire sections 2 and 3)."""
 
 from __future__ import annotations
 

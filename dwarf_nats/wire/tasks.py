@@ -1,4 +1,4 @@
-"""Task calls on the side of the replica: calls to bytes, replies to answers (wire: section 2).
+"""Task calls on the side of the replica: calls to bytes, replies to answers (wire section 2).
 
 This is on the path of every step, so a state is copied, never parsed.
 """
@@ -109,7 +109,7 @@ def too_large(url: str, size: int, limit: int) -> Answer:
 
 
 def decode_reply(url: str, block: bytes | None, body: bytes, max_depth: int = MAX_DEPTH) -> Answer:
-    """The answer in a raw reply, by the table of wire section 2. What is wrong with it becomes an error of the answer."""
+    """Decode a raw reply by the table of wire section 2. A malformed reply becomes an answer with an error."""
     headers = h.read_headers(block) if block else {}
     if not headers:
         if not body:

@@ -1,4 +1,4 @@
-"""Random tokens for reply subjects: one for each request, which nobody can guess (wire: section 7)."""
+"""Random tokens for reply subjects: one for each request, which nobody can guess (wire section 7)."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ _KEY_TOKEN = re.compile(r"(?:^|\.)[1-9][0-9]{0,18}-[1-9][0-9]{0,18}-[A-Za-z0-9]{
 def is_subject_name(name: str) -> bool:
     """True for tokens of `A-Z a-z 0-9 _ -` joined by single dots, at most 256 characters, none of them a key.
 
-    A key is a capability and must not be part of a subject, which more people can read than may hold the key (wire: section 5).
+    A key is a capability and must not be part of a subject, which more people can read than may hold the key (wire section 5).
     """
     return len(name) <= MAX_NAME and _SUBJECT.fullmatch(name) is not None and _KEY_TOKEN.search(name) is None
 

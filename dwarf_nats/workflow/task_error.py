@@ -1,4 +1,4 @@
-"""Errors a task raises, and what the code of a failure means (wire: section 2)."""
+"""Errors a task raises, and what the code of a failure means (wire section 2)."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""The task services of the order workflow and of the shipping workflow it calls. Try them with::
+"""The tasks of the order workflow, and of the shipping workflow that it calls. Try them with::
 
     dwarf-nats dev examples/orders/tasks.py --graphs examples/orders/graphs
 
-Each task gets the fields of the state it names as arguments and returns the fields it changes. Money is in cents. With
-ORDERS_WITHOUT=orders.charge in the environment, that task is not served, to see what a missing service looks like.
+The parameters of a task are the state fields that it reads; it returns the fields that it changes. Money is in cents. With
+ORDERS_WITHOUT=orders.charge in the environment, that task is not served, so that you can see how a missing service looks.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ worker = Worker(name="orders")
 
 @dataclass(frozen=True)
 class Product:
-    """What the shop sells: price in cents, weight in grams, pieces on the shelf."""
+    """A product of the shop: price in cents, weight in grams, number of pieces in stock."""
 
     title: str
     cents: int
@@ -45,23 +45,23 @@ DISCOUNTS = {"gold": Decimal("0.05"), "business": Decimal("0.12")}
 CARRIERS = {"SE": "PostNord", "GB": "Royal Mail", "FR": "Colissimo", "DE": "DHL", "US": "UPS"}
 DECLINED = {"4000000000000002": "insufficient funds"}
 UNANSWERED = {"4000002760003184": 2}
-"""How often the bank leaves a charge of this card unanswered before it obliges."""
+"""The number of charges of a card that the bank leaves unanswered before it accepts one."""
 
 
 def serve(url: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Register a task, unless the environment leaves it out."""
+    """Register a task, unless ORDERS_WITHOUT names it."""
     left_out = os.environ.get("ORDERS_WITHOUT", "").split(",")
     return worker.task(url) if url not in left_out else lambda function: function
 
 
 def cents(amount: Decimal) -> int:
-    """Whole cents, halves up."""
+    """Round to whole cents, halves up."""
     return int(amount.quantize(Decimal(1), rounding=ROUND_HALF_UP))
 
 
 @serve("orders.receive")
 async def receive(order_id: str, lines: list[dict[str, Any]]) -> dict[str, Any]:
-    """Look an order over before anything is done for it, or fail saying what is wrong."""
+    """Check an order before anything is done for it; fail with the reason if it cannot be fulfilled."""
     if not lines:
         raise TaskError(f"order {order_id} has no lines", code=422)
     unknown = [line["sku"] for line in lines if line["sku"] not in PRODUCTS]
@@ -75,7 +75,7 @@ async def receive(order_id: str, lines: list[dict[str, Any]]) -> dict[str, Any]:
 
 @serve("orders.reserve")
 async def reserve(line: dict[str, Any], currency: str) -> dict[str, Any]:
-    """Put the goods of one line aside. What the lines say is put together by the graph's reducers: lists, sums."""
+    """Reserve the goods of one line. The graph's reducers merge the results of all lines: lists and sums."""
     product = PRODUCTS[line["sku"]]
     cost = cents(product.cents * RATES[currency]) * line["quantity"]
     return {
@@ -87,7 +87,7 @@ async def reserve(line: dict[str, Any], currency: str) -> dict[str, Any]:
 
 @serve("orders.price")
 async def price(goods_cents: int, customer: dict[str, Any], address: dict[str, Any]) -> dict[str, Any]:
-    """The customer's discount and the tax of the country."""
+    """Compute the customer's discount, and the tax of the country."""
     discount = cents(goods_cents * DISCOUNTS.get(customer["tier"], Decimal(0)))
     tax = cents((goods_cents - discount) * VAT[address["country"]])
     return {"discount_cents": discount, "tax_cents": tax, "total_cents": goods_cents - discount + tax}
@@ -99,8 +99,8 @@ def approve(
 ) -> dict[str, Any] | None:
     """Ask a person. The flow is interrupted until it is resumed with `{"approved": true, "by": "a name"}`.
 
-    Then this runs again from the top, and `interrupt` returns what it was resumed with. What is no such answer is asked
-    for once more.
+    Then this runs again from its beginning, and `interrupt` returns the data of the resume. After any other data the person is
+    asked once more.
     """
     answer = flow.interrupt(
         {
@@ -110,17 +110,17 @@ def approve(
         }
     )
     if not isinstance(answer, dict) or not isinstance(answer.get("approved"), bool):
-        flow.retry(initial_delay=0)  # at once: the wait is for the person
+        flow.retry(initial_delay=0)  # without a delay, since the person decides how long it takes
         return None
     return {"approved": answer["approved"], "approved_by": str(answer.get("by", "somebody"))}
 
 
 @serve("orders.charge")
 def charge(flow: Flow, card: str, total_cents: int) -> dict[str, Any]:
-    """Charge the card. A plain function, as a blocking payment library would need: it runs in a thread.
+    """Charge the card. This is a plain function, as a blocking payment library needs it: it runs in a thread.
 
-    A bank that does not answer is asked again, a little later each time. The reference comes from the step's key, which
-    is the same however often this runs: a bank that knows the reference charges once.
+    If the bank does not answer, the charge is tried again, after a longer delay each time. The reference is made from
+    the step's key, which is the same in every execution: a bank that knows the reference charges once.
     """
     if not luhn_valid(card):
         raise TaskError("the card number is mistyped", code=402, last_digits=card[-4:])
@@ -135,44 +135,44 @@ def charge(flow: Flow, card: str, total_cents: int) -> dict[str, Any]:
 
 @serve("orders.ship")
 def ship(flow: Flow, order_id: str, address: dict[str, Any], weight_grams: int) -> dict[str, Any]:
-    """Have the parcels sent by a workflow of its own, and take over what the customer should know of it."""
+    """Send the parcels by another workflow, and keep the parts of its result that the customer should know."""
     sent = flow.subgraph("shipping", {"order_id": order_id, "address": address, "weight_grams": weight_grams})
     return {name: sent[name] for name in ("carrier", "tracking_number", "parcels")} | {"result": "shipped"}
 
 
 @serve("orders.release")
 async def release(reserved: list[dict[str, Any]], onErr: dict[str, Any] | None = None) -> dict[str, Any]:  # noqa: N803
-    """Give back what was put aside for an order that does not go out: refused by a person, or by the bank (`onErr`)."""
+    """Release the goods of an order that is not shipped: refused by a person, or by the bank (`onErr`)."""
     why = onErr["message"] if onErr else "not approved"
     return {"released": [f"{line['quantity']} × {line['sku']}" for line in reserved], "result": f"released: {why}"}
 
 
 @serve("orders.pack")
 async def pack(weight_grams: int) -> dict[str, Any]:
-    """Parcels of no more than 20 kg."""
+    """Compute the number of parcels, of at most 20 kg each."""
     return {"parcels": -(-weight_grams // 20_000)}
 
 
 @serve("orders.label")
 async def label(flow: Flow, address: dict[str, Any]) -> dict[str, Any]:
-    """The tracking number, the same however often this runs."""
+    """Make the tracking number, the same in every execution."""
     digits = str(int(hashlib.sha256(flow.step_key.encode()).hexdigest(), 16))[:11]
     return {"tracking_number": f"{address['country']}{digits}{check_digit(digits)}"}
 
 
 @serve("orders.pickup")
 async def pickup(address: dict[str, Any], parcels: int) -> dict[str, Any]:
-    """Book the carrier of the country."""
+    """Book the carrier of the country for a pickup."""
     return {"carrier": CARRIERS[address["country"]], "pickup": f"{parcels} at the ramp, today"}
 
 
 def luhn_valid(number: str) -> bool:
-    """Whether the last digit of a card number fits the others."""
+    """Return true if the last digit of a card number fits the others (Luhn)."""
     return number.isdigit() and check_digit(number[:-1]) == int(number[-1])
 
 
 def check_digit(digits: str) -> int:
-    """The digit of Luhn's algorithm for what comes before it."""
+    """Compute the check digit of Luhn's algorithm for the digits before it."""
     total = 0
     for place, digit in enumerate(reversed(digits)):
         value = int(digit) * (2 if place % 2 == 0 else 1)
