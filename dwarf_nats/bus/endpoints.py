@@ -15,7 +15,7 @@ from dwarf_nats.wire.operations import OPERATIONS, Operation
 from dwarf_nats.wire.schema import schema_name
 from dwarf_nats.wire.subjects import Subjects
 from dwarf_nats.workflow.keys import without_tokens
-from dwarf_nats.workflow.raised import closes_coroutine, ends_process
+from dwarf_nats.workflow.task_exceptions import closes_coroutine, ends_process
 
 from .engine_api import EngineApi
 from .handlers import GRAPH_PAYLOADS, HANDLERS, Handler, RequestContext

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from dwarf_nats.workflow.raised import ends_process
+from dwarf_nats.workflow.task_exceptions import ends_process
 
 if TYPE_CHECKING:
     from dwarf_nats.ports import Logger

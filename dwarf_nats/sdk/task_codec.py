@@ -16,8 +16,8 @@ from dwarf_nats.wire.codec import micros
 from dwarf_nats.wire.decoding import explain
 from dwarf_nats.workflow.answer import Answer, Disposition, ErrorInfo, Retry, Subgraph, TaskCall
 from dwarf_nats.workflow.keys import parse_key
-from dwarf_nats.workflow.raised import named
 from dwarf_nats.workflow.state import encode_state
+from dwarf_nats.workflow.task_exceptions import describe_error
 
 log = logging.getLogger("dwarf_nats.worker")
 CANCELLED = 499
@@ -86,8 +86,8 @@ def encode_answer(answer: Answer) -> tuple[bytes, dict[str, str] | None]:
     try:
         return _encoded(answer)
     except Exception as error:
-        log.warning("a reply cannot be written as JSON: %s", named(error))
-        return _encoded(error_answer(500, f"the task's reply cannot be written as JSON: {named(error)}"))
+        log.warning("a reply cannot be written as JSON: %s", describe_error(error))
+        return _encoded(error_answer(500, f"the task's reply cannot be written as JSON: {describe_error(error)}"))
 
 
 def _encoded(answer: Answer) -> tuple[bytes, dict[str, str] | None]:
@@ -107,7 +107,7 @@ def _encoded(answer: Answer) -> tuple[bytes, dict[str, str] | None]:
     try:
         reply.error = Raw(_encode(error.as_dict()))
     except Exception as unfit:  # message and code are sent without the other fields
-        log.warning("the details of an error cannot be written as JSON: %s", named(unfit))
+        log.warning("the details of an error cannot be written as JSON: %s", describe_error(unfit))
         reply.error = Raw(_encode({"message": error.message, "code": error.code}))
     headers = {} if answer.disposition is Disposition.ERROR else {h.DISPOSITION: answer.disposition.value}
     return _encode(reply), headers or None

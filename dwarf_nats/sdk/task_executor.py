@@ -18,8 +18,14 @@ from dwarf_nats.workflow.answer import Answer, TaskCall
 from dwarf_nats.workflow.arguments import TaskFunction, run_task
 from dwarf_nats.workflow.flow import Suspended
 from dwarf_nats.workflow.keys import without_tokens
-from dwarf_nats.workflow.raised import called_off, closes_coroutine, ends_process, named, text_of
 from dwarf_nats.workflow.task_error import TaskError
+from dwarf_nats.workflow.task_exceptions import (
+    closes_coroutine,
+    describe_error,
+    ends_process,
+    error_text,
+    was_cancelled,
+)
 
 from .task_codec import CANCELLED, backpressure_answer, error_answer
 
@@ -106,7 +112,7 @@ def _log(url: str, error: BaseException) -> None:
     step = _step.get()
     log_fields = {"task": url, "step_id": step}
     if isinstance(error, TaskError | DwarfError):
-        log.info("task %s, step %s: %s", url, step, without_tokens(text_of(error)), extra=log_fields)
+        log.info("task %s, step %s: %s", url, step, without_tokens(error_text(error)), extra=log_fields)
     else:
         log.error("task %s, step %s raised %s", url, step, type(error).__name__, exc_info=error, extra=log_fields)
 
@@ -205,7 +211,7 @@ class TaskExecutor:
             with continued(execution.call.traceparent, execution.call.tracestate):
                 return await run_task(execution.handler.function, execution.call)
         except asyncio.CancelledError:
-            if called_off(running):
+            if was_cancelled(running):
                 return execution.replacement or backpressure_answer("the worker is stopping")
             return error_answer(500, "the task was cancelled from inside")
         except BaseException as error:
@@ -217,7 +223,7 @@ class TaskExecutor:
                 execution.public_id,
                 extra=execution.log_fields,
             )
-            return error_answer(500, f"the worker failed: {named(error)}")
+            return error_answer(500, f"the worker failed: {describe_error(error)}")
 
     async def _send_answer(self, execution: Execution, answer: Answer) -> None:
         if execution.answered:

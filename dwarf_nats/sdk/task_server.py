@@ -14,7 +14,7 @@ from dwarf_nats.errors import BadRequest, DwarfError, TooLarge
 from dwarf_nats.summed import Summed
 from dwarf_nats.wire import headers as h
 from dwarf_nats.wire.subjects import Subjects, is_of_another_account
-from dwarf_nats.workflow.raised import named
+from dwarf_nats.workflow.task_exceptions import describe_error
 
 from .request_reply import check_size, wait_connected
 from .task_codec import (
@@ -83,12 +83,12 @@ class TaskServer:
 
     async def _refuse(self, handler: Handler, msg: Msg, error: Exception) -> None:
         self._summed.warning(
-            ("request", handler.url), "task %s: %s", handler.url, named(error), extra={"task": handler.url}
+            ("request", handler.url), "task %s: %s", handler.url, describe_error(error), extra={"task": handler.url}
         )
         if isinstance(error, DwarfError):
             answer = error_answer(error.code, error.message)
         else:
-            answer = error_answer(500, named(error))
+            answer = error_answer(500, describe_error(error))
         self.discovery.served(handler.url, answer.error, 0)
         await self._reply(msg.reply, answer)
 

@@ -20,9 +20,9 @@ import msgspec
 
 from dwarf_nats.workflow.answer import Answer, ErrorInfo, TaskCall
 from dwarf_nats.workflow.flow import Flow, Suspended
-from dwarf_nats.workflow.raised import called_off, closes_coroutine, ends_process
 from dwarf_nats.workflow.state import MAX_DEPTH, Raw, State, check_state, decode_value, encode_value, json_type
 from dwarf_nats.workflow.task_error import TaskError, error_info, failure
+from dwarf_nats.workflow.task_exceptions import closes_coroutine, ends_process, was_cancelled
 
 TaskFunction = Callable[..., Any]
 
@@ -84,7 +84,7 @@ async def run_task(func: TaskFunction, call: TaskCall, max_depth: int = MAX_DEPT
     except Suspended:
         return flow.answer()
     except asyncio.CancelledError:
-        if called_off(running):
+        if was_cancelled(running):
             raise
         return _failed(flow, ErrorInfo("the task was cancelled from inside", 500))
     except _InThread as raised:

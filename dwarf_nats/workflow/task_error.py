@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from dwarf_nats.workflow.answer import Answer, Disposition, ErrorInfo
-from dwarf_nats.workflow.raised import named
+from dwarf_nats.workflow.task_exceptions import describe_error
 
 MOST_CODE = 2**31 - 1
 """Largest error code; a larger number in an attribute `code` is ignored."""
@@ -59,7 +59,7 @@ def error_info(error: BaseException) -> ErrorInfo:
     )
     message = getattr(error, "message", None) if known else None
     if not isinstance(message, str):
-        message = named(error)
+        message = describe_error(error)
     extra = getattr(error, "extra", None)
     return ErrorInfo(
         message, code if known and code is not None else 500, dict(extra) if isinstance(extra, dict) else {}

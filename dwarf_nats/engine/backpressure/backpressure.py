@@ -12,8 +12,8 @@ from dwarf_nats.errors import Unavailable
 from dwarf_nats.rules.breaker import Deed, Event
 from dwarf_nats.rules.decide import release
 from dwarf_nats.workflow.answer import Answer, Disposition
-from dwarf_nats.workflow.raised import ends_process
 from dwarf_nats.workflow.records import TaskHealth
+from dwarf_nats.workflow.task_exceptions import ends_process
 
 if TYPE_CHECKING:
     from dwarf_nats.ports import Clock, Logger, Signals, Store

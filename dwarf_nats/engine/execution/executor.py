@@ -14,7 +14,7 @@ from dwarf_nats.rules.answers import sound
 from dwarf_nats.rules.decide import Deciding, decide, fail, release
 from dwarf_nats.rules.steps import ClaimedStep, eager_step, first_step
 from dwarf_nats.workflow.answer import Answer, ErrorInfo
-from dwarf_nats.workflow.raised import called_off, closes_coroutine, ends_process, named
+from dwarf_nats.workflow.task_exceptions import closes_coroutine, describe_error, ends_process, was_cancelled
 
 if TYPE_CHECKING:
     from dwarf_nats.engine.backpressure import Gate
@@ -99,9 +99,9 @@ class Executor:
             running = asyncio.current_task()
             if ends_process(error) or closes_coroutine(error, running):
                 raise
-            if not isinstance(error, asyncio.CancelledError) or not called_off(running):
+            if not isinstance(error, asyncio.CancelledError) or not was_cancelled(running):
                 self._log.exception("a defect while executing step %s", step.public_id, extra=step.log_fields)
-                settlement = fail(step, ErrorInfo(f"a defect of the engine: {named(error)}", 500))
+                settlement = fail(step, ErrorInfo(f"a defect of the engine: {describe_error(error)}", 500))
         finally:
             try:
                 self._executed(step)
@@ -189,7 +189,7 @@ class Executor:
         if isinstance(error, DwarfError):
             return fail(step, ErrorInfo(error.message, error.code))
         self._log.exception("a defect while deciding on step %s", step.public_id, extra=step.log_fields)
-        return fail(step, ErrorInfo(f"a defect of the engine: {named(error)}", 500))
+        return fail(step, ErrorInfo(f"a defect of the engine: {describe_error(error)}", 500))
 
     def _warn_of_problems(self, step: ClaimedStep, settlement: Settlement) -> None:
         """Log conditions that could not be evaluated, once for each node of a flow (G9)."""

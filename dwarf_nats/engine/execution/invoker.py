@@ -11,8 +11,8 @@ from dwarf_nats.errors import Unavailable
 from dwarf_nats.ports import BusAway, WorkerLost
 from dwarf_nats.telemetry.traces import split_trace_context
 from dwarf_nats.workflow.answer import Answer, ErrorInfo, TaskCall
-from dwarf_nats.workflow.raised import called_off, closes_coroutine, ends_process, text_of
 from dwarf_nats.workflow.task_error import error_info
+from dwarf_nats.workflow.task_exceptions import closes_coroutine, ends_process, error_text, was_cancelled
 
 if TYPE_CHECKING:
     from dwarf_nats.engine.shared import Shared
@@ -89,7 +89,7 @@ class TaskInvoker:
                 return await self._tasks.execute(call)
         except TimeoutError as error:
             if deadline is None or not deadline.expired():  # the task's own
-                return Answer(error=ErrorInfo(text_of(error) or "TimeoutError", 500))
+                return Answer(error=ErrorInfo(error_text(error) or "TimeoutError", 500))
             budget_ms = time_budget_ms(step.flow, self._settings)
             return Answer(
                 error=ErrorInfo(f"task {call.url} did not answer within its time budget of {budget_ms} ms", 408),
@@ -98,11 +98,11 @@ class TaskInvoker:
         except (BusAway, WorkerLost, Unavailable):
             raise
         except asyncio.CancelledError:
-            if called_off(running):
+            if was_cancelled(running):
                 raise
             return Answer(error=ErrorInfo("the task was cancelled from inside", 500))
         except BaseException as error:
             if ends_process(error) or closes_coroutine(error, running):
                 raise
             info = error_info(error)
-            return Answer(error=ErrorInfo(text_of(error) or info.message, info.code))
+            return Answer(error=ErrorInfo(error_text(error) or info.message, info.code))

@@ -7,7 +7,7 @@ import signal
 import threading
 
 
-def text_of(error: BaseException) -> str:
+def error_text(error: BaseException) -> str:
     """The text of an exception; empty if its `__str__` fails."""
     try:
         return str(error)
@@ -15,9 +15,9 @@ def text_of(error: BaseException) -> str:
         return ""
 
 
-def named(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """Type and text of an exception: `ValueError: no such card`."""
-    text = text_of(error)
+    text = error_text(error)
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
@@ -47,6 +47,6 @@ def closes_coroutine(error: BaseException, task: asyncio.Task[object] | None) ->
         return True
 
 
-def called_off(task: asyncio.Task[object] | None) -> bool:
+def was_cancelled(task: asyncio.Task[object] | None) -> bool:
     """True if `task` was cancelled. If not, a `CancelledError` in it was raised by the task function."""
     return task is None or task.cancelling() > 0

@@ -10,8 +10,8 @@ import pytest
 
 from dwarf_nats.workflow.answer import Answer, TaskCall
 from dwarf_nats.workflow.arguments import run_task
-from dwarf_nats.workflow.raised import ends_process, named, text_of
 from dwarf_nats.workflow.state import Raw
+from dwarf_nats.workflow.task_exceptions import describe_error, ends_process, error_text
 
 CALL = TaskCall(
     flow_key="1-1-a",
@@ -93,5 +93,5 @@ def test_the_text_of_an_exception_that_has_none() -> None:
         def __str__(self) -> str:
             raise SystemExit(1)
 
-    assert (text_of(Mute()), named(Mute())) == ("", "Mute")
-    assert named(ValueError("x")) == "ValueError: x"
+    assert (error_text(Mute()), describe_error(Mute())) == ("", "Mute")
+    assert describe_error(ValueError("x")) == "ValueError: x"
