@@ -1,4 +1,4 @@
-"""The queue of requests without a reply subject, which cannot be told to come again (wire: section 1)."""
+"""The queue of requests without a reply subject, which cannot be refused with a 429 (wire: section 1)."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Backlog:
     """A queue of requests, bounded by bytes, carried out in order.
 
     `carry_out` carries out one; false means that it could not be done now and is to be tried again before all others.
-    `may_begin` gets the number of those under way, and returns true if one more may be.
+    `may_begin` gets the number of those in progress, and returns true if one more may begin.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Backlog:
         return True
 
     def fill(self) -> None:
-        """Begin with as many as may be under way."""
+        """Start waiting requests while `may_begin` allows it."""
         while len(self) and self._timer is None and self._may_begin(len(self.running)):
             queued = heapq.heappop(self._again) if self._again else self._queue.popleft()
             self.bytes -= queued.size

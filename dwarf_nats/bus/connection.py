@@ -1,8 +1,8 @@
 """The connection of a replica to NATS (wire: section 6).
 
-`Connection` is our client of NATS with three things changed. Messages of chosen subscriptions arrive raw and inline,
-without a queue and a task between socket and handler, so that a header named `Status` is not mistaken for the server's
-own status line. Sending is a plain call. And nothing is ever kept for sending after a reconnect.
+`Connection` is `NatsClient` with three changes. Messages of chosen subscriptions arrive raw and inline, without a queue and a
+task between socket and handler, so that a header named `Status` is not mistaken for the server's own status line. Sending is
+a plain call. Nothing is kept for sending after a reconnect.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ class Connection(NatsClient):
 
     async def on_lost(self) -> None:
         """Drop what is not on the socket yet, and call the listeners of `on_disconnect`."""
-        # What was not yet on the socket would be sent after the reconnect, when nobody waits for its answer any more.
+        # Messages that are not on the socket yet would be sent after the reconnect, when nobody waits for the answer any more.
         self._pending = []
         self._pending_data_size = 0
         _call_all(self._on_disconnect)

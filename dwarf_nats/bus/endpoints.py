@@ -96,7 +96,7 @@ class Endpoint:
 
 
 def endpoints(subjects: Subjects) -> list[Endpoint]:
-    """All endpoints."""
+    """One endpoint for each operation."""
     return [Endpoint(one, subjects.operation(one.name), HANDLERS[one.name]) for one in OPERATIONS]
 
 

@@ -72,7 +72,7 @@ class RequestContext:
         """Seconds to wait: the default where none is given, capped; 0 means do not wait."""
         if isinstance(timeout_ms, UnsetType):
             return min(self.default_timeout_seconds, self.max_timeout_seconds)
-        # Compared as it came: what is asked for may be too large for a float.
+        # Compared as an integer: it may be too large for a float.
         return self.max_timeout_seconds if timeout_ms >= self.max_timeout_seconds * 1000 else timeout_ms / 1000
 
 

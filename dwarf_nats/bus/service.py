@@ -1,8 +1,8 @@
-"""The service `dwarf`: a responder of our own for ADR-32 over plain subscriptions (wire: section 1).
+"""The service `dwarf`: ADR-32 over plain subscriptions, without the micro framework of nats-py (wire: section 1).
 
-One asyncio task per request, so that none waits for another; a bound on how many run at once, beyond which the answer
-is 429, with a bound of its own for requests that wait for flows; a drain that answers what was taken; true statistics.
-Requests without a reply subject cannot be told 429: they wait for their turn in a queue that is bounded by bytes.
+Each request has an asyncio task of its own, so that none waits for another. One bound limits the requests at once, a second one
+those that wait for a flow; beyond them the answer is 429. A drain answers the requests taken. Requests without a reply subject
+cannot be answered with 429: they wait for their turn in a queue that is bounded by bytes.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from .unanswered import UnansweredRequests
 log = logging.getLogger("dwarf_nats.bus")
 
 RESUBSCRIBE_SECONDS = 0.1
-"""Pause before the service checks again that its subscriptions are made, after NATS went away meanwhile."""
+"""Pause before the next check that the subscriptions are made, if NATS went away meanwhile."""
 
 
 class Service:
@@ -97,7 +97,7 @@ class Service:
                 await asyncio.sleep(RESUBSCRIBE_SECONDS)
 
     def _check_refused(self) -> None:
-        """Raise `Forbidden` if permissions let us answer no operation at all; a few that are refused stand in the log."""
+        """Raise `Forbidden` if permissions refuse all operations; if they refuse a few, the log says so."""
         refused = [self._connection.refused.get((endpoint.subject, QUEUE)) for endpoint in self._endpoints]
         if all(refused) and refused[0] is not None:
             raise forbidden(self._connection, refused[0], "a replica needs the permissions of replica.conf")
@@ -127,7 +127,7 @@ class Service:
         await self._flush()
 
     async def _unsubscribe(self) -> None:
-        """Have the server send no more requests; those on their way are still handled."""
+        """Tell the server to send no more requests; those on their way are still handled."""
         subscriptions = (*self._discovery.subscriptions, *self._subscriptions)
         if self._connection.is_connected:
             for subscription in subscriptions:

@@ -36,21 +36,21 @@ class NatsSignals:
         self._block = h.write_headers(((h.ORIGIN, origin),))
 
     def enqueue(self, shard: int, steps: Sequence[ReadyStep]) -> None:
-        """Steps became pending."""
+        """Signal that steps became pending."""
         for group in _groups(steps):
             self._send_group(peers.ENQUEUE, partial(peers.encode_enqueue, shard), group)
 
     def notify_status_change(self, flows: Sequence[tuple[str, Status]]) -> None:
-        """Flows stopped."""
+        """Signal that flows stopped."""
         for group in _groups(flows):
             self._send_group(peers.NOTIFY, peers.encode_notify, group)
 
     def sync_valve(self, task: str, w: float, t: int) -> None:
-        """The congestion point of a valve."""
+        """Send the congestion point of a valve: its window `w` at the time `t`."""
         self._send(peers.SYNC, peers.encode_sync(task, w, t))
 
     def trip_breaker(self, task: str) -> None:
-        """A breaker tripped."""
+        """Signal that a breaker tripped."""
         self._send(peers.TRIP, peers.encode_trip(task))
 
     def _send_group(self, signal: str, encode: Callable[[Sequence[T]], bytes], group: Sequence[T]) -> None:

@@ -107,7 +107,7 @@ class NatsTasks:
         self._back.set()
 
     def cancel(self, step_key: str) -> None:
-        """Tell the worker that accepted a step of its cancellation; a worker that accepts later gets it then."""
+        """Send the cancellation to the worker that accepted a step; a worker that accepts later gets it then."""
         call = self._inbox.find(step_key)
         if call is None:
             return

@@ -1,4 +1,4 @@
-"""Requests without a reply subject, carried out in turn: nobody can be told to send them again (wire: section 1)."""
+"""Requests without a reply subject, carried out in turn: a refusal would reach nobody (wire: section 1)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ log = logging.getLogger("dwarf_nats.bus")
 
 
 class UnansweredRequests:
-    """The requests without a reply subject of one replica. `answered`: how many that have one are under way.
+    """The requests without a reply subject of one replica. `answered` returns the number of requests
+    in progress that have one.
 
     They take at most half of `limits.max_requests`, so that requests that have a reply subject find room.
     """
@@ -51,19 +52,19 @@ class UnansweredRequests:
             )
 
     def fill(self) -> None:
-        """Begin with as many as may be under way."""
+        """Start waiting requests while there is room."""
         self._backlog.fill()
 
     def stop(self) -> None:
-        """From now on, do not wait for a database that is away."""
+        """Stop waiting for databases that are away."""
         self._stopping = True
 
     async def drain(self, seconds: float) -> list[Queued]:
-        """Wait until all are carried out; those left over when the time is up."""
+        """Wait until all are carried out, at most `seconds`. Returns those left over."""
         return await self._backlog.drain(seconds)
 
     async def give_up(self, left: list[Queued], seconds: float) -> None:
-        """Cancel those under way; count and log what is lost by the end after `seconds` of draining."""
+        """Cancel those in progress; count and log those that are lost, after `seconds` of draining."""
         for one in left:
             self._responder.lose(one.endpoint, Unavailable("this replica stopped before its turn"))
         unfinished = set(self._backlog.running)
@@ -86,7 +87,7 @@ class UnansweredRequests:
         return running < max(1, bound // 2) and running + self._answered() < bound
 
     async def _carry_out(self, endpoint: Endpoint, context: RequestContext) -> bool:
-        """Carry it out; false if a database is away, and then it is tried again, as nobody else could do that."""
+        """Carry out a request. Returns false if a database is away: it is tried again, as nobody else could do that."""
         for _ in range(2):  # the database may have come back between the failure and the check
             try:
                 with continued(context.traceparent, context.tracestate):

@@ -36,12 +36,12 @@ T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
 REFUSED, INTERRUPTED = 1, 130
-"""Exit codes."""
+"""Exit codes of a refusal, and of Ctrl-C as shells count it: 128 + SIGINT."""
 
 
 @dataclasses.dataclass(slots=True, frozen=True)
 class _Group:
-    """A type that stands for several options: the parameters they are, and what makes a value of what was given for them."""
+    """A type that stands for several options. `make` makes a value of the type from the values of `parameters`, by name."""
 
     parameters: Sequence[inspect.Parameter]
     make: Callable[[dict[str, Any]], Any]
@@ -123,7 +123,7 @@ def register_group(cls: type, parameters: Sequence[inspect.Parameter], make: Cal
 
 
 def new_app(help_text: str, *, completion: bool = False) -> typer.Typer:
-    """A family of commands; with `completion`, options that install or print the shell's completion of them."""
+    """A family of commands. With `completion` it has options that install or print the completion for a shell."""
     return typer.Typer(
         cls=_Family,
         help=help_text,

@@ -15,7 +15,7 @@ import typer
 UNITS_MS = {"w": 604_800_000, "d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1_000, "ms": 1}
 """Milliseconds of each unit, the longest first."""
 LONGEST_MS = 2**63 // 1000 - 1
-"""The database counts microseconds in 64 bits."""
+"""Longest duration, in milliseconds: databases count microseconds in 64 bits."""
 _PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|[wdhms])")
 _WHOLE = re.compile(rf"(?:{_PART.pattern})+")
 HOW = "write it like 250ms, 30s, 1h30m or 30d"

@@ -16,7 +16,7 @@ MAX_SHOWN_PAUSES = 20
 
 
 def paused(steps: Sequence[Step]) -> list[Step]:
-    """The steps where a flow is paused, the longest paused first; a step that waits for its subgraph is none."""
+    """The steps at which a flow is paused, the longest paused first; without steps that wait for their subgraph."""
     return sorted(_leaves(steps), key=lambda step: (step.updated_at, step.step_id))
 
 

@@ -68,7 +68,7 @@ async def _run_several(replicas: int, health_port: int | None = None) -> int:
                 child.terminate()
 
     loop.add_signal_handler(signal.SIGTERM, stop_all)
-    # Ctrl-C reaches the children by itself, being of our process group.
+    # Ctrl-C reaches the children by itself: they are in the same process group.
     loop.add_signal_handler(signal.SIGINT, stopping.set)
     ends = [asyncio.ensure_future(asyncio.to_thread(child.wait)) for child in children]
     await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)

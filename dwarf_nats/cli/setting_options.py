@@ -1,4 +1,4 @@
-"""Options of commands made from the settings (`dwarf_nats.settings`): their names, variables, bounds and help stand there."""
+"""Options of commands, made from the settings in `dwarf_nats.settings`."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def connect_options(given: Mapping[str, Any]) -> ConnectOptions:
 
 
 def _flags(row: Setting) -> list[str]:
-    """The names of a switch; those of other options follow from the parameter's name."""
+    """The explicit names of an option; none if they follow from the parameter's name."""
     flag = f"--{row.key.replace('_', '-')}"
     if row.kind is bool:
         return [f"{flag}/--no-{flag[2:]}" if row.default else flag]

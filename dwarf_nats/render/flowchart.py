@@ -82,7 +82,7 @@ class Flowchart:
         self._links: dict[str, list[str]] = {}
 
     def node(self, *lines: str, style: str, shape: Shape = Shape.BOX, box: Box | None = None) -> str:
-        """Add a node; its identifier."""
+        """Add a node. Returns its identifier."""
         self.nodes += 1
         name = f"n{self.nodes}"
         before, after = shape.value
@@ -101,7 +101,7 @@ class Flowchart:
     def edge(
         self, source: str, target: str, *lines: str, line: Line = Line.SOLID, style: str = "", ranks: int = 1
     ) -> None:
-        """Add an edge between two nodes or boxes; `ranks`: how far below its source the target is at least."""
+        """Add an edge between two nodes or boxes; `ranks`: rows from the source to the target, at least."""
         written = f"|{label(*lines)}|" if any(lines) else ""
         if style:
             self._links.setdefault(style, []).append(str(len(self.edges)))

@@ -19,12 +19,12 @@ from dwarf_nats.render.labels import clip
 from dwarf_nats.workflow.graph import END, Graph, Transition
 
 BOUNDS = ((60, 490), (40, 490), (24, 490), (12, 250), (6, 60))
-"""Characters of a line and edges at most; fewer until Mermaid takes the diagram."""
+"""Bounds for the characters of a line and for the edges, the widest first; the first that fit Mermaid are used."""
 NOTE_LINES = 4
 
 
 def graph_mermaid(graph: Graph) -> str:
-    """Draw a graph. What is beyond the size Mermaid draws is counted in a node instead."""
+    """Draw a graph. One node counts the parts beyond the size that Mermaid draws."""
     for characters, edges in BOUNDS:
         chart = _drawn(graph, characters, edges)
         if chart.fits:

@@ -14,11 +14,11 @@ import unicodedata
 BREAK = "<br/>"
 _PLAIN = frozenset(" .,-_/()+=!?'·…")
 _LIGATURE = "\ufb02"
-"""Mermaid marks entity codes with it while it parses. It is a letter, but never ours."""
+"""A letter that Mermaid uses to mark entity codes while it parses; labels must not contain it."""
 _UNSEEN = frozenset(("Cc", "Cs", "Cn", "Co"))
 """Control characters, lone surrogates, and code points that are no characters."""
 _TURNING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-"""They turn the direction of what follows them, so that a label would read otherwise than it is."""
+"""Characters that change the direction of the text after them, so that a label would be read wrongly."""
 _MARKS = re.compile(
     r"""  \$(?=\$)              # a formula
     | :(?=fa-|//)             # an icon; a link
@@ -39,7 +39,7 @@ def escape(text: str) -> str:
     escaped = "".join(
         char if (char.isalnum() and char != _LIGATURE) or char in _PLAIN else f"#{ord(char)};" for char in shown
     )
-    # Mermaid takes any line with `direction LR` in it for that statement, be it within quotes.
+    # Mermaid takes any line with `direction LR` in it for that statement, even within quotes.
     return escaped.replace("direction ", "direction#32;")
 
 

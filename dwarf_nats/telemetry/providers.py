@@ -1,4 +1,4 @@
-"""Where an engine logs, counts, and sends metrics and spans."""
+"""The logger, the counters and the OpenTelemetry providers of an engine."""
 
 from __future__ import annotations
 
