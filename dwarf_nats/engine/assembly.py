@@ -47,7 +47,7 @@ def new_replica(
     counters = telemetry.counters if telemetry.counters is not None else Counters()
     slots = WorkerSlots(settings)
     deployment = Deployment(shards, settings, logger)
-    by_number = {store.shard: store for store in stores}
+    by_number = {store.shard: store.graphs for store in stores}
     return Replica(
         name=name or f"{socket.gethostname()}-{os.getpid()}",
         settings=settings,

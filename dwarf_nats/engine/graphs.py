@@ -17,7 +17,7 @@ from dwarf_nats.workflow.names import check_subject_name
 from dwarf_nats.workflow.records import GraphInfo
 
 if TYPE_CHECKING:
-    from dwarf_nats.ports import Clock, Graphs, Store
+    from dwarf_nats.ports import Clock, Graphs, GraphStore
     from dwarf_nats.workflow.state import Raw
 
 T = TypeVar("T")
@@ -64,7 +64,7 @@ class GraphBook:
 
     def __init__(
         self,
-        stores: Mapping[int, Store],
+        stores: Mapping[int, GraphStore],
         source: Graphs | None,
         *,
         away: Callable[[int], bool] = lambda _: False,
@@ -84,7 +84,7 @@ class GraphBook:
         self._asking: asyncio.Task[None] | None = None
 
     @property
-    def _registry(self) -> Store:
+    def _registry(self) -> GraphStore:
         """The database to read the registry from: every shard has all of it, so that one of them may be away."""
         there = [number for number in self._stores if not self._away(number)]
         return self._stores[min(there or self._stores)]
@@ -178,7 +178,7 @@ class GraphBook:
         """
         graph = self._by_digest.get(digest)
         if graph is None:
-            body = await self._stores[shard].graphs.load(digest)
+            body = await self._stores[shard].load(digest)
             if body is None:
                 raise Internal(f"graph {digest[:12]} is missing from shard {shard}")
             graph = Graph.from_json(body)
@@ -207,7 +207,7 @@ class GraphBook:
 
     async def _save(self, key: tuple[int, str], graph: Graph) -> int:
         now = self._clock.now()
-        kept_until = await self._stores[key[0]].graphs.save(key[1], graph.to_json())
+        kept_until = await self._stores[key[0]].save(key[1], graph.to_json())
         if len(self._saved) > CACHED_GRAPHS * 4:
             self._saved.clear()
         self._saved[key] = (now, kept_until)
@@ -228,37 +228,35 @@ class GraphBook:
         """Register a graph under its name, on every shard. Raises as `check`, and `Unavailable`."""
         kept = await self.admit(graph)
         digest = kept.digest()
-        await self._everywhere(lambda store: store.graphs.save(digest, kept.to_json()))
+        await self._everywhere(lambda store: store.save(digest, kept.to_json()))
         first, *others = self._stores.values()
-        updated_at = await first.graphs.register(kept.name, digest)
+        updated_at = await first.register(kept.name, digest)
         for store in others:
-            await store.graphs.register(kept.name, digest)
-        await self._everywhere(
-            lambda store: store.graphs.save(digest, kept.to_json())
-        )  # registering may have taken long
+            await store.register(kept.name, digest)
+        await self._everywhere(lambda store: store.save(digest, kept.to_json()))  # registering may have taken long
         return GraphInfo(kept.name, digest, updated_at, tuple(await warnings(kept)))
 
-    async def add_store(self, store: Store) -> None:
+    async def add_store(self, shard: int, store: GraphStore) -> None:
         """Take in the database of one more shard, and copy the registry to it. Raises `Unavailable`, and leaves it out then."""
-        self._stores[store.shard] = store
+        self._stores[shard] = store
         try:
-            await self._copy_registry(store.shard)
+            await self._copy_registry(shard)
         except BaseException:
-            del self._stores[store.shard]
+            del self._stores[shard]
             raise
 
     async def _copy_registry(self, shard: int) -> None:
         source = self._registry
         if source.shard == shard:
             return
-        for name, digest, updated_at in await source.graphs.registered():
-            body = await source.graphs.load(digest)
+        for name, digest, updated_at in await source.registered():
+            body = await source.load(digest)
             if body is not None:
-                await self._stores[shard].graphs.save(digest, body)
-                await self._stores[shard].graphs.register(name, digest, updated_at)
-                await self._stores[shard].graphs.save(digest, body)
+                await self._stores[shard].save(digest, body)
+                await self._stores[shard].register(name, digest, updated_at)
+                await self._stores[shard].save(digest, body)
 
-    async def _everywhere(self, work: Callable[[Store], Awaitable[T]]) -> list[T]:
+    async def _everywhere(self, work: Callable[[GraphStore], Awaitable[T]]) -> list[T]:
         return list(await asyncio.gather(*(work(store) for store in self._stores.values())))
 
     async def get(self, name: str) -> Graph:
@@ -283,12 +281,12 @@ class GraphBook:
 
     async def delete(self, name: str) -> None:
         """Take a graph out of the registry, on every shard. Raises `NotFound`, `Unavailable`."""
-        if not any(await self._everywhere(lambda store: store.graphs.unregister(name))):
+        if not any(await self._everywhere(lambda store: store.unregister(name))):
             raise NotFound(f"no graph {name!r} in the registry")
 
     async def list(self) -> list[GraphInfo]:
         """Return the registered graphs, by name. Raises `Unavailable`."""
-        return [GraphInfo(*row) for row in await self._registry.graphs.registered()]
+        return [GraphInfo(*row) for row in await self._registry.registered()]
 
     async def _registered(self, name: str) -> str | None:
         """Return the digest registered for `name`. Requests that come during a look-up share the next one."""
@@ -303,7 +301,7 @@ class GraphBook:
         while self._asked:
             asked, self._asked = self._asked, {}
             try:
-                found = await self._registry.graphs.registered_digests(list(asked))
+                found = await self._registry.registered_digests(list(asked))
             except Exception as error:
                 for future in asked.values():
                     future.set_exception(error)

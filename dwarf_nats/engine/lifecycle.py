@@ -126,7 +126,7 @@ class Lifecycle:
         store.replicas.known_shards = following
         await self._open(shard, migrate=migrate)
         try:
-            await self._replica.graphs.add_store(store)
+            await self._replica.graphs.add_store(store.shard, store.graphs)
         except BaseException:
             await self._close([shard])
             raise

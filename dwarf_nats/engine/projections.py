@@ -18,7 +18,7 @@ from dwarf_nats.workflow.state import decode_state, decode_value, encode_state, 
 from dwarf_nats.workflow.status import Status
 
 if TYPE_CHECKING:
-    from dwarf_nats.ports import Store
+    from dwarf_nats.ports import FlowStore
     from dwarf_nats.rules.settlement import FlowEnd
     from dwarf_nats.rules.steps import FlowContext, FlowRef
 
@@ -45,30 +45,30 @@ def outcome_of(shard: int, flow: FlowRow, pause: Paused | None = None) -> Outcom
     return outcome
 
 
-async def current_outcome(store: Store, flow: FlowRow) -> Outcome:
+async def current_outcome(flows: FlowStore, flow: FlowRow) -> Outcome:
     """Return the outcome of a flow; its pause and the fields its final state refers to are read from the database.
 
     Raises `NotFound` if the flow is deleted meanwhile.
     """
     while True:
         if flow.status is Status.INTERRUPTED:
-            pause = await store.flows.oldest_pause(flow)
+            pause = await flows.oldest_pause(flow)
             if pause is not None:
-                return outcome_of(store.shard, flow, pause)
+                return outcome_of(flows.shard, flow, pause)
         else:
             with contextlib.suppress(state_refs.DanglingRef):
-                return outcome_of(store.shard, await with_final_state(store, flow))
-        again = await store.flows.by_id(flow.flow_id)  # it was resumed, or runs again, meanwhile
+                return outcome_of(flows.shard, await with_final_state(flows, flow))
+        again = await flows.by_id(flow.flow_id)  # it was resumed, or runs again, meanwhile
         if again is None:
-            raise NotFound(f"no flow {store.shard}-{flow.flow_id}: it was deleted")
+            raise NotFound(f"no flow {flows.shard}-{flow.flow_id}: it was deleted")
         flow = again
 
 
-async def with_final_state(store: Store, flow: FlowRow) -> FlowRow:
+async def with_final_state(flows: FlowStore, flow: FlowRow) -> FlowRow:
     """Return the flow with its complete final state. Raises `state_refs.DanglingRef` if it has changed meanwhile."""
     if flow.final_state is None or flow.final_borrowed is None:
         return flow
-    whole = await store.flows.resolve(flow.final_state, flow.final_borrowed)
+    whole = await flows.resolve(flow.final_state, flow.final_borrowed)
     return replace(flow, final_state=encode_state(whole).decode(), final_borrowed=None)
 
 

@@ -58,8 +58,8 @@ class Shard:
         self.step_ids = StepIds(store, shared.tokens, shared.clock)
         self.draining = asyncio.Event()
         """Set while no more steps are taken; successors are pending when they are made."""
-        self.gate = shared.backpressure.gate(store)
-        self.ready_queue = shared.fetcher.add_queue(store, self.gate, self.availability)
+        self.gate = shared.backpressure.gate(store.breakers)
+        self.ready_queue = shared.fetcher.add_queue(store.steps, self.gate, self.availability)
         self.admission = EagerAdmission(shared.slots, shared.fetcher, self.gate, self.draining)
         self.in_flight = InFlight(self.number, shared.tasks, shared.logger)
         self.debug_log = DebugLog(self.number, shared.logger)
@@ -105,14 +105,14 @@ class Shard:
         )
         self.intake = Intake(
             shared,
-            store,
+            store.steps,
             ready_queue=self.ready_queue,
             gate=self.gate,
             executor=self.executor,
             committer=self.committer,
         )
         self.prober = Prober(
-            store,
+            store.breakers,
             self.gate.breakers,
             admission=self.admission,
             ready_queue=self.ready_queue,

@@ -44,6 +44,11 @@ class DeletedFlow(NamedTuple):
 class GraphStore(Protocol):
     """Keeps graphs by digest, each once, and the registry that names them (G10)."""
 
+    @property
+    def shard(self) -> int:
+        """The number of the shard."""
+        ...
+
     async def save(self, digest: str, body: bytes) -> int:
         """Keep a graph; return until when. After that it is kept while a flow or the registry uses it."""
         ...
@@ -114,6 +119,11 @@ class BreakerStore(Protocol):
 
 class ReplicaStore(Protocol):
     """Registers this replica, and takes over the steps of replicas that are dead (B2, B3)."""
+
+    @property
+    def shard(self) -> int:
+        """The number of the shard."""
+        ...
 
     known_shards: int
     """How many shards this replica knows; the others learn it from its next heartbeat."""

@@ -69,6 +69,11 @@ class StoreSize(NamedTuple):
 class StepStore(Protocol):
     """The hot path on one shard: flows are created with their entry step; due steps are found, claimed and settled."""
 
+    @property
+    def shard(self) -> int:
+        """The number of the shard."""
+        ...
+
     async def create(self, group: Sequence[NewFlow], budget_ms: int) -> dict[int, int]:
         """Insert flows with their entry steps; return flow id → creation time of those that were inserted.
 
@@ -131,6 +136,11 @@ class StepStore(Protocol):
 
 class FlowStore(Protocol):
     """Reads flows and their steps."""
+
+    @property
+    def shard(self) -> int:
+        """The number of the shard."""
+        ...
 
     async def get(self, key: Key) -> FlowRow:
         """Return the flow of a key. Raises `NotFound` if there is none or the token is wrong."""
@@ -212,6 +222,11 @@ class FlowStore(Protocol):
 
 class HistoryStore(Protocol):
     """Reads histories page by page, by index: nothing reads more rows than it returns (O7). Large texts are left empty."""
+
+    @property
+    def shard(self) -> int:
+        """The number of the shard."""
+        ...
 
     async def page(self, flow_id: int, after: Place, limit: int) -> list[StepRow]:
         """Return at most `limit` steps of the flow that come after a place in its history."""

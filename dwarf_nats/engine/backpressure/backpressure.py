@@ -16,7 +16,7 @@ from dwarf_nats.workflow.records import TaskHealth
 from dwarf_nats.workflow.task_exceptions import ends_process
 
 if TYPE_CHECKING:
-    from dwarf_nats.ports import Clock, Logger, Signals, Store
+    from dwarf_nats.ports import BreakerStore, Clock, Logger, Signals
     from dwarf_nats.rules.settlement import Settlement
     from dwarf_nats.rules.steps import ClaimedStep
     from dwarf_nats.telemetry.counters import Counters
@@ -40,7 +40,7 @@ class Backpressure:
         self.valves = Valves(clock, counters)
         self.gates: list[Gate] = []
 
-    def gate(self, store: Store) -> Gate:
+    def gate(self, store: BreakerStore) -> Gate:
         """The share of one shard; it counts from when it is opened."""
         return Gate(self, store, self._clock)
 
@@ -110,7 +110,7 @@ class Backpressure:
 class Gate:
     """What a shard asks before and after it asks a task."""
 
-    def __init__(self, shared: Backpressure, store: Store, clock: Clock) -> None:
+    def __init__(self, shared: Backpressure, store: BreakerStore, clock: Clock) -> None:
         self._shared = shared
         self._clock = clock
         self._store = store
@@ -124,8 +124,8 @@ class Gate:
     async def open(self) -> None:
         """Re-arm the breakers from the database (V6), and hold what is held on the other shards. Raises `Unavailable`."""
         self.breakers.reset()
-        causes = await self._store.breakers.tripped_tasks()
-        for url in [*causes, *await self._store.breakers.parked_tasks()]:
+        causes = await self._store.tripped_tasks()
+        for url in [*causes, *await self._store.parked_tasks()]:
             self.breakers.hears(url, Event.FOUND, causes.get(url, ""))
         for gate in self._shared.gates:
             for url, breaker in gate.breakers.tripped.items():
@@ -144,8 +144,8 @@ class Gate:
         before = breakers.tripped
         if not self.held and not before:
             return
-        causes = await self._store.breakers.tripped_tasks()
-        parked = await self._store.breakers.parked_tasks()
+        causes = await self._store.tripped_tasks()
+        parked = await self._store.parked_tasks()
         busy = breakers.deeds.keys()
         for url in causes.keys() - before.keys() - busy:
             breakers.hears(url, Event.FOUND, causes[url])
@@ -217,7 +217,7 @@ class Gate:
         if left is not None and left.deed is Deed.PARK:
             return True
         try:
-            return await self._store.breakers.is_tripped(url)
+            return await self._store.is_tripped(url)
         except Unavailable:
             return self.breakers.holds(url)
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from dwarf_nats.engine.backpressure.breakers import Breakers
     from dwarf_nats.engine.scheduling.admission import EagerAdmission
     from dwarf_nats.engine.scheduling.ready_queue import ReadyQueue
-    from dwarf_nats.ports import Clock, Logger, Store
+    from dwarf_nats.ports import BreakerStore, Clock, Logger
     from dwarf_nats.rules.steps import ReadyStep
 
 PROBER_BACKOFF = Backoff.listed(0.05, 0.2, 1.0, 2.0)
@@ -45,7 +45,7 @@ class Prober:
 
     def __init__(
         self,
-        store: Store,
+        store: BreakerStore,
         breakers: Breakers,
         *,
         admission: EagerAdmission,
@@ -113,12 +113,12 @@ class Prober:
     async def _do(self, url: str, deed: Deed) -> None:
         store = self._store
         if deed is Deed.PARK:
-            await store.breakers.trip(url, self._breakers.of(url).cause)
-            await store.breakers.park(url)
+            await store.trip(url, self._breakers.of(url).cause)
+            await store.park(url)
             return
-        await store.breakers.untrip(url)
+        await store.untrip(url)
         count = 0
-        while steps := await store.breakers.release(url, RELEASED_AT_ONCE):
+        while steps := await store.release(url, RELEASED_AT_ONCE):
             count += len(steps)
             self._announcer.unparked(steps)
         self._log.info("task %s serves again: %d steps were parked", url, count, extra={"task": url})
@@ -128,8 +128,8 @@ class Prober:
         breakers, store = self._breakers, self._store
         if self._admission.slots.available <= 0 or await self._probes.claim_probe(url):
             return
-        due_in = await store.breakers.next_probe(url)
-        if due_in is None and not await store.breakers.is_tripped(url) and url not in breakers.deeds:
+        due_in = await store.next_probe(url)
+        if due_in is None and not await store.is_tripped(url) and url not in breakers.deeds:
             breakers.hears(url, Event.RELEASED)
         else:
             breakers.found_nothing(url, None if due_in is None else self._clock.now() + max(NEXT_LOOK_US, due_in))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from dwarf_nats.engine.execution.executor import Executor
     from dwarf_nats.engine.scheduling.ready_queue import ReadyQueue
     from dwarf_nats.engine.shared import Shared
-    from dwarf_nats.ports import Store
+    from dwarf_nats.ports import StepStore
     from dwarf_nats.rules.claims import ClaimedRow
     from dwarf_nats.rules.steps import ClaimedStep
 
@@ -27,7 +27,7 @@ class Intake:
     def __init__(
         self,
         shared: Shared,
-        store: Store,
+        steps: StepStore,
         *,
         ready_queue: ReadyQueue,
         gate: Gate,
@@ -39,8 +39,8 @@ class Intake:
         self._slots = shared.slots
         self._instruments = shared.instruments
         self._log = shared.logger
-        self._store = store
-        self._shard = store.shard
+        self._steps = steps
+        self._shard = steps.shard
         self._ready_queue = ready_queue
         self._gate = gate
         self._executor = executor
@@ -54,7 +54,7 @@ class Intake:
         """Claim the parked step of the task that is due longest and dispatch it as a probe; whether there was one (V5)."""
         self._slots.acquire(url)
         try:
-            row = await self._store.steps.claim_probe(url, self._settings.time_budget_ms)
+            row = await self._steps.claim_probe(url, self._settings.time_budget_ms)
         finally:
             self._slots.release(url)
         if row is not None:
@@ -63,7 +63,7 @@ class Intake:
 
     async def _take(self, rows: Sequence[ClaimedRow], *, probe: bool) -> None:
         refs = {ref for row in rows if row.borrowed is not None for ref in state_refs.read(row.borrowed).values()}
-        source = await self._store.steps.ref_source(refs)
+        source = await self._steps.ref_source(refs)
         now = self._clock.now() if self._instruments.listening else 0
         stale = []
         for row in rows:
@@ -77,7 +77,7 @@ class Intake:
             if step is not None:
                 self._dispatch(step, probe=probe)
         if stale:
-            await self._store.steps.close_stale(stale)
+            await self._steps.close_stale(stale)
 
     def _read(self, row: ClaimedRow, source: state_refs.RefSource) -> ClaimedStep | None:
         """The step of a row; `None` if it cannot be read: then it is left to its lease, and the others are dispatched."""

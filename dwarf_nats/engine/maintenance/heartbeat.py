@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from dwarf_nats.engine.debug_log import DebugLog
     from dwarf_nats.engine.replica import Replica
     from dwarf_nats.engine.scheduling.ready_queue import ReadyQueue
-    from dwarf_nats.ports import Store
+    from dwarf_nats.ports import ReplicaStore
 
 
 class Heartbeat(Duty):
@@ -22,7 +22,7 @@ class Heartbeat(Duty):
     def __init__(
         self,
         replica: Replica,
-        store: Store,
+        replicas: ReplicaStore,
         *,
         availability: Availability,
         ready_queue: ReadyQueue,
@@ -31,7 +31,7 @@ class Heartbeat(Duty):
     ) -> None:
         self._settings = replica.settings
         self._clock = replica.clock
-        self._store = store
+        self._replicas = replicas
         self._name = replica.name
         self._availability = availability
         self._ready_queue = ready_queue
@@ -50,7 +50,7 @@ class Heartbeat(Duty):
         """Renew the row and report how that went."""
         self._debug_log.refresh()
         try:
-            reply = await self._store.replicas.heartbeat(self._name)
+            reply = await self._replicas.heartbeat(self._name)
         except Unavailable as error:
             self._availability.report_away(str(error))
             self._availability.count_outage()
@@ -60,4 +60,4 @@ class Heartbeat(Duty):
         if reply.due_in is not None:
             self._ready_queue.hint_any(reply.due_in)
         self._availability.heard_at = self._clock.now()
-        await self._deployment.heard(self._store.shard, reply.shards)
+        await self._deployment.heard(self._replicas.shard, reply.shards)

@@ -10,7 +10,7 @@ from dwarf_nats.engine.operations.frozen_graphs import with_final_states
 if TYPE_CHECKING:
     from dwarf_nats.engine.announcer import Announcer
     from dwarf_nats.engine.replica import Replica
-    from dwarf_nats.ports import Store
+    from dwarf_nats.ports import IntegrityStore, ReplicaStore
 
 STALLED_AFTER_MS = 300_000
 """Age of its last change from which on a running flow without a live step counts as stalled: no transaction takes as long."""
@@ -25,13 +25,19 @@ class Integrity:
     """
 
     def __init__(
-        self, replica: Replica, store: Store, announcer: Announcer, free_keys: Callable[[], Awaitable[None]]
+        self,
+        replica: Replica,
+        replicas: ReplicaStore,
+        integrity: IntegrityStore,
+        announcer: Announcer,
+        free_keys: Callable[[], Awaitable[None]],
     ) -> None:
         self._graphs = replica.graphs
         self._limits = replica.settings.limits()
         self._log = replica.logger
-        self._store = store
-        self._shard = store.shard
+        self._replicas = replicas
+        self._integrity = integrity
+        self._shard = replicas.shard
         self._announcer = announcer
         self._free_keys = free_keys
         self.stalled_flows = 0
@@ -40,12 +46,12 @@ class Integrity:
     async def run_once(self) -> None:
         """Repair flows, then free the keys of flows that are gone. Raises `Unavailable`."""
         await self.repair()
-        if await self._store.replicas.is_leader():
+        if await self._replicas.is_leader():
             await self._free_keys()
 
     async def repair(self) -> None:
         """Repair what can be repaired, and count what cannot. Raises `Unavailable`."""
-        if not await self._store.replicas.is_leader():
+        if not await self._replicas.is_leader():
             self.stalled_flows = 0
             return
         await self._resume_orphaned_parents()
@@ -53,7 +59,7 @@ class Integrity:
         await self._count_stalled_flows()
 
     async def _resume_orphaned_parents(self) -> None:
-        resumed = await self._store.integrity.resume_orphaned_parents()
+        resumed = await self._integrity.resume_orphaned_parents()
         if resumed.due:
             self._log.warning(
                 "shard %d: %d steps waited for sub-workflows that had ended or were gone",
@@ -65,7 +71,7 @@ class Integrity:
 
     async def _cancel_orphaned_children(self) -> None:
         cancelled = await with_final_states(
-            self._graphs, self._shard, self._limits, self._store.integrity.cancel_orphaned_children
+            self._graphs, self._shard, self._limits, self._integrity.cancel_orphaned_children
         )
         if cancelled.changed or cancelled.running:
             self._log.warning(
@@ -77,7 +83,7 @@ class Integrity:
             self._announcer.controlled(cancelled, self._announcer.stopped_flows(cancelled))
 
     async def _count_stalled_flows(self) -> None:
-        stalled = await self._store.integrity.find_stalled_flows(STALLED_AFTER_MS)
+        stalled = await self._integrity.find_stalled_flows(STALLED_AFTER_MS)
         if len(stalled) == self.stalled_flows:
             return
         self.stalled_flows = len(stalled)

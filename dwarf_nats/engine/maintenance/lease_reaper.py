@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from dwarf_nats.engine.maintenance.integrity import Integrity
     from dwarf_nats.engine.replica import Replica
     from dwarf_nats.engine.scheduling.ready_queue import ReadyQueue
-    from dwarf_nats.ports import Store
+    from dwarf_nats.ports import ReplicaStore, StepStore
 
 SWEEP_RUNS = 3
 """Runs from one sweep to the next: a little more than the time after which a replica counts as dead."""
@@ -33,7 +33,8 @@ class LeaseReaper(Duty):
     def __init__(
         self,
         replica: Replica,
-        store: Store,
+        replicas: ReplicaStore,
+        steps: StepStore,
         *,
         availability: Availability,
         in_flight: InFlight,
@@ -44,7 +45,8 @@ class LeaseReaper(Duty):
         self._settings = replica.settings
         self._counters = replica.counters
         self._log = replica.logger
-        self._store = store
+        self._replicas = replicas
+        self._steps = steps
         self._availability = availability
         self._in_flight = in_flight
         self._ready_queue = ready_queue
@@ -68,12 +70,12 @@ class LeaseReaper(Duty):
         self._runs = self._runs + 1 if self._outages == before else 1
         try:
             if self._outages != before:
-                await self._store.replicas.release_unowned_leases([step.step_id for step in self._in_flight.steps])
+                await self._replicas.release_unowned_leases([step.step_id for step in self._in_flight.steps])
                 self._ready_queue.wake()
             if self._runs % SWEEP_RUNS == 0:
                 await self.sweep()
             if self._runs % DEAD_REPLICAS_RUNS == 0:
-                await self._store.replicas.delete_dead(self._settings.replica_timeout_ms)
+                await self._replicas.delete_dead(self._settings.replica_timeout_ms)
             if self._runs % INTEGRITY_RUNS == 0:
                 await self._integrity.run_once()
         except Unavailable:
@@ -86,15 +88,15 @@ class LeaseReaper(Duty):
         if await self.reclaim():
             self._ready_queue.wake()
         running = self._in_flight.executing
-        for step_id in await self._store.steps.cancelled_among(list(running)) if running else ():
+        for step_id in await self._steps.cancelled_among(list(running)) if running else ():
             if step_id in running:  # nobody told, or the signal was lost
                 self._in_flight.cancel([StepRef(step_id, running[step_id])])
 
     async def reclaim(self) -> int:
         """Make the steps of silent replicas pending again, and those past their lease; how many there were (B2)."""
-        steps = await self._store.replicas.reclaim_expired_leases(self._settings.replica_timeout_ms)
+        steps = await self._replicas.reclaim_expired_leases(self._settings.replica_timeout_ms)
         if steps:
-            number = self._store.shard
+            number = self._replicas.shard
             self._counters.recovered.add(n=steps)
             self._log.info(
                 "shard %d: %d steps of silent replicas are pending again", number, steps, extra={"shard": number}

@@ -24,10 +24,12 @@ class Maintenance:
     def __init__(self, shard: Shard, replica: Replica) -> None:
         store = shard.store
         self.runner = DutyRunner(shard.number, replica.clock, replica.logger)
-        self.integrity = Integrity(replica, store, shard.announcer, partial(replica.deployment.tidy, shard))
+        self.integrity = Integrity(
+            replica, store.replicas, store.integrity, shard.announcer, partial(replica.deployment.tidy, shard)
+        )
         self.heartbeat = Heartbeat(
             replica,
-            store,
+            store.replicas,
             availability=shard.availability,
             ready_queue=shard.ready_queue,
             gate=shard.gate,
@@ -35,16 +37,17 @@ class Maintenance:
         )
         self.lease_reaper = LeaseReaper(
             replica,
-            store,
+            store.replicas,
+            store.steps,
             availability=shard.availability,
             in_flight=shard.in_flight,
             ready_queue=shard.ready_queue,
             gate=shard.gate,
             integrity=self.integrity,
         )
-        self.waiter_poll = WaiterPoll(store, shard.waiters)
-        self.graph_pruner = GraphPruner(store)
-        self.flow_pruner = FlowPruner(store)
+        self.waiter_poll = WaiterPoll(store.flows, shard.waiters)
+        self.graph_pruner = GraphPruner(store.replicas, store.graphs)
+        self.flow_pruner = FlowPruner(store.replicas, store.control)
 
     async def prepare(self) -> None:
         """Take up the steps of silent replicas, before the shard takes others. Raises `Unavailable`."""

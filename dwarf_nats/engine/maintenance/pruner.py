@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from dwarf_nats.engine.maintenance.duty import Duty
 
 if TYPE_CHECKING:
-    from dwarf_nats.ports import Store
+    from dwarf_nats.ports import ControlStore, GraphStore, ReplicaStore
 
 PRUNE_SECONDS = 60.0
 """Between two runs of a pruner: what it removes is in nobody's way."""
@@ -24,15 +24,16 @@ GRAPH_BATCHES = 20
 class FlowPruner(Duty):
     """Removes completed flows that are marked delete_on_completion."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, replicas: ReplicaStore, control: ControlStore) -> None:
+        self._replicas = replicas
+        self._control = control
 
     def interval(self) -> float:
         return PRUNE_SECONDS
 
     async def run_once(self) -> None:
         """Remove all there are, however many."""
-        while await self._store.replicas.is_leader() and await self._store.control.remove_completed(
+        while await self._replicas.is_leader() and await self._control.remove_completed(
             COMPLETED_AGE_MS, COMPLETED_BATCH_FLOWS
         ):
             pass
@@ -41,8 +42,9 @@ class FlowPruner(Duty):
 class GraphPruner(Duty):
     """Removes graphs that no flow and no registry entry uses any more."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, replicas: ReplicaStore, graphs: GraphStore) -> None:
+        self._replicas = replicas
+        self._graphs = graphs
         self.cursor = ""
         """The digest up to which graphs were looked at; empty at the beginning."""
 
@@ -52,8 +54,8 @@ class GraphPruner(Duty):
     async def run_once(self) -> None:
         """Look at the next graphs, up to the last one or to the most of one run."""
         for _ in range(GRAPH_BATCHES):
-            if not await self._store.replicas.is_leader():
+            if not await self._replicas.is_leader():
                 return
-            _, self.cursor = await self._store.graphs.prune(self.cursor, GRAPH_BATCH)
+            _, self.cursor = await self._graphs.prune(self.cursor, GRAPH_BATCH)
             if not self.cursor:
                 return

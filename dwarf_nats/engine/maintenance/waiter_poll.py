@@ -8,7 +8,7 @@ from dwarf_nats.engine.maintenance.duty import Duty
 
 if TYPE_CHECKING:
     from dwarf_nats.engine.waiters import Waiters
-    from dwarf_nats.ports import Store
+    from dwarf_nats.ports import FlowStore
 
 WAITER_POLL_SECONDS = 2.0
 """Between two polls: a caller whose signal was lost waits for two of them at most."""
@@ -17,8 +17,8 @@ WAITER_POLL_SECONDS = 2.0
 class WaiterPoll(Duty):
     """Asks the database about flows that have been waited for since the last poll at least."""
 
-    def __init__(self, store: Store, waiters: Waiters) -> None:
-        self._store = store
+    def __init__(self, flows: FlowStore, waiters: Waiters) -> None:
+        self._flows = flows
         self._waiters = waiters
         self._before: set[int] = set()
         self.wanted = waiters.some
@@ -35,5 +35,5 @@ class WaiterPoll(Duty):
         now = self._waiters.waited_for()
         since_before, self._before = self._before & now, now
         if since_before:
-            for flow_id in await self._store.flows.stopped_among(sorted(since_before)):
+            for flow_id in await self._flows.stopped_among(sorted(since_before)):
                 self._waiters.wake(flow_id, None)

@@ -131,6 +131,6 @@ async def _completed(shard: Shard, latest: FlowRow | None) -> FlowRow | None:
         status = "gone" if latest is None else latest.status
         raise Conflict(f"the latest flow of the thread is {status}: only a completed one can be continued")
     try:
-        return await with_final_state(shard.store, latest)
+        return await with_final_state(shard.store.flows, latest)
     except state_refs.DanglingRef:  # it runs again, or was deleted
         return None

@@ -15,7 +15,7 @@ from dwarf_nats.engine.projections import history_step
 from dwarf_nats.workflow import cursors
 
 if TYPE_CHECKING:
-    from dwarf_nats.ports import Store
+    from dwarf_nats.ports import HistoryStore
     from dwarf_nats.rules.rows import Called, FlowRow, StepRow
     from dwarf_nats.workflow.records import Step
 
@@ -27,11 +27,11 @@ FLOWS_PER_READ = (64, 8, 1)
 """Flows whose steps are read in one statement: the largest number whose steps cannot be far more than a page has room for."""
 
 
-async def page(store: Store, flow: FlowRow, cursor: str, limit: int) -> tuple[list[Step], str]:
+async def page(histories: HistoryStore, flow: FlowRow, cursor: str, limit: int) -> tuple[list[Step], str]:
     """Return at most `limit` steps after the cursor, and the cursor of the next page, empty on the last one."""
-    rows = await store.histories.page(flow.flow_id, cursors.place(cursor), limit + 1)
-    steps = [history_step(store.shard, row) for row in rows[:limit]]
-    kept = await _Nesting(store, flow.root_id, steps, limit).fill()
+    rows = await histories.page(flow.flow_id, cursors.place(cursor), limit + 1)
+    steps = [history_step(histories.shard, row) for row in rows[:limit]]
+    kept = await _Nesting(histories, flow.root_id, steps, limit).fill()
     more = kept < len(rows)
     return steps[:kept], cursors.after(steps[kept - 1]) if more else ""
 
@@ -39,8 +39,8 @@ async def page(store: Store, flow: FlowRow, cursor: str, limit: int) -> tuple[li
 class _Nesting:
     """Nests the histories of sub-workflows below the steps of a page, level by level."""
 
-    def __init__(self, store: Store, root_id: int, steps: Sequence[Step], limit: int) -> None:
-        self._store = store
+    def __init__(self, histories: HistoryStore, root_id: int, steps: Sequence[Step], limit: int) -> None:
+        self._histories = histories
         self._root_id = root_id
         self._limit = limit
         self._left = PAGE_MAX_NESTED_STEPS
@@ -68,18 +68,18 @@ class _Nesting:
         level = [(at, step) for at, step in self._level if at < self._kept]
         if not level:
             return []
-        called = await self._store.histories.called(self._root_id, [step.step_id for _, step in level])
+        called = await self._histories.called(self._root_id, [step.step_id for _, step in level])
         callers = [(at, step, called[step.step_id]) for at, step in level if step.step_id in called]
         for _, step, child in callers:
             step.subgraph, step.sub_workflow = True, child.workflow
-            step.sub_flow_key = f"{self._store.shard}-{child.flow_id}-{child.token}"
+            step.sub_flow_key = f"{self._histories.shard}-{child.flow_id}-{child.token}"
         return callers
 
     async def _descend(self, callers: Sequence[tuple[int, Step, Called]]) -> None:
         """Read the beginnings of these flows, and nest them below the steps that called them."""
         callers = [one for one in callers if one[0] < self._kept]
         flow_ids = [child.flow_id for _, _, child in callers]
-        found = await self._store.histories.first_steps(flow_ids, self._limit + 1)
+        found = await self._histories.first_steps(flow_ids, self._limit + 1)
         for at, step, child in callers:
             if at < self._kept:
                 self._nest(at, step, found[child.flow_id])
@@ -90,6 +90,6 @@ class _Nesting:
             self._kept = at
             return
         caller.truncated = len(rows) > room
-        caller.sub_history = [history_step(self._store.shard, row) for row in rows[:room]]
+        caller.sub_history = [history_step(self._histories.shard, row) for row in rows[:room]]
         self._left -= len(caller.sub_history)
         self._level += [(at, step) for step in caller.sub_history]

@@ -50,7 +50,7 @@ class IdempotencyKeys:
         if request.wait:
             again = await shard.store.flows.by_id(row.flow_id)
             if again is not None and again.status.stopped and not outcome.done():
-                current = await current_outcome(shard.store, again)
+                current = await current_outcome(shard.store.flows, again)
                 if current.status.stopped and not outcome.done():
                     outcome.set_result(current)
         return Created(shard, flow_key(shard.number, row), row.flow_id, outcome)

@@ -52,7 +52,7 @@ class FlowQueries:
 
     async def snapshot(self, flow: str) -> Outcome:
         shard, key = self._placement.locate(flow)
-        return await current_outcome(shard.store, await shard.store.flows.get(key))
+        return await current_outcome(shard.store.flows, await shard.store.flows.get(key))
 
     async def fingerprint(self, flow: str) -> tuple[str, Status]:
         shard, key = self._placement.locate(flow)
@@ -77,7 +77,7 @@ class FlowQueries:
     async def history_page(self, flow: str, limit: int, cursor: str) -> tuple[list[Step], str]:
         limit = checked_limit(limit, limit, HISTORY_MAX_STEPS)
         shard, key = self._placement.locate(flow)
-        return await history.page(shard.store, await shard.store.flows.get(key), cursor, limit)
+        return await history.page(shard.store.histories, await shard.store.flows.get(key), cursor, limit)
 
     async def mermaid(self, flow: str, fits: Callable[[str], bool]) -> str:
         shard, key = self._placement.locate(flow)
@@ -92,7 +92,7 @@ class FlowQueries:
         flow = await store.flows.by_id(row.flow_id)
         if flow is None:
             return record
-        links = StepLinks(store, flow.root_id)
+        links = StepLinks(store.flows, store.histories, flow.root_id)
         child = await links.child(row)
         if child is not None:
             record.subgraph, record.sub_workflow = True, child.workflow

@@ -9,16 +9,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dwarf_nats.ports import Store
+    from dwarf_nats.ports import FlowStore, HistoryStore
     from dwarf_nats.rules.rows import Called, StepRow
 
 
 class StepLinks:
     """Reads the neighbours of steps of one tree of flows."""
 
-    def __init__(self, store: Store, root_id: int) -> None:
-        self._store = store
-        self._histories = store.histories
+    def __init__(self, flows: FlowStore, histories: HistoryStore, root_id: int) -> None:
+        self._flows = flows
+        self._histories = histories
         self._root_id = root_id
 
     async def following(self, step: StepRow) -> StepRow | None:
@@ -37,7 +37,7 @@ class StepLinks:
             if caller is None:
                 return None
             step = caller
-        before = await self._store.flows.step_by_id(step.predecessor_id)
+        before = await self._flows.step_by_id(step.predecessor_id)
         return None if before is None else await self._out_of(before)
 
     async def child(self, step: StepRow) -> Called | None:
@@ -47,13 +47,13 @@ class StepLinks:
     async def _after(self, step: StepRow) -> StepRow | None:
         while True:
             following = (
-                await self._store.flows.step_by_id(step.successor_id)
+                await self._flows.step_by_id(step.successor_id)
                 if step.successor_id is not None
                 else await self._histories.first_branch(step.step_id)
             )
             if following is not None:
                 return await self._into(following)
-            flow = await self._store.flows.by_id(step.flow_id)
+            flow = await self._flows.by_id(step.flow_id)
             caller = await self._caller(step)
             if flow is None or not flow.status.terminal or caller is None:
                 return None
@@ -76,7 +76,7 @@ class StepLinks:
             step = last
 
     async def _caller(self, step: StepRow) -> StepRow | None:
-        flow = await self._store.flows.by_id(step.flow_id)
+        flow = await self._flows.by_id(step.flow_id)
         if flow is None or flow.surgraph_step_id is None:
             return None
-        return await self._store.flows.step_by_id(flow.surgraph_step_id)
+        return await self._flows.step_by_id(flow.surgraph_step_id)

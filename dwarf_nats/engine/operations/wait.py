@@ -38,7 +38,7 @@ class FlowWaits:
         shard, key = self._placement.locate(flow)
         future = shard.waiters.add(key.id)
         try:
-            outcome = await current_outcome(shard.store, await shard.store.flows.get(key))
+            outcome = await current_outcome(shard.store.flows, await shard.store.flows.get(key))
         except BaseException:
             shard.waiters.drop(key.id, future)
             raise

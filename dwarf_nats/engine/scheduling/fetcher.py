@@ -19,7 +19,7 @@ from dwarf_nats.rules.scheduling.fair_scheduler import FairScheduler
 
 if TYPE_CHECKING:
     from dwarf_nats.engine.availability import Availability
-    from dwarf_nats.ports import Clock, Logger, Store
+    from dwarf_nats.ports import Clock, Logger, StepStore
     from dwarf_nats.settings import EngineSettings
 
 log = logging.getLogger("dwarf_nats.engine")
@@ -48,9 +48,9 @@ class Fetcher:
         self._stopped = True
         self._job: asyncio.Task[None] | None = None
 
-    def add_queue(self, store: Store, admission: AdmissionControl, availability: Availability) -> ReadyQueue:
+    def add_queue(self, steps: StepStore, admission: AdmissionControl, availability: Availability) -> ReadyQueue:
         """Add the ready queue of one more shard."""
-        queue = ReadyQueue(store, admission, availability, self._clock, self._wakeup, self._log)
+        queue = ReadyQueue(steps, admission, availability, self._clock, self._wakeup, self._log)
         self._queues.append(queue)
         return queue
 
@@ -233,7 +233,7 @@ class Fetcher:
     async def _poll(self, queues: Sequence[ReadyQueue], slots: int, blocked: Sequence[str]) -> dict[int, ReadyQueue]:
         """Poll these queues; those that have answered, by shard."""
         await self._each([(queue, partial(queue.poll, slots, blocked)) for queue in queues])
-        return {queue.store.shard: queue for queue in queues if queue.job is None and queue.failures == 0}
+        return {queue.steps.shard: queue for queue in queues if queue.job is None and queue.failures == 0}
 
     async def _each(self, work: Sequence[tuple[ReadyQueue, Callable[[], Awaitable[None]]]]) -> None:
         """Do this work on all these queues at once. A queue that takes long is left behind and comes back on its own."""
@@ -254,7 +254,7 @@ class Fetcher:
             raise
         except Exception:
             if queue.back_off_from_defect():
-                self._log.exception("a defect while claiming on shard %d", queue.store.shard)
+                self._log.exception("a defect while claiming on shard %d", queue.steps.shard)
 
     def _back(self, queue: ReadyQueue, _job: asyncio.Task[None]) -> None:
         queue.job = None

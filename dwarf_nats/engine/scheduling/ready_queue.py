@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from dwarf_nats.engine.availability import Availability
     from dwarf_nats.engine.scheduling.slots import ClaimBudget, WorkerSlots
     from dwarf_nats.errors import Unavailable
-    from dwarf_nats.ports import Clock, Logger, Store
+    from dwarf_nats.ports import Clock, Logger, StepStore
     from dwarf_nats.rules.claims import ClaimedRow
     from dwarf_nats.rules.rows import FlowRow
     from dwarf_nats.rules.scheduling.fair_scheduler import FairScheduler
@@ -69,7 +69,7 @@ class ReadyQueue:
 
     def __init__(
         self,
-        store: Store,
+        steps: StepStore,
         admission: AdmissionControl,
         availability: Availability,
         clock: Clock,
@@ -77,7 +77,7 @@ class ReadyQueue:
         logger: Logger,
     ) -> None:
         self._log = logger
-        self.store = store
+        self.steps = steps
         self.admission = admission
         self._availability = availability
         self._sink: ClaimSink | None = None
@@ -214,7 +214,7 @@ class ReadyQueue:
     async def _promote_due(self) -> int:
         total = 0
         for _ in range(PROMOTE_MAX_BATCHES):
-            promoted = await self.store.steps.promote_due(PROMOTE_BATCH_STEPS)
+            promoted = await self.steps.promote_due(PROMOTE_BATCH_STEPS)
             total += promoted
             if promoted < PROMOTE_BATCH_STEPS:
                 break
@@ -224,7 +224,7 @@ class ReadyQueue:
         request = self.view.first_request(slots)
         while True:
             before = self._clock.now()
-            page = await self.store.steps.peek(request, blocked_tasks)
+            page = await self.steps.peek(request, blocked_tasks)
             now = (before + self._clock.now()) // 2
             following = self.view.add_page(request, page, now, blocked_tasks, slots)
             if following is None:
@@ -261,7 +261,7 @@ class ReadyQueue:
         self._poll_at = NEVER
         slots.reserve(claim.limit)
         try:
-            rows = await self.store.steps.claim(claim.limit, budget_ms, claim.shares, limited)
+            rows = await self.steps.claim(claim.limit, budget_ms, claim.shares, limited)
         finally:
             slots.unreserve(claim.limit)
         assert self._sink is not None
@@ -312,7 +312,7 @@ class ReadyQueue:
     def back_off(self, error: Unavailable) -> None:
         """Its database is away: try again in a while. What waits there holds nobody up meanwhile."""
         if self.failures == 0:  # the store has logged it
-            self._log.debug("shard %d: %s", self.store.shard, error, extra={"shard": self.store.shard})
+            self._log.debug("shard %d: %s", self.steps.shard, error, extra={"shard": self.steps.shard})
         self._availability.count_outage()
         self._availability.report_away(str(error))
         seconds = DATABASE_BACKOFF.delay(self.failures)

@@ -24,7 +24,7 @@ class SqlFlows:
     """Implements `ports.FlowStore`."""
 
     def __init__(self, shard: int, database: Database) -> None:
-        self._shard = shard
+        self.shard = shard
         self._database = database
 
     # -- flows
@@ -104,7 +104,7 @@ class SqlFlows:
         return [flow_id for flow_id in flow_ids if flow_id not in going]
 
     async def list_page(self, query: Query, limit: int, thread_id: int | None, cursor: str) -> tuple[list[Row], str]:
-        return await listing.page(self._database, self._shard, query, limit, thread_id, cursor)
+        return await listing.page(self._database, self.shard, query, limit, thread_id, cursor)
 
     async def size(self) -> StoreSize:
         rows = await self._database.fetch(

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 class SqlGraphs:
     """Implements `ports.GraphStore`."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, shard: int, database: Database) -> None:
+        self.shard = shard
         self._database = database
 
     async def save(self, digest: str, body: bytes) -> int:

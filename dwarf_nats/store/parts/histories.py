@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 class SqlHistories:
     """Implements `ports.HistoryStore`."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, shard: int, database: Database) -> None:
+        self.shard = shard
         self._database = database
 
     async def page(self, flow_id: int, after: Place, limit: int) -> list[StepRow]:

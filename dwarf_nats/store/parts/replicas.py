@@ -20,6 +20,7 @@ class SqlReplicas:
     """Implements `ports.ReplicaStore`."""
 
     def __init__(self, shard: int, database: Database) -> None:
+        self.shard = shard
         self._database = database
         self.replica_id = 0
         """The id of this replica in this database; 0 before it was entered."""

@@ -33,6 +33,7 @@ class SqlSteps:
     """Implements `ports.StepStore`."""
 
     def __init__(self, database: Database, replicas: SqlReplicas) -> None:
+        self.shard = replicas.shard
         self._database = database
         self._replicas = replicas
 
