@@ -126,8 +126,8 @@ async def one_replica(settings: ServerSettings, profile: str, telemetry: str = "
 
 def counters(engine: Engine) -> dict[str, float]:
     """What the committers wrote, in how many groups, what was asked of the databases, and the CPU seconds so far."""
-    committers = [shard.committer for shard in engine._shards.values()]
-    databases = [getattr(shard.store, "database", None) for shard in engine._shards.values()]
+    committers = [shard.committer for shard in engine.shards.values()]
+    databases = [getattr(shard.store, "database", None) for shard in engine.shards.values()]
     return {
         "groups": sum(one.groups for one in committers),
         "members": sum(one.members for one in committers),

@@ -61,15 +61,15 @@ class Engine:
     ) -> None:
         if not stores:
             raise BadRequest("an engine needs at least one database: give it a DSN")
-        self._shards: dict[int, Shard] = {}
+        self.shards: dict[int, Shard] = {}
         self.replica = replica = new_replica(
-            stores, self._shards, ports, settings=settings, telemetry=telemetry, name=name
+            stores, self.shards, ports, settings=settings, telemetry=telemetry, name=name
         )
-        """The parts that its shards share; for tests and for looking into a running engine."""
-        self._shards |= {store.shard: new_shard(replica, store) for store in stores}
-        self._lifecycle = Lifecycle(self._shards, replica)
-        self._operations = Operations(self._shards, replica)
-        self.peers = PeerSignals(self._shards, replica.backpressure)
+        """The parts that its shards share. This and `shards` are for tests and for looking into a running engine."""
+        self.shards |= {store.shard: new_shard(replica, store) for store in stores}
+        self._lifecycle = Lifecycle(self.shards, replica)
+        self._operations = Operations(self.shards, replica)
+        self.peers = PeerSignals(self.shards, replica.backpressure)
         """Takes the signals of other replicas: the other end of the port `Signals`."""
 
     # -- start and stop
@@ -92,7 +92,7 @@ class Engine:
     @property
     def shard_count(self) -> int:
         """The number of its databases."""
-        return len(self._shards)
+        return len(self.shards)
 
     async def startup(self, *, migrate: bool = True, patient: bool = False) -> None:
         """Open the databases, bring their schemas up to date, take up work.
@@ -304,7 +304,7 @@ class Engine:
 
     def health(self) -> Sequence[ShardHealth]:
         """Tell whether it does its duties to each shard, from what is known here: no database is asked."""
-        return [shard_health(shard, self.settings, self.clock) for shard in self._shards.values()]
+        return [shard_health(shard, self.settings, self.clock) for shard in self.shards.values()]
 
     def dead_jobs(self) -> Sequence[str]:
         """Return the jobs of its own, beside those of the shards, that have ended and should not."""

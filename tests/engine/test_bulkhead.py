@@ -254,7 +254,7 @@ async def test_an_engine_whose_only_task_hangs_does_not_look_again_and_again() -
         clock.advance(1.01)
         await quiet(engine)
         looks: list[Any] = []
-        store = engine._shards[1].store
+        store = engine.shards[1].store
         peek = store.steps.peek
 
         async def counted(*args: Any) -> Any:

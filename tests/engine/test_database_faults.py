@@ -134,18 +134,18 @@ async def test_what_the_database_refuses_for_a_while_is_written_later(
     proxy.handle_task("gate", gate)
     async with open_engine(dsn, tasks=proxy, graphs=proxy, settings=EngineSettings(drain_ms=0)) as engine:
         if dsn.startswith("sqlite"):
-            await engine._shards[1].store.database.fetch("pragma busy_timeout = 20")
+            await engine.shards[1].store.database.fetch("pragma busy_timeout = 20")
         flow = await engine.create("gated", {}, start=True)
         await gate.began()
         async with trouble(dsn):
-            before = engine._shards[1].committer.outages
+            before = engine.shards[1].committer.outages
             gate.open()
             async with asyncio.timeout(SOON):
-                while engine._shards[1].committer.outages == before:
+                while engine.shards[1].committer.outages == before:
                     await asyncio.sleep(0)
             with pytest.raises(Unavailable, match="try again"):
                 await engine.create("line", {"n": 1}, start=True)
-            assert len(engine._shards[1].in_flight.steps) == 1
+            assert len(engine.shards[1].in_flight.steps) == 1
         outcome = await _when_back(lambda: engine.await_(flow, SOON))
         assert (outcome.status, outcome.state, gate.entered) == ("completed", {"n": 7}, 1)
         assert (await _when_back(lambda: engine.run("line", {"n": 1}, timeout=SOON))).state == {"n": 4}
@@ -178,7 +178,7 @@ async def test_rights_that_are_taken_away_are_waited_for(pg_dsn: str, proxy: Tas
                 await execute(f"alter table dwarf_steps owner to postgres; revoke all on dwarf_steps from {name}_app")
                 gate.open()
                 async with asyncio.timeout(SOON):
-                    while not engine._shards[1].committer.outages:
+                    while not engine.shards[1].committer.outages:
                         await asyncio.sleep(0)
                 with pytest.raises(Unavailable, match="permission denied"):
                     await engine.list(Query())
@@ -232,7 +232,7 @@ async def test_a_child_that_cannot_be_begun_for_the_database_is_begun_later(
     proxy.handle_task("call", call)
     monkeypatch.setattr(engine.replica.graphs, "save", refusing)
     monkeypatch.setattr(
-        engine._shards[1].executor.children, "retry", lambda _, work: work()
+        engine.shards[1].executor.children, "retry", lambda _, work: work()
     )  # as when the step's budget is used up
     assert (await engine.run("parent", {}, timeout=SOON)).state == {"n": 4}
     assert refused == 3
@@ -243,7 +243,7 @@ async def test_callers_are_answered_soon_while_another_program_has_the_file_lock
 ) -> None:
     """B6: one statement waits for the lock at length; the many that stand in line behind it do not."""
     async with open_engine(sqlite_dsn, tasks=proxy, graphs=proxy, settings=EngineSettings(drain_ms=0)) as engine:
-        database = engine._shards[1].store.database
+        database = engine.shards[1].store.database
         waits: list[str] = []
         monkeypatch.setattr(
             database, "_set_lock_timeout", lambda ms, was=database._set_lock_timeout: (waits.append(ms), was(ms))
@@ -264,7 +264,7 @@ async def test_a_defect_while_claiming_is_told_once_and_not_with_every_try(
     engine: Engine, proxy: TaskProxy, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A statement that is wrong for a reason of ours neither spins nor floods the log; nothing is lost by it."""
-    store = engine._shards[1].store
+    store = engine.shards[1].store
     peek = store.steps.peek
     tries = 0
 

@@ -46,7 +46,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 async def everywhere(engine: Engine, sql: str, *args: Any) -> list[tuple[Any, ...]]:
     found = []
-    for number in sorted(engine._shards):
+    for number in sorted(engine.shards):
         found += await rows(engine, sql, *args, shard=number)
     return found
 
@@ -160,7 +160,7 @@ async def test_o1_the_next_request_finishes_what_a_crash_left_between_key_and_fl
     async with opened(dsns(2), proxy) as engine:
         thread = await completed_on(engine, 2)
         options = FlowOptions(idempotency_key=key_at(1, 2))
-        store: Any = engine._shards[2].store
+        store: Any = engine.shards[2].store
         create_next = store.control.create_next
 
         async def crashes(*_: Any) -> None:
@@ -185,7 +185,7 @@ async def test_o1_a_reservation_that_was_given_up_does_not_block_its_key_for_eve
         thread = await completed_on(engine, 2)
         key = key_at(1, 2)
         options = FlowOptions(idempotency_key=key)
-        store: Any = engine._shards[2].store
+        store: Any = engine.shards[2].store
         create_next = store.control.create_next
         held: list[Any] = []
         reached, go_on = asyncio.Event(), asyncio.Event()
@@ -217,7 +217,7 @@ async def test_o15_a_continue_that_is_refused_after_all_leaves_its_key_free(dsns
     async with opened(dsns(2), proxy) as engine:
         thread = await completed_on(engine, 2)
         key = key_at(1, 2)
-        store: Any = engine._shards[2].store
+        store: Any = engine.shards[2].store
         create_next = store.control.create_next
 
         async def overtaken(latest: Any, new: Any) -> Any:
@@ -270,12 +270,12 @@ async def test_o1_a_key_is_remembered_for_as_long_as_its_flow_exists(dsns: Dsns,
                 await engine.snapshot(key)
         for key in again:
             await engine.delete(key)
-        for shard in engine._shards.values():
+        for shard in engine.shards.values():
             await engine.replica.deployment.tidy(shard)
         assert await everywhere(engine, "select * from dwarf_keys") == []
         assert await everywhere(engine, "select * from dwarf_placed where gone < 2") == []
         await everywhere(engine, "update dwarf_placed set updated_at = 1")
-        for shard in engine._shards.values():
+        for shard in engine.shards.values():
             await engine.replica.deployment.tidy(shard)
         assert await everywhere(engine, "select * from dwarf_placed") == []
 
@@ -304,7 +304,7 @@ async def test_a_keyed_create_costs_no_more_round_trips_and_one_without_a_key_no
     """O1: the key is taken in the transaction that makes the flow."""
     (dsn,) = dsns(1)
     async with opened([dsn], proxy) as engine:
-        database: Any = engine._shards[1].store.database
+        database: Any = engine.shards[1].store.database
         fetched: list[str] = []
         original = database.fetch
 
@@ -316,10 +316,10 @@ async def test_a_keyed_create_costs_no_more_round_trips_and_one_without_a_key_no
         database.fetch = counted
         await engine.create("line", {"n": 1})
         assert [sql for sql in fetched if "dwarf_flows" in sql or "dwarf_deployment" in sql] == []
-        groups = engine._shards[1].committer.groups
+        groups = engine.shards[1].committer.groups
         await engine.create("line", {"n": 1}, FlowOptions(idempotency_key="once"))
         assert len([sql for sql in fetched if "dwarf_replicas" not in sql and "dwarf_registry" not in sql]) == 1
-        assert engine._shards[1].committer.groups == groups + 1
+        assert engine.shards[1].committer.groups == groups + 1
 
 
 # -- what replicas agree on
@@ -353,7 +353,7 @@ async def test_o17_databases_in_another_order_twice_or_of_another_deployment_are
         with pytest.raises(BadRequest, match=words):
             await engine.startup()
         assert not engine.ready
-        assert not any(shard.opened for shard in engine._shards.values())
+        assert not any(shard.opened for shard in engine.shards.values())
     engine = opened([first, second], proxy)
     async with engine:
         assert (await engine.snapshot(flow)).status is Status.CREATED
@@ -401,7 +401,7 @@ async def test_o17_nothing_is_placed_on_a_new_shard_before_every_living_replica_
                 await two.list(Query(shard=2))
             assert (await three.list(Query(shard=2)))[0] == []
             assert [info.joining for info in await three.shard_info()] == [False, True]
-            dead = two._shards[1].store.replicas.replica_id  # type: ignore[attr-defined]
+            dead = two.shards[1].store.replicas.replica_id  # type: ignore[attr-defined]
             await three.replica.deployment.agree()
             assert three.replica.deployment.count == 1
             await rows(one, "update dwarf_replicas set seen_at = 1 where replica_id = $1", dead)
@@ -425,7 +425,7 @@ async def test_o17_a_replica_that_stood_still_while_a_shard_came_answers_503_for
     async with one, two:
         key = key_at(2, 2)
         await add_shard(one, given[1])
-        frozen = two._shards[1].store.replicas.replica_id  # type: ignore[attr-defined]
+        frozen = two.shards[1].store.replicas.replica_id  # type: ignore[attr-defined]
         await rows(one, "update dwarf_replicas set seen_at = 1 where replica_id = $1", frozen)
         await one.replica.deployment.agree()
         assert one.replica.deployment.count == 2
@@ -492,7 +492,7 @@ async def test_o17_a_shard_away_at_the_start_breaks_neither_the_agreement_nor_ot
             with pytest.raises(Unavailable):
                 await engine.create("line", {"n": 1}, FlowOptions(idempotency_key=key_at(2, 2)))
             await server.restart()
-            await until(lambda: not engine._shards[2].availability.is_away)
+            await until(lambda: not engine.shards[2].availability.is_away)
             made = await engine.create("line", {"n": 1}, FlowOptions(idempotency_key=key_at(2, 2)))
             assert made.startswith("2-")
         finally:

@@ -96,7 +96,7 @@ async def test_a_child_whose_graph_was_removed_while_its_caller_waited_has_a_gra
     child = line("child", "add")
     proxy.handle_graph(child)
     proxy.handle_task("call", lambda flow: {"n": flow.subgraph("child", {"n": 1})["n"]})
-    store: Any = engine._shards[1].store
+    store: Any = engine.shards[1].store
     settle = store.steps.settle
 
     async def late(group: Any, *args: Any) -> Any:
@@ -147,14 +147,14 @@ async def test_a_mark_waits_for_the_transactions_that_ran_when_it_was_made(two: 
     one, _ = two
     graph = line("inserted", "add")
     key = await one.create(graph, {"n": 1})
-    database = one._shards[1].store.database  # type: ignore[attr-defined]
+    database = one.shards[1].store.database  # type: ignore[attr-defined]
     async with database.transaction() as tx:
         await tx.fetch("update dwarf_flows set graph_digest = graph_digest where flow_id = $1", int(key.split("-")[1]))
         await rows(one, "insert into dwarf_graphs (digest, body) values ('unused', '{}')")
-        await one._shards[1].store.graphs.prune("", 100)
-        await one._shards[1].store.graphs.prune("", 100)
+        await one.shards[1].store.graphs.prune("", 100)
+        await one.shards[1].store.graphs.prune("", 100)
         assert "unused" in await digests(one)
-    await one._shards[1].store.graphs.prune("", 100)
+    await one.shards[1].store.graphs.prune("", 100)
     assert "unused" not in await digests(one)
 
 
@@ -177,7 +177,7 @@ async def test_flows_that_are_created_at_once_have_their_graph_saved_once(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each of them would change the same row of the database, one after the other."""
-    store = engine._shards[1].store
+    store = engine.shards[1].store
     saved: list[str] = []
     save = store.graphs.save
 

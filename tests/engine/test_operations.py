@@ -232,13 +232,13 @@ async def test_many_wait_for_one_flow(engine: Engine) -> None:
     given_up.cancel()
     await engine.start(key)
     assert {outcome.state["n"] for outcome in await asyncio.gather(*waits)} == {4}
-    assert engine._shards[1].waiters.waited_for() == set()
+    assert engine.shards[1].waiters.waited_for() == set()
 
 
 async def test_a_wait_for_a_flow_that_is_deleted_ends(engine: Engine) -> None:
     key = await engine.create("line")
     wait = asyncio.create_task(engine.await_(key, SOON))
-    while not engine._shards[1].waiters.waited_for():
+    while not engine.shards[1].waiters.waited_for():
         await asyncio.sleep(0)
     await engine.fingerprint(key)
     await engine.delete(key)

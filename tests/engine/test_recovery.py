@@ -236,10 +236,10 @@ async def test_a_replica_taken_for_dead_writes_nothing_and_gets_no_answer_lost(p
         key = await frozen.create("gated", start=True)
         await slow.began()
         async with replica(pg_dsn, other) as living:
-            await frozen._shards[1].store.database.fetch(
+            await frozen.shards[1].store.database.fetch(
                 "update dwarf_replicas set seen_at = 1 where name = $1", frozen.replica.name
             )
-            await living._shards[1].store.database.fetch("update dwarf_steps set lease_expires = 1")
+            await living.shards[1].store.database.fetch("update dwarf_steps set lease_expires = 1")
             await maintenance_of(living).lease_reaper.sweep()
             assert (await living.await_(key, SOON)).state == {"by": "quick"}
             slow.open()

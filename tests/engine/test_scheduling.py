@@ -267,7 +267,7 @@ async def test_a_hand_that_becomes_free_takes_what_nobody_told_of(tmp_path: Path
         await one.hold()
         await on_shard(one, 1, "worse", priority=20)
         await waiting_for_a_slot(one)
-        shard = engine._shards[2]
+        shard = engine.shards[2]
         quiet_line = shard.ready_queue
         shard.ready_queue = Unheard(quiet_line)  # type: ignore[assignment]
         await on_shard(one, 2, "better", priority=10)
@@ -282,7 +282,7 @@ async def test_a_new_flow_does_not_take_the_hand_a_better_one_waits_for(tmp_path
     async with scheduled(*dsns) as one:
         await one.hold()
         await on_shard(one, 2, "better", priority=10)
-        shard = one.engine._shards[1]
+        shard = one.engine.shards[1]
         released = one.engine.replica.slots.release
 
         def release(url: str = "") -> None:
@@ -308,7 +308,7 @@ class Unheard:
 
 async def on_shard(one: Scheduled, number: int, label: Any, **options: Any) -> None:
     """A flow on that shard that notes `label`."""
-    shard = one.engine._shards[number]
+    shard = one.engine.shards[number]
     operations = one.engine._operations
     request = operations.factory.request(line("noted", "note"), {"label": label}, FlowOptions(**options), start=True)
     one.keys.append((await operations.creator.create_on(shard, request)).key)
@@ -338,7 +338,7 @@ async def test_a_shard_that_is_away_holds_up_no_other(tmp_path: Path) -> None:
             await one.add(number, priority=1 if number % 2 else 2)
         shards = [int(key.split("-")[0]) for key in one.keys[1:]]
         assert set(shards) == {1, 2}
-        lost = one.engine._shards[2].store
+        lost = one.engine.shards[2].store
         assert isinstance(lost, SqlStore)
         original = lost.steps.peek
 
@@ -360,7 +360,7 @@ async def test_a_shard_that_does_not_answer_holds_up_no_other(tmp_path: Path) ->
         for number in range(20):
             await one.add(number)
         shards = [int(key.split("-")[0]) for key in one.keys[1:]]
-        hung = one.engine._shards[2].store
+        hung = one.engine.shards[2].store
         assert isinstance(hung, SqlStore)
         original, silence = hung.steps.peek, asyncio.Event()
 
@@ -396,7 +396,7 @@ class Allowed:
 
 def gated(one: Scheduled, **task_budgets: int) -> Allowed:
     gate = Allowed(**task_budgets)
-    for shard in one.engine._shards.values():
+    for shard in one.engine.shards.values():
         shard.ready_queue.admission = gate
     one.proxy.handle_task("busy", one.note)
     return gate
@@ -413,7 +413,7 @@ async def test_a_task_that_may_not_be_asked_is_passed_over(dsn: str) -> None:
         one.gate.open()
         assert await one.ran(3) == [0, 1, 2]
         gate.now = {}
-        one.engine._shards[1].ready_queue.wake()
+        one.engine.shards[1].ready_queue.wake()
         assert len(await one.all()) == 15
 
 
@@ -428,7 +428,7 @@ async def test_if_a_whole_band_may_not_be_asked_the_next_one_runs(dsn: str) -> N
         one.gate.open()
         assert await one.ran(2) == ["worse", "worst"]
         gate.now = {}
-        one.engine._shards[1].ready_queue.wake()
+        one.engine.shards[1].ready_queue.wake()
         assert (await one.all())[2:] == [0, 1, 2, 3, 4]
 
 
@@ -441,7 +441,7 @@ async def test_a_task_that_may_be_asked_so_often_is_asked_so_often(dsn: str) -> 
         for _ in range(4):
             await one.add("free")
         claimed = []
-        store = one.engine._shards[1].store
+        store = one.engine.shards[1].store
         original = store.steps.claim
 
         async def once(*args: Any) -> Any:
@@ -455,7 +455,7 @@ async def test_a_task_that_may_be_asked_so_often_is_asked_so_often(dsn: str) -> 
         await one.ran(7)
         assert sum(claimed, Counter()) == {"busy": 3, "note": 4}
         gate.now = {}
-        one.engine._shards[1].ready_queue.wake()
+        one.engine.shards[1].ready_queue.wake()
         assert len(await one.all()) == 13
 
 
@@ -486,7 +486,7 @@ async def quiet(engine: Engine) -> None:
     """Let the engine do all it will do without time passing: its refiller sleeps, its databases are idle."""
     for _ in range(200):
         await asyncio.sleep(0)
-    for shard in engine._shards.values():
+    for shard in engine.shards.values():
         await shard.store.flows.size()
     for _ in range(200):
         await asyncio.sleep(0)
@@ -574,7 +574,7 @@ async def test_an_idle_engine_asks_its_database_for_little() -> None:
     engine = open_engine("sqlite://", tasks=proxy, graphs=proxy, clock=clock, settings=EngineSettings())
     async with engine:
         await quiet(engine)
-        store = engine._shards[1].store
+        store = engine.shards[1].store
         assert isinstance(store, SqlStore)
         said: list[str] = []
         connection = store.database._connection  # type: ignore[union-attr]

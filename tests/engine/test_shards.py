@@ -75,7 +75,7 @@ async def test_one_shard_away_fails_what_needs_it_and_nothing_else(sqlite_dsn: s
             with pytest.raises(Unavailable):
                 await engine.list()
             async with asyncio.timeout(SOON):
-                while not engine._shards[1].availability.is_away:
+                while not engine.shards[1].availability.is_away:
                     await asyncio.sleep(0)
             for _ in range(8):
                 outcome = await engine.run("registered", {"n": 1}, timeout=SOON)
@@ -88,7 +88,7 @@ async def test_one_shard_away_fails_what_needs_it_and_nothing_else(sqlite_dsn: s
             assert (second.error, second.flows) == ("", before + 8)
             await server.restart()
             async with asyncio.timeout(SOON):
-                while engine._shards[1].availability.is_away:
+                while engine.shards[1].availability.is_away:
                     await asyncio.sleep(0)
             await engine.start(here["1"])
             assert (await engine.await_(here["1"], SOON)).state == {"n": 4}

@@ -23,7 +23,7 @@ async def test_b6_a_fan_out_that_runs_out_of_ids_during_an_outage_is_held_not_fa
     proxy.handle_task("work", lambda item: {"total": item})
     proxy.handle_task("join", lambda: None)
     async with workflow_engine(dsn, proxy=proxy) as (engine, _):
-        shard = engine._shards[1]
+        shard = engine.shards[1]
         ask = shard.store.next_ids
         refused = 0
 

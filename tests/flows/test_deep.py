@@ -76,14 +76,14 @@ async def test_p4_every_operation_on_a_flow_that_is_deeper_than_the_stack(dsn: s
         assert (await engine.await_(key)).status is Status.INTERRUPTED
         assert await engine.purge(Query(status=Status.CANCELLED)) == 1
         await engine.delete(key)
-        assert await engine._shards[1].store.flows.size() == (0, 0)
+        assert await engine.shards[1].store.flows.size() == (0, 0)
 
 
 async def test_p4_the_history_of_a_flow_that_is_deeper_than_the_stack_travels_and_is_drawn(sqlite_dsn: str) -> None:
     """O7, O8: records, messages and diagrams are made level by level, and so are the records of a client."""
     async with bench(sqlite_dsn, line("deep", "call")) as it:
         key = await deep_flow(it, 3)
-        store = it.engine._shards[1].store
+        store = it.engine.shards[1].store
         root = await store.flows.by_id(int(key.split("-")[1]))
         assert root is not None
         flows = await store.flows.called(root)

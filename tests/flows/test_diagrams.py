@@ -53,7 +53,7 @@ async def test_o8_the_flow_a_step_called_is_drawn_by_itself_too(dsn: str) -> Non
     async with bench(dsn, line("child", "c")) as it:
         it.tasks(a=call("child"), c=ask())
         key = (await it.run(line("parent", "a"))).flow_key
-        tree = await it.engine._shards[1].store.flows.tree(int(key.split("-")[1]))
+        tree = await it.engine.shards[1].store.flows.tree(int(key.split("-")[1]))
         (row,) = [one for one in tree.values() if one.surgraph_flow_id is not None]
         diagram = await drawn(it, f"1-{row.flow_id}-{row.token}")
         assert diagram.labels[diagram.node("START")] == ["START", "child"]

@@ -179,7 +179,7 @@ async def test_o14_a_sleep_that_was_cut_off_goes_on_in_the_copy(dsn: str) -> Non
         await it.until_steps(copy, lambda _: it.proxy.calls["quick"] == 2)
         assert [one.status for one in await it.engine.history(copy) if one.task == "later"] == [Status.PENDING]
         assert (await it.engine.snapshot(copy)).status is Status.RUNNING
-        rows = await it.engine._shards[1].store.flows.complete_steps([int(copy.split("-")[1])])
+        rows = await it.engine.shards[1].store.flows.complete_steps([int(copy.split("-")[1])])
         (later,) = [row for row in rows if row.node == "later"]
         assert later.not_before > later.updated_at
 
@@ -205,7 +205,7 @@ async def test_o14_a_child_that_was_cut_off_runs_on_and_its_caller_waits_for_it(
         (calls,) = [one for one in await it.engine.history(forked.flow_key) if one.task == "calls"]
         assert [one.task for one in calls.sub_history] == ["c1", "c2", "c3"]
         assert [one.task for one in calls.sub_history[1].sub_history] == ["d1", "d2"]
-        flows = await it.engine._shards[1].store.flows.tree(int(key.split("-")[1]))
+        flows = await it.engine.shards[1].store.flows.tree(int(key.split("-")[1]))
         assert {one.status for one in flows.values()} == {Status.CANCELLED}
 
 
@@ -311,7 +311,7 @@ async def test_o14_steps_of_a_tripped_task_are_born_parked_in_the_copy(dsn: str)
             it, key, lambda found: any(one.task == "quick" and one.status is Status.COMPLETED for one in found)
         )
         copy = await it.engine.fork(steps["quick"].step_key)
-        rows = await it.engine._shards[1].store.flows.complete_steps([int(copy.split("-")[1])])
+        rows = await it.engine.shards[1].store.flows.complete_steps([int(copy.split("-")[1])])
         assert [row.status for row in rows if row.node == "away"] == [Status.PENDING]
         it.tasks(away=lambda: {"done": ["away"]})
         async with asyncio.timeout(SOON):

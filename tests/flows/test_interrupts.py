@@ -316,7 +316,7 @@ async def test_p2_an_interrupt_two_levels_down_pauses_every_flow_up_to_the_root(
 
 async def _chain(it: Bench, key: str) -> list[str]:
     """The keys of a flow and of those below it, as the engine knows them."""
-    store = it.engine._shards[1].store
+    store = it.engine.shards[1].store
     root = int(key.split("-")[1])
     flows = await store.flows.tree(root)
     return [f"1-{one.flow_id}-{one.token}" for one in sorted(flows.values(), key=lambda one: one.flow_id)]

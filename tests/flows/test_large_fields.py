@@ -20,7 +20,7 @@ FIVE = line("five", "a", "b", "c", "d", "e")
 
 async def stored(it: Bench) -> int:
     """Bytes of states, changes and final states."""
-    rows = await it.engine._shards[1].store.database.fetch(  # type: ignore[attr-defined]
+    rows = await it.engine.shards[1].store.database.fetch(  # type: ignore[attr-defined]
         "select (select sum(length(state) + length(changes) + length(coalesce(borrowed, ''))) from dwarf_steps)"
         " + (select sum(length(coalesce(final_state, ''))) from dwarf_flows)"
     )
@@ -182,7 +182,7 @@ async def test_a_child_hands_its_large_fields_up_and_is_copied_with_them(dsn: st
         await it.engine.delete(first.flow_key)
         assert (await it.engine.snapshot(copy)).state == {"more": OTHER, "child": {"big": BIG}}
         caller = (await it.steps(copy))["a"]
-        rows = await it.engine._shards[1].store.database.fetch(  # type: ignore[attr-defined]
+        rows = await it.engine.shards[1].store.database.fetch(  # type: ignore[attr-defined]
             "select f.flow_id, f.token from dwarf_flows f where f.surgraph_step_id = $1", caller.step_id
         )
         (key,) = [f"1-{row[0]}-{row[1]}" for row in rows]

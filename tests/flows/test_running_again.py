@@ -420,7 +420,7 @@ async def test_o14_fork_runs_a_copy_on_from_a_step_and_leaves_the_original_alone
         assert {one.step_id for one in copied}.isdisjoint({one.step_id for one in steps})
         assert await it.engine.fingerprint(outcome.flow_key) == fingerprint
         assert [one.step_key for one in await it.engine.history(outcome.flow_key)] == [one.step_key for one in steps]
-        store = it.engine._shards[1].store
+        store = it.engine.shards[1].store
         row = await store.flows.by_id(int(key.split("-")[1]))
         assert row is not None
         assert (row.priority, row.fairness_key, row.time_budget_ms, row.baggage, row.notify, row.thread_id) == (
@@ -534,7 +534,7 @@ async def test_o15_continue_merges_through_the_reducers_into_a_new_flow_of_the_t
         assert [one.flow_key for one in flows] == [third, second, first.flow_key]
         assert [one.priority for one in flows] == [5, 100, 2]
         assert {one.thread_key for one in flows} == {first.flow_key}
-        row = await it.engine._shards[1].store.flows.by_id(int(third.split("-")[1]))
+        row = await it.engine.shards[1].store.flows.by_id(int(third.split("-")[1]))
         assert row is not None
         assert (row.baggage, row.notify) == ('{"who":"ada"}', "")
 
@@ -601,7 +601,7 @@ async def test_a_flow_that_changes_while_it_is_copied_is_not_copied(
         it.idle("a", "b", "c")
         first = await it.run(line("abc", "a", "b", "c"))
         step = (await it.steps(first.flow_key))["b"]
-        flows: Any = it.engine._shards[1].store.flows
+        flows: Any = it.engine.shards[1].store.flows
         read = flows.tree if "tree" in what else flows.complete_steps
 
         async def meanwhile(*args: Any, **more: Any) -> Any:

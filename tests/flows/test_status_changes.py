@@ -21,7 +21,7 @@ create trigger steps_seen after update of status on dwarf_steps when old.status 
 
 async def test_every_legal_change_happens_and_no_other(sqlite_dsn: str) -> None:
     async with bench(sqlite_dsn, line("child", "ok"), line("bad", "broken")) as it:
-        store = it.engine._shards[1].store
+        store = it.engine.shards[1].store
         await store.database.call(lambda connection: connection.executescript(WATCH))  # type: ignore[attr-defined]
         await _everything(it)
         rows = await store.database.fetch("select distinct what, was, became from seen")  # type: ignore[attr-defined]

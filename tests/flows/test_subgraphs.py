@@ -40,7 +40,7 @@ async def test_p1_the_child_gets_exactly_its_input_and_its_final_state_comes_bac
         assert outcome.status is Status.COMPLETED
         assert outcome.state == {"secret": 1, "runs": 2, "result": {"x": 1, "y": 2, "z": 3}}
         assert seen == {"state": {"x": 1}, "baggage": {"tenant": "t"}, "workflow": "child"}
-        rows = await it.engine._shards[1].store.flows.tree(int(outcome.flow_key.split("-")[1]))
+        rows = await it.engine.shards[1].store.flows.tree(int(outcome.flow_key.split("-")[1]))
         assert {(one.priority, one.fairness_key, one.fairness_weight) for one in rows.values()} == {(7, "k", 2.5)}
         child = next(one for one in rows.values() if one.surgraph_flow_id is not None)
         assert (child.thread_id, child.notify) == (child.flow_id, "")
@@ -69,12 +69,12 @@ async def test_p1_a_child_inherits_the_time_budget_of_its_flow(dsn: str, budget:
         it.tasks(a=a, c=c, d=note)
         key = await it.engine.create(line("parent", "a"), options=FlowOptions(time_budget_ms=budget), start=True)
         assert (await it.stopped(key)).status is Status.COMPLETED
-        rows = await it.engine._shards[1].store.flows.tree(int(key.split("-")[1]))
+        rows = await it.engine.shards[1].store.flows.tree(int(key.split("-")[1]))
         assert {row.time_budget_ms for row in rows.values()} == {budget}
         steps = await it.steps(key)
         await it.engine.restart_from(steps["a"].step_key)
         await it.stopped(key)
-        rows = await it.engine._shards[1].store.flows.tree(int(key.split("-")[1]))
+        rows = await it.engine.shards[1].store.flows.tree(int(key.split("-")[1]))
         assert [row.time_budget_ms for row in rows.values()] == [budget] * 3
         assert {one for found in seconds.values() for one in found} == {7 if budget else 120}
 
@@ -304,7 +304,7 @@ async def test_o10_cancel_takes_every_flow_above_and_below(dsn: str) -> None:
 
 
 async def _tree(it: Any, key: str) -> Any:
-    return await it.engine._shards[1].store.flows.tree(int(key.split("-")[1]))
+    return await it.engine.shards[1].store.flows.tree(int(key.split("-")[1]))
 
 
 def _statuses(steps: list[Step]) -> list[str]:

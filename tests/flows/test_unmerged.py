@@ -201,7 +201,7 @@ async def test_a_tripped_breaker_holds_no_step_that_asks_no_task(dsn: str, how: 
     async with bench(dsn) as it:
         branches(it)
         outcome = await it.run(fan(), {"n": 1})
-        await it.engine._shards[1].store.breakers.trip("join", "no_responders")
+        await it.engine.shards[1].store.breakers.trip("join", "no_responders")
         failed = await again(it, outcome, how)
         assert failed.error is not None
         assert failed.error.message == WORDS

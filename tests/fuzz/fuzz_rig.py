@@ -110,7 +110,7 @@ class FuzzRig:
     # -- being at rest
 
     async def fetch(self, sql: str, *args: Any) -> list[Any]:
-        return list(await self.engine._shards[1].store.database.fetch(sql, *args))  # type: ignore[attr-defined]
+        return list(await self.engine.shards[1].store.database.fetch(sql, *args))  # type: ignore[attr-defined]
 
     async def at_rest(self) -> None:
         """Until nothing runs and nothing is due: what is left waits on purpose. Then nothing is leased."""

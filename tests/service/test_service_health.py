@@ -280,7 +280,7 @@ async def test_while_it_drains_it_is_not_ready(
 @pytest.mark.parametrize("job", ["pulse", "reaper", "committer", "fetcher"])
 async def test_a_job_that_has_ended_is_the_end_of_liveness(engine: Engine, free_port: int, job: str) -> None:
     """Which is a defect that only a restart helps against."""
-    jobs = [*engine._shards[1].jobs, engine.replica.fetcher._job]
+    jobs = [*engine.shards[1].jobs, engine.replica.fetcher._job]
     (victim,) = [one for one in jobs if one is not None and job in one.get_name()]
     victim.cancel()
     await asyncio.gather(victim, return_exceptions=True)
@@ -326,7 +326,7 @@ async def test_the_command_tells_by_its_exit_code(
     (told,) = json.loads((await command(*port, "--json")).stdout)["replicas"]
     assert told["ready"] is True
 
-    engine._shards[1].availability.report_away("the database is away")
+    engine.shards[1].availability.report_away("the database is away")
     for arguments in (nats, port):
         result = await command(*arguments)
         assert (result.exit_code, "the database is away" in result.stdout) == (1, True), result.output

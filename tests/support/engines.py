@@ -204,7 +204,7 @@ class Service:
 
 async def rows(engine: Engine, sql: str, *args: Any, shard: int = 1) -> list[tuple[Any, ...]]:
     """A direct look into the database."""
-    return [tuple(row) for row in await engine._shards[shard].store.database.fetch(sql, *args)]
+    return [tuple(row) for row in await engine.shards[shard].store.database.fetch(sql, *args)]
 
 
 async def until_rows(engine: Engine, wanted: Any, sql: str, *args: Any, shard: int = 1) -> None:
@@ -218,13 +218,13 @@ async def until_rows(engine: Engine, wanted: Any, sql: str, *args: Any, shard: i
 async def quiet(engine: Engine) -> None:
     """Let everything happen that is about to: some turns of the loop, each with a round trip to the database."""
     for _ in range(20):
-        for shard in engine._shards.values():
+        for shard in engine.shards.values():
             await shard.store.flows.size()
         await asyncio.sleep(0)
 
 
 def shard_of(engine: Engine) -> Shard:
-    return engine._shards[1]
+    return engine.shards[1]
 
 
 def maintenance_of(engine: Engine, shard: int = 1) -> Maintenance:

@@ -113,4 +113,4 @@ def call(workflow: str, **given: Any) -> Callable[[Flow], None]:
 
 
 def count_rows(engine: Engine) -> Any:
-    return engine._shards[1].store.flows.size()
+    return engine.shards[1].store.flows.size()

@@ -141,7 +141,7 @@ async def test_steps_of_a_replica_that_died_are_recovered(dsn: str, proxy: TaskP
         await crash(dead.engine)
     proxy.handle_task("add", lambda: {"n": 1})
     async with watched(dsn, proxy) as on:
-        shard = on.engine._shards[1]
+        shard = on.engine.shards[1]
         store: Any = shard.store
         await store.database.fetch(
             "update dwarf_replicas set seen_at = 1 where replica_id < $1", store.replicas.replica_id
@@ -157,7 +157,7 @@ async def test_a_result_whose_step_was_taken_away_is_fenced(on: Watched) -> None
     on.proxy.handle_task("bad", held)
     await on.engine.create("bad", start=True)
     await held.entered()
-    await on.engine._shards[1].store.database.fetch("update dwarf_steps set lease_seq = 7")  # type: ignore[attr-defined]
+    await on.engine.shards[1].store.database.fetch("update dwarf_steps set lease_seq = 7")  # type: ignore[attr-defined]
     held.release.set()
     await until(lambda: not on.engine.replica.slots.in_use, on.engine)
     assert moved(on) == {"dwarf_flows_started_total": {("bad",): 1}, "dwarf_steps_fenced_total": {(): 1}}
@@ -246,7 +246,7 @@ async def test_outages_of_a_database_are_counted_by_shard(
     await timed.read()
     assert timed.heard.points("dwarf_shard_up") == {("1",): 1}
     with monkeypatch.context() as patched:
-        patched.setattr(timed.engine._shards[1].store.replicas, "heartbeat", away)
+        patched.setattr(timed.engine.shards[1].store.replicas, "heartbeat", away)
         await until(lambda: bool(clock._sleepers))
         clock.advance(5)
         await until(lambda: bool(moved(timed)))
@@ -255,7 +255,7 @@ async def test_outages_of_a_database_are_counted_by_shard(
     assert timed.heard.points("dwarf_shard_up") == {("1",): 0}
     await until(lambda: bool(clock._sleepers))
     clock.advance(5)
-    await until(lambda: not timed.engine._shards[1].availability.is_away, timed.engine)
+    await until(lambda: not timed.engine.shards[1].availability.is_away, timed.engine)
     await timed.read()
     assert timed.heard.points("dwarf_shard_up") == {("1",): 1}
     assert moved(timed) == {"dwarf_shard_outages_total": {("1",): 1}}

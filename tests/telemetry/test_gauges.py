@@ -57,7 +57,7 @@ async def test_what_is_counted_is_counted_up_to_a_limit(dsn: str, proxy: TaskPro
             await on.engine.create(
                 "bad", options=FlowOptions(priority=1 + number % 2, fairness_key=f"{number}"), start=True
             )
-        store = on.engine._shards[1].store
+        store = on.engine.shards[1].store
         assert [(one.priority, one.steps, one.fairness_keys) for one in await store.steps.backlogs(9, 9, 9)] == [
             (1, 3, 3),
             (2, 2, 2),
@@ -127,7 +127,7 @@ async def test_orphaned_flows(proxy: TaskProxy, clock: ManualClock) -> None:
     """B5: running flows without a live step, counted by whoever sweeps."""
     proxy.handle_task("add", lambda flow: flow.sleep(100_000))
     async with watched("sqlite://", proxy, clock=clock) as on:
-        shard = on.engine._shards[1]
+        shard = on.engine.shards[1]
         key = await on.engine.create("line", start=True)
         await until(lambda: on.heard.points("dwarf_steps_executed_total") != {}, on.engine)
         await on.read()
@@ -147,7 +147,7 @@ async def test_the_databases_are_read_once_for_every_collection_and_not_for_nobo
     timed: Watched, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reads = 0
-    store = timed.engine._shards[1].store
+    store = timed.engine.shards[1].store
     bands = store.steps.backlogs
 
     async def counted(*limits: int) -> object:
@@ -188,7 +188,7 @@ async def test_without_a_provider_nothing_is_recorded_and_nothing_is_read(proxy:
         assert engine._lifecycle.gauges._job is None
         await engine.run("line", {}, timeout=20)
         assert engine.replica.counters.executed == {("add", "completed"): 1, ("add2", "completed"): 1}
-        assert not engine._shards[1].executor.invoker.observed
+        assert not engine.shards[1].executor.invoker.observed
 
 
 async def test_an_engine_that_has_stopped_shows_nothing_that_stands_for_now(proxy: TaskProxy) -> None:

@@ -151,7 +151,7 @@ async def test_debug_lines_can_be_asked_for_while_it_runs(timed: Watched, caplog
     await timed.run("line")
     caplog.set_level(logging.DEBUG, "dwarf_nats.engine")
     assert "is created" not in caplog.text
-    for shard in timed.engine._shards.values():
+    for shard in timed.engine.shards.values():
         shard.debug_log.refresh()
     await timed.run("line")
     assert "is created" in caplog.text

@@ -168,7 +168,7 @@ async def test_what_came_of_a_step_that_nobody_wanted_any_more(on: Watched) -> N
     assert outcomes(on.spans.ended("task")) == ["cancelled"]
     await on.engine.create("bad", start=True)
     await held.entered()
-    await on.engine._shards[1].store.database.fetch("update dwarf_steps set lease_seq = 9 where status = 'running'")  # type: ignore[attr-defined]
+    await on.engine.shards[1].store.database.fetch("update dwarf_steps set lease_seq = 9 where status = 'running'")  # type: ignore[attr-defined]
     held.release.set()
     await until(lambda: len(on.spans.ended("task")) == 2, on.engine)
     assert outcomes(on.spans.ended("task")) == ["cancelled", "fenced"]
@@ -186,7 +186,7 @@ async def test_another_replica_goes_on_in_the_same_trace(dsn: str, proxy: TaskPr
     assert [parent_of(span) for span in first.spans.ended("task", task="add")] == [id_of(root)]
     proxy.handle_task("add2", lambda: {"n": 2})
     async with watched(dsn, proxy) as second:
-        shard = second.engine._shards[1]
+        shard = second.engine.shards[1]
         await shard.store.database.fetch(
             "update dwarf_replicas set seen_at = 1 where name <> $1", second.engine.replica.name
         )  # type: ignore[attr-defined]
