@@ -90,5 +90,5 @@ def test_the_page_of_the_design_lists_every_note() -> None:
 
 @pytest.mark.parametrize("note", sorted(NOTES.glob("[0-9]*.md")), ids=_ids)
 def test_every_note_says_its_status_its_date_and_what_was_measured(note: Path) -> None:
-    below = note.read_text(encoding="utf-8").split("\n")[2]
+    below = " ".join(note.read_text(encoding="utf-8").split("\n\n")[1].split("\n"))
     assert re.fullmatch(r"\*Status: .+\. Date: \d+ \w+ \d{4}.*\. Measured: .+\.\*", below), below
