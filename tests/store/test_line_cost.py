@@ -20,6 +20,7 @@ from dwarf_nats.embedded import PostgresServer
 from dwarf_nats.rules.scheduling.values import PageRequest, Share
 from dwarf_nats.store import postgres
 from dwarf_nats.store.migrate import migrate_postgres
+from dwarf_nats.store.sqlite import Session
 from dwarf_nats.store.statements import backlog, claim, peek, ready
 from dwarf_nats.store.store import SqlStore
 
@@ -303,14 +304,16 @@ def steps_of(connection: sqlite3.Connection, work: Callable[[sqlite3.Connection]
 
 NOW = 5 * 10**15
 WORK: dict[str, Callable[[sqlite3.Connection], Any]] = {
-    "peek": lambda c: peek.peek_sqlite(c, NOW, PageRequest(limit=5), ()),
-    "survey from a key on": lambda c: peek.peek_sqlite(c, NOW, PageRequest(0, 100, "k4", limit=3), ()),
-    "survey past": lambda c: peek.peek_sqlite(c, NOW, PageRequest(limit=5), ("shut", "task1")),
-    "depths": lambda c: backlog.backlog_sqlite(c, NOW, 4, 50, 5),
-    "claim of one key": lambda c: claim.pick_sqlite(c, NOW, 20, [Share(100, "k2", 20)], {}),
-    "claim of several": lambda c: claim.pick_sqlite(c, NOW, 20, [Share(100, f"k{n}", 5) for n in (2, 4, 6, 8)], {}),
-    "claim past": lambda c: claim.pick_sqlite(c, NOW, 5, [Share(100, "k0", 5)], {"shut": 0}),
-    "claim with an allowance": lambda c: claim.pick_sqlite(c, NOW, 5, [Share(100, "k0", 5)], {"shut": 3}),
+    "peek": lambda c: peek.Peek(PageRequest(limit=5), ()).on_sqlite(Session(c, NOW)),
+    "survey from a key on": lambda c: peek.Peek(PageRequest(0, 100, "k4", limit=3), ()).on_sqlite(Session(c, NOW)),
+    "survey past": lambda c: peek.Peek(PageRequest(limit=5), ("shut", "task1")).on_sqlite(Session(c, NOW)),
+    "depths": lambda c: backlog.Backlog(4, 50, 5).on_sqlite(Session(c, NOW)),
+    "claim of one key": lambda c: claim.pick_sqlite(Session(c, NOW), 20, [Share(100, "k2", 20)], {}),
+    "claim of several": lambda c: claim.pick_sqlite(
+        Session(c, NOW), 20, [Share(100, f"k{n}", 5) for n in (2, 4, 6, 8)], {}
+    ),
+    "claim past": lambda c: claim.pick_sqlite(Session(c, NOW), 5, [Share(100, "k0", 5)], {"shut": 0}),
+    "claim with an allowance": lambda c: claim.pick_sqlite(Session(c, NOW), 5, [Share(100, "k0", 5)], {"shut": 3}),
 }
 
 

@@ -12,8 +12,6 @@ from dwarf_nats.store.statements.peek import NEXT_KEY, NEXT_PRIORITY
 from dwarf_nats.store.statements.ready import READY, READY_ORDER
 
 if TYPE_CHECKING:
-    import sqlite3
-
     from dwarf_nats.store.database import PostgresSession, SqliteSession
 
 # $1 priorities, $2 steps of each, $3 keys of each
@@ -61,23 +59,17 @@ class Backlog:
         return [PriorityBacklog(*row) for row in await session.fetch(BACKLOG, self.priorities, self.steps, self.keys)]
 
     def on_sqlite(self, session: SqliteSession) -> list[PriorityBacklog]:
-        return backlog_sqlite(session.connection, session.now, self.priorities, self.steps, self.keys)
-
-
-def backlog_sqlite(
-    connection: sqlite3.Connection, now: int, priorities: int, steps: int, keys: int
-) -> list[PriorityBacklog]:
-    """As `BACKLOG` reads it."""
-    found: list[PriorityBacklog] = []
-    row = connection.execute(NEXT_PRIORITY, (0,)).fetchone()
-    while row is not None and len(found) < priorities:
-        priority = QueueHead(*row).priority
-        count, oldest = 0, now
-        while row is not None and count < keys:
-            head = QueueHead(*row)
-            count, oldest = count + 1, min(oldest, head.due_at)
-            row = connection.execute(NEXT_KEY, (priority, head.fairness_key)).fetchone()
-        (number,) = connection.execute(PRIORITY_STEPS, (priority, steps)).fetchone()
-        found.append(PriorityBacklog(priority, number, count, now - oldest))
-        row = connection.execute(NEXT_PRIORITY, (priority,)).fetchone()
-    return found
+        connection = session.connection
+        found: list[PriorityBacklog] = []
+        row = connection.execute(NEXT_PRIORITY, (0,)).fetchone()
+        while row is not None and len(found) < self.priorities:
+            priority = QueueHead(*row).priority
+            count, oldest = 0, session.now
+            while row is not None and count < self.keys:
+                head = QueueHead(*row)
+                count, oldest = count + 1, min(oldest, head.due_at)
+                row = connection.execute(NEXT_KEY, (priority, head.fairness_key)).fetchone()
+            (number,) = connection.execute(PRIORITY_STEPS, (priority, self.steps)).fetchone()
+            found.append(PriorityBacklog(priority, number, count, session.now - oldest))
+            row = connection.execute(NEXT_PRIORITY, (priority,)).fetchone()
+        return found

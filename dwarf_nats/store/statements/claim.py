@@ -192,7 +192,7 @@ class Claim:
         return [ClaimedRow(*row) for row in rows]
 
     def on_sqlite(self, session: SqliteSession) -> list[ClaimedRow]:
-        picked = pick_sqlite(session.connection, session.now, self.limit, self.shares, self.task_budgets)
+        picked = pick_sqlite(session, self.limit, self.shares, self.task_budgets)
         return _take_sqlite(session, picked, self.replica_id, self.budget_ms)
 
 
@@ -229,43 +229,49 @@ def _take_sqlite(session: SqliteSession, picked: Sequence[int], replica_id: int,
 
 
 def pick_sqlite(
-    connection: sqlite3.Connection, now: int, limit: int, shares: Sequence[Share], task_budgets: Mapping[str, int]
+    session: SqliteSession, limit: int, shares: Sequence[Share], task_budgets: Mapping[str, int]
 ) -> list[int]:
     """The steps to claim, best first."""
-    left = dict(task_budgets)
+    within = _WithinBudgets(session, task_budgets) if task_budgets else None
     picked: list[int] = []
-    taken: set[int] = set()
     for share in shares:
         count = min(share.steps, limit - len(picked))
         if count <= 0:
             break
-        if task_budgets:
-            picked += _pick_within_budgets(connection, now, share, count, left, taken)
+        if within is not None:
+            picked += within.pick(share, count)
         else:
-            rows = connection.execute(KEY_STEPS, (share.priority, share.fairness_key, now, count, share.skip))
-            picked += [step_id for (step_id,) in rows]
+            due = (share.priority, share.fairness_key, session.now, count, share.skip)
+            picked += [step_id for (step_id,) in session.connection.execute(KEY_STEPS, due)]
     return picked
 
 
-def _pick_within_budgets(
-    connection: sqlite3.Connection, now: int, share: Share, count: int, left: dict[str, int], taken: set[int]
-) -> list[int]:
-    """The steps of a key that have been due longest, of those tasks that may be asked; `left` says how often."""
-    candidates: list[tuple[int, int, str]] = []
-    for task in _tasks(connection, share):
-        if left.get(task, 1) > 0:
-            due = (share.priority, share.fairness_key, task, now, count + share.skip)
-            candidates += connection.execute(TASK_STEPS, due)
-    picked: list[int] = []
-    for _, step_id, url in sorted(candidates):
-        if len(picked) == count:
-            break
-        if step_id not in taken and left.get(url, 1) > 0:
-            picked.append(step_id)
-            if url in left:
-                left[url] -= 1
-    taken.update(picked)
-    return picked
+class _WithinBudgets:
+    """Picks steps while tasks have a budget left."""
+
+    def __init__(self, session: SqliteSession, task_budgets: Mapping[str, int]) -> None:
+        self._session = session
+        self._left = dict(task_budgets)
+        self._taken: set[int] = set()
+
+    def pick(self, share: Share, count: int) -> list[int]:
+        """Up to `count` steps of a key: those that have been due longest, of the tasks that may still be asked."""
+        left = self._left
+        candidates: list[tuple[int, int, str]] = []
+        for task in _tasks(self._session.connection, share):
+            if left.get(task, 1) > 0:
+                due = (share.priority, share.fairness_key, task, self._session.now, count + share.skip)
+                candidates += self._session.connection.execute(TASK_STEPS, due)
+        picked: list[int] = []
+        for _, step_id, url in sorted(candidates):
+            if len(picked) == count:
+                break
+            if step_id not in self._taken and left.get(url, 1) > 0:
+                picked.append(step_id)
+                if url in left:
+                    left[url] -= 1
+        self._taken.update(picked)
+        return picked
 
 
 def _tasks(connection: sqlite3.Connection, share: Share) -> Iterator[str]:

@@ -80,6 +80,10 @@ NEXT_SCHEDULED_SQLITE = (
     f"select not_before from dwarf_steps indexed by dwarf_steps_asleep where {SCHEDULED} order by not_before limit 1"
 )
 BEST = f"select priority from dwarf_steps indexed by dwarf_steps_ripe where {READY} and priority > ? {_KEY_ORDER}"
+_BEST_AND_NEXT = f"select ({BEST}), ({NEXT_SCHEDULED_SQLITE})"
+# The next head: of the same key, of the next key, of the next priority.
+_KEY_PROBES = (NEXT_KEY, NEXT_PRIORITY)
+_TASK_PROBES = (NEXT_TASK, TASK_NEXT_KEY, TASK_NEXT_PRIORITY)
 
 
 @dataclass(slots=True)
@@ -98,7 +102,23 @@ class Peek:
         return _page(rows, request, blocked)
 
     def on_sqlite(self, session: SqliteSession) -> Page:
-        return peek_sqlite(session.connection, session.now, self.request, self.blocked_tasks)
+        connection, request, blocked = session.connection, self.request, self.blocked_tasks
+        best, next_due_at = connection.execute(_BEST_AND_NEXT, (request.floor,)).fetchone()
+        page = Page(now=session.now, best=best, heads=[], full=False, next_due_at=next_due_at)
+        if best is None:
+            return page
+        start = (best, request.fairness_key, request.url) if best == request.band else (best, "", "")
+        begin, following = (TASK_FROM, _TASK_PROBES) if blocked else (KEY_FROM, _KEY_PROBES)
+        found = connection.execute(begin, start[: len(following)]).fetchone()
+        heads: list[QueueHead] = []
+        counted = 0
+        while found is not None and not page.full:
+            heads.append(QueueHead(*found))
+            counted += heads[-1].url not in blocked
+            page.full = counted >= request.limit or len(heads) >= _most_probes(request, blocked)
+            found = None if page.full else _next(connection, heads[-1], following)
+        page.heads = heads
+        return page
 
 
 def _page(rows: Sequence[Row], request: PageRequest, blocked_tasks: Collection[str]) -> Page:
@@ -111,34 +131,11 @@ def _page(rows: Sequence[Row], request: PageRequest, blocked_tasks: Collection[s
         if priority is not None
     ]
     full = bool(heads) and (counted >= request.limit or probes >= _most_probes(request, blocked_tasks))
-    return Page(now, best, heads, full, next_due_at)
+    return Page(now=now, best=best, heads=heads, full=full, next_due_at=next_due_at)
 
 
 def _most_probes(request: PageRequest, blocked_tasks: Collection[str]) -> int:
     return request.limit + (BLOCKED_PROBES if blocked_tasks else 0)
-
-
-def peek_sqlite(connection: sqlite3.Connection, now: int, request: PageRequest, blocked_tasks: Collection[str]) -> Page:
-    """Read a page."""
-    best, next_due_at = connection.execute(f"select ({BEST}), ({NEXT_SCHEDULED_SQLITE})", (request.floor,)).fetchone()
-    if best is None:
-        return Page(now, None, [], False, next_due_at)
-    start = (best, request.fairness_key, request.url) if best == request.band else (best, "", "")
-    begin, following = (
-        (TASK_FROM, (NEXT_TASK, TASK_NEXT_KEY, TASK_NEXT_PRIORITY))
-        if blocked_tasks
-        else (KEY_FROM, (NEXT_KEY, NEXT_PRIORITY))
-    )
-    found = connection.execute(begin, start[: len(following)]).fetchone()
-    heads: list[QueueHead] = []
-    counted = 0
-    while found is not None:
-        heads.append(QueueHead(*found))
-        counted += heads[-1].url not in blocked_tasks
-        if counted >= request.limit or len(heads) >= _most_probes(request, blocked_tasks):
-            return Page(now, best, heads, True, next_due_at)
-        found = _next(connection, heads[-1], following)
-    return Page(now, best, heads, False, next_due_at)
 
 
 def _next(connection: sqlite3.Connection, head: QueueHead, following: Sequence[str]) -> Row | None:
