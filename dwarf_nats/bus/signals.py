@@ -8,12 +8,11 @@ from functools import partial
 from typing import TypeVar
 
 from dwarf_nats.ports import BusAway, Signals
-from dwarf_nats.rules.steps import ReadyStep
+from dwarf_nats.rules.steps import ReadyStep, StoppedFlow
 from dwarf_nats.telemetry.counters import Counters
 from dwarf_nats.wire import headers as h
 from dwarf_nats.wire import peers
 from dwarf_nats.wire.subjects import Subjects
-from dwarf_nats.workflow.status import Status
 
 from .connection import Connection
 
@@ -40,7 +39,7 @@ class NatsSignals:
         for group in _groups(steps):
             self._send_group(peers.ENQUEUE, partial(peers.encode_enqueue, shard), group)
 
-    def notify_status_change(self, flows: Sequence[tuple[str, Status]]) -> None:
+    def notify_status_change(self, flows: Sequence[StoppedFlow]) -> None:
         """Signal that flows stopped."""
         for group in _groups(flows):
             self._send_group(peers.NOTIFY, peers.encode_notify, group)

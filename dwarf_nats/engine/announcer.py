@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from dwarf_nats.engine.port_errors import suppress_port_errors
 from dwarf_nats.engine.projections import flow_key, outcome_of
+from dwarf_nats.rules.steps import StoppedFlow
 from dwarf_nats.workflow.records import Outcome, StatusChanged
 from dwarf_nats.workflow.status import Status
 
@@ -102,7 +103,7 @@ class Announcer:
         self,
         changed: Sequence[StatusChanged],
         pending: Sequence[ReadyStep] = (),
-        ended: Sequence[tuple[str, Status]] = (),
+        ended: Sequence[StoppedFlow] = (),
     ) -> None:
         """Announce what one commit made true.
 
@@ -135,7 +136,7 @@ class Announcer:
         self.announce(
             changed,
             result.due,
-            [(flow_key(self._shard, one), one.status) for one in result.changed if one.status.stopped],
+            [StoppedFlow(flow_key(self._shard, one), one.status) for one in result.changed if one.status.stopped],
         )
 
     def unparked(self, steps: Sequence[ReadyStep]) -> None:

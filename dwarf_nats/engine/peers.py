@@ -12,7 +12,7 @@ from dwarf_nats.workflow.status import Status
 if TYPE_CHECKING:
     from dwarf_nats.engine.backpressure import Backpressure
     from dwarf_nats.engine.shard import Shard
-    from dwarf_nats.rules.steps import ReadyStep
+    from dwarf_nats.rules.steps import ReadyStep, StoppedFlow
 
 
 class PeerSignals:
@@ -33,7 +33,7 @@ class PeerSignals:
             if steps:
                 self._shards[shard].gate.work_came()
 
-    def notify_status_change(self, flows: Sequence[tuple[str, Status]]) -> None:
+    def notify_status_change(self, flows: Sequence[StoppedFlow]) -> None:
         """Have local waiters read flows that stopped, and end the steps of cancelled ones that run here."""
         for flow, status in flows:
             try:

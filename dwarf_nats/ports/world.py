@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 from dwarf_nats.errors import NotFound, Unavailable
 
 if TYPE_CHECKING:
-    from dwarf_nats.rules.steps import ReadyStep
+    from dwarf_nats.rules.steps import ReadyStep, StoppedFlow
     from dwarf_nats.workflow.answer import Answer, TaskCall
     from dwarf_nats.workflow.graph import Graph
     from dwarf_nats.workflow.records import Outcome
@@ -131,7 +131,7 @@ class Signals(Protocol):
         """Tell that steps of a shard became pending."""
         ...
 
-    def notify_status_change(self, flows: Sequence[tuple[str, Status]]) -> None:
+    def notify_status_change(self, flows: Sequence[StoppedFlow]) -> None:
         """Tell that flows stopped: `(flow key, status)` each."""
         ...
 

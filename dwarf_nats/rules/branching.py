@@ -59,11 +59,13 @@ def _check_width(node: str, width: int, most: int) -> None:
     if width > most:
         raise StepError(
             over(
-                f"node {node!r} fans out to {width} branches", "max_branches", most,
+                f"node {node!r} fans out to {width} branches",
+                "max_branches",
+                most,
                 "hand each branch a batch of elements instead of one",
             ),
             413,
-        )  # fmt: skip
+        )
 
 
 def expand(edge: Transition, state: State, max_branches: int = UNBOUNDED) -> list[State]:

@@ -78,10 +78,12 @@ def merged_input(
     if any(one.changes is None for one in taking_part):
         raise TooLarge(
             over(
-                f"what the branches of node {spawn.node!r} changed is too much together", "max_fan_out_bytes",
-                limits.max_fan_out_bytes, "let each write less, or fan out to fewer at a time",
+                f"what the branches of node {spawn.node!r} changed is too much together",
+                "max_fan_out_bytes",
+                limits.max_fan_out_bytes,
+                "let each write less, or fan out to fewer at a time",
             )
-        )  # fmt: skip
+        )
     deltas = (
         {name: value for name, value in _brought(graph, graph.fan_ins[spawn.node], one).items() if name not in private}
         for one in taking_part

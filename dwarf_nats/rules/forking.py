@@ -8,19 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from dwarf_nats.rules import rewinding, state_refs
 from dwarf_nats.rules.rows import FlowRow, StepRow
 from dwarf_nats.rules.state_refs import override
+from dwarf_nats.rules.steps import NewIds, StepRef
 from dwarf_nats.workflow.status import Status
 
 if TYPE_CHECKING:
     from dwarf_nats.rules.unmerged import Again
     from dwarf_nats.workflow.state import State
 
-NewId = Callable[[], tuple[int, str]]
-"""Gives an id and a token."""
+
+class NewFlowId(NamedTuple):
+    """The id and token of a flow that is about to be made."""
+
+    flow_id: int
+    token: str
 
 
 @dataclass(slots=True)
@@ -49,8 +54,8 @@ def fork(
     steps: Iterable[StepRow],
     target: int,
     overrides: State,
-    new_flow: NewId,
-    new_step: NewId,
+    new_flow: Callable[[], NewFlowId],
+    new_step: NewIds,
     again: Again | None = None,
 ) -> Forked:
     """Copy the tree as far as `target`, with `overrides` in its state (a null removes a field), or with the input that was
@@ -74,7 +79,7 @@ def fork(
     copies = [_flow(flows[one], flow_ids, step_ids, runs=one in running) for one in kept]
     for step in rows:
         _move(step, flow_ids, step_ids)
-    first = next(step for step in rows if step.step_id == step_ids[target][0])
+    first = next(step for step in rows if step.step_id == step_ids[target].step_id)
     if again is None:
         first.state, first.borrowed = override(first.state, first.borrowed, overrides)
     else:
@@ -161,38 +166,43 @@ def _kept(flows: Mapping[int, FlowRow], uncalled: set[int]) -> list[int]:
     return [flow_id for flow_id in flows if flow_id not in gone]
 
 
-def _flow(
-    flow: FlowRow, flow_ids: Mapping[int, tuple[int, str]], step_ids: Mapping[int, tuple[int, str]], *, runs: bool
-) -> FlowRow:
+def _flow(flow: FlowRow, flow_ids: Mapping[int, NewFlowId], step_ids: Mapping[int, StepRef], *, runs: bool) -> FlowRow:
     number, token = flow_ids[flow.flow_id]
     copy = replace(
-        flow, flow_id=number, token=token, thread_id=number, thread_token=token, root_id=flow_ids[flow.root_id][0],
-        notify="", request_digest="", start_at=None,
-    )  # fmt: skip
+        flow,
+        flow_id=number,
+        token=token,
+        thread_id=number,
+        thread_token=token,
+        root_id=flow_ids[flow.root_id].flow_id,
+        notify="",
+        request_digest="",
+        start_at=None,
+    )
     if flow.surgraph_flow_id is not None and flow.surgraph_step_id is not None:
-        copy.surgraph_flow_id = flow_ids[flow.surgraph_flow_id][0]
-        copy.surgraph_step_id = step_ids[flow.surgraph_step_id][0]
+        copy.surgraph_flow_id = flow_ids[flow.surgraph_flow_id].flow_id
+        copy.surgraph_step_id = step_ids[flow.surgraph_step_id].step_id
     if runs:
         copy.status = Status.RUNNING
         copy.final_state = copy.final_borrowed = copy.error = copy.cancel_reason = None
     else:
-        copy.final_borrowed = _lent(copy.final_borrowed, step_ids)
+        copy.final_borrowed = _moved_refs(copy.final_borrowed, step_ids)
     return copy
 
 
-def _move(step: StepRow, flow_ids: Mapping[int, tuple[int, str]], step_ids: Mapping[int, tuple[int, str]]) -> None:
-    step.flow_id = flow_ids[step.flow_id][0]
+def _move(step: StepRow, flow_ids: Mapping[int, NewFlowId], step_ids: Mapping[int, StepRef]) -> None:
+    step.flow_id = flow_ids[step.flow_id].flow_id
     step.step_id, step.token = step_ids[step.step_id]
-    step.spawn_id = step_ids[step.spawn_id][0] if step.spawn_id else 0
-    step.borrowed = _lent(step.borrowed, step_ids)
+    step.spawn_id = step_ids[step.spawn_id].step_id if step.spawn_id else 0
+    step.borrowed = _moved_refs(step.borrowed, step_ids)
     step.predecessor_id = _moved(step.predecessor_id, step_ids)
     step.successor_id = _moved(step.successor_id, step_ids)
 
 
-def _lent(borrowed: str | None, step_ids: Mapping[int, tuple[int, str]]) -> str | None:
-    """What is borrowed is borrowed from the copies."""
-    return state_refs.stored({name: step_ids[lender][0] for name, lender in state_refs.read(borrowed).items()})
+def _moved_refs(borrowed: str | None, step_ids: Mapping[int, StepRef]) -> str | None:
+    """References to the copies of the steps that were referred to."""
+    return state_refs.stored({name: step_ids[holder].step_id for name, holder in state_refs.read(borrowed).items()})
 
 
-def _moved(step_id: int | None, step_ids: Mapping[int, tuple[int, str]]) -> int | None:
-    return step_ids[step_id][0] if step_id in step_ids and step_id is not None else None
+def _moved(step_id: int | None, step_ids: Mapping[int, StepRef]) -> int | None:
+    return step_ids[step_id].step_id if step_id in step_ids and step_id is not None else None

@@ -1,5 +1,8 @@
-"""Every legal change of a status, in one table (semantics: statuses). Statements and refusals look changes up here; the
-diagrams in the docs are drawn from it: `python -m dwarf_nats.rules.lifecycle > docs/states.md`."""
+"""Every legal change of a status, in one table (semantics: statuses).
+
+Statements and refusals look changes up here, tests visit every cell, and the diagrams in the docs are drawn from it:
+`python -m dwarf_nats.rules.lifecycle > docs/states.md`.
+"""
 
 from __future__ import annotations
 
@@ -53,16 +56,6 @@ FLOW_UNSTOPPED = frozenset({Status.CREATED, Status.RUNNING})
 """A flow that can be waited for: it is not stopped."""
 STEP_UNBEGUN = frozenset({Status.CREATED, Status.PENDING})
 """A step that has not been dispatched yet, or waits for its next attempt."""
-
-
-def flow_may(old: Status, new: Status) -> bool:
-    """Whether a flow may go from `old` to `new`."""
-    return (old, new) in FLOW_CHANGES
-
-
-def step_may(old: Status, new: Status) -> bool:
-    """Whether a step may go from `old` to `new`."""
-    return (old, new) in STEP_CHANGES
 
 
 def flow_sources(new: Status, cause: str = "") -> list[Status]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from dwarf_nats.workflow.answer import ErrorInfo
     from dwarf_nats.workflow.graph import Graph
     from dwarf_nats.workflow.state import Raw
+    from dwarf_nats.workflow.status import Status
 
 
 class StepRef(NamedTuple):
@@ -38,6 +39,13 @@ class ReadyStep(NamedTuple):
     step_id: int
     priority: int
     not_before: int
+
+
+class StoppedFlow(NamedTuple):
+    """A flow that stopped, by its key, and the status it has since then."""
+
+    key: str
+    status: Status
 
 
 @dataclass(slots=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from dwarf_nats.rules.steps import ReadyStep
+from dwarf_nats.rules.steps import ReadyStep, StoppedFlow
 from dwarf_nats.workflow.status import Status
 
 from . import peer_messages as p
@@ -38,9 +38,9 @@ def encode_enqueue(shard: int, steps: Sequence[ReadyStep]) -> bytes:
     return _encode({"shard": shard, "steps": made})
 
 
-def encode_notify(flows: Sequence[tuple[str, Status]]) -> bytes:
+def encode_notify(flows: Sequence[StoppedFlow]) -> bytes:
     """Encode the signal that flows stopped: `(flow key, status)` each."""
-    return _encode({"flows": [{"flowKey": key, "status": status.value} for key, status in flows]})
+    return _encode({"flows": [{"flowKey": flow.key, "status": flow.status.value} for flow in flows]})
 
 
 def encode_sync(task: str, w: float, t: int) -> bytes:
@@ -60,7 +60,7 @@ def deliver(signal: str, body: bytes, to: Signals) -> None:
             work = _enqueue(body)
             to.enqueue(work.shard, [ReadyStep(s.step_id, s.priority, to_micros(s.not_before)) for s in work.steps])
         elif signal == NOTIFY:
-            to.notify_status_change([(flow.flow_key, Status(flow.status)) for flow in _notify(body).flows])
+            to.notify_status_change([StoppedFlow(flow.flow_key, Status(flow.status)) for flow in _notify(body).flows])
         elif signal == SYNC:
             point = _sync(body)
             to.sync_valve(point.task, point.w, to_micros(point.t))

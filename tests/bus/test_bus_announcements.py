@@ -14,7 +14,7 @@ from nats.aio.msg import Msg
 from dwarf_nats.bus.connection import Connection
 from dwarf_nats.bus.notices import NatsNotices
 from dwarf_nats.bus.signals import NatsSignals, PeerListener
-from dwarf_nats.rules.steps import ReadyStep
+from dwarf_nats.rules.steps import ReadyStep, StoppedFlow
 from dwarf_nats.wire.subjects import Subjects
 from dwarf_nats.workflow.records import Outcome
 from dwarf_nats.workflow.status import Status
@@ -100,7 +100,7 @@ class Ear:
     def enqueue(self, shard: int, steps: Sequence[ReadyStep]) -> None:
         self.heard.put_nowait(("enqueue", shard, list(steps)))
 
-    def notify_status_change(self, flows: Sequence[tuple[str, Status]]) -> None:
+    def notify_status_change(self, flows: Sequence[StoppedFlow]) -> None:
         self.heard.put_nowait(("notify", list(flows)))
 
     def sync_valve(self, task: str, w: float, t: int) -> None:
@@ -119,7 +119,7 @@ async def test_replicas_hear_each_other_but_not_themselves_b1(connection: Connec
     await other.flush()
     signals = NatsSignals(connection, "me", subjects)
     signals.enqueue(1, [ReadyStep(7, 100, 5)])
-    signals.notify_status_change([(KEY, Status.FAILED)])
+    signals.notify_status_change([StoppedFlow(KEY, Status.FAILED)])
     signals.sync_valve("charge", 2.5, 9)
     signals.trip_breaker("charge")
     heard = [await asyncio.wait_for(theirs.heard.get(), 10) for _ in range(4)]

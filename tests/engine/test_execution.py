@@ -16,7 +16,7 @@ from dwarf_nats.engine.scheduling.slots import WorkerSlots
 from dwarf_nats.errors import BadRequest, TooLarge
 from dwarf_nats.library import open_engine
 from dwarf_nats.ports import BusAway, WorkerLost
-from dwarf_nats.rules.steps import ReadyStep
+from dwarf_nats.rules.steps import ReadyStep, StoppedFlow
 from dwarf_nats.settings import EngineSettings
 from dwarf_nats.testing import TaskProxy, workflow_engine
 from dwarf_nats.workflow.answer import Answer, ErrorInfo, Retry, TaskCall
@@ -567,10 +567,10 @@ async def test_a_wrong_word_of_a_cancellation_costs_an_execution_and_nothing_els
     (step,) = await engine.history(key)
     shard, number, token = key.split("-")
     wrong = f"{shard}-{number}-{token[::-1]}"
-    engine.peers.notify_status_change([(wrong, Status.CANCELLED), (key, Status.COMPLETED)])
+    engine.peers.notify_status_change([StoppedFlow(wrong, Status.CANCELLED), StoppedFlow(key, Status.COMPLETED)])
     assert (proxy.cancelled, gate.cancelled) == ([], 0)
     gate.again()
-    engine.peers.notify_status_change([(key, Status.CANCELLED)])
+    engine.peers.notify_status_change([StoppedFlow(key, Status.CANCELLED)])
     assert proxy.cancelled == [step.step_key]
     await gate.began()
     gate.open()

@@ -11,6 +11,7 @@ import pytest
 from dwarf_nats.engine import Engine
 from dwarf_nats.errors import BadRequest, Conflict, NotFound, TimedOut, Unavailable
 from dwarf_nats.library import open_engine
+from dwarf_nats.rules.steps import StoppedFlow
 from dwarf_nats.settings import EngineSettings
 from dwarf_nats.testing import TaskProxy
 from dwarf_nats.workflow.flow import Flow
@@ -436,7 +437,7 @@ class Linked(Remembered):
 
     to: Engine
 
-    def notify_status_change(self, flows: Sequence[tuple[str, Status]]) -> None:
+    def notify_status_change(self, flows: Sequence[StoppedFlow]) -> None:
         self.to.peers.notify_status_change(flows)
 
 

@@ -15,7 +15,7 @@ from dwarf_nats.engine import Engine
 from dwarf_nats.engine.peers import PeerSignals
 from dwarf_nats.errors import BadRequest, Conflict
 from dwarf_nats.library import open_engine
-from dwarf_nats.rules.steps import ReadyStep
+from dwarf_nats.rules.steps import ReadyStep, StoppedFlow
 from dwarf_nats.settings import EngineSettings
 from dwarf_nats.workflow.records import Step
 from dwarf_nats.workflow.status import Status
@@ -40,7 +40,7 @@ class PeerBus:
         for peer in self._others():
             peer.enqueue(shard, steps)
 
-    def notify_status_change(self, flows: Sequence[tuple[str, Status]]) -> None:
+    def notify_status_change(self, flows: Sequence[StoppedFlow]) -> None:
         for peer in self._others():
             peer.notify_status_change(flows)
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from dwarf_nats.rules.forking import Forked, fork
+from dwarf_nats.rules.forking import Forked, NewFlowId, fork
 from dwarf_nats.rules.rows import FlowRow, StepRow
+from dwarf_nats.rules.steps import StepRef
 from dwarf_nats.workflow.status import Status
 
 
@@ -35,7 +36,12 @@ def step(step_id: int, flow_id: int = 1, status: Status = Status.CANCELLED, **mo
 def forked(flows: list[FlowRow], steps: list[StepRow], target: int) -> Forked:
     ids = itertools.count(1000)
     return fork(
-        {one.flow_id: one for one in flows}, steps, target, {}, lambda: (next(ids), "n"), lambda: (next(ids), "n")
+        {one.flow_id: one for one in flows},
+        steps,
+        target,
+        {},
+        lambda: NewFlowId(next(ids), "n"),
+        lambda: StepRef(next(ids), "n"),
     )
 
 

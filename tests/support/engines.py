@@ -15,7 +15,7 @@ from dwarf_nats.engine.maintenance.maintenance import Maintenance
 from dwarf_nats.engine.shard import Shard
 from dwarf_nats.library import open_engine
 from dwarf_nats.ports import Clock, StatusChange
-from dwarf_nats.rules.steps import ReadyStep
+from dwarf_nats.rules.steps import ReadyStep, StoppedFlow
 from dwarf_nats.settings import EngineSettings
 from dwarf_nats.testing import TaskProxy
 from dwarf_nats.workflow.flow import Flow
@@ -79,7 +79,7 @@ class Remembered:
         self.changes: list[StatusChange] = []
         self.groups: list[list[StatusChange]] = []
         self.enqueued: list[list[ReadyStep]] = []
-        self.ended: list[list[tuple[str, Status]]] = []
+        self.ended: list[list[StoppedFlow]] = []
         self.points: list[tuple[str, float, int]] = []
         self.trips: list[str] = []
         self._heard = asyncio.Event()
@@ -98,7 +98,7 @@ class Remembered:
         self.enqueued.append(list(steps))
         self._heard.set()
 
-    def notify_status_change(self, flows: Sequence[tuple[str, Status]]) -> None:
+    def notify_status_change(self, flows: Sequence[StoppedFlow]) -> None:
         self.ended.append(list(flows))
         self._heard.set()
 
@@ -130,7 +130,7 @@ class Wire(Remembered):
         for peer in self.peers:
             peer.peers.enqueue(shard, steps)
 
-    def notify_status_change(self, flows: Sequence[tuple[str, Status]]) -> None:
+    def notify_status_change(self, flows: Sequence[StoppedFlow]) -> None:
         super().notify_status_change(flows)
         for peer in self.peers:
             peer.peers.notify_status_change(flows)

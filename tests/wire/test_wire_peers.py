@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import msgspec
 import pytest
 
-from dwarf_nats.rules.steps import ReadyStep
+from dwarf_nats.rules.steps import ReadyStep, StoppedFlow
 from dwarf_nats.wire import peers
 from dwarf_nats.workflow.status import Status
 
@@ -20,7 +20,7 @@ class Ear:
     def enqueue(self, shard: int, steps: Sequence[ReadyStep]) -> None:
         self.heard.append((shard, *steps))
 
-    def notify_status_change(self, flows: Sequence[tuple[str, Status]]) -> None:
+    def notify_status_change(self, flows: Sequence[StoppedFlow]) -> None:
         self.heard.append(tuple(flows))
 
     def sync_valve(self, task: str, w: float, t: int) -> None:
@@ -42,7 +42,7 @@ class Change:
 
 def test_every_signal_arrives_as_it_was_sent_b1() -> None:
     ear = Ear()
-    flow = ("1-42-a1B2c3D4e5F6g7H8", Status.FAILED)
+    flow = StoppedFlow("1-42-a1B2c3D4e5F6g7H8", Status.FAILED)
     peers.deliver(
         peers.ENQUEUE, peers.encode_enqueue(2, [ReadyStep(7, 100, 1_769_860_800_000_001), ReadyStep(8, 1, 0)]), ear
     )

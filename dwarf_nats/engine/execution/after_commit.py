@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dwarf_nats.engine.projections import outcome_at
-from dwarf_nats.rules.steps import ReadyStep
+from dwarf_nats.rules.steps import ReadyStep, StoppedFlow
 from dwarf_nats.workflow.status import Status
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class _Announcements:
     def __init__(self) -> None:
         self.changed: list[StatusChanged] = []
         self.pending: list[ReadyStep] = []
-        self.ended: list[tuple[str, Status]] = []
+        self.ended: list[StoppedFlow] = []
 
 
 class AfterCommit:
@@ -115,7 +115,7 @@ class AfterCommit:
         changed = [self._announcer.stopped(flow, outcome_at(flow, end), at) for flow, end, at in result.ended]
         pending = [ReadyStep(step.step_id, flow.priority, now) for flow, step in result.born]
         pending += [ReadyStep(woken.step_id, woken.priority, now) for woken in result.woken]
-        self._announcer.announce(changed, pending, [(flow.key, end.status) for flow, end, _ in result.ended])
+        self._announcer.announce(changed, pending, [StoppedFlow(flow.key, end.status) for flow, end, _ in result.ended])
 
     # -- the branches of `settled`
 
@@ -152,7 +152,7 @@ class AfterCommit:
         elif settlement.end is not None:
             end = settlement.end
             announcements.changed.append(self._announcer.stopped(step.flow, outcome_at(step.flow, end), at))
-            announcements.ended.append((step.flow.key, end.status))
+            announcements.ended.append(StoppedFlow(step.flow.key, end.status))
 
     def _child_created(self, new: NewFlow, at: int, announcements: _Announcements) -> None:
         flow = new.flow

@@ -98,8 +98,8 @@ class FlowForks:
                     steps,
                     target,
                     overrides,
-                    new_flow=lambda: (shard.flow_ids.take(), self._tokens()),
-                    new_step=lambda: (shard.step_ids.take(), self._tokens()),
+                    new_flow=lambda: forking.NewFlowId(shard.flow_ids.take(), self._tokens()),
+                    new_step=shard.step_ids.new,
                     again=again,
                 )
             except NoneLeft:
