@@ -12,7 +12,7 @@ from dwarf_nats.workflow.records import Outcome, StatusChanged
 from dwarf_nats.workflow.status import Status
 
 if TYPE_CHECKING:
-    from dwarf_nats.engine.backpressure import Gate
+    from dwarf_nats.engine.backpressure import ShardBackpressure
     from dwarf_nats.engine.debug_log import DebugLog
     from dwarf_nats.engine.scheduling.ready_queue import ReadyQueue
     from dwarf_nats.engine.shared import Shared
@@ -56,7 +56,7 @@ class Announcer:
         *,
         waiters: Waiters,
         ready_queue: ReadyQueue,
-        gate: Gate,
+        backpressure: ShardBackpressure,
         executions: Executions,
         debug_log: DebugLog,
     ) -> None:
@@ -67,7 +67,7 @@ class Announcer:
         self._log = shared.logger
         self._waiters = waiters
         self._ready_queue = ready_queue
-        self._gate = gate
+        self._backpressure = backpressure
         self._executions = executions
         self._debug_log = debug_log
 
@@ -111,7 +111,7 @@ class Announcer:
         keys of flows that stopped, with their status.
         """
         if pending:
-            self._gate.work_came()
+            self._backpressure.on_new_work()
         if changed and self._notices is not None:
             with suppress_port_errors(self._log):
                 self._notices.changed(changed)

@@ -313,11 +313,11 @@ class Engine:
     async def breaker_tripped(self, task: str) -> bool:
         """Tell whether the breaker of a task, named by its url, is tripped somewhere in the deployment (O16)."""
         check_subject_name(task, "task")
-        return await self.replica.backpressure.tripped(task)
+        return await self.replica.backpressure.is_tripped(task)
 
     def task_health(self) -> Sequence[TaskHealth]:
         """Return the tasks this replica holds back, by url: what their valves allow, and why their breakers are tripped."""
-        return self.replica.backpressure.tasks()
+        return self.replica.backpressure.task_health()
 
     # -- graphs
 

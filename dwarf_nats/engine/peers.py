@@ -31,7 +31,7 @@ class PeerSignals:
             for step in steps:
                 self._shards[shard].ready_queue.hint_at(step.priority, step.not_before)
             if steps:
-                self._shards[shard].gate.work_came()
+                self._shards[shard].backpressure.on_new_work()
 
     def notify_status_change(self, flows: Sequence[StoppedFlow]) -> None:
         """Have local waiters read flows that stopped, and end the steps of cancelled ones that run here."""
@@ -47,8 +47,8 @@ class PeerSignals:
 
     def sync_valve(self, task: str, w: float, t: int) -> None:
         """Take over the congestion point of a task's valve (V3): `w` operations per second at `t` microseconds."""
-        self._backpressure.told_valve(task, w, t)
+        self._backpressure.on_peer_valve(task, w, t)
 
     def trip_breaker(self, task: str) -> None:
         """Trip the breaker of a task here, too (V4)."""
-        self._backpressure.told_trip(task)
+        self._backpressure.on_peer_trip(task)

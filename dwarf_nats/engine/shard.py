@@ -58,9 +58,9 @@ class Shard:
         self.step_ids = StepIds(store, shared.tokens, shared.clock)
         self.draining = asyncio.Event()
         """Set while no more steps are taken; successors are pending when they are made."""
-        self.gate = shared.backpressure.gate(store.breakers)
-        self.ready_queue = shared.fetcher.add_queue(store.steps, self.gate, self.availability)
-        self.admission = EagerAdmission(shared.slots, shared.fetcher, self.gate, self.draining)
+        self.backpressure = shared.backpressure.of_shard(store.breakers)
+        self.ready_queue = shared.fetcher.add_queue(store.steps, self.backpressure, self.availability)
+        self.admission = EagerAdmission(shared.slots, shared.fetcher, self.backpressure, self.draining)
         self.in_flight = InFlight(self.number, shared.tasks, shared.logger)
         self.debug_log = DebugLog(self.number, shared.logger)
         self.announcer = Announcer(
@@ -68,7 +68,7 @@ class Shard:
             self.number,
             waiters=self.waiters,
             ready_queue=self.ready_queue,
-            gate=self.gate,
+            backpressure=self.backpressure,
             executions=self.in_flight,
             debug_log=self.debug_log,
         )
@@ -88,7 +88,7 @@ class Shard:
             children=ChildPreparer(shared, self.number, self.flow_ids),
             in_flight=self.in_flight,
             admission=self.admission,
-            gate=self.gate,
+            backpressure=self.backpressure,
             step_ids=self.step_ids,
             committer=self.committer,
             debug_log=self.debug_log,
@@ -99,7 +99,7 @@ class Shard:
             executor=self.executor,
             announcer=self.announcer,
             ready_queue=self.ready_queue,
-            gate=self.gate,
+            backpressure=self.backpressure,
             waiters=self.waiters,
             debug_log=self.debug_log,
         )
@@ -107,13 +107,13 @@ class Shard:
             shared,
             store.steps,
             ready_queue=self.ready_queue,
-            gate=self.gate,
+            backpressure=self.backpressure,
             executor=self.executor,
             committer=self.committer,
         )
         self.prober = Prober(
             store.breakers,
-            self.gate.breakers,
+            self.backpressure.breakers,
             admission=self.admission,
             ready_queue=self.ready_queue,
             probes=self.intake,
@@ -147,7 +147,7 @@ class Shard:
             if admit is not None:
                 await self._admitted(admit)
             await duties.prepare()
-            await self.gate.open()
+            await self.backpressure.open()
         except BaseException:
             await self.store.close()
             raise
@@ -176,7 +176,7 @@ class Shard:
 
     async def close(self) -> None:
         """Write what is left, deregister from the database, close it. Steps that are not written run again."""
-        self.gate.close()
+        self.backpressure.close()
         if not self._jobs:  # it was never opened
             self.waiters.refuse(Unavailable(STOPPING))
             return

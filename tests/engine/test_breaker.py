@@ -430,10 +430,10 @@ async def test_a_breaker_that_holds_nothing_is_forgotten_in_time(
     assert await rows(timed, "select url from dwarf_tripped") == [("down",)]
     clock.advance(61)
     await quiet(timed)
-    shard_of(timed).gate.held = True
+    shard_of(timed).backpressure.held = True
     await maintenance_of(timed).lease_reaper.sweep()
     await until_rows(timed, [], "select url from dwarf_tripped")
-    assert not shard_of(timed).gate.holds("down")
+    assert not shard_of(timed).backpressure.holds("down")
     assert timed.task_health() == []
 
 
@@ -540,7 +540,7 @@ async def test_a_restarted_replica_re_arms_its_breakers(dsn: str, proxy: TaskPro
     ailing.holds = True
     asked = len(ailing.asked)
     async with replica(dsn, proxy) as engine:
-        assert shard_of(engine).gate.holds("down")
+        assert shard_of(engine).backpressure.holds("down")
         assert await engine.breaker_tripped("down")
         other = await engine.create("down", {"n": 2}, start=True)
         await ailing.times(asked + 1)
@@ -588,7 +588,7 @@ async def test_steps_parked_while_the_breaker_was_being_closed_are_released_by_a
 async def test_what_another_replica_tells_is_held_here(timed: Engine, down: Service, heard: Remembered) -> None:
     """V4, B1: applied, not told again."""
     timed.peers.trip_breaker("down")
-    assert shard_of(timed).gate.holds("down")
+    assert shard_of(timed).backpressure.holds("down")
     assert heard.trips == []
     key = await timed.create("down", {"n": 1}, start=True)
     await quiet(timed)
@@ -629,7 +629,7 @@ async def test_a_told_breaker_closes_when_the_database_says_that_another_probe_w
             await quiet(timed)
         else:
             await maintenance_of(timed).lease_reaper.sweep()
-        assert not shard_of(timed).gate.holds("down")
+        assert not shard_of(timed).backpressure.holds("down")
         assert (await timed.run("down", {"n": 1}, timeout=SOON)).status is Status.COMPLETED
 
 
@@ -647,18 +647,18 @@ async def test_a_replica_that_missed_the_signal_still_knows(pair: tuple[Engine, 
     key = await one.create("down", {"n": 1}, start=True)
     await until_rows(one, [("down",)], "select url from dwarf_tripped")
     assert await two.breaker_tripped("down")
-    assert not shard_of(two).gate.holds("down")
+    assert not shard_of(two).backpressure.holds("down")
     other = await two.create("down", {"n": 2}, start=True)
     shard_of(two).admission.slots.acquire()  # it dispatches no probe of its own meanwhile
     await until_rows(two, [(0,)], LOOSE)
     shard_of(two).admission.slots.release()
     await maintenance_of(two).lease_reaper.sweep()
-    assert shard_of(two).gate.holds("down")
+    assert shard_of(two).backpressure.holds("down")
     ailing.code = 0
     for flow in (key, other):
         assert (await one.await_(flow, SOON)).status is Status.COMPLETED
     async with asyncio.timeout(SOON):
-        while await two.breaker_tripped("down") or shard_of(two).gate.holds("down"):
+        while await two.breaker_tripped("down") or shard_of(two).backpressure.holds("down"):
             await asyncio.sleep(0)
 
 

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from dwarf_nats.clock import ManualClock
-from dwarf_nats.engine.backpressure.valves import WIDE_OPEN, Valves
+from dwarf_nats.engine.backpressure.rate_limits import WIDE_OPEN_RATE, Valves
 from dwarf_nats.rules.valve import Point, rate
 
 
@@ -69,7 +69,7 @@ def test_a_valve_without_signals_opens_wide(valves: Valves, clock: ManualClock) 
     sent(valves, 10)
     valves.signal("t")
     clock.advance(60)
-    assert 9 < sent(valves, 100_000) < WIDE_OPEN
+    assert 9 < sent(valves, 100_000) < WIDE_OPEN_RATE
     clock.advance(120)
     assert valves.task_budgets() == {}
     assert valves.rates() == {}
@@ -79,25 +79,25 @@ def test_a_valve_without_signals_opens_wide(valves: Valves, clock: ManualClock) 
 def test_what_another_replica_tells_counts_if_it_is_later(valves: Valves, clock: ManualClock) -> None:
     """V3."""
     now = clock.now()
-    valves.told("t", 5.0, now - 10)
+    valves.merge_peer("t", 5.0, now - 10)
     assert valves.rates() == {"t": pytest.approx(5.0)}
     assert sent(valves, 100) == 5
-    valves.told("t", 50.0, now - 20)
+    valves.merge_peer("t", 50.0, now - 20)
     assert valves.rates() == {"t": pytest.approx(5.0)}
-    valves.told("t", 3.0, now - 10)
+    valves.merge_peer("t", 3.0, now - 10)
     assert valves.rates() == {"t": pytest.approx(3.0)}
-    valves.told("t", 7.0, now)
+    valves.merge_peer("t", 7.0, now)
     assert valves.rates() == {"t": pytest.approx(7.0)}
     assert valves.signal("t").w == 6
 
 
 def test_a_replica_with_a_fast_clock_does_not_hold_the_valve_for_ever(valves: Valves, clock: ManualClock) -> None:
     now = clock.now()
-    valves.told("t", 5.0, now + 3_600_000_000)
+    valves.merge_peer("t", 5.0, now + 3_600_000_000)
     assert valves.rates() == {"t": pytest.approx(5.0)}
     clock.advance(30)
     assert valves.rates()["t"] == pytest.approx(rate(Point(5.0, now), clock.now()))
-    valves.told("t", 4.0, clock.now())
+    valves.merge_peer("t", 4.0, clock.now())
     assert valves.rates() == {"t": pytest.approx(4.0)}
 
 
@@ -105,7 +105,7 @@ def test_a_replica_with_a_fast_clock_does_not_hold_the_valve_for_ever(valves: Va
 def test_a_point_that_makes_no_sense_does_no_harm(
     valves: Valves, clock: ManualClock, w: float, counts: int | None
 ) -> None:
-    valves.told("t", w, clock.now())
+    valves.merge_peer("t", w, clock.now())
     assert sent(valves, 1_000) == (counts or 1_000)
 
 
@@ -120,12 +120,12 @@ def test_a_clock_that_is_set_back_shuts_nothing(valves: Valves, clock: ManualClo
 def test_what_says_nothing_any_more_is_forgotten(
     valves: Valves, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dwarf_nats.engine.backpressure.valves.MANY", 10)
+    monkeypatch.setattr("dwarf_nats.engine.backpressure.rate_limits.MAX_POINTS", 10)
     for n in range(20):
         sent(valves, 3, f"t{n}")
         valves.signal(f"t{n}")
     clock.advance(600)
-    valves.told("late", 4.0, clock.now())
+    valves.merge_peer("late", 4.0, clock.now())
     valves.admits("late")
     valves.forget()
     assert valves._points.keys() == {"late"}

@@ -1,9 +1,9 @@
 """What holds steps back: valves for tasks that are busy, breakers for tasks that cannot serve (V1-V6).
 
-`Backpressure` is what one replica knows, `Gate` its share of one shard. A claim asks `Gate.task_budgets`, a dispatch
-`Gate.admits`, an answer goes through `Gate.judged`.
+`Backpressure` is what one replica knows, `ShardBackpressure` the share of one shard. A claim reads
+`ShardBackpressure.task_budgets`, a dispatch asks `admits`, an answer goes through `release_refused`.
 """
 
-from dwarf_nats.engine.backpressure.backpressure import Backpressure, Gate
+from dwarf_nats.engine.backpressure.backpressure import Backpressure, ShardBackpressure
 
-__all__ = ["Backpressure", "Gate"]
+__all__ = ["Backpressure", "ShardBackpressure"]

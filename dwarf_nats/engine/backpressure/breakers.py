@@ -1,4 +1,4 @@
-"""The breakers of one replica for one shard (V4-V6): what they heard, and what is to be done about it."""
+"""The breakers of one replica for one shard (V4-V6): their states, and what the prober has to do."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ if TYPE_CHECKING:
 
 
 @dataclass(slots=True, frozen=True, eq=False)
-class Left:
-    """A deed that was left to the prober; two are never the same."""
+class Deferred:
+    """Something the prober has to do; two are never the same."""
 
     deed: Deed
 
 
 class Breakers:
-    """Keeps the tripped ones; every other task's breaker is closed.
+    """Keeps the breakers that are tripped; every other task's breaker is closed.
 
-    `poke` is set whenever the prober has something to look at. A probe is *under way* from its claim to the moment its task is
-    asked. A tripped task is *idle* while a probe is due and no step was there to be one: the next to come is.
+    `wakeup` is set whenever the prober may have something to do, `deferred` says what. A probe is *under way* from its claim to
+    the moment its task is asked. A tripped task is *idle* while a probe is due and there was no step to be one: then the next
+    step that comes is the probe.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -31,11 +32,11 @@ class Breakers:
         self._tripped: dict[str, Breaker] = {}
         self._under_way: dict[str, int] = {}
         self._idle: dict[str, int | None] = {}
-        self.deeds: dict[str, Left] = {}
-        self.poke = asyncio.Event()
+        self.deferred: dict[str, Deferred] = {}
+        self.wakeup = asyncio.Event()
 
-    def hears(self, url: str, event: Event, cause: str = "") -> tuple[Deed, ...]:
-        """Take an event in; what is to be done. Parking and releasing are left to the prober."""
+    def apply(self, url: str, event: Event, cause: str = "") -> tuple[Deed, ...]:
+        """Apply an event to the breaker of a task; what is to be done. Parking and releasing are left to the prober."""
         before = self.of(url)
         breaker, deeds = after(before, event, self._clock.now(), cause)
         if breaker.tripped:
@@ -44,19 +45,19 @@ class Breakers:
             self._tripped.pop(url, None)
         if breaker != before:
             self._idle.pop(url, None)
-            self.poke.set()
+            self.wakeup.set()
         for deed in deeds:
             if deed is not Deed.TELL:
-                self.leave(url, deed)
+                self.defer(url, deed)
         return deeds
 
-    def leave(self, url: str, deed: Deed) -> None:
-        """Leave a deed to the prober; of several it does the last."""
-        self.deeds[url] = Left(deed)
-        self.poke.set()
+    def defer(self, url: str, deed: Deed) -> None:
+        """Leave something to the prober. Of several things for one task it does the last."""
+        self.deferred[url] = Deferred(deed)
+        self.wakeup.set()
 
     def of(self, url: str) -> Breaker:
-        """The breaker of a task."""
+        """The state of a task's breaker."""
         return self._tripped.get(url, CLOSED)
 
     def holds(self, url: str) -> bool:
@@ -65,20 +66,21 @@ class Breakers:
 
     @property
     def tripped(self) -> dict[str, Breaker]:
+        """The tripped breakers by task."""
         return dict(self._tripped)
 
     def task_budgets(self) -> dict[str, int]:
-        """How many steps of each tripped task may be claimed like any other: none, or the one that will be the probe."""
-        return {url: int(self.wants_any(url)) for url in self._tripped} if self._tripped else {}
+        """Steps of each tripped task that may be claimed like any other: none, or the one that will be the probe."""
+        return {url: int(self.takes_any_step(url)) for url in self._tripped} if self._tripped else {}
 
     # -- probes
 
-    def wants_any(self, url: str) -> bool:
-        """Whether a probe is due and nothing parked could be one, so that any step will do."""
+    def takes_any_step(self, url: str) -> bool:
+        """Whether a probe is due and no parked step could be one, so that any step will do."""
         return url in self._idle and url not in self._under_way and self.of(url).due(self._clock.now())
 
     def due(self) -> list[str]:
-        """The tasks for which a parked step is to be let through now."""
+        """The tasks of which a parked step is to go out as a probe now."""
         now = self._clock.now()
         return [
             url
@@ -91,7 +93,7 @@ class Breakers:
         return at is not None and at <= now
 
     def next_at(self) -> int | None:
-        """When the next of them will be due; `None` if that takes an event."""
+        """When the next probe will be due, on this replica's clock; `None` if none will be without an event."""
         times = [
             max(breaker.probe_at, at)
             for url, breaker in self._tripped.items()
@@ -99,37 +101,37 @@ class Breakers:
         ]
         return min(times, default=None)
 
-    def found_nothing(self, url: str, until: int | None) -> None:
-        """No parked step is due before `until`, or none is there at all."""
+    def no_probe_until(self, url: str, until: int | None) -> None:
+        """Note that no parked step is due before `until`, or with `None` that there is none."""
         if url in self._tripped:
             self._idle[url] = until
 
-    def work_came(self) -> None:
-        """Steps came to be: look whether one of them is parked."""
+    def on_new_work(self) -> None:
+        """Have the prober look again: there are new steps, and some may be parked."""
         if self._idle:
             self._idle.clear()
-            self.poke.set()
+            self.wakeup.set()
 
-    def claimed(self, url: str, step_id: int) -> None:
-        """A step was claimed to be the probe."""
+    def probe_claimed(self, url: str, step_id: int) -> None:
+        """Note that a step was claimed to be the probe."""
         self._under_way[url] = step_id
         self._idle.pop(url, None)
 
-    def dropped(self, url: str, step_id: int) -> None:
-        """If the step claimed to be the probe was not asked, let another one through, the schedule being where it was."""
+    def probe_dropped(self, url: str, step_id: int) -> None:
+        """Let another probe go out if this one ended before its task was asked; the schedule stays where it was."""
         if self._under_way.get(url) == step_id:
             del self._under_way[url]
-            self.poke.set()
+            self.wakeup.set()
 
-    def asked(self, url: str, step_id: int) -> None:
-        """The probe goes out; the schedule advances."""
+    def probe_sent(self, url: str, step_id: int) -> None:
+        """Advance the schedule: the task of the probe is asked now."""
         if self._under_way.get(url) == step_id:
             del self._under_way[url]
-        self.hears(url, Event.PROBED)
+        self.apply(url, Event.PROBED)
 
     def reset(self) -> None:
-        """Forget what was held: the database tells it when the replica starts (V6)."""
+        """Forget all: the database says what is tripped when the replica starts (V6)."""
         self._tripped.clear()
         self._under_way.clear()
         self._idle.clear()
-        self.deeds.clear()
+        self.deferred.clear()

@@ -1,4 +1,4 @@
-"""The prober of one shard: parks, lets probes through, releases, one thing after the other (V4, V5)."""
+"""The prober of one shard: parks steps, sends probes, releases steps, one thing after the other (V4, V5)."""
 
 from __future__ import annotations
 
@@ -19,13 +19,16 @@ if TYPE_CHECKING:
 
 PROBER_BACKOFF = Backoff.listed(0.05, 0.2, 1.0, 2.0)
 """Pauses while the database of the shard is away."""
-RELEASED_AT_ONCE = 5_000
-NEXT_LOOK_US = 10_000
-"""If somebody else has the step in hand that would be the probe."""
+UNPARK_BATCH_STEPS = 5_000
+"""Parked steps released in one transaction: bounds its locks and the group that is announced."""
+DEFECT_PAUSE_SECONDS = 1
+"""Pause after a defect, so that it is not repeated in a tight loop."""
+TAKEN_PROBE_PAUSE_US = 10_000
+"""Pause if another replica has claimed the step that would be the probe."""
 
 
 class ProbeSource(Protocol):
-    """Where probes come from."""
+    """Claims and dispatches probes."""
 
     async def claim_probe(self, url: str) -> bool:
         """Claim the parked step of the task that is due longest and dispatch it as a probe; whether there was one."""
@@ -33,7 +36,7 @@ class ProbeSource(Protocol):
 
 
 class Announcing(Protocol):
-    """Who hears of steps that are parked no more."""
+    """Announces steps that are parked no more."""
 
     def unparked(self, steps: Sequence[ReadyStep]) -> None:
         """These steps are pending: look for them, and tell the other replicas to."""
@@ -41,7 +44,7 @@ class Announcing(Protocol):
 
 
 class Prober:
-    """Does what the breakers of a shard call for. What fails because the database is away is done later."""
+    """Does what the breakers of a shard need. What fails because the database is away is done later."""
 
     def __init__(
         self,
@@ -65,7 +68,7 @@ class Prober:
         self._clock = clock
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Work until cancelled."""
         failures = 0
         while True:
             try:
@@ -76,30 +79,30 @@ class Prober:
                 self._log.debug("breakers: %s", error)
                 await self._clock.sleep(PROBER_BACKOFF.delay(failures))
                 failures += 1
-                self._breakers.poke.set()
+                self._breakers.wakeup.set()
             except Exception:
                 self._log.exception("a defect in the breakers")
-                await self._clock.sleep(1)
-                self._breakers.poke.set()
+                await self._clock.sleep(DEFECT_PAUSE_SECONDS)
+                self._breakers.wakeup.set()
 
     async def work(self) -> None:
-        """Do what is to be done now. Raises `Unavailable`; what was not done stays to be done."""
-        self._breakers.poke.clear()
-        for url, left in tuple(self._breakers.deeds.items()):
-            await self._do(url, left.deed)
-            if self._breakers.deeds.get(url) is left:  # else another was left meanwhile
-                del self._breakers.deeds[url]
+        """Do what is due now. Raises `Unavailable`; what was not done is done by the next call."""
+        self._breakers.wakeup.clear()
+        for url, deferred in tuple(self._breakers.deferred.items()):
+            await self._do(url, deferred.deed)
+            if self._breakers.deferred.get(url) is deferred:  # else there is something else to do by now
+                del self._breakers.deferred[url]
         if not self._admission.draining.is_set():
             for url in self._breakers.due():
                 await self._probe(url)
 
     async def _wait(self) -> None:
-        """Wait until there is something to do: an event, a probe that falls due, or a free hand for one that is."""
-        poke = self._breakers.poke
+        """Wait until there is something to do: an event, a probe that falls due, or an available slot for one that is."""
+        wakeup = self._breakers.wakeup
         if self._breakers.due() and not self._admission.draining.is_set():
             if self._admission.slots.available > 0:
                 return
-            waits = [asyncio.ensure_future(event.wait()) for event in (poke, self._admission.slots.has_available)]
+            waits = [asyncio.ensure_future(event.wait()) for event in (wakeup, self._admission.slots.has_available)]
             try:
                 await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
             finally:
@@ -108,7 +111,7 @@ class Prober:
             return
         at = None if self._admission.draining.is_set() else self._breakers.next_at()
         seconds = None if at is None else max(0, at - self._clock.now()) / 1_000_000 + 0.001
-        await self._clock.wait(poke, seconds)
+        await self._clock.wait(wakeup, seconds)
 
     async def _do(self, url: str, deed: Deed) -> None:
         store = self._store
@@ -118,19 +121,21 @@ class Prober:
             return
         await store.untrip(url)
         count = 0
-        while steps := await store.release(url, RELEASED_AT_ONCE):
+        while steps := await store.release(url, UNPARK_BATCH_STEPS):
             count += len(steps)
             self._announcer.unparked(steps)
         self._log.info("task %s serves again: %d steps were parked", url, count, extra={"task": url})
 
     async def _probe(self, url: str) -> None:
-        """Let the oldest due parked step through; if there is none, whatever comes next."""
+        """Send the parked step that is due longest as a probe; if there is none, the next step that comes will be it."""
         breakers, store = self._breakers, self._store
         if self._admission.slots.available <= 0 or await self._probes.claim_probe(url):
             return
         due_in = await store.next_probe(url)
-        if due_in is None and not await store.is_tripped(url) and url not in breakers.deeds:
-            breakers.hears(url, Event.RELEASED)
+        if due_in is None and not await store.is_tripped(url) and url not in breakers.deferred:
+            breakers.apply(url, Event.RELEASED)
         else:
-            breakers.found_nothing(url, None if due_in is None else self._clock.now() + max(NEXT_LOOK_US, due_in))
+            breakers.no_probe_until(
+                url, None if due_in is None else self._clock.now() + max(TAKEN_PROBE_PAUSE_US, due_in)
+            )
         self._ready_queue.wake()

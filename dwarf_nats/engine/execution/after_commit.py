@@ -11,7 +11,7 @@ from dwarf_nats.workflow.status import Status
 
 if TYPE_CHECKING:
     from dwarf_nats.engine.announcer import Announcer
-    from dwarf_nats.engine.backpressure import Gate
+    from dwarf_nats.engine.backpressure import ShardBackpressure
     from dwarf_nats.engine.debug_log import DebugLog
     from dwarf_nats.engine.execution.executor import Executor
     from dwarf_nats.engine.execution.in_flight import InFlight
@@ -45,7 +45,7 @@ class AfterCommit:
         executor: Executor,
         announcer: Announcer,
         ready_queue: ReadyQueue,
-        gate: Gate,
+        backpressure: ShardBackpressure,
         waiters: Waiters,
         debug_log: DebugLog,
     ) -> None:
@@ -57,7 +57,7 @@ class AfterCommit:
         self._executor = executor
         self._announcer = announcer
         self._ready_queue = ready_queue
-        self._gate = gate
+        self._backpressure = backpressure
         self._waiters = waiters
         self._debug_log = debug_log
 
@@ -144,8 +144,8 @@ class AfterCommit:
                 self._ready_queue.hint_flow(step.flow, waiting[0].delay_us, len(waiting))
             for new in waiting:
                 announcements.pending.append(ReadyStep(new.step_id, step.flow.priority, at + new.delay_us))
-        elif settlement.status is Status.PENDING and self._gate.holds(step.url):
-            self._gate.work_came()
+        elif settlement.status is Status.PENDING and self._backpressure.holds(step.url):
+            self._backpressure.on_new_work()
         elif settlement.status is Status.PENDING:
             self._ready_queue.hint_flow(step.flow, settlement.delay_us)
             announcements.pending.append(ReadyStep(step.step_id, step.flow.priority, at + settlement.delay_us))

@@ -17,7 +17,7 @@ from dwarf_nats.workflow.answer import Answer, ErrorInfo
 from dwarf_nats.workflow.task_exceptions import closes_coroutine, describe_error, ends_process, was_cancelled
 
 if TYPE_CHECKING:
-    from dwarf_nats.engine.backpressure import Gate
+    from dwarf_nats.engine.backpressure import ShardBackpressure
     from dwarf_nats.engine.debug_log import DebugLog
     from dwarf_nats.engine.execution.children import ChildPreparer
     from dwarf_nats.engine.execution.committer import Committer
@@ -46,7 +46,7 @@ class Executor:
         children: ChildPreparer,
         in_flight: InFlight,
         admission: EagerAdmission,
-        gate: Gate,
+        backpressure: ShardBackpressure,
         step_ids: StepIds,
         committer: Committer,
         debug_log: DebugLog,
@@ -64,7 +64,7 @@ class Executor:
         self._checks_answers = shared.capabilities.max_depth != shared.settings.max_depth
         self._in_flight = in_flight
         self._admission = admission
-        self._gate = gate
+        self._backpressure = backpressure
         self._step_ids = step_ids
         self._committer = committer
         self._debug_log = debug_log
@@ -110,7 +110,7 @@ class Executor:
 
     def _executed(self, step: ClaimedStep) -> None:
         self._in_flight.executed(step)
-        self._gate.finished(step)
+        self._backpressure.finished(step)
         if step.span is not None:
             step.span.done()
 
@@ -128,7 +128,7 @@ class Executor:
             answer = await self.invoker.ask(step)
             if self._checks_answers:
                 answer = sound(answer, step.url, self._limits.max_depth)
-            if (early := self._gate.judged(step, answer)) is not None:
+            if (early := self._backpressure.release_refused(step, answer)) is not None:
                 return early
             await self._step_ids.wait_for(1)
             answer, child = await self.children.prepare(step, answer)
@@ -147,7 +147,7 @@ class Executor:
         """The settlement of a step that stops at a breakpoint (O12), or whose task may not be asked (V4)."""
         if not step.breakpoint_hit and breakpoints.holds(step.flow.breakpoints, graph, step.node):
             return parking.interrupted(step, step.changes, None)
-        if not self._gate.may_ask(step):
+        if not self._backpressure.may_ask(step):
             return release(step)
         return None
 

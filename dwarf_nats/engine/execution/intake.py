@@ -11,7 +11,7 @@ from dwarf_nats.rules.decide import release
 from dwarf_nats.rules.lifecycle import FLOW_LIVE
 
 if TYPE_CHECKING:
-    from dwarf_nats.engine.backpressure import Gate
+    from dwarf_nats.engine.backpressure import ShardBackpressure
     from dwarf_nats.engine.execution.committer import Committer
     from dwarf_nats.engine.execution.executor import Executor
     from dwarf_nats.engine.scheduling.ready_queue import ReadyQueue
@@ -30,7 +30,7 @@ class Intake:
         steps: StepStore,
         *,
         ready_queue: ReadyQueue,
-        gate: Gate,
+        backpressure: ShardBackpressure,
         executor: Executor,
         committer: Committer,
     ) -> None:
@@ -42,7 +42,7 @@ class Intake:
         self._steps = steps
         self._shard = steps.shard
         self._ready_queue = ready_queue
-        self._gate = gate
+        self._backpressure = backpressure
         self._executor = executor
         self._committer = committer
 
@@ -98,8 +98,8 @@ class Intake:
     def _dispatch(self, step: ClaimedStep, *, probe: bool) -> None:
         self._slots.acquire(step.url)
         if probe:
-            self._gate.probes(step)
-        if probe or self._gate.admits(step):
+            self._backpressure.mark_probe(step)
+        if probe or self._backpressure.admits(step):
             self._executor.dispatch(step)
         else:
             self._committer.settle(release(step))

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from dwarf_nats.engine.backpressure.valves import WIDE_OPEN
+from dwarf_nats.engine.backpressure.rate_limits import WIDE_OPEN_RATE
 from dwarf_nats.errors import Unavailable
 from dwarf_nats.telemetry import catalogue
 from dwarf_nats.telemetry.catalogue import BANDS, COUNTED, KEYS
@@ -96,8 +96,12 @@ class Gauges:
         show(catalogue.RUNNING, running)
         show(catalogue.FLOWS_ORPHANED, {(): sum(one.integrity.stalled_flows for one in self._maintenance.values())})
         show(catalogue.SHARD_UP, self._of_shards(lambda shard: int(not shard.availability.is_away)))
-        show(catalogue.RATE_LIMIT, {(url,): rate for url, rate in self._backpressure.valves.rates().items()}, WIDE_OPEN)
-        tripped = [one.url for one in self._backpressure.tasks() if one.tripped_at]
+        show(
+            catalogue.RATE_LIMIT,
+            {(url,): rate for url, rate in self._backpressure.valves.rates().items()},
+            WIDE_OPEN_RATE,
+        )
+        tripped = [one.url for one in self._backpressure.task_health() if one.tripped_at]
         show(catalogue.BREAKER_STATE, dict.fromkeys([(url,) for url in tripped], 1))
 
     def _show_lines(self, bands: list[PriorityBacklog]) -> None:

@@ -9,7 +9,7 @@ from dwarf_nats.errors import Unavailable
 
 if TYPE_CHECKING:
     from dwarf_nats.engine.availability import Availability
-    from dwarf_nats.engine.backpressure import Gate
+    from dwarf_nats.engine.backpressure import ShardBackpressure
     from dwarf_nats.engine.debug_log import DebugLog
     from dwarf_nats.engine.replica import Replica
     from dwarf_nats.engine.scheduling.ready_queue import ReadyQueue
@@ -26,7 +26,7 @@ class Heartbeat(Duty):
         *,
         availability: Availability,
         ready_queue: ReadyQueue,
-        gate: Gate,
+        backpressure: ShardBackpressure,
         debug_log: DebugLog,
     ) -> None:
         self._settings = replica.settings
@@ -35,7 +35,7 @@ class Heartbeat(Duty):
         self._name = replica.name
         self._availability = availability
         self._ready_queue = ready_queue
-        self._gate = gate
+        self._backpressure = backpressure
         self._debug_log = debug_log
         self._deployment = replica.deployment
 
@@ -55,7 +55,7 @@ class Heartbeat(Duty):
             self._availability.report_away(str(error))
             self._availability.count_outage()
             raise
-        self._gate.held = reply.held
+        self._backpressure.held = reply.held
         self._availability.report_answer()
         if reply.due_in is not None:
             self._ready_queue.hint_any(reply.due_in)

@@ -10,7 +10,7 @@ from dwarf_nats.rules.steps import StepRef
 
 if TYPE_CHECKING:
     from dwarf_nats.engine.availability import Availability
-    from dwarf_nats.engine.backpressure import Gate
+    from dwarf_nats.engine.backpressure import ShardBackpressure
     from dwarf_nats.engine.execution.in_flight import InFlight
     from dwarf_nats.engine.maintenance.integrity import Integrity
     from dwarf_nats.engine.replica import Replica
@@ -39,7 +39,7 @@ class LeaseReaper(Duty):
         availability: Availability,
         in_flight: InFlight,
         ready_queue: ReadyQueue,
-        gate: Gate,
+        backpressure: ShardBackpressure,
         integrity: Integrity,
     ) -> None:
         self._settings = replica.settings
@@ -50,7 +50,7 @@ class LeaseReaper(Duty):
         self._availability = availability
         self._in_flight = in_flight
         self._ready_queue = ready_queue
-        self._gate = gate
+        self._backpressure = backpressure
         self._integrity = integrity
         self._runs = 0
         self._outages = 0
@@ -84,7 +84,7 @@ class LeaseReaper(Duty):
 
     async def sweep(self) -> None:
         """Learn what no signal told, take up the steps of silent replicas, end tasks that nobody wants (B1, B2, O10)."""
-        await self._gate.sweep()
+        await self._backpressure.reconcile()
         if await self.reclaim():
             self._ready_queue.wake()
         running = self._in_flight.executing

@@ -32,7 +32,7 @@ class Maintenance:
             store.replicas,
             availability=shard.availability,
             ready_queue=shard.ready_queue,
-            gate=shard.gate,
+            backpressure=shard.backpressure,
             debug_log=shard.debug_log,
         )
         self.lease_reaper = LeaseReaper(
@@ -42,7 +42,7 @@ class Maintenance:
             availability=shard.availability,
             in_flight=shard.in_flight,
             ready_queue=shard.ready_queue,
-            gate=shard.gate,
+            backpressure=shard.backpressure,
             integrity=self.integrity,
         )
         self.waiter_poll = WaiterPoll(store.flows, shard.waiters)

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from dwarf_nats.engine.scheduling.slots import WorkerSlots
 
 
-class EagerGate(Protocol):
+class TaskAdmission(Protocol):
     """Which tasks may be asked at this moment (C3)."""
 
     def admits_eager(self, url: str) -> bool:
@@ -24,10 +24,10 @@ class EagerAdmission:
     `slots`: the worker slots of the replica. `draining` is set while it takes no more work.
     """
 
-    def __init__(self, slots: WorkerSlots, fetcher: Fetcher, gate: EagerGate, draining: asyncio.Event) -> None:
+    def __init__(self, slots: WorkerSlots, fetcher: Fetcher, tasks: TaskAdmission, draining: asyncio.Event) -> None:
         self.slots = slots
         self._fetcher = fetcher
-        self._gate = gate
+        self._tasks = tasks
         self.draining = draining
 
     def admits(self, priority: int, url: str, *, freed: str | None = None) -> bool:
@@ -39,7 +39,7 @@ class EagerAdmission:
         return (
             not self.draining.is_set()
             and self._fetcher.admits_eager(priority, url, freed=freed)
-            and self._gate.admits_eager(url)
+            and self._tasks.admits_eager(url)
         )
 
     def reserve(self, priority: int, url: str) -> bool:

@@ -1,4 +1,4 @@
-"""The valves of one replica: how fast it may ask each task (V1-V3). By its own signals and what the others tell."""
+"""The valves of one replica, adaptive rate limiters: how fast it may ask each task (V1-V3)."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from dwarf_nats.telemetry.counters import Counters
 if TYPE_CHECKING:
     from dwarf_nats.ports import Clock
 
-WIDE_OPEN = 100_000.0
-"""Operations per second no replica sends: a valve that allows so many is not looked at until its next signal."""
-MANY = 10_000
-"""So many congestion points are remembered; beyond that, those that are wide open are forgotten."""
+WIDE_OPEN_RATE = 100_000.0
+"""Operations per second that no replica sends: a valve that allows this rate is ignored until its next signal."""
+MAX_POINTS = 10_000
+"""Congestion points that are kept: beyond that, those of valves that are wide open are forgotten, to bound memory."""
 
 
 class Valves:
-    """Counts what goes out to each task and says whether more may. Shared by the shards of a replica.
+    """Counts what goes out to each task and tells whether more may. Shared by the shards of a replica.
 
-    `counters` counts signals (`cuts`) and how often a task was passed over because its valve was shut (`skipped`).
+    `counters` counts signals (`cuts`) and how often a task was passed over because its valve was closed (`skipped`).
     """
 
     def __init__(self, clock: Clock, counters: Counters | None = None) -> None:
@@ -43,7 +43,7 @@ class Valves:
         return True
 
     def task_budgets(self) -> dict[str, int]:
-        """How many more operations may go out now, for each task whose valve is not wide open; 0 where it is shut."""
+        """Operations that may go out now to each task whose valve is not wide open; 0 if it is closed."""
         now = self._clock.now()
         return {
             url: allowed
@@ -61,7 +61,7 @@ class Valves:
         return now if point is None else valve.opens_at(point, self._recent(url, now), now)
 
     def signal(self, url: str) -> Point:
-        """The task said that it is busy (V1); the new congestion point, to be told to the others (V3)."""
+        """Cut the rate of a task that said it is busy (V1); the new congestion point, for the other replicas (V3)."""
         now = self._clock.now()
         point = self._points.get(url)
         if point is not None and point.t > now:  # this clock was set back
@@ -71,11 +71,11 @@ class Valves:
         self.counters.cuts.add(url)
         return made
 
-    def told(self, url: str, w: float, t: int) -> None:
-        """Another replica's congestion point (V3); one from the future, of a clock that is fast, counts as of now."""
+    def merge_peer(self, url: str, w: float, t: int) -> None:
+        """Merge another replica's congestion point (V3). One from the future, of a clock that is fast, counts as of now."""
         if math.isfinite(w):
-            told = Point(min(max(w, valve.LOWEST), WIDE_OPEN), min(t, self._clock.now()))
-            self._set(url, valve.merged(self._points.get(url), told))
+            peer = Point(min(max(w, valve.LOWEST), WIDE_OPEN_RATE), min(t, self._clock.now()))
+            self._set(url, valve.merged(self._points.get(url), peer))
 
     def rates(self) -> dict[str, float]:
         """Operations per second allowed now, for each task whose valve is not wide open."""
@@ -89,7 +89,7 @@ class Valves:
         for url in tuple(self._sent):
             if not self._recent(url, now):
                 del self._sent[url]
-        if len(self._points) > MANY:
+        if len(self._points) > MAX_POINTS:
             self._points = {url: point for url, point in self._points.items() if url in self._narrow}
 
     def _set(self, url: str, point: Point) -> None:
@@ -99,7 +99,7 @@ class Valves:
     def _allowance(self, url: str, sent: int, now: int) -> int | None:
         """`None` if the valve is wide open by now."""
         point = self._points[url]
-        if valve.rate(point, now) >= WIDE_OPEN:
+        if valve.rate(point, now) >= WIDE_OPEN_RATE:
             self._narrow.discard(url)
             return None
         return valve.allowance(point, sent, now)
