@@ -27,7 +27,7 @@ from dwarf_nats.errors import Forbidden
 from dwarf_nats.redact import redacted_url
 from dwarf_nats.summed import Repeats
 from dwarf_nats.wire.connecting import ServerTried, next_server
-from dwarf_nats.wire.connection_errors import explained
+from dwarf_nats.wire.connection_errors import describe_connection_error
 from dwarf_nats.wire.credentials import credentials_in, credentials_text, read_credentials
 from dwarf_nats.wire.servers import Identity
 from dwarf_nats.wire.violations import Violation
@@ -45,7 +45,7 @@ S = TypeVar("S", bound=ServerTried)
 class TlsRefused(nats.errors.Error):
     """Client and server do not agree about TLS; trying again does not change that."""
 
-    for_good = True
+    permanent = True
 
 
 class _Transport(TcpTransport):
@@ -82,7 +82,7 @@ RefusalListener = Callable[[Violation], bool]
 
 
 class NatsClient(Client):
-    """A connection to NATS; connect it with `wire.connecting.begin`. `who` names its user in messages."""
+    """A connection to NATS; connect it with `wire.connecting.connect_client`. `who` names its user in messages."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -195,7 +195,7 @@ class NatsClient(Client):
 
     def _certificate_missing(self, error: Exception) -> TlsRefused | None:
         """The reason for a lost connection if it is a missing client certificate, which TLS 1.3 does not report otherwise."""
-        if not self._server_info.get("tls_verify") or getattr(error, "for_good", False):
+        if not self._server_info.get("tls_verify") or getattr(error, "permanent", False):
             return None
         text = str(error).lower()
         if self.options.get("tls_certificate") or "certificate_verify_failed" in text or "authorization" in text:
@@ -231,7 +231,7 @@ class NatsClient(Client):
 
     def failed(self, error: Exception) -> None:
         """Log that an attempt to reconnect failed, or another error after which nats-py goes on."""
-        reason = explained(error)
+        reason = describe_connection_error(error)
         if self.is_connected:
             log.debug("NATS: %s", reason)
         else:

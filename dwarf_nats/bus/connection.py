@@ -17,7 +17,7 @@ from nats.aio.subscription import Subscription
 from dwarf_nats.nats_client import NatsClient
 from dwarf_nats.ports import BusAway
 from dwarf_nats.wire.connect_options import ConnectOptions
-from dwarf_nats.wire.connecting import begin, begin_patiently
+from dwarf_nats.wire.connecting import connect_client, retry_while_unavailable
 
 log = logging.getLogger("dwarf_nats.bus")
 
@@ -163,14 +163,14 @@ async def connect(
 
     async def attempt() -> Connection:
         connection = Connection()
-        await begin(
+        await connect_client(
             connection,
             options or ConnectOptions(),
             name,
-            failed_later=connection.failed,
+            on_later_error=connection.failed,
             disconnected_cb=connection.on_lost,
             reconnected_cb=connection.on_back,
         )
         return connection
 
-    return await begin_patiently(attempt, retry)
+    return await retry_while_unavailable(attempt, retry)

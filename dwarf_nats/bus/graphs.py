@@ -15,7 +15,7 @@ import orjson
 from dwarf_nats.errors import BadRequest, NotFound, Unavailable
 from dwarf_nats.ports import BusAway, Graphs, Refused, SourceAway
 from dwarf_nats.wire import headers as h
-from dwarf_nats.wire.streams import explain
+from dwarf_nats.wire.streams import describe_capture
 from dwarf_nats.wire.subjects import Subjects
 from dwarf_nats.wire.task_messages import GraphLoadRequest
 from dwarf_nats.workflow import documents
@@ -206,7 +206,7 @@ class NatsGraphs:
         if reply is None:
             raise Unavailable(f"graph {workflow}: the service on {subject} did not answer in {self._timeout:g} s")
         if reply.stream:
-            why = explain(reply.stream, self._subjects.all_of(subject))
+            why = describe_capture(reply.stream, self._subjects.all_of(subject))
             raise Unavailable(f"graph {workflow}: nobody answered in {self._timeout:g} s; {why}")
         return reply
 

@@ -12,9 +12,9 @@ from msgspec import UnsetType
 
 from dwarf_nats.errors import BadRequest
 from dwarf_nats.render import fits_mermaid, graph_mermaid
-from dwarf_nats.wire import codec, fitting
+from dwarf_nats.wire import codec, truncation
 from dwarf_nats.wire import messages as m
-from dwarf_nats.wire.codec import encode, flow_options, given, query, raw_bytes
+from dwarf_nats.wire.codec import encode, flow_options, or_default, query, raw_bytes
 from dwarf_nats.wire.decoding import EMPTY
 from dwarf_nats.wire.operations import OPERATION_NAMES
 from dwarf_nats.wire.times import rfc3339
@@ -113,21 +113,21 @@ def _source(request: m.FlowCreateRequest | m.FlowRunRequest) -> str | Graph:
 @handles("flow.create")
 async def create(engine: EngineApi, request: m.FlowCreateRequest, context: RequestContext) -> bytes:
     options = flow_options(request.options, context.msg_id)
-    start = given(request.start, default=False) or not context.answerable
+    start = or_default(request.start, default=False) or not context.answerable
     return _flow_key(await engine.create(_source(request), raw_bytes(request.state), options, start=start))
 
 
 @handles("flow.create_task")
 async def create_task(engine: EngineApi, request: m.FlowCreateTaskRequest, context: RequestContext) -> bytes:
     options = flow_options(request.options, context.msg_id)
-    start = given(request.start, default=False) or not context.answerable
+    start = or_default(request.start, default=False) or not context.answerable
     task = check_subject_name(request.task, "task")
     return _flow_key(await engine.create_task(task, raw_bytes(request.state), options, start=start))
 
 
 @handles("flow.start")
 async def start(engine: EngineApi, request: m.FlowStartRequest, _context: RequestContext) -> bytes:
-    notify = given(request.notify, "")
+    notify = or_default(request.notify, "")
     if notify:
         check_subject_name(notify, "notify target")
     await engine.start(request.flow_key, notify)
@@ -139,25 +139,25 @@ async def run(engine: EngineApi, request: m.FlowRunRequest, context: RequestCont
     options = flow_options(request.options, context.msg_id)
     timeout = context.timeout(request.timeout_ms)
     outcome = await engine.run(_source(request), raw_bytes(request.state), options, timeout)
-    return fitting.outcome(outcome, context.max_reply_bytes())
+    return truncation.outcome(outcome, context.max_reply_bytes())
 
 
 @handles("flow.await")
 async def await_(engine: EngineApi, request: m.FlowWaitRequest, context: RequestContext) -> bytes:
     outcome = await engine.await_(request.flow_key, context.timeout(request.timeout_ms))
-    return fitting.outcome(outcome, context.max_reply_bytes())
+    return truncation.outcome(outcome, context.max_reply_bytes())
 
 
 @handles("flow.poll")
 async def poll(engine: EngineApi, request: m.FlowWaitRequest, context: RequestContext) -> bytes:
     outcome = await engine.poll(request.flow_key, context.timeout(request.timeout_ms))
-    return fitting.outcome(outcome, context.max_reply_bytes())
+    return truncation.outcome(outcome, context.max_reply_bytes())
 
 
 @handles("flow.snapshot")
 async def snapshot(engine: EngineApi, request: m.FlowRequest, context: RequestContext) -> bytes:
     outcome = await engine.snapshot(request.flow_key)
-    return fitting.outcome(outcome, context.max_reply_bytes())
+    return truncation.outcome(outcome, context.max_reply_bytes())
 
 
 @handles("flow.fingerprint")
@@ -168,10 +168,12 @@ async def fingerprint(engine: EngineApi, request: m.FlowRequest, _context: Reque
 
 @handles("flow.history")
 async def history(engine: EngineApi, request: m.FlowHistoryRequest, context: RequestContext) -> bytes:
-    steps, cursor = await engine.history_page(request.flow_key, given(request.limit, 100), given(request.cursor, ""))
+    steps, cursor = await engine.history_page(
+        request.flow_key, or_default(request.limit, 100), or_default(request.cursor, "")
+    )
     if len(steps) > THREAD_MIN_STEPS or any(step.sub_history for step in steps):
-        return await asyncio.to_thread(fitting.history, steps, cursor, context.max_reply_bytes())
-    return fitting.history(steps, cursor, context.max_reply_bytes())
+        return await asyncio.to_thread(truncation.history, steps, cursor, context.max_reply_bytes())
+    return truncation.history(steps, cursor, context.max_reply_bytes())
 
 
 @handles("flow.mermaid")
@@ -187,15 +189,15 @@ async def mermaid(engine: EngineApi, request: m.FlowRequest, context: RequestCon
 @handles("step.get")
 async def step(engine: EngineApi, request: m.StepRequest, context: RequestContext) -> bytes:
     found = await engine.step(request.step_key)
-    return fitting.step(found, context.max_reply_bytes())
+    return truncation.step(found, context.max_reply_bytes())
 
 
 @handles("flow.list")
 async def list_(engine: EngineApi, request: m.FlowListRequest, context: RequestContext) -> bytes:
     wanted = query(request)
     while True:
-        flows, cursor = await engine.list(wanted, given(request.cursor, ""))
-        body, fit = fitting.flows(flows, cursor, context.max_reply_bytes())
+        flows, cursor = await engine.list(wanted, or_default(request.cursor, ""))
+        body, fit = truncation.flows(flows, cursor, context.max_reply_bytes())
         if fit == len(flows):
             return body
         wanted = replace(wanted, limit=max(1, fit))
@@ -214,13 +216,13 @@ async def delete(engine: EngineApi, request: m.FlowRequest, _context: RequestCon
 
 @handles("flow.cancel")
 async def cancel(engine: EngineApi, request: m.FlowCancelRequest, _context: RequestContext) -> bytes:
-    await engine.cancel(request.flow_key, given(request.reason, ""))
+    await engine.cancel(request.flow_key, or_default(request.reason, ""))
     return EMPTY
 
 
 @handles("flow.resume")
 async def resume(engine: EngineApi, request: m.FlowResumeRequest, _context: RequestContext) -> bytes:
-    data = given(request.data, NULL)
+    data = or_default(request.data, NULL)
     check_json(bytes(data), "field `data`", UNBOUNDED)  # the engine checks the depth
     await engine.resume(request.flow_key, data)
     return EMPTY
@@ -234,7 +236,7 @@ async def resume_break(engine: EngineApi, request: m.FlowOverridesRequest, _cont
 
 @handles("flow.break_before")
 async def break_before(engine: EngineApi, request: m.FlowBreakBeforeRequest, _context: RequestContext) -> bytes:
-    await engine.break_before(request.flow_key, request.task, given(request.enabled, default=True))
+    await engine.break_before(request.flow_key, request.task, or_default(request.enabled, default=True))
     return EMPTY
 
 
@@ -261,7 +263,7 @@ async def continue_(engine: EngineApi, request: m.FlowContinueRequest, context: 
     if options is not None and options.thread is not None:
         raise BadRequest("the field `options.threadKey` has no place in a continue: `threadKey` names the thread")
     # Without a reply subject nobody learns the key, as with a create, so it is started too.
-    start = given(request.start, default=False) or not context.answerable
+    start = or_default(request.start, default=False) or not context.answerable
     return _flow_key(await engine.continue_(request.thread_key, raw_bytes(request.state), options, start=start))
 
 
@@ -287,7 +289,7 @@ async def _graph_in(payload: bytes) -> Graph:
 @handles("graph.put")
 async def graph_put(engine: EngineApi, _request: None, context: RequestContext) -> bytes:
     info = await engine.put_graph(await _graph_in(context.payload or EMPTY))
-    return fitting.with_warnings(
+    return truncation.with_warnings(
         m.GraphPutReply(name=info.name, digest=info.digest), info.warnings, context.max_reply_bytes()
     )
 
@@ -307,13 +309,13 @@ async def graph_delete(engine: EngineApi, request: m.GraphRequest, _context: Req
 @handles("graph.list")
 async def graph_list(engine: EngineApi, _request: m.EmptyRequest, context: RequestContext) -> bytes:
     found = await engine.list_graphs()
-    return fitting.graphs(found, context.max_reply_bytes())
+    return truncation.graphs(found, context.max_reply_bytes())
 
 
 @handles("graph.validate")
 async def graph_validate(engine: EngineApi, _request: None, context: RequestContext) -> bytes:
     warnings = await engine.validate_graph(await _graph_in(context.payload or EMPTY))
-    return fitting.with_warnings(m.GraphValidateReply(), warnings, context.max_reply_bytes())
+    return truncation.with_warnings(m.GraphValidateReply(), warnings, context.max_reply_bytes())
 
 
 @handles("graph.mermaid")

@@ -18,7 +18,7 @@ import nats.errors
 from dwarf_nats.nats_client import INBOX_REMEDY, forbidden
 from dwarf_nats.ports import BusAway
 from dwarf_nats.wire import headers as h
-from dwarf_nats.wire.streams import Recorded, recorded_by
+from dwarf_nats.wire.streams import CaptureWarnings, recorded_by
 from dwarf_nats.wire.subjects import Subjects, replica_inbox
 from dwarf_nats.wire.tokens import Tokens
 from dwarf_nats.wire.violations import Violation
@@ -84,7 +84,7 @@ class Inbox:
         self._calls: dict[bytes, Call] = {}
         self._by_step: dict[str, Call] = {}
         self._tokens = Tokens()
-        self._streams = Recorded(log)
+        self._streams = CaptureWarnings(log)
         self._refused_subscription: tuple[str, str] | None = None
         self.late = 0
         self.on_accepted: Callable[[Call, str], None] | None = None
@@ -190,7 +190,7 @@ class Inbox:
 
     def _recorded(self, call: Call, stream: str, body: bytes) -> None:
         call.recorded = Reply(None, body, stream=stream)
-        self._streams.met(stream, self._subjects.all_of(call.subject))
+        self._streams.warn(stream, self._subjects.all_of(call.subject))
 
     def _refused(self, violation: Violation) -> bool:
         """Answer the call that permissions refused, or end all calls if no answer can come any more.

@@ -6,8 +6,8 @@ import logging
 from collections.abc import Sequence
 
 from dwarf_nats.ports import BusAway, StatusChange
-from dwarf_nats.wire import fitting, peers
 from dwarf_nats.wire import headers as h
+from dwarf_nats.wire import peers, truncation
 from dwarf_nats.wire.subjects import Subjects
 from dwarf_nats.workflow.records import Outcome
 
@@ -31,7 +31,7 @@ class NatsNotices:
 
     def stopped(self, notify: str, outcome: Outcome) -> None:
         """Announce the outcome of a flow that stopped, shortened if it does not fit."""
-        body = fitting.outcome(outcome, self._connection.max_payload)
+        body = truncation.outcome(outcome, self._connection.max_payload)
         self._send(self._subjects.stopped(notify), b"", body)
 
     def changed(self, changes: Sequence[StatusChange]) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from dwarf_nats.ports import BusAway, TaskCapabilities
 from dwarf_nats.wire import tasks as codec
-from dwarf_nats.wire.streams import explain
+from dwarf_nats.wire.streams import describe_capture
 from dwarf_nats.wire.subjects import Subjects
 from dwarf_nats.workflow.answer import Answer, TaskCall
 
@@ -89,7 +89,9 @@ class NatsTasks:
         if reply is None:
             return codec.timed_out(url, call.budget)
         if reply.stream:
-            return codec.recorded(url, call.budget, explain(reply.stream, self._subjects.all_of(subject)), reply.body)
+            return codec.recorded(
+                url, call.budget, describe_capture(reply.stream, self._subjects.all_of(subject)), reply.body
+            )
         if reply.nobody:
             if asyncio.get_running_loop().time() - self._back_at < GRACE_SECONDS:
                 raise BusAway(f"nobody serves {subject} yet, the connection has just come back")

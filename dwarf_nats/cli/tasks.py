@@ -76,7 +76,7 @@ async def tasks(
         check_subject_name(name, "task")
     async with service.client(bus) as client:
         served, replicas = await asyncio.gather(
-            discovery.find(client.nc, "INFO"), discovery.find(client.nc, "STATS", "dwarf")
+            discovery.find_services(client.nc, "INFO"), discovery.find_services(client.nc, "STATS", "dwarf")
         )
         known: dict[str, _Task] = {name: _Task()} if name else {}
         _add_servers(known, served, f"{task_prefix}.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dwarf_nats.nats_client import NatsClient
 from dwarf_nats.wire.connect_options import ConnectOptions
-from dwarf_nats.wire.connecting import Hook, begin, begin_patiently
+from dwarf_nats.wire.connecting import Hook, connect_client, retry_while_unavailable
 
 
 async def connect(
@@ -23,7 +23,9 @@ async def connect(
 
     async def attempt() -> NatsClient:
         nc = NatsClient()
-        await begin(nc, options, name, failed_later=nc.failed, disconnected_cb=disconnected, closed_cb=closed)
+        await connect_client(
+            nc, options, name, on_later_error=nc.failed, disconnected_cb=disconnected, closed_cb=closed
+        )
         return nc
 
-    return await begin_patiently(attempt, retry)
+    return await retry_while_unavailable(attempt, retry)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dwarf_nats.errors import Unavailable
 from dwarf_nats.wire import messages as m
-from dwarf_nats.wire.codec import given, graph_record, shard_record
+from dwarf_nats.wire.codec import graph_record, or_default, shard_record
 from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.records import GraphInfo, ShardInfo
 
@@ -45,7 +45,7 @@ class Deployment(Requester):
         `updated_at` is 0, because the reply does not have it.
         """
         reply = decode(m.GraphPutReply, await self._read("graph.put", graph_json(graph)), "graph.put")
-        return GraphInfo(reply.name, reply.digest, 0, tuple(given(reply.warnings, [])))
+        return GraphInfo(reply.name, reply.digest, 0, tuple(or_default(reply.warnings, [])))
 
     async def get_graph(self, name: str) -> Graph:
         """Return a registered graph."""
@@ -66,7 +66,7 @@ class Deployment(Requester):
         Raises `BadRequest` if the service would refuse the graph (G6).
         """
         body = await self._read("graph.validate", graph_json(graph))
-        return given(decode(m.GraphValidateReply, body, "graph.validate").warnings, [])
+        return or_default(decode(m.GraphValidateReply, body, "graph.validate").warnings, [])
 
     async def graph_mermaid(self, name: str) -> str:
         """Return a registered graph as a Mermaid flowchart (D1)."""

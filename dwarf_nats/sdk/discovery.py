@@ -51,7 +51,7 @@ class DiscoveryResponder:
     """
 
     def __init__(self, name: str, queue: str, tasks: Mapping[str, str]) -> None:
-        self.name = discovery.fitting(name)
+        self.name = discovery.valid_name(name)
         self.id = secrets.token_hex(11)
         # Verb by verb, since the permission for `$SRV.*` would let this user hear the requests to other services.
         self.subjects = [
@@ -63,12 +63,12 @@ class DiscoveryResponder:
         self._started = rfc3339(to_micros(datetime.now(UTC)))
         self._tasks = {url: _Task(subject) for url, subject in tasks.items()}
 
-    def leave_out(self, urls: Iterable[str]) -> None:
+    def exclude(self, urls: Iterable[str]) -> None:
         """Do not name these tasks, since they are not served."""
         for url in urls:
             self._tasks.pop(url, None)
 
-    def served(self, url: str, error: ErrorInfo | None, seconds: float) -> None:
+    def count(self, url: str, error: ErrorInfo | None, seconds: float) -> None:
         """Count an answer. `seconds`: the time from its request on."""
         task = self._tasks.get(url)
         if task is None:
@@ -116,7 +116,7 @@ class DiscoveryResponder:
         }
 
 
-async def find(nc: Nats, verb: str, name: str = "") -> list[dict[str, Any]]:
+async def find_services(nc: Nats, verb: str, name: str = "") -> list[dict[str, Any]]:
     """Return the replies of the services of that name, or of all services, to a request such as `INFO`."""
     found: list[dict[str, Any]] = []
     for message in await all_replies(nc, discovery.subject(verb, name)):
@@ -142,7 +142,7 @@ async def all_replies(nc: Nats, subject: str, longest: float = LONGEST_SECONDS) 
         return ours
 
     unwatch = watch_refusals(nc, refused)
-    subscription = await nc.subscribe(inbox, cb=_kept(heard))
+    subscription = await nc.subscribe(inbox, cb=_put_into(heard))
     found: list[Msg] = []
     try:
         await nc.publish(subject, b"", reply=inbox)
@@ -164,7 +164,7 @@ async def all_replies(nc: Nats, subject: str, longest: float = LONGEST_SECONDS) 
     return found
 
 
-def _kept(heard: asyncio.Queue[Msg | Violation]) -> Any:
+def _put_into(heard: asyncio.Queue[Msg | Violation]) -> Any:
     async def keep(message: Msg) -> None:
         heard.put_nowait(message)
 

@@ -8,7 +8,7 @@ from typing import TypeAlias
 from msgspec import UNSET
 
 from dwarf_nats.wire import messages as m
-from dwarf_nats.wire.codec import given, outcome_record, step_record, summary_record
+from dwarf_nats.wire.codec import or_default, outcome_record, step_record, summary_record
 from dwarf_nats.workflow.options import Query
 from dwarf_nats.workflow.records import FlowSummary, Outcome, Step
 from dwarf_nats.workflow.status import Status
@@ -63,7 +63,7 @@ class FlowReads(Requester):
             flow_key=flow_key, limit=UNSET if limit == 100 else limit, cursor=cursor or UNSET
         )
         reply = decode(m.HistoryReply, await self._read("flow.history", request), "flow.history")
-        return [step_record(one) for one in reply.steps], given(reply.cursor, "")
+        return [step_record(one) for one in reply.steps], or_default(reply.cursor, "")
 
     async def step(self, step_key: str) -> Step:
         """Return one step with state, changes and the keys of its neighbours (O7)."""
@@ -79,7 +79,7 @@ class FlowReads(Requester):
         """Return a page of root flows, newest first, and the cursor of the next page, empty on the last (O9)."""
         request = m.FlowListRequest(**query_fields(query or Query()), cursor=cursor or UNSET)
         reply = decode(m.FlowListReply, await self._read("flow.list", request), "flow.list")
-        return [summary_record(one) for one in reply.flows], given(reply.cursor, "")
+        return [summary_record(one) for one in reply.flows], or_default(reply.cursor, "")
 
     async def list_all(self, query: Query | None = None) -> AsyncIterator[FlowSummary]:
         """Yield every flow that matches, page by page. `limit` of the query is the number of flows per page."""

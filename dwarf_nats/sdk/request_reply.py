@@ -13,7 +13,7 @@ from nats.aio.client import Client as Nats
 
 from dwarf_nats.errors import TooLarge, Unavailable
 from dwarf_nats.nats_client import INBOX_REMEDY, forbidden, watch_refusals
-from dwarf_nats.wire.streams import Recorded, explain, recorded_by
+from dwarf_nats.wire.streams import CaptureWarnings, describe_capture, recorded_by
 from dwarf_nats.wire.tokens import Tokens
 from dwarf_nats.wire.violations import Violation
 
@@ -75,7 +75,7 @@ class RequestChannel:
     def __init__(self, nc: Nats) -> None:
         self._nc = nc
         self._pending: dict[str, _Waiter] = {}
-        self._streams = Recorded(log)
+        self._streams = CaptureWarnings(log)
         self._refused: Violation | None = None
         self._known: asyncio.Future[None] | None = None
         self._unwatch = watch_refusals(nc, self._on_refused)
@@ -170,7 +170,7 @@ class RequestChannel:
                 async with asyncio.timeout(seconds):
                     reply = await waiter.reply
             except TimeoutError:
-                why = f"; {explain(waiter.stream, _all_of(subject))}" if waiter.stream else ""
+                why = f"; {describe_capture(waiter.stream, _all_of(subject))}" if waiter.stream else ""
                 raise ReplyLost(f"no reply within {seconds:.3g} s{why}") from None
             finally:
                 del self._pending[inbox]
@@ -191,7 +191,7 @@ class RequestChannel:
             waiter.reply.set_result(msg)
             return
         waiter.stream = stream
-        self._streams.met(stream, _all_of(waiter.subject))
+        self._streams.warn(stream, _all_of(waiter.subject))
 
 
 def _all_of(subject: str) -> str:

@@ -89,7 +89,7 @@ class TaskServer:
             answer = error_answer(error.code, error.message)
         else:
             answer = error_answer(500, describe_error(error))
-        self.discovery.served(handler.url, answer.error, 0)
+        self.discovery.count(handler.url, answer.error, 0)
         await self._reply(msg.reply, answer)
 
     async def on_roll_call(self, msg: Msg) -> None:
@@ -119,7 +119,7 @@ class TaskServer:
 
     async def _send_answer(self, execution: Execution, answer: Answer) -> None:
         seconds = asyncio.get_running_loop().time() - execution.received
-        self.discovery.served(execution.handler.url, answer.error, seconds)
+        self.discovery.count(execution.handler.url, answer.error, seconds)
         # A lost connection comes back, and with it the engine's inbox: the answer waits as long as it is wanted.
         nc = self._link.nc
         if nc is not None and not nc.is_connected and not execution.call.cancelled:

@@ -138,7 +138,7 @@ class TaskSubscriptions:
             remedy = "let this user subscribe to the subjects of its tasks, with this queue group (task-service.conf)"
             raise forbidden(nc, next(iter(missing.values())), remedy)
         self.served = sorted(set(self._handlers) - missing.keys())
-        self._server.discovery.leave_out(missing)
+        self._server.discovery.exclude(missing)
         for url, one in missing.items():
             log.error("task %s is not served: %s", url, forbidden(nc, one), extra={"task": url})
         for one in subscriptions:

@@ -21,7 +21,7 @@ from nats.aio.client import Client as Nats
 
 from dwarf_nats.errors import BadRequest
 from dwarf_nats.wire.connect_options import ConnectArguments, ConnectOptions
-from dwarf_nats.wire.connecting import begin_patiently
+from dwarf_nats.wire.connecting import retry_while_unavailable
 from dwarf_nats.wire.subjects import Subjects
 from dwarf_nats.workflow.arguments import bind
 from dwarf_nats.workflow.names import check_subject_name
@@ -154,7 +154,7 @@ class Worker:
             given=self._given,
         )
         try:
-            await begin_patiently(lambda: subscriptions.open(retry), retry)
+            await retry_while_unavailable(lambda: subscriptions.open(retry), retry)
         except BaseException:
             server.end()
             raise

@@ -34,7 +34,7 @@ encode = msgspec.json.Encoder().encode
 # --- fields that may be left out ---
 
 
-def given(value: V | UnsetType, default: V) -> V:
+def or_default(value: V | UnsetType, default: V) -> V:
     """The value of a field, or `default` where the field was left out."""
     return default if isinstance(value, UnsetType) else value
 
@@ -118,7 +118,7 @@ def flow_options(options: m.Options | UnsetType, msg_id: str | None = None) -> F
         raise BadRequest(f"the header {h.MSG_ID} is empty: leave it out, or give it an idempotency key")
     if isinstance(options, UnsetType):
         return FlowOptions(idempotency_key=msg_id) if msg_id is not None else None
-    key = given(options.idempotency_key, None)
+    key = or_default(options.idempotency_key, None)
     if key is not None and msg_id is not None and key != msg_id:
         raise BadRequest(
             f"the header {h.MSG_ID} and the option `idempotencyKey` differ: send one of them, or the same in both"
@@ -127,16 +127,16 @@ def flow_options(options: m.Options | UnsetType, msg_id: str | None = None) -> F
     if baggage is not None:
         check_json(baggage, "field `options.baggage`", UNBOUNDED)
     return FlowOptions(
-        priority=given(options.priority, None),
-        fairness_key=given(options.fairness_key, ""),
-        fairness_weight=given(options.fairness_weight, 1.0),
-        start_at=given(options.start_at, None),
+        priority=or_default(options.priority, None),
+        fairness_key=or_default(options.fairness_key, ""),
+        fairness_weight=or_default(options.fairness_weight, 1.0),
+        start_at=or_default(options.start_at, None),
         baggage=None if baggage is None else Raw(baggage),
         idempotency_key=msg_id if key is None else key,
-        notify=given(options.notify, None),
-        time_budget_ms=given(options.time_budget_ms, None),
-        thread=given(options.thread_key, None),
-        delete_on_completion=given(options.delete_on_completion, False),
+        notify=or_default(options.notify, None),
+        time_budget_ms=or_default(options.time_budget_ms, None),
+        thread=or_default(options.thread_key, None),
+        delete_on_completion=or_default(options.delete_on_completion, False),
     )
 
 
@@ -165,16 +165,16 @@ def query(filters: m.Filters) -> Query:
     """The filters of a list or purge request."""
     return Query(
         status=None if isinstance(filters.status, UnsetType) else Status(filters.status),
-        workflow=given(filters.workflow, None),
-        thread=given(filters.thread_key, None),
-        task=given(filters.task, None),
-        fairness_key=given(filters.fairness_key, None),
-        priority=given(filters.priority, None),
-        older_than_ms=given(filters.older_than_ms, None),
-        newer_than_ms=given(filters.newer_than_ms, None),
-        shard=given(filters.shard, None),
-        search=given(filters.search, None),
-        limit=given(filters.limit, None),
+        workflow=or_default(filters.workflow, None),
+        thread=or_default(filters.thread_key, None),
+        task=or_default(filters.task, None),
+        fairness_key=or_default(filters.fairness_key, None),
+        priority=or_default(filters.priority, None),
+        older_than_ms=or_default(filters.older_than_ms, None),
+        newer_than_ms=or_default(filters.newer_than_ms, None),
+        shard=or_default(filters.shard, None),
+        search=or_default(filters.search, None),
+        limit=or_default(filters.limit, None),
     )
 
 

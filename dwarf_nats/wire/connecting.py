@@ -15,7 +15,7 @@ from dwarf_nats.redact import scrubbed
 from dwarf_nats.summed import Repeats
 
 from .connect_options import ConnectOptions
-from .connection_errors import explained, for_good
+from .connection_errors import describe_connection_error, is_permanent
 
 log = logging.getLogger("dwarf_nats.connection")
 
@@ -61,17 +61,17 @@ class Connectable(Protocol):
     def connect(self) -> Callable[..., Coroutine[Any, Any, None]]: ...
 
 
-async def begin(
+async def connect_client(
     client: Connectable,
     options: ConnectOptions,
     name: str,
     *,
-    failed_later: Callable[[Exception], None] | None = None,
+    on_later_error: Callable[[Exception], None] | None = None,
     **hooks: Hook | None,
 ) -> None:
     """Connect a new client, trying each server once. `hooks` are nats-py's: `disconnected_cb` and so on.
 
-    `failed_later` is called with errors that occur after the client has been connected. Raises `Unavailable` if no server
+    `on_later_error` is called with errors that occur after the client has been connected. Raises `Unavailable` if no server
     answers or if each refuses the user (`details["refused"]`: trying again does not help), `BadRequest` for options that cannot
     be right. The client cannot be used then.
     """
@@ -86,13 +86,17 @@ async def begin(
     async def on_error(error: Exception) -> None:
         nonlocal tries, refusal
         if connected:
-            if failed_later is not None:
-                failed_later(error)
+            if on_later_error is not None:
+                on_later_error(error)
             return
         tries += 1
-        refusal = error if for_good(error) else refusal
+        refusal = error if is_permanent(error) else refusal
         if tries >= most and not failed.done():
-            failed.set_result(_refused(options, refusal) if refusal is not None else _nobody(options, explained(error)))
+            failed.set_result(
+                _refused_error(options, refusal)
+                if refusal is not None
+                else _unreachable(options, describe_connection_error(error))
+            )
 
     connecting = asyncio.ensure_future(client.connect(**arguments, **hooks, error_cb=on_error))
     try:
@@ -103,18 +107,18 @@ async def begin(
             connected = True
             return
     except (OSError, EOFError, TimeoutError) as error:
-        raise _nobody(options, explained(error)) from None
+        raise _unreachable(options, describe_connection_error(error)) from None
     except Exception as error:
         # nats-py raises what trying again cannot mend, such as malformed credentials.
-        raise BadRequest(f"cannot connect to NATS at {options.label}: {_unreadable(options, error)}") from None
+        raise BadRequest(f"cannot connect to NATS at {options.label}: {_without_secrets(options, error)}") from None
     finally:
-        await _given_up(connecting)
+        await _end_attempt(connecting)
     if failed.done():
         raise failed.result()
-    raise _refused(options, refusal) if refusal is not None else _nobody(options, "no answer in time")
+    raise _refused_error(options, refusal) if refusal is not None else _unreachable(options, "no answer in time")
 
 
-async def _given_up(connecting: asyncio.Future[Any]) -> None:
+async def _end_attempt(connecting: asyncio.Future[Any]) -> None:
     """End an attempt. A single cancellation may get lost, and the attempt would go on for ever.
 
     (`wait_for` drops a cancellation that coincides with a result before Python 3.12.)
@@ -126,7 +130,7 @@ async def _given_up(connecting: asyncio.Future[Any]) -> None:
         connecting.exception()  # read, so that asyncio does not log it: the attempt is over
 
 
-async def begin_patiently(attempt: Callable[[], Awaitable[T]], retry: bool) -> T:
+async def retry_while_unavailable(attempt: Callable[[], Awaitable[T]], retry: bool) -> T:
     """Return the result of `attempt`; with `retry`, repeat it for ever while no server answers.
 
     Raises the `Unavailable` of a refusal in any case, and without `retry` that of the first attempt.
@@ -144,20 +148,20 @@ async def begin_patiently(attempt: Callable[[], Awaitable[T]], retry: bool) -> T
         await asyncio.sleep(RECONNECT_BACKOFF.delay(failures))
 
 
-def _nobody(options: ConnectOptions, reason: str) -> Unavailable:
+def _unreachable(options: ConnectOptions, reason: str) -> Unavailable:
     if options.tls_required and not options.tls_first and reason.startswith(_SILENCE):
         reason = f"{reason} ({_TLS_FIRST})"
     return Unavailable(f"no NATS server answers at {options.label}: {reason}; is a nats-server running there?")
 
 
-def _refused(options: ConnectOptions, error: Exception) -> Unavailable:
-    reason = explained(error)
-    if isinstance(error, ssl.SSLError) or getattr(error, "for_good", False):
+def _refused_error(options: ConnectOptions, error: Exception) -> Unavailable:
+    reason = describe_connection_error(error)
+    if isinstance(error, ssl.SSLError) or getattr(error, "permanent", False):
         return Unavailable(f"no TLS with NATS at {options.label}: {reason}", refused=True)
     return Unavailable(f"NATS at {options.label} refused the connection: {reason}", refused=True)
 
 
-def _unreadable(options: ConnectOptions, error: Exception) -> str:
+def _without_secrets(options: ConnectOptions, error: Exception) -> str:
     """The text of an error about credentials, without their content."""
     for what, path in (("credentials", options.creds), ("nkey seed", options.nkey)):
         if path:

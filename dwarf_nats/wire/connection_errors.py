@@ -16,15 +16,15 @@ _REFUSALS = (
 )
 
 
-def for_good(error: Exception) -> bool:
+def is_permanent(error: Exception) -> bool:
     """True if trying again does not help, so that somebody must change something."""
     if isinstance(error, ssl.SSLError):
         return not isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError | ssl.SSLSyscallError)
     text = str(error).lower()
-    return getattr(error, "for_good", False) or any(word in text for word in _REFUSALS)
+    return getattr(error, "permanent", False) or any(word in text for word in _REFUSALS)
 
 
-def explained(error: Exception) -> str:
+def describe_connection_error(error: Exception) -> str:
     """Describe an error of a connection in one line, for TLS with the remedy."""
     if isinstance(error, TimeoutError | asyncio.TimeoutError):
         return "no answer in time"

@@ -43,7 +43,7 @@ def subject(verb: str, name: str = "", service_id: str = "") -> str:
     return ".".join(part for part in ("$SRV", verb, name, service_id) if part)
 
 
-def fitting(name: str) -> str:
+def valid_name(name: str) -> str:
     """Make a name valid by ADR-32."""
     return _UNFIT.sub("-", name).strip("-") or "worker"
 

@@ -48,7 +48,7 @@ def recorded_by(block: bytes | None, body: bytes) -> str:
         return ""
 
 
-def explain(stream: str, captured: str) -> str:
+def describe_capture(stream: str, captured: str) -> str:
     """Describe the problem with a stream that captures such subjects, and the remedy, in one line."""
     return (
         f"a stream captures {captured}: the JetStream stream {stream!r} records requests and acknowledges them itself, so NATS"
@@ -57,16 +57,16 @@ def explain(stream: str, captured: str) -> str:
     )
 
 
-class Recorded:
+class CaptureWarnings:
     """Logs a warning for each stream that records requests, once."""
 
     def __init__(self, logger: logging.Logger) -> None:
         self._log = logger
-        self._met: set[tuple[str, str]] = set()
+        self._known: set[tuple[str, str]] = set()
 
-    def met(self, stream: str, captured: str) -> None:
+    def warn(self, stream: str, captured: str) -> None:
         """Warn of a stream that captures these subjects."""
         key = (stream, captured)
-        if key not in self._met and len(self._met) < 1_000:
-            self._met.add(key)
-            self._log.warning("%s", explain(stream, captured), extra={"stream": stream})
+        if key not in self._known and len(self._known) < 1_000:
+            self._known.add(key)
+            self._log.warning("%s", describe_capture(stream, captured), extra={"stream": stream})

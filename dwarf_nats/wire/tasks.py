@@ -18,7 +18,7 @@ from dwarf_nats.workflow.state import MAX_DEPTH, check_json, check_state
 
 from . import headers as h
 from . import task_messages as t
-from .codec import given
+from .codec import or_default
 from .decoding import explain
 from .times import rfc3339
 
@@ -175,7 +175,7 @@ def _answer(body: bytes, max_depth: int) -> Answer:
         except orjson.JSONDecodeError as better:
             raise BadRequest(f"it is not valid JSON: {better}") from None
         raise BadRequest("it is not valid JSON") from None
-    answer = Answer(sleep_ms=given(reply.sleep_ms, 0), goto=given(reply.goto, None))
+    answer = Answer(sleep_ms=or_default(reply.sleep_ms, 0), goto=or_default(reply.goto, None))
     if not isinstance(reply.changes, UnsetType):
         answer.changes = check_state(bytes(reply.changes), "`changes`", max_depth)
     if not isinstance(reply.interrupt, UnsetType):
@@ -195,11 +195,11 @@ def _answer(body: bytes, max_depth: int) -> Answer:
 
 def _retry(retry: t.RetryCall) -> Retry:
     return Retry(
-        max_attempts=given(retry.max_attempts, None),
-        initial_delay_ms=given(retry.initial_delay_ms, _DEFAULT.initial_delay_ms),
-        multiplier=given(retry.multiplier, _DEFAULT.multiplier),
-        max_delay_ms=given(retry.max_delay_ms, _DEFAULT.max_delay_ms),
-        give_up_after_ms=given(retry.give_up_after_ms, None),
+        max_attempts=or_default(retry.max_attempts, None),
+        initial_delay_ms=or_default(retry.initial_delay_ms, _DEFAULT.initial_delay_ms),
+        multiplier=or_default(retry.multiplier, _DEFAULT.multiplier),
+        max_delay_ms=or_default(retry.max_delay_ms, _DEFAULT.max_delay_ms),
+        give_up_after_ms=or_default(retry.give_up_after_ms, None),
     )
 
 

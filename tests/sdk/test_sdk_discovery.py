@@ -12,7 +12,7 @@ from nats.aio.client import Client as Nats
 
 from dwarf_nats.embedded import NatsServer
 from dwarf_nats.sdk import TaskError, Worker
-from dwarf_nats.sdk.discovery import find
+from dwarf_nats.sdk.discovery import find_services
 from dwarf_nats.wire.tasks import encode_request
 from dwarf_nats.workflow.answer import TaskCall
 from dwarf_nats.workflow.state import Raw
@@ -44,7 +44,7 @@ def worker(nats_server: NatsServer, prefix: str) -> Worker:
 
 async def told(nc: Nats, verb: str, prefix: str, name: str = "") -> list[dict[str, Any]]:
     """What the workers of this test say; others on the same server answer as well."""
-    return [conforms(verb, one) for one in await find(nc, verb, name) if one["name"] == f"{prefix}-w-rker"]
+    return [conforms(verb, one) for one in await find_services(nc, verb, name) if one["name"] == f"{prefix}-w-rker"]
 
 
 @pytest.mark.parametrize("verb", ["PING", "INFO", "STATS"])
@@ -101,7 +101,7 @@ async def test_stats_count_what_was_served_and_what_failed(nc: Nats, nats_server
 
 
 async def test_nobody_is_found_where_nobody_is(nc: Nats, prefix: str) -> None:
-    assert await find(nc, "INFO", prefix) == []
+    assert await find_services(nc, "INFO", prefix) == []
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pytest
 
 from dwarf_nats.errors import BadRequest, Unavailable
 from dwarf_nats.wire.connect_options import ConnectOptions
-from dwarf_nats.wire.connecting import RECONNECT_BACKOFF, begin, next_server
+from dwarf_nats.wire.connecting import RECONNECT_BACKOFF, connect_client, next_server
 from dwarf_nats.wire.servers import Identity
 
 
@@ -298,5 +298,5 @@ async def test_an_attempt_that_loses_its_cancellation_is_ended_all_the_same() ->
 
     with pytest.raises(Unavailable, match="no NATS server answers at"):
         async with asyncio.timeout(20):
-            await begin(Deaf(), ConnectOptions("nats://127.0.0.1:1", connect_seconds=0.01), "x")
+            await connect_client(Deaf(), ConnectOptions("nats://127.0.0.1:1", connect_seconds=0.01), "x")
     assert cancelled == 3

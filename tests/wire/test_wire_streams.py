@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dwarf_nats.wire.streams import explain, recorded_by
+from dwarf_nats.wire.streams import describe_capture, recorded_by
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_an_acknowledgement_has_no_headers() -> None:
 
 
 def test_the_remedy_is_told() -> None:
-    text = explain("audit", "task.>")
+    text = describe_capture("audit", "task.>")
     assert text.startswith("a stream captures task.>: ")
     assert "'audit'" in text
     assert "nats stream edit audit" in text

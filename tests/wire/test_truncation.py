@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dwarf_nats.errors import BadRequest
-from dwarf_nats.wire import fitting
 from dwarf_nats.wire import messages as m
+from dwarf_nats.wire import truncation
 from dwarf_nats.workflow import cursors
 from dwarf_nats.workflow.answer import ErrorInfo
 from dwarf_nats.workflow.records import FlowSummary, GraphInfo, Outcome, Step
@@ -28,7 +28,7 @@ def text(size: int) -> bytes:
 
 
 def outcome_within(outcome: Outcome, room: int) -> dict[str, Any]:
-    body = fitting.outcome(outcome, room)
+    body = truncation.outcome(outcome, room)
     assert len(body) <= room
     told: dict[str, Any] = json.loads(body)
     return told
@@ -81,7 +81,7 @@ def test_every_outcome_and_step_fits(
     )
     told = outcome_within(outcome, room)
     assert (told["flowKey"], told["status"]) == (KEY, "failed")
-    assert ("truncated" in told) == (len(fitting.outcome(outcome, 10**9)) > room)
+    assert ("truncated" in told) == (len(truncation.outcome(outcome, 10**9)) > room)
     step = Step(
         step_key=STEP,
         step_id=43,
@@ -99,9 +99,9 @@ def test_every_outcome_and_step_fits(
         changes_json=text(state),
         interrupt_json=interrupt,
     )
-    body = fitting.step(step, room)
+    body = truncation.step(step, room)
     assert len(body) <= room
-    assert ("truncated" in json.loads(body)) == (len(fitting.step(step, 10**9)) > room)
+    assert ("truncated" in json.loads(body)) == (len(truncation.step(step, 10**9)) > room)
 
 
 def test_of_a_step_the_state_goes_first_and_then_the_changes() -> None:
@@ -117,9 +117,9 @@ def test_of_a_step_the_state_goes_first_and_then_the_changes() -> None:
         state_json=text(700),
         changes_json=text(700),
     )
-    told = json.loads(fitting.step(step, 1_200))
+    told = json.loads(truncation.step(step, 1_200))
     assert (told["truncated"], "state" in told, "changes" in told) == (True, False, True)
-    told = json.loads(fitting.step(step, 600))
+    told = json.loads(truncation.step(step, 600))
     assert (told["truncated"], "state" in told, "changes" in told) == (True, False, False)
 
 
@@ -147,7 +147,7 @@ def read_all(steps: list[Step], room: int) -> list[dict[str, Any]]:
     at: tuple[int, int] = cursors.START
     for _ in range(len(steps) + 1):
         page = [step for step in steps if (step.depth, step.step_id) > at]
-        body = fitting.history(page, "", room)
+        body = truncation.history(page, "", room)
         assert len(body) <= room
         told = json.loads(body)
         assert told["steps"]
@@ -184,11 +184,11 @@ def test_a_page_of_a_list_is_shorter_and_a_flow_that_is_too_large_is_cut() -> No
         priority=100,
         error=ErrorInfo("m" * 300),
     )
-    assert fitting.flows([flow] * 3, "c", 10_000)[1] == 3
-    assert fitting.flows([flow] * 3, "c", 1_300)[1] == 2
+    assert truncation.flows([flow] * 3, "c", 10_000)[1] == 3
+    assert truncation.flows([flow] * 3, "c", 1_300)[1] == 2
     large = replace(flow, error=ErrorInfo("m" * 5_000), cancel_reason="r" * 5_000)
-    assert fitting.flows([large, flow], "", 1_000)[1] == 0
-    body, fit = fitting.flows([large], "", 1_000)
+    assert truncation.flows([large, flow], "", 1_000)[1] == 0
+    body, fit = truncation.flows([large], "", 1_000)
     assert (fit, len(body) <= 1_000) == (1, True)
     (told,) = json.loads(body)["flows"]
     assert told["error"]["cut"] is True
@@ -197,9 +197,9 @@ def test_a_page_of_a_list_is_shorter_and_a_flow_that_is_too_large_is_cut() -> No
 
 def test_of_too_many_graphs_the_first_ones_are_told() -> None:
     graphs = [GraphInfo(f"g{number}", "ab" * 32, 0) for number in range(100)]
-    told = json.loads(fitting.graphs(graphs, 10**6))
+    told = json.loads(truncation.graphs(graphs, 10**6))
     assert (len(told["graphs"]), "truncated" in told) == (100, False)
-    body = fitting.graphs(graphs, 2_000)
+    body = truncation.graphs(graphs, 2_000)
     told = json.loads(body)
     assert len(body) <= 2_000
     assert 5 < len(told["graphs"]) < 20
@@ -209,24 +209,24 @@ def test_of_too_many_graphs_the_first_ones_are_told() -> None:
 def test_of_too_many_warnings_the_first_ones_are_told_and_how_many_more_there_are() -> None:
     """G11: a graph that was registered is never refused for what there is to say about it."""
     warnings = [f"node n{number}: the condition {'x' * 80!r} never holds" for number in range(100)]
-    body = fitting.with_warnings(m.GraphPutReply(name="g", digest="ab"), warnings, 10**6)
+    body = truncation.with_warnings(m.GraphPutReply(name="g", digest="ab"), warnings, 10**6)
     assert json.loads(body)["warnings"] == warnings
     for room in (200, 600, 3_000):
-        body = fitting.with_warnings(m.GraphPutReply(name="g", digest="ab"), warnings, room)
+        body = truncation.with_warnings(m.GraphPutReply(name="g", digest="ab"), warnings, room)
         assert len(body) <= room
         *shown, last = json.loads(body)["warnings"]
         assert shown == warnings[: len(shown)]
         assert last == f"and {100 - len(shown)} more"
-    assert json.loads(fitting.with_warnings(m.GraphValidateReply(), [], 100)) == {}
+    assert json.loads(truncation.with_warnings(m.GraphValidateReply(), [], 100)) == {}
 
 
 def test_of_a_step_that_is_too_large_the_problems_go_with_the_end_of_the_error() -> None:
     """G9: the page is answered, and the step is marked."""
     step = step_of(1, error=300)
     step.problems = ["p" * 500] * 20
-    (told,) = json.loads(fitting.history([step], "", 900))["steps"]
+    (told,) = json.loads(truncation.history([step], "", 900))["steps"]
     assert (told["stepId"], told["truncated"], "problems" in told) == (1, True, False)
-    assert "problems" not in json.loads(fitting.step(step, 900))
+    assert "problems" not in json.loads(truncation.step(step, 900))
 
 
 @pytest.mark.parametrize("cursor", ["x", "====", "MS4y.", "LTEuLTE", "Zm9v", "MS45OTk5OTk5OTk5OTk5OTk5OTk5OTk5"])
