@@ -1,4 +1,4 @@
-"""Settlements: values that list what becomes true when a step's answer is written (architecture: the spine)."""
+"""Settlements: values that list what becomes true when a step's answer is written (design note 0001)."""
 
 from __future__ import annotations
 

@@ -255,7 +255,7 @@ class Checker:
                     yield f"step {step.step_id} {step.node} is completed at attempt {step.attempt}, and no worker executed it"
 
     def _phantoms(self, ticket: Ticket) -> Iterator[str]:
-        """Nothing was executed that is not there: a step is dispatched once it is written (architecture: the spine)."""
+        """Nothing was executed that is not there: a step is dispatched once it is written (design note 0001)."""
         shard = self._shards[self._shard_of(ticket)]
         for one in self._of_ticket.get(ticket.number, []):
             step = shard.steps.get(one.step_id)

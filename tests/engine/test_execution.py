@@ -392,7 +392,7 @@ async def test_every_sound_state_comes_back_digit_for_digit(engine: Engine) -> N
 
 
 async def test_a_null_in_an_initial_state_stays_until_a_change_removes_it(engine: Engine, proxy: TaskProxy) -> None:
-    """Semantics 11, S3."""
+    """S3."""
     proxy.handle_task("drop", lambda: {"b": None})
     outcome = await engine.run(line("x", "drop"), {"a": None, "b": 1}, timeout=SOON)
     assert outcome.state_json == b'{"a":null}'
@@ -416,7 +416,7 @@ async def test_a_state_over_the_limit_is_refused_or_fails_its_step() -> None:
 
 
 async def test_no_more_steps_are_in_hand_than_there_are_workers() -> None:
-    """Semantics 11: a replica claims no more than it has free workers."""
+    """C1: a replica claims no more than it has free workers."""
     now = most = 0
     full = asyncio.Event()
 

@@ -357,7 +357,7 @@ async def test_what_the_branches_bring_to_their_fan_in(dsn: str, proxy: TaskProx
             else:
                 failed_with(outcome, name)
                 assert last.task == "join"
-                # The final state is the spawn step's (semantics 11).
+                # The final state is the spawn step's (F3).
                 assert outcome.state == {"items": list(range(10)), "size": size}
 
 

@@ -52,7 +52,7 @@ async def test_create_with_start_needs_no_second_call(engine: Engine) -> None:
 
 
 async def test_a_single_task_is_a_workflow_named_after_it(engine: Engine) -> None:
-    """O1 create_task; semantics 11."""
+    """O1: the workflow is named after the task."""
     outcome = await engine.await_(await engine.create_task("add", {"n": 1}, start=True), SOON)
     assert (outcome.workflow, outcome.state) == ("add", {"n": 2})
     assert (await engine.snapshot(await engine.create_task("add"))).status is Status.CREATED
@@ -248,7 +248,7 @@ async def test_a_wait_for_a_flow_that_is_deleted_ends(engine: Engine) -> None:
 
 
 async def test_a_wait_at_a_replica_that_stops_is_refused(dsn: str, proxy: TaskProxy) -> None:
-    """Semantics 11: a 503, the caller asks again."""
+    """O4: a 503, the caller asks again."""
     engine = replica(dsn, proxy, drain_ms=0)
     await engine.startup()
     key = await engine.create("line")
@@ -542,7 +542,7 @@ async def test_an_unknown_workflow_says_where_it_was_looked_for(timed: Engine) -
 
 
 async def test_a_source_that_answers_another_graph_is_refused(timed: Engine, proxy: TaskProxy) -> None:
-    """Semantics 11."""
+    """O1: a 400 that names both."""
     proxy.handle_graph(line("other", "add"), "mine")
     with pytest.raises(BadRequest, match="'mine' with a graph named 'other'"):
         await timed.create("mine")

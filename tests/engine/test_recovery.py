@@ -82,7 +82,7 @@ async def test_steps_over_the_limit_are_given_back_and_completed_by_the_next_eng
             outcome = await following.await_(key, SOON)
             assert outcome.status is Status.COMPLETED
             first, *_ = await following.history(key)
-            assert first.attempt == 0  # semantics 11: attempt counts retries only
+            assert first.attempt == 0  # X5: attempt counts retries only
     assert proxy.calls == {"gate": 6, "add": 3}
 
 

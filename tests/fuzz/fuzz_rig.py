@@ -22,7 +22,7 @@ from tests.support.caller import Caller, conforms
 T = TypeVar("T")
 SOON = 60.0
 CODES = frozenset({400, 404, 408, 409, 413, 429, 503})
-"""Of the contract (semantics 4), a defect of ours (500) left out."""
+"""The codes of refusals (semantics: refusals), without 500, a defect of ours."""
 FAR_US = 3_000_000
 """What comes due later than this from now is waiting on purpose."""
 LIVE = """
@@ -86,7 +86,7 @@ class FuzzRig:
         return await self.client.request(f"{self.prefix}.{operation}", body, timeout=SOON, headers=headers)
 
     def checked(self, operation: str, message: Msg) -> int:
-        """The code of a reply, 0 if it is none, which must be as the contract has it."""
+        """The code of a reply, 0 if it is none, which must be one of the rules."""
         if not message.headers:
             assert operation == "graph.get" or isinstance(json.loads(message.data), dict)
             return 0

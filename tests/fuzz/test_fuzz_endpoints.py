@@ -1,4 +1,4 @@
-"""Every endpoint, asked well and badly: answers as the contract has them, and a replica as it was (semantics 4)."""
+"""Every endpoint, asked well and badly: answers as the rules have them, and a replica as it was (semantics: refusals)."""
 
 from __future__ import annotations
 

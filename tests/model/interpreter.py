@@ -1,8 +1,8 @@
-"""The reference model: a graph interpreted one step after the other, on plain dicts, as the contract's words have it.
+"""The reference model: a graph interpreted one step after the other, on plain dicts, as the rules have it.
 
 It shares the nouns with the engine (`Graph`, its validation, conditions) and none of its decisions. Branches run one after
 the other, to their end; interrupts are resumed and breakpoints passed the moment they pause, which nobody can tell
-afterwards. Where the contract leaves a result open (which of several failed branches gives a flow its error), the model
+afterwards. Where the rules leave a result open (which of several failed branches gives a flow its error), the model
 gives all that are allowed, and says so if such a result decided what came next (`ambiguous`).
 """
 

@@ -31,7 +31,8 @@ _SQL_COMMENT = re.compile(r"^ *-- (.+)$", re.MULTILINE)
 _ANCHOR = re.compile(r'<a id="([\w-]+)"></a>')
 _SECTIONS = re.compile(r"\b(semantics|wire):? sections? (\d+(?:(?:, | and | to )\d+)*)", re.IGNORECASE)
 _NAMED = re.compile(r"\b(semantics|wire): (?!sections? \d)([a-z][a-z-]*[a-z])", re.IGNORECASE)
-_BARE = re.compile(r"\bsections? \d+|small print", re.IGNORECASE)
+_NOTE = re.compile(r"\bdesign note (\d{4})\b", re.IGNORECASE)
+_BARE = re.compile(r"\bsections? \d+|\bsmall print\b|\bsemantics \d+|\barchitecture:", re.IGNORECASE)
 
 
 @functools.cache
@@ -69,6 +70,9 @@ def unknown(text: str) -> Iterator[str]:
         for number in re.findall(r"\d+", found[2]):
             if f"section-{number}" not in pages[found[1].lower()]:
                 yield f"{found[1]} section {number}"
+    for number in _NOTE.findall(text):
+        if not any(note.name.startswith(number) for note in NOTES):
+            yield f"design note {number}"
     yield from _BARE.findall(_SECTIONS.sub("", text))
 
 

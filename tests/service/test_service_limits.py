@@ -98,7 +98,7 @@ async def test_discovery_and_signals_over_max_payload_do_not_cost_the_connection
 
 
 async def test_each_limit_is_a_413_that_names_it(nats_server: NatsServer, sqlite_dsn: str, prefix: str) -> None:
-    """Semantics 4: with the size and the remedy, in header and body; nothing is left behind."""
+    """Semantics: refusals; with the size and the remedy, in header and body; nothing is left behind."""
     limits = {
         "max_request_bytes": 3_000,
         "max_state_bytes": 1_000,

@@ -1,1 +1,1 @@
-"""One step from its claim to what follows its commit (architecture: the spine)."""
+"""One step from its claim to what follows its commit (design note 0001)."""

@@ -1,4 +1,4 @@
-"""Commits in groups: while one transaction is under way, what arrives shares the next (architecture: the spine)."""
+"""Commits in groups: while one transaction is under way, what arrives shares the next (design note 0001)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Executes claimed steps: ask the task, decide on its answer, hand over the settlement (architecture: the spine)."""
+"""Executes claimed steps: ask the task, decide on its answer, hand over the settlement (design note 0001)."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Settle a group of steps: their rows, their successors, the ends of their flows, and what follows from that (architecture:
-the spine)."""
+"""Settle a group of steps: their rows, successors, ends of their flows, and what follows from that (design note 0001)."""
 
 from __future__ import annotations
 
