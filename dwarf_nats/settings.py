@@ -23,6 +23,7 @@ SECTIONS = (OPTIONS, NATS, SERVICE, TUNING, LIMITS)
 """Headings in the help of a command and in the reference, in their order."""
 _UNITS = {"_ms": "ms", "_bytes": "bytes", "_port": "port"}
 _ROW = "setting"
+"""The entry of a field's metadata that holds its `Setting`."""
 T = TypeVar("T")
 
 
@@ -34,7 +35,7 @@ class LogFormat(StrEnum):
 
 
 class LogLevel(StrEnum):
-    """The least level of log lines. Keys of flows and steps stand in `debug` lines only: a reader of one can use it."""
+    """The least level of log lines. Keys stand in `debug` lines only: a key lets its reader control the flow."""
 
     DEBUG = "debug"
     INFO = "info"
@@ -47,7 +48,7 @@ class Setting:
     """One setting, under all its names.
 
     `name`: unique among all settings. `key`: in `dwarf.toml`, with `-` for `_`; the option and the variable are named after it.
-    `text`: help of the option; `reference`: what the reference says instead, if it has more room. `least`, `most`: bounds.
+    `text`: help of the option; `reference`: the text of the reference, if it is longer. `least`, `most`: bounds.
     `part`: the field of `ServerSettings` with the nested value that keeps it, under the name `attribute`.
     """
 
