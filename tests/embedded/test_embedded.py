@@ -14,6 +14,7 @@ import nats
 import pytest
 
 from dwarf_nats import dev_servers
+from dwarf_nats.child_process import ChildProcess
 from dwarf_nats.dev_servers import NatsServer, PostgresServer
 from dwarf_nats.errors import Unavailable
 
@@ -156,3 +157,12 @@ async def test_a_server_that_does_not_come_up_leaves_nothing_behind(
         await entering
     assert not [name for name in os.listdir(tmp_path) if name.startswith("dwarf-")]
     assert not server._child.running
+
+
+def test_the_old_name_of_the_module_gives_the_same_servers() -> None:
+    from dwarf_nats import embedded
+
+    assert {name: getattr(embedded, name) for name in ("NatsServer", "PostgresServer", "nats_binary")} == {
+        name: getattr(dev_servers, name) for name in ("NatsServer", "PostgresServer", "nats_binary")
+    }
+    assert embedded.Child is ChildProcess
