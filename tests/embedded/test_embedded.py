@@ -128,9 +128,9 @@ async def test_postgres_runs_from_a_copy_when_its_user_cannot_reach_the_wheel(mo
 
 
 @pytest.mark.slow
-def test_databases_of_tests_are_empty_and_apart(postgres: PostgresServer, pg_dsn: str) -> None:
+def test_databases_of_tests_are_empty_and_apart(postgres: PostgresServer, empty_pg_dsn: str) -> None:
     tables = "select count(*) from pg_class where relnamespace = 'public'::regnamespace"
-    assert asyncio.run(postgres.execute(tables, pg_dsn.rsplit("/", 1)[1])) == "0"
+    assert asyncio.run(postgres.execute(tables, empty_pg_dsn.rsplit("/", 1)[1])) == "0"
 
 
 @pytest.mark.parametrize("how", ["refused", "cancelled"])
