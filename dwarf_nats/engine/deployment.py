@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from dwarf_nats.rules.rows import ShardIdentity
     from dwarf_nats.settings import EngineSettings
 
-TIDY_BATCH_FLOWS = 100
-"""Deleted flows whose idempotency keys are freed in one run of the duty, so that it stays short."""
+FREED_BATCH_KEYS = 100
+"""Keys of deleted flows that are freed in one run of the duty, so that it stays short."""
 
 
 class Deployment:
@@ -37,9 +37,9 @@ class Deployment:
         self._name = ""
         self._named_by = ""
         self._counts: dict[int, int] = {}
-        self._turn = asyncio.Lock()
-        self._outdated = False
-        self._silent: set[int] = set()
+        self._lock = asyncio.Lock()
+        self._told_outdated = False
+        self._not_answering: set[int] = set()
 
     @property
     def count(self) -> int:
@@ -56,14 +56,16 @@ class Deployment:
     def any_shard(self) -> Shard:
         """Return a shard for a new flow: one of those agreed on, at random among those whose databases answer."""
         agreed = [shard for number, shard in self._shards.items() if number <= self.count or not self.count]
-        there = [shard for shard in agreed if not shard.availability.is_away and shard.number not in self._silent]
+        there = [
+            shard for shard in agreed if not shard.availability.is_away and shard.number not in self._not_answering
+        ]
         return random.choice(there or agreed)
 
     def other_than(self, away: Shard) -> Shard | None:
         """Return another shard for a new flow, if there is one. `away` was found to be away, and gets none until it answers."""
-        self._silent.add(away.number)
+        self._not_answering.add(away.number)
         shard = self.any_shard()
-        return None if shard.availability.is_away or shard.number in self._silent else shard
+        return None if shard.availability.is_away or shard.number in self._not_answering else shard
 
     async def home(self, fairness_key: str, idempotency_key: str) -> tuple[Shard, int]:
         """Return the home of an idempotency key, and the number of shards it was worked out with.
@@ -75,7 +77,7 @@ class Deployment:
             number = home_of(self.count, fairness_key, idempotency_key)
             if number and self._counts.get(number, 0) == self.count:
                 if number not in self._shards:
-                    raise self.unknown(number)
+                    raise self.unknown_shard(number)
                 return self._shards[number], self.count
             if not again:
                 try:
@@ -86,14 +88,14 @@ class Deployment:
             raise Unavailable(self._shards[number].availability.reason)
         raise Unavailable("the replicas have not agreed on the shards of this deployment yet: try again")
 
-    def learned(self, number: int, count: int) -> None:
+    def record_count(self, number: int, count: int) -> None:
         """Take in the number of shards agreed on, as a database says."""
         self._counts[number] = max(count, self._counts.get(number, 0))
-        if self.count > len(self._shards) and not self._outdated:
-            self._outdated = True
-            self._log.error("%s", self.unknown(self.count))
+        if self.count > len(self._shards) and not self._told_outdated:
+            self._told_outdated = True
+            self._log.error("%s", self.unknown_shard(self.count))
 
-    def unknown(self, number: int) -> Unavailable:
+    def unknown_shard(self, number: int) -> Unavailable:
         """Make the error for a shard that the deployment has, and this replica does not."""
         return Unavailable(
             f"this replica knows {len(self._shards)} shards of {max(self.count, number)}: start it with the DSNs of all"
@@ -126,28 +128,28 @@ class Deployment:
                 " flows on the others could not be found"
             )
         self._name, self._named_by = found.deployment, self._named_by or shown
-        self.learned(shard.number, found.shards)
+        self.record_count(shard.number, found.shards)
 
     async def agree(self) -> None:
         """Read the agreement, and raise the number of shards if every living replica knows more.
 
         Databases that are away are left for the next time. Raises `BadRequest` for a database that does not belong here.
         """
-        async with self._turn:
-            facts = await self._entered()
+        async with self._lock:
+            facts = await self._identities()
             if not facts:
                 return
             before = self.count
-            wanted = await self._wanted(facts)
+            wanted = await self._wanted_count(facts)
             if all(number in facts for number in range(1, wanted + 1)):
                 for number in range(1, wanted + 1):
                     if facts[number].shards < wanted:
                         await self._shards[number].store.deployment.raise_shards(wanted)
-                    self.learned(number, wanted)
+                    self.record_count(number, wanted)
             if before and self.count != before:
                 self._log.info("new flows go to %d shards from now on", self.count, extra={"shards": self.count})
 
-    async def _entered(self) -> dict[int, ShardIdentity]:
+    async def _identities(self) -> dict[int, ShardIdentity]:
         """Return what each database says that answers; one that says nothing becomes a shard of this deployment."""
         there = [shard for _, shard in sorted(self._shards.items()) if shard.opened and not shard.availability.is_away]
         facts: dict[int, ShardIdentity] = {}
@@ -166,7 +168,7 @@ class Deployment:
             facts[shard.number] = found
         return facts
 
-    async def _wanted(self, facts: Mapping[int, ShardIdentity]) -> int:
+    async def _wanted_count(self, facts: Mapping[int, ShardIdentity]) -> int:
         """Return the number of shards to be agreed on."""
         if not self.count or self.count >= len(self._shards):
             return self.count or len(self._shards)
@@ -178,10 +180,10 @@ class Deployment:
         ]
         return max(self.count, min([*known, len(self._shards)]))
 
-    async def heard(self, number: int, count: int) -> None:
+    async def on_heartbeat(self, number: int, count: int) -> None:
         """Take in the number of shards agreed on from the heartbeat of a shard, and go on agreeing if it is not all."""
-        self._silent.discard(number)
-        self.learned(number, count)
+        self._not_answering.discard(number)
+        self.record_count(number, count)
         if self.count < len(self._shards) or any(
             self._counts.get(one, 0) < self.count for one in self._shards if one <= self.count
         ):
@@ -190,16 +192,16 @@ class Deployment:
             except BadRequest as error:
                 self._log.error("%s", error)
 
-    # -- keys of flows that are gone
+    # -- keys of flows that are deleted
 
-    async def tidy(self, shard: Shard) -> None:
+    async def free_deleted_keys(self, shard: Shard) -> None:
         """Free the idempotency keys of flows that were deleted on this shard and have their homes on others."""
-        gone = await shard.store.keys.deleted_flows(TIDY_BATCH_FLOWS)
-        for flow_id, fairness_key, idempotency_key in gone:
+        deleted = await shard.store.keys.deleted_flows(FREED_BATCH_KEYS)
+        for flow_id, fairness_key, idempotency_key in deleted:
             for other in self._shards.values():
                 if other is not shard:
                     await other.store.keys.free(fairness_key, idempotency_key, shard.number, flow_id)
-        await shard.store.keys.confirm_deleted([flow_id for flow_id, _, _ in gone])
+        await shard.store.keys.confirm_deleted([flow_id for flow_id, _, _ in deleted])
 
 
 def home_of(shards: int, fairness_key: str, idempotency_key: str) -> int:

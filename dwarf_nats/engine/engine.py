@@ -7,7 +7,7 @@ name, `Tasks` executes one task, `Notices` hears what became of flows, `Signals`
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from dwarf_nats.engine.assembly import new_replica, new_shard
@@ -24,12 +24,12 @@ from dwarf_nats.telemetry.providers import Telemetry
 from dwarf_nats.workflow.names import check_subject_name
 
 if TYPE_CHECKING:
+    from dwarf_nats.engine.operations.new_flows import GivenState
     from dwarf_nats.engine.ports import Ports
     from dwarf_nats.ports import Clock, Store
     from dwarf_nats.workflow.graph import Graph
     from dwarf_nats.workflow.options import FlowOptions, Query
     from dwarf_nats.workflow.records import FlowSummary, GraphInfo, Outcome, ShardHealth, ShardInfo, Step, TaskHealth
-    from dwarf_nats.workflow.state import State
     from dwarf_nats.workflow.status import Status
 
 log = logging.getLogger("dwarf_nats.engine")
@@ -38,7 +38,6 @@ Steps: TypeAlias = "list[Step]"
 Summaries: TypeAlias = "list[FlowSummary]"
 GraphInfos: TypeAlias = "list[GraphInfo]"
 Texts: TypeAlias = list[str]
-StateLike: TypeAlias = "Mapping[str, Any] | bytes | State | None"
 
 
 class Engine:
@@ -151,7 +150,7 @@ class Engine:
     async def create(
         self,
         workflow: str | Graph,
-        state: StateLike = None,
+        state: GivenState = None,
         options: FlowOptions | None = None,
         *,
         start: bool = False,
@@ -165,13 +164,13 @@ class Engine:
         return (await self._operations.creator.create(workflow, state, options, start=start)).key
 
     async def create_task(
-        self, task: str, state: StateLike = None, options: FlowOptions | None = None, *, start: bool = False
+        self, task: str, state: GivenState = None, options: FlowOptions | None = None, *, start: bool = False
     ) -> str:
         """Create a flow of one task, named after it; return its key."""
         return await self.create(graph_of_task(task), state, options, start=start)
 
     async def continue_(
-        self, thread: str, state: StateLike = None, options: FlowOptions | None = None, *, start: bool = False
+        self, thread: str, state: GivenState = None, options: FlowOptions | None = None, *, start: bool = False
     ) -> str:
         """Create the next flow of a thread, its state the last final state with `state` merged through the reducers (O15).
 
@@ -180,7 +179,7 @@ class Engine:
         self._check_ready()
         return await self._operations.threads.continue_(thread, state, options, start=start)
 
-    async def fork(self, step: str, overrides: StateLike = None) -> str:
+    async def fork(self, step: str, overrides: GivenState = None) -> str:
         """Copy a terminal flow up to a step and run on from there; return the key of the copy (O14).
 
         `Conflict` if the flow has not ended.
@@ -194,7 +193,7 @@ class Engine:
     async def run(
         self,
         workflow: str | Graph,
-        state: StateLike = None,
+        state: GivenState = None,
         options: FlowOptions | None = None,
         timeout: float | None = None,
     ) -> Outcome:
@@ -271,7 +270,7 @@ class Engine:
         """
         await self._operations.control.resume(flow, data)
 
-    async def resume_break(self, flow: str, overrides: StateLike = None) -> None:
+    async def resume_break(self, flow: str, overrides: GivenState = None) -> None:
         """Continue the oldest breakpoint, with fields of the step's state replaced; a null removes one (O11).
 
         `Conflict` if no breakpoint is waiting.
@@ -282,14 +281,14 @@ class Engine:
         """Set or clear a breakpoint before the node of that name or url (O12); `Conflict` on a terminal flow."""
         await self._operations.control.break_before(flow, task, enabled=enabled)
 
-    async def restart(self, flow: str, overrides: StateLike = None) -> None:
+    async def restart(self, flow: str, overrides: GivenState = None) -> None:
         """Run a stopped flow again from its entry step, in place, with fields of the entry state replaced (O13).
 
         `Conflict` if it is not stopped, `BadRequest` for a subgraph's flow.
         """
         await self._operations.control.restart(flow, overrides)
 
-    async def restart_from(self, step: str, overrides: StateLike = None) -> None:
+    async def restart_from(self, step: str, overrides: GivenState = None) -> None:
         """Rewind a step in place: it runs again, and exactly what it led to is removed (O13).
 
         `Conflict` on a cancelled flow, and if the step or what it led to is not at rest.

@@ -39,7 +39,7 @@ class Placement:
         Raises `NotFound` if there is no shard of that number, `Unavailable` if only this replica lacks it.
         """
         if self._deployment.count >= key.shard > len(self._shards):
-            raise self._deployment.unknown(key.shard)
+            raise self._deployment.unknown_shard(key.shard)
         shard = self._shards.get(key.shard)
         if shard is None:
             raise NotFound(f"no {what} {key.public_id}: there is no shard {key.shard}")

@@ -271,12 +271,12 @@ async def test_o1_a_key_is_remembered_for_as_long_as_its_flow_exists(dsns: Dsns,
         for key in again:
             await engine.delete(key)
         for shard in engine.shards.values():
-            await engine.replica.deployment.tidy(shard)
+            await engine.replica.deployment.free_deleted_keys(shard)
         assert await everywhere(engine, "select * from dwarf_keys") == []
         assert await everywhere(engine, "select * from dwarf_placed where gone < 2") == []
         await everywhere(engine, "update dwarf_placed set updated_at = 1")
         for shard in engine.shards.values():
-            await engine.replica.deployment.tidy(shard)
+            await engine.replica.deployment.free_deleted_keys(shard)
         assert await everywhere(engine, "select * from dwarf_placed") == []
 
 

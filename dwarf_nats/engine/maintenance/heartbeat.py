@@ -60,4 +60,4 @@ class Heartbeat(Duty):
         if reply.due_in is not None:
             self._ready_queue.hint_any(reply.due_in)
         self._availability.heard_at = self._clock.now()
-        await self._deployment.heard(self._replicas.shard, reply.shards)
+        await self._deployment.on_heartbeat(self._replicas.shard, reply.shards)

@@ -25,7 +25,11 @@ class Maintenance:
         store = shard.store
         self.runner = DutyRunner(shard.number, replica.clock, replica.logger)
         self.integrity = Integrity(
-            replica, store.replicas, store.integrity, shard.announcer, partial(replica.deployment.tidy, shard)
+            replica,
+            store.replicas,
+            store.integrity,
+            shard.announcer,
+            partial(replica.deployment.free_deleted_keys, shard),
         )
         self.heartbeat = Heartbeat(
             replica,

@@ -86,12 +86,12 @@ class IdempotencyKeys:
         """
         flow = new.flow
         count, held = await home.store.keys.lookup(flow.fairness_key, new.idempotency_key)
-        self._deployment.learned(home.number, count)
+        self._deployment.record_count(home.number, count)
         if count != new.shards or held is None:
             return None
         at = self._shards.get(held.shard or home.number)
         if at is None:
-            raise self._deployment.unknown(held.shard)
+            raise self._deployment.unknown_shard(held.shard)
         if held.shard:
             exists = await at.store.keys.is_placed(held.flow_id)
         else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import orjson
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from dwarf_nats.workflow.options import FlowOptions
     from dwarf_nats.workflow.records import Outcome
 
-GivenState = Mapping[str, Any] | bytes | State | None
+GivenState: TypeAlias = Mapping[str, Any] | bytes | State | None
 """A state as a caller gives it: Python values, the JSON text of an object, or JSON texts by field."""
 
 
