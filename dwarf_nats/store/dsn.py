@@ -24,13 +24,22 @@ from dwarf_nats.redact import redacted_url
 
 SCHEME = re.compile(r"(?:postgresql|postgres)(?:\+\w+)?", re.IGNORECASE)
 CONNECT_SECONDS = 10.0
-_FOREVER = 365 * 86_400.0
+"""Seconds that connecting may take, if the DSN has no `connect_timeout`."""
+_NO_TIMEOUT_SECONDS = 365 * 86_400.0
 _SSLMODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 _TARGETS = ("any", "read-write", "read-only", "primary", "standby", "prefer-standby")
 _FILES = ("passfile", "servicefile", "sslcert", "sslkey", "sslrootcert", "sslcrl")
 # What asyncpg reads of a DSN by itself.
-_PASSED = ("sslcert", "sslkey", "sslrootcert", "sslcrl", "sslpassword", "sslnegotiation", "ssl_min_protocol_version",
-           "ssl_max_protocol_version")  # fmt: skip
+_PASSED = (
+    "sslcert",
+    "sslkey",
+    "sslrootcert",
+    "sslcrl",
+    "sslpassword",
+    "sslnegotiation",
+    "ssl_min_protocol_version",
+    "ssl_max_protocol_version",
+)
 _ARGUMENTS = ("user", "password", "passfile", "service", "servicefile", "target_session_attrs", "krbsrvname", "gsslib")
 _KEEPALIVE = {
     "keepalives_idle": "TCP_KEEPIDLE",
@@ -47,8 +56,18 @@ _ONLY = {
     "load_balance_hosts": ("disable", "random"),
     "keepalives": ("0", "1"),
 }
-_OTHERS = ("host", "port", "dbname", "database", "connect_timeout", "application_name", "fallback_application_name",
-           "options", "sslmode", "ssl")  # fmt: skip
+_OTHERS = (
+    "host",
+    "port",
+    "dbname",
+    "database",
+    "connect_timeout",
+    "application_name",
+    "fallback_application_name",
+    "options",
+    "sslmode",
+    "ssl",
+)
 _KNOWN = frozenset((*_PASSED, *_ARGUMENTS, *_KEEPALIVE, *_ONLY, *_OTHERS))
 _ESCAPE = "special characters of user and password are written as %XX"
 _HOST = re.compile(r"(?:\[([^\]]*)\]|([^:\[\]]*))(?::(\d*))?")
@@ -56,7 +75,7 @@ _HOST = re.compile(r"(?:\[([^\]]*)\]|([^:\[\]]*))(?::(\d*))?")
 
 @dataclass(slots=True, frozen=True)
 class Target:
-    """Where a DSN leads, and how."""
+    """A PostgreSQL database and how to connect to it."""
 
     label: str
     """For messages: hosts and database, no user and no secret."""
@@ -67,10 +86,11 @@ class Target:
     timeout: float = CONNECT_SECONDS
     """Seconds that connecting may take."""
     shuffled: bool = False
+    """The hosts are tried in random order."""
     socket_options: Mapping[str, int] = field(default_factory=dict)
 
     async def connect(self, settings: Mapping[str, str], *, command_timeout: float | None = 60.0) -> Any:
-        """A connection with these settings of the session; those of the DSN win."""
+        """Open a connection with these settings of the session; those of the DSN win. `command_timeout`: seconds."""
         arguments = dict(self.arguments)
         if self.shuffled and "host" in arguments:
             places = list(zip(arguments["host"], arguments["port"], strict=True))
@@ -106,12 +126,12 @@ def quoted(text: str) -> str:
 
 
 def is_postgres(dsn: str) -> bool:
-    """Whether a DSN is for PostgreSQL, whatever else is wrong with it."""
+    """Say whether a DSN is for PostgreSQL, valid or not."""
     return SCHEME.fullmatch(dsn.strip().partition("://")[0]) is not None and "://" in dsn
 
 
 def read(dsn: str) -> Target:
-    """What a PostgreSQL DSN says. Raises `BadRequest` that names what is wrong in it, never with a secret."""
+    """Read a PostgreSQL DSN. Raises `BadRequest` that names what is wrong in it, never with a secret."""
     dsn = dsn.strip()
     address, _, query = dsn.partition("://")[2].partition("?")
     authority, _, path = address.partition("/")
@@ -181,7 +201,7 @@ def _unknown(dsn: str, name: str) -> BadRequest:
 
 
 def _addresses(dsn: str, authority: str, host: str | None, port: str | None) -> tuple[list[str], list[int]]:
-    """Hosts and their ports; those of the address win over the parameters, as in libpq's own order they are one."""
+    """Hosts and their ports: of the address, or of the parameters if the address names none."""
     hosts: list[str] = []
     ports: list[str] = []
     for one in (authority or host or "").split(",") if authority or host else []:
@@ -210,7 +230,7 @@ def _port(dsn: str, text: str) -> int:
 
 
 def _options(dsn: str, text: str | None) -> tuple[dict[str, str], str]:
-    """The settings in `options=-c name=value …`; and the whole where it says something else, for the server to read."""
+    """The settings in `options=-c name=value …`, or the whole text for the server to read if it says anything else."""
     words = [re.sub(r"\\(.)", r"\1", word) for word in re.findall(r"(?:\\.|[^\s\\])+", text or "")]
     settings: dict[str, str] = {}
     while words:
@@ -244,7 +264,7 @@ def _tls(dsn: str, known: Mapping[str, str | None]) -> dict[str, Any]:
 
 
 def _system_tls(dsn: str, mode: str | None, passed: Mapping[str, str]) -> ssl.SSLContext:
-    """Certificates that the operating system trusts; the name is always checked, as libpq has it."""
+    """Trust the certificates that the operating system trusts, and always check the host name, as libpq does."""
     if mode not in (None, "verify-full"):
         raise _bad(dsn, "sslrootcert=system needs sslmode=verify-full")
     context = ssl.create_default_context()
@@ -281,7 +301,7 @@ def _timeout(dsn: str, value: str | None) -> float:
     if value is None:
         return CONNECT_SECONDS
     seconds = _number(dsn, "connect_timeout", value)
-    return float(seconds) if seconds > 0 else _FOREVER
+    return float(seconds) if seconds > 0 else _NO_TIMEOUT_SECONDS
 
 
 def _number(dsn: str, name: str, value: str) -> int:

@@ -20,15 +20,15 @@ from dwarf_nats.ports import DatabaseAway, StatementRefused, Unstorable
 from dwarf_nats.redact import scrubbed
 
 log = logging.getLogger("dwarf_nats.store")
-QUIET_SECONDS = 60.0
-"""An outage is over, for the log, once nothing was heard of it for so long."""
+OUTAGE_QUIET_SECONDS = 60.0
+"""Seconds without an error after which an outage is over for the log: the next one is logged again."""
 
 CONFLICTS = (
     asyncpg.SerializationError,
     asyncpg.DeadlockDetectedError,
     asyncpg.InvalidCachedStatementError,  # the tables were altered: the driver has forgotten the statement and prepares it anew
 )
-"""What goes away if the same is done once more."""
+"""Errors that go away if the same is done once more."""
 
 CONNECTION = (
     OSError,
@@ -38,12 +38,12 @@ CONNECTION = (
     asyncpg.InterfaceError,
     asyncpg.InternalClientError,
 )
-"""What says that a connection has ended. A time-out of the driver leaves one that nothing is known of."""
+"""Errors after which a connection is gone, or in a state that nobody knows: a time-out of the driver leaves one such."""
 
 _DATA = ("22", "54")
 _INTEGRITY = ("23", "27", "44")
 _AWAY = ("08", "25", "28", "3D", "53300", "57", "58")
-"""Nothing can be done there now. With any other error one statement may be refused and the next one not."""
+"""States in which the database serves nobody now. With any other one statement may be refused and the next one not."""
 _HERE = ("57014",)  # statement_timeout, or somebody who cancelled the statement
 # At a start: what may pass by itself. A database closed for maintenance says 55000, one of which nothing is known yet XX.
 _PASSING = ("08", "25", "40", "53", "55", "57", "58", "XX")
@@ -55,22 +55,45 @@ _POOLER_REFUSES = (
     "not allowed in statement",
 )
 _ERRNOS = (
-    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL,
-)  # fmt: skip
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+    errno.EINVAL,
+)
 _SQLITE_PASSING = (
-    sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_NOMEM,
-    sqlite3.SQLITE_INTERRUPT, sqlite3.SQLITE_PROTOCOL,
-)  # fmt: skip
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_INTERRUPT,
+    sqlite3.SQLITE_PROTOCOL,
+)
 _LIMITS = ("too complex", "too big", "too large", "too many", "too deep", "overflow")
 _SQLITE_AWAY = (
-    sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY,
-    sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_PERM,
-    sqlite3.SQLITE_AUTH, sqlite3.SQLITE_INTERRUPT, sqlite3.SQLITE_PROTOCOL, sqlite3.SQLITE_NOLFS,
-)  # fmt: skip
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_NOTADB,
+    sqlite3.SQLITE_CORRUPT,
+    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_PERM,
+    sqlite3.SQLITE_AUTH,
+    sqlite3.SQLITE_INTERRUPT,
+    sqlite3.SQLITE_PROTOCOL,
+    sqlite3.SQLITE_NOLFS,
+)
 
 
 def of_postgres(error: BaseException, where: str) -> DwarfError | None:
-    """An error of the driver as the engine knows it; nothing for one that is none of the driver's."""
+    """Turn an error of asyncpg into one of the engine's, nothing for any other error. `where` names the database."""
     if isinstance(error, asyncpg.PostgresError):
         state = error.sqlstate or ""
         if state.startswith(_DATA):
@@ -88,7 +111,7 @@ def of_postgres(error: BaseException, where: str) -> DwarfError | None:
 
 
 def of_sqlite(error: BaseException, path: str) -> DwarfError | None:
-    """As `of_postgres`, for SQLite."""
+    """As `of_postgres`, for an error of sqlite3."""
     if isinstance(error, sqlite3.DataError | OverflowError | UnicodeError):
         return unstorable(error)
     if isinstance(error, sqlite3.IntegrityError):
@@ -111,7 +134,7 @@ def primary_code(error: sqlite3.Error) -> int | None:
 
 
 def needs_a_person(error: BaseException) -> bool:
-    """Whether what hinders a start is mended by a person only; else it may pass by itself, and a start waits for it."""
+    """Say whether only a person can mend what hinders a start. Anything else may pass by itself, and a start waits for it."""
     root = root_of(error)
     if isinstance(root, asyncpg.PostgresError):
         state = root.sqlstate or ""
@@ -130,7 +153,7 @@ def needs_a_person(error: BaseException) -> bool:
 
 
 def root_of(error: BaseException) -> BaseException:
-    """What an error was made of at first: the driver's, if there is one."""
+    """The error that others were made of: the driver's, if there is one."""
     while True:
         deeper = getattr(error, "orig", None) or error.__cause__
         if not isinstance(deeper, BaseException) or isinstance(error, asyncpg.PostgresError | sqlite3.Error):
@@ -139,12 +162,12 @@ def root_of(error: BaseException) -> BaseException:
 
 
 def unstorable(error: BaseException) -> Unstorable:
-    """The value is at fault: a type, an encoding, a number out of range, a limit."""
+    """An error for a value that cannot be stored: a type, an encoding, a number out of range, a limit."""
     return Unstorable(f"the database cannot store this: {one_line(error)}; change the value")
 
 
 def contradicted(error: BaseException) -> Internal:
-    """A constraint of the database is at fault: ours, which is a defect, or one that somebody added."""
+    """An error for a constraint of the database that was violated: one of ours, which is a defect, or one somebody added."""
     return Internal(f"the database refused this: {one_line(error)}")
 
 
@@ -154,21 +177,21 @@ def one_line(error: BaseException) -> str:
 
 
 class Outages:
-    """One log line for an outage, however often and from wherever it is met. Different words of the database are told apart."""
+    """Logs an outage once, however many operations meet it. Different messages of the database are different outages."""
 
     def __init__(self) -> None:
-        self._heard: dict[str, float] = {}
+        self._last_at: dict[str, float] = {}
         self.quiet = False
-        """Whether nothing is told: at a start, which tells by itself."""
+        """Log nothing: during a start, which reports its errors itself."""
 
-    def heard(self, error: DwarfError) -> None:
-        """An operation met an error; those that are about the database and the moment are told, once."""
+    def note(self, error: DwarfError) -> None:
+        """Take note of an error that an operation met, and log it if the database is away and nobody has logged that yet."""
         if self.quiet or not isinstance(error, DatabaseAway):
             return
         now = time.monotonic()
-        last = self._heard.get(error.message)
-        if len(self._heard) > 100:
-            self._heard.clear()
-        self._heard[error.message] = now
-        if last is None or now - last > QUIET_SECONDS:
+        last = self._last_at.get(error.message)
+        if len(self._last_at) > 100:
+            self._last_at.clear()
+        self._last_at[error.message] = now
+        if last is None or now - last > OUTAGE_QUIET_SECONDS:
             log.warning("%s", error.message)

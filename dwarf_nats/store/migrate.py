@@ -24,14 +24,15 @@ from dwarf_nats.errors import Unavailable
 from dwarf_nats.ports import DatabaseAway, Unusable
 from dwarf_nats.store import pooler
 from dwarf_nats.store.dsn import read
-from dwarf_nats.store.faults import needs_a_person, one_line, root_of
+from dwarf_nats.store.faults import CONNECTION, needs_a_person, one_line, root_of
 
 T = TypeVar("T")
 logging.getLogger("alembic").setLevel(logging.WARNING)  # its progress is no news of ours
 log = logging.getLogger("dwarf_nats.store")
-LOCK_SECONDS = 0.2
-"""How often a replica that waits for its turn to migrate looks again."""
-LOCK = 0x64776172  # "dwar": the advisory lock that replicas starting together take in turn
+MIGRATION_LOCK_POLL_SECONDS = 0.2
+"""Seconds between two attempts of a replica that waits for its turn to migrate."""
+MIGRATION_LOCK_ID = 0x64776172
+"""The advisory lock that replicas starting together take in turn: "dwar" in ASCII."""
 _turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
 _HERE = Path(__file__).resolve().parent.parent
 
@@ -43,12 +44,12 @@ class _Sqlite(Protocol):
 
 
 def _turn() -> asyncio.Lock:
-    """Alembic keeps its context in globals of the process: databases are migrated one after the other."""
+    """The lock under which databases are migrated one after the other: Alembic keeps its context in globals of the process."""
     return _turns.setdefault(asyncio.get_running_loop(), asyncio.Lock())
 
 
 def migrations_dir() -> Path:
-    """Where the migrations are: in the wheel beside the package, in a checkout at its root."""
+    """The folder of the migrations: beside the package in a wheel, at the root of a checkout."""
     for place in (_HERE / "_migrations", _HERE.parent / "migrations"):
         if (place / "env.py").exists():
             return place
@@ -69,7 +70,7 @@ def head() -> str:
 
 
 def is_later(revision: str | None) -> bool:
-    """Whether a database is at a revision that only a later version knows."""
+    """Say whether a revision is one that only a later version knows."""
     known = {one.revision for one in ScriptDirectory.from_config(_config()).walk_revisions()}
     return revision is not None and revision not in known
 
@@ -128,8 +129,7 @@ async def _with_postgres(dsn: str, *, upgrade: bool) -> str | None:
             await connection.run_sync(_upgrade)
             await connection.commit()
             return await connection.run_sync(_revision)
-    except (OSError, EOFError, SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError,
-            CommandError) as error:  # fmt: skip
+    except (*CONNECTION, SQLAlchemyError, asyncpg.PostgresError, CommandError) as error:
         words = f"PostgreSQL at {target.label} cannot be {'migrated' if upgrade else 'read'}: {_words(error)}"
         raise _grave_or_passing(words, error) from error
     finally:
@@ -140,11 +140,11 @@ async def _with_postgres(dsn: str, *, upgrade: bool) -> str | None:
 async def _lock(raw: Any, where: str) -> None:
     """Wait for our turn to migrate; say so if somebody else has it."""
     told = False
-    while not await raw.fetchval("select pg_try_advisory_lock($1)", LOCK):
+    while not await raw.fetchval("select pg_try_advisory_lock($1)", MIGRATION_LOCK_ID):
         if not told:
             log.warning("%s: waiting for its migration lock, %s; Ctrl-C stops", where, await _holder(raw))
             told = True
-        await asyncio.sleep(LOCK_SECONDS)
+        await asyncio.sleep(MIGRATION_LOCK_POLL_SECONDS)
     if told:
         log.info("%s: the migration lock is free", where)
 
@@ -157,7 +157,7 @@ async def _holder(raw: Any) -> str:
         where l.locktype = 'advisory' and l.granted and l.classid = 0 and l.objid = $1 and l.objsubid = 1
           and l.database = (select oid from pg_database where datname = current_database())
         """,
-        LOCK,
+        MIGRATION_LOCK_ID,
     )
     if row is None or row[0] is None:
         return "which was held by another session a moment ago"

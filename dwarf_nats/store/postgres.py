@@ -289,13 +289,13 @@ class Postgres:
         try:
             yield
         except DatabaseAway as error:
-            self.outages.heard(error)
+            self.outages.note(error)
             raise
         except Exception as error:
             known = of_postgres(error, self.target.label)
             if known is None:
                 raise
-            self.outages.heard(known)
+            self.outages.note(known)
             if isinstance(known, Unavailable):
                 known.undecided = getattr(error, "undecided", False)
             raise known from error

@@ -274,7 +274,7 @@ class Sqlite:
             known = of_sqlite(error, self.path or "in memory")
             if known is None:
                 raise
-            self.outages.heard(known)
+            self.outages.note(known)
             raise known from error
 
 

@@ -16,7 +16,7 @@ import asyncpg
 import pytest
 
 from dwarf_nats.embedded import NatsServer
-from dwarf_nats.store.migrate import LOCK
+from dwarf_nats.store.migrate import MIGRATION_LOCK_ID
 from tests.cli.conftest import Run
 
 pytestmark = pytest.mark.slow
@@ -183,7 +183,7 @@ async def test_a_start_that_waits_for_the_migration_lock_can_be_stopped(
     nats_server: NatsServer, tmp_path: Path, empty_pg_dsn: str, number: signal.Signals
 ) -> None:
     other = await asyncpg.connect(empty_pg_dsn)
-    await other.execute(f"select pg_advisory_lock({LOCK})")
+    await other.execute(f"select pg_advisory_lock({MIGRATION_LOCK_ID})")
     async with started(["serve", "--nats", nats_server.url, "--dsn", empty_pg_dsn, "--prefix", "lock"], tmp_path) as it:
         await it.until("waiting for its migration lock, held by process")
         it.send(number)
@@ -194,7 +194,7 @@ async def test_a_start_that_waits_for_the_migration_lock_can_be_stopped(
 
 async def test_migrate_says_whom_it_waits_for_and_can_be_stopped(tmp_path: Path, empty_pg_dsn: str) -> None:
     other = await asyncpg.connect(empty_pg_dsn)
-    await other.execute(f"select pg_advisory_lock({LOCK})")
+    await other.execute(f"select pg_advisory_lock({MIGRATION_LOCK_ID})")
     async with started(["migrate", "--dsn", empty_pg_dsn], tmp_path) as it:
         await it.until("waiting for its migration lock, held by process")
         it.send(signal.SIGINT)

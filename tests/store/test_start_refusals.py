@@ -236,7 +236,7 @@ async def test_a_start_that_waits_for_the_migration_lock_says_who_has_it(
 ) -> None:
     """Semantics: start-errors; and it can be stopped meanwhile."""
     other = await asyncpg.connect(empty_pg_dsn, server_settings={"application_name": "somebody"})
-    await other.execute(f"select pg_advisory_lock({migrate.LOCK})")
+    await other.execute(f"select pg_advisory_lock({migrate.MIGRATION_LOCK_ID})")
     store = store_on(empty_pg_dsn)
     with caplog.at_level(logging.INFO, "dwarf_nats.store"):
         opening = asyncio.create_task(store.open("one", migrated=True))
@@ -261,7 +261,7 @@ async def test_a_start_on_a_current_schema_needs_no_migration_lock(empty_pg_dsn:
     one, two = store_on(empty_pg_dsn), store_on(empty_pg_dsn)
     await one.open("one", migrated=True)
     other = await asyncpg.connect(empty_pg_dsn)
-    await other.execute(f"select pg_advisory_lock({migrate.LOCK})")
+    await other.execute(f"select pg_advisory_lock({migrate.MIGRATION_LOCK_ID})")
     async with asyncio.timeout(20):
         await two.open("two", migrated=True)
     await two.close()
