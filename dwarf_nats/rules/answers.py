@@ -1,4 +1,4 @@
-"""Whether an answer can be stored at all (S1). Pure."""
+"""Check whether an answer can be stored (S1). Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What comes next, as steps: one, none, or the branches of a fan-out (X7, F1, F5). Pure."""
+"""From a route to steps: one, none, or the branches of a fan-out (X7, F1, F5). Pure."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _elements = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 @dataclass(slots=True)
 class Next:
-    """Where a completed step leads: to `target` (a node or `END`), or into `branches`, or to its cohort's fan-in."""
+    """The place a completed step leads to: `target` (a node or `END`), or `branches`, or its cohort's fan-in."""
 
     target: str = END
     arrives: bool = False
@@ -31,7 +31,7 @@ class Next:
 
 
 def follow(graph: Graph, node: str, route: Route, state: State, *, member: bool, max_branches: int = UNBOUNDED) -> Next:
-    """What a route out of `node` leads to; `member`: the step belongs to a cohort.
+    """Follow a route out of `node`; `member`: the step belongs to a cohort.
 
     Raises `StepError` for a for_each over what is no array, for a member that can go nowhere (X7), and for more branches than
     `max_branches`.

@@ -8,12 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-FIRST_US = 100_000
-LONGEST_US = 60_000_000
+FIRST_PROBE_US = 100_000
+"""Microseconds from a trip to the first probe: a task that restarts is back soon. Doubled with every probe."""
+LONGEST_PROBE_US = 60_000_000
+"""Microseconds between probes at most: a task that serves again is found within a minute."""
 
 
 class Event(StrEnum):
-    """What a breaker hears."""
+    """An event that a breaker is told of."""
 
     SIGNAL = "signal"
     """An answer said that the task cannot serve."""
@@ -30,7 +32,7 @@ class Event(StrEnum):
 
 
 class Deed(StrEnum):
-    """What is to be done about it."""
+    """An action that a change of a breaker calls for."""
 
     PARK = "park"
     """Park all pending steps of the task."""
@@ -68,23 +70,23 @@ class Breaker:
     probe_at: int = 0
 
     def due(self, now: int) -> bool:
-        """Whether a probe may go out. One further off than any schedule puts it says that the clock was set back."""
-        return self.tripped and not now < self.probe_at <= now + LONGEST_US
+        """True if a probe may go out. A time beyond any schedule shows that the clock was set back."""
+        return self.tripped and not now < self.probe_at <= now + LONGEST_PROBE_US
 
     def pointless(self, now: int) -> bool:
-        """Whether a probe has been due for so long that, with nothing parked, keeping it tripped makes no difference.
+        """True if a probe has been due so long that, with nothing parked, keeping the breaker tripped makes no difference.
 
         The next step of its task is asked about at once either way.
         """
-        return self.tripped and self.probe_at + LONGEST_US <= now
+        return self.tripped and self.probe_at + LONGEST_PROBE_US <= now
 
 
 CLOSED = Breaker()
 
 
 def delay_us(probes: int) -> int:
-    """How long after the trip, or after the last of `probes` probes, the next one goes out (V4)."""
-    return min(FIRST_US << min(probes, 20), LONGEST_US)
+    """Microseconds from the trip, or from the last of `probes` probes, to the next probe (V4)."""
+    return min(FIRST_PROBE_US << min(probes, 20), LONGEST_PROBE_US)
 
 
 def after(breaker: Breaker, event: Event, now: int, cause: str = "") -> tuple[Breaker, tuple[Deed, ...]]:
@@ -96,7 +98,7 @@ def after(breaker: Breaker, event: Event, now: int, cause: str = "") -> tuple[Br
     if not tripped:
         return CLOSED, deeds
     if not breaker.tripped:
-        return Breaker(True, now, cause, 0, now + delay_us(0)), deeds
+        return Breaker(True, now, cause, probe_at=now + delay_us(0)), deeds
     if event is Event.PROBED and breaker.due(now):
         probes = breaker.probes + 1
         return replace(breaker, probes=probes, probe_at=now + delay_us(probes)), deeds

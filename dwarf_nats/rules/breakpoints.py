@@ -17,7 +17,7 @@ def read(stored: str | None) -> tuple[str, ...]:
 
 
 def stored(names: Iterable[str]) -> str | None:
-    """Names as they are stored with a flow; nothing for none."""
+    """Names as they are stored with a flow; `None` for none."""
     listed = list(names)
     return orjson.dumps(listed).decode() if listed else None
 
@@ -29,5 +29,5 @@ def changed(names: Sequence[str], task: str, *, enabled: bool) -> tuple[str, ...
 
 
 def holds(names: Sequence[str], graph: Graph, node: str) -> bool:
-    """Whether a breakpoint stands before `node`: by its name, or by its url if no other node of the graph has it."""
+    """True if a breakpoint stands before `node`: by its name, or by its url if no other node of the graph has it."""
     return any(name == node or ((found := graph.find_node(name)) is not None and found.name == node) for name in names)

@@ -54,7 +54,7 @@ class ClaimedRow(msgspec.Struct, gc=False):
     notify: Annotated[str, From("f")]
     thread_id: Annotated[int, From("f")]
     flow_created_at: int
-    """When the flow was created, or restarted last."""
+    """The time at which the flow was created, or restarted last."""
     flow_updated_at: Annotated[int, From("f", "updated_at")]
     breakpoints: Annotated[str | None, From("f")]
     root_id: Annotated[int, From("f")]

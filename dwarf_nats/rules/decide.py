@@ -22,7 +22,7 @@ ERROR_HANDLING_MAX_STEPS = 16
 
 
 class Deciding(msgspec.Struct, frozen=True):
-    """What every part of one decision needs: the step, its graph, ids for what is born, and the limits."""
+    """The values that every part of one decision needs: the step, its graph, ids for new steps, and the limits."""
 
     step: ClaimedStep
     graph: Graph
@@ -64,7 +64,8 @@ def fail(step: ClaimedStep, error: ErrorInfo) -> Settlement:
     else:
         state = step.input
         text = encode_state(state)
-        settlement.end = _ended(Status.FAILED, state, text, _refs_of(step, step.changes, state, text), error)
+        refs = _refs_of(step, step.changes, state, text)
+        settlement.end = _ended(Status.FAILED, state, text, refs, error=error)
     return settlement
 
 
@@ -125,7 +126,8 @@ def _park(deciding: Deciding, answer: Answer, changes: State, child: parking.Chi
     _check_bytes(
         len(encode_state(answer.subgraph.input)), f"the sub-workflow's input that task {step.url} gives", limits
     )
-    return _checked(deciding, parking.waiting(step, changes, answer.subgraph.input, child, deciding.new_step()))
+    waiting = parking.waiting(step, changes, answer.subgraph.input, child=child, entry=deciding.new_step())
+    return _checked(deciding, waiting)
 
 
 def _exhausted(step: ClaimedStep) -> StepError:
@@ -139,12 +141,12 @@ def _complete(deciding: Deciding, answer: Answer, changes: State) -> Settlement:
     step = deciding.step
     state = merge(step.input, answer.changes)
     route = routing.after_success(deciding.graph, step.node, state, answer.goto)
-    settlement = _follow(deciding, route, changes, state, answer.sleep_ms)
+    settlement = _follow(deciding, route, changes, state, sleep_ms=answer.sleep_ms)
     settlement.problems = route.problems
     return settlement
 
 
-def _follow(deciding: Deciding, route: Route, changes: State, state: State, sleep_ms: int = 0) -> Settlement:
+def _follow(deciding: Deciding, route: Route, changes: State, state: State, *, sleep_ms: int = 0) -> Settlement:
     """The step is completed and the flow goes along the route; with nothing next it completes (X7, X9)."""
     step, graph, limits = deciding.step, deciding.graph, deciding.limits
     try:
@@ -164,7 +166,8 @@ def _follow(deciding: Deciding, route: Route, changes: State, state: State, slee
     delay_us = min(sleep_ms * 1000, retries.MAX_DELAY_US)
     if branches:
         settlement.branches = [
-            _born(deciding, branch, delay_us, step.step_id, ordinal) for ordinal, branch in enumerate(branches)
+            _born(deciding, branch, delay_us, spawn_id=step.step_id, ordinal=ordinal)
+            for ordinal, branch in enumerate(branches)
         ]
     elif following.arrives:
         settlement.arrives = True
@@ -175,11 +178,11 @@ def _follow(deciding: Deciding, route: Route, changes: State, state: State, slee
         if refs:
             state_json = encode_state(state_refs.strip(state, refs))
         entry = _Entry(following.target, state, state_json, refs)
-        settlement.successor = _born(deciding, entry, delay_us, step.spawn_id, step.ordinal)
+        settlement.successor = _born(deciding, entry, delay_us, spawn_id=step.spawn_id, ordinal=step.ordinal)
     return settlement
 
 
-def _ended(status: Status, state: State, text: bytes, refs: Refs, error: ErrorInfo | None = None) -> FlowEnd:
+def _ended(status: Status, state: State, text: bytes, refs: Refs, *, error: ErrorInfo | None = None) -> FlowEnd:
     """The flow ends with this state, whose text this is."""
     end = FlowEnd(status, text, error, refs=refs)
     if refs:
@@ -188,10 +191,10 @@ def _ended(status: Status, state: State, text: bytes, refs: Refs, error: ErrorIn
 
 
 def _refs_of(step: ClaimedStep, changes: State, state: State, text: bytes) -> Refs:
-    """Who holds the large fields of what this step hands on."""
+    """References to the large fields of the state that this step hands on."""
     if len(text) < state_refs.LARGE_FIELD_BYTES:
         return NO_REFS
-    return state_refs.refs_to(step.step_id, step.state, changes, step.refs, state)
+    return state_refs.refs_to(step.step_id, state, step.state, changes, refs=step.refs)
 
 
 class _Entry(msgspec.Struct, gc=False):
@@ -264,7 +267,7 @@ def _check_bytes(size: int, what: str, limits: Limits) -> None:
         raise StepError(over(f"{what} is {size} bytes", "max_state_bytes", limits.max_state_bytes, ELSEWHERE), 413)
 
 
-def _born(deciding: Deciding, entry: _Entry, delay_us: int, spawn_id: int, ordinal: int) -> NewStep:
+def _born(deciding: Deciding, entry: _Entry, delay_us: int, *, spawn_id: int, ordinal: int) -> NewStep:
     ref = deciding.new_step()
     node = deciding.graph.nodes[entry.node]
     return NewStep(

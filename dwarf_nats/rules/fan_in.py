@@ -1,4 +1,4 @@
-"""Fan-in: what a cohort that has resolved amounts to (F2-F4, X8, X9). Pure."""
+"""Fan-in: the state that a resolved cohort hands on (F2-F4, X8, X9). Pure."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def merged_input(
 
 
 def _brought(graph: Graph, fan_in: str, member: Member) -> State:
-    """What a step changed, without `onErr` unless its error edge led into the fan-in (F3)."""
+    """The changes of a step, without `onErr` unless its error edge led into the fan-in (F3)."""
     changes = decode_state(member.changes or "{}")
     if ON_ERROR in changes and not (member.arrived and _error_led_into(graph, fan_in, member.node, changes[ON_ERROR])):
         del changes[ON_ERROR]
@@ -103,8 +103,10 @@ def _brought(graph: Graph, fan_in: str, member: Member) -> State:
 
 
 def _error_led_into(graph: Graph, fan_in: str, node: str, error: Raw) -> bool:
-    """Whether the last step of a branch took an error edge into the fan-in: then `onErr` is the error of this very node, which
-    it was given on the way (X4). A task may write that field as well; what it writes stays in the branch."""
+    """True if the last step of a branch took an error edge into the fan-in.
+
+    Then `onErr` is the error of this very node (X4). A task may write that field as well; such a value stays in the branch.
+    """
     if not any(edge.on_error and edge.target == fan_in for edge in graph.leaving(node)):
         return False
     value = decode_value(error)

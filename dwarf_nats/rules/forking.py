@@ -39,7 +39,7 @@ class Forked:
     others: list[StepRow]
 
     def stamp(self, now: int) -> None:
-        """What runs on began `now`; the rest keeps its times. A delay that is not over yet holds on."""
+        """Set the times of all that runs on to `now`; the rest keeps its times, and a delay that is not over yet holds on."""
         for flow in self.flows:
             if flow.status is Status.RUNNING:
                 flow.created_at = flow.started_at = flow.updated_at = now
@@ -86,7 +86,7 @@ def fork(
         first.state, first.borrowed = again.state_json.decode(), None
         first.cohort_error = again.problem.stored() if again.problem is not None else None
     root = next(copy for copy in copies if copy.surgraph_flow_id is None)
-    return Forked(copies, rows, root, first, others)
+    return Forked(flows=copies, steps=rows, root=root, target=first, others=others)
 
 
 def _rewound(

@@ -1,4 +1,4 @@
-"""How long a replica may keep a step it has claimed (B2). Pure."""
+"""The lease of a claimed step: the time after which another replica may take it (B2). Pure."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ _SIGNALS = ("interrupt", "retry", "goto", "subgraph")
 
 @dataclass(slots=True)
 class Child:
-    """What a child flow needs beside its input: its graph, kept under `digest`, and ids of its own."""
+    """A child flow without its input: its graph, kept under `digest`, and its id and token."""
 
     graph: Graph
     digest: str
@@ -58,7 +58,7 @@ def interrupted(step: ClaimedStep, changes: State, payload: Raw | None) -> Settl
     return Settlement(step, Status.INTERRUPTED, changes, attempt=step.attempt, pause=pause)
 
 
-def waiting(step: ClaimedStep, changes: State, input_: State, child: Child, entry: StepRef) -> Settlement:
+def waiting(step: ClaimedStep, changes: State, input_: State, *, child: Child, entry: StepRef) -> Settlement:
     """The step waits for a child flow, which is born with exactly `input_` as its state (P1).
 
     The child inherits baggage, scheduling, breakpoints and time budget, and is a thread of its own. `entry`: its first step.

@@ -29,7 +29,7 @@ def delay_us(retry: Retry, attempt: int) -> int:
 
 
 def granted(retry: Retry, attempt: int, age_us: int, wait_us: int) -> bool:
-    """Whether attempt `attempt` (from 0) may be followed by another `wait_us` from now.
+    """True if attempt `attempt` (from 0) may be followed by another `wait_us` from now.
 
     `age_us` is how long ago the step was first dispatched: one that would be due after `give_up_after` is not granted.
     """

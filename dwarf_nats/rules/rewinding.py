@@ -129,13 +129,13 @@ def _take_back_arrivals(steps: Mapping[int, StepRow], target: int, result: Rewou
             count[0] += 1
             count[1] += broken or step.status is Status.FAILED
     for spawn_id, (arrivals, failures) in counts.items():
-        _take_back(steps, gone, result, spawn_id, arrivals, failures)
+        _take_back(steps, gone, result, spawn_id, arrivals=arrivals, failures=failures)
     for spawn_id in counts:
         _recount_error(steps, gone, spawn_id)
 
 
 def _take_back(
-    steps: Mapping[int, StepRow], gone: set[int], result: Rewound, spawn_id: int, arrivals: int, failures: int
+    steps: Mapping[int, StepRow], gone: set[int], result: Rewound, spawn_id: int, *, arrivals: int, failures: int
 ) -> None:
     passed: list[int] = []
     while True:

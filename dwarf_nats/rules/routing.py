@@ -18,8 +18,8 @@ ON_ERROR = "onErr"
 """The state field that holds the error on the way down an on_error edge."""
 
 
-SHOWN = 80
-"""Characters of a condition in a problem."""
+CONDITION_MAX_CHARS = 80
+"""Characters of a condition that a problem quotes: enough to find it."""
 
 
 class StepError(Exception):
@@ -39,12 +39,12 @@ class Route:
     after_error: bool = False
 
     def gate(self, edge: Transition, state: State) -> bool:
-        """Whether the edge's condition holds on the merged state; one without is open."""
+        """True if the edge's condition holds on the merged state; an edge without a condition is open."""
         if not edge.when:
             return True
         verdict = evaluate(edge.when, state)
         if verdict.problem:
-            shown = edge.when if len(edge.when) <= SHOWN else edge.when[:SHOWN] + "…"
+            shown = edge.when if len(edge.when) <= CONDITION_MAX_CHARS else edge.when[:CONDITION_MAX_CHARS] + "…"
             self.problems.append(f"{edge.source} -> {edge.target}, {shown!r}: {verdict.problem}")
         return verdict.taken
 
@@ -57,7 +57,7 @@ def after_success(graph: Graph, node: str, state: State, goto: str | None) -> Ro
     """
     leaving = graph.leaving(node)
     if goto is not None:
-        return _goto(graph, node, leaving, state, goto)
+        return _goto(graph, node, state, goto)
     switches = [edge for edge in leaving if edge.switch]
     if switches:
         return _first(switches, state)
@@ -82,7 +82,8 @@ def _first(edges: Iterable[Transition], state: State) -> Route:
     return route
 
 
-def _goto(graph: Graph, node: str, leaving: list[Transition], state: State, goto: str) -> Route:
+def _goto(graph: Graph, node: str, state: State, goto: str) -> Route:
+    leaving = graph.leaving(node)
     wanted = graph.find_node(goto)
     target = goto if wanted is None else wanted.name
     candidates = [edge for edge in leaving if edge.goto and edge.target == target]

@@ -11,8 +11,10 @@ from dwarf_nats.workflow.status import Status
 
 
 class From(NamedTuple):
-    """Where a field of a row is read if not from the row's own table: the alias of another table, and the column if its name
-    is not the field's. Stands in the annotation: `Annotated[int, From("f", "updated_at")]`."""
+    """Another place that a field of a row is read from: the alias of a table, and the column if its name is not the field's.
+
+    Stands in the annotation: `Annotated[int, From("f", "updated_at")]`.
+    """
 
     table: str
     column: str = ""
@@ -20,9 +22,9 @@ class From(NamedTuple):
 
 @dataclass(slots=True, frozen=True)
 class HeartbeatReply:
-    """What a replica learns while it renews its row: what a signal would have told it, had it come (B1).
+    """The database's answer to a heartbeat, which finds what a lost signal would have told (B1).
 
-    `held`: whether there are tasks whose steps are held, or steps that are. `due_in`: microseconds until a pending step is due,
+    `held`: there are tasks whose steps are held, or steps that are. `due_in`: microseconds until a pending step is due,
     0 if one is; `None` if none waits. `shards`: the number of shards agreed on.
     """
 
@@ -33,7 +35,7 @@ class HeartbeatReply:
 
 @dataclass(slots=True, frozen=True)
 class ShardIdentity:
-    """What a database says it is: of which deployment, which shard, and of how many (0: not agreed yet)."""
+    """The identity written in a database: its deployment, its shard, and the number of shards (0: not agreed yet)."""
 
     deployment: str
     shard: int
@@ -84,7 +86,7 @@ class FlowRow:
     updated_at: int
     trace: str
     restarted_at: int | None = None
-    """When it was restarted last; it is shown as created then, but keeps its place in lists and threads (O13)."""
+    """The time of its last restart. The flow is shown as created then, but keeps its place in lists and threads (O13)."""
 
     @classmethod
     def columns(cls) -> str:
@@ -156,8 +158,11 @@ class Called(NamedTuple):
 
 @dataclass(slots=True)
 class TreeChange:
-    """What an operation came to. `changed`: flows whose status is another, as they are now. `due`: steps that became pending.
-    `running`: steps that ran and are not wanted any more."""
+    """The result of an operation on a tree of flows.
+
+    `changed`: flows whose status is another, as they are now. `due`: steps that became pending. `running`: steps that ran and
+    are not wanted any more.
+    """
 
     changed: list[FlowRow] = field(default_factory=list)
     due: list[ReadyStep] = field(default_factory=list)
@@ -178,7 +183,7 @@ class Paused:
 
 @dataclass(slots=True, frozen=True)
 class PriorityBacklog:
-    """The due steps of one priority, counted up to a limit. `oldest_us`: for how long the oldest has been due."""
+    """The due steps of one priority, counted up to a limit. `oldest_us`: microseconds since the oldest came due."""
 
     priority: int
     steps: int

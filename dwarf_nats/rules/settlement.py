@@ -18,22 +18,22 @@ if TYPE_CHECKING:
     from dwarf_nats.workflow.state import Raw
 
 
-PROBLEMS, PROBLEM_LENGTH = 20, 500
-"""Of a step, that are stored, and characters of each."""
+MAX_PROBLEMS, PROBLEM_MAX_CHARS = 20, 500
+"""Problems of a step that are stored, and characters of each: enough to mend a graph, little enough for a row."""
 
 
 @dataclass(slots=True)
 class FlowEnd:
-    """How a flow stops: its terminal status and final state (X8, X9), or the pause it is interrupted by (P2)."""
+    """The stop of a flow: its terminal status and final state (X8, X9), or the pause that interrupts it (P2)."""
 
     status: Status
     state_json: bytes
     error: ErrorInfo | None = None
     payload: Raw | None = None
-    """Of an interrupt; a breakpoint has none."""
+    """The payload of an interrupt; a breakpoint has none."""
     refs: Refs = field(default_factory=dict)
     stripped_json: bytes = b""
-    """The state without what is borrowed from `refs`, if anything is."""
+    """The state without the fields in `refs`, if there are any."""
 
     @property
     def stored_json(self) -> bytes:
@@ -52,7 +52,7 @@ class Pause:
 
 @dataclass(slots=True)
 class Settlement:
-    """What one answer makes true.
+    """The result of one answer: all that becomes true when it is written.
 
     `status`: completed, failed, interrupted, pending (a retry, or given back after `delay_us`), or running for a step that
     waits for its child.
@@ -74,7 +74,7 @@ class Settlement:
     child: NewFlow | None = None
     """The flow the step waits for from now on (P1)."""
     forgets: bool = False
-    """What it was resumed with, and its child, are forgotten (X5)."""
+    """The data it was resumed with, and its child, are forgotten (X5)."""
     error_json: str | None = None
     problems: Sequence[str] = ()
     """Conditions that could not be evaluated (G9)."""
@@ -82,8 +82,11 @@ class Settlement:
 
     @property
     def outcome(self) -> str:
-        """What became of the dispatch, for people: completed, failed, interrupted (by its task) or held (at a breakpoint),
-        waiting (for its child), retried, given_back."""
+        """The outcome of the dispatch, for people.
+
+        One of completed, failed, interrupted (by its task), held (at a breakpoint), waiting (for its child), retried and
+        given_back.
+        """
         if self.status is Status.PENDING:
             return "retried" if self.attempt > self.step.attempt else "given_back"
         if self.status is Status.RUNNING:
@@ -94,9 +97,12 @@ class Settlement:
 
     def problems_json(self) -> str:
         """The problems as they are stored: of many the first, and how many more there are."""
-        shown = [one if len(one) <= PROBLEM_LENGTH else one[:PROBLEM_LENGTH] + "…" for one in self.problems[:PROBLEMS]]
-        if len(self.problems) > PROBLEMS:
-            shown.append(f"and {len(self.problems) - PROBLEMS} more")
+        shown = [
+            one if len(one) <= PROBLEM_MAX_CHARS else one[:PROBLEM_MAX_CHARS] + "…"
+            for one in self.problems[:MAX_PROBLEMS]
+        ]
+        if len(self.problems) > MAX_PROBLEMS:
+            shown.append(f"and {len(self.problems) - MAX_PROBLEMS} more")
         return encode_value(shown, "problems").decode()
 
     def changes_json(self) -> bytes:
@@ -136,7 +142,7 @@ class EndedFlow(NamedTuple):
 
 @dataclass(slots=True)
 class SettleResult:
-    """What a store made true of a group of settlements.
+    """The result of writing a group of settlements.
 
     `applied`: by step id, those that were not fenced off (X1). `with_breakpoints`: steps whose flows have breakpoints, so that
     what follows them was born pending whatever was asked (O12).

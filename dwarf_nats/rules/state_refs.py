@@ -29,13 +29,13 @@ class DanglingRef(LookupError):
     """The step that a reference names is not there: it was removed, and the step that referred to it as well."""
 
 
-def refs_to(step_id: int, state: State, changes: State, refs: Refs, merged: State) -> Refs:
-    """References to the large fields of `merged`, which the step with the input `state` and its `changes` hands on.
+def refs_to(step_id: int, handed_on: State, state: State, changes: State, *, refs: Refs = NO_REFS) -> Refs:
+    """References to the large fields of `handed_on`, the state that the step with the input `state` and its `changes` hands on.
 
     `refs`: the references of its own input, which go on to the steps they name.
     """
     found = {}
-    for name, value in merged.items():
+    for name, value in handed_on.items():
         if len(value) >= LARGE_FIELD_BYTES:
             if changes.get(name) is value:
                 found[name] = step_id
@@ -73,7 +73,7 @@ def override(state: str, refs: str | None, overrides: State) -> tuple[str, str |
 
 
 class RefSource:
-    """What steps hold, from rows `(step id, state, changes)` as stored; each is split into fields when first asked for."""
+    """The fields that steps hold, from rows `(step id, state, changes)` as stored; each is split when first asked for."""
 
     def __init__(self, rows: Iterable[Sequence[Any]] = ()) -> None:
         self._texts: dict[int, tuple[str, str]] = {step_id: (state, changes) for step_id, state, changes in rows}

@@ -60,7 +60,7 @@ class FlowRef:
 
 
 class FlowContext(msgspec.Struct, kw_only=True):
-    """What the steps of one flow share and a dispatch needs. Times in microseconds since the epoch."""
+    """The facts of a flow that its steps share and a dispatch needs. Times in microseconds since the epoch."""
 
     shard: int
     flow_id: int
@@ -119,10 +119,10 @@ class ClaimedStep(msgspec.Struct, kw_only=True):
     dispatched_at: int = 0
     """On this replica's clock."""
     resumed: Raw | None = None
-    """What its interrupt was resumed with (P2)."""
+    """The data its interrupt was resumed with (P2)."""
     subgraph_result: Raw | None = None
     subgraph_error: str | None = None
-    """What its child came to (P1)."""
+    """The end of its child (P1)."""
     breakpoint_hit: bool = False
     """It has paused at its breakpoint; it does so once (O12)."""
     refs: Refs = NO_REFS
@@ -140,19 +140,19 @@ class ClaimedStep(msgspec.Struct, kw_only=True):
     called_off: bool = False
     """It is to be given back as soon as its execution begins."""
     span: Any = None
-    """What telemetry keeps of its dispatch (T2)."""
+    """The span of its dispatch, if telemetry is on (T2)."""
     _input: State | None = None
 
     @property
     def input(self) -> State:
-        """What its task is asked with: `merge(state, changes)`, made once (S2)."""
+        """The state its task is asked with: `merge(state, changes)`, made once (S2)."""
         if self._input is None:
             self._input = merge(self.state, self.changes)
         return self._input
 
     @property
     def parked_before(self) -> bool:
-        """Whether it has waited for a resume or a child already (X4)."""
+        """True if it has waited for a resume or a child already (X4)."""
         return self.resumed is not None or self.subgraph_result is not None or self.subgraph_error is not None
 
     @property
@@ -213,7 +213,7 @@ class NewFlow(msgspec.Struct, kw_only=True):
     shards: int = 0
     """The number of shards with which the home of its idempotency key was worked out."""
     reserves: bool = False
-    """Whether this database is that home: the key is taken with the flow."""
+    """This database is that home: the key is taken with the flow."""
     kept_until: int = 2**62
     """Until when its graph is kept, on the database's clock; later it is not created."""
 

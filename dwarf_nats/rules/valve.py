@@ -15,10 +15,10 @@ SECOND = 1_000_000
 BETA = 0.01
 """The share by which a cut is taken to have reduced the rate: `Wmax` lies that much above `w`."""
 C = 0.05
-"""How steep the curve is, operations per second per cubed second."""
+"""The steepness of the curve, in operations per second per cubed second."""
 LOWEST = 1.0
 STEP = 1.0
-"""What one signal takes off, operations per second."""
+"""The amount that one signal takes off the rate, in operations per second."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -48,19 +48,19 @@ def cut(point: Point | None, emitted: int, now: int) -> Point:
 
 
 def merged(own: Point | None, told: Point) -> Point:
-    """Of two points the later one, on a tie the smaller (V3): whoever hears of the same points ends at the same."""
+    """The later of two points, on a tie the smaller (V3): replicas that hear of the same points end at the same one."""
     if own is None or (told.t, -told.w) > (own.t, -own.w):
         return told
     return own
 
 
 def allowance(point: Point, emitted: int, now: int) -> int:
-    """How many more operations may go out now, `emitted` having gone out in the last second (V2)."""
+    """The number of operations that may still go out now, if `emitted` went out in the last second (V2)."""
     return max(0, math.floor(rate(point, now)) - emitted)
 
 
 def reaches(point: Point, wanted: float) -> int:
-    """When the rate will be `wanted`, if nothing cuts it."""
+    """The time at which the rate will be `wanted`, if nothing cuts it."""
     if wanted <= rate(point, point.t):
         return point.t
     w_max, k = _curve(point)
@@ -71,7 +71,7 @@ def reaches(point: Point, wanted: float) -> int:
 
 
 def opens_at(point: Point, stamps: Sequence[int], now: int) -> int:
-    """When one more operation may go out. `stamps`: when those of the last second went out, in order.
+    """The time at which one more operation may go out. `stamps`: the times of those of the last second, in order.
 
     It may as soon as enough of them are a second old for the rate there will be by then.
     """

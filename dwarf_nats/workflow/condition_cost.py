@@ -1,4 +1,4 @@
-"""How long a condition may take on a state, at most: known before it is evaluated, since nothing can stop it afterwards.
+"""An upper bound of the time a condition takes on a state: known before it is evaluated, since nothing can stop it then.
 
 The library ends an evaluation after 10,000 turns of its loops, and nothing else: one turn may compare two large lists, and a
 `map` or `filter` copies what it has found so far in each turn. The bound is worked out from the syntax tree and from the
@@ -13,7 +13,7 @@ from typing import NamedTuple
 from dwarf_nats.workflow.condition_tree import Call, Items, Literal, Loop, Name, Node, Select
 
 BUDGET = 250_000
-"""Of one evaluation, in units of some 100 ns: about 25 ms, if all of it is used."""
+"""The most one evaluation may take, in units of some 100 ns: about 25 ms, if all of it is used."""
 MAX_TURNS = 10_000
 """Turns of all loops of an evaluation; the library stops beyond."""
 _MATCHES = 150  # one call into this package and back
@@ -23,8 +23,11 @@ _MOST = 10**15
 
 
 class Size(NamedTuple):
-    """Of a value: `each` is the most it weighs, `total` what it weighs over all times it is evaluated, `length` the most
-    elements it has. A weight is about the number of values in it, a text counting one for each 64 bytes."""
+    """The size of a value.
+
+    `each`: the most it weighs. `total`: its weight over all times it is evaluated. `length`: the most elements it has. A weight
+    is about the number of values in it, a text counting one for each 64 bytes.
+    """
 
     each: float
     total: float
@@ -35,7 +38,7 @@ _SMALL = Size(1, 1, 1)
 
 
 def weight(value: bytes) -> int:
-    """Of a field's JSON text: about as many as there are values in it, and something for long texts."""
+    """The weight of a field's JSON text: about as many as there are values in it, and something for long texts."""
     return 1 + value.count(b",") + value.count(b":") + len(value) // 64
 
 
@@ -63,7 +66,7 @@ def cost(root: Node, weights: Mapping[str, int], longest: float) -> float:
 
 
 def affordable_everywhere(root: Node, names: frozenset[str]) -> int:
-    """Bytes of JSON which each field may have without a closer look."""
+    """Bytes of JSON that each field may have before the cost is worked out."""
     for size in (1 << 16, 1 << 14, 1 << 12, 1 << 10, 1 << 8, 1 << 6):
         if cost(root, dict.fromkeys(names, size), size) <= BUDGET:
             return size

@@ -18,7 +18,7 @@ from zoneinfo import ZoneInfo
 from cel_expr_python import cel
 
 PATTERN_BUDGET = 1_000_000
-"""Of one evaluation: characters times the width of the pattern, and what it takes to compile it. About 25 ns each."""
+"""The budget of one evaluation, about 25 ns each: characters times the width of the pattern, and the cost of compiling it."""
 MAX_PATTERN = 250_000
 """The part of it that compiling one pattern may take."""
 _CALL = 600  # each use, however small
@@ -56,7 +56,7 @@ def begin() -> None:
 
 
 def patterns_problem(patterns: set[str]) -> str:
-    """What is wrong with the regular expressions of a condition; empty if all are valid and not too large together."""
+    """Say what is wrong with the regular expressions of a condition; empty if all are valid and not too large together."""
     begin()
     for pattern in sorted(patterns):
         if _compiling(pattern) > MAX_PATTERN:
@@ -69,7 +69,7 @@ def patterns_problem(patterns: set[str]) -> str:
 
 
 def zone_problem(zone: str) -> str:
-    """What is wrong with the name of a time zone; empty for a known one."""
+    """Say what is wrong with the name of a time zone; empty for a known one."""
     try:
         _zone(zone)
     except ValueError as error:
@@ -110,7 +110,7 @@ def _measure(pattern: str) -> tuple[int, int]:
 
 
 def _measured(pattern: str) -> tuple[int, int]:
-    """What a pattern takes to compile, and its width: the positions a match may be at, at the same time. Both are bounds."""
+    """The cost of compiling a pattern, and its width: the positions a match may be at, at the same time. Both are bounds."""
     groups: list[list[tuple[int, int]]] = [[]]
     folds = 3 if re.search(r"\(\?[a-zA-Z]*i", pattern) else 1
     at = 0
@@ -154,7 +154,7 @@ def _after_flags(pattern: str, at: int) -> int:
 
 
 def _atom(pattern: str, at: int) -> tuple[int, int]:
-    """What one element takes to compile, and where the next begins."""
+    """The cost of compiling one element, and the place where the next begins."""
     char = pattern[at]
     if char == "\\":
         return _escape(pattern, at)

@@ -1,4 +1,4 @@
-"""What is wrong with a condition, in words for its author: problems of the library told in terms of the language."""
+"""Problems of conditions in words for their author: messages of the library told in terms of the language."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def problems_in(text: str) -> list[str]:
 
 
 def mixed_problem(problem: str) -> str | None:
-    """Of a comparison across types: empty for one of numbers, what it says for others. `None` for any other problem."""
+    """Describe a comparison across types; empty for one of numbers. `None` for any other problem."""
     found = _NO_OVERLOAD.fullmatch(problem)
     if found is None or found[1] not in _COMPARISONS:
         return None

@@ -50,7 +50,7 @@ class Items:
 
 @dataclass(slots=True)
 class Loop:
-    """What a macro (`all`, `exists`, `exists_one`, `map`, `filter`) stands for."""
+    """The loop that a macro (`all`, `exists`, `exists_one`, `map`, `filter`) stands for."""
 
     variable: str
     over: Node

@@ -120,7 +120,16 @@ class GraphBuilder:
         if for_each and not as_:
             as_ = "item"
         self._fan_ins = None
-        edge = Transition(self._node(source), self._node(target), when, switch, goto, for_each, as_, on_error)
+        edge = Transition(
+            self._node(source),
+            self._node(target),
+            when=when,
+            switch=switch,
+            goto=goto,
+            for_each=for_each,
+            as_=as_,
+            on_error=on_error,
+        )
         self.transitions.append(edge)
         self._leaving.setdefault(edge.source, []).append(edge)
 

@@ -97,7 +97,7 @@ def test_the_times_of_the_runbook_are_those_of_the_code() -> None:
     assert rows["results in hand are kept for a database that is away"].startswith(f"{lease} s, then")
     assert rows["steps of a killed worker run elsewhere"].startswith(f"about {settings.roll_call_ms // 1000} s")
     assert rows["steps of a hung worker run elsewhere"] == f"about {roll_call.SILENCES * silence:g} s"
-    first, longest = breaker.FIRST_US / 1e6, breaker.LONGEST_US / 1e6
+    first, longest = breaker.FIRST_PROBE_US / 1e6, breaker.LONGEST_PROBE_US / 1e6
     schedule = f"after {first:g} s, {2 * first:g} s, {4 * first:g} s, … at most {longest:g} s"
     assert rows["a task that could not serve is asked again"] == schedule
     assert f"for {GRACE_SECONDS:g} s, no breaker" in rows["nobody listens right after NATS came back"]

@@ -68,7 +68,7 @@ class Replica:
         for shard, queue in self.queues.items():
             request: PageRequest | None = self.views[shard].first_request(slots)
             while request is not None:
-                request = self.views[shard].add_page(request, queue.page(request), NOW, (), slots)
+                request = self.views[shard].add_page(request, queue.page(request), NOW, blocked=(), slots=slots)
 
     def claim(self, slots: int) -> Counter[tuple[int, str]]:
         """One round; how many steps of which band and key."""
@@ -283,7 +283,9 @@ def test_a_key_that_is_heard_of_is_served_before_its_page_is_read() -> None:
 
 def test_a_key_that_is_heard_of_while_it_is_served_stays_known() -> None:
     view = QueueView()
-    view.add_page(view.first_request(5), Page(NOW, 1, [QueueHead(1, "a", "t", NOW, 1.0)], False, None), NOW, (), 5)
+    view.add_page(
+        view.first_request(5), Page(NOW, 1, [QueueHead(1, "a", "t", NOW, 1.0)], False, None), NOW, blocked=(), slots=5
+    )
     view.note_ready(1, "a", 1.0, NOW)
     view.note_claimed(Share(1, "a", 5), 1, NOW)
     assert set(view.keys(1)) == {"a"}
@@ -349,7 +351,9 @@ def test_tasks_that_are_passed_over_leave_their_band_to_the_next() -> None:
         QueueHead(1, "b", "shut", NOW, 1.0),
         QueueHead(2, "c", "free", NOW, 1.0),
     ]
-    assert view.add_page(view.first_request(5), Page(NOW, 1, heads, False, None), NOW, {"shut"}, 5) is None
+    assert (
+        view.add_page(view.first_request(5), Page(NOW, 1, heads, False, None), NOW, blocked={"shut"}, slots=5) is None
+    )
     assert (view.best, view.bands()) == (2, [2])
     assert FairScheduler().plan({1: view}, 5) == {1: Claim(5, [Share(2, "c", 5)])}
 
@@ -363,7 +367,7 @@ def test_a_key_is_known_by_its_oldest_admissible_step() -> None:
         QueueHead(1, "a", "t3", NOW - 99, 7.0),
         QueueHead(1, "a", "t4", NOW - 7, 4.0),
     ]
-    view.add_page(view.first_request(5), Page(NOW, 1, heads, False, None), NOW, {"t3"}, 5)
+    view.add_page(view.first_request(5), Page(NOW, 1, heads, False, None), NOW, blocked={"t3"}, slots=5)
     assert (view.keys(1)["a"].weight, view.keys(1)["a"].since) == (2.0, NOW - 9)
 
 
@@ -371,11 +375,13 @@ def test_a_band_full_of_tasks_passed_over_is_read_past_in_the_same_poll() -> Non
     view = QueueView()
     request = view.first_request(5)
     blocked = [QueueHead(1, f"k{number}", "shut", NOW, 1.0) for number in range(10)]
-    following = view.add_page(request, Page(NOW, 1, blocked, True, None), NOW, {"shut"}, 5)
+    following = view.add_page(request, Page(NOW, 1, blocked, True, None), NOW, blocked={"shut"}, slots=5)
     assert following is not None
     assert following.floor == 1
     assert (
-        view.add_page(following, Page(NOW, 2, [QueueHead(2, "a", "free", NOW, 1.0)], False, None), NOW, {"shut"}, 5)
+        view.add_page(
+            following, Page(NOW, 2, [QueueHead(2, "a", "free", NOW, 1.0)], False, None), NOW, blocked={"shut"}, slots=5
+        )
         is None
     )
     assert (view.best, view.is_empty, view.complete) == (2, False, False)
@@ -384,13 +390,13 @@ def test_a_band_full_of_tasks_passed_over_is_read_past_in_the_same_poll() -> Non
 def test_nothing_admissible_is_a_verdict_on_the_whole_queue_only() -> None:
     view = QueueView()
     blocked = [QueueHead(1, f"k{number}", "shut", NOW, 1.0) for number in range(10)]
-    following = view.add_page(view.first_request(5), Page(NOW, 1, blocked, True, None), NOW, {"shut"}, 5)
+    following = view.add_page(view.first_request(5), Page(NOW, 1, blocked, True, None), NOW, blocked={"shut"}, slots=5)
     assert following is not None
-    assert view.add_page(following, Page(NOW, None, [], False, None), NOW, {"shut"}, 5) is None
+    assert view.add_page(following, Page(NOW, None, [], False, None), NOW, blocked={"shut"}, slots=5) is None
     assert not view.is_empty
     request = view.first_request(5)
     assert (request.band, request.fairness_key) == (1, "k9")
-    assert view.add_page(request, Page(NOW, 1, blocked[9:], False, None), NOW, {"shut"}, 5) is None
+    assert view.add_page(request, Page(NOW, 1, blocked[9:], False, None), NOW, blocked={"shut"}, slots=5) is None
     assert view.is_empty
 
 
@@ -398,7 +404,7 @@ def test_a_step_that_is_not_due_yet_is_known_by_its_time_only() -> None:
     """C5."""
     view = QueueView()
     late = QueueHead(1, "a", "t", NOW + 70, 1.0)
-    view.add_page(view.first_request(5), Page(NOW, 1, [late], False, NOW + 90), NOW - 1000, (), 5)
+    view.add_page(view.first_request(5), Page(NOW, 1, [late], False, NOW + 90), NOW - 1000, blocked=(), slots=5)
     assert (view.best, view.next_due_at) == (None, NOW - 930)
     view.note_scheduled(NOW - 950)
     assert view.next_due_at == NOW - 950

@@ -16,24 +16,24 @@ CHANGES = state_from({"changed": BIG + "3", "new": BIG + "4", "tiny": 2, "gone":
 def test_a_large_field_is_lent_by_who_holds_it_itself() -> None:
     """A field that was borrowed goes on from its lender: never a chain."""
     merged = merge(STATE, CHANGES)
-    assert refs_to(7, STATE, CHANGES, {"theirs": 3, "changed": 3, "gone": 3}, merged) == {
+    assert refs_to(7, merged, STATE, CHANGES, refs={"theirs": 3, "changed": 3, "gone": 3}) == {
         "mine": 7, "theirs": 3, "changed": 7, "new": 7,
     }  # fmt: skip
 
 
 def test_what_is_a_byte_short_is_not_lent() -> None:
     state = state_from({"short": "x" * (LARGE_FIELD_BYTES - 3), "long": "x" * (LARGE_FIELD_BYTES - 2)})
-    assert refs_to(7, state, {}, {}, state) == {"long": 7}
+    assert refs_to(7, state, state, {}) == {"long": 7}
 
 
 def test_a_value_that_is_in_neither_is_not_lent() -> None:
     """The element of a for_each is in an array, not a field of its own."""
-    assert refs_to(7, STATE, CHANGES, {}, state_from({"item": BIG})) == {}
+    assert refs_to(7, state_from({"item": BIG}), STATE, CHANGES) == {}
 
 
 def test_what_was_written_is_put_together_again() -> None:
     merged = merge(STATE, CHANGES)
-    refs = refs_to(7, STATE, CHANGES, {"theirs": 3}, merged)
+    refs = refs_to(7, merged, STATE, CHANGES, refs={"theirs": 3})
     text = encode_state(strip(merged, refs)).decode()
     assert len(text) < 200
     held = RefSource(

@@ -415,7 +415,9 @@ def paused(step: ClaimedStep, payload: bytes | None) -> Settlement:
 def calling(step: ClaimedStep, eager: bool = False) -> Settlement:
     """The step waits for a child flow of the same graph."""
     child = parking.Child(GRAPH, GRAPH.digest(), new_flow().flow.flow_id, tokens())
-    settlement = parking.waiting(step, {}, state_from({"in": 1}), child, StepRef(new_flow().step_id, tokens()))
+    settlement = parking.waiting(
+        step, {}, state_from({"in": 1}), child=child, entry=StepRef(new_flow().step_id, tokens())
+    )
     assert settlement.child is not None
     settlement.child.eager = eager
     return settlement

@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
 
 class TaskAdmission(Protocol):
-    """Which tasks may be asked at this moment (C3)."""
+    """Says which tasks may be asked at this moment (C3)."""
 
     def admits_eager(self, url: str) -> bool:
-        """Whether a new step of the task may start eagerly; if so, it counts as sent."""
+        """True if a new step of the task may start eagerly; then it counts as sent."""
         ...
 
 
@@ -31,7 +31,7 @@ class EagerAdmission:
         self.draining = draining
 
     def admits(self, priority: int, url: str, *, freed: str | None = None) -> bool:
-        """Whether a new step may start eagerly; if so, it counts as sent to its task.
+        """True if a new step may start eagerly; then it counts as sent to its task.
 
         Nothing of its priority or a better one may wait (C1), and its task must be able to take it and have its share of the
         slots not yet (C6). `freed`: the step takes the slot of a step of that task; otherwise it needs a free one.
@@ -43,7 +43,7 @@ class EagerAdmission:
         )
 
     def reserve(self, priority: int, url: str) -> bool:
-        """Acquire a worker slot for the first step of a flow that is about to be created; whether there was one."""
+        """Acquire a worker slot for the first step of a flow that is about to be created; false if there is none."""
         if self.slots.available > 0 and self.admits(priority, url):
             self.slots.acquire(url)
             return True

@@ -50,7 +50,16 @@ class Fetcher:
 
     def add_queue(self, steps: StepStore, admission: AdmissionControl, availability: Availability) -> ReadyQueue:
         """Add the ready queue of one more shard."""
-        queue = ReadyQueue(steps, admission, availability, self._clock, self._wakeup, self._log)
+        queue = ReadyQueue(
+            steps,
+            admission,
+            availability,
+            clock=self._clock,
+            wakeup=self._wakeup,
+            slots=self._slots,
+            scheduler=self._scheduler,
+            logger=self._log,
+        )
         self._queues.append(queue)
         return queue
 
@@ -78,7 +87,7 @@ class Fetcher:
         self._job = None
 
     def admits_eager(self, priority: int, url: str, *, freed: str | None = None) -> bool:
-        """Whether a new step may start eagerly, without waiting in the ready queue: no due work of its band or a better one
+        """True if a new step may start eagerly, without waiting in the ready queue: no due work of its band or a better one
         waits anywhere (C1).
 
         If its task has its share already, no due work of any band may wait (C6). `freed`: the step takes over the slot of a
@@ -187,15 +196,7 @@ class Fetcher:
             [
                 (
                     queue := polled[number],
-                    partial(
-                        queue.claim,
-                        plan[number],
-                        budget_ms,
-                        self._scheduler,
-                        self._slots,
-                        part,
-                        passed_over=passed_over,
-                    ),
+                    partial(queue.claim, plan[number], part, budget_ms, passed_over=passed_over),
                 )
                 for number, part in self._parts(budget, list(plan)).items()
             ]

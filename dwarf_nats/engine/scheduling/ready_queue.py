@@ -41,14 +41,14 @@ NEVER = 2**63
 
 
 class AdmissionControl(Protocol):
-    """Which tasks of a shard may be asked at this moment (C3)."""
+    """Says which tasks of a shard may be asked at this moment (C3)."""
 
     def task_budgets(self) -> Mapping[str, int]:
-        """How many more steps may be claimed of each task that is limited; with 0 it is blocked. Other tasks have no limit."""
+        """The steps that may still be claimed of each limited task; a task with 0 is blocked. Other tasks have no limit."""
         ...
 
     def opens_at(self) -> int | None:
-        """When the first of the blocked tasks may be asked again, on this replica's clock; `None` if none will."""
+        """The time at which the first blocked task may be asked again, on this replica's clock; `None` if none will."""
         ...
 
 
@@ -61,7 +61,7 @@ class ClaimSink(Protocol):
 
 
 class ReadyQueue:
-    """What this replica knows of the ready queue of one shard.
+    """The ready queue of one shard, as far as this replica knows it.
 
     `backlog_band`: the best band that had more steps than there were slots when it was last polled; `None` if nothing was
     left. `limited`: all it has is of a task that is at its share (C6).
@@ -72,8 +72,11 @@ class ReadyQueue:
         steps: StepStore,
         admission: AdmissionControl,
         availability: Availability,
+        *,
         clock: Clock,
         wakeup: asyncio.Event,
+        slots: WorkerSlots,
+        scheduler: FairScheduler,
         logger: Logger,
     ) -> None:
         self._log = logger
@@ -83,6 +86,8 @@ class ReadyQueue:
         self._sink: ClaimSink | None = None
         self._clock = clock
         self._wakeup = wakeup
+        self._slots = slots
+        self._scheduler = scheduler
         self.is_open = False
         self.job: asyncio.Task[None] | None = None
         self._reset()
@@ -152,7 +157,7 @@ class ReadyQueue:
 
     @property
     def next_poll_at(self) -> int:
-        """When to poll next, on this replica's clock."""
+        """The time of the next poll, on this replica's clock."""
         return min(self._poll_at, self._wake_at)
 
     def hinted_steps(self, priority: int) -> int:
@@ -165,11 +170,11 @@ class ReadyQueue:
         self._unclaimed = 0
 
     def is_due(self, now: int) -> bool:
-        """Whether it is time to poll, and nothing is under way."""
+        """True if it is time to poll, and nothing is under way."""
         return self.is_open and self.job is None and self.next_poll_at <= now
 
     def is_stale(self, now: int) -> bool:
-        """Whether it may have got steps without a hint since it was last polled."""
+        """True if it may have got steps without a hint since it was last polled."""
         return self.is_open and self.job is None and not self._backing_off and self._polled_at <= now - STALE_AFTER_US
 
     # -- polling
@@ -226,7 +231,7 @@ class ReadyQueue:
             before = self._clock.now()
             page = await self.steps.peek(request, blocked_tasks)
             now = (before + self._clock.now()) // 2
-            following = self.view.add_page(request, page, now, blocked_tasks, slots)
+            following = self.view.add_page(request, page, now, blocked=blocked_tasks, slots=slots)
             if following is None:
                 return
             request = following
@@ -244,37 +249,24 @@ class ReadyQueue:
 
     # -- claiming
 
-    async def claim(
-        self,
-        claim: Claim,
-        budget_ms: int,
-        scheduler: FairScheduler,
-        slots: WorkerSlots,
-        budget: ClaimBudget,
-        *,
-        passed_over: bool = False,
-    ) -> None:
+    async def claim(self, claim: Claim, budget: ClaimBudget, budget_ms: int, *, passed_over: bool = False) -> None:
         """Claim and hand over; note what is left. `passed_over`: the poll has passed over the task whose budget is 0."""
         limited = {task: most for task, most in self._task_budgets.items() if most < claim.limit}
         if budget.url and budget.left < limited.get(budget.url, claim.limit):
             limited[budget.url] = budget.left
         self._poll_at = NEVER
-        slots.reserve(claim.limit)
+        self._slots.reserve(claim.limit)
         try:
             rows = await self.steps.claim(claim.limit, budget_ms, claim.shares, limited)
         finally:
-            slots.unreserve(claim.limit)
+            self._slots.unreserve(claim.limit)
         assert self._sink is not None
         await self._sink.take(rows)
-        self._note_claimed(
-            claim, rows, scheduler, limited=bool(limited), blocked=bool(budget.blocked_tasks) and not passed_over
-        )
+        self._note_claimed(claim, rows, limited=bool(limited), blocked=bool(budget.blocked_tasks) and not passed_over)
 
-    def _note_claimed(
-        self, claim: Claim, rows: Sequence[ClaimedRow], scheduler: FairScheduler, *, limited: bool, blocked: bool
-    ) -> None:
+    def _note_claimed(self, claim: Claim, rows: Sequence[ClaimedRow], *, limited: bool, blocked: bool) -> None:
         self._unclaimed = 0
-        self._charge(claim, rows, scheduler)
+        self._charge(claim, rows)
         if not rows and not blocked and self.view.scanned_whole(claim.shares[0].priority):
             # All of them were claimed by other replicas.
             pause = min(EMPTY_CLAIM_FIRST_US << self._empty_claims, EMPTY_CLAIM_LONGEST_US)
@@ -289,7 +281,7 @@ class ReadyQueue:
             self.backlog_band = self.view.best if self.view.best is not None else claim.shares[0].priority
             self._poll_at = self._clock.now()
 
-    def _charge(self, claim: Claim, rows: Sequence[ClaimedRow], scheduler: FairScheduler) -> None:
+    def _charge(self, claim: Claim, rows: Sequence[ClaimedRow]) -> None:
         """Charge each key for the steps of its share that were claimed."""
         found: dict[tuple[int, str], tuple[int, int]] = {}
         for row in rows:
@@ -302,7 +294,7 @@ class ReadyQueue:
             left, last = found.get(key, (0, 0))
             number = min(left, share.steps)
             found[key] = (left - number, last)
-            scheduler.charge(share, number)
+            self._scheduler.charge(share, number)
             total += number
             if total < claim.limit or number == share.steps:  # else it was the limit that cut it off
                 self.view.note_claimed(share, number, last)

@@ -21,7 +21,7 @@ enough for those who wait for a slot."""
 
 
 class ClaimBudget(NamedTuple):
-    """What a claim may bring: up to `limit` steps, of the task `url` up to `left`; `url` is empty if no task is limited."""
+    """The budget of a claim: up to `limit` steps, of the task `url` up to `left`; `url` is empty if no task is limited."""
 
     limit: int
     url: str = ""
@@ -135,11 +135,11 @@ class WorkerSlots:
     # -- the bulkhead (C6)
 
     def exceeds_share(self, url: str, freed: str = "") -> bool:
-        """Whether one more step of the task is beyond its share; a step of the task `freed` ends with it."""
+        """True if one more step of the task is beyond its share; a step of the task `freed` ends with it."""
         return self._by_task.get(url, 0) - (url == freed) >= self.share
 
     def claim_budget(self, limit: int) -> ClaimBudget:
-        """What a claim of up to `limit` steps may bring, so that no task gets beyond its share by it.
+        """The budget of a claim of up to `limit` steps, so that no task gets beyond its share by it.
 
         What claims under way may bring counts as if it were all of one task.
         """
@@ -155,7 +155,7 @@ class WorkerSlots:
         return ClaimBudget(limit, url, max(0, share - used))
 
     def hung_at(self, now: int) -> int | None:
-        """When the task beyond its share counts as hung if none of its steps ends; `None` if no task is beyond its share."""
+        """The time at which the task beyond its share counts as hung if no step of it ends; `None` if no task is beyond."""
         url, used = self._foremost()
         if used <= self.share or url == self._hung:
             return None

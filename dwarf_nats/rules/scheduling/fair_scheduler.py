@@ -37,7 +37,7 @@ RETAINED_MAX_KEYS = 10_000
 MAX_PRIORITY_CLASSES = 16
 """Bands whose start times are kept, the last used ones; bounds memory."""
 VIRTUAL_TIME_MAX = 1e6
-"""Where a band's virtual time is set back to 0, together with all start times, so that floats keep their digits."""
+"""The virtual time at which a band is set back to 0, with all start times, so that floats keep their digits."""
 VIRTUAL_TIME_ROUNDING = 1e-9
 """Start times this close to the virtual time count as equal to it: sums of fractions are not exact."""
 ASK_ALL_MAX_KEYS = 64
@@ -168,7 +168,7 @@ class FairScheduler:
 
 
 def _places(priority: int, views: Mapping[int, QueueView]) -> dict[str, list[tuple[int, int]]]:
-    """Where each key has work: since when and on which shard, that first where it has waited longest."""
+    """The shards on which each key has work, and since when; the shard where it has waited longest comes first."""
     places: dict[str, list[tuple[int, int]]] = {}
     for shard, view in views.items():
         for name, key in view.keys(priority).items():
@@ -179,7 +179,7 @@ def _places(priority: int, views: Mapping[int, QueueView]) -> dict[str, list[tup
 
 
 def _allot(priority_class: PriorityClass, ready: Mapping[str, ReadyKey], slots: int) -> dict[str, int]:
-    """How many of `slots` each key gets, in the order of their first turns; if there are few keys, all of them."""
+    """The number of `slots` that each key gets, in the order of their first turns; if there are few keys, all of them."""
     if len(ready) == 1:
         return dict.fromkeys(ready, slots)
     quantum = priority_class.next_quantum(slots)
@@ -206,13 +206,13 @@ def _allot(priority_class: PriorityClass, ready: Mapping[str, ReadyKey], slots: 
 
 def _shares(priority: int, given: Mapping[str, int], ready: Mapping[str, ReadyKey], slots: int) -> list[Share]:
     """The share each key was given; of few keys also what each takes of what others leave: a little each, then all of it."""
-    shares = [Share(priority, name, steps, 0, ready[name].weight) for name, steps in given.items() if steps]
+    shares = [Share(priority, name, steps, weight=ready[name].weight) for name, steps in given.items() if steps]
     if len(given) > 1 and len(ready) <= ASK_ALL_MAX_KEYS:
         little = -(-slots // len(given))
         for name, steps in given.items():
-            shares.append(Share(priority, name, little, steps, ready[name].weight))
+            shares.append(Share(priority, name, little, steps, weight=ready[name].weight))
         for name, steps in given.items():
-            shares.append(Share(priority, name, slots, steps + little, ready[name].weight))
+            shares.append(Share(priority, name, slots, steps + little, weight=ready[name].weight))
     return shares
 
 

@@ -78,7 +78,7 @@ class _BandScan:
 
 
 class QueueView:
-    """What is known of the due work of one shard: keys by band, and of each its oldest admissible step.
+    """The known due work of one shard: keys by band, and of each its oldest admissible step.
 
     A poll begins with `first_request` and goes on with the requests that `add_page` answers. A key stays in the view until
     a scan of its band has not met it, or a claim found less than it asked for. `complete`: the last poll saw all there is.
@@ -100,7 +100,7 @@ class QueueView:
 
     @property
     def is_empty(self) -> bool:
-        """Whether the whole queue was read, in one poll or several, and nothing of it is admissible."""
+        """True if the whole queue was read, in one poll or several, and nothing of it is admissible."""
         return self._all_known and self.best is None
 
     def bands(self) -> list[int]:
@@ -112,7 +112,7 @@ class QueueView:
         return self._bands[band].keys if band in self._bands else {}
 
     def scanned_whole(self, band: int) -> bool:
-        """Whether the last poll saw the band whole."""
+        """True if the last poll saw the band whole."""
         return band in self._bands and self._bands[band].scanned_whole
 
     def clear(self) -> None:
@@ -126,7 +126,7 @@ class QueueView:
         return self._request(0, slots)
 
     def add_page(
-        self, request: PageRequest, page: Page, now: int, blocked: Collection[str], slots: int
+        self, request: PageRequest, page: Page, now: int, *, blocked: Collection[str], slots: int
     ) -> PageRequest | None:
         """Add a page that was read with the tasks `blocked`; the page to read next in this poll, if any.
 

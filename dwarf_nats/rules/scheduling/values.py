@@ -66,7 +66,7 @@ class Share(NamedTuple):
 
 
 class Claim(NamedTuple):
-    """What to claim from one shard: up to `limit` steps, from the shares one after the other."""
+    """A claim from one shard: up to `limit` steps, from the shares one after the other."""
 
     limit: int
     shares: list[Share]
