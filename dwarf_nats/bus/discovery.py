@@ -56,9 +56,9 @@ class Discovery:
         """Subscribe to the discovery subjects."""
         self._started = rfc3339(to_micros(datetime.now(UTC)))
         for verb, reply in (("PING", self.ping), ("INFO", self.info), ("STATS", self.stats)):
-            for tail in ("", f".{NAME}", f".{NAME}.{self._id}"):
+            for subject in (wire.subject(verb), wire.subject(verb, NAME), wire.subject(verb, NAME, self._id)):
                 handler = partial(self._answer, reply)
-                self.subscriptions.append(await self._connection.subscribe_raw(f"$SRV.{verb}{tail}", handler))
+                self.subscriptions.append(await self._connection.subscribe_raw(subject, handler))
 
     def stop(self) -> None:
         """Answer no more."""
