@@ -29,12 +29,13 @@ if TYPE_CHECKING:
 log = logging.getLogger("dwarf_nats.engine")
 T = TypeVar("T")
 MAX_GROUP_BYTES = 16 * 1024 * 1024
-MOST_PARTS = 16
-"""In so many parts a group is tried at most, to find those that can be written."""
+"""Bytes of states after which a group takes no more members: bounds the memory and the time of one transaction."""
+MAX_PARTS = 16
+"""Parts in which a refused group is tried at most, to find those that can be written: bounds the statements of one try."""
 
 
 class CommitListener(Protocol):
-    """Hears what a commit made true, in the turn of the event loop in which it came back."""
+    """Follows up on commits, in the turn of the event loop in which they come back."""
 
     def settled(self, group: Sequence[Settlement], result: SettleResult) -> None:
         """These settlements were written; `result` has each of them by its step."""
@@ -77,7 +78,7 @@ class Committer:
         self._listener: CommitListener | None = None
         self._creates: deque[tuple[NewFlow, asyncio.Future[int | None]]] = deque()
         self._settlements: deque[Settlement] = deque()
-        self._held: set[asyncio.Task[None]] = set()
+        self._apart: set[asyncio.Task[None]] = set()
         self._ready = asyncio.Event()
         self._closing = False
         self._ended = False
@@ -86,7 +87,10 @@ class Committer:
         self.members = 0
 
     def create(self, new: NewFlow) -> asyncio.Future[int | None]:
-        """The creation time once committed; `None` if the idempotency key was there before."""
+        """Have a flow created; the future gives the database's time of it, or `None` if its idempotency key is taken.
+
+        The future raises `Unavailable` if the database is away, `Internal` for what it cannot store.
+        """
         future: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
         if self._ended:
             future.set_exception(_stopping())
@@ -96,7 +100,7 @@ class Committer:
         return future
 
     def settle(self, settlement: Settlement) -> None:
-        """Have a settlement written; the listener hears of it."""
+        """Have a settlement written; the listener hears what becomes of it."""
         if settlement.error is not None:
             settlement.error_json = settlement.error.stored()
         if self._ended:
@@ -115,16 +119,19 @@ class Committer:
         self._closing = self._ended = False
 
     async def run(self, listener: CommitListener) -> None:
-        """Write until closed, and tell the listener. What comes later, or could not be written, is refused or fenced."""
+        """Write until closed; `listener` follows up.
+
+        Creations that come later or could not be written are refused, settlements are fenced.
+        """
         self._listener = listener
         try:
             await self._write()
         finally:
             self._ended = True
             self._refuse_waiting(_stopping())
-            for held in self._held:
-                held.cancel()
-            await asyncio.gather(*self._held, return_exceptions=True)
+            for apart in self._apart:
+                apart.cancel()
+            await asyncio.gather(*self._apart, return_exceptions=True)
             while self._settlements:
                 self._fenced(self._settlements.popleft())
 
@@ -137,11 +144,11 @@ class Committer:
                 await self._ready.wait()
                 continue
             limit = self._settings.max_group
-            creates = _group(self._creates, limit, lambda member: len(member[0].state_json))
-            settlements = _group(self._settlements, limit, _weight, lambda one: one.step.step_id)
+            creates = _next_group(self._creates, limit, lambda member: len(member[0].state_json))
+            settlements = _next_group(self._settlements, limit, _weight, lambda one: one.step.step_id)
             try:
                 if creates:
-                    await self._commit_creates(creates)
+                    await self._commit_creations(creates)
                 if settlements:
                     await self._commit_settlements(settlements)
             except asyncio.CancelledError:
@@ -153,7 +160,7 @@ class Committer:
 
     # -- creations
 
-    async def _commit_creates(self, group: list[tuple[NewFlow, asyncio.Future[int | None]]]) -> None:
+    async def _commit_creations(self, group: list[tuple[NewFlow, asyncio.Future[int | None]]]) -> None:
         try:
             made = await self._steps.create([new for new, _ in group], self._settings.time_budget_ms)
         except Unavailable as error:
@@ -164,17 +171,19 @@ class Committer:
             if len(group) == 1:
                 flow = group[0][0].flow
                 self._log.error(
-                    "the database refused flow %s: %s", flow.public_id, error,
+                    "the database refused flow %s: %s",
+                    flow.public_id,
+                    error,
                     extra={"flow_id": flow.public_id, "workflow": flow.workflow},
-                )  # fmt: skip
+                )
                 _refuse(
                     group[0][1],
                     error if isinstance(error, DwarfError) else Internal(f"the database refused it: {error}"),
                 )
                 return
             half = len(group) // 2
-            await self._commit_creates(group[:half])
-            await self._commit_creates(group[half:])
+            await self._commit_creations(group[:half])
+            await self._commit_creations(group[half:])
         else:
             self._count(len(group))
             for new, future in group:
@@ -186,10 +195,10 @@ class Committer:
     async def _commit_settlements(self, group: list[Settlement], *, alone: bool = False) -> None:
         """Write a group, however long its database is away, or until the leases have run out (B6).
 
-        If only some of its members can be written, the others are held apart and hold nobody up. `alone`: they are such.
+        If only some of its members can be written, the others are written apart and delay nobody. `alone`: these are such.
         """
         for attempt in count():
-            error = await self._tried(group)
+            error = await self._try(group)
             if error is None:
                 return
             if not alone:
@@ -199,9 +208,9 @@ class Committer:
                 self._log.warning("%d results in hand wait for their database: %s", len(group), error)
                 if not isinstance(error, DwarfError):
                     self._log.error("a defect while results were written", exc_info=error)
-            elif await self._sifted(group, error, min(2**attempt, MOST_PARTS)):
+            elif await self._written_in_parts(group, error, min(2**attempt, MAX_PARTS)):
                 return
-            if self._patience_ends(attempt):
+            if self._leases_ran_out(attempt):
                 self._log.error(
                     "%d results were dropped: their leases have run out; their steps will run again: %s",
                     len(group),
@@ -212,39 +221,42 @@ class Committer:
                 return
             await self._clock.sleep(DATABASE_BACKOFF.delay(attempt))
 
-    def _patience_ends(self, attempt: int) -> bool:
+    def _leases_ran_out(self, attempt: int) -> bool:
         lease_seconds = lease_us(None, self._settings.time_budget_ms) / 1_000_000
         return DATABASE_BACKOFF.total(attempt) > lease_seconds
 
-    async def _tried(self, group: list[Settlement]) -> Exception | None:
-        """Write a group if that is possible now; else why it is not. What the database can never store fails (S1)."""
+    async def _try(self, group: list[Settlement]) -> Exception | None:
+        """Write a group; the error if that is not possible now. What the database can never store fails its step (S1)."""
         try:
             settled = await self._written(group)
         except Exception as error:
-            if not condemns(error):
+            if not is_unstorable(error):
                 return error
             await self._isolate(group, error)
             return None
         self._count(len(group))
-        self._tell(group, settled)
+        self._report(group, settled)
         return None
 
-    async def _sifted(self, group: list[Settlement], error: Exception, parts: int) -> bool:
-        """Try a group in parts, if the database is there and refuses it; whether some were written. The others are held."""
+    async def _written_in_parts(self, group: list[Settlement], error: Exception, parts: int) -> bool:
+        """Try a group in parts, if the database is there and refuses it; whether some were written.
+
+        The others are written apart, as soon as that is possible.
+        """
         if len(group) == 1 or (isinstance(error, Unavailable) and not isinstance(error, StatementRefused)):
             return False
         size = -(-len(group) // parts)
         pieces = [group[at : at + size] for at in range(0, len(group), size)]
-        refused = [piece for piece in pieces if await self._tried(piece) is not None]
+        refused = [piece for piece in pieces if await self._try(piece) is not None]
         if len(refused) == len(pieces):
             return False
         for piece in refused:
-            held = asyncio.create_task(self._hold(piece), name="dwarf-held-results")
-            self._held.add(held)
-            held.add_done_callback(self._held.discard)
+            apart = asyncio.create_task(self._write_apart(piece), name="dwarf-held-results")
+            self._apart.add(apart)
+            apart.add_done_callback(self._apart.discard)
         return True
 
-    async def _hold(self, group: list[Settlement]) -> None:
+    async def _write_apart(self, group: list[Settlement]) -> None:
         try:
             await self._commit_settlements(group, alone=True)
         except asyncio.CancelledError:
@@ -252,8 +264,8 @@ class Committer:
                 self._fenced(one)
             raise
 
-    def _tell(self, group: Sequence[Settlement], settled: SettleResult) -> None:
-        """Tell what came of a group that was written."""
+    def _report(self, group: Sequence[Settlement], settled: SettleResult) -> None:
+        """Tell the listener what became of a group that was written."""
         listener = self._listener
         assert listener is not None
         written = []
@@ -277,24 +289,24 @@ class Committer:
         return settled
 
     def _refuse_waiting(self, error: Unavailable) -> None:
-        """While results wait for their database, callers do not: they get their 503 (B6)."""
+        """Refuse the creations that wait: while the database is away, callers get their 503 at once (B6)."""
         while self._creates:
             _refuse(self._creates.popleft()[1], error)
 
     async def _isolate(self, group: list[Settlement], error: Exception) -> None:
-        """Find the member the database refuses by halving; it fails alone, with the database's words."""
+        """Find the settlement that the database refuses by halving; it fails alone, with the database's reason."""
         if len(group) > 1:
             half = len(group) // 2
             await self._commit_settlements(group[:half])
             await self._commit_settlements(group[half:])
             return
         one = group[0]
-        words = " ".join(str(error.__cause__ or error).split())
+        reason = " ".join(str(error.__cause__ or error).split())
         self._log.error(
-            "the database refused the result of step %s: %s", one.step.public_id, words, extra=one.step.log_fields
+            "the database refused the result of step %s: %s", one.step.public_id, reason, extra=one.step.log_fields
         )
         try:
-            refused = fail(one.step, ErrorInfo(f"the result of task {one.step.url} cannot be stored: {words}", 500))
+            refused = fail(one.step, ErrorInfo(f"the result of task {one.step.url} cannot be stored: {reason}", 500))
             assert refused.error is not None
             refused.error_json = refused.error.stored()
         except Exception as again:
@@ -307,12 +319,12 @@ class Committer:
             try:
                 settled = await self._written([refused])
             except Exception as again:
-                if not condemns(again) and not self._patience_ends(attempt):
+                if not is_unstorable(again) and not self._leases_ran_out(attempt):
                     await self._clock.sleep(DATABASE_BACKOFF.delay(attempt))
                     continue
                 self._left_to_its_lease(one, again)
                 return
-            self._tell([refused], settled)
+            self._report([refused], settled)
             return
 
     def _left_to_its_lease(self, one: Settlement, error: Exception) -> None:
@@ -337,8 +349,8 @@ class Committer:
         self.members += members
 
 
-def condemns(error: Exception) -> bool:
-    """Whether it is the value that cannot be written (semantics: database-errors), now or ever. All else is waited for."""
+def is_unstorable(error: Exception) -> bool:
+    """Whether an error says that the value can never be written (semantics: database-errors). All else may pass."""
     if isinstance(error, DwarfError):
         return not isinstance(error, Unavailable)
     return isinstance(error, ValueError | TypeError | OverflowError | RecursionError)
@@ -354,8 +366,10 @@ def _weight(settlement: Settlement) -> int:
     return own + sum(len(branch.state_json) for branch in settlement.branches)
 
 
-def _group(queue: deque[T], limit: int, weight: Callable[[T], int], identity: Callable[[T], object] = id) -> list[T]:
-    """The next members: at most `limit`, not many large ones at once, and none that is in the group already.
+def _next_group(
+    queue: deque[T], limit: int, weight: Callable[[T], int], identity: Callable[[T], object] = id
+) -> list[T]:
+    """Take the next members from a queue: at most `limit`, few large ones, and none that is in the group already.
 
     A step that was taken away and claimed again here has two results, of which one is fenced off: the store tells them apart
     by their step only (X1).

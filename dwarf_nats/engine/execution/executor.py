@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from dwarf_nats.telemetry.traces import TaskSpan
     from dwarf_nats.workflow.graph import Graph
 
-FIRST_ID_BLOCK_STEPS = 5_000
-"""Half of the ids that a decision gets if one was not enough: then it spawns a cohort of unknown size. Doubled each time."""
+COHORT_IDS = 10_000
+"""Ids a decision gets if one was not enough: it spawns a cohort of unknown size then. Doubled each time."""
 RELEASE_DELAY_US = 250_000
 """The pause of a step that was released because a connection is away: others would find it away as well."""
 
@@ -131,7 +131,9 @@ class Executor:
             if (early := self._backpressure.release_refused(step, answer)) is not None:
                 return early
             await self._step_ids.wait_for(1)
-            answer, child = await self.children.prepare(step, answer)
+            child = None
+            if answer.subgraph is not None:
+                answer, child = await self.children.prepare(step, answer)
         except (BusAway, WorkerLost, Unavailable) as error:
             return await self._release(step, error)
         step.age_us += max(0, self._clock.now() - step.dispatched_at)
@@ -139,7 +141,8 @@ class Executor:
             settlement = await self._decide(step, flow.graph, answer, child)
         except Exception as error:
             return self._fail_undecided(step, error)
-        self._warn_of_problems(step, settlement)
+        if settlement.problems:
+            self._warn_of_problems(step, settlement)
         self._start_eagerly(step, settlement)
         return settlement
 
@@ -153,13 +156,13 @@ class Executor:
 
     async def _decide(self, step: ClaimedStep, graph: Graph, answer: Answer, child: parking.Child | None) -> Settlement:
         """Decide, with as many ids as it turns out to need."""
-        wanted = FIRST_ID_BLOCK_STEPS
+        wanted = COHORT_IDS
         while True:
             try:
                 return decide(Deciding(step, graph, self._step_ids.new, self._limits), answer, child)
             except NoneLeft:
-                wanted *= 2
                 await self._step_ids.wait_for(wanted)
+                wanted *= 2
 
     # -- what goes wrong
 
@@ -193,7 +196,7 @@ class Executor:
 
     def _warn_of_problems(self, step: ClaimedStep, settlement: Settlement) -> None:
         """Log conditions that could not be evaluated, once for each node of a flow (G9)."""
-        if settlement.problems and step.node not in step.flow.logged:
+        if step.node not in step.flow.logged:
             step.flow.logged.add(step.node)
             self._log.warning(
                 "step %s: conditions not evaluated, taken as false: %s",
