@@ -108,17 +108,34 @@ class StatusChange(Protocol):
     """One change of a flow's status. Ids are token-free (`1-42`), `at` is in microseconds since the epoch."""
 
     @property
-    def flow_id(self) -> str: ...
+    def flow_id(self) -> str:
+        """The flow."""
+        ...
+
     @property
-    def thread_id(self) -> str: ...
+    def thread_id(self) -> str:
+        """The flow that its thread began with."""
+        ...
+
     @property
-    def workflow(self) -> str: ...
+    def workflow(self) -> str:
+        """Its workflow."""
+        ...
+
     @property
-    def status(self) -> Status: ...
+    def status(self) -> Status:
+        """The new status."""
+        ...
+
     @property
-    def at(self) -> int: ...
+    def at(self) -> int:
+        """The time of the change."""
+        ...
+
     @property
-    def sequence(self) -> int: ...
+    def sequence(self) -> int:
+        """A number that grows from change to change of one flow."""
+        ...
 
 
 class Signals(Protocol):

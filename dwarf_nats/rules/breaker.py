@@ -98,7 +98,7 @@ def after(breaker: Breaker, event: Event, now: int, cause: str = "") -> tuple[Br
     if not tripped:
         return CLOSED, deeds
     if not breaker.tripped:
-        return Breaker(True, now, cause, probe_at=now + delay_us(0)), deeds
+        return Breaker(tripped=True, since=now, cause=cause, probe_at=now + delay_us(0)), deeds
     if event is Event.PROBED and breaker.due(now):
         probes = breaker.probes + 1
         return replace(breaker, probes=probes, probe_at=now + delay_us(probes)), deeds

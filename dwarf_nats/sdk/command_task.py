@@ -51,6 +51,7 @@ class CommandTask:
         self.command = command
 
     async def __call__(self, flow: Flow) -> dict[str, Any]:
+        """Run the command once; returns its changes. Raises `TaskError` with `exitCode` if that is not 0."""
         state = {name: flow.raw(name) or NULL for name in flow.names}
         code, stdout, stderr = await _run(self.command, encode_state(state), {**os.environ, **_environment(flow)})
         if code:

@@ -21,7 +21,9 @@ class ServedWorker(Protocol):
     """A worker as this module needs it: `concurrency` is how many tasks it runs at once."""
 
     @property
-    def concurrency(self) -> int: ...
+    def concurrency(self) -> int:
+        """The number of tasks it runs at once."""
+        ...
 
     async def start_patiently(self) -> None:
         """Start, waiting for a NATS server if none answers. Raises what `Worker.start` raises for everything else."""

@@ -61,27 +61,20 @@ def purgeable(shard: int, query: Query, thread_id: int | None, limit: int) -> tu
 def _conditions(shard: int, query: Query, thread_id: int | None) -> tuple[list[str], list[Any]]:
     where = ["f.surgraph_step_id is null"]
     args: list[Any] = []
-
-    def add(condition: str, value: Any) -> None:
-        args.append(value)
-        where.append(condition.replace("$$", f"${len(args)}"))
-
-    if query.status is not None:
-        add("f.status = $$", str(query.status))
-    if query.workflow is not None:
-        add("f.workflow = $$", query.workflow)
-    if thread_id is not None:
-        add("f.thread_id = $$", thread_id)
-    if query.task is not None:
-        add(f"{_TASK} = $$", query.task)
-    if query.fairness_key is not None:
-        add("f.fairness_key = $$", query.fairness_key)
-    if query.priority is not None:
-        add("f.priority = $$", query.priority)
-    if query.older_than_ms is not None:
-        add("f.updated_at < {now} - $$", query.older_than_ms * 1000)
-    if query.newer_than_ms is not None:
-        add("f.updated_at > {now} - $$", query.newer_than_ms * 1000)
+    wanted = (
+        ("f.status = $$", query.status and str(query.status)),
+        ("f.workflow = $$", query.workflow),
+        ("f.thread_id = $$", thread_id),
+        (f"{_TASK} = $$", query.task),
+        ("f.fairness_key = $$", query.fairness_key),
+        ("f.priority = $$", query.priority),
+        ("f.updated_at < {now} - $$", _microseconds(query.older_than_ms)),
+        ("f.updated_at > {now} - $$", _microseconds(query.newer_than_ms)),
+    )
+    for condition, value in wanted:
+        if value is not None:
+            args.append(value)
+            where.append(condition.replace("$$", f"${len(args)}"))
     if query.search is not None:
         places = (
             f"'{shard}-' || cast(f.flow_id as text) || '-' || f.token",
@@ -94,6 +87,10 @@ def _conditions(shard: int, query: Query, thread_id: int | None) -> tuple[list[s
         match = " or ".join(f"({place}) {{regexp}} ${len(args)}" for place in places)
         where.append(f"({match})")
     return where, args
+
+
+def _microseconds(milliseconds: int | None) -> int | None:
+    return None if milliseconds is None else milliseconds * 1000
 
 
 def _write_cursor(created_at: int, flow_id: int) -> str:

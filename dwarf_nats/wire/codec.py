@@ -136,7 +136,7 @@ def flow_options(options: m.Options | UnsetType, msg_id: str | None = None) -> F
         notify=or_default(options.notify, None),
         time_budget_ms=or_default(options.time_budget_ms, None),
         thread=or_default(options.thread_key, None),
-        delete_on_completion=or_default(options.delete_on_completion, False),
+        delete_on_completion=or_default(options.delete_on_completion, default=False),
     )
 
 

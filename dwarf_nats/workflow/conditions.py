@@ -41,7 +41,7 @@ class Verdict(NamedTuple):
     problem: str = ""
 
 
-_TAKEN, _NOT_TAKEN = Verdict(True), Verdict(False)
+_TAKEN, _NOT_TAKEN = Verdict(taken=True), Verdict(taken=False)
 
 
 class Condition(NamedTuple):
@@ -82,13 +82,14 @@ def evaluate(source: str, state: State) -> Verdict:
     """
     condition = compiled(source)
     if isinstance(condition, str):
-        return Verdict(False, f"this condition is never taken, as it is not valid: {condition}")
+        return Verdict(taken=False, problem=f"this condition is never taken, as it is not valid: {condition}")
     if condition.constant is not None:
         return condition.constant
     variables = _variables(condition, state)
     if variables is None:
         return Verdict(
-            False, "takes too long on a state of this size: let a task work it out, and leave the result behind"
+            taken=False,
+            problem="takes too long on a state of this size: let a task work it out, and leave the result behind",
         )
     return _verdict(condition.program, condition.bounded, variables)
 
@@ -105,10 +106,10 @@ def _verdict(program: cel.Expression, bounded: bool, variables: dict[str, Any]) 
             return _NOT_TAKEN
         kind = result.type()
     except Exception as error:
-        return Verdict(False, printable(evaluation_problem(str(error))))
+        return Verdict(taken=False, problem=printable(evaluation_problem(str(error))))
     if kind == cel.Type.ERROR:
-        return Verdict(False, printable(evaluation_problem(str(value))))
-    return Verdict(False, f"yields {type_name(kind)}, not a boolean")
+        return Verdict(taken=False, problem=printable(evaluation_problem(str(value))))
+    return Verdict(taken=False, problem=f"yields {type_name(kind)}, not a boolean")
 
 
 def _variables(condition: Condition, state: State) -> dict[str, Any] | None:
