@@ -76,12 +76,12 @@ async def demo(
                 show(f"  workflow {graph.name}: {', '.join(graph.nodes)}")
             show(f"  NATS at {stack.url}")
             follower = Follower(client, stack.url, ANSWER, 0 if yes else wait_ms / 1000)
-            fine = await _all_orders(client, follower, orders)
+            succeeded = await _all_orders(client, follower, orders)
             await worker.stop()
-            lame = stack.add_worker(str(folder / "tasks.py"), {"ORDERS_WITHOUT": MISSING})
-            await lame.start()
-            fine = await _missing_service(client, follower, orders[0], worker) and fine
-    if not fine:
+            incomplete = stack.add_worker(str(folder / "tasks.py"), {"ORDERS_WITHOUT": MISSING})
+            await incomplete.start()
+            succeeded = await _missing_service(client, follower, orders[0], worker) and succeeded
+    if not succeeded:
         _heading("Something did not go as it should, see above")
         raise typer.Exit(1)
     _heading("Done. Next: dwarf-nats dev examples/orders/tasks.py --graphs examples/orders/graphs")
@@ -110,8 +110,8 @@ async def _all_orders(client: Client, follower: Follower, orders: Sequence[dict[
     show(*history_view(declined[1]))
     for field, value in declined[0].state.items():
         show(f"  {field:<15} {compact(value)}")
-    mended = await _another_card(client, follower, declined[0])
-    return mended and all(outcome.status is Status.COMPLETED for outcome, _ in ended)
+    shipped = await _another_card(client, follower, declined[0])
+    return shipped and all(outcome.status is Status.COMPLETED for outcome, _ in ended)
 
 
 async def _diagrams(client: Client, outcome: Outcome) -> None:
