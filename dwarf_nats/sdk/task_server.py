@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("dwarf_nats.worker")
 RECONNECT_SECONDS = 60.0
-"""How long an answer waits for a lost connection, if its step has no earlier deadline."""
+"""Longest wait of an answer for a lost connection; the deadline of its step may be earlier."""
 
 
 @dataclass(slots=True)

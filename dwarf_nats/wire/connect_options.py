@@ -1,4 +1,4 @@
-"""Where NATS is, and the credentials for it (wire section 6).
+"""The options of a connection: the servers, and the credentials for them (wire section 6).
 
 Settings come from the arguments, then from the environment of the `nats` CLI (`NATS_URL`, `NATS_CREDS`, `NATS_NKEY`,
 `NATS_USER`, `NATS_PASSWORD`, `NATS_TOKEN`, `NATS_CA`, `NATS_CERT`, `NATS_KEY`), then from its context files
@@ -74,7 +74,7 @@ class ConnectArguments(TypedDict, total=False):
 
 @dataclass(slots=True, frozen=True)
 class ConnectOptions:
-    """How to reach NATS; an empty field means "not given".
+    """The options of a connection to NATS; an empty field means "not given".
 
     `url`: one server or several, separated by commas; user, password and token in it are percent-encoded, and go to that
     server only. `context`: the name of a context of the `nats` CLI, or a path to its file. `creds`: a credentials file.

@@ -43,7 +43,7 @@ class Violation:
         )
 
     def concerns(self, subject: str) -> bool:
-        """Whether `subject` was refused."""
+        """True if `subject` was refused."""
         return subject == self.subject or (self.lowered and subject.lower() == self.subject)
 
     def __str__(self) -> str:

@@ -19,16 +19,16 @@ class Limits:
     """The limits of settlements, operations and graphs. Sizes are bytes of JSON text."""
 
     max_state_bytes: int
-    """Of a state, and of each of changes, overrides, resume data, payloads and baggage."""
+    """Bytes of a state, and of each of changes, overrides, resume data, payloads and baggage."""
     max_depth: int = 64
     max_branches: int = UNBOUNDED
-    """Of one step."""
+    """Branches of one step."""
     max_fan_out_bytes: int = UNBOUNDED
-    """Of the inputs of all branches of one step together, and of their changes at the fan-in."""
+    """Bytes of the inputs of all branches of one step together, and of their changes at the fan-in."""
     max_steps: int = UNBOUNDED
     """Steps in a row, from the entry of a flow; parallel branches count once."""
     max_error_bytes: int = UNBOUNDED
-    """Of an error, which is cut to this, and of the reason of a cancel."""
+    """Bytes of an error, which is cut to this, and of the reason of a cancel."""
     max_history: int = UNBOUNDED
     """Steps in one history, subgraphs included."""
     max_graph_bytes: int = UNBOUNDED

@@ -133,7 +133,7 @@ class GraphInfo:
     digest: str
     updated_at: int
     warnings: tuple[str, ...] = ()
-    """Of the graph that was just put: what looks like a mistake in it (G11)."""
+    """Likely mistakes in the graph, if it was just put (G11)."""
 
 
 @dataclass(slots=True, frozen=True, kw_only=True)
