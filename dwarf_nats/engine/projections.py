@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dwarf_nats.errors import NotFound
 from dwarf_nats.rules import fan_in, state_refs
-from dwarf_nats.rules.rows import FlowRow, Paused, StepRow
+from dwarf_nats.rules.rows import FlowRow, Paused, StepRow, SummaryRow
 from dwarf_nats.workflow.answer import ErrorInfo
 from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.limits import UNLIMITED, Limits
@@ -114,23 +114,21 @@ def step_with_state(shard: int, row: StepRow) -> Step:
     return step
 
 
-def summary_of(shard: int, row: Sequence[Any]) -> FlowSummary:
+def summary_of(shard: int, row: SummaryRow) -> FlowSummary:
     """Return a flow as `list` shows it."""
-    (flow_id, token, thread_id, thread_token, workflow, status, error, reason, created, started, updated, priority,
-     fairness_key, task) = row  # fmt: skip
     return FlowSummary(
-        flow_key=f"{shard}-{flow_id}-{token}",
-        thread_key=f"{shard}-{thread_id}-{thread_token}",
-        workflow=workflow,
-        status=Status(status),
-        created_at=created,
-        updated_at=updated,
-        priority=priority,
-        fairness_key=fairness_key,
-        started_at=started,
-        task=task,
-        error=ErrorInfo.from_stored(error),
-        cancel_reason=reason,
+        flow_key=f"{shard}-{row.flow_id}-{row.token}",
+        thread_key=f"{shard}-{row.thread_id}-{row.thread_token}",
+        workflow=row.workflow,
+        status=row.status,
+        created_at=row.shown_created_at,
+        updated_at=row.updated_at,
+        priority=row.priority,
+        fairness_key=row.fairness_key,
+        started_at=row.started_at,
+        task=row.task,
+        error=ErrorInfo.from_stored(row.error),
+        cancel_reason=row.cancel_reason,
     )
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         ReplicaStore,
     )
     from dwarf_nats.rules.claims import ClaimedRow
-    from dwarf_nats.rules.rows import Called, FlowRow, Paused, PriorityBacklog, StepRow
+    from dwarf_nats.rules.rows import Called, FlowRow, Paused, PriorityBacklog, StepRow, SummaryRow
     from dwarf_nats.rules.scheduling.values import Page, PageRequest, Share
     from dwarf_nats.rules.settlement import Settlement, SettleResult
     from dwarf_nats.rules.state_refs import RefSource
@@ -184,7 +184,7 @@ class FlowStore(Protocol):
 
     async def list_page(
         self, query: Query, limit: int, thread_id: int | None, cursor: str
-    ) -> tuple[list[Sequence[Any]], str]:
+    ) -> tuple[list[SummaryRow], str]:
         """Return at most `limit` flows that match, newest first, and the cursor of the next page, empty on the last (O9).
 
         Raises `BadRequest` for a malformed cursor.

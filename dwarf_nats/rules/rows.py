@@ -138,14 +138,41 @@ class StepRow:
     """A JSON list of texts."""
 
     @classmethod
-    def columns(cls, *, whole: bool = True) -> str:
-        """The columns to select; not `whole`: without the texts that may be large, which are then empty."""
+    def columns(cls) -> str:
+        return ", ".join(field.name for field in fields(cls))
+
+    @classmethod
+    def columns_without_texts(cls) -> str:
+        """The columns to select without the texts that may be large, which are then empty."""
         return ", ".join(
-            field.name if whole or field.name not in _LARGE else f"'{{}}' as {field.name}" for field in fields(cls)
+            f"'{{}}' as {field.name}" if field.name in _LARGE_TEXTS else field.name for field in fields(cls)
         )
 
 
-_LARGE = frozenset({"state", "changes", "parked_changes", "resumed", "subgraph_result"})
+_LARGE_TEXTS = frozenset({"state", "changes", "parked_changes", "resumed", "subgraph_result"})
+
+
+@dataclass(slots=True)
+class SummaryRow:
+    """A flow as a page of flows shows it. `task`: the node of its youngest step."""
+
+    flow_id: int
+    token: str
+    thread_id: int
+    thread_token: str
+    workflow: str
+    status: Status
+    error: str | None
+    cancel_reason: str | None
+    shown_created_at: int
+    """When it was created, or restarted last."""
+    started_at: int | None
+    updated_at: int
+    priority: int
+    fairness_key: str
+    task: str | None
+    created_at: int
+    """Its place among the pages, which a restart does not change."""
 
 
 class Called(NamedTuple):

@@ -11,7 +11,7 @@ import pytest
 from dwarf_nats.engine import Engine
 from dwarf_nats.library import open_engine
 from dwarf_nats.settings import EngineSettings
-from dwarf_nats.store import graphs
+from dwarf_nats.store.statements import graphs
 from dwarf_nats.testing import TaskProxy
 from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.options import FlowOptions, Query
@@ -162,10 +162,10 @@ async def test_a_mark_waits_for_the_transactions_that_ran_when_it_was_made(two: 
 async def test_a_sweep_reads_by_index_whatever_the_tables_are_like(pg_dsn: str) -> None:
     """C4: bounded by the number of graphs it looks at, not by the number of flows."""
     for sql, args in (
-        (graphs.MARK, ("''", "'x'")),
-        (graphs.REMOVE, ("100",)),
-        (graphs.SPARE, ("100",)),
-        (graphs.PAGE, ("''", "100")),
+        (graphs.MARK_UNUSED, ("''", "'x'")),
+        (graphs.REMOVE_MARKED, ("100",)),
+        (graphs.UNMARK_USED, ("100",)),
+        (graphs.LAST_OF_PAGE, ("''", "100")),
     ):
         plan = await explained(pg_dsn, sql, args)
         assert "dwarf_flows f" not in plan or "dwarf_flows_graph on dwarf_flows f" in plan, plan

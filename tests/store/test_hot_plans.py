@@ -10,10 +10,10 @@ import asyncpg
 import pytest
 
 from dwarf_nats.clock import SystemClock
-from dwarf_nats.store import cohorts, postgres
+from dwarf_nats.store import postgres
 from dwarf_nats.store.dialect import POSTGRES
 from dwarf_nats.store.migrate import migrate_postgres
-from dwarf_nats.store.statements import create, settle
+from dwarf_nats.store.statements import cohorts, create, settle
 from dwarf_nats.store.store import SqlStore
 from tests.support.stores import BUDGET, claim_all, ended, in_flight, new_flow, one_claimed, went_on
 

@@ -14,7 +14,7 @@ from tests.support.stores import BUDGET, cancel, claim_all, ended, failed, in_fl
 async def listed(store: SqlStore, query: Query, thread_id: int | None = None) -> list[int]:
     rows, cursor = await store.flows.list_page(query, 100, thread_id, "")
     assert cursor == ""
-    return sorted(row[0] for row in rows)
+    return sorted(row.flow_id for row in rows)
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ async def test_pages_follow_each_other_newest_first_without_gap_or_repeat(store:
     cursor = ""
     while True:
         rows, cursor = await store.flows.list_page(Query(), 4, None, cursor)
-        seen += [row[0] for row in rows]
+        seen += [row.flow_id for row in rows]
         if not cursor:
             break
         assert len(rows) == 4

@@ -10,9 +10,8 @@ import pytest
 
 from dwarf_nats.clock import ManualClock
 from dwarf_nats.rules.steps import NewFlow
-from dwarf_nats.store import breakers
 from dwarf_nats.store.dialect import POSTGRES, SQLITE
-from dwarf_nats.store.statements import claim
+from dwarf_nats.store.statements import breakers, claim
 from dwarf_nats.store.store import SqlStore
 from tests.support.stores import (
     BUDGET,
@@ -264,7 +263,7 @@ async def test_postgres_finds_what_is_parked_and_what_to_park_by_index(
             POSTGRES.text(breakers.PARKS[0]): "dwarf_steps_asleep",
             POSTGRES.text(breakers.PARKS[1]): "dwarf_steps_(lane|ripe)",
             POSTGRES.text(breakers.RELEASE): "dwarf_steps_parked",
-            POSTGRES.text(breakers._DISTINCT): "dwarf_steps_parked",
+            POSTGRES.text(breakers.PARKED_TASKS): "dwarf_steps_parked",
         }
         for sql, index in expected.items():
             count = max([0, *(int(number) for number in re.findall(r"\$(\d+)", sql))])
@@ -284,7 +283,7 @@ async def test_sqlite_finds_what_is_parked_and_what_to_park_by_index(timed: SqlS
         SQLITE.text(breakers.PARKS[0]): "dwarf_steps_asleep",
         SQLITE.text(breakers.PARKS[1]): "dwarf_steps_lane",
         SQLITE.text(breakers.RELEASE): "dwarf_steps_parked",
-        SQLITE.text(breakers._DISTINCT): "dwarf_steps_parked",
+        SQLITE.text(breakers.PARKED_TASKS): "dwarf_steps_parked",
     }
     for sql, index in expected.items():
         plan = await look(timed, f"explain query plan {sql}", *[1] * sql.count("?"))

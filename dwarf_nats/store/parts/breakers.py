@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dwarf_nats.store import breakers
+from dwarf_nats.store.statements import breakers
 
 if TYPE_CHECKING:
     from dwarf_nats.rules.steps import ReadyStep
@@ -18,10 +18,10 @@ class SqlBreakers:
         self._database = database
 
     async def trip(self, url: str, cause: str) -> None:
-        await breakers.trip(self._database, url, cause)
+        await self._database.fetch(breakers.TRIP, url, cause)
 
     async def untrip(self, url: str) -> None:
-        await breakers.untrip(self._database, url)
+        await self._database.fetch(breakers.UNTRIP, url)
 
     async def park(self, url: str) -> None:
         await self._database.transact_by_index(lambda tx: breakers.park(tx, url))
@@ -30,13 +30,18 @@ class SqlBreakers:
         return await self._database.transact_by_index(lambda tx: breakers.release(tx, url, limit))
 
     async def next_probe(self, url: str) -> int | None:
-        return await breakers.next_probe(self._database, url)
+        for (due_in,) in await self._database.fetch_by_index(breakers.NEXT_PROBE, url):
+            return int(due_in)
+        return None
 
     async def is_tripped(self, url: str) -> bool:
-        return await breakers.is_tripped(self._database, url)
+        return bool(await self._database.fetch_by_index(breakers.IS_TRIPPED, url))
 
     async def tripped_tasks(self) -> dict[str, str]:
-        return await breakers.tripped_tasks(self._database)
+        causes: dict[str, str] = {}
+        for url, cause in await self._database.fetch_by_index(breakers.TRIPPED_TASKS):
+            causes[url] = cause
+        return causes
 
     async def parked_tasks(self) -> list[str]:
-        return await breakers.parked_tasks(self._database)
+        return [url for (url,) in await self._database.fetch_by_index(breakers.PARKED_TASKS)]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dwarf_nats.store import deployment
+from dwarf_nats.rules.rows import ShardIdentity
+from dwarf_nats.store.statements import deployment
 
 if TYPE_CHECKING:
-    from dwarf_nats.rules.rows import ShardIdentity
     from dwarf_nats.store.database import Database
 
 
@@ -19,13 +19,19 @@ class SqlDeployment:
         self._database = database
 
     async def identity(self) -> ShardIdentity | None:
-        return await deployment.identity(self._database)
+        for row in await self._database.fetch(deployment.IDENTITY):
+            return ShardIdentity(*row)
+        return None
 
     async def join(self, name: str) -> ShardIdentity:
-        return await deployment.enter(self._database, name, self._shard)
+        await self._database.fetch(deployment.JOIN, name, self._shard)
+        identity = await self.identity()
+        assert identity is not None
+        return identity
 
     async def raise_shards(self, shards: int) -> None:
-        await deployment.raise_shards(self._database, shards)
+        await self._database.fetch(deployment.RAISE_SHARDS, shards)
 
     async def least_known_shards(self, timeout_ms: int) -> int:
-        return await deployment.least_known(self._database, timeout_ms)
+        ((shards,),) = await self._database.fetch(deployment.LEAST_KNOWN_SHARDS, timeout_ms * 1000)
+        return int(shards)

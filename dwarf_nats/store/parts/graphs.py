@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dwarf_nats.ports import PruneResult, RegisteredGraph
-from dwarf_nats.store import graphs
+from dwarf_nats.store.statements import graphs
 
 if TYPE_CHECKING:
     from dwarf_nats.store.database import Database
@@ -20,36 +20,36 @@ class SqlGraphs:
         self._database = database
 
     async def save(self, digest: str, body: bytes) -> int:
-        return await graphs.save(self._database, digest, body)
+        rows = await self._database.fetch(graphs.KEEP_LONGER, digest)
+        if not rows:
+            rows = await self._database.fetch(graphs.SAVE, digest, body.decode())
+        ((kept_until,),) = rows
+        return int(kept_until)
 
     async def load(self, digest: str) -> bytes | None:
-        rows = await self._database.fetch("select body from dwarf_graphs where digest = $1", digest)
-        return rows[0][0].encode() if rows else None
+        for (body,) in await self._database.fetch(graphs.LOAD, digest):
+            return bytes(body.encode())
+        return None
 
     async def prune(self, after: str, limit: int) -> PruneResult:
-        return PruneResult(*await graphs.prune(self._database, after, limit))
+        removed = await self._database.transact_by_index(lambda tx: graphs.remove_marked(tx, limit))
+        return PruneResult(
+            removed, await self._database.transact_by_index(lambda tx: graphs.mark_unused(tx, after, limit))
+        )
 
     async def register(self, name: str, digest: str, updated_at: int | None = None) -> int:
-        rows = await self._database.fetch(
-            "insert into dwarf_registry (name, digest, updated_at) values ($1, $2, coalesce($3, {now}))"
-            " on conflict (name) do update set digest = excluded.digest, updated_at = excluded.updated_at"
-            " where $3 is null or dwarf_registry.updated_at < excluded.updated_at"
-            " returning updated_at",
-            name,
-            digest,
-            updated_at,
-        )
-        return int(rows[0][0]) if rows else 0
+        for (at,) in await self._database.fetch(graphs.REGISTER, name, digest, updated_at):
+            return int(at)
+        return 0
 
     async def unregister(self, name: str) -> bool:
-        return bool(await self._database.fetch("delete from dwarf_registry where name = $1 returning name", name))
+        return bool(await self._database.fetch(graphs.UNREGISTER, name))
 
     async def registered(self) -> list[RegisteredGraph]:
-        rows = await self._database.fetch("select name, digest, updated_at from dwarf_registry order by name")
-        return [RegisteredGraph(*row) for row in rows]
+        return [RegisteredGraph(*row) for row in await self._database.fetch(graphs.REGISTERED)]
 
     async def registered_digests(self, names: Sequence[str]) -> dict[str, str]:
-        rows = await self._database.fetch(
-            "select name, digest from dwarf_registry where name {in_text:$1}", list(names)
-        )
-        return {row[0]: row[1] for row in rows}
+        digests: dict[str, str] = {}
+        for name, digest in await self._database.fetch(graphs.REGISTERED_DIGESTS, list(names)):
+            digests[name] = digest
+        return digests

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dwarf_nats.store import sweeping
+from dwarf_nats.store.statements import integrity
 
 if TYPE_CHECKING:
     from dwarf_nats.ports import FinalState
@@ -19,10 +19,10 @@ class SqlIntegrity:
         self._database = database
 
     async def resume_orphaned_parents(self) -> TreeChange:
-        return await self._database.transact(sweeping.resume_orphaned_parents)
+        return await self._database.transact(integrity.resume_orphaned_parents)
 
     async def cancel_orphaned_children(self, final_state: FinalState) -> TreeChange:
-        return await self._database.transact(lambda tx: sweeping.cancel_orphaned_children(tx, final_state))
+        return await self._database.transact(lambda tx: integrity.cancel_orphaned_children(tx, final_state))
 
     async def find_stalled_flows(self, age_ms: int) -> list[int]:
-        return await self._database.transact(lambda tx: sweeping.orphaned(tx, age_ms))
+        return await self._database.transact(lambda tx: integrity.find_stalled_flows(tx, age_ms))

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dwarf_nats.ports import DeletedFlow, KeyLookup
-from dwarf_nats.store import deployment
+from dwarf_nats.rules.rows import Reservation
+from dwarf_nats.store.statements import keys
 
 if TYPE_CHECKING:
-    from dwarf_nats.rules.rows import Reservation
     from dwarf_nats.rules.steps import NewFlow
     from dwarf_nats.store.database import Database
 
@@ -21,25 +21,30 @@ class SqlKeys:
         self._database = database
 
     async def lookup(self, fairness_key: str, idempotency_key: str) -> KeyLookup:
-        return KeyLookup(*await deployment.key(self._database, fairness_key, idempotency_key))
+        for shards, shard, *more in await self._database.fetch(keys.LOOK_UP, fairness_key, idempotency_key):
+            return KeyLookup(shards, None if shard is None else Reservation(shard, *more))
+        return KeyLookup(0, None)
 
     async def reserve(self, new: NewFlow) -> Reservation | None:
         try:
-            return await self._database.transact(lambda tx: deployment.reserve(tx, new))
-        except deployment.OtherCount:
+            return await self._database.transact(lambda tx: keys.reserve(tx, new))
+        except keys.OtherCount:
             return None
 
     async def free(self, fairness_key: str, idempotency_key: str, shard: int, flow_id: int) -> None:
-        await deployment.free_key(self._database, fairness_key, idempotency_key, shard, flow_id)
+        await self._database.fetch(keys.FREE, fairness_key, idempotency_key, shard, flow_id)
 
     async def is_placed(self, flow_id: int) -> bool | None:
-        return await deployment.placed(self._database, flow_id)
+        for (there,) in await self._database.fetch(keys.IS_PLACED, flow_id):
+            return bool(there)
+        return None
 
     async def fence(self, fairness_key: str, idempotency_key: str, flow_id: int) -> bool:
-        return await deployment.fence(self._database, fairness_key, idempotency_key, flow_id)
+        return bool(await self._database.fetch(keys.USE_ID, flow_id, fairness_key, idempotency_key, 1))
 
     async def deleted_flows(self, limit: int) -> list[DeletedFlow]:
-        return [DeletedFlow(*row) for row in await deployment.gone(self._database, limit)]
+        return [DeletedFlow(*row) for row in await self._database.fetch(keys.DELETED, limit)]
 
     async def confirm_deleted(self, flow_ids: Sequence[int]) -> None:
-        await deployment.told(self._database, flow_ids)
+        await self._database.fetch(keys.CONFIRM_DELETED, list(flow_ids))
+        await self._database.fetch(keys.REMOVE_OLD, keys.REMEMBERED_US)

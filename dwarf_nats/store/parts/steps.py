@@ -9,16 +9,16 @@ from dwarf_nats.rules import state_refs
 from dwarf_nats.rules.scheduling.values import NO_BUDGETS, Page, PageRequest, Share
 from dwarf_nats.rules.settlement import SettleResult
 from dwarf_nats.rules.steps import NewIds
-from dwarf_nats.store import lent
-from dwarf_nats.store.cohorts import no_ids
 from dwarf_nats.store.statements.backlog import Backlog
 from dwarf_nats.store.statements.claim import Claim, ClaimProbe
+from dwarf_nats.store.statements.cohorts import no_ids
 from dwarf_nats.store.statements.create import CreateFlows
 from dwarf_nats.store.statements.peek import Peek
 from dwarf_nats.store.statements.ready import PromoteDue
 from dwarf_nats.store.statements.settle import Settle
+from dwarf_nats.store.statements.stale import CLOSE_STALE, NOT_CANCELLED
+from dwarf_nats.store.statements.state_refs import HELD
 from dwarf_nats.workflow.limits import UNLIMITED, Limits
-from dwarf_nats.workflow.status import Parked
 
 if TYPE_CHECKING:
     from dwarf_nats.rules.claims import ClaimedRow
@@ -83,18 +83,11 @@ class SqlSteps:
         return await self._database.read_aside(Backlog(priorities, steps, keys))
 
     async def ref_source(self, step_ids: Collection[int]) -> state_refs.RefSource:
-        return state_refs.RefSource(await self._database.fetch(lent.HELD, sorted(step_ids)) if step_ids else ())
+        return state_refs.RefSource(await self._database.fetch(HELD, sorted(step_ids)) if step_ids else ())
 
     async def close_stale(self, step_ids: Sequence[int]) -> None:
-        await self._database.fetch(
-            "update dwarf_steps set status = (select f.status from dwarf_flows f where f.flow_id = dwarf_steps.flow_id),"
-            f" parked = {Parked.NO:d}, claimed_by = null, lease_expires = null, updated_at = {{now}} where step_id {{in:$1}}",
-            list(step_ids),
-        )
+        await self._database.fetch(CLOSE_STALE, list(step_ids))
 
     async def cancelled_among(self, step_ids: Sequence[int]) -> list[int]:
-        rows = await self._database.fetch(
-            "select step_id from dwarf_steps where step_id {in:$1} and status <> 'cancelled'", list(step_ids)
-        )
-        others = {int(row[0]) for row in rows}
+        others = {step_id for (step_id,) in await self._database.fetch(NOT_CANCELLED, list(step_ids))}
         return [step_id for step_id in step_ids if step_id not in others]

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from dwarf_nats.rules.breakpoints import stored
 from dwarf_nats.rules.leases import lease_us
-from dwarf_nats.store import graphs
 from dwarf_nats.store.columns import column_list, named, numbered, scalars, unnest
 from dwarf_nats.store.dialect import NOW, PARKED
+from dwarf_nats.store.statements import graphs
 from dwarf_nats.store.statements.insert import StepsBatch, insert_batch_sqlite
 from dwarf_nats.workflow.status import Parked
 
@@ -88,7 +88,7 @@ def _values(flow: _FlowColumns, start: str, now: str) -> str:
 # -- PostgreSQL
 
 _MADE = f"{_INTO}\n  select {_values(named(_FlowColumns), 'start', NOW)}\n  from r"
-_KEPT_YET = f"kept_until > {NOW} + {graphs.SPARE_US}"
+_KEPT_YET = f"kept_until > {NOW} + {graphs.MIN_LEFT_US}"
 
 
 def _entry(replica_id: str) -> str:
@@ -186,7 +186,7 @@ class CreateFlows:
         return {int(flow_id): int(created_at) for flow_id, created_at in rows}
 
     def on_sqlite(self, session: SqliteSession) -> dict[int, int]:
-        flows = [new for new in self.flows if new.kept_until > session.now + graphs.SPARE_US]
+        flows = [new for new in self.flows if new.kept_until > session.now + graphs.MIN_LEFT_US]
         columns = [*_flow_columns(flows), *_start_columns(flows), [session.now] * len(flows)]
         rows = zip(*columns, strict=True)
         if any(new.idempotency_key for new in flows):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dwarf_nats.rules.rows import StepRow
 
-_COLUMNS = StepRow.columns(whole=False)
+_COLUMNS = StepRow.columns_without_texts()
 PAGE = (
     f"select {_COLUMNS} from dwarf_steps where flow_id = $1 and (depth, step_id) > ($2, $3)"
     " order by depth, step_id limit $4"

@@ -13,7 +13,7 @@ from dwarf_nats.rules.settlement import Applied, SettleResult
 from dwarf_nats.store.columns import numbered, scalars, unnest
 from dwarf_nats.store.commands import Cascade, Command, InsertFlows, InsertSteps, Query, QueryMany
 from dwarf_nats.store.dialect import LIVE, NOW, PARKED, parked_if_tripped
-from dwarf_nats.store.effects import effects, has_effects, hold
+from dwarf_nats.store.statements.cascade import cascade, defer_to_breakpoints, needs_cascade
 from dwarf_nats.store.statements.create import CreateFlows
 from dwarf_nats.store.statements.insert import StepsBatch, insert_batch_sqlite, insert_postgres, insert_sqlite
 from dwarf_nats.workflow.status import Parked, Status
@@ -174,14 +174,14 @@ class Settle:
     limits: Limits
 
     async def on_postgres(self, session: PostgresSession) -> SettleResult:
-        if not has_effects(self.group):
+        if not needs_cascade(self.group):
             return await self._settle_postgres(session)
         async with session.transaction():
             result = await self._settle_postgres(session)
-            cascade = effects(self.group, result, self.new_step, self.limits)
-            command = _next(cascade, None)
+            commands = cascade(self.group, result, self.new_step, self.limits)
+            command = _next(commands, None)
             while command is not None:
-                command = _next(cascade, await self._execute_postgres(session, command))
+                command = _next(commands, await self._execute_postgres(session, command))
         return result
 
     async def _settle_postgres(self, session: PostgresSession) -> SettleResult:
@@ -190,7 +190,7 @@ class Settle:
             applied={step_id: Applied(alive, at) for step_id, alive, at, _ in rows},
             with_breakpoints=frozenset(step_id for step_id, _, _, breaks in rows if breaks),
         )
-        hold(self.group, result)
+        defer_to_breakpoints(self.group, result)
         return result
 
     async def _execute_postgres(self, session: PostgresSession, command: Command) -> list[Row]:
@@ -207,10 +207,10 @@ class Settle:
 
     def on_sqlite(self, session: SqliteSession) -> SettleResult:
         result = self._settle_sqlite(session)
-        cascade = effects(self.group, result, self.new_step, self.limits)
-        command = _next(cascade, None)
+        commands = cascade(self.group, result, self.new_step, self.limits)
+        command = _next(commands, None)
         while command is not None:
-            command = _next(cascade, self._execute_sqlite(session, command))
+            command = _next(commands, self._execute_sqlite(session, command))
         return result
 
     def _settle_sqlite(self, session: SqliteSession) -> SettleResult:
@@ -228,7 +228,7 @@ class Settle:
                 breaking.add(step_id)
         done.write(session, self.replica_id)
         result.with_breakpoints = frozenset(breaking)
-        hold(self.group, result)
+        defer_to_breakpoints(self.group, result)
         return result
 
     def _execute_sqlite(self, session: SqliteSession, command: Command) -> list[Row]:
@@ -247,10 +247,10 @@ class Settle:
         return CreateFlows(flows=command.flows, replica_id=self.replica_id, budget_ms=self.budget_ms)
 
 
-def _next(cascade: Cascade, rows: list[Row] | None) -> Command | None:
+def _next(commands: Cascade, rows: list[Row] | None) -> Command | None:
     """The next command of a cascade, which is told the rows of the one before; nothing at its end."""
     try:
-        return next(cascade) if rows is None else cascade.send(rows)
+        return next(commands) if rows is None else commands.send(rows)
     except StopIteration:
         return None
 

@@ -1,7 +1,7 @@
-"""Tripped tasks and the steps that are parked for them (V4-V6), in the words both databases share.
+"""Tripped circuit breakers and the steps that are parked for them (V4-V6).
 
-`dwarf_tripped` names the tasks whose breaker is tripped on this shard. Whoever makes a step pending looks there, in the same
-statement, so that it is born parked whichever replica knows of the trip.
+`dwarf_tripped` names the tasks whose breaker is tripped on this shard. A statement that makes a step pending reads it, so that
+the step is parked from its birth, whichever replica knows of the trip.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from dwarf_nats.store.statements.ready import READY, SCHEDULED
 from dwarf_nats.workflow.status import Parked
 
 if TYPE_CHECKING:
-    from dwarf_nats.store.database import Database, Tx
+    from dwarf_nats.store.database import Tx
 
 ANY_HELD = f"""
 (exists (select 1 from dwarf_tripped) or exists (select 1 from dwarf_steps where parked = {Parked.BREAKER:d}))
 """
-_DISTINCT = f"""
+PARKED_TASKS = f"""
 with recursive t(url) as (
   -- From one task to the next through the index, however many steps each has (C4).
   select min(url) from dwarf_steps where parked = {Parked.BREAKER:d}
@@ -63,59 +63,25 @@ update dwarf_steps set parked = {Parked.NO:d}, updated_at = {{now}} where step_i
 returning step_id, priority, not_before
 """,
 )
-
-
-async def trip(database: Database, url: str, cause: str) -> None:
-    """From now on the task's steps are born parked."""
-    await database.fetch(
-        "insert into dwarf_tripped (url, cause, tripped_at) values ($1, $2, {now}) on conflict (url) do nothing",
-        url,
-        cause,
-    )
-
-
-async def untrip(database: Database, url: str) -> None:
-    """From now on the task's steps are born as any other."""
-    await database.fetch("delete from dwarf_tripped where url = $1", url)
+TRIP = "insert into dwarf_tripped (url, cause, tripped_at) values ($1, $2, {now}) on conflict (url) do nothing"
+UNTRIP = "delete from dwarf_tripped where url = $1"
+TRIPPED_TASKS = "select url, cause from dwarf_tripped"
+IS_TRIPPED = (
+    "select 1 where exists (select 1 from dwarf_tripped where url = $1)"
+    f" or exists (select 1 from dwarf_steps where parked = {Parked.BREAKER:d} and url = $1)"
+)
+NEXT_PROBE = (
+    f"select not_before - {{now}} from dwarf_steps where parked = {Parked.BREAKER:d} and url = $1"
+    " order by not_before limit 1"
+)
 
 
 async def park(tx: Tx, url: str) -> None:
     """Park all pending steps of the task."""
-    for sql in PARKS:
-        await tx.fetch(sql, url)
+    for statement in PARKS:
+        await tx.fetch(statement, url)
 
 
 async def release(tx: Tx, url: str, limit: int) -> list[ReadyStep]:
-    """Release up to `limit` parked steps of the task, those due longest."""
+    """Unpark up to `limit` steps of the task, those due longest; return them."""
     return [ReadyStep(*row) for row in await tx.fetch(RELEASE, url, limit)]
-
-
-async def tripped_tasks(database: Database) -> dict[str, str]:
-    """The tripped tasks, and why."""
-    return {row[0]: row[1] for row in await database.fetch_by_index("select url, cause from dwarf_tripped")}
-
-
-async def parked_tasks(database: Database) -> list[str]:
-    """The tasks that have parked steps."""
-    return [row[0] for row in await database.fetch_by_index(_DISTINCT)]
-
-
-async def is_tripped(database: Database, url: str) -> bool:
-    """Whether the task is tripped, or has steps that are still parked."""
-    return bool(
-        await database.fetch_by_index(
-            "select 1 where exists (select 1 from dwarf_tripped where url = $1)"
-            f" or exists (select 1 from dwarf_steps where parked = {Parked.BREAKER:d} and url = $1)",
-            url,
-        )
-    )
-
-
-async def next_probe(database: Database, url: str) -> int | None:
-    """Microseconds until a parked step of the task is due, not above 0 if one is; `None` if none is parked."""
-    rows = await database.fetch_by_index(
-        f"select not_before - {{now}} from dwarf_steps where parked = {Parked.BREAKER:d} and url = $1"
-        " order by not_before limit 1",
-        url,
-    )
-    return int(rows[0][0]) if rows else None

@@ -1,4 +1,4 @@
-"""List and purge: the filters as SQL (O9)."""
+"""List and purge flows: the filters as SQL (O9)."""
 
 from __future__ import annotations
 
@@ -7,32 +7,39 @@ import binascii
 from typing import TYPE_CHECKING, Any
 
 from dwarf_nats.errors import BadRequest
+from dwarf_nats.rules.rows import SummaryRow
+from dwarf_nats.store.columns import select_list
 from dwarf_nats.store.search import pattern
+from dwarf_nats.workflow.status import Status
 
 if TYPE_CHECKING:
     from dwarf_nats.store.database import Database, Row
     from dwarf_nats.workflow.options import Query
 
-# The current task of a flow is the node of its youngest step.
 _TASK = "(select s.node from dwarf_steps s where s.flow_id = f.flow_id order by s.depth desc, s.step_id desc limit 1)"
-_COLUMNS = (
-    "f.flow_id, f.token, f.thread_id, f.thread_token, f.workflow, f.status, f.error, f.cancel_reason,"
-    " coalesce(f.restarted_at, f.created_at), f.started_at, f.updated_at, f.priority, f.fairness_key,"
-    f" {_TASK} as task, f.created_at"
-)
+_COLUMNS = select_list(SummaryRow, "f", task=_TASK, shown_created_at="coalesce(f.restarted_at, f.created_at)")
+_FILTERS = {
+    "status": "f.status = $$",
+    "workflow": "f.workflow = $$",
+    "task": f"{_TASK} = $$",
+    "fairness_key": "f.fairness_key = $$",
+    "priority": "f.priority = $$",
+}
+"""Filter of a `Query` → condition; `$$` stands for its value."""
+_AGES_MS = {"older_than_ms": "f.updated_at < {now} - $$", "newer_than_ms": "f.updated_at > {now} - $$"}
+"""Age of a `Query` → condition; `$$` stands for its value in microseconds."""
 
 
 async def page(
     database: Database, shard: int, query: Query, limit: int, thread_id: int | None, cursor: str
-) -> tuple[list[Row], str]:
-    """One page of summaries, newest first, and the cursor of the next (empty on the last page).
+) -> tuple[list[SummaryRow], str]:
+    """Return one page of flows, newest first, and the cursor of the next, empty on the last page.
 
     A restart does not change the place of a flow, so that no page misses one.
     """
     where, args = _conditions(shard, query, thread_id)
     if cursor:
-        created_at, flow_id = _read_cursor(cursor)
-        args += [created_at, flow_id]
+        args += _read_cursor(cursor)
         where.append(f"(f.created_at, f.flow_id) < (${len(args) - 1}, ${len(args)})")
     args.append(limit + 1)
     rows = await database.fetch(
@@ -40,15 +47,20 @@ async def page(
         f" order by f.created_at desc, f.flow_id desc limit ${len(args)}",
         *args,
     )
-    summaries = [row[:-1] for row in rows[:limit]]
+    found = [_summary_row(row) for row in rows[:limit]]
     if len(rows) <= limit:
-        return summaries, ""
-    last = rows[limit - 1]
-    return summaries, _write_cursor(int(last[-1]), int(last[0]))
+        return found, ""
+    return found, _write_cursor(found[-1].created_at, found[-1].flow_id)
+
+
+def _summary_row(row: Row) -> SummaryRow:
+    summary = SummaryRow(*row)
+    summary.status = Status(summary.status)
+    return summary
 
 
 def purgeable(shard: int, query: Query, thread_id: int | None, limit: int) -> tuple[str, list[Any]]:
-    """Flows that match and do not run, oldest first."""
+    """Make the statement for flows that match and do not run, oldest first, and its parameters."""
     where, args = _conditions(shard, query, thread_id)
     args.append(limit)
     return (
@@ -61,20 +73,21 @@ def purgeable(shard: int, query: Query, thread_id: int | None, limit: int) -> tu
 def _conditions(shard: int, query: Query, thread_id: int | None) -> tuple[list[str], list[Any]]:
     where = ["f.surgraph_step_id is null"]
     args: list[Any] = []
-    wanted = (
-        ("f.status = $$", query.status and str(query.status)),
-        ("f.workflow = $$", query.workflow),
-        ("f.thread_id = $$", thread_id),
-        (f"{_TASK} = $$", query.task),
-        ("f.fairness_key = $$", query.fairness_key),
-        ("f.priority = $$", query.priority),
-        ("f.updated_at < {now} - $$", _microseconds(query.older_than_ms)),
-        ("f.updated_at > {now} - $$", _microseconds(query.newer_than_ms)),
-    )
-    for condition, value in wanted:
+
+    def add(condition: str, value: Any) -> None:
+        args.append(value)
+        where.append(condition.replace("$$", f"${len(args)}"))
+
+    for name, condition in _FILTERS.items():
+        value = getattr(query, name)
         if value is not None:
-            args.append(value)
-            where.append(condition.replace("$$", f"${len(args)}"))
+            add(condition, str(value) if name == "status" else value)
+    for name, condition in _AGES_MS.items():
+        age_ms = getattr(query, name)
+        if age_ms is not None:
+            add(condition, age_ms * 1000)
+    if thread_id is not None:
+        add("f.thread_id = $$", thread_id)
     if query.search is not None:
         places = (
             f"'{shard}-' || cast(f.flow_id as text) || '-' || f.token",
@@ -83,14 +96,9 @@ def _conditions(shard: int, query: Query, thread_id: int | None) -> tuple[list[s
             "{message:f.error}",
             "f.cancel_reason",
         )
-        args.append(pattern(query.search))
-        match = " or ".join(f"({place}) {{regexp}} ${len(args)}" for place in places)
-        where.append(f"({match})")
+        matches = " or ".join(f"({place}) {{regexp}} $$" for place in places)
+        add(f"({matches})", pattern(query.search))
     return where, args
-
-
-def _microseconds(milliseconds: int | None) -> int | None:
-    return None if milliseconds is None else milliseconds * 1000
 
 
 def _write_cursor(created_at: int, flow_id: int) -> str:

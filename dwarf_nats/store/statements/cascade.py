@@ -1,12 +1,12 @@
-"""What follows from a group of settlements, in their own transaction, until nothing more does."""
+"""The consequences of a group of settlements, in their own transaction, until there are no more."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from dwarf_nats.store import cohorts, trees
 from dwarf_nats.store.commands import PROBLEMS, Cascade, InsertSteps, QueryMany, StepInsert
+from dwarf_nats.store.statements import children, cohorts, pauses
 from dwarf_nats.workflow.status import Status
 
 if TYPE_CHECKING:
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from dwarf_nats.workflow.limits import Limits
 
 
-def has_effects(group: Sequence[Settlement]) -> bool:
-    """Whether a group needs more than its own rows."""
+def needs_cascade(group: Sequence[Settlement]) -> bool:
+    """Return whether a group changes more than its own rows."""
     return any(
         one.arrives
         or one.problems
@@ -29,13 +29,16 @@ def has_effects(group: Sequence[Settlement]) -> bool:
     )
 
 
-def effects(group: Sequence[Settlement], settled: SettleResult, new_step: NewIds, limits: Limits) -> Cascade:
-    """What follows from settlements that were just written: branches and children are born, pauses reach the root, arrivals
-    are counted, fan-ins resolved, waiting steps woken."""
+def cascade(group: Sequence[Settlement], settled: SettleResult, new_step: NewIds, limits: Limits) -> Cascade:
+    """Write the consequences of settlements that were just written.
+
+    Branches and children are inserted, pauses reach the root, arrivals are counted, fan-ins resolved, waiting steps woken, in
+    this order.
+    """
     living = [one for one in group if (done := settled.applied.get(one.step.step_id)) is not None and done.alive]
-    told = [(one.problems_json(), one.step.step_id) for one in living if one.problems]
-    if told:
-        yield QueryMany(PROBLEMS, told)
+    problems = [(one.problems_json(), one.step.step_id) for one in living if one.problems]
+    if problems:
+        yield QueryMany(PROBLEMS, problems)
     branches = [
         StepInsert(one.step.flow, branch, one.step.step_id, _status(branch))
         for one in living
@@ -43,15 +46,15 @@ def effects(group: Sequence[Settlement], settled: SettleResult, new_step: NewIds
     ]
     if branches:
         yield InsertSteps(branches)
-    yield from trees.forget([one.step for one in living if one.forgets])
-    yield from trees.start_children([one for one in living if one.child is not None], settled)
-    yield from trees.pause([one for one in living if one.pause is not None], settled)
+    yield from children.forget([one.step for one in living if one.forgets])
+    yield from children.start([one for one in living if one.child is not None], settled)
+    yield from pauses.pause([one for one in living if one.pause is not None], settled)
     yield from cohorts.arrive([one for one in living if one.arrives], settled, new_step, limits)
-    yield from trees.wake_parents(living, settled)
+    yield from children.wake_parents(living, settled)
 
 
-def hold(group: Sequence[Settlement], settled: SettleResult) -> None:
-    """What follows in a flow with breakpoints was born pending, so that its claim looks at them (O12)."""
+def defer_to_breakpoints(group: Sequence[Settlement], settled: SettleResult) -> None:
+    """Suppress eager starts in flows with breakpoints: the steps are pending, so that their claim checks breakpoints (O12)."""
     if not settled.with_breakpoints:
         return
     for one in group:

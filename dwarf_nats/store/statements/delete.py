@@ -1,0 +1,45 @@
+"""Remove flows with their trees (O1, O9)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from dwarf_nats.errors import Conflict
+from dwarf_nats.store.statements import keys
+from dwarf_nats.store.statements.trees import LOCK_STEPS, delete_flows, with_called
+
+if TYPE_CHECKING:
+    from dwarf_nats.store.database import Tx
+
+LOCK_NOT_RUNNING = (
+    "select flow_id from dwarf_flows where flow_id {in:$1} and status <> 'running' order by flow_id {for_update}"
+)
+COMPLETED = (
+    "select flow_id from dwarf_flows where delete_on_completion = 1 and status = 'completed'"
+    " and updated_at < {now} - $1 order by updated_at limit $2"
+)
+
+
+async def delete(tx: Tx, flow_id: int) -> None:
+    """Remove a root flow with its tree. Raises `Conflict` while it runs."""
+    removed = await delete_not_running(tx, [flow_id])
+    if not removed and await tx.fetch("select 1 from dwarf_flows where flow_id = $1", flow_id):
+        raise Conflict("the flow is running: cancel it first, then delete it")
+
+
+async def delete_found(tx: Tx, statement: str, args: Sequence[Any]) -> int:
+    """Remove the root flows that a statement finds and that do not run, with their trees; return the number of root flows."""
+    return await delete_not_running(tx, sorted(flow_id for (flow_id,) in await tx.fetch(statement, *args)))
+
+
+async def delete_not_running(tx: Tx, root_ids: Sequence[int]) -> int:
+    """Remove those of these root flows that do not run, with their trees; return the number of root flows (O9)."""
+    if not root_ids:
+        return 0
+    await tx.fetch(LOCK_STEPS, await with_called(tx, root_ids))
+    doomed = [flow_id for (flow_id,) in await tx.fetch(LOCK_NOT_RUNNING, list(root_ids))]
+    if doomed:
+        await keys.forget(tx, doomed)
+        await delete_flows(tx, await with_called(tx, doomed))
+    return len(doomed)

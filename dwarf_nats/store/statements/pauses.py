@@ -1,0 +1,207 @@
+"""Pauses: interrupts and breakpoints set in a settlement, continued and changed by operations (P2, P3, O11, O12).
+
+A flow is interrupted while one of its steps, or a flow it called, is paused. Flows are locked from the leaf to the root (X10).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from dwarf_nats.errors import Conflict, NotFound
+from dwarf_nats.rules import breakpoints
+from dwarf_nats.rules.rows import FlowRow, Paused, TreeChange
+from dwarf_nats.rules.settlement import EndedFlow, FlowEnd, Settlement, SettleResult
+from dwarf_nats.rules.steps import FlowRef
+from dwarf_nats.store.commands import Cascade, Query
+from dwarf_nats.store.dialect import PARKED
+from dwarf_nats.store.statements.trees import ancestors, descendants, ready_steps, set_running, tree, with_overrides
+from dwarf_nats.workflow.limits import UNLIMITED, Limits
+from dwarf_nats.workflow.state import State, decode_state, encode_state
+from dwarf_nats.workflow.status import Status
+
+if TYPE_CHECKING:
+    from dwarf_nats.store.database import Tx
+
+
+class _LockedFlow(NamedTuple):
+    """A flow as a pause finds it, in the order of `LOCK_FLOW`."""
+
+    flow_id: int
+    token: str
+    workflow: str
+    status: str
+    thread_id: int
+    notify: str
+    surgraph_flow_id: int | None
+
+
+BREAKPOINT_HIT = "update dwarf_steps set breakpoint_hit = 1 where step_id = $1"
+INTERRUPT_PAYLOAD = "update dwarf_steps set interrupt_payload = $2 where step_id = $1"
+LOCK_FLOW = f"select {', '.join(_LockedFlow._fields)} from dwarf_flows where flow_id = $1 {{for_update}}"
+# A transaction may have begun before one that has already committed a pause: asked while the root is locked, so that a pause
+# that was seen as the oldest stays the oldest.
+STAND_LAST = """
+update dwarf_steps set updated_at = {greatest}(updated_at, 1 + coalesce((
+  select max(s.updated_at) from dwarf_steps s
+  where s.status = 'interrupted' and s.step_id <> $1 and s.flow_id in (
+    select flow_id from dwarf_flows
+    where flow_id = $2 or (root_id = $2 and surgraph_flow_id is not null))), 0))
+where step_id = $1
+"""
+INTERRUPT = """
+update dwarf_flows set status = 'interrupted', updated_at = {greatest}({now}, updated_at + 1) where flow_id = $1
+returning updated_at
+"""
+_PAUSES = (
+    "select step_id, flow_id, state, changes, interrupt_payload, borrowed, updated_at from dwarf_steps"
+    " where flow_id {in:$1} and status = 'interrupted'"
+)
+OLDEST_PAUSES = f"{_PAUSES} order by updated_at, step_id"
+LOCK_PAUSES = f"{_PAUSES} order by step_id {{for_update}}"  # in the order in which all transactions lock steps (X10)
+RESUME = (
+    f"update dwarf_steps set status = 'pending', parked = {PARKED}, resumed = $2, interrupt_payload = null,"
+    " not_before = {now}, updated_at = {now} where step_id = $1 returning step_id, priority, not_before"
+)
+RESUME_BREAK = (
+    f"update dwarf_steps set status = 'pending', parked = {PARKED}, state = $2, borrowed = $3, changes = $4,"
+    " not_before = {now}, updated_at = {now} where step_id = $1 returning step_id, priority, not_before"
+)
+LOCK_STATUS = "select status from dwarf_flows where flow_id = $1 {for_update}"
+ANY_PAUSE = (
+    "select 1 where exists (select 1 from dwarf_steps where flow_id = $1 and status = 'interrupted')"
+    " or exists (select 1 from dwarf_flows where root_id = $2 and surgraph_flow_id is not null"
+    " and surgraph_flow_id = $1 and status = 'interrupted')"
+)
+LOCK_BREAKPOINTS = (
+    "select flow_id, status, breakpoints from dwarf_flows where flow_id {in:$1} order by flow_id {for_update}"
+)
+SET_BREAKPOINTS = "update dwarf_flows set breakpoints = $2 where flow_id = $1"
+
+
+# -- in a settlement
+
+
+def pause(group: Sequence[Settlement], settled: SettleResult) -> Cascade:
+    """Interrupt the flows of paused steps, and every flow that waits for them; the first pause wins (P2)."""
+    for one in sorted(group, key=lambda one: (one.step.flow.root_id, one.step.step_id)):
+        assert one.pause is not None
+        payload = one.pause.payload
+        if payload is None:
+            yield Query(BREAKPOINT_HIT, (one.step.step_id,))
+        else:
+            yield Query(INTERRUPT_PAYLOAD, (one.step.step_id, bytes(payload).decode()))
+        end = FlowEnd(Status.INTERRUPTED, one.pause.state_json, None, payload)
+        flow_id: int | None = one.step.flow.flow_id
+        first = True
+        while flow_id is not None:
+            (row,) = yield Query(LOCK_FLOW, (flow_id,))
+            flow = _LockedFlow(*row)
+            first = first and flow.status == Status.RUNNING
+            if first:
+                ((at,),) = yield Query(INTERRUPT, (flow_id,))
+                ref = FlowRef(
+                    key=f"{one.step.flow.shard}-{flow.flow_id}-{flow.token}",
+                    flow_id=flow_id,
+                    workflow=flow.workflow,
+                    thread_id=flow.thread_id,
+                    notify=flow.notify,
+                )
+                settled.ended.append(EndedFlow(ref, end, at))
+            flow_id = flow.surgraph_flow_id
+        yield Query(STAND_LAST, (one.step.step_id, one.step.flow.root_id))
+
+
+# -- by an operation
+
+
+async def oldest_pause(tx: Tx, flow_ids: Sequence[int]) -> Paused | None:
+    """Return the oldest pause of these flows."""
+    return next(iter(await _pauses(tx, OLDEST_PAUSES, flow_ids)), None)
+
+
+async def _pauses(tx: Tx, statement: str, flow_ids: Sequence[int]) -> list[Paused]:
+    """Return the paused steps of these flows, the oldest pause first."""
+    rows = await tx.fetch(statement, list(flow_ids))
+    found = [(updated_at, step_id, Paused(step_id, *more)) for step_id, *more, updated_at in rows]
+    return [paused for _, _, paused in sorted(found, key=lambda one: one[:2])]
+
+
+async def resume(tx: Tx, flow_id: int, root_id: int, data: str) -> TreeChange:
+    """Continue the oldest interrupt of the flow, or of one it called, with `data` (O11).
+
+    Raises `Conflict` if there is none.
+    """
+    flows = await tree(tx, root_id)
+    found = await _pauses(tx, LOCK_PAUSES, descendants(flows, flow_id))
+    paused = next((one for one in found if one.payload is not None), None)
+    if paused is None:
+        other = "the flow is paused by a breakpoint, not by an interrupt: continue it with resume_break"
+        raise await _not_paused(tx, flow_id, found, other)
+    ready = ready_steps(await tx.fetch(RESUME, paused.step_id, data))
+    return TreeChange(await resume_flows(tx, ancestors(flows, paused.flow_id)), ready)
+
+
+async def resume_break(tx: Tx, flow_id: int, root_id: int, overrides: State, limits: Limits = UNLIMITED) -> TreeChange:
+    """Continue the oldest breakpoint of the flow, or of one it called, with `overrides` in its state (O11).
+
+    Raises `Conflict` if there is none, `TooLarge` if the state would be with the overrides.
+    """
+    flows = await tree(tx, root_id)
+    found = await _pauses(tx, LOCK_PAUSES, descendants(flows, flow_id))
+    paused = next((one for one in found if one.payload is None), None)
+    if paused is None:
+        other = "the flow is paused by an interrupt, not by a breakpoint: continue it with resume and data"
+        raise await _not_paused(tx, flow_id, found, other)
+    state, refs = with_overrides(paused.state, paused.borrowed, overrides, limits)
+    changes = _without(paused.changes, overrides)
+    ready = ready_steps(await tx.fetch(RESUME_BREAK, paused.step_id, state, refs, changes))
+    return TreeChange(await resume_flows(tx, ancestors(flows, paused.flow_id)), ready)
+
+
+def _without(changes: str, overrides: State) -> str:
+    """Return a step's earlier changes without those that are overridden, so that its task sees the overrides."""
+    if not overrides:
+        return changes
+    kept = {name: value for name, value in decode_state(changes).items() if name not in overrides}
+    return encode_state(kept).decode()
+
+
+async def _not_paused(tx: Tx, flow_id: int, found: Sequence[Paused], other_kind: str) -> Conflict | NotFound:
+    """Make the refusal of a resume: there is no such flow, nothing is paused, or only by the `other_kind` of pause."""
+    rows = await tx.fetch("select status from dwarf_flows where flow_id = $1", flow_id)
+    if not rows:
+        return NotFound("no such flow")
+    if not found:
+        ((status,),) = rows
+        return Conflict(f"the flow is {status}: to be resumed it must be interrupted")
+    return Conflict(other_kind)
+
+
+async def resume_flows(tx: Tx, path: Sequence[FlowRow]) -> list[FlowRow]:
+    """Make flows running in which nothing is paused any more, from the leaf to the root; return those that changed."""
+    changed: list[FlowRow] = []
+    for flow in path:
+        rows = await tx.fetch(LOCK_STATUS, flow.flow_id)
+        if [status for (status,) in rows] != [Status.INTERRUPTED]:
+            continue
+        # Asked after the flow is locked, so that a pause that came before is seen, and one that comes later waits.
+        if await tx.fetch(ANY_PAUSE, flow.flow_id, flow.root_id):
+            break
+        changed += await set_running(tx, [flow.flow_id])
+    return changed
+
+
+async def break_before(tx: Tx, flow_id: int, root_id: int, task: str, *, enabled: bool) -> None:
+    """Set or clear a breakpoint on the flow and on those it called that still live (O12).
+
+    Raises `Conflict` if the flow is terminal.
+    """
+    flows = await tree(tx, root_id)
+    for number, status, names in await tx.fetch(LOCK_BREAKPOINTS, descendants(flows, flow_id)):
+        if Status(status).terminal:
+            if number == flow_id:
+                raise Conflict(f"the flow is {status}: a breakpoint needs one that can still come to it")
+            continue
+        changed = breakpoints.changed(breakpoints.read(names), task, enabled=enabled)
+        await tx.fetch(SET_BREAKPOINTS, number, breakpoints.stored(changed))

@@ -1,0 +1,38 @@
+"""Replicas of a shard: their rows, the leases of those that are dead, and the leader (B2, B3)."""
+
+from __future__ import annotations
+
+from dwarf_nats.store.dialect import LIVE, PARKED
+from dwarf_nats.store.statements.breakers import ANY_HELD
+from dwarf_nats.store.statements.ready import FIRST_READY, NEXT_SCHEDULED
+from dwarf_nats.workflow.status import Parked
+
+# What a lost signal would have told comes along: held tasks, due steps, the number of shards (B1).
+HEARTBEAT = (
+    "insert into dwarf_replicas (replica_id, name, seen_at, shards) values ($1, $2, {now}, $3)"
+    " on conflict (replica_id) do update set seen_at = excluded.seen_at, shards = excluded.shards"
+    f" returning {ANY_HELD}, ({FIRST_READY}), ({NEXT_SCHEDULED}), seen_at,"
+    " (select d.shards from dwarf_deployment d where d.one = 1)"
+)
+LONGEST_KNOWN = "select min(replica_id) from dwarf_replicas"
+_RELEASE = (
+    f"update dwarf_steps set status = 'pending', parked = {PARKED}, claimed_by = null, lease_expires = null,"
+    " updated_at = {now}"
+)
+# Rows that a replica has locked which stands still in the middle of a transaction are passed over.
+RECLAIM_EXPIRED = (
+    f"{_RELEASE} where step_id in (select step_id from dwarf_steps"
+    f" where status = 'running' and parked = {Parked.NO:d} and (lease_expires < {{now}} or claimed_by not in"
+    " (select replica_id from dwarf_replicas where seen_at > {now} - $1))"
+    f" and flow_id in (select flow_id from dwarf_flows where status in {LIVE})"
+    " order by step_id {skip_locked}) returning step_id"
+)
+RELEASE_UNOWNED = (
+    f"{_RELEASE} where status = 'running' and claimed_by = $1 and not (step_id {{in:$2}}) returning step_id"
+)
+DELETE_DEAD = (
+    "delete from dwarf_replicas where seen_at < {now} - $1 and replica_id not in"
+    " (select claimed_by from dwarf_steps where status = 'running' and claimed_by is not null)"
+)
+DELETE_OTHERS = "delete from dwarf_replicas"
+DELETE = "delete from dwarf_replicas where replica_id = $1"
