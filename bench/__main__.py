@@ -17,7 +17,7 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from dwarf_nats.embedded import NatsServer, PostgresServer
+from dwarf_nats.dev_servers import NatsServer, PostgresServer
 from dwarf_nats.errors import DwarfError
 
 from . import peers, result, showing

@@ -11,7 +11,7 @@ from bench.cases import Plan, run_cases
 from bench.compare import compare
 from bench.result import Case, Run
 from bench.targets import targets
-from dwarf_nats.embedded import NatsServer, PostgresServer
+from dwarf_nats.dev_servers import NatsServer, PostgresServer
 
 pytestmark = pytest.mark.slow
 

@@ -9,7 +9,7 @@ import pytest
 from bench.arms import Servers, Sides
 from bench.cases import Plan, run_cases
 from bench.result import FLOOR
-from dwarf_nats.embedded import NatsServer, PostgresServer
+from dwarf_nats.dev_servers import NatsServer, PostgresServer
 
 pytestmark = pytest.mark.slow
 

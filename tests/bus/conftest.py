@@ -9,7 +9,7 @@ import pytest
 
 from dwarf_nats.bus.connection import Connection, connect
 from dwarf_nats.bus.inbox import Inbox
-from dwarf_nats.embedded import NatsServer
+from dwarf_nats.dev_servers import NatsServer
 from dwarf_nats.wire.connect_options import ConnectOptions
 
 

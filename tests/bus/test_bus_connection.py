@@ -15,7 +15,7 @@ from urllib.parse import quote
 import pytest
 
 from dwarf_nats.bus.connection import connect
-from dwarf_nats.embedded import NatsServer
+from dwarf_nats.dev_servers import NatsServer
 from dwarf_nats.errors import BadRequest, Unavailable
 from dwarf_nats.wire.connect_options import ConnectOptions
 

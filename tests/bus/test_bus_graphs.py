@@ -16,7 +16,7 @@ from nats.aio.msg import Msg
 from dwarf_nats.bus.connection import Connection
 from dwarf_nats.bus.graphs import ChainGraphs, DirectoryGraphs, NatsGraphs
 from dwarf_nats.bus.inbox import Inbox
-from dwarf_nats.embedded import NatsServer
+from dwarf_nats.dev_servers import NatsServer
 from dwarf_nats.errors import BadRequest, Unavailable
 from dwarf_nats.ports import SourceAway
 from dwarf_nats.workflow.state import Raw

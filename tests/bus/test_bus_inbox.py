@@ -10,7 +10,7 @@ from nats.aio.msg import Msg
 
 from dwarf_nats.bus.connection import Connection
 from dwarf_nats.bus.inbox import Call, Inbox, Reply
-from dwarf_nats.embedded import NatsServer
+from dwarf_nats.dev_servers import NatsServer
 from dwarf_nats.wire.subjects import Subjects
 from dwarf_nats.wire.tokens import Tokens
 

@@ -17,7 +17,7 @@ from nats.aio.msg import Msg
 from dwarf_nats.bus.connection import Connection
 from dwarf_nats.bus.handlers import HANDLERS
 from dwarf_nats.bus.service import Service
-from dwarf_nats.embedded import NatsServer
+from dwarf_nats.dev_servers import NatsServer
 from dwarf_nats.errors import TimedOut, Unavailable
 from dwarf_nats.settings import RequestLimits
 from dwarf_nats.wire.discovery import semver

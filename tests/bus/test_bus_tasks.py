@@ -16,7 +16,7 @@ from nats.aio.msg import Msg
 from dwarf_nats.bus.connection import Connection
 from dwarf_nats.bus.inbox import Inbox
 from dwarf_nats.bus.tasks import NatsTasks
-from dwarf_nats.embedded import NatsServer
+from dwarf_nats.dev_servers import NatsServer
 from dwarf_nats.ports import BusAway, WorkerLost
 from dwarf_nats.wire.subjects import Subjects
 from dwarf_nats.workflow.answer import Answer, Disposition, TaskCall

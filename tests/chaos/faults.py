@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
-from dwarf_nats.embedded import PostgresServer
+from dwarf_nats.dev_servers import PostgresServer
 from tests.chaos.processes import REPLICA_TIMEOUT_MS, Installation, Member
 
 FROZEN_SECONDS = (REPLICA_TIMEOUT_MS / 1000 * 1.1, REPLICA_TIMEOUT_MS / 1000 * 2.4)

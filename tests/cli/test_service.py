@@ -19,7 +19,7 @@ import pytest
 from typer.testing import Result
 
 from dwarf_nats.cli.output import history_view, outcome_view
-from dwarf_nats.embedded import NatsServer
+from dwarf_nats.dev_servers import NatsServer
 from dwarf_nats.errors import Unavailable
 from dwarf_nats.sdk import Client, Outcome, Status, Step
 from tests.cli.conftest import Run, served

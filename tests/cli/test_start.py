@@ -15,7 +15,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from dwarf_nats.embedded import NatsServer
+from dwarf_nats.dev_servers import NatsServer
 from dwarf_nats.store.migrate import MIGRATION_LOCK_ID
 from tests.cli.conftest import Run
 

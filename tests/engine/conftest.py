@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dwarf_nats.clock import ManualClock
-from dwarf_nats.embedded import PostgresServer
+from dwarf_nats.dev_servers import PostgresServer
 from dwarf_nats.engine import Engine
 from dwarf_nats.library import open_engine
 from dwarf_nats.settings import EngineSettings

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dwarf_nats.embedded import PostgresServer
+from dwarf_nats.dev_servers import PostgresServer
 from dwarf_nats.engine import Engine
 from dwarf_nats.engine.deployment import home_of
 from dwarf_nats.errors import BadRequest, Conflict, DwarfError, NotFound, Unavailable

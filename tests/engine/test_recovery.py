@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 
 from dwarf_nats.clock import ManualClock
-from dwarf_nats.embedded import PostgresServer
+from dwarf_nats.dev_servers import PostgresServer
 from dwarf_nats.engine import Engine
 from dwarf_nats.engine.maintenance.duty import HEARTBEAT_SHARE
 from dwarf_nats.engine.maintenance.waiter_poll import WAITER_POLL_SECONDS

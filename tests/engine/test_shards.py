@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from dwarf_nats.clock import SystemClock
-from dwarf_nats.embedded import PostgresServer
+from dwarf_nats.dev_servers import PostgresServer
 from dwarf_nats.errors import BadRequest, Conflict, NotFound, Unavailable
 from dwarf_nats.library import add_shard, open_engine
 from dwarf_nats.settings import EngineSettings

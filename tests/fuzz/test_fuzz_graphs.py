@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nats.aio.msg import Msg
 
-from dwarf_nats.embedded import NatsServer
+from dwarf_nats.dev_servers import NatsServer
 from dwarf_nats.workflow.conditions import evaluate, problem_of
 from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.state import state_from

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nats.aio.msg import Msg
 
-from dwarf_nats.embedded import NatsServer
+from dwarf_nats.dev_servers import NatsServer
 from dwarf_nats.wire.headers import write_headers
 from dwarf_nats.wire.tasks import decode_reply
 from tests.fuzz.fuzz_rig import FuzzRig, opened

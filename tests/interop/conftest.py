@@ -12,7 +12,7 @@ import nats
 import nats.errors
 import pytest
 
-from dwarf_nats.embedded import NatsServer
+from dwarf_nats.dev_servers import NatsServer
 
 ROOT = Path(__file__).parents[2]
 _numbers = itertools.count(1)

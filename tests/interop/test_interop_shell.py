@@ -13,7 +13,7 @@ from pathlib import Path
 import nats
 import pytest
 
-from dwarf_nats.embedded import NatsServer
+from dwarf_nats.dev_servers import NatsServer
 from dwarf_nats.sdk import Client
 from dwarf_nats.workflow.status import Status
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from dwarf_nats.embedded import PostgresServer
+from dwarf_nats.dev_servers import PostgresServer
 from dwarf_nats.rules import state_refs
 from dwarf_nats.workflow.graph import Graph
 from tests.model.comparison import EngineGroup

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from dwarf_nats.embedded import PostgresServer, postgres_install
+from dwarf_nats.dev_servers import PostgresServer, postgres_install
 from dwarf_nats.engine import Engine
 from dwarf_nats.errors import NotFound
 from dwarf_nats.library import open_engine

@@ -19,7 +19,7 @@ from typing import Any
 import nats
 import pytest
 
-from dwarf_nats.embedded import NatsServer
+from dwarf_nats.dev_servers import NatsServer
 from dwarf_nats.sdk import Client
 from dwarf_nats.server import replica
 from dwarf_nats.settings import ServerSettings

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from nats.aio.msg import Msg
 
-from dwarf_nats.embedded import NatsServer, PostgresServer
+from dwarf_nats.dev_servers import NatsServer, PostgresServer
 from tests.recovery.processes import Replica, ask, ask_until_served, client, line, replica, until_ready
 
 pytestmark = pytest.mark.slow

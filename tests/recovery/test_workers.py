@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from nats.aio.msg import Msg
 
-from dwarf_nats.embedded import NatsServer
+from dwarf_nats.dev_servers import NatsServer
 from tests.recovery.processes import worker
 from tests.support.caller import Caller, deployment, take
 

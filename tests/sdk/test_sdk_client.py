@@ -11,7 +11,7 @@ import pytest
 from nats.aio.client import Client as Nats
 
 from dwarf_nats import errors
-from dwarf_nats.embedded import NatsServer
+from dwarf_nats.dev_servers import NatsServer
 from dwarf_nats.sdk import END, Client, FlowOptions, Graph, Query
 from dwarf_nats.sdk.request_reply import round_trip
 from dwarf_nats.wire import messages as m

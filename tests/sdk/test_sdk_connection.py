@@ -8,7 +8,7 @@ from pathlib import Path
 import nats
 import pytest
 
-from dwarf_nats.embedded import NatsServer
+from dwarf_nats.dev_servers import NatsServer
 from dwarf_nats.errors import BadRequest, TooLarge, Unavailable
 from dwarf_nats.sdk.connection import connect
 from dwarf_nats.sdk.request_reply import check_size, message_size

@@ -10,7 +10,7 @@ import jsonschema
 import pytest
 from nats.aio.client import Client as Nats
 
-from dwarf_nats.embedded import NatsServer
+from dwarf_nats.dev_servers import NatsServer
 from dwarf_nats.sdk import TaskError, Worker
 from dwarf_nats.sdk.discovery import find_services
 from dwarf_nats.wire.tasks import encode_request

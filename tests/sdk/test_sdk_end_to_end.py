@@ -19,7 +19,7 @@ from nats.aio.msg import Msg
 
 from dwarf_nats import errors
 from dwarf_nats.cli.local_stack import clean_env
-from dwarf_nats.embedded import NatsServer
+from dwarf_nats.dev_servers import NatsServer
 from dwarf_nats.sdk import END, Client, Flow, FlowOptions, Graph, Query, TaskError, Worker
 from dwarf_nats.sdk.request_reply import round_trip
 from dwarf_nats.testing import service as running_service

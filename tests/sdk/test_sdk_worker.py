@@ -16,7 +16,7 @@ import nats.errors
 import pytest
 from nats.aio.client import Client as Nats
 
-from dwarf_nats.embedded import NatsServer
+from dwarf_nats.dev_servers import NatsServer
 from dwarf_nats.errors import BadRequest, Unavailable
 from dwarf_nats.sdk import Flow, TaskError, Worker, task_subscriptions
 from dwarf_nats.workflow.answer import Answer, Disposition

@@ -14,7 +14,7 @@ import nats
 import pytest
 from nats.aio.client import Client as Nats
 
-from dwarf_nats.embedded import NatsServer
+from dwarf_nats.dev_servers import NatsServer
 from dwarf_nats.errors import DwarfError
 from dwarf_nats.sdk import Flow, TaskError, Worker, task_subscriptions
 from dwarf_nats.sdk.task_executor import Execution, Handler, TaskExecutor

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dwarf_nats.embedded import NatsServer
+from dwarf_nats.dev_servers import NatsServer
 from tests.support.deployment import Deployment, secured
 
 

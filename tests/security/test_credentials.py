@@ -16,7 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 from dwarf_nats.cli.main import app
-from dwarf_nats.embedded import NatsServer
+from dwarf_nats.dev_servers import NatsServer
 from dwarf_nats.errors import Unavailable
 from dwarf_nats.sdk import Client, Worker
 from dwarf_nats.server import replica

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from dwarf_nats.clock import SystemClock
-from dwarf_nats.embedded import PostgresServer
+from dwarf_nats.dev_servers import PostgresServer
 from dwarf_nats.ports import Unusable
 from dwarf_nats.store.store import SqlStore
 from tests.support.identities import Authority

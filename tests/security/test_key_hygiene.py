@@ -18,7 +18,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from dwarf_nats.cli.logs import JsonFormatter
-from dwarf_nats.embedded import NatsServer
+from dwarf_nats.dev_servers import NatsServer
 from dwarf_nats.errors import BadRequest, DwarfError
 from dwarf_nats.sdk import END, Client, Flow, FlowOptions, Graph, Query, TaskError
 from dwarf_nats.wire.operations import OPERATIONS

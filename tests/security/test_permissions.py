@@ -15,7 +15,7 @@ from nats.aio.msg import Msg
 
 from dwarf_nats.bus.connection import connect
 from dwarf_nats.bus.signals import NatsSignals, PeerListener
-from dwarf_nats.embedded import NatsServer
+from dwarf_nats.dev_servers import NatsServer
 from dwarf_nats.sdk import Client, FlowOptions, Query, Worker
 from dwarf_nats.sdk.request_reply import round_trip
 from dwarf_nats.server import replica

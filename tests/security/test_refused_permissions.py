@@ -16,7 +16,7 @@ from nats.aio.client import Client as Nats
 from typer.testing import CliRunner
 
 from dwarf_nats.cli.main import app
-from dwarf_nats.embedded import NatsServer
+from dwarf_nats.dev_servers import NatsServer
 from dwarf_nats.errors import Forbidden, NotFound
 from dwarf_nats.sdk import Client, FlowOptions, Worker
 from dwarf_nats.sdk.request_reply import round_trip

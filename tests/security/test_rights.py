@@ -13,7 +13,7 @@ import pytest
 from nats.aio.client import Client as Nats
 from nats.aio.msg import Msg
 
-from dwarf_nats.embedded import NatsServer
+from dwarf_nats.dev_servers import NatsServer
 from dwarf_nats.sdk import FlowOptions
 from dwarf_nats.sdk.request_reply import round_trip
 from dwarf_nats.wire.operations import OPERATIONS

@@ -16,7 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 from dwarf_nats.cli.main import app
-from dwarf_nats.embedded import NatsServer
+from dwarf_nats.dev_servers import NatsServer
 from tests.support.identities import Identity, Operator
 
 pytestmark = pytest.mark.slow

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from dwarf_nats.bus.connection import connect as connect_replica
-from dwarf_nats.embedded import NatsServer
+from dwarf_nats.dev_servers import NatsServer
 from dwarf_nats.errors import BadRequest, Unavailable
 from dwarf_nats.sdk import Client, Worker
 from dwarf_nats.server import replica

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from dwarf_nats.embedded import NatsServer
+from dwarf_nats.dev_servers import NatsServer
 from tests.support.caller import Caller, deployment
 
 _numbers = itertools.count(1)

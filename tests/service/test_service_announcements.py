@@ -12,7 +12,7 @@ import pytest
 from nats.aio.msg import Msg
 from nats.js.api import ConsumerConfig, DeliverPolicy
 
-from dwarf_nats.embedded import NatsServer
+from dwarf_nats.dev_servers import NatsServer
 from tests.support.caller import WAIT, Caller, conforms, deployment, line, take
 
 Events = asyncio.Queue[Msg]

@@ -10,7 +10,7 @@ import nats
 import pytest
 from nats.aio.client import Client
 
-from dwarf_nats.embedded import NatsServer
+from dwarf_nats.dev_servers import NatsServer
 from dwarf_nats.testing import service
 
 STRAIGHT = {

@@ -11,7 +11,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from dwarf_nats.embedded import NatsServer
+from dwarf_nats.dev_servers import NatsServer
 from dwarf_nats.server import replica
 from tests.support.caller import SCHEMAS, WAIT, Caller, connected, line, settings, take
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from dwarf_nats.bus.graphs import NatsGraphs
-from dwarf_nats.embedded import NatsServer
+from dwarf_nats.dev_servers import NatsServer
 from tests.support.caller import Caller, conforms, deployment, line, take
 
 NAME = "acme.order"

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from dwarf_nats import __version__, probes
 from dwarf_nats.cli.main import app
-from dwarf_nats.embedded import NatsServer, PostgresServer
+from dwarf_nats.dev_servers import NatsServer, PostgresServer
 from dwarf_nats.engine import Engine
 from dwarf_nats.errors import BadRequest, Unavailable
 from dwarf_nats.sdk import Client

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from dwarf_nats.embedded import NatsServer
+from dwarf_nats.dev_servers import NatsServer
 from dwarf_nats.errors import Unavailable
 from dwarf_nats.sdk import Client
 from dwarf_nats.server import replica

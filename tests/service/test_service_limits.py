@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dwarf_nats.embedded import NatsServer
+from dwarf_nats.dev_servers import NatsServer
 from tests.support.caller import WAIT, Caller, conforms, deployment, line
 
 LIMIT = 4096

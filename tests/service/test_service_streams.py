@@ -17,7 +17,7 @@ from dwarf_nats.bus.connection import connect
 from dwarf_nats.bus.graphs import NatsGraphs
 from dwarf_nats.bus.inbox import Inbox
 from dwarf_nats.cli.main import app
-from dwarf_nats.embedded import NatsServer
+from dwarf_nats.dev_servers import NatsServer
 from dwarf_nats.errors import Unavailable
 from dwarf_nats.sdk import Client, Worker
 from dwarf_nats.wire.connect_options import ConnectOptions

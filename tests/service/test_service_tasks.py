@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from dwarf_nats.embedded import NatsServer
+from dwarf_nats.dev_servers import NatsServer
 from dwarf_nats.server import replica
 from tests.support.caller import WAIT, Caller, conforms, connected, line, settings, take
 

@@ -16,7 +16,7 @@ import asyncpg
 import pytest
 
 from dwarf_nats.clock import ManualClock
-from dwarf_nats.embedded import PostgresServer
+from dwarf_nats.dev_servers import PostgresServer
 from dwarf_nats.rules.scheduling.values import PageRequest, Share
 from dwarf_nats.store import postgres
 from dwarf_nats.store.migrate import migrate_postgres

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from dwarf_nats.embedded import NatsServer
+from dwarf_nats.dev_servers import NatsServer
 from dwarf_nats.server import replica
 from tests.support.caller import Caller, connected, line, settings
 from tests.support.telemetry import WAIT, Heard

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from opentelemetry.trace import get_current_span
 
-from dwarf_nats.embedded import NatsServer
+from dwarf_nats.dev_servers import NatsServer
 from dwarf_nats.sdk import Client, Flow, Graph, TaskError, Worker
 from dwarf_nats.server import replica
 from tests.support.caller import Caller, connected, settings, take
