@@ -184,9 +184,9 @@ def main(arguments: list[str]) -> int:
     places = [one for one in arguments if one != "--check"]
     unknown = [one for one in places if one.startswith("-") and one not in ("-h", "--help")]
     if unknown or len(places) > 1 or "-h" in places or "--help" in places:
-        told, code = (sys.stderr, 2) if unknown or len(places) > 1 else (sys.stdout, 0)
-        told.write(f"unknown option {unknown[0]}\n\n" if unknown else "")
-        told.write(__doc__ or "")
+        output, code = (sys.stderr, 2) if unknown or len(places) > 1 else (sys.stdout, 0)
+        output.write(f"unknown option {unknown[0]}\n\n" if unknown else "")
+        output.write(__doc__ or "")
         return code
     directory = Path(places[0]) if places else DIRECTORY
     if check:

@@ -1,4 +1,4 @@
-"""Refusals of NATS permissions, as the server's error texts tell them."""
+"""Read refusals of NATS permissions from the error texts of the server."""
 
 from __future__ import annotations
 

@@ -122,10 +122,10 @@ class Answer:
 
 
 class TaskCall(msgspec.Struct, kw_only=True):
-    """One dispatch of one step. Times are microseconds since the epoch on the database's clock; `budget` is seconds.
+    """The call of a task for one step. Times are microseconds since the epoch by the database's clock; `budget` is seconds.
 
-    `cancelled` turns true when nobody waits for the answer any more: the flow was cancelled, the deadline passed, or whoever
-    runs the task stops.
+    `cancelled` becomes true when the answer is not needed any more: the flow was cancelled, the deadline passed, or the worker
+    stops.
     """
 
     flow_key: str
@@ -145,5 +145,5 @@ class TaskCall(msgspec.Struct, kw_only=True):
     subgraph_error: str | None = None
     cancelled: bool = False
     traceparent: str = ""
-    """The context of the dispatch's span in the words of the W3C; empty if nobody traces (T2)."""
+    """The W3C trace context of the call's span; empty without tracing (T2)."""
     tracestate: str = ""

@@ -1,4 +1,4 @@
-"""Problems of conditions in words for their author: messages of the library told in terms of the language."""
+"""Problems of conditions, explained for their author in the terms of the language instead of the library."""
 
 from __future__ import annotations
 

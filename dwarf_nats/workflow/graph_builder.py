@@ -1,6 +1,6 @@
 """The builder of graphs: nodes, transitions, reducers and annotations (G1-G5).
 
-Nothing is refused here: a name or option that cannot be kept is remembered as a defect, for `Graph.validate` to tell.
+The builder accepts everything. It keeps a list of the names and options it cannot use, the defects, for `Graph.validate`.
 """
 
 from __future__ import annotations
