@@ -192,7 +192,8 @@ def _flow(flow: FlowRow, flow_ids: Mapping[int, NewFlowId], step_ids: Mapping[in
 
 def _move(step: StepRow, flow_ids: Mapping[int, NewFlowId], step_ids: Mapping[int, StepRef]) -> None:
     step.flow_id = flow_ids[step.flow_id].flow_id
-    step.step_id, step.token = step_ids[step.step_id]
+    ref = step_ids[step.step_id]
+    step.step_id, step.token = ref.step_id, ref.token
     step.spawn_id = step_ids[step.spawn_id].step_id if step.spawn_id else 0
     step.borrowed = _moved_refs(step.borrowed, step_ids)
     step.predecessor_id = _moved(step.predecessor_id, step_ids)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from dwarf_nats.workflow.status import Status
 
 
-class StepRef(NamedTuple):
+class StepRef(msgspec.Struct, frozen=True, gc=False):
     """A step by its id and token."""
 
     step_id: int

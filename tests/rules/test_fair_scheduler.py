@@ -48,8 +48,10 @@ class Queue:
         for share in shares:
             steps = self.waiting.get((share.priority, share.fairness_key), [])
             # What is to be skipped was taken by the share before.
-            number = 0 if share.skip > skipped[share[:2]] else min(share.steps, len(steps), limit)
-            skipped[share[:2]] += number
+            number = (
+                0 if share.skip > skipped[share.priority, share.fairness_key] else min(share.steps, len(steps), limit)
+            )
+            skipped[share.priority, share.fairness_key] += number
             limit -= number
             taken.append((share, steps[:number]))
             del steps[:number]

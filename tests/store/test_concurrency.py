@@ -13,6 +13,7 @@ import pytest
 from dwarf_nats.clock import SystemClock
 from dwarf_nats.errors import Conflict, NotFound, Unavailable
 from dwarf_nats.rules.rows import StepRow
+from dwarf_nats.rules.steps import StepRef
 from dwarf_nats.store import postgres
 from dwarf_nats.store.store import SqlStore
 from tests.support.stores import (
@@ -203,7 +204,7 @@ async def test_a_cancel_that_waits_for_a_settlement_takes_its_successor_along(pg
         await line(2)
     assert len((await settling).applied) == 1
     following = settlement.successor
-    assert (await cancelling).running == ([(following.step_id, following.token)] if running else [])
+    assert (await cancelling).running == ([StepRef(following.step_id, following.token)] if running else [])
     row = await one.flows.by_id(step.flow.flow_id)
     assert row is not None
     assert (row.status, row.final_state) == ("cancelled", '{"steps":2}')
@@ -220,7 +221,7 @@ async def test_a_settlement_that_waits_for_a_cancel_is_dropped(pg_stores: Stores
         await line(1)
         settling = asyncio.create_task(one.steps.settle([went_on(step)], BUDGET))
         await line(2)
-    assert (await cancelling).running == [(step.step_id, step.token)]
+    assert (await cancelling).running == [StepRef(step.step_id, step.token)]
     assert (await settling).applied == {}
     assert len(await one.flows.steps([step.flow.flow_id])) == 1
 
@@ -243,7 +244,7 @@ async def test_a_cancel_that_waits_for_a_claim_tells_the_one_who_claimed(pg_stor
             while not (await look(one, waiting))[0][0]:
                 pass
         await transaction.commit()
-        assert (await cancelling).running == [(new.step_id, new.step_token)]
+        assert (await cancelling).running == [StepRef(new.step_id, new.step_token)]
     finally:
         await holder.close()
 

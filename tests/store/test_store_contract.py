@@ -306,7 +306,7 @@ async def test_cancel_takes_the_live_steps_along_and_names_the_running_ones(stor
     """O10."""
     step = await one_claimed(store)
     told = (await cancel(store, step.flow.flow_id, "enough", final)).running
-    assert told == [(step.step_id, step.token)]
+    assert told == [StepRef(step.step_id, step.token)]
     row = await store.flows.by_id(step.flow.flow_id)
     assert row is not None
     assert (row.status, row.cancel_reason, row.final_state) == (Status.CANCELLED, "enough", NOTHING.decode())

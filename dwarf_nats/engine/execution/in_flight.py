@@ -61,8 +61,9 @@ class InFlight:
     # -- ending executions
 
     def cancel(self, steps: Sequence[StepRef]) -> None:
-        """Steps, `(step id, token)` each, were cancelled in the database: tell those who run them (O10)."""
-        for step_id, token in steps:
+        """Cancel the tasks of steps that were cancelled in the database (O10)."""
+        for step in steps:
+            step_id, token = step.step_id, step.token
             with suppress_port_errors(self._log):
                 self._tasks.cancel(f"{self._shard}-{step_id}-{token}")
             if step_id in self._steps:

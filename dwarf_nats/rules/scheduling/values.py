@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import NamedTuple
 
+import msgspec
+
 PAGE_MIN_HEADS, PAGE_MAX_HEADS = 16, 1_000
 """Queue heads in one page: one for every four worker slots to fill, within these bounds; the most until a band is known."""
 
@@ -52,7 +54,7 @@ class Page:
     next_due_at: int | None
 
 
-class Share(NamedTuple):
+class Share(msgspec.Struct, frozen=True, gc=False):
     """Take up to `steps` of the steps of this key that have been due longest, after the first `skip` of them.
 
     `weight`: what the key is charged by.
