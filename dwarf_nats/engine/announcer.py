@@ -26,7 +26,7 @@ _STOPPED = 2
 
 
 class AnnouncedFlow(Protocol):
-    """What is announced of a flow."""
+    """A flow, as far as it is announced."""
 
     @property
     def flow_id(self) -> int: ...

@@ -1,24 +1,25 @@
-"""Whether the database of a shard answers."""
+"""The availability of the database of a shard."""
 
 from __future__ import annotations
 
 
 class Availability:
-    """Whether the database of one shard answers, as this replica has seen it last.
+    """The availability of the database of one shard, as this replica has seen it last.
 
     The fetcher, the heartbeat and the start of the engine report what they find.
     """
 
     def __init__(self) -> None:
         self.reason = ""
-        """Why the database is taken to be away; empty if it answers."""
+        """The reason why the database is taken to be away; empty if it answers."""
         self.heard_at = 0
-        """When the database last answered a heartbeat, in microseconds since the epoch; 0 if it is not open."""
+        """Time of the last heartbeat that was answered, in microseconds since the epoch; 0 if the database is not open."""
         self.outages = 0
         """Polls, heartbeats and commits that have failed so far."""
 
     @property
     def is_away(self) -> bool:
+        """Tell whether the database is taken to be away."""
         return bool(self.reason)
 
     def report_answer(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dwarf_nats.engine.announcer import Announcer
@@ -45,7 +46,11 @@ class Duties(Protocol):
 
 
 class Shard:
-    """The engine's share of one database."""
+    """The engine's share of one database: its parts, and when they work.
+
+    A step goes from `ready_queue` through `intake`, `executor` and `committer` to `after_commit`, which dispatches its
+    successor.
+    """
 
     def __init__(self, store: Store, shared: Shared) -> None:
         self._log = shared.logger
@@ -73,36 +78,9 @@ class Shard:
             debug_log=self.debug_log,
         )
         self._jobs: list[asyncio.Task[None]] = []
-        instruments = shared.instruments
-        self.committer = Committer(
-            store.steps,
-            shared.settings,
-            shared.clock,
-            self.step_ids,
-            self.availability,
-            on_written=(lambda us: instruments.commit_time(str(self.number), us)) if instruments.listening else None,
-            logger=shared.logger,
-        )
-        self.executor = Executor(
-            shared,
-            children=ChildPreparer(shared, self.number, self.flow_ids),
-            in_flight=self.in_flight,
-            admission=self.admission,
-            backpressure=self.backpressure,
-            step_ids=self.step_ids,
-            committer=self.committer,
-            debug_log=self.debug_log,
-        )
-        self.after_commit = AfterCommit(
-            shared,
-            in_flight=self.in_flight,
-            executor=self.executor,
-            announcer=self.announcer,
-            ready_queue=self.ready_queue,
-            backpressure=self.backpressure,
-            waiters=self.waiters,
-            debug_log=self.debug_log,
-        )
+        self.committer = self._new_committer(shared)
+        self.executor = self._new_executor(shared)
+        self.after_commit = self._new_after_commit(shared)
         self.intake = Intake(
             shared,
             store.steps,
@@ -111,16 +89,7 @@ class Shard:
             executor=self.executor,
             committer=self.committer,
         )
-        self.prober = Prober(
-            store.breakers,
-            self.backpressure.breakers,
-            admission=self.admission,
-            ready_queue=self.ready_queue,
-            probes=self.intake,
-            announcer=self.announcer,
-            clock=shared.clock,
-            logger=shared.logger,
-        )
+        self.prober = self._new_prober(shared)
 
     # -- lifecycle
 
@@ -211,3 +180,53 @@ class Shard:
         """Start a created flow (O2). Raises `Conflict` if it is not created."""
         at, steps = await self.store.control.start(flow.flow_id, notify)
         self.announcer.started(flow, at, steps)
+
+    # -- parts
+
+    def _new_committer(self, shared: Shared) -> Committer:
+        instruments, shard = shared.instruments, str(self.number)
+        return Committer(
+            self.store.steps,
+            shared.settings,
+            shared.clock,
+            self.step_ids,
+            self.availability,
+            on_written=partial(instruments.commit_time, shard) if instruments.listening else None,
+            logger=shared.logger,
+        )
+
+    def _new_executor(self, shared: Shared) -> Executor:
+        return Executor(
+            shared,
+            children=ChildPreparer(shared, self.number, self.flow_ids),
+            in_flight=self.in_flight,
+            admission=self.admission,
+            backpressure=self.backpressure,
+            step_ids=self.step_ids,
+            committer=self.committer,
+            debug_log=self.debug_log,
+        )
+
+    def _new_after_commit(self, shared: Shared) -> AfterCommit:
+        return AfterCommit(
+            shared,
+            in_flight=self.in_flight,
+            executor=self.executor,
+            announcer=self.announcer,
+            ready_queue=self.ready_queue,
+            backpressure=self.backpressure,
+            waiters=self.waiters,
+            debug_log=self.debug_log,
+        )
+
+    def _new_prober(self, shared: Shared) -> Prober:
+        return Prober(
+            self.store.breakers,
+            self.backpressure.breakers,
+            admission=self.admission,
+            ready_queue=self.ready_queue,
+            probes=self.intake,
+            announcer=self.announcer,
+            clock=shared.clock,
+            logger=shared.logger,
+        )

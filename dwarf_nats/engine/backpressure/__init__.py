@@ -1,4 +1,4 @@
-"""What holds steps back: valves for tasks that are busy, breakers for tasks that cannot serve (V1-V6).
+"""Backpressure: valves limit tasks that are busy, breakers hold tasks that cannot serve (V1-V6).
 
 `Backpressure` is what one replica knows, `ShardBackpressure` the share of one shard. A claim reads
 `ShardBackpressure.task_budgets`, a dispatch asks `admits`, an answer goes through `release_refused`.

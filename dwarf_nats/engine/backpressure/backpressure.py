@@ -81,7 +81,7 @@ class Backpressure:
     # -- what others ask
 
     async def is_tripped(self, url: str) -> bool:
-        """Whether the task's breaker is tripped anywhere in the deployment (O16): the databases know."""
+        """Tell whether the task's breaker is tripped anywhere in the deployment (O16): the databases know."""
         answers = await asyncio.gather(*(shard.is_tripped(url) for shard in self.shards))
         return any(answers)
 
@@ -173,19 +173,19 @@ class ShardBackpressure:
         return allowed
 
     def opens_at(self) -> int | None:
-        """When the first valve opens of those that were closed when `task_budgets` was last read; `None` if none was."""
+        """The time at which the first valve opens that was closed when `task_budgets` was last read; `None` if none was."""
         return self._replica.valves.opens_at(self._closed_valves)
 
     def holds(self, url: str) -> bool:
-        """Whether the task's breaker is tripped here."""
+        """Tell whether the task's breaker is tripped here."""
         return self.breakers.holds(url)
 
     def admits_eager(self, url: str) -> bool:
-        """Whether a new step of the task may start eagerly; if so, it counts as sent."""
+        """Tell whether a new step of the task may start eagerly; if so, it counts as sent."""
         return not self.breakers.holds(url) and self._replica.valves.admits(url)
 
     def admits(self, step: ClaimedStep) -> bool:
-        """Whether a claimed step may be dispatched; if so, it counts as sent. If not, it is to be released."""
+        """Tell whether a claimed step may be dispatched; if so, it counts as sent. If not, it is to be released."""
         url = step.url
         if self.breakers.holds(url):
             if not self.breakers.takes_any_step(url):
@@ -204,14 +204,14 @@ class ShardBackpressure:
         self._replica.valves.admits(step.url)
 
     def may_ask(self, step: ClaimedStep) -> bool:
-        """Whether the task of a dispatched step may still be asked: its breaker may have tripped since the dispatch."""
+        """Tell whether the task of a dispatched step may still be asked: its breaker may have tripped since the dispatch."""
         if step.probe:
             self.breakers.probe_sent(step.url, step.step_id)
             return True
         return not self.breakers.holds(step.url)
 
     async def is_tripped(self, url: str) -> bool:
-        """Whether the task is tripped on this shard: as its database says, or if that is away, as this replica knows."""
+        """Tell whether the task is tripped on this shard: as its database says, or if that is away, as this replica knows."""
         deferred = self.breakers.deferred.get(url)
         if deferred is not None and deferred.deed is Deed.PARK:
             return True

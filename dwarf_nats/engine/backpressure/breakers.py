@@ -61,7 +61,7 @@ class Breakers:
         return self._tripped.get(url, CLOSED)
 
     def holds(self, url: str) -> bool:
-        """Whether the task's steps are held."""
+        """Tell whether the task's steps are held."""
         return url in self._tripped
 
     @property
@@ -76,7 +76,7 @@ class Breakers:
     # -- probes
 
     def takes_any_step(self, url: str) -> bool:
-        """Whether a probe is due and no parked step could be one, so that any step will do."""
+        """Tell whether a probe is due and no parked step could be one, so that any step will do."""
         return url in self._idle and url not in self._under_way and self.of(url).due(self._clock.now())
 
     def due(self) -> list[str]:
@@ -93,7 +93,7 @@ class Breakers:
         return at is not None and at <= now
 
     def next_at(self) -> int | None:
-        """When the next probe will be due, on this replica's clock; `None` if none will be without an event."""
+        """The time at which the next probe is due, on this replica's clock; `None` if none is before an event."""
         times = [
             max(breaker.probe_at, at)
             for url, breaker in self._tripped.items()

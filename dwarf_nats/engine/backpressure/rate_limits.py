@@ -34,7 +34,7 @@ class Valves:
         self._sent: dict[str, deque[int]] = {}
 
     def admits(self, url: str) -> bool:
-        """Whether one more operation may go out to the task now; if so, it counts as sent."""
+        """Tell whether one more operation may go out to the task now; if so, it counts as sent."""
         now = self._clock.now()
         sent = self._recent(url, now)
         if url in self._narrow and self._allowance(url, len(sent), now) == 0:
@@ -52,7 +52,7 @@ class Valves:
         }
 
     def opens_at(self, urls: Iterable[str]) -> int | None:
-        """When one more operation may go out to the first of these tasks, now or later; `None` if there are none."""
+        """The time at which one more operation may go out to the first of these tasks; `None` if there are none."""
         now = self._clock.now()
         return min((self._opens_at(url, now) for url in urls), default=None)
 
@@ -105,7 +105,7 @@ class Valves:
         return valve.allowance(point, sent, now)
 
     def _recent(self, url: str, now: int) -> deque[int]:
-        """When the operations of the last second went out."""
+        """The times at which the operations of the last second went out."""
         sent = self._sent.get(url)
         if sent is None:
             sent = self._sent[url] = deque()

@@ -1,4 +1,4 @@
-"""What follows a commit: worker slots, counters, successors, hints and announcements, in this order (B1, X1)."""
+"""The follow-up on commits: worker slots and successors, counters, hints, announcements, in this order (B1, X1)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class _Announcements:
-    """What one commit has to announce."""
+    """The announcements of one commit."""
 
     __slots__ = ("changed", "ended", "pending")
 

@@ -1,4 +1,4 @@
-"""What a child flow needs before its parent's step can be settled (P1)."""
+"""Preparation of child flows, before the step that calls one can be settled (P1)."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class ChildPreparer:
         self._flow_ids = flow_ids
 
     async def prepare(self, step: ClaimedStep, answer: Answer) -> tuple[Answer, parking.Child | None]:
-        """What the child flow needs that the answer asks for, if it asks for one.
+        """Prepare the child flow that an answer asks for, if it asks for one.
 
         If it cannot be had, the answer becomes an error (X4, P1). Raises `DatabaseAway`: that is no fault of the step.
         """

@@ -350,7 +350,7 @@ class Committer:
 
 
 def is_unstorable(error: Exception) -> bool:
-    """Whether an error says that the value can never be written (semantics: database-errors). All else may pass."""
+    """Tell whether an error says that the value can never be written (semantics: database-errors). All else may pass."""
     if isinstance(error, DwarfError):
         return not isinstance(error, Unavailable)
     return isinstance(error, ValueError | TypeError | OverflowError | RecursionError)

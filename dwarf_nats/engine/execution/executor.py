@@ -115,7 +115,7 @@ class Executor:
             step.span.done()
 
     async def _execute(self, step: ClaimedStep) -> Settlement:
-        """What becomes of a step. What is away releases it: it is not the step that is at fault."""
+        """Settle a step. A database or a bus that is away releases it: the step is not at fault."""
         flow = step.flow
         try:
             if flow.graph is None:
@@ -219,7 +219,7 @@ class Executor:
             self._trace_child(step.span, child.flow)
 
     def _hand_slot_over(self, step: ClaimedStep, url: str) -> bool:
-        """Whether the slot of a step that ends goes to a new step of the task `url`; it counts for that from now on."""
+        """Hand the slot of a step that ends over to a new step of the task `url`, if that may start; whether it does."""
         if not self._admission.admits(step.flow.priority, url, freed=step.url):
             return False
         self._slots.hand_over(step.url, url)

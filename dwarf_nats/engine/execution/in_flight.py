@@ -31,7 +31,7 @@ class InFlight:
 
     @property
     def steps(self) -> list[ClaimedStep]:
-        """What this replica works on, or has not committed yet."""
+        """The steps that this replica works on, or has not committed yet."""
         return list(self._steps.values())
 
     @property

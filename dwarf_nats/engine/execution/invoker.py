@@ -30,7 +30,7 @@ class TaskInvoker:
         self._instruments = shared.instruments
         self._keeps_budget = shared.capabilities.keeps_budget  # then a second timer per step is spared
         self.observed = shared.instruments.listening or shared.traces.listening
-        """Whether every call is timed and traced; if not, only those of flows that carry a trace are."""
+        """Every call is timed and traced; if this is false, only those of flows that carry a trace are."""
 
     def ask(self, step: ClaimedStep) -> Awaitable[Answer]:
         """Ask the task of a step; the answer, which is an error if the task raised or did not answer in time.

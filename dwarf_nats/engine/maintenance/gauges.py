@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 TICK_SECONDS = 1.0
 LEAD_US = 2_000_000
-"""So long before the next collection is expected, the gauges are read."""
+"""Time before the next expected collection at which the gauges are read: enough for a slow database."""
 
 
 class Gauges:
