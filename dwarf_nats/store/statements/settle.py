@@ -72,7 +72,7 @@ done as (
   returning s.step_id, s.flow_id, s.depth, s.priority, s.fairness_key, s.fairness_weight, s.spawn_id, s.ordinal,
     r.error, r.next_id,
     r.next_token, r.next_node, r.next_url, r.next_state, r.next_borrowed, r.next_running, r.next_delay, r.lease, r.end_status,
-    r.final_state, r.final_borrowed, f.status in {LIVE} as alive, f.breakpoints is not null as breaks,
+    r.final_state, r.final_borrowed, f.status in {LIVE} as alive, f.breakpoints is not null as has_breakpoints,
     f.updated_at as flow_updated_at),
 born as (
   insert into dwarf_steps (step_id, flow_id, depth, token, node, url, state, status, lease_seq, claimed_by, lease_expires,
@@ -87,7 +87,7 @@ born as (
   from (
     -- A flow with breakpoints has its steps born pending: their claim looks at the breakpoints (O12).
     select step_id, flow_id, depth, priority, fairness_key, fairness_weight, spawn_id, ordinal, next_id, next_token,
-      next_node, next_url, next_state, next_borrowed, next_running and not breaks as next_running, next_delay, lease
+      next_node, next_url, next_state, next_borrowed, next_running and not has_breakpoints as next_running, next_delay, lease
     from done where next_id is not null and alive) d),
 ended as (
   update dwarf_flows f set status = d.end_status, final_state = d.final_state, final_borrowed = d.final_borrowed,
@@ -96,7 +96,7 @@ ended as (
   where d.end_status is not null and d.alive and f.flow_id = d.flow_id and f.status in {LIVE}
   returning f.flow_id)
 select d.step_id, d.alive and (d.end_status is null or d.flow_id in (select flow_id from ended)),
-  case when d.end_status is null then {NOW} else greatest({NOW}, d.flow_updated_at + 1) end, d.breaks
+  case when d.end_status is null then {NOW} else greatest({NOW}, d.flow_updated_at + 1) end, d.has_breakpoints
 from done d
 """
 
@@ -136,7 +136,7 @@ class _Flow:
 
     status: str
     updated_at: int
-    breaks: bool
+    has_breakpoints: bool
     """It has breakpoints."""
 
 
@@ -188,7 +188,7 @@ class Settle:
         rows = await session.fetch(SETTLE, *_batch(self.group, self.budget_ms), self.replica_id)
         result = SettleResult(
             applied={step_id: Applied(alive, at) for step_id, alive, at, _ in rows},
-            with_breakpoints=frozenset(step_id for step_id, _, _, breaks in rows if breaks),
+            with_breakpoints=frozenset(step_id for step_id, _, _, has_breakpoints in rows if has_breakpoints),
         )
         defer_to_breakpoints(self.group, result)
         return result
@@ -217,17 +217,17 @@ class Settle:
         lease_seqs, flows = _found(session.fetch(_RUNNING, [one.step.step_id for one in self.group]))
         result = SettleResult()
         done = _Done(session.now, self.budget_ms)
-        breaking = set()
+        with_breakpoints = set()
         for one in self.group:
             step_id = one.step.step_id
             if lease_seqs.get(step_id) != one.step.lease_seq:  # fenced off (X1)
                 continue
             flow = flows[one.step.flow.flow_id]
             result.applied[step_id] = done.add(one, flow)
-            if flow.breaks:
-                breaking.add(step_id)
+            if flow.has_breakpoints:
+                with_breakpoints.add(step_id)
         done.write(session, self.replica_id)
-        result.with_breakpoints = frozenset(breaking)
+        result.with_breakpoints = frozenset(with_breakpoints)
         defer_to_breakpoints(self.group, result)
         return result
 
@@ -289,10 +289,10 @@ def _found(rows: Sequence[Row]) -> tuple[dict[int, int], dict[int, _Flow]]:
     """The lease generations of steps, by their ids, and their flows."""
     lease_seqs = {}
     flows: dict[int, _Flow] = {}
-    for step_id, lease_seq, flow_id, status, updated_at, breaks in rows:
+    for step_id, lease_seq, flow_id, status, updated_at, has_breakpoints in rows:
         lease_seqs[step_id] = lease_seq
         if flow_id not in flows:
-            flows[flow_id] = _Flow(status, updated_at, bool(breaks))
+            flows[flow_id] = _Flow(status, updated_at, bool(has_breakpoints))
     return lease_seqs, flows
 
 
@@ -316,7 +316,7 @@ class _Done:
         self._statuses.append(one.status.value if alive else flow.status)
         self._successors.append(new)
         if new is not None:
-            self._born.append((one, new, "running" if new.eager and not flow.breaks else "pending"))
+            self._born.append((one, new, "running" if new.eager and not flow.has_breakpoints else "pending"))
         if alive and end is not None:
             at = max(at, flow.updated_at + 1)
             flow.status, flow.updated_at = end.status.value, at
