@@ -66,6 +66,15 @@ def test_every_link_leads_to_a_file_and_a_heading(page: Path) -> None:
     assert list(broken(page)) == []
 
 
+@pytest.mark.parametrize("page", PAGES, ids=_ids)
+def test_every_path_of_a_source_file_is_there(page: Path) -> None:
+    """Paths in code quotes; those of the package may leave its name out."""
+    paths = re.findall(r"`((?:[\w.-]+/)+[\w.-]+\.(?:py|md|json|yml|yaml|conf|sql))`", prose(page))
+    wanted = [path for path in paths if "NNNN" not in path]
+    places = (ROOT, ROOT / "dwarf_nats", page.parent)
+    assert [path for path in wanted if not any((place / path).exists() for place in places)] == []
+
+
 def test_links_that_lead_nowhere_are_found(tmp_path: Path) -> None:
     """What the check is for."""
     (tmp_path / "other.md").write_text("# One `two` & three\n\n## Again\n\n## Again\n\n```sh\n# No heading\n```\n")
