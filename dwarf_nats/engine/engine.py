@@ -45,8 +45,8 @@ class Engine:
 
     `async with Engine(…) as engine:` starts it and drains it at the end. Every operation raises a `DwarfError` leaf.
 
-    `name`: of this replica, by default made of host and process. Whether the providers of `telemetry` listen is looked at
-    once, here.
+    `name`: of this replica, by default made of host and process. The providers of `telemetry` are
+    asked once, here, whether they listen.
     """
 
     def __init__(

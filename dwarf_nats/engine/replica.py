@@ -1,4 +1,4 @@
-"""What all parts of one replica share."""
+"""The parts of one replica."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True, frozen=True, kw_only=True)
 class Replica(Shared):
-    """What shards share, and what is known beside them: the name of the replica, and what the replicas agree on."""
+    """The parts that shards share, the name of the replica, and the agreement of the replicas."""
 
     name: str
     deployment: Deployment

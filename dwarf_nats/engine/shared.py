@@ -1,4 +1,4 @@
-"""What the shards of one replica share."""
+"""The parts that the shards of one replica share."""
 
 from __future__ import annotations
 

@@ -173,7 +173,7 @@ class FlowFactory:
 
 
 def after_creation(shard: Shard, new: NewFlow, created_at: int) -> None:
-    """Follow up on the commit that created a flow: dispatch or announce its first step, tell of the flow."""
+    """Follow up on the commit that created a flow: dispatch or announce its first step, announce the flow."""
     flow = new.flow
     if new.start:
         shard.counters.flows_started.add(flow.workflow)

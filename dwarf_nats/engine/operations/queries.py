@@ -71,7 +71,7 @@ class FlowQueries:
             remedy = "read its history page by page"
             raise TooLarge(over(f"flow {key.public_id} has more than {most} steps", "max_history", most, remedy))
         steps = await store.flows.steps(flow_ids)
-        nested = partial(nested_history, key.shard, key.id, flows, steps)
+        nested = partial(nested_history, key.shard, key.id, flows=flows, steps=steps)
         return await asyncio.to_thread(nested) if len(steps) > HISTORY_THREAD_MIN_STEPS else nested()
 
     async def history_page(self, flow: str, limit: int, cursor: str) -> tuple[list[Step], str]:
