@@ -107,10 +107,14 @@ class Traces:
             context=_context(trace_context),
             kind=SpanKind.CLIENT,
             attributes={
-                FLOW_ID: flow_id, STEP_ID: step_id, "dwarf.workflow": workflow, "dwarf.task": task, "dwarf.url": url,
+                FLOW_ID: flow_id,
+                STEP_ID: step_id,
+                "dwarf.workflow": workflow,
+                "dwarf.task": task,
+                "dwarf.url": url,
                 "dwarf.attempt": attempt,
             },
-        )  # fmt: skip
+        )
         return TaskSpan(span)
 
 
