@@ -97,7 +97,7 @@ class Traces:
         return WorkflowSpan(span)
 
     def dispatch(
-        self, trace_context: str, flow_id: str, step_id: str, workflow: str, task: str, url: str, attempt: int
+        self, trace_context: str, *, flow_id: str, step_id: str, workflow: str, task: str, url: str, attempt: int
     ) -> TaskSpan | None:
         """Begin the span of a dispatch, in the trace of its flow. Ids are token-free."""
         if not self.listening or _not_sampled(trace_context):

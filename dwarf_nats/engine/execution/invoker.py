@@ -66,7 +66,13 @@ class TaskInvoker:
         """As `_ask`, within a span and timed (T1, T2)."""
         flow, call = step.flow, self._call(step)
         span = step.span = self._traces.dispatch(
-            flow.trace, flow.public_id, step.public_id, flow.workflow, step.node, step.url, step.attempt
+            flow.trace,
+            flow_id=flow.public_id,
+            step_id=step.public_id,
+            workflow=flow.workflow,
+            task=step.node,
+            url=step.url,
+            attempt=step.attempt,
         )
         if span is not None:
             span.enter()
