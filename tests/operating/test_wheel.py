@@ -53,6 +53,11 @@ def test_the_wheel_has_what_stands_beside_the_package(installed: Path, here: str
         assert (installed / "dwarf_nats" / there / path.relative_to(ROOT / here)).is_file(), path
 
 
+def test_the_wheel_has_the_schema_of_each_database(installed: Path) -> None:
+    for name in ("postgres.sql", "sqlite.sql"):
+        assert "create table dwarf_flows" in (installed / "dwarf_nats/store/schema" / name).read_text()
+
+
 def test_an_installed_package_migrates_by_its_own_files_and_finds_its_examples(installed: Path) -> None:
     say = "from dwarf_nats.cli.demo import examples; from dwarf_nats.store.migrate import migrations_dir"
     places = _run(installed, "-c", f"{say}; print(migrations_dir(), examples())").split()

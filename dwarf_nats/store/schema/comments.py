@@ -1,0 +1,117 @@
+"""What the tables and their less obvious columns hold, for a reader of the schema; in the order in which they are shown."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True, frozen=True)
+class Comment:
+    """`table`: what one row is. `columns`: by name, those whose name does not say it."""
+
+    table: str
+    columns: dict[str, str] = field(default_factory=dict)
+
+
+INTRODUCTION = """\
+Made by `python -m dwarf_nats.store.schema` from a migrated database; do not edit.
+Times are microseconds since the epoch on the database's clock, unless the name says otherwise. JSON is text.\
+"""
+TABLES = {
+    "dwarf_flows": Comment(
+        "Flows, one row each. A flow that a step of another flow called (its surgraph) lies on the same shard.",
+        {
+            "token": "the secret part of the flow's key",
+            "graph_digest": "the graph it was created with (dwarf_graphs)",
+            "status": "created, running, interrupted, completed, failed or cancelled",
+            "thread_id": "the first flow of its thread: itself, or the flow that it continues",
+            "surgraph_flow_id": "the flow that called it",
+            "surgraph_step_id": "the step that called it, and waits for it",
+            "priority": "1 is the best",
+            "fairness_key": "flows of one priority share workers by these keys, in proportion to their weights",
+            "start_at": "its entry step is not due before",
+            "time_budget_ms": "time that a task may take; null: the engine's setting",
+            "baggage": "JSON of the caller, handed on to tasks",
+            "notify": "who hears that it stopped",
+            "idempotency_key": "empty if it has none (dwarf_keys)",
+            "request_digest": "of the request with that key, to tell a repetition from another request",
+            "final_state": "JSON; null in place of a large field that final_borrowed refers to",
+            "final_borrowed": "JSON: large field -> the step that holds its value",
+            "error": "JSON, if it failed",
+            "updated_at": "of the last change of its status; grows with each",
+            "root_id": "the root of its tree: itself, or the flow at the top of those that called it",
+            "breakpoints": "JSON list of nodes before which it pauses",
+            "trace": "the context of its root span: traceparent and, after a blank, tracestate",
+            "restarted_at": "shown as its creation time, if it was restarted",
+        },
+    ),
+    "dwarf_steps": Comment(
+        "Steps: one execution of a node of a flow each. Pending steps are the queue: ready if they were due when their row\n"
+        "was last written (not_before <= updated_at), else scheduled; each kind has partial indexes of its own.",
+        {
+            "depth": "its place in the flow's order, with step_id",
+            "token": "the secret part of the step's key",
+            "url": "the task of the node",
+            "state": "its input, JSON; null in place of a large field that borrowed refers to",
+            "changes": "what its task changed, JSON",
+            "status": "created, pending, running, interrupted, completed, failed or cancelled",
+            "parked": "0: no, 1: it waits for its child flow, 2: the circuit breaker of its task is tripped",
+            "attempt": "retries so far",
+            "lease_seq": "the generation of its claim; a result of an older one is dropped",
+            "claimed_by": "the replica that runs it (dwarf_replicas)",
+            "lease_expires": "when it may be taken from that replica",
+            "not_before": "when it is due",
+            "priority": "of its flow, as the two that follow",
+            "error": "JSON, if it failed",
+            "successor_id": "the step that followed; a step that fanned out has none",
+            "spawn_id": "the step that fanned out to its cohort; 0 outside one",
+            "ordinal": "its branch in the cohort, from 0",
+            "arrived": "1: the last step of its branch",
+            "cohort_size": "branches that it fanned out to",
+            "arrivals": "branches that have arrived",
+            "failures": "branches that have failed",
+            "cohort_error": "JSON, of the first failed branch",
+            "interrupt_payload": "JSON, while it is interrupted by its task",
+            "resumed": "JSON that it was resumed with",
+            "subgraph_result": "JSON: the final state of the child flow it waited for",
+            "subgraph_error": "why that child has none",
+            "parked_changes": "its changes at the time it began to wait for a child",
+            "breakpoint_hit": "1: it has paused at its breakpoint",
+            "borrowed": "JSON: large field -> the step that holds its value",
+            "problems": "JSON list: conditions that could not be evaluated when it ended",
+        },
+    ),
+    "dwarf_graphs": Comment(
+        "Graphs in canonical JSON, each once; removed when no flow and no name uses them.",
+        {
+            "digest": "SHA-256 of the body, in hex",
+            "kept_until": "until then a flow may be created without saving the graph again",
+            "doomed": "the transaction that found it unused",
+        },
+    ),
+    "dwarf_registry": Comment("The graph registry: names of workflows, on every shard."),
+    "dwarf_tripped": Comment("Tasks whose circuit breaker is tripped: their steps are parked.", {"url": "the task"}),
+    "dwarf_replicas": Comment(
+        "Replicas of the engine that live, or died not long ago.",
+        {"seen_at": "of its last heartbeat", "shards": "how many shards it knows"},
+    ),
+    "dwarf_deployment": Comment(
+        "One row: what this database is, and what the replicas agree on.",
+        {
+            "one": "1",
+            "deployment": "the name of the deployment",
+            "shard": "the number of this shard in it, from 1",
+            "shards": "the agreed number of shards; 0: not yet",
+        },
+    ),
+    "dwarf_keys": Comment(
+        "Idempotency keys whose home is this shard, and the flows that have them.",
+        {"shard": "of the flow; 0: this one"},
+    ),
+    "dwarf_placed": Comment(
+        "Flows made here under a key whose home is another shard.",
+        {"gone": "0: no, 1: deleted, or never to be made, 2: the same, and the home of the key knows"},
+    ),
+    "dwarf_ids": Comment("The next id of each kind: flow, step and replica; taken in blocks."),
+    "dwarf_schema": Comment("The newest migration that was applied."),
+}

@@ -1,0 +1,203 @@
+-- Made by `python -m dwarf_nats.store.schema` from a migrated database; do not edit.
+-- Times are microseconds since the epoch on the database's clock, unless the name says otherwise. JSON is text.
+
+-- Ids, taken in blocks.
+create sequence dwarf_flow_ids start 1 increment 1000;
+create sequence dwarf_replica_ids start 1 increment 1;
+create sequence dwarf_step_ids start 1 increment 5000;
+
+-- Flows, one row each. A flow that a step of another flow called (its surgraph) lies on the same shard.
+create table dwarf_flows (
+  flow_id bigint not null,
+  token text not null,  -- the secret part of the flow's key
+  workflow text not null,
+  graph_digest text not null,  -- the graph it was created with (dwarf_graphs)
+  status text not null,  -- created, running, interrupted, completed, failed or cancelled
+  thread_id bigint not null,  -- the first flow of its thread: itself, or the flow that it continues
+  thread_token text not null,
+  surgraph_flow_id bigint,  -- the flow that called it
+  surgraph_step_id bigint,  -- the step that called it, and waits for it
+  priority integer not null,  -- 1 is the best
+  fairness_key text not null,  -- flows of one priority share workers by these keys, in proportion to their weights
+  fairness_weight double precision not null,
+  start_at bigint,  -- its entry step is not due before
+  time_budget_ms bigint,  -- time that a task may take; null: the engine's setting
+  baggage text not null,  -- JSON of the caller, handed on to tasks
+  notify text not null,  -- who hears that it stopped
+  idempotency_key text not null,  -- empty if it has none (dwarf_keys)
+  request_digest text not null,  -- of the request with that key, to tell a repetition from another request
+  delete_on_completion integer not null,
+  final_state text,  -- JSON; null in place of a large field that final_borrowed refers to
+  error text,  -- JSON, if it failed
+  cancel_reason text,
+  created_at bigint not null,
+  started_at bigint,
+  updated_at bigint not null,  -- of the last change of its status; grows with each
+  root_id bigint not null default 0,  -- the root of its tree: itself, or the flow at the top of those that called it
+  breakpoints text,  -- JSON list of nodes before which it pauses
+  final_borrowed text,  -- JSON: large field -> the step that holds its value
+  trace text not null default '',  -- the context of its root span: traceparent and, after a blank, tracestate
+  restarted_at bigint,  -- shown as its creation time, if it was restarted
+  primary key (flow_id)
+) with (
+  fillfactor=80,
+  autovacuum_vacuum_scale_factor=0.02,
+  autovacuum_vacuum_threshold=5000,
+  autovacuum_analyze_scale_factor=0.02,
+  autovacuum_vacuum_cost_delay=1
+);
+create index dwarf_flows_called on dwarf_flows (surgraph_flow_id)
+  where surgraph_flow_id is not null and (status = any (array['created', 'running', 'interrupted']));
+create index dwarf_flows_going on dwarf_flows (updated_at)
+  where status = 'running';
+create index dwarf_flows_graph on dwarf_flows (graph_digest);
+create unique index dwarf_flows_idempotency on dwarf_flows (fairness_key, idempotency_key)
+  where idempotency_key <> '';
+create index dwarf_flows_leaving on dwarf_flows (updated_at)
+  where delete_on_completion = 1 and status = 'completed';
+create index dwarf_flows_newest on dwarf_flows (created_at, flow_id);
+create index dwarf_flows_thread on dwarf_flows (thread_id);
+create index dwarf_flows_tree on dwarf_flows (root_id, surgraph_step_id)
+  where surgraph_flow_id is not null;
+
+-- Steps: one execution of a node of a flow each. Pending steps are the queue: ready if they were due when their row
+-- was last written (not_before <= updated_at), else scheduled; each kind has partial indexes of its own.
+create table dwarf_steps (
+  step_id bigint not null,
+  flow_id bigint not null,
+  depth integer not null,  -- its place in the flow's order, with step_id
+  token text not null,  -- the secret part of the step's key
+  node text not null,
+  url text not null,  -- the task of the node
+  state text not null,  -- its input, JSON; null in place of a large field that borrowed refers to
+  changes text not null default '{}',  -- what its task changed, JSON
+  status text not null,  -- created, pending, running, interrupted, completed, failed or cancelled
+  parked integer not null default 0,  -- 0: no, 1: it waits for its child flow, 2: the circuit breaker of its task is tripped
+  attempt integer not null default 0,  -- retries so far
+  lease_seq integer not null default 0,  -- the generation of its claim; a result of an older one is dropped
+  claimed_by bigint,  -- the replica that runs it (dwarf_replicas)
+  lease_expires bigint,  -- when it may be taken from that replica
+  not_before bigint not null,  -- when it is due
+  priority integer not null,  -- of its flow, as the two that follow
+  fairness_key text not null,
+  fairness_weight double precision not null,
+  error text,  -- JSON, if it failed
+  predecessor_id bigint,
+  successor_id bigint,  -- the step that followed; a step that fanned out has none
+  spawn_id bigint not null default 0,  -- the step that fanned out to its cohort; 0 outside one
+  ordinal integer not null default 0,  -- its branch in the cohort, from 0
+  arrived integer not null default 0,  -- 1: the last step of its branch
+  cohort_size integer,  -- branches that it fanned out to
+  arrivals integer not null default 0,  -- branches that have arrived
+  failures integer not null default 0,  -- branches that have failed
+  cohort_error text,  -- JSON, of the first failed branch
+  created_at bigint not null,
+  started_at bigint,
+  updated_at bigint not null,
+  interrupt_payload text,  -- JSON, while it is interrupted by its task
+  resumed text,  -- JSON that it was resumed with
+  subgraph_result text,  -- JSON: the final state of the child flow it waited for
+  subgraph_error text,  -- why that child has none
+  parked_changes text,  -- its changes at the time it began to wait for a child
+  breakpoint_hit integer not null default 0,  -- 1: it has paused at its breakpoint
+  borrowed text,  -- JSON: large field -> the step that holds its value
+  problems text,  -- JSON list: conditions that could not be evaluated when it ended
+  primary key (step_id)
+) with (
+  fillfactor=70,
+  autovacuum_vacuum_scale_factor=0.02,
+  autovacuum_vacuum_threshold=5000,
+  autovacuum_analyze_scale_factor=0.02,
+  autovacuum_vacuum_cost_delay=1
+);
+create index dwarf_steps_asleep on dwarf_steps (not_before)
+  where status = 'pending' and parked = 0 and not_before > updated_at;
+create index dwarf_steps_cohort on dwarf_steps (spawn_id)
+  where spawn_id <> 0;
+create index dwarf_steps_flow on dwarf_steps (flow_id, depth, step_id);
+create index dwarf_steps_held on dwarf_steps (claimed_by, lease_expires)
+  where status = 'running';
+create index dwarf_steps_lane on dwarf_steps (priority, fairness_key, url, not_before, step_id)
+  where status = 'pending' and parked = 0 and not_before <= updated_at;
+create index dwarf_steps_parked on dwarf_steps (url, not_before, step_id)
+  where parked = 2;
+create index dwarf_steps_ripe on dwarf_steps (priority, fairness_key, not_before, step_id)
+  where status = 'pending' and parked = 0 and not_before <= updated_at;
+create index dwarf_steps_waiting on dwarf_steps (step_id)
+  where parked = 1;
+
+-- Graphs in canonical JSON, each once; removed when no flow and no name uses them.
+create table dwarf_graphs (
+  digest text not null,  -- SHA-256 of the body, in hex
+  body text not null,
+  kept_until bigint not null default 0,  -- until then a flow may be created without saving the graph again
+  doomed bigint,  -- the transaction that found it unused
+  primary key (digest)
+);
+create index dwarf_graphs_doomed on dwarf_graphs (digest)
+  where doomed is not null;
+
+-- The graph registry: names of workflows, on every shard.
+create table dwarf_registry (
+  name text not null,
+  digest text not null,
+  updated_at bigint not null,
+  primary key (name)
+);
+create index dwarf_registry_digest on dwarf_registry (digest);
+
+-- Tasks whose circuit breaker is tripped: their steps are parked.
+create table dwarf_tripped (
+  url text not null,  -- the task
+  cause text not null,
+  tripped_at bigint not null,
+  primary key (url)
+);
+
+-- Replicas of the engine that live, or died not long ago.
+create table dwarf_replicas (
+  replica_id bigint not null,
+  name text not null,
+  seen_at bigint not null,  -- of its last heartbeat
+  shards integer not null default 0,  -- how many shards it knows
+  primary key (replica_id)
+);
+
+-- One row: what this database is, and what the replicas agree on.
+create table dwarf_deployment (
+  one integer not null,  -- 1
+  deployment text not null,  -- the name of the deployment
+  shard integer not null,  -- the number of this shard in it, from 1
+  shards integer not null,  -- the agreed number of shards; 0: not yet
+  primary key (one)
+);
+
+-- Idempotency keys whose home is this shard, and the flows that have them.
+create table dwarf_keys (
+  fairness_key text not null,
+  idempotency_key text not null,
+  shard integer not null,  -- of the flow; 0: this one
+  flow_id bigint not null,
+  token text not null,
+  request_digest text not null,
+  created_at bigint not null,
+  primary key (fairness_key, idempotency_key)
+);
+
+-- Flows made here under a key whose home is another shard.
+create table dwarf_placed (
+  flow_id bigint not null,
+  fairness_key text not null,
+  idempotency_key text not null,
+  gone integer not null,  -- 0: no, 1: deleted, or never to be made, 2: the same, and the home of the key knows
+  updated_at bigint not null,
+  primary key (flow_id)
+);
+create index dwarf_placed_gone on dwarf_placed (updated_at)
+  where gone > 0;
+
+-- The newest migration that was applied.
+create table dwarf_schema (
+  version_num character varying(32) not null,
+  primary key (version_num)
+);
