@@ -1,7 +1,7 @@
 """Steps and flows as the rules handle them: claimed, about to be born, or named in what follows.
 
 The values with many fields are structs that take keywords only, so that no two fields can be swapped by mistake. A struct is
-made in about half the time of a dataclass with slots (`docs/design/0014-records.md`).
+made in about half the time of a dataclass with slots (`docs/design/0025-values-by-keyword.md`).
 """
 
 from __future__ import annotations
