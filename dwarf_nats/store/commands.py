@@ -1,7 +1,7 @@
-"""What follows from a settlement, as commands: a generator yields what the database is to do and is sent the rows.
+"""Commands of a cascade, which is everything that follows from a settlement.
 
-So one text serves both databases, asynchronous PostgreSQL and SQLite in its thread. All of it belongs to the transaction that
-settled the group.
+The cascade is a generator: it yields a command to the database and is sent the rows. So one text serves both databases,
+asynchronous PostgreSQL and SQLite in its thread. All of it belongs to the transaction that settled the group.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What the statements need of a database: to run one, to run several as one transaction, and to run the hot ones.
+"""The ports of the statements to a database: run one, run several as one transaction, run the hot ones.
 
-Their words are those of `dialect`. What one text cannot say for both databases is an `Operation`.
+Statements are written with the macros of `dialect`. An `Operation` is for what one text cannot say for both databases.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What PostgreSQL and SQLite say in different words: one table for each, and the expressions that several statements share.
+"""The SQL in which PostgreSQL and SQLite differ, in one table for each, and the expressions that several statements share.
 
 Most statements are written once, in the SQL that both databases understand, with parameters `$1 … $n` and these macros:
 
@@ -116,7 +116,7 @@ NOW = POSTGRES.text("{now}")
 
 
 def parked_if_tripped(url: str = "url") -> str:
-    """What `parked` is for a step that becomes pending; `url` is the step's task."""
+    """The value of `parked` for a step that becomes pending; `url` is the column of its task."""
     return f"(case when {url} in (select t.url from dwarf_tripped t) then {Parked.BREAKER:d} else {Parked.NO:d} end)"
 
 

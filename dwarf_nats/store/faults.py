@@ -1,4 +1,4 @@
-"""What an error of a database is about: the value to be stored, or the database and the moment (semantics: database-errors).
+"""Errors of a database by their subject: the value to be stored, or the database and the moment (semantics: database-errors).
 
 Only data errors, integrity errors and limits condemn a value. Everything else is taken for an outage, also an error that nobody
 has thought of: results wait for it, operations answer 503, and a log line says what the database said.

@@ -1,4 +1,4 @@
-"""A connection pooler before PostgreSQL: whether it keeps a session, which the engine needs (PgBouncer: session mode)."""
+"""The check for a connection pooler before PostgreSQL that keeps no session; the engine needs one (PgBouncer: session mode)."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from dwarf_nats.ports import Unusable
 if TYPE_CHECKING:
     from dwarf_nats.store.dsn import Target
 
-PROBES = 3
-PROBE_SECONDS = 5.0
+POOLER_PROBES = 3
+"""Comparisons of two connections before a pooler is taken to keep sessions: one may hit the same process by chance."""
+POOLER_PROBE_SECONDS = 5.0
+"""Seconds that all comparisons may take."""
 
 
 async def check(target: Target, connection: Any) -> None:
@@ -41,13 +43,13 @@ async def check(target: Target, connection: Any) -> None:
 
 
 async def _shares(target: Target, one: Any) -> bool:
-    """Whether two connections are ever served by one process, or one of them by two."""
+    """Say whether two connections are ever served by one process, or one of them by two."""
     other: Any = None
     try:
-        async with asyncio.timeout(PROBE_SECONDS):
+        async with asyncio.timeout(POOLER_PROBE_SECONDS):
             other = await target.connect({})
             seen: set[int] = set()
-            for _ in range(PROBES):
+            for _ in range(POOLER_PROBES):
                 async with one.transaction():
                     mine = await one.fetchval("select pg_backend_pid()")
                 async with other.transaction():

@@ -35,7 +35,7 @@ class _Shares(NamedTuple):
 
 
 class _TaskBudgets(NamedTuple):
-    """How many steps of a task are taken in all."""
+    """The number of steps of a task that may be taken in all."""
 
     url: Annotated[list[str], "text"]
     most: Annotated[list[int], "int"]

@@ -50,7 +50,7 @@ class _FlowColumns(NamedTuple):
 
 
 class _StartColumns(NamedTuple):
-    """Whether they start at once."""
+    """One column: those that start at once."""
 
     start: Annotated[list[bool], "bool"]
 
@@ -80,7 +80,7 @@ _INTO = f"""
 
 
 def _values(flow: _FlowColumns, start: str, now: str) -> str:
-    """What is inserted, in the order of `_INTO`."""
+    """The values inserted, in the order of `_INTO`."""
     return f"""{", ".join(map(str, flow))}, case when {start} then 'running' else 'created' end, {now},
     case when {start} then {now} end, {now}"""
 
@@ -172,7 +172,7 @@ class CreateFlows:
 
     flows: Sequence[NewFlow]
     replica_id: int = 0
-    """Who claims the entry steps that are born running."""
+    """The replica that claims the entry steps of an eager start."""
     budget_ms: int = 0
     """The time budget of flows that have none of their own."""
 

@@ -49,7 +49,7 @@ class StepsBatch(NamedTuple):
 
 
 def _values(r: StepsBatch, *, replica_id: str, now: str, greatest: str) -> str:
-    """What is inserted, in the order of `_INTO`."""
+    """The values inserted, in the order of `_INTO`."""
     return f"""{r.step_id}, {r.flow_id}, {r.depth}, {r.token}, {r.node}, {r.url}, {r.state}, {r.status},
   {greatest}({r.not_before}, {now} + {r.delay}), {r.predecessor_id}, {r.spawn_id}, {r.ordinal}, {r.changes}, {r.error},
   {r.successor_id}, {r.priority}, {r.fairness_key}, {r.fairness_weight},

@@ -104,7 +104,7 @@ from done d
 
 
 class _DoneBatch(NamedTuple):
-    """What is written to the rows of settled steps, column by column."""
+    """The new values of settled steps, column by column."""
 
     step_id: list[int]
     status: list[str]
@@ -113,14 +113,14 @@ class _DoneBatch(NamedTuple):
     attempt: list[int]
     successor_id: list[int | None]
     not_before: list[int | None]
-    """Where it changes."""
+    """`None` where it stays."""
     arrived: list[bool]
     cohort_size: list[int | None]
     now: list[int]
 
 
 class _EndedBatch(NamedTuple):
-    """What is written to the rows of flows that end, column by column."""
+    """The new values of flows that end, column by column."""
 
     flow_id: list[int]
     status: list[str]
@@ -132,7 +132,7 @@ class _EndedBatch(NamedTuple):
 
 @dataclass(slots=True)
 class _Flow:
-    """The flow of settled steps, as it stands when the next of them is looked at."""
+    """The flow of settled steps as it is before the next of them is settled."""
 
     status: str
     updated_at: int
@@ -248,7 +248,7 @@ class Settle:
 
 
 def _next(commands: Cascade, rows: list[Row] | None) -> Command | None:
-    """The next command of a cascade, which is told the rows of the one before; nothing at its end."""
+    """Send a cascade the rows of its last command; its next command, or nothing at its end."""
     try:
         return next(commands) if rows is None else commands.send(rows)
     except StopIteration:
@@ -297,7 +297,7 @@ def _found(rows: Sequence[Row]) -> tuple[dict[int, int], dict[int, _Flow]]:
 
 
 class _Done:
-    """What is to be written of a group."""
+    """Collects what is to be written of a group, and writes it."""
 
     def __init__(self, now: int, budget_ms: int) -> None:
         self._now = now

@@ -1,4 +1,4 @@
-"""The line of due steps on both databases: reading it, waking sleepers, claims by shares (C1-C5)."""
+"""The queue of ready steps on both databases: reading it, promoting scheduled steps, claims by shares (C1-C5)."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ async def test_a_band_whose_keys_were_all_read_is_followed_by_the_next(store: Sq
     assert (page.best, [head[:2] for head in page.heads]) == (1, [(2, "b")])
 
 
-async def test_an_empty_line_says_so(store: SqlStore) -> None:
+async def test_an_empty_queue_says_so(store: SqlStore) -> None:
     page = await store.steps.peek(PageRequest())
     assert (page.best, list(page.heads), page.full, page.next_due_at) == (None, [], False, None)
     page = await store.steps.peek(PageRequest(), ("shut",))
@@ -97,7 +97,7 @@ async def test_tasks_that_are_shut_are_read_past_and_not_counted(store: SqlStore
     assert following[-1] == (2, "z", "free")
 
 
-async def test_what_is_parked_created_or_running_stands_in_no_line(store: SqlStore) -> None:
+async def test_a_step_that_is_parked_created_or_running_is_not_in_the_queue(store: SqlStore) -> None:
     await store.steps.create([parked := at(1), at(1, "c", start=False), at(1, "r", eager=True), at(1, "p")], BUDGET)
     await look(store, "update dwarf_steps set parked = 2 where step_id = $1", parked.step_id)
     assert await lanes(store) == [(1, "p", "a")]
@@ -107,7 +107,7 @@ async def test_what_is_parked_created_or_running_stands_in_no_line(store: SqlSto
 # -- sleeping and waking (C5)
 
 
-async def test_a_step_that_sleeps_is_in_the_line_only_once_it_was_woken(timed: SqlStore, manual: ManualClock) -> None:
+async def test_a_scheduled_step_is_in_the_queue_only_once_it_was_promoted(timed: SqlStore, manual: ManualClock) -> None:
     await timed.steps.create(
         [new_flow(start_at=manual.now() + 7 * SECOND), new_flow(start_at=manual.now() + 3 * SECOND)], BUDGET
     )
@@ -124,7 +124,7 @@ async def test_a_step_that_sleeps_is_in_the_line_only_once_it_was_woken(timed: S
     assert (await timed.steps.peek(PageRequest())).next_due_at is None
 
 
-async def test_sleepers_are_woken_in_groups_those_first_that_came_due_first(store: SqlStore) -> None:
+async def test_scheduled_steps_are_promoted_in_groups_those_due_first_before_the_others(store: SqlStore) -> None:
     flows = [new_flow(start_at=2**52 - n) for n in range(5)]
     await store.steps.create(flows, BUDGET)
     await look(store, "update dwarf_steps set not_before = not_before - $1, updated_at = 0", 2**52 - 100)
@@ -134,7 +134,7 @@ async def test_sleepers_are_woken_in_groups_those_first_that_came_due_first(stor
     assert await store.steps.promote_due(3) == 2
 
 
-async def test_a_retry_a_sleep_and_a_start_keep_their_step_asleep(timed: SqlStore, manual: ManualClock) -> None:
+async def test_a_retry_a_sleep_and_a_start_keep_their_step_scheduled(timed: SqlStore, manual: ManualClock) -> None:
     """X5, X6, O2: whoever writes a pending step that is not due yet."""
     retried, slept = await one_claimed(timed), await one_claimed(timed)
     settlement = returned(retried)
@@ -154,7 +154,7 @@ async def test_a_retry_a_sleep_and_a_start_keep_their_step_asleep(timed: SqlStor
     assert seen == [4 * SECOND, SECOND, SECOND]
 
 
-async def test_a_created_flow_whose_time_has_passed_is_ripe_when_started(timed: SqlStore, manual: ManualClock) -> None:
+async def test_a_created_flow_whose_time_has_passed_is_ready_when_started(timed: SqlStore, manual: ManualClock) -> None:
     await timed.steps.create([created := new_flow(start=False, start_at=manual.now() + SECOND)], BUDGET)
     manual.advance(5)
     await timed.control.start(created.flow.flow_id, "")
@@ -164,7 +164,7 @@ async def test_a_created_flow_whose_time_has_passed_is_ripe_when_started(timed: 
 async def test_a_parked_step_whose_time_comes_is_woken_once_it_is_released(
     timed: SqlStore, manual: ManualClock
 ) -> None:
-    """V4: a breaker holds sleepers too."""
+    """V4: a breaker holds scheduled steps, too."""
     await timed.steps.create([new_flow(start_at=manual.now() + SECOND)], BUDGET)
     await look(timed, "update dwarf_steps set parked = 2")
     manual.advance(2)
@@ -226,7 +226,7 @@ async def test_a_task_gives_no_more_than_its_allowance_over_all_keys(store: SqlS
     assert (urls.count("tight"), urls.count("free")) == (7, 15)
 
 
-async def test_a_step_that_is_not_due_is_not_claimed_even_if_it_stands_in_line(
+async def test_a_step_that_is_not_due_is_not_claimed_even_if_it_is_in_the_queue(
     timed: SqlStore, manual: ManualClock
 ) -> None:
     await timed.steps.create([new_flow()], BUDGET)

@@ -1,6 +1,7 @@
-"""What choosing costs: rows and pages touched, whatever the backlog (C4).
+"""The cost of choosing steps: rows and pages touched, whatever the backlog (C4).
 
-On PostgreSQL a line of 1,000,000 ripe steps in 1,000 keys and 200,000 sleepers, on SQLite one of 100,000. No durations.
+On PostgreSQL a queue of 1,000,000 ready steps in 1,000 keys and 200,000 scheduled steps, on SQLite one of 100,000.
+No durations.
 """
 
 from __future__ import annotations
@@ -25,16 +26,16 @@ from dwarf_nats.store.statements import backlog, claim, peek, ready
 from dwarf_nats.store.store import SqlStore
 
 KEYS = 1_000
-SHUT = 100_000
+BLOCKED_STEPS = 100_000
 """The first steps of one key: a task whose valve is shut."""
-SLEEPING = 200_000
+SCHEDULED_STEPS = 200_000
 
 FLOWS = """
 insert into dwarf_flows (flow_id, token, workflow, graph_digest, status, thread_id, thread_token, priority, fairness_key,
   fairness_weight, baggage, notify, idempotency_key, request_digest, delete_on_completion, created_at, updated_at)
 select n, 't', 'w', 'd', 'running', n, 't', 100, '', 1, '{}', '', '', '', 0, n, n from generate_series(1, 1000) n
 """
-# The key `blocked_tasks` begins with steps of one task; the others have their steps spread over ten tasks, in turn.
+# The key `k0` begins with steps of one task; the others have their steps spread over ten tasks, in turn.
 STEPS = """
 insert into dwarf_steps (step_id, flow_id, depth, token, node, url, state, status, not_before, priority, fairness_key,
   fairness_weight, created_at, updated_at)
@@ -43,7 +44,7 @@ select n, n % 1000 + 1, 1, 't', 'a',
   case when n <= $2 then 'k0' else 'k' || (n % $3) end, 1, n, 2000000000
 from generate_series(1::bigint, $1::bigint) n
 """
-SLEEPERS = """
+SCHEDULED = """
 insert into dwarf_steps (step_id, flow_id, depth, token, node, url, state, status, not_before, priority, fairness_key,
   fairness_weight, created_at, updated_at)
 select n, n % 1000 + 1, 1, 't', 'a', 'a', '{}', 'pending', 8000000000000000 + n, 1, 's' || n, 1, n, n
@@ -52,10 +53,10 @@ from generate_series(10000000::bigint, 10000000 + $1::bigint - 1) n
 INDEXES = re.compile(r"Index (?:Only )?Scan using (\w+)")
 
 
-async def fill(connection: asyncpg.Connection, steps: int, blocked_tasks: int, keys: int, sleeping: int) -> None:
+async def fill(connection: asyncpg.Connection, steps: int, blocked_tasks: int, keys: int, scheduled: int) -> None:
     await connection.execute(FLOWS)
     await connection.execute(STEPS, steps, blocked_tasks, keys)
-    await connection.execute(SLEEPERS, sleeping)
+    await connection.execute(SCHEDULED, scheduled)
 
 
 async def hot_connection(dsn: str) -> asyncpg.Connection:
@@ -66,8 +67,8 @@ async def hot_connection(dsn: str) -> asyncpg.Connection:
 
 STATEMENTS = {
     "peek": (peek.PEEK, {"dwarf_steps_ripe", "dwarf_steps_asleep"}),
-    "survey past": (peek.PEEK_PAST, {"dwarf_steps_ripe", "dwarf_steps_lane", "dwarf_steps_asleep"}),
-    "depths": (backlog.BACKLOG, {"dwarf_steps_ripe"}),
+    "peek past": (peek.PEEK_PAST, {"dwarf_steps_ripe", "dwarf_steps_lane", "dwarf_steps_asleep"}),
+    "backlog": (backlog.BACKLOG, {"dwarf_steps_ripe"}),
     "promote_due": (ready.PROMOTE, {"dwarf_steps_asleep"}),
     "claim": (claim.CLAIM, {"dwarf_steps_ripe", "dwarf_flows_pkey"}),
     "claim past": (claim.CLAIM_WITHIN_BUDGETS, {"dwarf_steps_lane", "dwarf_flows_pkey"}),
@@ -114,8 +115,8 @@ async def all_plans_read_by_index(connection: asyncpg.Connection, when: str) -> 
 
 
 @pytest.fixture(scope="module")
-def lines(postgres: PostgresServer) -> Iterator[dict[str, str]]:
-    """Two databases: a small line and a deep one."""
+def queues(postgres: PostgresServer) -> Iterator[dict[str, str]]:
+    """Two databases: a small queue and a deep one."""
 
     async def make(name: str, *sizes: int) -> str:
         dsn = await postgres.create_database(name)
@@ -127,10 +128,10 @@ def lines(postgres: PostgresServer) -> Iterator[dict[str, str]]:
         return dsn
 
     yield {
-        "small": asyncio.run(make("line_small", 1_000, 100, 10, 10)),
-        "deep": asyncio.run(make("line_deep", 1_000_000, SHUT, KEYS, SLEEPING)),
+        "small": asyncio.run(make("queue_small", 1_000, 100, 10, 10)),
+        "deep": asyncio.run(make("queue_deep", 1_000_000, BLOCKED_STEPS, KEYS, SCHEDULED_STEPS)),
     }
-    for name in ("line_small", "line_deep"):
+    for name in ("queue_small", "queue_deep"):
         asyncio.run(postgres.drop_database(name))
 
 
@@ -191,17 +192,17 @@ PROBE = 6
         (peek.PEEK_PAST, "0, 100, 'k500', 64, array['shut'], 'task5'", 64),
     ],
 )
-async def test_a_page_costs_its_lanes(lines: dict[str, str], sql: str, args: str, rows: int) -> None:
-    """A probe each, whatever stands in line behind, asleep, or in tasks that are passed over."""
-    found, pages = await touched(lines["deep"], sql, args)
+async def test_a_page_costs_its_heads(queues: dict[str, str], sql: str, args: str, rows: int) -> None:
+    """A probe each, whatever is in the queue behind, scheduled, or of tasks that are passed over."""
+    found, pages = await touched(queues["deep"], sql, args)
     assert rows <= found <= rows * 1.2
     assert pages <= (found + 3) * PROBE
 
 
 @pytest.mark.slow
-async def test_counting_the_line_costs_what_is_counted(lines: dict[str, str]) -> None:
+async def test_counting_the_queue_costs_what_is_counted(queues: dict[str, str]) -> None:
     """T1: two bands, 500 steps and 50 keys of each, of a million steps."""
-    found, pages = await touched(lines["deep"], backlog.BACKLOG, "16, 500, 50")
+    found, pages = await touched(queues["deep"], backlog.BACKLOG, "16, 500, 50")
     assert found == 2
     assert pages <= 2 * (500 + 50 * PROBE) + 10 * PROBE
 
@@ -220,10 +221,10 @@ async def test_counting_the_line_costs_what_is_counted(lines: dict[str, str]) ->
     ],
 )
 async def test_choosing_costs_what_is_chosen(
-    lines: dict[str, str], sql: str, keys: list[str], steps: int, task_budgets: dict[str, int] | None, rows: int
+    queues: dict[str, str], sql: str, keys: list[str], steps: int, task_budgets: dict[str, int] | None, rows: int
 ) -> None:
     """C3, C4: 100,000 steps of a task that is passed over are not walked through either."""
-    found, pages = await touched(lines["deep"], sql, claim_args(keys, steps, task_budgets), "picked")
+    found, pages = await touched(queues["deep"], sql, claim_args(keys, steps, task_budgets), "picked")
     tasks = 11 if task_budgets is not None else 1  # from each of a key's tasks as many as could be the oldest
     assert found == rows
     assert pages <= (rows * 2 + len(keys) * PROBE) * tasks + rows * PROBE
@@ -235,21 +236,21 @@ async def test_choosing_costs_what_is_chosen(
     [(claim.CLAIM, ["k2"], 40, None), (claim.CLAIM_WITHIN_BUDGETS, ["k2"], 40, {"shut": 0})],
     ids=["claim", "claim past"],
 )
-async def test_a_claim_touches_no_more_pages_of_a_deep_line_than_of_a_small_one(
-    lines: dict[str, str], sql: str, keys: list[str], steps: int, task_budgets: dict[str, int] | None
+async def test_a_claim_touches_no_more_pages_of_a_deep_queue_than_of_a_small_one(
+    queues: dict[str, str], sql: str, keys: list[str], steps: int, task_budgets: dict[str, int] | None
 ) -> None:
     """C4: but for the depth of the indexes."""
     args = claim_args(keys, steps, task_budgets)
-    few, small = await touched(lines["small"], sql, args)
-    many, deep = await touched(lines["deep"], sql, args)
+    few, small = await touched(queues["small"], sql, args)
+    many, deep = await touched(queues["deep"], sql, args)
     assert (few, many) == (steps, steps)
     assert deep <= small * 2
 
 
 @pytest.mark.slow
-async def test_sleepers_cost_nothing_until_they_are_due(lines: dict[str, str]) -> None:
+async def test_scheduled_steps_cost_nothing_until_they_are_due(queues: dict[str, str]) -> None:
     """C5: the next one is found by a probe, and nobody else looks at them."""
-    rows, pages = await touched(lines["deep"], ready.PROMOTE, "1000")
+    rows, pages = await touched(queues["deep"], ready.PROMOTE, "1000")
     assert (rows, pages <= PROBE) == (0, True)
 
 
@@ -258,9 +259,9 @@ async def test_sleepers_cost_nothing_until_they_are_due(lines: dict[str, str]) -
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, sqlite3.Connection]]:
-    """A small line and a deep one."""
+    """A small queue and a deep one."""
 
-    async def make(name: str, steps: int, blocked_tasks: int, keys: int, sleeping: int) -> sqlite3.Connection:
+    async def make(name: str, steps: int, blocked_tasks: int, keys: int, scheduled: int) -> sqlite3.Connection:
         path = tmp_path_factory.mktemp(name) / "line.db"
         store = SqlStore(1, f"sqlite:///{path}", pool=1, clock=ManualClock())
         await store.open("one", migrated=True)
@@ -270,9 +271,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, sqlite
         columns, rows = STEPS.split("select", 1)
         made = rows.split("from generate_series")[0].replace("$2", "?3").replace("$3", "?4")
         connection.execute(columns + series + "select" + made + "from s", (1, steps, blocked_tasks, keys))
-        columns, rows = SLEEPERS.split("select", 1)
+        columns, rows = SCHEDULED.split("select", 1)
         made = rows.split("from generate_series")[0]
-        connection.execute(columns + series + "select" + made + "from s", (10_000_000, 10_000_000 + sleeping - 1))
+        connection.execute(columns + series + "select" + made + "from s", (10_000_000, 10_000_000 + scheduled - 1))
         connection.commit()
         return connection
 
@@ -305,9 +306,9 @@ def steps_of(connection: sqlite3.Connection, work: Callable[[sqlite3.Connection]
 NOW = 5 * 10**15
 WORK: dict[str, Callable[[sqlite3.Connection], Any]] = {
     "peek": lambda c: peek.Peek(PageRequest(limit=5), ()).on_sqlite(Session(c, NOW)),
-    "survey from a key on": lambda c: peek.Peek(PageRequest(0, 100, "k4", limit=3), ()).on_sqlite(Session(c, NOW)),
-    "survey past": lambda c: peek.Peek(PageRequest(limit=5), ("shut", "task1")).on_sqlite(Session(c, NOW)),
-    "depths": lambda c: backlog.Backlog(4, 50, 5).on_sqlite(Session(c, NOW)),
+    "peek from a key on": lambda c: peek.Peek(PageRequest(0, 100, "k4", limit=3), ()).on_sqlite(Session(c, NOW)),
+    "peek past": lambda c: peek.Peek(PageRequest(limit=5), ("shut", "task1")).on_sqlite(Session(c, NOW)),
+    "backlog": lambda c: backlog.Backlog(4, 50, 5).on_sqlite(Session(c, NOW)),
     "claim of one key": lambda c: claim.pick_sqlite(Session(c, NOW), 20, [Share(100, "k2", 20)], {}),
     "claim of several": lambda c: claim.pick_sqlite(
         Session(c, NOW), 20, [Share(100, f"k{n}", 5) for n in (2, 4, 6, 8)], {}
@@ -319,7 +320,7 @@ WORK: dict[str, Callable[[sqlite3.Connection], Any]] = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list(WORK))
-def test_sqlite_works_no_more_on_a_deep_line(files: dict[str, sqlite3.Connection], name: str) -> None:
+def test_sqlite_works_no_more_on_a_deep_queue(files: dict[str, sqlite3.Connection], name: str) -> None:
     """C4."""
     found = {depth: WORK[name](connection) for depth, connection in files.items()}
     size = {depth: len(one) if isinstance(one, list) else len(one.heads) for depth, one in found.items()}
