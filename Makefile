@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv tools check test quiet fuzz chaos demo bench clean
+.PHONY: help venv tools check test quiet fuzz model chaos demo bench clean
 
 help: ## list the commands
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -40,6 +40,9 @@ quiet: $(STAMP) ## test the service with the signals between replicas off: the s
 
 fuzz: $(STAMP) ## send random requests, replies, graphs and conditions, TIMES=10 as many as in make test
 	DWARF_FUZZ=$(or $(TIMES),10) $(BIN)/pytest -n 2 tests/fuzz
+
+model: $(STAMP) ## run random workflows on both databases and compare with a model: EXAMPLES=1000
+	DWARF_EXAMPLES=$(or $(EXAMPLES),1000) $(BIN)/pytest -n 2 tests/model
 
 chaos: $(STAMP) ## break real processes at random and check the results: SECONDS=600 SEED=7
 	$(BIN)/python -m tests.chaos --seconds $(or $(SECONDS),180) $(if $(SEED),--seed $(SEED))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,8 @@ from tests.model.graphs import graphs
 from tests.model.tasks import examples
 
 KEPT = Path(__file__).parent / "kept"
+EXAMPLES = int(os.environ.get("DWARF_EXAMPLES", "0") or 0)
+"""Examples of each random test; 0 for as many as `make test` takes."""
 RANDOM = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.large_base_example])
 
 
@@ -66,14 +69,14 @@ def test_the_engine_does_what_the_model_says(memory: EngineGroup, example: Examp
 
 
 @pytest.mark.slow
-@settings(max_examples=600, parent=RANDOM)
+@settings(max_examples=EXAMPLES or 600, parent=RANDOM)
 @given(examples())
 def test_the_engine_does_what_the_model_says_many_times(memory: EngineGroup, example: Example) -> None:
     memory.check(example)
 
 
 @pytest.mark.slow
-@settings(max_examples=300, parent=RANDOM)
+@settings(max_examples=EXAMPLES or 300, parent=RANDOM)
 @given(examples(fragile=6))
 def test_a_flow_taken_up_again_from_a_step_goes_as_the_model_says(memory: EngineGroup, example: Example) -> None:
     memory.check(example)
@@ -87,7 +90,7 @@ def test_a_cancelled_flow_that_is_forked_goes_as_if_it_had_not_been(memory: Engi
 
 
 @pytest.mark.slow
-@settings(max_examples=300, parent=RANDOM)
+@settings(max_examples=EXAMPLES or 300, parent=RANDOM)
 @given(examples(fragile=3, cut=True))
 def test_a_cancelled_flow_that_is_forked_goes_as_if_it_had_not_been_many_times(
     memory: EngineGroup, example: Example
@@ -96,7 +99,7 @@ def test_a_cancelled_flow_that_is_forked_goes_as_if_it_had_not_been_many_times(
 
 
 @pytest.mark.slow
-@settings(max_examples=100, parent=RANDOM)
+@settings(max_examples=EXAMPLES or 100, parent=RANDOM)
 @given(examples(fragile=3, cut=True))
 def test_on_postgresql_a_cancelled_flow_that_is_forked_goes_as_if_it_had_not_been(
     on_postgres: EngineGroup, example: Example
@@ -105,7 +108,7 @@ def test_on_postgresql_a_cancelled_flow_that_is_forked_goes_as_if_it_had_not_bee
 
 
 @pytest.mark.slow
-@settings(max_examples=100, parent=RANDOM)
+@settings(max_examples=EXAMPLES or 100, parent=RANDOM)
 @given(examples())
 def test_on_postgresql_the_engine_does_what_the_model_says(on_postgres: EngineGroup, example: Example) -> None:
     on_postgres.check(example)
@@ -130,7 +133,7 @@ def test_where_every_field_is_borrowed_nothing_differs(memory: EngineGroup, exam
 
 
 @pytest.mark.slow
-@settings(max_examples=300, parent=RANDOM)
+@settings(max_examples=EXAMPLES or 300, parent=RANDOM)
 @given(examples())
 def test_where_every_field_is_borrowed_nothing_differs_many_times(memory: EngineGroup, example: Example) -> None:
     with everything_lent():
@@ -138,7 +141,7 @@ def test_where_every_field_is_borrowed_nothing_differs_many_times(memory: Engine
 
 
 @pytest.mark.slow
-@settings(max_examples=50, parent=RANDOM)
+@settings(max_examples=EXAMPLES or 50, parent=RANDOM)
 @given(examples())
 def test_on_postgresql_where_every_field_is_borrowed_nothing_differs(
     on_postgres: EngineGroup, example: Example
