@@ -159,9 +159,9 @@ async def _holder(raw: Any) -> str:
         """,
         MIGRATION_LOCK_ID,
     )
-    if row is None or row[0] is None:
+    pid, user, name, host, since = row if row is not None else [None] * 5
+    if pid is None:
         return "which was held by another session a moment ago"
-    pid, user, name, host, since = row
     more = [
         f"user {user}" if user else "",
         name or "",

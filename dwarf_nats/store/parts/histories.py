@@ -25,13 +25,16 @@ class SqlHistories:
 
     async def called(self, root_id: int, step_ids: Sequence[int]) -> dict[int, Called]:
         rows = await self._database.fetch(histories.CALLED, root_id, list(step_ids))
-        return {int(row[0]): Called(*row[1:]) for row in rows}
+        return {step_id: Called(*flow) for step_id, *flow in rows}
 
     async def first_steps(self, flow_ids: Sequence[int], limit: int) -> dict[int, list[StepRow]]:
         found: dict[int, list[StepRow]] = {flow_id: [] for flow_id in flow_ids}
         at = 0
         while at < len(flow_ids):
-            size = next((one for one in histories.SIZES if one >= len(flow_ids) - at), histories.SIZES[-1])
+            size = next(
+                (one for one in histories.FIRST_STEPS_BATCH_FLOWS if one >= len(flow_ids) - at),
+                histories.FIRST_STEPS_BATCH_FLOWS[-1],
+            )
             some = list(flow_ids[at : at + size])
             at += size
             rows = await self._database.fetch(

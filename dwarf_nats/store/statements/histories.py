@@ -27,7 +27,7 @@ LAST = (
 FIRST_BRANCH = (
     f"select {_COLUMNS} from dwarf_steps where spawn_id = $1 and spawn_id <> 0 and ordinal = 0 and predecessor_id = $1"
 )
-SIZES = (1, 8, 64)
+FIRST_STEPS_BATCH_FLOWS = (1, 8, 64)
 """Numbers of flows for which there is a statement: few texts, so that their plans are kept."""
 NO_FLOW = -1
 """An id that no flow has: it fills up a statement for more flows than are wanted."""

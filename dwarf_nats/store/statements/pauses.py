@@ -41,7 +41,7 @@ INTERRUPT_PAYLOAD = "update dwarf_steps set interrupt_payload = $2 where step_id
 LOCK_FLOW = f"select {', '.join(_LockedFlow._fields)} from dwarf_flows where flow_id = $1 {{for_update}}"
 # A transaction may have begun before one that has already committed a pause: asked while the root is locked, so that a pause
 # that was seen as the oldest stays the oldest.
-STAND_LAST = """
+KEEP_PAUSE_ORDER = """
 update dwarf_steps set updated_at = {greatest}(updated_at, 1 + coalesce((
   select max(s.updated_at) from dwarf_steps s
   where s.status = 'interrupted' and s.step_id <> $1 and s.flow_id in (
@@ -109,7 +109,7 @@ def pause(group: Sequence[Settlement], settled: SettleResult) -> Cascade:
                 )
                 settled.ended.append(EndedFlow(ref, end, at))
             flow_id = flow.surgraph_flow_id
-        yield Query(STAND_LAST, (one.step.step_id, one.step.flow.root_id))
+        yield Query(KEEP_PAUSE_ORDER, (one.step.step_id, one.step.flow.root_id))
 
 
 # -- by an operation
