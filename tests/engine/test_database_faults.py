@@ -162,15 +162,15 @@ async def _when_back(operation: Callable[[], Awaitable[Outcome]]) -> Outcome:
 
 
 @pytest.mark.slow
-async def test_rights_that_are_taken_away_are_waited_for(pg_dsn: str, proxy: TaskProxy) -> None:
+async def test_rights_that_are_taken_away_are_waited_for(empty_pg_dsn: str, proxy: TaskProxy) -> None:
     """Semantics: database-errors; a right that is missing says nothing of the value."""
-    name = pg_dsn.rsplit("/", 1)[1]
+    name = empty_pg_dsn.rsplit("/", 1)[1]
     gate = Gate()
     proxy.handle_graph(line("gated", "gate"))
     proxy.handle_task("gate", gate)
-    async with admin(pg_dsn) as execute:
+    async with admin(empty_pg_dsn) as execute:
         await execute(f"create role {name}_app login; grant all on schema public to {name}_app")
-        theirs = pg_dsn.replace("postgres@", f"{name}_app@")
+        theirs = empty_pg_dsn.replace("postgres@", f"{name}_app@")
         try:
             async with open_engine(theirs, tasks=proxy, graphs=proxy, settings=EngineSettings(drain_ms=0)) as engine:
                 flow = await engine.create("gated", {}, start=True)
