@@ -28,7 +28,7 @@ class ClaimedRow(msgspec.Struct, gc=False):
     lease_seq: int
     """The lease generation of this claim (X1)."""
     state: str
-    """Without what is `borrowed`."""
+    """Without the fields that `borrowed` refers to."""
     changes: str
     age_us: int
     """Since the step was first dispatched."""

@@ -166,7 +166,7 @@ def _follow(deciding: Deciding, route: Route, changes: State, state: State, *, s
     delay_us = min(sleep_ms * 1000, retries.MAX_DELAY_US)
     if branches:
         settlement.branches = [
-            _born(deciding, branch, delay_us, spawn_id=step.step_id, ordinal=ordinal)
+            _new_step(deciding, branch, delay_us, spawn_id=step.step_id, ordinal=ordinal)
             for ordinal, branch in enumerate(branches)
         ]
     elif following.arrives:
@@ -178,7 +178,7 @@ def _follow(deciding: Deciding, route: Route, changes: State, state: State, *, s
         if refs:
             state_json = encode_state(state_refs.strip(state, refs))
         entry = _Entry(following.target, state, state_json, refs)
-        settlement.successor = _born(deciding, entry, delay_us, spawn_id=step.spawn_id, ordinal=step.ordinal)
+        settlement.successor = _new_step(deciding, entry, delay_us, spawn_id=step.spawn_id, ordinal=step.ordinal)
     return settlement
 
 
@@ -267,7 +267,7 @@ def _check_bytes(size: int, what: str, limits: Limits) -> None:
         raise StepError(over(f"{what} is {size} bytes", "max_state_bytes", limits.max_state_bytes, ELSEWHERE), 413)
 
 
-def _born(deciding: Deciding, entry: _Entry, delay_us: int, *, spawn_id: int, ordinal: int) -> NewStep:
+def _new_step(deciding: Deciding, entry: _Entry, delay_us: int, *, spawn_id: int, ordinal: int) -> NewStep:
     ref = deciding.new_step()
     node = deciding.graph.nodes[entry.node]
     return NewStep(

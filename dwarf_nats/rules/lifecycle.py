@@ -47,8 +47,9 @@ STEP_CHANGES: Changes = {
     (Status.COMPLETED, Status.RUNNING): ("its child runs again",),
     (Status.FAILED, Status.RUNNING): ("its child runs again",),
 }
-"""A step that waits for its child stays running, parked; it can be restarted while its child is paused. Steps are born created,
-pending or running; one copied by a fork as it was, or pending if a cancel had cut it off."""
+"""(from, to) → what causes it. A step that waits for its child stays running, parked; it can be restarted while its child is
+paused. Steps are inserted as created, pending or running. A fork copies steps as they were; those that a cancel cut off become
+pending."""
 
 FLOW_LIVE = frozenset({Status.RUNNING, Status.INTERRUPTED})
 """A flow that has begun and not ended: its steps are claimed and settled."""

@@ -59,7 +59,7 @@ def interrupted(step: ClaimedStep, changes: State, payload: Raw | None) -> Settl
 
 
 def waiting(step: ClaimedStep, changes: State, input_: State, *, child: Child, entry: StepRef) -> Settlement:
-    """The step waits for a child flow, which is born with exactly `input_` as its state (P1).
+    """The step waits for a child flow, which is created with exactly `input_` as its state (P1).
 
     The child inherits baggage, scheduling, breakpoints and time budget, and is a thread of its own. `entry`: its first step.
     """

@@ -104,7 +104,7 @@ class StepRow:
     node: str
     url: str
     state: str
-    """Without what is `borrowed` (`state_refs`)."""
+    """Without the fields that `borrowed` refers to (`state_refs`)."""
     changes: str
     status: Status
     attempt: int

@@ -54,7 +54,7 @@ class Pause:
 class Settlement:
     """The result of one answer: all that becomes true when it is written.
 
-    `status`: completed, failed, interrupted, pending (a retry, or given back after `delay_us`), or running for a step that
+    `status`: completed, failed, interrupted, pending (a retry, or released for `delay_us`), or running for a step that
     waits for its child.
     """
 
@@ -118,7 +118,7 @@ class Applied(msgspec.Struct, gc=False):
     at: int
 
 
-class BornStep(NamedTuple):
+class CreatedStep(NamedTuple):
     """A pending step that came to be by what a group did together."""
 
     flow: FlowContext
@@ -145,11 +145,11 @@ class SettleResult:
     """The result of writing a group of settlements.
 
     `applied`: by step id, those that were not fenced off (X1). `with_breakpoints`: steps whose flows have breakpoints, so that
-    what follows them was born pending whatever was asked (O12).
+    what follows them was created pending, not eager (O12).
     """
 
     applied: dict[int, Applied] = field(default_factory=dict)
     with_breakpoints: frozenset[int] = frozenset()
-    born: list[BornStep] = field(default_factory=list)
+    created: list[CreatedStep] = field(default_factory=list)
     woken: list[WokenStep] = field(default_factory=list)
     ended: list[EndedFlow] = field(default_factory=list)

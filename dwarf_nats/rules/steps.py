@@ -1,4 +1,4 @@
-"""Steps and flows as the rules handle them: claimed, about to be born, or named in what follows.
+"""Steps and flows as the rules handle them: claimed, about to be created, or referred to.
 
 The values with many fields are structs that take keywords only, so that no two fields can be swapped by mistake. A struct is
 made in about half the time of a dataclass with slots (`docs/design/0025-values-by-keyword.md`).
@@ -30,7 +30,7 @@ class StepRef(msgspec.Struct, frozen=True, gc=False):
 
 
 NewIds = Callable[[], StepRef]
-"""Gives the id and token of a step that is about to be born."""
+"""Gives the id and token of a step that is about to be created."""
 
 
 class ReadyStep(NamedTuple):
@@ -138,7 +138,7 @@ class ClaimedStep(msgspec.Struct, kw_only=True):
     begun: bool = False
     """Its execution has begun; before that, an asyncio task that is cancelled would never run, nor tidy up."""
     called_off: bool = False
-    """It is to be given back as soon as its execution begins."""
+    """It is to be released as soon as its execution begins."""
     span: Any = None
     """The span of its dispatch, if telemetry is on (T2)."""
     _input: State | None = None
@@ -173,7 +173,7 @@ class ClaimedStep(msgspec.Struct, kw_only=True):
 class NewStep(msgspec.Struct, kw_only=True):
     """A successor. If `eager`, it is inserted as already claimed by this replica; `delay_us` holds it back (X6).
 
-    `state_json`: its state as it is written, without what it borrows from `refs`.
+    `state_json`: its state as it is written, without the fields in `refs`.
     """
 
     step_id: int

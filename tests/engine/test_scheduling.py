@@ -315,7 +315,7 @@ async def on_shard(one: Scheduled, number: int, label: Any, **options: Any) -> N
 
 
 async def waiting_for_a_slot(one: Scheduled) -> None:
-    """Let the refiller come to where it waits for a free hand."""
+    """Let the fetcher come to where it waits for a free slot."""
     await quiet(one.engine)
 
 
@@ -353,7 +353,7 @@ async def test_a_shard_that_is_away_holds_up_no_other(tmp_path: Path) -> None:
 
 
 async def test_a_shard_that_does_not_answer_holds_up_no_other(tmp_path: Path) -> None:
-    """B6: nor does its silence take hands for ever."""
+    """B6: nor does its silence take slots for ever."""
     dsns = [f"sqlite:///{tmp_path / name}.db" for name in ("one", "two")]
     async with scheduled(*dsns) as one:
         await one.hold()
@@ -483,7 +483,7 @@ async def test_the_engine_looks_again_when_a_task_may_be_asked_again() -> None:
 
 
 async def quiet(engine: Engine) -> None:
-    """Let the engine do all it will do without time passing: its refiller sleeps, its databases are idle."""
+    """Let the engine do all it will do without time passing: its fetcher sleeps, its databases are idle."""
     for _ in range(200):
         await asyncio.sleep(0)
     for shard in engine.shards.values():
@@ -589,7 +589,7 @@ async def test_an_idle_engine_asks_its_database_for_little() -> None:
     assert len(asked) < 30
 
 
-# -- hands (O17)
+# -- worker slots (O17)
 
 
 async def test_more_workers_take_steps_at_once(dsn: str) -> None:

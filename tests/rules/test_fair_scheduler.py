@@ -138,7 +138,7 @@ def test_what_one_key_does_not_use_the_others_get() -> None:
 
 
 def test_a_better_band_is_served_out_before_a_worse_one() -> None:
-    """C1: in one claim, as far as hands reach."""
+    """C1: in one claim, as far as slots reach."""
     queue = Queue().add("x", 3, band=1).add("y", 4, band=2).add("z", 100, band=7)
     assert Replica(queue).claim(10) == {(1, "x"): 3, (2, "y"): 4, (7, "z"): 3}
     assert Replica(Queue().add("x", 30, band=1).add("y", 4, band=2)).claim(10) == {(1, "x"): 10}

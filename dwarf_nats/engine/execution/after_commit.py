@@ -108,12 +108,12 @@ class AfterCommit:
     def cascaded(self, result: SettleResult) -> None:
         """Follow up on what a group did together: fan-in steps made, callers resumed, flows ended or paused by cohorts."""
         now = self._clock.now()
-        for flow, _ in result.born:
+        for flow, _ in result.created:
             self._ready_queue.hint_flow(flow)
         for woken in result.woken:
             self._ready_queue.hint(woken.priority)
         changed = [self._announcer.stopped(flow, outcome_at(flow, end), at) for flow, end, at in result.ended]
-        pending = [ReadyStep(step.step_id, flow.priority, now) for flow, step in result.born]
+        pending = [ReadyStep(step.step_id, flow.priority, now) for flow, step in result.created]
         pending += [ReadyStep(woken.step_id, woken.priority, now) for woken in result.woken]
         self._announcer.announce(changed, pending, [StoppedFlow(flow.key, end.status) for flow, end, _ in result.ended])
 

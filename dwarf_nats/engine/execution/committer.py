@@ -276,7 +276,7 @@ class Committer:
                 listener.fenced(one)
         if written:
             listener.settled(written, settled)
-        if settled.born or settled.woken or settled.ended:
+        if settled.created or settled.woken or settled.ended:
             listener.cascaded(settled)
 
     async def _written(self, group: list[Settlement]) -> SettleResult:

@@ -317,7 +317,7 @@ class ReadyQueue:
         self._poll_at = self._clock.now() + round(seconds * 1_000_000)
 
     def back_off_from_defect(self) -> bool:
-        """A defect: do not repeat it in a tight loop. The lease reaper gives back what was claimed and not handed over.
+        """A defect: do not repeat it in a tight loop. The lease reaper releases what was claimed and not handed over.
 
         Returns whether it is to be logged: a defect that comes again within a minute is logged once.
         """

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from dwarf_nats.errors import BadRequest, TooLarge
 from dwarf_nats.rules import fan_in, state_refs
 from dwarf_nats.rules.decide import Deciding, fail_or_handle
-from dwarf_nats.rules.settlement import BornStep, EndedFlow, FlowEnd, Settlement, SettleResult
+from dwarf_nats.rules.settlement import CreatedStep, EndedFlow, FlowEnd, Settlement, SettleResult
 from dwarf_nats.rules.steps import ClaimedStep, FlowContext, NewIds, NewStep, StepRef, eager_step
 from dwarf_nats.store.commands import PROBLEMS, Cascade, InsertSteps, Query, QueryMany, StepInsert
 from dwarf_nats.store.dialect import LIVE
@@ -231,7 +231,7 @@ def _converge(arriving: _Arriving, cohorts: Sequence[_Converging]) -> Cascade:
         if problem is None:
             due = max(member.resume_at for member in one.members if member.arrived)
             inserts.append(StepInsert(flow, born, one.arrivals.last.step_id, not_before=due))
-            arriving.settled.born.append(BornStep(flow, born))
+            arriving.settled.created.append(CreatedStep(flow, born))
         else:
             failures.append((one, born, problem))
     if inserts:
@@ -291,10 +291,10 @@ def _failed_fan_in(
         yield QueryMany(PROBLEMS, [(outcome.problems_json(), step.step_id)])
     if outcome.branches:
         yield InsertSteps([StepInsert(step.flow, branch, step.step_id) for branch in outcome.branches])
-        settled.born += [BornStep(step.flow, branch) for branch in outcome.branches]
+        settled.created += [CreatedStep(step.flow, branch) for branch in outcome.branches]
     if successor is not None:
         yield InsertSteps([StepInsert(step.flow, successor, step.step_id)])
-        settled.born.append(BornStep(step.flow, successor))
+        settled.created.append(CreatedStep(step.flow, successor))
     if outcome.arrives:
         yield Query(ARRIVED, (step.step_id,))
         arriving.outward.add(step.flow, step, step.spawn_id, row.error)
