@@ -34,7 +34,7 @@ LAST_COMMIT_SECONDS = 5
 
 
 class Duties(Protocol):
-    """What goes on for a shard while it is open, beside its steps."""
+    """The background work of a shard while it is open, beside its steps."""
 
     async def prepare(self) -> None:
         """Do what comes before the first claim. Raises `Unavailable`."""
@@ -95,7 +95,7 @@ class Shard:
 
     @property
     def opened(self) -> bool:
-        """Whether its database is open."""
+        """Tell whether its database is open."""
         return bool(self._jobs)
 
     async def open(
@@ -189,8 +189,8 @@ class Shard:
             self.store.steps,
             shared.settings,
             shared.clock,
-            self.step_ids,
-            self.availability,
+            step_ids=self.step_ids,
+            availability=self.availability,
             on_written=partial(instruments.commit_time, shard) if instruments.listening else None,
             logger=shared.logger,
         )

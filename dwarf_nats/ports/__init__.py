@@ -1,4 +1,4 @@
-"""What the engine asks of the world, in words of the domain.
+"""The ports: everything the engine asks of the world, in words of the domain.
 
 The engine talks to these Protocols only. `dwarf_nats.store` implements those of a database (`store`, `control`, `shared`);
 `dwarf_nats.bus`, `dwarf_nats.testing` or an embedding host implement the others (`world`).

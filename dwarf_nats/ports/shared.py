@@ -126,7 +126,7 @@ class ReplicaStore(Protocol):
         ...
 
     known_shards: int
-    """How many shards this replica knows; the others learn it from its next heartbeat."""
+    """The number of shards this replica knows; the others learn it from its next heartbeat."""
 
     async def heartbeat(self, name: str) -> HeartbeatReply:
         """Renew this replica's row (B2); return what a lost signal would have told (B1)."""

@@ -49,6 +49,7 @@ def cohort_of(step: StepRow, steps: Mapping[int, StepRow]) -> int | None:
 def merge_again(
     graph: Graph,
     node: str,
+    *,
     spawn: Spawn,
     members: Sequence[Member],
     state: State,

@@ -26,10 +26,10 @@ class Maintenance:
         self.runner = DutyRunner(shard.number, replica.clock, replica.logger)
         self.integrity = Integrity(
             replica,
-            store.replicas,
-            store.integrity,
-            shard.announcer,
-            partial(replica.deployment.free_deleted_keys, shard),
+            replicas=store.replicas,
+            integrity=store.integrity,
+            announcer=shard.announcer,
+            free_keys=partial(replica.deployment.free_deleted_keys, shard),
         )
         self.heartbeat = Heartbeat(
             replica,

@@ -149,7 +149,7 @@ class FairScheduler:
             given = {shard: _allot(priority_class, ready, slots)}
         else:
             places = _places(priority, views)
-            ready = {name: views[found[0][1]].keys(priority)[name] for name, found in places.items()}
+            ready = {name: views[shard].keys(priority)[name] for name, ((_, shard), *_) in places.items()}
             priority_class.update(ready)
             given = {shard: {} for shard in views}
             for name, count in _allot(priority_class, ready, slots).items():

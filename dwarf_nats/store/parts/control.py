@@ -45,7 +45,7 @@ class SqlControl:
 
     async def resume_break(self, flow: FlowRow, overrides: State, limits: Limits = UNLIMITED) -> TreeChange:
         return await self._database.transact(
-            lambda tx: pauses.resume_break(tx, flow.flow_id, flow.root_id, overrides, limits)
+            lambda tx: pauses.resume_break(tx, flow.flow_id, flow.root_id, overrides, limits=limits)
         )
 
     async def break_before(self, flow: FlowRow, task: str, *, enabled: bool) -> None:
@@ -60,7 +60,7 @@ class SqlControl:
         self, step: StepRow, flow: FlowRow, overrides: State, graph_of: GraphOf, limits: Limits = UNLIMITED
     ) -> TreeChange:
         return await self._database.transact(
-            lambda tx: restart_from.restart_from(tx, step.step_id, flow, overrides, graph_of, limits)
+            lambda tx: restart_from.restart_from(tx, step.step_id, flow, overrides, graph_of=graph_of, limits=limits)
         )
 
     async def insert_fork(self, root: FlowRow, forked: Forked) -> TreeChange:

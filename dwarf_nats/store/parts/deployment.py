@@ -1,4 +1,4 @@
-"""What the replicas of a deployment agree on."""
+"""The facts that the replicas of a deployment agree on."""
 
 from __future__ import annotations
 

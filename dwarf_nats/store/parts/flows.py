@@ -81,7 +81,7 @@ class SqlFlows:
     async def list_page(
         self, query: Query, limit: int, thread_id: int | None, cursor: str
     ) -> tuple[list[SummaryRow], str]:
-        return await listing.page(self._database, self.shard, query, limit, thread_id, cursor)
+        return await listing.page(self._database, self.shard, query, limit=limit, thread_id=thread_id, cursor=cursor)
 
     async def size(self) -> StoreSize:
         (row,) = await self._database.fetch(flows.SIZE)

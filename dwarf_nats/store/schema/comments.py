@@ -1,4 +1,4 @@
-"""What the tables and their less obvious columns hold, for a reader of the schema; in the order in which they are shown."""
+"""Comments on the tables and their less obvious columns, for a reader of the schema; in the order in which they are shown."""
 
 from __future__ import annotations
 

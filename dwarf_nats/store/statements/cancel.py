@@ -32,13 +32,15 @@ async def cancel(tx: Tx, flow: FlowRow, reason: str, final_state: FinalState) ->
     """
     flows = await tree(tx, flow.root_id)
     if flow.flow_id in flows and not flows[flow.flow_id].status.terminal:
-        change = await cancel_flows(tx, flow.root_id, None, reason, final_state)
+        change = await cancel_flows(tx, flow.root_id, None, reason=reason, final_state=final_state)
         if any(one.flow_id == flow.flow_id for one in change.changed):
             return change
     raise await conflict(tx, flow.flow_id, "cancelled", flow_sources(Status.CANCELLED))
 
 
-async def cancel_flows(tx: Tx, root_id: int, tops: set[int] | None, reason: str, final_state: FinalState) -> TreeChange:
+async def cancel_flows(
+    tx: Tx, root_id: int, tops: set[int] | None, *, reason: str, final_state: FinalState
+) -> TreeChange:
     """Cancel the living flows of a tree, or the `tops` among them and what they called; each gets a final state."""
     change = TreeChange()
     while True:  # what committed while the locks were waited for may have left a successor or a child

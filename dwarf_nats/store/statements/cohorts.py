@@ -137,7 +137,7 @@ def arrive(group: Sequence[Settlement], settled: SettleResult, new_step: NewIds,
 
 @dataclass(slots=True)
 class _Arriving:
-    """What the rounds of one group share. `outward`: the arrivals of the next round, at enclosing cohorts."""
+    """The values that the rounds of one group share. `outward`: the arrivals of the next round, at enclosing cohorts."""
 
     settled: SettleResult
     new_step: NewIds
@@ -239,7 +239,7 @@ def _converge(arriving: _Arriving, cohorts: Sequence[_Converging]) -> Cascade:
     for one, born, problem in failures:
         step = eager_step(one.arrivals.flow, born)
         outcome = fail_or_handle(Deciding(step, one.graph, arriving.new_step, arriving.limits), problem)
-        yield from _failed_fan_in(arriving, step, born, one.arrivals.last.step_id, outcome)
+        yield from _failed_fan_in(arriving, step, born, predecessor_id=one.arrivals.last.step_id, outcome=outcome)
 
 
 def _fan_in_step(cohort: _Converging, limits: Limits) -> tuple[NewStep, ErrorInfo | None]:
@@ -273,7 +273,7 @@ def _merged(
 
 
 def _failed_fan_in(
-    arriving: _Arriving, step: ClaimedStep, born: NewStep, predecessor_id: int, outcome: Settlement
+    arriving: _Arriving, step: ClaimedStep, born: NewStep, *, predecessor_id: int, outcome: Settlement
 ) -> Cascade:
     """Insert a fan-in step that has failed, with its consequences."""
     settled, successor = arriving.settled, outcome.successor

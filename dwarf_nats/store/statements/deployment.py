@@ -1,4 +1,4 @@
-"""What the replicas of a deployment agree on, kept in the databases themselves (O17)."""
+"""The facts that the replicas of a deployment agree on, kept in the databases themselves (O17)."""
 
 from __future__ import annotations
 

@@ -69,7 +69,9 @@ async def cancel_orphaned_children(tx: Tx, final_state: FinalState) -> TreeChang
             change.running += await lock_running(tx, doomed)
             await delete_flows(tx, doomed)
         else:
-            cancelled = await cancel_flows(tx, root_id, set(doomed), "its caller has ended", final_state)
+            cancelled = await cancel_flows(
+                tx, root_id, set(doomed), reason="its caller has ended", final_state=final_state
+            )
             change.changed += cancelled.changed
             change.running += cancelled.running
     return change

@@ -31,7 +31,7 @@ _AGES_MS = {"older_than_ms": "f.updated_at < {now} - $$", "newer_than_ms": "f.up
 
 
 async def page(
-    database: Database, shard: int, query: Query, limit: int, thread_id: int | None, cursor: str
+    database: Database, shard: int, query: Query, *, limit: int, thread_id: int | None, cursor: str
 ) -> tuple[list[SummaryRow], str]:
     """Return one page of flows, newest first, and the cursor of the next, empty on the last page.
 

@@ -142,7 +142,9 @@ async def resume(tx: Tx, flow_id: int, root_id: int, data: str) -> TreeChange:
     return TreeChange(await resume_flows(tx, ancestors(flows, paused.flow_id)), ready)
 
 
-async def resume_break(tx: Tx, flow_id: int, root_id: int, overrides: State, limits: Limits = UNLIMITED) -> TreeChange:
+async def resume_break(
+    tx: Tx, flow_id: int, root_id: int, overrides: State, *, limits: Limits = UNLIMITED
+) -> TreeChange:
     """Continue the oldest breakpoint of the flow, or of one it called, with `overrides` in its state (O11).
 
     Raises `Conflict` if there is none, `TooLarge` if the state would be with the overrides.

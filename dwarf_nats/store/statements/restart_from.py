@@ -60,7 +60,7 @@ WAIT_AGAIN = (
 
 
 async def restart_from(
-    tx: Tx, step_id: int, flow: FlowRow, overrides: State, graph_of: GraphOf, limits: Limits = UNLIMITED
+    tx: Tx, step_id: int, flow: FlowRow, overrides: State, *, graph_of: GraphOf, limits: Limits = UNLIMITED
 ) -> TreeChange:
     """Rewind a step in place, and the steps that waited for its flow up to the root (O13).
 
@@ -79,15 +79,17 @@ async def restart_from(
         raise NotFound("no such step")
     _refuse_cancelled(flows, flow_id)
     found = by_flow[flow_id][step_id]
-    again = await _merged_again(tx, found, by_flow[flow_id], lambda: graph_of(flows[flow_id]), overrides, limits)
+    again = await _merged_again(
+        tx, found, by_flow[flow_id], graph=lambda: graph_of(flows[flow_id]), overrides=overrides, limits=limits
+    )
     levels = _rewound(flows, by_flow, step_id, flow_id)
-    flows, doomed, running = await _locked(tx, root_id, path, levels, flows)
+    flows, doomed, running = await _locked(tx, root_id, path, levels=levels, flows=flows)
     _refuse_cancelled(flows, flow_id)
     if doomed:
         await delete_flows(tx, doomed)
     for level in levels:
         await _write_rewound(tx, by_flow, level)
-    ready = await _reset(tx, step_id, again, overrides, limits)
+    ready = await _reset(tx, step_id, again, overrides=overrides, limits=limits)
     ended = [one for one in path if flows[one].status.terminal]
     changed = await set_running(tx, ended) if ended else []
     changed += await resume_flows(tx, [flows[one] for one in path])
@@ -95,7 +97,7 @@ async def restart_from(
 
 
 async def _reset(
-    tx: Tx, step_id: int, again: unmerged.Again | None, overrides: State, limits: Limits
+    tx: Tx, step_id: int, again: unmerged.Again | None, *, overrides: State, limits: Limits
 ) -> list[ReadyStep]:
     """Make the step pending, with overrides in its state or with the input that was merged again."""
     if again is None:
@@ -124,6 +126,7 @@ async def _merged_again(
     tx: Tx,
     step: StepRow,
     steps: dict[int, StepRow],
+    *,
     graph: Callable[[], Graph],
     overrides: State,
     limits: Limits,
@@ -134,7 +137,9 @@ async def _merged_again(
         return None
     spawn, members = await _queried(tx, cohorts.read(spawn_id, limits))
     ((state, _),) = await tx.fetch(STATE, step.step_id)
-    return unmerged.merge_again(graph(), step.node, spawn, members, decode_state(state), overrides, limits)
+    return unmerged.merge_again(
+        graph(), step.node, spawn=spawn, members=members, state=decode_state(state), overrides=overrides, limits=limits
+    )
 
 
 async def _queried(tx: Tx, commands: Generator[Query, list[Row], T]) -> T:
@@ -175,7 +180,7 @@ def _waiting_for_paused(flows: dict[int, FlowRow]) -> set[int]:
 
 
 async def _locked(
-    tx: Tx, root_id: int, path: list[int], levels: list[_Level], flows: dict[int, FlowRow]
+    tx: Tx, root_id: int, path: list[int], *, levels: list[_Level], flows: dict[int, FlowRow]
 ) -> tuple[dict[int, FlowRow], list[int], list[StepRef]]:
     """Lock the flows that removed steps called, and those of the path.
 
