@@ -37,10 +37,14 @@ PENDING = "select count(*) from dwarf_steps where status = 'pending' and parked 
 
 
 class Limited:
-    """A task that takes `limit` operations in any second and answers 429 beyond. `took`: when it took one."""
+    """A task that takes `limit` operations in any second and answers 429 beyond. `took`: when it took one.
 
-    def __init__(self, clock: Clock, limit: int) -> None:
+    It refuses the calls numbered `refuses` however slowly they come, so that a slow machine meets the limit, too.
+    """
+
+    def __init__(self, clock: Clock, limit: int, *, refuses: range = range(0)) -> None:
         self.limit = limit
+        self._refuses = refuses
         self.asked: list[int] = []
         self.took: list[int] = []
         self._clock = clock
@@ -51,7 +55,7 @@ class Limited:
         self.asked.append(now)
         while self._recent and self._recent[0] <= now - 1_000_000:
             self._recent.popleft()
-        if len(self._recent) >= self.limit:
+        if len(self._recent) >= self.limit or len(self.asked) in self._refuses:
             raise TaskError("slow down", 429)
         self._recent.append(now)
         self.took.append(now)
@@ -224,7 +228,7 @@ async def test_what_is_told_is_not_told_again(timed: Engine, heard: Remembered, 
 async def test_two_replicas_slow_down_together(pg_dsn: str) -> None:
     """V3: each tells the other where it was cut to; all is done in the end, by both."""
     proxy = TaskProxy()
-    task = Limited(SystemClock(), 60)
+    task = Limited(SystemClock(), 60, refuses=range(30, 40))
     proxy.handle_task("limited", task)
     (first, said), (second, answered) = wired(pg_dsn, proxy)
     async with first as one, second as two:
@@ -240,7 +244,7 @@ async def test_two_replicas_slow_down_together(pg_dsn: str) -> None:
 @pytest.mark.slow
 async def test_replicas_without_signals_are_bounced_each_for_itself(pg_dsn: str, proxy: TaskProxy) -> None:
     """V3, B1: losing every signal costs latency, never correctness."""
-    task = Limited(SystemClock(), 60)
+    task = Limited(SystemClock(), 60, refuses=range(30, 40))
     proxy.handle_task("limited", task)
     often = {"replica_timeout_ms": 500}  # they look at the database every half second
     async with replica(pg_dsn, proxy, **often) as one, replica(pg_dsn, proxy, **often) as two:
