@@ -24,6 +24,14 @@ settings.load_profile("shared")
 _numbers = itertools.count(1)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What needs a server is slow, as the mark says: `make check` leaves it to `make test`."""
+    for item in items:
+        if "nats_server" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(autouse=True)
 def _no_log_of_a_command_outlives_its_test() -> Iterator[None]:
     """A command that runs in this process sets up the log of the process, on a stream that ends with the command."""

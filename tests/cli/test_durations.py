@@ -12,6 +12,8 @@ from dwarf_nats.cli.durations import LONGEST_MS, parse_ms, show_ms
 from tests.cli.conftest import Run
 from tests.cli.test_usage import COMMANDS, KEY, NOBODY
 
+pytestmark = pytest.mark.slow
+
 DAY = 86_400_000
 
 

@@ -18,6 +18,8 @@ from dwarf_nats.cli.main import app
 from tests.cli.conftest import Run
 from tests.render.diagrams import read
 
+pytestmark = pytest.mark.slow
+
 NOBODY = "nats://127.0.0.1:1"
 KEY = "1-42-a1B2c3D4e5F6g7H8"
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+import pytest
+
 from dwarf_nats.engine.projections import nested_history
 from dwarf_nats.render import history_mermaid
 from dwarf_nats.wire import codec
@@ -12,6 +14,8 @@ from dwarf_nats.workflow.options import FlowOptions, Query
 from dwarf_nats.workflow.records import Step
 from dwarf_nats.workflow.status import Status
 from tests.support.flows import Bench, bench, line
+
+pytestmark = pytest.mark.slow
 
 DEPTH = 1_500
 

@@ -22,6 +22,8 @@ from dwarf_nats.telemetry.catalogue import CATALOGUE, Kind
 from tests.support.caller import deployment, line, settings
 from tests.support.telemetry import WAIT
 
+pytestmark = pytest.mark.slow
+
 
 class Collector:
     """Takes what is posted. `posted`: paths and bodies; `refuses`: the code of every answer, if it is to refuse."""
