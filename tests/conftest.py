@@ -26,7 +26,7 @@ _numbers = itertools.count(1)
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What needs a server is slow, as the mark says: `make check` leaves it to `make test`."""
+    """Mark tests that need a NATS server as slow: `make check` leaves them to `make test`."""
     for item in items:
         if "nats_server" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.slow)

@@ -1,4 +1,4 @@
-"""What follows a commit, in its order: drop, dispatch or release, count, hint, announce."""
+"""The effects of a commit, in their order: drop, dispatch or release, count, hint, announce."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What replicas agree on, and idempotency keys over all shards and operations (O1, O15, O17)."""
+"""The facts that replicas agree on, and idempotency keys over all shards and operations (O1, O15, O17)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a query or an option may be, and what it finds, on both databases (O1, O9, O15)."""
+"""Queries and options: the values they may have and the flows they find, on both databases (O1, O9, O15)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What tasks do, as data: the same data drives the model's flow API and the real one.
+"""The behaviour of tasks, as data: the same data drives the model's flow API and the real one.
 
 A behaviour is chosen by node, by the attempt and by the state, and played on a flow API, which is the real `Flow` or the
 model's. Everything here goes through JSON unchanged, so that a failing example can be printed and run again.
@@ -16,7 +16,7 @@ from tests.model.values import classified
 
 
 class FlowApi(Protocol):
-    """What a behaviour needs of a flow; `dwarf_nats.workflow.flow.Flow` has it."""
+    """The part of a flow that a behaviour needs; `dwarf_nats.workflow.flow.Flow` has it."""
 
     @property
     def attempt(self) -> int: ...

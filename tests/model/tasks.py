@@ -1,4 +1,4 @@
-"""What tasks do, read from choices for a graph; and whole examples."""
+"""The behaviour of tasks, read from choices for a graph; and whole examples."""
 
 from __future__ import annotations
 

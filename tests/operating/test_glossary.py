@@ -20,7 +20,7 @@ def rows() -> Iterator[tuple[str, list[str]]]:
 
 
 def missing(names: list[str]) -> Iterator[str]:
-    """What a cell such as `Class` in `folder/file.py` names and the code does not have."""
+    """The names in a cell such as `Class` in `folder/file.py` that the code does not have."""
     *classes, path = names
     file = PACKAGE / path
     if not file.is_file():

@@ -44,7 +44,7 @@ def anchors(page: Path) -> set[str]:
 
 
 def prose(path: Path) -> Iterator[tuple[int, str]]:
-    """What a Python file says in words, with the line: comments, docstrings, texts below constants, comments of SQL."""
+    """The prose of a Python file, with the line: comments, docstrings, texts below constants, comments of SQL."""
     text = path.read_text(encoding="utf-8")
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type == tokenize.COMMENT:

@@ -183,7 +183,7 @@ def call(number: int) -> TaskCall:
 
 
 class Answers:
-    """What the executor answers, by step."""
+    """The answers of the executor, by step."""
 
     def __init__(self) -> None:
         self.said: dict[str, Answer] = {}

@@ -1,4 +1,4 @@
-"""What an error of a database is taken for (semantics: database-errors): the value's fault, or the moment's."""
+"""The classification of database errors (semantics: database-errors): the value's fault, or the moment's."""
 
 from __future__ import annotations
 

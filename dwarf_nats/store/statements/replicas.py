@@ -7,7 +7,7 @@ from dwarf_nats.store.statements.breakers import ANY_HELD
 from dwarf_nats.store.statements.ready import FIRST_READY, NEXT_SCHEDULED
 from dwarf_nats.workflow.status import Parked
 
-# What a lost signal would have told comes along: held tasks, due steps, the number of shards (B1).
+# The facts that a lost signal would have carried come along: held tasks, due steps, the number of shards (B1).
 HEARTBEAT = (
     "insert into dwarf_replicas (replica_id, name, seen_at, shards) values ($1, $2, {now}, $3)"
     " on conflict (replica_id) do update set seen_at = excluded.seen_at, shards = excluded.shards"
