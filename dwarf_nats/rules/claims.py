@@ -36,6 +36,8 @@ class ClaimedRow(msgspec.Struct, gc=False):
     spawn_id: int
     ordinal: int
     resumed: str | None
+    interrupt_timed_out: int
+    event: str | None
     subgraph_result: str | None
     subgraph_error: str | None
     breakpoint_hit: int
@@ -104,6 +106,8 @@ def claimed_step(row: ClaimedRow, shard: int, held: state_refs.RefSource) -> Cla
         ordinal=row.ordinal,
         age_us=row.age_us,
         resumed=_raw(row.resumed),
+        interrupt_timed_out=bool(row.interrupt_timed_out),
+        event=_raw(row.event),
         subgraph_result=_raw(row.subgraph_result),
         subgraph_error=row.subgraph_error,
         breakpoint_hit=bool(row.breakpoint_hit),

@@ -114,6 +114,8 @@ def _unrun(step: StepRow) -> None:
     step.parked = Parked.NO
     step.breakpoint_hit = 0
     step.interrupt_payload = step.resumed = step.subgraph_result = step.subgraph_error = None
+    step.wait_event = step.wait_key = step.wait_until = step.event = None
+    step.interrupt_timed_out = 0
     step.started_at = None
     step.lease_seq += 1
 

@@ -87,6 +87,8 @@ class FlowRow:
     trace: str
     restarted_at: int | None = None
     """The time of its last restart. The flow is shown as created then, but keeps its place in lists and threads (O13)."""
+    compensating: str | None = None
+    """How it ends once its completed steps are compensated, as JSON (N9)."""
 
     @classmethod
     def columns(cls) -> str:
@@ -136,6 +138,14 @@ class StepRow:
     updated_at: int
     problems: str | None
     """A JSON list of texts."""
+    wait_event: str | None = None
+    wait_key: str | None = None
+    wait_until: int | None = None
+    """The deadline of its wait for an event, or of its interrupt."""
+    event: str | None = None
+    interrupt_timed_out: int = 0
+    compensates: int | None = None
+    """The step that it compensates."""
 
     @classmethod
     def columns(cls) -> str:

@@ -120,6 +120,10 @@ class ClaimedStep(msgspec.Struct, kw_only=True):
     """On this replica's clock."""
     resumed: Raw | None = None
     """The data its interrupt was resumed with (P2)."""
+    interrupt_timed_out: bool = False
+    """The deadline of its interrupt passed (P6)."""
+    event: Raw | None = None
+    """The end of its wait for an event, as JSON: `{"data", "id", "at"}` or `{"timedOut": true}` (E2)."""
     subgraph_result: Raw | None = None
     subgraph_error: str | None = None
     """The end of its child (P1)."""
@@ -152,8 +156,14 @@ class ClaimedStep(msgspec.Struct, kw_only=True):
 
     @property
     def parked_before(self) -> bool:
-        """True if it has waited for a resume or a child already (X4)."""
-        return self.resumed is not None or self.subgraph_result is not None or self.subgraph_error is not None
+        """True if it has waited for a resume, a child or an event already (X4)."""
+        return (
+            self.resumed is not None
+            or self.subgraph_result is not None
+            or self.subgraph_error is not None
+            or self.event is not None
+            or self.interrupt_timed_out
+        )
 
     @property
     def key(self) -> str:

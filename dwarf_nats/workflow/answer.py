@@ -87,6 +87,15 @@ class Retry:
 
 
 @dataclass(slots=True, frozen=True)
+class EventWait:
+    """A request to wait for an event (E2). Without `timeout_ms` it waits without end."""
+
+    event: str
+    key: str = ""
+    timeout_ms: int | None = None
+
+
+@dataclass(slots=True, frozen=True)
 class Subgraph:
     """A request for a child flow (P1)."""
 
@@ -116,6 +125,9 @@ class Answer:
     interrupt: Raw | None = None
     subgraph: Subgraph | None = None
     retry: Retry | None = None
+    wait: EventWait | None = None
+    interrupt_timeout_ms: int | None = None
+    """Beside an interrupt: its deadline (P6)."""
     error: ErrorInfo | None = None
     disposition: Disposition = Disposition.ERROR
     cause: str = ""
@@ -141,6 +153,10 @@ class TaskCall(msgspec.Struct, kw_only=True):
     deadline: int
     budget: float
     resumed: Raw | None = None
+    interrupt_timed_out: bool = False
+    """The deadline of its interrupt passed (P6)."""
+    event: Raw | None = None
+    """The end of its wait for an event, as JSON: `{"data", "id", "at"}` or `{"timedOut": true}` (E2)."""
     subgraph_result: Raw | None = None
     subgraph_error: str | None = None
     cancelled: bool = False

@@ -9,16 +9,31 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from dwarf_nats.workflow.names import END, closest
+from dwarf_nats.workflow.nodes import Action, Compensation, Defaults, Field, NodeKind, RetryPolicy
 from dwarf_nats.workflow.reducers import ReducerKind
 
 
 @dataclass(slots=True)
 class Node:
-    """A position in a graph. `url` is the task it dispatches to; `fan_in` marks where a cohort converges (G4)."""
+    """A position in a graph. `url` is the task it dispatches to; `fan_in` marks where a cohort converges (G4).
+
+    A node with an `action` asks no task: the engine carries it out itself, and `url` is `nodes.url_of(action)`. What it brings
+    back goes into the field `into`, by default the node's name. `timeout_ms`, `retry`: its policies (L1).
+    """
 
     name: str
     url: str
     fan_in: bool = False
+    action: Action | None = None
+    into: str = ""
+    timeout_ms: int | None = None
+    retry: RetryPolicy | None = None
+    compensate: Compensation | None = None
+
+    @property
+    def kind(self) -> NodeKind:
+        """`task`, or the kind of its action."""
+        return NodeKind.TASK if self.action is None else self.action.kind
 
 
 @dataclass(slots=True, frozen=True)
@@ -54,6 +69,8 @@ class GraphBuilder:
         self.transitions: list[Transition] = []
         self.reducers: dict[str, ReducerKind] = {}
         self.annotations: dict[str, str] = {}
+        self.defaults = Defaults()
+        self.fields: dict[str, Field] = {}
         self._entry = ""
         self._leaving: dict[str, list[Transition]] = {}
         self._stray_fan_ins: dict[str, None] = {}

@@ -47,6 +47,9 @@ class Parked(IntEnum):
     CHILD = 1
     """It is running and waits for the flow it called (P1)."""
     BREAKER = 2
+    """It is pending, and the circuit breaker of its task is tripped (V4)."""
+    EVENT = 3
+    """It is running and waits for an event (E2)."""
     """It is pending, and the breaker of its task is tripped (V4)."""
 
 

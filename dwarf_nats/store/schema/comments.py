@@ -43,6 +43,7 @@ TABLES = {
             "breakpoints": "JSON list of nodes before which it pauses",
             "trace": "the context of its root span: traceparent and, after a blank, tracestate",
             "restarted_at": "shown as its creation time, if it was restarted",
+            "compensating": "JSON: how it ends once its completed steps are compensated",
         },
     ),
     "dwarf_steps": Comment(
@@ -55,7 +56,8 @@ TABLES = {
             "state": "its input, JSON; null in place of a large field that borrowed refers to",
             "changes": "what its task changed, JSON",
             "status": "created, pending, running, interrupted, completed, failed or cancelled",
-            "parked": "0: no, 1: it waits for its child flow, 2: the circuit breaker of its task is tripped",
+            "parked": "0: no, 1: it waits for its child flow, 2: the circuit breaker of its task is tripped,"
+            " 3: it waits for an event",
             "attempt": "retries so far",
             "lease_seq": "the generation of its claim; a result of an older one is dropped",
             "claimed_by": "the replica that runs it (dwarf_replicas)",
@@ -79,6 +81,12 @@ TABLES = {
             "breakpoint_hit": "1: it has paused at its breakpoint",
             "borrowed": "JSON: large field -> the step that holds its value",
             "problems": "JSON list: conditions that could not be evaluated when it ended",
+            "wait_event": "the event it waits for, while parked is 3, or waited for last",
+            "wait_key": "and its key",
+            "wait_until": "the deadline of that wait, or of its interrupt",
+            "event": "JSON: how its wait for an event ended",
+            "interrupt_timed_out": "1: the deadline of its interrupt passed",
+            "compensates": "the completed step that it compensates",
         },
     ),
     "dwarf_graphs": Comment(

@@ -38,6 +38,7 @@ create table dwarf_flows (
   final_borrowed text,  -- JSON: large field -> the step that holds its value
   trace text not null default '',  -- the context of its root span: traceparent and, after a blank, tracestate
   restarted_at bigint,  -- shown as its creation time, if it was restarted
+  compensating text,  -- JSON: how it ends once its completed steps are compensated
   primary key (flow_id)
 ) with (
   fillfactor=80,
@@ -72,7 +73,7 @@ create table dwarf_steps (
   state text not null,  -- its input, JSON; null in place of a large field that borrowed refers to
   changes text not null default '{}',  -- what its task changed, JSON
   status text not null,  -- created, pending, running, interrupted, completed, failed or cancelled
-  parked integer not null default 0,  -- 0: no, 1: it waits for its child flow, 2: the circuit breaker of its task is tripped
+  parked integer not null default 0,  -- 0: no, 1: it waits for its child flow, 2: the circuit breaker of its task is tripped, 3: it waits for an event
   attempt integer not null default 0,  -- retries so far
   lease_seq integer not null default 0,  -- the generation of its claim; a result of an older one is dropped
   claimed_by bigint,  -- the replica that runs it (dwarf_replicas)
@@ -102,6 +103,12 @@ create table dwarf_steps (
   breakpoint_hit integer not null default 0,  -- 1: it has paused at its breakpoint
   borrowed text,  -- JSON: large field -> the step that holds its value
   problems text,  -- JSON list: conditions that could not be evaluated when it ended
+  wait_event text,  -- the event it waits for, while parked is 3, or waited for last
+  wait_key text,  -- and its key
+  wait_until bigint,  -- the deadline of that wait, or of its interrupt
+  event text,  -- JSON: how its wait for an event ended
+  interrupt_timed_out integer not null default 0,  -- 1: the deadline of its interrupt passed
+  compensates bigint,  -- the completed step that it compensates
   primary key (step_id)
 ) with (
   fillfactor=70,
@@ -114,6 +121,10 @@ create index dwarf_steps_asleep on dwarf_steps (not_before)
   where status = 'pending' and parked = 0 and not_before > updated_at;
 create index dwarf_steps_cohort on dwarf_steps (spawn_id)
   where spawn_id <> 0;
+create index dwarf_steps_deadlines on dwarf_steps (wait_until, step_id)
+  where wait_until is not null and (parked = 3 or status = 'interrupted');
+create index dwarf_steps_events on dwarf_steps (wait_event, wait_key, step_id)
+  where parked = 3;
 create index dwarf_steps_flow on dwarf_steps (flow_id, depth, step_id);
 create index dwarf_steps_held on dwarf_steps (claimed_by, lease_expires)
   where status = 'running';

@@ -33,6 +33,7 @@ create table dwarf_flows (
   final_borrowed text,  -- JSON: large field -> the step that holds its value
   trace text not null default '',  -- the context of its root span: traceparent and, after a blank, tracestate
   restarted_at bigint,  -- shown as its creation time, if it was restarted
+  compensating text,  -- JSON: how it ends once its completed steps are compensated
   primary key (flow_id)
 );
 create index dwarf_flows_called on dwarf_flows (surgraph_flow_id)
@@ -61,7 +62,7 @@ create table dwarf_steps (
   state text not null,  -- its input, JSON; null in place of a large field that borrowed refers to
   changes text not null default '{}',  -- what its task changed, JSON
   status text not null,  -- created, pending, running, interrupted, completed, failed or cancelled
-  parked int not null default 0,  -- 0: no, 1: it waits for its child flow, 2: the circuit breaker of its task is tripped
+  parked int not null default 0,  -- 0: no, 1: it waits for its child flow, 2: the circuit breaker of its task is tripped, 3: it waits for an event
   attempt int not null default 0,  -- retries so far
   lease_seq int not null default 0,  -- the generation of its claim; a result of an older one is dropped
   claimed_by bigint,  -- the replica that runs it (dwarf_replicas)
@@ -91,12 +92,22 @@ create table dwarf_steps (
   breakpoint_hit int not null default 0,  -- 1: it has paused at its breakpoint
   borrowed text,  -- JSON: large field -> the step that holds its value
   problems text,  -- JSON list: conditions that could not be evaluated when it ended
+  wait_event text,  -- the event it waits for, while parked is 3, or waited for last
+  wait_key text,  -- and its key
+  wait_until bigint,  -- the deadline of that wait, or of its interrupt
+  event text,  -- JSON: how its wait for an event ended
+  interrupt_timed_out int not null default 0,  -- 1: the deadline of its interrupt passed
+  compensates bigint,  -- the completed step that it compensates
   primary key (step_id)
 );
 create index dwarf_steps_asleep on dwarf_steps (not_before)
   where status = 'pending' and parked = 0 and not_before > updated_at;
 create index dwarf_steps_cohort on dwarf_steps (spawn_id)
   where spawn_id <> 0;
+create index dwarf_steps_deadlines on dwarf_steps (wait_until, step_id)
+  where wait_until is not null and (parked = 3 or status = 'interrupted');
+create index dwarf_steps_events on dwarf_steps (wait_event, wait_key, step_id)
+  where parked = 3;
 create index dwarf_steps_flow on dwarf_steps (flow_id, depth, step_id);
 create index dwarf_steps_held on dwarf_steps (claimed_by, lease_expires)
   where status = 'running';

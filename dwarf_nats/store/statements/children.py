@@ -24,7 +24,8 @@ where step_id = $1 and status = 'running' and parked = {Parked.CHILD:d}
 returning step_id, priority
 """
 FORGET = """
-update dwarf_steps set resumed = null, subgraph_result = null, subgraph_error = null, parked_changes = null
+update dwarf_steps set resumed = null, subgraph_result = null, subgraph_error = null, parked_changes = null,
+  wait_event = null, wait_key = null, wait_until = null, event = null, interrupt_timed_out = 0
 where step_id {in:$1}
 """
 # `surgraph_flow_id is not null` is implied, but lets a plan that was made without the values use the partial index.

@@ -54,7 +54,8 @@ WAIT_AGAIN = (
     f"update dwarf_steps set status = 'running', parked = {Parked.CHILD:d},"
     " changes = coalesce(parked_changes, '{}'), error = null,"
     " successor_id = null, arrived = 0, cohort_size = null, arrivals = 0, failures = 0, cohort_error = null,"
-    " problems = null, subgraph_result = null, subgraph_error = null, lease_seq = lease_seq + 1, updated_at = {now}"
+    " problems = null, subgraph_result = null, subgraph_error = null, wait_until = null,"
+    " lease_seq = lease_seq + 1, updated_at = {now}"
     " where step_id = $1"
 )
 
