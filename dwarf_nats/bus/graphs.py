@@ -19,6 +19,7 @@ from dwarf_nats.wire.streams import describe_capture
 from dwarf_nats.wire.subjects import Subjects
 from dwarf_nats.wire.task_messages import GraphLoadRequest
 from dwarf_nats.workflow import documents
+from dwarf_nats.workflow.document_lines import line_of
 from dwarf_nats.workflow.documents import SUFFIXES
 from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.names import check_subject_name
@@ -115,9 +116,11 @@ class DirectoryGraphs:
 
     def _read(self, name: str, stamp: tuple[int, int]) -> _File:
         path = self._directory / name
-        workflow = path.stem
+        workflow, value = path.stem, None
+        lines: dict[documents.Keys, int] = {}
         try:
-            text = documents.to_json(documents.read_file(path), is_yaml=not name.endswith(".json"))
+            text, found = documents.to_document(documents.read_file(path), is_yaml=not name.endswith(".json"))
+            lines.update(found)
             value = check_json(text, "it")
             if isinstance(value, dict) and isinstance(value.get("name"), str):
                 workflow = value["name"]
@@ -126,7 +129,9 @@ class DirectoryGraphs:
             return _File(stamp, graph.name, graph)
         except (OSError, ValueError, BadRequest) as error:
             reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-            log.error("graph file %s is bad: %s", path, " ".join(reason.split())[:1000])
+            line = line_of(reason, value, lines)
+            place = str(path) if line is None else f"{path}:{line}"
+            log.error("graph file %s is bad: %s", place, " ".join(reason.split())[:1000])
             return _File(stamp, workflow, None)
 
 

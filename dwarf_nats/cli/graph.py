@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+import orjson
 import typer
 from msgspec import UNSET
 from rich.text import Text
@@ -21,6 +23,7 @@ from dwarf_nats.sdk import Graph
 from dwarf_nats.wire import messages as m
 from dwarf_nats.wire.times import rfc3339
 from dwarf_nats.workflow import documents
+from dwarf_nats.workflow.document_lines import line_of
 
 app = new_app("Graphs: register, look at and check them.")
 
@@ -35,8 +38,30 @@ NameOrFile = Annotated[
 FILE_ENDINGS = documents.SUFFIXES
 
 
+@dataclass(slots=True, frozen=True)
+class GraphFile:
+    """A graph read from a file, and where it was written."""
+
+    path: str
+    graph: Graph
+    document: documents.Document
+
+    def at(self, problem: str) -> str:
+        """A problem of the graph, with the file and the line it speaks of before it."""
+        return f"{_place(self.path, problem, self.document)}: {problem}"
+
+    def refused(self, error: BadRequest) -> BadRequest:
+        """A refusal of the graph, with the file and the line."""
+        return BadRequest(self.at(error.message))
+
+
 def read_graph(path: str) -> Graph:
-    """The graph in a JSON or YAML file, or from standard input for `-`. Raises `BadRequest` naming the file."""
+    """The graph in a JSON or YAML file, or from standard input for `-`. Raises `BadRequest` naming the file and the line."""
+    return read_graph_file(path).graph
+
+
+def read_graph_file(path: str) -> GraphFile:
+    """As `read_graph`, with the lines of the document."""
     try:
         if path == "-":
             text = sys.stdin.buffer.read(documents.MAX_BYTES + 1)
@@ -47,24 +72,41 @@ def read_graph(path: str) -> Graph:
         raise BadRequest(f"cannot read {path}: {error.strerror}") from None
     is_yaml = not path.endswith(".json") and not (path == "-" and text.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"))
     try:
-        return Graph.from_json(documents.to_json(text, is_yaml=is_yaml))
+        document = documents.to_document(text, is_yaml=is_yaml)
     except BadRequest as error:
         raise BadRequest(f"{path}: {error.message}") from None
+    try:
+        return GraphFile(path, Graph.from_json(document.json), document)
+    except BadRequest as error:
+        raise BadRequest(f"{_place(path, error.message, document)}: {error.message}") from None
 
 
-def _with_warnings(line: str, warnings: Sequence[str]) -> Text:
-    return Text("\n").join([Text(line), *(Text(f"warning: {one_line(one)}", style="yellow") for one in warnings)])
+def _place(path: str, problem: str, document: documents.Document) -> str:
+    """`order.yaml:12`, or only the file if the line is not known."""
+    try:
+        line = line_of(problem, orjson.loads(document.json), document.lines)
+    except orjson.JSONDecodeError:
+        line = None
+    return path if line is None else f"{path}:{line}"
+
+
+def _with_warnings(line: str, file: GraphFile, warnings: Sequence[str]) -> Text:
+    shown = (Text(f"warning: {one_line(file.at(one))}", style="yellow") for one in warnings)
+    return Text("\n").join([Text(line), *shown])
 
 
 @command(app, "put", example="dwarf-nats graph put order.yaml")
 async def put(out: Output, bus: Bus, service: Service, files: Files) -> None:
     """Register graphs under their names, in place of what was there."""
-    graphs = [read_graph(path) for path in files]
+    read = [read_graph_file(path) for path in files]
     async with service.client(bus) as client:
-        for graph in graphs:
-            info = await client.put_graph(graph)
+        for file in read:
+            try:
+                info = await client.put_graph(file.graph)
+            except BadRequest as error:
+                raise file.refused(error) from None
             reply = m.GraphPutReply(name=info.name, digest=info.digest, warnings=list(info.warnings) or UNSET)
-            out.show(reply, _with_warnings(f"{info.name}  {info.digest}", info.warnings))
+            out.show(reply, _with_warnings(f"{info.name}  {info.digest}", file, info.warnings))
 
 
 @command(app, "get", example="dwarf-nats graph get order > order.json")
@@ -104,17 +146,28 @@ async def validate(
     offline: Annotated[bool, typer.Option("--offline", help="Check here, without asking the service.")] = False,
 ) -> None:
     """Check graphs without registering them."""
-    graphs = [read_graph(path) for path in files]
-    found = []
+    read = [read_graph_file(path) for path in files]
     if offline:
-        for graph in graphs:
-            graph.validate()
-            found.append(graph.warnings())
+        found = [await _validated(file, _validate_here) for file in read]
     else:
         async with service.client(bus) as client:
-            found = [await client.validate_graph(graph) for graph in graphs]
-    for graph, warnings in zip(graphs, found, strict=True):
-        out.show(m.GraphValidateReply(warnings=warnings or UNSET), _with_warnings(f"{graph.name}: valid", warnings))
+            found = [await _validated(file, client.validate_graph) for file in read]
+    for file, warnings in zip(read, found, strict=True):
+        shown = _with_warnings(f"{file.graph.name}: valid", file, warnings)
+        out.show(m.GraphValidateReply(warnings=warnings or UNSET), shown)
+
+
+async def _validate_here(graph: Graph) -> list[str]:
+    graph.validate()
+    return graph.warnings()
+
+
+async def _validated(file: GraphFile, validate: Callable[[Graph], Awaitable[list[str]]]) -> list[str]:
+    """The warnings about a sound graph. Raises `BadRequest` with the file and line of what makes it unsound."""
+    try:
+        return await validate(file.graph)
+    except BadRequest as error:
+        raise file.refused(error) from None
 
 
 @command(

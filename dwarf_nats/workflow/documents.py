@@ -10,8 +10,9 @@ from __future__ import annotations
 import os
 import re
 import stat
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import orjson
 import yaml
@@ -36,6 +37,17 @@ _CONSTANTS = {
 }
 _MERGE = object()
 _TAG = "tag:yaml.org,2002:"
+
+
+Keys = tuple[str | int, ...]
+"""The way to a value of a document: keys of maps and indexes of lists, from the top."""
+
+
+class Document(NamedTuple):
+    """A graph document: its JSON text, and the line, from 1, on which each of its values begins."""
+
+    json: bytes
+    lines: Mapping[Keys, int]
 
 
 def read_file(path: str | Path) -> bytes:
@@ -75,24 +87,42 @@ def to_json(text: bytes, *, is_yaml: bool) -> bytes:
     return orjson.dumps(from_yaml(decoded)) if is_yaml else text
 
 
+def to_document(text: bytes, *, is_yaml: bool) -> Document:
+    """As `to_json`, with the lines of the values. JSON that cannot be read has no lines; `Graph.from_json` refuses it."""
+    written = to_json(text, is_yaml=is_yaml)
+    try:
+        return Document(written, _read(text.removeprefix(b"\xef\xbb\xbf").decode()).lines)
+    except BadRequest:
+        if is_yaml:
+            raise
+        return Document(written, {})
+
+
 def from_yaml(text: str) -> Any:
     """Parse one YAML document. Raises `BadRequest` that names the problem and its place."""
+    return _read(text).result
+
+
+def _read(text: str) -> _Reader:
     loader = _Loader(text)
     try:
-        return _Reader(loader).document()
+        reader = _Reader(loader)
+        reader.read()
     except yaml.YAMLError as error:
         raise BadRequest(f"not valid YAML: {' '.join(str(error).split())}") from None
     finally:
         loader.dispose()
+    return reader
 
 
 class _Open:
     """A list or map of which the end is still to come."""
 
-    __slots__ = ("anchor", "key", "merges", "size", "value")
+    __slots__ = ("anchor", "key", "merges", "path", "size", "value")
 
-    def __init__(self, value: list[Any] | dict[str, Any], anchor: str | None) -> None:
+    def __init__(self, value: list[Any] | dict[str, Any], anchor: str | None, path: Keys) -> None:
         self.value = value
+        self.path = path
         self.anchor = anchor
         self.key: str | object | None = None
         self.merges: list[Any] = []
@@ -108,9 +138,11 @@ class _Reader:
         self._open: list[_Open] = []
         self._levels: list[int] = []
         self._values = 0
-        self._result: Any = None
+        self.result: Any = None
+        self.lines: dict[Keys, int] = {}
 
-    def document(self) -> Any:
+    def read(self) -> None:
+        """Read the document into `result` and `lines`."""
         documents = 0
         while True:
             event = self._loader.get_event()
@@ -118,7 +150,7 @@ class _Reader:
                 case yaml.StreamEndEvent():
                     if not documents:
                         raise BadRequest("it is empty: write a graph into it")
-                    return self._result
+                    return
                 case yaml.DocumentStartEvent():
                     documents += 1
                     if documents > 1:
@@ -144,8 +176,19 @@ class _Reader:
         self._count(event, 1)
         if event.anchor:
             self._anchors.pop(event.anchor, None)
-        self._open.append(_Open([] if is_list else {}, event.anchor))
+        self._open.append(_Open([] if is_list else {}, event.anchor, self._place(event)))
         self._levels.append(1)
+
+    def _place(self, event: Any) -> Keys:
+        """Note the line of a value that begins here; the way to it. A value of a map has the line of its key."""
+        if not self._open:
+            return ()
+        parent = self._open[-1]
+        if isinstance(parent.value, list):
+            path = (*parent.path, len(parent.value))
+            self.lines[path] = event.start_mark.line + 1
+            return path
+        return (*parent.path, parent.key if isinstance(parent.key, str) else "<<")
 
     def _end(self, event: Any) -> None:
         ended = self._open.pop()
@@ -170,6 +213,7 @@ class _Reader:
                 self._refuse(event, "an alias of something else than a text is used as a key")
             self._key(event, value)
         else:
+            self._place(event)
             self._add(event, value, size, levels)
 
     def _scalar(self, event: Any) -> None:
@@ -179,6 +223,7 @@ class _Reader:
                 self._anchors[event.anchor] = (event.value, 1, 0)
             self._key(event, event.value, merge=event.value == "<<" and event.implicit[0])
             return
+        self._place(event)
         value = self._plain(event)
         if event.anchor:
             self._anchors[event.anchor] = (value, 1, 0)
@@ -188,11 +233,12 @@ class _Reader:
         parent = self._open[-1]
         if not merge and key in parent.value:
             self._refuse(event, f"the key {key[:80]!r} is there twice: keep one")
+        self.lines[(*parent.path, key)] = event.start_mark.line + 1
         parent.key = _MERGE if merge else key
 
     def _add(self, event: Any, value: Any, size: int, levels: int) -> None:
         if not self._open:
-            self._result = value
+            self.result = value
             return
         parent = self._open[-1]
         parent.size += size

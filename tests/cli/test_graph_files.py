@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dwarf_nats.cli.graph import read_graph
+from dwarf_nats.cli.graph import read_graph, read_graph_file
 from dwarf_nats.errors import BadRequest
 
 
@@ -39,3 +39,75 @@ def test_a_folder_or_a_link_to_itself_is_told(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "loop.yaml", tmp_path / "nothing.yaml"):
         with pytest.raises(BadRequest, match="cannot read"):
             read_graph(str(path))
+
+
+ORDER = b"""\
+# An order.
+name: order
+
+tasks:
+  - {name: check}
+  - name: "it's odd"   # a name that needs quotes
+    url: pay
+transitions:
+  - {from: check, to: "it's odd"}
+  # The way back.
+  - from: it's odd
+    to: END
+    when: %s
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (ORDER.replace(b"url: pay", b"uri: pay"), 7),
+        (ORDER.replace(b"url: pay", b"url: 5"), 7),
+        (ORDER.replace(b'to: "it', b'to: "is'), 9),
+        (ORDER.replace(b"name: order", b"nome: order"), 2),
+        (ORDER + b"reducers: {a: append,\n  b: sum}", 15),
+    ],
+)
+def test_a_problem_of_a_graph_is_told_with_its_line(tmp_path: Path, text: bytes, line: int) -> None:
+    """An editor can jump to it; comments and quotes do not shift it."""
+    (tmp_path / "order.yaml").write_bytes(text.replace(b"%s", b'"true"'))
+    with pytest.raises(BadRequest, match=rf"order\.yaml:{line}: graph"):
+        read_graph(str(tmp_path / "order.yaml"))
+
+
+def test_a_json_file_has_lines_as_well(tmp_path: Path) -> None:
+    (tmp_path / "order.json").write_text(
+        '{\n  "name": "order",\n  "tasks": [\n    {"name": "a"},\n\t{"name": "a"}\n  ]\n}'
+    )
+    with pytest.raises(BadRequest, match=r"order\.json:5: graph 'order', tasks\[1\]: node 'a' is declared twice"):
+        read_graph(str(tmp_path / "order.json"))
+
+
+@pytest.mark.parametrize(
+    ("problem", "line"),
+    [
+        ("graph 'order': node \"it's odd\" has an empty name", 6),
+        ("graph 'order': node \"it's odd\", url: it is too long", 7),
+        ("graph 'order', node \"it's odd\", request.subject: it is empty", 6),
+        ("graph 'order': edge \"it's odd\" -> 'END' has the invalid condition '1 +': no end", 13),
+        ("graph 'order': edge \"it's odd\" -> 'END', when: no end", 13),
+        ("graph 'order': the entry point 'x' is no node", None),
+        ("graph 'order': 'tasks' must be an array, got string", 4),
+        ("graph 'order', tasks[1].url: it is too long", 7),
+        ("graph 'order': fields.total.type: there is no such type", None),
+        ("something else", None),
+    ],
+)
+def test_the_words_of_a_problem_lead_to_its_line(tmp_path: Path, problem: str, line: int | None) -> None:
+    """Those of the service as well."""
+    (tmp_path / "order.yaml").write_bytes(ORDER.replace(b"%s", b'"true"'))
+    place = "order.yaml" if line is None else f"order.yaml:{line}"
+    assert read_graph_file(str(tmp_path / "order.yaml")).at(problem).endswith(f"/{place}: {problem}")
+
+
+def test_a_line_of_what_an_alias_repeats_is_that_of_the_alias(tmp_path: Path) -> None:
+    text = "name: a\nx-shared: &edge\n  from: a\n  to: b\ntasks: [{name: a}]\ntransitions:\n  - *edge\n"
+    (tmp_path / "a.yaml").write_text(text.replace("x-shared", "annotations"))
+    file = tmp_path / "a.yaml"
+    with pytest.raises(BadRequest, match=r"a\.yaml:7: graph 'a', transitions\[0\]"):
+        read_graph(str(file))
