@@ -41,7 +41,7 @@ def decide(deciding: Deciding, answer: Answer, child: parking.Child | None = Non
                 return retried
             return fail_or_handle(deciding, answer.error.within(deciding.limits.max_error_bytes))
         parking.check_signals(step, answer)
-        if answer.interrupt is not None or answer.subgraph is not None:
+        if answer.interrupt is not None or answer.subgraph is not None or answer.wait is not None:
             return _park(deciding, answer, changes, child)
         if answer.retry is not None:
             retried = _retry(deciding, answer, changes)
@@ -115,13 +115,16 @@ def _retry(deciding: Deciding, answer: Answer, changes: State) -> Settlement | N
 
 
 def _park(deciding: Deciding, answer: Answer, changes: State, child: parking.Child | None) -> Settlement:
-    """The step waits for a resume or for its child; a sleep beside it is ignored (P1, P2)."""
+    """The step waits for a resume, its child or an event; a sleep beside it is ignored (P1, P2, E2)."""
     step, limits = deciding.step, deciding.limits
     _encoded(deciding, merge(step.input, answer.changes))
-    if answer.subgraph is None:
-        if answer.interrupt is not None:
-            _check_bytes(len(bytes(answer.interrupt)), f"the interrupt payload of task {step.url}", limits)
-        return _checked(deciding, parking.interrupted(step, changes, answer.interrupt))
+    if answer.wait is not None:
+        return _checked(deciding, parking.waiting_for_event(step, changes, answer.wait))
+    if answer.interrupt is not None:
+        _check_bytes(len(bytes(answer.interrupt)), f"the interrupt payload of task {step.url}", limits)
+        timeout_ms = answer.interrupt_timeout_ms
+        return _checked(deciding, parking.interrupted(step, changes, answer.interrupt, timeout_ms=timeout_ms))
+    assert answer.subgraph is not None
     assert child is not None
     _check_bytes(
         len(encode_state(answer.subgraph.input)), f"the sub-workflow's input that task {step.url} gives", limits

@@ -1,4 +1,4 @@
-"""Steps that wait: for a resume after an interrupt or breakpoint, or for the child they started (P1, P2, O12). Pure."""
+"""Steps that wait: for a resume, for the child they started, for an event or a time (P1, P2, O12, E2, N7). Pure."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from dwarf_nats.workflow.state import State, encode_state, merge
 from dwarf_nats.workflow.status import Status
 
 if TYPE_CHECKING:
-    from dwarf_nats.workflow.answer import Answer, Subgraph
+    from dwarf_nats.workflow.answer import Answer, EventWait, Subgraph
     from dwarf_nats.workflow.graph import Graph
     from dwarf_nats.workflow.state import Raw
 
-_SIGNALS = ("interrupt", "retry", "goto", "subgraph")
+_SIGNALS = ("interrupt", "retry", "goto", "subgraph", "wait")
+_PARKS = ("interrupt", "subgraph", "wait")
 
 
 @dataclass(slots=True)
@@ -34,11 +35,22 @@ def check_signals(step: ClaimedStep, answer: Answer) -> None:
     asked = [name for name in _SIGNALS if getattr(answer, name) is not None]
     if len(asked) > 1:
         raise StepError(f"the task asked for {' and '.join(asked)} together: answer with one of them")
-    if step.parked_before and asked and asked[0] in ("interrupt", "subgraph"):
-        before = "resumed" if step.resumed is not None else "given the end of its sub-workflow"
+    if step.parked_before and asked and asked[0] in _PARKS:
         raise StepError(
-            f"the task asked for {asked[0]} after it was {before}: a step waits once; use another step for the next wait"
+            f"the task asked for {asked[0]} after it was {_woken_by(step)}: a step waits once; use another step for the next"
+            " wait"
         )
+
+
+def _woken_by(step: ClaimedStep) -> str:
+    """How the wait of a step ended, for people."""
+    if step.resumed is not None:
+        return "resumed"
+    if step.interrupt_timed_out:
+        return "told that its interrupt timed out"
+    if step.event is not None:
+        return "given the end of its wait for an event"
+    return "given the end of its sub-workflow"
 
 
 def wanted_child(step: ClaimedStep, answer: Answer) -> Subgraph | None:
@@ -52,10 +64,20 @@ def wanted_child(step: ClaimedStep, answer: Answer) -> Subgraph | None:
     return answer.subgraph
 
 
-def interrupted(step: ClaimedStep, changes: State, payload: Raw | None) -> Settlement:
-    """The step pauses: with the payload of its interrupt, or `None` at a breakpoint."""
-    pause = Pause(payload, encode_state(merge(step.state, changes)))
+def interrupted(step: ClaimedStep, changes: State, payload: Raw | None, *, timeout_ms: int | None = None) -> Settlement:
+    """The step pauses: with the payload of its interrupt and its deadline (P6), or with `None` at a breakpoint."""
+    pause = Pause(payload, encode_state(merge(step.state, changes)), timeout_ms)
     return Settlement(step, Status.INTERRUPTED, changes, attempt=step.attempt, pause=pause)
+
+
+def waiting_for_event(step: ClaimedStep, changes: State, wait: EventWait) -> Settlement:
+    """The step waits for an event (E2)."""
+    return Settlement(step, Status.RUNNING, changes, attempt=step.attempt, event_wait=wait)
+
+
+def sleeping(step: ClaimedStep, delay_us: int) -> Settlement:
+    """The step waits for a time, and is completed then (N7)."""
+    return Settlement(step, Status.PENDING, step.changes, attempt=step.attempt, delay_us=delay_us, slept=True)
 
 
 def waiting(step: ClaimedStep, changes: State, input_: State, *, child: Child, entry: StepRef) -> Settlement:

@@ -14,7 +14,7 @@ from dwarf_nats.workflow.status import Status
 
 if TYPE_CHECKING:
     from dwarf_nats.rules.steps import ClaimedStep, FlowContext, FlowRef, NewFlow, NewStep
-    from dwarf_nats.workflow.answer import ErrorInfo
+    from dwarf_nats.workflow.answer import ErrorInfo, EventWait
     from dwarf_nats.workflow.state import Raw
 
 
@@ -48,14 +48,16 @@ class Pause:
     payload: Raw | None
     state_json: bytes
     """The step's merged state."""
+    timeout_ms: int | None = None
+    """The deadline of an interrupt, from now (P6)."""
 
 
 @dataclass(slots=True)
 class Settlement:
     """The result of one answer: all that becomes true when it is written.
 
-    `status`: completed, failed, interrupted, pending (a retry, or released for `delay_us`), or running for a step that
-    waits for its child.
+    `status`: completed, failed, interrupted, pending (a retry, a sleep, or released for `delay_us`), or running for a step that
+    waits for its child or an event.
     """
 
     step: ClaimedStep
@@ -73,6 +75,10 @@ class Settlement:
     pause: Pause | None = None
     child: NewFlow | None = None
     """The flow the step waits for from now on (P1)."""
+    event_wait: EventWait | None = None
+    """The event the step waits for from now on (E2)."""
+    slept: bool = False
+    """The step sleeps for `delay_us`; it is marked, so that it is completed when it runs next (N7)."""
     forgets: bool = False
     """The data it was resumed with, and its child, are forgotten (X5)."""
     error_json: str | None = None
@@ -84,9 +90,11 @@ class Settlement:
     def outcome(self) -> str:
         """The outcome of the dispatch, for people.
 
-        One of completed, failed, interrupted (by its task), held (at a breakpoint), waiting (for its child), retried and
-        given_back.
+        One of completed, failed, interrupted (by its task), held (at a breakpoint), waiting (for its child, an event or a
+        time), retried and given_back.
         """
+        if self.slept:
+            return "waiting"
         if self.status is Status.PENDING:
             return "retried" if self.attempt > self.step.attempt else "given_back"
         if self.status is Status.RUNNING:

@@ -74,7 +74,7 @@ FLOWS_ORPHANED = Metric(
 STEPS_EXECUTED = Metric(
     "dwarf_steps_executed_total", _C, "{step}", ("task", "status"),
     "Executions whose result is in the database, by the result: completed, failed, retried, interrupted,"
-    " waiting (for its subgraph), cancelled (its flow had ended, or was rewound).",
+    " waiting (for its subgraph, an event or a time), cancelled (its flow had ended, or was rewound).",
     "Throughput, and the share of failures and retries of each task.",
 )  # fmt: skip
 STEPS_RECOVERED = Metric(

@@ -12,7 +12,7 @@ from dwarf_nats.rules.decide import Deciding, decide, fail, release
 from dwarf_nats.rules.retries import MAX_DELAY_US
 from dwarf_nats.rules.settlement import Settlement
 from dwarf_nats.rules.steps import ClaimedStep, FlowContext, StepRef
-from dwarf_nats.workflow.answer import Answer, ErrorInfo, Retry, Subgraph
+from dwarf_nats.workflow.answer import Answer, ErrorInfo, EventWait, Retry, Subgraph
 from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.limits import Limits
 from dwarf_nats.workflow.state import Raw, decode_state, state_from, to_values
@@ -129,6 +129,58 @@ def test_an_error_contributes_no_changes_but_keeps_those_of_earlier_attempts() -
     assert settled.end is not None
     assert (settled.end.status, settled.end.error) == (Status.FAILED, error)
     assert values(settled.end.state_json) == {"a": 1, "tries": 1}
+
+
+def test_a_step_that_waits_for_an_event_keeps_running_with_its_changes() -> None:
+    """E2: a sleep beside it is ignored."""
+    wait = EventWait("paid", "o-1", 5_000)
+    settled = settle(step(), Answer(changes=state_from({"sent": True}), wait=wait, sleep_ms=50))
+    assert (settled.status, settled.event_wait, settled.delay_us) == (Status.RUNNING, wait, 0)
+    assert (settled.successor, values(settled.changes_json()), settled.outcome) == (None, {"sent": True}, "waiting")
+
+
+def test_an_interrupt_may_have_a_deadline() -> None:
+    """P6."""
+    settled = settle(step(), Answer(interrupt=Raw(b'"well?"'), interrupt_timeout_ms=900))
+    assert settled.pause is not None
+    assert settled.pause.timeout_ms == 900
+
+
+@pytest.mark.parametrize(
+    "more",
+    [Answer(interrupt=Raw(b"1")), Answer(retry=Retry()), Answer(goto="b"), Answer(subgraph=Subgraph("child"))],
+    ids=["interrupt", "retry", "goto", "subgraph"],
+)
+def test_a_wait_for_an_event_comes_alone(more: Answer) -> None:
+    """X4: more than one of interrupt, retry, goto, subgraph and wait is an error."""
+    more.wait = EventWait("paid")
+    settled = settle(step(), more)
+    assert settled.status is Status.FAILED
+    assert settled.error is not None
+    assert "wait together: answer with one of them" in settled.error.message
+
+
+@pytest.mark.parametrize(
+    ("before", "told"),
+    [
+        ({"resumed": Raw(b"1")}, "resumed"),
+        ({"interrupt_timed_out": True}, "told that its interrupt timed out"),
+        ({"event": Raw(b'{"timedOut":true}')}, "given the end of its wait for an event"),
+        ({"subgraph_result": Raw(b"{}")}, "given the end of its sub-workflow"),
+    ],
+    ids=["resumed", "timed out", "event", "child"],
+)
+@pytest.mark.parametrize(
+    "again",
+    [Answer(interrupt=Raw(b"1")), Answer(wait=EventWait("paid")), Answer(subgraph=Subgraph("child"))],
+    ids=["interrupt", "wait", "subgraph"],
+)
+def test_a_step_waits_once(before: dict[str, object], told: str, again: Answer) -> None:
+    """X4, E2: a second park is an error, whatever the first was."""
+    settled = settle(step(**before), again)
+    assert settled.status is Status.FAILED
+    assert settled.error is not None
+    assert f"after it was {told}: a step waits once" in settled.error.message
 
 
 def test_a_retry_puts_the_same_step_back_with_its_changes() -> None:

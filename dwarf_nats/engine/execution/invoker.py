@@ -58,6 +58,8 @@ class TaskInvoker:
             deadline=self._clock.now() + budget_ms * 1000,
             budget=budget_ms / 1000,
             resumed=step.resumed,
+            interrupt_timed_out=step.interrupt_timed_out,
+            event=step.event,
             subgraph_result=step.subgraph_result,
             subgraph_error=step.subgraph_error,
         )
