@@ -19,6 +19,7 @@ MAX_EDGES = 500
 STYLES = {
     "terminal": "fill:#3b4252,stroke:#3b4252,color:#ffffff",
     "task": "fill:#e8eefc,stroke:#4a6fb5,color:#172b4d",
+    "engine": "fill:#f2efe6,stroke:#8a7a4b,color:#3d3520",
     "created": "fill:#ffffff,stroke:#8a94a6,color:#4b5563,stroke-dasharray:4 3",
     "pending": "fill:#f1f3f5,stroke:#8a94a6,color:#4b5563",
     "running": "fill:#d6e8fb,stroke:#1f6fbf,color:#0b3a66,stroke-width:2.5px",
@@ -46,6 +47,13 @@ class Shape(Enum):
     FUNNEL = ("[\\", "/]")
     """Wide above, narrow below: branches meet here."""
     FRAMED = ("[[", "]]")
+    """Another workflow."""
+    HEXAGON = ("{{", "}}")
+    """It waits for something: an event or a time."""
+    SLANTED = ("[/", "/]")
+    """A person gives something in."""
+    FLAG = (">", "]")
+    """Something is sent, and nothing comes back."""
 
 
 class Line(Enum):

@@ -9,14 +9,16 @@
 | goto | dotted, violet, `goto` |
 | on_error | dotted, red, `on error` |
 
-A condition on one of the last three follows its label. A fan-in is a funnel. The graph need not be sound (G6).
+A condition on one of the last three follows its label. A fan-in is a funnel. A node that asks no task says what the engine does
+there (N8), and has the shape of its kind. The graph need not be sound (G6).
 """
 
 from __future__ import annotations
 
 from dwarf_nats.render.flowchart import Flowchart, Line, Shape
+from dwarf_nats.render.kinds import SHAPES, doing
 from dwarf_nats.render.labels import clip
-from dwarf_nats.workflow.graph import END, Graph, Transition
+from dwarf_nats.workflow.graph import END, Graph, Node, Transition
 
 BOUNDS = ((60, 490), (40, 490), (24, 490), (12, 250), (6, 60))
 """Bounds for the characters of a line and for the edges, the widest first; the first that fit Mermaid are used."""
@@ -51,11 +53,23 @@ def _drawn(graph: Graph, characters: int, limit: int) -> Flowchart:
 
 def _node(chart: Flowchart, graph: Graph, name: str, characters: int) -> str:
     node = graph.nodes[name]
-    url = f"({clip(node.url, characters)})" if node.url != node.name else ""
+    if node.action is not None:
+        what = clip(doing(node.action), characters)
+    else:
+        what = f"({clip(node.url, characters)})" if node.url != node.name else ""
     notes = graph.annotations.get(name, "").splitlines()[:NOTE_LINES] if characters > BOUNDS[-1][0] else []
-    shape = Shape.FUNNEL if node.fan_in else Shape.BOX
+    shape = Shape.FUNNEL if node.fan_in else SHAPES.get(node.kind, Shape.BOX)
     shown = (clip(note, 2 * characters) for note in notes)
-    return chart.node(clip(name, characters), url, *shown, style="task", shape=shape)
+    style = "task" if node.action is None else "engine"
+    return chart.node(clip(name, characters), what, *_policies(node, characters), *shown, style=style, shape=shape)
+
+
+def _policies(node: Node, characters: int) -> list[str]:
+    """The compensation of a node, where there is one."""
+    if node.compensate is None:
+        return []
+    how = node.compensate.url if node.compensate.action is None else doing(node.compensate.action)
+    return [clip(f"compensated by {how}", characters)]
 
 
 def _draw_edges(chart: Flowchart, edges: list[Transition], ids: dict[str, str], characters: int) -> None:

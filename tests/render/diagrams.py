@@ -15,15 +15,17 @@ import re
 from dataclasses import dataclass, field
 
 LABEL = r'"(?:[^\W_ﬂ]|[ .,\-_/()+=!?\'·…]|\#[0-9]+;|<br/>)+"'
-NODE = re.compile(rf"(n\d+)(\[\\|\[\[|\(\[|\[)({LABEL})(/\]|\]\]|\]\)|\])")
+NODE = re.compile(rf"(n\d+)(\[\\|\[/|\[\[|\(\[|\[|\{{\{{|>)({LABEL})(/\]|\]\]|\]\)|\]|\}}\}})")
 BOX = re.compile(rf"subgraph (b\d+) \[({LABEL})\]")
 EDGE = re.compile(rf"([nb]\d+) (-{{2,}}>|-\.+->|={{2,}}>)(?:\|({LABEL})\|)? ([nb]\d+)")
 LOOK = re.compile(r"class ([nb]\d+(?:,[nb]\d+)*) ([a-z]+)")
 LINKS = re.compile(r"linkStyle (\d+(?:,\d+)*) stroke:#[0-9a-f]{6}")
 DEFINITION = re.compile(r"classDef ([a-z]+) [a-z-]+:[^:;]+(?:,[a-z-]+:[^:;]+)*")
 ENTITY = re.compile(r"#(\d+);")
-TWINS = {"[": "]", "([": "])", "[[": "]]", "[\\": "/]"}
-SHAPES = {"[": "box", "([": "round", "[[": "framed", "[\\": "funnel"}
+TWINS = {"[": "]", "([": "])", "[[": "]]", "[\\": "/]", "[/": "/]", "{{": "}}", ">": "]"}
+SHAPES = {
+    "[": "box", "([": "round", "[[": "framed", "[\\": "funnel", "[/": "slanted", "{{": "hexagon", ">": "flag",
+}  # fmt: skip
 
 
 @dataclass(slots=True)

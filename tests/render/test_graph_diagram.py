@@ -6,6 +6,18 @@ import pytest
 
 from dwarf_nats.render import graph_mermaid
 from dwarf_nats.workflow.graph import END, Graph
+from dwarf_nats.workflow.nodes import (
+    Action,
+    AskPerson,
+    Compensation,
+    PublishMessage,
+    RunWorkflow,
+    SendRequest,
+    SetFields,
+    Sleep,
+    WaitForEvent,
+    url_of,
+)
 from tests.render.diagrams import Diagram, Edge, read
 
 
@@ -28,6 +40,42 @@ def test_d1_start_leads_to_the_entry_point_and_end_is_drawn() -> None:
     assert diagram.pairs() == [("START", "charge"), ("reserve", "charge"), ("charge", "END")]
     assert diagram.labels[diagram.node("START")] == ["START", "acme.order"]
     assert diagram.looks[diagram.node("START")] == diagram.looks[diagram.node("END")] == "terminal"
+
+
+def test_n8_nodes_without_a_service_say_what_the_engine_does() -> None:
+    graph = Graph("order")
+    actions: list[tuple[str, Action]] = [
+        ("note", SetFields({"total": "=quote.total", "seen": True})),
+        ("ship", RunWorkflow("shipping", {})),
+        ("stock", SendRequest(subject="='stock.' + sku", payload={})),
+        ("tell", PublishMessage(subject="orders.shipped", stream=True)),
+        ("paid", WaitForEvent(event="payment.settled", timeout_ms=90_000)),
+        ("approve", AskPerson(payload="?", timeout_ms=None)),
+        ("pause", Sleep(ms=5_000)),
+        ("later", Sleep(until="=due")),
+    ]
+    graph.add_chain("plain", *(name for name, _ in actions), END)
+    for name, action in actions:
+        node = graph.nodes[name]
+        node.action, node.url = action, url_of(action)
+    graph.nodes["plain"].compensate = Compensation(url="undo")
+    graph.nodes["stock"].compensate = Compensation(action=SendRequest(subject="stock.release"))
+    graph.annotate("pause", "a moment")
+    diagram = drawn(graph)
+    shown = {name: (diagram.labels[at][1:], diagram.shapes[at]) for name in graph.nodes for at in [diagram.node(name)]}
+    assert shown == {
+        "plain": (["compensated by undo"], "box"),
+        "note": (["set total, seen"], "box"),
+        "ship": (["workflow shipping"], "framed"),
+        "stock": (["request ='stock.' + sku", "compensated by request stock.release"], "box"),
+        "tell": (["publish orders.shipped to a stream"], "flag"),
+        "paid": (["wait for payment.settled, at most 1 min 30 s"], "hexagon"),
+        "approve": (["ask a person"], "slanted"),
+        "pause": (["sleep 5.0 s", "a moment"], "hexagon"),
+        "later": (["sleep until =due"], "hexagon"),
+    }
+    assert {diagram.looks[diagram.node(name)] for name, _ in actions} == {"engine"}
+    assert diagram.looks[diagram.node("plain")] == "task"
 
 
 def test_d1_every_kind_of_edge_has_a_label_and_a_look_of_its_own() -> None:
