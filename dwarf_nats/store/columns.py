@@ -3,11 +3,14 @@
 A statement and the values around it share one record, so nothing is read or passed by number:
 
 - `select_list(Row)`: what a select returns, in the order of the fields, so that `Row(*row)` reads it.
-- `unnest(Batch)`: the rows of a batch as PostgreSQL takes them, `from unnest($1::bigint[], …)`. A batch is a `NamedTuple`
-  of lists, one a column; `fetch(sql, *batch)` passes it.
-- `named(Batch)` and `numbered(Batch)`: the names of a batch's columns, and SQLite's placeholders for one row of it, in the
-  fields of the batch, so that one text serves both databases and a misspelt name is no text at all. On SQLite
-  `executemany(sql, zip(*batch))` passes the rows.
+- `unnest(Row)`: rows as PostgreSQL takes them, column by column, `from unnest($1::bigint[], …)`; `fetch(sql, *columns(rows))`
+  passes them. A hot statement has a batch instead, a `NamedTuple` of lists, one a column: `fetch(sql, *batch)`.
+- `named(Row)` and `numbered(Row)`: the names of a row's columns, and SQLite's placeholders for it, in the fields of the record,
+  so that one text serves both databases and a misspelt name is no text at all. On SQLite `executemany(sql, rows)` passes the
+  rows.
+
+A row that is passed is a plain tuple in the order of its record: by name it would cost three times as much to make. The record
+names the function that makes it, and tests hold its order.
 
 The single parameters of a statement come after its batches: `scalars(2, Batch)`.
 """
@@ -15,6 +18,7 @@ The single parameters of a statement come after its batches: `scalars(2, Batch)`
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, TypeVar, get_type_hints
 
 from dwarf_nats.rules.rows import From
@@ -71,6 +75,11 @@ def unnest(*batches: Record, alias: str = "r", first: int = 1, ordinality: str =
 def _sql_type(batch: Record, name: str) -> str:
     kind: str = get_type_hints(batch, include_extras=True)[name].__metadata__[0]
     return kind
+
+
+def columns(rows: Sequence[Sequence[Any]]) -> Iterable[tuple[Any, ...]]:
+    """The columns of rows, as `unnest` takes them."""
+    return zip(*rows, strict=True)
 
 
 def column_list(*batches: Record) -> str:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from dwarf_nats.rules.breakpoints import stored
 from dwarf_nats.rules.leases import lease_us
-from dwarf_nats.store.columns import column_list, named, numbered, scalars, unnest
+from dwarf_nats.store.columns import column_list, columns, named, numbered, scalars, unnest
 from dwarf_nats.store.dialect import NOW, PARKED
 from dwarf_nats.store.statements import graphs
-from dwarf_nats.store.statements.insert import StepsBatch, insert_batch_sqlite
+from dwarf_nats.store.statements.insert import insert_rows_sqlite
 from dwarf_nats.workflow.status import Parked
 
 if TYPE_CHECKING:
@@ -23,63 +23,63 @@ if TYPE_CHECKING:
     from dwarf_nats.store.database import PostgresSession, SqliteSession, Tx
 
 
-class _FlowColumns(NamedTuple):
-    """Flows to be created, column by column: what is written as it is."""
+class _FlowRow(NamedTuple):
+    """A flow to be created: what is written as it is. `_flow_row` has its values."""
 
-    flow_id: Annotated[list[int], "bigint"]
-    token: Annotated[list[str], "text"]
-    workflow: Annotated[list[str], "text"]
-    graph_digest: Annotated[list[str], "text"]
-    thread_id: Annotated[list[int], "bigint"]
-    thread_token: Annotated[list[str], "text"]
-    priority: Annotated[list[int], "int"]
-    fairness_key: Annotated[list[str], "text"]
-    fairness_weight: Annotated[list[float], "float8"]
-    start_at: Annotated[list[int | None], "bigint"]
-    time_budget_ms: Annotated[list[int | None], "bigint"]
-    baggage: Annotated[list[str], "text"]
-    notify: Annotated[list[str], "text"]
-    idempotency_key: Annotated[list[str], "text"]
-    request_digest: Annotated[list[str], "text"]
-    delete_on_completion: Annotated[list[int], "int"]
-    root_id: Annotated[list[int], "bigint"]
-    surgraph_flow_id: Annotated[list[int | None], "bigint"]
-    surgraph_step_id: Annotated[list[int | None], "bigint"]
-    breakpoints: Annotated[list[str | None], "text"]
-    trace: Annotated[list[str], "text"]
-
-
-class _StartColumns(NamedTuple):
-    """One column: those that start at once."""
-
-    start: Annotated[list[bool], "bool"]
+    flow_id: Annotated[int, "bigint"]
+    token: Annotated[str, "text"]
+    workflow: Annotated[str, "text"]
+    graph_digest: Annotated[str, "text"]
+    thread_id: Annotated[int, "bigint"]
+    thread_token: Annotated[str, "text"]
+    priority: Annotated[int, "int"]
+    fairness_key: Annotated[str, "text"]
+    fairness_weight: Annotated[float, "float8"]
+    start_at: Annotated[int | None, "bigint"]
+    time_budget_ms: Annotated[int | None, "bigint"]
+    baggage: Annotated[str, "text"]
+    notify: Annotated[str, "text"]
+    idempotency_key: Annotated[str, "text"]
+    request_digest: Annotated[str, "text"]
+    delete_on_completion: Annotated[int, "int"]
+    root_id: Annotated[int, "bigint"]
+    surgraph_flow_id: Annotated[int | None, "bigint"]
+    surgraph_step_id: Annotated[int | None, "bigint"]
+    breakpoints: Annotated[str | None, "text"]
+    trace: Annotated[str, "text"]
 
 
-class _EntryColumns(NamedTuple):
-    """Their entry steps, and until when their graphs are kept."""
+class _StartRow(NamedTuple):
+    """One column: whether it starts at once."""
 
-    running: Annotated[list[bool], "bool"]
-    step_id: Annotated[list[int], "bigint"]
-    step_token: Annotated[list[str], "text"]
-    node: Annotated[list[str], "text"]
-    url: Annotated[list[str], "text"]
-    state: Annotated[list[str], "text"]
-    lease: Annotated[list[int], "bigint"]
-    kept_until: Annotated[list[int], "bigint"]
+    start: Annotated[bool, "bool"]
 
 
-class _KeyColumns(NamedTuple):
-    """The number of shards with which the homes of their idempotency keys were found, and whether this database is one."""
+class _EntryRow(NamedTuple):
+    """Its entry step, and until when its graph is kept. `_entry_row` has its values."""
 
-    shards: Annotated[list[int], "int"]
-    reserves: Annotated[list[bool], "bool"]
+    running: Annotated[bool, "bool"]
+    step_id: Annotated[int, "bigint"]
+    step_token: Annotated[str, "text"]
+    node: Annotated[str, "text"]
+    url: Annotated[str, "text"]
+    state: Annotated[str, "text"]
+    lease: Annotated[int, "bigint"]
+    kept_until: Annotated[int, "bigint"]
+
+
+class _KeyRow(NamedTuple):
+    """The number of shards with which the home of its idempotency key was found, and whether this database is it."""
+
+    shards: Annotated[int, "int"]
+    reserves: Annotated[bool, "bool"]
 
 
 _INTO = f"""
-  insert into dwarf_flows ({column_list(_FlowColumns)}, status, created_at, started_at, updated_at)"""
+  insert into dwarf_flows ({column_list(_FlowRow)}, status, created_at, started_at, updated_at)"""
 
 
-def _values(flow: _FlowColumns, start: str, now: str) -> str:
+def _values(flow: _FlowRow, start: str, now: str) -> str:
     """The values inserted, in the order of `_INTO`."""
     return f"""{", ".join(map(str, flow))}, case when {start} then 'running' else 'created' end, {now},
     case when {start} then {now} end, {now}"""
@@ -87,7 +87,7 @@ def _values(flow: _FlowColumns, start: str, now: str) -> str:
 
 # -- PostgreSQL
 
-_MADE = f"{_INTO}\n  select {_values(named(_FlowColumns), 'start', NOW)}\n  from r"
+_MADE = f"{_INTO}\n  select {_values(named(_FlowRow), 'start', NOW)}\n  from r"
 _KEPT_YET = f"kept_until > {NOW} + {graphs.MIN_LEFT_US}"
 
 
@@ -106,9 +106,9 @@ entry as (
 
 
 # Without idempotency keys nothing can conflict, and the entry steps need no join with what was made.
-(_REPLICA,) = scalars(1, _FlowColumns, _StartColumns, _EntryColumns)
+(_REPLICA,) = scalars(1, _FlowRow, _StartRow, _EntryRow)
 CREATE = f"""
-with r as (select * from {unnest(_FlowColumns, _StartColumns, _EntryColumns)}),
+with r as (select * from {unnest(_FlowRow, _StartRow, _EntryRow)}),
 made as ({_MADE} where {_KEPT_YET}
   on conflict (fairness_key, idempotency_key) where idempotency_key <> '' do nothing
   returning flow_id),{_entry(_REPLICA)}
@@ -119,9 +119,9 @@ select flow_id, {NOW} from made
 # The home of a key is worked out with the number of shards agreed on, which stays as it is until the transaction ends. A key is
 # taken with its flow; one that was taken before, on another shard, brings an id that may have been used meanwhile.
 # `is true` keeps the subquery a hashed one; as a join it would compare each with each.
-(_REPLICA,) = scalars(1, _FlowColumns, _StartColumns, _EntryColumns, _KeyColumns)
+(_REPLICA,) = scalars(1, _FlowRow, _StartRow, _EntryRow, _KeyRow)
 CREATE_KEYED = f"""
-with r as (select * from {unnest(_FlowColumns, _StartColumns, _EntryColumns, _KeyColumns)}),
+with r as (select * from {unnest(_FlowRow, _StartRow, _EntryRow, _KeyRow)}),
 agreed as materialized (select shards from dwarf_deployment where one = 1 for share),
 kept as (
   insert into dwarf_keys (fairness_key, idempotency_key, shard, flow_id, token, request_digest, created_at)
@@ -152,9 +152,9 @@ class _Key(NamedTuple):
 
 
 _KEY = numbered(_Key)
-_SCALAR = len(_FlowColumns._fields) + 1
+_SCALAR = len(_FlowRow._fields) + 1
 # As `values`, which SQLite inserts at half the cost of a select.
-_INSERT_FLOW = f"{_INTO}\n  values ({_values(numbered(_FlowColumns), start=f'?{_SCALAR}', now=f'?{_SCALAR + 1}')})"
+_INSERT_FLOW = f"{_INTO}\n  values ({_values(numbered(_FlowRow), start=f'?{_SCALAR}', now=f'?{_SCALAR + 1}')})"
 _INSERT_KEYED = f"{_INSERT_FLOW} on conflict do nothing"
 _AGREED_SHARDS = "select shards from dwarf_deployment where one = 1"
 _TAKE_KEY = f"""
@@ -177,25 +177,24 @@ class CreateFlows:
     """The time budget of flows that have none of their own."""
 
     async def on_postgres(self, session: PostgresSession) -> dict[int, int]:
-        flows = self.flows
-        columns = [*_flow_columns(flows), *_start_columns(flows), *_entry_columns(flows, self.budget_ms)]
-        if any(new.idempotency_key for new in flows):
-            rows = await session.fetch(CREATE_KEYED, *columns, *_key_columns(flows), self.replica_id)
+        rows = [_flow_row(new) + _start_row(new) + _entry_row(new, self.budget_ms) for new in self.flows]
+        if any(new.idempotency_key for new in self.flows):
+            rows = [row + _key_row(new) for row, new in zip(rows, self.flows, strict=True)]
+            made = await session.fetch(CREATE_KEYED, *columns(rows), self.replica_id)
         else:
-            rows = await session.fetch(CREATE, *columns, self.replica_id)
-        return {int(flow_id): int(created_at) for flow_id, created_at in rows}
+            made = await session.fetch(CREATE, *columns(rows), self.replica_id)
+        return {int(flow_id): int(created_at) for flow_id, created_at in made}
 
     def on_sqlite(self, session: SqliteSession) -> dict[int, int]:
-        flows = [new for new in self.flows if new.kept_until > session.now + graphs.MIN_LEFT_US]
-        columns = [*_flow_columns(flows), *_start_columns(flows), [session.now] * len(flows)]
-        rows = zip(*columns, strict=True)
+        now = session.now
+        flows = [new for new in self.flows if new.kept_until > now + graphs.MIN_LEFT_US]
+        rows = [(*_flow_row(new), *_start_row(new), now) for new in flows]
         if any(new.idempotency_key for new in flows):
             flows = [new for new, row in zip(flows, rows, strict=True) if _insert_keyed(session, new, row)]
         else:
             session.connection.executemany(_INSERT_FLOW, rows)
-        if flows:
-            insert_batch_sqlite(session, _entry_steps(flows, self.budget_ms), self.replica_id)
-        return {new.flow.flow_id: session.now for new in flows}
+        insert_rows_sqlite(session, [_entry_step_row(new, self.budget_ms) for new in flows], self.replica_id)
+        return {new.flow.flow_id: now for new in flows}
 
 
 async def create_one(tx: Tx, new: NewFlow) -> int | None:
@@ -204,52 +203,54 @@ async def create_one(tx: Tx, new: NewFlow) -> int | None:
     return made.get(new.flow.flow_id)
 
 
-def _flow_columns(flows: Sequence[NewFlow]) -> _FlowColumns:
-    contexts = [new.flow for new in flows]
-    return _FlowColumns(
-        flow_id=[one.flow_id for one in contexts],
-        token=[one.token for one in contexts],
-        workflow=[one.workflow for one in contexts],
-        graph_digest=[one.digest for one in contexts],
-        thread_id=[one.thread_id for one in contexts],
-        thread_token=[new.thread_token for new in flows],
-        priority=[one.priority for one in contexts],
-        fairness_key=[one.fairness_key for one in contexts],
-        fairness_weight=[one.fairness_weight for one in contexts],
-        start_at=[new.start_at for new in flows],
-        time_budget_ms=[one.time_budget_ms for one in contexts],
-        baggage=[bytes(one.baggage).decode() for one in contexts],
-        notify=[one.notify for one in contexts],
-        idempotency_key=[new.idempotency_key for new in flows],
-        request_digest=[new.request_digest for new in flows],
-        delete_on_completion=[int(new.delete_on_completion) for new in flows],
-        root_id=[one.root_id or one.flow_id for one in contexts],
-        surgraph_flow_id=[one.surgraph_flow_id for one in contexts],
-        surgraph_step_id=[one.surgraph_step_id for one in contexts],
-        breakpoints=[stored(one.breakpoints) for one in contexts],
-        trace=[one.trace for one in contexts],
+def _flow_row(new: NewFlow) -> tuple[Any, ...]:
+    """The values of a `_FlowRow`, in its order."""
+    flow = new.flow
+    return (
+        flow.flow_id,
+        flow.token,
+        flow.workflow,
+        flow.digest,
+        flow.thread_id,
+        new.thread_token,
+        flow.priority,
+        flow.fairness_key,
+        flow.fairness_weight,
+        new.start_at,
+        flow.time_budget_ms,
+        bytes(flow.baggage).decode(),
+        flow.notify,
+        new.idempotency_key,
+        new.request_digest,
+        int(new.delete_on_completion),
+        flow.root_id or flow.flow_id,
+        flow.surgraph_flow_id,
+        flow.surgraph_step_id,
+        stored(flow.breakpoints),
+        flow.trace,
     )
 
 
-def _start_columns(flows: Sequence[NewFlow]) -> _StartColumns:
-    return _StartColumns(start=[new.start for new in flows])
+def _start_row(new: NewFlow) -> tuple[Any, ...]:
+    return (new.start,)
 
 
-def _entry_columns(flows: Sequence[NewFlow], budget_ms: int) -> _EntryColumns:
-    return _EntryColumns(
-        running=[new.eager for new in flows],
-        step_id=[new.step_id for new in flows],
-        step_token=[new.step_token for new in flows],
-        node=[new.node for new in flows],
-        url=[new.url for new in flows],
-        state=[new.state_json.decode() for new in flows],
-        lease=[lease_us(new.flow.time_budget_ms, budget_ms) for new in flows],
-        kept_until=[new.kept_until for new in flows],
+def _entry_row(new: NewFlow, budget_ms: int) -> tuple[Any, ...]:
+    """The values of an `_EntryRow`, in its order."""
+    return (
+        new.eager,
+        new.step_id,
+        new.step_token,
+        new.node,
+        new.url,
+        new.state_json.decode(),
+        lease_us(new.flow.time_budget_ms, budget_ms),
+        new.kept_until,
     )
 
 
-def _key_columns(flows: Sequence[NewFlow]) -> _KeyColumns:
-    return _KeyColumns(shards=[new.shards for new in flows], reserves=[new.reserves for new in flows])
+def _key_row(new: NewFlow) -> tuple[Any, ...]:
+    return (new.shards, new.reserves)
 
 
 def _insert_keyed(session: SqliteSession, new: NewFlow, row: tuple[Any, ...]) -> bool:
@@ -279,29 +280,29 @@ def _take_key(session: SqliteSession, new: NewFlow) -> bool:
     return connection.execute(_TAKE_KEY, key).rowcount == 1
 
 
-def _entry_steps(flows: Sequence[NewFlow], budget_ms: int) -> StepsBatch:
-    count = len(flows)
-    contexts = [new.flow for new in flows]
-    return StepsBatch(
-        step_id=[new.step_id for new in flows],
-        flow_id=[one.flow_id for one in contexts],
-        depth=[1] * count,
-        token=[new.step_token for new in flows],
-        node=[new.node for new in flows],
-        url=[new.url for new in flows],
-        state=[new.state_json.decode() for new in flows],
-        status=["created" if not new.start else "running" if new.eager else "pending" for new in flows],
-        not_before=[new.start_at or 0 for new in flows],
-        delay=[0] * count,
-        predecessor_id=[None] * count,
-        spawn_id=[0] * count,
-        ordinal=[0] * count,
-        changes=["{}"] * count,
-        error=[None] * count,
-        successor_id=[None] * count,
-        priority=[one.priority for one in contexts],
-        fairness_key=[one.fairness_key for one in contexts],
-        fairness_weight=[one.fairness_weight for one in contexts],
-        lease=[lease_us(one.time_budget_ms, budget_ms) for one in contexts],
-        borrowed=[None] * count,
+def _entry_step_row(new: NewFlow, budget_ms: int) -> tuple[Any, ...]:
+    """The values of its entry step as a `StepRow`, in its order."""
+    flow = new.flow
+    return (
+        new.step_id,
+        flow.flow_id,
+        1,  # depth
+        new.step_token,
+        new.node,
+        new.url,
+        new.state_json.decode(),
+        "created" if not new.start else "running" if new.eager else "pending",
+        new.start_at or 0,
+        0,  # delay
+        None,  # predecessor_id
+        0,  # spawn_id
+        0,  # ordinal
+        "{}",  # changes
+        None,  # error
+        None,  # successor_id
+        flow.priority,
+        flow.fairness_key,
+        flow.fairness_weight,
+        lease_us(flow.time_budget_ms, budget_ms),
+        None,  # borrowed
     )

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from dwarf_nats.rules import state_refs
 from dwarf_nats.rules.leases import lease_us
 from dwarf_nats.rules.lifecycle import FLOW_LIVE
 from dwarf_nats.rules.settlement import Applied, SettleResult
 from dwarf_nats.store.columns import numbered, scalars, unnest
-from dwarf_nats.store.commands import Cascade, Command, InsertFlows, InsertSteps, Query, QueryMany
+from dwarf_nats.store.commands import Cascade, Command, InsertFlows, InsertSteps, Query, QueryMany, StepInsert
 from dwarf_nats.store.dialect import LIVE, NOW, PARKED, parked_if_tripped
 from dwarf_nats.store.statements.cascade import cascade, defer_to_breakpoints, needs_cascade
 from dwarf_nats.store.statements.create import CreateFlows
-from dwarf_nats.store.statements.insert import StepsBatch, insert_batch_sqlite, insert_postgres, insert_sqlite
+from dwarf_nats.store.statements.insert import insert_postgres, insert_sqlite
 from dwarf_nats.workflow.status import Parked, Status
 
 if TYPE_CHECKING:
@@ -103,31 +103,31 @@ from done d
 # -- SQLite: nobody else writes meanwhile, so the group is read first and then written, each kind of row in one go
 
 
-class _DoneBatch(NamedTuple):
-    """The new values of settled steps, column by column."""
+class _DoneRow(NamedTuple):
+    """The new values of a settled step. `_done_row` has them."""
 
-    step_id: list[int]
-    status: list[str]
-    changes: list[str]
-    error: list[str | None]
-    attempt: list[int]
-    successor_id: list[int | None]
-    not_before: list[int | None]
+    step_id: int
+    status: str
+    changes: str
+    error: str | None
+    attempt: int
+    successor_id: int | None
+    not_before: int | None
     """`None` where it stays."""
-    arrived: list[bool]
-    cohort_size: list[int | None]
-    now: list[int]
+    arrived: bool
+    cohort_size: int | None
+    now: int
 
 
-class _EndedBatch(NamedTuple):
-    """The new values of flows that end, column by column."""
+class _EndedRow(NamedTuple):
+    """The new values of a flow that ends. `_ended_row` has them."""
 
-    flow_id: list[int]
-    status: list[str]
-    final_state: list[str]
-    final_borrowed: list[str | None]
-    error: list[str | None]
-    updated_at: list[int]
+    flow_id: int
+    status: str
+    final_state: str
+    final_borrowed: str | None
+    error: str | None
+    updated_at: int
 
 
 @dataclass(slots=True)
@@ -145,7 +145,7 @@ select s.step_id, s.lease_seq, f.flow_id, f.status, f.updated_at, f.breakpoints 
 from json_each($1) j cross join dwarf_steps s on s.step_id = j.value cross join dwarf_flows f on f.flow_id = s.flow_id
 where s.status = 'running'
 """
-_STEP = numbered(_DoneBatch)
+_STEP = numbered(_DoneRow)
 _SETTLE_STEPS = f"""
 update dwarf_steps set status = {_STEP.status}, changes = {_STEP.changes}, error = {_STEP.error},
   attempt = {_STEP.attempt}, claimed_by = null, lease_expires = null, successor_id = {_STEP.successor_id},
@@ -154,7 +154,7 @@ update dwarf_steps set status = {_STEP.status}, changes = {_STEP.changes}, error
   parked = case when {_STEP.status} = 'pending' then {PARKED} else {Parked.NO:d} end
 where step_id = {_STEP.step_id}
 """
-_FLOW = numbered(_EndedBatch)
+_FLOW = numbered(_EndedRow)
 _END_FLOWS = f"""
 update dwarf_flows set status = {_FLOW.status}, final_state = {_FLOW.final_state},
   final_borrowed = {_FLOW.final_borrowed}, error = {_FLOW.error}, updated_at = {_FLOW.updated_at}
@@ -207,6 +207,8 @@ class Settle:
 
     def on_sqlite(self, session: SqliteSession) -> SettleResult:
         result = self._settle_sqlite(session)
+        if not needs_cascade(self.group):
+            return result
         commands = cascade(self.group, result, self.new_step, self.limits)
         command = _next(commands, None)
         while command is not None:
@@ -216,7 +218,7 @@ class Settle:
     def _settle_sqlite(self, session: SqliteSession) -> SettleResult:
         lease_seqs, flows = _found(session.fetch(_RUNNING, [one.step.step_id for one in self.group]))
         result = SettleResult()
-        done = _Done(session.now, self.budget_ms)
+        done = _Done(session.now)
         with_breakpoints = set()
         for one in self.group:
             step_id = one.step.step_id
@@ -226,7 +228,7 @@ class Settle:
             result.applied[step_id] = done.add(one, flow)
             if flow.has_breakpoints:
                 with_breakpoints.add(step_id)
-        done.write(session, self.replica_id)
+        done.write(session, self.replica_id, self.budget_ms)
         result.with_breakpoints = frozenset(with_breakpoints)
         defer_to_breakpoints(self.group, result)
         return result
@@ -297,94 +299,65 @@ def _found(rows: Sequence[Row]) -> tuple[dict[int, int], dict[int, _Flow]]:
 
 
 class _Done:
-    """Collects what is to be written of a group, and writes it."""
+    """Collects the rows to be written of a group, and writes them."""
 
-    def __init__(self, now: int, budget_ms: int) -> None:
+    def __init__(self, now: int) -> None:
         self._now = now
-        self._budget_ms = budget_ms
-        self._settled: list[Settlement] = []
-        self._statuses: list[str] = []
-        self._successors: list[NewStep | None] = []
-        self._born: list[tuple[Settlement, NewStep, str]] = []
-        self._ends: list[tuple[Settlement, FlowEnd, int]] = []
+        self._steps: list[tuple[Any, ...]] = []
+        self._born: list[StepInsert] = []
+        self._ended: list[tuple[Any, ...]] = []
 
     def add(self, one: Settlement, flow: _Flow) -> Applied:
         """A settlement that is not fenced off; what becomes of it, and of its flow for those that follow."""
-        alive = flow.status in FLOW_LIVE
-        at, new, end = self._now, one.successor if alive else None, one.end
-        self._settled.append(one)
-        self._statuses.append(one.status.value if alive else flow.status)
-        self._successors.append(new)
+        now, step = self._now, one.step
+        if flow.status not in FLOW_LIVE:
+            self._steps.append(_done_row(one, flow.status, None, now))
+            return Applied(alive=False, at=now)
+        new, end = one.successor, one.end
+        self._steps.append(_done_row(one, one.status.value, new, now))
         if new is not None:
-            self._born.append((one, new, "running" if new.eager and not flow.has_breakpoints else "pending"))
-        if alive and end is not None:
-            at = max(at, flow.updated_at + 1)
-            flow.status, flow.updated_at = end.status.value, at
-            self._ends.append((one, end, at))
-        return Applied(alive, at)
+            is_running = new.eager and not flow.has_breakpoints
+            status = Status.RUNNING if is_running else Status.PENDING
+            self._born.append(StepInsert(step.flow, new, step.step_id, status))
+        if end is None:
+            return Applied(alive=True, at=now)
+        at = max(now, flow.updated_at + 1)
+        flow.status, flow.updated_at = end.status.value, at
+        self._ended.append(_ended_row(one, end, at))
+        return Applied(alive=True, at=at)
 
-    def write(self, session: SqliteSession, replica_id: int) -> None:
+    def write(self, session: SqliteSession, replica_id: int, budget_ms: int) -> None:
         """Write the rows of the steps, of those that follow on them, and of the flows that end."""
-        connection = session.connection
-        connection.executemany(_SETTLE_STEPS, zip(*self._done_batch(), strict=True))
+        session.connection.executemany(_SETTLE_STEPS, self._steps)
         if self._born:
-            insert_batch_sqlite(session, _born_batch(self._born, self._budget_ms), replica_id)
-        if self._ends:
-            connection.executemany(_END_FLOWS, zip(*_ended_batch(self._ends), strict=True))
-
-    def _done_batch(self) -> _DoneBatch:
-        settled, now = self._settled, self._now
-        return _DoneBatch(
-            step_id=[one.step.step_id for one in settled],
-            status=self._statuses,
-            changes=[one.changes_json().decode() for one in settled],
-            error=[one.error_json for one in settled],
-            attempt=[one.attempt for one in settled],
-            successor_id=[new.step_id if new is not None else None for new in self._successors],
-            not_before=[now + one.delay_us if one.status is Status.PENDING or one.arrives else None for one in settled],
-            arrived=[one.arrives for one in settled],
-            cohort_size=[len(one.branches) or None for one in settled],
-            now=[now] * len(settled),
-        )
+            insert_sqlite(session, self._born, replica_id, budget_ms)
+        if self._ended:
+            session.connection.executemany(_END_FLOWS, self._ended)
 
 
-def _ended_batch(ends: Sequence[tuple[Settlement, FlowEnd, int]]) -> _EndedBatch:
-    """Flows that end, each with the time of the change."""
-    return _EndedBatch(
-        flow_id=[one.step.flow.flow_id for one, _, _ in ends],
-        status=[end.status.value for _, end, _ in ends],
-        final_state=[end.stored_json.decode() for _, end, _ in ends],
-        final_borrowed=[state_refs.stored(end.refs) for _, end, _ in ends],
-        error=[one.error_json if end.status is Status.FAILED else None for one, end, _ in ends],
-        updated_at=[at for _, _, at in ends],
+def _done_row(one: Settlement, status: str, new: NewStep | None, now: int) -> tuple[Any, ...]:
+    """The values of a `_DoneRow`, in its order."""
+    return (
+        one.step.step_id,
+        status,
+        one.changes_json().decode(),
+        one.error_json,
+        one.attempt,
+        None if new is None else new.step_id,
+        now + one.delay_us if one.status is Status.PENDING or one.arrives else None,
+        one.arrives,
+        len(one.branches) or None,
+        now,
     )
 
 
-def _born_batch(born: Sequence[tuple[Settlement, NewStep, str]], budget_ms: int) -> StepsBatch:
-    """The successors of settled steps, each with its status."""
-    count = len(born)
-    flows = [one.step.flow for one, _, _ in born]
-    steps = [new for _, new, _ in born]
-    return StepsBatch(
-        step_id=[new.step_id for new in steps],
-        flow_id=[flow.flow_id for flow in flows],
-        depth=[new.depth for new in steps],
-        token=[new.token for new in steps],
-        node=[new.node for new in steps],
-        url=[new.url for new in steps],
-        state=[new.state_json.decode() for new in steps],
-        status=[status for _, _, status in born],
-        not_before=[0] * count,
-        delay=[new.delay_us for new in steps],
-        predecessor_id=[one.step.step_id for one, _, _ in born],
-        spawn_id=[new.spawn_id for new in steps],
-        ordinal=[new.ordinal for new in steps],
-        changes=["{}"] * count,
-        error=[None] * count,
-        successor_id=[None] * count,
-        priority=[flow.priority for flow in flows],
-        fairness_key=[flow.fairness_key for flow in flows],
-        fairness_weight=[flow.fairness_weight for flow in flows],
-        lease=[lease_us(flow.time_budget_ms, budget_ms) for flow in flows],
-        borrowed=[state_refs.stored(new.refs) for new in steps],
+def _ended_row(one: Settlement, end: FlowEnd, at: int) -> tuple[Any, ...]:
+    """The values of an `_EndedRow`, in its order."""
+    return (
+        one.step.flow.flow_id,
+        end.status.value,
+        end.stored_json.decode(),
+        state_refs.stored(end.refs),
+        one.error_json if end.status is Status.FAILED else None,
+        at,
     )
