@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from dwarf_nats.workflow.options import FlowOptions, Query
     from dwarf_nats.workflow.records import FlowSummary, GraphInfo, Outcome, ShardInfo, Step
     from dwarf_nats.workflow.status import Status
-    from dwarf_nats.workflow.task_error import SubgraphError, TaskError
+    from dwarf_nats.workflow.task_error import SubgraphError, TaskError, WaitTimeout
 
 __all__ = [
     "END",
@@ -76,6 +76,7 @@ __all__ = [
     "TooLarge",
     "TooMany",
     "Unavailable",
+    "WaitTimeout",
     "Worker",
     "WorkerLost",
     "__version__",
@@ -112,7 +113,7 @@ _MODULES = {
     "dwarf_nats.workflow.options": ("FlowOptions", "Query"),
     "dwarf_nats.workflow.records": ("FlowSummary", "GraphInfo", "Outcome", "ShardInfo", "Step"),
     "dwarf_nats.workflow.status": ("Status",),
-    "dwarf_nats.workflow.task_error": ("SubgraphError", "TaskError"),
+    "dwarf_nats.workflow.task_error": ("SubgraphError", "TaskError", "WaitTimeout"),
 }
 """The public names by the module that defines them; the same as the imports for type checkers above, which a test holds."""
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}

@@ -95,6 +95,10 @@ class Announcer:
                 self._notices.stopped(flow.notify, outcome)
         return self.change(flow, outcome.status, at)
 
+    def perhaps_stopped(self, flow_id: int) -> None:
+        """Have the waiters of a flow read whether it has stopped."""
+        self._waiters.wake(flow_id, None)
+
     def stopped_flows(self, result: TreeChange) -> list[StatusChanged]:
         """As `stopped`, for all flows that an operation stopped."""
         return [self.stopped(flow, outcome_of(self._shard, flow), flow.updated_at) for flow in result.changed]
@@ -138,6 +142,10 @@ class Announcer:
             result.due,
             [StoppedFlow(flow_key(self._shard, one), one.status) for one in result.changed if one.status.stopped],
         )
+
+    def runs_on(self, result: TreeChange) -> None:
+        """As `controlled`, for a transaction that has flows run again."""
+        self.controlled(result, [self.change(one, Status.RUNNING, one.updated_at) for one in result.changed])
 
     def unparked(self, steps: Sequence[ReadyStep]) -> None:
         """Announce steps that a breaker holds no more: look for them, and have the other replicas look (V5)."""

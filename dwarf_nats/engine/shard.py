@@ -19,6 +19,7 @@ from dwarf_nats.engine.execution.in_flight import InFlight
 from dwarf_nats.engine.execution.intake import Intake
 from dwarf_nats.engine.ids import Ids, StepIds
 from dwarf_nats.engine.scheduling.admission import EagerAdmission
+from dwarf_nats.engine.scheduling.deadline_timer import DeadlineTimer
 from dwarf_nats.engine.waiters import Waiters
 from dwarf_nats.errors import Unavailable
 
@@ -77,6 +78,9 @@ class Shard:
             executions=self.in_flight,
             debug_log=self.debug_log,
         )
+        self.deadlines = DeadlineTimer(
+            self.number, store.control, announcer=self.announcer, clock=shared.clock, logger=shared.logger
+        )
         self._jobs: list[asyncio.Task[None]] = []
         self.committer = self._new_committer(shared)
         self.executor = self._new_executor(shared)
@@ -128,6 +132,7 @@ class Shard:
         self._jobs = [
             self._job(self.committer.run(self.after_commit), "committer"),
             self._job(self.prober.run(), "prober"),
+            self._job(self.deadlines.run(), "deadlines"),
             *(self._job(work, job) for job, work in duties.jobs().items()),
         ]
 
@@ -214,8 +219,8 @@ class Shard:
             executor=self.executor,
             announcer=self.announcer,
             ready_queue=self.ready_queue,
+            deadlines=self.deadlines,
             backpressure=self.backpressure,
-            waiters=self.waiters,
             debug_log=self.debug_log,
         )
 

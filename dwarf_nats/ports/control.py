@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     from dwarf_nats.rules.forking import Forked
-    from dwarf_nats.rules.rows import FlowRow, StepRow, TreeChange
+    from dwarf_nats.rules.rows import FlowRow, StepRow, TimedOutWaits, TreeChange
     from dwarf_nats.rules.steps import NewFlow, ReadyStep
     from dwarf_nats.workflow.graph import Graph
     from dwarf_nats.workflow.limits import Limits
@@ -48,6 +48,10 @@ class ControlStore(Protocol):
 
     async def resume_break(self, flow: FlowRow, overrides: State, limits: Limits = ...) -> TreeChange:
         """Continue the oldest breakpoint of the flow, or of one it called, with `overrides` in its state (O11)."""
+        ...
+
+    async def time_out_waits(self, limit: int) -> TimedOutWaits:
+        """Continue up to `limit` steps that wait for a resume or an event, and whose deadline has passed (P6, E2)."""
         ...
 
     async def break_before(self, flow: FlowRow, task: str, *, enabled: bool) -> None:

@@ -88,7 +88,7 @@ def run_on(step: StepRow) -> None:
     step.status = Status.PENDING
     step.parked = Parked.NO
     step.breakpoint_hit = 0
-    step.interrupt_payload = None
+    step.interrupt_payload = step.wait_until = None
     step.started_at = None
     step.lease_seq += 1
 

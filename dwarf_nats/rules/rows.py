@@ -25,12 +25,14 @@ class HeartbeatReply:
     """The database's answer to a heartbeat, which finds what a lost signal would have told (B1).
 
     `held`: there are tasks whose steps are held, or steps that are. `due_in`: microseconds until a pending step is due,
-    0 if one is; `None` if none waits. `shards`: the number of shards agreed on.
+    0 if one is; `None` if none waits. `shards`: the number of shards agreed on. `deadline_in`: microseconds until the first
+    deadline of a step that waits, 0 if it has passed; `None` if there is none.
     """
 
     held: bool
     due_in: int | None
     shards: int = 0
+    deadline_in: int | None = None
 
 
 @dataclass(slots=True, frozen=True)
@@ -204,6 +206,18 @@ class TreeChange:
     changed: list[FlowRow] = field(default_factory=list)
     due: list[ReadyStep] = field(default_factory=list)
     running: list[StepRef] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class TimedOutWaits:
+    """The result of timing out `count` waits. `next_in`: microseconds until the next deadline, `None` if there is none.
+
+    A next deadline that has passed belongs to a step that another transaction is changing, or that was beyond the limit.
+    """
+
+    change: TreeChange
+    count: int
+    next_in: int | None
 
 
 @dataclass(slots=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
+from dwarf_nats.rules.retries import MAX_DELAY_US
 from dwarf_nats.rules.state_refs import Refs
 from dwarf_nats.workflow.state import State, encode_state, encode_value
 from dwarf_nats.workflow.status import Status
@@ -102,6 +103,12 @@ class Settlement:
         if self.pause is not None and self.pause.payload is None:
             return "held"
         return self.status.value
+
+    @property
+    def wait_us(self) -> int | None:
+        """Microseconds until the deadline of its interrupt or its wait for an event, if that has one (P6, E2)."""
+        wait = self.pause or self.event_wait
+        return None if wait is None or wait.timeout_ms is None else min(wait.timeout_ms * 1000, MAX_DELAY_US)
 
     def problems_json(self) -> str:
         """The problems as they are stored: of many the first, and how many more there are."""

@@ -26,7 +26,7 @@ from dwarf_nats.workflow.graph import END, Graph
 from dwarf_nats.workflow.options import FlowOptions, Query
 from dwarf_nats.workflow.records import FlowSummary, GraphInfo, Outcome, ShardInfo, Step
 from dwarf_nats.workflow.status import Status
-from dwarf_nats.workflow.task_error import SubgraphError, TaskError
+from dwarf_nats.workflow.task_error import SubgraphError, TaskError, WaitTimeout
 
 __all__ = [
     "END",
@@ -57,6 +57,7 @@ __all__ = [
     "TooLarge",
     "TooMany",
     "Unavailable",
+    "WaitTimeout",
     "Worker",
     "main",
     "serve",

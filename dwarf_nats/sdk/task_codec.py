@@ -64,7 +64,9 @@ def decode_request(body: bytes, headers: Mapping[str, str] | None = None) -> Tas
         call.traceparent = headers.get(h.TRACEPARENT, "")
         call.tracestate = h.percent_decode(headers.get(h.TRACESTATE, ""))
     if not isinstance(request.resumed, UnsetType):
-        call.resumed = request.resumed.data
+        data, timed_out = request.resumed.data, request.resumed.timed_out
+        call.resumed = None if isinstance(data, UnsetType) else data
+        call.interrupt_timed_out = not isinstance(timed_out, UnsetType) and timed_out
     if not isinstance(request.subgraph, UnsetType):
         result, error_text = request.subgraph.result, request.subgraph.error
         call.subgraph_result = None if isinstance(result, UnsetType) else result
@@ -96,6 +98,7 @@ def _encoded(answer: Answer) -> tuple[bytes, dict[str, str] | None]:
         goto=UNSET if answer.goto is None else answer.goto,
         sleep_ms=answer.sleep_ms or UNSET,
         interrupt=UNSET if answer.interrupt is None else answer.interrupt,
+        interrupt_timeout_ms=UNSET if answer.interrupt_timeout_ms is None else answer.interrupt_timeout_ms,
         subgraph=UNSET if answer.subgraph is None else _subgraph(answer.subgraph),
         retry=UNSET if answer.retry is None else _retry(answer.retry),
     )

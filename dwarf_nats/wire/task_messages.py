@@ -20,9 +20,10 @@ Delay = Annotated[int, Meta(ge=0, le=MAX_DELAY_MS, description="Milliseconds.")]
 
 
 class Resumed(Message):
-    """What `resume` handed over."""
+    """How the step's interrupt ended: what `resume` handed over, or that its deadline passed."""
 
-    data: AnyJson
+    data: Maybe[AnyJson] = UNSET
+    timed_out: Maybe[bool] = UNSET
 
 
 class SubgraphEnd(Message):
@@ -75,6 +76,7 @@ class TaskReply(Request):
     goto: Maybe[str] = UNSET
     sleep_ms: Maybe[Delay] = UNSET
     interrupt: Maybe[AnyJson] = UNSET
+    interrupt_timeout_ms: Maybe[Delay] = UNSET
     subgraph: Maybe[SubgraphCall] = UNSET
     retry: Maybe[RetryCall] = UNSET
     error: Maybe[ErrorJson] = UNSET

@@ -54,7 +54,7 @@ def encode_request(call: TaskCall, accept_ms: int, traceparent: str = "", traces
             flow_created_at=rfc3339(call.flow_created_at),
             flow_updated_at=rfc3339(call.flow_updated_at),
             deadline=deadline,
-            resumed=UNSET if call.resumed is None else t.Resumed(data=call.resumed),
+            resumed=_resumed(call),
             subgraph=subgraph,
         )
     )
@@ -67,6 +67,13 @@ def encode_request(call: TaskCall, accept_ms: int, traceparent: str = "", traces
         f"Dwarf-Deadline: {deadline}\r\nDwarf-Accept-Ms: {accept_ms}\r\n{trace}\r\n"
     )
     return block.encode("ascii"), body
+
+
+def _resumed(call: TaskCall) -> t.Resumed | UnsetType:
+    """The end of the step's interrupt, if it had one."""
+    if call.resumed is not None:
+        return t.Resumed(data=call.resumed)
+    return t.Resumed(timed_out=True) if call.interrupt_timed_out else UNSET
 
 
 @lru_cache(maxsize=4096)
@@ -182,6 +189,9 @@ def _answer(body: bytes, max_depth: int) -> Answer:
         payload = bytes(reply.interrupt)
         check_json(payload, "`interrupt`", max_depth)
         answer.interrupt = Raw(payload)
+    answer.interrupt_timeout_ms = or_default(reply.interrupt_timeout_ms, None)
+    if answer.interrupt_timeout_ms is not None and answer.interrupt is None:
+        raise BadRequest("`interruptTimeoutMs` is the deadline of an `interrupt`, but there is none beside it")
     if not isinstance(reply.subgraph, UnsetType):
         text = reply.subgraph.input
         state = {} if isinstance(text, UnsetType) else check_state(bytes(text), "`subgraph.input`", max_depth)

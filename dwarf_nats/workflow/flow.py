@@ -13,7 +13,7 @@ import msgspec
 
 from dwarf_nats.workflow.answer import MAX_DELAY_MS, Answer, Retry, Subgraph, TaskCall
 from dwarf_nats.workflow.state import NULL, Raw, State, check_json, decode_value, encode_value, state_from, to_values
-from dwarf_nats.workflow.task_error import SubgraphError, TaskError
+from dwarf_nats.workflow.task_error import SubgraphError, TaskError, WaitTimeout
 
 T = TypeVar("T")
 D = TypeVar("D", int, None)
@@ -40,8 +40,10 @@ class Flow:
         self._sleep_ms = 0
         self._retry: Retry | None = None
         self._interrupt: Raw | None = None
+        self._interrupt_timeout_ms: int | None = None
         self._subgraph: Subgraph | None = None
         self._resumed = call.resumed
+        self._interrupt_timed_out = call.interrupt_timed_out
         self._child_ended = call.subgraph_result is not None or call.subgraph_error is not None
 
     @classmethod
@@ -236,16 +238,21 @@ class Flow:
             give_up_after_ms=_milliseconds_or(give_up_after, "give_up_after", None),
         )
 
-    def interrupt(self, payload: Any = None) -> Any:
+    def interrupt(self, payload: Any = None, timeout: float | timedelta | None = None) -> Any:
         """Pause the flow with this payload; returns the data it was resumed with (P2).
 
-        The first call ends the execution: changes made before are kept, and the task runs again after the resume.
+        The first call ends the execution: changes made before are kept, and the task runs again after the resume. `timeout`:
+        seconds after which the task runs again although nobody has resumed it; the call then raises `WaitTimeout` (P6).
         """
+        if self._interrupt_timed_out:
+            self._interrupt_timed_out = False
+            raise WaitTimeout("nobody resumed the step before the deadline of its interrupt")
         if self._resumed is not None:
             data, self._resumed = self._resumed, None
             return decode_value(data)
         text = encode_value(payload, "interrupt payload")
         check_json(text, "interrupt payload")
+        self._interrupt_timeout_ms = None if timeout is None else _milliseconds(timeout, "timeout")
         self._interrupt = Raw(text)
         raise Suspended("interrupt")
 
@@ -270,6 +277,7 @@ class Flow:
             goto=self._goto,
             sleep_ms=self._sleep_ms,
             interrupt=self._interrupt,
+            interrupt_timeout_ms=self._interrupt_timeout_ms,
             subgraph=self._subgraph,
             retry=self._retry,
         )

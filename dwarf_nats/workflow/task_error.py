@@ -31,6 +31,13 @@ class SubgraphError(TaskError):
     """The child flow a task called failed (P1); the message is the child's error."""
 
 
+class WaitTimeout(TaskError):
+    """A task waited, and the deadline of its wait passed first (P6). Its code is 408."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, 408)
+
+
 def disposition_of(code: int) -> tuple[Disposition, str]:
     """The disposition of a failure with this code, and its cause."""
     if code == 429:

@@ -43,8 +43,8 @@ class Parts:
             executor=part,
             announcer=part,
             ready_queue=part,
+            deadlines=part,
             backpressure=part,
-            waiters=part,
             debug_log=quiet,
         )
 
@@ -79,8 +79,11 @@ class Parts:
     def announce(self, changed: Any, pending: Any, ended: Any) -> None:
         self._note("announce", list(changed), [one.not_before for one in pending], [one.status for one in ended])
 
-    def wake(self, _flow_id: int, outcome: Any) -> None:
-        self._note("wake waiters", outcome)
+    def perhaps_stopped(self, _flow_id: int) -> None:
+        self._note("perhaps stopped")
+
+    def note(self, delay_us: int) -> None:
+        self._note("deadline", delay_us)
 
 
 def claimed() -> ClaimedStep:
@@ -174,5 +177,5 @@ def test_a_result_that_was_fenced_off_frees_its_slot_and_has_waiters_look() -> N
     parts = Parts()
     step = claimed()
     parts.after_commit().fenced(ended(step))
-    assert parts.told == [("drop", step.step_id), ("release slot", "a"), ("wake waiters", None)]
+    assert parts.told == [("drop", step.step_id), ("release slot", "a"), ("perhaps stopped",)]
     assert parts.counters.fenced.total() == 1

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from dwarf_nats.engine.debug_log import DebugLog
     from dwarf_nats.engine.execution.executor import Executor
     from dwarf_nats.engine.execution.in_flight import InFlight
+    from dwarf_nats.engine.scheduling.deadline_timer import DeadlineTimer
     from dwarf_nats.engine.scheduling.ready_queue import ReadyQueue
     from dwarf_nats.engine.shared import Shared
-    from dwarf_nats.engine.waiters import Waiters
     from dwarf_nats.rules.settlement import Settlement, SettleResult
     from dwarf_nats.rules.steps import ClaimedStep, NewFlow, NewStep
     from dwarf_nats.workflow.records import StatusChanged
@@ -45,8 +45,8 @@ class AfterCommit:
         executor: Executor,
         announcer: Announcer,
         ready_queue: ReadyQueue,
+        deadlines: DeadlineTimer,
         backpressure: ShardBackpressure,
-        waiters: Waiters,
         debug_log: DebugLog,
     ) -> None:
         self._clock = shared.clock
@@ -57,8 +57,8 @@ class AfterCommit:
         self._executor = executor
         self._announcer = announcer
         self._ready_queue = ready_queue
+        self._deadlines = deadlines
         self._backpressure = backpressure
-        self._waiters = waiters
         self._debug_log = debug_log
 
     def settled(self, group: Sequence[Settlement], result: SettleResult) -> None:
@@ -103,7 +103,9 @@ class AfterCommit:
             self._finish_span(step, settlement, "fenced")
         if settlement.end is not None or settlement.pause is not None:
             # Written by a commit whose answer was lost, perhaps: let waiters look.
-            self._waiters.wake(step.flow.flow_id, None)
+            self._announcer.perhaps_stopped(step.flow.flow_id)
+        if settlement.wait_us is not None:
+            self._deadlines.note(settlement.wait_us)
 
     def cascaded(self, result: SettleResult) -> None:
         """Follow up on what a group did together: fan-in steps made, callers resumed, flows ended or paused by cohorts."""
@@ -153,6 +155,8 @@ class AfterCommit:
             end = settlement.end
             announcements.changed.append(self._announcer.stopped(step.flow, outcome_at(step.flow, end), at))
             announcements.ended.append(StoppedFlow(step.flow.key, end.status))
+        elif settlement.wait_us is not None:
+            self._deadlines.note(settlement.wait_us)
 
     def _child_created(self, new: NewFlow, at: int, announcements: _Announcements) -> None:
         flow = new.flow

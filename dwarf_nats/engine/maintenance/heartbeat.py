@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from dwarf_nats.engine.backpressure import ShardBackpressure
     from dwarf_nats.engine.debug_log import DebugLog
     from dwarf_nats.engine.replica import Replica
+    from dwarf_nats.engine.scheduling.deadline_timer import DeadlineTimer
     from dwarf_nats.engine.scheduling.ready_queue import ReadyQueue
     from dwarf_nats.ports import ReplicaStore
 
@@ -27,6 +28,7 @@ class Heartbeat(Duty):
         availability: Availability,
         ready_queue: ReadyQueue,
         backpressure: ShardBackpressure,
+        deadlines: DeadlineTimer,
         debug_log: DebugLog,
     ) -> None:
         self._settings = replica.settings
@@ -36,6 +38,7 @@ class Heartbeat(Duty):
         self._availability = availability
         self._ready_queue = ready_queue
         self._backpressure = backpressure
+        self._deadlines = deadlines
         self._debug_log = debug_log
         self._deployment = replica.deployment
 
@@ -59,5 +62,7 @@ class Heartbeat(Duty):
         self._availability.report_answer()
         if reply.due_in is not None:
             self._ready_queue.hint_any(reply.due_in)
+        if reply.deadline_in is not None:
+            self._deadlines.note(reply.deadline_in)
         self._availability.heard_at = self._clock.now()
         await self._deployment.on_heartbeat(self._replicas.shard, reply.shards)

@@ -37,6 +37,7 @@ class Maintenance:
             availability=shard.availability,
             ready_queue=shard.ready_queue,
             backpressure=shard.backpressure,
+            deadlines=shard.deadlines,
             debug_log=shard.debug_log,
         )
         self.lease_reaper = LeaseReaper(

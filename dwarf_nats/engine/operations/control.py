@@ -129,10 +129,7 @@ def flow_was_deleted(key: Key) -> NotFound:
 
 def runs_on(shard: Shard, change: TreeChange) -> None:
     """Follow up on a transaction that has flows run again: look for their steps, announce the flows."""
-    shard.announcer.controlled(
-        change,
-        [shard.announcer.change(one, Status.RUNNING, one.updated_at) for one in change.changed],
-    )
+    shard.announcer.runs_on(change)
 
 
 def runs_anew(shard: Shard, change: TreeChange) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from dwarf_nats.store.statements import (
     cancel,
+    deadlines,
     delete,
     fork,
     keys,
@@ -20,7 +21,7 @@ from dwarf_nats.workflow.limits import UNLIMITED, Limits
 if TYPE_CHECKING:
     from dwarf_nats.ports import FinalState, GraphOf, Started
     from dwarf_nats.rules.forking import Forked
-    from dwarf_nats.rules.rows import FlowRow, StepRow, TreeChange
+    from dwarf_nats.rules.rows import FlowRow, StepRow, TimedOutWaits, TreeChange
     from dwarf_nats.rules.steps import NewFlow
     from dwarf_nats.store.database import Database
     from dwarf_nats.workflow.options import Query
@@ -47,6 +48,9 @@ class SqlControl:
         return await self._database.transact(
             lambda tx: pauses.resume_break(tx, flow.flow_id, flow.root_id, overrides, limits=limits)
         )
+
+    async def time_out_waits(self, limit: int) -> TimedOutWaits:
+        return await self._database.transact_by_index(lambda tx: deadlines.time_out_waits(tx, limit))
 
     async def break_before(self, flow: FlowRow, task: str, *, enabled: bool) -> None:
         await self._database.transact(

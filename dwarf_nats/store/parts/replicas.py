@@ -35,9 +35,13 @@ class SqlReplicas:
 
     async def heartbeat(self, name: str) -> HeartbeatReply:
         rows = await self._database.fetch(replicas.HEARTBEAT, self.replica_id, name, self.known_shards)
-        ((held, first_due_at, next_due_at, now, shards),) = rows
-        due_at = first_due_at if first_due_at is not None else next_due_at
-        return HeartbeatReply(bool(held), None if due_at is None else max(0, int(due_at) - int(now)), int(shards or 0))
+        ((held, first_due_at, next_due_at, deadline, now, shards),) = rows
+        return HeartbeatReply(
+            held=bool(held),
+            due_in=_until(first_due_at if first_due_at is not None else next_due_at, now),
+            shards=int(shards or 0),
+            deadline_in=_until(deadline, now),
+        )
 
     async def is_leader(self) -> bool:
         if self._database.is_exclusive:
@@ -57,3 +61,8 @@ class SqlReplicas:
     async def deregister(self) -> None:
         await self.release_unowned_leases([])
         await self._database.fetch(replicas.DELETE, self.replica_id)
+
+
+def _until(at: int | None, now: int) -> int | None:
+    """Microseconds from `now` to `at`, 0 if that is past; `None` if there is no such time."""
+    return None if at is None else max(0, int(at) - int(now))

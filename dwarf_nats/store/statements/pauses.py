@@ -5,7 +5,7 @@ A flow is interrupted while one of its steps, or a flow it called, is paused. Fl
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from dwarf_nats.errors import Conflict, NotFound
@@ -15,7 +15,7 @@ from dwarf_nats.rules.settlement import EndedFlow, FlowEnd, Settlement, SettleRe
 from dwarf_nats.rules.steps import FlowRef
 from dwarf_nats.store.commands import Cascade, Query
 from dwarf_nats.store.dialect import PARKED
-from dwarf_nats.store.statements.trees import ancestors, descendants, ready_steps, set_running, tree, with_overrides
+from dwarf_nats.store.statements.trees import descendants, ready_steps, set_running, tree, with_overrides
 from dwarf_nats.workflow.limits import UNLIMITED, Limits
 from dwarf_nats.workflow.state import State, decode_state, encode_state
 from dwarf_nats.workflow.status import Status
@@ -36,8 +36,8 @@ class _LockedFlow(NamedTuple):
     surgraph_flow_id: int | None
 
 
-BREAKPOINT_HIT = "update dwarf_steps set breakpoint_hit = 1 where step_id = $1"
-INTERRUPT_PAYLOAD = "update dwarf_steps set interrupt_payload = $2 where step_id = $1"
+BREAKPOINT_HIT = "update dwarf_steps set breakpoint_hit = 1, wait_until = null where step_id = $1"
+INTERRUPT_PAYLOAD = "update dwarf_steps set interrupt_payload = $2, wait_until = {now} + $3 where step_id = $1"
 LOCK_FLOW = f"select {', '.join(_LockedFlow._fields)} from dwarf_flows where flow_id = $1 {{for_update}}"
 # A transaction may have begun before one that has already committed a pause: asked while the root is locked, so that a pause
 # that was seen as the oldest stays the oldest.
@@ -61,18 +61,21 @@ OLDEST_PAUSES = f"{_PAUSES} order by updated_at, step_id"
 LOCK_PAUSES = f"{_PAUSES} order by step_id {{for_update}}"  # in the order in which all transactions lock steps (X10)
 RESUME = (
     f"update dwarf_steps set status = 'pending', parked = {PARKED}, resumed = $2, interrupt_payload = null,"
-    " not_before = {now}, updated_at = {now} where step_id = $1 returning step_id, priority, not_before"
+    " wait_until = null, not_before = {now}, updated_at = {now} where step_id = $1 returning step_id, priority, not_before"
 )
 RESUME_BREAK = (
     f"update dwarf_steps set status = 'pending', parked = {PARKED}, state = $2, borrowed = $3, changes = $4,"
     " not_before = {now}, updated_at = {now} where step_id = $1 returning step_id, priority, not_before"
 )
-LOCK_STATUS = "select status from dwarf_flows where flow_id = $1 {for_update}"
-ANY_PAUSE = (
-    "select 1 where exists (select 1 from dwarf_steps where flow_id = $1 and status = 'interrupted')"
-    " or exists (select 1 from dwarf_flows where root_id = $2 and surgraph_flow_id is not null"
-    " and surgraph_flow_id = $1 and status = 'interrupted')"
+LOCK_STATUSES = (
+    "select flow_id, status, surgraph_flow_id from dwarf_flows where flow_id {in:$1} order by flow_id {for_update}"
 )
+STILL_PAUSED = """
+select f.flow_id from dwarf_flows f where f.flow_id {in:$1} and (
+  exists (select 1 from dwarf_steps s where s.flow_id = f.flow_id and s.status = 'interrupted')
+  or exists (select 1 from dwarf_flows c where c.root_id = f.root_id and c.surgraph_flow_id is not null
+    and c.surgraph_flow_id = f.flow_id and c.status = 'interrupted'))
+"""
 LOCK_BREAKPOINTS = (
     "select flow_id, status, breakpoints from dwarf_flows where flow_id {in:$1} order by flow_id {for_update}"
 )
@@ -90,7 +93,7 @@ def pause(group: Sequence[Settlement], settled: SettleResult) -> Cascade:
         if payload is None:
             yield Query(BREAKPOINT_HIT, (one.step.step_id,))
         else:
-            yield Query(INTERRUPT_PAYLOAD, (one.step.step_id, bytes(payload).decode()))
+            yield Query(INTERRUPT_PAYLOAD, (one.step.step_id, bytes(payload).decode(), one.wait_us))
         end = FlowEnd(Status.INTERRUPTED, one.pause.state_json, None, payload)
         flow_id: int | None = one.step.flow.flow_id
         first = True
@@ -139,7 +142,7 @@ async def resume(tx: Tx, flow_id: int, root_id: int, data: str) -> TreeChange:
         other = "the flow is paused by a breakpoint, not by an interrupt: continue it with resume_break"
         raise await _not_paused(tx, flow_id, found, other)
     ready = ready_steps(await tx.fetch(RESUME, paused.step_id, data))
-    return TreeChange(await resume_flows(tx, ancestors(flows, paused.flow_id)), ready)
+    return TreeChange(await resume_flows(tx, [paused.flow_id]), ready)
 
 
 async def resume_break(
@@ -158,7 +161,7 @@ async def resume_break(
     state, refs = with_overrides(paused.state, paused.borrowed, overrides, limits)
     changes = _without(paused.changes, overrides)
     ready = ready_steps(await tx.fetch(RESUME_BREAK, paused.step_id, state, refs, changes))
-    return TreeChange(await resume_flows(tx, ancestors(flows, paused.flow_id)), ready)
+    return TreeChange(await resume_flows(tx, [paused.flow_id]), ready)
 
 
 def _without(changes: str, overrides: State) -> str:
@@ -180,17 +183,20 @@ async def _not_paused(tx: Tx, flow_id: int, found: Sequence[Paused], other_kind:
     return Conflict(other_kind)
 
 
-async def resume_flows(tx: Tx, path: Sequence[FlowRow]) -> list[FlowRow]:
-    """Make flows running in which nothing is paused any more, from the leaf to the root; return those that changed."""
+async def resume_flows(tx: Tx, flow_ids: Collection[int]) -> list[FlowRow]:
+    """Make these flows and those above them running in which nothing is paused any more, from the leaf to the root.
+
+    Return those that changed.
+    """
     changed: list[FlowRow] = []
-    for flow in path:
-        rows = await tx.fetch(LOCK_STATUS, flow.flow_id)
-        if [status for (status,) in rows] != [Status.INTERRUPTED]:
-            continue
-        # Asked after the flow is locked, so that a pause that came before is seen, and one that comes later waits.
-        if await tx.fetch(ANY_PAUSE, flow.flow_id, flow.root_id):
-            break
-        changed += await set_running(tx, [flow.flow_id])
+    while flow_ids:
+        rows = await tx.fetch(LOCK_STATUSES, sorted(flow_ids))
+        interrupted = [flow_id for flow_id, status, _ in rows if status == Status.INTERRUPTED]
+        # Asked after the flows are locked, so that a pause that came before is seen, and one that comes later waits.
+        paused = {flow_id for (flow_id,) in await tx.fetch(STILL_PAUSED, interrupted)} if interrupted else set()
+        if free := [flow_id for flow_id in interrupted if flow_id not in paused]:
+            changed += await set_running(tx, free)
+        flow_ids = {above for flow_id, _, above in rows if above is not None and flow_id not in paused}
     return changed
 
 

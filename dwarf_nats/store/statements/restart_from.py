@@ -93,7 +93,7 @@ async def restart_from(
     ready = await _reset(tx, step_id, again, overrides=overrides, limits=limits)
     ended = [one for one in path if flows[one].status.terminal]
     changed = await set_running(tx, ended) if ended else []
-    changed += await resume_flows(tx, [flows[one] for one in path])
+    changed += await resume_flows(tx, [flow_id])
     return TreeChange(changed, ready, running)
 
 
