@@ -17,6 +17,7 @@ from dwarf_nats.engine.execution.committer import Committer
 from dwarf_nats.engine.execution.executor import Executor
 from dwarf_nats.engine.execution.in_flight import InFlight
 from dwarf_nats.engine.execution.intake import Intake
+from dwarf_nats.engine.execution.runner import StepRunner
 from dwarf_nats.engine.ids import Ids, StepIds
 from dwarf_nats.engine.scheduling.admission import EagerAdmission
 from dwarf_nats.engine.scheduling.deadline_timer import DeadlineTimer
@@ -203,7 +204,7 @@ class Shard:
     def _new_executor(self, shared: Shared) -> Executor:
         return Executor(
             shared,
-            children=ChildPreparer(shared, self.number, self.flow_ids),
+            runner=StepRunner(shared, self.store.steps, ChildPreparer(shared, self.number, self.flow_ids)),
             in_flight=self.in_flight,
             admission=self.admission,
             backpressure=self.backpressure,

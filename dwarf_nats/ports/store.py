@@ -114,6 +114,10 @@ class StepStore(Protocol):
         """
         ...
 
+    async def extend_lease(self, step_id: int, lease_seq: int, lease_us: int) -> bool:
+        """Lease a claimed step for so many microseconds from now (B2); return whether this claim still holds it (X1)."""
+        ...
+
     async def backlogs(self, priorities: int, steps: int, keys: int) -> list[PriorityBacklog]:
         """Count the due steps of the best `priorities`; of each at most `steps` steps and `keys` fairness keys.
 

@@ -109,11 +109,21 @@ def claimed_step(row: ClaimedRow, shard: int, held: state_refs.RefSource) -> Cla
         interrupt_timed_out=bool(row.interrupt_timed_out),
         event=_raw(row.event),
         subgraph_result=_raw(row.subgraph_result),
-        subgraph_error=row.subgraph_error,
+        subgraph_error=_error_of_child(row.subgraph_error),
         breakpoint_hit=bool(row.breakpoint_hit),
         refs=state_refs.read(row.borrowed),
         unmerged=ErrorInfo.from_stored(row.cohort_error),
     )
+
+
+def _error_of_child(text: str | None) -> ErrorInfo | None:
+    """The stored error of a child; rows of earlier versions have its message only."""
+    if text is None:
+        return None
+    try:
+        return ErrorInfo.from_stored(text)
+    except (ValueError, TypeError, AttributeError):
+        return ErrorInfo(text)
 
 
 def _raw(text: str | None) -> Raw | None:

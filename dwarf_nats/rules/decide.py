@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Callable
+
 import msgspec
 import orjson
 
@@ -11,7 +14,7 @@ from dwarf_nats.rules.routing import ON_ERROR, Route, StepError
 from dwarf_nats.rules.settlement import FlowEnd, Settlement
 from dwarf_nats.rules.state_refs import NO_REFS, Refs
 from dwarf_nats.rules.steps import ClaimedStep, NewIds, NewStep
-from dwarf_nats.workflow.answer import Answer, ErrorInfo
+from dwarf_nats.workflow.answer import Answer, ErrorInfo, Retry
 from dwarf_nats.workflow.graph import END, Graph
 from dwarf_nats.workflow.limits import ELSEWHERE, Limits, over
 from dwarf_nats.workflow.state import Raw, State, check_json, encode_state, encode_value, merge
@@ -22,12 +25,16 @@ ERROR_HANDLING_MAX_STEPS = 16
 
 
 class Deciding(msgspec.Struct, frozen=True):
-    """The values that every part of one decision needs: the step, its graph, ids for new steps, and the limits."""
+    """The values that every part of one decision needs: the step, its graph, ids for new steps, the limits, and chance.
+
+    `chance`: gives numbers from 0 to 1, for delays that are shortened at random (L1).
+    """
 
     step: ClaimedStep
     graph: Graph
     new_step: NewIds
     limits: Limits
+    chance: Callable[[], float] = random.random
 
 
 def decide(deciding: Deciding, answer: Answer, child: parking.Child | None = None) -> Settlement:
@@ -39,7 +46,7 @@ def decide(deciding: Deciding, answer: Answer, child: parking.Child | None = Non
             retried = _retry(deciding, answer, changes)
             if retried is not None:
                 return retried
-            return fail_or_handle(deciding, answer.error.within(deciding.limits.max_error_bytes))
+            return _after_error(deciding, answer.error.within(deciding.limits.max_error_bytes), asked=answer.retry)
         parking.check_signals(step, answer)
         if answer.interrupt is not None or answer.subgraph is not None or answer.wait is not None:
             return _park(deciding, answer, changes, child)
@@ -47,10 +54,12 @@ def decide(deciding: Deciding, answer: Answer, child: parking.Child | None = Non
             retried = _retry(deciding, answer, changes)
             if retried is not None:
                 return retried
-            raise _exhausted(step)
+            return fail_or_handle(deciding, _exhausted(step))
+        if answer.self_sleep_us:
+            return parking.sleeping(step, answer.self_sleep_us)
         return _complete(deciding, answer, changes)
     except StepError as error:
-        return fail_or_handle(deciding, error.info)
+        return _after_error(deciding, error.info, asked=answer.retry, final=error.final)
 
 
 def fail(step: ClaimedStep, error: ErrorInfo) -> Settlement:
@@ -72,6 +81,31 @@ def fail(step: ClaimedStep, error: ErrorInfo) -> Settlement:
 def release(step: ClaimedStep, delay_us: int = 0) -> Settlement:
     """The step goes back to pending as it was (B3, B6)."""
     return Settlement(step, Status.PENDING, step.changes, attempt=step.attempt, delay_us=delay_us)
+
+
+def _after_error(deciding: Deciding, error: ErrorInfo, *, asked: Retry | None, final: bool = False) -> Settlement:
+    """The step is retried by the policy of its node, or else fails or takes its error edge (L2, L3).
+
+    The error of a retried step is kept to be shown. `asked`: the retry that the answer asked for; it beats the policy.
+    `final`: a retry cannot help, as it cannot where what the branches of a fan-in changed does not merge (F3).
+    """
+    step = deciding.step
+    policy = retries.policy_of(deciding.graph, step.node)
+    if policy is None or asked is not None:
+        return fail_or_handle(deciding, error)
+    if not final and step.unmerged is None and retries.covers(policy, error):
+        delay = retries.shortened(retries.delay_us(policy, step.attempt), policy.jitter, deciding.chance)
+        if retries.granted(policy, step.attempt, step.age_us, delay):
+            return Settlement(
+                step,
+                Status.PENDING,
+                step.changes,
+                error=error,
+                attempt=step.attempt + 1,
+                delay_us=delay,
+                forgets=step.parked_before,
+            )
+    return fail_or_handle(deciding, retries.counted(error, step.attempt))
 
 
 def fail_or_handle(deciding: Deciding, error: ErrorInfo) -> Settlement:
@@ -133,9 +167,9 @@ def _park(deciding: Deciding, answer: Answer, changes: State, child: parking.Chi
     return _checked(deciding, waiting)
 
 
-def _exhausted(step: ClaimedStep) -> StepError:
+def _exhausted(step: ClaimedStep) -> ErrorInfo:
     tries = step.attempt + 1
-    return StepError(
+    return ErrorInfo(
         f"task {step.url} was tried {tries} time{'s' if tries > 1 else ''} and asked for another: no retry left"
     )
 
@@ -247,6 +281,7 @@ def _check_length(step: ClaimedStep, most: int, limits: Limits) -> None:
                 "see whether its loop ever ends; a longer one should continue in a new flow of the thread",
             ),
             413,
+            final=True,
         )
 
 

@@ -23,11 +23,12 @@ CONDITION_MAX_CHARS = 80
 
 
 class StepError(Exception):
-    """An error the engine finds itself: an error of the step like any other (X4)."""
+    """An error the engine finds itself: an error of the step like any other (X4). `final`: a retry cannot help (L2)."""
 
-    def __init__(self, message: str, code: int = 500) -> None:
+    def __init__(self, message: str, code: int = 500, *, final: bool = False) -> None:
         super().__init__(message)
         self.info = ErrorInfo(message, code)
+        self.final = final
 
 
 @dataclass(slots=True)

@@ -125,7 +125,7 @@ class ClaimedStep(msgspec.Struct, kw_only=True):
     event: Raw | None = None
     """The end of its wait for an event, as JSON: `{"data", "id", "at"}` or `{"timedOut": true}` (E2)."""
     subgraph_result: Raw | None = None
-    subgraph_error: str | None = None
+    subgraph_error: ErrorInfo | None = None
     """The end of its child (P1)."""
     breakpoint_hit: bool = False
     """It has paused at its breakpoint; it does so once (O12)."""

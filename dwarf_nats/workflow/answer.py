@@ -128,6 +128,8 @@ class Answer:
     wait: EventWait | None = None
     interrupt_timeout_ms: int | None = None
     """Beside an interrupt: its deadline (P6)."""
+    self_sleep_us: int | None = None
+    """The step itself waits so long, and is completed then (N7); `sleep_ms` delays those that follow."""
     error: ErrorInfo | None = None
     disposition: Disposition = Disposition.ERROR
     cause: str = ""

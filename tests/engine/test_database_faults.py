@@ -232,7 +232,7 @@ async def test_a_child_that_cannot_be_begun_for_the_database_is_begun_later(
     proxy.handle_task("call", call)
     monkeypatch.setattr(engine.replica.graphs, "save", refusing)
     monkeypatch.setattr(
-        engine.shards[1].executor.children, "retry", lambda _, work: work()
+        engine.shards[1].executor.runner.children, "retry", lambda _, work: work()
     )  # as when the step's budget is used up
     assert (await engine.run("parent", {}, timeout=SOON)).state == {"n": 4}
     assert refused == 3

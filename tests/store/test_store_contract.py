@@ -6,10 +6,12 @@ import pytest
 
 from dwarf_nats.errors import Conflict, NotFound
 from dwarf_nats.rules import parking
+from dwarf_nats.rules.decide import release
 from dwarf_nats.rules.rows import StepRow
 from dwarf_nats.rules.settlement import Settlement
 from dwarf_nats.rules.steps import ClaimedStep, StepRef
 from dwarf_nats.store.store import SqlStore
+from dwarf_nats.workflow.answer import ErrorInfo
 from dwarf_nats.workflow.keys import Key
 from dwarf_nats.workflow.state import Raw, state_from
 from dwarf_nats.workflow.status import Status
@@ -459,7 +461,51 @@ async def test_a_failed_child_in_the_group_of_other_results(store: SqlStore) -> 
     settled = await store.steps.settle([failed(born(settlement.child), "no luck"), went_on(other)], BUDGET)
     assert len(settled.applied) == 2
     rows = {row.step_id: row for row in await claim_all(store, 5, BUDGET)}
-    assert (rows[step.step_id].subgraph_result, rows[step.step_id].subgraph_error) == (None, "no luck")
+    assert rows[step.step_id].subgraph_result is None
+    assert ErrorInfo.from_stored(rows[step.step_id].subgraph_error) == ErrorInfo("no luck")
+
+
+async def test_a_lease_is_extended_by_the_claim_that_holds_it(store: SqlStore) -> None:
+    """L1, B2, X1."""
+    step = await one_claimed(store)
+    before = await lease_of(store, step)
+    assert await store.steps.extend_lease(step.step_id, step.lease_seq, 10**12)
+    after = await lease_of(store, step)
+    assert after - before > 10**11
+    assert not await store.steps.extend_lease(step.step_id, step.lease_seq + 1, 10**13)
+    assert await lease_of(store, step) == after
+    await store.steps.settle([went_on(step)], BUDGET)
+    assert not await store.steps.extend_lease(step.step_id, step.lease_seq, 10**13)
+
+
+async def lease_of(store: SqlStore, step: ClaimedStep) -> int:
+    """When its lease expires, on the clock of the database."""
+    ((expires,),) = await store.database.fetch("select lease_expires from dwarf_steps where step_id = $1", step.step_id)
+    return int(expires)
+
+
+async def test_the_last_error_stays_while_a_step_waits_for_its_next_attempt(store: SqlStore) -> None:
+    """L3: also when it is given back meanwhile; it goes when the step is completed."""
+
+    async def error() -> ErrorInfo | None:
+        row = await store.flows.step_by_id(step.step_id)
+        assert row is not None
+        return ErrorInfo.from_stored(row.error)
+
+    step = await one_claimed(store)
+    broken = ErrorInfo("no luck", 502)
+    retried = Settlement(step, Status.PENDING, {}, error=broken, attempt=1)
+    retried.error_json = broken.stored()
+    await store.steps.settle([retried], BUDGET)
+    assert await error() == broken
+    (again,) = await claim_all(store, 1, BUDGET)
+    step.lease_seq = again.lease_seq
+    await store.steps.settle([release(step)], BUDGET)
+    assert await error() == broken
+    (again,) = await claim_all(store, 1, BUDGET)
+    step.lease_seq = again.lease_seq
+    await store.steps.settle([went_on(step)], BUDGET)
+    assert await error() is None
 
 
 async def test_pauses_of_one_group_reach_their_roots_once(store: SqlStore) -> None:

@@ -1,14 +1,32 @@
-"""Time budgets of steps (X3)."""
+"""Time budgets of steps (X3, L1)."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dwarf_nats.rules.steps import FlowContext
+    from dwarf_nats.rules.steps import ClaimedStep
     from dwarf_nats.settings import EngineSettings
 
 
-def time_budget_ms(flow: FlowContext, settings: EngineSettings) -> int:
-    """Milliseconds that each step of the flow has: its own budget, or the engine's."""
-    return flow.time_budget_ms if flow.time_budget_ms is not None else settings.time_budget_ms
+def time_budget_ms(step: ClaimedStep, settings: EngineSettings) -> int:
+    """Milliseconds that one execution of the step has: its node's, its graph's, its flow's, or the engine's (L1)."""
+    own = own_budget_ms(step)
+    return own if own is not None else claimed_budget_ms(step, settings)
+
+
+def own_budget_ms(step: ClaimedStep) -> int | None:
+    """The budget that the step's node has, or the defaults of its graph; `None` if neither has one."""
+    graph = step.flow.graph
+    if graph is None:
+        return None
+    node = graph.nodes.get(step.node)
+    if node is not None and node.timeout_ms is not None:
+        return node.timeout_ms
+    return graph.defaults.timeout_ms
+
+
+def claimed_budget_ms(step: ClaimedStep, settings: EngineSettings) -> int:
+    """The budget with which the step was claimed, whatever its graph says: its lease is as long, and a grace (B2)."""
+    own = step.flow.time_budget_ms
+    return own if own is not None else settings.time_budget_ms

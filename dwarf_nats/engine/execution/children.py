@@ -57,7 +57,7 @@ class ChildPreparer:
 
     async def retry(self, step: ClaimedStep, work: Callable[[], Awaitable[T]]) -> T:
         """Do `work`, again and again for as long as the step's time budget if what it needs is away (B6)."""
-        until = self._clock.now() + time_budget_ms(step.flow, self._settings) * 1000
+        until = self._clock.now() + time_budget_ms(step, self._settings) * 1000
         failures = 0
         while True:
             try:

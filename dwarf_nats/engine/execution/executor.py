@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from dwarf_nats.engine.execution.invoker import TaskInvoker
 from dwarf_nats.engine.ids import NoneLeft
 from dwarf_nats.errors import DwarfError, Unavailable
 from dwarf_nats.ports import BusAway, WorkerLost
@@ -19,9 +18,9 @@ from dwarf_nats.workflow.task_exceptions import closes_coroutine, describe_error
 if TYPE_CHECKING:
     from dwarf_nats.engine.backpressure import ShardBackpressure
     from dwarf_nats.engine.debug_log import DebugLog
-    from dwarf_nats.engine.execution.children import ChildPreparer
     from dwarf_nats.engine.execution.committer import Committer
     from dwarf_nats.engine.execution.in_flight import InFlight
+    from dwarf_nats.engine.execution.runner import StepRunner
     from dwarf_nats.engine.ids import StepIds
     from dwarf_nats.engine.scheduling.admission import EagerAdmission
     from dwarf_nats.engine.shared import Shared
@@ -43,7 +42,7 @@ class Executor:
         self,
         shared: Shared,
         *,
-        children: ChildPreparer,
+        runner: StepRunner,
         in_flight: InFlight,
         admission: EagerAdmission,
         backpressure: ShardBackpressure,
@@ -51,8 +50,7 @@ class Executor:
         committer: Committer,
         debug_log: DebugLog,
     ) -> None:
-        self.children = children
-        self.invoker = TaskInvoker(shared)
+        self.runner = runner
         self._clock = shared.clock
         self._tasks = shared.tasks
         self._graphs = shared.graphs
@@ -125,7 +123,7 @@ class Executor:
                 return await self._decide(step, flow.graph, Answer(error=step.unmerged), None)
             if (early := self._stopped_before_task(step, flow.graph)) is not None:
                 return early
-            answer = await self.invoker.ask(step)
+            answer = await self.runner.run(step)
             if self._checks_answers:
                 answer = sound(answer, step.url, self._limits.max_depth)
             if (early := self._backpressure.release_refused(step, answer)) is not None:
@@ -133,7 +131,7 @@ class Executor:
             await self._step_ids.wait_for(1)
             child = None
             if answer.subgraph is not None:
-                answer, child = await self.children.prepare(step, answer)
+                answer, child = await self.runner.children.prepare(step, answer)
         except (BusAway, WorkerLost, Unavailable) as error:
             return await self._release(step, error)
         step.age_us += max(0, self._clock.now() - step.dispatched_at)

@@ -43,7 +43,7 @@ class TaskInvoker:
 
     def _call(self, step: ClaimedStep) -> TaskCall:
         flow = step.flow
-        budget_ms = time_budget_ms(flow, self._settings)
+        budget_ms = time_budget_ms(step, self._settings)
         return TaskCall(
             flow_key=flow.key,
             step_key=step.key,
@@ -61,7 +61,7 @@ class TaskInvoker:
             interrupt_timed_out=step.interrupt_timed_out,
             event=step.event,
             subgraph_result=step.subgraph_result,
-            subgraph_error=step.subgraph_error,
+            subgraph_error=None if step.subgraph_error is None else step.subgraph_error.message,
         )
 
     async def _ask_observed(self, step: ClaimedStep) -> Answer:
@@ -98,7 +98,7 @@ class TaskInvoker:
         except TimeoutError as error:
             if deadline is None or not deadline.expired():  # the task's own
                 return Answer(error=ErrorInfo(error_text(error) or "TimeoutError", 500))
-            budget_ms = time_budget_ms(step.flow, self._settings)
+            budget_ms = time_budget_ms(step, self._settings)
             return Answer(
                 error=ErrorInfo(f"task {call.url} did not answer within its time budget of {budget_ms} ms", 408),
                 cause="timeout",

@@ -13,6 +13,7 @@ from dwarf_nats.store.statements.backlog import Backlog
 from dwarf_nats.store.statements.claim import Claim, ClaimProbe
 from dwarf_nats.store.statements.cohorts import no_ids
 from dwarf_nats.store.statements.create import CreateFlows
+from dwarf_nats.store.statements.lease import EXTEND_LEASE
 from dwarf_nats.store.statements.peek import Peek
 from dwarf_nats.store.statements.ready import PromoteDue
 from dwarf_nats.store.statements.settle import Settle
@@ -78,6 +79,9 @@ class SqlSteps:
                 limits=limits,
             )
         )
+
+    async def extend_lease(self, step_id: int, lease_seq: int, lease_us: int) -> bool:
+        return bool(await self._database.fetch(EXTEND_LEASE, step_id, lease_seq, lease_us))
 
     async def backlogs(self, priorities: int, steps: int, keys: int) -> list[PriorityBacklog]:
         return await self._database.read_aside(Backlog(priorities, steps, keys))

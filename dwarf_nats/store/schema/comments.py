@@ -76,7 +76,7 @@ TABLES = {
             "interrupt_payload": "JSON, while it is interrupted by its task",
             "resumed": "JSON that it was resumed with",
             "subgraph_result": "JSON: the final state of the child flow it waited for",
-            "subgraph_error": "why that child has none",
+            "subgraph_error": "JSON: the error of a child that has none",
             "parked_changes": "its changes at the time it began to wait for a child",
             "breakpoint_hit": "1: it has paused at its breakpoint",
             "borrowed": "JSON: large field -> the step that holds its value",

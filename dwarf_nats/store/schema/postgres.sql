@@ -98,7 +98,7 @@ create table dwarf_steps (
   interrupt_payload text,  -- JSON, while it is interrupted by its task
   resumed text,  -- JSON that it was resumed with
   subgraph_result text,  -- JSON: the final state of the child flow it waited for
-  subgraph_error text,  -- why that child has none
+  subgraph_error text,  -- JSON: the error of a child that has none
   parked_changes text,  -- its changes at the time it began to wait for a child
   breakpoint_hit integer not null default 0,  -- 1: it has paused at its breakpoint
   borrowed text,  -- JSON: large field -> the step that holds its value

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from dwarf_nats.store.commands import PROBLEMS, Cascade, InsertSteps, QueryMany, StepInsert
+from dwarf_nats.store.commands import PROBLEMS, Cascade, InsertSteps, Query, QueryMany, StepInsert
 from dwarf_nats.store.statements import children, cohorts, pauses
 from dwarf_nats.workflow.status import Status
 
@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from dwarf_nats.rules.settlement import Settlement, SettleResult
     from dwarf_nats.rules.steps import NewIds, NewStep
     from dwarf_nats.workflow.limits import Limits
+
+# A step that sleeps waits for a time, as one that waits for an event does until its time-out: when it runs next, it is over.
+SLEPT = """update dwarf_steps set event = '{{"timedOut":true}}' where step_id {in:$1}"""
 
 
 def needs_cascade(group: Sequence[Settlement]) -> bool:
@@ -24,6 +27,7 @@ def needs_cascade(group: Sequence[Settlement]) -> bool:
         or one.child is not None
         or one.pause is not None
         or one.forgets
+        or one.slept
         or (one.end is not None and one.step.flow.surgraph_step_id is not None)
         for one in group
     )
@@ -47,6 +51,9 @@ def cascade(group: Sequence[Settlement], settled: SettleResult, new_step: NewIds
     if branches:
         yield InsertSteps(branches)
     yield from children.forget([one.step for one in living if one.forgets])
+    slept = [one.step.step_id for one in living if one.slept]
+    if slept:
+        yield Query(SLEPT, (slept,))
     yield from children.start([one for one in living if one.child is not None], settled)
     yield from pauses.pause([one for one in living if one.pause is not None], settled)
     yield from cohorts.arrive([one for one in living if one.arrives], settled, new_step, limits)

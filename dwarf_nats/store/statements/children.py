@@ -88,7 +88,7 @@ def wake_parents(group: Sequence[Settlement], settled: SettleResult) -> Cascade:
 
 
 def end_of_child(status: Status, state: str, error: ErrorInfo | None) -> tuple[str | None, str | None]:
-    """Return result and error text of a child for the step that waits for it; one of them is `None`."""
+    """Return result and stored error of a child for the step that waits for it; one of them is `None`."""
     if status is Status.COMPLETED:
         return state, None
-    return None, error.message if error is not None else f"the sub-workflow was {status}"
+    return None, (error if error is not None else ErrorInfo(f"the sub-workflow was {status}")).stored()

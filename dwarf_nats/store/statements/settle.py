@@ -61,7 +61,9 @@ with r as (select * from {unnest(SettleBatch)}),
 done as (
   update dwarf_steps s set
     status = case when f.status in {LIVE} then r.status else f.status end,
-    changes = r.changes, error = r.error, attempt = r.attempt, claimed_by = null, lease_expires = null,
+    changes = r.changes, attempt = r.attempt, claimed_by = null, lease_expires = null,
+    -- The last error of a step that waits for its next attempt is kept until that is over (L3).
+    error = coalesce(r.error, case when r.status = 'pending' then s.error end),
     successor_id = case when f.status in {LIVE} then r.next_id end,
     not_before = case when r.status = 'pending' or r.arrives then {NOW} + r.delay else s.not_before end,
     arrived = r.arrives::int, cohort_size = r.cohort_size, updated_at = {NOW},
@@ -147,7 +149,8 @@ where s.status = 'running'
 """
 _STEP = numbered(_DoneRow)
 _SETTLE_STEPS = f"""
-update dwarf_steps set status = {_STEP.status}, changes = {_STEP.changes}, error = {_STEP.error},
+update dwarf_steps set status = {_STEP.status}, changes = {_STEP.changes},
+  error = coalesce({_STEP.error}, case when {_STEP.status} = 'pending' then error end),
   attempt = {_STEP.attempt}, claimed_by = null, lease_expires = null, successor_id = {_STEP.successor_id},
   not_before = coalesce({_STEP.not_before}, not_before), arrived = {_STEP.arrived},
   cohort_size = {_STEP.cohort_size}, updated_at = {_STEP.now},
