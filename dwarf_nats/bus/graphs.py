@@ -27,7 +27,7 @@ from dwarf_nats.workflow.state import Raw, check_json
 
 from .connection import Connection
 from .inbox import Inbox, Reply
-from .tasks import GRACE_SECONDS
+from .reconnects import Reconnects
 
 log = logging.getLogger("dwarf_nats.bus")
 
@@ -165,11 +165,7 @@ class NatsGraphs:
         self._timeout = timeout_seconds
         self._known: dict[str, float] = {}
         """The time of the last answer with the graph of each workflow."""
-        self._back_at = -GRACE_SECONDS
-        connection.on_reconnect(self._on_reconnect)
-
-    def _on_reconnect(self) -> None:
-        self._back_at = asyncio.get_running_loop().time()
+        self._reconnects = Reconnects(connection)
 
     async def load(self, workflow: str, baggage: Raw) -> Graph | None:
         """The graph; `None` if nobody listens or the service answers 404.
@@ -217,7 +213,7 @@ class NatsGraphs:
 
     def _check_absent(self, workflow: str, subject: str) -> None:
         """Raise `Unavailable` or `SourceAway` if the service that nobody finds may come back."""
-        if asyncio.get_running_loop().time() - self._back_at < GRACE_SECONDS:
+        if self._reconnects.just_back:
             raise Unavailable(f"graph {workflow}: nobody answers on {subject} yet, the connection has just come back")
         if self._was_known(workflow):
             raise SourceAway(

@@ -18,6 +18,7 @@ import nats.errors
 from dwarf_nats.nats_client import INBOX_REMEDY, forbidden
 from dwarf_nats.ports import BusAway
 from dwarf_nats.wire import headers as h
+from dwarf_nats.wire.services import is_acknowledgement
 from dwarf_nats.wire.streams import CaptureWarnings, recorded_by
 from dwarf_nats.wire.subjects import Subjects, replica_inbox
 from dwarf_nats.wire.tokens import Tokens
@@ -46,7 +47,7 @@ class Reply(NamedTuple):
 class Call:
     """One request in flight. `step`: the key of its step, if it is a task request."""
 
-    __slots__ = ("cancelled", "future", "recorded", "step", "subject", "timer", "token", "worker")
+    __slots__ = ("cancelled", "future", "recorded", "step", "subject", "timer", "to_stream", "token", "worker")
 
     def __init__(self, token: bytes, future: asyncio.Future[Reply | None], subject: str, step: str) -> None:
         self.token = token
@@ -57,6 +58,8 @@ class Call:
         self.cancelled = False
         self.recorded: Reply | None = None
         """The acknowledgement of a stream, in case nothing else comes."""
+        self.to_stream = False
+        """It publishes to a stream: only an acknowledgement ends it, and another reply is kept in case none comes."""
         self.timer: asyncio.TimerHandle | None = None
 
     @property
@@ -112,10 +115,13 @@ class Inbox:
         """The call of a step, if it is in flight."""
         return self._by_step.get(step)
 
-    async def ask(self, subject: str, block: bytes, body: bytes, seconds: float, *, step: str = "") -> Reply | None:
+    async def ask(
+        self, subject: str, block: bytes, body: bytes, seconds: float, *, step: str = "", to_stream: bool = False
+    ) -> Reply | None:
         """Send a request that is known to fit and wait `seconds` for its reply; `None` if none came in time.
 
-        The acknowledgement of a JetStream stream is no reply, and is returned only if nothing else came (`Reply.stream`).
+        The acknowledgement of a JetStream stream is no reply, and is returned only if nothing else came (`Reply.stream`). With
+        `to_stream` it is the one that is waited for, and any other reply is returned only if none came.
         Raises `BusAway` if the connection is down or drops meanwhile.
         """
         token = self._tokens.next()
@@ -123,6 +129,7 @@ class Inbox:
         if self._refused_subscription and self._refused_subscription in self._connection.refused:
             raise BusAway(f"NATS does not let this replica subscribe to its inbox {self._subject}*")
         call = Call(token.encode(), loop.create_future(), subject, step)
+        call.to_stream = to_stream
         self._connection.send(subject, f"{self._subject}{token}", block, body)
         self._calls[call.token] = call
         if step:
@@ -179,8 +186,11 @@ class Inbox:
                     if call.step and self.on_accepted is not None:
                         self.on_accepted(call, headers.get("dwarf-worker", ""))
                     return
-        elif stream := recorded_by(block, body):
+        elif (stream := recorded_by(block, body)) and not call.to_stream:
             self._recorded(call, stream, body)
+            return
+        if call.to_stream and not nobody and not is_acknowledgement(body):
+            call.recorded = Reply(block, body)
             return
         self._forget(call)
         if call.future.done():

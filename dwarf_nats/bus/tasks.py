@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ from dwarf_nats.workflow.answer import Answer, TaskCall
 
 from .connection import Connection
 from .inbox import Call, Inbox
+from .reconnects import Reconnects
 from .roll_call import INTERVAL_SECONDS, RollCall
 
 if TYPE_CHECKING:
@@ -24,8 +24,6 @@ log = logging.getLogger("dwarf_nats.bus")
 DEFAULT_ACCEPT_MS = 1000
 MAX_KNOWN_SUBJECTS = 10_000
 """Task subjects that are kept after they were checked; of more, each is checked at every call."""
-GRACE_SECONDS = 10.0
-"""Time after a reconnect in which a task without a listener counts as the bus being away: services may come back later."""
 
 
 class NatsTasks:
@@ -54,11 +52,7 @@ class NatsTasks:
         self.capabilities = TaskCapabilities(keeps_budget=True, max_depth=max_depth)
         self._known: dict[str, str] = {}
         self.accepted = 0
-        self._back = asyncio.Event()
-        self._back.set()
-        self._back_at = -GRACE_SECONDS
-        connection.on_disconnect(self._back.clear)
-        connection.on_reconnect(self._on_reconnect)
+        self._reconnects = Reconnects(connection)
         self.roll_call = RollCall(connection, inbox, interval_seconds=roll_call_seconds, clock=clock)
         inbox.on_accepted = self._on_accepted
         inbox.on_ended = self.roll_call.unwatch
@@ -93,7 +87,7 @@ class NatsTasks:
                 url, call.budget, describe_capture(reply.stream, self._subjects.all_of(subject)), reply.body
             )
         if reply.nobody:
-            if asyncio.get_running_loop().time() - self._back_at < GRACE_SECONDS:
+            if self._reconnects.just_back:
                 raise BusAway(f"nobody serves {subject} yet, the connection has just come back")
             return codec.no_responders(url, subject)
         if reply.refused:
@@ -102,11 +96,7 @@ class NatsTasks:
 
     async def ready(self) -> None:
         """Wait until the connection is there."""
-        await self._back.wait()
-
-    def _on_reconnect(self) -> None:
-        self._back_at = asyncio.get_running_loop().time()
-        self._back.set()
+        await self._reconnects.back.wait()
 
     def cancel(self, step_key: str) -> None:
         """Send the cancellation to the worker that accepted a step; a worker that accepts later gets it then."""

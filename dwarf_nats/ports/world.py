@@ -1,4 +1,4 @@
-"""Ports to the world outside the databases: tasks, graphs, notices, signals and time."""
+"""Ports to the world outside the databases: tasks, services, graphs, notices, signals and time."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from dwarf_nats.workflow.answer import Answer, TaskCall
     from dwarf_nats.workflow.graph import Graph
     from dwarf_nats.workflow.records import Outcome
+    from dwarf_nats.workflow.services import ServiceCall, ServiceReply
     from dwarf_nats.workflow.state import Raw
     from dwarf_nats.workflow.status import Status
 
@@ -77,6 +78,29 @@ class Tasks(Protocol):
 
     def cancel(self, step_key: str) -> None:
         """Tell the worker that runs this step that its flow was cancelled, if there is a way. Never blocks or raises."""
+        ...
+
+
+class Services(Protocol):
+    """Sends the requests and messages of graphs to services that know nothing of the engine (N3, N4)."""
+
+    async def request(self, call: ServiceCall) -> ServiceReply:
+        """Send one request and wait for its reply, `call.budget` seconds at most.
+
+        Every failure is a reply with an error. Raises `BusAway` if the transport was lost, so that nobody knows whether the
+        service was asked.
+        """
+        ...
+
+    async def publish(self, call: ServiceCall, *, stream: bool) -> ServiceReply:
+        """Publish one message; with `stream` wait until a stream has stored it, `call.budget` seconds at most.
+
+        Raises as `request`.
+        """
+        ...
+
+    def refuses(self, subject: str) -> str:
+        """Return the reason why no graph may send anything to a subject; empty if it may."""
         ...
 
 

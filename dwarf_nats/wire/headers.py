@@ -17,6 +17,8 @@ ACCEPTED = "accepted"
 
 FLOW_KEY = "Dwarf-Flow-Key"
 STEP_KEY = "Dwarf-Step-Key"
+FLOW_ID = "Dwarf-Flow-Id"
+STEP_ID = "Dwarf-Step-Id"
 WORKFLOW = "Dwarf-Workflow"
 TASK = "Dwarf-Task"
 ATTEMPT = "Dwarf-Attempt"

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from itertools import permutations
 
 from dwarf_nats.errors import BadRequest
-from dwarf_nats.workflow.names import check_subject_name, is_subject_name
+from dwarf_nats.workflow.names import check_subject_name, is_subject_name, subject_problem
 
 REPLICA = "dwarf_replica_inbox"
 """The token that marks the inbox of a replica, in any deployment and under any inbox prefix."""
@@ -124,9 +124,31 @@ class Subjects:
             return "the reply subject is not UTF-8"
         return ""
 
+    def refuses_message(self, subject: str, inbox: str = "") -> str:
+        """The reason why no graph may send anything to a subject (N3, N4); empty if there is none.
+
+        `inbox`: any reply subject of this connection. A message to a subject of the service would be taken for a request, a
+        signal or a reply of the engine itself.
+        """
+        problem = subject_problem(subject)
+        if problem:
+            return problem
+        for what, one in self._prefixes():
+            if subject.startswith(f"{one}."):
+                return f"it lies under the {what} {one} of this service"
+        first = subject.partition(".")[0]
+        if first in _RESERVED or self.owns(subject.encode()) or (inbox and subject.startswith(_above(inbox))):
+            return "it is a subject for replies"
+        return ""
+
     def is_private(self, subject: str) -> bool:
         """True for a valid private subject of a worker: an ordinary name that is no subject of the service."""
         return is_subject_name(subject) and not self.owns(subject.encode())
+
+
+def _above(inbox: str) -> str:
+    """The inbox prefix of a reply subject, with the dot."""
+    return f"{inbox.rpartition('.')[0]}."
 
 
 def replica_inbox(inbox: str) -> str:

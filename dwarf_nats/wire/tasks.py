@@ -20,16 +20,22 @@ from . import headers as h
 from . import task_messages as t
 from .codec import or_default
 from .decoding import explain
+from .failures import (
+    FORBIDDEN,
+    NO_RESPONDERS,
+    TIMEOUT,
+    TOO_LARGE,
+    classify,
+    excerpt,
+    header_error,
+    overruling,
+    reports_error,
+)
 from .times import rfc3339
 
-NO_RESPONDERS, UNAVAILABLE, OVERLOADED = "no_responders", "unavailable", "overloaded"
-FORBIDDEN = "forbidden"
-TIMEOUT, TOO_LARGE = "timeout", "too_large"
-EXCERPT = 200
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(t.TaskReply).decode
 _FIELDS = [field.encode_name for field in msgspec.structs.fields(t.TaskReply)]
-_BREAKER_CAUSES = {503: UNAVAILABLE, 529: OVERLOADED}
 _DEFAULT = Retry()
 
 
@@ -102,9 +108,9 @@ def timed_out(url: str, budget: float) -> Answer:
 
 def recorded(url: str, budget: float, why: str, acknowledgement: bytes) -> Answer:
     """The answer if only the acknowledgement of a stream that records requests came before the deadline."""
-    excerpt = acknowledgement[:EXCERPT].decode("utf-8", "replace")
     message = (
-        f"task {url} did not answer within its time budget of {budget:g} s, and {why}; all that came was {excerpt}"
+        f"task {url} did not answer within its time budget of {budget:g} s, and {why};"
+        f" all that came was {excerpt(acknowledgement)}"
     )
     return Answer(error=ErrorInfo(message, 408), cause=TIMEOUT)
 
@@ -123,51 +129,28 @@ def decode_reply(url: str, block: bytes | None, body: bytes, max_depth: int = MA
             return Answer()
         failed = False
     else:
-        failed = "nats-service-error-code" in headers or "nats-service-error" in headers
+        failed = reports_error(headers)
     answer = Answer()
     try:
         if body:
             answer = _answer(body, max_depth)
     except BadRequest as bad:
         if not failed:
-            excerpt = body[: EXCERPT * 4].decode("utf-8", "replace")[:EXCERPT]
-            answer = Answer(
-                error=ErrorInfo(f"task {url} sent a malformed reply: {bad.message}; it began: {excerpt}", 502)
-            )
+            message = f"task {url} sent a malformed reply: {bad.message}; it began: {excerpt(body)}"
+            answer = Answer(error=ErrorInfo(message, 502))
     if failed:
-        answer.error = _header_error(url, headers, answer.error)
+        answer.error = header_error(f"task {url}", headers, answer.error)
     if answer.error is not None or "dwarf-disposition" in headers:
-        _classify(url, answer, headers.get("dwarf-disposition", ""))
+        _classify(url, answer, overruling(headers))
     return answer
 
 
-def _header_error(url: str, headers: dict[str, str], error: ErrorInfo | None) -> ErrorInfo:
-    """The error of the NATS service headers, with the further fields of the error in the body."""
-    text = h.percent_decode(headers.get("nats-service-error", ""))
-    digits = headers.get("nats-service-error-code", "")
-    code = int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 10 else 500
-    message = text or (error.message if error else "") or f"task {url} failed with code {digits or code}"
-    return ErrorInfo(message, code, error.extra if error else {})
-
-
-def _classify(url: str, answer: Answer, disposition: str) -> None:
-    try:
-        overruled = Disposition(disposition.lower()) if disposition else None
-    except ValueError:
-        overruled = None
+def _classify(url: str, answer: Answer, overruled: Disposition | None) -> None:
     if answer.error is None:
         if overruled is None:
             return
         answer.error = ErrorInfo(f"task {url} answered with the disposition {overruled.value}", 500)
-    code = answer.error.code
-    if overruled is not None:
-        answer.disposition = overruled
-    elif code in _BREAKER_CAUSES:
-        answer.disposition = Disposition.BREAKER
-    elif code == 429:
-        answer.disposition = Disposition.BACKPRESSURE
-    if answer.disposition is Disposition.BREAKER:
-        answer.cause = _BREAKER_CAUSES.get(code, UNAVAILABLE)
+    answer.disposition, answer.cause = classify(answer.error.code, overruled)
 
 
 def _answer(body: bytes, max_depth: int) -> Answer:

@@ -1,4 +1,4 @@
-"""Names that become part of a NATS subject: workflows, task urls, notify targets (wire section 7)."""
+"""Names that are or become part of a NATS subject: workflows, task urls, notify targets, services (wire section 7)."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ MAX_NAME = 256
 """Longest name, in characters."""
 END = "END"
 """The terminal pseudo-node of every graph."""
+MAX_SUBJECT = 1024
+"""Longest subject of a request or message of a graph, as written and as sent, in bytes."""
 _SUBJECT = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*", re.ASCII)
 _KEY_TOKEN = re.compile(r"(?:^|\.)[1-9][0-9]{0,18}-[1-9][0-9]{0,18}-[A-Za-z0-9]{16}(?:\.|$)", re.ASCII)
 
@@ -36,6 +38,39 @@ def check_subject_name(name: str, what: str) -> str:
             f" at most {MAX_NAME} characters (no spaces, wildcards or empty tokens)"
         )
     return name
+
+
+def subject_problem(subject: str) -> str:
+    """The reason why no graph may send anything to a subject (N3, N4); empty if there is none.
+
+    Subjects of existing services may have other characters than the names here. The prefixes of a deployment are not known
+    here (`wire.subjects`).
+    """
+    if not subject:
+        return "it is empty"
+    if len(subject.encode("utf-8", "surrogatepass")) > MAX_SUBJECT:
+        return f"it is longer than {MAX_SUBJECT} bytes"
+    if not subject.isprintable() or " " in subject:
+        return "it has a space or a control character"
+    if "*" in subject or ">" in subject:
+        return "it has a wildcard"
+    if "" in subject.split("."):
+        return "it has an empty token: two dots side by side, or a dot at an end"
+    if subject.startswith("$"):
+        return "it begins with $, where NATS itself listens"
+    if _KEY_TOKEN.search(subject):
+        return "it has the form of a flow or step key, which must not stand in a subject"
+    return ""
+
+
+def check_task_name(name: str, what: str = "task") -> str:
+    """Return the name by which valve, breaker and metrics know a task, or raise `BadRequest`.
+
+    It is the url of a task, or the subject of a request or message as a graph has it, which may be an expression (N3).
+    """
+    if name.startswith("=") and len(name) <= MAX_SUBJECT and "\0" not in name:
+        return name
+    return name if subject_problem(name) == "" else check_subject_name(name, what)
 
 
 def closest(name: str, known: Iterable[str]) -> str:

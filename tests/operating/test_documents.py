@@ -12,7 +12,7 @@ import pytest
 import typer.main
 
 from dwarf_nats.bus import roll_call
-from dwarf_nats.bus.tasks import GRACE_SECONDS
+from dwarf_nats.bus.reconnects import GRACE_SECONDS
 from dwarf_nats.cli import config
 from dwarf_nats.cli.main import app
 from dwarf_nats.engine.maintenance import duty, integrity, waiter_poll
