@@ -43,6 +43,7 @@ class ClaimedRow(msgspec.Struct, gc=False):
     breakpoint_hit: int
     borrowed: str | None
     cohort_error: str | None
+    reruns: int
     flow_id: Annotated[int, From("f")]
     flow_token: Annotated[str, From("f", "token")]
     flow_status: Annotated[str, From("f", "status")]
@@ -113,6 +114,7 @@ def claimed_step(row: ClaimedRow, shard: int, held: state_refs.RefSource) -> Cla
         breakpoint_hit=bool(row.breakpoint_hit),
         refs=state_refs.read(row.borrowed),
         unmerged=ErrorInfo.from_stored(row.cohort_error),
+        reruns=row.reruns,
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -135,6 +136,8 @@ class ClaimedStep(msgspec.Struct, kw_only=True):
     """Let through by a tripped breaker, to find out whether the task serves again (V4)."""
     unmerged: ErrorInfo | None = None
     """It is a fan-in whose input still cannot be merged: it fails with this, and its task is not asked (F3, O13)."""
+    reruns: int = 0
+    """Operations that made it run again (O13); retries and recoveries do not count."""
     cancelled: bool = False
     """Nobody wants its result any more: its flow was cancelled, or rewound, and this replica knows."""
     slot: str = ""
@@ -172,6 +175,16 @@ class ClaimedStep(msgspec.Struct, kw_only=True):
     @property
     def public_id(self) -> str:
         return f"{self.flow.shard}-{self.step_id}"
+
+    @property
+    def message_id(self) -> str:
+        """The id of what it sends: the same on each retry and recovery, another one after a restart (N3).
+
+        It holds a digest of the step's token, so that two deployments that write to one stream never have the same id. The
+        token cannot be worked out from it.
+        """
+        digest = blake2b(self.token.encode(), digest_size=6).digest()
+        return f"{self.public_id}-{int.from_bytes(digest) + self.reruns}"
 
     @property
     def log_fields(self) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""Steps that wait for events, deadlines of waits and interrupts, and compensation (E1-E3, P6, N9)."""
+"""Steps that wait for events, deadlines of waits, compensation, and steps that run again (E1-E3, P6, N3, N9)."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ STATEMENTS = (
     "alter table dwarf_steps add column event text",
     "alter table dwarf_steps add column interrupt_timed_out int not null default 0",
     "alter table dwarf_steps add column compensates bigint",
+    "alter table dwarf_steps add column reruns int not null default 0",
     "alter table dwarf_flows add column compensating text",
     "create index dwarf_steps_events on dwarf_steps (wait_event, wait_key, step_id) where parked = 3",
     "create index dwarf_steps_deadlines on dwarf_steps (wait_until, step_id)"

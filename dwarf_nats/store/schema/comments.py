@@ -87,6 +87,7 @@ TABLES = {
             "event": "JSON: how its wait for an event ended",
             "interrupt_timed_out": "1: the deadline of its interrupt passed",
             "compensates": "the completed step that it compensates",
+            "reruns": "operations that made it run again: restart and restart_from",
         },
     ),
     "dwarf_graphs": Comment(

@@ -109,6 +109,7 @@ create table dwarf_steps (
   event text,  -- JSON: how its wait for an event ended
   interrupt_timed_out integer not null default 0,  -- 1: the deadline of its interrupt passed
   compensates bigint,  -- the completed step that it compensates
+  reruns integer not null default 0,  -- operations that made it run again: restart and restart_from
   primary key (step_id)
 ) with (
   fillfactor=70,

@@ -43,7 +43,8 @@ RESET_STEP = (
     " cohort_error = null, problems = null, breakpoint_hit = 0, interrupt_payload = null, resumed = null,"
     " subgraph_result = null, subgraph_error = null, parked_changes = null, lease_seq = lease_seq + 1,"
     " wait_event = null, wait_key = null, wait_until = null, event = null, interrupt_timed_out = 0,"
-    " claimed_by = null, lease_expires = null, not_before = {now}, started_at = null, updated_at = {now}"
+    " claimed_by = null, lease_expires = null, not_before = {now}, started_at = null, updated_at = {now},"
+    " reruns = reruns + 1"
     " where step_id = $1 returning step_id, priority, not_before"
 )
 
