@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from dwarf_nats.workflow.flow import Flow
     from dwarf_nats.workflow.graph import END, Graph
     from dwarf_nats.workflow.options import FlowOptions, Query
-    from dwarf_nats.workflow.records import FlowSummary, GraphInfo, Outcome, ShardInfo, Step
+    from dwarf_nats.workflow.records import FlowSummary, GraphInfo, Outcome, Pause, ShardInfo, Step
     from dwarf_nats.workflow.status import Status
     from dwarf_nats.workflow.task_error import SubgraphError, TaskError, WaitTimeout
 
@@ -65,6 +65,7 @@ __all__ = [
     "Internal",
     "NotFound",
     "Outcome",
+    "Pause",
     "Query",
     "ShardInfo",
     "Status",
@@ -111,7 +112,7 @@ _MODULES = {
     "dwarf_nats.workflow.flow": ("Flow",),
     "dwarf_nats.workflow.graph": ("END", "Graph"),
     "dwarf_nats.workflow.options": ("FlowOptions", "Query"),
-    "dwarf_nats.workflow.records": ("FlowSummary", "GraphInfo", "Outcome", "ShardInfo", "Step"),
+    "dwarf_nats.workflow.records": ("FlowSummary", "GraphInfo", "Outcome", "Pause", "ShardInfo", "Step"),
     "dwarf_nats.workflow.status": ("Status",),
     "dwarf_nats.workflow.task_error": ("SubgraphError", "TaskError", "WaitTimeout"),
 }

@@ -224,13 +224,14 @@ async def cancel(engine: EngineApi, request: m.FlowCancelRequest, _context: Requ
 async def resume(engine: EngineApi, request: m.FlowResumeRequest, _context: RequestContext) -> bytes:
     data = or_default(request.data, NULL)
     check_json(bytes(data), "field `data`", UNBOUNDED)  # the engine checks the depth
-    await engine.resume(request.flow_key, data)
+    await engine.resume(or_default(request.flow_key, ""), data, step=or_default(request.step_key, ""))
     return EMPTY
 
 
 @handles("flow.resume_break")
-async def resume_break(engine: EngineApi, request: m.FlowOverridesRequest, _context: RequestContext) -> bytes:
-    await engine.resume_break(request.flow_key, raw_bytes(request.overrides))
+async def resume_break(engine: EngineApi, request: m.FlowResumeBreakRequest, _context: RequestContext) -> bytes:
+    overrides = raw_bytes(request.overrides)
+    await engine.resume_break(or_default(request.flow_key, ""), overrides, step=or_default(request.step_key, ""))
     return EMPTY
 
 

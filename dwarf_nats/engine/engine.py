@@ -263,19 +263,20 @@ class Engine:
         """Cancel a flow, and every flow above and below it in the subgraph chain (O10); `Conflict` if it is terminal."""
         await self._operations.control.cancel(flow, reason)
 
-    async def resume(self, flow: str, data: Any = None) -> None:
+    async def resume(self, flow: str = "", data: Any = None, *, step: str = "") -> None:
         """Continue the oldest interrupt of the flow, or of one it called, with data for its task (O11).
 
-        `data`: Python values, or `msgspec.Raw` JSON text. `Conflict` if no interrupt is waiting.
+        Given the key of a `step` instead, continue exactly its interrupt (P5). `data`: Python values, or `msgspec.Raw` JSON
+        text. `Conflict` if no interrupt is waiting.
         """
-        await self._operations.control.resume(flow, data)
+        await self._operations.control.resume(flow, data, step=step)
 
-    async def resume_break(self, flow: str, overrides: GivenState = None) -> None:
-        """Continue the oldest breakpoint, with fields of the step's state replaced; a null removes one (O11).
+    async def resume_break(self, flow: str = "", overrides: GivenState = None, *, step: str = "") -> None:
+        """Continue the oldest breakpoint, or that of a `step`, with fields of the step's state replaced (O11, P5).
 
-        `Conflict` if no breakpoint is waiting.
+        A null removes a field. `Conflict` if no breakpoint is waiting.
         """
-        await self._operations.control.resume_break(flow, overrides)
+        await self._operations.control.resume_break(flow, overrides, step=step)
 
     async def break_before(self, flow: str, task: str, enabled: bool = True) -> None:
         """Set or clear a breakpoint before the node of that name or url (O12); `Conflict` on a terminal flow."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from dwarf_nats.errors import NotFound
 from dwarf_nats.rules import fan_in, state_refs
-from dwarf_nats.rules.rows import FlowRow, Paused, StepRow, SummaryRow
+from dwarf_nats.rules.rows import FlowRow, PausedFlow, StepRow, SummaryRow
 from dwarf_nats.workflow.answer import ErrorInfo
 from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.limits import UNLIMITED, Limits
@@ -28,8 +28,8 @@ def flow_key(shard: int, flow: FlowRow) -> str:
     return f"{shard}-{flow.flow_id}-{flow.token}"
 
 
-def outcome_of(shard: int, flow: FlowRow, pause: Paused | None = None) -> Outcome:
-    """Return the outcome of a flow (O5). Its final state must be complete; `pause`: the oldest one, if it is interrupted."""
+def outcome_of(shard: int, flow: FlowRow, paused: PausedFlow | None = None) -> Outcome:
+    """Return the outcome of a flow (O5). Its final state must be complete; `paused`: what pauses it, if it is interrupted."""
     status = flow.status
     outcome = Outcome(
         flow_key=flow_key(shard, flow),
@@ -39,9 +39,10 @@ def outcome_of(shard: int, flow: FlowRow, pause: Paused | None = None) -> Outcom
         error=ErrorInfo.from_stored(flow.error) if status is Status.FAILED else None,
         cancel_reason=(flow.cancel_reason or "") if status is Status.CANCELLED else None,
     )
-    if status is Status.INTERRUPTED and pause is not None:
-        outcome.state_json = encode_state(merge(decode_state(pause.state), decode_state(pause.changes)))
-        outcome.interrupt_json = None if pause.payload is None else pause.payload.encode()
+    if status is Status.INTERRUPTED and paused is not None:
+        outcome.state_json = paused.state_json
+        outcome.interrupt_json = paused.pauses[0].payload_json
+        outcome.pauses, outcome.truncated = paused.pauses, paused.truncated
     return outcome
 
 
@@ -52,9 +53,9 @@ async def current_outcome(flows: FlowStore, flow: FlowRow) -> Outcome:
     """
     while True:
         if flow.status is Status.INTERRUPTED:
-            pause = await flows.oldest_pause(flow)
-            if pause is not None:
-                return outcome_of(flows.shard, flow, pause)
+            paused = await flows.paused_by(flow)
+            if paused is not None:
+                return outcome_of(flows.shard, flow, paused)
         else:
             with contextlib.suppress(state_refs.DanglingRef):
                 return outcome_of(flows.shard, await with_final_state(flows, flow))
@@ -82,6 +83,8 @@ def outcome_at(flow: FlowContext | FlowRef, end: FlowEnd) -> Outcome:
         state_json=end.state_json,
         error=end.error,
         interrupt_json=payload,
+        pauses=end.pauses,
+        truncated=end.truncated,
     )
 
 

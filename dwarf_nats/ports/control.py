@@ -42,12 +42,14 @@ class ControlStore(Protocol):
         """Cancel a flow with every flow above and below it and their live steps; each gets a final state (O10)."""
         ...
 
-    async def resume(self, flow: FlowRow, data: str) -> TreeChange:
-        """Continue the oldest interrupt of the flow, or of one it called, with `data` (O11)."""
+    async def resume(self, flow: FlowRow, data: str, step_id: int | None = None) -> TreeChange:
+        """Continue the oldest interrupt of the flow, or of one it called, with `data`; or just that of a step (O11)."""
         ...
 
-    async def resume_break(self, flow: FlowRow, overrides: State, limits: Limits = ...) -> TreeChange:
-        """Continue the oldest breakpoint of the flow, or of one it called, with `overrides` in its state (O11)."""
+    async def resume_break(
+        self, flow: FlowRow, overrides: State, limits: Limits = ..., step_id: int | None = None
+    ) -> TreeChange:
+        """Continue the oldest breakpoint of the flow, or of one it called, with `overrides`; or just that of a step (O11)."""
         ...
 
     async def time_out_waits(self, limit: int) -> TimedOutWaits:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         ReplicaStore,
     )
     from dwarf_nats.rules.claims import ClaimedRow
-    from dwarf_nats.rules.rows import Called, FlowRow, Paused, PriorityBacklog, StepRow, SummaryRow
+    from dwarf_nats.rules.rows import Called, FlowRow, PausedFlow, PriorityBacklog, StepRow, SummaryRow
     from dwarf_nats.rules.scheduling.values import Page, PageRequest, Share
     from dwarf_nats.rules.settlement import Settlement, SettleResult
     from dwarf_nats.rules.state_refs import RefSource
@@ -174,8 +174,11 @@ class FlowStore(Protocol):
         """Return the flow and the flows it called, directly or not."""
         ...
 
-    async def oldest_pause(self, flow: FlowRow) -> Paused | None:
-        """Return the pause that the flow's outcome shows, its state complete (O5)."""
+    async def paused_by(self, flow: FlowRow) -> PausedFlow | None:
+        """Return the pauses that the flow's outcome shows, with the complete state of the oldest (O5, P5).
+
+        `None` if nothing pauses it any more.
+        """
         ...
 
     async def fingerprint(self, flow: FlowRow) -> Sequence[Any]:

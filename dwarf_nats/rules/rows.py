@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
 
 from dwarf_nats.rules.steps import ReadyStep, StepRef
+from dwarf_nats.workflow.records import Pause
 from dwarf_nats.workflow.status import Status
 
 
@@ -221,15 +222,12 @@ class TimedOutWaits:
 
 
 @dataclass(slots=True)
-class Paused:
-    """A step that waits for a resume. `payload` of its interrupt, nothing at a breakpoint."""
+class PausedFlow:
+    """What pauses a flow: the oldest pause's merged state, the pauses that are listed, and whether some are not (P5)."""
 
-    step_id: int
-    flow_id: int
-    state: str
-    changes: str
-    payload: str | None
-    borrowed: str | None
+    state_json: bytes
+    pauses: list[Pause]
+    truncated: bool = False
 
 
 @dataclass(slots=True, frozen=True)

@@ -10,6 +10,7 @@ import msgspec
 
 from dwarf_nats.rules.retries import MAX_DELAY_US
 from dwarf_nats.rules.state_refs import Refs
+from dwarf_nats.workflow.records import Pause as ShownPause
 from dwarf_nats.workflow.state import State, encode_state, encode_value
 from dwarf_nats.workflow.status import Status
 
@@ -32,6 +33,10 @@ class FlowEnd:
     error: ErrorInfo | None = None
     payload: Raw | None = None
     """The payload of an interrupt; a breakpoint has none."""
+    pauses: list[ShownPause] = field(default_factory=list)
+    """The pauses that interrupt it (P5)."""
+    truncated: bool = False
+    """Some of these are not listed, or without their payloads."""
     refs: Refs = field(default_factory=dict)
     stripped_json: bytes = b""
     """The state without the fields in `refs`, if there are any."""

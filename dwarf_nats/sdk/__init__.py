@@ -24,7 +24,7 @@ from dwarf_nats.workflow.answer import ErrorInfo
 from dwarf_nats.workflow.flow import Flow
 from dwarf_nats.workflow.graph import END, Graph
 from dwarf_nats.workflow.options import FlowOptions, Query
-from dwarf_nats.workflow.records import FlowSummary, GraphInfo, Outcome, ShardInfo, Step
+from dwarf_nats.workflow.records import FlowSummary, GraphInfo, Outcome, Pause, ShardInfo, Step
 from dwarf_nats.workflow.status import Status
 from dwarf_nats.workflow.task_error import SubgraphError, TaskError, WaitTimeout
 
@@ -47,6 +47,7 @@ __all__ = [
     "Internal",
     "NotFound",
     "Outcome",
+    "Pause",
     "Query",
     "ShardInfo",
     "Status",

@@ -22,21 +22,25 @@ class FlowControl(Requester):
         """Cancel a flow that has not ended yet (O10)."""
         await self._request("flow.cancel", m.FlowCancelRequest(flow_key=flow_key, reason=reason or UNSET))
 
-    async def resume(self, flow_key: str, data: Any = None) -> None:
+    async def resume(self, flow_key: str = "", data: Any = None, *, step_key: str = "") -> None:
         """Continue the oldest interrupt of a flow; the task's `interrupt` call returns `data` (O11).
 
-        Any flow of a chain of subgraphs will do. `data`: Python values, or `msgspec.Raw` JSON text. The flow runs again once
-        no branch is paused any more. Raises `Conflict` if no interrupt paused it.
+        Any flow of a chain of subgraphs will do. Give `step_key` instead, from `pauses` of an outcome, to continue exactly
+        that interrupt (P5). `data`: Python values, or `msgspec.Raw` JSON text. The flow runs again once no branch is paused
+        any more. Raises `Conflict` if no interrupt paused it.
         """
         text = UNSET if data is None else Raw(encode_value(data, "data"))
-        await self._request("flow.resume", m.FlowResumeRequest(flow_key=flow_key, data=text))
+        request = m.FlowResumeRequest(flow_key=flow_key or UNSET, step_key=step_key or UNSET, data=text)
+        await self._request("flow.resume", request)
 
-    async def resume_break(self, flow_key: str, overrides: Values = None) -> None:
+    async def resume_break(self, flow_key: str = "", overrides: Values = None, *, step_key: str = "") -> None:
         """Continue the oldest breakpoint of a flow, with fields of the step's state replaced; `None` deletes one (O11).
 
-        Raises `Conflict` if no breakpoint paused it.
+        Give `step_key` instead to continue exactly that breakpoint (P5). Raises `Conflict` if no breakpoint paused it.
         """
-        await self._request("flow.resume_break", _override(flow_key, overrides))
+        fields = json_object(overrides, "overrides")
+        request = m.FlowResumeBreakRequest(flow_key=flow_key or UNSET, step_key=step_key or UNSET, overrides=fields)
+        await self._request("flow.resume_break", request)
 
     async def break_before(self, flow_key: str, task: str, enabled: bool = True) -> None:
         """Set a breakpoint before a task, or clear it; `task` is a node's name, or the url of just one node (O12).
@@ -51,7 +55,8 @@ class FlowControl(Requester):
 
         `overrides` replace fields of the entry state, `None` deletes one. Raises `Conflict` while it runs.
         """
-        await self._request("flow.restart", _override(flow_key, overrides))
+        request = m.FlowOverridesRequest(flow_key=flow_key, overrides=json_object(overrides, "overrides"))
+        await self._request("flow.restart", request)
 
     async def restart_from(self, step_key: str, overrides: Values = None) -> None:
         """Run a step again, in place, and on from there; exactly the steps it led to are removed (O13).
@@ -82,7 +87,3 @@ class FlowControl(Requester):
         """
         request = m.FlowPurgeRequest(**query_fields(query))
         return decode(m.FlowPurgeReply, await self._request("flow.purge", request), "flow.purge").deleted
-
-
-def _override(flow_key: str, overrides: Values) -> m.FlowOverridesRequest:
-    return m.FlowOverridesRequest(flow_key=flow_key, overrides=json_object(overrides, "overrides"))

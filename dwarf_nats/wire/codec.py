@@ -8,7 +8,6 @@ go the other way.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import msgspec
@@ -24,7 +23,9 @@ from dwarf_nats.workflow.status import Status
 
 from . import headers as h
 from . import messages as m
-from .times import rfc3339, to_micros
+from .pause_messages import pause_message, pause_record
+from .times import micros as micros
+from .times import rfc3339
 
 V = TypeVar("V")
 
@@ -42,12 +43,6 @@ def or_default(value: V | UnsetType, default: V) -> V:
 def raw_bytes(value: Raw | UnsetType) -> bytes | None:
     """The JSON text of a raw field, `None` where the field was left out."""
     return None if isinstance(value, UnsetType) else bytes(value)
-
-
-def micros(text: str) -> int:
-    """Microseconds since the epoch of a time on the wire; a time without a zone is UTC. Raises `ValueError`."""
-    when = datetime.fromisoformat(text)
-    return to_micros(when if when.tzinfo is not None else when.replace(tzinfo=UTC))
 
 
 def _or_none(value: V | UnsetType) -> V | None:
@@ -191,6 +186,7 @@ def outcome_message(outcome: Outcome) -> m.Outcome:
         error=_error_values(outcome.error),
         cancel_reason=_or_unset(outcome.cancel_reason),
         interrupt_payload=_raw(outcome.interrupt_json),
+        pauses=[pause_message(one) for one in outcome.pauses] if outcome.pauses else UNSET,
         truncated=outcome.truncated or UNSET,
     )
 
@@ -205,6 +201,7 @@ def outcome_record(message: m.Outcome) -> Outcome:
         error=_error_info(message.error),
         cancel_reason=_or_none(message.cancel_reason),
         interrupt_json=raw_bytes(message.interrupt_payload),
+        pauses=[pause_record(one) for one in or_default(message.pauses, ())],
         truncated=message.truncated is True,
     )
 

@@ -74,7 +74,8 @@ EXAMPLES: dict[type[msgspec.Struct], Any] = {
     m.FlowListRequest: {**_FILTERS, "cursor": "eyJ4IjoxfQ"},
     m.FlowPurgeRequest: {"status": "completed", "olderThanMs": 86400000},
     m.FlowCancelRequest: {"flowKey": FLOW, "reason": "changed my mind"},
-    m.FlowResumeRequest: {"flowKey": FLOW, "data": {"approved": True}},
+    m.FlowResumeRequest: {"stepKey": STEP, "data": {"approved": True}},
+    m.FlowResumeBreakRequest: {"flowKey": FLOW, "overrides": {"price": 10}},
     m.FlowOverridesRequest: {"flowKey": FLOW, "overrides": {"price": 10, "discount": None}},
     m.StepOverridesRequest: {"stepKey": STEP, "overrides": {"price": 10}},
     m.FlowBreakBeforeRequest: {"flowKey": FLOW, "task": "charge", "enabled": True},
@@ -88,9 +89,19 @@ EXAMPLES: dict[type[msgspec.Struct], Any] = {
     m.Outcome: {
         "flowKey": FLOW,
         "workflow": "order",
-        "status": "failed",
+        "status": "interrupted",
         "state": {"item": "book"},
-        "error": {"task": "charge", "message": "card declined", "code": 402},
+        "interruptPayload": {"question": "Is 12.50 all right?"},
+        "pauses": [
+            {
+                "stepKey": STEP,
+                "task": "approve",
+                "kind": "interrupt",
+                "payload": {"question": "Is 12.50 all right?"},
+                "since": UPDATED,
+                "until": "2026-02-01T12:00:02.500000Z",
+            },
+        ],
     },
     m.FingerprintReply: {"fingerprint": "9f86d081884c7d65", "status": "running"},
     m.Step: {

@@ -36,6 +36,9 @@ from .message_fields import (
     Truncated,
     When,
 )
+from .pause_messages import FlowResumeBreakRequest as FlowResumeBreakRequest
+from .pause_messages import FlowResumeRequest as FlowResumeRequest
+from .pause_messages import Pause as Pause
 
 
 class Options(Request):
@@ -151,15 +154,8 @@ class FlowCancelRequest(Request):
     reason: Maybe[str] = UNSET
 
 
-class FlowResumeRequest(Request):
-    """Continue an interrupt with data for the task (O11)."""
-
-    flow_key: Key
-    data: Maybe[AnyJson] = UNSET
-
-
 class FlowOverridesRequest(Request):
-    """Continue a breakpoint, or restart a flow, with fields of the state replaced (O11, O13)."""
+    """Restart a flow, with fields of the state replaced (O13)."""
 
     flow_key: Key
     overrides: Maybe[Object] = UNSET
@@ -219,6 +215,9 @@ class Outcome(Message):
     error: Maybe[dict[str, Any]] = UNSET
     cancel_reason: Maybe[str] = UNSET
     interrupt_payload: Maybe[AnyJson] = UNSET
+    pauses: Maybe[
+        Annotated[list[Pause], Meta(description="What it is paused by, the oldest pause first; 100 at most.")]
+    ] = UNSET
     truncated: Maybe[Truncated] = UNSET
 
 

@@ -60,7 +60,9 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation("flow.delete", m.FlowRequest, m.Empty, client="delete", command="flow delete"),
     Operation("flow.cancel", m.FlowCancelRequest, m.Empty, client="cancel", command="flow cancel"),
     Operation("flow.resume", m.FlowResumeRequest, m.Empty, client="resume", command="flow resume"),
-    Operation("flow.resume_break", m.FlowOverridesRequest, m.Empty, client="resume_break", command="flow resume-break"),
+    Operation(
+        "flow.resume_break", m.FlowResumeBreakRequest, m.Empty, client="resume_break", command="flow resume-break"
+    ),
     Operation("flow.break_before", m.FlowBreakBeforeRequest, m.Empty, client="break_before", command="flow break"),
     Operation("flow.restart", m.FlowOverridesRequest, m.Empty, client="restart", command="flow restart"),
     Operation("flow.restart_from", m.StepOverridesRequest, m.Empty, client="restart_from", command="flow restart-from"),

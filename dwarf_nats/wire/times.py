@@ -28,3 +28,9 @@ def to_micros(when: datetime) -> int:
 def from_micros(micros: int) -> datetime:
     """Convert microseconds since the epoch to a datetime in UTC."""
     return _EPOCH + timedelta(microseconds=micros)
+
+
+def micros(text: str) -> int:
+    """Convert a time on the wire to microseconds since the epoch; one without a zone is UTC. Raises `ValueError`."""
+    when = datetime.fromisoformat(text)
+    return to_micros(when if when.tzinfo is not None else when.replace(tzinfo=UTC))

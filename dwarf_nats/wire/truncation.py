@@ -22,6 +22,8 @@ from .codec import encode, encode_outcome, graph_message, step_message, summary_
 
 CUTS = (16_384, 4_096, 1_024, 256, 64)
 """Bytes to which an error or a reason is cut, tried one after the other."""
+FEWER_PAUSES = (10, 1, 0)
+"""Pauses that are kept, tried one after the other."""
 _FRAME = 128
 """Bytes of a page besides its items: names, brackets, the cursor."""
 _NAME = len(',"interruptPayload":')
@@ -30,9 +32,16 @@ _EMPTY = b"{}"
 
 
 def outcome(whole: Outcome, room: int) -> bytes:
-    """Encode an outcome; without its state, its interrupt payload or both if need be, then with a shorter error or reason."""
+    """Encode an outcome, with less in it if need be.
+
+    Left out are first the payloads of its pauses, then its state, its interrupt payload or both, then pauses; last an error or
+    a reason is cut.
+    """
     body = encode_outcome(whole)
     if len(body) <= room:
+        return body
+    whole = replace(whole, pauses=[replace(one, payload_json=None) for one in whole.pauses], truncated=True)
+    if whole.pauses and len(body := encode_outcome(whole)) <= room:
         return body
     for bare in _outcomes(whole):
         body = encode_outcome(bare)
@@ -53,6 +62,10 @@ def outcome(whole: Outcome, room: int) -> bytes:
 def _outcomes(whole: Outcome) -> Iterator[Outcome]:
     bare = replace(whole, state_json=_EMPTY, interrupt_json=None, truncated=True)
     yield bare
+    for count in FEWER_PAUSES:
+        if len(bare.pauses) > count:
+            bare = replace(bare, pauses=bare.pauses[:count])
+            yield bare
     for size in CUTS:
         yield replace(bare, error=_cut_error(whole.error, size), cancel_reason=_cut(whole.cancel_reason, size))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -14,13 +14,35 @@ from dwarf_nats.workflow.status import Status
 _parse = msgspec.json.Decoder().decode
 
 
+@dataclass(slots=True, kw_only=True)
+class Pause:
+    """One pause of a flow, or of a flow that it called (P5).
+
+    `step_key` continues exactly this pause: it is a capability. `since` and `until` are microseconds since the epoch; `until`
+    is the deadline of an interrupt that has one. `payload_json` is absent at a breakpoint, and if it was left out because it
+    is too large; `step` then reads it.
+    """
+
+    step_key: str
+    task: str
+    kind: Literal["interrupt", "breakpoint"]
+    since: int
+    until: int | None = None
+    payload_json: bytes | None = None
+
+    @property
+    def payload(self) -> Any:
+        """The payload of the interrupt as a Python value."""
+        return None if self.payload_json is None else _parse(self.payload_json)
+
+
 @dataclass(slots=True)
 class Outcome:
     """The outcome of a flow, so far (O5).
 
     `error` is set exactly if it failed, `cancel_reason` if it was cancelled, `interrupt_json` if an interrupt paused it.
-    `state_json` is `{}` while the flow is created or running. `truncated`: the outcome did not fit the bus, and large parts
-    were left out; a state that was left out reads as `{}`.
+    `state_json` is `{}` while the flow is created or running. `pauses`: what it is paused by, the oldest pause first (P5).
+    `truncated`: the outcome was too large, and parts were left out; a state that was left out reads as `{}`.
     """
 
     flow_key: str
@@ -31,6 +53,7 @@ class Outcome:
     error: ErrorInfo | None = None
     cancel_reason: str | None = None
     interrupt_json: bytes | None = None
+    pauses: list[Pause] = field(default_factory=list)
     truncated: bool = False
 
     @property

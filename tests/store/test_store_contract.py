@@ -521,9 +521,9 @@ async def test_pauses_of_one_group_reach_their_roots_once(store: SqlStore) -> No
     ]
     row = await store.flows.by_id(step.flow.flow_id)
     assert row is not None
-    pause = await store.flows.oldest_pause(row)
+    pause = await store.flows.paused_by(row)
     assert pause is not None
-    assert (pause.payload, pause.state) == ('"?"', '{"in":1}')
+    assert ([one.payload for one in pause.pauses], pause.state_json) == (["?"], b'{"in":1}')
     result = await store.control.resume(row, "1")
     assert [one.flow_id for one in result.changed] == [settlement.child.flow.flow_id, step.flow.flow_id]
     with pytest.raises(Conflict, match="to be resumed it must be interrupted"):

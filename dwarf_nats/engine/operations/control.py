@@ -56,19 +56,27 @@ class FlowControl:
         )
         shard.announcer.controlled(change, shard.announcer.stopped_flows(change))
 
-    async def resume(self, flow: str, data: Any) -> None:
-        shard, key = self._placement.locate(flow)
+    async def resume(self, flow: str, data: Any, *, step: str = "") -> None:
+        shard, key = self._paused_at(flow, step)
         text = bytes(data) if isinstance(data, Raw) else encode_value(data, "resume data")
         self._limits.check_bytes(len(text), "the resume data")
         check_json(text, "resume data", self._limits.max_depth)
-        row = await shard.store.flows.get(key)
-        runs_on(shard, await shard.store.control.resume(row, text.decode()))
+        row, step_id = await _flow_and_step(shard, key, by_step=bool(step))
+        runs_on(shard, await shard.store.control.resume(row, text.decode(), step_id))
 
-    async def resume_break(self, flow: str, overrides: GivenState) -> None:
-        shard, key = self._placement.locate(flow)
+    async def resume_break(self, flow: str, overrides: GivenState, *, step: str = "") -> None:
+        shard, key = self._paused_at(flow, step)
         fields = checked_overrides(overrides, self._limits)
-        row = await shard.store.flows.get(key)
-        runs_on(shard, await shard.store.control.resume_break(row, fields, self._limits))
+        row, step_id = await _flow_and_step(shard, key, by_step=bool(step))
+        runs_on(shard, await shard.store.control.resume_break(row, fields, self._limits, step_id))
+
+    def _paused_at(self, flow: str, step: str) -> tuple[Shard, Key]:
+        """The shard and the key of the flow or of the step that is to be continued (P5)."""
+        if bool(flow) is bool(step):
+            raise BadRequest(
+                "name what is to be continued by exactly one key: that of a flow, for its oldest pause, or that of a step"
+            )
+        return self._placement.locate(step, "step") if step else self._placement.locate(flow)
 
     async def break_before(self, flow: str, task: str, *, enabled: bool) -> None:
         shard, key = self._placement.locate(flow)
@@ -120,6 +128,14 @@ async def step_and_flow(shard: Shard, key: Key) -> tuple[StepRow, FlowRow]:
     if flow is None:
         raise flow_was_deleted(key)
     return step, flow
+
+
+async def _flow_and_step(shard: Shard, key: Key, *, by_step: bool) -> tuple[FlowRow, int | None]:
+    """Read the flow of a key, which is a flow's or a step's, and say which step. Raises `NotFound`."""
+    if not by_step:
+        return await shard.store.flows.get(key), None
+    step, flow = await step_and_flow(shard, key)
+    return flow, step.step_id
 
 
 def flow_was_deleted(key: Key) -> NotFound:

@@ -41,13 +41,15 @@ class SqlControl:
     async def cancel(self, flow: FlowRow, reason: str, final_state: FinalState) -> TreeChange:
         return await self._database.transact(lambda tx: cancel.cancel(tx, flow, reason, final_state))
 
-    async def resume(self, flow: FlowRow, data: str) -> TreeChange:
-        return await self._database.transact(lambda tx: pauses.resume(tx, flow.flow_id, flow.root_id, data))
+    async def resume(self, flow: FlowRow, data: str, step_id: int | None = None) -> TreeChange:
+        where = pauses.PauseOf(flow.flow_id, flow.root_id, step_id)
+        return await self._database.transact(lambda tx: pauses.resume(tx, where, data))
 
-    async def resume_break(self, flow: FlowRow, overrides: State, limits: Limits = UNLIMITED) -> TreeChange:
-        return await self._database.transact(
-            lambda tx: pauses.resume_break(tx, flow.flow_id, flow.root_id, overrides, limits=limits)
-        )
+    async def resume_break(
+        self, flow: FlowRow, overrides: State, limits: Limits = UNLIMITED, step_id: int | None = None
+    ) -> TreeChange:
+        where = pauses.PauseOf(flow.flow_id, flow.root_id, step_id)
+        return await self._database.transact(lambda tx: pauses.resume_break(tx, where, overrides, limits=limits))
 
     async def time_out_waits(self, limit: int) -> TimedOutWaits:
         return await self._database.transact_by_index(lambda tx: deadlines.time_out_waits(tx, limit))

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from dwarf_nats.errors import NotFound
 from dwarf_nats.ports import StoreSize
-from dwarf_nats.rules.rows import FlowRow, Paused, StepRow, SummaryRow, flow_row, step_row
+from dwarf_nats.rules.rows import FlowRow, PausedFlow, StepRow, SummaryRow, flow_row, step_row
 from dwarf_nats.rules.state_refs import DanglingRef
-from dwarf_nats.store.statements import flows, listing, state_refs, threads, trees
+from dwarf_nats.store.statements import flows, listing, shown_pauses, state_refs, threads, trees
 from dwarf_nats.workflow.state import encode_state
 
 if TYPE_CHECKING:
@@ -63,8 +63,8 @@ class SqlFlows:
         tree = await self.tree(flow.root_id)
         return [tree[one] for one in trees.descendants(tree, flow.flow_id) if one in tree]
 
-    async def oldest_pause(self, flow: FlowRow) -> Paused | None:
-        return await self._database.transact(lambda tx: flows.shown_pause(tx, flow))
+    async def paused_by(self, flow: FlowRow) -> PausedFlow | None:
+        return await self._database.transact(lambda tx: shown_pauses.paused_by(tx, self.shard, flow))
 
     async def fingerprint(self, flow: FlowRow) -> Sequence[Any]:
         if flow.surgraph_flow_id is None:

@@ -2,17 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from dwarf_nats.rules.rows import FlowRow, Paused, StepRow
+from dwarf_nats.rules.rows import FlowRow, StepRow
 from dwarf_nats.store.dialect import UNSTOPPED
-from dwarf_nats.store.statements.pauses import oldest_pause
-from dwarf_nats.store.statements.state_refs import resolve
-from dwarf_nats.store.statements.trees import descendants, tree
-from dwarf_nats.workflow.state import encode_state
-
-if TYPE_CHECKING:
-    from dwarf_nats.store.database import Tx
 
 _FLOW = f"select {FlowRow.columns()} from dwarf_flows where"
 BY_ID = f"{_FLOW} flow_id = $1"
@@ -39,11 +30,3 @@ where f.flow_id = $1
 """
 TREE_FINGERPRINT = _FINGERPRINT.format(which="flow_id = $1 or (root_id = $1 and surgraph_flow_id is not null)")
 FLOWS_FINGERPRINT = _FINGERPRINT.format(which="flow_id {in:$2}")
-
-
-async def shown_pause(tx: Tx, flow: FlowRow) -> Paused | None:
-    """Return the oldest pause of a flow and those it called, its state complete (O5)."""
-    paused = await oldest_pause(tx, descendants(await tree(tx, flow.root_id), flow.flow_id))
-    if paused is not None:
-        paused.state = encode_state(await resolve(tx.fetch, paused.state, paused.borrowed)).decode()
-    return paused

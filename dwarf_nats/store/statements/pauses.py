@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from dwarf_nats.errors import Conflict, NotFound
 from dwarf_nats.rules import breakpoints
-from dwarf_nats.rules.rows import FlowRow, Paused, TreeChange
+from dwarf_nats.rules import pauses as shown
+from dwarf_nats.rules.rows import FlowRow, TreeChange
 from dwarf_nats.rules.settlement import EndedFlow, FlowEnd, Settlement, SettleResult
 from dwarf_nats.rules.steps import FlowRef
 from dwarf_nats.store.commands import Cascade, Query
@@ -36,6 +37,18 @@ class _LockedFlow(NamedTuple):
     surgraph_flow_id: int | None
 
 
+class _PausedRow(NamedTuple):
+    """A paused step, in the order of `LOCK_PAUSES`."""
+
+    step_id: int
+    flow_id: int
+    state: str
+    changes: str
+    interrupt_payload: str | None
+    borrowed: str | None
+    updated_at: int
+
+
 BREAKPOINT_HIT = "update dwarf_steps set breakpoint_hit = 1, wait_until = null where step_id = $1"
 INTERRUPT_PAYLOAD = "update dwarf_steps set interrupt_payload = $2, wait_until = {now} + $3 where step_id = $1"
 LOCK_FLOW = f"select {', '.join(_LockedFlow._fields)} from dwarf_flows where flow_id = $1 {{for_update}}"
@@ -47,18 +60,16 @@ update dwarf_steps set updated_at = {greatest}(updated_at, 1 + coalesce((
   where s.status = 'interrupted' and s.step_id <> $1 and s.flow_id in (
     select flow_id from dwarf_flows
     where flow_id = $2 or (root_id = $2 and surgraph_flow_id is not null))), 0))
-where step_id = $1
+where step_id = $1 returning updated_at, wait_until
 """
 INTERRUPT = """
 update dwarf_flows set status = 'interrupted', updated_at = {greatest}({now}, updated_at + 1) where flow_id = $1
 returning updated_at
 """
-_PAUSES = (
-    "select step_id, flow_id, state, changes, interrupt_payload, borrowed, updated_at from dwarf_steps"
-    " where flow_id {in:$1} and status = 'interrupted'"
-)
-OLDEST_PAUSES = f"{_PAUSES} order by updated_at, step_id"
-LOCK_PAUSES = f"{_PAUSES} order by step_id {{for_update}}"  # in the order in which all transactions lock steps (X10)
+_PAUSES = f"select {', '.join(_PausedRow._fields)} from dwarf_steps where status = 'interrupted'"
+# In the order in which all transactions lock steps (X10).
+LOCK_PAUSES = f"{_PAUSES} and flow_id {{in:$1}} order by step_id {{for_update}}"
+LOCK_PAUSE = f"{_PAUSES} and step_id = $1 {{for_update}}"
 RESUME = (
     f"update dwarf_steps set status = 'pending', parked = {PARKED}, resumed = $2, interrupt_payload = null,"
     " wait_until = null, not_before = {now}, updated_at = {now} where step_id = $1 returning step_id, priority, not_before"
@@ -87,6 +98,7 @@ SET_BREAKPOINTS = "update dwarf_flows set breakpoints = $2 where flow_id = $1"
 
 def pause(group: Sequence[Settlement], settled: SettleResult) -> Cascade:
     """Interrupt the flows of paused steps, and every flow that waits for them; the first pause wins (P2)."""
+    interrupted: dict[int, FlowEnd] = {}
     for one in sorted(group, key=lambda one: (one.step.flow.root_id, one.step.step_id)):
         assert one.pause is not None
         payload = one.pause.payload
@@ -94,8 +106,8 @@ def pause(group: Sequence[Settlement], settled: SettleResult) -> Cascade:
             yield Query(BREAKPOINT_HIT, (one.step.step_id,))
         else:
             yield Query(INTERRUPT_PAYLOAD, (one.step.step_id, bytes(payload).decode(), one.wait_us))
-        end = FlowEnd(Status.INTERRUPTED, one.pause.state_json, None, payload)
         flow_id: int | None = one.step.flow.flow_id
+        path = []
         first = True
         while flow_id is not None:
             (row,) = yield Query(LOCK_FLOW, (flow_id,))
@@ -110,58 +122,61 @@ def pause(group: Sequence[Settlement], settled: SettleResult) -> Cascade:
                     thread_id=flow.thread_id,
                     notify=flow.notify,
                 )
-                settled.ended.append(EndedFlow(ref, end, at))
+                interrupted[flow_id] = FlowEnd(Status.INTERRUPTED, one.pause.state_json, None, payload)
+                settled.ended.append(EndedFlow(ref, interrupted[flow_id], at))
+            path.append(flow_id)
             flow_id = flow.surgraph_flow_id
-        yield Query(KEEP_PAUSE_ORDER, (one.step.step_id, one.step.flow.root_id))
+        ((since, until),) = yield Query(KEEP_PAUSE_ORDER, (one.step.step_id, one.step.flow.root_id))
+        for above in path:
+            if above in interrupted:
+                shown.add(interrupted[above], one, since, until)
 
 
 # -- by an operation
 
 
-async def oldest_pause(tx: Tx, flow_ids: Sequence[int]) -> Paused | None:
-    """Return the oldest pause of these flows."""
-    return next(iter(await _pauses(tx, OLDEST_PAUSES, flow_ids)), None)
+class PauseOf(NamedTuple):
+    """Where a pause is looked for: in a flow and those it called, or at just one step."""
+
+    flow_id: int
+    root_id: int
+    step_id: int | None = None
 
 
-async def _pauses(tx: Tx, statement: str, flow_ids: Sequence[int]) -> list[Paused]:
-    """Return the paused steps of these flows, the oldest pause first."""
-    rows = await tx.fetch(statement, list(flow_ids))
-    found = [(updated_at, step_id, Paused(step_id, *more)) for step_id, *more, updated_at in rows]
-    return [paused for _, _, paused in sorted(found, key=lambda one: one[:2])]
-
-
-async def resume(tx: Tx, flow_id: int, root_id: int, data: str) -> TreeChange:
-    """Continue the oldest interrupt of the flow, or of one it called, with `data` (O11).
+async def resume(tx: Tx, where: PauseOf, data: str) -> TreeChange:
+    """Continue the oldest interrupt, or that of the step, with `data` (O11).
 
     Raises `Conflict` if there is none.
     """
-    flows = await tree(tx, root_id)
-    found = await _pauses(tx, LOCK_PAUSES, descendants(flows, flow_id))
-    paused = next((one for one in found if one.payload is not None), None)
-    if paused is None:
-        other = "the flow is paused by a breakpoint, not by an interrupt: continue it with resume_break"
-        raise await _not_paused(tx, flow_id, found, other)
+    paused = await _lock_pause(tx, where, interrupt=True)
     ready = ready_steps(await tx.fetch(RESUME, paused.step_id, data))
     return TreeChange(await resume_flows(tx, [paused.flow_id]), ready)
 
 
-async def resume_break(
-    tx: Tx, flow_id: int, root_id: int, overrides: State, *, limits: Limits = UNLIMITED
-) -> TreeChange:
-    """Continue the oldest breakpoint of the flow, or of one it called, with `overrides` in its state (O11).
+async def resume_break(tx: Tx, where: PauseOf, overrides: State, *, limits: Limits = UNLIMITED) -> TreeChange:
+    """Continue the oldest breakpoint, or that of the step, with `overrides` in its state (O11).
 
     Raises `Conflict` if there is none, `TooLarge` if the state would be with the overrides.
     """
-    flows = await tree(tx, root_id)
-    found = await _pauses(tx, LOCK_PAUSES, descendants(flows, flow_id))
-    paused = next((one for one in found if one.payload is None), None)
-    if paused is None:
-        other = "the flow is paused by an interrupt, not by a breakpoint: continue it with resume and data"
-        raise await _not_paused(tx, flow_id, found, other)
+    paused = await _lock_pause(tx, where, interrupt=False)
     state, refs = with_overrides(paused.state, paused.borrowed, overrides, limits)
     changes = _without(paused.changes, overrides)
     ready = ready_steps(await tx.fetch(RESUME_BREAK, paused.step_id, state, refs, changes))
     return TreeChange(await resume_flows(tx, [paused.flow_id]), ready)
+
+
+async def _lock_pause(tx: Tx, where: PauseOf, *, interrupt: bool) -> _PausedRow:
+    """Lock the pause that is to be continued. Raises `NotFound`, and `Conflict` if nothing is paused in this way."""
+    if where.step_id is None:
+        flow_ids = descendants(await tree(tx, where.root_id), where.flow_id)
+        rows = await tx.fetch(LOCK_PAUSES, flow_ids)
+    else:
+        rows = await tx.fetch(LOCK_PAUSE, where.step_id)
+    found = sorted((_PausedRow(*row) for row in rows), key=lambda one: (one.updated_at, one.step_id))
+    for one in found:
+        if (one.interrupt_payload is not None) is interrupt:
+            return one
+    raise await _not_paused(tx, where, found=bool(found), interrupt=interrupt)
 
 
 def _without(changes: str, overrides: State) -> str:
@@ -172,15 +187,20 @@ def _without(changes: str, overrides: State) -> str:
     return encode_state(kept).decode()
 
 
-async def _not_paused(tx: Tx, flow_id: int, found: Sequence[Paused], other_kind: str) -> Conflict | NotFound:
-    """Make the refusal of a resume: there is no such flow, nothing is paused, or only by the `other_kind` of pause."""
-    rows = await tx.fetch("select status from dwarf_flows where flow_id = $1", flow_id)
+async def _not_paused(tx: Tx, where: PauseOf, *, found: bool, interrupt: bool) -> Conflict | NotFound:
+    """Make the refusal of a resume: what it names does not exist, is not paused, or only in the other way (`found`)."""
+    if where.step_id is None:
+        what, rows = "flow", await tx.fetch("select status from dwarf_flows where flow_id = $1", where.flow_id)
+    else:
+        what, rows = "step", await tx.fetch("select status from dwarf_steps where step_id = $1", where.step_id)
     if not rows:
-        return NotFound("no such flow")
+        return NotFound(f"no such {what}")
     if not found:
         ((status,),) = rows
-        return Conflict(f"the flow is {status}: to be resumed it must be interrupted")
-    return Conflict(other_kind)
+        return Conflict(f"the {what} is {status}: to be resumed it must be interrupted")
+    if interrupt:
+        return Conflict(f"the {what} is paused by a breakpoint, not by an interrupt: continue it with resume_break")
+    return Conflict(f"the {what} is paused by an interrupt, not by a breakpoint: continue it with resume and data")
 
 
 async def resume_flows(tx: Tx, flow_ids: Collection[int]) -> list[FlowRow]:
