@@ -73,9 +73,9 @@ def rewind_caller(steps: Mapping[int, StepRow], target: int, paused: Collection[
     """As `rewind`, for a step whose child runs again: it waits for it once more, with the changes it had made when it
     began to wait (P1)."""
     step = steps[target]
-    kept = step.attempt, step.breakpoint_hit, step.started_at
+    kept = step.attempt, step.breakpoint_hit, step.started_at, step.parked_changes
     result = rewind(steps, target, paused)
-    step.attempt, step.breakpoint_hit, step.started_at = kept
+    step.attempt, step.breakpoint_hit, step.started_at, step.parked_changes = kept
     step.status = Status.RUNNING
     step.parked = Parked.CHILD
     step.changes = step.parked_changes if step.parked_changes is not None else "{}"
@@ -83,14 +83,29 @@ def rewind_caller(steps: Mapping[int, StepRow], target: int, paused: Collection[
 
 
 def run_on(step: StepRow) -> None:
-    """A step that was cut off is pending in the copy, as one that was given back: with its attempts, the changes it has made so
-    far, and what it was resumed with or its child came to (O14). A pause is asked for again."""
+    """Make a step that was cut off pending in the copy, as one that was given back (O14).
+
+    It keeps its attempts, its changes so far, and what it was resumed with or its child came to. A step that was cut off while
+    it waited asks for that again, so it begins anew: the changes it asked with must not be made twice.
+    """
+    if _waited(step):
+        _unrun(step)
+        return
     step.status = Status.PENDING
     step.parked = Parked.NO
     step.breakpoint_hit = 0
     step.interrupt_payload = step.wait_until = None
     step.started_at = None
     step.lease_seq += 1
+
+
+def _waited(step: StepRow) -> bool:
+    """True if the step was cut off while it waited for a resume, for an event or for its child."""
+    return (
+        step.interrupt_payload is not None
+        or (step.wait_event is not None and step.event is None)
+        or (step.parked_changes is not None and step.subgraph_result is None and step.subgraph_error is None)
+    )
 
 
 def wait_on(step: StepRow) -> None:
@@ -113,7 +128,7 @@ def _unrun(step: StepRow) -> None:
     step.problems = None
     step.parked = Parked.NO
     step.breakpoint_hit = 0
-    step.interrupt_payload = step.resumed = step.subgraph_result = step.subgraph_error = None
+    step.interrupt_payload = step.resumed = step.subgraph_result = step.subgraph_error = step.parked_changes = None
     step.wait_event = step.wait_key = step.wait_until = step.event = None
     step.interrupt_timed_out = 0
     step.started_at = None

@@ -50,7 +50,6 @@ class Parked(IntEnum):
     """It is pending, and the circuit breaker of its task is tripped (V4)."""
     EVENT = 3
     """It is running and waits for an event (E2)."""
-    """It is pending, and the breaker of its task is tripped (V4)."""
 
 
 TERMINAL = frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELLED})

@@ -157,6 +157,31 @@ async def test_o14_a_step_that_was_paused_asks_again_in_the_copy(dsn: str) -> No
         assert (forked.status, forked.state) == (Status.COMPLETED, {"answer": "yes"})
 
 
+async def test_o14_a_step_that_was_paused_makes_no_change_twice(dsn: str) -> None:
+    """S2: it asks again in the copy, so it begins as it had begun at first."""
+    async with bench(dsn) as it:
+
+        def counts(flow: Flow) -> None:
+            flow.set("asked", [*flow.get("asked", []), flow.attempt])
+            if flow.attempt == 0:
+                flow.retry(initial_delay=0)
+                return
+            flow.interrupt("?")
+
+        it.tasks(counts=counts)
+        it.idle("split", "join", "quick")
+        key = await it.engine.create(fan("counts", "quick"), start=True)
+        steps = await cut(
+            it, key, lambda found: [one.status for one in found].count(Status.INTERRUPTED) == 1
+            and [one.status for one in found].count(Status.COMPLETED) == 2
+        )  # fmt: skip
+        copy = await it.engine.fork(steps["quick"].step_key)
+        await it.until(copy, Status.INTERRUPTED)
+        await it.engine.resume(copy, "yes")
+        forked = await it.ended(copy)
+        assert (forked.status, forked.state) == (Status.COMPLETED, {"asked": [0, 1, 1]})
+
+
 async def test_o14_a_sleep_that_was_cut_off_goes_on_in_the_copy(dsn: str) -> None:
     """X6: a delay that is not over holds on; the copy does not end without it."""
     async with bench(dsn) as it:

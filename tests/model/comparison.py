@@ -154,7 +154,7 @@ async def cut_off(play: EngineRun, example: Example, encore: Encore, before: Exp
     the cancel, had that step got its overrides at once. What was done before the cut, and is done again, nobody can tell."""
     if example.breakpoints:
         return
-    observed = await play.perform_until_cut(encore.cut)
+    observed = await play.perform_until_cut(encore.cut, paused=encore.paused)
     if currently_in_test_context():
         event(f"{observed.outcome.status} to be forked")
     step, twist = await _chosen(play, example, encore, before, observed)

@@ -117,14 +117,19 @@ class EngineRun:
         await self._engine.start(self._key)
         return await self._observed()
 
-    async def perform_until_cut(self, executions: int) -> Observed:
-        """From its creation until so many executions have begun, and then it is cancelled; or until it is over."""
+    async def perform_until_cut(self, executions: int, *, paused: bool) -> Observed:
+        """From its creation until so many executions have begun, and then it is cancelled; or until it is over.
+
+        `paused`: it is cancelled the next time it is paused.
+        """
         self._key = await self._engine.create(self._root, self._example.state, self._options, start=True)
         try:
             async with asyncio.timeout(SECONDS):
-                while self._scene.executions < executions:
+                while paused or self._scene.executions < executions:
                     outcome = await self._engine.snapshot(self._key)
                     if outcome.status is Status.INTERRUPTED:
+                        if self._scene.executions >= executions:
+                            break
                         await self._resume(outcome)
                     elif outcome.status.terminal:
                         break

@@ -23,6 +23,8 @@ class Encore(msgspec.Struct, frozen=True):
     """Rather one that failed or led to one that did, if there is any."""
     cut: int = 0
     """How many executions begin before a flow is cancelled."""
+    paused: bool = False
+    """It is cancelled the next time it is paused after that."""
 
 
 class Example(msgspec.Struct, frozen=True):

@@ -257,7 +257,7 @@ def example(choices: Choices, fragile: int, *, cut: bool = False) -> Example:
     if fragile or rest.odds(60):
         encore = _rewinding(rest) if fragile or rest.odds(60) else _repetition(rest)
     if cut:
-        encore = msgspec.structs.replace(_rewinding(rest), kind="cancelled fork", cut=rest.number(1, 12))
+        encore = _cancelled(_rewinding(rest), rest)
         breakpoints = []
     return Example(
         root.graph.to_values(),
@@ -291,8 +291,14 @@ def _rewinding(choices: Choices) -> Encore:
     kind = choices.pick(["restart_from", "fork"])
     encore = Encore(kind, overrides, choices.number(0, 50), choices.odds(70))
     if choices.odds(33):
-        return msgspec.structs.replace(encore, kind="cancelled fork", cut=choices.number(1, 12))
+        return _cancelled(encore, choices)
     return encore
+
+
+def _cancelled(encore: Encore, choices: Choices) -> Encore:
+    """Cut off on the way, often while somebody is to be asked."""
+    cut = choices.number(1, 12)
+    return msgspec.structs.replace(encore, kind="cancelled fork", cut=cut, paused=choices.odds(40))
 
 
 def _repetition(choices: Choices) -> Encore:

@@ -62,6 +62,12 @@ def test_what_once_went_wrong(memory: EngineGroup, path: Path) -> None:
     memory.check(Example.from_json(path.read_text()))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("path", sorted(KEPT.glob("*.json")), ids=lambda path: path.stem)
+def test_what_once_went_wrong_on_postgresql(on_postgres: EngineGroup, path: Path) -> None:
+    on_postgres.check(Example.from_json(path.read_text()))
+
+
 @settings(max_examples=50, parent=RANDOM, derandomize=True)
 @given(examples())
 def test_the_engine_does_what_the_model_says(memory: EngineGroup, example: Example) -> None:

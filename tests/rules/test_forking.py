@@ -100,6 +100,39 @@ def test_a_caller_that_had_been_woken_keeps_what_its_child_came_to(result: dict[
     assert [one.status for one in copy.flows] == [Status.RUNNING, ended.status]
 
 
+@pytest.mark.parametrize(
+    "waiting",
+    [{"interrupt_payload": "1"}, {"wait_event": "paid", "wait_key": "7", "wait_until": 99}, {"parked_changes": "{}"}],
+    ids=["for a resume", "for an event", "for a child that is gone"],
+)
+def test_what_was_cut_off_while_it_waited_begins_anew(waiting: dict[str, Any]) -> None:
+    """O14: it asks again, so the changes it asked with must not be made twice."""
+    copy = forked([flow(1)], cohort(0, step(2, changes='{"m":-1}', attempt=1, **waiting), step(3)), 3)
+    (again,) = copy.others
+    assert (again.status, again.changes, again.attempt) == (Status.PENDING, "{}", 0)
+    assert [getattr(again, name) for name in waiting] == [None] * len(waiting)
+
+
+@pytest.mark.parametrize(
+    "woken",
+    [
+        {"resumed": "1"},
+        {"interrupt_timed_out": 1},
+        {"wait_event": "paid", "event": "{}"},
+        {"parked_changes": "{}", "subgraph_result": "{}"},
+        {"parked_changes": "{}", "subgraph_error": "gone"},
+        {},
+    ],
+    ids=["resumed", "timed out", "with its event", "with its result", "with its error", "never waited"],
+)
+def test_what_was_cut_off_later_keeps_what_it_had_done_so_far(woken: dict[str, Any]) -> None:
+    """O14, S2."""
+    copy = forked([flow(1)], cohort(0, step(2, changes='{"m":-1}', attempt=1, **woken), step(3)), 3)
+    (again,) = copy.others
+    assert (again.status, again.changes, again.attempt) == (Status.PENDING, '{"m":-1}', 1)
+    assert {name: getattr(again, name) for name in woken} == woken
+
+
 @pytest.mark.parametrize("at", ["beside", "below"])
 def test_trees_may_be_as_deep_as_they_like(at: str) -> None:
     """P4: 3,000 flows that wait for each other."""
