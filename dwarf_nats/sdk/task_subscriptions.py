@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import nats.errors
 
@@ -14,6 +14,7 @@ from dwarf_nats.backoff import Backoff
 from dwarf_nats.errors import DwarfError, Unavailable
 from dwarf_nats.nats_client import INBOX_REMEDY, drain_subscription, forbidden, watch_refusals
 from dwarf_nats.summed import Repeats
+from dwarf_nats.wire.connecting import retry_while_unavailable
 from dwarf_nats.wire.violations import Violation
 
 from . import connection
@@ -69,17 +70,30 @@ class TaskSubscriptions:
         """The tasks whose subscriptions the server accepted, by url."""
         self.reopening: asyncio.Task[None] | None = None
         """The attempt to make a new connection, while there is one."""
+        self._starting: asyncio.Task[None] | None = None
         self._subscriptions: list[Subscription] = []
         self._stopping = False
         self._opening = False
         self._refusals = Repeats(log, burst=1)
         self._unwatch: Callable[[], None] = _nothing
 
-    async def open(self, retry: bool) -> None:
-        """Connect and subscribe; the server has the subscriptions then. `retry`: wait for a NATS server if none answers.
+    async def start(self, retry: bool) -> None:
+        """Connect and subscribe; the server has the subscriptions then. `retry`: wait for a NATS server for ever.
 
-        Raises `Unavailable` if the server goes away before it has them, `Forbidden` if permissions refuse all tasks.
+        Raises `Unavailable` if the server goes away before it has them or if `stop_opening` comes first, `Forbidden` if
+        permissions refuse all tasks.
         """
+        attempts = retry_while_unavailable(lambda: self._open(retry), retry)
+        self._starting = asyncio.get_running_loop().create_task(attempts)
+        try:
+            await asyncio.wait({self._starting})
+        finally:
+            await _end(self._starting)
+        if self._starting.cancelled():
+            raise Unavailable("the worker was stopped before it had started", refused=True)
+        self._starting.result()
+
+    async def _open(self, retry: bool) -> None:
         self._opening = True
         try:
             await self._connect(retry)
@@ -124,7 +138,7 @@ class TaskSubscriptions:
         subscriptions, self._subscriptions = self._subscriptions, []
         with contextlib.suppress(nats.errors.Error, OSError):
             if nc is not self._given:
-                await nc.close()
+                await _to_the_end(nc.close())
             else:
                 await asyncio.gather(*(one.unsubscribe() for one in subscriptions), return_exceptions=True)
 
@@ -196,7 +210,7 @@ class TaskSubscriptions:
         failures = 0
         while not self._stopping:
             try:
-                await self.open(retry=True)
+                await self._open(retry=True)
                 break
             except (DwarfError, nats.errors.Error) as error:
                 log.warning("%s; trying again", error)
@@ -204,24 +218,26 @@ class TaskSubscriptions:
                 failures += 1
         self.reopening = None
 
-    def stop_reopening(self) -> None:
-        """Make no new connection any more."""
+    async def stop_opening(self) -> None:
+        """Make no connection any more, and end the attempt that is under way."""
         self._stopping = True
-        if self.reopening is not None:
-            self.reopening.cancel()
+        await _end(self._starting)
+        await _end(self.reopening)
 
     async def leave_tasks(self) -> None:
         """Receive no more requests. Requests already sent to this worker are still handled, and so are roll calls."""
         await self._leave(self._subscriptions[1:])
 
-    async def close(self, nc: Nats) -> None:
-        """Leave the private subject, send what is left, and close the connection unless it was given."""
+    async def close(self) -> None:
+        """Leave the private subject, send what is left, and close the connection, if there is one, unless it was given."""
         await self._leave(self._subscriptions[:1])
-        with contextlib.suppress(nats.errors.Error):
-            if nc.is_connected:
-                await nc.flush()
-        if self._given is None and not nc.is_closed:
-            await nc.close()
+        nc = self._link.nc
+        if nc is not None:
+            with contextlib.suppress(nats.errors.Error):
+                if nc.is_connected:
+                    await nc.flush()
+            if self._given is None and not nc.is_closed:
+                await nc.close()
         self._unwatch()
         self._unwatch = _nothing
 
@@ -229,3 +245,19 @@ class TaskSubscriptions:
         nc = self._link.nc
         if nc is not None and nc.is_connected:
             await asyncio.gather(*(drain_subscription(nc, one) for one in subscriptions), return_exceptions=True)
+
+
+async def _end(attempt: asyncio.Task[None] | None) -> None:
+    """Cancel an attempt to connect, and wait until it has left no connection behind."""
+    if attempt is not None and not attempt.done():
+        attempt.cancel()
+        await asyncio.wait({attempt})
+
+
+async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
+    """Do `work` completely, also if this task is cancelled meanwhile."""
+    doing = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(doing)
+    finally:
+        await asyncio.wait({doing})

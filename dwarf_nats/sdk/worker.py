@@ -21,7 +21,6 @@ from nats.aio.client import Client as Nats
 
 from dwarf_nats.errors import BadRequest
 from dwarf_nats.wire.connect_options import ConnectArguments, ConnectOptions
-from dwarf_nats.wire.connecting import retry_while_unavailable
 from dwarf_nats.wire.subjects import Subjects
 from dwarf_nats.workflow.arguments import bind
 from dwarf_nats.workflow.names import check_subject_name
@@ -154,7 +153,7 @@ class Worker:
             given=self._given,
         )
         try:
-            await retry_while_unavailable(lambda: subscriptions.open(retry), retry)
+            await subscriptions.start(retry)
         except BaseException:
             server.end()
             raise
@@ -166,10 +165,10 @@ class Worker:
         Returns whether everything was finished. Executions that are not after `drain_seconds` are cancelled, and the engine
         runs their steps elsewhere.
         """
-        server, subscriptions, nc = self._server, self._subscriptions, self._link.nc
+        server, subscriptions = self._server, self._subscriptions
         if subscriptions is not None:
-            subscriptions.stop_reopening()
-        if server is None or server.executor is None or subscriptions is None or nc is None:
+            await subscriptions.stop_opening()
+        if server is None or server.executor is None or subscriptions is None:
             return True
         seconds = self.drain_seconds if drain_seconds is None else drain_seconds
         try:
@@ -177,7 +176,7 @@ class Worker:
             finished = await self._finish(server.executor, seconds)
         finally:
             server.end()
-            await subscriptions.close(nc)
+            await subscriptions.close()
         return finished
 
     async def _finish(self, executor: TaskExecutor, seconds: float) -> bool:

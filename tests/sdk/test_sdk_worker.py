@@ -577,3 +577,66 @@ async def test_a_server_that_goes_away_while_the_worker_subscribes(
     assert [nc.is_closed for nc in opened] == [True, False]
     assert await worker.stop()
     assert all(nc.is_closed for nc in opened)
+
+
+async def test_stop_ends_what_runs_also_while_there_is_no_connection(
+    engine: EngineSide, nats_server: NatsServer, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NATS closed the connection, and the next one went away before it had the subscriptions: there is none at the moment."""
+    ended = asyncio.Event()
+    opened: list[Nats] = []
+    real = task_subscriptions.round_trip
+
+    async def work() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    async def only_the_first(nc: Nats) -> None:
+        opened.append(nc)
+        if len(opened) > 1:
+            raise nats.errors.FlushTimeoutError
+        await real(nc)
+
+    monkeypatch.setattr(task_subscriptions, "round_trip", only_the_first)
+    worker = Worker(nats_server.url, task_prefix=prefix)
+    worker.add_task("work", work)
+    await worker.start()
+    await engine.send("work", accept_ms=0)
+    await engine.accepted()
+    await opened[0].close()
+    async with asyncio.timeout(PATIENCE):
+        while worker._link.nc is not None:
+            await asyncio.sleep(0)
+        assert not await worker.stop(drain_seconds=0)
+        await ended.wait()
+    assert not worker.is_running
+    assert worker._subscriptions.reopening.done()
+    assert all(nc.is_closed for nc in opened)
+
+
+async def test_stop_ends_a_start_that_waits_for_a_server() -> None:
+    worker = Worker("nats://127.0.0.1:1", task_prefix="waits")
+    worker.add_task("a", lambda: None)
+    start = asyncio.ensure_future(worker.start_patiently())
+    while not worker.is_running:
+        await asyncio.sleep(0)
+    assert await worker.stop()
+    with pytest.raises(Unavailable, match="stopped before it had started"):
+        await asyncio.wait_for(start, PATIENCE)
+    assert not worker.is_running
+
+
+async def test_a_cancelled_start_leaves_no_attempt_behind() -> None:
+    worker = Worker("nats://127.0.0.1:1", task_prefix="waits")
+    worker.add_task("a", lambda: None)
+    before = asyncio.all_tasks()
+    start = asyncio.ensure_future(worker.start_patiently())
+    while not worker.is_running:
+        await asyncio.sleep(0)
+    start.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await start
+    assert not worker.is_running
+    assert asyncio.all_tasks() == before
