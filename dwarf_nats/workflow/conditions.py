@@ -41,6 +41,7 @@ class Verdict(NamedTuple):
     problem: str = ""
 
 
+_TOO_LONG = "takes too long on a state of this size: let a task work it out, and leave the result behind"
 _TAKEN, _NOT_TAKEN = Verdict(taken=True), Verdict(taken=False)
 
 
@@ -87,11 +88,44 @@ def evaluate(source: str, state: State) -> Verdict:
         return condition.constant
     variables = _variables(condition, state)
     if variables is None:
-        return Verdict(
-            taken=False,
-            problem="takes too long on a state of this size: let a task work it out, and leave the result behind",
-        )
+        return Verdict(taken=False, problem=_TOO_LONG)
     return _verdict(condition.program, condition.bounded, variables)
+
+
+class CannotEvaluate(Exception):
+    """An expression has no value on this state; the text says why."""
+
+
+def value_of(source: str, state: State) -> Any:
+    """Evaluate an expression of a template to a plain Python value (section 12). Raises `CannotEvaluate`.
+
+    Variables and bounds are those of conditions. Times are `datetime` and `timedelta` values.
+    """
+    condition = compiled(source)
+    if isinstance(condition, str):
+        raise CannotEvaluate(condition)
+    variables = _variables(condition, state)
+    if variables is None:
+        raise CannotEvaluate(_TOO_LONG)
+    if condition.bounded:
+        functions.begin()
+    try:
+        result = condition.program.eval(data=variables)
+        if result.type() != cel.Type.ERROR:
+            return result.plain_value()
+        problem = str(result.value())
+    except Exception as error:
+        problem = str(error)
+    raise CannotEvaluate(printable(evaluation_problem(problem)))
+
+
+def field_read_whole(source: str) -> str:
+    """The state field that an expression is nothing but, so that its text can be copied; empty for any other expression."""
+    condition = compiled(source)
+    if isinstance(condition, str) or not isinstance(condition.tree, Name) or len(condition.fields) != 1:
+        return ""
+    ((_, field),) = condition.fields
+    return field
 
 
 def _verdict(program: cel.Expression, bounded: bool, variables: dict[str, Any]) -> Verdict:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from dwarf_nats.workflow.names import END, closest
-from dwarf_nats.workflow.nodes import Action, Compensation, Defaults, Field, NodeKind, RetryPolicy
+from dwarf_nats.workflow.nodes import Action, Compensation, Defaults, Field, NodeKind, RetryPolicy, url_of
 from dwarf_nats.workflow.reducers import ReducerKind
 
 
@@ -34,6 +34,11 @@ class Node:
     def kind(self) -> NodeKind:
         """`task`, or the kind of its action."""
         return NodeKind.TASK if self.action is None else self.action.kind
+
+    @property
+    def field(self) -> str:
+        """The state field that takes what the node brings back."""
+        return self.into or self.name
 
 
 @dataclass(slots=True, frozen=True)
@@ -91,6 +96,14 @@ class GraphBuilder:
         elif name not in self.nodes:
             self.nodes[name] = Node(name, name if url is None else url, name in self._stray_fan_ins)
             self._stray_fan_ins.pop(name, None)
+
+    def add_action(self, name: str, action: Action, *, into: str = "") -> None:
+        """Add a node that the engine carries out itself. A known name changes nothing."""
+        if name not in self.nodes:
+            self.add_task(name, url_of(action))
+            if name in self.nodes:
+                self.nodes[name].action = action
+                self.nodes[name].into = into
 
     def set_entry_point(self, name: str) -> None:
         """Start flows at this node instead of the first one added."""

@@ -66,7 +66,7 @@ def _node_problems(node: Node) -> Iterator[str]:
         yield f"the name of node {node.name[:40]!r}... has {len(node.name)} characters: shorten it to {MAX_NAME}"
     elif any(unicodedata.category(char) in ("Cc", "Cs") for char in node.name):
         yield f"the name of node {node.name!r} has control characters: remove them"
-    elif not is_subject_name(node.url):
+    elif node.action is None and not is_subject_name(node.url):
         yield (
             f"node {node.name!r} has the task url {node.url[:MAX_NAME]!r}, which is no legal NATS subject suffix:"
             f" use {_SUBJECT_FORM}, at most {MAX_NAME} characters"
