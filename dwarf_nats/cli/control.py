@@ -11,6 +11,7 @@ from dwarf_nats.cli.command import command
 from dwarf_nats.cli.flow import FlowKey, State, app
 from dwarf_nats.cli.options import Bus, Scheduling, Service
 from dwarf_nats.cli.output import Output
+from dwarf_nats.cli.pauses import PauseKey, by_either_key
 from dwarf_nats.cli.removal import DryRun, flow_label, previous_status, read_before, show_dry_run
 from dwarf_nats.cli.state_arg import read_json, read_state
 from dwarf_nats.wire import messages as m
@@ -26,33 +27,44 @@ Overrides = Annotated[
 @command(
     app,
     "resume",
-    short="Answer the oldest interrupt of a flow.",
+    short="Answer an interrupt.",
     example="dwarf-nats flow resume 1-42-a1B2c3D4e5F6g7H8 --data '{\"approved\": true}'",
 )
 async def resume(
     out: Output,
     bus: Bus,
     service: Service,
-    flow: FlowKey,
+    key: PauseKey,
     data: Annotated[
         str | None, typer.Option("--data", help="For the task, null if left out: JSON, @file or -.")
     ] = None,
 ) -> None:
-    """Answer the oldest interrupt of a flow; its task gets the data."""
+    """Answer the oldest interrupt of a flow, or exactly that of a step; its task gets the data."""
     answer = None if data is None else Raw(read_json(data, "--data"))
     async with service.client(bus) as client:
-        await client.resume(flow, answer)
+        await by_either_key(
+            key,
+            lambda flow: client.resume(flow, answer),
+            lambda step: client.resume(step_key=step, data=answer),
+        )
     out.show(m.Empty(), "resumed")
 
 
 @command(
-    app, "resume-break", example="dwarf-nats flow resume-break 1-42-a1B2c3D4e5F6g7H8 --overrides '{\"price\": 10}'"
+    app,
+    "resume-break",
+    short="Let a flow go on that a breakpoint paused.",
+    example="dwarf-nats flow resume-break 1-42-a1B2c3D4e5F6g7H8 --overrides '{\"price\": 10}'",
 )
-async def resume_break(out: Output, bus: Bus, service: Service, flow: FlowKey, overrides: Overrides = None) -> None:
-    """Let a flow go on that a breakpoint paused."""
+async def resume_break(out: Output, bus: Bus, service: Service, key: PauseKey, overrides: Overrides = None) -> None:
+    """Let a flow go on that a breakpoint paused, or exactly one step of it."""
     values = read_state(overrides, "--overrides")
     async with service.client(bus) as client:
-        await client.resume_break(flow, values)
+        await by_either_key(
+            key,
+            lambda flow: client.resume_break(flow, values),
+            lambda step: client.resume_break(step_key=step, overrides=values),
+        )
     out.show(m.Empty(), "resumed")
 
 

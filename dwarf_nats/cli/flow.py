@@ -30,6 +30,7 @@ from dwarf_nats.render.terminal import one_line
 from dwarf_nats.sdk import Change
 from dwarf_nats.wire import codec
 from dwarf_nats.wire import messages as m
+from dwarf_nats.wire.pause_messages import pause_message
 from dwarf_nats.workflow.records import Outcome, Step
 from dwarf_nats.workflow.status import Status
 
@@ -215,9 +216,23 @@ async def history(
                 break
         if not out.json:
             more = [f"more: --limit {limit} --cursor {cursor}"] if cursor else []
-            out.show(None, *more, *await pauses_view(client, flow, steps, service.prefix))
+            out.show(None, *more, *pauses_view(await client.snapshot(flow), service.prefix))
             return
     out.show(m.HistoryReply(steps=[codec.step_message(step) for step in steps], cursor=cursor or msgspec.UNSET))
+
+
+@command(
+    app,
+    "pauses",
+    short="What a flow is paused by.",
+    example="dwarf-nats flow pauses 1-42-a1B2c3D4e5F6g7H8",
+)
+async def pauses(out: Output, bus: Bus, service: Service, flow: FlowKey) -> None:
+    """Print what a flow is paused by, each pause with the key of its step, its payload and its deadline."""
+    async with service.client(bus) as client:
+        outcome = await client.snapshot(flow)
+    shown = pauses_view(outcome, service.prefix) or [Text(f"not paused: the flow is {outcome.status}")]
+    out.show({"pauses": [pause_message(one) for one in outcome.pauses]}, *shown)
 
 
 @command(app, "mermaid", example="dwarf-nats flow mermaid 1-42-a1B2c3D4e5F6g7H8 > order.mmd")

@@ -38,6 +38,16 @@ async def label(city: str, printer: int = 0) -> dict:
     return {"tracking": f"{city}-{printer}"}
 
 
+@worker.task("sign")
+async def sign(flow: Flow) -> dict:
+    return {"by": [flow.interrupt({"for": flow.task}, timeout=3600)]}
+
+
+@worker.task("none")
+async def none() -> None:
+    pass
+
+
 @worker.task("count")
 async def count(n: int = 0) -> dict:
     return {"n": n + 1}
@@ -47,6 +57,24 @@ GRAPHS = {
     "order": {"tasks": ["approve", "ship"]},
     "post": {"tasks": ["ship"]},
     "counting": {"tasks": ["count"]},
+}
+BOTH = {
+    "name": "both",
+    "entryPoint": "split",
+    "tasks": [
+        {"name": "split", "url": "none"},
+        {"name": "ada", "url": "sign"},
+        {"name": "bea", "url": "sign"},
+        {"name": "join", "url": "none", "fanIn": True},
+    ],
+    "transitions": [
+        {"from": "split", "to": "ada"},
+        {"from": "split", "to": "bea"},
+        {"from": "ada", "to": "join"},
+        {"from": "bea", "to": "join"},
+        {"from": "join", "to": "END"},
+    ],
+    "reducers": {"by": "append"},
 }
 
 
@@ -60,6 +88,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The NATS of a running service that knows the graphs, with one worker."""
     folder = tmp_path_factory.mktemp("steering")
     (folder / "graphs").mkdir()
+    (folder / "graphs" / "both.json").write_text(json.dumps(BOTH))
     for name, graph in GRAPHS.items():
         (folder / "graphs" / f"{name}.json").write_text(_graph(name, graph["tasks"]))
     with served(folder, TASKS, graphs=folder / "graphs") as url:
@@ -94,6 +123,29 @@ def test_a_paused_flow_says_what_to_type_and_that_continues_it(at: Run) -> None:
     again = at("flow", "resume", key)
     assert (again.exit_code, again.stdout) == (1, "")
     assert again.stderr.startswith("error 409: ")
+
+
+def test_one_of_several_pauses_is_continued_by_the_key_of_its_step_p5(at: Run) -> None:
+    """P5, P6: `flow pauses` lists them with payload, since when and until when."""
+    key = out(at("flow", "create", "both", "--start")).strip()
+    while len(told(at("flow", "pauses", key, "--json"))["pauses"]) < 2:
+        assert told(at("flow", "get", key, "--json"))["status"] in ("created", "running", "interrupted")
+    pauses = {one["task"]: one for one in told(at("flow", "pauses", key, "--json"))["pauses"]}
+    assert {name: one["payload"] for name, one in pauses.items()} == {"ada": {"for": "ada"}, "bea": {"for": "bea"}}
+    assert pauses["ada"]["until"] > pauses["ada"]["since"]
+    shown = out(at("flow", "pauses", key))
+    for one in pauses.values():
+        assert one["stepKey"] in shown
+    assert " until " in shown
+    assert shown in out(at("flow", "await", key), WAITS_FOR_SOMEBODY)
+    assert out(at("flow", "resume", pauses["bea"]["stepKey"], "--data", '"from bea"')) == "resumed\n"
+    assert at("flow", "resume", pauses["bea"]["stepKey"]).stderr.startswith("error 409: ")
+    assert at("flow", "resume-break", pauses["ada"]["stepKey"]).stderr.startswith("error 409: ")
+    assert out(at("flow", "resume", pauses["ada"]["stepKey"], "--data", '"from ada"')) == "resumed\n"
+    assert told(at("flow", "await", key, "--json"))["state"]["by"] == ["from ada", "from bea"]
+    assert out(at("flow", "pauses", key)) == "not paused: the flow is completed\n"
+    nobody = at("flow", "resume", "1-9999999-aaaaaaaaaaaaaaaa")
+    assert nobody.stderr.startswith("error 404: no flow and no step 1-9999999")
 
 
 def test_the_history_has_the_steps_of_a_subgraph_below_its_caller_o7(at: Run) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import io
-from typing import Any
 
 from rich.console import Console, RenderableType
 
-from dwarf_nats.cli.output import history_view, outcome_view
-from dwarf_nats.cli.pauses import MAX_SHOWN_PAUSES, advice_for, paused, pauses_view
+from dwarf_nats.cli.output import day_and_clock, history_view, outcome_view
+from dwarf_nats.cli.pauses import advice_for, pauses_view
 from dwarf_nats.workflow.answer import ErrorInfo
-from dwarf_nats.workflow.records import Outcome, Step
+from dwarf_nats.workflow.records import Outcome, Pause, Step
 from dwarf_nats.workflow.status import Status
 
 FLOW = "1-42-a1B2c3D4e5F6g7H8"
@@ -31,21 +30,6 @@ def step(number: int, task: str, status: Status = Status.COMPLETED, *below: Step
     )
 
 
-class Steps:
-    """Answers as a client that looks at single steps. `payloads`: of those that an interrupt paused."""
-
-    def __init__(self, steps: list[Step], payloads: dict[int, bytes]) -> None:
-        self.steps = {one.step_key: one for one in steps}
-        self.payloads = payloads
-        self.asked = 0
-
-    async def step(self, step_key: str) -> Step:
-        self.asked += 1
-        one = self.steps[step_key]
-        one.interrupt_json = self.payloads.get(one.step_id)
-        return one
-
-
 def text(*shown: RenderableType) -> list[str]:
     out = io.StringIO()
     console = Console(file=out, width=200, highlight=False)
@@ -54,8 +38,20 @@ def text(*shown: RenderableType) -> list[str]:
     return [line.rstrip() for line in out.getvalue().splitlines()]
 
 
-async def view(steps: list[Step], client: Any, prefix: str = "dwarf") -> list[str]:
-    return text(*await pauses_view(client, FLOW, steps, prefix))
+def pause(number: int, task: str, payload: bytes | None, *, until: int | None = None) -> Pause:
+    return Pause(
+        step_key=f"1-{number}-h8G7f6E5d4C3b2A1",
+        task=task,
+        kind="breakpoint" if payload is None else "interrupt",
+        since=1_700_000_000_000_000,
+        until=until,
+        payload_json=payload,
+    )
+
+
+def view(*pauses: Pause, prefix: str = "dwarf", truncated: bool = False) -> list[str]:
+    outcome = Outcome(FLOW, "order", Status.INTERRUPTED, pauses=[*pauses], truncated=truncated)
+    return text(*pauses_view(outcome, prefix))
 
 
 def test_the_history_of_a_subgraph_is_indented_below_its_caller_and_named_there_o7() -> None:
@@ -72,47 +68,43 @@ def test_the_history_of_a_subgraph_is_indented_below_its_caller_and_named_there_
     ]
 
 
-def test_the_paused_steps_are_leaves_the_longest_paused_first_o11() -> None:
-    leaf = step(7, "sign", Status.INTERRUPTED, at=5)
-    caller = step(4, "ship", Status.INTERRUPTED, leaf, at=9, sub="shipping")
-    other = step(5, "approve", Status.INTERRUPTED, at=3)
-    assert paused([step(3, "price"), caller, other, step(6, "wrap", Status.PENDING)]) == [other, leaf]
-    done = step(8, "mail", Status.INTERRUPTED, step(9, "print"), at=7, sub="mailing")
-    assert paused([done]) == [done]
-
-
-async def test_a_pause_shows_its_payload_and_what_to_type_next_o11() -> None:
-    one = step(5, "approve", Status.INTERRUPTED)
-    lines = await view([one], Steps([one], {5: b'{"total":7}'}))
-    assert lines[1] == f'  approve  {one.step_key}  waits for {{"total":7}}'
+def test_a_pause_shows_its_payload_and_what_to_type_next_o11() -> None:
+    one = pause(5, "approve", b'{"total":7}')
+    lines = view(one)
+    assert lines[1] == f'  approve  {one.step_key}  waits for {{"total":7}}  since {day_and_clock(one.since)}'
     assert lines[2:] == [
         f"answer:      dwarf-nats flow resume {FLOW} --data JSON",
         f'         or  nats req dwarf.flow.resume \'{{"flowKey":"{FLOW}","data":JSON}}\'',
     ]
 
 
-async def test_an_interrupt_without_payload_is_no_breakpoint_p2() -> None:
-    one, other = step(5, "approve", Status.INTERRUPTED, at=1), step(6, "charge", Status.INTERRUPTED, at=2)
-    lines = await view([other, one], Steps([one, other], {5: b"null"}), prefix="acme")
-    assert lines[1].endswith("waits for null")
-    assert lines[2].endswith("by a breakpoint")
+def test_a_deadline_is_shown_p6() -> None:
+    one = pause(5, "approve", b"1", until=1_700_000_100_000_000)
+    assert view(one)[1].endswith(f"since {day_and_clock(one.since)} until {day_and_clock(1_700_000_100_000_000)}")
+
+
+def test_an_interrupt_without_payload_is_no_breakpoint_p2() -> None:
+    lines = view(pause(5, "approve", b"null"), pause(6, "charge", None), prefix="acme")
+    assert "  waits for null  since" in lines[1]
+    assert "  by a breakpoint  since" in lines[2]
     assert lines[3] == f"answer:      dwarf-nats flow resume {FLOW} --data JSON --prefix acme"
     assert lines[5] == f"let it run:  dwarf-nats flow resume-break {FLOW} --prefix acme"
     assert lines[6].endswith(f'nats req acme.flow.resume_break \'{{"flowKey":"{FLOW}"}}\'')
+    assert lines[7].startswith("just one: ")
 
 
-async def test_many_pauses_are_counted_not_asked_for() -> None:
-    steps = [step(n, "approve", Status.INTERRUPTED) for n in range(1, MAX_SHOWN_PAUSES + 4)]
-    client = Steps(steps, {})
-    lines = await view(steps, client)
-    assert client.asked == MAX_SHOWN_PAUSES
-    assert "  … and 3 more" in lines
+def test_what_the_outcome_left_out_is_said_p5() -> None:
+    left_out = pause(5, "approve", b"1")
+    left_out.payload_json = None
+    lines = view(left_out, truncated=True)
+    assert "  waits for an answer  since" in lines[1]
+    assert "flow get --step STEP" in lines[2]
 
 
-async def test_a_flow_that_is_not_paused_needs_no_advice() -> None:
-    steps = [step(1, "a"), step(2, "b", Status.RUNNING)]
-    assert await view(steps, Steps(steps, {})) == []
-    assert advice_for(Outcome(FLOW, "order", Status.RUNNING), "dwarf") == []
+def test_a_flow_that_is_not_paused_needs_no_advice() -> None:
+    running = Outcome(FLOW, "order", Status.RUNNING)
+    assert pauses_view(running, "dwarf") == []
+    assert advice_for(running, "dwarf") == []
 
 
 def test_an_interrupted_outcome_shows_payload_state_and_what_to_type_o5() -> None:

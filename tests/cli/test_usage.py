@@ -50,6 +50,7 @@ def test_every_command_of_the_contract_is_there() -> None:
         "await",
         "get",
         "history",
+        "pauses",
         "list",
         "cancel",
         "delete",
@@ -188,7 +189,15 @@ def test_purging_everything_is_refused_before_anything_is_asked(run: Run) -> Non
 def test_a_nats_that_is_not_there_is_one_line_that_names_it(path: tuple[str, ...], run: Run, tmp_path: Path) -> None:
     graph = tmp_path / "g.json"
     graph.write_text('{"name": "g", "tasks": [{"name": "a"}], "transitions": [{"from": "a", "to": "END"}]}')
-    needed = {"files": [str(graph)], "name": ["g"], "flow": [KEY], "step": [KEY], "task": ["a"], "workflow": ["greet"]}
+    needed = {
+        "files": [str(graph)],
+        "name": ["g"],
+        "flow": [KEY],
+        "key": [KEY],
+        "step": [KEY],
+        "task": ["a"],
+        "workflow": ["greet"],
+    }
     arguments = [word for param in COMMANDS[path].params if param.param_type_name == "argument"
                  for word in needed[param.name]]  # fmt: skip
     extra = ["--status", "completed"] if path == ("flow", "purge") else []

@@ -137,6 +137,8 @@ def check_json(block: Block) -> None:
         msgspec.convert(value, m.HealthReply)
     elif "error" in value:
         msgspec.convert(value, m.ErrorReply)
+    elif "stepKey" in value:
+        msgspec.json.decode(block.text.encode(), type=m.Pause)
     else:
         assert {"time", "level", "logger", "message"} <= set(value), f"{block.shown}: no rule says what this is"
 

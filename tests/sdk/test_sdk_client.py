@@ -77,7 +77,7 @@ CALLS: dict[str, Callable[[Client], Awaitable[Any]]] = {
     "flow.purge": lambda c: c.purge(Query(workflow="greet", limit=7)),
     "flow.delete": lambda c: c.delete(FLOW),
     "flow.cancel": lambda c: c.cancel(FLOW, "no longer wanted"),
-    "flow.resume": lambda c: c.resume(FLOW, {"approved": True}),
+    "flow.resume": lambda c: c.resume(step_key=STEP, data={"approved": True}),
     "flow.resume_break": lambda c: c.resume_break(FLOW, {"a": None}),
     "flow.break_before": lambda c: c.break_before(FLOW, "hello", False),
     "flow.restart": lambda c: c.restart(FLOW, {"a": 2}),

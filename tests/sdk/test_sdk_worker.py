@@ -72,6 +72,9 @@ async def test_the_flow_object_says_goto_sleep_and_retry(engine: EngineSide, ser
     assert answer.error.code == 425
     assert (await engine.call("pause")).interrupt == Raw(b'{"please":"approve"}')
     assert (await engine.call("pause", resumed=Raw(b"true"))).changes == {"said": Raw(b"true")}
+    late = await engine.call("pause", interrupt_timed_out=True)
+    assert late.error is not None
+    assert late.error.code == 408
 
 
 async def test_a_task_error_travels_with_code_and_details_and_an_exception_without_traceback(

@@ -48,9 +48,11 @@ async def test_an_interrupted_flow_shows_what_it_waits_for_and_goes_on_with_the_
     heard = await caller.hear(f"{caller.prefix}.stopped.desk")
     waiting = await caller.ok("flow.run", graph=line("acme.a", "approve"), state={"n": 1}, options={"notify": "desk"})
     flow = {"flowKey": waiting["flowKey"]}
+    (step,) = (await caller.ok("flow.history", **flow))["steps"]
+    pause = {"stepKey": step["stepKey"], "task": "approve", "kind": "interrupt", "payload": {"about": "it"}}
     expected = {
         **flow, "workflow": "acme.a", "status": "interrupted", "state": {"n": 1, "asked": True},
-        "interruptPayload": {"about": "it"},
+        "interruptPayload": {"about": "it"}, "pauses": [{**pause, "since": step["updatedAt"]}],
     }  # fmt: skip
     assert waiting == expected
     assert json.loads((await take(heard)).data) == expected
@@ -58,7 +60,6 @@ async def test_an_interrupted_flow_shows_what_it_waits_for_and_goes_on_with_the_
         assert await caller.ok(f"flow.{operation}", **flow) == expected
     (listed,) = (await caller.ok("flow.list", status="interrupted"))["flows"]
     assert (listed["flowKey"], listed["task"]) == (flow["flowKey"], "approve")
-    (step,) = (await caller.ok("flow.history", **flow))["steps"]
     assert (step["status"], "interruptPayload" in step) == ("interrupted", False)
     assert (await caller.ok("step.get", stepKey=step["stepKey"]))["interruptPayload"] == {"about": "it"}
 
@@ -136,6 +137,8 @@ async def test_a_breakpoint_pauses_before_the_task_and_overrides_replace_fields(
     assert await caller.ok("flow.break_before", **flow, task="billing.charge", enabled=True) == {}
     await caller.answer(request, {"changes": {"n": 2}})
     paused = await caller.ok("flow.await", **flow)
+    (pause,) = paused.pop("pauses")
+    assert (pause["kind"], pause["task"], "payload" in pause) == ("breakpoint", "charge", False)
     assert paused == {**flow, "workflow": "acme.b", "status": "interrupted", "state": {"n": 2, "card": "x"}}
     assert got == []
     refused = await caller.refused("flow.resume", **flow, data=1)

@@ -144,11 +144,11 @@ class StubEngine:
     async def cancel(self, flow_key: str, reason: str = "", /) -> None:
         self._note("cancel", flow_key, reason)
 
-    async def resume(self, flow_key: str, data: Any = None, /) -> None:
-        self._note("resume", flow_key, bytes(data))
+    async def resume(self, flow_key: str, data: Any = None, /, *, step: str = "") -> None:
+        self._note("resume", flow_key or step, bytes(data))
 
-    async def resume_break(self, flow_key: str, overrides: bytes | None = None, /) -> None:
-        self._note("resume_break", flow_key, overrides)
+    async def resume_break(self, flow_key: str, overrides: bytes | None = None, /, *, step: str = "") -> None:
+        self._note("resume_break", flow_key or step, overrides)
 
     async def break_before(self, flow_key: str, task: str, enabled: bool = True, /) -> None:
         self._note("break_before", flow_key, task, enabled)

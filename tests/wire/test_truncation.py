@@ -15,7 +15,7 @@ from dwarf_nats.wire import messages as m
 from dwarf_nats.wire import truncation
 from dwarf_nats.workflow import cursors
 from dwarf_nats.workflow.answer import ErrorInfo
-from dwarf_nats.workflow.records import FlowSummary, GraphInfo, Outcome, Step
+from dwarf_nats.workflow.records import FlowSummary, GraphInfo, Outcome, Pause, Step
 from dwarf_nats.workflow.status import Status
 
 KEY, STEP = "1-42-a1B2c3D4e5F6g7H8", "1-43-h8G7f6E5d4C3b2A1"
@@ -55,6 +55,27 @@ def test_of_an_outcome_only_what_is_too_large_is_left_out(state: int, payload: i
     assert told["flowKey"] == KEY
 
 
+def paused(count: int, size: int) -> list[Pause]:
+    return [Pause(step_key=STEP, task="ask", kind="interrupt", since=1, payload_json=text(size)) for _ in range(count)]
+
+
+def test_the_payloads_of_pauses_are_left_out_first() -> None:
+    """P5: the oldest one is in the outcome itself, too, and the keys are what a caller needs."""
+    whole = Outcome(KEY, "w", Status.INTERRUPTED, text(100), interrupt_json=text(500), pauses=paused(5, 500))
+    told = outcome_within(whole, 3_000)
+    assert (len(told["pauses"]), told["truncated"]) == (5, True)
+    assert {"payload" in one for one in told["pauses"]} == {False}
+    assert (len(told["state"]["x"]), len(told["interruptPayload"]["x"])) == (100, 500)
+
+
+def test_of_very_many_pauses_the_oldest_stay() -> None:
+    whole = Outcome(KEY, "w", Status.INTERRUPTED, text(10), interrupt_json=text(10), pauses=paused(100, 1))
+    told = outcome_within(whole, 3_000)
+    assert (len(told["pauses"]), told["truncated"]) == (10, True)
+    assert (told["state"], told["interruptPayload"]) == (json.loads(text(10)), json.loads(text(10)))
+    assert "pauses" not in outcome_within(whole, 200)
+
+
 def test_a_huge_error_is_cut_and_a_small_state_stays() -> None:
     error = ErrorInfo("“" * 40_000, 402, {"charge": "z" * 5_000})
     told = outcome_within(Outcome(KEY, "w", Status.FAILED, text(10), error=error), 8_000)
@@ -66,18 +87,26 @@ def test_a_huge_error_is_cut_and_a_small_state_stays() -> None:
 @given(
     state=st.integers(0, 5_000),
     payload=st.none() | st.integers(0, 5_000),
+    pauses=st.integers(0, 100),
     message=st.none() | st.text(max_size=3_000),
     reason=st.none() | st.text(st.characters(exclude_categories=["Cs"]), max_size=3_000),
     room=st.integers(LEAST, 6_000),
 )
 def test_every_outcome_and_step_fits(
-    state: int, payload: int | None, message: str | None, reason: str | None, room: int
+    state: int, payload: int | None, pauses: int, message: str | None, reason: str | None, room: int
 ) -> None:
     """Wire: large-replies; whatever its members are; one that was whole would have been sent whole."""
     error = None if message is None else ErrorInfo(message.encode("utf-8", "replace").decode(), 500)
     interrupt = None if payload is None else text(payload)
     outcome = Outcome(
-        KEY, "order", Status.FAILED, text(state), error=error, cancel_reason=reason, interrupt_json=interrupt
+        KEY,
+        "order",
+        Status.FAILED,
+        text(state),
+        error=error,
+        cancel_reason=reason,
+        interrupt_json=interrupt,
+        pauses=paused(pauses, payload or 0),
     )
     told = outcome_within(outcome, room)
     assert (told["flowKey"], told["status"]) == (KEY, "failed")

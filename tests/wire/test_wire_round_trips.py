@@ -16,7 +16,7 @@ from dwarf_nats.wire.headers import read_headers
 from dwarf_nats.wire.refusals import decode_error, encode_error
 from dwarf_nats.workflow.answer import ErrorInfo
 from dwarf_nats.workflow.options import FlowOptions, Query
-from dwarf_nats.workflow.records import FlowSummary, GraphInfo, Outcome, ShardInfo, Step
+from dwarf_nats.workflow.records import FlowSummary, GraphInfo, Outcome, Pause, ShardInfo, Step
 from dwarf_nats.workflow.status import Status
 
 KEY, OTHER = "1-42-a1B2c3D4e5F6g7H8", "1-43-h8G7f6E5d4C3b2A1"
@@ -91,6 +91,10 @@ OUTCOME = Outcome(
     error=ERROR,
     cancel_reason="why",
     interrupt_json=b"[1]",
+    pauses=[
+        Pause(step_key=KEY, task="ask", kind="interrupt", since=AT, until=AT + 7, payload_json=b'{"n":1.10}'),
+        Pause(step_key=KEY, task="charge", kind="breakpoint", since=AT + 1),
+    ],
     truncated=True,
 )
 CASES: list[tuple[Any, type[msgspec.Struct], Callable[[Any], Any], Callable[[Any], Any]]] = [

@@ -54,6 +54,8 @@ def test_request_carries_resume_data_child_results_and_trace() -> None:
     block, body = encode_request(call(resumed=Raw(b"null"), subgraph_result=Raw(b'{"x":1}')), 1, "00-a-b-01", "k=v")
     sent = msgspec.json.decode(body)
     assert sent["resumed"] == {"data": None}
+    _, body = encode_request(call(interrupt_timed_out=True), 1)
+    assert msgspec.json.decode(body)["resumed"] == {"timedOut": True}
     assert sent["subgraph"] == {"result": {"x": 1}}
     assert h.read_headers(block)["traceparent"] == "00-a-b-01"
     _, body = encode_request(call(subgraph_error="it broke"), 1)
@@ -178,6 +180,9 @@ def test_a_header_named_status_is_no_failure() -> None:
         (b'{"changes":{"a":' + b"[" * 100 + b"]" * 100 + b"}}", ["deeper"]),
         (b'{"changes":{"a":1e999}}', ["`changes`"]),
         (b'{"interrupt":' + b"[" * 100 + b"]" * 100 + b"}", ["`interrupt`", "deeper"]),
+        (b'{"interruptTimeoutMs":5}', ["`interruptTimeoutMs`", "`interrupt`"]),
+        (b'{"interrupt":1,"interruptTimeoutMs":-5}', ["`interruptTimeoutMs`"]),
+        (b'{"interrupt":1,"interruptTimeoutMs":1.5}', ["`interruptTimeoutMs`", "integer"]),
         (b'{"sleepMs":-1}', ["`sleepMs`"]),
         (b'{"sleepMs":"1s"}', ["`sleepMs`", "integer"]),
         (b'{"goto":5}', ["`goto`", "string"]),
