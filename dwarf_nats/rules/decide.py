@@ -14,6 +14,7 @@ from dwarf_nats.rules.routing import ON_ERROR, Route, StepError
 from dwarf_nats.rules.settlement import FlowEnd, Settlement
 from dwarf_nats.rules.state_refs import NO_REFS, Refs
 from dwarf_nats.rules.steps import ClaimedStep, NewIds, NewStep
+from dwarf_nats.workflow import fields
 from dwarf_nats.workflow.answer import Answer, ErrorInfo, Retry
 from dwarf_nats.workflow.graph import END, Graph
 from dwarf_nats.workflow.limits import ELSEWHERE, Limits, over
@@ -47,6 +48,8 @@ def decide(deciding: Deciding, answer: Answer, child: parking.Child | None = Non
             if retried is not None:
                 return retried
             return _after_error(deciding, answer.error.within(deciding.limits.max_error_bytes), asked=answer.retry)
+        if deciding.graph.fields:
+            _check_types(deciding, answer.changes)
         parking.check_signals(step, answer)
         if answer.interrupt is not None or answer.subgraph is not None or answer.wait is not None:
             return _park(deciding, answer, changes, child)
@@ -60,6 +63,13 @@ def decide(deciding: Deciding, answer: Answer, child: parking.Child | None = Non
         return _complete(deciding, answer, changes)
     except StepError as error:
         return _after_error(deciding, error.info, asked=answer.retry, final=error.final)
+
+
+def _check_types(deciding: Deciding, changes: State) -> None:
+    """Raise `StepError` for a change that is not of its declared type (G11)."""
+    problem = next(fields.value_problems(deciding.graph, changes), "")
+    if problem:
+        raise StepError(f"{deciding.step.node}: what the step changed does not fit the graph: {problem}", 502)
 
 
 def fail(step: ClaimedStep, error: ErrorInfo) -> Settlement:

@@ -15,14 +15,15 @@ from hashlib import sha256
 from typing import Any
 
 from dwarf_nats.workflow import graph_json, graph_warnings, lineage, validation
-from dwarf_nats.workflow.graph_builder import GraphBuilder, Node, Transition
+from dwarf_nats.workflow.action_builder import ActionBuilder
+from dwarf_nats.workflow.graph_builder import Node, Transition
 from dwarf_nats.workflow.names import END
 from dwarf_nats.workflow.reducers import ReducerKind
 
 __all__ = ["END", "Graph", "Node", "ReducerKind", "Transition"]
 
 
-class Graph(GraphBuilder):
+class Graph(ActionBuilder):
     """The definition of a workflow, and its builder.
 
     `nodes` and `transitions` keep the order in which they were added. Read them freely; change them with the methods only.

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from difflib import SequenceMatcher
 from typing import TYPE_CHECKING
 
-from dwarf_nats.workflow import conditions
+from dwarf_nats.workflow import conditions, fields
 from dwarf_nats.workflow.names import END
 
 if TYPE_CHECKING:
@@ -58,18 +58,16 @@ def _never(graph: GraphBuilder) -> Iterator[str]:
 
 
 def _typing_errors(graph: GraphBuilder) -> Iterator[str]:
-    """Warn of fields that only one condition reads, and whose name is close to another one."""
+    """Warn of fields that only one expression reads, and whose name is close to another one."""
     read: Counter[str] = Counter()
-    places: dict[str, tuple[str, str]] = {}
-    for source, target, when in _conditions(graph):
-        for name in conditions.fields_of(when):
-            read[name] += 1
-            places.setdefault(name, (source, target))
-    written = {ON_ERROR, *graph.reducers}
-    for edge in graph.transitions:
-        if edge.for_each:
-            item = edge.as_ or "item"
-            written |= {edge.for_each, item, f"{item}Index", f"{item}Count"}
+    places: dict[str, str] = {}
+    for what, source, beside in _expressions(graph):
+        for name in conditions.fields_of(source):
+            if name != beside:
+                read[name] += 1
+                places.setdefault(name, what)
+    written = {*fields.known_fields(graph), *graph.reducers}
+    written |= {edge.for_each for edge in graph.transitions if edge.for_each}
     known = {name for name, times in read.items() if times > 1} | written
     lonely = [name for name in read if name not in known]
     if len(known) + len(lonely) > MAX_NAMES:
@@ -79,11 +77,17 @@ def _typing_errors(graph: GraphBuilder) -> Iterator[str]:
         near = _nearest(name, [*sorted(known), *(one for one in lonely if one != name and one not in reported)])
         if near:
             reported.add(name)
-            source, target = places[name]
-            yield (
-                f"edge {source!r} -> {target!r}: its condition reads the field {name!r}, which is named nowhere else; did you"
-                f" mean {near!r}?"
-            )
+            yield f"{places[name]} reads the field {name!r}, which is named nowhere else; did you mean {near!r}?"
+
+
+def _expressions(graph: GraphBuilder) -> Iterator[tuple[str, str, str]]:
+    """Each different expression: what it is, in words; its text; and a variable that it has beside the state."""
+    seen: set[str] = set()
+    for where, source, beside in fields.expressions(graph):
+        if source not in seen:
+            seen.add(source)
+            edge = where.removesuffix(", when")
+            yield (f"{edge}: its condition" if edge != where else f"{where}: its expression"), source, beside
 
 
 def _nearest(name: str, others: list[str]) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from dwarf_nats.errors import BadRequest
-from dwarf_nats.workflow import conditions, lineage
+from dwarf_nats.workflow import conditions, fields, lineage, node_validation
 from dwarf_nats.workflow.names import END, MAX_NAME, closest, is_subject_name
 
 if TYPE_CHECKING:
@@ -33,16 +33,20 @@ def _problems(graph: GraphBuilder) -> Iterator[str]:
     for name in graph.annotations:
         if name not in graph.nodes:
             yield f"there is an annotation on {name!r}, which is no node: {closest(name, graph.nodes)}"
-    size = sum(map(len, {edge.when for edge in graph.transitions}))
+    size = sum(map(len, {source for _, source, _ in fields.expressions(graph)}))
     if size > MAX_CONDITIONS:
         yield (
-            f"its conditions have {size} characters together: keep them within {MAX_CONDITIONS}, and let tasks work out"
-            " what they decide by"
+            f"its conditions and templates have {size} characters of expressions together: keep them within"
+            f" {MAX_CONDITIONS}, and let tasks work out what they decide by"
         )
     for edge in graph.transitions:
         yield from _edge_problems(graph, edge)
     for name in graph.nodes:
         yield from _mixture_problems(graph, name)
+    yield from node_validation.graph_problems(graph)
+    for node in graph.nodes.values():
+        yield from node_validation.node_problems(node)
+    yield from fields.problems(graph)
     yield from _path_problems(graph)
 
 

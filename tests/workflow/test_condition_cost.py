@@ -169,7 +169,9 @@ def test_the_conditions_of_a_graph_are_bounded_together() -> None:
     graph = Graph("g")
     for n in range(120):
         graph.add_transition_switch("a", END, f"x == {n}" + " || x == 1" * 90)
-    with pytest.raises(BadRequest, match="conditions have .* characters together: keep them within 100000"):
+    with pytest.raises(
+        BadRequest, match="conditions and templates have .* characters of expressions together: keep them within 100000"
+    ):
         graph.validate()
 
 

@@ -10,7 +10,8 @@ from dwarf_nats.engine.execution.budgets import time_budget_ms
 from dwarf_nats.errors import DwarfError, Unavailable
 from dwarf_nats.ports import DatabaseAway, Refused, SourceAway
 from dwarf_nats.rules import parking
-from dwarf_nats.workflow.answer import Answer, ErrorInfo
+from dwarf_nats.workflow import fields
+from dwarf_nats.workflow.answer import Answer, ErrorInfo, Subgraph
 from dwarf_nats.workflow.names import check_subject_name
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class ChildPreparer:
         try:
             check_subject_name(name, "workflow")
             graph = await self.retry(step, lambda: self._graphs.find(name, step.flow.baggage))
+            answer.subgraph = Subgraph(name, fields.initial_state(graph, wanted.input))
             digest = await self.retry(step, lambda: self._graphs.save(self._shard, graph))
             await self.retry(step, self._flow_ids.ensure)
         except DatabaseAway:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from dwarf_nats.engine.operations.checks import check_is_root, check_text
 from dwarf_nats.engine.operations.frozen_graphs import with_final_states, with_graphs
 from dwarf_nats.errors import BadRequest, NotFound, TooLarge
+from dwarf_nats.workflow.fields import check_values
 from dwarf_nats.workflow.keys import parse_key
 from dwarf_nats.workflow.limits import over
 from dwarf_nats.workflow.names import MAX_NAME, check_subject_name
@@ -14,6 +15,7 @@ from dwarf_nats.workflow.state import Raw, State, check_json, encode_state, enco
 from dwarf_nats.workflow.status import Status
 
 if TYPE_CHECKING:
+    from dwarf_nats.engine.graphs import GraphBook
     from dwarf_nats.engine.operations.new_flows import GivenState
     from dwarf_nats.engine.placement import Placement
     from dwarf_nats.engine.replica import Replica
@@ -68,6 +70,7 @@ class FlowControl:
         shard, key = self._paused_at(flow, step)
         fields = checked_overrides(overrides, self._limits)
         row, step_id = await _flow_and_step(shard, key, by_step=bool(step))
+        await check_types(self._graphs, shard.number, row, fields)
         runs_on(shard, await shard.store.control.resume_break(row, fields, self._limits, step_id))
 
     def _paused_at(self, flow: str, step: str) -> tuple[Shard, Key]:
@@ -98,12 +101,14 @@ class FlowControl:
         fields = checked_overrides(overrides, self._limits)
         row = await shard.store.flows.get(key)
         check_is_root(shard.number, row, "restarted")
+        await check_types(self._graphs, shard.number, row, fields)
         runs_anew(shard, await shard.store.control.restart(row, fields, self._limits))
 
     async def restart_from(self, step: str, overrides: GivenState) -> None:
         shard, key = self._placement.locate(step, "step")
         fields = checked_overrides(overrides, self._limits)
         row, flow = await step_and_flow(shard, key)
+        await check_types(self._graphs, shard.number, flow, fields)
         change = await with_graphs(
             self._graphs,
             shard.number,
@@ -119,6 +124,12 @@ def checked_overrides(overrides: GivenState, limits: Limits) -> State:
     fields = state_from(overrides, "overrides", limits.max_depth)
     limits.check_bytes(len(encode_state(fields)), "the overrides")
     return fields
+
+
+async def check_types(graphs: GraphBook, shard: int, flow: FlowRow, overrides: State) -> None:
+    """Raise `BadRequest` for an override that is not of the type its graph declares (G11)."""
+    if overrides:
+        check_values(await graphs.frozen(shard, flow.graph_digest), overrides, "the overrides")
 
 
 async def step_and_flow(shard: Shard, key: Key) -> tuple[StepRow, FlowRow]:

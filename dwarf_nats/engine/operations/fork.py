@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dwarf_nats.engine.ids import NoneLeft
-from dwarf_nats.engine.operations.control import checked_overrides, flow_was_deleted, step_and_flow
+from dwarf_nats.engine.operations.control import check_types, checked_overrides, flow_was_deleted, step_and_flow
 from dwarf_nats.engine.projections import cohort_in, flow_key
 from dwarf_nats.errors import Conflict
 from dwarf_nats.rules import forking, unmerged
@@ -39,6 +39,7 @@ class FlowForks:
         shard, key = self._placement.locate(step, "step")
         fields = checked_overrides(overrides, self._limits)
         target, flow = await step_and_flow(shard, key)
+        await check_types(self._graphs, shard.number, flow, fields)
         flows = await shard.store.flows.tree(flow.root_id)
         root = flows.get(flow.root_id)
         if root is None:

@@ -11,6 +11,7 @@ import orjson
 
 from dwarf_nats.engine.operations.checks import start_time_us
 from dwarf_nats.rules.steps import FlowContext, NewFlow, ReadyStep
+from dwarf_nats.workflow import fields
 from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.names import check_subject_name
 from dwarf_nats.workflow.state import Raw, State, check_json, encode_state, encode_value, state_from
@@ -130,6 +131,7 @@ class FlowFactory:
         token = self._tokens()
         priority = options.priority if options.priority is not None else self._settings.default_priority
         entry = graph.nodes[graph.entry_point]
+        state = fields.initial_state(graph, request.state)
         return NewFlow(
             flow=FlowContext(
                 shard=shard.number,
@@ -149,8 +151,8 @@ class FlowFactory:
                 updated_at=0,
                 root_id=flow_id,
             ),
-            state=request.state,
-            state_json=encode_state(request.state),
+            state=state,
+            state_json=encode_state(state),
             step_id=step_id,
             step_token=self._tokens(),
             node=entry.name,
