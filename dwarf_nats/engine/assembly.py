@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from dwarf_nats.clock import SystemClock
 from dwarf_nats.engine.backpressure import Backpressure
 from dwarf_nats.engine.deployment import Deployment
+from dwarf_nats.engine.events import EventExchange
 from dwarf_nats.engine.graphs import GraphBook
 from dwarf_nats.engine.replica import Replica
 from dwarf_nats.engine.scheduling.fetcher import Fetcher
@@ -47,6 +48,7 @@ def new_replica(
     counters = telemetry.counters if telemetry.counters is not None else Counters()
     slots = WorkerSlots(settings)
     deployment = Deployment(shards, settings, logger)
+    events = EventExchange(shards, deployment, logger)
     by_number = {store.shard: store.graphs for store in stores}
     return Replica(
         name=name or f"{socket.gethostname()}-{os.getpid()}",
@@ -57,6 +59,8 @@ def new_replica(
         notices=ports.notices,
         signals=ports.signals,
         graphs=GraphBook(by_number, ports.graphs, away=deployment.is_away, limits=settings.limits(), clock=clock),
+        events=events,
+        event_asks=events,
         deployment=deployment,
         slots=slots,
         fetcher=Fetcher(settings, clock, slots, logger),

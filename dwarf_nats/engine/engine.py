@@ -29,7 +29,16 @@ if TYPE_CHECKING:
     from dwarf_nats.ports import Clock, Store
     from dwarf_nats.workflow.graph import Graph
     from dwarf_nats.workflow.options import FlowOptions, Query
-    from dwarf_nats.workflow.records import FlowSummary, GraphInfo, Outcome, ShardHealth, ShardInfo, Step, TaskHealth
+    from dwarf_nats.workflow.records import (
+        EventReceipt,
+        FlowSummary,
+        GraphInfo,
+        Outcome,
+        ShardHealth,
+        ShardInfo,
+        Step,
+        TaskHealth,
+    )
     from dwarf_nats.workflow.status import Status
 
 log = logging.getLogger("dwarf_nats.engine")
@@ -253,10 +262,7 @@ class Engine:
         return await self._operations.queries.purge(query)
 
     async def delete(self, flow: str) -> None:
-        """Delete a flow with its steps and subgraph flows; `Conflict` while it runs (O9).
-
-        `BadRequest` for the flow of a subgraph.
-        """
+        """Delete a flow with its steps and subgraph flows (O9). `Conflict` while it runs, `BadRequest` for a subgraph's."""
         await self._operations.control.delete(flow)
 
     async def cancel(self, flow: str, reason: str = "") -> None:
@@ -272,28 +278,29 @@ class Engine:
         await self._operations.control.resume(flow, data, step=step)
 
     async def resume_break(self, flow: str = "", overrides: GivenState = None, *, step: str = "") -> None:
-        """Continue the oldest breakpoint, or that of a `step`, with fields of the step's state replaced (O11, P5).
-
-        A null removes a field. `Conflict` if no breakpoint is waiting.
-        """
+        """Continue the oldest breakpoint, or that of a `step`, with overrides (O11, P5). `Conflict` if none is waiting."""
         await self._operations.control.resume_break(flow, overrides, step=step)
+
+    async def signal(
+        self, event: str, key: str = "", data: Any = None, *, event_id: str | None = None, keep_ms: int | None = None
+    ) -> EventReceipt:
+        """Hand an event to every step that waits for it with this key; if none does, keep it for the first to come (E1).
+
+        `event_id`: signalled again within `keep_ms`, it counts once. `keep_ms`: a day by default, 0 does not keep it.
+        """
+        self._check_ready()
+        return await self._operations.signals.signal(event, key, data, event_id=event_id, keep_ms=keep_ms)
 
     async def break_before(self, flow: str, task: str, enabled: bool = True) -> None:
         """Set or clear a breakpoint before the node of that name or url (O12); `Conflict` on a terminal flow."""
         await self._operations.control.break_before(flow, task, enabled=enabled)
 
     async def restart(self, flow: str, overrides: GivenState = None) -> None:
-        """Run a stopped flow again from its entry step, in place, with fields of the entry state replaced (O13).
-
-        `Conflict` if it is not stopped, `BadRequest` for a subgraph's flow.
-        """
+        """Run a stopped flow again from its entry step, in place, with overrides (O13). `Conflict` if it is not stopped."""
         await self._operations.control.restart(flow, overrides)
 
     async def restart_from(self, step: str, overrides: GivenState = None) -> None:
-        """Rewind a step in place: it runs again, and exactly what it led to is removed (O13).
-
-        `Conflict` on a cancelled flow, and if the step or what it led to is not at rest.
-        """
+        """Rewind a step in place: it runs again, and exactly what it led to is removed (O13). `Conflict` if that runs."""
         await self._operations.control.restart_from(step, overrides)
 
     # -- health

@@ -78,6 +78,7 @@ class Lifecycle:
                 async with asyncio.timeout(drain_ms / 1000):
                     await self._replica.slots.idle.wait()
         await self._replica.fetcher.close()
+        await self._replica.events.close()
         for shard in self._shards.values():
             await shard.in_flight.release_all()
         await asyncio.gather(*(shard.close() for shard in self._shards.values()))

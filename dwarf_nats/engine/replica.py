@@ -9,11 +9,13 @@ from dwarf_nats.engine.shared import Shared
 
 if TYPE_CHECKING:
     from dwarf_nats.engine.deployment import Deployment
+    from dwarf_nats.engine.events import EventExchange
 
 
 @dataclass(slots=True, frozen=True, kw_only=True)
 class Replica(Shared):
-    """The parts that shards share, the name of the replica, and the agreement of the replicas."""
+    """The parts that shards share, the name of the replica, the agreement of the replicas, and the exchange of events."""
 
     name: str
     deployment: Deployment
+    events: EventExchange

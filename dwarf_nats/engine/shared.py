@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from dwarf_nats.engine.backpressure import Backpressure
@@ -11,11 +12,20 @@ if TYPE_CHECKING:
     from dwarf_nats.engine.scheduling.fetcher import Fetcher
     from dwarf_nats.engine.scheduling.slots import WorkerSlots
     from dwarf_nats.ports import Clock, Logger, Notices, Signals, TaskCapabilities, Tasks
+    from dwarf_nats.rules.events import Ask
     from dwarf_nats.settings import EngineSettings
     from dwarf_nats.telemetry.counters import Counters
     from dwarf_nats.telemetry.instruments import Instruments
     from dwarf_nats.telemetry.traces import Traces
     from dwarf_nats.workflow.keys import Tokens
+
+
+class EventAsks(Protocol):
+    """Looks for events that other shards keep."""
+
+    def ask(self, number: int, asks: Sequence[Ask]) -> None:
+        """Look for events that are kept for steps of a shard which have begun to wait."""
+        ...
 
 
 @dataclass(slots=True, frozen=True, kw_only=True)
@@ -29,6 +39,7 @@ class Shared:
     notices: Notices | None
     signals: Signals | None
     graphs: GraphBook
+    event_asks: EventAsks
     slots: WorkerSlots
     fetcher: Fetcher
     backpressure: Backpressure

@@ -10,6 +10,7 @@ import logging
 from typing import Any, TypeAlias
 
 from dwarf_nats.ports.control import ControlStore, FinalState, GraphOf, Started
+from dwarf_nats.ports.events import Delivered, EventStore, Signalled
 from dwarf_nats.ports.shared import (
     BreakerStore,
     DeletedFlow,
@@ -59,7 +60,9 @@ __all__ = [
     "ControlStore",
     "DatabaseAway",
     "DeletedFlow",
+    "Delivered",
     "DeploymentStore",
+    "EventStore",
     "FinalState",
     "FlowStore",
     "GraphOf",
@@ -77,6 +80,7 @@ __all__ = [
     "RegisteredGraph",
     "ReplicaStore",
     "Services",
+    "Signalled",
     "Signals",
     "SourceAway",
     "Started",

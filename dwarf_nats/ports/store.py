@@ -19,6 +19,7 @@ from dwarf_nats.errors import BadRequest, Unavailable
 
 if TYPE_CHECKING:
     from dwarf_nats.ports.control import ControlStore
+    from dwarf_nats.ports.events import EventStore
     from dwarf_nats.ports.shared import (
         BreakerStore,
         DeploymentStore,
@@ -327,6 +328,11 @@ class Store(IdSource, Protocol):
     @property
     def keys(self) -> KeyStore:
         """Idempotency and thread keys."""
+        ...
+
+    @property
+    def events(self) -> EventStore:
+        """Events, and steps that wait for them."""
         ...
 
     async def open(self, replica_name: str, *, migrated: bool) -> None:

@@ -15,6 +15,7 @@ from dwarf_nats.workflow.state import State, encode_state, encode_value
 from dwarf_nats.workflow.status import Status
 
 if TYPE_CHECKING:
+    from dwarf_nats.rules.events import Ask
     from dwarf_nats.rules.steps import ClaimedStep, FlowContext, FlowRef, NewFlow, NewStep
     from dwarf_nats.workflow.answer import ErrorInfo, EventWait
     from dwarf_nats.workflow.state import Raw
@@ -146,7 +147,7 @@ class CreatedStep(NamedTuple):
 
 
 class WokenStep(NamedTuple):
-    """A step that is pending again because its child has ended."""
+    """A step that is pending again because its child has ended, or because an event was kept for it."""
 
     step_id: int
     priority: int
@@ -172,4 +173,6 @@ class SettleResult:
     with_breakpoints: frozenset[int] = frozenset()
     created: list[CreatedStep] = field(default_factory=list)
     woken: list[WokenStep] = field(default_factory=list)
+    asking: list[Ask] = field(default_factory=list)
+    """Steps that wait for an event which another shard may keep (E1)."""
     ended: list[EndedFlow] = field(default_factory=list)

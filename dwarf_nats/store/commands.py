@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from dwarf_nats.workflow.status import Status
 
 if TYPE_CHECKING:
     from dwarf_nats.rules.steps import FlowContext, NewFlow, NewStep
-    from dwarf_nats.store.database import Row
+    from dwarf_nats.store.database import Row, Tx
     from dwarf_nats.store.dialect import Sql
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -66,3 +68,15 @@ PROBLEMS = "update dwarf_steps set problems = $1 where step_id = $2 returning st
 """Only of steps that have some: others cost nothing."""
 Command = Query | QueryMany | InsertSteps | InsertFlows
 Cascade = Generator[Command, "list[Row]", None]
+
+
+async def queried(tx: Tx, commands: Generator[Command, list[Row], T]) -> T:
+    """Run a generator that yields nothing but queries; return its result."""
+    try:
+        command = next(commands)
+        while True:
+            assert isinstance(command, Query)
+            command = commands.send(await tx.fetch(command.text, *command.args))
+    except StopIteration as done:
+        result: T = done.value
+        return result

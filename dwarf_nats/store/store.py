@@ -12,6 +12,7 @@ from dwarf_nats.store.faults import needs_a_person, one_line, root_of
 from dwarf_nats.store.parts.breakers import SqlBreakers
 from dwarf_nats.store.parts.control import SqlControl
 from dwarf_nats.store.parts.deployment import SqlDeployment
+from dwarf_nats.store.parts.events import SqlEvents
 from dwarf_nats.store.parts.flows import SqlFlows
 from dwarf_nats.store.parts.graphs import SqlGraphs
 from dwarf_nats.store.parts.histories import SqlHistories
@@ -58,6 +59,7 @@ class SqlStore:
         self.integrity = SqlIntegrity(self.database)
         self.deployment = SqlDeployment(shard, self.database)
         self.keys = SqlKeys(self.database)
+        self.events = SqlEvents(self.database)
 
     async def open(self, replica_name: str, *, migrated: bool) -> None:
         """Connect, bring the schema up to date if `migrated`, and enter this replica."""

@@ -67,6 +67,14 @@ class Outcome:
         return None if self.interrupt_json is None else _parse(self.interrupt_json)
 
 
+@dataclass(slots=True, frozen=True)
+class EventReceipt:
+    """The answer to a signal (E1): how many steps received the event, and whether it is kept for one to come."""
+
+    delivered: int
+    kept: bool
+
+
 @dataclass(slots=True, kw_only=True)
 class Step:
     """One step. In a history `state_json`, `changes_json` and the neighbours' keys are absent (O7).

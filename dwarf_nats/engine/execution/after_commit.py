@@ -60,6 +60,7 @@ class AfterCommit:
         self._deadlines = deadlines
         self._backpressure = backpressure
         self._debug_log = debug_log
+        self._event_asks = shared.event_asks
 
     def settled(self, group: Sequence[Settlement], result: SettleResult) -> None:
         """Follow up on settlements that were written.
@@ -89,6 +90,8 @@ class AfterCommit:
         for url, number in completed.items():
             self._counters.executed.add(url, "completed", n=number)
         self._announcer.announce(announcements.changed, announcements.pending, announcements.ended)
+        if result.asking:
+            self._event_asks.ask(group[0].step.flow.shard, result.asking)
 
     def fenced(self, settlement: Settlement) -> None:
         """Drop a result whose step was taken away meanwhile, without harm (X1)."""

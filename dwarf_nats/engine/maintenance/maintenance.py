@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from dwarf_nats.engine.maintenance.duty import Duty, DutyRunner
+from dwarf_nats.engine.maintenance.event_sweep import EventSweep
 from dwarf_nats.engine.maintenance.heartbeat import Heartbeat
 from dwarf_nats.engine.maintenance.integrity import Integrity
 from dwarf_nats.engine.maintenance.lease_reaper import LeaseReaper
@@ -53,6 +54,7 @@ class Maintenance:
         self.waiter_poll = WaiterPoll(store.flows, shard.waiters)
         self.graph_pruner = GraphPruner(store.replicas, store.graphs)
         self.flow_pruner = FlowPruner(store.replicas, store.control)
+        self.event_sweep = EventSweep(replica.events, shard)
 
     async def prepare(self) -> None:
         """Take up the steps of silent replicas, before the shard takes others. Raises `Unavailable`."""
@@ -66,6 +68,7 @@ class Maintenance:
             "looker": self.waiter_poll,
             "pruner": self.graph_pruner,
             "remover": self.flow_pruner,
+            "events": self.event_sweep,
         }
         self.heartbeat.begin()
         self.lease_reaper.begin()

@@ -12,6 +12,7 @@ from dwarf_nats.engine.operations.fork import FlowForks
 from dwarf_nats.engine.operations.idempotency import IdempotencyKeys
 from dwarf_nats.engine.operations.new_flows import FlowFactory
 from dwarf_nats.engine.operations.queries import FlowQueries
+from dwarf_nats.engine.operations.signal import EventSignals
 from dwarf_nats.engine.operations.wait import FlowWaits
 from dwarf_nats.engine.placement import Placement
 
@@ -31,5 +32,6 @@ class Operations:
         self.threads = ThreadContinuer(placement, keys, self.factory, replica)
         self.control = FlowControl(placement, replica)
         self.forks = FlowForks(placement, replica)
+        self.signals = EventSignals(replica)
         self.queries = FlowQueries(placement, replica)
         self.waits = FlowWaits(placement, self.creator, self.queries)

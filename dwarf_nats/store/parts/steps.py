@@ -77,6 +77,7 @@ class SqlSteps:
                 budget_ms=budget_ms,
                 new_step=new_step,
                 limits=limits,
+                several_shards=self._replicas.known_shards > 1,
             )
         )
 

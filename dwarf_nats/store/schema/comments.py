@@ -121,6 +121,36 @@ TABLES = {
         "Flows made here under a key whose home is another shard.",
         {"gone": "0: no, 1: deleted, or never to be made, 2: the same, and the home of the key knows"},
     ),
+    "dwarf_events": Comment(
+        "Events whose home is this shard: kept for a step to come, remembered for a repetition of their id, or under way to\n"
+        "the other shards.",
+        {
+            "key": "an event goes to the steps that wait for it with this key",
+            "number": "the order in which the events of one name and key came",
+            "id": "the caller's, or one that was made up",
+            "repeatable": "1: the id is the caller's",
+            "data": "JSON; empty once it is handed out",
+            "keep_until": "until then it waits for a step, and its id counts once",
+            "state": "open: not all shards were visited, kept, reserved: for a step of another shard, or done",
+            "delivered": "how many steps received it, as it was answered first",
+            "kept": "1: it was answered that the event is kept",
+            "visited": "JSON: shard -> steps there that received it",
+            "turn": "how often it was reserved",
+            "shard": "the shard it is reserved for",
+            "touched_at": "when a replica last took up what is left to do; null if nothing is",
+        },
+    ),
+    "dwarf_event_visits": Comment(
+        "What was done here with an event of another shard, so that nothing is done twice.",
+        {
+            "turn": "0: the visit to all who wait; else the number of the reservation",
+            "delivered": "steps that received it",
+        },
+    ),
+    "dwarf_event_asks": Comment(
+        "Steps here that began to wait: whether other shards keep an event for them is still to be asked.",
+        {"lease_seq": "of the step when it began to wait", "touched_at": "when a replica last took that up"},
+    ),
     "dwarf_ids": Comment("The next id of each kind: flow, step and replica; taken in blocks."),
     "dwarf_schema": Comment("The newest migration that was applied."),
 }

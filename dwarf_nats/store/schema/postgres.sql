@@ -128,7 +128,7 @@ create index dwarf_steps_events on dwarf_steps (wait_event, wait_key, step_id)
   where parked = 3;
 create index dwarf_steps_flow on dwarf_steps (flow_id, depth, step_id);
 create index dwarf_steps_held on dwarf_steps (claimed_by, lease_expires)
-  where status = 'running';
+  where status = 'running' and parked = 0;
 create index dwarf_steps_lane on dwarf_steps (priority, fairness_key, url, not_before, step_id)
   where status = 'pending' and parked = 0 and not_before <= updated_at;
 create index dwarf_steps_parked on dwarf_steps (url, not_before, step_id)
@@ -207,6 +207,56 @@ create table dwarf_placed (
 );
 create index dwarf_placed_gone on dwarf_placed (updated_at)
   where gone > 0;
+
+-- Events whose home is this shard: kept for a step to come, remembered for a repetition of their id, or under way to
+-- the other shards.
+create table dwarf_events (
+  event text not null,
+  key text not null,  -- an event goes to the steps that wait for it with this key
+  number bigint not null,  -- the order in which the events of one name and key came
+  id text not null,  -- the caller's, or one that was made up
+  repeatable integer not null,  -- 1: the id is the caller's
+  data text not null,  -- JSON; empty once it is handed out
+  at bigint not null,
+  keep_until bigint not null,  -- until then it waits for a step, and its id counts once
+  state text not null,  -- open: not all shards were visited, kept, reserved: for a step of another shard, or done
+  delivered bigint,  -- how many steps received it, as it was answered first
+  kept integer,  -- 1: it was answered that the event is kept
+  visited text not null default '{}',  -- JSON: shard -> steps there that received it
+  turn integer not null default 0,  -- how often it was reserved
+  shard integer,  -- the shard it is reserved for
+  touched_at bigint,  -- when a replica last took up what is left to do; null if nothing is
+  primary key (event, key, number)
+);
+create unique index dwarf_events_ids on dwarf_events (event, key, id);
+create index dwarf_events_kept on dwarf_events (event, key, number)
+  where state = 'kept';
+create index dwarf_events_old on dwarf_events (keep_until);
+create index dwarf_events_unfinished on dwarf_events (touched_at)
+  where touched_at is not null;
+
+-- What was done here with an event of another shard, so that nothing is done twice.
+create table dwarf_event_visits (
+  event text not null,
+  key text not null,
+  id text not null,
+  turn integer not null,  -- 0: the visit to all who wait; else the number of the reservation
+  delivered bigint not null,  -- steps that received it
+  at bigint not null,
+  primary key (event, key, id, turn)
+);
+create index dwarf_event_visits_old on dwarf_event_visits (at);
+
+-- Steps here that began to wait: whether other shards keep an event for them is still to be asked.
+create table dwarf_event_asks (
+  step_id bigint not null,
+  lease_seq integer not null,  -- of the step when it began to wait
+  event text not null,
+  key text not null,
+  touched_at bigint not null,  -- when a replica last took that up
+  primary key (step_id, lease_seq)
+);
+create index dwarf_event_asks_old on dwarf_event_asks (touched_at);
 
 -- The newest migration that was applied.
 create table dwarf_schema (

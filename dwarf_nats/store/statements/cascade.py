@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dwarf_nats.store.commands import PROBLEMS, Cascade, InsertSteps, Query, QueryMany, StepInsert
-from dwarf_nats.store.statements import children, cohorts, pauses
+from dwarf_nats.store.statements import children, cohorts, events, pauses
 from dwarf_nats.workflow.status import Status
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ def needs_cascade(group: Sequence[Settlement]) -> bool:
         or one.branches
         or one.child is not None
         or one.pause is not None
+        or one.event_wait is not None
         or one.forgets
         or one.slept
         or (one.end is not None and one.step.flow.surgraph_step_id is not None)
@@ -33,11 +34,18 @@ def needs_cascade(group: Sequence[Settlement]) -> bool:
     )
 
 
-def cascade(group: Sequence[Settlement], settled: SettleResult, new_step: NewIds, limits: Limits) -> Cascade:
+def cascade(
+    group: Sequence[Settlement],
+    settled: SettleResult,
+    new_step: NewIds,
+    limits: Limits,
+    *,
+    several_shards: bool = False,
+) -> Cascade:
     """Write the consequences of settlements that were just written.
 
-    Branches and children are inserted, pauses reach the root, arrivals are counted, fan-ins resolved, waiting steps woken, in
-    this order.
+    Branches and children are inserted, steps wait for events, pauses reach the root, arrivals are counted, fan-ins resolved,
+    waiting steps woken, in this order.
     """
     living = [one for one in group if (done := settled.applied.get(one.step.step_id)) is not None and done.alive]
     problems = [(one.problems_json(), one.step.step_id) for one in living if one.problems]
@@ -55,6 +63,9 @@ def cascade(group: Sequence[Settlement], settled: SettleResult, new_step: NewIds
     if slept:
         yield Query(SLEPT, (slept,))
     yield from children.start([one for one in living if one.child is not None], settled)
+    waits = [one for one in living if one.event_wait is not None]
+    if waits:
+        yield from events.begin_waits(waits, settled, several_shards=several_shards)
     yield from pauses.pause([one for one in living if one.pause is not None], settled)
     yield from cohorts.arrive([one for one in living if one.arrives], settled, new_step, limits)
     yield from children.wake_parents(living, settled)

@@ -16,6 +16,8 @@ HEARTBEAT = (
     " (select d.shards from dwarf_deployment d where d.one = 1)"
 )
 LONGEST_KNOWN = "select min(replica_id) from dwarf_replicas"
+_LEASED = f"status = 'running' and parked = {Parked.NO:d}"
+"""As the partial index has it: a step that waits for a child or an event has no lease."""
 _RELEASE = (
     f"update dwarf_steps set status = 'pending', parked = {PARKED}, claimed_by = null, lease_expires = null,"
     " updated_at = {now}"
@@ -23,17 +25,15 @@ _RELEASE = (
 # Rows that a replica has locked which stands still in the middle of a transaction are passed over.
 RECLAIM_EXPIRED = (
     f"{_RELEASE} where step_id in (select step_id from dwarf_steps"
-    f" where status = 'running' and parked = {Parked.NO:d} and (lease_expires < {{now}} or claimed_by not in"
+    f" where {_LEASED} and (lease_expires < {{now}} or claimed_by not in"
     " (select replica_id from dwarf_replicas where seen_at > {now} - $1))"
     f" and flow_id in (select flow_id from dwarf_flows where status in {LIVE})"
     " order by step_id {skip_locked}) returning step_id"
 )
-RELEASE_UNOWNED = (
-    f"{_RELEASE} where status = 'running' and claimed_by = $1 and not (step_id {{in:$2}}) returning step_id"
-)
+RELEASE_UNOWNED = f"{_RELEASE} where {_LEASED} and claimed_by = $1 and not (step_id {{in:$2}}) returning step_id"
 DELETE_DEAD = (
     "delete from dwarf_replicas where seen_at < {now} - $1 and replica_id not in"
-    " (select claimed_by from dwarf_steps where status = 'running' and claimed_by is not null)"
+    f" (select claimed_by from dwarf_steps where {_LEASED} and claimed_by is not null)"
 )
 DELETE_OTHERS = "delete from dwarf_replicas"
 DELETE = "delete from dwarf_replicas where replica_id = $1"

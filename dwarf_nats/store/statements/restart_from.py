@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
 
 from dwarf_nats.errors import Conflict, NotFound
 from dwarf_nats.rules import rewinding, unmerged
 from dwarf_nats.rules.rows import FlowRow, StepRow, TreeChange, step_row
 from dwarf_nats.rules.steps import ReadyStep, StepRef
-from dwarf_nats.store.commands import Query
+from dwarf_nats.store.commands import queried
 from dwarf_nats.store.statements import cohorts
 from dwarf_nats.store.statements.pauses import resume_flows
 from dwarf_nats.store.statements.trees import (
@@ -30,10 +30,8 @@ from dwarf_nats.workflow.status import Parked, Status
 
 if TYPE_CHECKING:
     from dwarf_nats.ports import GraphOf
-    from dwarf_nats.store.database import Row, Tx
+    from dwarf_nats.store.database import Tx
     from dwarf_nats.workflow.graph import Graph
-
-T = TypeVar("T")
 
 
 class _Level(NamedTuple):
@@ -136,22 +134,11 @@ async def _merged_again(
     spawn_id = unmerged.cohort_of(step, steps)
     if spawn_id is None:
         return None
-    spawn, members = await _queried(tx, cohorts.read(spawn_id, limits))
+    spawn, members = await queried(tx, cohorts.read(spawn_id, limits))
     ((state, _),) = await tx.fetch(STATE, step.step_id)
     return unmerged.merge_again(
         graph(), step.node, spawn=spawn, members=members, state=decode_state(state), overrides=overrides, limits=limits
     )
-
-
-async def _queried(tx: Tx, commands: Generator[Query, list[Row], T]) -> T:
-    """Run the queries of a generator; return its result."""
-    try:
-        command = next(commands)
-        while True:
-            command = commands.send(await tx.fetch(command.text, *command.args))
-    except StopIteration as done:
-        result: T = done.value
-        return result
 
 
 def _rewound(

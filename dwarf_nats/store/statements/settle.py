@@ -15,6 +15,7 @@ from dwarf_nats.store.commands import Cascade, Command, InsertFlows, InsertSteps
 from dwarf_nats.store.dialect import LIVE, NOW, PARKED, parked_if_tripped
 from dwarf_nats.store.statements.cascade import cascade, defer_to_breakpoints, needs_cascade
 from dwarf_nats.store.statements.create import CreateFlows
+from dwarf_nats.store.statements.events import LOCK_ALL, locks_of
 from dwarf_nats.store.statements.insert import insert_postgres, insert_sqlite
 from dwarf_nats.workflow.status import Parked, Status
 
@@ -175,13 +176,17 @@ class Settle:
     """The time budget of flows that have none of their own."""
     new_step: NewIds
     limits: Limits
+    several_shards: bool = False
+    """The replicas know of more than this shard."""
 
     async def on_postgres(self, session: PostgresSession) -> SettleResult:
         if not needs_cascade(self.group):
             return await self._settle_postgres(session)
         async with session.transaction():
+            if locks := locks_of(self.group):
+                await session.fetch(LOCK_ALL, locks)
             result = await self._settle_postgres(session)
-            commands = cascade(self.group, result, self.new_step, self.limits)
+            commands = cascade(self.group, result, self.new_step, self.limits, several_shards=self.several_shards)
             command = _next(commands, None)
             while command is not None:
                 command = _next(commands, await self._execute_postgres(session, command))
@@ -212,7 +217,7 @@ class Settle:
         result = self._settle_sqlite(session)
         if not needs_cascade(self.group):
             return result
-        commands = cascade(self.group, result, self.new_step, self.limits)
+        commands = cascade(self.group, result, self.new_step, self.limits, several_shards=self.several_shards)
         command = _next(commands, None)
         while command is not None:
             command = _next(commands, self._execute_sqlite(session, command))
