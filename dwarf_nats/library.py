@@ -16,7 +16,7 @@ from dwarf_nats.store.store import SqlStore, open_database
 from dwarf_nats.telemetry.providers import Telemetry
 
 if TYPE_CHECKING:
-    from dwarf_nats.ports import Clock, Graphs, Logger, Notices, Signals, Tasks
+    from dwarf_nats.ports import Clock, Graphs, Logger, Notices, Services, Signals, Tasks
     from dwarf_nats.telemetry.counters import Counters
     from dwarf_nats.telemetry.instruments import MeterProvider
     from dwarf_nats.telemetry.traces import TracerProvider
@@ -31,6 +31,12 @@ class TelemetryArguments(TypedDict, total=False):
     counters: Counters | None
 
 
+class FurtherArguments(TelemetryArguments, total=False):
+    """The keywords of `open_engine` that few hosts give. `services`: sends the requests and messages of graphs (N3, N4)."""
+
+    services: Services | None
+
+
 def open_engine(
     dsn: str | Sequence[str],
     *,
@@ -41,16 +47,23 @@ def open_engine(
     settings: EngineSettings | None = None,
     clock: Clock | None = None,
     name: str = "",
-    **telemetry: Unpack[TelemetryArguments],
+    **further: Unpack[FurtherArguments],
 ) -> Engine:
     """Make an engine on one or more databases; several DSNs are shards 1, 2, …. Start it with `async with`.
 
-    DSNs: `postgresql://…`, `sqlite:///path`, or `sqlite://` for one in memory. `tasks`, `graphs`, `notices`, `signals`,
-    `clock`: its ports. `name`: of this replica. `logger`, `meter_provider`, `tracer_provider`: where its logs, metrics and
-    spans go. Raises `BadRequest` for a DSN that is not understood.
+    DSNs: `postgresql://…`, `sqlite:///path`, or `sqlite://` for one in memory. `tasks`, `graphs`, `services`, `notices`,
+    `signals`, `clock`: its ports. `name`: of this replica. `logger`, `meter_provider`, `tracer_provider`: where its logs,
+    metrics and spans go. Raises `BadRequest` for a DSN that is not understood.
     """
-    ports = Ports(tasks=tasks, graphs=graphs, notices=notices, signals=signals, clock=clock)
-    return engine_on([dsn] if isinstance(dsn, str) else dsn, ports, settings, Telemetry(**telemetry), name=name)
+    services = further.get("services")
+    ports = Ports(tasks=tasks, graphs=graphs, services=services, notices=notices, signals=signals, clock=clock)
+    telemetry = Telemetry(
+        logger=further.get("logger"),
+        meter_provider=further.get("meter_provider"),
+        tracer_provider=further.get("tracer_provider"),
+        counters=further.get("counters"),
+    )
+    return engine_on([dsn] if isinstance(dsn, str) else dsn, ports, settings, telemetry, name=name)
 
 
 def engine_on(

@@ -18,6 +18,7 @@ from dwarf_nats.bus.health import Health
 from dwarf_nats.bus.inbox import Inbox
 from dwarf_nats.bus.notices import NatsNotices
 from dwarf_nats.bus.service import Service
+from dwarf_nats.bus.services import NatsServices
 from dwarf_nats.bus.signals import NatsSignals, PeerListener
 from dwarf_nats.bus.tasks import NatsTasks
 from dwarf_nats.engine.ports import Ports
@@ -140,6 +141,7 @@ class _Replica:
             tasks=tasks,
             capabilities=tasks.capabilities,
             graphs=ChainGraphs(*files, NatsGraphs(connection, inbox, subjects)),
+            services=NatsServices(connection, inbox, subjects, max_depth=settings.engine.max_depth),
             notices=NatsNotices(connection, subjects, events=settings.events),
             signals=NatsSignals(connection, self._origin, subjects, counters) if settings.signals else None,
         )

@@ -20,7 +20,7 @@ from dwarf_nats.wire.operations import OPERATION_NAMES
 from dwarf_nats.wire.times import rfc3339
 from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.limits import UNBOUNDED
-from dwarf_nats.workflow.names import check_subject_name
+from dwarf_nats.workflow.names import check_subject_name, check_task_name
 from dwarf_nats.workflow.records import TaskHealth
 from dwarf_nats.workflow.state import NULL, check_json
 
@@ -270,7 +270,7 @@ async def continue_(engine: EngineApi, request: m.FlowContinueRequest, context: 
 
 @handles("task.breaker")
 async def breaker(engine: EngineApi, request: m.TaskBreakerRequest, _context: RequestContext) -> bytes:
-    task = check_subject_name(request.task, "task")
+    task = check_task_name(request.task)
     return encode(m.TaskBreakerReply(task=task, tripped=await engine.breaker_tripped(task)))
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 class NatsServices:
     """Sends requests to any NATS service, and messages to subscribers or streams.
 
-    `max_depth`: levels of nesting in a reply.
+    `max_depth`: levels of nesting in a state, of which a reply becomes a field.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class NatsServices:
         self._connection = connection
         self._inbox = inbox
         self._subjects = subjects or Subjects()
-        self._max_depth = max_depth
+        self._max_depth = max_depth - 1  # the state is the first level
         self._reply_subject = connection.new_inbox()
         self._reconnects = Reconnects(connection)
         self._messages = _Messages(connection)

@@ -15,7 +15,7 @@ from dwarf_nats.cli.options import Bus, Service
 from dwarf_nats.cli.output import Output, table
 from dwarf_nats.cli.setting_options import default, option
 from dwarf_nats.sdk import discovery
-from dwarf_nats.workflow.names import check_subject_name
+from dwarf_nats.workflow.names import check_task_name
 
 
 def register(app: typer.Typer) -> None:
@@ -63,7 +63,12 @@ async def tasks(
     out: Output,
     bus: Bus,
     service: Service,
-    name: Annotated[str, typer.Argument(help="Only this task, by its url.")] = "",
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="Only this task, by its url, or by the subject of a request or message as the graph has it."
+        ),
+    ] = "",
     task_prefix: Annotated[str, option("task_prefix")] = default("task_prefix"),
 ) -> None:
     """Print who serves which task, the rate it is held to, and whether its breaker is tripped.
@@ -73,7 +78,7 @@ async def tasks(
     only by its name.
     """
     if name:
-        check_subject_name(name, "task")
+        check_task_name(name)
     async with service.client(bus) as client:
         served, replicas = await asyncio.gather(
             discovery.find_services(client.nc, "INFO"), discovery.find_services(client.nc, "STATS", "dwarf")

@@ -21,7 +21,7 @@ from dwarf_nats.errors import BadRequest, Unavailable
 from dwarf_nats.render import fits_mermaid
 from dwarf_nats.settings import EngineSettings
 from dwarf_nats.telemetry.providers import Telemetry
-from dwarf_nats.workflow.names import check_subject_name
+from dwarf_nats.workflow.names import check_task_name
 
 if TYPE_CHECKING:
     from dwarf_nats.engine.operations.new_flows import GivenState
@@ -318,8 +318,8 @@ class Engine:
         return self.replica.fetcher.dead_jobs() if self.ready else ()
 
     async def breaker_tripped(self, task: str) -> bool:
-        """Tell whether the breaker of a task, named by its url, is tripped somewhere in the deployment (O16)."""
-        check_subject_name(task, "task")
+        """Tell whether the breaker of a task, by its url or subject, is tripped somewhere in the deployment (O16)."""
+        check_task_name(task)
         return await self.replica.backpressure.is_tripped(task)
 
     def task_health(self) -> Sequence[TaskHealth]:

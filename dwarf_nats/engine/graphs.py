@@ -14,10 +14,12 @@ from dwarf_nats.ports import Refused
 from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.limits import UNLIMITED, Limits, over
 from dwarf_nats.workflow.names import check_subject_name
+from dwarf_nats.workflow.nodes import PublishMessage, SendRequest
 from dwarf_nats.workflow.records import GraphInfo
+from dwarf_nats.workflow.services import literal_subject
 
 if TYPE_CHECKING:
-    from dwarf_nats.ports import Clock, Graphs, GraphStore
+    from dwarf_nats.ports import Clock, Graphs, GraphStore, Services
     from dwarf_nats.workflow.state import Raw
 
 T = TypeVar("T")
@@ -42,6 +44,25 @@ async def warnings(graph: Graph) -> list[str]:
     return graph.warnings() if _is_small(graph) else await asyncio.to_thread(graph.warnings)
 
 
+def check_subjects(graph: Graph, refuses: Callable[[str], str]) -> None:
+    """Raise `BadRequest` for a subject, written out in the graph, to which it may not send (N3, N4)."""
+    for node in graph.nodes.values():
+        actions = (
+            [(node.action, "")]
+            if node.compensate is None
+            else [(node.action, ""), (node.compensate.action, "compensate.")]
+        )
+        for action, part in actions:
+            if not isinstance(action, SendRequest | PublishMessage):
+                continue
+            subject = literal_subject(action)
+            if subject is not None and (reason := refuses(subject)):
+                raise BadRequest(
+                    f"graph {graph.name!r}, node {node.name!r}, {part}{action.kind}.subject: nothing can be sent to"
+                    f" {subject!r}: {reason}; choose another subject"
+                )
+
+
 def graph_of_task(task: str) -> Graph:
     """Return the graph of a flow that runs one task. Raises `BadRequest` for a name that is no task's."""
     check_subject_name(task, "task")
@@ -59,7 +80,7 @@ class GraphBook:
     """Finds graphs by name, and keeps them by digest.
 
     `stores`: the databases by shard, each with all of the registry. `source`: where graphs are looked for that are not
-    registered. `away`: tells whether a shard cannot be asked.
+    registered. `away`: tells whether a shard cannot be asked. `services`: tells where graphs may send requests and messages.
     """
 
     def __init__(
@@ -68,6 +89,7 @@ class GraphBook:
         source: Graphs | None,
         *,
         away: Callable[[int], bool] = lambda _: False,
+        services: Services | None = None,
         limits: Limits = UNLIMITED,
         clock: Clock | None = None,
     ) -> None:
@@ -75,6 +97,7 @@ class GraphBook:
         self._stores = dict(stores)
         self._limits = limits
         self._away = away
+        self._services = services
         self._source = source
         self._by_digest: OrderedDict[str, Graph] = OrderedDict()
         self._saved: dict[tuple[int, str], tuple[int, int]] = {}
@@ -169,6 +192,8 @@ class GraphBook:
                 raise TooLarge(over(f"graph {graph.name[:80]!r} has {size} {what}", name, most, remedy))
         kept = Graph.from_json(text)
         await _validated(kept)
+        if self._services is not None:
+            check_subjects(kept, self._services.refuses)
         return kept
 
     async def frozen(self, shard: int, digest: str) -> Graph:

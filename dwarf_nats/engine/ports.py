@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from dwarf_nats.ports import TaskCapabilities
 
 if TYPE_CHECKING:
-    from dwarf_nats.ports import Clock, Graphs, Notices, Signals, Tasks
+    from dwarf_nats.ports import Clock, Graphs, Notices, Services, Signals, Tasks
 
 
 @dataclass(slots=True, frozen=True, kw_only=True)
@@ -16,12 +16,14 @@ class Ports:
     """The ports that a host gives an engine; all but `tasks` may be left out.
 
     `capabilities`: the checks that `tasks` makes by itself, so that the engine need not. Without `graphs` only registered and
-    inline graphs run; without `notices` nobody is told; without `signals` other replicas poll; `clock` is the machine's.
+    inline graphs run; without `services` steps of request and publish nodes fail; without `notices` nobody is told; without
+    `signals` other replicas poll; `clock` is the machine's.
     """
 
     tasks: Tasks
     capabilities: TaskCapabilities = field(default_factory=TaskCapabilities)
     graphs: Graphs | None = None
+    services: Services | None = None
     notices: Notices | None = None
     signals: Signals | None = None
     clock: Clock | None = None

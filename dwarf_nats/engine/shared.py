@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from dwarf_nats.engine.graphs import GraphBook
     from dwarf_nats.engine.scheduling.fetcher import Fetcher
     from dwarf_nats.engine.scheduling.slots import WorkerSlots
-    from dwarf_nats.ports import Clock, Logger, Notices, Signals, TaskCapabilities, Tasks
+    from dwarf_nats.ports import Clock, Logger, Notices, Services, Signals, TaskCapabilities, Tasks
     from dwarf_nats.rules.events import Ask
     from dwarf_nats.settings import EngineSettings
     from dwarf_nats.telemetry.counters import Counters
@@ -36,6 +36,7 @@ class Shared:
     clock: Clock
     tasks: Tasks
     capabilities: TaskCapabilities
+    services: Services | None
     notices: Notices | None
     signals: Signals | None
     graphs: GraphBook

@@ -27,6 +27,9 @@ Priority = Annotated[int, Meta(ge=1, le=MOST, description="1 is served first.")]
 Key = Annotated[str, Meta(description="{shard}-{id}-{16 letters or digits}", examples=["1-42-a1B2c3D4e5F6g7H8"])]
 StepId = Annotated[str, Meta(description="Token-free id of a step.", examples=["1-42"])]
 Truncated = Annotated[bool, Meta(description="Something did not fit the bus and was left out.")]
+TaskName = Annotated[
+    str, Meta(description="The url of a task, or the subject of a request or message as the graph has it.")
+]
 Subject = Annotated[str, Meta(description="Tokens of A-Z a-z 0-9 _ - joined by single dots.")]
 
 

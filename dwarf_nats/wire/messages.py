@@ -31,6 +31,7 @@ from .message_fields import (
     Request,
     StepStatus,
     Subject,
+    TaskName,
     Time,
     TimeoutMs,
     Truncated,
@@ -188,7 +189,7 @@ class FlowContinueRequest(Request):
 class TaskBreakerRequest(Request):
     """Names a task by its url (O16)."""
 
-    task: Subject
+    task: TaskName
 
 
 class EmptyRequest(Request):
@@ -304,7 +305,7 @@ class FlowPurgeReply(Message):
 class TaskBreakerReply(Message):
     """Whether a task's breaker is tripped (O16)."""
 
-    task: Subject
+    task: TaskName
     tripped: bool
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .message_fields import FlowStatus, Integer, Key, Message, StepId, Subject, Time, When
+from .message_fields import FlowStatus, Integer, Key, Message, StepId, TaskName, Time, When
 
 
 class PeerStep(Message):
@@ -23,7 +23,7 @@ class PeerEnqueue(Message):
 class PeerSyncValve(Message):
     """The congestion point of a task's valve."""
 
-    task: Subject
+    task: TaskName
     w: float
     t: When
 
@@ -31,7 +31,7 @@ class PeerSyncValve(Message):
 class PeerTripBreaker(Message):
     """The breaker of a task tripped."""
 
-    task: Subject
+    task: TaskName
 
 
 class PeerFlow(Message):

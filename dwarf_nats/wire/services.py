@@ -9,7 +9,7 @@ import orjson
 
 from dwarf_nats.errors import BadRequest
 from dwarf_nats.workflow.answer import Disposition, ErrorInfo
-from dwarf_nats.workflow.services import ServiceCall, ServiceReply
+from dwarf_nats.workflow.services import NOT_SENT, ServiceCall, ServiceReply
 from dwarf_nats.workflow.state import MAX_DEPTH, Raw, check_json
 
 from . import headers as h
@@ -60,7 +60,8 @@ def encode_headers(call: ServiceCall, *, deadline: bool) -> bytes:
 
 def refused_subject(subject: str, reason: str) -> ServiceReply:
     """The reply if no graph may send anything to a subject."""
-    return ServiceReply(error=ErrorInfo(f"nothing can be sent to the subject {subject[:200]!r}: {reason}", 400))
+    message = f"nothing can be sent to the subject {subject[:200]!r}: {reason}"
+    return ServiceReply(error=ErrorInfo(message, 400), cause=NOT_SENT)
 
 
 def no_responders(subject: str) -> ServiceReply:

@@ -116,7 +116,7 @@ class Answer:
     """A task's answer. With `error` set, `disposition` is the kind of failure and `cause` its reason.
 
     Causes: `backpressure`; for a breaker trip `no_responders`, `forbidden`, `unavailable`, `overloaded`; and for errors
-    that the task did not report itself, `timeout` (it did not answer) and `too_large` (it was not called).
+    that the task did not report itself, `timeout` (it did not answer), `too_large` and `not_sent` (it was not called).
     """
 
     changes: State = field(default_factory=dict)

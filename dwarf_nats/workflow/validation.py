@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from dwarf_nats.errors import BadRequest
 from dwarf_nats.workflow import conditions, fields, lineage, node_validation
 from dwarf_nats.workflow.names import END, MAX_NAME, closest, is_subject_name
+from dwarf_nats.workflow.nodes import PublishMessage, SendRequest
+from dwarf_nats.workflow.services import message_problems
 
 if TYPE_CHECKING:
     from dwarf_nats.workflow.graph_builder import GraphBuilder, Node, Transition
@@ -61,6 +63,7 @@ def _name_problems(graph: GraphBuilder) -> Iterator[str]:
         yield f"the entry point {graph.entry_point!r} is no node: {closest(graph.entry_point, graph.nodes)}"
     for node in graph.nodes.values():
         yield from _node_problems(node)
+        yield from _message_problems(node)
 
 
 def _node_problems(node: Node) -> Iterator[str]:
@@ -75,6 +78,15 @@ def _node_problems(node: Node) -> Iterator[str]:
             f"node {node.name!r} has the task url {node.url[:MAX_NAME]!r}, which is no legal NATS subject suffix:"
             f" use {_SUBJECT_FORM}, at most {MAX_NAME} characters"
         )
+
+
+def _message_problems(node: Node) -> Iterator[str]:
+    """The problems of a request or message, and of one that compensates the node (N3, N4, N9)."""
+    compensation = node.compensate.action if node.compensate is not None else None
+    for action, part in ((node.action, ""), (compensation, "compensate.")):
+        if isinstance(action, SendRequest | PublishMessage):
+            for field, problem in message_problems(action):
+                yield f"node {node.name!r}, {part}{action.kind}.{field}: {problem}"
 
 
 def _edge_problems(graph: GraphBuilder, edge: Transition) -> Iterator[str]:

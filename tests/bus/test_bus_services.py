@@ -116,7 +116,7 @@ async def test_a_subject_no_graph_may_send_to_is_refused(services: NatsServices,
         await services.publish(call(subject), stream=False),
         await services.publish(call(subject), stream=True),
     ):
-        assert failed(reply) == (400, Disposition.ERROR, "")
+        assert failed(reply) == (400, Disposition.ERROR, "not_sent")
         assert reply.error is not None
         assert repr(subject) in reply.error.message
 

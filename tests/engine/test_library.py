@@ -7,7 +7,7 @@ import inspect
 import dwarf_nats.embedding
 from dwarf_nats import library
 from dwarf_nats.engine.ports import Ports
-from dwarf_nats.library import TelemetryArguments, engine_on, open_engine
+from dwarf_nats.library import FurtherArguments, engine_on, open_engine
 from dwarf_nats.telemetry.counters import Counters
 from dwarf_nats.telemetry.providers import Telemetry
 from dwarf_nats.testing import TaskProxy
@@ -44,7 +44,7 @@ def test_the_documented_keywords_are_there() -> None:
         for name, one in inspect.signature(open_engine).parameters.items()
         if one.kind is inspect.Parameter.KEYWORD_ONLY
     }
-    assert keywords | set(TelemetryArguments.__annotations__) >= DOCUMENTED
+    assert keywords | set(FurtherArguments.__annotations__) >= DOCUMENTED
 
 
 def test_the_former_name_of_the_module_gives_the_same_functions() -> None:

@@ -188,7 +188,7 @@ async def test_without_a_provider_nothing_is_recorded_and_nothing_is_read(proxy:
         assert engine._lifecycle.gauges._job is None
         await engine.run("line", {}, timeout=20)
         assert engine.replica.counters.executed == {("add", "completed"): 1, ("add2", "completed"): 1}
-        assert not engine.shards[1].executor.runner.invoker.observed
+        assert not engine.shards[1].executor.runner.invoker.observer.listening
 
 
 async def test_an_engine_that_has_stopped_shows_nothing_that_stands_for_now(proxy: TaskProxy) -> None:

@@ -14,6 +14,7 @@ from dwarf_nats.rules.breaker import Deed, Event
 from dwarf_nats.rules.decide import release
 from dwarf_nats.workflow.answer import Answer, Disposition
 from dwarf_nats.workflow.records import TaskHealth
+from dwarf_nats.workflow.services import NOT_SENT
 
 if TYPE_CHECKING:
     from dwarf_nats.ports import BreakerStore, Clock, Logger, Signals
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from dwarf_nats.rules.steps import ClaimedStep
     from dwarf_nats.telemetry.counters import Counters
 
-UNANSWERED_CAUSES = frozenset({"timeout", "too_large"})
+UNANSWERED_CAUSES = frozenset({"timeout", "too_large", NOT_SENT})
 """Causes of errors that do not tell whether the task can serve: it did not answer, or was not asked."""
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from dwarf_nats.engine.execution.budgets import time_budget_ms
+from dwarf_nats.engine.execution.observer import CallObserver
 from dwarf_nats.errors import Unavailable
 from dwarf_nats.ports import BusAway, WorkerLost
-from dwarf_nats.telemetry.traces import split_trace_context
 from dwarf_nats.workflow.answer import Answer, ErrorInfo, TaskCall
 from dwarf_nats.workflow.task_error import error_info
 from dwarf_nats.workflow.task_exceptions import closes_coroutine, ends_process, error_text, was_cancelled
@@ -26,19 +27,16 @@ class TaskInvoker:
         self._settings = shared.settings
         self._clock = shared.clock
         self._tasks = shared.tasks
-        self._traces = shared.traces
-        self._instruments = shared.instruments
         self._keeps_budget = shared.capabilities.keeps_budget  # then a second timer per step is spared
-        self.observed = shared.instruments.listening or shared.traces.listening
-        """Every call is timed and traced; if this is false, only those of flows that carry a trace are."""
+        self.observer = CallObserver(shared)
 
     def ask(self, step: ClaimedStep) -> Awaitable[Answer]:
         """Ask the task of a step; the answer, which is an error if the task raised or did not answer in time.
 
         Raises `BusAway`, `WorkerLost` and `Unavailable` if it is unknown whether the task ran, or it could not.
         """
-        if self.observed or step.flow.trace:
-            return self._ask_observed(step)
+        if self.observer.listening or step.flow.trace:
+            return self.observer.observe(step, partial(self._ask_within, step))
         return self._ask(step, self._call(step))
 
     def _call(self, step: ClaimedStep) -> TaskCall:
@@ -64,28 +62,11 @@ class TaskInvoker:
             subgraph_error=None if step.subgraph_error is None else step.subgraph_error.message,
         )
 
-    async def _ask_observed(self, step: ClaimedStep) -> Answer:
-        """As `_ask`, within a span and timed (T1, T2)."""
-        flow, call = step.flow, self._call(step)
-        span = step.span = self._traces.dispatch(
-            flow.trace,
-            flow_id=flow.public_id,
-            step_id=step.public_id,
-            workflow=flow.workflow,
-            task=step.node,
-            url=step.url,
-            attempt=step.attempt,
-        )
-        if span is not None:
-            span.enter()
-        call.traceparent, call.tracestate = split_trace_context(flow.trace if span is None else span.trace_context)
-        began = self._clock.now()
-        answer = await self._ask(step, call)
-        now = self._clock.now()
-        self._instruments.task_time(step.url, max(0, now - began), now)
-        if span is not None and answer.error is not None:
-            span.failed(answer.error.message)
-        return answer
+    async def _ask_within(self, step: ClaimedStep, traceparent: str, tracestate: str) -> Answer:
+        """As `_ask`, within a trace."""
+        call = self._call(step)
+        call.traceparent, call.tracestate = traceparent, tracestate
+        return await self._ask(step, call)
 
     async def _ask(self, step: ClaimedStep, call: TaskCall) -> Answer:
         deadline: asyncio.Timeout | None = None

@@ -10,7 +10,7 @@ from dwarf_nats.errors import BadRequest, NotFound, TooLarge
 from dwarf_nats.workflow.fields import check_values
 from dwarf_nats.workflow.keys import parse_key
 from dwarf_nats.workflow.limits import over
-from dwarf_nats.workflow.names import MAX_NAME, check_subject_name
+from dwarf_nats.workflow.names import MAX_SUBJECT, check_subject_name
 from dwarf_nats.workflow.state import Raw, State, check_json, encode_state, encode_value, state_from
 from dwarf_nats.workflow.status import Status
 
@@ -83,8 +83,8 @@ class FlowControl:
 
     async def break_before(self, flow: str, task: str, *, enabled: bool) -> None:
         shard, key = self._placement.locate(flow)
-        if not 0 < len(task) <= MAX_NAME:
-            raise BadRequest(f"task must be the name or url of a node, 1 to {MAX_NAME} characters, got {len(task)}")
+        if not 0 < len(task) <= MAX_SUBJECT:
+            raise BadRequest(f"task must be the name or url of a node, 1 to {MAX_SUBJECT} characters, got {len(task)}")
         check_text(task, "task")
         row = await shard.store.flows.get(key)
         await shard.store.control.break_before(row, task, enabled=enabled)
