@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import orjson
 import typer
 from msgspec import UNSET
@@ -21,6 +22,7 @@ from dwarf_nats.render import graph_mermaid
 from dwarf_nats.render.terminal import one_line
 from dwarf_nats.sdk import Graph
 from dwarf_nats.wire import messages as m
+from dwarf_nats.wire.schema import json_schema
 from dwarf_nats.wire.times import rfc3339
 from dwarf_nats.workflow import documents
 from dwarf_nats.workflow.document_lines import line_of
@@ -168,6 +170,13 @@ async def _validated(file: GraphFile, validate: Callable[[Graph], Awaitable[list
         return await validate(file.graph)
     except BadRequest as error:
         raise file.refused(error) from None
+
+
+@command(app, "schema", example="dwarf-nats graph schema > graph.schema.json")
+async def schema(out: Output) -> None:
+    """Print the JSON Schema of graph files, for editors and other tools."""
+    text = msgspec.json.encode(json_schema(m.GraphDocument))
+    out.show(text, pretty(text))
 
 
 @command(

@@ -1,4 +1,4 @@
-"""The builder of nodes that the engine carries out itself, of policies and of declared fields (section 12, L1, G11)."""
+"""The builder of nodes that the engine carries out itself, of policies and of declared fields (N1-N9, L1, G11)."""
 
 from __future__ import annotations
 

@@ -97,7 +97,7 @@ class CannotEvaluate(Exception):
 
 
 def value_of(source: str, state: State) -> Any:
-    """Evaluate an expression of a template to a plain Python value (section 12). Raises `CannotEvaluate`.
+    """Evaluate an expression of a template to a plain Python value (semantics: templates). Raises `CannotEvaluate`.
 
     Variables and bounds are those of conditions. Times are `datetime` and `timedelta` values.
     """

@@ -1,4 +1,4 @@
-"""Nodes to JSON and back (G8, section 12): their kinds and policies, the defaults and the fields of a graph."""
+"""Nodes to JSON and back (G8, N1-N9): their kinds and policies, the defaults and the fields of a graph."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Validation of node kinds, policies and compensation (G6, L1, section 12): a sentence for each problem, with its place."""
+"""Validation of node kinds, policies and compensation (G6, L1, N1-N9): a sentence for each problem, with its place."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Templates: JSON values in which a text that begins with `=` is a CEL expression over the state (section 12).
+"""Templates: JSON values in which a text that begins with `=` is a CEL expression over the state (semantics: templates).
 
 The value of the expression replaces the text. Two `=` at the start stand for one that belongs to the text. Keys of objects
 are never expressions. An expression that is nothing but a field copies the JSON text of that field, digit for digit.

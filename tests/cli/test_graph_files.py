@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import jsonschema
 import pytest
 
 from dwarf_nats.cli.graph import read_graph, read_graph_file
 from dwarf_nats.errors import BadRequest
+from dwarf_nats.wire.messages import GraphDocument
+from dwarf_nats.wire.schema import json_schema
+from dwarf_nats.workflow import documents
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 @pytest.mark.parametrize(
@@ -111,3 +117,23 @@ def test_a_line_of_what_an_alias_repeats_is_that_of_the_alias(tmp_path: Path) ->
     file = tmp_path / "a.yaml"
     with pytest.raises(BadRequest, match=r"a\.yaml:7: graph 'a', transitions\[0\]"):
         read_graph(str(file))
+
+
+def test_the_schema_accepts_the_graphs_of_the_examples() -> None:
+    """G8: what `dwarf-nats graph schema` prints is what editors check files by."""
+    checker = jsonschema.Draft202012Validator(json_schema(GraphDocument))
+    files = sorted(EXAMPLES.rglob("*.yaml"))
+    assert len(files) >= 4
+    for path in files:
+        checker.validate(documents.from_yaml(path.read_text()))
+        read_graph(str(path)).validate()
+    with pytest.raises(jsonschema.ValidationError, match="subjekt"):
+        checker.validate({"name": "a", "tasks": [{"name": "a", "request": {"subjekt": "x"}}]})
+
+
+def test_the_schema_describes_what_people_write() -> None:
+    """An editor shows these sentences."""
+    described = json_schema(GraphDocument)["$defs"]
+    assert "template" in described["SendRequestAction"]["description"].lower()
+    for name in ("GraphTask", "RetryAction", "WaitAction", "GraphField"):
+        assert described[name]["description"].endswith(".")

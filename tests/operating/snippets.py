@@ -139,8 +139,17 @@ def check_json(block: Block) -> None:
         msgspec.convert(value, m.ErrorReply)
     elif "stepKey" in value:
         msgspec.json.decode(block.text.encode(), type=m.Pause)
+    elif "name" in value or "fields" in value:
+        _check_part_of_graph(value)
     else:
         assert {"time", "level", "logger", "message"} <= set(value), f"{block.shown}: no rule says what this is"
+
+
+def _check_part_of_graph(value: dict[str, Any]) -> None:
+    """A node, or the declared fields, of a graph that has nothing else."""
+    name = value.get("name", "a")
+    graph = {"name": "g", "tasks": [value if "name" in value else {"name": name}]}
+    Graph.from_values({**graph, "fields": value.get("fields"), "transitions": [{"from": name, "to": "END"}]}).validate()
 
 
 def check_yaml(block: Block) -> None:

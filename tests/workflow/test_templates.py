@@ -1,4 +1,4 @@
-"""Templates: what an expression becomes in JSON, and how one that has no value is told (section 12)."""
+"""Templates: what an expression becomes in JSON, and how one that has no value is told (semantics: templates)."""
 
 from __future__ import annotations
 
