@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from dwarf_nats.backoff import DATABASE_BACKOFF
+from dwarf_nats.rules.scheduling.clock_offset import ClockOffset
 from dwarf_nats.rules.scheduling.queue_view import QueueView
 from dwarf_nats.rules.scheduling.values import NO_BUDGETS, Claim
 
@@ -94,6 +95,7 @@ class ReadyQueue:
 
     def _reset(self) -> None:
         self.view = QueueView()
+        self._clock_offset = ClockOffset()
         self._poll_at = 0
         self._wake_at = NEVER
         self.backlog_band: int | None = BEST_BAND
@@ -228,9 +230,9 @@ class ReadyQueue:
     async def _read(self, blocked_tasks: Sequence[str], slots: int) -> None:
         request = self.view.first_request(slots)
         while True:
-            before = self._clock.now()
+            asked_at = self._clock.now()
             page = await self.steps.peek(request, blocked_tasks)
-            now = (before + self._clock.now()) // 2
+            now = page.now - self._clock_offset.measure(page.now, asked_at, self._clock.now())
             following = self.view.add_page(request, page, now, blocked=blocked_tasks, slots=slots)
             if following is None:
                 return
