@@ -268,6 +268,24 @@ async def test_100_000_waits_cost_one_probe(pg_dsn: str, name: str, analysed: bo
     assert root["Shared Hit Blocks"] + root["Shared Read Blocks"] <= 12, plan
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("analysed", [False, True])
+async def test_a_heartbeat_finds_the_next_of_100_000_deadlines_by_index(pg_dsn: str, analysed: bool) -> None:
+    """C5: on an ordinary connection, with which a table might be read from end to end."""
+    store = SqlStore(1, pg_dsn, pool=1, clock=ManualClock())
+    await store.open("one", migrated=True)
+    numbers = f"generate_series(1::bigint, {COUNT}::bigint) n"
+    await store.database.fetch(WAITS.format(event=int(Parked.EVENT), far=FAR, numbers=numbers))
+    if analysed:
+        await store.database.fetch("analyze dwarf_steps")
+    rows = await store.database.fetch(f"explain (analyze, buffers, format json) {deadlines.NEXT_DEADLINE}")
+    assert (await store.replicas.heartbeat("one")).deadline_in is not None
+    await store.close()
+    plan = json.loads(rows[0][0])[0]["Plan"]
+    assert "dwarf_steps_deadlines" in json.dumps(plan), plan
+    assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] <= 6, plan
+
+
 async def test_sqlite_finds_deadlines_by_their_index(timed: SqlStore) -> None:
     numbers = (
         f"(with recursive c(n) as (select 1 union all select n + 1 from c where n < {COUNT // 10}) select n from c)"
