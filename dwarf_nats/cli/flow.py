@@ -262,7 +262,7 @@ async def list_(
             coloured(one.status),
             one.task or "",
             day_and_clock(one.updated_at),
-            one.cancel_reason or error_line(one.error),
+            "compensating" if one.compensating else one.cancel_reason or error_line(one.error),
         )
         for one in flows
     ]

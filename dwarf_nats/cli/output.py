@@ -109,6 +109,8 @@ def outcome_view(outcome: Outcome) -> list[RenderableType]:
     shown: list[RenderableType] = [
         Text.assemble(f"{one_line(outcome.workflow)}  ", coloured(outcome.status), f"  {outcome.flow_key}")
     ]
+    if outcome.compensating:
+        shown.append("completed steps are being compensated; after that the flow fails or is cancelled")
     if outcome.error is not None:
         shown.append(Text(f"error: {error_line(outcome.error)}", style="red"))
     if outcome.cancel_reason is not None:

@@ -38,6 +38,7 @@ def outcome_of(shard: int, flow: FlowRow, paused: PausedFlow | None = None) -> O
         state_json=(flow.final_state or "{}").encode() if status.terminal else b"{}",
         error=ErrorInfo.from_stored(flow.error) if status is Status.FAILED else None,
         cancel_reason=(flow.cancel_reason or "") if status is Status.CANCELLED else None,
+        compensating=flow.compensating is not None,
     )
     if status is Status.INTERRUPTED and paused is not None:
         outcome.state_json = paused.state_json
@@ -82,6 +83,7 @@ def outcome_at(flow: FlowContext | FlowRef, end: FlowEnd) -> Outcome:
         status=end.status,
         state_json=end.state_json,
         error=end.error,
+        cancel_reason=(end.cancel_reason or "") if end.status is Status.CANCELLED else None,
         interrupt_json=payload,
         pauses=end.pauses,
         truncated=end.truncated,
@@ -100,7 +102,7 @@ def history_step(shard: int, row: StepRow) -> Step:
         created_at=row.created_at,
         updated_at=row.updated_at,
         started_at=row.started_at,
-        error=ErrorInfo.from_stored(row.error),
+        error=ErrorInfo.from_stored(row.error) if row.status is not Status.COMPLETED else None,
         predecessor_id=row.predecessor_id,
         successor_id=row.successor_id,
         problems=[] if row.problems is None else list(decode_value(row.problems.encode())),
@@ -130,8 +132,9 @@ def summary_of(shard: int, row: SummaryRow) -> FlowSummary:
         fairness_key=row.fairness_key,
         started_at=row.started_at,
         task=row.task,
-        error=ErrorInfo.from_stored(row.error),
-        cancel_reason=row.cancel_reason,
+        error=ErrorInfo.from_stored(row.error) if row.compensating is None else None,
+        cancel_reason=row.cancel_reason if row.compensating is None else None,
+        compensating=row.compensating is not None,
     )
 
 
@@ -155,6 +158,7 @@ def final_state_of(graph: Graph, steps: list[StepRow], limits: Limits = UNLIMITE
 
     Inside a fan-out it is the input that the fan-in would have received, else the input of the steps without a successor.
     """
+    steps = [one for one in steps if one.compensates is None]
     if not steps:
         return b"{}"
     open_spawns = [

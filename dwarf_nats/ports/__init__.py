@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from typing import Any, TypeAlias
 
-from dwarf_nats.ports.control import ControlStore, FinalState, GraphOf, Started
+from dwarf_nats.ports.control import Compensates, ControlStore, FinalState, GraphOf, Started
 from dwarf_nats.ports.events import Delivered, EventStore, Signalled
 from dwarf_nats.ports.shared import (
     BreakerStore,
@@ -57,6 +57,7 @@ __all__ = [
     "BreakerStore",
     "BusAway",
     "Clock",
+    "Compensates",
     "ControlStore",
     "DatabaseAway",
     "DeletedFlow",

@@ -20,6 +20,10 @@ GraphOf: TypeAlias = "Callable[[FlowRow], Graph]"
 """Returns the graph of a flow; an exception it raises rolls the transaction back and reaches the caller."""
 
 
+Compensates: TypeAlias = "Callable[[FlowRow], bool]"
+"""True if the graph of a flow has nodes that are compensated (N9); raises what `GraphOf` raises."""
+
+
 class Started(NamedTuple):
     """A flow that was started: `at` this time, with these pending `steps`."""
 
@@ -38,8 +42,14 @@ class ControlStore(Protocol):
         """Make a created flow running and its steps pending (O2); an empty `notify` keeps the one it has."""
         ...
 
-    async def cancel(self, flow: FlowRow, reason: str, final_state: FinalState) -> TreeChange:
-        """Cancel a flow with every flow above and below it and their live steps; each gets a final state (O10)."""
+    async def cancel(
+        self, flow: FlowRow, reason: str, final_state: FinalState, compensates: Compensates = ...
+    ) -> TreeChange:
+        """Cancel a flow with every flow above and below it and their live steps; each gets a final state (O10).
+
+        If completed steps of the tree have to be compensated, that begins, and its flows run until it is over (N9). By default
+        nothing is compensated.
+        """
         ...
 
     async def resume(self, flow: FlowRow, data: str, step_id: int | None = None) -> TreeChange:

@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from dwarf_nats.rules.scheduling.values import Page, PageRequest, Share
     from dwarf_nats.rules.settlement import Settlement, SettleResult
     from dwarf_nats.rules.state_refs import RefSource
-    from dwarf_nats.rules.steps import NewFlow, NewIds
+    from dwarf_nats.rules.steps import ClaimedStep, NewFlow, NewIds
+    from dwarf_nats.workflow.answer import Compensating
     from dwarf_nats.workflow.cursors import Place
     from dwarf_nats.workflow.keys import Key
     from dwarf_nats.workflow.limits import Limits
@@ -128,6 +129,10 @@ class StepStore(Protocol):
 
     async def ref_source(self, step_ids: Collection[int]) -> RefSource:
         """Read what these steps hold, for the states that refer to them (S2)."""
+        ...
+
+    async def compensation(self, step: ClaimedStep) -> Compensating:
+        """Read the step that a claimed step compensates, and why its flow ends (N9). Raises `DanglingRef` if it is gone."""
         ...
 
     async def close_stale(self, step_ids: Sequence[int]) -> None:

@@ -3,13 +3,15 @@
 A chain X→Y stands on both rows; the branches of a fan-out name it as their predecessor, while it names no successor; every
 member that reaches a fan-in names it as its successor. So a step lies in the branch of the step before it, except that a
 branch begins at each child of a fan-out, and ends before the step that several name as their successor. A fan-out of one
-branch looks like a chain, and is drawn as one.
+branch looks like a chain, and is drawn as one. A compensation names the step that it compensates as its predecessor (N9); it
+lies where that lies, and leads nowhere.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from dwarf_nats.workflow.nodes import COMPENSATION_SUFFIX
 from dwarf_nats.workflow.records import Step
 from dwarf_nats.workflow.status import Status
 
@@ -28,13 +30,23 @@ class Dag:
         """Steps that several others name as their successor."""
         self.cohorts: dict[int, list[int]] = {}
         """Fan-out → the first step of each of its branches, two or more, in their order (F1)."""
+        self.compensations = {
+            step.step_id
+            for step in self.steps
+            if (before := self.by_id.get(step.predecessor_id or 0)) is not None
+            and step.task == f"{before.task}{COMPENSATION_SUFFIX}"
+        }
+        """Steps that compensate the one before them."""
         self.chains: dict[Path, list[Step]] = {}
         """The steps that lie in the same branch and in no deeper one."""
         self.paths: dict[int, Path] = {}
         self._read_edges()
         self._read_paths()
-        leading = {source for sources in self.sources.values() for source in sources}
-        self.sinks = [step for step in self.steps if step.step_id not in leading]
+        compensations = self.compensations
+        leading = {
+            source for step_id, sources in self.sources.items() if step_id not in compensations for source in sources
+        }
+        self.sinks = [step for step in self.steps if step.step_id not in leading and step.step_id not in compensations]
 
     def _read_edges(self) -> None:
         children: dict[int, list[int]] = {}
@@ -46,7 +58,8 @@ class Dag:
             before = step.predecessor_id
             if before in self.by_id and before != step.step_id and before not in self.sources[step.step_id]:
                 self.sources[step.step_id].append(before)
-                children.setdefault(before, []).append(step.step_id)
+                if step.step_id not in self.compensations:
+                    children.setdefault(before, []).append(step.step_id)
         self.cohorts = {spawn: sorted(branches) for spawn, branches in children.items() if len(branches) > 1}
 
     def _read_paths(self) -> None:
@@ -97,8 +110,8 @@ def with_children(steps: Sequence[Step]) -> Iterator[Step]:
 
 
 def flow_status(steps: Sequence[Step]) -> Status:
-    """The status of a flow, as far as its steps show it; `pending` if none runs yet."""
-    seen = {step.status for step in steps}
+    """The status of a flow, as far as its steps show it; `pending` if none runs yet. A compensation that is over shows none."""
+    seen = {step.status for step in steps if not (step.status.terminal and step.task.endswith(COMPENSATION_SUFFIX))}
     return next((status for status in _PRECEDENCE if status in seen), Status.CREATED)
 
 

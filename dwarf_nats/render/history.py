@@ -234,6 +234,9 @@ class _FlowDrawing:
             for tail, source in into:
                 if (tail, head) not in drawn:
                     drawn.add((tail, head))
+                    if step.step_id in self._dag.compensations:
+                        self._chart.edge(tail, head, line=Line.DOTTED)
+                        continue
                     waited = "" if tail in self._folded or head in self._folded else _waited(source, step)
                     ranks = self._ranks[head] - self._ranks[tail] if fan_in else 1
                     self._chart.edge(tail, head, waited, ranks=max(1, ranks))

@@ -41,6 +41,7 @@ class ClaimedRow(msgspec.Struct, gc=False):
     subgraph_result: str | None
     subgraph_error: str | None
     breakpoint_hit: int
+    compensates: int | None
     borrowed: str | None
     cohort_error: str | None
     reruns: int
@@ -60,6 +61,7 @@ class ClaimedRow(msgspec.Struct, gc=False):
     """The time at which the flow was created, or restarted last."""
     flow_updated_at: Annotated[int, From("f", "updated_at")]
     breakpoints: Annotated[str | None, From("f")]
+    compensable: Annotated[int, From("f")]
     root_id: Annotated[int, From("f")]
     surgraph_flow_id: Annotated[int | None, From("f")]
     surgraph_step_id: Annotated[int | None, From("f")]
@@ -93,6 +95,7 @@ def claimed_step(row: ClaimedRow, shard: int, held: state_refs.RefSource) -> Cla
             surgraph_step_id=row.surgraph_step_id,
             breakpoints=breakpoints.read(row.breakpoints),
             trace=row.trace,
+            compensable=bool(row.compensable),
         ),
         step_id=row.step_id,
         token=row.token,

@@ -9,7 +9,7 @@ import msgspec
 import orjson
 
 from dwarf_nats.errors import BadRequest
-from dwarf_nats.rules import branching, parking, retries, routing, state_refs
+from dwarf_nats.rules import branching, compensation, parking, retries, routing, state_refs
 from dwarf_nats.rules.routing import ON_ERROR, Route, StepError
 from dwarf_nats.rules.settlement import FlowEnd, Settlement
 from dwarf_nats.rules.state_refs import NO_REFS, Refs
@@ -18,6 +18,7 @@ from dwarf_nats.workflow import fields
 from dwarf_nats.workflow.answer import Answer, ErrorInfo, Retry
 from dwarf_nats.workflow.graph import END, Graph
 from dwarf_nats.workflow.limits import ELSEWHERE, Limits, over
+from dwarf_nats.workflow.nodes import COMPENSATION_RETRY
 from dwarf_nats.workflow.state import Raw, State, check_json, encode_state, encode_value, merge
 from dwarf_nats.workflow.status import Status
 
@@ -41,6 +42,9 @@ class Deciding(msgspec.Struct, frozen=True):
 def decide(deciding: Deciding, answer: Answer, child: parking.Child | None = None) -> Settlement:
     """The settlement of an answer (X4-X9). `child` is there if `parking.wanted_child` says so."""
     step = deciding.step
+    if step.compensating is not None:
+        policy = deciding.graph.compensations[step.node].retry or COMPENSATION_RETRY
+        return compensation.decide(step, policy, answer, limits=deciding.limits, chance=deciding.chance)
     changes = {**step.changes, **answer.changes} if step.changes else answer.changes
     try:
         if answer.error is not None:
@@ -75,8 +79,11 @@ def _check_types(deciding: Deciding, changes: State) -> None:
 def fail(step: ClaimedStep, error: ErrorInfo) -> Settlement:
     """The step fails, and its flow with it; inside a cohort it has arrived as a failure and the siblings go on (X8).
 
-    The error's answer contributes no changes (S6).
+    The error's answer contributes no changes (S6). If the flow may have something to compensate, that is looked for when it is
+    written, and its end comes after it (N9).
     """
+    if step.compensating is not None:
+        return compensation.failed(step, error)
     settlement = Settlement(step, Status.FAILED, step.changes, error=error, attempt=step.attempt)
     if step.spawn_id:
         settlement.arrives = True
@@ -84,7 +91,11 @@ def fail(step: ClaimedStep, error: ErrorInfo) -> Settlement:
         state = step.input
         text = encode_state(state)
         refs = _refs_of(step, step.changes, state, text)
-        settlement.end = _ended(Status.FAILED, state, text, refs, error=error)
+        end = _ended(Status.FAILED, state, text, refs, error=error)
+        if step.flow.may_compensate:
+            settlement.compensates, settlement.pending_end = True, end
+        else:
+            settlement.end = end
     return settlement
 
 
@@ -125,7 +136,12 @@ def fail_or_handle(deciding: Deciding, error: ErrorInfo) -> Settlement:
     changes = {**step.changes, **on_err}
     state = merge(step.state, changes)
     route = routing.after_error(deciding.graph, step.node, state)
-    settlement = _follow(deciding, route, changes, state) if route.edges else fail(step, error)
+    if not route.edges:
+        settlement = fail(step, error)
+    else:
+        settlement = _follow(deciding, route, changes, state)
+        if settlement.status is Status.COMPLETED:
+            settlement.error = error  # so it is told from a step that simply completed (N9)
     settlement.problems = route.problems
     return settlement
 

@@ -193,6 +193,9 @@ def _flow(flow: FlowRow, flow_ids: Mapping[int, NewFlowId], step_ids: Mapping[in
 def _move(step: StepRow, flow_ids: Mapping[int, NewFlowId], step_ids: Mapping[int, StepRef]) -> None:
     step.flow_id = flow_ids[step.flow_id].flow_id
     ref = step_ids[step.step_id]
+    if step.status is Status.COMPLETED and step.compensates is None:
+        step.copied_from = step.step_id
+    step.compensates = _moved(step.compensates, step_ids)
     step.step_id, step.token = ref.step_id, ref.token
     step.spawn_id = step_ids[step.spawn_id].step_id if step.spawn_id else 0
     step.borrowed = _moved_refs(step.borrowed, step_ids)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from dwarf_nats.errors import Conflict
 from dwarf_nats.rules.rows import StepRow
+from dwarf_nats.workflow.nodes import COMPENSATION_SUFFIX
 from dwarf_nats.workflow.status import Parked, Status
 
 AT_REST = frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELLED, Status.INTERRUPTED})
@@ -67,6 +68,15 @@ def rewind(steps: Mapping[int, StepRow], target: int, paused: Collection[int] = 
             result.touched.add(step.step_id)
     _unrun(steps[target])
     return result
+
+
+def refuse_compensation(step: StepRow) -> None:
+    """Raise `Conflict` for a compensation: nothing follows on it, so nothing can run again from there (N9)."""
+    if step.compensates is not None:
+        compensated = step.node.removesuffix(COMPENSATION_SUFFIX)
+        raise Conflict(
+            f"step {step.node!r} is a compensation: run again from the step of {compensated!r} that it compensates"
+        )
 
 
 def rewind_caller(steps: Mapping[int, StepRow], target: int, paused: Collection[int] = ()) -> Rewound:
@@ -132,6 +142,7 @@ def _unrun(step: StepRow) -> None:
     step.wait_event = step.wait_key = step.wait_until = step.event = None
     step.interrupt_timed_out = 0
     step.started_at = None
+    step.copied_from = None
     step.lease_seq += 1
 
 

@@ -91,7 +91,9 @@ class FlowRow:
     restarted_at: int | None = None
     """The time of its last restart. The flow is shown as created then, but keeps its place in lists and threads (O13)."""
     compensating: str | None = None
-    """How it ends once its completed steps are compensated, as JSON (N9)."""
+    """The status it takes once the compensations under way are over (N9). Final state, error and reason are there already."""
+    compensable: int = 0
+    """1 if flows that it called have completed, and may have to be compensated with it."""
 
     @classmethod
     def columns(cls) -> str:
@@ -149,6 +151,8 @@ class StepRow:
     interrupt_timed_out: int = 0
     compensates: int | None = None
     """The step that it compensates."""
+    copied_from: int | None = None
+    """The step of which a fork made this copy, as completed; a copy is not compensated with its flow (N9, O14)."""
 
     @classmethod
     def columns(cls) -> str:
@@ -186,6 +190,7 @@ class SummaryRow:
     task: str | None
     created_at: int
     """Its place among the pages, which a restart does not change."""
+    compensating: str | None
 
 
 class Called(NamedTuple):

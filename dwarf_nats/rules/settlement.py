@@ -38,6 +38,8 @@ class FlowEnd:
     """The pauses that interrupt it (P5)."""
     truncated: bool = False
     """Some of these are not listed, or without their payloads."""
+    cancel_reason: str | None = None
+    """Why it was cancelled, if it was."""
     refs: Refs = field(default_factory=dict)
     stripped_json: bytes = b""
     """The state without the fields in `refs`, if there are any."""
@@ -86,6 +88,10 @@ class Settlement:
     """The event the step waits for from now on (E2)."""
     slept: bool = False
     """The step sleeps for `delay_us`; it is marked, so that it is completed when it runs next (N7)."""
+    compensates: bool = False
+    """Compensations of its flow begin or go on (N9): it fails with `pending_end`, or the step was one of them and is over."""
+    pending_end: FlowEnd | None = None
+    """The end of the flow unless there is something to compensate first; then the end after that."""
     forgets: bool = False
     """The data it was resumed with, and its child, are forgotten (X5)."""
     error_json: str | None = None

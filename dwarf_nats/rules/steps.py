@@ -17,7 +17,7 @@ from dwarf_nats.rules.state_refs import NO_REFS, Refs
 from dwarf_nats.workflow.state import State, merge
 
 if TYPE_CHECKING:
-    from dwarf_nats.workflow.answer import ErrorInfo
+    from dwarf_nats.workflow.answer import Compensating, ErrorInfo
     from dwarf_nats.workflow.graph import Graph
     from dwarf_nats.workflow.state import Raw
     from dwarf_nats.workflow.status import Status
@@ -87,6 +87,8 @@ class FlowContext(msgspec.Struct, kw_only=True):
     """Nodes, by name or url, before which it pauses (O12)."""
     trace: str = ""
     """The context of its root span, as `traceparent` and, after a blank, `tracestate` (T2)."""
+    compensable: bool = False
+    """Flows that it called have completed, and may have to be compensated with it (N9)."""
     logged: set[str] = msgspec.field(default_factory=set)
     """Nodes whose unevaluable conditions were logged already (G9)."""
 
@@ -97,6 +99,11 @@ class FlowContext(msgspec.Struct, kw_only=True):
     @property
     def public_id(self) -> str:
         return f"{self.shard}-{self.flow_id}"
+
+    @property
+    def may_compensate(self) -> bool:
+        """True if completed steps, of this flow or of flows it called, may have to be compensated when it fails (N9)."""
+        return self.compensable or self.graph is None or self.graph.compensates
 
 
 class ClaimedStep(msgspec.Struct, kw_only=True):
@@ -138,6 +145,8 @@ class ClaimedStep(msgspec.Struct, kw_only=True):
     """It is a fan-in whose input still cannot be merged: it fails with this, and its task is not asked (F3, O13)."""
     reruns: int = 0
     """Operations that made it run again (O13); retries and recoveries do not count."""
+    compensating: Compensating | None = None
+    """It compensates a completed step (N9)."""
     cancelled: bool = False
     """Nobody wants its result any more: its flow was cancelled, or rewound, and this replica knows."""
     slot: str = ""

@@ -14,7 +14,7 @@ from dwarf_nats.wire import headers as h
 from dwarf_nats.wire import task_messages as t
 from dwarf_nats.wire.codec import micros
 from dwarf_nats.wire.decoding import explain
-from dwarf_nats.workflow.answer import Answer, Disposition, ErrorInfo, Retry, Subgraph, TaskCall
+from dwarf_nats.workflow.answer import Answer, Compensating, Disposition, ErrorInfo, Retry, Subgraph, TaskCall
 from dwarf_nats.workflow.keys import parse_key
 from dwarf_nats.workflow.state import encode_state
 from dwarf_nats.workflow.task_exceptions import describe_error
@@ -71,7 +71,18 @@ def decode_request(body: bytes, headers: Mapping[str, str] | None = None) -> Tas
         result, error_text = request.subgraph.result, request.subgraph.error
         call.subgraph_result = None if isinstance(result, UnsetType) else result
         call.subgraph_error = None if isinstance(error_text, UnsetType) else error_text
+    if not isinstance(request.compensating, UnsetType):
+        call.compensating = _compensating(request.compensating)
     return call
+
+
+def _compensating(step: t.Compensating) -> Compensating:
+    return Compensating(
+        step_key=step.step_key,
+        changes=step.changes,
+        error=None if isinstance(step.error, UnsetType) else ErrorInfo.from_values(step.error),
+        cancel_reason=None if isinstance(step.cancel_reason, UnsetType) else step.cancel_reason,
+    )
 
 
 def accept_seconds(headers: Mapping[str, str] | None) -> float | None:

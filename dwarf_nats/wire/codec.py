@@ -187,6 +187,7 @@ def outcome_message(outcome: Outcome) -> m.Outcome:
         cancel_reason=_or_unset(outcome.cancel_reason),
         interrupt_payload=_raw(outcome.interrupt_json),
         pauses=[pause_message(one) for one in outcome.pauses] if outcome.pauses else UNSET,
+        compensating=outcome.compensating or UNSET,
         truncated=outcome.truncated or UNSET,
     )
 
@@ -202,6 +203,7 @@ def outcome_record(message: m.Outcome) -> Outcome:
         cancel_reason=_or_none(message.cancel_reason),
         interrupt_json=raw_bytes(message.interrupt_payload),
         pauses=[pause_record(one) for one in or_default(message.pauses, ())],
+        compensating=message.compensating is True,
         truncated=message.truncated is True,
     )
 
@@ -310,6 +312,7 @@ def summary_message(flow: FlowSummary) -> m.FlowSummary:
         cancel_reason=_or_unset(flow.cancel_reason),
         started_at=_time(flow.started_at),
         fairness_key=flow.fairness_key or UNSET,
+        compensating=flow.compensating or UNSET,
     )
 
 
@@ -328,6 +331,7 @@ def summary_record(message: m.FlowSummary) -> FlowSummary:
         cancel_reason=_or_none(message.cancel_reason),
         started_at=_micros(message.started_at),
         fairness_key=_or_none(message.fairness_key) or "",
+        compensating=message.compensating is True,
     )
 
 

@@ -30,6 +30,9 @@ Truncated = Annotated[bool, Meta(description="Something did not fit the bus and 
 TaskName = Annotated[
     str, Meta(description="The url of a task, or the subject of a request or message as the graph has it.")
 ]
+Compensated = Annotated[
+    bool, Meta(description="Its completed steps are being compensated; after that it fails or is cancelled.")
+]
 Subject = Annotated[str, Meta(description="Tokens of A-Z a-z 0-9 _ - joined by single dots.")]
 
 

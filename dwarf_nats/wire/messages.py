@@ -20,6 +20,7 @@ from .graph_messages import GraphValidateReply as GraphValidateReply
 from .message_fields import (
     MOST,
     AnyJson,
+    Compensated,
     FlowStatus,
     Integer,
     Key,
@@ -219,6 +220,7 @@ class Outcome(Message):
     pauses: Maybe[
         Annotated[list[Pause], Meta(description="What it is paused by, the oldest pause first; 100 at most.")]
     ] = UNSET
+    compensating: Maybe[Compensated] = UNSET
     truncated: Maybe[Truncated] = UNSET
 
 
@@ -287,6 +289,7 @@ class FlowSummary(Message):
     cancel_reason: Maybe[str] = UNSET
     started_at: Maybe[Time] = UNSET
     fairness_key: Maybe[str] = UNSET
+    compensating: Maybe[Compensated] = UNSET
 
 
 class FlowListReply(Message):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from msgspec import UNSET, Meta
 
@@ -33,6 +33,15 @@ class SubgraphEnd(Message):
     error: Maybe[str] = UNSET
 
 
+class Compensating(Message):
+    """The completed step that is compensated, what it had changed, and why its flow ends (N9)."""
+
+    step_key: Key
+    changes: Object
+    error: Maybe[dict[str, Any]] = UNSET
+    cancel_reason: Maybe[str] = UNSET
+
+
 class TaskRequest(Message):
     """What a task service is asked."""
 
@@ -49,6 +58,7 @@ class TaskRequest(Message):
     deadline: Time
     resumed: Maybe[Resumed] = UNSET
     subgraph: Maybe[SubgraphEnd] = UNSET
+    compensating: Maybe[Compensating] = UNSET
 
 
 class SubgraphCall(Request):

@@ -13,7 +13,7 @@ import orjson
 from msgspec import UNSET, Raw, UnsetType
 
 from dwarf_nats.errors import BadRequest
-from dwarf_nats.workflow.answer import Answer, Disposition, ErrorInfo, Retry, Subgraph, TaskCall
+from dwarf_nats.workflow.answer import Answer, Compensating, Disposition, ErrorInfo, Retry, Subgraph, TaskCall
 from dwarf_nats.workflow.state import MAX_DEPTH, check_json, check_state
 
 from . import headers as h
@@ -62,6 +62,7 @@ def encode_request(call: TaskCall, accept_ms: int, traceparent: str = "", traces
             deadline=deadline,
             resumed=_resumed(call),
             subgraph=subgraph,
+            compensating=UNSET if call.compensating is None else _compensating(call.compensating),
         )
     )
     trace = f"traceparent: {traceparent}\r\n" if traceparent else ""
@@ -80,6 +81,15 @@ def _resumed(call: TaskCall) -> t.Resumed | UnsetType:
     if call.resumed is not None:
         return t.Resumed(data=call.resumed)
     return t.Resumed(timed_out=True) if call.interrupt_timed_out else UNSET
+
+
+def _compensating(step: Compensating) -> t.Compensating:
+    return t.Compensating(
+        step_key=step.step_key,
+        changes=step.changes,
+        error=UNSET if step.error is None else step.error.as_dict(),
+        cancel_reason=UNSET if step.cancel_reason is None else step.cancel_reason,
+    )
 
 
 @lru_cache(maxsize=4096)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -48,10 +49,13 @@ class ErrorInfo:
     @classmethod
     def from_stored(cls, text: str | None) -> ErrorInfo | None:
         """Read a stored error; `None` for no text."""
-        if text is None:
-            return None
-        stored: dict[str, Any] = orjson.loads(text)
-        return cls(str(stored.pop("message", "")), int(stored.pop("code", 500)), stored)
+        return None if text is None else cls.from_values(orjson.loads(text))
+
+    @classmethod
+    def from_values(cls, values: Mapping[str, Any]) -> ErrorInfo:
+        """The error of an object as `as_dict` makes it."""
+        extra = dict(values)
+        return cls(str(extra.pop("message", "")), int(extra.pop("code", 500)), extra)
 
 
 MAX_DELAY_MS = 2**53 // 1000
@@ -135,6 +139,18 @@ class Answer:
     cause: str = ""
 
 
+class Compensating(msgspec.Struct, frozen=True, kw_only=True):
+    """The completed step that a compensation is for, and why its flow ends (N9). `changes`: what it had changed, as JSON.
+
+    `error` of a flow that fails, `cancel_reason` of one that is cancelled.
+    """
+
+    step_key: str
+    changes: Raw
+    error: ErrorInfo | None = None
+    cancel_reason: str | None = None
+
+
 class TaskCall(msgspec.Struct, kw_only=True):
     """The call of a task for one step. Times are microseconds since the epoch by the database's clock; `budget` is seconds.
 
@@ -161,6 +177,8 @@ class TaskCall(msgspec.Struct, kw_only=True):
     """The end of its wait for an event, as JSON: `{"data", "id", "at"}` or `{"timedOut": true}` (E2)."""
     subgraph_result: Raw | None = None
     subgraph_error: str | None = None
+    compensating: Compensating | None = None
+    """The step that is compensated, if this is a compensation (N9)."""
     cancelled: bool = False
     traceparent: str = ""
     """The W3C trace context of the call's span; empty without tracing (T2)."""

@@ -12,6 +12,7 @@ from typing import Any, TypeVar, overload
 import msgspec
 
 from dwarf_nats.workflow.answer import MAX_DELAY_MS, Answer, Retry, Subgraph, TaskCall
+from dwarf_nats.workflow.compensated import CompensatedStep, compensated_step
 from dwarf_nats.workflow.state import NULL, Raw, State, check_json, decode_value, encode_value, state_from, to_values
 from dwarf_nats.workflow.task_error import SubgraphError, TaskError, WaitTimeout
 
@@ -115,6 +116,11 @@ class Flow:
         Coroutine functions are cancelled automatically; a long loop in a plain function should check this and return.
         """
         return self._call.cancelled
+
+    @property
+    def compensating(self) -> CompensatedStep | None:
+        """The completed step that this execution is to undo; `None` unless it is a compensation (N9)."""
+        return compensated_step(self._call.compensating)
 
     @property
     def baggage(self) -> Any:

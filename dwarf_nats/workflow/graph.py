@@ -18,6 +18,7 @@ from dwarf_nats.workflow import graph_json, graph_warnings, lineage, validation
 from dwarf_nats.workflow.action_builder import ActionBuilder
 from dwarf_nats.workflow.graph_builder import Node, Transition
 from dwarf_nats.workflow.names import END
+from dwarf_nats.workflow.nodes import COMPENSATION_RETRY, COMPENSATION_SUFFIX, url_of
 from dwarf_nats.workflow.reducers import ReducerKind
 
 __all__ = ["END", "Graph", "Node", "ReducerKind", "Transition"]
@@ -47,6 +48,35 @@ class Graph(ActionBuilder):
         if self._fan_ins is None:
             self._fan_ins = self.fan_in_of()
         return self._fan_ins
+
+    @property
+    def compensates(self) -> bool:
+        """True if some of its nodes are compensated when a flow fails or is cancelled (N9)."""
+        return bool(self.compensations)
+
+    @property
+    def compensations(self) -> dict[str, Node]:
+        """The nodes of the steps that compensate others, by their names `<node>:compensate`, with their policies (N9).
+
+        Computed once; for a graph that is complete.
+        """
+        if self._compensations is None:
+            self._compensations = {
+                node.name: node for one in self.nodes.values() if (node := self._compensation_of(one)) is not None
+            }
+        return self._compensations
+
+    def _compensation_of(self, node: Node) -> Node | None:
+        wanted = node.compensate
+        if wanted is None:
+            return None
+        return Node(
+            f"{node.name}{COMPENSATION_SUFFIX}",
+            wanted.url if wanted.action is None else url_of(wanted.action),
+            action=wanted.action,
+            timeout_ms=node.timeout_ms,
+            retry=node.retry or self.defaults.retry or COMPENSATION_RETRY,
+        )
 
     # -- JSON ----------------------------------------------------------------------------------------------------
 

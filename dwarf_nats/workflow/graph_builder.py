@@ -81,6 +81,7 @@ class GraphBuilder:
         self._stray_fan_ins: dict[str, None] = {}
         self._defects: dict[str, str] = {}
         self._fan_ins: dict[str, str] | None = None
+        self._compensations: dict[str, Node] | None = None
 
     @property
     def entry_point(self) -> str:

@@ -110,6 +110,12 @@ class Compensation(msgspec.Struct, frozen=True, kw_only=True):
     action: SetFields | SendRequest | PublishMessage | None = None
 
 
+COMPENSATION_SUFFIX = ":compensate"
+"""The end of the name of a step that compensates one of the node with the name before it."""
+COMPENSATION_RETRY = RetryPolicy(max_attempts=10)
+"""The policy of a compensation whose node has none: what was done is undone, unless that fails again and again."""
+
+
 class Defaults(msgspec.Struct, frozen=True, kw_only=True):
     """Policies of all nodes of a graph that have none of their own (L1)."""
 

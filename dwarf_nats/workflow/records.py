@@ -55,6 +55,8 @@ class Outcome:
     interrupt_json: bytes | None = None
     pauses: list[Pause] = field(default_factory=list)
     truncated: bool = False
+    compensating: bool = False
+    """It is running because completed steps are being compensated; after that it fails or is cancelled (N9)."""
 
     @property
     def state(self) -> dict[str, Any]:
@@ -126,6 +128,8 @@ class FlowSummary:
     task: str | None = None
     error: ErrorInfo | None = None
     cancel_reason: str | None = None
+    compensating: bool = False
+    """Its completed steps are being compensated (N9)."""
 
 
 @dataclass(slots=True, kw_only=True)

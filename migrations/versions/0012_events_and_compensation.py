@@ -17,7 +17,9 @@ STATEMENTS = (
     "alter table dwarf_steps add column interrupt_timed_out int not null default 0",
     "alter table dwarf_steps add column compensates bigint",
     "alter table dwarf_steps add column reruns int not null default 0",
+    "alter table dwarf_steps add column copied_from bigint",
     "alter table dwarf_flows add column compensating text",
+    "alter table dwarf_flows add column compensable int not null default 0",
     # Steps that wait for a child or an event have no lease: what looks for leases must not read them, however many they are.
     "drop index dwarf_steps_held",
     "create index dwarf_steps_held on dwarf_steps (claimed_by, lease_expires) where status = 'running' and parked = 0",
@@ -38,6 +40,8 @@ STATEMENTS = (
     "create index dwarf_steps_events on dwarf_steps (wait_event, wait_key, step_id) where parked = 3",
     "create index dwarf_steps_deadlines on dwarf_steps (wait_until, step_id)"
     " where wait_until is not null and (parked = 3 or status = 'interrupted')",
+    # The next compensation of a flow, and the one under way: however many there are, one entry is read.
+    "create index dwarf_steps_compensations on dwarf_steps (flow_id, status, step_id) where compensates is not null",
 )
 
 

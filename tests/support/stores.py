@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dwarf_nats.errors import NotFound
+from dwarf_nats.ports import Compensates
 from dwarf_nats.rules.claims import ClaimedRow, claimed_step
 from dwarf_nats.rules.decide import fail, release
 from dwarf_nats.rules.rows import TreeChange
@@ -137,12 +138,18 @@ async def next_due(store: SqlStore) -> int | None:
     return min(times) - page.now if times else None
 
 
-async def cancel(store: SqlStore, flow_id: int, reason: str = "", final: Any = lambda steps: b"{}") -> TreeChange:
+async def cancel(
+    store: SqlStore,
+    flow_id: int,
+    reason: str = "",
+    final: Any = lambda steps: b"{}",
+    compensates: Compensates = lambda flow: False,
+) -> TreeChange:
     """Cancel a flow; `final` makes the final state of its steps."""
     flow = await store.flows.by_id(flow_id)
     if flow is None:
         raise NotFound("no such flow")
-    return await store.control.cancel(flow, reason, lambda _flow, steps: final(steps))
+    return await store.control.cancel(flow, reason, lambda _flow, steps: final(steps), compensates)
 
 
 async def fingerprint(store: SqlStore, flow_id: int) -> Sequence[Any]:

@@ -20,7 +20,7 @@ def own_budget_ms(step: ClaimedStep) -> int | None:
     graph = step.flow.graph
     if graph is None:
         return None
-    node = graph.nodes.get(step.node)
+    node = (graph.nodes if step.compensating is None else graph.compensations).get(step.node)
     if node is not None and node.timeout_ms is not None:
         return node.timeout_ms
     return graph.defaults.timeout_ms

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from dwarf_nats.engine.execution.executor import RELEASE_DELAY_US
+from dwarf_nats.errors import Unavailable
 from dwarf_nats.rules import state_refs
 from dwarf_nats.rules.claims import claimed_step
 from dwarf_nats.rules.decide import release
@@ -74,10 +76,23 @@ class Intake:
                 waited = -self._ready_queue.view.delay_of(row.not_before, now)
                 self._instruments.queue_wait(row.url, max(0, waited), now)
             step = self._read(row, source)
+            if step is not None and row.compensates is not None:
+                step = await self._with_compensated(step)
             if step is not None:
                 self._dispatch(step, probe=probe)
         if stale:
             await self._steps.close_stale(stale)
+
+    async def _with_compensated(self, step: ClaimedStep) -> ClaimedStep | None:
+        """The step of a compensation, with the step that it compensates; `None` if that cannot be read: then it is released."""
+        try:
+            step.compensating = await self._steps.compensation(step)
+        except (state_refs.DanglingRef, Unavailable) as error:
+            self._log.warning("step %s is given back: %s", step.public_id, error, extra=step.log_fields)
+            self._slots.acquire(step.url)
+            self._committer.settle(release(step, RELEASE_DELAY_US))
+            return None
+        return step
 
     def _read(self, row: ClaimedRow, source: state_refs.RefSource) -> ClaimedStep | None:
         """The step of a row; `None` if it cannot be read: then it is left to its lease, and the others are dispatched."""

@@ -60,6 +60,7 @@ class TaskInvoker:
             event=step.event,
             subgraph_result=step.subgraph_result,
             subgraph_error=None if step.subgraph_error is None else step.subgraph_error.message,
+            compensating=step.compensating,
         )
 
     async def _ask_within(self, step: ClaimedStep, traceparent: str, tracestate: str) -> Answer:

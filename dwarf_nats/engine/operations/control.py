@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dwarf_nats.engine.operations.checks import check_is_root, check_text
-from dwarf_nats.engine.operations.frozen_graphs import with_final_states, with_graphs
+from dwarf_nats.engine.operations.frozen_graphs import with_graphs
+from dwarf_nats.engine.projections import final_state_of
 from dwarf_nats.errors import BadRequest, NotFound, TooLarge
 from dwarf_nats.workflow.fields import check_values
 from dwarf_nats.workflow.keys import parse_key
@@ -50,13 +51,20 @@ class FlowControl:
             remedy = "say it shorter"
             raise TooLarge(over(f"the reason is {size} bytes", "max_error_bytes", self._limits.max_error_bytes, remedy))
         row = await shard.store.flows.get(key)
-        change = await with_final_states(
+        change = await with_graphs(
             self._graphs,
             shard.number,
-            self._limits,
-            lambda final_state: shard.store.control.cancel(row, reason, final_state),
+            lambda graph_of: shard.store.control.cancel(
+                row,
+                reason,
+                lambda flow, steps: final_state_of(graph_of(flow), list(steps), self._limits),
+                lambda flow: graph_of(flow).compensates,
+            ),
         )
-        shard.announcer.controlled(change, shard.announcer.stopped_flows(change))
+        if any(one.status is Status.RUNNING for one in change.changed):
+            runs_on(shard, change)  # flows that were paused run, because completed steps are compensated first
+        else:
+            shard.announcer.controlled(change, shard.announcer.stopped_flows(change))
 
     async def resume(self, flow: str, data: Any, *, step: str = "") -> None:
         shard, key = self._paused_at(flow, step)

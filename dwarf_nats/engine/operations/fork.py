@@ -8,7 +8,7 @@ from dwarf_nats.engine.ids import NoneLeft
 from dwarf_nats.engine.operations.control import check_types, checked_overrides, flow_was_deleted, step_and_flow
 from dwarf_nats.engine.projections import cohort_in, flow_key
 from dwarf_nats.errors import Conflict
-from dwarf_nats.rules import forking, unmerged
+from dwarf_nats.rules import forking, rewinding, unmerged
 from dwarf_nats.workflow.state import State, decode_state
 from dwarf_nats.workflow.status import Status
 
@@ -46,6 +46,7 @@ class FlowForks:
             raise flow_was_deleted(key)
         if not root.status.terminal:
             raise Conflict(f"the flow is {root.status}: only one that has ended can be forked")
+        rewinding.refuse_compensation(target)
         steps = await shard.store.flows.complete_steps(list(flows))
         inside = [one for one in steps if one.flow_id == flow.flow_id]
         merged = await self._merged_again(shard.number, inside, target.step_id, fields, graph_digest=flow.graph_digest)

@@ -19,7 +19,7 @@ from dwarf_nats.store.statements import (
 from dwarf_nats.workflow.limits import UNLIMITED, Limits
 
 if TYPE_CHECKING:
-    from dwarf_nats.ports import FinalState, GraphOf, Started
+    from dwarf_nats.ports import Compensates, FinalState, GraphOf, Started
     from dwarf_nats.rules.forking import Forked
     from dwarf_nats.rules.rows import FlowRow, StepRow, TimedOutWaits, TreeChange
     from dwarf_nats.rules.steps import NewFlow
@@ -38,8 +38,12 @@ class SqlControl:
     async def start(self, flow_id: int, notify: str) -> Started:
         return await self._database.transact(lambda tx: restart.start(tx, flow_id, notify))
 
-    async def cancel(self, flow: FlowRow, reason: str, final_state: FinalState) -> TreeChange:
-        return await self._database.transact(lambda tx: cancel.cancel(tx, flow, reason, final_state))
+    async def cancel(
+        self, flow: FlowRow, reason: str, final_state: FinalState, compensates: Compensates = lambda _flow: False
+    ) -> TreeChange:
+        return await self._database.transact(
+            lambda tx: cancel.cancel(tx, flow, reason, final_state=final_state, compensates=compensates)
+        )
 
     async def resume(self, flow: FlowRow, data: str, step_id: int | None = None) -> TreeChange:
         where = pauses.PauseOf(flow.flow_id, flow.root_id, step_id)

@@ -9,6 +9,7 @@ from dwarf_nats.rules import state_refs
 from dwarf_nats.rules.scheduling.values import NO_BUDGETS, Page, PageRequest, Share
 from dwarf_nats.rules.settlement import SettleResult
 from dwarf_nats.rules.steps import NewIds
+from dwarf_nats.store.statements import compensation
 from dwarf_nats.store.statements.backlog import Backlog
 from dwarf_nats.store.statements.claim import Claim, ClaimProbe
 from dwarf_nats.store.statements.cohorts import no_ids
@@ -19,13 +20,16 @@ from dwarf_nats.store.statements.ready import PromoteDue
 from dwarf_nats.store.statements.settle import Settle
 from dwarf_nats.store.statements.stale import CLOSE_STALE, NOT_CANCELLED
 from dwarf_nats.store.statements.state_refs import HELD
+from dwarf_nats.workflow.answer import Compensating, ErrorInfo
 from dwarf_nats.workflow.limits import UNLIMITED, Limits
+from dwarf_nats.workflow.state import Raw
+from dwarf_nats.workflow.status import Status
 
 if TYPE_CHECKING:
     from dwarf_nats.rules.claims import ClaimedRow
     from dwarf_nats.rules.rows import PriorityBacklog
     from dwarf_nats.rules.settlement import Settlement
-    from dwarf_nats.rules.steps import NewFlow
+    from dwarf_nats.rules.steps import ClaimedStep, NewFlow
     from dwarf_nats.store.database import Database
     from dwarf_nats.store.parts.replicas import SqlReplicas
 
@@ -89,6 +93,19 @@ class SqlSteps:
 
     async def ref_source(self, step_ids: Collection[int]) -> state_refs.RefSource:
         return state_refs.RefSource(await self._database.fetch(HELD, sorted(step_ids)) if step_ids else ())
+
+    async def compensation(self, step: ClaimedStep) -> Compensating:
+        compensated = await self._database.fetch(compensation.COMPENSATED, step.step_id)
+        reasons = await self._database.fetch(compensation.REASON, step.flow.flow_id)
+        if not compensated or not reasons:
+            raise state_refs.DanglingRef(f"the step that step {step.public_id} compensates is gone")
+        ((step_id, token, changes),), ((status, error, cancel_reason),) = compensated, reasons
+        return Compensating(
+            step_key=f"{self.shard}-{step_id}-{token}",
+            changes=Raw(changes.encode()),
+            error=ErrorInfo.from_stored(error) if status == Status.FAILED else None,
+            cancel_reason=(cancel_reason or "") if status == Status.CANCELLED else None,
+        )
 
     async def close_stale(self, step_ids: Sequence[int]) -> None:
         await self._database.fetch(CLOSE_STALE, list(step_ids))

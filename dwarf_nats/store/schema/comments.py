@@ -43,7 +43,8 @@ TABLES = {
             "breakpoints": "JSON list of nodes before which it pauses",
             "trace": "the context of its root span: traceparent and, after a blank, tracestate",
             "restarted_at": "shown as its creation time, if it was restarted",
-            "compensating": "JSON: how it ends once its completed steps are compensated",
+            "compensating": "the status it takes once its completed steps, and those of flows it called, are compensated",
+            "compensable": "1: flows that it called have completed, and may have to be compensated with it",
         },
     ),
     "dwarf_steps": Comment(
@@ -88,6 +89,7 @@ TABLES = {
             "interrupt_timed_out": "1: the deadline of its interrupt passed",
             "compensates": "the completed step that it compensates",
             "reruns": "operations that made it run again: restart and restart_from",
+            "copied_from": "the step of which a fork made this copy, which is not compensated with the copy",
         },
     ),
     "dwarf_graphs": Comment(

@@ -38,7 +38,8 @@ create table dwarf_flows (
   final_borrowed text,  -- JSON: large field -> the step that holds its value
   trace text not null default '',  -- the context of its root span: traceparent and, after a blank, tracestate
   restarted_at bigint,  -- shown as its creation time, if it was restarted
-  compensating text,  -- JSON: how it ends once its completed steps are compensated
+  compensating text,  -- the status it takes once its completed steps, and those of flows it called, are compensated
+  compensable integer not null default 0,  -- 1: flows that it called have completed, and may have to be compensated with it
   primary key (flow_id)
 ) with (
   fillfactor=80,
@@ -110,6 +111,7 @@ create table dwarf_steps (
   interrupt_timed_out integer not null default 0,  -- 1: the deadline of its interrupt passed
   compensates bigint,  -- the completed step that it compensates
   reruns integer not null default 0,  -- operations that made it run again: restart and restart_from
+  copied_from bigint,  -- the step of which a fork made this copy, which is not compensated with the copy
   primary key (step_id)
 ) with (
   fillfactor=70,
@@ -122,6 +124,8 @@ create index dwarf_steps_asleep on dwarf_steps (not_before)
   where status = 'pending' and parked = 0 and not_before > updated_at;
 create index dwarf_steps_cohort on dwarf_steps (spawn_id)
   where spawn_id <> 0;
+create index dwarf_steps_compensations on dwarf_steps (flow_id, status, step_id)
+  where compensates is not null;
 create index dwarf_steps_deadlines on dwarf_steps (wait_until, step_id)
   where wait_until is not null and (parked = 3 or status = 'interrupted');
 create index dwarf_steps_events on dwarf_steps (wait_event, wait_key, step_id)

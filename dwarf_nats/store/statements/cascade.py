@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dwarf_nats.store.commands import PROBLEMS, Cascade, InsertSteps, Query, QueryMany, StepInsert
-from dwarf_nats.store.statements import children, cohorts, events, pauses
+from dwarf_nats.store.statements import children, cohorts, compensation, events, pauses
 from dwarf_nats.workflow.status import Status
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ def needs_cascade(group: Sequence[Settlement]) -> bool:
         or one.event_wait is not None
         or one.forgets
         or one.slept
+        or one.compensates
         or (one.end is not None and one.step.flow.surgraph_step_id is not None)
         for one in group
     )
@@ -45,7 +46,7 @@ def cascade(
     """Write the consequences of settlements that were just written.
 
     Branches and children are inserted, steps wait for events, pauses reach the root, arrivals are counted, fan-ins resolved,
-    waiting steps woken, in this order.
+    compensations begun and continued, waiting steps woken, in this order.
     """
     living = [one for one in group if (done := settled.applied.get(one.step.step_id)) is not None and done.alive]
     problems = [(one.problems_json(), one.step.step_id) for one in living if one.problems]
@@ -68,6 +69,9 @@ def cascade(
         yield from events.begin_waits(waits, settled, several_shards=several_shards)
     yield from pauses.pause([one for one in living if one.pause is not None], settled)
     yield from cohorts.arrive([one for one in living if one.arrives], settled, new_step, limits)
+    compensations = [one for one in living if one.compensates]
+    if compensations:
+        yield from compensation.settle(compensations, settled, limits)
     yield from children.wake_parents(living, settled)
 
 

@@ -38,6 +38,14 @@ with recursive below(flow_id) as (
   on f.root_id = $1 and f.surgraph_flow_id = b.flow_id and f.surgraph_flow_id is not null)
 select flow_id from below
 """
+# Flows that called others, however deep, once one of these has completed: whoever claims their steps from now on knows.
+MARK_COMPENSABLE = """
+with recursive above(flow_id) as (
+  select cast($1 as bigint)
+  union all
+  select f.surgraph_flow_id from above a join dwarf_flows f on f.flow_id = a.flow_id where f.surgraph_flow_id is not null)
+update dwarf_flows set compensable = 1 where flow_id in (select flow_id from above) and compensable = 0
+"""
 BREAKPOINTS = "select breakpoints from dwarf_flows where flow_id = $1"
 
 
@@ -80,11 +88,12 @@ def wake_parents(group: Sequence[Settlement], settled: SettleResult) -> Cascade:
     ]
     ended += [(flow, end) for flow, end, _ in settled.ended if end.status.terminal]
     for flow, end in ended:
-        parent = flow.surgraph_step_id if isinstance(flow, FlowContext) else None
-        if parent is not None:
+        if isinstance(flow, FlowContext) and flow.surgraph_step_id is not None:
             result, error = end_of_child(end.status, end.state_json.decode(), end.error)
-            rows = yield Query(WAKE, (parent, result, error))
+            rows = yield Query(WAKE, (flow.surgraph_step_id, result, error))
             settled.woken += [WokenStep(*row) for row in rows]
+            if end.status is Status.COMPLETED and flow.graph is not None and flow.graph.compensates:
+                yield Query(MARK_COMPENSABLE, (flow.surgraph_flow_id,))
 
 
 def end_of_child(status: Status, state: str, error: ErrorInfo | None) -> tuple[str | None, str | None]:

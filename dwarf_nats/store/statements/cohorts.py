@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from dwarf_nats.errors import BadRequest, TooLarge
 from dwarf_nats.rules import fan_in, state_refs
 from dwarf_nats.rules.decide import Deciding, fail_or_handle
-from dwarf_nats.rules.settlement import CreatedStep, EndedFlow, FlowEnd, Settlement, SettleResult
+from dwarf_nats.rules.settlement import CreatedStep, FlowEnd, Settlement, SettleResult
 from dwarf_nats.rules.steps import ClaimedStep, FlowContext, NewIds, NewStep, StepRef, eager_step
 from dwarf_nats.store.commands import PROBLEMS, Cascade, InsertSteps, Query, QueryMany, StepInsert
-from dwarf_nats.store.dialect import LIVE
+from dwarf_nats.store.statements import compensation
 from dwarf_nats.store.statements.state_refs import HELD
 from dwarf_nats.workflow.answer import ErrorInfo
 from dwarf_nats.workflow.limits import Limits
@@ -73,10 +73,6 @@ CONVERGE = """
 update dwarf_steps set successor_id = $2
 where spawn_id = $1 and spawn_id <> 0 and arrived = 1 and status = 'completed'
 """
-END_FLOW = (
-    "update dwarf_flows set status = $2, final_state = $3, final_borrowed = $4, error = $5, updated_at = {now}"
-    f" where flow_id = $1 and status in {LIVE} returning updated_at"
-)
 ARRIVED = "update dwarf_steps set arrived = 1 where step_id = $1"
 
 
@@ -168,7 +164,7 @@ def _count(arriving: _Arriving, cohorts: dict[int, _Arrivals]) -> Cascade:
         if cohort.failures:
             final = fan_in.final_state(flow.graph, spawn, members[spawn.step_id], arriving.limits)
             end = FlowEnd(Status.FAILED, final, ErrorInfo.from_stored(error))
-            yield from _end(flow, end, error, arriving.settled)
+            yield from compensation.end(flow, end, error, arriving.settled)
         else:
             converging.append(_Converging(spawn, members[spawn.step_id], arrivals, arriving.new_step()))
     yield from _converge(arriving, converging)
@@ -299,15 +295,9 @@ def _failed_fan_in(
         yield Query(ARRIVED, (step.step_id,))
         arriving.outward.add(step.flow, step, step.spawn_id, row.error)
     if outcome.end is not None:
-        yield from _end(step.flow, outcome.end, row.error, settled)
-
-
-def _end(flow: FlowContext, end: FlowEnd, error: str | None, settled: SettleResult) -> Cascade:
-    """End a flow, unless it is not live any more."""
-    rows = yield Query(
-        END_FLOW, (flow.flow_id, end.status.value, end.stored_json.decode(), state_refs.stored(end.refs), error)
-    )
-    settled.ended += [EndedFlow(flow, end, at) for (at,) in rows]
+        yield from compensation.end(step.flow, outcome.end, row.error, settled)
+    elif outcome.pending_end is not None:
+        yield from compensation.end(step.flow, outcome.pending_end, row.error, settled)
 
 
 def _failure(one: Settlement) -> str | None:

@@ -8,13 +8,19 @@ from typing import TYPE_CHECKING, Any
 from dwarf_nats.errors import Conflict
 from dwarf_nats.store.statements import keys
 from dwarf_nats.store.statements.trees import LOCK_STEPS, delete_flows, with_called
+from dwarf_nats.workflow.status import Status
 
 if TYPE_CHECKING:
     from dwarf_nats.store.database import Tx
 
+# A paused flow may have called one that is being compensated.
 LOCK_NOT_RUNNING = (
-    "select flow_id from dwarf_flows where flow_id {in:$1} and status <> 'running' order by flow_id {for_update}"
+    "select f.flow_id from dwarf_flows f where f.flow_id {in:$1} and f.status <> 'running'"
+    " and (f.status <> 'interrupted' or not exists (select 1 from dwarf_flows c"
+    " where c.root_id = f.flow_id and c.surgraph_flow_id is not null and c.compensating is not null))"
+    " order by f.flow_id {for_update}"
 )
+STATUS = "select status, compensating from dwarf_flows where flow_id = $1"
 COMPLETED = (
     "select flow_id from dwarf_flows where delete_on_completion = 1 and status = 'completed'"
     " and updated_at < {now} - $1 order by updated_at limit $2"
@@ -24,7 +30,11 @@ COMPLETED = (
 async def delete(tx: Tx, flow_id: int) -> None:
     """Remove a root flow with its tree. Raises `Conflict` while it runs."""
     removed = await delete_not_running(tx, [flow_id])
-    if not removed and await tx.fetch("select 1 from dwarf_flows where flow_id = $1", flow_id):
+    if removed:
+        return
+    for status, compensating in await tx.fetch(STATUS, flow_id):
+        if compensating is not None or status != Status.RUNNING:
+            raise Conflict("completed steps are being compensated: wait for the end of that, then delete the flow")
         raise Conflict("the flow is running: cancel it first, then delete it")
 
 

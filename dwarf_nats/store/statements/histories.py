@@ -22,6 +22,7 @@ ENTRY = (
 # A step that leads nowhere is among the last ones, so that few are looked at.
 LAST = (
     f"select {_COLUMNS} from dwarf_steps where flow_id = $1 and successor_id is null and cohort_size is null"
+    " and compensates is null"
     " order by depth desc, step_id desc limit 1"
 )
 FIRST_BRANCH = (

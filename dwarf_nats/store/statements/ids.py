@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 BLOCK_IDS = {"flow": 1_000, "step": 5_000, "replica": 1}
 """Ids in a block; on PostgreSQL by how much each sequence is incremented."""
-_NEXT = {
+NEXT_IDS = {
     kind: Statement(
         postgres=f"select nextval('dwarf_{kind}_ids')",
         sqlite=f"update dwarf_ids set next = next + {count} where kind = '{kind}' returning next - {count}",
@@ -22,5 +22,5 @@ _NEXT = {
 
 async def next_ids(database: Database, kind: str) -> tuple[int, int]:
     """A block of ids for `flow`, `step` or `replica`: the first one and how many."""
-    ((first,),) = await database.fetch(_NEXT[kind])
+    ((first,),) = await database.fetch(NEXT_IDS[kind])
     return first, BLOCK_IDS[kind]

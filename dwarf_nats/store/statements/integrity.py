@@ -34,12 +34,16 @@ ORPHANED_CHILDREN = f"""
 select c.flow_id, c.root_id, p.flow_id is null from dwarf_flows c
 left join dwarf_flows p on p.flow_id = c.surgraph_flow_id
 where c.surgraph_flow_id is not null and c.status in {CANCELLABLE}
-  and (p.flow_id is null or p.status in {ENDED})
+  and (p.flow_id is null or (p.status in {ENDED} and c.compensating is null))
 order by c.flow_id limit 1000
 """
 STALLED = f"""
 select f.flow_id from dwarf_flows f
 where f.status = 'running' and f.updated_at < {{now}} - $1
+  -- The compensations of a flow may all be in flows that it called, and those may wait for a flow that called it.
+  and (f.compensating is null or not exists (select 1 from dwarf_flows c join dwarf_steps s on s.flow_id = c.flow_id
+    where (c.flow_id = f.root_id or (c.root_id = f.root_id and c.surgraph_flow_id is not null))
+      and s.compensates is not null and s.status in ('pending', 'running')))
   and not exists (select 1 from dwarf_steps s where s.flow_id = f.flow_id
     and (s.status in {UNFINISHED} or s.updated_at > {{now}} - $1))
 order by f.flow_id limit 1000

@@ -41,7 +41,7 @@ DELETE_OTHER_STEPS = "delete from dwarf_steps where flow_id = $1 and step_id <> 
 CREATED_NOW = "update dwarf_steps set created_at = {now} where step_id = $1"
 RESTART_FLOW = (
     f"update dwarf_flows set status = 'running', updated_at = {CHANGED_AT}, final_state = null, final_borrowed = null,"
-    " error = null, cancel_reason = null, restarted_at = {now}, started_at = {now}"
+    " error = null, cancel_reason = null, compensable = 0, restarted_at = {now}, started_at = {now}"
     f" where flow_id = $1 returning {FlowRow.columns()}"
 )
 

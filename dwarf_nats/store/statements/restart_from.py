@@ -78,6 +78,7 @@ async def restart_from(
         raise NotFound("no such step")
     _refuse_cancelled(flows, flow_id)
     found = by_flow[flow_id][step_id]
+    rewinding.refuse_compensation(found)
     again = await _merged_again(
         tx, found, by_flow[flow_id], graph=lambda: graph_of(flows[flow_id]), overrides=overrides, limits=limits
     )
@@ -110,6 +111,8 @@ async def _reset(
 
 
 def _refuse_cancelled(flows: dict[int, FlowRow], flow_id: int) -> None:
+    if any(flow.compensating is not None for flow in ancestors(flows, flow_id)):
+        raise Conflict("the flow is being compensated: wait for its end")
     if any(flow.status is Status.CANCELLED for flow in ancestors(flows, flow_id)):
         raise Conflict("the flow is cancelled: restart it as a whole, or fork from the step")
 

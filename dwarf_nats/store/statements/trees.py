@@ -29,7 +29,7 @@ TREE = (
 STEPS = f"select {StepRow.columns()} from dwarf_steps where flow_id {{in:$1}} order by depth, step_id"
 LOCK_UNFINISHED = (
     f"select step_id, token, status, parked from dwarf_steps where flow_id {{in:$1}} and status in {UNFINISHED}"
-    " order by step_id {for_update}"
+    " and compensates is null order by step_id {for_update}"
 )
 LOCK_STEPS = "select 1 from dwarf_steps where flow_id {in:$1} order by step_id {for_update}"
 CALLED = "select flow_id from dwarf_flows where root_id {in:$1} and surgraph_flow_id is not null"
@@ -42,7 +42,7 @@ RESET_STEP = (
     " error = null, successor_id = null, arrived = 0, cohort_size = null, arrivals = 0, failures = 0,"
     " cohort_error = null, problems = null, breakpoint_hit = 0, interrupt_payload = null, resumed = null,"
     " subgraph_result = null, subgraph_error = null, parked_changes = null, lease_seq = lease_seq + 1,"
-    " wait_event = null, wait_key = null, wait_until = null, event = null, interrupt_timed_out = 0,"
+    " wait_event = null, wait_key = null, wait_until = null, event = null, interrupt_timed_out = 0, copied_from = null,"
     " claimed_by = null, lease_expires = null, not_before = {now}, started_at = null, updated_at = {now},"
     " reruns = reruns + 1"
     " where step_id = $1 returning step_id, priority, not_before"
@@ -88,7 +88,7 @@ async def steps_of(tx: Tx, flow_ids: Sequence[int]) -> list[StepRow]:
 
 
 async def lock_running(tx: Tx, flow_ids: Sequence[int]) -> list[StepRef]:
-    """Lock the live steps of these flows; return those that run."""
+    """Lock the live steps of these flows, compensations left out; return those that run."""
     locked: set[int] | None = None
     while True:
         rows = await tx.fetch(LOCK_UNFINISHED, list(flow_ids))
@@ -122,10 +122,12 @@ def with_overrides(state: str, refs: str | None, overrides: State, limits: Limit
 
 async def conflict(tx: Tx, flow_id: int, verb: str, wanted: Sequence[Status]) -> Conflict | NotFound:
     """Make the refusal of an operation: the flow is not there, or in a status that is not `wanted`."""
-    rows = await tx.fetch("select status from dwarf_flows where flow_id = $1", flow_id)
+    rows = await tx.fetch("select status, compensating from dwarf_flows where flow_id = $1", flow_id)
     if not rows:
         return NotFound("no such flow")
-    ((status,),) = rows
+    ((status, compensating),) = rows
+    if compensating is not None:
+        return Conflict(f"the flow is being compensated, and will be {compensating} after that: wait for its end")
     *others, last = wanted
     allowed = f"{', '.join(others)} or {last}" if others else last
     return Conflict(f"the flow is {status}: to be {verb} it must be {allowed}")
