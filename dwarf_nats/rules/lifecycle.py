@@ -13,20 +13,26 @@ Changes = dict[tuple[Status, Status], tuple[str, ...]]
 FLOW_CHANGES: Changes = {
     (Status.CREATED, Status.RUNNING): ("start",),
     (Status.CREATED, Status.CANCELLED): ("cancel",),
-    (Status.RUNNING, Status.COMPLETED): ("last step completed",),
-    (Status.RUNNING, Status.FAILED): ("a step failed",),
-    (Status.RUNNING, Status.CANCELLED): ("cancel",),
+    (Status.RUNNING, Status.COMPLETED): ("last step completed", "compensated with its caller"),
+    (Status.RUNNING, Status.FAILED): ("a step failed", "compensated"),
+    (Status.RUNNING, Status.CANCELLED): ("cancel", "compensated"),
     (Status.RUNNING, Status.INTERRUPTED): ("a step paused",),
-    (Status.INTERRUPTED, Status.RUNNING): ("resume", "deadline of an interrupt", "restart", "restart_from"),
+    (Status.INTERRUPTED, Status.RUNNING): (
+        "resume",
+        "deadline of an interrupt",
+        "restart",
+        "restart_from",
+        "cancel, if steps are compensated first",
+    ),
     (Status.INTERRUPTED, Status.CANCELLED): ("cancel",),
-    (Status.COMPLETED, Status.RUNNING): ("restart", "restart_from"),
+    (Status.COMPLETED, Status.RUNNING): ("restart", "restart_from", "its caller is compensated"),
     (Status.FAILED, Status.RUNNING): ("restart", "restart_from"),
     (Status.CANCELLED, Status.RUNNING): ("restart",),
 }
 """(from, to) → what causes it. A flow that was forked begins as running."""
 
 STEP_CHANGES: Changes = {
-    (Status.CREATED, Status.PENDING): ("start",),
+    (Status.CREATED, Status.PENDING): ("start", "its turn to compensate"),
     (Status.CREATED, Status.CANCELLED): ("cancel",),
     (Status.PENDING, Status.RUNNING): ("claim",),
     (Status.PENDING, Status.CANCELLED): ("cancel",),
@@ -55,6 +61,8 @@ FLOW_LIVE = frozenset({Status.RUNNING, Status.INTERRUPTED})
 """A flow that has begun and not ended: its steps are claimed and settled."""
 FLOW_UNSTOPPED = frozenset({Status.CREATED, Status.RUNNING})
 """A flow that can be waited for: it is not stopped."""
+STEP_UNDER_WAY = frozenset({Status.PENDING, Status.RUNNING})
+"""A compensation that has begun and not ended."""
 STEP_UNBEGUN = frozenset({Status.CREATED, Status.PENDING})
 """A step that has not been dispatched yet, or waits for its next attempt."""
 

@@ -26,7 +26,14 @@ from dataclasses import dataclass
 from operator import attrgetter
 
 from dwarf_nats.rules.leases import LEASE_GRACE_MS
-from dwarf_nats.rules.lifecycle import FLOW_LIVE, FLOW_UNSTOPPED, STEP_UNBEGUN, flow_sources, step_sources
+from dwarf_nats.rules.lifecycle import (
+    FLOW_LIVE,
+    FLOW_UNSTOPPED,
+    STEP_UNBEGUN,
+    STEP_UNDER_WAY,
+    flow_sources,
+    step_sources,
+)
 from dwarf_nats.workflow.status import TERMINAL, Parked, Status
 
 _PARAMETER = re.compile(r"\$(\d+)")
@@ -110,6 +117,7 @@ UNSTOPPED = listed(FLOW_UNSTOPPED)
 CANCELLABLE = listed(flow_sources(Status.CANCELLED))
 UNFINISHED = listed(step_sources(Status.CANCELLED))
 """A step from which something may still follow."""
+UNDER_WAY = listed(STEP_UNDER_WAY)
 UNBEGUN = listed(STEP_UNBEGUN)
 ENDED = listed(TERMINAL)
 NOW = POSTGRES.text("{now}")

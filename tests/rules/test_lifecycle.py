@@ -48,7 +48,7 @@ def test_a_step_changes_only_as_the_contract_says(old: Status, new: Status) -> N
 def test_only_running_again_leaves_a_terminal_status(status: Status) -> None:
     for changes in (FLOW_CHANGES, STEP_CHANGES):
         causes = {cause for (old, _), why in changes.items() if old is status for cause in why}
-        assert causes <= {"restart", "restart_from", "its child runs again"}
+        assert causes <= {"restart", "restart_from", "its child runs again", "its caller is compensated"}
 
 
 @pytest.mark.parametrize("new", list(Status))

@@ -18,7 +18,7 @@ from dwarf_nats.rules.rows import FlowRow, flow_row
 from dwarf_nats.rules.settlement import EndedFlow, FlowEnd, Settlement, SettleResult, WokenStep
 from dwarf_nats.rules.steps import FlowRef, ReadyStep
 from dwarf_nats.store.commands import Cascade, Command, Query, QueryMany
-from dwarf_nats.store.dialect import LIVE, PARKED
+from dwarf_nats.store.dialect import LIVE, PARKED, UNDER_WAY
 from dwarf_nats.store.statements.children import WAKE, end_of_child
 from dwarf_nats.store.statements.ids import BLOCK_IDS, NEXT_IDS
 from dwarf_nats.store.statements.state_refs import HELD
@@ -93,7 +93,7 @@ select cast($1 as bigint), cast($2 as text), cast($3 as text), cast($4 as text),
 from dwarf_steps where step_id = $6 returning step_id
 """
 _COMPENSATIONS = "from dwarf_steps where flow_id {in:$1} and compensates is not null"
-UNDER_WAY = f"select step_id {_COMPENSATIONS} and status in ('pending', 'running') limit 1"
+ANY_UNDER_WAY = f"select step_id {_COMPENSATIONS} and status in {UNDER_WAY} limit 1"
 NEXT = f"select min(step_id) {_COMPENSATIONS} and status = 'created'"
 START = (
     f"update dwarf_steps set status = 'pending', parked = {PARKED}, not_before = {{now}}, updated_at = {{now}}"
@@ -122,7 +122,7 @@ with recursive above(flow_id, caller, place) as (
   union all
   select f.flow_id, f.surgraph_flow_id, a.place + 1 from above a join dwarf_flows f on f.flow_id = a.caller)
 select f.compensating, f.error, f.cancel_reason from above a join dwarf_flows f on f.flow_id = a.flow_id
-where f.compensating in ('failed', 'cancelled') order by a.place limit 1
+where f.compensating <> 'completed' order by a.place limit 1
 """
 
 
@@ -176,7 +176,7 @@ def _advance(one: Settlement, settled: SettleResult, limits: Limits) -> Cascade:
         return
     top = ending[-1]
     ids = [flow_id for (flow_id,) in (yield Query(COMPENSATING, (top.flow_id, flow.root_id)))]
-    if (yield Query(UNDER_WAY, (ids,))):
+    if (yield Query(ANY_UNDER_WAY, (ids,))):
         return
     ready = yield from _start_next(ids)
     settled.woken += [WokenStep(step.step_id, step.priority) for step in ready]
@@ -238,7 +238,7 @@ def cancel(root_id: int, flow_ids: Sequence[int]) -> Steps[tuple[list[FlowRow], 
     marked = [flow_row(row) for row in (yield Query(BEGIN_CANCELLED, (flow_ids,)))]
     if planned:
         yield from _insert(planned)
-    if compensating and (yield Query(UNDER_WAY, (compensating,))):
+    if compensating and (yield Query(ANY_UNDER_WAY, (compensating,))):
         return marked, []
     ready = yield from _start_next(sorted({*compensating, *(one.flow_id for one in planned)}))
     return marked, ready

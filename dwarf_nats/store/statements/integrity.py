@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from dwarf_nats.rules.rows import TreeChange
 from dwarf_nats.rules.steps import ReadyStep
-from dwarf_nats.store.dialect import CANCELLABLE, ENDED, LIVE, UNFINISHED
+from dwarf_nats.store.dialect import CANCELLABLE, ENDED, LIVE, UNDER_WAY, UNFINISHED
 from dwarf_nats.store.statements.cancel import cancel_flows
 from dwarf_nats.store.statements.children import WAKE, end_of_child
 from dwarf_nats.store.statements.state_refs import resolve
@@ -43,7 +43,7 @@ where f.status = 'running' and f.updated_at < {{now}} - $1
   -- The compensations of a flow may all be in flows that it called, and those may wait for a flow that called it.
   and (f.compensating is null or not exists (select 1 from dwarf_flows c join dwarf_steps s on s.flow_id = c.flow_id
     where (c.flow_id = f.root_id or (c.root_id = f.root_id and c.surgraph_flow_id is not null))
-      and s.compensates is not null and s.status in ('pending', 'running')))
+      and s.compensates is not null and s.status in {UNDER_WAY}))
   and not exists (select 1 from dwarf_steps s where s.flow_id = f.flow_id
     and (s.status in {UNFINISHED} or s.updated_at > {{now}} - $1))
 order by f.flow_id limit 1000
