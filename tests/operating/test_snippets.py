@@ -11,13 +11,14 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import nats
 import pytest
+from nats.aio.msg import Msg
 
 from dwarf_nats.dev_servers import NatsServer
 from dwarf_nats.sdk import Client
@@ -214,6 +215,41 @@ async def test_the_page_of_the_library(tmp_path: Path) -> None:
     greet = "from dwarf_nats.sdk import END, Graph\ngreet = Graph('greet')\ngreet.add_chain('hello', 'shout', END)\n"
     text = f"{greet}{testing.text}\nimport asyncio\nasyncio.run({_function(testing)}())\n"
     assert await script("", tmp_path, Block(testing.page, testing.line, "python", text)) == ""
+
+
+@pytest.mark.slow
+async def test_the_page_of_existing_services(tmp_path: Path) -> None:
+    """N3, N4: the graph runs over services that know nothing of it."""
+    found = list(blocks(ROOT / "docs" / "existing-services.md"))
+    (graph,) = [one for one in found if one.language == "yaml"]
+    (shown,) = [one for one in found if one.language == "console"]
+    (tmp_path / "order.yaml").write_text(graph.text)
+    lines = [line for one in found if one.language == "sh" for line in typed(one)]
+    async with running(tmp_path) as url:
+        client = await nats.connect(url)
+        try:
+            told = await client.subscribe("orders.placed")
+            for line in lines:
+                if line.startswith("nats reply"):
+                    subject, body = shlex.split(line)[2:]
+                    await client.subscribe(subject, cb=_replying(body))
+            await client.flush()
+            put, run = typed(shown)
+            await cli(url, put.replace("order.yaml", str(tmp_path / "order.yaml")))
+            assert alike(json.loads("".join(output(shown))), json.loads(await cli(url, run)))
+            assert json.loads((await told.next_msg(SOON)).data) == {"sku": "a1", "price": 1250}
+            for line in lines:
+                if line.startswith("dwarf-nats tasks"):
+                    assert shlex.split(line)[2] in await cli(url, line)
+        finally:
+            await client.close()
+
+
+def _replying(body: str) -> Callable[[Msg], Awaitable[None]]:
+    async def reply(message: Msg) -> None:
+        await message.respond(body.encode())
+
+    return reply
 
 
 def _function(block: Block) -> str:
