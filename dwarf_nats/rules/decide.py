@@ -18,10 +18,12 @@ from dwarf_nats.workflow import fields
 from dwarf_nats.workflow.answer import Answer, ErrorInfo, Retry
 from dwarf_nats.workflow.graph import END, Graph
 from dwarf_nats.workflow.limits import ELSEWHERE, Limits, over
-from dwarf_nats.workflow.nodes import COMPENSATION_RETRY
+from dwarf_nats.workflow.nodes import COMPENSATION_RETRY, AskPerson, SetFields, Sleep, WaitForEvent
 from dwarf_nats.workflow.state import Raw, State, check_json, encode_state, encode_value, merge
 from dwarf_nats.workflow.status import Status
 
+AT_ONCE = (SetFields, Sleep, WaitForEvent, AskPerson)
+"""Actions that need nothing from outside: they are done at once, or begin a wait."""
 ERROR_HANDLING_MAX_STEPS = 16
 """Steps that may follow beyond `max_steps` if they handle the error that the flow has too many steps."""
 
@@ -343,6 +345,7 @@ def _new_step(deciding: Deciding, entry: _Entry, delay_us: int, *, spawn_id: int
         state=entry.state,
         state_json=entry.state_json,
         delay_us=delay_us,
+        at_once=node.action is not None and delay_us == 0 and isinstance(node.action, AT_ONCE),
         spawn_id=spawn_id,
         ordinal=ordinal,
         refs=entry.refs,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -94,10 +94,39 @@ class Settlement:
     """The end of the flow unless there is something to compensate first; then the end after that."""
     forgets: bool = False
     """The data it was resumed with, and its child, are forgotten (X5)."""
+    links: Sequence[Settlement] = ()
+    """The settlements of steps that this one creates: they are written with it, in waves (N8)."""
     error_json: str | None = None
     problems: Sequence[str] = ()
     """Conditions that could not be evaluated (G9)."""
     _changes_json: bytes | None = None
+
+    @property
+    def made(self) -> Sequence[NewStep]:
+        """The steps that follow: the branches, or the successor."""
+        return self.branches or (() if self.successor is None else (self.successor,))
+
+    @property
+    def loose(self) -> Sequence[NewStep]:
+        """Those of the steps that follow which no link settles."""
+        if not self.links:
+            return self.made
+        linked = {link.step.step_id for link in self.links}
+        return [new for new in self.made if new.step_id not in linked]
+
+    def chain(self) -> Iterator[Settlement]:
+        """This settlement and all that is linked to it, each after the one it follows."""
+        waiting = [self]
+        while waiting:
+            one = waiting.pop()
+            yield one
+            waiting.extend(reversed(one.links))
+
+    def unlink(self) -> None:
+        """Drop the links: the steps they settled are created pending."""
+        self.links = ()
+        for new in self.made:
+            new.eager = False
 
     @property
     def outcome(self) -> str:
@@ -182,3 +211,12 @@ class SettleResult:
     asking: list[Ask] = field(default_factory=list)
     """Steps that wait for an event which another shard may keep (E1)."""
     ended: list[EndedFlow] = field(default_factory=list)
+
+    def add(self, later: SettleResult) -> None:
+        """Add the result of a later wave of the same group."""
+        self.applied.update(later.applied)
+        self.with_breakpoints |= later.with_breakpoints
+        self.created += later.created
+        self.woken += later.woken
+        self.asking += later.asking
+        self.ended += later.ended

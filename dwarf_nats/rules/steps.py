@@ -217,6 +217,8 @@ class NewStep(msgspec.Struct, kw_only=True):
     state_json: bytes
     delay_us: int = 0
     eager: bool = False
+    at_once: bool = False
+    """The engine carries it out itself, without waiting for anything outside (N8)."""
     spawn_id: int = 0
     ordinal: int = 0
     refs: Refs = NO_REFS

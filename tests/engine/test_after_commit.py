@@ -34,6 +34,7 @@ class Parts:
             clock=SimpleNamespace(now=lambda: AT),
             slots=SimpleNamespace(release=lambda url: self._note("release slot", url)),
             counters=self.counters,
+            event_asks=part,
             logger=logging.getLogger("tests"),
         )
         quiet: Any = SimpleNamespace(enabled=False)

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from dwarf_nats.engine import Engine
+from dwarf_nats.ports import Clock
 from dwarf_nats.testing import TaskProxy, workflow_engine
 from dwarf_nats.workflow.flow import Flow
 from dwarf_nats.workflow.graph import END, Graph
@@ -86,11 +87,11 @@ class Bench:
 
 
 @asynccontextmanager
-async def bench(dsn: str, *graphs: Graph) -> AsyncIterator[Bench]:
+async def bench(dsn: str, *graphs: Graph, clock: Clock | None = None) -> AsyncIterator[Bench]:
     proxy, heard = TaskProxy(), Remembered()
     for graph in graphs:
         proxy.handle_graph(graph)
-    async with workflow_engine(dsn, proxy=proxy, notices=heard) as (engine, _):
+    async with workflow_engine(dsn, proxy=proxy, notices=heard, clock=clock) as (engine, _):
         yield Bench(engine, proxy, heard)
 
 

@@ -18,20 +18,21 @@ if TYPE_CHECKING:
     from dwarf_nats.engine.scheduling.deadline_timer import DeadlineTimer
     from dwarf_nats.engine.scheduling.ready_queue import ReadyQueue
     from dwarf_nats.engine.shared import Shared
-    from dwarf_nats.rules.settlement import Settlement, SettleResult
+    from dwarf_nats.rules.settlement import Applied, Settlement, SettleResult
     from dwarf_nats.rules.steps import ClaimedStep, NewFlow, NewStep
     from dwarf_nats.workflow.records import StatusChanged
 
 
 class _Announcements:
-    """The announcements of one commit."""
+    """The announcements of one commit, and how many steps of each task it completed."""
 
-    __slots__ = ("changed", "ended", "pending")
+    __slots__ = ("changed", "completed", "ended", "pending")
 
     def __init__(self) -> None:
         self.changed: list[StatusChanged] = []
         self.pending: list[ReadyStep] = []
         self.ended: list[StoppedFlow] = []
+        self.completed: dict[str, int] = {}
 
 
 class AfterCommit:
@@ -69,25 +70,21 @@ class AfterCommit:
         span, give hints. Then announce what the whole group did.
         """
         announcements = _Announcements()
-        completed: dict[str, int] = {}
         for settlement in group:
             step = settlement.step
             applied = result.applied[step.step_id]
             alive, at = applied.alive, applied.at
             self._in_flight.drop(step)
-            waiting = self._pass_slot_on(settlement, alive, at)
-            try:
-                if settlement.status is Status.COMPLETED and alive:  # nearly all of them
-                    completed[step.url] = completed.get(step.url, 0) + 1
-                else:
-                    self._count(step, settlement.outcome if alive else "cancelled")
-                if self._debug_log.enabled or step.span is not None:
-                    self._finish_span(step, settlement, settlement.outcome if alive else "cancelled")
-                if alive:
-                    self._follow_up(settlement, waiting, at, announcements)
-            except Exception:  # it is written, and the other members of the group have their turn
-                self._log.exception("a defect after the commit of step %s", step.public_id, extra=step.log_fields)
-        for url, number in completed.items():
+            if settlement.links:
+                self._pass_on_after(settlement, result)
+                for one in settlement.chain():
+                    if (done := result.applied.get(one.step.step_id)) is not None:
+                        waiting: Sequence[NewStep] = [new for new in one.made if not new.eager]
+                        self._note(one, waiting, done, announcements)
+            else:
+                waiting = self._pass_slot_on(settlement, alive, at)
+                self._note(settlement, waiting, applied, announcements)
+        for url, number in announcements.completed.items():
             self._counters.executed.add(url, "completed", n=number)
         self._announcer.announce(announcements.changed, announcements.pending, announcements.ended)
         if result.asking:
@@ -123,6 +120,34 @@ class AfterCommit:
         self._announcer.announce(changed, pending, [StoppedFlow(flow.key, end.status) for flow, end, _ in result.ended])
 
     # -- the branches of `settled`
+
+    def _note(
+        self, settlement: Settlement, waiting: Sequence[NewStep], applied: Applied, announcements: _Announcements
+    ) -> None:
+        """Count a settlement that was written, end its span, and note what is to be told of it."""
+        step, alive = settlement.step, applied.alive
+        try:
+            if settlement.status is Status.COMPLETED and alive:  # nearly all of them
+                announcements.completed[step.url] = announcements.completed.get(step.url, 0) + 1
+            else:
+                self._count(step, settlement.outcome if alive else "cancelled")
+            if self._debug_log.enabled or step.span is not None:
+                self._finish_span(step, settlement, settlement.outcome if alive else "cancelled")
+            if alive:
+                self._follow_up(settlement, waiting, applied.at, announcements)
+        except Exception:  # it is written, and the other members of the group have their turn
+            self._log.exception("a defect after the commit of step %s", step.public_id, extra=step.log_fields)
+
+    def _pass_on_after(self, settlement: Settlement, result: SettleResult) -> None:
+        """Dispatch the step that starts eagerly after a chain in the slot of its first step, or release the slot (N8)."""
+        for one in settlement.chain():
+            done = result.applied.get(one.step.step_id)
+            if done is not None and done.alive:
+                for new in one.loose:
+                    if new.eager:
+                        self._executor.dispatch_successor(one.step.flow, new)
+                        return
+        self._slots.release(settlement.step.slot or settlement.step.url)
 
     def _pass_slot_on(self, settlement: Settlement, alive: bool, at: int) -> Sequence[NewStep]:
         """Dispatch what starts eagerly in the slot of the settled step, or release the slot; the successors that wait."""

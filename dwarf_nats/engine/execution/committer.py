@@ -11,6 +11,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from dwarf_nats.backoff import DATABASE_BACKOFF
+from dwarf_nats.engine.execution.grouping import next_group, parted, weight
 from dwarf_nats.errors import DwarfError, Internal, Unavailable
 from dwarf_nats.ports import StatementRefused
 from dwarf_nats.rules.decide import fail
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("dwarf_nats.engine")
 T = TypeVar("T")
-MAX_GROUP_BYTES = 16 * 1024 * 1024
-"""Bytes of states after which a group takes no more members: bounds the memory and the time of one transaction."""
 MAX_PARTS = 16
 """Parts in which a refused group is tried at most, to find those that can be written: bounds the statements of one try."""
 
@@ -144,8 +143,8 @@ class Committer:
                 await self._ready.wait()
                 continue
             limit = self._settings.max_group
-            creates = _next_group(self._creates, limit, lambda member: len(member[0].state_json))
-            settlements = _next_group(self._settlements, limit, _weight, lambda one: one.step.step_id)
+            creates = next_group(self._creates, limit, lambda member: len(member[0].state_json))
+            settlements = next_group(self._settlements, limit, weight, lambda one: one.step.step_id)
             try:
                 if creates:
                     await self._commit_creations(creates)
@@ -280,8 +279,8 @@ class Committer:
             listener.cascaded(settled)
 
     async def _written(self, group: list[Settlement]) -> SettleResult:
-        if any(one.arrives for one in group):
-            await self._step_ids.ensure(2 * len(group))
+        if arriving := [one for one in group if one.arrives or one.links]:
+            await self._step_ids.ensure(2 * max(len(group), sum(1 for one in arriving for _ in one.chain())))
         began = time.perf_counter_ns()
         settled = await self._steps.settle(group, self._settings.time_budget_ms, self._step_ids.new, self._limits)
         if self._on_written is not None:
@@ -295,10 +294,9 @@ class Committer:
 
     async def _isolate(self, group: list[Settlement], error: Exception) -> None:
         """Find the settlement that the database refuses by halving; it fails alone, with the database's reason."""
-        if len(group) > 1:
-            half = len(group) // 2
-            await self._commit_settlements(group[:half])
-            await self._commit_settlements(group[half:])
+        if len(group) > 1 or group[0].links:
+            for part in parted(group):
+                await self._commit_settlements(part)
             return
         one = group[0]
         reason = " ".join(str(error.__cause__ or error).split())
@@ -358,30 +356,6 @@ def is_unstorable(error: Exception) -> bool:
 
 def _away(error: Exception) -> Unavailable:
     return error if isinstance(error, Unavailable) else Unavailable(f"results cannot be written, try again: {error!r}")
-
-
-def _weight(settlement: Settlement) -> int:
-    written = settlement.successor or settlement.end or settlement.child
-    own = len(settlement.changes_json()) + (len(written.state_json) if written is not None else 0)
-    return own + sum(len(branch.state_json) for branch in settlement.branches)
-
-
-def _next_group(
-    queue: deque[T], limit: int, weight: Callable[[T], int], identity: Callable[[T], object] = id
-) -> list[T]:
-    """Take the next members from a queue: at most `limit`, few large ones, and none that is in the group already.
-
-    A step that was taken away and claimed again here has two results, of which one is fenced off: the store tells them apart
-    by their step only (X1).
-    """
-    group: list[T] = []
-    there: set[object] = set()
-    total = 0
-    while queue and len(group) < limit and total < MAX_GROUP_BYTES and identity(queue[0]) not in there:
-        there.add(identity(queue[0]))
-        group.append(queue.popleft())
-        total += weight(group[-1])
-    return group
 
 
 def _stopping() -> Unavailable:

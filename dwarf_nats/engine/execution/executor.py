@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from dwarf_nats.engine.execution.chains import Chains, goes_on
 from dwarf_nats.engine.ids import NoneLeft
 from dwarf_nats.errors import DwarfError, Unavailable
 from dwarf_nats.ports import BusAway, WorkerLost
@@ -66,6 +67,7 @@ class Executor:
         self._step_ids = step_ids
         self._committer = committer
         self._debug_log = debug_log
+        self._chains = Chains(shared, runner=runner, step_ids=step_ids, debug_log=debug_log)
 
     # -- dispatch
 
@@ -123,7 +125,7 @@ class Executor:
                 return await self._decide(step, flow.graph, Answer(error=step.unmerged), None)
             if (early := self._stopped_before_task(step, flow.graph)) is not None:
                 return early
-            answer = await self.runner.run(step)
+            answer = await self.runner.run(step, flow.graph)
             if self._checks_answers:
                 answer = sound(answer, step.url, self._limits.max_depth)
             if (early := self._backpressure.release_refused(step, answer)) is not None:
@@ -206,9 +208,16 @@ class Executor:
     # -- what follows
 
     def _start_eagerly(self, step: ClaimedStep, settlement: Settlement) -> None:
-        """Have one of the steps that follow start in the worker slot of this one; the others are claimed like any work."""
+        """Have one of the steps that follow start in the worker slot of this one; the others are claimed like any work.
+
+        Those that the engine carries out at once need no slot: they are settled with this one (N8).
+        """
+        if goes_on(settlement) and step.flow.graph is not None:
+            self._chains.extend(settlement, step.flow.graph)
         new = settlement.branches[0] if settlement.branches else settlement.successor
         child = settlement.child
+        if settlement.links:
+            new = _heir(settlement)
         if new is not None and new.delay_us == 0:
             new.eager = self._hand_slot_over(step, new.url)
         elif child is not None and not step.flow.breakpoints:
@@ -229,3 +238,8 @@ class Executor:
         span.child = self._traces.workflow(child.public_id, child.workflow, parent=span.trace_context)
         if span.child is not None:
             child.trace = span.child.trace_context
+
+
+def _heir(settlement: Settlement) -> NewStep | None:
+    """The first step after a chain that is due at once and not part of it."""
+    return next((new for one in settlement.chain() for new in one.loose if new.delay_us == 0), None)

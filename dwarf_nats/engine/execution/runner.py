@@ -1,4 +1,4 @@
-"""Runs steps: asks their tasks, or sends what their nodes say, within their time budgets (X3, L1, N3, N4)."""
+"""Runs steps: asks their tasks, or carries out their nodes, within their time budgets (X3, L1, N1-N7)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from dwarf_nats.engine.execution.budgets import claimed_budget_ms, own_budget_ms, time_budget_ms
 from dwarf_nats.engine.execution.invoker import TaskInvoker
 from dwarf_nats.engine.execution.service_nodes import ServiceNodes
+from dwarf_nats.rules import node_actions
 from dwarf_nats.rules.leases import lease_us
 from dwarf_nats.workflow.nodes import PublishMessage, SendRequest
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from dwarf_nats.ports import StepStore
     from dwarf_nats.rules.steps import ClaimedStep
     from dwarf_nats.workflow.answer import Answer
-    from dwarf_nats.workflow.graph import Node
+    from dwarf_nats.workflow.graph import Graph, Node
 
 
 class StepRunner:
@@ -28,26 +29,37 @@ class StepRunner:
         self.services = ServiceNodes(shared)
         self.children = children
         self._settings = shared.settings
+        self._clock = shared.clock
+        self._traces = shared.traces
         self._steps = steps
 
-    def run(self, step: ClaimedStep) -> Awaitable[Answer]:
+    def run(self, step: ClaimedStep, graph: Graph) -> Awaitable[Answer]:
         """The answer of a step. Raises what `TaskInvoker.ask` does."""
-        graph = step.flow.graph
-        node = graph.nodes.get(step.node) if graph is not None else None
-        if node is not None and isinstance(node.action, SendRequest | PublishMessage):
-            return self._send(step, node)
+        node = graph.nodes.get(step.node)
+        if node is not None and node.action is not None:
+            return self._carry_out(step, node)
         budget_ms = own_budget_ms(step)
         if budget_ms is None:
             return self.invoker.ask(step)
-        return self._run_within(step, budget_ms)
+        return self._ask_within(step, budget_ms)
 
-    async def _run_within(self, step: ClaimedStep, budget_ms: int) -> Answer:
+    def carry_out_at_once(self, step: ClaimedStep, node: Node) -> Answer:
+        """The answer of a step whose node the engine carries out without a service."""
+        self._trace(step)
+        answer = node_actions.answer_of(step, node, self._clock.now(), self._settings.max_depth)
+        if step.span is not None and answer.error is not None:
+            step.span.failed(answer.error.message)
+        return answer
+
+    async def _ask_within(self, step: ClaimedStep, budget_ms: int) -> Answer:
         """Ask the task, whose node has a budget of its own."""
         await self._extend_lease(step, budget_ms)
         return await self.invoker.ask(step)
 
-    async def _send(self, step: ClaimedStep, node: Node) -> Answer:
-        """Send the request or message of the node."""
+    async def _carry_out(self, step: ClaimedStep, node: Node) -> Answer:
+        """Do what the node says; a request or message is sent within the budget of the step."""
+        if not isinstance(node.action, SendRequest | PublishMessage):
+            return self.carry_out_at_once(step, node)
         budget_ms = time_budget_ms(step, self._settings)
         await self._extend_lease(step, budget_ms)
         return await self.services.send(step, node, budget_ms=budget_ms)
@@ -59,3 +71,17 @@ class StepRunner:
         """
         if budget_ms > claimed_budget_ms(step, self._settings):
             await self._steps.extend_lease(step.step_id, step.lease_seq, lease_us(budget_ms, budget_ms))
+
+    def _trace(self, step: ClaimedStep) -> None:
+        """Begin the span of an execution, if its flow is traced (T2)."""
+        flow = step.flow
+        if self._traces.listening or flow.trace:
+            step.span = self._traces.dispatch(
+                flow.trace,
+                flow_id=flow.public_id,
+                step_id=step.public_id,
+                workflow=flow.workflow,
+                task=step.node,
+                url=step.url,
+                attempt=step.attempt,
+            )

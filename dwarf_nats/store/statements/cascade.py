@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from dwarf_nats.workflow.limits import Limits
 
 # A step that sleeps waits for a time, as one that waits for an event does until its time-out: when it runs next, it is over.
-SLEPT = """update dwarf_steps set event = '{{"timedOut":true}}' where step_id {in:$1}"""
+SLEPT = """update dwarf_steps set event = '{"timedOut":true}' where step_id {in:$1}"""
 
 
 def needs_cascade(group: Sequence[Settlement]) -> bool:
@@ -30,6 +30,7 @@ def needs_cascade(group: Sequence[Settlement]) -> bool:
         or one.forgets
         or one.slept
         or one.compensates
+        or one.links
         or (one.end is not None and one.step.flow.surgraph_step_id is not None)
         for one in group
     )
@@ -75,13 +76,29 @@ def cascade(
     yield from children.wake_parents(living, settled)
 
 
+def next_wave(group: Sequence[Settlement], settled: SettleResult) -> list[Settlement]:
+    """The links of a group that was just written: they settle steps that it created running (N8).
+
+    Where that did not happen, because the flow has ended or has breakpoints, there is nothing to settle.
+    """
+    return [
+        link
+        for one in group
+        if one.links
+        and (done := settled.applied.get(one.step.step_id)) is not None
+        and done.alive
+        and one.step.step_id not in settled.with_breakpoints
+        for link in one.links
+    ]
+
+
 def defer_to_breakpoints(group: Sequence[Settlement], settled: SettleResult) -> None:
     """Suppress eager starts in flows with breakpoints: the steps are pending, so that their claim checks breakpoints (O12)."""
     if not settled.with_breakpoints:
         return
     for one in group:
         if one.step.step_id in settled.with_breakpoints:
-            for new in (one.successor, *one.branches[:1], one.child):
+            for new in (one.successor, *one.branches, one.child):
                 if new is not None:
                     new.eager = False
 

@@ -13,7 +13,7 @@ from dwarf_nats.rules.settlement import Applied, SettleResult
 from dwarf_nats.store.columns import numbered, scalars, unnest
 from dwarf_nats.store.commands import Cascade, Command, InsertFlows, InsertSteps, Query, QueryMany, StepInsert
 from dwarf_nats.store.dialect import LIVE, NOW, PARKED, parked_if_tripped
-from dwarf_nats.store.statements.cascade import cascade, defer_to_breakpoints, needs_cascade
+from dwarf_nats.store.statements.cascade import cascade, defer_to_breakpoints, needs_cascade, next_wave
 from dwarf_nats.store.statements.create import CreateFlows
 from dwarf_nats.store.statements.events import LOCK_ALL, locks_of
 from dwarf_nats.store.statements.insert import insert_postgres, insert_sqlite
@@ -181,24 +181,34 @@ class Settle:
 
     async def on_postgres(self, session: PostgresSession) -> SettleResult:
         if not needs_cascade(self.group):
-            return await self._settle_postgres(session)
+            return await self._settle_postgres(session, self.group)
         async with session.transaction():
-            if locks := locks_of(self.group):
+            if locks := locks_of([one for head in self.group for one in head.chain()]):
                 await session.fetch(LOCK_ALL, locks)
-            result = await self._settle_postgres(session)
-            commands = cascade(self.group, result, self.new_step, self.limits, several_shards=self.several_shards)
-            command = _next(commands, None)
-            while command is not None:
-                command = _next(commands, await self._execute_postgres(session, command))
+            result, wave = await self._wave_postgres(session, self.group)
+            while wave:
+                later, wave = await self._wave_postgres(session, wave)
+                result.add(later)
         return result
 
-    async def _settle_postgres(self, session: PostgresSession) -> SettleResult:
-        rows = await session.fetch(SETTLE, *_batch(self.group, self.budget_ms), self.replica_id)
+    async def _wave_postgres(
+        self, session: PostgresSession, group: Sequence[Settlement]
+    ) -> tuple[SettleResult, Sequence[Settlement]]:
+        """Write settlements and their consequences; also the links that come next (N8)."""
+        result = await self._settle_postgres(session, group)
+        commands = cascade(group, result, self.new_step, self.limits, several_shards=self.several_shards)
+        command = _next(commands, None)
+        while command is not None:
+            command = _next(commands, await self._execute_postgres(session, command))
+        return result, next_wave(group, result)
+
+    async def _settle_postgres(self, session: PostgresSession, group: Sequence[Settlement]) -> SettleResult:
+        rows = await session.fetch(SETTLE, *_batch(group, self.budget_ms), self.replica_id)
         result = SettleResult(
             applied={step_id: Applied(alive, at) for step_id, alive, at, _ in rows},
             with_breakpoints=frozenset(step_id for step_id, _, _, has_breakpoints in rows if has_breakpoints),
         )
-        defer_to_breakpoints(self.group, result)
+        defer_to_breakpoints(group, result)
         return result
 
     async def _execute_postgres(self, session: PostgresSession, command: Command) -> list[Row]:
@@ -214,21 +224,31 @@ class Settle:
         return []
 
     def on_sqlite(self, session: SqliteSession) -> SettleResult:
-        result = self._settle_sqlite(session)
         if not needs_cascade(self.group):
-            return result
-        commands = cascade(self.group, result, self.new_step, self.limits, several_shards=self.several_shards)
+            return self._settle_sqlite(session, self.group)
+        result, wave = self._wave_sqlite(session, self.group)
+        while wave:
+            later, wave = self._wave_sqlite(session, wave)
+            result.add(later)
+        return result
+
+    def _wave_sqlite(
+        self, session: SqliteSession, group: Sequence[Settlement]
+    ) -> tuple[SettleResult, Sequence[Settlement]]:
+        """As `_wave_postgres`."""
+        result = self._settle_sqlite(session, group)
+        commands = cascade(group, result, self.new_step, self.limits, several_shards=self.several_shards)
         command = _next(commands, None)
         while command is not None:
             command = _next(commands, self._execute_sqlite(session, command))
-        return result
+        return result, next_wave(group, result)
 
-    def _settle_sqlite(self, session: SqliteSession) -> SettleResult:
-        lease_seqs, flows = _found(session.fetch(_RUNNING, [one.step.step_id for one in self.group]))
+    def _settle_sqlite(self, session: SqliteSession, group: Sequence[Settlement]) -> SettleResult:
+        lease_seqs, flows = _found(session.fetch(_RUNNING, [one.step.step_id for one in group]))
         result = SettleResult()
         done = _Done(session.now)
         with_breakpoints = set()
-        for one in self.group:
+        for one in group:
             step_id = one.step.step_id
             if lease_seqs.get(step_id) != one.step.lease_seq:  # fenced off (X1)
                 continue
@@ -238,7 +258,7 @@ class Settle:
                 with_breakpoints.add(step_id)
         done.write(session, self.replica_id, self.budget_ms)
         result.with_breakpoints = frozenset(with_breakpoints)
-        defer_to_breakpoints(self.group, result)
+        defer_to_breakpoints(group, result)
         return result
 
     def _execute_sqlite(self, session: SqliteSession, command: Command) -> list[Row]:
