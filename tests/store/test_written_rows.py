@@ -20,6 +20,7 @@ def distinct_flow(**more: Any) -> NewFlow:
     """A flow no two fields of which have the same value."""
     return new_flow(
         {"entry": 1},
+        step_id=7_001,
         node="the node",
         url="the.url",
         workflow="the workflow",
