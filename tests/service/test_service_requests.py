@@ -425,6 +425,37 @@ async def test_steps_of_services_are_shown_cancelled_and_limited_like_others(cal
     assert (step["task"], step["status"]) == ("ask", "cancelled")
 
 
+async def test_a_breakpoint_stands_before_a_subject_as_it_is_written(caller: Caller) -> None:
+    """O12, N3: nothing is sent before the flow goes on."""
+    written = f"='{caller.prefix}x.' + sku"
+    asked = await serves(caller, f"{caller.prefix}x.a1", b"1")
+    flow = await caller.ok("flow.create", graph=graph(request(written)), state={"sku": "a1"})
+    await caller.ok("flow.break_before", **flow, task=written)
+    await caller.ok("flow.start", **flow)
+    assert (await caller.ok("flow.await", **flow))["status"] == "interrupted"
+    assert asked == []
+    await caller.ok("flow.resume_break", **flow)
+    assert (await caller.ok("flow.await", **flow))["state"] == {"sku": "a1", "answer": 1}
+
+
+async def test_a_message_follows_what_the_engine_carries_out_itself(either: Caller) -> None:
+    """N1, N3, N4: set, request and publish in one line, over a fan-out."""
+    caller, root = either, f"{either.prefix}x"
+    heard = await caller.hear(f"{root}.told")
+    await serves(caller, f"{root}.double", b"2")
+    document = graph(
+        {"name": "begin", "set": {"skus": ["a", "b", "c"]}},
+        {"name": "each", "request": {"subject": f"{root}.double", "payload": "=sku"}, "into": "sizes"},
+        {"name": "join", "fanIn": True, "set": {"all": "=sizes"}},
+        {"name": "tell", "publish": {"subject": f"{root}.told", "payload": "=all"}},
+        reducers={"sizes": "add"},
+    )
+    document["transitions"][0] |= {"forEach": "skus", "as": "sku"}
+    outcome = await caller.ok("flow.run", graph=document)
+    assert (outcome["status"], outcome["state"]["all"]) == ("completed", 6), outcome
+    assert (await take(heard)).data == b"6"
+
+
 @pytest.mark.slow
 async def test_a_bus_that_goes_away_trips_nothing(sqlite_dsn: str, prefix: str) -> None:
     """N3, N4, B6: steps in hand are held and sent again with the same id."""
