@@ -68,7 +68,11 @@ class _Acting(msgspec.Struct, frozen=True):
 
     def rendered(self, template: Any, field: str) -> Raw:
         """The value of a template, known to be storable (S1). Raises `BadRequest`."""
-        return templates.render(template, self.step.input, where=self.where(field), max_depth=self.max_depth)
+        compensated = self.step.compensating  # its templates know what the compensated step had changed (N9)
+        extra = {} if compensated is None else {"changes": compensated.changes}
+        return templates.render(
+            template, self.step.input, where=self.where(field), extra=extra, max_depth=self.max_depth
+        )
 
     def brought(self, value: Raw) -> Answer:
         """The answer of a step that is completed by what it brings back."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from dwarf_nats.rules.steps import ClaimedStep
     from dwarf_nats.settings import EngineSettings
+    from dwarf_nats.workflow.graph import Graph, Node
 
 
 def time_budget_ms(step: ClaimedStep, settings: EngineSettings) -> int:
@@ -20,10 +21,15 @@ def own_budget_ms(step: ClaimedStep) -> int | None:
     graph = step.flow.graph
     if graph is None:
         return None
-    node = (graph.nodes if step.compensating is None else graph.compensations).get(step.node)
+    node = node_of(step, graph)
     if node is not None and node.timeout_ms is not None:
         return node.timeout_ms
     return graph.defaults.timeout_ms
+
+
+def node_of(step: ClaimedStep, graph: Graph) -> Node | None:
+    """The node of a step; of a compensation, the one that says how it is done (N9)."""
+    return (graph.nodes if step.compensating is None else graph.compensations).get(step.node)
 
 
 def claimed_budget_ms(step: ClaimedStep, settings: EngineSettings) -> int:

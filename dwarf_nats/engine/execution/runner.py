@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING
 
-from dwarf_nats.engine.execution.budgets import claimed_budget_ms, own_budget_ms, time_budget_ms
+from dwarf_nats.engine.execution.budgets import claimed_budget_ms, node_of, own_budget_ms, time_budget_ms
 from dwarf_nats.engine.execution.invoker import TaskInvoker
 from dwarf_nats.engine.execution.service_nodes import ServiceNodes
 from dwarf_nats.rules import node_actions
@@ -35,7 +35,7 @@ class StepRunner:
 
     def run(self, step: ClaimedStep, graph: Graph) -> Awaitable[Answer]:
         """The answer of a step. Raises what `TaskInvoker.ask` does."""
-        node = graph.nodes.get(step.node)
+        node = node_of(step, graph)
         if node is not None and node.action is not None:
             return self._carry_out(step, node)
         budget_ms = own_budget_ms(step)

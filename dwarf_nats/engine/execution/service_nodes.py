@@ -37,13 +37,18 @@ class ServiceNodes:
         self._observer = CallObserver(shared)
 
     def send(self, step: ClaimedStep, node: Node, *, budget_ms: int) -> Awaitable[Answer]:
-        """Send the request or message of the node; its reply goes into the field of the node. As `send_action`."""
+        """Send the request or message of the node; its reply goes into the field of the node. As `send_action`.
+
+        The reply to a compensation changes nothing, and its templates know what the compensated step had changed (N9).
+        """
         action = node.action
         assert isinstance(action, SendRequest | PublishMessage)
+        where, compensated = f"node {node.name!r}, {action.kind}", step.compensating
+        if compensated is not None:
+            extra = {"changes": compensated.changes}
+            return self.send_action(step, action, where=where, extra=extra, budget_ms=budget_ms)
         into = (node.into or node.name) if isinstance(action, SendRequest) else ""
-        return self.send_action(
-            step, action, where=f"node {node.name!r}, {action.kind}", into=into, budget_ms=budget_ms
-        )
+        return self.send_action(step, action, where=where, into=into, budget_ms=budget_ms)
 
     def send_action(
         self,
