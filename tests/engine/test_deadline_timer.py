@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from typing import Any
 
@@ -16,6 +17,7 @@ from dwarf_nats.rules.rows import TimedOutWaits, TreeChange
 from dwarf_nats.rules.steps import ReadyStep
 from dwarf_nats.testing import TaskProxy
 from dwarf_nats.workflow.flow import Flow
+from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.status import Status
 from dwarf_nats.workflow.task_error import WaitTimeout
 from tests.support.engines import SOON, Remembered, crash, maintenance_of, quiet, replica, shard_of, until_rows, wired
@@ -71,6 +73,41 @@ async def test_the_task_is_asked_again_exactly_at_the_deadline(
     flow = late.rsplit("-", 1)[0]
     await heard.until(lambda: heard.of(flow)[-1] is Status.COMPLETED)
     assert [one.value for one in heard.of(flow)] == ["created", "running", "interrupted", "running", "completed"]
+
+
+@pytest.mark.parametrize(
+    "node",
+    [{"ask": {"payload": "=n", "timeoutMs": 7_000}}, {"wait": {"event": "paid", "timeoutMs": 7_000}}],
+    ids=["ask", "wait"],
+)
+async def test_a_node_that_waits_behind_others_ends_exactly_at_its_deadline(
+    timed: Engine, clock: ManualClock, node: dict[str, Any]
+) -> None:
+    """N5, N6, C5: it is settled in one transaction with the nodes before it, and its deadline is known at once."""
+    graph = {
+        "name": "late",
+        "tasks": [
+            {"name": "one", "set": {"n": 1}},
+            {"name": "two", "set": {"n": "=n + 1"}},
+            {"name": "stop", **node},
+            {"name": "late", "set": {"code": "=onErr.code", "onErr": None}},
+        ],
+        "transitions": [
+            {"from": "one", "to": "two"},
+            {"from": "two", "to": "stop"},
+            {"from": "stop", "to": "END"},
+            {"from": "stop", "to": "late", "onError": True},
+            {"from": "late", "to": "END"},
+        ],
+    }
+    key = await timed.create(Graph.from_json(json.dumps(graph).encode()), start=True)
+    await until_rows(timed, [(1,)], "select count(*) from dwarf_steps where wait_until is not null")
+    await quiet(timed)
+    clock.advance(6.999999)
+    await quiet(timed)
+    assert not (await timed.snapshot(key)).status.terminal
+    clock.advance(0.000001)
+    assert await ended(timed, key) == {"n": 2, "code": 408}
 
 
 async def test_what_passed_while_no_replica_ran_is_continued_at_the_start(dsn: str, proxy: TaskProxy) -> None:
