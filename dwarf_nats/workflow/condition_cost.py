@@ -57,12 +57,15 @@ def longest_in(values: object) -> int:
     return longest
 
 
-def cost(root: Node, weights: Mapping[str, int], longest: float) -> float:
-    """The bound, for fields of these weights and arrays and objects of at most `longest` elements."""
+def cost(root: Node, weights: Mapping[str, int], longest: float, *, of_value: float = 0) -> float:
+    """The bound, for fields of these weights and arrays and objects of at most `longest` elements.
+
+    `of_value`: what each value costs in the result, for an expression whose result is used.
+    """
     bound = _Bound(longest)
     names = {name: Size(one, one, min(one, longest)) for name, one in weights.items()}
-    bound.of(root, names, 1)
-    return bound.spent + sum(weights.values())
+    result = bound.of(root, names, 1)
+    return bound.spent + sum(weights.values()) + of_value * result.each
 
 
 def affordable_everywhere(root: Node, names: frozenset[str]) -> int:

@@ -41,6 +41,10 @@ class Verdict(NamedTuple):
     problem: str = ""
 
 
+_EACH = 100
+"""What an expression of a template takes, however small it is, in units of the budget."""
+_VALUE = 5
+"""What a value of a result takes to be written as JSON, in units of the budget."""
 _TOO_LONG = "takes too long on a state of this size: let a task work it out, and leave the result behind"
 _TAKEN, _NOT_TAKEN = Verdict(taken=True), Verdict(taken=False)
 
@@ -64,6 +68,8 @@ class Condition(NamedTuple):
     """The type of its value where it is known not to be a boolean."""
     mixed: str
     """A comparison of values that are never equal."""
+    path: tuple[str, ...]
+    """The way to the value that it does nothing but name, from a field of the state or from `state`."""
     constant: Verdict | None
     """The verdict of one that reads nothing of the state, such as `true`."""
 
@@ -96,7 +102,23 @@ class CannotEvaluate(Exception):
     """An expression has no value on this state; the text says why."""
 
 
-def value_of(source: str, state: State) -> Any:
+class Spending:
+    """What the expressions of one template may take together: as much as one condition (about 25 ms)."""
+
+    __slots__ = ("left",)
+
+    def __init__(self) -> None:
+        self.left: float = BUDGET
+        functions.begin()
+
+    def take(self, amount: float) -> None:
+        """Take what an expression costs. Raises `CannotEvaluate` if it is more than what is left."""
+        self.left -= amount
+        if self.left < 0:
+            raise CannotEvaluate(_TOO_LONG)
+
+
+def value_of(source: str, state: State, spending: Spending) -> Any:
     """Evaluate an expression of a template to a plain Python value (semantics: templates). Raises `CannotEvaluate`.
 
     Variables and bounds are those of conditions. Times are `datetime` and `timedelta` values.
@@ -104,13 +126,10 @@ def value_of(source: str, state: State) -> Any:
     condition = compiled(source)
     if isinstance(condition, str):
         raise CannotEvaluate(condition)
-    variables = _variables(condition, state)
-    if variables is None:
-        raise CannotEvaluate(_TOO_LONG)
-    if condition.bounded:
-        functions.begin()
+    read = _read(condition, state)
+    spending.take(_EACH + _cost(condition, read, of_value=_VALUE, most=spending.left))
     try:
-        result = condition.program.eval(data=variables)
+        result = condition.program.eval(data=_parsed(condition, read))
         if result.type() != cel.Type.ERROR:
             return result.plain_value()
         problem = str(result.value())
@@ -119,13 +138,30 @@ def value_of(source: str, state: State) -> Any:
     raise CannotEvaluate(printable(evaluation_problem(problem)))
 
 
-def field_read_whole(source: str) -> str:
-    """The state field that an expression is nothing but, so that its text can be copied; empty for any other expression."""
+def path_of(source: str) -> tuple[str, ...]:
+    """The way to the value that an expression does nothing but name, such as `quote.total`; empty for any other expression.
+
+    The first name is a field of the state. The text of such a value can be copied.
+    """
     condition = compiled(source)
-    if isinstance(condition, str) or not isinstance(condition.tree, Name) or len(condition.fields) != 1:
-        return ""
-    ((_, field),) = condition.fields
-    return field
+    return () if isinstance(condition, str) else condition.path
+
+
+def _path(root: Node, tokens: list[Token]) -> tuple[str, ...]:
+    names: list[str] = []
+    node = root
+    while not isinstance(node, Name):
+        match node:
+            case Select(operand, field) if ("other", "(") not in tokens:  # `has(…)` is a selection, too
+                names.append(field)
+                node = operand
+            case Call("_[_]", [operand, Literal(str(field))]):
+                names.append(field)
+                node = operand
+            case _:
+                return ()
+    names.append(field_of(node.name))
+    return tuple(reversed(names))
 
 
 def _verdict(program: cel.Expression, bounded: bool, variables: dict[str, Any]) -> Verdict:
@@ -188,15 +224,22 @@ def _parsed(condition: Condition, read: State) -> dict[str, Any]:
 
 
 def _affordable(condition: Condition, read: State) -> bool:
+    return _cost(condition, read, of_value=0, most=BUDGET) <= BUDGET
+
+
+def _cost(condition: Condition, read: State, *, of_value: float, most: float) -> float:
+    """The bound of an evaluation; worked out more closely if a quick one is beyond `most`."""
     weights = {name: weight(bytes(read[field])) for name, field in condition.fields if field in read}
     if condition.whole:
         weights["state"] = 1 + sum(weight(bytes(value)) for value in read.values())
-    most = sum(weights.values())
-    if most > BUDGET or cost(condition.tree, weights, 1) > BUDGET:
-        return False
-    if cost(condition.tree, weights, most) <= BUDGET:  # nothing is longer than all together
-        return True
-    return cost(condition.tree, weights, longest_in(_parsed(condition, read))) <= BUDGET
+    total = sum(weights.values())
+    least = cost(condition.tree, weights, 1, of_value=of_value) if total <= most else total
+    if least > most:
+        return least
+    quick = cost(condition.tree, weights, total, of_value=of_value)  # nothing is longer than all together
+    if quick <= most:
+        return quick
+    return cost(condition.tree, weights, longest_in(_parsed(condition, read)), of_value=of_value)
 
 
 def holds(source: str, state: State) -> bool:
@@ -249,6 +292,7 @@ def _compiled(source: str, tokens: list[Token]) -> Condition | str:
         bounded=own != tokens,
         yields="" if result in (cel.Type.BOOL, cel.Type.DYN) else type_name(result),
         mixed=mixed,
+        path=_path(root, tokens) if used else (),
         constant=None if used else _verdict(program, own != tokens, {}),
     )
 

@@ -123,7 +123,7 @@ def known_fields(graph: GraphBuilder) -> set[str]:
     for node in graph.nodes.values():
         if isinstance(node.action, SetFields):
             known |= node.action.fields.keys()
-        elif node.action is not None:
+        elif node_validation.brings_back(node.action):
             known.add(node.field)
     for edge in graph.transitions:
         if edge.for_each:

@@ -99,12 +99,17 @@ class GraphBuilder:
             self._stray_fan_ins.pop(name, None)
 
     def add_action(self, name: str, action: Action, *, into: str = "") -> None:
-        """Add a node that the engine carries out itself. A known name changes nothing."""
-        if name not in self.nodes:
+        """Add a node that the engine carries out itself. The same node again changes nothing."""
+        known = self.nodes.get(name)
+        if known is None:
             self.add_task(name, url_of(action))
             if name in self.nodes:
                 self.nodes[name].action = action
                 self.nodes[name].into = into
+        elif (known.action, known.into) != (action, into):
+            self._defects[f"action {name}"] = (
+                f"node {name!r} is there already, and is another one: add it before the edges that name it, and once"
+            )
 
     def set_entry_point(self, name: str) -> None:
         """Start flows at this node instead of the first one added."""

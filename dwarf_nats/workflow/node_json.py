@@ -254,7 +254,8 @@ def read_fields(values: _Values, where: str) -> dict[str, Field]:
     """The fields that are declared in `fields`; one without a definition is a field of any type."""
     found: dict[str, Field] = {}
     for name, declared in shapes.mapping(values, "fields", where).items():
-        inside = f"{where}, field {name[:80]!r}"
+        field = f"field {name[:80]!r}"
+        inside = where if where == field else f"{where}, {field}"
         if declared is not None and not isinstance(declared, Mapping):
             raise BadRequest(
                 f"{inside}: it must be an object such as {{type: string, required: true}}, got {json_type(declared)}"
@@ -310,7 +311,11 @@ def _given(**values: Any) -> dict[str, Any]:
 
 def _sorted(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {key: _sorted(one) for key, one in sorted(value.items())}
+        return {key: _sorted(one) for key, one in sorted(value.items(), key=_name)}
     if isinstance(value, list | tuple):
         return [_sorted(one) for one in value]
     return value
+
+
+def _name(member: tuple[Any, Any]) -> str:
+    return str(member[0])

@@ -39,8 +39,13 @@ def node_problems(node: Node) -> Iterator[str]:
         yield from action_problems(node.action, where)
     if node.into and node.action is None:
         yield f"{where}, into: it asks a task, which changes fields by itself: remove it"
-    elif node.into and not _brings_back(node.action):
+    elif node.into and not brings_back(node.action):
         yield f"{where}, into: a node of this kind brings nothing back: remove it"
+    if node.timeout_ms is not None and isinstance(node.action, SetFields | WaitForEvent | AskPerson | Sleep):
+        remedy = (
+            "write it into " + node.action.kind if isinstance(node.action, WaitForEvent | AskPerson) else "remove it"
+        )
+        yield f"{where}, timeoutMs: it bounds a call, and this node makes none: {remedy}"
     yield from policy_problems(node.timeout_ms, node.retry, where)
     if node.compensate is not None:
         inside = f"{where}, compensate"
@@ -160,7 +165,8 @@ def _delay_problems(value: int | None, where: str) -> Iterator[str]:
         yield f"{where}: it is {value}: write 0 to {MAX_DELAY_MS} milliseconds"
 
 
-def _brings_back(action: Action | None) -> bool:
+def brings_back(action: Action | None) -> bool:
+    """True for an action whose result goes into the field `into`."""
     return isinstance(action, SendRequest | RunWorkflow | WaitForEvent | AskPerson)
 
 

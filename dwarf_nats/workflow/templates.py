@@ -1,7 +1,7 @@
 """Templates: JSON values in which a text that begins with `=` is a CEL expression over the state (semantics: templates).
 
 The value of the expression replaces the text. Two `=` at the start stand for one that belongs to the text. Keys of objects
-are never expressions. An expression that is nothing but a field copies the JSON text of that field, digit for digit.
+are never expressions. An expression that only names a value (`total`, `quote.total`) copies its JSON text, digit for digit.
 
 | value of an expression | JSON |
 |---|---|
@@ -14,7 +14,7 @@ are never expressions. An expression that is nothing but a field copies the JSON
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -22,12 +22,26 @@ import orjson
 
 from dwarf_nats.errors import BadRequest
 from dwarf_nats.workflow import conditions
-from dwarf_nats.workflow.conditions import CannotEvaluate
+from dwarf_nats.workflow.conditions import CannotEvaluate, Spending
 from dwarf_nats.workflow.shapes import place
-from dwarf_nats.workflow.state import MAX_DEPTH, Raw, State, check_json, json_type
+from dwarf_nats.workflow.state import (
+    MAX_DEPTH,
+    NULL,
+    Raw,
+    State,
+    check_json,
+    decode_state,
+    decode_value,
+    encode_state,
+    json_type,
+)
 
 _SHOWN = 200
 """Characters of an expression that an error shows."""
+_COPIED = 256
+"""Bytes that are copied for one unit of the budget."""
+_NAMED = 20
+"""What it takes to find a value by its name, in units of the budget."""
 
 
 def expression_of(text: str) -> str | None:
@@ -69,7 +83,7 @@ def render(
 
     Raises `BadRequest` with the place, the expression and the reason.
     """
-    text = _text(template, {**state, **extra} if extra else state, where)
+    text = _Rendering({**state, **extra} if extra else state).text(template, where)
     check_json(text, where, max_depth)
     return Raw(text)
 
@@ -82,7 +96,8 @@ def render_text(template: str, state: State, *, where: str, extra: Mapping[str, 
     source = expression_of(template)
     if source is None:
         return literal(template)
-    value = _value(source, {**state, **extra} if extra else state, where)
+    text = _Rendering({**state, **extra} if extra else state).value(source, where)
+    value = decode_value(text)
     if isinstance(value, str):
         return value
     if value is None or isinstance(value, list | dict):
@@ -90,34 +105,63 @@ def render_text(template: str, state: State, *, where: str, extra: Mapping[str, 
             f"{where}: the expression {source[:_SHOWN]!r} must give a text, and gives {json_type(value)}: see whether"
             " the field is there"
         )
-    return orjson.dumps(value).decode()
+    return text.decode()
 
 
-def _text(template: Any, state: State, where: str) -> bytes:
-    if isinstance(template, str):
-        source = expression_of(template)
-        if source is None:
-            return _dumped(literal(template), where)
-        field = conditions.field_read_whole(source)
-        if field:
-            return bytes(state[field]) if field in state else b"null"
-        return _dumped(_value(source, state, where), where)
-    if isinstance(template, Mapping):
-        members = (
-            _dumped(key, where) + b":" + _text(value, state, place(where, key)) for key, value in template.items()
-        )
-        return b"{%b}" % b",".join(members)
-    if isinstance(template, list):
-        return b"[%b]" % b",".join(_text(value, state, place(where, at)) for at, value in enumerate(template))
-    return _dumped(template, where)
+class _Rendering:
+    """Renders one template on one state."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._spending = Spending()
+
+    def text(self, template: Any, where: str) -> bytes:
+        """The JSON text of a template's value."""
+        if isinstance(template, str):
+            source = expression_of(template)
+            return _dumped(literal(template), where) if source is None else self.value(source, where)
+        if isinstance(template, Mapping):
+            members = (
+                _dumped(key, where) + b":" + self.text(value, place(where, key)) for key, value in template.items()
+            )
+            return b"{%b}" % b",".join(members)
+        if isinstance(template, list):
+            return b"[%b]" % b",".join(self.text(value, place(where, at)) for at, value in enumerate(template))
+        return _dumped(template, where)
+
+    def value(self, source: str, where: str) -> bytes:
+        """The JSON text of an expression's value."""
+        try:
+            path = conditions.path_of(source)
+            if path:
+                text = bytes(_at(self._state, path))
+                self._spending.take(_NAMED + len(text) // _COPIED)
+                return text
+            value = _plain(conditions.value_of(source, self._state, self._spending))
+        except CannotEvaluate as error:
+            raise BadRequest(f"{where}: the expression {source[:_SHOWN]!r} cannot be evaluated: {error}") from None
+        return _dumped(value, where)
 
 
-def _value(source: str, state: State, where: str) -> Any:
-    """The value of an expression, as JSON has it."""
-    try:
-        return _plain(conditions.value_of(source, state))
-    except CannotEvaluate as error:
-        raise BadRequest(f"{where}: the expression {source[:_SHOWN]!r} cannot be evaluated: {error}") from None
+def _at(state: State, path: Sequence[str]) -> bytes:
+    """The JSON text of the value at the end of a path. Raises `CannotEvaluate` as the expression would."""
+    if path[0] != "state":
+        value: bytes = state.get(path[0], NULL)
+    elif len(path) == 1:
+        return encode_state(state)
+    else:
+        path = path[1:]
+        if path[0] not in state:
+            raise CannotEvaluate(f"no such field {path[0]!r}")
+        value = state[path[0]]
+    for name in path[1:]:
+        if bytes(value).lstrip()[:1] != b"{":
+            raise CannotEvaluate(f"{name!r} of a value that is no object (null, text, number or list) is read")
+        members = decode_state(bytes(value))
+        if name not in members:
+            raise CannotEvaluate(f"no such field {name!r}")
+        value = members[name]
+    return value
 
 
 def _plain(value: Any) -> Any:

@@ -74,6 +74,31 @@ def test_a_field_is_copied_digit_for_digit() -> None:
     assert rendered("=big + 1") == 9007199254740994
 
 
+def test_a_value_inside_a_field_is_copied_digit_for_digit() -> None:
+    """A price keeps its digits wherever it stands; names that are no identifiers are written in brackets."""
+    state = {"quote": Raw(b'{"total": 10.10, "tax rate": {"x": 1e2}, "n": 9007199254740993}')}
+    template = ["=quote.total", "=state.quote.total", "=quote['tax rate'].x", "=state['quote'].n"]
+    assert bytes(templates.render(template, state, where="w")) == b"[10.10,10.10,1e2,9007199254740993]"
+    assert templates.render_text("=quote.total", state, where="w") == "10.10"
+    assert bytes(templates.render("=has(quote.total)", state, where="w")) == b"true"
+
+
+@pytest.mark.parametrize(
+    ("source", "problem"),
+    [
+        ("obj.none", "no such field 'none'"),
+        ("state.none", "no such field 'none'"),
+        ("missing.x", "'x' of a value that is no object"),
+        ("text.x", "'x' of a value that is no object"),
+        ("list.x", "'x' of a value that is no object"),
+    ],
+)
+def test_a_path_that_leads_nowhere_is_told(source: str, problem: str) -> None:
+    with pytest.raises(BadRequest) as refusal:
+        rendered("=" + source)
+    assert refusal.value.message.startswith(f"node 'a', set: the expression {source!r} cannot be evaluated: {problem}")
+
+
 def test_variables_beside_the_state() -> None:
     """N9: `changes`."""
     assert rendered({"receipt": "=changes.receipt", "n": "=n"}, changes={"receipt": "R1"}) == {"receipt": "R1", "n": 5}
@@ -105,6 +130,29 @@ def test_an_expression_that_takes_too_long_is_refused() -> None:
     state = state_from({"xs": list(range(5_000))})
     with pytest.raises(BadRequest, match="takes too long"):
         templates.render("=xs.map(x, xs.filter(y, y == x))", state, where="w")
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        pytest.param("=[" + ",".join(["text"] * 190) + "]", id="a result far larger than the state"),
+        pytest.param("=list.map(x, list)", id="a result that grows by the square"),
+        pytest.param(["=size(list.filter(x, x > 3))"] * 300, id="many expressions that are each within the bound"),
+        pytest.param(["=1 + 1"] * 5_000, id="very many small expressions"),
+        pytest.param({"a": ["=text"] * 5_000}, id="copies of a large field"),
+    ],
+)
+def test_the_expressions_of_a_template_are_bounded_together(template: Any) -> None:
+    """However small each of them is: nothing can stop the event loop for long."""
+    state = state_from({"text": "x" * 500_000, "list": list(range(5_000))})
+    with pytest.raises(BadRequest, match=r"^w.*: the expression .* takes too long on a state of this size"):
+        templates.render(template, state, where="w")
+
+
+@pytest.mark.parametrize("template", [["=n + 1"] * 500, {"lines": "=list", "again": ["=list"] * 100}])
+def test_templates_of_an_ordinary_size_are_within_the_bound(template: Any) -> None:
+    state = state_from({"n": 1, "list": [{"sku": "K1", "quantity": 2}] * 1000})
+    templates.render(template, state, where="w")
 
 
 @pytest.mark.parametrize(
