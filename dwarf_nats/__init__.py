@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from dwarf_nats.workflow.arguments import run_task
     from dwarf_nats.workflow.flow import Flow
     from dwarf_nats.workflow.graph import END, Graph
+    from dwarf_nats.workflow.nodes import PublishMessage, RetryPolicy, SendRequest, SetFields
     from dwarf_nats.workflow.options import FlowOptions, Query
     from dwarf_nats.workflow.records import FlowSummary, GraphInfo, Outcome, Pause, ShardInfo, Step
     from dwarf_nats.workflow.status import Status
@@ -66,7 +67,11 @@ __all__ = [
     "NotFound",
     "Outcome",
     "Pause",
+    "PublishMessage",
     "Query",
+    "RetryPolicy",
+    "SendRequest",
+    "SetFields",
     "ShardInfo",
     "Status",
     "Step",
@@ -111,6 +116,7 @@ _MODULES = {
     "dwarf_nats.workflow.arguments": ("run_task",),
     "dwarf_nats.workflow.flow": ("Flow",),
     "dwarf_nats.workflow.graph": ("END", "Graph"),
+    "dwarf_nats.workflow.nodes": ("PublishMessage", "RetryPolicy", "SendRequest", "SetFields"),
     "dwarf_nats.workflow.options": ("FlowOptions", "Query"),
     "dwarf_nats.workflow.records": ("FlowSummary", "GraphInfo", "Outcome", "Pause", "ShardInfo", "Step"),
     "dwarf_nats.workflow.status": ("Status",),

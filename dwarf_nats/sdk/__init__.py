@@ -23,6 +23,7 @@ from dwarf_nats.wire.messages import HealthReply
 from dwarf_nats.workflow.answer import ErrorInfo
 from dwarf_nats.workflow.flow import Flow
 from dwarf_nats.workflow.graph import END, Graph
+from dwarf_nats.workflow.nodes import PublishMessage, RetryPolicy, SendRequest, SetFields
 from dwarf_nats.workflow.options import FlowOptions, Query
 from dwarf_nats.workflow.records import FlowSummary, GraphInfo, Outcome, Pause, ShardInfo, Step
 from dwarf_nats.workflow.status import Status
@@ -48,7 +49,11 @@ __all__ = [
     "NotFound",
     "Outcome",
     "Pause",
+    "PublishMessage",
     "Query",
+    "RetryPolicy",
+    "SendRequest",
+    "SetFields",
     "ShardInfo",
     "Status",
     "Step",
