@@ -59,14 +59,23 @@ def test_everything_a_client_takes_and_returns_is_exported() -> None:
     assert {"Outcome", "Step", "Status", "Query", "Graph", "GraphInfo", "ErrorInfo"} <= {one.__name__ for one in found}
     inside = {
         "Answer",
+        "AskPerson",
+        "Compensation",
+        "Defaults",
         "Disposition",
+        "EventWait",
+        "Field",
         "Node",
+        "NodeKind",
         "ReducerKind",
         "Retry",
+        "RunWorkflow",
         "ShardHealth",
+        "Sleep",
         "Subgraph",
         "Subjects",
         "Transition",
+        "WaitForEvent",
     }
     assert {one.__name__ for one in found - exported} <= inside
 
