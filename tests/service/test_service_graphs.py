@@ -109,7 +109,7 @@ async def test_a_bad_file_is_refused_without_anything_of_it_and_harms_nobody_els
             "code": 400,
             "message": f"graph {asked}: the graph file of this workflow is not valid; the replica's log says why",
         }
-        assert reason in next(one for one in caplog.text.splitlines() if f"/{name} is bad" in one)
+        assert reason in next(one for one in caplog.text.splitlines() if f"/{name}" in one and " is bad" in one)
         assert await ran(shop) == "json"
         (folder / name).unlink()
     (folder / "twice.yaml").write_text(yaml.safe_dump(line(NAME, "yaml")))
