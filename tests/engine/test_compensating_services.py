@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 from typing import Any
+
+import yaml
 
 from dwarf_nats.library import open_engine
 from dwarf_nats.testing import TaskProxy
@@ -14,6 +18,7 @@ from dwarf_nats.workflow.status import Status
 from tests.support.engines import SOON
 from tests.support.services import LocalServices
 
+PAGE = Path(__file__).parents[2] / "docs/compensation.md"
 RECEIPT = {"receipt": "r7", "n": 2**60}
 
 
@@ -107,3 +112,25 @@ async def test_a_chain_that_fails_is_compensated(dsn: str) -> None:
         outcome = await engine.run(order(*nodes), timeout=SOON)
         assert (outcome.status, outcome.state) == (Status.FAILED, {"x": 1})
     assert [call.subject for call, _ in services.published] == ["undo.a"]
+
+
+async def test_the_order_of_the_documentation_is_undone(dsn: str) -> None:
+    """The graph of docs/compensation.md."""
+    (text,) = re.findall(r"```yaml\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    services = LocalServices(
+        **{
+            "stock.reserve": lambda _: "shelf 7",
+            "stock.release": lambda _: None,
+            "billing.charge": lambda _: {"receipt": "r7"},
+            "billing.refund": lambda _: None,
+            "shipping.ship": lambda _: ServiceReply(error=ErrorInfo("no truck", 422)),
+        }
+    )
+    async with open_engine(dsn, tasks=TaskProxy(), services=services) as engine:
+        outcome = await engine.run(Graph.from_values(yaml.safe_load(text)), {"sku": "a1", "total": 5}, timeout=SOON)
+        assert outcome.error is not None
+        assert outcome.error.message == "no truck"
+        names = [step.task for step in await engine.history(outcome.flow_key)]
+    assert names == ["reserve", "charge", "ship", "charge:compensate", "reserve:compensate"]
+    undone = [(call.subject, call.payload) for call in services.requests[3:]]
+    assert undone == [("billing.refund", b'{"receipt":"r7"}'), ("stock.release", b"a1")]
