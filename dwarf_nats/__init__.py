@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from dwarf_nats.workflow.graph import END, Graph
     from dwarf_nats.workflow.nodes import PublishMessage, RetryPolicy, SendRequest, SetFields
     from dwarf_nats.workflow.options import FlowOptions, Query
-    from dwarf_nats.workflow.records import FlowSummary, GraphInfo, Outcome, Pause, ShardInfo, Step
+    from dwarf_nats.workflow.records import EventReceipt, FlowSummary, GraphInfo, Outcome, Pause, ShardInfo, Step
     from dwarf_nats.workflow.status import Status
     from dwarf_nats.workflow.task_error import SubgraphError, TaskError, WaitTimeout
 
@@ -56,6 +56,7 @@ __all__ = [
     "Engine",
     "EngineSettings",
     "ErrorInfo",
+    "EventReceipt",
     "Flow",
     "FlowOptions",
     "FlowSummary",
@@ -118,7 +119,15 @@ _MODULES = {
     "dwarf_nats.workflow.graph": ("END", "Graph"),
     "dwarf_nats.workflow.nodes": ("PublishMessage", "RetryPolicy", "SendRequest", "SetFields"),
     "dwarf_nats.workflow.options": ("FlowOptions", "Query"),
-    "dwarf_nats.workflow.records": ("FlowSummary", "GraphInfo", "Outcome", "Pause", "ShardInfo", "Step"),
+    "dwarf_nats.workflow.records": (
+        "EventReceipt",
+        "FlowSummary",
+        "GraphInfo",
+        "Outcome",
+        "Pause",
+        "ShardInfo",
+        "Step",
+    ),
     "dwarf_nats.workflow.status": ("Status",),
     "dwarf_nats.workflow.task_error": ("SubgraphError", "TaskError", "WaitTimeout"),
 }

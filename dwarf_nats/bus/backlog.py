@@ -24,7 +24,7 @@ RETRY_BACKOFF = Backoff(0.05, 2, 2.0)
 
 IDEMPOTENT = frozenset({"flow.start", "flow.cancel", "flow.delete", "flow.break_before", "graph.put", "graph.delete"})
 """Operations that change nothing when they are carried out a second time."""
-TELLING_IF_UNDECIDED = frozenset({"flow.create", "flow.create_task"})
+TELLING_IF_UNDECIDED = frozenset({"flow.create", "flow.create_task", "flow.signal", "signal"})
 """Operations whose refusal says whether they may have been carried out all the same (`Unavailable.undecided`)."""
 
 

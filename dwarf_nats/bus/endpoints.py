@@ -6,17 +6,18 @@ import asyncio
 import logging
 import time
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from dwarf_nats.errors import DwarfError, Internal
 from dwarf_nats.wire import headers as h
 from dwarf_nats.wire.decoding import decode
-from dwarf_nats.wire.operations import OPERATIONS, Operation
+from dwarf_nats.wire.operations import OPERATIONS, SIGNAL, Operation
 from dwarf_nats.wire.schema import schema_name
 from dwarf_nats.wire.subjects import Subjects
 from dwarf_nats.workflow.keys import without_tokens
 from dwarf_nats.workflow.task_exceptions import closes_coroutine, ends_process
 
+from . import event_handlers
 from .engine_api import EngineApi
 from .handlers import GRAPH_PAYLOADS, HANDLERS, Handler, RequestContext
 
@@ -41,6 +42,15 @@ class Stats:
         self.last_error = f"{error.code}:{text[:500]}"
 
 
+class RawRequest(NamedTuple):
+    """A request in its raw parts. `block`: its headers, if it has some."""
+
+    subject: bytes
+    reply: bytes
+    body: bytes
+    block: bytes | None
+
+
 @dataclass(slots=True)
 class Endpoint:
     """An operation at its subject."""
@@ -49,6 +59,19 @@ class Endpoint:
     subject: str
     handler: Handler
     stats: Stats = field(default_factory=Stats)
+
+    def context(self, request: RawRequest) -> RequestContext:
+        """The request, to be answered. Only an operation with a key reads headers."""
+        context = RequestContext(request.body, answerable=bool(request.reply))
+        if self.subject.endswith(">"):
+            context.rest_of_subject = request.subject[len(self.subject) - 1 :].decode("ascii", "replace")
+        if self.operation.keyed and request.block:
+            headers = h.read_headers(request.block)
+            if (msg_id := headers.get("nats-msg-id")) is not None:
+                context.msg_id = h.percent_decode(msg_id)
+            context.traceparent = headers.get("traceparent", "")
+            context.tracestate = h.percent_decode(headers.get("tracestate", ""))
+        return context
 
     async def answer(self, engine: EngineApi, context: RequestContext) -> bytes:
         """Carry out one request. Raises `DwarfError`; any other exception is logged and becomes `Internal`."""
@@ -96,17 +119,6 @@ class Endpoint:
 
 
 def endpoints(subjects: Subjects) -> list[Endpoint]:
-    """One endpoint for each operation."""
-    return [Endpoint(one, subjects.operation(one.name), HANDLERS[one.name]) for one in OPERATIONS]
-
-
-def context_from(payload: bytes, block: bytes | None, reply: bytes, keyed: bool) -> RequestContext:
-    """The request in its raw parts. `keyed`: the operation reads `Nats-Msg-Id`."""
-    context = RequestContext(payload, answerable=bool(reply))
-    if keyed and block:
-        headers = h.read_headers(block)
-        if (msg_id := headers.get("nats-msg-id")) is not None:
-            context.msg_id = h.percent_decode(msg_id)
-        context.traceparent = headers.get("traceparent", "")
-        context.tracestate = h.percent_decode(headers.get("tracestate", ""))
-    return context
+    """One endpoint for each operation, and one for signals by subject."""
+    operations = [Endpoint(one, subjects.operation(one.name), HANDLERS[one.name]) for one in OPERATIONS]
+    return [*operations, Endpoint(SIGNAL, subjects.signal(">"), event_handlers.signal_by_subject)]

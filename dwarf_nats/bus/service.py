@@ -26,7 +26,7 @@ from dwarf_nats.workflow.limits import over
 
 from .connection import Connection
 from .discovery import Discovery
-from .endpoints import QUEUE, Endpoint, context_from, endpoints
+from .endpoints import QUEUE, Endpoint, RawRequest, endpoints
 from .engine_api import EngineApi
 from .handlers import RequestContext
 from .responder import Responder
@@ -156,7 +156,7 @@ class Service:
 
     # --- requests ---
 
-    def _receive(self, endpoint: Endpoint, _subject: bytes, reply: bytes, body: bytes, block: bytes | None) -> None:
+    def _receive(self, endpoint: Endpoint, subject: bytes, reply: bytes, body: bytes, block: bytes | None) -> None:
         endpoint.stats.requests += 1
         operation = endpoint.operation
         self._counters.requests.add(operation.name)
@@ -170,25 +170,25 @@ class Service:
             text = over(f"the request is {len(body)} bytes", "max_request_bytes", self._max_request_bytes, remedy)
             self.responder.refuse(endpoint, reply, TooLarge(text))
         elif not reply:
-            self._unanswered.take(endpoint, body, block)
+            self._unanswered.take(endpoint, RawRequest(subject, reply, body, block))
         elif len(self._running[operation.waits]) >= self._bounds[operation.waits]:
             self.responder.refuse(endpoint, reply, self._too_many(operation.waits))
         else:
-            self._begin(endpoint, reply, body, block)
+            self._begin(endpoint, RawRequest(subject, reply, body, block))
 
     def _too_many(self, waits: bool) -> TooMany:
         what, name = ("waiting requests", "max_waiting") if waits else ("requests", "max_requests")
         bound = self._bounds[waits]
         return TooMany(f"this replica carries out {bound} {what} already, its limit ({name}): try again later")
 
-    def _begin(self, endpoint: Endpoint, reply: bytes, body: bytes, block: bytes | None) -> None:
+    def _begin(self, endpoint: Endpoint, request: RawRequest) -> None:
         """Carry out a request in a task of its own."""
         operation = endpoint.operation
-        context = context_from(body, block, reply, operation.keyed)
+        context = endpoint.context(request)
         context.default_timeout_seconds = self._default_timeout_seconds
         context.max_timeout_seconds = self._max_timeout_seconds
         context.max_reply_bytes = self.responder.max_reply_bytes
-        task = asyncio.get_running_loop().create_task(self._carry_out(endpoint, context, reply))
+        task = asyncio.get_running_loop().create_task(self._carry_out(endpoint, context, request.reply))
         self._running[operation.waits].add(task)
         task.add_done_callback(self._waiting_done if operation.waits else self._done)
 

@@ -12,7 +12,7 @@ from dwarf_nats.telemetry.context import continued
 from dwarf_nats.workflow.options import Query
 
 from .backlog import Backlog, Queued, may_repeat
-from .endpoints import Endpoint, context_from
+from .endpoints import Endpoint, RawRequest
 from .engine_api import EngineApi
 from .handlers import RequestContext
 from .responder import Responder
@@ -38,9 +38,9 @@ class UnansweredRequests:
         self._checking: asyncio.Future[bool] | None = None
         self._stopping = False
 
-    def take(self, endpoint: Endpoint, body: bytes, block: bytes | None) -> None:
+    def take(self, endpoint: Endpoint, request: RawRequest) -> None:
         """Carry out a request when its turn comes. If too much waits already it is lost, counted and logged."""
-        context = context_from(body, block, b"", endpoint.operation.keyed)
+        context = endpoint.context(request)
         context.default_timeout_seconds = context.max_timeout_seconds = 0  # nobody is there to wait
         if not self._backlog.take(endpoint, context):
             self._responder.lose(

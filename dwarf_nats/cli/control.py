@@ -68,6 +68,40 @@ async def resume_break(out: Output, bus: Bus, service: Service, key: PauseKey, o
     out.show(m.Empty(), "resumed")
 
 
+@command(
+    app,
+    "signal",
+    short="Signal an event to the flows that wait for it.",
+    example="dwarf-nats flow signal order.paid order-7 '{\"amount\": 12.5}'",
+)
+async def signal(
+    out: Output,
+    bus: Bus,
+    service: Service,
+    event: Annotated[str, typer.Argument(metavar="EVENT", help="Name of the event.")],
+    key: Annotated[str, typer.Argument(metavar="[KEY]", help="Key that the flows wait with.")] = "",
+    data: Annotated[
+        str | None, typer.Argument(metavar="[DATA]", help="For the flows, null if left out: JSON, @file or -.")
+    ] = None,
+    event_id: Annotated[
+        str | None, typer.Option("--id", help="Signalled again with this id while it is kept, the event counts once.")
+    ] = None,
+    keep_ms: Annotated[
+        int, typer.Option("--keep-ms", min=0, help="How long to keep it for a flow to come; 0 does not keep it.")
+    ] = 86_400_000,
+) -> None:
+    """Signal an event to every flow that waits for it, or keep it for the first one that comes to wait."""
+    value = None if data is None else Raw(read_json(data, "DATA"))
+    async with service.client(bus) as client:
+        receipt = await client.signal(event, key, value, id=event_id, keep=keep_ms / 1000)
+    received = f"received by {receipt.delivered} step{'' if receipt.delivered == 1 else 's'}"
+    kept = "kept for a step to come" if receipt.kept else "not kept"
+    out.show(
+        m.FlowSignalReply(delivered=receipt.delivered, kept=receipt.kept),
+        received if receipt.delivered else f"no step waits for it: {kept}",
+    )
+
+
 @command(app, "break", example="dwarf-nats flow break 1-42-a1B2c3D4e5F6g7H8 charge")
 async def break_(
     out: Output,

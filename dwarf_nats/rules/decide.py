@@ -181,6 +181,7 @@ def _park(deciding: Deciding, answer: Answer, changes: State, child: parking.Chi
     step, limits = deciding.step, deciding.limits
     _encoded(deciding, merge(step.input, answer.changes))
     if answer.wait is not None:
+        parking.check_wait(answer.wait)
         return _checked(deciding, parking.waiting_for_event(step, changes, answer.wait))
     if answer.interrupt is not None:
         _check_bytes(len(bytes(answer.interrupt)), f"the interrupt payload of task {step.url}", limits)

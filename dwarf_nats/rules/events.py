@@ -15,8 +15,6 @@ DEFAULT_KEEP_MS = 24 * 3_600_000
 """Milliseconds an event waits for a step, unless the signal says otherwise."""
 MAX_KEEP_MS = 366 * 24 * 3_600_000
 """Longest time an event waits for a step: a year."""
-MAX_KEY_BYTES = 256
-"""Longest key and longest id of an event, in bytes of UTF-8."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 

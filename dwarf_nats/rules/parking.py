@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from dwarf_nats.errors import BadRequest
 from dwarf_nats.rules.routing import StepError
 from dwarf_nats.rules.settlement import Pause, Settlement
 from dwarf_nats.rules.steps import ClaimedStep, FlowContext, NewFlow, StepRef
+from dwarf_nats.workflow.names import check_event_key, check_subject_name
 from dwarf_nats.workflow.state import State, encode_state, merge
 from dwarf_nats.workflow.status import Status
 
@@ -40,6 +42,15 @@ def check_signals(step: ClaimedStep, answer: Answer) -> None:
             f"the task asked for {asked[0]} after it was {_woken_by(step)}: a step waits once; use another step for the next"
             " wait"
         )
+
+
+def check_wait(wait: EventWait) -> None:
+    """Raise `StepError` for an event that nobody can signal (E1)."""
+    try:
+        check_subject_name(wait.event, "event")
+        check_event_key(wait.key, "the key of the event")
+    except BadRequest as error:
+        raise StepError(error.message, 400) from None
 
 
 def _woken_by(step: ClaimedStep) -> str:

@@ -25,7 +25,7 @@ from dwarf_nats.workflow.flow import Flow
 from dwarf_nats.workflow.graph import END, Graph
 from dwarf_nats.workflow.nodes import PublishMessage, RetryPolicy, SendRequest, SetFields
 from dwarf_nats.workflow.options import FlowOptions, Query
-from dwarf_nats.workflow.records import FlowSummary, GraphInfo, Outcome, Pause, ShardInfo, Step
+from dwarf_nats.workflow.records import EventReceipt, FlowSummary, GraphInfo, Outcome, Pause, ShardInfo, Step
 from dwarf_nats.workflow.status import Status
 from dwarf_nats.workflow.task_error import SubgraphError, TaskError, WaitTimeout
 
@@ -38,6 +38,7 @@ __all__ = [
     "ConnectOptions",
     "DwarfError",
     "ErrorInfo",
+    "EventReceipt",
     "Flow",
     "FlowOptions",
     "FlowSummary",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from msgspec import UNSET, Raw
 
 from dwarf_nats.wire import messages as m
 from dwarf_nats.workflow.options import Query
+from dwarf_nats.workflow.records import EventReceipt
 from dwarf_nats.workflow.state import encode_value
 
 from .arguments import Values, json_object, query_fields
@@ -41,6 +43,31 @@ class FlowControl(Requester):
         fields = json_object(overrides, "overrides")
         request = m.FlowResumeBreakRequest(flow_key=flow_key or UNSET, step_key=step_key or UNSET, overrides=fields)
         await self._request("flow.resume_break", request)
+
+    async def signal(
+        self,
+        event: str,
+        key: str = "",
+        data: Any = None,
+        *,
+        id: str | None = None,  # noqa: A002
+        keep: float | None = None,
+    ) -> EventReceipt:
+        """Hand an event to every step that waits for it with this key; if none does, it is kept for the first to come (E1).
+
+        `id`: signalled again while it is kept, the event counts once, so a request whose reply was lost is sent again. `keep`:
+        seconds, a day unless given; 0 does not keep it. Returns how many steps received it, and whether it is kept.
+        """
+        request = m.FlowSignalRequest(
+            event=event,
+            key=key or UNSET,
+            data=UNSET if data is None else Raw(encode_value(data, "data")),
+            id=UNSET if id is None else id,
+            keep_ms=UNSET if keep is None else math.ceil(keep * 1000),
+        )
+        body = await self._request("flow.signal", request, repeatable=id is not None, retry_unavailable=id is not None)
+        reply = decode(m.FlowSignalReply, body, "flow.signal")
+        return EventReceipt(reply.delivered, reply.kept)
 
     async def break_before(self, flow_key: str, task: str, enabled: bool = True) -> None:
         """Set a breakpoint before a task, or clear it; `task` is a node's name, or the url of just one node (O12).

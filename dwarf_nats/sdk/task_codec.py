@@ -14,7 +14,16 @@ from dwarf_nats.wire import headers as h
 from dwarf_nats.wire import task_messages as t
 from dwarf_nats.wire.codec import micros
 from dwarf_nats.wire.decoding import explain
-from dwarf_nats.workflow.answer import Answer, Compensating, Disposition, ErrorInfo, Retry, Subgraph, TaskCall
+from dwarf_nats.workflow.answer import (
+    Answer,
+    Compensating,
+    Disposition,
+    ErrorInfo,
+    EventWait,
+    Retry,
+    Subgraph,
+    TaskCall,
+)
 from dwarf_nats.workflow.keys import parse_key
 from dwarf_nats.workflow.state import encode_state
 from dwarf_nats.workflow.task_exceptions import describe_error
@@ -67,6 +76,8 @@ def decode_request(body: bytes, headers: Mapping[str, str] | None = None) -> Tas
         data, timed_out = request.resumed.data, request.resumed.timed_out
         call.resumed = None if isinstance(data, UnsetType) else data
         call.interrupt_timed_out = not isinstance(timed_out, UnsetType) and timed_out
+    if not isinstance(request.event, UnsetType):
+        call.event = Raw(_encode(request.event))
     if not isinstance(request.subgraph, UnsetType):
         result, error_text = request.subgraph.result, request.subgraph.error
         call.subgraph_result = None if isinstance(result, UnsetType) else result
@@ -111,6 +122,7 @@ def _encoded(answer: Answer) -> tuple[bytes, dict[str, str] | None]:
         interrupt=UNSET if answer.interrupt is None else answer.interrupt,
         interrupt_timeout_ms=UNSET if answer.interrupt_timeout_ms is None else answer.interrupt_timeout_ms,
         subgraph=UNSET if answer.subgraph is None else _subgraph(answer.subgraph),
+        wait=UNSET if answer.wait is None else _wait(answer.wait),
         retry=UNSET if answer.retry is None else _retry(answer.retry),
     )
     if answer.error is None:
@@ -153,6 +165,11 @@ def encode_running(steps: list[str]) -> bytes:
 
 def _subgraph(child: Subgraph) -> t.SubgraphCall:
     return t.SubgraphCall(workflow=child.workflow, input=Raw(encode_state(child.input)) if child.input else UNSET)
+
+
+def _wait(wait: EventWait) -> t.WaitCall:
+    timeout_ms = UNSET if wait.timeout_ms is None else wait.timeout_ms
+    return t.WaitCall(event=wait.event, key=wait.key or UNSET, timeout_ms=timeout_ms)
 
 
 def _retry(retry: Retry) -> t.RetryCall:

@@ -172,6 +172,7 @@ class Postgres:
 
     async def _transact(self, work: Callable[[Tx], Awaitable[T]], settings: Sequence[str]) -> T:
         for attempt in range(CONFLICT_ATTEMPTS):
+            committing = False
             with self._errors_translated():
                 try:
                     async with self._pool_connection() as connection, connection.transaction():
@@ -179,12 +180,17 @@ class Postgres:
                             await connection.execute(setting)
                         session = Session(connection)
                         result = await work(session)
+                        committing = True
                         self._count(2 + len(settings) + session.trips)
                         return result
                 except CONFLICTS as error:
                     if attempt == CONFLICT_ATTEMPTS - 1:
                         raise
                     log.debug("once more: %s", one_line(error))
+                except Exception as error:
+                    if committing and not _never_ran(error):
+                        vars(error)["undecided"] = True
+                    raise
         raise AssertionError("unreachable")
 
     async def run(self, operation: Operation[T]) -> T:

@@ -11,6 +11,9 @@ from typing import Annotated, Any
 
 from msgspec import UNSET, Meta
 
+from .event_messages import FlowSignalReply as FlowSignalReply
+from .event_messages import FlowSignalRequest as FlowSignalRequest
+from .event_messages import SignalRequest as SignalRequest
 from .graph_messages import GraphDocument as GraphDocument
 from .graph_messages import GraphEntry as GraphEntry
 from .graph_messages import GraphListReply as GraphListReply

@@ -70,6 +70,9 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation(
         "flow.continue", m.FlowContinueRequest, m.FlowKeyReply, client="continue_", command="flow continue", keyed=True
     ),
+    Operation(
+        "flow.signal", m.FlowSignalRequest, m.FlowSignalReply, client="signal", command="flow signal", keyed=True
+    ),
     Operation("step.get", m.StepRequest, m.Step, client="step", command="flow get"),
     Operation("task.breaker", m.TaskBreakerRequest, m.TaskBreakerReply, client="breaker", command="tasks"),
     Operation("shard.info", m.EmptyRequest, m.ShardInfoReply, client="shard_info", command="shards"),
@@ -82,4 +85,6 @@ OPERATIONS: tuple[Operation, ...] = (
         "graph.validate", m.GraphDocument, m.GraphValidateReply, client="validate_graph", command="graph validate"
     ),
 )
+SIGNAL = Operation("signal", m.SignalRequest, m.FlowSignalReply, client="signal", command="flow signal", keyed=True)
+"""`flow.signal` by subject: the name of the event follows, so that it can be permitted event by event (E1)."""
 OPERATION_NAMES = frozenset(one.name for one in OPERATIONS)

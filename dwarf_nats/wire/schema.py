@@ -23,7 +23,7 @@ from . import messages as m
 from . import peer_messages as p
 from . import task_messages as t
 from .examples import EXAMPLES
-from .operations import OPERATIONS
+from .operations import OPERATIONS, SIGNAL
 from .subjects import Subjects
 
 BASE = "urn:dwarf-nats:schema:"
@@ -116,6 +116,9 @@ def _channels() -> list[_Channel]:
     health = (m.HealthReply, m.ErrorReply)
     return [
         *operations,
+        _Channel(
+            SIGNAL.endpoint, "receive", subjects.signal("{event}"), SIGNAL.request, replies=(SIGNAL.reply, m.ErrorReply)
+        ),
         _Channel("health", "receive", subjects.health(), m.EmptyRequest, replies=health),
         _Channel("health-one", "receive", subjects.health("{replica}"), m.EmptyRequest, replies=health),
         _Channel("task", "send", "task.{url}", t.TaskRequest, replies=(t.TaskReply,)),

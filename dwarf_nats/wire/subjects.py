@@ -85,6 +85,10 @@ class Subjects:
         """The subject on which the outcome of a flow started with `notify` is announced."""
         return f"{self.prefix}.stopped.{notify}"
 
+    def signal(self, event: str) -> str:
+        """The subject on which an event is signalled (`>` for all events)."""
+        return f"{self.prefix}.signal.{event}"
+
     def event(self, status: str, workflow: str) -> str:
         """The subject on which a change of a flow's status is announced."""
         return f"{self.prefix}.event.{status}.{workflow}"

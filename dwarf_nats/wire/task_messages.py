@@ -26,6 +26,15 @@ class Resumed(Message):
     timed_out: Maybe[bool] = UNSET
 
 
+class EventEnd(Message):
+    """How the step's wait for an event ended: with the event, or that its time passed (E2)."""
+
+    data: Maybe[AnyJson] = UNSET
+    id: Maybe[str] = UNSET
+    at: Maybe[Time] = UNSET
+    timed_out: Maybe[bool] = UNSET
+
+
 class SubgraphEnd(Message):
     """How the child flow ended: its final state, or the error text."""
 
@@ -57,6 +66,7 @@ class TaskRequest(Message):
     flow_updated_at: Time
     deadline: Time
     resumed: Maybe[Resumed] = UNSET
+    event: Maybe[EventEnd] = UNSET
     subgraph: Maybe[SubgraphEnd] = UNSET
     compensating: Maybe[Compensating] = UNSET
 
@@ -79,6 +89,14 @@ class RetryCall(Request):
     give_up_after_ms: Maybe[Delay] = UNSET
 
 
+class WaitCall(Request):
+    """Wait for an event (E2); without `timeoutMs` it waits without end."""
+
+    event: Subject
+    key: Maybe[Annotated[str, Meta(description="Any text of at most 256 bytes; empty if it is left out.")]] = UNSET
+    timeout_ms: Maybe[Delay] = UNSET
+
+
 class TaskReply(Request):
     """What a task service answers; an empty reply means success without changes."""
 
@@ -89,6 +107,7 @@ class TaskReply(Request):
     interrupt_timeout_ms: Maybe[Delay] = UNSET
     subgraph: Maybe[SubgraphCall] = UNSET
     retry: Maybe[RetryCall] = UNSET
+    wait: Maybe[WaitCall] = UNSET
     error: Maybe[ErrorJson] = UNSET
 
 

@@ -13,7 +13,17 @@ import orjson
 from msgspec import UNSET, Raw, UnsetType
 
 from dwarf_nats.errors import BadRequest
-from dwarf_nats.workflow.answer import Answer, Compensating, Disposition, ErrorInfo, Retry, Subgraph, TaskCall
+from dwarf_nats.workflow.answer import (
+    Answer,
+    Compensating,
+    Disposition,
+    ErrorInfo,
+    EventWait,
+    Retry,
+    Subgraph,
+    TaskCall,
+)
+from dwarf_nats.workflow.names import check_event_key, check_subject_name
 from dwarf_nats.workflow.state import MAX_DEPTH, check_json, check_state
 
 from . import headers as h
@@ -33,6 +43,7 @@ from .failures import (
 )
 from .times import rfc3339
 
+_event = msgspec.json.Decoder(t.EventEnd).decode
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(t.TaskReply).decode
 _FIELDS = [field.encode_name for field in msgspec.structs.fields(t.TaskReply)]
@@ -61,6 +72,7 @@ def encode_request(call: TaskCall, accept_ms: int, traceparent: str = "", traces
             flow_updated_at=rfc3339(call.flow_updated_at),
             deadline=deadline,
             resumed=_resumed(call),
+            event=UNSET if call.event is None else _event(call.event),
             subgraph=subgraph,
             compensating=UNSET if call.compensating is None else _compensating(call.compensating),
         )
@@ -189,11 +201,22 @@ def _answer(body: bytes, max_depth: int) -> Answer:
         text = reply.subgraph.input
         state = {} if isinstance(text, UnsetType) else check_state(bytes(text), "`subgraph.input`", max_depth)
         answer.subgraph = Subgraph(reply.subgraph.workflow, state)
+    answer.wait = _wait(reply.wait)
     if not isinstance(reply.retry, UnsetType):
         answer.retry = _retry(reply.retry)
     if not isinstance(reply.error, UnsetType):
         answer.error = _body_error(check_json(bytes(reply.error), "`error`", max_depth))
     return answer
+
+
+def _wait(wait: t.WaitCall | UnsetType) -> EventWait | None:
+    if isinstance(wait, UnsetType):
+        return None
+    return EventWait(
+        check_subject_name(wait.event, "`wait.event`"),
+        check_event_key(or_default(wait.key, ""), "`wait.key`"),
+        or_default(wait.timeout_ms, None),
+    )
 
 
 def _retry(retry: t.RetryCall) -> Retry:

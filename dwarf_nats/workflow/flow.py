@@ -11,8 +11,10 @@ from typing import Any, TypeVar, overload
 
 import msgspec
 
-from dwarf_nats.workflow.answer import MAX_DELAY_MS, Answer, Retry, Subgraph, TaskCall
+from dwarf_nats.errors import BadRequest
+from dwarf_nats.workflow.answer import MAX_DELAY_MS, Answer, EventWait, Retry, Subgraph, TaskCall
 from dwarf_nats.workflow.compensated import CompensatedStep, compensated_step
+from dwarf_nats.workflow.names import check_event_key, check_subject_name
 from dwarf_nats.workflow.state import NULL, Raw, State, check_json, decode_value, encode_value, state_from, to_values
 from dwarf_nats.workflow.task_error import SubgraphError, TaskError, WaitTimeout
 
@@ -45,6 +47,8 @@ class Flow:
         self._subgraph: Subgraph | None = None
         self._resumed = call.resumed
         self._interrupt_timed_out = call.interrupt_timed_out
+        self._wait: EventWait | None = None
+        self._event = call.event
         self._child_ended = call.subgraph_result is not None or call.subgraph_error is not None
 
     @classmethod
@@ -262,6 +266,25 @@ class Flow:
         self._interrupt = Raw(text)
         raise Suspended("interrupt")
 
+    def wait_for(self, event: str, key: str = "", timeout: float | timedelta | None = None) -> Any:
+        """Wait until an event is signalled with this key; returns the event's data (E2).
+
+        The first call ends the execution, as `interrupt` does. An event that came before is received as well, while it is kept.
+        `timeout`: seconds after which `WaitTimeout` is raised instead.
+        """
+        if self._event is not None:
+            ended, self._event = decode_value(self._event), None
+            if ended.get("timedOut"):
+                raise WaitTimeout(f"no event {event} came before the deadline of the wait")
+            return ended.get("data")
+        try:
+            check_subject_name(event, "event")
+            check_event_key(key, "key")
+        except BadRequest as error:
+            raise TaskError(f"wait_for: {error.message}", 400) from None
+        self._wait = EventWait(event, key, None if timeout is None else _milliseconds(timeout, "timeout"))
+        raise Suspended("wait")
+
     def subgraph(self, workflow: str, input: Mapping[str, Any] | None = None) -> dict[str, Any]:  # noqa: A002
         """Run a child flow with `input` as its whole state; returns its final state (P1).
 
@@ -284,6 +307,7 @@ class Flow:
             sleep_ms=self._sleep_ms,
             interrupt=self._interrupt,
             interrupt_timeout_ms=self._interrupt_timeout_ms,
+            wait=self._wait,
             subgraph=self._subgraph,
             retry=self._retry,
         )

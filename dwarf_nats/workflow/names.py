@@ -10,6 +10,8 @@ from dwarf_nats.errors import BadRequest
 
 MAX_NAME = 256
 """Longest name, in characters."""
+MAX_EVENT_KEY_BYTES = 256
+"""Longest key and longest id of an event, in bytes of UTF-8."""
 END = "END"
 """The terminal pseudo-node of every graph."""
 MAX_SUBJECT = 1024
@@ -71,6 +73,15 @@ def check_task_name(name: str, what: str = "task") -> str:
     if name.startswith("=") and len(name) <= MAX_SUBJECT and "\0" not in name:
         return name
     return name if subject_problem(name) == "" else check_subject_name(name, what)
+
+
+def check_event_key(text: str, what: str) -> str:
+    """Return the key or id of an event, or raise `BadRequest` if it cannot be stored, or is too long."""
+    if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
+        raise BadRequest(f"{what} must not contain NUL characters or lone surrogates")
+    if (size := len(text.encode())) > MAX_EVENT_KEY_BYTES:
+        raise BadRequest(f"{what} must be at most {MAX_EVENT_KEY_BYTES} bytes of UTF-8, got {size}")
+    return text
 
 
 def closest(name: str, known: Iterable[str]) -> str:

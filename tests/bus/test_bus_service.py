@@ -415,7 +415,8 @@ async def test_discovery_replies_are_as_adr_32_has_them(caller: Caller, service:
 
 async def test_info_lists_every_operation_with_its_schemas(service: Service, prefix: str) -> None:
     endpoints = {one["name"]: one for one in service.info()["endpoints"]}
-    assert set(endpoints) == {one.endpoint for one in OPERATIONS}
+    assert set(endpoints) == {one.endpoint for one in OPERATIONS} | {"signal"}
+    assert endpoints["signal"]["subject"] == f"{prefix}.signal.>"
     create = endpoints["flow-create_task"]
     assert create["subject"] == f"{prefix}.flow.create_task"
     assert create["metadata"]["request_schema"] == "flow_create_task_request"

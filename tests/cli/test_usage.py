@@ -197,6 +197,8 @@ def test_a_nats_that_is_not_there_is_one_line_that_names_it(path: tuple[str, ...
         "step": [KEY],
         "task": ["a"],
         "workflow": ["greet"],
+        "event": ["order.paid"],
+        "data": ["{}"],
     }
     arguments = [word for param in COMMANDS[path].params if param.param_type_name == "argument"
                  for word in needed[param.name]]  # fmt: skip

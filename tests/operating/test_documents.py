@@ -19,7 +19,7 @@ from dwarf_nats.engine.maintenance import duty, integrity, waiter_poll
 from dwarf_nats.rules import breaker
 from dwarf_nats.rules.leases import LEASE_GRACE_MS
 from dwarf_nats.settings import ServerSettings
-from dwarf_nats.wire.operations import OPERATIONS
+from dwarf_nats.wire.operations import OPERATIONS, SIGNAL
 from tests.cli.test_usage import COMMANDS
 from tests.operating.command_lines import OPERATING, ROOT
 
@@ -67,7 +67,7 @@ def test_every_request_is_an_operation_with_a_request_it_takes(page: Path) -> No
         if subject == "dwarf.health":  # outside the service, and asked with nothing
             assert not payload.strip()
             continue
-        operation = operations[subject]
+        operation = SIGNAL if subject.startswith("dwarf.signal.") else operations[subject]
         if payload and "…" not in payload and "JSON" not in payload:
             msgspec.json.decode(payload.encode(), type=operation.request)
 

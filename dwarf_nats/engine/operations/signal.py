@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from dwarf_nats.engine.operations.checks import check_text, refuse_empty
+from dwarf_nats.engine.operations.checks import refuse_empty
 from dwarf_nats.errors import BadRequest
-from dwarf_nats.rules.events import DEFAULT_KEEP_MS, MAX_KEEP_MS, MAX_KEY_BYTES, NewEvent, Topic
-from dwarf_nats.workflow.names import check_subject_name
+from dwarf_nats.rules.events import DEFAULT_KEEP_MS, MAX_KEEP_MS, NewEvent, Topic
+from dwarf_nats.workflow.names import check_event_key, check_subject_name
 from dwarf_nats.workflow.state import Raw, check_json, encode_value
 
 if TYPE_CHECKING:
@@ -28,9 +28,9 @@ class EventSignals:
         self, event: str, key: str, data: Any, *, event_id: str | None, keep_ms: int | None
     ) -> EventReceipt:
         check_subject_name(event, "event")
-        check_key(key, "key")
+        check_event_key(key, "key")
         refuse_empty(id=event_id)
-        check_key(event_id or "", "id")
+        check_event_key(event_id or "", "id")
         if keep_ms is not None and not 0 <= keep_ms <= MAX_KEEP_MS:
             raise BadRequest(f"keepMs must be between 0 and {MAX_KEEP_MS}, a year, got {keep_ms}")
         text = bytes(data) if isinstance(data, Raw) else encode_value(data, "event data")
@@ -44,10 +44,3 @@ class EventSignals:
             keep_ms=DEFAULT_KEEP_MS if keep_ms is None else keep_ms,
         )
         return await self._exchange.signal(new)
-
-
-def check_key(text: str, what: str) -> None:
-    """Refuse the key or id of an event that cannot be stored, or is too long."""
-    check_text(text, what)
-    if (size := len(text.encode())) > MAX_KEY_BYTES:
-        raise BadRequest(f"{what} must be at most {MAX_KEY_BYTES} bytes of UTF-8, got {size}")
