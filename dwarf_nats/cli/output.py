@@ -16,6 +16,7 @@ from dwarf_nats.cli.command import option_group
 from dwarf_nats.render.terminal import in_json, in_lines, one_line
 from dwarf_nats.wire.times import from_micros
 from dwarf_nats.workflow.answer import ErrorInfo
+from dwarf_nats.workflow.nodes import NodeKind
 from dwarf_nats.workflow.records import Outcome, Step
 from dwarf_nats.workflow.status import Status
 
@@ -147,10 +148,12 @@ def history_view(steps: Sequence[Step]) -> list[RenderableType]:
 
 def _walked(steps: Sequence[Step], indent: str) -> Iterator[tuple[str, Step]]:
     for step in steps:
-        yield indent + step.task + (f" ▸ {step.sub_workflow}" if step.sub_workflow else ""), step
+        kind = "" if step.kind is NodeKind.TASK else f" ({step.kind})"
+        yield indent + step.task + kind + (f" ▸ {step.sub_workflow}" if step.sub_workflow else ""), step
         yield from _walked(step.sub_history, indent + "  ")
 
 
 def _history_row(name: str, step: Step) -> Sequence[str | Text]:
+    due = f"due {day_and_clock(step.due_at)}" if step.due_at is not None else ""
     took = f"{(step.updated_at - step.started_at) / 1000:.1f} ms" if step.started_at and step.status.stopped else ""
-    return name, coloured(step.status), str(step.attempt or ""), clock(step.started_at)[:8], took, step.step_key
+    return name, coloured(step.status), str(step.attempt or ""), clock(step.started_at)[:8], took or due, step.step_key

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ from dwarf_nats.rules.rows import FlowRow, PausedFlow, StepRow, SummaryRow
 from dwarf_nats.workflow.answer import ErrorInfo
 from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.limits import UNLIMITED, Limits
+from dwarf_nats.workflow.nodes import NodeKind
 from dwarf_nats.workflow.records import FlowSummary, Outcome, Step
 from dwarf_nats.workflow.state import decode_state, decode_value, encode_state, merge
 from dwarf_nats.workflow.status import Status
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from dwarf_nats.ports import FlowStore
     from dwarf_nats.rules.settlement import FlowEnd
     from dwarf_nats.rules.steps import FlowContext, FlowRef
+
+
+_NOT_BEGUN = (Status.CREATED, Status.PENDING)
 
 
 def flow_key(shard: int, flow: FlowRow) -> str:
@@ -90,8 +94,9 @@ def outcome_at(flow: FlowContext | FlowRef, end: FlowEnd) -> Outcome:
     )
 
 
-def history_step(shard: int, row: StepRow) -> Step:
-    """Return a step of a history, which has no state and no changes."""
+def history_step(shard: int, row: StepRow, graph: Graph | None) -> Step:
+    """Return a step of a history, which has no state and no changes. `graph`: of its flow, which knows its kind."""
+    node = None if graph is None else (graph.nodes if row.compensates is None else graph.compensations).get(row.node)
     return Step(
         step_key=f"{shard}-{row.step_id}-{row.token}",
         step_id=row.step_id,
@@ -105,13 +110,15 @@ def history_step(shard: int, row: StepRow) -> Step:
         error=ErrorInfo.from_stored(row.error) if row.status is not Status.COMPLETED else None,
         predecessor_id=row.predecessor_id,
         successor_id=row.successor_id,
+        kind=NodeKind.TASK if node is None else node.kind,
+        due_at=row.not_before if row.status in _NOT_BEGUN and row.not_before > row.updated_at else None,
         problems=[] if row.problems is None else list(decode_value(row.problems.encode())),
     )
 
 
-def step_with_state(shard: int, row: StepRow) -> Step:
+def step_with_state(shard: int, row: StepRow, graph: Graph | None) -> Step:
     """Return a step with its state, changes and interrupt payload."""
-    step = history_step(shard, row)
+    step = history_step(shard, row, graph)
     step.state_json = row.state.encode()
     step.changes_json = row.changes.encode()
     if row.interrupt_payload is not None:
@@ -132,18 +139,24 @@ def summary_of(shard: int, row: SummaryRow) -> FlowSummary:
         fairness_key=row.fairness_key,
         started_at=row.started_at,
         task=row.task,
+        due_at=row.due_at,
         error=ErrorInfo.from_stored(row.error) if row.compensating is None else None,
         cancel_reason=row.cancel_reason if row.compensating is None else None,
         compensating=row.compensating is not None,
     )
 
 
-def nested_history(shard: int, flow_id: int, flows: Sequence[FlowRow], steps: Sequence[StepRow]) -> list[Step]:
-    """Return the steps of a flow; a step that called a subgraph has its name and its history (O7)."""
+def nested_history(
+    shard: int, flow_id: int, *, flows: Sequence[FlowRow], steps: Sequence[StepRow], graphs: Mapping[int, Graph]
+) -> list[Step]:
+    """Return the steps of a flow; a step that called a subgraph has its name and its history (O7).
+
+    `graphs`: of the flows, by their ids.
+    """
     children = {flow.surgraph_step_id: flow for flow in flows if flow.surgraph_step_id is not None}
     by_flow: dict[int, list[Step]] = {}
     for row in steps:
-        step = history_step(shard, row)
+        step = history_step(shard, row, graphs.get(row.flow_id))
         by_flow.setdefault(row.flow_id, []).append(step)
         child = children.get(row.step_id)
         if child is not None:

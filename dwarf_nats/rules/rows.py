@@ -188,6 +188,8 @@ class SummaryRow:
     priority: int
     fairness_key: str
     task: str | None
+    due_at: int | None
+    """When that step is due, if it waits for a time."""
     created_at: int
     """Its place among the pages, which a restart does not change."""
     compensating: str | None
@@ -199,6 +201,7 @@ class Called(NamedTuple):
     flow_id: int
     token: str
     workflow: str
+    graph_digest: str
 
 
 @dataclass(slots=True)

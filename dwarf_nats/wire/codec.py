@@ -16,6 +16,7 @@ from msgspec import UNSET, Raw, UnsetType
 from dwarf_nats.errors import BadRequest
 from dwarf_nats.workflow.answer import ErrorInfo
 from dwarf_nats.workflow.limits import UNBOUNDED
+from dwarf_nats.workflow.nodes import NodeKind
 from dwarf_nats.workflow.options import FlowOptions, Query
 from dwarf_nats.workflow.records import FlowSummary, GraphInfo, Outcome, ShardHealth, ShardInfo, Step
 from dwarf_nats.workflow.state import check_json, encode_value
@@ -262,6 +263,8 @@ def _step_message_alone(step: Step) -> m.Step:
         subgraph=step.subgraph or UNSET,
         sub_workflow=_or_unset(step.sub_workflow),
         sub_flow_key=_or_unset(step.sub_flow_key),
+        kind=UNSET if step.kind is NodeKind.TASK else step.kind.value,
+        due_at=_time(step.due_at),
         problems=step.problems or UNSET,
         truncated=step.truncated or UNSET,
     )
@@ -289,6 +292,8 @@ def _step_record_alone(message: m.Step) -> Step:
         subgraph=message.subgraph is True,
         sub_workflow=_or_none(message.sub_workflow),
         sub_flow_key=_or_none(message.sub_flow_key),
+        kind=NodeKind(_or_none(message.kind) or NodeKind.TASK),
+        due_at=_micros(message.due_at),
         problems=_or_none(message.problems) or [],
         truncated=message.truncated is True,
     )
@@ -308,6 +313,7 @@ def summary_message(flow: FlowSummary) -> m.FlowSummary:
         updated_at=rfc3339(flow.updated_at),
         priority=flow.priority,
         task=flow.task or UNSET,
+        due_at=_time(flow.due_at),
         error=_error_values(flow.error),
         cancel_reason=_or_unset(flow.cancel_reason),
         started_at=_time(flow.started_at),
@@ -327,6 +333,7 @@ def summary_record(message: m.FlowSummary) -> FlowSummary:
         updated_at=micros(message.updated_at),
         priority=message.priority,
         task=_or_none(message.task),
+        due_at=_micros(message.due_at),
         error=_error_info(message.error),
         cancel_reason=_or_none(message.cancel_reason),
         started_at=_micros(message.started_at),

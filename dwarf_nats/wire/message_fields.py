@@ -14,6 +14,13 @@ Maybe: TypeAlias = T | UnsetType
 
 FlowStatus = Literal["created", "running", "interrupted", "completed", "failed", "cancelled"]
 StepStatus = Literal["created", "pending", "running", "interrupted", "completed", "failed", "cancelled"]
+ActionKind = Annotated[
+    str,
+    Meta(
+        description="Of a step that asks no task.",
+        extra_json_schema={"enum": ["set", "workflow", "request", "publish", "wait", "ask", "sleep"]},
+    ),
+]
 Object = Annotated[Raw, Meta(description="A JSON object.", extra_json_schema={"type": "object"})]
 AnyJson = Annotated[Raw, Meta(description="Any JSON.")]
 When = Annotated[datetime, Meta(tz=True, description="RFC 3339.")]

@@ -22,6 +22,7 @@ from .graph_messages import GraphRequest as GraphRequest
 from .graph_messages import GraphValidateReply as GraphValidateReply
 from .message_fields import (
     MOST,
+    ActionKind,
     AnyJson,
     Compensated,
     FlowStatus,
@@ -258,6 +259,8 @@ class Step(Message):
     sub_workflow: Maybe[str] = UNSET
     sub_flow_key: Maybe[Key] = UNSET
     sub_history: Maybe[list[Step]] = UNSET
+    kind: Maybe[ActionKind] = UNSET
+    due_at: Maybe[Time] = UNSET
     problems: Maybe[
         Annotated[list[str], Meta(description="Conditions that could not be evaluated when the step ended, and why.")]
     ] = UNSET
@@ -288,6 +291,7 @@ class FlowSummary(Message):
     updated_at: Time
     priority: int
     task: Maybe[str] = UNSET
+    due_at: Maybe[Time] = UNSET
     error: Maybe[dict[str, Any]] = UNSET
     cancel_reason: Maybe[str] = UNSET
     started_at: Maybe[Time] = UNSET

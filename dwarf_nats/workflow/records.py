@@ -9,6 +9,7 @@ from typing import Any, Literal
 import msgspec
 
 from dwarf_nats.workflow.answer import ErrorInfo
+from dwarf_nats.workflow.nodes import NodeKind
 from dwarf_nats.workflow.status import Status
 
 _parse = msgspec.json.Decoder().decode
@@ -107,6 +108,10 @@ class Step:
     sub_workflow: str | None = None
     sub_flow_key: str | None = None
     sub_history: list[Step] = field(default_factory=list)
+    kind: NodeKind = NodeKind.TASK
+    """Whether a task is asked, or what the engine does itself (N8)."""
+    due_at: int | None = None
+    """When it is due, if it sleeps, waits for its next attempt or is scheduled."""
     problems: list[str] = field(default_factory=list)
     """Conditions that could not be evaluated when the step ended, and why (G9)."""
     truncated: bool = False
@@ -126,6 +131,8 @@ class FlowSummary:
     fairness_key: str = ""
     started_at: int | None = None
     task: str | None = None
+    due_at: int | None = None
+    """When the step of that task is due, if it sleeps, waits for its next attempt or is scheduled."""
     error: ErrorInfo | None = None
     cancel_reason: str | None = None
     compensating: bool = False

@@ -13,7 +13,7 @@ from dwarf_nats.rules.leases import LEASE_GRACE_MS
 from dwarf_nats.workflow.answer import ErrorInfo
 from dwarf_nats.workflow.flow import Flow
 from dwarf_nats.workflow.graph import END, Graph
-from dwarf_nats.workflow.nodes import AskPerson, Defaults, RetryPolicy, RunWorkflow, SetFields, Sleep
+from dwarf_nats.workflow.nodes import AskPerson, Defaults, NodeKind, RetryPolicy, RunWorkflow, SetFields, Sleep
 from dwarf_nats.workflow.status import Status
 from dwarf_nats.workflow.task_error import TaskError
 from tests.support.engines import quiet, rows
@@ -276,3 +276,34 @@ async def test_a_lease_outlasts_the_budget_of_its_node(dsn: str) -> None:
         it.tasks(slow=slow)
         await it.run(graph)
         assert leases[0] >= 3_600_000_000 + LEASE_GRACE_MS * 1000
+
+
+# -- what is shown (N8, O7)
+
+
+async def test_a_history_tells_the_kinds_of_nodes_and_when_they_are_due() -> None:
+    """N8, O7: in histories, steps and lists; nested ones, too."""
+    clock = ManualClock()
+    child = acting("child", calc=SetFields({"x": 1}))
+    graph = acting("x", a=None, run=RunWorkflow("child", {}), nap=Sleep(ms=60_000))
+    async with bench("sqlite://", child, clock=clock) as it:
+        it.idle("a")
+        key = await it.engine.create(graph, start=True)
+        steps = await it.until_steps(key, lambda steps: len(steps) == 3 and steps[2].status is Status.PENDING)
+        assert [step.kind for step in steps] == [NodeKind.TASK, NodeKind.WORKFLOW, NodeKind.SLEEP]
+        assert [step.kind for step in steps[1].sub_history] == [NodeKind.SET]
+        assert [step.due_at is None for step in steps] == [True, True, False]
+        due = steps[2].due_at
+        assert due == clock.now() + 60_000_000
+        paged, _ = await it.engine.history_page(key, 10)
+        assert [step.kind for step in paged] == [step.kind for step in steps]
+        assert [step.kind for step in paged[1].sub_history] == [NodeKind.SET]
+        alone = await it.engine.step(steps[2].step_key)
+        assert (alone.kind, alone.due_at) == (NodeKind.SLEEP, due)
+        ((summary,), _) = await it.engine.list()
+        assert (summary.task, summary.due_at) == ("nap", due)
+        clock.advance(61)
+        await it.stopped(key)
+        assert [step.due_at for step in await it.engine.history(key)] == [None, None, None]
+        ((summary,), _) = await it.engine.list()
+        assert summary.due_at is None

@@ -27,6 +27,11 @@ COPY = (
 )
 
 
+async def no_graph(digest: str) -> None:
+    """The graph of a flow that was removed meanwhile."""
+    assert digest
+
+
 async def flow_with(store: SqlStore, steps: int, above: tuple[FlowRow, int] | None = None) -> tuple[FlowRow, list[int]]:
     """A flow of so many steps in a row, called by a step of another one if that is given; the ids of its steps."""
     new = new_flow()
@@ -50,7 +55,7 @@ async def flow_with(store: SqlStore, steps: int, above: tuple[FlowRow, int] | No
 async def all_pages(store: SqlStore, flow: FlowRow, limit: int) -> list[list[Step]]:
     pages, cursor = [], ""
     while True:
-        steps, cursor = await page(store.histories, flow, cursor, limit)
+        steps, cursor = await page(store.histories, flow, cursor, limit, graph_of=no_graph)
         pages.append(steps)
         if not cursor:
             return pages
@@ -71,13 +76,13 @@ async def test_a_history_that_grows_and_shrinks_while_it_is_read_loses_and_doubl
 ) -> None:
     """Wire: histories; a cursor is a place, not a number of steps."""
     flow, ids = await flow_with(store, 12)
-    steps, cursor = await page(store.histories, flow, "", 5)
+    steps, cursor = await page(store.histories, flow, "", 5, graph_of=no_graph)
     await look(store, "delete from dwarf_steps where step_id {in:$1}", ids[2:4])
     await look(store, COPY, 9_999_999_001, flow.flow_id, 1, "late", ids[0], ids[0])
     await look(store, COPY, 9_999_999_002, flow.flow_id, 12, "new", ids[-1], ids[0])
     rest = [*steps]
     while cursor:
-        steps, cursor = await page(store.histories, flow, cursor, 5)
+        steps, cursor = await page(store.histories, flow, cursor, 5, graph_of=no_graph)
         rest += steps
     assert [step.step_id for step in rest] == [*ids, 9_999_999_002]
 
@@ -89,7 +94,7 @@ async def test_a_child_is_nested_as_far_as_a_page_goes(store: SqlStore) -> None:
     (steps,) = await all_pages(store, flow, 10)
     assert [step.step_id for step in steps[1].sub_history] == inner
     assert (steps[1].truncated, steps[1].sub_workflow, steps[0].subgraph) == (False, "line", False)
-    steps, _ = await page(store.histories, flow, "", 4)
+    steps, _ = await page(store.histories, flow, "", 4, graph_of=no_graph)
     assert [step.step_id for step in steps[1].sub_history] == inner[:4]
     assert (steps[1].truncated, steps[1].subgraph) == (True, True)
     assert steps[1].sub_flow_key == f"1-{child.flow_id}-{child.token}"
@@ -102,7 +107,7 @@ async def test_histories_are_nested_so_deep_and_no_deeper(store: SqlStore) -> No
         above, ids = await flow_with(store, 1, (above, ids[0]))
     seen, flow = 0, root
     while True:
-        (step,), cursor = await page(store.histories, flow, "", 10)
+        (step,), cursor = await page(store.histories, flow, "", 10, graph_of=no_graph)
         assert cursor == ""
         levels = 0
         while step.sub_history:
@@ -139,7 +144,7 @@ async def test_a_page_of_many_wide_children_ends_early(store: SqlStore, monkeypa
 async def test_a_cursor_of_no_page_is_a_400(store: SqlStore) -> None:
     flow, _ = await flow_with(store, 1)
     with pytest.raises(BadRequest, match="malformed cursor"):
-        await page(store.histories, flow, "nonsense", 10)
+        await page(store.histories, flow, "nonsense", 10, graph_of=no_graph)
 
 
 async def plan_of(store: SqlStore, sql: str, *args: object) -> str:

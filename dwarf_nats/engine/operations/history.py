@@ -8,7 +8,7 @@ flow. A page with more than `PAGE_MAX_NESTED_STEPS` ends early, so that its cost
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
 from dwarf_nats.engine.projections import history_step
@@ -17,8 +17,11 @@ from dwarf_nats.workflow import cursors
 if TYPE_CHECKING:
     from dwarf_nats.ports import HistoryStore
     from dwarf_nats.rules.rows import Called, FlowRow, StepRow
+    from dwarf_nats.workflow.graph import Graph
     from dwarf_nats.workflow.records import Step
 
+GraphOf = Callable[[str], Awaitable["Graph | None"]]
+"""Gives the graph of a digest; nothing if it cannot be read."""
 MAX_NESTING_LEVELS = 16
 """Deepest nesting of histories in a page. A level is two levels of JSON, and some parsers take no more than 64."""
 PAGE_MAX_NESTED_STEPS = 5_000
@@ -27,11 +30,17 @@ FLOWS_PER_READ = (64, 8, 1)
 """Flows whose steps are read in one statement: the largest number whose steps cannot be far more than a page has room for."""
 
 
-async def page(histories: HistoryStore, flow: FlowRow, cursor: str, limit: int) -> tuple[list[Step], str]:
-    """Return at most `limit` steps after the cursor, and the cursor of the next page, empty on the last one."""
+async def page(
+    histories: HistoryStore, flow: FlowRow, cursor: str, limit: int, *, graph_of: GraphOf
+) -> tuple[list[Step], str]:
+    """Return at most `limit` steps after the cursor, and the cursor of the next page, empty on the last one.
+
+    `graph_of`: gives the graphs of flows, which know the kinds of their nodes.
+    """
     rows = await histories.page(flow.flow_id, cursors.place(cursor), limit + 1)
-    steps = [history_step(histories.shard, row) for row in rows[:limit]]
-    kept = await _Nesting(histories, flow.root_id, steps, limit).fill()
+    graph = await graph_of(flow.graph_digest)
+    steps = [history_step(histories.shard, row, graph) for row in rows[:limit]]
+    kept = await _Nesting(histories, flow.root_id, steps, limit, graph_of=graph_of).fill()
     more = kept < len(rows)
     return steps[:kept], cursors.after(steps[kept - 1]) if more else ""
 
@@ -39,7 +48,10 @@ async def page(histories: HistoryStore, flow: FlowRow, cursor: str, limit: int) 
 class _Nesting:
     """Nests the histories of sub-workflows below the steps of a page, level by level."""
 
-    def __init__(self, histories: HistoryStore, root_id: int, steps: Sequence[Step], limit: int) -> None:
+    def __init__(
+        self, histories: HistoryStore, root_id: int, steps: Sequence[Step], limit: int, *, graph_of: GraphOf
+    ) -> None:
+        self._graph_of = graph_of
         self._histories = histories
         self._root_id = root_id
         self._limit = limit
@@ -82,14 +94,14 @@ class _Nesting:
         found = await self._histories.first_steps(flow_ids, self._limit + 1)
         for at, step, child in callers:
             if at < self._kept:
-                self._nest(at, step, found[child.flow_id])
+                self._nest(at, step, found[child.flow_id], await self._graph_of(child.graph_digest))
 
-    def _nest(self, at: int, caller: Step, rows: Sequence[StepRow]) -> None:
+    def _nest(self, at: int, caller: Step, rows: Sequence[StepRow], graph: Graph | None) -> None:
         room = min(self._limit, self._left)
         if len(rows) > self._left and at > 0:
             self._kept = at
             return
         caller.truncated = len(rows) > room
-        caller.sub_history = [history_step(self._histories.shard, row) for row in rows[:room]]
+        caller.sub_history = [history_step(self._histories.shard, row, graph) for row in rows[:room]]
         self._left -= len(caller.sub_history)
         self._level += [(at, step) for step in caller.sub_history]

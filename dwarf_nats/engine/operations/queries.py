@@ -13,7 +13,7 @@ from dwarf_nats.engine.operations import history, paging
 from dwarf_nats.engine.operations.checks import check_query, checked_limit
 from dwarf_nats.engine.operations.step_links import StepLinks
 from dwarf_nats.engine.projections import current_outcome, nested_history, step_with_state
-from dwarf_nats.errors import BadRequest, DwarfError, NotFound, TooLarge
+from dwarf_nats.errors import BadRequest, DwarfError, Internal, NotFound, TooLarge
 from dwarf_nats.render import history_mermaid
 from dwarf_nats.workflow.limits import over
 from dwarf_nats.workflow.options import Query
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from dwarf_nats.engine.placement import Placement
     from dwarf_nats.engine.replica import Replica
     from dwarf_nats.engine.shard import Shard
+    from dwarf_nats.workflow.graph import Graph
     from dwarf_nats.workflow.records import FlowSummary, Outcome, Step
 
 PURGE_MAX_FLOWS = 10_000
@@ -46,6 +47,7 @@ class FlowQueries:
     def __init__(self, placement: Placement, replica: Replica) -> None:
         self._placement = placement
         self._deployment = replica.deployment
+        self._graphs = replica.graphs
         self._limits = replica.settings.limits()
 
     # -- one flow
@@ -71,13 +73,23 @@ class FlowQueries:
             remedy = "read its history page by page"
             raise TooLarge(over(f"flow {key.public_id} has more than {most} steps", "max_history", most, remedy))
         steps = await store.flows.steps(flow_ids)
-        nested = partial(nested_history, key.shard, key.id, flows=flows, steps=steps)
+        found = {one.flow_id: await self._graph(key.shard, one.graph_digest) for one in flows}
+        graphs = {flow_id: graph for flow_id, graph in found.items() if graph is not None}
+        nested = partial(nested_history, key.shard, key.id, flows=flows, steps=steps, graphs=graphs)
         return await asyncio.to_thread(nested) if len(steps) > HISTORY_THREAD_MIN_STEPS else nested()
 
     async def history_page(self, flow: str, limit: int, cursor: str) -> tuple[list[Step], str]:
         limit = checked_limit(limit, limit, HISTORY_MAX_STEPS)
         shard, key = self._placement.locate(flow)
-        return await history.page(shard.store.histories, await shard.store.flows.get(key), cursor, limit)
+        row = await shard.store.flows.get(key)
+        return await history.page(shard.store.histories, row, cursor, limit, graph_of=partial(self._graph, key.shard))
+
+    async def _graph(self, shard: int, digest: str) -> Graph | None:
+        """Return a graph that flows were created with, or nothing if it was removed with the last of them meanwhile."""
+        try:
+            return await self._graphs.frozen(shard, digest)
+        except Internal:
+            return None
 
     async def mermaid(self, flow: str, fits: Callable[[str], bool]) -> str:
         shard, key = self._placement.locate(flow)
@@ -88,8 +100,10 @@ class FlowQueries:
         shard, key = self._placement.locate(step, "step")
         store = shard.store
         row = await store.flows.step(key)
-        record = step_with_state(key.shard, row)
         flow = await store.flows.by_id(row.flow_id)
+        record = step_with_state(
+            key.shard, row, None if flow is None else await self._graph(key.shard, flow.graph_digest)
+        )
         if flow is None:
             return record
         links = StepLinks(store.flows, store.histories, flow.root_id)

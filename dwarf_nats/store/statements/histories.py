@@ -13,7 +13,7 @@ PAGE = (
     " order by depth, step_id limit $4"
 )
 CALLED = (
-    "select surgraph_step_id, flow_id, token, workflow from dwarf_flows"
+    "select surgraph_step_id, flow_id, token, workflow, graph_digest from dwarf_flows"
     " where root_id = $1 and surgraph_step_id {in:$2} and surgraph_flow_id is not null"
 )
 ENTRY = (

@@ -17,12 +17,19 @@ if TYPE_CHECKING:
     from dwarf_nats.workflow.options import Query
 
 # Compensations count while they are under way; then it is the last task again that the flow came to.
-_TASK = (
-    "(select s.node from dwarf_steps s where s.flow_id = f.flow_id"
+_YOUNGEST = (
+    "from dwarf_steps s where s.flow_id = f.flow_id"
     " and (s.compensates is null or (f.compensating is not null and s.status <> 'created'))"
     " order by s.depth desc, s.step_id desc limit 1)"
 )
-_COLUMNS = select_list(SummaryRow, "f", task=_TASK, shown_created_at="coalesce(f.restarted_at, f.created_at)")
+_TASK = f"(select s.node {_YOUNGEST}"
+_DUE = (
+    "(select case when s.status in ('created', 'pending') and s.not_before > s.updated_at then s.not_before end"
+    f" {_YOUNGEST}"
+)
+_COLUMNS = select_list(
+    SummaryRow, "f", task=_TASK, due_at=_DUE, shown_created_at="coalesce(f.restarted_at, f.created_at)"
+)
 _FILTERS = {
     "status": "f.status = $$",
     "workflow": "f.workflow = $$",
