@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from dwarf_nats.errors import BadRequest
 from dwarf_nats.rules.rows import SummaryRow
 from dwarf_nats.store.columns import select_list
+from dwarf_nats.store.dialect import UNBEGUN
 from dwarf_nats.store.search import pattern
 from dwarf_nats.workflow.status import Status
 
@@ -23,10 +24,7 @@ _YOUNGEST = (
     " order by s.depth desc, s.step_id desc limit 1)"
 )
 _TASK = f"(select s.node {_YOUNGEST}"
-_DUE = (
-    "(select case when s.status in ('created', 'pending') and s.not_before > s.updated_at then s.not_before end"
-    f" {_YOUNGEST}"
-)
+_DUE = f"(select case when s.status in {UNBEGUN} and s.not_before > s.updated_at then s.not_before end {_YOUNGEST}"
 _COLUMNS = select_list(
     SummaryRow, "f", task=_TASK, due_at=_DUE, shown_created_at="coalesce(f.restarted_at, f.created_at)"
 )
