@@ -45,8 +45,7 @@ def decide(deciding: Deciding, answer: Answer, child: parking.Child | None = Non
     """The settlement of an answer (X4-X9). `child` is there if `parking.wanted_child` says so."""
     step = deciding.step
     if step.compensating is not None:
-        policy = deciding.graph.compensations[step.node].retry or COMPENSATION_RETRY
-        return compensation.decide(step, policy, answer, limits=deciding.limits, chance=deciding.chance)
+        return _compensated(deciding, step, answer)
     changes = {**step.changes, **answer.changes} if step.changes else answer.changes
     try:
         if answer.error is not None:
@@ -69,6 +68,17 @@ def decide(deciding: Deciding, answer: Answer, child: parking.Child | None = Non
         return _complete(deciding, answer, changes)
     except StepError as error:
         return _after_error(deciding, error.info, asked=answer.retry, final=error.final)
+
+
+def _compensated(deciding: Deciding, step: ClaimedStep, answer: Answer) -> Settlement:
+    """The settlement of a compensation's answer (N9); a change of a wrong type is an error of it, too."""
+    policy = deciding.graph.compensations[step.node].retry or COMPENSATION_RETRY
+    if answer.error is None and deciding.graph.fields:
+        try:
+            _check_types(deciding, answer.changes)
+        except StepError as error:
+            answer = Answer(error=error.info)
+    return compensation.decide(step, policy, answer, limits=deciding.limits, chance=deciding.chance)
 
 
 def _check_types(deciding: Deciding, changes: State) -> None:

@@ -13,6 +13,7 @@ from dwarf_nats.library import open_engine
 from dwarf_nats.testing import TaskProxy
 from dwarf_nats.workflow.answer import ErrorInfo
 from dwarf_nats.workflow.graph import Graph
+from dwarf_nats.workflow.nodes import Field
 from dwarf_nats.workflow.services import ServiceReply
 from dwarf_nats.workflow.status import Status
 from tests.support.engines import SOON
@@ -90,6 +91,19 @@ async def test_a_set_compensates_in_the_final_state(dsn: str) -> None:
         outcome = await engine.run(order(node), {"total": 5}, timeout=SOON)
         assert outcome.status is Status.FAILED
         assert outcome.state == {"total": 5, "undone": "r7", "left": 4}
+
+
+async def test_a_change_of_a_wrong_type_fails_the_compensation(dsn: str) -> None:
+    """G11: the final state holds what the graph declares."""
+    services = LocalServices(charge=lambda _: RECEIPT, ship=lambda _: ServiceReply(error=ErrorInfo("no", 422)))
+    graph = order({**charge(set={"total": "none"}), "retry": {"maxAttempts": 1}})
+    graph.fields["total"] = Field(types=("integer",))
+    async with open_engine(dsn, tasks=TaskProxy(), services=services) as engine:
+        outcome = await engine.run(graph, {"total": 5}, timeout=SOON)
+        assert outcome.state["total"] == 5
+        error = {step.task: step.error for step in await engine.history(outcome.flow_key)}["charge:compensate"]
+        assert error is not None
+        assert "does not fit the graph" in error.message
 
 
 async def test_a_set_node_in_a_chain_is_compensated_as_well(dsn: str) -> None:
