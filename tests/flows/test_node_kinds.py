@@ -32,7 +32,7 @@ async def test_a_set_node_changes_fields_and_removes_those_that_are_null(dsn: st
 
 
 async def test_a_template_that_cannot_be_evaluated_is_an_error_with_its_place(dsn: str) -> None:
-    """N1, section 12: code 400, with node, field and expression."""
+    """N1 (semantics: templates): code 400, with node, field and expression."""
     async with bench(dsn) as it:
         outcome = await it.run(acting("x", calc=SetFields({"sum": "=a + b"})), {"a": 1})
         assert outcome.error is not None

@@ -169,7 +169,12 @@ async def test_the_readme_from_top_to_bottom(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 async def test_the_page_of_the_python_sdk_from_top_to_bottom(tmp_path: Path) -> None:
-    tasks, pauses, inside, client = [one for one in blocks(ROOT / "docs" / "python-sdk.md") if one.language == "python"]
+    python = [one for one in blocks(ROOT / "docs" / "python-sdk.md") if one.language == "python"]
+    tasks, pauses, inside, builder, client = python
+    assert (
+        await script("", tmp_path, Block(builder.page, builder.line, "python", f"{builder.text}\ngraph.validate()\n"))
+        == ""
+    )
     (tmp_path / "tasks.py").write_text("\n".join((tasks.text.split("if __name__")[0], pauses.text)))
     async with running(tmp_path) as url:
         async with worker(url, str(tmp_path / "tasks.py")):

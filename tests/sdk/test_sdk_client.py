@@ -83,6 +83,7 @@ CALLS: dict[str, Callable[[Client], Awaitable[Any]]] = {
     "flow.restart": lambda c: c.restart(FLOW, {"a": 2}),
     "flow.restart_from": lambda c: c.restart_from(STEP),
     "flow.fork": lambda c: c.fork(STEP, {"a": 2}),
+    "flow.signal": lambda c: c.signal("payment.settled", "A-1", {"paid": True}, id="p-1", keep=60),
     "flow.continue": lambda c: c.continue_(FLOW, {"a": 2}, FlowOptions(idempotency_key="k")),
     "step.get": lambda c: c.step(STEP),
     "task.breaker": lambda c: c.breaker("charge"),

@@ -1,4 +1,4 @@
-"""Requests and messages of graphs on the wire: headers, and what each reply of a service means (N3, N4)."""
+"""Headers of the requests and messages of graphs, and what each reply of a service means (N3, N4)."""
 
 from __future__ import annotations
 
