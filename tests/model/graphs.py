@@ -6,6 +6,7 @@ gets its own fan-in, every loop goes back within its own sequence, every detour 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from hypothesis import strategies as st
@@ -71,16 +72,39 @@ ERROR_CONDITIONS = [
 ]
 
 
-class Sketch:
-    """A graph in the making."""
+NUMBERS = ["=n", "=n + 1", "=m", "=size(state)", 1, 2.5, "=itemIndex", "=n * 2.0", None]
+TEMPLATES: dict[str, list[Any]] = {
+    "number": NUMBERS,
+    "array": ["=l", "=[n, a]", ["=item", 1], "=xs", None],
+    "object": [{"k": "=n"}, "=o", {"j": ["=s"], "k": None}, "=onErr"],
+    "boolean": ["=f", "=n > 0", True],
+    "string": ["=s", "='x' + s", "==x", "y"],
+    "any": ["=a", "=state.a", "=o.k", 1, {"s": "=s"}, "=it"],
+}
+"""Values of templates; some have none on every state."""
 
-    def __init__(self, choices: Choices, name: str, prefix: str, nodes: int) -> None:
+
+class Sketch:
+    """A graph in the making. `children`: workflows that its nodes may call; `acting`: percent of nodes that ask no task."""
+
+    def __init__(
+        self,
+        choices: Choices,
+        name: str,
+        prefix: str,
+        nodes: int,
+        *,
+        children: Sequence[str] = (),
+        acting: int = 0,
+    ) -> None:
         self.graph = Graph(name)
         self.loops: dict[str, str] = {}
         """Nodes that go back, and where to."""
         self._tape = choices
         self._prefix = prefix
         self._left = nodes
+        self._children = list(children)
+        self._acting = acting
 
     def finish(self, depth: int) -> Graph:
         _, loose = self._sequence(depth, inside=False)
@@ -123,8 +147,34 @@ class Sketch:
         self._left -= 1
         name = f"{self._prefix}{len(self.graph.nodes)}"
         url = self._tape.pick([name, name, f"task.{name}", "task.shared", "task.common"])
-        self.graph.add_task(name, url)
+        if self._acting and self._tape.odds(self._acting):
+            self._act(name)
+        else:
+            self.graph.add_task(name, url)
+        if self._acting and self._tape.odds(15):
+            codes = self._tape.pick([(), (), (402,), (402, 422)])
+            self.graph.set_retry(name, self._tape.pick([1, 2, 3]), self._tape.pick([0, 0.001]), jitter=0.5, codes=codes)
         return name
+
+    def _act(self, name: str) -> None:
+        """A node that asks no task (N1, N2, N5-N7)."""
+        into = self._tape.pick(["", "a", "o", "n"])
+        match self._tape.pick(["set", "set", "set", "sleep", "ask", "wait", "workflow", "workflow"]):
+            case "set":
+                self.graph.add_set(name, {field: self._template(field) for field in self._tape.some([*FIELDS], 0, 3)})
+            case "sleep":
+                self.graph.add_sleep(name, self._tape.pick([0, 0.001, "=1", "=itemIndex", "=s"]))
+            case "ask":
+                self.graph.add_ask(name, self._template("a"), into=into)
+            case "wait":
+                self.graph.add_wait(name, "never", self._tape.pick(["", "=string(n)", "k"]), timeout=0.001, into=into)
+            case _:
+                workflow = self._tape.pick([*self._children, *self._children, *self._children, "nowhere"])
+                fields = self._tape.some([*FIELDS, *ARRAYS], 0, 3)
+                self.graph.add_workflow(name, workflow, {one: f"={one}" for one in fields}, into=into)
+
+    def _template(self, field: str) -> Any:
+        return self._tape.pick(TEMPLATES[FIELDS[field]])
 
     def _tie(self, loose: Loose, target: str) -> None:
         for source, kind in loose:
@@ -224,9 +274,18 @@ CHOICES = 400
 """As many as a graph may take; then it goes on plain."""
 
 
-def sketch(choices: Choices, name: str = "root", prefix: str = "n", nodes: int = 14, depth: int = 3) -> Sketch:
-    """A graph of about so many nodes; fan-outs and switches nest so deep."""
-    made = Sketch(choices.cut(CHOICES), name, prefix, nodes)
+def sketch(
+    choices: Choices,
+    name: str = "root",
+    prefix: str = "n",
+    nodes: int = 14,
+    depth: int = 3,
+    *,
+    children: Sequence[str] = (),
+    acting: int = 0,
+) -> Sketch:
+    """A graph of about so many nodes; fan-outs and switches nest so deep. The rest: see `Sketch`."""
+    made = Sketch(choices.cut(CHOICES), name, prefix, nodes, children=children, acting=acting)
     made.finish(depth)
     return made
 

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from dwarf_nats.workflow.conditions import evaluate
-from dwarf_nats.workflow.graph import END, Graph, Transition
+from dwarf_nats.workflow.graph import END, Graph, Node, Transition
 from dwarf_nats.workflow.state import Raw
-from tests.model import values
+from tests.model import actions, values
 from tests.model.example import Example
 from tests.model.records import BROKE, COMPLETED, FAILED, PAUSED, Effects, Record, Run, all_effects
 from tests.model.step_runner import NOTHING, Reply, execute
@@ -142,6 +142,13 @@ class Model:
         record.events.append(canonical(["call", workflow, task, record.attempt, normalised(state)]))
         behaviour = self._example.behaviours[workflow][task]
         return execute(behaviour, state, record.attempt, resumed, child, record.note)
+
+    def carry_out(self, node: Node, state: State, resumed: Any, child: Any) -> Reply:
+        """One execution of a step that asks no task, which counts as one: such a loop must end as well."""
+        self._left -= 1
+        if self._left < 0:
+            raise TooLong
+        return actions.carry_out(node, state, resumed, child)
 
     def enter(self, record: Record, graph: Graph) -> None:
         """Before the task runs: a breakpoint, which pauses once per step and is passed with overrides (O11, O12)."""
@@ -284,7 +291,11 @@ class FlowRun:
         self._model.enter(record, self._graph)
         while True:
             seen = merged(record.state, changes)
-            reply = self._model.execute(record, seen, resumed, child)
+            node = self._graph.nodes[record.task]
+            if node.action is None:
+                reply = self._model.execute(record, seen, resumed, child)
+            else:
+                reply = self._model.carry_out(node, seen, resumed, child)
             try:
                 retrying = self._retries(reply, record.attempt)
                 if retrying:
@@ -307,7 +318,15 @@ class FlowRun:
                     child = self._model.child(record, *reply.wishes["subgraph"])
                 changes |= reply.changes
             except Failed as failed:
-                return self._failed(record, changes, failed.errors)
+                policy = node.retry if node.retry is not None else self._graph.defaults.retry
+                if reply.retry is not None or policy is None:
+                    return self._failed(record, changes, failed.errors)
+                if not actions.retried(policy, failed.errors[0], record.attempt):
+                    return self._failed(
+                        record, changes, [actions.counted(one, record.attempt) for one in failed.errors]
+                    )
+                record.attempt += 1
+                resumed, child, parked, record.child = NOTHING, NOTHING, False, None
 
     def _retries(self, reply: Reply, attempt: int) -> bool:
         """Whether the step goes back to pending. Raises the error of the answer, in the order of X4."""

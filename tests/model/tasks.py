@@ -222,22 +222,28 @@ class TaskSketch:
 # -- examples
 
 
-def examples(fragile: int = 0, *, cut: bool = False) -> st.SearchStrategy[Example]:
+def examples(fragile: int = 0, *, cut: bool = False, acting: int = 0) -> st.SearchStrategy[Example]:
     """Examples whose parts fit together.
 
     `fragile`: so many more tasks of a hundred fail until they are mended, which helps against most failures; then the flow is
-    taken up again from one of its steps. `cut`: it is cancelled on the way, and forked from one of them.
+    taken up again from one of its steps. `cut`: it is cancelled on the way, and forked from one of them. `acting`: so many
+    nodes of a hundred ask no task.
     """
     size = 2 * (3 * graphs.CHOICES + NODES * CHOICES + 100)
-    return st.binary(min_size=size, max_size=size).map(lambda text: example(Choices(text), fragile, cut=cut))
+    return st.binary(min_size=size, max_size=size).map(
+        lambda text: example(Choices(text), fragile, cut=cut, acting=acting)
+    )
 
 
-def example(choices: Choices, fragile: int, *, cut: bool = False) -> Example:
+def example(choices: Choices, fragile: int, *, cut: bool = False, acting: int = 0) -> Example:
     """The example that the choices describe."""
     rest = choices.cut(100)
-    root = graphs.sketch(choices)
     names = ["first", "second"][: rest.pick([0, 1, 1, 2, 2])]
-    children = [graphs.sketch(choices, name, rest.pick([name[0], "n"]), 5, 2) for name in names]
+    root = graphs.sketch(choices, children=names, acting=acting)
+    children = [
+        graphs.sketch(choices, name, rest.pick([name[0], "n"]), 5, 2, children=names[at:], acting=acting)
+        for at, name in enumerate(names, 1)
+    ]
     sketched = [root, *children]
     behaviours = {
         sketch.graph.name: TaskSketch(

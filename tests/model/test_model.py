@@ -120,6 +120,38 @@ def test_on_postgresql_the_engine_does_what_the_model_says(on_postgres: EngineGr
     on_postgres.check(example)
 
 
+@settings(max_examples=60, parent=RANDOM, derandomize=True)
+@given(examples(acting=40))
+def test_nodes_without_a_service_do_what_the_model_says(memory: EngineGroup, example: Example) -> None:
+    """N1, N2, N5-N7, L1-L3: also in chains, branches, loops and sub-workflows."""
+    memory.check(example)
+
+
+@pytest.mark.slow
+@settings(max_examples=EXAMPLES or 300, parent=RANDOM)
+@given(examples(acting=60))
+def test_nodes_without_a_service_do_what_the_model_says_many_times(memory: EngineGroup, example: Example) -> None:
+    memory.check(example)
+
+
+@pytest.mark.slow
+@settings(max_examples=EXAMPLES or 100, parent=RANDOM)
+@given(examples(fragile=4, acting=40))
+def test_on_postgresql_nodes_without_a_service_do_what_the_model_says(
+    on_postgres: EngineGroup, example: Example
+) -> None:
+    on_postgres.check(example)
+
+
+@pytest.mark.slow
+@settings(max_examples=EXAMPLES or 100, parent=RANDOM)
+@given(examples(fragile=4, cut=True, acting=40))
+def test_a_cancelled_flow_with_nodes_without_a_service_is_forked_as_the_model_says(
+    memory: EngineGroup, example: Example
+) -> None:
+    memory.check(example)
+
+
 @contextmanager
 def everything_lent() -> Iterator[None]:
     """Every field, however small, is stored once and borrowed."""

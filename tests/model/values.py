@@ -156,6 +156,8 @@ SECOND_PARK = "«parked twice»"
 NO_ARRAY = "«for_each over no array»"
 UNSTORABLE = "«cannot be stored»"
 NO_WORKFLOW = "«no such workflow»"
+TEMPLATE = "«template without a value»"
+TIMED_OUT = "«no event in time»"
 
 
 def exhausted(tries: int) -> str:
@@ -171,6 +173,9 @@ _CLASSES: list[tuple[str, str]] = [
     (r"no workflow '", NO_WORKFLOW),
     (r"requires an array, got", NO_ARRAY),
     (r"has an integer beyond signed 64 bits", UNSTORABLE),
+    (r"the expression .* (cannot be evaluated|must give a text)", TEMPLATE),
+    (r"needs a number of milliseconds", TEMPLATE),
+    (r"event 'never' did not come within", TIMED_OUT),
 ]
 
 
