@@ -28,9 +28,13 @@ def carry_out(node: Node, state: State, resumed: Any, child: Any) -> Reply:
                     return Reply({node.field: resumed})
                 return Reply({}, wishes={"interrupt": _value(node.action.payload, state)})
             case Sleep():
-                _value(node.action.ms, state)
-                return Reply({})
+                ms = _value(node.action.ms, state)
+                wrong = isinstance(ms, bool) or not isinstance(ms, int | float) or ms < 0
+                return Reply({}, Error(values.TEMPLATE, 400) if wrong else None)
             case WaitForEvent():  # nobody signals in an example
+                key = node.action.key
+                if key.startswith("="):
+                    _value([key], state)
                 return Reply({}, Error(values.TIMED_OUT, 408))
             case _:
                 raise AssertionError(node)

@@ -293,7 +293,7 @@ def _failed_fan_in(
         settled.created.append(CreatedStep(step.flow, successor))
     if outcome.arrives:
         yield Query(ARRIVED, (step.step_id,))
-        arriving.outward.add(step.flow, step, step.spawn_id, row.error)
+        arriving.outward.add(step.flow, step, step.spawn_id, _failure(outcome))
     if outcome.end is not None:
         yield from compensation.end(step.flow, outcome.end, row.error, settled)
     elif outcome.pending_end is not None:
