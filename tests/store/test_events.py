@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import random
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 
 import pytest
 
+from dwarf_nats.ports import Signalled
 from dwarf_nats.rules.events import DEFAULT_KEEP_MS, EventState, NewEvent, StoredEvent, Topic
 from dwarf_nats.rules.parking import waiting_for_event
 from dwarf_nats.rules.settlement import SettleResult
@@ -192,6 +198,106 @@ async def test_a_step_of_a_task_with_a_tripped_breaker_is_held_when_its_event_co
     await store.breakers.trip(step.url, "unavailable")
     assert await signal(store) == (1, False)
     assert await look(store, "select status, parked from dwarf_steps") == [("pending", 2)]
+
+
+async def test_one_event_of_another_shard_is_handed_to_one_of_many_steps(store: SqlStore) -> None:
+    """By reservation (E1); a repeated delivery does nothing, the next reservation reaches the next step."""
+    steps = [await one_claimed(store) for _ in range(20)]
+    await store.steps.settle([waiting_for_event(step, {}, EventWait(*PAID)) for step in steps], BUDGET)
+    event = stored("x")
+    for turn, still in ((1, 19), (1, 19), (2, 18)):
+        delivered = await store.events.deliver(event, turn=turn)
+        assert delivered.steps == 1
+        assert await waiting(store) == still
+    assert (await store.events.deliver(event, turn=0)).steps == 18
+    assert await waiting(store) == 0
+
+
+async def test_kept_events_of_this_shard_are_handed_out_one_by_one(store: SqlStore) -> None:
+    """If a step has begun to wait while its event was still open (E1)."""
+    steps = [await one_claimed(store) for _ in range(3)]
+    await store.steps.settle([waiting_for_event(step, {}, EventWait(*PAID)) for step in steps], BUDGET)
+    await insert(store, "a", 1)
+    await insert(store, "b", 2)
+    assert [(await store.events.hand_out(PAID)).steps for _ in range(3)] == [1, 1, 0]
+    assert await waiting(store) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
+async def test_signals_and_steps_that_begin_to_wait_never_miss_each_other(
+    pg_stores: tuple[SqlStore, SqlStore], seed: int
+) -> None:
+    """Two replicas at once in hundreds of random orders (E3): every event is received once, and nothing is left over."""
+    chance = random.Random(seed)
+    one, other = pg_stores
+    topics = [Topic("order.paid", str(number)) for number in range(4)]
+    steps = [await one_claimed(one) for _ in range(120)]
+    wanted: Counter[Topic] = Counter()
+    work: list[Coroutine[Any, Any, Any]] = []
+
+    async def after(action: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+        for _ in range(chance.randrange(40)):
+            await asyncio.sleep(0)
+        return await action()
+
+    while steps:
+        group = [(steps.pop(), chance.choice(topics)) for _ in range(min(len(steps), chance.randrange(1, 6)))]
+        settlements = [waiting_for_event(step, {}, EventWait(*topic)) for step, topic in group]
+        wanted.update(topic for _, topic in group)
+        store = chance.choice(pg_stores)
+        work.append(after(partial(store.steps.settle, settlements, BUDGET)))
+    for topic in topics:
+        for number in range(wanted[topic]):
+            store = chance.choice((one, other))
+            event = new_event(number, topic=topic, id=f"{topic.key}-{number}")
+            work.append(after(partial(store.events.signal, event, shards=1)))
+    chance.shuffle(work)
+    results = await asyncio.gather(*work)
+    answers = {one.event.id: one.event for one in results if isinstance(one, Signalled)}
+    rows = await look(one, "select event from dwarf_steps where status = 'pending'")
+    received = Counter(json.loads(event)["id"] for (event,) in rows)
+    assert received.total() == 120  # as many events as steps, so that none can still wait
+    for event_id, answer in answers.items():
+        if answer.delivered:
+            assert received[event_id] == answer.delivered
+        else:
+            assert received[event_id] <= 1  # kept, and handed out once
+    left = {event_id for (event_id,) in await look(one, "select id from dwarf_events where state = 'kept'")}
+    assert left == {event_id for event_id in answers if not received[event_id]}
+
+
+async def waiting(store: SqlStore) -> int:
+    ((count,),) = await look(store, "select count(*) from dwarf_steps where parked = 3")
+    return int(count)
+
+
+def stored(data: str, number: int = 1) -> StoredEvent:
+    return StoredEvent(
+        event=PAID.event,
+        key=PAID.key,
+        number=number,
+        id=data,
+        repeatable=0,
+        data=json.dumps(data),
+        at=1,
+        keep_until=2**53,
+        state=EventState.KEPT,
+        delivered=0,
+        kept=1,
+        visited="{}",
+        turn=0,
+        shard=None,
+    )
+
+
+async def insert(store: SqlStore, data: str, number: int) -> None:
+    """Have an event kept although a step waits."""
+    event = stored(data, number)
+    names = StoredEvent.__struct_fields__
+    marks = ", ".join(f"${at}" for at in range(1, len(names) + 1))
+    values = [getattr(event, name) for name in names]
+    await store.database.fetch(f"insert into dwarf_events ({', '.join(names)}) values ({marks})", *values)
 
 
 @pytest.mark.parametrize("key", ["", "ключ", "'; drop table dwarf_events; --", "a\tb", "x" * 256])

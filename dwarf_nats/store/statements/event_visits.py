@@ -46,9 +46,11 @@ RESERVED = f"select repeatable from dwarf_events where {ONE} and state = '{Event
 KEEP_AGAIN = f"update dwarf_events set state = '{EventState.KEPT}', shard = null, touched_at = {{now}} where {ONE}"
 MATCHED = f"update dwarf_events set touched_at = null where {ONE} and turn = $4 and state = '{EventState.KEPT}'"
 TAKE_UNFINISHED = f"""
-update dwarf_events set touched_at = {{now}} where (event, key, number) in (
+with found as materialized (
   select event, key, number from dwarf_events where touched_at is not null and touched_at <= {{now}} - $1
-  order by touched_at limit $2 {{skip_locked}}) returning {COLUMNS}
+  order by touched_at limit $2 {{skip_locked}})
+update dwarf_events set touched_at = {{now}} where (event, key, number) in (select event, key, number from found)
+returning {COLUMNS}
 """
 VISITED = f"select delivered from dwarf_event_visits where {TOPIC} and id = $3 and turn = $4"
 VISIT = "insert into dwarf_event_visits (event, key, id, turn, delivered, at) values ($1, $2, $3, $4, $5, {now})"
@@ -62,9 +64,11 @@ select 1 from dwarf_events where {TOPIC} and id = $3 and turn = $4
   and state = case when $4 = 0 then '{EventState.OPEN}' else '{EventState.RESERVED}' end
 """
 TAKE_ASKS = """
-update dwarf_event_asks set touched_at = {now} where (step_id, lease_seq) in (
+with found as materialized (
   select step_id, lease_seq from dwarf_event_asks where touched_at <= {now} - $1
-  order by touched_at limit $2 {skip_locked}) returning step_id, lease_seq, event, key
+  order by touched_at limit $2 {skip_locked})
+update dwarf_event_asks set touched_at = {now} where (step_id, lease_seq) in (select step_id, lease_seq from found)
+returning step_id, lease_seq, event, key
 """
 CLOSE_ASK = "delete from dwarf_event_asks where step_id = $1 and lease_seq = $2"
 

@@ -37,12 +37,14 @@ LOCK_ALL = "select pg_advisory_xact_lock(one) from unnest($1::bigint[]) one"
 WAITING = f"parked = {Parked.EVENT:d} and wait_event = $1 and wait_key = $2"
 
 
+# Materialized, here and below: a sub-select with a limit may be run once for each row, and pick other rows each time.
 def _wake(limit: str) -> str:
     return f"""
+with found as materialized (
+  select step_id from dwarf_steps where {WAITING} order by step_id {limit} {{for_update}})
 update dwarf_steps set status = 'pending', parked = {PARKED}, event = $3, wait_until = null,
   not_before = {{now}}, updated_at = {{now}}
-where parked = {Parked.EVENT:d} and step_id in (
-  select step_id from dwarf_steps where {WAITING} order by step_id {limit} {{for_update}})
+where parked = {Parked.EVENT:d} and step_id in (select step_id from found)
 returning step_id, priority, not_before
 """
 
@@ -81,9 +83,10 @@ DELETE = f"delete from dwarf_events where {ONE}"
 DONE = f"update dwarf_events set state = '{EventState.DONE}', data = '', touched_at = null where {ONE}"
 # Whoever found an event in time has long handed it out, so nobody finds one and loses it to this.
 REMOVE_OLD = f"""
-delete from dwarf_events where (event, key, number) in (
+with old as materialized (
   select event, key, number from dwarf_events where keep_until <= {{now}} - {REMOVAL_MARGIN_US} and touched_at is null
-  order by keep_until limit $1 {{skip_locked}}) returning number
+  order by keep_until limit $1 {{skip_locked}})
+delete from dwarf_events where (event, key, number) in (select event, key, number from old) returning number
 """
 ASK = (
     "insert into dwarf_event_asks (step_id, lease_seq, event, key, touched_at) values ($1, $2, $3, $4, {now})"
