@@ -87,7 +87,7 @@ async def signal(
         str | None, typer.Option("--id", help="Signalled again with this id while it is kept, the event counts once.")
     ] = None,
     keep_ms: Annotated[
-        int, typer.Option("--keep-ms", min=0, help="How long to keep it for a flow to come; 0 does not keep it.")
+        int, typer.Option(min=0, help="How long to keep it for a flow to come; 0 does not keep it.")
     ] = 86_400_000,
 ) -> None:
     """Signal an event to every flow that waits for it, or keep it for the first one that comes to wait."""
