@@ -18,7 +18,9 @@ from dataclasses import dataclass
 
 from dwarf_nats.render.dag import Dag, Path, exits, flow_status, with_children
 from dwarf_nats.render.flowchart import MAX_CHARACTERS, Box, Flowchart, Line, Shape
+from dwarf_nats.render.kinds import SHAPES
 from dwarf_nats.render.labels import clip, span
+from dwarf_nats.workflow.nodes import NodeKind
 from dwarf_nats.workflow.records import Step
 from dwarf_nats.workflow.status import Status
 
@@ -138,13 +140,14 @@ class _FlowDrawing:
             self._cohort(step, box, level)
 
     def _shape(self, step: Step) -> Shape:
-        return Shape.FUNNEL if step.step_id in self._dag.fan_ins else Shape.BOX
+        return Shape.FUNNEL if step.step_id in self._dag.fan_ins else SHAPES.get(step.kind, Shape.BOX)
 
     def _details(self, step: Step) -> list[str]:
-        """The status unless completed, the time, the attempt unless the first; then the error."""
-        words = [] if step.status is Status.COMPLETED else [step.status.value]
+        """The kind unless a task is asked, the status unless completed, the time, the attempt unless the first; the error."""
+        words = [] if step.kind is NodeKind.TASK else [step.kind.value]
+        words += [] if step.status is Status.COMPLETED else [step.status.value]
         if not step.status.stopped and step.sub_history and not flow_status(step.sub_history).terminal:
-            words = ["waiting"]
+            words[-1] = "waiting"
         if step.started_at is not None and step.status.stopped:
             words.append(span(step.updated_at - step.started_at))
         if step.attempt:

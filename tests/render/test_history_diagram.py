@@ -8,6 +8,7 @@ import pytest
 
 from dwarf_nats.render import history_mermaid
 from dwarf_nats.workflow.answer import ErrorInfo
+from dwarf_nats.workflow.nodes import NodeKind
 from dwarf_nats.workflow.records import Step
 from dwarf_nats.workflow.status import Status
 from tests.render.diagrams import Diagram, read
@@ -26,6 +27,18 @@ def payment(at: int = 5_000, *, last: Status = Status.COMPLETED) -> Story:
 
 
 # -- nodes and edges
+
+
+def test_n8_a_step_without_a_service_is_shown_by_its_kind() -> None:
+    story = Story()
+    first = story.first("note", took=1, waited=0)
+    story.after(first, "paid", took=2000, waited=0)
+    note, paid = story.steps
+    note.kind, paid.kind, paid.status = NodeKind.SET, NodeKind.WAIT, Status.RUNNING
+    diagram = drawn(story.steps)
+    assert diagram.labels[diagram.node("note")] == ["note", "set · 1 ms"]
+    assert diagram.labels[diagram.node("paid")] == ["paid", "wait · running"]
+    assert diagram.shapes[diagram.node("paid")] == "hexagon"
 
 
 def test_d1_a_line_from_start_to_end_with_own_times_and_waiting_times() -> None:
