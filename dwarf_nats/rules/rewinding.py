@@ -45,13 +45,14 @@ def led_to(steps: Mapping[int, StepRow], target: int) -> set[int]:
 def rewind(steps: Mapping[int, StepRow], target: int, paused: Collection[int] = ()) -> Rewound:
     """Take back `target` and all it led to. The target is left as a step that has not run, pending.
 
-    Raises `Conflict` if one of them is not at rest. `paused`: steps that wait for a child which is paused; they are.
+    Raises `Conflict` if one of them is not at rest. A step that waits for an event is. `paused`: steps that wait for a child
+    which is paused; they are as well.
     """
     result = Rewound(led_to(steps, target), {target})
     gone = result.removed | {target}
     for step_id in gone:
         step = steps[step_id]
-        if step.status in AT_REST or step_id in paused:
+        if step.status in AT_REST or step_id in paused or step.parked == Parked.EVENT:
             continue
         if step.status is Status.RUNNING and step.parked:
             raise Conflict(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dwarf_nats.store.dialect import LIVE, PARKED
+from dwarf_nats.store.dialect import LIVE, PARKED, Statement
 from dwarf_nats.store.statements.breakers import ANY_HELD
 from dwarf_nats.store.statements.deadlines import NEXT_DEADLINE
 from dwarf_nats.store.statements.ready import FIRST_READY, NEXT_SCHEDULED
@@ -22,13 +22,21 @@ _RELEASE = (
     f"update dwarf_steps set status = 'pending', parked = {PARKED}, claimed_by = null, lease_expires = null,"
     " updated_at = {now}"
 )
-# Rows that a replica has locked which stands still in the middle of a transaction are passed over.
-RECLAIM_EXPIRED = (
-    f"{_RELEASE} where step_id in (select step_id from dwarf_steps"
-    f" where {_LEASED} and (lease_expires < {{now}} or claimed_by not in"
-    " (select replica_id from dwarf_replicas where seen_at > {now} - $1))"
-    f" and flow_id in (select flow_id from dwarf_flows where status in {LIVE})"
-    " order by step_id {skip_locked}) returning step_id"
+
+
+# Rows that a replica has locked which stands still in the middle of a transaction are passed over. Flows are looked up one by
+# one, so that no flow is read whose steps all wait.
+def _reclaim(steps: str) -> str:
+    return (
+        f"{_RELEASE} where step_id in (select s.step_id from {steps} where {_LEASED} and (lease_expires < {{now}}"
+        " or claimed_by not in (select replica_id from dwarf_replicas where seen_at > {now} - $1))"
+        f" and exists (select 1 from dwarf_flows f where f.flow_id = s.flow_id and f.status in {LIVE})"
+        " order by s.step_id {skip_locked}) returning step_id"
+    )
+
+
+RECLAIM_EXPIRED = Statement(
+    postgres=_reclaim("dwarf_steps s"), sqlite=_reclaim("dwarf_steps s indexed by dwarf_steps_held")
 )
 RELEASE_UNOWNED = f"{_RELEASE} where {_LEASED} and claimed_by = $1 and not (step_id {{in:$2}}) returning step_id"
 DELETE_DEAD = (
