@@ -205,7 +205,6 @@ async def test_a_continue_without_a_reply_subject_is_started(
 
 
 BAD_STEERING: list[tuple[str, bytes, str]] = [
-    ("flow.resume", b'{"data": 1}', "`flowKey`"),
     ("flow.resume", b'{"flowKey": "%s", "overrides": {}}' % KEY.encode(), "did you mean"),
     ("flow.resume", b'{"flowKey": "%s", "data": 99999999999999999999}' % KEY.encode(), "`data`"),
     ("flow.resume_break", b'{"flowKey": "%s", "data": 1}' % KEY.encode(), "unknown field `data`"),
@@ -263,6 +262,8 @@ async def test_names_that_are_no_subjects_are_never_published(caller: Caller, en
     ):
         if operation == "flow.start" and not name:
             continue
+        if operation == "task.breaker" and name == "ä":
+            continue  # the subject of an existing service may have it (N3), and nothing is published to it
         assert (await caller.refused(operation, request))["code"] == 400
     assert engine.asked == []
 

@@ -100,7 +100,7 @@ async def test_p4_the_history_of_a_flow_that_is_deeper_than_the_stack_travels_an
         values = {name: getattr(steps[-1], name) for name in step.__slots__}
         values |= {"step_id": 10_000 + number, "flow_id": 10_000 + number}
         steps.append(step(**values))
-    (top,) = nested_history(1, root.flow_id, flows, steps)
+    (top,) = nested_history(1, root.flow_id, flows=flows, steps=steps, graphs={})
     (again,) = [codec.step_record(codec.step_message(top))]
     depth = 0
     while again.sub_history:

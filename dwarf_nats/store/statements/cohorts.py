@@ -273,6 +273,7 @@ def _failed_fan_in(
 ) -> Cascade:
     """Insert a fan-in step that has failed, with its consequences."""
     settled, successor = arriving.settled, outcome.successor
+    failure = _failure(outcome)  # none where it took its error edge, though its row keeps that error
     row = StepInsert(
         step.flow,
         born,
@@ -293,11 +294,11 @@ def _failed_fan_in(
         settled.created.append(CreatedStep(step.flow, successor))
     if outcome.arrives:
         yield Query(ARRIVED, (step.step_id,))
-        arriving.outward.add(step.flow, step, step.spawn_id, _failure(outcome))
+        arriving.outward.add(step.flow, step, step.spawn_id, failure)
     if outcome.end is not None:
-        yield from compensation.end(step.flow, outcome.end, row.error, settled)
+        yield from compensation.end(step.flow, outcome.end, failure, settled)
     elif outcome.pending_end is not None:
-        yield from compensation.end(step.flow, outcome.pending_end, row.error, settled)
+        yield from compensation.end(step.flow, outcome.pending_end, failure, settled)
 
 
 def _failure(one: Settlement) -> str | None:
