@@ -63,7 +63,7 @@ class RequestContext:
     msg_id: str | None = None
     answerable: bool = True
     rest_of_subject: str = ""
-    """What stands in place of the wildcard of its endpoint's subject."""
+    """The tokens in place of the wildcard of its endpoint's subject."""
     default_timeout_seconds: float = 30.0
     max_timeout_seconds: float = 3600.0
     traceparent: str = ""

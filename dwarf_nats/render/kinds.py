@@ -1,4 +1,4 @@
-"""How nodes that the engine carries out itself are shown: a few words and a shape for each kind (N8)."""
+"""Words and shapes by which diagrams show nodes that the engine carries out itself (N8)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SHAPES = {
 
 
 def doing(action: Action) -> str:
-    """What the engine does at a node, in a few words: `request stock.reserve`, `sleep 5.0 s`."""
+    """Describe in a few words an action of the engine: `request stock.reserve`, `sleep 5.0 s`."""
     match action:
         case SetFields():
             return f"set {', '.join(action.fields)}"

@@ -19,7 +19,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Topic(NamedTuple):
-    """What a step waits for: events of one name with one key."""
+    """Events of one name with one key, which a step waits for."""
 
     event: str
     key: str

@@ -5,9 +5,7 @@ Such a step is asked to wait once, and runs again at the end of its wait, just l
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -18,6 +16,7 @@ from dwarf_nats.workflow import templates
 from dwarf_nats.workflow.answer import Answer, ErrorInfo, EventWait, Subgraph
 from dwarf_nats.workflow.nodes import AskPerson, RunWorkflow, SetFields, Sleep, WaitForEvent
 from dwarf_nats.workflow.state import NULL, Raw, check_json, decode_state, decode_value
+from dwarf_nats.workflow.times import parse_rfc3339
 
 if TYPE_CHECKING:
     from dwarf_nats.rules.steps import ClaimedStep
@@ -27,7 +26,6 @@ KEY_MAX_BYTES = 256
 """Bytes of the key of an event (E1)."""
 SHOWN_CHARS = 80
 """Characters of a wrong value that an error quotes."""
-_RFC_3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)")
 
 
 class EventEnd(msgspec.Struct, rename="camel"):
@@ -141,12 +139,9 @@ def _milliseconds(acting: _Acting, ms: int | str | None) -> int:
 def _until(acting: _Acting, template: str) -> int:
     text = templates.render_text(template, acting.step.input, where=acting.where("sleep.until"))
     problem = f"{acting.where('sleep.until')}: needs a time such as 2026-11-30T09:00:00Z, got {_shown(text)}"
-    if not _RFC_3339.fullmatch(text):
+    when = parse_rfc3339(text)
+    if when is None:
         raise BadRequest(problem)
-    try:
-        when = datetime.fromisoformat(text.upper())
-    except ValueError:
-        raise BadRequest(problem) from None
     return round(when.timestamp() * 1_000_000) - acting.now_us
 
 

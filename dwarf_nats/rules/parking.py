@@ -54,7 +54,7 @@ def check_wait(wait: EventWait) -> None:
 
 
 def _woken_by(step: ClaimedStep) -> str:
-    """How the wait of a step ended, for people."""
+    """Say for people how the wait of a step ended."""
     if step.resumed is not None:
         return "resumed"
     if step.interrupt_timed_out:

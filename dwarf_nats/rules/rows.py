@@ -231,7 +231,7 @@ class TimedOutWaits:
 
 @dataclass(slots=True)
 class PausedFlow:
-    """What pauses a flow: the oldest pause's merged state, the pauses that are listed, and whether some are not (P5)."""
+    """The pauses of a flow: the oldest pause's merged state, the pauses that are listed, and whether some are not (P5)."""
 
     state_json: bytes
     pauses: list[Pause]

@@ -36,7 +36,7 @@ class SignalRequest(Request):
 
 
 class FlowSignalReply(Message):
-    """How many steps received the event, and whether it is kept for one to come (E1)."""
+    """The number of steps that received the event, and whether it is kept for one to come (E1)."""
 
     delivered: int
     kept: bool

@@ -1,4 +1,4 @@
-"""What a reply in the way of NATS services says about a failure: its error, and what the engine does (wire section 2)."""
+"""Failures as NATS services report them: the error, and what the engine does about it (wire section 2)."""
 
 from __future__ import annotations
 

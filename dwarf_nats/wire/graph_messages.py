@@ -83,7 +83,7 @@ class RetryAction(Request):
 
 
 class Compensate(Request):
-    """How a completed step is undone: one of the three (N9). Their templates also know `changes`."""
+    """The way in which a completed step is undone: one of the three (N9). Their templates also know `changes`."""
 
     request: Maybe[SendRequestAction] = UNSET
     publish: Maybe[PublishAction] = UNSET

@@ -20,14 +20,14 @@ Delay = Annotated[int, Meta(ge=0, le=MAX_DELAY_MS, description="Milliseconds.")]
 
 
 class Resumed(Message):
-    """How the step's interrupt ended: what `resume` handed over, or that its deadline passed."""
+    """The end of the step's interrupt: the data that `resume` handed over, or that its deadline passed."""
 
     data: Maybe[AnyJson] = UNSET
     timed_out: Maybe[bool] = UNSET
 
 
 class EventEnd(Message):
-    """How the step's wait for an event ended: with the event, or that its time passed (E2)."""
+    """The end of the step's wait: the event, or that its time passed (E2)."""
 
     data: Maybe[AnyJson] = UNSET
     id: Maybe[str] = UNSET

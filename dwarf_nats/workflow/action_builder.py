@@ -207,7 +207,7 @@ def _read_action(values: Mapping[str, Any], where: str) -> list[Action]:
 
 
 def _members(given: Any) -> Any:
-    """What was given for an object; an empty one for nothing."""
+    """The object that was given; an empty one for nothing."""
     return {} if given is None else given
 
 

@@ -42,9 +42,9 @@ class Verdict(NamedTuple):
 
 
 _EACH = 100
-"""What an expression of a template takes, however small it is, in units of the budget."""
+"""Cost of an expression of a template, however small it is, in units of the budget."""
 _VALUE = 5
-"""What a value of a result takes to be written as JSON, in units of the budget."""
+"""Cost of writing a value of a result as JSON, in units of the budget."""
 _TOO_LONG = "takes too long on a state of this size: let a task work it out, and leave the result behind"
 _TAKEN, _NOT_TAKEN = Verdict(taken=True), Verdict(taken=False)
 
@@ -103,7 +103,7 @@ class CannotEvaluate(Exception):
 
 
 class Spending:
-    """What the expressions of one template may take together: as much as one condition (about 25 ms)."""
+    """The cost that the expressions of one template may have together: as much as one condition (about 25 ms)."""
 
     __slots__ = ("left",)
 

@@ -200,7 +200,7 @@ def write_retry(policy: RetryPolicy) -> dict[str, Any]:
 
 
 def read_compensation(task: _Values, where: str) -> Compensation | None:
-    """How the node is compensated: a text is the url of a task."""
+    """The compensation of a node: a text is the url of a task."""
     value = task.get("compensate")
     if value is None:
         return None

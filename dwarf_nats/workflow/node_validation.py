@@ -21,7 +21,7 @@ from dwarf_nats.workflow.nodes import (
     Sleep,
     WaitForEvent,
 )
-from dwarf_nats.workflow.times import is_rfc3339
+from dwarf_nats.workflow.times import parse_rfc3339
 
 if TYPE_CHECKING:
     from dwarf_nats.workflow.graph_builder import GraphBuilder, Node
@@ -156,7 +156,7 @@ def _sleep_problems(sleep: Sleep, where: str) -> Iterator[str]:
         yield from _delay_problems(sleep.ms, f"{where}.ms")
     elif sleep.until is not None and templates.expression_of(sleep.until) is None:
         text = templates.literal(sleep.until)
-        if not is_rfc3339(text):
+        if parse_rfc3339(text) is None:
             yield f"{where}.until: {text[:80]!r} is no time: write one like 2026-12-01T08:00:00Z, or an expression"
 
 

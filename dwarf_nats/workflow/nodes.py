@@ -104,7 +104,7 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Compensation(msgspec.Struct, frozen=True, kw_only=True):
-    """How a completed step of a node is compensated (N9): a task by its `url`, or an `action` of the engine."""
+    """The compensation of completed steps of a node (N9): a task by its `url`, or an `action` of the engine."""
 
     url: str = ""
     action: SetFields | SendRequest | PublishMessage | None = None
@@ -134,7 +134,7 @@ class Field(msgspec.Struct, frozen=True, kw_only=True):
 
 
 ENGINE_URL = "engine:"
-"""What the url of a node begins with that the engine carries out without a service; no task can have such a url."""
+"""Beginning of the url of a node that the engine carries out without a service; no task can have such a url."""
 
 
 def url_of(action: Action) -> str:

@@ -109,7 +109,7 @@ class Step:
     sub_flow_key: str | None = None
     sub_history: list[Step] = field(default_factory=list)
     kind: NodeKind = NodeKind.TASK
-    """Whether a task is asked, or what the engine does itself (N8)."""
+    """`task` if a task is asked, else the action of the engine (N8)."""
     due_at: int | None = None
     """When it is due, if it sleeps, waits for its next attempt or is scheduled."""
     problems: list[str] = field(default_factory=list)

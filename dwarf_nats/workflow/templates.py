@@ -41,7 +41,7 @@ _SHOWN = 200
 _COPIED = 256
 """Bytes that are copied for one unit of the budget."""
 _NAMED = 20
-"""What it takes to find a value by its name, in units of the budget."""
+"""Cost of finding a value by its name, in units of the budget."""
 
 
 def expression_of(text: str) -> str | None:
@@ -50,7 +50,7 @@ def expression_of(text: str) -> str | None:
 
 
 def literal(text: str) -> str:
-    """What a text that is no expression stands for."""
+    """The text that a text without an expression stands for."""
     return text[1:] if text.startswith("==") else text
 
 
@@ -69,7 +69,7 @@ def expressions(template: Any, where: str) -> Iterator[tuple[str, str]]:
 
 
 def problems(template: Any, where: str) -> Iterator[str]:
-    """What is wrong with the expressions of a template, a sentence each (G6)."""
+    """The problems of the expressions of a template, a sentence each (G6)."""
     for at, source in expressions(template, where):
         problem = conditions.problem_of(source)
         if problem:

@@ -56,7 +56,8 @@ async def test_info_names_every_operation_with_schemas_that_are_published(caller
     described = {name for name, one in document["operations"].items() if one["action"] == "receive" and "reply" in one}
     assert set(endpoints) == described - {"health", "health-one"}  # outside the service: every replica answers those
     for name, one in endpoints.items():
-        assert one["subject"] == f"{caller.prefix}.{name.replace('-', '.')}"
+        any_event = ".>" if name == "signal" else ""
+        assert one["subject"] == f"{caller.prefix}.{name.replace('-', '.')}{any_event}"
         assert one["queue_group"] == "dwarf"
         for which in ("request_schema", "response_schema"):
             assert (SCHEMAS / f"{one['metadata'][which]}.json").exists()

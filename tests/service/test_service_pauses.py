@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from dwarf_nats.workflow.names import MAX_SUBJECT
 from tests.support.caller import Caller, conforms, line, take
 
 NOWHERE = "1-9999999-aaaaaaaaaaaaaaaa"
@@ -254,7 +255,7 @@ async def test_keys_are_checked_like_everywhere(caller: Caller, operation: str) 
     assert await caller.code(f"flow.{operation}", flowKey=wrong, **more) == 404
     assert await caller.code(f"flow.{operation}", flowKey="7" + NOWHERE[1:], **more) == 404
     if operation == "break_before":
-        for task in ("", "x" * 257):
+        for task in ("", "x" * (MAX_SUBJECT + 1)):
             assert await caller.code("flow.break_before", **flow, task=task) == 400, task
     else:
         assert await caller.code(f"flow.{operation}", **flow) == 409

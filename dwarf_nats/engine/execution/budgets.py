@@ -12,16 +12,13 @@ if TYPE_CHECKING:
 
 def time_budget_ms(step: ClaimedStep, settings: EngineSettings) -> int:
     """Milliseconds that one execution of the step has: its node's, its graph's, its flow's, or the engine's (L1)."""
-    own = own_budget_ms(step)
+    graph = step.flow.graph
+    own = None if graph is None else own_budget_ms(node_of(step, graph), graph)
     return own if own is not None else claimed_budget_ms(step, settings)
 
 
-def own_budget_ms(step: ClaimedStep) -> int | None:
-    """The budget that the step's node has, or the defaults of its graph; `None` if neither has one."""
-    graph = step.flow.graph
-    if graph is None:
-        return None
-    node = node_of(step, graph)
+def own_budget_ms(node: Node | None, graph: Graph) -> int | None:
+    """The budget that a node has, or the defaults of its graph; `None` if neither has one."""
     if node is not None and node.timeout_ms is not None:
         return node.timeout_ms
     return graph.defaults.timeout_ms

@@ -38,7 +38,7 @@ class StepRunner:
         node = node_of(step, graph)
         if node is not None and node.action is not None:
             return self._carry_out(step, node)
-        budget_ms = own_budget_ms(step)
+        budget_ms = own_budget_ms(node, graph)
         if budget_ms is None:
             return self.invoker.ask(step)
         return self._ask_within(step, budget_ms)

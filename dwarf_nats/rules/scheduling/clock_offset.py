@@ -12,7 +12,7 @@ MAX_DRIFT = 1e-4
 
 
 class ClockOffset:
-    """How far the clock of a shard is ahead of the replica's; all times in microseconds."""
+    """The offset of a shard's clock: how far it is ahead of the replica's, in microseconds."""
 
     def __init__(self) -> None:
         self.offset = 0
