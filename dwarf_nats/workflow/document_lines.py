@@ -14,6 +14,7 @@ from typing import Any
 from dwarf_nats.workflow.documents import Keys
 
 _QUOTED = r"""('(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*")"""
+_GRAPH = re.compile(rf"^graph(?: {_QUOTED})?")
 _ENTRY = re.compile(r"\b(tasks|transitions)\[(\d+)\]")
 _EDGE = re.compile(rf"\bedge {_QUOTED} -> {_QUOTED}")
 _NODE = re.compile(rf"\bnodes? {_QUOTED}")
@@ -51,8 +52,8 @@ def _places(problem: str, values: Any) -> Iterator[tuple[Keys, str]]:
         yield from (((table, _text(field[1])), problem[field.end() :]) for table in ("fields", "reducers"))
     if "entry point" in problem:
         yield ("entryPoint",), ""
-    rest = problem.partition(": ")[2]
-    yield (), f": {rest}" if rest[:1] in ("'", '"') else f".{rest}"
+    rest = _GRAPH.sub("", problem)
+    yield (), rest if rest[:3] in (": '", ': "') or rest.startswith(", ") else f".{rest.removeprefix(': ')}"
 
 
 def _innermost(keys: Keys, rest: str, lines: Mapping[Keys, int]) -> int | None:

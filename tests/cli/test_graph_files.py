@@ -71,6 +71,8 @@ transitions:
         (ORDER.replace(b"url: pay", b"url: 5"), 7),
         (ORDER.replace(b'to: "it', b'to: "is'), 9),
         (ORDER.replace(b"name: order", b"nome: order"), 2),
+        (ORDER + b"defaults:\n  timeoutMs: 5\n  retry: {jitter: 0,\n    attempts: 3}", 17),
+        (ORDER + b"fields:\n  n: {type: integer}\n  m: {typ: integer}", 16),
         (ORDER + b"reducers: {a: append,\n  b: sum}", 15),
     ],
 )
