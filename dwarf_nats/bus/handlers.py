@@ -188,6 +188,12 @@ async def mermaid(engine: EngineApi, request: m.FlowRequest, context: RequestCon
     return encode(m.MermaidReply(mermaid=await engine.mermaid(request.flow_key, fits)))
 
 
+@handles("flow.graph")
+async def flow_graph(engine: EngineApi, request: m.FlowRequest, _context: RequestContext) -> bytes:
+    graph = await engine.flow_graph(request.flow_key)
+    return encode(m.FlowGraphReply(graph=msgspec.Raw(graph.to_json()), digest=graph.digest()))
+
+
 @handles("step.get")
 async def step(engine: EngineApi, request: m.StepRequest, context: RequestContext) -> bytes:
     found = await engine.step(request.step_key)

@@ -243,6 +243,19 @@ async def mermaid(out: Output, bus: Bus, service: Service, flow: FlowKey) -> Non
     out.show(m.MermaidReply(mermaid=drawn), Text(drawn.rstrip()))
 
 
+@command(
+    app,
+    "graph",
+    short="The graph that a flow runs, as JSON.",
+    example="dwarf-nats flow graph 1-42-a1B2c3D4e5F6g7H8 > order.json",
+)
+async def graph(out: Output, bus: Bus, service: Service, flow: FlowKey) -> None:
+    """Print the graph that a flow runs as JSON; another one may be registered under its name by now."""
+    async with service.client(bus) as client:
+        found = await client.flow_graph(flow)
+    out.show(found.to_json(), pretty(found.to_json()))
+
+
 @command(app, "list", example="dwarf-nats flow list --status failed --newer-than 1h")
 async def list_(
     out: Output,

@@ -54,8 +54,7 @@ class Engine:
 
     `async with Engine(…) as engine:` starts it and drains it at the end. Every operation raises a `DwarfError` leaf.
 
-    `name`: of this replica, by default made of host and process. The providers of `telemetry` are
-    asked once, here, whether they listen.
+    `name`: of this replica, by default made of host and process. `telemetry` is asked once, here, whether it listens.
     """
 
     def __init__(
@@ -127,10 +126,7 @@ class Engine:
         default_priority: int | None = None,
         pool: int | None = None,
     ) -> None:
-        """Change settings while running; they take effect at once (O17). `add_shard` adds a database.
-
-        Raises `BadRequest` below 1.
-        """
+        """Change settings while running (O17); they take effect at once. Raises `BadRequest` below 1."""
         self._lifecycle.configure(
             workers=workers, time_budget_ms=time_budget_ms, default_priority=default_priority, pool=pool
         )
@@ -246,6 +242,10 @@ class Engine:
     async def mermaid(self, flow: str, fits: Callable[[str], bool] = fits_mermaid) -> str:
         """Draw the history as a Mermaid flowchart (O8), with so much folded that it `fits`. Raises `TooLarge` as `history`."""
         return await self._operations.queries.mermaid(flow, fits)
+
+    async def flow_graph(self, flow: str) -> Graph:
+        """Return the graph that the flow runs, whatever has become of the registered one (G10)."""
+        return await self._operations.queries.flow_graph(flow)
 
     async def step(self, step: str) -> Step:
         """Return one step, with state, changes and the keys of its neighbours (O7)."""

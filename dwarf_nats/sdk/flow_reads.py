@@ -9,6 +9,7 @@ from msgspec import UNSET
 
 from dwarf_nats.wire import messages as m
 from dwarf_nats.wire.codec import or_default, outcome_record, step_record, summary_record
+from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.options import Query
 from dwarf_nats.workflow.records import FlowSummary, Outcome, Step
 from dwarf_nats.workflow.status import Status
@@ -74,6 +75,11 @@ class FlowReads(Requester):
         """Return the flow's history as a Mermaid flowchart (O8)."""
         body = await self._read("flow.mermaid", m.FlowRequest(flow_key=flow_key))
         return decode(m.MermaidReply, body, "flow.mermaid").mermaid
+
+    async def flow_graph(self, flow_key: str) -> Graph:
+        """Return the graph that the flow runs: the one of its creation, whatever is registered now (G10, O7)."""
+        body = await self._read("flow.graph", m.FlowRequest(flow_key=flow_key))
+        return Graph.from_json(bytes(decode(m.FlowGraphReply, body, "flow.graph").graph))
 
     async def list(self, query: Query | None = None, cursor: str = "") -> tuple[Summaries, str]:
         """Return a page of root flows, newest first, and the cursor of the next page, empty on the last (O9)."""

@@ -135,6 +135,7 @@ EXAMPLES: dict[type[msgspec.Struct], Any] = {
         "cursor": "MS40Mw",
     },
     m.MermaidReply: {"mermaid": "flowchart TD\n  START --> reserve"},
+    m.FlowGraphReply: {"graph": _GRAPH, "digest": "ab" * 32},
     m.FlowListReply: {
         "flows": [
             {

@@ -280,6 +280,13 @@ class MermaidReply(Message):
     mermaid: str
 
 
+class FlowGraphReply(Message):
+    """The graph that a flow runs, and the SHA-256 of its canonical JSON (G10)."""
+
+    graph: Object
+    digest: str
+
+
 class FlowSummary(Message):
     """One flow of a list (O9); fields without a value are left out."""
 

@@ -157,7 +157,7 @@ async def impatient(server: NatsServer, folder: Path) -> AsyncIterator[Deploymen
 
 EVERY_OPERATION = {f"dwarf.{operation.name}" for operation in OPERATIONS}
 READING = {
-    *(f"dwarf.flow.{verb}" for verb in ("await", "poll", "snapshot", "fingerprint", "history", "mermaid")),
+    *(f"dwarf.flow.{verb}" for verb in ("await", "poll", "snapshot", "fingerprint", "history", "mermaid", "graph")),
     *("dwarf.step.get", "dwarf.graph.validate"),
 }
 STEERING = {

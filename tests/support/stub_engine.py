@@ -104,6 +104,10 @@ class StubEngine:
         self._note("mermaid", flow_key)
         return "flowchart TD\n"
 
+    async def flow_graph(self, flow_key: str, /) -> Graph:
+        self._note("flow_graph", flow_key)
+        return Graph("greet")
+
     async def step(self, step_key: str, /) -> Step:
         self._note("step", step_key)
         return Step(

@@ -96,6 +96,14 @@ class FlowQueries:
         row = await shard.store.flows.get(key)
         return await asyncio.to_thread(history_mermaid, await self.history(flow), row.workflow, fits)
 
+    async def flow_graph(self, flow: str) -> Graph:
+        shard, key = self._placement.locate(flow)
+        row = await shard.store.flows.get(key)
+        graph = await self._graph(key.shard, row.graph_digest)
+        if graph is None:  # it went with the last of its flows
+            raise NotFound(f"no flow {key.public_id}: it was deleted")
+        return graph
+
     async def step(self, step: str) -> Step:
         shard, key = self._placement.locate(step, "step")
         store = shard.store
