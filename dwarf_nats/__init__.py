@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from dwarf_nats.wire.messages import HealthReply
     from dwarf_nats.workflow.answer import Answer, ErrorInfo, TaskCall
     from dwarf_nats.workflow.arguments import run_task
+    from dwarf_nats.workflow.explanation import Because, Explanation, Reason, Wait, WaitsFor
     from dwarf_nats.workflow.flow import Flow
     from dwarf_nats.workflow.graph import END, Graph
     from dwarf_nats.workflow.nodes import PublishMessage, RetryPolicy, SendRequest, SetFields
@@ -47,6 +48,7 @@ __all__ = [
     "END",
     "Answer",
     "BadRequest",
+    "Because",
     "BusAway",
     "Change",
     "Client",
@@ -57,6 +59,7 @@ __all__ = [
     "EngineSettings",
     "ErrorInfo",
     "EventReceipt",
+    "Explanation",
     "Flow",
     "FlowOptions",
     "FlowSummary",
@@ -70,6 +73,7 @@ __all__ = [
     "Pause",
     "PublishMessage",
     "Query",
+    "Reason",
     "RetryPolicy",
     "SendRequest",
     "SetFields",
@@ -83,7 +87,9 @@ __all__ = [
     "TooLarge",
     "TooMany",
     "Unavailable",
+    "Wait",
     "WaitTimeout",
+    "WaitsFor",
     "Worker",
     "WorkerLost",
     "__version__",
@@ -115,6 +121,7 @@ _MODULES = {
     "dwarf_nats.wire.messages": ("HealthReply",),
     "dwarf_nats.workflow.answer": ("Answer", "ErrorInfo", "TaskCall"),
     "dwarf_nats.workflow.arguments": ("run_task",),
+    "dwarf_nats.workflow.explanation": ("Because", "Explanation", "Reason", "Wait", "WaitsFor"),
     "dwarf_nats.workflow.flow": ("Flow",),
     "dwarf_nats.workflow.graph": ("END", "Graph"),
     "dwarf_nats.workflow.nodes": ("PublishMessage", "RetryPolicy", "SendRequest", "SetFields"),

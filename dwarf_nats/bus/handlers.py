@@ -194,6 +194,12 @@ async def flow_graph(engine: EngineApi, request: m.FlowRequest, _context: Reques
     return encode(m.FlowGraphReply(graph=msgspec.Raw(graph.to_json()), digest=graph.digest()))
 
 
+@handles("flow.explain")
+async def explain(engine: EngineApi, request: m.FlowRequest, context: RequestContext) -> bytes:
+    explanation = await engine.explain(request.flow_key)
+    return truncation.explanation(explanation, context.max_reply_bytes())
+
+
 @handles("step.get")
 async def step(engine: EngineApi, request: m.StepRequest, context: RequestContext) -> bytes:
     found = await engine.step(request.step_key)

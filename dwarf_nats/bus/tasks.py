@@ -49,7 +49,7 @@ class NatsTasks:
         self._subjects = subjects or Subjects()
         self._accept_ms = accept_ms
         self._max_depth = max_depth
-        self.capabilities = TaskCapabilities(keeps_budget=True, max_depth=max_depth)
+        self.capabilities = TaskCapabilities(keeps_budget=True, max_depth=max_depth, worker_of=self._worker_of)
         self._known: dict[str, str] = {}
         self.accepted = 0
         self._reconnects = Reconnects(connection)
@@ -106,6 +106,11 @@ class NatsTasks:
         call.cancelled = True
         if call.worker:
             self.roll_call.cancel(call)
+
+    def _worker_of(self, step_key: str) -> str:
+        """The private subject of the worker that accepted a step."""
+        call = self._inbox.find(step_key)
+        return "" if call is None else call.worker
 
     def _know(self, url: str) -> str:
         subject = self._subjects.task(url)

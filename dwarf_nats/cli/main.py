@@ -10,7 +10,21 @@ from typing import Annotated
 
 import typer
 
-from dwarf_nats.cli import bench, config, control, demo, dev, graph, health, migrate, serve, shards, tasks, worker
+from dwarf_nats.cli import (
+    bench,
+    config,
+    control,
+    demo,
+    dev,
+    explain,
+    graph,
+    health,
+    migrate,
+    serve,
+    shards,
+    tasks,
+    worker,
+)
 from dwarf_nats.cli.command import new_app, print_refusal
 from dwarf_nats.errors import Internal
 from dwarf_nats.redact import scrubbed
@@ -44,6 +58,7 @@ def root(
     context.default_map = config.load(config_file, context.command)
 
 
+explain.register(control.app)
 app.add_typer(control.app, name="flow")
 app.add_typer(graph.app, name="graph")
 for module in (serve, dev, demo, worker, migrate, tasks, shards, health, bench):

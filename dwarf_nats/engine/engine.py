@@ -10,10 +10,10 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
+from dwarf_nats.engine.administration import Administration
 from dwarf_nats.engine.assembly import new_replica, new_shard
-from dwarf_nats.engine.graphs import graph_of_task, warnings
+from dwarf_nats.engine.graphs import graph_of_task
 from dwarf_nats.engine.lifecycle import Lifecycle
-from dwarf_nats.engine.maintenance.health import shard_health
 from dwarf_nats.engine.operations.all import Operations
 from dwarf_nats.engine.peers import PeerSignals
 from dwarf_nats.engine.shard import Shard
@@ -21,12 +21,12 @@ from dwarf_nats.errors import BadRequest, Unavailable
 from dwarf_nats.render import fits_mermaid
 from dwarf_nats.settings import EngineSettings
 from dwarf_nats.telemetry.providers import Telemetry
-from dwarf_nats.workflow.names import check_task_name
 
 if TYPE_CHECKING:
     from dwarf_nats.engine.operations.new_flows import GivenState
     from dwarf_nats.engine.ports import Ports
     from dwarf_nats.ports import Clock, Store
+    from dwarf_nats.workflow.explanation import Explanation
     from dwarf_nats.workflow.graph import Graph
     from dwarf_nats.workflow.options import FlowOptions, Query
     from dwarf_nats.workflow.records import (
@@ -34,10 +34,8 @@ if TYPE_CHECKING:
         FlowSummary,
         GraphInfo,
         Outcome,
-        ShardHealth,
         ShardInfo,
         Step,
-        TaskHealth,
     )
     from dwarf_nats.workflow.status import Status
 
@@ -49,7 +47,7 @@ GraphInfos: TypeAlias = "list[GraphInfo]"
 Texts: TypeAlias = list[str]
 
 
-class Engine:
+class Engine(Administration):
     """Durable workflow execution on the databases behind `stores`.
 
     `async with Engine(…) as engine:` starts it and drains it at the end. Every operation raises a `DwarfError` leaf.
@@ -251,6 +249,10 @@ class Engine:
         """Return one step, with state, changes and the keys of its neighbours (O7)."""
         return await self._operations.queries.step(step)
 
+    async def explain(self, flow: str) -> Explanation:
+        """Explain why the flow stands where it stands: what each living step of it, and of flows it called, waits for (Q2)."""
+        return await self._operations.explanations.explain(flow)
+
     async def list(self, query: Query | None = None, cursor: str = "") -> tuple[Summaries, str]:
         """Return root flows that match, newest first, and the cursor of the next page, empty on the last one (O9)."""
         return await self._operations.queries.list_flows(query, cursor)
@@ -302,48 +304,3 @@ class Engine:
     async def restart_from(self, step: str, overrides: GivenState = None) -> None:
         """Rewind a step in place: it runs again, and exactly what it led to is removed (O13). `Conflict` if that runs."""
         await self._operations.control.restart_from(step, overrides)
-
-    # -- health
-
-    async def shard_info(self) -> Shards:
-        """Return health and size of every shard (O16)."""
-        return await self._operations.queries.shard_info()
-
-    def health(self) -> Sequence[ShardHealth]:
-        """Tell whether it does its duties to each shard, from what is known here: no database is asked."""
-        return [shard_health(shard, self.settings, self.clock) for shard in self.shards.values()]
-
-    def dead_jobs(self) -> Sequence[str]:
-        """Return the jobs of its own, beside those of the shards, that have ended and should not."""
-        return self.replica.fetcher.dead_jobs() if self.ready else ()
-
-    async def breaker_tripped(self, task: str) -> bool:
-        """Tell whether the breaker of a task, by its url or subject, is tripped somewhere in the deployment (O16)."""
-        check_task_name(task)
-        return await self.replica.backpressure.is_tripped(task)
-
-    def task_health(self) -> Sequence[TaskHealth]:
-        """Return the tasks this replica holds back, by url: what their valves allow, and why their breakers are tripped."""
-        return self.replica.backpressure.task_health()
-
-    # -- graphs
-
-    async def put_graph(self, graph: Graph) -> GraphInfo:
-        """Register a graph under its name. `BadRequest` if it is not sound."""
-        return await self.replica.graphs.put(graph)
-
-    async def validate_graph(self, graph: Graph) -> Texts:
-        """Return what looks like a mistake in it (G11). `BadRequest` if it is not sound, `TooLarge` beyond the limits."""
-        return await warnings(await self.replica.graphs.check(graph))
-
-    async def get_graph(self, name: str) -> Graph:
-        """Return the registered graph; `NotFound`."""
-        return await self.replica.graphs.get(name)
-
-    async def delete_graph(self, name: str) -> None:
-        """Forget a registered graph; flows made of it keep theirs. `NotFound`."""
-        await self.replica.graphs.delete(name)
-
-    async def list_graphs(self) -> GraphInfos:
-        """Return the registered graphs, by name."""
-        return await self.replica.graphs.list()

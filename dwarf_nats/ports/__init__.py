@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 from dwarf_nats.ports.control import Compensates, ControlStore, FinalState, GraphOf, Started
 from dwarf_nats.ports.events import Delivered, EventStore, Signalled
+from dwarf_nats.ports.explanations import ExplanationStore
 from dwarf_nats.ports.shared import (
     BreakerStore,
     DeletedFlow,
@@ -64,6 +65,7 @@ __all__ = [
     "Delivered",
     "DeploymentStore",
     "EventStore",
+    "ExplanationStore",
     "FinalState",
     "FlowStore",
     "GraphOf",

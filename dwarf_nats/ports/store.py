@@ -20,6 +20,7 @@ from dwarf_nats.errors import BadRequest, Unavailable
 if TYPE_CHECKING:
     from dwarf_nats.ports.control import ControlStore
     from dwarf_nats.ports.events import EventStore
+    from dwarf_nats.ports.explanations import ExplanationStore
     from dwarf_nats.ports.shared import (
         BreakerStore,
         DeploymentStore,
@@ -298,6 +299,11 @@ class Store(IdSource, Protocol):
     @property
     def histories(self) -> HistoryStore:
         """Steps of flows as they are read by people."""
+        ...
+
+    @property
+    def explanations(self) -> ExplanationStore:
+        """Living steps, and what they wait for."""
         ...
 
     @property

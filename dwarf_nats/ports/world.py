@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -44,7 +44,7 @@ class SourceAway(NotFound):
 
 @dataclass(slots=True, frozen=True, kw_only=True)
 class TaskCapabilities:
-    """Checks that an implementation of `Tasks` makes by itself, so that the engine need not repeat them.
+    """Checks that an implementation of `Tasks` makes by itself, so that the engine need not repeat them, and what it can tell.
 
     The defaults are safe for any implementation.
     """
@@ -56,6 +56,8 @@ class TaskCapabilities:
 
     The engine skips its own check if this equals its setting of the same name. `None`: nothing is checked.
     """
+    worker_of: Callable[[str], str] | None = None
+    """Names the worker that runs the step of a key, for an explanation (Q2); empty if it has not named itself."""
 
 
 class Tasks(Protocol):

@@ -21,6 +21,7 @@ from dwarf_nats.sdk.worker import Worker
 from dwarf_nats.wire.connect_options import ConnectOptions
 from dwarf_nats.wire.messages import HealthReply
 from dwarf_nats.workflow.answer import ErrorInfo
+from dwarf_nats.workflow.explanation import Because, Explanation, Reason, Wait, WaitsFor
 from dwarf_nats.workflow.flow import Flow
 from dwarf_nats.workflow.graph import END, Graph
 from dwarf_nats.workflow.nodes import PublishMessage, RetryPolicy, SendRequest, SetFields
@@ -32,6 +33,7 @@ from dwarf_nats.workflow.task_error import SubgraphError, TaskError, WaitTimeout
 __all__ = [
     "END",
     "BadRequest",
+    "Because",
     "Change",
     "Client",
     "Conflict",
@@ -39,6 +41,7 @@ __all__ = [
     "DwarfError",
     "ErrorInfo",
     "EventReceipt",
+    "Explanation",
     "Flow",
     "FlowOptions",
     "FlowSummary",
@@ -52,6 +55,7 @@ __all__ = [
     "Pause",
     "PublishMessage",
     "Query",
+    "Reason",
     "RetryPolicy",
     "SendRequest",
     "SetFields",
@@ -64,7 +68,9 @@ __all__ = [
     "TooLarge",
     "TooMany",
     "Unavailable",
+    "Wait",
     "WaitTimeout",
+    "WaitsFor",
     "Worker",
     "main",
     "serve",

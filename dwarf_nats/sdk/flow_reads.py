@@ -9,6 +9,8 @@ from msgspec import UNSET
 
 from dwarf_nats.wire import messages as m
 from dwarf_nats.wire.codec import or_default, outcome_record, step_record, summary_record
+from dwarf_nats.wire.explain_messages import explanation_record
+from dwarf_nats.workflow.explanation import Explanation
 from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.options import Query
 from dwarf_nats.workflow.records import FlowSummary, Outcome, Step
@@ -65,6 +67,11 @@ class FlowReads(Requester):
         )
         reply = decode(m.HistoryReply, await self._read("flow.history", request), "flow.history")
         return [step_record(one) for one in reply.steps], or_default(reply.cursor, "")
+
+    async def explain(self, flow_key: str) -> Explanation:
+        """Return why the flow stands where it stands: what each living step of it waits for, and what would help (Q2)."""
+        body = await self._read("flow.explain", m.FlowRequest(flow_key=flow_key))
+        return explanation_record(decode(m.ExplanationReply, body, "flow.explain"))
 
     async def step(self, step_key: str) -> Step:
         """Return one step with state, changes and the keys of its neighbours (O7)."""

@@ -13,6 +13,7 @@ from dwarf_nats.store.parts.breakers import SqlBreakers
 from dwarf_nats.store.parts.control import SqlControl
 from dwarf_nats.store.parts.deployment import SqlDeployment
 from dwarf_nats.store.parts.events import SqlEvents
+from dwarf_nats.store.parts.explanations import SqlExplanations
 from dwarf_nats.store.parts.flows import SqlFlows
 from dwarf_nats.store.parts.graphs import SqlGraphs
 from dwarf_nats.store.parts.histories import SqlHistories
@@ -53,6 +54,7 @@ class SqlStore:
         self.steps = SqlSteps(self.database, self.replicas)
         self.flows = SqlFlows(shard, self.database)
         self.histories = SqlHistories(shard, self.database)
+        self.explanations = SqlExplanations(self.database)
         self.control = SqlControl(shard, self.database)
         self.graphs = SqlGraphs(shard, self.database)
         self.breakers = SqlBreakers(self.database)

@@ -24,6 +24,7 @@ from dwarf_nats.workflow.status import Status
 
 from . import headers as h
 from . import messages as m
+from .explain_messages import waits_for_message, waits_for_record
 from .pause_messages import pause_message, pause_record
 from .times import micros as micros
 from .times import rfc3339
@@ -319,6 +320,7 @@ def summary_message(flow: FlowSummary) -> m.FlowSummary:
         started_at=_time(flow.started_at),
         fairness_key=flow.fairness_key or UNSET,
         compensating=flow.compensating or UNSET,
+        waits_for=waits_for_message(flow.waits_for),
     )
 
 
@@ -339,6 +341,7 @@ def summary_record(message: m.FlowSummary) -> FlowSummary:
         started_at=_micros(message.started_at),
         fairness_key=_or_none(message.fairness_key) or "",
         compensating=message.compensating is True,
+        waits_for=waits_for_record(message.waits_for),
     )
 
 

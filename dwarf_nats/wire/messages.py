@@ -14,6 +14,8 @@ from msgspec import UNSET, Meta
 from .event_messages import FlowSignalReply as FlowSignalReply
 from .event_messages import FlowSignalRequest as FlowSignalRequest
 from .event_messages import SignalRequest as SignalRequest
+from .explain_messages import ExplanationReply as ExplanationReply
+from .explain_messages import WaitsFor as WaitsFor
 from .graph_messages import GraphDocument as GraphDocument
 from .graph_messages import GraphEntry as GraphEntry
 from .graph_messages import GraphListReply as GraphListReply
@@ -304,6 +306,7 @@ class FlowSummary(Message):
     started_at: Maybe[Time] = UNSET
     fairness_key: Maybe[str] = UNSET
     compensating: Maybe[Compensated] = UNSET
+    waits_for: Maybe[WaitsFor] = UNSET
 
 
 class FlowListReply(Message):

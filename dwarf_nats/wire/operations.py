@@ -56,6 +56,7 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation("flow.history", m.FlowHistoryRequest, m.HistoryReply, client="history_page", command="flow history"),
     Operation("flow.mermaid", m.FlowRequest, m.MermaidReply, client="mermaid", command="flow mermaid"),
     Operation("flow.graph", m.FlowRequest, m.FlowGraphReply, client="flow_graph", command="flow graph"),
+    Operation("flow.explain", m.FlowRequest, m.ExplanationReply, client="explain", command="flow explain"),
     Operation("flow.list", m.FlowListRequest, m.FlowListReply, client="list", command="flow list"),
     Operation("flow.purge", m.FlowPurgeRequest, m.FlowPurgeReply, client="purge", command="flow purge"),
     Operation("flow.delete", m.FlowRequest, m.Empty, client="delete", command="flow delete"),

@@ -15,15 +15,19 @@ from msgspec import UNSET
 
 from dwarf_nats.workflow import cursors
 from dwarf_nats.workflow.answer import ErrorInfo
+from dwarf_nats.workflow.explanation import Explanation, Wait
 from dwarf_nats.workflow.records import FlowSummary, GraphInfo, Outcome, Step
 
 from . import messages as m
 from .codec import encode, encode_outcome, graph_message, step_message, summary_message
+from .explain_messages import explanation_message
 
 CUTS = (16_384, 4_096, 1_024, 256, 64)
 """Bytes to which an error or a reason is cut, tried one after the other."""
 FEWER_PAUSES = (10, 1, 0)
 """Pauses that are kept, tried one after the other."""
+MAX_BARE_LEVELS = 20
+"""Levels of waits that are kept of an explanation which is too large."""
 _FRAME = 128
 """Bytes of a page besides its items: names, brackets, the cursor."""
 _NAME = len(',"interruptPayload":')
@@ -68,6 +72,24 @@ def _outcomes(whole: Outcome) -> Iterator[Outcome]:
             yield bare
     for size in CUTS:
         yield replace(bare, error=_cut_error(whole.error, size), cancel_reason=_cut(whole.cancel_reason, size))
+
+
+def explanation(whole: Explanation, room: int) -> bytes:
+    """Encode an explanation, with less in it if need be: first without payloads and long errors, then with fewer waits."""
+    body = encode(explanation_message(whole))
+    if len(body) <= room:
+        return body
+    waits = [_bare_wait(one, 0) for one in whole.waits]
+    smaller = replace(whole, text=_cut(whole.text, CUTS[1]) or "", waits=waits, truncated=True)
+    while len(body := encode(explanation_message(smaller))) > room and smaller.waits:
+        smaller.waits = smaller.waits[: len(smaller.waits) * room // (len(body) + 1)]
+    return body
+
+
+def _bare_wait(wait: Wait, level: int) -> Wait:
+    inner = [_bare_wait(one, level + 1) for one in wait.waits] if level < MAX_BARE_LEVELS else []
+    error = _cut_error(wait.error, CUTS[2])
+    return replace(wait, payload_json=None, error=error, text=_cut(wait.text, CUTS[2]) or "", waits=inner)
 
 
 def step(whole: Step, room: int) -> bytes:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import msgspec
 
 from dwarf_nats.workflow.answer import ErrorInfo
+from dwarf_nats.workflow.explanation import WaitsFor
 from dwarf_nats.workflow.nodes import NodeKind
 from dwarf_nats.workflow.status import Status
 
@@ -137,6 +138,8 @@ class FlowSummary:
     cancel_reason: str | None = None
     compensating: bool = False
     """Its completed steps are being compensated (N9)."""
+    waits_for: WaitsFor | None = None
+    """What its oldest living step waits for (Q2); nothing once it has ended."""
 
 
 @dataclass(slots=True, kw_only=True)

@@ -139,6 +139,8 @@ def check_json(block: Block) -> None:
         msgspec.convert(value, m.ErrorReply)
     elif "stepKey" in value:
         msgspec.json.decode(block.text.encode(), type=m.Pause)
+    elif "waits" in value:
+        msgspec.json.decode(block.text.encode(), type=m.ExplanationReply)
     elif "name" in value or "fields" in value:
         _check_part_of_graph(value)
     else:

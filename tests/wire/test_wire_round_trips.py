@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,9 +13,11 @@ import pytest
 from dwarf_nats.errors import BadRequest, Conflict, DwarfError, Internal, TimedOut
 from dwarf_nats.wire import codec
 from dwarf_nats.wire import messages as m
+from dwarf_nats.wire.explain_messages import explanation_message, explanation_record
 from dwarf_nats.wire.headers import read_headers
 from dwarf_nats.wire.refusals import decode_error, encode_error
 from dwarf_nats.workflow.answer import ErrorInfo
+from dwarf_nats.workflow.explanation import Because, Explanation, Reason, Wait, WaitsFor
 from dwarf_nats.workflow.options import FlowOptions, Query
 from dwarf_nats.workflow.records import FlowSummary, GraphInfo, Outcome, Pause, ShardInfo, Step
 from dwarf_nats.workflow.status import Status
@@ -73,7 +76,44 @@ SUMMARY = FlowSummary(
     task="charge",
     error=ERROR,
     cancel_reason="changed my mind",
+    waits_for=WaitsFor(step_id=43, task="charge", reason=Reason.QUEUED, since=AT, text="Waits.", until=AT + 1),
 )
+WAIT = Wait(
+    step_key=OTHER,
+    step_id=43,
+    task="charge",
+    url="billing.charge",
+    reason=Reason.QUEUED,
+    since=AT,
+    text="Waits.",
+    until=AT + 1,
+    remedy="dwarf-nats health",
+    because=Because.RATE,
+    worker="worker.1",
+    replica="r1",
+    deadline=AT + 2,
+    attempt=2,
+    max_attempts=5,
+    error=ERROR,
+    payload_json=b'{"a":1.10}',
+    event="order.paid",
+    key="7",
+)
+BARE_WAIT = Wait(step_key=KEY, step_id=42, task="a", url="a", reason=Reason.CREATED, since=AT, text="Waits.")
+CALLING = replace(
+    BARE_WAIT, reason=Reason.SUBGRAPH, workflow="pay", flow_key=KEY, waits=[WAIT, replace(BARE_WAIT, waits=[BARE_WAIT])]
+)
+EXPLANATIONS = [
+    Explanation(flow_key=KEY, status=Status.RUNNING, text="Waits.", waits=[CALLING, WAIT]),
+    Explanation(
+        flow_key=KEY,
+        status=Status.FAILED,
+        text="Failed.",
+        remedy="dwarf-nats flow restart",
+        truncated=True,
+        counts={Reason.RETRY: 7},
+    ),
+]
 BARE_SUMMARY = FlowSummary(
     flow_key=KEY,
     thread_key=KEY,
@@ -105,6 +145,7 @@ CASES: list[tuple[Any, type[msgspec.Struct], Callable[[Any], Any], Callable[[Any
     (NESTED, m.Step, codec.step_message, codec.step_record),
     (SUMMARY, m.FlowSummary, codec.summary_message, codec.summary_record),
     (BARE_SUMMARY, m.FlowSummary, codec.summary_message, codec.summary_record),
+    *((one, m.ExplanationReply, explanation_message, explanation_record) for one in EXPLANATIONS),
     (
         ShardInfo(shard=2, error="away", latency_ms=0.5, flows=3, steps=4, joining=True),
         m.Shard,

@@ -169,7 +169,11 @@ class Executor:
     async def _release(self, step: ClaimedStep, error: BusAway | WorkerLost | Unavailable) -> Settlement:
         """Release a step because something is away: neither failed nor counted as an attempt (B6, X11)."""
         if isinstance(error, BusAway):
-            await self._until_ready()  # the step is held meanwhile, and nothing is written about it
+            self._in_flight.held.add(step.step_id)
+            try:
+                await self._until_ready()  # the step is held meanwhile, and nothing is written about it
+            finally:
+                self._in_flight.held.discard(step.step_id)
             return release(step, 0 if self._admission.draining.is_set() else RELEASE_DELAY_US)
         if isinstance(error, WorkerLost):
             self._counters.lost.add(step.url)

@@ -28,11 +28,21 @@ class InFlight:
         self._log = logger
         self._steps: dict[int, ClaimedStep] = {}
         self._executions: dict[int, asyncio.Task[None]] = {}
+        self.held: set[int] = set()
+        """Steps that are held until the connection to the task services is back."""
 
     @property
     def steps(self) -> list[ClaimedStep]:
         """The steps that this replica works on, or has not committed yet."""
         return list(self._steps.values())
+
+    def find(self, step_id: int) -> ClaimedStep | None:
+        """The step of this id, if it is in flight here."""
+        return self._steps.get(step_id)
+
+    def is_executing(self, step_id: int) -> bool:
+        """Tell whether a step is at its task, or on its way there."""
+        return step_id in self._executions
 
     @property
     def executing(self) -> dict[int, str]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from dwarf_nats.engine.operations.continue_thread import ThreadContinuer
 from dwarf_nats.engine.operations.control import FlowControl
 from dwarf_nats.engine.operations.create import Creator
+from dwarf_nats.engine.operations.explain import FlowExplanations
 from dwarf_nats.engine.operations.fork import FlowForks
 from dwarf_nats.engine.operations.idempotency import IdempotencyKeys
 from dwarf_nats.engine.operations.new_flows import FlowFactory
@@ -15,6 +16,7 @@ from dwarf_nats.engine.operations.queries import FlowQueries
 from dwarf_nats.engine.operations.signal import EventSignals
 from dwarf_nats.engine.operations.wait import FlowWaits
 from dwarf_nats.engine.placement import Placement
+from dwarf_nats.engine.replica_lookup import ReplicaLookup
 
 if TYPE_CHECKING:
     from dwarf_nats.engine.replica import Replica
@@ -33,5 +35,7 @@ class Operations:
         self.control = FlowControl(placement, replica)
         self.forks = FlowForks(placement, replica)
         self.signals = EventSignals(replica)
-        self.queries = FlowQueries(placement, replica)
+        self.lookup = ReplicaLookup(shards, replica)
+        self.explanations = FlowExplanations(placement, replica, self.lookup)
+        self.queries = FlowQueries(placement, replica, self.explanations)
         self.waits = FlowWaits(placement, self.creator, self.queries)

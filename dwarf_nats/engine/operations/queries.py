@@ -15,12 +15,14 @@ from dwarf_nats.engine.operations.step_links import StepLinks
 from dwarf_nats.engine.projections import current_outcome, nested_history, step_with_state
 from dwarf_nats.errors import BadRequest, DwarfError, Internal, NotFound, TooLarge
 from dwarf_nats.render import history_mermaid
+from dwarf_nats.workflow.keys import parse_key
 from dwarf_nats.workflow.limits import over
 from dwarf_nats.workflow.options import Query
 from dwarf_nats.workflow.records import ShardInfo
 from dwarf_nats.workflow.status import Status
 
 if TYPE_CHECKING:
+    from dwarf_nats.engine.operations.explain import FlowExplanations
     from dwarf_nats.engine.placement import Placement
     from dwarf_nats.engine.replica import Replica
     from dwarf_nats.engine.shard import Shard
@@ -44,8 +46,9 @@ SHARD_INFO_SECONDS = 10.0
 class FlowQueries:
     """Reads flows, steps and shards. `Engine` documents the methods."""
 
-    def __init__(self, placement: Placement, replica: Replica) -> None:
+    def __init__(self, placement: Placement, replica: Replica, explanations: FlowExplanations) -> None:
         self._placement = placement
+        self._explanations = explanations
         self._deployment = replica.deployment
         self._graphs = replica.graphs
         self._limits = replica.settings.limits()
@@ -130,7 +133,24 @@ class FlowQueries:
         query = query if query is not None else Query()
         limit = checked_limit(query.limit, LIST_DEFAULT_FLOWS, LIST_MAX_FLOWS)
         shards, thread_id = await self._scope(query)
-        return await paging.page(shards, query, limit, thread_id=thread_id, cursor=cursor)
+        flows, following = await paging.page(shards, query, limit, thread_id=thread_id, cursor=cursor)
+        await self._explain(shards, flows)
+        return flows, following
+
+    async def _explain(self, shards: list[Shard], flows: list[FlowSummary]) -> None:
+        """Tell of the flows that have not ended what they wait for."""
+        living: dict[int, dict[int, FlowSummary]] = {}
+        for flow in flows:
+            if not flow.status.terminal:
+                key = parse_key(flow.flow_key)
+                living.setdefault(key.shard, {})[key.id] = flow
+        asked = [shard for shard in shards if shard.number in living]
+        found = await asyncio.gather(
+            *(self._explanations.waits_for(shard, list(living[shard.number])) for shard in asked)
+        )
+        for shard, waits in zip(asked, found, strict=True):
+            for flow_id, waits_for in waits.items():
+                living[shard.number][flow_id].waits_for = waits_for
 
     async def purge(self, query: Query) -> int:
         limit = checked_limit(query.limit, PURGE_MAX_FLOWS, PURGE_MAX_FLOWS)

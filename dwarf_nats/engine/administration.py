@@ -1,0 +1,72 @@
+"""The operations on a deployment: health, breakers and the registry of graphs. A base of `Engine`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from dwarf_nats.engine.graphs import warnings
+from dwarf_nats.engine.maintenance.health import shard_health
+from dwarf_nats.workflow.names import check_task_name
+
+if TYPE_CHECKING:
+    from dwarf_nats.engine.lifecycle import Lifecycle
+    from dwarf_nats.engine.operations.all import Operations
+    from dwarf_nats.engine.replica import Replica
+    from dwarf_nats.engine.shard import Shard
+    from dwarf_nats.workflow.graph import Graph
+    from dwarf_nats.workflow.records import GraphInfo, ShardHealth, ShardInfo, TaskHealth
+
+
+class Administration:
+    """The operations of an engine that concern no single flow."""
+
+    shards: dict[int, Shard]
+    replica: Replica
+    _lifecycle: Lifecycle
+    _operations: Operations
+
+    # -- health
+
+    async def shard_info(self) -> list[ShardInfo]:
+        """Return health and size of every shard (O16)."""
+        return await self._operations.queries.shard_info()
+
+    def health(self) -> Sequence[ShardHealth]:
+        """Tell whether it does its duties to each shard, from what is known here: no database is asked."""
+        return [shard_health(shard, self.replica.settings, self.replica.clock) for shard in self.shards.values()]
+
+    def dead_jobs(self) -> Sequence[str]:
+        """Return the jobs of its own, beside those of the shards, that have ended and should not."""
+        return self.replica.fetcher.dead_jobs() if self._lifecycle.ready else ()
+
+    async def breaker_tripped(self, task: str) -> bool:
+        """Tell whether the breaker of a task, by its url or subject, is tripped somewhere in the deployment (O16)."""
+        check_task_name(task)
+        return await self.replica.backpressure.is_tripped(task)
+
+    def task_health(self) -> Sequence[TaskHealth]:
+        """Return the tasks this replica holds back, by url: what their valves allow, and why their breakers are tripped."""
+        return self.replica.backpressure.task_health()
+
+    # -- graphs
+
+    async def put_graph(self, graph: Graph) -> GraphInfo:
+        """Register a graph under its name. `BadRequest` if it is not sound."""
+        return await self.replica.graphs.put(graph)
+
+    async def validate_graph(self, graph: Graph) -> list[str]:
+        """Return what looks like a mistake in it (G11). `BadRequest` if it is not sound, `TooLarge` beyond the limits."""
+        return await warnings(await self.replica.graphs.check(graph))
+
+    async def get_graph(self, name: str) -> Graph:
+        """Return the registered graph; `NotFound`."""
+        return await self.replica.graphs.get(name)
+
+    async def delete_graph(self, name: str) -> None:
+        """Forget a registered graph; flows made of it keep theirs. `NotFound`."""
+        await self.replica.graphs.delete(name)
+
+    async def list_graphs(self) -> list[GraphInfo]:
+        """Return the registered graphs, by name."""
+        return await self.replica.graphs.list()
