@@ -135,6 +135,7 @@ class Matching:
     older_than_ms: Annotated[int | None, typer.Option(min=0, help="Status unchanged for longer.")] = None
     newer_than_ms: Annotated[int | None, typer.Option(min=0, help="Status changed since.")] = None
     shard: Annotated[int | None, typer.Option(min=1, help="On this shard.")] = None
+    flow_id: Annotated[str | None, typer.Option(help="The one with this id, such as 1-42.")] = None
     search: Annotated[str | None, typer.Option(help="Part of key, workflow, task, error or reason.")] = None
 
     def query(self) -> Query:
@@ -150,6 +151,7 @@ class Matching:
             newer_than_ms=self.newer_than_ms,
             shard=self.shard,
             search=self.search,
+            flow_id=self.flow_id,
         )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from dwarf_nats.errors import BadRequest, NotFound
-from dwarf_nats.workflow.keys import Key, parse_key
+from dwarf_nats.workflow.keys import Key, parse_key, parse_public_id
 
 if TYPE_CHECKING:
     from dwarf_nats.engine.deployment import Deployment
@@ -47,6 +47,9 @@ class Placement:
 
     def shards_of(self, query: Query) -> list[Shard]:
         """Return the shards a query is about, in order. Raises `BadRequest` if it names one that is not there."""
+        if query.flow_id is not None:
+            number, _ = parse_public_id(query.flow_id)
+            return [self._shards[number]] if number in self._shards and query.shard in (None, number) else []
         if query.shard is None:
             return [self._shards[number] for number in sorted(self._shards)]
         if query.shard not in self._shards:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Self
 
 import msgspec
@@ -14,6 +15,7 @@ from nats.aio.client import Client as Nats
 from dwarf_nats.backoff import Backoff
 from dwarf_nats.errors import DwarfError, TimedOut, Unavailable
 from dwarf_nats.telemetry.context import carried
+from dwarf_nats.wire import headers as h
 from dwarf_nats.wire.codec import encode
 from dwarf_nats.wire.connect_options import ConnectOptions
 from dwarf_nats.wire.headers import percent_encode
@@ -32,6 +34,13 @@ WAIT_SLICE_SECONDS = 10.0
 """Time of waiting asked for in one request, so that a replica that is killed in the middle costs no more than this."""
 RETRY_BACKOFF = Backoff(0.05, 2, 1.0)
 """Pauses before a request is sent again, and between the requests of a wait while the service is unavailable."""
+_READS = frozenset(
+    {
+        *("flow.snapshot", "flow.fingerprint", "flow.history", "flow.mermaid", "flow.list", "flow.explain", "step.get"),
+        *("task.breaker", "shard.info", "graph.get", "graph.list", "graph.mermaid", "graph.validate"),
+    }
+)
+"""Operations that may be sent again if a reply was lost, because they change nothing."""
 
 
 class Requester:
@@ -100,6 +109,30 @@ class Requester:
         if self._requests is not None:
             self._requests.lose_all()
 
+    async def request(
+        self,
+        operation: str,
+        body: bytes = b"{}",
+        *,
+        actor: str = "",
+        idempotency_key: str = "",
+        wait_seconds: float = 0.0,
+    ) -> bytes:
+        """Send a request of the wire as it is, `flow.cancel` for example, and return the JSON text of the reply.
+
+        `actor` goes into `Dwarf-Actor`, which says who asks. `wait_seconds`: time the service may take on purpose. Raises the
+        refusal of the service.
+        """
+        headers = {h.ACTOR: percent_encode(actor)} if actor else {}
+        return await self._request(
+            operation,
+            body,
+            wait_seconds=wait_seconds,
+            repeatable=operation in _READS,
+            idempotency_key=idempotency_key,
+            headers=headers,
+        )
+
     async def _read(self, operation: str, message: msgspec.Struct | bytes) -> bytes:
         """Return the body of the reply to a request that may be repeated without harm."""
         return await self._request(operation, message, repeatable=True)
@@ -113,6 +146,7 @@ class Requester:
         repeatable: bool = False,
         retry_unavailable: bool = False,
         idempotency_key: str = "",
+        headers: Mapping[str, str] | None = None,
     ) -> bytes:
         """Return the body of the reply to a request. The current span, if there is one, is its parent (T2).
 
@@ -121,7 +155,7 @@ class Requester:
         into `Nats-Msg-Id`. Raises the refusal of the service.
         """
         payload = message if isinstance(message, bytes) else encode(message)
-        headers = {name: percent_encode(value) for name, value in carried().items()}
+        headers = {name: percent_encode(value) for name, value in carried().items()} | dict(headers or {})
         if idempotency_key:
             headers["Nats-Msg-Id"] = percent_encode(idempotency_key)
         loop = asyncio.get_running_loop()

@@ -153,6 +153,7 @@ def filter_fields(query: Query) -> dict[str, Any]:
         "newer_than_ms": query.newer_than_ms,
         "shard": query.shard,
         "search": query.search,
+        "flow_id": query.flow_id,
         "limit": query.limit,
     }
     return {name: value for name, value in fields.items() if value is not None}
@@ -171,6 +172,7 @@ def query(filters: m.Filters) -> Query:
         newer_than_ms=or_default(filters.newer_than_ms, None),
         shard=or_default(filters.shard, None),
         search=or_default(filters.search, None),
+        flow_id=or_default(filters.flow_id, None),
         limit=or_default(filters.limit, None),
     )
 

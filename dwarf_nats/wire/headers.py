@@ -13,6 +13,7 @@ DISPOSITION = "Dwarf-Disposition"
 SIGNAL = "Dwarf-Signal"
 WORKER = "Dwarf-Worker"
 ORIGIN = "Dwarf-Origin"
+ACTOR = "Dwarf-Actor"
 ACCEPTED = "accepted"
 
 FLOW_KEY = "Dwarf-Flow-Key"

@@ -33,6 +33,10 @@ TimeoutMs = Annotated[int, Meta(ge=0, le=MOST, description="Milliseconds; 0: do 
 Priority = Annotated[int, Meta(ge=1, le=MOST, description="1 is served first.")]
 Key = Annotated[str, Meta(description="{shard}-{id}-{16 letters or digits}", examples=["1-42-a1B2c3D4e5F6g7H8"])]
 StepId = Annotated[str, Meta(description="Token-free id of a step.", examples=["1-42"])]
+FlowId = Annotated[
+    str,
+    Meta(description="Token-free id of a flow, which another flow may have called.", examples=["1-42"]),
+]
 Truncated = Annotated[bool, Meta(description="Something did not fit the bus and was left out.")]
 TaskName = Annotated[
     str, Meta(description="The url of a task, or the subject of a request or message as the graph has it.")

@@ -27,6 +27,7 @@ from .message_fields import (
     ActionKind,
     AnyJson,
     Compensated,
+    FlowId,
     FlowStatus,
     Integer,
     Key,
@@ -140,6 +141,7 @@ class Filters(Request):
     newer_than_ms: Maybe[Millis] = UNSET
     shard: Maybe[Integer] = UNSET
     search: Maybe[str] = UNSET
+    flow_id: Maybe[FlowId] = UNSET
     limit: Maybe[Annotated[int, Meta(ge=1, le=1000)]] = UNSET
 
 

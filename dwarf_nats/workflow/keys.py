@@ -18,6 +18,7 @@ MAX_ID = 2**63 - 1
 _WITHIN = re.compile(r"\b(\d+-\d+)-[A-Za-z0-9]{16}\b", re.ASCII)
 _ALPHABET = string.ascii_letters + string.digits
 _FORM = re.compile(r"([1-9][0-9]{0,18})-([1-9][0-9]{0,18})-([A-Za-z0-9]{16})", re.ASCII)
+_PUBLIC = re.compile(r"([1-9][0-9]{0,18})-([1-9][0-9]{0,18})", re.ASCII)
 # A byte becomes one of 62 symbols: values of 248 and above are dropped, so that all symbols are equally likely.
 _DROP = bytes(range(248, 256))
 _MAP = bytes((_ALPHABET * 5)[b % 248].encode()[0] for b in range(256))
@@ -69,6 +70,16 @@ def parse_key(text: str, what: str = "flow") -> Key:
     raise BadRequest(
         f"malformed {what} key: expected {{shard}}-{{id}}-{{16 letters or digits}}, as returned when it was made"
     )
+
+
+def parse_public_id(text: str) -> tuple[int, int]:
+    """Parse a token-free id: shard and number. Raises `BadRequest` for anything that is not `{shard}-{id}`."""
+    match = _PUBLIC.fullmatch(text)
+    if match is not None:
+        shard, number = int(match[1]), int(match[2])
+        if shard <= MAX_ID and number <= MAX_ID:
+            return shard, number
+    raise BadRequest("malformed flow id: expected {shard}-{id}, such as 1-42, a flow key without its last part")
 
 
 def without_tokens(text: str) -> str:

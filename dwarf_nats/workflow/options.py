@@ -44,7 +44,8 @@ class Query:
     """Filters, all combinable. Ages are milliseconds since the last change of the flow's status.
 
     `status`: a `Status` or its name; any other text raises `BadRequest`. `limit`: at most 1,000 for a list, 10,000 for a purge;
-    100 and 10,000 if it is left out. `fairness_key`: flows without a key have the empty one. Any other empty text is refused.
+    100 and 10,000 if it is left out. `flow_id`: the token-free id of a flow, `1-42`, also of one that another flow called.
+    `fairness_key`: flows without a key have the empty one. Any other empty text is refused.
     """
 
     status: Status | str | None = None
@@ -58,6 +59,7 @@ class Query:
     shard: int | None = None
     search: str | None = None
     limit: int | None = None
+    flow_id: str | None = None
 
     def __post_init__(self) -> None:
         if self.status is not None:

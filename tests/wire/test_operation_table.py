@@ -22,8 +22,8 @@ from tests.cli.test_usage import COMMANDS
 
 ROOT = Path(__file__).parents[2]
 EVERY = pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
-MADE_OF_OTHERS = {"health", "history", "iter_history", "list_all", "watch"}
-"""Methods of the client that are no operation: made of others, or asked of each replica."""
+MADE_OF_OTHERS = {"health", "history", "iter_history", "list_all", "request", "watch"}
+"""Methods of the client that are no operation: made of others, asked of each replica, or any operation."""
 
 
 def names_in(function: Any) -> set[str]:

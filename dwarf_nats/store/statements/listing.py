@@ -11,6 +11,7 @@ from dwarf_nats.rules.rows import SummaryRow
 from dwarf_nats.store.columns import select_list
 from dwarf_nats.store.dialect import UNBEGUN
 from dwarf_nats.store.search import pattern
+from dwarf_nats.workflow.keys import parse_public_id
 from dwarf_nats.workflow.status import Status
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ async def page(
 
     A restart does not change the place of a flow, so that no page misses one.
     """
-    where, args = _conditions(shard, query, thread_id)
+    where, args = _conditions(shard, query, thread_id, roots_only=query.flow_id is None)
     if cursor:
         args += _read_cursor(cursor)
         where.append(f"(f.created_at, f.flow_id) < (${len(args) - 1}, ${len(args)})")
@@ -71,7 +72,7 @@ def _summary_row(row: Row) -> SummaryRow:
 
 def purgeable(shard: int, query: Query, thread_id: int | None, limit: int) -> tuple[str, list[Any]]:
     """Make the statement for flows that match and do not run, oldest first, and its parameters."""
-    where, args = _conditions(shard, query, thread_id)
+    where, args = _conditions(shard, query, thread_id, roots_only=True)
     args.append(limit)
     return (
         f"select f.flow_id from dwarf_flows f where {' and '.join(where)} and f.status <> 'running'"
@@ -80,8 +81,8 @@ def purgeable(shard: int, query: Query, thread_id: int | None, limit: int) -> tu
     )
 
 
-def _conditions(shard: int, query: Query, thread_id: int | None) -> tuple[list[str], list[Any]]:
-    where = ["f.surgraph_step_id is null"]
+def _conditions(shard: int, query: Query, thread_id: int | None, *, roots_only: bool) -> tuple[list[str], list[Any]]:
+    where = ["f.surgraph_step_id is null"] if roots_only else []
     args: list[Any] = []
 
     def add(condition: str, value: Any) -> None:
@@ -96,6 +97,8 @@ def _conditions(shard: int, query: Query, thread_id: int | None) -> tuple[list[s
         age_ms = getattr(query, name)
         if age_ms is not None:
             add(condition, age_ms * 1000)
+    if query.flow_id is not None:
+        add("f.flow_id = $$", parse_public_id(query.flow_id)[1])
     if thread_id is not None:
         add("f.thread_id = $$", thread_id)
     if query.search is not None:
