@@ -319,7 +319,7 @@ def row_of(one: dataclasses.Field[Any]) -> Setting | None:
     return one.metadata.get(_ROW)
 
 
-def _rows(cls: type, part: str = "") -> Iterator[Setting]:
+def rows_of(cls: type, part: str = "") -> Iterator[Setting]:
     """The settings of a dataclass, those of nested values where their field stands."""
     kinds = typing.get_type_hints(cls)
     for one in dataclasses.fields(cls):
@@ -331,10 +331,12 @@ def _rows(cls: type, part: str = "") -> Iterator[Setting]:
         elif one.name == "connection":
             yield from CONNECTION_SETTINGS
         elif one.name in PARTS:
-            yield from _rows(PARTS[one.name], one.name)
+            yield from rows_of(PARTS[one.name], one.name)
 
 
-ENGINE_SETTINGS = tuple(_rows(EngineSettings, "engine"))
+ENGINE_SETTINGS = tuple(rows_of(EngineSettings, "engine"))
 """The settings of `EngineSettings`."""
-SERVER_SETTINGS = {one.name: one for one in sorted(_rows(ServerSettings), key=lambda row: SECTIONS.index(row.section))}
+SERVER_SETTINGS = {
+    one.name: one for one in sorted(rows_of(ServerSettings), key=lambda row: SECTIONS.index(row.section))
+}
 """All settings by name, section by section."""

@@ -13,6 +13,7 @@ import typer
 from dwarf_nats.cli import (
     bench,
     config,
+    console,
     control,
     demo,
     dev,
@@ -61,7 +62,7 @@ def root(
 explain.register(control.app)
 app.add_typer(control.app, name="flow")
 app.add_typer(graph.app, name="graph")
-for module in (serve, dev, demo, worker, migrate, tasks, shards, health, bench):
+for module in (serve, dev, demo, console, worker, migrate, tasks, shards, health, bench):
     module.register(app)
 
 

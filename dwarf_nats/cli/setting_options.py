@@ -14,7 +14,10 @@ from dwarf_nats.wire.connect_options import ConnectOptions
 
 def option(name: str, **changes: Any) -> Any:
     """The option of the setting `name`, for an `Annotated` parameter of a command; `changes`: what differs in this command."""
-    row = SERVER_SETTINGS[name]
+    return _option(SERVER_SETTINGS[name], **changes)
+
+
+def _option(row: Setting, **changes: Any) -> Any:
     given: dict[str, Any] = {
         "envvar": row.variable,
         "help": row.text,
@@ -28,7 +31,10 @@ def option(name: str, **changes: Any) -> Any:
 
 def default(name: str) -> Any:
     """The default of the setting `name` in a command; `None` stands for an empty list."""
-    row = SERVER_SETTINGS[name]
+    return _default(SERVER_SETTINGS[name])
+
+
+def _default(row: Setting) -> Any:
     return None if isinstance(row.default, list) else row.default
 
 
@@ -38,8 +44,8 @@ def parameters(rows: Iterable[Setting]) -> list[inspect.Parameter]:
         inspect.Parameter(
             row.key,
             inspect.Parameter.KEYWORD_ONLY,
-            default=default(row.name),
-            annotation=Annotated[_kind(row), option(row.name)],
+            default=_default(row),
+            annotation=Annotated[_kind(row), _option(row)],
         )
         for row in rows
         if row.has_option

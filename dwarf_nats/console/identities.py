@@ -1,0 +1,102 @@
+"""Flow and step keys in memory, under their token-free ids.
+
+A key is a capability. So no address, page or log line of the console has one: they have ids such as `1-42`. Here are the keys
+to the ids that one NATS user has seen. Another user of the console does not get them.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from dwarf_nats.errors import BadRequest
+from dwarf_nats.workflow.keys import parse_key, without_tokens
+
+MAX_KEYS = 100_000
+"""Keys that are kept; the least recently used ones are looked up again when needed."""
+KEY_FIELDS = {
+    "flowKey": "flow",
+    "threadKey": "thread",
+    "stepKey": "step",
+    "prevKey": "prev",
+    "nextKey": "next",
+    "subFlowKey": "subFlow",
+}
+"""Field of the wire that holds a key → field with the id in its place, as pages see it."""
+PAYLOAD_FIELDS = frozenset({"state", "changes", "interruptPayload", "payload", "data"})
+"""Fields that hold values of the workflow, left out with `--no-payloads`."""
+_OPAQUE = PAYLOAD_FIELDS | {"tags", "error", "handledError", "graph"}
+"""Fields whose inner names are not ours: a name such as `flowKey` means nothing there."""
+
+
+class Identities:
+    """The keys of flows and steps that one NATS user has seen. Flows and steps are numbered apart."""
+
+    def __init__(self, most: int = MAX_KEYS) -> None:
+        self._most = most
+        self._flows: OrderedDict[str, str] = OrderedDict()
+        self._steps: OrderedDict[str, str] = OrderedDict()
+
+    def flow_key(self, flow_id: str) -> str | None:
+        """The key of a flow or thread, if it has been seen."""
+        return _used(self._flows, flow_id)
+
+    def step_key(self, step_id: str) -> str | None:
+        """The key of a step, if it has been seen."""
+        return _used(self._steps, step_id)
+
+    def learn(self, field: str, key: str) -> str:
+        """Keep the key found in a field of the wire, and return its id. Text that is no key is returned as it is."""
+        try:
+            public_id = parse_key(key).public_id
+        except BadRequest:
+            return key
+        kept = self._steps if field in ("stepKey", "prevKey", "nextKey") else self._flows
+        kept[public_id] = key
+        kept.move_to_end(public_id)
+        if len(kept) > self._most:
+            kept.popitem(last=False)
+        return public_id
+
+    def sealed(self, body: bytes, *, payloads: bool) -> dict[str, Any]:
+        """A reply of the wire as pages see it: ids for keys, under the names of `KEY_FIELDS`.
+
+        Keys in texts and in values of a workflow lose their tokens. Without `payloads`, values of a workflow are left out.
+        """
+        found: dict[str, Any] = self._sealed(orjson.loads(body), payloads)
+        return found
+
+    def _sealed(self, value: Any, payloads: bool) -> Any:
+        if isinstance(value, str):
+            return without_tokens(value)
+        if isinstance(value, list):
+            return [self._sealed(one, payloads) for one in value]
+        if not isinstance(value, dict):
+            return value
+        found: dict[str, Any] = {}
+        for name, inner in value.items():
+            if name in KEY_FIELDS and isinstance(inner, str):
+                found[KEY_FIELDS[name]] = self.learn(name, inner)
+            elif name in _OPAQUE:
+                if payloads or name not in PAYLOAD_FIELDS:
+                    found[name] = scrubbed_value(inner, whole=payloads)
+            else:
+                found[name] = self._sealed(inner, payloads)
+        return found
+
+
+def scrubbed_value(value: Any, *, whole: bool = True) -> Any:
+    """A value without the tokens of keys in it. Unless `whole`, an error keeps its message and its code only."""
+    if not whole and isinstance(value, Mapping) and "message" in value:
+        value = {name: value[name] for name in ("message", "code") if name in value}
+    return orjson.loads(without_tokens(orjson.dumps(value).decode()))
+
+
+def _used(kept: OrderedDict[str, str], public_id: str) -> str | None:
+    key = kept.get(public_id)
+    if key is not None:
+        kept.move_to_end(public_id)
+    return key

@@ -1,0 +1,1 @@
+"""The pages, one module each: routes, and the values that their templates show."""

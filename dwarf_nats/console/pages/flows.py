@@ -1,0 +1,166 @@
+"""The list of flows: filters in the address, live, paged, with a selection."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import urlencode
+
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
+
+from dwarf_nats.console.console import Console
+from dwarf_nats.console.live import Change, Update, View
+from dwarf_nats.console.source import Source
+from dwarf_nats.errors import BadRequest
+from dwarf_nats.workflow.keys import parse_public_id
+
+PAGE_FLOWS = 50
+STATUSES = ("running", "interrupted", "failed", "completed", "cancelled", "created")
+PERIODS = {"1h": 3_600_000, "24h": 86_400_000, "7d": 604_800_000, "30d": 2_592_000_000}
+"""Choices of the filter by time → milliseconds since the last change of the status."""
+TAG = "tag."
+"""Beginning of a parameter that filters by a tag: `tag.customer=4711`."""
+
+
+def routes(console: Console) -> list[Route]:
+    """The route of the list and of the search field."""
+
+    async def show(request: Request) -> Response:
+        filters = Filters(request.query_params)
+        source = await console.source_of(request)
+        values = await list_values(source, filters)
+        return await console.page(request, "flows.html", section="flows", title="Flows", **values)
+
+    async def search(request: Request) -> Response:
+        form = await console.form(request)  # no address: somebody may paste a key
+        text = str(form.get("q", "")).strip()
+        source = await console.source_of(request)
+        source.learn_flow(text)
+        return RedirectResponse(address_of_search(text), status_code=303)
+
+    console.views["flows"] = lambda request, source: FlowList(console, source, Filters(request.query_params))
+    return [Route("/flows", show), Route("/search", search, methods=["POST"])]
+
+
+class Filters:
+    """The filters in an address, which are those of `flow.list`."""
+
+    def __init__(self, params: Mapping[str, str]) -> None:
+        self._params = {name: value.strip() for name, value in params.items() if value.strip()}
+        self.cursor = self._params.pop("cursor", "")
+
+    def __getitem__(self, name: str) -> str:
+        return self._params.get(name, "")
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """The tags that are asked for."""
+        return {name.removeprefix(TAG): value for name, value in self._params.items() if name.startswith(TAG)}
+
+    @property
+    def any(self) -> bool:
+        """True if something is filtered."""
+        return bool(self._params)
+
+    def query(self) -> dict[str, Any]:
+        """The fields of the request. Raises `BadRequest` for values that no filter has."""
+        found: dict[str, Any] = {"limit": PAGE_FLOWS}
+        for name in ("status", "workflow", "task", "search", "fairnessKey"):
+            if self[name]:
+                found[name] = self[name]
+        if self["period"]:
+            if self["period"] not in PERIODS:
+                raise BadRequest(f"there is no period {self['period'][:20]}: use one of {', '.join(PERIODS)}")
+            found["newerThanMs"] = PERIODS[self["period"]]
+        if self.tags:
+            found["tags"] = {name: tag_value(value) for name, value in self.tags.items()}
+        return found
+
+    def address(self, **changes: str) -> str:
+        """The address of the list with other filters; an empty value removes one."""
+        params = {name: value for name, value in {**self._params, **changes}.items() if value}
+        return "/flows" + (f"?{urlencode(params)}" if params else "")
+
+    @property
+    def parameters(self) -> str:
+        """The filters and the place, as in the address."""
+        return urlencode({**self._params, **({"cursor": self.cursor} if self.cursor else {})})
+
+
+def tag_value(text: str) -> str | int | float | bool:
+    """The value of a tag in an address: a number or a switch if it reads like one, `"4711"` in quotes for text."""
+    if text in ("true", "false"):
+        return text == "true"
+    if len(text) > 1 and text[0] == text[-1] == '"':
+        return text[1:-1]
+    try:
+        return int(text)
+    except ValueError:
+        pass
+    try:
+        return float(text) if "e" not in text.lower() and "n" not in text.lower() else text
+    except ValueError:
+        return text
+
+
+def address_of_search(text: str) -> str:
+    """Where the search field leads: an id or a key to its flow, `name=value` to a tag, a status or workflow, else to text."""
+    text = text.strip()
+    if not text:
+        return "/flows"
+    try:
+        parse_public_id("-".join(text.split("-")[:2]))
+    except BadRequest:
+        pass
+    else:
+        if text.count("-") in (1, 2) and " " not in text:
+            return "/flow/" + "-".join(text.split("-")[:2])
+    name, equals, value = text.partition("=")
+    if equals and name.strip() and value.strip():
+        name = name.strip()
+        return f"/flows?{urlencode({name if name in ('status', 'workflow', 'task') else TAG + name: value.strip()})}"
+    return f"/flows?{urlencode({'search': text})}"
+
+
+async def list_values(source: Source, filters: Filters) -> dict[str, Any]:
+    """What the template shows."""
+    page = await source.flows(filters.query(), filters.cursor)
+    flows: Sequence[dict[str, Any]] = page["flows"]
+    counts = Counter(one["status"] for one in flows)
+    return {
+        "filters": filters,
+        "flows": flows,
+        "counts": [(status, counts[status]) for status in STATUSES if counts[status]],
+        "statuses": STATUSES,
+        "periods": PERIODS,
+        "more": filters.address(cursor=page["cursor"]) if page.get("cursor") else "",
+    }
+
+
+class FlowList(View):
+    """The rows of the list, for tabs with the same filters."""
+
+    beat_seconds = 5.0
+
+    def __init__(self, console: Console, source: Source, filters: Filters) -> None:
+        self.source = source
+        self.key = ("flows", filters.parameters)
+        self._console = console
+        self._filters = filters
+        self._beats = 0
+
+    def concerns(self, change: Change) -> bool:
+        return self._filters["workflow"] in ("", change.workflow) or not change.workflow
+
+    async def stamp(self) -> str | None:
+        """Another one each time: steps go on without an event, and the list says what flows wait for."""
+        self._beats += 1
+        return str(self._beats)
+
+    async def render(self) -> Update:
+        values = await list_values(self.source, self._filters)
+        html = self._console.html("flows_rows.html", may=self.source.may, **values)
+        return Update(html={"rows": html, "counts": self._console.html("flows_counts.html", **values)})

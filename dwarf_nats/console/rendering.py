@@ -1,0 +1,117 @@
+"""Templates and their filters: times, lengths of time, numbers, JSON."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import orjson
+from markupsafe import Markup, escape
+
+from dwarf_nats.render.labels import clip, span
+from dwarf_nats.wire.times import micros
+
+from .source import request_line
+
+_TEMPLATES = Path(__file__).with_name("templates")
+WORDS = {
+    "created": "Created",
+    "pending": "Queued",
+    "running": "Running",
+    "interrupted": "Waiting",
+    "completed": "Completed",
+    "failed": "Failed",
+    "cancelled": "Cancelled",
+}
+"""Status of the wire → the word that pages show."""
+REASONS = {
+    "running": "running",
+    "queued": "queued",
+    "scheduled": "scheduled",
+    "retry": "next attempt",
+    "interrupt": "a person",
+    "breakpoint": "breakpoint",
+    "event": "an event",
+    "subgraph": "a sub-workflow",
+    "no_responders": "nobody serves it",
+    "unavailable": "service unavailable",
+    "overloaded": "service overloaded",
+    "paused": "on hold",
+    "bus_away": "NATS is away",
+    "created": "to be started",
+}
+"""Reason of a wait → the words that pages show."""
+
+
+class Renderer:
+    """Renders templates. `shared`: values that every template has."""
+
+    def __init__(self, shared: Mapping[str, Any]) -> None:
+        self._environment = jinja2.Environment(
+            loader=jinja2.FileSystemLoader(_TEMPLATES),
+            autoescape=True,
+            undefined=jinja2.ChainableUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        self._environment.filters |= {
+            "ago": ago,
+            "clip": clip,
+            "between": between,
+            "number": number,
+            "json": readable_json,
+            "words": status_word,
+            "reason": reason_word,
+        }
+        self._environment.globals |= {**shared, "request_line": request_line}
+
+    def page(self, template: str, values: Mapping[str, Any]) -> str:
+        """A whole page, or a piece of one."""
+        return self._environment.get_template(template).render(values)
+
+
+def ago(at: str | None) -> Markup:
+    """A time as `3 min ago`, with the whole time on hover; the script says both in the zone of the reader."""
+    if not at:
+        return Markup('<span class="faint">–</span>')
+    distance = round(time.time() * 1e6) - micros(at)
+    words = f"in {span(-distance)}" if distance < -1_000_000 else f"{span(distance)} ago" if distance > 1e6 else "now"
+    return Markup('<time datetime="{}" title="{}">{}</time>').format(at, _whole(at), words)
+
+
+def _whole(at: str) -> str:
+    return f"{datetime.fromisoformat(at):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def between(start: str | None, end: str | None) -> Markup:
+    """The length of time between two times; until now, and counting, without an end."""
+    if not start:
+        return Markup('<span class="faint">–</span>')
+    if end:
+        return escape(span(micros(end) - micros(start)))
+    length = span(round(time.time() * 1e6) - micros(start))
+    return Markup('<time class="elapsed" data-since="{}">{}</time>').format(start, length)
+
+
+def number(value: float) -> str:
+    """A number with separators: `1,000,000`."""
+    return f"{value:,}"
+
+
+def readable_json(value: Any) -> str:
+    """A value as indented JSON."""
+    return orjson.dumps(value, option=orjson.OPT_INDENT_2).decode()
+
+
+def status_word(status: str) -> str:
+    """The word for a status."""
+    return WORDS.get(status, status)
+
+
+def reason_word(reason: str) -> str:
+    """The words for the reason of a wait."""
+    return REASONS.get(reason, reason.replace("_", " "))
