@@ -42,6 +42,9 @@ STATEMENTS = (
     " where wait_until is not null and (parked = 3 or status = 'interrupted')",
     # The next compensation of a flow, and the one under way: however many there are, one entry is read.
     "create index dwarf_steps_compensations on dwarf_steps (flow_id, status, step_id) where compensates is not null",
+    "create index dwarf_flows_compensating on dwarf_flows (root_id) where compensating is not null",
+    # The pauses of a flow from the oldest to the newest, among however many other steps.
+    "create index dwarf_steps_paused on dwarf_steps (flow_id, updated_at, step_id) where status = 'interrupted'",
 )
 
 

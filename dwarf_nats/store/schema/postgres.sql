@@ -50,6 +50,8 @@ create table dwarf_flows (
 );
 create index dwarf_flows_called on dwarf_flows (surgraph_flow_id)
   where surgraph_flow_id is not null and (status = any (array['created', 'running', 'interrupted']));
+create index dwarf_flows_compensating on dwarf_flows (root_id)
+  where compensating is not null;
 create index dwarf_flows_going on dwarf_flows (updated_at)
   where status = 'running';
 create index dwarf_flows_graph on dwarf_flows (graph_digest);
@@ -137,6 +139,8 @@ create index dwarf_steps_lane on dwarf_steps (priority, fairness_key, url, not_b
   where status = 'pending' and parked = 0 and not_before <= updated_at;
 create index dwarf_steps_parked on dwarf_steps (url, not_before, step_id)
   where parked = 2;
+create index dwarf_steps_paused on dwarf_steps (flow_id, updated_at, step_id)
+  where status = 'interrupted';
 create index dwarf_steps_ripe on dwarf_steps (priority, fairness_key, not_before, step_id)
   where status = 'pending' and parked = 0 and not_before <= updated_at;
 create index dwarf_steps_waiting on dwarf_steps (step_id)

@@ -22,7 +22,7 @@ from dwarf_nats.store.dialect import LIVE, PARKED, UNDER_WAY
 from dwarf_nats.store.statements.children import WAKE, end_of_child
 from dwarf_nats.store.statements.ids import BLOCK_IDS, NEXT_IDS
 from dwarf_nats.store.statements.state_refs import HELD
-from dwarf_nats.store.statements.trees import CHANGED_AT
+from dwarf_nats.store.statements.trees import CHANGED_AT, descendants
 from dwarf_nats.workflow.answer import ErrorInfo
 from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.keys import Tokens
@@ -50,21 +50,30 @@ class _Locked(NamedTuple):
     surgraph_flow_id: int | None
 
 
+class _Called(NamedTuple):
+    """A flow that was called, in the order of `ENDING`. `counts`: its steps may have to be compensated."""
+
+    flow_id: int
+    surgraph_flow_id: int | None
+    surgraph_step_id: int
+    graph_digest: str
+    counts: bool
+
+
 LOCK_FLOW = f"select {', '.join(_Locked._fields)} from dwarf_flows where flow_id = $1 {{for_update}}"
-# `surgraph_flow_id is not null` is implied, but lets a plan that was made without the values use the partial index.
-_BELOW = """
-with recursive below(flow_id) as (
-  select cast($1 as bigint)
+ENDING = """
+select flow_id, surgraph_flow_id, surgraph_step_id, graph_digest,
+  status = 'completed' or compensating is not null or flow_id {in:$2}
+from dwarf_flows where root_id = $1 and surgraph_flow_id is not null
+"""
+# From those of the tree that are being compensated upwards: there are few, and the tree may be large.
+COMPENSATING = """
+with recursive above(flow_id, place) as (
+  select flow_id, flow_id from dwarf_flows where root_id = $2 and compensating is not null
   union all
-  select f.flow_id from below b join dwarf_flows f
-  on f.root_id = $2 and f.surgraph_flow_id = b.flow_id and f.surgraph_flow_id is not null)
-"""
-ENDING = f"""{_BELOW}
-select flow_id, surgraph_step_id, graph_digest from dwarf_flows
-where flow_id in (select flow_id from below) and (status = 'completed' or compensating is not null or flow_id {{in:$3}})
-"""
-COMPENSATING = f"""{_BELOW}
-select flow_id from dwarf_flows where flow_id in (select flow_id from below) and compensating is not null order by flow_id
+  select a.flow_id, f.surgraph_flow_id from above a join dwarf_flows f on f.flow_id = a.place
+  where a.place <> $1 and f.surgraph_flow_id is not null)
+select flow_id from above where place = $1 order by flow_id
 """
 GRAPHS = "select digest, body from dwarf_graphs where digest {in_text:$1}"
 DONE_STEPS = """
@@ -92,9 +101,16 @@ select cast($1 as bigint), cast($2 as text), cast($3 as text), cast($4 as text),
   'created', {now}, step_id, step_id, 1, priority, fairness_key, fairness_weight, {now}, {now}
 from dwarf_steps where step_id = $6 returning step_id
 """
-_COMPENSATIONS = "from dwarf_steps where flow_id {in:$1} and compensates is not null"
-ANY_UNDER_WAY = f"select step_id {_COMPENSATIONS} and status in {UNDER_WAY} limit 1"
-NEXT = f"select min(step_id) {_COMPENSATIONS} and status = 'created'"
+ANY_UNDER_WAY = (
+    "select step_id from dwarf_steps where flow_id {in:$1} and compensates is not null"
+    f" and status in {UNDER_WAY} limit 1"
+)
+# One entry of the index for each flow, however many are left.
+NEXT = """
+select min((select s.step_id from dwarf_steps s where s.flow_id = f.flow_id and s.compensates is not null
+  and s.status = 'created' order by s.step_id limit 1))
+from dwarf_flows f where f.flow_id {in:$1}
+"""
 START = (
     f"update dwarf_steps set status = 'pending', parked = {PARKED}, not_before = {{now}}, updated_at = {{now}}"
     " where step_id = $1 and status = 'created' returning step_id, priority, not_before"
@@ -117,12 +133,12 @@ COMPENSATED = (
 )
 # The flow itself, or the nearest of those that called it, which fails or is cancelled.
 REASON = """
-with recursive above(flow_id, caller, place) as (
-  select flow_id, surgraph_flow_id, 0 from dwarf_flows where flow_id = $1
+with recursive above(caller, place, compensating, error, cancel_reason) as (
+  select surgraph_flow_id, 0, compensating, error, cancel_reason from dwarf_flows where flow_id = $1
   union all
-  select f.flow_id, f.surgraph_flow_id, a.place + 1 from above a join dwarf_flows f on f.flow_id = a.caller)
-select f.compensating, f.error, f.cancel_reason from above a join dwarf_flows f on f.flow_id = a.flow_id
-where f.compensating <> 'completed' order by a.place limit 1
+  select f.surgraph_flow_id, a.place + 1, f.compensating, f.error, f.cancel_reason
+  from above a join dwarf_flows f on f.flow_id = a.caller)
+select compensating, error, cancel_reason from above where compensating <> 'completed' order by place limit 1
 """
 
 
@@ -152,8 +168,7 @@ def end(flow: FlowContext, flow_end: FlowEnd, error: str | None, settled: Settle
         return
     flows = [EndingFlow(flow.flow_id, None, flow.digest)]
     if mine.compensable:
-        rows = yield Query(ENDING, (flow.flow_id, flow.root_id, [flow.flow_id]))
-        flows = [EndingFlow(*row) for row in rows]
+        flows = yield from _ending(mine, flow.root_id, [])
     planned = yield from _plan(flow.flow_id, flows, {} if flow.graph is None else {flow.digest: flow.graph})
     if planned:
         yield Query(BEGIN_FAILED, (flow.flow_id, state, refs, error))
@@ -229,8 +244,8 @@ def cancel(root_id: int, flow_ids: Sequence[int]) -> Steps[tuple[list[FlowRow], 
 
     Return those flows as they are now, running, and the step that is due. Both are empty if there is nothing to compensate.
     """
-    yield from _lock(root_id)
-    flows = [EndingFlow(*row) for row in (yield Query(ENDING, (root_id, root_id, flow_ids)))]
+    (root,) = yield from _lock(root_id)
+    flows = yield from _ending(root, root_id, flow_ids)
     planned = yield from _plan(root_id, flows, {})
     compensating = [flow_id for (flow_id,) in (yield Query(COMPENSATING, (root_id, root_id)))]
     if not planned and not compensating:
@@ -277,6 +292,16 @@ def _lock(flow_id: int) -> Steps[list[_Locked]]:
         path.append(locked)
         above = locked.surgraph_flow_id
     return path
+
+
+def _ending(top: _Locked, root_id: int, cancelled: Sequence[int]) -> Steps[list[EndingFlow]]:
+    """Find the flows whose steps may have to be compensated: `top`, and those below it that are completed or `cancelled`."""
+    called = {row.flow_id: row for row in (_Called(*row) for row in (yield Query(ENDING, (root_id, cancelled))))}
+    below = [called[flow_id] for flow_id in descendants(called, top.flow_id) if flow_id != top.flow_id]
+    return [
+        EndingFlow(top.flow_id, None, top.graph_digest),
+        *(EndingFlow(one.flow_id, one.surgraph_step_id, one.graph_digest) for one in below if one.counts),
+    ]
 
 
 def _plan(top: int, flows: Sequence[EndingFlow], known: Mapping[str, Graph]) -> Steps[list[Planned]]:

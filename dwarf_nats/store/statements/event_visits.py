@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from dwarf_nats.ports.events import Delivered
 from dwarf_nats.rules.events import Ask, EventState, StoredEvent, Topic, visits_text
 from dwarf_nats.store.commands import queried
+from dwarf_nats.store.dialect import Statement
 from dwarf_nats.store.statements.events import (
     COLUMNS,
     LOCK,
@@ -27,6 +28,21 @@ from dwarf_nats.store.statements.trees import ready_steps
 
 if TYPE_CHECKING:
     from dwarf_nats.store.database import Tx
+
+
+def _taken(table: str, where: str, columns: str) -> Statement:
+    """Take up rows that nobody has taken up lately, those left longest first. They are found again by where they lie."""
+    text = f"""
+with found as materialized (
+  select {{row}} as place from {table} where {where} and touched_at <= {{{{now}}}} - $1
+  order by touched_at limit $2 {{{{skip_locked}}}})
+update {table} set touched_at = {{{{now}}}} where {{row}} {{again}} returning {columns}
+"""
+    return Statement(
+        postgres=text.format(row="ctid", again="= any(array(select place from found))"),
+        sqlite=text.format(row="rowid", again="in (select place from found)"),
+    )
+
 
 GET = f"select {COLUMNS} from dwarf_events where {ONE} and id = $4"
 ANSWER = f"""
@@ -45,13 +61,7 @@ where {ONE} and state = '{EventState.KEPT}' and keep_until > {{now}} returning {
 RESERVED = f"select repeatable from dwarf_events where {ONE} and state = '{EventState.RESERVED}' and turn = $4"
 KEEP_AGAIN = f"update dwarf_events set state = '{EventState.KEPT}', shard = null, touched_at = {{now}} where {ONE}"
 MATCHED = f"update dwarf_events set touched_at = null where {ONE} and turn = $4 and state = '{EventState.KEPT}'"
-TAKE_UNFINISHED = f"""
-with found as materialized (
-  select event, key, number from dwarf_events where touched_at is not null and touched_at <= {{now}} - $1
-  order by touched_at limit $2 {{skip_locked}})
-update dwarf_events set touched_at = {{now}} where (event, key, number) in (select event, key, number from found)
-returning {COLUMNS}
-"""
+TAKE_UNFINISHED = _taken("dwarf_events", "touched_at is not null", COLUMNS)
 VISITED = f"select delivered from dwarf_event_visits where {TOPIC} and id = $3 and turn = $4"
 VISIT = "insert into dwarf_event_visits (event, key, id, turn, delivered, at) values ($1, $2, $3, $4, $5, {now})"
 OLD_VISITS = (
@@ -63,13 +73,7 @@ REPEATABLE = f"""
 select 1 from dwarf_events where {TOPIC} and id = $3 and turn = $4
   and state = case when $4 = 0 then '{EventState.OPEN}' else '{EventState.RESERVED}' end
 """
-TAKE_ASKS = """
-with found as materialized (
-  select step_id, lease_seq from dwarf_event_asks where touched_at <= {now} - $1
-  order by touched_at limit $2 {skip_locked})
-update dwarf_event_asks set touched_at = {now} where (step_id, lease_seq) in (select step_id, lease_seq from found)
-returning step_id, lease_seq, event, key
-"""
+TAKE_ASKS = _taken("dwarf_event_asks", "true", "step_id, lease_seq, event, key")
 CLOSE_ASK = "delete from dwarf_event_asks where step_id = $1 and lease_seq = $2"
 
 

@@ -55,11 +55,15 @@ LOCK_FLOW = f"select {', '.join(_LockedFlow._fields)} from dwarf_flows where flo
 # A transaction may have begun before one that has already committed a pause: asked while the root is locked, so that a pause
 # that was seen as the oldest stays the oldest.
 KEEP_PAUSE_ORDER = """
-update dwarf_steps set updated_at = {greatest}(updated_at, 1 + coalesce((
-  select max(s.updated_at) from dwarf_steps s
-  where s.status = 'interrupted' and s.step_id <> $1 and s.flow_id in (
-    select flow_id from dwarf_flows
-    where flow_id = $2 or (root_id = $2 and surgraph_flow_id is not null))), 0))
+update dwarf_steps set updated_at = {greatest}(updated_at,
+  1 + coalesce((
+    select s.updated_at from dwarf_steps s where s.flow_id = $2 and s.status = 'interrupted' and s.step_id <> $1
+    order by s.updated_at desc limit 1), 0),
+  1 + coalesce((
+    select max((
+      select s.updated_at from dwarf_steps s where s.flow_id = f.flow_id and s.status = 'interrupted' and s.step_id <> $1
+      order by s.updated_at desc limit 1))
+    from dwarf_flows f where f.root_id = $2 and f.surgraph_flow_id is not null), 0))
 where step_id = $1 returning updated_at, wait_until
 """
 INTERRUPT = """

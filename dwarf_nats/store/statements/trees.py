@@ -6,8 +6,8 @@ a lock conflict all the same is done again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
 
 from dwarf_nats.errors import Conflict, NotFound
 from dwarf_nats.rules.rows import FlowRow, StepRow, flow_row, step_row
@@ -55,7 +55,16 @@ async def tree(tx: Tx, root_id: int) -> dict[int, FlowRow]:
     return {flow.flow_id: flow for flow in flows}
 
 
-def descendants(flows: dict[int, FlowRow], flow_id: int) -> list[int]:
+class Called(Protocol):
+    """What is asked of a flow here: its id, and that of the flow that called it."""
+
+    @property
+    def flow_id(self) -> int: ...
+    @property
+    def surgraph_flow_id(self) -> int | None: ...
+
+
+def descendants(flows: Mapping[int, Called], flow_id: int) -> list[int]:
     """Return a flow and those it called, directly or not."""
     called: dict[int, list[int]] = {}
     for flow in flows.values():
