@@ -21,6 +21,7 @@ from dwarf_nats.bus.service import Service
 from dwarf_nats.bus.services import NatsServices
 from dwarf_nats.bus.signals import NatsSignals, PeerListener
 from dwarf_nats.bus.tasks import NatsTasks
+from dwarf_nats.collector import collect_seldom
 from dwarf_nats.engine.ports import Ports
 from dwarf_nats.errors import BadRequest, Unavailable
 from dwarf_nats.library import check_dsns, engine_on
@@ -220,6 +221,7 @@ async def run_server(settings: ServerSettings) -> None:
     try:
         async with replica(settings):
             started.set()
+            collect_seldom()
             await stop.wait()
     except asyncio.CancelledError:
         if not stop.is_set():

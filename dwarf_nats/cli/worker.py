@@ -18,6 +18,7 @@ from dwarf_nats.cli import logs
 from dwarf_nats.cli.command import command, option_group
 from dwarf_nats.cli.options import Bus
 from dwarf_nats.cli.setting_options import default, option
+from dwarf_nats.collector import collect_seldom
 from dwarf_nats.errors import BadRequest
 from dwarf_nats.sdk import Worker, serving
 from dwarf_nats.sdk.command_task import CommandTask
@@ -81,6 +82,7 @@ def worker(
     workers = find_workers(load_module(module), module) if module else [options.command_worker()]
     for one in workers:
         one.options = bus.over(one.options)
+    collect_seldom()
     try:
         serving.run(*workers, ready=partial(_say_ready, workers, options.ready_file))
     except TypeError as error:

@@ -7,7 +7,6 @@ from collections.abc import Awaitable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from dwarf_nats.engine.execution.budgets import time_budget_ms
 from dwarf_nats.engine.execution.observer import CallObserver
 from dwarf_nats.errors import Unavailable
 from dwarf_nats.ports import BusAway, WorkerLost
@@ -24,24 +23,22 @@ class TaskInvoker:
     """Sends a claimed step to its task."""
 
     def __init__(self, shared: Shared) -> None:
-        self._settings = shared.settings
         self._clock = shared.clock
         self._tasks = shared.tasks
         self._keeps_budget = shared.capabilities.keeps_budget  # then a second timer per step is spared
         self.observer = CallObserver(shared)
 
-    def ask(self, step: ClaimedStep) -> Awaitable[Answer]:
-        """Ask the task of a step; the answer, which is an error if the task raised or did not answer in time.
+    def ask(self, step: ClaimedStep, budget_ms: int) -> Awaitable[Answer]:
+        """Ask the task of a step; the answer, which is an error if the task raised or did not answer within `budget_ms`.
 
         Raises `BusAway`, `WorkerLost` and `Unavailable` if it is unknown whether the task ran, or it could not.
         """
         if self.observer.listening or step.flow.trace:
-            return self.observer.observe(step, partial(self._ask_within, step))
-        return self._ask(step, self._call(step))
+            return self.observer.observe(step, partial(self._ask_within, step, budget_ms))
+        return self._ask(self._call(step, budget_ms))
 
-    def _call(self, step: ClaimedStep) -> TaskCall:
+    def _call(self, step: ClaimedStep, budget_ms: int) -> TaskCall:
         flow = step.flow
-        budget_ms = time_budget_ms(step, self._settings)
         return TaskCall(
             flow_key=flow.key,
             step_key=step.key,
@@ -63,13 +60,13 @@ class TaskInvoker:
             compensating=step.compensating,
         )
 
-    async def _ask_within(self, step: ClaimedStep, traceparent: str, tracestate: str) -> Answer:
+    async def _ask_within(self, step: ClaimedStep, budget_ms: int, traceparent: str, tracestate: str) -> Answer:
         """As `_ask`, within a trace."""
-        call = self._call(step)
+        call = self._call(step, budget_ms)
         call.traceparent, call.tracestate = traceparent, tracestate
-        return await self._ask(step, call)
+        return await self._ask(call)
 
-    async def _ask(self, step: ClaimedStep, call: TaskCall) -> Answer:
+    async def _ask(self, call: TaskCall) -> Answer:
         deadline: asyncio.Timeout | None = None
         running = asyncio.current_task()
         try:
@@ -80,7 +77,7 @@ class TaskInvoker:
         except TimeoutError as error:
             if deadline is None or not deadline.expired():  # the task's own
                 return Answer(error=ErrorInfo(error_text(error) or "TimeoutError", 500))
-            budget_ms = time_budget_ms(step, self._settings)
+            budget_ms = round(call.budget * 1000)
             return Answer(
                 error=ErrorInfo(f"task {call.url} did not answer within its time budget of {budget_ms} ms", 408),
                 cause="timeout",

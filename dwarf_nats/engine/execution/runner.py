@@ -40,7 +40,7 @@ class StepRunner:
             return self._carry_out(step, node)
         budget_ms = own_budget_ms(node, graph)
         if budget_ms is None:
-            return self.invoker.ask(step)
+            return self.invoker.ask(step, claimed_budget_ms(step, self._settings))
         return self._ask_within(step, budget_ms)
 
     def carry_out_at_once(self, step: ClaimedStep, node: Node) -> Answer:
@@ -54,7 +54,7 @@ class StepRunner:
     async def _ask_within(self, step: ClaimedStep, budget_ms: int) -> Answer:
         """Ask the task, whose node has a budget of its own."""
         await self._extend_lease(step, budget_ms)
-        return await self.invoker.ask(step)
+        return await self.invoker.ask(step, budget_ms)
 
     async def _carry_out(self, step: ClaimedStep, node: Node) -> Answer:
         """Do what the node says; a request or message is sent within the budget of the step."""
