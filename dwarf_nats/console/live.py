@@ -110,6 +110,8 @@ class Hub:
         self._watch: asyncio.Task[None] | None = None
         self.events = False
         """True while events arrive."""
+        self.ready = asyncio.Event()
+        """Set once there was a connection, and the rights of the user are known."""
         self.closed = False
 
     async def start(self) -> None:
@@ -179,6 +181,7 @@ class Hub:
             await self._source.connect()
             if self._wanted:
                 await self._subscribe()
+            self.ready.set()
         except (DwarfError, nats.errors.Error, OSError) as error:
             log.warning("the console has no connection to NATS yet: %s", error)
 

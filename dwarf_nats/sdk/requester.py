@@ -36,7 +36,16 @@ RETRY_BACKOFF = Backoff(0.05, 2, 1.0)
 """Pauses before a request is sent again, and between the requests of a wait while the service is unavailable."""
 _READS = frozenset(
     {
-        *("flow.snapshot", "flow.fingerprint", "flow.history", "flow.mermaid", "flow.list", "flow.explain", "step.get"),
+        *(
+            "flow.snapshot",
+            "flow.fingerprint",
+            "flow.history",
+            "flow.mermaid",
+            "flow.list",
+            "flow.explain",
+            "flow.graph",
+            "step.get",
+        ),
         *("task.breaker", "shard.info", "graph.get", "graph.list", "graph.mermaid", "graph.validate"),
     }
 )

@@ -21,6 +21,10 @@ PAGE_FLOWS = 50
 STATUSES = ("running", "interrupted", "failed", "completed", "cancelled", "created")
 PERIODS = {"1h": 3_600_000, "24h": 86_400_000, "7d": 604_800_000, "30d": 2_592_000_000}
 """Choices of the filter by time → milliseconds since the last change of the status."""
+WAITS = ("interrupt", "breakpoint", "event", "retry", "scheduled", "queued", "no_responders", "unavailable", "running")
+"""Reasons of waits that can be filtered by."""
+LOOKED_PAGES = 5
+"""Pages of 200 flows that are looked through for flows that wait for something: the service has no filter for it."""
 TAG = "tag."
 """Beginning of a parameter that filters by a tag: `tag.customer=4711`."""
 
@@ -127,8 +131,7 @@ def address_of_search(text: str) -> str:
 
 async def list_values(source: Source, filters: Filters) -> dict[str, Any]:
     """What the template shows."""
-    page = await source.flows(filters.query(), filters.cursor)
-    flows: Sequence[dict[str, Any]] = page["flows"]
+    flows, cursor, looked = await _read(source, filters)
     counts = Counter(one["status"] for one in flows)
     return {
         "filters": filters,
@@ -136,8 +139,33 @@ async def list_values(source: Source, filters: Filters) -> dict[str, Any]:
         "counts": [(status, counts[status]) for status in STATUSES if counts[status]],
         "statuses": STATUSES,
         "periods": PERIODS,
-        "more": filters.address(cursor=page["cursor"]) if page.get("cursor") else "",
+        "waits": WAITS,
+        "picks": source.may("flow.cancel") or source.may("flow.delete"),
+        "looked": looked,
+        "more": filters.address(cursor=cursor) if cursor else "",
     }
+
+
+async def _read(source: Source, filters: Filters) -> tuple[Sequence[dict[str, Any]], str, int]:
+    """The flows, the cursor behind them, and the number that was looked through if the service could not filter them."""
+    reason = filters["waits"]
+    if not reason:
+        page = await source.flows(filters.query(), filters.cursor)
+        return page["flows"], page.get("cursor", ""), 0
+    if reason not in WAITS:
+        raise BadRequest(f"there is no reason {reason[:20]}: use one of {', '.join(WAITS)}")
+    status = "interrupted" if reason in ("interrupt", "breakpoint") else "running"
+    query = {**filters.query(), "status": status, "limit": 200}
+    found: list[dict[str, Any]] = []
+    cursor, looked = filters.cursor, 0
+    for _ in range(LOOKED_PAGES):
+        page = await source.flows(query, cursor)
+        cursor = page.get("cursor", "")
+        looked += len(page["flows"])
+        found += [one for one in page["flows"] if (one.get("waitsFor") or {}).get("reason") == reason]
+        if not cursor or len(found) >= PAGE_FLOWS:
+            break
+    return found, cursor, looked
 
 
 class FlowList(View):

@@ -1,0 +1,61 @@
+"""Keys stay in memory: what pages get has ids."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from dwarf_nats.console.identities import Identities
+
+FLOW, STEP, OTHER = "1-42-a1B2c3D4e5F6g7H8", "1-57-AAAAbbbbCCCCdddd", "1-43-ZZZZyyyyXXXXwwww"
+
+
+def sealed(value: dict[str, Any], *, payloads: bool = True) -> tuple[Identities, Any]:
+    identities = Identities()
+    return identities, identities.sealed(json.dumps(value).encode(), payloads=payloads)
+
+
+def test_keys_become_ids_and_are_kept() -> None:
+    identities, found = sealed({"flowKey": FLOW, "threadKey": OTHER, "steps": [{"stepKey": STEP, "stepId": 57}]})
+    assert found == {"flow": "1-42", "thread": "1-43", "steps": [{"step": "1-57", "stepId": 57}]}
+    assert identities.flow_key("1-42") == FLOW
+    assert identities.flow_key("1-43") == OTHER
+    assert identities.step_key("1-57") == STEP
+    assert identities.flow_key("1-57") is None
+
+
+def test_a_state_teaches_no_key_and_shows_none() -> None:
+    """A task could write a wrong key for a flow of somebody else into its state."""
+    identities, found = sealed(
+        {"state": {"flowKey": FLOW, "list": [f"see {STEP}"]}, "error": {"message": f"no {FLOW}"}}
+    )
+    assert found == {"state": {"flowKey": "1-42", "list": ["see 1-57"]}, "error": {"message": "no 1-42"}}
+    assert identities.flow_key("1-42") is None
+
+
+def test_without_payloads_values_of_workflows_are_left_out() -> None:
+    _, found = sealed(
+        {
+            "flowKey": FLOW,
+            "state": {"a": 1},
+            "pauses": [{"stepKey": STEP, "payload": 1}],
+            "error": {"message": "m", "x": 1},
+        },
+        payloads=False,
+    )
+    assert found == {"flow": "1-42", "pauses": [{"step": "1-57"}], "error": {"message": "m"}}
+
+
+def test_the_least_used_keys_are_forgotten() -> None:
+    identities = Identities(most=2)
+    for number in (1, 2):
+        identities.learn("flowKey", f"1-{number}-a1B2c3D4e5F6g7H8")
+    identities.flow_key("1-1")
+    identities.learn("flowKey", "1-3-a1B2c3D4e5F6g7H8")
+    assert [identities.flow_key(f"1-{n}") is None for n in (1, 2, 3)] == [False, True, False]
+
+
+def test_text_that_is_no_key_stays() -> None:
+    identities, found = sealed({"flowKey": "nothing"})
+    assert found == {"flow": "nothing"}
+    assert identities.flow_key("nothing") is None
