@@ -212,6 +212,15 @@ class ServerSettings:
         most=65535,
     )
     health_host: str = setting("127.0.0.1", "Address of the health port; 0.0.0.0 for all.")
+    console: str = setting(
+        "",
+        "Serve the web console too, at this address: 127.0.0.1:8080.",
+        metavar="ADDRESS",
+        of_command=True,
+    )
+    console_passwords: Path | None = setting(
+        None, "File of users and hashed passwords for that console.", of_command=True
+    )
     replicas: int = setting(1, "Number of processes, each a replica; not with SQLite.", least=1, of_command=True)
     log_format: LogFormat = setting(LogFormat.TEXT, "Format of the lines on stderr.")
     log_level: LogLevel = setting(

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from dwarf_nats.console.server import ConsoleServer
 
 _INSTALL = 'pip install "dwarf-nats[console]"'
+_NEEDED = ("jinja2", "python_multipart", "starlette", "uvicorn")
 NAME = "dwarf-console"
 """The name of its connections, as NATS reports them."""
 
@@ -78,13 +79,19 @@ async def console(
         await stop.wait()
 
 
+def is_installed() -> bool:
+    """True if the extra for it is installed."""
+    return not _missing()
+
+
 def check_installed() -> None:
     """Raise `BadRequest` if the extra is not installed."""
-    missing = [
-        name for name in ("jinja2", "python_multipart", "starlette", "uvicorn") if not importlib.util.find_spec(name)
-    ]
-    if missing:
+    if missing := _missing():
         raise BadRequest(f"the console needs {', '.join(missing)}: {_INSTALL}")
+
+
+def _missing() -> list[str]:
+    return [name for name in _NEEDED if importlib.util.find_spec(name) is None]
 
 
 @asynccontextmanager

@@ -29,6 +29,7 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 MISSING = "orders.charge"
 ANSWER = {"approved": True, "by": "the demo"}
 _WAIT_MS = 15_000
+_CONSOLE_PORT = 8080
 Ended = list[tuple[Outcome, list[Step]]]
 
 
@@ -75,6 +76,9 @@ async def demo(
                 await client.put_graph(graph)
                 show(f"  workflow {graph.name}: {', '.join(graph.nodes)}")
             show(f"  NATS at {stack.url}")
+            console_url = await stack.add_console(_CONSOLE_PORT)
+            if console_url:
+                show(f"  console at {console_url}, as long as this runs")
             follower = Follower(client, stack.url, ANSWER, 0 if yes else wait_ms / 1000)
             succeeded = await _all_orders(client, follower, orders)
             await worker.stop()

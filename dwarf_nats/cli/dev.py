@@ -38,6 +38,7 @@ async def dev(
     postgres: Annotated[bool, typer.Option("--postgres", help="Embedded PostgreSQL instead of SQLite.")] = False,
     graphs: Annotated[Path | None, option("graphs_dir", help="Folder of graph files.")] = None,
     nats_port: Annotated[int, typer.Option(min=1, max=65535, help="A free one if that is taken.")] = 4222,
+    console_port: Annotated[int, typer.Option(min=1, max=65535, help="Of the web console; likewise.")] = 8080,
 ) -> None:
     """Run NATS, a database, a replica and the workers of the modules named; reload those when they change.
 
@@ -62,8 +63,9 @@ async def dev(
             reloaders = [Reloader(stack.add_worker(module), source) for module, source in sources.items()]
             for one in reloaders:
                 await one.start()
+            url = await stack.add_console(console_port)
             starting = False
-            _print_next_steps(stack, bool(reloaders), nats_port)
+            _print_next_steps(stack, bool(reloaders), nats_port, url)
             while not stop.is_set():
                 stack.check_alive()
                 for one in reloaders:
@@ -145,7 +147,7 @@ async def _pause(stop: asyncio.Event) -> None:
         return
 
 
-def _print_next_steps(stack: LocalStack, workers: bool, port: int) -> None:
+def _print_next_steps(stack: LocalStack, workers: bool, port: int, console: str) -> None:
     at = "" if stack.url.endswith(":4222") else f" --nats {stack.url}"
     taken = [] if stack.url.endswith(f":{port}") else ["", f"Port {port} is taken, so NATS has another one."]
     lines = [
@@ -153,6 +155,7 @@ def _print_next_steps(stack: LocalStack, workers: bool, port: int) -> None:
         "",
         f"NATS      {stack.url}",
         f"database  {stack.dsn}",
+        f"console   {console}" if console else 'console   needs pip install "dwarf-nats[console]"',
         "",
         "Next, in another terminal:",
         f"  dwarf-nats graph put order.yaml{at}",

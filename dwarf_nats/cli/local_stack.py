@@ -15,9 +15,12 @@ from types import TracebackType
 from typing import Self
 
 from dwarf_nats.child_process import ChildProcess
+from dwarf_nats.cli import console
+from dwarf_nats.console.settings import ConsoleSettings
 from dwarf_nats.dev_servers import NatsServer, PostgresServer
 from dwarf_nats.errors import Unavailable
 from dwarf_nats.sdk import Client
+from dwarf_nats.wire.connect_options import ConnectOptions
 
 _START_SECONDS = 60.0
 _POLL_SECONDS = 0.05
@@ -105,6 +108,18 @@ class LocalStack:
     def log(self, name: str) -> Path | None:
         """The log file of a process, if output goes to files."""
         return self._logs / f"{name}.log" if self._logs is not None else None
+
+    async def add_console(self, port: int) -> str:
+        """Serve the web console, stopped with the stack, on a free port if that one is taken. Returns its URL.
+
+        The text is empty if the extra for it is not installed.
+        """
+        if not console.is_installed():
+            return ""
+        settings = ConsoleSettings(listen=f"127.0.0.1:{port if is_free(port) else 0}")
+        connection = ConnectOptions(url=self.url, environment=False)
+        server = await self._stack.enter_async_context(console.served(connection, "dwarf", settings))
+        return server.url
 
     def add_worker(self, module: str, env: Mapping[str, str] | None = None) -> WorkerProcess:
         """A worker process for a module, stopped with the stack; start it with `start`."""

@@ -6,13 +6,16 @@ import asyncio
 import signal
 import subprocess
 import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 
 import typer
 
-from dwarf_nats.cli import logs
+from dwarf_nats.cli import console, logs
 from dwarf_nats.cli.command import command, register_group
 from dwarf_nats.cli.options import given_dsns
 from dwarf_nats.cli.setting_options import parameters, server_settings
+from dwarf_nats.console.settings import ConsoleSettings
 from dwarf_nats.errors import BadRequest, Unavailable
 from dwarf_nats.settings import SERVER_SETTINGS, ServerSettings
 
@@ -39,6 +42,23 @@ async def serve(settings: ServerSettings) -> None:
 
     given_dsns(settings.dsns)
     logs.set_up(settings.log_format, settings.log_level)
+    async with _console(settings):
+        await _serve(settings, run_server)
+
+
+@asynccontextmanager
+async def _console(settings: ServerSettings) -> AsyncIterator[None]:
+    """The console beside the replicas, if the settings ask for one."""
+    if not settings.console:
+        yield
+        return
+    console.check_installed()
+    wanted = ConsoleSettings(listen=settings.console, passwords=settings.console_passwords)
+    async with console.served(settings.connection, settings.prefix, wanted):
+        yield
+
+
+async def _serve(settings: ServerSettings, run_server: Callable[[ServerSettings], Awaitable[None]]) -> None:
     if settings.replicas > 1:
         if any(one.startswith("sqlite:") for one in settings.dsns):
             raise BadRequest("a SQLite file serves one replica only: use PostgreSQL for --replicas 2 and more")
@@ -47,7 +67,7 @@ async def serve(settings: ServerSettings) -> None:
 
 
 def _launch(replicas: int, health_port: int | None) -> list[subprocess.Popen[bytes]]:
-    command_line = [sys.executable, "-m", "dwarf_nats.cli.main", *sys.argv[1:], "--replicas", "1"]
+    command_line = [sys.executable, "-m", "dwarf_nats.cli.main", *sys.argv[1:], "--replicas", "1", "--console", ""]
     ports = [["--health-port", str(health_port + n)] if health_port else [] for n in range(replicas)]
     return [subprocess.Popen([*command_line, *port]) for port in ports]
 
