@@ -132,3 +132,69 @@ async def test_it_waits_for_the_bus(tmp_path: Path) -> None:
             history = await ask_until_served(connection, "dwarf.flow.history", {"flowKey": made["flowKey"]})
     check(outcome, services)
     assert [step["attempt"] for step in history["steps"]] == [0] * 7
+
+
+@pytest.mark.parametrize("short_dsn", ["sqlite_dsn", "pg_dsn"], indirect=True)
+async def test_a_replica_that_drains_in_the_midst_records_what_it_has_in_hand(
+    nats_server: NatsServer, short_dsn: str
+) -> None:
+    """B3: SIGTERM during a compensation; its answer counts, the exit code is 0, and the next replica goes on behind it."""
+    flags = ("--prefix", "sagadrain", "--task-prefix", "sagadraintask")
+    services = Services(hangs=False)
+    held: asyncio.Queue[Msg] = asyncio.Queue()
+    async with client(nats_server.url) as connection:
+        await services.serve(connection, "order", "sagadraintask")
+        graph = saga("order")
+        graph["tasks"][1]["compensate"] = "late.undo-b"
+        await connection.subscribe("sagadraintask.late.undo-b", cb=held.put)
+        async with replica(nats_server.url, short_dsn, *flags) as one:
+            await until_ready(connection, one)
+            made = await ask(connection, "sagadrain.flow.create", {"graph": graph, "start": True})
+            message = await held.get()
+            one.terminate()
+            assert one.process.stderr is not None
+            async for said in one.process.stderr:
+                if b"drain" in said:
+                    break
+            await message.respond(json.dumps({"changes": {"undo-b": True}}).encode())
+            code, _ = await one.ended()
+            assert code == 0
+        assert services.undone == ["undo-c"]
+        async with replica(nats_server.url, short_dsn, *flags):
+            outcome = await ask_until_served(connection, "sagadrain.flow.await", {"flowKey": made["flowKey"]})
+    assert (outcome["status"], outcome["state"]["undo-b"]) == ("failed", True)
+    assert services.undone == ["undo-c", "undo-a"]
+    assert held.empty()
+
+
+async def test_a_compensation_that_nobody_serves_waits_until_somebody_does(
+    nats_server: NatsServer, sqlite_dsn: str
+) -> None:
+    """V4: no responders is no attempt; the flow is being compensated until a service comes, also over a restart."""
+    flags = ("--prefix", "sagaalone", "--task-prefix", "sagaalonetask")
+    services = Services(hangs=False)
+    graph = saga("order")
+    graph["tasks"][1]["compensate"] = "late.undo-b"
+    async with client(nats_server.url) as connection:
+        await services.serve(connection, "order", "sagaalonetask")
+        async with replica(nats_server.url, sqlite_dsn, *flags) as one:
+            await until_ready(connection, one)
+            made = await ask(connection, "sagaalone.flow.create", {"graph": graph, "start": True})
+            while not (await ask(connection, "sagaalone.task.breaker", {"task": "late.undo-b"}))["tripped"]:
+                pass
+            shown = await ask(connection, "sagaalone.flow.snapshot", {"flowKey": made["flowKey"]})
+            assert (shown["status"], shown["compensating"]) == ("running", True)
+            one.terminate()
+            await one.ended()
+        asked = await connection.subscribe("sagaalonetask.late.undo-b", cb=_undo)
+        async with replica(nats_server.url, sqlite_dsn, *flags):
+            outcome = await ask_until_served(connection, "sagaalone.flow.await", {"flowKey": made["flowKey"]})
+            history = await ask_until_served(connection, "sagaalone.flow.history", {"flowKey": made["flowKey"]})
+        await asked.unsubscribe()
+    assert (outcome["status"], outcome["error"]["message"]) == ("failed", "broken")
+    assert services.undone == ["undo-c", "undo-a"]
+    assert {step["attempt"] for step in history["steps"]} == {0}
+
+
+async def _undo(message: Msg) -> None:
+    await message.respond(b"")

@@ -53,6 +53,30 @@ async def test_a_flow_completes_after_kill_9_in_the_middle_of_a_task(nats_server
     assert keys[0] == keys[1]
 
 
+async def test_a_node_with_a_long_budget_is_taken_over_as_soon_as_its_replica_is_silent(
+    nats_server: NatsServer, pg_dsn: str
+) -> None:
+    """B2, L1: kill -9 of one of two replicas; the other takes the step within seconds, not after ten minutes."""
+    flags = ("--replica-timeout-ms", "500", "--prefix", "longbudget", "--task-prefix", "longbudgettask")
+    graph = line("long", ["work"])
+    graph["tasks"][0]["timeoutMs"] = 600_000
+    asked: asyncio.Queue[Msg] = asyncio.Queue()
+    async with client(nats_server.url) as connection:
+        await connection.subscribe("longbudgettask.work", cb=asked.put)
+        async with replica(nats_server.url, pg_dsn, *flags) as one:
+            await until_ready(connection, one)
+            made = await ask(connection, "longbudget.flow.create", {"graph": graph, "start": True})
+            first = await asked.get()
+            async with replica(nats_server.url, pg_dsn, *flags):
+                await one.kill()
+                second = await asked.get()
+                await answer(first, by="the first")  # nobody listens any more
+                await answer(second, by="the second")
+                outcome = await ask_until_served(connection, "longbudget.flow.await", {"flowKey": made["flowKey"]})
+    assert (outcome["status"], outcome["state"]) == ("completed", {"by": "the second"})
+    assert json.loads(first.data)["stepKey"] == json.loads(second.data)["stepKey"]
+
+
 async def test_nothing_fails_when_nats_server_restarts_under_load(tmp_path: Path) -> None:
     """B6, V4: steps in hand are held and asked again; no flow fails, and each ends with its own state."""
     flows = 40
