@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from dwarf_nats.workflow.options import FlowOptions, Query
     from dwarf_nats.workflow.records import EventReceipt, FlowSummary, GraphInfo, Outcome, Pause, ShardInfo, Step
     from dwarf_nats.workflow.status import Status
+    from dwarf_nats.workflow.step_details import Branch, FailedAttempt, Progress, StepPause
     from dwarf_nats.workflow.task_error import SubgraphError, TaskError, WaitTimeout
 
 __all__ = [
@@ -49,6 +50,7 @@ __all__ = [
     "Answer",
     "BadRequest",
     "Because",
+    "Branch",
     "BusAway",
     "Change",
     "Client",
@@ -60,6 +62,7 @@ __all__ = [
     "ErrorInfo",
     "EventReceipt",
     "Explanation",
+    "FailedAttempt",
     "Flow",
     "FlowOptions",
     "FlowSummary",
@@ -71,6 +74,7 @@ __all__ = [
     "NotFound",
     "Outcome",
     "Pause",
+    "Progress",
     "PublishMessage",
     "Query",
     "Reason",
@@ -80,6 +84,7 @@ __all__ = [
     "ShardInfo",
     "Status",
     "Step",
+    "StepPause",
     "SubgraphError",
     "TaskCall",
     "TaskError",
@@ -136,6 +141,7 @@ _MODULES = {
         "Step",
     ),
     "dwarf_nats.workflow.status": ("Status",),
+    "dwarf_nats.workflow.step_details": ("Branch", "FailedAttempt", "Progress", "StepPause"),
     "dwarf_nats.workflow.task_error": ("SubgraphError", "TaskError", "WaitTimeout"),
 }
 """The public names by the module that defines them; the same as the imports for type checkers above, which a test holds."""

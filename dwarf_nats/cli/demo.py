@@ -19,7 +19,8 @@ from dwarf_nats.cli.command import command
 from dwarf_nats.cli.following import POLL_SECONDS, Follower, compact
 from dwarf_nats.cli.graph import read_graph
 from dwarf_nats.cli.local_stack import LocalStack, WorkerProcess
-from dwarf_nats.cli.output import coloured, console, error_line, history_view, show, table
+from dwarf_nats.cli.output import coloured, console, error_line, show, table
+from dwarf_nats.cli.steps import history_view
 from dwarf_nats.errors import NotFound
 from dwarf_nats.sdk import Client
 from dwarf_nats.workflow.records import Outcome, Step

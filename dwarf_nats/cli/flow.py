@@ -18,19 +18,20 @@ from dwarf_nats.cli.output import (
     coloured,
     day_and_clock,
     error_line,
-    history_view,
     outcome_view,
     pretty,
     table,
 )
 from dwarf_nats.cli.pauses import advice_for, pauses_view
 from dwarf_nats.cli.state_arg import read_state
+from dwarf_nats.cli.steps import history_view, step_view
 from dwarf_nats.errors import TimedOut
 from dwarf_nats.render.terminal import one_line
 from dwarf_nats.sdk import Change
 from dwarf_nats.wire import codec
 from dwarf_nats.wire import messages as m
 from dwarf_nats.wire.pause_messages import pause_message
+from dwarf_nats.wire.steps import step_message
 from dwarf_nats.workflow.records import Outcome, Step
 from dwarf_nats.workflow.status import Status
 
@@ -178,8 +179,8 @@ async def get(
         raise typer.BadParameter("give the key of a flow, or --step with the key of a step", param_hint="FLOW")
     async with service.client(bus) as client:
         if step:
-            message = codec.step_message(await client.step(step))
-            out.show(message, pretty(msgspec.json.encode(message)))
+            found = await client.step(step)
+            out.show(step_message(found), *step_view(found))
         elif fingerprint:
             digest, status = await client.fingerprint(flow)
             out.show({"fingerprint": digest, "status": status.value}, f"{digest}  {status.value}")
@@ -218,7 +219,7 @@ async def history(
             more = [f"more: --limit {limit} --cursor {cursor}"] if cursor else []
             out.show(None, *more, *pauses_view(await client.snapshot(flow), service.prefix))
             return
-    out.show(m.HistoryReply(steps=[codec.step_message(step) for step in steps], cursor=cursor or msgspec.UNSET))
+    out.show(m.HistoryReply(steps=[step_message(step) for step in steps], cursor=cursor or msgspec.UNSET))
 
 
 @command(
@@ -297,7 +298,7 @@ async def watch(out: Output, bus: Bus, service: Service, flow: FlowKey) -> None:
         async for change in client.watch(flow):
             for step, path in _news(change.steps, seen):
                 line = f"{clock(step.updated_at)}  {step.status.value:<11}  {one_line(path)}"
-                out.show(codec.step_message(step), f"{line}  {error_line(step.error)}".rstrip())
+                out.show(step_message(step), f"{line}  {error_line(step.error)}".rstrip())
             if change.outcome.status is Status.INTERRUPTED and not out.json:
                 _show(out, service, change.outcome)
             last = change

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -16,8 +16,7 @@ from dwarf_nats.cli.command import option_group
 from dwarf_nats.render.terminal import in_json, in_lines, one_line
 from dwarf_nats.wire.times import from_micros
 from dwarf_nats.workflow.answer import ErrorInfo
-from dwarf_nats.workflow.nodes import NodeKind
-from dwarf_nats.workflow.records import Outcome, Step
+from dwarf_nats.workflow.records import Outcome
 from dwarf_nats.workflow.status import Status
 
 _COLOURS = {
@@ -122,38 +121,3 @@ def outcome_view(outcome: Outcome) -> list[RenderableType]:
         shown.append("not all of it fits the bus (max_payload): what was too large is left out")
     shown.append(pretty(outcome.state_json))
     return shown
-
-
-def history_view(steps: Sequence[Step]) -> list[RenderableType]:
-    """The steps of a flow for people, those of a subgraph indented below their caller; then the errors."""
-    rows = list(_walked(steps, ""))
-    columns = ("task", "status", "retry", "started", "took", "step")
-    errors = [
-        Text(f"{one_line(step.task)}: {error_line(step.error)}", style="red")
-        for _, step in rows
-        if step.error is not None
-    ]
-    problems = [
-        Text(f"{one_line(step.task)}: condition not evaluated: {one_line(problem)}", style="yellow")
-        for _, step in rows
-        for problem in step.problems
-    ]
-    cut = [
-        f"more of {one_line(step.sub_workflow or '')}: dwarf-nats flow history {step.sub_flow_key}"
-        for _, step in rows
-        if step.truncated and step.sub_flow_key
-    ]
-    return [table(columns, (_history_row(name, step) for name, step in rows)), *errors, *problems, *cut]
-
-
-def _walked(steps: Sequence[Step], indent: str) -> Iterator[tuple[str, Step]]:
-    for step in steps:
-        kind = "" if step.kind is NodeKind.TASK else f" ({step.kind})"
-        yield indent + step.task + kind + (f" ▸ {step.sub_workflow}" if step.sub_workflow else ""), step
-        yield from _walked(step.sub_history, indent + "  ")
-
-
-def _history_row(name: str, step: Step) -> Sequence[str | Text]:
-    due = f"due {day_and_clock(step.due_at)}" if step.due_at is not None else ""
-    took = f"{(step.updated_at - step.started_at) / 1000:.1f} ms" if step.started_at and step.status.stopped else ""
-    return name, coloured(step.status), str(step.attempt or ""), clock(step.started_at)[:8], took or due, step.step_key

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from dwarf_nats.errors import NotFound
 from dwarf_nats.rules import fan_in, state_refs
-from dwarf_nats.rules.rows import FlowRow, PausedFlow, StepRow, SummaryRow
+from dwarf_nats.rules.pauses import with_payload
+from dwarf_nats.rules.rows import FanOut, FlowRow, PausedFlow, StepRow, SummaryRow
 from dwarf_nats.workflow.answer import ErrorInfo
 from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.limits import UNLIMITED, Limits
@@ -17,6 +18,7 @@ from dwarf_nats.workflow.nodes import NodeKind
 from dwarf_nats.workflow.records import FlowSummary, Outcome, Step
 from dwarf_nats.workflow.state import decode_state, decode_value, encode_state, merge
 from dwarf_nats.workflow.status import Status
+from dwarf_nats.workflow.step_details import Branch, StepPause
 
 if TYPE_CHECKING:
     from dwarf_nats.ports import FlowStore
@@ -94,8 +96,11 @@ def outcome_at(flow: FlowContext | FlowRef, end: FlowEnd) -> Outcome:
     )
 
 
-def history_step(shard: int, row: StepRow, graph: Graph | None) -> Step:
-    """Return a step of a history, which has no state and no changes. `graph`: of its flow, which knows its kind."""
+def history_step(shard: int, row: StepRow, graph: Graph | None, fan_outs: Mapping[int, FanOut | StepRow]) -> Step:
+    """Return a step of a history, which has no state and no changes. `graph`: of its flow, which knows its kind.
+
+    `fan_outs`: the steps that fanned out to branches, by their ids; the one around this step is looked for there.
+    """
     node = None if graph is None else (graph.nodes if row.compensates is None else graph.compensations).get(row.node)
     return Step(
         step_key=f"{shard}-{row.step_id}-{row.token}",
@@ -113,12 +118,41 @@ def history_step(shard: int, row: StepRow, graph: Graph | None) -> Step:
         kind=NodeKind.TASK if node is None else node.kind,
         due_at=row.not_before if row.status in _NOT_BEGUN and row.not_before > row.updated_at else None,
         problems=[] if row.problems is None else list(decode_value(row.problems.encode())),
+        handled_error=ErrorInfo.from_stored(row.error) if row.status is Status.COMPLETED else None,
+        branch=_branch(row, fan_outs),
+        pause=_pause(row) if row.status is Status.INTERRUPTED else None,
     )
 
 
-def step_with_state(shard: int, row: StepRow, graph: Graph | None) -> Step:
+def _branch(row: StepRow, fan_outs: Mapping[int, FanOut | StepRow]) -> Branch | None:
+    fan_out = fan_outs.get(row.spawn_id) if row.spawn_id else None
+    if fan_out is None or fan_out.cohort_size is None:
+        return None
+    return Branch(index=row.ordinal, count=fan_out.cohort_size, of=fan_out.node)
+
+
+def _pause(row: StepRow) -> StepPause:
+    payload = row.interrupt_payload
+    return StepPause(
+        kind="breakpoint" if payload is None else "interrupt",
+        since=row.updated_at,
+        until=row.wait_until,
+        payload_json=None if payload is None else payload.encode(),
+    )
+
+
+def bound_payloads(steps: Iterable[Step]) -> None:
+    """Leave out the payloads of pauses that would make a page too large; the first one always stays."""
+    paused = [step for step in steps if step.pause is not None and step.pause.payload_json is not None]
+    sizes = [len(step.pause.payload_json or b"") for step in paused if step.pause is not None]
+    for step, whole in zip(paused, with_payload(sizes), strict=True):
+        if not whole and step.pause is not None:
+            step.pause = replace(step.pause, payload_json=None)
+
+
+def step_with_state(shard: int, row: StepRow, graph: Graph | None, fan_outs: Mapping[int, FanOut | StepRow]) -> Step:
     """Return a step with its state, changes and interrupt payload."""
-    step = history_step(shard, row, graph)
+    step = history_step(shard, row, graph, fan_outs)
     step.state_json = row.state.encode()
     step.changes_json = row.changes.encode()
     if row.interrupt_payload is not None:
@@ -155,8 +189,9 @@ def nested_history(
     """
     children = {flow.surgraph_step_id: flow for flow in flows if flow.surgraph_step_id is not None}
     by_flow: dict[int, list[Step]] = {}
+    by_id = {row.step_id: row for row in steps}
     for row in steps:
-        step = history_step(shard, row, graphs.get(row.flow_id))
+        step = history_step(shard, row, graphs.get(row.flow_id), by_id)
         by_flow.setdefault(row.flow_id, []).append(step)
         child = children.get(row.step_id)
         if child is not None:

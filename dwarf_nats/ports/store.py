@@ -30,7 +30,7 @@ if TYPE_CHECKING:
         ReplicaStore,
     )
     from dwarf_nats.rules.claims import ClaimedRow
-    from dwarf_nats.rules.rows import Called, FlowRow, PausedFlow, PriorityBacklog, StepRow, SummaryRow
+    from dwarf_nats.rules.rows import Called, FanOut, FlowRow, PausedFlow, PriorityBacklog, StepRow, SummaryRow
     from dwarf_nats.rules.scheduling.values import Page, PageRequest, Share
     from dwarf_nats.rules.settlement import Settlement, SettleResult
     from dwarf_nats.rules.state_refs import RefSource
@@ -248,6 +248,10 @@ class HistoryStore(Protocol):
 
     async def called(self, root_id: int, step_ids: Sequence[int]) -> dict[int, Called]:
         """Return the flows that these steps of a tree called, by the ids of the steps."""
+        ...
+
+    async def fan_outs(self, step_ids: Sequence[int]) -> dict[int, FanOut]:
+        """Return the steps of these ids that fanned out, by their ids."""
         ...
 
     async def first_steps(self, flow_ids: Sequence[int], limit: int) -> dict[int, list[StepRow]]:

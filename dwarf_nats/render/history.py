@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from dwarf_nats.render.dag import Dag, Path, exits, flow_status, with_children
+from dwarf_nats.render.details import more_details
 from dwarf_nats.render.flowchart import MAX_CHARACTERS, Box, Flowchart, Line, Shape
 from dwarf_nats.render.kinds import SHAPES
 from dwarf_nats.render.labels import clip, span
@@ -24,6 +25,8 @@ from dwarf_nats.workflow.nodes import NodeKind
 from dwarf_nats.workflow.records import Step
 from dwarf_nats.workflow.status import Status
 
+ON_ERROR = "on error"
+"""The label of an edge that a step took because of an error."""
 MAX_NODES = 160
 """Nodes of one diagram; with more, people find nothing in it."""
 
@@ -143,7 +146,8 @@ class _FlowDrawing:
         return Shape.FUNNEL if step.step_id in self._dag.fan_ins else SHAPES.get(step.kind, Shape.BOX)
 
     def _details(self, step: Step) -> list[str]:
-        """The kind unless a task is asked, the status unless completed, the time, the attempt unless the first; the error."""
+        """The kind unless a task is asked, the status unless completed, the time, the attempt unless the first; the error, and
+        what else there is to say."""
         words = [] if step.kind is NodeKind.TASK else [step.kind.value]
         words += [] if step.status is Status.COMPLETED else [step.status.value]
         if not step.status.stopped and step.sub_history and not flow_status(step.sub_history).terminal:
@@ -154,7 +158,7 @@ class _FlowDrawing:
             words.append(f"attempt {step.attempt + 1:,}")
         # Some versions of Mermaid cannot show text in backticks.
         error = step.error.message.replace("`", "'") if step.error is not None else ""
-        return [" · ".join(words), clip(error, self._bounds.characters)]
+        return [" · ".join(words), *(clip(one, self._bounds.characters) for one in (error, *more_details(step)))]
 
     def _child(self, step: Step, caller: str, box: Box | None, level: int) -> str:
         """Draw the flow that a step called, below the step. Returns the node at which edges out of both begin."""
@@ -182,7 +186,9 @@ class _FlowDrawing:
         alike = len({self._dag.by_id[child].task for child in branches}) < len(branches)
         for at, child in enumerate(branches, 1):
             if child in shown:
-                number = f" {at:,}/{len(branches):,}" if alike else ""
+                place = self._dag.by_id[child].branch
+                label = f"{at:,}/{len(branches):,}" if place is None else place.label
+                number = f" {label}" if alike else ""
                 self._chain((*path, child), frame, level + 1, number)
         hidden = [child for child in branches if child not in shown]
         if hidden:
@@ -241,8 +247,11 @@ class _FlowDrawing:
                         self._chart.edge(tail, head, line=Line.DOTTED)
                         continue
                     waited = "" if tail in self._folded or head in self._folded else _waited(source, step)
-                    ranks = self._ranks[head] - self._ranks[tail] if fan_in else 1
-                    self._chart.edge(tail, head, waited, ranks=max(1, ranks))
+                    ranks = max(1, self._ranks[head] - self._ranks[tail]) if fan_in else 1
+                    if source is not None and source.handled_error is not None and tail not in self._folded:
+                        self._chart.edge(tail, head, ON_ERROR, waited, line=Line.DOTTED, style="error", ranks=ranks)
+                    else:
+                        self._chart.edge(tail, head, waited, ranks=ranks)
 
     def _rank(self, step: Step, tails: list[str]) -> None:
         """Compute the row of a step, so that the branches of a cohort begin in one row, however long each is."""
@@ -253,13 +262,16 @@ class _FlowDrawing:
             self._ranks[tail] = self._ranks[head] + 1
 
     def _draw_end(self) -> None:
-        tails = dict.fromkeys(self._tails[step.step_id] for step in exits(self._dag))
+        tails = {self._tails[step.step_id]: step for step in exits(self._dag)}
         if tails:
             status = flow_status(self._dag.steps)
             said = "" if status is Status.COMPLETED else status.value
             end = self._chart.node("END", said, style=status.value, shape=Shape.ROUND, box=self._box)
-            for tail in tails:
-                self._chart.edge(tail, end)
+            for tail, step in tails.items():
+                if step.handled_error is not None and tail not in self._folded:
+                    self._chart.edge(tail, end, ON_ERROR, line=Line.DOTTED, style="error")
+                else:
+                    self._chart.edge(tail, end)
 
 
 def _waited(source: Step | None, step: Step) -> str:

@@ -195,6 +195,13 @@ class SummaryRow:
     compensating: str | None
 
 
+class FanOut(NamedTuple):
+    """A step that fanned out, as its branches show it. `cohort_size`: the number of its branches."""
+
+    node: str
+    cohort_size: int | None
+
+
 class Called(NamedTuple):
     """A flow that a step called."""
 

@@ -28,12 +28,14 @@ from dwarf_nats.workflow.nodes import PublishMessage, RetryPolicy, SendRequest, 
 from dwarf_nats.workflow.options import FlowOptions, Query
 from dwarf_nats.workflow.records import EventReceipt, FlowSummary, GraphInfo, Outcome, Pause, ShardInfo, Step
 from dwarf_nats.workflow.status import Status
+from dwarf_nats.workflow.step_details import Branch, FailedAttempt, Progress, StepPause
 from dwarf_nats.workflow.task_error import SubgraphError, TaskError, WaitTimeout
 
 __all__ = [
     "END",
     "BadRequest",
     "Because",
+    "Branch",
     "Change",
     "Client",
     "Conflict",
@@ -42,6 +44,7 @@ __all__ = [
     "ErrorInfo",
     "EventReceipt",
     "Explanation",
+    "FailedAttempt",
     "Flow",
     "FlowOptions",
     "FlowSummary",
@@ -53,6 +56,7 @@ __all__ = [
     "NotFound",
     "Outcome",
     "Pause",
+    "Progress",
     "PublishMessage",
     "Query",
     "Reason",
@@ -62,6 +66,7 @@ __all__ = [
     "ShardInfo",
     "Status",
     "Step",
+    "StepPause",
     "SubgraphError",
     "TaskError",
     "TimedOut",

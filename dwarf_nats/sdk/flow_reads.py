@@ -8,8 +8,9 @@ from typing import TypeAlias
 from msgspec import UNSET
 
 from dwarf_nats.wire import messages as m
-from dwarf_nats.wire.codec import or_default, outcome_record, step_record, summary_record
+from dwarf_nats.wire.codec import or_default, outcome_record, summary_record
 from dwarf_nats.wire.explain_messages import explanation_record
+from dwarf_nats.wire.steps import step_record
 from dwarf_nats.workflow.explanation import Explanation
 from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.options import Query

@@ -16,9 +16,8 @@ from msgspec import UNSET, Raw, UnsetType
 from dwarf_nats.errors import BadRequest
 from dwarf_nats.workflow.answer import ErrorInfo
 from dwarf_nats.workflow.limits import UNBOUNDED
-from dwarf_nats.workflow.nodes import NodeKind
 from dwarf_nats.workflow.options import FlowOptions, Query
-from dwarf_nats.workflow.records import FlowSummary, GraphInfo, Outcome, ShardHealth, ShardInfo, Step
+from dwarf_nats.workflow.records import FlowSummary, GraphInfo, Outcome, ShardHealth, ShardInfo
 from dwarf_nats.workflow.state import check_json, encode_value
 from dwarf_nats.workflow.status import Status
 
@@ -47,31 +46,38 @@ def raw_bytes(value: Raw | UnsetType) -> bytes | None:
     return None if isinstance(value, UnsetType) else bytes(value)
 
 
-def _or_none(value: V | UnsetType) -> V | None:
+def or_none(value: V | UnsetType) -> V | None:
+    """The value of a field, `None` where the field was left out."""
     return None if isinstance(value, UnsetType) else value
 
 
-def _or_unset(value: V | None) -> V | UnsetType:
+def or_unset(value: V | None) -> V | UnsetType:
+    """A value as a field that is left out for `None`."""
     return UNSET if value is None else value
 
 
-def _time(at: int | None) -> str | UnsetType:
+def time_or_unset(at: int | None) -> str | UnsetType:
+    """A time as a field, as `or_unset`."""
     return UNSET if at is None else rfc3339(at)
 
 
-def _micros(text: str | UnsetType) -> int | None:
+def micros_or_none(text: str | UnsetType) -> int | None:
+    """The time of a field, as `or_none`."""
     return None if isinstance(text, UnsetType) else micros(text)
 
 
-def _raw(text: bytes | None) -> Raw | UnsetType:
+def raw_or_unset(text: bytes | None) -> Raw | UnsetType:
+    """JSON text as a field, as `or_unset`."""
     return UNSET if text is None else Raw(text)
 
 
-def _error_values(error: ErrorInfo | None) -> dict[str, Any] | UnsetType:
+def error_values(error: ErrorInfo | None) -> dict[str, Any] | UnsetType:
+    """An error as a field, as `or_unset`."""
     return UNSET if error is None else error.as_dict()
 
 
-def _error_info(values: dict[str, Any] | UnsetType) -> ErrorInfo | None:
+def error_info(values: dict[str, Any] | UnsetType) -> ErrorInfo | None:
+    """The error of a field, as `or_none`."""
     if isinstance(values, UnsetType):
         return None
     extra = dict(values)
@@ -92,15 +98,15 @@ def options_message(options: FlowOptions | None) -> m.Options | UnsetType:
     if options.start_at is not None and options.start_at.tzinfo is None:
         raise BadRequest("option start_at needs a time zone: use datetime.now(UTC) or .astimezone()")
     return m.Options(
-        priority=_or_unset(options.priority),
+        priority=or_unset(options.priority),
         fairness_key=options.fairness_key or UNSET,
         fairness_weight=UNSET if options.fairness_weight == 1.0 else options.fairness_weight,
-        start_at=_or_unset(options.start_at),
+        start_at=or_unset(options.start_at),
         baggage=UNSET if options.baggage is None else Raw(encode_value(options.baggage, "option baggage")),
-        idempotency_key=_or_unset(options.idempotency_key),
-        notify=_or_unset(options.notify),
-        time_budget_ms=_or_unset(options.time_budget_ms),
-        thread_key=_or_unset(options.thread),
+        idempotency_key=or_unset(options.idempotency_key),
+        notify=or_unset(options.notify),
+        time_budget_ms=or_unset(options.time_budget_ms),
+        thread_key=or_unset(options.thread),
         delete_on_completion=options.delete_on_completion or UNSET,
     )
 
@@ -187,9 +193,9 @@ def outcome_message(outcome: Outcome) -> m.Outcome:
         workflow=outcome.workflow,
         status=outcome.status.value,  # type: ignore[arg-type]  # a flow is never pending
         state=Raw(outcome.state_json),
-        error=_error_values(outcome.error),
-        cancel_reason=_or_unset(outcome.cancel_reason),
-        interrupt_payload=_raw(outcome.interrupt_json),
+        error=error_values(outcome.error),
+        cancel_reason=or_unset(outcome.cancel_reason),
+        interrupt_payload=raw_or_unset(outcome.interrupt_json),
         pauses=[pause_message(one) for one in outcome.pauses] if outcome.pauses else UNSET,
         compensating=outcome.compensating or UNSET,
         truncated=outcome.truncated or UNSET,
@@ -203,8 +209,8 @@ def outcome_record(message: m.Outcome) -> Outcome:
         workflow=message.workflow,
         status=Status(message.status),
         state_json=bytes(message.state),
-        error=_error_info(message.error),
-        cancel_reason=_or_none(message.cancel_reason),
+        error=error_info(message.error),
+        cancel_reason=or_none(message.cancel_reason),
         interrupt_json=raw_bytes(message.interrupt_payload),
         pauses=[pause_record(one) for one in or_default(message.pauses, ())],
         compensating=message.compensating is True,
@@ -215,91 +221,6 @@ def outcome_record(message: m.Outcome) -> Outcome:
 def encode_outcome(outcome: Outcome) -> bytes:
     """An outcome as JSON, complete."""
     return encode(outcome_message(outcome))
-
-
-# --- steps ---
-
-
-def step_message(step: Step) -> m.Step:
-    """A step as it travels, the history of its subgraph included."""
-    message = _step_message_alone(step)
-    pending = [(step, message)]
-    while pending:  # without recursion, so that no depth is too much (P4)
-        record, above = pending.pop()
-        if record.sub_history:
-            above.sub_history = [_step_message_alone(one) for one in record.sub_history]
-            pending += zip(record.sub_history, above.sub_history, strict=True)
-    return message
-
-
-def step_record(message: m.Step) -> Step:
-    """A step that was received, the history of its subgraph included."""
-    record = _step_record_alone(message)
-    pending = [(message, record)]
-    while pending:  # without recursion, so that no depth is too much (P4)
-        received, above = pending.pop()
-        inner = _or_none(received.sub_history) or []
-        above.sub_history = [_step_record_alone(one) for one in inner]
-        pending += zip(inner, above.sub_history, strict=True)
-    return record
-
-
-def _step_message_alone(step: Step) -> m.Step:
-    return m.Step(
-        step_key=step.step_key,
-        step_id=step.step_id,
-        depth=step.depth,
-        task=step.task,
-        attempt=step.attempt,
-        status=step.status.value,
-        created_at=rfc3339(step.created_at),
-        updated_at=rfc3339(step.updated_at),
-        started_at=_time(step.started_at),
-        error=_error_values(step.error),
-        predecessor_id=_or_unset(step.predecessor_id),
-        successor_id=_or_unset(step.successor_id),
-        state=_raw(step.state_json),
-        changes=_raw(step.changes_json),
-        interrupt_payload=_raw(step.interrupt_json),
-        prev_key=_or_unset(step.prev_key),
-        next_key=_or_unset(step.next_key),
-        subgraph=step.subgraph or UNSET,
-        sub_workflow=_or_unset(step.sub_workflow),
-        sub_flow_key=_or_unset(step.sub_flow_key),
-        kind=UNSET if step.kind is NodeKind.TASK else step.kind.value,
-        due_at=_time(step.due_at),
-        problems=step.problems or UNSET,
-        truncated=step.truncated or UNSET,
-    )
-
-
-def _step_record_alone(message: m.Step) -> Step:
-    return Step(
-        step_key=message.step_key,
-        step_id=message.step_id,
-        depth=message.depth,
-        task=message.task,
-        attempt=message.attempt,
-        status=Status(message.status),
-        created_at=micros(message.created_at),
-        updated_at=micros(message.updated_at),
-        started_at=_micros(message.started_at),
-        error=_error_info(message.error),
-        predecessor_id=_or_none(message.predecessor_id),
-        successor_id=_or_none(message.successor_id),
-        state_json=raw_bytes(message.state),
-        changes_json=raw_bytes(message.changes),
-        interrupt_json=raw_bytes(message.interrupt_payload),
-        prev_key=_or_none(message.prev_key),
-        next_key=_or_none(message.next_key),
-        subgraph=message.subgraph is True,
-        sub_workflow=_or_none(message.sub_workflow),
-        sub_flow_key=_or_none(message.sub_flow_key),
-        kind=NodeKind(_or_none(message.kind) or NodeKind.TASK),
-        due_at=_micros(message.due_at),
-        problems=_or_none(message.problems) or [],
-        truncated=message.truncated is True,
-    )
 
 
 # --- lists ---
@@ -316,10 +237,10 @@ def summary_message(flow: FlowSummary) -> m.FlowSummary:
         updated_at=rfc3339(flow.updated_at),
         priority=flow.priority,
         task=flow.task or UNSET,
-        due_at=_time(flow.due_at),
-        error=_error_values(flow.error),
-        cancel_reason=_or_unset(flow.cancel_reason),
-        started_at=_time(flow.started_at),
+        due_at=time_or_unset(flow.due_at),
+        error=error_values(flow.error),
+        cancel_reason=or_unset(flow.cancel_reason),
+        started_at=time_or_unset(flow.started_at),
         fairness_key=flow.fairness_key or UNSET,
         compensating=flow.compensating or UNSET,
         waits_for=waits_for_message(flow.waits_for),
@@ -336,12 +257,12 @@ def summary_record(message: m.FlowSummary) -> FlowSummary:
         created_at=micros(message.created_at),
         updated_at=micros(message.updated_at),
         priority=message.priority,
-        task=_or_none(message.task),
-        due_at=_micros(message.due_at),
-        error=_error_info(message.error),
-        cancel_reason=_or_none(message.cancel_reason),
-        started_at=_micros(message.started_at),
-        fairness_key=_or_none(message.fairness_key) or "",
+        task=or_none(message.task),
+        due_at=micros_or_none(message.due_at),
+        error=error_info(message.error),
+        cancel_reason=or_none(message.cancel_reason),
+        started_at=micros_or_none(message.started_at),
+        fairness_key=or_none(message.fairness_key) or "",
         compensating=message.compensating is True,
         waits_for=waits_for_record(message.waits_for),
     )
@@ -387,5 +308,5 @@ def shard_health_message(health: ShardHealth) -> m.ShardHealth:
         shard=health.shard,
         ready=not health.reason,
         reason=" ".join(health.reason.split()) or UNSET,
-        seen_ms=_or_unset(health.silent_ms),
+        seen_ms=or_unset(health.silent_ms),
     )

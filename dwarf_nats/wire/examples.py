@@ -119,6 +119,15 @@ EXAMPLES: dict[type[msgspec.Struct], Any] = {
         "changes": {"paid": True},
         "prevKey": FLOW,
         "nextKey": NEXT,
+        "branch": {"index": 1, "count": 5, "of": "split"},
+        "attempts": [
+            {
+                "attempt": 0,
+                "startedAt": CREATED,
+                "endedAt": UPDATED,
+                "error": {"message": "the bank is away", "code": 503},
+            }
+        ],
         "problems": ["charge -> END, 'total > 1': `>` does not take (null, int), there is no such overload"],
     },
     m.HistoryReply: {
@@ -130,7 +139,20 @@ EXAMPLES: dict[type[msgspec.Struct], Any] = {
                 "subFlowKey": CHILD,
                 "subHistory": [{**_STEP, "stepKey": NEXT, "stepId": 44}],
                 "truncated": True,
-            }
+            },
+            {**_STEP, "task": "refund", "handledError": {"message": "card declined", "code": 402}},
+            {
+                **_STEP,
+                "task": "approve",
+                "status": "interrupted",
+                "pause": {"kind": "interrupt", "since": UPDATED, "payload": {"question": "Is 12.50 all right?"}},
+            },
+            {
+                **_STEP,
+                "task": "import",
+                "status": "running",
+                "progress": {"at": UPDATED, "fraction": 0.4, "text": "page 40 of 100", "data": {"page": 40}},
+            },
         ],
         "cursor": "MS40Mw",
     },

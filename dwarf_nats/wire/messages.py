@@ -24,7 +24,6 @@ from .graph_messages import GraphRequest as GraphRequest
 from .graph_messages import GraphValidateReply as GraphValidateReply
 from .message_fields import (
     MOST,
-    ActionKind,
     AnyJson,
     Compensated,
     FlowId,
@@ -37,7 +36,6 @@ from .message_fields import (
     Object,
     Priority,
     Request,
-    StepStatus,
     Subject,
     TaskName,
     Time,
@@ -48,6 +46,8 @@ from .message_fields import (
 from .pause_messages import FlowResumeBreakRequest as FlowResumeBreakRequest
 from .pause_messages import FlowResumeRequest as FlowResumeRequest
 from .pause_messages import Pause as Pause
+from .step_messages import HistoryReply as HistoryReply
+from .step_messages import Step as Step
 
 
 class Options(Request):
@@ -237,45 +237,6 @@ class FingerprintReply(Message):
 
     fingerprint: str
     status: FlowStatus
-
-
-class Step(Message):
-    """One step (O7); fields without a value are left out."""
-
-    step_key: Key
-    step_id: int
-    depth: int
-    task: str
-    attempt: int
-    status: StepStatus
-    created_at: Time
-    updated_at: Time
-    started_at: Maybe[Time] = UNSET
-    error: Maybe[dict[str, Any]] = UNSET
-    predecessor_id: Maybe[int] = UNSET
-    successor_id: Maybe[int] = UNSET
-    state: Maybe[Object] = UNSET
-    changes: Maybe[Object] = UNSET
-    interrupt_payload: Maybe[AnyJson] = UNSET
-    prev_key: Maybe[Key] = UNSET
-    next_key: Maybe[Key] = UNSET
-    subgraph: Maybe[bool] = UNSET
-    sub_workflow: Maybe[str] = UNSET
-    sub_flow_key: Maybe[Key] = UNSET
-    sub_history: Maybe[list[Step]] = UNSET
-    kind: Maybe[ActionKind] = UNSET
-    due_at: Maybe[Time] = UNSET
-    problems: Maybe[
-        Annotated[list[str], Meta(description="Conditions that could not be evaluated when the step ended, and why.")]
-    ] = UNSET
-    truncated: Maybe[Truncated] = UNSET
-
-
-class HistoryReply(Message):
-    """A page of a flow's steps by depth and id (O7); no cursor on the last."""
-
-    steps: list[Step]
-    cursor: Maybe[str] = UNSET
 
 
 class MermaidReply(Message):

@@ -19,8 +19,9 @@ from dwarf_nats.workflow.explanation import Explanation, Wait
 from dwarf_nats.workflow.records import FlowSummary, GraphInfo, Outcome, Step
 
 from . import messages as m
-from .codec import encode, encode_outcome, graph_message, step_message, summary_message
+from .codec import encode, encode_outcome, graph_message, summary_message
 from .explain_messages import explanation_message
+from .steps import step_message
 
 CUTS = (16_384, 4_096, 1_024, 256, 64)
 """Bytes to which an error or a reason is cut, tried one after the other."""
@@ -93,15 +94,16 @@ def _bare_wait(wait: Wait, level: int) -> Wait:
 
 
 def step(whole: Step, room: int) -> bytes:
-    """Encode a step; without its state, changes or interrupt payload if need be, then with a shorter error."""
+    """Encode a step; without its state, changes or interrupt payload if need be, then with a shorter error and less detail."""
     body = encode(step_message(whole))
     if len(body) <= room:
         return body
+    whole = _without_pause_payload(whole)
     texts = (whole.state_json, whole.changes_json, whole.interrupt_json)
     sizes = [_NAME + len(text or b"") for text in texts]
     bare = replace(whole, state_json=None, changes_json=None, interrupt_json=None, sub_history=[], truncated=True)
     for size in (None, *CUTS):
-        cut = bare if size is None else replace(bare, error=_cut_error(whole.error, size), problems=[])
+        cut = bare if size is None else _cut_details(bare, size)
         body = encode(step_message(cut))
         left_out = _left_out(sizes, room - len(body))
         if left_out is not None:
@@ -154,10 +156,29 @@ def _smaller_steps(step: Step) -> Iterator[Step]:
     while count:
         yield _pruned(step, 1, count)
         count //= 2
-    bare = _pruned(step, 0, 0)
+    bare = _without_pause_payload(_pruned(step, 0, 0))
     yield bare
     for size in CUTS:
-        yield replace(bare, error=_cut_error(step.error, size), problems=[], truncated=True)
+        yield replace(_cut_details(bare, size), truncated=True)
+
+
+def _without_pause_payload(step: Step) -> Step:
+    """The step without the payload of its pause, which stands in `interrupt_json` as well."""
+    if step.pause is None or step.pause.payload_json is None:
+        return step
+    return replace(step, pause=replace(step.pause, payload_json=None), truncated=True)
+
+
+def _cut_details(step: Step, size: int) -> Step:
+    """The step with shorter errors, and without what else may be long."""
+    return replace(
+        step,
+        error=_cut_error(step.error, size),
+        handled_error=_cut_error(step.handled_error, size),
+        problems=[],
+        attempts=[],
+        progress=None,
+    )
 
 
 def _pruned(step: Step, levels: int, count: int) -> Step:

@@ -12,6 +12,7 @@ from dwarf_nats.workflow.answer import ErrorInfo
 from dwarf_nats.workflow.explanation import WaitsFor
 from dwarf_nats.workflow.nodes import NodeKind
 from dwarf_nats.workflow.status import Status
+from dwarf_nats.workflow.step_details import Branch, FailedAttempt, Progress, StepPause
 
 _parse = msgspec.json.Decoder().decode
 
@@ -115,6 +116,16 @@ class Step:
     """When it is due, if it sleeps, waits for its next attempt or is scheduled."""
     problems: list[str] = field(default_factory=list)
     """Conditions that could not be evaluated when the step ended, and why (G9)."""
+    handled_error: ErrorInfo | None = None
+    """The error whose edge the step took; it counts as completed (Q3)."""
+    branch: Branch | None = None
+    """Its place in the innermost fan-out around it (Q3)."""
+    attempts: list[FailedAttempt] = field(default_factory=list)
+    """Earlier attempts that failed, in their order; of many, the newest (L3)."""
+    pause: StepPause | None = None
+    """What it is paused by."""
+    progress: Progress | None = None
+    """The last progress of the step, unless it has completed."""
     truncated: bool = False
 
 

@@ -6,8 +6,9 @@ import io
 
 from rich.console import Console, RenderableType
 
-from dwarf_nats.cli.output import day_and_clock, history_view, outcome_view
+from dwarf_nats.cli.output import day_and_clock, outcome_view
 from dwarf_nats.cli.pauses import advice_for, pauses_view
+from dwarf_nats.cli.steps import history_view
 from dwarf_nats.workflow.answer import ErrorInfo
 from dwarf_nats.workflow.records import Outcome, Pause, Step
 from dwarf_nats.workflow.status import Status

@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 from typer.testing import Result
 
-from dwarf_nats.cli.output import history_view, outcome_view
+from dwarf_nats.cli.output import outcome_view
+from dwarf_nats.cli.steps import history_view
 from dwarf_nats.dev_servers import NatsServer
 from dwarf_nats.errors import Unavailable
 from dwarf_nats.sdk import Client, Outcome, Status, Step

@@ -8,7 +8,7 @@ import pytest
 
 from dwarf_nats.engine.projections import nested_history
 from dwarf_nats.render import history_mermaid
-from dwarf_nats.wire import codec
+from dwarf_nats.wire.steps import step_message, step_record
 from dwarf_nats.workflow.flow import Flow
 from dwarf_nats.workflow.options import FlowOptions, Query
 from dwarf_nats.workflow.records import Step
@@ -101,7 +101,7 @@ async def test_p4_the_history_of_a_flow_that_is_deeper_than_the_stack_travels_an
         values |= {"step_id": 10_000 + number, "flow_id": 10_000 + number}
         steps.append(step(**values))
     (top,) = nested_history(1, root.flow_id, flows=flows, steps=steps, graphs={})
-    (again,) = [codec.step_record(codec.step_message(top))]
+    (again,) = [step_record(step_message(top))]
     depth = 0
     while again.sub_history:
         (again,) = again.sub_history

@@ -17,6 +17,7 @@ from dwarf_nats.errors import BadRequest, Conflict
 from dwarf_nats.library import open_engine
 from dwarf_nats.rules.steps import ReadyStep, StoppedFlow
 from dwarf_nats.settings import EngineSettings
+from dwarf_nats.workflow.answer import ErrorInfo
 from dwarf_nats.workflow.records import Step
 from dwarf_nats.workflow.status import Status
 from tests.model.engine_run import EngineRun, Observed, StagedTasks
@@ -228,7 +229,7 @@ def _observed(observed: Observed, errors: list[Error]) -> list[str]:
     outcome = observed.outcome
     error = "none"
     if outcome.error is not None:
-        error = Error(outcome.error.message, outcome.error.code, outcome.error.extra).shown()
+        error = _error(outcome.error).shown()
         possible = {one.shown() for one in errors}
         error = "one of those expected" if error in possible else f"{error}, and not one of {sorted(possible)}"
     return _lines(outcome.status.value, outcome.state, error, observed.effects, _shown_history(observed.history))
@@ -252,7 +253,13 @@ def _shown_history(steps: list[Step]) -> list[Any]:
 
 def _shown(step: Step, origins: list[str]) -> list[Any]:
     child = [step.sub_workflow, _shown_history(step.sub_history)] if step.subgraph else None
-    return [step.task, step.status.value, step.attempt, origins, child]
+    branch = None if step.branch is None else [step.branch.index, step.branch.count, step.branch.of]
+    handled = None if step.handled_error is None else _error(step.handled_error).shown()
+    return [step.task, step.status.value, step.attempt, origins, child, handled, branch]
+
+
+def _error(error: ErrorInfo) -> Error:
+    return Error(error.message, error.code, error.extra)
 
 
 def _origins(step: Step, by_id: dict[int, Step]) -> list[str]:

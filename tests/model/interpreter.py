@@ -19,7 +19,7 @@ from dwarf_nats.workflow.graph import END, Graph, Node, Transition
 from dwarf_nats.workflow.state import Raw
 from tests.model import actions, values
 from tests.model.example import Example
-from tests.model.records import BROKE, COMPLETED, FAILED, PAUSED, Effects, Record, Run, all_effects
+from tests.model.records import BROKE, COMPLETED, FAILED, PAUSED, Branch, Effects, Record, Run, all_effects
 from tests.model.step_runner import NOTHING, Reply, execute
 from tests.model.values import CannotMerge, Error, State, canonical, merged, normalised, reduced
 
@@ -208,13 +208,15 @@ class FlowRun:
 
     # -- threads: one step after the other, until the end, the fan-in or a failure
 
-    def thread(self, node: str, state: State, home: str | None, origins: list[Record]) -> Finished | Arrived | Broken:
-        """From `node` on; `home` is the fan-in at which this thread arrives if it is a branch."""
+    def thread(
+        self, node: str, state: State, home: str | None, origins: list[Record], branch: Branch = None
+    ) -> Finished | Arrived | Broken:
+        """From `node` on; `home` is the fan-in at which this thread arrives if it is a branch, which is this one."""
         own: list[State] = []
         fan_in: Converged | None = None
         while True:
             try:
-                record = Record(self._run, node, origins, state)
+                record = Record(self._run, node, origins, state, branch=branch)
                 self._run.history.append(record)
                 if fan_in is not None and fan_in.problems:
                     self._model.mend(record, fan_in)
@@ -245,7 +247,10 @@ class FlowRun:
     def _cohort(self, source: Record, step: Step, fan_in: str) -> Converged | Broken:
         """Every branch to its end (X8)."""
         assert step.branches is not None
-        ends = [self.thread(target, copy.deepcopy(state), fan_in, [source]) for target, state in step.branches]
+        ends = [
+            self.thread(target, copy.deepcopy(state), fan_in, [source], (at, len(step.branches), source.task))
+            for at, (target, state) in enumerate(step.branches)
+        ]
         private = {
             name
             for edge in self._graph.leaving(source.task)
@@ -351,6 +356,7 @@ class FlowRun:
         after = merged(record.state, with_error)
         for edge in edges:
             if self._holds(edge, after):
+                record.handled = errors[0]
                 return Step(with_error, after, edge.target, by_error=True)
         record.status = FAILED
         raise _Stop(errors, merged(record.state, changes))

@@ -6,8 +6,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.model.values import State, canonical, normalised
+from tests.model.values import Error, State, canonical, normalised
 
+Branch = tuple[int, int, str] | None
+"""The place of a step in the innermost fan-out around it: branch, of how many, of which node (Q3)."""
 COMPLETED, FAILED = "completed", "failed"
 PAUSED, BROKE = "paused", "broke"
 
@@ -37,6 +39,9 @@ class Record:
     """Its input, the overrides of a breakpoint included."""
     status: str = COMPLETED
     attempt: int = 0
+    branch: Branch = None
+    handled: Error | None = None
+    """The error whose edge it took (Q3)."""
     child: Run | None = None
     unrun: bool = False
     """It failed without having run, because its input could not be merged (F3)."""
@@ -59,7 +64,9 @@ class Record:
 
     def shown(self) -> list[Any]:
         child = None if self.child is None else [self.child.workflow, shown_history(self.child.history)]
-        return [self.task, self.status, self.attempt, sorted(one.task for one in self.origins), child]
+        handled = None if self.handled is None else self.handled.shown()
+        branch = None if self.branch is None else list(self.branch)
+        return [self.task, self.status, self.attempt, sorted(one.task for one in self.origins), child, handled, branch]
 
 
 def identity(workflow: str, task: str, state: State) -> str:

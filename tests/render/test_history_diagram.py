@@ -11,8 +11,9 @@ from dwarf_nats.workflow.answer import ErrorInfo
 from dwarf_nats.workflow.nodes import NodeKind
 from dwarf_nats.workflow.records import Step
 from dwarf_nats.workflow.status import Status
+from dwarf_nats.workflow.step_details import Branch, StepPause
 from tests.render.diagrams import Diagram, read
-from tests.render.stories import Story
+from tests.render.stories import DAWN, Story
 
 
 def drawn(steps: Sequence[Step], workflow: str = "") -> Diagram:
@@ -343,3 +344,53 @@ def test_d1_a_diagram_does_not_depend_on_the_order_of_the_rows() -> None:
     story, branches = cohort(50)
     story.join(branches, "meet")
     assert history_mermaid(story.steps[::-1]) == history_mermaid(story.steps)
+
+
+# -- error edges, branches, waits (Q3)
+
+
+def test_q3_an_error_edge_that_was_taken_is_dotted_and_names_the_error() -> None:
+    story = Story()
+    charge = story.first("charge")
+    charge.handled_error = ErrorInfo("card `visa` declined", 402)
+    story.after(story.after(charge, "refund"), "mail")
+    diagram = drawn(story.steps)
+    assert diagram.labels[diagram.node("charge")] == ["charge", "10 ms", "handled: card 'visa' declined"]
+    edges = {(edge.source, edge.target): edge for edge in diagram.edges}
+    taken = edges[diagram.node("charge"), diagram.node("refund")]
+    assert (taken.line, taken.style, taken.text) == ("dotted", "stroke:#d9534f", "on error\n1 ms")
+    assert edges[diagram.node("refund"), diagram.node("mail")].line == "solid"
+
+
+def test_q3_an_error_edge_to_the_end_is_dotted() -> None:
+    story = Story()
+    story.first("charge").handled_error = ErrorInfo("declined", 402)
+    edge = drawn(story.steps).edges[-1]
+    assert (edge.line, edge.style, edge.text) == ("dotted", "stroke:#d9534f", "on error")
+
+
+def test_q3_a_branch_has_the_number_of_its_element_also_where_others_are_missing() -> None:
+    story = Story()
+    for index, step in zip((1, 3), story.branches(story.first("split"), "work", "work"), strict=True):
+        step.branch = Branch(index=index, count=5, of="split")
+    labels = [lines[0] for lines in drawn(story.steps).labels.values()]
+    assert labels[2:4] == ["work 2/5", "work 4/5"]
+
+
+def test_l3_a_step_that_waits_for_its_next_attempt_shows_when_it_is_due() -> None:
+    story = Story()
+    step = story.first("charge", status=Status.PENDING, attempt=1, error="the bank is away")
+    step.due_at = DAWN
+    assert drawn(story.steps).labels["n2"] == [
+        "charge",
+        "pending · attempt 2",
+        "the bank is away",
+        "due 2025-06-15 15:06:40 UTC",
+    ]
+
+
+def test_p6_a_paused_step_shows_its_deadline() -> None:
+    story = Story()
+    step = story.first("approve", status=Status.INTERRUPTED)
+    step.pause = StepPause(kind="interrupt", since=DAWN, until=DAWN + 60_000_000, payload_json=b"1")
+    assert drawn(story.steps).labels["n2"][-1] == "until 2025-06-15 15:07:40 UTC"

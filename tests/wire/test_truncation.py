@@ -17,6 +17,7 @@ from dwarf_nats.workflow import cursors
 from dwarf_nats.workflow.answer import ErrorInfo
 from dwarf_nats.workflow.records import FlowSummary, GraphInfo, Outcome, Pause, Step
 from dwarf_nats.workflow.status import Status
+from dwarf_nats.workflow.step_details import FailedAttempt, StepPause
 
 KEY, STEP = "1-42-a1B2c3D4e5F6g7H8", "1-43-h8G7f6E5d4C3b2A1"
 LEAST = 600
@@ -262,3 +263,26 @@ def test_of_a_step_that_is_too_large_the_problems_go_with_the_end_of_the_error()
 def test_a_malformed_cursor_is_a_400(cursor: str) -> None:
     with pytest.raises(BadRequest, match="malformed cursor"):
         cursors.place(cursor)
+
+
+def test_of_a_paused_step_the_payload_of_its_pause_goes_first() -> None:
+    """Wire: large-replies; it stands in `interruptPayload` as well."""
+    step = Step(
+        step_key=STEP,
+        step_id=43,
+        depth=1,
+        task="a",
+        attempt=0,
+        status=Status.INTERRUPTED,
+        created_at=0,
+        updated_at=0,
+        interrupt_json=text(700),
+        pause=StepPause(kind="interrupt", since=0, payload_json=text(700)),
+        attempts=[FailedAttempt(attempt=0, started_at=0, ended_at=0, error=ErrorInfo("x" * 300))],
+    )
+    told = json.loads(truncation.step(step, 1_500))
+    assert ("interruptPayload" in told, "payload" in told["pause"], "attempts" in told) == (True, False, True)
+    bare = json.loads(truncation.step(step, 600))
+    assert ("interruptPayload" in bare, "attempts" in bare, bare["truncated"]) == (False, False, True)
+    page = json.loads(truncation.history([step], "", 500))
+    assert ("attempts" in page["steps"][0], page["steps"][0]["truncated"]) == (False, True)

@@ -9,6 +9,7 @@ from dwarf_nats.errors import BadRequest, Conflict, TimedOut
 from dwarf_nats.wire import codec, decoding, refusals
 from dwarf_nats.wire import headers as h
 from dwarf_nats.wire import messages as m
+from dwarf_nats.wire.steps import step_message
 from dwarf_nats.wire.subjects import Subjects, endpoint_name
 from dwarf_nats.wire.times import from_micros, rfc3339, to_micros
 from dwarf_nats.workflow.answer import ErrorInfo
@@ -116,7 +117,7 @@ def test_steps_and_summaries_leave_out_what_has_no_value() -> None:
         created_at=0,
         updated_at=1_500_000,
     )
-    assert msgspec.to_builtins(codec.step_message(step)) == {
+    assert msgspec.to_builtins(step_message(step)) == {
         "stepKey": KEY, "stepId": 42, "depth": 1, "task": "charge", "attempt": 0, "status": "pending",
         "createdAt": "1970-01-01T00:00:00.000000Z", "updatedAt": "1970-01-01T00:00:01.500000Z",
     }  # fmt: skip

@@ -16,11 +16,13 @@ from dwarf_nats.wire import messages as m
 from dwarf_nats.wire.explain_messages import explanation_message, explanation_record
 from dwarf_nats.wire.headers import read_headers
 from dwarf_nats.wire.refusals import decode_error, encode_error
+from dwarf_nats.wire.steps import step_message, step_record
 from dwarf_nats.workflow.answer import ErrorInfo
 from dwarf_nats.workflow.explanation import Because, Explanation, Reason, Wait, WaitsFor
 from dwarf_nats.workflow.options import FlowOptions, Query
 from dwarf_nats.workflow.records import FlowSummary, GraphInfo, Outcome, Pause, ShardInfo, Step
 from dwarf_nats.workflow.status import Status
+from dwarf_nats.workflow.step_details import Branch, FailedAttempt, Progress, StepPause
 
 KEY, OTHER = "1-42-a1B2c3D4e5F6g7H8", "1-43-h8G7f6E5d4C3b2A1"
 AT = 1_770_000_000_123_456
@@ -47,6 +49,11 @@ STEP = Step(
     sub_workflow="pay",
     sub_flow_key=KEY,
     problems=["one"],
+    handled_error=ERROR,
+    branch=Branch(index=1, count=5, of="split"),
+    attempts=[FailedAttempt(attempt=0, started_at=AT, ended_at=AT + 5, error=ERROR)],
+    pause=StepPause(kind="interrupt", since=AT, until=AT + 9, payload_json=b"null"),
+    progress=Progress(at=AT, fraction=0.25, text="page 3", data_json=b'{"page":3}'),
     truncated=True,
 )
 BARE_STEP = Step(
@@ -140,9 +147,9 @@ OUTCOME = Outcome(
 CASES: list[tuple[Any, type[msgspec.Struct], Callable[[Any], Any], Callable[[Any], Any]]] = [
     (OUTCOME, m.Outcome, codec.outcome_message, codec.outcome_record),
     (Outcome(KEY, "order", Status.RUNNING), m.Outcome, codec.outcome_message, codec.outcome_record),
-    (STEP, m.Step, codec.step_message, codec.step_record),
-    (BARE_STEP, m.Step, codec.step_message, codec.step_record),
-    (NESTED, m.Step, codec.step_message, codec.step_record),
+    (STEP, m.Step, step_message, step_record),
+    (BARE_STEP, m.Step, step_message, step_record),
+    (NESTED, m.Step, step_message, step_record),
     (SUMMARY, m.FlowSummary, codec.summary_message, codec.summary_record),
     (BARE_SUMMARY, m.FlowSummary, codec.summary_message, codec.summary_record),
     *((one, m.ExplanationReply, explanation_message, explanation_record) for one in EXPLANATIONS),

@@ -8,15 +8,15 @@ flow. A page with more than `PAGE_MAX_NESTED_STEPS` ends early, so that its cost
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from dwarf_nats.engine.projections import history_step
+from dwarf_nats.engine.projections import bound_payloads, history_step
 from dwarf_nats.workflow import cursors
 
 if TYPE_CHECKING:
     from dwarf_nats.ports import HistoryStore
-    from dwarf_nats.rules.rows import Called, FlowRow, StepRow
+    from dwarf_nats.rules.rows import Called, FanOut, FlowRow, StepRow
     from dwarf_nats.workflow.graph import Graph
     from dwarf_nats.workflow.records import Step
 
@@ -39,10 +39,21 @@ async def page(
     """
     rows = await histories.page(flow.flow_id, cursors.place(cursor), limit + 1)
     graph = await graph_of(flow.graph_digest)
-    steps = [history_step(histories.shard, row, graph) for row in rows[:limit]]
+    fan_outs = await fan_outs_of(histories, rows[:limit])
+    steps = [history_step(histories.shard, row, graph, fan_outs) for row in rows[:limit]]
+    bound_payloads(steps)
     kept = await _Nesting(histories, flow.root_id, steps, limit, graph_of=graph_of).fill()
     more = kept < len(rows)
     return steps[:kept], cursors.after(steps[kept - 1]) if more else ""
+
+
+async def fan_outs_of(histories: HistoryStore, rows: Sequence[StepRow]) -> Mapping[int, FanOut | StepRow]:
+    """Return the steps that fanned out to those of these rows which are in a branch."""
+    found: dict[int, FanOut | StepRow] = {row.step_id: row for row in rows}
+    missing = {row.spawn_id for row in rows if row.spawn_id} - found.keys()
+    if missing:
+        found.update(await histories.fan_outs(sorted(missing)))
+    return found
 
 
 class _Nesting:
@@ -102,6 +113,8 @@ class _Nesting:
             self._kept = at
             return
         caller.truncated = len(rows) > room
-        caller.sub_history = [history_step(self._histories.shard, row, graph) for row in rows[:room]]
+        fan_outs = {row.step_id: row for row in rows}  # a step stands before its branches
+        caller.sub_history = [history_step(self._histories.shard, row, graph, fan_outs) for row in rows[:room]]
+        bound_payloads(caller.sub_history)
         self._left -= len(caller.sub_history)
         self._level += [(at, step) for step in caller.sub_history]

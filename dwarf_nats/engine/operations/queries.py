@@ -112,9 +112,8 @@ class FlowQueries:
         store = shard.store
         row = await store.flows.step(key)
         flow = await store.flows.by_id(row.flow_id)
-        record = step_with_state(
-            key.shard, row, None if flow is None else await self._graph(key.shard, flow.graph_digest)
-        )
+        graph = None if flow is None else await self._graph(key.shard, flow.graph_digest)
+        record = step_with_state(key.shard, row, graph, await history.fan_outs_of(store.histories, [row]))
         if flow is None:
             return record
         links = StepLinks(store.flows, store.histories, flow.root_id)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from dwarf_nats.rules.rows import Called, StepRow, step_row
+from dwarf_nats.rules.rows import Called, FanOut, StepRow, step_row
 from dwarf_nats.store.statements import histories
 
 if TYPE_CHECKING:
@@ -26,6 +26,10 @@ class SqlHistories:
     async def called(self, root_id: int, step_ids: Sequence[int]) -> dict[int, Called]:
         rows = await self._database.fetch(histories.CALLED, root_id, list(step_ids))
         return {step_id: Called(*flow) for step_id, *flow in rows}
+
+    async def fan_outs(self, step_ids: Sequence[int]) -> dict[int, FanOut]:
+        rows = await self._database.fetch(histories.FAN_OUTS, list(step_ids))
+        return {step_id: FanOut(*fan_out) for step_id, *fan_out in rows}
 
     async def first_steps(self, flow_ids: Sequence[int], limit: int) -> dict[int, list[StepRow]]:
         found: dict[int, list[StepRow]] = {flow_id: [] for flow_id in flow_ids}

@@ -16,6 +16,7 @@ CALLED = (
     "select surgraph_step_id, flow_id, token, workflow, graph_digest from dwarf_flows"
     " where root_id = $1 and surgraph_step_id {in:$2} and surgraph_flow_id is not null"
 )
+FAN_OUTS = "select step_id, node, cohort_size from dwarf_steps where step_id {in:$1}"
 ENTRY = (
     f"select {_COLUMNS} from dwarf_steps where flow_id = $1 and predecessor_id is null order by depth, step_id limit 1"
 )
