@@ -66,7 +66,7 @@ def fields_of(form: Mapping[str, str]) -> dict[str, Any]:
     for name, text in form.items():
         if name in JSON_FIELDS:
             if text.strip():
-                found[name] = _json(name, text)
+                found[name] = json_value(name, text)
         elif name in FLAGS:
             found[name] = text in ("true", "on", "1")
         elif text:
@@ -74,7 +74,8 @@ def fields_of(form: Mapping[str, str]) -> dict[str, Any]:
     return found
 
 
-def _json(name: str, text: str) -> Any:
+def json_value(name: str, text: str) -> Any:
+    """The value of JSON text in a form. Raises `BadRequest` that names the field."""
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError as error:

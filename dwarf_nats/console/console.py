@@ -29,7 +29,12 @@ FLASH = "dwarf_done"
 THEME = "dwarf_theme"
 """Cookie of the script: `light` or `dark`."""
 MAX_FORM_BYTES = 16 * 1024 * 1024
-NAV = (("flows", "Flows", "f"),)
+NAV = (
+    ("flows", "Flows", "f"),
+    ("workflows", "Workflows", "w"),
+    ("tasks", "Tasks", "t"),
+    ("replicas", "Replicas", "r"),
+)
 """The pages of the rail: path and icon, word, key after `g`."""
 Connect = Callable[[Path], Client]
 """Makes a client with another credentials file, not connected yet."""

@@ -66,6 +66,8 @@ class Renderer:
             "json": readable_json,
             "words": status_word,
             "reason": reason_word,
+            "span": length,
+            "percent": percent,
         }
         self._environment.globals |= {**shared, "request_line": request_line}
 
@@ -79,8 +81,15 @@ def ago(at: str | None) -> Markup:
     if not at:
         return Markup('<span class="faint">–</span>')
     distance = round(time.time() * 1e6) - micros(at)
-    words = f"in {span(-distance)}" if distance < -1_000_000 else f"{span(distance)} ago" if distance > 1e6 else "now"
+    words = f"in {roughly(-distance)}" if distance < -1e6 else f"{roughly(distance)} ago" if distance > 1e6 else "now"
     return Markup('<time datetime="{}" title="{}">{}</time>').format(at, _whole(at), words)
+
+
+def roughly(microseconds: int) -> str:
+    """A length of time in one unit: `3 min`, `2 h`, `4 d`."""
+    seconds = microseconds // 1_000_000
+    size, unit = next(one for one in ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s")) if seconds >= one[0])
+    return f"{seconds // size:,} {unit}"
 
 
 def _whole(at: str) -> str:
@@ -95,6 +104,18 @@ def between(start: str | None, end: str | None) -> Markup:
         return escape(span(micros(end) - micros(start)))
     length = span(round(time.time() * 1e6) - micros(start))
     return Markup('<time class="elapsed" data-since="{}">{}</time>').format(start, length)
+
+
+def length(microseconds: int | None) -> str:
+    """A length of time in words."""
+    return "–" if microseconds is None else span(microseconds)
+
+
+def percent(share: float | None) -> str:
+    """A share as `99.2 %`."""
+    if share is None:
+        return "–"
+    return "100 %" if share == 1 else f"{min(share * 100, 99.9):.1f} %"
 
 
 def number(value: float) -> str:

@@ -12,7 +12,7 @@ import httpx
 from starlette.applications import Starlette
 
 from dwarf_nats.console.app import build_app
-from dwarf_nats.console.console import Console
+from dwarf_nats.console.console import Connect, Console
 from dwarf_nats.console.settings import ConsoleSettings
 from dwarf_nats.console.source import Source
 from dwarf_nats.sdk import Client
@@ -58,12 +58,18 @@ class Browser:
 
 
 @asynccontextmanager
-async def opened(client: Client, settings: ConsoleSettings | None = None, **more: Any) -> AsyncIterator[Browser]:
-    """A browser at a console that has connected."""
+async def opened(
+    client: Client,
+    settings: ConsoleSettings | None = None,
+    *,
+    connect: Connect | None = None,
+    headers: dict[str, str] | None = None,
+) -> AsyncIterator[Browser]:
+    """A browser at a console that has connected. `headers`: those of every request."""
     settings = settings or ConsoleSettings()
-    app = build_app(Source(client, payloads=settings.payloads), settings, **more)
+    app = build_app(Source(client, payloads=settings.payloads), settings, connect=connect)
     async with app.router.lifespan_context(app):
-        browser = Browser(app)
+        browser = Browser(app, headers=headers)
         await asyncio.wait_for(browser.console.hub.ready.wait(), WAIT)
         yield browser
         await browser.http.aclose()

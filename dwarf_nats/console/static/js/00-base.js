@@ -20,12 +20,13 @@ function span(seconds) {
   const rest = Math.floor(seconds % size / smaller);
   return `${Math.floor(seconds / size)} ${unit}` + (rest ? ` ${rest} ${small}` : "");
 }
+const roughly = (seconds) => span(seconds).split(" ").slice(0, 2).join(" ");
 const WHOLE = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium", hourCycle: "h23" });
 function tellTimes(within = document) {
   const now = Date.now();
   for (const one of $$("time[datetime]", within)) {
     const at = new Date(one.dateTime), seconds = (now - at) / 1000;
-    one.textContent = seconds < -1 ? `in ${span(-seconds)}` : seconds < 1 ? "now" : `${span(seconds)} ago`;
+    one.textContent = seconds < -1 ? `in ${roughly(-seconds)}` : seconds < 1 ? "now" : `${roughly(seconds)} ago`;
     one.title = WHOLE.format(at);
   }
   for (const one of $$("time[data-since]", within)) one.textContent = span(Math.max(0, (now - new Date(one.dataset.since)) / 1000));
