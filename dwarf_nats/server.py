@@ -17,6 +17,7 @@ from dwarf_nats.bus.graphs import ChainGraphs, DirectoryGraphs, NatsGraphs
 from dwarf_nats.bus.health import Health
 from dwarf_nats.bus.inbox import Inbox
 from dwarf_nats.bus.notices import NatsNotices
+from dwarf_nats.bus.peer_facts import NatsPeers
 from dwarf_nats.bus.service import Service
 from dwarf_nats.bus.services import NatsServices
 from dwarf_nats.bus.signals import NatsSignals, PeerListener
@@ -95,6 +96,7 @@ class _Replica:
         self._telemetry = telemetry
         self._subjects = Subjects(settings.prefix, settings.task_prefix, settings.graph_prefix)
         self._health = Health(origin, self._subjects)
+        self._peers: NatsPeers | None = None
 
     @asynccontextmanager
     async def probes(self) -> AsyncIterator[None]:
@@ -138,6 +140,8 @@ class _Replica:
             roll_call_seconds=settings.roll_call_ms / 1000,
             max_depth=settings.engine.max_depth,
         )
+        if settings.signals:
+            self._peers = NatsPeers(connection, self._origin, subjects)
         ports = Ports(
             tasks=tasks,
             capabilities=tasks.capabilities,
@@ -145,6 +149,7 @@ class _Replica:
             services=NatsServices(connection, inbox, subjects, max_depth=settings.engine.max_depth),
             notices=NatsNotices(connection, subjects, events=settings.events),
             signals=NatsSignals(connection, self._origin, subjects, counters) if settings.signals else None,
+            peers=self._peers,
         )
         return engine_on(settings.dsns, ports, settings.engine, self._telemetry, name=self._origin)
 
@@ -182,9 +187,16 @@ class _Replica:
         try:
             if settings.signals:
                 listener = PeerListener(
-                    connection, self._origin, to=engine.peers, subjects=self._subjects, counters=counters
+                    connection,
+                    self._origin,
+                    to=engine.peers,
+                    subjects=self._subjects,
+                    counters=counters,
+                    questions=self._peers,
                 )
                 await listener.start()
+                if self._peers is not None:
+                    self._peers.answer_with(engine.facts)
             await service.start()
             self._health.serving = True
             shards = len(settings.dsns)

@@ -15,10 +15,12 @@ from dwarf_nats.wire import peers
 from dwarf_nats.wire.subjects import Subjects
 
 from .connection import Connection
+from .peer_facts import NatsPeers
 
 log = logging.getLogger("dwarf_nats.bus")
 
 T = TypeVar("T")
+_QUESTIONS = (peers.EXPLAIN, peers.EXPLAINED)
 MAX_MESSAGE_ENTRIES = 5_000
 """Entries in one message; larger groups are split, and split further where the server takes smaller messages."""
 
@@ -75,6 +77,7 @@ class PeerListener:
     """Receives the signals of other replicas and calls `to` with them.
 
     Signals of this replica (by `origin`) are dropped; malformed ones are dropped and counted in `counters.malformed`.
+    `questions` takes those that ask or answer something.
     """
 
     def __init__(
@@ -84,8 +87,10 @@ class PeerListener:
         to: Signals,
         subjects: Subjects | None = None,
         counters: Counters | None = None,
+        questions: NatsPeers | None = None,
     ) -> None:
         self.counters = counters if counters is not None else Counters()
+        self._questions = questions
         self._connection = connection
         self._origin = origin
         self._own = h.write_headers(((h.ORIGIN, origin),))
@@ -104,7 +109,11 @@ class PeerListener:
         if headers.get("dwarf-origin") == self._origin:
             return
         try:
-            peers.deliver(subject[self._cut :].decode("ascii", "replace"), body, self._to)
+            signal = subject[self._cut :].decode("ascii", "replace")
+            if signal in _QUESTIONS and self._questions is not None:
+                self._questions.receive(signal, body)
+            else:
+                peers.deliver(signal, body, self._to)
         except peers.Malformed as error:
             self.counters.malformed.add()
             log.debug("dropped a signal: %s", error)

@@ -6,6 +6,7 @@ import asyncio
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,6 +17,7 @@ from rich.rule import Rule
 from rich.text import Text
 
 from dwarf_nats.cli.command import command
+from dwarf_nats.cli.explain import explanation_view
 from dwarf_nats.cli.following import POLL_SECONDS, Follower, compact
 from dwarf_nats.cli.graph import read_graph
 from dwarf_nats.cli.local_stack import LocalStack, WorkerProcess
@@ -23,6 +25,7 @@ from dwarf_nats.cli.output import coloured, console, error_line, show, table
 from dwarf_nats.cli.steps import history_view
 from dwarf_nats.errors import NotFound
 from dwarf_nats.sdk import Client
+from dwarf_nats.workflow.explanation import Reason
 from dwarf_nats.workflow.records import Outcome, Step
 from dwarf_nats.workflow.status import Status
 
@@ -145,12 +148,14 @@ async def _missing_service(client: Client, follower: Follower, order: dict[str, 
     _heading(f"{name} again while nobody serves {MISSING}")
     key = await client.create("order", order, start=True)
     following = asyncio.create_task(follower.follow(key, name))
-    while not following.done() and not await client.breaker(MISSING):
+    explained = await client.explain(key)
+    while not following.done() and not any(wait.reason is Reason.NO_RESPONDERS for wait in explained.waits):
         await asyncio.wait({following}, timeout=POLL_SECONDS)
+        explained = await client.explain(key)
     show(*history_view(await client.history(key)))
     outcome = await client.snapshot(key)
-    why = error_line(outcome.error) or f"nobody subscribes to task.{MISSING}; the order waits until somebody does"
-    show(Text.assemble("diagnosis:  ", (why, "red")))
+    show(f"diagnosis:  dwarf-nats flow explain {key}")
+    show(*explanation_view(explained, "dwarf", time.time_ns() // 1000))
     show(f"what to do: start a service on task.{MISSING}, for example dwarf-nats worker tasks.py")
     await worker.start()
     _heading("The service is there again")
@@ -162,7 +167,7 @@ async def _missing_service(client: Client, follower: Follower, order: dict[str, 
         following = asyncio.create_task(follower.follow(key, name))
     outcome, _ = await following
     show(Text.assemble(f"  {name}  ", coloured(outcome.status), f"  {outcome.state.get('result', '')}"))
-    return MISSING in why and outcome.status is Status.COMPLETED
+    return MISSING in explained.text and outcome.status is Status.COMPLETED
 
 
 def _with(ended: Ended, field: str) -> tuple[Outcome, list[Step]] | None:

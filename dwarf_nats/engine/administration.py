@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from dwarf_nats.engine.operations.all import Operations
     from dwarf_nats.engine.replica import Replica
     from dwarf_nats.engine.shard import Shard
+    from dwarf_nats.rules.replica_facts import Question, ReplicaFacts
     from dwarf_nats.workflow.graph import Graph
     from dwarf_nats.workflow.records import GraphInfo, ShardHealth, ShardInfo, TaskHealth
 
@@ -39,6 +40,10 @@ class Administration:
     def dead_jobs(self) -> Sequence[str]:
         """Return the jobs of its own, beside those of the shards, that have ended and should not."""
         return self.replica.fetcher.dead_jobs() if self._lifecycle.ready else ()
+
+    def facts(self, question: Question) -> ReplicaFacts:
+        """Tell another replica what this one knows of steps and tasks: the other end of the port `Peers` (Q2)."""
+        return self._operations.lookup.facts(question)
 
     async def breaker_tripped(self, task: str) -> bool:
         """Tell whether the breaker of a task, by its url or subject, is tripped somewhere in the deployment (O16)."""

@@ -69,6 +69,7 @@ def new_replica(
         ),
         events=events,
         event_asks=events,
+        peers=ports.peers,
         deployment=deployment,
         slots=slots,
         fetcher=Fetcher(settings, clock, slots, logger),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from dwarf_nats.ports import TaskCapabilities
 
 if TYPE_CHECKING:
-    from dwarf_nats.ports import Clock, Graphs, Notices, Services, Signals, Tasks
+    from dwarf_nats.ports import Clock, Graphs, Notices, Peers, Services, Signals, Tasks
 
 
 @dataclass(slots=True, frozen=True, kw_only=True)
@@ -17,7 +17,7 @@ class Ports:
 
     `capabilities`: the checks that `tasks` makes by itself, so that the engine need not. Without `graphs` only registered and
     inline graphs run; without `services` steps of request and publish nodes fail; without `notices` nobody is told; without
-    `signals` other replicas poll; `clock` is the machine's.
+    `signals` other replicas poll; without `peers` an explanation lacks what only they know; `clock` is the machine's.
     """
 
     tasks: Tasks
@@ -26,4 +26,5 @@ class Ports:
     services: Services | None = None
     notices: Notices | None = None
     signals: Signals | None = None
+    peers: Peers | None = None
     clock: Clock | None = None

@@ -10,12 +10,14 @@ from dwarf_nats.engine.shared import Shared
 if TYPE_CHECKING:
     from dwarf_nats.engine.deployment import Deployment
     from dwarf_nats.engine.events import EventExchange
+    from dwarf_nats.ports import Peers
 
 
 @dataclass(slots=True, frozen=True, kw_only=True)
 class Replica(Shared):
-    """The parts that shards share, the name of the replica, the agreement of the replicas, and the exchange of events."""
+    """The parts that shards share, the name of the replica, the agreement of all, the exchange of events, the way to peers."""
 
     name: str
     deployment: Deployment
     events: EventExchange
+    peers: Peers | None = None

@@ -59,7 +59,8 @@ class ReplicaLookup:
         rates = valves.rates()
         for url in urls:
             breaker = breakers.of(url)
-            rate, at_share = rates.get(url), slots.exceeds_share(url)
+            rate = rates.get(url)
+            at_share = slots.exceeds_share(url) and slots.used_by(url) < slots.in_use
             if rate is not None or breaker.tripped or at_share:
                 found[url] = TaskFacts(
                     rate=rate,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from dwarf_nats.errors import NotFound, Unavailable
 
 if TYPE_CHECKING:
+    from dwarf_nats.rules.replica_facts import Question, ReplicaFacts
     from dwarf_nats.rules.steps import ReadyStep, StoppedFlow
     from dwarf_nats.workflow.answer import Answer, TaskCall
     from dwarf_nats.workflow.graph import Graph
@@ -184,6 +185,14 @@ class Signals(Protocol):
 
     def trip_breaker(self, task: str) -> None:
         """Tell that the circuit breaker of a task tripped (V4)."""
+        ...
+
+
+class Peers(Protocol):
+    """Asks the other replicas what only they know, for explanations (Q2)."""
+
+    async def facts(self, question: Question, replicas: Collection[str]) -> list[ReplicaFacts]:
+        """Return what these replicas, by name, answer in a short time; those that do not are missing. Never raises."""
         ...
 
 

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 MAX_WAITS = 100
 """Steps that an explanation lists, the oldest waits first: more than a person reads, little enough for each reply."""
 
+MAX_NESTED_LEVELS = 16
+"""Levels of sub-workflows that an explanation nests; the steps of deeper ones stand in the last of them."""
+
 
 def living_flow(flow: FlowRow, living: Living, graphs: Mapping[int, Graph], scene: Scene) -> Explanation:
     """The explanation of a flow that has not ended. `graphs`: of the flows of the steps, by flow id, if they are there."""
@@ -48,16 +51,20 @@ def _waits(flow_id: int, living: Living, graphs: Mapping[int, Graph], scene: Sce
     for step in living.steps:
         subject = _subject(step, living, graphs)
         found.setdefault(step.flow_id, []).append(explain(subject, scene))
-    for called in reversed(_from_the_top(flow_id, living.flows)):
+    for called, level in reversed(_from_the_top(flow_id, living.flows)):
         inner = sorted(found.pop(called.flow_id, ()), key=_age)
         if not inner or called.surgraph_flow_id is None or called.surgraph_step_id is None:
             continue
         caller = living.callers.get(called.surgraph_step_id)
-        if caller is not None and caller.status == Status.RUNNING and caller.parked == Parked.CHILD:
+        if caller is not None and level <= MAX_NESTED_LEVELS and _waits_for_child(caller):
             callee = Callee(workflow=called.workflow, flow_key=scene.flow_key(called), waits=inner)
             inner = [explain(_subject(caller, living, graphs), scene, callee)]
         found.setdefault(called.surgraph_flow_id, []).extend(inner)  # of a caller that is over, its flow is compensated
     return sorted(found.get(flow_id, ()), key=_age)
+
+
+def _waits_for_child(step: LivingStep) -> bool:
+    return step.status == Status.RUNNING and step.parked == Parked.CHILD
 
 
 def _subject(step: LivingStep, living: Living, graphs: Mapping[int, Graph]) -> Subject:
@@ -69,14 +76,14 @@ def _subject(step: LivingStep, living: Living, graphs: Mapping[int, Graph]) -> S
     )
 
 
-def _from_the_top(flow_id: int, flows: Mapping[int, LivingFlow]) -> list[LivingFlow]:
-    """The flows below one, each after the one that called it."""
+def _from_the_top(flow_id: int, flows: Mapping[int, LivingFlow]) -> list[tuple[LivingFlow, int]]:
+    """The flows below one with their levels, from 1, each after the one that called it."""
     called: dict[int | None, list[LivingFlow]] = {}
     for flow in flows.values():
         called.setdefault(flow.surgraph_flow_id, []).append(flow)
-    order: list[LivingFlow] = list(called.get(flow_id, ()))
-    for flow in order:
-        order += called.get(flow.flow_id, ())
+    order = [(flow, 1) for flow in called.get(flow_id, ())]
+    for flow, level in order:
+        order += [(inner, level + 1) for inner in called.get(flow.flow_id, ())]
     return order
 
 

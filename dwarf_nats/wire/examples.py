@@ -255,5 +255,14 @@ EXAMPLES: dict[type[msgspec.Struct], Any] = {
     p.PeerSyncValve: {"task": "billing.charge", "w": 12.5, "t": CREATED},
     p.PeerTripBreaker: {"task": "billing.charge"},
     p.PeerNotifyStatusChange: {"flows": [{"flowKey": FLOW, "status": "completed"}]},
+    p.PeerExplain: {"id": "9f86d081884c7d65-1", "shard": 1, "stepIds": [43], "tasks": ["billing.charge"]},
+    p.PeerExplained: {
+        "id": "9f86d081884c7d65-1",
+        "replica": "60303ae22b998861",
+        "workers": 1024,
+        "inUse": 17,
+        "steps": [{"stepId": 43, "phase": "asking", "worker": "dwarf.worker.a1b2c3", "deadline": UPDATED}],
+        "tasks": [{"task": "billing.charge", "rate": 12.5, "opensAt": UPDATED}],
+    },
     p.Event: {"flowId": "1-42", "threadId": "1-42", "workflow": "order", "status": "completed", "at": UPDATED},
 }

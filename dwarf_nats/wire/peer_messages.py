@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from .message_fields import FlowStatus, Integer, Key, Message, StepId, TaskName, Time, When
+from typing import Literal
+
+from msgspec import UNSET
+
+from .message_fields import FlowStatus, Integer, Key, Maybe, Message, StepId, TaskName, Time, When
 
 
 class PeerStep(Message):
@@ -45,6 +49,48 @@ class PeerNotifyStatusChange(Message):
     """Flows stopped."""
 
     flows: list[PeerFlow]
+
+
+class PeerExplain(Message):
+    """What do you know of these steps and tasks? Answered by every other replica."""
+
+    id: str
+    shard: Integer
+    step_ids: list[Integer]
+    tasks: list[TaskName]
+
+
+class PeerStepFacts(Message):
+    """A step that a replica has."""
+
+    step_id: Integer
+    phase: Literal["asking", "held", "writing"]
+    worker: str = ""
+    deadline: Maybe[When] = UNSET
+
+
+class PeerTaskFacts(Message):
+    """A task that a replica holds back."""
+
+    task: TaskName
+    rate: Maybe[float] = UNSET
+    opens_at: Maybe[When] = UNSET
+    probe_at: Maybe[When] = UNSET
+    cause: str = ""
+    at_share: bool = False
+
+
+class PeerExplained(Message):
+    """What a replica knows of the steps and tasks it was asked about."""
+
+    id: str
+    replica: str
+    workers: Integer
+    in_use: Integer
+    steps: list[PeerStepFacts]
+    tasks: list[PeerTaskFacts]
+    draining: bool = False
+    holds_steps: bool = False
 
 
 class Event(Message):

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from dwarf_nats.ports import Signals, StatusChange
 
 ENQUEUE, NOTIFY, SYNC, TRIP = "enqueue", "notify_status_change", "sync_valve", "trip_breaker"
+EXPLAIN, EXPLAINED = "explain", "explained"
+"""A question of one replica to all others, and an answer (`peer_facts`)."""
 _encode = msgspec.json.Encoder().encode
 _enqueue = msgspec.json.Decoder(p.PeerEnqueue).decode
 _notify = msgspec.json.Decoder(p.PeerNotifyStatusChange).decode

@@ -128,6 +128,8 @@ def _channels() -> list[_Channel]:
         _Channel("peer-sync_valve", "send", subjects.peer("sync_valve"), p.PeerSyncValve),
         _Channel("peer-trip_breaker", "send", subjects.peer("trip_breaker"), p.PeerTripBreaker),
         _Channel("peer-notify_status_change", "send", subjects.peer("notify_status_change"), p.PeerNotifyStatusChange),
+        _Channel("peer-explain", "send", subjects.peer("explain"), p.PeerExplain),
+        _Channel("peer-explained", "send", subjects.peer("explained"), p.PeerExplained),
         _Channel("stopped", "send", "dwarf.stopped.{notify}", m.Outcome),
         _Channel("event", "send", "dwarf.event.{status}.{workflow}", p.Event),
     ]

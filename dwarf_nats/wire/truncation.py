@@ -27,8 +27,6 @@ CUTS = (16_384, 4_096, 1_024, 256, 64)
 """Bytes to which an error or a reason is cut, tried one after the other."""
 FEWER_PAUSES = (10, 1, 0)
 """Pauses that are kept, tried one after the other."""
-MAX_BARE_LEVELS = 20
-"""Levels of waits that are kept of an explanation which is too large."""
 _FRAME = 128
 """Bytes of a page besides its items: names, brackets, the cursor."""
 _NAME = len(',"interruptPayload":')
@@ -80,15 +78,15 @@ def explanation(whole: Explanation, room: int) -> bytes:
     body = encode(explanation_message(whole))
     if len(body) <= room:
         return body
-    waits = [_bare_wait(one, 0) for one in whole.waits]
+    waits = [_bare_wait(one) for one in whole.waits]
     smaller = replace(whole, text=_cut(whole.text, CUTS[1]) or "", waits=waits, truncated=True)
     while len(body := encode(explanation_message(smaller))) > room and smaller.waits:
         smaller.waits = smaller.waits[: len(smaller.waits) * room // (len(body) + 1)]
     return body
 
 
-def _bare_wait(wait: Wait, level: int) -> Wait:
-    inner = [_bare_wait(one, level + 1) for one in wait.waits] if level < MAX_BARE_LEVELS else []
+def _bare_wait(wait: Wait) -> Wait:
+    inner = [_bare_wait(one) for one in wait.waits]
     error = _cut_error(wait.error, CUTS[2])
     return replace(wait, payload_json=None, error=error, text=_cut(wait.text, CUTS[2]) or "", waits=inner)
 

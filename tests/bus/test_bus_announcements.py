@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,9 @@ from nats.aio.msg import Msg
 
 from dwarf_nats.bus.connection import Connection
 from dwarf_nats.bus.notices import NatsNotices
+from dwarf_nats.bus.peer_facts import NatsPeers
 from dwarf_nats.bus.signals import NatsSignals, PeerListener
+from dwarf_nats.rules.replica_facts import Question, ReplicaFacts, StepFacts, StepPhase
 from dwarf_nats.rules.steps import ReadyStep, StoppedFlow
 from dwarf_nats.wire.subjects import Subjects
 from dwarf_nats.workflow.records import Outcome
@@ -131,6 +133,39 @@ async def test_replicas_hear_each_other_but_not_themselves_b1(connection: Connec
     ]
     await connection.flush()
     assert mine.heard.empty()
+
+
+def fact_teller(name: str) -> Callable[[Question], ReplicaFacts]:
+    """Knows of every step it is asked about that it is being written."""
+
+    def facts(question: Question) -> ReplicaFacts:
+        steps = {step_id: StepFacts(phase=StepPhase.WRITING) for step_id in question.step_ids}
+        return ReplicaFacts(name=name, workers=8, in_use=1, steps=steps)
+
+    return facts
+
+
+async def test_a_question_is_answered_by_those_who_are_there_q2(connection: Connection, other: Connection) -> None:
+    """Whoever does not answer in time is missing; an answer of somebody who was not asked does not count."""
+    subjects = Subjects("p4")
+    mine, theirs = NatsPeers(connection, "me", subjects), NatsPeers(other, "they", subjects)
+    listener = PeerListener(connection, "me", Ear(), subjects, questions=mine)
+    await listener.start()
+    await PeerListener(other, "they", Ear(), subjects, questions=theirs).start()
+    await connection.flush()
+    await other.flush()
+    question = Question(1, [42])
+    theirs.answer_with(fact_teller("they"))
+    assert await mine.facts(question, {"they"}) == []  # it is not ready itself
+    mine.answer_with(fact_teller("me"))
+    assert await mine.facts(question, set()) == []
+    assert await mine.facts(question, {"they"}) == [fact_teller("they")(question)]
+    assert await mine.facts(question, {"they", "gone"}) == [fact_teller("they")(question)]
+    assert await mine.facts(question, {"gone"}) == []
+    assert await theirs.facts(question, {"me"}) == [fact_teller("me")(question)]
+    await other.publish("p4.peer.explain", b"{}", headers={"Dwarf-Origin": "they"})
+    assert await theirs.facts(question, {"me"}) == [fact_teller("me")(question)]
+    assert listener.counters.malformed.total() == 1
 
 
 async def test_a_malformed_signal_is_counted_and_dropped(connection: Connection, other: Connection) -> None:

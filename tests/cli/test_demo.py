@@ -29,7 +29,9 @@ def test_demo_runs_to_its_end_without_a_person() -> None:
         "https://mermaid.live",
         "  pickup ",
         "dwarf-nats flow restart ",
-        "diagnosis:",
+        "diagnosis:  dwarf-nats flow explain 1-",
+        "Nobody serves orders.charge: its steps wait",
+        "what helps: dwarf-nats tasks orders.charge",
         "start a service on task.orders.charge",
     ):
         assert words in said, said

@@ -60,6 +60,7 @@ async def test_a_flow_runs_is_announced_and_is_seen(deployment: Deployment) -> N
     steps = await deployment.viewer.history(outcome.flow_key)
     assert [step.task for step in steps] == ["billing.price", "billing.charge"]
     assert (await deployment.viewer.step(steps[1].step_key)).changes_json == b'{"receipt":"r30"}'
+    assert (await deployment.viewer.explain(outcome.flow_key)).text == "Completed."
     assert [graph.name for graph in await deployment.viewer.list_graphs()] == ["bill"]
     assert await deployment.operator.purge(Query(workflow="bill")) == 1
     for client in (deployment.operator, deployment.viewer):
@@ -157,7 +158,10 @@ async def impatient(server: NatsServer, folder: Path) -> AsyncIterator[Deploymen
 
 EVERY_OPERATION = {f"dwarf.{operation.name}" for operation in OPERATIONS}
 READING = {
-    *(f"dwarf.flow.{verb}" for verb in ("await", "poll", "snapshot", "fingerprint", "history", "mermaid", "graph")),
+    *(
+        f"dwarf.flow.{verb}"
+        for verb in ("await", "poll", "snapshot", "fingerprint", "history", "explain", "mermaid", "graph")
+    ),
     *("dwarf.step.get", "dwarf.graph.validate"),
 }
 STEERING = {

@@ -15,6 +15,7 @@ from dwarf_nats.wire import messages as m
 from dwarf_nats.wire import truncation
 from dwarf_nats.workflow import cursors
 from dwarf_nats.workflow.answer import ErrorInfo
+from dwarf_nats.workflow.explanation import Explanation, Reason, Wait
 from dwarf_nats.workflow.records import FlowSummary, GraphInfo, Outcome, Pause, Step
 from dwarf_nats.workflow.status import Status
 from dwarf_nats.workflow.step_details import FailedAttempt, StepPause
@@ -286,3 +287,45 @@ def test_of_a_paused_step_the_payload_of_its_pause_goes_first() -> None:
     assert ("interruptPayload" in bare, "attempts" in bare, bare["truncated"]) == (False, False, True)
     page = json.loads(truncation.history([step], "", 500))
     assert ("attempts" in page["steps"][0], page["steps"][0]["truncated"]) == (False, True)
+
+
+def wait(number: int, payload: int = 0, error: int = 0, below: list[Wait] | None = None) -> Wait:
+    return Wait(
+        step_key=STEP,
+        step_id=number,
+        task="ask",
+        url="ask",
+        reason=Reason.INTERRUPT,
+        since=number,
+        text="Waits until somebody answers.",
+        payload_json=text(payload) if payload else None,
+        error=ErrorInfo("e" * error, 500) if error else None,
+        waits=below or [],
+    )
+
+
+def explained_within(waits: list[Wait], room: int) -> dict[str, Any]:
+    whole = Explanation(flow_key=KEY, status=Status.INTERRUPTED, text="Waits.", waits=waits)
+    body = truncation.explanation(whole, room)
+    assert len(body) <= room
+    told: dict[str, Any] = json.loads(body)
+    return told
+
+
+def test_an_explanation_that_fits_is_whole_q2() -> None:
+    told = explained_within([wait(1, 100), wait(2, error=100)], 2_000)
+    assert "truncated" not in told
+    assert len(told["waits"][0]["payload"]["x"]) == 100
+
+
+def test_an_explanation_loses_payloads_first_then_its_last_waits_q2() -> None:
+    """Wire: large-replies; the oldest waits stay, those of sub-workflows with their callers."""
+    waits = [wait(number, 1_000, 9_000, [wait(number + 100, 1_000)]) for number in range(100)]
+    told = explained_within(waits, 200_000)
+    assert told["truncated"] is True
+    assert [one["stepId"] for one in told["waits"]] == list(range(100))
+    assert not any("payload" in one or "payload" in one["waits"][0] for one in told["waits"])
+    told = explained_within(waits, 10_000)
+    assert told["waits"]
+    assert [one["stepId"] for one in told["waits"]] == list(range(len(told["waits"])))
+    assert explained_within(waits, 300)["waits"] == []

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import msgspec
 import pytest
 
+from dwarf_nats.rules.replica_facts import Question, ReplicaFacts, StepFacts, StepPhase, TaskFacts
 from dwarf_nats.rules.steps import ReadyStep, StoppedFlow
-from dwarf_nats.wire import peers
+from dwarf_nats.wire import peer_facts, peers
 from dwarf_nats.workflow.status import Status
 
 
@@ -55,6 +56,37 @@ def test_every_signal_arrives_as_it_was_sent_b1() -> None:
         ("charge", 12.5, 1_769_860_800_123_456),
         ("charge",),
     ]
+
+
+FACTS = ReplicaFacts(
+    name="they",
+    workers=8,
+    in_use=3,
+    draining=True,
+    holds_steps=True,
+    steps={
+        42: StepFacts(phase=StepPhase.ASKING, worker="worker.1", deadline=1_769_860_800_000_001),
+        43: StepFacts(phase=StepPhase.HELD),
+    },
+    tasks={
+        "charge": TaskFacts(rate=2.5, opens_at=1_769_860_800_000_002, at_share=True),
+        "ship": TaskFacts(probe_at=1_769_860_800_000_003, cause="no_responders"),
+    },
+)
+
+
+def test_questions_and_answers_are_the_same_after_their_way_q2() -> None:
+    question = Question(2, [42, 43], ["charge"])
+    assert peer_facts.decode_question(peer_facts.encode_question("me-1", question)) == ("me-1", question)
+    assert peer_facts.decode_answer(peer_facts.encode_answer("me-1", FACTS)) == ("me-1", FACTS)
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b'{"id":"a"}', b'{"id":"a","shard":1,"stepIds":["x"],"tasks":[]}'])
+def test_malformed_questions_and_answers_are_told_apart(body: bytes) -> None:
+    with pytest.raises(peers.Malformed):
+        peer_facts.decode_question(body)
+    with pytest.raises(peers.Malformed):
+        peer_facts.decode_answer(body)
 
 
 @pytest.mark.parametrize(

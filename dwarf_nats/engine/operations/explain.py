@@ -11,6 +11,7 @@ from dwarf_nats.rules import explaining_flow
 from dwarf_nats.rules.explaining_flow import MAX_WAITS
 from dwarf_nats.rules.explaining_queue import Scene
 from dwarf_nats.rules.replica_facts import Question, ReplicaFacts
+from dwarf_nats.workflow.status import Status
 
 if TYPE_CHECKING:
     from dwarf_nats.engine.placement import Placement
@@ -33,6 +34,7 @@ class FlowExplanations:
         self._settings = replica.settings
         self._graphs = replica.graphs
         self._lookup = lookup
+        self._peers = replica.peers
 
     async def explain(self, flow: str) -> Explanation:
         shard, key = self._placement.locate(flow)
@@ -48,7 +50,7 @@ class FlowExplanations:
         return explaining_flow.ended_flow(shard.number, row, await store.explanations.failure(row))
 
     async def _living(self, shard: Shard, row: FlowRow, living: Living) -> Explanation:
-        scene = self._scene(shard, living.moment, self._facts(shard, living.steps))
+        scene = self._scene(shard, living.moment, await self._all_facts(shard, living))
         graphs = await self._graphs_of(shard, living)
         return explaining_flow.living_flow(row, living, graphs, scene)
 
@@ -66,6 +68,17 @@ class FlowExplanations:
             return await self._graphs.frozen(shard, digest)
         except Internal:  # it was removed with the flow meanwhile
             return None
+
+    async def _all_facts(self, shard: Shard, living: Living) -> list[ReplicaFacts]:
+        """The facts of all living replicas that have something to do with these steps, and answer."""
+        own = self._facts(shard, living.steps)
+        question = _question(shard, living.steps)
+        others = {replica.name for replica in living.replicas} - {one.name for one in own}
+        if not question.urls:  # nothing is due that any replica may take
+            others &= {step.replica for step in living.steps if step.replica is not None}
+        if self._peers is None or not others:
+            return own
+        return own + await self._peers.facts(question, others)
 
     def _facts(self, shard: Shard, steps: Collection[LivingStep]) -> list[ReplicaFacts]:
         """The facts of replicas about these steps, those of this one first."""
@@ -98,5 +111,5 @@ def _question(shard: Shard, steps: Collection[LivingStep]) -> Question:
     return Question(
         shard.number,
         [step.step_id for step in steps if step.replica is not None],
-        list({step.url for step in steps if step.status == "pending"}),
+        list({step.url for step in steps if step.status == Status.PENDING}),
     )
