@@ -1,11 +1,12 @@
 """The NATS client of replica, worker, SDK and command line: nats-py's, with methods overridden (wire section 6).
 
-Three things differ. Connecting: if the options ask for TLS, nothing is sent before it is on, also to servers that the
-cluster announces later; each server gets the user and password of its own URL; reconnects slow down while connections are
-short-lived. Errors: every error of the server ends in a reconnect, never in a closed connection. Permissions: a refusal is
-reported to the code that sent the refused message or subscription.
+Four things differ. Round trips: see `RoundTrips`. Connecting: if the options ask for TLS, nothing is sent before it is on, also
+to servers that the cluster announces later; each server gets the user and password of its own URL; reconnects slow down while
+connections are short-lived. Errors: every error of the server ends in a reconnect, never in a closed connection. Permissions:
+a refusal is reported to the code that sent the refused message or subscription.
 
-This module and `bus.connection` are the only ones that use private names of nats-py (docs/design/0012-connections.md).
+This module, `round_trips` and `bus.connection` are the only ones that use private names of nats-py
+(docs/design/0012-connections.md).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from nats.protocol.parser import ERR_RE
 
 from dwarf_nats.errors import Forbidden
 from dwarf_nats.redact import redacted_url
+from dwarf_nats.round_trips import RoundTrips
 from dwarf_nats.summed import Repeats
 from dwarf_nats.wire.connecting import ServerTried, next_server
 from dwarf_nats.wire.connection_errors import describe_connection_error
@@ -81,7 +83,7 @@ RefusalListener = Callable[[Violation], bool]
 """Called with an operation that permissions refused; returns true if it reports that to somebody, so that it is not logged."""
 
 
-class NatsClient(Client):
+class NatsClient(RoundTrips):
     """A connection to NATS; connect it with `wire.connecting.connect_client`. `who` names its user in messages."""
 
     def __init__(self) -> None:
@@ -274,7 +276,6 @@ class NatsClient(Client):
                 for sub in wanted:
                     await self._send_subscribe(sub)
                 await self.flush()
-                await self.flush()
             except nats.errors.Error:
                 continue
             for sub in wanted:
@@ -284,6 +285,7 @@ class NatsClient(Client):
     async def _attempt_reconnect(self) -> None:
         reason = f": {self._close_reason}" if self._close_reason else ""
         self._close_reason = ""
+        self.end_pings()
         self._repeats.say(logging.WARNING, f"connection to NATS lost, reconnecting{reason}")
         await super()._attempt_reconnect()
         if self.is_connected:
@@ -293,6 +295,7 @@ class NatsClient(Client):
     async def _close(self, status: int, do_cbs: bool = True) -> None:
         if status == Client.CLOSED and self._asking_again is not None:
             self._asking_again.cancel()
+        self.end_pings()
         if self._pending_data_size > 0:
             # nats-py would send the rest itself, and raise in the middle of closing if the server is gone.
             pending, self._pending, self._pending_data_size = self._pending, [], 0

@@ -11,7 +11,6 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-import nats.errors
 from nats.aio.subscription import Subscription
 
 from dwarf_nats.nats_client import NatsClient
@@ -87,30 +86,6 @@ class Connection(NatsClient):
         queue = self._flush_queue
         if queue is not None and queue.empty():
             queue.put_nowait(asyncio.get_running_loop().create_future())
-
-    async def flush(self, timeout: int = 10) -> None:
-        """Return when the server has taken everything sent before.
-
-        nats-py's own writes its PING at once and leaves what is pending to a task, so the PONG may come before the server
-        has seen a subscription or its end; and one that times out leaves a future behind that its late PONG stumbles over.
-        Raises `FlushTimeoutError`, also while the connection is down.
-        """
-        if self.is_closed:
-            raise nats.errors.ConnectionClosedError
-        if self._pending and self.is_connected and self._transport is not None:
-            pending, self._pending, self._pending_data_size = self._pending, [], 0
-            self._transport.writelines(pending)
-        if not await self.responds(timeout):
-            raise nats.errors.FlushTimeoutError
-
-    async def responds(self, seconds: float) -> bool:
-        """True if the server answers a PING in that time."""
-        if not self.is_connected:
-            return False
-        pong: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        await self._send_ping(pong)
-        done, _ = await asyncio.wait({pong}, timeout=seconds)
-        return bool(done)
 
     @property
     def max_payload(self) -> int:

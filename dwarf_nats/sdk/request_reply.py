@@ -13,6 +13,7 @@ from nats.aio.client import Client as Nats
 
 from dwarf_nats.errors import TooLarge, Unavailable
 from dwarf_nats.nats_client import INBOX_REMEDY, forbidden, watch_refusals
+from dwarf_nats.round_trips import RoundTrips
 from dwarf_nats.wire.streams import CaptureWarnings, describe_capture, recorded_by
 from dwarf_nats.wire.tokens import Tokens
 from dwarf_nats.wire.violations import Violation
@@ -26,6 +27,8 @@ log = logging.getLogger("dwarf_nats.sdk")
 # The bytes that nats-py writes around the headers, and between name and value of each.
 _HEADER_FRAME = len(b"NATS/1.0\r\n\r\n")
 _HEADER_LINE = len(b": \r\n")
+LOSS_POLL_SECONDS = 0.05
+"""Pause between two looks whether a connection of the user's has been lost."""
 # The headers of the server's report that nobody listens.
 _SERVERS_OWN = frozenset({"Status", "Description", "Nats-Subject"})
 
@@ -217,10 +220,27 @@ async def wait_connected(nc: Nats, seconds: float, pause: Callable[[float], Awai
 
 
 async def round_trip(nc: Nats) -> None:
-    """Return when the server has read everything sent before.
+    """Return when the server has read everything sent before. Raises `nats.errors.Error`, at once if the connection is lost.
 
     nats-py's `flush` writes its PING before data that still waits to be written (measured with 2.16: a subscription made
     just before is unknown to the server when `flush` returns). The second PING comes after all of it.
     """
-    await nc.flush()
-    await nc.flush()
+    if isinstance(nc, RoundTrips):
+        await nc.flush()
+        return
+    for _ in range(2):
+        await _flush_or_lose(nc)
+
+
+async def _flush_or_lose(nc: Nats) -> None:
+    """Flush a connection that nats-py made. It would wait ten seconds for a PONG that was lost with the connection."""
+    reconnects = nc.stats["reconnects"]
+    flushing = asyncio.ensure_future(nc.flush())
+    try:
+        while not flushing.done():
+            await asyncio.wait({flushing}, timeout=LOSS_POLL_SECONDS)
+            if not flushing.done() and (nc.stats["reconnects"] != reconnects or not nc.is_connected):
+                raise nats.errors.ConnectionReconnectingError
+        flushing.result()
+    finally:
+        flushing.cancel()

@@ -16,7 +16,7 @@ from dwarf_nats.wire import headers as h
 from dwarf_nats.wire.subjects import Subjects, is_of_another_account
 from dwarf_nats.workflow.task_exceptions import describe_error
 
-from .request_reply import check_size, wait_connected
+from .request_reply import check_size
 from .task_codec import (
     accept_seconds,
     backpressure_answer,
@@ -39,14 +39,29 @@ if TYPE_CHECKING:
 log = logging.getLogger("dwarf_nats.worker")
 RECONNECT_SECONDS = 60.0
 """Longest wait of an answer for a lost connection; the deadline of its step may be earlier."""
+LINK_POLL_SECONDS = 0.02
+"""Pause between two looks whether there is a connection again."""
 
 
 @dataclass(slots=True)
 class Link:
-    """The connection that a worker serves on, and the private subject at which it is asked what it runs, if there is one."""
+    """The connection that a worker serves on, and the private subject at which it is asked what it runs, if there is one.
+
+    `nc` may be closed, or missing between one connection and the next. `last`: no further one is made.
+    """
 
     nc: Nats | None = None
     private: str = ""
+    last: bool = False
+
+    async def until_connected(self, seconds: float) -> None:
+        """Wait at most `seconds` for a connection: the present one that comes back, or the next."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        while self.nc is None or not self.nc.is_connected:
+            if loop.time() >= end or (self.last and (self.nc is None or self.nc.is_closed)):
+                return
+            await asyncio.sleep(LINK_POLL_SECONDS)
 
 
 class TaskServer:
@@ -120,16 +135,22 @@ class TaskServer:
     async def _send_answer(self, execution: Execution, answer: Answer) -> None:
         seconds = asyncio.get_running_loop().time() - execution.received
         self.discovery.count(execution.handler.url, answer.error, seconds)
-        # A lost connection comes back, and with it the engine's inbox: the answer waits as long as it is wanted.
-        nc = self._link.nc
-        if nc is not None and not nc.is_connected and not execution.call.cancelled:
-            await wait_connected(nc, min(execution.call.budget, RECONNECT_SECONDS))
+        if execution.reply and not execution.call.cancelled:
+            await self._wait_for_link(execution)
         await self._reply(execution.reply, answer)
 
-    async def _send_accepted(self, execution: Execution) -> None:
+    async def _wait_for_link(self, execution: Execution) -> None:
+        """Wait for a connection that was lost, or is replaced, as long as the engine waits for the step.
+
+        The engine's inbox comes back with the servers; a worker may also lose a connection that the engine keeps.
+        """
         nc = self._link.nc
-        if nc is not None and not nc.is_connected:
-            await wait_connected(nc, min(execution.call.budget, RECONNECT_SECONDS))
+        if nc is None or not nc.is_connected:
+            left = execution.received + execution.call.budget - asyncio.get_running_loop().time()
+            await self._link.until_connected(min(left, RECONNECT_SECONDS))
+
+    async def _send_accepted(self, execution: Execution) -> None:
+        await self._wait_for_link(execution)
         nc, private = self._link.nc, self._link.private
         if nc is not None and execution.reply and private and not execution.answered:
             with contextlib.suppress(nats.errors.Error):
@@ -137,7 +158,10 @@ class TaskServer:
 
     async def _reply(self, subject: str, answer: Answer) -> None:
         nc = self._link.nc
-        if not subject or nc is None:
+        if not subject:
+            return
+        if nc is None:
+            self._summed.warning("answer", "an answer could not be sent: %s", "there is no connection to NATS")
             return
         body, headers = encode_answer(answer)
         try:

@@ -59,6 +59,7 @@ class TaskSubscriptions:
         given: Nats | None,
     ) -> None:
         self._link = link
+        link.last = given is not None
         self._server = server
         self._handlers = handlers
         self._options = options
@@ -133,8 +134,12 @@ class TaskSubscriptions:
         self._unwatch = watch_refusals(nc, self._on_refused)
 
     async def _abandon_connection(self, nc: Nats) -> None:
-        """Leave no subscription of this worker on a connection that it does not serve."""
-        self._link.nc = None
+        """Leave no subscription of this worker on a connection that it does not serve.
+
+        What it took by them meanwhile goes on; the answers wait for the next connection.
+        """
+        if nc is not self._given:
+            self._link.nc = None
         subscriptions, self._subscriptions = self._subscriptions, []
         with contextlib.suppress(nats.errors.Error, OSError):
             if nc is not self._given:
@@ -221,6 +226,7 @@ class TaskSubscriptions:
     async def stop_opening(self) -> None:
         """Make no connection any more, and end the attempt that is under way."""
         self._stopping = True
+        self._link.last = True
         await _end(self._starting)
         await _end(self.reopening)
 

@@ -155,6 +155,7 @@ class Worker:
         try:
             await subscriptions.start(retry)
         except BaseException:
+            self._link.last = True
             server.end()
             raise
         log.info("serving %s as queue group %s", ", ".join(subscriptions.served), self.queue)

@@ -1,6 +1,6 @@
 """Private names of nats-py in use: where, which, and that they are still there.
 
-What nats-py does not promise may change with any release. So its version is bounded in `pyproject.toml`, two modules own all
+What nats-py does not promise may change with any release. So its version is bounded in `pyproject.toml`, three modules own all
 uses, and raising the bound begins here: a name that has vanished fails, and so does one that is used anew.
 """
 
@@ -59,9 +59,14 @@ USED = {
         "_pending_data_size",
         "_process_msg",
         "_remove_sub",
-        "_send_ping",
         "_sid",
         "_subs",
+    },
+    "round_trips.py": {
+        "_pending",
+        "_pending_data_size",
+        "_pongs",
+        "_send_ping",
         "_transport",
     },
 }
@@ -88,10 +93,13 @@ def _parsed(path: Path) -> ast.AST:
 
 
 def _imports_nats(tree: ast.AST) -> bool:
-    """Whether a module imports nats-py, or one of the two modules that use its private names."""
+    """Whether a module imports nats-py, or one of the modules that use its private names."""
     imported = [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
     imported += [one.name for node in ast.walk(tree) if isinstance(node, ast.Import) for one in node.names]
-    return any(name.split(".")[0] == "nats" or name.endswith((".nats_client", "connection")) for name in imported)
+    return any(
+        name.split(".")[0] == "nats" or name.endswith((".nats_client", ".round_trips", "connection"))
+        for name in imported
+    )
 
 
 def _of_nats() -> set[str]:
