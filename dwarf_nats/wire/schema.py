@@ -1,4 +1,4 @@
-"""Write the JSON Schemas, the examples and the AsyncAPI 3 document from the message types.
+"""Write the JSON Schemas, the examples, the AsyncAPI 3 and the OpenAPI document from the message types.
 
 Descriptions are the docstrings, without the rules they cite.
 
@@ -23,6 +23,7 @@ from . import messages as m
 from . import peer_messages as p
 from . import task_messages as t
 from .examples import EXAMPLES
+from .openapi import openapi
 from .operations import OPERATIONS, SIGNAL
 from .subjects import Subjects
 
@@ -135,9 +136,20 @@ def _channels() -> list[_Channel]:
     ]
 
 
+def _components() -> dict[str, Any]:
+    """The schemas of all messages by name, which refer to each other as components of a document."""
+    _, schemas = msgspec.json.schema_components(list(EXAMPLES), ref_template="#/components/schemas/{name}")
+    found: dict[str, Any] = without_rules(schemas)
+    return found
+
+
+def openapi_document() -> dict[str, Any]:
+    """The OpenAPI 3.1 document of the operations over HTTP, with the schemas of their messages."""
+    return openapi(_components())
+
+
 def asyncapi() -> dict[str, Any]:
     """The AsyncAPI 3 document: the messages that the service receives and sends, and their subjects."""
-    _, schemas = msgspec.json.schema_components(list(EXAMPLES), ref_template="#/components/schemas/{name}")
     replies = {
         "address": None,
         "description": "The reply subject of the request.",
@@ -157,7 +169,7 @@ def asyncapi() -> dict[str, Any]:
         "operations": {one.name: one.operation() for one in channels},
         "components": {
             "messages": {kind.__name__: _message(kind) for kind in EXAMPLES},
-            "schemas": without_rules(schemas),
+            "schemas": _components(),
         },
     }
 
@@ -168,7 +180,7 @@ def _ref(place: str, name: str) -> dict[str, str]:
 
 def render() -> dict[str, bytes]:
     """Every generated file by its path under the directory of schemas."""
-    files: dict[str, Any] = {"asyncapi.json": asyncapi()}
+    files: dict[str, Any] = {"asyncapi.json": asyncapi(), "openapi.json": openapi_document()}
     for kind, example in EXAMPLES.items():
         files[f"{schema_name(kind)}.json"] = json_schema(kind)
         files[f"examples/{schema_name(kind)}.json"] = example

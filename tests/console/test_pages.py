@@ -60,7 +60,7 @@ async def test_a_workflow_known_by_a_flow_only_is_shown(browser: Browser, caller
 
 async def test_tasks_show_who_serves_them(browser: Browser, caller: Caller, nats_server: NatsServer) -> None:
     worker = Worker(nats_server.url, task_prefix=f"{caller.prefix}task", name="billing-service")
-    worker.add_task("billing.charge", dict)
+    worker.add_task("billing.charge", lambda: {"charged": True})
     async with worker:
         page = await browser.page("/tasks")
     assert "billing.charge" in page

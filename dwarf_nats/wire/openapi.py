@@ -1,0 +1,76 @@
+"""The OpenAPI 3.1 document of the HTTP way in: the operations of the table, with the JSON of the wire."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+
+from dwarf_nats.errors import DwarfError
+from dwarf_nats.version import __version__
+
+from .examples import EXAMPLES
+from .messages import ErrorReply
+from .operations import OPERATIONS, Operation
+
+IDEMPOTENCY_KEY = "Idempotency-Key"
+"""Header of a request that may be sent again: `Nats-Msg-Id` of the wire."""
+CODES = tuple(sorted(leaf.code for leaf in DwarfError.__subclasses__()))
+"""The codes of refusals, which are HTTP statuses."""
+_RULES = re.compile(r" \([A-Z]\d+(?:[,-] ?[A-Z]\d+)*\)")
+
+
+def openapi(schemas: dict[str, Any]) -> dict[str, Any]:
+    """The document. `schemas`: those of all messages, by name, with references to `#/components/schemas`."""
+    refusal = {
+        "description": "Refused; the status is the code of the error.",
+        "content": _content(ErrorReply),
+    }
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "dwarf-nats",
+            "version": __version__,
+            "description": "The operations over HTTP, as `dwarf-nats console --api` answers them.",
+        },
+        "paths": {f"/api/{one.name}": {"post": _operation(one)} for one in OPERATIONS},
+        "components": {
+            "schemas": schemas,
+            "responses": {"Refused": refusal},
+            "securitySchemes": {"basic": {"type": "http", "scheme": "basic"}},
+        },
+        "security": [{}, {"basic": []}],
+    }
+
+
+def _operation(one: Operation) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "operationId": one.endpoint,
+        "summary": _RULES.sub("", (one.request.__doc__ or one.name).strip().splitlines()[0]),
+        "tags": [one.name.partition(".")[0]],
+        "requestBody": {"content": _content(one.request)},
+        "responses": {
+            "200": {"description": "Done.", "content": _content(one.reply)},
+            **{str(code): {"$ref": "#/components/responses/Refused"} for code in CODES},
+        },
+    }
+    if one.keyed:
+        found["parameters"] = [
+            {
+                "name": IDEMPOTENCY_KEY,
+                "in": "header",
+                "schema": {"type": "string", "maxLength": 256},
+                "description": "The same key makes the same flow or event, never a second.",
+            }
+        ]
+    return found
+
+
+def _content(kind: type[msgspec.Struct]) -> dict[str, Any]:
+    return {
+        "application/json": {
+            "schema": {"$ref": f"#/components/schemas/{kind.__name__}"},
+            "example": EXAMPLES[kind],
+        }
+    }
