@@ -15,12 +15,10 @@ from dwarf_nats.cli.options import Bus, Creation, Filters, Service
 from dwarf_nats.cli.output import (
     Output,
     clock,
-    coloured,
-    day_and_clock,
     error_line,
+    flows_view,
     outcome_view,
     pretty,
-    table,
 )
 from dwarf_nats.cli.pauses import advice_for, pauses_view
 from dwarf_nats.cli.state_arg import read_state
@@ -269,19 +267,7 @@ async def list_(
     async with service.client(bus) as client:
         flows, following = await client.list(filters.query(), cursor)
     reply = m.FlowListReply(flows=[codec.summary_message(one) for one in flows], cursor=following or msgspec.UNSET)
-    rows = [
-        (
-            one.flow_key,
-            one.workflow,
-            coloured(one.status),
-            one.task or "",
-            day_and_clock(one.updated_at),
-            "compensating" if one.compensating else one.cancel_reason or error_line(one.error),
-        )
-        for one in flows
-    ]
-    shown = table(("flow", "workflow", "status", "task", "updated", "why"), rows)
-    out.show(reply, shown, *([f"more: --cursor {following}"] if following else []))
+    out.show(reply, flows_view(flows), *([f"more: --cursor {following}"] if following else []))
 
 
 @command(

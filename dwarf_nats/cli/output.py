@@ -16,7 +16,7 @@ from dwarf_nats.cli.command import option_group
 from dwarf_nats.render.terminal import in_json, in_lines, one_line
 from dwarf_nats.wire.times import from_micros
 from dwarf_nats.workflow.answer import ErrorInfo
-from dwarf_nats.workflow.records import Outcome
+from dwarf_nats.workflow.records import FlowSummary, Outcome
 from dwarf_nats.workflow.status import Status
 
 _COLOURS = {
@@ -121,3 +121,15 @@ def outcome_view(outcome: Outcome) -> list[RenderableType]:
         shown.append("not all of it fits the bus (max_payload): what was too large is left out")
     shown.append(pretty(outcome.state_json))
     return shown
+
+
+def flows_view(flows: Sequence[FlowSummary]) -> Table:
+    """Flows in a table; with the times at which steps are due if there are any."""
+    with_due = any(flow.due_at is not None for flow in flows)
+    rows: list[Sequence[str | Text]] = []
+    for flow in flows:
+        why = "compensating" if flow.compensating else flow.cancel_reason or error_line(flow.error)
+        due = [] if not with_due else ["" if flow.due_at is None else day_and_clock(flow.due_at)]
+        updated = day_and_clock(flow.updated_at)
+        rows.append((flow.flow_key, flow.workflow, coloured(flow.status), flow.task or "", updated, *due, why))
+    return table(("flow", "workflow", "status", "task", "updated", *(["due"] if with_due else []), "why"), rows)

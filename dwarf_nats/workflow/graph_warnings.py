@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from difflib import SequenceMatcher
 from typing import TYPE_CHECKING
 
-from dwarf_nats.workflow import conditions, fields
+from dwarf_nats.workflow import conditions, fields, node_validation, templates
 from dwarf_nats.workflow.names import END
 
 if TYPE_CHECKING:
@@ -51,10 +51,17 @@ def _without_default(graph: GraphBuilder) -> Iterator[str]:
 
 
 def _never(graph: GraphBuilder) -> Iterator[str]:
+    """Warn of conditions that never hold, and of expressions that fail whatever the state is."""
     for source, target, when in _conditions(graph):
         problem = conditions.literal_problem(when)
         if problem:
             yield f"edge {source!r} -> {target!r}: its condition {when[:80]!r} {problem}"
+    for node in graph.nodes.values():
+        for where, template in node_validation.all_templates(node):
+            for place, expression in templates.expressions(template, where):
+                problem = templates.constant_problem(expression)
+                if problem:
+                    yield f"{place}: its expression {expression[:80]!r} cannot be evaluated on any state ({problem})"
 
 
 def _typing_errors(graph: GraphBuilder) -> Iterator[str]:

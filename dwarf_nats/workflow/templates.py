@@ -76,6 +76,20 @@ def problems(template: Any, where: str) -> Iterator[str]:
             yield f"{at}: the expression {source[:_SHOWN]!r} is invalid: {problem}"
 
 
+def constant_problem(source: str) -> str:
+    """Say why an expression that reads nothing has no value on any state; empty if it has one (a warning, G11)."""
+    condition = conditions.compiled(source)
+    if isinstance(condition, str) or condition.constant is None:
+        return ""
+    try:
+        _dumped(_plain(conditions.value_of(source, {}, Spending())), "")
+    except CannotEvaluate as error:
+        return str(error)
+    except BadRequest as error:
+        return error.message.removeprefix(": ")
+    return ""
+
+
 def render(
     template: Any, state: State, *, where: str, extra: Mapping[str, Raw] | None = None, max_depth: int = MAX_DEPTH
 ) -> Raw:

@@ -113,6 +113,20 @@ def test_the_words_of_a_problem_lead_to_its_line(tmp_path: Path, problem: str, l
     assert read_graph_file(str(tmp_path / "order.yaml")).at(problem).endswith(f"/{place}: {problem}")
 
 
+def test_the_place_of_a_warning_is_that_of_the_expression(tmp_path: Path) -> None:
+    """G11: of a template inside a list, with comments around it."""
+    (tmp_path / "order.yaml").write_text(
+        "name: order\ntasks:\n  - name: quote\n    # The price.\n    request:\n      subject: price\n      payload:\n"
+        "        lines:\n          - 1\n          - =1/0  # oh\ntransitions:\n  - {from: quote, to: END}\n"
+    )
+    file = read_graph_file(str(tmp_path / "order.yaml"))
+    (warning,) = file.graph.warnings()
+    assert file.at(warning).endswith(
+        "/order.yaml:10: node 'quote', request.payload.lines[1]: its expression '1/0' cannot be evaluated on any state"
+        " (division by zero)"
+    )
+
+
 def test_a_line_of_what_an_alias_repeats_is_that_of_the_alias(tmp_path: Path) -> None:
     text = "name: a\nx-shared: &edge\n  from: a\n  to: b\ntasks: [{name: a}]\ntransitions:\n  - *edge\n"
     (tmp_path / "a.yaml").write_text(text.replace("x-shared", "annotations"))

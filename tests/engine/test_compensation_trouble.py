@@ -28,7 +28,6 @@ from tests.support.engines import (
     quiet,
     replica,
     rows,
-    shard_of,
     until_rows,
 )
 
@@ -262,7 +261,7 @@ async def test_sweeps_do_not_disturb_compensations(
             await gate.began()
         before = await rows(engine, "select step_id, status, parked, lease_seq from dwarf_steps order by step_id")
         for table in ("dwarf_flows", "dwarf_steps"):
-            await shard_of(engine).store.database.fetch(f"update {table} set updated_at = updated_at - 600000000")
+            await rows(engine, f"update {table} set updated_at = updated_at - 600000000")
         maintenance = maintenance_of(engine)
         for _ in range(2):
             await maintenance.integrity.run_once()

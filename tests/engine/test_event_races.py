@@ -26,7 +26,7 @@ from dwarf_nats.workflow.flow import Flow
 from dwarf_nats.workflow.records import EventReceipt
 from dwarf_nats.workflow.status import Status
 from dwarf_nats.workflow.task_error import WaitTimeout
-from tests.support.engines import SOON, Dsns, line, quiet, until_rows
+from tests.support.engines import SOON, Dsns, line, quiet, rows, until_rows
 
 SHARDS = 2
 HOUR = 3_600
@@ -81,9 +81,9 @@ async def waiting(engine: Engine, key: str, shard: int | None = None, **state: A
 
 async def pass_deadline(engine: Engine, flow: str, key: str) -> None:
     """Let the deadline of a wait pass now, and the timer of this replica know."""
-    shard = engine.shards[int(flow.split("-")[0])]
-    await shard.store.database.fetch(PASS, key)
-    shard.deadlines.note(0)
+    number = int(flow.split("-")[0])
+    await rows(engine, PASS, key, shard=number)
+    engine.shards[number].deadlines.note(0)
 
 
 async def end_of(engine: Engine, flow: str) -> dict[str, Any]:
@@ -94,10 +94,9 @@ async def end_of(engine: Engine, flow: str) -> dict[str, Any]:
 
 async def events_left(engine: Engine) -> list[tuple[str, str]]:
     """Key and state of each event that is still there."""
-    found = []
-    for shard in engine.shards.values():
-        rows = await shard.store.database.fetch("select key, state from dwarf_events")
-        found += [tuple(row) for row in rows]
+    found: list[Any] = []
+    for number in engine.shards:
+        found += await rows(engine, "select key, state from dwarf_events", shard=number)
     return sorted(found)
 
 
@@ -143,10 +142,8 @@ async def test_the_event_comes_just_before_the_deadline(replicas: Sequence[Engin
         result = await engine.shards[shard].store.control.time_out_waits(10)
         assert (result.count, result.next_in) == (0, None)
     assert await events_left(one) == []
-    rows = await one.shards[shard].store.database.fetch(
-        "select status, wait_until from dwarf_steps where wait_key = $1", key
-    )
-    assert [tuple(row) for row in rows] == [("pending", None)]
+    found = await rows(one, "select status, wait_until from dwarf_steps where wait_key = $1", key, shard=shard)
+    assert found == [("pending", None)]
 
 
 @pytest.mark.parametrize("first", ["event", "deadline"])
@@ -205,7 +202,7 @@ async def test_a_deadline_passes_over_a_step_whose_event_is_not_committed(
     async with open_engine(pg_dsn, tasks=waits, graphs=waits, settings=EngineSettings(drain_ms=0)) as engine:
         store = engine.shards[1].store
         flow = await waiting(engine, "k")
-        await store.database.fetch(PASS, "k")
+        await rows(engine, PASS, "k")
         connection = await asyncpg.connect(pg_dsn)
         transaction = connection.transaction()
         await transaction.start()

@@ -185,6 +185,43 @@ async def test_create_task_cancel_and_purge(place: Place) -> None:
     assert await client.list() == ([], "")
 
 
+async def test_a_flow_that_is_compensated_says_so_and_its_task_knows_what_it_undoes(place: Place) -> None:
+    """N9: outcome and summary while it lasts, and what the compensating task is handed."""
+    client, began, go_on = place.client, asyncio.Event(), asyncio.Event()
+    seen: list[tuple[str, dict[str, Any], int | None]] = []
+
+    async def undo(flow: Flow) -> dict[str, Any]:
+        undone = flow.compensating
+        assert undone is not None
+        assert undone.error is not None
+        seen.append((undone.step_key, dict(undone.changes), undone.error.code))
+        began.set()
+        await go_on.wait()
+        return {"charged": None}
+
+    def fails() -> None:
+        raise TaskError("no truck", 422)
+
+    graph = line("saga", "charge", "ship")
+    graph.compensate("charge", "undo")
+    async with place.serving(charge=lambda: {"charged": 5}, ship=fails, undo=undo):
+        key = await client.create(graph, {"total": 5}, start=True)
+        await asyncio.wait_for(began.wait(), PATIENCE)
+        shown = await client.snapshot(key)
+        assert (shown.status, shown.compensating, shown.error) == (Status.RUNNING, True, None)
+        ((summary,), _) = await client.list(Query(workflow="saga"))
+        assert (summary.compensating, summary.task) == (True, "charge:compensate")
+        with pytest.raises(errors.Conflict, match="is being compensated"):
+            await client.cancel(key)
+        go_on.set()
+        outcome = await client.await_(key, PATIENCE)
+        assert (outcome.status, outcome.compensating, outcome.state) == (Status.FAILED, False, {"total": 5})
+        ((summary,), _) = await client.list(Query(workflow="saga"))
+        assert not summary.compensating
+        charge, *_ = await client.history(key)
+    assert seen == [(charge.step_key, {"charged": 5}, 422)]
+
+
 async def test_graphs_are_kept_and_flows_are_made_of_them_by_name(place: Place) -> None:
     """G8, G10."""
     client, graph = place.client, line("kept", "greet")

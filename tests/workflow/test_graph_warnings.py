@@ -125,6 +125,54 @@ def test_g11_a_condition_that_never_holds(condition: str, why: str) -> None:
     assert why in warning
 
 
+@pytest.mark.parametrize(
+    ("expression", "why"),
+    [
+        ("1 / 0", "division by zero"),
+        ("[1, 2].map(i, i / 0)", "division by zero"),
+        ("int('seven')", ""),
+        ("timestamp('tomorrow')", ""),
+        ("[1, 2][3]", "index"),
+        ("{1: 2}", "keys of JSON objects are texts"),
+        ("b'x'", "has bytes in it"),
+        ("1.0 / 0.0", "JSON cannot say"),
+    ],
+)
+def test_g11_an_expression_that_reads_nothing_and_always_fails(expression: str, why: str) -> None:
+    """G6 lets it pass: it is sound, and its step fails by it."""
+    graph = Graph.from_values(
+        {
+            "name": "g",
+            "entryPoint": "ask",
+            "tasks": [
+                {"name": "ask", "request": {"subject": "a", "payload": {"n": [f"={expression}"], "m": "=n / 0"}}},
+                {"name": "then", "set": {"a": "=1 + 1", "b": "=timestamp(0)", "c": "=state.size()"}},
+            ],
+            "transitions": [{"from": "ask", "to": "then"}, {"from": "then", "to": "END"}],
+        }
+    )
+    graph.validate()
+    (warning,) = graph.warnings()
+    assert warning.startswith(
+        f"node 'ask', request.payload.n[0]: its expression {expression!r} cannot be evaluated on any"
+    )
+    assert why in warning
+
+
+def test_g11_an_expression_of_a_compensation_that_always_fails() -> None:
+    graph = Graph.from_values(
+        {
+            "name": "g",
+            "tasks": [
+                {"name": "a", "set": {"x": 1}, "compensate": {"publish": {"subject": "undo", "payload": "=1 % 0"}}}
+            ],
+            "transitions": [{"from": "a", "to": "END"}],
+        }
+    )
+    (warning,) = graph.warnings()
+    assert warning.startswith("node 'a', compensate.publish.payload: its expression '1 % 0'")
+
+
 def test_g11_an_error_edge_into_a_fan_in_without_a_reducer() -> None:
     graph = Graph("g")
     graph.add_fan_out("a", "b", "c")
