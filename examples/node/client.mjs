@@ -73,6 +73,46 @@ await ask("flow.resume", { ...parcel, data: { by: "ada" } });
 show("shipped", await ask("flow.await", { ...parcel, timeoutMs: 20_000 }));
 show("nested", await ask("flow.history", parcel));
 
+// A service that knows nothing of workflows, asked by a node; and a node with a budget and attempts of its own.
+await ask("graph.put", {
+  name: "node-bill",
+  entryPoint: "rate",
+  tasks: [
+    { name: "rate", request: { subject: "='node.rates.' + currency", payload: { total: "=total" } }, timeoutMs: 5_000 },
+    { name: "bank", url: "node.bank", timeoutMs: 500, retry: { maxAttempts: 3, initialDelayMs: 20, multiplier: 2 } },
+    { name: "bill", set: { bill: "=double(rate.of) * rate.rate" } },
+  ],
+  transitions: [
+    { from: "rate", to: "bank" },
+    { from: "bank", to: "bill" },
+    { from: "bill", to: "END" },
+  ],
+});
+const billed = await ask("flow.run", { workflow: "node-bill", state: { currency: "NOK", total: 100 } });
+show("billed", billed);
+show("attempts", await ask("flow.history", { flowKey: billed.flowKey }));
+show("no rate", await ask("flow.run", { workflow: "node-bill", state: { currency: "XXX", total: 100 } }));
+
+// An event: the one comes before anybody waits and is kept, the other while a flow waits; a third never comes.
+const pays = (order, amount) => ask("flow.signal", { event: "node.paid", key: order, data: { amount }, id: `${order}-paid` });
+const wait = (order, patience) =>
+  ask("flow.create_task", { task: "node.payment", state: { order, ...(patience && { patience }) }, start: true });
+const order = `order-${process.pid}`;
+show("early", await pays(`${order}-a`, 5));
+show("paid early", await ask("flow.await", { ...(await wait(`${order}-a`)), timeoutMs: 20_000 }));
+const waiting = await wait(`${order}-b`);
+show("signalled", await pays(`${order}-b`, 7));
+show("paid", await ask("flow.await", { ...waiting, timeoutMs: 20_000 }));
+show("unpaid", await ask("flow.await", { ...(await wait(`${order}-c`, 50)), timeoutMs: 20_000 }));
+
+// A person who does not come in time.
+const unsigned = await ask("flow.create_task", { task: "node.sign", state: { order, patience: 50 }, start: true });
+let signed;
+do {
+  signed = await ask("flow.await", { ...unsigned, timeoutMs: 20_000 });
+} while (signed.status === "interrupted");
+show("unsigned", signed);
+
 await ask("flow.create_task", { task: "node.refuse", start: true }).then(async ({ flowKey }) =>
   show("refuse", await ask("flow.await", { flowKey, timeoutMs: 20_000 })),
 );

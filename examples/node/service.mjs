@@ -3,8 +3,10 @@
 //   NATS_URL=nats://127.0.0.1:4222 node service.mjs
 //
 // A task is a request on `task.<url>` with a JSON object; `state` is the flow's state so far. The reply is a JSON
-// object too: `changes` for success, `error` for failure, or a wish: to wait for a person (`interrupt`), to run another
-// workflow (`subgraph`), to be run again (`retry`). See docs/task-services.md.
+// object too: `changes` for success, `error` for failure, or a wish: to wait for a person (`interrupt`) or an event (`wait`),
+// to run another workflow (`subgraph`), to be run again (`retry`). See docs/task-services.md.
+//
+// At the end stands a service that knows nothing of workflows: a node of a graph asks it all the same (`request`).
 import { connect, headers } from "@nats-io/transport-node";
 
 const nc = await connect({
@@ -63,6 +65,38 @@ const tasks = {
     return { changes: { tracking: `${state.city.toUpperCase()}-${attempt}` } };
   },
 
+  // Waits for an event, whoever signals it: it may come before this asks. When it has come, or its time has passed, this
+  // runs again with `event`.
+  "node.payment": async ({ state, event }) => {
+    if (!event) {
+      return { wait: { event: "node.paid", key: state.order, timeoutMs: state.patience ?? 86_400_000 } };
+    }
+    if (event.timedOut) {
+      return { changes: { paid: false } };
+    }
+    return { changes: { paid: true, amount: event.data.amount } };
+  },
+
+  // Waits for a person, but not for ever: `interruptTimeoutMs`.
+  "node.sign": async ({ state, resumed }) => {
+    if (!resumed) {
+      return { interrupt: { sign: state.order }, interruptTimeoutMs: state.patience ?? 86_400_000 };
+    }
+    return { changes: { signedBy: resumed.timedOut ? "nobody" : resumed.data } };
+  },
+
+  // Says nothing of another attempt: `retry` and `timeoutMs` of its node in the graph do. The first answer comes too late,
+  // the second is an error.
+  "node.bank": async ({ attempt }) => {
+    if (attempt === 0) {
+      await new Promise((resolve) => setTimeout(resolve, 2_000));
+    }
+    if (attempt === 1) {
+      throw Object.assign(new Error("the bank is closed"), { code: 500 });
+    }
+    return { changes: { booked: attempt } };
+  },
+
   // The same error in the way of NATS services: code and text as headers.
   "node.refuse": async () => {
     const error = headers();
@@ -118,6 +152,24 @@ for (const [url, task] of Object.entries(tasks)) {
     },
   });
 }
+
+// A service that was there before: any JSON in, any JSON out, errors in the way of NATS services.
+const rates = { EUR: 1, NOK: 11.5 };
+nc.subscribe("node.rates.*", {
+  queue: "node-rates",
+  callback: (error, msg) => {
+    if (error) return;
+    const currency = msg.subject.split(".")[2];
+    if (currency in rates) {
+      msg.respond(JSON.stringify({ currency, rate: rates[currency], of: msg.json().total }));
+    } else {
+      const refusal = headers();
+      refusal.set("Nats-Service-Error-Code", "404");
+      refusal.set("Nats-Service-Error", `no rate of ${currency}`);
+      msg.respond("", { headers: refusal });
+    }
+  },
+});
 await nc.flush();
 console.log(`serving ${Object.keys(tasks).join(", ")}`);
 

@@ -101,6 +101,8 @@ async def test_a_node_client_and_a_node_task_service_need_nothing_of_ours(
     (label,) = ship["subHistory"]
     assert (label["task"], label["status"], label["attempt"]) == ("node.label", "completed", 2)
 
+    check_plain_service(shown)
+    check_waits(shown)
     assert shown["refuse"]["error"] == {"message": "short and stout", "code": 418}
 
     refused = {name: shown[name] for name in ("unknown workflow", "unknown field", "wrong status")}
@@ -113,3 +115,24 @@ async def test_a_node_client_and_a_node_task_service_need_nothing_of_ours(
         assert one["error"]["code"] == one["refused"]
         assert one["error"]["message"].startswith(one["text"][:40])
     assert "workflow" in refused["unknown field"]["text"]
+
+
+def check_plain_service(shown: dict[str, Any]) -> None:
+    """N3, L1, L2: a request node and the policy of a node."""
+    billed = shown["billed"]
+    assert billed["status"] == "completed", billed
+    assert billed["state"]["rate"] == {"currency": "NOK", "rate": 11.5, "of": 100}
+    assert (billed["state"]["booked"], billed["state"]["bill"]) == (2, 1150.0)
+    rate, bank, bill = shown["attempts"]["steps"]
+    assert (rate["kind"], bank["attempt"], bill["kind"]) == ("request", 2, "set")
+    assert shown["no rate"]["error"] == {"message": "no rate of XXX", "code": 404}
+
+
+def check_waits(shown: dict[str, Any]) -> None:
+    """E1-E3, P6: an event that came early, one that came in time, and nobody in time."""
+    assert shown["early"] == {"delivered": 0, "kept": True}
+    assert shown["paid early"]["state"]["amount"] == 5
+    assert shown["signalled"] in ({"delivered": 1, "kept": False}, {"delivered": 0, "kept": True})
+    assert (shown["paid"]["state"]["paid"], shown["paid"]["state"]["amount"]) == (True, 7)
+    assert shown["unpaid"]["state"]["paid"] is False
+    assert shown["unsigned"]["state"]["signedBy"] == "nobody"

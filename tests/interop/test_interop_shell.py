@@ -13,6 +13,7 @@ from pathlib import Path
 import nats
 import pytest
 
+from dwarf_nats.cli.graph import read_graph
 from dwarf_nats.dev_servers import NatsServer
 from dwarf_nats.sdk import Client
 from dwarf_nats.workflow.status import Status
@@ -67,6 +68,36 @@ async def test_tasks_in_shell_answer_fail_retry_and_wait_for_a_person(service: s
         assert (paused.status, paused.interrupt_payload) == (Status.INTERRUPTED, {"question": "may it be shouted?"})
         await client.resume(key, {"yes": ["of", "course"]})
         assert (await client.await_(key)).state["answer"] == {"yes": ["of", "course"]}
+
+
+async def test_tasks_in_shell_wait_for_events_and_not_for_ever(service: str, prefix: str) -> None:
+    """E2, E3, P6: an event that came before, one that comes, one that never does, and a person who does not either."""
+    async with shell(service, "task"), Client(service, prefix=prefix) as client:
+        assert (await client.signal("shell.bell", "1", {"twice": [True]})).kept
+        key = await client.create_task("shell.bell", {"door": 1}, start=True)
+        assert (await client.await_(key)).state["rung"] == {"twice": [True]}
+
+        key = await client.create_task("shell.bell", {"door": 2}, start=True)
+        await client.signal("shell.bell", "2", 'ding, "dong"')
+        assert (await client.await_(key)).state["rung"] == 'ding, "dong"'
+
+        key = await client.create_task("shell.bell", {"door": 3, "patience": 30}, start=True)
+        assert (await client.await_(key)).state["rung"] is False
+
+        key = await client.create_task("shell.approve", {"patience": 30}, start=True)
+        while not (outcome := await client.await_(key)).status.terminal:
+            pass
+        assert outcome.state["answer"] == "nobody came"
+
+
+async def test_a_graph_asks_a_service_in_shell_and_gives_its_task_more_attempts(service: str, prefix: str) -> None:
+    """N3, L1: a request node to a plain responder, and a node's own retry."""
+    graph = read_graph(str(SCRIPT.with_name("words.yaml")))
+    async with shell(service, "task"), Client(service, prefix=prefix) as client:
+        outcome = await client.run(graph, {"text": 'to be "or" not\nto be * '})
+        assert outcome.state == {"text": 'to be "or" not\nto be * ', "words": 7, "mood": "fine"}
+        attempts = {step.task: step.attempt for step in await client.history(outcome.flow_key)}
+        assert attempts == {"count": 0, "moody": 2, "done": 0}
 
 
 async def test_a_service_in_shell_answers_what_it_has_before_it_stops(nats_server: NatsServer, prefix: str) -> None:
