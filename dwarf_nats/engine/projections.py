@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from dwarf_nats.errors import NotFound
-from dwarf_nats.rules import fan_in, state_refs
+from dwarf_nats.rules import attempts, fan_in, state_refs
 from dwarf_nats.rules.pauses import with_payload
 from dwarf_nats.rules.rows import FanOut, FlowRow, PausedFlow, StepRow, SummaryRow
 from dwarf_nats.workflow.answer import ErrorInfo
@@ -120,6 +120,7 @@ def history_step(shard: int, row: StepRow, graph: Graph | None, fan_outs: Mappin
         problems=[] if row.problems is None else list(decode_value(row.problems.encode())),
         handled_error=ErrorInfo.from_stored(row.error) if row.status is Status.COMPLETED else None,
         branch=_branch(row, fan_outs),
+        attempts=attempts.read(row.attempts),
         pause=_pause(row) if row.status is Status.INTERRUPTED else None,
     )
 

@@ -132,7 +132,8 @@ def decide(
     if answer.retry is not None:  # it beats the policy (L2)
         delay = retries.delay_us(answer.retry, step.attempt) + answer.sleep_ms * 1000
         if retries.granted(answer.retry, step.attempt, step.age_us, delay):
-            return _again(step, changes, delay)
+            shown = None if answer.error is None else answer.error.within(limits.max_error_bytes)
+            return _again(step, changes, delay, shown)
     settlement = Settlement(step, Status.COMPLETED, changes, attempt=step.attempt, compensates=True)
     error = answer.error or _misplaced(step, answer) or _too_large(settlement, limits)
     if error is None:

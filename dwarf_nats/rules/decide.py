@@ -171,7 +171,7 @@ def _as_value(step: ClaimedStep, error: ErrorInfo, max_depth: int) -> Raw:
 
 def _retry(deciding: Deciding, answer: Answer, changes: State) -> Settlement | None:
     """The step goes back to pending with its `changes`, if the answer asks for a retry that is granted: then it is no error,
-    whatever else it holds (S6, X5). Raises `StepError` for changes that are too large."""
+    whatever else it holds (S6, X5), but one beside it is shown (L3). Raises `StepError` for changes that are too large."""
     step, retry = deciding.step, answer.retry
     if retry is None:
         return None
@@ -180,10 +180,12 @@ def _retry(deciding: Deciding, answer: Answer, changes: State) -> Settlement | N
         return None
     if answer.changes:
         _encoded(deciding, merge(step.input, answer.changes))
-    return _checked(
-        deciding,
-        Settlement(step, Status.PENDING, changes, attempt=step.attempt + 1, delay_us=delay, forgets=step.parked_before),
+    settlement = Settlement(
+        step, Status.PENDING, changes, attempt=step.attempt + 1, delay_us=delay, forgets=step.parked_before
     )
+    if answer.error is not None:
+        settlement.error = answer.error.within(deciding.limits.max_error_bytes)
+    return _checked(deciding, settlement)
 
 
 def _park(deciding: Deciding, answer: Answer, changes: State, child: parking.Child | None) -> Settlement:

@@ -197,6 +197,7 @@ def _move(step: StepRow, flow_ids: Mapping[int, NewFlowId], step_ids: Mapping[in
         step.copied_from = step.step_id
     step.compensates = _moved(step.compensates, step_ids)
     step.step_id, step.token = ref.step_id, ref.token
+    step.progress = step.progress_at = None  # what the original did outside is not the copy's
     step.spawn_id = step_ids[step.spawn_id].step_id if step.spawn_id else 0
     step.borrowed = _moved_refs(step.borrowed, step_ids)
     step.predecessor_id = _moved(step.predecessor_id, step_ids)

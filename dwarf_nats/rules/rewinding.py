@@ -84,9 +84,9 @@ def rewind_caller(steps: Mapping[int, StepRow], target: int, paused: Collection[
     """As `rewind`, for a step whose child runs again: it waits for it once more, with the changes it had made when it
     began to wait (P1)."""
     step = steps[target]
-    kept = step.attempt, step.breakpoint_hit, step.started_at, step.parked_changes
+    kept = step.attempt, step.breakpoint_hit, step.started_at, step.parked_changes, step.attempts
     result = rewind(steps, target, paused)
-    step.attempt, step.breakpoint_hit, step.started_at, step.parked_changes = kept
+    step.attempt, step.breakpoint_hit, step.started_at, step.parked_changes, step.attempts = kept
     step.status = Status.RUNNING
     step.parked = Parked.CHILD
     step.changes = step.parked_changes if step.parked_changes is not None else "{}"
@@ -144,6 +144,7 @@ def _unrun(step: StepRow) -> None:
     step.interrupt_timed_out = 0
     step.started_at = None
     step.copied_from = None
+    step.attempts = step.progress = step.progress_at = None
     step.lease_seq += 1
 
 

@@ -153,6 +153,11 @@ class StepRow:
     """The step that it compensates."""
     copied_from: int | None = None
     """The step of which a fork made this copy, as completed; a copy is not compensated with its flow (N9, O14)."""
+    attempts: str | None = None
+    """The attempts that failed (`rules.attempts`)."""
+    progress: str | None = None
+    """The last progress of an execution (`rules.progress`)."""
+    progress_at: int | None = None
 
     @classmethod
     def columns(cls) -> str:

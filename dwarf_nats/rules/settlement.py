@@ -61,6 +61,12 @@ class Pause:
     """The deadline of an interrupt, from now (P6)."""
 
 
+class StepDetails(msgspec.Struct):
+    """What is written of few steps, in statements of their own. `attempt_us`: the length of an attempt that failed (L3)."""
+
+    attempt_us: int
+
+
 @dataclass(slots=True)
 class Settlement:
     """The result of one answer: all that becomes true when it is written.
@@ -99,6 +105,7 @@ class Settlement:
     error_json: str | None = None
     problems: Sequence[str] = ()
     """Conditions that could not be evaluated (G9)."""
+    details: StepDetails | None = None
     _changes_json: bytes | None = None
 
     @property
@@ -150,6 +157,17 @@ class Settlement:
         """Microseconds until the deadline of its interrupt or its wait for an event, if that has one (P6, E2)."""
         wait = self.pause or self.event_wait
         return None if wait is None or wait.timeout_ms is None else min(wait.timeout_ms * 1000, MAX_DELAY_US)
+
+    def note_error(self, now: int) -> None:
+        """Encode its error; if the step is tried again because of it, note the attempt that failed (L3).
+
+        `now`: the end of the attempt, on the clock of its dispatch.
+        """
+        if self.error is not None:
+            self.error_json = self.error.stored()
+            if self.status is Status.PENDING:
+                began = self.step.dispatched_at or now
+                self.details = StepDetails(max(0, now - began))
 
     def problems_json(self) -> str:
         """The problems as they are stored: of many the first, and how many more there are."""

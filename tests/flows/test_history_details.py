@@ -172,3 +172,120 @@ async def test_o7_a_page_leaves_out_payloads_that_would_be_too_much(dsn: str, mo
         last = await b.engine.step(page[-1].step_key)
         assert last.pause is not None
         assert last.pause.payload == "x" * 30
+
+
+# -- attempts (L3)
+
+
+async def test_l3_earlier_attempts_are_listed_with_their_errors_and_times(dsn: str) -> None:
+    """L3: those that a policy retries, in their order; the step that has completed has no error."""
+    graph = Graph("retried")
+    graph.add_task("charge")
+    graph.set_retry("charge", 5, 0)
+    graph.add_transition("charge", END)
+
+    def charge(flow: Flow) -> None:
+        if flow.attempt < 2:
+            raise TaskError(f"no {flow.attempt}", code=500 + flow.attempt, bank="b")
+
+    async with bench(dsn) as b:
+        b.tasks(charge=charge)
+        outcome = await b.run(graph)
+        (step,) = await whole_and_by_pages(b, outcome.flow_key)
+        assert (step.status, step.attempt, step.error) == (Status.COMPLETED, 2, None)
+        told = [(one.attempt, one.error.message, one.error.code, one.error.extra) for one in step.attempts]
+        assert told == [(0, "no 0", 500, {"bank": "b"}), (1, "no 1", 501, {"bank": "b"})]
+        first, second = step.attempts
+        assert step.started_at is not None
+        assert step.created_at <= first.started_at <= first.ended_at <= second.started_at <= second.ended_at
+        assert second.ended_at <= step.updated_at
+        assert (await b.engine.step(step.step_key)).attempts == step.attempts
+
+
+async def test_l3_while_a_step_waits_for_its_next_attempt_it_shows_the_last_error_and_when_it_is_due(dsn: str) -> None:
+    """L3, X5: also if the task asked for the retry itself, with an error beside it."""
+
+    def poll(flow: Flow) -> None:
+        flow.retry(initial_delay=3600, max_delay=3600)
+        raise TaskError("not there yet", code=404)
+
+    async with bench(dsn, line("single", "poll")) as b:
+        b.tasks(poll=poll)
+        key = await b.engine.create("single", start=True)
+        (step,) = await b.until_steps(key, lambda steps: bool(steps) and steps[0].attempt == 1)
+        assert step.status is Status.PENDING
+        assert step.due_at == step.updated_at + 3_600_000_000
+        assert step.error is not None
+        assert (step.error.message, step.error.code) == ("not there yet", 404)
+        assert [(one.attempt, one.error.code, one.ended_at) for one in step.attempts] == [(0, 404, step.updated_at)]
+        await b.engine.cancel(key)
+
+
+async def test_l3_an_attempt_that_asks_for_another_without_an_error_has_not_failed(dsn: str) -> None:
+    def poll(flow: Flow) -> None:
+        if flow.attempt < 3:
+            flow.retry(initial_delay=0)
+
+    async with bench(dsn, line("single", "poll")) as b:
+        b.tasks(poll=poll)
+        outcome = await b.run("single")
+        (step,) = await b.engine.history(outcome.flow_key)
+        assert (step.attempt, step.attempts) == (3, [])
+
+
+async def test_l3_of_very_many_attempts_the_newest_are_kept_and_their_errors_are_short(dsn: str) -> None:
+    def charge(flow: Flow) -> None:
+        if flow.attempt < 30:
+            flow.retry(initial_delay=0)
+            raise TaskError("é" * 3_000)
+
+    async with bench(dsn, line("single", "charge")) as b:
+        b.tasks(charge=charge)
+        outcome = await b.run("single")
+        (step,) = await b.engine.history(outcome.flow_key)
+        assert [one.attempt for one in step.attempts] == list(range(10, 30))
+        assert all(len(one.error.stored().encode()) <= 2_100 for one in step.attempts)
+
+
+async def test_l3_a_step_that_runs_afresh_has_no_attempts_behind_it(dsn: str) -> None:
+    """O13, O14: neither after a restart nor in a fork; a step that is copied as it was keeps them."""
+
+    def charge(flow: Flow) -> None:
+        if flow.get("good") is None and flow.attempt < 1:
+            flow.retry(initial_delay=0)
+            raise TaskError("no")
+
+    async with bench(dsn, line("two", "charge", "ship")) as b:
+        b.tasks(charge=charge, ship=lambda: None)
+        outcome = await b.run("two")
+        key = outcome.flow_key
+        charged, shipped = await b.engine.history(key)
+        assert len(charged.attempts) == 1
+        copy = await b.engine.fork(charged.step_key, {"good": True})
+        await b.stopped(copy)
+        assert [one.attempts for one in await b.engine.history(copy)] == [[], []]
+        later = await b.engine.fork(shipped.step_key)
+        await b.stopped(later)
+        assert [len(one.attempts) for one in await b.engine.history(later)] == [1, 0]
+        await b.engine.restart_from(charged.step_key, {"good": True})
+        await b.stopped(key)
+        assert [one.attempts for one in await b.engine.history(key)] == [[], []]
+
+
+async def test_l3_an_attempt_of_a_node_that_the_engine_carries_out_counts_too(dsn: str) -> None:
+    """N8: also inside a chain, which is written in one transaction."""
+    graph = Graph("chain")
+    graph.add_task("first")
+    graph.add_set("note", {"x": "=y.z"})
+    graph.set_retry("note", 3, 0)
+    graph.add_transition("first", "note")
+    graph.add_transition("note", END)
+    graph.add_transition_on_error("note", END)
+    async with bench(dsn) as b:
+        b.idle("first")
+        outcome = await b.run(graph)
+        assert outcome.status is Status.COMPLETED
+        _, note = await whole_and_by_pages(b, outcome.flow_key)
+        assert [one.attempt for one in note.attempts] == [0, 1]
+        assert note.handled_error is not None
+        assert note.handled_error.message.endswith("(tried 3 times)")

@@ -255,7 +255,8 @@ def _shown(step: Step, origins: list[str]) -> list[Any]:
     child = [step.sub_workflow, _shown_history(step.sub_history)] if step.subgraph else None
     branch = None if step.branch is None else [step.branch.index, step.branch.count, step.branch.of]
     handled = None if step.handled_error is None else _error(step.handled_error).shown()
-    return [step.task, step.status.value, step.attempt, origins, child, handled, branch]
+    failures = [_error(one.error).shown() for one in step.attempts]
+    return [step.task, step.status.value, step.attempt, origins, child, handled, branch, failures]
 
 
 def _error(error: ErrorInfo) -> Error:

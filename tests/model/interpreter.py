@@ -306,6 +306,7 @@ class FlowRun:
                 if retrying:
                     changes |= reply.changes
                     record.attempt += 1
+                    record.failures += [] if reply.error is None else [reply.error]
                     resumed, child, parked, record.child = NOTHING, NOTHING, False, None  # happens again (X5)
                     continue
                 if "interrupt" not in reply.wishes and "subgraph" not in reply.wishes:
@@ -331,6 +332,8 @@ class FlowRun:
                         record, changes, [actions.counted(one, record.attempt) for one in failed.errors]
                     )
                 record.attempt += 1
+                self._model.ambiguous |= len({one.shown() for one in failed.errors}) > 1
+                record.failures.append(failed.errors[0])
                 resumed, child, parked, record.child = NOTHING, NOTHING, False, None
 
     def _retries(self, reply: Reply, attempt: int) -> bool:

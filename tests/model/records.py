@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from dwarf_nats.rules.attempts import MAX_KEPT_ATTEMPTS
 from tests.model.values import Error, State, canonical, normalised
 
 Branch = tuple[int, int, str] | None
@@ -42,6 +43,8 @@ class Record:
     branch: Branch = None
     handled: Error | None = None
     """The error whose edge it took (Q3)."""
+    failures: list[Error] = field(default_factory=list)
+    """The errors of the attempts that failed before the last one (L3)."""
     child: Run | None = None
     unrun: bool = False
     """It failed without having run, because its input could not be merged (F3)."""
@@ -66,7 +69,9 @@ class Record:
         child = None if self.child is None else [self.child.workflow, shown_history(self.child.history)]
         handled = None if self.handled is None else self.handled.shown()
         branch = None if self.branch is None else list(self.branch)
-        return [self.task, self.status, self.attempt, sorted(one.task for one in self.origins), child, handled, branch]
+        failures = [one.shown() for one in self.failures[-MAX_KEPT_ATTEMPTS:]]
+        origins = sorted(one.task for one in self.origins)
+        return [self.task, self.status, self.attempt, origins, child, handled, branch, failures]
 
 
 def identity(workflow: str, task: str, state: State) -> str:

@@ -111,7 +111,7 @@ def test_the_retry_of_a_reply_beats_the_policy_also_when_it_is_exhausted() -> No
     """L2, X5."""
     made = graph(RetryPolicy(initial_delay_ms=5))
     granted = settle(made, step(), Answer(error=ERROR, retry=Retry(initial_delay_ms=70)))
-    assert (granted.status, granted.delay_us, granted.error) == (Status.PENDING, 70_000, None)
+    assert (granted.status, granted.delay_us, granted.error) == (Status.PENDING, 70_000, ERROR)
     spent = settle(made, step(attempt=1), Answer(error=ERROR, retry=Retry(max_attempts=2)))
     assert (spent.status, spent.error) == (Status.FAILED, ERROR)
     without_error = settle(made, step(attempt=1), Answer(retry=Retry(max_attempts=2)))

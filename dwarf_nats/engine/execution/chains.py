@@ -88,7 +88,7 @@ class Chains:
         if step.span is not None:
             step.span.done()
         if link.error is not None:
-            link.error_json = link.error.stored()
+            link.note_error(self._clock.now())
         new.eager = True
         before.links = [*before.links, link]
         return link

@@ -101,7 +101,7 @@ class Committer:
     def settle(self, settlement: Settlement) -> None:
         """Have a settlement written; the listener hears what becomes of it."""
         if settlement.error is not None:
-            settlement.error_json = settlement.error.stored()
+            settlement.note_error(self._clock.now())
         if self._ended:
             self._fenced(settlement)
             return

@@ -103,6 +103,9 @@ create table dwarf_steps (
   compensates bigint,  -- the completed step that it compensates
   reruns int not null default 0,  -- operations that made it run again: restart and restart_from
   copied_from bigint,  -- the step of which a fork made this copy, which is not compensated with the copy
+  attempts text,  -- JSON list: earlier attempts that failed, with their errors and times
+  progress text,  -- JSON: the last progress that its worker reported before it completed
+  progress_at bigint,  -- when that was
   primary key (step_id)
 );
 create index dwarf_steps_asleep on dwarf_steps (not_before)

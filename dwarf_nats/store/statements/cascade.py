@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dwarf_nats.store.commands import PROBLEMS, Cascade, InsertSteps, Query, QueryMany, StepInsert
-from dwarf_nats.store.statements import children, cohorts, compensation, events, pauses
+from dwarf_nats.store.statements import children, cohorts, compensation, events, pauses, step_details
 from dwarf_nats.workflow.status import Status
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def needs_cascade(group: Sequence[Settlement]) -> bool:
         or one.slept
         or one.compensates
         or one.links
+        or one.details is not None
         or (one.end is not None and one.step.flow.surgraph_step_id is not None)
         for one in group
     )
@@ -53,6 +54,9 @@ def cascade(
     problems = [(one.problems_json(), one.step.step_id) for one in living if one.problems]
     if problems:
         yield QueryMany(PROBLEMS, problems)
+    detailed = [one for one in living if one.details is not None]
+    if detailed:
+        yield from step_details.write(detailed, settled)
     branches = [
         StepInsert(one.step.flow, branch, one.step.step_id, _status(branch))
         for one in living

@@ -44,6 +44,7 @@ RESET_STEP = (
     " subgraph_result = null, subgraph_error = null, parked_changes = null, lease_seq = lease_seq + 1,"
     " wait_event = null, wait_key = null, wait_until = null, event = null, interrupt_timed_out = 0, copied_from = null,"
     " claimed_by = null, lease_expires = null, not_before = {now}, started_at = null, updated_at = {now},"
+    " attempts = null, progress = null, progress_at = null,"
     " reruns = reruns + 1"
     " where step_id = $1 returning step_id, priority, not_before"
 )
