@@ -36,7 +36,7 @@ class EventEnd(Message):
 
 
 class SubgraphEnd(Message):
-    """How the child flow ended: its final state, or the error text."""
+    """The end of the child flow: its final state, or the error text."""
 
     result: Maybe[Object] = UNSET
     error: Maybe[str] = UNSET

@@ -292,7 +292,7 @@ async def test_sqlite_finds_deadlines_by_their_index(timed: SqlStore) -> None:
     )
     await timed.database.fetch(WAITS.format(event=int(Parked.EVENT), far=FAR, numbers=numbers))
     for sql, args in STATEMENTS.values():
-        plan = str([row[3] for row in await timed.database.fetch(f"explain query plan {sql}", *args)])
+        plan = str([line for *_, line in await timed.database.fetch(f"explain query plan {sql}", *args)])
         assert "dwarf_steps_deadlines" in plan, plan
         assert "TEMP B-TREE" not in plan, plan
         assert "SCAN dwarf_steps" not in plan or "SCAN dwarf_steps USING INDEX dwarf_steps_deadlines" in plan, plan

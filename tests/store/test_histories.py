@@ -151,9 +151,9 @@ async def plan_of(store: SqlStore, sql: str, *args: object) -> str:
     """How a statement is carried out on tables of some size."""
     if isinstance(store.database, Sqlite):
         rows = await store.database.fetch(f"explain query plan {SQLITE.text(sql)}", *args)
-        return "\n".join(str(row[3]) for row in rows)
+        return "\n".join(str(line) for *_, line in rows)
     rows = await store.database.fetch(f"explain {POSTGRES.text(sql)}", *args)
-    return "\n".join(str(row[0]) for row in rows)
+    return "\n".join(str(line) for (line,) in rows)
 
 
 async def test_every_page_is_read_by_index_and_nothing_is_sorted(store: SqlStore) -> None:

@@ -349,12 +349,12 @@ def test_sqlite_searches_an_index_for_every_probe(files: dict[str, sqlite3.Conne
         claim.TASK_STEPS,
     ]
     for sql in probes:
-        plan = [row[3] for row in connection.execute(f"explain query plan {sql}", [1] * sql.count("?"))]
+        plan = [line for *_, line in connection.execute(f"explain query plan {sql}", [1] * sql.count("?"))]
         assert [one.startswith("SEARCH dwarf_steps USING INDEX dwarf_steps_") for one in plan] == [True], sql
-    counted = [row[3] for row in connection.execute(f"explain query plan {backlog.PRIORITY_STEPS}", [1, 1])]
+    counted = [line for *_, line in connection.execute(f"explain query plan {backlog.PRIORITY_STEPS}", [1, 1])]
     assert "SEARCH dwarf_steps USING INDEX dwarf_steps_ripe (priority=?)" in counted
     # The first of its index; `scan` is SQLite's word for reading from the start on.
     ((*_, wakes),) = connection.execute(f"explain query plan {peek.NEXT_SCHEDULED_SQLITE}").fetchall()
     assert wakes == "SCAN dwarf_steps USING INDEX dwarf_steps_asleep"
-    plan = [row[3] for row in connection.execute(f"explain query plan {claim.CLAIM_SQLITE}", [1, "[]"])]
+    plan = [line for *_, line in connection.execute(f"explain query plan {claim.CLAIM_SQLITE}", [1, "[]"])]
     assert [one.split(" USING ")[0] for one in plan[1:3]] == ["SEARCH s", "SEARCH f"]

@@ -287,6 +287,6 @@ async def test_sqlite_finds_what_is_parked_and_what_to_park_by_index(timed: SqlS
     }
     for sql, index in expected.items():
         plan = await look(timed, f"explain query plan {sql}", *[1] * sql.count("?"))
-        read = [row[3] for row in plan if re.match(r"(SCAN|SEARCH) (dwarf_steps|s)\b", row[3])]
+        read = [line for *_, line in plan if re.match(r"(SCAN|SEARCH) (dwarf_steps|s)\b", line)]
         assert any(index in one for one in read), plan
         assert not any(re.fullmatch(r"SCAN (dwarf_steps|s)", one) for one in read), plan
