@@ -35,6 +35,8 @@ BEAT_SECONDS = 1.0
 """Time between two looks at the stamp of a view, with events."""
 BEAT_WITHOUT_EVENTS_SECONDS = 2.0
 """The same without events."""
+SLOW_FACTOR = 10
+"""What takes long to read is read rarely: at most a tenth of the time goes into reading one view."""
 COMMENT_SECONDS = 15.0
 """Time after which a comment is sent on a quiet stream, so that proxies keep it open."""
 MAX_WAITING_MESSAGES = 50
@@ -164,13 +166,17 @@ class Hub:
     # --- the connection ---
 
     async def _keep_connected(self) -> None:
-        was = True
+        was = False
         while True:
-            if not self._source.connected and self._subscription is None:
+            first = not self.ready.is_set()
+            if first:
                 await self._connect()
             now = self._source.connected
             if now != was:
                 was = now
+                if now and not first:  # permissions may have changed meanwhile
+                    with contextlib.suppress(DwarfError):
+                        await self._source.learn_rights()
                 for channel in self._channels.values():
                     channel.send(BACK if now else LOST)
                     channel.wake()
@@ -241,11 +247,13 @@ class _Channel:
             queue.put_nowait(None)
 
     async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
         stamp: str | None = None
         while True:
             woken = await self._pause()
             if not self.view.source.connected:
                 continue
+            began = loop.time()
             try:
                 now = await self.view.stamp()
                 if woken or now != stamp:
@@ -255,7 +263,7 @@ class _Channel:
                 log.debug("a live view cannot be read now: %s", error)
             except Exception:
                 log.exception("a live view failed")
-            await asyncio.sleep(LEAST_SECONDS)
+            await asyncio.sleep(max(LEAST_SECONDS, SLOW_FACTOR * (loop.time() - began)))
 
     async def _pause(self) -> bool:
         """Wait until something changed, or until it is time for a look. Returns true if something did."""

@@ -113,10 +113,11 @@ def _check_command(block: Block, words: list[str]) -> None:
         assert words[1] in targets, f"{block.shown}: make has no target {words[1]}"
     elif program == "pip":
         project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-        name, extra = re.fullmatch(r"(\.|[\w-]+)(?:\[(\w+)\])?", words[2]).groups()  # type: ignore[union-attr]
+        name, extras = re.fullmatch(r"(\.|[\w-]+)(?:\[([\w,]+)\])?", words[2]).groups()  # type: ignore[union-attr]
         assert words[1] == "install"
         assert name in (".", project["name"])
-        assert extra is None or extra in project["optional-dependencies"], f"{block.shown}: there is no extra {extra}"
+        for extra in (extras or "").split(","):
+            assert not extra or extra in project["optional-dependencies"], f"{block.shown}: there is no extra {extra}"
     elif program == "python":
         assert words[1:3] == ["-m", "bench"]
     elif program == "nats":
