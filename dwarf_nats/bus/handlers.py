@@ -17,6 +17,7 @@ from dwarf_nats.wire import messages as m
 from dwarf_nats.wire.codec import encode, flow_options, or_default, query, raw_bytes
 from dwarf_nats.wire.decoding import EMPTY
 from dwarf_nats.wire.operations import OPERATION_NAMES
+from dwarf_nats.wire.tag_messages import tag_changes, tags_given, tags_json
 from dwarf_nats.wire.times import rfc3339
 from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.limits import UNBOUNDED
@@ -268,8 +269,15 @@ async def restart_from(engine: EngineApi, request: m.StepOverridesRequest, _cont
 
 
 @handles("flow.fork")
-async def fork(engine: EngineApi, request: m.StepOverridesRequest, _context: RequestContext) -> bytes:
-    return _flow_key(await engine.fork(request.step_key, raw_bytes(request.overrides)))
+async def fork(engine: EngineApi, request: m.FlowForkRequest, _context: RequestContext) -> bytes:
+    tags = tags_given(request.tags, "field `tags`")
+    return _flow_key(await engine.fork(request.step_key, raw_bytes(request.overrides), tags))
+
+
+@handles("flow.tag")
+async def tag(engine: EngineApi, request: m.FlowTagRequest, _context: RequestContext) -> bytes:
+    tags = await engine.tag(request.flow_key, tag_changes(request.tags, "field `tags`"))
+    return encode(m.FlowTagReply(tags=tags_json(tags)))
 
 
 @handles("flow.continue")

@@ -14,6 +14,7 @@ from dwarf_nats.cli.output import Output
 from dwarf_nats.cli.pauses import PauseKey, by_either_key
 from dwarf_nats.cli.removal import DryRun, flow_label, previous_status, read_before, show_dry_run
 from dwarf_nats.cli.state_arg import read_json, read_state
+from dwarf_nats.cli.tag_args import SYNTAX, read_tags
 from dwarf_nats.wire import messages as m
 from dwarf_nats.workflow.status import Status
 
@@ -157,11 +158,20 @@ async def restart_from(out: Output, bus: Bus, service: Service, step: StepKey, o
     short="Run a copy of an ended flow from one of its steps on.",
     example="dwarf-nats flow fork 1-43-h8G7f6E5d4C3b2A1 --overrides '{\"price\": 10}'",
 )
-async def fork(out: Output, bus: Bus, service: Service, step: StepKey, overrides: Overrides = None) -> None:
+async def fork(
+    out: Output,
+    bus: Bus,
+    service: Service,
+    step: StepKey,
+    overrides: Overrides = None,
+    tag: Annotated[
+        list[str] | None, typer.Option(metavar=SYNTAX, help="A tag, instead of those of the original flow.")
+    ] = None,
+) -> None:
     """Copy a flow that has ended up to a step, run the copy on from there, and print its key."""
-    values = read_state(overrides, "--overrides")
+    values, tags = read_state(overrides, "--overrides"), read_tags(tag)
     async with service.client(bus) as client:
-        key = await client.fork(step, values)
+        key = await client.fork(step, values, tags)
     out.show(m.FlowKeyReply(flow_key=key), key)
 
 

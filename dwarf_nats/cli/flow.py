@@ -30,7 +30,7 @@ from dwarf_nats.wire import codec
 from dwarf_nats.wire import messages as m
 from dwarf_nats.wire.pause_messages import pause_message
 from dwarf_nats.wire.steps import step_message
-from dwarf_nats.workflow.records import Outcome, Step
+from dwarf_nats.workflow.records import FlowSummary, Outcome, Step
 from dwarf_nats.workflow.status import Status
 
 app = new_app("Flows: make, run, look at and steer them.")
@@ -49,6 +49,7 @@ EXIT_CODES = {
 PAGE = 1_000
 """Steps per request of a whole history; the bound of the service."""
 FlowKey = Annotated[str, typer.Argument(metavar="FLOW", help="The flow's key.")]
+Cursor = Annotated[str, typer.Option(help="The page after this one, as printed below it.")]
 State = Annotated[str | None, typer.Option("--state", help="Initial state: JSON, @file or - for standard input.")]
 TimeoutMs = Annotated[int, typer.Option(min=0, envvar="DWARF_TIMEOUT_MS", help="How long to wait.")]
 Workflow = Annotated[str, typer.Argument(metavar="WORKFLOW", help="Name of the workflow; none with --task.")]
@@ -261,11 +262,16 @@ async def list_(
     bus: Bus,
     service: Service,
     filters: Filters,
-    cursor: Annotated[str, typer.Option(help="The page after this one, as printed below it.")] = "",
+    cursor: Cursor = "",
 ) -> None:
     """List flows, newest first."""
     async with service.client(bus) as client:
         flows, following = await client.list(filters.query(), cursor)
+    show_flows(out, flows, following)
+
+
+def show_flows(out: Output, flows: Sequence[FlowSummary], following: str) -> None:
+    """Print a page of flows."""
     reply = m.FlowListReply(flows=[codec.summary_message(one) for one in flows], cursor=following or msgspec.UNSET)
     out.show(reply, flows_view(flows), *([f"more: --cursor {following}"] if following else []))
 

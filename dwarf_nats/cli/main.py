@@ -14,7 +14,6 @@ from dwarf_nats.cli import (
     bench,
     config,
     console,
-    control,
     demo,
     dev,
     explain,
@@ -23,6 +22,7 @@ from dwarf_nats.cli import (
     migrate,
     serve,
     shards,
+    tags,
     tasks,
     worker,
 )
@@ -59,8 +59,8 @@ def root(
     context.default_map = config.load(config_file, context.command)
 
 
-explain.register(control.app)
-app.add_typer(control.app, name="flow")
+explain.register(tags.app)
+app.add_typer(tags.app, name="flow")
 app.add_typer(graph.app, name="graph")
 for module in (serve, dev, demo, console, worker, migrate, tasks, shards, health, bench):
     module.register(app)

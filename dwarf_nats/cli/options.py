@@ -13,6 +13,7 @@ from dwarf_nats.cli import logs
 from dwarf_nats.cli.command import option_group, register_group
 from dwarf_nats.cli.setting_options import connect_options, default, option, parameters
 from dwarf_nats.cli.state_arg import read_json
+from dwarf_nats.cli.tag_args import SYNTAX, read_tags
 from dwarf_nats.errors import BadRequest
 from dwarf_nats.sdk import Client, FlowOptions, Query
 from dwarf_nats.settings import CONNECTION_SETTINGS, SERVICE
@@ -83,6 +84,9 @@ class Scheduling:
     notify: Annotated[str | None, typer.Option(help="Announce the outcome on …stopped.NAME.")] = None
     time_budget_ms: Annotated[int | None, typer.Option(min=1, help="What each task may take.")] = None
     delete_on_completion: Annotated[bool, typer.Option(help="Remove it soon after it completes.")] = False
+    tag: Annotated[
+        list[str] | None, typer.Option(metavar=SYNTAX, help="A tag, to find it by; may be given several times.")
+    ] = None
 
     def options(self) -> FlowOptions:
         """The options as the client takes them."""
@@ -97,6 +101,7 @@ class Scheduling:
             notify=self.notify,
             time_budget_ms=self.time_budget_ms,
             delete_on_completion=self.delete_on_completion,
+            tags=read_tags(self.tag),
         )
 
 
@@ -137,6 +142,9 @@ class Matching:
     shard: Annotated[int | None, typer.Option(min=1, help="On this shard.")] = None
     flow_id: Annotated[str | None, typer.Option(help="The one with this id, such as 1-42.")] = None
     search: Annotated[str | None, typer.Option(help="Part of key, workflow, task, error or reason.")] = None
+    tag: Annotated[
+        list[str] | None, typer.Option(metavar=SYNTAX, help="With this tag; of several, with all of them.")
+    ] = None
 
     def query(self) -> Query:
         """The conditions as the client takes them."""
@@ -152,6 +160,7 @@ class Matching:
             shard=self.shard,
             search=self.search,
             flow_id=self.flow_id,
+            tags=read_tags(self.tag),
         )
 
 

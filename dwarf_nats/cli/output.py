@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dwarf_nats.cli.command import option_group
+from dwarf_nats.cli.tag_args import tags_line
 from dwarf_nats.render.terminal import in_json, in_lines, one_line
 from dwarf_nats.wire.times import from_micros
 from dwarf_nats.workflow.answer import ErrorInfo
@@ -117,6 +118,8 @@ def outcome_view(outcome: Outcome) -> list[RenderableType]:
         shown.append(f"reason: {one_line(outcome.cancel_reason)}")
     if outcome.interrupt_json is not None:
         shown.append(f"waits for: {pretty(outcome.interrupt_json)}")
+    if outcome.tags:
+        shown.append(f"tags: {one_line(tags_line(outcome.tags))}")
     if outcome.truncated:
         shown.append("not all of it fits the bus (max_payload): what was too large is left out")
     shown.append(pretty(outcome.state_json))
@@ -124,12 +127,15 @@ def outcome_view(outcome: Outcome) -> list[RenderableType]:
 
 
 def flows_view(flows: Sequence[FlowSummary]) -> Table:
-    """Flows in a table; with the times at which steps are due if there are any."""
+    """Flows in a table; with the times at which steps are due and with tags if there are any."""
     with_due = any(flow.due_at is not None for flow in flows)
+    tagged = any(flow.tags for flow in flows)
     rows: list[Sequence[str | Text]] = []
     for flow in flows:
         why = "compensating" if flow.compensating else flow.cancel_reason or error_line(flow.error)
         due = [] if not with_due else ["" if flow.due_at is None else day_and_clock(flow.due_at)]
         updated = day_and_clock(flow.updated_at)
-        rows.append((flow.flow_key, flow.workflow, coloured(flow.status), flow.task or "", updated, *due, why))
-    return table(("flow", "workflow", "status", "task", "updated", *(["due"] if with_due else []), "why"), rows)
+        more = [*due, why, *([tags_line(flow.tags)] if tagged else [])]
+        rows.append((flow.flow_key, flow.workflow, coloured(flow.status), flow.task or "", updated, *more))
+    columns = [*(["due"] if with_due else []), "why", *(["tags"] if tagged else [])]
+    return table(("flow", "workflow", "status", "task", "updated", *columns), rows)

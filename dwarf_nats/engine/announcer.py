@@ -36,6 +36,8 @@ class AnnouncedFlow(Protocol):
     def workflow(self) -> str: ...
     @property
     def notify(self) -> str: ...
+    @property
+    def surgraph_flow_id(self) -> int | None: ...
 
 
 class Executions(Protocol):
@@ -85,7 +87,8 @@ class Announcer:
 
     def stopped(self, flow: AnnouncedFlow, outcome: Outcome, at: int) -> StatusChanged:
         """Wake the waiters of a flow that stopped and notify its target; the change, for `announce`."""
-        self._waiters.wake(flow.flow_id, outcome)
+        # Of a flow that was called, the outcome here is without the tags of its root: who waits for it reads it.
+        self._waiters.wake(flow.flow_id, outcome if flow.surgraph_flow_id is None else None)
         if outcome.status.terminal:
             self._counters.flows_terminated.add(outcome.workflow, outcome.status.value)
         if self._debug_log.enabled:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         Step,
     )
     from dwarf_nats.workflow.status import Status
+    from dwarf_nats.workflow.tags import TagChanges, Tags, TagValue
 
 log = logging.getLogger("dwarf_nats.engine")
 Shards: TypeAlias = "list[ShardInfo]"  # inside the class, `list` is the operation
@@ -182,12 +183,9 @@ class Engine(Administration):
         self._check_ready()
         return await self._operations.threads.continue_(thread, state, options, start=start)
 
-    async def fork(self, step: str, overrides: GivenState = None) -> str:
-        """Copy a terminal flow up to a step and run on from there; return the key of the copy (O14).
-
-        `Conflict` if the flow has not ended.
-        """
-        return await self._operations.forks.fork(step, overrides)
+    async def fork(self, step: str, overrides: GivenState = None, tags: Tags | None = None) -> str:
+        """Copy an ended flow up to a step and run on from there, with other `tags` if given; return its key (O14)."""
+        return await self._operations.forks.fork(step, overrides, tags)
 
     async def start(self, flow: str, notify: str = "") -> None:
         """Start a created flow; `notify` names where its outcome is announced (O2). `Conflict` if it is not created."""
@@ -292,6 +290,10 @@ class Engine(Administration):
         """
         self._check_ready()
         return await self._operations.signals.signal(event, key, data, event_id=event_id, keep_ms=keep_ms)
+
+    async def tag(self, flow: str, changes: TagChanges) -> dict[str, TagValue]:
+        """Set tags of a flow, or remove them with `None`; return all it has then (Q1). With none, only return them."""
+        return await self._operations.control.tag(flow, changes)
 
     async def break_before(self, flow: str, task: str, enabled: bool = True) -> None:
         """Set or clear a breakpoint before the node of that name or url (O12); `Conflict` on a terminal flow."""

@@ -19,6 +19,7 @@ from dwarf_nats.workflow.records import FlowSummary, Outcome, Step
 from dwarf_nats.workflow.state import decode_state, decode_value, encode_state, merge
 from dwarf_nats.workflow.status import Status
 from dwarf_nats.workflow.step_details import Branch, StepPause
+from dwarf_nats.workflow.tags import read as read_tags
 
 if TYPE_CHECKING:
     from dwarf_nats.ports import FlowStore
@@ -45,6 +46,7 @@ def outcome_of(shard: int, flow: FlowRow, paused: PausedFlow | None = None) -> O
         error=ErrorInfo.from_stored(flow.error) if status is Status.FAILED else None,
         cancel_reason=(flow.cancel_reason or "") if status is Status.CANCELLED else None,
         compensating=flow.compensating is not None,
+        tags=read_tags(flow.tags),
     )
     if status is Status.INTERRUPTED and paused is not None:
         outcome.state_json = paused.state_json
@@ -58,6 +60,17 @@ async def current_outcome(flows: FlowStore, flow: FlowRow) -> Outcome:
 
     Raises `NotFound` if the flow is deleted meanwhile.
     """
+    if flow.surgraph_flow_id is not None:
+        root = await flows.by_id(flow.root_id)
+        tags = None if root is None else root.tags
+    else:
+        tags = flow.tags
+    outcome = await _outcome_now(flows, flow)
+    outcome.tags = read_tags(tags)
+    return outcome
+
+
+async def _outcome_now(flows: FlowStore, flow: FlowRow) -> Outcome:
     while True:
         if flow.status is Status.INTERRUPTED:
             paused = await flows.paused_by(flow)
@@ -80,8 +93,8 @@ async def with_final_state(flows: FlowStore, flow: FlowRow) -> FlowRow:
     return replace(flow, final_state=encode_state(whole).decode(), final_borrowed=None)
 
 
-def outcome_at(flow: FlowContext | FlowRef, end: FlowEnd) -> Outcome:
-    """Return the outcome of a flow that has just stopped."""
+def outcome_at(flow: FlowContext | FlowRef, end: FlowEnd, tags: str | None) -> Outcome:
+    """Return the outcome of a flow that has just stopped. `tags`: as they are stored."""
     payload = None if end.payload is None else bytes(end.payload)
     return Outcome(
         flow_key=flow.key,
@@ -93,6 +106,7 @@ def outcome_at(flow: FlowContext | FlowRef, end: FlowEnd) -> Outcome:
         interrupt_json=payload,
         pauses=end.pauses,
         truncated=end.truncated,
+        tags=read_tags(tags),
     )
 
 
@@ -178,6 +192,7 @@ def summary_of(shard: int, row: SummaryRow) -> FlowSummary:
         error=ErrorInfo.from_stored(row.error) if row.compensating is None else None,
         cancel_reason=row.cancel_reason if row.compensating is None else None,
         compensating=row.compensating is not None,
+        tags=read_tags(row.tags),
     )
 
 

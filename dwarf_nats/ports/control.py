@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from dwarf_nats.workflow.limits import Limits
     from dwarf_nats.workflow.options import Query
     from dwarf_nats.workflow.state import State
+    from dwarf_nats.workflow.tags import TagChanges
 
 FinalState: TypeAlias = "Callable[[FlowRow, list[StepRow]], bytes]"
 """Makes the final state of a flow that ends on the way, as JSON text, from its steps (X9)."""
@@ -68,6 +69,13 @@ class ControlStore(Protocol):
 
     async def break_before(self, flow: FlowRow, task: str, *, enabled: bool) -> None:
         """Set or clear a breakpoint on the flow and on the flows it called that are not terminal (O12)."""
+        ...
+
+    async def tag(self, flow: FlowRow, changes: TagChanges) -> str | None:
+        """Set and remove tags of the tree of the flow; return all it has then, as they are stored (Q1).
+
+        Raises `BadRequest` if they would be too many.
+        """
         ...
 
     async def restart(self, flow: FlowRow, overrides: State, limits: Limits = ...) -> TreeChange:

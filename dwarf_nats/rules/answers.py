@@ -5,6 +5,7 @@ from __future__ import annotations
 from dwarf_nats.errors import BadRequest
 from dwarf_nats.workflow.answer import Answer, ErrorInfo
 from dwarf_nats.workflow.state import check_json, encode_state
+from dwarf_nats.workflow.tags import checked_changes
 
 
 def sound(answer: Answer, url: str, max_depth: int) -> Answer:
@@ -19,6 +20,8 @@ def sound(answer: Answer, url: str, max_depth: int) -> Answer:
             check_json(bytes(answer.interrupt), "its interrupt payload", max_depth)
         if answer.subgraph is not None and answer.subgraph.input:
             check_json(encode_state(answer.subgraph.input), "the input of its sub-workflow", max_depth)
+        if answer.tags is not None:
+            checked_changes(answer.tags, "its tags")
     except BadRequest as error:
         return Answer(error=ErrorInfo(f"the answer of task {url} cannot be stored: {error.message}", 500))
     return answer

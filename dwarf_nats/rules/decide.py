@@ -185,6 +185,7 @@ def _retry(deciding: Deciding, answer: Answer, changes: State) -> Settlement | N
     )
     if answer.error is not None:
         settlement.error = answer.error.within(deciding.limits.max_error_bytes)
+    settlement.tags = answer.tags
     return _checked(deciding, settlement)
 
 

@@ -94,6 +94,8 @@ class FlowRow:
     """The status it takes once the compensations under way are over (N9). Final state, error and reason are there already."""
     compensable: int = 0
     """1 if flows that it called have completed, and may have to be compensated with it."""
+    tags: str | None = None
+    """Its tags; a flow that was called has none of its own (Q1)."""
 
     @classmethod
     def columns(cls) -> str:
@@ -198,6 +200,7 @@ class SummaryRow:
     created_at: int
     """Its place among the pages, which a restart does not change."""
     compensating: str | None
+    tags: str | None
 
 
 class FanOut(NamedTuple):

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from dwarf_nats.rules.steps import ClaimedStep, FlowContext, FlowRef, NewFlow, NewStep
     from dwarf_nats.workflow.answer import ErrorInfo, EventWait
     from dwarf_nats.workflow.state import Raw
+    from dwarf_nats.workflow.tags import TagChanges
 
 
 MAX_PROBLEMS, PROBLEM_MAX_CHARS = 20, 500
@@ -106,6 +107,8 @@ class Settlement:
     problems: Sequence[str] = ()
     """Conditions that could not be evaluated (G9)."""
     details: StepDetails | None = None
+    tags: TagChanges | None = None
+    """Tags of the flow to set or to remove (Q1)."""
     _changes_json: bytes | None = None
 
     @property
@@ -186,10 +189,14 @@ class Settlement:
 
 
 class Applied(msgspec.Struct, gc=False):
-    """A settlement that was not fenced off (X1). `alive`: it took effect on a living flow. `at`: the database's time."""
+    """A settlement that was not fenced off (X1). `alive`: it took effect on a living flow. `at`: the database's time.
+
+    `tags`: of a flow that ends with it, as they are stored.
+    """
 
     alive: bool
     at: int
+    tags: str | None = None
 
 
 class CreatedStep(NamedTuple):
@@ -207,11 +214,12 @@ class WokenStep(NamedTuple):
 
 
 class EndedFlow(NamedTuple):
-    """A flow that stopped by what a group did together, with the database's time."""
+    """A flow that stopped by what a group did together, with the database's time and its tags as they are stored."""
 
     flow: FlowContext | FlowRef
     end: FlowEnd
     at: int
+    tags: str | None = None
 
 
 @dataclass(slots=True)

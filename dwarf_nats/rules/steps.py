@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from dwarf_nats.workflow.graph import Graph
     from dwarf_nats.workflow.state import Raw
     from dwarf_nats.workflow.status import Status
+    from dwarf_nats.workflow.tags import Tags
 
 
 class StepRef(msgspec.Struct, frozen=True, gc=False):
@@ -58,6 +59,7 @@ class FlowRef:
     workflow: str
     thread_id: int
     notify: str
+    surgraph_flow_id: int | None = None
 
 
 class FlowContext(msgspec.Struct, kw_only=True):
@@ -244,6 +246,7 @@ class NewFlow(msgspec.Struct, kw_only=True):
     idempotency_key: str = ""
     request_digest: str = ""
     delete_on_completion: bool = False
+    tags: Tags | None = None
     shards: int = 0
     """The number of shards with which the home of its idempotency key was worked out."""
     reserves: bool = False

@@ -8,9 +8,11 @@ from typing import Any
 from msgspec import UNSET, Raw
 
 from dwarf_nats.wire import messages as m
+from dwarf_nats.wire.tag_messages import tags_json, tags_record
 from dwarf_nats.workflow.options import Query
 from dwarf_nats.workflow.records import EventReceipt
 from dwarf_nats.workflow.state import encode_value
+from dwarf_nats.workflow.tags import TagChanges, Tags, TagValue, checked_changes, checked_tags
 
 from .arguments import Values, json_object, query_fields
 from .replies import decode
@@ -94,14 +96,29 @@ class FlowControl(Requester):
         request = m.StepOverridesRequest(step_key=step_key, overrides=json_object(overrides, "overrides"))
         await self._request("flow.restart_from", request)
 
-    async def fork(self, step_key: str, overrides: Values = None) -> str:
+    async def fork(self, step_key: str, overrides: Values = None, tags: Tags | None = None) -> str:
         """Copy a flow that has ended up to this step and run the copy on from there; returns its key (O14).
 
-        The original stays as it is. `overrides` replace fields of the step's state, `None` deletes one. Raises `Conflict`
-        if the flow has not ended.
+        The original stays as it is. `overrides` replace fields of the step's state, `None` deletes one. `tags`: instead of
+        those of the original. Raises `Conflict` if the flow has not ended.
         """
-        request = m.StepOverridesRequest(step_key=step_key, overrides=json_object(overrides, "overrides"))
+        request = m.FlowForkRequest(
+            step_key=step_key,
+            overrides=json_object(overrides, "overrides"),
+            tags=UNSET if tags is None else tags_json(checked_tags(tags, "tags")),
+        )
         return decode(m.FlowKeyReply, await self._request("flow.fork", request), "flow.fork").flow_key
+
+    async def tag(
+        self, flow_key: str, tags: TagChanges | None = None, /, **named: TagValue | None
+    ) -> dict[str, TagValue]:
+        """Set tags of a flow, or remove them with `None`; returns all it has then (Q1).
+
+        Tags may be given as keywords, too: `tag(flow_key, customer=4711, urgent=None)`. Without any, nothing is changed.
+        """
+        changes = checked_changes({**(tags or {}), **named}, "tags")
+        body = await self._read("flow.tag", m.FlowTagRequest(flow_key=flow_key, tags=tags_json(changes)))
+        return tags_record(decode(m.FlowTagReply, body, "flow.tag").tags)
 
     async def delete(self, flow_key: str) -> None:
         """Delete a flow that is not running (O9)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import TypeAlias
 
 from msgspec import UNSET
@@ -16,6 +17,7 @@ from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.options import Query
 from dwarf_nats.workflow.records import FlowSummary, Outcome, Step
 from dwarf_nats.workflow.status import Status
+from dwarf_nats.workflow.tags import TagValue
 
 from .arguments import query_fields
 from .replies import decode
@@ -94,6 +96,18 @@ class FlowReads(Requester):
         request = m.FlowListRequest(**query_fields(query or Query()), cursor=cursor or UNSET)
         reply = decode(m.FlowListReply, await self._read("flow.list", request), "flow.list")
         return [summary_record(one) for one in reply.flows], or_default(reply.cursor, "")
+
+    async def find(self, query: Query | None = None, /, **tags: TagValue) -> Summaries:
+        """Return the newest root flows that have these tags, 100 unless the query has a limit (Q1).
+
+        `find(customer=4711)`, or together with other filters `find(Query(status="failed"), customer=4711)`. Tags whose names
+        are no Python names go into the query: `find(Query(tags={"order-id": 7}))`.
+        """
+        query = query or Query()
+        if tags:
+            query = replace(query, tags={**(query.tags or {}), **tags})
+        flows, _ = await self.list(query)
+        return flows
 
     async def list_all(self, query: Query | None = None) -> AsyncIterator[FlowSummary]:
         """Yield every flow that matches, page by page. `limit` of the query is the number of flows per page."""

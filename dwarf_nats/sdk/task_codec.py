@@ -14,6 +14,7 @@ from dwarf_nats.wire import headers as h
 from dwarf_nats.wire import task_messages as t
 from dwarf_nats.wire.codec import micros
 from dwarf_nats.wire.decoding import explain
+from dwarf_nats.wire.tag_messages import tags_json
 from dwarf_nats.workflow.answer import (
     Answer,
     Compensating,
@@ -124,6 +125,7 @@ def _encoded(answer: Answer) -> tuple[bytes, dict[str, str] | None]:
         subgraph=UNSET if answer.subgraph is None else _subgraph(answer.subgraph),
         wait=UNSET if answer.wait is None else _wait(answer.wait),
         retry=UNSET if answer.retry is None else _retry(answer.retry),
+        tags=UNSET if not answer.tags else tags_json(answer.tags),
     )
     if answer.error is None:
         body = _encode(reply)

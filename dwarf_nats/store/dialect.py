@@ -10,6 +10,7 @@ Most statements are written once, in the SQL that both databases understand, wit
 | `{regexp}` | matches a regular expression |
 | `{message:error}` | the message of a stored error |
 | `{size:changes}` | about how many bytes a text has, where that can be told without reading it |
+| `{flow_of:t}` | joins `f`, the flow of a row of `t`, looked up after that row whatever is known of the tables |
 | `{for_update}`, `{for_share}` | lock the rows |
 | `{skip_locked}` | lock the rows nobody holds, pass over the others |
 | `{this_transaction}`, `{oldest_transaction}` | the numbers of this transaction, and of the oldest that runs |
@@ -77,6 +78,8 @@ POSTGRES = Dialect(
         # No text of PostgreSQL holds a NUL: one that is escaped in the JSON reads as a blank.
         "message": "replace({}, '\\u0000', '\\u0020')::json ->> 'message'",
         "size": "octet_length({})",
+        # `offset 0` keeps it a query of its own, which cannot come first.
+        "flow_of": "cross join lateral (select * from dwarf_flows where flow_id = {}.flow_id offset 0) f",
         "for_update": "for update",
         "for_share": "for share",
         "skip_locked": "for update skip locked",
@@ -95,6 +98,7 @@ SQLITE = Dialect(
         "regexp": "regexp",
         "message": "json_extract({}, '$.message')",
         "size": "length({})",
+        "flow_of": "cross join dwarf_flows f on f.flow_id = {}.flow_id",
         # There is one transaction at a time, and nobody else holds locks.
         "for_update": "",
         "for_share": "",

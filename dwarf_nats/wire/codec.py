@@ -20,11 +20,13 @@ from dwarf_nats.workflow.options import FlowOptions, Query
 from dwarf_nats.workflow.records import FlowSummary, GraphInfo, Outcome, ShardHealth, ShardInfo
 from dwarf_nats.workflow.state import check_json, encode_value
 from dwarf_nats.workflow.status import Status
+from dwarf_nats.workflow.tags import checked_tags
 
 from . import headers as h
 from . import messages as m
 from .explain_messages import waits_for_message, waits_for_record
 from .pause_messages import pause_message, pause_record
+from .tag_messages import tags_field, tags_given, tags_json, tags_record
 from .times import micros as micros
 from .times import rfc3339
 
@@ -108,6 +110,7 @@ def options_message(options: FlowOptions | None) -> m.Options | UnsetType:
         time_budget_ms=or_unset(options.time_budget_ms),
         thread_key=or_unset(options.thread),
         delete_on_completion=options.delete_on_completion or UNSET,
+        tags=UNSET if options.tags is None else tags_json(checked_tags(options.tags, "option tags")),
     )
 
 
@@ -140,6 +143,7 @@ def flow_options(options: m.Options | UnsetType, msg_id: str | None = None) -> F
         time_budget_ms=or_default(options.time_budget_ms, None),
         thread=or_default(options.thread_key, None),
         delete_on_completion=or_default(options.delete_on_completion, default=False),
+        tags=tags_given(options.tags, "field `options.tags`"),
     )
 
 
@@ -160,6 +164,7 @@ def filter_fields(query: Query) -> dict[str, Any]:
         "shard": query.shard,
         "search": query.search,
         "flow_id": query.flow_id,
+        "tags": None if query.tags is None else tags_json(checked_tags(query.tags, "tags")),
         "limit": query.limit,
     }
     return {name: value for name, value in fields.items() if value is not None}
@@ -179,6 +184,7 @@ def query(filters: m.Filters) -> Query:
         shard=or_default(filters.shard, None),
         search=or_default(filters.search, None),
         flow_id=or_default(filters.flow_id, None),
+        tags=tags_given(filters.tags, "field `tags`"),
         limit=or_default(filters.limit, None),
     )
 
@@ -197,6 +203,7 @@ def outcome_message(outcome: Outcome) -> m.Outcome:
         cancel_reason=or_unset(outcome.cancel_reason),
         interrupt_payload=raw_or_unset(outcome.interrupt_json),
         pauses=[pause_message(one) for one in outcome.pauses] if outcome.pauses else UNSET,
+        tags=tags_field(outcome.tags),
         compensating=outcome.compensating or UNSET,
         truncated=outcome.truncated or UNSET,
     )
@@ -213,6 +220,7 @@ def outcome_record(message: m.Outcome) -> Outcome:
         cancel_reason=or_none(message.cancel_reason),
         interrupt_json=raw_bytes(message.interrupt_payload),
         pauses=[pause_record(one) for one in or_default(message.pauses, ())],
+        tags=tags_record(message.tags),
         compensating=message.compensating is True,
         truncated=message.truncated is True,
     )
@@ -242,6 +250,7 @@ def summary_message(flow: FlowSummary) -> m.FlowSummary:
         cancel_reason=or_unset(flow.cancel_reason),
         started_at=time_or_unset(flow.started_at),
         fairness_key=flow.fairness_key or UNSET,
+        tags=tags_field(flow.tags),
         compensating=flow.compensating or UNSET,
         waits_for=waits_for_message(flow.waits_for),
     )
@@ -263,6 +272,7 @@ def summary_record(message: m.FlowSummary) -> FlowSummary:
         cancel_reason=or_none(message.cancel_reason),
         started_at=micros_or_none(message.started_at),
         fairness_key=or_none(message.fairness_key) or "",
+        tags=tags_record(message.tags),
         compensating=message.compensating is True,
         waits_for=waits_for_record(message.waits_for),
     )

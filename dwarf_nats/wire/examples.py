@@ -36,6 +36,7 @@ _OPTIONS = {
     "notify": "orders.done",
     "timeBudgetMs": 30000,
     "deleteOnCompletion": True,
+    "tags": {"customer": 4711, "channel": "web", "urgent": True},
 }
 _STEP = {
     "stepKey": STEP,
@@ -78,6 +79,9 @@ EXAMPLES: dict[type[msgspec.Struct], Any] = {
     m.FlowResumeBreakRequest: {"flowKey": FLOW, "overrides": {"price": 10}},
     m.FlowOverridesRequest: {"flowKey": FLOW, "overrides": {"price": 10, "discount": None}},
     m.StepOverridesRequest: {"stepKey": STEP, "overrides": {"price": 10}},
+    m.FlowForkRequest: {"stepKey": STEP, "overrides": {"price": 10}, "tags": {"customer": 4711, "again": True}},
+    m.FlowTagRequest: {"flowKey": FLOW, "tags": {"invoice": "R-2026-7", "urgent": None}},
+    m.FlowTagReply: {"tags": {"customer": 4711, "invoice": "R-2026-7"}},
     m.FlowBreakBeforeRequest: {"flowKey": FLOW, "task": "charge", "enabled": True},
     m.FlowContinueRequest: {"threadKey": FLOW, "state": {"item": "pen"}, "start": True},
     m.FlowSignalRequest: {
@@ -178,6 +182,7 @@ EXAMPLES: dict[type[msgspec.Struct], Any] = {
                     "since": CREATED,
                     "text": "Runs: its task has been asked and has not answered yet.",
                 },
+                "tags": {"customer": 4711},
             }
         ],
         "cursor": "eyJ4IjoxfQ",
@@ -239,6 +244,7 @@ EXAMPLES: dict[type[msgspec.Struct], Any] = {
     t.TaskReply: {
         "changes": {"paid": True, "hold": None},
         "sleepMs": 250,
+        "tags": {"invoice": "R-2026-7", "urgent": None},
         "retry": {
             "maxAttempts": 5,
             "initialDelayMs": 100,

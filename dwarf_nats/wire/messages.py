@@ -48,6 +48,10 @@ from .pause_messages import FlowResumeRequest as FlowResumeRequest
 from .pause_messages import Pause as Pause
 from .step_messages import HistoryReply as HistoryReply
 from .step_messages import Step as Step
+from .tag_messages import FlowForkRequest as FlowForkRequest
+from .tag_messages import FlowTagReply as FlowTagReply
+from .tag_messages import FlowTagRequest as FlowTagRequest
+from .tag_messages import TagsJson
 
 
 class Options(Request):
@@ -63,6 +67,7 @@ class Options(Request):
     time_budget_ms: Maybe[Annotated[int, Meta(ge=1, le=MOST)]] = UNSET
     thread_key: Maybe[Key] = UNSET
     delete_on_completion: Maybe[bool] = UNSET
+    tags: Maybe[TagsJson] = UNSET
 
 
 class FlowCreateRequest(Request):
@@ -129,7 +134,7 @@ class StepRequest(Request):
 
 
 class Filters(Request):
-    """Filters, all combinable (O9). Ages are since the last change of the flow's status."""
+    """Filters, all combinable (O9). Ages are since the last change of the flow's status. A flow must have all `tags` (Q1)."""
 
     status: Maybe[FlowStatus] = UNSET
     workflow: Maybe[str] = UNSET
@@ -142,6 +147,7 @@ class Filters(Request):
     shard: Maybe[Integer] = UNSET
     search: Maybe[str] = UNSET
     flow_id: Maybe[FlowId] = UNSET
+    tags: Maybe[TagsJson] = UNSET
     limit: Maybe[Annotated[int, Meta(ge=1, le=1000)]] = UNSET
 
 
@@ -172,7 +178,7 @@ class FlowOverridesRequest(Request):
 
 
 class StepOverridesRequest(Request):
-    """Restart or fork from a step, with fields of the state replaced (O13, O14)."""
+    """Restart from a step, with fields of the state replaced (O13)."""
 
     step_key: Key
     overrides: Maybe[Object] = UNSET
@@ -228,6 +234,7 @@ class Outcome(Message):
     pauses: Maybe[
         Annotated[list[Pause], Meta(description="What it is paused by, the oldest pause first; 100 at most.")]
     ] = UNSET
+    tags: Maybe[TagsJson] = UNSET
     compensating: Maybe[Compensated] = UNSET
     truncated: Maybe[Truncated] = UNSET
 
@@ -268,6 +275,7 @@ class FlowSummary(Message):
     cancel_reason: Maybe[str] = UNSET
     started_at: Maybe[Time] = UNSET
     fairness_key: Maybe[str] = UNSET
+    tags: Maybe[TagsJson] = UNSET
     compensating: Maybe[Compensated] = UNSET
     waits_for: Maybe[WaitsFor] = UNSET
 

@@ -68,7 +68,8 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation("flow.break_before", m.FlowBreakBeforeRequest, m.Empty, client="break_before", command="flow break"),
     Operation("flow.restart", m.FlowOverridesRequest, m.Empty, client="restart", command="flow restart"),
     Operation("flow.restart_from", m.StepOverridesRequest, m.Empty, client="restart_from", command="flow restart-from"),
-    Operation("flow.fork", m.StepOverridesRequest, m.FlowKeyReply, client="fork", command="flow fork"),
+    Operation("flow.fork", m.FlowForkRequest, m.FlowKeyReply, client="fork", command="flow fork"),
+    Operation("flow.tag", m.FlowTagRequest, m.FlowTagReply, client="tag", command="flow tag"),
     Operation(
         "flow.continue", m.FlowContinueRequest, m.FlowKeyReply, client="continue_", command="flow continue", keyed=True
     ),

@@ -9,6 +9,7 @@ from msgspec import UNSET, Meta
 from dwarf_nats.workflow.state import Raw
 
 from .message_fields import MOST, AnyJson, Key, Maybe, Message, Object, Request, StepId, Subject, Time
+from .tag_messages import TagChangesJson
 
 MAX_DELAY_MS = 10**13
 """Longest delay of an answer, some 300 years; a longer one is taken for a mistake."""
@@ -108,6 +109,7 @@ class TaskReply(Request):
     subgraph: Maybe[SubgraphCall] = UNSET
     retry: Maybe[RetryCall] = UNSET
     wait: Maybe[WaitCall] = UNSET
+    tags: Maybe[TagChangesJson] = UNSET
     error: Maybe[ErrorJson] = UNSET
 
 

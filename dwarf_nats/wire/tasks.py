@@ -25,6 +25,7 @@ from dwarf_nats.workflow.answer import (
 )
 from dwarf_nats.workflow.names import check_event_key, check_subject_name
 from dwarf_nats.workflow.state import MAX_DEPTH, check_json, check_state
+from dwarf_nats.workflow.tags import TagChanges
 
 from . import headers as h
 from . import task_messages as t
@@ -41,6 +42,7 @@ from .failures import (
     overruling,
     reports_error,
 )
+from .tag_messages import tag_changes
 from .times import rfc3339
 
 _event = msgspec.json.Decoder(t.EventEnd).decode
@@ -202,11 +204,16 @@ def _answer(body: bytes, max_depth: int) -> Answer:
         state = {} if isinstance(text, UnsetType) else check_state(bytes(text), "`subgraph.input`", max_depth)
         answer.subgraph = Subgraph(reply.subgraph.workflow, state)
     answer.wait = _wait(reply.wait)
+    answer.tags = _tags(reply.tags)
     if not isinstance(reply.retry, UnsetType):
         answer.retry = _retry(reply.retry)
     if not isinstance(reply.error, UnsetType):
         answer.error = _body_error(check_json(bytes(reply.error), "`error`", max_depth))
     return answer
+
+
+def _tags(tags: Raw | UnsetType) -> TagChanges | None:
+    return None if isinstance(tags, UnsetType) else tag_changes(tags, "`tags`") or None
 
 
 def _wait(wait: t.WaitCall | UnsetType) -> EventWait | None:

@@ -11,6 +11,7 @@ import msgspec
 import orjson
 
 from dwarf_nats.workflow.state import Raw, State
+from dwarf_nats.workflow.tags import TagChanges
 
 _LONGEST_WRITTEN = 6
 """Bytes of the longest character in JSON text: `\\u0001`."""
@@ -134,6 +135,8 @@ class Answer:
     """Beside an interrupt: its deadline (P6)."""
     self_sleep_us: int | None = None
     """The step itself waits so long, and is completed then (N7); `sleep_ms` delays those that follow."""
+    tags: TagChanges | None = None
+    """Tags of the flow to set, or with `None` to remove (Q1). They are kept if the changes are."""
     error: ErrorInfo | None = None
     disposition: Disposition = Disposition.ERROR
     cause: str = ""

@@ -107,7 +107,7 @@ def _failed(flow: Flow, error: ErrorInfo) -> Answer:
     asked = flow.answer()
     answer.retry, answer.sleep_ms = asked.retry, asked.sleep_ms
     if asked.retry is not None:
-        answer.changes = asked.changes
+        answer.changes, answer.tags = asked.changes, asked.tags
     return answer
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from types import MappingProxyType
 from typing import Any, TypeVar, overload
 
@@ -13,14 +13,14 @@ import msgspec
 
 from dwarf_nats.errors import BadRequest
 from dwarf_nats.workflow.answer import MAX_DELAY_MS, Answer, EventWait, Retry, Subgraph, TaskCall
-from dwarf_nats.workflow.compensated import CompensatedStep, compensated_step
+from dwarf_nats.workflow.call_facts import CallFacts
 from dwarf_nats.workflow.names import check_event_key, check_subject_name
 from dwarf_nats.workflow.state import NULL, Raw, State, check_json, decode_value, encode_value, state_from, to_values
+from dwarf_nats.workflow.tags import TagChanges, TagValue, checked_changes
 from dwarf_nats.workflow.task_error import SubgraphError, TaskError, WaitTimeout
 
 T = TypeVar("T")
 D = TypeVar("D", int, None)
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _DEFAULT = Retry()
 
 
@@ -28,7 +28,7 @@ class Suspended(BaseException):
     """Ends an execution whose step waits for a resume or a child flow. The runner catches it; tasks must not."""
 
 
-class Flow:
+class Flow(CallFacts):
     """One execution of one step, for its task function.
 
     `get` returns values that this execution has set before. Nothing is sent until the task returns. If it raises, its changes
@@ -37,7 +37,7 @@ class Flow:
     """
 
     def __init__(self, call: TaskCall) -> None:
-        self._call = call
+        super().__init__(call)
         self._changes: State = {}
         self._goto: str | None = None
         self._sleep_ms = 0
@@ -49,87 +49,13 @@ class Flow:
         self._interrupt_timed_out = call.interrupt_timed_out
         self._wait: EventWait | None = None
         self._event = call.event
+        self._tags: dict[str, TagValue | None] = {}
         self._child_ended = call.subgraph_result is not None or call.subgraph_error is not None
 
     @classmethod
     def from_call(cls, call: TaskCall) -> Flow:
         """The `Flow` for one call."""
         return cls(call)
-
-    # -- identity ------------------------------------------------------------------------------------------------
-
-    @property
-    def flow_key(self) -> str:
-        """The flow's key: a capability, so keep it out of logs."""
-        return self._call.flow_key
-
-    @property
-    def step_key(self) -> str:
-        """The step's key, the same in every execution of this step: the idempotency key for side effects (X11)."""
-        return self._call.step_key
-
-    @property
-    def workflow(self) -> str:
-        """The name of the workflow."""
-        return self._call.workflow
-
-    @property
-    def task(self) -> str:
-        """The name of the node."""
-        return self._call.task
-
-    @property
-    def url(self) -> str:
-        """The address of the task."""
-        return self._call.url
-
-    @property
-    def attempt(self) -> int:
-        """The number of retries of this step so far: 0 the first time (X5)."""
-        return self._call.attempt
-
-    @property
-    def created_at(self) -> datetime:
-        """The time at which the flow was created, in UTC."""
-        return _when(self._call.flow_created_at)
-
-    @property
-    def updated_at(self) -> datetime:
-        """The time of the last change of the flow's status, in UTC."""
-        return _when(self._call.flow_updated_at)
-
-    @property
-    def deadline(self) -> datetime:
-        """The time after which an answer is too late, in UTC."""
-        return _when(self._call.deadline)
-
-    @property
-    def traceparent(self) -> str:
-        """The W3C trace context of this call, to pass on to other services; empty without tracing (T2)."""
-        return self._call.traceparent
-
-    @property
-    def tracestate(self) -> str:
-        """The W3C `tracestate` that belongs to `traceparent`; mostly empty."""
-        return self._call.tracestate
-
-    @property
-    def cancelled(self) -> bool:
-        """True if the answer is not needed any more: the flow was cancelled, the deadline passed, or the worker stops.
-
-        Coroutine functions are cancelled automatically; a long loop in a plain function should check this and return.
-        """
-        return self._call.cancelled
-
-    @property
-    def compensating(self) -> CompensatedStep | None:
-        """The completed step that this execution is to undo; `None` unless it is a compensation (N9)."""
-        return compensated_step(self._call.compensating)
-
-    @property
-    def baggage(self) -> Any:
-        """The baggage that the flow's creator attached; `None` without any."""
-        return decode_value(self._call.baggage) if bytes(self._call.baggage) else None
 
     # -- state ---------------------------------------------------------------------------------------------------
 
@@ -207,6 +133,17 @@ class Flow:
         value = function(self.get(name, default, type))
         self.set(name, value)
         return value
+
+    def tag(self, tags: TagChanges | None = None, /, **named: TagValue | None) -> None:
+        """Set tags of the flow, by which it is found; `None` removes one (Q1). They are kept if the changes are.
+
+        `tag(customer=4711, urgent=None)`; names that are no Python names come in a mapping. Raises `TaskError` (400) for a bad
+        one, and for more than a flow may have.
+        """
+        try:
+            self._tags = checked_changes({**self._tags, **(tags or {}), **named}, "tags")
+        except BadRequest as error:
+            raise TaskError(f"tag: {error.message}", 400) from None
 
     # -- next steps ----------------------------------------------------------------------------------------------
 
@@ -310,11 +247,8 @@ class Flow:
             wait=self._wait,
             subgraph=self._subgraph,
             retry=self._retry,
+            tags=self._tags or None,
         )
-
-
-def _when(microseconds: int) -> datetime:
-    return _EPOCH + timedelta(microseconds=microseconds)
 
 
 def _milliseconds_or(delay: float | timedelta | None, what: str, default: D) -> int | D:

@@ -8,6 +8,7 @@ from typing import Any
 
 from dwarf_nats.errors import BadRequest
 from dwarf_nats.workflow.status import Status
+from dwarf_nats.workflow.tags import Tags
 
 
 @dataclass(slots=True, frozen=True)
@@ -17,6 +18,7 @@ class FlowOptions:
     `priority`: 1 is served first. `fairness_key`: flows without one share the empty key. `fairness_weight`: above 0.
     `baggage`: any JSON value. `start_at`: a datetime with a time zone from 1970 to 9999; delays the entry step.
     `time_budget_ms`: for each task of this flow and of the flows it calls. `thread`: any flow key of a thread to join.
+    `tags`: at most 32 names with a text, number or boolean each; of a continue, `None` inherits them (Q1).
     An empty `idempotency_key`, `notify` or `thread` is refused. Raises `BadRequest` if `start_at` is no datetime.
     """
 
@@ -30,6 +32,7 @@ class FlowOptions:
     time_budget_ms: int | None = None
     thread: str | None = None
     delete_on_completion: bool = False
+    tags: Tags | None = None
 
     def __post_init__(self) -> None:
         if self.start_at is not None and not isinstance(self.start_at, datetime):
@@ -45,7 +48,8 @@ class Query:
 
     `status`: a `Status` or its name; any other text raises `BadRequest`. `limit`: at most 1,000 for a list, 10,000 for a purge;
     100 and 10,000 if it is left out. `flow_id`: the token-free id of a flow, `1-42`, also of one that another flow called.
-    `fairness_key`: flows without a key have the empty one. Any other empty text is refused.
+    `fairness_key`: flows without a key have the empty one. `tags`: a flow must have all of them, with an equal value each (Q1).
+    Any other empty text is refused.
     """
 
     status: Status | str | None = None
@@ -60,6 +64,7 @@ class Query:
     search: str | None = None
     limit: int | None = None
     flow_id: str | None = None
+    tags: Tags | None = None
 
     def __post_init__(self) -> None:
         if self.status is not None:

@@ -13,6 +13,7 @@ from dwarf_nats.workflow.explanation import WaitsFor
 from dwarf_nats.workflow.nodes import NodeKind
 from dwarf_nats.workflow.status import Status
 from dwarf_nats.workflow.step_details import Branch, FailedAttempt, Progress, StepPause
+from dwarf_nats.workflow.tags import TagValue
 
 _parse = msgspec.json.Decoder().decode
 
@@ -60,6 +61,8 @@ class Outcome:
     truncated: bool = False
     compensating: bool = False
     """It is running because completed steps are being compensated; after that it fails or is cancelled (N9)."""
+    tags: dict[str, TagValue] = field(default_factory=dict)
+    """Its tags; of a flow that was called, those of the flow at the top (Q1)."""
 
     @property
     def state(self) -> dict[str, Any]:
@@ -151,6 +154,7 @@ class FlowSummary:
     """Its completed steps are being compensated (N9)."""
     waits_for: WaitsFor | None = None
     """What its oldest living step waits for (Q2); nothing once it has ended."""
+    tags: dict[str, TagValue] = field(default_factory=dict)
 
 
 @dataclass(slots=True, kw_only=True)

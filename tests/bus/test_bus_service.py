@@ -182,13 +182,13 @@ async def test_fork_and_continue_answer_with_the_key_of_the_new_flow_o14_o15(
     caller: Caller, engine: StubEngine
 ) -> None:
     assert await caller.ok("flow.fork", stepKey=STEP, overrides={"n": 1}) == {"flowKey": KEY}
-    assert await caller.ok("flow.fork", stepKey=STEP) == {"flowKey": KEY}
+    assert await caller.ok("flow.fork", stepKey=STEP, tags={}) == {"flowKey": KEY}
     assert await caller.ok("flow.continue", threadKey=KEY) == {"flowKey": KEY}
     request = {"threadKey": KEY, "state": {"n": 2}, "options": {"priority": 3}, "start": True}
     assert await caller.ok("flow.continue", **request) == {"flowKey": KEY}
     assert engine.asked[:3] == [
-        ("fork", STEP, b'{"n": 1}'),
-        ("fork", STEP, None),
+        ("fork", STEP, b'{"n": 1}', None),
+        ("fork", STEP, None, {}),
         ("continue", KEY, None, None, False),
     ]
     _, thread, state, options, start = engine.asked[3]
@@ -212,6 +212,11 @@ BAD_STEERING: list[tuple[str, bytes, str]] = [
     ("flow.break_before", b'{"flowKey": "%s", "task": "a", "enabled": "no"}' % KEY.encode(), "`enabled`"),
     ("flow.restart_from", b'{"flowKey": "%s"}' % KEY.encode(), "`stepKey`"),
     ("flow.fork", b'{"stepKey": "%s", "start": true}' % STEP.encode(), "unknown field `start`"),
+    ("flow.fork", b'{"stepKey": "%s", "tags": {"a": null}}' % STEP.encode(), "field `tags`.a is null"),
+    ("flow.tag", b'{"flowKey": "%s", "tags": {"a.b": 1}}' % KEY.encode(), "field `tags` has the name 'a.b': use"),
+    ("flow.tag", b'{"flowKey": "%s", "tags": {"a": 99999999999999999999}}' % KEY.encode(), "send it as a string"),
+    ("flow.tag", b'{"flowKey": "%s", "tags": [1]}' % KEY.encode(), "field `tags` must be an object"),
+    ("flow.tag", b'{"flowKey": "%s"}' % KEY.encode(), "`tags`"),
     ("flow.continue", b'{"flowKey": "%s"}' % KEY.encode(), "`threadKey`"),
     ("flow.continue", b'{"threadKey": "%s", "options": {"threadKey": "%s"}}' % (KEY.encode(), KEY.encode()),
      "`threadKey` names the thread"),

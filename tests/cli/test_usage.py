@@ -198,6 +198,8 @@ def test_a_nats_that_is_not_there_is_one_line_that_names_it(path: tuple[str, ...
         "task": ["a"],
         "workflow": ["greet"],
         "event": ["order.paid"],
+        "terms": ["customer=4711"],
+        "changes": ["customer=4711"],
         "data": ["{}"],
     }
     arguments = [word for param in COMMANDS[path].params if param.param_type_name == "argument"

@@ -168,7 +168,7 @@ STEERING = {
     f"dwarf.flow.{verb}"
     for verb in (
         *("create", "create_task", "run", "start", "continue", "cancel", "resume"),
-        *("restart", "restart_from", "fork", "delete"),
+        *("restart", "restart_from", "fork", "tag", "delete"),
     )
 }
 PEER = {"dwarf.peer.enqueue", "dwarf.peer.notify_status_change", "dwarf.peer.sync_valve", "dwarf.peer.trip_breaker"}

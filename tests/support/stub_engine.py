@@ -12,6 +12,7 @@ from dwarf_nats.workflow.keys import parse_key
 from dwarf_nats.workflow.options import FlowOptions, Query
 from dwarf_nats.workflow.records import FlowSummary, GraphInfo, Outcome, ShardInfo, Step, TaskHealth
 from dwarf_nats.workflow.status import Status
+from dwarf_nats.workflow.tags import TagChanges, Tags, TagValue
 
 KEY, STEP = "1-42-a1B2c3D4e5F6g7H8", "1-43-h8G7f6E5d4C3b2A1"
 
@@ -163,9 +164,13 @@ class StubEngine:
     async def restart_from(self, step_key: str, overrides: bytes | None = None, /) -> None:
         self._note("restart_from", step_key, overrides)
 
-    async def fork(self, step_key: str, overrides: bytes | None = None, /) -> str:
-        self._note("fork", step_key, overrides)
+    async def fork(self, step_key: str, overrides: bytes | None = None, tags: Tags | None = None, /) -> str:
+        self._note("fork", step_key, overrides, tags)
         return KEY
+
+    async def tag(self, flow_key: str, changes: TagChanges, /) -> dict[str, TagValue]:
+        self._note("tag", flow_key, changes)
+        return {name: value for name, value in changes.items() if value is not None}
 
     async def continue_(
         self, thread_key: str, state: bytes | None, options: FlowOptions | None, /, *, start: bool = False

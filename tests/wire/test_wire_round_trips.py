@@ -84,6 +84,7 @@ SUMMARY = FlowSummary(
     error=ERROR,
     cancel_reason="changed my mind",
     waits_for=WaitsFor(step_id=43, task="charge", reason=Reason.QUEUED, since=AT, text="Waits.", until=AT + 1),
+    tags={"customer": 2**63 - 1, "channel": "web", "share": 0.5, "urgent": True},
 )
 WAIT = Wait(
     step_key=OTHER,
@@ -142,6 +143,7 @@ OUTCOME = Outcome(
         Pause(step_key=KEY, task="ask", kind="interrupt", since=AT, until=AT + 7, payload_json=b'{"n":1.10}'),
         Pause(step_key=KEY, task="charge", kind="breakpoint", since=AT + 1),
     ],
+    tags={"customer": 4711, "channel": "web"},
     truncated=True,
 )
 CASES: list[tuple[Any, type[msgspec.Struct], Callable[[Any], Any], Callable[[Any], Any]]] = [
@@ -181,7 +183,9 @@ def test_options_are_the_same_after_their_way_over_the_wire() -> None:
         thread=KEY,
         delete_on_completion=True,
         idempotency_key="once",
+        tags={"customer": 4711, "urgent": False, "share": 1.0},
     )
+    assert received(FlowOptions(tags={})).tags == {}
     assert received(options) == options
     assert received(FlowOptions()) == FlowOptions()
     baggage = received(FlowOptions(baggage={"tenant": "acme"})).baggage
@@ -207,6 +211,7 @@ def test_filters_are_the_same_after_their_way_over_the_wire() -> None:
         shard=4,
         search="card",
         limit=5,
+        tags={"customer": 4711},
     )
     for one in (query, Query()):
         request = m.FlowPurgeRequest(**codec.filter_fields(one))

@@ -207,3 +207,31 @@ def test_a_malformed_reply_is_a_502_with_an_excerpt(body: bytes, words: list[str
     assert len(answer.error.message) < 800
     for word in words:
         assert word in answer.error.message
+
+
+def test_the_tags_of_a_reply_are_set_and_removed() -> None:
+    """Q1: digit for digit, with their types."""
+    answer = decode_reply("t", None, b'{"tags": {"a": 9223372036854775807, "b": null, "c": "4711", "d": true}}')
+    assert answer == Answer(tags={"a": 2**63 - 1, "b": None, "c": "4711", "d": True})
+    assert decode_reply("t", None, b'{"tags": {}}') == Answer()
+
+
+@pytest.mark.parametrize(
+    ("tags", "why"),
+    [
+        (b'{"a.b": 1}', "`tags` has the name 'a.b'"),
+        (b'{"a": [1]}', "`tags`.a must be a text, a number or a boolean, got array"),
+        (b'["a"]', "`tags` must be an object"),
+        (b'{"a": 1e400}', "`tags` is not valid JSON"),
+        (b'{"a": 9223372036854775808}', "`tags` has an integer beyond signed 64 bits"),
+        (b'{"a": "%s"}' % (b"x" * 257), "`tags`.a must be at most 256 bytes"),
+        (b"{%s}" % b",".join(b'"t%d": 1' % number for number in range(33)), "`tags` has 33 names"),
+    ],
+)
+def test_a_reply_with_bad_tags_is_malformed(tags: bytes, why: str) -> None:
+    """Q1, X4: an error of the step with code 502."""
+    answer = decode_reply("billing.charge", None, b'{"changes": {"a": 1}, "tags": %s}' % tags)
+    assert failed(answer) == (502, Disposition.ERROR, "")
+    assert answer.error is not None
+    assert f"task billing.charge sent a malformed reply: {why}" in answer.error.message
+    assert answer.tags is None

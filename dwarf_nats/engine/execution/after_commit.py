@@ -114,10 +114,14 @@ class AfterCommit:
             self._ready_queue.hint_flow(flow)
         for woken in result.woken:
             self._ready_queue.hint(woken.priority)
-        changed = [self._announcer.stopped(flow, outcome_at(flow, end), at) for flow, end, at in result.ended]
+        changed = [
+            self._announcer.stopped(flow, outcome_at(flow, end, tags), at) for flow, end, at, tags in result.ended
+        ]
         pending = [ReadyStep(step.step_id, flow.priority, now) for flow, step in result.created]
         pending += [ReadyStep(woken.step_id, woken.priority, now) for woken in result.woken]
-        self._announcer.announce(changed, pending, [StoppedFlow(flow.key, end.status) for flow, end, _ in result.ended])
+        self._announcer.announce(
+            changed, pending, [StoppedFlow(flow.key, end.status) for flow, end, *_ in result.ended]
+        )
 
     # -- the branches of `settled`
 
@@ -134,7 +138,7 @@ class AfterCommit:
             if self._debug_log.enabled or step.span is not None:
                 self._finish_span(step, settlement, settlement.outcome if alive else "cancelled")
             if alive:
-                self._follow_up(settlement, waiting, applied.at, announcements)
+                self._follow_up(settlement, waiting, applied, announcements)
         except Exception:  # it is written, and the other members of the group have their turn
             self._log.exception("a defect after the commit of step %s", step.public_id, extra=step.log_fields)
 
@@ -163,10 +167,10 @@ class AfterCommit:
         return made
 
     def _follow_up(
-        self, settlement: Settlement, waiting: Sequence[NewStep], at: int, announcements: _Announcements
+        self, settlement: Settlement, waiting: Sequence[NewStep], applied: Applied, announcements: _Announcements
     ) -> None:
         """Hint at the steps that a settlement left waiting, and note what is to be announced of it."""
-        step = settlement.step
+        step, at = settlement.step, applied.at
         if settlement.child is not None:
             self._child_created(settlement.child, at, announcements)
         if settlement.branches or settlement.successor is not None:
@@ -181,7 +185,8 @@ class AfterCommit:
             announcements.pending.append(ReadyStep(step.step_id, step.flow.priority, at + settlement.delay_us))
         elif settlement.end is not None:
             end = settlement.end
-            announcements.changed.append(self._announcer.stopped(step.flow, outcome_at(step.flow, end), at))
+            outcome = outcome_at(step.flow, end, applied.tags)
+            announcements.changed.append(self._announcer.stopped(step.flow, outcome, at))
             announcements.ended.append(StoppedFlow(step.flow.key, end.status))
         elif settlement.wait_us is not None:
             self._deadlines.note(settlement.wait_us)

@@ -159,7 +159,10 @@ class Executor:
         wanted = COHORT_IDS
         while True:
             try:
-                return decide(Deciding(step, graph, self._step_ids.new, self._limits), answer, child)
+                settlement = decide(Deciding(step, graph, self._step_ids.new, self._limits), answer, child)
+                if answer.tags is not None and settlement.error is None:  # kept as its changes are (S6)
+                    settlement.tags = answer.tags
+                return settlement
             except NoneLeft:
                 await self._step_ids.wait_for(wanted)
                 wanted *= 2

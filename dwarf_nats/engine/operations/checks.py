@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from dwarf_nats.errors import BadRequest
 from dwarf_nats.workflow.names import check_subject_name
+from dwarf_nats.workflow.tags import checked_tags
 
 if TYPE_CHECKING:
     from dwarf_nats.rules.rows import FlowRow
@@ -40,6 +41,8 @@ def check_options(options: FlowOptions) -> None:
         check_subject_name(options.notify, "notify target")
     if options.idempotency_key is not None and options.thread is not None:
         raise BadRequest("idempotencyKey and threadKey cannot be used together: leave one out")
+    if options.tags is not None:
+        checked_tags(options.tags, "options.tags")
     start_time_us(options.start_at)
 
 
@@ -53,6 +56,8 @@ def check_query(query: Query) -> None:
         ("search", query.search, MAX_SEARCH_CHARACTERS),
     ):
         check_text(text or "", name, most)
+    if query.tags is not None and not checked_tags(query.tags, "tags"):
+        raise BadRequest("tags is empty: leave it out, or name the tags that a flow must have")
     for name, number, limit in (
         ("priority", query.priority, MAX_INT),
         ("olderThanMs", query.older_than_ms, MAX_AGE_MS),

@@ -11,6 +11,7 @@ from dwarf_nats.engine.operations.new_flows import CreateRequest, after_creation
 from dwarf_nats.engine.projections import with_final_state
 from dwarf_nats.errors import BadRequest, Conflict, NotFound, TooLarge, Unavailable
 from dwarf_nats.rules import state_refs
+from dwarf_nats.workflow import tags
 from dwarf_nats.workflow.reducers import combine
 from dwarf_nats.workflow.state import Raw, decode_state, encode_state
 from dwarf_nats.workflow.status import Status
@@ -107,7 +108,10 @@ class ThreadContinuer:
         self._limits.check_bytes(len(encode_state(state)), "the merged state")
         given = request.options.baggage
         baggage = Raw(latest.baggage.encode()) if given is None else self._factory.baggage(given)
-        merged = replace(request, state=state, baggage=baggage, thread=latest)
+        options = request.options
+        if options.tags is None:
+            options = replace(options, tags=tags.read(latest.tags))
+        merged = replace(request, state=state, baggage=baggage, thread=latest, options=options)
         return await self._factory.build(shard, merged, graph)
 
     async def _insert(self, shard: Shard, latest: FlowRow, new: NewFlow) -> bool:

@@ -14,6 +14,8 @@ from dwarf_nats.workflow.limits import over
 from dwarf_nats.workflow.names import MAX_SUBJECT, check_subject_name
 from dwarf_nats.workflow.state import Raw, State, check_json, encode_state, encode_value, state_from
 from dwarf_nats.workflow.status import Status
+from dwarf_nats.workflow.tags import checked_changes
+from dwarf_nats.workflow.tags import read as read_tags
 
 if TYPE_CHECKING:
     from dwarf_nats.engine.graphs import GraphBook
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from dwarf_nats.rules.rows import FlowRow, StepRow, TreeChange
     from dwarf_nats.workflow.keys import Key
     from dwarf_nats.workflow.limits import Limits
+    from dwarf_nats.workflow.tags import TagChanges, TagValue
 
 
 class FlowControl:
@@ -96,6 +99,12 @@ class FlowControl:
         check_text(task, "task")
         row = await shard.store.flows.get(key)
         await shard.store.control.break_before(row, task, enabled=enabled)
+
+    async def tag(self, flow: str, changes: TagChanges) -> dict[str, TagValue]:
+        checked = checked_changes(changes, "tags")
+        shard, key = self._placement.locate(flow)
+        row = await shard.store.flows.get(key)
+        return read_tags(await shard.store.control.tag(row, checked))
 
     async def delete(self, flow: str) -> None:
         shard, key = self._placement.locate(flow)

@@ -11,6 +11,8 @@ from dwarf_nats.errors import Conflict
 from dwarf_nats.rules import forking, rewinding, unmerged
 from dwarf_nats.workflow.state import State, decode_state
 from dwarf_nats.workflow.status import Status
+from dwarf_nats.workflow.tags import checked_tags
+from dwarf_nats.workflow.tags import stored as stored_tags
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from dwarf_nats.rules.rows import FlowRow, StepRow, TreeChange
     from dwarf_nats.telemetry.traces import WorkflowSpan
     from dwarf_nats.workflow.keys import Key
+    from dwarf_nats.workflow.tags import Tags
 
 
 class FlowForks:
@@ -35,7 +38,8 @@ class FlowForks:
         self._traces = replica.traces
         self._limits = replica.settings.limits()
 
-    async def fork(self, step: str, overrides: GivenState) -> str:
+    async def fork(self, step: str, overrides: GivenState, tags: Tags | None) -> str:
+        given = None if tags is None else checked_tags(tags, "tags")
         shard, key = self._placement.locate(step, "step")
         fields = checked_overrides(overrides, self._limits)
         target, flow = await step_and_flow(shard, key)
@@ -55,6 +59,8 @@ class FlowForks:
             shard, flows=flows, steps=steps, target=target.step_id, overrides=fields, again=merged
         )
         self._limits.check_bytes(len(forked.target.state), "the state with these overrides")
+        if given is not None:
+            forked.root.tags = stored_tags(given)
         spans = self._begin_traces(shard, forked, root.trace)
         change = await shard.store.control.insert_fork(root, forked)
         for span in spans:

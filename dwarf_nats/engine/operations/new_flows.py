@@ -163,6 +163,7 @@ class FlowFactory:
             idempotency_key=options.idempotency_key or "",
             request_digest=request.digest,
             delete_on_completion=options.delete_on_completion,
+            tags=options.tags,
             kept_until=kept_until,
         )
 

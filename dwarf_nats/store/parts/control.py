@@ -14,6 +14,7 @@ from dwarf_nats.store.statements import (
     pauses,
     restart,
     restart_from,
+    tags,
     threads,
 )
 from dwarf_nats.workflow.limits import UNLIMITED, Limits
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from dwarf_nats.store.database import Database
     from dwarf_nats.workflow.options import Query
     from dwarf_nats.workflow.state import State
+    from dwarf_nats.workflow.tags import TagChanges
 
 
 class SqlControl:
@@ -63,6 +65,9 @@ class SqlControl:
             lambda tx: pauses.break_before(tx, flow.flow_id, flow.root_id, task, enabled=enabled)
         )
 
+    async def tag(self, flow: FlowRow, changes: TagChanges) -> str | None:
+        return await self._database.transact(lambda tx: tags.tag(tx, flow.root_id, changes))
+
     async def restart(self, flow: FlowRow, overrides: State, limits: Limits = UNLIMITED) -> TreeChange:
         return await self._database.transact(lambda tx: restart.restart(tx, flow.flow_id, overrides, limits))
 
@@ -86,7 +91,7 @@ class SqlControl:
         await self._database.transact(lambda tx: delete.delete(tx, flow_id))
 
     async def purge(self, query: Query, thread_id: int | None, limit: int) -> int:
-        statement, args = listing.purgeable(self._shard, query, thread_id, limit)
+        statement, args = await listing.purgeable(self._database, self._shard, query, thread_id=thread_id, limit=limit)
         return await self._database.transact(lambda tx: delete.delete_found(tx, statement, args))
 
     async def remove_completed(self, age_ms: int, limit: int) -> bool:

@@ -45,6 +45,7 @@ TABLES = {
             "restarted_at": "shown as its creation time, if it was restarted",
             "compensating": "the status it takes once its completed steps, and those of flows it called, are compensated",
             "compensable": "1: flows that it called have completed, and may have to be compensated with it",
+            "tags": "JSON object, if it has some; a flow that was called has those of its root (dwarf_tags)",
         },
     ),
     "dwarf_steps": Comment(
@@ -94,6 +95,10 @@ TABLES = {
             "progress_at": "when that was",
             "copied_from": "the step of which a fork made this copy, which is not compensated with the copy",
         },
+    ),
+    "dwarf_tags": Comment(
+        "The tags of root flows, one row each: flows are found by them, newest first.",
+        {"tag": "name=value", "created_at": "of the flow"},
     ),
     "dwarf_graphs": Comment(
         "Graphs in canonical JSON, each once; removed when no flow and no name uses them.",

@@ -40,6 +40,7 @@ create table dwarf_flows (
   restarted_at bigint,  -- shown as its creation time, if it was restarted
   compensating text,  -- the status it takes once its completed steps, and those of flows it called, are compensated
   compensable integer not null default 0,  -- 1: flows that it called have completed, and may have to be compensated with it
+  tags text,  -- JSON object, if it has some; a flow that was called has those of its root (dwarf_tags)
   primary key (flow_id)
 ) with (
   fillfactor=80,
@@ -148,6 +149,14 @@ create index dwarf_steps_ripe on dwarf_steps (priority, fairness_key, not_before
   where status = 'pending' and parked = 0 and not_before <= updated_at;
 create index dwarf_steps_waiting on dwarf_steps (step_id)
   where parked = 1;
+
+-- The tags of root flows, one row each: flows are found by them, newest first.
+create table dwarf_tags (
+  tag text not null,  -- name=value
+  created_at bigint not null,  -- of the flow
+  flow_id bigint not null,
+  primary key (tag, created_at, flow_id)
+);
 
 -- Graphs in canonical JSON, each once; removed when no flow and no name uses them.
 create table dwarf_graphs (

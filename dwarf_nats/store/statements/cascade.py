@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dwarf_nats.store.commands import PROBLEMS, Cascade, InsertSteps, Query, QueryMany, StepInsert
-from dwarf_nats.store.statements import children, cohorts, compensation, events, pauses, step_details
+from dwarf_nats.store.statements import children, cohorts, compensation, events, pauses, step_details, tags
 from dwarf_nats.workflow.status import Status
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ def needs_cascade(group: Sequence[Settlement]) -> bool:
         or one.compensates
         or one.links
         or one.details is not None
+        or one.tags
         or (one.end is not None and one.step.flow.surgraph_step_id is not None)
         for one in group
     )
@@ -48,7 +49,7 @@ def cascade(
     """Write the consequences of settlements that were just written.
 
     Branches and children are inserted, steps wait for events, pauses reach the root, arrivals are counted, fan-ins resolved,
-    compensations begun and continued, waiting steps woken, in this order.
+    compensations begun and continued, waiting steps woken, tags set, in this order.
     """
     living = [one for one in group if (done := settled.applied.get(one.step.step_id)) is not None and done.alive]
     problems = [(one.problems_json(), one.step.step_id) for one in living if one.problems]
@@ -78,6 +79,9 @@ def cascade(
     if compensations:
         yield from compensation.settle(compensations, settled, limits)
     yield from children.wake_parents(living, settled)
+    tagged = [one for one in living if one.tags]
+    if tagged:
+        yield from tags.settle(tagged, settled)
 
 
 def next_wave(group: Sequence[Settlement], settled: SettleResult) -> list[Settlement]:

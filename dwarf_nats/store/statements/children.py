@@ -86,7 +86,7 @@ def wake_parents(group: Sequence[Settlement], settled: SettleResult) -> Cascade:
     ended: list[tuple[FlowContext | FlowRef, FlowEnd]] = [
         (one.step.flow, one.end) for one in group if one.end is not None
     ]
-    ended += [(flow, end) for flow, end, _ in settled.ended if end.status.terminal]
+    ended += [(flow, end) for flow, end, *_ in settled.ended if end.status.terminal]
     for flow, end in ended:
         if isinstance(flow, FlowContext) and flow.surgraph_step_id is not None:
             result, error = end_of_child(end.status, end.state_json.decode(), end.error)

@@ -124,7 +124,7 @@ END = (
 )
 FAIL_FLOW = (
     "update dwarf_flows set status = $2, final_state = $3, final_borrowed = $4, error = $5, updated_at = {now}"
-    f" where flow_id = $1 and status in {LIVE} returning updated_at"
+    f" where flow_id = $1 and status in {LIVE} returning updated_at, tags"
 )
 END_FLOW = FAIL_FLOW.replace(" returning", " and ($2 <> 'failed' or compensable = 0) returning")
 COMPENSATED = (
@@ -160,7 +160,7 @@ def end(flow: FlowContext, flow_end: FlowEnd, error: str | None, settled: Settle
     args = (flow.flow_id, flow_end.status.value, state, refs, error)
     if flow_end.status is not Status.FAILED or not flow.may_compensate:
         rows = yield Query(END_FLOW, args)
-        settled.ended += [EndedFlow(flow, flow_end, at) for (at,) in rows]
+        settled.ended += [EndedFlow(flow, flow_end, at, tags) for at, tags in rows]
         if rows or flow_end.status is not Status.FAILED:
             return
     (mine, *_) = yield from _lock(flow.flow_id)
@@ -177,7 +177,7 @@ def end(flow: FlowContext, flow_end: FlowEnd, error: str | None, settled: Settle
         settled.woken += [WokenStep(step.step_id, step.priority) for step in ready]
     else:
         rows = yield Query(FAIL_FLOW, args)
-        settled.ended += [EndedFlow(flow, flow_end, at) for (at,) in rows]
+        settled.ended += [EndedFlow(flow, flow_end, at, tags) for at, tags in rows]
 
 
 def _advance(one: Settlement, settled: SettleResult, limits: Limits) -> Cascade:
@@ -228,8 +228,9 @@ def _end_all(ids: Sequence[int], top: _Locked, shard: int, settled: SettleResult
             workflow=flow.workflow,
             thread_id=flow.thread_id,
             notify=flow.notify,
+            surgraph_flow_id=flow.surgraph_flow_id,
         )
-        settled.ended.append(EndedFlow(ref, flow_end, flow.updated_at))
+        settled.ended.append(EndedFlow(ref, flow_end, flow.updated_at, flow.tags))
         if flow.flow_id == top.flow_id and flow.surgraph_step_id is not None:
             result, reason = end_of_child(flow.status, state.decode(), error)
             rows = yield Query(WAKE, (flow.surgraph_step_id, result, reason))

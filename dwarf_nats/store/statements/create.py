@@ -6,16 +6,17 @@ the key is taken with the flow.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from dwarf_nats.rules.breakpoints import stored
 from dwarf_nats.rules.leases import lease_us
-from dwarf_nats.store.columns import column_list, columns, named, numbered, scalars, unnest
+from dwarf_nats.store.columns import column_list, columns, numbered, scalars, unnest
 from dwarf_nats.store.dialect import NOW, PARKED
 from dwarf_nats.store.statements import graphs
 from dwarf_nats.store.statements.insert import insert_rows_sqlite
+from dwarf_nats.workflow import tags as t
 from dwarf_nats.workflow.status import Parked
 
 if TYPE_CHECKING:
@@ -75,19 +76,32 @@ class _KeyRow(NamedTuple):
     reserves: Annotated[bool, "bool"]
 
 
-_INTO = f"""
-  insert into dwarf_flows ({column_list(_FlowRow)}, status, created_at, started_at, updated_at)"""
+class _TagsRow(NamedTuple):
+    """One column: its tags, as they are stored. Only of groups in which a flow has tags."""
+
+    tags: Annotated[str | None, "text"]
 
 
-def _values(flow: _FlowRow, start: str, now: str) -> str:
-    """The values inserted, in the order of `_INTO`."""
-    return f"""{", ".join(map(str, flow))}, case when {start} then 'running' else 'created' end, {now},
+class _TagRow(NamedTuple):
+    """One tag of a flow."""
+
+    tagged_id: Annotated[int, "bigint"]
+    tag: Annotated[str, "text"]
+
+
+def _into(*rows: type[Any]) -> str:
+    return f"""
+  insert into dwarf_flows ({column_list(*rows)}, status, created_at, started_at, updated_at)"""
+
+
+def _values(flow: str, start: str, now: str) -> str:
+    """The values inserted, in the order of `_into`."""
+    return f"""{flow}, case when {start} then 'running' else 'created' end, {now},
     case when {start} then {now} end, {now}"""
 
 
 # -- PostgreSQL
 
-_MADE = f"{_INTO}\n  select {_values(named(_FlowRow), 'start', NOW)}\n  from r"
 _KEPT_YET = f"kept_until > {NOW} + {graphs.MIN_LEFT_US}"
 
 
@@ -105,13 +119,25 @@ entry as (
 """
 
 
+def _create(*, keyed: bool, tagged: bool) -> str:
+    """The statement for a group; without keys and tags it has no part for them."""
+    flow_rows: list[Any] = [_FlowRow, _TagsRow] if tagged else [_FlowRow]
+    batches = [*flow_rows, _StartRow, _EntryRow, *([_KeyRow] if keyed else [])]
+    parameters = len(column_list(*batches).split(", ")) + 1
+    names = column_list(*flow_rows)
+    made = f"{_into(*flow_rows)}\n  select {_values(names, 'start', NOW)}\n  from r"
+    (replica_id,) = scalars(1, *batches, *([_TagRow] if tagged else []))
+    tags = _TAGGED.format(rows=unnest(_TagRow, alias="g", first=parameters)) if tagged else ""
+    text = _KEYED if keyed else _PLAIN
+    return text.format(rows=unnest(*batches), made=made, tags=tags, entry=_entry(replica_id))
+
+
 # Without idempotency keys nothing can conflict, and the entry steps need no join with what was made.
-(_REPLICA,) = scalars(1, _FlowRow, _StartRow, _EntryRow)
-CREATE = f"""
-with r as (select * from {unnest(_FlowRow, _StartRow, _EntryRow)}),
-made as ({_MADE} where {_KEPT_YET}
+_PLAIN = f"""
+with r as (select * from {{rows}}),
+made as ({{made}} where {_KEPT_YET}
   on conflict (fairness_key, idempotency_key) where idempotency_key <> '' do nothing
-  returning flow_id),{_entry(_REPLICA)}
+  returning flow_id),{{tags}}{{entry}}
   from r where {_KEPT_YET})
 select flow_id, {NOW} from made
 """
@@ -119,9 +145,8 @@ select flow_id, {NOW} from made
 # The home of a key is worked out with the number of shards agreed on, which stays as it is until the transaction ends. A key is
 # taken with its flow; one that was taken before, on another shard, brings an id that may have been used meanwhile.
 # `is true` keeps the subquery a hashed one; as a join it would compare each with each.
-(_REPLICA,) = scalars(1, _FlowRow, _StartRow, _EntryRow, _KeyRow)
-CREATE_KEYED = f"""
-with r as (select * from {unnest(_FlowRow, _StartRow, _EntryRow, _KeyRow)}),
+_KEYED = f"""
+with r as (select * from {{rows}}),
 agreed as materialized (select shards from dwarf_deployment where one = 1 for share),
 kept as (
   insert into dwarf_keys (fairness_key, idempotency_key, shard, flow_id, token, request_digest, created_at)
@@ -129,13 +154,23 @@ kept as (
   from r where r.reserves and r.shards = (select shards from agreed) and {_KEPT_YET}
   on conflict do nothing
   returning flow_id),
-made as ({_MADE}
+made as ({{made}}
   where {_KEPT_YET} and (not reserves or (flow_id in (select flow_id from kept)) is true)
   on conflict do nothing
-  returning flow_id),{_entry(_REPLICA)}
+  returning flow_id),{{tags}}{{entry}}
   from r where (flow_id in (select flow_id from made)) is true)
 select flow_id, {NOW} from made
 """
+
+_TAGGED = f"""
+tagged as (
+  insert into dwarf_tags (tag, created_at, flow_id)
+  select g.tag, {NOW}, g.tagged_id from {{rows}} where (g.tagged_id in (select flow_id from made)) is true),"""
+
+CREATE = _create(keyed=False, tagged=False)
+CREATE_KEYED = _create(keyed=True, tagged=False)
+CREATE_TAGGED = _create(keyed=False, tagged=True)
+CREATE_KEYED_TAGGED = _create(keyed=True, tagged=True)
 
 # -- SQLite
 
@@ -154,7 +189,8 @@ class _Key(NamedTuple):
 _KEY = numbered(_Key)
 _SCALAR = len(_FlowRow._fields) + 1
 # As `values`, which SQLite inserts at half the cost of a select.
-_INSERT_FLOW = f"{_INTO}\n  values ({_values(numbered(_FlowRow), start=f'?{_SCALAR}', now=f'?{_SCALAR + 1}')})"
+_GIVEN = ", ".join(map(str, numbered(_FlowRow)))
+_INSERT_FLOW = f"{_into(_FlowRow)}\n  values ({_values(_GIVEN, start=f'?{_SCALAR}', now=f'?{_SCALAR + 1}')})"
 _INSERT_KEYED = f"{_INSERT_FLOW} on conflict do nothing"
 _AGREED_SHARDS = "select shards from dwarf_deployment where one = 1"
 _TAKE_KEY = f"""
@@ -163,6 +199,8 @@ values ({_KEY.fairness_key}, {_KEY.idempotency_key}, 0, {_KEY.flow_id}, {_KEY.to
   {_KEY.created_at})
 on conflict do nothing
 """
+_SET_TAGS = "update dwarf_flows set tags = ? where flow_id = ?"
+_INSERT_TAG = "insert into dwarf_tags (tag, created_at, flow_id) values (?, ?, ?)"
 _FREE_KEY = "delete from dwarf_keys where fairness_key = ? and idempotency_key = ? and flow_id = ?"
 
 
@@ -177,12 +215,20 @@ class CreateFlows:
     """The time budget of flows that have none of their own."""
 
     async def on_postgres(self, session: PostgresSession) -> dict[int, int]:
-        rows = [_flow_row(new) + _start_row(new) + _entry_row(new, self.budget_ms) for new in self.flows]
-        if any(new.idempotency_key for new in self.flows):
-            rows = [row + _key_row(new) for row, new in zip(rows, self.flows, strict=True)]
-            made = await session.fetch(CREATE_KEYED, *columns(rows), self.replica_id)
+        keyed = any(new.idempotency_key for new in self.flows)
+        if any(new.tags for new in self.flows):
+            rows = [
+                _flow_row(new) + _tags_row(new) + _start_row(new) + _entry_row(new, self.budget_ms)
+                for new in self.flows
+            ]
+            tags: Iterable[Any] = columns([row for new in self.flows for row in _tag_rows(new)])
+            text = CREATE_KEYED_TAGGED if keyed else CREATE_TAGGED
         else:
-            made = await session.fetch(CREATE, *columns(rows), self.replica_id)
+            rows = [_flow_row(new) + _start_row(new) + _entry_row(new, self.budget_ms) for new in self.flows]
+            tags, text = (), CREATE_KEYED if keyed else CREATE
+        if keyed:
+            rows = [row + _key_row(new) for row, new in zip(rows, self.flows, strict=True)]
+        made = await session.fetch(text, *columns(rows), *tags, self.replica_id)
         return {int(flow_id): int(created_at) for flow_id, created_at in made}
 
     def on_sqlite(self, session: SqliteSession) -> dict[int, int]:
@@ -193,6 +239,8 @@ class CreateFlows:
             flows = [new for new, row in zip(flows, rows, strict=True) if _insert_keyed(session, new, row)]
         else:
             session.connection.executemany(_INSERT_FLOW, rows)
+        if any(new.tags for new in flows):
+            _tag_flows(session, flows)
         insert_rows_sqlite(session, [_entry_step_row(new, self.budget_ms) for new in flows], self.replica_id)
         return {new.flow.flow_id: now for new in flows}
 
@@ -231,6 +279,15 @@ def _flow_row(new: NewFlow) -> tuple[Any, ...]:
     )
 
 
+def _tags_row(new: NewFlow) -> tuple[Any, ...]:
+    return (t.stored(new.tags) if new.tags else None,)
+
+
+def _tag_rows(new: NewFlow) -> list[tuple[Any, ...]]:
+    """The values of its `_TagRow`s, in their order."""
+    return [(new.flow.flow_id, tag) for tag in t.tag_texts(new.tags)] if new.tags else []
+
+
 def _start_row(new: NewFlow) -> tuple[Any, ...]:
     return (new.start,)
 
@@ -251,6 +308,14 @@ def _entry_row(new: NewFlow, budget_ms: int) -> tuple[Any, ...]:
 
 def _key_row(new: NewFlow) -> tuple[Any, ...]:
     return (new.shards, new.reserves)
+
+
+def _tag_flows(session: SqliteSession, flows: Sequence[NewFlow]) -> None:
+    """Enter the tags of flows that were just inserted."""
+    tagged = [new for new in flows if new.tags]
+    session.connection.executemany(_SET_TAGS, [(*_tags_row(new), new.flow.flow_id) for new in tagged])
+    rows = [(tag, session.now, flow_id) for new in tagged for flow_id, tag in _tag_rows(new)]
+    session.connection.executemany(_INSERT_TAG, rows)
 
 
 def _insert_keyed(session: SqliteSession, new: NewFlow, row: tuple[Any, ...]) -> bool:

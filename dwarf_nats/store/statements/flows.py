@@ -19,7 +19,8 @@ COUNT_STEPS = "select count(*) from (select 1 from dwarf_steps where flow_id {in
 # The primes make sums differ if two changes would otherwise add up to the same.
 _FINGERPRINT = """
 with mine as (select * from dwarf_flows where {which})
-select f.status, f.updated_at, f.notify, f.breakpoints, t.*, s.* from dwarf_flows f,
+select f.status, f.updated_at, f.notify, f.breakpoints,
+  (select r.tags from dwarf_flows r where r.flow_id = f.root_id), t.*, s.* from dwarf_flows f,
   (select count(*), coalesce(max(updated_at), 0), coalesce(sum(updated_at % 1000000007), 0),
     coalesce(sum(length(coalesce(breakpoints, ''))), 0) from mine) t,
   (select count(*), coalesce(max(updated_at), 0), coalesce(sum(lease_seq), 0), coalesce(sum(attempt), 0),

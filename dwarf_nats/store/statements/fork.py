@@ -9,6 +9,7 @@ from dwarf_nats.errors import Conflict
 from dwarf_nats.rules.rows import FlowRow, StepRow, TreeChange
 from dwarf_nats.rules.steps import ReadyStep
 from dwarf_nats.store.dialect import PARKED
+from dwarf_nats.store.statements import tags
 from dwarf_nats.workflow.status import Status
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ async def insert_fork(tx: Tx, root: FlowRow, forked: Forked) -> TreeChange:
         [*_FLOW_COLUMNS, "idempotency_key", "delete_on_completion"],
         [[*_values(flow, _FLOW_COLUMNS), "", 0] for flow in forked.flows],
     )
+    await tags.copied(tx, forked.root.tags, forked.root.created_at, forked.root.flow_id)
     await tx.insert("dwarf_steps", _STEP_COLUMNS, [_values(step, _STEP_COLUMNS) for step in forked.steps])
     pending = [forked.target, *forked.others]
     await tx.fetch(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from dwarf_nats.errors import BadRequest
@@ -11,8 +12,10 @@ from dwarf_nats.rules.rows import SummaryRow
 from dwarf_nats.store.columns import select_list
 from dwarf_nats.store.dialect import UNBEGUN
 from dwarf_nats.store.search import pattern
+from dwarf_nats.store.statements.tags import rarest_first
 from dwarf_nats.workflow.keys import parse_public_id
 from dwarf_nats.workflow.status import Status
+from dwarf_nats.workflow.tags import tag_texts
 
 if TYPE_CHECKING:
     from dwarf_nats.store.database import Database, Row
@@ -29,6 +32,11 @@ _DUE = f"(select case when s.status in {UNBEGUN} and s.not_before > s.updated_at
 _COLUMNS = select_list(
     SummaryRow, "f", task=_TASK, due_at=_DUE, shown_created_at="coalesce(f.restarted_at, f.created_at)"
 )
+_FLOWS = "dwarf_flows f"
+# In this order: the entries of a tag, newest first, and the flow of each.
+_TAGGED_FLOWS = "dwarf_tags t {flow_of:t}"
+# Looked up for each flow: as a join, the entries of a tag that very many flows have might be read from end to end.
+_HAS_TAG = "(select 1 from dwarf_tags o where o.tag = $$ and o.created_at = t.created_at and o.flow_id = t.flow_id) is not null"
 _FILTERS = {
     "status": "f.status = $$",
     "workflow": "f.workflow = $$",
@@ -48,14 +56,16 @@ async def page(
 
     A restart does not change the place of a flow, so that no page misses one.
     """
-    where, args = _conditions(shard, query, thread_id, roots_only=query.flow_id is None)
+    tags = await _tag_texts(database, query)
+    where, args = _conditions(shard, query, thread_id, tags, roots_only=query.flow_id is None)
+    alias = "t" if tags else "f"
     if cursor:
         args += _read_cursor(cursor)
-        where.append(f"(f.created_at, f.flow_id) < (${len(args) - 1}, ${len(args)})")
+        where.append(f"({alias}.created_at, {alias}.flow_id) < (${len(args) - 1}, ${len(args)})")
     args.append(limit + 1)
     rows = await database.fetch(
-        f"select {_COLUMNS} from dwarf_flows f where {' and '.join(where)}"
-        f" order by f.created_at desc, f.flow_id desc limit ${len(args)}",
+        f"select {_COLUMNS} from {_TAGGED_FLOWS if tags else _FLOWS} where {' and '.join(where)}"
+        f" order by {alias}.created_at desc, {alias}.flow_id desc limit ${len(args)}",
         *args,
     )
     found = [_summary_row(row) for row in rows[:limit]]
@@ -70,18 +80,28 @@ def _summary_row(row: Row) -> SummaryRow:
     return summary
 
 
-def purgeable(shard: int, query: Query, thread_id: int | None, limit: int) -> tuple[str, list[Any]]:
+async def purgeable(
+    database: Database, shard: int, query: Query, *, thread_id: int | None, limit: int
+) -> tuple[str, list[Any]]:
     """Make the statement for flows that match and do not run, oldest first, and its parameters."""
-    where, args = _conditions(shard, query, thread_id, roots_only=True)
+    tags = await _tag_texts(database, query)
+    where, args = _conditions(shard, query, thread_id, tags, roots_only=True)
     args.append(limit)
     return (
-        f"select f.flow_id from dwarf_flows f where {' and '.join(where)} and f.status <> 'running'"
-        f" order by f.flow_id limit ${len(args)}",
+        f"select f.flow_id from {_TAGGED_FLOWS if tags else _FLOWS} where {' and '.join(where)} and f.status <> 'running'"
+        f" order by {'t.created_at, t.flow_id' if tags else 'f.flow_id'} limit ${len(args)}",
         args,
     )
 
 
-def _conditions(shard: int, query: Query, thread_id: int | None, *, roots_only: bool) -> tuple[list[str], list[Any]]:
+async def _tag_texts(database: Database, query: Query) -> list[str]:
+    """Return the tags of a query as texts, the one to look up first as the first."""
+    return await rarest_first(database, tag_texts(query.tags)) if query.tags else []
+
+
+def _conditions(
+    shard: int, query: Query, thread_id: int | None, tags: Sequence[str], *, roots_only: bool
+) -> tuple[list[str], list[Any]]:
     where = ["f.surgraph_step_id is null"] if roots_only else []
     args: list[Any] = []
 
@@ -89,6 +109,8 @@ def _conditions(shard: int, query: Query, thread_id: int | None, *, roots_only: 
         args.append(value)
         where.append(condition.replace("$$", f"${len(args)}"))
 
+    for tag in tags:
+        add("t.tag = $$" if tag == tags[0] else _HAS_TAG, tag)
     for name, condition in _FILTERS.items():
         value = getattr(query, name)
         if value is not None:

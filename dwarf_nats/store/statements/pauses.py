@@ -35,6 +35,7 @@ class _LockedFlow(NamedTuple):
     thread_id: int
     notify: str
     surgraph_flow_id: int | None
+    tags: str | None
 
 
 class _PausedRow(NamedTuple):
@@ -125,9 +126,10 @@ def pause(group: Sequence[Settlement], settled: SettleResult) -> Cascade:
                     workflow=flow.workflow,
                     thread_id=flow.thread_id,
                     notify=flow.notify,
+                    surgraph_flow_id=flow.surgraph_flow_id,
                 )
                 interrupted[flow_id] = FlowEnd(Status.INTERRUPTED, one.pause.state_json, None, payload)
-                settled.ended.append(EndedFlow(ref, interrupted[flow_id], at))
+                settled.ended.append(EndedFlow(ref, interrupted[flow_id], at, flow.tags))
             path.append(flow_id)
             flow_id = flow.surgraph_flow_id
         ((since, until),) = yield Query(KEEP_PAUSE_ORDER, (one.step.step_id, one.step.flow.root_id))

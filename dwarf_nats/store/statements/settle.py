@@ -76,7 +76,7 @@ done as (
     r.error, r.next_id,
     r.next_token, r.next_node, r.next_url, r.next_state, r.next_borrowed, r.next_running, r.next_delay, r.lease, r.end_status,
     r.final_state, r.final_borrowed, f.status in {LIVE} as alive, f.breakpoints is not null as has_breakpoints,
-    f.updated_at as flow_updated_at),
+    f.updated_at as flow_updated_at, f.tags),
 born as (
   insert into dwarf_steps (step_id, flow_id, depth, token, node, url, state, status, lease_seq, claimed_by, lease_expires,
     not_before, predecessor_id, spawn_id, ordinal, priority, fairness_key, fairness_weight, created_at, started_at,
@@ -99,7 +99,9 @@ ended as (
   where d.end_status is not null and d.alive and f.flow_id = d.flow_id and f.status in {LIVE}
   returning f.flow_id)
 select d.step_id, d.alive and (d.end_status is null or d.flow_id in (select flow_id from ended)),
-  case when d.end_status is null then {NOW} else greatest({NOW}, d.flow_updated_at + 1) end, d.has_breakpoints
+  case when d.end_status is null then {NOW} else greatest({NOW}, d.flow_updated_at + 1) end, d.has_breakpoints,
+  -- Of a flow that ends with it, for its outcome.
+  case when d.end_status is not null then d.tags end
 from done d
 """
 
@@ -141,10 +143,11 @@ class _Flow:
     updated_at: int
     has_breakpoints: bool
     """It has breakpoints."""
+    tags: str | None
 
 
 _RUNNING = """
-select s.step_id, s.lease_seq, f.flow_id, f.status, f.updated_at, f.breakpoints is not null
+select s.step_id, s.lease_seq, f.flow_id, f.status, f.updated_at, f.breakpoints is not null, f.tags
 from json_each($1) j cross join dwarf_steps s on s.step_id = j.value cross join dwarf_flows f on f.flow_id = s.flow_id
 where s.status = 'running'
 """
@@ -205,8 +208,8 @@ class Settle:
     async def _settle_postgres(self, session: PostgresSession, group: Sequence[Settlement]) -> SettleResult:
         rows = await session.fetch(SETTLE, *_batch(group, self.budget_ms), self.replica_id)
         result = SettleResult(
-            applied={step_id: Applied(alive, at) for step_id, alive, at, _ in rows},
-            with_breakpoints=frozenset(step_id for step_id, _, _, has_breakpoints in rows if has_breakpoints),
+            applied={step_id: Applied(alive, at, tags) for step_id, alive, at, _, tags in rows},
+            with_breakpoints=frozenset(step_id for step_id, _, _, has_breakpoints, _ in rows if has_breakpoints),
         )
         defer_to_breakpoints(group, result)
         return result
@@ -319,10 +322,10 @@ def _found(rows: Sequence[Row]) -> tuple[dict[int, int], dict[int, _Flow]]:
     """The lease generations of steps, by their ids, and their flows."""
     lease_seqs = {}
     flows: dict[int, _Flow] = {}
-    for step_id, lease_seq, flow_id, status, updated_at, has_breakpoints in rows:
+    for step_id, lease_seq, flow_id, status, updated_at, has_breakpoints, tags in rows:
         lease_seqs[step_id] = lease_seq
         if flow_id not in flows:
-            flows[flow_id] = _Flow(status, updated_at, bool(has_breakpoints))
+            flows[flow_id] = _Flow(status, updated_at, bool(has_breakpoints), tags)
     return lease_seqs, flows
 
 
@@ -352,7 +355,7 @@ class _Done:
         at = max(now, flow.updated_at + 1)
         flow.status, flow.updated_at = end.status.value, at
         self._ended.append(_ended_row(one, end, at))
-        return Applied(alive=True, at=at)
+        return Applied(alive=True, at=at, tags=flow.tags)
 
     def write(self, session: SqliteSession, replica_id: int, budget_ms: int) -> None:
         """Write the rows of the steps, of those that follow on them, and of the flows that end."""

@@ -14,6 +14,7 @@ from dwarf_nats.rules.rows import FlowRow, StepRow, flow_row, step_row
 from dwarf_nats.rules.state_refs import override
 from dwarf_nats.rules.steps import ReadyStep, StepRef
 from dwarf_nats.store.dialect import PARKED, UNFINISHED
+from dwarf_nats.store.statements import tags
 from dwarf_nats.workflow.status import Parked, Status
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ RESET_STEP = (
     " reruns = reruns + 1"
     " where step_id = $1 returning step_id, priority, not_before"
 )
+DELETE_FLOWS = "delete from dwarf_flows where flow_id {in:$1} returning tags, created_at, flow_id"
 
 
 async def tree(tx: Tx, root_id: int) -> dict[int, FlowRow]:
@@ -118,9 +120,9 @@ async def set_running(tx: Tx, flow_ids: Sequence[int]) -> list[FlowRow]:
 
 
 async def delete_flows(tx: Tx, flow_ids: Sequence[int]) -> None:
-    """Remove flows and their steps."""
+    """Remove flows, their steps and their tags."""
     await tx.fetch("delete from dwarf_steps where flow_id {in:$1}", list(flow_ids))
-    await tx.fetch("delete from dwarf_flows where flow_id {in:$1}", list(flow_ids))
+    await tags.removed(tx, await tx.fetch(DELETE_FLOWS, list(flow_ids)))
 
 
 def with_overrides(state: str, refs: str | None, overrides: State, limits: Limits) -> tuple[str, str | None]:
