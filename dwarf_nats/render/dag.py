@@ -10,6 +10,7 @@ lies where that lies, and leads nowhere.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Generic, Protocol, TypeVar
 
 from dwarf_nats.workflow.nodes import COMPENSATION_SUFFIX
 from dwarf_nats.workflow.records import Step
@@ -19,10 +20,28 @@ Path = tuple[int, ...]
 """The branches a step lies in, outermost first: the id of the first step of each."""
 
 
-class Dag:
+class LinkedStep(Protocol):
+    """A step as far as its edges are concerned."""
+
+    @property
+    def step_id(self) -> int: ...
+    @property
+    def depth(self) -> int: ...
+    @property
+    def task(self) -> str: ...
+    @property
+    def predecessor_id(self) -> int | None: ...
+    @property
+    def successor_id(self) -> int | None: ...
+
+
+S = TypeVar("S", bound=LinkedStep)
+
+
+class Dag(Generic[S]):
     """One flow's own steps, by depth and id; those of its children are not among them."""
 
-    def __init__(self, steps: Sequence[Step]) -> None:
+    def __init__(self, steps: Sequence[S]) -> None:
         self.by_id = {step.step_id: step for step in steps}
         self.steps = sorted(self.by_id.values(), key=lambda step: (step.depth, step.step_id))
         self.sources: dict[int, list[int]] = {step.step_id: [] for step in self.steps}
@@ -37,7 +56,7 @@ class Dag:
             and step.task == f"{before.task}{COMPENSATION_SUFFIX}"
         }
         """Steps that compensate the one before them."""
-        self.chains: dict[Path, list[Step]] = {}
+        self.chains: dict[Path, list[S]] = {}
         """The steps that lie in the same branch and in no deeper one."""
         self.paths: dict[int, Path] = {}
         self._read_edges()
@@ -75,7 +94,7 @@ class Dag:
         }
         self.cohorts = {spawn: branches for spawn, branches in spawned.items() if branches}
 
-    def _path(self, step: Step, firsts: set[int]) -> Path:
+    def _path(self, step: S, firsts: set[int]) -> Path:
         before = [self.paths[source] for source in self.sources[step.step_id] if source in self.paths]
         if not before:
             return ()
@@ -85,11 +104,11 @@ class Dag:
             return (*self.paths[step.predecessor_id], step.step_id)
         return before[0]
 
-    def before(self, step: Step) -> list[Step]:
+    def before(self, step: S) -> list[S]:
         """The steps from which an edge leads to this one."""
         return [self.by_id[source] for source in self.sources[step.step_id]]
 
-    def branch(self, path: Path) -> Iterator[Step]:
+    def branch(self, path: Path) -> Iterator[S]:
         """The steps of a branch, those of the cohorts within it included."""
         pending = [path]
         while pending:
@@ -127,7 +146,7 @@ _PRECEDENCE = (
 """The status of a flow is the first of these that a step has."""
 
 
-def exits(dag: Dag) -> list[Step]:
+def exits(dag: Dag[Step]) -> list[Step]:
     """The steps at which the flow ended: those without a successor that gave it its status; none while it runs."""
     status = flow_status(dag.steps)
     if not status.terminal:

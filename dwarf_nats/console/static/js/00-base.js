@@ -59,7 +59,7 @@ function update({ html, classes }) {
   const at = document.activeElement && document.activeElement.id;
   for (const [id, text] of Object.entries(html)) {
     const element = document.getElementById(id);
-    if (!element || element.contains(document.activeElement) && document.activeElement.matches("input:not([type=checkbox]),textarea,select")) continue;
+    if (!element || $("dialog[open], details.menu[open]", element) || element.contains(document.activeElement) && document.activeElement.matches("input:not([type=checkbox]),textarea,select")) continue;
     const known = new Set($$("tr[id]", element).map((row) => row.id)), had = known.size > 0;
     const selected = new Set($$("input[data-pick]:checked", element).map((box) => box.value));
     const row = $("tr.at", element);

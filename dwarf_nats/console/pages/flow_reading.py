@@ -1,0 +1,101 @@
+"""What the flow page reads of one flow, all at once."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from dwarf_nats.console.source import Source
+from dwarf_nats.console.views import wire
+from dwarf_nats.console.views.graph import DrawnGraph, read_graph
+from dwarf_nats.errors import Forbidden, NotFound
+
+MAX_STEPS = 20_000
+"""Most steps of one flow that the page reads; of a longer history, the beginning."""
+PAGE_STEPS = 1_000
+
+
+@dataclass(slots=True)
+class FlowReading:
+    """One flow as it stands. `steps`: its history as it was read, and as types."""
+
+    flow: str
+    outcome: wire.Outcome
+    steps: list[wire.Step]
+    raw_steps: list[dict[str, Any]]
+    graph: DrawnGraph
+    explanation: wire.Explanation = field(default_factory=wire.Explanation)
+    summary: wire.Summary | None = None
+    complete: bool = True
+    now: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    @property
+    def status(self) -> str:
+        return self.outcome.status
+
+    @property
+    def over(self) -> bool:
+        return self.status in wire.OVER
+
+    @property
+    def started(self) -> datetime | None:
+        """When it was started; of a flow that is in no list, when its first step was made."""
+        if self.summary is not None and self.summary.started_at is not None:
+            return self.summary.started_at
+        return min((one.created_at for one in self.steps), default=None)
+
+    @property
+    def ended(self) -> datetime | None:
+        if not self.over:
+            return None
+        last = max((one.updated_at for one in self.steps), default=None)
+        return self.summary.updated_at if self.summary is not None else last
+
+    def step(self, step_id: str) -> wire.Step:
+        """A step of the flow. Raises `NotFound`."""
+        found = next((one for one in self.steps if one.step == step_id), None)
+        if found is None:
+            raise NotFound(f"there is no step {step_id} in flow {self.flow}: it may have been removed by a restart")
+        return found
+
+
+async def read_flow(source: Source, flow: str) -> FlowReading:
+    """Read a flow. Raises `NotFound`, and what the service refuses."""
+    outcome, history, graph = await asyncio.gather(
+        source.snapshot(flow), _history(source, flow), source.read("flow.graph", {"flowKey": flow}, seconds=60.0)
+    )
+    reading = FlowReading(
+        flow=flow,
+        outcome=wire.read(wire.Outcome, outcome),
+        steps=wire.read_steps(history.steps),
+        raw_steps=history.steps,
+        graph=read_graph(graph.get("graph") or {}, graph.get("digest", "")),
+        complete=history.complete,
+    )
+    with contextlib.suppress(Forbidden, NotFound):
+        reading.summary = wire.read(wire.Summary, await source.summary(flow))
+    if not reading.over:
+        with contextlib.suppress(Forbidden):
+            reading.explanation = wire.read(wire.Explanation, await source.explain(flow))
+    return reading
+
+
+@dataclass(slots=True)
+class _History:
+    steps: list[dict[str, Any]]
+    complete: bool
+
+
+async def _history(source: Source, flow: str) -> _History:
+    steps: list[dict[str, Any]] = []
+    cursor = ""
+    while len(steps) < MAX_STEPS:
+        page = await source.history(flow, limit=PAGE_STEPS, cursor=cursor)
+        steps += page["steps"]
+        cursor = page.get("cursor", "")
+        if not cursor:
+            return _History(steps, complete=True)
+    return _History(steps, complete=False)

@@ -1,0 +1,130 @@
+// One flow: the drawer, the graph's zoom, forms that are sent without leaving the page, previews of an edited state.
+const drawer = { url: "", timer: 0, from: null };
+async function openDrawer(url, keep) {
+  const box = $("#drawer");
+  const response = await fetch(url, { headers: { "X-Part": "drawer" } });
+  const text = await response.text();
+  if (!response.ok) return say("It cannot be read now");
+  if (keep && ($("dialog[open]", box) || box.contains(document.activeElement) && document.activeElement.matches("textarea,input,select"))) return;
+  const top = box.scrollTop, open = keep ? $$("details", box).map((one) => one.open) : [];
+  box.innerHTML = text;
+  if (keep) $$("details", box).forEach((one, n) => { if (n < open.length) one.open = open[n]; });
+  box.hidden = false;
+  drawer.url = url;
+  tellTimes(box);
+  if (keep) box.scrollTop = top;
+  else { box.scrollTop = 0; history.replaceState(null, "", url); box.focus({ preventScroll: true }); }
+}
+function closeDrawer() {
+  const box = $("#drawer");
+  if (!box || box.hidden) return;
+  const link = $("[data-close-drawer]", box);
+  if (link) history.replaceState(null, "", link.getAttribute("href") === "?" ? location.pathname : link.getAttribute("href"));
+  box.hidden = true;
+  box.textContent = "";
+  drawer.url = "";
+  if (drawer.from && drawer.from.isConnected) drawer.from.focus({ preventScroll: true });
+}
+document.addEventListener("click", (event) => {
+  const link = event.target.closest("a[data-drawer]");
+  if (link && !event.ctrlKey && !event.metaKey && !event.shiftKey && $("#drawer")) {
+    event.preventDefault();
+    if (!$("#drawer").contains(link)) drawer.from = link;
+    openDrawer(new URL(link.getAttribute("href"), location.href).href);
+  }
+  if (event.target.closest("[data-close-drawer]")) { event.preventDefault(); closeDrawer(); }
+  const zoomer = event.target.closest("[data-zoom]");
+  if (zoomer) zoom(Number(zoomer.dataset.zoom));
+  for (const menu of $$("details.menu[open]")) if (!menu.contains(event.target) || event.target.closest("[data-dialog]")) menu.open = false;
+});
+document.addEventListener("console:update", () => {
+  if (!drawer.url || !$("#drawer [data-alive]") || drawer.timer) return;
+  drawer.timer = setTimeout(() => { drawer.timer = 0; if (drawer.url) openDrawer(drawer.url, true); }, 300);
+});
+
+// --- the graph ---
+const graph = $(".flow-graph .graph");
+let scale = 1;
+function scaleTo(value) {
+  const frame = graph.parentElement, { width, height } = graph.viewBox.baseVal;
+  const x = (frame.scrollLeft + frame.clientWidth / 2) / scale, y = (frame.scrollTop + frame.clientHeight / 2) / scale;
+  scale = Math.min(2, Math.max(0.25, value));
+  graph.setAttribute("width", width * scale);
+  graph.setAttribute("height", height * scale);
+  frame.scrollLeft = x * scale - frame.clientWidth / 2;
+  frame.scrollTop = y * scale - frame.clientHeight / 2;
+}
+function zoom(by) {
+  if (!graph) return;
+  const frame = graph.parentElement, { width, height } = graph.viewBox.baseVal;
+  scaleTo(by ? scale * (by > 0 ? 1.25 : 0.8) : Math.min(1, (frame.clientWidth - 2) / width, Math.max(0.5, (frame.clientHeight - 2) / height)));
+}
+if (graph) {
+  const frame = graph.parentElement;
+  let pan = null;
+  frame.addEventListener("pointerdown", (event) => {
+    if (event.pointerType !== "mouse" || event.button || event.target.closest("a")) return;
+    pan = { x: event.clientX + frame.scrollLeft, y: event.clientY + frame.scrollTop };
+    frame.classList.add("panning");
+  });
+  addEventListener("pointermove", (event) => { if (pan) { frame.scrollLeft = pan.x - event.clientX; frame.scrollTop = pan.y - event.clientY; } });
+  addEventListener("pointerup", () => { pan = null; frame.classList.remove("panning"); });
+  frame.addEventListener("wheel", (event) => { if (event.ctrlKey) { event.preventDefault(); scaleTo(scale * (event.deltaY < 0 ? 1.1 : 0.9)); } }, { passive: false });
+  if (graph.viewBox.baseVal.width > frame.clientWidth) zoom(0);
+}
+
+// --- keys ---
+document.addEventListener("keydown", (event) => {
+  if (event.target.matches("input:not([type=checkbox]),textarea,select") || event.ctrlKey || event.metaKey || event.altKey || $("dialog[open]")) return;
+  if (event.key === "Escape") closeDrawer();
+  if (graph && { "+": 1, "-": -1, 0: 0 }[event.key] !== undefined) zoom({ "+": 1, "-": -1, 0: 0 }[event.key]);
+});
+$$(".tabs a").forEach((link, n) => { link.dataset.key = `g ${n + 1}`; });
+
+// --- forms in dialogs ---
+document.addEventListener("submit", async (event) => {
+  const form = event.target;
+  if (form.method !== "post" || !form.closest("dialog")) return;
+  event.preventDefault();
+  const button = event.submitter, problem = $(".problem[role=alert]", form) || form.insertBefore(Object.assign(document.createElement("p"), { className: "problem" }), $(".buttons", form));
+  problem.setAttribute("role", "alert");
+  problem.hidden = true;
+  if (button) button.disabled = true;
+  try {
+    const response = await fetch(form.action, { method: "POST", body: new URLSearchParams(new FormData(form)), headers: { Accept: "application/json" } });
+    const reply = await response.json();
+    if (!response.ok) throw new Error(reply.error.message);
+    const location_ = new URL(reply.location || location.href, location.href);
+    if (location_.pathname.split("/").slice(0, 3).join("/") !== location.pathname.split("/").slice(0, 3).join("/")) return location.assign(location_);
+    form.closest("dialog").close();
+    toast(reply.done);
+  } catch (error) {
+    problem.textContent = error.message;
+    problem.hidden = false;
+  } finally {
+    if (button) button.disabled = false;
+  }
+});
+function toast(text) {
+  $(".toast.sent")?.remove();
+  const one = document.createElement("p");
+  one.className = "toast sent";
+  one.textContent = text;
+  $("#main").prepend(one);
+  say(text);
+  setTimeout(() => one.remove(), 6000);
+}
+document.addEventListener("close", () => { disconnect(); connect(); }, true); // changes that an open dialog held up
+let previewing = 0;
+document.addEventListener("input", (event) => {
+  const field = event.target;
+  if (!field.matches("[data-preview]")) return;
+  clearTimeout(previewing);
+  previewing = setTimeout(async () => {
+    const response = await fetch(field.dataset.preview, { method: "POST", body: new URLSearchParams(new FormData(field.form)) });
+    $(".preview", field.form).innerHTML = response.ok ? await response.text() : "";
+    const bad = Boolean($(".preview .problem", field.form));
+    field.setAttribute("aria-invalid", String(bad));
+    $(".buttons .primary", field.form).disabled = bad;
+  }, 300);
+});

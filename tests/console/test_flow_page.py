@@ -1,0 +1,228 @@
+"""The page of a flow, over a real service: what it shows, what its forms do, and what changes while somebody looks."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from dwarf_nats.console.pages.flow import FlowView
+from dwarf_nats.console.pages.flow_values import TABS, Place
+from dwarf_nats.console.settings import ConsoleSettings
+from dwarf_nats.console.views.layout import Layouts
+from dwarf_nats.sdk import Client
+from tests.console import stage
+from tests.support.browser import Browser, opened
+from tests.support.caller import Caller
+
+JSON = {"Accept": "application/json"}
+PART = {"X-Part": "drawer"}
+
+
+def step_of(page: str, task: str) -> str:
+    """The id of the step to which a node's link leads."""
+    found = re.search(rf'<a href="\?step=([\d-]+)" data-drawer[^>]*aria-label="{task}: ', page)
+    assert found is not None, page
+    return found[1]
+
+
+async def status_of(caller: Caller, browser: Browser, flow: str) -> str:
+    key = browser.console.source.identities.flow_key(flow)
+    status: str = (await caller.ok("flow.await", flowKey=key))["status"]
+    return status
+
+
+async def test_every_tab_of_every_kind_of_flow_is_there(browser: Browser, caller: Caller) -> None:
+    flows = [await make(caller) for make in (stage.failed, stage.waiting, stage.rescued, stage.looped, stage.parent)]
+    flows.append(await stage.stopped(caller, await stage.fanned(caller), "completed"))
+    created = (await caller.ok("flow.create", graph=stage.ASK))["flowKey"]
+    for flow in (*flows, stage.sealed(created)):
+        for tab in TABS:
+            page = await browser.page(f"/flow/{flow}" + ("" if tab == "graph" else f"/{tab}"))
+            assert flow in page
+            assert len(page) < 100_000
+            assert not re.search(r"<script(?! src=)|style=|onclick", page), "no inline script or style"
+        await browser.page(f"/flow/{flow}?to=right")
+
+
+async def test_no_key_is_in_a_page_or_an_address(browser: Browser, caller: Caller) -> None:
+    flow = await stage.parent(caller)
+    page = await browser.page(f"/flow/{flow}")
+    await browser.page(f"/flow/{flow}?step={step_of(page, 'pay')}")
+    assert not re.search(r"\b\d+-\d+-[A-Za-z0-9]{16}\b", "\n".join(browser.seen))
+
+
+async def test_a_failed_flow_says_why_and_offers_to_restart_at_the_step(browser: Browser, caller: Caller) -> None:
+    flow = await stage.failed(caller)
+    page = await browser.page(f"/flow/{flow}")
+    assert "Failed at charge: card declined (402)" in page
+    assert "charge runs again" in page
+    assert re.search(r'class="node task failed"', page)
+    assert "order.total &lt; 100.0" in page, "the whole condition, on hover"
+    step = step_of(page, "charge")
+    found = re.search(r'action="/act/flow\.restart_from[^"]*".*?name="stepKey" value="([\d-]+)"', page, re.DOTALL)
+    assert found is not None
+    assert found[1] == step
+    await caller.serves("billing.charge", {"changes": {"paid": True}})
+    reply = await browser.post("/act/flow.restart_from", headers=JSON, stepKey=step)
+    assert reply.status_code == 200, reply.text
+
+
+async def test_a_step_shows_its_changes_its_error_and_locks_what_is_sealed(browser: Browser, caller: Caller) -> None:
+    flow = await stage.failed(caller)
+    page = await browser.page(f"/flow/{flow}")
+    drawer = (await browser.get(f"/flow/{flow}?step={step_of(page, 'reserve')}", headers=PART)).text
+    assert "<html" not in drawer
+    assert re.search(r'class="added".*?<code>lot</code>', drawer, re.DOTALL)
+    assert "sealed" in drawer
+    assert '"secret"' not in drawer.replace("&#34;", '"')
+    failed = (await browser.get(f"/flow/{flow}?step={step_of(page, 'charge')}", headers=PART)).text
+    assert "card declined" in failed
+    assert "nats req" in failed
+
+
+async def test_an_answer_is_checked_and_the_flow_goes_on(browser: Browser, caller: Caller) -> None:
+    flow = await stage.waiting(caller)
+    page = await browser.page(f"/flow/{flow}")
+    assert "May order A-1 go out?" in page
+    assert "Release the order" in page
+    step = step_of(page, "approve")
+    wrong = await browser.post(f"/flow/{flow}/answer/{step}", headers=JSON, **{"f.limit": "900"})
+    assert wrong.status_code == 400
+    assert "Limit: at most 500" in wrong.json()["error"]["message"]
+    right = {"f.approved": "true", "f.limit": "7", "f.speed": '"express"', "f.note": "soon"}
+    done = await browser.post(f"/flow/{flow}/answer/{step}", headers=JSON, **right)
+    assert done.json()["done"] == "Answered: it goes on."
+    assert await status_of(caller, browser, flow) == "completed"
+    state = await browser.page(f"/flow/{flow}/state")
+    assert "approve" in state
+    late = await browser.post(f"/flow/{flow}/answer/{step}", headers=JSON, **right)
+    assert late.status_code == 409
+
+
+async def test_a_form_without_its_token_is_refused(browser: Browser, caller: Caller) -> None:
+    flow = await stage.waiting(caller)
+    step = step_of(await browser.page(f"/flow/{flow}"), "approve")
+    refused = await browser.post(f"/flow/{flow}/answer/{step}", headers=JSON, csrf="wrong", **{"f.limit": "7"})
+    assert refused.status_code == 403
+    assert await status_of(caller, browser, flow) == "interrupted"
+
+
+async def test_a_fork_takes_the_edited_state_and_leads_to_the_copy(browser: Browser, caller: Caller) -> None:
+    flow = await stage.looped(caller)
+    page = await browser.page(f"/flow/{flow}")
+    step = step_of(page, "done")
+    preview = (await browser.post(f"/flow/{flow}/preview/{step}", state='{"n": 9, "new": 1}')).text
+    assert "What your edit changes" in preview
+    assert "new" in preview
+    assert "not JSON" in (await browser.post(f"/flow/{flow}/preview/{step}", state="{")).text
+    assert "must be a JSON object" in (await browser.post(f"/flow/{flow}/preview/{step}", state="[]")).text
+    reply = await browser.post(f"/flow/{flow}/rerun/{step}", headers=JSON, mode="fork", state='{"n": 9, "new": 1}')
+    copy = reply.json()["location"].removeprefix("/flow/")
+    assert copy != flow
+    assert await status_of(caller, browser, copy) == "completed"
+    state = await browser.page(f"/flow/{copy}/state")
+    assert re.search(r'<code>n</code> <span class="v number">9</span>', state)
+    assert (await browser.post(f"/flow/{flow}/rerun/{step}", headers=JSON, mode="vanish")).status_code == 404
+
+
+async def test_fifty_branches_are_one_node_with_a_grid_of_cells(browser: Browser, caller: Caller) -> None:
+    flow = await stage.stopped(caller, await stage.fanned(caller), "completed")
+    page = await browser.page(f"/flow/{flow}")
+    assert "48 done · 2 handled of 50" in page
+    node = re.search(r'<a href="\?node=(\d+)" data-drawer aria-label="work: ', page)
+    assert node is not None
+    drawer = (await browser.get(f"/flow/{flow}?node={node[1]}", headers=PART)).text
+    assert len(re.findall(r'class="cell ', drawer)) == 50
+    assert len(re.findall(r'class="cell failed"', drawer)) == 2
+    assert "element 4 · handled · element sku-3 is broken" in drawer
+    assert "There is no such node" in (await browser.get(f"/flow/{flow}?node=99", headers=PART)).text
+    timeline = await browser.page(f"/flow/{flow}/timeline")
+    assert "× 50" in timeline
+    opened_ = re.search(r'href="(\?open=[\d-]+)"', timeline)
+    assert opened_ is not None
+    assert "work 50/50" in await browser.page(f"/flow/{flow}/timeline{opened_[1]}")
+    steps = await browser.page(f"/flow/{flow}/steps?node_name=work")
+    assert "50 of " in steps
+
+
+async def test_a_child_is_opened_in_place_and_linked(browser: Browser, caller: Caller) -> None:
+    flow = await stage.parent(caller)
+    page = await browser.page(f"/flow/{flow}")
+    drawer = (await browser.get(f"/flow/{flow}?step={step_of(page, 'pay')}", headers=PART)).text
+    assert "Graph of payment" in drawer
+    child = re.search(r'href="/flow/([\d-]+)"', drawer)
+    assert child is not None
+    own = await browser.page(f"/flow/{child[1]}")
+    assert "Is 12 all right?" in own
+
+
+async def test_an_error_edge_is_drawn_as_taken_and_a_loop_with_its_round(browser: Browser, caller: Caller) -> None:
+    page = await browser.page(f"/flow/{await stage.rescued(caller)}")
+    assert re.search(r'class="edge error taken"', page)
+    assert re.search(r'class="edge plain faint"', page)
+    assert "handled" in page
+    assert "↻4" in await browser.page(f"/flow/{await stage.looped(caller)}")
+
+
+async def test_while_a_flow_runs_its_view_sends_texts_and_classes(browser: Browser, caller: Caller) -> None:
+    flow = await stage.waiting(caller)
+    page = await browser.page(f"/flow/{flow}")
+    console = browser.console
+    view = FlowView(console, console.source, Place(flow, "graph", {}), Layouts())
+    before, stamp = await view.render(), await view.stamp()
+    assert "interrupted" in before.classes["gn2"]
+    assert all(f'id="{name}"' in page for name in (*before.html, *before.classes)), (
+        "everything that may change has a place"
+    )
+    data = {"f.limit": "7"}
+    await browser.post(f"/flow/{flow}/answer/{step_of(page, 'approve')}", headers=JSON, **data)
+    assert await status_of(caller, browser, flow) == "completed"
+    # A refused action, too, makes the console forget what it has read.
+    assert (await browser.post("/act/flow.break_before", headers=JSON, flowKey=flow, task="approve")).status_code == 409
+    assert await view.stamp() != stamp
+    changed = (await view.render()).since(before)
+    assert "completed" in changed.classes["gn2"]
+    assert "gn1" not in changed.classes, "what stays is not sent"
+    assert "Completed" in changed.html["flow-why"]
+
+
+@pytest.mark.parametrize("tab", TABS)
+async def test_the_view_of_each_tab_fills_places_of_its_page(browser: Browser, caller: Caller, tab: str) -> None:
+    flow = await stage.waiting(caller)
+    page = await browser.page(f"/flow/{flow}" + ("" if tab == "graph" else f"/{tab}"))
+    console = browser.console
+    update = await FlowView(console, console.source, Place(flow, tab, {}), Layouts()).render()
+    assert update.html
+    assert all(f'id="{name}"' in page for name in (*update.html, *update.classes))
+
+
+async def test_without_payloads_no_state_is_shown(caller: Caller, client: Client) -> None:
+    flow = await stage.failed(caller)
+    async with opened(client, ConsoleSettings(payloads=False)) as browser:
+        page = await browser.page(f"/flow/{flow}")
+        await browser.page(f"/flow/{flow}/state")
+        await browser.get(f"/flow/{flow}?step={step_of(page, 'reserve')}", headers=PART)
+        seen = "\n".join(browser.seen)
+    assert "--no-payloads" in seen
+    assert "ada@example.org" not in seen
+
+
+async def test_what_is_not_there_is_a_404_in_words(browser: Browser, caller: Caller) -> None:
+    flow = await stage.looped(caller)
+    for path in (f"/flow/{flow}/nothing", "/flow/1-999999", "/flow/nonsense", f"/flow/{flow}?step=1-999999"):
+        assert (await browser.get(path)).status_code == 404
+
+
+async def test_values_from_outside_are_only_text(browser: Browser, caller: Caller) -> None:
+    evil: Any = "<script>alert(1)</script><img src=x onerror=alert(1)>"
+    graph = {**stage.ASK, "tasks": [{"name": evil, "ask": {"payload": evil}}], "entryPoint": evil}
+    graph["transitions"] = [{"from": evil, "to": "END"}]
+    flow = await stage.stopped(caller, await stage.made(caller, graph, a=evil), "interrupted")
+    for tab in ("", "/timeline", "/steps", "/state", "/log"):
+        page = await browser.page(f"/flow/{flow}{tab}")
+        assert "<script>alert" not in page
+        assert "<img" not in page
+    drawer = await browser.page(f"/flow/{flow}?step={re.search(r'step=([0-9-]+)', page)[1]}")  # type: ignore[index]
+    assert "<img" not in drawer
