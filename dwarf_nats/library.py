@@ -16,7 +16,7 @@ from dwarf_nats.store.store import SqlStore, open_database
 from dwarf_nats.telemetry.providers import Telemetry
 
 if TYPE_CHECKING:
-    from dwarf_nats.ports import Clock, Graphs, Logger, Notices, Services, Signals, Tasks
+    from dwarf_nats.ports import Clock, Graphs, Logger, Notices, Peers, Services, Signals, Tasks
     from dwarf_nats.telemetry.counters import Counters
     from dwarf_nats.telemetry.instruments import MeterProvider
     from dwarf_nats.telemetry.traces import TracerProvider
@@ -32,9 +32,13 @@ class TelemetryArguments(TypedDict, total=False):
 
 
 class FurtherArguments(TelemetryArguments, total=False):
-    """The keywords of `open_engine` that few hosts give. `services`: sends the requests and messages of graphs (N3, N4)."""
+    """The keywords of `open_engine` that few hosts give.
+
+    `services`: sends the requests and messages of graphs (N3, N4). `peers`: asks the other replicas for explanations (Q2).
+    """
 
     services: Services | None
+    peers: Peers | None
 
 
 def open_engine(
@@ -52,11 +56,18 @@ def open_engine(
     """Make an engine on one or more databases; several DSNs are shards 1, 2, …. Start it with `async with`.
 
     DSNs: `postgresql://…`, `sqlite:///path`, or `sqlite://` for one in memory. `tasks`, `graphs`, `services`, `notices`,
-    `signals`, `clock`: its ports. `name`: of this replica. `logger`, `meter_provider`, `tracer_provider`: where its logs,
+    `signals`, `peers`, `clock`: its ports. `name`: of this replica. `logger`, `meter_provider`, `tracer_provider`: where logs,
     metrics and spans go. Raises `BadRequest` for a DSN that is not understood.
     """
-    services = further.get("services")
-    ports = Ports(tasks=tasks, graphs=graphs, services=services, notices=notices, signals=signals, clock=clock)
+    ports = Ports(
+        tasks=tasks,
+        graphs=graphs,
+        services=further.get("services"),
+        notices=notices,
+        signals=signals,
+        peers=further.get("peers"),
+        clock=clock,
+    )
     telemetry = Telemetry(
         logger=further.get("logger"),
         meter_provider=further.get("meter_provider"),

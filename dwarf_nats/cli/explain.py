@@ -13,7 +13,7 @@ from dwarf_nats.cli.flow import FlowKey
 from dwarf_nats.cli.options import Bus, Service
 from dwarf_nats.cli.output import Output, coloured, day_and_clock, error_line
 from dwarf_nats.render.terminal import in_json, one_line
-from dwarf_nats.wire.explain_messages import explanation_message
+from dwarf_nats.wire.explanations import explanation_message
 from dwarf_nats.workflow.explanation import Explanation, Reason, Wait
 
 _COLOURS = {
@@ -63,7 +63,7 @@ def explanation_view(found: Explanation, prefix: str, now: int) -> list[Text]:
 def _tree(waits: Sequence[Wait], indent: str, prefix: str, now: int) -> Iterator[Text]:
     for number, wait in enumerate(waits, 1):
         branch, below = ("└─ ", "   ") if number == len(waits) else ("├─ ", "│  ")
-        head = Text.assemble(indent + branch, (one_line(wait.task), "bold"), "  ")
+        head = Text.assemble(indent + branch, (_name(wait), "bold"), "  ")
         head.append(_reason(wait), _COLOURS.get(wait.reason, ""))
         yield head.append(f"  {_times(wait, now)}  {wait.step_key}")
         for line in _details(wait):
@@ -71,6 +71,10 @@ def _tree(waits: Sequence[Wait], indent: str, prefix: str, now: int) -> Iterator
         if wait.remedy:
             yield _remedy(wait.remedy, indent + below, prefix)
         yield from _tree(wait.waits, indent + below, prefix, now)
+
+
+def _name(wait: Wait) -> str:
+    return one_line(wait.task) if wait.branch is None else f"{one_line(wait.task)} {wait.branch.label}"
 
 
 def _reason(wait: Wait) -> str:

@@ -127,6 +127,8 @@ class ReplicaStore(Protocol):
 
     known_shards: int
     """The number of shards this replica knows; the others learn it from its next heartbeat."""
+    bus_away: bool
+    """It holds steps because its connection to the task services is away; explanations tell it from its next heartbeat on."""
 
     async def heartbeat(self, name: str) -> HeartbeatReply:
         """Renew this replica's row (B2); return what a lost signal would have told (B1)."""

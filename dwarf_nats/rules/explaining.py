@@ -17,6 +17,7 @@ from dwarf_nats.workflow.answer import ErrorInfo
 from dwarf_nats.workflow.explanation import Reason, Wait
 from dwarf_nats.workflow.nodes import ENGINE_URL, NodeKind
 from dwarf_nats.workflow.status import Parked, Status
+from dwarf_nats.workflow.step_details import Branch
 
 if TYPE_CHECKING:
     from dwarf_nats.rules.living import LivingFlow, LivingStep
@@ -118,6 +119,8 @@ def explain(subject: Subject, scene: Scene, callee: Callee | None = None) -> Wai
         text="",
         attempt=step.attempt,
     )
+    if step.branches is not None and step.fan_out is not None:
+        wait.branch = Branch(index=step.ordinal, count=step.branches, of=step.fan_out)
     if callee is not None:
         _subgraph(wait, callee)
     else:
@@ -193,6 +196,8 @@ def _running(wait: Wait, subject: Subject, scene: Scene) -> None:
     if _is_lost(step, scene):
         wait.deadline = None
         wait.text = "Its replica has died or lost it: it is given back and runs again in a moment."
+    elif facts is None and step.bus_away_since is not None:
+        _held(wait, step)
     elif facts is not None and step.step_id in facts.steps:
         _at_replica(wait, subject, facts, facts.steps[step.step_id])
     else:
@@ -218,14 +223,19 @@ def _is_lost(step: LivingStep, scene: Scene) -> bool:
     return silent or (step.lease_expires is not None and step.lease_expires < scene.now)
 
 
+def _held(wait: Wait, step: LivingStep) -> None:
+    wait.reason, wait.deadline, wait.remedy = Reason.BUS_AWAY, None, "dwarf-nats health"
+    wait.since = max(step.updated_at, step.bus_away_since or 0)
+    wait.text = "The connection of its replica to NATS is away: the step is held and goes on when it is back."
+
+
 def _at_replica(wait: Wait, subject: Subject, replica: ReplicaFacts, step: StepFacts) -> None:
     if step.deadline is not None and wait.deadline is not None:
         wait.deadline = step.deadline
     wait.worker = step.worker
     match step.phase:
         case StepPhase.HELD:
-            wait.reason, wait.deadline, wait.remedy = Reason.BUS_AWAY, None, "dwarf-nats health"
-            wait.text = "The connection of its replica to NATS is away: the step is held and goes on when it is back."
+            _held(wait, subject.step)
             return
         case StepPhase.WRITING:
             wait.text = "Its task has answered, and the result is being written to the database."

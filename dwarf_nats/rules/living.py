@@ -55,9 +55,16 @@ class LivingStep:
     replica: Annotated[str | None, From("r", "name")]
     """The replica that has claimed it."""
     replica_seen_at: Annotated[int | None, From("r", "seen_at")]
+    bus_away_since: Annotated[int | None, From("r")]
+    """Since when that replica holds its steps because its connection to the task services is away."""
     cause: Annotated[str | None, From("t")]
     """The cause for which the breaker of its task is tripped; `None` if it is not."""
     tripped_at: Annotated[int | None, From("t")]
+    ordinal: int
+    branches: Annotated[int | None, From("p", "cohort_size")]
+    """Branches of the fan-out that it is in; `None` outside one."""
+    fan_out: Annotated[str | None, From("p", "node")]
+    """The node that fanned out."""
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ from msgspec import UNSET
 
 from dwarf_nats.wire import messages as m
 from dwarf_nats.wire.codec import or_default, outcome_record, summary_record
-from dwarf_nats.wire.explain_messages import explanation_record
+from dwarf_nats.wire.explanations import explanation_record
 from dwarf_nats.wire.steps import step_record
 from dwarf_nats.workflow.explanation import Explanation
 from dwarf_nats.workflow.graph import Graph

@@ -75,7 +75,7 @@ def _step_message_alone(step: Step) -> t.Step:
         due_at=time_or_unset(step.due_at),
         problems=step.problems or UNSET,
         handled_error=error_values(step.handled_error),
-        branch=UNSET if step.branch is None else _branch(step.branch),
+        branch=UNSET if step.branch is None else branch_message(step.branch),
         attempts=[_attempt(one) for one in step.attempts] if step.attempts else UNSET,
         pause=UNSET if step.pause is None else _pause(step.pause),
         progress=UNSET if step.progress is None else progress_message(step.progress),
@@ -109,7 +109,7 @@ def _step_record_alone(message: t.Step) -> Step:
         due_at=micros_or_none(message.due_at),
         problems=or_none(message.problems) or [],
         handled_error=error_info(message.handled_error),
-        branch=None if isinstance(message.branch, UnsetType) else _branch_record(message.branch),
+        branch=None if isinstance(message.branch, UnsetType) else branch_record(message.branch),
         attempts=[_attempt_record(one) for one in or_default(message.attempts, ())],
         pause=None if isinstance(message.pause, UnsetType) else _pause_record(message.pause),
         progress=None if isinstance(message.progress, UnsetType) else progress_record(message.progress),
@@ -120,11 +120,13 @@ def _step_record_alone(message: t.Step) -> Step:
 # --- their parts ---
 
 
-def _branch(branch: Branch) -> t.Branch:
+def branch_message(branch: Branch) -> t.Branch:
+    """A place in a fan-out as it travels."""
     return t.Branch(index=branch.index, count=branch.count, of=branch.of)
 
 
-def _branch_record(message: t.Branch) -> Branch:
+def branch_record(message: t.Branch) -> Branch:
+    """A place in a fan-out that was received."""
     return Branch(index=message.index, count=message.count, of=message.of)
 
 

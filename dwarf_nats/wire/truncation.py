@@ -20,7 +20,7 @@ from dwarf_nats.workflow.records import FlowSummary, GraphInfo, Outcome, Step
 
 from . import messages as m
 from .codec import encode, encode_outcome, graph_message, summary_message
-from .explain_messages import explanation_message
+from .explanations import explanation_message
 from .steps import step_message
 
 CUTS = (16_384, 4_096, 1_024, 256, 64)

@@ -12,6 +12,7 @@ import msgspec
 if TYPE_CHECKING:
     from dwarf_nats.workflow.answer import ErrorInfo
     from dwarf_nats.workflow.status import Status
+    from dwarf_nats.workflow.step_details import Branch
 
 _parse = msgspec.json.Decoder().decode
 
@@ -84,6 +85,8 @@ class Wait:
     """The replica that has it."""
     deadline: int | None = None
     """When its task must have answered."""
+    branch: Branch | None = None
+    """Its place in the innermost fan-out around it (Q3)."""
     attempt: int = 0
     """Retries so far."""
     max_attempts: int | None = None

@@ -215,6 +215,32 @@ async def test_the_replica_that_answers_asks_the_one_that_has_the_step(pg_dsn: s
 
 
 @pytest.mark.slow
+async def test_a_replica_that_cannot_be_asked_tells_by_its_heartbeat(pg_dsn: str, proxy: TaskProxy) -> None:
+    """Q2, `bus_away`: its NATS is away, its database is not; once it is back, the next heartbeat says so, too."""
+    cut_off = CutOff()
+    gate = Gate()
+    cut_off.handle_task("a", gate)
+    async with (
+        named(cut_off, pg_dsn, Others(), "holder", replica_timeout_ms=600) as holder,
+        named(proxy, pg_dsn, Others(), "asker", replica_timeout_ms=600) as asker,
+    ):
+        asker.stop_claiming()
+        key = await holder.create_task("a", start=True)
+        wait = await only_wait(asker, key, "bus_away")
+        assert wait.replica == "holder"
+        ((away_since, claimed),) = await rows(
+            asker,
+            "select r.bus_away_since, s.updated_at from dwarf_steps s join dwarf_replicas r on r.replica_id = s.claimed_by",
+        )
+        assert wait.since == max(away_since, claimed)
+        cut_off.back.set()
+        await gate.began()
+        assert (await only_wait(asker, key, "running")).deadline is not None
+        gate.open()
+        await holder.await_(key, SOON)
+
+
+@pytest.mark.slow
 async def test_a_step_that_is_due_is_explained_by_all_replicas(pg_dsn: str, proxy: TaskProxy) -> None:
     """Q2, `queued`: a replica without workers of its own to give counts those of all."""
     gate, peers = Gate(), Others()

@@ -230,6 +230,7 @@ async def test_a_fan_in_is_explained_by_the_branches_that_live(dsn: str) -> None
         await it.until(key, Status.INTERRUPTED)
         found = await explained(it.engine, key, "interrupt", "interrupt")
         assert {wait.payload for wait in found.waits} == {1, 2}
+        assert {wait.branch.label for wait in found.waits if wait.branch is not None} == {"2/4", "3/4"}
         assert found.waits[0].since <= found.waits[1].since
         assert found.text.startswith("Paused: 2 steps (2 interrupt). The oldest is work: Waits until")
         assert not found.truncated

@@ -47,6 +47,10 @@ STEP = LivingStep(
     replica_seen_at=None,
     cause=None,
     tripped_at=None,
+    bus_away_since=None,
+    ordinal=0,
+    branches=None,
+    fan_out=None,
 )
 RUNNING = replace(STEP, status="running", replica="r1", replica_seen_at=NOW - SECOND, lease_expires=NOW + 100 * SECOND)
 SCENE = Scene(shard=1, now=NOW, best_priority=100, replica_timeout_us=10 * SECOND, budget_ms=120_000)
@@ -241,6 +245,24 @@ def test_the_replica_that_has_a_step_tells_how_far_it_is(
     assert (
         explain(Subject(step=RUNNING), scene(other)).text == "Runs: its task has been asked and has not answered yet."
     )
+
+
+def test_the_heartbeat_of_a_replica_that_does_not_answer_tells_that_its_bus_is_away() -> None:
+    """Since when both are true; what the replica says itself is newer."""
+    step = replace(RUNNING, bus_away_since=NOW - SECOND, updated_at=NOW - 9 * SECOND)
+    wait = explain(Subject(step=step), scene(BUSY))
+    assert (wait.reason, wait.since, wait.deadline) == (Reason.BUS_AWAY, NOW - SECOND, None)
+    back = replace(IDLE, steps={43: StepFacts(phase=StepPhase.ASKING)})
+    assert explain(Subject(step=step), scene(back)).reason is Reason.RUNNING
+    silent = replace(step, replica_seen_at=NOW - 60 * SECOND)
+    assert explain(Subject(step=silent), scene(BUSY)).reason is Reason.RUNNING
+
+
+def test_a_step_in_a_fan_out_names_its_branch() -> None:
+    """Q3."""
+    wait = explain(Subject(step=replace(RUNNING, ordinal=1, branches=5, fan_out="split")), SCENE)
+    assert wait.branch is not None
+    assert (wait.branch.label, wait.branch.of) == ("2/5", "split")
 
 
 def flow_row(**more: Any) -> FlowRow:

@@ -72,6 +72,7 @@ CALLS: dict[str, Callable[[Client], Awaitable[Any]]] = {
     "flow.snapshot": lambda c: c.snapshot(FLOW),
     "flow.fingerprint": lambda c: c.fingerprint(FLOW),
     "flow.history": lambda c: c.history_page(FLOW, 50, "MS40Mw"),
+    "flow.explain": lambda c: c.explain(FLOW),
     "flow.mermaid": lambda c: c.mermaid(FLOW),
     "flow.graph": lambda c: c.flow_graph(FLOW),
     "flow.list": lambda c: c.list(Query(status=Status.FAILED, thread=FLOW, older_than_ms=0, fairness_key="")),

@@ -13,7 +13,7 @@ import pytest
 from dwarf_nats.errors import BadRequest, Conflict, DwarfError, Internal, TimedOut
 from dwarf_nats.wire import codec
 from dwarf_nats.wire import messages as m
-from dwarf_nats.wire.explain_messages import explanation_message, explanation_record
+from dwarf_nats.wire.explanations import explanation_message, explanation_record
 from dwarf_nats.wire.headers import read_headers
 from dwarf_nats.wire.refusals import decode_error, encode_error
 from dwarf_nats.wire.steps import step_message, step_record
@@ -100,6 +100,7 @@ WAIT = Wait(
     worker="worker.1",
     replica="r1",
     deadline=AT + 2,
+    branch=Branch(index=1, count=5, of="split"),
     attempt=2,
     max_attempts=5,
     error=ERROR,

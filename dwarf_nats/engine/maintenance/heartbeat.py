@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from dwarf_nats.engine.availability import Availability
     from dwarf_nats.engine.backpressure import ShardBackpressure
     from dwarf_nats.engine.debug_log import DebugLog
+    from dwarf_nats.engine.execution.in_flight import InFlight
     from dwarf_nats.engine.replica import Replica
     from dwarf_nats.engine.scheduling.deadline_timer import DeadlineTimer
     from dwarf_nats.engine.scheduling.ready_queue import ReadyQueue
@@ -30,6 +31,7 @@ class Heartbeat(Duty):
         backpressure: ShardBackpressure,
         deadlines: DeadlineTimer,
         debug_log: DebugLog,
+        in_flight: InFlight,
     ) -> None:
         self._settings = replica.settings
         self._clock = replica.clock
@@ -40,6 +42,7 @@ class Heartbeat(Duty):
         self._backpressure = backpressure
         self._deadlines = deadlines
         self._debug_log = debug_log
+        self._in_flight = in_flight
         self._deployment = replica.deployment
 
     def begin(self) -> None:
@@ -52,6 +55,7 @@ class Heartbeat(Duty):
     async def run_once(self) -> None:
         """Renew the row and report how that went."""
         self._debug_log.refresh()
+        self._replicas.bus_away = bool(self._in_flight.held)
         try:
             reply = await self._replicas.heartbeat(self._name)
         except Unavailable as error:

@@ -40,6 +40,7 @@ class Maintenance:
             backpressure=shard.backpressure,
             deadlines=shard.deadlines,
             debug_log=shard.debug_log,
+            in_flight=shard.in_flight,
         )
         self.lease_reaper = LeaseReaper(
             replica,

@@ -25,6 +25,7 @@ class SqlReplicas:
         self.replica_id = 0
         """The id of this replica in this database; 0 before it was entered."""
         self.known_shards = shard
+        self.bus_away = False
 
     async def enter(self, name: str) -> None:
         """Give this replica an id and a row."""
@@ -34,7 +35,9 @@ class SqlReplicas:
         await self.heartbeat(name)
 
     async def heartbeat(self, name: str) -> HeartbeatReply:
-        rows = await self._database.fetch(replicas.HEARTBEAT, self.replica_id, name, self.known_shards)
+        rows = await self._database.fetch(
+            replicas.HEARTBEAT, self.replica_id, name, self.known_shards, int(self.bus_away)
+        )
         ((held, first_due_at, next_due_at, deadline, now, shards),) = rows
         return HeartbeatReply(
             held=bool(held),

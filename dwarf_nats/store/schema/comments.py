@@ -112,7 +112,11 @@ TABLES = {
     "dwarf_tripped": Comment("Tasks whose circuit breaker is tripped: their steps are parked.", {"url": "the task"}),
     "dwarf_replicas": Comment(
         "Replicas of the engine that live, or died not long ago.",
-        {"seen_at": "of its last heartbeat", "shards": "how many shards it knows"},
+        {
+            "seen_at": "of its last heartbeat",
+            "shards": "how many shards it knows",
+            "bus_away_since": "since when it holds its steps because NATS is away; null if it does not",
+        },
     ),
     "dwarf_deployment": Comment(
         "One row: what this database is, and what the replicas agree on.",

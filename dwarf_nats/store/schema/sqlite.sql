@@ -175,6 +175,7 @@ create table dwarf_replicas (
   name text not null,
   seen_at bigint not null,  -- of its last heartbeat
   shards int not null default 0,  -- how many shards it knows
+  bus_away_since bigint,  -- since when it holds its steps because NATS is away; null if it does not
   primary key (replica_id)
 );
 
