@@ -99,8 +99,8 @@ class Checker:
                 return f"a child of {one.node} failed: {one.child_error}"
         return ""
 
-    def unexplained(self, ticket: Ticket) -> Iterator[str]:
-        """Steps that are said to be unanswered though a worker answered in time, and said so."""
+    def unexplained(self, ticket: Ticket) -> Iterator[tuple[str, float, float]]:
+        """Steps that are said to be unanswered though a worker answered in time, and said so; when they began, and failed."""
         shard = self._shards[self._shard_of(ticket)]
         for flow in self._tree(ticket):
             for step in shard.of_flow.get(flow.flow_id, []):
@@ -117,7 +117,9 @@ class Checker:
                     if one.ended is not None and one.ended < failed - TIME_BUDGET_MS / 1500:
                         yield (
                             f"step {step.step_id} {step.node} failed with {error!r} at {self._when(failed)}, and"
-                            f" {one.worker} executed it from {self._when(one.began)} to {self._when(one.ended)}"
+                            f" {one.worker} executed it from {self._when(one.began)} to {self._when(one.ended)}",
+                            one.began,
+                            failed,
                         )
 
     def rows(self, ticket: Ticket) -> list[str]:

@@ -32,6 +32,8 @@ from tests.chaos.random_flows import CHILDREN, random_flows
 
 SETTLING_SECONDS = 120.0
 """After the faults every flow comes to its end within so long; a lease that has to run out is the longest that may take."""
+SAID_BEFORE_SECONDS = 12.0
+"""Of what the members said before a step that is not explained: longer than any timeout that may have begun with a fault."""
 SHOWN = 12
 CALM_FLOWS = 300
 """So many at least in a calm round, however slow the machine."""
@@ -185,8 +187,11 @@ async def _mend(installation: Installation, driver: Driver, result: Result) -> N
     result.counts["disturbed"] = len(disturbed)
     result.counts |= checker.struck()  # before any of it is run again
     for ticket in disturbed:
-        texts = [*checker.unexplained(ticket), *checker.undone(ticket).problems()]
-        result.findings += [Finding(text, ticket, checker.rows(ticket)) for text in texts]
+        result.findings += [
+            Finding(text, ticket, [*checker.rows(ticket), *installation.said(began - SAID_BEFORE_SECONDS, failed)])
+            for text, began, failed in checker.unexplained(ticket)
+        ]
+        result.findings += [Finding(text, ticket, checker.rows(ticket)) for text in checker.undone(ticket).problems()]
 
     async def again(ticket: Ticket) -> None:
         ticket.story.append(f"run again, for it was disturbed: {disturbed[ticket]}")

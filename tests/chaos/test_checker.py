@@ -7,13 +7,16 @@ import copy
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
 
 import pytest
 
+from dwarf_nats.dev_servers import NatsServer
 from tests.chaos.account import Execution
 from tests.chaos.checker import Checker, Evidence
 from tests.chaos.driver import Ticket
-from tests.chaos.processes import Arrangement
+from tests.chaos.processes import Arrangement, Installation, Member
 from tests.chaos.round import Result, perform
 from tests.chaos.rows import Row, Shard
 
@@ -438,3 +441,26 @@ def test_what_must_not_be_is_found(
     tamper(scene)
     texts = [finding.text for finding in Checker(scene.evidence).findings()]
     assert any(found in text for text in texts), texts
+
+
+def test_what_members_said_around_a_finding_is_shown(tmp_path: Path) -> None:
+    """Of every start of each, in the order of time; lines without a time belong to the line before, and are left out."""
+    members = [Member(name, [], tmp_path) for name in ("replica-1", "worker-1")]
+    texts = {
+        "replica-1": ["2026-11-30 09:00:01,000 INFO early", "2026-11-30 09:00:03,500 WARNING late"],
+        "worker-1": [
+            "2026-11-30 09:00:03,000 WARNING lost, reconnecting\nTraceback",
+            "2026-11-30 09:00:09,000 INFO after",
+        ],
+    }
+    for one in members:
+        for number, text in enumerate(texts[one.name]):
+            path = tmp_path / f"{one.name}.{number}.log"
+            path.write_text(text)
+            one.said.append(path)
+    installation = Installation(tmp_path, NatsServer(), [], [], members[:1], members[1:])
+    since = datetime(2026, 11, 30, 9, 0, 2).astimezone().timestamp()
+    assert installation.said(since, since + 5) == [
+        "worker-1 said: 2026-11-30 09:00:03,000 WARNING lost, reconnecting",
+        "replica-1 said: 2026-11-30 09:00:03,500 WARNING late",
+    ]
