@@ -10,6 +10,7 @@ import pytest
 from dwarf_nats.console.pages.flow import FlowView
 from dwarf_nats.console.pages.flow_values import TABS, Place
 from dwarf_nats.console.settings import ConsoleSettings
+from dwarf_nats.console.source import STEERING
 from dwarf_nats.console.views.layout import Layouts
 from dwarf_nats.sdk import Client
 from tests.console import stage
@@ -226,3 +227,51 @@ async def test_values_from_outside_are_only_text(browser: Browser, caller: Calle
         assert "<img" not in page
     drawer = await browser.page(f"/flow/{flow}?step={re.search(r'step=([0-9-]+)', page)[1]}")  # type: ignore[index]
     assert "<img" not in drawer
+
+
+async def test_what_a_user_may_not_publish_is_not_offered(browser: Browser, caller: Caller) -> None:
+    """A viewer sees everything, and finds neither button nor form."""
+    flows = [await stage.failed(caller), await stage.waiting(caller)]
+    browser.console.source.forbidden = frozenset(STEERING)
+    for flow in flows:
+        page = await browser.page(f"/flow/{flow}")
+        assert "/act/" not in page
+        assert "/answer/" not in page
+        assert "You may look" in page
+        drawer = (await browser.get(f"/flow/{flow}?step={step_of(page, '[a-z]+')}", headers=PART)).text
+        assert "<form" not in drawer
+
+
+async def test_a_form_that_a_live_change_brought_is_sent_with_the_token_of_the_page(
+    browser: Browser, caller: Caller
+) -> None:
+    """One change is sent to all who look, so its forms have no token; the script adds that of the page."""
+    flow = await stage.waiting(caller)
+    step = step_of(await browser.page(f"/flow/{flow}"), "approve")
+    console = browser.console
+    live = (await FlowView(console, console.source, Place(flow, "graph", {}), Layouts()).render()).html["flow-why"]
+    assert 'name="csrf" value=""' in live
+    headers = {**JSON, "X-CSRF": browser.token}
+    done = await browser.post(f"/flow/{flow}/answer/{step}", headers=headers, csrf="", **{"f.limit": "7"})
+    assert done.status_code == 200, done.text
+
+
+async def test_the_page_of_a_long_flow_is_small_and_paged(browser: Browser, caller: Caller) -> None:
+    """Two thousand branches are one node, one row, and pages of a hundred steps."""
+    work = {"name": "work", "set": {"x": "=item"}}
+    graph = {**stage.FAN, "tasks": [work if one["name"] == "work" else one for one in stage.FAN["tasks"]]}
+    flow = await stage.stopped(caller, await stage.made(caller, graph, items=list(range(2_000))), "completed")
+    for tab in ("", "/timeline", "/steps", "/log"):
+        assert len(await browser.page(f"/flow/{flow}{tab}")) < 100_000
+    assert "2,000 done of 2,000" in await browser.page(f"/flow/{flow}")
+    steps = await browser.page(f"/flow/{flow}/steps?page=20&node_name=work")
+    assert "20 of 20" in steps
+    assert "2,000 of 2,002 steps" in steps
+
+
+async def test_a_workflow_is_drawn(browser: Browser, caller: Caller) -> None:
+    await caller.ok("graph.put", **stage.ORDER)
+    page = await browser.page("/workflow/order")
+    assert "Graph of order" in page
+    assert page.count('class="node task"') == 4
+    assert "unreached" not in page

@@ -112,9 +112,9 @@ class FlowValues:
         found = []
         for pause in self._reading.outcome.pauses:
             payload = pause.payload
-            if isinstance(payload, dict):
-                payload = {name: value for name, value in payload.items() if name != "form"}
             asked = headline.question(payload)
+            if isinstance(payload, dict):
+                payload = {name: one for name, one in payload.items() if name != "form" and one != asked}
             whole = payload not in (None, {}) and payload != asked
             found.append(
                 {
@@ -252,6 +252,8 @@ def _row(step: wire.Step) -> dict[str, Any]:
     return {
         "step": step,
         "status": shown_status(step),
+        "look": "interrupted" if step.handled_error else shown_status(step),
+        "icon": "alert" if step.handled_error else shown_status(step),
         "word": status_word(step),
         "created": iso(step.created_at),
         "started": iso(step.started_at),

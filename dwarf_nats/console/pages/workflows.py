@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
+from markupsafe import Markup
 from starlette.datastructures import FormData
 from starlette.requests import Request
 from starlette.responses import Response
@@ -17,6 +18,9 @@ from dwarf_nats.console.actions import json_value
 from dwarf_nats.console.console import Console
 from dwarf_nats.console.rates import Rates, by_workflow
 from dwarf_nats.console.source import Source
+from dwarf_nats.console.views.graph import read_graph
+from dwarf_nats.console.views.graph_svg import GraphDrawing
+from dwarf_nats.console.views.layout import Layouts
 from dwarf_nats.errors import BadRequest, Forbidden, NotFound
 from dwarf_nats.workflow.names import check_subject_name
 
@@ -26,6 +30,7 @@ SAMPLE_SECONDS = 10.0
 """Age up to which that sample is used again."""
 VERSION_FLOWS = 10
 """Newest flows of a workflow whose graph is read, to tell versions."""
+_LAYOUTS = Layouts()
 
 
 def routes(console: Console) -> list[Route]:
@@ -102,8 +107,21 @@ async def _workflow(source: Source, name: str) -> dict[str, Any]:
         "newest": newest,
         "versions": versions,
         "graph": graph,
+        "svg": drawing(graph or {}),
         "once": secrets.token_hex(16),
     }
+
+
+def drawing(values: dict[str, Any]) -> Markup | None:
+    """The drawing of a graph; nothing for none, or for one that is too large."""
+    if not values:
+        return None
+    graph = read_graph(values)
+    layout = _LAYOUTS.of(graph)
+    if layout.too_large:
+        return None
+    drawn = GraphDrawing(graph, layout)
+    return drawn.svg(drawn.plain())
 
 
 async def _versions(source: Source, flows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -13,9 +13,8 @@ NAMED = 4
 """Nodes that are named; further ones are counted."""
 
 
-def following(steps: Sequence[Step], step_id: int) -> list[Step]:
+def following(dag: Dag[Step], step_id: int) -> list[Step]:
     """The steps that came out of a step, however far."""
-    dag = Dag(steps)
     after: dict[int, list[int]] = {}
     for one, sources in dag.sources.items():
         for source in sources:
@@ -32,9 +31,10 @@ def following(steps: Sequence[Step], step_id: int) -> list[Step]:
 
 def restart_from(steps: Sequence[Step], step: Step) -> str:
     """What restarting from a step does: `charge runs again; ship and its child are removed; reserve stays.`"""
-    gone = following(steps, step.step_id)
-    ids = {one.step_id for one in gone}
-    kept = [one for one in steps if one.step_id not in ids and one.step_id != step.step_id]
+    dag = Dag(steps)
+    gone = [one for one in following(dag, step.step_id) if one.step_id not in dag.compensations]
+    without = {step.step_id, *dag.compensations, *(one.step_id for one in gone)}
+    kept = [one for one in steps if one.step_id not in without]
     words = [f"{step.task} runs again" + (", and its child flow is removed" if step.sub_flow else "")]
     if gone:
         children = sum(one.sub_flow is not None for one in gone)
@@ -47,7 +47,8 @@ def restart_from(steps: Sequence[Step], step: Step) -> str:
 
 def fork(steps: Sequence[Step], step: Step) -> str:
     """What forking from a step does."""
-    gone = {one.step_id for one in following(steps, step.step_id)} | {step.step_id}
+    dag = Dag(steps)
+    gone = {step.step_id, *dag.compensations, *(one.step_id for one in following(dag, step.step_id))}
     copied = len([one for one in steps if one.step_id not in gone])
     before = (
         f"A copy of this flow is made, with {count(copied, 'step')} before {step.task}" if copied else "A copy is made"

@@ -61,6 +61,19 @@ class GraphDrawing:
                 inner[f"{self._scope}l{edge.number}"] = self._label(edge, label)
         return Drawing(inner, classes)
 
+    def plain(self) -> Drawing:
+        """The drawing of the graph alone, without a history."""
+        inner: dict[str, Markup] = {}
+        classes: dict[str, str] = {}
+        for node in self._graph.nodes.values():
+            inner[self._node_id(node)] = self._node(node, NodeState(), None)
+            classes[self._node_id(node)] = f"node {node.kind}"
+        for edge in self._graph.edges:
+            classes[f"{self._scope}e{edge.number}"] = f"edge {edge.kind} taken"
+            if edge.label:
+                inner[f"{self._scope}l{edge.number}"] = self._label(edge, edge.label)
+        return Drawing(inner, classes)
+
     def svg(self, drawing: Drawing) -> Markup:
         """The whole drawing. It scrolls in its frame, and its nodes are links in the order of the graph."""
         parts = [

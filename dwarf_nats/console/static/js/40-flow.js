@@ -82,6 +82,8 @@ document.addEventListener("keydown", (event) => {
 $$(".tabs a").forEach((link, n) => { link.dataset.key = `g ${n + 1}`; });
 
 // --- forms in dialogs ---
+// The token of this page: a form that a live change brought has none, since one change is sent to all who look.
+const token = () => ({ "X-CSRF": $("meta[name=csrf]").content });
 document.addEventListener("submit", async (event) => {
   const form = event.target;
   if (form.method !== "post" || !form.closest("dialog")) return;
@@ -91,7 +93,7 @@ document.addEventListener("submit", async (event) => {
   problem.hidden = true;
   if (button) button.disabled = true;
   try {
-    const response = await fetch(form.action, { method: "POST", body: new URLSearchParams(new FormData(form)), headers: { Accept: "application/json" } });
+    const response = await fetch(form.action, { method: "POST", body: new URLSearchParams(new FormData(form)), headers: { Accept: "application/json", ...token() } });
     const reply = await response.json();
     if (!response.ok) throw new Error(reply.error.message);
     const location_ = new URL(reply.location || location.href, location.href);
@@ -121,7 +123,7 @@ document.addEventListener("input", (event) => {
   if (!field.matches("[data-preview]")) return;
   clearTimeout(previewing);
   previewing = setTimeout(async () => {
-    const response = await fetch(field.dataset.preview, { method: "POST", body: new URLSearchParams(new FormData(field.form)) });
+    const response = await fetch(field.dataset.preview, { method: "POST", body: new URLSearchParams(new FormData(field.form)), headers: token() });
     $(".preview", field.form).innerHTML = response.ok ? await response.text() : "";
     const bad = Boolean($(".preview .problem", field.form));
     field.setAttribute("aria-invalid", String(bad));
