@@ -174,12 +174,12 @@ class Hub:
             now = self._source.connected
             if now != was:
                 was = now
-                if now and not first:  # permissions may have changed meanwhile
-                    with contextlib.suppress(DwarfError):
-                        await self._source.learn_rights()
                 for channel in self._channels.values():
                     channel.send(BACK if now else LOST)
                     channel.wake()
+                if now and not first:  # permissions may have changed meanwhile
+                    with contextlib.suppress(DwarfError):
+                        await self._source.learn_rights()
             await asyncio.sleep(LEAST_SECONDS)
 
     async def _connect(self) -> None:

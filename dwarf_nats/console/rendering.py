@@ -47,6 +47,10 @@ REASONS = {
 """Reason of a wait → the words that pages show."""
 
 
+SENTENCE = 160
+"""Characters of an error or an explanation in a row of a list; the whole is shown on hover."""
+
+
 class Renderer:
     """Renders templates. `shared`: values that every template has."""
 
@@ -66,6 +70,7 @@ class Renderer:
             "json": readable_json,
             "words": status_word,
             "reason": reason_word,
+            "short": short,
             "span": length,
             "percent": percent,
         }
@@ -109,6 +114,12 @@ def between(start: str | None, end: str | None) -> Markup:
 def length(microseconds: int | None) -> str:
     """A length of time in words."""
     return "–" if microseconds is None else span(microseconds)
+
+
+def short(text: str) -> str:
+    """The beginning of a sentence, in one line."""
+    text = " ".join(text.split())
+    return text if len(text) <= SENTENCE else f"{text[: SENTENCE - 1]}…"
 
 
 def percent(share: float | None) -> str:

@@ -23,10 +23,6 @@ class Execution:
     began: float
     ended: float | None = None
     said: str = ""
-    undoes: str = ""
-    """The key of the step that it compensates."""
-    heard: str = ""
-    """The id of the event it received."""
 
     @property
     def step_id(self) -> int:
@@ -52,12 +48,12 @@ class Account:
                     if line["what"] == "begin":
                         one = by_number[line["execution"]] = Execution(
                             line["execution"], file.stem, line["step"], line["flow"], line["node"], line["attempt"],
-                            line["ticket"], line["child_error"], line["at"], undoes=line["undoes"],
+                            line["ticket"], line["child_error"], line["at"],
                         )  # fmt: skip
                         account.executions.append(one)
                     else:
                         one = by_number[line["execution"]]
-                        one.ended, one.said, one.heard = line["at"], line["said"], line["heard"]
+                        one.ended, one.said = line["at"], line["said"]
                 except (ValueError, KeyError) as error:
                     account.torn.append(f"{file.name}: {text!r} ({error!r})")
         account.executions.sort(key=lambda one: one.began)

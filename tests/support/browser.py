@@ -17,7 +17,8 @@ from dwarf_nats.console.settings import ConsoleSettings
 from dwarf_nats.console.source import Source
 from dwarf_nats.sdk import Client
 
-WAIT = 30.0
+WAIT = 60.0
+"""Seconds after which a test that waits gives up."""
 
 
 class Browser:

@@ -61,6 +61,8 @@ create unique index dwarf_flows_idempotency on dwarf_flows (fairness_key, idempo
 create index dwarf_flows_leaving on dwarf_flows (updated_at)
   where delete_on_completion = 1 and status = 'completed';
 create index dwarf_flows_newest on dwarf_flows (created_at, flow_id);
+create index dwarf_flows_stopped on dwarf_flows (status, created_at, flow_id)
+  where (status = any (array['interrupted', 'failed', 'cancelled'])) and surgraph_step_id is null;
 create index dwarf_flows_thread on dwarf_flows (thread_id);
 create index dwarf_flows_tree on dwarf_flows (root_id, surgraph_step_id)
   where surgraph_flow_id is not null;

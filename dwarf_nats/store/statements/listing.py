@@ -38,13 +38,14 @@ _TAGGED_FLOWS = "dwarf_tags t {flow_of:t}"
 # Looked up for each flow: as a join, the entries of a tag that very many flows have might be read from end to end.
 _HAS_TAG = "(select 1 from dwarf_tags o where o.tag = $$ and o.created_at = t.created_at and o.flow_id = t.flow_id) is not null"
 _FILTERS = {
-    "status": "f.status = $$",
     "workflow": "f.workflow = $$",
     "task": f"{_TASK} = $$",
     "fairness_key": "f.fairness_key = $$",
     "priority": "f.priority = $$",
 }
 """Filter of a `Query` → condition; `$$` stands for its value."""
+_STOPPED = (Status.INTERRUPTED, Status.FAILED, Status.CANCELLED)
+"""The statuses in `dwarf_flows_stopped`, in the order of its condition."""
 _AGES_MS = {"older_than_ms": "f.updated_at < {now} - $$", "newer_than_ms": "f.updated_at > {now} - $$"}
 """Age of a `Query` → condition; `$$` stands for its value in microseconds."""
 
@@ -99,10 +100,20 @@ async def _tag_texts(database: Database, query: Query) -> list[str]:
     return await rarest_first(database, tag_texts(query.tags)) if query.tags else []
 
 
+def _of_status(status: Status) -> list[str]:
+    """The conditions for a status, written out: only so can the planners use the index of the flows that stopped.
+
+    SQLite uses a partial index only if the condition of the index stands in the statement, word for word.
+    """
+    found = [f"f.status = '{status}'"]
+    return [*found, f"f.status in ({', '.join(map(repr, map(str, _STOPPED)))})"] if status in _STOPPED else found
+
+
 def _conditions(
     shard: int, query: Query, thread_id: int | None, tags: Sequence[str], *, roots_only: bool
 ) -> tuple[list[str], list[Any]]:
     where = ["f.surgraph_step_id is null"] if roots_only else []
+    where += _of_status(Status(query.status)) if query.status is not None else []
     args: list[Any] = []
 
     def add(condition: str, value: Any) -> None:
@@ -114,7 +125,7 @@ def _conditions(
     for name, condition in _FILTERS.items():
         value = getattr(query, name)
         if value is not None:
-            add(condition, str(value) if name == "status" else value)
+            add(condition, value)
     for name, condition in _AGES_MS.items():
         age_ms = getattr(query, name)
         if age_ms is not None:
