@@ -102,6 +102,28 @@ async def test_an_answer_is_checked_and_the_flow_goes_on(browser: Browser, calle
     assert late.status_code == 409
 
 
+async def test_failed_attempts_and_tags_are_shown(browser: Browser, caller: Caller) -> None:
+    """A step that failed twice has its attempts in the drawer, and a bar for each in the timeline."""
+    replies = [{"error": {"message": "the bank is asleep", "code": 500}}] * 2 + [{"changes": {"paid": True}}]
+    await caller.plays("flaky", lambda _: replies.pop(0))
+    graph = {
+        "name": "retrying",
+        "entryPoint": "flaky",
+        "tasks": [{"name": "flaky", "retry": {"maxAttempts": 3, "initialDelayMs": 0}}],
+        "transitions": [{"from": "flaky", "to": "END"}],
+    }
+    made = await caller.ok("flow.create", graph=graph, start=True, options={"tags": {"customer": 4711, "vip": True}})
+    flow = await stage.stopped(caller, made["flowKey"], "completed")
+    page = await browser.page(f"/flow/{flow}")
+    assert "×3" in page
+    assert re.search(r"<dt>customer</dt><dd>4711</dd>", page)
+    assert re.search(r"<dt>vip</dt><dd>true</dd>", page)
+    drawer = (await browser.get(f"/flow/{flow}?step={step_of(page, 'flaky')}", headers=PART)).text
+    assert drawer.count("the bank is asleep (500)") == 2
+    timeline = await browser.page(f"/flow/{flow}/timeline")
+    assert len(re.findall(r'class="bar failed" x=', timeline)) == 2
+
+
 async def test_a_form_without_its_token_is_refused(browser: Browser, caller: Caller) -> None:
     flow = await stage.waiting(caller)
     step = step_of(await browser.page(f"/flow/{flow}"), "approve")

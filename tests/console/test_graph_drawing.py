@@ -197,6 +197,17 @@ def test_a_loop_shows_its_round_and_a_retried_step_its_attempts() -> None:
     assert "×3" in inner[f"gn{graph.nodes['done'].number}"]
 
 
+def test_what_only_waits_for_its_time_says_so() -> None:
+    due = {"dueAt": (START + timedelta(hours=1)).isoformat(), "startedAt": None}
+    graph = read_graph(line("again", "nap"))
+    history = steps(step(1, "again", "pending", attempt=1, **due), step(2, "nap", "pending", kind="sleep", **due))
+    walked = walk(graph, history, "running")
+    assert [walked.nodes[name].status for name in ("again", "nap")] == ["pending", "interrupted"]
+    inner = GraphDrawing(graph, lay_out(graph)).changing(walked).inner
+    assert "next attempt due" in inner["gn1"]
+    assert "sleeping" in inner["gn2"]
+
+
 def test_a_compensation_belongs_to_the_node_it_undoes() -> None:
     graph = read_graph(stage.ORDER)
     history = steps(

@@ -25,6 +25,9 @@ STATUS_WORDS = {
     "created": "created",
 }
 
+EXACT_WORDS = frozenset(("next attempt due", "sleeping", "scheduled", "in child"))
+"""Words for steps that say more than their status."""
+
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
@@ -182,6 +185,8 @@ def _words(state: NodeState) -> str:
     if state.folded:
         return state.counted()
     word = "failed, handled" if state.handled else STATUS_WORDS.get(state.status, state.status)
+    if state.word in EXACT_WORDS:
+        word = state.word
     took = length(state.started, state.ended)
     return f"{word} · {took}" if took else word
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from dwarf_nats.console.views.text import error_text, length
-from dwarf_nats.console.views.walk import PRECEDENCE, WORDS, shown_status
+from dwarf_nats.console.views.walk import PRECEDENCE, WORDS, shown_status, status_word
 from dwarf_nats.console.views.wire import Step
 from dwarf_nats.render.dag import Dag, Path
 from dwarf_nats.render.labels import clip, span
@@ -335,9 +335,9 @@ def _bars(scale: Scale, step: Step) -> Iterator[Bar]:
         yield scale.bar("failed", one.started_at, one.ended_at, words)
         at = one.ended_at
     last = step.updated_at if step.over else scale.now
-    if step.started_at is None or (step.status == "pending"):
-        words = "queued" if step.status in ("pending", "created") else step.status
-        yield scale.bar("queued", at, last, f"{words} {length(at, last)}")
+    if step.started_at is None or step.status == "pending":
+        kind = "queued" if shown_status(step) != "interrupted" else "interrupted"
+        yield scale.bar(kind, at, last, f"{status_word(step)} {length(at, last)}")
         return
     started = max(step.started_at, at)
     yield from _gap(scale, at, started)

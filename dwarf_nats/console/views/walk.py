@@ -45,6 +45,8 @@ class NodeState:
     """A node as the history has it. `status` is empty if it was not reached."""
 
     status: str = ""
+    word: str = ""
+    """More exact than the status, of its newest step."""
     handled: bool = False
     """It failed, and the flow took an error edge."""
     step: str = ""
@@ -107,6 +109,8 @@ def shown_status(step: Step) -> str:
     """The status by which a step is coloured: one that only waits shows so."""
     if step.status == "running" and (step.kind in STANDING or step.sub_flow or step.sub_history):
         return "interrupted"
+    if step.status == "pending" and step.kind == "sleep" and step.due_at is not None:
+        return "interrupted"
     return step.status
 
 
@@ -115,7 +119,7 @@ def status_word(step: Step) -> str:
     if step.handled_error is not None:
         return "handled"
     if step.status == "pending" and step.due_at is not None:
-        return "retry" if step.attempt else "scheduled"
+        return "next attempt due" if step.attempt else "sleeping" if step.kind == "sleep" else "scheduled"
     if step.status == "running" and step.kind in STANDING:
         return {"sleep": "sleeping", "workflow": "in child"}.get(step.kind, "waiting")
     if step.status == "running" and (step.sub_flow or step.sub_history):
@@ -133,6 +137,7 @@ def _state(dag: Dag[Step], steps: list[Step]) -> NodeState:
     started = [one.started_at for one in newest.values() if one.started_at is not None]
     state = NodeState(
         status=next((one for one in PRECEDENCE if counts[one]), "created"),
+        word=status_word(last),
         handled=last.handled_error is not None,
         step=last.step,
         rounds=max(len(found) for found in by_path.values()),
