@@ -17,6 +17,7 @@ from dwarf_nats.cli.tag_args import tags_line
 from dwarf_nats.render.terminal import in_json, in_lines, one_line
 from dwarf_nats.wire.times import from_micros
 from dwarf_nats.workflow.answer import ErrorInfo
+from dwarf_nats.workflow.explanation import Reason
 from dwarf_nats.workflow.records import FlowSummary, Outcome
 from dwarf_nats.workflow.status import Status
 
@@ -126,13 +127,19 @@ def outcome_view(outcome: Outcome) -> list[RenderableType]:
     return shown
 
 
+def _waits_for(flow: FlowSummary) -> str:
+    """What a flow that has not ended waits for; nothing while it is simply at work."""
+    wait = flow.waits_for
+    return "" if wait is None or wait.reason is Reason.RUNNING else f"{wait.reason}: {wait.text}"
+
+
 def flows_view(flows: Sequence[FlowSummary]) -> Table:
     """Flows in a table; with the times at which steps are due and with tags if there are any."""
     with_due = any(flow.due_at is not None for flow in flows)
     tagged = any(flow.tags for flow in flows)
     rows: list[Sequence[str | Text]] = []
     for flow in flows:
-        why = "compensating" if flow.compensating else flow.cancel_reason or error_line(flow.error)
+        why = "compensating" if flow.compensating else flow.cancel_reason or error_line(flow.error) or _waits_for(flow)
         due = [] if not with_due else ["" if flow.due_at is None else day_and_clock(flow.due_at)]
         updated = day_and_clock(flow.updated_at)
         more = [*due, why, *([tags_line(flow.tags)] if tagged else [])]

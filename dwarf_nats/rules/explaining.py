@@ -200,6 +200,8 @@ def _running(wait: Wait, subject: Subject, scene: Scene) -> None:
         _held(wait, step)
     elif facts is not None and step.step_id in facts.steps:
         _at_replica(wait, subject, facts, facts.steps[step.step_id])
+    elif facts is not None:
+        wait.text = "Runs: its replica is about to take it up, or has just finished it."
     else:
         wait.text = _AT_WORK.get(subject.kind, "Runs: its task has been asked and has not answered yet.")
 

@@ -35,6 +35,9 @@ log = logging.getLogger("dwarf_nats.worker")
 REOPEN_BACKOFF = Backoff(0.1, 2, 5.0)
 """Pauses before a connection that was closed for good is made again."""
 
+LEAVE_SECONDS = 2.0
+"""Longest wait for the server to end the subscriptions of a connection that is given up."""
+
 
 def _nothing() -> None:
     """There is nothing to end."""
@@ -122,8 +125,9 @@ class TaskSubscriptions:
             self._check_refused(nc, refused)
         except BaseException as error:
             # Also if cancelled: a connection left behind would get requests that nobody answers.
-            await self._abandon_connection(nc)
-            if not isinstance(error, nats.errors.Error | OSError):
+            lost = isinstance(error, nats.errors.Error | OSError)
+            await _to_the_end(self._abandon_connection(nc, lost))
+            if not lost:
                 raise
             reason = str(error) or type(error).__name__
             message = f"NATS went away before it had the worker's subscriptions: {reason}"
@@ -133,19 +137,22 @@ class TaskSubscriptions:
         self._unwatch()
         self._unwatch = watch_refusals(nc, self._on_refused)
 
-    async def _abandon_connection(self, nc: Nats) -> None:
-        """Leave no subscription of this worker on a connection that it does not serve.
+    async def _abandon_connection(self, nc: Nats, lost: bool) -> None:
+        """Leave no subscription of this worker on a connection that it does not serve. `lost`: nothing can be said over it.
 
-        What it took by them meanwhile goes on; the answers wait for the next connection.
+        What it took by them goes on; answers that are not ready wait for the next connection.
         """
-        if nc is not self._given:
-            self._link.nc = None
         subscriptions, self._subscriptions = self._subscriptions, []
         with contextlib.suppress(nats.errors.Error, OSError):
-            if nc is not self._given:
-                await _to_the_end(nc.close())
-            else:
+            if not lost:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(LEAVE_SECONDS):
+                        await self._leave(subscriptions)  # else requests on their way would be delivered, and get lost
+            elif nc is self._given:
                 await asyncio.gather(*(one.unsubscribe() for one in subscriptions), return_exceptions=True)
+            if nc is not self._given:
+                self._link.nc = None
+                await nc.close()
 
     def _check_refused(self, nc: Nats, refused: list[Violation]) -> None:
         """Serve the tasks that permissions allow, and log the others. Raises `Forbidden` if there is none to serve."""

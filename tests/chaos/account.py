@@ -23,6 +23,10 @@ class Execution:
     began: float
     ended: float | None = None
     said: str = ""
+    undoes: str = ""
+    """The key of the step that it compensates."""
+    heard: str = ""
+    """The id of the event it received."""
 
     @property
     def step_id(self) -> int:
@@ -48,12 +52,12 @@ class Account:
                     if line["what"] == "begin":
                         one = by_number[line["execution"]] = Execution(
                             line["execution"], file.stem, line["step"], line["flow"], line["node"], line["attempt"],
-                            line["ticket"], line["child_error"], line["at"],
+                            line["ticket"], line["child_error"], line["at"], undoes=line["undoes"],
                         )  # fmt: skip
                         account.executions.append(one)
                     else:
                         one = by_number[line["execution"]]
-                        one.ended, one.said = line["at"], line["said"]
+                        one.ended, one.said, one.heard = line["at"], line["said"], line["heard"]
                 except (ValueError, KeyError) as error:
                     account.torn.append(f"{file.name}: {text!r} ({error!r})")
         account.executions.sort(key=lambda one: one.began)

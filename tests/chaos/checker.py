@@ -7,15 +7,21 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from dwarf_nats.workflow.nodes import PublishMessage, SendRequest
 from tests.chaos import structure
 from tests.chaos.account import Account, Execution
 from tests.chaos.driver import Ticket
 from tests.chaos.faults import Timeline
+from tests.chaos.heard import Heard, woken_late
+from tests.chaos.plain_services import Call
 from tests.chaos.processes import TIME_BUDGET_MS, Member
 from tests.chaos.rows import Row, Shard
+from tests.chaos.undone import Undone
 
 UNANSWERED = "did not answer within its time budget"
 """The error of a step whose worker was killed or stood still."""
+WAITING = ("interrupt", "subgraph", "wait")
+"""What an execution says that ends because its step waits."""
 _AWAY = "cannot be started"
 """The error of a step whose child's graph could not be had for as long as its time budget."""
 _DEFECTS = re.compile(
@@ -41,6 +47,8 @@ class Evidence:
     shards: list[Shard] = field(default_factory=list)
     account: Account = field(default_factory=Account)
     timeline: Timeline = field(default_factory=Timeline)
+    calls: list[Call] = field(default_factory=list)
+    """What plain services were asked."""
 
 
 class Checker:
@@ -51,6 +59,9 @@ class Checker:
         self._timeline = evidence.timeline
         self._shards = {shard.number: shard for shard in evidence.shards}
         self._account = evidence.account
+        self._calls: dict[str, list[Call]] = {}
+        for call in evidence.calls:
+            self._calls.setdefault(call.step, []).append(call)
         self._executions: dict[str, list[Execution]] = {}
         self._of_ticket: dict[int, list[Execution]] = {}
         by_root = {ticket.key.rpartition("-")[0]: ticket.number for ticket in self._tickets}
@@ -88,8 +99,8 @@ class Checker:
                 return f"a child of {one.node} failed: {one.child_error}"
         return ""
 
-    def unexplained(self, ticket: Ticket) -> Iterator[str]:
-        """Steps that are said to be unanswered though a worker answered in time, and said so."""
+    def unexplained(self, ticket: Ticket) -> Iterator[tuple[str, float, float]]:
+        """Steps that are said to be unanswered though a worker answered in time, and said so; when they began, and failed."""
         shard = self._shards[self._shard_of(ticket)]
         for flow in self._tree(ticket):
             for step in shard.of_flow.get(flow.flow_id, []):
@@ -101,12 +112,14 @@ class Checker:
                     continue
                 for one in self._executions.get(self._step_key(shard, step), [])[-1:]:
                     # Not of an earlier attempt, or from before a wait or a restart: it was asked for again since.
-                    if one.attempt != step.attempt or one.said in ("interrupt", "subgraph") or one.began < began - 0.1:
+                    if one.attempt != step.attempt or one.said in WAITING or one.began < began - 0.1:
                         continue
                     if one.ended is not None and one.ended < failed - TIME_BUDGET_MS / 1500:
                         yield (
                             f"step {step.step_id} {step.node} failed with {error!r} at {self._when(failed)}, and"
-                            f" {one.worker} executed it from {self._when(one.began)} to {self._when(one.ended)}"
+                            f" {one.worker} executed it from {self._when(one.began)} to {self._when(one.ended)}",
+                            one.began,
+                            failed,
                         )
 
     def rows(self, ticket: Ticket) -> list[str]:
@@ -186,12 +199,82 @@ class Checker:
                 f"{shard.number}-{flow.flow_id} {flow.workflow}: {text}"
                 for text in structure.problems(shard, flow, ticket.shape.overrides)
             )
+        yield from self.undone(ticket).problems()
+        yield from self._heard(ticket)
+        yield from self._asked(ticket)
         yield from self._outcome(ticket, root)
         if ticket.shape.marked:
             yield from self._marks(ticket, root)
         yield from self._executed(ticket)
         if ticket.made_from is None:
             yield from self._phantoms(ticket)
+
+    # -- events, compensations, plain services
+
+    def undone(self, ticket: Ticket) -> Undone:
+        """What was undone in a tree of flows."""
+        root = self._root(ticket)
+        assert root is not None
+        shard = self._shards[self._shard_of(ticket)]
+        again = ticket.again or ticket.made_from is not None
+        return Undone(shard, root.flow_id, again, self._executions, self._calls)
+
+    def _heard(self, ticket: Ticket) -> Iterator[str]:
+        if not ticket.shape.events:
+            return
+        key = ticket.state["key"]
+        events = [row for shard in self._shards.values() for row in shard.events if row.key == key]
+        steps = self._steps(ticket)
+        keys = {one.step_key for one in self._of_ticket.get(ticket.number, [])}
+        yield from Heard(
+            shard=self._shards[self._shard_of(ticket)],
+            steps=steps,
+            signals=ticket.signals,
+            events=events,
+            executions={key: self._executions[key] for key in sorted(keys)},
+            whole=not ticket.again,
+            several_shards=len(self._shards) > 1,
+        ).problems()
+
+    def _asked(self, ticket: Ticket) -> Iterator[str]:
+        """A request that completed brought a reply of the service to this step; repetitions are told by their id (N3, N4)."""
+        shard = self._shards[self._shard_of(ticket)]
+        for step in self._steps(ticket):
+            if not isinstance((node := shard.node(step)).action, SendRequest | PublishMessage):
+                continue
+            calls = self._calls.get(f"{shard.number}-{step.step_id}", [])
+            ids = {call.message_id for call in calls}
+            if "" in ids or len(ids) > step.reruns + 1:
+                yield f"step {step.step_id} {step.node} ran {step.reruns} times again, and sent the ids {ids}"
+            if step.status != "completed" or step.copied_from or not isinstance(node.action, SendRequest):
+                continue
+            reply = json.loads(step.changes).get(node.field)
+            if reply and reply["receipt"] not in {call.receipt for call in calls}:
+                yield f"step {step.step_id} {step.node} has {reply}, and sent {calls}"
+
+    def struck(self) -> dict[str, int]:
+        """How many flows were undone and how many steps received an event, and of how many a replica was killed meanwhile."""
+        counts = dict.fromkeys(
+            ("undone", "undone past a kill", "events", "events past a kill", "timeouts of events"), 0
+        )
+        for ticket in self._tickets:
+            if self._root(ticket) is None:
+                continue
+            for line in self.undone(ticket).lines().values():
+                counts["undone"] += 1
+                since, until = line[0].created_at / 1e6, line[-1].updated_at / 1e6
+                counts["undone past a kill"] += self._timeline.replicas_killed(since, until)
+            for step in self._steps(ticket):
+                woken = woken_late(step, ticket.signals)
+                counts["events"] += woken is not None
+                counts["events past a kill"] += woken is not None and self._timeline.replicas_killed(*woken)
+                counts["timeouts of events"] += '"timedOut":true' in (step.event or "") and step.wait_event is not None
+        return counts
+
+    def _steps(self, ticket: Ticket) -> list[Row]:
+        """Of all flows of a ticket."""
+        shard = self._shards[self._shard_of(ticket)]
+        return [step for flow in self._tree(ticket) for step in shard.of_flow.get(flow.flow_id, [])]
 
     # -- what came out
 
@@ -243,7 +326,7 @@ class Checker:
         began = {one.step_id for one in self._of_ticket.get(ticket.number, [])}
         for flow in self._tree(ticket):
             for step in shard.of_flow.get(flow.flow_id, []):
-                if step.status != "completed":
+                if step.status != "completed" or shard.node(step).action is not None:
                     continue
                 if ticket.made_from is not None and step.step_id not in began:
                     continue  # copied

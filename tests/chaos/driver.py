@@ -14,10 +14,13 @@ from typing import TypeVar
 
 from dwarf_nats.errors import Conflict, DwarfError, TimedOut, TooMany, Unavailable
 from dwarf_nats.sdk import Client
+from dwarf_nats.workflow.nodes import COMPENSATION_SUFFIX
 from dwarf_nats.workflow.options import FlowOptions
 from dwarf_nats.workflow.records import Outcome, Step
 from dwarf_nats.workflow.status import Status
+from tests.chaos.moments import Moments
 from tests.chaos.shapes import Expected, Shape, State
+from tests.chaos.signals import Signal, Signaller
 
 T = TypeVar("T")
 AT_ONCE = 24
@@ -48,6 +51,8 @@ class Ticket:
     """The reply of a restart was lost: a replica that stood still may carry it out after its caller saw the flow end."""
     again: bool = False
     """It was made to run again: steps that were executed may be gone."""
+    signals: list[Signal] = field(default_factory=list)
+    """Events that were signalled for it."""
     story: list[str] = field(default_factory=list)
     findings: list[str] = field(default_factory=list)
 
@@ -64,13 +69,15 @@ class Driver:
     """All callers of one round."""
 
     def __init__(
-        self, clients: list[Client], rng: random.Random, shapes: Sequence[Shape], random_flows: Sequence[Shape]
-    ) -> None:
+        self, clients: list[Client], rng: random.Random, shapes: Sequence[Shape], random_flows: Sequence[Shape],
+        moments: Moments,
+    ) -> None:  # fmt: skip
         self.tickets: list[Ticket] = []
         self._clients = clients
         self._rng = rng
         self._shapes = shapes
         self._drawn = random_flows
+        self.signaller = Signaller(self.client, random.Random(rng.random()), moments)
         self._stop = asyncio.Event()
 
     async def run(self) -> None:
@@ -100,8 +107,9 @@ class Driver:
         """From its creation to its end, and sometimes further."""
         chance = self._rng.random()
         try:
+            await self.signaller.before(ticket)
             await self._create(ticket)
-            if chance < 0.1:
+            if chance < ticket.shape.cancel_odds:
                 async with asyncio.TaskGroup() as group:
                     group.create_task(self._cancel_later(ticket, self._rng.uniform(0, 1.5)))
                     group.create_task(self.until_stopped(ticket))
@@ -144,7 +152,11 @@ class Driver:
                 raise
 
     async def until_stopped(self, ticket: Ticket) -> None:
-        """Wait until it is completed, failed or cancelled, resuming whatever pauses."""
+        """Wait until it is completed, failed or cancelled, resuming whatever pauses and signalling what it waits for."""
+        async with self.signaller.meanwhile(ticket):
+            await self._until_stopped(ticket)
+
+    async def _until_stopped(self, ticket: Ticket) -> None:
         while True:
             try:
                 outcome = await self._insist(ticket, lambda: self.client().await_(ticket.key, timeout=20))
@@ -188,7 +200,7 @@ class Driver:
         """Run a flow that has ended again, or a part of it; or make another one of it."""
         ways: list[Callable[[Ticket], Awaitable[None]]] = [self._restart, self._restart_from]
         if ticket.shape.forkable and not ticket.cancelled:
-            ways += [self._fork, self._continue]
+            ways += [self._fork, self._continue] if ticket.shape.continuable else [self._fork]
         chance = self._rng.random()
         if chance < 0.4:
             ways = [self._create_again if chance < 0.25 else self._delete]
@@ -202,7 +214,8 @@ class Driver:
     async def _restart_from(self, ticket: Ticket) -> None:
         if ticket.cancelled:  # a 409
             return
-        step = self._rng.choice(_flat(await self._insist(ticket, lambda: self.client().history(ticket.key))))
+        steps = _done(_flat(await self._insist(ticket, lambda: self.client().history(ticket.key))))
+        step = self._rng.choice(steps)
         whole = await self._insist(ticket, lambda: self.client().step(step.step_key))
         if b"reducer on field" in (whole.changes_json or b"") or "reducer on field" in str(whole.error):
             return  # a fan-in that failed without having run would run, on what there was before the fan-out
@@ -223,7 +236,7 @@ class Driver:
         await self.until_stopped(ticket)
 
     async def _fork(self, ticket: Ticket) -> None:
-        step = self._rng.choice(await self._insist(ticket, lambda: self.client().history(ticket.key)))
+        step = self._rng.choice(_done(await self._insist(ticket, lambda: self.client().history(ticket.key))))
         ticket.story.append(f"copied from {step.task} ({step.step_id})")
         try:
             key = await self.client().fork(step.step_key)
@@ -288,6 +301,11 @@ class Driver:
                 if not ticket.story or ticket.story[-1] != str(error):
                     ticket.story.append(str(error))
             await asyncio.sleep(0.1)
+
+
+def _done(steps: list[Step]) -> list[Step]:
+    """Without compensations, from which nothing can run again."""
+    return [step for step in steps if not step.task.endswith(COMPENSATION_SUFFIX)]
 
 
 def _flat(steps: list[Step]) -> list[Step]:

@@ -10,11 +10,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dwarf_nats.dev_servers import PostgresServer
+from tests.chaos.moments import Moments
+from tests.chaos.plain_services import PlainServices
 from tests.chaos.processes import REPLICA_TIMEOUT_MS, Installation, Member
 
 FROZEN_SECONDS = (REPLICA_TIMEOUT_MS / 1000 * 1.1, REPLICA_TIMEOUT_MS / 1000 * 2.4)
 GAP_SECONDS = 1.3
 """Between the beginnings of two faults, on average."""
+MOMENT_SECONDS = 4.0
+"""The longest to wait for a moment."""
 TRIES = 5
 """How often to look for something that is not broken already."""
 
@@ -31,6 +35,12 @@ class Timeline:
 
     def shown(self) -> list[str]:
         return [f"{at - self.began:8.3f}  {who}: {what}" for at, who, what in self.lines]
+
+    def replicas_killed(self, since: float, until: float) -> bool:
+        """Whether a replica was killed in this time."""
+        return any(
+            who.startswith("replica") and what == "kill -9" and since <= at <= until for at, who, what in self.lines
+        )
 
     def workers_hurt(self, since: float, until: float) -> bool:
         """Whether a worker was killed or stood still in this time, so that answers may be missing."""
@@ -50,8 +60,17 @@ class Timeline:
 class Faults:
     """Break an installation for a while, and leave it whole."""
 
-    def __init__(self, installation: Installation, rng: random.Random, timeline: Timeline) -> None:
+    def __init__(
+        self,
+        installation: Installation,
+        rng: random.Random,
+        timeline: Timeline,
+        moments: Moments,
+        services: PlainServices,
+    ) -> None:
         self._house = installation
+        self._moments = moments
+        self._services = services
         self._rng = rng
         self._timeline = timeline
         self._busy: set[object] = set()
@@ -80,6 +99,9 @@ class Faults:
             (1, lambda: self._member(self._house.workers, "SIGSTOP", self._frozen)),
             (2, self._no_workers),
             (3, self._bus),
+            (2, self._no_services),
+            (2, lambda: self._at("signal")),
+            (2, lambda: self._at("compensation")),
             (4, self._database),
         ]
         [(_, kind)] = self._rng.choices(kinds, [weight for weight, _ in kinds])
@@ -120,6 +142,20 @@ class Faults:
 
         return self._during(none, "all workers kill -9", none())
 
+    def _at(self, moment: str) -> Coroutine[Any, Any, None] | None:
+        """A replica is killed just when an event is signalled, or in the midst of a compensation."""
+        one = self._rng.choice(self._house.replicas)
+        delay, pause = self._rng.uniform(0, 0.04), self._rng.choice([0.0, self._rng.uniform(0, 2)])
+        if one in self._busy:
+            return None
+
+        async def kill() -> None:
+            if await self._moments.next(moment, MOMENT_SECONDS):
+                await asyncio.sleep(delay)
+                await self._killed(one, pause)
+
+        return self._during(one, f"replica kill -9 at a {moment}", kill())
+
     async def _frozen(self, one: Member, pause: float) -> None:
         self._timeline.add(one.name, f"SIGSTOP for {pause:.1f} s")
         one.freeze()
@@ -139,6 +175,20 @@ class Faults:
         self._timeline.add(one.name, "started again")
 
     # -- servers
+
+    def _no_services(self) -> Coroutine[Any, Any, None] | None:
+        """Nobody answers the requests of graphs for a while."""
+        services, pause = self._services, self._rng.uniform(0, 2)
+        if services in self._busy or self._house.nats in self._busy:
+            return None
+
+        async def away() -> None:
+            self._timeline.add("plain services", f"away for {pause:.1f} s")
+            async with services.away():
+                await asyncio.sleep(pause)
+            self._timeline.add("plain services", "are back")
+
+        return self._during(services, "plain services away", away())
 
     def _bus(self) -> Coroutine[Any, Any, None] | None:
         nats = self._house.nats

@@ -10,8 +10,9 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
@@ -20,6 +21,7 @@ from dwarf_nats.dev_servers import NatsServer, PostgresServer
 
 REPLICA_TIMEOUT_MS = 2_500
 TIME_BUDGET_MS = 3_000
+SHOWN_CHARACTERS = 240
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -69,6 +71,15 @@ class Member:
             self.drained.append(self.said[-1])
         await self._child.end(signal.SIGTERM)
 
+    def said_between(self, since: float, until: float) -> Iterator[tuple[float, str]]:
+        """The lines it said in this time; those without a time of their own are left out."""
+        for path in self.said:
+            for text in path.read_text(errors="replace").splitlines():
+                with contextlib.suppress(ValueError):
+                    at = datetime.strptime(text[:23], "%Y-%m-%d %H:%M:%S,%f").astimezone().timestamp()
+                    if since <= at <= until:
+                        yield at, text
+
     async def until_said(self, words: str, seconds: float = 60) -> None:
         """Wait until it has said so since it was started last."""
         async with asyncio.timeout(seconds):
@@ -105,6 +116,11 @@ class Installation:
 
     def accounts(self) -> list[Path]:
         return sorted(self.folder.glob("worker-*.account"))
+
+    def said(self, since: float, until: float) -> list[str]:
+        """What replicas and workers said in this time, in seconds since the epoch."""
+        lines = [(at, one.name, text) for one in self.members for at, text in one.said_between(since, until)]
+        return [f"{name} said: {text[:SHOWN_CHARACTERS]}" for _, name, text in sorted(lines)]
 
     async def until_whole(self) -> None:
         """Everything that is down is started, everything serves."""

@@ -21,17 +21,21 @@ from dwarf_nats.errors import Conflict, DwarfError
 from dwarf_nats.sdk import Client
 from tests.chaos import rows
 from tests.chaos.account import Account
-from tests.chaos.checker import Checker, Evidence, Finding, of_members
+from tests.chaos.checker import WAITING, Checker, Evidence, Finding, of_members
 from tests.chaos.driver import Driver, Ticket
 from tests.chaos.faults import Faults, Timeline
+from tests.chaos.moments import Moments
+from tests.chaos.node_shapes import ALL_SHAPES, NODE_SHAPES
+from tests.chaos.plain_services import PlainServices
 from tests.chaos.processes import Arrangement, Installation
 from tests.chaos.random_flows import CHILDREN, random_flows
-from tests.chaos.shapes import SHAPES
 
 SETTLING_SECONDS = 120.0
 """After the faults every flow comes to its end within so long; a lease that has to run out is the longest that may take."""
+SAID_BEFORE_SECONDS = 12.0
+"""Of what the members said before a step that is not explained: longer than any timeout that may have begun with a fault."""
 SHOWN = 12
-CALM_FLOWS = 250
+CALM_FLOWS = 300
 """So many at least in a calm round, however slow the machine."""
 DRAWN = 80
 """Random graphs of a round."""
@@ -87,16 +91,23 @@ async def perform(
         where = folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dwarf-chaos-")))
         async with arrangement.built(where) as installation, _clients(installation) as clients, _provider(installation):
             result = Result(arrangement.name, seed, Evidence(timeline=Timeline()))
-            driver = Driver(clients, random.Random(rng.random()), SHAPES, random_flows(seed, DRAWN))
-            result.evidence.tickets = driver.tickets
-            for graph in (graph for shape in SHAPES for graph in shape.graphs()):
+            moments = Moments()
+            shapes = (*ALL_SHAPES, *NODE_SHAPES, *NODE_SHAPES)
+            driver = Driver(clients, random.Random(rng.random()), shapes, random_flows(seed, DRAWN), moments)
+            services = PlainServices(moments, driver.signaller.race)
+            result.evidence.tickets, result.evidence.calls = driver.tickets, services.calls
+            for graph in (graph for shape in ALL_SHAPES for graph in shape.graphs()):
                 await clients[0].put_graph(graph)
-            faults = None if calm else Faults(installation, random.Random(rng.random()), result.evidence.timeline)
-            await _play(installation, driver, faults, seconds, result)
+            faults = None
+            if not calm:
+                faults = Faults(installation, random.Random(rng.random()), result.evidence.timeline, moments, services)
+            async with services.serving(installation.nats.url):
+                await _play(installation, driver, faults, seconds, result)
             for one in installation.members:
                 await one.drain()
             await _gather(installation, result.evidence)
-            result.findings += Checker(result.evidence).findings()
+            checker = Checker(result.evidence)
+            result.findings += checker.findings()
             result.findings += of_members(installation.members)
             result.counts |= _counted(result.evidence)
     return result
@@ -174,8 +185,13 @@ async def _mend(installation: Installation, driver: Driver, result: Result) -> N
     checker = Checker(result.evidence)
     disturbed = {ticket: why for ticket in driver.tickets if (why := checker.disturbed(ticket))}
     result.counts["disturbed"] = len(disturbed)
+    result.counts |= checker.struck()  # before any of it is run again
     for ticket in disturbed:
-        result.findings += [Finding(text, ticket, checker.rows(ticket)) for text in checker.unexplained(ticket)]
+        result.findings += [
+            Finding(text, ticket, [*checker.rows(ticket), *installation.said(began - SAID_BEFORE_SECONDS, failed)])
+            for text, began, failed in checker.unexplained(ticket)
+        ]
+        result.findings += [Finding(text, ticket, checker.rows(ticket)) for text in checker.undone(ticket).problems()]
 
     async def again(ticket: Ticket) -> None:
         ticket.story.append(f"run again, for it was disturbed: {disturbed[ticket]}")
@@ -188,6 +204,9 @@ async def _mend(installation: Installation, driver: Driver, result: Result) -> N
             ticket.findings.append(f"the service refused what it should not: {error.code} {error}")
 
     await asyncio.gather(*map(again, disturbed))
+    await driver.signaller.finish()
+    for dsn in installation.dsns:
+        await rows.until_events_are_settled(dsn)
 
 
 async def _gather(installation: Installation, evidence: Evidence) -> None:
@@ -200,8 +219,6 @@ def _counted(evidence: Evidence) -> dict[str, int]:
     again = {ticket.number for ticket in evidence.tickets if ticket.again}
     executions = evidence.account.executions
     ended = Counter(
-        (one.step_key, one.attempt)
-        for one in executions
-        if one.said not in ("interrupt", "subgraph") and one.ticket not in again
+        (one.step_key, one.attempt) for one in executions if one.said not in WAITING and one.ticket not in again
     )
     return {"executions": len(executions), "executed again": sum(count > 1 for count in ended.values())}

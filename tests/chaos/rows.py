@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import sqlite3
 from collections.abc import Iterable, Mapping
@@ -10,7 +12,7 @@ from typing import Any
 
 import asyncpg
 
-from dwarf_nats.workflow.graph import Graph
+from dwarf_nats.workflow.graph import Graph, Node
 
 State = dict[str, Any]
 
@@ -44,6 +46,7 @@ class Shard:
     flows: dict[int, Row]
     steps: dict[int, Row]
     graphs: dict[str, Graph]
+    events: list[Row] = field(default_factory=list)
     of_flow: dict[int, list[Row]] = field(default_factory=dict)
     """The steps of each flow, by depth and id."""
 
@@ -71,6 +74,12 @@ class Shard:
         """A root flow and those it called, directly or not."""
         return [flow for flow in self.flows.values() if flow.root_id == flow_id]
 
+    def node(self, step: Row) -> Node:
+        """The node of a step, of one that compensates another, too."""
+        graph = self.graphs[self.flows[step.flow_id].graph_digest]
+        found: Node = graph.nodes.get(step.node) or graph.compensations[step.node]
+        return found
+
     def shown(self, flow_id: int, began: float) -> list[str]:
         """The flow and its steps, a line each; times in seconds since `began`."""
         lines = []
@@ -92,13 +101,32 @@ class Shard:
 _DULL = {
     "step_id", "flow_id", "node", "url", "status", "token", "priority", "fairness_key", "fairness_weight", "created_at",
 }  # fmt: skip
-_TIMES = {"started_at", "updated_at", "not_before", "lease_expires"}
+_TIMES = {"started_at", "updated_at", "not_before", "lease_expires", "wait_until"}
+
+
+async def until_events_are_settled(dsn: str) -> None:
+    """Wait until no event is under way: what a replica that died has left is taken up by others within seconds (0030)."""
+    query = "select count(*) from dwarf_events where touched_at is not null"
+    while await _count(dsn, query):
+        await asyncio.sleep(0.2)
+
+
+async def _count(dsn: str, query: str) -> int:
+    if dsn.startswith("sqlite:"):
+        with contextlib.closing(sqlite3.connect(f"file:{dsn.removeprefix('sqlite:///')}?mode=ro", uri=True)) as opened:
+            ((found,),) = opened.execute(query)
+            return int(found)
+    connection = await asyncpg.connect(dsn)
+    try:
+        return int(await connection.fetchval(query))
+    finally:
+        await connection.close()
 
 
 async def read(number: int, dsn: str) -> Shard:
     """All there is on a shard."""
     tables = {}
-    names = ("dwarf_flows", "dwarf_steps", "dwarf_graphs")
+    names = ("dwarf_flows", "dwarf_steps", "dwarf_graphs", "dwarf_events")
     if dsn.startswith("sqlite:"):
         with sqlite3.connect(f"file:{dsn.removeprefix('sqlite:///')}?mode=ro", uri=True) as connection:
             connection.row_factory = sqlite3.Row
@@ -121,4 +149,5 @@ async def read(number: int, dsn: str) -> Shard:
         {row.flow_id: row for row in tables["dwarf_flows"]},
         {row.step_id: row for row in tables["dwarf_steps"]},
         {row.digest: Graph.from_json(row.body) for row in tables["dwarf_graphs"]},
+        tables["dwarf_events"],
     )

@@ -40,6 +40,11 @@ class Mark:
         self._entry = f"{flow.task}/{step_id}/{execution}"
         self._others = [one for one in flow.get("trace", []) if one.split("/")[1] != step_id]
 
+    @property
+    def entry(self) -> str:
+        """The mark itself."""
+        return self._entry
+
     def total(self, *within: str) -> None:
         """Outside a fan-out: all that was, and this."""
         self._flow.set("trace", [*self._others, *within, self._entry])
@@ -61,8 +66,13 @@ class Shape:
     linger: ClassVar[float] = 0.3
     forkable: ClassVar[bool] = False
     """A copy from any step comes to the same end."""
+    continuable: ClassVar[bool] = True
+    """So does a flow that goes on from its end; never with marks that are appended."""
     marked: ClassVar[bool] = True
     """Its tasks leave marks."""
+    cancel_odds: ClassVar[float] = 0.1
+    events: ClassVar[tuple[str, ...]] = ()
+    """Events that are signalled until it has ended."""
     breakpoints: tuple[str, ...] = ()
     overrides: Mapping[str, Any] = MappingProxyType({})
     """What breakpoints are passed with: always the same, so that a resume that arrives late or twice changes nothing."""
@@ -92,6 +102,10 @@ class Shape:
     def perform(self, flow: Flow, mark: Mark) -> None:
         """The task of every node."""
         raise NotImplementedError
+
+    def heard(self, flow: Flow) -> str:  # noqa: ARG002
+        """The id of the event that an execution has received, for the account."""
+        return ""
 
     def expected(self, state: State) -> Expected:
         """What has to come out of this initial state."""
@@ -647,5 +661,3 @@ SHAPES: tuple[Shape, ...] = (
     Line(), Choice(), Rounds(), Each(), Wide(), Nested(), Shaky(), ShakyBranches(), Handled(), Doomed(), Calls(), Crowd(),
     Asks(), Breaks(),
 )  # fmt: skip
-BY_NAME = {shape.name: shape for shape in SHAPES}
-BY_WORKFLOW: dict[str, Shape] = {graph.name: shape for shape in SHAPES for graph in shape.graphs()}

@@ -17,8 +17,9 @@ from typing import Any
 
 from dwarf_nats.sdk import Worker
 from dwarf_nats.workflow.flow import Flow, Suspended
+from tests.chaos.node_shapes import BY_WORKFLOW
 from tests.chaos.random_flows import RANDOM_URLS, of_baggage
-from tests.chaos.shapes import BY_WORKFLOW, URLS, Mark
+from tests.chaos.shapes import URLS, Mark
 
 
 class Account:
@@ -45,9 +46,10 @@ async def execute(account: Account, flow: Flow) -> None:
     baggage = flow.baggage
     shape = of_baggage(baggage) or BY_WORKFLOW[flow.workflow]
     who = {"step": flow.step_key, "execution": execution}
+    undone = flow.compensating
     account.write(
         what="begin", **who, flow=flow.flow_key, node=flow.task, attempt=flow.attempt, ticket=baggage["ticket"],
-        child_error=flow._call.subgraph_error,
+        child_error=flow._call.subgraph_error, undoes=undone.step_key if undone else "",
     )  # fmt: skip
     await asyncio.sleep(pause(shape.linger))
     said = "answered"
@@ -60,7 +62,7 @@ async def execute(account: Account, flow: Flow) -> None:
         said = f"raised {error}"
         raise
     finally:
-        account.write(what="end", **who, said=said)
+        account.write(what="end", **who, said=said, heard=shape.heard(flow))
 
 
 def main(url: str, path: Path) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from dwarf_nats.cli.explain import duration, explanation_view
-from dwarf_nats.cli.output import day_and_clock
+from dwarf_nats.cli.output import day_and_clock, flows_view
 from dwarf_nats.workflow.answer import ErrorInfo
-from dwarf_nats.workflow.explanation import Because, Explanation, Reason, Wait
+from dwarf_nats.workflow.explanation import Because, Explanation, Reason, Wait, WaitsFor
+from dwarf_nats.workflow.records import FlowSummary
 from dwarf_nats.workflow.status import Status
 
 FLOW, STEP = "1-42-a1B2c3D4e5F6g7H8", "1-43-h8G7f6E5d4C3b2A1"
@@ -73,6 +76,23 @@ def test_what_is_not_shown_is_counted() -> None:
 def test_texts_from_outside_stay_in_their_line() -> None:
     lines = view(wait(Reason.RETRY, "failed: \x1b[2J\nno", task="a\nb"), text="x\ny")
     assert not any("\n" in line for line in lines)
+
+
+def listed(waits_for: WaitsFor | None, **more: object) -> str:
+    """The column `why` of a flow in a list."""
+    fields = {"flow_key": FLOW, "thread_key": FLOW, "workflow": "order", "status": Status.RUNNING, **more}
+    summary = FlowSummary(created_at=AT, updated_at=AT, priority=1, waits_for=waits_for, **fields)  # type: ignore[arg-type]
+    table = flows_view([summary])
+    (why,) = [column for column in table.columns if column.header == "why"]
+    (cell,) = why.cells
+    return str(cell)
+
+
+def test_a_list_says_what_a_flow_waits_for_unless_it_is_at_work() -> None:
+    held = WaitsFor(step_id=43, task="a", reason=Reason.NO_RESPONDERS, since=AT, text="Nobody serves a.")
+    assert listed(held) == "no_responders: Nobody serves a."
+    assert listed(replace(held, reason=Reason.RUNNING)) == ""
+    assert listed(None, status=Status.CANCELLED, cancel_reason="mine") == "mine"
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ import pytest
 
 from dwarf_nats.engine import Engine
 from dwarf_nats.engine.ports import Ports
-from dwarf_nats.library import engine_on
+from dwarf_nats.errors import Unavailable
+from dwarf_nats.library import engine_on, open_engine
 from dwarf_nats.ports import BusAway
 from dwarf_nats.rules.replica_facts import Question, ReplicaFacts
 from dwarf_nats.settings import EngineSettings
@@ -19,7 +20,7 @@ from dwarf_nats.workflow.answer import Answer, TaskCall
 from dwarf_nats.workflow.explanation import Because, Reason, Wait
 from dwarf_nats.workflow.options import FlowOptions
 from dwarf_nats.workflow.task_error import TaskError
-from tests.support.engines import SOON, Gate, replica, rows
+from tests.support.engines import SOON, Dsns, Gate, replica, rows
 from tests.support.explaining import leaves, only_wait
 
 
@@ -171,6 +172,20 @@ async def test_a_replica_that_stops_says_so(dsn: str, proxy: TaskProxy) -> None:
         assert wait.text.endswith("Its replica stops, and gives it back if it is not done in time.")
         wait = await only_wait(engine, second, "queued")
         assert wait.text == "Waits for a replica: those that run are stopping and take no more steps."
+
+
+async def test_a_flow_whose_database_is_away_is_refused_and_others_are_explained(dsns: Dsns, proxy: TaskProxy) -> None:
+    """Q2, B6: a 503 that names the shard."""
+    async with open_engine(dsns(2), tasks=proxy, graphs=proxy, settings=EngineSettings(drain_ms=0)) as engine:
+        keys: dict[str, str] = {}
+        async with asyncio.timeout(SOON):
+            while len(keys) < 2:
+                key = await engine.create("line", {})
+                keys[key[0]] = key
+        await engine.shards[2].store.close()
+        assert (await only_wait(engine, keys["1"], "created")).text
+        with pytest.raises(Unavailable):
+            await engine.explain(keys["2"])
 
 
 class Others:

@@ -241,6 +241,8 @@ def test_the_replica_that_has_a_step_tells_how_far_it_is(
     assert (wait.reason, wait.worker, wait.replica) == (reason, worker, "r1")
     assert wait.text.startswith(text)
     assert wait.deadline == (None if phase is StepPhase.HELD else NOW + 5)
+    without = explain(Subject(step=RUNNING), scene(replace(facts, steps={})))
+    assert without.text == "Runs: its replica is about to take it up, or has just finished it."
     other = replace(facts, name="r3")
     assert (
         explain(Subject(step=RUNNING), scene(other)).text == "Runs: its task has been asked and has not answered yet."

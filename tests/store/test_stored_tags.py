@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +19,7 @@ from dwarf_nats.store.store import SqlStore
 from dwarf_nats.workflow.options import Query
 from dwarf_nats.workflow.state import Raw
 from dwarf_nats.workflow.status import Status
+from dwarf_nats.workflow.tags import read, tag_texts
 from tests.support.stores import BUDGET, born, cancel, ended, failed, look, new_flow, one_claimed, went_on
 
 
@@ -278,3 +280,38 @@ async def test_a_flow_without_tags_costs_no_statement_and_no_row(store: SqlStore
     assert statements == [create.CREATE, create.CREATE_KEYED]
     assert not [one for one in statements if "tags" in one]
     assert await look(store, "select * from dwarf_tags") == []
+
+
+@pytest.mark.slow
+async def test_changes_of_two_replicas_at_once_are_all_kept(pg_stores: tuple[SqlStore, SqlStore]) -> None:
+    """Q1: by operations and by replies of tasks; what is shown and what is found agree."""
+    one, two = pg_stores
+    new = await running(one, tags={"first": 1})
+    row = await one.flows.by_id(new.flow.flow_id)
+    assert row is not None
+    settlement = went_on(born(new))
+    settlement.tags = {"reply": 1, "first": None}
+    changes = [one.control.tag(row, {f"a{number}": number, "same": number}) for number in range(8)]
+    changes += [two.control.tag(row, {f"b{number}": number, "same": -number}) for number in range(8)]
+    await asyncio.gather(*changes, one.steps.settle([settlement], BUDGET))
+    after = await one.flows.by_id(new.flow.flow_id)
+    assert after is not None
+    names = {*(f"a{number}" for number in range(8)), *(f"b{number}" for number in range(8)), "same", "reply"}
+    assert set(read(after.tags)) == names
+    assert await rows_of(one, after.flow_id) == sorted(tag_texts(read(after.tags)))
+
+
+@pytest.mark.slow
+async def test_a_change_and_a_removal_at_once_leave_no_row_behind(pg_stores: tuple[SqlStore, SqlStore]) -> None:
+    """Q1, O9: whichever comes first."""
+    one, two = pg_stores
+    for _ in range(10):
+        new = await made(one, tags={"a": 1}, start=False)
+        row = await one.flows.by_id(new.flow.flow_id)
+        assert row is not None
+        told = await asyncio.gather(
+            two.control.tag(row, {"b": 1}), one.control.delete(row.flow_id), return_exceptions=True
+        )
+        assert told[1] is None
+        assert told[0] == '{"a":1,"b":1}' or isinstance(told[0], NotFound)
+    assert await look(one, "select * from dwarf_tags") == []

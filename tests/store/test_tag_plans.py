@@ -11,7 +11,8 @@ import pytest
 from dwarf_nats.clock import SystemClock
 from dwarf_nats.store.database import Row
 from dwarf_nats.store.dialect import POSTGRES, SQLITE
-from dwarf_nats.store.statements import listing
+from dwarf_nats.store.postgres import HOT_SETTINGS
+from dwarf_nats.store.statements import listing, tags
 from dwarf_nats.store.store import SqlStore
 from dwarf_nats.workflow.options import Query
 from dwarf_nats.workflow.status import Status
@@ -147,5 +148,36 @@ async def test_a_plan_made_while_the_tables_were_empty_reads_by_index(dsn: str) 
         for query in QUERIES.values():
             sql, args = await statement_of(opened, query, purged=False)
             check_by_index(await plan(opened, sql, args, generic=True))
+    finally:
+        await opened.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("empty", [True, False], ids=["empty", "analysed"])
+async def test_rows_of_tags_are_removed_by_the_primary_key(dsn: str, empty: bool) -> None:
+    """Q1: also on the connection of the hot statements, by a plan for any values."""
+    opened = SqlStore(1, dsn, pool=2, clock=SystemClock())
+    await opened.open("one", migrated=True)
+    try:
+        if not empty:
+            await numbers(opened, INSERT_TAGS)
+            await opened.database.fetch("analyze")
+        rows = tags.encoded([tags.TagRow("env=prod", 7, 7), tags.TagRow("order=8", 8, 8)])
+        if dsn.startswith("sqlite"):
+            shown = await plan(opened, SQLITE.text(tags.DELETE), [rows])
+            assert "SEARCH dwarf_tags USING PRIMARY KEY (tag=? AND created_at=? AND flow_id=?)" in shown
+        else:
+            async with opened.database.transaction() as tx:
+                for name, value in HOT_SETTINGS.items():
+                    if name.startswith(("enable_", "plan_")):
+                        await tx.fetch(f"set local {name} = {value}")
+                text = POSTGRES.text(tags.DELETE)
+                shown = "\n".join(line for (line,) in await tx.fetch(f"explain {text}", rows))
+            assert "dwarf_tags_pkey" in shown
+            assert "Index Cond: ((tag = " in shown
+            assert not re.search(r"Seq Scan|Hash|Merge", shown), shown
+        await opened.database.transact(lambda tx: tx.fetch(tags.DELETE, rows))
+        ((left,),) = await opened.database.fetch("select count(*) from dwarf_tags where flow_id in (7, 8)")
+        assert left == (0 if empty else 2)
     finally:
         await opened.close()

@@ -31,14 +31,23 @@ class TagRow(NamedTuple):
 
 
 # One text holds any number of rows, as JSON lists in the order of a `TagRow`.
-_ROWS_POSTGRES = "select r ->> 0, (r ->> 1)::bigint, (r ->> 2)::bigint from json_array_elements($1::json) r"
+_ROWS_POSTGRES = (
+    "select r ->> 0 as tag, (r ->> 1)::bigint as created_at, (r ->> 2)::bigint as flow_id"
+    " from json_array_elements($1::json) r"
+)
+# With these types, SQLite looks a row up by all three; else by the tag alone.
 _ROWS_SQLITE = (
-    "select json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]') from json_each($1)"
+    "select cast(json_extract(value, '$[0]') as text), cast(json_extract(value, '$[1]') as bigint),"
+    " cast(json_extract(value, '$[2]') as bigint) from json_each($1)"
 )
 _INSERT = "insert into dwarf_tags (tag, created_at, flow_id) {}"
 INSERT = Statement(postgres=_INSERT.format(_ROWS_POSTGRES), sqlite=_INSERT.format(_ROWS_SQLITE))
-_DELETE = "delete from dwarf_tags where (tag, created_at, flow_id) in ({})"
-DELETE = Statement(postgres=_DELETE.format(_ROWS_POSTGRES), sqlite=_DELETE.format(_ROWS_SQLITE))
+# A join, so that each row is looked up by the primary key: `in` may be planned the other way round.
+DELETE = Statement(
+    postgres=f"delete from dwarf_tags t using ({_ROWS_POSTGRES}) r"
+    " where t.tag = r.tag and t.created_at = r.created_at and t.flow_id = r.flow_id",
+    sqlite=f"delete from dwarf_tags where (tag, created_at, flow_id) in ({_ROWS_SQLITE})",
+)
 LOCK = "select tags, created_at from dwarf_flows where flow_id = $1 {for_update}"
 SET = "update dwarf_flows set tags = $2 where flow_id = $1"
 COMMON_FLOWS = 1_000
