@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from typing import Any
 
@@ -15,7 +16,7 @@ from dwarf_nats.console.views.layout import Layouts
 from dwarf_nats.sdk import Client
 from tests.console import stage
 from tests.support.browser import Browser, opened
-from tests.support.caller import Caller
+from tests.support.caller import WAIT, Caller
 
 JSON = {"Accept": "application/json"}
 PART = {"X-Part": "drawer"}
@@ -124,6 +125,27 @@ async def test_failed_attempts_and_tags_are_shown(browser: Browser, caller: Call
     assert len(re.findall(r'class="bar failed" x=', timeline)) == 2
 
 
+async def test_a_task_that_nobody_serves_is_named_with_what_would_help(browser: Browser, caller: Caller) -> None:
+    """The reason and its remedy stand on top, and everything else the flow waits for below."""
+    tasks = [{"name": "split", "set": {"a": 1}}, {"name": "one", "url": "none.one"}, {"name": "two", "url": "none.two"}]
+    tasks.append({"name": "join", "fanIn": True, "set": {"b": 1}})
+    pairs = [("split", "one"), ("split", "two"), ("one", "join"), ("two", "join"), ("join", "END")]
+    graph = {"name": "alone", "entryPoint": "split", "tasks": tasks}
+    graph["transitions"] = [{"from": source, "to": target} for source, target in pairs]
+    key = await stage.made(caller, graph)
+    async with asyncio.timeout(WAIT):
+        while True:
+            waits = (await caller.ok("flow.explain", flowKey=key))["waits"]
+            if [one["reason"] for one in waits] == ["no_responders"] * 2:
+                break
+            await asyncio.sleep(0)
+    page = await browser.page(f"/flow/{stage.sealed(key)}")
+    assert "Nobody serves" in page
+    assert "Who serves it?" in page
+    assert "dwarf-nats tasks none." in page
+    assert "Everything it waits for" in page
+
+
 async def test_a_form_without_its_token_is_refused(browser: Browser, caller: Caller) -> None:
     flow = await stage.waiting(caller)
     step = step_of(await browser.page(f"/flow/{flow}"), "approve")
@@ -139,6 +161,9 @@ async def test_a_fork_takes_the_edited_state_and_leads_to_the_copy(browser: Brow
     preview = (await browser.post(f"/flow/{flow}/preview/{step}", state='{"n": 9, "new": 1}')).text
     assert "What your edit changes" in preview
     assert "new" in preview
+    as_request = (await browser.post(f"/flow/{flow}/preview/{step}", mode="fork", state='{"n": 9, "new": 1}')).text
+    assert "flow.fork" in as_request
+    assert f"KEY-OF-{step}" in as_request
     assert "not JSON" in (await browser.post(f"/flow/{flow}/preview/{step}", state="{")).text
     assert "must be a JSON object" in (await browser.post(f"/flow/{flow}/preview/{step}", state="[]")).text
     reply = await browser.post(f"/flow/{flow}/rerun/{step}", headers=JSON, mode="fork", state='{"n": 9, "new": 1}')

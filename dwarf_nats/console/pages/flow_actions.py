@@ -78,11 +78,10 @@ class FlowForms:
         except BadRequest as error:
             return HTMLResponse(self._console.html("flow_preview.html", problem=error.message))
         overrides = _overrides(before, after)
-        values: dict[str, Any] = {
-            "difference": diff.diff(before, after, sealed),
-            "overrides": overrides,
-            "step_id": step,
-        }
+        operation = MODES.get(str(form.get("mode", "")), "")
+        fields = {"stepKey": step, **({"overrides": overrides} if overrides else {})}
+        difference = diff.diff(before, after, sealed)
+        values: dict[str, Any] = {"difference": difference, "operation": operation, "fields": fields}
         return HTMLResponse(self._console.html("flow_preview.html", **values))
 
     async def _overrides(self, source: Source, flow: str, step: str, text: str) -> dict[str, Any]:

@@ -10,6 +10,11 @@ from typing import Any
 from dwarf_nats.console.views.text import clip, error_text
 from dwarf_nats.console.views.wire import Explanation, Outcome, Pause, Step, Wait
 
+OTHERS = 20
+"""Further waits that are listed; more are counted."""
+UNSERVED = frozenset(("no_responders", "unavailable", "overloaded"))
+"""Reasons that lie with a task's service."""
+
 
 @dataclass(frozen=True, slots=True)
 class Headline:
@@ -26,6 +31,10 @@ class Headline:
     step: str = ""
     remedy: str = ""
     more: int = 0
+    others: tuple[Wait, ...] = ()
+    """The first of those it also waits for."""
+    task: str = ""
+    """The task that is not served as it should be."""
     detail: str = ""
 
 
@@ -54,6 +63,8 @@ def headline(outcome: Outcome, explanation: Explanation, steps: Sequence[Step]) 
         do="start" if first.reason == "created" else "",
         remedy=first.remedy or explanation.remedy,
         more=len(waits) - 1,
+        others=tuple(waits[1 : OTHERS + 1]),
+        task=first.url if first.reason in UNSERVED else "",
     )
 
 

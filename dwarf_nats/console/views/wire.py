@@ -112,6 +112,7 @@ class Wait(Base):
     step: str = ""
     step_id: Any = None
     task: str = ""
+    url: str = ""
     payload: Any = None
     flow: str = ""
     workflow: str = ""
