@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from dwarf_nats.errors import BadRequest
@@ -11,31 +12,37 @@ from dwarf_nats.workflow.graph import Node
 from dwarf_nats.workflow.nodes import AskPerson, RetryPolicy, RunWorkflow, SetFields, Sleep, WaitForEvent
 from dwarf_nats.workflow.state import Raw
 from tests.model import values
-from tests.model.step_runner import NOTHING, Reply
+from tests.model.behaviours import SIGNALLED
+from tests.model.step_runner import NOTHING, Brought, Reply
 from tests.model.values import Error, State
 
 
-def carry_out(node: Node, state: State, resumed: Any, child: Any) -> Reply:
-    """One execution of a step whose node has an action. `resumed`, `child`: as for a task."""
+def carry_out(node: Node, state: State, brought: Brought, extra: Mapping[str, Any] | None = None) -> Reply:
+    """One execution of a step whose node has an action. `brought`: as for a task.
+
+    `extra`: what templates know beside the state.
+    """
     try:
         match node.action:
             case SetFields(fields):
-                return Reply(_value(fields, state))
+                return Reply(_value(fields, state, extra))
             case RunWorkflow():
-                return _run(node.action, node.field, state, child)
+                return _run(node.action, node.field, state, brought.child)
             case AskPerson():
-                if resumed is not NOTHING:
-                    return Reply({node.field: resumed})
+                if brought.resumed is not NOTHING:
+                    return Reply({node.field: brought.resumed})
                 return Reply({}, wishes={"interrupt": _value(node.action.payload, state)})
             case Sleep():
                 ms = _value(node.action.ms, state)
                 wrong = isinstance(ms, bool) or not isinstance(ms, int | float) or ms < 0
                 return Reply({}, Error(values.TEMPLATE, 400) if wrong else None)
-            case WaitForEvent():  # nobody signals in an example
-                key = node.action.key
-                if key.startswith("="):
-                    _value([key], state)
-                return Reply({}, Error(values.TIMED_OUT, 408))
+            case WaitForEvent():
+                if brought.event is not NOTHING:
+                    return Reply({node.field: brought.event})
+                key = templates.render_text(node.action.key, _texts(state), where="a node")
+                if node.action.event != SIGNALLED:
+                    return Reply({}, Error(values.TIMED_OUT, 408))
+                return Reply({}, wishes={"wait": (SIGNALLED, key)})
             case _:
                 raise AssertionError(node)
     except BadRequest:
@@ -48,9 +55,12 @@ def _run(action: RunWorkflow, field: str, state: State, child: Any) -> Reply:
     return Reply({}, child) if isinstance(child, Error) else Reply({field: child})
 
 
-def _value(template: Any, state: State) -> Any:
-    texts = {name: Raw(json.dumps(value).encode()) for name, value in state.items()}
-    return json.loads(bytes(templates.render(template, texts, where="a node")))
+def _value(template: Any, state: State, extra: Mapping[str, Any] | None = None) -> Any:
+    return json.loads(bytes(templates.render(template, _texts(state), where="a node", extra=_texts(extra or {}))))
+
+
+def _texts(values: Mapping[str, Any]) -> dict[str, Raw]:
+    return {name: Raw(json.dumps(value).encode()) for name, value in values.items()}
 
 
 def retried(policy: RetryPolicy | None, error: Error, attempt: int) -> bool:

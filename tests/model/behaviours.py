@@ -14,6 +14,9 @@ import msgspec
 from dwarf_nats.workflow.task_error import SubgraphError, TaskError
 from tests.model.values import classified
 
+SIGNALLED = "paid"
+"""The event that is signalled whenever a step waits for it; every other never comes."""
+
 
 class FlowApi(Protocol):
     """The part of a flow that a behaviour needs; `dwarf_nats.workflow.flow.Flow` has it."""
@@ -28,6 +31,7 @@ class FlowApi(Protocol):
         self, max_attempts: int | None = None, initial_delay: float = 0, *, give_up_after: float | None = None
     ) -> None: ...
     def interrupt(self, payload: Any = None) -> Any: ...
+    def wait_for(self, event: str, key: str = "") -> Any: ...
     def subgraph(self, workflow: str, input: Mapping[str, Any] | None = None) -> dict[str, Any]: ...  # noqa: A002
 
 
@@ -121,6 +125,13 @@ class Ask(_Kind, frozen=True):
     then: Act
 
 
+class Await(_Kind, frozen=True):
+    """It waits for the event that is signalled for whoever waits (E2), and goes on with `then`."""
+
+    key: str
+    then: Act
+
+
 class Child(_Kind, frozen=True):
     """It runs a child flow (P1), and goes on with `then`; if the child failed, with `caught`, or fails as it did."""
 
@@ -131,7 +142,7 @@ class Child(_Kind, frozen=True):
 
 
 class Clash(_Kind, frozen=True):
-    """It asks for several of goto, retry, interrupt, subgraph at once (X4)."""
+    """It asks for several of goto, retry, interrupt, wait, subgraph at once (X4)."""
 
     wishes: list[str]
     target: str
@@ -141,7 +152,7 @@ class Unstorable(_Kind, frozen=True):
     """It sets what no state holds (S1)."""
 
 
-Ending = Done | Fail | Retry | Loop | Ask | Child | Clash | Unstorable
+Ending = Done | Fail | Retry | Loop | Ask | Await | Child | Clash | Unstorable
 
 
 class Act(_Data, frozen=True):
@@ -210,6 +221,10 @@ def _end(end: Ending, flow: FlowApi, note: Note, answered: Any) -> None:
             data = flow.interrupt(value_of(end.payload, flow, answered))
             note("resumed", data)
             play(end.then, flow, note, data)
+        case Await():
+            data = flow.wait_for(SIGNALLED, end.key)
+            note("event", data)
+            play(end.then, flow, note, data)
         case Child():
             _call(end, flow, note, answered)
         case Clash():
@@ -240,5 +255,7 @@ def _clash(end: Clash, flow: FlowApi) -> None:
         flow.retry(9)
     if "interrupt" in end.wishes:
         flow.interrupt("clash")
+    if "wait" in end.wishes:
+        flow.wait_for(SIGNALLED, "clash")
     if "subgraph" in end.wishes:
         flow.subgraph("nowhere")

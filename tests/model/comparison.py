@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import difflib
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
 import msgspec
@@ -18,12 +19,14 @@ from dwarf_nats.library import open_engine
 from dwarf_nats.rules.steps import ReadyStep, StoppedFlow
 from dwarf_nats.settings import EngineSettings
 from dwarf_nats.workflow.answer import ErrorInfo
+from dwarf_nats.workflow.graph import Graph
+from dwarf_nats.workflow.nodes import COMPENSATION_SUFFIX
 from dwarf_nats.workflow.records import Step
 from dwarf_nats.workflow.status import Status
 from tests.model.engine_run import EngineRun, Observed, StagedTasks
 from tests.model.example import Encore, Example
 from tests.model.interpreter import Expected, Model, TooLong, Twist
-from tests.model.records import COMPLETED, Effects, effects_from, identity, shown_history
+from tests.model.records import COMPLETED, FAILED, Effects, effects_from, identity, shown_history
 from tests.model.values import CannotMerge, Error, canonical, merged, normalised, reduced
 
 
@@ -90,6 +93,7 @@ class EngineGroup:
                 return
             observed = await play.perform()
             compare(example, "", expected, expected.effects, observed)
+            check_undone(example, observed, "", whole=True)
             if example.encore is not None:
                 after = {"restart": restarted, "continue": continued}.get(example.encore.kind, from_a_step)
                 await after(play, example, example.encore, expected, observed)
@@ -147,7 +151,9 @@ async def from_a_step(play: EngineRun, example: Example, encore: Encore, before:
     expected = predicted(example, twist)
     assert expected.twisted is not None
     again = await (play.restart_from if encore.kind == "restart_from" else play.fork)(step.step_key, encore.state)
-    compare(example, f"after {encore.kind} at {step.task}", expected, effects_from(expected.twisted), again)
+    compare(
+        example, f"after {encore.kind} at {step.task}", expected, effects_from(expected.twisted), again, undone=False
+    )
 
 
 async def cut_off(play: EngineRun, example: Example, encore: Encore, before: Expected) -> None:
@@ -156,6 +162,7 @@ async def cut_off(play: EngineRun, example: Example, encore: Encore, before: Exp
     if example.breakpoints:
         return
     observed = await play.perform_until_cut(encore.cut, paused=encore.paused)
+    check_undone(example, observed, "after the cancel", whole=True)
     if currently_in_test_context():
         event(f"{observed.outcome.status} to be forked")
     step, twist = await _chosen(play, example, encore, before, observed)
@@ -164,7 +171,7 @@ async def cut_off(play: EngineRun, example: Example, encore: Encore, before: Exp
     expected = predicted(example, twist)
     assert expected.twisted is not None
     again = await play.fork(step.step_key, encore.state)
-    compare(example, f"after {encore.kind} at {step.task}", expected, again.effects, again)
+    compare(example, f"after {encore.kind} at {step.task}", expected, again.effects, again, undone=False)
 
 
 async def _chosen(
@@ -187,6 +194,8 @@ async def _chosen(
 def _every_step(workflow: str, steps: list[Step]) -> list[tuple[str, Step]]:
     found = []
     for step in steps:
+        if step.task.endswith(COMPENSATION_SUFFIX):
+            continue  # nothing runs again from there
         found.append((workflow, step))
         if step.sub_workflow is not None:
             found += _every_step(step.sub_workflow, step.sub_history)
@@ -207,11 +216,70 @@ def _culprits(steps: list[Step]) -> set[int]:
     return found
 
 
+# -- compensations
+
+
+def check_undone(example: Example, observed: Observed, when: str, *, whole: bool = False) -> None:
+    """What holds of compensations whatever was cut off or runs again (N9): each is of a step that did its work, its only one.
+
+    `whole`: no step was copied or stands from an earlier end, so each such step has one, in the reverse order of completion.
+    """
+    graphs = {graph.name: graph for graph in example.all_graphs()}
+    ended = observed.outcome.status in (Status.FAILED, Status.CANCELLED)
+    if whole and currently_in_test_context():
+        event(f"{min(canonical(_shown_history(observed.history)).count(COMPENSATION_SUFFIX), 5)} compensations")
+    problems = list(_undone(graphs, example.root["name"], observed.history, ended=ended and whole, ordered=whole))
+    if problems:
+        lines = "\n".join([*problems, *(canonical(one) for one in _shown_history(observed.history))])
+        raise AssertionError(f"compensations {when}:\n{lines}\n{example.to_json()}")
+
+
+def _undone(
+    graphs: Mapping[str, Graph], workflow: str, steps: list[Step], *, ended: bool, ordered: bool
+) -> Iterator[str]:
+    undoing = [step for step in steps if step.task.endswith(COMPENSATION_SUFFIX)]
+    by_id = {step.step_id: step for step in steps}
+    for step in steps:
+        if step in undoing:
+            continue
+        if step.sub_workflow is not None:
+            yield from _undone(graphs, step.sub_workflow, step.sub_history, ended=ended, ordered=ordered)
+        count = sum(one.predecessor_id == step.step_id for one in undoing)
+        worked = step.status is Status.COMPLETED and step.handled_error is None
+        wanted = worked and f"{step.task}{COMPENSATION_SUFFIX}" in graphs[workflow].compensations
+        if count > 1 or (count and not wanted) or (ended and wanted and not count):
+            yield f"{workflow}: step {step.task} is {step.status} ({step.handled_error}), compensated {count} times"
+    if not ordered:
+        return
+    undoing.sort(key=lambda one: (one.started_at is None, one.started_at, one.step_id))
+    for before, after in itertools.pairwise(undoing):
+        if before.updated_at > (after.started_at or after.updated_at):
+            yield f"{workflow}: {after.task} began before {before.task} had ended"
+        first, second = (by_id[one.predecessor_id or 0] for one in (before, after))
+        if first.updated_at < second.updated_at:
+            yield f"{workflow}: {first.task} was compensated before {second.task}, which completed later"
+
+
 # -- comparing
 
 
-def compare(example: Example, when: str, expected: Expected, effects: Effects, observed: Observed) -> None:
-    wanted, got = _expected(expected, effects), _observed(observed, expected.errors)
+def compare(
+    example: Example, when: str, expected: Expected, effects: Effects, observed: Observed, *, undone: bool = True
+) -> None:
+    """`undone`: compensations, too; else their rules are checked, but neither what they do nor the state they leave."""
+    if not undone and any(graph.compensates for graph in example.all_graphs()):
+        check_undone(example, observed, when)
+        left_open = expected.state.keys() | observed.outcome.state.keys() if expected.status == FAILED else set()
+        wanted, got = (
+            [line for line in lines if COMPENSATION_SUFFIX not in line]
+            for lines in (
+                _expected(expected, effects, left_open, undone=False),
+                _observed(observed, expected.errors, left_open, undone=False),
+            )
+        )
+    else:
+        wanted = _expected(expected, effects, expected.open)
+        got = _observed(observed, expected.errors, expected.open)
     if wanted != got:
         difference = "\n".join(difflib.unified_diff(wanted, got, "model", "engine", n=100, lineterm=""))
         raise AssertionError(
@@ -220,19 +288,37 @@ def compare(example: Example, when: str, expected: Expected, effects: Effects, o
         )
 
 
-def _expected(expected: Expected, effects: Effects) -> list[str]:
+def _expected(expected: Expected, effects: Effects, left_open: Set[str], *, undone: bool = True) -> list[str]:
     error = "one of those expected" if expected.errors else "none"
-    return _lines(expected.status, expected.state, error, effects, shown_history(expected.run.history))
+    history = shown_history(expected.run.history)
+    state = _without(expected.state, left_open)
+    return _lines(expected.status, state, error, effects, history if undone else _not_undone(history))
 
 
-def _observed(observed: Observed, errors: list[Error]) -> list[str]:
+def _without(state: dict[str, Any], names: Set[str]) -> dict[str, Any]:
+    return {name: value for name, value in state.items() if name not in names}
+
+
+def _not_undone(history: list[Any]) -> list[Any]:
+    """A history without the steps that compensate others."""
+    return [
+        [task, *more, child and [child[0], _not_undone(child[1])], *rest]
+        for task, *more, child, handled, branch, failures in history
+        for rest in [[handled, branch, failures]]
+        if not task.endswith(COMPENSATION_SUFFIX)
+    ]
+
+
+def _observed(observed: Observed, errors: list[Error], left_open: Set[str], *, undone: bool = True) -> list[str]:
     outcome = observed.outcome
     error = "none"
     if outcome.error is not None:
         error = _error(outcome.error).shown()
         possible = {one.shown() for one in errors}
         error = "one of those expected" if error in possible else f"{error}, and not one of {sorted(possible)}"
-    return _lines(outcome.status.value, outcome.state, error, observed.effects, _shown_history(observed.history))
+    history = _shown_history(observed.history)
+    state = _without(outcome.state, left_open)
+    return _lines(outcome.status.value, state, error, observed.effects, history if undone else _not_undone(history))
 
 
 def _lines(status: str, state: dict[str, Any], error: str, effects: Effects, history: list[Any]) -> list[str]:

@@ -22,8 +22,8 @@ from dwarf_nats.workflow.options import FlowOptions
 from dwarf_nats.workflow.records import Outcome, Step
 from dwarf_nats.workflow.state import Raw, decode_value
 from dwarf_nats.workflow.status import Status
-from tests.model.behaviours import play
-from tests.model.example import Example
+from tests.model.behaviours import SIGNALLED, play
+from tests.model.example import Example, event_for
 from tests.model.records import Effects
 from tests.model.values import State, canonical, normalised
 
@@ -57,6 +57,8 @@ class Scene:
         def note(what: str, value: Any) -> None:
             self.log.append(canonical([what, flow.workflow, flow.task, normalised(value)]))
 
+        if flow.compensating is not None:
+            note("undo", dict(flow.compensating.changes))
         act = self.example.behaviours[flow.workflow][flow.task].act(flow)
         for _ in range(act.turns):
             await asyncio.sleep(0)
@@ -103,6 +105,7 @@ class EngineRun:
         self._options = options
         self._key = ""
         self._pauses = self._breaks = 0
+        self._waits = any(word in self._example.to_json() for word in (f'"{SIGNALLED}"', '"await"'))
 
     @property
     def _engine(self) -> Engine:
@@ -111,6 +114,8 @@ class EngineRun:
 
     async def perform(self) -> Observed:
         """From its creation until it is over."""
+        for key in self._example.early:
+            await self._engine.signal(SIGNALLED, key, event_for(key))
         self._key = await self._engine.create(self._root, self._example.state, self._options)
         for task in self._example.breakpoints:
             await self._engine.break_before(self._key, task)
@@ -124,7 +129,7 @@ class EngineRun:
         """
         self._key = await self._engine.create(self._root, self._example.state, self._options, start=True)
         try:
-            async with asyncio.timeout(SECONDS):
+            async with asyncio.timeout(SECONDS), self._signalling():
                 while paused or self._scene.executions < executions:
                     outcome = await self._engine.snapshot(self._key)
                     if outcome.status is Status.INTERRUPTED:
@@ -155,6 +160,10 @@ class EngineRun:
         self._key = await self._engine.continue_(self._key, state, start=True)
         return await self._observed()
 
+    async def whole(self, step: Step) -> Step:
+        """With its state and changes."""
+        return await self._engine.step(step.step_key)
+
     async def input_of(self, step: Step) -> State:
         text = (await self._engine.step(step.step_key)).state_json
         assert text is not None
@@ -164,7 +173,7 @@ class EngineRun:
     async def _observed(self) -> Observed:
         """Once it is over; what was noted before is cleared away."""
         try:
-            async with asyncio.timeout(SECONDS):
+            async with asyncio.timeout(SECONDS), self._signalling():
                 outcome = await self._until_over()
         except TimeoutError:
             outcome = await self._engine.snapshot(self._key)  # stuck: the status tells
@@ -173,6 +182,25 @@ class EngineRun:
         self._scene.log.clear()
         self._pauses = self._breaks = 0
         return Observed(outcome, history, effects)
+
+    @contextlib.asynccontextmanager
+    async def _signalling(self) -> AsyncIterator[None]:
+        """Signal the event for whoever waits for it meanwhile."""
+        task = asyncio.create_task(self._signal()) if self._waits else None
+        try:
+            yield
+        finally:
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+
+    async def _signal(self) -> None:
+        query = f"select distinct wait_key from dwarf_steps where parked = 3 and wait_event = '{SIGNALLED}'"
+        while True:
+            store: Any = self._engine.shards[1].store
+            for (key,) in await store.database.fetch(query):
+                await self._engine.signal(SIGNALLED, key, event_for(key))
+            await asyncio.sleep(0.002)
 
     async def _until_over(self) -> Outcome:
         while True:

@@ -35,6 +35,8 @@ class Example(msgspec.Struct, frozen=True):
     state: dict[str, Any]
     children: list[dict[str, Any]] = []
     breakpoints: list[str] = []
+    early: list[str] = []
+    """Keys with which the event that is signalled for whoever waits is signalled before there is a flow."""
     overrides: dict[str, Any] = {}
     patience: int = 0
     """How many turns the driver leaves to the other branches before it resumes a paused one."""
@@ -64,6 +66,11 @@ def _shown(values: dict[str, Any], depth: int) -> Iterator[str]:
         elif len(text) > 100 and isinstance(value, list):
             text = "[\n" + ",\n".join(json.dumps(one, ensure_ascii=False) for one in value) + "]"
         yield f'"{name}": {text}'
+
+
+def event_for(key: str) -> Any:
+    """The data of every event that is signalled with this key: so it makes no difference which of them a step receives."""
+    return {"for": key}
 
 
 def answer_to(payload: Any) -> Any:

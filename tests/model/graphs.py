@@ -12,6 +12,8 @@ from typing import Any
 from hypothesis import strategies as st
 
 from dwarf_nats.workflow.graph import END, Graph
+from dwarf_nats.workflow.nodes import SetFields
+from tests.model.behaviours import SIGNALLED
 from tests.model.choices import Choices
 
 Loose = list[tuple[str, dict[str, Any]]]
@@ -85,7 +87,8 @@ TEMPLATES: dict[str, list[Any]] = {
 
 
 class Sketch:
-    """A graph in the making. `children`: workflows that its nodes may call; `acting`: percent of nodes that ask no task."""
+    """A graph in the making. `children`: workflows that its nodes may call; `acting`: percent of nodes that ask no
+    task, `undoing`: of those that are compensated."""
 
     def __init__(
         self,
@@ -96,6 +99,7 @@ class Sketch:
         *,
         children: Sequence[str] = (),
         acting: int = 0,
+        undoing: int = 0,
     ) -> None:
         self.graph = Graph(name)
         self.loops: dict[str, str] = {}
@@ -105,6 +109,7 @@ class Sketch:
         self._left = nodes
         self._children = list(children)
         self._acting = acting
+        self._undoing = undoing
 
     def finish(self, depth: int) -> Graph:
         _, loose = self._sequence(depth, inside=False)
@@ -154,7 +159,15 @@ class Sketch:
         if self._acting and self._tape.odds(15):
             codes = self._tape.pick([(), (), (402,), (402, 422)])
             self.graph.set_retry(name, self._tape.pick([1, 2, 3]), self._tape.pick([0, 0.001]), jitter=0.5, codes=codes)
+        if self._undoing and self._tape.odds(self._undoing):
+            self.graph.compensate(name, self._compensation(name))
         return name
+
+    def _compensation(self, name: str) -> str | SetFields:
+        """A task, or fields that are set; what a template has is there on every state."""
+        fields = SetFields({"undone": "=changes", self._tape.pick([*FIELDS]): "=state"})
+        options: list[str | SetFields] = [f"undo.{name}", "task.shared", fields]
+        return self._tape.pick(options)
 
     def _act(self, name: str) -> None:
         """A node that asks no task (N1, N2, N5-N7)."""
@@ -167,7 +180,11 @@ class Sketch:
             case "ask":
                 self.graph.add_ask(name, self._template("a"), into=into)
             case "wait":
-                self.graph.add_wait(name, "never", self._tape.pick(["", "=string(n)", "k"]), timeout=0.001, into=into)
+                key = self._tape.pick(["", "=string(n)", "k"])
+                if self._tape.odds(65):
+                    self.graph.add_wait(name, SIGNALLED, key, timeout=self._tape.pick([None, 600.0]), into=into)
+                else:
+                    self.graph.add_wait(name, "never", key, timeout=0.001, into=into)
             case _:
                 workflow = self._tape.pick([*self._children, *self._children, *self._children, "nowhere"])
                 fields = self._tape.some([*FIELDS, *ARRAYS], 0, 3)
@@ -283,9 +300,10 @@ def sketch(
     *,
     children: Sequence[str] = (),
     acting: int = 0,
+    undoing: int = 0,
 ) -> Sketch:
     """A graph of about so many nodes; fan-outs and switches nest so deep. The rest: see `Sketch`."""
-    made = Sketch(choices.cut(CHOICES), name, prefix, nodes, children=children, acting=acting)
+    made = Sketch(choices.cut(CHOICES), name, prefix, nodes, children=children, acting=acting, undoing=undoing)
     made.finish(depth)
     return made
 

@@ -16,11 +16,12 @@ from typing import Any
 
 from dwarf_nats.workflow.conditions import evaluate
 from dwarf_nats.workflow.graph import END, Graph, Node, Transition
+from dwarf_nats.workflow.nodes import COMPENSATION_RETRY, COMPENSATION_SUFFIX
 from dwarf_nats.workflow.state import Raw
 from tests.model import actions, values
-from tests.model.example import Example
+from tests.model.example import Example, event_for
 from tests.model.records import BROKE, COMPLETED, FAILED, PAUSED, Branch, Effects, Record, Run, all_effects
-from tests.model.step_runner import NOTHING, Reply, execute
+from tests.model.step_runner import Brought, Reply, execute
 from tests.model.values import CannotMerge, Error, State, canonical, merged, normalised, reduced
 
 
@@ -47,6 +48,8 @@ class Expected:
     run: Run
     effects: Effects
     ambiguous: bool
+    open: set[str]
+    """Fields of the final state that compensations of several branches write, which run in any order."""
     twisted: Record | None
     """The step that got the overrides of the twist."""
 
@@ -113,6 +116,7 @@ class Model:
     def __init__(self, example: Example, twist: Twist | None = None, max_executions: int = 400) -> None:
         self.ambiguous = False
         self.answer_to = example.answer_to
+        self.open: set[str] = set()
         self._example = example
         self._twist = twist
         self._twisted: Record | None = None
@@ -124,16 +128,23 @@ class Model:
         run = Run(self._example.root["name"])
         end = self.flow(run, self._example.state)
         status, errors = (FAILED, end.errors) if isinstance(end, Broken) else (COMPLETED, [])
-        return Expected(status, end.state, errors, run, all_effects(run), self.ambiguous, self._twisted)
+        return Expected(status, end.state, errors, run, all_effects(run), self.ambiguous, self.open, self._twisted)
 
     def flow(self, run: Run, state: State) -> Finished | Broken:
         """One flow from its entry point to its end."""
         graph = self._graphs[run.workflow]
         end = FlowRun(self, graph, run).thread(graph.entry_point, copy.deepcopy(state), None, [])
         assert not isinstance(end, Arrived)
+        run.completed = isinstance(end, Finished)
+        if isinstance(end, Broken):
+            end.state, fields = Undoing(self).undo(run, end.state)
+            self.open = fields if run.caller is None else self.open
         return end
 
-    def execute(self, record: Record, state: State, resumed: Any, child: Any) -> Reply:
+    def graph(self, workflow: str) -> Graph:
+        return self._graphs[workflow]
+
+    def execute(self, record: Record, state: State, brought: Brought) -> Reply:
         """One execution of a step's task, and what it answers."""
         self._left -= 1
         if self._left < 0:
@@ -141,14 +152,14 @@ class Model:
         workflow, task = record.run.workflow, record.task
         record.events.append(canonical(["call", workflow, task, record.attempt, normalised(state)]))
         behaviour = self._example.behaviours[workflow][task]
-        return execute(behaviour, state, record.attempt, resumed, child, record.note)
+        return execute(behaviour, state, record.attempt, brought, record.note)
 
-    def carry_out(self, node: Node, state: State, resumed: Any, child: Any) -> Reply:
+    def carry_out(self, node: Node, state: State, brought: Brought, extra: State | None = None) -> Reply:
         """One execution of a step that asks no task, which counts as one: such a loop must end as well."""
         self._left -= 1
         if self._left < 0:
             raise TooLong
-        return actions.carry_out(node, state, resumed, child)
+        return actions.carry_out(node, state, brought, extra)
 
     def enter(self, record: Record, graph: Graph) -> None:
         """Before the task runs: a breakpoint, which pauses once per step and is passed with overrides (O11, O12)."""
@@ -228,6 +239,7 @@ class FlowRun:
             except _Stop as stop:
                 return Broken(stop.errors, stop.state)
             fan_in = None
+            record.changes = step.changes
             own.append(step.changes)
             if step.branches:
                 resolved = self._cohort(record, step, self._fan_ins[node])
@@ -290,26 +302,26 @@ class FlowRun:
 
     def _step(self, record: Record, home: str | None) -> Step:
         changes: State = {}
-        resumed: Any = NOTHING
-        child: Any = NOTHING
+        brought = Brought()
         parked = False
         self._model.enter(record, self._graph)
         while True:
             seen = merged(record.state, changes)
             node = self._graph.nodes[record.task]
             if node.action is None:
-                reply = self._model.execute(record, seen, resumed, child)
+                reply = self._model.execute(record, seen, brought)
             else:
-                reply = self._model.carry_out(node, seen, resumed, child)
+                reply = self._model.carry_out(node, seen, brought)
             try:
                 retrying = self._retries(reply, record.attempt)
                 if retrying:
                     changes |= reply.changes
                     record.attempt += 1
                     record.failures += [] if reply.error is None else [reply.error]
-                    resumed, child, parked, record.child = NOTHING, NOTHING, False, None  # happens again (X5)
+                    brought, parked, record.child = Brought(), False, None  # happens again (X5)
                     continue
-                if "interrupt" not in reply.wishes and "subgraph" not in reply.wishes:
+                if not reply.wishes.keys() & {"interrupt", "subgraph", "wait"}:
+                    record.worked = True
                     state_after = merged(seen, reply.changes)
                     return self._onward(
                         record.task, changes | reply.changes, state_after, home, reply.wishes.get("goto")
@@ -319,11 +331,14 @@ class FlowRun:
                 parked = True
                 if "interrupt" in reply.wishes:
                     record.events.append(PAUSED)
-                    resumed = self._model.answer_to(reply.wishes["interrupt"])
+                    brought = Brought(resumed=self._model.answer_to(reply.wishes["interrupt"]))
+                elif "wait" in reply.wishes:  # every event of a key has the same data
+                    brought = Brought(event=event_for(reply.wishes["wait"][1]))
                 else:
-                    child = self._model.child(record, *reply.wishes["subgraph"])
+                    brought = Brought(child=self._model.child(record, *reply.wishes["subgraph"]))
                 changes |= reply.changes
             except Failed as failed:
+                record.worked = False
                 policy = node.retry if node.retry is not None else self._graph.defaults.retry
                 if reply.retry is not None or policy is None:
                     return self._failed(record, changes, failed.errors)
@@ -334,7 +349,7 @@ class FlowRun:
                 record.attempt += 1
                 self._model.ambiguous |= len({one.shown() for one in failed.errors}) > 1
                 record.failures.append(failed.errors[0])
-                resumed, child, parked, record.child = NOTHING, NOTHING, False, None
+                brought, parked, record.child = Brought(), False, None
 
     def _retries(self, reply: Reply, attempt: int) -> bool:
         """Whether the step goes back to pending. Raises the error of the answer, in the order of X4."""
@@ -400,6 +415,81 @@ class FlowRun:
         if not edge.when:
             return True
         return evaluate(edge.when, {name: Raw(json.dumps(value).encode()) for name, value in state.items()}).taken
+
+
+class Undoing:
+    """Compensation (N9): before a flow fails, its completed steps that can be undone are, the last one first."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+
+    def undo(self, run: Run, state: State) -> tuple[State, set[str]]:
+        """The final state after that, and the fields of it that depend on the order in which branches completed."""
+        writers: dict[str, list[tuple[Record, Any]]] = {}
+        for record, node in self._plan(run):
+            undone = Record(record.run, node.name, [record], record.state)
+            record.run.history.append(undone)
+            changes = self._step(undone, node, record)
+            if record.run is run:
+                state = merged(state, changes)
+                for name, value in changes.items():
+                    writers.setdefault(name, []).append((record, value))
+        return state, {name for name, found in writers.items() if len(_last(found)) > 1}
+
+    def _plan(self, run: Run) -> list[tuple[Record, Node]]:
+        """In the reverse order of completion; those of a completed child come before that of the step that called it."""
+        found: list[tuple[Record, Node]] = []
+        compensations = self._model.graph(run.workflow).compensations
+        for record in reversed(run.history):
+            if record.child is not None and record.child.completed:
+                found += self._plan(record.child)
+            node = compensations.get(f"{record.task}{COMPENSATION_SUFFIX}")
+            if node is not None and record.status == COMPLETED and record.worked:
+                found.append((record, node))
+        return found
+
+    def _step(self, undone: Record, node: Node, record: Record) -> State:
+        """What a compensation changes; nothing if it fails for good."""
+        policy = node.retry or COMPENSATION_RETRY
+        changes: State = {}
+        while True:
+            seen = merged(undone.state, changes)
+            if node.action is None:
+                undone.note("undo", record.changes)
+                reply = self._model.execute(undone, seen, Brought())
+            else:
+                reply = self._model.carry_out(node, seen, Brought(), {"changes": record.changes})
+            error = reply.error
+            if reply.retry is not None and reply.retry.granted(undone.attempt):
+                changes |= reply.changes
+                undone.failures += [] if error is None else [error]
+            else:
+                if error is None and (reply.retry is not None or reply.wishes):
+                    error = Error(values.MISPLACED)
+                if error is None:
+                    return changes | reply.changes
+                if reply.retry is not None or not actions.retried(policy, error, undone.attempt):
+                    undone.status = FAILED
+                    return {}
+                undone.failures.append(error)
+            undone.attempt += 1
+
+
+def _last(writers: list[tuple[Record, Any]]) -> set[str]:
+    """The values that a field may end with: of those whose steps may have completed first, and are so undone last."""
+    among = {record for record, _ in writers}
+    return {canonical(value) for record, value in writers if not _led_to(record) & among}
+
+
+def _led_to(record: Record) -> set[Record]:
+    found: set[Record] = set()
+    ahead = list(record.origins)
+    while ahead:
+        one = ahead.pop()
+        if one not in found:
+            found.add(one)
+            ahead += one.origins
+    return found
 
 
 class _Stop(Exception):

@@ -22,6 +22,7 @@ class Run:
     workflow: str
     caller: Record | None = None
     history: list[Record] = field(default_factory=list)
+    completed: bool = False
 
     def everything(self) -> Iterator[Record]:
         """The steps of the flow and of all flows below it, those forgotten by a retry included."""
@@ -46,6 +47,9 @@ class Record:
     failures: list[Error] = field(default_factory=list)
     """The errors of the attempts that failed before the last one (L3)."""
     child: Run | None = None
+    changes: State = field(default_factory=dict)
+    """What it changed, if it did its work: neither failed nor down an error edge."""
+    worked: bool = False
     unrun: bool = False
     """It failed without having run, because its input could not be merged (F3)."""
     events: list[str] = field(default_factory=list)

@@ -36,12 +36,22 @@ class Reply:
     error: Error | None = None
     retry: Retry | None = None
     wishes: dict[str, Any] = field(default_factory=dict)
-    """Of interrupt, subgraph, goto those it asked for."""
+    """Of interrupt, wait, subgraph, goto those it asked for."""
 
 
-def execute(behaviour: Behaviour, state: State, attempt: int, resumed: Any, child: Any, note: Note) -> Reply:
-    """One execution. `child`: the final state of the child that ended, or its error."""
-    flow = ModelFlow(state, attempt, resumed, child)
+@dataclass
+class Brought:
+    """What a step was continued with: a resume, the end of a child, an event."""
+
+    resumed: Any = NOTHING
+    child: Any = NOTHING
+    """Its final state, or its error."""
+    event: Any = NOTHING
+
+
+def execute(behaviour: Behaviour, state: State, attempt: int, brought: Brought, note: Note) -> Reply:
+    """One execution."""
+    flow = ModelFlow(state, attempt, brought)
     try:
         play(behaviour.act(flow), flow, note)
     except _Paused:
@@ -65,14 +75,15 @@ class _Refused(Exception):
 class ModelFlow:
     """What a behaviour is played on."""
 
-    def __init__(self, state: State, attempt: int, resumed: Any, child: Any) -> None:
+    def __init__(self, state: State, attempt: int, brought: Brought) -> None:
         self.attempt = attempt
         self.changes: State = {}
         self.wishes: dict[str, Any] = {}
         self.asked_retry: Retry | None = None
         self._state = state
-        self._resumed = resumed
-        self._child = child
+        self._resumed = brought.resumed
+        self._child = brought.child
+        self._event = brought.event
 
     def get(self, name: str, default: Any = None) -> Any:
         if name in self.changes:
@@ -102,6 +113,13 @@ class ModelFlow:
             data, self._resumed = self._resumed, NOTHING
             return data
         self.wishes["interrupt"] = payload
+        raise _Paused
+
+    def wait_for(self, event: str, key: str = "") -> Any:
+        if self._event is not NOTHING:
+            data, self._event = self._event, NOTHING
+            return data
+        self.wishes["wait"] = (event, key)
         raise _Paused
 
     def subgraph(self, workflow: str, input: Mapping[str, Any] | None = None) -> dict[str, Any]:  # noqa: A002

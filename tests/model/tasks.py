@@ -7,12 +7,14 @@ from typing import Any
 import msgspec
 from hypothesis import strategies as st
 
-from dwarf_nats.workflow.graph import Graph
+from dwarf_nats.workflow.graph import Graph, Node
+from dwarf_nats.workflow.nodes import COMPENSATION_RETRY
 from tests.model import graphs
 from tests.model.behaviours import (
     Act,
     Answered,
     Ask,
+    Await,
     Behaviour,
     Child,
     Clash,
@@ -51,6 +53,8 @@ DEPTH = 2
 CLASHES = [
     ["goto", "retry"],
     ["goto", "interrupt"],
+    ["goto", "wait"],
+    ["retry", "wait"],
     ["retry", "interrupt"],
     ["retry", "subgraph"],
     ["goto", "retry", "subgraph"],
@@ -68,6 +72,7 @@ class TaskSketch:
         self._loops = sketch.loops
         self._children = children
         self._fragile = fragile
+        self._failing = 20 if sketch.graph.compensates else 2
         self._calm = False
         self._fields = [*FIELDS, *ARRAYS]
 
@@ -76,7 +81,22 @@ class TaskSketch:
         for name in self._graph.nodes:
             self._tape = self._whole.cut(CHOICES)
             found[name] = self._behaviour(name)
+        for node in self._graph.compensations.values():
+            self._tape = self._whole.cut(CHOICES)
+            found[node.name] = self._compensation(node)
         return found
+
+    def _compensation(self, node: Node) -> Behaviour:
+        """Mostly it succeeds; one without a short policy fails for good or not at all."""
+        policy = node.retry or COMPENSATION_RETRY
+        short = policy.max_attempts is not None and policy.max_attempts < 10 and not policy.codes
+        final: dict[str, Any] = {} if short else {"final": True}
+        kinds: list[Ending] = [Done()] * 6
+        kinds += [Fail("boom 1", 500, final), Fail("boom 2", 402, {"final": True})]
+        kinds += [Retry(2, 0), Retry(1, 0), Retry(3, 0, error=Fail("boom 1", 500, final))]
+        if short:
+            kinds += [Ask(Lit(1), Act()), Await("k", Act()), Clash(["goto"], "nowhere")]
+        return Behaviour([self._act(self._tape.pick(kinds)), self._act(self._tape.pick(kinds[:8]))])
 
     def _behaviour(self, name: str) -> Behaviour:
         if not self._fragile:
@@ -141,11 +161,12 @@ class TaskSketch:
             return Loop(self._loops[name], f"round_{name}", self._tape.number(1, 2))
         kinds = ["done"] * 200
         if not self._calm:
-            kinds += ["fail"] * (50 if any(edge.on_error for edge in edges) else 2)
+            kinds += ["fail"] * (50 if any(edge.on_error for edge in edges) else self._failing)
             kinds += ["goto"] * (50 if any(edge.goto for edge in edges) else 1)
             kinds += ["retry"] * (2 if depth == DEPTH else 30) + ["clash"] * 3 + ["unstorable"]
         if depth:
             kinds += ["ask"] * (20 if depth == DEPTH else 6)
+            kinds += ["await"] * (12 if depth == DEPTH else 4)
             kinds += ["child"] * (30 if self._children and depth == DEPTH else 3 if self._children else 1)
         match self._tape.pick(kinds):
             case "fail":
@@ -156,6 +177,8 @@ class TaskSketch:
                 return self._retry(bounded=True)
             case "ask":
                 return Ask(self._payload(), self._act(self._ending(name, depth - 1)))
+            case "await":
+                return Await(self._tape.pick(["", "k", "1"]), self._act(self._ending(name, depth - 1)))
             case "child":
                 return self._child(name, depth)
             case "clash":
@@ -222,26 +245,28 @@ class TaskSketch:
 # -- examples
 
 
-def examples(fragile: int = 0, *, cut: bool = False, acting: int = 0) -> st.SearchStrategy[Example]:
+def examples(fragile: int = 0, *, cut: bool = False, acting: int = 0, undoing: int = 0) -> st.SearchStrategy[Example]:
     """Examples whose parts fit together.
 
     `fragile`: so many more tasks of a hundred fail until they are mended, which helps against most failures; then the flow is
     taken up again from one of its steps. `cut`: it is cancelled on the way, and forked from one of them. `acting`: so many
-    nodes of a hundred ask no task.
+    nodes of a hundred ask no task. `undoing`: so many are compensated, and more flows fail.
     """
     size = 2 * (3 * graphs.CHOICES + NODES * CHOICES + 100)
     return st.binary(min_size=size, max_size=size).map(
-        lambda text: example(Choices(text), fragile, cut=cut, acting=acting)
+        lambda text: example(Choices(text), fragile, cut=cut, acting=acting, undoing=undoing)
     )
 
 
-def example(choices: Choices, fragile: int, *, cut: bool = False, acting: int = 0) -> Example:
+def example(choices: Choices, fragile: int, *, cut: bool = False, acting: int = 0, undoing: int = 0) -> Example:
     """The example that the choices describe."""
     rest = choices.cut(100)
     names = ["first", "second"][: rest.pick([0, 1, 1, 2, 2])]
-    root = graphs.sketch(choices, children=names, acting=acting)
+    root = graphs.sketch(choices, children=names, acting=acting, undoing=undoing)
     children = [
-        graphs.sketch(choices, name, rest.pick([name[0], "n"]), 5, 2, children=names[at:], acting=acting)
+        graphs.sketch(
+            choices, name, rest.pick([name[0], "n"]), 5, 2, children=names[at:], acting=acting, undoing=undoing
+        )
         for at, name in enumerate(names, 1)
     ]
     sketched = [root, *children]
@@ -262,6 +287,7 @@ def example(choices: Choices, fragile: int, *, cut: bool = False, acting: int = 
     encore = None
     if fragile or rest.odds(60):
         encore = _rewinding(rest) if fragile or rest.odds(60) else _repetition(rest)
+    early = rest.some(["", "k", "1"], 0, 2)
     if cut:
         encore = _cancelled(_rewinding(rest), rest)
         breakpoints = []
@@ -271,6 +297,7 @@ def example(choices: Choices, fragile: int, *, cut: bool = False, acting: int = 
         state,
         [child.graph.to_values() for child in children],
         breakpoints,
+        early,
         overrides,
         patience,
         encore,

@@ -8,7 +8,21 @@ import pytest
 
 from dwarf_nats.workflow.graph import END, Graph
 from tests.model import values
-from tests.model.behaviours import Act, Answered, Ask, Behaviour, Child, Copy, Done, Ending, Fail, Lit, Loop, Retry
+from tests.model.behaviours import (
+    Act,
+    Answered,
+    Ask,
+    Await,
+    Behaviour,
+    Child,
+    Copy,
+    Done,
+    Ending,
+    Fail,
+    Lit,
+    Loop,
+    Retry,
+)
 from tests.model.example import Example
 from tests.model.interpreter import Expected, Model, TooLong, Twist
 from tests.model.records import effects_from, identity
@@ -202,6 +216,63 @@ def test_o13_what_is_rewound_runs_again_and_nothing_else() -> None:
         '["call", "g", "z", 0, {"result": {"d": 5, "x": 5}}]',
         '["child", "g", "a", {"d": 5, "x": 5}]',
     ]
+
+
+def test_n9_what_was_done_is_undone_from_the_last_step_back_and_a_child_before_its_caller() -> None:
+    """Neither the step that failed nor the one that took its error edge; a compensation that fails changes nothing."""
+    graph, child = line("g", "a", "b", "c", "d", "e"), line("child", "x", "y")
+    graph.add_on_error("c", "d")
+    for one in (graph, child):
+        for name in list(one.nodes):
+            one.compensate(name, f"undo.{name}")
+    done_by = {"b": Act(Child("child", {}, done())), "c": ends(Fail("boom 1")), "e": ends(Fail("boom 2"))}
+    behaviours = {
+        one.name: {
+            **{name: Behaviour([done_by.get(name, done(**{name: 1}))]) for name in one.nodes},
+            **{f"{name}:compensate": Behaviour([done(last=name)]) for name in one.nodes},
+        }
+        for one in (graph, child)
+    }
+    behaviours["g"]["a:compensate"] = Behaviour([Act(Fail("boom 1", 500, {"final": True}), {"last": Lit("a")})])
+    expected = Model(Example(graph.to_values(), behaviours, {}, [child.to_values()])).run()
+    assert (expected.status, [error.message for error in expected.errors]) == ("failed", ["boom 2"])
+    assert expected.state["last"] == "b"  # the last but one to be undone
+    assert expected.open == set()
+    names = [record.task for record in expected.run.history]
+    assert names == ["a", "b", "c", "d", "e", "d:compensate", "b:compensate", "a:compensate"]
+    assert expected.run.history[-1].status == "failed"
+    called = expected.run.history[1].child
+    assert called is not None
+    assert [record.task for record in called.history] == ["x", "y", "y:compensate", "x:compensate"]
+    assert '["undo", "child", "x:compensate", {"x": 1}]' in expected.effects.log
+
+
+def test_n9_which_of_two_branches_is_undone_last_is_open() -> None:
+    graph = Graph("g")
+    graph.add_fan_out("a", "b", "c")
+    graph.set_fan_in("m")
+    for name in ("b", "c"):
+        graph.add_transition(name, "m")
+        graph.compensate(name, f"undo.{name}")
+    graph.compensate("a", "undo.a")
+    graph.add_transition("m", END)
+    acts = {"b": done(), "c": done(), "a": done(), "m": ends(Fail("boom 1"))}
+    undo = {f"{name}:compensate": Behaviour([done(who=name)]) for name in "abc"}
+    behaviours = {"g": {name: Behaviour([act]) for name, act in acts.items()} | undo}
+    expected = Model(Example(graph.to_values(), behaviours, {})).run()
+    assert expected.open == set()  # the step before both is undone last
+    behaviours["g"]["a:compensate"] = Behaviour([done()])
+    assert Model(Example(graph.to_values(), behaviours, {})).run().open == {"who"}
+
+
+def test_e2_a_step_that_waits_runs_again_with_the_event() -> None:
+    graph = line("g", "w", "a")
+    graph.nodes.pop("w")
+    graph.add_wait("w", "paid", "=string(n)", into="got")
+    graph.set_entry_point("w")
+    expected = run(graph, {"n": 7}, a=Act(Await("k", Act(Done(), {"a": Answered()}))))
+    assert expected.state == {"n": 7, "got": {"for": "7"}, "a": {"for": "k"}}
+    assert '["event", "g", "a", {"for": "k"}]' in expected.effects.log
 
 
 def test_an_example_without_end_is_given_up() -> None:

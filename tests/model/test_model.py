@@ -152,6 +152,53 @@ def test_a_cancelled_flow_with_nodes_without_a_service_is_forked_as_the_model_sa
     memory.check(example)
 
 
+@settings(max_examples=80, parent=RANDOM, derandomize=True)
+@given(examples(acting=20, undoing=50))
+def test_completed_steps_are_compensated_as_the_model_says(memory: EngineGroup, example: Example) -> None:
+    """N9: in loops, branches, sub-workflows, after retries. E1, E2: waits that an event ends, signalled before or meanwhile."""
+    memory.check(example)
+
+
+@settings(max_examples=40, parent=RANDOM, derandomize=True)
+@given(examples(fragile=3, cut=True, acting=20, undoing=50))
+def test_completed_steps_of_a_cancelled_flow_are_compensated(memory: EngineGroup, example: Example) -> None:
+    """N9, O10, O14."""
+    memory.check(example)
+
+
+@pytest.mark.slow
+@settings(max_examples=EXAMPLES or 300, parent=RANDOM)
+@given(examples(acting=20, undoing=50))
+def test_completed_steps_are_compensated_as_the_model_says_many_times(memory: EngineGroup, example: Example) -> None:
+    memory.check(example)
+
+
+@pytest.mark.slow
+@settings(max_examples=EXAMPLES or 150, parent=RANDOM)
+@given(examples(fragile=4, acting=20, undoing=50))
+def test_a_compensated_flow_is_taken_up_again_as_the_model_says(memory: EngineGroup, example: Example) -> None:
+    """O13, O14."""
+    memory.check(example)
+
+
+@pytest.mark.slow
+@settings(max_examples=EXAMPLES or 100, parent=RANDOM)
+@given(examples(acting=20, undoing=50))
+def test_on_postgresql_completed_steps_are_compensated_as_the_model_says(
+    on_postgres: EngineGroup, example: Example
+) -> None:
+    on_postgres.check(example)
+
+
+@pytest.mark.slow
+@settings(max_examples=EXAMPLES or 100, parent=RANDOM)
+@given(examples(fragile=3, cut=True, acting=20, undoing=50))
+def test_on_postgresql_completed_steps_of_a_cancelled_flow_are_compensated(
+    on_postgres: EngineGroup, example: Example
+) -> None:
+    on_postgres.check(example)
+
+
 @contextmanager
 def everything_lent() -> Iterator[None]:
     """Every field, however small, is stored once and borrowed."""

@@ -157,6 +157,7 @@ NO_ARRAY = "«for_each over no array»"
 UNSTORABLE = "«cannot be stored»"
 NO_WORKFLOW = "«no such workflow»"
 TEMPLATE = "«template without a value»"
+MISPLACED = "«more than a compensation can»"
 TIMED_OUT = "«no event in time»"
 
 
@@ -175,6 +176,7 @@ _CLASSES: list[tuple[str, str]] = [
     (r"has an integer beyond signed 64 bits", UNSTORABLE),
     (r"the expression .* (cannot be evaluated|must give a text)", TEMPLATE),
     (r"needs a number of milliseconds", TEMPLATE),
+    (r"it can only change the state, or fail|asked for another attempt: no retry left", MISPLACED),
     (r"event 'never' did not come within", TIMED_OUT),
 ]
 
