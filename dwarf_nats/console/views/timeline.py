@@ -289,7 +289,7 @@ class _Lazy:
         if step.pause is not None:
             note = f"paused: {step.pause.kind}"
         elif step.due_at is not None and not step.over:
-            note = "next attempt is due" if step.attempt else "is scheduled"
+            note = status_word(step)
         label = f"{clip(step.task, LABEL - len(self.number))} {self.number}".strip()
         return Row(
             f"t{step.step}",

@@ -63,7 +63,10 @@ function update({ html, classes }) {
     const known = new Set($$("tr[id]", element).map((row) => row.id)), had = known.size > 0;
     const selected = new Set($$("input[data-pick]:checked", element).map((box) => box.value));
     const row = $("tr.at", element);
+    const unfolded = $$("details", element).map((one) => one.open);
     element.innerHTML = text;
+    const folds = $$("details", element);
+    if (folds.length === unfolded.length) folds.forEach((one, n) => { one.open = unfolded[n]; });
     if (had) for (const one of $$("tr[id]", element)) if (!known.has(one.id)) one.classList.add("new");
     for (const box of $$("input[data-pick]", element)) box.checked = selected.has(box.value);
     if (row && row.id) document.getElementById(row.id)?.classList.add("at");
