@@ -80,3 +80,21 @@ async def queried(tx: Tx, commands: Generator[Command, list[Row], T]) -> T:
     except StopIteration as done:
         result: T = done.value
         return result
+
+
+async def carried_out(tx: Tx, commands: Generator[Command, list[Row], T]) -> T:
+    """Carry out commands as a part of an operation's transaction; return their result."""
+    rows: list[Row] | None = None
+    try:
+        while True:
+            command = next(commands) if rows is None else commands.send(rows)
+            match command:
+                case Query():
+                    rows = await tx.fetch(command.text, *command.args)
+                case QueryMany():
+                    rows = [row for args in command.rows for row in await tx.fetch(command.text, *args)]
+                case _:
+                    raise TypeError(f"an operation cannot carry out {command!r}")
+    except StopIteration as done:
+        result: T = done.value
+        return result

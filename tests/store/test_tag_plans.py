@@ -162,9 +162,9 @@ async def test_rows_of_tags_are_removed_by_the_primary_key(dsn: str, empty: bool
         if not empty:
             await numbers(opened, INSERT_TAGS)
             await opened.database.fetch("analyze")
-        rows = tags.encoded([tags.TagRow("env=prod", 7, 7), tags.TagRow("order=8", 8, 8)])
+        rows = [tags.TagRow("env=prod", 7, 7), tags.TagRow("order=8", 8, 8)]
         if dsn.startswith("sqlite"):
-            shown = await plan(opened, SQLITE.text(tags.DELETE), [rows])
+            shown = await plan(opened, tags.DELETE_ONE, rows[0])
             assert "SEARCH dwarf_tags USING PRIMARY KEY (tag=? AND created_at=? AND flow_id=?)" in shown
         else:
             async with opened.database.transaction() as tx:
@@ -172,11 +172,12 @@ async def test_rows_of_tags_are_removed_by_the_primary_key(dsn: str, empty: bool
                     if name.startswith(("enable_", "plan_")):
                         await tx.fetch(f"set local {name} = {value}")
                 text = POSTGRES.text(tags.DELETE)
-                shown = "\n".join(line for (line,) in await tx.fetch(f"explain {text}", rows))
+                shown = "\n".join(line for (line,) in await tx.fetch(f"explain {text}", tags.encoded(rows)))
             assert "dwarf_tags_pkey" in shown
             assert "Index Cond: ((tag = " in shown
             assert not re.search(r"Seq Scan|Hash|Merge", shown), shown
-        await opened.database.transact(lambda tx: tx.fetch(tags.DELETE, rows))
+        flows = [('{"env":"prod"}', 7, 7), (None, 9, 9), ('{"order":8}', 8, 8)]
+        await opened.database.transact(lambda tx: tags.removed(tx, flows))
         ((left,),) = await opened.database.fetch("select count(*) from dwarf_tags where flow_id in (7, 8)")
         assert left == (0 if empty else 2)
     finally:

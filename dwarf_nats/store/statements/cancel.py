@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from dwarf_nats.rules.lifecycle import flow_sources
 from dwarf_nats.rules.rows import FlowRow, TreeChange, flow_row
+from dwarf_nats.store.commands import carried_out
 from dwarf_nats.store.dialect import CANCELLABLE, UNFINISHED
 from dwarf_nats.store.statements import compensation
 from dwarf_nats.store.statements.trees import CHANGED_AT, conflict, descendants, lock_running, steps_of, tree
@@ -62,7 +63,7 @@ async def _compensated_first(
     if not wanted and not any(compensates(flow) for flow in change.changed):
         return change
     begun = compensation.cancel(change.changed[0].root_id, sorted(flow.flow_id for flow in change.changed))
-    marked, due = await compensation.carried_out(tx, begun)
+    marked, due = await carried_out(tx, begun)
     if not marked:
         return change
     return TreeChange([flow for flow in marked if flow.flow_id in change.paused], due, change.running)

@@ -32,7 +32,7 @@ from dwarf_nats.workflow.status import Status
 
 if TYPE_CHECKING:
     from dwarf_nats.rules.steps import FlowContext
-    from dwarf_nats.store.database import Row, Tx
+    from dwarf_nats.store.database import Row
 
 T = TypeVar("T")
 Steps = Generator[Command, "list[Row]", T]
@@ -258,24 +258,6 @@ def cancel(root_id: int, flow_ids: Sequence[int]) -> Steps[tuple[list[FlowRow], 
         return marked, []
     ready = yield from _start_next(sorted({*compensating, *(one.flow_id for one in planned)}))
     return marked, ready
-
-
-async def carried_out(tx: Tx, commands: Steps[T]) -> T:
-    """Carry out commands as a part of an operation's transaction; return their result."""
-    rows: list[Row] | None = None
-    try:
-        while True:
-            command = next(commands) if rows is None else commands.send(rows)
-            match command:
-                case Query():
-                    rows = await tx.fetch(command.text, *command.args)
-                case QueryMany():
-                    rows = [row for args in command.rows for row in await tx.fetch(command.text, *args)]
-                case _:
-                    raise TypeError(f"an operation cannot carry out {command!r}")
-    except StopIteration as done:
-        result: T = done.value
-        return result
 
 
 # -- what both share

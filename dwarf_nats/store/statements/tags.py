@@ -6,19 +6,19 @@ The tags of a flow that was called are those of its root. Design note 0033.
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import orjson
 
 from dwarf_nats.errors import BadRequest, NotFound
-from dwarf_nats.store.commands import PROBLEMS, Cascade, Query, QueryMany, queried
-from dwarf_nats.store.dialect import Statement
+from dwarf_nats.store.commands import PROBLEMS, Cascade, Command, Query, QueryMany, carried_out
+from dwarf_nats.store.dialect import SQLITE, Statement
 from dwarf_nats.workflow import tags as t
 
 if TYPE_CHECKING:
     from dwarf_nats.rules.settlement import Settlement, SettleResult
-    from dwarf_nats.store.database import Database, Row, Tx
+    from dwarf_nats.store.database import Database, PostgresSession, Row, SqliteSession, Tx
     from dwarf_nats.workflow.tags import TagChanges
 
 
@@ -35,19 +35,18 @@ _ROWS_POSTGRES = (
     "select r ->> 0 as tag, (r ->> 1)::bigint as created_at, (r ->> 2)::bigint as flow_id"
     " from json_array_elements($1::json) r"
 )
-# With these types, SQLite looks a row up by all three; else by the tag alone.
 _ROWS_SQLITE = (
-    "select cast(json_extract(value, '$[0]') as text), cast(json_extract(value, '$[1]') as bigint),"
-    " cast(json_extract(value, '$[2]') as bigint) from json_each($1)"
+    "select json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]') from json_each($1)"
 )
 _INSERT = "insert into dwarf_tags (tag, created_at, flow_id) {}"
 INSERT = Statement(postgres=_INSERT.format(_ROWS_POSTGRES), sqlite=_INSERT.format(_ROWS_SQLITE))
 # A join, so that each row is looked up by the primary key: `in` may be planned the other way round.
-DELETE = Statement(
-    postgres=f"delete from dwarf_tags t using ({_ROWS_POSTGRES}) r"
-    " where t.tag = r.tag and t.created_at = r.created_at and t.flow_id = r.flow_id",
-    sqlite=f"delete from dwarf_tags where (tag, created_at, flow_id) in ({_ROWS_SQLITE})",
+DELETE = (
+    f"delete from dwarf_tags t using ({_ROWS_POSTGRES}) r"
+    " where t.tag = r.tag and t.created_at = r.created_at and t.flow_id = r.flow_id"
 )
+"""Only for PostgreSQL: SQLite might look up a list of rows by the tag alone."""
+DELETE_ONE = "delete from dwarf_tags where tag = $1 and created_at = $2 and flow_id = $3"
 LOCK = "select tags, created_at from dwarf_flows where flow_id = $1 {for_update}"
 SET = "update dwarf_flows set tags = $2 where flow_id = $1"
 COMMON_FLOWS = 1_000
@@ -74,7 +73,7 @@ class _Changed(NamedTuple):
     left_out: list[str]
 
 
-def change(flow_id: int, changes: TagChanges) -> Generator[Query, list[Row], _Changed | None]:
+def change(flow_id: int, changes: TagChanges) -> Generator[Command, list[Row], _Changed | None]:
     """Set and remove tags of a root flow; nothing if it is gone."""
     for before, created_at in (yield Query(LOCK, (flow_id,))):
         tags, left_out = t.changed(t.read(before), changes)
@@ -83,7 +82,7 @@ def change(flow_id: int, changes: TagChanges) -> Generator[Query, list[Row], _Ch
             yield Query(SET, (flow_id, after))
             had, has = rows_of(before, created_at, flow_id), rows_of(after, created_at, flow_id)
             if gone := set(had) - set(has):
-                yield Query(DELETE, (encoded(gone),))
+                yield QueryMany(DELETE_ONE, sorted(gone))
             if new := set(has) - set(had):
                 yield Query(INSERT, (encoded(new),))
         return _Changed(after, left_out)
@@ -92,7 +91,7 @@ def change(flow_id: int, changes: TagChanges) -> Generator[Query, list[Row], _Ch
 
 async def tag(tx: Tx, flow_id: int, changes: TagChanges) -> str | None:
     """Set and remove tags of a root flow; return all it has then. Raises `NotFound`, and `BadRequest` for too many."""
-    done = await queried(tx, change(flow_id, changes))
+    done = await carried_out(tx, change(flow_id, changes))
     if done is None:
         raise NotFound("no such flow: it was deleted")
     if done.left_out:
@@ -133,6 +132,19 @@ def _tell(root_id: int, tags: str | None, group: Sequence[Settlement], settled: 
 # -- with flows that are copied or removed
 
 
+@dataclass(slots=True)
+class _Delete:
+    """Remove rows, however many."""
+
+    rows: Sequence[TagRow]
+
+    async def on_postgres(self, session: PostgresSession) -> None:
+        await session.fetch(DELETE, encoded(self.rows))
+
+    def on_sqlite(self, session: SqliteSession) -> None:
+        session.connection.executemany(SQLITE.text(DELETE_ONE), self.rows)
+
+
 async def copied(tx: Tx, tags: str | None, created_at: int, flow_id: int) -> None:
     """Have a flow found by its tags that was inserted with them."""
     if tags is not None:
@@ -145,7 +157,7 @@ async def removed(tx: Tx, flows: Sequence[Row]) -> None:
         row for tags, created_at, flow_id in flows if tags is not None for row in rows_of(tags, created_at, flow_id)
     ]
     if rows:
-        await tx.fetch(DELETE, encoded(rows))
+        await tx.run(_Delete(rows))
 
 
 # -- finding
