@@ -6,16 +6,18 @@ import asyncio
 import logging
 import re
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
 
 from dwarf_nats.console.app import build_app
 from dwarf_nats.console.console import Console
-from dwarf_nats.console.pages.flows import Filters, FlowList, address_of_search, tag_value
+from dwarf_nats.console.pages.flows import Filters, FlowList, address_of_search
 from dwarf_nats.console.server import ConsoleServer
 from dwarf_nats.console.settings import ConsoleSettings
 from dwarf_nats.console.source import Source
+from dwarf_nats.console.tags import tag_value
 from dwarf_nats.dev_servers import NatsServer
 from dwarf_nats.errors import BadRequest
 from dwarf_nats.sdk import Client
@@ -75,6 +77,16 @@ async def test_flows_are_filtered_by_what_they_wait_for(browser: Browser, caller
     assert "looked through" in page
     assert "No flow matches" in await browser.page("/flows?waits=no_responders")
     assert (await browser.get("/flows?waits=odd")).status_code == 400
+
+
+async def test_flows_are_found_by_their_tags(browser: Browser, caller: Caller) -> None:
+    """The service tells tags apart by their text: a number finds the same text, too."""
+    for value in (4711, "4711", "A-1"):
+        await caller.ok("flow.create", graph=PAUSE, options={"tags": {"customer": value}})
+    for text, found in (("4711", 2), ('"4711"', 2), ("A-1", 1), ("4712", 0)):
+        page = await browser.page(f"/flows?tag.customer={quote(text)}")
+        assert len(re.findall(r'<tr id="f', page)) == found, text
+    assert "customer=<b>A-1</b>" in await browser.page("/flows")
 
 
 async def test_pages_follow_each_other(browser: Browser, caller: Caller) -> None:

@@ -50,6 +50,29 @@ async def test_a_workflow_shows_its_versions_and_starts_a_flow(browser: Browser,
         assert response.status_code == 400, (name, text)
 
 
+async def test_declared_fields_are_a_form(browser: Browser, caller: Caller) -> None:
+    fields = {
+        "order_id": {"type": "string", "required": True},
+        "total": {"type": "integer", "description": "In cents."},
+    }
+    await caller.ok("graph.put", **{**PAUSE, "fields": fields})
+    page = await browser.page("/workflow/order")
+    assert 'name="f.order_id"' in page
+    assert "In cents." in page
+    assert '<svg class="graph"' in page
+    start = "/workflow/order/start"
+    missing = await browser.post(start)
+    assert missing.status_code == 400
+    assert "order_id: fill it in" in missing.text
+    assert (await browser.post(start, **{"f.order_id": "A-1", "tags": "customer"})).status_code == 400
+    form = {"f.order_id": "A-1", "f.total": "12", "state": '{"note": "x"}', "tags": "customer=4711 env=prod"}
+    assert (await browser.post(start, **form)).status_code == 303
+    (flow,) = (await caller.ok("flow.list", tags={"customer": 4711, "env": "prod"}))["flows"]
+    await caller.ok("flow.await", flowKey=flow["flowKey"])
+    state = (await caller.ok("flow.snapshot", flowKey=flow["flowKey"]))["state"]
+    assert (state["order_id"], state["total"], state["note"]) == ("A-1", 12, "x")
+
+
 async def test_a_workflow_known_by_a_flow_only_is_shown(browser: Browser, caller: Caller) -> None:
     await failed(caller)
     assert "broken" in await browser.page("/workflow/broken")

@@ -14,6 +14,7 @@ from starlette.routing import Route
 from dwarf_nats.console.console import Console
 from dwarf_nats.console.live import Change, Update, View
 from dwarf_nats.console.source import Source
+from dwarf_nats.console.tags import tag_value
 from dwarf_nats.errors import BadRequest
 from dwarf_nats.workflow.keys import parse_public_id
 
@@ -92,22 +93,6 @@ class Filters:
     def parameters(self) -> str:
         """The filters and the place, as in the address."""
         return urlencode({**self._params, **({"cursor": self.cursor} if self.cursor else {})})
-
-
-def tag_value(text: str) -> str | int | float | bool:
-    """The value of a tag in an address: a number or a switch if it reads like one, `"4711"` in quotes for text."""
-    if text in ("true", "false"):
-        return text == "true"
-    if len(text) > 1 and text[0] == text[-1] == '"':
-        return text[1:-1]
-    try:
-        return int(text)
-    except ValueError:
-        pass
-    try:
-        return float(text) if "e" not in text.lower() and "n" not in text.lower() else text
-    except ValueError:
-        return text
 
 
 def address_of_search(text: str) -> str:

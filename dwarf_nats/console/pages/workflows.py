@@ -18,6 +18,8 @@ from dwarf_nats.console.actions import json_value
 from dwarf_nats.console.console import Console
 from dwarf_nats.console.rates import Rates, by_workflow
 from dwarf_nats.console.source import Source
+from dwarf_nats.console.tags import tags_in
+from dwarf_nats.console.views.forms import Form, answer, form_of
 from dwarf_nats.console.views.graph import read_graph
 from dwarf_nats.console.views.graph_svg import GraphDrawing
 from dwarf_nats.console.views.layout import Layouts
@@ -56,8 +58,9 @@ def routes(console: Console) -> list[Route]:
         form = await console.form(request)
         source = await console.source_of(request)
         once = str(form.get("once", ""))[:64]
+        declared = start_form((await _workflow(source, name))["graph"] or {})
         reply = await source.act(
-            "flow.create", creation(name, form), actor=console.user_of(request), idempotency_key=once
+            "flow.create", creation(name, form, declared), actor=console.user_of(request), idempotency_key=once
         )
         console.hub.touch(reply["flow"])
         return console.done(request, "Started.", location=f"/flow/{quote(reply['flow'])}")
@@ -100,6 +103,7 @@ async def _workflow(source: Source, name: str) -> dict[str, Any]:
     if name not in graphs and not newest:
         raise NotFound(f"there is no workflow {name}: it is not registered, and no flow of it is there")
     graph = await source.graph(name) if name in graphs else next(iter(versions.values()))["graph"] if versions else None
+    declared = start_form(graph or {}).fields
     return {
         "registered": graphs.get(name),
         "rates": rates.get(name, Rates()),
@@ -107,6 +111,8 @@ async def _workflow(source: Source, name: str) -> dict[str, Any]:
         "newest": newest,
         "versions": versions,
         "graph": graph,
+        "needed": [one for one in declared if one.required],
+        "optional": [one for one in declared if not one.required],
         "svg": drawing(graph or {}),
         "once": secrets.token_hex(16),
     }
@@ -136,17 +142,30 @@ async def _versions(source: Source, flows: list[dict[str, Any]]) -> dict[str, di
     return found
 
 
-def creation(workflow: str, form: FormData | Mapping[str, Any]) -> dict[str, Any]:
+def start_form(graph: Mapping[str, Any]) -> Form:
+    """The form for the fields that a graph declares."""
+    fields = {name: one for name, one in (graph.get("fields") or {}).items() if isinstance(one, Mapping)}
+    required = [name for name, one in fields.items() if one.get("required")]
+    return form_of({"form": {"properties": fields, "required": required}})
+
+
+def creation(workflow: str, form: FormData | Mapping[str, Any], declared: Form) -> dict[str, Any]:
     """The request that a form makes. Raises `BadRequest` for fields that cannot be right."""
     fields: dict[str, Any] = {"workflow": workflow, "start": True}
-    text = str(form.get("state", ""))
-    if text.strip():
-        fields["state"] = json_value("state", text)
+    texts = {name: str(value) for name, value in form.items()}
+    more = json_value("state", texts["state"]) if texts.get("state", "").strip() else {}
+    if not isinstance(more, dict):
+        raise BadRequest("state must be a JSON object: write it in braces")
+    asked = Form([one for one in declared.fields if one.name not in more])
+    if state := {**answer(asked, texts), **more}:
+        fields["state"] = state
     options: dict[str, Any] = {}
     if str(form.get("priority", "")).strip():
         options["priority"] = json_value("priority", str(form["priority"]))
     if str(form.get("fairnessKey", "")).strip():
         options["fairnessKey"] = str(form["fairnessKey"]).strip()
+    if tags := tags_in(texts.get("tags", "")):
+        options["tags"] = tags
     if options:
         fields["options"] = options
     return fields
