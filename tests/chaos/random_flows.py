@@ -17,7 +17,7 @@ from tests.chaos.shapes import Mark, Shape, State
 from tests.model.behaviours import play
 from tests.model.example import Example, answer_to
 from tests.model.interpreter import Expected, Model, TooLong
-from tests.model.tasks import examples
+from tests.model.tasks import EVENT_KEYS, examples
 from tests.model.values import Error, canonical, normalised
 
 CHILDREN = ("first", "second")
@@ -38,6 +38,7 @@ class RandomFlow(Shape):
         self.example = example
         self.breakpoints = tuple(example.breakpoints)
         self.overrides = example.overrides
+        self.awaited = EVENT_KEYS if b'"is":"await"' in msgspec.json.encode(example) else ()
         self._expected = expected
 
     @property

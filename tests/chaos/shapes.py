@@ -73,6 +73,8 @@ class Shape:
     cancel_odds: ClassVar[float] = 0.1
     events: ClassVar[tuple[str, ...]] = ()
     """Events that are signalled until it has ended."""
+    awaited: tuple[str, ...] = ()
+    """Keys for which the model's event is signalled until it has ended: always with the same data."""
     breakpoints: tuple[str, ...] = ()
     overrides: Mapping[str, Any] = MappingProxyType({})
     """What breakpoints are passed with: always the same, so that a resume that arrives late or twice changes nothing."""

@@ -14,6 +14,8 @@ from dwarf_nats.errors import DwarfError, TimedOut, TooMany, Unavailable
 from dwarf_nats.sdk import Client
 from tests.chaos.moments import Moments
 from tests.chaos.node_shapes import PAID, RACE, RACE_SECONDS
+from tests.model.behaviours import SIGNALLED
+from tests.model.example import event_for
 
 if TYPE_CHECKING:
     from tests.chaos.driver import Ticket
@@ -60,11 +62,11 @@ class Signaller:
     @contextlib.asynccontextmanager
     async def meanwhile(self, ticket: Ticket) -> AsyncIterator[None]:
         """Signal events while a flow has not ended. Those that are under way at its end come to theirs."""
-        if not ticket.shape.events:
-            yield
-            return
         over = asyncio.Event()
-        self._begin(self._keep_on(ticket, over))
+        if ticket.shape.events:
+            self._begin(self._keep_on(ticket, over))
+        if ticket.shape.awaited:
+            self._begin(self._repeat(ticket, over))
         try:
             yield
         finally:
@@ -99,6 +101,15 @@ class Signaller:
                 return
             quick = max(0, quick - 1)
             await self._signal(ticket, name)
+
+    async def _repeat(self, ticket: Ticket, over: asyncio.Event) -> None:
+        """The model's event with each key, again and again: for whoever waits just then, and for a while."""
+        while not over.is_set():
+            for key in ticket.shape.awaited:
+                with contextlib.suppress(TimedOut, TooMany, Unavailable):
+                    await self._client().signal(SIGNALLED, key, event_for(key), keep=1)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(over.wait(), self._rng.uniform(0.2, 1.0))
 
     async def _signal(self, ticket: Ticket, event: str, delay: float = 0) -> None:
         """One event, its id once or more often: two at a time, and again when it was answered."""

@@ -59,6 +59,8 @@ CLASHES = [
     ["retry", "subgraph"],
     ["goto", "retry", "subgraph"],
 ]
+EVENT_KEYS = ("", "k", "1")
+"""Keys of the events that tasks wait for."""
 TURNS = [0, 0, 0, 1, 3, 20, 100]
 
 
@@ -178,7 +180,7 @@ class TaskSketch:
             case "ask":
                 return Ask(self._payload(), self._act(self._ending(name, depth - 1)))
             case "await":
-                return Await(self._tape.pick(["", "k", "1"]), self._act(self._ending(name, depth - 1)))
+                return Await(self._tape.pick(EVENT_KEYS), self._act(self._ending(name, depth - 1)))
             case "child":
                 return self._child(name, depth)
             case "clash":
@@ -287,7 +289,7 @@ def example(choices: Choices, fragile: int, *, cut: bool = False, acting: int = 
     encore = None
     if fragile or rest.odds(60):
         encore = _rewinding(rest) if fragile or rest.odds(60) else _repetition(rest)
-    early = rest.some(["", "k", "1"], 0, 2)
+    early = rest.some(EVENT_KEYS, 0, 2)
     if cut:
         encore = _cancelled(_rewinding(rest), rest)
         breakpoints = []
