@@ -16,6 +16,7 @@ from dwarf_nats.render.labels import clip, span
 from dwarf_nats.wire.times import micros
 
 from .source import request_line
+from .tags import tag_text
 
 _TEMPLATES = Path(__file__).with_name("templates")
 WORDS = {
@@ -71,6 +72,7 @@ class Renderer:
             "words": status_word,
             "reason": reason_word,
             "short": short,
+            "tag": tag_text,
             "span": length,
             "percent": percent,
         }

@@ -30,3 +30,8 @@ def tags_in(text: str) -> dict[str, str | int | float | bool]:
             raise BadRequest(f"{one[:80]!r} is no tag: write name=value, separated by blanks")
         found[name] = tag_value(value)
     return found
+
+
+def tag_text(value: str | int | float | bool) -> str:
+    """The value of a tag as it stands in an address."""
+    return str(value).lower() if isinstance(value, bool) else str(value)

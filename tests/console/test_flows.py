@@ -86,7 +86,11 @@ async def test_flows_are_found_by_their_tags(browser: Browser, caller: Caller) -
     for text, found in (("4711", 2), ('"4711"', 2), ("A-1", 1), ("4712", 0)):
         page = await browser.page(f"/flows?tag.customer={quote(text)}")
         assert len(re.findall(r'<tr id="f', page)) == found, text
-    assert "customer=<b>A-1</b>" in await browser.page("/flows")
+    await caller.ok("flow.create", graph=PAUSE, options={"tags": {"urgent": True}})
+    page = await browser.page("/flows")
+    assert "customer=<b>A-1</b>" in page
+    assert 'href="/flows?tag.urgent=true"' in page
+    assert len(re.findall(r'<tr id="f', await browser.page("/flows?tag.urgent=true"))) == 1
 
 
 async def test_pages_follow_each_other(browser: Browser, caller: Caller) -> None:
