@@ -40,9 +40,10 @@ if TYPE_CHECKING:
     from dwarf_nats.workflow.graph import END, Graph
     from dwarf_nats.workflow.nodes import PublishMessage, RetryPolicy, SendRequest, SetFields
     from dwarf_nats.workflow.options import FlowOptions, Query
+    from dwarf_nats.workflow.progress import Progress
     from dwarf_nats.workflow.records import EventReceipt, FlowSummary, GraphInfo, Outcome, Pause, ShardInfo, Step
     from dwarf_nats.workflow.status import Status
-    from dwarf_nats.workflow.step_details import Branch, FailedAttempt, Progress, StepPause
+    from dwarf_nats.workflow.step_details import Branch, FailedAttempt, StepPause
     from dwarf_nats.workflow.task_error import SubgraphError, TaskError, WaitTimeout
 
 __all__ = [
@@ -131,6 +132,7 @@ _MODULES = {
     "dwarf_nats.workflow.graph": ("END", "Graph"),
     "dwarf_nats.workflow.nodes": ("PublishMessage", "RetryPolicy", "SendRequest", "SetFields"),
     "dwarf_nats.workflow.options": ("FlowOptions", "Query"),
+    "dwarf_nats.workflow.progress": ("Progress",),
     "dwarf_nats.workflow.records": (
         "EventReceipt",
         "FlowSummary",
@@ -141,7 +143,7 @@ _MODULES = {
         "Step",
     ),
     "dwarf_nats.workflow.status": ("Status",),
-    "dwarf_nats.workflow.step_details": ("Branch", "FailedAttempt", "Progress", "StepPause"),
+    "dwarf_nats.workflow.step_details": ("Branch", "FailedAttempt", "StepPause"),
     "dwarf_nats.workflow.task_error": ("SubgraphError", "TaskError", "WaitTimeout"),
 }
 """The public names by the module that defines them; the same as the imports for type checkers above, which a test holds."""

@@ -23,11 +23,15 @@ from dwarf_nats.wire.streams import CaptureWarnings, recorded_by
 from dwarf_nats.wire.subjects import Subjects, replica_inbox
 from dwarf_nats.wire.tokens import Tokens
 from dwarf_nats.wire.violations import Violation
+from dwarf_nats.workflow.progress import Progress
 
 from .connection import Connection
+from .progress import ProgressReader, Reported
 
 log = logging.getLogger("dwarf_nats.bus")
 
+Report = Callable[[str, Progress], None]
+"""Takes the key of a step and its progress."""
 EXPIRY_GRACE_SECONDS = 0.1
 """Pause between the deadline of a call and its end. A process that was suspended still has to read answers that came in time,
 and its timers fire before it has read them."""
@@ -47,7 +51,19 @@ class Reply(NamedTuple):
 class Call:
     """One request in flight. `step`: the key of its step, if it is a task request."""
 
-    __slots__ = ("cancelled", "future", "recorded", "step", "subject", "timer", "to_stream", "token", "worker")
+    __slots__ = (
+        "cancelled",
+        "future",
+        "recorded",
+        "report",
+        "reported",
+        "step",
+        "subject",
+        "timer",
+        "to_stream",
+        "token",
+        "worker",
+    )
 
     def __init__(self, token: bytes, future: asyncio.Future[Reply | None], subject: str, step: str) -> None:
         self.token = token
@@ -61,6 +77,9 @@ class Call:
         self.to_stream = False
         """It publishes to a stream: only an acknowledgement ends it, and another reply is kept in case none comes."""
         self.timer: asyncio.TimerHandle | None = None
+        self.report: Report | None = None
+        """Takes what the worker reports (B7)."""
+        self.reported: Reported | None = None
 
     @property
     def public_id(self) -> str:
@@ -90,6 +109,7 @@ class Inbox:
         self._streams = CaptureWarnings(log)
         self._refused_subscription: tuple[str, str] | None = None
         self.late = 0
+        self.progress = ProgressReader()
         self.on_accepted: Callable[[Call, str], None] | None = None
         self.on_ended: Callable[[Call], None] | None = None
 
@@ -116,7 +136,15 @@ class Inbox:
         return self._by_step.get(step)
 
     async def ask(
-        self, subject: str, block: bytes, body: bytes, seconds: float, *, step: str = "", to_stream: bool = False
+        self,
+        subject: str,
+        block: bytes,
+        body: bytes,
+        seconds: float,
+        *,
+        step: str = "",
+        report: Report | None = None,
+        to_stream: bool = False,
     ) -> Reply | None:
         """Send a request that is known to fit and wait `seconds` for its reply; `None` if none came in time.
 
@@ -129,7 +157,7 @@ class Inbox:
         if self._refused_subscription and self._refused_subscription in self._connection.refused:
             raise BusAway(f"NATS does not let this replica subscribe to its inbox {self._subject}*")
         call = Call(token.encode(), loop.create_future(), subject, step)
-        call.to_stream = to_stream
+        call.to_stream, call.report = to_stream, report
         self._connection.send(subject, f"{self._subject}{token}", block, body)
         self._calls[call.token] = call
         if step:
@@ -151,6 +179,8 @@ class Inbox:
 
     def _forget(self, call: Call) -> None:
         self._calls.pop(call.token, None)
+        if call.reported is not None:
+            self.progress.ended(call)
         if call.worker and self.on_ended is not None:
             self.on_ended(call)
         if call.timer is not None:
@@ -177,15 +207,10 @@ class Inbox:
             self.late += 1
             return
         nobody = False
+        if block is not None and (b"ignal" in block or b"IGNAL" in block) and self._signalled(call, block, body):
+            return
         if block is not None and not body:
-            if h.inline_status(block) == 503:
-                nobody = True
-            elif b"ignal" in block or b"IGNAL" in block:
-                headers = h.read_headers(block)
-                if headers.get("dwarf-signal", "").lower() == h.ACCEPTED:
-                    if call.step and self.on_accepted is not None:
-                        self.on_accepted(call, headers.get("dwarf-worker", ""))
-                    return
+            nobody = h.inline_status(block) == 503
         elif (stream := recorded_by(block, body)) and not call.to_stream:
             self._recorded(call, stream, body)
             return
@@ -197,6 +222,23 @@ class Inbox:
             self.late += 1
         else:
             call.future.set_result(Reply(block, body, nobody))
+
+    def _signalled(self, call: Call, block: bytes, body: bytes) -> bool:
+        """Take a signal of the worker; false if the message is none."""
+        headers = h.read_headers(block)
+        match headers.get("dwarf-signal", "").lower():
+            case h.ACCEPTED if not body:
+                if call.step and self.on_accepted is not None:
+                    self.on_accepted(call, headers.get("dwarf-worker", ""))
+            case h.PROGRESS:
+                if call.step and self._by_step.get(call.step) is call:
+                    worker = headers.get("dwarf-worker", "")
+                    if worker and not call.worker and self.on_accepted is not None:
+                        self.on_accepted(call, worker)  # it works on the step
+                    self.progress.received(call, body)
+            case _:
+                return False
+        return True
 
     def _recorded(self, call: Call, stream: str, body: bytes) -> None:
         call.recorded = Reply(None, body, stream=stream)
@@ -229,6 +271,8 @@ class Inbox:
     def _end_all(self, reason: str) -> None:
         calls, self._calls, self._by_step = list(self._calls.values()), {}, {}
         for call in calls:
+            if call.reported is not None:
+                self.progress.ended(call)
             if call.worker and self.on_ended is not None:
                 self.on_ended(call)
             if call.timer is not None:

@@ -13,6 +13,7 @@ from dwarf_nats.workflow.answer import Answer, TaskCall
 
 from .connection import Connection
 from .inbox import Call, Inbox
+from .progress import ProgressReader
 from .reconnects import Reconnects
 from .roll_call import INTERVAL_SECONDS, RollCall
 
@@ -54,6 +55,7 @@ class NatsTasks:
         self.accepted = 0
         self._reconnects = Reconnects(connection)
         self.roll_call = RollCall(connection, inbox, interval_seconds=roll_call_seconds, clock=clock)
+        inbox.progress = ProgressReader(clock, max_depth)
         inbox.on_accepted = self._on_accepted
         inbox.on_ended = self.roll_call.unwatch
 
@@ -78,7 +80,7 @@ class NatsTasks:
         block, body = codec.encode_request(call, self._accept_ms, call.traceparent, call.tracestate)
         if not self._connection.fits(block, body):
             return codec.too_large(url, len(block) + len(body), self._connection.max_payload)
-        reply = await self._inbox.ask(subject, block, body, call.budget, step=call.step_key)
+        reply = await self._inbox.ask(subject, block, body, call.budget, step=call.step_key, report=call.report)
         self.roll_call.answered(call.step_key)
         if reply is None:
             return codec.timed_out(url, call.budget)

@@ -13,8 +13,9 @@ from dwarf_nats.rules.pauses import with_payload
 from dwarf_nats.rules.rows import FanOut, FlowRow, PausedFlow, StepRow, SummaryRow
 from dwarf_nats.workflow.answer import ErrorInfo
 from dwarf_nats.workflow.graph import Graph
-from dwarf_nats.workflow.limits import UNLIMITED, Limits
+from dwarf_nats.workflow.limits import UNBOUNDED, UNLIMITED, Limits
 from dwarf_nats.workflow.nodes import NodeKind
+from dwarf_nats.workflow.progress import Progress, read_progress
 from dwarf_nats.workflow.records import FlowSummary, Outcome, Step
 from dwarf_nats.workflow.state import decode_state, decode_value, encode_state, merge
 from dwarf_nats.workflow.status import Status
@@ -135,6 +136,7 @@ def history_step(shard: int, row: StepRow, graph: Graph | None, fan_outs: Mappin
         handled_error=ErrorInfo.from_stored(row.error) if row.status is Status.COMPLETED else None,
         branch=_branch(row, fan_outs),
         attempts=attempts.read(row.attempts),
+        progress=_progress(row) if row.status is not Status.COMPLETED else None,
         pause=_pause(row) if row.status is Status.INTERRUPTED else None,
     )
 
@@ -144,6 +146,12 @@ def _branch(row: StepRow, fan_outs: Mapping[int, FanOut | StepRow]) -> Branch | 
     if fan_out is None or fan_out.cohort_size is None:
         return None
     return Branch(index=row.ordinal, count=fan_out.cohort_size, of=fan_out.node)
+
+
+def _progress(row: StepRow) -> Progress | None:
+    if row.progress is None:
+        return None
+    return read_progress(row.progress.encode(), row.progress_at or row.updated_at, UNBOUNDED)
 
 
 def _pause(row: StepRow) -> StepPause:

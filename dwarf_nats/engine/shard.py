@@ -17,6 +17,7 @@ from dwarf_nats.engine.execution.committer import Committer
 from dwarf_nats.engine.execution.executor import Executor
 from dwarf_nats.engine.execution.in_flight import InFlight
 from dwarf_nats.engine.execution.intake import Intake
+from dwarf_nats.engine.execution.progress import ReportedProgress
 from dwarf_nats.engine.execution.runner import StepRunner
 from dwarf_nats.engine.ids import Ids, StepIds
 from dwarf_nats.engine.scheduling.admission import EagerAdmission
@@ -69,6 +70,7 @@ class Shard:
         self.ready_queue = shared.fetcher.add_queue(store.steps, self.backpressure, self.availability)
         self.admission = EagerAdmission(shared.slots, shared.fetcher, self.backpressure, self.draining)
         self.in_flight = InFlight(self.number, shared.tasks, shared.logger)
+        self.progress = ReportedProgress(store.steps, self.in_flight, shared.clock)
         self.debug_log = DebugLog(self.number, shared.logger)
         self.announcer = Announcer(
             shared,
@@ -204,7 +206,9 @@ class Shard:
     def _new_executor(self, shared: Shared) -> Executor:
         return Executor(
             shared,
-            runner=StepRunner(shared, self.store.steps, ChildPreparer(shared, self.number, self.flow_ids)),
+            runner=StepRunner(
+                shared, self.store.steps, ChildPreparer(shared, self.number, self.flow_ids), self.progress
+            ),
             in_flight=self.in_flight,
             admission=self.admission,
             backpressure=self.backpressure,

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from dwarf_nats.workflow.keys import Key
     from dwarf_nats.workflow.limits import Limits
     from dwarf_nats.workflow.options import Query
-    from dwarf_nats.workflow.state import State
+    from dwarf_nats.workflow.state import Raw, State
 
 
 class DatabaseAway(Unavailable):
@@ -134,6 +134,17 @@ class StepStore(Protocol):
 
     async def compensation(self, step: ClaimedStep) -> Compensating:
         """Read the step that a claimed step compensates, and why its flow ends (N9). Raises `DanglingRef` if it is gone."""
+        ...
+
+    async def save_progress(self, rows: Sequence[tuple[int, int, str, int]]) -> set[int]:
+        """Write the progress of running steps: step, lease generation, JSON text, microseconds since it was reported.
+
+        Return the ids of those that were written: not those that were taken away, or are just being written (B7).
+        """
+        ...
+
+    async def checkpoints(self, step_ids: Sequence[int]) -> dict[int, Raw]:
+        """Return the data of the last progress of these steps, by their ids; nothing for those without."""
         ...
 
     async def close_stale(self, step_ids: Sequence[int]) -> None:

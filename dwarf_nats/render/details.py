@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from dwarf_nats.workflow.progress import Progress
     from dwarf_nats.workflow.records import Step
-    from dwarf_nats.workflow.step_details import Progress
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 

@@ -12,6 +12,11 @@ from dwarf_nats.rules.steps import ClaimedStep, FlowContext
 from dwarf_nats.workflow.answer import ErrorInfo
 from dwarf_nats.workflow.state import Raw, decode_state
 
+BREAKPOINT_HIT = 1
+"""It has paused at its breakpoint."""
+HAS_PROGRESS = 2
+"""An earlier execution has left a progress, which is read apart, so that a claim is no wider for it (B7)."""
+
 
 class ClaimedRow(msgspec.Struct, gc=False):
     """A step that was just claimed, with what its dispatch needs of its flow (`From("f")`).
@@ -40,7 +45,8 @@ class ClaimedRow(msgspec.Struct, gc=False):
     event: str | None
     subgraph_result: str | None
     subgraph_error: str | None
-    breakpoint_hit: int
+    marks: int
+    """The sum of what holds: `BREAKPOINT_HIT`, `HAS_PROGRESS`."""
     compensates: int | None
     borrowed: str | None
     cohort_error: str | None
@@ -114,7 +120,7 @@ def claimed_step(row: ClaimedRow, shard: int, held: state_refs.RefSource) -> Cla
         event=_raw(row.event),
         subgraph_result=_raw(row.subgraph_result),
         subgraph_error=_error_of_child(row.subgraph_error),
-        breakpoint_hit=bool(row.breakpoint_hit),
+        breakpoint_hit=bool(row.marks & BREAKPOINT_HIT),
         refs=state_refs.read(row.borrowed),
         unmerged=ErrorInfo.from_stored(row.cohort_error),
         reruns=row.reruns,

@@ -10,6 +10,7 @@ import msgspec
 
 from dwarf_nats.rules.retries import MAX_DELAY_US
 from dwarf_nats.rules.state_refs import Refs
+from dwarf_nats.workflow.progress import progress_json
 from dwarf_nats.workflow.records import Pause as ShownPause
 from dwarf_nats.workflow.state import State, encode_state, encode_value
 from dwarf_nats.workflow.status import Status
@@ -62,10 +63,16 @@ class Pause:
     """The deadline of an interrupt, from now (P6)."""
 
 
-class StepDetails(msgspec.Struct):
-    """What is written of few steps, in statements of their own. `attempt_us`: the length of an attempt that failed (L3)."""
+class StepDetails(msgspec.Struct, kw_only=True):
+    """What is written of few steps, in statements of their own.
 
-    attempt_us: int
+    `attempt_us`: the length of an attempt that failed (L3). `progress_json`: a progress that is not in the database yet, and
+    `progress_age_us`, how long ago it was reported (B7).
+    """
+
+    attempt_us: int | None = None
+    progress_json: str | None = None
+    progress_age_us: int = 0
 
 
 @dataclass(slots=True)
@@ -170,7 +177,15 @@ class Settlement:
             self.error_json = self.error.stored()
             if self.status is Status.PENDING:
                 began = self.step.dispatched_at or now
-                self.details = StepDetails(max(0, now - began))
+                self.details = StepDetails(attempt_us=max(0, now - began))
+
+    def note_progress(self, now: int) -> None:
+        """Take along a progress that is not in the database yet, unless the step is completed; `now` as in `note_error`."""
+        progress = self.step.unsaved_progress
+        if progress is not None and self.status is not Status.COMPLETED:
+            details = self.details = self.details or StepDetails()
+            details.progress_json = progress_json(progress).decode()
+            details.progress_age_us = max(0, now - progress.at)
 
     def problems_json(self) -> str:
         """The problems as they are stored: of many the first, and how many more there are."""

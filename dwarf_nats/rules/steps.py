@@ -19,6 +19,7 @@ from dwarf_nats.workflow.state import State, merge
 if TYPE_CHECKING:
     from dwarf_nats.workflow.answer import Compensating, ErrorInfo
     from dwarf_nats.workflow.graph import Graph
+    from dwarf_nats.workflow.progress import Progress
     from dwarf_nats.workflow.state import Raw
     from dwarf_nats.workflow.status import Status
     from dwarf_nats.workflow.tags import Tags
@@ -149,6 +150,12 @@ class ClaimedStep(msgspec.Struct, kw_only=True):
     """Operations that made it run again (O13); retries and recoveries do not count."""
     compensating: Compensating | None = None
     """It compensates a completed step (N9)."""
+    checkpoint: Raw | None = None
+    """The data of the last progress of an earlier execution (B7)."""
+    progress: Progress | None = None
+    """The last progress of this execution."""
+    unsaved_progress: Progress | None = None
+    """The same, until it is in the database."""
     cancelled: bool = False
     """Nobody wants its result any more: its flow was cancelled, or rewound, and this replica knows."""
     slot: str = ""

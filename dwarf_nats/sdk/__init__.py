@@ -26,9 +26,10 @@ from dwarf_nats.workflow.flow import Flow
 from dwarf_nats.workflow.graph import END, Graph
 from dwarf_nats.workflow.nodes import PublishMessage, RetryPolicy, SendRequest, SetFields
 from dwarf_nats.workflow.options import FlowOptions, Query
+from dwarf_nats.workflow.progress import Progress
 from dwarf_nats.workflow.records import EventReceipt, FlowSummary, GraphInfo, Outcome, Pause, ShardInfo, Step
 from dwarf_nats.workflow.status import Status
-from dwarf_nats.workflow.step_details import Branch, FailedAttempt, Progress, StepPause
+from dwarf_nats.workflow.step_details import Branch, FailedAttempt, StepPause
 from dwarf_nats.workflow.task_error import SubgraphError, TaskError, WaitTimeout
 
 __all__ = [

@@ -83,6 +83,8 @@ def decode_request(body: bytes, headers: Mapping[str, str] | None = None) -> Tas
         result, error_text = request.subgraph.result, request.subgraph.error
         call.subgraph_result = None if isinstance(result, UnsetType) else result
         call.subgraph_error = None if isinstance(error_text, UnsetType) else error_text
+    if not isinstance(request.checkpoint, UnsetType):
+        call.checkpoint = request.checkpoint
     if not isinstance(request.compensating, UnsetType):
         call.compensating = _compensating(request.compensating)
     return call

@@ -27,6 +27,7 @@ from dwarf_nats.workflow.task_exceptions import (
     was_cancelled,
 )
 
+from .progress import ProgressSender
 from .task_codec import CANCELLED, backpressure_answer, error_answer
 
 log = logging.getLogger("dwarf_nats.worker")
@@ -44,6 +45,7 @@ class Execution:
     reply: str
     handler: Handler
     accept_after: float | None = None
+    progress: ProgressSender | None = None
     task: asyncio.Task[None] | None = None
     timer: asyncio.TimerHandle | None = None
     has_started: bool = False
@@ -229,6 +231,8 @@ class TaskExecutor:
         if execution.answered:
             return
         execution.answered = True
+        if execution.progress is not None:
+            await execution.progress.finish()
         try:
             await self._answer(execution, answer)
         except Exception:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from dwarf_nats.wire import headers as h
 from dwarf_nats.wire.subjects import Subjects, is_of_another_account
 from dwarf_nats.workflow.task_exceptions import describe_error
 
+from .progress import ProgressSender
 from .request_reply import check_size
 from .task_codec import (
     accept_seconds,
@@ -92,9 +94,13 @@ class TaskServer:
         except Exception as error:  # whatever it is, the engine waits for an answer
             await self._refuse(handler, msg, error)
             return
-        # Between accounts, NATS lets one answer through unless told otherwise, and *accepted* would be it.
-        accept = None if is_of_another_account(msg.reply) else accept_after
-        executor.submit(Execution(call, msg.reply, handler, accept))
+        # Between accounts, NATS lets one answer through unless told otherwise, and *accepted* or a progress would be it.
+        if is_of_another_account(msg.reply):
+            executor.submit(Execution(call, msg.reply, handler))
+            return
+        progress = ProgressSender(functools.partial(self._send_progress, msg.reply)) if msg.reply else None
+        call.report = None if progress is None else progress.report
+        executor.submit(Execution(call, msg.reply, handler, accept_after, progress=progress))
 
     async def _refuse(self, handler: Handler, msg: Msg, error: Exception) -> None:
         self._summed.warning(
@@ -155,6 +161,16 @@ class TaskServer:
         if nc is not None and execution.reply and private and not execution.answered:
             with contextlib.suppress(nats.errors.Error):
                 await nc.publish(execution.reply, headers={h.SIGNAL: h.ACCEPTED, h.WORKER: private})
+
+    async def _send_progress(self, reply: str, body: bytes) -> bool:
+        """Send a progress; false if the connection is away."""
+        nc, private = self._link.nc, self._link.private
+        if nc is None or not nc.is_connected:
+            return False
+        headers = {h.SIGNAL: h.PROGRESS, **({h.WORKER: private} if private else {})}
+        with contextlib.suppress(nats.errors.Error):
+            await nc.publish(reply, body, headers=headers)
+        return True
 
     async def _reply(self, subject: str, answer: Answer) -> None:
         nc = self._link.nc

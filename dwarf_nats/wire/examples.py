@@ -241,6 +241,7 @@ EXAMPLES: dict[type[msgspec.Struct], Any] = {
         "deadline": "2026-01-31T12:02:02.500000Z",
         "resumed": {"data": "yes"},
     },
+    t.TaskProgress: {"fraction": 0.4, "text": "page 40 of 100", "data": {"page": 40}},
     t.TaskReply: {
         "changes": {"paid": True, "hold": None},
         "sleepMs": 250,

@@ -15,6 +15,7 @@ WORKER = "Dwarf-Worker"
 ORIGIN = "Dwarf-Origin"
 ACTOR = "Dwarf-Actor"
 ACCEPTED = "accepted"
+PROGRESS = "progress"
 
 FLOW_KEY = "Dwarf-Flow-Key"
 STEP_KEY = "Dwarf-Step-Key"

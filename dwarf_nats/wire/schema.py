@@ -123,6 +123,7 @@ def _channels() -> list[_Channel]:
         _Channel("health", "receive", subjects.health(), m.EmptyRequest, replies=health),
         _Channel("health-one", "receive", subjects.health("{replica}"), m.EmptyRequest, replies=health),
         _Channel("task", "send", "task.{url}", t.TaskRequest, replies=(t.TaskReply,)),
+        _Channel("progress", "receive", "{reply}", t.TaskProgress),
         _Channel("worker", "send", "{worker}", t.WorkerCall, replies=(t.WorkerReply,)),
         _Channel("graph", "send", "graph.{workflow}", t.GraphLoadRequest, replies=(m.GraphDocument,)),
         _Channel("peer-enqueue", "send", subjects.peer("enqueue"), p.PeerEnqueue),

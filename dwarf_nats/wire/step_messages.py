@@ -36,7 +36,7 @@ class StepPause(Message):
 
 
 class Progress(Message):
-    """The last progress of a step that has not completed."""
+    """The last progress of a step that has not completed (B7)."""
 
     at: Time
     fraction: Maybe[Annotated[float, Meta(ge=0, le=1)]] = UNSET

@@ -6,9 +6,10 @@ from msgspec import UNSET, UnsetType
 
 from dwarf_nats.workflow.answer import ErrorInfo
 from dwarf_nats.workflow.nodes import NodeKind
+from dwarf_nats.workflow.progress import Progress
 from dwarf_nats.workflow.records import Step
 from dwarf_nats.workflow.status import Status
-from dwarf_nats.workflow.step_details import Branch, FailedAttempt, Progress, StepPause
+from dwarf_nats.workflow.step_details import Branch, FailedAttempt, StepPause
 
 from . import step_messages as t
 from .codec import (

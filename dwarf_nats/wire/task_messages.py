@@ -69,7 +69,18 @@ class TaskRequest(Message):
     resumed: Maybe[Resumed] = UNSET
     event: Maybe[EventEnd] = UNSET
     subgraph: Maybe[SubgraphEnd] = UNSET
+    checkpoint: Maybe[
+        Annotated[AnyJson, Meta(description="The data of the last progress of an earlier execution of this step.")]
+    ] = UNSET
     compensating: Maybe[Compensating] = UNSET
+
+
+class TaskProgress(Request):
+    """How far a task has come, sent to the reply subject while it runs; 4 KiB at most (B7)."""
+
+    fraction: Maybe[Annotated[float, Meta(ge=0, le=1, description="The share that is done.")]] = UNSET
+    text: Maybe[Annotated[str, Meta(description="For people.")]] = UNSET
+    data: Maybe[Annotated[AnyJson, Meta(description="The checkpoint of the next execution of the step.")]] = UNSET
 
 
 class SubgraphCall(Request):

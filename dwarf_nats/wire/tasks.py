@@ -76,6 +76,7 @@ def encode_request(call: TaskCall, accept_ms: int, traceparent: str = "", traces
             resumed=_resumed(call),
             event=UNSET if call.event is None else _event(call.event),
             subgraph=subgraph,
+            checkpoint=UNSET if call.checkpoint is None else call.checkpoint,
             compensating=UNSET if call.compensating is None else _compensating(call.compensating),
         )
     )

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import orjson
 
 from dwarf_nats.workflow.state import Raw, State
 from dwarf_nats.workflow.tags import TagChanges
+
+if TYPE_CHECKING:
+    from dwarf_nats.workflow.progress import Progress
 
 _LONGEST_WRITTEN = 6
 """Bytes of the longest character in JSON text: `\\u0001`."""
@@ -182,6 +185,10 @@ class TaskCall(msgspec.Struct, kw_only=True):
     subgraph_error: str | None = None
     compensating: Compensating | None = None
     """The step that is compensated, if this is a compensation (N9)."""
+    checkpoint: Raw | None = None
+    """The data of the last progress of an earlier execution of the step, as JSON (B7)."""
+    report: Callable[[str, Progress], None] | None = None
+    """Takes the key of the step and a progress, on the event loop (B7); `None` where nobody wants to know."""
     cancelled: bool = False
     traceparent: str = ""
     """The W3C trace context of the call's span; empty without tracing (T2)."""

@@ -20,6 +20,7 @@ import msgspec
 
 from dwarf_nats.workflow.answer import Answer, ErrorInfo, TaskCall
 from dwarf_nats.workflow.flow import Flow, Suspended
+from dwarf_nats.workflow.progress import Progress
 from dwarf_nats.workflow.state import MAX_DEPTH, Raw, State, check_state, decode_value, encode_value, json_type
 from dwarf_nats.workflow.task_error import TaskError, error_info, failure
 from dwarf_nats.workflow.task_exceptions import closes_coroutine, ends_process, was_cancelled
@@ -76,6 +77,8 @@ async def run_task(func: TaskFunction, call: TaskCall, max_depth: int = MAX_DEPT
     functions run on the event loop, plain functions in a thread. The caller enforces the deadline by cancelling this.
     """
     flow = Flow.from_call(call)
+    if call.report is not None and not _is_coroutine(func):  # it reports from its thread
+        call.report = _on_this_loop(call.report)
     running = asyncio.current_task()
     try:
         arguments = _bound(func)(flow)
@@ -96,6 +99,16 @@ async def run_task(func: TaskFunction, call: TaskCall, max_depth: int = MAX_DEPT
     answer = flow.answer()
     answer.changes |= changes
     return answer
+
+
+def _on_this_loop(report: Callable[[str, Progress], None]) -> Callable[[str, Progress], None]:
+    """A function for other threads that has `report` called on the event loop that runs here."""
+    loop = asyncio.get_running_loop()
+
+    def told(step_key: str, progress: Progress) -> None:
+        loop.call_soon_threadsafe(report, step_key, progress)
+
+    return told
 
 
 def _failed(flow: Flow, error: ErrorInfo) -> Answer:

@@ -87,6 +87,11 @@ class CallFacts:
         return compensated_step(self._call.compensating)
 
     @property
+    def checkpoint(self) -> Any:
+        """The data of the last `progress` of an earlier execution of this step; `None` without any (B7)."""
+        return None if self._call.checkpoint is None else decode_value(self._call.checkpoint)
+
+    @property
     def baggage(self) -> Any:
         """The baggage that the flow's creator attached; `None` without any."""
         return decode_value(self._call.baggage) if bytes(self._call.baggage) else None

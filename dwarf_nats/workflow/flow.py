@@ -15,6 +15,7 @@ from dwarf_nats.errors import BadRequest
 from dwarf_nats.workflow.answer import MAX_DELAY_MS, Answer, EventWait, Retry, Subgraph, TaskCall
 from dwarf_nats.workflow.call_facts import CallFacts
 from dwarf_nats.workflow.names import check_event_key, check_subject_name
+from dwarf_nats.workflow.progress_reports import UNCHANGED, ProgressReports
 from dwarf_nats.workflow.state import NULL, Raw, State, check_json, decode_value, encode_value, state_from, to_values
 from dwarf_nats.workflow.tags import TagChanges, TagValue, checked_changes
 from dwarf_nats.workflow.task_error import SubgraphError, TaskError, WaitTimeout
@@ -50,6 +51,7 @@ class Flow(CallFacts):
         self._wait: EventWait | None = None
         self._event = call.event
         self._tags: dict[str, TagValue | None] = {}
+        self._progress = ProgressReports(call)
         self._child_ended = call.subgraph_result is not None or call.subgraph_error is not None
 
     @classmethod
@@ -144,6 +146,17 @@ class Flow(CallFacts):
             self._tags = checked_changes({**self._tags, **(tags or {}), **named}, "tags")
         except BadRequest as error:
             raise TaskError(f"tag: {error.message}", 400) from None
+
+    # -- while it runs -------------------------------------------------------------------------------------------
+
+    def progress(self, fraction: float | None = None, text: str | None = None, data: Any = UNCHANGED) -> None:
+        """Tell how far the task has come; returns at once (B7).
+
+        `fraction` (0 to 1) and `text` are shown to people. `data`, any JSON, is the `checkpoint` of the next execution, should
+        this one not end the step; if left out, the last one stays, and `None` removes it. Of more than ten calls in a second
+        some are left out, never the last. Raises `TaskError` for another fraction (400), and for more than 4 KiB (413).
+        """
+        self._progress.report(fraction, text, data)
 
     # -- next steps ----------------------------------------------------------------------------------------------
 

@@ -11,8 +11,9 @@ import msgspec
 from dwarf_nats.workflow.answer import ErrorInfo
 from dwarf_nats.workflow.explanation import WaitsFor
 from dwarf_nats.workflow.nodes import NodeKind
+from dwarf_nats.workflow.progress import Progress
 from dwarf_nats.workflow.status import Status
-from dwarf_nats.workflow.step_details import Branch, FailedAttempt, Progress, StepPause
+from dwarf_nats.workflow.step_details import Branch, FailedAttempt, StepPause
 from dwarf_nats.workflow.tags import TagValue
 
 _parse = msgspec.json.Decoder().decode
@@ -128,7 +129,7 @@ class Step:
     pause: StepPause | None = None
     """What it is paused by."""
     progress: Progress | None = None
-    """The last progress of the step, unless it has completed."""
+    """The last progress of the step, unless it has completed (B7)."""
     truncated: bool = False
 
 

@@ -52,20 +52,3 @@ class StepPause:
     def payload(self) -> Any:
         """The payload of the interrupt as a Python value."""
         return None if self.payload_json is None else _parse(self.payload_json)
-
-
-@dataclass(slots=True, frozen=True, kw_only=True)
-class Progress:
-    """What a worker reported last while it ran the step; any of its three parts may be absent."""
-
-    at: int
-    fraction: float | None = None
-    """The share that is done, from 0 to 1."""
-    text: str | None = None
-    data_json: bytes | None = None
-    """Handed to the next execution of the step as its checkpoint."""
-
-    @property
-    def data(self) -> Any:
-        """The data as a Python value."""
-        return None if self.data_json is None else _parse(self.data_json)

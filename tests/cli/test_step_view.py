@@ -9,9 +9,10 @@ from rich.console import Console, RenderableType
 
 from dwarf_nats.cli.steps import history_view, step_view
 from dwarf_nats.workflow.answer import ErrorInfo
+from dwarf_nats.workflow.progress import Progress
 from dwarf_nats.workflow.records import Step
 from dwarf_nats.workflow.status import Status
-from dwarf_nats.workflow.step_details import Branch, FailedAttempt, Progress, StepPause
+from dwarf_nats.workflow.step_details import Branch, FailedAttempt, StepPause
 
 KEY = "1-43-h8G7f6E5d4C3b2A1"
 AT = 1_770_000_000_000_000

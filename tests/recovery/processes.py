@@ -161,6 +161,14 @@ def block(flow: Flow) -> dict[str, str]:
     say("cancelled", flow)
     return {"by": name}
 
+@worker.task("pages")
+async def pages(flow: Flow) -> dict[str, str]:
+    say(f"from-{flow.checkpoint}", flow)
+    if flow.checkpoint is None:
+        flow.progress(0.5, "half way", 5)
+        await go.wait()
+    return {"by": name}
+
 worker.main()
 """
 
@@ -189,7 +197,8 @@ class WorkerProcess:
 
 @contextlib.asynccontextmanager
 async def worker(nats_url: str, task_prefix: str, name: str) -> AsyncIterator[WorkerProcess]:
-    """A worker that serves, and is gone at the end. Tasks: `quick`; `long` until SIGUSR1; `block` until it is cancelled."""
+    """A worker that serves, and is gone at the end. Tasks: `quick`; `long` until SIGUSR1; `block` until it is cancelled;
+    `pages`, which reports progress and waits, unless it has a checkpoint."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", WORKER, nats_url, task_prefix, name),
         stdout=asyncio.subprocess.PIPE,

@@ -53,6 +53,38 @@ async def test_a_flow_completes_after_kill_9_in_the_middle_of_a_task(nats_server
     assert keys[0] == keys[1]
 
 
+@pytest.mark.parametrize("short_dsn", ["sqlite_dsn", "pg_dsn"], indirect=True)
+async def test_b7_the_checkpoint_of_a_step_survives_kill_9_of_its_replica(
+    nats_server: NatsServer, short_dsn: str, request: pytest.FixtureRequest
+) -> None:
+    """B7: once its progress is in the database, which the fingerprint shows; nobody hands it over."""
+    name = "".join(char for char in request.node.name if char.isalnum())
+    flags = ("--replica-timeout-ms", "500", "--prefix", name, "--task-prefix", f"{name}task")
+    asked: asyncio.Queue[Msg] = asyncio.Queue()
+    async with client(nats_server.url) as connection:
+        await connection.subscribe(f"{name}task.work", cb=asked.put)
+        async with replica(nats_server.url, short_dsn, *flags) as one:
+            await until_ready(connection, one)
+            made = await ask(connection, f"{name}.flow.create_task", {"task": "work", "start": True})
+            first = await asked.get()
+            assert "checkpoint" not in json.loads(first.data)
+            before = await ask(connection, f"{name}.flow.fingerprint", made)
+            told = {"fraction": 0.4, "text": "page 40 of 100", "data": {"page": 40}}
+            await connection.publish(first.reply, json.dumps(told).encode(), headers={"Dwarf-Signal": "progress"})
+            async with asyncio.timeout(60):
+                while await ask(connection, f"{name}.flow.fingerprint", made) == before:
+                    pass
+            await one.kill()
+        async with replica(nats_server.url, short_dsn, *flags):
+            second = await asked.get()
+            assert json.loads(second.data)["checkpoint"] == {"page": 40}
+            (step,) = (await ask_until_served(connection, f"{name}.flow.history", made))["steps"]
+            assert {key: step["progress"][key] for key in told} == told
+            await answer(second, done=True)
+            outcome = await ask_until_served(connection, f"{name}.flow.await", made)
+    assert outcome["state"] == {"done": True}
+
+
 async def test_a_node_with_a_long_budget_is_taken_over_as_soon_as_its_replica_is_silent(
     nats_server: NatsServer, pg_dsn: str
 ) -> None:

@@ -145,3 +145,25 @@ async def test_a_cancellation_before_acceptance_is_told_with_it(caller: Caller, 
         step = await begun(one)
         await caller.ok("flow.cancel", **flow)
         assert (await one.said()) == f"cancelled {step}"
+
+
+async def test_b7_after_a_kill_the_next_worker_begins_at_the_checkpoint(
+    caller: Caller, nats_server: NatsServer
+) -> None:
+    """B7, X11: what the killed worker had reported goes along when its step is given back."""
+    url, tasks = nats_server.url, f"{caller.prefix}task"
+    wire = await Wire.tap(caller)
+    async with worker(url, tasks, "killed") as killed:
+        flow = await caller.ok("flow.create_task", task="pages", **BUDGET)
+        said = await killed.said()
+        assert said.startswith("from-None ")
+        async with asyncio.timeout(60):
+            while "progress" not in (await caller.ok("flow.history", **flow))["steps"][0]:
+                pass
+        (step,) = (await caller.ok("flow.history", **flow))["steps"]
+        assert (step["progress"]["fraction"], step["progress"]["text"]) == (0.5, "half way")
+        await wire.running({said.split()[1]})
+        async with worker(url, tasks, "other") as other:
+            killed.signal(signal.SIGKILL)
+            assert await other.said() == said.replace("None", "5")
+            assert (await caller.ok("flow.await", **flow))["state"] == {"by": "other"}

@@ -643,3 +643,42 @@ async def test_a_cancelled_start_leaves_no_attempt_behind() -> None:
         await start
     assert not worker.is_running
     assert asyncio.all_tasks() == before
+
+
+@pytest.mark.parametrize("plain", [False, True])
+async def test_b7_a_task_reports_its_progress_and_begins_at_its_checkpoint(
+    engine: EngineSide, serving: Any, *, plain: bool
+) -> None:
+    """B7: from a coroutine and from a thread; data that is left out stays, and the last report precedes the answer."""
+
+    def work(flow: Flow) -> dict[str, Any]:
+        began = flow.checkpoint
+        flow.progress(0.1, data={"page": 1})
+        for at in range(200):
+            flow.progress(at / 200, "reading")
+        flow.progress(1, "read")
+        return {"began": began}
+
+    async def coroutine(flow: Flow) -> dict[str, Any]:
+        return work(flow)
+
+    await serving(work=work if plain else coroutine)
+    answer = await engine.call("work", checkpoint=Raw(b"[7]"))
+    assert answer == Answer(changes={"began": Raw(b"[7]")})
+    told = [engine.signals.get_nowait() for _ in range(engine.signals.qsize())]
+    assert 1 <= len(told) <= 50
+    assert {(one.headers or {})["Dwarf-Signal"] for one in told} == {"progress"}
+    assert all((one.headers or {})["Dwarf-Worker"] for one in told)
+    assert json.loads(told[-1].data) == {"fraction": 1.0, "text": "read", "data": {"page": 1}}
+
+
+async def test_b7_a_progress_that_cannot_be_told_is_an_error_of_the_task(engine: EngineSide, serving: Any) -> None:
+    async def work(flow: Flow, how: dict[str, Any]) -> None:
+        flow.progress(**how)
+
+    await serving(work=work)
+    for how, code in (({"fraction": 2}, 400), ({"data": "x" * 5_000}, 413)):
+        answer = await engine.call("work", {"how": how})
+        assert answer.error is not None
+        assert answer.error.code == code
+    assert engine.signals.empty()

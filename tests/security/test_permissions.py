@@ -249,8 +249,8 @@ async def test_a_role_hears_what_it_may_and_nothing_else(secured_server: NatsSer
         assert not await attempts.allowed(nc, within)
 
 
-async def test_a_task_service_answers_only_who_asked_it_and_three_times(secured_server: NatsServer) -> None:
-    """Accepted, the answer, and one to spare; nothing to anybody before it was asked."""
+async def test_a_task_service_answers_only_who_asked_it_and_as_often_as_it_likes(secured_server: NatsServer) -> None:
+    """Accepted, progress and the answer (B7); nothing to anybody before it was asked."""
     attempts = Attempts()
     asking = await nats.connect(url_of(secured_server.url, "replica"), inbox_prefix="_INBOX.replica")
     inbox = asking.new_inbox()
@@ -262,10 +262,10 @@ async def test_a_task_service_answers_only_who_asked_it_and_three_times(secured_
         assert not await attempts.allowed(nc, {inbox})
         await asking.publish("task.billing.charge", b"{}", reply=inbox)
         request = await requests.next_msg(timeout=WAIT)
-        for n in range(4):
+        for n in range(200):
             await nc.publish(request.reply, b"%d" % n)
-        assert not await attempts.allowed(nc, {inbox})
-    assert [(await replies.next_msg(timeout=WAIT)).data for _ in range(3)] == [b"0", b"1", b"2"]
+        assert await attempts.allowed(nc, {inbox}) == {inbox}
+    assert [(await replies.next_msg(timeout=WAIT)).data for _ in range(200)] == [b"%d" % n for n in range(200)]
     await round_trip(asking)
     assert not replies.pending_msgs
     await asking.close()
@@ -286,7 +286,7 @@ def test_answers_are_allowed_for_longer_than_a_task_takes() -> None:
     found = {role: (most, seconds) for role, most, seconds in response_limits()}
     assert set(found) == {"task-service", "graph-service"}
     most, seconds = found["task-service"]
-    assert most == 3
+    assert most == -1
     assert seconds > EngineSettings().time_budget_ms / 1000
 
 

@@ -20,9 +20,10 @@ from dwarf_nats.wire.steps import step_message, step_record
 from dwarf_nats.workflow.answer import ErrorInfo
 from dwarf_nats.workflow.explanation import Because, Explanation, Reason, Wait, WaitsFor
 from dwarf_nats.workflow.options import FlowOptions, Query
+from dwarf_nats.workflow.progress import Progress
 from dwarf_nats.workflow.records import FlowSummary, GraphInfo, Outcome, Pause, ShardInfo, Step
 from dwarf_nats.workflow.status import Status
-from dwarf_nats.workflow.step_details import Branch, FailedAttempt, Progress, StepPause
+from dwarf_nats.workflow.step_details import Branch, FailedAttempt, StepPause
 
 KEY, OTHER = "1-42-a1B2c3D4e5F6g7H8", "1-43-h8G7f6E5d4C3b2A1"
 AT = 1_770_000_000_123_456

@@ -102,6 +102,8 @@ class Committer:
         """Have a settlement written; the listener hears what becomes of it."""
         if settlement.error is not None:
             settlement.note_error(self._clock.now())
+        if settlement.step.unsaved_progress is not None:
+            settlement.note_progress(self._clock.now())
         if self._ended:
             self._fenced(settlement)
             return

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from dwarf_nats.engine.execution.executor import RELEASE_DELAY_US
 from dwarf_nats.errors import Unavailable
 from dwarf_nats.rules import state_refs
-from dwarf_nats.rules.claims import claimed_step
+from dwarf_nats.rules.claims import HAS_PROGRESS, claimed_step
 from dwarf_nats.rules.decide import release
 from dwarf_nats.rules.lifecycle import FLOW_LIVE
 
@@ -66,6 +66,8 @@ class Intake:
     async def _take(self, rows: Sequence[ClaimedRow], *, probe: bool) -> None:
         refs = {ref for row in rows if row.borrowed is not None for ref in state_refs.read(row.borrowed).values()}
         source = await self._steps.ref_source(refs)
+        with_progress = [row.step_id for row in rows if row.marks & HAS_PROGRESS]
+        checkpoints = await self._steps.checkpoints(with_progress) if with_progress else {}
         now = self._clock.now() if self._instruments.listening else 0
         stale = []
         for row in rows:
@@ -79,6 +81,8 @@ class Intake:
             if step is not None and row.compensates is not None:
                 step = await self._with_compensated(step)
             if step is not None:
+                if checkpoints:
+                    step.checkpoint = checkpoints.get(step.step_id)
                 self._dispatch(step, probe=probe)
         if stale:
             await self._steps.close_stale(stale)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -17,12 +17,14 @@ from dwarf_nats.workflow.task_exceptions import closes_coroutine, ends_process, 
 if TYPE_CHECKING:
     from dwarf_nats.engine.shared import Shared
     from dwarf_nats.rules.steps import ClaimedStep
+    from dwarf_nats.workflow.progress import Progress
 
 
 class TaskInvoker:
-    """Sends a claimed step to its task."""
+    """Sends a claimed step to its task. `report` hears of the progress of steps, by their keys (B7)."""
 
-    def __init__(self, shared: Shared) -> None:
+    def __init__(self, shared: Shared, report: Callable[[str, Progress], None]) -> None:
+        self._report = report
         self._clock = shared.clock
         self._tasks = shared.tasks
         self._keeps_budget = shared.capabilities.keeps_budget  # then a second timer per step is spared
@@ -58,6 +60,8 @@ class TaskInvoker:
             subgraph_result=step.subgraph_result,
             subgraph_error=None if step.subgraph_error is None else step.subgraph_error.message,
             compensating=step.compensating,
+            checkpoint=step.checkpoint,
+            report=self._report,
         )
 
     async def _ask_within(self, step: ClaimedStep, budget_ms: int, traceparent: str, tracestate: str) -> Answer:

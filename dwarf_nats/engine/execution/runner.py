@@ -14,6 +14,7 @@ from dwarf_nats.workflow.nodes import PublishMessage, SendRequest
 
 if TYPE_CHECKING:
     from dwarf_nats.engine.execution.children import ChildPreparer
+    from dwarf_nats.engine.execution.progress import ReportedProgress
     from dwarf_nats.engine.shared import Shared
     from dwarf_nats.ports import StepStore
     from dwarf_nats.rules.steps import ClaimedStep
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 class StepRunner:
     """Gets the answers of the steps of one shard, and prepares the children that they ask for."""
 
-    def __init__(self, shared: Shared, steps: StepStore, children: ChildPreparer) -> None:
-        self.invoker = TaskInvoker(shared)
+    def __init__(self, shared: Shared, steps: StepStore, children: ChildPreparer, progress: ReportedProgress) -> None:
+        self.invoker = TaskInvoker(shared, progress.report)
         self.services = ServiceNodes(shared)
         self.children = children
         self._settings = shared.settings

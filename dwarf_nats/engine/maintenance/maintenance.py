@@ -11,6 +11,7 @@ from dwarf_nats.engine.maintenance.event_sweep import EventSweep
 from dwarf_nats.engine.maintenance.heartbeat import Heartbeat
 from dwarf_nats.engine.maintenance.integrity import Integrity
 from dwarf_nats.engine.maintenance.lease_reaper import LeaseReaper
+from dwarf_nats.engine.maintenance.progress_saver import ProgressSaver
 from dwarf_nats.engine.maintenance.pruner import FlowPruner, GraphPruner
 from dwarf_nats.engine.maintenance.waiter_poll import WaiterPoll
 
@@ -56,6 +57,7 @@ class Maintenance:
         self.graph_pruner = GraphPruner(store.replicas, store.graphs)
         self.flow_pruner = FlowPruner(store.replicas, store.control)
         self.event_sweep = EventSweep(replica.events, shard)
+        self.progress_saver = ProgressSaver(shard.progress)
 
     async def prepare(self) -> None:
         """Take up the steps of silent replicas, before the shard takes others. Raises `Unavailable`."""
@@ -70,6 +72,7 @@ class Maintenance:
             "pruner": self.graph_pruner,
             "remover": self.flow_pruner,
             "events": self.event_sweep,
+            "progress": self.progress_saver,
         }
         self.heartbeat.begin()
         self.lease_reaper.begin()

@@ -79,13 +79,18 @@ class FlowQueries:
         found = {one.flow_id: await self._graph(key.shard, one.graph_digest) for one in flows}
         graphs = {flow_id: graph for flow_id, graph in found.items() if graph is not None}
         nested = partial(nested_history, key.shard, key.id, flows=flows, steps=steps, graphs=graphs)
-        return await asyncio.to_thread(nested) if len(steps) > HISTORY_THREAD_MIN_STEPS else nested()
+        shown = await asyncio.to_thread(nested) if len(steps) > HISTORY_THREAD_MIN_STEPS else nested()
+        shard.progress.show(shown)
+        return shown
 
     async def history_page(self, flow: str, limit: int, cursor: str) -> tuple[list[Step], str]:
         limit = checked_limit(limit, limit, HISTORY_MAX_STEPS)
         shard, key = self._placement.locate(flow)
         row = await shard.store.flows.get(key)
-        return await history.page(shard.store.histories, row, cursor, limit, graph_of=partial(self._graph, key.shard))
+        graph_of = partial(self._graph, key.shard)
+        steps, cursor = await history.page(shard.store.histories, row, cursor, limit, graph_of=graph_of)
+        shard.progress.show(steps)
+        return steps, cursor
 
     async def _graph(self, shard: int, digest: str) -> Graph | None:
         """Return a graph that flows were created with, or nothing if it was removed with the last of them meanwhile."""
@@ -114,6 +119,7 @@ class FlowQueries:
         flow = await store.flows.by_id(row.flow_id)
         graph = None if flow is None else await self._graph(key.shard, flow.graph_digest)
         record = step_with_state(key.shard, row, graph, await history.fan_outs_of(store.histories, [row]))
+        shard.progress.show([record])
         if flow is None:
             return record
         links = StepLinks(store.flows, store.histories, flow.root_id)

@@ -20,8 +20,10 @@ from dwarf_nats.store.statements.ready import PromoteDue
 from dwarf_nats.store.statements.settle import Settle
 from dwarf_nats.store.statements.stale import CLOSE_STALE, NOT_CANCELLED
 from dwarf_nats.store.statements.state_refs import HELD
+from dwarf_nats.store.statements.step_details import PROGRESS, ProgressRow, SaveProgress
 from dwarf_nats.workflow.answer import Compensating, ErrorInfo
-from dwarf_nats.workflow.limits import UNLIMITED, Limits
+from dwarf_nats.workflow.limits import UNBOUNDED, UNLIMITED, Limits
+from dwarf_nats.workflow.progress import read_progress
 from dwarf_nats.workflow.state import Raw
 from dwarf_nats.workflow.status import Status
 
@@ -106,6 +108,14 @@ class SqlSteps:
             error=ErrorInfo.from_stored(error) if status == Status.FAILED else None,
             cancel_reason=(cancel_reason or "") if status == Status.CANCELLED else None,
         )
+
+    async def save_progress(self, rows: Sequence[tuple[int, int, str, int]]) -> set[int]:
+        return await self._database.run(SaveProgress([ProgressRow(*row) for row in rows]))
+
+    async def checkpoints(self, step_ids: Sequence[int]) -> dict[int, Raw]:
+        rows = await self._database.fetch(PROGRESS, list(step_ids))
+        found = {step_id: read_progress(text.encode(), 0, UNBOUNDED).data_json for step_id, text in rows}
+        return {step_id: Raw(data) for step_id, data in found.items() if data is not None}
 
     async def close_stale(self, step_ids: Sequence[int]) -> None:
         await self._database.fetch(CLOSE_STALE, list(step_ids))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import orjson
 
-from dwarf_nats.rules.claims import ClaimedRow
+from dwarf_nats.rules.claims import BREAKPOINT_HIT, HAS_PROGRESS, ClaimedRow
 from dwarf_nats.rules.leases import lease_us
 from dwarf_nats.store.columns import numbered, scalars, select_list, unnest
 from dwarf_nats.store.dialect import NOW, lease
@@ -41,6 +41,7 @@ class _TaskBudgets(NamedTuple):
     most: Annotated[list[int], "int"]
 
 
+_MARKS = f"s.breakpoint_hit * {BREAKPOINT_HIT} + case when s.progress is null then 0 else {HAS_PROGRESS} end"
 _FLOW_CREATED_AT = "coalesce(f.restarted_at, f.created_at)"
 
 # -- PostgreSQL
@@ -61,7 +62,7 @@ claimed as (
   cross join lateral (
     select * from dwarf_flows where flow_id between p.flow_id and p.flow_id order by flow_id limit 1) f
   where s.ctid = p.ctid
-  returning {select_list(ClaimedRow, "s", age_us=f"{NOW} - s.started_at", flow_created_at=_FLOW_CREATED_AT)})
+  returning {select_list(ClaimedRow, "s", age_us=f"{NOW} - s.started_at", flow_created_at=_FLOW_CREATED_AT, marks=_MARKS)})
 select * from claimed order by priority, not_before, step_id
 """
 
@@ -132,6 +133,7 @@ _SOURCES = {
     "lease_seq": "s.lease_seq + 1",
     "age_us": "?1 - coalesce(s.started_at, ?1)",
     "flow_created_at": _FLOW_CREATED_AT,
+    "marks": _MARKS,
 }
 CLAIM_SQLITE = f"""
 select {select_list(ClaimedRow, "s", **_SOURCES)}

@@ -24,6 +24,7 @@ select f.status, f.updated_at, f.notify, f.breakpoints,
   (select count(*), coalesce(max(updated_at), 0), coalesce(sum(updated_at % 1000000007), 0),
     coalesce(sum(length(coalesce(breakpoints, ''))), 0) from mine) t,
   (select count(*), coalesce(max(updated_at), 0), coalesce(sum(lease_seq), 0), coalesce(sum(attempt), 0),
+    coalesce(max(progress_at), 0),
     coalesce(sum(case when status = 'completed' then 1 when status = 'running' then 1000003
       when status = 'pending' then 2000003 when status = 'interrupted' then 3000017 else 4000037 end), 0)
     from dwarf_steps where flow_id in (select flow_id from mine)) s
