@@ -15,6 +15,7 @@ from dwarf_nats.cli.output import Output, coloured, day_and_clock, error_line
 from dwarf_nats.render.terminal import in_json, one_line
 from dwarf_nats.wire.explanations import explanation_message
 from dwarf_nats.workflow.explanation import Explanation, Reason, Wait
+from dwarf_nats.workflow.progress import Progress
 
 _COLOURS = {
     Reason.RUNNING: "cyan",
@@ -94,8 +95,16 @@ def _details(wait: Wait) -> Iterator[str]:
     yield one_line(wait.text)
     if wait.error is not None and error_line(wait.error) not in one_line(wait.text):
         yield f"last error: {error_line(wait.error)}"
+    if wait.progress is not None:
+        yield f"progress: {_progress(wait.progress)}"
     if wait.payload_json is not None:
         yield f"asks: {in_json(wait.payload_json.decode())}"
+
+
+def _progress(progress: Progress) -> str:
+    parts = [] if progress.fraction is None else [f"{progress.fraction:.0%}"]
+    parts += [] if progress.text is None else [one_line(progress.text)]
+    return "  ".join([*parts, f"at {day_and_clock(progress.at)}"])
 
 
 def _remedy(remedy: str, indent: str, prefix: str) -> Text:

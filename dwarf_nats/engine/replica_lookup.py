@@ -49,7 +49,10 @@ class ReplicaLookup:
                 deadline = step.dispatched_at + time_budget_ms(step, self._replica.settings) * 1000
                 worker = self._replica.capabilities.worker_of
                 found[step_id] = StepFacts(
-                    phase=StepPhase.ASKING, deadline=deadline, worker="" if worker is None else worker(step.key)
+                    phase=StepPhase.ASKING,
+                    deadline=deadline,
+                    worker="" if worker is None else worker(step.key),
+                    progress=step.progress,
                 )
         return found
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from dwarf_nats.rules import explaining_queue
@@ -15,7 +15,9 @@ from dwarf_nats.rules.explaining_queue import Scene
 from dwarf_nats.rules.replica_facts import StepPhase
 from dwarf_nats.workflow.answer import ErrorInfo
 from dwarf_nats.workflow.explanation import Reason, Wait
+from dwarf_nats.workflow.limits import UNBOUNDED
 from dwarf_nats.workflow.nodes import ENGINE_URL, NodeKind
+from dwarf_nats.workflow.progress import read_progress
 from dwarf_nats.workflow.status import Parked, Status
 from dwarf_nats.workflow.step_details import Branch
 
@@ -192,6 +194,9 @@ def _running(wait: Wait, subject: Subject, scene: Scene) -> None:
     step = subject.step
     wait.replica = step.replica or ""
     wait.deadline = _deadline(subject, scene)
+    if step.progress is not None:
+        progress = read_progress(step.progress.encode(), step.progress_at or step.updated_at, UNBOUNDED)
+        wait.progress = replace(progress, data_json=None)
     facts = next((one for one in scene.replicas if one.name == step.replica), None)
     if _is_lost(step, scene):
         wait.deadline = None
@@ -235,6 +240,8 @@ def _at_replica(wait: Wait, subject: Subject, replica: ReplicaFacts, step: StepF
     if step.deadline is not None and wait.deadline is not None:
         wait.deadline = step.deadline
     wait.worker = step.worker
+    if step.progress is not None:
+        wait.progress = replace(step.progress, data_json=None)
     match step.phase:
         case StepPhase.HELD:
             _held(wait, subject.step)

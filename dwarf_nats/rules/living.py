@@ -60,6 +60,9 @@ class LivingStep:
     cause: Annotated[str | None, From("t")]
     """The cause for which the breaker of its task is tripped; `None` if it is not."""
     tripped_at: Annotated[int | None, From("t")]
+    progress: str | None
+    """The JSON of the last progress that was written (B7)."""
+    progress_at: int | None
     ordinal: int
     branches: Annotated[int | None, From("p", "cohort_size")]
     """Branches of the fan-out that it is in; `None` outside one."""

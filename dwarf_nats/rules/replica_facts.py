@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dwarf_nats.workflow.progress import Progress
 
 
 class StepPhase(StrEnum):
@@ -34,6 +38,8 @@ class StepFacts:
     phase: StepPhase
     worker: str = ""
     deadline: int | None = None
+    progress: Progress | None = None
+    """Its last progress (B7)."""
 
 
 @dataclass(slots=True, frozen=True, kw_only=True)

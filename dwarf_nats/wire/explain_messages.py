@@ -9,7 +9,7 @@ from msgspec import UNSET, Meta, UnsetType
 from dwarf_nats.workflow import explanation as records
 
 from .message_fields import AnyJson, FlowStatus, Key, Maybe, Message, TaskName, Time, Truncated
-from .step_messages import Branch
+from .step_messages import Branch, Progress
 from .times import micros, rfc3339
 
 WaitReason = Literal[
@@ -53,6 +53,7 @@ class Wait(Message):
     worker: Maybe[Annotated[str, Meta(description="The worker that runs it, if it has named itself.")]] = UNSET
     replica: Maybe[Annotated[str, Meta(description="The replica that has it.")]] = UNSET
     deadline: Maybe[Annotated[Time, Meta(description="When its task must have answered.")]] = UNSET
+    progress: Maybe[Annotated[Progress, Meta(description="The last progress of its task, without data.")]] = UNSET
     branch: Maybe[Branch] = UNSET
     attempt: Maybe[_Attempt] = UNSET
     max_attempts: Maybe[int] = UNSET

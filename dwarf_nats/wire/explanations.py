@@ -19,7 +19,7 @@ from .codec import (
     time_or_unset,
 )
 from .explain_messages import ExplanationReply, Wait
-from .steps import branch_message, branch_record
+from .steps import branch_message, branch_record, progress_message, progress_record
 from .times import micros, rfc3339
 
 
@@ -85,6 +85,7 @@ def _wait_message(wait: records.Wait) -> Wait:
         worker=wait.worker or UNSET,
         replica=wait.replica or UNSET,
         deadline=time_or_unset(wait.deadline),
+        progress=UNSET if wait.progress is None else progress_message(wait.progress),
         branch=UNSET if wait.branch is None else branch_message(wait.branch),
         attempt=wait.attempt or UNSET,
         max_attempts=or_unset(wait.max_attempts),
@@ -112,6 +113,7 @@ def _wait_record(message: Wait) -> records.Wait:
         worker=or_default(message.worker, ""),
         replica=or_default(message.replica, ""),
         deadline=micros_or_none(message.deadline),
+        progress=None if isinstance(message.progress, UnsetType) else progress_record(message.progress),
         branch=None if isinstance(message.branch, UnsetType) else branch_record(message.branch),
         attempt=or_default(message.attempt, 0),
         max_attempts=or_none(message.max_attempts),

@@ -9,6 +9,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from dwarf_nats.rules.replica_facts import Question, ReplicaFacts, StepFacts, StepPhase, TaskFacts
+from dwarf_nats.workflow.progress import Progress
 
 from . import peer_messages as p
 from .peers import EXPLAIN, EXPLAINED, Malformed
@@ -71,12 +72,37 @@ def decode_answer(body: bytes) -> tuple[str, ReplicaFacts]:
 
 def _step(step_id: int, facts: StepFacts) -> p.PeerStepFacts:
     return p.PeerStepFacts(
-        step_id=step_id, phase=facts.phase.value, worker=facts.worker, deadline=_time(facts.deadline)
+        step_id=step_id,
+        phase=facts.phase.value,
+        worker=facts.worker,
+        deadline=_time(facts.deadline),
+        progress=UNSET if facts.progress is None else _progress(facts.progress),
+    )
+
+
+def _progress(progress: Progress) -> p.PeerProgress:
+    return p.PeerProgress(
+        at=from_micros(progress.at),
+        fraction=UNSET if progress.fraction is None else progress.fraction,
+        text=UNSET if progress.text is None else progress.text,
+    )
+
+
+def _progress_of(message: p.PeerProgress) -> Progress:
+    return Progress(
+        at=to_micros(message.at),
+        fraction=None if isinstance(message.fraction, UnsetType) else message.fraction,
+        text=None if isinstance(message.text, UnsetType) else message.text,
     )
 
 
 def _step_facts(message: p.PeerStepFacts) -> StepFacts:
-    return StepFacts(phase=StepPhase(message.phase), worker=message.worker, deadline=_micros(message.deadline))
+    return StepFacts(
+        phase=StepPhase(message.phase),
+        worker=message.worker,
+        deadline=_micros(message.deadline),
+        progress=None if isinstance(message.progress, UnsetType) else _progress_of(message.progress),
+    )
 
 
 def _task(url: str, facts: TaskFacts) -> p.PeerTaskFacts:

@@ -60,6 +60,14 @@ class PeerExplain(Message):
     tasks: list[TaskName]
 
 
+class PeerProgress(Message):
+    """The last progress of a step, without data."""
+
+    at: When
+    fraction: Maybe[float] = UNSET
+    text: Maybe[str] = UNSET
+
+
 class PeerStepFacts(Message):
     """A step that a replica has."""
 
@@ -67,6 +75,7 @@ class PeerStepFacts(Message):
     phase: Literal["asking", "held", "writing"]
     worker: str = ""
     deadline: Maybe[When] = UNSET
+    progress: Maybe[PeerProgress] = UNSET
 
 
 class PeerTaskFacts(Message):

@@ -11,6 +11,7 @@ import msgspec
 
 if TYPE_CHECKING:
     from dwarf_nats.workflow.answer import ErrorInfo
+    from dwarf_nats.workflow.progress import Progress
     from dwarf_nats.workflow.status import Status
     from dwarf_nats.workflow.step_details import Branch
 
@@ -85,6 +86,8 @@ class Wait:
     """The replica that has it."""
     deadline: int | None = None
     """When its task must have answered."""
+    progress: Progress | None = None
+    """The last progress of its task, without data (B7)."""
     branch: Branch | None = None
     """Its place in the innermost fan-out around it (Q3)."""
     attempt: int = 0

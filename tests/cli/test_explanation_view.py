@@ -10,6 +10,7 @@ from dwarf_nats.cli.explain import duration, explanation_view
 from dwarf_nats.cli.output import day_and_clock, flows_view
 from dwarf_nats.workflow.answer import ErrorInfo
 from dwarf_nats.workflow.explanation import Because, Explanation, Reason, Wait, WaitsFor
+from dwarf_nats.workflow.progress import Progress
 from dwarf_nats.workflow.records import FlowSummary
 from dwarf_nats.workflow.status import Status
 
@@ -66,6 +67,12 @@ def test_the_remedy_names_another_deployment_and_that_of_an_ended_flow_is_shown(
         prefix="acme", status=Status.FAILED, text="Failed at a: no (500).", remedy="dwarf-nats flow restart-from X"
     )
     assert lines == ["failed  Failed at a: no (500).", "what helps: dwarf-nats flow restart-from X --prefix acme"]
+
+
+def test_the_progress_of_a_task_is_shown() -> None:
+    """B7."""
+    lines = view(wait(Reason.RUNNING, progress=Progress(at=AT, fraction=0.425, text="row 17")))
+    assert lines[-1] == f"   progress: 42%  row 17  at {day_and_clock(AT)}"
 
 
 def test_what_is_not_shown_is_counted() -> None:

@@ -16,6 +16,7 @@ from dwarf_nats.rules.rows import FlowRow
 from dwarf_nats.workflow.explanation import Because, Reason
 from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.nodes import RetryPolicy
+from dwarf_nats.workflow.progress import Progress
 from dwarf_nats.workflow.status import Parked, Status
 
 NOW = 1_000_000_000_000
@@ -48,6 +49,8 @@ STEP = LivingStep(
     cause=None,
     tripped_at=None,
     bus_away_since=None,
+    progress=None,
+    progress_at=None,
     ordinal=0,
     branches=None,
     fan_out=None,
@@ -258,6 +261,15 @@ def test_the_heartbeat_of_a_replica_that_does_not_answer_tells_that_its_bus_is_a
     assert explain(Subject(step=step), scene(back)).reason is Reason.RUNNING
     silent = replace(step, replica_seen_at=NOW - 60 * SECOND)
     assert explain(Subject(step=silent), scene(BUSY)).reason is Reason.RUNNING
+
+
+def test_the_last_progress_is_told_that_of_the_replica_first() -> None:
+    """B7: without its data."""
+    step = replace(RUNNING, progress='{"fraction":0.5,"text":"half","data":{"row":7}}', progress_at=NOW - 9)
+    assert explain(Subject(step=step), SCENE).progress == Progress(at=NOW - 9, fraction=0.5, text="half")
+    newer = Progress(at=NOW - 1, text="more", data_json=b"1")
+    facts = replace(IDLE, steps={43: StepFacts(phase=StepPhase.ASKING, progress=newer)})
+    assert explain(Subject(step=step), scene(facts)).progress == Progress(at=NOW - 1, text="more")
 
 
 def test_a_step_in_a_fan_out_names_its_branch() -> None:

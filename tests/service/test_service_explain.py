@@ -151,3 +151,23 @@ async def test_while_nats_is_away_a_step_is_held(pg_dsn: str, prefix: str) -> No
             caller = Caller(client, prefix)
             await caller.serves("work")
             assert (await engine.await_(key, WAIT)).status == "completed"
+
+
+async def test_the_progress_of_a_task_is_told_by_either_replica(
+    nats_server: NatsServer, pg_dsn: str, prefix: str
+) -> None:
+    """Q2, B7: what was reported last, without its data, also before it is in the database."""
+    async with two_of(nats_server, pg_dsn, prefix) as (one, other, caller):
+        asked = await caller.holds("work")
+        private = f"{prefix}private.worker"
+        await caller.hear(private)
+        flow = await caller.ok("flow.create_task", task="work", start=True)
+        request = await take(asked)
+        body = {"fraction": 0.5, "text": "half", "data": {"row": 7}}
+        await caller.answer(request, body, {"Dwarf-Signal": "progress", "Dwarf-Worker": private})
+        for engine in (one, other):
+            async with asyncio.timeout(WAIT):
+                while (found := (await only_wait(engine, flow["flowKey"], "running")).progress) is None:
+                    pass
+            assert (found.fraction, found.text, found.data_json) == (0.5, "half", None)
+        await caller.answer(request)

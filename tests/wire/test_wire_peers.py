@@ -11,6 +11,7 @@ import pytest
 from dwarf_nats.rules.replica_facts import Question, ReplicaFacts, StepFacts, StepPhase, TaskFacts
 from dwarf_nats.rules.steps import ReadyStep, StoppedFlow
 from dwarf_nats.wire import peer_facts, peers
+from dwarf_nats.workflow.progress import Progress
 from dwarf_nats.workflow.status import Status
 
 
@@ -66,6 +67,7 @@ FACTS = ReplicaFacts(
     holds_steps=True,
     steps={
         42: StepFacts(phase=StepPhase.ASKING, worker="worker.1", deadline=1_769_860_800_000_001),
+        41: StepFacts(phase=StepPhase.ASKING, progress=Progress(at=5, fraction=0.5, text="half")),
         43: StepFacts(phase=StepPhase.HELD),
     },
     tasks={

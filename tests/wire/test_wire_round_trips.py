@@ -101,6 +101,7 @@ WAIT = Wait(
     worker="worker.1",
     replica="r1",
     deadline=AT + 2,
+    progress=Progress(at=AT, fraction=0.5, text="half"),
     branch=Branch(index=1, count=5, of="split"),
     attempt=2,
     max_attempts=5,
