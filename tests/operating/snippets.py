@@ -28,7 +28,7 @@ SHELL = {"bash", "case", "do", "done", "echo", "esac", "exit", "printf", "step=$
 TOOLS = {"cat", "cd", "chmod", "cp", "createdb", "dwarf-nats", "make", "nats", "nats-server", "nsc", "pg_dump", "pg_restore",
          "pip", "prometheus", "psql", "python", "rm", "sqlite3", "systemctl", "examples/shell/service.sh"}  # fmt: skip
 """Programs that command lines of the documents may begin with."""
-NATS_VERBS = {"reply", "req", "service", "sub"}
+NATS_VERBS = {"pub", "reply", "req", "service", "sub"}
 _PROMPT = "$ "
 
 

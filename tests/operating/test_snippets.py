@@ -24,6 +24,7 @@ from dwarf_nats.dev_servers import NatsServer
 from dwarf_nats.sdk import Client
 from dwarf_nats.server import replica
 from dwarf_nats.settings import ServerSettings
+from dwarf_nats.workflow.status import Status
 from tests.operating.command_lines import ROOT
 from tests.operating.snippets import CHECKS, PAGES, Block, blocks, fences, output, typed
 
@@ -170,12 +171,12 @@ async def test_the_readme_from_top_to_bottom(tmp_path: Path) -> None:
 @pytest.mark.slow
 async def test_the_page_of_the_python_sdk_from_top_to_bottom(tmp_path: Path) -> None:
     python = [one for one in blocks(ROOT / "docs" / "python-sdk.md") if one.language == "python"]
-    tasks, pauses, inside, builder, client = python
+    tasks, pauses, progress, inside, builder, client = python
     assert (
         await script("", tmp_path, Block(builder.page, builder.line, "python", f"{builder.text}\ngraph.validate()\n"))
         == ""
     )
-    (tmp_path / "tasks.py").write_text("\n".join((tasks.text.split("if __name__")[0], pauses.text)))
+    (tmp_path / "tasks.py").write_text("\n".join((tasks.text.split("if __name__")[0], pauses.text, progress.text)))
     async with running(tmp_path) as url:
         async with worker(url, str(tmp_path / "tasks.py")):
             told = await script(url, tmp_path, client)
@@ -186,6 +187,8 @@ async def test_the_page_of_the_python_sdk_from_top_to_bottom(tmp_path: Path) -> 
                 assert (await asking.await_(key, SOON)).interrupt_payload == {"total": 7}
                 await asking.resume(key, {"by": "ada"})
                 assert (await asking.await_(key, SOON)).state == {"total": 7, "approved_by": "ada"}
+                key = await asking.create_task("import", start=True)
+                assert (await asking.await_(key, SOON)).status is Status.COMPLETED
         text = tasks.text.split("if __name__")[0] + inside.text
         block = Block(
             inside.page, inside.line, "python", f"{text}\nimport asyncio\nasyncio.run({_function(inside)}())\n"
