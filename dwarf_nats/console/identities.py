@@ -7,7 +7,7 @@ to the ids that one NATS user has seen. Another user of the console does not get
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -39,6 +39,7 @@ class Identities:
         self._most = most
         self._flows: OrderedDict[str, str] = OrderedDict()
         self._steps: OrderedDict[str, str] = OrderedDict()
+        self._callers: OrderedDict[str, str] = OrderedDict()
 
     def flow_key(self, flow_id: str) -> str | None:
         """The key of a flow or thread, if it has been seen."""
@@ -47,6 +48,25 @@ class Identities:
     def step_key(self, step_id: str) -> str | None:
         """The key of a step, if it has been seen."""
         return _used(self._steps, step_id)
+
+    def caller_of(self, flow_id: str) -> str:
+        """The id of the flow that called this one, if a history has said so; else empty."""
+        return _used(self._callers, flow_id) or ""
+
+    def learn_callers(self, flow_id: str, steps: Sequence[Mapping[str, Any]]) -> None:
+        """Keep which flows the steps of a flow, as pages see them, have called."""
+        pending = [(flow_id, steps)]
+        while pending:
+            caller, some = pending.pop()
+            for step in some:
+                called = step.get("subFlow")
+                if not called:
+                    continue
+                self._callers[called] = caller
+                self._callers.move_to_end(called)
+                pending.append((called, step.get("subHistory") or ()))
+        while len(self._callers) > self._most:
+            self._callers.popitem(last=False)
 
     def learn(self, field: str, key: str) -> str:
         """Keep the key found in a field of the wire, and return its id. Text that is no key is returned as it is."""

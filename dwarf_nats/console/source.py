@@ -111,7 +111,9 @@ class Source:
     async def history(self, flow_id: str, *, limit: int = 100, cursor: str = "") -> dict[str, Any]:
         """A page of steps: `steps`, and `cursor` unless it is the last (O7)."""
         fields: dict[str, Any] = {"flowKey": flow_id, "limit": limit}
-        return await self.read("flow.history", {**fields, "cursor": cursor} if cursor else fields)
+        page = await self.read("flow.history", {**fields, "cursor": cursor} if cursor else fields)
+        self.identities.learn_callers(flow_id, page["steps"])
+        return page
 
     async def explain(self, flow_id: str) -> dict[str, Any]:
         """What each living step of the flow waits for."""

@@ -204,6 +204,8 @@ async def test_a_child_is_opened_in_place_and_linked(browser: Browser, caller: C
     assert child is not None
     own = await browser.page(f"/flow/{child[1]}")
     assert "Is 12 all right?" in own
+    assert f'<dt>Called by</dt><dd><a href="/flow/{flow}">' in own
+    assert "Called by" not in page
 
 
 async def test_an_error_edge_is_drawn_as_taken_and_a_loop_with_its_round(browser: Browser, caller: Caller) -> None:

@@ -59,3 +59,12 @@ def test_text_that_is_no_key_stays() -> None:
     identities, found = sealed({"flowKey": "nothing"})
     assert found == {"flow": "nothing"}
     assert identities.flow_key("nothing") is None
+
+
+def test_a_history_tells_who_called_a_flow_at_any_depth() -> None:
+    identities = Identities(most=2)
+    inner = [{"step": "1-3", "subFlow": "1-30"}, {"step": "1-4"}]
+    identities.learn_callers("1-10", [{"step": "1-1"}, {"step": "1-2", "subFlow": "1-20", "subHistory": inner}])
+    assert [identities.caller_of(flow) for flow in ("1-10", "1-20", "1-30")] == ["", "1-10", "1-20"]
+    identities.learn_callers("1-10", [{"step": "1-5", "subFlow": "1-40"}])
+    assert [identities.caller_of(flow) for flow in ("1-20", "1-30", "1-40")].count("") == 1, "no more than two are kept"

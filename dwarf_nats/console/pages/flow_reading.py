@@ -30,6 +30,8 @@ class FlowReading:
     explanation: wire.Explanation = field(default_factory=wire.Explanation)
     summary: wire.Summary | None = None
     complete: bool = True
+    caller: str = ""
+    """The flow that called it, if the console has read that one's history."""
     now: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     @property
@@ -74,6 +76,7 @@ async def read_flow(source: Source, flow: str) -> FlowReading:
         raw_steps=history.steps,
         graph=read_graph(graph.get("graph") or {}, graph.get("digest", "")),
         complete=history.complete,
+        caller=source.identities.caller_of(flow),
     )
     with contextlib.suppress(Forbidden, NotFound):
         reading.summary = wire.read(wire.Summary, await source.summary(flow))

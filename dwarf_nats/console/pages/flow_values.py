@@ -84,6 +84,7 @@ class FlowValues:
             "ended": iso(reading.ended),
             "updated": iso(reading.summary.updated_at if reading.summary else None),
             "thread": reading.summary.thread if reading.summary and reading.summary.thread != reading.flow else "",
+            "caller": reading.caller,
             "tags": reading.outcome.tags or (reading.summary.tags if reading.summary else {}),
             "headline": self.headline(),
             "pauses": self.pauses(),

@@ -82,6 +82,8 @@ class Timeline:
     rows: list[Row]
     ticks: list[Tick]
     cuts: list[Cut]
+    scale: list[tuple[float, float, float, float]] = field(default_factory=list)
+    """Stretches of the axis: begin and end as shares of the width, begin and end in seconds since `start`."""
     start: datetime | None = None
     end: datetime | None = None
     total: int = 0
@@ -103,7 +105,14 @@ def timeline(steps: Sequence[Step], now: datetime, *, opened: frozenset[str] = f
     shown = rows.found[page * PAGE_ROWS : (page + 1) * PAGE_ROWS]
     drawn = [one() if callable(one) else one for one in shown]
     return Timeline(
-        drawn, scale.ticks(), scale.cuts(), start=scale.start, end=scale.end, total=len(rows.found), page=page
+        drawn,
+        scale.ticks(),
+        scale.cuts(),
+        scale=scale.stretches(),
+        start=scale.start,
+        end=scale.end,
+        total=len(rows.found),
+        page=page,
     )
 
 
@@ -209,6 +218,18 @@ class Scale:
             Cut(round(self._lefts[number], 3), round(self._widths[number], 3), f"{length(first, last)} without work")
             for number, (first, last, is_cut) in enumerate(self._stretches)
             if is_cut
+        ]
+
+    def stretches(self) -> list[tuple[float, float, float, float]]:
+        """The map from place to time: each stretch as in `Timeline.scale`."""
+        return [
+            (
+                round(self._lefts[number] / 100, 6),
+                round((self._lefts[number] + self._widths[number]) / 100, 6),
+                (first - self.start).total_seconds(),
+                (last - self.start).total_seconds(),
+            )
+            for number, (first, last, _) in enumerate(self._stretches)
         ]
 
     def ticks(self) -> list[Tick]:

@@ -55,6 +55,7 @@ function scaleTo(value) {
   frame.scrollTop = y * scale - frame.clientHeight / 2;
 }
 function zoom(by) {
+  if (line) return zoomTime(by);
   if (!graph) return;
   const frame = graph.parentElement, { width, height } = graph.viewBox.baseVal;
   scaleTo(by ? scale * (by > 0 ? 1.25 : 0.8) : Math.min(1, (frame.clientWidth - 2) / width, Math.max(0.5, (frame.clientHeight - 2) / height)));
@@ -73,11 +74,71 @@ if (graph) {
   if (graph.viewBox.baseVal.width > frame.clientWidth) zoom(0);
 }
 
+// --- the timeline ---
+// What is shown is kept as times, since the places of a running flow move.
+const line = $("#flow-timeline"), CLOCK = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit", fractionalSecondDigits: 3, hourCycle: "h23" });
+let shown = null, held = null, pointed = 0.5;
+const tell = (seconds) => "+" + (seconds < 60 ? `${seconds.toFixed(3)} s` : span(seconds));
+function across(value, a, b) {
+  const every = JSON.parse($(".tl", line).dataset.scale), one = every.find((each) => value <= each[a + 1]) || every[every.length - 1];
+  return one[b] + (one[b + 1] - one[b]) * Math.min(1, Math.max(0, (value - one[a]) / (one[a + 1] - one[a] || 1)));
+}
+function showTimes() {
+  if (!$(".tl", line)) return;
+  const [first, last] = shown ? shown.map((time) => across(time, 2, 0)) : [0, 1], size = Math.max(last - first, 1e-4);
+  line.style.setProperty("--zoom", 1 / size);
+  line.style.setProperty("--from", `${-100 * first / size}%`);
+  line.classList.toggle("zoomed", Boolean(shown));
+  $(".tl-shown", line).textContent = shown ? `${tell(shown[0])} to ${tell(shown[1])}` : "";
+}
+function zoomTo(first, last) {
+  const size = Math.min(1, Math.max(1e-3, last - first)), from = Math.min(1 - size, Math.max(0, (first + last - size) / 2));
+  shown = size < 1 ? [across(from, 0, 2), across(from + size, 0, 2)] : null;
+  showTimes();
+}
+function zoomTime(by) {
+  if (!$(".tl", line)) return;
+  const [first, last] = shown ? shown.map((time) => across(time, 2, 0)) : [0, 1], size = (last - first) * (by > 0 ? 0.5 : 2);
+  const at = by > 0 && pointed > first && pointed < last ? pointed : (first + last) / 2;
+  if (by) zoomTo(at - size / 2, at + size / 2); else zoomTo(0, 1);
+  say($(".tl-shown", line).textContent || "The whole time");
+}
+if (line) {
+  const place = (event) => {
+    const axis = $(".tl-axis svg", line).getBoundingClientRect();
+    return Math.min(1, Math.max(0, (event.clientX - axis.left) / axis.width));
+  };
+  const point = (event) => {
+    const cursor = $(".tl-cursor", line);
+    if (!cursor) return;
+    cursor.hidden = !held && !event.target.closest(".tl-bars");
+    if (cursor.hidden) return;
+    const table = $(".tl", line), box = table.getBoundingClientRect(), share = pointed = place(event), time = across(share, 0, 2), from = held ? Math.min(held.x, event.clientX) : event.clientX;
+    cursor.style.left = `${from - box.left}px`;
+    cursor.style.width = `${held ? Math.abs(event.clientX - held.x) : 0}px`;
+    cursor.classList.toggle("range", Boolean(held));
+    cursor.classList.toggle("left", !held && event.clientX > box.left + box.width * 0.7);
+    $("span", cursor).textContent = held ? `${tell(Math.abs(time - across(held.share, 0, 2)))} long`.slice(1) : `${tell(time)} · ${CLOCK.format(Date.parse(table.dataset.start) + 1000 * time)}`;
+  };
+  line.addEventListener("pointerdown", (event) => {
+    if (event.pointerType === "mouse" && !event.button && event.target.closest(".tl-bars")) held = { x: event.clientX, share: place(event) };
+  });
+  line.addEventListener("pointerleave", () => { if (!held) $(".tl-cursor", line)?.setAttribute("hidden", ""); });
+  addEventListener("pointermove", (event) => { if (held || line.contains(event.target)) point(event); });
+  addEventListener("pointerup", (event) => {
+    const from = held;
+    held = null;
+    if (from && Math.abs(event.clientX - from.x) > 4) zoomTo(...[from.share, place(event)].sort((a, b) => a - b));
+    if (from) point(event);
+  });
+  document.addEventListener("console:update", showTimes);
+}
+
 // --- keys ---
 document.addEventListener("keydown", (event) => {
   if (event.target.matches("input:not([type=checkbox]),textarea,select") || event.ctrlKey || event.metaKey || event.altKey || $("dialog[open]")) return;
   if (event.key === "Escape") closeDrawer();
-  if (graph && { "+": 1, "-": -1, 0: 0 }[event.key] !== undefined) zoom({ "+": 1, "-": -1, 0: 0 }[event.key]);
+  if ((graph || line) && { "+": 1, "-": -1, 0: 0 }[event.key] !== undefined) zoom({ "+": 1, "-": -1, 0: 0 }[event.key]);
 });
 $$(".tabs a").forEach((link, n) => { link.dataset.key = `g ${n + 1}`; });
 
