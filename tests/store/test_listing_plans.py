@@ -47,6 +47,13 @@ async def test_flows_that_stopped_are_found_by_their_index(crowded: SqlStore, st
     assert "dwarf_flows_newest" not in shown, shown
 
 
+async def test_flows_that_were_never_started_are_found_by_their_index(crowded: SqlStore) -> None:
+    sql, args = await statement_of(crowded, Query(status=Status.CREATED), purged=False)
+    shown = await plan(crowded, sql, args)
+    assert "dwarf_flows_unstarted" in shown, shown
+    assert "dwarf_flows_newest" not in shown, shown
+
+
 async def test_and_only_they(crowded: SqlStore) -> None:
     rows, cursor = await crowded.flows.list_page(Query(status=Status.FAILED), 10, None, "")
     assert ([row.flow_id for row in rows], cursor) == ([100_000, 50_000], "")

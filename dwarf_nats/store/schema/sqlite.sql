@@ -55,6 +55,8 @@ create index dwarf_flows_stopped on dwarf_flows (status, created_at, flow_id)
 create index dwarf_flows_thread on dwarf_flows (thread_id);
 create index dwarf_flows_tree on dwarf_flows (root_id, surgraph_step_id)
   where surgraph_flow_id is not null;
+create index dwarf_flows_unstarted on dwarf_flows (status, created_at, flow_id)
+  where status = 'created' and surgraph_step_id is null;
 
 -- Steps: one execution of a node of a flow each. Pending steps are the queue: ready if they were due when their row
 -- was last written (not_before <= updated_at), else scheduled; each kind has partial indexes of its own.
