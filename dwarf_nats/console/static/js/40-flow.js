@@ -43,7 +43,7 @@ document.addEventListener("console:update", () => {
 });
 
 // --- the graph ---
-const graph = $(".flow-graph .graph");
+const graph = $(".flow-graph .graph"), line = $("#flow-timeline");
 let scale = 1;
 function scaleTo(value) {
   const frame = graph.parentElement, { width, height } = graph.viewBox.baseVal;
@@ -76,7 +76,7 @@ if (graph) {
 
 // --- the timeline ---
 // What is shown is kept as times, since the places of a running flow move.
-const line = $("#flow-timeline"), CLOCK = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit", fractionalSecondDigits: 3, hourCycle: "h23" });
+const CLOCK = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit", fractionalSecondDigits: 3, hourCycle: "h23" });
 let shown = null, held = null, pointed = 0.5;
 const tell = (seconds) => "+" + (seconds < 60 ? `${seconds.toFixed(3)} s` : span(seconds));
 function across(value, a, b) {
