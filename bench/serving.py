@@ -24,6 +24,7 @@ from opentelemetry.sdk.metrics.export import ConsoleMetricExporter, PeriodicExpo
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
+from dwarf_nats.collector import collect_seldom
 from dwarf_nats.engine import Engine
 from dwarf_nats.sdk import Worker
 from dwarf_nats.server import replica
@@ -111,6 +112,7 @@ async def one_replica(settings: ServerSettings, profile: str, telemetry: str = "
     """The service, drained at the end; its last line are its counters."""
     profiler = cProfile.Profile() if profile else None
     async with replica(settings, **providers(telemetry)) as engine:
+        collect_seldom()
 
         async def answer(_question: dict[str, Any]) -> dict[str, float]:
             return counters(engine)

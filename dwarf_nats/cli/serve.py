@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 
 import typer
 
+from dwarf_nats import event_loop
 from dwarf_nats.cli import console, logs
 from dwarf_nats.cli.command import command, register_group
 from dwarf_nats.cli.options import given_dsns
@@ -32,18 +33,23 @@ def register(app: typer.Typer) -> None:
     )(serve)
 
 
-async def serve(settings: ServerSettings) -> None:
+def serve(settings: ServerSettings) -> None:
     """Serve: one replica in the foreground. SIGTERM drains, a second one stops at once.
 
     Durations take units, such as 30s; names that end in -ms also take a number of milliseconds. Every option has a
     variable, and a name in dwarf.toml.
     """
+    event_loop.run(_serve(settings))
+
+
+async def _serve(settings: ServerSettings) -> None:
+    """Serve the replicas, and the console beside them."""
     from dwarf_nats.server import run_server  # slow to load, and the other commands need no engine
 
     given_dsns(settings.dsns)
     logs.set_up(settings.log_format, settings.log_level)
     async with _console(settings):
-        await _serve(settings, run_server)
+        await _replicas(settings, run_server)
 
 
 @asynccontextmanager
@@ -58,7 +64,7 @@ async def _console(settings: ServerSettings) -> AsyncIterator[None]:
         yield
 
 
-async def _serve(settings: ServerSettings, run_server: Callable[[ServerSettings], Awaitable[None]]) -> None:
+async def _replicas(settings: ServerSettings, run_server: Callable[[ServerSettings], Awaitable[None]]) -> None:
     if settings.replicas > 1:
         if any(one.startswith("sqlite:") for one in settings.dsns):
             raise BadRequest("a SQLite file serves one replica only: use PostgreSQL for --replicas 2 and more")

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
+from dwarf_nats import event_loop
 from dwarf_nats.errors import DwarfError
 
 log = logging.getLogger("dwarf_nats.worker")
@@ -96,12 +97,7 @@ def run(*workers: ServedWorker, ready: Callable[[], object] | None = None) -> No
             sys.stdout.flush()
             os._exit(1)
 
-    try:
-        import uvloop
-    except ImportError:
-        asyncio.run(serving())
-    else:
-        uvloop.run(serving())
+    event_loop.run(serving())
 
 
 def main(*workers: ServedWorker) -> None:
