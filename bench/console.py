@@ -1,4 +1,4 @@
-"""What the web console costs: `python -m bench.console list`, `… branches`, `… tabs`; `--sqlite` instead of PostgreSQL.
+"""The costs of the web console: `python -m bench.console list`, `… branches`, `… tabs`; `--sqlite` instead of PostgreSQL.
 
 Each case starts the servers, a replica and a console as processes of their own on loopback, and ends them after `--limit`
 seconds at the latest.

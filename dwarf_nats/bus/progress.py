@@ -1,4 +1,4 @@
-"""What workers report while they run a step: read, thinned out, and handed to the engine (B7).
+"""The progress that workers report while they run a step: read, thinned out, and handed to the engine (B7).
 
 A progress harms no step: one that is malformed is counted, logged and dropped.
 """

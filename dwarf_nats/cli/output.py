@@ -128,7 +128,7 @@ def outcome_view(outcome: Outcome) -> list[RenderableType]:
 
 
 def _waits_for(flow: FlowSummary) -> str:
-    """What a flow that has not ended waits for; nothing while it is simply at work."""
+    """The wait of a flow that has not ended, as a list shows it; nothing while it is simply at work."""
     wait = flow.waits_for
     return "" if wait is None or wait.reason is Reason.RUNNING else f"{wait.reason}: {wait.text}"
 

@@ -54,7 +54,7 @@ def step_view(step: Step) -> list[RenderableType]:
 
 
 def _told(step: Step) -> Iterator[Text]:
-    """What is to be said of a step beside its row: failed attempts, its error, problems, its progress."""
+    """The lines that tell of a step beside its row: failed attempts, its error, problems, its progress."""
     name = _branch_name(step)
     for attempt in step.attempts:
         yield Text(f"{name}: {_attempt_line(attempt)}", style="yellow")

@@ -1,4 +1,4 @@
-"""What all pages share: sources, live views, templates, forms, and the frame of a page."""
+"""The parts that all pages share: sources, live views, templates, forms, and the frame of a page."""
 
 from __future__ import annotations
 
@@ -168,5 +168,5 @@ def _nothing(_operation: str) -> bool:
 
 
 def error_values(error: DwarfError) -> Mapping[str, Any]:
-    """What an error page shows."""
+    """The values of an error page."""
     return {"code": error.code, "message": error.message}

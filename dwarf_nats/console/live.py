@@ -36,7 +36,7 @@ BEAT_SECONDS = 1.0
 BEAT_WITHOUT_EVENTS_SECONDS = 2.0
 """The same without events."""
 SLOW_FACTOR = 10
-"""What takes long to read is read rarely: at most a tenth of the time goes into reading one view."""
+"""The pause after a slow read, as a multiple of its time: at most a tenth of the time goes into reading one view."""
 COMMENT_SECONDS = 15.0
 """Time after which a comment is sent on a quiet stream, so that proxies keep it open."""
 MAX_WAITING_MESSAGES = 50
@@ -57,7 +57,7 @@ class Change(msgspec.Struct, rename="camel"):
 
 @dataclass(slots=True)
 class Update:
-    """What a view shows now. `html`: element id → its inner HTML. `classes`: element id → its class attribute."""
+    """The contents of a view now. `html`: element id → its inner HTML. `classes`: element id → its class attribute."""
 
     html: Mapping[str, str] = field(default_factory=dict)
     classes: Mapping[str, str] = field(default_factory=dict)
@@ -98,6 +98,24 @@ class View(ABC):
     @abstractmethod
     async def render(self) -> Update:
         """Read, and return what the view shows now."""
+
+
+class PolledView(View):
+    """A view of what comes and goes without an event of its own: it is read every few seconds while somebody looks."""
+
+    beat_seconds = 5.0
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self._beats = 0
+
+    def concerns(self, change: Change) -> bool:
+        return not change.workflow
+
+    async def stamp(self) -> str | None:
+        """Another one each time."""
+        self._beats += 1
+        return str(self._beats)
 
 
 class Hub:

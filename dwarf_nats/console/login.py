@@ -1,4 +1,4 @@
-"""Who asks: nobody in particular on loopback, a user of HTTP basic, or the user that a proxy names in a header."""
+"""The user who asks: nobody in particular on loopback, a user of HTTP basic, or the one that a proxy names in a header."""
 
 from __future__ import annotations
 

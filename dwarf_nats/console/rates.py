@@ -15,7 +15,7 @@ ORDER = ("completed", "running", "interrupted", "created", "failed", "cancelled"
 
 @dataclass(slots=True)
 class Rates:
-    """What became of the flows of one workflow. Durations in microseconds, of completed flows, `None` without any."""
+    """The ends of the flows of one workflow. Durations in microseconds, of completed flows, `None` without any."""
 
     counts: Counter[str] = field(default_factory=Counter)
     durations: list[int] = field(default_factory=list)

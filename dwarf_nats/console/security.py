@@ -1,4 +1,4 @@
-"""What protects the console in a browser: headers, host check, login, and the check of requests that change something.
+"""The protection of the console in a browser: headers, host check, login, and the check of requests that change something.
 
 Three lines of defence against forged requests: cookies of this site only (`SameSite=Strict`), the origin that the browser
 states, and a token that only pages of the console have.

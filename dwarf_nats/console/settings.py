@@ -13,7 +13,7 @@ CONSOLE = "The console"
 
 @dataclass(slots=True, frozen=True, kw_only=True)
 class ConsoleSettings:
-    """What a console shows, to whom, and where it listens."""
+    """The settings of a console: what it shows, to whom, and where it listens."""
 
     listen: str = setting(
         "127.0.0.1:8080", "Address and port; :8080 is all addresses.", section=CONSOLE, metavar="ADDRESS"

@@ -18,7 +18,7 @@ _CAUSES = {reason.value: reason for reason in (Reason.NO_RESPONDERS, Reason.UNAV
 
 @dataclass(slots=True, frozen=True, kw_only=True)
 class Scene:
-    """What surrounds the steps of one shard at one moment.
+    """The surroundings of the steps of one shard at one moment.
 
     `now` is the database's clock. `best_priority`: the best one of which steps are ready. `budget_ms`: of flows that have none
     of their own. `replicas`: those whose facts are known, this one first. `complete`: flows that steps called were read, too.

@@ -64,7 +64,7 @@ class Pause:
 
 
 class StepDetails(msgspec.Struct, kw_only=True):
-    """What is written of few steps, in statements of their own.
+    """The parts of a settlement that few steps have, written in statements of their own.
 
     `attempt_us`: the length of an attempt that failed (L3). `progress_json`: a progress that is not in the database yet, and
     `progress_age_us`, how long ago it was reported (B7).

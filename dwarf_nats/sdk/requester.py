@@ -19,6 +19,7 @@ from dwarf_nats.wire import headers as h
 from dwarf_nats.wire.codec import encode
 from dwarf_nats.wire.connect_options import ConnectOptions
 from dwarf_nats.wire.headers import percent_encode
+from dwarf_nats.wire.operations import OPERATIONS
 from dwarf_nats.wire.refusals import decode_error
 from dwarf_nats.wire.subjects import Subjects
 
@@ -34,21 +35,7 @@ WAIT_SLICE_SECONDS = 10.0
 """Time of waiting asked for in one request, so that a replica that is killed in the middle costs no more than this."""
 RETRY_BACKOFF = Backoff(0.05, 2, 1.0)
 """Pauses before a request is sent again, and between the requests of a wait while the service is unavailable."""
-_READS = frozenset(
-    {
-        *(
-            "flow.snapshot",
-            "flow.fingerprint",
-            "flow.history",
-            "flow.mermaid",
-            "flow.list",
-            "flow.explain",
-            "flow.graph",
-            "step.get",
-        ),
-        *("task.breaker", "shard.info", "graph.get", "graph.list", "graph.mermaid", "graph.validate"),
-    }
-)
+_READS = frozenset(one.name for one in OPERATIONS if one.reads and not one.waits)
 """Operations that may be sent again if a reply was lost, because they change nothing."""
 
 

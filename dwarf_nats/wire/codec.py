@@ -25,6 +25,7 @@ from dwarf_nats.workflow.tags import checked_tags
 from . import headers as h
 from . import messages as m
 from .explain_messages import waits_for_message, waits_for_record
+from .message_fields import flow_status
 from .pause_messages import pause_message, pause_record
 from .tag_messages import tags_field, tags_given, tags_json, tags_record
 from .times import micros as micros
@@ -197,7 +198,7 @@ def outcome_message(outcome: Outcome) -> m.Outcome:
     return m.Outcome(
         flow_key=outcome.flow_key,
         workflow=outcome.workflow,
-        status=outcome.status.value,  # type: ignore[arg-type]  # a flow is never pending
+        status=flow_status(outcome.status),
         state=Raw(outcome.state_json),
         error=error_values(outcome.error),
         cancel_reason=or_unset(outcome.cancel_reason),
@@ -240,7 +241,7 @@ def summary_message(flow: FlowSummary) -> m.FlowSummary:
         flow_key=flow.flow_key,
         thread_key=flow.thread_key,
         workflow=flow.workflow,
-        status=flow.status.value,  # type: ignore[arg-type]  # a flow is never pending
+        status=flow_status(flow.status),
         created_at=rfc3339(flow.created_at),
         updated_at=rfc3339(flow.updated_at),
         priority=flow.priority,

@@ -19,6 +19,7 @@ from .codec import (
     time_or_unset,
 )
 from .explain_messages import ExplanationReply, Wait
+from .message_fields import flow_status
 from .steps import branch_message, branch_record, progress_message, progress_record
 from .times import micros, rfc3339
 
@@ -27,7 +28,7 @@ def explanation_message(explanation: records.Explanation) -> ExplanationReply:
     """An explanation as it travels."""
     return ExplanationReply(
         flow_key=explanation.flow_key,
-        status=explanation.status.value,  # type: ignore[arg-type]  # a flow is never pending
+        status=flow_status(explanation.status),
         text=explanation.text,
         remedy=explanation.remedy or UNSET,
         waits=_wait_messages(explanation.waits),

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Literal, TypeAlias, TypeVar
+from typing import Annotated, Literal, TypeAlias, TypeVar, cast
 
 import msgspec
 from msgspec import Meta, Raw, UnsetType
+
+from dwarf_nats.workflow.status import Status
 
 T = TypeVar("T")
 Maybe: TypeAlias = T | UnsetType
 """A field that may be left out; `UNSET` then."""
 
 FlowStatus = Literal["created", "running", "interrupted", "completed", "failed", "cancelled"]
+
+
+def flow_status(status: Status) -> FlowStatus:
+    """The status of a flow as it travels. A flow is never pending, as steps are."""
+    return cast(FlowStatus, status.value)
+
+
 StepStatus = Literal["created", "pending", "running", "interrupted", "completed", "failed", "cancelled"]
 ActionKind = Annotated[
     str,

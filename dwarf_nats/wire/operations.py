@@ -20,7 +20,7 @@ class Operation:
     """One operation.
 
     `client`: the method of `sdk.Client`. `command`: the command of the CLI. `waits`: it may hold its caller for long. `keyed`:
-    `Nats-Msg-Id` is its idempotency key.
+    `Nats-Msg-Id` is its idempotency key. `reads`: it changes nothing, so a viewer may ask it, and it may be sent again.
     """
 
     name: str
@@ -31,6 +31,7 @@ class Operation:
     command: str
     waits: bool = False
     keyed: bool = False
+    reads: bool = False
 
     @property
     def endpoint(self) -> str:
@@ -49,15 +50,21 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation("flow.start", m.FlowStartRequest, m.Empty, client="start", command="flow start"),
     Operation("flow.run", m.FlowRunRequest, m.Outcome, client="run", command="flow run", waits=True, keyed=True),
-    Operation("flow.await", m.FlowWaitRequest, m.Outcome, client="await_", command="flow await", waits=True),
-    Operation("flow.poll", m.FlowWaitRequest, m.Outcome, client="poll", command="flow await", waits=True),
-    Operation("flow.snapshot", m.FlowRequest, m.Outcome, client="snapshot", command="flow get"),
-    Operation("flow.fingerprint", m.FlowRequest, m.FingerprintReply, client="fingerprint", command="flow get"),
-    Operation("flow.history", m.FlowHistoryRequest, m.HistoryReply, client="history_page", command="flow history"),
-    Operation("flow.mermaid", m.FlowRequest, m.MermaidReply, client="mermaid", command="flow mermaid"),
-    Operation("flow.graph", m.FlowRequest, m.FlowGraphReply, client="flow_graph", command="flow graph"),
-    Operation("flow.explain", m.FlowRequest, m.ExplanationReply, client="explain", command="flow explain"),
-    Operation("flow.list", m.FlowListRequest, m.FlowListReply, client="list", command="flow list"),
+    Operation(
+        "flow.await", m.FlowWaitRequest, m.Outcome, client="await_", command="flow await", waits=True, reads=True
+    ),
+    Operation("flow.poll", m.FlowWaitRequest, m.Outcome, client="poll", command="flow await", waits=True, reads=True),
+    Operation("flow.snapshot", m.FlowRequest, m.Outcome, client="snapshot", command="flow get", reads=True),
+    Operation(
+        "flow.fingerprint", m.FlowRequest, m.FingerprintReply, client="fingerprint", command="flow get", reads=True
+    ),
+    Operation(
+        "flow.history", m.FlowHistoryRequest, m.HistoryReply, client="history_page", command="flow history", reads=True
+    ),
+    Operation("flow.mermaid", m.FlowRequest, m.MermaidReply, client="mermaid", command="flow mermaid", reads=True),
+    Operation("flow.graph", m.FlowRequest, m.FlowGraphReply, client="flow_graph", command="flow graph", reads=True),
+    Operation("flow.explain", m.FlowRequest, m.ExplanationReply, client="explain", command="flow explain", reads=True),
+    Operation("flow.list", m.FlowListRequest, m.FlowListReply, client="list", command="flow list", reads=True),
     Operation("flow.purge", m.FlowPurgeRequest, m.FlowPurgeReply, client="purge", command="flow purge"),
     Operation("flow.delete", m.FlowRequest, m.Empty, client="delete", command="flow delete"),
     Operation("flow.cancel", m.FlowCancelRequest, m.Empty, client="cancel", command="flow cancel"),
@@ -76,16 +83,23 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation(
         "flow.signal", m.FlowSignalRequest, m.FlowSignalReply, client="signal", command="flow signal", keyed=True
     ),
-    Operation("step.get", m.StepRequest, m.Step, client="step", command="flow get"),
-    Operation("task.breaker", m.TaskBreakerRequest, m.TaskBreakerReply, client="breaker", command="tasks"),
-    Operation("shard.info", m.EmptyRequest, m.ShardInfoReply, client="shard_info", command="shards"),
+    Operation("step.get", m.StepRequest, m.Step, client="step", command="flow get", reads=True),
+    Operation("task.breaker", m.TaskBreakerRequest, m.TaskBreakerReply, client="breaker", command="tasks", reads=True),
+    Operation("shard.info", m.EmptyRequest, m.ShardInfoReply, client="shard_info", command="shards", reads=True),
     Operation("graph.put", m.GraphDocument, m.GraphPutReply, client="put_graph", command="graph put"),
-    Operation("graph.get", m.GraphRequest, m.GraphDocument, client="get_graph", command="graph get"),
+    Operation("graph.get", m.GraphRequest, m.GraphDocument, client="get_graph", command="graph get", reads=True),
     Operation("graph.delete", m.GraphRequest, m.Empty, client="delete_graph", command="graph delete"),
-    Operation("graph.mermaid", m.GraphRequest, m.MermaidReply, client="graph_mermaid", command="graph mermaid"),
-    Operation("graph.list", m.EmptyRequest, m.GraphListReply, client="list_graphs", command="graph list"),
     Operation(
-        "graph.validate", m.GraphDocument, m.GraphValidateReply, client="validate_graph", command="graph validate"
+        "graph.mermaid", m.GraphRequest, m.MermaidReply, client="graph_mermaid", command="graph mermaid", reads=True
+    ),
+    Operation("graph.list", m.EmptyRequest, m.GraphListReply, client="list_graphs", command="graph list", reads=True),
+    Operation(
+        "graph.validate",
+        m.GraphDocument,
+        m.GraphValidateReply,
+        client="validate_graph",
+        command="graph validate",
+        reads=True,
     ),
 )
 SIGNAL = Operation("signal", m.SignalRequest, m.FlowSignalReply, client="signal", command="flow signal", keyed=True)

@@ -52,7 +52,7 @@ class PeerNotifyStatusChange(Message):
 
 
 class PeerExplain(Message):
-    """What do you know of these steps and tasks? Answered by every other replica."""
+    """A question to all other replicas: what they know of these steps and tasks."""
 
     id: str
     shard: Integer

@@ -11,6 +11,7 @@ from dwarf_nats.rules.steps import ReadyStep, StoppedFlow
 from dwarf_nats.workflow.status import Status
 
 from . import peer_messages as p
+from .message_fields import flow_status
 from .task_messages import WorkerReply
 from .times import from_micros, rfc3339, to_micros
 
@@ -81,7 +82,7 @@ def encode_event(change: StatusChange) -> bytes:
             flow_id=change.flow_id,
             thread_id=change.thread_id,
             workflow=change.workflow,
-            status=change.status.value,  # type: ignore[arg-type]  # a flow is never pending
+            status=flow_status(change.status),
             at=rfc3339(change.at),
         )
     )

@@ -27,7 +27,7 @@ class FailedAttempt(Message):
 
 
 class StepPause(Message):
-    """What pauses a step; `until` is the deadline of an interrupt that has one."""
+    """A pause of a step; `until` is the deadline of an interrupt that has one."""
 
     kind: Literal["interrupt", "breakpoint"]
     since: Time

@@ -19,7 +19,7 @@ PROGRESS_SECONDS = 0.1
 
 @dataclass(slots=True, frozen=True, kw_only=True)
 class Progress:
-    """What a worker reported last while it ran the step; any of its three parts may be absent."""
+    """The last progress that a worker reported while it ran the step; any of its three parts may be absent."""
 
     at: int
     fraction: float | None = None

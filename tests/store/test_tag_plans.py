@@ -65,7 +65,7 @@ async def statement_of(store: SqlStore, query: Query, *, purged: bool) -> tuple[
 async def plan(store: SqlStore, sql: str, args: Any, *, generic: bool = False) -> str:
     if store.dsn.startswith("sqlite"):
         rows = await store.database.fetch(f"explain query plan {SQLITE.text(sql)}", *args)
-        return "\n".join(str(row[3]) for row in rows)
+        return "\n".join(str(line) for *_, line in rows)
     text = POSTGRES.text(sql)
     async with store.database.transaction() as tx:
         await tx.fetch(f"set local plan_cache_mode = {'force_generic_plan' if generic else 'force_custom_plan'}")

@@ -95,3 +95,11 @@ def test_the_protocol_page_has_every_operation_and_no_other() -> None:
 def test_the_page_of_the_client_has_its_method(operation: Operation) -> None:
     page = (ROOT / "docs/python-sdk.md").read_text()
     assert re.search(rf"`{operation.client}[`(]", page), operation.client
+
+
+def test_a_viewer_may_publish_what_reads_and_nothing_else() -> None:
+    """The template for viewers is the table's `reads`, and the health of replicas, which is no operation."""
+    text = (ROOT / "docs/operating/permissions/viewer.conf").read_text()
+    publish, _, _ = text.partition("subscribe:")
+    allowed = {name.removeprefix("dwarf.") for name in re.findall(r'"(dwarf\.[^"]+)"', publish)}
+    assert allowed - {"health", "health.*"} == {one.name for one in OPERATIONS if one.reads}

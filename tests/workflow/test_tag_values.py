@@ -1,4 +1,4 @@
-"""What tags may be, how they change, and when two are equal (Q1)."""
+"""The rules of tags: what they may be, how they change, and when two are equal (Q1)."""
 
 from __future__ import annotations
 

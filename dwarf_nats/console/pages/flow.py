@@ -116,7 +116,7 @@ async def _made(reading: FlowReading, make: Any) -> dict[str, Any]:
 
 
 class FlowView(View):
-    """What changes on the page of a flow: header, sentence, actions, and the tab; of the graph, texts and classes only."""
+    """The changing parts of a flow's page: header, sentence, actions, and the tab; of the graph, texts and classes only."""
 
     def __init__(self, console: Console, source: Source, place: Place, layouts: Layouts) -> None:
         self.source = source

@@ -109,6 +109,6 @@ class FlowForms:
 
 
 def _overrides(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
-    """What makes one state of the other: changed fields, and null for removed ones."""
+    """The changes that make one state of the other: changed fields, and null for removed ones."""
     changed = {name: value for name, value in after.items() if name not in before or before[name] != value}
     return changed | {name: None for name in before if name not in after}

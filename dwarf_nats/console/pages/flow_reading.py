@@ -1,4 +1,4 @@
-"""What the flow page reads of one flow, all at once."""
+"""The reading of one flow for its page, all at once."""
 
 from __future__ import annotations
 

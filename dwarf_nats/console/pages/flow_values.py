@@ -70,7 +70,7 @@ class FlowValues:
         self._layouts = layouts
 
     def shared(self) -> dict[str, Any]:
-        """What all tabs have: the header, the sentence, pauses, and what may be done."""
+        """The values that all tabs have: the header, the sentence, pauses, and what may be done."""
         reading = self._reading
         return {
             "place": self._place,

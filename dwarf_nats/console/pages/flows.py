@@ -115,7 +115,7 @@ def address_of_search(text: str) -> str:
 
 
 async def list_values(source: Source, filters: Filters) -> dict[str, Any]:
-    """What the template shows."""
+    """The values of the template."""
     flows, cursor, looked = await _read(source, filters)
     counts = Counter(one["status"] for one in flows)
     return {

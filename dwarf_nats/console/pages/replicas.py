@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from dwarf_nats.console.console import Console
-from dwarf_nats.console.live import Change, Update, View
+from dwarf_nats.console.live import PolledView, Update
 from dwarf_nats.console.source import Source
 from dwarf_nats.errors import Forbidden, Unavailable
 from dwarf_nats.redact import redacted_url
@@ -29,7 +29,7 @@ def routes(console: Console) -> list[Route]:
 
 
 async def replica_values(source: Source) -> dict[str, Any]:
-    """What the template shows."""
+    """The values of the template."""
     replicas, shards = await asyncio.gather(_or_none(source.health()), _or_none(source.shards()))
     numbers = [one["shard"] for one in shards or ()]
     return {
@@ -63,24 +63,14 @@ def _nats(source: Source) -> dict[str, Any]:
     }
 
 
-class ReplicaList(View):
+class ReplicaList(PolledView):
     """Replicas and shards."""
 
     key = "replicas"
-    beat_seconds = 5.0
 
     def __init__(self, console: Console, source: Source) -> None:
-        self.source = source
+        super().__init__(source)
         self._console = console
-        self._beats = 0
-
-    def concerns(self, change: Change) -> bool:
-        return not change.workflow
-
-    async def stamp(self) -> str | None:
-        """Another one each time: replicas come and go without an event."""
-        self._beats += 1
-        return str(self._beats)
 
     async def render(self) -> Update:
         return Update(html={"rows": self._console.html("replicas_rows.html", **await replica_values(self.source))})

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from dwarf_nats.console.console import Console
-from dwarf_nats.console.live import Change, Update, View
+from dwarf_nats.console.live import PolledView, Update
 from dwarf_nats.console.rates import Waiting, by_task
 from dwarf_nats.console.source import SLOW_SECONDS, Source
 from dwarf_nats.errors import Forbidden
@@ -59,7 +59,7 @@ def routes(console: Console) -> list[Route]:
 
 
 async def task_values(source: Source) -> dict[str, Any]:
-    """What the template shows."""
+    """The values of the template."""
     under_way, info, stats = await asyncio.gather(
         source.read("flow.list", {"status": "running", "limit": UNDER_WAY_FLOWS}, seconds=SLOW_SECONDS),
         _services(source, "INFO"),
@@ -118,24 +118,14 @@ def _hold(tasks: dict[str, Task], held: Iterable[Mapping[str, Any]]) -> None:
         task.breaker = one.get("breaker") or task.breaker
 
 
-class TaskList(View):
+class TaskList(PolledView):
     """The rows of the list."""
 
     key = "tasks"
-    beat_seconds = 5.0
 
     def __init__(self, console: Console, source: Source) -> None:
-        self.source = source
+        super().__init__(source)
         self._console = console
-        self._beats = 0
-
-    def concerns(self, change: Change) -> bool:
-        return not change.workflow
-
-    async def stamp(self) -> str | None:
-        """Another one each time: services come and go without an event."""
-        self._beats += 1
-        return str(self._beats)
 
     async def render(self) -> Update:
         return Update(html={"rows": self._console.html("tasks_rows.html", **await task_values(self.source))})
