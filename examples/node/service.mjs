@@ -144,14 +144,17 @@ async function serve(msg, task) {
   }
 }
 
-for (const [url, task] of Object.entries(tasks)) {
+const working = new Set();
+const subscriptions = Object.entries(tasks).map(([url, task]) =>
   nc.subscribe(`${prefix}.${url}`, {
     queue: "node-tasks",
     callback: (error, msg) => {
-      if (!error) serve(msg, task);
+      if (error) return;
+      const work = serve(msg, task).finally(() => working.delete(work));
+      working.add(work);
     },
-  });
-}
+  }),
+);
 
 // A service that was there before: any JSON in, any JSON out, errors in the way of NATS services.
 const rates = { EUR: 1, NOK: 11.5 };
@@ -175,6 +178,9 @@ console.log(`serving ${Object.keys(tasks).join(", ")}`);
 
 for (const signal of ["SIGTERM", "SIGINT"]) {
   process.once(signal, async () => {
+    // Takes no more requests, answers those it has begun, and only then leaves NATS.
+    await Promise.all(subscriptions.map((subscription) => subscription.drain()));
+    await Promise.all(working);
     await nc.drain();
     process.exit(0);
   });

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import nats
 import pytest
 
 from dwarf_nats.workflow.keys import parse_key
@@ -136,3 +137,30 @@ def check_waits(shown: dict[str, Any]) -> None:
     assert (shown["paid"]["state"]["paid"], shown["paid"]["state"]["amount"]) == (True, 7)
     assert shown["unpaid"]["state"]["paid"] is False
     assert shown["unsigned"]["state"]["signedBy"] == "nobody"
+
+
+async def test_a_node_task_service_answers_what_it_has_begun_before_it_ends(
+    service: str, prefix: str, node_folder: Path
+) -> None:
+    """SIGTERM in the middle of a task: its answer comes, nothing is published on a connection that is drained."""
+    process = await node(node_folder, "service.mjs", service, prefix)
+    assert process.stdout is not None
+    nc = await nats.connect(service)
+    try:
+        async with asyncio.timeout(PATIENCE):
+            assert (await process.stdout.readline()).startswith(b"serving ")
+            replies = await nc.subscribe(inbox := nc.new_inbox())
+            request = {"flowKey": f"1-1-{'a' * 16}", "stepKey": f"1-2-{'b' * 16}", "attempt": 0, "state": {}}
+            body = json.dumps(request).encode()
+            await nc.publish("task.node.bank", body, reply=inbox, headers={"Dwarf-Accept-Ms": "1"})
+            accepted = await replies.next_msg(timeout=PATIENCE)
+            assert accepted.headers is not None
+            assert accepted.headers["Dwarf-Signal"] == "accepted"
+            process.terminate()
+            answer = await replies.next_msg(timeout=PATIENCE)
+            assert json.loads(answer.data) == {"changes": {"booked": 0}}
+            assert await process.wait() == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await nc.close()
