@@ -33,7 +33,7 @@ check: tools ## check format, lint, types, imports and generated files, run the 
 	$(BIN)/pytest -m 'not slow' -n 2
 
 test: tools ## run everything, as CI does
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 3 --dist worksteal
 
 quiet: $(STAMP) ## test the service with the signals between replicas off: the same results, slower
 	DWARF_SIGNALS=false $(BIN)/pytest -n 2 tests/service tests/cli tests/recovery
