@@ -8,8 +8,10 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from dwarf_nats.actor import acting
 from dwarf_nats.errors import DwarfError, Internal
 from dwarf_nats.wire import headers as h
+from dwarf_nats.wire.actors import actor_of
 from dwarf_nats.wire.decoding import decode
 from dwarf_nats.wire.operations import OPERATIONS, SIGNAL, Operation
 from dwarf_nats.wire.schema import schema_name
@@ -61,12 +63,15 @@ class Endpoint:
     stats: Stats = field(default_factory=Stats)
 
     def context(self, request: RawRequest) -> RequestContext:
-        """The request, to be answered. Only an operation with a key reads headers."""
+        """The request, to be answered."""
         context = RequestContext(request.body, answerable=bool(request.reply))
         if self.subject.endswith(">"):
             context.rest_of_subject = request.subject[len(self.subject) - 1 :].decode("ascii", "replace")
-        if self.operation.keyed and request.block:
-            headers = h.read_headers(request.block)
+        if not request.block:
+            return context
+        headers = h.read_headers(request.block)
+        context.actor = actor_of(headers)
+        if self.operation.keyed:
             if (msg_id := headers.get("nats-msg-id")) is not None:
                 context.msg_id = h.percent_decode(msg_id)
             context.traceparent = headers.get("traceparent", "")
@@ -79,7 +84,8 @@ class Endpoint:
         try:
             kind = self.operation.request
             request = None if kind in GRAPH_PAYLOADS else decode(kind, context.payload)
-            return await self.handler(engine, request, context)
+            with acting(context.actor):
+                return await self.handler(engine, request, context)
         except (DwarfError, asyncio.CancelledError):
             raise
         except BaseException as error:  # also a panic of a library: the caller waits for an answer

@@ -57,7 +57,7 @@ class RequestContext:
     """One request. `payload`: its bytes. `msg_id`: its `Nats-Msg-Id`, if it has one. `answerable`: it has a reply subject.
 
     `traceparent` and `tracestate`: of the caller who creates a flow, which is linked to it (T2). `max_reply_bytes`: the size a
-    reply may have at the moment; a reconnect to another server may change it.
+    reply may have at the moment; a reconnect to another server may change it. `actor`: who asks, as far as is known (M3).
     """
 
     payload: bytes
@@ -69,6 +69,7 @@ class RequestContext:
     max_timeout_seconds: float = 3600.0
     traceparent: str = ""
     tracestate: str = ""
+    actor: str = ""
     max_reply_bytes: Callable[[], int] = _unbounded
 
     def timeout(self, timeout_ms: int | UnsetType) -> float:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dwarf_nats.actor import system_actor
 from dwarf_nats.cli import logs
 from dwarf_nats.cli.command import command, register_group
 from dwarf_nats.cli.options import Bus, Service
@@ -74,7 +75,7 @@ async def console(
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     how = {row.attribute: getattr(bus, row.attribute) for row in CONNECTION_SETTINGS}
     connection = ConnectOptions(**how, connect_seconds=service.connect_timeout_ms / 1000)
-    async with served(connection, service.prefix, settings) as server:
+    async with served(connection, service.prefix, settings, actor=service.who) as server:
         print(f"console   {server.url}", flush=True)
         await stop.wait()
 
@@ -95,8 +96,13 @@ def _missing() -> list[str]:
 
 
 @asynccontextmanager
-async def served(connection: ConnectOptions, prefix: str, settings: ConsoleSettings) -> AsyncIterator[ConsoleServer]:
-    """A console that serves while entered. Raises `BadRequest` for settings that do not fit together."""
+async def served(
+    connection: ConnectOptions, prefix: str, settings: ConsoleSettings, *, actor: str = ""
+) -> AsyncIterator[ConsoleServer]:
+    """A console that serves while entered. Raises `BadRequest` for settings that do not fit together.
+
+    `actor` acts where nobody is logged in: by default the operating system's user.
+    """
     from dwarf_nats.console.app import build_app  # slow to load, and of an extra
     from dwarf_nats.console.server import ConsoleServer
     from dwarf_nats.console.source import Source
@@ -105,7 +111,7 @@ async def served(connection: ConnectOptions, prefix: str, settings: ConsoleSetti
 
     def client(how: ConnectOptions) -> Client:
         fields = {name: getattr(how, name) for name in how.__slots__ if name != "url" and not name.startswith("user_")}
-        return Client(how.url, prefix=prefix, name=NAME, **fields)
+        return Client(how.url, prefix=prefix, name=NAME, actor=actor or system_actor(), **fields)
 
     def client_of(creds: Path) -> Client:
         return client(replace(connection, creds=creds, nkey="", user="", password="", token=""))

@@ -9,6 +9,7 @@ from typing import Annotated, TypeAlias
 
 import typer
 
+from dwarf_nats.actor import system_actor
 from dwarf_nats.cli import logs
 from dwarf_nats.cli.command import option_group, register_group
 from dwarf_nats.cli.setting_options import connect_options, default, option, parameters
@@ -57,13 +58,22 @@ class Service:
     connect_timeout_ms: Annotated[
         int, typer.Option(min=1, envvar="DWARF_CONNECT_TIMEOUT_MS", help="How long to look for NATS.")
     ] = 5_000
+    actor: Annotated[
+        str | None,
+        typer.Option(envvar="DWARF_ACTOR", help="Who acts, for the audit trail; by default USER@HOST."),
+    ] = None
+
+    @property
+    def who(self) -> str:
+        """The actor: as given, else the operating system's user and host."""
+        return system_actor() if self.actor is None else self.actor
 
     def client(self, bus: Bus) -> Client:
         """A client, not connected yet."""
         logs.tell_warnings()
         how = {row.attribute: getattr(bus, row.attribute) for row in CONNECTION_SETTINGS}
         how["connect_seconds"] = self.connect_timeout_ms / 1000
-        return Client(prefix=self.prefix, name="dwarf-cli", **how)
+        return Client(prefix=self.prefix, name="dwarf-cli", actor=self.who, **how)
 
 
 @option_group("The flow")

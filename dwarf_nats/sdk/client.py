@@ -52,7 +52,8 @@ class Client(FlowReads, FlowControl, Deployment):
     `timeout`: seconds to wait for a reply, on top of the time that a waiting operation takes on purpose. `patience`: seconds
     during which a request whose reply was lost is sent again if repeating it is harmless, and during which a wait tolerates
     that the service is unavailable. `retry_creates`: give every create a generated idempotency key, so that it may be
-    sent again, too; creates with an idempotency key in their options always are.
+    sent again, too; creates with an idempotency key in their options always are. `actor`: who acts through this client, a
+    person or a program; it is kept with what is done, in the audit trail for example.
 
     Every refusal is raised as a leaf of `DwarfError`; `Unavailable` also if nobody answers.
     """
@@ -67,6 +68,7 @@ class Client(FlowReads, FlowControl, Deployment):
         timeout: float = 5.0,
         patience: float = 15.0,
         retry_creates: bool = False,
+        actor: str = "",
         **how: Unpack[ConnectArguments],
     ) -> None:
         super().__init__(
@@ -76,6 +78,7 @@ class Client(FlowReads, FlowControl, Deployment):
             name=name,
             timeout=timeout,
             patience=patience,
+            actor=actor,
         )
         self._retry_creates = retry_creates
 

@@ -43,13 +43,22 @@ class Requester:
     """Sends requests over a connection that it opens when needed. Base of `Client`."""
 
     def __init__(
-        self, nc: Nats | None, *, options: ConnectOptions, prefix: str, name: str, timeout: float, patience: float
+        self,
+        nc: Nats | None,
+        *,
+        options: ConnectOptions,
+        prefix: str,
+        name: str,
+        timeout: float,
+        patience: float,
+        actor: str = "",
     ) -> None:
         self.subjects = Subjects(prefix=prefix)
         self._given = nc
         self._nc: Nats | None = nc
         self._options = options
         self._name = name
+        self._actor = actor
         self._timeout = timeout
         self._patience = patience
         self._requests: RequestChannel | None = None if nc is None else RequestChannel(nc)
@@ -116,8 +125,8 @@ class Requester:
     ) -> bytes:
         """Send a request of the wire as it is, `flow.cancel` for example, and return the JSON text of the reply.
 
-        `actor` goes into `Dwarf-Actor`, which says who asks. `wait_seconds`: time the service may take on purpose. Raises the
-        refusal of the service.
+        `actor` goes into `Dwarf-Actor`, in place of the client's. `wait_seconds`: time the service may take on purpose. Raises
+        the refusal of the service.
         """
         headers = {h.ACTOR: percent_encode(actor)} if actor else {}
         return await self._request(
@@ -152,6 +161,8 @@ class Requester:
         """
         payload = message if isinstance(message, bytes) else encode(message)
         headers = {name: percent_encode(value) for name, value in carried().items()} | dict(headers or {})
+        if self._actor:
+            headers.setdefault(h.ACTOR, percent_encode(self._actor))
         if idempotency_key:
             headers["Nats-Msg-Id"] = percent_encode(idempotency_key)
         loop = asyncio.get_running_loop()

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+from dwarf_nats.actor import current_actor
 from dwarf_nats.errors import Conflict, NotFound, TimedOut
 from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.keys import parse_key
@@ -22,6 +23,7 @@ class StubEngine:
 
     def __init__(self) -> None:
         self.asked: list[tuple[Any, ...]] = []
+        self.actors: list[str] = []
         self.called = asyncio.Event()
         self.stopped = asyncio.Event()
         self.waiting = 0
@@ -31,6 +33,7 @@ class StubEngine:
 
     def _note(self, *what: Any) -> None:
         self.asked.append(what)
+        self.actors.append(current_actor())
         self.called.set()
         if self.failure is not None:
             raise self.failure
