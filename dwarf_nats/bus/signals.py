@@ -54,6 +54,10 @@ class NatsSignals:
         """Signal that a breaker tripped."""
         self._send(peers.TRIP, peers.encode_trip(task))
 
+    def change_definitions(self) -> None:
+        """Signal that definitions have changed."""
+        self._send(peers.DEFINITIONS, b"{}")
+
     def _send_group(self, signal: str, encode: Callable[[Sequence[T]], bytes], group: Sequence[T]) -> None:
         body = encode(group)
         if len(group) > 1 and not self._connection.fits(self._block, body):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from dwarf_nats.clock import SystemClock
 from dwarf_nats.engine.backpressure import Backpressure
+from dwarf_nats.engine.definitions import Definitions
 from dwarf_nats.engine.deployment import Deployment
 from dwarf_nats.engine.events import EventExchange
 from dwarf_nats.engine.graphs import GraphBook
@@ -71,6 +72,7 @@ def new_replica(
         event_asks=events,
         peers=ports.peers,
         deployment=deployment,
+        definitions=Definitions(shards, ports.signals, logger),
         slots=slots,
         fetcher=Fetcher(settings, clock, slots, logger),
         backpressure=Backpressure(clock, ports.signals, counters, logger),

@@ -75,7 +75,7 @@ class Engine(Administration):
         self.shards |= {store.shard: new_shard(replica, store) for store in stores}
         self._lifecycle = Lifecycle(self.shards, replica)
         self._operations = Operations(self.shards, replica)
-        self.peers = PeerSignals(self.shards, replica.backpressure)
+        self.peers = PeerSignals(self.shards, replica.backpressure, replica.definitions)
         """Takes the signals of other replicas: the other end of the port `Signals`."""
 
     # -- start and stop

@@ -11,6 +11,7 @@ from dwarf_nats.workflow.status import Status
 
 if TYPE_CHECKING:
     from dwarf_nats.engine.backpressure import Backpressure
+    from dwarf_nats.engine.definitions import Definitions
     from dwarf_nats.engine.shard import Shard
     from dwarf_nats.rules.steps import ReadyStep, StoppedFlow
 
@@ -21,9 +22,10 @@ class PeerSignals:
     A signal that is lost, doubled or late costs latency only. Unknown shards and malformed keys are ignored.
     """
 
-    def __init__(self, shards: Mapping[int, Shard], backpressure: Backpressure) -> None:
+    def __init__(self, shards: Mapping[int, Shard], backpressure: Backpressure, definitions: Definitions) -> None:
         self._shards = shards
         self._backpressure = backpressure
+        self._definitions = definitions
 
     def enqueue(self, shard: int, steps: Sequence[ReadyStep]) -> None:
         """Look for steps that became pending."""
@@ -52,3 +54,7 @@ class PeerSignals:
     def trip_breaker(self, task: str) -> None:
         """Trip the breaker of a task here, too (V4)."""
         self._backpressure.on_peer_trip(task)
+
+    def change_definitions(self) -> None:
+        """Read the definitions: some have changed."""
+        self._definitions.refresh_soon()

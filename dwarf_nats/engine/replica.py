@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from dwarf_nats.engine.shared import Shared
 
 if TYPE_CHECKING:
+    from dwarf_nats.engine.definitions import Definitions
     from dwarf_nats.engine.deployment import Deployment
     from dwarf_nats.engine.events import EventExchange
     from dwarf_nats.ports import Peers
@@ -19,5 +20,6 @@ class Replica(Shared):
 
     name: str
     deployment: Deployment
+    definitions: Definitions
     events: EventExchange
     peers: Peers | None = None

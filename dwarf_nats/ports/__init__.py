@@ -10,6 +10,7 @@ import logging
 from typing import Any, TypeAlias
 
 from dwarf_nats.ports.control import Compensates, ControlStore, FinalState, GraphOf, Started
+from dwarf_nats.ports.definitions import Definition, DefinitionStore
 from dwarf_nats.ports.events import Delivered, EventStore, Signalled
 from dwarf_nats.ports.explanations import ExplanationStore
 from dwarf_nats.ports.shared import (
@@ -62,6 +63,8 @@ __all__ = [
     "Compensates",
     "ControlStore",
     "DatabaseAway",
+    "Definition",
+    "DefinitionStore",
     "DeletedFlow",
     "Delivered",
     "DeploymentStore",

@@ -19,6 +19,7 @@ from dwarf_nats.errors import BadRequest, Unavailable
 
 if TYPE_CHECKING:
     from dwarf_nats.ports.control import ControlStore
+    from dwarf_nats.ports.definitions import DefinitionStore
     from dwarf_nats.ports.events import EventStore
     from dwarf_nats.ports.explanations import ExplanationStore
     from dwarf_nats.ports.shared import (
@@ -359,6 +360,11 @@ class Store(IdSource, Protocol):
     @property
     def events(self) -> EventStore:
         """Events, and steps that wait for them."""
+        ...
+
+    @property
+    def definitions(self) -> DefinitionStore:
+        """Documents that steer the deployment; used on shard 1."""
         ...
 
     async def open(self, replica_name: str, *, migrated: bool) -> None:

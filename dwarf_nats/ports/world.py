@@ -187,6 +187,10 @@ class Signals(Protocol):
         """Tell that the circuit breaker of a task tripped (V4)."""
         ...
 
+    def change_definitions(self) -> None:
+        """Tell that a definition was put or deleted."""
+        ...
+
 
 class Peers(Protocol):
     """Asks the other replicas what only they know, for explanations (Q2)."""

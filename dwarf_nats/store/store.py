@@ -11,6 +11,7 @@ from dwarf_nats.store.dsn import is_postgres
 from dwarf_nats.store.faults import needs_a_person, one_line, root_of
 from dwarf_nats.store.parts.breakers import SqlBreakers
 from dwarf_nats.store.parts.control import SqlControl
+from dwarf_nats.store.parts.definitions import SqlDefinitions
 from dwarf_nats.store.parts.deployment import SqlDeployment
 from dwarf_nats.store.parts.events import SqlEvents
 from dwarf_nats.store.parts.explanations import SqlExplanations
@@ -62,6 +63,7 @@ class SqlStore:
         self.deployment = SqlDeployment(shard, self.database)
         self.keys = SqlKeys(self.database)
         self.events = SqlEvents(self.database)
+        self.definitions = SqlDefinitions(self.database)
 
     async def open(self, replica_name: str, *, migrated: bool) -> None:
         """Connect, bring the schema up to date if `migrated`, and enter this replica."""

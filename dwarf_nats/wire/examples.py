@@ -261,6 +261,7 @@ EXAMPLES: dict[type[msgspec.Struct], Any] = {
     p.PeerEnqueue: {"shard": 1, "steps": [{"stepId": 43, "priority": 100, "notBefore": CREATED}]},
     p.PeerSyncValve: {"task": "billing.charge", "w": 12.5, "t": CREATED},
     p.PeerTripBreaker: {"task": "billing.charge"},
+    p.PeerChangeDefinitions: {},
     p.PeerNotifyStatusChange: {"flows": [{"flowKey": FLOW, "status": "completed"}]},
     p.PeerExplain: {"id": "9f86d081884c7d65-1", "shard": 1, "stepIds": [43], "tasks": ["billing.charge"]},
     p.PeerExplained: {

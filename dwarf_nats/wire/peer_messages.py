@@ -38,6 +38,10 @@ class PeerTripBreaker(Message):
     task: TaskName
 
 
+class PeerChangeDefinitions(Message):
+    """Definitions were put or deleted: read them."""
+
+
 class PeerFlow(Message):
     """A flow that stopped."""
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from dwarf_nats.ports import Signals, StatusChange
 
 ENQUEUE, NOTIFY, SYNC, TRIP = "enqueue", "notify_status_change", "sync_valve", "trip_breaker"
+DEFINITIONS = "change_definitions"
 EXPLAIN, EXPLAINED = "explain", "explained"
 """A question of one replica to all others, and an answer (`peer_facts`)."""
 _encode = msgspec.json.Encoder().encode
@@ -26,6 +27,7 @@ _enqueue = msgspec.json.Decoder(p.PeerEnqueue).decode
 _notify = msgspec.json.Decoder(p.PeerNotifyStatusChange).decode
 _sync = msgspec.json.Decoder(p.PeerSyncValve).decode
 _trip = msgspec.json.Decoder(p.PeerTripBreaker).decode
+_definitions = msgspec.json.Decoder(p.PeerChangeDefinitions).decode
 _running = msgspec.json.Decoder(WorkerReply).decode
 
 
@@ -69,6 +71,9 @@ def deliver(signal: str, body: bytes, to: Signals) -> None:
             to.sync_valve(point.task, point.w, to_micros(point.t))
         elif signal == TRIP:
             to.trip_breaker(_trip(body).task)
+        elif signal == DEFINITIONS:
+            _definitions(body)
+            to.change_definitions()
         else:
             raise Malformed(f"unknown signal {signal}")
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:

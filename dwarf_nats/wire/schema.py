@@ -129,6 +129,7 @@ def _channels() -> list[_Channel]:
         _Channel("peer-enqueue", "send", subjects.peer("enqueue"), p.PeerEnqueue),
         _Channel("peer-sync_valve", "send", subjects.peer("sync_valve"), p.PeerSyncValve),
         _Channel("peer-trip_breaker", "send", subjects.peer("trip_breaker"), p.PeerTripBreaker),
+        _Channel("peer-change_definitions", "send", subjects.peer("change_definitions"), p.PeerChangeDefinitions),
         _Channel("peer-notify_status_change", "send", subjects.peer("notify_status_change"), p.PeerNotifyStatusChange),
         _Channel("peer-explain", "send", subjects.peer("explain"), p.PeerExplain),
         _Channel("peer-explained", "send", subjects.peer("explained"), p.PeerExplained),

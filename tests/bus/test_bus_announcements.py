@@ -111,6 +111,9 @@ class Ear:
     def trip_breaker(self, task: str) -> None:
         self.heard.put_nowait(("trip", task))
 
+    def change_definitions(self) -> None:
+        self.heard.put_nowait(("definitions",))
+
 
 async def test_replicas_hear_each_other_but_not_themselves_b1(connection: Connection, other: Connection) -> None:
     subjects = Subjects("p1")
@@ -124,12 +127,14 @@ async def test_replicas_hear_each_other_but_not_themselves_b1(connection: Connec
     signals.notify_status_change([StoppedFlow(KEY, Status.FAILED)])
     signals.sync_valve("charge", 2.5, 9)
     signals.trip_breaker("charge")
-    heard = [await asyncio.wait_for(theirs.heard.get(), 10) for _ in range(4)]
+    signals.change_definitions()
+    heard = [await asyncio.wait_for(theirs.heard.get(), 10) for _ in range(5)]
     assert heard == [
         ("enqueue", 1, [(7, 100, 5)]),
         ("notify", [(KEY, Status.FAILED)]),
         ("sync", "charge", 2.5, 9),
         ("trip", "charge"),
+        ("definitions",),
     ]
     await connection.flush()
     assert mine.heard.empty()

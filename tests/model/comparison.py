@@ -56,6 +56,10 @@ class PeerBus:
         for peer in self._others():
             peer.trip_breaker(task)
 
+    def change_definitions(self) -> None:
+        for peer in self._others():
+            peer.change_definitions()
+
 
 class EngineGroup:
     """Engines that live longer than an example, on an event loop that runs while one is performed.

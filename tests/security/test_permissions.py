@@ -171,7 +171,10 @@ STEERING = {
         *("restart", "restart_from", "fork", "tag", "delete"),
     )
 }
-PEER = {"dwarf.peer.enqueue", "dwarf.peer.notify_status_change", "dwarf.peer.sync_valve", "dwarf.peer.trip_breaker"}
+PEER = {
+    f"dwarf.peer.{signal}"
+    for signal in ("enqueue", "notify_status_change", "sync_valve", "trip_breaker", "change_definitions")
+}
 TASK = {"task.billing.charge", "task.shipping.send"}
 GRAPH = {"graph.bill"}
 ANNOUNCED = {"dwarf.event.completed.bill", "dwarf.stopped.shop", "dwarf.stopped.shop.web", "dwarf.stopped.other"}

@@ -108,6 +108,9 @@ class Remembered:
     def trip_breaker(self, task: str) -> None:
         self.trips.append(task)
 
+    def change_definitions(self) -> None:
+        self._heard.set()
+
     def of(self, flow_id: str) -> list[Status]:
         return [change.status for change in self.changes if change.flow_id == flow_id]
 
@@ -144,6 +147,11 @@ class Wire(Remembered):
         super().trip_breaker(task)
         for peer in self.peers:
             peer.peers.trip_breaker(task)
+
+    def change_definitions(self) -> None:
+        super().change_definitions()
+        for peer in self.peers:
+            peer.peers.change_definitions()
 
 
 def wired(dsn: str, proxy: TaskProxy) -> tuple[tuple[Engine, Wire], tuple[Engine, Wire]]:

@@ -31,6 +31,9 @@ class Ear:
     def trip_breaker(self, task: str) -> None:
         self.heard.append((task,))
 
+    def change_definitions(self) -> None:
+        self.heard.append(("definitions",))
+
 
 @dataclass
 class Change:
@@ -100,6 +103,7 @@ def test_malformed_questions_and_answers_are_told_apart(body: bytes) -> None:
         ("enqueue", b'{"shard":1,"steps":[{"stepId":1}]}'),
         ("sync_valve", b'{"task":"a","w":"fast","t":"2026-01-01T00:00:00Z"}'),
         ("trip_breaker", b'{"task":"\xff"}'),
+        ("change_definitions", b"[]"),
         ("notify_status_change", b'{"flows":[{"flowKey":"a","status":"gone"}]}'),
         ("nonsense", b"{}"),
     ],

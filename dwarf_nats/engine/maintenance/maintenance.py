@@ -6,6 +6,8 @@ from collections.abc import Coroutine, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from dwarf_nats.engine.definitions import HOME
+from dwarf_nats.engine.maintenance.definition_poll import DefinitionPoll
 from dwarf_nats.engine.maintenance.duty import Duty, DutyRunner
 from dwarf_nats.engine.maintenance.event_sweep import EventSweep
 from dwarf_nats.engine.maintenance.heartbeat import Heartbeat
@@ -57,11 +59,14 @@ class Maintenance:
         self.graph_pruner = GraphPruner(store.replicas, store.graphs)
         self.flow_pruner = FlowPruner(store.replicas, store.control)
         self.event_sweep = EventSweep(replica.events, shard)
+        self.definitions = replica.definitions if shard.number == HOME else None
         self.progress_saver = ProgressSaver(shard.progress)
 
     async def prepare(self) -> None:
-        """Take up the steps of silent replicas, before the shard takes others. Raises `Unavailable`."""
+        """Take up the steps of silent replicas, and the definitions, before the first claim. Raises `Unavailable`."""
         await self.lease_reaper.reclaim()
+        if self.definitions is not None:
+            await self.definitions.refresh()
 
     def jobs(self) -> Mapping[str, Coroutine[Any, Any, None]]:
         """The jobs of the duties by the names that `ShardHealth` shows; none of them ends by itself."""
@@ -74,6 +79,8 @@ class Maintenance:
             "events": self.event_sweep,
             "progress": self.progress_saver,
         }
+        if self.definitions is not None:
+            duties["definitions"] = DefinitionPoll(self.definitions)
         self.heartbeat.begin()
         self.lease_reaper.begin()
         self.waiter_poll.begin()

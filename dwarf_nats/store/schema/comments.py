@@ -109,6 +109,9 @@ TABLES = {
         },
     ),
     "dwarf_registry": Comment("The graph registry: names of workflows, on every shard."),
+    "dwarf_definitions": Comment(
+        "Documents that steer the deployment, by kind and name, on shard 1.", {"body": "a JSON object"}
+    ),
     "dwarf_tripped": Comment("Tasks whose circuit breaker is tripped: their steps are parked.", {"url": "the task"}),
     "dwarf_replicas": Comment(
         "Replicas of the engine that live, or died not long ago.",
@@ -125,6 +128,7 @@ TABLES = {
             "deployment": "the name of the deployment",
             "shard": "the number of this shard in it, from 1",
             "shards": "the agreed number of shards; 0: not yet",
+            "definitions": "how often definitions have changed",
         },
     ),
     "dwarf_keys": Comment(

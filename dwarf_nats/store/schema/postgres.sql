@@ -182,6 +182,15 @@ create table dwarf_registry (
 );
 create index dwarf_registry_digest on dwarf_registry (digest);
 
+-- Documents that steer the deployment, by kind and name, on shard 1.
+create table dwarf_definitions (
+  kind text not null,
+  name text not null,
+  body text not null,  -- a JSON object
+  updated_at bigint not null,
+  primary key (kind, name)
+);
+
 -- Tasks whose circuit breaker is tripped: their steps are parked.
 create table dwarf_tripped (
   url text not null,  -- the task
@@ -206,6 +215,7 @@ create table dwarf_deployment (
   deployment text not null,  -- the name of the deployment
   shard integer not null,  -- the number of this shard in it, from 1
   shards integer not null,  -- the agreed number of shards; 0: not yet
+  definitions bigint not null default 0,  -- how often definitions have changed
   primary key (one)
 );
 
