@@ -7,9 +7,9 @@ the first time, so that `import dwarf_nats` alone loads neither NATS nor a datab
 from __future__ import annotations
 
 import logging
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from dwarf_nats.lazy_names import loader
 from dwarf_nats.version import __version__
 
 if TYPE_CHECKING:
@@ -147,18 +147,9 @@ _MODULES = {
     "dwarf_nats.workflow.task_error": ("SubgraphError", "TaskError", "WaitTimeout"),
 }
 """The public names by the module that defines them; the same as the imports for type checkers above, which a test holds."""
-_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+__getattr__ = loader(globals(), _MODULES)
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())  # silent unless the host configures logging
-
-
-def __getattr__(name: str) -> Any:
-    """Load a public name from its module. Raises `AttributeError` for any other name."""
-    module = _MODULE_OF.get(name)
-    if module is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(module), name)
-    return value
 
 
 def __dir__() -> list[str]:

@@ -11,7 +11,8 @@ import msgspec
 from msgspec import UnsetType
 
 from dwarf_nats.errors import BadRequest
-from dwarf_nats.render import fits_mermaid, graph_mermaid
+from dwarf_nats.render.graph import graph_mermaid
+from dwarf_nats.render.history import fits_mermaid
 from dwarf_nats.wire import codec, truncation
 from dwarf_nats.wire import messages as m
 from dwarf_nats.wire.codec import encode, flow_options, or_default, query, raw_bytes

@@ -50,7 +50,7 @@ class _Group:
 _GROUPS: dict[Any, _Group] = {}
 
 
-class _Family(TyperGroup):
+class CommandFamily(TyperGroup):
     """A group whose usage errors quote no secret: an argument in the wrong place may be a URL with a password."""
 
     def make_context(self, *args: Any, **kwargs: Any) -> Any:
@@ -122,10 +122,10 @@ def register_group(cls: type, parameters: Sequence[inspect.Parameter], make: Cal
     _GROUPS[cls] = _Group(parameters, make)
 
 
-def new_app(help_text: str, *, completion: bool = False) -> typer.Typer:
+def new_app(help_text: str, *, completion: bool = False, family: type[CommandFamily] = CommandFamily) -> typer.Typer:
     """A family of commands. With `completion` it has options that install or print the completion for a shell."""
     return typer.Typer(
-        cls=_Family,
+        cls=family,
         help=help_text,
         no_args_is_help=True,
         pretty_exceptions_enable=False,

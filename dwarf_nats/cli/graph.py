@@ -18,7 +18,7 @@ from dwarf_nats.cli.command import command, new_app
 from dwarf_nats.cli.options import Bus, Service
 from dwarf_nats.cli.output import Output, day_and_clock, pretty, table
 from dwarf_nats.errors import BadRequest
-from dwarf_nats.render import graph_mermaid
+from dwarf_nats.render.graph import graph_mermaid
 from dwarf_nats.render.terminal import one_line
 from dwarf_nats.sdk import Graph
 from dwarf_nats.wire import messages as m
@@ -28,6 +28,12 @@ from dwarf_nats.workflow import documents
 from dwarf_nats.workflow.document_lines import line_of
 
 app = new_app("Graphs: register, look at and check them.")
+
+
+def register(root: typer.Typer) -> None:
+    """Add the family to an app."""
+    root.add_typer(app, name="graph")
+
 
 Files = Annotated[
     list[str], typer.Argument(metavar="FILE…", help="JSON or YAML, one graph each; - for standard input.")

@@ -10,33 +10,34 @@ from typing import Annotated
 
 import typer
 
-from dwarf_nats.cli import (
-    bench,
-    config,
-    console,
-    demo,
-    dev,
-    explain,
-    graph,
-    health,
-    migrate,
-    serve,
-    shards,
-    tags,
-    tasks,
-    worker,
-)
+from dwarf_nats.cli import config
 from dwarf_nats.cli.command import new_app, print_refusal
+from dwarf_nats.cli.lazy_commands import LazyCommand, lazy_family
 from dwarf_nats.errors import Internal
 from dwarf_nats.redact import scrubbed
 from dwarf_nats.version import __version__
 
+COMMANDS = {
+    "serve": LazyCommand("dwarf_nats.cli.serve", "One replica of the service; SIGTERM drains it."),
+    "dev": LazyCommand("dwarf_nats.cli.dev", "Everything on this machine: NATS, database, replica, tasks."),
+    "demo": LazyCommand("dwarf_nats.cli.demo", "See the example orders run, start to end."),
+    "console": LazyCommand("dwarf_nats.cli.console", "The web console."),
+    "worker": LazyCommand("dwarf_nats.cli.worker", "Serve the tasks of a Python module, or a command as a task."),
+    "migrate": LazyCommand("dwarf_nats.cli.migrate", "Bring databases to the current schema."),
+    "tasks": LazyCommand("dwarf_nats.cli.tasks", "Who serves which task, its rate limit and its breaker."),
+    "shards": LazyCommand("dwarf_nats.cli.shards", "Per shard: does its database answer, what does it hold."),
+    "health": LazyCommand("dwarf_nats.cli.health", "Ask all replicas over NATS, or one over HTTP."),
+    "bench": LazyCommand("dwarf_nats.cli.bench", "Run the benchmark harness."),
+    "flow": LazyCommand("dwarf_nats.cli.flow_family", "Flows: make, run, look at and steer them."),
+    "graph": LazyCommand("dwarf_nats.cli.graph", "Graphs: register, look at and check them."),
+}
+"""The commands in the order of the help. The line of each is that of the command itself, which a test holds."""
 _HELP = """Durable workflow orchestration as a service on NATS.
 
 A setting comes from its option, else from its variable (DWARF_…), else from dwarf.toml. A command's own --help lists
 its options.
 """
-app = new_app(_HELP, completion=True)
+app = new_app(_HELP, completion=True, family=lazy_family(COMMANDS))
 
 
 def _show_version(asked: bool) -> None:
@@ -57,13 +58,6 @@ def root(
     ] = False,
 ) -> None:
     context.default_map = config.load(config_file, context.command)
-
-
-explain.register(tags.app)
-app.add_typer(tags.app, name="flow")
-app.add_typer(graph.app, name="graph")
-for module in (serve, dev, demo, console, worker, migrate, tasks, shards, health, bench):
-    module.register(app)
 
 
 def main() -> None:

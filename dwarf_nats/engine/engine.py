@@ -18,7 +18,7 @@ from dwarf_nats.engine.operations.all import Operations
 from dwarf_nats.engine.peers import PeerSignals
 from dwarf_nats.engine.shard import Shard
 from dwarf_nats.errors import BadRequest, Unavailable
-from dwarf_nats.render import fits_mermaid
+from dwarf_nats.render.history import fits_mermaid
 from dwarf_nats.settings import EngineSettings
 from dwarf_nats.telemetry.providers import Telemetry
 

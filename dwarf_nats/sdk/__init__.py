@@ -1,36 +1,45 @@
 """The Python SDK: `Client` calls the operations of the service, `Worker` serves tasks. Neither imports the engine.
 
 The types that they take, return and raise are exported here, too, so that one import is enough.
+
+Each name is loaded from its module when it is used for the first time: a program that only calls loads no worker.
 """
 
-from dwarf_nats.errors import (
-    BadRequest,
-    Conflict,
-    DwarfError,
-    Forbidden,
-    Internal,
-    NotFound,
-    TimedOut,
-    TooLarge,
-    TooMany,
-    Unavailable,
-)
-from dwarf_nats.sdk.client import Change, Client
-from dwarf_nats.sdk.serving import main, serve
-from dwarf_nats.sdk.worker import Worker
-from dwarf_nats.wire.connect_options import ConnectOptions
-from dwarf_nats.wire.messages import HealthReply
-from dwarf_nats.workflow.answer import ErrorInfo
-from dwarf_nats.workflow.explanation import Because, Explanation, Reason, Wait, WaitsFor
-from dwarf_nats.workflow.flow import Flow
-from dwarf_nats.workflow.graph import END, Graph
-from dwarf_nats.workflow.nodes import PublishMessage, RetryPolicy, SendRequest, SetFields
-from dwarf_nats.workflow.options import FlowOptions, Query
-from dwarf_nats.workflow.progress import Progress
-from dwarf_nats.workflow.records import EventReceipt, FlowSummary, GraphInfo, Outcome, Pause, ShardInfo, Step
-from dwarf_nats.workflow.status import Status
-from dwarf_nats.workflow.step_details import Branch, FailedAttempt, StepPause
-from dwarf_nats.workflow.task_error import SubgraphError, TaskError, WaitTimeout
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dwarf_nats.lazy_names import loader
+
+if TYPE_CHECKING:
+    from dwarf_nats.errors import (
+        BadRequest,
+        Conflict,
+        DwarfError,
+        Forbidden,
+        Internal,
+        NotFound,
+        TimedOut,
+        TooLarge,
+        TooMany,
+        Unavailable,
+    )
+    from dwarf_nats.sdk.client import Change, Client
+    from dwarf_nats.sdk.serving import main, serve
+    from dwarf_nats.sdk.worker import Worker
+    from dwarf_nats.wire.connect_options import ConnectOptions
+    from dwarf_nats.wire.messages import HealthReply
+    from dwarf_nats.workflow.answer import ErrorInfo
+    from dwarf_nats.workflow.explanation import Because, Explanation, Reason, Wait, WaitsFor
+    from dwarf_nats.workflow.flow import Flow
+    from dwarf_nats.workflow.graph import END, Graph
+    from dwarf_nats.workflow.nodes import PublishMessage, RetryPolicy, SendRequest, SetFields
+    from dwarf_nats.workflow.options import FlowOptions, Query
+    from dwarf_nats.workflow.progress import Progress
+    from dwarf_nats.workflow.records import EventReceipt, FlowSummary, GraphInfo, Outcome, Pause, ShardInfo, Step
+    from dwarf_nats.workflow.status import Status
+    from dwarf_nats.workflow.step_details import Branch, FailedAttempt, StepPause
+    from dwarf_nats.workflow.task_error import SubgraphError, TaskError, WaitTimeout
 
 __all__ = [
     "END",
@@ -81,3 +90,48 @@ __all__ = [
     "main",
     "serve",
 ]
+
+_MODULES = {
+    "dwarf_nats.errors": (
+        "BadRequest",
+        "Conflict",
+        "DwarfError",
+        "Forbidden",
+        "Internal",
+        "NotFound",
+        "TimedOut",
+        "TooLarge",
+        "TooMany",
+        "Unavailable",
+    ),
+    "dwarf_nats.sdk.client": ("Change", "Client"),
+    "dwarf_nats.sdk.serving": ("main", "serve"),
+    "dwarf_nats.sdk.worker": ("Worker",),
+    "dwarf_nats.wire.connect_options": ("ConnectOptions",),
+    "dwarf_nats.wire.messages": ("HealthReply",),
+    "dwarf_nats.workflow.answer": ("ErrorInfo",),
+    "dwarf_nats.workflow.explanation": ("Because", "Explanation", "Reason", "Wait", "WaitsFor"),
+    "dwarf_nats.workflow.flow": ("Flow",),
+    "dwarf_nats.workflow.graph": ("END", "Graph"),
+    "dwarf_nats.workflow.nodes": ("PublishMessage", "RetryPolicy", "SendRequest", "SetFields"),
+    "dwarf_nats.workflow.options": ("FlowOptions", "Query"),
+    "dwarf_nats.workflow.progress": ("Progress",),
+    "dwarf_nats.workflow.records": (
+        "EventReceipt",
+        "FlowSummary",
+        "GraphInfo",
+        "Outcome",
+        "Pause",
+        "ShardInfo",
+        "Step",
+    ),
+    "dwarf_nats.workflow.status": ("Status",),
+    "dwarf_nats.workflow.step_details": ("Branch", "FailedAttempt", "StepPause"),
+    "dwarf_nats.workflow.task_error": ("SubgraphError", "TaskError", "WaitTimeout"),
+}
+"""The public names by the module that defines them; the same as the imports for type checkers above, which a test holds."""
+__getattr__ = loader(globals(), _MODULES)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

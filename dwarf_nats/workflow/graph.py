@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from hashlib import sha256
 from typing import Any
 
-from dwarf_nats.workflow import graph_json, graph_warnings, lineage, validation
+from dwarf_nats.workflow import graph_json, lineage
 from dwarf_nats.workflow.action_builder import ActionBuilder
 from dwarf_nats.workflow.graph_builder import Node, Transition
 from dwarf_nats.workflow.names import END
@@ -32,10 +32,14 @@ class Graph(ActionBuilder):
 
     def validate(self) -> None:
         """Raise `BadRequest` unless the graph is sound (G6, G7); the message names the nodes and the remedy."""
+        from dwarf_nats.workflow import validation  # here: a client that only sends graphs needs no CEL library
+
         validation.validate(self)
 
     def warnings(self) -> list[str]:
         """Likely mistakes in a sound graph (G11), a sentence each."""
+        from dwarf_nats.workflow import graph_warnings
+
         return graph_warnings.warnings(self)
 
     def fan_in_of(self) -> dict[str, str]:

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from dwarf_nats.engine.projections import nested_history
-from dwarf_nats.render import history_mermaid
+from dwarf_nats.render.history import history_mermaid
 from dwarf_nats.wire.steps import step_message, step_record
 from dwarf_nats.workflow.flow import Flow
 from dwarf_nats.workflow.options import FlowOptions, Query

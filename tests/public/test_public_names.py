@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -15,7 +16,7 @@ import dwarf_nats
 from dwarf_nats import sdk
 
 ROOT = Path(__file__).parents[2]
-CHEAP = {"dwarf_nats", "dwarf_nats.version"}
+CHEAP = {"dwarf_nats", "dwarf_nats.version", "dwarf_nats.lazy_names"}
 HEAVY = (
     "aiosqlite",
     "alembic",
@@ -46,15 +47,19 @@ def test_what_the_sdk_exports_is_public_except_the_functions_that_run_workers() 
     assert set(sdk.__all__) - set(dwarf_nats.__all__) == {"main", "serve"}
 
 
-def test_the_names_for_type_checkers_and_those_that_are_loaded_are_the_same() -> None:
-    tree = ast.parse((ROOT / "dwarf_nats/__init__.py").read_text())
+@pytest.mark.parametrize(("package", "others"), [(dwarf_nats, ["__version__"]), (sdk, [])])
+def test_the_names_for_type_checkers_and_those_that_are_loaded_are_the_same(
+    package: ModuleType, others: list[str]
+) -> None:
+    assert package.__file__ is not None
+    tree = ast.parse(Path(package.__file__).read_text())
     (block,) = [node for node in tree.body if isinstance(node, ast.If)]
     imported = {
         node.module: tuple(one.name for one in node.names) for node in block.body if isinstance(node, ast.ImportFrom)
     }
-    assert imported == dwarf_nats._MODULES
+    assert imported == package._MODULES
     names = [name for names in imported.values() for name in names]
-    assert sorted([*names, "__version__"]) == sorted(dwarf_nats.__all__)
+    assert sorted([*names, *others]) == sorted(package.__all__)
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dwarf_nats.render import graph_mermaid
+from dwarf_nats.render.graph import graph_mermaid
 from dwarf_nats.workflow.graph import END, Graph
 from dwarf_nats.workflow.nodes import (
     Action,

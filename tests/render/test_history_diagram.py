@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from dwarf_nats.render import history_mermaid
+from dwarf_nats.render.history import history_mermaid
 from dwarf_nats.workflow.answer import ErrorInfo
 from dwarf_nats.workflow.nodes import NodeKind
 from dwarf_nats.workflow.records import Step

@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dwarf_nats.render import graph_mermaid, history_mermaid
+from dwarf_nats.render.graph import graph_mermaid
+from dwarf_nats.render.history import history_mermaid
 from dwarf_nats.render.labels import clip, escape, span
 from dwarf_nats.workflow.answer import ErrorInfo
 from dwarf_nats.workflow.graph import END, Graph, Node, Transition

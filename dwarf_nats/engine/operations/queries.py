@@ -14,7 +14,7 @@ from dwarf_nats.engine.operations.checks import check_query, checked_limit
 from dwarf_nats.engine.operations.step_links import StepLinks
 from dwarf_nats.engine.projections import current_outcome, nested_history, step_with_state
 from dwarf_nats.errors import BadRequest, DwarfError, Internal, NotFound, TooLarge
-from dwarf_nats.render import history_mermaid
+from dwarf_nats.render.history import history_mermaid
 from dwarf_nats.workflow.keys import parse_key
 from dwarf_nats.workflow.limits import over
 from dwarf_nats.workflow.options import Query
