@@ -18,13 +18,13 @@ from dwarf_nats.workflow.keys import without_tokens
 
 from . import actions, api, assets
 from .console import MAX_FORM_BYTES, Connect, Console, wants_json
-from .pages import flow, flows, replicas, tasks, workflows
+from .pages import flow, flows, registers, replicas, tasks, workflows
 from .security import Guard
 from .settings import ConsoleSettings
 from .source import Source
 
 log = logging.getLogger("dwarf_nats.console")
-PAGES = (flows, flow, workflows, tasks, replicas)
+PAGES = (flows, flow, workflows, tasks, replicas, registers)
 """The modules of pages: each has `routes(console)`, and registers its live views there."""
 
 

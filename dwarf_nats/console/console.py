@@ -19,6 +19,7 @@ from dwarf_nats.version import __version__
 from . import assets
 from .live import Hub, View
 from .login import read_credentials
+from .registers import REGISTERS
 from .rendering import Renderer
 from .security import FormTokens
 from .settings import ConsoleSettings
@@ -56,7 +57,9 @@ class Console:
         self.assets = assets.load()
         self.views: dict[str, ViewFactory] = {}
         """Live views by name, as `/live/<name>` has them."""
-        self._renderer = Renderer({"assets": self.assets, "version": __version__, "prefix": self.prefix, "nav": NAV})
+        self._renderer = Renderer(
+            {"assets": self.assets, "version": __version__, "prefix": self.prefix, "registers": REGISTERS}
+        )
         self._connect = connect
         self._credentials = read_credentials(settings.user_credentials) if settings.user_credentials else None
         self._sources: dict[str, Source] = {}
@@ -117,6 +120,7 @@ class Console:
         done = unquote(request.cookies.get(FLASH, ""))
         frame = {
             "section": section,
+            "nav": nav(source),
             "title": title,
             "csrf": self.tokens.token(request.state.visitor),
             "theme": theme if theme in ("light", "dark") else "auto",
@@ -149,6 +153,15 @@ class Console:
         response = RedirectResponse(back, status_code=303)
         response.set_cookie(FLASH, quote(text), max_age=60, path="/", httponly=True, samesite="strict")
         return response
+
+
+def nav(source: Source | None) -> list[tuple[str, str, str]]:
+    """The entries of the rail: of registers, those that the user of a source may list."""
+    found = list(NAV)
+    for one in REGISTERS:
+        if one.nav and one.has("list") and source is not None and source.may(one.operation("list")):
+            found.insert(-1, (one.plural, one.title, one.key))
+    return found
 
 
 def wants_json(request: Request) -> bool:

@@ -108,6 +108,26 @@ class Identities:
         return found
 
 
+def plain_document(body: bytes, *, payloads: bool) -> tuple[dict[str, Any], bool]:
+    """A reply of the wire without the tokens of keys, and whether it had any. Without `payloads`, no values of a workflow."""
+    text = body.decode()
+    shown = without_tokens(text)
+    found: dict[str, Any] = orjson.loads(shown)
+    return (found if payloads else _without_payloads(found)), shown != text
+
+
+def _without_payloads(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_without_payloads(one) for one in value]
+    if not isinstance(value, dict):
+        return value
+    return {
+        name: _without_payloads(inner)
+        for name, inner in value.items()
+        if name not in PAYLOAD_FIELDS or (name == "state" and isinstance(inner, str))
+    }
+
+
 def scrubbed_value(value: Any, *, whole: bool = True) -> Any:
     """A value without the tokens of keys in it. Unless `whole`, an error keeps its message and its code only."""
     if not whole and isinstance(value, Mapping) and "message" in value:

@@ -48,6 +48,20 @@ REASONS = {
 """Reason of a wait → the words that pages show."""
 
 
+STATES = {
+    "active": "completed",
+    "ready": "completed",
+    "running": "running",
+    "started": "running",
+    "ok": "completed",
+    "done": "completed",
+    "paused": "interrupted",
+    "held": "interrupted",
+    "skipped": "cancelled",
+    "waiting": "pending",
+    "refused": "failed",
+}
+"""State of a document or of something it did → the status whose icon and colour show it."""
 SENTENCE = 160
 """Characters of an error or an explanation in a row of a list; the whole is shown on hover."""
 
@@ -75,6 +89,8 @@ class Renderer:
             "tag": tag_text,
             "span": length,
             "percent": percent,
+            "state": state_class,
+            "compact": compact_json,
         }
         self._environment.globals |= {**shared, "request_line": request_line}
 
@@ -144,6 +160,17 @@ def readable_json(value: Any) -> str:
 def status_word(status: str) -> str:
     """The word for a status."""
     return WORDS.get(status, status)
+
+
+def state_class(state: Any) -> str:
+    """The status whose icon and colour show the state of a document; one that is not known looks like *created*."""
+    word = str(state).lower()
+    return word if word in WORDS else STATES.get(word, "failed" if "fail" in word or "error" in word else "created")
+
+
+def compact_json(value: Any) -> str:
+    """A value as JSON in one line."""
+    return orjson.dumps(value).decode()
 
 
 def reason_word(reason: str) -> str:

@@ -19,7 +19,8 @@ from dwarf_nats.wire.codec import encode
 from dwarf_nats.wire.operations import OPERATION_NAMES
 from dwarf_nats.workflow.keys import parse_public_id
 
-from .identities import KEY_FIELDS, Identities
+from .identities import KEY_FIELDS, Identities, plain_document
+from .registers import REGISTER_OPERATIONS
 from .sharing import SharedReads
 
 FRESH_SECONDS = 1.0
@@ -47,6 +48,7 @@ class Source:
         self.forbidden: frozenset[str] = frozenset()
         """Operations that NATS does not let this user publish, as far as that is known."""
         self._shared = SharedReads()
+        self._with_tokens: set[tuple[str, bytes]] = set()
 
     # --- the connection ---
 
@@ -68,7 +70,7 @@ class Source:
 
     async def learn_rights(self) -> None:
         """Ask with harmless requests which operations this user may publish."""
-        asked = [name for name in STEERING if name in OPERATION_NAMES]
+        asked = sorted({*STEERING, *REGISTER_OPERATIONS} & OPERATION_NAMES)
         refused = await asyncio.gather(*(self._is_forbidden(name) for name in asked))
         self.forbidden = frozenset(name for name, no in zip(asked, refused, strict=True) if no)
 
@@ -166,6 +168,21 @@ class Source:
             return self.identities.sealed(reply, payloads=self.payloads)
 
         return await self._shared.get((operation, body), seconds, ask)
+
+    async def document(self, operation: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """The reply of an operation on a register: under the names of the wire, without tokens of keys."""
+        body = orjson.dumps(fields, option=orjson.OPT_SORT_KEYS)
+
+        async def ask() -> dict[str, Any]:
+            found, changed = plain_document(await self.client.request(operation, body), payloads=self.payloads)
+            (self._with_tokens.add if changed else self._with_tokens.discard)((operation, body))
+            return found
+
+        return await self._shared.get(("document", operation, body), FRESH_SECONDS, ask)
+
+    def hides_keys(self, operation: str, fields: Mapping[str, Any]) -> bool:
+        """True if the document that was read with these fields had tokens of keys, which no page shows."""
+        return (operation, orjson.dumps(fields, option=orjson.OPT_SORT_KEYS)) in self._with_tokens
 
     # --- steering ---
 

@@ -29,6 +29,7 @@ async def addresses(caller: Caller) -> list[str]:
     waiting = await stage.waiting(caller)
     fan = await stage.stopped(caller, await stage.fanned(caller), "completed")
     parent = await stage.parent(caller)
+    await caller.ok("graph.put", **stage.ASK)
     tabs = [f"/flow/{failed}/{tab}" for tab in ("timeline", "steps", "state", "log")]
     flows = [f"/flow/{flow}" for flow in (failed, waiting, fan, parent)]
     return [
@@ -38,6 +39,8 @@ async def addresses(caller: Caller) -> list[str]:
         *tabs,
         f"/flow/{fan}/timeline",
         "/workflows",
+        "/graphs?new=1",
+        "/graphs/release",
         "/tasks",
         "/replicas",
     ]

@@ -147,7 +147,7 @@ $$(".tabs a").forEach((link, n) => { link.dataset.key = `g ${n + 1}`; });
 const token = () => ({ "X-CSRF": $("meta[name=csrf]").content });
 document.addEventListener("submit", async (event) => {
   const form = event.target;
-  if (form.method !== "post" || !form.closest("dialog")) return;
+  if (form.method !== "post" || !form.closest("dialog") || "whole" in form.dataset) return;
   event.preventDefault();
   const button = event.submitter, problem = $(".problem[role=alert]", form) || form.insertBefore(Object.assign(document.createElement("p"), { className: "problem" }), $(".buttons", form));
   problem.setAttribute("role", "alert");

@@ -1,0 +1,13 @@
+"""The registers that have a page, in the order of the rail. A page appears once its operations are there.
+
+To add one, describe it in a module of this package, and add it here; docs/design/0048-register-pages.md has an example.
+"""
+
+from __future__ import annotations
+
+from .graphs import GRAPHS
+from .register import Register
+
+REGISTERS: tuple[Register, ...] = (GRAPHS,)
+REGISTER_OPERATIONS: tuple[str, ...] = tuple(name for one in REGISTERS for name in one.operations)
+"""All operations on registers, of which the console asks whether its user may publish them."""
