@@ -37,6 +37,10 @@ EXPIRY_GRACE_SECONDS = 0.1
 and its timers fire before it has read them."""
 
 
+SENT, QUEUED, STARTED = range(3)
+"""The phases of a call: sent, in the queue of a worker that said so, begun after that (K3)."""
+
+
 class Reply(NamedTuple):
     """A raw reply. `nobody`: the server says that nobody listens there. `refused`: it says that this user may not send there.
     `stream`: nothing came in time but the acknowledgement of this JetStream stream, which is `body`."""
@@ -52,8 +56,10 @@ class Call:
     """One request in flight. `step`: the key of its step, if it is a task request."""
 
     __slots__ = (
+        "budget",
         "cancelled",
         "future",
+        "phase",
         "recorded",
         "report",
         "reported",
@@ -71,6 +77,9 @@ class Call:
         self.subject = subject
         self.step = step
         self.worker = ""
+        self.budget = 0.0
+        """Seconds that the service has for its answer, once it has begun."""
+        self.phase = SENT
         self.cancelled = False
         self.recorded: Reply | None = None
         """The acknowledgement of a stream, in case nothing else comes."""
@@ -94,7 +103,8 @@ class Inbox:
     call nor guess its reply subject.
 
     `on_accepted` is called with a call whose service sent the signal *accepted*, and with the private subject it names;
-    `on_ended` with each call that has a worker when it ends. Counters: `late` (replies after their deadline, second ones, and
+    `on_ended` with each call that has a worker when it ends; `on_queued` and `on_started` with a call and the headers of such a
+    signal (K3). Counters: `late` (replies after their deadline, second ones, and
     those to no call).
     """
 
@@ -112,6 +122,8 @@ class Inbox:
         self.progress = ProgressReader()
         self.on_accepted: Callable[[Call, str], None] | None = None
         self.on_ended: Callable[[Call], None] | None = None
+        self.on_queued: Callable[[Call, dict[str, str]], None] | None = None
+        self.on_started: Callable[[Call, dict[str, str]], None] | None = None
 
     async def start(self) -> None:
         """Subscribe. Calls in flight when the connection drops end with `BusAway`.
@@ -157,7 +169,7 @@ class Inbox:
         if self._refused_subscription and self._refused_subscription in self._connection.refused:
             raise BusAway(f"NATS does not let this replica subscribe to its inbox {self._subject}*")
         call = Call(token.encode(), loop.create_future(), subject, step)
-        call.to_stream, call.report = to_stream, report
+        call.to_stream, call.report, call.budget = to_stream, report, seconds
         self._connection.send(subject, f"{self._subject}{token}", block, body)
         self._calls[call.token] = call
         if step:
@@ -187,6 +199,14 @@ class Inbox:
             call.timer.cancel()
         if call.step and self._by_step.get(call.step) is call:
             del self._by_step[call.step]
+
+    def set_timer(self, call: Call, seconds: float, expired: Callable[[Call], None] | None = None) -> None:
+        """Let a call end `seconds` from now, without an answer or by `expired`, instead of when it would have ended."""
+        if self._calls.get(call.token) is call:
+            if call.timer is not None:
+                call.timer.cancel()
+            due = asyncio.get_running_loop().time() + seconds
+            call.timer = asyncio.get_running_loop().call_at(due, expired or self._await_late_answer, call)
 
     def _await_late_answer(self, call: Call) -> None:
         loop = asyncio.get_running_loop()
@@ -230,6 +250,12 @@ class Inbox:
             case h.ACCEPTED if not body:
                 if call.step and self.on_accepted is not None:
                     self.on_accepted(call, headers.get("dwarf-worker", ""))
+            case h.QUEUED if not body:
+                if call.step and self.on_queued is not None:
+                    self.on_queued(call, headers)
+            case h.STARTED if not body:
+                if call.step and self.on_started is not None:
+                    self.on_started(call, headers)
             case h.PROGRESS:
                 if call.step and self._by_step.get(call.step) is call:
                     worker = headers.get("dwarf-worker", "")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from dwarf_nats.backoff import Backoff
@@ -94,6 +94,8 @@ class RollCall:
         self._unreachable: dict[str, None] = {}
         """Private subjects for which a warning was logged that nobody answers there."""
         self.lost = 0
+        self.on_answer: Callable[[Sequence[Call], set[str], set[str]], None] | None = None
+        """Takes those calls, the steps that their worker has, and those it has queued, if it says which these are (K3)."""
         connection.on_reconnect(self._mark_all_unproven)
 
     @property
@@ -169,16 +171,19 @@ class RollCall:
             self._end_watch(worker)
             return
         try:
-            running = await self._ask(worker.subject, calls, cancels)
+            answer = await self._ask(worker.subject, calls, cancels)
         except _NoSubscriber:
             self._on_gone(worker, calls)
             return
         except _NotPermitted:
             self._on_not_permitted(worker)
             return
-        if running is None:
+        if answer is None:
             await self._on_silence(worker, calls)
             return
+        running, queued = answer
+        if queued is not None and self.on_answer is not None:
+            self.on_answer([call for call in calls if call in worker.calls], running, queued)
         self._mark_proven(worker)
         worker.silences = 0
         worker.cancels.difference_update(cancels)
@@ -219,12 +224,15 @@ class RollCall:
             worker.cancels.clear()
         self._end_if_idle(worker)
 
-    async def _ask(self, subject: str, calls: Sequence[Call], cancels: Sequence[Call]) -> set[str] | None:
-        """The steps that the worker says it runs; `None` without an answer in time, or with one that is malformed.
+    async def _ask(
+        self, subject: str, calls: Sequence[Call], cancels: Sequence[Call]
+    ) -> tuple[set[str], set[str] | None] | None:
+        """The steps that the worker says it has, and those it says are queued there; `None` without a sound answer in time.
 
         Raises `_NoSubscriber`, `_NotPermitted`, and `BusAway`.
         """
         running: set[str] = set()
+        queued: set[str] | None = None
         for body in self._requests([call.public_id for call in calls], [call.public_id for call in cancels]):
             reply = await self._inbox.ask(subject, b"", body, self._reply_timeout)
             if reply is None or reply.stream:
@@ -234,11 +242,14 @@ class RollCall:
             if reply.refused:
                 raise _NotPermitted
             try:
-                running.update(peers.decode_running(reply.body))
+                some, waiting = peers.decode_running(reply.body)
             except peers.Malformed as error:
                 log.debug("worker %s: %s", subject, error)
                 return None
-        return running
+            running.update(some)
+            if waiting is not None:
+                queued = {*waiting, *(queued or ())}
+        return running, queued
 
     def _requests(self, steps: list[str], cancels: list[str]) -> Iterator[bytes]:
         """The request, in as many parts as the `max_payload` of the servers makes necessary: for it and for the answer."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from dwarf_nats.ports import BusAway, TaskCapabilities
+from dwarf_nats.ports import BusAway, TaskCapabilities, WorkerLost
 from dwarf_nats.wire import tasks as codec
 from dwarf_nats.wire.streams import describe_capture
 from dwarf_nats.wire.subjects import Subjects
@@ -14,6 +14,7 @@ from dwarf_nats.workflow.answer import Answer, TaskCall
 from .connection import Connection
 from .inbox import Call, Inbox
 from .progress import ProgressReader
+from .queued_calls import QueuedCalls
 from .reconnects import Reconnects
 from .roll_call import INTERVAL_SECONDS, RollCall
 
@@ -50,7 +51,10 @@ class NatsTasks:
         self._subjects = subjects or Subjects()
         self._accept_ms = accept_ms
         self._max_depth = max_depth
-        self.capabilities = TaskCapabilities(keeps_budget=True, max_depth=max_depth, worker_of=self._worker_of)
+        self.queued_calls = QueuedCalls(inbox, accept=self._on_accepted, give_back=self._give_back_queued)
+        self.capabilities = TaskCapabilities(
+            keeps_budget=True, max_depth=max_depth, worker_of=self._worker_of, listen=self.queued_calls.listen
+        )
         self._known: dict[str, str] = {}
         self.accepted = 0
         self._reconnects = Reconnects(connection)
@@ -58,6 +62,8 @@ class NatsTasks:
         inbox.progress = ProgressReader(clock, max_depth)
         inbox.on_accepted = self._on_accepted
         inbox.on_ended = self.roll_call.unwatch
+        inbox.on_queued, inbox.on_started = self.queued_calls.on_queued, self.queued_calls.on_started
+        self.roll_call.on_answer = self.queued_calls.reconcile
 
     @property
     def late(self) -> int:
@@ -108,6 +114,12 @@ class NatsTasks:
         call.cancelled = True
         if call.worker:
             self.roll_call.cancel(call)
+
+    def _give_back_queued(self, call: Call, error: WorkerLost) -> None:
+        """Run the step elsewhere, and tell the worker in whose queue it has waited that nobody waits for it there."""
+        if call.worker:
+            self.roll_call.cancel(call)
+        self._inbox.end(call, error)
 
     def _worker_of(self, step_key: str) -> str:
         """The private subject of the worker that accepted a step."""

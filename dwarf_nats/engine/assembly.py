@@ -13,6 +13,7 @@ from dwarf_nats.engine.backpressure import Backpressure
 from dwarf_nats.engine.definitions import Definitions
 from dwarf_nats.engine.deployment import Deployment
 from dwarf_nats.engine.events import EventExchange
+from dwarf_nats.engine.execution.queued_steps import WorkerQueues
 from dwarf_nats.engine.graphs import GraphBook
 from dwarf_nats.engine.replica import Replica
 from dwarf_nats.engine.scheduling.fetcher import Fetcher
@@ -45,6 +46,8 @@ def new_replica(
     settings = settings if settings is not None else EngineSettings()
     telemetry = telemetry if telemetry is not None else Telemetry()
     logger = telemetry.logger if telemetry.logger is not None else log
+    if ports.capabilities.listen is not None:
+        ports.capabilities.listen(WorkerQueues(shards))
     clock = ports.clock if ports.clock is not None else SystemClock()
     counters = telemetry.counters if telemetry.counters is not None else Counters()
     slots = WorkerSlots(settings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from dwarf_nats.engine.execution.budgets import time_budget_ms
@@ -11,6 +12,7 @@ from dwarf_nats.rules.replica_facts import Question, ReplicaFacts, StepFacts, St
 if TYPE_CHECKING:
     from dwarf_nats.engine.replica import Replica
     from dwarf_nats.engine.shard import Shard
+    from dwarf_nats.rules.steps import ClaimedStep
 
 
 class ReplicaLookup:
@@ -46,15 +48,25 @@ class ReplicaLookup:
             elif not flight.is_executing(step_id):
                 found[step_id] = StepFacts(phase=StepPhase.WRITING)
             else:
-                deadline = step.dispatched_at + time_budget_ms(step, self._replica.settings) * 1000
-                worker = self._replica.capabilities.worker_of
-                found[step_id] = StepFacts(
-                    phase=StepPhase.ASKING,
-                    deadline=deadline,
-                    worker="" if worker is None else worker(step.key),
-                    progress=step.progress,
-                )
+                found[step_id] = self._at_task(shard, step)
         return found
+
+    def _at_task(self, shard: Shard, step: ClaimedStep) -> StepFacts:
+        """The facts of a step whose task was asked; its budget does not count while its worker has it queued (K3)."""
+        budget_us = time_budget_ms(step, self._replica.settings) * 1000
+        worker = self._replica.capabilities.worker_of
+        facts = StepFacts(
+            phase=StepPhase.ASKING,
+            deadline=step.dispatched_at + budget_us,
+            worker="" if worker is None else worker(step.key),
+            progress=step.progress,
+        )
+        queued = shard.queued_steps.find(step)
+        if queued is None:
+            return facts
+        if queued.started_at is None:
+            return replace(facts, phase=StepPhase.QUEUED, deadline=queued.until)
+        return replace(facts, deadline=queued.started_at + budget_us)
 
     def _tasks(self, shard: Shard, urls: Iterable[str]) -> dict[str, TaskFacts]:
         found: dict[str, TaskFacts] = {}

@@ -18,6 +18,7 @@ from dwarf_nats.engine.execution.executor import Executor
 from dwarf_nats.engine.execution.in_flight import InFlight
 from dwarf_nats.engine.execution.intake import Intake
 from dwarf_nats.engine.execution.progress import ReportedProgress
+from dwarf_nats.engine.execution.queued_steps import QueuedSteps
 from dwarf_nats.engine.execution.runner import StepRunner
 from dwarf_nats.engine.ids import Ids, StepIds
 from dwarf_nats.engine.scheduling.admission import EagerAdmission
@@ -70,6 +71,7 @@ class Shard:
         self.ready_queue = shared.fetcher.add_queue(store.steps, self.backpressure, self.availability)
         self.admission = EagerAdmission(shared.slots, shared.fetcher, self.backpressure, self.draining)
         self.in_flight = InFlight(self.number, shared.tasks, shared.logger)
+        self.queued_steps = QueuedSteps(store.steps, self.in_flight, shared.settings, shared.clock)
         self.progress = ReportedProgress(store.steps, self.in_flight, shared.clock)
         self.debug_log = DebugLog(self.number, shared.logger)
         self.announcer = Announcer(

@@ -35,12 +35,31 @@ class WorkerLost(Exception):
         self.pause = pause
 
 
+class QueuedTooLong(WorkerLost):
+    """The step has waited too long in the queue of its worker: it is released, to run elsewhere (K3)."""
+
+
 class Refused(Unavailable):
     """A graph source answered with a refusal: asking again does not help."""
 
 
 class SourceAway(NotFound):
     """A graph source that knew the workflow is away: a caller gets the error, a flow that needs the graph waits (B6)."""
+
+
+class QueueListener(Protocol):
+    """Hears which steps wait in the queues of workers (K3)."""
+
+    def queued(self, step_key: str, service_timeout_ms: int | None) -> int | None:
+        """Note that a step waits there; the milliseconds that it may, `None` if it is not in flight.
+
+        `service_timeout_ms`: what the service says, if it does.
+        """
+        ...
+
+    def started(self, step_key: str) -> None:
+        """Note that its worker has begun a step: its time budget counts from now on."""
+        ...
 
 
 @dataclass(slots=True, frozen=True, kw_only=True)
@@ -59,6 +78,8 @@ class TaskCapabilities:
     """
     worker_of: Callable[[str], str] | None = None
     """Names the worker that runs the step of a key, for an explanation (Q2); empty if it has not named itself."""
+    listen: Callable[[QueueListener], None] | None = None
+    """Has a listener told which steps wait in the queues of workers (K3); `None` if no worker has a queue."""
 
 
 class Tasks(Protocol):

@@ -246,6 +246,10 @@ def _at_replica(wait: Wait, subject: Subject, replica: ReplicaFacts, step: StepF
         case StepPhase.HELD:
             _held(wait, subject.step)
             return
+        case StepPhase.QUEUED:
+            wait.deadline, wait.until = None, step.deadline
+            at = f" {step.worker}" if step.worker else ""
+            wait.text = f"Queued at worker{at}, which runs as many steps as it may. Its time budget does not count yet."
         case StepPhase.WRITING:
             wait.text = "Its task has answered, and the result is being written to the database."
         case _ if step.worker:

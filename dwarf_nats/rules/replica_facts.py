@@ -16,6 +16,8 @@ class StepPhase(StrEnum):
 
     ASKING = "asking"
     """Its task is asked, or is about to be."""
+    QUEUED = "queued"
+    """Its worker has it in its own queue, and has not begun (K3). The deadline is when it is given back."""
     HELD = "held"
     """It is held until the connection to the task services is back."""
     WRITING = "writing"

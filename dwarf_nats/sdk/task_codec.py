@@ -105,6 +105,11 @@ def accept_seconds(headers: Mapping[str, str] | None) -> float | None:
     return int(text) / 1000 if text.isascii() and text.isdigit() and len(text) < 12 else None
 
 
+def takes_queued(headers: Mapping[str, str] | None) -> bool:
+    """True if the replica that sent a request understands *queued* and *started* (K3)."""
+    return (headers or {}).get(h.QUEUE, "") == "1"
+
+
 def encode_answer(answer: Answer) -> tuple[bytes, dict[str, str] | None]:
     """Encode an answer as body and headers. An error is in the body, where its text may have any length and lines.
 
@@ -162,9 +167,9 @@ def decode_roll_call(body: bytes) -> tuple[list[str], list[str]]:
     return call.steps, call.cancel
 
 
-def encode_running(steps: list[str]) -> bytes:
-    """Encode the answer to a roll call: the steps that are still running."""
-    return _encode(t.WorkerReply(running=steps))
+def encode_running(steps: list[str], queued: list[str] | None = None) -> bytes:
+    """Encode the answer to a roll call: the steps in hand, and those of them that wait, `None` if none has ever waited."""
+    return _encode(t.WorkerReply(running=steps, queued=UNSET if queued is None else queued))
 
 
 def _subgraph(child: Subgraph) -> t.SubgraphCall:

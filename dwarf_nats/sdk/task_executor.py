@@ -33,6 +33,12 @@ from .task_codec import CANCELLED, backpressure_answer, error_answer
 log = logging.getLogger("dwarf_nats.worker")
 _step: ContextVar[str] = ContextVar("dwarf_nats_step", default="-")
 
+QUEUED_AFTER_SECONDS = 0.1
+"""A request that waits longer than this is announced as *queued*: one that gets its turn sooner needs no message."""
+QUEUED_AFTER_SHARE = 0.25
+"""The same as a share of the time budget, for tasks that have little."""
+FORGOTTEN_AFTER_SECONDS = 15.0
+"""A waiting request is dropped if the engine has asked after it, and then not for so long: its replica is gone."""
 DEADLINE_GRACE_SECONDS = 1.0
 """Time between the deadline of a step and the end of its execution here: the clocks of worker and database differ a little."""
 
@@ -45,6 +51,8 @@ class Execution:
     reply: str
     handler: Handler
     accept_after: float | None = None
+    takes_queued: bool = False
+    """The engine understands *queued* and *started* (K3)."""
     progress: ProgressSender | None = None
     task: asyncio.Task[None] | None = None
     timer: asyncio.TimerHandle | None = None
@@ -53,6 +61,10 @@ class Execution:
     replacement: Answer | None = None
     """The answer to send instead of the task's own, set when the execution is cancelled."""
     answered: bool = False
+    queued: bool = False
+    """It was announced that it waits: then its budget counts from its start."""
+    asked_at: float | None = None
+    """When the engine last asked after it, while it waits."""
     received: float = field(default_factory=lambda: asyncio.get_running_loop().time())
 
     @property
@@ -120,14 +132,19 @@ def _log(url: str, error: BaseException) -> None:
 
 
 class TaskExecutor:
-    """Runs task functions, at most `limit` at once. `answer` sends an answer, `accept` the signal *accepted*."""
+    """Runs task functions, at most `limit` at once.
+
+    `answer` sends an answer, `accept` the signal *accepted*, `announce` one that tells whether an execution waits or has begun.
+    """
 
     def __init__(
         self,
         limit: int,
         answer: Callable[[Execution, Answer], Awaitable[None]],
         accept: Callable[[Execution], Awaitable[None]],
+        announce: Callable[[Execution], Awaitable[None]],
     ) -> None:
+        self._announce = announce
         self._limit = limit
         self._answer = answer
         self._accept = accept
@@ -160,10 +177,20 @@ class TaskExecutor:
         self._waiting.append(execution)
         self._set_timer(execution)
         self._start_waiting()
+        if execution.takes_queued and execution.reply and execution.task is None:
+            self._set_queue_timer(execution)
 
     def unanswered(self, steps: Iterable[str]) -> list[str]:
         """Those of `steps` whose answer is still to be sent. A cancelled execution in a thread has been answered already."""
         return [step for step in steps if any(not execution.answered for execution in self._by_step.get(step, ()))]
+
+    def queued(self, steps: Iterable[str]) -> list[str] | None:
+        """Those of `steps` that wait for a slot, and note that they are asked after; `None` if none of them has waited."""
+        now = asyncio.get_running_loop().time()
+        found = [one for step in steps for one in self._by_step.get(step, ()) if one.queued]
+        for execution in found:
+            execution.asked_at = now
+        return [one.public_id for one in found if one.task is None] if found else None
 
     def cancel(self, steps: Iterable[str]) -> None:
         """Cancel the executions of these steps. Cancelling again does not disturb an execution that is cleaning up."""
@@ -188,6 +215,9 @@ class TaskExecutor:
     def _start_waiting(self) -> None:
         while self._waiting and len(self._running) < self._limit:
             execution = self._waiting.popleft()
+            if self._is_forgotten(execution):
+                self._drop_forgotten(execution)
+                continue
             self._running.add(execution)
             execution.task = asyncio.get_running_loop().create_task(self._run(execution))
 
@@ -195,6 +225,8 @@ class TaskExecutor:
         _step.set(execution.public_id)
         execution.has_started = True
         try:
+            if execution.queued and execution.replacement is None:
+                await self._begin_late(execution)
             try:
                 answer = await self._execute(execution) if execution.replacement is None else execution.replacement
             except KeyboardInterrupt:  # Ctrl-C: the process ends, the step goes elsewhere
@@ -205,6 +237,28 @@ class TaskExecutor:
             self._running.discard(execution)
             self._remove(execution)
             self._start_waiting()
+
+    async def _begin_late(self, execution: Execution) -> None:
+        """Say that an execution begins which was announced as queued: its time budget counts from now on (K3)."""
+        now = asyncio.get_running_loop().time()
+        waited = now - execution.received
+        execution.call.deadline += round(waited * 1_000_000)
+        execution.received, execution.accept_after = now, None
+        self._set_timer(execution)
+        try:
+            await self._announce(execution)
+        except Exception:  # the next roll call tells
+            log.debug("step %s: it could not be announced that it begins", execution.public_id, exc_info=True)
+
+    def _is_forgotten(self, execution: Execution) -> bool:
+        """True if nobody waits for the answer any more: the replica that asked after it has stopped doing so."""
+        asked_at = execution.asked_at
+        return asked_at is not None and asyncio.get_running_loop().time() - asked_at > FORGOTTEN_AFTER_SECONDS
+
+    def _drop_forgotten(self, execution: Execution) -> None:
+        log.info("step %s: not begun: nobody asks after it any more", execution.public_id, extra=execution.log_fields)
+        execution.answered = True
+        self._remove(execution)
 
     async def _execute(self, execution: Execution) -> Answer:
         """Run the task function and return its answer; every exception becomes an answer, too."""
@@ -271,6 +325,20 @@ class TaskExecutor:
         task = asyncio.get_running_loop().create_task(coroutine)
         self._side_tasks.add(task)
         task.add_done_callback(self._side_tasks.discard)
+
+    def _set_queue_timer(self, execution: Execution) -> None:
+        """Announce an execution as queued unless it gets its turn very soon (K3)."""
+        if execution.timer is not None:
+            execution.timer.cancel()
+        seconds = min(QUEUED_AFTER_SECONDS, QUEUED_AFTER_SHARE * execution.call.budget)
+        execution.timer = asyncio.get_running_loop().call_later(seconds, self._on_still_waiting, execution)
+
+    def _on_still_waiting(self, execution: Execution) -> None:
+        if execution.task is None:
+            execution.queued = True
+            self._spawn(self._announce(execution))
+        else:
+            self._set_timer(execution)
 
     def _set_timer(self, execution: Execution) -> None:
         """Set the next timer of an execution: for *accepted*, then for the deadline. A short execution needs only one."""

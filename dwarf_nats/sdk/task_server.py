@@ -27,6 +27,7 @@ from .task_codec import (
     encode_answer,
     encode_running,
     error_answer,
+    takes_queued,
 )
 from .task_executor import Execution, Handler, TaskExecutor
 
@@ -69,10 +70,21 @@ class Link:
 class TaskServer:
     """Accepts requests for the executor and sends the answers, over the connection of `link`."""
 
-    def __init__(self, link: Link, subjects: Subjects, concurrency: int, discovery: DiscoveryResponder) -> None:
+    def __init__(
+        self,
+        link: Link,
+        subjects: Subjects,
+        concurrency: int,
+        discovery: DiscoveryResponder,
+        *,
+        queue_timeout_ms: int | None = None,
+    ) -> None:
         self._link = link
+        self._queue_timeout_ms = queue_timeout_ms
         self._subjects = subjects
-        self.executor: TaskExecutor | None = TaskExecutor(concurrency, self._send_answer, self._send_accepted)
+        self.executor: TaskExecutor | None = TaskExecutor(
+            concurrency, self._send_answer, self._send_accepted, self._send_queue_signal
+        )
         """Runs the task functions; `None` once the worker has stopped."""
         self.discovery = discovery
         self._summed = Summed(log)
@@ -100,7 +112,8 @@ class TaskServer:
             return
         progress = ProgressSender(functools.partial(self._send_progress, msg.reply)) if msg.reply else None
         call.report = None if progress is None else progress.report
-        executor.submit(Execution(call, msg.reply, handler, accept_after, progress=progress))
+        takes = takes_queued(msg.headers) and bool(self._link.private)
+        executor.submit(Execution(call, msg.reply, handler, accept_after, progress=progress, takes_queued=takes))
 
     async def _refuse(self, handler: Handler, msg: Msg, error: Exception) -> None:
         self._summed.warning(
@@ -126,7 +139,8 @@ class TaskServer:
         executor.cancel(cancel)
         if msg.reply and nc is not None:
             with contextlib.suppress(nats.errors.Error):
-                await nc.publish(msg.reply, encode_running(executor.unanswered(steps)))
+                running = executor.unanswered(steps)
+                await nc.publish(msg.reply, encode_running(running, executor.queued(running)))
 
     async def on_discovery(self, msg: Msg) -> None:
         """Answer a service discovery request, unless its reply subject is one of the service's own."""
@@ -161,6 +175,17 @@ class TaskServer:
         if nc is not None and execution.reply and private and not execution.answered:
             with contextlib.suppress(nats.errors.Error):
                 await nc.publish(execution.reply, headers={h.SIGNAL: h.ACCEPTED, h.WORKER: private})
+
+    async def _send_queue_signal(self, execution: Execution) -> None:
+        """Say that an execution waits for its turn, or that it begins now (K3)."""
+        nc, private = self._link.nc, self._link.private
+        if nc is None or not nc.is_connected or not private or execution.answered:
+            return  # the answer to the next roll call tells
+        headers = {h.SIGNAL: h.STARTED if execution.has_started else h.QUEUED, h.WORKER: private}
+        if self._queue_timeout_ms is not None and not execution.has_started:
+            headers[h.QUEUE_TIMEOUT_MS] = str(self._queue_timeout_ms)
+        with contextlib.suppress(nats.errors.Error):
+            await nc.publish(execution.reply, headers=headers)
 
     async def _send_progress(self, reply: str, body: bytes) -> bool:
         """Send a progress; false if the connection is away."""

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("dwarf_nats.worker")
 F = TypeVar("F", bound=Callable[..., Any])
+MOST_QUEUE_SECONDS = 10 * 365 * 86_400
+"""Bound of `queue_timeout`; a longer one is taken for a mistake."""
 CANCELLED_POLL_SECONDS, CANCELLED_POLLS = 0.01, 100
 """Pause between two looks at the executions that `stop` has cancelled, and how many looks there are."""
 
@@ -43,7 +45,9 @@ CANCELLED_POLL_SECONDS, CANCELLED_POLLS = 0.01, 100
 class Worker:
     """Serves tasks. Coroutine functions run on the event loop, plain functions in threads.
 
-    `concurrency`: the number of executions at once; further requests wait here. `queue`: the queue group, the same for all
+    `concurrency`: the number of executions at once; further requests wait here, and their time budgets do not count meanwhile.
+    `queue_timeout`: the seconds that a request may wait here before the engine runs its step elsewhere, unless the node says
+    how long; by default its time budget. `queue`: the queue group, the same for all
     instances of a task service, since each group gets every request. `drain_seconds`: how long `stop` waits for running
     executions. `how`: credentials and TLS, the fields of `ConnectOptions`.
     """
@@ -58,10 +62,16 @@ class Worker:
         task_prefix: str = "task",
         name: str = "dwarf-worker",
         drain_seconds: float = 20.0,
+        queue_timeout: float | None = None,
         **how: Unpack[ConnectArguments],
     ) -> None:
         if concurrency < 1:
             raise BadRequest(f"concurrency must be at least 1, got {concurrency}")
+        if queue_timeout is not None and not 0.001 <= queue_timeout < MOST_QUEUE_SECONDS:
+            raise BadRequest(
+                f"queue_timeout must be 0.001 seconds or more, and less than ten years, got {queue_timeout}"
+            )
+        self._queue_timeout_ms = None if queue_timeout is None else round(queue_timeout * 1000)
         self.options = ConnectOptions(url=url, **how)
         self.concurrency = concurrency
         self.queue = check_subject_name(queue, "queue group")
@@ -140,7 +150,11 @@ class Worker:
         subjects = {url: self._subjects.task(url) for url in self._handlers}
         self._link = Link()
         self._server = server = TaskServer(
-            self._link, self._subjects, self.concurrency, DiscoveryResponder(self.name, self.queue, subjects)
+            self._link,
+            self._subjects,
+            self.concurrency,
+            DiscoveryResponder(self.name, self.queue, subjects),
+            queue_timeout_ms=self._queue_timeout_ms,
         )
         self._subscriptions = subscriptions = TaskSubscriptions(
             self._link,

@@ -90,10 +90,16 @@ class Compensate(Request):
     set: Maybe[TemplateObject] = UNSET
 
 
+QueueTimeoutMs = Annotated[
+    int, Meta(ge=1, le=MOST, description="Milliseconds in the queue of a worker, before the step goes elsewhere.")
+]
+
+
 class GraphDefaults(Request):
     """Policies of all nodes that have none of their own (L1)."""
 
     timeout_ms: Maybe[Annotated[int, Meta(ge=1, le=MOST, description="Milliseconds for one call.")]] = UNSET
+    queue_timeout_ms: Maybe[QueueTimeoutMs] = UNSET
     retry: Maybe[RetryAction] = UNSET
 
 
@@ -123,6 +129,7 @@ class GraphTask(Request):
     into: Maybe[Annotated[str, Meta(description="Field for what the node brings back; default its name.")]] = UNSET
     fan_in: Maybe[Annotated[bool, Meta(description="Branches meet here.")]] = UNSET
     timeout_ms: Maybe[Annotated[int, Meta(ge=1, le=MOST, description="Milliseconds for one call.")]] = UNSET
+    queue_timeout_ms: Maybe[QueueTimeoutMs] = UNSET
     retry: Maybe[RetryAction] = UNSET
     compensate: Maybe[Annotated[str | Compensate, Meta(description="The url of a task, or an action.")]] = UNSET
 

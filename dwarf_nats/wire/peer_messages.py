@@ -76,7 +76,7 @@ class PeerStepFacts(Message):
     """A step that a replica has."""
 
     step_id: Integer
-    phase: Literal["asking", "held", "writing"]
+    phase: Literal["asking", "queued", "held", "writing"]
     worker: str = ""
     deadline: Maybe[When] = UNSET
     progress: Maybe[PeerProgress] = UNSET

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from msgspec import UnsetType
 
 from dwarf_nats.rules.steps import ReadyStep, StoppedFlow
 from dwarf_nats.workflow.status import Status
@@ -98,9 +99,13 @@ def encode_roll_call(steps: Sequence[str], cancel: Sequence[str]) -> bytes:
     return _encode({"steps": steps, "cancel": cancel})
 
 
-def decode_running(body: bytes) -> list[str]:
-    """Decode the steps that a worker still runs. Raises `Malformed`."""
+def decode_running(body: bytes) -> tuple[list[str], list[str] | None]:
+    """Decode the steps that a worker still has, and those of them that are queued there, `None` if it does not say.
+
+    Raises `Malformed`.
+    """
     try:
-        return _running(body).running
+        reply = _running(body)
+        return reply.running, None if isinstance(reply.queued, UnsetType) else reply.queued
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise Malformed(f"malformed answer to a roll call: {error}") from None

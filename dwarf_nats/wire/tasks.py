@@ -86,7 +86,7 @@ def encode_request(call: TaskCall, accept_ms: int, traceparent: str = "", traces
     block = (
         f"NATS/1.0\r\nDwarf-Flow-Key: {call.flow_key}\r\nDwarf-Step-Key: {call.step_key}\r\n"
         f"{_names(call.workflow, call.task)}Dwarf-Attempt: {call.attempt}\r\n"
-        f"Dwarf-Deadline: {deadline}\r\nDwarf-Accept-Ms: {accept_ms}\r\n{trace}\r\n"
+        f"Dwarf-Deadline: {deadline}\r\nDwarf-Accept-Ms: {accept_ms}\r\nDwarf-Queue: 1\r\n{trace}\r\n"
     )
     return block.encode("ascii"), body
 

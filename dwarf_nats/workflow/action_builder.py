@@ -102,6 +102,10 @@ class ActionBuilder(GraphBuilder):
         """Bound one call of this node; it overrules the time budget of the flow and of the service."""
         self._policy_of(name).timeout_ms = self._ms(seconds, f"node {name!r}, timeoutMs")
 
+    def set_queue_timeout(self, name: str, seconds: float) -> None:
+        """Bound the time that a step of this node may wait in the queue of a worker before it is given to another (K3)."""
+        self._policy_of(name).queue_timeout_ms = self._ms(seconds, f"node {name!r}, queueTimeoutMs")
+
     def set_retry(
         self,
         name: str,
@@ -127,10 +131,14 @@ class ActionBuilder(GraphBuilder):
         )
         self._policy_of(name).retry = self._retry(policy, where)
 
-    def set_defaults(self, *, timeout: float | None = None, retry: RetryPolicy | None = None) -> None:
-        """Set the policies of all nodes that have none of their own. `timeout` in seconds."""
+    def set_defaults(
+        self, *, timeout: float | None = None, retry: RetryPolicy | None = None, queue_timeout: float | None = None
+    ) -> None:
+        """Set the policies of all nodes that have none of their own. `timeout` and `queue_timeout` in seconds."""
         self.defaults = Defaults(
-            timeout_ms=self._ms(timeout, "defaults.timeoutMs"), retry=self._retry(retry, "defaults")
+            timeout_ms=self._ms(timeout, "defaults.timeoutMs"),
+            queue_timeout_ms=self._ms(queue_timeout, "defaults.queueTimeoutMs"),
+            retry=self._retry(retry, "defaults"),
         )
 
     def compensate(self, name: str, by: str | SetFields | SendRequest | PublishMessage) -> None:

@@ -79,6 +79,7 @@ class Graph(ActionBuilder):
             wanted.url if wanted.action is None else url_of(wanted.action),
             action=wanted.action,
             timeout_ms=node.timeout_ms,
+            queue_timeout_ms=node.queue_timeout_ms if wanted.action is None else None,
             retry=node.retry or self.defaults.retry or COMPENSATION_RETRY,
         )
 

@@ -19,6 +19,7 @@ class Node:
 
     A node with an `action` asks no task: the engine carries it out itself, and `url` is `nodes.url_of(action)`. What it brings
     back goes into the field `into`, by default the node's name. `timeout_ms`, `retry`: its policies (L1).
+    `queue_timeout_ms`: how long a step of it may wait in the queue of a worker (K3).
     """
 
     name: str
@@ -29,6 +30,7 @@ class Node:
     timeout_ms: int | None = None
     retry: RetryPolicy | None = None
     compensate: Compensation | None = None
+    queue_timeout_ms: int | None = None
 
     @property
     def kind(self) -> NodeKind:

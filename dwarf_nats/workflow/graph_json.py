@@ -39,7 +39,10 @@ def to_values(graph: GraphBuilder) -> dict[str, Any]:
     if graph.fields:
         values["fields"] = node_json.write_fields(graph.fields)
     if graph.defaults != Defaults():
-        values["defaults"] = node_json.write_policies(graph.defaults.timeout_ms, graph.defaults.retry)
+        defaults = graph.defaults
+        values["defaults"] = node_json.write_policies(
+            defaults.timeout_ms, defaults.retry, queue_timeout_ms=defaults.queue_timeout_ms
+        )
     values["tasks"] = [_task(node) for node in graph.nodes.values()]
     values["transitions"] = [
         {"from": edge.source, "to": edge.target}
@@ -71,9 +74,9 @@ def _task(node: Node) -> dict[str, Any]:
         values["into"] = node.into
     if node.fan_in:
         values["fanIn"] = True
-    if node.timeout_ms is None and node.retry is None and node.compensate is None:
-        return values
-    return values | node_json.write_policies(node.timeout_ms, node.retry, node.compensate)
+    return values | node_json.write_policies(
+        node.timeout_ms, node.retry, node.compensate, queue_timeout_ms=node.queue_timeout_ms
+    )
 
 
 def to_json(graph: GraphBuilder) -> bytes:
@@ -144,6 +147,7 @@ def _read_task(graph: GraphBuilder, task: Mapping[str, Any], graph_place: str, a
     node.into = shapes.text(task, "into", where)
     node.fan_in = shapes.flag(task, "fanIn", where)
     node.timeout_ms = shapes.integer(task, "timeoutMs", where)
+    node.queue_timeout_ms = shapes.integer(task, "queueTimeoutMs", where)
     node.retry = node_json.read_retry(task, where)
     node.compensate = node_json.read_compensation(task, where)
 

@@ -31,7 +31,7 @@ from dwarf_nats.workflow.state import json_type
 _Values = Mapping[str, Any]
 _KINDS = tuple(kind.value for kind in NodeKind if kind is not NodeKind.TASK)
 _COMPENSATIONS = (NodeKind.REQUEST.value, NodeKind.PUBLISH.value, NodeKind.SET.value)
-TASK_KEYS = ("name", "url", "fanIn", *_KINDS, "input", "into", "timeoutMs", "retry", "compensate")
+TASK_KEYS = ("name", "url", "fanIn", *_KINDS, "input", "into", "timeoutMs", "queueTimeoutMs", "retry", "compensate")
 """The keys of a node."""
 
 
@@ -225,10 +225,14 @@ def read_compensation(task: _Values, where: str) -> Compensation | None:
 
 
 def write_policies(
-    timeout_ms: int | None, retry: RetryPolicy | None, compensate: Compensation | None = None
+    timeout_ms: int | None,
+    retry: RetryPolicy | None,
+    compensate: Compensation | None = None,
+    *,
+    queue_timeout_ms: int | None = None,
 ) -> dict[str, Any]:
     """The keys of the policies that are given."""
-    values = _given(timeoutMs=timeout_ms)
+    values = _given(timeoutMs=timeout_ms, queueTimeoutMs=queue_timeout_ms)
     if retry is not None:
         values["retry"] = write_retry(retry)
     if compensate is not None:
@@ -243,8 +247,12 @@ def read_defaults(values: _Values, where: str) -> Defaults:
     """The policies in `defaults`."""
     if values.get("defaults") is None:
         return Defaults()
-    inner, inside = _inner(values, "defaults", where, ("timeoutMs", "retry"))
-    return Defaults(timeout_ms=shapes.integer(inner, "timeoutMs", inside), retry=read_retry(inner, inside))
+    inner, inside = _inner(values, "defaults", where, ("timeoutMs", "queueTimeoutMs", "retry"))
+    return Defaults(
+        timeout_ms=shapes.integer(inner, "timeoutMs", inside),
+        queue_timeout_ms=shapes.integer(inner, "queueTimeoutMs", inside),
+        retry=read_retry(inner, inside),
+    )
 
 
 _FIELD_KEYS = ("type", "required", "default", "description", "sealed")

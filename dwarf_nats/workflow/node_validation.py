@@ -46,7 +46,9 @@ def node_problems(node: Node) -> Iterator[str]:
             "write it into " + node.action.kind if isinstance(node.action, WaitForEvent | AskPerson) else "remove it"
         )
         yield f"{where}, timeoutMs: it bounds a call, and this node makes none: {remedy}"
-    yield from policy_problems(node.timeout_ms, node.retry, where)
+    if node.queue_timeout_ms is not None and node.action is not None:
+        yield f"{where}, queueTimeoutMs: it bounds the time in the queue of a worker, and this node has none: remove it"
+    yield from policy_problems(node.timeout_ms, node.retry, where, queue_timeout_ms=node.queue_timeout_ms)
     if node.compensate is not None:
         inside = f"{where}, compensate"
         if node.compensate.action is not None:
@@ -57,7 +59,10 @@ def node_problems(node: Node) -> Iterator[str]:
 
 def graph_problems(graph: GraphBuilder) -> Iterator[str]:
     """Problems of the policies that hold for all nodes."""
-    yield from policy_problems(graph.defaults.timeout_ms, graph.defaults.retry, "defaults")
+    defaults = graph.defaults
+    yield from policy_problems(
+        defaults.timeout_ms, defaults.retry, "defaults", queue_timeout_ms=defaults.queue_timeout_ms
+    )
 
 
 def action_problems(action: Action, where: str) -> Iterator[str]:
@@ -112,10 +117,13 @@ def all_templates(node: Node) -> Iterator[tuple[str, Any]]:
                 yield _inside(inside, action, part), template
 
 
-def policy_problems(timeout_ms: int | None, retry: RetryPolicy | None, where: str) -> Iterator[str]:
-    """Problems of a deadline and of a retry policy (L1)."""
-    if timeout_ms is not None and not 0 < timeout_ms <= MAX_DELAY_MS:
-        yield f"{shapes.place(where, 'timeoutMs')}: it is {timeout_ms}: write 1 to {MAX_DELAY_MS} milliseconds"
+def policy_problems(
+    timeout_ms: int | None, retry: RetryPolicy | None, where: str, *, queue_timeout_ms: int | None = None
+) -> Iterator[str]:
+    """Problems of deadlines and of a retry policy (L1, K3)."""
+    for name, ms in (("timeoutMs", timeout_ms), ("queueTimeoutMs", queue_timeout_ms)):
+        if ms is not None and not 0 < ms <= MAX_DELAY_MS:
+            yield f"{shapes.place(where, name)}: it is {ms}: write 1 to {MAX_DELAY_MS} milliseconds"
     if retry is None:
         return
     inside = shapes.place(where, "retry")

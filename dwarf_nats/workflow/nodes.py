@@ -117,10 +117,11 @@ COMPENSATION_RETRY = RetryPolicy(max_attempts=10)
 
 
 class Defaults(msgspec.Struct, frozen=True, kw_only=True):
-    """Policies of all nodes of a graph that have none of their own (L1)."""
+    """Policies of all nodes of a graph that have none of their own (L1, K3)."""
 
     timeout_ms: int | None = None
     retry: RetryPolicy | None = None
+    queue_timeout_ms: int | None = None
 
 
 class Field(msgspec.Struct, frozen=True, kw_only=True):

@@ -257,6 +257,7 @@ async def test_roll_calls_are_answered_while_task_functions_block_their_threads(
     for _ in steps:
         assert await engine.answer() == Answer(changes={"done": Raw(b"true")})
     assert await engine.roll_call(worker, steps) == []
+    assert (await engine.signal())["Dwarf-Signal"] == "started"  # the one that had waited
     assert engine.signals.empty(), "accepted is said once"
 
 

@@ -200,7 +200,7 @@ class Answers:
 async def test_a_job_called_off_before_it_began_is_answered_and_frees_its_place() -> None:
     """O10: a cancelled asyncio task that has not begun never runs, so nothing in it can tidy up."""
     answers = Answers()
-    executor = TaskExecutor(1, answers.take, answers.accept)
+    executor = TaskExecutor(1, answers.take, answers.accept, answers.accept)
     ran: list[str] = []
 
     async def function() -> None:
@@ -224,7 +224,7 @@ async def test_an_answer_that_cannot_be_sent_frees_its_place() -> None:
     async def refuse(_execution: Execution, _answer: Answer) -> None:
         raise DwarfError("the wire is cut")
 
-    executor = TaskExecutor(1, refuse, answers.accept)
+    executor = TaskExecutor(1, refuse, answers.accept, answers.accept)
     for number in (1, 2):
         executor.submit(Execution(call(number), "reply", Handler.of("t", lambda: None)))
     async with asyncio.timeout(PATIENCE):

@@ -74,17 +74,25 @@ class EngineSide:
         return await self.answer()
 
     async def accepted(self) -> str:
-        """The private subject of the next *accepted*."""
+        """The private subject of the next *accepted*, or *queued*."""
         async with asyncio.timeout(PATIENCE):
             msg = await self.signals.get()
         assert not msg.data
         assert msg.headers is not None
-        assert msg.headers["Dwarf-Signal"] == "accepted"
+        assert msg.headers["Dwarf-Signal"] in ("accepted", "queued")
         return msg.headers["Dwarf-Worker"]
+
+    async def signal(self) -> dict[str, str]:
+        """The headers of the next signal."""
+        async with asyncio.timeout(PATIENCE):
+            msg = await self.signals.get()
+        assert not msg.data
+        return dict(msg.headers or {})
 
     async def roll_call(self, worker: str, steps: list[str], cancel: list[str] | None = None) -> list[str]:
         body = json.dumps({"steps": steps, "cancel": cancel or []}).encode()
         reply = json.loads((await self.nc.request(worker, body, timeout=PATIENCE)).data)
-        assert set(reply) == {"running"}
+        assert set(reply) <= {"running", "queued"}
+        self.queued: list[str] | None = reply.get("queued")
         running: list[str] = reply["running"]
         return running

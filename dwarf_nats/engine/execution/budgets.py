@@ -24,6 +24,18 @@ def own_budget_ms(node: Node | None, graph: Graph) -> int | None:
     return graph.defaults.timeout_ms
 
 
+def queue_timeout_ms(step: ClaimedStep, settings: EngineSettings, service_timeout_ms: int | None = None) -> int:
+    """Milliseconds that a step may wait at a worker: as its node says, its service, its graph, or its time budget (K3)."""
+    graph = step.flow.graph
+    node = None if graph is None else node_of(step, graph)
+    if node is not None and node.queue_timeout_ms is not None:
+        return node.queue_timeout_ms
+    if service_timeout_ms is not None:
+        return service_timeout_ms
+    own = None if graph is None else graph.defaults.queue_timeout_ms
+    return own if own is not None else time_budget_ms(step, settings)
+
+
 def node_of(step: ClaimedStep, graph: Graph) -> Node | None:
     """The node of a step; of a compensation, the one that says how it is done (N9)."""
     return (graph.nodes if step.compensating is None else graph.compensations).get(step.node)

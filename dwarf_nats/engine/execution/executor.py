@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from dwarf_nats.engine.execution.chains import Chains, goes_on
 from dwarf_nats.engine.ids import NoneLeft
 from dwarf_nats.errors import DwarfError, Unavailable
-from dwarf_nats.ports import BusAway, WorkerLost
+from dwarf_nats.ports import BusAway, QueuedTooLong, WorkerLost
 from dwarf_nats.rules import breakpoints, parking
 from dwarf_nats.rules.answers import sound
 from dwarf_nats.rules.decide import Deciding, decide, fail, release
@@ -179,7 +179,8 @@ class Executor:
                 self._in_flight.held.discard(step.step_id)
             return release(step, 0 if self._admission.draining.is_set() else RELEASE_DELAY_US)
         if isinstance(error, WorkerLost):
-            self._counters.lost.add(step.url)
+            if not isinstance(error, QueuedTooLong):
+                self._counters.lost.add(step.url)
             self._log.info("step %s is given back: %s", step.public_id, error, extra=step.log_fields)
             return release(step, round(error.pause * 1_000_000))
         self._log.warning("step %s is given back: %s", step.public_id, error, extra=step.log_fields)

@@ -12,6 +12,7 @@ from dwarf_nats.engine.maintenance.duty import Duty, DutyRunner
 from dwarf_nats.engine.maintenance.event_sweep import EventSweep
 from dwarf_nats.engine.maintenance.heartbeat import Heartbeat
 from dwarf_nats.engine.maintenance.integrity import Integrity
+from dwarf_nats.engine.maintenance.lease_keeper import LeaseKeeper
 from dwarf_nats.engine.maintenance.lease_reaper import LeaseReaper
 from dwarf_nats.engine.maintenance.progress_saver import ProgressSaver
 from dwarf_nats.engine.maintenance.pruner import FlowPruner, GraphPruner
@@ -61,6 +62,7 @@ class Maintenance:
         self.event_sweep = EventSweep(replica.events, shard)
         self.definitions = replica.definitions if shard.number == HOME else None
         self.progress_saver = ProgressSaver(shard.progress)
+        self.lease_keeper = LeaseKeeper(shard.queued_steps)
 
     async def prepare(self) -> None:
         """Take up the steps of silent replicas, and the definitions, before the first claim. Raises `Unavailable`."""
@@ -78,6 +80,7 @@ class Maintenance:
             "remover": self.flow_pruner,
             "events": self.event_sweep,
             "progress": self.progress_saver,
+            "leases": self.lease_keeper,
         }
         if self.definitions is not None:
             duties["definitions"] = DefinitionPoll(self.definitions)
