@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv tools check test quiet fuzz model chaos demo bench clean
+.PHONY: help venv tools check test quiet fuzz model chaos demo bench docs clean
 
 help: ## list the commands
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -52,6 +52,9 @@ demo: $(STAMP) ## run five orders through the example workflow, printed step by 
 
 bench: $(STAMP) ## run the benchmarks
 	$(BIN)/python -m bench
+
+docs: $(STAMP) ## build the documentation site in build/site; a link that leads nowhere is an error
+	$(BIN)/python -m docsite
 
 clean: ## remove the virtual environment and caches
 	rm -rf $(VENV) .bench-venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist

@@ -1,0 +1,1 @@
+"""The documentation as a site: built from the repository's pages by `make docs`."""

@@ -1,0 +1,53 @@
+"""Which pages the site has, and in which order."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+COPIED = (
+    "docs",
+    "examples",
+    "schemas",
+    "changes",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
+    "LICENSE",
+    "Dockerfile",
+)
+"""What the site has of the repository, at the same places: so links between files work in both."""
+LEFT_OUT = ("node_modules", "__pycache__")
+NAVIGATION: dict[str, list[str]] = {
+    "Start": ["index.md", "docs/getting-started.md", "docs/concepts.md", "docs/console.md", "docs/glossary.md"],
+    "Write workflows": [
+        "docs/graph-files.md",
+        "docs/nodes.md",
+        "docs/conditions.md",
+        "docs/existing-services.md",
+        "docs/events.md",
+        "docs/compensation.md",
+        "docs/diagrams.md",
+        "docs/states.md",
+        "examples/no-code/README.md",
+    ],
+    "Write services": ["docs/task-services.md", "docs/python-sdk.md", "docs/library.md"],
+    "Look after flows": ["docs/console-flow.md", "docs/why-a-flow-waits.md", "docs/command-line.md"],
+    "Operate": [
+        "docs/operating/README.md",
+        "docs/configuration.md",
+        "docs/operating/configuration.md",
+        "docs/operating/security.md",
+        "docs/operating/health.md",
+        "docs/operating/telemetry.md",
+        "docs/operating/metrics.md",
+        "docs/operating/limits.md",
+        "docs/operating/sizing.md",
+        "docs/operating/runbook.md",
+        "docs/operating/backup-and-restore.md",
+        "docs/operating/upgrading.md",
+    ],
+    "Reference": ["docs/wire-protocol.md", "docs/semantics.md", "docs/benchmarks.md", "CHANGELOG.md"],
+    "Contribute": ["CONTRIBUTING.md", "docs/design/README.md", "SECURITY.md"],
+}
+"""The pages by who reads them. A page of `docs/` that is missing here fails a test; design notes have their own index."""

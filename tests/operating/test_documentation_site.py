@@ -1,0 +1,70 @@
+"""The documentation site: every page has its place, every link leads somewhere, and nothing comes from another host."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from docsite.build import SiteBroken, build, copy_pages
+from docsite.pages import COPIED, NAVIGATION, ROOT
+
+pytestmark = pytest.mark.slow
+_LOADED = re.compile(r"<(?:script|img|iframe|source)[^>]*\ssrc=\"([^\"]+)\"|<link[^>]*\shref=\"([^\"]+)\"")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("site")
+    build(folder)
+    return folder
+
+
+def test_every_page_of_the_documents_is_in_the_navigation() -> None:
+    listed = {page for pages in NAVIGATION.values() for page in pages}
+    documents = {page.relative_to(ROOT).as_posix() for page in (ROOT / "docs").rglob("*.md")}
+    notes = {page for page in documents if page.startswith("docs/design/") and page != "docs/design/README.md"}
+    assert documents - notes - listed == set()
+    assert {page for page in listed if not (ROOT / page).exists()} == {"index.md"}
+
+
+def test_the_site_has_all_pages_and_finds_their_words(site: Path) -> None:
+    for pages in NAVIGATION.values():
+        for page in pages:
+            assert (site / page.replace("README.md", "index.md")).with_suffix(".html").exists(), page
+    index = json.loads((site / "search.json").read_text())
+    text = json.dumps(index)
+    assert "idempotency" in text
+    assert "docs/conditions.html" in text
+
+
+def test_no_page_loads_anything_from_another_host(site: Path) -> None:
+    for page in site.rglob("*.html"):
+        loaded = [one or other for one, other in _LOADED.findall(page.read_text())]
+        assert loaded
+        assert [url for url in loaded if re.match(r"(?:https?:)?//", url)] == [], page
+
+
+@pytest.mark.parametrize("link", ["[gone](no-such-page.md)", "[gone](concepts.md#no-such-heading)"])
+def test_a_link_that_leads_nowhere_breaks_the_build_and_is_named(link: str, tmp_path: Path) -> None:
+    root = tmp_path / "checkout"
+    root.mkdir()
+    for name in (*COPIED, "README.md"):
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, root / name, ignore=shutil.ignore_patterns("node_modules"))
+        else:
+            shutil.copy(source, root / name)
+    (root / "docs" / "events.md").write_text(f"# Events\n\n{link}\n")
+    with pytest.raises(SiteBroken, match=r"docs/events\.md:3"):
+        build(tmp_path / "site", root)
+    assert not (tmp_path / "site").exists(), "a broken build leaves what was there"
+
+
+def test_links_to_files_beside_the_pages_lead_to_copies(tmp_path: Path) -> None:
+    copy_pages(ROOT, tmp_path / "pages")
+    for name in ("examples/shell/service.sh", "docker-compose.yml", "Dockerfile", "docs/operating/kubernetes.yaml"):
+        assert (tmp_path / "pages" / name).exists()
