@@ -12,7 +12,6 @@ import pytest
 from docsite.build import SiteBroken, build, copy_pages
 from docsite.pages import COPIED, NAVIGATION, ROOT
 
-pytestmark = pytest.mark.slow
 _LOADED = re.compile(r"<(?:script|img|iframe|source)[^>]*\ssrc=\"([^\"]+)\"|<link[^>]*\shref=\"([^\"]+)\"")
 
 
@@ -31,6 +30,7 @@ def test_every_page_of_the_documents_is_in_the_navigation() -> None:
     assert {page for page in listed if not (ROOT / page).exists()} == {"index.md"}
 
 
+@pytest.mark.slow
 def test_the_site_has_all_pages_and_finds_their_words(site: Path) -> None:
     for pages in NAVIGATION.values():
         for page in pages:
@@ -41,6 +41,7 @@ def test_the_site_has_all_pages_and_finds_their_words(site: Path) -> None:
     assert "docs/conditions.html" in text
 
 
+@pytest.mark.slow
 def test_no_page_loads_anything_from_another_host(site: Path) -> None:
     for page in site.rglob("*.html"):
         loaded = [one or other for one, other in _LOADED.findall(page.read_text())]
@@ -48,6 +49,7 @@ def test_no_page_loads_anything_from_another_host(site: Path) -> None:
         assert [url for url in loaded if re.match(r"(?:https?:)?//", url)] == [], page
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("link", ["[gone](no-such-page.md)", "[gone](concepts.md#no-such-heading)"])
 def test_a_link_that_leads_nowhere_breaks_the_build_and_is_named(link: str, tmp_path: Path) -> None:
     root = tmp_path / "checkout"
