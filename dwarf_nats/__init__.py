@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from dwarf_nats.wire.messages import HealthReply
     from dwarf_nats.workflow.answer import Answer, ErrorInfo, TaskCall
     from dwarf_nats.workflow.arguments import run_task
+    from dwarf_nats.workflow.audit import AuditNote, AuditQuery, AuditRecord
     from dwarf_nats.workflow.explanation import Because, Explanation, Reason, Wait, WaitsFor
     from dwarf_nats.workflow.flow import Flow
     from dwarf_nats.workflow.graph import END, Graph
@@ -49,6 +50,9 @@ if TYPE_CHECKING:
 __all__ = [
     "END",
     "Answer",
+    "AuditNote",
+    "AuditQuery",
+    "AuditRecord",
     "BadRequest",
     "Because",
     "Branch",
@@ -127,6 +131,7 @@ _MODULES = {
     "dwarf_nats.wire.messages": ("HealthReply",),
     "dwarf_nats.workflow.answer": ("Answer", "ErrorInfo", "TaskCall"),
     "dwarf_nats.workflow.arguments": ("run_task",),
+    "dwarf_nats.workflow.audit": ("AuditNote", "AuditQuery", "AuditRecord"),
     "dwarf_nats.workflow.explanation": ("Because", "Explanation", "Reason", "Wait", "WaitsFor"),
     "dwarf_nats.workflow.flow": ("Flow",),
     "dwarf_nats.workflow.graph": ("END", "Graph"),

@@ -132,6 +132,9 @@ class EngineSettings:
     max_graph_bytes: int = setting(1024 * 1024, "JSON text of a graph.", least=1, section=LIMITS)
     max_nodes: int = setting(2_000, "Nodes of a graph.", least=1, section=LIMITS)
     max_transitions: int = setting(10_000, "Transitions of a graph.", least=1, section=LIMITS)
+    audit_ms: int = setting(
+        90 * 86_400_000, "Time for which audit records are kept; 0: for ever.", least=0, section=TUNING
+    )
     max_group: int = setting(500, "Members of one settlement or creation group.", has_option=False)
 
     def __post_init__(self) -> None:

@@ -19,13 +19,15 @@ from dwarf_nats.wire.subjects import Subjects
 from dwarf_nats.workflow.keys import without_tokens
 from dwarf_nats.workflow.task_exceptions import closes_coroutine, ends_process
 
-from . import event_handlers
+from . import audit_handlers, event_handlers
 from .engine_api import EngineApi
 from .handlers import GRAPH_PAYLOADS, HANDLERS, Handler, RequestContext
 
 log = logging.getLogger("dwarf_nats.bus")
 
 QUEUE = "dwarf"
+HANDLER_MODULES = (audit_handlers, event_handlers)
+"""The modules of handlers beside `handlers` itself: importing them is what enters their handlers."""
 
 
 @dataclass(slots=True)
@@ -83,9 +85,9 @@ class Endpoint:
         began = time.perf_counter_ns()
         try:
             kind = self.operation.request
-            request = None if kind in GRAPH_PAYLOADS else decode(kind, context.payload)
+            context.request = None if kind in GRAPH_PAYLOADS else decode(kind, context.payload)
             with acting(context.actor):
-                return await self.handler(engine, request, context)
+                return await self.handler(engine, context.request, context)
         except (DwarfError, asyncio.CancelledError):
             raise
         except BaseException as error:  # also a panic of a library: the caller waits for an answer

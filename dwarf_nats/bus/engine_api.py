@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeAlias
 
+from dwarf_nats.workflow.audit import AuditNote, AuditQuery, AuditRecord
 from dwarf_nats.workflow.explanation import Explanation
 from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.options import FlowOptions, Query
@@ -17,6 +18,7 @@ Flows: TypeAlias = list[FlowSummary]
 Shards: TypeAlias = list[ShardInfo]
 GraphInfos: TypeAlias = list[GraphInfo]
 Texts: TypeAlias = list[str]
+AuditRecords: TypeAlias = list[AuditRecord]
 
 
 class EngineApi(Protocol):
@@ -59,6 +61,8 @@ class EngineApi(Protocol):
         self, thread_key: str, state: bytes | None, options: FlowOptions | None, /, *, start: bool = False
     ) -> str: ...
     async def shard_info(self) -> Shards: ...
+    async def record_audit(self, note: AuditNote, /) -> None: ...
+    async def list_audit(self, query: AuditQuery, cursor: str, /) -> tuple[AuditRecords, str]: ...
     async def breaker_tripped(self, task: str, /) -> bool: ...
     def task_health(self) -> Sequence[TaskHealth]: ...
     async def put_graph(self, graph: Graph, /) -> GraphInfo: ...

@@ -72,6 +72,8 @@ class RequestContext:
     tracestate: str = ""
     actor: str = ""
     max_reply_bytes: Callable[[], int] = _unbounded
+    request: msgspec.Struct | None = None
+    """The request, once it has been read; a graph is none."""
 
     def timeout(self, timeout_ms: int | UnsetType) -> float:
         """Seconds to wait: the default where none is given, capped; 0 means do not wait."""

@@ -24,6 +24,7 @@ from dwarf_nats.telemetry.counters import Counters
 from dwarf_nats.wire.subjects import Subjects, is_acknowledgement
 from dwarf_nats.workflow.limits import over
 
+from .auditing import carried_out
 from .connection import Connection
 from .discovery import Discovery
 from .endpoints import QUEUE, Endpoint, RawRequest, endpoints
@@ -206,7 +207,7 @@ class Service:
     async def _carry_out(self, endpoint: Endpoint, context: RequestContext, reply: bytes) -> None:
         try:
             with continued(context.traceparent, context.tracestate):
-                body = await endpoint.answer(self._engine, context)
+                body = await carried_out(endpoint, self._engine, context)
             self.responder.reply(endpoint, reply, body)
         except DwarfError as error:
             self.responder.refuse(endpoint, reply, error)

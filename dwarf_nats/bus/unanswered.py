@@ -11,6 +11,7 @@ from dwarf_nats.settings import RequestLimits
 from dwarf_nats.telemetry.context import continued
 from dwarf_nats.workflow.options import Query
 
+from .auditing import carried_out
 from .backlog import Backlog, Queued, may_repeat
 from .endpoints import Endpoint, RawRequest
 from .engine_api import EngineApi
@@ -91,7 +92,7 @@ class UnansweredRequests:
         for _ in range(2):  # the database may have come back between the failure and the check
             try:
                 with continued(context.traceparent, context.tracestate):
-                    await endpoint.answer(self._engine, context)
+                    await carried_out(endpoint, self._engine, context, tried_again=True)
             except Unavailable as error:
                 if not may_repeat(endpoint, context, error):
                     self._responder.lose(endpoint, error)

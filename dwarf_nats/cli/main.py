@@ -29,6 +29,7 @@ COMMANDS = {
     "health": LazyCommand("dwarf_nats.cli.health", "Ask all replicas over NATS, or one over HTTP."),
     "bench": LazyCommand("dwarf_nats.cli.bench", "Run the benchmark harness."),
     "flow": LazyCommand("dwarf_nats.cli.flow_family", "Flows: make, run, look at and steer them."),
+    "audit": LazyCommand("dwarf_nats.cli.audit", "The audit trail: who did what, and when."),
     "graph": LazyCommand("dwarf_nats.cli.graph", "Graphs: register, look at and check them."),
 }
 """The commands in the order of the help. The line of each is that of the command itself, which a test holds."""

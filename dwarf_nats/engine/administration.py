@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from dwarf_nats.engine.graphs import warnings
 from dwarf_nats.engine.maintenance.health import shard_health
+from dwarf_nats.workflow.audit import AuditQuery
 from dwarf_nats.workflow.names import check_task_name
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from dwarf_nats.engine.replica import Replica
     from dwarf_nats.engine.shard import Shard
     from dwarf_nats.rules.replica_facts import Question, ReplicaFacts
+    from dwarf_nats.workflow.audit import AuditNote, AuditRecord
     from dwarf_nats.workflow.graph import Graph
     from dwarf_nats.workflow.records import GraphInfo, ShardHealth, ShardInfo, TaskHealth
 
@@ -53,6 +55,16 @@ class Administration:
     def task_health(self) -> Sequence[TaskHealth]:
         """Return the tasks this replica holds back, by url: what their valves allow, and why their breakers are tripped."""
         return self.replica.backpressure.task_health()
+
+    # -- the audit trail
+
+    async def record_audit(self, note: AuditNote) -> None:
+        """Record an operation; returns when the record is written, or soon if its database is away (M3)."""
+        await self.replica.audit.record([note])
+
+    async def list_audit(self, query: AuditQuery | None = None, cursor: str = "") -> tuple[list[AuditRecord], str]:
+        """Return records of operations that steered, newest first, and the cursor of the next page, empty on the last (M3)."""
+        return await self.replica.audit.find(query if query is not None else AuditQuery(), cursor)
 
     # -- graphs
 

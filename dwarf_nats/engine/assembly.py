@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from dwarf_nats.clock import SystemClock
+from dwarf_nats.engine.audit import AuditTrail
 from dwarf_nats.engine.backpressure import Backpressure
 from dwarf_nats.engine.definitions import Definitions
 from dwarf_nats.engine.deployment import Deployment
@@ -76,6 +77,7 @@ def new_replica(
         peers=ports.peers,
         deployment=deployment,
         definitions=Definitions(shards, ports.signals, logger),
+        audit=AuditTrail(shards, clock, logger),
         slots=slots,
         fetcher=Fetcher(settings, clock, slots, logger),
         backpressure=Backpressure(clock, ports.signals, counters, logger),

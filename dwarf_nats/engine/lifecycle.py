@@ -80,6 +80,7 @@ class Lifecycle:
         await self._replica.fetcher.close()
         await self._replica.events.close()
         await self._replica.definitions.close()
+        await self._replica.audit.close()
         for shard in self._shards.values():
             await shard.in_flight.release_all()
         await asyncio.gather(*(shard.close() for shard in self._shards.values()))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from dwarf_nats.engine.shared import Shared
 
 if TYPE_CHECKING:
+    from dwarf_nats.engine.audit import AuditTrail
     from dwarf_nats.engine.definitions import Definitions
     from dwarf_nats.engine.deployment import Deployment
     from dwarf_nats.engine.events import EventExchange
@@ -21,5 +22,6 @@ class Replica(Shared):
     name: str
     deployment: Deployment
     definitions: Definitions
+    audit: AuditTrail
     events: EventExchange
     peers: Peers | None = None

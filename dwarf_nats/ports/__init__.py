@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from typing import Any, TypeAlias
 
+from dwarf_nats.ports.audit import AuditRow, AuditStore
 from dwarf_nats.ports.control import Compensates, ControlStore, FinalState, GraphOf, Started
 from dwarf_nats.ports.definitions import Definition, DefinitionStore
 from dwarf_nats.ports.events import Delivered, EventStore, Signalled
@@ -59,6 +60,8 @@ Logger: TypeAlias = "logging.Logger | logging.LoggerAdapter[Any]"
 """Where the engine logs (T3)."""
 
 __all__ = [
+    "AuditRow",
+    "AuditStore",
     "BreakerStore",
     "BusAway",
     "Clock",

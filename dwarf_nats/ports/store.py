@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from dwarf_nats.errors import BadRequest, Unavailable
 
 if TYPE_CHECKING:
+    from dwarf_nats.ports.audit import AuditStore
     from dwarf_nats.ports.control import ControlStore
     from dwarf_nats.ports.definitions import DefinitionStore
     from dwarf_nats.ports.events import EventStore
@@ -355,6 +356,11 @@ class Store(IdSource, Protocol):
     @property
     def keys(self) -> KeyStore:
         """Idempotency and thread keys."""
+        ...
+
+    @property
+    def audit(self) -> AuditStore:
+        """Records of what was done, and by whom."""
         ...
 
     @property

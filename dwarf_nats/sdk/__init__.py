@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from dwarf_nats.wire.connect_options import ConnectOptions
     from dwarf_nats.wire.messages import HealthReply
     from dwarf_nats.workflow.answer import ErrorInfo
+    from dwarf_nats.workflow.audit import AuditQuery, AuditRecord
     from dwarf_nats.workflow.explanation import Because, Explanation, Reason, Wait, WaitsFor
     from dwarf_nats.workflow.flow import Flow
     from dwarf_nats.workflow.graph import END, Graph
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "END",
+    "AuditQuery",
+    "AuditRecord",
     "BadRequest",
     "Because",
     "Branch",
@@ -110,6 +113,7 @@ _MODULES = {
     "dwarf_nats.wire.connect_options": ("ConnectOptions",),
     "dwarf_nats.wire.messages": ("HealthReply",),
     "dwarf_nats.workflow.answer": ("ErrorInfo",),
+    "dwarf_nats.workflow.audit": ("AuditQuery", "AuditRecord"),
     "dwarf_nats.workflow.explanation": ("Because", "Explanation", "Reason", "Wait", "WaitsFor"),
     "dwarf_nats.workflow.flow": ("Flow",),
     "dwarf_nats.workflow.graph": ("END", "Graph"),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dwarf_nats.errors import Unavailable
 from dwarf_nats.wire import messages as m
+from dwarf_nats.wire.audits import audit_record, audit_request
 from dwarf_nats.wire.codec import graph_record, or_default, shard_record
+from dwarf_nats.workflow.audit import AuditQuery, AuditRecord
 from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.records import GraphInfo, ShardInfo
 
@@ -38,6 +40,15 @@ class Deployment(Requester):
         """Return health and size of every shard (O16)."""
         body = await self._read("shard.info", m.EmptyRequest())
         return [shard_record(one) for one in decode(m.ShardInfoReply, body, "shard.info").shards]
+
+    async def list_audit(self, query: AuditQuery | None = None, cursor: str = "") -> tuple[list[AuditRecord], str]:
+        """Return audit records, newest first, and the cursor of the next page, empty on the last one (M3).
+
+        Each says which operation steered what, by whom, why, and whether it was refused.
+        """
+        body = await self._read("audit.list", audit_request(query if query is not None else AuditQuery(), cursor))
+        reply = decode(m.AuditListReply, body, "audit.list")
+        return [audit_record(one) for one in reply.records], or_default(reply.cursor, "")
 
     async def put_graph(self, graph: Graph) -> GraphInfo:
         """Register a graph under its name, replacing the graph registered there; `warnings` name likely mistakes (G11).

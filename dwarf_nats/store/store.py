@@ -9,6 +9,7 @@ from dwarf_nats.ports import Unusable
 from dwarf_nats.redact import redacted_url
 from dwarf_nats.store.dsn import is_postgres
 from dwarf_nats.store.faults import needs_a_person, one_line, root_of
+from dwarf_nats.store.parts.audit import SqlAudit
 from dwarf_nats.store.parts.breakers import SqlBreakers
 from dwarf_nats.store.parts.control import SqlControl
 from dwarf_nats.store.parts.definitions import SqlDefinitions
@@ -63,6 +64,7 @@ class SqlStore:
         self.deployment = SqlDeployment(shard, self.database)
         self.keys = SqlKeys(self.database)
         self.events = SqlEvents(self.database)
+        self.audit = SqlAudit(self.database)
         self.definitions = SqlDefinitions(self.database)
 
     async def open(self, replica_name: str, *, migrated: bool) -> None:

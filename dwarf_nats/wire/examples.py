@@ -223,6 +223,28 @@ EXAMPLES: dict[type[msgspec.Struct], Any] = {
             {"shard": 2, "ready": False, "reason": "the database is away", "seenMs": 15200},
         ],
     },
+    m.AuditListRequest: {"flowId": "1-42", "operation": "flow.cancel", "newerThanMs": 604800000, "limit": 50},
+    m.AuditListReply: {
+        "records": [
+            {
+                "at": UPDATED,
+                "operation": "flow.cancel",
+                "actor": "ada@build-7",
+                "outcome": "ok",
+                "flowId": "1-42",
+                "reason": "changed my mind",
+            },
+            {
+                "at": CREATED,
+                "operation": "graph.delete",
+                "actor": "bot",
+                "outcome": "refused",
+                "name": "order",
+                "error": {"code": 404, "message": "there is no graph named 'order'"},
+            },
+        ],
+        "cursor": "MTc2OS40Mg",
+    },
     m.GraphPutReply: {"name": "order", "digest": "ab" * 32, "warnings": _WARNINGS},
     m.GraphValidateReply: {"warnings": _WARNINGS},
     m.GraphListReply: {"graphs": [{"name": "order", "digest": "ab" * 32, "updatedAt": UPDATED}]},

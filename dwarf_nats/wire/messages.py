@@ -11,6 +11,10 @@ from typing import Annotated, Any
 
 from msgspec import UNSET, Meta
 
+from .audit_messages import AuditEntry as AuditEntry
+from .audit_messages import AuditError as AuditError
+from .audit_messages import AuditListReply as AuditListReply
+from .audit_messages import AuditListRequest as AuditListRequest
 from .event_messages import FlowSignalReply as FlowSignalReply
 from .event_messages import FlowSignalRequest as FlowSignalRequest
 from .event_messages import SignalRequest as SignalRequest

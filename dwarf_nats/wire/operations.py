@@ -21,6 +21,8 @@ class Operation:
 
     `client`: the method of `sdk.Client`. `command`: the command of the CLI. `waits`: it may hold its caller for long. `keyed`:
     `Nats-Msg-Id` is its idempotency key. `reads`: it changes nothing, so a viewer may ask it, and it may be sent again.
+    `confidential`: it reads what a viewer may not see. `begins`: it makes or starts flows or brings an event, of which flows
+    tell themselves. All others steer and are audited (M3).
     """
 
     name: str
@@ -32,6 +34,13 @@ class Operation:
     waits: bool = False
     keyed: bool = False
     reads: bool = False
+    confidential: bool = False
+    begins: bool = False
+
+    @property
+    def audited(self) -> bool:
+        """It leaves an audit record."""
+        return not self.reads and not self.begins
 
     @property
     def endpoint(self) -> str:
@@ -39,7 +48,15 @@ class Operation:
 
 
 OPERATIONS: tuple[Operation, ...] = (
-    Operation("flow.create", m.FlowCreateRequest, m.FlowKeyReply, client="create", command="flow create", keyed=True),
+    Operation(
+        "flow.create",
+        m.FlowCreateRequest,
+        m.FlowKeyReply,
+        client="create",
+        command="flow create",
+        keyed=True,
+        begins=True,
+    ),
     Operation(
         "flow.create_task",
         m.FlowCreateTaskRequest,
@@ -47,9 +64,12 @@ OPERATIONS: tuple[Operation, ...] = (
         client="create_task",
         command="flow create",
         keyed=True,
+        begins=True,
     ),
-    Operation("flow.start", m.FlowStartRequest, m.Empty, client="start", command="flow start"),
-    Operation("flow.run", m.FlowRunRequest, m.Outcome, client="run", command="flow run", waits=True, keyed=True),
+    Operation("flow.start", m.FlowStartRequest, m.Empty, client="start", command="flow start", begins=True),
+    Operation(
+        "flow.run", m.FlowRunRequest, m.Outcome, client="run", command="flow run", waits=True, keyed=True, begins=True
+    ),
     Operation(
         "flow.await", m.FlowWaitRequest, m.Outcome, client="await_", command="flow await", waits=True, reads=True
     ),
@@ -78,12 +98,33 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation("flow.fork", m.FlowForkRequest, m.FlowKeyReply, client="fork", command="flow fork"),
     Operation("flow.tag", m.FlowTagRequest, m.FlowTagReply, client="tag", command="flow tag"),
     Operation(
-        "flow.continue", m.FlowContinueRequest, m.FlowKeyReply, client="continue_", command="flow continue", keyed=True
+        "flow.continue",
+        m.FlowContinueRequest,
+        m.FlowKeyReply,
+        client="continue_",
+        command="flow continue",
+        keyed=True,
+        begins=True,
     ),
     Operation(
-        "flow.signal", m.FlowSignalRequest, m.FlowSignalReply, client="signal", command="flow signal", keyed=True
+        "flow.signal",
+        m.FlowSignalRequest,
+        m.FlowSignalReply,
+        client="signal",
+        command="flow signal",
+        keyed=True,
+        begins=True,
     ),
     Operation("step.get", m.StepRequest, m.Step, client="step", command="flow get", reads=True),
+    Operation(
+        "audit.list",
+        m.AuditListRequest,
+        m.AuditListReply,
+        client="list_audit",
+        command="audit list",
+        reads=True,
+        confidential=True,
+    ),
     Operation("task.breaker", m.TaskBreakerRequest, m.TaskBreakerReply, client="breaker", command="tasks", reads=True),
     Operation("shard.info", m.EmptyRequest, m.ShardInfoReply, client="shard_info", command="shards", reads=True),
     Operation("graph.put", m.GraphDocument, m.GraphPutReply, client="put_graph", command="graph put"),
@@ -102,6 +143,8 @@ OPERATIONS: tuple[Operation, ...] = (
         reads=True,
     ),
 )
-SIGNAL = Operation("signal", m.SignalRequest, m.FlowSignalReply, client="signal", command="flow signal", keyed=True)
+SIGNAL = Operation(
+    "signal", m.SignalRequest, m.FlowSignalReply, client="signal", command="flow signal", keyed=True, begins=True
+)
 """`flow.signal` by subject: the name of the event follows, so that it can be permitted event by event (E1)."""
 OPERATION_NAMES = frozenset(one.name for one in OPERATIONS)

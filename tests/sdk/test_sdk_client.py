@@ -18,6 +18,7 @@ from dwarf_nats.wire import messages as m
 from dwarf_nats.wire.decoding import decode
 from dwarf_nats.wire.examples import EXAMPLES
 from dwarf_nats.wire.operations import OPERATIONS
+from dwarf_nats.workflow.audit import AuditQuery
 from dwarf_nats.workflow.status import Status
 from tests.support.workers import Asked, refuse
 
@@ -66,6 +67,7 @@ CALLS: dict[str, Callable[[Client], Awaitable[Any]]] = {
     "flow.create": lambda c: c.create("greet", {"a": 1}, FlowOptions(thread=FLOW)),
     "flow.create_task": lambda c: c.create_task("charge", b'{"a":1}', start=True),
     "flow.start": lambda c: c.start(FLOW, "orders.done"),
+    "audit.list": lambda c: c.list_audit(AuditQuery(flow_id="1-42", newer_than_ms=1), "MTcuNA"),
     "flow.run": lambda c: c.run("greet"),
     "flow.await": lambda c: c.await_(FLOW),
     "flow.poll": lambda c: c.poll(FLOW, 0),

@@ -8,6 +8,7 @@ from typing import Any
 
 from dwarf_nats.actor import current_actor
 from dwarf_nats.errors import Conflict, NotFound, TimedOut
+from dwarf_nats.workflow.audit import AuditNote, AuditQuery, AuditRecord
 from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.keys import parse_key
 from dwarf_nats.workflow.options import FlowOptions, Query
@@ -24,6 +25,7 @@ class StubEngine:
     def __init__(self) -> None:
         self.asked: list[tuple[Any, ...]] = []
         self.actors: list[str] = []
+        self.notes: list[AuditNote] = []
         self.called = asyncio.Event()
         self.stopped = asyncio.Event()
         self.waiting = 0
@@ -181,6 +183,13 @@ class StubEngine:
         self._note("continue", thread_key, state, options, start)
         return KEY
 
+    async def record_audit(self, note: AuditNote, /) -> None:
+        self.notes.append(note)
+
+    async def list_audit(self, query: AuditQuery, cursor: str, /) -> tuple[list[AuditRecord], str]:  # type: ignore[valid-type]
+        self._note("list_audit", query, cursor)
+        return [], ""
+
     async def shard_info(self) -> list[ShardInfo]:  # type: ignore[valid-type]
         return [ShardInfo(shard=1, error="", latency_ms=0.5, flows=2, steps=3)]
 
@@ -203,6 +212,8 @@ class StubEngine:
 
     async def put_graph(self, graph: Graph, /) -> GraphInfo:
         graph.validate()
+        if self.failure is not None:
+            raise self.failure
         self.graphs[graph.name] = graph
         return GraphInfo(graph.name, graph.digest(), 0)
 
@@ -216,6 +227,8 @@ class StubEngine:
         return self.graphs[name]
 
     async def delete_graph(self, name: str, /) -> None:
+        if self.failure is not None:
+            raise self.failure
         del self.graphs[name]
 
     async def list_graphs(self) -> list[GraphInfo]:  # type: ignore[valid-type]

@@ -15,7 +15,7 @@ from dwarf_nats.engine.maintenance.integrity import Integrity
 from dwarf_nats.engine.maintenance.lease_keeper import LeaseKeeper
 from dwarf_nats.engine.maintenance.lease_reaper import LeaseReaper
 from dwarf_nats.engine.maintenance.progress_saver import ProgressSaver
-from dwarf_nats.engine.maintenance.pruner import FlowPruner, GraphPruner
+from dwarf_nats.engine.maintenance.pruner import AuditPruner, FlowPruner, GraphPruner
 from dwarf_nats.engine.maintenance.waiter_poll import WaiterPoll
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ class Maintenance:
         self.waiter_poll = WaiterPoll(store.flows, shard.waiters)
         self.graph_pruner = GraphPruner(store.replicas, store.graphs)
         self.flow_pruner = FlowPruner(store.replicas, store.control)
+        self.audit_pruner = AuditPruner(store.replicas, store.audit, replica.settings, replica.clock)
         self.event_sweep = EventSweep(replica.events, shard)
         self.definitions = replica.definitions if shard.number == HOME else None
         self.progress_saver = ProgressSaver(shard.progress)
@@ -78,6 +79,7 @@ class Maintenance:
             "looker": self.waiter_poll,
             "pruner": self.graph_pruner,
             "remover": self.flow_pruner,
+            "audit": self.audit_pruner,
             "events": self.event_sweep,
             "progress": self.progress_saver,
             "leases": self.lease_keeper,

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from dwarf_nats.engine.maintenance.duty import Duty
 
 if TYPE_CHECKING:
-    from dwarf_nats.ports import ControlStore, GraphStore, ReplicaStore
+    from dwarf_nats.ports import AuditStore, Clock, ControlStore, GraphStore, ReplicaStore
+    from dwarf_nats.settings import EngineSettings
 
 PRUNE_SECONDS = 60.0
 """Between two runs of a pruner: what it removes is in nobody's way."""
@@ -15,6 +16,10 @@ COMPLETED_AGE_MS = 60_000
 """Age since their end at which flows marked delete_on_completion are removed: callers may still read the outcome before."""
 COMPLETED_BATCH_FLOWS = 1_000
 """Flows removed in one transaction: bounds its locks and its time."""
+AUDIT_BATCH = 1_000
+"""Audit records removed in one transaction."""
+AUDIT_PAUSE_SECONDS = 0.1
+"""Between two of them, so that other work is not held up."""
 GRAPH_BATCH = 500
 """Graphs looked at in one transaction."""
 GRAPH_BATCHES = 20
@@ -37,6 +42,26 @@ class FlowPruner(Duty):
             COMPLETED_AGE_MS, COMPLETED_BATCH_FLOWS
         ):
             pass
+
+
+class AuditPruner(Duty):
+    """Removes audit records that have been kept for as long as the setting says (M3)."""
+
+    def __init__(self, replicas: ReplicaStore, audit: AuditStore, settings: EngineSettings, clock: Clock) -> None:
+        self._replicas = replicas
+        self._audit = audit
+        self._settings = settings
+        self._clock = clock
+
+    def interval(self) -> float:
+        return PRUNE_SECONDS
+
+    async def run_once(self) -> None:
+        """Remove all there are, in small steps with pauses between them."""
+        while self._settings.audit_ms and await self._replicas.is_leader():
+            if await self._audit.remove_old(self._settings.audit_ms, AUDIT_BATCH) < AUDIT_BATCH:
+                return
+            await self._clock.sleep(AUDIT_PAUSE_SECONDS)
 
 
 class GraphPruner(Duty):

@@ -169,6 +169,19 @@ TABLES = {
         "Steps here that began to wait: whether other shards keep an event for them is still to be asked.",
         {"lease_seq": "of the step when it began to wait", "touched_at": "when a replica last took that up"},
     ),
+    "dwarf_audit": Comment(
+        "What was done to flows of this shard, and on shard 1 to all else, and by whom; removed after a time.",
+        {
+            "number": "made at random, so that a record is written once",
+            "operation": "the subject without its prefix",
+            "flow_id": "the flow it was about",
+            "name": "of what it was about, if that is no flow",
+            "actor": "who asked, as far as is known",
+            "code": "of the refusal; 0: it was carried out",
+            "message": "of the refusal",
+            "details": "JSON object: what was asked, and what came of it; empty if there are none",
+        },
+    ),
     "dwarf_ids": Comment("The next id of each kind: flow, step and replica; taken in blocks."),
     "dwarf_schema": Comment("The newest migration that was applied."),
 }

@@ -276,6 +276,25 @@ create table dwarf_event_asks (
 );
 create index dwarf_event_asks_old on dwarf_event_asks (touched_at);
 
+-- What was done to flows of this shard, and on shard 1 to all else, and by whom; removed after a time.
+create table dwarf_audit (
+  at bigint not null,
+  number bigint not null,  -- made at random, so that a record is written once
+  operation text not null,  -- the subject without its prefix
+  flow_id bigint,  -- the flow it was about
+  name text not null,  -- of what it was about, if that is no flow
+  actor text not null,  -- who asked, as far as is known
+  reason text not null,
+  code int not null,  -- of the refusal; 0: it was carried out
+  message text not null,  -- of the refusal
+  details text not null,  -- JSON object: what was asked, and what came of it; empty if there are none
+  primary key (at, number)
+);
+create index dwarf_audit_actor on dwarf_audit (actor, at, number);
+create index dwarf_audit_flow on dwarf_audit (flow_id, at, number)
+  where flow_id is not null;
+create index dwarf_audit_operation on dwarf_audit (operation, at, number);
+
 -- The next id of each kind: flow, step and replica; taken in blocks.
 create table dwarf_ids (
   kind text,

@@ -1,0 +1,124 @@
+"""Requests that are recorded: what an audit record says of a request and its reply (M3)."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from msgspec import UNSET
+
+from dwarf_nats.actor import printable_actor
+from dwarf_nats.errors import DwarfError, Unavailable
+from dwarf_nats.workflow.audit import AuditNote, recorded_text
+
+from .endpoints import Endpoint
+from .engine_api import EngineApi
+from .handlers import RequestContext
+
+NAMES = ("name", "task", "workflow", "shard")
+"""Fields of a request that name what it is about, where that is no flow; the first one counts."""
+ASKED = (
+    *("task", "enabled", "action", "status", "workflow", "olderThanMs", "newerThanMs", "limit"),
+    *("cordoned", "weight", "until", "from", "to", "query"),
+)
+"""Fields of a request that are recorded: none that can hold a payload, a key or what a search looked for."""
+ANSWERED = ("deleted", "matched", "done", "failed", "fired", "digest", "flowKey")
+"""Fields of a reply that are recorded: a list as its length, a key as its id."""
+_READ = frozenset({"flowKey", "stepKey", "reason", "dryRun", *NAMES, *ASKED})
+
+
+class _Named(msgspec.Struct):
+    """The name in a document."""
+
+    name: str
+
+
+async def carried_out(
+    endpoint: Endpoint, engine: EngineApi, context: RequestContext, *, tried_again: bool = False
+) -> bytes:
+    """Carry out a request; if its operation is audited, record it before it is answered. Raises as `Endpoint.answer`.
+
+    A request that could not be read names nothing and did nothing, so it leaves no record. Nor does a dry run, nor a request
+    that found a database away if it is `tried_again`.
+    """
+    if not endpoint.operation.audited:
+        return await endpoint.answer(engine, context)
+    try:
+        body = await endpoint.answer(engine, context)
+    except DwarfError as error:
+        if not (tried_again and isinstance(error, Unavailable)):
+            await _record(endpoint, engine, context, refusal=error)
+        raise
+    except asyncio.CancelledError:
+        stopped = Unavailable("this replica stopped: it may or may not have been carried out")
+        await _record(endpoint, engine, context, refusal=stopped)
+        raise
+    await _record(endpoint, engine, context, body=body)
+    return body
+
+
+async def _record(
+    endpoint: Endpoint,
+    engine: EngineApi,
+    context: RequestContext,
+    *,
+    body: bytes = b"",
+    refusal: DwarfError | None = None,
+) -> None:
+    asked = _asked(context)
+    if asked is None or asked.get("dryRun") is True:
+        return
+    flow_key, step_key = asked.get("flowKey", ""), asked.get("stepKey", "")
+    named = "" if flow_key or step_key else next((str(asked[name]) for name in NAMES if name in asked), "")
+    note = AuditNote(
+        operation=endpoint.operation.name,
+        flow_key=flow_key,
+        step_key=step_key,
+        name=named,
+        actor=printable_actor(context.actor),
+        reason=asked.get("reason", ""),
+        code=refusal.code if refusal is not None else 0,
+        message=refusal.message if refusal is not None else "",
+        details={name: _short(asked[name]) for name in ASKED if name in asked} | _answered(body),
+    )
+    await engine.record_audit(note)
+
+
+def _asked(context: RequestContext) -> dict[str, Any] | None:
+    """The fields of a request that matter here, by their names on the wire; `None` if it could not be read."""
+    if context.request is not None:
+        return _fields(context.request)
+    try:
+        return {"name": msgspec.json.decode(context.payload, type=_Named).name}
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+
+
+def _fields(struct: msgspec.Struct) -> dict[str, Any]:
+    names = zip(struct.__struct_encode_fields__, struct.__struct_fields__, strict=True)
+    found = {name: getattr(struct, attribute) for name, attribute in names if name in _READ}
+    return {name: value for name, value in found.items() if value is not UNSET}
+
+
+def _answered(body: bytes) -> dict[str, Any]:
+    """What a record keeps of a reply."""
+    if not body:
+        return {}
+    reply = msgspec.json.decode(body)
+    found = {name: _short(reply[name]) for name in ANSWERED if name in reply}
+    if "flowKey" in found:
+        found["made"] = found.pop("flowKey")
+    return found
+
+
+def _short(value: Any) -> Any:
+    """A value as a record keeps it."""
+    if isinstance(value, msgspec.Struct):
+        return {name: _short(inner) for name, inner in _fields(value).items() if name in ASKED}
+    if isinstance(value, list | dict):
+        return len(value)
+    if isinstance(value, bool | int | float):
+        return value
+    return recorded_text(value.isoformat() if isinstance(value, datetime) else str(value))
