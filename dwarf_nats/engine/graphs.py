@@ -100,6 +100,8 @@ class GraphBook:
         self._services = services
         self._source = source
         self._by_digest: OrderedDict[str, Graph] = OrderedDict()
+        self._digests: dict[int, str] = {}
+        """The digests of the graphs in `_by_digest`, by identity: to compute one takes 13 µs for ten nodes."""
         self._saved: dict[tuple[int, str], tuple[int, int]] = {}
         self._saving: dict[tuple[int, str], asyncio.Task[int]] = {}
         self._sound: set[str] = set()
@@ -218,7 +220,7 @@ class GraphBook:
 
     async def saved(self, shard: int, graph: Graph) -> tuple[str, int]:
         """As `save`; return also until when the graph is kept for a flow to come, in microseconds of the database's clock."""
-        digest = graph.digest()
+        digest = self._digests.get(id(graph)) or graph.digest()
         key = (shard, digest)
         asked_at, kept_until = self._saved.get(key, (0, 0))
         if 0 <= self._clock.now() - asked_at < RESAVE_US:
@@ -285,11 +287,11 @@ class GraphBook:
         return list(await asyncio.gather(*(work(store) for store in self._stores.values())))
 
     async def get(self, name: str) -> Graph:
-        """Return a registered graph. Raises `NotFound`, `Unavailable`."""
+        """Return a copy of a registered graph, to build on. Raises `NotFound`, `Unavailable`."""
         found = await self._named(name)
         if found is None:
             raise NotFound(f"no graph {name!r} in the registry: put one with dwarf.graph.put")
-        return found[0]
+        return Graph.from_json(found[0].to_json())
 
     async def _named(self, name: str) -> tuple[Graph, str] | None:
         """Return the graph registered for `name`, and its digest."""
@@ -336,6 +338,10 @@ class GraphBook:
                     future.set_result(found.get(name))
 
     def _keep(self, digest: str, graph: Graph) -> None:
+        before = self._by_digest.get(digest)
+        if before is not None:
+            del self._digests[id(before)]
         self._by_digest[digest] = graph
+        self._digests[id(graph)] = digest
         if len(self._by_digest) > CACHED_GRAPHS:
-            self._by_digest.popitem(last=False)
+            self._digests.pop(id(self._by_digest.popitem(last=False)[1]), None)

@@ -30,4 +30,6 @@ def changed(names: Sequence[str], task: str, *, enabled: bool) -> tuple[str, ...
 
 def holds(names: Sequence[str], graph: Graph, node: str) -> bool:
     """True if a breakpoint stands before `node`: by its name, or by its url if no other node of the graph has it."""
-    return any(name == node or ((found := graph.find_node(name)) is not None and found.name == node) for name in names)
+    return bool(names) and any(
+        name == node or ((found := graph.find_node(name)) is not None and found.name == node) for name in names
+    )

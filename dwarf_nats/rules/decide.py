@@ -219,10 +219,37 @@ def _exhausted(step: ClaimedStep) -> ErrorInfo:
 def _complete(deciding: Deciding, answer: Answer, changes: State) -> Settlement:
     step = deciding.step
     state = merge(step.input, answer.changes)
+    target = deciding.graph.straight(step.node) if answer.goto is None else ""
+    if target:
+        return _go_straight(deciding, target, changes, state, sleep_ms=answer.sleep_ms)
     route = routing.after_success(deciding.graph, step.node, state, answer.goto)
     settlement = _follow(deciding, route, changes, state, sleep_ms=answer.sleep_ms)
     settlement.problems = route.problems
     return settlement
+
+
+def _go_straight(deciding: Deciding, target: str, changes: State, state: State, *, sleep_ms: int) -> Settlement:
+    """As `_follow`, where one target always follows and nothing has to be found out: the way of most steps."""
+    step = deciding.step
+    state_json = _encoded(deciding, state)
+    refs = _refs_of(step, changes, state, state_json)
+    if target != END:
+        _check_length(step, deciding.limits.max_steps, deciding.limits)
+    settlement = _checked(deciding, Settlement(step, Status.COMPLETED, changes, attempt=step.attempt))
+    delay_us = min(sleep_ms * 1000, retries.MAX_DELAY_US) if sleep_ms else 0
+    _lead_to(deciding, settlement, _Entry(target, state, state_json, refs), delay_us)
+    return settlement
+
+
+def _lead_to(deciding: Deciding, settlement: Settlement, entry: _Entry, delay_us: int) -> None:
+    """One node follows on a completed step, or its flow completes."""
+    if entry.node == END:
+        settlement.end = _ended(Status.COMPLETED, entry.state, entry.state_json, entry.refs)
+        return
+    if entry.refs:
+        entry.state_json = encode_state(state_refs.strip(entry.state, entry.refs))
+    step = deciding.step
+    settlement.successor = _new_step(deciding, entry, delay_us, spawn_id=step.spawn_id, ordinal=step.ordinal)
 
 
 def _follow(deciding: Deciding, route: Route, changes: State, state: State, *, sleep_ms: int = 0) -> Settlement:
@@ -251,13 +278,8 @@ def _follow(deciding: Deciding, route: Route, changes: State, state: State, *, s
     elif following.arrives:
         settlement.arrives = True
         settlement.delay_us = delay_us
-    elif following.target == END:
-        settlement.end = _ended(Status.COMPLETED, state, state_json, refs)
     else:
-        if refs:
-            state_json = encode_state(state_refs.strip(state, refs))
-        entry = _Entry(following.target, state, state_json, refs)
-        settlement.successor = _new_step(deciding, entry, delay_us, spawn_id=step.spawn_id, ordinal=step.ordinal)
+        _lead_to(deciding, settlement, _Entry(following.target, state, state_json, refs), delay_us)
     return settlement
 
 

@@ -34,10 +34,18 @@ class Child:
 
 def check_signals(step: ClaimedStep, answer: Answer) -> None:
     """Raise `StepError` for signals that exclude each other, and for a second park (X4)."""
+    if (
+        answer.interrupt is None
+        and answer.retry is None
+        and answer.goto is None
+        and answer.subgraph is None
+        and answer.wait is None
+    ):
+        return  # as nearly all answers
     asked = [name for name in _SIGNALS if getattr(answer, name) is not None]
     if len(asked) > 1:
         raise StepError(f"the task asked for {' and '.join(asked)} together: answer with one of them")
-    if step.parked_before and asked and asked[0] in _PARKS:
+    if asked[0] in _PARKS and step.parked_before:
         raise StepError(
             f"the task asked for {asked[0]} after it was {_woken_by(step)}: a step waits once; use another step for the next"
             " wait"

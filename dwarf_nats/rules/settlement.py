@@ -75,8 +75,7 @@ class StepDetails(msgspec.Struct, kw_only=True):
     progress_age_us: int = 0
 
 
-@dataclass(slots=True)
-class Settlement:
+class Settlement(msgspec.Struct):
     """The result of one answer: all that becomes true when it is written.
 
     `status`: completed, failed, interrupted, pending (a retry, a sleep, or released for `delay_us`), or running for a step that
@@ -90,7 +89,7 @@ class Settlement:
     attempt: int = 0
     delay_us: int = 0
     successor: NewStep | None = None
-    branches: list[NewStep] = field(default_factory=list)
+    branches: list[NewStep] = msgspec.field(default_factory=list)
     """The cohort this step spawns (F1)."""
     arrives: bool = False
     """The step is the last of its branch: its cohort counts one more arrival, a failed one if it failed (F2, F4)."""

@@ -80,6 +80,7 @@ class GraphBuilder:
         self.fields: dict[str, Field] = {}
         self._entry = ""
         self._leaving: dict[str, list[Transition]] = {}
+        self._straight: dict[str, str] = {}
         self._stray_fan_ins: dict[str, None] = {}
         self._defects: dict[str, str] = {}
         self._fan_ins: dict[str, str] | None = None
@@ -122,6 +123,7 @@ class GraphBuilder:
         known = self._known(name)
         if known in self.nodes:
             self.nodes[known].fan_in = True
+            self._straight.clear()
         else:
             self._stray_fan_ins[name] = None
 
@@ -158,6 +160,7 @@ class GraphBuilder:
         if for_each and not as_:
             as_ = "item"
         self._fan_ins = None
+        self._straight.clear()
         edge = Transition(
             self._node(source),
             self._node(target),
@@ -222,6 +225,23 @@ class GraphBuilder:
     def leaving(self, name: str) -> list[Transition]:
         """The edges that leave a node, in the order in which they were added."""
         return self._leaving.get(name, [])
+
+    def straight(self, name: str) -> str:
+        """The target that always follows when a node completes, whatever the state, unless its task names another.
+
+        Empty where conditions, branches or a fan-in have to be looked at.
+        """
+        target = self._straight.get(name)
+        if target is None:
+            target = self._straight[name] = self._find_straight(name)
+        return target
+
+    def _find_straight(self, name: str) -> str:
+        taken = [edge for edge in self.leaving(name) if not (edge.goto or edge.on_error)]
+        if len(taken) != 1 or not taken[0].plain:
+            return ""
+        target = taken[0].target
+        return target if target == END or not self.nodes[target].fan_in else ""
 
     def is_fan_out(self, name: str) -> bool:
         """True for a fan-out source: a node with two or more plain or when edges, or any for_each edge (G3)."""

@@ -84,6 +84,20 @@ async def test_the_registry_comes_before_the_injected_source(engine: Engine) -> 
             await ask("line")
 
 
+async def test_a_graph_that_was_read_may_be_built_on_and_put_again(engine: Engine) -> None:
+    """Flows go on with what is registered, until the changed graph is (G10)."""
+    await engine.put_graph(line("line", "double"))
+    key = await engine.create("line", {"n": 5}, start=True)
+    assert (await engine.await_(key, SOON)).state == {"n": 10}
+    for read in (await engine.get_graph("line"), await engine.flow_graph(key)):
+        read.add_task("add")
+        read.set_entry_point("add")
+        read.add_transition("add", "double")
+        assert (await engine.run("line", {"n": 5}, timeout=SOON)).state == {"n": 10}
+    await engine.put_graph(read)
+    assert (await engine.run("line", {"n": 5}, timeout=SOON)).state == {"n": 12}
+
+
 async def test_tasks_receive_what_the_contract_promises(engine: Engine, proxy: TaskProxy) -> None:
     """X3, X11, wire section 2: keys, names, attempt, state, baggage, times."""
     graph = Graph("named")

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from dwarf_nats.rules.settlement import FlowEnd, Settlement
 from dwarf_nats.rules.steps import NewFlow, NewStep
 from dwarf_nats.store.commands import StepInsert
-from dwarf_nats.store.statements.insert import StepRow, step_row
+from dwarf_nats.store.statements.insert import INSERT_TOGETHER_ROWS, StepRow, step_row
 from dwarf_nats.store.store import SqlStore
 from dwarf_nats.workflow.state import Raw, state_from
 from dwarf_nats.workflow.status import Status
-from tests.support.stores import BUDGET, born, look, new_flow, tokens
+from tests.support.stores import BUDGET, born, ended, failed, look, new_flow, tokens, went_on
 
 LEASE_GRACE_US = 30_000_000
 
@@ -262,3 +264,49 @@ def test_a_step_to_be_inserted_has_each_value_in_its_column() -> None:
         lease=4_321_000 + LEASE_GRACE_US,
         borrowed='{"large":9003}',
     )
+
+
+@pytest.mark.parametrize("eager", [True, False])
+async def test_a_group_writes_as_many_rows_as_it_has_members_each_with_its_own_values(
+    store: SqlStore, eager: bool
+) -> None:
+    """SQLite inserts some rows together and the rest one by one: two full statements, and a remainder."""
+    news = [new_flow({}, eager=True) for _ in range(2 * INSERT_TOGETHER_ROWS + 3)]
+    await store.steps.create(news, BUDGET)
+    group = [went_on(born(new), {"n": number}, eager=eager) for number, new in enumerate(news)]
+    applied = (await store.steps.settle(group, BUDGET)).applied
+    assert len(applied) == len(group)
+    for number, one in enumerate(group):
+        assert one.successor is not None
+        names = "flow_id, predecessor_id, state, status, token"
+        assert await columns_of(store, "dwarf_steps", "step_id", one.successor.step_id, names) == {
+            "flow_id": one.step.flow.flow_id,
+            "predecessor_id": one.step.step_id,
+            "state": f'{{"n":{number}}}',
+            "status": "running" if eager else "pending",
+            "token": one.successor.token,
+        }
+
+
+async def test_members_of_every_kind_are_written_in_one_group(store: SqlStore) -> None:
+    """Completed and going on at once or later, completed at the end, failed, tried again: each kind of row apart on SQLite."""
+    news = [new_flow({}, eager=True) for _ in range(5)]
+    await store.steps.create(news, BUDGET)
+    steps = [born(new) for new in news]
+    retried = Settlement(steps[4], Status.PENDING, {}, attempt=1, delay_us=1)
+    group = [went_on(steps[0], eager=True), went_on(steps[1], delay_us=7), ended(steps[2]), failed(steps[3]), retried]
+    applied = (await store.steps.settle(group, BUDGET)).applied
+    found = [await columns_of(store, "dwarf_steps", "step_id", step.step_id, "status, attempt") for step in steps]
+    assert [(row["status"], row["attempt"]) for row in found] == [
+        ("completed", 0),
+        ("completed", 0),
+        ("completed", 0),
+        ("failed", 0),
+        ("pending", 1),
+    ]
+    later = group[1].successor
+    assert later is not None
+    waiting = await columns_of(store, "dwarf_steps", "step_id", later.step_id, "status, not_before")
+    assert waiting == {"status": "pending", "not_before": applied[steps[1].step_id].at + 7}
+    ends = [await columns_of(store, "dwarf_flows", "flow_id", new.flow.flow_id, "status") for new in news]
+    assert [row["status"] for row in ends] == ["running", "running", "completed", "failed", "running"]

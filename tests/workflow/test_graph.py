@@ -107,6 +107,45 @@ def test_g3_only_plain_when_and_for_each_edges_make_a_fan_out(build: Callable[[G
     assert graph.is_fan_out("a") is expected
 
 
+@pytest.mark.parametrize(
+    ("build", "expected"),
+    [
+        (lambda g: g.add_transition("a", "b"), "b"),
+        (lambda g: g.add_transition("a", END), END),
+        (lambda g: (g.add_transition("a", "b"), g.add_on_error("a", "c"), g.add_goto("a", "d")), "b"),
+        (lambda g: g.add_goto("a", "b"), ""),
+        (lambda g: None, ""),
+        (lambda g: g.add_when("a", "b", "n > 1"), ""),
+        (lambda g: g.add_switch("a", "b", "true"), ""),
+        (lambda g: g.add_for_each("a", "b", "items"), ""),
+        (lambda g: g.add_fan_out("a", "b", "c"), ""),
+        (lambda g: (g.add_transition("a", "b"), g.add_when("a", "c", "n > 1")), ""),
+        (lambda g: (g.add_transition("a", "b"), g.set_fan_in("b")), ""),
+    ],
+)
+def test_a_node_goes_straight_where_nothing_decides_what_follows(
+    build: Callable[[Graph], object], expected: str
+) -> None:
+    """Without a condition, a branch or a fan-in, the same follows whatever the state is (X7)."""
+    graph = Graph("straight")
+    graph.add_task("a")
+    build(graph)
+    assert graph.straight("a") == expected
+    assert graph.straight("a") == expected
+
+
+def test_a_node_does_not_go_straight_any_more_once_more_is_built() -> None:
+    graph = Graph("straight")
+    graph.add_transition("a", "b")
+    assert graph.straight("a") == "b"
+    graph.set_fan_in("b")
+    assert graph.straight("a") == ""
+    graph.add_transition("c", "d")
+    assert graph.straight("c") == "d"
+    graph.add_transition("c", "e")
+    assert graph.straight("c") == ""
+
+
 def test_g4_fan_in_may_be_marked_before_the_node_is_added() -> None:
     graph = Graph("g")
     graph.set_fan_in("join")

@@ -118,19 +118,16 @@ class Executor:
         """Settle a step. A database or a bus that is away releases it: the step is not at fault."""
         flow = step.flow
         try:
-            if flow.graph is None:
-                flow.graph = await self._graphs.frozen(flow.shard, flow.digest)
+            graph = flow.graph or await self._graph_of(flow)
             if step.unmerged is not None:
-                await self._step_ids.wait_for(1)
-                return await self._decide(step, flow.graph, Answer(error=step.unmerged), None)
-            if (early := self._stopped_before_task(step, flow.graph)) is not None:
+                return await self._decide(step, graph, Answer(error=step.unmerged), None)
+            if (early := self._stopped_before_task(step, graph)) is not None:
                 return early
-            answer = await self.runner.run(step, flow.graph)
+            answer = await self.runner.run(step, graph)
             if self._checks_answers:
                 answer = sound(answer, step.url, self._limits.max_depth)
             if (early := self._backpressure.release_refused(step, answer)) is not None:
                 return early
-            await self._step_ids.wait_for(1)
             child = None
             if answer.subgraph is not None:
                 answer, child = await self.runner.children.prepare(step, answer)
@@ -138,13 +135,19 @@ class Executor:
             return await self._release(step, error)
         step.age_us += max(0, self._clock.now() - step.dispatched_at)
         try:
-            settlement = await self._decide(step, flow.graph, answer, child)
+            settlement = self._decided(step, graph, answer, child)
+        except NoneLeft:
+            settlement = await self._decide(step, graph, answer, child)
         except Exception as error:
             return self._fail_undecided(step, error)
         if settlement.problems:
             self._warn_of_problems(step, settlement)
         self._start_eagerly(step, settlement)
         return settlement
+
+    async def _graph_of(self, flow: FlowContext) -> Graph:
+        flow.graph = await self._graphs.frozen(flow.shard, flow.digest)
+        return flow.graph
 
     def _stopped_before_task(self, step: ClaimedStep, graph: Graph) -> Settlement | None:
         """The settlement of a step that stops at a breakpoint (O12), or whose task may not be asked (V4)."""
@@ -154,18 +157,24 @@ class Executor:
             return release(step)
         return None
 
+    def _decided(self, step: ClaimedStep, graph: Graph, answer: Answer, child: parking.Child | None) -> Settlement:
+        """Decide with the ids that are at hand. Raises `NoneLeft`."""
+        settlement = decide(Deciding(step, graph, self._step_ids.new, self._limits), answer, child)
+        if answer.tags is not None and settlement.error is None:  # kept as its changes are (S6)
+            settlement.tags = answer.tags
+        return settlement
+
     async def _decide(self, step: ClaimedStep, graph: Graph, answer: Answer, child: parking.Child | None) -> Settlement:
         """Decide, with as many ids as it turns out to need."""
-        wanted = COHORT_IDS
+        wanted = 1
         while True:
             try:
-                settlement = decide(Deciding(step, graph, self._step_ids.new, self._limits), answer, child)
-                if answer.tags is not None and settlement.error is None:  # kept as its changes are (S6)
-                    settlement.tags = answer.tags
-                return settlement
+                return self._decided(step, graph, answer, child)
             except NoneLeft:
                 await self._step_ids.wait_for(wanted)
-                wanted *= 2
+                wanted = max(COHORT_IDS, 2 * wanted)
+            except Exception as error:
+                return self._fail_undecided(step, error)
 
     # -- what goes wrong
 

@@ -27,10 +27,14 @@ def next_group(
     group: list[T] = []
     there: set[object] = set()
     total = 0
-    while queue and len(group) < limit and total < MAX_GROUP_BYTES and identity(queue[0]) not in there:
-        there.add(identity(queue[0]))
+    while queue and len(group) < limit and total < MAX_GROUP_BYTES:
+        member = queue[0]
+        known = identity(member)
+        if known in there:
+            break
+        there.add(known)
         group.append(queue.popleft())
-        total += weight(group[-1])
+        total += weight(member)
     return group
 
 
@@ -38,8 +42,11 @@ def weight(settlement: Settlement) -> int:
     """Bytes that a settlement writes, with its chain."""
     written = settlement.successor or settlement.end or settlement.child
     own = len(settlement.changes_json()) + (len(written.state_json) if written is not None else 0)
-    own += sum(len(branch.state_json) for branch in settlement.branches)
-    return own + sum(max(weight(link), LINK_MIN_BYTES) for link in settlement.links)
+    if settlement.branches:
+        own += sum(len(branch.state_json) for branch in settlement.branches)
+    if settlement.links:
+        own += sum(max(weight(link), LINK_MIN_BYTES) for link in settlement.links)
+    return own
 
 
 def parted(group: list[Settlement]) -> list[list[Settlement]]:

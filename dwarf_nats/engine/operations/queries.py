@@ -15,6 +15,7 @@ from dwarf_nats.engine.operations.step_links import StepLinks
 from dwarf_nats.engine.projections import current_outcome, nested_history, step_with_state
 from dwarf_nats.errors import BadRequest, DwarfError, Internal, NotFound, TooLarge
 from dwarf_nats.render.history import history_mermaid
+from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.keys import parse_key
 from dwarf_nats.workflow.limits import over
 from dwarf_nats.workflow.options import Query
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from dwarf_nats.engine.placement import Placement
     from dwarf_nats.engine.replica import Replica
     from dwarf_nats.engine.shard import Shard
-    from dwarf_nats.workflow.graph import Graph
     from dwarf_nats.workflow.records import FlowSummary, Outcome, Step
 
 PURGE_MAX_FLOWS = 10_000
@@ -110,7 +110,7 @@ class FlowQueries:
         graph = await self._graph(key.shard, row.graph_digest)
         if graph is None:  # it went with the last of its flows
             raise NotFound(f"no flow {key.public_id}: it was deleted")
-        return graph
+        return Graph.from_json(graph.to_json())  # a copy: flows go on with the one that is kept
 
     async def step(self, step: str) -> Step:
         shard, key = self._placement.locate(step, "step")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from dwarf_nats.rules import state_refs
@@ -12,6 +13,7 @@ from dwarf_nats.store.dialect import NOW, UNBEGUN, parked_if_tripped
 from dwarf_nats.workflow.status import Parked
 
 if TYPE_CHECKING:
+    from dwarf_nats.rules.steps import FlowContext, NewStep
     from dwarf_nats.store.commands import StepInsert
     from dwarf_nats.store.database import PostgresSession, SqliteSession
 
@@ -67,11 +69,63 @@ INSERT_STEPS = f"""{_INTO}
 select {_values(named(StepRow), replica_id=f"{_REPLICA}::bigint", now=NOW, greatest="greatest")}
 from {unnest(StepRow)}
 """
-# As `values`, which SQLite inserts at half the cost of a select.
-_SCALAR = len(StepRow._fields) + 1
-INSERT_STEPS_SQLITE = f"""{_INTO}
-values ({_values(numbered(StepRow), replica_id=f"?{_SCALAR}", now=f"?{_SCALAR + 1}", greatest="max")})
-"""
+
+
+class EagerRow(NamedTuple):
+    """A step to be inserted on SQLite that starts eagerly: it is due now and claimed. `eager_row` has its values."""
+
+    step_id: int
+    flow_id: int
+    depth: int
+    token: str
+    node: str
+    url: str
+    state: str
+    predecessor_id: int
+    spawn_id: int
+    ordinal: int
+    priority: int
+    fairness_key: str
+    fairness_weight: float
+    lease_expires: int
+    borrowed: str | None
+
+
+def _eager_values(r: EagerRow, replica_id: str, now: str) -> str:
+    """As `_values`, without what is the same for all of them."""
+    return f"""{r.step_id}, {r.flow_id}, {r.depth}, {r.token}, {r.node}, {r.url}, {r.state}, 'running',
+  {now}, {r.predecessor_id}, {r.spawn_id}, {r.ordinal}, '{{}}', null, null, {r.priority}, {r.fairness_key},
+  {r.fairness_weight}, 1, {replica_id}, {r.lease_expires}, {now}, {now}, {now}, {r.borrowed}, {Parked.NO:d}"""
+
+
+INSERT_TOGETHER_ROWS = 8
+"""Rows that one statement inserts on SQLite: it opens the table and its indexes, twelve or so, once for all of them."""
+
+
+def _on_sqlite(rows: int) -> str:
+    """The statement of so many rows, with replica and time as `?1` and `?2`.
+
+    As `values`, which SQLite inserts at half the cost of a select.
+    """
+    width = len(StepRow._fields)
+    each = (numbered(StepRow, 3 + width * row) for row in range(rows))
+    return f"{_INTO}\nvalues " + ", ".join(
+        f"({_values(one, replica_id='?1', now='?2', greatest='max')})" for one in each
+    )
+
+
+def _eager_on_sqlite(rows: int) -> str:
+    """As `_on_sqlite`, of rows that start eagerly."""
+    width = len(EagerRow._fields)
+    each = (numbered(EagerRow, 3 + width * row) for row in range(rows))
+    return f"{_INTO}\nvalues " + ", ".join(f"({_eager_values(one, '?1', '?2')})" for one in each)
+
+
+INSERT_STEPS_SQLITE, INSERT_EAGER_SQLITE = _on_sqlite(1), _eager_on_sqlite(1)
+_TOGETHER = {
+    sql: several(INSERT_TOGETHER_ROWS)
+    for sql, several in ((INSERT_STEPS_SQLITE, _on_sqlite), (INSERT_EAGER_SQLITE, _eager_on_sqlite))
+}
 
 
 def step_row(one: StepInsert, budget_ms: int) -> tuple[Any, ...]:
@@ -102,6 +156,27 @@ def step_row(one: StepInsert, budget_ms: int) -> tuple[Any, ...]:
     )
 
 
+def eager_row(flow: FlowContext, step: NewStep, predecessor_id: int, lease_expires: int) -> tuple[Any, ...]:
+    """The values of an `EagerRow`, in its order."""
+    return (
+        step.step_id,
+        flow.flow_id,
+        step.depth,
+        step.token,
+        step.node,
+        step.url,
+        step.state_json.decode(),
+        predecessor_id,
+        step.spawn_id,
+        step.ordinal,
+        flow.priority,
+        flow.fairness_key,
+        flow.fairness_weight,
+        lease_expires,
+        state_refs.stored(step.refs) if step.refs else None,
+    )
+
+
 async def insert_postgres(
     session: PostgresSession, steps: Sequence[StepInsert], replica_id: int, budget_ms: int
 ) -> None:
@@ -118,5 +193,19 @@ def insert_sqlite(session: SqliteSession, steps: Sequence[StepInsert], replica_i
 
 def insert_rows_sqlite(session: SqliteSession, rows: Sequence[tuple[Any, ...]], replica_id: int) -> None:
     """As `insert_postgres`, of rows as `step_row` makes them."""
-    more = (replica_id, session.now)
-    session.connection.executemany(INSERT_STEPS_SQLITE, [row + more for row in rows])
+    _insert_sqlite(session, INSERT_STEPS_SQLITE, rows, replica_id)
+
+
+def insert_eager_sqlite(session: SqliteSession, rows: Sequence[tuple[Any, ...]], replica_id: int) -> None:
+    """As `insert_postgres`, of rows as `eager_row` makes them."""
+    _insert_sqlite(session, INSERT_EAGER_SQLITE, rows, replica_id)
+
+
+def _insert_sqlite(session: SqliteSession, sql: str, rows: Sequence[tuple[Any, ...]], replica_id: int) -> None:
+    scalars_ = (replica_id, session.now)
+    together = len(rows) - len(rows) % INSERT_TOGETHER_ROWS
+    for start in range(0, together, INSERT_TOGETHER_ROWS):
+        values = chain(scalars_, *rows[start : start + INSERT_TOGETHER_ROWS])
+        session.connection.execute(_TOGETHER[sql], tuple(values))
+    if together < len(rows):
+        session.connection.executemany(sql, [scalars_ + row for row in rows[together:]])

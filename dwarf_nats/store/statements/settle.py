@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from dwarf_nats.rules import state_refs
 from dwarf_nats.rules.leases import lease_us
-from dwarf_nats.rules.lifecycle import FLOW_LIVE
 from dwarf_nats.rules.settlement import Applied, SettleResult
-from dwarf_nats.store.columns import numbered, scalars, unnest
-from dwarf_nats.store.commands import Cascade, Command, InsertFlows, InsertSteps, Query, QueryMany, StepInsert
+from dwarf_nats.store.columns import scalars, unnest
+from dwarf_nats.store.commands import Cascade, Command, InsertFlows, InsertSteps, Query, QueryMany
 from dwarf_nats.store.dialect import LIVE, NOW, PARKED, parked_if_tripped
 from dwarf_nats.store.statements.cascade import cascade, defer_to_breakpoints, needs_cascade, next_wave
 from dwarf_nats.store.statements.create import CreateFlows
 from dwarf_nats.store.statements.events import LOCK_ALL, locks_of
 from dwarf_nats.store.statements.insert import insert_postgres, insert_sqlite
-from dwarf_nats.workflow.status import Parked, Status
+from dwarf_nats.store.statements.settled_rows import RUNNING, DoneRows, running
+from dwarf_nats.workflow.status import Parked
 
 if TYPE_CHECKING:
-    from dwarf_nats.rules.settlement import FlowEnd, Settlement
-    from dwarf_nats.rules.steps import NewIds, NewStep
+    from dwarf_nats.rules.settlement import Settlement
+    from dwarf_nats.rules.steps import NewIds
     from dwarf_nats.store.database import PostgresSession, Row, SqliteSession
     from dwarf_nats.workflow.limits import Limits
 
@@ -105,69 +105,6 @@ select d.step_id, d.alive and (d.end_status is null or d.flow_id in (select flow
 from done d
 """
 
-# -- SQLite: nobody else writes meanwhile, so the group is read first and then written, each kind of row in one go
-
-
-class _DoneRow(NamedTuple):
-    """The new values of a settled step. `_done_row` has them."""
-
-    step_id: int
-    status: str
-    changes: str
-    error: str | None
-    attempt: int
-    successor_id: int | None
-    not_before: int | None
-    """`None` where it stays."""
-    arrived: bool
-    cohort_size: int | None
-    now: int
-
-
-class _EndedRow(NamedTuple):
-    """The new values of a flow that ends. `_ended_row` has them."""
-
-    flow_id: int
-    status: str
-    final_state: str
-    final_borrowed: str | None
-    error: str | None
-    updated_at: int
-
-
-@dataclass(slots=True)
-class _Flow:
-    """The flow of settled steps as it is before the next of them is settled."""
-
-    status: str
-    updated_at: int
-    has_breakpoints: bool
-    """It has breakpoints."""
-    tags: str | None
-
-
-_RUNNING = """
-select s.step_id, s.lease_seq, f.flow_id, f.status, f.updated_at, f.breakpoints is not null, f.tags
-from json_each($1) j cross join dwarf_steps s on s.step_id = j.value cross join dwarf_flows f on f.flow_id = s.flow_id
-where s.status = 'running'
-"""
-_STEP = numbered(_DoneRow)
-_SETTLE_STEPS = f"""
-update dwarf_steps set status = {_STEP.status}, changes = {_STEP.changes},
-  error = coalesce({_STEP.error}, case when {_STEP.status} = 'pending' then error end),
-  attempt = {_STEP.attempt}, claimed_by = null, lease_expires = null, successor_id = {_STEP.successor_id},
-  not_before = coalesce({_STEP.not_before}, not_before), arrived = {_STEP.arrived},
-  cohort_size = {_STEP.cohort_size}, updated_at = {_STEP.now},
-  parked = case when {_STEP.status} = 'pending' then {PARKED} else {Parked.NO:d} end
-where step_id = {_STEP.step_id}
-"""
-_FLOW = numbered(_EndedRow)
-_END_FLOWS = f"""
-update dwarf_flows set status = {_FLOW.status}, final_state = {_FLOW.final_state},
-  final_borrowed = {_FLOW.final_borrowed}, error = {_FLOW.error}, updated_at = {_FLOW.updated_at}
-where flow_id = {_FLOW.flow_id}
-"""
-
 
 @dataclass(slots=True, kw_only=True)
 class Settle:
@@ -247,9 +184,9 @@ class Settle:
         return result, next_wave(group, result)
 
     def _settle_sqlite(self, session: SqliteSession, group: Sequence[Settlement]) -> SettleResult:
-        lease_seqs, flows = _found(session.fetch(_RUNNING, [one.step.step_id for one in group]))
+        lease_seqs, flows = running(session.fetch(RUNNING, [one.step.step_id for one in group]))
         result = SettleResult()
-        done = _Done(session.now)
+        done = DoneRows(session.now, self.budget_ms)
         with_breakpoints = set()
         for one in group:
             step_id = one.step.step_id
@@ -259,7 +196,7 @@ class Settle:
             result.applied[step_id] = done.add(one, flow)
             if flow.has_breakpoints:
                 with_breakpoints.add(step_id)
-        done.write(session, self.replica_id, self.budget_ms)
+        done.write(session, self.replica_id)
         result.with_breakpoints = frozenset(with_breakpoints)
         defer_to_breakpoints(group, result)
         return result
@@ -292,103 +229,33 @@ def _batch(group: Sequence[Settlement], budget_ms: int) -> SettleBatch:
     steps = [one.step for one in group]
     nexts = [one.successor for one in group]
     ends = [one.end for one in group]
+    any_ends = any(ends)
     return SettleBatch(
         step_id=[step.step_id for step in steps],
         lease_seq=[step.lease_seq for step in steps],
         status=[one.status.value for one in group],
         changes=[one.changes_json().decode() for one in group],
-        error=[one.error_json for one in group],
+        error=_or_nulls([one.error_json for one in group]),
         attempt=[one.attempt for one in group],
         delay=[one.delay_us for one in group],
         flow_id=[step.flow.flow_id for step in steps],
         arrives=[one.arrives for one in group],
-        cohort_size=[len(one.branches) or None for one in group],
+        cohort_size=_or_nulls([len(one.branches) or None for one in group]),
         next_id=[new.step_id if new else None for new in nexts],
         next_token=[new.token if new else None for new in nexts],
         next_node=[new.node if new else None for new in nexts],
         next_url=[new.url if new else None for new in nexts],
         next_state=[new.state_json.decode() if new else None for new in nexts],
-        next_borrowed=[state_refs.stored(new.refs) if new else None for new in nexts],
+        next_borrowed=_or_nulls([state_refs.stored(new.refs) if new else None for new in nexts]),
         next_running=[new is not None and new.eager for new in nexts],
         next_delay=[new.delay_us if new else 0 for new in nexts],
         lease=[lease_us(step.flow.time_budget_ms, budget_ms) for step in steps],
-        end_status=[end.status.value if end else None for end in ends],
-        final_state=[end.stored_json.decode() if end else None for end in ends],
-        final_borrowed=[state_refs.stored(end.refs) if end else None for end in ends],
+        end_status=[end.status.value if end else None for end in ends] if any_ends else [],
+        final_state=[end.stored_json.decode() if end else None for end in ends] if any_ends else [],
+        final_borrowed=_or_nulls([state_refs.stored(end.refs) if end else None for end in ends]) if any_ends else [],
     )
 
 
-def _found(rows: Sequence[Row]) -> tuple[dict[int, int], dict[int, _Flow]]:
-    """The lease generations of steps, by their ids, and their flows."""
-    lease_seqs = {}
-    flows: dict[int, _Flow] = {}
-    for step_id, lease_seq, flow_id, status, updated_at, has_breakpoints, tags in rows:
-        lease_seqs[step_id] = lease_seq
-        if flow_id not in flows:
-            flows[flow_id] = _Flow(status, updated_at, bool(has_breakpoints), tags)
-    return lease_seqs, flows
-
-
-class _Done:
-    """Collects the rows to be written of a group, and writes them."""
-
-    def __init__(self, now: int) -> None:
-        self._now = now
-        self._steps: list[tuple[Any, ...]] = []
-        self._born: list[StepInsert] = []
-        self._ended: list[tuple[Any, ...]] = []
-
-    def add(self, one: Settlement, flow: _Flow) -> Applied:
-        """A settlement that is not fenced off; what becomes of it, and of its flow for those that follow."""
-        now, step = self._now, one.step
-        if flow.status not in FLOW_LIVE:
-            self._steps.append(_done_row(one, flow.status, None, now))
-            return Applied(alive=False, at=now)
-        new, end = one.successor, one.end
-        self._steps.append(_done_row(one, one.status.value, new, now))
-        if new is not None:
-            is_running = new.eager and not flow.has_breakpoints
-            status = Status.RUNNING if is_running else Status.PENDING
-            self._born.append(StepInsert(step.flow, new, step.step_id, status))
-        if end is None:
-            return Applied(alive=True, at=now)
-        at = max(now, flow.updated_at + 1)
-        flow.status, flow.updated_at = end.status.value, at
-        self._ended.append(_ended_row(one, end, at))
-        return Applied(alive=True, at=at, tags=flow.tags)
-
-    def write(self, session: SqliteSession, replica_id: int, budget_ms: int) -> None:
-        """Write the rows of the steps, of those that follow on them, and of the flows that end."""
-        session.connection.executemany(_SETTLE_STEPS, self._steps)
-        if self._born:
-            insert_sqlite(session, self._born, replica_id, budget_ms)
-        if self._ended:
-            session.connection.executemany(_END_FLOWS, self._ended)
-
-
-def _done_row(one: Settlement, status: str, new: NewStep | None, now: int) -> tuple[Any, ...]:
-    """The values of a `_DoneRow`, in its order."""
-    return (
-        one.step.step_id,
-        status,
-        one.changes_json().decode(),
-        one.error_json,
-        one.attempt,
-        None if new is None else new.step_id,
-        now + one.delay_us if one.status is Status.PENDING or one.arrives else None,
-        one.arrives,
-        len(one.branches) or None,
-        now,
-    )
-
-
-def _ended_row(one: Settlement, end: FlowEnd, at: int) -> tuple[Any, ...]:
-    """The values of an `_EndedRow`, in its order."""
-    return (
-        one.step.flow.flow_id,
-        end.status.value,
-        end.stored_json.decode(),
-        state_refs.stored(end.refs),
-        one.error_json if end.status is Status.FAILED else None,
-        at,
-    )
+def _or_nulls(column: list[Any]) -> list[Any]:
+    """A column of nulls may be passed empty: `unnest` fills it up, and nothing has to be encoded."""
+    return column if any(value is not None for value in column) else []
