@@ -1,4 +1,4 @@
-"""Python's garbage collector in the processes that this package owns: the replica and the worker of the command line."""
+"""Python's garbage collector in the processes that this package owns: replica, worker and console of the command line."""
 
 from __future__ import annotations
 

@@ -20,6 +20,7 @@ from dwarf_nats.cli import logs
 from dwarf_nats.cli.command import command, register_group
 from dwarf_nats.cli.options import Bus, Service
 from dwarf_nats.cli.setting_options import parameters
+from dwarf_nats.collector import collect_seldom
 from dwarf_nats.console.settings import CONSOLE_SETTINGS, ConsoleSettings
 from dwarf_nats.errors import BadRequest
 from dwarf_nats.sdk import Client
@@ -76,6 +77,7 @@ async def console(
     how = {row.attribute: getattr(bus, row.attribute) for row in CONNECTION_SETTINGS}
     connection = ConnectOptions(**how, connect_seconds=service.connect_timeout_ms / 1000)
     async with served(connection, service.prefix, settings, actor=service.who) as server:
+        collect_seldom()
         print(f"console   {server.url}", flush=True)
         await stop.wait()
 

@@ -86,8 +86,40 @@ class Identities:
 
         Keys in texts and in values of a workflow lose their tokens. Without `payloads`, values of a workflow are left out.
         """
-        found: dict[str, Any] = self._sealed(orjson.loads(body), payloads)
+        raw = orjson.loads(body)
+        if b"\\u" in body:  # a key may hide behind escapes: look at each text by itself
+            return dict(self._sealed(raw, payloads))
+        found: dict[str, Any] = self._paired(raw, orjson.loads(without_tokens(body.decode())), payloads)
         return found
+
+    def _paired(self, raw: dict[str, Any], shown: dict[str, Any], payloads: bool) -> dict[str, Any]:
+        """As `_sealed`, of an object that is at hand without tokens, too: they are taken out of the whole text at once."""
+        if len(raw) != len(shown):  # two names differed by their tokens only
+            return dict(self._sealed(raw, payloads))
+        found: dict[str, Any] = {}
+        for (name, inner), value in zip(raw.items(), shown.values(), strict=True):
+            if name in KEY_FIELDS and isinstance(inner, str):
+                found[KEY_FIELDS[name]] = self.learn(name, inner)
+            elif name in _OPAQUE:
+                if payloads or name not in PAYLOAD_FIELDS:
+                    found[name] = value if payloads else _within(value)
+            elif isinstance(inner, dict):
+                found[name] = self._paired(inner, value, payloads)
+            elif isinstance(inner, list):
+                found[name] = self._paired_members(inner, value, payloads)
+            else:
+                found[name] = value
+        return found
+
+    def _paired_members(self, raw: list[Any], shown: list[Any], payloads: bool) -> list[Any]:
+        return [
+            self._paired(one, value, payloads)
+            if isinstance(one, dict)
+            else self._paired_members(one, value, payloads)
+            if isinstance(one, list)
+            else value
+            for one, value in zip(raw, shown, strict=True)
+        ]
 
     def _sealed(self, value: Any, payloads: bool) -> Any:
         if isinstance(value, str):
@@ -130,9 +162,14 @@ def _without_payloads(value: Any) -> Any:
 
 def scrubbed_value(value: Any, *, whole: bool = True) -> Any:
     """A value without the tokens of keys in it. Unless `whole`, an error keeps its message and its code only."""
-    if not whole and isinstance(value, Mapping) and "message" in value:
-        value = {name: value[name] for name in ("message", "code") if name in value}
-    return orjson.loads(without_tokens(orjson.dumps(value).decode()))
+    return orjson.loads(without_tokens(orjson.dumps(value if whole else _within(value)).decode()))
+
+
+def _within(value: Any) -> Any:
+    """Of an error its message and its code; anything else as it is."""
+    if isinstance(value, Mapping) and "message" in value:
+        return {name: value[name] for name in ("message", "code") if name in value}
+    return value
 
 
 def _used(kept: OrderedDict[str, str], public_id: str) -> str | None:

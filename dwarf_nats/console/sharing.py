@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
+MAX_KEPT_WEIGHT = 50_000
+"""Steps of flows that have ended and are kept as they were read, in all."""
 MAX_RESULTS = 256
 """Results that are kept for those who ask within their time."""
 
@@ -53,3 +55,26 @@ class SharedReads:
             del self._running[key]
         if not done.cancelled():
             done.exception()  # those who waited have it; nobody may be left
+
+
+class Kept(Generic[T]):
+    """Values that are good as long as a stamp stays the same; the least recently used ones are forgotten first."""
+
+    def __init__(self, most: int = MAX_KEPT_WEIGHT) -> None:
+        self._most = most
+        self._values: OrderedDict[Hashable, tuple[str, int, T]] = OrderedDict()
+
+    def get(self, key: Hashable, stamp: str) -> T | None:
+        """The value that was kept with this stamp."""
+        found = self._values.get(key)
+        if found is None or found[0] != stamp:
+            return None
+        self._values.move_to_end(key)
+        return found[2]
+
+    def put(self, key: Hashable, stamp: str, value: T, *, weight: int) -> None:
+        """Keep a value. One that is too heavy is not kept."""
+        self._values.pop(key, None)
+        self._values[key] = (stamp, weight, value)
+        while sum(one for _, one, _ in self._values.values()) > self._most:
+            self._values.popitem(last=False)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import orjson
@@ -21,10 +22,13 @@ from dwarf_nats.workflow.keys import parse_public_id
 
 from .identities import KEY_FIELDS, Identities, plain_document
 from .registers import REGISTER_OPERATIONS
-from .sharing import SharedReads
+from .sharing import Kept, SharedReads
 
 FRESH_SECONDS = 1.0
 """Age up to which a result is given to others who ask for the same: at most one read a second of each thing."""
+HISTORY_PAGE_STEPS = 1_000
+SENDING_SECONDS = 0.001
+"""Time in which a request leaves, before the reply to the one before is worked on."""
 SLOW_SECONDS = 3.0
 """The same for what asks all replicas or all services, or counts rows."""
 STEERING = (
@@ -48,6 +52,8 @@ class Source:
         self.forbidden: frozenset[str] = frozenset()
         """Operations that NATS does not let this user publish, as far as that is known."""
         self._shared = SharedReads()
+        self.kept: Kept[Any] = Kept()
+        """Histories of flows that have ended, by their fingerprints."""
         self._with_tokens: set[tuple[str, bytes]] = set()
 
     # --- the connection ---
@@ -116,6 +122,31 @@ class Source:
         page = await self.read("flow.history", {**fields, "cursor": cursor} if cursor else fields)
         self.identities.learn_callers(flow_id, page["steps"])
         return page
+
+    async def whole_history(self, flow_id: str, most: int) -> tuple[list[dict[str, Any]], bool]:
+        """The steps of a flow, at least `most` of a longer history, and whether they are all. Pages are read ahead."""
+        return await self._shared.get(("history", flow_id, most), FRESH_SECONDS, partial(self._pages, flow_id, most))
+
+    async def _pages(self, flow_id: str, most: int) -> tuple[list[dict[str, Any]], bool]:
+        key = await self.flow_key(flow_id)
+
+        def ask(cursor: str) -> asyncio.Task[bytes]:
+            fields = {"flowKey": key, "limit": HISTORY_PAGE_STEPS, **({"cursor": cursor} if cursor else {})}
+            return asyncio.create_task(self.client.request("flow.history", orjson.dumps(fields)))
+
+        steps: list[dict[str, Any]] = []
+        asked: asyncio.Task[bytes] | None = ask("")
+        complete = True
+        while asked is not None:
+            body = await asked
+            cursor = _cursor_at_end(body)
+            complete = not cursor
+            asked = ask(cursor) if cursor and len(steps) + HISTORY_PAGE_STEPS < most else None
+            if asked is not None:  # it is on its way while this page is worked on
+                await asyncio.wait({asked}, timeout=SENDING_SECONDS)
+            steps += self.identities.sealed(body, payloads=self.payloads)["steps"]
+        self.identities.learn_callers(flow_id, steps)
+        return steps, complete
 
     async def explain(self, flow_id: str) -> dict[str, Any]:
         """What each living step of the flow waits for."""
@@ -241,6 +272,14 @@ class Source:
                 known = await (self.flow_key(found[name]) if kind == "flow" else self.step_key(found[name]))
                 found[name] = known
         return orjson.dumps(found)
+
+
+def _cursor_at_end(body: bytes) -> str:
+    """The cursor of a page, without reading the page: it is the last field."""
+    if not body.endswith(b'"}'):
+        return ""
+    name, _, text = body[-400:-2].rpartition(b'"')
+    return text.decode() if name.endswith(b'],"cursor":') else ""
 
 
 def request_line(prefix: str, operation: str, fields: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from dwarf_nats.console.pages.flow import FlowView
+from dwarf_nats.console.pages.flow_reading import read_flow
 from dwarf_nats.console.pages.flow_values import TABS, Place
 from dwarf_nats.console.settings import ConsoleSettings
 from dwarf_nats.console.source import STEERING
@@ -316,6 +317,26 @@ async def test_the_page_of_a_long_flow_is_small_and_paged(browser: Browser, call
     steps = await browser.page(f"/flow/{flow}/steps?page=20&node_name=work")
     assert "20 of 20" in steps
     assert "2,000 of 2,002 steps" in steps
+
+
+async def test_the_history_of_an_ended_flow_is_read_again_only_if_it_changed(browser: Browser, caller: Caller) -> None:
+    """It is kept by its fingerprint; a restart makes another one. Of a long one, pages are read ahead, and in order."""
+    source = browser.console.source
+    flow = await stage.failed(caller)
+    first = await read_flow(source, flow)
+    assert (await read_flow(source, flow)).steps is first.steps
+    await caller.serves("billing.charge", {"changes": {"paid": True}})
+    await source.act("flow.restart_from", {"stepKey": next(one.step for one in first.steps if one.error)})
+    await caller.ok("flow.await", flowKey=await source.flow_key(flow))
+    again = (await read_flow(source, flow)).steps
+    assert [one.status for one in again if one.task == "charge"] == ["completed"]
+    work = {"name": "work", "set": {"x": "=item"}}
+    graph = {**stage.FAN, "tasks": [work if one["name"] == "work" else one for one in stage.FAN["tasks"]]}
+    long = await stage.stopped(caller, await stage.made(caller, graph, items=list(range(2_500))), "completed")
+    read = await read_flow(source, long)
+    assert [one.step_id for one in read.steps] == sorted({one.step_id for one in read.steps})
+    assert (len(read.steps), read.complete) == (2_502, True)
+    assert [len(steps) for steps, complete in [await source.whole_history(long, 1_500)] if not complete] == [2_000]
 
 
 async def test_a_workflow_is_drawn(browser: Browser, caller: Caller) -> None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
+
 from dwarf_nats.console.identities import Identities
+from dwarf_nats.console.sharing import Kept
 
 FLOW, STEP, OTHER = "1-42-a1B2c3D4e5F6g7H8", "1-57-AAAAbbbbCCCCdddd", "1-43-ZZZZyyyyXXXXwwww"
 
@@ -68,3 +71,34 @@ def test_a_history_tells_who_called_a_flow_at_any_depth() -> None:
     assert [identities.caller_of(flow) for flow in ("1-10", "1-20", "1-30")] == ["", "1-10", "1-20"]
     identities.learn_callers("1-10", [{"step": "1-5", "subFlow": "1-40"}])
     assert [identities.caller_of(flow) for flow in ("1-20", "1-30", "1-40")].count("") == 1, "no more than two are kept"
+
+
+ESCAPED = FLOW.replace("a", "\\u0061")
+
+
+@pytest.mark.parametrize("text", [f'"see {FLOW}"', f'"see {ESCAPED}"', f'{{"{FLOW}": 1, "1-42-b1B2c3D4e5F6g7H8": 2}}'])
+def test_no_text_shows_a_token_however_it_is_written(text: str) -> None:
+    """Written with escapes, or as two names that differ by their tokens only."""
+    identities = Identities()
+    body = f'{{"flowKey":"{FLOW}","steps":[{{"stepKey":"{STEP}","problems":[{text}],"pause":{{"payload":{text}}}}}]}}'
+    for payloads in (True, False):
+        found = identities.sealed(body.encode(), payloads=payloads)
+        assert found["flow"] == "1-42"
+        assert found["steps"][0]["step"] == "1-57"
+        assert ("payload" in found["steps"][0]["pause"]) == payloads
+        written = json.dumps(found["steps"][0]["pause"])
+        assert "a1B2" not in written
+        assert "b1B2" not in written
+    assert identities.step_key("1-57") == STEP
+
+
+def test_what_is_kept_is_good_for_its_stamp_and_within_its_weight() -> None:
+    kept: Kept[str] = Kept(most=10)
+    kept.put("a", "1", "first", weight=6)
+    assert (kept.get("a", "1"), kept.get("a", "2"), kept.get("b", "1")) == ("first", None, None)
+    kept.put("b", "1", "second", weight=4)
+    assert kept.get("a", "1") == "first"
+    kept.put("c", "1", "third", weight=4)
+    assert kept.get("b", "1") is None, "the least recently used one"
+    kept.put("d", "1", "too heavy", weight=11)
+    assert [kept.get(one, "1") for one in "abcd"] == [None] * 4

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
 
 from dwarf_nats.console.source import Source
 from dwarf_nats.console.views import wire
@@ -15,17 +14,15 @@ from dwarf_nats.errors import Forbidden, NotFound
 
 MAX_STEPS = 20_000
 """Most steps of one flow that the page reads; of a longer history, the beginning."""
-PAGE_STEPS = 1_000
 
 
 @dataclass(slots=True)
 class FlowReading:
-    """One flow as it stands. `steps`: its history as it was read, and as types."""
+    """One flow as it stands, and its history."""
 
     flow: str
     outcome: wire.Outcome
     steps: list[wire.Step]
-    raw_steps: list[dict[str, Any]]
     graph: DrawnGraph
     explanation: wire.Explanation = field(default_factory=wire.Explanation)
     summary: wire.Summary | None = None
@@ -66,14 +63,16 @@ class FlowReading:
 
 async def read_flow(source: Source, flow: str) -> FlowReading:
     """Read a flow. Raises `NotFound`, and what the service refuses."""
-    outcome, history, graph = await asyncio.gather(
+    found, history, graph = await asyncio.gather(
         source.snapshot(flow), _history(source, flow), source.read("flow.graph", {"flowKey": flow}, seconds=60.0)
     )
+    outcome = wire.read(wire.Outcome, found)
+    if outcome.status in wire.OVER:
+        source.kept.put(flow, history.fingerprint, history, weight=len(history.steps))
     reading = FlowReading(
         flow=flow,
-        outcome=wire.read(wire.Outcome, outcome),
-        steps=wire.read_steps(history.steps),
-        raw_steps=history.steps,
+        outcome=outcome,
+        steps=history.steps,
         graph=read_graph(graph.get("graph") or {}, graph.get("digest", "")),
         complete=history.complete,
         caller=source.identities.caller_of(flow),
@@ -88,17 +87,16 @@ async def read_flow(source: Source, flow: str) -> FlowReading:
 
 @dataclass(slots=True)
 class _History:
-    steps: list[dict[str, Any]]
+    fingerprint: str
+    steps: list[wire.Step]
     complete: bool
 
 
 async def _history(source: Source, flow: str) -> _History:
-    steps: list[dict[str, Any]] = []
-    cursor = ""
-    while len(steps) < MAX_STEPS:
-        page = await source.history(flow, limit=PAGE_STEPS, cursor=cursor)
-        steps += page["steps"]
-        cursor = page.get("cursor", "")
-        if not cursor:
-            return _History(steps, complete=True)
-    return _History(steps, complete=False)
+    """The history of a flow, from memory if the flow had ended and has not changed since (its fingerprint was read before)."""
+    fingerprint = str((await source.fingerprint(flow))["fingerprint"])
+    kept: _History | None = source.kept.get(flow, fingerprint)
+    if kept is not None:
+        return kept
+    steps, complete = await source.whole_history(flow, MAX_STEPS)
+    return _History(fingerprint, wire.read_steps(steps), complete)
