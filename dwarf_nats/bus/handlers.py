@@ -23,6 +23,7 @@ from dwarf_nats.wire.times import rfc3339
 from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.limits import UNBOUNDED
 from dwarf_nats.workflow.names import check_subject_name, check_task_name
+from dwarf_nats.workflow.options import LIST_DEFAULT_FLOWS
 from dwarf_nats.workflow.records import TaskHealth
 from dwarf_nats.workflow.state import NULL, check_json
 
@@ -216,7 +217,7 @@ async def list_(engine: EngineApi, request: m.FlowListRequest, context: RequestC
     wanted = query(request)
     while True:
         flows, cursor = await engine.list(wanted, or_default(request.cursor, ""))
-        body, fit = truncation.flows(flows, cursor, context.max_reply_bytes())
+        body, fit = truncation.flows(flows, cursor, context.max_reply_bytes(), limit=wanted.limit or LIST_DEFAULT_FLOWS)
         if fit == len(flows):
             return body
         wanted = replace(wanted, limit=max(1, fit))

@@ -30,6 +30,7 @@ from dwarf_nats.wire import codec
 from dwarf_nats.wire import messages as m
 from dwarf_nats.wire.pause_messages import pause_message
 from dwarf_nats.wire.steps import step_message
+from dwarf_nats.workflow.options import LIST_DEFAULT_FLOWS, Query
 from dwarf_nats.workflow.records import FlowSummary, Outcome, Step
 from dwarf_nats.workflow.status import Status
 
@@ -267,13 +268,16 @@ async def list_(
     """List flows, newest first."""
     async with service.client(bus) as client:
         flows, following = await client.list(filters.query(), cursor)
-    show_flows(out, flows, following)
+    show_flows(out, flows, following, filters.query())
 
 
-def show_flows(out: Output, flows: Sequence[FlowSummary], following: str) -> None:
-    """Print a page of flows."""
-    reply = m.FlowListReply(flows=[codec.summary_message(one) for one in flows], cursor=following or msgspec.UNSET)
-    out.show(reply, flows_view(flows), *([f"more: --cursor {following}"] if following else []))
+def show_flows(out: Output, flows: Sequence[FlowSummary], following: str, query: Query) -> None:
+    """Print a page of flows, and how to see the next."""
+    reply = codec.flow_list_reply(flows, following, query.limit or LIST_DEFAULT_FLOWS)
+    more = [f"more: --cursor {following}"] if following else []
+    if reply.searched_to is not msgspec.UNSET:
+        more = [f"searched back to {reply.searched_to}; to go on: --cursor {following}"]
+    out.show(reply, flows_view(flows), *more)
 
 
 @command(

@@ -59,7 +59,7 @@ async def find(
     query = _with_terms(filters.query(), terms)
     async with service.client(bus) as client:
         flows, following = await client.list(query, cursor)
-    show_flows(out, flows, following)
+    show_flows(out, flows, following, query)
 
 
 def _with_terms(query: Query, terms: Sequence[str]) -> Query:

@@ -14,7 +14,7 @@ from dwarf_nats.wire.explanations import explanation_record
 from dwarf_nats.wire.steps import step_record
 from dwarf_nats.workflow.explanation import Explanation
 from dwarf_nats.workflow.graph import Graph
-from dwarf_nats.workflow.options import Query
+from dwarf_nats.workflow.options import LIST_DEFAULT_FLOWS, Query
 from dwarf_nats.workflow.records import FlowSummary, Outcome, Step
 from dwarf_nats.workflow.status import Status
 from dwarf_nats.workflow.tags import TagValue
@@ -106,7 +106,11 @@ class FlowReads(Requester):
         query = query or Query()
         if tags:
             query = replace(query, tags={**(query.tags or {}), **tags})
-        flows, _ = await self.list(query)
+        limit = query.limit or LIST_DEFAULT_FLOWS
+        flows, cursor = await self.list(query)
+        while cursor and len(flows) < limit:  # a page may end early
+            more, cursor = await self.list(replace(query, limit=limit - len(flows)), cursor)
+            flows += more
         return flows
 
     async def list_all(self, query: Query | None = None) -> AsyncIterator[FlowSummary]:

@@ -8,12 +8,14 @@ go the other way.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from dwarf_nats.errors import BadRequest
+from dwarf_nats.workflow import list_cursors
 from dwarf_nats.workflow.answer import ErrorInfo
 from dwarf_nats.workflow.limits import UNBOUNDED
 from dwarf_nats.workflow.options import FlowOptions, Query
@@ -233,6 +235,14 @@ def encode_outcome(outcome: Outcome) -> bytes:
 
 
 # --- lists ---
+
+
+def flow_list_reply(flows: Sequence[FlowSummary], cursor: str, limit: int) -> m.FlowListReply:
+    """A page of a list of at most `limit` flows as it travels."""
+    searched_to = list_cursors.searched_to(cursor) if cursor and len(flows) < limit else None
+    return m.FlowListReply(
+        flows=[summary_message(one) for one in flows], cursor=cursor or UNSET, searched_to=time_or_unset(searched_to)
+    )
 
 
 def summary_message(flow: FlowSummary) -> m.FlowSummary:

@@ -285,10 +285,15 @@ class FlowSummary(Message):
 
 
 class FlowListReply(Message):
-    """A page of flows; no cursor on the last."""
+    """A page of flows; no cursor on the last.
+
+    `searchedTo`: so many flows were looked through that the page ended early. It is short, or empty; flows created since then
+    are all in this page or an earlier one, and the cursor goes on from there (O9).
+    """
 
     flows: list[FlowSummary]
     cursor: Maybe[str] = UNSET
+    searched_to: Maybe[Time] = UNSET
 
 
 class FlowPurgeReply(Message):

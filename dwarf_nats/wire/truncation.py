@@ -19,7 +19,7 @@ from dwarf_nats.workflow.explanation import Explanation, Wait
 from dwarf_nats.workflow.records import FlowSummary, GraphInfo, Outcome, Step
 
 from . import messages as m
-from .codec import encode, encode_outcome, graph_message, summary_message
+from .codec import encode, encode_outcome, flow_list_reply, graph_message, summary_message
 from .explanations import explanation_message
 from .steps import step_message
 
@@ -191,12 +191,12 @@ def _pruned(step: Step, levels: int, count: int) -> Step:
     )
 
 
-def flows(found: Sequence[FlowSummary], cursor: str, room: int) -> tuple[bytes, int]:
-    """Encode a page of a list; returns the body with all flows, and how many flows fit.
+def flows(found: Sequence[FlowSummary], cursor: str, room: int, *, limit: int) -> tuple[bytes, int]:
+    """Encode a page of a list of so many flows at most; returns the body with all flows, and how many flows fit.
 
     A page of one flow is cut until it fits.
     """
-    body = _flows(found, cursor)
+    body = _flows(found, cursor, limit)
     if len(body) <= room:
         return body, len(found)
     if len(found) == 1:
@@ -206,7 +206,7 @@ def flows(found: Sequence[FlowSummary], cursor: str, room: int) -> tuple[bytes, 
                 error=_cut_error(found[0].error, size),
                 cancel_reason=_cut(found[0].cancel_reason, size),
             )
-            body = _flows([cut], cursor)
+            body = _flows([cut], cursor, limit)
             if len(body) <= room:
                 break
         return body, 1
@@ -220,8 +220,8 @@ def flows(found: Sequence[FlowSummary], cursor: str, room: int) -> tuple[bytes, 
     return body, min(fitting, len(found) - 1)
 
 
-def _flows(found: Sequence[FlowSummary], cursor: str) -> bytes:
-    return encode(m.FlowListReply(flows=[summary_message(flow) for flow in found], cursor=cursor or UNSET))
+def _flows(found: Sequence[FlowSummary], cursor: str, limit: int) -> bytes:
+    return encode(flow_list_reply(found, cursor, limit))
 
 
 def graphs(found: Sequence[GraphInfo], room: int) -> bytes:

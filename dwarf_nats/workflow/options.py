@@ -10,6 +10,9 @@ from dwarf_nats.errors import BadRequest
 from dwarf_nats.workflow.status import Status
 from dwarf_nats.workflow.tags import Tags
 
+LIST_DEFAULT_FLOWS = 100
+"""Flows of a page of a list without a limit."""
+
 
 @dataclass(slots=True, frozen=True)
 class FlowOptions:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import html
 import logging
 import re
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
@@ -21,7 +23,10 @@ from dwarf_nats.console.tags import tag_value
 from dwarf_nats.dev_servers import NatsServer
 from dwarf_nats.errors import BadRequest
 from dwarf_nats.sdk import Client
+from dwarf_nats.store.statements import listing_window
 from dwarf_nats.workflow.keys import without_tokens
+from dwarf_nats.workflow.options import Query
+from tests.console import stage
 from tests.support.browser import WAIT, Browser, opened
 from tests.support.caller import Caller, deployment
 
@@ -314,3 +319,27 @@ async def test_200_tabs_read_once(browser: Browser, monkeypatch: pytest.MonkeyPa
 async def test_a_wrong_address_of_a_list_is_said_in_words() -> None:
     with pytest.raises(BadRequest, match="7d"):
         Filters({"period": "odd"}).query()
+
+
+async def test_a_search_that_looked_far_enough_says_how_far_and_goes_on(
+    browser: Browser, caller: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The page is empty, and leads on; a client that asks for all of them gets them all (O9)."""
+    for name in ("FIRST_FLOWS", "CHEAP_FLOWS", "COSTLY_FLOWS"):
+        monkeypatch.setattr(listing_window, name, 2)
+    await failed(caller)
+    for _ in range(9):
+        await stage.looped(caller)
+    page = await browser.page("/flows?workflow=broken")
+    assert "No flow matches so far" in page
+    seen: list[str] = []
+    while further := re.search(r'href="([^"]*cursor=[^"]*)" rel="next">Search on', page):
+        seen.append(page)
+        page = await browser.page(html.unescape(further[1]))
+    assert len(seen) > 1
+    assert page.count("<tr id=") == 1
+    reply = await caller.ok("flow.list", workflow="broken")
+    assert reply["flows"] == []
+    assert datetime.fromisoformat(reply["searchedTo"]) <= datetime.now(UTC)
+    found = await browser.console.source.client.find(Query(workflow="broken"))
+    assert [one.workflow for one in found] == ["broken"]

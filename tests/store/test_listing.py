@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from dwarf_nats.errors import BadRequest
+from dwarf_nats.store.statements import listing_window
 from dwarf_nats.store.store import SqlStore
 from dwarf_nats.workflow.options import Query
 from dwarf_nats.workflow.status import Status
@@ -105,6 +108,63 @@ async def test_a_full_last_page_has_no_cursor(store: SqlStore) -> None:
     await store.steps.create([new_flow() for _ in range(4)], BUDGET)
     rows, cursor = await store.flows.list_page(Query(), 4, None, "")
     assert (len(rows), cursor) == (4, "")
+
+
+SCANS = [
+    Query(workflow="rare"),
+    Query(task="rare"),
+    Query(fairness_key="rare"),
+    Query(search="RARE"),
+    Query(tags={"env": "prod"}, workflow="rare"),
+    Query(status=Status.CREATED, workflow="rare"),
+    Query(status=Status.CREATED, tags={"env": "prod"}, workflow="rare"),
+    Query(newer_than_ms=3_600_000, workflow="rare"),
+]
+
+
+@pytest.mark.parametrize("query", SCANS, ids=str)
+async def test_a_page_that_would_look_through_too_many_flows_ends_early_and_goes_on(
+    store: SqlStore, query: Query, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No flow is missed or told twice, pages are short or empty, and only the last has no cursor (O9)."""
+    for name, flows in (("FIRST_FLOWS", 2), ("CHEAP_FLOWS", 3), ("COSTLY_FLOWS", 3)):
+        monkeypatch.setattr(listing_window, name, flows)
+    wanted = []
+    for number in range(23):
+        rare = number in (0, 9, 10, 22)
+        tags: dict[str, Any] = {"env": "prod", "kind": "rare"} if rare else {"env": "prod"}
+        new = new_flow(start=False, tags=tags, **({"workflow": "rare", "fairness_key": "rare"} if rare else {}))
+        await store.steps.create([new], BUDGET)
+        if rare:
+            wanted.append(new.flow.flow_id)
+            await look(store, "update dwarf_steps set node = 'rare' where step_id = $1", new.step_id)
+    seen: list[int] = []
+    sizes: list[int] = []
+    cursor = ""
+    while cursor or not sizes:
+        rows, cursor = await store.flows.list_page(query, 2, None, cursor)
+        seen += [row.flow_id for row in rows]
+        sizes.append(len(rows))
+    assert seen == sorted(wanted, reverse=True)
+    assert max(sizes) <= 2
+    assert sizes.count(0) > 1, "empty pages in between"
+    assert len(sizes) > 4
+
+
+async def test_few_flows_that_run_are_found_at_once_however_old_they_are(
+    store: SqlStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They have an index; of very many, a page looks through a part only (O9)."""
+    monkeypatch.setattr(listing_window, "FIRST_FLOWS", 2)
+    monkeypatch.setattr(listing_window, "CHEAP_FLOWS", 3)
+    old = new_flow(workflow="rare")
+    await store.steps.create([old], BUDGET)
+    await store.steps.create([new_flow(start=False) for _ in range(9)], BUDGET)
+    query = Query(status=Status.RUNNING, workflow="rare")
+    assert await listed(store, query) == [old.flow.flow_id]
+    monkeypatch.setattr(listing_window, "COSTLY_FLOWS", 1)
+    rows, cursor = await store.flows.list_page(query, 100, None, "")
+    assert (rows, cursor != "") == ([], True)
 
 
 async def test_a_cursor_that_is_none_of_ours_is_refused(store: SqlStore) -> None:

@@ -215,11 +215,11 @@ def test_a_page_of_a_list_is_shorter_and_a_flow_that_is_too_large_is_cut() -> No
         priority=100,
         error=ErrorInfo("m" * 300),
     )
-    assert truncation.flows([flow] * 3, "c", 10_000)[1] == 3
-    assert truncation.flows([flow] * 3, "c", 1_300)[1] == 2
+    assert truncation.flows([flow] * 3, "c", 10_000, limit=3)[1] == 3
+    assert truncation.flows([flow] * 3, "c", 1_300, limit=3)[1] == 2
     large = replace(flow, error=ErrorInfo("m" * 5_000), cancel_reason="r" * 5_000)
-    assert truncation.flows([large, flow], "", 1_000)[1] == 0
-    body, fit = truncation.flows([large], "", 1_000)
+    assert truncation.flows([large, flow], "", 1_000, limit=3)[1] == 0
+    body, fit = truncation.flows([large], "", 1_000, limit=3)
     assert (fit, len(body) <= 1_000) == (1, True)
     (told,) = json.loads(body)["flows"]
     assert told["error"]["cut"] is True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
 from starlette.requests import Request
@@ -116,7 +116,7 @@ def address_of_search(text: str) -> str:
 
 async def list_values(source: Source, filters: Filters) -> dict[str, Any]:
     """The values of the template."""
-    flows, cursor, looked = await _read(source, filters)
+    flows, cursor, looked, searched_to = await _read(source, filters)
     counts = Counter(one["status"] for one in flows)
     return {
         "filters": filters,
@@ -127,16 +127,29 @@ async def list_values(source: Source, filters: Filters) -> dict[str, Any]:
         "waits": WAITS,
         "picks": source.may("flow.cancel") or source.may("flow.delete"),
         "looked": looked,
+        "searched_to": searched_to,
         "more": filters.address(cursor=cursor) if cursor else "",
     }
 
 
-async def _read(source: Source, filters: Filters) -> tuple[Sequence[dict[str, Any]], str, int]:
-    """The flows, the cursor behind them, and the number that was looked through if the service could not filter them."""
+class _Page(NamedTuple):
+    """Flows and the cursor behind them.
+
+    `looked`: the number that was looked through if the service could not filter them. `searched_to`: so far back the service
+    looked if the page ended early.
+    """
+
+    flows: Sequence[dict[str, Any]]
+    cursor: str
+    looked: int = 0
+    searched_to: str = ""
+
+
+async def _read(source: Source, filters: Filters) -> _Page:
     reason = filters["waits"]
     if not reason:
         page = await source.flows(filters.query(), filters.cursor)
-        return page["flows"], page.get("cursor", ""), 0
+        return _Page(page["flows"], page.get("cursor", ""), searched_to=page.get("searchedTo", ""))
     if reason not in WAITS:
         raise BadRequest(f"there is no reason {reason[:20]}: use one of {', '.join(WAITS)}")
     status = "interrupted" if reason in ("interrupt", "breakpoint") else "running"
@@ -150,7 +163,7 @@ async def _read(source: Source, filters: Filters) -> tuple[Sequence[dict[str, An
         found += [one for one in page["flows"] if (one.get("waitsFor") or {}).get("reason") == reason]
         if not cursor or len(found) >= PAGE_FLOWS:
             break
-    return found, cursor, looked
+    return _Page(found, cursor, looked)
 
 
 class FlowList(View):

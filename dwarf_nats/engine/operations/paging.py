@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from dwarf_nats.engine.projections import summary_of
-from dwarf_nats.errors import BadRequest
+from dwarf_nats.workflow import list_cursors
 
 if TYPE_CHECKING:
     from dwarf_nats.engine.shard import Shard
@@ -24,7 +21,7 @@ async def page(
 
     Returns the flows and the cursor of the next page, which is empty on the last one.
     """
-    at = _read_cursor(cursor) if cursor else {shard.number: "" for shard in shards}
+    at = list_cursors.shards(cursor) if cursor else {shard.number: "" for shard in shards}
     going = [shard for shard in shards if shard.number in at]
     share, more = divmod(limit, max(1, len(going)))
     limits = {shard.number: share + (place < more) for place, shard in enumerate(going)}
@@ -38,18 +35,4 @@ async def page(
         found += [summary_of(shard.number, row) for row in rows]
         if after:
             following[shard.number] = after
-    return found, _write_cursor(following) if following else ""
-
-
-def _write_cursor(following: Mapping[int, str]) -> str:
-    plain = " ".join(f"{number}:{cursor}" for number, cursor in sorted(following.items()))
-    return base64.urlsafe_b64encode(plain.encode()).decode().rstrip("=")
-
-
-def _read_cursor(cursor: str) -> dict[int, str]:
-    try:
-        plain = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode()
-        parts = [part.split(":") for part in plain.split(" ")]
-        return {int(number): inner for number, inner in parts}
-    except (ValueError, binascii.Error, UnicodeDecodeError):
-        raise BadRequest("malformed cursor: pass back the one of the previous page, unchanged") from None
+    return found, list_cursors.of_shards(following) if following else ""

@@ -18,7 +18,7 @@ from dwarf_nats.render.history import history_mermaid
 from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.keys import parse_key
 from dwarf_nats.workflow.limits import over
-from dwarf_nats.workflow.options import Query
+from dwarf_nats.workflow.options import LIST_DEFAULT_FLOWS, Query
 from dwarf_nats.workflow.records import ShardInfo
 from dwarf_nats.workflow.status import Status
 
@@ -34,7 +34,6 @@ PURGE_MAX_FLOWS = 10_000
 PURGE_BATCH_FLOWS = 1_000
 """Flows removed in one transaction of a purge, so that it holds no locks for long."""
 LIST_MAX_FLOWS = 1_000
-LIST_DEFAULT_FLOWS = 100
 HISTORY_MAX_STEPS = 1_000
 """Most steps of one page of a history."""
 HISTORY_THREAD_MIN_STEPS = 1_000

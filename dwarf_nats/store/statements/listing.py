@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dwarf_nats.errors import BadRequest
 from dwarf_nats.rules.rows import SummaryRow
 from dwarf_nats.store.columns import select_list
 from dwarf_nats.store.dialect import UNBEGUN
 from dwarf_nats.store.search import pattern
+from dwarf_nats.store.statements import listing_window
+from dwarf_nats.store.statements.listing_window import Driver, of_status
 from dwarf_nats.store.statements.tags import rarest_first
+from dwarf_nats.workflow import list_cursors
 from dwarf_nats.workflow.keys import parse_public_id
+from dwarf_nats.workflow.list_cursors import Place
 from dwarf_nats.workflow.status import Status
 from dwarf_nats.workflow.tags import tag_texts
 
@@ -44,8 +45,6 @@ _FILTERS = {
     "priority": "f.priority = $$",
 }
 """Filter of a `Query` → condition; `$$` stands for its value."""
-_STOPPED = (Status.INTERRUPTED, Status.FAILED, Status.CANCELLED)
-"""The statuses in `dwarf_flows_stopped`, in the order of its condition."""
 _AGES_MS = {"older_than_ms": "f.updated_at < {now} - $$", "newer_than_ms": "f.updated_at > {now} - $$"}
 """Age of a `Query` → condition; `$$` stands for its value in microseconds."""
 
@@ -55,24 +54,57 @@ async def page(
 ) -> tuple[list[SummaryRow], str]:
     """Return one page of flows, newest first, and the cursor of the next, empty on the last page.
 
-    A restart does not change the place of a flow, so that no page misses one.
+    A page for which too many flows would have to be looked through is short, or empty, with a cursor that goes on. A restart
+    does not change the place of a flow, so that no page misses one.
     """
-    tags = await _tag_texts(database, query)
-    where, args = _conditions(shard, query, thread_id, tags, roots_only=query.flow_id is None)
-    alias = "t" if tags else "f"
-    if cursor:
-        args += _read_cursor(cursor)
-        where.append(f"({alias}.created_at, {alias}.flow_id) < (${len(args) - 1}, ${len(args)})")
-    args.append(limit + 1)
-    rows = await database.fetch(
-        f"select {_COLUMNS} from {_TAGGED_FLOWS if tags else _FLOWS} where {' and '.join(where)}"
-        f" order by {alias}.created_at desc, {alias}.flow_id desc limit ${len(args)}",
-        *args,
-    )
-    found = [_summary_row(row) for row in rows[:limit]]
-    if len(rows) <= limit:
+    chosen = await listing_window.driver(database, query, await _tag_texts(database, query))
+    after = list_cursors.place(cursor) if cursor else None
+    select = _Select(database=database, shard=shard, query=query, thread_id=thread_id, driver=chosen)
+    sizes = await listing_window.sizes(database, query, chosen) if thread_id is None else ()
+    found: list[SummaryRow] = []
+    for size in sizes:
+        end = await listing_window.end(database, chosen, after, size)
+        found += await select.rows(after, end, limit + 1 - len(found))
+        if len(found) > limit or end is None:
+            break
+        after = end
+    else:
+        if sizes:
+            return found, "" if after is None else list_cursors.of_place(after)
+        found = await select.rows(after, None, limit + 1)
+    if len(found) <= limit:
         return found, ""
-    return found, _write_cursor(found[-1].created_at, found[-1].flow_id)
+    last = found[limit - 1]
+    return found[:limit], list_cursors.of_place(Place(last.created_at, last.flow_id))
+
+
+@dataclass(frozen=True, slots=True)
+class _Select:
+    """The statement of a page."""
+
+    database: Database
+    shard: int
+    query: Query
+    thread_id: int | None
+    driver: Driver
+
+    async def rows(self, after: Place | None, end: Place | None, limit: int) -> list[SummaryRow]:
+        """The flows that match after a place, down to another, newest first."""
+        where, args = _conditions(
+            self.shard, self.query, self.thread_id, self.driver, roots_only=self.query.flow_id is None
+        )
+        place = f"({self.driver.alias}.created_at, {self.driver.alias}.flow_id)"
+        for one, compared in ((after, "<"), (end, ">=")):
+            if one is not None:
+                args += one
+                where.append(f"{place} {compared} (${len(args) - 1}, ${len(args)})")
+        args.append(limit)
+        rows = await self.database.fetch(
+            f"select {_COLUMNS} from {_TAGGED_FLOWS if self.driver.by_tag else _FLOWS} where {' and '.join(where)}"
+            f" order by {self.driver.alias}.created_at desc, {self.driver.alias}.flow_id desc limit ${len(args)}",
+            *args,
+        )
+        return [_summary_row(row) for row in rows]
 
 
 def _summary_row(row: Row) -> SummaryRow:
@@ -86,7 +118,7 @@ async def purgeable(
 ) -> tuple[str, list[Any]]:
     """Make the statement for flows that match and do not run, oldest first, and its parameters."""
     tags = await _tag_texts(database, query)
-    where, args = _conditions(shard, query, thread_id, tags, roots_only=True)
+    where, args = _conditions(shard, query, thread_id, Driver(tags, by_tag=bool(tags)), roots_only=True)
     args.append(limit)
     return (
         f"select f.flow_id from {_TAGGED_FLOWS if tags else _FLOWS} where {' and '.join(where)} and f.status <> 'running'"
@@ -100,28 +132,19 @@ async def _tag_texts(database: Database, query: Query) -> list[str]:
     return await rarest_first(database, tag_texts(query.tags)) if query.tags else []
 
 
-def _of_status(status: Status) -> list[str]:
-    """The conditions for a status, written out: only so can the planners use the index of the flows that stopped.
-
-    SQLite uses a partial index only if the condition of the index stands in the statement, word for word.
-    """
-    found = [f"f.status = '{status}'"]
-    return [*found, f"f.status in ({', '.join(map(repr, map(str, _STOPPED)))})"] if status in _STOPPED else found
-
-
 def _conditions(
-    shard: int, query: Query, thread_id: int | None, tags: Sequence[str], *, roots_only: bool
+    shard: int, query: Query, thread_id: int | None, chosen: Driver, *, roots_only: bool
 ) -> tuple[list[str], list[Any]]:
     where = ["f.surgraph_step_id is null"] if roots_only else []
-    where += _of_status(Status(query.status)) if query.status is not None else []
+    where += of_status(Status(query.status)) if query.status is not None else []
     args: list[Any] = []
 
     def add(condition: str, value: Any) -> None:
         args.append(value)
         where.append(condition.replace("$$", f"${len(args)}"))
 
-    for tag in tags:
-        add("t.tag = $$" if tag == tags[0] else _HAS_TAG, tag)
+    for number, tag in enumerate(chosen.tags):
+        add("t.tag = $$" if chosen.by_tag and not number else _HAS_TAG.replace("t.", f"{chosen.alias}."), tag)
     for name, condition in _FILTERS.items():
         value = getattr(query, name)
         if value is not None:
@@ -145,19 +168,3 @@ def _conditions(
         matches = " or ".join(f"({place}) {{regexp}} $$" for place in places)
         add(f"({matches})", pattern(query.search))
     return where, args
-
-
-def _write_cursor(created_at: int, flow_id: int) -> str:
-    return base64.urlsafe_b64encode(f"{created_at}.{flow_id}".encode()).decode().rstrip("=")
-
-
-def _read_cursor(cursor: str) -> tuple[int, int]:
-    try:
-        text = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode()
-        created_at, flow_id = text.split(".")
-        numbers = int(created_at), int(flow_id)
-        if all(0 <= number < 2**63 for number in numbers):
-            return numbers
-    except (ValueError, binascii.Error, UnicodeDecodeError):
-        pass
-    raise BadRequest("malformed cursor: pass back the one of the previous page, unchanged")
