@@ -24,6 +24,7 @@ NAVIGATION: dict[str, list[str]] = {
         "docs/graph-files.md",
         "docs/nodes.md",
         "docs/conditions.md",
+        "docs/limits.md",
         "docs/existing-services.md",
         "docs/events.md",
         "docs/compensation.md",

@@ -30,6 +30,7 @@ COMMANDS = {
     "bench": LazyCommand("dwarf_nats.cli.bench", "Run the benchmark harness."),
     "flow": LazyCommand("dwarf_nats.cli.flow_family", "Flows: make, run, look at and steer them."),
     "audit": LazyCommand("dwarf_nats.cli.audit", "The audit trail: who did what, and when."),
+    "limit": LazyCommand("dwarf_nats.cli.limit", "Limits: how many run at once, how many begin in a second."),
     "graph": LazyCommand("dwarf_nats.cli.graph", "Graphs: register, look at and check them."),
 }
 """The commands in the order of the help. The line of each is that of the command itself, which a test holds."""

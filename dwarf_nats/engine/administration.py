@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from dwarf_nats.rules.replica_facts import Question, ReplicaFacts
     from dwarf_nats.workflow.audit import AuditNote, AuditRecord
     from dwarf_nats.workflow.graph import Graph
+    from dwarf_nats.workflow.limit import Limit, LimitInfo
     from dwarf_nats.workflow.records import GraphInfo, ShardHealth, ShardInfo, TaskHealth
 
 
@@ -28,6 +29,20 @@ class Administration:
     replica: Replica
     _lifecycle: Lifecycle
     _operations: Operations
+
+    # -- limits
+
+    async def put_limit(self, limit: Limit) -> None:
+        """Set a limit of a task or workflow, in place of the one of its name (K1). Raises `BadRequest`."""
+        await self._operations.limits.put(limit)
+
+    async def list_limits(self) -> list[LimitInfo]:
+        """Return the limits by name, with how many they count and how many wait (K1)."""
+        return await self._operations.limits.list()
+
+    async def delete_limit(self, name: str) -> None:
+        """Remove a limit: what waits for it may begin (K1). Raises `NotFound`."""
+        await self._operations.limits.delete(name)
 
     # -- health
 

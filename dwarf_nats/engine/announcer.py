@@ -66,6 +66,7 @@ class Announcer:
         self._notices = shared.notices
         self._signals = shared.signals
         self._counters = shared.counters
+        self._limits = shared.limits
         self._log = shared.logger
         self._waiters = waiters
         self._ready_queue = ready_queue
@@ -91,6 +92,8 @@ class Announcer:
         self._waiters.wake(flow.flow_id, outcome if flow.surgraph_flow_id is None else None)
         if outcome.status.terminal:
             self._counters.flows_terminated.add(outcome.workflow, outcome.status.value)
+        if self._limits.book.workflows and flow.surgraph_flow_id is None:
+            self._limits.flow_stopped(self._shard, flow.flow_id, flow.workflow, at)
         if self._debug_log.enabled:
             self._debug_log.stopped(flow.flow_id, outcome)
         if flow.notify and self._notices is not None:

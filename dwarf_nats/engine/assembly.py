@@ -16,6 +16,8 @@ from dwarf_nats.engine.deployment import Deployment
 from dwarf_nats.engine.events import EventExchange
 from dwarf_nats.engine.execution.queued_steps import WorkerQueues
 from dwarf_nats.engine.graphs import GraphBook
+from dwarf_nats.engine.limiting.gate import LimitGate
+from dwarf_nats.engine.limiting.limiter import Limiter
 from dwarf_nats.engine.replica import Replica
 from dwarf_nats.engine.scheduling.fetcher import Fetcher
 from dwarf_nats.engine.scheduling.slots import WorkerSlots
@@ -26,6 +28,7 @@ from dwarf_nats.telemetry.instruments import Instruments
 from dwarf_nats.telemetry.providers import Telemetry
 from dwarf_nats.telemetry.traces import Traces
 from dwarf_nats.workflow.keys import Tokens
+from dwarf_nats.workflow.limit import KIND as LIMIT
 
 if TYPE_CHECKING:
     from dwarf_nats.engine.ports import Ports
@@ -55,6 +58,9 @@ def new_replica(
     deployment = Deployment(shards, settings, logger)
     events = EventExchange(shards, deployment, logger)
     by_number = {store.shard: store.graphs for store in stores}
+    limits = Limiter(shards, clock, logger)
+    definitions = Definitions(shards, ports.signals, logger)
+    definitions.watch(LIMIT, limits.follow)
     return Replica(
         name=name or f"{socket.gethostname()}-{os.getpid()}",
         settings=settings,
@@ -76,10 +82,12 @@ def new_replica(
         event_asks=events,
         peers=ports.peers,
         deployment=deployment,
-        definitions=Definitions(shards, ports.signals, logger),
+        definitions=definitions,
         audit=AuditTrail(shards, clock, logger),
         slots=slots,
         fetcher=Fetcher(settings, clock, slots, logger),
+        limits=limits,
+        limit_gate=LimitGate(limits, counters, logger),
         backpressure=Backpressure(clock, ports.signals, counters, logger),
         tokens=Tokens(),
         instruments=Instruments(telemetry.meter_provider, counters),

@@ -13,13 +13,12 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, TypeAlias
 
 from dwarf_nats.errors import NotFound, Unavailable
+from dwarf_nats.ports.definitions import HOME
 
 if TYPE_CHECKING:
     from dwarf_nats.engine.shard import Shard
     from dwarf_nats.ports import Definition, DefinitionStore, Logger, Signals
 
-HOME = 1
-"""The shard whose database keeps the definitions."""
 Watcher: TypeAlias = Callable[[Mapping[str, "Definition"]], None]
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from dwarf_nats.engine.assembly import new_shard
+from dwarf_nats.engine.limiting.sweep import LimitSweep
 from dwarf_nats.engine.maintenance.gauges import Gauges
 from dwarf_nats.engine.maintenance.maintenance import Maintenance
 from dwarf_nats.errors import BadRequest, DwarfError, Unavailable
@@ -29,6 +30,7 @@ class Lifecycle:
         self._shards = shards
         self._replica = replica
         self.maintenance = {number: Maintenance(shard, replica) for number, shard in shards.items()}
+        self._limit_sweep = LimitSweep(replica.limits, replica.definitions.refresh, replica.clock, replica.logger)
         self.gauges = Gauges(replica, shards, self.maintenance)
         self._deployment = replica.deployment
         self._clock = replica.clock
@@ -43,6 +45,8 @@ class Lifecycle:
         """Open the shards and take up work. Raises as `Engine.startup`."""
         self._replica.slots.reset()
         await self._open_all(migrate=migrate, patient=patient)
+        self._replica.limits.start()
+        self._limit_sweep.start()
         self._replica.fetcher.start()
         self.gauges.start()
         self.ready = True
@@ -84,6 +88,8 @@ class Lifecycle:
         for shard in self._shards.values():
             await shard.in_flight.release_all()
         await asyncio.gather(*(shard.close() for shard in self._shards.values()))
+        await self._limit_sweep.close()
+        await self._replica.limits.close()
         await self.gauges.close()
 
     # -- shards

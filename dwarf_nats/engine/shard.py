@@ -28,8 +28,9 @@ from dwarf_nats.errors import Unavailable
 
 if TYPE_CHECKING:
     from dwarf_nats.engine.shared import Shared
-    from dwarf_nats.ports import Store
+    from dwarf_nats.ports import LimitStore, Store
     from dwarf_nats.rules.rows import FlowRow
+    from dwarf_nats.rules.steps import ClaimedStep, ReadyStep
 
 
 STOPPING = "this replica is stopping: ask again"
@@ -69,7 +70,9 @@ class Shard:
         """Set while no more steps are taken; successors are pending when they are made."""
         self.backpressure = shared.backpressure.of_shard(store.breakers)
         self.ready_queue = shared.fetcher.add_queue(store.steps, self.backpressure, self.availability)
-        self.admission = EagerAdmission(shared.slots, shared.fetcher, self.backpressure, self.draining)
+        self.admission = EagerAdmission(
+            shared.slots, shared.fetcher, self.backpressure, draining=self.draining, limited=shared.limits.book
+        )
         self.in_flight = InFlight(self.number, shared.tasks, shared.logger)
         self.queued_steps = QueuedSteps(store.steps, self.in_flight, shared.settings, shared.clock)
         self.progress = ReportedProgress(store.steps, self.in_flight, shared.clock)
@@ -147,6 +150,19 @@ class Shard:
         except BaseException:
             await self.store.replicas.deregister()  # nobody should wait for a replica that was refused
             raise
+
+    @property
+    def limits(self) -> LimitStore:
+        """Its part of the limits (K1)."""
+        return self.store.limits
+
+    def running_steps(self) -> Sequence[ClaimedStep]:
+        """The steps in flight."""
+        return self.in_flight.steps
+
+    def found_ready(self, steps: Sequence[ReadyStep]) -> None:
+        """Look for steps that are ready, and have the other replicas look."""
+        self.announcer.unparked(steps)
 
     def stop_claiming(self) -> None:
         """Take no step from now on."""

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from dwarf_nats.engine.backpressure import Backpressure
     from dwarf_nats.engine.graphs import GraphBook
+    from dwarf_nats.engine.limiting.gate import LimitGate
+    from dwarf_nats.engine.limiting.limiter import Limiter
     from dwarf_nats.engine.scheduling.fetcher import Fetcher
     from dwarf_nats.engine.scheduling.slots import WorkerSlots
     from dwarf_nats.ports import Clock, Logger, Notices, Services, Signals, TaskCapabilities, Tasks
@@ -44,6 +46,8 @@ class Shared:
     slots: WorkerSlots
     fetcher: Fetcher
     backpressure: Backpressure
+    limits: Limiter
+    limit_gate: LimitGate
     tokens: Tokens
     instruments: Instruments
     traces: Traces

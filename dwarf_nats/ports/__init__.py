@@ -14,6 +14,7 @@ from dwarf_nats.ports.control import Compensates, ControlStore, FinalState, Grap
 from dwarf_nats.ports.definitions import Definition, DefinitionStore
 from dwarf_nats.ports.events import Delivered, EventStore, Signalled
 from dwarf_nats.ports.explanations import ExplanationStore
+from dwarf_nats.ports.limits import LimitStore
 from dwarf_nats.ports.shared import (
     BreakerStore,
     DeletedFlow,
@@ -85,6 +86,7 @@ __all__ = [
     "IntegrityStore",
     "KeyLookup",
     "KeyStore",
+    "LimitStore",
     "Logger",
     "Notices",
     "Peers",

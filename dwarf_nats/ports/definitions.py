@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
+HOME = 1
+"""The shard whose database keeps the definitions, and what is counted for all shards."""
+
 
 class Definition(NamedTuple):
     """A named document. `body`: a JSON text. `updated_at`: microseconds since the epoch."""

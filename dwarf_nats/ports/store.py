@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from dwarf_nats.ports.definitions import DefinitionStore
     from dwarf_nats.ports.events import EventStore
     from dwarf_nats.ports.explanations import ExplanationStore
+    from dwarf_nats.ports.limits import LimitStore
     from dwarf_nats.ports.shared import (
         BreakerStore,
         DeploymentStore,
@@ -366,6 +367,11 @@ class Store(IdSource, Protocol):
     @property
     def events(self) -> EventStore:
         """Events, and steps that wait for them."""
+        ...
+
+    @property
+    def limits(self) -> LimitStore:
+        """Permits and those who wait for one."""
         ...
 
     @property

@@ -62,6 +62,8 @@ def reason_of(step: Stand, now: int) -> Reason:
     if step.not_before > now:
         sleeps = step.slept and step.url == _SLEEP_URL
         return Reason.RETRY if step.attempt and not sleeps else Reason.SCHEDULED
+    if step.parked == Parked.LIMIT:
+        return Reason.QUEUED
     if step.cause is not None or step.parked == Parked.BREAKER:
         return explaining_queue.reason_of_cause(step.cause)
     return Reason.QUEUED

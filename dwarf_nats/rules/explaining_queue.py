@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from dwarf_nats.workflow.explanation import Because, Reason, Wait
 from dwarf_nats.workflow.nodes import ENGINE_URL
+from dwarf_nats.workflow.status import Parked
 
 if TYPE_CHECKING:
     from dwarf_nats.rules.living import LivingFlow, LivingStep
@@ -48,6 +49,9 @@ def reason_of_cause(cause: str | None) -> Reason:
 
 def queued(wait: Wait, step: LivingStep, scene: Scene) -> None:
     """Say why a step that is due has no worker (C1, C3, C6)."""
+    if step.parked == Parked.LIMIT:
+        held_by_limit(wait, step)
+        return
     known = scene.task_facts(step.url)
     held = [one for one in known if one.probe_at is not None]
     claiming = [one for one in scene.replicas if not one.draining]
@@ -75,6 +79,19 @@ def queued(wait: Wait, step: LivingStep, scene: Scene) -> None:
     else:
         wait.because = Because.WORKERS
         wait.text = _busy(claiming)
+
+
+def held_by_limit(wait: Wait, step: LivingStep) -> None:
+    """Say which limit makes a step wait (K1)."""
+    name, _, key = (step.limit_slot or "").partition("/")
+    whose = f" for {key}" if key else ""
+    wait.limit, wait.key, wait.remedy = name, key, "dwarf-nats limit list"
+    if step.limit_because == Because.RATE:
+        wait.because = Because.RATE
+        wait.text = f"Waits for its turn: the limit {name} lets only so many begin in a second{whose}."
+    else:
+        wait.because = Because.LIMIT
+        wait.text = f"Waits for its turn: as many run as the limit {name} allows{whose}."
 
 
 def _limited(wait: Wait, step: LivingStep, known: Sequence[TaskFacts]) -> None:

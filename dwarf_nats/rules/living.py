@@ -60,6 +60,9 @@ class LivingStep:
     cause: Annotated[str | None, From("t")]
     """The cause for which the breaker of its task is tripped; `None` if it is not."""
     tripped_at: Annotated[int | None, From("t")]
+    limit_slot: Annotated[str | None, From("w", "slot")]
+    """The limit and key for which it waits, `limit/key` (K1)."""
+    limit_because: Annotated[str | None, From("w", "because")]
     progress: str | None
     """The JSON of the last progress that was written (B7)."""
     progress_at: int | None

@@ -6,7 +6,7 @@ made in about half the time of a dataclass with slots (`docs/design/0025-values-
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,6 +17,7 @@ from dwarf_nats.rules.state_refs import NO_REFS, Refs
 from dwarf_nats.workflow.state import State, merge
 
 if TYPE_CHECKING:
+    from dwarf_nats.rules.limiting import Over
     from dwarf_nats.workflow.answer import Compensating, ErrorInfo
     from dwarf_nats.workflow.graph import Graph
     from dwarf_nats.workflow.progress import Progress
@@ -160,6 +161,8 @@ class ClaimedStep(msgspec.Struct, kw_only=True):
     """Nobody wants its result any more: its flow was cancelled, or rewound, and this replica knows."""
     slot: str = ""
     """The task its worker slot counts for (C6): its own, or if it is set, that of the step that follows on it."""
+    permits: Sequence[Over] = ()
+    """What is over with it: the permits of limits that this claim holds (K1)."""
     begun: bool = False
     """Its execution has begun; before that, an asyncio task that is cancelled would never run, nor tidy up."""
     called_off: bool = False

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from dwarf_nats.workflow.explanation import Because, Explanation, Reason, Wait, WaitsFor
     from dwarf_nats.workflow.flow import Flow
     from dwarf_nats.workflow.graph import END, Graph
+    from dwarf_nats.workflow.limit import Limit, LimitInfo
     from dwarf_nats.workflow.nodes import PublishMessage, RetryPolicy, SendRequest, SetFields
     from dwarf_nats.workflow.options import FlowOptions, Query
     from dwarf_nats.workflow.progress import Progress
@@ -66,6 +67,8 @@ __all__ = [
     "GraphInfo",
     "HealthReply",
     "Internal",
+    "Limit",
+    "LimitInfo",
     "NotFound",
     "Outcome",
     "Pause",
@@ -117,6 +120,7 @@ _MODULES = {
     "dwarf_nats.workflow.explanation": ("Because", "Explanation", "Reason", "Wait", "WaitsFor"),
     "dwarf_nats.workflow.flow": ("Flow",),
     "dwarf_nats.workflow.graph": ("END", "Graph"),
+    "dwarf_nats.workflow.limit": ("Limit", "LimitInfo"),
     "dwarf_nats.workflow.nodes": ("PublishMessage", "RetryPolicy", "SendRequest", "SetFields"),
     "dwarf_nats.workflow.options": ("FlowOptions", "Query"),
     "dwarf_nats.workflow.progress": ("Progress",),

@@ -6,15 +6,15 @@ asynchronous PostgreSQL and SQLite in its thread. All of it belongs to the trans
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from dwarf_nats.workflow.status import Status
 
 if TYPE_CHECKING:
     from dwarf_nats.rules.steps import FlowContext, NewFlow, NewStep
-    from dwarf_nats.store.database import Row, Tx
+    from dwarf_nats.store.database import PostgresSession, Row, SqliteSession, Tx
     from dwarf_nats.store.dialect import Sql
 
 T = TypeVar("T")
@@ -98,3 +98,35 @@ async def carried_out(tx: Tx, commands: Generator[Command, list[Row], T]) -> T:
     except StopIteration as done:
         result: T = done.value
         return result
+
+
+@dataclass(slots=True)
+class Course(Generic[T]):
+    """Queries one after the other, each made of what those before have found, as an operation for both databases."""
+
+    queries: Callable[[], Generator[Query | QueryMany, list[Row], T]]
+    """Begins them, once for each attempt."""
+
+    async def on_postgres(self, session: PostgresSession) -> T:
+        queries = self.queries()
+        try:
+            query = next(queries)
+            while True:
+                if isinstance(query, QueryMany):
+                    query = queries.send(await session.fetch_many(query.text, query.rows))
+                else:
+                    query = queries.send(await session.fetch(query.text, *query.args))
+        except StopIteration as done:
+            result: T = done.value
+            return result
+
+    def on_sqlite(self, session: SqliteSession) -> T:
+        queries = self.queries()
+        try:
+            query = next(queries)
+            while True:
+                each = query.rows if isinstance(query, QueryMany) else [query.args]
+                query = queries.send([row for args in each for row in session.fetch(query.text, *args)])
+        except StopIteration as done:
+            result: T = done.value
+            return result

@@ -21,6 +21,7 @@ from dwarf_nats.store.parts.graphs import SqlGraphs
 from dwarf_nats.store.parts.histories import SqlHistories
 from dwarf_nats.store.parts.integrity import SqlIntegrity
 from dwarf_nats.store.parts.keys import SqlKeys
+from dwarf_nats.store.parts.limits import SqlLimits
 from dwarf_nats.store.parts.replicas import SqlReplicas
 from dwarf_nats.store.parts.steps import SqlSteps
 from dwarf_nats.store.postgres import Postgres
@@ -63,6 +64,7 @@ class SqlStore:
         self.integrity = SqlIntegrity(self.database)
         self.deployment = SqlDeployment(shard, self.database)
         self.keys = SqlKeys(self.database)
+        self.limits = SqlLimits(self.database)
         self.events = SqlEvents(self.database)
         self.audit = SqlAudit(self.database)
         self.definitions = SqlDefinitions(self.database)

@@ -106,6 +106,32 @@ SKIPPED_SATURATED = Metric(
     "Claims and dispatches that passed a task over because its valve was shut.",
     "The task gets as many requests as it can serve; more instances would help.",
 )  # fmt: skip
+LIMIT_WAITS = Metric(
+    "dwarf_limit_waits_total",
+    _C,
+    "{step}",
+    ("limit",),
+    "Claimed steps that a limit made wait.",
+    "More arrives than the limit lets begin.",
+)
+LIMIT_RUNNING = Metric(
+    "dwarf_limit_running",
+    _G,
+    "{permit}",
+    ("limit",),
+    "Steps, or flows of a limited workflow, that a limit counts, over all its keys.",
+    "At its `concurrency`, others wait.",
+    of_deployment=True,
+)
+LIMIT_WAITING = Metric(
+    "dwarf_limit_waiting",
+    _G,
+    "{step}",
+    ("limit",),
+    "Steps that wait for a limit.",
+    "If it grows for long, more arrives than the limit will ever let begin.",
+    of_deployment=True,
+)
 RATE_CUTS = Metric(
     "dwarf_task_rate_cuts_total", _C, "{cut}", ("task",),
     "Answers of a task that it is busy (429); each cut its rate.",
@@ -237,6 +263,7 @@ COMMIT_TIME = Metric(
 CATALOGUE = (
     FLOWS_STARTED, FLOWS_TERMINATED, FLOWS_ORPHANED,
     STEPS_EXECUTED, STEPS_RECOVERED, STEPS_FENCED, STEPS_LOST, STEPS_GIVEN_BACK, SKIPPED_SATURATED,
+    LIMIT_WAITS, LIMIT_RUNNING, LIMIT_WAITING,
     QUEUE_DEPTH, PENDING, OLDEST, FAIRNESS_KEYS, QUEUE_WAIT, TASK_TIME, COMMIT_TIME,
     RATE_CUTS, RATE_LIMIT, RUNNING, BREAKER_TRIPS, BREAKER_PROBES, BREAKER_STATE,
     REQUESTS, REQUESTS_REFUSED, REQUESTS_LOST, SIGNALS_MALFORMED, SIGNALS_DROPPED,

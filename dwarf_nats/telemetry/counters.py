@@ -41,6 +41,7 @@ class Counters:
         self.lost = Count(catalogue.STEPS_LOST)
         self.given_back = Count(catalogue.STEPS_GIVEN_BACK)
         self.skipped = Count(catalogue.SKIPPED_SATURATED)
+        self.limit_waits = Count(catalogue.LIMIT_WAITS)
         self.cuts = Count(catalogue.RATE_CUTS)
         self.trips = Count(catalogue.BREAKER_TRIPS)
         self.probes = Count(catalogue.BREAKER_PROBES)

@@ -51,6 +51,7 @@ _STEP = {
     "predecessorId": 42,
     "successorId": 44,
 }
+_LIMIT = {"name": "bank", "task": "billing.charge", "by": "tag:bank", "concurrency": 4}
 _GRAPH = {
     "name": "order",
     "tasks": [{"name": "reserve"}, {"name": "charge", "url": "billing.charge"}],
@@ -248,6 +249,9 @@ EXAMPLES: dict[type[msgspec.Struct], Any] = {
     m.GraphPutReply: {"name": "order", "digest": "ab" * 32, "warnings": _WARNINGS},
     m.GraphValidateReply: {"warnings": _WARNINGS},
     m.GraphListReply: {"graphs": [{"name": "order", "digest": "ab" * 32, "updatedAt": UPDATED}]},
+    m.LimitDocument: {**_LIMIT, "perSecond": 20.0, "burst": 40},
+    m.LimitRequest: {"name": "bank"},
+    m.LimitListReply: {"limits": [{**_LIMIT, "running": 8, "waiting": 214, "updatedAt": UPDATED}]},
     m.ErrorReply: {"error": {"code": 408, "message": "the flow has not stopped within 10000 ms", "flowKey": FLOW}},
     t.TaskRequest: {
         "flowKey": FLOW,

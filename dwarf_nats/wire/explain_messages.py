@@ -60,7 +60,8 @@ class Wait(Message):
     error: Maybe[dict[str, Any]] = UNSET
     payload: Maybe[AnyJson] = UNSET
     event: Maybe[str] = UNSET
-    key: Maybe[str] = UNSET
+    key: Maybe[Annotated[str, Meta(description="Of the event, or that under which the limit counts it.")]] = UNSET
+    limit: Maybe[Annotated[str, Meta(description="The limit for which it waits.")]] = UNSET
     workflow: Maybe[str] = UNSET
     flow_key: Maybe[Key] = UNSET
     waits: Maybe[

@@ -93,7 +93,8 @@ def _wait_message(wait: records.Wait) -> Wait:
         error=error_values(wait.error),
         payload=raw_or_unset(wait.payload_json),
         event=wait.event or UNSET,
-        key=wait.key if wait.event else UNSET,
+        key=wait.key if wait.event or wait.key else UNSET,
+        limit=wait.limit or UNSET,
         workflow=wait.workflow or UNSET,
         flow_key=wait.flow_key or UNSET,
     )
@@ -122,6 +123,7 @@ def _wait_record(message: Wait) -> records.Wait:
         payload_json=raw_bytes(message.payload),
         event=or_default(message.event, ""),
         key=or_default(message.key, ""),
+        limit=or_default(message.limit, ""),
         workflow=or_default(message.workflow, ""),
         flow_key=or_default(message.flow_key, ""),
     )

@@ -26,6 +26,10 @@ from .graph_messages import GraphListReply as GraphListReply
 from .graph_messages import GraphPutReply as GraphPutReply
 from .graph_messages import GraphRequest as GraphRequest
 from .graph_messages import GraphValidateReply as GraphValidateReply
+from .limit_messages import LimitDocument as LimitDocument
+from .limit_messages import LimitEntry as LimitEntry
+from .limit_messages import LimitListReply as LimitListReply
+from .limit_messages import LimitRequest as LimitRequest
 from .message_fields import (
     MOST,
     AnyJson,

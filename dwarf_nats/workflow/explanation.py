@@ -57,9 +57,9 @@ class Because(StrEnum):
     PRIORITY = "priority"
     """Steps of a better priority come first."""
     LIMIT = "limit"
-    """Its task has as many as it may have."""
+    """A limit lets no more of its task or workflow run, or its task has its share of the workers."""
     RATE = "rate"
-    """Its task said that it is busy, and is asked only so often."""
+    """A limit lets only so many begin in a second, or its task said that it is busy, and is asked only so often."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -98,6 +98,9 @@ class Wait:
     payload_json: bytes | None = None
     event: str = ""
     key: str = ""
+    """Of the event; or that under which the limit counts it."""
+    limit: str = ""
+    """The limit for which it waits (K1)."""
     workflow: str = ""
     flow_key: str = ""
     waits: list[Wait] = field(default_factory=list)

@@ -50,6 +50,8 @@ class Parked(IntEnum):
     """It is pending, and the circuit breaker of its task is tripped (V4)."""
     EVENT = 3
     """It is running and waits for an event (E2)."""
+    LIMIT = 4
+    """It is pending, and a limit lets no more begin (K1)."""
 
 
 TERMINAL = frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELLED})

@@ -35,6 +35,7 @@ class Parts:
             slots=SimpleNamespace(release=lambda url: self._note("release slot", url)),
             counters=self.counters,
             event_asks=part,
+            limits=part,
             logger=logging.getLogger("tests"),
         )
         quiet: Any = SimpleNamespace(enabled=False)

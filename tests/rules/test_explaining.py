@@ -22,6 +22,8 @@ from dwarf_nats.workflow.status import Parked, Status
 NOW = 1_000_000_000_000
 SECOND = 1_000_000
 STEP = LivingStep(
+    limit_slot=None,
+    limit_because=None,
     step_id=43,
     token="t" * 16,
     flow_id=42,

@@ -19,6 +19,7 @@ from dwarf_nats.wire.decoding import decode
 from dwarf_nats.wire.examples import EXAMPLES
 from dwarf_nats.wire.operations import OPERATIONS
 from dwarf_nats.workflow.audit import AuditQuery
+from dwarf_nats.workflow.limit import Limit
 from dwarf_nats.workflow.status import Status
 from tests.support.workers import Asked, refuse
 
@@ -93,6 +94,9 @@ CALLS: dict[str, Callable[[Client], Awaitable[Any]]] = {
     "step.get": lambda c: c.step(STEP),
     "task.breaker": lambda c: c.breaker("charge"),
     "shard.info": lambda c: c.shard_info(),
+    "limit.put": lambda c: c.put_limit(Limit(name="bank", task="billing.charge", concurrency=4)),
+    "limit.list": lambda c: c.list_limits(),
+    "limit.delete": lambda c: c.delete_limit("bank"),
     "graph.put": lambda c: c.put_graph(graph()),
     "graph.get": lambda c: c.get_graph("greet"),
     "graph.delete": lambda c: c.delete_graph("greet"),

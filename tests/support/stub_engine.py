@@ -11,6 +11,7 @@ from dwarf_nats.errors import Conflict, NotFound, TimedOut
 from dwarf_nats.workflow.audit import AuditNote, AuditQuery, AuditRecord
 from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.keys import parse_key
+from dwarf_nats.workflow.limit import Limit, LimitInfo
 from dwarf_nats.workflow.options import FlowOptions, Query
 from dwarf_nats.workflow.records import FlowSummary, GraphInfo, Outcome, ShardInfo, Step, TaskHealth
 from dwarf_nats.workflow.status import Status
@@ -230,6 +231,16 @@ class StubEngine:
         if self.failure is not None:
             raise self.failure
         del self.graphs[name]
+
+    async def put_limit(self, limit: Limit, /) -> None:
+        self._note("put_limit", limit)
+
+    async def list_limits(self) -> list[LimitInfo]:  # type: ignore[valid-type]
+        self._note("list_limits")
+        return []
+
+    async def delete_limit(self, name: str, /) -> None:
+        self._note("delete_limit", name)
 
     async def list_graphs(self) -> list[GraphInfo]:  # type: ignore[valid-type]
         return [GraphInfo(one.name, one.digest(), 0) for one in self.graphs.values()]

@@ -73,7 +73,18 @@ def test_every_metric_says_what_it_is_good_for() -> None:
 def test_no_label_can_hold_a_key() -> None:
     """Labels are names of workflows and tasks, and words and numbers of ours."""
     labels = {label for one in CATALOGUE for label in one.labels}
-    assert labels == {"workflow", "task", "status", "cause", "outcome", "operation", "code", "shard", "priority"}
+    assert labels == {
+        "workflow",
+        "task",
+        "status",
+        "cause",
+        "outcome",
+        "operation",
+        "code",
+        "shard",
+        "priority",
+        "limit",
+    }
 
 
 def test_the_tally_counts_counters_of_the_catalogue_each_once() -> None:

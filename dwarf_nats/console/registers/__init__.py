@@ -6,8 +6,9 @@ To add one, describe it in a module of this package, and add it here; docs/desig
 from __future__ import annotations
 
 from .graphs import GRAPHS
+from .limits import LIMITS
 from .register import Register
 
-REGISTERS: tuple[Register, ...] = (GRAPHS,)
+REGISTERS: tuple[Register, ...] = (LIMITS, GRAPHS)
 REGISTER_OPERATIONS: tuple[str, ...] = tuple(name for one in REGISTERS for name in one.operations)
 """All operations on registers, of which the console asks whether its user may publish them."""

@@ -53,6 +53,7 @@ class AfterCommit:
         self._clock = shared.clock
         self._slots = shared.slots
         self._counters = shared.counters
+        self._limits = shared.limits
         self._log = shared.logger
         self._in_flight = in_flight
         self._executor = executor
@@ -75,6 +76,8 @@ class AfterCommit:
             applied = result.applied[step.step_id]
             alive, at = applied.alive, applied.at
             self._in_flight.drop(step)
+            if step.permits:
+                self._limits.over(step.permits)
             if settlement.links:
                 self._pass_on_after(settlement, result)
                 for one in settlement.chain():
@@ -94,6 +97,8 @@ class AfterCommit:
         """Drop a result whose step was taken away meanwhile, without harm (X1)."""
         step = settlement.step
         self._in_flight.drop(step)
+        if step.permits:
+            self._limits.over(step.permits)
         self._slots.release(step.slot or step.url)
         if step.cancelled:
             self._count(step, "cancelled")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from dwarf_nats.engine.execution.executor import RELEASE_DELAY_US
@@ -20,7 +20,12 @@ if TYPE_CHECKING:
     from dwarf_nats.engine.shared import Shared
     from dwarf_nats.ports import StepStore
     from dwarf_nats.rules.claims import ClaimedRow
+    from dwarf_nats.rules.limiting import Over
     from dwarf_nats.rules.steps import ClaimedStep
+
+LIMITED_PROBE_PAUSE_US = 1_000_000
+"""The pause of the probes of a task once a limit made one wait."""
+NO_PERMITS: Mapping[int, Sequence[Over]] = {}
 
 
 class Intake:
@@ -40,6 +45,7 @@ class Intake:
         self._clock = shared.clock
         self._slots = shared.slots
         self._instruments = shared.instruments
+        self._limits = shared.limit_gate
         self._log = shared.logger
         self._steps = steps
         self._shard = steps.shard
@@ -59,11 +65,16 @@ class Intake:
             row = await self._steps.claim_probe(url, self._settings.time_budget_ms)
         finally:
             self._slots.release(url)
-        if row is not None:
-            await self._take([row], probe=True)
+        if row is not None and not await self._take([row], probe=True):
+            # A limit made it wait (K1): the next probe is not asked for at once.
+            self._backpressure.breakers.no_probe_until(url, self._clock.now() + LIMITED_PROBE_PAUSE_US)
         return row is not None
 
-    async def _take(self, rows: Sequence[ClaimedRow], *, probe: bool) -> None:
+    async def _take(self, rows: Sequence[ClaimedRow], *, probe: bool) -> int:
+        """Dispatch what may be; how many of the steps were not made to wait by a limit."""
+        permits: Mapping[int, Sequence[Over]] = NO_PERMITS
+        if self._limits.active:
+            rows, permits = await self._admitted(rows)
         refs = {ref for row in rows if row.borrowed is not None for ref in state_refs.read(row.borrowed).values()}
         source = await self._steps.ref_source(refs)
         with_progress = [row.step_id for row in rows if row.marks & HAS_PROGRESS]
@@ -78,6 +89,8 @@ class Intake:
                 waited = -self._ready_queue.view.delay_of(row.not_before, now)
                 self._instruments.queue_wait(row.url, max(0, waited), now)
             step = self._read(row, source)
+            if step is not None and permits:
+                step.permits = permits.get(step.step_id, ())
             if step is not None and row.compensates is not None:
                 step = await self._with_compensated(step)
             if step is not None:
@@ -86,6 +99,17 @@ class Intake:
                 self._dispatch(step, probe=probe)
         if stale:
             await self._steps.close_stale(stale)
+        return len(rows)
+
+    async def _admitted(self, rows: Sequence[ClaimedRow]) -> tuple[Sequence[ClaimedRow], Mapping[int, Sequence[Over]]]:
+        """The steps that no limit makes wait, and what is over with each of them (K1)."""
+        living = [row for row in rows if row.flow_status in FLOW_LIVE]
+        self._slots.reserve(len(living))
+        try:
+            admitted, permits = await self._limits.admit(self._shard, living)
+        finally:
+            self._slots.unreserve(len(living))
+        return [*(row for row in rows if row.flow_status not in FLOW_LIVE), *admitted], permits
 
     async def _with_compensated(self, step: ClaimedStep) -> ClaimedStep | None:
         """The step of a compensation, with the step that it compensates; `None` if that cannot be read: then it is released."""

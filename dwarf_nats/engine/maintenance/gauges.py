@@ -33,6 +33,7 @@ class Gauges:
     def __init__(self, replica: Replica, shards: Mapping[int, Shard], maintenance: Mapping[int, Maintenance]) -> None:
         self._instruments = replica.instruments
         self._backpressure = replica.backpressure
+        self._limits = replica.limits
         self._clock = replica.clock
         self._log = replica.logger
         self._shards = shards
@@ -92,6 +93,7 @@ class Gauges:
                 except Unavailable as error:
                     self._log.debug("shard %d: %s", shard.number, error, extra={"shard": shard.number})
         self._show_lines(bands)
+        await self._show_limits()
         show = self._instruments.show
         show(catalogue.RUNNING, running)
         show(catalogue.FLOWS_ORPHANED, {(): sum(one.integrity.stalled_flows for one in self._maintenance.values())})
@@ -117,6 +119,22 @@ class Gauges:
         self._instruments.show(catalogue.PENDING, pending)
         self._instruments.show(catalogue.FAIRNESS_KEYS, keys)
         self._instruments.show(catalogue.OLDEST, oldest)
+
+    async def _show_limits(self) -> None:
+        """Show what limits count, and how many wait for them."""
+        if not self._limits.book.active:
+            return
+        names = self._limits.book.by_name
+        waiting: Counter[Labels] = Counter({(name,): 0 for name in names})
+        try:
+            running = await self._limits.home.running()
+            for shard in self._limits.opened():
+                waiting.update({(name,): steps for name, steps in (await shard.limits.waiting()).items()})
+        except Unavailable as error:
+            self._log.debug("limits: %s", error)
+            return
+        self._instruments.show(catalogue.LIMIT_RUNNING, {(name,): running.get(name, 0) for name in names})
+        self._instruments.show(catalogue.LIMIT_WAITING, waiting)
 
     def _of_shards(self, what: Callable[[Shard], float]) -> dict[Labels, float]:
         return {(str(number),): what(shard) for number, shard in tuple(self._shards.items())}

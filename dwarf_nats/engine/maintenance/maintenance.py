@@ -6,7 +6,6 @@ from collections.abc import Coroutine, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from dwarf_nats.engine.definitions import HOME
 from dwarf_nats.engine.maintenance.definition_poll import DefinitionPoll
 from dwarf_nats.engine.maintenance.duty import Duty, DutyRunner
 from dwarf_nats.engine.maintenance.event_sweep import EventSweep
@@ -17,6 +16,7 @@ from dwarf_nats.engine.maintenance.lease_reaper import LeaseReaper
 from dwarf_nats.engine.maintenance.progress_saver import ProgressSaver
 from dwarf_nats.engine.maintenance.pruner import AuditPruner, FlowPruner, GraphPruner
 from dwarf_nats.engine.maintenance.waiter_poll import WaiterPoll
+from dwarf_nats.ports.definitions import HOME
 
 if TYPE_CHECKING:
     from dwarf_nats.engine.replica import Replica

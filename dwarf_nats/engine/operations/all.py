@@ -11,6 +11,7 @@ from dwarf_nats.engine.operations.create import Creator
 from dwarf_nats.engine.operations.explain import FlowExplanations
 from dwarf_nats.engine.operations.fork import FlowForks
 from dwarf_nats.engine.operations.idempotency import IdempotencyKeys
+from dwarf_nats.engine.operations.limits import LimitOperations
 from dwarf_nats.engine.operations.new_flows import FlowFactory
 from dwarf_nats.engine.operations.queries import FlowQueries
 from dwarf_nats.engine.operations.signal import EventSignals
@@ -35,6 +36,7 @@ class Operations:
         self.control = FlowControl(placement, replica)
         self.forks = FlowForks(placement, replica)
         self.signals = EventSignals(replica)
+        self.limits = LimitOperations(replica)
         self.lookup = ReplicaLookup(shards, replica)
         self.explanations = FlowExplanations(placement, replica, self.lookup)
         self.queries = FlowQueries(placement, replica, self.explanations)

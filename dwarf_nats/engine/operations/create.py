@@ -126,7 +126,11 @@ class Creator:
         span = self._factory.begin_trace(new)
         outcome = shard.waiters.add(flow_id) if request.wait else asyncio.get_running_loop().create_future()
         # A start time is for the database's clock to judge: such a flow goes to the ready queue.
-        new.eager = new.start and new.start_at is None and shard.admission.reserve(new.flow.priority, new.url)
+        new.eager = (
+            new.start
+            and new.start_at is None
+            and shard.admission.reserve(new.flow.priority, new.url, new.flow.workflow)
+        )
         try:
             created_at = await asyncio.shield(_inserted(shard, new))
         except BaseException:

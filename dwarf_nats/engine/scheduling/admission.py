@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Container
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -18,17 +19,37 @@ class TaskAdmission(Protocol):
         ...
 
 
+class Limited(Protocol):
+    """Says what has a limit; both change in place."""
+
+    @property
+    def tasks(self) -> Container[str]: ...
+    @property
+    def workflows(self) -> Container[str]: ...
+
+
 class EagerAdmission:
     """Decides for one shard which new steps start eagerly, and keeps the worker slots for them.
 
-    `slots`: the worker slots of the replica. `draining` is set while it takes no more work.
+    `slots`: the worker slots of the replica. `draining` is set while it takes no more work. `limited`: tasks and workflows with
+    a limit, whose steps are claimed first, so that they get a permit (K1).
     """
 
-    def __init__(self, slots: WorkerSlots, fetcher: Fetcher, tasks: TaskAdmission, draining: asyncio.Event) -> None:
+    def __init__(
+        self,
+        slots: WorkerSlots,
+        fetcher: Fetcher,
+        tasks: TaskAdmission,
+        *,
+        draining: asyncio.Event,
+        limited: Limited,
+    ) -> None:
         self.slots = slots
         self._fetcher = fetcher
         self._tasks = tasks
         self.draining = draining
+        self._limited_tasks = limited.tasks
+        self._limited_workflows = limited.workflows
 
     def admits(self, priority: int, url: str, *, freed: str | None = None) -> bool:
         """True if a new step may start eagerly; then it counts as sent to its task.
@@ -37,14 +58,15 @@ class EagerAdmission:
         slots not yet (C6). `freed`: the step takes the slot of a step of that task; otherwise it needs a free one.
         """
         return (
-            not self.draining.is_set()
+            url not in self._limited_tasks
+            and not self.draining.is_set()
             and self._fetcher.admits_eager(priority, url, freed=freed)
             and self._tasks.admits_eager(url)
         )
 
-    def reserve(self, priority: int, url: str) -> bool:
+    def reserve(self, priority: int, url: str, workflow: str) -> bool:
         """Acquire a worker slot for the first step of a flow that is about to be created; false if there is none."""
-        if self.slots.available > 0 and self.admits(priority, url):
+        if self.slots.available > 0 and workflow not in self._limited_workflows and self.admits(priority, url):
             self.slots.acquire(url)
             return True
         return False

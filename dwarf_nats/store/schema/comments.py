@@ -59,7 +59,7 @@ TABLES = {
             "changes": "what its task changed, JSON",
             "status": "created, pending, running, interrupted, completed, failed or cancelled",
             "parked": "0: no, 1: it waits for its child flow, 2: the circuit breaker of its task is tripped,"
-            " 3: it waits for an event",
+            " 3: it waits for an event, 4: it waits for a limit (dwarf_limit_waits)",
             "attempt": "retries so far",
             "lease_seq": "the generation of its claim; a result of an older one is dropped",
             "claimed_by": "the replica that runs it (dwarf_replicas)",
@@ -113,6 +113,28 @@ TABLES = {
         "Documents that steer the deployment, by kind and name, on shard 1.", {"body": "a JSON object"}
     ),
     "dwarf_tripped": Comment("Tasks whose circuit breaker is tripped: their steps are parked.", {"url": "the task"}),
+    "dwarf_limit_counts": Comment(
+        "Limits, in the database of shard 1: what is counted, one row for each limit and key that was used.",
+        {
+            "slot": "limit/key",
+            "running": "permits (dwarf_permits), the reserved ones included",
+            "reserved": "permits whose holders have not begun",
+            "tokens": "beginnings that the rate allowed at that time; null: all it allows after a pause",
+        },
+    ),
+    "dwarf_permits": Comment(
+        "Permits of limits, in the database of shard 1: steps and flows that are counted.",
+        {
+            "permit": "limit/s<shard>-<step>, or limit/f<shard>-<flow>",
+            "holder": "the step or flow",
+            "generation": "of a step its lease_seq, of a flow its updated_at: it is over with that",
+            "started": "0: reserved",
+        },
+    ),
+    "dwarf_limit_waits": Comment(
+        "Steps that wait for a limit: the queue of each slot, in the order of priority and turn.",
+        {"because": "limit or rate", "turn": "virtual time: fair to the fairness keys of a priority"},
+    ),
     "dwarf_replicas": Comment(
         "Replicas of the engine that live, or died not long ago.",
         {

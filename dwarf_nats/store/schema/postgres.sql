@@ -81,7 +81,7 @@ create table dwarf_steps (
   state text not null,  -- its input, JSON; null in place of a large field that borrowed refers to
   changes text not null default '{}',  -- what its task changed, JSON
   status text not null,  -- created, pending, running, interrupted, completed, failed or cancelled
-  parked integer not null default 0,  -- 0: no, 1: it waits for its child flow, 2: the circuit breaker of its task is tripped, 3: it waits for an event
+  parked integer not null default 0,  -- 0: no, 1: it waits for its child flow, 2: the circuit breaker of its task is tripped, 3: it waits for an event, 4: it waits for a limit (dwarf_limit_waits)
   attempt integer not null default 0,  -- retries so far
   lease_seq integer not null default 0,  -- the generation of its claim; a result of an older one is dropped
   claimed_by bigint,  -- the replica that runs it (dwarf_replicas)
@@ -198,6 +198,47 @@ create table dwarf_tripped (
   tripped_at bigint not null,
   primary key (url)
 );
+
+-- Limits, in the database of shard 1: what is counted, one row for each limit and key that was used.
+create table dwarf_limit_counts (
+  slot text not null,  -- limit/key
+  name text not null,
+  running bigint not null,  -- permits (dwarf_permits), the reserved ones included
+  reserved bigint not null,  -- permits whose holders have not begun
+  tokens double precision,  -- beginnings that the rate allowed at that time; null: all it allows after a pause
+  at bigint not null,
+  primary key (slot)
+);
+create index dwarf_limit_counts_unused on dwarf_limit_counts (at)
+  where running = 0;
+
+-- Permits of limits, in the database of shard 1: steps and flows that are counted.
+create table dwarf_permits (
+  permit text not null,  -- limit/s<shard>-<step>, or limit/f<shard>-<flow>
+  name text not null,
+  slot text not null,
+  shard integer not null,
+  holder bigint not null,  -- the step or flow
+  of_flow integer not null,
+  generation bigint not null,  -- of a step its lease_seq, of a flow its updated_at: it is over with that
+  started integer not null,  -- 0: reserved
+  primary key (permit)
+);
+
+-- Steps that wait for a limit: the queue of each slot, in the order of priority and turn.
+create table dwarf_limit_waits (
+  step_id bigint not null,
+  name text not null,
+  slot text not null,
+  because text not null,  -- limit or rate
+  priority integer not null,
+  fairness_key text not null,
+  turn double precision not null,  -- virtual time: fair to the fairness keys of a priority
+  since bigint not null,
+  primary key (step_id)
+);
+create index dwarf_limit_waits_keys on dwarf_limit_waits (slot, priority, fairness_key, turn);
+create index dwarf_limit_waits_turns on dwarf_limit_waits (name, slot, priority, turn, step_id);
 
 -- Replicas of the engine that live, or died not long ago.
 create table dwarf_replicas (

@@ -32,6 +32,7 @@ _STEP = select_list(LivingStep, "s", payload_size="{size:s.interrupt_payload}", 
 _BESIDE = """
 left join dwarf_replicas r on r.replica_id = s.claimed_by
 left join dwarf_tripped t on t.url = s.url
+left join dwarf_limit_waits w on w.step_id = s.step_id
 left join dwarf_steps p on p.step_id = s.spawn_id and s.spawn_id <> 0
 """
 _BEST = f"(select priority from dwarf_steps where {READY} order by {READY_ORDER} limit 1)"
