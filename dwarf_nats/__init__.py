@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from dwarf_nats.workflow.answer import Answer, ErrorInfo, TaskCall
     from dwarf_nats.workflow.arguments import run_task
     from dwarf_nats.workflow.audit import AuditNote, AuditQuery, AuditRecord
+    from dwarf_nats.workflow.bulk import Bulk, BulkAction, BulkFailure, BulkMember, BulkPage
     from dwarf_nats.workflow.explanation import Because, Explanation, Reason, Wait, WaitsFor
     from dwarf_nats.workflow.flow import Flow
     from dwarf_nats.workflow.graph import END, Graph
@@ -57,6 +58,11 @@ __all__ = [
     "BadRequest",
     "Because",
     "Branch",
+    "Bulk",
+    "BulkAction",
+    "BulkFailure",
+    "BulkMember",
+    "BulkPage",
     "BusAway",
     "Change",
     "Client",
@@ -135,6 +141,7 @@ _MODULES = {
     "dwarf_nats.workflow.answer": ("Answer", "ErrorInfo", "TaskCall"),
     "dwarf_nats.workflow.arguments": ("run_task",),
     "dwarf_nats.workflow.audit": ("AuditNote", "AuditQuery", "AuditRecord"),
+    "dwarf_nats.workflow.bulk": ("Bulk", "BulkAction", "BulkFailure", "BulkMember", "BulkPage"),
     "dwarf_nats.workflow.explanation": ("Because", "Explanation", "Reason", "Wait", "WaitsFor"),
     "dwarf_nats.workflow.flow": ("Flow",),
     "dwarf_nats.workflow.graph": ("END", "Graph"),

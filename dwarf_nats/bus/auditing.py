@@ -40,8 +40,8 @@ async def carried_out(
 ) -> bytes:
     """Carry out a request; if its operation is audited, record it before it is answered. Raises as `Endpoint.answer`.
 
-    A request that could not be read names nothing and did nothing, so it leaves no record. Nor does a dry run, nor a request
-    that found a database away if it is `tried_again`.
+    A request that could not be read names nothing and did nothing, so it leaves no record. Nor does a dry run, a
+    page of no flows, or a request that found a database away if it is `tried_again`.
     """
     if not endpoint.operation.audited:
         return await endpoint.answer(engine, context)
@@ -68,7 +68,7 @@ async def _record(
     refusal: DwarfError | None = None,
 ) -> None:
     asked = _asked(context)
-    if asked is None or asked.get("dryRun") is True:
+    if asked is None or asked.get("dryRun") is True or asked.get("limit") == 0:
         return
     flow_key, step_key = asked.get("flowKey", ""), asked.get("stepKey", "")
     named = "" if flow_key or step_key else next((str(asked[name]) for name in NAMES if name in asked), "")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import typer
 
-from dwarf_nats.cli import explain, tags
+from dwarf_nats.cli import bulk, explain
 
 
 def register(app: typer.Typer) -> None:
     """Add the family to an app."""
-    explain.register(tags.app)
-    app.add_typer(tags.app, name="flow")
+    explain.register(bulk.app)
+    app.add_typer(bulk.app, name="flow")

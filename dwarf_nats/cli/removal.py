@@ -154,10 +154,10 @@ async def purge(
             return
         if not yes and sys.stdin.isatty():
             found = [one async for one in _purged(client, query)]
-            confirm(f"delete {_flows(len(found))} and their histories?", yes)
+            confirm(f"delete {flows_text(len(found))} and their histories?", yes)
         deleted = await client.purge(query)
     more = "; there may be more: run it again" if deleted >= limit else ""
-    out.show(m.FlowPurgeReply(deleted=deleted), f"deleted {_flows(deleted)}{more}")
+    out.show(m.FlowPurgeReply(deleted=deleted), f"deleted {flows_text(deleted)}{more}")
 
 
 async def _show_purge(out: Output, client: Client, query: Query) -> None:
@@ -166,7 +166,7 @@ async def _show_purge(out: Output, client: Client, query: Query) -> None:
     rows = [(one.flow_key, one.workflow, coloured(one.status), day_and_clock(one.updated_at)) for one in sample]
     out.show(
         {"matched": len(found), "sample": [msgspec.to_builtins(codec.summary_message(one)) for one in sample]},
-        f"would delete {_flows(len(found))}" + (", among them:" if rows else ""),
+        f"would delete {flows_text(len(found))}" + (", among them:" if rows else ""),
         *([table(("flow", "workflow", "status", "updated"), rows)] if rows else []),
     )
 
@@ -182,5 +182,6 @@ async def _purged(client: Client, query: Query) -> AsyncIterator[FlowSummary]:
             yield one
 
 
-def _flows(count: int) -> str:
+def flows_text(count: int) -> str:
+    """A number of flows in words."""
     return f"{count:,} flow" + ("" if count == 1 else "s")

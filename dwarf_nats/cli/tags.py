@@ -20,6 +20,8 @@ from dwarf_nats.wire import messages as m
 from dwarf_nats.wire.tag_messages import tags_json
 from dwarf_nats.workflow.keys import parse_public_id, without_tokens
 
+TERMS = "NAME=VALUE for a tag; status, workflow, task, thread or search=VALUE; else a text to search for."
+"""The help of terms."""
 _SETTERS: dict[str, Callable[[Query, str], Query]] = {
     "status": lambda query, value: replace(query, status=value),
     "workflow": lambda query, value: replace(query, workflow=value),
@@ -47,7 +49,7 @@ async def find(
         list[str],
         typer.Argument(
             metavar="TERM...",
-            help="NAME=VALUE for a tag; status, workflow, task, thread or search=VALUE; else a text to search for.",
+            help=TERMS,
         ),
     ],
     cursor: Cursor = "",
@@ -56,13 +58,13 @@ async def find(
 
     The id or key of a flow finds that flow. Any other text is searched for as by `flow list --search`.
     """
-    query = _with_terms(filters.query(), terms)
+    query = with_terms(filters.query(), terms)
     async with service.client(bus) as client:
         flows, following = await client.list(query, cursor)
     show_flows(out, flows, following, query)
 
 
-def _with_terms(query: Query, terms: Sequence[str]) -> Query:
+def with_terms(query: Query, terms: Sequence[str]) -> Query:
     """The query with what the terms ask for, too. Raises `typer.BadParameter` for two values of one filter."""
     tags = []
     for term in terms:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from dwarf_nats.engine.operations.new_flows import GivenState
     from dwarf_nats.engine.ports import Ports
     from dwarf_nats.ports import Clock, Store
+    from dwarf_nats.workflow.bulk import Bulk, BulkPage
     from dwarf_nats.workflow.explanation import Explanation
     from dwarf_nats.workflow.graph import Graph
     from dwarf_nats.workflow.options import FlowOptions, Query
@@ -260,6 +261,15 @@ class Engine(Administration):
     async def purge(self, query: Query) -> int:
         """Delete root flows that match and are not running, at most `limit`, by default 10,000; return how many (O9)."""
         return await self._operations.queries.purge(query)
+
+    async def bulk(self, order: Bulk) -> BulkPage:
+        """Carry out one page of a bulk operation (M1): an action for each flow that a query finds, by the rules of the action.
+
+        The page's cursor, in the next order, goes on; it is empty on the last page. A page that is asked for again does nothing
+        twice, but that a resume may continue another pause of a flow.
+        """
+        self._check_ready()
+        return await self._operations.bulk.bulk(order)
 
     async def delete(self, flow: str) -> None:
         """Delete a flow with its steps and subgraph flows (O9). `Conflict` while it runs, `BadRequest` for a subgraph's."""

@@ -21,6 +21,7 @@ from dwarf_nats.engine.execution.progress import ReportedProgress
 from dwarf_nats.engine.execution.queued_steps import QueuedSteps
 from dwarf_nats.engine.execution.runner import StepRunner
 from dwarf_nats.engine.ids import Ids, StepIds
+from dwarf_nats.engine.pacing import Pace
 from dwarf_nats.engine.scheduling.admission import EagerAdmission
 from dwarf_nats.engine.scheduling.deadline_timer import DeadlineTimer
 from dwarf_nats.engine.waiters import Waiters
@@ -91,6 +92,7 @@ class Shard:
         )
         self._jobs: list[asyncio.Task[None]] = []
         self.committer = self._new_committer(shared)
+        self.pace = Pace(lambda: self.committer.members)
         self.executor = self._new_executor(shared)
         self.after_commit = self._new_after_commit(shared)
         self.intake = Intake(

@@ -10,6 +10,7 @@ import logging
 from typing import Any, TypeAlias
 
 from dwarf_nats.ports.audit import AuditRow, AuditStore
+from dwarf_nats.ports.bulk import BulkStore, Member, Progress
 from dwarf_nats.ports.control import Compensates, ControlStore, FinalState, GraphOf, Started
 from dwarf_nats.ports.definitions import Definition, DefinitionStore
 from dwarf_nats.ports.events import Delivered, EventStore, Signalled
@@ -64,6 +65,7 @@ __all__ = [
     "AuditRow",
     "AuditStore",
     "BreakerStore",
+    "BulkStore",
     "BusAway",
     "Clock",
     "Compensates",
@@ -88,8 +90,10 @@ __all__ = [
     "KeyStore",
     "LimitStore",
     "Logger",
+    "Member",
     "Notices",
     "Peers",
+    "Progress",
     "PruneResult",
     "QueueListener",
     "QueuedTooLong",

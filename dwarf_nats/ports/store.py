@@ -19,6 +19,7 @@ from dwarf_nats.errors import BadRequest, Unavailable
 
 if TYPE_CHECKING:
     from dwarf_nats.ports.audit import AuditStore
+    from dwarf_nats.ports.bulk import BulkStore
     from dwarf_nats.ports.control import ControlStore
     from dwarf_nats.ports.definitions import DefinitionStore
     from dwarf_nats.ports.events import EventStore
@@ -327,6 +328,11 @@ class Store(IdSource, Protocol):
     @property
     def control(self) -> ControlStore:
         """Operations on trees of flows."""
+        ...
+
+    @property
+    def bulk(self) -> BulkStore:
+        """Operations on many flows at once."""
         ...
 
     @property

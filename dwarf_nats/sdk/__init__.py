@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from dwarf_nats.wire.messages import HealthReply
     from dwarf_nats.workflow.answer import ErrorInfo
     from dwarf_nats.workflow.audit import AuditQuery, AuditRecord
+    from dwarf_nats.workflow.bulk import Bulk, BulkAction, BulkFailure, BulkMember, BulkPage
     from dwarf_nats.workflow.explanation import Because, Explanation, Reason, Wait, WaitsFor
     from dwarf_nats.workflow.flow import Flow
     from dwarf_nats.workflow.graph import END, Graph
@@ -50,6 +51,11 @@ __all__ = [
     "BadRequest",
     "Because",
     "Branch",
+    "Bulk",
+    "BulkAction",
+    "BulkFailure",
+    "BulkMember",
+    "BulkPage",
     "Change",
     "Client",
     "Conflict",
@@ -117,6 +123,7 @@ _MODULES = {
     "dwarf_nats.wire.messages": ("HealthReply",),
     "dwarf_nats.workflow.answer": ("ErrorInfo",),
     "dwarf_nats.workflow.audit": ("AuditQuery", "AuditRecord"),
+    "dwarf_nats.workflow.bulk": ("Bulk", "BulkAction", "BulkFailure", "BulkMember", "BulkPage"),
     "dwarf_nats.workflow.explanation": ("Because", "Explanation", "Reason", "Wait", "WaitsFor"),
     "dwarf_nats.workflow.flow": ("Flow",),
     "dwarf_nats.workflow.graph": ("END", "Graph"),

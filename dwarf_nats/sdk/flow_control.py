@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 from msgspec import UNSET, Raw
 
 from dwarf_nats.wire import messages as m
+from dwarf_nats.wire.bulk_messages import bulk_page
 from dwarf_nats.wire.tag_messages import tags_json, tags_record
+from dwarf_nats.workflow.bulk import Bulk, BulkAction, BulkPage
 from dwarf_nats.workflow.options import Query
 from dwarf_nats.workflow.records import EventReceipt
 from dwarf_nats.workflow.state import encode_value
@@ -17,6 +21,9 @@ from dwarf_nats.workflow.tags import TagChanges, Tags, TagValue, checked_changes
 from .arguments import Values, json_object, query_fields
 from .replies import decode
 from .requester import Requester
+
+BULK_SECONDS = 10.0
+"""Time that the service may take for a page of a bulk operation; it begins no work after a second or two."""
 
 
 class FlowControl(Requester):
@@ -123,6 +130,67 @@ class FlowControl(Requester):
     async def delete(self, flow_key: str) -> None:
         """Delete a flow that is not running (O9)."""
         await self._request("flow.delete", m.FlowRequest(flow_key=flow_key))
+
+    async def bulk(
+        self,
+        action: BulkAction | str,
+        query: Query,
+        *,
+        reason: str = "",
+        data: Any = None,
+        tags: TagChanges | None = None,
+        dry_run: bool = False,
+        limit: int | None = None,
+        cursor: str = "",
+    ) -> AsyncIterator[BulkPage]:
+        """Carry out an action for every flow that matches, and yield page after page what was done and what was refused (M1).
+
+        `action`: `cancel` with a `reason`, `restart`, `restart_failed` (each failed step), `resume` with `data`, `delete`, or
+        `tag` with `tags`. `dry_run`: only count, and show some of the flows. `limit`: flows of a page at most. `cursor`: of a
+        page, to go on after it. The flows are those that are there when it begins; none is done twice.
+        """
+        order = Bulk(
+            action=BulkAction.of(action),
+            query=query,
+            reason=reason,
+            data=data,
+            tags=tags,
+            dry_run=dry_run,
+            limit=limit,
+            cursor=cursor,
+        )
+        if not cursor and not dry_run:
+            # From a cursor on a page may be asked for again if its reply was lost.
+            order = replace(order, cursor=(await self.bulk_page(replace(order, limit=0))).cursor)
+        while True:
+            page = await self.bulk_page(order)
+            yield page
+            if not page.cursor:
+                return
+            order = replace(order, cursor=page.cursor)
+
+    async def bulk_page(self, order: Bulk) -> BulkPage:
+        """Carry out one page of a bulk operation (M1); `bulk` carries out all.
+
+        A request whose reply was lost is sent again where that does nothing twice: with a cursor, and not to resume flows.
+        """
+        fields = query_fields(order.query)
+        request = m.FlowBulkRequest(
+            action=order.action.value,
+            query=m.Conditions(**fields),
+            reason=order.reason or UNSET,
+            data=UNSET if order.data is None else Raw(encode_value(order.data, "data")),
+            tags=UNSET if order.tags is None else tags_json(checked_changes(order.tags, "tags")),
+            dry_run=order.dry_run or UNSET,
+            limit=UNSET if order.limit is None else order.limit,
+            cursor=order.cursor or UNSET,
+        )
+        changes_nothing = order.dry_run or order.limit == 0
+        again = changes_nothing or (bool(order.cursor) and order.action is not BulkAction.RESUME)
+        body = await self._request(
+            "flow.bulk", request, wait_seconds=BULK_SECONDS, repeatable=again, retry_unavailable=again
+        )
+        return bulk_page(decode(m.FlowBulkReply, body, "flow.bulk"))
 
     async def purge(self, query: Query) -> int:
         """Delete the flows that match and are not running; returns how many (O9).

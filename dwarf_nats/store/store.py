@@ -11,6 +11,7 @@ from dwarf_nats.store.dsn import is_postgres
 from dwarf_nats.store.faults import needs_a_person, one_line, root_of
 from dwarf_nats.store.parts.audit import SqlAudit
 from dwarf_nats.store.parts.breakers import SqlBreakers
+from dwarf_nats.store.parts.bulk import SqlBulk
 from dwarf_nats.store.parts.control import SqlControl
 from dwarf_nats.store.parts.definitions import SqlDefinitions
 from dwarf_nats.store.parts.deployment import SqlDeployment
@@ -59,6 +60,7 @@ class SqlStore:
         self.histories = SqlHistories(shard, self.database)
         self.explanations = SqlExplanations(self.database)
         self.control = SqlControl(shard, self.database)
+        self.bulk = SqlBulk(shard, self.database)
         self.graphs = SqlGraphs(shard, self.database)
         self.breakers = SqlBreakers(self.database)
         self.integrity = SqlIntegrity(self.database)

@@ -173,8 +173,8 @@ def filter_fields(query: Query) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def query(filters: m.Filters) -> Query:
-    """The filters of a list or purge request."""
+def query(filters: m.Conditions) -> Query:
+    """The filters of a request."""
     return Query(
         status=None if isinstance(filters.status, UnsetType) else Status(filters.status),
         workflow=or_default(filters.workflow, None),
@@ -188,7 +188,7 @@ def query(filters: m.Filters) -> Query:
         search=or_default(filters.search, None),
         flow_id=or_default(filters.flow_id, None),
         tags=tags_given(filters.tags, "field `tags`"),
-        limit=or_default(filters.limit, None),
+        limit=or_default(filters.limit, None) if isinstance(filters, m.Filters) else None,
     )
 
 

@@ -15,11 +15,19 @@ from .audit_messages import AuditEntry as AuditEntry
 from .audit_messages import AuditError as AuditError
 from .audit_messages import AuditListReply as AuditListReply
 from .audit_messages import AuditListRequest as AuditListRequest
+from .bulk_messages import BulkFailure as BulkFailure
+from .bulk_messages import BulkMember as BulkMember
+from .bulk_messages import FlowBulkReply as FlowBulkReply
+from .bulk_messages import FlowBulkRequest as FlowBulkRequest
 from .event_messages import FlowSignalReply as FlowSignalReply
 from .event_messages import FlowSignalRequest as FlowSignalRequest
 from .event_messages import SignalRequest as SignalRequest
 from .explain_messages import ExplanationReply as ExplanationReply
 from .explain_messages import WaitsFor as WaitsFor
+from .filter_messages import Conditions as Conditions
+from .filter_messages import Filters as Filters
+from .filter_messages import FlowListRequest as FlowListRequest
+from .filter_messages import FlowPurgeRequest as FlowPurgeRequest
 from .graph_messages import GraphDocument as GraphDocument
 from .graph_messages import GraphEntry as GraphEntry
 from .graph_messages import GraphListReply as GraphListReply
@@ -34,13 +42,10 @@ from .message_fields import (
     MOST,
     AnyJson,
     Compensated,
-    FlowId,
     FlowStatus,
-    Integer,
     Key,
     Maybe,
     Message,
-    Millis,
     Object,
     Priority,
     Request,
@@ -139,36 +144,6 @@ class StepRequest(Request):
     """Names a step."""
 
     step_key: Key
-
-
-class Filters(Request):
-    """Filters, all combinable (O9). Ages are since the last change of the flow's status. A flow must have all `tags` (Q1)."""
-
-    status: Maybe[FlowStatus] = UNSET
-    workflow: Maybe[str] = UNSET
-    thread_key: Maybe[Key] = UNSET
-    task: Maybe[str] = UNSET
-    fairness_key: Maybe[str] = UNSET
-    priority: Maybe[Priority] = UNSET
-    older_than_ms: Maybe[Millis] = UNSET
-    newer_than_ms: Maybe[Millis] = UNSET
-    shard: Maybe[Integer] = UNSET
-    search: Maybe[str] = UNSET
-    flow_id: Maybe[FlowId] = UNSET
-    tags: Maybe[TagsJson] = UNSET
-    limit: Maybe[Annotated[int, Meta(ge=1, le=1000)]] = UNSET
-
-
-class FlowListRequest(Filters):
-    """List flows, newest first (O9)."""
-
-    cursor: Maybe[str] = UNSET
-
-
-class FlowPurgeRequest(Filters):
-    """Delete what matches and is not running; at least one of status, workflow, olderThanMs (O9)."""
-
-    limit: Maybe[Annotated[int, Meta(ge=1, le=10_000)]] = UNSET
 
 
 class FlowCancelRequest(Request):

@@ -86,6 +86,7 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation("flow.explain", m.FlowRequest, m.ExplanationReply, client="explain", command="flow explain", reads=True),
     Operation("flow.list", m.FlowListRequest, m.FlowListReply, client="list", command="flow list", reads=True),
     Operation("flow.purge", m.FlowPurgeRequest, m.FlowPurgeReply, client="purge", command="flow purge"),
+    Operation("flow.bulk", m.FlowBulkRequest, m.FlowBulkReply, client="bulk_page", command="flow bulk"),
     Operation("flow.delete", m.FlowRequest, m.Empty, client="delete", command="flow delete"),
     Operation("flow.cancel", m.FlowCancelRequest, m.Empty, client="cancel", command="flow cancel"),
     Operation("flow.resume", m.FlowResumeRequest, m.Empty, client="resume", command="flow resume"),

@@ -15,10 +15,12 @@ from msgspec import UNSET
 
 from dwarf_nats.workflow import cursors
 from dwarf_nats.workflow.answer import ErrorInfo
+from dwarf_nats.workflow.bulk import BulkPage
 from dwarf_nats.workflow.explanation import Explanation, Wait
 from dwarf_nats.workflow.records import FlowSummary, GraphInfo, Outcome, Step
 
 from . import messages as m
+from .bulk_messages import bulk_reply
 from .codec import encode, encode_outcome, flow_list_reply, graph_message, summary_message
 from .explanations import explanation_message
 from .steps import step_message
@@ -231,6 +233,21 @@ def graphs(found: Sequence[GraphInfo], room: int) -> bytes:
     while len(body) > room and entries:
         del entries[min(len(entries) - 1, len(entries) * room // len(body)) :]
         body = encode(m.GraphListReply(graphs=entries, truncated=True))
+    return body
+
+
+def bulk(page: BulkPage, room: int) -> bytes:
+    """Encode a page of a bulk operation, with less in it if need be: first shorter messages, then fewer flows."""
+    body = encode(bulk_reply(page))
+    for size in CUTS:
+        if len(body) <= room:
+            return body
+        page = replace(page, failed=[one._replace(message=_cut(one.message, size) or "") for one in page.failed])
+        body = encode(bulk_reply(page, truncated=True))
+    while len(body) > room and (page.failed or page.sample):
+        sample = page.sample if page.sample is None else page.sample[: len(page.sample) * room // (len(body) + 1)]
+        page = replace(page, failed=page.failed[: len(page.failed) * room // (len(body) + 1)], sample=sample)
+        body = encode(bulk_reply(page, truncated=True))
     return body
 
 

@@ -193,6 +193,7 @@ def test_a_nats_that_is_not_there_is_one_line_that_names_it(path: tuple[str, ...
         "files": [str(graph)],
         "name": ["g"],
         "flow": [KEY],
+        "action": ["cancel"],
         "key": [KEY],
         "step": [KEY],
         "task": ["a"],

@@ -12,7 +12,7 @@ from nats.aio.client import Client as Nats
 
 from dwarf_nats import errors
 from dwarf_nats.dev_servers import NatsServer
-from dwarf_nats.sdk import END, Client, FlowOptions, Graph, Query
+from dwarf_nats.sdk import END, Bulk, BulkAction, Client, FlowOptions, Graph, Query
 from dwarf_nats.sdk.request_reply import round_trip
 from dwarf_nats.wire import messages as m
 from dwarf_nats.wire.decoding import decode
@@ -80,6 +80,7 @@ CALLS: dict[str, Callable[[Client], Awaitable[Any]]] = {
     "flow.graph": lambda c: c.flow_graph(FLOW),
     "flow.list": lambda c: c.list(Query(status=Status.FAILED, thread=FLOW, older_than_ms=0, fairness_key="")),
     "flow.purge": lambda c: c.purge(Query(workflow="greet", limit=7)),
+    "flow.bulk": lambda c: c.bulk_page(Bulk(action=BulkAction.TAG, query=Query(status="failed"), tags={"a": 1})),
     "flow.delete": lambda c: c.delete(FLOW),
     "flow.cancel": lambda c: c.cancel(FLOW, "no longer wanted"),
     "flow.resume": lambda c: c.resume(step_key=STEP, data={"approved": True}),

@@ -9,6 +9,7 @@ from typing import Any
 from dwarf_nats.actor import current_actor
 from dwarf_nats.errors import Conflict, NotFound, TimedOut
 from dwarf_nats.workflow.audit import AuditNote, AuditQuery, AuditRecord
+from dwarf_nats.workflow.bulk import Bulk, BulkFailure, BulkPage
 from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.keys import parse_key
 from dwarf_nats.workflow.limit import Limit, LimitInfo
@@ -147,6 +148,12 @@ class StubEngine:
     async def purge(self, query: Query, /) -> int:
         self._note("purge", query)
         return 3
+
+    async def bulk(self, order: Bulk, /) -> BulkPage:
+        self._note("bulk", order)
+        if order.dry_run:
+            return BulkPage(matched=3, sample=[])
+        return BulkPage(matched=3, done=2, failed=[BulkFailure("1-42", 409, "no" * 200)] * 1, cursor="next")
 
     async def delete(self, flow_key: str, /) -> None:
         self._note("delete", flow_key)

@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,6 +16,7 @@ from dwarf_nats.wire import messages as m
 from dwarf_nats.wire import truncation
 from dwarf_nats.workflow import cursors
 from dwarf_nats.workflow.answer import ErrorInfo
+from dwarf_nats.workflow.bulk import BulkFailure, BulkPage
 from dwarf_nats.workflow.explanation import Explanation, Reason, Wait
 from dwarf_nats.workflow.records import FlowSummary, GraphInfo, Outcome, Pause, Step
 from dwarf_nats.workflow.status import Status
@@ -329,3 +331,17 @@ def test_an_explanation_loses_payloads_first_then_its_last_waits_q2() -> None:
     assert told["waits"]
     assert [one["stepId"] for one in told["waits"]] == list(range(len(told["waits"])))
     assert explained_within(waits, 300)["waits"] == []
+
+
+def test_a_page_of_a_bulk_operation_is_cut_to_what_fits() -> None:
+    """M1: what was done is never refused for the size of its reply."""
+    failed = [BulkFailure(f"1-{number}", 409, "no, " * 500) for number in range(1000)]
+    page = BulkPage(matched=1000, done=0, failed=failed, cursor="next")
+    assert msgspec.json.decode(truncation.bulk(page, 10_000_000), type=m.FlowBulkReply).truncated is msgspec.UNSET
+    for room, count in ((200_000, 1000), (20_000, None), (200, None)):
+        body = truncation.bulk(page, room)
+        assert len(body) <= room
+        reply = msgspec.json.decode(body, type=m.FlowBulkReply)
+        assert (reply.matched, reply.done, reply.cursor, reply.truncated) == (1000, 0, "next", True)
+        assert isinstance(reply.failed, list)
+        assert count is None or len(reply.failed) == count

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from dwarf_nats.engine.operations.bulk import BulkOperations
 from dwarf_nats.engine.operations.continue_thread import ThreadContinuer
 from dwarf_nats.engine.operations.control import FlowControl
 from dwarf_nats.engine.operations.create import Creator
@@ -40,4 +41,5 @@ class Operations:
         self.lookup = ReplicaLookup(shards, replica)
         self.explanations = FlowExplanations(placement, replica, self.lookup)
         self.queries = FlowQueries(placement, replica, self.explanations)
+        self.bulk = BulkOperations(self.queries, self.control, replica)
         self.waits = FlowWaits(placement, self.creator, self.queries)

@@ -49,10 +49,7 @@ class FlowControl:
 
     async def cancel(self, flow: str, reason: str) -> None:
         shard, key = self._placement.locate(flow)
-        check_text(reason, "reason")
-        if (size := len(reason.encode())) > self._limits.max_error_bytes:
-            remedy = "say it shorter"
-            raise TooLarge(over(f"the reason is {size} bytes", "max_error_bytes", self._limits.max_error_bytes, remedy))
+        check_reason(reason, self._limits)
         row = await shard.store.flows.get(key)
         change = await with_graphs(
             self._graphs,
@@ -71,9 +68,7 @@ class FlowControl:
 
     async def resume(self, flow: str, data: Any, *, step: str = "") -> None:
         shard, key = self._paused_at(flow, step)
-        text = bytes(data) if isinstance(data, Raw) else encode_value(data, "resume data")
-        self._limits.check_bytes(len(text), "the resume data")
-        check_json(text, "resume data", self._limits.max_depth)
+        text = resume_text(data, self._limits)
         row, step_id = await _flow_and_step(shard, key, by_step=bool(step))
         runs_on(shard, await shard.store.control.resume(row, text.decode(), step_id))
 
@@ -134,6 +129,22 @@ class FlowControl:
             ),
         )
         runs_anew(shard, change)
+
+
+def check_reason(reason: str, limits: Limits) -> None:
+    """Raise `BadRequest` or `TooLarge` for a reason that a flow cannot keep."""
+    check_text(reason, "reason")
+    if (size := len(reason.encode())) > limits.max_error_bytes:
+        remedy = "say it shorter"
+        raise TooLarge(over(f"the reason is {size} bytes", "max_error_bytes", limits.max_error_bytes, remedy))
+
+
+def resume_text(data: Any, limits: Limits) -> bytes:
+    """Return what a task is resumed with as JSON text. Raises `BadRequest`, `TooLarge`."""
+    text = bytes(data) if isinstance(data, Raw) else encode_value(data, "resume data")
+    limits.check_bytes(len(text), "the resume data")
+    check_json(text, "resume data", limits.max_depth)
+    return text
 
 
 def checked_overrides(overrides: GivenState, limits: Limits) -> State:

@@ -136,7 +136,7 @@ class FlowQueries:
     async def list_flows(self, query: Query | None, cursor: str) -> tuple[list[FlowSummary], str]:
         query = query if query is not None else Query()
         limit = checked_limit(query.limit, LIST_DEFAULT_FLOWS, LIST_MAX_FLOWS)
-        shards, thread_id = await self._scope(query)
+        shards, thread_id = await self.scope(query)
         flows, following = await paging.page(shards, query, limit, thread_id=thread_id, cursor=cursor)
         await self._explain(shards, flows)
         return flows, following
@@ -164,7 +164,7 @@ class FlowQueries:
             )
         if query.status is Status.RUNNING:
             raise BadRequest("running flows are never purged: cancel them first")
-        shards, thread_id = await self._scope(query)
+        shards, thread_id = await self.scope(query)
         removed = 0
         for shard in shards:
             while removed < limit:
@@ -175,7 +175,7 @@ class FlowQueries:
                     break
         return removed
 
-    async def _scope(self, query: Query) -> tuple[list[Shard], int | None]:
+    async def scope(self, query: Query) -> tuple[list[Shard], int | None]:
         """Check a query; return the shards it is about, and the id of its thread."""
         check_query(query)
         shards = self._placement.shards_of(query)

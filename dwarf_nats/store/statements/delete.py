@@ -40,16 +40,16 @@ async def delete(tx: Tx, flow_id: int) -> None:
 
 async def delete_found(tx: Tx, statement: str, args: Sequence[Any]) -> int:
     """Remove the root flows that a statement finds and that do not run, with their trees; return the number of root flows."""
-    return await delete_not_running(tx, sorted(flow_id for (flow_id,) in await tx.fetch(statement, *args)))
+    return len(await delete_not_running(tx, sorted(flow_id for (flow_id,) in await tx.fetch(statement, *args))))
 
 
-async def delete_not_running(tx: Tx, root_ids: Sequence[int]) -> int:
-    """Remove those of these root flows that do not run, with their trees; return the number of root flows (O9)."""
+async def delete_not_running(tx: Tx, root_ids: Sequence[int]) -> list[int]:
+    """Remove those of these root flows that do not run, with their trees; return them (O9)."""
     if not root_ids:
-        return 0
+        return []
     await tx.fetch(LOCK_STEPS, await with_called(tx, root_ids))
     doomed = [flow_id for (flow_id,) in await tx.fetch(LOCK_NOT_RUNNING, list(root_ids))]
     if doomed:
         await keys.forget(tx, doomed)
         await delete_flows(tx, await with_called(tx, doomed))
-    return len(doomed)
+    return doomed

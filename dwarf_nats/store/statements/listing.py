@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from dwarf_nats.ports import Member
 from dwarf_nats.rules.rows import SummaryRow
 from dwarf_nats.store.columns import select_list
 from dwarf_nats.store.dialect import UNBEGUN
@@ -19,6 +20,7 @@ from dwarf_nats.workflow.status import Status
 from dwarf_nats.workflow.tags import tag_texts
 
 if TYPE_CHECKING:
+    from dwarf_nats.ports import Progress
     from dwarf_nats.store.database import Database, Row
     from dwarf_nats.workflow.options import Query
 
@@ -47,6 +49,7 @@ _FILTERS = {
 """Filter of a `Query` → condition; `$$` stands for its value."""
 _AGES_MS = {"older_than_ms": "f.updated_at < {now} - $$", "newer_than_ms": "f.updated_at > {now} - $$"}
 """Age of a `Query` → condition; `$$` stands for its value in microseconds."""
+_MEMBER = ", ".join(f"f.{name}" for name in Member._fields)
 
 
 async def page(
@@ -125,6 +128,37 @@ async def purgeable(
         f" order by {'t.created_at, t.flow_id' if tags else 'f.flow_id'} limit ${len(args)}",
         args,
     )
+
+
+async def members(
+    database: Database,
+    shard: int,
+    query: Query,
+    *,
+    thread_id: int | None,
+    after: Progress,
+    undone: str,
+    limit: int,
+) -> list[Member]:
+    """Return at most `limit` flows that match and come after a place, newest first; ages count from its moment.
+
+    `undone`: a condition on `f`; `$$` in it stands for that moment.
+    """
+    tags = await _tag_texts(database, query)
+    where, args = _conditions(
+        shard, query, thread_id, Driver(tags, by_tag=bool(tags)), roots_only=query.flow_id is None
+    )
+    args += [after.moment, after.created_at, after.flow_id, limit]
+    moment, created_at, flow_id, most = (f"${number}" for number in range(len(args) - 3, len(args) + 1))
+    alias = "t" if tags else "f"
+    moment = f"cast({moment} as bigint)"
+    where += [f"({alias}.created_at, {alias}.flow_id) < ({created_at}, {flow_id})", undone.replace("$$", moment)]
+    rows = await database.fetch(
+        f"select {_MEMBER} from {_TAGGED_FLOWS if tags else _FLOWS} where {' and '.join(where)}"
+        f" order by {alias}.created_at desc, {alias}.flow_id desc limit {most}".replace("{now}", moment),
+        *args,
+    )
+    return [Member(*row)._replace(status=Status(row[3])) for row in rows]
 
 
 async def _tag_texts(database: Database, query: Query) -> list[str]:
