@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import nats.errors
 
@@ -56,6 +56,7 @@ class Call:
     """One request in flight. `step`: the key of its step, if it is a task request."""
 
     __slots__ = (
+        "batch",
         "budget",
         "cancelled",
         "future",
@@ -77,6 +78,8 @@ class Call:
         self.subject = subject
         self.step = step
         self.worker = ""
+        self.batch: CallGroup | None = None
+        """Those that were sent with it in one message."""
         self.budget = 0.0
         """Seconds that the service has for its answer, once it has begun."""
         self.phase = SENT
@@ -94,6 +97,22 @@ class Call:
     def public_id(self) -> str:
         """The token-free id of the step."""
         return self.step.rpartition("-")[0]
+
+
+class CallGroup(Protocol):
+    """Calls that share a message, and so its reply subject."""
+
+    def ended(self, call: Call) -> None:
+        """A call of the group has ended."""
+        ...
+
+    def received(self, block: bytes | None, body: bytes) -> None:
+        """Take a message for the group."""
+        ...
+
+    def refused(self) -> None:
+        """Permissions do not let the message out."""
+        ...
 
 
 class Inbox:
@@ -115,6 +134,7 @@ class Inbox:
         self._cut = len(self._subject)
         self._calls: dict[bytes, Call] = {}
         self._by_step: dict[str, Call] = {}
+        self._groups: dict[bytes, tuple[CallGroup, str]] = {}
         self._tokens = Tokens()
         self._streams = CaptureWarnings(log)
         self._refused_subscription: tuple[str, str] | None = None
@@ -164,17 +184,49 @@ class Inbox:
         `to_stream` it is the one that is waited for, and any other reply is returned only if none came.
         Raises `BusAway` if the connection is down or drops meanwhile.
         """
-        token = self._tokens.next()
+        call = self.begin(subject, seconds, step=step, report=report)
+        call.to_stream = to_stream
+        try:
+            self.send(call, block, body)
+        except BusAway:
+            self._forget(call)
+            raise
+        return await self.reply_of(call)
+
+    def begin(self, subject: str, seconds: float, *, step: str = "", report: Report | None = None) -> Call:
+        """Begin a call, to be sent with `send` or in a group. Raises `BusAway` if no reply could come."""
         loop = asyncio.get_running_loop()
         if self._refused_subscription and self._refused_subscription in self._connection.refused:
             raise BusAway(f"NATS does not let this replica subscribe to its inbox {self._subject}*")
-        call = Call(token.encode(), loop.create_future(), subject, step)
-        call.to_stream, call.report, call.budget = to_stream, report, seconds
-        self._connection.send(subject, f"{self._subject}{token}", block, body)
+        call = Call(self._tokens.next().encode(), loop.create_future(), subject, step)
+        call.report, call.budget = report, seconds
         self._calls[call.token] = call
         if step:
             self._by_step[step] = call
         call.timer = loop.call_at(loop.time() + seconds, self._await_late_answer, call)
+        return call
+
+    def send(self, call: Call, block: bytes, body: bytes) -> None:
+        """Send the request of a call. Raises `BusAway`."""
+        self._connection.send(call.subject, f"{self._subject}{call.token.decode()}", block, body)
+
+    def send_group(self, group: CallGroup, subject: str, block: bytes, body: bytes) -> bytes:
+        """Send one message for several calls; return the token of its replies, for `end_group`. Raises `BusAway`."""
+        token = self._tokens.next()
+        self._connection.send(subject, f"{self._subject}{token}", block, body)
+        self._groups[token.encode()] = group, subject
+        return token.encode()
+
+    def end_group(self, token: bytes) -> None:
+        """Take no more messages for a group: all of its calls have ended, or are sent again."""
+        self._groups.pop(token, None)
+
+    def in_flight(self, call: Call) -> bool:
+        """Tell whether somebody waits for the reply of a call."""
+        return self._calls.get(call.token) is call and not call.future.done()
+
+    async def reply_of(self, call: Call) -> Reply | None:
+        """Wait for the reply of a call; `None` if none came in time. Raises as `ask`."""
         try:
             return await call.future
         except asyncio.CancelledError:
@@ -189,8 +241,18 @@ class Inbox:
         if not call.future.done():
             call.future.set_exception(error)
 
+    def answer(self, call: Call, reply: Reply) -> None:
+        """End a call with its reply."""
+        self._forget(call)
+        if call.future.done():
+            self.late += 1
+        else:
+            call.future.set_result(reply)
+
     def _forget(self, call: Call) -> None:
         self._calls.pop(call.token, None)
+        if call.batch is not None:
+            call.batch.ended(call)
         if call.reported is not None:
             self.progress.ended(call)
         if call.worker and self.on_ended is not None:
@@ -224,7 +286,11 @@ class Inbox:
     def _receive(self, subject: bytes, _reply: bytes, body: bytes, block: bytes | None) -> None:
         call = self._calls.get(subject[self._cut :])
         if call is None:
-            self.late += 1
+            found = self._groups.get(subject[self._cut :])
+            if found is None:
+                self.late += 1
+            else:
+                found[0].received(block, body)
             return
         nobody = False
         if block is not None and (b"ignal" in block or b"IGNAL" in block) and self._signalled(call, block, body):
@@ -237,16 +303,16 @@ class Inbox:
         if call.to_stream and not nobody and not is_acknowledgement(body):
             call.recorded = Reply(block, body)
             return
-        self._forget(call)
-        if call.future.done():
-            self.late += 1
-        else:
-            call.future.set_result(Reply(block, body, nobody))
+        self.answer(call, Reply(block, body, nobody))
 
     def _signalled(self, call: Call, block: bytes, body: bytes) -> bool:
         """Take a signal of the worker; false if the message is none."""
         headers = h.read_headers(block)
-        match headers.get("dwarf-signal", "").lower():
+        return self.signal(call, headers.get("dwarf-signal", "").lower(), headers, body)
+
+    def signal(self, call: Call, signal: str, headers: dict[str, str], body: bytes) -> bool:
+        """Take a signal of the worker about a call; false if it is none."""
+        match signal:
             case h.ACCEPTED if not body:
                 if call.step and self.on_accepted is not None:
                     self.on_accepted(call, headers.get("dwarf-worker", ""))
@@ -284,6 +350,10 @@ class Inbox:
         if violation.as_reply:
             call = self._calls.get(violation.subject[self._cut :].encode())
         else:
+            group = next((one for one, subject in self._groups.values() if subject == violation.subject), None)
+            if group is not None:
+                group.refused()
+                return False
             call = next((one for one in reversed(self._calls.values()) if one.subject == violation.subject), None)
         if call is not None:
             self._forget(call)
@@ -295,8 +365,10 @@ class Inbox:
         self._end_all("the connection to NATS dropped before the answer came")
 
     def _end_all(self, reason: str) -> None:
-        calls, self._calls, self._by_step = list(self._calls.values()), {}, {}
+        calls, self._calls, self._by_step, self._groups = list(self._calls.values()), {}, {}, {}
         for call in calls:
+            if call.batch is not None:
+                call.batch.ended(call)
             if call.reported is not None:
                 self.progress.ended(call)
             if call.worker and self.on_ended is not None:

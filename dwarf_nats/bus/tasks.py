@@ -11,6 +11,7 @@ from dwarf_nats.wire.streams import describe_capture
 from dwarf_nats.wire.subjects import Subjects
 from dwarf_nats.workflow.answer import Answer, TaskCall
 
+from .batches import Batcher
 from .connection import Connection
 from .inbox import Call, Inbox
 from .progress import ProgressReader
@@ -55,6 +56,7 @@ class NatsTasks:
         self.capabilities = TaskCapabilities(
             keeps_budget=True, max_depth=max_depth, worker_of=self._worker_of, listen=self.queued_calls.listen
         )
+        self.batcher = Batcher(connection, inbox, self._subjects, accept_ms=accept_ms, on_accepted=self._on_accepted)
         self._known: dict[str, str] = {}
         self.accepted = 0
         self._reconnects = Reconnects(connection)
@@ -83,10 +85,14 @@ class NatsTasks:
         """
         url = call.url
         subject = self._known.get(url) or self._know(url)
-        block, body = codec.encode_request(call, self._accept_ms, call.traceparent, call.tracestate)
-        if not self._connection.fits(block, body):
-            return codec.too_large(url, len(block) + len(body), self._connection.max_payload)
-        reply = await self._inbox.ask(subject, block, body, call.budget, step=call.step_key, report=call.report)
+        body = codec.encode_body(call)
+        if self.batcher.takes_batches(url) and len(self._inbox) and self.batcher.fits(body):
+            reply = await self.batcher.ask(subject, call, body)
+        else:
+            block = codec.encode_block(call, self._accept_ms)
+            if not self._connection.fits(block, body):
+                return codec.too_large(url, len(block) + len(body), self._connection.max_payload)
+            reply = await self._inbox.ask(subject, block, body, call.budget, step=call.step_key, report=call.report)
         self.roll_call.answered(call.step_key)
         if reply is None:
             return codec.timed_out(url, call.budget)
@@ -100,7 +106,10 @@ class NatsTasks:
             return codec.no_responders(url, subject)
         if reply.refused:
             return codec.not_permitted(url, subject, self._connection.who)
-        return codec.decode_reply(url, reply.block, reply.body, self._max_depth)
+        headers = reply.block
+        if headers is not None and b"Dwarf-Batch" in headers and self.batcher.is_announcement(url, headers):
+            headers = None
+        return codec.decode_reply(url, headers, reply.body, self._max_depth)
 
     async def ready(self) -> None:
         """Wait until the connection is there."""
@@ -114,6 +123,8 @@ class NatsTasks:
         call.cancelled = True
         if call.worker:
             self.roll_call.cancel(call)
+        elif worker := self.batcher.worker_of(call):
+            self._on_accepted(call, worker)
 
     def _give_back_queued(self, call: Call, error: WorkerLost) -> None:
         """Run the step elsewhere, and tell the worker in whose queue it has waited that nobody waits for it there."""
@@ -124,7 +135,7 @@ class NatsTasks:
     def _worker_of(self, step_key: str) -> str:
         """The private subject of the worker that accepted a step."""
         call = self._inbox.find(step_key)
-        return "" if call is None else call.worker
+        return "" if call is None else call.worker or self.batcher.worker_of(call)
 
     def _know(self, url: str) -> str:
         subject = self._subjects.task(url)

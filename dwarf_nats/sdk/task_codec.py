@@ -25,7 +25,7 @@ from dwarf_nats.workflow.answer import (
     Subgraph,
     TaskCall,
 )
-from dwarf_nats.workflow.keys import parse_key
+from dwarf_nats.workflow.keys import check_key
 from dwarf_nats.workflow.state import encode_state
 from dwarf_nats.workflow.task_exceptions import describe_error
 
@@ -49,8 +49,13 @@ def decode_request(body: bytes, headers: Mapping[str, str] | None = None) -> Tas
         raise BadRequest(explain(t.TaskRequest, str(error), "the task request")) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadRequest(f"the task request is not valid JSON: {error}") from None
-    parse_key(request.flow_key)
-    parse_key(request.step_key, "step")
+    return call_of(request, headers)
+
+
+def call_of(request: t.TaskRequest, headers: Mapping[str, str] | None = None) -> TaskCall:
+    """Make the call of a request. Raises `BadRequest` for malformed keys and times."""
+    check_key(request.flow_key)
+    check_key(request.step_key, "step")
     try:
         times = [micros(text) for text in (request.flow_created_at, request.flow_updated_at, request.deadline)]
     except ValueError as error:

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from dwarf_nats.errors import DwarfError
 from dwarf_nats.telemetry.context import continued
@@ -27,8 +27,12 @@ from dwarf_nats.workflow.task_exceptions import (
     was_cancelled,
 )
 
+from .batch_answers import BatchAnswers
 from .progress import ProgressSender
 from .task_codec import CANCELLED, backpressure_answer, error_answer
+
+if TYPE_CHECKING:
+    from dwarf_nats.workflow.progress import Progress
 
 log = logging.getLogger("dwarf_nats.worker")
 _step: ContextVar[str] = ContextVar("dwarf_nats_step", default="-")
@@ -53,7 +57,11 @@ class Execution:
     accept_after: float | None = None
     takes_queued: bool = False
     """The engine understands *queued* and *started* (K3)."""
+    send_progress: SendProgress | None = None
     progress: ProgressSender | None = None
+    """Made with the first progress that the task reports."""
+    batch: BatchAnswers | None = None
+    """Takes the answer and the signals, if the request came with others in one message."""
     task: asyncio.Task[None] | None = None
     timer: asyncio.TimerHandle | None = None
     has_started: bool = False
@@ -66,17 +74,30 @@ class Execution:
     asked_at: float | None = None
     """When the engine last asked after it, while it waits."""
     received: float = field(default_factory=lambda: asyncio.get_running_loop().time())
+    public_id: str = field(init=False)
+    """The token-free id of the step."""
 
-    @property
-    def public_id(self) -> str:
-        """The token-free id of the step."""
-        return self.call.step_key.rpartition("-")[0]
+    def __post_init__(self) -> None:
+        self.public_id = self.call.step_key.rpartition("-")[0]
+        if self.send_progress is not None:
+            self.call.report = self.report
+
+    def report(self, step_key: str, progress: Progress) -> None:
+        """Send a progress of the task."""
+        if self.progress is None and self.send_progress is not None:
+            self.progress = ProgressSender(functools.partial(self.send_progress, self))
+        if self.progress is not None:
+            self.progress.report(step_key, progress)
 
     @property
     def log_fields(self) -> dict[str, object]:
         """Fields for log lines about the execution, without tokens (T3)."""
         flow = self.call.flow_key.rpartition("-")[0]
         return {"flow_id": flow, "step_id": self.public_id, "workflow": self.call.workflow, "task": self.handler.url}
+
+
+SendProgress: TypeAlias = Callable[[Execution, bytes], Awaitable[bool]]
+"""Sends what a task reports; false if that could not be sent now."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -303,10 +324,10 @@ class TaskExecutor:
         if execution.task is None:
             self._waiting.remove(execution)
             self._remove(execution)
-            self._spawn(self._send_answer(execution, answer))
+            self.spawn(self._send_answer(execution, answer))
         elif execution.handler.blocking:
             # The thread goes on and keeps its slot, but nobody need wait for it.
-            self._spawn(self._send_answer(execution, answer))
+            self.spawn(self._send_answer(execution, answer))
         elif execution.has_started and not execution.answered:
             execution.task.cancel()
 
@@ -321,7 +342,8 @@ class TaskExecutor:
         if not self._by_step:
             self._idle.set()
 
-    def _spawn(self, coroutine: Any) -> None:
+    def spawn(self, coroutine: Any) -> None:
+        """Run a coroutine that `wait_idle` waits for."""
         task = asyncio.get_running_loop().create_task(coroutine)
         self._side_tasks.add(task)
         task.add_done_callback(self._side_tasks.discard)
@@ -336,7 +358,7 @@ class TaskExecutor:
     def _on_still_waiting(self, execution: Execution) -> None:
         if execution.task is None:
             execution.queued = True
-            self._spawn(self._announce(execution))
+            self.spawn(self._announce(execution))
         else:
             self._set_timer(execution)
 
@@ -355,7 +377,7 @@ class TaskExecutor:
             execution.timer = loop.call_at(deadline, self._on_deadline, execution)
 
     def _on_accept_due(self, execution: Execution) -> None:
-        self._spawn(self._accept(execution))
+        self.spawn(self._accept(execution))
         execution.accept_after = None
         self._set_timer(execution)
 

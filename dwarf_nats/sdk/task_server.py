@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -13,11 +12,12 @@ import nats.errors
 
 from dwarf_nats.errors import BadRequest, DwarfError, TooLarge
 from dwarf_nats.summed import Summed
+from dwarf_nats.wire import batches as batch_codec
 from dwarf_nats.wire import headers as h
 from dwarf_nats.wire.subjects import Subjects, is_of_another_account
 from dwarf_nats.workflow.task_exceptions import describe_error
 
-from .progress import ProgressSender
+from .batch_intake import BatchIntake, most_steps
 from .request_reply import check_size
 from .task_codec import (
     accept_seconds,
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from nats.aio.client import Client as Nats
     from nats.aio.msg import Msg
 
+    from dwarf_nats.wire.task_messages import Signal
     from dwarf_nats.workflow.answer import Answer
 
     from .discovery import DiscoveryResponder
@@ -88,6 +89,8 @@ class TaskServer:
         """Runs the task functions; `None` once the worker has stopped."""
         self.discovery = discovery
         self._summed = Summed(log)
+        self.batches = BatchIntake(link, most_steps(concurrency), self._send_progress, self._summed)
+        """Takes several steps in one message, once it has handlers."""
 
     def end(self) -> None:
         """Accept no more requests; later ones are answered with backpressure."""
@@ -110,10 +113,9 @@ class TaskServer:
         if is_of_another_account(msg.reply):
             executor.submit(Execution(call, msg.reply, handler))
             return
-        progress = ProgressSender(functools.partial(self._send_progress, msg.reply)) if msg.reply else None
-        call.report = None if progress is None else progress.report
         takes = takes_queued(msg.headers) and bool(self._link.private)
-        executor.submit(Execution(call, msg.reply, handler, accept_after, progress=progress, takes_queued=takes))
+        report = self._send_progress if msg.reply else None
+        executor.submit(Execution(call, msg.reply, handler, accept_after, takes_queued=takes, send_progress=report))
 
     async def _refuse(self, handler: Handler, msg: Msg, error: Exception) -> None:
         self._summed.warning(
@@ -128,6 +130,9 @@ class TaskServer:
 
     async def on_roll_call(self, msg: Msg) -> None:
         """Cancel the executions that the engine names, and answer which of the steps it asks after are still running."""
+        if msg.headers and h.BATCH in msg.headers:
+            self.batches.receive(msg, self.executor)
+            return
         executor, nc = self.executor, self._link.nc
         if executor is None:
             return
@@ -155,6 +160,9 @@ class TaskServer:
     async def _send_answer(self, execution: Execution, answer: Answer) -> None:
         seconds = asyncio.get_running_loop().time() - execution.received
         self.discovery.count(execution.handler.url, answer.error, seconds)
+        if execution.batch is not None:
+            execution.batch.add(self.batches.encoded(execution.public_id, answer))
+            return
         if execution.reply and not execution.call.cancelled:
             await self._wait_for_link(execution)
         await self._reply(execution.reply, answer)
@@ -170,6 +178,10 @@ class TaskServer:
             await self._link.until_connected(min(left, RECONNECT_SECONDS))
 
     async def _send_accepted(self, execution: Execution) -> None:
+        if execution.batch is not None:
+            if not execution.answered:
+                execution.batch.add(batch_codec.encode_signal(execution.public_id, "accepted"))
+            return
         await self._wait_for_link(execution)
         nc, private = self._link.nc, self._link.private
         if nc is not None and execution.reply and private and not execution.answered:
@@ -184,17 +196,24 @@ class TaskServer:
         headers = {h.SIGNAL: h.STARTED if execution.has_started else h.QUEUED, h.WORKER: private}
         if self._queue_timeout_ms is not None and not execution.has_started:
             headers[h.QUEUE_TIMEOUT_MS] = str(self._queue_timeout_ms)
+        if execution.batch is not None:
+            signal: Signal = "started" if execution.has_started else "queued"
+            execution.batch.add(batch_codec.encode_signal(execution.public_id, signal, headers))
+            return
         with contextlib.suppress(nats.errors.Error):
             await nc.publish(execution.reply, headers=headers)
 
-    async def _send_progress(self, reply: str, body: bytes) -> bool:
+    async def _send_progress(self, execution: Execution, body: bytes) -> bool:
         """Send a progress; false if the connection is away."""
+        if execution.batch is not None:
+            execution.batch.add(batch_codec.encode_signal(execution.public_id, "progress", body=body))
+            return True
         nc, private = self._link.nc, self._link.private
         if nc is None or not nc.is_connected:
             return False
         headers = {h.SIGNAL: h.PROGRESS, **({h.WORKER: private} if private else {})}
         with contextlib.suppress(nats.errors.Error):
-            await nc.publish(reply, body, headers=headers)
+            await nc.publish(execution.reply, body, headers=headers)
         return True
 
     async def _reply(self, subject: str, answer: Answer) -> None:
@@ -205,11 +224,13 @@ class TaskServer:
             self._summed.warning("answer", "an answer could not be sent: %s", "there is no connection to NATS")
             return
         body, headers = encode_answer(answer)
+        if not is_of_another_account(subject):
+            headers = {**(headers or {}), **self.batches.announcement}
         try:
             check_size(nc, body, headers, "the task's reply")
         except TooLarge as error:
             body, headers = encode_answer(error_answer(error.code, error.message))
         try:
-            await nc.publish(subject, body, headers=headers)
+            await nc.publish(subject, body, headers=headers or None)
         except nats.errors.Error as error:
             self._summed.warning("answer", "an answer could not be sent: %s", error)

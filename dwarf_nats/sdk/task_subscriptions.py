@@ -179,6 +179,7 @@ class TaskSubscriptions:
         if violation.publish:
             text = f"an answer did not reach the engine: permissions do not let us {violation}; see allow_responses"
             self._refusals.say(logging.ERROR, f"{text} in the permissions of a task service")
+            self._server.batches.withdraw()  # a batch needs several answers
             return True
         for url in self._handlers:
             if violation.concerns(self._subjects.task(url)):

@@ -156,6 +156,7 @@ class Worker:
             DiscoveryResponder(self.name, self.queue, subjects),
             queue_timeout_ms=self._queue_timeout_ms,
         )
+        server.batches.take(self._handlers)
         self._subscriptions = subscriptions = TaskSubscriptions(
             self._link,
             server,
@@ -186,6 +187,7 @@ class Worker:
         if server is None or server.executor is None or subscriptions is None:
             return True
         seconds = self.drain_seconds if drain_seconds is None else drain_seconds
+        server.batches.withdraw()
         try:
             await subscriptions.leave_tasks()
             finished = await self._finish(server.executor, seconds)

@@ -125,6 +125,7 @@ def _channels() -> list[_Channel]:
         _Channel("task", "send", "task.{url}", t.TaskRequest, replies=(t.TaskReply,)),
         _Channel("progress", "receive", "{reply}", t.TaskProgress),
         _Channel("worker", "send", "{worker}", t.WorkerCall, replies=(t.WorkerReply,)),
+        _Channel("batch", "send", "{worker}", t.BatchedRequest, replies=(t.BatchedReply,)),
         _Channel("graph", "send", "graph.{workflow}", t.GraphLoadRequest, replies=(m.GraphDocument,)),
         _Channel("peer-enqueue", "send", subjects.peer("enqueue"), p.PeerEnqueue),
         _Channel("peer-sync_valve", "send", subjects.peer("sync_valve"), p.PeerSyncValve),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta
 
@@ -18,6 +18,9 @@ ErrorJson = Annotated[
     Meta(description="An object with message and code, or a string.", extra_json_schema={"type": ["object", "string"]}),
 ]
 Delay = Annotated[int, Meta(ge=0, le=MAX_DELAY_MS, description="Milliseconds.")]
+
+
+Signal = Literal["accepted", "queued", "started", "progress"]
 
 
 class Resumed(Message):
@@ -75,6 +78,16 @@ class TaskRequest(Message):
     compensating: Maybe[Compensating] = UNSET
 
 
+class BatchedRequest(TaskRequest):
+    """A request in a batch: `headers` has what would be headers of a request alone."""
+
+    headers: Maybe[
+        Annotated[
+            dict[str, str], Meta(description="Deadline, attempt, accept time and trace, by the names of the headers.")
+        ]
+    ] = UNSET
+
+
 class TaskProgress(Request):
     """How far a task has come, sent to the reply subject while it runs; 4 KiB at most (B7)."""
 
@@ -122,6 +135,16 @@ class TaskReply(Request):
     wait: Maybe[WaitCall] = UNSET
     tags: Maybe[TagChangesJson] = UNSET
     error: Maybe[ErrorJson] = UNSET
+
+
+class BatchedReply(Request):
+    """An answer in a batch, for one step: a reply as it would be alone, or a signal."""
+
+    step_id: StepId
+    reply: Maybe[Annotated[AnyJson, Meta(description="A task reply.")]] = UNSET
+    signal: Maybe[Signal] = UNSET
+    body: Maybe[Annotated[AnyJson, Meta(description="Of the signal `progress`: a task progress.")]] = UNSET
+    headers: Maybe[Annotated[dict[str, str], Meta(description="What would be headers of a reply alone.")]] = UNSET
 
 
 class WorkerCall(Request):

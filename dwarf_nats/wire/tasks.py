@@ -52,15 +52,19 @@ _FIELDS = [field.encode_name for field in msgspec.structs.fields(t.TaskReply)]
 _DEFAULT = Retry()
 
 
-def encode_request(call: TaskCall, accept_ms: int, traceparent: str = "", tracestate: str = "") -> tuple[bytes, bytes]:
+def encode_request(call: TaskCall, accept_ms: int) -> tuple[bytes, bytes]:
     """Encode a call as header block and body. `accept_ms`: time after which a service should send *accepted*."""
-    deadline = rfc3339(call.deadline)
+    return encode_block(call, accept_ms), encode_body(call)
+
+
+def encode_body(call: TaskCall) -> bytes:
+    """Encode a call without its headers."""
     subgraph: t.SubgraphEnd | UnsetType = UNSET
     if call.subgraph_error is not None:
         subgraph = t.SubgraphEnd(error=call.subgraph_error)
     elif call.subgraph_result is not None:
         subgraph = t.SubgraphEnd(result=call.subgraph_result)
-    body = _encode(
+    return _encode(
         t.TaskRequest(
             flow_key=call.flow_key,
             step_key=call.step_key,
@@ -72,7 +76,7 @@ def encode_request(call: TaskCall, accept_ms: int, traceparent: str = "", traces
             baggage=call.baggage,
             flow_created_at=rfc3339(call.flow_created_at),
             flow_updated_at=rfc3339(call.flow_updated_at),
-            deadline=deadline,
+            deadline=rfc3339(call.deadline),
             resumed=_resumed(call),
             event=UNSET if call.event is None else _event(call.event),
             subgraph=subgraph,
@@ -80,15 +84,34 @@ def encode_request(call: TaskCall, accept_ms: int, traceparent: str = "", traces
             compensating=UNSET if call.compensating is None else _compensating(call.compensating),
         )
     )
-    trace = f"traceparent: {traceparent}\r\n" if traceparent else ""
-    if tracestate:
-        trace += f"tracestate: {h.percent_encode(tracestate)}\r\n"
+
+
+def encode_block(call: TaskCall, accept_ms: int) -> bytes:
+    """Encode the headers of a call."""
+    trace = f"traceparent: {call.traceparent}\r\n" if call.traceparent else ""
+    if call.tracestate:
+        trace += f"tracestate: {h.percent_encode(call.tracestate)}\r\n"
     block = (
         f"NATS/1.0\r\nDwarf-Flow-Key: {call.flow_key}\r\nDwarf-Step-Key: {call.step_key}\r\n"
         f"{_names(call.workflow, call.task)}Dwarf-Attempt: {call.attempt}\r\n"
-        f"Dwarf-Deadline: {deadline}\r\nDwarf-Accept-Ms: {accept_ms}\r\nDwarf-Queue: 1\r\n{trace}\r\n"
+        f"Dwarf-Deadline: {rfc3339(call.deadline)}\r\nDwarf-Accept-Ms: {accept_ms}\r\nDwarf-Queue: 1\r\n{trace}\r\n"
     )
-    return block.encode("ascii"), body
+    return block.encode("ascii")
+
+
+def batch_headers(call: TaskCall, accept_ms: int) -> dict[str, str]:
+    """What a member of a batch has as `headers`: those of a request alone that its body does not say."""
+    headers = {
+        h.ATTEMPT: str(call.attempt),
+        h.DEADLINE: rfc3339(call.deadline),
+        h.ACCEPT_MS: str(accept_ms),
+        h.QUEUE: "1",
+    }
+    if call.traceparent:
+        headers[h.TRACEPARENT] = call.traceparent
+    if call.tracestate:
+        headers[h.TRACESTATE] = h.percent_encode(call.tracestate)
+    return headers
 
 
 def _resumed(call: TaskCall) -> t.Resumed | UnsetType:

@@ -14,7 +14,7 @@ import inspect
 import types
 import typing
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -77,12 +77,15 @@ async def run_task(func: TaskFunction, call: TaskCall, max_depth: int = MAX_DEPT
     functions run on the event loop, plain functions in a thread. The caller enforces the deadline by cancelling this.
     """
     flow = Flow.from_call(call)
-    if call.report is not None and not _is_coroutine(func):  # it reports from its thread
-        call.report = _on_this_loop(call.report)
     running = asyncio.current_task()
     try:
-        arguments = _bound(func)(flow)
-        returned = await _called(func, arguments)
+        prepared = _prepared(func)
+        if prepared.coroutine:
+            returned = await func(**prepared.fill(flow))
+        else:
+            if call.report is not None:
+                call.report = _on_this_loop(call.report)  # it reports from its thread
+            returned = await _called_in_thread(func, prepared.fill(flow))
         changes = changes_of(returned, max_depth)
     except Suspended:
         return flow.answer()
@@ -131,9 +134,7 @@ class _InThread(Exception):
         self.error = error
 
 
-async def _called(func: TaskFunction, arguments: dict[str, Any]) -> Any:
-    if _is_coroutine(func):
-        return await func(**arguments)
+async def _called_in_thread(func: TaskFunction, arguments: dict[str, Any]) -> Any:
     returned, error = await asyncio.to_thread(_caught, func, arguments)
     if error is not None:
         raise error if isinstance(error, Exception | Suspended) else _InThread(error)
@@ -154,17 +155,23 @@ def _is_coroutine(func: TaskFunction) -> bool:
     return inspect.iscoroutinefunction(_plain(func)) or inspect.iscoroutinefunction(getattr(func, "__call__", None))  # noqa: B004
 
 
+class _Prepared(NamedTuple):
+    """What is worked out once for a task function: what fills its arguments, and whether it is a coroutine function."""
+
+    fill: Callable[[Flow], dict[str, Any]]
+    coroutine: bool
+
+
 @functools.lru_cache(maxsize=1024)
-def _bound_cached(func: TaskFunction) -> Callable[[Flow], dict[str, Any]]:
-    return bind(func)
+def _prepared_once(func: TaskFunction) -> _Prepared:
+    return _Prepared(bind(func), _is_coroutine(func))
 
 
-def _bound(func: TaskFunction) -> Callable[[Flow], dict[str, Any]]:
+def _prepared(func: TaskFunction) -> _Prepared:
     try:
-        hash(func)
-    except TypeError:
-        return bind(func)
-    return _bound_cached(func)
+        return _prepared_once(func)
+    except TypeError:  # it has no hash, or cannot be called by name
+        return _Prepared(bind(func), _is_coroutine(func))
 
 
 def _plain(func: TaskFunction) -> TaskFunction:

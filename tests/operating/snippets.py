@@ -18,7 +18,7 @@ import msgspec
 import yaml
 
 from dwarf_nats.wire import messages as m
-from dwarf_nats.wire.task_messages import TaskReply
+from dwarf_nats.wire.task_messages import BatchedReply, BatchedRequest, TaskReply
 from dwarf_nats.workflow.graph import Graph
 from tests.operating.command_lines import ROOT
 
@@ -134,7 +134,9 @@ def check_python(block: Block) -> None:
 
 def check_json(block: Block) -> None:
     value = json.loads(block.text)
-    if "replica" in value:
+    if isinstance(value, list):
+        _check_batch(value)
+    elif "replica" in value:
         msgspec.convert(value, m.HealthReply)
     elif "error" in value:
         msgspec.convert(value, m.ErrorReply)
@@ -146,6 +148,16 @@ def check_json(block: Block) -> None:
         _check_part_of_graph(value)
     else:
         assert {"time", "level", "logger", "message"} <= set(value), f"{block.shown}: no rule says what this is"
+
+
+def _check_batch(members: list[dict[str, Any]]) -> None:
+    """Requests or answers of several steps in one message; unknown fields are refused."""
+    for member in members:
+        if "stepKey" in member:
+            request = msgspec.json.decode(json.dumps(member), type=BatchedRequest)
+            assert member.keys() <= set(request.__struct_encode_fields__)
+        else:
+            msgspec.json.decode(json.dumps(member), type=BatchedReply)
 
 
 def _check_part_of_graph(value: dict[str, Any]) -> None:

@@ -51,7 +51,9 @@ def test_request_carries_state_digit_for_digit_and_names_in_headers() -> None:
 
 
 def test_request_carries_resume_data_child_results_and_trace() -> None:
-    block, body = encode_request(call(resumed=Raw(b"null"), subgraph_result=Raw(b'{"x":1}')), 1, "00-a-b-01", "k=v")
+    block, body = encode_request(
+        call(resumed=Raw(b"null"), subgraph_result=Raw(b'{"x":1}'), traceparent="00-a-b-01", tracestate="k=v"), 1
+    )
     sent = msgspec.json.decode(body)
     assert sent["resumed"] == {"data": None}
     _, body = encode_request(call(interrupt_timed_out=True), 1)

@@ -1,0 +1,148 @@
+"""Several steps in one message to a worker: read, run one by one, answered as they end (wire section 2)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Mapping
+from typing import TYPE_CHECKING
+
+import nats.errors
+
+from dwarf_nats.errors import BadRequest, DwarfError, TooLarge
+from dwarf_nats.wire import batches as codec
+from dwarf_nats.wire import headers as h
+
+from .batch_answers import BatchAnswers
+from .request_reply import check_size
+from .task_codec import accept_seconds, backpressure_answer, call_of, encode_answer, error_answer, takes_queued
+from .task_executor import Execution
+
+if TYPE_CHECKING:
+    from nats.aio.msg import Msg
+
+    from dwarf_nats.summed import Summed
+    from dwarf_nats.wire.task_messages import BatchedRequest
+    from dwarf_nats.workflow.answer import Answer
+
+    from .task_executor import Handler, SendProgress, TaskExecutor
+    from .task_server import Link
+
+MAX_BATCH_STEPS = 256
+"""Steps that a worker takes in one message: enough that the message costs nothing, few enough that other workers get some."""
+RECONNECT_SECONDS = 60.0
+"""Longest wait of answers for a lost connection."""
+USUAL_MAX_PAYLOAD = 1_048_576
+"""Of a nats-server as it comes; for the moment between two connections."""
+
+
+def most_steps(concurrency: int) -> int:
+    """Return how many steps a worker takes in one message; 0 if it takes none."""
+    return min(concurrency, MAX_BATCH_STEPS) if concurrency > 1 else 0
+
+
+class BatchIntake:
+    """Accepts the steps of one message for the executor. One that cannot be read is answered with the error and harms no other.
+
+    `most`: steps that it takes at once. `send_progress` sends what a task reports.
+    """
+
+    def __init__(self, link: Link, most: int, send_progress: SendProgress, summed: Summed) -> None:
+        self._link = link
+        self._most = most
+        self._send_progress = send_progress
+        self._summed = summed
+        self._handlers: Mapping[str, Handler] = {}
+        self._last: set[asyncio.Task[None]] = set()
+
+    def take(self, handlers: Mapping[str, Handler]) -> None:
+        """Take batches of these tasks at the private subject from now on."""
+        self._handlers = handlers
+
+    def withdraw(self) -> None:
+        """Take no more batches, and say so with the next answers."""
+        self._most = 0
+
+    @property
+    def announcement(self) -> dict[str, str]:
+        """The headers that say how many steps this worker takes in one message, and where."""
+        if not self._link.private or not self._handlers:
+            return {}
+        return {h.WORKER: self._link.private, h.BATCH: str(self._most)}
+
+    def receive(self, msg: Msg, executor: TaskExecutor | None) -> None:
+        """Accept the steps of a message; without an executor, the worker is stopping and they go elsewhere."""
+        try:
+            members = codec.decode_requests(msg.data)
+        except BadRequest as error:
+            self._summed.warning("batch", "%s", error)
+            return
+        answers = self._answers_to(msg.reply, executor)
+        for member in members:
+            if isinstance(member, codec.BadMember):
+                answers.add(self.encoded(member.step_id, error_answer(400, member.reason)))
+            elif executor is None:
+                answers.add(self._refused(member, backpressure_answer("the worker is stopping")))
+            else:
+                self._accept(member, answers, msg.reply, executor)
+
+    def _accept(self, member: BatchedRequest, answers: BatchAnswers, reply: str, executor: TaskExecutor) -> None:
+        handler = self._handlers.get(member.url)
+        if handler is None:
+            answers.add(self._refused(member, backpressure_answer(f"this worker does not serve {member.url}")))
+            return
+        headers = member.headers if isinstance(member.headers, dict) else {}
+        try:
+            call = call_of(member, headers)
+        except DwarfError as error:
+            answers.add(self._refused(member, error_answer(error.code, error.message)))
+            return
+        executor.submit(
+            Execution(
+                call,
+                reply,
+                handler,
+                accept_seconds(headers),
+                takes_queued=takes_queued(headers),
+                send_progress=self._send_progress,
+                batch=answers,
+            )
+        )
+
+    def _refused(self, member: BatchedRequest, answer: Answer) -> bytes:
+        return self.encoded(member.step_key.rpartition("-")[0], answer)
+
+    def encoded(self, step_id: str, answer: Answer) -> bytes:
+        """Encode the answer of one step; one that no message can hold becomes an error that says so."""
+        body, headers = encode_answer(answer)
+        nc = self._link.nc
+        try:
+            if nc is not None:
+                check_size(nc, body, headers, "the task's reply")
+        except TooLarge as error:
+            body, headers = encode_answer(error_answer(error.code, error.message))
+        return codec.encode_reply(step_id, body, headers)
+
+    def _answers_to(self, reply: str, executor: TaskExecutor | None) -> BatchAnswers:
+        async def send(body: bytes) -> None:
+            await self._send(reply, body)
+
+        return BatchAnswers(send, self._spawn if executor is None else executor.spawn, self._max_payload)
+
+    async def _send(self, reply: str, body: bytes) -> None:
+        if self._link.nc is None or not self._link.nc.is_connected:
+            await self._link.until_connected(RECONNECT_SECONDS)
+        nc = self._link.nc
+        try:
+            if nc is None:
+                raise nats.errors.ConnectionClosedError
+            await nc.publish(reply, body, headers=self.announcement or None)
+        except nats.errors.Error as error:
+            self._summed.warning("answer", "answers could not be sent: %s", error)
+
+    def _max_payload(self) -> int:
+        return USUAL_MAX_PAYLOAD if self._link.nc is None else self._link.nc.max_payload
+
+    def _spawn(self, coroutine: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._last.add(task)
+        task.add_done_callback(self._last.discard)
