@@ -1,10 +1,11 @@
-"""The costs of the web console: `python -m bench.console list`, `… branches`, `… tabs`; `--sqlite` instead of PostgreSQL.
+"""The costs of the web console: `python -m bench.console list`, `branches`, `tabs` or `apart`; `--sqlite` for SQLite.
 
 Each case starts the servers, a replica and a console as processes of their own on loopback, and ends them after `--limit`
 seconds at the latest.
 
 - `list`: flows are laid down by SQL; each filter of the page of flows is asked for, and read anew each time.
 - `branches`: one flow with very many branches; the time and the bytes of each tab.
+- `apart`: each tab at a running flow of its own; CPU time without tabs and with them.
 - `tabs`: flows run at a steady pace; CPU time of replica and console without tabs, with them, and without them again.
 """
 
@@ -280,6 +281,23 @@ async def measure_tabs(dsn: str, args: argparse.Namespace) -> None:
         await asyncio.gather(load, return_exceptions=True)
 
 
+async def measure_apart(dsn: str, args: argparse.Namespace) -> None:
+    """Each tab at the graph of a flow of its own, of which a step ends every five seconds."""
+    slow = {**LONG, "tasks": [*LONG["tasks"][:2], {"name": "pause", "sleep": {"ms": 5_000}}]}
+    async with deployed(dsn) as one:
+        keys = [await one.create(slow, {}) for _ in range(args.tabs)]
+        await asyncio.sleep(10)
+        await _watch("no tab", one, args.seconds)
+        places = [f"/live/flow?flow={'-'.join(key.split('-')[:2])}&tab=graph" for key in keys]
+        tabs = [asyncio.create_task(one.look(place)) for place in places]
+        await asyncio.sleep(10)
+        await _watch(f"{args.tabs} tabs", one, args.seconds)
+        print(f"streams that ended early: {sum(tab.done() for tab in tabs)}")
+        for tab in tabs:
+            tab.cancel()
+        await asyncio.gather(*tabs, return_exceptions=True)
+
+
 async def _load(one: Deployment, rate: float) -> None:
     """Start flows of five steps at a steady pace."""
     due = time.monotonic()
@@ -301,7 +319,7 @@ async def _watch(name: str, one: Deployment, seconds: float) -> None:
     )
 
 
-CASES = {"list": measure_list, "branches": measure_branches, "tabs": measure_tabs}
+CASES = {"list": measure_list, "branches": measure_branches, "tabs": measure_tabs, "apart": measure_apart}
 
 
 async def main() -> None:

@@ -139,6 +139,7 @@ class _Replica:
             accept_ms=settings.accept_ms,
             roll_call_seconds=settings.roll_call_ms / 1000,
             max_depth=settings.engine.max_depth,
+            counters=counters,
         )
         if settings.signals:
             self._peers = NatsPeers(connection, self._origin, subjects)

@@ -11,7 +11,16 @@ from dwarf_nats.workflow.explanation import Explanation
 from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.limit import Limit, LimitInfo
 from dwarf_nats.workflow.options import FlowOptions, Query
-from dwarf_nats.workflow.records import EventReceipt, FlowSummary, GraphInfo, Outcome, ShardInfo, Step, TaskHealth
+from dwarf_nats.workflow.records import (
+    EventReceipt,
+    FlowCounts,
+    FlowSummary,
+    GraphInfo,
+    Outcome,
+    ShardInfo,
+    Step,
+    TaskHealth,
+)
 from dwarf_nats.workflow.status import Status
 from dwarf_nats.workflow.tags import TagChanges, Tags, TagValue
 
@@ -47,6 +56,7 @@ class EngineApi(Protocol):
     async def flow_graph(self, flow_key: str, /) -> Graph: ...
     async def step(self, step_key: str, /) -> Step: ...
     async def list(self, query: Query, cursor: str = "", /) -> tuple[Flows, str]: ...
+    async def count(self, query: Query, /) -> FlowCounts: ...
     async def purge(self, query: Query, /) -> int: ...
     async def bulk(self, order: Bulk, /) -> BulkPage: ...
     async def delete(self, flow_key: str, /) -> None: ...

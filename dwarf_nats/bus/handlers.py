@@ -13,11 +13,12 @@ from msgspec import UnsetType
 from dwarf_nats.errors import BadRequest
 from dwarf_nats.render.graph import graph_mermaid
 from dwarf_nats.render.history import fits_mermaid
-from dwarf_nats.wire import codec, truncation
 from dwarf_nats.wire import messages as m
+from dwarf_nats.wire import truncation
 from dwarf_nats.wire.codec import encode, flow_options, or_default, query, raw_bytes
 from dwarf_nats.wire.decoding import EMPTY
 from dwarf_nats.wire.operations import OPERATION_NAMES
+from dwarf_nats.wire.shards import counts_message, shard_message
 from dwarf_nats.wire.tag_messages import tag_changes, tags_given, tags_json
 from dwarf_nats.wire.times import rfc3339
 from dwarf_nats.workflow.graph import Graph
@@ -223,6 +224,11 @@ async def list_(engine: EngineApi, request: m.FlowListRequest, context: RequestC
         wanted = replace(wanted, limit=max(1, fit))
 
 
+@handles("flow.count")
+async def count(engine: EngineApi, request: m.FlowCountRequest, _context: RequestContext) -> bytes:
+    return encode(counts_message(await engine.count(query(request))))
+
+
 @handles("flow.purge")
 async def purge(engine: EngineApi, request: m.FlowPurgeRequest, _context: RequestContext) -> bytes:
     return encode(m.FlowPurgeReply(deleted=await engine.purge(query(request))))
@@ -303,7 +309,7 @@ async def breaker(engine: EngineApi, request: m.TaskBreakerRequest, _context: Re
 
 @handles("shard.info")
 async def shards(engine: EngineApi, _request: m.EmptyRequest, _context: RequestContext) -> bytes:
-    found = [codec.shard_message(one) for one in await engine.shard_info()]
+    found = [shard_message(one) for one in await engine.shard_info()]
     return encode(m.ShardInfoReply(shards=found))
 
 

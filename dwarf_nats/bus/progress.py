@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 from dwarf_nats.clock import SystemClock
 from dwarf_nats.errors import BadRequest
 from dwarf_nats.summed import Summed
+from dwarf_nats.telemetry.counters import Count, Counters
 from dwarf_nats.workflow.progress import MAX_PROGRESS_BYTES, PROGRESS_SECONDS, read_progress
 
 if TYPE_CHECKING:
@@ -48,13 +49,13 @@ class ReportingCall(Protocol):
 
 
 class ProgressReader:
-    """Reads what workers report of calls. `malformed`: how many were dropped."""
+    """Reads what workers report of calls. What cannot be read is dropped, and counted in `malformed`."""
 
-    def __init__(self, clock: Clock | None = None, max_depth: int = 64) -> None:
+    def __init__(self, clock: Clock | None = None, max_depth: int = 64, malformed: Count | None = None) -> None:
         self._clock = clock if clock is not None else SystemClock()
         self._max_depth = max_depth
         self._summed = Summed(log)
-        self.malformed = 0
+        self.malformed = malformed if malformed is not None else Counters().malformed_progress
 
     def received(self, call: ReportingCall, body: bytes) -> None:
         """Take a progress: read it now, or if the last one was a moment ago, when that is over."""
@@ -95,7 +96,7 @@ class ProgressReader:
             call.report(call.step, progress)
 
     def _drop(self, call: ReportingCall, why: str) -> None:
-        self.malformed += 1
+        self.malformed.add()
         self._summed.warning(
             ("progress", call.subject),
             "a malformed progress of step %s at %s is dropped: %s",

@@ -6,6 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from dwarf_nats.ports import BusAway, TaskCapabilities, WorkerLost
+from dwarf_nats.telemetry.counters import Counters
 from dwarf_nats.wire import tasks as codec
 from dwarf_nats.wire.streams import describe_capture
 from dwarf_nats.wire.subjects import Subjects
@@ -46,6 +47,7 @@ class NatsTasks:
         roll_call_seconds: float = INTERVAL_SECONDS,
         clock: Clock | None = None,
         max_depth: int = 64,
+        counters: Counters | None = None,
     ) -> None:
         self._connection = connection
         self._inbox = inbox
@@ -61,7 +63,7 @@ class NatsTasks:
         self.accepted = 0
         self._reconnects = Reconnects(connection)
         self.roll_call = RollCall(connection, inbox, interval_seconds=roll_call_seconds, clock=clock)
-        inbox.progress = ProgressReader(clock, max_depth)
+        inbox.progress = ProgressReader(clock, max_depth, None if counters is None else counters.malformed_progress)
         inbox.on_accepted = self._on_accepted
         inbox.on_ended = self.roll_call.unwatch
         inbox.on_queued, inbox.on_started = self.queued_calls.on_queued, self.queued_calls.on_started

@@ -19,6 +19,7 @@ from dwarf_nats.cli.output import (
     flows_view,
     outcome_view,
     pretty,
+    table,
 )
 from dwarf_nats.cli.pauses import advice_for, pauses_view
 from dwarf_nats.cli.state_arg import read_state
@@ -29,6 +30,7 @@ from dwarf_nats.sdk import Change
 from dwarf_nats.wire import codec
 from dwarf_nats.wire import messages as m
 from dwarf_nats.wire.pause_messages import pause_message
+from dwarf_nats.wire.shards import counts_message
 from dwarf_nats.wire.steps import step_message
 from dwarf_nats.workflow.options import LIST_DEFAULT_FLOWS, Query
 from dwarf_nats.workflow.records import FlowSummary, Outcome, Step
@@ -269,6 +271,19 @@ async def list_(
     async with service.client(bus) as client:
         flows, following = await client.list(filters.query(), cursor)
     show_flows(out, flows, following, filters.query())
+
+
+@command(app, "count", short="Count flows by status.", example="dwarf-nats flow count --workflow order")
+async def count(out: Output, bus: Bus, service: Service, filters: Filters) -> None:
+    """Count flows by status, up to 1,000 of each; with filters, among the newest 10,000."""
+    async with service.client(bus) as client:
+        found = await client.count(filters.query())
+    reply = counts_message(found)
+    rows = [
+        (status.value, f"{number:,}{'+' if status in found.more else ''}") for status, number in found.counts.items()
+    ]
+    since = [] if reply.searched_to is msgspec.UNSET else [f"of the flows created since {reply.searched_to}"]
+    out.show(reply, table(("status", "flows"), rows), *since)
 
 
 def show_flows(out: Output, flows: Sequence[FlowSummary], following: str, query: Query) -> None:

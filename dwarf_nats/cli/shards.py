@@ -7,8 +7,9 @@ import typer
 from dwarf_nats.cli.command import command
 from dwarf_nats.cli.options import Bus, Service
 from dwarf_nats.cli.output import Output, table
-from dwarf_nats.wire import codec
 from dwarf_nats.wire import messages as m
+from dwarf_nats.wire.shards import shard_message
+from dwarf_nats.workflow.records import ShardInfo
 
 
 def register(app: typer.Typer) -> None:
@@ -27,7 +28,7 @@ async def shards(out: Output, bus: Bus, service: Service) -> None:
     """
     async with service.client(bus) as client:
         infos = await client.shard_info()
-    reply = m.ShardInfoReply(shards=[codec.shard_message(one) for one in infos])
+    reply = m.ShardInfoReply(shards=[shard_message(one) for one in infos])
     rows = [
         (
             str(one.shard),
@@ -35,7 +36,16 @@ async def shards(out: Output, bus: Bus, service: Service) -> None:
             f"{one.latency_ms:.1f} ms",
             str(one.flows),
             str(one.steps),
+            _waiting(one),
         )
         for one in infos
     ]
-    out.show(reply, table(("shard", "health", "latency", "flows", "steps"), rows))
+    out.show(reply, table(("shard", "health", "latency", "flows", "steps", "due, by priority"), rows))
+
+
+def _waiting(shard: ShardInfo) -> str:
+    """The steps that are due and not taken up: `10: 3, 100: 1000+`."""
+    most = 1_000
+    return (
+        ", ".join(f"{one.priority}: {one.steps}{'+' if one.steps >= most else ''}" for one in shard.backlog) or "none"
+    )

@@ -99,6 +99,10 @@ class Source:
         """A page of flows: `flows`, and `cursor` unless it is the last. `query`: the fields of `flow.list`."""
         return await self.read("flow.list", {**query, **({"cursor": cursor} if cursor else {})})
 
+    async def counts(self, query: Mapping[str, Any]) -> dict[str, Any]:
+        """Flows by status: `counts`, `more`, `searchedTo`. `query`: the filters of `flow.count`."""
+        return await self.read("flow.count", query, seconds=SLOW_SECONDS)
+
     async def summary(self, flow_id: str) -> dict[str, Any]:
         """The line of one flow in a list, also of one that another flow called."""
         parse_public_id(flow_id)

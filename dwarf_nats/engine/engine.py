@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from dwarf_nats.workflow.options import FlowOptions, Query
     from dwarf_nats.workflow.records import (
         EventReceipt,
+        FlowCounts,
         FlowSummary,
         GraphInfo,
         Outcome,
@@ -255,6 +256,10 @@ class Engine(Administration):
     async def list(self, query: Query | None = None, cursor: str = "") -> tuple[Summaries, str]:
         """Return root flows that match, newest first, and the cursor of the next page, empty on the last one (O9)."""
         return await self._operations.queries.list_flows(query, cursor)
+
+    async def count(self, query: Query | None = None) -> FlowCounts:
+        """Count the root flows that match by status, up to a bound (O9)."""
+        return await self._operations.queries.count(query)
 
     # -- controlling
 

@@ -16,6 +16,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from dwarf_nats.errors import BadRequest, Unavailable
+from dwarf_nats.ports.backlogs import BacklogStore
 
 if TYPE_CHECKING:
     from dwarf_nats.ports.audit import AuditStore
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
         ReplicaStore,
     )
     from dwarf_nats.rules.claims import ClaimedRow
-    from dwarf_nats.rules.rows import Called, FanOut, FlowRow, PausedFlow, PriorityBacklog, StepRow, SummaryRow
+    from dwarf_nats.rules.rows import Called, FanOut, FlowRow, PausedFlow, StepRow, SummaryRow
     from dwarf_nats.rules.scheduling.values import Page, PageRequest, Share
     from dwarf_nats.rules.settlement import Settlement, SettleResult
     from dwarf_nats.rules.state_refs import RefSource
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from dwarf_nats.workflow.keys import Key
     from dwarf_nats.workflow.limits import Limits
     from dwarf_nats.workflow.options import Query
+    from dwarf_nats.workflow.records import FlowCounts
     from dwarf_nats.workflow.state import Raw, State
 
 
@@ -73,7 +75,7 @@ class StoreSize(NamedTuple):
     steps: int
 
 
-class StepStore(Protocol):
+class StepStore(BacklogStore, Protocol):
     """The hot path on one shard: flows are created with their entry step; due steps are found, claimed and settled."""
 
     @property
@@ -123,13 +125,6 @@ class StepStore(Protocol):
 
     async def extend_lease(self, step_id: int, lease_seq: int, lease_us: int) -> bool:
         """Lease a claimed step for so many microseconds from now (B2); return whether this claim still holds it (X1)."""
-        ...
-
-    async def backlogs(self, priorities: int, steps: int, keys: int) -> list[PriorityBacklog]:
-        """Count the due steps of the best `priorities`; of each at most `steps` steps and `keys` fairness keys.
-
-        The cost is bounded by what is counted, however long the queue is (C4).
-        """
         ...
 
     async def ref_source(self, step_ids: Collection[int]) -> RefSource:
@@ -218,6 +213,10 @@ class FlowStore(Protocol):
 
         Raises `BadRequest` for a malformed cursor.
         """
+        ...
+
+    async def counts(self, query: Query, thread_id: int | None) -> FlowCounts:
+        """Count the root flows that match by status, up to a bound, so that the cost is bounded, too (O9)."""
         ...
 
     async def size(self) -> StoreSize:

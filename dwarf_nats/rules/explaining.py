@@ -186,7 +186,7 @@ def _queued(wait: Wait, subject: Subject, scene: Scene) -> None:
 def _breaker(wait: Wait, subject: Subject, scene: Scene) -> None:
     step = subject.step
     wait.since = max(step.created_at, step.tripped_at or 0)
-    explaining_queue.held_by_breaker(wait, step, scene)
+    explaining_queue.held_by_breaker(wait, step, scene, is_message=subject.kind is NodeKind.PUBLISH)
 
 
 # -- at work

@@ -114,11 +114,18 @@ def _busy(replicas: Sequence[ReplicaFacts]) -> str:
     )
 
 
-def held_by_breaker(wait: Wait, step: LivingStep, scene: Scene) -> None:
-    """Say why the steps of a task are held, and when it is asked again (V4)."""
+def held_by_breaker(wait: Wait, step: LivingStep, scene: Scene, *, is_message: bool = False) -> None:
+    """Say why the steps of a task are held, and when it is asked again (V4). `is_message`: it publishes to a stream (N4)."""
     probes = [one.probe_at for one in scene.task_facts(step.url) if one.probe_at is not None]
     coming = [at for at in probes if at > scene.now]
     wait.until = min(coming or probes, default=None)
+    if is_message and wait.reason is Reason.NO_RESPONDERS:
+        wait.text = (
+            f"No stream takes messages on {step.url}: its steps wait, and one of them is sent now and then to see whether one"
+            " does. Add the subject to a JetStream stream, or leave `stream` out of the node."
+        )
+        wait.remedy = "nats stream ls"
+        return
     match wait.reason:
         case Reason.NO_RESPONDERS:
             said = f"Nobody serves {step.url}"

@@ -253,16 +253,6 @@ class PausedFlow:
     truncated: bool = False
 
 
-@dataclass(slots=True, frozen=True)
-class PriorityBacklog:
-    """The due steps of one priority, counted up to a limit. `oldest_us`: microseconds since the oldest came due."""
-
-    priority: int
-    steps: int
-    fairness_keys: int
-    oldest_us: int
-
-
 def flow_row(row: Sequence[Any]) -> FlowRow:
     """A fetched row as a value."""
     flow = FlowRow(*row)

@@ -16,11 +16,15 @@ from typing import Any, cast
 
 from dwarf_nats.errors import BadRequest
 from dwarf_nats.workflow.flow import Flow
-from dwarf_nats.workflow.state import NULL, check_state, encode_state, to_values
+from dwarf_nats.workflow.state import NULL, check_state, encode_state, encode_value, to_values
 from dwarf_nats.workflow.task_error import TaskError
+
+from .command_progress import ProgressPipe
 
 log = logging.getLogger("dwarf_nats.worker")
 
+PROGRESS, CHECKPOINT = "DWARF_PROGRESS", "DWARF_CHECKPOINT"
+"""Variables of a command: the file for its progress, and the data that an earlier execution left."""
 MAX_STDOUT_BYTES = 64 * 1024 * 1024
 """Longest output of a command: the largest `max_payload` a NATS server can have."""
 STDERR_TAIL_BYTES = 4_096
@@ -38,6 +42,8 @@ class CommandTask:
 
     The command reads the state from stdin and prints the changes, a JSON object, on stdout; no output means no changes. An
     exit code other than 0 is an error of the step: the end of stderr is the message, and `exitCode` the exit code.
+    A line written to the file `$DWARF_PROGRESS` is a progress: a number from 0 to 1, or a JSON object with `fraction`, `text`
+    and `data`. `DWARF_CHECKPOINT` is the last `data` as JSON, if an earlier execution of the step has left one (B7).
     The variables `DWARF_FLOW_KEY`, `DWARF_STEP_KEY`, `DWARF_WORKFLOW`, `DWARF_TASK`, `DWARF_ATTEMPT`, `DWARF_DEADLINE` and
     `TRACEPARENT` name the execution. Raises `BadRequest` for an empty command.
 
@@ -53,7 +59,9 @@ class CommandTask:
     async def __call__(self, flow: Flow) -> dict[str, Any]:
         """Run the command once; returns its changes. Raises `TaskError` with `exitCode` if that is not 0."""
         state = {name: flow.raw(name) or NULL for name in flow.names}
-        code, stdout, stderr = await _run(self.command, encode_state(state), {**os.environ, **_environment(flow)})
+        async with ProgressPipe(flow) as pipe:
+            environment = {**os.environ, **_environment(flow), PROGRESS: pipe.path}
+            code, stdout, stderr = await _run(self.command, encode_state(state), environment, pipe)
         if code:
             raise TaskError(_message(code, stderr), exitCode=code)
         if stderr:
@@ -61,14 +69,17 @@ class CommandTask:
         return _changes(stdout)
 
 
-async def _run(command: str, stdin: bytes, environment: Mapping[str, str]) -> tuple[int, bytes, bytes]:
+async def _run(
+    command: str, stdin: bytes, environment: Mapping[str, str], pipe: ProgressPipe
+) -> tuple[int, bytes, bytes]:
     """Run a command to its end; returns exit code, stdout, and the end of stderr. Cancelling this ends the command."""
-    transport, process = await _started(command, environment)
+    transport, process = await _started(command, environment, pipe)
     try:
         process.feed(stdin)
         await process.exited.wait()
         process.signal(signal.SIGKILL)  # for processes that the command left running
         await process.ended(GRACE_SECONDS)
+        await pipe.ended(GRACE_SECONDS)
     except asyncio.CancelledError:
         await process.terminate()
         raise
@@ -82,10 +93,15 @@ async def _run(command: str, stdin: bytes, environment: Mapping[str, str]) -> tu
     return code, bytes(process.stdout), bytes(process.stderr)
 
 
-async def _started(command: str, environment: Mapping[str, str]) -> tuple[asyncio.SubprocessTransport, _Process]:
+async def _started(
+    command: str, environment: Mapping[str, str], pipe: ProgressPipe
+) -> tuple[asyncio.SubprocessTransport, _Process]:
     """Start a command. If cancelled meanwhile, end it together with the processes it has started by then."""
     exec_ = asyncio.get_running_loop().subprocess_exec
-    starting = asyncio.ensure_future(exec_(_Process, "/bin/sh", "-c", command, env=environment, start_new_session=True))
+    arguments = ("/bin/sh", "-c", command)
+    starting = asyncio.ensure_future(
+        exec_(_Process, *arguments, env=environment, start_new_session=True, pass_fds=pipe.passed)
+    )
     try:
         transport, process = await asyncio.shield(starting)
     except asyncio.CancelledError:
@@ -168,6 +184,7 @@ def _environment(flow: Flow) -> Mapping[str, str]:
         "DWARF_ATTEMPT": str(flow.attempt),
         "DWARF_DEADLINE": flow.deadline.isoformat().replace("+00:00", "Z"),
         "TRACEPARENT": flow.traceparent,
+        **({} if flow.checkpoint is None else {CHECKPOINT: encode_value(flow.checkpoint).decode()}),
     }
 
 

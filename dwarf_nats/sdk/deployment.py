@@ -5,7 +5,8 @@ from __future__ import annotations
 from dwarf_nats.errors import Unavailable
 from dwarf_nats.wire import messages as m
 from dwarf_nats.wire.audits import audit_record, audit_request
-from dwarf_nats.wire.codec import graph_record, or_default, shard_record
+from dwarf_nats.wire.codec import graph_record, or_default
+from dwarf_nats.wire.shards import shard_record
 from dwarf_nats.workflow.audit import AuditQuery, AuditRecord
 from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.records import GraphInfo, ShardInfo

@@ -11,11 +11,12 @@ from msgspec import UNSET
 from dwarf_nats.wire import messages as m
 from dwarf_nats.wire.codec import or_default, outcome_record, summary_record
 from dwarf_nats.wire.explanations import explanation_record
+from dwarf_nats.wire.shards import counts_record
 from dwarf_nats.wire.steps import step_record
 from dwarf_nats.workflow.explanation import Explanation
 from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.options import LIST_DEFAULT_FLOWS, Query
-from dwarf_nats.workflow.records import FlowSummary, Outcome, Step
+from dwarf_nats.workflow.records import FlowCounts, FlowSummary, Outcome, Step
 from dwarf_nats.workflow.status import Status
 from dwarf_nats.workflow.tags import TagValue
 
@@ -96,6 +97,11 @@ class FlowReads(Requester):
         request = m.FlowListRequest(**query_fields(query or Query()), cursor=cursor or UNSET)
         reply = decode(m.FlowListReply, await self._read("flow.list", request), "flow.list")
         return [summary_record(one) for one in reply.flows], or_default(reply.cursor, "")
+
+    async def count(self, query: Query | None = None) -> FlowCounts:
+        """Return how many root flows have each status, counted up to a bound (O9)."""
+        request = m.FlowCountRequest(**query_fields(query or Query()))
+        return counts_record(decode(m.FlowCountReply, await self._read("flow.count", request), "flow.count"))
 
     async def find(self, query: Query | None = None, /, **tags: TagValue) -> Summaries:
         """Return the newest root flows that have these tags, 100 unless the query has a limit (Q1).

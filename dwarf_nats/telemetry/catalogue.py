@@ -171,6 +171,14 @@ SIGNALS_MALFORMED = Metric(
     "Another program publishes on the peers' subjects, or versions differ.",
     rests_at_zero=True,
 )  # fmt: skip
+PROGRESS_MALFORMED = Metric(
+    "dwarf_progress_malformed_total",
+    _C,
+    "{message}",
+    (),
+    "Progress of tasks that could not be read and was dropped. The steps go on.",
+    "A worker sends more than 4 KiB, or something else than the fields of a progress. The log names the step.",
+)
 SIGNALS_DROPPED = Metric(
     "dwarf_signals_dropped_total", _C, "{signal}", (),
     "Signals to other replicas that were not sent: the bus was away, or they were too large.",
@@ -266,7 +274,7 @@ CATALOGUE = (
     LIMIT_WAITS, LIMIT_RUNNING, LIMIT_WAITING,
     QUEUE_DEPTH, PENDING, OLDEST, FAIRNESS_KEYS, QUEUE_WAIT, TASK_TIME, COMMIT_TIME,
     RATE_CUTS, RATE_LIMIT, RUNNING, BREAKER_TRIPS, BREAKER_PROBES, BREAKER_STATE,
-    REQUESTS, REQUESTS_REFUSED, REQUESTS_LOST, SIGNALS_MALFORMED, SIGNALS_DROPPED,
+    REQUESTS, REQUESTS_REFUSED, REQUESTS_LOST, SIGNALS_MALFORMED, SIGNALS_DROPPED, PROGRESS_MALFORMED,
     SHARD_UP, OUTAGES, COMMITS, COMMITTED,
 )  # fmt: skip
 """All of them, in the order of the documentation."""

@@ -50,6 +50,7 @@ class Counters:
         self.lost_requests = Count(catalogue.REQUESTS_LOST)
         self.malformed = Count(catalogue.SIGNALS_MALFORMED)
         self.dropped = Count(catalogue.SIGNALS_DROPPED)
+        self.malformed_progress = Count(catalogue.PROGRESS_MALFORMED)
 
     def counts(self) -> list[Count]:
         """All counters."""

@@ -19,7 +19,7 @@ from dwarf_nats.workflow import list_cursors
 from dwarf_nats.workflow.answer import ErrorInfo
 from dwarf_nats.workflow.limits import UNBOUNDED
 from dwarf_nats.workflow.options import FlowOptions, Query
-from dwarf_nats.workflow.records import FlowSummary, GraphInfo, Outcome, ShardHealth, ShardInfo
+from dwarf_nats.workflow.records import FlowSummary, GraphInfo, Outcome, ShardHealth
 from dwarf_nats.workflow.state import check_json, encode_value
 from dwarf_nats.workflow.status import Status
 from dwarf_nats.workflow.tags import checked_tags
@@ -207,6 +207,7 @@ def outcome_message(outcome: Outcome) -> m.Outcome:
         interrupt_payload=raw_or_unset(outcome.interrupt_json),
         pauses=[pause_message(one) for one in outcome.pauses] if outcome.pauses else UNSET,
         tags=tags_field(outcome.tags),
+        breakpoints=list(outcome.breakpoints) or UNSET,
         compensating=outcome.compensating or UNSET,
         truncated=outcome.truncated or UNSET,
     )
@@ -224,6 +225,7 @@ def outcome_record(message: m.Outcome) -> Outcome:
         interrupt_json=raw_bytes(message.interrupt_payload),
         pauses=[pause_record(one) for one in or_default(message.pauses, ())],
         tags=tags_record(message.tags),
+        breakpoints=or_default(message.breakpoints, ()),
         compensating=message.compensating is True,
         truncated=message.truncated is True,
     )
@@ -297,30 +299,6 @@ def graph_message(info: GraphInfo) -> m.GraphEntry:
 def graph_record(message: m.GraphEntry) -> GraphInfo:
     """One registered graph of a list that was received."""
     return GraphInfo(message.name, message.digest, micros(message.updated_at))
-
-
-def shard_message(shard: ShardInfo) -> m.Shard:
-    """Health and size of one shard as they travel."""
-    return m.Shard(
-        shard=shard.shard,
-        error=shard.error,
-        latency_ms=shard.latency_ms,
-        flows=shard.flows,
-        steps=shard.steps,
-        joining=shard.joining or UNSET,
-    )
-
-
-def shard_record(message: m.Shard) -> ShardInfo:
-    """Health and size of one shard that were received."""
-    return ShardInfo(
-        shard=message.shard,
-        error=message.error,
-        latency_ms=message.latency_ms,
-        flows=message.flows,
-        steps=message.steps,
-        joining=message.joining is True,
-    )
 
 
 def shard_health_message(health: ShardHealth) -> m.ShardHealth:

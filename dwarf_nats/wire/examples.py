@@ -74,6 +74,8 @@ EXAMPLES: dict[type[msgspec.Struct], Any] = {
     m.FlowHistoryRequest: {"flowKey": FLOW, "limit": 50, "cursor": "MS40Mw"},
     m.StepRequest: {"stepKey": STEP},
     m.FlowListRequest: {**_FILTERS, "cursor": "eyJ4IjoxfQ"},
+    m.FlowCountRequest: {"workflow": "order"},
+    m.FlowCountReply: {"counts": {"running": 12, "failed": 1000}, "more": ["failed"]},
     m.FlowPurgeRequest: {"status": "completed", "olderThanMs": 86400000},
     m.FlowBulkRequest: {
         "action": "cancel",
@@ -223,7 +225,26 @@ EXAMPLES: dict[type[msgspec.Struct], Any] = {
     },
     m.FlowPurgeReply: {"deleted": 7},
     m.TaskBreakerReply: {"task": "billing.charge", "tripped": False},
-    m.ShardInfoReply: {"shards": [{"shard": 1, "error": "", "latencyMs": 0.7, "flows": 12, "steps": 48}]},
+    m.ShardInfoReply: {
+        "shards": [
+            {
+                "shard": 1,
+                "error": "",
+                "latencyMs": 0.7,
+                "flows": 12,
+                "steps": 48,
+                "backlog": [
+                    {
+                        "priority": 100,
+                        "steps": 3,
+                        "fairnessKeys": 1,
+                        "oldestMs": 250,
+                        "keys": [{"fairnessKey": "acme", "steps": 3, "oldestMs": 250}],
+                    }
+                ],
+            }
+        ]
+    },
     m.HealthReply: {
         "replica": "9f86d081884c7d65",
         "version": "0.1.0",

@@ -39,6 +39,10 @@ class FlowListRequest(Filters):
     cursor: Maybe[str] = UNSET
 
 
+class FlowCountRequest(Filters):
+    """Count flows by status (O9). A `limit` means nothing here."""
+
+
 class FlowPurgeRequest(Filters):
     """Delete what matches and is not running; at least one of status, workflow, olderThanMs (O9)."""
 

@@ -26,6 +26,7 @@ from .explain_messages import ExplanationReply as ExplanationReply
 from .explain_messages import WaitsFor as WaitsFor
 from .filter_messages import Conditions as Conditions
 from .filter_messages import Filters as Filters
+from .filter_messages import FlowCountRequest as FlowCountRequest
 from .filter_messages import FlowListRequest as FlowListRequest
 from .filter_messages import FlowPurgeRequest as FlowPurgeRequest
 from .graph_messages import GraphDocument as GraphDocument
@@ -59,6 +60,10 @@ from .message_fields import (
 from .pause_messages import FlowResumeBreakRequest as FlowResumeBreakRequest
 from .pause_messages import FlowResumeRequest as FlowResumeRequest
 from .pause_messages import Pause as Pause
+from .shard_messages import KeyBacklog as KeyBacklog
+from .shard_messages import PriorityBacklog as PriorityBacklog
+from .shard_messages import Shard as Shard
+from .shard_messages import ShardInfoReply as ShardInfoReply
 from .step_messages import HistoryReply as HistoryReply
 from .step_messages import Step as Step
 from .tag_messages import FlowForkRequest as FlowForkRequest
@@ -218,6 +223,7 @@ class Outcome(Message):
         Annotated[list[Pause], Meta(description="What it is paused by, the oldest pause first; 100 at most.")]
     ] = UNSET
     tags: Maybe[TagsJson] = UNSET
+    breakpoints: Maybe[Annotated[list[str], Meta(description="Nodes before which it pauses; in a snapshot.")]] = UNSET
     compensating: Maybe[Compensated] = UNSET
     truncated: Maybe[Truncated] = UNSET
 
@@ -275,6 +281,18 @@ class FlowListReply(Message):
     searched_to: Maybe[Time] = UNSET
 
 
+class FlowCountReply(Message):
+    """How many root flows have each status; a status without any is left out (O9).
+
+    `more`: statuses of which there are more, since not more than 1,000 are counted of each. `searchedTo`: only flows created
+    since then were counted.
+    """
+
+    counts: dict[str, int]
+    more: Maybe[list[FlowStatus]] = UNSET
+    searched_to: Maybe[Time] = UNSET
+
+
 class FlowPurgeReply(Message):
     """How many flows were deleted."""
 
@@ -286,26 +304,6 @@ class TaskBreakerReply(Message):
 
     task: TaskName
     tripped: bool
-
-
-class Shard(Message):
-    """Health and size of one shard; `error` is empty for a healthy one (O16).
-
-    `joining` is true while not every replica knows the shard: no new flows are placed there yet (O17).
-    """
-
-    shard: int
-    error: str
-    latency_ms: float
-    flows: int
-    steps: int
-    joining: Maybe[bool] = UNSET
-
-
-class ShardInfoReply(Message):
-    """All shards."""
-
-    shards: list[Shard]
 
 
 class ShardHealth(Message):

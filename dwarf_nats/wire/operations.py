@@ -85,6 +85,7 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation("flow.graph", m.FlowRequest, m.FlowGraphReply, client="flow_graph", command="flow graph", reads=True),
     Operation("flow.explain", m.FlowRequest, m.ExplanationReply, client="explain", command="flow explain", reads=True),
     Operation("flow.list", m.FlowListRequest, m.FlowListReply, client="list", command="flow list", reads=True),
+    Operation("flow.count", m.FlowCountRequest, m.FlowCountReply, client="count", command="flow count", reads=True),
     Operation("flow.purge", m.FlowPurgeRequest, m.FlowPurgeReply, client="purge", command="flow purge"),
     Operation("flow.bulk", m.FlowBulkRequest, m.FlowBulkReply, client="bulk_page", command="flow bulk"),
     Operation("flow.delete", m.FlowRequest, m.Empty, client="delete", command="flow delete"),

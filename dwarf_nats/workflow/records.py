@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Literal
 
@@ -64,6 +64,8 @@ class Outcome:
     """It is running because completed steps are being compensated; after that it fails or is cancelled (N9)."""
     tags: dict[str, TagValue] = field(default_factory=dict)
     """Its tags; of a flow that was called, those of the flow at the top (Q1)."""
+    breakpoints: Sequence[str] = ()
+    """The nodes before which it pauses (O12), of a snapshot."""
 
     @property
     def state(self) -> dict[str, Any]:
@@ -74,6 +76,38 @@ class Outcome:
     @property
     def interrupt_payload(self) -> Any:
         return None if self.interrupt_json is None else _parse(self.interrupt_json)
+
+
+@dataclass(slots=True, frozen=True)
+class FlowCounts:
+    """How many root flows have each status, counted up to a bound (O9). `more`: statuses of which there are more than counted.
+
+    `searched_to`: only flows created since this time were counted; `None` if all were.
+    """
+
+    counts: Mapping[Status, int]
+    more: frozenset[Status] = frozenset()
+    searched_to: int | None = None
+
+
+@dataclass(slots=True, frozen=True)
+class KeyBacklog:
+    """The due steps of a fairness key, counted up to a limit. `oldest_us`: microseconds since the oldest came due."""
+
+    fairness_key: str
+    steps: int
+    oldest_us: int
+
+
+@dataclass(slots=True, frozen=True)
+class PriorityBacklog:
+    """The due steps of a priority, counted up to a limit, and of the fairness `keys` that have most of them."""
+
+    priority: int
+    steps: int
+    fairness_keys: int
+    oldest_us: int
+    keys: Sequence[KeyBacklog] = ()
 
 
 @dataclass(slots=True, frozen=True)
@@ -171,6 +205,8 @@ class ShardInfo:
     flows: int = 0
     steps: int = 0
     joining: bool = False
+    backlog: Sequence[PriorityBacklog] = ()
+    """Steps that are due and not taken up, of the best priorities."""
 
 
 @dataclass(slots=True, frozen=True)

@@ -34,12 +34,16 @@ async def test_the_pointer_reads_the_time_and_dragging_zooms(page: Page, caller:
     await expect(cursor).to_contain_text("long")
     await page.mouse.up()
     await expect(page.locator(".tl-shown")).to_contain_text(" to +0.")
+    marks = page.locator(".tl-axis text.fine")
+    await expect(marks.first).to_be_visible()
+    assert 2 <= await marks.count() <= 8, "finer marks for the part that is shown"
     assert abs(await axis.evaluate(WIDTH) / box["width"] - 4) < 0.4, "a quarter is shown over the whole width"
     await page.mouse.move(box["x"] + 2, height)
     assert await cursor.inner_text() > early, "the pointer reads the part that is shown"
 
     await page.get_by_role("button", name="Whole").click()
     await expect(page.locator(".tl-shown")).to_be_empty()
+    await expect(marks).to_have_count(0)
     assert abs(await axis.evaluate(WIDTH) - box["width"]) < 1
 
 

@@ -96,7 +96,7 @@ async def test_b7_a_malformed_progress_is_counted_logged_and_harms_nothing(
         for _ in bodies:
             answer = await tasks.execute(call(report=heard.report))
             assert list(answer.changes) == ["done"]
-    assert (heard.reports, inbox.progress.malformed) == ([], 3)
+    assert (heard.reports, inbox.progress.malformed.total()) == ([], 3)
     assert "a malformed progress of step 1-43" in caplog.text
     assert STEP not in caplog.text
 

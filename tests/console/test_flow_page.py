@@ -345,3 +345,37 @@ async def test_a_workflow_is_drawn(browser: Browser, caller: Caller) -> None:
     assert "Graph of order" in page
     assert page.count('class="node task"') == 4
     assert "unreached" not in page
+
+
+async def test_breakpoints_that_are_set_are_shown(browser: Browser, caller: Caller) -> None:
+    """In the header, in the graph, and in the choice of the dialog (O12)."""
+    key = await stage.made(caller, stage.ASK)
+    await caller.ok("flow.break_before", flowKey=key, task="record")
+    assert (await caller.ok("flow.snapshot", flowKey=key))["breakpoints"] == ["record"]
+    page = await browser.page(f"/flow/{stage.sealed(key)}")
+    assert "Breakpoint before" in page
+    assert page.count('class="break"') == 1
+    assert '<option value="record">record (set)</option>' in page
+    await caller.ok("flow.break_before", flowKey=key, task="record", enabled=False)
+    assert "breakpoints" not in await caller.ok("flow.snapshot", flowKey=key)
+
+
+async def test_a_graph_that_is_too_large_to_draw_is_a_table(browser: Browser, caller: Caller) -> None:
+    """Of the flow, with what was reached first; of the workflow, as it is."""
+    names = [f"n{number}" for number in range(620)]
+    graph = {
+        "name": "large",
+        "entryPoint": "n0",
+        "tasks": [{"name": name, **({"ask": {}} if name == "n1" else {"set": {"x": 1}})} for name in names],
+        "transitions": [{"from": a, "to": b} for a, b in zip(names, [*names[1:], "END"], strict=True)],
+    }
+    await caller.ok("graph.put", **graph)
+    flow = await stage.stopped(caller, await stage.made(caller, graph), "interrupted")
+    page = await browser.page(f"/flow/{flow}")
+    assert "too large to draw" in page
+    assert re.search(r'href="\?step=[0-9-]+">n1</a>', page)
+    assert page.index(">n1<") < page.index("not reached")
+    assert len(page) < 200_000
+    workflow = await browser.page("/workflow/large")
+    assert "too large to draw" in workflow
+    assert ">n619<" not in workflow, "500 rows"

@@ -94,6 +94,19 @@ def test_the_reason_follows_from_the_row(step: LivingStep, reason: Reason) -> No
     assert explain(Subject(step=step), SCENE).text
 
 
+def test_a_message_that_no_stream_takes_says_so() -> None:
+    """Nobody serves a subject that a stream should take: what is missing is the stream (N4)."""
+    graph = Graph.from_json(
+        b'{"name": "w", "entryPoint": "a", "tasks": [{"name": "a", "publish": {"subject": "orders.done", "stream": true}}],'
+        b' "transitions": [{"from": "a", "to": "END"}]}'
+    )
+    step = replace(STEP, node="a", url="orders.done", cause="no_responders")
+    wait = explain(Subject(step=step, graph=graph), SCENE)
+    assert wait.text.startswith("No stream takes messages on orders.done")
+    assert wait.remedy == "nats stream ls"
+    assert explain(Subject(step=step), SCENE).text.startswith("Nobody serves orders.done")
+
+
 @pytest.mark.parametrize(
     ("replicas", "best", "because", "text"),
     [

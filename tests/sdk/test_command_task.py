@@ -184,6 +184,38 @@ async def test_what_a_command_leaves_running_holds_up_nothing_and_is_ended(tmp_p
     await _gone(int(told.read_text()))
 
 
+async def test_a_command_tells_its_progress_and_gets_the_checkpoint(caplog: pytest.LogCaptureFixture) -> None:
+    """Each line of the file is one; what is none is logged and left out, and a last line without its end counts (B7)."""
+    told: list[tuple[float | None, str | None, Any]] = []
+    one = msgspec.structs.replace(
+        call(),
+        checkpoint=msgspec.Raw(b'{"page":3}'),
+        report=lambda _key, p: told.append((p.fraction, p.text, p.data_json and json.loads(p.data_json))),
+    )
+    script = """
+        echo 0.25 > "$DWARF_PROGRESS"
+        echo nonsense > "$DWARF_PROGRESS"
+        echo '{"fraction": 7}' > "$DWARF_PROGRESS"
+        printf '{"fraction": 1, "text": "done", "data": %s}' "$DWARF_CHECKPOINT" > "$DWARF_PROGRESS"
+    """
+    answer = await asyncio.wait_for(run_task(CommandTask(script), one), SECONDS)
+    assert changes(answer) == {}
+    assert told[0][0] == 0.25
+    assert told[-1] == (1.0, "done", {"page": 3})
+    assert sum("a line of progress is left out" in record.message for record in caplog.records) == 1
+    assert changes(await done('[ -z "${DWARF_CHECKPOINT+set}" ] && echo "{}"')) == {}
+
+
+async def test_what_a_failed_command_told_last_is_its_checkpoint() -> None:
+    """It is read to its end before the step fails (B7)."""
+    told: list[Any] = []
+    one = msgspec.structs.replace(call(), report=lambda _key, progress: told.append(progress.data_json))
+    script = 'for n in 1 2 3; do echo "{\\"data\\": $n}" > $DWARF_PROGRESS; done; exit 3'
+    answer = await asyncio.wait_for(run_task(CommandTask(script), one), SECONDS)
+    assert answer.error is not None
+    assert told[-1] == b"3"
+
+
 def test_an_empty_command_is_refused() -> None:
     with pytest.raises(BadRequest, match="the command is empty"):
         CommandTask("  ")

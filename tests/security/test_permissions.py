@@ -202,7 +202,7 @@ MAY_PUBLISH: dict[str, set[str]] = {
     "viewer": READING
     | {
         f"dwarf.{one}"
-        for one in ("flow.list", "task.breaker", "shard.info", "graph.get", "graph.list", "graph.mermaid")
+        for one in ("flow.list", "flow.count", "task.breaker", "shard.info", "graph.get", "graph.list", "graph.mermaid")
     }
     | HEALTH
     | DISCOVERY

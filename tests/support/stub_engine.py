@@ -14,7 +14,7 @@ from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.keys import parse_key
 from dwarf_nats.workflow.limit import Limit, LimitInfo
 from dwarf_nats.workflow.options import FlowOptions, Query
-from dwarf_nats.workflow.records import FlowSummary, GraphInfo, Outcome, ShardInfo, Step, TaskHealth
+from dwarf_nats.workflow.records import FlowCounts, FlowSummary, GraphInfo, Outcome, ShardInfo, Step, TaskHealth
 from dwarf_nats.workflow.status import Status
 from dwarf_nats.workflow.tags import TagChanges, Tags, TagValue
 
@@ -144,6 +144,10 @@ class StubEngine:
                 priority=100,
             )
         ], "" if cursor else "next"
+
+    async def count(self, query: Query, /) -> FlowCounts:
+        self._note("count", query)
+        return FlowCounts({Status.FAILED: 3})
 
     async def purge(self, query: Query, /) -> int:
         self._note("purge", query)

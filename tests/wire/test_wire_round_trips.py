@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from dwarf_nats.errors import BadRequest, Conflict, DwarfError, Internal, TimedOut
-from dwarf_nats.wire import codec
+from dwarf_nats.wire import codec, shards
 from dwarf_nats.wire import messages as m
 from dwarf_nats.wire.explanations import explanation_message, explanation_record
 from dwarf_nats.wire.headers import read_headers
@@ -21,7 +21,17 @@ from dwarf_nats.workflow.answer import ErrorInfo
 from dwarf_nats.workflow.explanation import Because, Explanation, Reason, Wait, WaitsFor
 from dwarf_nats.workflow.options import FlowOptions, Query
 from dwarf_nats.workflow.progress import Progress
-from dwarf_nats.workflow.records import FlowSummary, GraphInfo, Outcome, Pause, ShardInfo, Step
+from dwarf_nats.workflow.records import (
+    FlowCounts,
+    FlowSummary,
+    GraphInfo,
+    KeyBacklog,
+    Outcome,
+    Pause,
+    PriorityBacklog,
+    ShardInfo,
+    Step,
+)
 from dwarf_nats.workflow.status import Status
 from dwarf_nats.workflow.step_details import Branch, FailedAttempt, StepPause
 
@@ -161,10 +171,22 @@ CASES: list[tuple[Any, type[msgspec.Struct], Callable[[Any], Any], Callable[[Any
     (
         ShardInfo(shard=2, error="away", latency_ms=0.5, flows=3, steps=4, joining=True),
         m.Shard,
-        codec.shard_message,
-        codec.shard_record,
+        shards.shard_message,
+        shards.shard_record,
     ),
-    (ShardInfo(shard=1), m.Shard, codec.shard_message, codec.shard_record),
+    (
+        FlowCounts({Status.FAILED: 1000, Status.RUNNING: 3}, more=frozenset({Status.FAILED}), searched_to=AT),
+        m.FlowCountReply,
+        shards.counts_message,
+        shards.counts_record,
+    ),
+    (
+        ShardInfo(shard=1, backlog=(PriorityBacklog(10, 3, 1, 2_000, (KeyBacklog("acme", 3, 2_000),)),)),
+        m.Shard,
+        shards.shard_message,
+        shards.shard_record,
+    ),
+    (ShardInfo(shard=1), m.Shard, shards.shard_message, shards.shard_record),
     (GraphInfo("order", "ab" * 32, AT), m.GraphEntry, codec.graph_message, codec.graph_record),
 ]
 

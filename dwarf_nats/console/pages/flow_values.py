@@ -14,6 +14,7 @@ from dwarf_nats.console.pages.flow_reading import FlowReading
 from dwarf_nats.console.views import consequences, diff, headline, wire
 from dwarf_nats.console.views.forms import answer_form
 from dwarf_nats.console.views.graph_svg import Drawing, GraphDrawing
+from dwarf_nats.console.views.graph_table import table
 from dwarf_nats.console.views.layout import Direction, Layouts
 from dwarf_nats.console.views.log import log
 from dwarf_nats.console.views.text import iso, pretty, size, to_json
@@ -150,7 +151,8 @@ class FlowValues:
         layout = self._layouts.of(self._reading.graph, self._place.direction)
         if layout.too_large:
             return None
-        drawn = GraphDrawing(self._reading.graph, layout, flow=self._reading.flow)
+        reading = self._reading
+        drawn = GraphDrawing(reading.graph, layout, flow=reading.flow, breakpoints=reading.outcome.breakpoints)
         return drawn, drawn.changing(self.walked())
 
     def graph_alone(self, scope: str) -> Markup:
@@ -161,7 +163,9 @@ class FlowValues:
 
     def graph(self) -> dict[str, Any]:
         drawn = self.drawing()
-        return {"svg": drawn[0].svg(drawn[1]) if drawn is not None else None, "right": self._place["to"] == "right"}
+        if drawn is None:
+            return {"svg": None, "rows": table(self._reading.graph, self.walked())}
+        return {"svg": drawn[0].svg(drawn[1]), "right": self._place["to"] == "right"}
 
     def timeline(self) -> dict[str, Any]:
         opened = frozenset(filter(None, self._place["open"].split(",")))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
@@ -15,7 +16,7 @@ from dwarf_nats.console.console import Console
 from dwarf_nats.console.live import Change, Update, View
 from dwarf_nats.console.source import Source
 from dwarf_nats.console.tags import tag_value
-from dwarf_nats.errors import BadRequest
+from dwarf_nats.errors import BadRequest, Forbidden, NotFound, TimedOut, Unavailable
 from dwarf_nats.workflow.keys import parse_public_id
 
 PAGE_FLOWS = 50
@@ -116,12 +117,13 @@ def address_of_search(text: str) -> str:
 
 async def list_values(source: Source, filters: Filters) -> dict[str, Any]:
     """The values of the template."""
-    flows, cursor, looked, searched_to = await _read(source, filters)
-    counts = Counter(one["status"] for one in flows)
+    (flows, cursor, looked, searched_to), counts = await asyncio.gather(
+        _read(source, filters), _counts(source, filters)
+    )
     return {
         "filters": filters,
         "flows": flows,
-        "counts": [(status, counts[status]) for status in STATUSES if counts[status]],
+        "counts": counts,
         "statuses": STATUSES,
         "periods": PERIODS,
         "waits": WAITS,
@@ -130,6 +132,25 @@ async def list_values(source: Source, filters: Filters) -> dict[str, Any]:
         "searched_to": searched_to,
         "more": filters.address(cursor=cursor) if cursor else "",
     }
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How many flows have each status. `more`: those that have more than that; `since`: of flows created since then."""
+
+    of: Mapping[str, int] = field(default_factory=dict)
+    more: frozenset[str] = frozenset()
+    since: str = ""
+
+
+async def _counts(source: Source, filters: Filters) -> Counts:
+    """The counts for all filters but the status; none for a user who may not ask, or of a service that cannot count."""
+    query = {name: value for name, value in filters.query().items() if name not in ("status", "limit")}
+    try:
+        found = await source.counts(query)
+    except (Forbidden, Unavailable, NotFound, TimedOut):
+        return Counts()
+    return Counts(found["counts"], frozenset(found.get("more", ())), found.get("searchedTo", ""))
 
 
 class _Page(NamedTuple):

@@ -20,8 +20,9 @@ from dwarf_nats.console.rates import Rates, by_workflow
 from dwarf_nats.console.source import Source
 from dwarf_nats.console.tags import tags_in
 from dwarf_nats.console.views.forms import Form, answer, form_of
-from dwarf_nats.console.views.graph import read_graph
+from dwarf_nats.console.views.graph import DrawnGraph, read_graph
 from dwarf_nats.console.views.graph_svg import GraphDrawing
+from dwarf_nats.console.views.graph_table import table
 from dwarf_nats.console.views.layout import Layouts
 from dwarf_nats.errors import BadRequest, Forbidden, NotFound
 from dwarf_nats.workflow.names import check_subject_name
@@ -104,6 +105,7 @@ async def _workflow(source: Source, name: str) -> dict[str, Any]:
         raise NotFound(f"there is no workflow {name}: it is not registered, and no flow of it is there")
     graph = await source.graph(name) if name in graphs else next(iter(versions.values()))["graph"] if versions else None
     declared = start_form(graph or {}).fields
+    shown = read_graph(graph) if graph else None
     return {
         "registered": graphs.get(name),
         "rates": rates.get(name, Rates()),
@@ -113,16 +115,17 @@ async def _workflow(source: Source, name: str) -> dict[str, Any]:
         "graph": graph,
         "needed": [one for one in declared if one.required],
         "optional": [one for one in declared if not one.required],
-        "svg": drawing(graph or {}),
+        "svg": drawing(shown),
+        "graph_shown": shown,
+        "rows": table(shown) if shown is not None else [],
         "once": secrets.token_hex(16),
     }
 
 
-def drawing(values: dict[str, Any]) -> Markup | None:
+def drawing(graph: DrawnGraph | None) -> Markup | None:
     """The drawing of a graph; nothing for none, or for one that is too large."""
-    if not values:
+    if graph is None:
         return None
-    graph = read_graph(values)
     layout = _LAYOUTS.of(graph)
     if layout.too_large:
         return None

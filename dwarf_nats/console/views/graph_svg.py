@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from markupsafe import Markup, escape
@@ -25,6 +25,7 @@ STATUS_WORDS = {
     "created": "created",
 }
 
+BREAKPOINT = "\nbreakpoint: it pauses here"
 EXACT_WORDS = frozenset(("next attempt due", "sleeping", "scheduled", "in child"))
 """Words for steps that say more than their status."""
 
@@ -38,10 +39,22 @@ class Drawing:
 
 
 class GraphDrawing:
-    """Draws one graph. `flow`: whose steps its nodes lead to; empty for a graph alone. `scope`: of ids."""
+    """Draws one graph. `flow`: whose steps its nodes lead to; empty for a graph alone. `scope`: of ids.
 
-    def __init__(self, graph: DrawnGraph, layout: Layout, *, flow: str = "", scope: str = "g") -> None:
+    `breakpoints`: the names of nodes before which the flow pauses.
+    """
+
+    def __init__(
+        self,
+        graph: DrawnGraph,
+        layout: Layout,
+        *,
+        flow: str = "",
+        scope: str = "g",
+        breakpoints: Collection[str] = (),
+    ) -> None:
         self._graph = graph
+        self._breakpoints = frozenset(breakpoints)
         self._layout = layout
         self._flow = flow
         self._scope = scope
@@ -143,10 +156,11 @@ class GraphDrawing:
                 base=box.y + 19,
                 text=node.name.capitalize(),
             )
-        spoken = f"{node.name}: {_words(state)}"
+        stops = node.name in self._breakpoints or node.detail in self._breakpoints
+        spoken = f"{node.name}: {_words(state)}" + (", breakpoint" if stops else "")
         content = Markup("").join(
             [
-                Markup("<title>{}</title>").format(_title(node, state, undone)),
+                Markup("<title>{}</title>").format(_title(node, state, undone) + (BREAKPOINT if stops else "")),
                 Markup('<rect class="box" x="{:.1f}" y="{:.1f}" width="{}" height="{}" rx="8"/>').format(
                     box.x, box.y, box.width, box.height
                 ),
@@ -157,6 +171,7 @@ class GraphDrawing:
                 self._second_line(node, box, state),
                 _badge(box, state, undone),
                 _bar(box, state),
+                _stop(box) if stops else Markup(""),
             ]
         )
         if not self._flow or not state.status:
@@ -172,6 +187,11 @@ class GraphDrawing:
         return icon + Markup('<text class="what" x="{:.1f}" y="{:.1f}">{}</text>').format(
             box.x + 34, box.y + 48, clip(_words(state), 38)
         )
+
+
+def _stop(box: Box) -> Markup:
+    """The mark of a breakpoint, at the left."""
+    return Markup('<circle class="break" cx="{:.1f}" cy="{:.1f}" r="6"/>').format(box.x, box.y + box.height / 2)
 
 
 def _icon(name: str, x: float, y: float, classes: str) -> Markup:

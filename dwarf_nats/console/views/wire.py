@@ -145,6 +145,7 @@ class Outcome(Base):
     cancel_reason: str | None = None
     pauses: list[Pause] = []
     tags: dict[str, Any] = {}
+    breakpoints: list[str] = []
     compensating: bool = False
     truncated: bool = False
 

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from dwarf_nats.engine.maintenance.maintenance import Maintenance
     from dwarf_nats.engine.replica import Replica
     from dwarf_nats.engine.shard import Shard
-    from dwarf_nats.rules.rows import PriorityBacklog
     from dwarf_nats.telemetry.counters import Labels
+    from dwarf_nats.workflow.records import PriorityBacklog
 
 TICK_SECONDS = 1.0
 LEAD_US = 2_000_000

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -19,7 +21,7 @@ from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.keys import parse_key
 from dwarf_nats.workflow.limits import over
 from dwarf_nats.workflow.options import LIST_DEFAULT_FLOWS, Query
-from dwarf_nats.workflow.records import ShardInfo
+from dwarf_nats.workflow.records import FlowCounts, ShardInfo
 from dwarf_nats.workflow.status import Status
 
 if TYPE_CHECKING:
@@ -38,6 +40,8 @@ HISTORY_MAX_STEPS = 1_000
 """Most steps of one page of a history."""
 HISTORY_THREAD_MIN_STEPS = 1_000
 """A history of more steps is put together in a thread: it takes long, and the others need their turn."""
+INFO_PRIORITIES, INFO_STEPS, INFO_KEYS = 8, 1_000, 100
+"""Best priorities of a shard whose backlog is told, and of each the steps and fairness keys that are counted."""
 SHARD_INFO_SECONDS = 10.0
 """Longest wait for the numbers of one shard, before it is reported as not answering."""
 
@@ -141,6 +145,17 @@ class FlowQueries:
         await self._explain(shards, flows)
         return flows, following
 
+    async def count(self, query: Query | None) -> FlowCounts:
+        query = query if query is not None else Query()
+        shards, thread_id = await self.scope(query)
+        found = await asyncio.gather(*(shard.store.flows.counts(query, thread_id) for shard in shards))
+        total: Counter[Status] = Counter()
+        for one in found:
+            total.update(one.counts)
+        more = frozenset[Status]().union(*(one.more for one in found))
+        ends = [one.searched_to for one in found if one.searched_to is not None]
+        return FlowCounts(dict(total), more=more, searched_to=max(ends, default=None))
+
     async def _explain(self, shards: list[Shard], flows: list[FlowSummary]) -> None:
         """Tell of the flows that have not ended what they wait for."""
         living: dict[int, dict[int, FlowSummary]] = {}
@@ -195,6 +210,8 @@ class FlowQueries:
         try:
             async with asyncio.timeout(SHARD_INFO_SECONDS):
                 flows, steps = await shard.store.flows.size()
+                backlog = await shard.store.steps.backlogs(INFO_PRIORITIES, INFO_STEPS, INFO_KEYS)
+                keys = await shard.store.steps.key_backlogs([one.priority for one in backlog])
         except (DwarfError, TimeoutError) as error:
             reason = str(error) or f"no answer within {SHARD_INFO_SECONDS:g} s"
             return ShardInfo(shard=shard.number, error=reason)
@@ -204,4 +221,5 @@ class FlowQueries:
             flows=flows,
             steps=steps,
             joining=shard.number > self._deployment.count > 0,
+            backlog=[replace(one, keys=keys[one.priority]) for one in backlog],
         )

@@ -9,13 +9,14 @@ from dwarf_nats.errors import NotFound
 from dwarf_nats.ports import StoreSize
 from dwarf_nats.rules.rows import FlowRow, PausedFlow, StepRow, SummaryRow, flow_row, step_row
 from dwarf_nats.rules.state_refs import DanglingRef
-from dwarf_nats.store.statements import flows, listing, shown_pauses, state_refs, threads, trees
+from dwarf_nats.store.statements import counting, flows, listing, shown_pauses, state_refs, threads, trees
 from dwarf_nats.workflow.state import encode_state
 
 if TYPE_CHECKING:
     from dwarf_nats.store.database import Database
     from dwarf_nats.workflow.keys import Key
     from dwarf_nats.workflow.options import Query
+    from dwarf_nats.workflow.records import FlowCounts
     from dwarf_nats.workflow.state import State
 
 
@@ -77,6 +78,9 @@ class SqlFlows:
     async def stopped_among(self, flow_ids: Sequence[int]) -> list[int]:
         going = {flow_id for (flow_id,) in await self._database.fetch(flows.UNSTOPPED_AMONG, list(flow_ids))}
         return [flow_id for flow_id in flow_ids if flow_id not in going]
+
+    async def counts(self, query: Query, thread_id: int | None) -> FlowCounts:
+        return await counting.counts(self._database, self.shard, query, thread_id)
 
     async def list_page(
         self, query: Query, limit: int, thread_id: int | None, cursor: str

@@ -10,7 +10,7 @@ from dwarf_nats.rules.scheduling.values import NO_BUDGETS, Page, PageRequest, Sh
 from dwarf_nats.rules.settlement import SettleResult
 from dwarf_nats.rules.steps import NewIds
 from dwarf_nats.store.statements import compensation
-from dwarf_nats.store.statements.backlog import Backlog
+from dwarf_nats.store.statements.backlog import Backlog, KeyBacklogs
 from dwarf_nats.store.statements.claim import Claim, ClaimProbe
 from dwarf_nats.store.statements.cohorts import no_ids
 from dwarf_nats.store.statements.create import CreateFlows
@@ -29,11 +29,11 @@ from dwarf_nats.workflow.status import Status
 
 if TYPE_CHECKING:
     from dwarf_nats.rules.claims import ClaimedRow
-    from dwarf_nats.rules.rows import PriorityBacklog
     from dwarf_nats.rules.settlement import Settlement
     from dwarf_nats.rules.steps import ClaimedStep, NewFlow
     from dwarf_nats.store.database import Database
     from dwarf_nats.store.parts.replicas import SqlReplicas
+    from dwarf_nats.workflow.records import KeyBacklog, PriorityBacklog
 
 
 class SqlSteps:
@@ -89,6 +89,9 @@ class SqlSteps:
 
     async def extend_lease(self, step_id: int, lease_seq: int, lease_us: int) -> bool:
         return bool(await self._database.fetch(EXTEND_LEASE, step_id, lease_seq, lease_us))
+
+    async def key_backlogs(self, priorities: Sequence[int]) -> Mapping[int, list[KeyBacklog]]:
+        return await self._database.read_aside(KeyBacklogs(priorities)) if priorities else {}
 
     async def backlogs(self, priorities: int, steps: int, keys: int) -> list[PriorityBacklog]:
         return await self._database.read_aside(Backlog(priorities, steps, keys))

@@ -60,7 +60,7 @@ async def page(
     A page for which too many flows would have to be looked through is short, or empty, with a cursor that goes on. A restart
     does not change the place of a flow, so that no page misses one.
     """
-    chosen = await listing_window.driver(database, query, await _tag_texts(database, query))
+    chosen = await listing_window.driver(database, query, await tag_texts_of(database, query))
     after = list_cursors.place(cursor) if cursor else None
     select = _Select(database=database, shard=shard, query=query, thread_id=thread_id, driver=chosen)
     sizes = await listing_window.sizes(database, query, chosen) if thread_id is None else ()
@@ -93,7 +93,7 @@ class _Select:
 
     async def rows(self, after: Place | None, end: Place | None, limit: int) -> list[SummaryRow]:
         """The flows that match after a place, down to another, newest first."""
-        where, args = _conditions(
+        where, args = conditions(
             self.shard, self.query, self.thread_id, self.driver, roots_only=self.query.flow_id is None
         )
         place = f"({self.driver.alias}.created_at, {self.driver.alias}.flow_id)"
@@ -103,7 +103,7 @@ class _Select:
                 where.append(f"{place} {compared} (${len(args) - 1}, ${len(args)})")
         args.append(limit)
         rows = await self.database.fetch(
-            f"select {_COLUMNS} from {_TAGGED_FLOWS if self.driver.by_tag else _FLOWS} where {' and '.join(where)}"
+            f"select {_COLUMNS} from {flows_of(self.driver)} where {' and '.join(where)}"
             f" order by {self.driver.alias}.created_at desc, {self.driver.alias}.flow_id desc limit ${len(args)}",
             *args,
         )
@@ -120,8 +120,8 @@ async def purgeable(
     database: Database, shard: int, query: Query, *, thread_id: int | None, limit: int
 ) -> tuple[str, list[Any]]:
     """Make the statement for flows that match and do not run, oldest first, and its parameters."""
-    tags = await _tag_texts(database, query)
-    where, args = _conditions(shard, query, thread_id, Driver(tags, by_tag=bool(tags)), roots_only=True)
+    tags = await tag_texts_of(database, query)
+    where, args = conditions(shard, query, thread_id, Driver(tags, by_tag=bool(tags)), roots_only=True)
     args.append(limit)
     return (
         f"select f.flow_id from {_TAGGED_FLOWS if tags else _FLOWS} where {' and '.join(where)} and f.status <> 'running'"
@@ -144,10 +144,8 @@ async def members(
 
     `undone`: a condition on `f`; `$$` in it stands for that moment.
     """
-    tags = await _tag_texts(database, query)
-    where, args = _conditions(
-        shard, query, thread_id, Driver(tags, by_tag=bool(tags)), roots_only=query.flow_id is None
-    )
+    tags = await tag_texts_of(database, query)
+    where, args = conditions(shard, query, thread_id, Driver(tags, by_tag=bool(tags)), roots_only=query.flow_id is None)
     args += [after.moment, after.created_at, after.flow_id, limit]
     moment, created_at, flow_id, most = (f"${number}" for number in range(len(args) - 3, len(args) + 1))
     alias = "t" if tags else "f"
@@ -161,14 +159,20 @@ async def members(
     return [Member(*row)._replace(status=Status(row[3])) for row in rows]
 
 
-async def _tag_texts(database: Database, query: Query) -> list[str]:
+async def tag_texts_of(database: Database, query: Query) -> list[str]:
     """Return the tags of a query as texts, the one to look up first as the first."""
     return await rarest_first(database, tag_texts(query.tags)) if query.tags else []
 
 
-def _conditions(
+def flows_of(chosen: Driver) -> str:
+    """What a statement selects from, for a driver."""
+    return _TAGGED_FLOWS if chosen.by_tag else _FLOWS
+
+
+def conditions(
     shard: int, query: Query, thread_id: int | None, chosen: Driver, *, roots_only: bool
 ) -> tuple[list[str], list[Any]]:
+    """The filters of a query as conditions, and their values."""
     where = ["f.surgraph_step_id is null"] if roots_only else []
     where += of_status(Status(query.status)) if query.status is not None else []
     args: list[Any] = []

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 FIRST_FLOWS = 2_000
 """Flows that are looked through first: where most flows match, that is enough for a page."""
-CHEAP_FLOWS = 100_000
+CHEAP_FLOWS = 50_000
 """Flows that are looked through for one page at most, if a look takes the row of the flow alone."""
-COSTLY_FLOWS = 20_000
+COSTLY_FLOWS = 10_000
 """The same if a look takes a further row, or searches a text."""
 STOPPED = (Status.INTERRUPTED, Status.FAILED, Status.CANCELLED)
 """The statuses in `dwarf_flows_stopped`, in the order of its condition."""
@@ -52,6 +52,12 @@ def of_status(status: Status) -> list[str]:
     """
     found = [f"f.status = '{status}'"]
     return [*found, f"f.status in ({', '.join(map(repr, map(str, STOPPED)))})"] if status in STOPPED else found
+
+
+def has_filters(query: Query) -> bool:
+    """True if there is a filter, beside that by shard."""
+    others = (query.status, query.task, query.search, query.flow_id, query.thread, query.tags)
+    return any(one is not None for one in others) or any(getattr(query, name) is not None for name in _BY_ROW)
 
 
 async def driver(database: Database, query: Query, tags: Sequence[str]) -> Driver:

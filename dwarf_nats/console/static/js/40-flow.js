@@ -83,12 +83,30 @@ function across(value, a, b) {
   const every = JSON.parse($(".tl", line).dataset.scale), one = every.find((each) => value <= each[a + 1]) || every[every.length - 1];
   return one[b] + (one[b + 1] - one[b]) * Math.min(1, Math.max(0, (value - one[a]) / (one[a + 1] - one[a] || 1)));
 }
+const STEPS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 15000, 30000, 6e4, 12e4, 3e5, 6e5, 9e5, 18e5, 36e5, 72e5, 144e5, 432e5, 864e5];
+function markTimes() {
+  const axis = $(".tl-axis svg", line);
+  for (const one of $$(".fine", axis)) one.remove();
+  if (!shown) return;
+  const [from, to] = shown.map((time) => 1000 * time), step = STEPS.find((one) => (to - from) / one <= 7) || Math.ceil((to - from) / 864e5 / 7) * 864e5;
+  for (let at = Math.ceil(from / step) * step; at < to; at += step) {
+    const left = `${100 * across(at / 1000, 2, 0)}%`, seconds = at / 1000, rest = step < 1000 ? (seconds % 60).toFixed(step < 10 ? 3 : step < 100 ? 2 : 1) : Math.floor(seconds % 60);
+    for (const [name, values, text] of [["line", { x1: left, x2: left, y1: 20, y2: 28 }, ""], ["text", { x: left, y: 15 }, `+${seconds < 60 ? "" : `${span(seconds - seconds % 60)} `}${seconds < 60 || step < 6e4 ? `${rest} s` : ""}`.trim()]]) {
+      const one = document.createElementNS("http://www.w3.org/2000/svg", name);
+      for (const [key, value] of Object.entries(values)) one.setAttribute(key, value);
+      one.setAttribute("class", "fine");
+      one.textContent = text;
+      axis.append(one);
+    }
+  }
+}
 function showTimes() {
   if (!$(".tl", line)) return;
   const [first, last] = shown ? shown.map((time) => across(time, 2, 0)) : [0, 1], size = Math.max(last - first, 1e-4);
   line.style.setProperty("--zoom", 1 / size);
   line.style.setProperty("--from", `${-100 * first / size}%`);
   line.classList.toggle("zoomed", Boolean(shown));
+  markTimes();
   $(".tl-shown", line).textContent = shown ? `${tell(shown[0])} to ${tell(shown[1])}` : "";
 }
 function zoomTo(first, last) {
