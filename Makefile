@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv tools check test quiet fuzz model chaos demo bench docs clean
+.PHONY: help venv tools check test quiet fuzz model chaos limits demo bench docs clean
 
 help: ## list the commands
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -46,6 +46,9 @@ model: $(STAMP) ## run random workflows on both databases and compare with a mod
 
 chaos: $(STAMP) ## break real processes at random and check the results: SECONDS=600 SEED=7
 	$(BIN)/python -m tests.chaos --seconds $(or $(SECONDS),180) $(if $(SEED),--seed $(SEED))
+
+limits: $(STAMP) ## kill replicas at random while the task service counts: SECONDS=1800 SEED=7
+	$(BIN)/python -m tests.chaos.limited --seconds $(or $(SECONDS),180) --shards 2 $(if $(SEED),--seed $(SEED))
 
 demo: $(STAMP) ## run five orders through the example workflow, printed step by step
 	$(BIN)/dwarf-nats demo

@@ -11,9 +11,12 @@ from dataclasses import dataclass
 
 import asyncpg
 
+from dwarf_nats.workflow.limit import Limit
+from dwarf_nats.workflow.status import Parked
+
 from .arms import Servers, ServiceArm, Sides
 from .result import Figures
-from .shapes import WORKFLOW
+from .shapes import ADD, ONE, WORKFLOW
 
 FIRST_ID = 10**9
 """Far beyond the ids that the sequences give."""
@@ -25,16 +28,21 @@ class Backlog:
 
     flows: int
     keys: int = 1
+    limit: int = 0
+    """If there is one: its steps are of a task of which no more than so many run at once, and wait for that limit."""
 
     @property
     def name(self) -> str:
         """The arm's."""
         if not self.flows:
             return "no backlog"
-        return f"{self.flows:,}" + (f" in {self.keys:,} keys" if self.keys > 1 else "")
+        keys = f" in {self.keys:,} keys" if self.keys > 1 else ""
+        return f"{self.flows:,}{keys}" + (f" behind a limit of {self.limit}" if self.limit else "")
 
 
 BACKLOGS = (Backlog(0), Backlog(1_000), Backlog(100_000), Backlog(1_000_000), Backlog(1_000_000, 1_000))
+LIMITED = (Backlog(0), Backlog(1_000_000), Backlog(1_000_000, limit=1), Backlog(1_000_000, limit=256))
+LIMIT = "bench"
 
 # Copies of a flow that the warm-up made. Each is due a microsecond after the one before, all before the load.
 FLOWS = """
@@ -49,8 +57,17 @@ cross join lateral (select * from jsonb_populate_record(
   (select t from dwarf_steps t join dwarf_flows using (flow_id) where workflow = $3 and depth = 1 limit 1),
   jsonb_build_object('flow_id', $4::bigint + n, 'step_id', $4::bigint + n, 'status', 'pending', 'changes', '{}',
     'lease_seq', 0, 'started_at', null, 'successor_id', null, 'fairness_weight', 1, 'fairness_key', 'tenant ' || n % $2::int,
-    'not_before', $5::bigint + n, 'updated_at', $5::bigint + $1))) s
+    'not_before', $5::bigint + n, 'updated_at', $5::bigint + $1, 'url', $6::text, 'parked', $7::int))) s
 """
+WAITS = """
+insert into dwarf_limit_waits (step_id, name, slot, because, priority, fairness_key, turn, since)
+select step_id, $1, $1 || '/', 'limit', priority, fairness_key, not_before, updated_at from dwarf_steps
+where parked = $2::int and step_id >= $3::bigint
+"""
+DEFINE = """
+insert into dwarf_definitions (kind, name, body, updated_at) values ('limit', $1, $2, 0) on conflict do nothing
+"""
+CHANGED = "update dwarf_deployment set definitions = definitions + 1"
 
 
 PENDING = "select count(*) from dwarf_steps where status = 'pending'"
@@ -79,7 +96,14 @@ class BacklogArm(ServiceArm):
                 now = time.time_ns() // 1000 - missing
                 args = (missing, self._backlog.keys, WORKFLOW, self._next_id)
                 await connection.execute(FLOWS, *args)
-                await connection.execute(STEPS, *args, now)
+                if limit := self._backlog.limit:
+                    await connection.execute(STEPS, *args, now, ONE, Parked.LIMIT.value)
+                    await connection.execute(WAITS, LIMIT, Parked.LIMIT.value, self._next_id)
+                    await connection.execute(DEFINE, LIMIT, Limit(name=LIMIT, task=ONE, concurrency=limit).body())
+                    await connection.execute(CHANGED)
+                    await connection.execute("vacuum analyze dwarf_limit_waits")
+                else:
+                    await connection.execute(STEPS, *args, now, ADD, Parked.NO.value)
                 for command in ("vacuum analyze dwarf_flows", "vacuum analyze dwarf_steps", "checkpoint"):
                     await connection.execute(command)
                 self._next_id += missing

@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 
 from .arms import FloorArm, Runner, Servers, ServiceArm, Sides
-from .backlog import BACKLOGS, BacklogArm
+from .backlog import BACKLOGS, LIMITED, BacklogArm
 from .history import HistoryArm
 from .peers import PeerArm
 from .resting import HeldArm, IdleArm, ResidentArm
@@ -43,6 +43,7 @@ PLANS = (
     Plan("floor-linear", 64, 1500),
     Plan("floor-linear", 256, 2000),
     Plan("backlog", 256, 600, by_default=False),
+    Plan("limited", 256, 600, by_default=False),
     # In branches, of as many as a replica has workers.
     Plan("fan-out", 1024, 30_000, by_default=False, sizes=(16, 1_000, 10_000)),
     Plan("history", 256, 1000, by_default=False, sizes=(1_000_000,)),
@@ -143,6 +144,8 @@ def _runners(plan: Plan, names: Sequence[str], servers: Servers, sides: Sides) -
     match plan.name:
         case "backlog":
             return [BacklogArm(backlog, servers, sides) for backlog in BACKLOGS]
+        case "limited":
+            return [BacklogArm(backlog, servers, sides) for backlog in LIMITED]
         case "fan-out":
             return [FanOutArm(size, servers, sides) for size in plan.sizes]
         case "history":
