@@ -56,7 +56,7 @@ async def test_k3_steps_queued_at_a_worker_outlive_their_time_budgets_and_go_els
         assert (await caller.ok("flow.snapshot", **second))["status"] == "running"
         graph = {
             "name": "impatient",
-            "tasks": [{"name": "work", "queueTimeoutMs": 150}],
+            "tasks": [{"name": "work", "queueTimeoutMs": 2000}],
             "transitions": [{"from": "work", "to": "END"}],
         }
         third = await caller.ok("flow.create", graph=graph, state={"name": "third"}, start=True)
