@@ -33,6 +33,11 @@ async def test_k3_steps_queued_at_a_worker_outlive_their_time_budgets_and_go_els
     caller: Caller, nats_server: NatsServer
 ) -> None:
     """K3: a budget of 300 ms is over long before the worker begins, which harms nothing; a queue timeout is another matter."""
+    impatient = {
+        "name": "impatient",
+        "tasks": [{"name": "work", "queueTimeoutMs": 2000}],
+        "transitions": [{"from": "work", "to": "END"}],
+    }
     turns: asyncio.Queue[str] = asyncio.Queue()
     began: asyncio.Queue[str] = asyncio.Queue()
 
@@ -46,7 +51,8 @@ async def test_k3_steps_queued_at_a_worker_outlive_their_time_budgets_and_go_els
         await caller.ok("flow.create_task", task="work", state={"name": "first"}, start=True)
         assert await began.get() == "first"
         short = {"options": {"timeBudgetMs": 300}}
-        second = await caller.ok("flow.create_task", task="work", state={"name": "second"}, start=True, **short)
+        patient = {**impatient, "name": "patient", "tasks": [{"name": "work", "queueTimeoutMs": 600_000}]}
+        second = await caller.ok("flow.create", graph=patient, state={"name": "second"}, start=True, **short)
         await explained(caller, second, "Queued at worker")
         # Nobody answers this one: it ends with a 408 after the same budget, later than the second's would have been over.
         silent = await caller.holds("silent")
@@ -54,12 +60,7 @@ async def test_k3_steps_queued_at_a_worker_outlive_their_time_budgets_and_go_els
         await take(silent)
         assert (await caller.ok("flow.await", **late))["error"]["code"] == 408
         assert (await caller.ok("flow.snapshot", **second))["status"] == "running"
-        graph = {
-            "name": "impatient",
-            "tasks": [{"name": "work", "queueTimeoutMs": 2000}],
-            "transitions": [{"from": "work", "to": "END"}],
-        }
-        third = await caller.ok("flow.create", graph=graph, state={"name": "third"}, start=True)
+        third = await caller.ok("flow.create", graph=impatient, state={"name": "third"}, start=True)
         await explained(caller, third, "Queued at worker")
         # Another worker of the task: sooner or later the step is sent there.
         other = Worker(nats_server.url, task_prefix=f"{caller.prefix}task", concurrency=8)
