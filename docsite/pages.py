@@ -33,7 +33,13 @@ NAVIGATION: dict[str, list[str]] = {
         "examples/no-code/README.md",
     ],
     "Write services": ["docs/task-services.md", "docs/python-sdk.md", "docs/library.md"],
-    "Look after flows": ["docs/console-flow.md", "docs/why-a-flow-waits.md", "docs/bulk.md", "docs/command-line.md"],
+    "Look after flows": [
+        "docs/console-flow.md",
+        "docs/why-a-flow-waits.md",
+        "docs/holds.md",
+        "docs/bulk.md",
+        "docs/command-line.md",
+    ],
     "Operate": [
         "docs/operating/README.md",
         "docs/configuration.md",

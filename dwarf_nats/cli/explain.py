@@ -22,6 +22,7 @@ _COLOURS = {
     Reason.RETRY: "yellow",
     Reason.INTERRUPT: "magenta",
     Reason.BREAKPOINT: "magenta",
+    Reason.PAUSED: "magenta",
     Reason.NO_RESPONDERS: "red",
     Reason.UNAVAILABLE: "red",
     Reason.OVERLOADED: "red",

@@ -31,6 +31,7 @@ COMMANDS = {
     "flow": LazyCommand("dwarf_nats.cli.flow_family", "Flows: make, run, look at and steer them."),
     "audit": LazyCommand("dwarf_nats.cli.audit", "The audit trail: who did what, and when."),
     "limit": LazyCommand("dwarf_nats.cli.limit", "Limits: how many run at once, how many begin in a second."),
+    "hold": LazyCommand("dwarf_nats.cli.hold", "Holds: stop tasks and workflows by hand, and let them go on."),
     "graph": LazyCommand("dwarf_nats.cli.graph", "Graphs: register, look at and check them."),
 }
 """The commands in the order of the help. The line of each is that of the command itself, which a test holds."""

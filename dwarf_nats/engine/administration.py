@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from dwarf_nats.workflow.audit import AuditNote, AuditRecord
     from dwarf_nats.workflow.graph import Graph
     from dwarf_nats.workflow.limit import Limit, LimitInfo
-    from dwarf_nats.workflow.records import GraphInfo, ShardHealth, ShardInfo, TaskHealth
+    from dwarf_nats.workflow.records import GraphInfo, HoldInfo, ShardHealth, ShardInfo, TaskHealth
 
 
 class Administration:
@@ -80,6 +80,26 @@ class Administration:
     async def list_audit(self, query: AuditQuery | None = None, cursor: str = "") -> tuple[list[AuditRecord], str]:
         """Return records of operations that steered, newest first, and the cursor of the next page, empty on the last (M3)."""
         return await self.replica.audit.find(query if query is not None else AuditQuery(), cursor)
+
+    # -- holds
+
+    async def put_hold(
+        self, *, task: str = "", workflow: str = "", reason: str = "", until: int | None = None
+    ) -> HoldInfo:
+        """Stop a task, by its url, or a workflow: their steps are not dispatched until the hold is deleted, or until `until`.
+
+        What runs goes on, and flows may be created. A hold that is there is changed and keeps its age (K2). Raises
+        `BadRequest`.
+        """
+        return await self._operations.holds.put(task, workflow, reason=reason, until=until)
+
+    async def list_holds(self) -> list[HoldInfo]:
+        """Return the holds, the oldest first, and how many steps each keeps."""
+        return await self._operations.holds.list()
+
+    async def delete_hold(self, *, task: str = "", workflow: str = "") -> None:
+        """End a hold: the steps it kept go on. Raises `NotFound`, `BadRequest`."""
+        await self._operations.holds.delete(task, workflow)
 
     # -- graphs
 

@@ -16,12 +16,14 @@ from dwarf_nats.engine.deployment import Deployment
 from dwarf_nats.engine.events import EventExchange
 from dwarf_nats.engine.execution.queued_steps import WorkerQueues
 from dwarf_nats.engine.graphs import GraphBook
+from dwarf_nats.engine.holds import HoldBook
 from dwarf_nats.engine.limiting.gate import LimitGate
 from dwarf_nats.engine.limiting.limiter import Limiter
 from dwarf_nats.engine.replica import Replica
 from dwarf_nats.engine.scheduling.fetcher import Fetcher
 from dwarf_nats.engine.scheduling.slots import WorkerSlots
 from dwarf_nats.engine.shard import Shard
+from dwarf_nats.rules.holds import KIND as HOLD
 from dwarf_nats.settings import EngineSettings
 from dwarf_nats.telemetry.counters import Counters
 from dwarf_nats.telemetry.instruments import Instruments
@@ -61,6 +63,8 @@ def new_replica(
     limits = Limiter(shards, clock, logger)
     definitions = Definitions(shards, ports.signals, logger)
     definitions.watch(LIMIT, limits.follow)
+    holds = HoldBook(clock, logger)
+    definitions.watch(HOLD, holds.follow)
     return Replica(
         name=name or f"{socket.gethostname()}-{os.getpid()}",
         settings=settings,
@@ -83,6 +87,7 @@ def new_replica(
         peers=ports.peers,
         deployment=deployment,
         definitions=definitions,
+        holds=holds,
         audit=AuditTrail(shards, clock, logger),
         slots=slots,
         fetcher=Fetcher(settings, clock, slots, logger),

@@ -72,7 +72,12 @@ class Shard:
         self.backpressure = shared.backpressure.of_shard(store.breakers)
         self.ready_queue = shared.fetcher.add_queue(store.steps, self.backpressure, self.availability)
         self.admission = EagerAdmission(
-            shared.slots, shared.fetcher, self.backpressure, draining=self.draining, limited=shared.limits.book
+            shared.slots,
+            shared.fetcher,
+            self.backpressure,
+            draining=self.draining,
+            limited=shared.limits.book,
+            holds=shared.holds,
         )
         self.in_flight = InFlight(self.number, shared.tasks, shared.logger)
         self.queued_steps = QueuedSteps(store.steps, self.in_flight, shared.settings, shared.clock)
@@ -98,6 +103,7 @@ class Shard:
         self.intake = Intake(
             shared,
             store.steps,
+            holds=store.holds,
             ready_queue=self.ready_queue,
             backpressure=self.backpressure,
             executor=self.executor,

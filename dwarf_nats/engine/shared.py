@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from dwarf_nats.engine.backpressure import Backpressure
     from dwarf_nats.engine.graphs import GraphBook
+    from dwarf_nats.engine.holds import HoldBook
     from dwarf_nats.engine.limiting.gate import LimitGate
     from dwarf_nats.engine.limiting.limiter import Limiter
     from dwarf_nats.engine.scheduling.fetcher import Fetcher
@@ -43,6 +44,7 @@ class Shared:
     signals: Signals | None
     graphs: GraphBook
     event_asks: EventAsks
+    holds: HoldBook
     slots: WorkerSlots
     fetcher: Fetcher
     backpressure: Backpressure

@@ -15,6 +15,8 @@ from dwarf_nats.ports.control import Compensates, ControlStore, FinalState, Grap
 from dwarf_nats.ports.definitions import Definition, DefinitionStore
 from dwarf_nats.ports.events import Delivered, EventStore, Signalled
 from dwarf_nats.ports.explanations import ExplanationStore
+from dwarf_nats.ports.faults import DatabaseAway, StatementRefused, Unstorable, Unusable
+from dwarf_nats.ports.holds import HoldStore
 from dwarf_nats.ports.limits import LimitStore
 from dwarf_nats.ports.shared import (
     BreakerStore,
@@ -29,16 +31,12 @@ from dwarf_nats.ports.shared import (
     ReplicaStore,
 )
 from dwarf_nats.ports.store import (
-    DatabaseAway,
     FlowStore,
     HistoryStore,
     IdSource,
-    StatementRefused,
     StepStore,
     Store,
     StoreSize,
-    Unstorable,
-    Unusable,
 )
 from dwarf_nats.ports.world import (
     BusAway,
@@ -84,6 +82,7 @@ __all__ = [
     "GraphStore",
     "Graphs",
     "HistoryStore",
+    "HoldStore",
     "IdSource",
     "IntegrityStore",
     "KeyLookup",

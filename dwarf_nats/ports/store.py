@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from dwarf_nats.errors import BadRequest, Unavailable
 from dwarf_nats.ports.backlogs import BacklogStore
 
 if TYPE_CHECKING:
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from dwarf_nats.ports.definitions import DefinitionStore
     from dwarf_nats.ports.events import EventStore
     from dwarf_nats.ports.explanations import ExplanationStore
+    from dwarf_nats.ports.holds import HoldStore
     from dwarf_nats.ports.limits import LimitStore
     from dwarf_nats.ports.shared import (
         BreakerStore,
@@ -47,25 +47,6 @@ if TYPE_CHECKING:
     from dwarf_nats.workflow.options import Query
     from dwarf_nats.workflow.records import FlowCounts
     from dwarf_nats.workflow.state import Raw, State
-
-
-class DatabaseAway(Unavailable):
-    """A database cannot be reached, or can do nothing at the moment: work that needs it waits (B6)."""
-
-
-class StatementRefused(DatabaseAway):
-    """A database is there and cannot do this one thing at the moment: a lock, a time-out, a right or a table is missing.
-
-    If several things were written at once, the others may succeed one by one.
-    """
-
-
-class Unusable(Unavailable):
-    """A database is in a state that only a person can mend: a start ends with this error instead of waiting."""
-
-
-class Unstorable(BadRequest):
-    """A database cannot store a value: trying again does not help."""
 
 
 class StoreSize(NamedTuple):
@@ -378,6 +359,10 @@ class Store(IdSource, Protocol):
     def limits(self) -> LimitStore:
         """Permits and those who wait for one."""
         ...
+
+    @property
+    def holds(self) -> HoldStore:
+        """The steps that are on hold."""
 
     @property
     def definitions(self) -> DefinitionStore:

@@ -22,6 +22,7 @@ from dwarf_nats.workflow.status import Parked, Status
 from dwarf_nats.workflow.step_details import Branch
 
 if TYPE_CHECKING:
+    from dwarf_nats.rules.holds import Hold
     from dwarf_nats.rules.living import LivingFlow, LivingStep
     from dwarf_nats.rules.replica_facts import ReplicaFacts, StepFacts
     from dwarf_nats.workflow.graph import Graph, Node
@@ -59,6 +60,8 @@ def reason_of(step: Stand, now: int) -> Reason:
             return Reason.BREAKPOINT if step.payload_size is None else Reason.INTERRUPT
         case Status.RUNNING:
             return {Parked.CHILD: Reason.SUBGRAPH, Parked.EVENT: Reason.EVENT}.get(Parked(step.parked), Reason.RUNNING)
+    if step.parked == Parked.HOLD:
+        return Reason.PAUSED
     if step.not_before > now:
         sleeps = step.slept and step.url == _SLEEP_URL
         return Reason.RETRY if step.attempt and not sleeps else Reason.SCHEDULED
@@ -113,6 +116,8 @@ def explain(subject: Subject, scene: Scene, callee: Callee | None = None) -> Wai
     """The wait of a living step. `callee`: the flow that it called, if it waits for one that lives."""
     step = subject.step
     reason = reason_of(step, scene.now)
+    if reason in _DUE and _hold_of(subject, scene) is not None:
+        reason = Reason.PAUSED
     wait = Wait(
         step_key=f"{scene.shard}-{step.step_id}-{step.token}",
         step_id=step.step_id,
@@ -187,6 +192,29 @@ def _breaker(wait: Wait, subject: Subject, scene: Scene) -> None:
     step = subject.step
     wait.since = max(step.created_at, step.tripped_at or 0)
     explaining_queue.held_by_breaker(wait, step, scene, is_message=subject.kind is NodeKind.PUBLISH)
+
+
+_DUE = frozenset({Reason.QUEUED, Reason.NO_RESPONDERS, Reason.UNAVAILABLE, Reason.OVERLOADED})
+"""Reasons of steps that are due, which a hold comes before."""
+
+
+def _hold_of(subject: Subject, scene: Scene) -> Hold | None:
+    workflow = "" if subject.flow is None else subject.flow.workflow
+    return scene.holds.find(subject.step.url, workflow, scene.now)
+
+
+def _paused(wait: Wait, subject: Subject, scene: Scene) -> None:
+    """Tell which hold stops a step, who put it and why (K2)."""
+    hold = _hold_of(subject, scene)
+    if hold is None:
+        wait.text = "Its task or its workflow is on hold, or was a moment ago."
+        wait.remedy = "dwarf-nats hold list"
+        return
+    wait.since, wait.until = max(hold.since, subject.step.created_at), hold.until
+    what = f"the task {hold.task}" if hold.task else f"the workflow {hold.workflow}"
+    by = f" by {hold.actor}" if hold.actor else ""
+    wait.text = f"Stopped by hand: {what} was put on hold{by}{f': {hold.reason}' if hold.reason else '.'}"
+    wait.remedy = f"dwarf-nats hold delete {f'--task {hold.task}' if hold.task else f'--workflow {hold.workflow}'}"
 
 
 # -- at work
@@ -315,6 +343,7 @@ _REASONS: Mapping[Reason, Callable[[Wait, Subject, Scene], None]] = {
     Reason.NO_RESPONDERS: _breaker,
     Reason.UNAVAILABLE: _breaker,
     Reason.OVERLOADED: _breaker,
+    Reason.PAUSED: _paused,
     Reason.RUNNING: _running,
     Reason.INTERRUPT: _interrupt,
     Reason.BREAKPOINT: _breakpoint,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from dwarf_nats.rules.holds import NO_HOLDS, Holds
 from dwarf_nats.workflow.explanation import Because, Reason, Wait
 from dwarf_nats.workflow.nodes import ENGINE_URL
 from dwarf_nats.workflow.status import Parked
@@ -22,7 +23,8 @@ class Scene:
     """The surroundings of the steps of one shard at one moment.
 
     `now` is the database's clock. `best_priority`: the best one of which steps are ready. `budget_ms`: of flows that have none
-    of their own. `replicas`: those whose facts are known, this one first. `complete`: flows that steps called were read, too.
+    of their own. `replicas`: those whose facts are known, this one first. `holds`: those of the deployment. `complete`: flows
+    that steps called were read, too.
     """
 
     shard: int
@@ -31,6 +33,7 @@ class Scene:
     replica_timeout_us: int
     budget_ms: int
     replicas: Sequence[ReplicaFacts] = ()
+    holds: Holds = NO_HOLDS
     complete: bool = True
 
     def flow_key(self, flow: LivingFlow) -> str:

@@ -29,6 +29,7 @@ from .arguments import Values, check_options, json_object, workflow_fields
 from .deployment import Deployment
 from .flow_control import FlowControl
 from .flow_reads import FlowReads
+from .holds import Holds
 from .limits import Limits
 from .replies import decode
 from .requester import WaitDeadline, wait_timed_out
@@ -43,7 +44,7 @@ class Change:
     steps: list[Step]
 
 
-class Client(FlowReads, FlowControl, Limits, Deployment):
+class Client(FlowReads, FlowControl, Limits, Holds, Deployment):
     """A client of the service. One client serves any number of coroutines at once.
 
     `url` names the NATS server(s), comma-separated; without it, `NATS_CONTEXT`, `NATS_URL` and the other variables of the

@@ -20,6 +20,7 @@ from dwarf_nats.store.parts.explanations import SqlExplanations
 from dwarf_nats.store.parts.flows import SqlFlows
 from dwarf_nats.store.parts.graphs import SqlGraphs
 from dwarf_nats.store.parts.histories import SqlHistories
+from dwarf_nats.store.parts.holds import SqlHolds
 from dwarf_nats.store.parts.integrity import SqlIntegrity
 from dwarf_nats.store.parts.keys import SqlKeys
 from dwarf_nats.store.parts.limits import SqlLimits
@@ -70,6 +71,7 @@ class SqlStore:
         self.events = SqlEvents(self.database)
         self.audit = SqlAudit(self.database)
         self.definitions = SqlDefinitions(self.database)
+        self.holds = SqlHolds(self.database, self.replicas)
 
     async def open(self, replica_name: str, *, migrated: bool) -> None:
         """Connect, bring the schema up to date if `migrated`, and enter this replica."""

@@ -61,6 +61,14 @@ _GRAPH = {
     "annotations": {"charge": "asks the bank"},
 }
 
+_HOLD = {
+    "task": "billing.charge",
+    "reason": "the bank is being moved",
+    "since": CREATED,
+    "until": UPDATED,
+    "actor": "ada@ops-1",
+    "steps": 1204,
+}
 _WARNINGS = [
     "edge 'reserve' -> 'charge': its condition reads the field 'totl', which is named nowhere else; did you mean 'total'?"
 ]
@@ -286,6 +294,10 @@ EXAMPLES: dict[type[msgspec.Struct], Any] = {
     m.LimitDocument: {**_LIMIT, "perSecond": 20.0, "burst": 40},
     m.LimitRequest: {"name": "bank"},
     m.LimitListReply: {"limits": [{**_LIMIT, "running": 8, "waiting": 214, "updatedAt": UPDATED}]},
+    m.HoldPutRequest: {"task": "billing.charge", "reason": "the bank is being moved", "until": UPDATED},
+    m.HoldRequest: {"workflow": "order"},
+    m.Hold: _HOLD,
+    m.HoldListReply: {"holds": [_HOLD]},
     m.ErrorReply: {"error": {"code": 408, "message": "the flow has not stopped within 10000 ms", "flowKey": FLOW}},
     t.TaskRequest: {
         "flowKey": FLOW,

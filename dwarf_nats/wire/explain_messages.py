@@ -25,6 +25,7 @@ WaitReason = Literal[
     "no_responders",
     "unavailable",
     "overloaded",
+    "paused",
     "bus_away",
 ]
 Sentence = Annotated[str, Meta(description="One or two sentences for a person.")]

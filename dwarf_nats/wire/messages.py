@@ -35,6 +35,10 @@ from .graph_messages import GraphListReply as GraphListReply
 from .graph_messages import GraphPutReply as GraphPutReply
 from .graph_messages import GraphRequest as GraphRequest
 from .graph_messages import GraphValidateReply as GraphValidateReply
+from .hold_messages import Hold as Hold
+from .hold_messages import HoldListReply as HoldListReply
+from .hold_messages import HoldPutRequest as HoldPutRequest
+from .hold_messages import HoldRequest as HoldRequest
 from .limit_messages import LimitDocument as LimitDocument
 from .limit_messages import LimitEntry as LimitEntry
 from .limit_messages import LimitListReply as LimitListReply

@@ -45,6 +45,8 @@ class Reason(StrEnum):
     """Its task says that it cannot serve, or may not be asked."""
     OVERLOADED = "overloaded"
     """Its task says that it is overloaded."""
+    PAUSED = "paused"
+    """Its task or its workflow is on hold."""
     BUS_AWAY = "bus_away"
     """A replica holds it until its connection to the task services is back."""
 

@@ -247,6 +247,22 @@ class StatusChanged:
 
 
 @dataclass(slots=True, frozen=True, kw_only=True)
+class HoldInfo:
+    """A hold on a task or on a workflow (K2). Times are microseconds since the epoch.
+
+    `until`: when it ends by itself, `None` if it does not. `actor`: who put it, if that is known. `steps`: how many it keeps.
+    """
+
+    task: str = ""
+    workflow: str = ""
+    reason: str = ""
+    since: int
+    until: int | None = None
+    actor: str = ""
+    steps: int = 0
+
+
+@dataclass(slots=True, frozen=True, kw_only=True)
 class TaskHealth:
     """A task that one replica holds back.
 

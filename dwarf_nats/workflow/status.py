@@ -52,6 +52,8 @@ class Parked(IntEnum):
     """It is running and waits for an event (E2)."""
     LIMIT = 4
     """It is pending, and a limit lets no more begin (K1)."""
+    HOLD = 5
+    """It is pending, and its task or its workflow is on hold (K2)."""
 
 
 TERMINAL = frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELLED})

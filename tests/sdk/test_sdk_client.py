@@ -102,6 +102,9 @@ CALLS: dict[str, Callable[[Client], Awaitable[Any]]] = {
     "graph.get": lambda c: c.get_graph("greet"),
     "graph.delete": lambda c: c.delete_graph("greet"),
     "graph.mermaid": lambda c: c.graph_mermaid("greet"),
+    "hold.put": lambda c: c.put_hold(task="billing.charge", reason="moved"),
+    "hold.list": lambda c: c.list_holds(),
+    "hold.delete": lambda c: c.delete_hold(workflow="order"),
     "graph.list": lambda c: c.list_graphs(),
     "graph.validate": lambda c: c.validate_graph(graph()),
 }

@@ -14,7 +14,16 @@ from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.keys import parse_key
 from dwarf_nats.workflow.limit import Limit, LimitInfo
 from dwarf_nats.workflow.options import FlowOptions, Query
-from dwarf_nats.workflow.records import FlowCounts, FlowSummary, GraphInfo, Outcome, ShardInfo, Step, TaskHealth
+from dwarf_nats.workflow.records import (
+    FlowCounts,
+    FlowSummary,
+    GraphInfo,
+    HoldInfo,
+    Outcome,
+    ShardInfo,
+    Step,
+    TaskHealth,
+)
 from dwarf_nats.workflow.status import Status
 from dwarf_nats.workflow.tags import TagChanges, Tags, TagValue
 
@@ -255,3 +264,15 @@ class StubEngine:
 
     async def list_graphs(self) -> list[GraphInfo]:  # type: ignore[valid-type]
         return [GraphInfo(one.name, one.digest(), 0) for one in self.graphs.values()]
+
+    async def put_hold(
+        self, *, task: str = "", workflow: str = "", reason: str = "", until: int | None = None
+    ) -> HoldInfo:
+        self._note("put_hold", task, workflow, reason, until)
+        return HoldInfo(task=task, workflow=workflow, reason=reason, since=0, until=until, actor=current_actor())
+
+    async def list_holds(self) -> list[HoldInfo]:  # type: ignore[valid-type]
+        return []
+
+    async def delete_hold(self, *, task: str = "", workflow: str = "") -> None:
+        self._note("delete_hold", task, workflow)

@@ -129,6 +129,10 @@ class Prober:
     async def _probe(self, url: str) -> None:
         """Send the parked step that is due longest as a probe; if there is none, the next step that comes will be it."""
         breakers, store = self._breakers, self._store
+        holds = self._admission.holds
+        if holds.active and holds.find(url, "") is not None:
+            breakers.no_probe_until(url, None)  # the end of the hold wakes it (K2)
+            return
         if self._admission.slots.available <= 0 or await self._probes.claim_probe(url):
             return
         due_in = await store.next_probe(url)

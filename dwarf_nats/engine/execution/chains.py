@@ -44,6 +44,7 @@ class Chains:
 
     def __init__(self, shared: Shared, *, runner: StepRunner, step_ids: StepIds, debug_log: DebugLog) -> None:
         self._clock = shared.clock
+        self._holds = shared.holds
         self._log = shared.logger
         self._limits = shared.settings.limits()
         self._runner = runner
@@ -57,7 +58,8 @@ class Chains:
 
         What is not linked, because a chain is long enough or the turn has taken its time, goes on like any step.
         """
-        if settlement.step.flow.breakpoints:
+        flow = settlement.step.flow
+        if flow.breakpoints or (self._holds.active and self._holds.find("", flow.workflow) is not None):
             return
         self._begin_turn()
         waiting = deque((settlement, new) for new in settlement.made if new.at_once)

@@ -236,15 +236,15 @@ class Executor:
         if settlement.links:
             new = _heir(settlement)
         if new is not None and new.delay_us == 0:
-            new.eager = self._hand_slot_over(step, new.url)
+            new.eager = self._hand_slot_over(step, new.url, step.flow.workflow)
         elif child is not None and not step.flow.breakpoints:
-            child.eager = self._hand_slot_over(step, child.url)
+            child.eager = self._hand_slot_over(step, child.url, child.flow.workflow)
         if child is not None and step.span is not None:
             self._trace_child(step.span, child.flow)
 
-    def _hand_slot_over(self, step: ClaimedStep, url: str) -> bool:
+    def _hand_slot_over(self, step: ClaimedStep, url: str, workflow: str) -> bool:
         """Hand the slot of a step that ends over to a new step of the task `url`, if that may start; whether it does."""
-        if not self._admission.admits(step.flow.priority, url, freed=step.url):
+        if not self._admission.admits(step.flow.priority, url, workflow, freed=step.url):
             return False
         self._slots.hand_over(step.url, url)
         step.slot = url

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from dwarf_nats.engine.execution.executor import Executor
     from dwarf_nats.engine.scheduling.ready_queue import ReadyQueue
     from dwarf_nats.engine.shared import Shared
-    from dwarf_nats.ports import StepStore
+    from dwarf_nats.ports import HoldStore, StepStore
     from dwarf_nats.rules.claims import ClaimedRow
     from dwarf_nats.rules.limiting import Over
     from dwarf_nats.rules.steps import ClaimedStep
@@ -36,6 +36,7 @@ class Intake:
         shared: Shared,
         steps: StepStore,
         *,
+        holds: HoldStore,
         ready_queue: ReadyQueue,
         backpressure: ShardBackpressure,
         executor: Executor,
@@ -47,6 +48,8 @@ class Intake:
         self._instruments = shared.instruments
         self._limits = shared.limit_gate
         self._log = shared.logger
+        self._holds = shared.holds
+        self._hold_store = holds
         self._steps = steps
         self._shard = steps.shard
         self._ready_queue = ready_queue
@@ -56,6 +59,8 @@ class Intake:
 
     async def take(self, rows: Sequence[ClaimedRow]) -> None:
         """Dispatch the steps in these rows; release those whose tasks may not be asked at this moment."""
+        if self._holds.active:
+            rows = await self._without_held(rows)
         await self._take(rows, probe=False)
 
     async def claim_probe(self, url: str) -> bool:
@@ -65,10 +70,13 @@ class Intake:
             row = await self._steps.claim_probe(url, self._settings.time_budget_ms)
         finally:
             self._slots.release(url)
-        if row is not None and not await self._take([row], probe=True):
-            # A limit made it wait (K1): the next probe is not asked for at once.
+        if row is None:
+            return False
+        rows = await self._without_held([row]) if self._holds.active else [row]
+        if not await self._take(rows, probe=True):
+            # A hold or a limit made it wait (K1, K2): the next probe is not asked for at once.
             self._backpressure.breakers.no_probe_until(url, self._clock.now() + LIMITED_PROBE_PAUSE_US)
-        return row is not None
+        return True
 
     async def _take(self, rows: Sequence[ClaimedRow], *, probe: bool) -> int:
         """Dispatch what may be; how many of the steps were not made to wait by a limit."""
@@ -100,6 +108,22 @@ class Intake:
         if stale:
             await self._steps.close_stale(stale)
         return len(rows)
+
+    async def _without_held(self, rows: Sequence[ClaimedRow]) -> list[ClaimedRow]:
+        """The steps that no hold stops; the others are parked aside (K2)."""
+        held: dict[str, list[int]] = {}
+        others = []
+        for row in rows:
+            hold = self._holds.find(row.url, row.workflow) if row.flow_status in FLOW_LIVE else None
+            if hold is None:
+                others.append(row)
+            else:
+                held.setdefault(hold.name, []).append(row.step_id)
+                self._limits.waive(self._shard, row)
+        for name, step_ids in held.items():
+            await self._hold_store.park_claimed(name, step_ids)
+            self._holds.recheck(name)
+        return others
 
     async def _admitted(self, rows: Sequence[ClaimedRow]) -> tuple[Sequence[ClaimedRow], Mapping[int, Sequence[Over]]]:
         """The steps that no limit makes wait, and what is over with each of them (K1)."""

@@ -64,6 +64,12 @@ class LimitGate:
         permits = {want.step_id: over_with(want) for want in result.granted}
         return [row for row in rows if row.step_id not in denied], permits
 
+    def waive(self, shard: int, row: ClaimedRow) -> None:
+        """Give back the permits that were kept for a claimed step, which is not dispatched after all (K2)."""
+        limits = self._book.tasks.get(row.url, ())
+        if limits:
+            self._limiter.over(Over(f"{limit.name}/s{shard}-{row.step_id}", row.lease_seq) for limit in limits)
+
     def _is_limited(self, row: ClaimedRow) -> bool:
         is_root = row.surgraph_flow_id is None
         return row.url in self._book.tasks or self._book.needs_root(row.url, row.workflow, is_root=is_root)

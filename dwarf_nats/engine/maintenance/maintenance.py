@@ -10,6 +10,7 @@ from dwarf_nats.engine.maintenance.definition_poll import DefinitionPoll
 from dwarf_nats.engine.maintenance.duty import Duty, DutyRunner
 from dwarf_nats.engine.maintenance.event_sweep import EventSweep
 from dwarf_nats.engine.maintenance.heartbeat import Heartbeat
+from dwarf_nats.engine.maintenance.hold_keeper import HoldKeeper
 from dwarf_nats.engine.maintenance.integrity import Integrity
 from dwarf_nats.engine.maintenance.lease_keeper import LeaseKeeper
 from dwarf_nats.engine.maintenance.lease_reaper import LeaseReaper
@@ -64,6 +65,7 @@ class Maintenance:
         self.definitions = replica.definitions if shard.number == HOME else None
         self.progress_saver = ProgressSaver(shard.progress)
         self.lease_keeper = LeaseKeeper(shard.queued_steps)
+        self.hold_keeper = HoldKeeper(replica, store.holds, announcer=shard.announcer, backpressure=shard.backpressure)
 
     async def prepare(self) -> None:
         """Take up the steps of silent replicas, and the definitions, before the first claim. Raises `Unavailable`."""
@@ -89,4 +91,6 @@ class Maintenance:
         self.heartbeat.begin()
         self.lease_reaper.begin()
         self.waiter_poll.begin()
-        return {name: self.runner.run(duty) for name, duty in duties.items()}
+        jobs = {name: self.runner.run(duty) for name, duty in duties.items()}
+        jobs["holds"] = self.hold_keeper.run(self.runner)
+        return jobs

@@ -11,6 +11,7 @@ from dwarf_nats.engine.operations.control import FlowControl
 from dwarf_nats.engine.operations.create import Creator
 from dwarf_nats.engine.operations.explain import FlowExplanations
 from dwarf_nats.engine.operations.fork import FlowForks
+from dwarf_nats.engine.operations.holds import HoldOperations
 from dwarf_nats.engine.operations.idempotency import IdempotencyKeys
 from dwarf_nats.engine.operations.limits import LimitOperations
 from dwarf_nats.engine.operations.new_flows import FlowFactory
@@ -36,6 +37,7 @@ class Operations:
         self.threads = ThreadContinuer(placement, keys, self.factory, replica)
         self.control = FlowControl(placement, replica)
         self.forks = FlowForks(placement, replica)
+        self.holds = HoldOperations(shards, replica)
         self.signals = EventSignals(replica)
         self.limits = LimitOperations(replica)
         self.lookup = ReplicaLookup(shards, replica)

@@ -33,6 +33,7 @@ class FlowExplanations:
         self._placement = placement
         self._settings = replica.settings
         self._graphs = replica.graphs
+        self._holds = replica.holds
         self._lookup = lookup
         self._peers = replica.peers
 
@@ -92,6 +93,7 @@ class FlowExplanations:
             replica_timeout_us=self._settings.replica_timeout_ms * 1000,
             budget_ms=self._settings.time_budget_ms,
             replicas=facts,
+            holds=self._holds.holds,
             complete=complete,
         )
 

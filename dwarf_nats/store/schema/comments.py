@@ -59,7 +59,7 @@ TABLES = {
             "changes": "what its task changed, JSON",
             "status": "created, pending, running, interrupted, completed, failed or cancelled",
             "parked": "0: no, 1: it waits for its child flow, 2: the circuit breaker of its task is tripped,"
-            " 3: it waits for an event, 4: it waits for a limit (dwarf_limit_waits)",
+            " 3: it waits for an event, 4: it waits for a limit (dwarf_limit_waits), 5: it is on hold (dwarf_on_hold)",
             "attempt": "retries so far",
             "lease_seq": "the generation of its claim; a result of an older one is dropped",
             "claimed_by": "the replica that runs it (dwarf_replicas)",
@@ -111,6 +111,10 @@ TABLES = {
     "dwarf_registry": Comment("The graph registry: names of workflows, on every shard."),
     "dwarf_definitions": Comment(
         "Documents that steer the deployment, by kind and name, on shard 1.", {"body": "a JSON object"}
+    ),
+    "dwarf_on_hold": Comment(
+        "Steps that are parked because a task or a workflow is on hold.",
+        {"hold": "the hold: task:url or workflow:name"},
     ),
     "dwarf_tripped": Comment("Tasks whose circuit breaker is tripped: their steps are parked.", {"url": "the task"}),
     "dwarf_limit_counts": Comment(

@@ -81,7 +81,7 @@ create table dwarf_steps (
   state text not null,  -- its input, JSON; null in place of a large field that borrowed refers to
   changes text not null default '{}',  -- what its task changed, JSON
   status text not null,  -- created, pending, running, interrupted, completed, failed or cancelled
-  parked integer not null default 0,  -- 0: no, 1: it waits for its child flow, 2: the circuit breaker of its task is tripped, 3: it waits for an event, 4: it waits for a limit (dwarf_limit_waits)
+  parked integer not null default 0,  -- 0: no, 1: it waits for its child flow, 2: the circuit breaker of its task is tripped, 3: it waits for an event, 4: it waits for a limit (dwarf_limit_waits), 5: it is on hold (dwarf_on_hold)
   attempt integer not null default 0,  -- retries so far
   lease_seq integer not null default 0,  -- the generation of its claim; a result of an older one is dropped
   claimed_by bigint,  -- the replica that runs it (dwarf_replicas)
@@ -189,6 +189,13 @@ create table dwarf_definitions (
   body text not null,  -- a JSON object
   updated_at bigint not null,
   primary key (kind, name)
+);
+
+-- Steps that are parked because a task or a workflow is on hold.
+create table dwarf_on_hold (
+  hold text not null,  -- the hold: task:url or workflow:name
+  step_id bigint not null,
+  primary key (hold, step_id)
 );
 
 -- Tasks whose circuit breaker is tripped: their steps are parked.

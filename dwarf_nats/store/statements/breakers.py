@@ -49,16 +49,16 @@ PARKS = (
     ),
 )
 # Written now if it is due, so that it is ready (`statements.ready`); what is not due keeps the time since when it waits.
-_READY_AT = "case when not_before <= {now} then {now} else updated_at end"
+READY_AT = "case when not_before <= {now} then {now} else updated_at end"
 RELEASE = Statement(
     postgres=f"""
 with found as materialized (
   select ctid from dwarf_steps where parked = {Parked.BREAKER:d} and url = $1 order by not_before, step_id limit $2 for update)
-update dwarf_steps s set parked = {Parked.NO:d}, updated_at = {_READY_AT}
+update dwarf_steps s set parked = {Parked.NO:d}, updated_at = {READY_AT}
 from found f where s.ctid = f.ctid returning step_id, priority, not_before
 """,
     sqlite=f"""
-update dwarf_steps set parked = {Parked.NO:d}, updated_at = {_READY_AT} where step_id in (
+update dwarf_steps set parked = {Parked.NO:d}, updated_at = {READY_AT} where step_id in (
   select step_id from dwarf_steps indexed by dwarf_steps_parked
   where parked = {Parked.BREAKER:d} and url = $1 order by not_before, step_id limit $2)
 returning step_id, priority, not_before
