@@ -307,6 +307,14 @@ async def breaker(engine: EngineApi, request: m.TaskBreakerRequest, _context: Re
     return encode(m.TaskBreakerReply(task=task, tripped=await engine.breaker_tripped(task)))
 
 
+@handles("shard.put")
+async def put_shard(engine: EngineApi, request: m.ShardPutRequest, _context: RequestContext) -> bytes:
+    policy = await engine.put_shard(
+        request.shard, cordoned=or_default(request.cordoned, None), weight=or_default(request.weight, None)
+    )
+    return encode(m.ShardPutReply(shard=request.shard, cordoned=policy.cordoned, weight=policy.weight))
+
+
 @handles("shard.info")
 async def shards(engine: EngineApi, _request: m.EmptyRequest, _context: RequestContext) -> bytes:
     found = [shard_message(one) for one in await engine.shard_info()]

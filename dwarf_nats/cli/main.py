@@ -26,6 +26,7 @@ COMMANDS = {
     "migrate": LazyCommand("dwarf_nats.cli.migrate", "Bring databases to the current schema."),
     "tasks": LazyCommand("dwarf_nats.cli.tasks", "Who serves which task, its rate limit and its breaker."),
     "shards": LazyCommand("dwarf_nats.cli.shards", "Per shard: does its database answer, what does it hold."),
+    "shard": LazyCommand("dwarf_nats.cli.shard", "Shards: say which take new flows."),
     "health": LazyCommand("dwarf_nats.cli.health", "Ask all replicas over NATS, or one over HTTP."),
     "bench": LazyCommand("dwarf_nats.cli.bench", "Run the benchmark harness."),
     "flow": LazyCommand("dwarf_nats.cli.flow_family", "Flows: make, run, look at and steer them."),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import typer
 
 from dwarf_nats.cli.command import command
@@ -24,15 +26,22 @@ def register(app: typer.Typer) -> None:
 async def shards(out: Output, bus: Bus, service: Service) -> None:
     """Print per shard whether its database answers, how fast, and what it holds.
 
-    A shard is "joining" until every replica was started with it: until then no new flows are placed there.
+    "new flows" is the share of new flows that it gets, beside the shares of the others. A shard is "joining" until every
+    replica was started with it, and "cordoned" by `shard put --cordon`: then it gets none.
     """
     async with service.client(bus) as client:
         infos = await client.shard_info()
+    show_shards(out, infos)
+
+
+def show_shards(out: Output, infos: Sequence[ShardInfo]) -> None:
+    """Print the shards."""
     reply = m.ShardInfoReply(shards=[shard_message(one) for one in infos])
     rows = [
         (
             str(one.shard),
-            one.error or ("joining" if one.joining else "ok"),
+            one.error or ("joining" if one.joining else "cordoned" if one.cordoned else "ok"),
+            "none" if one.cordoned or one.joining else f"{one.weight:g}",
             f"{one.latency_ms:.1f} ms",
             str(one.flows),
             str(one.steps),
@@ -40,7 +49,7 @@ async def shards(out: Output, bus: Bus, service: Service) -> None:
         )
         for one in infos
     ]
-    out.show(reply, table(("shard", "health", "latency", "flows", "steps", "due, by priority"), rows))
+    out.show(reply, table(("shard", "health", "new flows", "latency", "flows", "steps", "due, by priority"), rows))
 
 
 def _waiting(shard: ShardInfo) -> str:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from dwarf_nats.engine.replica import Replica
     from dwarf_nats.engine.shard import Shard
     from dwarf_nats.rules.replica_facts import Question, ReplicaFacts
+    from dwarf_nats.rules.shard_policies import ShardPolicy
     from dwarf_nats.workflow.audit import AuditNote, AuditRecord
     from dwarf_nats.workflow.graph import Graph
     from dwarf_nats.workflow.limit import Limit, LimitInfo
@@ -49,6 +50,13 @@ class Administration:
     async def shard_info(self) -> list[ShardInfo]:
         """Return health and size of every shard (O16)."""
         return await self._operations.queries.shard_info()
+
+    async def put_shard(self, number: int, *, cordoned: bool | None = None, weight: float | None = None) -> ShardPolicy:
+        """Say whether a shard takes new flows, and its share of them; what is left out stays as it is (O17).
+
+        A cordoned shard goes on with its flows. Raises `BadRequest` for the last one that is open.
+        """
+        return await self._operations.shard_policies.put(number, cordoned=cordoned, weight=weight)
 
     def health(self) -> Sequence[ShardHealth]:
         """Tell whether it does its duties to each shard, from what is known here: no database is asked."""

@@ -24,6 +24,7 @@ from dwarf_nats.engine.scheduling.fetcher import Fetcher
 from dwarf_nats.engine.scheduling.slots import WorkerSlots
 from dwarf_nats.engine.shard import Shard
 from dwarf_nats.rules.holds import KIND as HOLD
+from dwarf_nats.rules.shard_policies import KIND as SHARD
 from dwarf_nats.settings import EngineSettings
 from dwarf_nats.telemetry.counters import Counters
 from dwarf_nats.telemetry.instruments import Instruments
@@ -62,9 +63,9 @@ def new_replica(
     by_number = {store.shard: store.graphs for store in stores}
     limits = Limiter(shards, clock, logger)
     definitions = Definitions(shards, ports.signals, logger)
-    definitions.watch(LIMIT, limits.follow)
     holds = HoldBook(clock, logger)
-    definitions.watch(HOLD, holds.follow)
+    for kind, follow in ((LIMIT, limits.follow), (HOLD, holds.follow), (SHARD, deployment.follow)):
+        definitions.watch(kind, follow)
     return Replica(
         name=name or f"{socket.gethostname()}-{os.getpid()}",
         settings=settings,

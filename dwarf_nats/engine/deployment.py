@@ -16,10 +16,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from dwarf_nats.errors import BadRequest, Unavailable
+from dwarf_nats.rules.shard_policies import DEFAULT_POLICY, ShardPolicy, read_policy
 
 if TYPE_CHECKING:
     from dwarf_nats.engine.shard import Shard
-    from dwarf_nats.ports import Logger
+    from dwarf_nats.ports import Definition, Logger
     from dwarf_nats.rules.rows import ShardIdentity
     from dwarf_nats.settings import EngineSettings
 
@@ -40,6 +41,8 @@ class Deployment:
         self._lock = asyncio.Lock()
         self._told_outdated = False
         self._not_answering: set[int] = set()
+        self.policies: dict[int, ShardPolicy] = {}
+        """The policies of shards that have one, by number."""
 
     @property
     def count(self) -> int:
@@ -54,12 +57,38 @@ class Deployment:
     # -- where flows and keys belong
 
     def any_shard(self) -> Shard:
-        """Return a shard for a new flow: one of those agreed on, at random among those whose databases answer."""
+        """Return a shard for a new flow: one of those agreed on and not cordoned, at random among those that answer.
+
+        The weights of their policies count.
+        """
         agreed = [shard for number, shard in self._shards.items() if number <= self.count or not self.count]
+        if self.policies:
+            agreed = [shard for shard in agreed if not self.is_cordoned(shard.number)] or agreed
         there = [
             shard for shard in agreed if not shard.availability.is_away and shard.number not in self._not_answering
         ]
-        return random.choice(there or agreed)
+        found = there or agreed
+        if not self.policies:
+            return random.choice(found)
+        return random.choices(found, [self.policy(shard.number).weight for shard in found])[0]
+
+    def policy(self, number: int) -> ShardPolicy:
+        """Return the policy of a shard."""
+        return self.policies.get(number, DEFAULT_POLICY)
+
+    def is_cordoned(self, number: int) -> bool:
+        """Tell whether a shard takes no new flows."""
+        return self.policy(number).cordoned
+
+    def follow(self, definitions: Mapping[str, Definition]) -> None:
+        """Know these policies from now on."""
+        found: dict[int, ShardPolicy] = {}
+        for name, definition in definitions.items():
+            try:
+                found[int(name)] = read_policy(definition.body)
+            except ValueError:
+                self._log.error("the policy of shard %s is left out: it cannot be read", name)
+        self.policies = found
 
     def other_than(self, away: Shard) -> Shard | None:
         """Return another shard for a new flow, if there is one. `away` was found to be away, and gets none until it answers."""

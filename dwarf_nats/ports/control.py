@@ -103,6 +103,13 @@ class ControlStore(Protocol):
         """
         ...
 
+    async def create_placed(self, new: NewFlow) -> int | None:
+        """Create a flow whose key is reserved on another shard; return when, `None` if it is to be looked for again.
+
+        That is so if its reserved id was used, the number of shards has changed, or its graph is not kept any more.
+        """
+        ...
+
     async def delete(self, flow_id: int) -> None:
         """Remove a root flow with its tree (O9). Raises `Conflict` while it runs."""
         ...

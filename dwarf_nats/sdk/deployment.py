@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from msgspec import UNSET
+
 from dwarf_nats.errors import Unavailable
 from dwarf_nats.wire import messages as m
 from dwarf_nats.wire.audits import audit_record, audit_request
@@ -50,6 +52,18 @@ class Deployment(Requester):
         body = await self._read("audit.list", audit_request(query if query is not None else AuditQuery(), cursor))
         reply = decode(m.AuditListReply, body, "audit.list")
         return [audit_record(one) for one in reply.records], or_default(reply.cursor, "")
+
+    async def put_shard(self, shard: int, *, cordoned: bool | None = None, weight: float | None = None) -> None:
+        """Say whether a shard takes new flows, and its share of them; `None` leaves one as it is (O17).
+
+        A cordoned shard goes on with the flows it has.
+        """
+        request = m.ShardPutRequest(
+            shard=shard,
+            cordoned=UNSET if cordoned is None else cordoned,
+            weight=UNSET if weight is None else weight,
+        )
+        await self._read("shard.put", request)
 
     async def put_graph(self, graph: Graph) -> GraphInfo:
         """Register a graph under its name, replacing the graph registered there; `warnings` name likely mistakes (G11).

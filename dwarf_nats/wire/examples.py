@@ -233,6 +233,8 @@ EXAMPLES: dict[type[msgspec.Struct], Any] = {
     },
     m.FlowPurgeReply: {"deleted": 7},
     m.TaskBreakerReply: {"task": "billing.charge", "tripped": False},
+    m.ShardPutRequest: {"shard": 2, "cordoned": True, "weight": 2.5},
+    m.ShardPutReply: {"shard": 2, "cordoned": True, "weight": 2.5},
     m.ShardInfoReply: {
         "shards": [
             {

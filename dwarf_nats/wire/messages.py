@@ -68,6 +68,8 @@ from .shard_messages import KeyBacklog as KeyBacklog
 from .shard_messages import PriorityBacklog as PriorityBacklog
 from .shard_messages import Shard as Shard
 from .shard_messages import ShardInfoReply as ShardInfoReply
+from .shard_messages import ShardPutReply as ShardPutReply
+from .shard_messages import ShardPutRequest as ShardPutRequest
 from .step_messages import HistoryReply as HistoryReply
 from .step_messages import Step as Step
 from .tag_messages import FlowForkRequest as FlowForkRequest

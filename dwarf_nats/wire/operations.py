@@ -128,6 +128,7 @@ OPERATIONS: tuple[Operation, ...] = (
         confidential=True,
     ),
     Operation("task.breaker", m.TaskBreakerRequest, m.TaskBreakerReply, client="breaker", command="tasks", reads=True),
+    Operation("shard.put", m.ShardPutRequest, m.ShardPutReply, client="put_shard", command="shard put"),
     Operation("shard.info", m.EmptyRequest, m.ShardInfoReply, client="shard_info", command="shards", reads=True),
     Operation("limit.put", m.LimitDocument, m.Empty, client="put_limit", command="limit put"),
     Operation("limit.list", m.EmptyRequest, m.LimitListReply, client="list_limits", command="limit list", reads=True),

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from msgspec import UNSET, Meta
 
-from .message_fields import Maybe, Message
+from .message_fields import MOST, Maybe, Message, Request
 
 Due = Annotated[int, Meta(description="Milliseconds since its oldest step came due.")]
 Counted = Annotated[int, Meta(description="Steps that are due, counted up to 1,000.")]
@@ -43,7 +43,25 @@ class Shard(Message):
     flows: int
     steps: int
     joining: Maybe[bool] = UNSET
+    cordoned: Maybe[Annotated[bool, Meta(description="It takes no new flows.")]] = UNSET
+    weight: Maybe[Annotated[float, Meta(description="Its share of new flows; left out: 1.")]] = UNSET
     backlog: Maybe[list[PriorityBacklog]] = UNSET
+
+
+class ShardPutRequest(Request):
+    """Say whether a shard takes new flows, and its share of them; what is left out stays as it is (O17)."""
+
+    shard: Annotated[int, Meta(ge=1, le=MOST)]
+    cordoned: Maybe[Annotated[bool, Meta(description="It takes no new flows, and goes on with those it has.")]] = UNSET
+    weight: Maybe[Annotated[float, Meta(ge=0.001, le=1000, description="Its share of new flows; at first 1.")]] = UNSET
+
+
+class ShardPutReply(Message):
+    """The policy of a shard from now on (O17)."""
+
+    shard: int
+    cordoned: bool
+    weight: float
 
 
 class ShardInfoReply(Message):

@@ -21,6 +21,8 @@ def shard_message(shard: ShardInfo) -> m.Shard:
         flows=shard.flows,
         steps=shard.steps,
         joining=shard.joining or UNSET,
+        cordoned=shard.cordoned or UNSET,
+        weight=UNSET if shard.weight == 1 else shard.weight,
         backlog=[_backlog_message(one) for one in shard.backlog] or UNSET,
     )
 
@@ -34,6 +36,8 @@ def shard_record(message: m.Shard) -> ShardInfo:
         flows=message.flows,
         steps=message.steps,
         joining=message.joining is True,
+        cordoned=message.cordoned is True,
+        weight=or_default(message.weight, 1.0),
         backlog=tuple(_backlog_record(one) for one in or_default(message.backlog, ())),
     )
 

@@ -205,6 +205,10 @@ class ShardInfo:
     flows: int = 0
     steps: int = 0
     joining: bool = False
+    cordoned: bool = False
+    """It takes no new flows."""
+    weight: float = 1.0
+    """Its share of new flows, beside those of the other shards."""
     backlog: Sequence[PriorityBacklog] = ()
     """Steps that are due and not taken up, of the best priorities."""
 

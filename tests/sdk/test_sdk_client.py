@@ -94,6 +94,7 @@ CALLS: dict[str, Callable[[Client], Awaitable[Any]]] = {
     "flow.continue": lambda c: c.continue_(FLOW, {"a": 2}, FlowOptions(idempotency_key="k")),
     "step.get": lambda c: c.step(STEP),
     "task.breaker": lambda c: c.breaker("charge"),
+    "shard.put": lambda c: c.put_shard(2, cordoned=True, weight=2.5),
     "shard.info": lambda c: c.shard_info(),
     "limit.put": lambda c: c.put_limit(Limit(name="bank", task="billing.charge", concurrency=4)),
     "limit.list": lambda c: c.list_limits(),

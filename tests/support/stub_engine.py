@@ -8,6 +8,7 @@ from typing import Any
 
 from dwarf_nats.actor import current_actor
 from dwarf_nats.errors import Conflict, NotFound, TimedOut
+from dwarf_nats.rules.shard_policies import ShardPolicy
 from dwarf_nats.workflow.audit import AuditNote, AuditQuery, AuditRecord
 from dwarf_nats.workflow.bulk import Bulk, BulkFailure, BulkPage
 from dwarf_nats.workflow.graph import Graph
@@ -276,3 +277,9 @@ class StubEngine:
 
     async def delete_hold(self, *, task: str = "", workflow: str = "") -> None:
         self._note("delete_hold", task, workflow)
+
+    async def put_shard(
+        self, number: int, /, *, cordoned: bool | None = None, weight: float | None = None
+    ) -> ShardPolicy:
+        self._note("put_shard", number, cordoned, weight)
+        return ShardPolicy(cordoned=bool(cordoned), weight=1.0 if weight is None else weight)

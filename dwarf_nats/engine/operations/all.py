@@ -16,6 +16,7 @@ from dwarf_nats.engine.operations.idempotency import IdempotencyKeys
 from dwarf_nats.engine.operations.limits import LimitOperations
 from dwarf_nats.engine.operations.new_flows import FlowFactory
 from dwarf_nats.engine.operations.queries import FlowQueries
+from dwarf_nats.engine.operations.shard_policies import ShardPolicies
 from dwarf_nats.engine.operations.signal import EventSignals
 from dwarf_nats.engine.operations.wait import FlowWaits
 from dwarf_nats.engine.placement import Placement
@@ -38,6 +39,7 @@ class Operations:
         self.control = FlowControl(placement, replica)
         self.forks = FlowForks(placement, replica)
         self.holds = HoldOperations(shards, replica)
+        self.shard_policies = ShardPolicies(shards, replica)
         self.signals = EventSignals(replica)
         self.limits = LimitOperations(replica)
         self.lookup = ReplicaLookup(shards, replica)

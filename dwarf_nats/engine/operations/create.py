@@ -101,11 +101,41 @@ class Creator:
             if before is not None:
                 return before
             graph = graph if graph is not None else await self._graph(request)
+            if self._deployment.is_cordoned(home.number):
+                elsewhere = await self._create_elsewhere(home, request, graph, count)
+                if elsewhere is not None:
+                    return elsewhere
+                continue
             created = await self._insert(home, request, graph, shards=count)
             if isinstance(created, Created):
                 return created
             await self._keys.settle(home, created)
         raise Unavailable("the flow of this idempotency key is made, deleted or moved this moment: ask again")
+
+    async def _create_elsewhere(self, home: Shard, request: CreateRequest, graph: Graph, count: int) -> Created | None:
+        """Create a flow whose key has its home on a cordoned shard: the key is reserved there, the flow made on another one.
+
+        `None` if the key is taken meanwhile, or the number of shards has changed: look again.
+        """
+        shard = self._deployment.any_shard()
+        new = await self._factory.build(shard, request, graph)
+        new.shards, new.reserves = count, False
+        if not await self._keys.reserve(home, new):
+            return None
+        span = self._factory.begin_trace(new)
+        outcome = shard.waiters.add(new.flow.flow_id) if request.wait else asyncio.get_running_loop().create_future()
+        try:
+            created_at = await asyncio.shield(_placed(shard, new))
+        except BaseException:
+            shard.waiters.drop(new.flow.flow_id, outcome)
+            raise
+        if created_at is None:
+            shard.waiters.drop(new.flow.flow_id, outcome)
+            self._graphs.doubt(shard.number, new.flow.digest)
+            return None
+        if span is not None:
+            span.end()
+        return Created(shard, new.flow.key, new.flow.flow_id, outcome)
 
     async def _graph(self, request: CreateRequest) -> Graph:
         if isinstance(request.workflow, str):
@@ -143,6 +173,14 @@ class Creator:
         if span is not None:
             span.end()
         return Created(shard, new.flow.key, flow_id, outcome)
+
+
+async def _placed(shard: Shard, new: NewFlow) -> int | None:
+    """Insert a flow whose key is reserved elsewhere, and set it going; return when it was created, if it was."""
+    created_at = await shard.store.control.create_placed(new)
+    if created_at is not None:
+        after_creation(shard, new, created_at)
+    return created_at
 
 
 async def _inserted(shard: Shard, new: NewFlow) -> int | None:

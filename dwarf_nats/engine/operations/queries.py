@@ -206,7 +206,7 @@ class FlowQueries:
         return list(await asyncio.gather(*(self._info(shard) for shard in self._placement.all_shards())))
 
     async def _info(self, shard: Shard) -> ShardInfo:
-        before = time.perf_counter()
+        before, policy = time.perf_counter(), self._deployment.policy(shard.number)
         try:
             async with asyncio.timeout(SHARD_INFO_SECONDS):
                 flows, steps = await shard.store.flows.size()
@@ -214,12 +214,14 @@ class FlowQueries:
                 keys = await shard.store.steps.key_backlogs([one.priority for one in backlog])
         except (DwarfError, TimeoutError) as error:
             reason = str(error) or f"no answer within {SHARD_INFO_SECONDS:g} s"
-            return ShardInfo(shard=shard.number, error=reason)
+            return ShardInfo(shard=shard.number, error=reason, cordoned=policy.cordoned, weight=policy.weight)
         return ShardInfo(
             shard=shard.number,
             latency_ms=round((time.perf_counter() - before) * 1000, 3),
             flows=flows,
             steps=steps,
             joining=shard.number > self._deployment.count > 0,
+            cordoned=policy.cordoned,
+            weight=policy.weight,
             backlog=[replace(one, keys=keys[one.priority]) for one in backlog],
         )

@@ -87,6 +87,12 @@ class SqlControl:
         except (threads.ThreadMovedOn, keys.OtherCount):
             return None
 
+    async def create_placed(self, new: NewFlow) -> int | None:
+        try:
+            return await self._database.transact(lambda tx: threads.create_placed(tx, new))
+        except (threads.NotCreated, keys.OtherCount):
+            return None
+
     async def delete(self, flow_id: int) -> None:
         await self._database.transact(lambda tx: delete.delete(tx, flow_id))
 

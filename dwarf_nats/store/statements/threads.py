@@ -19,6 +19,10 @@ LATEST = (
 )
 
 
+class NotCreated(Exception):
+    """The graph of a flow is not kept any more: it must be saved again first."""
+
+
 class ThreadMovedOn(Exception):
     """Another flow of the thread was created: read its latest flow again."""
 
@@ -27,6 +31,20 @@ async def latest_of_thread(tx: Tx, thread_id: int) -> FlowRow | None:
     """Return the flow of a thread that was created last."""
     rows = await tx.fetch(LATEST, thread_id)
     return flow_row(rows[0]) if rows else None
+
+
+async def create_placed(tx: Tx, new: NewFlow) -> int | None:
+    """Insert a flow whose key is reserved on another shard; return its creation time, `None` if its id was used, or its
+    graph is not kept any more.
+
+    Raises `keys.OtherCount`.
+    """
+    if not await keys.place(tx, new):
+        return None
+    created_at = await create_one(tx, new)
+    if created_at is None:
+        raise NotCreated  # the id must not count as used
+    return created_at
 
 
 async def create_next(tx: Tx, latest: FlowRow, new: NewFlow) -> int | None:
