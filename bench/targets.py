@@ -125,6 +125,7 @@ def _best(cases: Iterable[Case]) -> Iterator[Target]:
 _OF: dict[str, Callable[[Case], Iterator[Target]]] = {
     "floor-linear": _shares(0.35),
     "floor-latency": _latency,
+    "limited": _shares(0.80),
     "backlog": _shares(0.80),
     "fan-out": _fan_out,
     "history": _shares(0.90),

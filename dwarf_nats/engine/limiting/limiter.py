@@ -268,12 +268,17 @@ class Limiter:
         try:
             for shard in self.opened():
                 await self._adopt_of(shard)
-                for name, slot in await shard.limits.queues(("", ""), MAX_SLOTS):
-                    if name in self.book.by_name:
-                        self.fill([slot])
+                await self._fill_queues(shard)
         except BaseException:
             self._adopting = True
             raise
+
+    async def _fill_queues(self, shard: LimitedShard) -> None:
+        """Look at every queue of a shard: what a limit allows is another than before."""
+        page = await shard.limits.queues(("", ""), MAX_SLOTS)
+        while page:
+            self.fill(slot for name, slot in page if name in self.book.by_name)
+            page = await shard.limits.queues(page[-1], MAX_SLOTS) if len(page) == MAX_SLOTS else []
 
     async def _adopt_of(self, shard: LimitedShard) -> None:
         steps = [step for step in shard.running_steps() if not step.permits]

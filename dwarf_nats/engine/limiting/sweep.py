@@ -18,6 +18,10 @@ SWEEP_SECONDS = 2.0
 """Between two sweeps: so long does the slot of a dead replica's step wait once the step is taken from it."""
 PERMITS_PAGE, QUEUES_PAGE, WAITS_PAGE = 2_000, 1_000, 2_000
 """Permits, queues and rows of queues that one sweep looks at; the next one goes on behind them."""
+REST_SECONDS = 10.0
+"""The pause after a sweep that found neither a permit nor a queue: then nothing waits to be healed."""
+PRUNE_RUNS = 30
+"""Sweeps from one removal of unused counts to the next."""
 COUNT_AGE_US = 3_600_000_000
 """Time after which the count of an unused slot is removed."""
 
@@ -34,6 +38,8 @@ class LimitSweep:
         self._permit = ""
         self._queues: dict[int, tuple[str, str]] = {}
         self._waits: dict[int, int] = {}
+        self._runs = 0
+        self._resting = False
         self._clean = False
         """No limit, and a whole round that found nothing left of one."""
 
@@ -58,17 +64,22 @@ class LimitSweep:
                 self._log.debug("limits: %s", error)
             except Exception:
                 self._log.exception("a defect in the sweep of limits")
-            await self._clock.sleep(SWEEP_SECONDS)
+            await self._clock.sleep(REST_SECONDS if self._resting else SWEEP_SECONDS)
 
     async def sweep(self) -> None:
         """Look through one page of everything. Raises `Unavailable`."""
         book = self._limiter.book
         found = await self._take_back()
         for shard in self._limiter.opened():
-            found |= await self._wake(shard)
-            at = await shard.limits.clear_stale(self._waits.get(shard.number, 0), WAITS_PAGE)
-            self._waits[shard.number] = at
-        await self._limiter.home.prune_counts(COUNT_AGE_US, PERMITS_PAGE)
+            queues = await self._wake(shard)
+            found |= queues
+            after = self._waits.get(shard.number, 0)
+            if queues or after:
+                self._waits[shard.number] = await shard.limits.clear_stale(after, WAITS_PAGE)
+        self._runs += 1
+        if self._runs % PRUNE_RUNS == 0:
+            await self._limiter.home.prune_counts(COUNT_AGE_US, PERMITS_PAGE)
+        self._resting = not found
         self._clean = not book.active and not found
 
     async def _take_back(self) -> bool:
