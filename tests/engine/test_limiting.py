@@ -217,6 +217,22 @@ async def test_a_flow_that_is_paused_frees_its_place_and_waits_for_one_when_it_g
     await settled(engine)
 
 
+async def test_a_change_reaches_more_queues_than_are_looked_at_together(
+    engine: Engine, task: Counted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """K1: every key, however many there are."""
+    monkeypatch.setattr("dwarf_nats.engine.limiting.limiter.MAX_SLOTS", 3)
+    await put(engine, task="counted", by="fairnessKey", concurrency=1)
+    flows = await create(engine, 20, key=lambda n: f"key {n % 10}")
+    await task.times(10)
+    await waiting(engine, 10)
+    await put(engine, task="counted", by="fairnessKey", concurrency=2)
+    await task.times(20)
+    task.open()
+    assert await all_end(engine, flows) == {Status.COMPLETED}
+    await settled(engine)
+
+
 async def test_a_limit_that_is_raised_lowered_and_removed_takes_effect_at_once(engine: Engine, task: Counted) -> None:
     """K1."""
     await put(engine, task="counted", concurrency=1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import itertools
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -181,7 +182,9 @@ class Limiter:
                 freed[one.slot] = freed.get(one.slot, 0) + 1
         for slot, number in freed.items():
             self._fill[slot] = max(number, self._fill.get(slot, 0))
-        asked = {slot: min(self._fill.pop(slot), MAX_HEADS) for slot in list(self._fill)[:MAX_SLOTS]}
+        # What was just freed goes first: after a change of a limit, very many queues may be waiting to be looked at.
+        first = list(dict.fromkeys([*freed, *itertools.islice(self._fill, MAX_SLOTS)]))[:MAX_SLOTS]
+        asked = {slot: min(self._fill.pop(slot), MAX_HEADS) for slot in first}
         try:
             heads = await self._heads(asked)
             wants = [self._want(shard, head) for shard, head in heads]
