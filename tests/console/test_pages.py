@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from dwarf_nats.console.pages.replicas import replica_values
 from dwarf_nats.console.settings import ConsoleSettings
 from dwarf_nats.dev_servers import NatsServer
 from dwarf_nats.errors import Forbidden
@@ -105,6 +106,20 @@ async def test_replicas_and_shards(browser: Browser) -> None:
     assert "Ready" in page
     assert "Healthy" in page
     assert "127.0.0.1" in page
+
+
+async def test_the_backlog_is_shown_by_priority_and_fairness_key(browser: Browser) -> None:
+    """What counts stop at is marked, and a key leads to its flows."""
+    values = await replica_values(browser.console.source)
+    keys = [{"fairnessKey": "acme", "steps": 200, "oldestMs": 9000}, {"fairnessKey": "", "steps": 2, "oldestMs": 1}]
+    backlog = {"priority": 7, "steps": 1000, "fairnessKeys": 2, "oldestMs": 9000, "keys": keys}
+    values["shards"] = [{**values["shards"][0], "backlog": [backlog]}]
+    page = browser.console.html("replicas_rows.html", **values)
+    assert "1,000+" in page
+    assert 'href="/flows?fairnessKey=acme"' in page
+    assert "200+" in page
+    assert "no key" in page
+    assert "Nothing waits" in await browser.page("/replicas")
 
 
 # --- rights ---

@@ -156,7 +156,7 @@ async def members(
         f" order by {alias}.created_at desc, {alias}.flow_id desc limit {most}".replace("{now}", moment),
         *args,
     )
-    return [Member(*row)._replace(status=Status(row[3])) for row in rows]
+    return [one._replace(status=Status(one.status)) for one in (Member(*row) for row in rows)]
 
 
 async def tag_texts_of(database: Database, query: Query) -> list[str]:
