@@ -49,6 +49,7 @@ NAVIGATION: dict[str, list[str]] = {
         "docs/operating/telemetry.md",
         "docs/operating/metrics.md",
         "docs/operating/limits.md",
+        "docs/operating/retention.md",
         "docs/operating/sizing.md",
         "docs/operating/runbook.md",
         "docs/operating/backup-and-restore.md",

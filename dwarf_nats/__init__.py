@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from dwarf_nats.workflow.options import FlowOptions, Query
     from dwarf_nats.workflow.progress import Progress
     from dwarf_nats.workflow.records import EventReceipt, FlowSummary, GraphInfo, Outcome, Pause, ShardInfo, Step
+    from dwarf_nats.workflow.retention import RetentionInfo, RetentionPreview, RetentionRule
     from dwarf_nats.workflow.status import Status
     from dwarf_nats.workflow.step_details import Branch, FailedAttempt, StepPause
     from dwarf_nats.workflow.task_error import SubgraphError, TaskError, WaitTimeout
@@ -92,6 +93,9 @@ __all__ = [
     "PublishMessage",
     "Query",
     "Reason",
+    "RetentionInfo",
+    "RetentionPreview",
+    "RetentionRule",
     "RetryPolicy",
     "SendRequest",
     "SetFields",
@@ -158,6 +162,7 @@ _MODULES = {
         "ShardInfo",
         "Step",
     ),
+    "dwarf_nats.workflow.retention": ("RetentionInfo", "RetentionPreview", "RetentionRule"),
     "dwarf_nats.workflow.status": ("Status",),
     "dwarf_nats.workflow.step_details": ("Branch", "FailedAttempt", "StepPause"),
     "dwarf_nats.workflow.task_error": ("SubgraphError", "TaskError", "WaitTimeout"),

@@ -31,6 +31,9 @@ COMMANDS = {
     "bench": LazyCommand("dwarf_nats.cli.bench", "Run the benchmark harness."),
     "flow": LazyCommand("dwarf_nats.cli.flow_family", "Flows: make, run, look at and steer them."),
     "audit": LazyCommand("dwarf_nats.cli.audit", "The audit trail: who did what, and when."),
+    "retention": LazyCommand(
+        "dwarf_nats.cli.retention", "Retention: remove flows by themselves, once they have ended and are old."
+    ),
     "limit": LazyCommand("dwarf_nats.cli.limit", "Limits: how many run at once, how many begin in a second."),
     "hold": LazyCommand("dwarf_nats.cli.hold", "Holds: stop tasks and workflows by hand, and let them go on."),
     "graph": LazyCommand("dwarf_nats.cli.graph", "Graphs: register, look at and check them."),

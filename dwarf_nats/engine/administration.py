@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from dwarf_nats.workflow.graph import Graph
     from dwarf_nats.workflow.limit import Limit, LimitInfo
     from dwarf_nats.workflow.records import GraphInfo, HoldInfo, ShardHealth, ShardInfo, TaskHealth
+    from dwarf_nats.workflow.retention import RetentionInfo, RetentionPreview, RetentionRule
 
 
 class Administration:
@@ -30,6 +31,24 @@ class Administration:
     replica: Replica
     _lifecycle: Lifecycle
     _operations: Operations
+
+    # -- retention
+
+    async def put_retention(self, rule: RetentionRule) -> None:
+        """Set a rule by which ended flows are removed, in place of the one of its name (M2). Raises `BadRequest`."""
+        await self._operations.retention.put(rule)
+
+    async def list_retention(self) -> list[RetentionInfo]:
+        """Return the rules by name, with what they have removed and when they were last carried out (M2)."""
+        return await self._operations.retention.list()
+
+    async def delete_retention(self, name: str) -> None:
+        """Remove a rule; flows that it has not removed stay (M2). Raises `NotFound`."""
+        await self._operations.retention.delete(name)
+
+    async def preview_retention(self, rule: RetentionRule) -> RetentionPreview:
+        """Count what a rule would remove now: one with an age as it is, one without by its name (M2). Raises `NotFound`."""
+        return await self._operations.retention.preview(rule)
 
     # -- limits
 

@@ -18,6 +18,7 @@ from dwarf_nats.ports.explanations import ExplanationStore
 from dwarf_nats.ports.faults import DatabaseAway, StatementRefused, Unstorable, Unusable
 from dwarf_nats.ports.holds import HoldStore
 from dwarf_nats.ports.limits import LimitStore
+from dwarf_nats.ports.retention import Found, Removal, RetentionStore
 from dwarf_nats.ports.shared import (
     BreakerStore,
     DeletedFlow,
@@ -78,6 +79,7 @@ __all__ = [
     "ExplanationStore",
     "FinalState",
     "FlowStore",
+    "Found",
     "GraphOf",
     "GraphStore",
     "Graphs",
@@ -98,7 +100,9 @@ __all__ = [
     "QueuedTooLong",
     "Refused",
     "RegisteredGraph",
+    "Removal",
     "ReplicaStore",
+    "RetentionStore",
     "Services",
     "Signalled",
     "Signals",

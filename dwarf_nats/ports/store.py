@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from dwarf_nats.ports.explanations import ExplanationStore
     from dwarf_nats.ports.holds import HoldStore
     from dwarf_nats.ports.limits import LimitStore
+    from dwarf_nats.ports.retention import RetentionStore
     from dwarf_nats.ports.shared import (
         BreakerStore,
         DeploymentStore,
@@ -313,6 +314,11 @@ class Store(IdSource, Protocol):
     @property
     def bulk(self) -> BulkStore:
         """Operations on many flows at once."""
+        ...
+
+    @property
+    def retention(self) -> RetentionStore:
+        """The removal of old flows."""
         ...
 
     @property

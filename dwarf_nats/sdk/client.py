@@ -33,6 +33,7 @@ from .holds import Holds
 from .limits import Limits
 from .replies import decode
 from .requester import WaitDeadline, wait_timed_out
+from .retention import Retention
 
 
 @dataclass(slots=True, frozen=True)
@@ -44,7 +45,7 @@ class Change:
     steps: list[Step]
 
 
-class Client(FlowReads, FlowControl, Limits, Holds, Deployment):
+class Client(FlowReads, FlowControl, Limits, Holds, Retention, Deployment):
     """A client of the service. One client serves any number of coroutines at once.
 
     `url` names the NATS server(s), comma-separated; without it, `NATS_CONTEXT`, `NATS_URL` and the other variables of the

@@ -25,6 +25,7 @@ from dwarf_nats.store.parts.integrity import SqlIntegrity
 from dwarf_nats.store.parts.keys import SqlKeys
 from dwarf_nats.store.parts.limits import SqlLimits
 from dwarf_nats.store.parts.replicas import SqlReplicas
+from dwarf_nats.store.parts.retention import SqlRetention
 from dwarf_nats.store.parts.steps import SqlSteps
 from dwarf_nats.store.postgres import Postgres
 from dwarf_nats.store.sqlite import Sqlite
@@ -62,6 +63,7 @@ class SqlStore:
         self.explanations = SqlExplanations(self.database)
         self.control = SqlControl(shard, self.database)
         self.bulk = SqlBulk(shard, self.database)
+        self.retention = SqlRetention(self.database)
         self.graphs = SqlGraphs(shard, self.database)
         self.breakers = SqlBreakers(self.database)
         self.integrity = SqlIntegrity(self.database)

@@ -85,6 +85,28 @@ EXAMPLES: dict[type[msgspec.Struct], Any] = {
     m.FlowCountRequest: {"workflow": "order"},
     m.FlowCountReply: {"counts": {"running": 12, "failed": 1000}, "more": ["failed"]},
     m.FlowPurgeRequest: {"status": "completed", "olderThanMs": 86400000},
+    m.RetentionDocument: {
+        "name": "done",
+        "olderThanMs": 2592000000,
+        "workflow": "order",
+        "status": "completed",
+        "keepTagged": {"legal": "hold"},
+    },
+    m.RetentionRequest: {"name": "done"},
+    m.RetentionPreviewRequest: {"name": "new", "olderThanMs": 2592000000},
+    m.RetentionPreviewReply: {"flows": 1234, "oldest": CREATED},
+    m.RetentionListReply: {
+        "rules": [
+            {
+                "name": "done",
+                "olderThanMs": 2592000000,
+                "status": "completed",
+                "removed": 1234,
+                "updatedAt": CREATED,
+                "lastRun": UPDATED,
+            }
+        ]
+    },
     m.FlowBulkRequest: {
         "action": "cancel",
         "query": {"workflow": "order", "status": "running"},

@@ -64,6 +64,11 @@ from .message_fields import (
 from .pause_messages import FlowResumeBreakRequest as FlowResumeBreakRequest
 from .pause_messages import FlowResumeRequest as FlowResumeRequest
 from .pause_messages import Pause as Pause
+from .retention_messages import RetentionDocument as RetentionDocument
+from .retention_messages import RetentionListReply as RetentionListReply
+from .retention_messages import RetentionPreviewReply as RetentionPreviewReply
+from .retention_messages import RetentionPreviewRequest as RetentionPreviewRequest
+from .retention_messages import RetentionRequest as RetentionRequest
 from .shard_messages import KeyBacklog as KeyBacklog
 from .shard_messages import PriorityBacklog as PriorityBacklog
 from .shard_messages import Shard as Shard

@@ -12,7 +12,7 @@ from nats.aio.client import Client as Nats
 
 from dwarf_nats import errors
 from dwarf_nats.dev_servers import NatsServer
-from dwarf_nats.sdk import END, Bulk, BulkAction, Client, FlowOptions, Graph, Query
+from dwarf_nats.sdk import END, Bulk, BulkAction, Client, FlowOptions, Graph, Query, RetentionRule
 from dwarf_nats.sdk.request_reply import round_trip
 from dwarf_nats.wire import messages as m
 from dwarf_nats.wire.decoding import decode
@@ -96,6 +96,10 @@ CALLS: dict[str, Callable[[Client], Awaitable[Any]]] = {
     "task.breaker": lambda c: c.breaker("charge"),
     "shard.put": lambda c: c.put_shard(2, cordoned=True, weight=2.5),
     "shard.info": lambda c: c.shard_info(),
+    "retention.put": lambda c: c.put_retention(RetentionRule(name="done", older_than_ms=5, keep_tagged={"a": 1})),
+    "retention.list": lambda c: c.list_retention(),
+    "retention.delete": lambda c: c.delete_retention("done"),
+    "retention.preview": lambda c: c.preview_retention("done"),
     "limit.put": lambda c: c.put_limit(Limit(name="bank", task="billing.charge", concurrency=4)),
     "limit.list": lambda c: c.list_limits(),
     "limit.delete": lambda c: c.delete_limit("bank"),

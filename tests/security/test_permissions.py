@@ -200,10 +200,7 @@ MAY_PUBLISH: dict[str, set[str]] = {
     "replica": PEER | TASK | GRAPH | ANNOUNCED | (INBOXES - {"_INBOX.replica.x"}) | {"_R_.x"},
     "operator": EVERY_OPERATION | HEALTH | DISCOVERY | {"$SRV.INFO.other"},
     "viewer": READING
-    | {
-        f"dwarf.{one}"
-        for one in ("flow.list", "flow.count", "task.breaker", "shard.info", "graph.get", "graph.list", "graph.mermaid")
-    }
+    | {f"dwarf.{one.name}" for one in OPERATIONS if one.reads and not one.confidential}
     | HEALTH
     | DISCOVERY
     | {"$SRV.INFO.other"},

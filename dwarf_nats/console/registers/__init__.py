@@ -8,7 +8,8 @@ from __future__ import annotations
 from .graphs import GRAPHS
 from .limits import LIMITS
 from .register import Register
+from .retention import RETENTION
 
-REGISTERS: tuple[Register, ...] = (LIMITS, GRAPHS)
+REGISTERS: tuple[Register, ...] = (LIMITS, RETENTION, GRAPHS)
 REGISTER_OPERATIONS: tuple[str, ...] = tuple(name for one in REGISTERS for name in one.operations)
 """All operations on registers, of which the console asks whether its user may publish them."""

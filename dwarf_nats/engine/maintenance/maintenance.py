@@ -16,6 +16,7 @@ from dwarf_nats.engine.maintenance.lease_keeper import LeaseKeeper
 from dwarf_nats.engine.maintenance.lease_reaper import LeaseReaper
 from dwarf_nats.engine.maintenance.progress_saver import ProgressSaver
 from dwarf_nats.engine.maintenance.pruner import AuditPruner, FlowPruner, GraphPruner
+from dwarf_nats.engine.maintenance.retention import Retention
 from dwarf_nats.engine.maintenance.waiter_poll import WaiterPoll
 from dwarf_nats.ports.definitions import HOME
 
@@ -59,7 +60,8 @@ class Maintenance:
         )
         self.waiter_poll = WaiterPoll(store.flows, shard.waiters)
         self.graph_pruner = GraphPruner(store.replicas, store.graphs)
-        self.flow_pruner = FlowPruner(store.replicas, store.control)
+        self.flow_pruner = FlowPruner(store.replicas, store.control, shard.pace)
+        self.retention = Retention(replica.definitions, store.replicas, store.retention, shard.pace)
         self.audit_pruner = AuditPruner(store.replicas, store.audit, replica.settings, replica.clock)
         self.event_sweep = EventSweep(replica.events, shard)
         self.definitions = replica.definitions if shard.number == HOME else None
@@ -81,6 +83,7 @@ class Maintenance:
             "looker": self.waiter_poll,
             "pruner": self.graph_pruner,
             "remover": self.flow_pruner,
+            "retention": self.retention,
             "audit": self.audit_pruner,
             "events": self.event_sweep,
             "progress": self.progress_saver,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dwarf_nats.engine.maintenance.duty import Duty
 
 if TYPE_CHECKING:
+    from dwarf_nats.engine.pacing import Pace
     from dwarf_nats.ports import AuditStore, Clock, ControlStore, GraphStore, ReplicaStore
     from dwarf_nats.settings import EngineSettings
 
@@ -29,19 +31,23 @@ GRAPH_BATCHES = 20
 class FlowPruner(Duty):
     """Removes completed flows that are marked delete_on_completion."""
 
-    def __init__(self, replicas: ReplicaStore, control: ControlStore) -> None:
+    def __init__(self, replicas: ReplicaStore, control: ControlStore, pace: Pace) -> None:
         self._replicas = replicas
         self._control = control
+        self._pace = pace
 
     def interval(self) -> float:
         return PRUNE_SECONDS
 
     async def run_once(self) -> None:
-        """Remove all there are, however many."""
-        while await self._replicas.is_leader() and await self._control.remove_completed(
-            COMPLETED_AGE_MS, COMPLETED_BATCH_FLOWS
-        ):
-            pass
+        """Remove all there are, however many, at the pace of the shard."""
+        places = range(COMPLETED_BATCH_FLOWS)
+        more = True
+        while more and await self._replicas.is_leader():
+            _, more = await self._pace.run(places, self._remove)
+
+    async def _remove(self, places: Sequence[int]) -> bool:
+        return await self._control.remove_completed(COMPLETED_AGE_MS, len(places))
 
 
 class AuditPruner(Duty):

@@ -16,6 +16,7 @@ from dwarf_nats.engine.operations.idempotency import IdempotencyKeys
 from dwarf_nats.engine.operations.limits import LimitOperations
 from dwarf_nats.engine.operations.new_flows import FlowFactory
 from dwarf_nats.engine.operations.queries import FlowQueries
+from dwarf_nats.engine.operations.retention import RetentionOperations
 from dwarf_nats.engine.operations.shard_policies import ShardPolicies
 from dwarf_nats.engine.operations.signal import EventSignals
 from dwarf_nats.engine.operations.wait import FlowWaits
@@ -45,5 +46,6 @@ class Operations:
         self.lookup = ReplicaLookup(shards, replica)
         self.explanations = FlowExplanations(placement, replica, self.lookup)
         self.queries = FlowQueries(placement, replica, self.explanations)
+        self.retention = RetentionOperations(placement, replica)
         self.bulk = BulkOperations(self.queries, self.control, replica)
         self.waits = FlowWaits(placement, self.creator, self.queries)

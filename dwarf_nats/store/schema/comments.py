@@ -208,6 +208,10 @@ TABLES = {
             "details": "JSON object: what was asked, and what came of it; empty if there are none",
         },
     ),
+    "dwarf_retention": Comment(
+        "What each retention rule has removed here.",
+        {"removed": "root flows so far", "last_run": "when it was last carried out to the end"},
+    ),
     "dwarf_ids": Comment("The next id of each kind: flow, step and replica; taken in blocks."),
     "dwarf_schema": Comment("The newest migration that was applied."),
 }

@@ -360,6 +360,14 @@ create index dwarf_audit_flow on dwarf_audit (flow_id, at, number)
   where flow_id is not null;
 create index dwarf_audit_operation on dwarf_audit (operation, at, number);
 
+-- What each retention rule has removed here.
+create table dwarf_retention (
+  name text not null,
+  removed bigint not null,  -- root flows so far
+  last_run bigint,  -- when it was last carried out to the end
+  primary key (name)
+);
+
 -- The newest migration that was applied.
 create table dwarf_schema (
   version_num character varying(32) not null,

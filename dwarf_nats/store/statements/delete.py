@@ -50,6 +50,11 @@ async def delete_not_running(tx: Tx, root_ids: Sequence[int]) -> list[int]:
     await tx.fetch(LOCK_STEPS, await with_called(tx, root_ids))
     doomed = [flow_id for (flow_id,) in await tx.fetch(LOCK_NOT_RUNNING, list(root_ids))]
     if doomed:
-        await keys.forget(tx, doomed)
-        await delete_flows(tx, await with_called(tx, doomed))
+        await delete_trees(tx, doomed)
     return doomed
+
+
+async def delete_trees(tx: Tx, root_ids: Sequence[int]) -> None:
+    """Remove these root flows, which are locked, with their trees; their idempotency keys become free."""
+    await keys.forget(tx, root_ids)
+    await delete_flows(tx, await with_called(tx, root_ids))
