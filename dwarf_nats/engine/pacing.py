@@ -13,7 +13,7 @@ GROUP_SECONDS = 0.1
 """Time that a group should take at most: steps of other flows may wait for its transaction that long."""
 MIN_GROUP, FIRST_GROUP, MAX_GROUP = 40, 80, 400
 """Members of a group. Its statements cost much the same for few members, so fewer would not take much less time."""
-MEMBERS_PER_SECOND = 1_000
+MEMBERS_PER_SECOND = 500
 """Members a second at most while steps of other flows are settled."""
 LEAST_REST = 0.5
 """Rest after a group then, at least, as a multiple of the time it took: a busy machine is slow, too (design note 0044)."""

@@ -22,8 +22,8 @@ AT_ONCE = 4
 """Members at once that need a transaction each."""
 ALONE_WEIGHT = 8
 """The work for a flow that is changed by itself, as a multiple of its share where many are changed together."""
-TOGETHER = frozenset({BulkAction.CANCEL, BulkAction.RESTART, BulkAction.DELETE})
-"""Actions that change many flows in one transaction."""
+WEIGHTS = {BulkAction.CANCEL: 1, BulkAction.DELETE: 1, BulkAction.RESTART: 4}
+"""The work for a flow of actions that change many in one transaction; what is restarted runs, too, and others go first."""
 Refusals: TypeAlias = dict[int, DwarfError]
 """Flow id → why the action was not carried out for it."""
 One: TypeAlias = "Callable[[Member], Awaitable[object]]"
@@ -47,7 +47,7 @@ class BulkActions:
     @property
     def weight(self) -> int:
         """The work for one flow, for the pace of the shard."""
-        return 1 if self._bulk.action in TOGETHER else ALONE_WEIGHT
+        return WEIGHTS.get(self._bulk.action, ALONE_WEIGHT)
 
     async def carry_out(self, group: Sequence[Member]) -> Refusals:
         """Do it for these flows; return those for which it was refused."""
