@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from dwarf_nats.engine.operations.bulk_actions import WEIGHTS
 from dwarf_nats.errors import BadRequest, Conflict, NotFound, Unavailable
 from dwarf_nats.ports import DatabaseAway
 from dwarf_nats.rules.rows import TreeChange
@@ -395,8 +396,8 @@ async def test_a_replica_that_dies_within_a_page_leaves_nothing_undone_and_nothi
     cursor = (await dying.bulk(Bulk(**order, limit=0))).cursor
     store, groups = dying.shards[1].store.bulk, 0
     for name in ("MIN_GROUP", "MAX_GROUP"):
-        monkeypatch.setattr(f"dwarf_nats.engine.pacing.{name}", 2)
-    dying.shards[1].pace.size = 2
+        monkeypatch.setattr(f"dwarf_nats.engine.pacing.{name}", 2 * WEIGHTS[BulkAction.RESTART])
+    dying.shards[1].pace.size = 2 * WEIGHTS[BulkAction.RESTART]
 
     async def restart(flow_ids: Sequence[int]) -> TreeChange:
         nonlocal groups
