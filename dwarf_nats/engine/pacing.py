@@ -15,7 +15,7 @@ MIN_GROUP, FIRST_GROUP, MAX_GROUP = 40, 80, 400
 """Members of a group. Its statements cost much the same for few members, so fewer would not take much less time."""
 MEMBERS_PER_SECOND = 500
 """Members a second at most while steps of other flows are settled."""
-LEAST_REST = 0.5
+LEAST_REST = 3.0
 """Rest after a group then, at least, as a multiple of the time it took: a busy machine is slow, too (design note 0044)."""
 
 
