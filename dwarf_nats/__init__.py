@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from dwarf_nats.library import add_shard, open_engine
     from dwarf_nats.ports import BusAway, WorkerLost
     from dwarf_nats.sdk.client import Change, Client
+    from dwarf_nats.sdk.codec import Codec
     from dwarf_nats.sdk.worker import Worker
     from dwarf_nats.settings import EngineSettings
     from dwarf_nats.wire.connect_options import ConnectOptions
@@ -67,6 +68,7 @@ __all__ = [
     "BusAway",
     "Change",
     "Client",
+    "Codec",
     "Conflict",
     "ConnectOptions",
     "DwarfError",
@@ -138,6 +140,7 @@ _MODULES = {
     "dwarf_nats.library": ("add_shard", "open_engine"),
     "dwarf_nats.ports": ("BusAway", "WorkerLost"),
     "dwarf_nats.sdk.client": ("Change", "Client"),
+    "dwarf_nats.sdk.codec": ("Codec",),
     "dwarf_nats.sdk.worker": ("Worker",),
     "dwarf_nats.settings": ("EngineSettings",),
     "dwarf_nats.wire.connect_options": ("ConnectOptions",),

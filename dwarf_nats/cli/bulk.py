@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from dwarf_nats.cli.command import command, option_group
-from dwarf_nats.cli.options import Bus, Matching, Service
+from dwarf_nats.cli.options import Bus, FlowService, Matching
 from dwarf_nats.cli.output import Output, coloured, table
 from dwarf_nats.cli.removal import DryRun, Yes, confirm, flows_text
 from dwarf_nats.cli.state_arg import read_json
@@ -120,7 +120,7 @@ class Course:
 async def bulk(
     out: Output,
     bus: Bus,
-    service: Service,
+    service: FlowService,
     matching: Matching,
     fields: Fields,
     course: Course,

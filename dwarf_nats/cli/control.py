@@ -9,7 +9,7 @@ from msgspec import Raw
 
 from dwarf_nats.cli.command import command
 from dwarf_nats.cli.flow import FlowKey, State, app
-from dwarf_nats.cli.options import Bus, Scheduling, Service
+from dwarf_nats.cli.options import Bus, FlowService, Scheduling
 from dwarf_nats.cli.output import Output
 from dwarf_nats.cli.pauses import PauseKey, by_either_key
 from dwarf_nats.cli.removal import DryRun, flow_label, previous_status, read_before, show_dry_run
@@ -34,7 +34,7 @@ Overrides = Annotated[
 async def resume(
     out: Output,
     bus: Bus,
-    service: Service,
+    service: FlowService,
     key: PauseKey,
     data: Annotated[
         str | None, typer.Option("--data", help="For the task, null if left out: JSON, @file or -.")
@@ -57,7 +57,7 @@ async def resume(
     short="Let a flow go on that a breakpoint paused.",
     example="dwarf-nats flow resume-break 1-42-a1B2c3D4e5F6g7H8 --overrides '{\"price\": 10}'",
 )
-async def resume_break(out: Output, bus: Bus, service: Service, key: PauseKey, overrides: Overrides = None) -> None:
+async def resume_break(out: Output, bus: Bus, service: FlowService, key: PauseKey, overrides: Overrides = None) -> None:
     """Let a flow go on that a breakpoint paused, or exactly one step of it."""
     values = read_state(overrides, "--overrides")
     async with service.client(bus) as client:
@@ -78,7 +78,7 @@ async def resume_break(out: Output, bus: Bus, service: Service, key: PauseKey, o
 async def signal(
     out: Output,
     bus: Bus,
-    service: Service,
+    service: FlowService,
     event: Annotated[str, typer.Argument(metavar="EVENT", help="Name of the event.")],
     key: Annotated[str, typer.Argument(metavar="[KEY]", help="Key that the flows wait with.")] = "",
     data: Annotated[
@@ -107,7 +107,7 @@ async def signal(
 async def break_(
     out: Output,
     bus: Bus,
-    service: Service,
+    service: FlowService,
     flow: FlowKey,
     task: Annotated[str, typer.Argument(metavar="TASK", help="Name of the node, or url of just one.")],
     clear: Annotated[bool, typer.Option("--clear", help="Take the breakpoint away.")] = False,
@@ -125,7 +125,7 @@ async def break_(
     example="dwarf-nats flow restart 1-42-a1B2c3D4e5F6g7H8 --overrides '{\"card\": null}'",
 )
 async def restart(
-    out: Output, bus: Bus, service: Service, flow: FlowKey, overrides: Overrides = None, dry_run: DryRun = False
+    out: Output, bus: Bus, service: FlowService, flow: FlowKey, overrides: Overrides = None, dry_run: DryRun = False
 ) -> None:
     """Run a stopped flow again from its beginning, in place; what it did before is removed."""
     values = read_state(overrides, "--overrides")
@@ -144,7 +144,7 @@ async def restart(
     short="Run a step again, in place, and on from there.",
     example="dwarf-nats flow restart-from 1-43-h8G7f6E5d4C3b2A1 --overrides '{\"price\": 10}'",
 )
-async def restart_from(out: Output, bus: Bus, service: Service, step: StepKey, overrides: Overrides = None) -> None:
+async def restart_from(out: Output, bus: Bus, service: FlowService, step: StepKey, overrides: Overrides = None) -> None:
     """Run a step again, in place, and on from there; exactly what it had led to is removed."""
     values = read_state(overrides, "--overrides")
     async with service.client(bus) as client:
@@ -161,7 +161,7 @@ async def restart_from(out: Output, bus: Bus, service: Service, step: StepKey, o
 async def fork(
     out: Output,
     bus: Bus,
-    service: Service,
+    service: FlowService,
     step: StepKey,
     overrides: Overrides = None,
     tag: Annotated[
@@ -184,7 +184,7 @@ async def fork(
 async def continue_(
     out: Output,
     bus: Bus,
-    service: Service,
+    service: FlowService,
     scheduling: Scheduling,
     flow: Annotated[str, typer.Argument(metavar="FLOW", help="The key of any flow of the thread.")],
     state: State = None,

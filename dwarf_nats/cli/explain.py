@@ -10,7 +10,7 @@ from rich.text import Text
 
 from dwarf_nats.cli.command import command
 from dwarf_nats.cli.flow import FlowKey
-from dwarf_nats.cli.options import Bus, Service
+from dwarf_nats.cli.options import Bus, FlowService
 from dwarf_nats.cli.output import Output, coloured, day_and_clock, error_line
 from dwarf_nats.render.terminal import in_json, one_line
 from dwarf_nats.wire.explanations import explanation_message
@@ -40,7 +40,7 @@ def register(app: typer.Typer) -> None:
     )(explain)
 
 
-async def explain(out: Output, bus: Bus, service: Service, flow: FlowKey) -> None:
+async def explain(out: Output, bus: Bus, service: FlowService, flow: FlowKey) -> None:
     """Print what each living step of a flow waits for, since when and until when, and what would help.
 
     Steps of a sub-workflow stand below the step that called it. Of a flow that has ended, print how it ended.

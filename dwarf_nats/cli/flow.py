@@ -11,7 +11,7 @@ import typer
 from rich.text import Text
 
 from dwarf_nats.cli.command import command, new_app, print_refusal
-from dwarf_nats.cli.options import Bus, Creation, Filters, Service
+from dwarf_nats.cli.options import Bus, Creation, Filters, FlowService
 from dwarf_nats.cli.output import (
     Output,
     clock,
@@ -64,7 +64,7 @@ def _one_of(workflow: str, task: str) -> None:
         raise typer.BadParameter("name a workflow, or a task with --task", param_hint="WORKFLOW")
 
 
-def _show(out: Output, service: Service, outcome: Outcome) -> None:
+def _show(out: Output, service: FlowService, outcome: Outcome) -> None:
     out.show(codec.encode_outcome(outcome), *outcome_view(outcome), *advice_for(outcome, service.prefix))
 
 
@@ -82,7 +82,7 @@ def _time_is_up(out: Output) -> Iterator[None]:
 async def create(
     out: Output,
     bus: Bus,
-    service: Service,
+    service: FlowService,
     creation: Creation,
     workflow: Workflow = "",
     task: Task = "",
@@ -104,7 +104,7 @@ async def create(
 async def start(
     out: Output,
     bus: Bus,
-    service: Service,
+    service: FlowService,
     flow: FlowKey,
     notify: Annotated[str, typer.Option(help="Announce the outcome on …stopped.NAME.")] = "",
 ) -> None:
@@ -123,7 +123,7 @@ async def start(
 async def run(
     out: Output,
     bus: Bus,
-    service: Service,
+    service: FlowService,
     creation: Creation,
     workflow: Workflow = "",
     task: Task = "",
@@ -151,7 +151,7 @@ async def run(
 async def await_(
     out: Output,
     bus: Bus,
-    service: Service,
+    service: FlowService,
     flow: FlowKey,
     timeout_ms: TimeoutMs = 30_000,
     poll: Annotated[bool, typer.Option("--poll", help="When time is up, print where it stands instead.")] = False,
@@ -171,7 +171,7 @@ async def await_(
 async def get(
     out: Output,
     bus: Bus,
-    service: Service,
+    service: FlowService,
     flow: FlowKey = "",
     step: Annotated[str, typer.Option(help="Key of a step: print that step with state and changes instead.")] = "",
     fingerprint: Annotated[bool, typer.Option("--fingerprint", help="Print the fingerprint instead.")] = False,
@@ -200,7 +200,7 @@ async def get(
 async def history(
     out: Output,
     bus: Bus,
-    service: Service,
+    service: FlowService,
     flow: FlowKey,
     limit: Annotated[
         int | None, typer.Option(min=1, max=1000, help="Print one page of at most so many steps; all without it.")
@@ -230,7 +230,7 @@ async def history(
     short="What a flow is paused by.",
     example="dwarf-nats flow pauses 1-42-a1B2c3D4e5F6g7H8",
 )
-async def pauses(out: Output, bus: Bus, service: Service, flow: FlowKey) -> None:
+async def pauses(out: Output, bus: Bus, service: FlowService, flow: FlowKey) -> None:
     """Print what a flow is paused by, each pause with the key of its step, its payload and its deadline."""
     async with service.client(bus) as client:
         outcome = await client.snapshot(flow)
@@ -239,7 +239,7 @@ async def pauses(out: Output, bus: Bus, service: Service, flow: FlowKey) -> None
 
 
 @command(app, "mermaid", example="dwarf-nats flow mermaid 1-42-a1B2c3D4e5F6g7H8 > order.mmd")
-async def mermaid(out: Output, bus: Bus, service: Service, flow: FlowKey) -> None:
+async def mermaid(out: Output, bus: Bus, service: FlowService, flow: FlowKey) -> None:
     """Print the history of a flow as a Mermaid flowchart."""
     async with service.client(bus) as client:
         drawn = await client.mermaid(flow)
@@ -252,7 +252,7 @@ async def mermaid(out: Output, bus: Bus, service: Service, flow: FlowKey) -> Non
     short="The graph that a flow runs, as JSON.",
     example="dwarf-nats flow graph 1-42-a1B2c3D4e5F6g7H8 > order.json",
 )
-async def graph(out: Output, bus: Bus, service: Service, flow: FlowKey) -> None:
+async def graph(out: Output, bus: Bus, service: FlowService, flow: FlowKey) -> None:
     """Print the graph that a flow runs as JSON; another one may be registered under its name by now."""
     async with service.client(bus) as client:
         found = await client.flow_graph(flow)
@@ -263,7 +263,7 @@ async def graph(out: Output, bus: Bus, service: Service, flow: FlowKey) -> None:
 async def list_(
     out: Output,
     bus: Bus,
-    service: Service,
+    service: FlowService,
     filters: Filters,
     cursor: Cursor = "",
 ) -> None:
@@ -274,7 +274,7 @@ async def list_(
 
 
 @command(app, "count", short="Count flows by status.", example="dwarf-nats flow count --workflow order")
-async def count(out: Output, bus: Bus, service: Service, filters: Filters) -> None:
+async def count(out: Output, bus: Bus, service: FlowService, filters: Filters) -> None:
     """Count flows by status, up to 1,000 of each; with filters, among the newest 10,000."""
     async with service.client(bus) as client:
         found = await client.count(filters.query())
@@ -301,7 +301,7 @@ def show_flows(out: Output, flows: Sequence[FlowSummary], following: str, query:
     short="Print the changes of a flow until it ends.",
     example="dwarf-nats flow watch 1-42-a1B2c3D4e5F6g7H8",
 )
-async def watch(out: Output, bus: Bus, service: Service, flow: FlowKey) -> None:
+async def watch(out: Output, bus: Bus, service: FlowService, flow: FlowKey) -> None:
     """Print each change of a flow's steps as it happens, until the flow ends, then its outcome."""
     seen: dict[str, str] = {}
     last: Change | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, TypeAlias
 
 import typer
@@ -16,7 +17,7 @@ from dwarf_nats.cli.setting_options import connect_options, default, option, par
 from dwarf_nats.cli.state_arg import read_json
 from dwarf_nats.cli.tag_args import SYNTAX, read_tags
 from dwarf_nats.errors import BadRequest
-from dwarf_nats.sdk import Client, FlowOptions, Query
+from dwarf_nats.sdk import Client, Codec, FlowOptions, Query
 from dwarf_nats.settings import CONNECTION_SETTINGS, SERVICE
 from dwarf_nats.wire.connect_options import ConnectOptions
 from dwarf_nats.workflow.state import Raw
@@ -39,7 +40,16 @@ class FlowStatus(StrEnum):
 Bus: TypeAlias = ConnectOptions
 """The connection to NATS. Fields that are not given come from the variables and contexts of the `nats` CLI."""
 register_group(ConnectOptions, parameters(CONNECTION_SETTINGS), connect_options)
+CodecFile = Annotated[
+    Path | None,
+    typer.Option(envvar="DWARF_CODEC", metavar="FILE", help="Keys to seal fields with, and to open sealed ones."),
+]
 Dsns = Annotated[list[str] | None, option("dsns")]
+
+
+def read_codec(path: Path | None) -> Codec | None:
+    """The codec of a file, if one was given. Raises `BadRequest`."""
+    return None if path is None else Codec.from_file(path)
 
 
 def given_dsns(dsns: list[str] | None) -> list[str]:
@@ -68,12 +78,23 @@ class Service:
         """The actor: as given, else the operating system's user and host."""
         return system_actor() if self.actor is None else self.actor
 
-    def client(self, bus: Bus) -> Client:
+    def client(self, bus: Bus, codec: Codec | None = None) -> Client:
         """A client, not connected yet."""
         logs.tell_warnings()
         how = {row.attribute: getattr(bus, row.attribute) for row in CONNECTION_SETTINGS}
         how["connect_seconds"] = self.connect_timeout_ms / 1000
-        return Client(prefix=self.prefix, name="dwarf-cli", actor=self.who, **how)
+        return Client(prefix=self.prefix, name="dwarf-cli", actor=self.who, codec=codec, **how)
+
+
+@option_group(SERVICE)
+@dataclass(slots=True, frozen=True)
+class FlowService(Service):
+    """The deployment whose flows a command is about, and the keys of their sealed fields (B9)."""
+
+    codec: CodecFile = None
+
+    def client(self, bus: Bus, codec: Codec | None = None) -> Client:
+        return Service.client(self, bus, codec or read_codec(self.codec))
 
 
 @option_group("The flow")

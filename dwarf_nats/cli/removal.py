@@ -12,7 +12,7 @@ import typer
 
 from dwarf_nats.cli.command import command
 from dwarf_nats.cli.flow import FlowKey, app
-from dwarf_nats.cli.options import Bus, Matching, Service
+from dwarf_nats.cli.options import Bus, FlowService, Matching
 from dwarf_nats.cli.output import Output, coloured, day_and_clock, error_line, table
 from dwarf_nats.errors import BadRequest, Conflict, DwarfError, NotFound
 from dwarf_nats.render.terminal import one_line
@@ -89,7 +89,7 @@ def confirm(question: str, yes: bool) -> None:
 async def cancel(
     out: Output,
     bus: Bus,
-    service: Service,
+    service: FlowService,
     flow: FlowKey,
     reason: Annotated[str, typer.Option(help="Kept with the flow.")] = "",
     dry_run: DryRun = False,
@@ -112,7 +112,7 @@ async def cancel(
     example="dwarf-nats flow delete 1-42-a1B2c3D4e5F6g7H8 --yes",
 )
 async def delete(
-    out: Output, bus: Bus, service: Service, flow: FlowKey, dry_run: DryRun = False, yes: Yes = False
+    out: Output, bus: Bus, service: FlowService, flow: FlowKey, dry_run: DryRun = False, yes: Yes = False
 ) -> None:
     """Delete a flow that is not running, with its history and its subgraphs."""
     async with service.client(bus) as client:
@@ -135,7 +135,7 @@ async def delete(
 async def purge(
     out: Output,
     bus: Bus,
-    service: Service,
+    service: FlowService,
     matching: Matching,
     limit: Annotated[int, typer.Option(min=1, max=MAX_PURGED_FLOWS, help="At most so many.")] = MAX_PURGED_FLOWS,
     dry_run: DryRun = False,

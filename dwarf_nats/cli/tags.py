@@ -11,7 +11,7 @@ import typer
 from dwarf_nats.cli.command import command
 from dwarf_nats.cli.control import app
 from dwarf_nats.cli.flow import Cursor, FlowKey, show_flows
-from dwarf_nats.cli.options import Bus, Filters, Service
+from dwarf_nats.cli.options import Bus, Filters, FlowService
 from dwarf_nats.cli.output import Output
 from dwarf_nats.cli.tag_args import read_changes, read_tags, tags_line
 from dwarf_nats.errors import BadRequest
@@ -43,7 +43,7 @@ _SETTERS: dict[str, Callable[[Query, str], Query]] = {
 async def find(
     out: Output,
     bus: Bus,
-    service: Service,
+    service: FlowService,
     filters: Filters,
     terms: Annotated[
         list[str],
@@ -101,7 +101,7 @@ def _id_or_text(term: str) -> tuple[str, str]:
 async def tag(
     out: Output,
     bus: Bus,
-    service: Service,
+    service: FlowService,
     flow: FlowKey,
     changes: Annotated[
         list[str] | None, typer.Argument(metavar="TAG...", help="NAME=VALUE sets a tag, NAME- removes it.")

@@ -340,7 +340,7 @@ class GraphBook:
     def _keep(self, digest: str, graph: Graph) -> None:
         before = self._by_digest.get(digest)
         if before is not None:
-            del self._digests[id(before)]
+            self._digests.pop(id(before), None)
         self._by_digest[digest] = graph
         self._digests[id(graph)] = digest
         if len(self._by_digest) > CACHED_GRAPHS:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         Unavailable,
     )
     from dwarf_nats.sdk.client import Change, Client
+    from dwarf_nats.sdk.codec import Codec
     from dwarf_nats.sdk.serving import main, serve
     from dwarf_nats.sdk.worker import Worker
     from dwarf_nats.wire.connect_options import ConnectOptions
@@ -59,6 +60,7 @@ __all__ = [
     "BulkPage",
     "Change",
     "Client",
+    "Codec",
     "Conflict",
     "ConnectOptions",
     "DwarfError",
@@ -121,6 +123,7 @@ _MODULES = {
         "Unavailable",
     ),
     "dwarf_nats.sdk.client": ("Change", "Client"),
+    "dwarf_nats.sdk.codec": ("Codec",),
     "dwarf_nats.sdk.serving": ("main", "serve"),
     "dwarf_nats.sdk.worker": ("Worker",),
     "dwarf_nats.wire.connect_options": ("ConnectOptions",),

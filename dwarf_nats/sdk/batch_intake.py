@@ -13,6 +13,7 @@ from dwarf_nats.wire import batches as codec
 from dwarf_nats.wire import headers as h
 
 from .batch_answers import BatchAnswers
+from .codec_messages import NONE_OPENED, opened_member, sealed_answer
 from .request_reply import check_size
 from .task_codec import accept_seconds, backpressure_answer, call_of, encode_answer, error_answer, takes_queued
 from .task_executor import Execution
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from dwarf_nats.wire.task_messages import BatchedRequest
     from dwarf_nats.workflow.answer import Answer
 
+    from .codec import Codec
     from .task_executor import Handler, SendProgress, TaskExecutor
     from .task_server import Link
 
@@ -46,8 +48,11 @@ class BatchIntake:
     `most`: steps that it takes at once. `send_progress` sends what a task reports.
     """
 
-    def __init__(self, link: Link, most: int, send_progress: SendProgress, summed: Summed) -> None:
+    def __init__(
+        self, link: Link, most: int, send_progress: SendProgress, summed: Summed, *, codec: Codec | None = None
+    ) -> None:
         self._link = link
+        self._codec = codec
         self._most = most
         self._send_progress = send_progress
         self._summed = summed
@@ -92,6 +97,7 @@ class BatchIntake:
             return
         headers = member.headers if isinstance(member.headers, dict) else {}
         try:
+            member, opened = opened_member(self._codec, member)
             call = call_of(member, headers)
         except DwarfError as error:
             answers.add(self._refused(member, error_answer(error.code, error.message)))
@@ -105,15 +111,18 @@ class BatchIntake:
                 takes_queued=takes_queued(headers),
                 send_progress=self._send_progress,
                 batch=answers,
+                opened=opened,
             )
         )
 
     def _refused(self, member: BatchedRequest, answer: Answer) -> bytes:
         return self.encoded(member.step_key.rpartition("-")[0], answer)
 
-    def encoded(self, step_id: str, answer: Answer) -> bytes:
+    def encoded(self, step_id: str, answer: Answer, opened: frozenset[str] = NONE_OPENED) -> bytes:
         """Encode the answer of one step; one that no message can hold becomes an error that says so."""
         body, headers = encode_answer(answer)
+        if self._codec is not None:
+            body = sealed_answer(self._codec, body, opened)
         nc = self._link.nc
         try:
             if nc is not None:

@@ -20,12 +20,13 @@ from nats.aio.client import Client as Nats
 from dwarf_nats.errors import BadRequest, TimedOut, Unavailable
 from dwarf_nats.wire import messages as m
 from dwarf_nats.wire.codec import options_message, outcome_record
-from dwarf_nats.wire.connect_options import ConnectArguments, ConnectOptions
+from dwarf_nats.wire.connect_options import ConnectOptions
 from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.options import FlowOptions
 from dwarf_nats.workflow.records import Outcome, Step
 
 from .arguments import Values, check_options, json_object, workflow_fields
+from .codec import SharedArguments, connect_arguments
 from .deployment import Deployment
 from .flow_control import FlowControl
 from .flow_reads import FlowReads
@@ -56,7 +57,8 @@ class Client(FlowReads, FlowControl, Limits, Holds, Retention, Deployment):
     during which a request whose reply was lost is sent again if repeating it is harmless, and during which a wait tolerates
     that the service is unavailable. `retry_creates`: give every create a generated idempotency key, so that it may be
     sent again, too; creates with an idempotency key in their options always are. `actor`: who acts through this client, a
-    person or a program; it is kept with what is done, in the audit trail for example.
+    person or a program; it is kept with what is done, in the audit trail for example. With a `codec`, chosen fields of what is
+    sent are sealed, and what is received is opened.
 
     Every refusal is raised as a leaf of `DwarfError`; `Unavailable` also if nobody answers.
     """
@@ -72,16 +74,17 @@ class Client(FlowReads, FlowControl, Limits, Holds, Retention, Deployment):
         patience: float = 15.0,
         retry_creates: bool = False,
         actor: str = "",
-        **how: Unpack[ConnectArguments],
+        **how: Unpack[SharedArguments],
     ) -> None:
         super().__init__(
             nc,
-            options=ConnectOptions(url=url, **how),
+            options=ConnectOptions(url=url, **connect_arguments(how)),
             prefix=prefix,
             name=name,
             timeout=timeout,
             patience=patience,
             actor=actor,
+            codec=how.get("codec"),
         )
         self._retry_creates = retry_creates
 

@@ -24,10 +24,13 @@ from dwarf_nats.wire.refusals import decode_error
 from dwarf_nats.wire.subjects import Subjects
 
 from . import connection
+from .codec_messages import sealed_request
 from .request_reply import NoResponders, NotSent, ReplyLost, RequestChannel, wait_connected
 
 if TYPE_CHECKING:
     from types import TracebackType
+
+    from .codec import Codec
 
 log = logging.getLogger("dwarf_nats.sdk")
 
@@ -52,6 +55,7 @@ class Requester:
         timeout: float,
         patience: float,
         actor: str = "",
+        codec: Codec | None = None,
     ) -> None:
         self.subjects = Subjects(prefix=prefix)
         self._given = nc
@@ -59,6 +63,7 @@ class Requester:
         self._options = options
         self._name = name
         self._actor = actor
+        self._codec = codec
         self._timeout = timeout
         self._patience = patience
         self._requests: RequestChannel | None = None if nc is None else RequestChannel(nc)
@@ -123,13 +128,13 @@ class Requester:
         idempotency_key: str = "",
         wait_seconds: float = 0.0,
     ) -> bytes:
-        """Send a request of the wire as it is, `flow.cancel` for example, and return the JSON text of the reply.
+        """Send a request of the wire as it is, `flow.cancel` for example, and return the JSON text of the reply as it is.
 
         `actor` goes into `Dwarf-Actor`, in place of the client's. `wait_seconds`: time the service may take on purpose. Raises
         the refusal of the service.
         """
         headers = {h.ACTOR: percent_encode(actor)} if actor else {}
-        return await self._request(
+        return await self._send(
             operation,
             body,
             wait_seconds=wait_seconds,
@@ -151,6 +156,31 @@ class Requester:
         repeatable: bool = False,
         retry_unavailable: bool = False,
         idempotency_key: str = "",
+    ) -> bytes:
+        """Return the body of the reply to a request, as `_send` does; sealed on the way and opened here, with a codec (B9)."""
+        if self._codec is None:
+            payload = message if isinstance(message, bytes) else encode(message)
+        else:
+            payload = message if isinstance(message, bytes) else encode(sealed_request(self._codec, message))
+        reply = await self._send(
+            operation,
+            payload,
+            wait_seconds=wait_seconds,
+            repeatable=repeatable,
+            retry_unavailable=retry_unavailable,
+            idempotency_key=idempotency_key,
+        )
+        return reply if self._codec is None else self._codec.open_all(reply)
+
+    async def _send(
+        self,
+        operation: str,
+        payload: bytes,
+        *,
+        wait_seconds: float = 0.0,
+        repeatable: bool = False,
+        retry_unavailable: bool = False,
+        idempotency_key: str = "",
         headers: Mapping[str, str] | None = None,
     ) -> bytes:
         """Return the body of the reply to a request. The current span, if there is one, is its parent (T2).
@@ -159,7 +189,6 @@ class Requester:
         sent again if its reply was lost. `retry_unavailable`: it is sent again after a 503, too. `idempotency_key` goes
         into `Nats-Msg-Id`. Raises the refusal of the service.
         """
-        payload = message if isinstance(message, bytes) else encode(message)
         headers = {name: percent_encode(value) for name, value in carried().items()} | dict(headers or {})
         if self._actor:
             headers.setdefault(h.ACTOR, percent_encode(self._actor))

@@ -62,6 +62,8 @@ class Execution:
     """Made with the first progress that the task reports."""
     batch: BatchAnswers | None = None
     """Takes the answer and the signals, if the request came with others in one message."""
+    opened: frozenset[str] = frozenset()
+    """The fields that came sealed: they are sealed in the answer, too (B9)."""
     task: asyncio.Task[None] | None = None
     timer: asyncio.TimerHandle | None = None
     has_started: bool = False

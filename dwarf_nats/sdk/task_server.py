@@ -18,6 +18,7 @@ from dwarf_nats.wire.subjects import Subjects, is_of_another_account
 from dwarf_nats.workflow.task_exceptions import describe_error
 
 from .batch_intake import BatchIntake, most_steps
+from .codec_messages import NONE_OPENED, sealed_answer, sealed_progress
 from .request_reply import check_size
 from .task_codec import (
     accept_seconds,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from dwarf_nats.wire.task_messages import Signal
     from dwarf_nats.workflow.answer import Answer
 
+    from .codec import Codec
     from .discovery import DiscoveryResponder
 
 log = logging.getLogger("dwarf_nats.worker")
@@ -79,9 +81,11 @@ class TaskServer:
         discovery: DiscoveryResponder,
         *,
         queue_timeout_ms: int | None = None,
+        codec: Codec | None = None,
     ) -> None:
         self._link = link
         self._queue_timeout_ms = queue_timeout_ms
+        self._codec = codec
         self._subjects = subjects
         self.executor: TaskExecutor | None = TaskExecutor(
             concurrency, self._send_answer, self._send_accepted, self._send_queue_signal
@@ -89,7 +93,7 @@ class TaskServer:
         """Runs the task functions; `None` once the worker has stopped."""
         self.discovery = discovery
         self._summed = Summed(log)
-        self.batches = BatchIntake(link, most_steps(concurrency), self._send_progress, self._summed)
+        self.batches = BatchIntake(link, most_steps(concurrency), self._send_progress, self._summed, codec=codec)
         """Takes several steps in one message, once it has handlers."""
 
     def end(self) -> None:
@@ -104,18 +108,29 @@ class TaskServer:
             await self._reply(msg.reply, backpressure_answer("the worker is stopping"))
             return
         try:
-            call = decode_request(msg.data, msg.headers)
+            body, opened = (msg.data, NONE_OPENED) if self._codec is None else self._codec.opened(msg.data)
+            call = decode_request(body, msg.headers)
             accept_after = accept_seconds(msg.headers)
         except Exception as error:  # whatever it is, the engine waits for an answer
             await self._refuse(handler, msg, error)
             return
         # Between accounts, NATS lets one answer through unless told otherwise, and *accepted* or a progress would be it.
         if is_of_another_account(msg.reply):
-            executor.submit(Execution(call, msg.reply, handler))
+            executor.submit(Execution(call, msg.reply, handler, opened=opened))
             return
         takes = takes_queued(msg.headers) and bool(self._link.private)
         report = self._send_progress if msg.reply else None
-        executor.submit(Execution(call, msg.reply, handler, accept_after, takes_queued=takes, send_progress=report))
+        executor.submit(
+            Execution(
+                call,
+                msg.reply,
+                handler,
+                accept_after,
+                takes_queued=takes,
+                send_progress=report,
+                opened=opened,
+            )
+        )
 
     async def _refuse(self, handler: Handler, msg: Msg, error: Exception) -> None:
         self._summed.warning(
@@ -161,11 +176,11 @@ class TaskServer:
         seconds = asyncio.get_running_loop().time() - execution.received
         self.discovery.count(execution.handler.url, answer.error, seconds)
         if execution.batch is not None:
-            execution.batch.add(self.batches.encoded(execution.public_id, answer))
+            execution.batch.add(self.batches.encoded(execution.public_id, answer, execution.opened))
             return
         if execution.reply and not execution.call.cancelled:
             await self._wait_for_link(execution)
-        await self._reply(execution.reply, answer)
+        await self._reply(execution.reply, answer, execution.opened)
 
     async def _wait_for_link(self, execution: Execution) -> None:
         """Wait for a connection that was lost, or is replaced, as long as the engine waits for the step.
@@ -205,6 +220,8 @@ class TaskServer:
 
     async def _send_progress(self, execution: Execution, body: bytes) -> bool:
         """Send a progress; false if the connection is away."""
+        if self._codec is not None:
+            body = sealed_progress(self._codec, body, execution.opened)
         if execution.batch is not None:
             execution.batch.add(batch_codec.encode_signal(execution.public_id, "progress", body=body))
             return True
@@ -216,7 +233,7 @@ class TaskServer:
             await nc.publish(execution.reply, body, headers=headers)
         return True
 
-    async def _reply(self, subject: str, answer: Answer) -> None:
+    async def _reply(self, subject: str, answer: Answer, opened: frozenset[str] = NONE_OPENED) -> None:
         nc = self._link.nc
         if not subject:
             return
@@ -224,6 +241,8 @@ class TaskServer:
             self._summed.warning("answer", "an answer could not be sent: %s", "there is no connection to NATS")
             return
         body, headers = encode_answer(answer)
+        if self._codec is not None:
+            body = sealed_answer(self._codec, body, opened)
         if not is_of_another_account(subject):
             headers = {**(headers or {}), **self.batches.announcement}
         try:

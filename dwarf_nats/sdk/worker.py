@@ -20,12 +20,13 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 from nats.aio.client import Client as Nats
 
 from dwarf_nats.errors import BadRequest
-from dwarf_nats.wire.connect_options import ConnectArguments, ConnectOptions
+from dwarf_nats.wire.connect_options import ConnectOptions
 from dwarf_nats.wire.subjects import Subjects
 from dwarf_nats.workflow.arguments import bind
 from dwarf_nats.workflow.names import check_subject_name
 
 from . import serving
+from .codec import SharedArguments, connect_arguments
 from .discovery import DiscoveryResponder
 from .task_executor import Handler, TaskExecutor
 from .task_server import Link, TaskServer
@@ -49,7 +50,8 @@ class Worker:
     `queue_timeout`: the seconds that a request may wait here before the engine runs its step elsewhere, unless the node says
     how long; by default its time budget. `queue`: the queue group, the same for all
     instances of a task service, since each group gets every request. `drain_seconds`: how long `stop` waits for running
-    executions. `how`: credentials and TLS, the fields of `ConnectOptions`.
+    executions. `how`: credentials and TLS, the fields of `ConnectOptions`; and `codec`, which opens sealed fields for the tasks
+    and seals those of their answers.
     """
 
     def __init__(
@@ -63,7 +65,7 @@ class Worker:
         name: str = "dwarf-worker",
         drain_seconds: float = 20.0,
         queue_timeout: float | None = None,
-        **how: Unpack[ConnectArguments],
+        **how: Unpack[SharedArguments],
     ) -> None:
         if concurrency < 1:
             raise BadRequest(f"concurrency must be at least 1, got {concurrency}")
@@ -71,8 +73,9 @@ class Worker:
             raise BadRequest(
                 f"queue_timeout must be 0.001 seconds or more, and less than ten years, got {queue_timeout}"
             )
+        self.codec = how.get("codec")
         self._queue_timeout_ms = None if queue_timeout is None else round(queue_timeout * 1000)
-        self.options = ConnectOptions(url=url, **how)
+        self.options = ConnectOptions(url=url, **connect_arguments(how))
         self.concurrency = concurrency
         self.queue = check_subject_name(queue, "queue group")
         self.name = name
@@ -155,6 +158,7 @@ class Worker:
             self.concurrency,
             DiscoveryResponder(self.name, self.queue, subjects),
             queue_timeout_ms=self._queue_timeout_ms,
+            codec=self.codec,
         )
         server.batches.take(self._handlers)
         self._subscriptions = subscriptions = TaskSubscriptions(

@@ -25,8 +25,9 @@ from tests.operating.command_lines import ROOT
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "changes").glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 _FENCE = re.compile(r"^( *)```(\S*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 SHELL = {"bash", "case", "do", "done", "echo", "esac", "exit", "printf", "step=$(dwarf-nats", "while"}
-TOOLS = {"cat", "cd", "chmod", "cp", "createdb", "dwarf-nats", "make", "nats", "nats-server", "nsc", "pg_dump", "pg_restore",
-         "pip", "prometheus", "psql", "python", "rm", "sqlite3", "systemctl", "examples/shell/service.sh"}  # fmt: skip
+TOOLS = {"cat", "cd", "chmod", "cp", "createdb", "dwarf-nats", "make", "nats", "nats-server", "nsc", "openssl",
+         "pg_dump", "pg_restore", "pip", "prometheus", "psql", "python", "rm", "sqlite3",
+         "systemctl", "examples/shell/service.sh"}  # fmt: skip
 """Programs that command lines of the documents may begin with."""
 NATS_VERBS = {"pub", "reply", "req", "service", "sub"}
 _PROMPT = "$ "
@@ -172,6 +173,9 @@ def check_yaml(block: Block) -> None:
     assert isinstance(value, dict)
     if "entryPoint" in value:
         Graph.from_json(json.dumps(value).encode()).validate()
+    elif "keys" in value:  # a codec
+        assert set(value) <= {"keys", "fields"}, block.shown
+        assert all(one.keys() - {"key", "file", "env"} == {"id"} for one in value["keys"]), block.shown
     else:
         assert set(value) <= {"receivers", "processors", "exporters", "service", "rule_files"}, block.shown
 

@@ -14,6 +14,7 @@ from dwarf_nats.rules.steps import FlowContext, NewFlow, ReadyStep
 from dwarf_nats.workflow import fields
 from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.names import check_subject_name
+from dwarf_nats.workflow.sealed import MARK_TEXT, without_content
 from dwarf_nats.workflow.state import Raw, State, check_json, encode_state, encode_value, state_from
 from dwarf_nats.workflow.status import Status
 
@@ -196,6 +197,13 @@ def after_creation(shard: Shard, new: NewFlow, created_at: int) -> None:
 
 
 def request_digest(workflow: str, state: State) -> str:
-    """Return what a request is for: the SHA-256, in hex, of its workflow and state, whatever the order of their fields."""
-    canonical = orjson.dumps(orjson.loads(encode_state(state)), option=orjson.OPT_SORT_KEYS)
+    """Return what a request is for: the SHA-256, in hex, of its workflow and state, whatever the order of their fields.
+
+    Sealed values count as equal: a repetition of the request may have sealed them anew.
+    """
+    text = encode_state(state)
+    values = orjson.loads(text)
+    if MARK_TEXT in text:
+        values = without_content(values)
+    canonical = orjson.dumps(values, option=orjson.OPT_SORT_KEYS)
     return hashlib.sha256(workflow.encode() + b"\0" + canonical).hexdigest()
