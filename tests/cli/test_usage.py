@@ -202,6 +202,7 @@ def test_a_nats_that_is_not_there_is_one_line_that_names_it(path: tuple[str, ...
         "terms": ["customer=4711"],
         "changes": ["customer=4711"],
         "data": ["{}"],
+        "number": ["1"],
     }
     arguments = [word for param in COMMANDS[path].params if param.param_type_name == "argument"
                  for word in needed[param.name]]  # fmt: skip

@@ -6,10 +6,11 @@ To add one, describe it in a module of this package, and add it here; docs/desig
 from __future__ import annotations
 
 from .graphs import GRAPHS
+from .holds import HOLDS
 from .limits import LIMITS
 from .register import Register
 from .retention import RETENTION
 
-REGISTERS: tuple[Register, ...] = (LIMITS, RETENTION, GRAPHS)
+REGISTERS: tuple[Register, ...] = (LIMITS, HOLDS, RETENTION, GRAPHS)
 REGISTER_OPERATIONS: tuple[str, ...] = tuple(name for one in REGISTERS for name in one.operations)
 """All operations on registers, of which the console asks whether its user may publish them."""
