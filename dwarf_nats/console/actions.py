@@ -20,9 +20,9 @@ from .console import Console
 from .security import TOKEN_FIELD
 from .source import STEERING
 
-JSON_FIELDS = frozenset({"data", "overrides", "state", "options", "tags"})
+JSON_FIELDS = frozenset({"data", "overrides", "state", "options", "tags", "query", "limit"})
 """Fields whose text is JSON; an empty one is left out."""
-FLAGS = frozenset({"start", "enabled"})
+FLAGS = frozenset({"start", "enabled", "dryRun"})
 _DONE = {
     "flow.create": "Created.",
     "flow.start": "Started.",

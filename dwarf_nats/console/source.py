@@ -34,7 +34,7 @@ SLOW_SECONDS = 3.0
 STEERING = (
     *("flow.create", "flow.run", "flow.start", "flow.continue", "flow.cancel", "flow.resume", "flow.resume_break"),
     *("flow.break_before", "flow.restart", "flow.restart_from", "flow.fork", "flow.signal", "flow.tag", "flow.delete"),
-    *("flow.purge", "graph.put", "graph.delete"),
+    *("flow.purge", "flow.bulk", "graph.put", "graph.delete"),
 )
 """Operations that the console offers if its user may publish them."""
 _HARMLESS = b'{"mayPublish":true}'

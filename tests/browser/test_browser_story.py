@@ -97,3 +97,20 @@ async def test_the_list_shows_a_new_flow_by_itself(page: Page, caller: Caller) -
     assert await page.evaluate(UNTOUCHED), "the page was reloaded"
     await page.keyboard.press("/")
     await expect(page.get_by_role("searchbox")).to_be_focused()
+
+
+async def test_all_flows_that_match_are_counted_and_cancelled_in_a_dialog(page: Page, caller: Caller) -> None:
+    """M1: nothing happens before the count was seen."""
+    flow = await stage.waiting(caller)
+    await page.goto("/flows?status=interrupted")
+    await page.get_by_role("button", name="All that match…").click()
+    dialog = page.get_by_role("dialog", name="All flows that match the filters")
+    await dialog.get_by_label("Reason").fill("recalled")
+    await dialog.get_by_role("button", name="Count them").click()
+    await expect(dialog).to_contain_text("1 flows match.")
+    await expect(page.get_by_role("link", name=flow, exact=True).first).to_be_attached()
+    await dialog.get_by_role("button", name="Cancel: 1 flows").click()
+    await expect(dialog).to_contain_text("1 done, 0 refused.")
+    await expect(dialog.get_by_role("button", name="Count them")).to_be_enabled()
+    await page.goto(f"/flow/{flow}")
+    await expect(page.get_by_text("recalled").first).to_be_visible()

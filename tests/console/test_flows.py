@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import html
+import json
 import logging
 import re
 from datetime import UTC, datetime
@@ -114,6 +115,34 @@ async def test_an_empty_list_says_what_to_type(browser: Browser) -> None:
     page = await browser.page("/flows")
     assert "No flows yet" in page
     assert "dwarf-nats flow run" in page
+
+
+async def test_all_flows_that_match_are_counted_and_then_cancelled(browser: Browser, caller: Caller) -> None:
+    """M1: offered where something is filtered; with the query of the page, page by page."""
+    keys = [await paused(caller) for _ in range(3)]
+    await failed(caller)
+    assert 'id="bulk-all"' not in await browser.page("/flows")
+    page = await browser.page("/flows?status=interrupted&workflow=order")
+    found = re.search(r'data-query="([^"]*)"', page)
+    assert found is not None
+    query = html.unescape(found[1])
+    assert json.loads(query) == {"status": "interrupted", "workflow": "order"}
+    assert 'id="bulk-all"' not in await browser.page("/flows?status=interrupted&waits=interrupt")
+    fields = {"action": "cancel", "query": query, "reason": "recalled"}
+
+    async def ask(**more: str) -> dict[str, Any]:
+        response = await browser.post("/act/flow.bulk", headers={"Accept": "application/json"}, **fields, **more)
+        assert response.status_code == 200, response.text
+        reply: dict[str, Any] = response.json()["reply"]
+        return reply
+
+    assert (await ask(dryRun="true"))["matched"] == 3
+    cursor = (await ask(limit="0"))["cursor"]
+    page_one = await ask(limit="2", cursor=cursor)
+    assert (page_one["done"], page_one["failed"]) == (2, [])
+    assert (await ask(cursor=page_one["cursor"]))["done"] == 1
+    for key in keys:
+        assert (await caller.ok("flow.snapshot", flowKey=key))["cancelReason"] == "recalled"
 
 
 async def test_an_action_is_carried_out_and_said(browser: Browser, caller: Caller) -> None:

@@ -79,6 +79,7 @@ CALLS: dict[str, Callable[[Client], Awaitable[Any]]] = {
     "flow.mermaid": lambda c: c.mermaid(FLOW),
     "flow.graph": lambda c: c.flow_graph(FLOW),
     "flow.list": lambda c: c.list(Query(status=Status.FAILED, thread=FLOW, older_than_ms=0, fairness_key="")),
+    "flow.count": lambda c: c.count(Query(workflow="greet")),
     "flow.purge": lambda c: c.purge(Query(workflow="greet", limit=7)),
     "flow.bulk": lambda c: c.bulk_page(Bulk(action=BulkAction.TAG, query=Query(status="failed"), tags={"a": 1})),
     "flow.delete": lambda c: c.delete(FLOW),

@@ -128,10 +128,18 @@ async def list_values(source: Source, filters: Filters) -> dict[str, Any]:
         "periods": PERIODS,
         "waits": WAITS,
         "picks": source.may("flow.cancel") or source.may("flow.delete"),
+        "matching": _matching(source, filters),
         "looked": looked,
         "searched_to": searched_to,
         "more": filters.address(cursor=cursor) if cursor else "",
     }
+
+
+def _matching(source: Source, filters: Filters) -> dict[str, Any]:
+    """The query of a bulk operation for all flows that the filters find; empty if there can be none."""
+    query = filters.query()
+    query.pop("limit")
+    return query if source.may("flow.bulk") and not filters["waits"] else {}
 
 
 @dataclass(frozen=True, slots=True)
