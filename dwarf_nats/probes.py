@@ -1,5 +1,7 @@
 """Liveness and readiness over HTTP, for orchestrators that know no NATS: `/livez`, `/readyz`, and `/healthz` for `/livez`.
 
+`/metrics` has the metrics for Prometheus, if they are wanted.
+
 Only the part of HTTP that a probe needs, with narrow limits: GET and HEAD, a request head of 4 KiB within 5 s, 64 connections
 at once, one request each. The answers contain nothing that a log would not contain, but there is no authentication: the
 loopback address is the default.
@@ -29,6 +31,8 @@ HEAD_SECONDS = 5.0
 MAX_CONNECTIONS = 64
 """Connections at once; further ones are closed, so that a client cannot take all descriptors."""
 LIVE, READY = "/livez", "/readyz"
+METRICS = "/metrics"
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 PATHS = {LIVE: LIVE, READY: READY, "/healthz": LIVE}
 
 
@@ -43,14 +47,19 @@ class Report(NamedTuple):
 class ProbeServer:
     """Answers probes on one port with the report of the moment. `report` must not block. Use it with `async with`.
 
+    `metrics` makes the page for Prometheus; it is called in a thread, once at a time.
+
     Raises `BadRequest` if it cannot have the port.
     """
 
-    def __init__(self, host: str, port: int, report: Callable[[], Report]) -> None:
+    def __init__(
+        self, host: str, port: int, report: Callable[[], Report], metrics: Callable[[], bytes] | None = None
+    ) -> None:
         self._host = host
         self.port = port
         """The port; 0 becomes a free one when entered."""
         self._report = report
+        self._metrics = metrics
         self._open = 0
         self._server: asyncio.Server | None = None
 
@@ -107,18 +116,26 @@ class ProbeServer:
             return _response(HTTPStatus.BAD_REQUEST, b'{"error":"this is no HTTP/1.1 request"}')
         if method not in (b"GET", b"HEAD"):
             return _response(HTTPStatus.METHOD_NOT_ALLOWED, b'{"error":"GET or HEAD"}', "Allow: GET, HEAD\r\n")
-        path = PATHS.get(target.split(b"?", 1)[0].decode("latin-1"))
+        return await self._page(target.split(b"?", 1)[0].decode("latin-1"), bare=method == b"HEAD")
+
+    async def _page(self, asked: str, *, bare: bool) -> bytes:
+        if asked == METRICS and self._metrics is not None:
+            page = await asyncio.to_thread(self._metrics)
+            return _response(HTTPStatus.OK, page, bare=bare, kind=METRICS_TYPE)
+        path = PATHS.get(asked)
         if path is None:
-            return _response(HTTPStatus.NOT_FOUND, b'{"error":"there are /livez and /readyz"}', bare=method == b"HEAD")
+            there = "/livez and /readyz" if self._metrics is None else "/livez, /readyz and /metrics"
+            return _response(HTTPStatus.NOT_FOUND, f'{{"error":"there are {there}"}}'.encode(), bare=bare)
         report = self._report()
         good = report.live if path == LIVE else report.ready
-        status = HTTPStatus.OK if good else HTTPStatus.SERVICE_UNAVAILABLE
-        return _response(status, report.body, bare=method == b"HEAD")
+        return _response(HTTPStatus.OK if good else HTTPStatus.SERVICE_UNAVAILABLE, report.body, bare=bare)
 
 
-def _response(status: HTTPStatus, body: bytes, more: str = "", *, bare: bool = False) -> bytes:
+def _response(
+    status: HTTPStatus, body: bytes, more: str = "", *, bare: bool = False, kind: str = "application/json"
+) -> bytes:
     head = (
-        f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+        f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n"
         f"Cache-Control: no-store\r\nConnection: close\r\n{more}\r\n"
     )
     return head.encode("ascii") + (b"" if bare else body)

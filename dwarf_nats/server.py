@@ -7,7 +7,7 @@ import contextlib
 import logging
 import secrets
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -32,6 +32,7 @@ from dwarf_nats.telemetry import otlp
 from dwarf_nats.telemetry.counters import Counters
 from dwarf_nats.telemetry.instruments import MeterProvider
 from dwarf_nats.telemetry.providers import Telemetry
+from dwarf_nats.telemetry.scraping import Scraped
 from dwarf_nats.telemetry.traces import TracerProvider
 from dwarf_nats.wire.subjects import Subjects
 
@@ -62,22 +63,26 @@ async def replica(
     if not settings.dsns:
         raise BadRequest("no database given: use --dsn postgresql://… or --dsn sqlite:///path")
     check_dsns(settings.dsns)
+    if settings.metrics and settings.health_port is None:
+        raise BadRequest("metrics are served on the health port: add --health-port 8080, or leave --metrics out")
     origin = secrets.token_hex(8)
-    async with _exporting(settings, origin) as exported:
+    scraped = Scraped() if settings.metrics else None
+    async with _exporting(settings, origin, scraped) as exported:
         telemetry = Telemetry(
             meter_provider=meter_provider or exported.meter_provider,
             tracer_provider=tracer_provider or exported.tracer_provider,
             counters=Counters(),
         )
-        one = _Replica(settings, origin, telemetry)
+        one = _Replica(settings, origin, telemetry, scraped.page if scraped is not None else None)
         async with one.probes(), one.serving() as engine:
             yield engine
 
 
 @asynccontextmanager
-async def _exporting(settings: ServerSettings, origin: str) -> AsyncIterator[otlp.Exporting]:
+async def _exporting(settings: ServerSettings, origin: str, scraped: Scraped | None) -> AsyncIterator[otlp.Exporting]:
     """The providers that the settings or the environment ask for, which send what is left at the end."""
-    exporting = otlp.set_up(settings.otlp, origin, traces=settings.otlp_traces)
+    readers = [scraped.reader] if scraped is not None else []
+    exporting = otlp.set_up(settings.otlp, origin, traces=settings.otlp_traces, readers=readers)
     if exporting is None:
         yield otlp.Exporting()
         return
@@ -88,11 +93,14 @@ async def _exporting(settings: ServerSettings, origin: str) -> AsyncIterator[otl
 
 
 class _Replica:
-    """The parts of one replica and their order at its start and its end. `origin`: its id."""
+    """The parts of one replica and their order at its start and its end. `origin`: its id. `metrics`: the page of them."""
 
-    def __init__(self, settings: ServerSettings, origin: str, telemetry: Telemetry) -> None:
+    def __init__(
+        self, settings: ServerSettings, origin: str, telemetry: Telemetry, metrics: Callable[[], bytes] | None
+    ) -> None:
         self._settings = settings
         self._origin = origin
+        self._metrics = metrics
         self._telemetry = telemetry
         self._subjects = Subjects(settings.prefix, settings.task_prefix, settings.graph_prefix)
         self._health = Health(origin, self._subjects)
@@ -104,7 +112,8 @@ class _Replica:
         if self._settings.health_port is None:
             yield
             return
-        async with ProbeServer(self._settings.health_host, self._settings.health_port, self._health.report):
+        host, port = self._settings.health_host, self._settings.health_port
+        async with ProbeServer(host, port, self._health.report, self._metrics):
             yield
 
     @asynccontextmanager

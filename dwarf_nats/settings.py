@@ -215,6 +215,7 @@ class ServerSettings:
         most=65535,
     )
     health_host: str = setting("127.0.0.1", "Address of the health port; 0.0.0.0 for all.")
+    metrics: bool = setting(default=False, text="Serve metrics for Prometheus at /metrics of the health port.")
     console: str = setting(
         "",
         "Serve the web console too, at this address: 127.0.0.1:8080.",

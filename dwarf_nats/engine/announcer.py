@@ -35,6 +35,8 @@ class AnnouncedFlow(Protocol):
     @property
     def workflow(self) -> str: ...
     @property
+    def created_at(self) -> int: ...
+    @property
     def notify(self) -> str: ...
     @property
     def surgraph_flow_id(self) -> int | None: ...
@@ -67,6 +69,7 @@ class Announcer:
         self._signals = shared.signals
         self._counters = shared.counters
         self._limits = shared.limits
+        self._instruments = shared.instruments
         self._log = shared.logger
         self._waiters = waiters
         self._ready_queue = ready_queue
@@ -92,6 +95,8 @@ class Announcer:
         self._waiters.wake(flow.flow_id, outcome if flow.surgraph_flow_id is None else None)
         if outcome.status.terminal:
             self._counters.flows_terminated.add(outcome.workflow, outcome.status.value)
+            if flow.created_at:
+                self._instruments.flow_time(outcome.workflow, at - flow.created_at, at)
         if self._limits.book.workflows and flow.surgraph_flow_id is None:
             self._limits.flow_stopped(self._shard, flow.flow_id, flow.workflow, at)
         if self._debug_log.enabled:

@@ -31,6 +31,7 @@ from dwarf_nats.ports.shared import (
     RegisteredGraph,
     ReplicaStore,
 )
+from dwarf_nats.ports.statistics import FlowCount, StatisticsStore
 from dwarf_nats.ports.store import (
     FlowStore,
     HistoryStore,
@@ -78,6 +79,7 @@ __all__ = [
     "EventStore",
     "ExplanationStore",
     "FinalState",
+    "FlowCount",
     "FlowStore",
     "Found",
     "GraphOf",
@@ -109,6 +111,7 @@ __all__ = [
     "SourceAway",
     "Started",
     "StatementRefused",
+    "StatisticsStore",
     "StatusChange",
     "StepStore",
     "Store",

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         KeyStore,
         ReplicaStore,
     )
+    from dwarf_nats.ports.statistics import StatisticsStore
     from dwarf_nats.rules.claims import ClaimedRow
     from dwarf_nats.rules.rows import Called, FanOut, FlowRow, PausedFlow, StepRow, SummaryRow
     from dwarf_nats.rules.scheduling.values import Page, PageRequest, Share
@@ -354,6 +355,11 @@ class Store(IdSource, Protocol):
     @property
     def audit(self) -> AuditStore:
         """Records of what was done, and by whom."""
+        ...
+
+    @property
+    def statistics(self) -> StatisticsStore:
+        """Numbers that people watch."""
         ...
 
     @property

@@ -62,6 +62,8 @@ class FlowRef:
     thread_id: int
     notify: str
     surgraph_flow_id: int | None = None
+    created_at: int = 0
+    """0: not known."""
 
 
 class FlowContext(msgspec.Struct, kw_only=True):

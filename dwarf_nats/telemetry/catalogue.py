@@ -22,6 +22,8 @@ BANDS = 16
 """Bands with due steps that are read, the best first."""
 KEYS = 1_000
 """Fairness keys of one band that are read."""
+COUNTED_FLOWS = 10_000
+"""Flows of one status and shard that a gauge counts at most."""
 
 
 class Kind(StrEnum):
@@ -53,6 +55,7 @@ class Metric:
 
 _C, _G, _H = Kind.COUNTER, Kind.GAUGE, Kind.HISTOGRAM
 _LATENCY = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
+_LIFE = (0.01, 0.1, 0.5, 1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 86_400, 3 * 86_400, 7 * 86_400, 30 * 86_400)
 _COMMIT = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 FLOWS_STARTED = Metric(
@@ -71,6 +74,52 @@ FLOWS_ORPHANED = Metric(
     "Nothing moves them by itself. The log names them: look at their history, then restart or cancel them.",
     rests_at_zero=True,
 )  # fmt: skip
+FLOWS = Metric(
+    name="dwarf_flows",
+    kind=_G,
+    unit="{flow}",
+    labels=("workflow", "status"),
+    description=(
+        "Flows that no other flow called, by workflow and status (created, running, interrupted, failed, cancelled;"
+        f" completed flows are not counted), as one replica counts them once a minute. At most {COUNTED_FLOWS:,} of a status"
+        " and shard are counted: of failed and cancelled flows the newest, of the others the oldest."
+    ),
+    interpretation="Which workflows pile up. Failed flows stay until somebody restarts, deletes or purges them.",
+    of_deployment=True,
+)
+OLDEST_RUNNING = Metric(
+    name="dwarf_flows_oldest_running_age_seconds",
+    kind=_G,
+    unit="s",
+    labels=("workflow",),
+    description=(
+        "How long the flow that has been running longest has been so without a pause, by workflow, among the flows that are"
+        " counted."
+    ),
+    interpretation="If it grows beyond what the workflow should take, explain that flow.",
+    of_deployment=True,
+)
+OLDEST_PAUSED = Metric(
+    name="dwarf_flows_oldest_paused_age_seconds",
+    kind=_G,
+    unit="s",
+    labels=("workflow",),
+    description=("How long the flow that was paused first has been so, by workflow, among the flows that are counted."),
+    interpretation="Somebody has not answered, or a breakpoint was forgotten.",
+    of_deployment=True,
+)
+FLOW_TIME = Metric(
+    name="dwarf_flow_duration_seconds",
+    kind=_H,
+    unit="s",
+    labels=("workflow",),
+    description=(
+        "From the creation of a flow to its end of any kind, pauses and waits included. Above 1,000 a second of one workflow, a"
+        " sample."
+    ),
+    interpretation="How long a workflow takes.",
+    buckets=_LIFE,
+)
 STEPS_EXECUTED = Metric(
     "dwarf_steps_executed_total", _C, "{step}", ("task", "status"),
     "Executions whose result is in the database, by the result: completed, failed, retried, interrupted,"
@@ -269,7 +318,7 @@ COMMIT_TIME = Metric(
 )  # fmt: skip
 
 CATALOGUE = (
-    FLOWS_STARTED, FLOWS_TERMINATED, FLOWS_ORPHANED,
+    FLOWS_STARTED, FLOWS_TERMINATED, FLOWS, OLDEST_RUNNING, OLDEST_PAUSED, FLOW_TIME, FLOWS_ORPHANED,
     STEPS_EXECUTED, STEPS_RECOVERED, STEPS_FENCED, STEPS_LOST, STEPS_GIVEN_BACK, SKIPPED_SATURATED,
     LIMIT_WAITS, LIMIT_RUNNING, LIMIT_WAITING,
     QUEUE_DEPTH, PENDING, OLDEST, FAIRNESS_KEYS, QUEUE_WAIT, TASK_TIME, COMMIT_TIME,

@@ -41,7 +41,9 @@ class Instruments:
         """Counters that other parts keep."""
         self.counts_at_close: dict[Metric, dict[Labels, float]] = {}
         """The counters at the last `close`, for an engine that is started again."""
-        self._due: dict[Metric, dict[str, int]] = {catalogue.QUEUE_WAIT: {}, catalogue.TASK_TIME: {}}
+        self._due: dict[Metric, dict[str, int]] = {
+            one: {} for one in (catalogue.QUEUE_WAIT, catalogue.TASK_TIME, catalogue.FLOW_TIME)
+        }
         self._gauges: dict[Metric, dict[Labels, float]] = {}
         self._instruments = _shared(provider) if self.listening else None
 
@@ -90,6 +92,10 @@ class Instruments:
     def task_time(self, task: str, microseconds: int, now: int) -> None:
         """Record how long a task took to answer."""
         self._sample(catalogue.TASK_TIME, task, microseconds, now)
+
+    def flow_time(self, workflow: str, microseconds: int, now: int) -> None:
+        """Record how long a flow took from its creation to its end."""
+        self._sample(catalogue.FLOW_TIME, workflow, microseconds, now)
 
     def _sample(self, metric: Metric, task: str, microseconds: int, now: int) -> None:
         """Record, unless the last value of this task is less than `SAMPLE_INTERVAL_US` old."""

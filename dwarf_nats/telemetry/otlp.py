@@ -12,7 +12,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,7 @@ from dwarf_nats.version import __version__
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.metrics import MeterProvider
-    from opentelemetry.sdk.metrics.export import MetricExporter
+    from opentelemetry.sdk.metrics.export import MetricExporter, MetricReader
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import SpanExporter
@@ -97,16 +97,22 @@ class Exporting:
 
 
 def set_up(
-    url: str, instance: str, *, traces: bool = True, environment: Mapping[str, str] | None = None
+    url: str,
+    instance: str,
+    *,
+    traces: bool = True,
+    readers: Sequence[MetricReader] = (),
+    environment: Mapping[str, str] | None = None,
 ) -> Exporting | None:
     """Send to the collector at `url` from now on; without one, to where the `OTEL_EXPORTER_OTLP_…` variables say, if anywhere.
 
-    `url`: its base, to which `/v1/metrics` and `/v1/traces` are added. `instance`: the replica's id. Raises `BadRequest` for a
-    URL that is none, or if the extra is not installed; where only the environment asks, that is logged instead.
+    `url`: its base, to which `/v1/metrics` and `/v1/traces` are added. `instance`: the replica's id. `readers`: others that
+    read the metrics. Raises `BadRequest` for a URL that is none, or if the extra is not installed; where only the environment
+    asks, that is logged instead.
     """
     environment = environment if environment is not None else os.environ
     wanted = _wanted(url, environment, traces=traces)
-    if not wanted or environment.get("OTEL_SDK_DISABLED", "").lower() == "true":
+    if not (wanted or readers) or environment.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return None
     if url and (urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname):
         raise BadRequest(f"--otlp {redacted_url(url)!r} is no URL of a collector: use http://host:4318")
@@ -120,16 +126,19 @@ def set_up(
     exporting = Exporting()
     base = url.rstrip("/")
     if "metrics" in wanted:
-        exporting.meter_provider = _meter_provider(resource, f"{base}/v1/metrics" if url else None, exporting.exporters)
+        readers = [*readers, _exporting_reader(f"{base}/v1/metrics" if url else None, exporting.exporters)]
+    if readers:
+        exporting.meter_provider = _meter_provider(resource, readers)
     if "traces" in wanted:
         exporting.tracer_provider = _tracer_provider(
             resource, f"{base}/v1/traces" if url else None, exporting.exporters
         )
-    log.info(
-        "sending %s to %s",
-        " and ".join(sorted(wanted)),
-        redacted_url(url) if url else "the collector of the environment",
-    )
+    if wanted:
+        log.info(
+            "sending %s to %s",
+            " and ".join(sorted(wanted)),
+            redacted_url(url) if url else "the collector of the environment",
+        )
     return exporting
 
 
@@ -157,15 +166,19 @@ def _resource(instance: str) -> Resource:
     return Resource.create(own).merge(OTELResourceDetector().detect())
 
 
-def _meter_provider(resource: Resource, endpoint: str | None, exporters: list[Any]) -> MeterProvider:
-    from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+def _meter_provider(resource: Resource, readers: Sequence[MetricReader]) -> MeterProvider:
     from opentelemetry.sdk.metrics import MeterProvider
+
+    return MeterProvider(readers, resource=resource, shutdown_on_exit=False)
+
+
+def _exporting_reader(endpoint: str | None, exporters: list[Any]) -> MetricReader:
+    from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
     from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 
     interval = None if os.environ.get("OTEL_METRIC_EXPORT_INTERVAL") else INTERVAL_MS
     exporters.append(exporter := OTLPMetricExporter(endpoint))
-    reader = PeriodicExportingMetricReader(exporter, export_interval_millis=interval)
-    return MeterProvider([reader], resource=resource, shutdown_on_exit=False)
+    return PeriodicExportingMetricReader(exporter, export_interval_millis=interval)
 
 
 def _tracer_provider(resource: Resource, endpoint: str | None, exporters: list[Any]) -> TracerProvider:

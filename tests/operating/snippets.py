@@ -177,7 +177,9 @@ def check_yaml(block: Block) -> None:
         assert set(value) <= {"keys", "fields"}, block.shown
         assert all(one.keys() - {"key", "file", "env"} == {"id"} for one in value["keys"]), block.shown
     else:
-        assert set(value) <= {"receivers", "processors", "exporters", "service", "rule_files"}, block.shown
+        assert set(value) <= {"receivers", "processors", "exporters", "service", "rule_files", "scrape_configs"}, (
+            block.shown
+        )
 
 
 def check_toml(block: Block) -> None:

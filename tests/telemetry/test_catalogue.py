@@ -51,6 +51,7 @@ def test_every_metric_of_the_contract_is_there_with_its_labels() -> None:
     known = {one.name: one.labels for one in CATALOGUE}
     assert {name: known.get(name) for name in T1} == T1
     assert [one.name for one in CATALOGUE if one.kind is Kind.HISTOGRAM] == [
+        "dwarf_flow_duration_seconds",
         "dwarf_step_queue_wait_seconds",
         "dwarf_step_task_seconds",
         "dwarf_step_commit_seconds",

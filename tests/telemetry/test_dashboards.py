@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from dwarf_nats.telemetry.catalogue import CATALOGUE, Kind
@@ -101,3 +104,13 @@ def test_the_dashboard_leaves_its_datasource_to_whoever_imports_it() -> None:
         "Health: all of these rest at zero", "Flows", "Steps", "Queue", "Backpressure", "Service and databases",
         "Limits",
     ]  # fmt: skip
+
+
+def test_promtool_finds_nothing_wrong_with_the_rules() -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("NO PROMTOOL: install Debian's package prometheus to have the alert rules checked")
+    rules_file = OPERATING / "prometheus" / "alerts.yml"
+    done = subprocess.run([promtool, "check", "rules", str(rules_file)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{len(rules())} rules found" in done.stdout

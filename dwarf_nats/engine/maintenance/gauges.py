@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from dwarf_nats.engine.backpressure.rate_limits import WIDE_OPEN_RATE
+from dwarf_nats.engine.maintenance.flow_gauges import FlowGauges
 from dwarf_nats.errors import Unavailable
 from dwarf_nats.telemetry import catalogue
 from dwarf_nats.telemetry.catalogue import BANDS, COUNTED, KEYS
@@ -38,6 +39,7 @@ class Gauges:
         self._log = replica.logger
         self._shards = shards
         self._maintenance = maintenance
+        self.flows = FlowGauges(replica, shards)
         self._job: asyncio.Task[None] | None = None
         self._instruments.external_counters = {
             catalogue.OUTAGES: lambda: self._of_shards(lambda shard: shard.availability.outages),
@@ -82,7 +84,7 @@ class Gauges:
             self._log.exception("a defect while reading the gauges")
 
     async def read(self) -> None:
-        """Read all gauges now. Those of a shard whose database is away are left out."""
+        """Read all gauges now, flows if it is time. Those of a shard whose database is away are left out."""
         running: Counter[Labels] = Counter()
         bands: list[PriorityBacklog] = []
         for shard in tuple(self._shards.values()):
@@ -105,6 +107,10 @@ class Gauges:
         )
         tripped = [one.url for one in self._backpressure.task_health() if one.tripped_at]
         show(catalogue.BREAKER_STATE, dict.fromkeys([(url,) for url in tripped], 1))
+        try:
+            await self.flows.read_if_due()
+        except Unavailable as error:
+            self._log.debug("flows were not counted: %s", error)
 
     def _show_lines(self, bands: list[PriorityBacklog]) -> None:
         pending: Counter[Labels] = Counter()

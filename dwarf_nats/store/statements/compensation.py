@@ -229,6 +229,7 @@ def _end_all(ids: Sequence[int], top: _Locked, shard: int, settled: SettleResult
             thread_id=flow.thread_id,
             notify=flow.notify,
             surgraph_flow_id=flow.surgraph_flow_id,
+            created_at=flow.created_at,
         )
         settled.ended.append(EndedFlow(ref, flow_end, flow.updated_at, flow.tags))
         if flow.flow_id == top.flow_id and flow.surgraph_step_id is not None:
