@@ -67,6 +67,8 @@ class Shard:
         self.availability = Availability()
         self.flow_ids = Ids(store, "flow")
         self.step_ids = StepIds(store, shared.tokens, shared.clock)
+        self.outdated = ""
+        """The reason why this replica may not work on the database any more, if it is too old for it."""
         self.draining = asyncio.Event()
         """Set while no more steps are taken; successors are pending when they are made."""
         self.backpressure = shared.backpressure.of_shard(store.breakers)

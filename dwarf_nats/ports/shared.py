@@ -41,6 +41,13 @@ class DeletedFlow(NamedTuple):
     idempotency_key: str
 
 
+class NewerSchema(NamedTuple):
+    """A schema that a later version has made. `may_stay`: replicas of this version may go on with it."""
+
+    revision: str
+    may_stay: bool
+
+
 class GraphStore(Protocol):
     """Keeps graphs by digest, each once, and the registry that names them (G10)."""
 
@@ -183,6 +190,10 @@ class DeploymentStore(Protocol):
 
     async def join(self, name: str) -> ShardIdentity:
         """Make the database a shard of a deployment, unless it is one already; return its identity then."""
+        ...
+
+    async def newer_schema(self) -> NewerSchema | None:
+        """Return the revision of the schema if only a later version knows it."""
         ...
 
     async def raise_shards(self, shards: int) -> None:

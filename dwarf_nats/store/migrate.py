@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 from weakref import WeakKeyDictionary
@@ -69,10 +70,21 @@ def head() -> str:
     return revision
 
 
+@cache
+def known_revisions() -> Mapping[str, bool]:
+    """Every revision of this version, the newest first, and whether older replicas may stay when a database gets it."""
+    scripts = ScriptDirectory.from_config(_config()).walk_revisions()
+    return {one.revision: bool(vars(one.module).get("old_replicas_may_stay")) for one in scripts}
+
+
+def oldest_compatible() -> str:
+    """The oldest revision whose replicas may run on a database at the newest one."""
+    return next(revision for revision, old_may_stay in known_revisions().items() if not old_may_stay)
+
+
 def is_later(revision: str | None) -> bool:
     """Say whether a revision is one that only a later version knows."""
-    known = {one.revision for one in ScriptDirectory.from_config(_config()).walk_revisions()}
-    return revision is not None and revision not in known
+    return revision is not None and revision not in known_revisions()
 
 
 def check_revision(revision: str | None, label: str) -> None:
@@ -91,6 +103,10 @@ def _upgrade(connection: Connection) -> None:
     config = _config()
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
+    connection.exec_driver_sql("delete from dwarf_compatibility")
+    connection.exec_driver_sql(
+        f"insert into dwarf_compatibility (one, oldest_revision) values (1, '{oldest_compatible()}')"
+    )
 
 
 def _revision(connection: Connection) -> str | None:

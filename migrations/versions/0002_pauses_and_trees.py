@@ -12,6 +12,7 @@ revision = "0002"
 down_revision = "0001"
 branch_labels = None
 depends_on = None
+old_replicas_may_stay = False
 
 CHANGES = """
 alter table dwarf_flows add column root_id bigint not null default 0;

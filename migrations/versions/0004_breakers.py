@@ -8,6 +8,7 @@ revision = "0004"
 down_revision = "0003"
 branch_labels = None
 depends_on = None
+old_replicas_may_stay = False
 
 CHANGES = """
 create table dwarf_tripped (

@@ -8,6 +8,7 @@ revision = "0005"
 down_revision = "0004"
 branch_labels = None
 depends_on = None
+old_replicas_may_stay = False
 
 CHANGES = """
 create index dwarf_steps_waiting on dwarf_steps (step_id) where parked = 1;

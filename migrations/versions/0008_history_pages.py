@@ -8,6 +8,7 @@ revision = "0008"
 down_revision = "0007"
 branch_labels = None
 depends_on = None
+old_replicas_may_stay = True
 
 STATEMENTS = """
 drop index dwarf_steps_flow;

@@ -16,6 +16,7 @@ revision = "0010"
 down_revision = "0009"
 branch_labels = None
 depends_on = None
+old_replicas_may_stay = False
 
 STATEMENTS = """
 create table dwarf_deployment (

@@ -12,6 +12,7 @@ revision = "0011"
 down_revision = "0010"
 branch_labels = None
 depends_on = None
+old_replicas_may_stay = False
 
 STATEMENTS = """
 alter table dwarf_graphs add column kept_until bigint not null default 0;

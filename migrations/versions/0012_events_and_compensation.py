@@ -8,6 +8,7 @@ revision = "0012"
 down_revision = "0011"
 branch_labels = None
 depends_on = None
+old_replicas_may_stay = True
 
 STATEMENTS = (
     "alter table dwarf_steps add column wait_event text",

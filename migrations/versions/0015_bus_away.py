@@ -8,6 +8,7 @@ revision = "0015"
 down_revision = "0014"
 branch_labels = None
 depends_on = None
+old_replicas_may_stay = True
 
 
 def upgrade() -> None:

@@ -8,6 +8,7 @@ revision = "0016"
 down_revision = "0015"
 branch_labels = None
 depends_on = None
+old_replicas_may_stay = True
 
 STATEMENTS = (
     # Root flows of the statuses that people look for. No flow that runs and completes is ever in it.

@@ -8,6 +8,7 @@ revision = "0017"
 down_revision = "0016"
 branch_labels = None
 depends_on = None
+old_replicas_may_stay = True
 
 STATEMENTS = (
     # A flow that is created and started at once is never in it.

@@ -12,6 +12,7 @@ revision = "0018"
 down_revision = "0017"
 branch_labels = None
 depends_on = None
+old_replicas_may_stay = True
 
 STATEMENTS = """
 create table dwarf_definitions (

@@ -8,6 +8,7 @@ revision = "0019"
 down_revision = "0018"
 branch_labels = None
 depends_on = None
+old_replicas_may_stay = True
 
 STATEMENTS = (
     "create table dwarf_audit (at bigint not null, number bigint not null, operation text not null, flow_id bigint,"

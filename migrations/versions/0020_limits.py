@@ -11,6 +11,7 @@ revision = "0020"
 down_revision = "0019"
 branch_labels = None
 depends_on = None
+old_replicas_may_stay = True
 
 STATEMENTS = """
 create table dwarf_limit_counts (

@@ -8,6 +8,7 @@ revision = "0021"
 down_revision = "0020"
 branch_labels = None
 depends_on = None
+old_replicas_may_stay = True
 
 STATEMENT = """
 create table dwarf_on_hold (

@@ -8,6 +8,7 @@ revision = "0022"
 down_revision = "0021"
 branch_labels = None
 depends_on = None
+old_replicas_may_stay = True
 
 STATEMENTS = (
     "create table dwarf_retention (name text not null, removed bigint not null, last_run bigint, primary key (name))",

@@ -22,7 +22,7 @@ def shard_health(shard: Shard, settings: EngineSettings, clock: Clock) -> ShardH
     if not shard.availability.heard_at:
         return ShardHealth(shard.number, shard.availability.reason or "not opened yet", None, dead)
     silent_ms = max(0, (clock.now() - shard.availability.heard_at) // 1000)
-    reason = shard.availability.reason
+    reason = shard.availability.reason or shard.outdated
     if not reason and silent_ms > settings.replica_timeout_ms:
         reason = f"its database has not answered for {silent_ms} ms"
     return ShardHealth(shard.number, reason, silent_ms, dead)

@@ -17,6 +17,7 @@ from dwarf_nats.engine.maintenance.lease_reaper import LeaseReaper
 from dwarf_nats.engine.maintenance.progress_saver import ProgressSaver
 from dwarf_nats.engine.maintenance.pruner import AuditPruner, FlowPruner, GraphPruner
 from dwarf_nats.engine.maintenance.retention import Retention
+from dwarf_nats.engine.maintenance.schema_watch import SchemaWatch
 from dwarf_nats.engine.maintenance.waiter_poll import WaiterPoll
 from dwarf_nats.ports.definitions import HOME
 
@@ -66,6 +67,7 @@ class Maintenance:
         self.event_sweep = EventSweep(replica.events, shard)
         self.definitions = replica.definitions if shard.number == HOME else None
         self.progress_saver = ProgressSaver(shard.progress)
+        self.schema_watch = SchemaWatch(shard, replica.logger)
         self.lease_keeper = LeaseKeeper(shard.queued_steps)
         self.hold_keeper = HoldKeeper(replica, store.holds, announcer=shard.announcer, backpressure=shard.backpressure)
 
@@ -87,6 +89,7 @@ class Maintenance:
             "audit": self.audit_pruner,
             "events": self.event_sweep,
             "progress": self.progress_saver,
+            "schema": self.schema_watch,
             "leases": self.lease_keeper,
         }
         if self.definitions is not None:

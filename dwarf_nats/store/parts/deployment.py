@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from dwarf_nats.ports.shared import NewerSchema
 from dwarf_nats.rules.rows import ShardIdentity
+from dwarf_nats.store import migrate
 from dwarf_nats.store.statements import deployment
 
 if TYPE_CHECKING:
@@ -28,6 +30,12 @@ class SqlDeployment:
         identity = await self.identity()
         assert identity is not None
         return identity
+
+    async def newer_schema(self) -> NewerSchema | None:
+        ((revision, oldest),) = await self._database.fetch(deployment.SCHEMA)
+        if not migrate.is_later(revision):
+            return None
+        return NewerSchema(revision, may_stay=oldest in migrate.known_revisions())
 
     async def raise_shards(self, shards: int) -> None:
         await self._database.fetch(deployment.RAISE_SHARDS, shards)

@@ -213,5 +213,9 @@ TABLES = {
         {"removed": "root flows so far", "last_run": "when it was last carried out to the end"},
     ),
     "dwarf_ids": Comment("The next id of each kind: flow, step and replica; taken in blocks."),
+    "dwarf_compatibility": Comment(
+        "One row: which replicas may run on this schema.",
+        {"one": "1", "oldest_revision": "a replica that does not know this revision stops claiming"},
+    ),
     "dwarf_schema": Comment("The newest migration that was applied."),
 }

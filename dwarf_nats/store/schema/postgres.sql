@@ -368,6 +368,13 @@ create table dwarf_retention (
   primary key (name)
 );
 
+-- One row: which replicas may run on this schema.
+create table dwarf_compatibility (
+  one integer not null,  -- 1
+  oldest_revision text not null,  -- a replica that does not know this revision stops claiming
+  primary key (one)
+);
+
 -- The newest migration that was applied.
 create table dwarf_schema (
   version_num character varying(32) not null,

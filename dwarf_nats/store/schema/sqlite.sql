@@ -358,6 +358,13 @@ create table dwarf_ids (
   primary key (kind)
 );
 
+-- One row: which replicas may run on this schema.
+create table dwarf_compatibility (
+  one int not null,  -- 1
+  oldest_revision text not null,  -- a replica that does not know this revision stops claiming
+  primary key (one)
+);
+
 -- The newest migration that was applied.
 create table dwarf_schema (
   version_num varchar(32) not null,

@@ -8,3 +8,4 @@ JOIN = (
 )
 RAISE_SHARDS = "update dwarf_deployment set shards = $1 where one = 1 and shards < $1"
 LEAST_KNOWN_SHARDS = "select coalesce(min(shards), 0) from dwarf_replicas where seen_at > {now} - $1"
+SCHEMA = "select version_num, (select oldest_revision from dwarf_compatibility where one = 1) from dwarf_schema"
