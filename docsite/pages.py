@@ -7,6 +7,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 COPIED = (
     "docs",
+    "deploy",
     "examples",
     "schemas",
     "changes",
@@ -54,6 +55,7 @@ NAVIGATION: dict[str, list[str]] = {
         "docs/operating/runbook.md",
         "docs/operating/backup-and-restore.md",
         "docs/operating/upgrading.md",
+        "docs/operating/production-checklist.md",
     ],
     "Reference": ["docs/wire-protocol.md", "docs/semantics.md", "docs/benchmarks.md", "CHANGELOG.md"],
     "Contribute": ["CONTRIBUTING.md", "docs/design/README.md", "SECURITY.md"],
