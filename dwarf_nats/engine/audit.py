@@ -140,7 +140,9 @@ class AuditTrail:
     def _row(self, note: AuditNote, at: int) -> tuple[int, AuditRow]:
         """Return the shard of a record, and the record as it is written there."""
         shard, flow_id, step_id, name = HOME, None, None, note.name
-        if note.flow_key or note.step_key:
+        if note.flow_id:
+            shard, flow_id = parse_public_id(note.flow_id)
+        elif note.flow_key or note.step_key:
             key = parse_key(note.flow_key or note.step_key)
             if key.shard not in self._shards:  # it was refused
                 name = key.public_id

@@ -51,3 +51,26 @@ async def test_what_was_done_to_a_flow_and_by_whom_m3(either: Caller) -> None:
     assert [one.operation for one in found] == ["flow.delete", "flow.cancel", "graph.put"]
     assert found[-1].name == "order"
     assert found[-1].flow_id == ""
+
+
+async def test_each_flow_of_a_bulk_operation_has_a_record_beside_that_of_the_page_m3(either: Caller) -> None:
+    keys = [(await either.ok("flow.create_task", task="work"))["flowKey"] for _ in range(3)]
+    await either.ok("flow.cancel", flowKey=keys[0])
+    query = {"workflow": "work"}
+    await either.ok("flow.bulk", action="cancel", query=query, dryRun=True)
+    await either.ok("flow.bulk", ADA, action="cancel", query=query, reason="recalled")
+    for number, key in enumerate(keys):
+        newest = (await either.ok("audit.list", flowId=key[:-17], limit=1))["records"][0]
+        assert (newest["operation"], newest["actor"], newest["reason"]) == ("flow.bulk", "ada", "recalled")
+        assert newest["details"] == {"action": "cancel"}
+        assert newest["outcome"] == ("ok" if number else "refused")
+    records = (await either.ok("audit.list", operation="flow.bulk"))["records"]
+    (page,) = [one for one in records if "flowId" not in one]
+    assert page["details"] == {
+        "action": "cancel",
+        "query": {"workflow": "work"},
+        "matched": 3,
+        "done": 2,
+        "failed": 1,
+    }
+    assert len(records) == 4, "a dry run leaves none"

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from dwarf_nats.actor import current_actor
 from dwarf_nats.engine.operations import bulk_cursors
 from dwarf_nats.engine.operations.bulk_actions import BulkActions
 from dwarf_nats.engine.operations.control import check_reason, resume_text
 from dwarf_nats.errors import BadRequest, DwarfError, NotFound, TimedOut, TooMany, Unavailable
 from dwarf_nats.ports import Progress
+from dwarf_nats.workflow.audit import AuditNote
 from dwarf_nats.workflow.bulk import MAX_PAGE_FLOWS, MAX_SAMPLE_FLOWS, Bulk, BulkFailure, BulkMember, BulkPage
 from dwarf_nats.workflow.tags import checked_changes
 
@@ -131,7 +133,9 @@ class BulkOperations:
                 part.more, part.ended_by = True, error
                 return part
             group, left = left[:count], left[count:]
-            if not _take(part, shard.number, group, refused):
+            decided = _take(part, shard.number, group, refused)
+            await self._replica.audit.record(list(_notes(order, shard.number, group, refused)))
+            if not decided:
                 part.more = True
                 return part
         return part
@@ -167,6 +171,22 @@ class BulkOperations:
             if time.monotonic() > until:
                 part.more = True
                 return part
+
+
+def _notes(order: Bulk, shard: int, group: Sequence[Member], refused: Mapping[int, DwarfError]) -> Iterator[AuditNote]:
+    """What is recorded of each flow of a group, beside the record of the page: so a flow tells what was done to it (M3)."""
+    for member in group:
+        refusal = refused.get(member.flow_id)
+        if not isinstance(refusal, TEMPORARY):
+            yield AuditNote(
+                operation="flow.bulk",
+                flow_id=f"{shard}-{member.flow_id}",
+                actor=current_actor(),
+                reason=order.reason,
+                code=refusal.code if refusal is not None else 0,
+                message=str(refusal) if refusal is not None else "",
+                details={"action": str(order.action)},
+            )
 
 
 def _take(part: _Part, shard: int, group: Sequence[Member], refused: dict[int, DwarfError]) -> bool:
