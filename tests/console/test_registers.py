@@ -222,3 +222,23 @@ def test_what_is_written_as_yaml_is_read_as_it_was() -> None:
     assert read_document(to_yaml(document)) == document
     assert "&id" not in to_yaml(document)
     assert read_document("{from: a, to: [1]}") == {"from": "a", "to": [1]}
+
+
+async def test_the_audit_trail_is_a_page_and_the_one_of_a_flow_is_reached_from_it(
+    browser: Browser, caller: Caller
+) -> None:
+    """M3. Newest first, with a filter for the flow; refusals too."""
+    key = (await caller.ok("flow.create_task", task="work"))["flowKey"]
+    other = (await caller.ok("flow.create_task", task="work"))["flowKey"]
+    for flow in (key, other):
+        await caller.ok("flow.cancel", {"Dwarf-Actor": "ada"}, flowKey=flow, reason="recalled")
+    await caller.refused("flow.cancel", {"Dwarf-Actor": "eve"}, flowKey=key)
+    flow_id = key[:-17]
+    page = (await browser.get(f"/flow/{flow_id}")).text
+    assert f'href="/audit?flowId={flow_id}"' in page
+    page = (await browser.get(f"/audit?flowId={flow_id}")).text
+    assert re.findall(r"\b(ada|eve)\b", page)[:1] == ["eve"]
+    assert "409: " in page
+    assert "recalled" in page
+    assert other[:-17] not in page
+    assert key[-16:] not in page

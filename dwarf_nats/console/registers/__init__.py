@@ -5,12 +5,13 @@ To add one, describe it in a module of this package, and add it here; docs/desig
 
 from __future__ import annotations
 
+from .audit import AUDIT
 from .graphs import GRAPHS
 from .holds import HOLDS
 from .limits import LIMITS
 from .register import Register
 from .retention import RETENTION
 
-REGISTERS: tuple[Register, ...] = (LIMITS, HOLDS, RETENTION, GRAPHS)
+REGISTERS: tuple[Register, ...] = (LIMITS, HOLDS, RETENTION, GRAPHS, AUDIT)
 REGISTER_OPERATIONS: tuple[str, ...] = tuple(name for one in REGISTERS for name in one.operations)
 """All operations on registers, of which the console asks whether its user may publish them."""
