@@ -48,7 +48,7 @@ def objects(request: pytest.FixtureRequest, tmp_path: Path) -> dict[tuple[str, s
     chosen = tmp_path / "values.yaml"
     chosen.write_text(yaml.safe_dump(FULL if request.param == "full" else {}))
     helm("lint", "--strict", str(CHART), "--values", str(chosen))
-    text = helm("template", "shop", str(CHART), "--values", str(chosen))
+    text = helm("template", "shop", str(CHART), "--values", str(chosen), "--kube-version", "1.30.0")
     return {(one["kind"], one["metadata"]["name"]): one for one in yaml.safe_load_all(text) if one}
 
 
