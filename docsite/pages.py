@@ -28,6 +28,7 @@ NAVIGATION: dict[str, list[str]] = {
         "docs/limits.md",
         "docs/existing-services.md",
         "docs/events.md",
+        "docs/schedules.md",
         "docs/compensation.md",
         "docs/diagrams.md",
         "docs/states.md",

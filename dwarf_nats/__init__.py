@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from dwarf_nats.workflow.progress import Progress
     from dwarf_nats.workflow.records import EventReceipt, FlowSummary, GraphInfo, Outcome, Pause, ShardInfo, Step
     from dwarf_nats.workflow.retention import RetentionInfo, RetentionPreview, RetentionRule
+    from dwarf_nats.workflow.schedules import Overlap, RunOutcome, Schedule, ScheduleInfo, ScheduleRun
     from dwarf_nats.workflow.status import Status
     from dwarf_nats.workflow.step_details import Branch, FailedAttempt, StepPause
     from dwarf_nats.workflow.task_error import SubgraphError, TaskError, WaitTimeout
@@ -90,6 +91,7 @@ __all__ = [
     "LimitInfo",
     "NotFound",
     "Outcome",
+    "Overlap",
     "Pause",
     "Progress",
     "PublishMessage",
@@ -99,6 +101,10 @@ __all__ = [
     "RetentionPreview",
     "RetentionRule",
     "RetryPolicy",
+    "RunOutcome",
+    "Schedule",
+    "ScheduleInfo",
+    "ScheduleRun",
     "SendRequest",
     "SetFields",
     "ShardInfo",
@@ -166,6 +172,7 @@ _MODULES = {
         "Step",
     ),
     "dwarf_nats.workflow.retention": ("RetentionInfo", "RetentionPreview", "RetentionRule"),
+    "dwarf_nats.workflow.schedules": ("Overlap", "RunOutcome", "Schedule", "ScheduleInfo", "ScheduleRun"),
     "dwarf_nats.workflow.status": ("Status",),
     "dwarf_nats.workflow.step_details": ("Branch", "FailedAttempt", "StepPause"),
     "dwarf_nats.workflow.task_error": ("SubgraphError", "TaskError", "WaitTimeout"),

@@ -19,14 +19,30 @@ from dwarf_nats.wire.subjects import Subjects
 from dwarf_nats.workflow.keys import without_tokens
 from dwarf_nats.workflow.task_exceptions import closes_coroutine, ends_process
 
-from . import audit_handlers, bulk_handlers, event_handlers, hold_handlers, limit_handlers, retention_handlers
+from . import (
+    audit_handlers,
+    bulk_handlers,
+    event_handlers,
+    hold_handlers,
+    limit_handlers,
+    retention_handlers,
+    schedule_handlers,
+)
 from .engine_api import EngineApi
 from .handlers import GRAPH_PAYLOADS, HANDLERS, Handler, RequestContext
 
 log = logging.getLogger("dwarf_nats.bus")
 
 QUEUE = "dwarf"
-HANDLER_MODULES = (audit_handlers, bulk_handlers, event_handlers, hold_handlers, limit_handlers, retention_handlers)
+HANDLER_MODULES = (
+    audit_handlers,
+    bulk_handlers,
+    event_handlers,
+    hold_handlers,
+    limit_handlers,
+    retention_handlers,
+    schedule_handlers,
+)
 """The modules of handlers beside `handlers` itself: importing them is what enters their handlers."""
 
 

@@ -36,6 +36,7 @@ COMMANDS = {
     ),
     "limit": LazyCommand("dwarf_nats.cli.limit", "Limits: how many run at once, how many begin in a second."),
     "hold": LazyCommand("dwarf_nats.cli.hold", "Holds: stop tasks and workflows by hand, and let them go on."),
+    "schedule": LazyCommand("dwarf_nats.cli.schedule", "Schedules: start flows at due times."),
     "graph": LazyCommand("dwarf_nats.cli.graph", "Graphs: register, look at and check them."),
 }
 """The commands in the order of the help. The line of each is that of the command itself, which a test holds."""

@@ -20,6 +20,7 @@ from dwarf_nats.engine.holds import HoldBook
 from dwarf_nats.engine.limiting.gate import LimitGate
 from dwarf_nats.engine.limiting.limiter import Limiter
 from dwarf_nats.engine.replica import Replica
+from dwarf_nats.engine.scheduling.alarm import Alarm
 from dwarf_nats.engine.scheduling.fetcher import Fetcher
 from dwarf_nats.engine.scheduling.slots import WorkerSlots
 from dwarf_nats.engine.shard import Shard
@@ -90,6 +91,7 @@ def new_replica(
         definitions=definitions,
         holds=holds,
         audit=AuditTrail(shards, clock, logger),
+        schedule_alarm=Alarm(clock),
         slots=slots,
         fetcher=Fetcher(settings, clock, slots, logger),
         limits=limits,

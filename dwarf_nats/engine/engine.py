@@ -16,6 +16,7 @@ from dwarf_nats.engine.graphs import graph_of_task
 from dwarf_nats.engine.lifecycle import Lifecycle
 from dwarf_nats.engine.operations.all import Operations
 from dwarf_nats.engine.peers import PeerSignals
+from dwarf_nats.engine.schedules import Schedules
 from dwarf_nats.engine.shard import Shard
 from dwarf_nats.errors import BadRequest, Unavailable
 from dwarf_nats.render.history import fits_mermaid
@@ -50,7 +51,7 @@ GraphInfos: TypeAlias = "list[GraphInfo]"
 Texts: TypeAlias = list[str]
 
 
-class Engine(Administration):
+class Engine(Administration, Schedules):
     """Durable workflow execution on the databases behind `stores`.
 
     `async with Engine(…) as engine:` starts it and drains it at the end. Every operation raises a `DwarfError` leaf.
@@ -75,8 +76,8 @@ class Engine(Administration):
         )
         """The parts that its shards share. This and `shards` are for tests and for looking into a running engine."""
         self.shards |= {store.shard: new_shard(replica, store) for store in stores}
-        self._lifecycle = Lifecycle(self.shards, replica)
         self._operations = Operations(self.shards, replica)
+        self._lifecycle = Lifecycle(self.shards, replica, self._operations)
         self.peers = PeerSignals(self.shards, replica.backpressure, replica.definitions)
         """Takes the signals of other replicas: the other end of the port `Signals`."""
 

@@ -15,6 +15,7 @@ from dwarf_nats.errors import BadRequest, DwarfError, Unavailable
 from dwarf_nats.ports import Unusable
 
 if TYPE_CHECKING:
+    from dwarf_nats.engine.operations.all import Operations
     from dwarf_nats.engine.replica import Replica
     from dwarf_nats.engine.shard import Shard
     from dwarf_nats.ports import Store
@@ -26,10 +27,11 @@ REOPEN_SECONDS = 1.0
 class Lifecycle:
     """Starts and stops a replica: opens its shards, keeps trying those that are away, drains and closes them."""
 
-    def __init__(self, shards: dict[int, Shard], replica: Replica) -> None:
+    def __init__(self, shards: dict[int, Shard], replica: Replica, operations: Operations) -> None:
         self._shards = shards
         self._replica = replica
-        self.maintenance = {number: Maintenance(shard, replica) for number, shard in shards.items()}
+        self._operations = operations
+        self.maintenance = {number: Maintenance(shard, replica, operations) for number, shard in shards.items()}
         self._limit_sweep = LimitSweep(replica.limits, replica.definitions.refresh, replica.clock, replica.logger)
         self.gauges = Gauges(replica, shards, self.maintenance)
         self._deployment = replica.deployment
@@ -131,7 +133,7 @@ class Lifecycle:
                 f"the next shard is number {following}, got {store.shard}: shards are only added, in order"
             )
         shard = new_shard(self._replica, store)
-        self.maintenance[shard.number] = Maintenance(shard, self._replica)
+        self.maintenance[shard.number] = Maintenance(shard, self._replica, self._operations)
         store.replicas.known_shards = following
         await self._open(shard, migrate=migrate)
         try:

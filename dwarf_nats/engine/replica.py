@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from dwarf_nats.engine.definitions import Definitions
     from dwarf_nats.engine.deployment import Deployment
     from dwarf_nats.engine.events import EventExchange
+    from dwarf_nats.engine.scheduling.alarm import Alarm
     from dwarf_nats.ports import Peers
 
 
@@ -24,4 +25,6 @@ class Replica(Shared):
     definitions: Definitions
     audit: AuditTrail
     events: EventExchange
+    schedule_alarm: Alarm
+    """Rings at the next due time of a schedule that this replica knows."""
     peers: Peers | None = None

@@ -19,6 +19,7 @@ from dwarf_nats.ports.faults import DatabaseAway, StatementRefused, Unstorable, 
 from dwarf_nats.ports.holds import HoldStore
 from dwarf_nats.ports.limits import LimitStore
 from dwarf_nats.ports.retention import Found, Removal, RetentionStore
+from dwarf_nats.ports.schedules import ClaimedSchedules, ScheduleStore
 from dwarf_nats.ports.shared import (
     BreakerStore,
     DeletedFlow,
@@ -68,6 +69,7 @@ __all__ = [
     "BreakerStore",
     "BulkStore",
     "BusAway",
+    "ClaimedSchedules",
     "Clock",
     "Compensates",
     "ControlStore",
@@ -107,6 +109,7 @@ __all__ = [
     "Removal",
     "ReplicaStore",
     "RetentionStore",
+    "ScheduleStore",
     "Services",
     "Signalled",
     "Signals",

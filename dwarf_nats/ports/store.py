@@ -16,12 +16,12 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from dwarf_nats.ports.backlogs import BacklogStore
+from dwarf_nats.ports.home import HomeStore
 
 if TYPE_CHECKING:
     from dwarf_nats.ports.audit import AuditStore
     from dwarf_nats.ports.bulk import BulkStore
     from dwarf_nats.ports.control import ControlStore
-    from dwarf_nats.ports.definitions import DefinitionStore
     from dwarf_nats.ports.events import EventStore
     from dwarf_nats.ports.explanations import ExplanationStore
     from dwarf_nats.ports.holds import HoldStore
@@ -276,7 +276,7 @@ class IdSource(Protocol):
         ...
 
 
-class Store(IdSource, Protocol):
+class Store(IdSource, HomeStore, Protocol):
     """One shard: its database and the ports to it."""
 
     shard: int
@@ -375,11 +375,6 @@ class Store(IdSource, Protocol):
     @property
     def holds(self) -> HoldStore:
         """The steps that are on hold."""
-
-    @property
-    def definitions(self) -> DefinitionStore:
-        """Documents that steer the deployment; used on shard 1."""
-        ...
 
     async def open(self, replica_name: str, *, migrated: bool) -> None:
         """Connect, bring the schema up to date if `migrated`, and enter this replica.

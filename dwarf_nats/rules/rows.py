@@ -28,12 +28,14 @@ class HeartbeatReply:
     `held`: there are tasks whose steps are held, or steps that are. `due_in`: microseconds until a pending step is due,
     0 if one is; `None` if none waits. `shards`: the number of shards agreed on. `deadline_in`: microseconds until the first
     deadline of a step that waits, 0 if it has passed; `None` if there is none.
+    `schedule_in`: as `deadline_in`, of the first due time of a schedule.
     """
 
     held: bool
     due_in: int | None
     shards: int = 0
     deadline_in: int | None = None
+    schedule_in: int | None = None
 
 
 @dataclass(slots=True, frozen=True)

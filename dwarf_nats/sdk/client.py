@@ -35,6 +35,7 @@ from .limits import Limits
 from .replies import decode
 from .requester import WaitDeadline, wait_timed_out
 from .retention import Retention
+from .schedules import Schedules
 
 
 @dataclass(slots=True, frozen=True)
@@ -46,7 +47,7 @@ class Change:
     steps: list[Step]
 
 
-class Client(FlowReads, FlowControl, Limits, Holds, Retention, Deployment):
+class Client(FlowReads, FlowControl, Limits, Holds, Retention, Schedules, Deployment):
     """A client of the service. One client serves any number of coroutines at once.
 
     `url` names the NATS server(s), comma-separated; without it, `NATS_CONTEXT`, `NATS_URL` and the other variables of the

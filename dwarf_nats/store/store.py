@@ -26,6 +26,7 @@ from dwarf_nats.store.parts.keys import SqlKeys
 from dwarf_nats.store.parts.limits import SqlLimits
 from dwarf_nats.store.parts.replicas import SqlReplicas
 from dwarf_nats.store.parts.retention import SqlRetention
+from dwarf_nats.store.parts.schedules import SqlSchedules
 from dwarf_nats.store.parts.statistics import SqlStatistics
 from dwarf_nats.store.parts.steps import SqlSteps
 from dwarf_nats.store.postgres import Postgres
@@ -74,6 +75,7 @@ class SqlStore:
         self.events = SqlEvents(self.database)
         self.audit = SqlAudit(self.database)
         self.statistics = SqlStatistics(self.database)
+        self.schedules = SqlSchedules(self.database)
         self.definitions = SqlDefinitions(self.database)
         self.holds = SqlHolds(self.database, self.replicas)
 

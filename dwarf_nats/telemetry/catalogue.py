@@ -20,6 +20,8 @@ COUNTED = 10_000
 """Highest number of steps of one band that a gauge counts: this value means so many or more."""
 BANDS = 16
 """Bands with due steps that are read, the best first."""
+LATE_SECONDS = 10
+"""Lateness from which a schedule counts as late."""
 KEYS = 1_000
 """Fairness keys of one band that are read."""
 COUNTED_FLOWS = 10_000
@@ -249,6 +251,25 @@ COMMITTED = Metric(
     "Results and creations in those groups.",
     "Divided by the groups: how many share one transaction. The quotient grows with the load.",
 )  # fmt: skip
+SCHEDULE_RUNS = Metric(
+    "dwarf_schedule_runs_total",
+    _C,
+    "{run}",
+    ("outcome",),
+    "Due times of schedules by what became of them: started, skipped, missed or failed; those triggered or backfilled by hand"
+    " count as started.",
+    "`missed`: no replica or database was there for longer than catchUpMs. `failed`: the flow could not be created.",
+)
+SCHEDULES_LATE = Metric(
+    "dwarf_schedules_late",
+    _G,
+    "{schedule}",
+    (),
+    f"Schedules that should have fired {LATE_SECONDS} seconds ago and have not; at most {COUNTED:,} are counted.",
+    "Replicas or the database of shard 1 do not keep up, or flows cannot be created.",
+    rests_at_zero=True,
+    of_deployment=True,
+)
 QUEUE_DEPTH = Metric(
     "dwarf_steps_queue_depth", _G, "{step}", (),
     f"Steps that are due and wait for a worker slot, over all shards and bands; at most {COUNTED:,} of a band and shard are"
@@ -324,6 +345,7 @@ CATALOGUE = (
     QUEUE_DEPTH, PENDING, OLDEST, FAIRNESS_KEYS, QUEUE_WAIT, TASK_TIME, COMMIT_TIME,
     RATE_CUTS, RATE_LIMIT, RUNNING, BREAKER_TRIPS, BREAKER_PROBES, BREAKER_STATE,
     REQUESTS, REQUESTS_REFUSED, REQUESTS_LOST, SIGNALS_MALFORMED, SIGNALS_DROPPED, PROGRESS_MALFORMED,
+    SCHEDULES_LATE, SCHEDULE_RUNS,
     SHARD_UP, OUTAGES, COMMITS, COMMITTED,
 )  # fmt: skip
 """All of them, in the order of the documentation."""

@@ -49,6 +49,7 @@ class Counters:
         self.refused = Count(catalogue.REQUESTS_REFUSED)
         self.lost_requests = Count(catalogue.REQUESTS_LOST)
         self.malformed = Count(catalogue.SIGNALS_MALFORMED)
+        self.schedule_runs = Count(catalogue.SCHEDULE_RUNS)
         self.dropped = Count(catalogue.SIGNALS_DROPPED)
         self.malformed_progress = Count(catalogue.PROGRESS_MALFORMED)
 

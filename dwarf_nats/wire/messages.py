@@ -69,6 +69,14 @@ from .retention_messages import RetentionListReply as RetentionListReply
 from .retention_messages import RetentionPreviewReply as RetentionPreviewReply
 from .retention_messages import RetentionPreviewRequest as RetentionPreviewRequest
 from .retention_messages import RetentionRequest as RetentionRequest
+from .schedule_messages import ScheduleBackfillReply as ScheduleBackfillReply
+from .schedule_messages import ScheduleBackfillRequest as ScheduleBackfillRequest
+from .schedule_messages import ScheduleListReply as ScheduleListReply
+from .schedule_messages import ScheduleListRequest as ScheduleListRequest
+from .schedule_messages import SchedulePutRequest as SchedulePutRequest
+from .schedule_messages import ScheduleReply as ScheduleReply
+from .schedule_messages import ScheduleRequest as ScheduleRequest
+from .schedule_messages import ScheduleRun as ScheduleRun
 from .shard_messages import KeyBacklog as KeyBacklog
 from .shard_messages import PriorityBacklog as PriorityBacklog
 from .shard_messages import Shard as Shard

@@ -127,6 +127,39 @@ OPERATIONS: tuple[Operation, ...] = (
         reads=True,
         confidential=True,
     ),
+    Operation("schedule.put", m.SchedulePutRequest, m.ScheduleReply, client="put_schedule", command="schedule put"),
+    Operation(
+        "schedule.get", m.ScheduleRequest, m.ScheduleReply, client="get_schedule", command="schedule get", reads=True
+    ),
+    Operation(
+        "schedule.list",
+        m.ScheduleListRequest,
+        m.ScheduleListReply,
+        client="list_schedules",
+        command="schedule list",
+        reads=True,
+    ),
+    Operation("schedule.delete", m.ScheduleRequest, m.Empty, client="delete_schedule", command="schedule delete"),
+    Operation("schedule.pause", m.ScheduleRequest, m.ScheduleReply, client="pause_schedule", command="schedule pause"),
+    Operation(
+        "schedule.resume", m.ScheduleRequest, m.ScheduleReply, client="resume_schedule", command="schedule resume"
+    ),
+    Operation(
+        "schedule.trigger",
+        m.ScheduleRequest,
+        m.ScheduleReply,
+        client="trigger_schedule",
+        command="schedule trigger",
+        keyed=True,
+    ),
+    Operation(
+        "schedule.backfill",
+        m.ScheduleBackfillRequest,
+        m.ScheduleBackfillReply,
+        client="backfill_schedule",
+        command="schedule backfill",
+        waits=True,
+    ),
     Operation("task.breaker", m.TaskBreakerRequest, m.TaskBreakerReply, client="breaker", command="tasks", reads=True),
     Operation("shard.put", m.ShardPutRequest, m.ShardPutReply, client="put_shard", command="shard put"),
     Operation("shard.info", m.EmptyRequest, m.ShardInfoReply, client="shard_info", command="shards", reads=True),

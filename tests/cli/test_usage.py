@@ -203,10 +203,16 @@ def test_a_nats_that_is_not_there_is_one_line_that_names_it(path: tuple[str, ...
         "changes": ["customer=4711"],
         "data": ["{}"],
         "number": ["1"],
+        "what": ["nightly"],
+    }
+    options = {
+        ("flow", "purge"): ["--status", "completed"],
+        ("schedule", "put"): ["--workflow", "report", "--cron", "0 3 * * *"],
+        ("schedule", "backfill"): ["--from", "2026-01-01", "--to", "2026-01-02"],
     }
     arguments = [word for param in COMMANDS[path].params if param.param_type_name == "argument"
                  for word in needed[param.name]]  # fmt: skip
-    extra = ["--status", "completed"] if path == ("flow", "purge") else []
+    extra = options.get(path, [])
     result = run(*path, *arguments, *extra, "--nats", NOBODY)
     assert result.exit_code == 1, result.output
     assert result.stderr.startswith(f"error 503: no NATS server answers at {NOBODY}")

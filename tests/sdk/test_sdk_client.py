@@ -20,6 +20,7 @@ from dwarf_nats.wire.examples import EXAMPLES
 from dwarf_nats.wire.operations import OPERATIONS
 from dwarf_nats.workflow.audit import AuditQuery
 from dwarf_nats.workflow.limit import Limit
+from dwarf_nats.workflow.schedules import Schedule
 from dwarf_nats.workflow.status import Status
 from tests.support.workers import Asked, refuse
 
@@ -68,6 +69,16 @@ CALLS: dict[str, Callable[[Client], Awaitable[Any]]] = {
     "flow.create": lambda c: c.create("greet", {"a": 1}, FlowOptions(thread=FLOW)),
     "flow.create_task": lambda c: c.create_task("charge", b'{"a":1}', start=True),
     "flow.start": lambda c: c.start(FLOW, "orders.done"),
+    "schedule.put": lambda c: c.put_schedule(Schedule(name="nightly", workflow="report", cron="0 3 * * *")),
+    "schedule.get": lambda c: c.get_schedule("nightly"),
+    "schedule.list": lambda c: c.list_schedules(50, "nightly", workflow="report"),
+    "schedule.delete": lambda c: c.delete_schedule("nightly"),
+    "schedule.pause": lambda c: c.pause_schedule("nightly"),
+    "schedule.resume": lambda c: c.resume_schedule("nightly"),
+    "schedule.trigger": lambda c: c.trigger_schedule("nightly"),
+    "schedule.backfill": lambda c: c.backfill_schedule(
+        "nightly", datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 2, tzinfo=UTC)
+    ),
     "audit.list": lambda c: c.list_audit(AuditQuery(flow_id="1-42", newer_than_ms=1), "MTcuNA"),
     "flow.run": lambda c: c.run("greet"),
     "flow.await": lambda c: c.await_(FLOW),

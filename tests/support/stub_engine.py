@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from dwarf_nats.actor import current_actor
@@ -25,6 +25,7 @@ from dwarf_nats.workflow.records import (
     Step,
     TaskHealth,
 )
+from dwarf_nats.workflow.schedules import Schedule, ScheduleInfo
 from dwarf_nats.workflow.status import Status
 from dwarf_nats.workflow.tags import TagChanges, Tags, TagValue
 
@@ -211,6 +212,37 @@ class StubEngine:
     async def list_audit(self, query: AuditQuery, cursor: str, /) -> tuple[list[AuditRecord], str]:  # type: ignore[valid-type]
         self._note("list_audit", query, cursor)
         return [], ""
+
+    async def put_schedule(self, schedule: Schedule, /) -> ScheduleInfo:
+        self._note("put_schedule", schedule)
+        return ScheduleInfo(schedule=schedule)
+
+    async def get_schedule(self, name: str, /) -> ScheduleInfo:
+        self._note("get_schedule", name)
+        return ScheduleInfo(schedule=Schedule(name=name, workflow="report", cron="0 3 * * *"))
+
+    async def list_schedules(
+        self, limit: int | None, cursor: str, workflow: str | None, /
+    ) -> tuple[Sequence[ScheduleInfo], str]:
+        self._note("list_schedules", limit, cursor, workflow)
+        return [], ""
+
+    async def delete_schedule(self, name: str, /) -> None:
+        self._note("delete_schedule", name)
+
+    async def pause_schedule(self, name: str, /) -> ScheduleInfo:
+        return await self.get_schedule(name)
+
+    async def resume_schedule(self, name: str, /) -> ScheduleInfo:
+        return await self.get_schedule(name)
+
+    async def trigger_schedule(self, name: str, request: str | None, /) -> ScheduleInfo:
+        self._note("trigger_schedule", name, request)
+        return await self.get_schedule(name)
+
+    async def backfill_schedule(self, name: str, first: int, last: int, /) -> int:
+        self._note("backfill_schedule", name, first, last)
+        return 7
 
     async def shard_info(self) -> list[ShardInfo]:  # type: ignore[valid-type]
         return [ShardInfo(shard=1, error="", latency_ms=0.5, flows=2, steps=3)]

@@ -102,7 +102,7 @@ def test_the_dashboard_leaves_its_datasource_to_whoever_imports_it() -> None:
     assert len({panel["id"] for panel in made["panels"]}) == len(made["panels"])
     assert [panel["title"] for panel in made["panels"] if panel["type"] == "row"] == [
         "Health: all of these rest at zero", "Flows", "Steps", "Queue", "Backpressure", "Service and databases",
-        "Limits",
+        "Limits", "Schedules",
     ]  # fmt: skip
 
 

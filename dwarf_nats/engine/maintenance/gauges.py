@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from dwarf_nats.engine.backpressure.rate_limits import WIDE_OPEN_RATE
 from dwarf_nats.engine.maintenance.flow_gauges import FlowGauges
 from dwarf_nats.errors import Unavailable
+from dwarf_nats.ports.definitions import HOME
 from dwarf_nats.telemetry import catalogue
-from dwarf_nats.telemetry.catalogue import BANDS, COUNTED, KEYS
+from dwarf_nats.telemetry.catalogue import BANDS, COUNTED, KEYS, LATE_SECONDS
 
 if TYPE_CHECKING:
     from dwarf_nats.engine.maintenance.maintenance import Maintenance
@@ -96,6 +97,7 @@ class Gauges:
                     self._log.debug("shard %d: %s", shard.number, error, extra={"shard": shard.number})
         self._show_lines(bands)
         await self._show_limits()
+        await self._read_late()
         show = self._instruments.show
         show(catalogue.RUNNING, running)
         show(catalogue.FLOWS_ORPHANED, {(): sum(one.integrity.stalled_flows for one in self._maintenance.values())})
@@ -111,6 +113,17 @@ class Gauges:
             await self.flows.read_if_due()
         except Unavailable as error:
             self._log.debug("flows were not counted: %s", error)
+
+    async def _read_late(self) -> None:
+        home = self._shards.get(HOME)
+        if home is None or home.availability.is_away:
+            return
+        try:
+            late = await home.store.schedules.late(LATE_SECONDS * 1_000_000, COUNTED)
+        except Unavailable as error:
+            self._log.debug("schedules: %s", error)
+        else:
+            self._instruments.show(catalogue.SCHEDULES_LATE, {(): late})
 
     def _show_lines(self, bands: list[PriorityBacklog]) -> None:
         pending: Counter[Labels] = Counter()

@@ -44,6 +44,7 @@ class Heartbeat(Duty):
         self._debug_log = debug_log
         self._in_flight = in_flight
         self._deployment = replica.deployment
+        self._schedule_alarm = replica.schedule_alarm
 
     def begin(self) -> None:
         """Count the opening of the database as its first answer."""
@@ -68,5 +69,7 @@ class Heartbeat(Duty):
             self._ready_queue.hint_any(reply.due_in)
         if reply.deadline_in is not None:
             self._deadlines.note(reply.deadline_in)
+        if reply.schedule_in is not None:
+            self._schedule_alarm.note(reply.schedule_in)
         self._availability.heard_at = self._clock.now()
         await self._deployment.on_heartbeat(self._replicas.shard, reply.shards)

@@ -17,11 +17,13 @@ from dwarf_nats.engine.maintenance.lease_reaper import LeaseReaper
 from dwarf_nats.engine.maintenance.progress_saver import ProgressSaver
 from dwarf_nats.engine.maintenance.pruner import AuditPruner, FlowPruner, GraphPruner
 from dwarf_nats.engine.maintenance.retention import Retention
+from dwarf_nats.engine.maintenance.schedule_timer import ScheduleTimer
 from dwarf_nats.engine.maintenance.schema_watch import SchemaWatch
 from dwarf_nats.engine.maintenance.waiter_poll import WaiterPoll
 from dwarf_nats.ports.definitions import HOME
 
 if TYPE_CHECKING:
+    from dwarf_nats.engine.operations.all import Operations
     from dwarf_nats.engine.replica import Replica
     from dwarf_nats.engine.shard import Shard
 
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 class Maintenance:
     """Gives each duty what it uses of the shard, and its job to the shard."""
 
-    def __init__(self, shard: Shard, replica: Replica) -> None:
+    def __init__(self, shard: Shard, replica: Replica, operations: Operations) -> None:
         store = shard.store
         self.runner = DutyRunner(shard.number, replica.clock, replica.logger)
         self.integrity = Integrity(
@@ -66,6 +68,9 @@ class Maintenance:
         self.audit_pruner = AuditPruner(store.replicas, store.audit, replica.settings, replica.clock)
         self.event_sweep = EventSweep(replica.events, shard)
         self.definitions = replica.definitions if shard.number == HOME else None
+        self.schedules = (
+            ScheduleTimer(store.schedules, operations.schedule_runner, replica) if shard.number == HOME else None
+        )
         self.progress_saver = ProgressSaver(shard.progress)
         self.schema_watch = SchemaWatch(shard, replica.logger)
         self.lease_keeper = LeaseKeeper(shard.queued_steps)
@@ -97,6 +102,8 @@ class Maintenance:
         self.heartbeat.begin()
         self.lease_reaper.begin()
         self.waiter_poll.begin()
-        jobs = {name: self.runner.run(duty) for name, duty in duties.items()}
+        jobs: dict[str, Coroutine[Any, Any, None]] = {name: self.runner.run(duty) for name, duty in duties.items()}
+        if self.schedules is not None:
+            jobs["schedules"] = self.schedules.run()
         jobs["holds"] = self.hold_keeper.run(self.runner)
         return jobs

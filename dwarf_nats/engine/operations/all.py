@@ -17,6 +17,8 @@ from dwarf_nats.engine.operations.limits import LimitOperations
 from dwarf_nats.engine.operations.new_flows import FlowFactory
 from dwarf_nats.engine.operations.queries import FlowQueries
 from dwarf_nats.engine.operations.retention import RetentionOperations
+from dwarf_nats.engine.operations.schedule_runs import ScheduleRunner
+from dwarf_nats.engine.operations.schedules import ScheduleRegister
 from dwarf_nats.engine.operations.shard_policies import ShardPolicies
 from dwarf_nats.engine.operations.signal import EventSignals
 from dwarf_nats.engine.operations.wait import FlowWaits
@@ -48,4 +50,8 @@ class Operations:
         self.queries = FlowQueries(placement, replica, self.explanations)
         self.retention = RetentionOperations(placement, replica)
         self.bulk = BulkOperations(self.queries, self.control, replica)
+        self.schedules = ScheduleRegister(shards, replica, creator=self.creator, keys=keys)
+        self.schedule_runner = ScheduleRunner(
+            shards, replica, placement=placement, keys=keys, creator=self.creator, control=self.control
+        )
         self.waits = FlowWaits(placement, self.creator, self.queries)

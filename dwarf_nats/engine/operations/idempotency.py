@@ -55,6 +55,11 @@ class IdempotencyKeys:
                     outcome.set_result(current)
         return Created(shard, flow_key(shard.number, row), row.flow_id, outcome)
 
+    async def key_of(self, idempotency_key: str, fairness_key: str) -> str | None:
+        """Return the key of the flow that has an idempotency key, on whichever shard. Raises `Unavailable`."""
+        found = await self._find(fairness_key, idempotency_key)
+        return None if found is None else flow_key(found[0].number, found[1])
+
     async def _find(self, fairness_key: str, idempotency_key: str) -> tuple[Shard, FlowRow] | None:
         """Ask every shard for the flow that has a key: keys outlive a change of the number of shards."""
         shards = list(self._shards.values())

@@ -38,12 +38,13 @@ class SqlReplicas:
         rows = await self._database.fetch(
             replicas.HEARTBEAT, self.replica_id, name, self.known_shards, int(self.bus_away)
         )
-        ((held, first_due_at, next_due_at, deadline, now, shards),) = rows
+        ((held, first_due_at, next_due_at, deadline, schedule, now, shards),) = rows
         return HeartbeatReply(
             held=bool(held),
             due_in=_until(first_due_at if first_due_at is not None else next_due_at, now),
             shards=int(shards or 0),
             deadline_in=_until(deadline, now),
+            schedule_in=_until(schedule, now),
         )
 
     async def is_leader(self) -> bool:

@@ -109,6 +109,25 @@ TABLES = {
         },
     ),
     "dwarf_registry": Comment("The graph registry: names of workflows, on every shard."),
+    "dwarf_schedules": Comment(
+        "Schedules of workflows; used on shard 1.",
+        {
+            "body": "JSON, as it was put",
+            "gone": "1 if it is deleted once the due time that is being fired is done with",
+            "due_at": "the due time that fires next; null: none, or paused",
+            "fire_at": "due_at with its jitter",
+            "wake_at": "when a replica must look at it",
+            "fired_at": "since when a due time is being fired",
+            "attempts": "how often that was begun",
+            "flow_key": "the flow that was created for the due time flow_due, and may not be started yet",
+            "last_due": "the youngest due time that is done with",
+            "queued_at": "a due time that waits for the flow of the last run to end",
+            "last_flow": "the key of the flow of the last run",
+            "runs": "JSON: the last ten runs, the newest first",
+            "claim": "rises when a replica takes it to fire it",
+            "version": "rises with each change",
+        },
+    ),
     "dwarf_definitions": Comment(
         "Documents that steer the deployment, by kind and name, on shard 1.", {"body": "a JSON object"}
     ),

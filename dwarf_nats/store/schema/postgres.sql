@@ -182,6 +182,36 @@ create table dwarf_registry (
 );
 create index dwarf_registry_digest on dwarf_registry (digest);
 
+-- Schedules of workflows; used on shard 1.
+create table dwarf_schedules (
+  name text not null,
+  workflow text not null,
+  body text not null,  -- JSON, as it was put
+  paused integer not null default 0,
+  gone integer not null default 0,  -- 1 if it is deleted once the due time that is being fired is done with
+  due_at bigint,  -- the due time that fires next; null: none, or paused
+  fire_at bigint,  -- due_at with its jitter
+  wake_at bigint,  -- when a replica must look at it
+  fired_at bigint,  -- since when a due time is being fired
+  attempts integer not null default 0,  -- how often that was begun
+  flow_key text,  -- the flow that was created for the due time flow_due, and may not be started yet
+  flow_due bigint,
+  last_due bigint,  -- the youngest due time that is done with
+  queued_at bigint,  -- a due time that waits for the flow of the last run to end
+  last_flow text,  -- the key of the flow of the last run
+  runs text not null default '[]',  -- JSON: the last ten runs, the newest first
+  claim bigint not null default 0,  -- rises when a replica takes it to fire it
+  version bigint not null default 1,  -- rises with each change
+  created_at bigint not null,
+  updated_at bigint not null,
+  primary key (name)
+);
+create index dwarf_schedules_fire on dwarf_schedules (fire_at)
+  where fire_at is not null;
+create index dwarf_schedules_wake on dwarf_schedules (wake_at)
+  where wake_at is not null;
+create index dwarf_schedules_workflow on dwarf_schedules (workflow, name);
+
 -- Documents that steer the deployment, by kind and name, on shard 1.
 create table dwarf_definitions (
   kind text not null,

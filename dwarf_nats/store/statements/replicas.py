@@ -6,15 +6,17 @@ from dwarf_nats.store.dialect import LIVE, PARKED, Statement
 from dwarf_nats.store.statements.breakers import ANY_HELD
 from dwarf_nats.store.statements.deadlines import NEXT_DEADLINE
 from dwarf_nats.store.statements.ready import FIRST_READY, NEXT_SCHEDULED
+from dwarf_nats.store.statements.schedules import NEXT_WAKE
 from dwarf_nats.workflow.status import Parked
 
-# The facts that a lost signal would have carried come along: held tasks, due steps, the next deadline, the shards (B1).
+# The facts that a lost signal would have carried come along: held tasks, due steps, the next deadline, the next due time of a
+# schedule, the shards (B1).
 HEARTBEAT = (
     "insert into dwarf_replicas (replica_id, name, seen_at, shards, bus_away_since)"
     " values ($1, $2, {now}, $3, case when $4 = 1 then {now} end)"
     " on conflict (replica_id) do update set seen_at = excluded.seen_at, shards = excluded.shards,"
     " bus_away_since = case when $4 = 1 then coalesce(dwarf_replicas.bus_away_since, {now}) end"
-    f" returning {ANY_HELD}, ({FIRST_READY}), ({NEXT_SCHEDULED}), ({NEXT_DEADLINE}), seen_at,"
+    f" returning {ANY_HELD}, ({FIRST_READY}), ({NEXT_SCHEDULED}), ({NEXT_DEADLINE}), ({NEXT_WAKE}), seen_at,"
     " (select d.shards from dwarf_deployment d where d.one = 1)"
 )
 LONGEST_KNOWN = "select min(replica_id) from dwarf_replicas"
