@@ -6,10 +6,11 @@ The tags of a flow that was called are those of its root. Design note 0033.
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import orjson
+from msgspec import structs
 
 from dwarf_nats.errors import BadRequest, NotFound
 from dwarf_nats.store.commands import PROBLEMS, Cascade, Command, Query, QueryMany, carried_out
@@ -116,7 +117,7 @@ def settle(group: Sequence[Settlement], settled: SettleResult) -> Cascade:
             tags = done.tags
             if done.left_out:
                 problem = f"{t.TOO_MANY}: not set were {', '.join(done.left_out)}"
-                problems = replace(one, problems=[*one.problems, problem]).problems_json()
+                problems = structs.replace(one, problems=[*one.problems, problem]).problems_json()
                 yield QueryMany(PROBLEMS, [(problems, one.step.step_id)])
         _tell(root_id, tags, mine, settled)
 
