@@ -61,7 +61,6 @@ def new_replica(
     slots = WorkerSlots(settings)
     deployment = Deployment(shards, settings, logger)
     events = EventExchange(shards, deployment, logger)
-    by_number = {store.shard: store.graphs for store in stores}
     limits = Limiter(shards, clock, logger)
     definitions = Definitions(shards, ports.signals, logger)
     holds = HoldBook(clock, logger)
@@ -77,7 +76,7 @@ def new_replica(
         notices=ports.notices,
         signals=ports.signals,
         graphs=GraphBook(
-            by_number,
+            {store.shard: store.graphs for store in stores},
             ports.graphs,
             away=deployment.is_away,
             services=ports.services,

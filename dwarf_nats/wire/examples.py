@@ -9,6 +9,7 @@ import msgspec
 from . import messages as m
 from . import peer_messages as p
 from . import task_messages as t
+from .schedule_examples import SCHEDULES
 
 CHILD = "1-45-k1L2m3N4o5P6q7R8"
 FLOW, STEP, NEXT = "1-42-a1B2c3D4e5F6g7H8", "1-43-h8G7f6E5d4C3b2A1", "1-44-Zz09Yy18Xx27Ww36"
@@ -72,49 +73,8 @@ _HOLD = {
 _WARNINGS = [
     "edge 'reserve' -> 'charge': its condition reads the field 'totl', which is named nowhere else; did you mean 'total'?"
 ]
-_SCHEDULE = {
-    "name": "nightly",
-    "workflow": "report",
-    "state": {"day": "=scheduledAt"},
-    "options": {"tags": {"kind": "nightly"}},
-    "cron": "0 3 * * *",
-    "timezone": "Europe/Berlin",
-    "jitterMs": 60000,
-    "overlap": "queue",
-    "catchUpMs": 3600000,
-}
-_RUN = {"dueAt": CREATED, "outcome": "started", "firedAt": CREATED, "flowId": "1-42"}
 EXAMPLES: dict[type[msgspec.Struct], Any] = {
-    m.SchedulePutRequest: {**_SCHEDULE, "from": CREATED},
-    m.ScheduleRequest: {"name": "nightly"},
-    m.ScheduleReply: {
-        **_SCHEDULE,
-        "last": [_RUN],
-        "next": ["2026-02-01T02:00:00.000000Z"],
-        "description": "At 03:00 every day (Europe/Berlin)",
-        "createdAt": CREATED,
-        "updatedAt": UPDATED,
-    },
-    m.ScheduleRun: _RUN,
-    m.ScheduleListRequest: {"workflow": "report", "limit": 50, "cursor": "nightly"},
-    m.ScheduleListReply: {
-        "schedules": [
-            {
-                "name": "nightly",
-                "workflow": "report",
-                "cron": "0 3 * * *",
-                "timezone": "Europe/Berlin",
-                "last": [_RUN],
-                "next": ["2026-02-01T02:00:00.000000Z"],
-                "description": "At 03:00 every day (Europe/Berlin)",
-                "createdAt": CREATED,
-                "updatedAt": UPDATED,
-            }
-        ],
-        "cursor": "nightly",
-    },
-    m.ScheduleBackfillRequest: {"name": "nightly", "from": CREATED, "to": UPDATED},
-    m.ScheduleBackfillReply: {"fired": 7},
+    **SCHEDULES,
     m.FlowCreateRequest: {"workflow": "order", "state": {"item": "book"}, "options": _OPTIONS, "start": True},
     m.FlowCreateTaskRequest: {"task": "billing.charge", "state": {"price": 12.5}, "start": True},
     m.FlowStartRequest: {"flowKey": FLOW, "notify": "orders.done"},
