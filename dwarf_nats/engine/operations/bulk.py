@@ -99,7 +99,7 @@ class BulkOperations:
         until = time.monotonic() + PAGE_SECONDS
         parts = await asyncio.gather(
             *(
-                self._on_shard(order, going[number], members, limits[number], begun[number], until)
+                self._on_shard(order, going[number], members, limit=limits[number], begun=begun[number], until=until)
                 for number, members in zip(asked, found, strict=True)
             )
         )
@@ -118,7 +118,7 @@ class BulkOperations:
         )
 
     async def _on_shard(
-        self, order: Bulk, shard: Shard, members: Sequence[Member], limit: int, begun: Progress, until: float
+        self, order: Bulk, shard: Shard, members: Sequence[Member], *, limit: int, begun: Progress, until: float
     ) -> _Part:
         part = _Part(begun, more=len(members) > limit)
         actions = BulkActions(order, shard, self._control, self._replica, moment=begun.moment)
@@ -147,7 +147,10 @@ class BulkOperations:
     ) -> BulkPage:
         until = time.monotonic() + PAGE_SECONDS
         parts = await asyncio.gather(
-            *(self._count(order, shard, begun[number], thread_id, until) for number, shard in going.items())
+            *(
+                self._count(order, shard, begun[number], thread_id=thread_id, until=until)
+                for number, shard in going.items()
+            )
         )
         following = {number: part.progress for number, part in zip(going, parts, strict=True) if part.more}
         sample = [member for part in parts for member in part.sample][:MAX_SAMPLE_FLOWS]
@@ -157,7 +160,7 @@ class BulkOperations:
             cursor=bulk_cursors.write(following) if following else "",
         )
 
-    async def _count(self, order: Bulk, shard: Shard, begun: Progress, thread_id: int | None, until: float) -> _Part:
+    async def _count(self, order: Bulk, shard: Shard, begun: Progress, *, thread_id: int | None, until: float) -> _Part:
         part = _Part(begun)
         while True:
             members = await shard.store.bulk.members(

@@ -44,15 +44,22 @@ REMOVALS = "select name, removed, last_run from dwarf_retention"
 
 async def look(tx: Tx, after: tuple[int, int], age_us: int, limit: int) -> Found:
     """Return flows after a place that were created at least `age_us` ago, oldest first."""
-    rows = await tx.fetch(LOOK, *after, age_us, limit)
-    return Found(rows[0][0] if rows else 0, [Candidate(*row[1:]) for row in rows])
+    moment, candidates = 0, []
+    for now, *facts in await tx.fetch(LOOK, *after, age_us, limit):
+        moment = now
+        candidates.append(Candidate(*facts))
+    return Found(moment, candidates)
 
 
 async def remove(tx: Tx, flow_ids: Sequence[int], rule_for: Callable[[Candidate, int], str]) -> int:
     """Remove those of these root flows, with their trees, for which there is a rule while they are locked."""
     await tx.fetch(LOCK_STEPS, await with_called(tx, flow_ids))
     rows = await tx.fetch(LOCK_ENDED, list(flow_ids))
-    names = {row[2]: name for row in rows if (name := rule_for(Candidate(*row[1:]), row[0]))}
+    names: dict[int, str] = {}
+    for now, *facts in rows:
+        candidate = Candidate(*facts)
+        if name := rule_for(candidate, now):
+            names[candidate.flow_id] = name
     if names:
         await delete_trees(tx, list(names))
         for name, count in sorted(Counter(names.values()).items()):
