@@ -29,6 +29,7 @@ NAVIGATION: dict[str, list[str]] = {
         "docs/existing-services.md",
         "docs/events.md",
         "docs/schedules.md",
+        "docs/sources.md",
         "docs/compensation.md",
         "docs/diagrams.md",
         "docs/states.md",

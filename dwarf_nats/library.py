@@ -14,6 +14,7 @@ from dwarf_nats.redact import redacted_url
 from dwarf_nats.settings import EngineSettings
 from dwarf_nats.store.store import SqlStore, open_database
 from dwarf_nats.telemetry.providers import Telemetry
+from dwarf_nats.wire.codec import options_of_json
 
 if TYPE_CHECKING:
     from dwarf_nats.ports import Clock, Graphs, Logger, Notices, Peers, Services, Signals, Tasks
@@ -97,7 +98,7 @@ def engine_on(
                 " give each database once"
             )
     stores = [SqlStore(number, one, pool=settings.pool, clock=clock) for number, one in enumerate(dsns, 1)]
-    return Engine(stores, replace(ports, clock=clock), settings, telemetry, name=name)
+    return Engine(stores, replace(ports, clock=clock, read_options=options_of_json), settings, telemetry, name=name)
 
 
 def check_dsns(dsns: Sequence[str]) -> None:

@@ -21,7 +21,9 @@ from dwarf_nats.bus.peer_facts import NatsPeers
 from dwarf_nats.bus.service import Service
 from dwarf_nats.bus.services import NatsServices
 from dwarf_nats.bus.signals import NatsSignals, PeerListener
+from dwarf_nats.bus.sources import NatsSources
 from dwarf_nats.bus.tasks import NatsTasks
+from dwarf_nats.clock import SystemClock
 from dwarf_nats.collector import collect_seldom
 from dwarf_nats.engine.ports import Ports
 from dwarf_nats.errors import BadRequest, Unavailable
@@ -105,6 +107,7 @@ class _Replica:
         self._subjects = Subjects(settings.prefix, settings.task_prefix, settings.graph_prefix)
         self._health = Health(origin, self._subjects)
         self._peers: NatsPeers | None = None
+        self._sources: NatsSources | None = None
 
     @asynccontextmanager
     async def probes(self) -> AsyncIterator[None]:
@@ -150,6 +153,9 @@ class _Replica:
             max_depth=settings.engine.max_depth,
             counters=counters,
         )
+        self._sources = NatsSources(
+            connection, subjects, counters or Counters(), clock=SystemClock(), max_depth=settings.engine.max_depth
+        )
         if settings.signals:
             self._peers = NatsPeers(connection, self._origin, subjects)
         ports = Ports(
@@ -160,6 +166,7 @@ class _Replica:
             notices=NatsNotices(connection, subjects, events=settings.events),
             signals=NatsSignals(connection, self._origin, subjects, counters) if settings.signals else None,
             peers=self._peers,
+            sources=self._sources,
         )
         return engine_on(settings.dsns, ports, settings.engine, self._telemetry, name=self._origin)
 
@@ -208,6 +215,8 @@ class _Replica:
                 if self._peers is not None:
                     self._peers.answer_with(engine.facts)
             await service.start()
+            if self._sources is not None:
+                self._sources.begin(engine, engine.source_register)
             self._health.serving = True
             shards = len(settings.dsns)
             log.info("replica %s is ready: %d shard(s), prefix %s", self._origin, shards, settings.prefix)
@@ -215,6 +224,8 @@ class _Replica:
         finally:
             self._health.draining = True
             engine.stop_claiming()
+            if self._sources is not None:
+                await self._sources.close()
             await service.drain(settings.engine.drain_ms / 1000)
             await engine.shutdown()
             log.info("replica %s has drained", self._origin)

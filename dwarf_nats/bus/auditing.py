@@ -17,7 +17,7 @@ from .endpoints import Endpoint
 from .engine_api import EngineApi
 from .handlers import RequestContext
 
-NAMES = ("name", "task", "workflow", "shard")
+NAMES = ("name", "task", "workflow", "shard", "row")
 """Fields of a request that name what it is about, where that is no flow; the first one counts."""
 ASKED = (
     *("task", "enabled", "action", "status", "workflow", "olderThanMs", "newerThanMs", "limit"),

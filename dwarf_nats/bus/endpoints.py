@@ -27,6 +27,7 @@ from . import (
     limit_handlers,
     retention_handlers,
     schedule_handlers,
+    source_handlers,
 )
 from .engine_api import EngineApi
 from .handlers import GRAPH_PAYLOADS, HANDLERS, Handler, RequestContext
@@ -42,6 +43,7 @@ HANDLER_MODULES = (
     limit_handlers,
     retention_handlers,
     schedule_handlers,
+    source_handlers,
 )
 """The modules of handlers beside `handlers` itself: importing them is what enters their handlers."""
 

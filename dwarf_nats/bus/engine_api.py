@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeAlias
 
+from dwarf_nats.rules.receiving import OutboxEntry
 from dwarf_nats.rules.shard_policies import ShardPolicy
 from dwarf_nats.workflow.audit import AuditNote, AuditQuery, AuditRecord
 from dwarf_nats.workflow.bulk import Bulk, BulkPage
@@ -25,6 +26,7 @@ from dwarf_nats.workflow.records import (
 )
 from dwarf_nats.workflow.retention import RetentionInfo, RetentionPreview, RetentionRule
 from dwarf_nats.workflow.schedules import Schedule, ScheduleInfo
+from dwarf_nats.workflow.sources import Source, SourceInfo
 from dwarf_nats.workflow.status import Status
 from dwarf_nats.workflow.tags import TagChanges, Tags, TagValue
 
@@ -36,6 +38,16 @@ LimitInfos: TypeAlias = list[LimitInfo]
 RetentionInfos: TypeAlias = list[RetentionInfo]
 Texts: TypeAlias = list[str]
 AuditRecords: TypeAlias = list[AuditRecord]
+Sources: TypeAlias = list[SourceInfo]
+
+
+class OutboxPage(Protocol):
+    """A page of rows of outboxes, each with its shard, and the cursor of the next page, empty on the last."""
+
+    @property
+    def rows(self) -> list[tuple[int, OutboxEntry]]: ...
+    @property
+    def cursor(self) -> str: ...
 
 
 class EngineApi(Protocol):
@@ -79,6 +91,15 @@ class EngineApi(Protocol):
     async def continue_(
         self, thread_key: str, state: bytes | None, options: FlowOptions | None, /, *, start: bool = False
     ) -> str: ...
+    async def put_source(self, source: Source, /) -> SourceInfo: ...
+    async def get_source(self, name: str, /) -> SourceInfo: ...
+    async def list_sources(self) -> Sources: ...
+    async def pause_source(self, name: str, /) -> SourceInfo: ...
+    async def resume_source(self, name: str, /) -> SourceInfo: ...
+    async def delete_source(self, name: str, /) -> None: ...
+    async def list_outbox(self, limit: int, cursor: str, /, *, rejected: bool = False) -> OutboxPage: ...
+    async def retry_outbox(self, row: str, /) -> None: ...
+    async def delete_outbox(self, row: str, /) -> None: ...
     async def shard_info(self) -> Shards: ...
     async def put_shard(
         self, number: int, /, *, cordoned: bool | None = None, weight: float | None = None

@@ -38,6 +38,10 @@ COMMANDS = {
     "hold": LazyCommand("dwarf_nats.cli.hold", "Holds: stop tasks and workflows by hand, and let them go on."),
     "schedule": LazyCommand("dwarf_nats.cli.schedule", "Schedules: start flows at due times."),
     "graph": LazyCommand("dwarf_nats.cli.graph", "Graphs: register, look at and check them."),
+    "source": LazyCommand("dwarf_nats.cli.source", "Sources: messages that start flows or signal events."),
+    "outbox": LazyCommand(
+        "dwarf_nats.cli.outbox", "Outboxes: flows that were enqueued in the database and have not begun yet."
+    ),
 }
 """The commands in the order of the help. The line of each is that of the command itself, which a test holds."""
 _HELP = """Durable workflow orchestration as a service on NATS.

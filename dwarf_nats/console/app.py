@@ -16,7 +16,7 @@ from starlette.routing import BaseRoute, Route
 from dwarf_nats.errors import DwarfError, Internal, NotFound
 from dwarf_nats.workflow.keys import without_tokens
 
-from . import actions, api, assets
+from . import actions, api, assets, hooks
 from .console import MAX_FORM_BYTES, Connect, Console, wants_json
 from .pages import flow, flows, registers, replicas, tasks, workflows
 from .security import Guard
@@ -56,7 +56,7 @@ def build_app(source: Source, settings: ConsoleSettings, *, connect: Connect | N
 
 def _routes(console: Console) -> list[BaseRoute]:
     found: list[BaseRoute] = [Route("/", _home), assets.route(console.assets), Route("/live/{view:path}", _live)]
-    found += [*actions.routes(console), *api.routes(console)]
+    found += [*actions.routes(console), *api.routes(console), *hooks.routes(console)]
     for page in PAGES:
         found += page.routes(console)
     return found

@@ -86,6 +86,8 @@ def new_replica(
         events=events,
         event_asks=events,
         peers=ports.peers,
+        sources=ports.sources,
+        read_options=ports.read_options,
         deployment=deployment,
         definitions=definitions,
         holds=holds,

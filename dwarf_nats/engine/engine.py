@@ -14,6 +14,7 @@ from dwarf_nats.engine.administration import Administration
 from dwarf_nats.engine.assembly import new_replica, new_shard
 from dwarf_nats.engine.graphs import graph_of_task
 from dwarf_nats.engine.lifecycle import Lifecycle
+from dwarf_nats.engine.message_sources import MessageSources
 from dwarf_nats.engine.operations.all import Operations
 from dwarf_nats.engine.peers import PeerSignals
 from dwarf_nats.engine.schedules import Schedules
@@ -51,7 +52,7 @@ GraphInfos: TypeAlias = "list[GraphInfo]"
 Texts: TypeAlias = list[str]
 
 
-class Engine(Administration, Schedules):
+class Engine(Administration, Schedules, MessageSources):
     """Durable workflow execution on the databases behind `stores`.
 
     `async with Engine(…) as engine:` starts it and drains it at the end. Every operation raises a `DwarfError` leaf.

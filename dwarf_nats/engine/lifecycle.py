@@ -33,6 +33,8 @@ class Lifecycle:
         self._operations = operations
         self.maintenance = {number: Maintenance(shard, replica, operations) for number, shard in shards.items()}
         self._limit_sweep = LimitSweep(replica.limits, replica.definitions.refresh, replica.clock, replica.logger)
+        self._operations = operations
+        self.maintenance = {number: Maintenance(shard, replica, operations) for number, shard in shards.items()}
         self.gauges = Gauges(replica, shards, self.maintenance)
         self._deployment = replica.deployment
         self._clock = replica.clock

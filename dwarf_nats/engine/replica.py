@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     from dwarf_nats.engine.definitions import Definitions
     from dwarf_nats.engine.deployment import Deployment
     from dwarf_nats.engine.events import EventExchange
+    from dwarf_nats.engine.ports import OptionsReader
     from dwarf_nats.engine.scheduling.alarm import Alarm
-    from dwarf_nats.ports import Peers
+    from dwarf_nats.ports import Peers, Sources
 
 
 @dataclass(slots=True, frozen=True, kw_only=True)
@@ -27,4 +28,6 @@ class Replica(Shared):
     events: EventExchange
     schedule_alarm: Alarm
     """Rings at the next due time of a schedule that this replica knows."""
+    read_options: OptionsReader
     peers: Peers | None = None
+    sources: Sources | None = None

@@ -18,6 +18,7 @@ from dwarf_nats.ports.explanations import ExplanationStore
 from dwarf_nats.ports.faults import DatabaseAway, StatementRefused, Unstorable, Unusable
 from dwarf_nats.ports.holds import HoldStore
 from dwarf_nats.ports.limits import LimitStore
+from dwarf_nats.ports.receiving import CreatedFlows, OutboxStore, ReceivingStore, StaleCount, StaleGraph
 from dwarf_nats.ports.retention import Found, Removal, RetentionStore
 from dwarf_nats.ports.schedules import ClaimedSchedules, ScheduleStore
 from dwarf_nats.ports.shared import (
@@ -33,6 +34,7 @@ from dwarf_nats.ports.shared import (
     RegisteredGraph,
     ReplicaStore,
 )
+from dwarf_nats.ports.sources import Sources
 from dwarf_nats.ports.statistics import FlowCount, StatisticsStore
 from dwarf_nats.ports.store import (
     FlowStore,
@@ -73,6 +75,7 @@ __all__ = [
     "Clock",
     "Compensates",
     "ControlStore",
+    "CreatedFlows",
     "DatabaseAway",
     "Definition",
     "DefinitionStore",
@@ -99,11 +102,13 @@ __all__ = [
     "Member",
     "NewerSchema",
     "Notices",
+    "OutboxStore",
     "Peers",
     "Progress",
     "PruneResult",
     "QueueListener",
     "QueuedTooLong",
+    "ReceivingStore",
     "Refused",
     "RegisteredGraph",
     "Removal",
@@ -114,6 +119,9 @@ __all__ = [
     "Signalled",
     "Signals",
     "SourceAway",
+    "Sources",
+    "StaleCount",
+    "StaleGraph",
     "Started",
     "StatementRefused",
     "StatisticsStore",

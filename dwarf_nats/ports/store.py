@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from dwarf_nats.ports.backlogs import BacklogStore
 from dwarf_nats.ports.home import HomeStore
+from dwarf_nats.ports.receiving import ReceivingParts
 
 if TYPE_CHECKING:
     from dwarf_nats.ports.audit import AuditStore
@@ -276,7 +277,7 @@ class IdSource(Protocol):
         ...
 
 
-class Store(IdSource, HomeStore, Protocol):
+class Store(IdSource, HomeStore, ReceivingParts, Protocol):
     """One shard: its database and the ports to it."""
 
     shard: int

@@ -32,6 +32,7 @@ from .flow_control import FlowControl
 from .flow_reads import FlowReads
 from .holds import Holds
 from .limits import Limits
+from .message_sources import MessageSources
 from .replies import decode
 from .requester import WaitDeadline, wait_timed_out
 from .retention import Retention
@@ -47,7 +48,7 @@ class Change:
     steps: list[Step]
 
 
-class Client(FlowReads, FlowControl, Limits, Holds, Retention, Schedules, Deployment):
+class Client(FlowReads, FlowControl, Limits, Holds, Retention, Schedules, MessageSources, Deployment):
     """A client of the service. One client serves any number of coroutines at once.
 
     `url` names the NATS server(s), comma-separated; without it, `NATS_CONTEXT`, `NATS_URL` and the other variables of the

@@ -72,6 +72,7 @@ class Postgres:
         self.round_trips = 0
         """Counts of what this process asked of the database so far, without connecting and migrating."""
         self.unavailable_reason = "the engine is not running: its database is closed"
+        self._listeners: dict[str, Callable[[], None]] = {}
         self._resizing: set[asyncio.Future[None]] = set()
         self.outages = Outages()
 
@@ -135,6 +136,16 @@ class Postgres:
                     await pool.close()
             except (*CONNECTION, asyncpg.PostgresError):
                 pool.terminate()
+
+    def listen(self, channel: str, call: Callable[[], None]) -> None:
+        """Call `call` on a notification, from the next connection of the hot statements on. Notifications may be lost."""
+        self._listeners[channel] = call
+
+    async def _connect_hot(self) -> asyncpg.Connection:
+        hot = await self.target.connect(HOT_SETTINGS)
+        for channel, call in self._listeners.items():
+            await hot.add_listener(channel, lambda *_, call=call: call())
+        return hot
 
     async def fetch(self, sql: Sql, *args: Any) -> list[Row]:
         """Run one statement on a connection of the pool, again where it met a lock conflict (X10)."""
@@ -230,7 +241,7 @@ class Postgres:
                     try:
                         if self._hot is None or self._hot.is_closed():
                             with self._connecting():
-                                self._hot = await self.target.connect(HOT_SETTINGS)
+                                self._hot = await self._connect_hot()
                             self._runs, self._replan_runs = 0, FIRST_REPLAN_RUNS
                         await self._replan(self._hot)
                         sent = True

@@ -24,6 +24,8 @@ from dwarf_nats.store.parts.holds import SqlHolds
 from dwarf_nats.store.parts.integrity import SqlIntegrity
 from dwarf_nats.store.parts.keys import SqlKeys
 from dwarf_nats.store.parts.limits import SqlLimits
+from dwarf_nats.store.parts.outbox import SqlOutbox
+from dwarf_nats.store.parts.received import SqlReceiving
 from dwarf_nats.store.parts.replicas import SqlReplicas
 from dwarf_nats.store.parts.retention import SqlRetention
 from dwarf_nats.store.parts.schedules import SqlSchedules
@@ -78,6 +80,8 @@ class SqlStore:
         self.schedules = SqlSchedules(self.database)
         self.definitions = SqlDefinitions(self.database)
         self.holds = SqlHolds(self.database, self.replicas)
+        self.receiving = SqlReceiving(self.database, self.replicas)
+        self.outbox = SqlOutbox(self.database, self.replicas) if isinstance(self.database, Postgres) else None
 
     async def open(self, replica_name: str, *, migrated: bool) -> None:
         """Connect, bring the schema up to date if `migrated`, and enter this replica."""

@@ -216,6 +216,60 @@ REQUESTS_LOST = Metric(
     "Their senders do not know. Publish more slowly, give a reply subject, or raise `--max-queued-bytes`.",
     rests_at_zero=True,
 )  # fmt: skip
+SOURCE_STARTED = Metric(
+    name="dwarf_source_started_total",
+    kind=_C,
+    unit="{message}",
+    labels=("source",),
+    description="Messages of a source that have started a flow or signalled an event.",
+    interpretation="Throughput of the source.",
+)
+SOURCE_REJECTED = Metric(
+    name="dwarf_source_rejected_total",
+    kind=_C,
+    unit="{message}",
+    labels=("source",),
+    description="Messages of a source that cannot be used: no JSON, an expression without a value, a request that would be"
+    " refused.",
+    interpretation="They are published on `dwarf.rejected.<source>`; `dwarf-nats source get NAME` shows the last reason.",
+    rests_at_zero=True,
+)
+SOURCE_PENDING = Metric(
+    name="dwarf_source_pending",
+    kind=_G,
+    unit="{message}",
+    labels=("source",),
+    description="Messages that wait in the stream of a source.",
+    interpretation="If it grows, flows are started more slowly than messages come, or the source is held up.",
+    of_deployment=True,
+)
+OUTBOX_STARTED = Metric(
+    name="dwarf_outbox_started_total",
+    kind=_C,
+    unit="{row}",
+    labels=(),
+    description="Rows of outboxes that became flows.",
+    interpretation="The load that comes by `dwarf_enqueue`.",
+)
+OUTBOX_ROWS = Metric(
+    name="dwarf_outbox_rows",
+    kind=_G,
+    unit="{row}",
+    labels=("shard", "state"),
+    description="Rows in the outbox of a shard: `waiting` to become flows, or `rejected`, which cannot be used and are kept"
+    " with the reason. Counting ends at 10,000.",
+    interpretation="Rejected rows need a person: `dwarf-nats outbox list` shows them.",
+    of_deployment=True,
+)
+OUTBOX_OLDEST = Metric(
+    name="dwarf_outbox_oldest_age_seconds",
+    kind=_G,
+    unit="s",
+    labels=("shard",),
+    description="Age of the oldest row that waits in the outbox of a shard.",
+    interpretation="Above a few seconds no replica takes rows, or their workflow is not there.",
+    of_deployment=True,
+)
 SIGNALS_MALFORMED = Metric(
     "dwarf_signals_malformed_total", _C, "{signal}", (),
     "Signals of other replicas that could not be read and were dropped.",
@@ -344,6 +398,7 @@ CATALOGUE = (
     LIMIT_WAITS, LIMIT_RUNNING, LIMIT_WAITING,
     QUEUE_DEPTH, PENDING, OLDEST, FAIRNESS_KEYS, QUEUE_WAIT, TASK_TIME, COMMIT_TIME,
     RATE_CUTS, RATE_LIMIT, RUNNING, BREAKER_TRIPS, BREAKER_PROBES, BREAKER_STATE,
+    SOURCE_STARTED, SOURCE_REJECTED, SOURCE_PENDING, OUTBOX_STARTED, OUTBOX_ROWS, OUTBOX_OLDEST,
     REQUESTS, REQUESTS_REFUSED, REQUESTS_LOST, SIGNALS_MALFORMED, SIGNALS_DROPPED, PROGRESS_MALFORMED,
     SCHEDULES_LATE, SCHEDULE_RUNS,
     SHARD_UP, OUTAGES, COMMITS, COMMITTED,

@@ -26,6 +26,7 @@ from dwarf_nats.workflow.tags import checked_tags
 
 from . import headers as h
 from . import messages as m
+from .decoding import decode as decode_message
 from .explain_messages import waits_for_message, waits_for_record
 from .message_fields import flow_status
 from .pause_messages import pause_message, pause_record
@@ -148,6 +149,11 @@ def flow_options(options: m.Options | UnsetType, msg_id: str | None = None) -> F
         delete_on_completion=or_default(options.delete_on_completion, default=False),
         tags=tags_given(options.tags, "field `options.tags`"),
     )
+
+
+def options_of_json(text: bytes, what: str = "the options") -> FlowOptions | None:
+    """The options of a flow in JSON text of whatever origin. `what` names it. Raises `BadRequest`."""
+    return flow_options(decode_message(m.Options, text, what))
 
 
 # --- filters of list and purge ---

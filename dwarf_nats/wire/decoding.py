@@ -96,6 +96,11 @@ def explain(kind: type[msgspec.Struct], text: str, what: str) -> str:
     return f"{subject}: {text[:1].lower()}{text[1:]}"
 
 
+def field_names(kind: type[msgspec.Struct]) -> list[str]:
+    """The names that the fields of a message have on the wire."""
+    return list(_field_types(kind))
+
+
 def _field_types(kind: type[msgspec.Struct]) -> dict[str, object]:
     hints = typing.get_type_hints(kind)
     return {field.encode_name: hints[field.name] for field in msgspec.structs.fields(kind)}

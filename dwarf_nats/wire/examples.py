@@ -10,6 +10,7 @@ from . import messages as m
 from . import peer_messages as p
 from . import task_messages as t
 from .schedule_examples import SCHEDULES
+from .source_examples import SOURCE_EXAMPLES
 
 CHILD = "1-45-k1L2m3N4o5P6q7R8"
 FLOW, STEP, NEXT = "1-42-a1B2c3D4e5F6g7H8", "1-43-h8G7f6E5d4C3b2A1", "1-44-Zz09Yy18Xx27Ww36"
@@ -386,4 +387,5 @@ EXAMPLES: dict[type[msgspec.Struct], Any] = {
         "tasks": [{"task": "billing.charge", "rate": 12.5, "opensAt": UPDATED}],
     },
     p.Event: {"flowId": "1-42", "threadId": "1-42", "workflow": "order", "status": "completed", "at": UPDATED},
+    **SOURCE_EXAMPLES,
 }

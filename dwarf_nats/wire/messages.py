@@ -61,6 +61,9 @@ from .message_fields import (
     Truncated,
     When,
 )
+from .outbox_messages import OutboxListReply as OutboxListReply
+from .outbox_messages import OutboxListRequest as OutboxListRequest
+from .outbox_messages import OutboxRequest as OutboxRequest
 from .pause_messages import FlowResumeBreakRequest as FlowResumeBreakRequest
 from .pause_messages import FlowResumeRequest as FlowResumeRequest
 from .pause_messages import Pause as Pause
@@ -83,6 +86,11 @@ from .shard_messages import Shard as Shard
 from .shard_messages import ShardInfoReply as ShardInfoReply
 from .shard_messages import ShardPutReply as ShardPutReply
 from .shard_messages import ShardPutRequest as ShardPutRequest
+from .source_messages import Rejected as Rejected
+from .source_messages import SourceListReply as SourceListReply
+from .source_messages import SourcePutRequest as SourcePutRequest
+from .source_messages import SourceReply as SourceReply
+from .source_messages import SourceRequest as SourceRequest
 from .step_messages import HistoryReply as HistoryReply
 from .step_messages import Step as Step
 from .tag_messages import FlowForkRequest as FlowForkRequest

@@ -16,6 +16,8 @@ from .operations import OPERATIONS, Operation
 
 IDEMPOTENCY_KEY = "Idempotency-Key"
 """Header of a request that may be sent again: `Nats-Msg-Id` of the wire."""
+HOOKS = "/hooks/{source}"
+"""Where the body of a request becomes a message of a source."""
 CODES = tuple(sorted(leaf.code for leaf in DwarfError.__subclasses__()))
 """The codes of refusals, which are HTTP statuses."""
 _RULES = re.compile(r" \([A-Z]\d+(?:[,-] ?[A-Z]\d+)*\)")
@@ -34,13 +36,44 @@ def openapi(schemas: dict[str, Any]) -> dict[str, Any]:
             "version": __version__,
             "description": "The operations over HTTP, as `dwarf-nats console --api` answers them.",
         },
-        "paths": {f"/api/{one.name}": {"post": _operation(one)} for one in OPERATIONS},
+        "paths": {f"/api/{one.name}": {"post": _operation(one)} for one in OPERATIONS} | {HOOKS: {"post": _hook()}},
         "components": {
             "schemas": schemas,
             "responses": {"Refused": refusal},
             "securitySchemes": {"basic": {"type": "http", "scheme": "basic"}},
         },
         "security": [{}, {"basic": []}],
+    }
+
+
+def _hook() -> dict[str, Any]:
+    """The request that becomes a message of a source."""
+    text = {"schema": {"type": "string"}}
+    stored = {
+        "type": "object",
+        "properties": {
+            "stream": {"type": "string"},
+            "sequence": {"type": "integer"},
+            "duplicate": {"type": "boolean"},
+        },
+    }
+    return {
+        "operationId": "hook",
+        "summary": "Send a message to a source.",
+        "tags": ["source"],
+        "parameters": [
+            {"name": "source", "in": "path", "required": True, **text},
+            {"name": "subject", "in": "query", "description": "Needed if that of the source has wildcards.", **text},
+            {"name": IDEMPOTENCY_KEY, "in": "header", "description": "The same key is one message.", **text},
+        ],
+        "requestBody": {"content": {"*/*": {}}},
+        "responses": {
+            "202": {
+                "description": "Stored; without a stream, published.",
+                "content": {"application/json": {"schema": stored}},
+            },
+            **{str(code): {"$ref": "#/components/responses/Refused"} for code in CODES},
+        },
     }
 
 

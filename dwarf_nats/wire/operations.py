@@ -187,6 +187,19 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation("hold.put", m.HoldPutRequest, m.Hold, client="put_hold", command="hold put"),
     Operation("hold.list", m.EmptyRequest, m.HoldListReply, client="list_holds", command="hold list", reads=True),
     Operation("hold.delete", m.HoldRequest, m.Empty, client="delete_hold", command="hold delete"),
+    Operation("source.put", m.SourcePutRequest, m.SourceReply, client="put_source", command="source put"),
+    Operation("source.get", m.SourceRequest, m.SourceReply, client="get_source", command="source get", reads=True),
+    Operation(
+        "source.list", m.EmptyRequest, m.SourceListReply, client="list_sources", command="source list", reads=True
+    ),
+    Operation("source.delete", m.SourceRequest, m.Empty, client="delete_source", command="source delete"),
+    Operation("source.pause", m.SourceRequest, m.SourceReply, client="pause_source", command="source pause"),
+    Operation("source.resume", m.SourceRequest, m.SourceReply, client="resume_source", command="source resume"),
+    Operation(
+        "outbox.list", m.OutboxListRequest, m.OutboxListReply, client="list_outbox", command="outbox list", reads=True
+    ),
+    Operation("outbox.retry", m.OutboxRequest, m.Empty, client="retry_outbox", command="outbox retry"),
+    Operation("outbox.delete", m.OutboxRequest, m.Empty, client="delete_outbox", command="outbox delete"),
     Operation("graph.put", m.GraphDocument, m.GraphPutReply, client="put_graph", command="graph put"),
     Operation("graph.get", m.GraphRequest, m.GraphDocument, client="get_graph", command="graph get", reads=True),
     Operation("graph.delete", m.GraphRequest, m.Empty, client="delete_graph", command="graph delete"),

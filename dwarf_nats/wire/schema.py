@@ -134,6 +134,7 @@ def _channels() -> list[_Channel]:
         _Channel("peer-notify_status_change", "send", subjects.peer("notify_status_change"), p.PeerNotifyStatusChange),
         _Channel("peer-explain", "send", subjects.peer("explain"), p.PeerExplain),
         _Channel("peer-explained", "send", subjects.peer("explained"), p.PeerExplained),
+        _Channel("rejected", "send", subjects.rejected("{source}"), m.Rejected),
         _Channel("stopped", "send", "dwarf.stopped.{notify}", m.Outcome),
         _Channel("event", "send", "dwarf.event.{status}.{workflow}", p.Event),
     ]

@@ -93,6 +93,10 @@ class Subjects:
         """The subject on which a change of a flow's status is announced."""
         return f"{self.prefix}.event.{status}.{workflow}"
 
+    def rejected(self, source: str) -> str:
+        """The subject on which messages are announced that a source could not use."""
+        return f"{self.prefix}.rejected.{source}"
+
     def all_of(self, subject: str) -> str:
         """The subjects of the same kind, as a wildcard: all tasks, all graphs, or all operations."""
         for one in (self.task_prefix, self.graph_prefix):

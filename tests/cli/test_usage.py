@@ -189,8 +189,12 @@ def test_purging_everything_is_refused_before_anything_is_asked(run: Run) -> Non
 def test_a_nats_that_is_not_there_is_one_line_that_names_it(path: tuple[str, ...], run: Run, tmp_path: Path) -> None:
     graph = tmp_path / "g.json"
     graph.write_text('{"name": "g", "tasks": [{"name": "a"}], "transitions": [{"from": "a", "to": "END"}]}')
+    source = tmp_path / "s.json"
+    source.write_text('{"name": "s", "subject": "s", "start": {"workflow": "greet"}}')
     needed = {
         "files": [str(graph)],
+        "sources": [str(source)],
+        "row": ["1-42"],
         "name": ["g"],
         "flow": [KEY],
         "action": ["cancel"],

@@ -10,6 +10,7 @@ import pytest
 
 from dwarf_nats.console.settings import ConsoleSettings
 from dwarf_nats.sdk import Client
+from dwarf_nats.wire.openapi import HOOKS
 from dwarf_nats.wire.operations import OPERATIONS
 from dwarf_nats.wire.schema import openapi_document
 from tests.console.test_flows import PAUSE, paused
@@ -99,7 +100,7 @@ async def test_it_is_off_unless_asked_for(browser: Browser, caller: Caller) -> N
 async def test_the_document_describes_every_operation(api: Browser) -> None:
     document = (await api.http.get("/api/openapi.json")).json()
     assert document == json.loads(json.dumps(openapi_document()))
-    assert set(document["paths"]) == {f"/api/{one.name}" for one in OPERATIONS}
+    assert set(document["paths"]) == {f"/api/{one.name}" for one in OPERATIONS} | {HOOKS}
     for one in OPERATIONS:
         post = document["paths"][f"/api/{one.name}"]["post"]
         content = post["requestBody"]["content"]["application/json"]

@@ -18,8 +18,11 @@ import msgspec
 import yaml
 
 from dwarf_nats.wire import messages as m
+from dwarf_nats.wire.decoding import decode
+from dwarf_nats.wire.source_messages import source_record
 from dwarf_nats.wire.task_messages import BatchedReply, BatchedRequest, TaskReply
 from dwarf_nats.workflow.graph import Graph
+from dwarf_nats.workflow.source_templates import check_source
 from tests.operating.command_lines import ROOT
 
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "changes").glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
@@ -29,7 +32,7 @@ TOOLS = {"cat", "cd", "chmod", "cp", "createdb", "dwarf-nats", "make", "nats", "
          "pg_dump", "pg_restore", "pip", "prometheus", "psql", "python", "rm", "sqlite3",
          "systemctl", "examples/shell/service.sh"}  # fmt: skip
 """Programs that command lines of the documents may begin with."""
-NATS_VERBS = {"pub", "reply", "req", "service", "sub"}
+NATS_VERBS = {"pub", "reply", "req", "service", "stream", "sub"}
 _PROMPT = "$ "
 
 
@@ -176,10 +179,18 @@ def check_yaml(block: Block) -> None:
     elif "keys" in value:  # a codec
         assert set(value) <= {"keys", "fields"}, block.shown
         assert all(one.keys() - {"key", "file", "env"} == {"id"} for one in value["keys"]), block.shown
+    elif "subject" in value:
+        check_source(source_record(decode(m.SourcePutRequest, json.dumps(value).encode())))
     else:
         assert set(value) <= {"receivers", "processors", "exporters", "service", "rule_files", "scrape_configs"}, (
             block.shown
         )
+
+
+def check_sql(block: Block) -> None:
+    """Statements end with a semicolon, and a function that is called is one of this schema."""
+    assert block.text.rstrip().endswith(";")
+    assert set(re.findall(r"\bdwarf_\w+", block.text)) <= {"dwarf_enqueue"}, block.shown
 
 
 def check_toml(block: Block) -> None:
@@ -233,6 +244,7 @@ CHECKS: dict[str, Callable[[Block], Any]] = {
     "sh": check_commands,
     "text": check_text,
     "toml": check_toml,
+    "sql": check_sql,
     "yaml": check_yaml,
 }
 """A block of any other language, or of none, has no rule and fails."""

@@ -72,7 +72,7 @@ def test_every_metric_says_what_it_is_good_for() -> None:
 
 
 def test_no_label_can_hold_a_key() -> None:
-    """Labels are names of workflows and tasks, and words and numbers of ours."""
+    """Labels are names of workflows, tasks and sources, and words and numbers of ours."""
     labels = {label for one in CATALOGUE for label in one.labels}
     assert labels == {
         "workflow",
@@ -85,6 +85,8 @@ def test_no_label_can_hold_a_key() -> None:
         "shard",
         "priority",
         "limit",
+        "source",
+        "state",
     }
 
 

@@ -22,7 +22,7 @@ from tests.cli.test_usage import COMMANDS
 
 ROOT = Path(__file__).parents[2]
 EVERY = pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
-MADE_OF_OTHERS = {"bulk", "find", "health", "history", "iter_history", "list_all", "request", "watch"}
+MADE_OF_OTHERS = {"bulk", "find", "health", "history", "iter_history", "list_all", "request", "send_message", "watch"}
 """Methods of the client that are no operation: made of others, asked of each replica, or any operation."""
 
 

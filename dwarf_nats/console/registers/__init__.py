@@ -11,7 +11,8 @@ from .holds import HOLDS
 from .limits import LIMITS
 from .register import Register
 from .retention import RETENTION
+from .sources import SOURCES
 
-REGISTERS: tuple[Register, ...] = (LIMITS, HOLDS, RETENTION, GRAPHS, AUDIT)
+REGISTERS: tuple[Register, ...] = (LIMITS, HOLDS, RETENTION, SOURCES, GRAPHS, AUDIT)
 REGISTER_OPERATIONS: tuple[str, ...] = tuple(name for one in REGISTERS for name in one.operations)
 """All operations on registers, of which the console asks whether its user may publish them."""

@@ -39,6 +39,7 @@ class Gauges:
         self._clock = replica.clock
         self._log = replica.logger
         self._shards = shards
+        self._sources = replica.sources
         self._maintenance = maintenance
         self.flows = FlowGauges(replica, shards)
         self._job: asyncio.Task[None] | None = None
@@ -98,7 +99,10 @@ class Gauges:
         self._show_lines(bands)
         await self._show_limits()
         await self._read_late()
+        await self._show_outboxes()
         show = self._instruments.show
+        if self._sources is not None:
+            show(catalogue.SOURCE_PENDING, {(name,): count for name, count in self._sources.pending().items()})
         show(catalogue.RUNNING, running)
         show(catalogue.FLOWS_ORPHANED, {(): sum(one.integrity.stalled_flows for one in self._maintenance.values())})
         show(catalogue.SHARD_UP, self._of_shards(lambda shard: int(not shard.availability.is_away)))
@@ -124,6 +128,23 @@ class Gauges:
             self._log.debug("schedules: %s", error)
         else:
             self._instruments.show(catalogue.SCHEDULES_LATE, {(): late})
+
+    async def _show_outboxes(self) -> None:
+        rows: dict[Labels, float] = {}
+        oldest: dict[Labels, float] = {}
+        for shard in tuple(self._shards.values()):
+            if shard.store.outbox is None or shard.availability.is_away:
+                continue
+            try:
+                depth = await shard.store.outbox.depth(COUNTED)
+            except Unavailable as error:
+                self._log.debug("shard %d: %s", shard.number, error, extra={"shard": shard.number})
+                continue
+            number = str(shard.number)
+            rows |= {(number, "waiting"): depth.waiting, (number, "rejected"): depth.rejected}
+            oldest[number,] = depth.oldest_us / 1_000_000
+        self._instruments.show(catalogue.OUTBOX_ROWS, rows)
+        self._instruments.show(catalogue.OUTBOX_OLDEST, oldest)
 
     def _show_lines(self, bands: list[PriorityBacklog]) -> None:
         pending: Counter[Labels] = Counter()

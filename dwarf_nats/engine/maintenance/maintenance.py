@@ -14,8 +14,10 @@ from dwarf_nats.engine.maintenance.hold_keeper import HoldKeeper
 from dwarf_nats.engine.maintenance.integrity import Integrity
 from dwarf_nats.engine.maintenance.lease_keeper import LeaseKeeper
 from dwarf_nats.engine.maintenance.lease_reaper import LeaseReaper
+from dwarf_nats.engine.maintenance.outbox import OutboxSweep
 from dwarf_nats.engine.maintenance.progress_saver import ProgressSaver
 from dwarf_nats.engine.maintenance.pruner import AuditPruner, FlowPruner, GraphPruner
+from dwarf_nats.engine.maintenance.receipt_pruner import ReceiptPruner
 from dwarf_nats.engine.maintenance.retention import Retention
 from dwarf_nats.engine.maintenance.schedule_timer import ScheduleTimer
 from dwarf_nats.engine.maintenance.schema_watch import SchemaWatch
@@ -71,6 +73,14 @@ class Maintenance:
         self.schedules = (
             ScheduleTimer(store.schedules, operations.schedule_runner, replica) if shard.number == HOME else None
         )
+        self.receipt_pruner = ReceiptPruner(
+            store.replicas, store.receiving, operations.sources if shard.number == HOME else None
+        )
+        self.outbox = (
+            OutboxSweep(replica, shard, store.outbox, groups=operations.groups, creator=operations.creator)
+            if store.outbox is not None
+            else None
+        )
         self.progress_saver = ProgressSaver(shard.progress)
         self.schema_watch = SchemaWatch(shard, replica.logger)
         self.lease_keeper = LeaseKeeper(shard.queued_steps)
@@ -99,6 +109,7 @@ class Maintenance:
         }
         if self.definitions is not None:
             duties["definitions"] = DefinitionPoll(self.definitions)
+        duties["receipts"] = self.receipt_pruner
         self.heartbeat.begin()
         self.lease_reaper.begin()
         self.waiter_poll.begin()
@@ -106,4 +117,6 @@ class Maintenance:
         if self.schedules is not None:
             jobs["schedules"] = self.schedules.run()
         jobs["holds"] = self.hold_keeper.run(self.runner)
+        if self.outbox is not None:
+            jobs["outbox"] = self.outbox.run(self.runner)
         return jobs

@@ -11,16 +11,20 @@ from dwarf_nats.engine.operations.control import FlowControl
 from dwarf_nats.engine.operations.create import Creator
 from dwarf_nats.engine.operations.explain import FlowExplanations
 from dwarf_nats.engine.operations.fork import FlowForks
+from dwarf_nats.engine.operations.groups import GroupCreator
 from dwarf_nats.engine.operations.holds import HoldOperations
 from dwarf_nats.engine.operations.idempotency import IdempotencyKeys
 from dwarf_nats.engine.operations.limits import LimitOperations
 from dwarf_nats.engine.operations.new_flows import FlowFactory
+from dwarf_nats.engine.operations.outbox import OutboxControl
 from dwarf_nats.engine.operations.queries import FlowQueries
+from dwarf_nats.engine.operations.receive import MessageReceiver
 from dwarf_nats.engine.operations.retention import RetentionOperations
 from dwarf_nats.engine.operations.schedule_runs import ScheduleRunner
 from dwarf_nats.engine.operations.schedules import ScheduleRegister
 from dwarf_nats.engine.operations.shard_policies import ShardPolicies
 from dwarf_nats.engine.operations.signal import EventSignals
+from dwarf_nats.engine.operations.sources import SourceRegister
 from dwarf_nats.engine.operations.wait import FlowWaits
 from dwarf_nats.engine.placement import Placement
 from dwarf_nats.engine.replica_lookup import ReplicaLookup
@@ -38,6 +42,10 @@ class Operations:
         keys = IdempotencyKeys(shards, replica.deployment)
         self.factory = FlowFactory(replica)
         self.creator = Creator(placement, keys, self.factory, replica)
+        self.groups = GroupCreator(placement, self.factory, replica)
+        self.receiver = MessageReceiver(shards, replica, self.creator, self.groups)
+        self.outbox = OutboxControl(shards)
+        self.sources = SourceRegister(shards, replica)
         self.threads = ThreadContinuer(placement, keys, self.factory, replica)
         self.control = FlowControl(placement, replica)
         self.forks = FlowForks(placement, replica)

@@ -231,6 +231,33 @@ TABLES = {
         "What each retention rule has removed here.",
         {"removed": "root flows so far", "last_run": "when it was last carried out to the end"},
     ),
+    "dwarf_received": Comment(
+        "Messages of sources that started flows, remembered for two days, also when the flow is gone.",
+        {
+            "scope": "a hash of source, stream and creation time of the stream",
+            "sequence": "of the message in the stream",
+        },
+    ),
+    "dwarf_source_progress": Comment(
+        "How far sources have come, in the database of shard 1.",
+        {
+            "origin": "the stream and its creation time; empty for a source without a stream",
+            "floor": "all messages up to this sequence are dealt with",
+            "rejected": "messages that could not be used",
+        },
+    ),
+    "dwarf_outbox": Comment(
+        "Flows that callers want, written by `dwarf_enqueue` in transactions of their own; a row goes with the creation of\n"
+        "its flow.",
+        {
+            "state": "JSON",
+            "options": "JSON",
+            "due_at": "when it is taken up, or taken up again",
+            "attempts": "those that failed",
+            "reason": "why the last attempt failed",
+            "rejected_at": "since when it is put aside, as it cannot be used; null if it is not",
+        },
+    ),
     "dwarf_ids": Comment("The next id of each kind: flow, step and replica; taken in blocks."),
     "dwarf_compatibility": Comment(
         "One row: which replicas may run on this schema.",

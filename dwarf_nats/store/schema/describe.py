@@ -37,6 +37,10 @@ where t.relnamespace = current_schema()::regnamespace and not i.indisprimary ord
 _POSTGRES_SEQUENCES = """
 select sequencename, start_value, increment_by from pg_sequences where schemaname = current_schema() order by sequencename
 """
+_POSTGRES_FUNCTIONS = """
+select pg_get_functiondef(oid) from pg_proc where pronamespace = current_schema()::regnamespace and proname like 'dwarf%'
+order by proname
+"""
 _SQLITE_TABLES = "select name from sqlite_master where type = 'table' and name not like 'sqlite_%' order by name"
 _SQLITE_INDEXES = (
     "select tbl_name, sql from sqlite_master where type = 'index' and sql is not null order by tbl_name, name"
@@ -57,10 +61,11 @@ class Table:
 
 @dataclass(slots=True)
 class Schema:
-    """All tables of a database by name, and the statements for its sequences."""
+    """All tables of a database by name, and the statements for its sequences and functions."""
 
     tables: dict[str, Table] = field(default_factory=dict)
     sequences: list[str] = field(default_factory=list)
+    functions: list[str] = field(default_factory=list)
 
     def table(self, name: str) -> Table:
         return self.tables.setdefault(name, Table())
@@ -79,6 +84,8 @@ async def read_postgres(database: Database) -> Schema:
         schema.table(table).indexes.append(_plain(index).replace(" using btree", ""))
     for name, start, step in await database.fetch(_POSTGRES_SEQUENCES):
         schema.sequences.append(f"create sequence {name} start {start} increment {step};")
+    for (function,) in await database.fetch(_POSTGRES_FUNCTIONS):
+        schema.functions.append(f"{_without_schema(function)};")
     return schema
 
 
@@ -103,6 +110,12 @@ def _column(kind: str, not_null: bool, default: str | None) -> str:
     return f"{kind}{' not null' if not_null else ''}{value}"
 
 
+def _without_schema(function: str) -> str:
+    """Return a definition as it is in any schema, lines without blanks at their end."""
+    lines = (line.rstrip() for line in function.strip().splitlines() if not line.lstrip().startswith("SET search_path"))
+    return "\n".join(lines).replace("FUNCTION public.", "FUNCTION ")
+
+
 def _plain(sql: str) -> str:
     """Return a definition on one line, without casts, its keywords in lower case."""
     return _KEYWORD.sub(lambda word: word[0].lower(), _CAST.sub("", " ".join(sql.split())))
@@ -115,6 +128,7 @@ def render(schema: Schema) -> str:
         parts.append("\n".join([_comment("Ids, taken in blocks."), *schema.sequences]))
     known = [name for name in TABLES if name in schema.tables]
     parts += [_table(name, schema.tables[name], TABLES[name]) for name in known]
+    parts += schema.functions
     missing = sorted(set(schema.tables) - set(known))
     if missing:
         raise KeyError(f"no comment says what is in {', '.join(missing)}: add one to store/schema/comments.py")

@@ -3,6 +3,7 @@
 
 -- Ids, taken in blocks.
 create sequence dwarf_flow_ids start 1 increment 1000;
+create sequence dwarf_outbox_ids start 1 increment 1;
 create sequence dwarf_replica_ids start 1 increment 1;
 create sequence dwarf_step_ids start 1 increment 5000;
 
@@ -398,6 +399,47 @@ create table dwarf_retention (
   primary key (name)
 );
 
+-- Messages of sources that started flows, remembered for two days, also when the flow is gone.
+create table dwarf_received (
+  scope bigint not null,  -- a hash of source, stream and creation time of the stream
+  sequence bigint not null,  -- of the message in the stream
+  flow_id bigint not null,
+  received_at bigint not null,
+  primary key (scope, sequence)
+);
+create index dwarf_received_old on dwarf_received (received_at);
+
+-- How far sources have come, in the database of shard 1.
+create table dwarf_source_progress (
+  source text not null,
+  origin text not null,  -- the stream and its creation time; empty for a source without a stream
+  floor bigint not null,  -- all messages up to this sequence are dealt with
+  rejected bigint not null,  -- messages that could not be used
+  last_error text,
+  last_error_at bigint,
+  updated_at bigint not null,
+  primary key (source, origin)
+);
+
+-- Flows that callers want, written by `dwarf_enqueue` in transactions of their own; a row goes with the creation of
+-- its flow.
+create table dwarf_outbox (
+  row_id bigint not null default nextval('dwarf_outbox_ids'::regclass),
+  workflow text not null,
+  state text not null,  -- JSON
+  options text not null,  -- JSON
+  created_at bigint not null,
+  due_at bigint not null,  -- when it is taken up, or taken up again
+  attempts integer not null default 0,  -- those that failed
+  reason text,  -- why the last attempt failed
+  rejected_at bigint,  -- since when it is put aside, as it cannot be used; null if it is not
+  primary key (row_id)
+);
+create index dwarf_outbox_due on dwarf_outbox (due_at, row_id)
+  where rejected_at is null;
+create index dwarf_outbox_rejected on dwarf_outbox (row_id)
+  where rejected_at is not null;
+
 -- One row: which replicas may run on this schema.
 create table dwarf_compatibility (
   one integer not null,  -- 1
@@ -410,3 +452,28 @@ create table dwarf_schema (
   version_num character varying(32) not null,
   primary key (version_num)
 );
+
+CREATE OR REPLACE FUNCTION dwarf_enqueue(workflow text, state jsonb DEFAULT '{}'::jsonb, options jsonb DEFAULT '{}'::jsonb)
+ RETURNS bigint
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+AS $function$
+declare
+  made bigint;
+begin
+  if coalesce(workflow, '') = '' then
+    raise exception 'dwarf_enqueue: the workflow is missing' using errcode = '22023';
+  end if;
+  if jsonb_typeof(coalesce(state, '{}')) <> 'object' then
+    raise exception 'dwarf_enqueue: the state must be a JSON object, got %', jsonb_typeof(state) using errcode = '22023';
+  end if;
+  if jsonb_typeof(coalesce(options, '{}')) <> 'object' then
+    raise exception 'dwarf_enqueue: the options must be a JSON object, got %', jsonb_typeof(options)
+      using errcode = '22023';
+  end if;
+  insert into dwarf_outbox (workflow, state, options, created_at, due_at)
+  values (workflow, coalesce(state, '{}'), coalesce(options, '{}'), (extract(epoch from now()) * 1000000)::bigint, (extract(epoch from now()) * 1000000)::bigint)
+  returning row_id into made;
+  perform pg_notify('dwarf_outbox', '');
+  return made;
+end $function$;

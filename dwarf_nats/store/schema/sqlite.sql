@@ -381,6 +381,28 @@ create table dwarf_retention (
   primary key (name)
 );
 
+-- Messages of sources that started flows, remembered for two days, also when the flow is gone.
+create table dwarf_received (
+  scope bigint not null,  -- a hash of source, stream and creation time of the stream
+  sequence bigint not null,  -- of the message in the stream
+  flow_id bigint not null,
+  received_at bigint not null,
+  primary key (scope, sequence)
+);
+create index dwarf_received_old on dwarf_received (received_at);
+
+-- How far sources have come, in the database of shard 1.
+create table dwarf_source_progress (
+  source text not null,
+  origin text not null,  -- the stream and its creation time; empty for a source without a stream
+  floor bigint not null,  -- all messages up to this sequence are dealt with
+  rejected bigint not null,  -- messages that could not be used
+  last_error text,
+  last_error_at bigint,
+  updated_at bigint not null,
+  primary key (source, origin)
+);
+
 -- The next id of each kind: flow, step and replica; taken in blocks.
 create table dwarf_ids (
   kind text,

@@ -1,0 +1,105 @@
+"""Requests to the JetStream API of the server, with refusals in words."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import msgspec
+import nats.errors
+
+from dwarf_nats.errors import BadRequest, DwarfError, Forbidden, NotFound, Unavailable
+from dwarf_nats.nats_client import forbidden
+from dwarf_nats.wire.violations import Violation
+
+from .connection import Connection
+
+API = "$JS.API"
+ACK = "$JS.ACK"
+TIMEOUT_SECONDS = 5.0
+REMEDY = "grant a replica what the permission template replica.conf has for JetStream"
+NO_STREAM, NO_CONSUMER = 10059, 10014
+"""Codes of the server for a stream or consumer that is not there."""
+
+
+class ApiError(msgspec.Struct):
+    """The error in a reply of the API."""
+
+    code: int = 500
+    err_code: int = 0
+    description: str = ""
+
+
+class _Reply(msgspec.Struct):
+    error: ApiError | None = None
+
+
+class Missing(NotFound):
+    """The stream or the consumer is not there."""
+
+
+class JetStreamApi:
+    """Asks the JetStream API over the connection of a replica."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    async def ask(self, subject: str, request: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Ask for something below `$JS.API`; return the reply.
+
+        Raises `Missing` for a stream or consumer that is not there, `Forbidden`, `Unavailable` for what may pass,
+        `BadRequest` for what the server refuses.
+        """
+        full = f"{API}.{subject}"
+        body = msgspec.json.encode(request) if request else b""
+        data = await self._reply(full, body)
+        try:
+            error = msgspec.json.decode(data, type=_Reply).error
+            found: dict[str, Any] = msgspec.json.decode(data)
+        except msgspec.MsgspecError as malformed:
+            raise Unavailable(f"JetStream answered {full} with what is no reply: {malformed}") from None
+        if error is not None:
+            raise _refusal(error)
+        return found
+
+    async def _reply(self, subject: str, body: bytes) -> bytes:
+        refused: asyncio.Future[Violation] = asyncio.get_running_loop().create_future()
+
+        def listen(violation: Violation) -> bool:
+            if violation.publish and violation.concerns(subject) and not refused.done():
+                refused.set_result(violation)
+                return True
+            return False
+
+        end = self._connection.on_refused(listen)
+        asking = asyncio.ensure_future(self._connection.request(subject, body, timeout=TIMEOUT_SECONDS))
+        try:
+            waiting: set[asyncio.Future[Any]] = {asking, refused}
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            if refused.done():
+                raise forbidden(self._connection, refused.result(), REMEDY)
+            message = await asking
+            return bytes(message.data)
+        except nats.errors.NoRespondersError:
+            raise Unavailable(
+                "JetStream does not answer: it is not enabled for this account, or has no leader now"
+            ) from None
+        except (TimeoutError, nats.errors.TimeoutError):
+            raise Unavailable(f"JetStream did not answer {subject} within {TIMEOUT_SECONDS:g} s") from None
+        except nats.errors.Error as error:
+            raise Unavailable(f"the connection to NATS is down: {error}") from None
+        finally:
+            end()
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
+
+
+def _refusal(error: ApiError) -> DwarfError:
+    words = error.description or f"error {error.err_code}"
+    if error.err_code in (NO_STREAM, NO_CONSUMER):
+        return Missing(words)
+    if error.code == 403:
+        return Forbidden(f"JetStream refuses that: {words}")
+    if error.code in (400, 404, 409):
+        return BadRequest(f"JetStream refuses that: {words}")
+    return Unavailable(f"JetStream cannot do that now: {words}")
