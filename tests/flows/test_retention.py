@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from dwarf_nats.engine import Engine
-from dwarf_nats.engine.maintenance.maintenance import Maintenance
 from dwarf_nats.errors import BadRequest, NotFound, Unavailable
 from dwarf_nats.testing import TaskProxy
 from dwarf_nats.workflow.options import FlowOptions, Query
@@ -260,12 +259,12 @@ async def test_only_the_leader_removes(pg_dsn: str) -> None:
         assert (await first.list())[0] == []
 
 
-def test_the_pass_rests_longer_the_longer_it_looks(dsn: str) -> None:
+async def test_the_pass_rests_longer_the_longer_it_looks(dsn: str) -> None:
     """M2: looking at flows that stay costs at most a small share of the time."""
-    made = replica(dsn, TaskProxy())
-    duty = Maintenance(made.shards[1], made.replica).retention
-    assert duty.interval() == 60
-    duty._looking_seconds = 10
-    assert duty.interval() == 500
-    duty._looking_seconds = 1e6
-    assert duty.interval() == 3600
+    async with bench(dsn, line("one", "a")) as it:
+        duty = maintenance_of(it.engine).retention
+        assert duty.interval() == 60
+        duty._looking_seconds = 10
+        assert duty.interval() == 500
+        duty._looking_seconds = 1e6
+        assert duty.interval() == 3600
