@@ -34,7 +34,9 @@ COMMANDS = {
     "retention": LazyCommand(
         "dwarf_nats.cli.retention", "Retention: remove flows by themselves, once they have ended and are old."
     ),
-    "limit": LazyCommand("dwarf_nats.cli.limit", "Limits: how many run at once, how many begin in a second."),
+    "limit": LazyCommand(
+        "dwarf_nats.cli.limit", "Limits: how many of a task or workflow run at once, and how many begin in a second."
+    ),
     "hold": LazyCommand("dwarf_nats.cli.hold", "Holds: stop tasks and workflows by hand, and let them go on."),
     "schedule": LazyCommand("dwarf_nats.cli.schedule", "Schedules: start flows at due times."),
     "graph": LazyCommand("dwarf_nats.cli.graph", "Graphs: register, look at and check them."),
