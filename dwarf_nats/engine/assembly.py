@@ -36,7 +36,7 @@ from dwarf_nats.workflow.limit import KIND as LIMIT
 
 if TYPE_CHECKING:
     from dwarf_nats.engine.ports import Ports
-    from dwarf_nats.ports import Store
+    from dwarf_nats.ports import Clock, Store
 
 log = logging.getLogger("dwarf_nats.engine")
 
@@ -75,14 +75,7 @@ def new_replica(
         services=ports.services,
         notices=ports.notices,
         signals=ports.signals,
-        graphs=GraphBook(
-            {store.shard: store.graphs for store in stores},
-            ports.graphs,
-            away=deployment.is_away,
-            services=ports.services,
-            limits=settings.limits(),
-            clock=clock,
-        ),
+        graphs=_graph_book(stores, ports, deployment, settings=settings, clock=clock),
         events=events,
         event_asks=events,
         peers=ports.peers,
@@ -102,6 +95,19 @@ def new_replica(
         instruments=Instruments(telemetry.meter_provider, counters),
         traces=Traces(telemetry.tracer_provider),
         logger=logger,
+    )
+
+
+def _graph_book(
+    stores: Sequence[Store], ports: Ports, deployment: Deployment, *, settings: EngineSettings, clock: Clock
+) -> GraphBook:
+    return GraphBook(
+        {store.shard: store.graphs for store in stores},
+        ports.graphs,
+        away=deployment.is_away,
+        services=ports.services,
+        limits=settings.limits(),
+        clock=clock,
     )
 
 

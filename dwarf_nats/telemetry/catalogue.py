@@ -8,9 +8,16 @@ they are. No label takes a key; and since callers can make up names of workflows
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import StrEnum
 from textwrap import fill
+
+from .metric import Kind as Kind
+from .metric import Metric as Metric
+from .source_metrics import OUTBOX_OLDEST as OUTBOX_OLDEST
+from .source_metrics import OUTBOX_ROWS as OUTBOX_ROWS
+from .source_metrics import OUTBOX_STARTED as OUTBOX_STARTED
+from .source_metrics import SOURCE_PENDING as SOURCE_PENDING
+from .source_metrics import SOURCE_REJECTED as SOURCE_REJECTED
+from .source_metrics import SOURCE_STARTED as SOURCE_STARTED
 
 SCOPE = "dwarf_nats"
 MANY_NAMES = 1_000
@@ -26,33 +33,6 @@ KEYS = 1_000
 """Fairness keys of one band that are read."""
 COUNTED_FLOWS = 10_000
 """Flows of one status and shard that a gauge counts at most."""
-
-
-class Kind(StrEnum):
-    """The kind of a metric."""
-
-    COUNTER = "counter"
-    """Grows from the start of the replica."""
-    GAUGE = "gauge"
-    """The present value, as the replica read it last."""
-    HISTOGRAM = "histogram"
-    """The distribution of values over buckets."""
-
-
-@dataclass(slots=True, frozen=True)
-class Metric:
-    """One metric. `interpretation`: its meaning for an operator. `rests_at_zero`: any other value needs to be investigated."""
-
-    name: str
-    kind: Kind
-    unit: str
-    labels: tuple[str, ...]
-    description: str
-    interpretation: str = ""
-    rests_at_zero: bool = False
-    of_deployment: bool = False
-    """Read from the databases: each replica shows the same, so take the largest and never the sum."""
-    buckets: tuple[float, ...] = ()
 
 
 _C, _G, _H = Kind.COUNTER, Kind.GAUGE, Kind.HISTOGRAM
@@ -216,60 +196,6 @@ REQUESTS_LOST = Metric(
     "Their senders do not know. Publish more slowly, give a reply subject, or raise `--max-queued-bytes`.",
     rests_at_zero=True,
 )  # fmt: skip
-SOURCE_STARTED = Metric(
-    name="dwarf_source_started_total",
-    kind=_C,
-    unit="{message}",
-    labels=("source",),
-    description="Messages of a source that have started a flow or signalled an event.",
-    interpretation="Throughput of the source.",
-)
-SOURCE_REJECTED = Metric(
-    name="dwarf_source_rejected_total",
-    kind=_C,
-    unit="{message}",
-    labels=("source",),
-    description="Messages of a source that cannot be used: no JSON, an expression without a value, a request that would be"
-    " refused.",
-    interpretation="They are published on `dwarf.rejected.<source>`; `dwarf-nats source get NAME` shows the last reason.",
-    rests_at_zero=True,
-)
-SOURCE_PENDING = Metric(
-    name="dwarf_source_pending",
-    kind=_G,
-    unit="{message}",
-    labels=("source",),
-    description="Messages that wait in the stream of a source.",
-    interpretation="If it grows, flows are started more slowly than messages come, or the source is held up.",
-    of_deployment=True,
-)
-OUTBOX_STARTED = Metric(
-    name="dwarf_outbox_started_total",
-    kind=_C,
-    unit="{row}",
-    labels=(),
-    description="Rows of outboxes that became flows.",
-    interpretation="The load that comes by `dwarf_enqueue`.",
-)
-OUTBOX_ROWS = Metric(
-    name="dwarf_outbox_rows",
-    kind=_G,
-    unit="{row}",
-    labels=("shard", "state"),
-    description="Rows in the outbox of a shard: `waiting` to become flows, or `rejected`, which cannot be used and are kept"
-    " with the reason. Counting ends at 10,000.",
-    interpretation="Rejected rows need a person: `dwarf-nats outbox list` shows them.",
-    of_deployment=True,
-)
-OUTBOX_OLDEST = Metric(
-    name="dwarf_outbox_oldest_age_seconds",
-    kind=_G,
-    unit="s",
-    labels=("shard",),
-    description="Age of the oldest row that waits in the outbox of a shard.",
-    interpretation="Above a few seconds no replica takes rows, or their workflow is not there.",
-    of_deployment=True,
-)
 SIGNALS_MALFORMED = Metric(
     "dwarf_signals_malformed_total", _C, "{signal}", (),
     "Signals of other replicas that could not be read and were dropped.",
