@@ -242,3 +242,33 @@ async def test_the_audit_trail_is_a_page_and_the_one_of_a_flow_is_reached_from_i
     assert "recalled" in page
     assert other[:-17] not in page
     assert key[-16:] not in page
+
+
+async def test_a_schedule_is_put_triggered_paused_and_backfilled_by_its_page(browser: Browser, caller: Caller) -> None:
+    """R3: its words, its next due times and what became of the last ones are on the page."""
+    await caller.ok("graph.put", **stage.ASK)
+    text = "name: nightly\nworkflow: release\ncron: 0 2 * * *\ntimezone: Europe/Berlin\n"
+    put = await browser.post("/register/schedules/put", text=text, entry="")
+    assert (put.status_code, put.headers["Location"]) == (303, "/schedules/nightly")
+    rows = await browser.page("/schedules")
+    assert "At 02:00" in rows
+    assert "Active" in rows
+    assert (await browser.post("/register/schedules/trigger", entry="nightly")).status_code == 303
+    page = await browser.page("/schedules/nightly")
+    assert "started" in page
+    assert page.count("<time") >= 10, "the next due times"
+    assert 'href="/workflow/release"' in page
+    assert "Pause" in page
+    assert (await browser.post("/register/schedules/pause", entry="nightly")).status_code == 303
+    assert (await caller.ok("schedule.get", name="nightly"))["paused"] is True
+    paused = await browser.page("/schedules/nightly")
+    assert "Resume" in paused
+    assert (await browser.post("/register/schedules/resume", entry="nightly")).status_code == 303
+    span = {"f.from": "2026-01-31T00:00:00Z", "f.to": "2026-02-02T00:00:00Z"}
+    filled = await browser.post("/register/schedules/backfill", entry="nightly", **span)
+    assert filled.status_code == 303, filled.text
+    assert len((await caller.ok("flow.list", workflow="release"))["flows"]) == 3
+    wrong = await browser.post("/register/schedules/put", text=text.replace("0 2", "99 2"), entry="")
+    assert wrong.status_code == 400
+    assert re.search(r'role="alert">[^<]*cron', wrong.text)
+    assert (await browser.post("/register/schedules/delete", entry="nightly")).status_code == 303

@@ -11,8 +11,9 @@ from .holds import HOLDS
 from .limits import LIMITS
 from .register import Register
 from .retention import RETENTION
+from .schedules import SCHEDULES
 from .sources import SOURCES
 
-REGISTERS: tuple[Register, ...] = (LIMITS, HOLDS, RETENTION, SOURCES, GRAPHS, AUDIT)
+REGISTERS: tuple[Register, ...] = (SCHEDULES, SOURCES, LIMITS, HOLDS, RETENTION, GRAPHS, AUDIT)
 REGISTER_OPERATIONS: tuple[str, ...] = tuple(name for one in REGISTERS for name in one.operations)
 """All operations on registers, of which the console asks whether its user may publish them."""
