@@ -115,6 +115,7 @@ class FuzzRig:
     async def at_rest(self) -> None:
         """Until nothing runs and nothing is due: what is left waits on purpose. Then nothing is leased."""
         await self.ask("flow.run", b'{"task": 1}')  # when this is answered, the replica has all that was sent before
+        await self._end_definitions()
         loop = asyncio.get_running_loop()
         end = loop.time() + SOON
         while True:
@@ -127,6 +128,14 @@ class FuzzRig:
                 return
             assert loop.time() < end, ("stuck", [tuple(row) for row in left])
             await asyncio.sleep(0.005)
+
+    async def _end_definitions(self) -> None:
+        """What holds steps, or makes new ones, ends: limits, holds, sources, schedules."""
+        definitions = self.engine.replica.definitions
+        for kind in ("source", "limit", "hold", "retention", "shard"):
+            for one in await definitions.list(kind):
+                await definitions.delete(kind, one.name)
+        await self.fetch("delete from dwarf_schedules")
 
     async def clear(self) -> None:
         """Nothing of these examples is left for the next ones."""

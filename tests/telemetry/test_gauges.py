@@ -160,7 +160,7 @@ async def test_the_databases_are_read_once_for_every_collection_and_not_for_nobo
     async def pass_by(seconds: int) -> None:
         for _ in range(seconds):
             clock.advance(TICK_SECONDS)
-            for _ in range(3):
+            for _ in range(10):
                 await asyncio.sleep(0)
                 await timed.engine.list()
 
