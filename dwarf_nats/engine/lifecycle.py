@@ -86,6 +86,7 @@ class Lifecycle:
                 async with asyncio.timeout(drain_ms / 1000):
                     await self._replica.slots.idle.wait()
         await self._replica.fetcher.close()
+        await self.gauges.close()
         await self._replica.events.close()
         await self._replica.definitions.close()
         await self._replica.audit.close()
@@ -94,7 +95,6 @@ class Lifecycle:
         await asyncio.gather(*(shard.close() for shard in self._shards.values()))
         await self._limit_sweep.close()
         await self._replica.limits.close()
-        await self.gauges.close()
 
     # -- shards
 

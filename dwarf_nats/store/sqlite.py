@@ -175,7 +175,10 @@ class Sqlite:
                 await self._call(self._begin)
                 yield _Transaction(self._within)
             except BaseException:
-                await self._call(self._roll_back)
+                # A database that was closed meanwhile has rolled back. What ended the transaction stays the error: a cancellation
+                # that became another one would be lost, and its task would go on for ever.
+                with contextlib.suppress(Unavailable):
+                    await self._call(self._roll_back)
                 raise
             await self._call(lambda: self._opened().execute("commit"))
 
