@@ -175,8 +175,8 @@ class Sqlite:
                 await self._call(self._begin)
                 yield _Transaction(self._within)
             except BaseException:
-                # A database that was closed meanwhile has rolled back. What ended the transaction stays the error: a cancellation
-                # that became another one would be lost, and its task would go on for ever.
+                # A database that was closed meanwhile has rolled back. What ended the transaction stays the error: of a
+                # cancellation that became another one nobody would know, and its task would go on for ever.
                 with contextlib.suppress(Unavailable):
                     await self._call(self._roll_back)
                 raise
