@@ -26,10 +26,12 @@ if TYPE_CHECKING:
     )
     from dwarf_nats.sdk.client import Change, Client
     from dwarf_nats.sdk.codec import Codec
+    from dwarf_nats.sdk.message_sources import Stored
     from dwarf_nats.sdk.serving import main, serve
     from dwarf_nats.sdk.worker import Worker
     from dwarf_nats.wire.connect_options import ConnectOptions
     from dwarf_nats.wire.messages import HealthReply
+    from dwarf_nats.wire.outbox_messages import OutboxRowInfo
     from dwarf_nats.workflow.answer import ErrorInfo
     from dwarf_nats.workflow.audit import AuditQuery, AuditRecord
     from dwarf_nats.workflow.bulk import Bulk, BulkAction, BulkFailure, BulkMember, BulkPage
@@ -40,9 +42,22 @@ if TYPE_CHECKING:
     from dwarf_nats.workflow.nodes import PublishMessage, RetryPolicy, SendRequest, SetFields
     from dwarf_nats.workflow.options import FlowOptions, Query
     from dwarf_nats.workflow.progress import Progress
-    from dwarf_nats.workflow.records import EventReceipt, FlowSummary, GraphInfo, Outcome, Pause, ShardInfo, Step
+    from dwarf_nats.workflow.records import (
+        EventReceipt,
+        FlowCounts,
+        FlowSummary,
+        GraphInfo,
+        HoldInfo,
+        KeyBacklog,
+        Outcome,
+        Pause,
+        PriorityBacklog,
+        ShardInfo,
+        Step,
+    )
     from dwarf_nats.workflow.retention import RetentionInfo, RetentionPreview, RetentionRule
     from dwarf_nats.workflow.schedules import Overlap, RunOutcome, Schedule, ScheduleInfo, ScheduleRun
+    from dwarf_nats.workflow.sources import Source, SourceInfo, SourceSignal, SourceStart, SourceState
     from dwarf_nats.workflow.status import Status
     from dwarf_nats.workflow.step_details import Branch, FailedAttempt, StepPause
     from dwarf_nats.workflow.task_error import SubgraphError, TaskError, WaitTimeout
@@ -70,19 +85,24 @@ __all__ = [
     "Explanation",
     "FailedAttempt",
     "Flow",
+    "FlowCounts",
     "FlowOptions",
     "FlowSummary",
     "Forbidden",
     "Graph",
     "GraphInfo",
     "HealthReply",
+    "HoldInfo",
     "Internal",
+    "KeyBacklog",
     "Limit",
     "LimitInfo",
     "NotFound",
+    "OutboxRowInfo",
     "Outcome",
     "Overlap",
     "Pause",
+    "PriorityBacklog",
     "Progress",
     "PublishMessage",
     "Query",
@@ -98,9 +118,15 @@ __all__ = [
     "SendRequest",
     "SetFields",
     "ShardInfo",
+    "Source",
+    "SourceInfo",
+    "SourceSignal",
+    "SourceStart",
+    "SourceState",
     "Status",
     "Step",
     "StepPause",
+    "Stored",
     "SubgraphError",
     "TaskError",
     "TimedOut",
@@ -130,10 +156,12 @@ _MODULES = {
     ),
     "dwarf_nats.sdk.client": ("Change", "Client"),
     "dwarf_nats.sdk.codec": ("Codec",),
+    "dwarf_nats.sdk.message_sources": ("Stored",),
     "dwarf_nats.sdk.serving": ("main", "serve"),
     "dwarf_nats.sdk.worker": ("Worker",),
     "dwarf_nats.wire.connect_options": ("ConnectOptions",),
     "dwarf_nats.wire.messages": ("HealthReply",),
+    "dwarf_nats.wire.outbox_messages": ("OutboxRowInfo",),
     "dwarf_nats.workflow.answer": ("ErrorInfo",),
     "dwarf_nats.workflow.audit": ("AuditQuery", "AuditRecord"),
     "dwarf_nats.workflow.bulk": ("Bulk", "BulkAction", "BulkFailure", "BulkMember", "BulkPage"),
@@ -146,15 +174,20 @@ _MODULES = {
     "dwarf_nats.workflow.progress": ("Progress",),
     "dwarf_nats.workflow.records": (
         "EventReceipt",
+        "FlowCounts",
         "FlowSummary",
         "GraphInfo",
+        "HoldInfo",
+        "KeyBacklog",
         "Outcome",
         "Pause",
+        "PriorityBacklog",
         "ShardInfo",
         "Step",
     ),
     "dwarf_nats.workflow.retention": ("RetentionInfo", "RetentionPreview", "RetentionRule"),
     "dwarf_nats.workflow.schedules": ("Overlap", "RunOutcome", "Schedule", "ScheduleInfo", "ScheduleRun"),
+    "dwarf_nats.workflow.sources": ("Source", "SourceInfo", "SourceSignal", "SourceStart", "SourceState"),
     "dwarf_nats.workflow.status": ("Status",),
     "dwarf_nats.workflow.step_details": ("Branch", "FailedAttempt", "StepPause"),
     "dwarf_nats.workflow.task_error": ("SubgraphError", "TaskError", "WaitTimeout"),

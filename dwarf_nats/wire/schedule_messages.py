@@ -96,7 +96,7 @@ class ScheduleListRequest(Request):
     """List schedules by name, of one workflow if it is named (R3)."""
 
     workflow: Maybe[Subject] = UNSET
-    limit: Maybe[int] = UNSET
+    limit: Maybe[Annotated[int, Meta(ge=1, le=1000)]] = UNSET
     cursor: Maybe[str] = UNSET
 
 

@@ -211,6 +211,7 @@ def test_a_nats_that_is_not_there_is_one_line_that_names_it(path: tuple[str, ...
     }
     options = {
         ("flow", "purge"): ["--status", "completed"],
+        ("retention", "put"): ["--older-than", "30d"],
         ("schedule", "put"): ["--workflow", "report", "--cron", "0 3 * * *"],
         ("schedule", "backfill"): ["--from", "2026-01-01", "--to", "2026-01-02"],
     }

@@ -21,6 +21,7 @@ from dwarf_nats.wire.operations import OPERATIONS
 from dwarf_nats.workflow.audit import AuditQuery
 from dwarf_nats.workflow.limit import Limit
 from dwarf_nats.workflow.schedules import Schedule
+from dwarf_nats.workflow.sources import Source, SourceStart
 from dwarf_nats.workflow.status import Status
 from tests.support.workers import Asked, refuse
 
@@ -69,6 +70,17 @@ CALLS: dict[str, Callable[[Client], Awaitable[Any]]] = {
     "flow.create": lambda c: c.create("greet", {"a": 1}, FlowOptions(thread=FLOW)),
     "flow.create_task": lambda c: c.create_task("charge", b'{"a":1}', start=True),
     "flow.start": lambda c: c.start(FLOW, "orders.done"),
+    "source.put": lambda c: c.put_source(
+        Source(name="orders", subject="orders.placed", start=SourceStart(workflow="order"))
+    ),
+    "source.get": lambda c: c.get_source("orders"),
+    "source.list": lambda c: c.list_sources(),
+    "source.delete": lambda c: c.delete_source("orders"),
+    "source.pause": lambda c: c.pause_source("orders"),
+    "source.resume": lambda c: c.resume_source("orders"),
+    "outbox.list": lambda c: c.list_outbox(rejected=True, limit=50),
+    "outbox.retry": lambda c: c.retry_outbox("1-42"),
+    "outbox.delete": lambda c: c.delete_outbox("1-42"),
     "schedule.put": lambda c: c.put_schedule(Schedule(name="nightly", workflow="report", cron="0 3 * * *")),
     "schedule.get": lambda c: c.get_schedule("nightly"),
     "schedule.list": lambda c: c.list_schedules(50, "nightly", workflow="report"),

@@ -52,7 +52,7 @@ async def test_a_task_is_told_what_it_needs_to_know(caller: Caller) -> None:
     assert {name: headers[name] for name in headers if name not in ("traceparent", "tracestate")} == {
         "Dwarf-Flow-Key": body["flowKey"], "Dwarf-Step-Key": body["stepKey"], "Dwarf-Workflow": "acme.order",
         "Dwarf-Task": "op%C5%82ata 100%25", "Dwarf-Attempt": "0", "Dwarf-Deadline": body["deadline"],
-        "Dwarf-Accept-Ms": headers["Dwarf-Accept-Ms"],
+        "Dwarf-Accept-Ms": headers["Dwarf-Accept-Ms"], "Dwarf-Queue": "1",
     }  # fmt: skip
     assert int(headers["Dwarf-Accept-Ms"]) > 0
     await caller.answer(message)

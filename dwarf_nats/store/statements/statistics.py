@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dwarf_nats.store.dialect import listed
 from dwarf_nats.workflow.status import Status
 
 # SQLite uses a partial index only if its condition stands in the statement, word for word.
-_STOPPED = "status = '{}' and status in ('interrupted', 'failed', 'cancelled') and surgraph_step_id is null"
+_WAITING = listed((Status.INTERRUPTED, Status.FAILED, Status.CANCELLED))
+_STOPPED = f"status = '{{}}' and status in {_WAITING} and surgraph_step_id is null"
 _FOUND = {
     # All running flows are in this index, those that were called are left out afterwards.
     Status.RUNNING: "status = 'running' order by updated_at",
