@@ -13,6 +13,8 @@ import asyncio
 import statistics
 import tempfile
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +64,7 @@ async def copies(
 
 
 async def lay_down(store: SqlStore, flows: int) -> None:
-    """So many flows that run and whose entry step is due tomorrow, with the tag."""
+    """Write running flows with the tag, whose entry steps are due tomorrow."""
     ((model, created_at),) = await store.database.fetch(MODEL)
     flow = f"({FIRST_ID} + n)"
     alike = {"flow_id": flow, "thread_id": flow, "root_id": flow, "status": "'running'", "final_state": "null"}
@@ -214,6 +216,23 @@ async def settled(arm: Beside) -> None:
         written = now
 
 
+@asynccontextmanager
+async def servers(*, sqlite: bool) -> AsyncIterator[Servers]:
+    """A nats-server and, unless on SQLite, a PostgreSQL, which end with the measurement."""
+    bus, database = NatsServer(), PostgresServer()
+    with tempfile.TemporaryDirectory(prefix="dwarf-bench-") as folder:
+        await bus.start()
+        try:
+            if not sqlite:
+                await database.start()
+            dsn = "" if sqlite else await database.create_database("bench")
+            yield Servers(dsn, bus.url, Path(folder))
+        finally:
+            if not sqlite:
+                await database.stop("immediate")
+            await bus.stop()
+
+
 async def main() -> None:
     parser = argparse.ArgumentParser(prog="bench.bulk", description=__doc__)
     parser.add_argument("flows", type=int)
@@ -221,18 +240,8 @@ async def main() -> None:
     parser.add_argument("--alone", action="store_true", help="without a load beside it")
     parser.add_argument("--concurrency", type=int, default=64, help="flows of the load at once")
     args = parser.parse_args()
-    bus, database = NatsServer(), PostgresServer()
-    with tempfile.TemporaryDirectory(prefix="dwarf-bulk-") as folder:
-        await bus.start()
-        try:
-            if not args.sqlite:
-                await database.start()
-            dsn = "" if args.sqlite else await database.create_database("bench")
-            await measure(Servers(dsn, bus.url, Path(folder)), args)
-        finally:
-            if not args.sqlite:
-                await database.stop("immediate")
-            await bus.stop()
+    async with servers(sqlite=args.sqlite) as there:
+        await measure(there, args)
 
 
 if __name__ == "__main__":

@@ -10,9 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sqlite3
-import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -20,11 +18,10 @@ import nats
 import orjson
 
 from dwarf_nats.clock import SystemClock
-from dwarf_nats.dev_servers import NatsServer, PostgresServer
 from dwarf_nats.store.store import SqlStore
 
 from .arms import Servers
-from .bulk import DAY_US, FIRST_ID, MODEL, Beside, copies
+from .bulk import DAY_US, FIRST_ID, MODEL, Beside, copies, servers
 
 RULE = {"name": "bench", "olderThanMs": 86_400_000}
 WINDOW_SECONDS = 20.0
@@ -36,7 +33,7 @@ from pg_stat_user_tables where relname in ('dwarf_steps', 'dwarf_flows')
 
 
 async def lay_down(store: SqlStore, flows: int) -> None:
-    """So many flows that completed two days ago."""
+    """Write flows that completed two days ago."""
     ((model, _),) = await store.database.fetch(MODEL)
     ((steps,),) = await store.database.fetch("select count(*) from dwarf_steps where flow_id = $1", model)
     flow, step = f"({FIRST_ID} + n)", f"({FIRST_ID} + n * {steps} + t.depth)"
@@ -89,7 +86,7 @@ class Removal(Beside):
         return int(rule["removed"])
 
     async def room(self) -> str:
-        """What the database says of its tables."""
+        """Return what the database says of its tables."""
         if not self._on_postgres:
             connection = sqlite3.connect(f"file:{self.dsns[0].removeprefix('sqlite:///')}?mode=ro", uri=True)
             try:
@@ -137,18 +134,8 @@ async def main() -> None:
     parser.add_argument("--sqlite", action="store_true", help="on SQLite instead of PostgreSQL")
     parser.add_argument("--concurrency", type=int, default=64, help="flows of the load at once")
     args = parser.parse_args()
-    bus, database = NatsServer(), PostgresServer()
-    with tempfile.TemporaryDirectory(prefix="dwarf-retention-") as folder:
-        await bus.start()
-        try:
-            if not args.sqlite:
-                await database.start()
-            dsn = "" if args.sqlite else await database.create_database("bench")
-            await measure(Servers(dsn, bus.url, Path(folder)), args)
-        finally:
-            if not args.sqlite:
-                await database.stop("immediate")
-            await bus.stop()
+    async with servers(sqlite=args.sqlite) as there:
+        await measure(there, args)
 
 
 if __name__ == "__main__":

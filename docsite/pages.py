@@ -17,7 +17,7 @@ COPIED = (
     "LICENSE",
     "Dockerfile",
 )
-"""What the site has of the repository, at the same places: so links between files work in both."""
+"""Files and folders that the site copies, to the same places: so links between files work in both."""
 LEFT_OUT = ("node_modules", "__pycache__")
 NAVIGATION: dict[str, list[str]] = {
     "Start": ["index.md", "docs/getting-started.md", "docs/concepts.md", "docs/console.md", "docs/glossary.md"],

@@ -103,7 +103,7 @@ def _fields(struct: msgspec.Struct) -> dict[str, Any]:
 
 
 def _answered(body: bytes) -> dict[str, Any]:
-    """What a record keeps of a reply."""
+    """Return the part of a reply that a record keeps."""
     if not body:
         return {}
     reply = msgspec.json.decode(body)

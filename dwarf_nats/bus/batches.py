@@ -136,17 +136,24 @@ class Batcher:
             self._forget(subject)  # it takes none, or none any more
             return False
         now = asyncio.get_running_loop().time()
-        workers = self._workers.setdefault(url, {})
-        worker = workers.get(subject)
+        worker = self._workers.get(url, {}).get(subject)
         if worker is None:
-            if len(workers) >= MAX_WORKERS:
+            if len(self._workers.get(url, ())) >= MAX_WORKERS and not self._forget_silent(url):
                 return False
-            worker = workers[subject] = BatchWorker(subject, most, now)
+            worker = self._workers.setdefault(url, {})[subject] = BatchWorker(subject, most, now)
         worker.most, worker.answered_at = most, now
         if headers.keys() == {"dwarf-worker", "dwarf-batch"}:
             self._announced[url, block] = worker
             return True
         return False
+
+    def _forget_silent(self, url: str) -> bool:
+        """Forget the workers of a task that have answered nothing for a while; true if there were any."""
+        since = asyncio.get_running_loop().time() - FORGOTTEN_SECONDS
+        silent = [one.subject for one in self._workers.get(url, {}).values() if one.answered_at < since]
+        for subject in silent:
+            self._forget(subject)
+        return bool(silent)
 
     def _forget(self, subject: str) -> None:
         """Send a worker no more batches, of any task, before it says again that it takes some."""
@@ -191,12 +198,9 @@ class Batcher:
 
     def _shares(self, url: str, count: int) -> Iterator[tuple[BatchWorker, int]]:
         """Share steps among the workers with room, those with the most room first."""
-        since = asyncio.get_running_loop().time() - FORGOTTEN_SECONDS
-        workers = list(self._workers.get(url, {}).values())
-        for worker in workers:
-            if worker.answered_at < since:
-                self._forget(worker.subject)
-        there = sorted((one for one in workers if one.answered_at >= since and one.room > 0), key=lambda one: -one.room)
+        self._forget_silent(url)
+        workers = self._workers.get(url, {}).values()
+        there = sorted((one for one in workers if one.room > 0), key=lambda one: -one.room)
         for left, worker in zip(range(len(there), 0, -1), there, strict=True):
             share = min(worker.room, -(-count // left))
             if share <= 0:

@@ -33,7 +33,7 @@ NOTE_SECONDS = 1.0
 
 
 class ReceivedFlows(Protocol):
-    """What became of messages: an error for each that failed, in their order, and how many flows were started."""
+    """The outcome of messages: an error for each that failed, in their order, and the number of flows that were started."""
 
     @property
     def errors(self) -> list[DwarfError | None]: ...
@@ -62,7 +62,7 @@ class Incoming(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What became of a message: done, to come again (`again`), or rejected for a reason."""
+    """The outcome of a message: done, to come again (`again`), or rejected for a reason."""
 
     error: DwarfError | None = None
     again: bool = False

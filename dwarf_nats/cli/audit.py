@@ -30,7 +30,7 @@ def register(root: typer.Typer) -> None:
 @option_group("Filters")
 @dataclass(slots=True, frozen=True)
 class Filters:
-    """What to look for; all must hold."""
+    """Filters of the list; all must hold."""
 
     flow: Annotated[str | None, typer.Option(metavar="FLOW", help="What was done to this flow: id or key.")] = None
     by: Annotated[str | None, typer.Option("--by", metavar="ACTOR", help="What this actor did.")] = None

@@ -101,7 +101,7 @@ class Fields:
 @option_group("How it goes on")
 @dataclass(slots=True, frozen=True)
 class Course:
-    """How it is carried out."""
+    """Options of the run."""
 
     cursor: Annotated[str, typer.Option(help="Go on after this place, as printed when it was stopped.")] = ""
     limit: Annotated[int | None, typer.Option(min=1, max=1000, help="Flows of one request at most.")] = None

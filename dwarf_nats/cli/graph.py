@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 import msgspec
@@ -15,6 +13,7 @@ from msgspec import UNSET
 from rich.text import Text
 
 from dwarf_nats.cli.command import command, new_app
+from dwarf_nats.cli.document_file import read_values
 from dwarf_nats.cli.options import Bus, Service
 from dwarf_nats.cli.output import Output, day_and_clock, pretty, table
 from dwarf_nats.errors import BadRequest
@@ -70,19 +69,7 @@ def read_graph(path: str) -> Graph:
 
 def read_graph_file(path: str) -> GraphFile:
     """As `read_graph`, with the lines of the document."""
-    try:
-        if path == "-":
-            text = sys.stdin.buffer.read(documents.MAX_BYTES + 1)
-        else:
-            with Path(path).open("rb") as file:
-                text = file.read(documents.MAX_BYTES + 1)
-    except OSError as error:
-        raise BadRequest(f"cannot read {path}: {error.strerror}") from None
-    is_yaml = not path.endswith(".json") and not (path == "-" and text.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"))
-    try:
-        document = documents.to_document(text, is_yaml=is_yaml)
-    except BadRequest as error:
-        raise BadRequest(f"{path}: {error.message}") from None
+    document = read_values(path)
     try:
         return GraphFile(path, Graph.from_json(document.json), document)
     except BadRequest as error:

@@ -21,7 +21,7 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="The limit's name.")]
 @option_group("The limit")
 @dataclass(slots=True, frozen=True)
 class Allowance:
-    """What is limited, and how much is allowed (K1)."""
+    """The task or workflow to limit, and the numbers (K1)."""
 
     task: Annotated[str, typer.Option(metavar="URL", help="Limit the steps at this task.")] = ""
     workflow: Annotated[str, typer.Option(metavar="NAME", help="Limit the flows of this workflow.")] = ""

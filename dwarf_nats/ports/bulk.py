@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Progress(NamedTuple):
-    """How far a bulk operation has come on one shard.
+    """The progress of a bulk operation on one shard.
 
     `moment`: when it began there, on the database's clock. `created_at`, `flow_id`: the last flow that it passed, newest first.
     """

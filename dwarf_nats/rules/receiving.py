@@ -67,7 +67,7 @@ class OutboxDepth(NamedTuple):
 
 
 class SourceProgress(NamedTuple):
-    """What is kept about a source and one incarnation of its stream (`origin`), for all replicas.
+    """The record kept about a source and one incarnation of its stream (`origin`), for all replicas.
 
     `floor`: all messages up to this sequence are dealt with. `rejected`: messages of the source that could not be used.
     """

@@ -164,7 +164,7 @@ class ClaimedStep(msgspec.Struct, kw_only=True):
     slot: str = ""
     """The task its worker slot counts for (C6): its own, or if it is set, that of the step that follows on it."""
     permits: Sequence[Over] = ()
-    """What is over with it: the permits of limits that this claim holds (K1)."""
+    """The permits of limits that this claim holds, which end with it (K1)."""
     begun: bool = False
     """Its execution has begun; before that, an asyncio task that is cancelled would never run, nor tidy up."""
     called_off: bool = False

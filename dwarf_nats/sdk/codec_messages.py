@@ -1,4 +1,4 @@
-"""What a codec seals: the parts with data of a client's requests, and of a worker's answers and progress (B9).
+"""The parts that a codec seals: those with data of a client's requests, and of a worker's answers and progress (B9).
 
 What is received is opened wherever it is sealed (`Codec.open_all`).
 """

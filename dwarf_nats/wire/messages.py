@@ -309,7 +309,7 @@ class FlowListReply(Message):
 
 
 class FlowCountReply(Message):
-    """How many root flows have each status; a status without any is left out (O9).
+    """The number of root flows of each status; a status without any is left out (O9).
 
     `more`: statuses of which there are more, since not more than 1,000 are counted of each. `searchedTo`: only flows created
     since then were counted.

@@ -49,7 +49,7 @@ class SchedulePutRequest(Request):
 
 
 class ScheduleRun(Message):
-    """What became of a due time. `message`: why no flow was started (R3)."""
+    """The outcome of a due time. `message`: why no flow was started (R3)."""
 
     due_at: Time
     outcome: RunOutcomeName

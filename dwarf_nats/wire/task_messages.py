@@ -155,7 +155,7 @@ class WorkerCall(Request):
 
 
 class WorkerReply(Message):
-    """What the worker still has. `queued`: those of them that have not begun, if it says that at all (K3)."""
+    """The steps that the worker still has. `queued`: those of them that have not begun, if it says that at all (K3)."""
 
     running: list[StepId]
     queued: Maybe[list[StepId]] = UNSET

@@ -100,7 +100,7 @@ def encode_block(call: TaskCall, accept_ms: int) -> bytes:
 
 
 def batch_headers(call: TaskCall, accept_ms: int) -> dict[str, str]:
-    """What a member of a batch has as `headers`: those of a request alone that its body does not say."""
+    """Return the `headers` of a member of a batch: those of a request alone that its body does not say."""
     headers = {
         h.ATTEMPT: str(call.attempt),
         h.DEADLINE: rfc3339(call.deadline),

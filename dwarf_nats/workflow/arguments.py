@@ -156,7 +156,7 @@ def _is_coroutine(func: TaskFunction) -> bool:
 
 
 class _Prepared(NamedTuple):
-    """What is worked out once for a task function: what fills its arguments, and whether it is a coroutine function."""
+    """A task function as it was looked at once: the filler of its arguments, and whether it is a coroutine function."""
 
     fill: Callable[[Flow], dict[str, Any]]
     coroutine: bool

@@ -33,7 +33,7 @@ class AuditRecord:
 
 @dataclass(slots=True, frozen=True, kw_only=True)
 class AuditNote:
-    """What is to be recorded of one operation: its record, with a flow or a step by its key, or a flow by its id."""
+    """A record to be made of one operation, with a flow or a step by its key, or a flow by its id."""
 
     operation: str
     flow_id: str = ""

@@ -52,7 +52,7 @@ class Limit(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defa
 
     @property
     def capacity(self) -> float:
-        """How many may begin at one moment after a pause."""
+        """The number that may begin at one moment after a pause."""
         if self.burst is not None:
             return float(self.burst)
         return max(1.0, (self.per_second or 0.0) * USUAL_BURST_SECONDS)

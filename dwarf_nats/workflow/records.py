@@ -80,7 +80,7 @@ class Outcome:
 
 @dataclass(slots=True, frozen=True)
 class FlowCounts:
-    """How many root flows have each status, counted up to a bound (O9). `more`: statuses of which there are more than counted.
+    """The number of root flows of each status, up to a bound (O9). `more`: statuses of which there are more than counted.
 
     `searched_to`: only flows created since this time were counted; `None` if all were.
     """

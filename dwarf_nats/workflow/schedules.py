@@ -29,7 +29,7 @@ _MICROSECOND = timedelta(microseconds=1)
 
 
 class Overlap(StrEnum):
-    """What becomes of a due time while the last flow still lives."""
+    """The rule for a due time while the last flow still lives."""
 
     SKIP = "skip"
     ALLOW = "allow"
@@ -38,7 +38,7 @@ class Overlap(StrEnum):
 
 
 class RunOutcome(StrEnum):
-    """What became of a due time."""
+    """The outcome of a due time."""
 
     STARTED = "started"
     SKIPPED = "skipped"
@@ -115,7 +115,7 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, re
 
 
 class ScheduleRun(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What became of a due time, or of several that were missed together. `flow_id` is token-free."""
+    """The outcome of a due time, or of several that were missed together. `flow_id` is token-free."""
 
     due_at: int
     outcome: RunOutcome

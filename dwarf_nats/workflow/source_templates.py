@@ -20,7 +20,7 @@ from dwarf_nats.workflow.sources import Source, SourceSignal, SourceStart, check
 from dwarf_nats.workflow.state import MAX_DEPTH, NULL, Raw, State, check_json, encode_value, json_type
 
 VARIABLES = ("data", "text", "subject", "headers", "sequence", "time")
-"""What the templates of a source may read."""
+"""The variables that the templates of a source may read."""
 NOT_ACCEPTED = frozenset({"idempotencyKey"})
 """Options that a source cannot have: the place of a message in its stream is its idempotency key."""
 _STREAM = re.compile(r"[^\s.*>/\\]+")
@@ -136,7 +136,7 @@ class SourceMessage(NamedTuple):
 
 
 class RenderedStart(NamedTuple):
-    """What a message starts. `options`: JSON text."""
+    """The flow that a message starts. `options`: JSON text."""
 
     workflow: str
     state: bytes
@@ -144,7 +144,7 @@ class RenderedStart(NamedTuple):
 
 
 class RenderedSignal(NamedTuple):
-    """What a message signals."""
+    """The event that a message signals."""
 
     event: str
     key: str

@@ -84,7 +84,7 @@ def matches(pattern: str, subject: str) -> bool:
 
 
 class SourceState(NamedTuple):
-    """How a source stands. `state`: `running`, `paused` or `waiting`; of the last, `reason` says for what.
+    """The standing of a source. `state`: `running`, `paused` or `waiting`; of the last, `reason` says for what.
 
     `pending`: messages that wait in the stream, `in_hand` those that are delivered and not done yet; `None` where that is not
     known.

@@ -76,8 +76,8 @@ async def test_k2_parking_and_releasing_come_batch_by_batch(crowded: SqlStore) -
     await crowded.database.fetch("update dwarf_steps set url = 'b' where step_id = 3")
     steps, more = await crowded.holds.release("task:a", 5)
     assert ([one.step_id for one in steps], more) == ([4, 5], True)
-    (row,) = await crowded.database.fetch("select parked from dwarf_steps where step_id = 3")
-    assert row[0] == 2  # its breaker is tripped
+    ((parked,),) = await crowded.database.fetch("select parked from dwarf_steps where step_id = 3")
+    assert parked == 2  # its breaker is tripped
     total = len(steps)
     while more:
         steps, more = await crowded.holds.release("task:a", 20_000)
@@ -103,10 +103,10 @@ async def test_k2_no_statement_reads_a_table_from_end_to_end(crowded: SqlStore, 
         async def explained(tx: Any) -> list[Any]:
             return list(await tx.fetch(f"explain {text}"))
 
-        plan = "\n".join(row[0] for row in await crowded.database.transact_by_index(explained))
+        plan = "\n".join(line for (line,) in await crowded.database.transact_by_index(explained))
         assert not re.search(r"Seq Scan on dwarf_(steps|on_hold|flows)", plan), plan
         return
     text = SQLITE.text(getattr(holds, name))
     values = ["[1,2]" if isinstance(one, list) else one for one in arguments[name]]
-    plan = "\n".join(str(row[3]) for row in await crowded.database.fetch(f"explain query plan {text}", *values))
+    plan = "\n".join(str(line) for *_, line in await crowded.database.fetch(f"explain query plan {text}", *values))
     assert not re.search(r"SCAN (dwarf_steps|dwarf_on_hold|dwarf_flows|s|f)$", plan, re.MULTILINE), plan

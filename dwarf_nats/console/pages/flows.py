@@ -144,7 +144,7 @@ def _matching(source: Source, filters: Filters) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """How many flows have each status. `more`: those that have more than that; `since`: of flows created since then."""
+    """The number of flows of each status. `more`: statuses with more than that; `since`: of flows created since then."""
 
     of: Mapping[str, int] = field(default_factory=dict)
     more: frozenset[str] = frozenset()

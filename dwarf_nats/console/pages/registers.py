@@ -13,7 +13,7 @@ from starlette.routing import Route
 
 from dwarf_nats.console.console import Console
 from dwarf_nats.console.documents import read_document, to_yaml
-from dwarf_nats.console.live import Change, Update, View
+from dwarf_nats.console.live import PolledView, Update
 from dwarf_nats.console.pages.flows import PERIODS
 from dwarf_nats.console.registers import REGISTERS
 from dwarf_nats.console.registers.register import PAGE_ENTRIES, Action, Entry, Filter, Register
@@ -55,7 +55,7 @@ class Editor:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a reading action answered, or why it did not."""
+    """The answer of a reading action, or the reason why there is none."""
 
     label: str
     text: str = ""
@@ -64,7 +64,7 @@ class Reply:
 
 @dataclass(slots=True)
 class EntryPage:
-    """What the page of one entry shows. `editable`: its document can be changed here; else `why_not` may say why."""
+    """The content of the page of one entry. `editable`: its document can be changed here; else `why_not` may say why."""
 
     id: str
     entry: Entry
@@ -138,7 +138,7 @@ async def show_entry(
 
 
 async def list_values(source: Source, register: Register, params: Mapping[str, str]) -> dict[str, Any]:
-    """What the list shows."""
+    """The content of the list."""
     chosen = {one.name: params[one.name].strip() for one in register.filters if params.get(one.name, "").strip()}
     cursor = params.get("cursor", "")
     query: dict[str, Any] = {one.name: _asked(one, chosen[one.name]) for one in register.filters if one.name in chosen}
@@ -236,7 +236,7 @@ class Steering:
         return await show_entry(self._console, request, register, page, status=status)
 
     async def _check(self, request: Request, register: Register, text: str) -> Response:
-        """What would be sent, or why it would be refused, as a piece of a page."""
+        """Return the request that would be sent, or the reason for a refusal, as a piece of a page."""
         source = await self._console.source_of(request)
         values: dict[str, Any] = {"operation": register.operation("put"), "problem": "", "fields": {}}
         try:
@@ -287,27 +287,16 @@ def _readable(reply: Mapping[str, Any]) -> str:
     return only if isinstance(only, str) else to_yaml(reply)
 
 
-class RegisterView(View):
+class RegisterView(PolledView):
     """The rows of a list, or the facts of an entry, for tabs that look at the same."""
 
-    beat_seconds = 5.0
-
     def __init__(self, console: Console, source: Source, params: dict[str, str]) -> None:
-        self.source = source
+        super().__init__(source)
         self.key = ("register", tuple(sorted(params.items())))
         self._console = console
         self._register = page_of(params.pop("register", ""))
         self._entry = params.pop("entry", "")
         self._params = params
-        self._beats = 0
-
-    def concerns(self, change: Change) -> bool:
-        return not change.workflow
-
-    async def stamp(self) -> str | None:
-        """Another one each time: documents change without an event."""
-        self._beats += 1
-        return str(self._beats)
 
     async def render(self) -> Update:
         if not self._entry:

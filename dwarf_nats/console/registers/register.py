@@ -1,4 +1,4 @@
-"""What a page of a register is made from: its operations, columns, actions and filters, as values.
+"""The description of the page of a register: its operations, columns, actions and filters, as values.
 
 A register is a set of documents of one kind that the service keeps under their names, such as graphs. Its operations are
 `<noun>.put`, `.get`, `.list`, `.delete`, and further ones for its actions, such as `.pause`. A page offers those that the

@@ -61,7 +61,7 @@ class _Alarm(NamedTuple):
 
 
 class Limiter:
-    """What one replica does about limits. Costs nothing while `book.active` is false."""
+    """The part of one replica in keeping limits. Costs nothing while `book.active` is false."""
 
     def __init__(self, shards: Mapping[int, LimitedShard], clock: Clock, logger: Logger) -> None:
         self.book = LimitBook()
@@ -114,7 +114,7 @@ class Limiter:
     # -- after a step
 
     def over(self, permits: Iterable[Over]) -> None:
-        """What held these permits is over: they go to those that wait."""
+        """Give back permits whose holders are over: they go to those that wait."""
         self._over.extend(permits)
         self._wakeup.set()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -28,6 +29,7 @@ class FlowGauges:
         self._clock = replica.clock
         self._shards = shards
         self._read_at = -INTERVAL_US
+        self._reading = asyncio.Lock()
 
     async def read_if_due(self) -> None:
         """Count if that was not done for a while. Raises `Unavailable`."""
@@ -37,7 +39,11 @@ class FlowGauges:
             await self.read()
 
     async def read(self) -> None:
-        """Count now. Raises `Unavailable`."""
+        """Count now; one count after the other, so that what is shown last is the newest. Raises `Unavailable`."""
+        async with self._reading:
+            await self._read()
+
+    async def _read(self) -> None:
         there = [shard for _, shard in sorted(self._shards.items()) if not shard.availability.is_away]
         flows: Counter[Labels] = Counter()
         oldest: dict[Status, dict[Labels, float]] = defaultdict(dict)

@@ -177,7 +177,7 @@ class BulkOperations:
 
 
 def _notes(order: Bulk, shard: int, group: Sequence[Member], refused: Mapping[int, DwarfError]) -> Iterator[AuditNote]:
-    """What is recorded of each flow of a group, beside the record of the page: so a flow tells what was done to it (M3)."""
+    """Make a record of each flow of a group, beside that of the page: so a flow tells what was done to it (M3)."""
     for member in group:
         refusal = refused.get(member.flow_id)
         if not isinstance(refusal, TEMPORARY):

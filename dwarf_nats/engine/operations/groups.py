@@ -79,7 +79,7 @@ class GroupCreator:
         self._log: Logger = replica.logger
 
     def workflows(self) -> Workflows:
-        """What one group asks graphs of."""
+        """Return the reader of graphs for one group."""
         return Workflows(self._replica)
 
     async def request(

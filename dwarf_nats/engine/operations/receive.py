@@ -27,7 +27,7 @@ COUNT_TRIES = 5
 
 
 class Received(NamedTuple):
-    """What became of messages: an error for each that failed, in their order, and how many flows were started."""
+    """The outcome of messages: an error for each that failed, in their order, and the number of flows that were started."""
 
     errors: list[DwarfError | None]
     started: int

@@ -88,7 +88,7 @@ async def _preview(shard: Shard, plan: RetentionPlan, until: float) -> Retention
 
 
 async def _removals(shard: Shard) -> dict[str, Removal]:
-    """What the rules have removed on a shard; nothing while its database is away."""
+    """Return the removals of the rules on a shard; none while its database is away."""
     try:
         return await shard.store.retention.removals()
     except Unavailable:

@@ -165,7 +165,7 @@ async def tag_texts_of(database: Database, query: Query) -> list[str]:
 
 
 def flows_of(chosen: Driver) -> str:
-    """What a statement selects from, for a driver."""
+    """Return the source that a statement selects from, for a driver."""
     return _TAGGED_FLOWS if chosen.by_tag else _FLOWS
 
 

@@ -1,4 +1,4 @@
-"""How much of a list is read for one page, so that no filter makes a page read all flows (O9).
+"""The part of a list that is read for one page, bounded so that no filter makes a page read all flows (O9).
 
 A filter without an index is tried on one flow after the other. A page looks through so many of them at most, newest first, and
 ends where it got to: it may be short, or empty, and its cursor goes on from there.
@@ -31,7 +31,7 @@ _BY_ROW = ("workflow", "fairness_key", "priority", "older_than_ms", "newer_than_
 
 
 class Driver(NamedTuple):
-    """What gives the flows of a page in order: the entries of a tag, a status with an index of its own, or all flows.
+    """The source of the flows of a page, in order: the entries of a tag, a status with an index of its own, or all flows.
 
     `tag`: the text of the tag, of `tags` the first. `status`: written out as conditions; empty if it is tried on each flow.
     """
