@@ -47,7 +47,7 @@ def register(root: typer.Typer) -> None:
     example="dwarf-nats limit put bank --task billing.charge --by tag:bank --concurrency 4 --per-second 20",
 )
 async def put(out: Output, bus: Bus, service: Service, name: Name, allowance: Allowance) -> None:
-    """Set a limit, in place of the one of its name. It takes effect within two seconds, also for what waits already."""
+    """Set a limit, in place of the one of its name. It takes effect at once, also for what waits already."""
     limit = allowance.limit(name)
     async with service.client(bus) as client:
         await client.put_limit(limit)

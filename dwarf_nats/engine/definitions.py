@@ -1,7 +1,7 @@
 """Definitions: small named documents that steer a deployment, followed by every replica while it runs.
 
 They are kept in the database of shard 1, their home. A replica reads them before it takes the first step of that shard, and
-follows changes within about two seconds: it reads one number again and again, and at once when another replica signals.
+follows changes at once when another replica signals, and else with its next heartbeat, which reads their revision.
 While shard 1 is away, definitions stay as they were last read and cannot be changed.
 """
 
@@ -95,6 +95,11 @@ class Definitions:
                     for watcher in watchers:
                         self._tell(watcher, kind)
 
+    def on_revision(self, revision: int) -> None:
+        """Read what has changed if a heartbeat tells of another revision: a signal was lost."""
+        if self.loaded and revision != self._revision:
+            self.refresh_soon()
+
     def refresh_soon(self) -> None:
         """Read what has changed at once: another replica says that something has."""
         if self._soon is None or self._soon.done():
@@ -109,7 +114,7 @@ class Definitions:
     async def _refresh_quietly(self) -> None:
         try:
             await self.refresh()
-        except Unavailable as error:  # the poll goes on
+        except Unavailable as error:  # the next heartbeat tries again
             self._log.debug("definitions were not read: %s", error)
 
     async def _changed(self) -> None:

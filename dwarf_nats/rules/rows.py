@@ -29,6 +29,8 @@ class HeartbeatReply:
     0 if one is; `None` if none waits. `shards`: the number of shards agreed on. `deadline_in`: microseconds until the first
     deadline of a step that waits, 0 if it has passed; `None` if there is none.
     `schedule_in`: as `deadline_in`, of the first due time of a schedule.
+    `definitions`: the revision of the definitions, of which shard 1 alone has any. `schema_is_later`: the schema is of a
+    later version than this replica.
     """
 
     held: bool
@@ -36,6 +38,8 @@ class HeartbeatReply:
     shards: int = 0
     deadline_in: int | None = None
     schedule_in: int | None = None
+    definitions: int = 0
+    schema_is_later: bool = False
 
 
 @dataclass(slots=True, frozen=True)

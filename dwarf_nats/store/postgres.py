@@ -142,9 +142,17 @@ class Postgres:
         self._listeners[channel] = call
 
     async def _connect_hot(self) -> asyncpg.Connection:
+        if self._pool is None:
+            raise Unavailable(self.unavailable_reason)
         hot = await self.target.connect(HOT_SETTINGS)
-        for channel, call in self._listeners.items():
-            await hot.add_listener(channel, lambda *_, call=call: call())
+        try:
+            for channel, call in self._listeners.items():
+                await hot.add_listener(channel, lambda *_, call=call: call())
+            if self._pool is None:  # closed while it was connecting
+                raise Unavailable(self.unavailable_reason)
+        except BaseException:
+            hot.terminate()
+            raise
         return hot
 
     async def fetch(self, sql: Sql, *args: Any) -> list[Row]:

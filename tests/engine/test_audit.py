@@ -11,7 +11,7 @@ import pytest
 
 from dwarf_nats.clock import ManualClock
 from dwarf_nats.engine import Engine, audit
-from dwarf_nats.engine.maintenance.pruner import AUDIT_BATCH, PRUNE_SECONDS
+from dwarf_nats.engine.maintenance.pruner import AUDIT_BATCH, AUDIT_PRUNE_SECONDS
 from dwarf_nats.errors import BadRequest, Unavailable
 from dwarf_nats.library import open_engine
 from dwarf_nats.ports import AuditRow
@@ -162,7 +162,7 @@ async def test_records_are_removed_when_their_time_is_over_m3(timed: Engine, clo
     clock.advance(timed.settings.audit_ms / 1000)
     await timed.record_audit(note("flow.new"))
     before = clock.now()
-    clock.advance(PRUNE_SECONDS)
+    clock.advance(AUDIT_PRUNE_SECONDS)
     running = asyncio.create_task(pruner.run_once())
     async with asyncio.timeout(SOON):
         while not running.done():

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 import pytest
 
 from dwarf_nats.engine import Engine
-from dwarf_nats.engine.maintenance.definition_poll import DefinitionPoll
 from dwarf_nats.errors import NotFound
 from dwarf_nats.ports import Definition
 from dwarf_nats.testing import TaskProxy
@@ -97,7 +96,7 @@ def _same(dsn: str, proxy: TaskProxy) -> tuple[tuple[Engine, None], tuple[Engine
     return (engine, None), (engine, None)
 
 
-async def test_a_lost_signal_is_found_by_the_poll_and_a_restart_reads_all(dsn: str, proxy: TaskProxy) -> None:
+async def test_a_lost_signal_is_found_by_the_heartbeat_and_a_restart_reads_all(dsn: str, proxy: TaskProxy) -> None:
     one = replica(dsn, proxy)
     await one.startup()
     watcher = Watcher()
@@ -105,11 +104,8 @@ async def test_a_lost_signal_is_found_by_the_poll_and_a_restart_reads_all(dsn: s
     # As another replica would, whose signal was lost.
     await one.shards[1].store.definitions.put("hold", "a", "{}")
     assert watcher.told == [{}]
-    poll = maintenance_of(one).jobs()
-    for job in poll.values():
-        job.close()
-    assert "definitions" in poll
-    await DefinitionPoll(one.replica.definitions).run_once()
+    await maintenance_of(one).heartbeat.run_once()
+    await watcher.until({"a": "{}"})
     assert watcher.told == [{}, {"a": "{}"}]
     await one.shutdown()
 

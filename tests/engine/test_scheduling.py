@@ -293,7 +293,7 @@ async def test_a_new_flow_does_not_take_the_hand_a_better_one_waits_for(tmp_path
         def release(url: str = "") -> None:
             one.engine.replica.slots.release = released  # type: ignore[method-assign]
             released(url)
-            refused.append(not shard.admission.reserve(20, "note"))
+            refused.append(not shard.admission.reserve(20, "note", "noted"))
 
         refused: list[bool] = []
         one.engine.replica.slots.release = release  # type: ignore[method-assign]

@@ -6,44 +6,31 @@ from typing import TYPE_CHECKING
 
 from dwarf_nats.engine.maintenance.duty import HEARTBEAT_SHARE, Duty
 from dwarf_nats.errors import Unavailable
+from dwarf_nats.ports.definitions import HOME
 
 if TYPE_CHECKING:
-    from dwarf_nats.engine.availability import Availability
-    from dwarf_nats.engine.backpressure import ShardBackpressure
-    from dwarf_nats.engine.debug_log import DebugLog
-    from dwarf_nats.engine.execution.in_flight import InFlight
+    from dwarf_nats.engine.maintenance.schema_watch import SchemaWatch
     from dwarf_nats.engine.replica import Replica
-    from dwarf_nats.engine.scheduling.deadline_timer import DeadlineTimer
-    from dwarf_nats.engine.scheduling.ready_queue import ReadyQueue
-    from dwarf_nats.ports import ReplicaStore
+    from dwarf_nats.engine.shard import Shard
 
 
 class Heartbeat(Duty):
     """Says that this replica lives, whatever else it may be waiting for."""
 
-    def __init__(
-        self,
-        replica: Replica,
-        replicas: ReplicaStore,
-        *,
-        availability: Availability,
-        ready_queue: ReadyQueue,
-        backpressure: ShardBackpressure,
-        deadlines: DeadlineTimer,
-        debug_log: DebugLog,
-        in_flight: InFlight,
-    ) -> None:
+    def __init__(self, replica: Replica, shard: Shard, schema_watch: SchemaWatch) -> None:
         self._settings = replica.settings
         self._clock = replica.clock
-        self._replicas = replicas
+        self._replicas = shard.store.replicas
         self._name = replica.name
-        self._availability = availability
-        self._ready_queue = ready_queue
-        self._backpressure = backpressure
-        self._deadlines = deadlines
-        self._debug_log = debug_log
-        self._in_flight = in_flight
+        self._availability = shard.availability
+        self._ready_queue = shard.ready_queue
+        self._backpressure = shard.backpressure
+        self._deadlines = shard.deadlines
+        self._debug_log = shard.debug_log
+        self._in_flight = shard.in_flight
+        self._schema_watch = schema_watch
         self._deployment = replica.deployment
+        self._definitions = replica.definitions
         self._schedule_alarm = replica.schedule_alarm
 
     def begin(self) -> None:
@@ -72,4 +59,8 @@ class Heartbeat(Duty):
         if reply.schedule_in is not None:
             self._schedule_alarm.note(reply.schedule_in)
         self._availability.heard_at = self._clock.now()
+        if self._replicas.shard == HOME:
+            self._definitions.on_revision(reply.definitions)
+        if reply.schema_is_later:
+            await self._schema_watch.run_once()
         await self._deployment.on_heartbeat(self._replicas.shard, reply.shards)

@@ -6,7 +6,6 @@ from collections.abc import Coroutine, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from dwarf_nats.engine.maintenance.definition_poll import DefinitionPoll
 from dwarf_nats.engine.maintenance.duty import Duty, DutyRunner
 from dwarf_nats.engine.maintenance.event_sweep import EventSweep
 from dwarf_nats.engine.maintenance.heartbeat import Heartbeat
@@ -43,16 +42,8 @@ class Maintenance:
             announcer=shard.announcer,
             free_keys=partial(replica.deployment.free_deleted_keys, shard),
         )
-        self.heartbeat = Heartbeat(
-            replica,
-            store.replicas,
-            availability=shard.availability,
-            ready_queue=shard.ready_queue,
-            backpressure=shard.backpressure,
-            deadlines=shard.deadlines,
-            debug_log=shard.debug_log,
-            in_flight=shard.in_flight,
-        )
+        self.schema_watch = SchemaWatch(shard, replica.logger)
+        self.heartbeat = Heartbeat(replica, shard, self.schema_watch)
         self.lease_reaper = LeaseReaper(
             replica,
             store.replicas,
@@ -82,7 +73,6 @@ class Maintenance:
             else None
         )
         self.progress_saver = ProgressSaver(shard.progress)
-        self.schema_watch = SchemaWatch(shard, replica.logger)
         self.lease_keeper = LeaseKeeper(shard.queued_steps)
         self.hold_keeper = HoldKeeper(replica, store.holds, announcer=shard.announcer, backpressure=shard.backpressure)
 
@@ -107,8 +97,6 @@ class Maintenance:
             "schema": self.schema_watch,
             "leases": self.lease_keeper,
         }
-        if self.definitions is not None:
-            duties["definitions"] = DefinitionPoll(self.definitions)
         duties["receipts"] = self.receipt_pruner
         self.heartbeat.begin()
         self.lease_reaper.begin()

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 PRUNE_SECONDS = 60.0
 """Between two runs of a pruner: what it removes is in nobody's way."""
+AUDIT_PRUNE_SECONDS = 600.0
+"""Between two looks for audit records: they are kept for days."""
 COMPLETED_AGE_MS = 60_000
 """Age since their end at which flows marked delete_on_completion are removed: callers may still read the outcome before."""
 COMPLETED_BATCH_FLOWS = 1_000
@@ -60,7 +62,7 @@ class AuditPruner(Duty):
         self._clock = clock
 
     def interval(self) -> float:
-        return PRUNE_SECONDS
+        return AUDIT_PRUNE_SECONDS
 
     async def run_once(self) -> None:
         """Remove all there are, in small steps with pauses between them."""

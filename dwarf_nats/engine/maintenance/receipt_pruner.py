@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from dwarf_nats.engine.operations.sources import SourceRegister
     from dwarf_nats.ports import ReceivingStore, ReplicaStore
 
-PRUNE_SECONDS = 60.0
-"""Between two runs: what is removed is in nobody's way."""
+PRUNE_SECONDS = 600.0
+"""Between two runs: what is removed has been kept for days."""
 BATCH = 5_000
 """Messages that are forgotten in one transaction: bounds its locks and its time."""
 

@@ -10,12 +10,12 @@ if TYPE_CHECKING:
     from dwarf_nats.engine.shard import Shard
     from dwarf_nats.ports import Logger
 
-WATCH_SECONDS = 5.0
-"""Between two looks at the revision of the schema."""
+WATCH_SECONDS = 60.0
+"""Between two looks at the revision of the schema, where no heartbeat tells of a later one."""
 
 
 class SchemaWatch(Duty):
-    """Looks at the schema of one shard. It says once what it has found."""
+    """Looks at the schema of one shard when a heartbeat says that it is later, and now and then. It says once what it finds."""
 
     def __init__(self, shard: Shard, logger: Logger) -> None:
         self._shard = shard

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dwarf_nats.rules.rows import HeartbeatReply
+from dwarf_nats.store import migrate
 from dwarf_nats.store.statements import replicas
 from dwarf_nats.store.statements.ids import next_ids
 
@@ -38,13 +39,15 @@ class SqlReplicas:
         rows = await self._database.fetch(
             replicas.HEARTBEAT, self.replica_id, name, self.known_shards, int(self.bus_away)
         )
-        ((held, first_due_at, next_due_at, deadline, schedule, now, shards),) = rows
+        ((held, first_due_at, next_due_at, deadline, schedule, now, shards, definitions, revision),) = rows
         return HeartbeatReply(
             held=bool(held),
             due_in=_until(first_due_at if first_due_at is not None else next_due_at, now),
             shards=int(shards or 0),
             deadline_in=_until(deadline, now),
             schedule_in=_until(schedule, now),
+            definitions=int(definitions or 0),
+            schema_is_later=migrate.is_later(revision),
         )
 
     async def is_leader(self) -> bool:
