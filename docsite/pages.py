@@ -35,7 +35,14 @@ NAVIGATION: dict[str, list[str]] = {
         "docs/states.md",
         "examples/no-code/README.md",
     ],
-    "Write services": ["docs/task-services.md", "docs/python-sdk.md", "docs/sealed-fields.md", "docs/library.md"],
+    "Write services": [
+        "docs/task-services.md",
+        "docs/python-sdk.md",
+        "docs/workflows-in-python.md",
+        "docs/python-types.md",
+        "docs/sealed-fields.md",
+        "docs/library.md",
+    ],
     "Look after flows": [
         "docs/console-flow.md",
         "docs/why-a-flow-waits.md",

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from dwarf_nats.workflow.arguments import run_task
     from dwarf_nats.workflow.audit import AuditNote, AuditQuery, AuditRecord
     from dwarf_nats.workflow.bulk import Bulk, BulkAction, BulkFailure, BulkMember, BulkPage
+    from dwarf_nats.workflow.code_graph import Workflow
+    from dwarf_nats.workflow.code_parts import WorkflowNode
     from dwarf_nats.workflow.explanation import Because, Explanation, Reason, Wait, WaitsFor
     from dwarf_nats.workflow.flow import Flow
     from dwarf_nats.workflow.graph import END, Graph
@@ -66,6 +68,7 @@ if TYPE_CHECKING:
     from dwarf_nats.workflow.status import Status
     from dwarf_nats.workflow.step_details import Branch, FailedAttempt, StepPause
     from dwarf_nats.workflow.task_error import SubgraphError, TaskError, WaitTimeout
+    from dwarf_nats.workflow.task_parameters import WholeState
 
 __all__ = [
     "END",
@@ -147,8 +150,11 @@ __all__ = [
     "Wait",
     "WaitTimeout",
     "WaitsFor",
+    "WholeState",
     "Worker",
     "WorkerLost",
+    "Workflow",
+    "WorkflowNode",
     "__version__",
     "add_shard",
     "open_engine",
@@ -183,6 +189,8 @@ _MODULES = {
     "dwarf_nats.workflow.arguments": ("run_task",),
     "dwarf_nats.workflow.audit": ("AuditNote", "AuditQuery", "AuditRecord"),
     "dwarf_nats.workflow.bulk": ("Bulk", "BulkAction", "BulkFailure", "BulkMember", "BulkPage"),
+    "dwarf_nats.workflow.code_graph": ("Workflow",),
+    "dwarf_nats.workflow.code_parts": ("WorkflowNode",),
     "dwarf_nats.workflow.explanation": ("Because", "Explanation", "Reason", "Wait", "WaitsFor"),
     "dwarf_nats.workflow.flow": ("Flow",),
     "dwarf_nats.workflow.graph": ("END", "Graph"),
@@ -209,6 +217,7 @@ _MODULES = {
     "dwarf_nats.workflow.status": ("Status",),
     "dwarf_nats.workflow.step_details": ("Branch", "FailedAttempt", "StepPause"),
     "dwarf_nats.workflow.task_error": ("SubgraphError", "TaskError", "WaitTimeout"),
+    "dwarf_nats.workflow.task_parameters": ("WholeState",),
 }
 """The public names by the module that defines them; the same as the imports for type checkers above, which a test holds."""
 __getattr__ = loader(globals(), _MODULES)

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from dwarf_nats.workflow.answer import ErrorInfo
     from dwarf_nats.workflow.audit import AuditQuery, AuditRecord
     from dwarf_nats.workflow.bulk import Bulk, BulkAction, BulkFailure, BulkMember, BulkPage
+    from dwarf_nats.workflow.code_graph import Workflow
+    from dwarf_nats.workflow.code_parts import WorkflowNode
     from dwarf_nats.workflow.explanation import Because, Explanation, Reason, Wait, WaitsFor
     from dwarf_nats.workflow.flow import Flow
     from dwarf_nats.workflow.graph import END, Graph
@@ -61,6 +63,7 @@ if TYPE_CHECKING:
     from dwarf_nats.workflow.status import Status
     from dwarf_nats.workflow.step_details import Branch, FailedAttempt, StepPause
     from dwarf_nats.workflow.task_error import SubgraphError, TaskError, WaitTimeout
+    from dwarf_nats.workflow.task_parameters import WholeState
 
 __all__ = [
     "END",
@@ -136,7 +139,10 @@ __all__ = [
     "Wait",
     "WaitTimeout",
     "WaitsFor",
+    "WholeState",
     "Worker",
+    "Workflow",
+    "WorkflowNode",
     "main",
     "serve",
 ]
@@ -165,6 +171,8 @@ _MODULES = {
     "dwarf_nats.workflow.answer": ("ErrorInfo",),
     "dwarf_nats.workflow.audit": ("AuditQuery", "AuditRecord"),
     "dwarf_nats.workflow.bulk": ("Bulk", "BulkAction", "BulkFailure", "BulkMember", "BulkPage"),
+    "dwarf_nats.workflow.code_graph": ("Workflow",),
+    "dwarf_nats.workflow.code_parts": ("WorkflowNode",),
     "dwarf_nats.workflow.explanation": ("Because", "Explanation", "Reason", "Wait", "WaitsFor"),
     "dwarf_nats.workflow.flow": ("Flow",),
     "dwarf_nats.workflow.graph": ("END", "Graph"),
@@ -191,6 +199,7 @@ _MODULES = {
     "dwarf_nats.workflow.status": ("Status",),
     "dwarf_nats.workflow.step_details": ("Branch", "FailedAttempt", "StepPause"),
     "dwarf_nats.workflow.task_error": ("SubgraphError", "TaskError", "WaitTimeout"),
+    "dwarf_nats.workflow.task_parameters": ("WholeState",),
 }
 """The public names by the module that defines them; the same as the imports for type checkers above, which a test holds."""
 __getattr__ = loader(globals(), _MODULES)

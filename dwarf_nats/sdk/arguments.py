@@ -15,9 +15,10 @@ from dwarf_nats.wire.codec import filter_fields
 from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.options import FlowOptions, Query
 from dwarf_nats.workflow.state import check_state, encode_value, json_type
+from dwarf_nats.workflow.typed_values import Record, is_record
 
-Values: TypeAlias = Mapping[str, Any] | bytes | None
-"""A state or overrides: Python values, or the JSON text of an object."""
+Values: TypeAlias = Mapping[str, Any] | Record | bytes | None
+"""A state or overrides: a mapping, a dataclass, a msgspec struct, a pydantic model, or the JSON text of an object."""
 
 
 def json_object(values: Values, what: str) -> Raw | UnsetType:
@@ -30,8 +31,15 @@ def json_object(values: Values, what: str) -> Raw | UnsetType:
     if isinstance(values, bytes):
         check_state(values, what)
         return Raw(values)
+    if is_record(values):
+        text = encode_value(values, what)
+        check_state(text, what)
+        return Raw(text)
     if not isinstance(values, Mapping):
-        raise BadRequest(f"{what} must be a mapping or the JSON text of an object, got {json_type(values)}")
+        raise BadRequest(
+            f"{what} must be a mapping (or a dataclass, a struct, a pydantic model, JSON text as bytes),"
+            f" got {json_type(values)}"
+        )
     return Raw(encode_value(dict(values), what))
 
 
@@ -46,6 +54,7 @@ def graph_json(graph: Graph) -> bytes:
     """A graph as JSON text. Raises `BadRequest` for a value of another type."""
     if not isinstance(graph, Graph):
         raise BadRequest(f"a graph must be a Graph, got {type(graph).__name__}: read JSON text with Graph.from_json")
+    graph.check()
     return graph.to_json()
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from dwarf_nats.errors import DwarfError
 from dwarf_nats.telemetry.context import continued
 from dwarf_nats.workflow.answer import Answer, TaskCall
-from dwarf_nats.workflow.arguments import TaskFunction, run_task
+from dwarf_nats.workflow.arguments import run_task
 from dwarf_nats.workflow.flow import Suspended
 from dwarf_nats.workflow.keys import without_tokens
 from dwarf_nats.workflow.task_error import TaskError
@@ -26,6 +26,7 @@ from dwarf_nats.workflow.task_exceptions import (
     error_text,
     was_cancelled,
 )
+from dwarf_nats.workflow.task_parameters import TaskFunction
 
 from .batch_answers import BatchAnswers
 from .progress import ProgressSender

@@ -24,6 +24,7 @@ from dwarf_nats.wire.connect_options import ConnectOptions
 from dwarf_nats.wire.subjects import Subjects
 from dwarf_nats.workflow.arguments import bind
 from dwarf_nats.workflow.names import check_subject_name
+from dwarf_nats.workflow.task_parameters import note_url
 
 from . import serving
 from .codec import SharedArguments, connect_arguments
@@ -108,7 +109,7 @@ class Worker:
         return self._server is not None and self._server.executor is not None
 
     def task(self, url: str) -> Callable[[F], F]:
-        """Register the decorated function for the task `url`; the function itself is not changed."""
+        """Register the decorated function for the task `url`; it can be called as before."""
 
         def register(function: F) -> F:
             self.add_task(url, function)
@@ -125,6 +126,7 @@ class Worker:
             raise BadRequest(f"task {url} is registered twice; one worker serves it with one function")
         if self.is_running:
             raise BadRequest(f"task {url} comes too late: register tasks before the worker starts")
+        note_url(function, url)
         self._functions[url] = function
         self._handlers[url] = Handler.of(url, function)
 

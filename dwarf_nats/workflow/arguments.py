@@ -8,15 +8,10 @@ A task function asks for state fields by the names of its parameters and gets th
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import functools
 import inspect
-import types
-import typing
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple
-
-import msgspec
 
 from dwarf_nats.workflow.answer import Answer, ErrorInfo, TaskCall
 from dwarf_nats.workflow.flow import Flow, Suspended
@@ -24,8 +19,8 @@ from dwarf_nats.workflow.progress import Progress
 from dwarf_nats.workflow.state import MAX_DEPTH, Raw, State, check_state, decode_value, encode_value, json_type
 from dwarf_nats.workflow.task_error import TaskError, error_info, failure
 from dwarf_nats.workflow.task_exceptions import closes_coroutine, ends_process, was_cancelled
-
-TaskFunction = Callable[..., Any]
+from dwarf_nats.workflow.task_parameters import Filled, Parameter, TaskFunction, name_of, parameters_of, plain
+from dwarf_nats.workflow.typed_values import Decode, Mismatch, decoder_of, is_record
 
 
 def bind(func: TaskFunction) -> Callable[[Flow], dict[str, Any]]:
@@ -34,10 +29,9 @@ def bind(func: TaskFunction) -> Callable[[Flow], dict[str, Any]]:
     It raises `TaskError` (400) for a state that does not fit. `bind` itself raises `TypeError` for a function that can never be
     called by name: positional-only or `*args` parameters, or annotations that cannot be resolved.
     """
-    parameters = inspect.signature(func).parameters.values()
-    hints = _hints(func)
-    fillers = [_filler(func, parameter, hints.get(parameter.name, Any)) for parameter in parameters]
-    named = frozenset(parameter.name for parameter in parameters if parameter.kind is not inspect.Parameter.VAR_KEYWORD)
+    parameters = parameters_of(func)
+    fillers = [_filler(func, parameter) for parameter in parameters]
+    named = frozenset(parameter.name for parameter in parameters if parameter.filled is not Filled.REST)
 
     def fill(flow: Flow) -> dict[str, Any]:
         arguments: dict[str, Any] = {}
@@ -49,21 +43,18 @@ def bind(func: TaskFunction) -> Callable[[Flow], dict[str, Any]]:
 
 
 def changes_of(returned: Any, max_depth: int = MAX_DEPTH) -> State:
-    """Convert the value that a task function returned to changes: `None`, a mapping, a dataclass or a msgspec struct.
-
-    Raises `TaskError` for any other type, `BadRequest` for values that cannot be stored (S1).
+    """Convert the value that a task function returned to changes: `None`, a mapping, a dataclass, a msgspec struct or
+    a pydantic model. Raises `TaskError` for any other type, `BadRequest` for values that cannot be stored (S1).
     """
     if returned is None:
         return {}
     if isinstance(returned, Mapping):
         values: Any = dict(returned)
-    elif isinstance(returned, msgspec.Struct) or (
-        dataclasses.is_dataclass(returned) and not isinstance(returned, type)
-    ):
+    elif is_record(returned):
         values = returned
     else:
         raise TaskError(
-            f"a task returns its changes as a mapping, a dataclass, a msgspec struct or None,"
+            f"a task returns its changes as a mapping, a dataclass, a msgspec struct, a pydantic model or None,"
             f' not {_described(returned)}: return {{"field": value}}'
         )
     text = encode_value(values, "what the task returned")
@@ -152,7 +143,7 @@ def _caught(func: TaskFunction, arguments: dict[str, Any]) -> tuple[Any, BaseExc
 
 
 def _is_coroutine(func: TaskFunction) -> bool:
-    return inspect.iscoroutinefunction(_plain(func)) or inspect.iscoroutinefunction(getattr(func, "__call__", None))  # noqa: B004
+    return inspect.iscoroutinefunction(plain(func)) or inspect.iscoroutinefunction(getattr(func, "__call__", None))  # noqa: B004
 
 
 class _Prepared(NamedTuple):
@@ -174,46 +165,19 @@ def _prepared(func: TaskFunction) -> _Prepared:
         return _Prepared(bind(func), _is_coroutine(func))
 
 
-def _plain(func: TaskFunction) -> TaskFunction:
-    while isinstance(func, functools.partial):
-        func = func.func
-    return func
-
-
-def _hints(func: TaskFunction) -> dict[str, Any]:
-    plain = _plain(func)
-    target = (
-        plain if inspect.isroutine(plain) else type(plain).__call__ if not inspect.isclass(plain) else plain.__init__
-    )
-    annotations = {name: hint for name, hint in getattr(target, "__annotations__", {}).items() if name != "return"}
-    namespace = getattr(inspect.unwrap(target), "__globals__", {})
-    try:
-        # `Flow` may be imported for type checkers only.
-        return typing.get_type_hints(types.SimpleNamespace(__annotations__=annotations), {"Flow": Flow, **namespace})
-    except (NameError, TypeError) as error:
-        raise TypeError(f"task function {_name(func)}: its annotations cannot be resolved: {error}") from None
-
-
 _Filler = Callable[[Flow, dict[str, Any], frozenset[str]], None]
 
 
-def _filler(func: TaskFunction, parameter: inspect.Parameter, hint: Any) -> _Filler:
-    if parameter.kind in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.VAR_POSITIONAL):
-        raise TypeError(
-            f"task function {_name(func)}: parameter {parameter.name!r} cannot be filled by name:"
-            " take state fields as ordinary or keyword parameters"
-        )
-    if _wants_carrier(parameter, hint):
-        return _carrier_filler(parameter.name)
-    if parameter.kind is inspect.Parameter.VAR_KEYWORD:
-        return _rest_filler
-    return _field_filler(func, parameter, hint)
-
-
-def _wants_carrier(parameter: inspect.Parameter, hint: Any) -> bool:
-    if parameter.annotation is inspect.Parameter.empty:
-        return parameter.name == "flow" and parameter.kind is not inspect.Parameter.VAR_KEYWORD
-    return hint is Flow or Flow in _members(hint)
+def _filler(func: TaskFunction, parameter: Parameter) -> _Filler:
+    match parameter.filled:
+        case Filled.FLOW:
+            return _carrier_filler(parameter.name)
+        case Filled.REST:
+            return _rest_filler
+        case Filled.STATE:
+            return _state_filler(func, parameter)
+        case Filled.FIELD:
+            return _field_filler(func, parameter)
 
 
 def _carrier_filler(name: str) -> _Filler:
@@ -229,47 +193,54 @@ def _rest_filler(flow: Flow, arguments: dict[str, Any], named: frozenset[str]) -
         arguments[name] = None if value is None else decode_value(value)
 
 
-def _field_filler(func: TaskFunction, parameter: inspect.Parameter, hint: Any) -> _Filler:
+def _state_filler(func: TaskFunction, parameter: Parameter) -> _Filler:
+    decode = _decoder(func, parameter)
+
+    def fill(flow: Flow, arguments: dict[str, Any], _: frozenset[str]) -> None:
+        arguments[parameter.name] = _converted(decode, flow.text(), f"task {flow.task}: the state")
+
+    return fill
+
+
+def _field_filler(func: TaskFunction, parameter: Parameter) -> _Filler:
     name = parameter.name
-    try:
-        decode = msgspec.json.Decoder(hint).decode
-    except TypeError as error:
-        raise TypeError(f"task function {_name(func)}: parameter {name!r} has an unusable type: {error}") from None
-    optional = hint is None or type(None) in _members(hint)
-    required = parameter.default is inspect.Parameter.empty
+    decode = _decoder(func, parameter)
 
     def fill(flow: Flow, arguments: dict[str, Any], _: frozenset[str]) -> None:
         value = flow.raw(name)
         if value is not None:
-            arguments[name] = _converted(decode, value, flow.task, name)
-        elif required and optional:
+            arguments[name] = _converted(decode, value, f"task {flow.task}: state field `{name}`")
+        elif parameter.required and parameter.optional:
             arguments[name] = None
-        elif required:
+        elif parameter.required:
             raise TaskError(
                 f"task {flow.task} needs the state field `{name}`, which is not there:"
                 " have it set before, or give the parameter a default",
                 code=400,
+                final=True,
             )
 
     return fill
 
 
-def _converted(decode: Callable[[Raw], Any], value: Raw, task: str, name: str) -> Any:
+def _decoder(func: TaskFunction, parameter: Parameter) -> Decode:
     try:
-        return decode(value)
-    except msgspec.ValidationError as error:
-        raise TaskError(f"task {task}: state field `{name}`: {error}", code=400) from None
+        return decoder_of(parameter.hint)
+    except TypeError as error:
+        raise TypeError(
+            f"task function {name_of(func)}: parameter {parameter.name!r} has an unusable type: {error}"
+        ) from None
 
 
-def _members(hint: Any) -> tuple[Any, ...]:
-    return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else ()
+def _converted(decode: Decode, text: Raw | bytes, what: str) -> Any:
+    try:
+        return decode(text)
+    except Mismatch as error:
+        # Final (L1): another attempt would get the same state.
+        raise TaskError(f"{what}: {error}", code=400, final=True) from None
 
 
 def _described(value: Any) -> str:
     if isinstance(value, bool | int | float | str | list | tuple):
         return f"a {json_type(value)}"
     return f"an object of type {type(value).__name__}"
-
-
-def _name(func: TaskFunction) -> str:
-    return getattr(_plain(func), "__qualname__", type(func).__name__)

@@ -9,16 +9,26 @@ from datetime import timedelta
 from types import MappingProxyType
 from typing import Any, TypeVar, overload
 
-import msgspec
-
 from dwarf_nats.errors import BadRequest
 from dwarf_nats.workflow.answer import MAX_DELAY_MS, Answer, EventWait, Retry, Subgraph, TaskCall
 from dwarf_nats.workflow.call_facts import CallFacts
 from dwarf_nats.workflow.names import check_event_key, check_subject_name
 from dwarf_nats.workflow.progress_reports import UNCHANGED, ProgressReports
-from dwarf_nats.workflow.state import NULL, Raw, State, check_json, decode_value, encode_value, state_from, to_values
+from dwarf_nats.workflow.state import (
+    NULL,
+    Raw,
+    State,
+    check_json,
+    decode_value,
+    encode_state,
+    encode_value,
+    merge,
+    state_from,
+    to_values,
+)
 from dwarf_nats.workflow.tags import TagChanges, TagValue, checked_changes
 from dwarf_nats.workflow.task_error import SubgraphError, TaskError, WaitTimeout
+from dwarf_nats.workflow.typed_values import Mismatch, decode_as
 
 T = TypeVar("T")
 D = TypeVar("D", int, None)
@@ -91,20 +101,36 @@ class Flow(CallFacts):
     @overload
     def get(self, name: str, default: Any = None, type: Any = None) -> Any: ...
     def get(self, name: str, default: Any = None, type: Any = None) -> Any:  # noqa: A002
-        """Return the value of a field, or `default` if it is absent; with `type`, converted to it (dataclasses, structs, …).
+        """Return the value of a field, or `default` if it is absent; with `type`, converted to it (models, structs, …).
 
         Raises `TaskError` (400) for a value that is not of the type.
         """
         value = self.raw(name)
         if value is None:
             return default
-        parsed = decode_value(value)
         if type is None:
-            return parsed
+            return decode_value(value)
         try:
-            return msgspec.convert(parsed, type)
-        except msgspec.ValidationError as error:
-            raise TaskError(f"state field `{name}`: {error}", code=400) from None
+            return decode_as(value, type)
+        except Mismatch as error:
+            raise TaskError(f"state field `{name}`: {error}", code=400, final=True) from None
+
+    def text(self) -> bytes:
+        """The whole state as JSON text, changes included."""
+        return encode_state(merge(self._call.state, self._changes))
+
+    def state_as(self, type: type[T]) -> T:  # noqa: A002
+        """Return the whole state, changes included, as a dataclass, a struct, a `TypedDict` or a pydantic model::
+
+            order = flow.state_as(Order)
+
+        Raises `TaskError` (400) for a state that does not fit, with the place in it.
+        """
+        try:
+            found: T = decode_as(self.text(), type)
+        except Mismatch as error:
+            raise TaskError(f"the state: {error}", code=400, final=True) from None
+        return found
 
     def set(self, name: str, value: Any) -> None:
         """Set a field; `None` deletes it. Later changes of a mutable value have no effect.

@@ -36,6 +36,9 @@ class Graph(ActionBuilder):
 
         validation.validate(self)
 
+    def check(self) -> None:
+        """Check what only Python knows of the graph: nothing, unless it is a `Workflow` made of task functions."""
+
     def warnings(self) -> list[str]:
         """Likely mistakes in a sound graph (G11), a sentence each."""
         from dwarf_nats.workflow import graph_warnings

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
+from dwarf_nats.errors import BadRequest
 from dwarf_nats.workflow.answer import ErrorInfo
 from dwarf_nats.workflow.explanation import WaitsFor
 from dwarf_nats.workflow.nodes import NodeKind
@@ -15,7 +16,9 @@ from dwarf_nats.workflow.progress import Progress
 from dwarf_nats.workflow.status import Status
 from dwarf_nats.workflow.step_details import Branch, FailedAttempt, StepPause
 from dwarf_nats.workflow.tags import TagValue
+from dwarf_nats.workflow.typed_values import Mismatch, decode_as
 
+T = TypeVar("T")
 _parse = msgspec.json.Decoder().decode
 
 
@@ -73,8 +76,24 @@ class Outcome:
         value: dict[str, Any] = _parse(self.state_json)
         return value
 
+    def as_(self, type: type[T]) -> T:  # noqa: A002
+        """The state as a dataclass, a struct, a `TypedDict` or a pydantic model::
+
+            order = (await client.run("order", {"order_id": "o-7"})).as_(Order)
+
+        Raises `BadRequest` for a state that does not fit, with the place in it, and for one that was left out.
+        """
+        if self.truncated and self.state_json == b"{}":
+            raise BadRequest("the state was too large for the bus and left out: read its parts with history and step")
+        try:
+            found: T = decode_as(self.state_json, type)
+        except Mismatch as error:
+            raise BadRequest(f"the state of a {self.status} flow of {self.workflow!r}: {error}") from None
+        return found
+
     @property
     def interrupt_payload(self) -> Any:
+        """The payload of the oldest interrupt as a Python value."""
         return None if self.interrupt_json is None else _parse(self.interrupt_json)
 
 

@@ -15,6 +15,7 @@ import msgspec
 import orjson
 
 from dwarf_nats.errors import BadRequest
+from dwarf_nats.workflow.typed_values import is_model
 
 Raw = msgspec.Raw
 State = dict[str, Raw]
@@ -99,9 +100,9 @@ def state_from(values: Mapping[str, Any] | bytes | None, what: str = "state", ma
 
 
 def encode_value(value: Any, what: str = "value") -> bytes:
-    """Encode a Python value, also a dataclass or msgspec struct. Raises `BadRequest` if JSON cannot hold it."""
+    """Encode a Python value, also a dataclass, a struct or a pydantic model. Raises `BadRequest` if JSON cannot hold it."""
     try:
-        text = orjson.dumps(value, default=_default)
+        text = orjson.dumps(value, default=_default, option=orjson.OPT_UTC_Z)
     except (TypeError, orjson.JSONEncodeError) as error:
         raise BadRequest(f"{what} cannot be written as JSON: {error}") from None
     if b"null" in text:
@@ -125,7 +126,14 @@ def json_type(value: Any) -> str:
 def _default(value: Any) -> Any:
     if isinstance(value, msgspec.Raw):
         return orjson.Fragment(bytes(value))
-    return msgspec.to_builtins(value)
+    return _dumped(value) if is_model(value) else msgspec.to_builtins(value, enc_hook=_dumped)
+
+
+def _dumped(value: Any) -> Any:
+    """A pydantic model as values that JSON has, under the names by which it is read."""
+    if not is_model(value):
+        raise NotImplementedError
+    return value.model_dump(mode="json", by_alias=True)
 
 
 def _check_finite(value: Any, what: str) -> None:
@@ -144,6 +152,8 @@ def _check_finite(value: Any, what: str) -> None:
             pending.extend(getattr(one, name) for name in one.__struct_fields__)
         elif dataclasses.is_dataclass(one) and not isinstance(one, type):
             pending.extend(getattr(one, field.name) for field in dataclasses.fields(one))
+        elif is_model(one):
+            pending.extend(vars(one).values())
 
 
 def _check_integers(value: Any, what: str) -> None:

@@ -1,0 +1,45 @@
+"""The pages on Python: every block of them is run, with one service for all."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dwarf_nats.sdk import Client, Status
+from tests.operating.snippets import ROOT, blocks
+from tests.operating.test_snippets import SOON, running, script, worker
+
+STATES = {
+    "label.print": ({"address": {"street": "Mill Lane 3", "town": "York"}}, {"label": "Mill Lane 3, York"}),
+    "parcel.send": ({"parcel": {"weight": 2.5}}, {"parcel": {"weight": 2.5, "tracking": "T2"}}),
+    "customer.check": ({"customer": {"email": "a@b.c", "credit": 200}}, {"trusted": True}),
+    "greet.customer": ({"email": "a@b.c"}, {"greeting": "Hello friend"}),
+}
+
+
+@pytest.mark.slow
+async def test_the_pages_on_workflows_and_types_from_top_to_bottom(tmp_path: Path) -> None:
+    orders, run_order, exported = [
+        one for one in blocks(ROOT / "docs/workflows-in-python.md") if one.language == "python"
+    ]
+    *tasks, client = [one for one in blocks(ROOT / "docs/python-types.md") if one.language == "python"]
+    refused = [one for one in blocks(ROOT / "docs/python-types.md") if one.language == "text"]
+    (tmp_path / "orders.py").write_text(orders.text)
+    (tmp_path / "types_tasks.py").write_text("\n".join(one.text for one in tasks))
+    async with running(tmp_path) as url, worker(url, str(tmp_path / "orders.py"), str(tmp_path / "types_tasks.py")):
+        assert await script(url, tmp_path, run_order) == "o-7 paid 450\n"
+        assert json.loads(await script(url, tmp_path, exported))["name"] == "order"
+        assert await script(url, tmp_path, client) == "Invoice(total=36, due=datetime.date(2026, 12, 1))\n"
+        async with Client(url) as asking:
+            for task, (state, changed) in STATES.items():
+                key = await asking.create_task(task, state, start=True)
+                outcome = await asking.await_(key, SOON)
+                assert (outcome.status, outcome.state) == (Status.COMPLETED, {**state, **changed})
+            wrong = {"lines": [{"sku": "a", "price": 1}, {"sku": "b", "price": "much"}], "day": "2026-12-01"}
+            key = await asking.create_task("invoice.make", wrong, start=True)
+            error = (await asking.await_(key, SOON)).error
+            assert error is not None
+            assert error.code == 400
+            assert error.message in refused[0].text
