@@ -20,6 +20,7 @@ COPY dwarf_nats dwarf_nats
 COPY migrations migrations
 COPY schemas schemas
 COPY examples examples
+COPY deploy/image /opt/dwarf/bin
 # Bytecode by hash of the source: a layer's timestamps do not matter then, and nobody has to write it later.
 RUN pip --python /opt/dwarf/bin/python install --no-compile ".[otel]" \
  && python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/dwarf/lib
@@ -32,13 +33,15 @@ RUN useradd --uid 10001 --user-group --no-create-home --home-dir /data --shell /
  && install --directory --owner dwarf --group dwarf /data \
  && PIP_ROOT_USER_ACTION=ignore pip uninstall --yes --quiet pip setuptools wheel
 COPY --from=build /opt/dwarf /opt/dwarf
+# A replica answers its health check here. Several on one host network need a port each, or none: -e DWARF_HEALTH_PORT=
 ENV PATH=/opt/dwarf/bin:$PATH \
+    DWARF_HEALTH_PORT=8080 \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1
 WORKDIR /data
 # By number, so that a cluster can see that it is not root.
 USER 10001:10001
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=15s --timeout=5s --start-period=60s --retries=3 CMD ["dwarf-nats", "health"]
+HEALTHCHECK --interval=15s --timeout=5s --start-period=60s --retries=3 CMD ["dwarf-healthcheck"]
 ENTRYPOINT ["dwarf-nats"]
 CMD ["--help"]

@@ -30,21 +30,20 @@ async def migrate(
 ) -> None:
     """Bring databases to the current schema; forward only, one after the other."""
     from dwarf_nats.library import check_dsns
-    from dwarf_nats.store import migrate as schema
+    from dwarf_nats.store.revisions import HEAD, is_later
 
     dsns = given_dsns(dsn)
     check_dsns(dsns)  # before any of them is changed
     logs.tell_warnings("dwarf_nats.store")
-    newest = schema.head()
     found = [(shard, await _revision(one, check)) for shard, one in enumerate(dsns, 1)]
 
     def place(revision: str | None) -> str:
-        return "current" if revision == newest else "of a later version" if schema.is_later(revision) else "behind"
+        return "current" if revision == HEAD else "of a later version" if is_later(revision) else "behind"
 
     rows = [(str(shard), revision or "empty", place(revision)) for shard, revision in found]
-    reply = [{"shard": shard, "revision": revision, "current": revision == newest} for shard, revision in found]
-    out.show({"head": newest, "databases": reply}, table(("database", "revision", f"newest is {newest}"), rows))
-    if any(revision != newest for _, revision in found):
+    reply = [{"shard": shard, "revision": revision, "current": revision == HEAD} for shard, revision in found]
+    out.show({"head": HEAD, "databases": reply}, table(("database", "revision", f"newest is {HEAD}"), rows))
+    if any(revision != HEAD for _, revision in found):
         raise typer.Exit(1)
 
 

@@ -1,41 +1,35 @@
-"""Bringing a database to the current schema with Alembic, forward only; several replicas may start at once."""
+"""Bringing a database to the current schema, forward only; several replicas may start at once.
+
+An empty database gets the schema at once, from a file that is made from the migrations. Any other is upgraded by them.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import sqlite3
-from collections.abc import Callable, Mapping
-from functools import cache
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
 import asyncpg
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from alembic.util import CommandError
-from sqlalchemy import Connection, NullPool, StaticPool, create_engine
-from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import create_async_engine
 
 from dwarf_nats.errors import Unavailable
 from dwarf_nats.ports import DatabaseAway, Unusable
 from dwarf_nats.store import pooler
 from dwarf_nats.store.dsn import read
-from dwarf_nats.store.faults import CONNECTION, needs_a_person, one_line, root_of
+from dwarf_nats.store.faults import CONNECTION, needs_a_person, one_line
+from dwarf_nats.store.revisions import HEAD, compatibility, is_later
 
 T = TypeVar("T")
-logging.getLogger("alembic").setLevel(logging.WARNING)  # its progress is no news of ours
 log = logging.getLogger("dwarf_nats.store")
 MIGRATION_LOCK_POLL_SECONDS = 0.2
 """Seconds between two attempts of a replica that waits for its turn to migrate."""
 MIGRATION_LOCK_ID = 0x64776172
 """The advisory lock that replicas starting together take in turn: "dwar" in ASCII."""
 _turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
-_HERE = Path(__file__).resolve().parent.parent
+_SCHEMA = Path(__file__).parent / "schema"
 
 
 class _Sqlite(Protocol):
@@ -44,73 +38,16 @@ class _Sqlite(Protocol):
     async def call(self, work: Callable[[sqlite3.Connection], T]) -> T: ...
 
 
+def creation(kind: str) -> str:
+    """The statements that give an empty database the newest schema; `kind`: `postgres` or `sqlite`."""
+    made = (_SCHEMA / f"create_{kind}.sql").read_text()
+    rows = (f"insert into dwarf_schema (version_num) values ('{HEAD}')", *compatibility())
+    return "".join([made, *(f"{statement};\n" for statement in rows)])
+
+
 def _turn() -> asyncio.Lock:
     """The lock under which databases are migrated one after the other: Alembic keeps its context in globals of the process."""
     return _turns.setdefault(asyncio.get_running_loop(), asyncio.Lock())
-
-
-def migrations_dir() -> Path:
-    """The folder of the migrations: beside the package in a wheel, at the root of a checkout."""
-    for place in (_HERE / "_migrations", _HERE.parent / "migrations"):
-        if (place / "env.py").exists():
-            return place
-    raise Unavailable("the migrations are missing from this installation: install dwarf-nats again")
-
-
-def _config() -> Config:
-    config = Config()
-    config.set_main_option("script_location", str(migrations_dir()).replace("%", "%%"))
-    return config
-
-
-def head() -> str:
-    """The newest revision."""
-    revision = ScriptDirectory.from_config(_config()).get_current_head()
-    assert revision is not None
-    return revision
-
-
-@cache
-def known_revisions() -> Mapping[str, bool]:
-    """Every revision of this version, the newest first, and whether older replicas may stay when a database gets it."""
-    scripts = ScriptDirectory.from_config(_config()).walk_revisions()
-    return {one.revision: bool(vars(one.module).get("old_replicas_may_stay")) for one in scripts}
-
-
-def oldest_compatible() -> str:
-    """The oldest revision whose replicas may run on a database at the newest one."""
-    return next(revision for revision, old_may_stay in known_revisions().items() if not old_may_stay)
-
-
-def is_later(revision: str | None) -> bool:
-    """Say whether a revision is one that only a later version knows."""
-    return revision is not None and revision not in known_revisions()
-
-
-def check_revision(revision: str | None, label: str) -> None:
-    """Raise `Unavailable` unless the database `label` is at the newest revision, `Unusable` if it is at a later one."""
-    if is_later(revision):
-        raise Unusable(
-            f"the schema of {label} is at revision {revision}, of a later version than this one: upgrade this replica"
-        )
-    if revision != head():
-        raise Unavailable(
-            f"the schema of {label} is at revision {revision}, this version needs {head()}: run dwarf-nats migrate"
-        )
-
-
-def _upgrade(connection: Connection) -> None:
-    config = _config()
-    config.attributes["connection"] = connection
-    command.upgrade(config, "head")
-    connection.exec_driver_sql("delete from dwarf_compatibility")
-    connection.exec_driver_sql(
-        f"insert into dwarf_compatibility (one, oldest_revision) values (1, '{oldest_compatible()}')"
-    )
-
-
-def _revision(connection: Connection) -> str | None:
-    return MigrationContext.configure(connection, opts={"version_table": "dwarf_schema"}).get_current_revision()
 
 
 async def migrate_postgres(dsn: str) -> None:
@@ -127,30 +64,41 @@ async def revision_postgres(dsn: str) -> str | None:
 async def _with_postgres(dsn: str, *, upgrade: bool) -> str | None:
     target = read(dsn)
     raw: Any = None
-
-    async def connected(*_: Any, **__: Any) -> Any:
-        return raw
-
     try:
         # A migration takes as long as it takes.
         raw = await target.connect({"application_name": "dwarf-nats"}, command_timeout=None)
         await pooler.check(target, raw)
-        engine = create_async_engine("postgresql+asyncpg://", async_creator=connected, poolclass=NullPool)
-        async with engine.connect() as connection:
-            found = await connection.run_sync(_revision)
-            if not upgrade or found == head():  # then the lock is not needed, whoever has it
-                return found
-            await connection.rollback()
-            await _lock(raw, target.label)
-            await connection.run_sync(_upgrade)
-            await connection.commit()
-            return await connection.run_sync(_revision)
-    except (*CONNECTION, SQLAlchemyError, asyncpg.PostgresError, CommandError) as error:
-        words = f"PostgreSQL at {target.label} cannot be {'migrated' if upgrade else 'read'}: {_words(error)}"
+        found = await _revision(raw)
+        if not upgrade or found == HEAD:  # then the lock is not needed, whoever has it
+            return found
+        await _lock(raw, target.label)
+        await _upgrade_postgres(raw, target.label)
+        return await _revision(raw)
+    except (*CONNECTION, asyncpg.PostgresError) as error:
+        words = f"PostgreSQL at {target.label} cannot be {'migrated' if upgrade else 'read'}: {one_line(error)}"
         raise _grave_or_passing(words, error) from error
     finally:
         if raw is not None:
             raw.terminate()  # with it goes the lock
+
+
+async def _revision(raw: Any) -> str | None:
+    if await raw.fetchval("select to_regclass('dwarf_schema')") is None:
+        return None
+    revision: str | None = await raw.fetchval("select version_num from dwarf_schema")
+    return revision
+
+
+async def _upgrade_postgres(raw: Any, label: str) -> None:
+    found = await _revision(raw)  # another replica may have done it meanwhile
+    if found is None:
+        async with raw.transaction():
+            await raw.execute(creation("postgres"))
+    elif found != HEAD:
+        _check_known(found, f"PostgreSQL at {label}")
+        from dwarf_nats.store import upgrade  # heavy: only for what has to be upgraded
+
+        await upgrade.upgrade_postgres(raw)
 
 
 async def _lock(raw: Any, where: str) -> None:
@@ -187,36 +135,55 @@ async def _holder(raw: Any) -> str:
     return f"held by process {pid} ({', '.join(filter(None, more))})"
 
 
-def _words(error: Exception) -> str:
-    """The driver's words, without what SQLAlchemy adds to them."""
-    root = root_of(error)
-    return one_line(root if isinstance(error, SQLAlchemyError) else error)
+def _check_known(revision: str, label: str) -> None:
+    if is_later(revision):
+        raise Unusable(
+            f"{label} cannot be migrated: it is at revision {revision}; the schema is of a later version than this one:"
+            " upgrade this replica"
+        )
 
 
 def _grave_or_passing(words: str, error: Exception) -> Unavailable:
-    if isinstance(error, CommandError):  # a revision that nobody here knows
-        return Unusable(f"{words}; the schema is of a later version than this one: upgrade this replica")
     return Unusable(words) if needs_a_person(error) else DatabaseAway(words)
 
 
 async def migrate_sqlite(database: _Sqlite) -> None:
     """Upgrade the SQLite database behind an open connection."""
     async with _turn():
-        await database.call(lambda raw: _with_sqlite(raw, upgrade=True))
+        await database.call(_upgrade_sqlite)
 
 
 async def revision_sqlite(database: _Sqlite) -> str | None:
     """The revision a SQLite database is at, `None` for an empty one."""
-    return await database.call(lambda raw: _with_sqlite(raw, upgrade=False))
+    return await database.call(_revision_sqlite)
 
 
-def _with_sqlite(raw: sqlite3.Connection, *, upgrade: bool) -> str | None:
-    engine = create_engine("sqlite://", creator=lambda: raw, poolclass=StaticPool)
-    with engine.connect() as connection:
-        if upgrade:
-            try:
-                _upgrade(connection)
-            except (CommandError, SQLAlchemyError) as error:
-                raise _grave_or_passing(f"the SQLite file cannot be migrated: {_words(error)}", error) from error
-            connection.commit()
-        return _revision(connection)
+def _revision_sqlite(raw: sqlite3.Connection) -> str | None:
+    if not raw.execute("select 1 from sqlite_master where name = 'dwarf_schema'").fetchall():
+        return None
+    for (revision,) in raw.execute("select version_num from dwarf_schema").fetchall():
+        return str(revision)
+    return None
+
+
+def _upgrade_sqlite(raw: sqlite3.Connection) -> None:
+    try:
+        found = _revision_sqlite(raw)
+        if found is None:
+            _create_sqlite(raw)
+        elif found != HEAD:
+            _check_known(found, "the SQLite file")
+            from dwarf_nats.store import upgrade  # heavy: only for what has to be upgraded
+
+            upgrade.upgrade_sqlite(raw)
+    except sqlite3.Error as error:
+        raise _grave_or_passing(f"the SQLite file cannot be migrated: {one_line(error)}", error) from error
+
+
+def _create_sqlite(raw: sqlite3.Connection) -> None:
+    try:
+        raw.executescript(f"begin immediate;\n{creation('sqlite')}commit;\n")
+    except sqlite3.Error:
+        if raw.in_transaction:
+            raw.execute("rollback")
+        raise

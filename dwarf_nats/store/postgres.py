@@ -23,6 +23,7 @@ from dwarf_nats.store.database import Operation, Row, Tx
 from dwarf_nats.store.dialect import POSTGRES, Sql
 from dwarf_nats.store.dsn import CONNECT_SECONDS, read
 from dwarf_nats.store.faults import CONFLICTS, CONNECTION, Outages, of_postgres, one_line
+from dwarf_nats.store.revisions import check_revision
 
 T = TypeVar("T")
 log = logging.getLogger("dwarf_nats.store")
@@ -88,7 +89,7 @@ class Postgres:
         if migrated:
             await migrate.migrate_postgres(self._dsn)
         else:
-            migrate.check_revision(await migrate.revision_postgres(self._dsn), self.label)
+            check_revision(await migrate.revision_postgres(self._dsn), self.label)
         await self.open()
 
     async def startup_done(self) -> None:

@@ -25,6 +25,7 @@ from dwarf_nats.store import migrate
 from dwarf_nats.store.database import Operation, Row, Tx
 from dwarf_nats.store.dialect import SQLITE, Sql
 from dwarf_nats.store.faults import Outages, needs_a_person, of_sqlite, primary_code
+from dwarf_nats.store.revisions import check_revision
 
 if TYPE_CHECKING:
     from dwarf_nats.ports import Clock
@@ -109,7 +110,7 @@ class Sqlite:
         if migrated:
             await migrate.migrate_sqlite(self)
         else:
-            migrate.check_revision(await migrate.revision_sqlite(self), self.label)
+            check_revision(await migrate.revision_sqlite(self), self.label)
 
     def _check_path(self) -> None:
         path = Path(self.path)

@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from dwarf_nats.engine import Engine
-from dwarf_nats.store import migrate
+from dwarf_nats.store.revisions import OLDEST_COMPATIBLE
 from dwarf_nats.workflow.status import Status
 from tests.support.engines import Remembered, maintenance_of, quiet
 
@@ -26,7 +26,7 @@ async def test_a_replica_that_may_stay_goes_on_and_says_so_once(
     with caplog.at_level(logging.INFO):
         await watch.run_once()
         assert "9999" not in caplog.text
-        await newer(engine, migrate.oldest_compatible())
+        await newer(engine, OLDEST_COMPATIBLE)
         await maintenance_of(engine).heartbeat.run_once()
         await watch.run_once()
     assert caplog.text.count("may stay until it is upgraded") == 1

@@ -55,11 +55,12 @@ def test_the_wheel_has_what_stands_beside_the_package(installed: Path, here: str
 
 def test_the_wheel_has_the_schema_of_each_database(installed: Path) -> None:
     for name in ("postgres.sql", "sqlite.sql"):
-        assert "create table dwarf_flows" in (installed / "dwarf_nats/store/schema" / name).read_text()
+        for path in (name, f"create_{name}"):
+            assert "create table dwarf_flows" in (installed / "dwarf_nats/store/schema" / path).read_text()
 
 
 def test_an_installed_package_migrates_by_its_own_files_and_finds_its_examples(installed: Path) -> None:
-    say = "from dwarf_nats.cli.demo import examples; from dwarf_nats.store.migrate import migrations_dir"
+    say = "from dwarf_nats.cli.demo import examples; from dwarf_nats.store.upgrade import migrations_dir"
     places = _run(installed, "-c", f"{say}; print(migrations_dir(), examples())").split()
     assert all(Path(place).is_relative_to(installed) for place in places)
     assert "current" in _run(installed, "-m", "dwarf_nats.cli.main", "migrate", "--dsn", "sqlite:///dwarf.db")

@@ -17,13 +17,13 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from alembic import command
-from sqlalchemy.ext.asyncio import create_async_engine
 
 from dwarf_nats.dev_servers import NatsServer
 from dwarf_nats.errors import Unavailable
 from dwarf_nats.sdk import Client, Status, Worker
-from dwarf_nats.store import migrate
+from dwarf_nats.store import upgrade
+from dwarf_nats.store.dsn import read
+from dwarf_nats.store.revisions import REVISIONS
 from dwarf_nats.workflow.graph import END, Graph
 
 LAST_RELEASE = "d257b53121a3142b5b1465bbd346f8cf06696823"
@@ -95,16 +95,9 @@ async def serving(
 
 async def upgraded(dsn: str, revision: str) -> None:
     """Take the database to a revision, as a newer version of that moment would have."""
-    engine = create_async_engine(dsn.replace("postgresql://", "postgresql+asyncpg://"))
-    async with engine.begin() as connection:
-
-        def upgrade(raw: object) -> None:
-            config = migrate._config()
-            config.attributes["connection"] = raw
-            command.upgrade(config, revision)
-
-        await connection.run_sync(upgrade)
-    await engine.dispose()
+    raw = await read(dsn).connect({}, command_timeout=None)
+    await upgrade.upgrade_postgres(raw, revision)
+    await raw.close()
 
 
 async def completed(asking: Client, count: int = FLOWS) -> None:
@@ -128,7 +121,7 @@ async def test_old_and_new_replicas_share_a_database(
     nats_server: NatsServer, empty_pg_dsn: str, old_wheel: Path
 ) -> None:
     """Each revision that lets old replicas stay is met by one under load; then each of both goes on without the other."""
-    later = [one for one in sorted(migrate.known_revisions()) if one > LAST_REVISION]
+    later = [one for one in sorted(REVISIONS) if one > LAST_REVISION]
     assert later
     prefix, url = "upgrading", nats_server.url
     worker = Worker(url, task_prefix=f"{prefix}-task")
@@ -149,7 +142,7 @@ async def test_old_and_new_replicas_share_a_database(
         await asking.put_graph(graph)
         await completed(asking)
         for revision in later:
-            if not migrate.known_revisions()[revision]:
+            if not REVISIONS[revision]:
                 return  # old replicas must have stopped before it
             load = asyncio.ensure_future(completed(asking))
             await upgraded(empty_pg_dsn, revision)

@@ -8,14 +8,12 @@ from pathlib import Path
 
 import asyncpg
 import pytest
-from alembic import command
-from alembic.script import ScriptDirectory
-from sqlalchemy import Connection
 
 from dwarf_nats.clock import SystemClock
 from dwarf_nats.errors import BadRequest, Unavailable
-from dwarf_nats.store import migrate, postgres
-from dwarf_nats.store.migrate import head
+from dwarf_nats.store import postgres, sqlite, upgrade
+from dwarf_nats.store.dsn import read
+from dwarf_nats.store.revisions import HEAD
 from dwarf_nats.store.statements import claim, create, settle
 from dwarf_nats.store.store import SqlStore
 from dwarf_nats.workflow.keys import Key
@@ -31,7 +29,7 @@ async def test_an_empty_database_is_brought_to_the_newest_revision_and_stays_the
         store = store_on(empty_dsn)
         await store.open("one", migrated=True)
         await store.steps.create([new_flow()], BUDGET)
-        assert await look(store, "select version_num from dwarf_schema") == [(head(),)]
+        assert await look(store, "select version_num from dwarf_schema") == [(HEAD,)]
         await store.close()
     store = store_on(empty_dsn)
     await store.open("one", migrated=False)
@@ -62,26 +60,19 @@ async def test_a_schema_of_a_later_version_is_refused(empty_dsn: str) -> None:
 
 def _revisions() -> list[str]:
     """All that were ever released, the oldest first."""
-    scripts = ScriptDirectory.from_config(migrate._config())
-    return [one.revision for one in scripts.walk_revisions()][::-1]
+    return [one.revision for one in upgrade.scripts().walk_revisions()][::-1]
 
 
-async def _leave_at(store: SqlStore, revision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def _leave_at(store: SqlStore, revision: str) -> None:
     """Bring an empty database to a revision, as the version of that time did."""
-
-    def upgrade(connection: Connection) -> None:
-        config = migrate._config()
-        config.attributes["connection"] = connection
-        command.upgrade(config, revision)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(migrate, "_upgrade", upgrade)
-        if isinstance(store.database, postgres.Postgres):
-            await migrate.migrate_postgres(store.dsn)
-            await store.database.open()
-        else:
-            await store.database.open()
-            await migrate.migrate_sqlite(store.database)
+    await store.database.open()
+    if isinstance(store.database, postgres.Postgres):
+        raw = await read(store.dsn).connect({}, command_timeout=None)
+        await upgrade.upgrade_postgres(raw, revision)
+        await raw.close()
+    else:
+        assert isinstance(store.database, sqlite.Sqlite)
+        await store.database.call(lambda raw: upgrade.upgrade_sqlite(raw, revision))
 
 
 OLD_FLOW = """
@@ -99,17 +90,17 @@ values (900001, 900001, 1, 'bbbbbbbbbbbbbbbb', 'a', 'a', '{"n":1}', 'pending', 1
 
 @pytest.mark.parametrize("revision", _revisions())
 async def test_every_revision_ever_released_is_brought_to_the_newest_and_its_flows_go_on(
-    empty_dsn: str, revision: str, monkeypatch: pytest.MonkeyPatch
+    empty_dsn: str, revision: str
 ) -> None:
     store = store_on(empty_dsn)
-    await _leave_at(store, revision, monkeypatch)
+    await _leave_at(store, revision)
     assert await look(store, "select version_num from dwarf_schema") == [(revision,)]
     for statement in (OLD_FLOW, OLD_STEP):
         await store.database.fetch(statement)
     await store.close()
     store = store_on(empty_dsn)
     await store.open("one", migrated=True)
-    assert await look(store, "select version_num from dwarf_schema") == [(head(),)]
+    assert await look(store, "select version_num from dwarf_schema") == [(HEAD,)]
     flow = await store.flows.get(Key(1, 900_001, "a" * 16))
     assert (flow.workflow, flow.status, flow.trace) == ("line", "running", "")
     (row,) = await claim_all(store, 10, BUDGET)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from alembic.script import ScriptDirectory
-
-from dwarf_nats.store import migrate
+from dwarf_nats.store import upgrade
+from dwarf_nats.store.revisions import HEAD, OLDEST_COMPATIBLE, REVISIONS
 from dwarf_nats.store.store import SqlStore
 
 UPGRADING = Path(__file__).parents[2] / "docs/operating/upgrading.md"
@@ -28,16 +27,18 @@ def told() -> dict[str, bool]:
 
 
 def test_every_revision_says_whether_old_replicas_may_stay_and_the_page_says_the_same() -> None:
-    scripts = list(ScriptDirectory.from_config(migrate._config()).walk_revisions())
+    scripts = list(upgrade.scripts().walk_revisions())
     silent = [one.revision for one in scripts if not hasattr(one.module, "old_replicas_may_stay")]
     assert silent == [], "write old_replicas_may_stay = True or False into the module of the revision"
-    assert told() == dict(sorted(migrate.known_revisions().items()))
+    assert told() == dict(sorted(REVISIONS.items()))
+    assert list(REVISIONS) == [one.revision for one in scripts]
+    assert {one.revision: one.module.old_replicas_may_stay for one in scripts} == REVISIONS
 
 
 async def test_the_database_knows_the_oldest_replica_that_may_stay(store: SqlStore) -> None:
     ((revision, oldest),) = await store.database.fetch(
         "select version_num, (select oldest_revision from dwarf_compatibility) from dwarf_schema"
     )
-    assert revision == migrate.head()
-    assert oldest == migrate.oldest_compatible() == max(one for one, stays in told().items() if not stays)
+    assert revision == HEAD
+    assert oldest == OLDEST_COMPATIBLE == max(one for one, stays in told().items() if not stays)
     assert await store.deployment.newer_schema() is None

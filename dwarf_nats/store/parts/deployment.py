@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from dwarf_nats.ports.shared import NewerSchema
 from dwarf_nats.rules.rows import ShardIdentity
-from dwarf_nats.store import migrate
+from dwarf_nats.store.revisions import REVISIONS, is_later
 from dwarf_nats.store.statements import deployment
 
 if TYPE_CHECKING:
@@ -33,9 +33,9 @@ class SqlDeployment:
 
     async def newer_schema(self) -> NewerSchema | None:
         ((revision, oldest),) = await self._database.fetch(deployment.SCHEMA)
-        if not migrate.is_later(revision):
+        if not is_later(revision):
             return None
-        return NewerSchema(revision, may_stay=oldest in migrate.known_revisions())
+        return NewerSchema(revision, may_stay=oldest in REVISIONS)
 
     async def raise_shards(self, shards: int) -> None:
         await self._database.fetch(deployment.RAISE_SHARDS, shards)

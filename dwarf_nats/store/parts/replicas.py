@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dwarf_nats.rules.rows import HeartbeatReply
-from dwarf_nats.store import migrate
+from dwarf_nats.store.revisions import is_later
 from dwarf_nats.store.statements import replicas
 from dwarf_nats.store.statements.ids import next_ids
 
@@ -47,7 +47,7 @@ class SqlReplicas:
             deadline_in=_until(deadline, now),
             schedule_in=_until(schedule, now),
             definitions=int(definitions or 0),
-            schema_is_later=migrate.is_later(revision),
+            schema_is_later=is_later(revision),
         )
 
     async def is_leader(self) -> bool:

@@ -1,8 +1,9 @@
-"""The schema as it is now, to be read: `postgres.sql` and `sqlite.sql`, made from migrated databases.
+"""The schema as it is now: `postgres.sql` and `sqlite.sql` to be read, `create_….sql` as an empty database gets it at once.
 
-The migrations make the schema; a test holds that these files equal their sum. After a new migration write them anew:
+The migrations make the schema; tests hold that these files equal their sum. After a new migration write them anew, from
+empty databases:
 
     python -m dwarf_nats.store.schema postgresql://… sqlite://
 
-The PostgreSQL database may be empty; it is brought to the newest revision.
+and add the revision to `store/revisions.py`.
 """

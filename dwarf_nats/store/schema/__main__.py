@@ -1,11 +1,11 @@
-"""Write `postgres.sql` and `sqlite.sql`: `python -m dwarf_nats.store.schema postgresql://… sqlite://`."""
+"""Write the files of the schema, from empty databases: `python -m dwarf_nats.store.schema postgresql://… sqlite://`."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
 
-from dwarf_nats.store.schema.files import schema_of
+from dwarf_nats.store.schema.files import creation_of, schema_of
 
 
 async def main(dsns: list[str]) -> int:
@@ -14,8 +14,9 @@ async def main(dsns: list[str]) -> int:
         sys.stderr.write(f"{__doc__}\n")
         return 2
     for dsn in dsns:
-        path, text = await schema_of(dsn)
-        path.write_text(text)
+        for made in (creation_of, schema_of):  # the first one migrates, the second one shows what has become of it
+            path, text = await made(dsn)
+            path.write_text(text)
     return 0
 
 
