@@ -20,7 +20,35 @@ COPIED = (
 """Files and folders that the site copies, to the same places: so links between files work in both."""
 LEFT_OUT = ("node_modules", "__pycache__")
 NAVIGATION: dict[str, list[str]] = {
-    "Start": ["index.md", "docs/getting-started.md", "docs/concepts.md", "docs/console.md", "docs/glossary.md"],
+    "Start": [
+        "index.md",
+        "docs/getting-started.md",
+        "docs/concepts.md",
+        "docs/console.md",
+        "docs/comparison.md",
+        "docs/glossary.md",
+    ],
+    "How to": [
+        "docs/how-to/README.md",
+        "docs/how-to/retry.md",
+        "docs/how-to/time-out.md",
+        "docs/how-to/approve.md",
+        "docs/how-to/wait-for-an-event.md",
+        "docs/how-to/run-nightly.md",
+        "docs/how-to/call-a-service.md",
+        "docs/how-to/fan-out.md",
+        "docs/how-to/compensate.md",
+        "docs/how-to/limit-a-partner.md",
+        "docs/how-to/page-through-results.md",
+        "docs/how-to/test.md",
+        "docs/how-to/find-out-why.md",
+        "docs/how-to/deploy.md",
+        "docs/how-to/upgrade.md",
+        "docs/how-to/secure.md",
+        "docs/how-to/from-langgraph.md",
+        "docs/how-to/from-temporal.md",
+        "docs/how-to/from-celery.md",
+    ],
     "Write workflows": [
         "docs/graph-files.md",
         "docs/nodes.md",

@@ -26,28 +26,34 @@ from dwarf_nats.workflow.source_templates import check_source
 from tests.operating.command_lines import ROOT
 
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "changes").glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
-_FENCE = re.compile(r"^( *)```(\S*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
-SHELL = {"bash", "case", "do", "done", "echo", "esac", "exit", "printf", "step=$(dwarf-nats", "while"}
+_FENCE = re.compile(r'^( *)```(\S*)(?: title="([^"\n]+)")?\n(.*?)^ *```$', re.MULTILINE | re.DOTALL)
+_NOT_RUN = re.compile(r"<!-- not run: [^>]+ -->\n+ *$")
+SHELL = {"bash", "case", "do", "done", "echo", "esac", "exit", "for", "printf", "step=$(dwarf-nats", "while"}
 TOOLS = {"cat", "cd", "chmod", "cp", "createdb", "dwarf-nats", "make", "nats", "nats-server", "nsc", "openssl",
-         "pg_dump", "pg_restore", "pip", "prometheus", "psql", "python", "rm", "sqlite3",
+         "pg_dump", "pg_restore", "pip", "prometheus", "psql", "pytest", "python", "rm", "sqlite3",
          "systemctl", "examples/shell/service.sh"}  # fmt: skip
 """Programs that command lines of the documents may begin with."""
 NATS_VERBS = {"pub", "reply", "req", "service", "stream", "sub"}
 _PROMPT = "$ "
+_ASSIGNED = re.compile(r"^[A-Z_]+=\$\((.*)\)$", re.DOTALL)
+"""A command whose output goes into a variable."""
 
 
 @dataclass(slots=True, frozen=True)
 class Block:
-    """One fenced block. `line`: where it begins."""
+    """One fenced block. `line`: where it begins. `title`: shown above it. `runs`: no comment before it says why it does not."""
 
     page: Path
     line: int
     language: str
     text: str
+    title: str = ""
+    runs: bool = True
 
     @property
     def shown(self) -> str:
-        return f"{self.page.relative_to(ROOT).as_posix()}:{self.line}"
+        inside = self.page.is_relative_to(ROOT)
+        return f"{self.page.relative_to(ROOT).as_posix() if inside else self.page.name}:{self.line}"
 
 
 def blocks(*pages: Path) -> Iterator[Block]:
@@ -55,8 +61,10 @@ def blocks(*pages: Path) -> Iterator[Block]:
     for page in pages or PAGES:
         text = page.read_text(encoding="utf-8")
         for found in _FENCE.finditer(text):
-            body = re.sub(f"^{found[1]}", "", found[3], flags=re.MULTILINE)
-            yield Block(page, text[: found.start()].count("\n") + 1, found[2], body)
+            before = text[: found.start()]
+            body = re.sub(f"^{found[1]}", "", found[4], flags=re.MULTILINE)
+            runs = _NOT_RUN.search(before) is None
+            yield Block(page, before.count("\n") + 1, found[2], body, title=found[3] or "", runs=runs)
 
 
 def fences(page: Path) -> int:
@@ -102,7 +110,7 @@ def check_commands(block: Block) -> None:
     script = block.text if block.language == "sh" else "\n".join(lines)
     subprocess.run(["bash", "-n"], input=script, text=True, check=True)
     for line in lines:
-        words = shlex.split(line, comments=True)
+        words = shlex.split(_ASSIGNED.sub(r"\1", line), comments=True)
         while words and re.fullmatch(r"[A-Z][A-Z0-9_]*=.*|…", words[0]):
             words = words[1:]
         if words and not re.fullmatch(r"\d|\*|\d\)|\*\)", words[0]):
@@ -123,7 +131,7 @@ def _check_command(block: Block, words: list[str]) -> None:
         for extra in (extras or "").split(","):
             assert not extra or extra in project["optional-dependencies"], f"{block.shown}: there is no extra {extra}"
     elif program == "python":
-        assert words[1:3] == ["-m", "bench"]
+        assert words[1:3] == ["-m", "bench"] or words[1].endswith(".py")
     elif program == "nats":
         assert words[1] in NATS_VERBS, f"{block.shown}: nats has no command {words[1]}"
 

@@ -23,13 +23,20 @@ from dwarf_nats.wire.operations import OPERATIONS, SIGNAL
 from tests.cli.test_usage import COMMANDS
 from tests.operating.command_lines import OPERATING, ROOT
 
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *OPERATING.glob("*.md")])
+PAGES = sorted(
+    [
+        ROOT / "README.md",
+        *(ROOT / "docs").glob("*.md"),
+        *(ROOT / "docs" / "how-to").glob("*.md"),
+        *OPERATING.glob("*.md"),
+    ]
+)
 _OURS = re.compile(r"(?:^|\$\(|do |\| )dwarf-nats (.*)")
 
 
 def _blocks(page: Path) -> Iterator[str]:
     """The code blocks of a page."""
-    yield from re.findall(r"^ *```\w*\n(.*?)^ *```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    yield from re.findall(r"^ *```[^\n]*\n(.*?)^ *```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
 
 
 def _typed(page: Path) -> Iterator[str]:
