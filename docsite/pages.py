@@ -77,6 +77,7 @@ NAVIGATION: dict[str, list[str]] = {
         "docs/holds.md",
         "docs/bulk.md",
         "docs/command-line.md",
+        "docs/mcp.md",
     ],
     "Operate": [
         "docs/operating/README.md",

@@ -22,6 +22,7 @@ COMMANDS = {
     "dev": LazyCommand("dwarf_nats.cli.dev", "Everything on this machine: NATS, database, replica, tasks."),
     "demo": LazyCommand("dwarf_nats.cli.demo", "See the example orders run, start to end."),
     "console": LazyCommand("dwarf_nats.cli.console", "The web console."),
+    "mcp": LazyCommand("dwarf_nats.cli.mcp", "A Model Context Protocol server: tools for language models."),
     "worker": LazyCommand("dwarf_nats.cli.worker", "Serve the tasks of a Python module, or a command as a task."),
     "migrate": LazyCommand("dwarf_nats.cli.migrate", "Bring databases to the current schema."),
     "tasks": LazyCommand("dwarf_nats.cli.tasks", "Who serves which task, its rate limit and its breaker."),

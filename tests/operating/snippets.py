@@ -148,6 +148,9 @@ def check_json(block: Block) -> None:
     value = json.loads(block.text)
     if isinstance(value, list):
         _check_batch(value)
+    elif servers := value.get("mcpServers") or value.get("servers"):
+        for server in servers.values():
+            _check_command(block, [server["command"], *server["args"]])
     elif "replica" in value:
         msgspec.convert(value, m.HealthReply)
     elif "error" in value:
