@@ -69,6 +69,7 @@ NAVIGATION: dict[str, list[str]] = {
         "docs/workflows-in-python.md",
         "docs/python-types.md",
         "docs/sealed-fields.md",
+        "docs/agents.md",
         "docs/library.md",
     ],
     "Look after flows": [

@@ -125,7 +125,7 @@ def _check_command(block: Block, words: list[str]) -> None:
         assert words[1] in targets, f"{block.shown}: make has no target {words[1]}"
     elif program == "pip":
         project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-        name, extras = re.fullmatch(r"(\.|[\w-]+)(?:\[([\w,]+)\])?", words[2]).groups()  # type: ignore[union-attr]
+        name, extras = re.fullmatch(r"(\.|[\w-]+)(?:\[([\w,-]+)\])?", words[2]).groups()  # type: ignore[union-attr]
         assert words[1] == "install"
         assert name in (".", project["name"])
         for extra in (extras or "").split(","):
