@@ -283,6 +283,23 @@ async def test_a_flow_that_is_cancelled_while_it_waits_takes_no_slot(engine: Eng
     await settled(engine)
 
 
+async def test_cancelled_flows_at_the_head_of_a_queue_delay_nobody(timed: Engine, task: Counted) -> None:
+    """K1, O10: a permit goes to the first step that still waits at once; here no time passes in which a sweep could run."""
+    await put(timed, task="counted", concurrency=1)
+    (first,) = await create(timed, 1)
+    await task.times(1)
+    cancelled = await create(timed, 20)
+    await waiting(timed, 20)
+    (last,) = await create(timed, 1)
+    await waiting(timed, 21)
+    for flow in cancelled:
+        await timed.cancel(flow)
+    task.open()
+    assert await all_end(timed, [first, last]) == {Status.COMPLETED}
+    assert task.began == ["", ""]
+    await settled(timed)
+
+
 async def test_a_retry_waits_for_its_turn_like_any_step(engine: Engine, proxy: TaskProxy) -> None:
     """K1, X5: between two attempts a step holds no slot."""
     counted = Counted(opened=True)

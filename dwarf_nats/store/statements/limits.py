@@ -9,6 +9,7 @@ A row there whose step does not wait any more, because its flow was cancelled or
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -34,6 +35,8 @@ class StepState(NamedTuple):
 
 
 Queries = Generator[Query | QueryMany, "list[Row]", None]
+MAX_STALE_ROWS = 1_000
+"""Rows of a queue that are read at once where some of them have to be removed: as many as a transaction writes elsewhere."""
 LIGHTEST_WEIGHT = 1e-6
 """Lower weights count as this one, so that a turn stays a number that can be added to."""
 WAITS = f"parked = {Parked.LIMIT:d} and status = 'pending'"
@@ -229,13 +232,30 @@ def give_back(steps: Sequence[tuple[int, int, bool]], delay_us: int) -> Queries:
 
 
 def heads(wanted: Mapping[str, int]) -> Generator[Query | QueryMany, list[Row], list[Waiting]]:
-    """Read the heads of queues, so many of each slot; a row whose step does not wait any more is removed."""
-    rows = yield QueryMany(HEADS, [(slot.partition("/")[0], slot, number) for slot, number in wanted.items()])
-    found = [Waiting(*values) for values in rows]
-    stale = sorted(one.step_id for one in found if one.lease_seq is None)
-    if stale:
-        yield Query(REMOVE_WAITS, (stale,))
-    return [one for one in found if one.lease_seq is not None]
+    """Read the heads of queues, up to so many of each slot. Rows whose steps wait no more are removed and passed over."""
+    found: list[Waiting] = []
+    left = dict(wanted)
+    while left:
+        rows = yield QueryMany(HEADS, [(slot.partition("/")[0], slot, number) for slot, number in left.items()])
+        read = [Waiting(*values) for values in rows]
+        stale = [one for one in read if one.lease_seq is None]
+        if stale:
+            yield Query(REMOVE_WAITS, (sorted(one.step_id for one in stale),))
+        again = {one.slot for one in stale}
+        found += [one for one in read if one.slot not in again]
+        # More at a time, as whole queues may have been cancelled.
+        left = {slot: min(2 * left[slot], MAX_STALE_ROWS) for slot in again}
+    return _first_of_each(found, wanted)
+
+
+def _first_of_each(found: Sequence[Waiting], wanted: Mapping[str, int]) -> list[Waiting]:
+    taken: Counter[str] = Counter()
+    kept = []
+    for one in found:
+        taken[one.slot] += 1
+        if taken[one.slot] <= wanted[one.slot]:
+            kept.append(one)
+    return kept
 
 
 def unpark(step_ids: Sequence[int]) -> Generator[Query | QueryMany, list[Row], list[ReadyStep]]:
