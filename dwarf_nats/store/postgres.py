@@ -113,23 +113,26 @@ class Postgres:
             return
         self._size = size
         if self._pool is not None:
-            resizing = asyncio.ensure_future(_ignoring_connection_errors(self._replace_pool()))
+            resizing = asyncio.ensure_future(self._replace_pool())
             self._resizing.add(resizing)
             resizing.add_done_callback(self._resizing.discard)
 
     async def _replace_pool(self) -> None:
-        made = await self._new_pool()
+        made = await self._new_pool()  # which connects to nothing yet
         old, self._pool = self._pool, made
         if old is None:  # closed meanwhile
             self._pool = None
             old = made
-        await old.close()
+        await _ignoring_connection_errors(old.close())
 
     async def close(self) -> None:
         """Close all connections, by force after a second."""
         hot, self._hot = self._hot, None
         if hot is not None:
             await _ignoring_connection_errors(hot.close(timeout=1))
+        for resizing in self._resizing:
+            resizing.cancel()  # which ends the connections of the pool that was replaced by force
+        await asyncio.gather(*self._resizing, return_exceptions=True)
         if self._pool is not None:
             pool, self._pool = self._pool, None
             try:
