@@ -5,6 +5,8 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; 
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Keep compiled modules, whatever the environment says: the tests start hundreds of processes, and each would compile everything.
+export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .PHONY: help venv tools check test quiet fuzz model chaos limits demo bench docs clean
@@ -38,8 +40,8 @@ test: tools ## run everything, as CI does
 quiet: $(STAMP) ## test the service with the signals between replicas off: the same results, slower
 	DWARF_SIGNALS=false $(BIN)/pytest -n 2 tests/service tests/cli tests/recovery
 
-fuzz: $(STAMP) ## send random requests, replies, graphs and conditions, TIMES=10 as many as in make test
-	DWARF_FUZZ=$(or $(TIMES),10) $(BIN)/pytest -n 2 tests/fuzz
+fuzz: $(STAMP) ## send random requests, replies, graphs and conditions, TIMES=20 as many as in make test
+	DWARF_FUZZ=$(or $(TIMES),20) $(BIN)/pytest -n 2 tests/fuzz
 
 model: $(STAMP) ## run random workflows on both databases and compare with a model: EXAMPLES=1000
 	DWARF_EXAMPLES=$(or $(EXAMPLES),1000) $(BIN)/pytest -n 2 tests/model

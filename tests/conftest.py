@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
+import gc
 import logging
 import shutil
 from collections.abc import Iterator
@@ -17,19 +17,39 @@ from dwarf_nats.clock import SystemClock
 from dwarf_nats.dev_servers import NatsServer, PostgresServer
 from dwarf_nats.store import migrate
 from dwarf_nats.store.sqlite import Sqlite
+from tests.support.databases import Databases
 
 # How long examples take says more about what else runs on the machine than about the code.
 settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("shared")
-_numbers = itertools.count(1)
+
+
+LONGEST = (
+    "tests/chaos/test_chaos.py",
+    "tests/recovery/",
+    "tests/model/test_model.py",
+    "tests/browser/",
+    "tests/bench/",
+    "tests/fuzz/",
+    "tests/operating/test_documentation_site.py",
+    "tests/operating/test_snippets.py",
+)
+"""Files whose single tests take longest. They come first: one that came last would leave the other workers without work."""
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests that need a NATS server as slow: `make check` leaves them to `make test`."""
+    """Put the longest tests first, and mark those that need a NATS server as slow: `make check` leaves them to `make test`."""
+    items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))
     for item in items:
         if "nats_server" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.slow)
+
+
+def pytest_collection_finish() -> None:
+    """Keep what collecting has made out of every garbage collection from now on: it stays to the end, and is a lot."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
@@ -67,10 +87,9 @@ def postgres() -> Iterator[PostgresServer]:
 
 
 @pytest.fixture(scope="session")
-def _postgres_template(postgres: PostgresServer) -> str:
-    """A PostgreSQL database with the schema: to copy it is five times as fast as to migrate."""
-    asyncio.run(migrate.migrate_postgres(asyncio.run(postgres.create_database("schema"))))
-    return "schema"
+def databases(postgres: PostgresServer) -> Databases:
+    """Databases on that server, with the schema and nothing in it."""
+    return Databases(postgres)
 
 
 @pytest.fixture(scope="session")
@@ -89,19 +108,19 @@ def _sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def pg_dsn(postgres: PostgresServer, _postgres_template: str) -> Iterator[str]:
+def pg_dsn(request: pytest.FixtureRequest, databases: Databases) -> Iterator[str]:
     """A PostgreSQL database of the test's own, with the schema and nothing in it."""
-    name = f"test_{next(_numbers)}"
-    yield asyncio.run(postgres.create_database(name, _postgres_template))
-    asyncio.run(postgres.drop_database(name))
+    dsn = databases.take(unused=request.node.get_closest_marker("unused_database") is not None)
+    yield dsn
+    databases.give_back(dsn)
 
 
 @pytest.fixture
-def empty_pg_dsn(postgres: PostgresServer) -> Iterator[str]:
+def empty_pg_dsn(databases: Databases) -> Iterator[str]:
     """A PostgreSQL database of the test's own, without the schema."""
-    name = f"test_{next(_numbers)}"
-    yield asyncio.run(postgres.create_database(name))
-    asyncio.run(postgres.drop_database(name))
+    dsn = databases.take_without_schema()
+    yield dsn
+    databases.drop(dsn)
 
 
 @pytest.fixture

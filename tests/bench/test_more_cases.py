@@ -66,6 +66,7 @@ async def test_replicas(servers: Servers) -> None:
 
 
 async def test_idle(servers: Servers) -> None:
+    """It is compared with itself, too: nothing has moved."""
     case = await run(Plan("idle", 1, 1, label="watch"), servers)
     assert names(case) == ["postgresql", "sqlite"]
     assert ran(case) == [(0, 0)] * 2
@@ -73,6 +74,8 @@ async def test_idle(servers: Servers) -> None:
     assert len(postgres.measured("statements_per_minute")) == 1
     assert sqlite.measured("statements_per_minute") == []
     assert all(len(arm.measured("engine_cpu_percent")) == 1 for arm in case.arms)
+    run_of = Run("2026-01-01T00:00:00+00:00", "bench", {"cpu": "one", "cores": "2"}, {}, {}, [case])
+    assert {move.moved for move in compare(run_of, run_of)} == {False}
 
 
 async def test_memory(servers: Servers) -> None:
@@ -80,9 +83,3 @@ async def test_memory(servers: Servers) -> None:
     assert names(case) == ["empty", "20 asleep, 30 pending", "10 in flight"]
     assert all(arm.measured("rss_mib")[0] > 10 for arm in case.arms)
     assert case.arms[2].measured("kib_per_task") != []
-
-
-async def test_a_run_is_compared_with_itself(servers: Servers) -> None:
-    case = await run(Plan("idle", 1, 1, label="watch"), servers)
-    run_of = Run("2026-01-01T00:00:00+00:00", "bench", {"cpu": "one", "cores": "2"}, {}, {}, [case])
-    assert {move.moved for move in compare(run_of, run_of)} == {False}

@@ -16,7 +16,7 @@ from tests.chaos.processes import ARRANGEMENTS, Arrangement
 from tests.chaos.round import perform
 
 pytestmark = pytest.mark.slow
-SECONDS = {"postgres": 30, "shards": 25, "quiet": 20, "sqlite": 15}
+SECONDS = {"postgres": 16, "shards": 14, "quiet": 12, "sqlite": 8}
 """Of faults: one PostgreSQL; two of them as two shards; one, the replicas without signals; one replica on SQLite."""
 
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
 from dwarf_nats.clock import ManualClock
-from dwarf_nats.dev_servers import PostgresServer
 from dwarf_nats.engine import Engine
 from dwarf_nats.library import open_engine
 from dwarf_nats.settings import EngineSettings
 from dwarf_nats.testing import TaskProxy
-from tests.support.engines import Dsns, Remembered, line, new_databases
+from tests.support.databases import Databases
+from tests.support.engines import Dsns, Remembered, line
 
 
 @pytest.fixture
@@ -64,10 +64,25 @@ async def timed(proxy: TaskProxy, heard: Remembered, clock: ManualClock) -> Asyn
         yield made
 
 
+@pytest.fixture
+def shared(databases: Databases) -> Iterator[Dsns]:
+    """So many empty databases that several replicas can share."""
+    taken: list[str] = []
+
+    def take(count: int) -> list[str]:
+        new = [databases.take() for _ in range(count)]
+        taken.extend(new)
+        return new
+
+    yield take
+    for dsn in taken:
+        databases.give_back(dsn)
+
+
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.slow)])
 def dsns(request: pytest.FixtureRequest, tmp_path: Path) -> Dsns:
     """So many empty databases of each kind."""
     if request.param == "sqlite":
         return lambda count: [f"sqlite:///{tmp_path / f'{secrets.token_hex(4)}.db'}" for _ in range(count)]
-    server: PostgresServer = request.getfixturevalue("postgres")
-    return lambda count: new_databases(server, count)
+    shared: Dsns = request.getfixturevalue("shared")
+    return shared

@@ -17,19 +17,13 @@ from dwarf_nats.settings import EngineSettings
 from dwarf_nats.testing import TaskProxy
 from dwarf_nats.workflow.options import FlowOptions, Query
 from dwarf_nats.workflow.status import Status
-from tests.support.engines import SOON, Dsns, maintenance_of, new_databases, rows
+from tests.support.engines import SOON, Dsns, maintenance_of, rows
 
 pytestmark = pytest.mark.slow
 
 QUICK = 500
 SLOW = 600_000
 """Milliseconds of silence until a replica is taken for dead: soon, or not while a test runs, however busy the machine is."""
-
-
-@pytest.fixture
-def shared(postgres: PostgresServer) -> Dsns:
-    """Databases that several replicas can share."""
-    return lambda count: new_databases(postgres, count)
 
 
 def opened(given: list[str], proxy: TaskProxy, timeout_ms: int = 10_000) -> Engine:

@@ -153,7 +153,7 @@ class Crowd:
         await self.rig.clear()
 
 
-@pytest.mark.parametrize(("kind", "count"), [("sqlite_dsn", 80), ("pg_dsn", 10)])
+@pytest.mark.parametrize(("kind", "count"), [("sqlite_dsn", 40), ("pg_dsn", 6)])
 def test_whatever_is_asked(request: pytest.FixtureRequest, nats_server: NatsServer, kind: str, count: int) -> None:
     dsn: str = request.getfixturevalue(kind)
     with opened(nats_server.url, dsn, f"fuzz{next(_numbers)}") as rig:

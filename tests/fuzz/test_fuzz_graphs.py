@@ -84,7 +84,7 @@ STATES = st.one_of(
 
 
 @pytest.mark.slow
-@examples(1_500)
+@examples(750)
 @given(CONDITIONS, STATES)
 def test_any_condition_is_refused_or_evaluated_in_time(source: str, state: dict[str, Any]) -> None:
     """G9: nothing is raised, nothing hangs, the process lives."""
@@ -187,7 +187,7 @@ class Tasks:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "count"), [("sqlite_dsn", 80), ("pg_dsn", 10)])
+@pytest.mark.parametrize(("kind", "count"), [("sqlite_dsn", 40), ("pg_dsn", 6)])
 def test_whatever_graph_is_put_and_run(
     request: pytest.FixtureRequest, nats_server: NatsServer, kind: str, count: int
 ) -> None:

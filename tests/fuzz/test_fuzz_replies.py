@@ -64,7 +64,7 @@ REPLIES = st.tuples(bent(SOUND), st.one_of(st.none(), st.none(), HEADERS))
 
 
 @pytest.mark.slow
-@examples(1_000)
+@examples(500)
 @given(REPLIES, st.binary(max_size=30))
 def test_any_reply_can_be_read(reply: tuple[bytes, dict[str, str] | None], noise: bytes) -> None:
     """What is wrong with it becomes an error of the answer; nothing is raised."""
@@ -154,7 +154,7 @@ class Service:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "count"), [("sqlite_dsn", 50), ("pg_dsn", 8)])
+@pytest.mark.parametrize(("kind", "count"), [("sqlite_dsn", 25), ("pg_dsn", 5)])
 def test_whatever_a_task_answers(
     request: pytest.FixtureRequest, nats_server: NatsServer, kind: str, count: int
 ) -> None:

@@ -43,7 +43,7 @@ def on_postgres(request: pytest.FixtureRequest, postgres: PostgresServer) -> Ite
     asyncio.run(postgres.drop_database(name))
 
 
-@settings(max_examples=300, parent=RANDOM)
+@settings(max_examples=200, parent=RANDOM)
 @given(graphs())
 def test_g6_graphs_are_valid_by_construction(graph: Graph) -> None:
     graph.validate()
@@ -75,14 +75,14 @@ def test_the_engine_does_what_the_model_says(memory: EngineGroup, example: Examp
 
 
 @pytest.mark.slow
-@settings(max_examples=EXAMPLES or 600, parent=RANDOM)
+@settings(max_examples=EXAMPLES or 200, parent=RANDOM)
 @given(examples())
 def test_the_engine_does_what_the_model_says_many_times(memory: EngineGroup, example: Example) -> None:
     memory.check(example)
 
 
 @pytest.mark.slow
-@settings(max_examples=EXAMPLES or 300, parent=RANDOM)
+@settings(max_examples=EXAMPLES or 100, parent=RANDOM)
 @given(examples(fragile=6))
 def test_a_flow_taken_up_again_from_a_step_goes_as_the_model_says(memory: EngineGroup, example: Example) -> None:
     memory.check(example)
@@ -96,7 +96,7 @@ def test_a_cancelled_flow_that_is_forked_goes_as_if_it_had_not_been(memory: Engi
 
 
 @pytest.mark.slow
-@settings(max_examples=EXAMPLES or 300, parent=RANDOM)
+@settings(max_examples=EXAMPLES or 100, parent=RANDOM)
 @given(examples(fragile=3, cut=True))
 def test_a_cancelled_flow_that_is_forked_goes_as_if_it_had_not_been_many_times(
     memory: EngineGroup, example: Example
@@ -105,7 +105,7 @@ def test_a_cancelled_flow_that_is_forked_goes_as_if_it_had_not_been_many_times(
 
 
 @pytest.mark.slow
-@settings(max_examples=EXAMPLES or 100, parent=RANDOM)
+@settings(max_examples=EXAMPLES or 40, parent=RANDOM)
 @given(examples(fragile=3, cut=True))
 def test_on_postgresql_a_cancelled_flow_that_is_forked_goes_as_if_it_had_not_been(
     on_postgres: EngineGroup, example: Example
@@ -114,7 +114,7 @@ def test_on_postgresql_a_cancelled_flow_that_is_forked_goes_as_if_it_had_not_bee
 
 
 @pytest.mark.slow
-@settings(max_examples=EXAMPLES or 100, parent=RANDOM)
+@settings(max_examples=EXAMPLES or 40, parent=RANDOM)
 @given(examples())
 def test_on_postgresql_the_engine_does_what_the_model_says(on_postgres: EngineGroup, example: Example) -> None:
     on_postgres.check(example)
@@ -128,14 +128,14 @@ def test_nodes_without_a_service_do_what_the_model_says(memory: EngineGroup, exa
 
 
 @pytest.mark.slow
-@settings(max_examples=EXAMPLES or 300, parent=RANDOM)
+@settings(max_examples=EXAMPLES or 100, parent=RANDOM)
 @given(examples(acting=60))
 def test_nodes_without_a_service_do_what_the_model_says_many_times(memory: EngineGroup, example: Example) -> None:
     memory.check(example)
 
 
 @pytest.mark.slow
-@settings(max_examples=EXAMPLES or 100, parent=RANDOM)
+@settings(max_examples=EXAMPLES or 40, parent=RANDOM)
 @given(examples(fragile=4, acting=40))
 def test_on_postgresql_nodes_without_a_service_do_what_the_model_says(
     on_postgres: EngineGroup, example: Example
@@ -144,7 +144,7 @@ def test_on_postgresql_nodes_without_a_service_do_what_the_model_says(
 
 
 @pytest.mark.slow
-@settings(max_examples=EXAMPLES or 100, parent=RANDOM)
+@settings(max_examples=EXAMPLES or 50, parent=RANDOM)
 @given(examples(fragile=4, cut=True, acting=40))
 def test_a_cancelled_flow_with_nodes_without_a_service_is_forked_as_the_model_says(
     memory: EngineGroup, example: Example
@@ -167,14 +167,14 @@ def test_completed_steps_of_a_cancelled_flow_are_compensated(memory: EngineGroup
 
 
 @pytest.mark.slow
-@settings(max_examples=EXAMPLES or 300, parent=RANDOM)
+@settings(max_examples=EXAMPLES or 100, parent=RANDOM)
 @given(examples(acting=20, undoing=50))
 def test_completed_steps_are_compensated_as_the_model_says_many_times(memory: EngineGroup, example: Example) -> None:
     memory.check(example)
 
 
 @pytest.mark.slow
-@settings(max_examples=EXAMPLES or 150, parent=RANDOM)
+@settings(max_examples=EXAMPLES or 60, parent=RANDOM)
 @given(examples(fragile=4, acting=20, undoing=50))
 def test_a_compensated_flow_is_taken_up_again_as_the_model_says(memory: EngineGroup, example: Example) -> None:
     """O13, O14."""
@@ -182,7 +182,7 @@ def test_a_compensated_flow_is_taken_up_again_as_the_model_says(memory: EngineGr
 
 
 @pytest.mark.slow
-@settings(max_examples=EXAMPLES or 100, parent=RANDOM)
+@settings(max_examples=EXAMPLES or 40, parent=RANDOM)
 @given(examples(acting=20, undoing=50))
 def test_on_postgresql_completed_steps_are_compensated_as_the_model_says(
     on_postgres: EngineGroup, example: Example
@@ -191,7 +191,7 @@ def test_on_postgresql_completed_steps_are_compensated_as_the_model_says(
 
 
 @pytest.mark.slow
-@settings(max_examples=EXAMPLES or 100, parent=RANDOM)
+@settings(max_examples=EXAMPLES or 40, parent=RANDOM)
 @given(examples(fragile=3, cut=True, acting=20, undoing=50))
 def test_on_postgresql_completed_steps_of_a_cancelled_flow_are_compensated(
     on_postgres: EngineGroup, example: Example
@@ -218,7 +218,7 @@ def test_where_every_field_is_borrowed_nothing_differs(memory: EngineGroup, exam
 
 
 @pytest.mark.slow
-@settings(max_examples=EXAMPLES or 300, parent=RANDOM)
+@settings(max_examples=EXAMPLES or 100, parent=RANDOM)
 @given(examples())
 def test_where_every_field_is_borrowed_nothing_differs_many_times(memory: EngineGroup, example: Example) -> None:
     with everything_lent():
@@ -226,7 +226,7 @@ def test_where_every_field_is_borrowed_nothing_differs_many_times(memory: Engine
 
 
 @pytest.mark.slow
-@settings(max_examples=EXAMPLES or 50, parent=RANDOM)
+@settings(max_examples=EXAMPLES or 25, parent=RANDOM)
 @given(examples())
 def test_on_postgresql_where_every_field_is_borrowed_nothing_differs(
     on_postgres: EngineGroup, example: Example

@@ -50,8 +50,7 @@ def test_no_page_loads_anything_from_another_host(site: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("link", ["[gone](no-such-page.md)", "[gone](concepts.md#no-such-heading)"])
-def test_a_link_that_leads_nowhere_breaks_the_build_and_is_named(link: str, tmp_path: Path) -> None:
+def test_links_that_lead_nowhere_break_the_build_and_are_named(tmp_path: Path) -> None:
     root = tmp_path / "checkout"
     root.mkdir()
     for name in (*COPIED, "README.md"):
@@ -60,9 +59,12 @@ def test_a_link_that_leads_nowhere_breaks_the_build_and_is_named(link: str, tmp_
             shutil.copytree(source, root / name, ignore=shutil.ignore_patterns("node_modules"))
         else:
             shutil.copy(source, root / name)
-    (root / "docs" / "events.md").write_text(f"# Events\n\n{link}\n")
-    with pytest.raises(SiteBroken, match=r"docs/events\.md:3"):
+    text = "# Events\n\n[gone](no-such-page.md)\n\n[gone](concepts.md#no-such-heading)\n"
+    (root / "docs" / "events.md").write_text(text)
+    with pytest.raises(SiteBroken) as broken:
         build(tmp_path / "site", root)
+    assert "docs/events.md:3" in str(broken.value)
+    assert "docs/events.md:5" in str(broken.value)
     assert not (tmp_path / "site").exists(), "a broken build leaves what was there"
 
 

@@ -243,6 +243,7 @@ STATEMENTS = {"lock": (deadlines.LOCK_PASSED, (100,)), "next": (deadlines.NEXT_A
 
 
 @pytest.mark.slow
+@pytest.mark.unused_database
 @pytest.mark.parametrize("name", STATEMENTS)
 @pytest.mark.parametrize("analysed", [False, True])
 async def test_100_000_waits_cost_one_probe(pg_dsn: str, name: str, analysed: bool) -> None:

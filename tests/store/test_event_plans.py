@@ -26,7 +26,7 @@ NUMBERS = {
     "sqlite": f"with recursive numbers(n) as (select 1 union all select n + 1 from numbers where n < {WAITING})",
 }
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.unused_database]
 
 
 @pytest.fixture

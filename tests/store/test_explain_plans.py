@@ -34,7 +34,7 @@ insert into dwarf_steps (step_id, flow_id, depth, token, node, url, state, statu
 select {step}, {flow}, {depth}, 't', 'a', 'a', '{{}}', {status}, 0, 0, 100, '', 1.0, n, n from {numbers} where n > 1 or {whole}
 """
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.unused_database]
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from dwarf_nats.store.store import SqlStore
 from dwarf_nats.workflow.records import Step
 from tests.support.stores import BUDGET, look, new_flow
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.unused_database]
 
 COPY = (
     "insert into dwarf_steps (step_id, flow_id, depth, token, node, url, state, status, not_before, priority,"

@@ -15,7 +15,7 @@ from dwarf_nats.store.dialect import POSTGRES, SQLITE
 from dwarf_nats.store.statements import holds
 from dwarf_nats.store.store import SqlStore
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.unused_database]
 HELD = 50_000
 FLOW = """
 insert into dwarf_flows (flow_id, token, workflow, graph_digest, status, thread_id, thread_token, priority, fairness_key,

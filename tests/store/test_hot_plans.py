@@ -17,7 +17,7 @@ from dwarf_nats.store.statements import cohorts, create, settle
 from dwarf_nats.store.store import SqlStore
 from tests.support.stores import BUDGET, claim_all, ended, in_flight, new_flow, one_claimed, went_on
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.unused_database]
 
 
 @pytest.fixture

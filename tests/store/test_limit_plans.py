@@ -18,7 +18,7 @@ from dwarf_nats.store.statements import limits
 from dwarf_nats.store.store import SqlStore
 from tests.store.test_statement_plans import FLOW, STEP, numbered
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.unused_database]
 
 WAIT = (
     "insert into dwarf_limit_waits (step_id, name, slot, because, priority, fairness_key, turn, since)"

@@ -23,7 +23,7 @@ select n, 't', 'order', 'd', case when n % 50000 = 0 then 'failed' else 'complet
   '', 0, n, n, n from numbers
 """
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.unused_database]
 
 
 @pytest.fixture

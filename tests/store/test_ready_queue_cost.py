@@ -25,10 +25,11 @@ from dwarf_nats.store.sqlite import Session
 from dwarf_nats.store.statements import backlog, claim, peek, ready
 from dwarf_nats.store.store import SqlStore
 
+pytestmark = pytest.mark.unused_database
 KEYS = 1_000
 BLOCKED_STEPS = 100_000
 """The first steps of one key: a task whose valve is shut."""
-SCHEDULED_STEPS = 200_000
+SCHEDULED_STEPS = 100_000
 
 FLOWS = """
 insert into dwarf_flows (flow_id, token, workflow, graph_digest, status, thread_id, thread_token, priority, fairness_key,
@@ -129,7 +130,7 @@ def queues(postgres: PostgresServer) -> Iterator[dict[str, str]]:
 
     yield {
         "small": asyncio.run(make("queue_small", 1_000, 100, 10, 10)),
-        "deep": asyncio.run(make("queue_deep", 1_000_000, BLOCKED_STEPS, KEYS, SCHEDULED_STEPS)),
+        "deep": asyncio.run(make("queue_deep", 300_000, BLOCKED_STEPS, KEYS, SCHEDULED_STEPS)),
     }
     for name in ("queue_small", "queue_deep"):
         asyncio.run(postgres.drop_database(name))

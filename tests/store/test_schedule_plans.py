@@ -27,7 +27,7 @@ INSERT = {
     f" (select 1 union all select n + 1 from numbers where n < {MANY}) {VALUES}",
 }
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.unused_database]
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from dwarf_nats.store.sqlite import Sqlite
 from dwarf_nats.store.statements import compensation, deadlines, event_visits, events, pauses, shown_pauses
 from dwarf_nats.store.store import SqlStore
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.unused_database]
 
 GROWING = ("dwarf_flows", "dwarf_steps", "dwarf_events", "dwarf_event_visits", "dwarf_event_asks", "dwarf_graphs")
 ASIDE = {"COMPENSATED", "REASON", "BEGIN_CANCELLED"}

@@ -249,6 +249,7 @@ analyze dwarf_steps
 
 
 @pytest.mark.slow
+@pytest.mark.unused_database
 @pytest.mark.parametrize("when", ["planned on empty tables", "planned on grown tables"])
 async def test_postgres_finds_what_is_parked_and_what_to_park_by_index(
     pg_stores: tuple[SqlStore, SqlStore], when: str

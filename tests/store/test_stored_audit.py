@@ -15,6 +15,7 @@ from dwarf_nats.workflow.audit import AuditQuery
 from tests.store.test_tag_plans import plan
 from tests.support.stores import new_flow
 
+pytestmark = pytest.mark.unused_database
 DAY_MS = 86_400_000
 
 

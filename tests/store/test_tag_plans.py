@@ -17,6 +17,7 @@ from dwarf_nats.store.store import SqlStore
 from dwarf_nats.workflow.options import Query
 from dwarf_nats.workflow.status import Status
 
+pytestmark = pytest.mark.unused_database
 FLOWS = 200_000
 INSERT_FLOWS = """
 insert into dwarf_flows (flow_id, token, workflow, graph_digest, status, thread_id, thread_token, priority, fairness_key,

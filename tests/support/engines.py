@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import secrets
-import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from dwarf_nats.dev_servers import PostgresServer
 from dwarf_nats.engine import Engine
 from dwarf_nats.engine.maintenance.maintenance import Maintenance
 from dwarf_nats.engine.shard import Shard
@@ -260,17 +257,3 @@ async def crash(engine: Engine) -> None:
 def replica(dsn: str, proxy: TaskProxy, clock: Clock | None = None, **settings: Any) -> Engine:
     """Another engine on the same database, with the same graphs and tasks."""
     return open_engine(dsn, tasks=proxy, graphs=proxy, settings=EngineSettings(**settings), clock=clock)
-
-
-def new_databases(server: PostgresServer, count: int) -> list[str]:
-    """The DSNs of new databases, made in a loop of their own: the test's is running."""
-    names = [f"engine_{secrets.token_hex(6)}" for _ in range(count)]
-
-    async def make() -> None:
-        for name in names:
-            await server.create_database(name)
-
-    thread = threading.Thread(target=lambda: asyncio.run(make()))
-    thread.start()
-    thread.join()
-    return [server.dsn(name) for name in names]
