@@ -68,6 +68,7 @@ NAVIGATION: dict[str, list[str]] = {
         "docs/python-sdk.md",
         "docs/workflows-in-python.md",
         "docs/python-types.md",
+        "docs/streaming.md",
         "docs/sealed-fields.md",
         "docs/agents.md",
         "docs/library.md",

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from dwarf_nats.ports import BusAway, WorkerLost
     from dwarf_nats.sdk.client import Change, Client
     from dwarf_nats.sdk.codec import Codec
+    from dwarf_nats.sdk.flow_stream import FlowStream
     from dwarf_nats.sdk.message_sources import Stored
     from dwarf_nats.sdk.worker import Worker
     from dwarf_nats.settings import EngineSettings
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from dwarf_nats.workflow.limit import Limit, LimitInfo
     from dwarf_nats.workflow.nodes import PublishMessage, RetryPolicy, SendRequest, SetFields
     from dwarf_nats.workflow.options import FlowOptions, Query
+    from dwarf_nats.workflow.output import Chunk, OutputEnd
     from dwarf_nats.workflow.progress import Progress
     from dwarf_nats.workflow.records import (
         EventReceipt,
@@ -86,6 +88,7 @@ __all__ = [
     "BulkPage",
     "BusAway",
     "Change",
+    "Chunk",
     "Client",
     "Codec",
     "Conflict",
@@ -100,6 +103,7 @@ __all__ = [
     "Flow",
     "FlowCounts",
     "FlowOptions",
+    "FlowStream",
     "FlowSummary",
     "Forbidden",
     "Graph",
@@ -113,6 +117,7 @@ __all__ = [
     "NotFound",
     "OutboxRowInfo",
     "Outcome",
+    "OutputEnd",
     "Overlap",
     "Pause",
     "PriorityBacklog",
@@ -179,6 +184,7 @@ _MODULES = {
     "dwarf_nats.ports": ("BusAway", "WorkerLost"),
     "dwarf_nats.sdk.client": ("Change", "Client"),
     "dwarf_nats.sdk.codec": ("Codec",),
+    "dwarf_nats.sdk.flow_stream": ("FlowStream",),
     "dwarf_nats.sdk.message_sources": ("Stored",),
     "dwarf_nats.sdk.worker": ("Worker",),
     "dwarf_nats.settings": ("EngineSettings",),
@@ -197,6 +203,7 @@ _MODULES = {
     "dwarf_nats.workflow.limit": ("Limit", "LimitInfo"),
     "dwarf_nats.workflow.nodes": ("PublishMessage", "RetryPolicy", "SendRequest", "SetFields"),
     "dwarf_nats.workflow.options": ("FlowOptions", "Query"),
+    "dwarf_nats.workflow.output": ("Chunk", "OutputEnd"),
     "dwarf_nats.workflow.progress": ("Progress",),
     "dwarf_nats.workflow.records": (
         "EventReceipt",

@@ -106,6 +106,7 @@ class Batcher:
         self._inbox = inbox
         self._subjects = subjects
         self._accept_ms = accept_ms
+        self._streams = subjects.streams()
         self._on_accepted = on_accepted
         self._workers: dict[str, dict[str, BatchWorker]] = {}
         self._announced: dict[tuple[str, bytes], BatchWorker] = {}
@@ -227,7 +228,10 @@ class Batcher:
         if len(part) == 1:
             self._send_alone(*part[0])
             return
-        members = [codec.with_headers(body, tasks.batch_headers(call, self._accept_ms)) for _, call, body in part]
+        members = [
+            codec.with_headers(body, tasks.batch_headers(call, self._accept_ms, self._streams))
+            for _, call, body in part
+        ]
         body = codec.join(members)
         block = h.write_headers(((h.BATCH, str(len(part))),))
         if not self._connection.fits(block, body):  # long names of traces, for one
@@ -249,7 +253,7 @@ class Batcher:
         batch.timer = asyncio.get_running_loop().call_later(self._accept_ms / 1000, self._watch, batch)
 
     def _send_alone(self, call: Call, task_call: TaskCall, body: bytes) -> None:
-        block = tasks.encode_block(task_call, self._accept_ms)
+        block = tasks.encode_block(task_call, self._accept_ms, self._streams)
         try:
             self._inbox.send(call, block, body)
         except BusAway as away:

@@ -53,6 +53,7 @@ class NatsTasks:
         self._inbox = inbox
         self._subjects = subjects or Subjects()
         self._accept_ms = accept_ms
+        self._streams = self._subjects.streams()
         self._max_depth = max_depth
         self.queued_calls = QueuedCalls(inbox, accept=self._on_accepted, give_back=self._give_back_queued)
         self.capabilities = TaskCapabilities(
@@ -91,7 +92,7 @@ class NatsTasks:
         if self.batcher.takes_batches(url) and len(self._inbox) and self.batcher.fits(body):
             reply = await self.batcher.ask(subject, call, body)
         else:
-            block = codec.encode_block(call, self._accept_ms)
+            block = codec.encode_block(call, self._accept_ms, self._streams)
             if not self._connection.fits(block, body):
                 return codec.too_large(url, len(block) + len(body), self._connection.max_payload)
             reply = await self._inbox.ask(subject, block, body, call.budget, step=call.step_key, report=call.report)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Annotated
 
 import msgspec
 import typer
 from rich.text import Text
 
-from dwarf_nats.cli.command import command, new_app, print_refusal
+from dwarf_nats.cli.command import command, new_app, option_group, print_refusal
 from dwarf_nats.cli.options import Bus, Creation, Filters, FlowService
 from dwarf_nats.cli.output import (
     Output,
@@ -24,6 +25,7 @@ from dwarf_nats.cli.output import (
 from dwarf_nats.cli.pauses import advice_for, pauses_view
 from dwarf_nats.cli.state_arg import read_state
 from dwarf_nats.cli.steps import history_view, step_view
+from dwarf_nats.cli.streaming import ChunkPrinter, streamed
 from dwarf_nats.errors import TimedOut
 from dwarf_nats.render.terminal import one_line
 from dwarf_nats.sdk import Change
@@ -57,6 +59,15 @@ State = Annotated[str | None, typer.Option("--state", help="Initial state: JSON,
 TimeoutMs = Annotated[int, typer.Option(min=0, envvar="DWARF_TIMEOUT_MS", help="How long to wait.")]
 Workflow = Annotated[str, typer.Argument(metavar="WORKFLOW", help="Name of the workflow; none with --task.")]
 Task = Annotated[str, typer.Option("--task", help="Run this task (its url) alone instead of a workflow.")]
+
+
+@option_group("Waiting")
+@dataclass(slots=True, frozen=True)
+class Waiting:
+    """The wait for a flow that is run."""
+
+    timeout_ms: TimeoutMs = 30_000
+    stream: Annotated[bool, typer.Option("--stream", help="Print meanwhile what its tasks emit.")] = False
 
 
 def _one_of(workflow: str, task: str) -> None:
@@ -125,24 +136,27 @@ async def run(
     bus: Bus,
     service: FlowService,
     creation: Creation,
+    waiting: Waiting,
     workflow: Workflow = "",
     task: Task = "",
     state: State = None,
-    timeout_ms: TimeoutMs = 30_000,
 ) -> None:
     """Make a flow, start it, wait for it to stop, and print its outcome.
 
     Exit code 0: it completed; 3: it failed; 4: it was cancelled; 5: the time was up; 6: it waits for somebody.
     """
     _one_of(workflow, task)
-    values, options = read_state(state), creation.options()
+    values, options, seconds = read_state(state), creation.options(), waiting.timeout_ms / 1000
     async with service.client(bus) as client:
         with _time_is_up(out):
-            if task:
+            if waiting.stream:
+                made = client.create_task(task, values, options) if task else client.create(workflow, values, options)
+                outcome = await streamed(client, await made, ChunkPrinter(out), start=True, timeout=seconds)
+            elif task:
                 key = await client.create_task(task, values, options, start=True)
-                outcome = await client.await_(key, timeout_ms / 1000)
+                outcome = await client.await_(key, seconds)
             else:
-                outcome = await client.run(workflow, values, options, timeout=timeout_ms / 1000)
+                outcome = await client.run(workflow, values, options, timeout=seconds)
     _show(out, service, outcome)
     raise typer.Exit(EXIT_CODES[outcome.status])
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     )
     from dwarf_nats.sdk.client import Change, Client
     from dwarf_nats.sdk.codec import Codec
+    from dwarf_nats.sdk.flow_stream import FlowStream
     from dwarf_nats.sdk.message_sources import Stored
     from dwarf_nats.sdk.serving import main, serve
     from dwarf_nats.sdk.worker import Worker
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from dwarf_nats.workflow.limit import Limit, LimitInfo
     from dwarf_nats.workflow.nodes import PublishMessage, RetryPolicy, SendRequest, SetFields
     from dwarf_nats.workflow.options import FlowOptions, Query
+    from dwarf_nats.workflow.output import Chunk, OutputEnd
     from dwarf_nats.workflow.progress import Progress
     from dwarf_nats.workflow.records import (
         EventReceipt,
@@ -78,6 +80,7 @@ __all__ = [
     "BulkMember",
     "BulkPage",
     "Change",
+    "Chunk",
     "Client",
     "Codec",
     "Conflict",
@@ -90,6 +93,7 @@ __all__ = [
     "Flow",
     "FlowCounts",
     "FlowOptions",
+    "FlowStream",
     "FlowSummary",
     "Forbidden",
     "Graph",
@@ -103,6 +107,7 @@ __all__ = [
     "NotFound",
     "OutboxRowInfo",
     "Outcome",
+    "OutputEnd",
     "Overlap",
     "Pause",
     "PriorityBacklog",
@@ -162,6 +167,7 @@ _MODULES = {
     ),
     "dwarf_nats.sdk.client": ("Change", "Client"),
     "dwarf_nats.sdk.codec": ("Codec",),
+    "dwarf_nats.sdk.flow_stream": ("FlowStream",),
     "dwarf_nats.sdk.message_sources": ("Stored",),
     "dwarf_nats.sdk.serving": ("main", "serve"),
     "dwarf_nats.sdk.worker": ("Worker",),
@@ -179,6 +185,7 @@ _MODULES = {
     "dwarf_nats.workflow.limit": ("Limit", "LimitInfo"),
     "dwarf_nats.workflow.nodes": ("PublishMessage", "RetryPolicy", "SendRequest", "SetFields"),
     "dwarf_nats.workflow.options": ("FlowOptions", "Query"),
+    "dwarf_nats.workflow.output": ("Chunk", "OutputEnd"),
     "dwarf_nats.workflow.progress": ("Progress",),
     "dwarf_nats.workflow.records": (
         "EventReceipt",

@@ -14,9 +14,9 @@ from dwarf_nats.wire import headers as h
 
 from .batch_answers import BatchAnswers
 from .codec_messages import NONE_OPENED, opened_member, sealed_answer
+from .executions import Execution
 from .request_reply import check_size
 from .task_codec import accept_seconds, backpressure_answer, call_of, encode_answer, error_answer, takes_queued
-from .task_executor import Execution
 
 if TYPE_CHECKING:
     from nats.aio.msg import Msg
@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from dwarf_nats.workflow.answer import Answer
 
     from .codec import Codec
-    from .task_executor import Handler, SendProgress, TaskExecutor
+    from .executions import Handler, SendProgress
+    from .output import OutputPublisher
+    from .task_executor import TaskExecutor
     from .task_server import Link
 
 MAX_BATCH_STEPS = 256
@@ -45,13 +47,21 @@ def most_steps(concurrency: int) -> int:
 class BatchIntake:
     """Accepts the steps of one message for the executor. One that cannot be read is answered with the error and harms no other.
 
-    `most`: steps that it takes at once. `send_progress` sends what a task reports.
+    `most`: steps that it takes at once. `send_progress` sends what a task reports, `outputs` what it emits.
     """
 
     def __init__(
-        self, link: Link, most: int, send_progress: SendProgress, summed: Summed, *, codec: Codec | None = None
+        self,
+        link: Link,
+        most: int,
+        send_progress: SendProgress,
+        summed: Summed,
+        *,
+        outputs: OutputPublisher | None = None,
+        codec: Codec | None = None,
     ) -> None:
         self._link = link
+        self._outputs = outputs
         self._codec = codec
         self._most = most
         self._send_progress = send_progress
@@ -112,6 +122,7 @@ class BatchIntake:
                 send_progress=self._send_progress,
                 batch=answers,
                 opened=opened,
+                publisher=self._outputs,
             )
         )
 

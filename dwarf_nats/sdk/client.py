@@ -30,6 +30,7 @@ from .codec import SharedArguments, connect_arguments
 from .deployment import Deployment
 from .flow_control import FlowControl
 from .flow_reads import FlowReads
+from .flow_stream import FlowStream
 from .holds import Holds
 from .limits import Limits
 from .message_sources import MessageSources
@@ -222,6 +223,15 @@ class Client(FlowReads, FlowControl, Limits, Holds, Retention, Schedules, Messag
                 await asyncio.sleep(interval)
             else:
                 await self.poll(flow_key, interval)
+
+    def stream(self, flow_key: str, *, end_at_pause: bool = False) -> FlowStream:
+        """Follow what the tasks of a flow, and of flows that it calls, emit while they run, until it is stopped (B8).
+
+        An async iterator of `Chunk`s, and a context manager: inside of `async with`, nothing that is emitted is missed, so
+        start the flow there. `flow_key` is that of the flow at the top. With `end_at_pause` the iteration also ends when
+        the flow is interrupted. Afterwards `outcome` is the flow's.
+        """
+        return FlowStream(self, flow_key, codec=self._codec, end_at_pause=end_at_pause)
 
     # --- requests ---
 

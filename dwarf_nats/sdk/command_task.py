@@ -44,6 +44,7 @@ class CommandTask:
     exit code other than 0 is an error of the step: the end of stderr is the message, and `exitCode` the exit code.
     A line written to the file `$DWARF_PROGRESS` is a progress: a number from 0 to 1, or a JSON object with `fraction`, `text`
     and `data`. `DWARF_CHECKPOINT` is the last `data` as JSON, if an earlier execution of the step has left one (B7).
+    `DWARF_STREAM` is the subject on which output of the step may be published (B8).
     The variables `DWARF_FLOW_KEY`, `DWARF_STEP_KEY`, `DWARF_WORKFLOW`, `DWARF_TASK`, `DWARF_ATTEMPT`, `DWARF_DEADLINE` and
     `TRACEPARENT` name the execution. Raises `BadRequest` for an empty command.
 
@@ -183,6 +184,7 @@ def _environment(flow: Flow) -> Mapping[str, str]:
         "DWARF_TASK": flow.task,
         "DWARF_ATTEMPT": str(flow.attempt),
         "DWARF_DEADLINE": flow.deadline.isoformat().replace("+00:00", "Z"),
+        "DWARF_STREAM": flow.output_subject,
         "TRACEPARENT": flow.traceparent,
         **({} if flow.checkpoint is None else {CHECKPOINT: encode_value(flow.checkpoint).decode()}),
     }

@@ -76,6 +76,7 @@ def call_of(request: t.TaskRequest, headers: Mapping[str, str] | None = None) ->
         budget=budget if budget > 0 else float("inf"),
     )
     if headers:
+        call.stream = headers.get(h.STREAM, "")
         call.traceparent = headers.get(h.TRACEPARENT, "")
         call.tracestate = h.percent_decode(headers.get(h.TRACESTATE, ""))
     if not isinstance(request.resumed, UnsetType):

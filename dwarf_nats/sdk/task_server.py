@@ -19,6 +19,8 @@ from dwarf_nats.workflow.task_exceptions import describe_error
 
 from .batch_intake import BatchIntake, most_steps
 from .codec_messages import NONE_OPENED, sealed_answer, sealed_progress
+from .executions import Execution, Handler
+from .output import OutputPublisher
 from .request_reply import check_size
 from .task_codec import (
     accept_seconds,
@@ -30,7 +32,7 @@ from .task_codec import (
     error_answer,
     takes_queued,
 )
-from .task_executor import Execution, Handler, TaskExecutor
+from .task_executor import TaskExecutor
 
 if TYPE_CHECKING:
     from nats.aio.client import Client as Nats
@@ -93,7 +95,10 @@ class TaskServer:
         """Runs the task functions; `None` once the worker has stopped."""
         self.discovery = discovery
         self._summed = Summed(log)
-        self.batches = BatchIntake(link, most_steps(concurrency), self._send_progress, self._summed, codec=codec)
+        self.outputs = OutputPublisher(link, self._summed, codec)
+        self.batches = BatchIntake(
+            link, most_steps(concurrency), self._send_progress, self._summed, outputs=self.outputs, codec=codec
+        )
         """Takes several steps in one message, once it has handlers."""
 
     def end(self) -> None:
@@ -129,6 +134,7 @@ class TaskServer:
                 takes_queued=takes,
                 send_progress=report,
                 opened=opened,
+                publisher=self.outputs,
             )
         )
 

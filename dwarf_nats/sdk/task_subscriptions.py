@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from dwarf_nats.wire.connect_options import ConnectOptions
     from dwarf_nats.wire.subjects import Subjects
 
-    from .task_executor import Handler
+    from .executions import Handler
     from .task_server import Link, TaskServer
 
 log = logging.getLogger("dwarf_nats.worker")
@@ -176,6 +176,8 @@ class TaskSubscriptions:
 
     def _on_refused(self, violation: Violation) -> bool:
         """Log a refusal that comes later: permissions have changed, or do not let an answer through."""
+        if self._server.outputs.refused(violation):
+            return True
         if violation.publish:
             text = f"an answer did not reach the engine: permissions do not let us {violation}; see allow_responses"
             self._refusals.say(logging.ERROR, f"{text} in the permissions of a task service")

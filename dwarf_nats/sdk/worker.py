@@ -29,7 +29,8 @@ from dwarf_nats.workflow.task_parameters import note_url
 from . import serving
 from .codec import SharedArguments, connect_arguments
 from .discovery import DiscoveryResponder
-from .task_executor import Handler, TaskExecutor
+from .executions import Handler
+from .task_executor import TaskExecutor
 from .task_server import Link, TaskServer
 from .task_subscriptions import TaskSubscriptions
 

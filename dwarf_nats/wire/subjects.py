@@ -97,6 +97,14 @@ class Subjects:
         """The subject on which messages are announced that a source could not use."""
         return f"{self.prefix}.rejected.{source}"
 
+    def streams(self) -> str:
+        """The beginning of the subjects of output, without the last dot (B8)."""
+        return f"{self.prefix}.stream"
+
+    def stream(self, flow_id: str, step_id: str = "*") -> str:
+        """The subject of the output of a step; by default that of all steps of a root flow. Both ids are token-free."""
+        return f"{self.prefix}.stream.{flow_id}.{step_id}"
+
     def all_of(self, subject: str) -> str:
         """The subjects of the same kind, as a wildcard: all tasks, all graphs, or all operations."""
         for one in (self.task_prefix, self.graph_prefix):

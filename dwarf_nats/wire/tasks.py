@@ -23,6 +23,7 @@ from dwarf_nats.workflow.answer import (
     Subgraph,
     TaskCall,
 )
+from dwarf_nats.workflow.keys import TOKEN_LENGTH
 from dwarf_nats.workflow.names import check_event_key, check_subject_name
 from dwarf_nats.workflow.state import MAX_DEPTH, check_json, check_state
 from dwarf_nats.workflow.tags import TagChanges
@@ -42,6 +43,7 @@ from .failures import (
     overruling,
     reports_error,
 )
+from .subjects import Subjects
 from .tag_messages import tag_changes
 from .times import rfc3339
 
@@ -50,11 +52,17 @@ _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(t.TaskReply).decode
 _FIELDS = [field.encode_name for field in msgspec.structs.fields(t.TaskReply)]
 _DEFAULT = Retry()
+STREAMS = Subjects().streams()
+_TOKEN_END = TOKEN_LENGTH + 1
+"""The characters of a key behind its token-free id."""
 
 
-def encode_request(call: TaskCall, accept_ms: int) -> tuple[bytes, bytes]:
-    """Encode a call as header block and body. `accept_ms`: time after which a service should send *accepted*."""
-    return encode_block(call, accept_ms), encode_body(call)
+def encode_request(call: TaskCall, accept_ms: int, streams: str = STREAMS) -> tuple[bytes, bytes]:
+    """Encode a call as header block and body.
+
+    `accept_ms`: time after which a service should send *accepted*. `streams`: the beginning of the subjects of output.
+    """
+    return encode_block(call, accept_ms, streams), encode_body(call)
 
 
 def encode_body(call: TaskCall) -> bytes:
@@ -86,7 +94,7 @@ def encode_body(call: TaskCall) -> bytes:
     )
 
 
-def encode_block(call: TaskCall, accept_ms: int) -> bytes:
+def encode_block(call: TaskCall, accept_ms: int, streams: str = STREAMS) -> bytes:
     """Encode the headers of a call."""
     trace = f"traceparent: {call.traceparent}\r\n" if call.traceparent else ""
     if call.tracestate:
@@ -94,18 +102,28 @@ def encode_block(call: TaskCall, accept_ms: int) -> bytes:
     block = (
         f"NATS/1.0\r\nDwarf-Flow-Key: {call.flow_key}\r\nDwarf-Step-Key: {call.step_key}\r\n"
         f"{_names(call.workflow, call.task)}Dwarf-Attempt: {call.attempt}\r\n"
-        f"Dwarf-Deadline: {rfc3339(call.deadline)}\r\nDwarf-Accept-Ms: {accept_ms}\r\nDwarf-Queue: 1\r\n{trace}\r\n"
+        f"Dwarf-Deadline: {rfc3339(call.deadline)}\r\nDwarf-Accept-Ms: {accept_ms}\r\nDwarf-Queue: 1\r\n"
+        f"Dwarf-Stream: {_stream(call, streams)}\r\n{trace}\r\n"
     )
     return block.encode("ascii")
 
 
-def batch_headers(call: TaskCall, accept_ms: int) -> dict[str, str]:
+def _stream(call: TaskCall, streams: str) -> str:
+    """The subject of the output of a step: below the root of its tree, so that one subscription has all of it (B8)."""
+    step_id = call.step_key[:-_TOKEN_END]
+    if call.root_id:
+        return f"{streams}.{step_id.partition('-')[0]}-{call.root_id}.{step_id}"
+    return f"{streams}.{call.flow_key[:-_TOKEN_END]}.{step_id}"
+
+
+def batch_headers(call: TaskCall, accept_ms: int, streams: str = STREAMS) -> dict[str, str]:
     """Return the `headers` of a member of a batch: those of a request alone that its body does not say."""
     headers = {
         h.ATTEMPT: str(call.attempt),
         h.DEADLINE: rfc3339(call.deadline),
         h.ACCEPT_MS: str(accept_ms),
         h.QUEUE: "1",
+        h.STREAM: _stream(call, streams),
     }
     if call.traceparent:
         headers[h.TRACEPARENT] = call.traceparent

@@ -14,6 +14,7 @@ from dwarf_nats.workflow.state import Raw, State
 from dwarf_nats.workflow.tags import TagChanges
 
 if TYPE_CHECKING:
+    from dwarf_nats.workflow.output import Output
     from dwarf_nats.workflow.progress import Progress
 
 _LONGEST_WRITTEN = 6
@@ -189,6 +190,12 @@ class TaskCall(msgspec.Struct, kw_only=True):
     """The data of the last progress of an earlier execution of the step, as JSON (B7)."""
     report: Callable[[str, Progress], None] | None = None
     """Takes the key of the step and a progress, on the event loop (B7); `None` where nobody wants to know."""
+    root_id: int = 0
+    """The flow at the top of those that called this one, whose stream gets the output (B8); 0: this flow itself."""
+    stream: str = ""
+    """On the side of the worker: the subject of the step's output, as the request names it (B8)."""
+    emit: Callable[[Output], None] | None = None
+    """Takes a piece of output, on the event loop (B8); `None` where it reaches nobody."""
     cancelled: bool = False
     traceparent: str = ""
     """The W3C trace context of the call's span; empty without tracing (T2)."""

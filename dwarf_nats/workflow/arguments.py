@@ -11,16 +11,17 @@ import asyncio
 import functools
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, ParamSpec
 
 from dwarf_nats.workflow.answer import Answer, ErrorInfo, TaskCall
 from dwarf_nats.workflow.flow import Flow, Suspended
-from dwarf_nats.workflow.progress import Progress
 from dwarf_nats.workflow.state import MAX_DEPTH, Raw, State, check_state, decode_value, encode_value, json_type
 from dwarf_nats.workflow.task_error import TaskError, error_info, failure
 from dwarf_nats.workflow.task_exceptions import closes_coroutine, ends_process, was_cancelled
 from dwarf_nats.workflow.task_parameters import Filled, Parameter, TaskFunction, name_of, parameters_of, plain
 from dwarf_nats.workflow.typed_values import Decode, Mismatch, decoder_of, is_record
+
+P = ParamSpec("P")
 
 
 def bind(func: TaskFunction) -> Callable[[Flow], dict[str, Any]]:
@@ -76,6 +77,8 @@ async def run_task(func: TaskFunction, call: TaskCall, max_depth: int = MAX_DEPT
         else:
             if call.report is not None:
                 call.report = _on_this_loop(call.report)  # it reports from its thread
+            if call.emit is not None:
+                call.emit = _on_this_loop(call.emit)
             returned = await _called_in_thread(func, prepared.fill(flow))
         changes = changes_of(returned, max_depth)
     except Suspended:
@@ -95,12 +98,12 @@ async def run_task(func: TaskFunction, call: TaskCall, max_depth: int = MAX_DEPT
     return answer
 
 
-def _on_this_loop(report: Callable[[str, Progress], None]) -> Callable[[str, Progress], None]:
-    """A function for other threads that has `report` called on the event loop that runs here."""
+def _on_this_loop(function: Callable[P, None]) -> Callable[P, None]:
+    """A function for other threads that has `function` called on the event loop that runs here."""
     loop = asyncio.get_running_loop()
 
-    def told(step_key: str, progress: Progress) -> None:
-        loop.call_soon_threadsafe(report, step_key, progress)
+    def told(*args: P.args, **kwargs: P.kwargs) -> None:
+        loop.call_soon_threadsafe(functools.partial(function, *args, **kwargs))
 
     return told
 

@@ -74,6 +74,11 @@ class CallFacts:
         return self._call.tracestate
 
     @property
+    def output_subject(self) -> str:
+        """The NATS subject of what this step emits, for programs that publish there themselves; empty without NATS (B8)."""
+        return self._call.stream
+
+    @property
     def cancelled(self) -> bool:
         """True if the answer is not needed any more: the flow was cancelled, the deadline passed, or the worker stops.
 

@@ -12,6 +12,7 @@ from typing import Any, TypeVar, overload
 from dwarf_nats.errors import BadRequest
 from dwarf_nats.workflow.answer import MAX_DELAY_MS, Answer, EventWait, Retry, Subgraph, TaskCall
 from dwarf_nats.workflow.call_facts import CallFacts
+from dwarf_nats.workflow.emitting import emit_output
 from dwarf_nats.workflow.names import check_event_key, check_subject_name
 from dwarf_nats.workflow.progress_reports import UNCHANGED, ProgressReports
 from dwarf_nats.workflow.state import (
@@ -183,6 +184,14 @@ class Flow(CallFacts):
         some are left out, never the last. Raises `TaskError` for another fraction (400), and for more than 4 KiB (413).
         """
         self._progress.report(fraction, text, data)
+
+    def emit(self, data: Any) -> None:
+        """Send a piece of output to whoever follows the flow at this moment (`client.stream`); returns at once (B8).
+
+        `data`: a text, such as a token of a language model, bytes, or any JSON. It is not kept, and arrives at most once.
+        Raises `TaskError` for what is no JSON (400), and for more than 256 KiB (413).
+        """
+        emit_output(self._call, data)
 
     # -- next steps ----------------------------------------------------------------------------------------------
 

@@ -90,6 +90,11 @@ def parse_public_id(text: str) -> tuple[int, int]:
     raise BadRequest("malformed flow id: expected {shard}-{id}, such as 1-42, a flow key without its last part")
 
 
+def is_public_id(text: str) -> bool:
+    """True for a text in the form of a token-free id."""
+    return _PUBLIC.fullmatch(text) is not None
+
+
 def without_tokens(text: str) -> str:
     """Remove the tokens of all keys in `text`, so that others may read it."""
     return _WITHIN.sub(r"\1", text)

@@ -121,6 +121,7 @@ async def test_what_is_due_at_once_goes_out_in_one_message_and_is_answered_in_an
         "Dwarf-Deadline": "1970-01-01T00:00:05.000000Z",
         "Dwarf-Accept-Ms": "60000",
         "Dwarf-Queue": "1",
+        "Dwarf-Stream": "dwarf.stream.1-42.1-12",
     }
     await worker.answer(msg, {"stepId": "1-16", "reply": {"changes": {"got": 16}}}, {"stepId": "1-12", "reply": {}})
     await worker.answer(msg, {"stepId": "1-13", "reply": {"changes": {"got": 13}}})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,7 +17,7 @@ from dwarf_nats.workflow.status import Status
 from tests.cli.conftest import Run, served
 
 TASKS = """
-from dwarf_nats.sdk import TaskError, Worker
+from dwarf_nats.sdk import Flow, TaskError, Worker
 
 worker = Worker()
 
@@ -24,6 +25,15 @@ worker = Worker()
 @worker.task("a")
 async def a() -> dict:
     return {"a": 1}
+
+
+@worker.task("tells")
+def tells(flow: Flow) -> None:
+    for token in ("Once", " upon\\n", " a\\x1b[31m time"):
+        flow.emit(token)
+    flow.emit({"n": 1})
+    if flow.get("ask"):
+        flow.interrupt()
 
 
 @worker.task("fails")
@@ -113,3 +123,22 @@ def test_the_list_shows_when_a_step_is_due(at: Run) -> None:
     assert day_and_clock(micros(listed["dueAt"])) in line
     assert "due" not in out(at("flow", "list", "--workflow", "saga")).splitlines()[0].split()
     out(at("flow", "cancel", key))
+
+
+@pytest.mark.slow
+def test_output_is_printed_as_it_comes_and_the_outcome_after_it(at: Run) -> None:
+    """B8: texts on stdout with nothing a terminal would obey, whose they are on stderr."""
+    ran = at("flow", "run", "--task", "tells", "--stream")
+    assert out(ran).startswith('Once upon\n a\\x1b[31m time{"n":1}\ntells  completed  ')
+    assert re.search(r"^— tells \(1-\d+\)$", ran.stderr, re.MULTILINE)
+    key = told(at("flow", "create", "--task", "tells", "--state", '{"ask": true}', "--json"))["flowKey"]
+    lines = [json.loads(line) for line in out(at("flow", "stream", key, "--start", "--json"), 6).splitlines()]
+    assert [one.get("data", one.get("end")) for one in lines[:-1]] == [
+        *("Once", " upon\n", " a\x1b[31m time", {"n": 1}),
+        "paused",
+    ]
+    assert lines[-1]["status"] == "interrupted"
+    assert out(at("flow", "stream", key), 6) == ""
+    timed = at("flow", "run", "--task", "served.by.nobody", "--stream", "--timeout-ms", "50")
+    assert timed.exit_code == 5
+    assert "the flow is still going after 0.05 s" in timed.stderr

@@ -13,7 +13,8 @@ from nats.aio.client import Client as Nats
 
 from dwarf_nats.errors import BadRequest
 from dwarf_nats.sdk import Flow, Worker
-from dwarf_nats.sdk.task_executor import FORGOTTEN_AFTER_SECONDS, Execution, Handler, TaskExecutor
+from dwarf_nats.sdk.executions import Execution, Handler
+from dwarf_nats.sdk.task_executor import FORGOTTEN_AFTER_SECONDS, TaskExecutor
 from dwarf_nats.workflow.answer import Answer
 from tests.sdk.test_sdk_worker_exceptions import Answers, call
 from tests.support.engine_side import PATIENCE, EngineSide

@@ -17,7 +17,8 @@ from nats.aio.client import Client as Nats
 from dwarf_nats.dev_servers import NatsServer
 from dwarf_nats.errors import DwarfError
 from dwarf_nats.sdk import Flow, TaskError, Worker, task_subscriptions
-from dwarf_nats.sdk.task_executor import Execution, Handler, TaskExecutor
+from dwarf_nats.sdk.executions import Execution, Handler
+from dwarf_nats.sdk.task_executor import TaskExecutor
 from dwarf_nats.workflow.answer import Answer, Disposition, TaskCall
 from dwarf_nats.workflow.state import Raw
 from tests.support.engine_side import PATIENCE, EngineSide

@@ -16,7 +16,8 @@ from nats.aio.msg import Msg
 from dwarf_nats.bus.connection import connect
 from dwarf_nats.bus.signals import NatsSignals, PeerListener
 from dwarf_nats.dev_servers import NatsServer
-from dwarf_nats.sdk import Client, FlowOptions, Query, Worker
+from dwarf_nats.errors import Forbidden
+from dwarf_nats.sdk import Client, Flow, FlowOptions, Query, Worker
 from dwarf_nats.sdk.request_reply import round_trip
 from dwarf_nats.server import replica
 from dwarf_nats.settings import EngineSettings, ServerSettings
@@ -83,6 +84,23 @@ async def test_a_long_task_is_accepted_called_and_answered(secured_server: NatsS
         assert running.subject.startswith("_INBOX.replica.")
         release.set()
         assert (await deployment.shop.await_(flow)).state == {"done": True}
+
+
+async def test_what_a_task_emits_is_read_by_those_who_see_all_flows(deployment: Deployment) -> None:
+    """B8: ids of flows can be guessed, so a caller reads nothing of it, and is told so."""
+
+    async def tell(flow: Flow) -> None:
+        flow.emit("once")
+
+    await deployment.worker({"billing.tell": tell})
+    for client in (deployment.operator, deployment.viewer):
+        key = await deployment.shop.create_task("billing.tell")
+        async with client.stream(key) as stream, asyncio.timeout(WAIT):
+            await deployment.shop.start(key)
+            assert [chunk.text async for chunk in stream] == ["once", ""]
+    with pytest.raises(Forbidden, match=r"subscribe to dwarf\.stream\.1-\d+\.\*"):
+        async for _ in deployment.shop.stream(key):
+            pass
 
 
 async def test_the_cancellation_of_a_flow_reaches_its_task(secured_server: NatsServer, tmp_path: Path) -> None:
@@ -179,10 +197,11 @@ TASK = {"task.billing.charge", "task.shipping.send"}
 GRAPH = {"graph.bill"}
 ANNOUNCED = {"dwarf.event.completed.bill", "dwarf.stopped.shop", "dwarf.stopped.shop.web", "dwarf.stopped.other"}
 HEALTH = {"dwarf.health", "dwarf.health.one"}
+STREAM = {"dwarf.stream.1-42.1-43"}
 DISCOVERY = {"$SRV.PING", "$SRV.INFO.dwarf", "$SRV.STATS.dwarf.one"}
 INBOXES = {f"_INBOX.{user}.x" for user in ("replica", "operator", "viewer", "shop", "billing", "catalog")}
 ELSEWHERE = {"_R_.x", "other.x", "$JS.API.INFO", "dwarf", "dwarf.event", "$SRV.INFO.other"}
-SUBJECTS = EVERY_OPERATION | PEER | TASK | GRAPH | ANNOUNCED | HEALTH | DISCOVERY | INBOXES | ELSEWHERE
+SUBJECTS = EVERY_OPERATION | PEER | TASK | GRAPH | ANNOUNCED | STREAM | HEALTH | DISCOVERY | INBOXES | ELSEWHERE
 ANY = {
     "dwarf.>",
     "dwarf.flow.*",
@@ -205,14 +224,14 @@ MAY_PUBLISH: dict[str, set[str]] = {
     | DISCOVERY
     | {"$SRV.INFO.other"},
     "shop": READING | STEERING,
-    "billing": set(),
+    "billing": set(STREAM),
     "catalog": set(),
 }
 MAY_HEAR: dict[str, set[str]] = {
     # For nats-server, `x.*` covers a subscription to `x.>`.
     "replica": PEER | HEALTH | DISCOVERY | {"_INBOX.replica.x", "dwarf.peer.*", "dwarf.peer.>"},
-    "operator": ANNOUNCED | {"_INBOX.operator.x", "dwarf.event.>", "dwarf.stopped.>"},
-    "viewer": {"dwarf.event.completed.bill", "_INBOX.viewer.x", "dwarf.event.>"},
+    "operator": ANNOUNCED | STREAM | {"_INBOX.operator.x", "dwarf.event.>", "dwarf.stopped.>"},
+    "viewer": STREAM | {"dwarf.event.completed.bill", "_INBOX.viewer.x", "dwarf.event.>"},
     "shop": {"dwarf.stopped.shop", "dwarf.stopped.shop.web", "_INBOX.shop.x"},
     "billing": {"_INBOX.billing.x", "$SRV.PING"},
     "catalog": GRAPH | {"_INBOX.catalog.x", "graph.>"},

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from dwarf_nats.cli.main import app
 from dwarf_nats.dev_servers import NatsServer
 from dwarf_nats.errors import Forbidden, NotFound
-from dwarf_nats.sdk import Client, FlowOptions, Worker
+from dwarf_nats.sdk import Client, Flow, FlowOptions, Worker
 from dwarf_nats.sdk.request_reply import round_trip
 from dwarf_nats.server import replica
 from dwarf_nats.settings import ServerSettings
@@ -365,3 +365,33 @@ async def test_a_replica_that_may_not_hear_answers_any_more_holds_its_steps(
         key = await client.create(_graph("ok.a"), {"word": "x"}, FlowOptions(time_budget_ms=600_000), start=True)
         await bus.allow(rep=REPLICA)
         assert (await client.await_(key, timeout=WAIT)).status.value == "completed"
+
+
+async def test_output_that_is_refused_is_told_once_and_harms_no_step(
+    opened: Open, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """B8: the worker goes on with batches and answers, and says which permission is missing."""
+    bus = await opened(
+        rep=REPLICA,
+        svc='publish: { deny: [">"] }, subscribe: { allow: ["task.ok.> workers", "_INBOX.svc.>"] },'
+        ' allow_responses: { max: -1, expires: "1h" }',
+    )
+    worker = Worker(bus.url("svc"), inbox_prefix="_INBOX.svc", drain_seconds=0)
+
+    @worker.task("ok.a")
+    async def tell(flow: Flow) -> None:
+        for _ in range(20):
+            flow.emit("once")
+
+    async with (
+        replica(settings(bus, f"sqlite:///{tmp_path}/d.db")),
+        worker,
+        Client(bus.url("root")) as client,
+    ):
+        for _ in range(5):
+            assert (await client.run(_graph("ok.a"), {"word": "y"})).status.value == "completed"
+        async with asyncio.timeout(WAIT):
+            while "publish to dwarf.stream." not in caplog.text:
+                await asyncio.sleep(0.02)
+    assert "let it publish to the subjects of output" in caplog.text
+    assert "an answer did not reach the engine" not in caplog.text

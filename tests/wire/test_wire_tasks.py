@@ -47,7 +47,10 @@ def test_request_carries_state_digit_for_digit_and_names_in_headers() -> None:
     assert headers["dwarf-attempt"] == "2"
     assert headers["dwarf-accept-ms"] == "1000"
     assert headers["dwarf-deadline"] == sent["deadline"]
+    assert headers["dwarf-stream"] == "dwarf.stream.1-42.1-43"
     assert "traceparent" not in headers
+    block, _ = encode_request(call(root_id=7), 1, "prod.dwarf.stream")
+    assert h.read_headers(block)["dwarf-stream"] == "prod.dwarf.stream.1-7.1-43"
 
 
 def test_request_carries_resume_data_child_results_and_trace() -> None:

@@ -62,6 +62,7 @@ class TaskInvoker:
             compensating=step.compensating,
             checkpoint=step.checkpoint,
             report=self._report,
+            root_id=flow.root_id,
         )
 
     async def _ask_within(self, step: ClaimedStep, budget_ms: int, traceparent: str, tracestate: str) -> Answer:
