@@ -71,6 +71,7 @@ NAVIGATION: dict[str, list[str]] = {
         "docs/streaming.md",
         "docs/sealed-fields.md",
         "docs/agents.md",
+        "examples/agent/README.md",
         "docs/library.md",
     ],
     "Look after flows": [

@@ -78,12 +78,13 @@ def serve_agent(
     deps: DepsOf = None,
     usage_limits: UsageLimits | None = None,
     policy: AgentPolicy | None = None,
+    stream: bool = False,
 ) -> DurableAgent[DepsT, OutputT]:
     """Serve an agent with a worker: each request to the model and each call of a tool is a step of a flow.
 
     `name`: of the workflow, by default that of the agent. `deps`: called with the `Flow` of each step; returns dependencies, or
     an asynchronous context manager of them. `usage_limits`: of one flow, over all its steps. Raises `BadRequest` for a name
-    that cannot be one.
+    that cannot be one. `stream`: ask the model for a stream, and emit its text as it comes; `client.stream` follows it.
 
     The worker serves `NAME.model`, `NAME.tool.TOOL` for each tool registered on the agent, and `NAME.tool` for all others.
     """
@@ -100,7 +101,8 @@ def serve_agent(
     graph = agent_graph(name, sorted(own), policy)
     sequential = frozenset(tool for tool, one in own.items() if one.sequential)
     worker.add_task(
-        f"{name}.{MODEL}", _task(ModelStep(agent=agent, deps=deps, limits=usage_limits, sequential=sequential))
+        f"{name}.{MODEL}",
+        _task(ModelStep(agent=agent, deps=deps, limits=usage_limits, sequential=sequential, stream=stream)),
     )
     step = ToolStep(agent=agent, deps=deps, policy=policy)
     for address in (f"{name}.{ANY_TOOL}", *(f"{name}.{ANY_TOOL}.{tool}" for tool in own)):

@@ -6,7 +6,18 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic_ai import Agent, AgentRun
-from pydantic_ai.messages import ModelMessage, ModelRequest, RetryFeedbackPart, ToolCallPart, ToolReturnPart
+from pydantic_ai.messages import (
+    AgentStreamEvent,
+    ModelMessage,
+    ModelRequest,
+    PartDeltaEvent,
+    PartStartEvent,
+    RetryFeedbackPart,
+    TextPart,
+    TextPartDelta,
+    ToolCallPart,
+    ToolReturnPart,
+)
 from pydantic_ai.tools import DeferredToolRequests, RunContext
 from pydantic_ai.toolsets import AbstractToolset, ToolsetTool, WrapperToolset
 from pydantic_ai.usage import RunUsage, UsageLimits
@@ -39,12 +50,14 @@ class _Outside(WrapperToolset[Any]):
 
 @dataclass(slots=True, frozen=True, kw_only=True)
 class ModelStep:
-    """Serves the model node. `sequential`: tools of which no two calls of a response may run at once."""
+    """Serves the model node. `sequential`: tools of which no two calls of a response may run at once. `stream`: the model's
+    text is emitted as it comes."""
 
     agent: Agent[Any, Any]
     deps: DepsOf
     limits: UsageLimits | None
     sequential: frozenset[str]
+    stream: bool
 
     async def __call__(self, flow: Flow) -> None:
         prompt = c.read_prompt(flow)
@@ -81,7 +94,7 @@ class ModelStep:
                     usage=usage,
                     usage_limits=self.limits,
                 ) as run:
-                    repeated = await self._one_request(run)
+                    repeated = await self._one_request(run, flow)
         flow.delete(PROMPT)
         said = list(run.all_messages())
         c.write_usage(flow, run.usage)
@@ -98,7 +111,7 @@ class ModelStep:
             flow.set(OUTPUT, to_jsonable_python(output))
             flow.set(PHASE, DONE)
 
-    async def _one_request(self, run: AgentRun[Any, Any]) -> ModelRequest | None:
+    async def _one_request(self, run: AgentRun[Any, Any], flow: Flow) -> ModelRequest | None:
         """Go on to the end of the run, or to its second request to the model, which is returned: it is a step of its own."""
         node = run.next_node
         asked = False
@@ -107,6 +120,10 @@ class ModelStep:
                 if asked:
                     return node.request
                 asked = True
+                if self.stream:
+                    async with node.stream(run.ctx) as events:
+                        async for event in events:
+                            _emit(flow, event)
             node = await run.next(node)
         return None
 
@@ -141,6 +158,18 @@ class ModelStep:
         flow.update({field_of(node): found for node, found in waiting.items()})
         flow.set(_WAITING, [c.call_values(call) for call in later] or None)
         flow.set(PHASE, CALLING)
+
+
+def _emit(flow: Flow, event: AgentStreamEvent) -> None:
+    """Emit the text of an event, if it has some."""
+    if isinstance(event, PartStartEvent) and isinstance(event.part, TextPart):
+        text = event.part.content
+    elif isinstance(event, PartDeltaEvent) and isinstance(event.delta, TextPartDelta):
+        text = event.delta.content_delta
+    else:
+        return
+    if text:
+        flow.emit(text)
 
 
 def _words(request: ModelRequest) -> str:

@@ -45,7 +45,7 @@ def test_the_site_has_all_pages_and_finds_their_words(site: Path) -> None:
 def test_no_page_loads_anything_from_another_host(site: Path) -> None:
     for page in site.rglob("*.html"):
         loaded = [one or other for one, other in _LOADED.findall(page.read_text())]
-        assert loaded
+        assert loaded or "examples" in page.parts  # pages of examples are copied as they are
         assert [url for url in loaded if re.match(r"(?:https?:)?//", url)] == [], page
 
 
