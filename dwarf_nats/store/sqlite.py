@@ -26,6 +26,7 @@ from dwarf_nats.store.database import Operation, Row, Tx
 from dwarf_nats.store.dialect import SQLITE, Sql
 from dwarf_nats.store.faults import Outages, needs_a_person, of_sqlite, primary_code
 from dwarf_nats.store.revisions import check_revision
+from dwarf_nats.store.search import matches
 
 if TYPE_CHECKING:
     from dwarf_nats.ports import Clock
@@ -83,6 +84,7 @@ class Sqlite:
             )
             self._connection = connection
             connection.create_function("dwarf_now", 0, lambda: self._now)
+            connection.create_function("regexp", 2, matches, deterministic=True)
             if self.path:
                 connection.execute("pragma journal_mode = wal")
                 connection.execute("pragma synchronous = full")
