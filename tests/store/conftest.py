@@ -2,12 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import shutil
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 
 from dwarf_nats.clock import ManualClock, SystemClock
 from dwarf_nats.store.store import SqlStore
+from tests.support.databases import Databases
+
+
+@pytest.fixture(scope="module")
+def module_pg_dsn(databases: Databases) -> Iterator[str]:
+    """A PostgreSQL database with the schema, for the tests of a module that only read what the first of them writes."""
+    dsn = databases.take(unused=True)
+    yield dsn
+    databases.drop(dsn)
+
+
+@pytest.fixture(scope="module")
+def module_sqlite_dsn(tmp_path_factory: pytest.TempPathFactory, _sqlite_template: Path) -> str:
+    """An SQLite file with the schema, for the tests of a module that only read what the first of them writes."""
+    path = tmp_path_factory.mktemp("module") / "dwarf.db"
+    shutil.copy(_sqlite_template, path)
+    return f"sqlite:///{path}"
+
+
+@pytest.fixture(scope="module", params=["sqlite", pytest.param("postgres", marks=pytest.mark.slow)])
+def module_dsn(request: pytest.FixtureRequest) -> str:
+    """A database of each kind, with the schema, for the tests of a module that only read what the first of them writes."""
+    value: str = request.getfixturevalue("module_pg_dsn" if request.param == "postgres" else "module_sqlite_dsn")
+    return value
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from dwarf_nats.rules.events import NewEvent, Topic
 from dwarf_nats.store.dialect import POSTGRES, SQLITE
 from dwarf_nats.store.statements import event_visits, events, replicas
 from dwarf_nats.store.store import SqlStore
+from tests.support.stores import is_empty
 
 WAITING = 100_000
 PAID = Topic("order.paid", "7")
@@ -26,16 +27,16 @@ NUMBERS = {
     "sqlite": f"with recursive numbers(n) as (select 1 union all select n + 1 from numbers where n < {WAITING})",
 }
 
-pytestmark = [pytest.mark.slow, pytest.mark.unused_database]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-async def crowded(dsn: str) -> AsyncIterator[SqlStore]:
+async def crowded(module_dsn: str) -> AsyncIterator[SqlStore]:
     """A store with steps that wait, each for a key of its own; the planner has not been told of them."""
-    opened = SqlStore(1, dsn, pool=4, clock=SystemClock())
+    opened = SqlStore(1, module_dsn, pool=4, clock=SystemClock())
     await opened.open("one", migrated=True)
-    kind = "postgres" if "postgres" in dsn else "sqlite"
-    await opened.database.fetch(f"{NUMBERS[kind]} {INSERT}" if kind == "postgres" else f"{INSERT[:0]}{_sqlite()}")
+    if await is_empty(opened, "dwarf_steps"):
+        await opened.database.fetch(f"{NUMBERS['postgres']} {INSERT}" if "postgres" in module_dsn else _sqlite())
     yield opened
     await opened.close()
 

@@ -15,6 +15,7 @@ from dwarf_nats.store.dialect import POSTGRES, SQLITE, Sql
 from dwarf_nats.store.statements import explain
 from dwarf_nats.store.store import SqlStore
 from dwarf_nats.workflow.status import Status
+from tests.support.stores import is_empty
 
 STEPS = 30_000
 """Steps of flow 1; as many flows have one step each."""
@@ -38,20 +39,25 @@ pytestmark = [pytest.mark.slow, pytest.mark.unused_database]
 
 
 @pytest.fixture
-async def crowded(dsn: str) -> AsyncIterator[SqlStore]:
+async def crowded(module_dsn: str) -> AsyncIterator[SqlStore]:
     """A store with a flow of many steps, of which the first lives, and many flows of one living step each."""
-    opened = SqlStore(1, dsn, pool=4, clock=SystemClock())
+    opened = SqlStore(1, module_dsn, pool=4, clock=SystemClock())
     await opened.open("one", migrated=True)
-    numbers = _NUMBERS["postgres" if "postgres" in dsn else "sqlite"]
-    await opened.database.fetch(_FLOWS.format(numbers=numbers))
-    of_one = {"step": "n", "flow": 1, "depth": "n", "status": "case when n = 1 then 'interrupted' else 'completed' end"}
-    await opened.database.fetch(_STEPS.format(numbers=numbers, whole="n = 1", **of_one))
-    of_many = {"step": f"n + {STEPS}", "flow": "n", "depth": 1, "status": "'interrupted'"}
-    await opened.database.fetch(_STEPS.format(numbers=numbers, whole="n < 1", **of_many))
-    if "postgres" in dsn:
-        await opened.database.fetch("analyze")
+    if await is_empty(opened):
+        await fill(opened)
     yield opened
     await opened.close()
+
+
+async def fill(store: SqlStore) -> None:
+    numbers = _NUMBERS["postgres" if "postgres" in store.dsn else "sqlite"]
+    await store.database.fetch(_FLOWS.format(numbers=numbers))
+    of_one = {"step": "n", "flow": 1, "depth": "n", "status": "case when n = 1 then 'interrupted' else 'completed' end"}
+    await store.database.fetch(_STEPS.format(numbers=numbers, whole="n = 1", **of_one))
+    of_many = {"step": f"n + {STEPS}", "flow": "n", "depth": 1, "status": "'interrupted'"}
+    await store.database.fetch(_STEPS.format(numbers=numbers, whole="n < 1", **of_many))
+    if "postgres" in store.dsn:
+        await store.database.fetch("analyze")
 
 
 async def plan(store: SqlStore, sql: Sql, *args: Any) -> str:

@@ -14,6 +14,7 @@ from dwarf_nats.store.store import SqlStore
 from dwarf_nats.workflow.options import Query
 from dwarf_nats.workflow.status import Status
 from tests.store.test_tag_plans import Noting, plan, statement_of
+from tests.support.stores import is_empty
 
 FLOWS = 100_000
 INSERT = """
@@ -23,22 +24,27 @@ select n, 't', 'order', 'd', case when n % 50000 = 0 then 'failed' else 'complet
   '', 0, n, n, n from numbers
 """
 
-pytestmark = [pytest.mark.slow, pytest.mark.unused_database]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-async def crowded(dsn: str) -> AsyncIterator[SqlStore]:
+async def crowded(module_dsn: str) -> AsyncIterator[SqlStore]:
     """A store with 100,000 flows, two of which failed."""
-    store = SqlStore(1, dsn, pool=4, clock=SystemClock())
+    store = SqlStore(1, module_dsn, pool=4, clock=SystemClock())
     await store.open("one", migrated=True)
+    if await is_empty(store):
+        await fill(store)
+    yield store
+    await store.close()
+
+
+async def fill(store: SqlStore) -> None:
     numbers = f"select generate_series(1, {FLOWS}) as n"
-    if dsn.startswith("sqlite"):
+    if store.dsn.startswith("sqlite"):
         numbers = f"select 1 as n union all select n + 1 from numbers where n < {FLOWS}"
     into, rows = INSERT.split("select", 1)
     await store.database.fetch(f"{into} select * from (with recursive numbers(n) as ({numbers}) select {rows}) as made")
     await store.database.fetch("analyze")
-    yield store
-    await store.close()
 
 
 @pytest.mark.parametrize("status", [Status.FAILED, Status.INTERRUPTED, Status.CANCELLED])

@@ -21,6 +21,7 @@ from dwarf_nats.store.dialect import POSTGRES, SQLITE, Sql, Statement
 from dwarf_nats.store.sqlite import Sqlite
 from dwarf_nats.store.statements import compensation, deadlines, event_visits, events, pauses, shown_pauses
 from dwarf_nats.store.store import SqlStore
+from tests.support.stores import is_empty
 
 pytestmark = [pytest.mark.slow, pytest.mark.unused_database]
 
@@ -116,24 +117,26 @@ def numbered(insert: str, *, sqlite: bool) -> str:
 
 
 @pytest.fixture
-async def full_pg(pg_dsn: str) -> str:
+async def full_pg(module_pg_dsn: str) -> str:
     """A PostgreSQL database with many rows."""
-    connection = await asyncpg.connect(pg_dsn)
-    for insert in INSERTS:
-        await connection.execute(numbered(insert, sqlite=False))
-    await connection.execute("analyze")
+    connection = await asyncpg.connect(module_pg_dsn)
+    if not await connection.fetch("select 1 from dwarf_flows limit 1"):
+        for insert in INSERTS:
+            await connection.execute(numbered(insert, sqlite=False))
+        await connection.execute("analyze")
     await connection.close()
-    return pg_dsn
+    return module_pg_dsn
 
 
 @pytest.fixture
-async def full_sqlite(sqlite_dsn: str) -> AsyncIterator[Sqlite]:
+async def full_sqlite(module_sqlite_dsn: str) -> AsyncIterator[Sqlite]:
     """An SQLite database with many rows."""
-    store = SqlStore(1, sqlite_dsn, pool=1, clock=SystemClock())
+    store = SqlStore(1, module_sqlite_dsn, pool=1, clock=SystemClock())
     await store.open("one", migrated=True)
     assert isinstance(store.database, Sqlite)
-    for insert in INSERTS:
-        await store.database.fetch(numbered(insert, sqlite=True))
+    if await is_empty(store):
+        for insert in INSERTS:
+            await store.database.fetch(numbered(insert, sqlite=True))
     yield store.database
     await store.close()
 

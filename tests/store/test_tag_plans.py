@@ -114,7 +114,7 @@ async def large(dsn: str, request: pytest.FixtureRequest) -> AsyncIterator[SqlSt
 
 
 @pytest.mark.slow
-async def test_lists_and_purges_by_tags_are_read_by_index_in_large_tables(large: SqlStore) -> None:
+async def test_lists_and_purges_by_tags_read_large_tables_by_index_and_find_what_is_there(large: SqlStore) -> None:
     """Q1: with values known to the planner, and for any values."""
     for name, query in QUERIES.items():
         for purged in (False, True):
@@ -125,11 +125,7 @@ async def test_lists_and_purges_by_tags_are_read_by_index_in_large_tables(large:
                     check(shown)
                 except AssertionError as error:
                     raise AssertionError(f"{name}, purged {purged}, generic {generic}: {shown}") from error
-
-
-@pytest.mark.slow
-async def test_lists_by_tags_find_what_is_there_in_large_tables(large: SqlStore) -> None:
-    """Q1: the rarest of several tags is looked up first."""
+    # The rarest of several tags is looked up first.
     rows, _ = await large.flows.list_page(QUERIES["rare and common"], 10, None, "")
     assert [row.flow_id for row in rows] == [140_000, 70_000]
     rows, _ = await large.flows.list_page(QUERIES["common"], 2, None, "")

@@ -158,6 +158,11 @@ async def fingerprint(store: SqlStore, flow_id: int) -> Sequence[Any]:
     return await store.flows.fingerprint(flow)
 
 
+async def is_empty(store: SqlStore, table: str = "dwarf_flows") -> bool:
+    """True if a table has no row: the first test of a module with this database is to fill it."""
+    return not await look(store, f"select 1 from {table} limit 1")
+
+
 async def look(store: SqlStore, sql: str, *args: Any) -> list[tuple[Any, ...]]:
     return [tuple(row) for row in await store.database.fetch(sql, *args)]
 
