@@ -64,6 +64,7 @@ NAVIGATION: dict[str, list[str]] = {
         "examples/no-code/README.md",
     ],
     "Write services": [
+        "docs/testing.md",
         "docs/task-services.md",
         "docs/python-sdk.md",
         "docs/workflows-in-python.md",

@@ -222,7 +222,11 @@ class Peers(Protocol):
 
 
 class Clock(Protocol):
-    """Time for waits and deadlines in this process; due times of steps follow the database's clock."""
+    """Time for waits and deadlines in this process; due times of steps follow the database's clock.
+
+    `wait` is for something that is due at a time, `sleep` for pauses of upkeep and before another attempt: a test that moves
+    its clock to the next due time passes over those.
+    """
 
     def now(self) -> int:
         """Return microseconds since the epoch."""

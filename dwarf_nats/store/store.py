@@ -53,12 +53,14 @@ def open_database(dsn: str, pool: int, clock: Clock) -> Postgres | Sqlite:
 
 
 class SqlStore:
-    """One shard on PostgreSQL or SQLite; implements `ports.Store`."""
+    """One shard on PostgreSQL or SQLite; implements `ports.Store`. `database`: one that is made already, of that DSN."""
 
-    def __init__(self, shard: int, dsn: str, *, pool: int, clock: Clock) -> None:
+    def __init__(
+        self, shard: int, dsn: str, *, pool: int, clock: Clock, database: Postgres | Sqlite | None = None
+    ) -> None:
         self.shard = shard
         self.dsn = dsn
-        self.database = open_database(dsn, pool, clock)
+        self.database = open_database(dsn, pool, clock) if database is None else database
         self.label = self.database.label
         self.replicas = SqlReplicas(shard, self.database)
         self.steps = SqlSteps(self.database, self.replicas)

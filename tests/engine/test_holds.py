@@ -11,17 +11,18 @@ import pytest
 from dwarf_nats.actor import acting
 from dwarf_nats.clock import ManualClock
 from dwarf_nats.engine import Engine
+from dwarf_nats.engine.maintenance.hold_keeper import LOOK_SECONDS
 from dwarf_nats.errors import BadRequest, NotFound, Unavailable
 from dwarf_nats.library import open_engine
 from dwarf_nats.settings import EngineSettings
-from dwarf_nats.testing import TaskProxy
+from dwarf_nats.testing import TaskProxy, workflow_engine
 from dwarf_nats.workflow.explanation import Reason
 from dwarf_nats.workflow.flow import Flow
 from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.options import FlowOptions, Query
 from dwarf_nats.workflow.status import Status
 from dwarf_nats.workflow.task_error import TaskError
-from tests.support.engines import SOON, Gate, crash, line, maintenance_of, rows, shard_of, until_rows, wired
+from tests.support.engines import SOON, Gate, crash, line, maintenance_of, quiet, rows, shard_of, until_rows, wired
 
 ON_HOLD = "select count(*) from dwarf_steps where parked = 5"
 NOTED = "select count(*) from dwarf_on_hold"
@@ -272,6 +273,22 @@ async def test_k2_steps_parked_for_a_hold_that_has_just_ended_are_found(engine: 
     await maintenance_of(engine).hold_keeper.run_once()
     assert await ended(engine, flow) is Status.COMPLETED
     assert await rows(engine, NOTED) == [(0,)]
+
+
+async def test_k2_the_keeper_looks_again_by_itself() -> None:
+    """K2: as above, by the clock; what was parked for no hold is found within half a minute."""
+    clock = ManualClock()
+    async with workflow_engine(clock=clock) as (engine, proxy):
+        gate = Gate()
+        proxy.handle_task("slow", gate)
+        flow = await engine.create(line("slow", "slow"), start=True)
+        await gate.began()
+        (step,) = shard_of(engine).in_flight.steps
+        await shard_of(engine).store.holds.park_claimed("task:slow", [step.step_id])
+        gate.open()
+        await quiet(engine)
+        clock.advance(LOOK_SECONDS + 1)
+        assert (await engine.await_(flow, SOON)).status is Status.COMPLETED
 
 
 async def test_k2_a_database_that_is_away_for_a_moment_changes_nothing(

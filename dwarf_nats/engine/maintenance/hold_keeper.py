@@ -26,6 +26,20 @@ RETRY_SECONDS = 0.5
 """Pause while the database is away."""
 
 
+class HoldLook(Duty):
+    """Has the keeper of holds look now and then."""
+
+    def __init__(self, keeper: HoldKeeper) -> None:
+        self._keeper = keeper
+
+    def interval(self) -> float:
+        return LOOK_SECONDS
+
+    async def run_once(self) -> None:
+        """Have it look."""
+        self._keeper.look_again()
+
+
 class HoldKeeper(Duty):
     """Compares the holds with the steps that are parked, whenever a hold begins or ends."""
 
@@ -50,13 +64,22 @@ class HoldKeeper(Duty):
             self._wakeup.clear()
             self._done = False
             await runner.attempt(self)
-            await self._clock.wait(self._wakeup, self.interval())
+            if self._done:
+                await self._clock.wait(self._wakeup, self._until_next_end())
+            else:
+                await self._clock.sleep(self.interval())
 
     def interval(self) -> float:
-        if not self._done:
-            return RETRY_SECONDS
+        return RETRY_SECONDS
+
+    def _until_next_end(self) -> float | None:
+        """Seconds until the next hold ends by itself."""
         at = self._book.next_end()
-        return LOOK_SECONDS if at is None else min(LOOK_SECONDS, max(0, at - self._clock.now()) / 1_000_000 + 0.001)
+        return None if at is None else max(0, at - self._clock.now()) / 1_000_000 + 0.001
+
+    def look_again(self) -> None:
+        """Compare the holds with the steps once more."""
+        self._wakeup.set()
 
     async def run_once(self) -> None:
         """Park what a new hold stops, release what none stops any more. Raises `Unavailable`."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from dwarf_nats.engine.maintenance.duty import Duty, DutyRunner
 from dwarf_nats.engine.maintenance.event_sweep import EventSweep
 from dwarf_nats.engine.maintenance.heartbeat import Heartbeat
-from dwarf_nats.engine.maintenance.hold_keeper import HoldKeeper
+from dwarf_nats.engine.maintenance.hold_keeper import HoldKeeper, HoldLook
 from dwarf_nats.engine.maintenance.integrity import Integrity
 from dwarf_nats.engine.maintenance.lease_keeper import LeaseKeeper
 from dwarf_nats.engine.maintenance.lease_reaper import LeaseReaper
@@ -96,6 +96,7 @@ class Maintenance:
             "progress": self.progress_saver,
             "schema": self.schema_watch,
             "leases": self.lease_keeper,
+            "holdlook": HoldLook(self.hold_keeper),
         }
         duties["receipts"] = self.receipt_pruner
         self.heartbeat.begin()

@@ -1,0 +1,1 @@
+"""Workflows in this process, on SQLite, without any server: for scripts, notebooks and tests."""

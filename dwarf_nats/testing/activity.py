@@ -1,0 +1,67 @@
+"""What is going on in a test: while anything is, its clock stands still."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+QUIET_TURNS = 60
+"""Turns of the event loop without any activity after which nothing more is on its way: far more than a chain of futures has."""
+PATIENCE_SECONDS = 60.0
+"""Longest time in reality that a task may run, or a call of the database take."""
+
+
+class StillBusy(AssertionError):
+    """Something has run for too long: a task that waits for something real, perhaps."""
+
+
+class Activity:
+    """Counts what runs, and knows when everything rests."""
+
+    def __init__(self) -> None:
+        self._running: Counter[str] = Counter()
+        self._changes = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def note(self) -> None:
+        """Something has happened."""
+        self._changes += 1
+
+    @contextmanager
+    def during(self, what: str) -> Iterator[None]:
+        """Count `what` as running meanwhile."""
+        self._changes += 1
+        self._running[what] += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._changes += 1
+            self._running[what] -= 1
+            if not self._running[what]:
+                del self._running[what]
+            if not self._running:
+                self._idle.set()
+
+    async def rest(self) -> None:
+        """Wait until nothing runs and nothing more is on its way. Raises `StillBusy` if that takes a minute."""
+        turns = 0
+        while turns < QUIET_TURNS:
+            if self._running:
+                await self._until_idle()
+            seen = self._changes
+            await asyncio.sleep(0)
+            turns = turns + 1 if seen == self._changes and not self._running else 0
+
+    async def _until_idle(self) -> None:
+        try:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                await self._idle.wait()
+        except TimeoutError:
+            raise StillBusy(
+                f"{', '.join(sorted(self._running))}: still running after {PATIENCE_SECONDS:g} s;"
+                " a task that waits for something real is better replaced by a fake"
+            ) from None
