@@ -65,6 +65,7 @@ NAVIGATION: dict[str, list[str]] = {
     ],
     "Write services": [
         "docs/testing.md",
+        "docs/local.md",
         "docs/task-services.md",
         "docs/python-sdk.md",
         "docs/workflows-in-python.md",

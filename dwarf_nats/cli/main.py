@@ -19,6 +19,7 @@ from dwarf_nats.version import __version__
 
 COMMANDS = {
     "serve": LazyCommand("dwarf_nats.cli.serve", "One replica of the service; SIGTERM drains it."),
+    "init": LazyCommand("dwarf_nats.cli.init", "Make a project: a graph, a worker, a test, a compose file."),
     "dev": LazyCommand("dwarf_nats.cli.dev", "Everything on this machine: NATS, database, replica, tasks."),
     "demo": LazyCommand("dwarf_nats.cli.demo", "See the example orders run, start to end."),
     "console": LazyCommand("dwarf_nats.cli.console", "The web console."),

@@ -48,6 +48,7 @@ class GraphBook:
         """Keep the graphs of a source under their names; a later one takes the place of an earlier one. Checks them."""
         found = graphs_of(source)
         for graph in found:
+            graph.check()
             graph.validate()
         self.graphs |= {graph.name: graph for graph in found}
         return found

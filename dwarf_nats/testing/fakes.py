@@ -105,11 +105,3 @@ def record_of(call: TaskCall) -> TaskRecord:
         attempt=call.attempt,
         state=to_values(call.state),
     )
-
-
-def matches(pattern: str, subject: str) -> bool:
-    """Tell whether a subject fits a pattern of NATS: `*` is one token, `>` the rest."""
-    wanted, given = pattern.split("."), subject.split(".")
-    if wanted[-1] == ">":
-        wanted, given = wanted[:-1], given[: len(wanted) - 1] if len(given) >= len(wanted) else []
-    return len(wanted) == len(given) and all(one in ("*", other) for one, other in zip(wanted, given, strict=True))

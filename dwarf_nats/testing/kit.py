@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from dwarf_nats.errors import Conflict
+from dwarf_nats.local.states import Values, given
 from dwarf_nats.testing.histories import assert_history
 from dwarf_nats.testing.replica import Replica
 from dwarf_nats.testing.setup import Setup
@@ -62,15 +63,11 @@ class FlowEnv(Setup):
 
     # -- flows
 
-    async def start(
-        self, workflow: str | Graph, state: dict[str, Any] | None = None, options: FlowOptions | None = None
-    ) -> str:
+    async def start(self, workflow: str | Graph, state: Values = None, options: FlowOptions | None = None) -> str:
         """Create a flow and start it; return its key. It runs as soon as something is awaited."""
-        return await self.engine.create(workflow, state, options, start=True)
+        return await self.engine.create(workflow, given(state), options, start=True)
 
-    async def run(
-        self, workflow: str | Graph, state: dict[str, Any] | None = None, options: FlowOptions | None = None
-    ) -> Outcome:
+    async def run(self, workflow: str | Graph, state: Values = None, options: FlowOptions | None = None) -> Outcome:
         """Create a flow, start it, and return its outcome as soon as it is stopped: ended, or paused.
 
         Raises `FlowStuck` if it never is.

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from dwarf_nats.local.functions import NOT_HERE, FunctionTasks
-from dwarf_nats.testing.fakes import Fake, ServiceRecord, TaskRecord, matches, record_of
+from dwarf_nats.local.subject_patterns import matches
+from dwarf_nats.testing.fakes import Fake, ServiceRecord, TaskRecord, record_of
 from dwarf_nats.testing.faults import Fault, Faults, Kind
 from dwarf_nats.wire.tasks import decode_reply, timed_out
 from dwarf_nats.workflow.answer import Answer, ErrorInfo, TaskCall
