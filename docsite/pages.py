@@ -62,6 +62,9 @@ NAVIGATION: dict[str, list[str]] = {
         "docs/diagrams.md",
         "docs/states.md",
         "examples/no-code/README.md",
+        "examples/nightly-report/README.md",
+        "examples/image-batch/README.md",
+        "examples/saga/README.md",
     ],
     "Write services": [
         "docs/testing.md",
