@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from pydantic import TypeAdapter
 from pydantic_ai import Agent
 from pydantic_ai.messages import ModelMessage, ModelMessagesTypeAdapter
 from pydantic_ai.toolsets import FunctionToolset
@@ -17,6 +16,7 @@ from dwarf_nats.sdk import Client, Flow, FlowOptions, Graph, Outcome, Worker
 
 from .graph import ANY_TOOL, MESSAGES, MODEL, OUTPUT, PROMPT, agent_graph
 from .model_step import ModelStep
+from .outputs import read_output
 from .policy import AgentPolicy
 from .tool_step import DepsOf, ToolStep
 
@@ -61,8 +61,7 @@ class DurableAgent(Generic[DepsT, OutputT]):
         if OUTPUT not in outcome.state:
             raise BadRequest(f"the flow has no output: it is {outcome.status}")
         value = outcome.state[OUTPUT]
-        kind: Any = self.agent.output_type
-        output: OutputT = TypeAdapter(kind).validate_python(value) if isinstance(kind, type) else value
+        output: OutputT = read_output(self.agent, value)
         return output
 
     def messages(self, outcome: Outcome) -> list[ModelMessage]:

@@ -17,6 +17,9 @@ from dwarf_nats.workflow.task_error import TaskError
 
 HELD = (429, 503, 529)
 """Codes that the engine answers with patience: it asks more slowly, or holds the steps until the provider serves again."""
+VALIDATORS_HINT = (
+    ": let the agent's output_type be [Output, DeferredToolRequests], so that a run may end with calls of tools"
+)
 TRANSIENT = (408, 409, 425)
 
 
@@ -32,7 +35,8 @@ def step_errors() -> Iterator[None]:
     except UsageLimitExceeded as error:
         raise TaskError(f"usage limit: {error}", 400, final=True) from error
     except UserError as error:
-        raise TaskError(str(error), 400, final=True) from error
+        hint = VALIDATORS_HINT if "output validators" in str(error) else ""
+        raise TaskError(f"{error}{hint}", 400, final=True) from error
     except UnexpectedModelBehavior as error:
         raise TaskError(f"the model behaves unexpectedly: {error}", 502) from error
 

@@ -29,6 +29,7 @@ from dwarf_nats.workflow.task_error import TaskError
 from . import conversation as c
 from .failures import step_errors
 from .graph import ANY_TOOL, CALLING, DONE, NODES, OUTPUT, PHASE, PROMPT, field_of, node_of
+from .outputs import run_output_type
 from .tool_step import DepsOf, deps_for
 
 AGAIN = "again"
@@ -89,7 +90,7 @@ class ModelStep:
                 async with self.agent.iter(
                     prompt,
                     message_history=messages,
-                    output_type=[self.agent.output_type, DeferredToolRequests],
+                    output_type=run_output_type(self.agent),
                     deps=deps,
                     usage=usage,
                     usage_limits=self.limits,

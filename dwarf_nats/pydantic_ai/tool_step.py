@@ -21,6 +21,7 @@ from dwarf_nats.workflow.task_error import TaskError, WaitTimeout
 from . import conversation as c
 from .failures import step_errors
 from .graph import TOOL_RESULTS
+from .outputs import run_output_type
 from .policy import AgentPolicy
 
 DepsOf: TypeAlias = Callable[[Flow], Any] | None
@@ -96,7 +97,7 @@ class ToolStep:
         async with self.agent.iter(
             message_history=[*messages[:at], replace(response, parts=[call])],
             deferred_tool_results=results,
-            output_type=[self.agent.output_type, DeferredToolRequests],
+            output_type=run_output_type(self.agent),
             deps=deps,
             usage=RunUsage(),
         ) as run:

@@ -51,7 +51,16 @@ def test_help_and_version_load_no_command_and_no_connection() -> None:
 def test_a_command_of_flows_loads_no_engine_no_conditions_and_no_other_command(arguments: list[str]) -> None:
     found = loaded(*arguments)
     assert "nats.aio.client" in found
-    heavy = {"cel_expr_python", "google.protobuf", "yaml", "asyncpg", "alembic", "opentelemetry.sdk", "starlette"}
+    heavy = {
+        "cel_expr_python",
+        "google.protobuf",
+        "yaml",
+        "asyncpg",
+        "alembic",
+        "opentelemetry.sdk",
+        "starlette",
+        "mcp",
+    }
     assert not heavy & found
     assert not {
         name for name in found if name.startswith(("dwarf_nats.engine", "dwarf_nats.store", "dwarf_nats.sdk.worker"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import sys
 from collections.abc import AsyncIterator
@@ -14,7 +15,9 @@ from mcp.client import Client as McpClient
 from mcp.client.stdio import StdioServerParameters, stdio_client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared._httpx_utils import create_mcp_http_client
+from typer.testing import CliRunner
 
+from dwarf_nats.cli.main import app
 from dwarf_nats.dev_servers import NatsServer
 from dwarf_nats.errors import BadRequest
 from dwarf_nats.mcp.answers import MAX_ANSWER_CHARS, MAX_VALUE_CHARS, answer, shortened
@@ -217,6 +220,13 @@ async def test_it_speaks_over_standard_input_and_over_http_with_a_token(
 def test_without_a_token_it_listens_on_loopback_only() -> None:
     with pytest.raises(BadRequest, match="--http-token"):
         http_server(build_server(Client()), ("0.0.0.0", 8090))
+
+
+def test_without_the_extra_the_command_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
+    ran = CliRunner().invoke(app, ["mcp"])
+    assert ran.exit_code == 1
+    assert 'pip install "dwarf-nats[mcp]"' in ran.stderr
 
 
 def test_a_long_value_is_cut_at_its_largest_parts_and_says_so() -> None:

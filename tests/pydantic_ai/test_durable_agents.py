@@ -15,6 +15,7 @@ from pydantic_ai.exceptions import ModelHTTPError
 from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart, ToolCallPart, ToolReturnPart
 from pydantic_ai.models.function import AgentInfo, FunctionModel
 from pydantic_ai.models.test import TestModel
+from pydantic_ai.tools import DeferredToolRequests
 from pydantic_ai.usage import UsageLimits
 
 from dwarf_nats.dev_servers import NatsServer
@@ -237,6 +238,49 @@ async def test_tools_that_must_not_run_at_once_run_in_line_and_others_by_the_gen
         assert outcome.status is Status.COMPLETED, outcome.error
         path = await bench.path(outcome)
         assert path == ["model", "first", "model", "second", "model", "tool", "model"]
+
+
+async def test_an_agent_with_output_validators_says_itself_that_a_run_may_end_with_calls(bench: Bench) -> None:
+    def checked(output_type: Any, *answers: Any) -> Agent[Any, Any]:
+        agent: Agent[Any, Any] = Agent(Script(*answers).model, output_type=output_type, tools=[len_of])
+
+        @agent.output_validator
+        def warm_enough(output: Any) -> Any:
+            if isinstance(output, Weather) and output.degrees < 20:
+                raise ModelRetry("too cold")
+            return output
+
+        return agent
+
+    def len_of(word: str) -> int:
+        return len(word)
+
+    answers = [call("len_of", word="Rome"), *(call("final_result", city="Rome", degrees=n) for n in (4, 31))]
+    async with bench.serving(checked([Weather, DeferredToolRequests], *answers)) as served:
+        outcome = await bench.run(served, "go")
+        assert served.output(outcome) == Weather(city="Rome", degrees=31)
+        assert await bench.path(outcome) == ["model", "len_of", "model", "model"]
+    async with bench.serving(checked(Weather, *answers)) as served:
+        outcome = await bench.run(served, "go")
+        assert outcome.error is not None
+        assert "[Output, DeferredToolRequests]" in outcome.error.message
+
+
+async def test_an_answer_that_is_no_decision_fails_the_step_which_can_be_run_again(bench: Bench) -> None:
+    agent = Agent(Script(call("refund", order=7), "done").model)
+    agent.tool_plain(lambda order: f"refunded {order}", name="refund", requires_approval=True)
+    async with bench.serving(agent) as served:
+        outcome = await bench.run(served, "go")
+        await bench.client.resume(outcome.flow_key, "perhaps")
+        outcome = await bench.client.await_(outcome.flow_key, WAIT)
+        assert outcome.error is not None
+        assert "answered with true or false" in outcome.error.message
+        (step,) = [one for one in await bench.client.history(outcome.flow_key) if one.task == "refund"]
+        await bench.client.restart_from(step.step_key)
+        outcome = await bench.client.await_(outcome.flow_key, WAIT)
+        await bench.client.resume(outcome.flow_key, data=True)
+        outcome = await bench.client.await_(outcome.flow_key, WAIT)
+        assert served.output(outcome) == "done"
 
 
 def test_a_graph_has_a_node_for_each_tool_and_an_agent_needs_a_name() -> None:
