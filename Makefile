@@ -30,6 +30,7 @@ tools: $(STAMP)
 	$(BIN)/lint-imports
 	$(BIN)/python -m dwarf_nats.wire.schema --check
 	$(BIN)/python -m dwarf_nats.cli.reference --check
+	$(BIN)/python -m dwarf_nats.sdk.generate_sync --check
 
 check: tools ## check format, lint, types, imports and generated files, run the fast tests
 	$(BIN)/pytest -m 'not slow' -n 2

@@ -71,6 +71,7 @@ NAVIGATION: dict[str, list[str]] = {
         "docs/local.md",
         "docs/task-services.md",
         "docs/python-sdk.md",
+        "docs/synchronous-client.md",
         "docs/workflows-in-python.md",
         "docs/python-types.md",
         "docs/streaming.md",
