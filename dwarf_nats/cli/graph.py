@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
 import msgspec
-import orjson
 import typer
 from msgspec import UNSET
 from rich.text import Text
@@ -16,7 +15,6 @@ from dwarf_nats.cli.command import command, new_app
 from dwarf_nats.cli.document_file import read_values
 from dwarf_nats.cli.options import Bus, Service
 from dwarf_nats.cli.output import Output, day_and_clock, pretty, table
-from dwarf_nats.errors import BadRequest
 from dwarf_nats.render.graph import graph_mermaid
 from dwarf_nats.render.terminal import one_line
 from dwarf_nats.sdk import Graph
@@ -24,7 +22,7 @@ from dwarf_nats.wire import messages as m
 from dwarf_nats.wire.schema import json_schema
 from dwarf_nats.wire.times import rfc3339
 from dwarf_nats.workflow import documents
-from dwarf_nats.workflow.document_lines import line_of
+from dwarf_nats.workflow.graph_origin import GraphOrigin
 
 app = new_app("Graphs: register, look at and check them.")
 
@@ -49,17 +47,12 @@ FILE_ENDINGS = documents.SUFFIXES
 class GraphFile:
     """A graph read from a file, and where it was written."""
 
-    path: str
     graph: Graph
-    document: documents.Document
+    origin: GraphOrigin
 
     def at(self, problem: str) -> str:
         """A problem of the graph, with the file and the line it speaks of before it."""
-        return f"{_place(self.path, problem, self.document)}: {problem}"
-
-    def refused(self, error: BadRequest) -> BadRequest:
-        """A refusal of the graph, with the file and the line."""
-        return BadRequest(self.at(error.message))
+        return self.origin.at(problem)
 
 
 def read_graph(path: str) -> Graph:
@@ -69,20 +62,8 @@ def read_graph(path: str) -> Graph:
 
 def read_graph_file(path: str) -> GraphFile:
     """As `read_graph`, with the lines of the document."""
-    document = read_values(path)
-    try:
-        return GraphFile(path, Graph.from_json(document.json), document)
-    except BadRequest as error:
-        raise BadRequest(f"{_place(path, error.message, document)}: {error.message}") from None
-
-
-def _place(path: str, problem: str, document: documents.Document) -> str:
-    """`order.yaml:12`, or only the file if the line is not known."""
-    try:
-        line = line_of(problem, orjson.loads(document.json), document.lines)
-    except orjson.JSONDecodeError:
-        line = None
-    return path if line is None else f"{path}:{line}"
+    origin = GraphOrigin(path, read_values(path))
+    return GraphFile(Graph.from_origin(origin), origin)
 
 
 def _with_warnings(line: str, file: GraphFile, warnings: Sequence[str]) -> Text:
@@ -96,10 +77,7 @@ async def put(out: Output, bus: Bus, service: Service, files: Files) -> None:
     read = [read_graph_file(path) for path in files]
     async with service.client(bus) as client:
         for file in read:
-            try:
-                info = await client.put_graph(file.graph)
-            except BadRequest as error:
-                raise file.refused(error) from None
+            info = await client.put_graph(file.graph)
             reply = m.GraphPutReply(name=info.name, digest=info.digest, warnings=list(info.warnings) or UNSET)
             out.show(reply, _with_warnings(f"{info.name}  {info.digest}", file, info.warnings))
 
@@ -143,10 +121,10 @@ async def validate(
     """Check graphs without registering them."""
     read = [read_graph_file(path) for path in files]
     if offline:
-        found = [await _validated(file, _validate_here) for file in read]
+        found = [await _validate_here(file.graph) for file in read]
     else:
         async with service.client(bus) as client:
-            found = [await _validated(file, client.validate_graph) for file in read]
+            found = [await client.validate_graph(file.graph) for file in read]
     for file, warnings in zip(read, found, strict=True):
         shown = _with_warnings(f"{file.graph.name}: valid", file, warnings)
         out.show(m.GraphValidateReply(warnings=warnings or UNSET), shown)
@@ -155,14 +133,6 @@ async def validate(
 async def _validate_here(graph: Graph) -> list[str]:
     graph.validate()
     return graph.warnings()
-
-
-async def _validated(file: GraphFile, validate: Callable[[Graph], Awaitable[list[str]]]) -> list[str]:
-    """The warnings about a sound graph. Raises `BadRequest` with the file and line of what makes it unsound."""
-    try:
-        return await validate(file.graph)
-    except BadRequest as error:
-        raise file.refused(error) from None
 
 
 @command(app, "schema", example="dwarf-nats graph schema > graph.schema.json")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import UNSET
 
-from dwarf_nats.errors import Unavailable
+from dwarf_nats.errors import BadRequest, Unavailable
 from dwarf_nats.wire import messages as m
 from dwarf_nats.wire.audits import audit_record, audit_request
 from dwarf_nats.wire.codec import graph_record, or_default
@@ -70,7 +70,11 @@ class Deployment(Requester):
 
         `updated_at` is 0, because the reply does not have it.
         """
-        reply = decode(m.GraphPutReply, await self._read("graph.put", graph_json(graph)), "graph.put")
+        try:
+            body = await self._read("graph.put", graph_json(graph))
+        except BadRequest as error:
+            raise graph.placed(error) from None
+        reply = decode(m.GraphPutReply, body, "graph.put")
         return GraphInfo(reply.name, reply.digest, 0, tuple(or_default(reply.warnings, [])))
 
     async def get_graph(self, name: str) -> Graph:
@@ -91,7 +95,10 @@ class Deployment(Requester):
 
         Raises `BadRequest` if the service would refuse the graph (G6).
         """
-        body = await self._read("graph.validate", graph_json(graph))
+        try:
+            body = await self._read("graph.validate", graph_json(graph))
+        except BadRequest as error:
+            raise graph.placed(error) from None
         return or_default(decode(m.GraphValidateReply, body, "graph.validate").warnings, [])
 
     async def graph_mermaid(self, name: str) -> str:

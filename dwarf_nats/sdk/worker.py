@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
@@ -23,6 +24,7 @@ from dwarf_nats.errors import BadRequest
 from dwarf_nats.wire.connect_options import ConnectOptions
 from dwarf_nats.wire.subjects import Subjects
 from dwarf_nats.workflow.arguments import bind
+from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.names import check_subject_name
 from dwarf_nats.workflow.task_parameters import note_url
 
@@ -33,6 +35,7 @@ from .executions import Handler
 from .task_executor import TaskExecutor
 from .task_server import Link, TaskServer
 from .task_subscriptions import TaskSubscriptions
+from .worker_graphs import WorkerGraphs
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -87,6 +90,7 @@ class Worker:
         self._handlers: dict[str, Handler] = {}
         self._functions: dict[str, Callable[..., Any]] = {}
         self._hurry = asyncio.Event()
+        self._graphs = WorkerGraphs()
         # Those of the last start; the executor of the server says whether the worker is running.
         self._link = Link()
         self._server: TaskServer | None = None
@@ -130,6 +134,16 @@ class Worker:
         note_url(function, url)
         self._functions[url] = function
         self._handlers[url] = Handler.of(url, function)
+
+    def graphs(self, *given: Graph | str | os.PathLike[str], prefix: str = "dwarf") -> None:
+        """Register graphs when the worker starts: folders of graph files, files, `Graph`s and `Workflow`s.
+
+        All are read and checked here. Raises `BadRequest` with all problems, each with file and line. `prefix`: the subject
+        prefix of the deployment. A worker that serves waits for a replica to register them; `start` raises `Unavailable`.
+        """
+        if self.is_running:
+            raise BadRequest("graphs come too late: name them before the worker starts")
+        self._graphs.add(given, prefix)
 
     # --- life ---
 
@@ -180,7 +194,17 @@ class Worker:
             self._link.last = True
             server.end()
             raise
+        await self._register_graphs(retry)
         log.info("serving %s as queue group %s", ", ".join(subscriptions.served), self.queue)
+
+    async def _register_graphs(self, retry: bool) -> None:
+        if not len(self._graphs) or self._link.nc is None:
+            return
+        try:
+            await self._graphs.register(self._link.nc, name=self.name, retry=retry)
+        except BaseException:
+            await self.stop()
+            raise
 
     async def stop(self, drain_seconds: float | None = None) -> bool:
         """Accept no more requests, finish the running executions, send their answers, close the connection.

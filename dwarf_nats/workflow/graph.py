@@ -10,16 +10,22 @@ A graph has nodes, transitions between them, an entry point, and reducers for st
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from hashlib import sha256
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from dwarf_nats.errors import BadRequest
 from dwarf_nats.workflow import graph_json, lineage
 from dwarf_nats.workflow.action_builder import ActionBuilder
 from dwarf_nats.workflow.graph_builder import Node, Transition
 from dwarf_nats.workflow.names import END
 from dwarf_nats.workflow.nodes import COMPENSATION_RETRY, COMPENSATION_SUFFIX, url_of
 from dwarf_nats.workflow.reducers import ReducerKind
+
+if TYPE_CHECKING:
+    from dwarf_nats.workflow.graph_origin import GraphOrigin
 
 __all__ = ["END", "Graph", "Node", "ReducerKind", "Transition"]
 
@@ -30,11 +36,24 @@ class Graph(ActionBuilder):
     `nodes` and `transitions` keep the order in which they were added. Read them freely; change them with the methods only.
     """
 
+    origin: GraphOrigin | None = None
+    """The document that the graph was read from, if it was."""
+
     def validate(self) -> None:
-        """Raise `BadRequest` unless the graph is sound (G6, G7); the message names the nodes and the remedy."""
+        """Raise `BadRequest` unless the graph is sound (G6, G7).
+
+        The message names the nodes and the remedy; of a graph from a file, the file and the line, too.
+        """
         from dwarf_nats.workflow import validation  # here: a client that only sends graphs needs no CEL library
 
-        validation.validate(self)
+        try:
+            validation.validate(self)
+        except BadRequest as error:
+            raise self.placed(error) from None
+
+    def placed(self, error: BadRequest) -> BadRequest:
+        """A refusal of the graph, with the file and the line that it was read from, if it was."""
+        return error if self.origin is None else self.origin.refused(error)
 
     def check(self) -> None:
         """Check what only Python knows of the graph: nothing, unless it is a `Workflow` made of task functions."""
@@ -97,9 +116,40 @@ class Graph(ActionBuilder):
         return graph_json.to_values(self)
 
     @classmethod
-    def from_json(cls, text: bytes | str) -> Graph:
-        """Read a graph (G8). Raises `BadRequest` for keys that the schema does not have, and for undeclared names."""
-        return graph_json.from_json(text, Graph)
+    def from_json(cls, source: bytes | str | os.PathLike[str]) -> Graph:
+        """Read a graph from JSON text, or from the file of a `Path` (G8).
+
+        Raises `BadRequest` for keys that the schema does not have, and for undeclared names; of a file with its name and line.
+        """
+        if isinstance(source, os.PathLike):
+            return cls._of_document(source, is_yaml=False)
+        return graph_json.from_json(source, Graph)
+
+    @classmethod
+    def from_yaml(cls, source: bytes | str | os.PathLike[str]) -> Graph:
+        """Read a graph from YAML text, or from the file of a `Path`. Raises `BadRequest` with file and line."""
+        return cls._of_document(source, is_yaml=True)
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str]) -> Graph:
+        """Read a graph file: JSON if its name ends in `.json`, else YAML. Raises `BadRequest` with file and line."""
+        file = Path(path)
+        return cls._of_document(file, is_yaml=file.suffix != ".json")
+
+    @classmethod
+    def from_origin(cls, origin: GraphOrigin) -> Graph:
+        """Read a graph from a document, which then tells the line of a problem. Raises `BadRequest` with file and line."""
+        from dwarf_nats.workflow import graph_files  # here: only who reads files needs the YAML library
+
+        graph = graph_files.read_graph(origin, Graph)
+        graph.origin = origin
+        return graph
+
+    @classmethod
+    def _of_document(cls, source: bytes | str | os.PathLike[str], *, is_yaml: bool) -> Graph:
+        from dwarf_nats.workflow import graph_files
+
+        return cls.from_origin(graph_files.read_document(source, is_yaml=is_yaml))
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any]) -> Graph:
