@@ -99,7 +99,7 @@ async def test_k3_the_service_says_how_long_a_request_may_wait(
 ) -> None:
     """K3: `Worker(queue_timeout=…)`."""
     turns = Turns()
-    worker = Worker(nats_server.url, task_prefix=prefix, concurrency=1, queue_timeout=2.5)
+    worker = Worker(nats_server.url, task_prefix=prefix, concurrency=1, queue_timeout=2.5, drain_seconds=0)
     worker.add_task("work", turns.work)
     async with worker:
         for _ in range(2):
