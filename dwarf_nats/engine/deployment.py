@@ -4,18 +4,20 @@ The agreement is kept in the databases, so that no replica relies on its own cou
 is, which shard it is, and how many shards are agreed on. A replica that brings one more shard serves it at once. The number
 agreed on rises once every living replica knows the new shard: first in the older databases, one after the other, then in the
 newer ones. So if a database has the new number, no older one has the old number any more.
+
+The numbers agreed on so far are kept as well: what has a home by the number of shards is on one of the homes it has had.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import random
 import secrets
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 from dwarf_nats.errors import BadRequest, Unavailable
+from dwarf_nats.rules.shard_counts import UNKNOWN, home_of, homes_of
 from dwarf_nats.rules.shard_policies import DEFAULT_POLICY, ShardPolicy, read_policy
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ class Deployment:
         self._name = ""
         self._named_by = ""
         self._counts: dict[int, int] = {}
+        self._past_counts: set[int] = set()
         self._lock = asyncio.Lock()
         self._told_outdated = False
         self._not_answering: set[int] = set()
@@ -117,8 +120,26 @@ class Deployment:
             raise Unavailable(self._shards[number].availability.reason)
         raise Unavailable("the replicas have not agreed on the shards of this deployment yet: try again")
 
-    def record_count(self, number: int, count: int) -> None:
-        """Take in the number of shards agreed on, as a database says."""
+    @property
+    def homes_have_moved(self) -> bool:
+        """Tell whether a key may have had another home than the present one."""
+        return len(self._past_counts) > 1 or UNKNOWN in self._past_counts
+
+    def homes(self, fairness_key: str, idempotency_key: str) -> list[Shard]:
+        """Return the shards that may keep a key: the homes it has had; all shards if not every number of shards is known.
+
+        Ask for `home` first. Raises `Unavailable` if this replica lacks one.
+        """
+        if UNKNOWN in self._past_counts:
+            return list(self._shards.values())
+        numbers = homes_of(self._past_counts, fairness_key, idempotency_key)
+        for number in numbers - self._shards.keys():
+            raise self.unknown_shard(number)
+        return [self._shards[number] for number in sorted(numbers)]
+
+    def record_count(self, number: int, count: int, counts: Collection[int]) -> None:
+        """Take in the number of shards agreed on and those before it, as a database says."""
+        self._past_counts.update(counts)
         self._counts[number] = max(count, self._counts.get(number, 0))
         if self.count > len(self._shards) and not self._told_outdated:
             self._told_outdated = True
@@ -157,7 +178,7 @@ class Deployment:
                 " flows on the others could not be found"
             )
         self._name, self._named_by = found.deployment, self._named_by or shown
-        self.record_count(shard.number, found.shards)
+        self.record_count(shard.number, found.shards, found.counts)
 
     async def agree(self) -> None:
         """Read the agreement, and raise the number of shards if every living replica knows more.
@@ -171,12 +192,20 @@ class Deployment:
             before = self.count
             wanted = await self._wanted_count(facts)
             if all(number in facts for number in range(1, wanted + 1)):
-                for number in range(1, wanted + 1):
-                    if facts[number].shards < wanted:
-                        await self._shards[number].store.deployment.raise_shards(wanted)
-                    self.record_count(number, wanted)
+                await self._raise(facts, wanted)
             if before and self.count != before:
                 self._log.info("new flows go to %d shards from now on", self.count, extra={"shards": self.count})
+
+    async def _raise(self, facts: Mapping[int, ShardIdentity], wanted: int) -> None:
+        """Write a number of shards into the databases that have a lower one, unless one of them has changed meanwhile."""
+        counts = self._past_counts | {wanted}
+        for number in range(1, wanted + 1):
+            before = facts[number].shards
+            if before < wanted:
+                raised = await self._shards[number].store.deployment.raise_shards(wanted, counts, before=before)
+                if not raised:
+                    return  # by another replica: what it knew is read first
+            self.record_count(number, wanted, counts)
 
     async def _identities(self) -> dict[int, ShardIdentity]:
         """Return what each database says that answers; one that says nothing becomes a shard of this deployment."""
@@ -209,10 +238,10 @@ class Deployment:
         ]
         return max(self.count, min([*known, len(self._shards)]))
 
-    async def on_heartbeat(self, number: int, count: int) -> None:
+    async def on_heartbeat(self, number: int, count: int, counts: Collection[int]) -> None:
         """Take in the number of shards agreed on from the heartbeat of a shard, and go on agreeing if it is not all."""
         self._not_answering.discard(number)
-        self.record_count(number, count)
+        self.record_count(number, count, counts)
         if self.count < len(self._shards) or any(
             self._counts.get(one, 0) < self.count for one in self._shards if one <= self.count
         ):
@@ -227,16 +256,7 @@ class Deployment:
         """Free the idempotency keys of flows that were deleted on this shard and have their homes on others."""
         deleted = await shard.store.keys.deleted_flows(FREED_BATCH_KEYS)
         for flow_id, fairness_key, idempotency_key in deleted:
-            for other in self._shards.values():
+            for other in self.homes(fairness_key, idempotency_key):
                 if other is not shard:
                     await other.store.keys.free(fairness_key, idempotency_key, shard.number, flow_id)
         await shard.store.keys.confirm_deleted([flow_id for flow_id, _, _ in deleted])
-
-
-def home_of(shards: int, fairness_key: str, idempotency_key: str) -> int:
-    """Return the home of a key among this many shards, the same on every replica; 0 if there are none.
-
-    One more shard takes keys from all others, and no key moves between these (rendezvous hashing).
-    """
-    seed = f"{fairness_key}\0{idempotency_key}\0".encode("utf-8", "surrogatepass")
-    return max(range(1, shards + 1), key=lambda number: hashlib.sha256(seed + str(number).encode()).digest(), default=0)

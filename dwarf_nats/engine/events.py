@@ -74,7 +74,7 @@ class EventExchange:
                 _announce(home, signalled.due)
                 return home, signalled.event
             if (identity := await home.store.deployment.identity()) is not None:
-                self._deployment.record_count(home.number, identity.shards)
+                self._deployment.record_count(home.number, identity.shards, identity.counts)
         raise Unavailable("the number of shards is being changed: try again")
 
     async def _find_elsewhere(self, home: Shard, new: NewEvent) -> tuple[Shard, StoredEvent] | None:

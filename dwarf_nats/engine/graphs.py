@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -283,6 +284,17 @@ class GraphBook:
                 await self._stores[shard].register(name, digest, updated_at)
                 await self._stores[shard].save(digest, body)
 
+    async def _read(self, read: Callable[[GraphStore], Awaitable[T]]) -> T:
+        """Read the registry from the first database that answers: a shard that is away costs no create its graph."""
+        first, *others = sorted(self._stores, key=lambda number: (self._away(number), number))
+        try:
+            return await read(self._stores[first])
+        except Unavailable:
+            for number in others:
+                with contextlib.suppress(Unavailable):
+                    return await read(self._stores[number])
+            raise
+
     async def _everywhere(self, work: Callable[[GraphStore], Awaitable[T]]) -> list[T]:
         return list(await asyncio.gather(*(work(store) for store in self._stores.values())))
 
@@ -300,11 +312,14 @@ class GraphBook:
             if digest is None:
                 return None
             try:
-                return await self.frozen(self._registry.shard, digest), digest
+                return await self._read(partial(self._load, digest)), digest
             except Internal:  # another one was put in its place, and it was removed
                 if not again:
                     raise
         raise AssertionError("unreachable")
+
+    async def _load(self, digest: str, store: GraphStore) -> Graph:
+        return await self.frozen(store.shard, digest)
 
     async def delete(self, name: str) -> None:
         """Take a graph out of the registry, on every shard. Raises `NotFound`, `Unavailable`."""
@@ -313,7 +328,7 @@ class GraphBook:
 
     async def list(self) -> list[GraphInfo]:
         """Return the registered graphs, by name. Raises `Unavailable`."""
-        return [GraphInfo(*row) for row in await self._registry.registered()]
+        return [GraphInfo(*row) for row in await self._read(lambda store: store.registered())]
 
     async def _registered(self, name: str) -> str | None:
         """Return the digest registered for `name`. Requests that come during a look-up share the next one."""
@@ -328,7 +343,7 @@ class GraphBook:
         while self._asked:
             asked, self._asked = self._asked, {}
             try:
-                found = await self._registry.registered_digests(list(asked))
+                found = await self._read(partial(_registered_digests, list(asked)))
             except Exception as error:
                 for future in asked.values():
                     future.set_exception(error)
@@ -345,3 +360,7 @@ class GraphBook:
         self._digests[id(graph)] = digest
         if len(self._by_digest) > CACHED_GRAPHS:
             self._digests.pop(id(self._by_digest.popitem(last=False)[1]), None)
+
+
+async def _registered_digests(names: Sequence[str], store: GraphStore) -> Mapping[str, str]:
+    return await store.registered_digests(names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
@@ -20,17 +21,28 @@ class StaleCount(Exception):
 
 
 class CreatedFlows(NamedTuple):
-    """`made`: flow id → creation time. `turns`: how many of the others had been there before."""
+    """`made`: flow id → creation time. `known`: how many of the others had been there before.
+
+    `elsewhere`: messages that another shard decides, and its number.
+    """
 
     made: Mapping[int, int]
     known: int
+    elsewhere: Mapping[Receipt, int] = MappingProxyType({})
 
 
 class ReceivingStore(Protocol):
     """Creates flows with the receipts of their messages, and keeps the receipts and the progress of sources."""
 
-    async def known(self, receipts: Collection[Receipt]) -> set[Receipt]:
-        """Return those of these messages that were used on this shard."""
+    async def known(self, receipts: Collection[Receipt]) -> dict[Receipt, int]:
+        """Return those of these messages that this shard knows: 0 if it was used here, else the shard that decides."""
+        ...
+
+    async def point(self, receipts: Collection[Receipt], *, to: int, shards: int) -> dict[Receipt, int]:
+        """Let another shard decide these messages; return the shard that does, or 0 if a message was used here.
+
+        A message that was pointed elsewhere before stays so. Raises `StaleCount` unless `shards` is the number agreed on.
+        """
         ...
 
     async def create(self, group: Sequence[tuple[Receipt, NewFlow]], *, shards: int, budget_ms: int) -> CreatedFlows:
@@ -64,12 +76,19 @@ class OutboxStore(Protocol):
         """Call `call` when rows were enqueued: a hint, which may be lost."""
         ...
 
+    async def send_away(self, row_ids: Sequence[int]) -> set[int]:
+        """Let the flows of rows be made on other shards, for good: `create` makes none of them. Return those still there."""
+        ...
+
     async def take(self, limit: int, lease_ms: int) -> list[OutboxRow]:
         """Take up to `limit` rows that are due; nobody else takes them for `lease_ms`."""
         ...
 
     async def create(self, group: Sequence[tuple[int, NewFlow]], budget_ms: int) -> CreatedFlows:
-        """Remove rows and insert their flows, in one transaction; a row that is gone makes no flow. Raises `StaleGraph`."""
+        """Remove rows and insert their flows, in one transaction; a row that is gone or sent away makes none.
+
+        Raises `StaleGraph`.
+        """
         ...
 
     async def remove(self, row_id: int) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
@@ -27,9 +27,10 @@ class RegisteredGraph(NamedTuple):
 
 
 class KeyLookup(NamedTuple):
-    """The agreed number of shards (0: none yet), and the flow that has the key, if one has."""
+    """The agreed number of shards (0: none yet), those before it, and the flow that has the key, if one has."""
 
     shards: int
+    counts: frozenset[int]
     reservation: Reservation | None
 
 
@@ -196,8 +197,8 @@ class DeploymentStore(Protocol):
         """Return the revision of the schema if only a later version knows it."""
         ...
 
-    async def raise_shards(self, shards: int) -> None:
-        """Agree on at least so many shards."""
+    async def raise_shards(self, shards: int, counts: Collection[int], *, before: int) -> bool:
+        """Agree on a number of shards, with the counts so far, if the number is `before`; return whether it was."""
         ...
 
     async def least_known_shards(self, timeout_ms: int) -> int:

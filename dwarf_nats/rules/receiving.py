@@ -38,13 +38,17 @@ class MessageFlow:
 
 
 class OutboxRow(NamedTuple):
-    """A row of an outbox: a flow that somebody wants, written in a transaction of their own. `attempts`: those that failed."""
+    """A row of an outbox: a flow that somebody wants, written in a transaction of their own. `attempts`: those that failed.
+
+    `sent_away`: its flow is made on another shard, under a receipt.
+    """
 
     row_id: int
     workflow: str
     state: str
     options: str
     attempts: int
+    sent_away: int = 0
 
 
 class OutboxEntry(NamedTuple):
@@ -84,6 +88,11 @@ def scope_of(source: str, stream: str, created: str) -> int:
     """Return the number that a source, a stream and its creation time have together: a hash of 63 bits."""
     digest = hashlib.sha256("\0".join((source, stream, created)).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
+
+
+def receipt_of_row(shard: int, row_id: int) -> Receipt:
+    """Return the receipt of a row of the outbox of a shard, for a flow on another shard. No source has an empty name."""
+    return Receipt(scope_of("", "outbox", str(shard)), row_id)
 
 
 def may_pass(error: Exception, *, named_by_message: bool = False) -> bool:

@@ -26,8 +26,8 @@ class HeartbeatReply:
     """The database's answer to a heartbeat, which finds what a lost signal would have told (B1).
 
     `held`: there are tasks whose steps are held, or steps that are. `due_in`: microseconds until a pending step is due,
-    0 if one is; `None` if none waits. `shards`: the number of shards agreed on. `deadline_in`: microseconds until the first
-    deadline of a step that waits, 0 if it has passed; `None` if there is none.
+    0 if one is; `None` if none waits. `shards`: the number of shards agreed on, `counts` as in `ShardIdentity`.
+    `deadline_in`: microseconds until the first deadline of a step that waits, 0 if it has passed; `None` if there is none.
     `schedule_in`: as `deadline_in`, of the first due time of a schedule.
     `definitions`: the revision of the definitions, of which shard 1 alone has any. `schema_is_later`: the schema is of a
     later version than this replica.
@@ -40,15 +40,20 @@ class HeartbeatReply:
     schedule_in: int | None = None
     definitions: int = 0
     schema_is_later: bool = False
+    counts: frozenset[int] = frozenset()
 
 
 @dataclass(slots=True, frozen=True)
 class ShardIdentity:
-    """The identity written in a database: its deployment, its shard, and the number of shards (0: not agreed yet)."""
+    """The identity written in a database: its deployment, its shard, and the number of shards (0: not agreed yet).
+
+    `counts`: the numbers agreed on so far, from which the homes of keys follow (`rules.shard_counts`).
+    """
 
     deployment: str
     shard: int
     shards: int
+    counts: frozenset[int] = frozenset()
 
 
 @dataclass(slots=True, frozen=True)

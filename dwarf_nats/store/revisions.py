@@ -12,6 +12,7 @@ from dwarf_nats.errors import Unavailable
 from dwarf_nats.ports import Unusable
 
 REVISIONS: Mapping[str, bool] = {
+    "0026": True,
     "0025": True,
     "0024": True,
     "0023": True,

@@ -10,9 +10,9 @@ import pytest
 
 from dwarf_nats.dev_servers import PostgresServer
 from dwarf_nats.engine import Engine
-from dwarf_nats.engine.deployment import home_of
 from dwarf_nats.errors import BadRequest, Conflict, DwarfError, NotFound, Unavailable
 from dwarf_nats.library import add_shard, open_engine
+from dwarf_nats.rules.shard_counts import home_of
 from dwarf_nats.settings import EngineSettings
 from dwarf_nats.testing import TaskProxy
 from dwarf_nats.workflow.options import FlowOptions, Query

@@ -9,12 +9,13 @@ from typing import Any
 import asyncpg
 import pytest
 
+from dwarf_nats.clock import ManualClock
 from dwarf_nats.engine import Engine
 from dwarf_nats.engine.maintenance.outbox import OutboxSweep
 from dwarf_nats.errors import BadRequest, NotFound, Unavailable
 from dwarf_nats.library import open_engine
 from dwarf_nats.ports import OutboxStore
-from dwarf_nats.rules.receiving import REMEMBERED_US, MessageFlow, Receipt, SourceProgress
+from dwarf_nats.rules.receiving import REMEMBERED_US, MessageFlow, OutboxRow, Receipt, SourceProgress
 from dwarf_nats.testing import TaskProxy
 from dwarf_nats.workflow.options import FlowOptions, Query
 from tests.support.engines import SOON, Dsns, line, maintenance_of, rows, until_rows
@@ -176,6 +177,98 @@ async def test_rows_that_were_enqueued_before_are_found_without_a_notification(p
     async with open_engine(pg_dsn, tasks=(tasks := proxy()), graphs=tasks) as engine:
         await sweep_of(engine).run_once()
         await until_rows(engine, [(3,)], COUNT)
+
+
+async def test_a_notification_alone_has_rows_used_at_once(pg_dsn: str) -> None:
+    """R1: the time of this replica stands still, so that its sweep never comes: rows that tell nobody stay."""
+    async with open_engine(pg_dsn, tasks=(tasks := proxy()), graphs=tasks, clock=ManualClock()) as engine:
+        await rows(
+            engine,
+            "insert into dwarf_outbox (workflow, state, options, created_at, due_at) values ('order', '{}', '{}', 1, 1)"
+            " returning 1",
+        )
+        for _ in range(50):
+            assert await rows(engine, "select count(*) from dwarf_outbox") == [(1,)]
+        await enqueue(pg_dsn, ("order", {}, {}))
+        await until_rows(engine, [(0,)], "select count(*) from dwarf_outbox")
+        assert await flows(engine) == 2
+
+
+async def test_o17_rows_of_a_cordoned_shard_become_flows_elsewhere(shared: Dsns) -> None:
+    """R1, O17: those that join a thread there excepted; and those that were sent away stay so after the cordon."""
+    databases = shared(2)
+    tasks = proxy()
+    async with open_engine(databases, tasks=tasks, graphs=tasks) as engine:
+        while not await rows(engine, COUNT + " having count(*) > 0", shard=2):
+            thread = await engine.create("order", {}, start=True)
+        before = await flows(engine)
+        await engine.put_shard(2, cordoned=True)
+        await enqueue(
+            databases[1],
+            *(("order", {"n": n}, {}) for n in range(20)),
+            ("order", {"n": 1}, {"idempotencyKey": "k"}),
+            ("order", {"n": 1}, {"threadKey": thread}),
+        )
+        await until_rows(engine, [(0,)], "select count(*) from dwarf_outbox", shard=2)
+        assert await flows(engine) == before + 22
+        assert await rows(engine, COUNT, shard=2) == [(2,)]
+
+
+async def test_o17_a_row_sent_away_makes_one_flow_whoever_dies_and_whoever_has_not_heard(
+    shared: Dsns,
+) -> None:
+    """R1, O17: a replica that has not heard of the cordon; one that died before the flow, or between flow and row."""
+    databases = shared(2)
+    tasks = proxy()
+    async with open_engine(databases, tasks=tasks, graphs=tasks, clock=ManualClock()) as engine:
+        sweep = maintenance_of(engine, 2).outbox
+        outbox: Any = engine.shards[2].store.outbox
+        assert sweep is not None
+        await engine.put_shard(2, cordoned=True)
+        policies = dict(engine.replica.deployment.policies)
+        insert = (
+            "insert into dwarf_outbox (workflow, state, options, created_at, due_at)"
+            " select 'order', '{}', '{}', 1, 1 from generate_series(1, 10) returning 1"
+        )
+
+        async def taken() -> list[OutboxRow]:
+            await rows(engine, "update dwarf_outbox set due_at = 0 returning 1", shard=2)
+            found: list[OutboxRow] = await outbox.take(100, 30_000)
+            return found
+
+        async def use(group: list[OutboxRow], *, cordoned: bool = True) -> None:
+            engine.replica.deployment.policies = policies if cordoned else {}
+            await sweep._use(group)
+
+        # Taken by a replica that stands still, then by one that sends them away; or the other way round.
+        await rows(engine, insert, shard=2)
+        slow = await taken()
+        await use(await taken())
+        await use(slow, cordoned=False)
+        assert (await flows(engine), await rows(engine, COUNT, shard=2)) == (10, [(0,)])
+        await rows(engine, insert, shard=2)
+        slow = await taken()
+        await use(await taken(), cordoned=False)
+        await use(slow)
+        assert (await flows(engine), await rows(engine, COUNT, shard=2)) == (20, [(10,)])
+        # It dies after it has sent them away, then between the flows and the removal of the rows.
+        await rows(engine, insert, shard=2)
+        assert len(await outbox.send_away([row.row_id for row in await taken()])) == 10
+        await use(await taken(), cordoned=False)
+        assert await flows(engine) == 30
+        await rows(engine, insert, shard=2)
+        remove = outbox.remove
+
+        async def dies(_row_id: int) -> bool:
+            raise Unavailable("the replica was killed here")
+
+        outbox.remove = dies
+        with pytest.raises(Unavailable, match="killed"):
+            await use(await taken())
+        outbox.remove = remove
+        await use(await taken())
+        assert await flows(engine) == 40
+        assert await rows(engine, "select count(*) from dwarf_outbox", shard=2) == [(0,)]
 
 
 async def test_two_replicas_share_an_outbox(pg_dsn: str) -> None:

@@ -8,9 +8,9 @@ from collections import Counter
 import pytest
 
 from dwarf_nats.engine import Engine
-from dwarf_nats.engine.deployment import home_of
 from dwarf_nats.errors import BadRequest, Conflict
 from dwarf_nats.library import open_engine
+from dwarf_nats.rules.shard_counts import home_of
 from dwarf_nats.settings import EngineSettings
 from dwarf_nats.testing import TaskProxy
 from dwarf_nats.workflow.options import FlowOptions

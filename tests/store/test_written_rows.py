@@ -131,7 +131,7 @@ async def test_a_flow_is_written_as_it_was_created(store: SqlStore) -> None:
 async def test_a_key_is_written_where_its_home_is(store: SqlStore) -> None:
     """The key is taken with the flow (O3)."""
     await store.deployment.join("the deployment")
-    await store.deployment.raise_shards(1)
+    await store.deployment.raise_shards(1, {1}, before=0)
     new = distinct_flow(reserves=True, shards=1)
     made = await store.steps.create([new], BUDGET)
     names = "fairness_key, idempotency_key, token, request_digest, created_at"

@@ -63,4 +63,4 @@ class Heartbeat(Duty):
             self._definitions.on_revision(reply.definitions)
         if reply.schema_is_later:
             await self._schema_watch.run_once()
-        await self._deployment.on_heartbeat(self._replicas.shard, reply.shards)
+        await self._deployment.on_heartbeat(self._replicas.shard, reply.shards, reply.counts)

@@ -68,7 +68,14 @@ class Maintenance:
             store.replicas, store.receiving, operations.sources if shard.number == HOME else None
         )
         self.outbox = (
-            OutboxSweep(replica, shard, store.outbox, groups=operations.groups, creator=operations.creator)
+            OutboxSweep(
+                replica,
+                shard,
+                store.outbox,
+                groups=operations.groups,
+                creator=operations.creator,
+                receiver=operations.receiver,
+            )
             if store.outbox is not None
             else None
         )

@@ -41,7 +41,7 @@ class Operations:
         placement = Placement(shards, replica.deployment)
         keys = IdempotencyKeys(shards, replica.deployment)
         self.factory = FlowFactory(replica)
-        self.creator = Creator(placement, keys, self.factory, replica)
+        self.creator = Creator(shards, replica, placement=placement, keys=keys, factory=self.factory)
         self.groups = GroupCreator(placement, self.factory, replica)
         self.receiver = MessageReceiver(shards, replica, self.creator, self.groups)
         self.outbox = OutboxControl(shards)

@@ -83,7 +83,7 @@ class ThreadContinuer:
                 new = await self._next_flow(shard, completed, request)
                 new.shards, new.reserves = shards, bool(shards) and home is shard
                 if home is not shard:
-                    if not await self._keys.reserve(home, new):
+                    if await self._keys.reserve(home, new) != shard.number:
                         continue
                     reserved = home, new
                 if await self._insert(shard, completed, new):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from dwarf_nats.engine.operations.checks import check_is_root, check_options
@@ -29,7 +30,16 @@ MAX_TRIES = 50
 class Creator:
     """Creates flows, each on the shard of its thread, of its idempotency key, or on any."""
 
-    def __init__(self, placement: Placement, keys: IdempotencyKeys, factory: FlowFactory, replica: Replica) -> None:
+    def __init__(
+        self,
+        shards: Mapping[int, Shard],
+        replica: Replica,
+        *,
+        placement: Placement,
+        keys: IdempotencyKeys,
+        factory: FlowFactory,
+    ) -> None:
+        self._shards = shards
         self._placement = placement
         self._keys = keys
         self._factory = factory
@@ -102,25 +112,40 @@ class Creator:
                 return before
             graph = graph if graph is not None else await self._graph(request)
             if self._deployment.is_cordoned(home.number):
-                elsewhere = await self._create_elsewhere(home, request, graph, count)
+                elsewhere = await self._create_elsewhere(
+                    home, request, graph, shard=self._deployment.any_shard(), shards=count
+                )
                 if elsewhere is not None:
                     return elsewhere
                 continue
             created = await self._insert(home, request, graph, shards=count)
             if isinstance(created, Created):
                 return created
-            await self._keys.settle(home, created)
+            held = await self._keys.settle(home, created)
+            if held is not None and held.shard:  # the home was cordoned when this request came first
+                elsewhere = await self._create_elsewhere(
+                    home, request, graph, shard=self._shards[held.shard], shards=count
+                )
+                if elsewhere is not None:
+                    return elsewhere
         raise Unavailable("the flow of this idempotency key is made, deleted or moved this moment: ask again")
 
-    async def _create_elsewhere(self, home: Shard, request: CreateRequest, graph: Graph, count: int) -> Created | None:
+    async def _create_elsewhere(
+        self, home: Shard, request: CreateRequest, graph: Graph, *, shard: Shard, shards: int
+    ) -> Created | None:
         """Create a flow whose key has its home on a cordoned shard: the key is reserved there, the flow made on another one.
 
-        `None` if the key is taken meanwhile, or the number of shards has changed: look again.
+        `shard`: that one, unless an earlier try of this request has reserved another. `None` if the key is taken meanwhile, or
+        the number of shards has changed: look again.
         """
-        shard = self._deployment.any_shard()
         new = await self._factory.build(shard, request, graph)
-        new.shards, new.reserves = count, False
-        if not await self._keys.reserve(home, new):
+        new.shards, new.reserves = shards, False
+        reserved_for = await self._keys.reserve(home, new)
+        if reserved_for != shard.number:
+            if reserved_for:
+                return await self._create_elsewhere(
+                    home, request, graph, shard=self._shards[reserved_for], shards=shards
+                )
             return None
         span = self._factory.begin_trace(new)
         outcome = shard.waiters.add(new.flow.flow_id) if request.wait else asyncio.get_running_loop().create_future()

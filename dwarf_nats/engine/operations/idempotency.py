@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from dwarf_nats.engine.operations.new_flows import Created
 from dwarf_nats.engine.projections import current_outcome, flow_key
 from dwarf_nats.errors import Conflict, Unavailable
+from dwarf_nats.ports import DatabaseAway
 from dwarf_nats.workflow.status import Status
 
 if TYPE_CHECKING:
@@ -61,28 +62,52 @@ class IdempotencyKeys:
         return None if found is None else flow_key(found[0].number, found[1])
 
     async def _find(self, fairness_key: str, idempotency_key: str) -> tuple[Shard, FlowRow] | None:
-        """Ask every shard for the flow that has a key: keys outlive a change of the number of shards."""
-        shards = list(self._shards.values())
-        rows = await asyncio.gather(
-            *(one.store.flows.by_idempotency_key(fairness_key, idempotency_key) for one in shards)
-        )
-        return next(((one, row) for one, row in zip(shards, rows, strict=True) if row is not None), None)
+        """Ask the shards that may keep a key for its flow. No other shard need be there."""
+        homes = self._deployment.homes(fairness_key, idempotency_key)
+        found = await asyncio.gather(*(self._find_by_home(one, fairness_key, idempotency_key) for one in homes))
+        return next((one for one in found if one is not None), None)
 
-    async def reserve(self, home: Shard, new: NewFlow) -> bool:
-        """Take the key of a flow to be created on another shard than its home; return whether it may be created.
+    async def _find_by_home(self, home: Shard, fairness_key: str, idempotency_key: str) -> tuple[Shard, FlowRow] | None:
+        """Find the flow of a key that a shard keeps, there or on the shard for which the key is reserved."""
+        try:
+            if len(self._shards) == 1:
+                row = await home.store.flows.by_idempotency_key(fairness_key, idempotency_key)
+                return None if row is None else (home, row)
+            row, (_, _, held) = await asyncio.gather(
+                home.store.flows.by_idempotency_key(fairness_key, idempotency_key),
+                home.store.keys.lookup(fairness_key, idempotency_key),
+            )
+        except Unavailable as error:
+            raise DatabaseAway(
+                f"shard {home.number} keeps this idempotency key, and its database is away: only there it is known whether"
+                f" the key was used, so ask again ({error.message})"
+            ) from None
+        if row is not None:
+            return home, row
+        if held is None or not held.shard:
+            return None
+        at = self._shards.get(held.shard)
+        if at is None:
+            raise self._deployment.unknown_shard(held.shard)
+        row = await at.store.flows.by_idempotency_key(fairness_key, idempotency_key)
+        return None if row is None else (at, row)
 
-        If the same request has taken it before, the flow gets the id that was reserved then: whoever is first creates it.
-        Raises `Conflict` if another request has taken it.
+    async def reserve(self, home: Shard, new: NewFlow) -> int:
+        """Take the key of a flow to be created on another shard than its home; return the shard on which it may be created.
+
+        If the same request has taken it before, that is the shard it was reserved for then; there the flow gets the reserved
+        id, and whoever is first creates it. 0: look again. Raises `Conflict` if another request has taken it.
         """
-        if await home.store.keys.reserve(new) is not None:
-            return True
-        held = await self.settle(home, new)
         flow = new.flow
-        if held is None or held.shard != flow.shard:
-            return False
-        flow.flow_id = flow.root_id = held.flow_id
-        flow.token = held.token
-        return True
+        if await home.store.keys.reserve(new) is not None:
+            return flow.shard
+        held = await self.settle(home, new)
+        if held is None or not held.shard:
+            return 0
+        if held.shard == flow.shard:
+            flow.flow_id = flow.root_id = held.flow_id
+            flow.token = held.token
+        return held.shard
 
     async def settle(self, home: Shard, new: NewFlow) -> Reservation | None:
         """Find out why a key could not be taken at its home; return its reservation if the same request left no flow.
@@ -90,8 +115,8 @@ class IdempotencyKeys:
         The key of a flow that is gone is free when this returns: ask again. Raises `Conflict`.
         """
         flow = new.flow
-        count, held = await home.store.keys.lookup(flow.fairness_key, new.idempotency_key)
-        self._deployment.record_count(home.number, count)
+        count, counts, held = await home.store.keys.lookup(flow.fairness_key, new.idempotency_key)
+        self._deployment.record_count(home.number, count, counts)
         if count != new.shards or held is None:
             return None
         at = self._shards.get(held.shard or home.number)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from dwarf_nats.ports.shared import NewerSchema
 from dwarf_nats.rules.rows import ShardIdentity
+from dwarf_nats.rules.shard_counts import read_counts, write_counts
 from dwarf_nats.store.revisions import REVISIONS, is_later
 from dwarf_nats.store.statements import deployment
 
@@ -21,8 +23,8 @@ class SqlDeployment:
         self._database = database
 
     async def identity(self) -> ShardIdentity | None:
-        for row in await self._database.fetch(deployment.IDENTITY):
-            return ShardIdentity(*row)
+        for name, shard, shards, counts in await self._database.fetch(deployment.IDENTITY):
+            return ShardIdentity(name, shard, shards, read_counts(counts, shards))
         return None
 
     async def join(self, name: str) -> ShardIdentity:
@@ -37,8 +39,8 @@ class SqlDeployment:
             return None
         return NewerSchema(revision, may_stay=oldest in REVISIONS)
 
-    async def raise_shards(self, shards: int) -> None:
-        await self._database.fetch(deployment.RAISE_SHARDS, shards)
+    async def raise_shards(self, shards: int, counts: Collection[int], *, before: int) -> bool:
+        return bool(await self._database.fetch(deployment.RAISE_SHARDS, shards, write_counts(counts), before))
 
     async def least_known_shards(self, timeout_ms: int) -> int:
         ((shards,),) = await self._database.fetch(deployment.LEAST_KNOWN_SHARDS, timeout_ms * 1000)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from dwarf_nats.ports import DeletedFlow, KeyLookup
 from dwarf_nats.rules.rows import Reservation
+from dwarf_nats.rules.shard_counts import read_counts
 from dwarf_nats.store.statements import keys
 
 if TYPE_CHECKING:
@@ -21,9 +22,10 @@ class SqlKeys:
         self._database = database
 
     async def lookup(self, fairness_key: str, idempotency_key: str) -> KeyLookup:
-        for shards, shard, *more in await self._database.fetch(keys.LOOK_UP, fairness_key, idempotency_key):
-            return KeyLookup(shards, None if shard is None else Reservation(shard, *more))
-        return KeyLookup(0, None)
+        for shards, counts, shard, *more in await self._database.fetch(keys.LOOK_UP, fairness_key, idempotency_key):
+            held = None if shard is None else Reservation(shard, *more)
+            return KeyLookup(shards, read_counts(counts, shards), held)
+        return KeyLookup(0, frozenset(), None)
 
     async def reserve(self, new: NewFlow) -> Reservation | None:
         try:

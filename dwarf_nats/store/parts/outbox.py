@@ -28,6 +28,9 @@ class SqlOutbox:
     async def take(self, limit: int, lease_ms: int) -> list[OutboxRow]:
         return [OutboxRow(*row) for row in await self._database.fetch(outbox.TAKE, limit, lease_ms * 1000)]
 
+    async def send_away(self, row_ids: Sequence[int]) -> set[int]:
+        return {row_id for (row_id,) in await self._database.fetch(outbox.SEND_AWAY, list(row_ids))}
+
     async def create(self, group: Sequence[tuple[int, NewFlow]], budget_ms: int) -> CreatedFlows:
         operation = outbox.CreateEnqueued(group=group, replica_id=self._replicas.replica_id, budget_ms=budget_ms)
         return await self._database.transact(lambda tx: tx.run(operation))

@@ -22,8 +22,12 @@ class SqlReceiving:
         self._database = database
         self._replicas = replicas
 
-    async def known(self, receipts: Collection[Receipt]) -> set[Receipt]:
-        return await self._database.read_aside(received.KnownReceipts(receipts)) if receipts else set()
+    async def known(self, receipts: Collection[Receipt]) -> dict[Receipt, int]:
+        return await self._database.read_aside(received.KnownReceipts(receipts)) if receipts else {}
+
+    async def point(self, receipts: Collection[Receipt], *, to: int, shards: int) -> dict[Receipt, int]:
+        operation = received.PointReceipts(receipts=set(receipts), to=to, shards=shards)
+        return await self._database.transact(lambda tx: tx.run(operation))
 
     async def create(self, group: Sequence[tuple[Receipt, NewFlow]], *, shards: int, budget_ms: int) -> CreatedFlows:
         operation = received.CreateReceived(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dwarf_nats.rules.rows import HeartbeatReply
+from dwarf_nats.rules.shard_counts import read_counts
 from dwarf_nats.store.revisions import is_later
 from dwarf_nats.store.statements import replicas
 from dwarf_nats.store.statements.ids import next_ids
@@ -39,11 +40,12 @@ class SqlReplicas:
         rows = await self._database.fetch(
             replicas.HEARTBEAT, self.replica_id, name, self.known_shards, int(self.bus_away)
         )
-        ((held, first_due_at, next_due_at, deadline, schedule, now, shards, definitions, revision),) = rows
+        ((held, first_due_at, next_due_at, deadline, schedule, now, shards, counts, definitions, revision),) = rows
         return HeartbeatReply(
             held=bool(held),
             due_in=_until(first_due_at if first_due_at is not None else next_due_at, now),
             shards=int(shards or 0),
+            counts=read_counts(counts or "", int(shards or 0)),
             deadline_in=_until(deadline, now),
             schedule_in=_until(schedule, now),
             definitions=int(definitions or 0),

@@ -173,6 +173,7 @@ TABLES = {
             "deployment": "the name of the deployment",
             "shard": "the number of this shard in it, from 1",
             "shards": "the agreed number of shards; 0: not yet",
+            "counts": "the numbers agreed on so far, such as '2 3'; 0 among them: keys may lie on any shard",
             "definitions": "how often definitions have changed",
         },
     ),
@@ -236,6 +237,7 @@ TABLES = {
         {
             "scope": "a hash of source, stream and creation time of the stream",
             "sequence": "of the message in the stream",
+            "shard": "0: the message was used here; else the shard that decides whether it is used",
         },
     ),
     "dwarf_source_progress": Comment(
@@ -256,6 +258,7 @@ TABLES = {
             "attempts": "those that failed",
             "reason": "why the last attempt failed",
             "rejected_at": "since when it is put aside, as it cannot be used; null if it is not",
+            "sent_away": "1: its flow is made on another shard, under a receipt (dwarf_received)",
         },
     ),
     "dwarf_ids": Comment("The next id of each kind: flow, step and replica; taken in blocks."),

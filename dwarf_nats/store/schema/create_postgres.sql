@@ -277,3 +277,8 @@ begin
   return made;
 end $$;
 revoke all on function dwarf_enqueue(text, jsonb, jsonb) from public;
+alter table dwarf_deployment add column counts text not null default '';
+update dwarf_deployment set counts = '0' where exists (select 1 from dwarf_keys) or exists (select 1 from dwarf_flows where idempotency_key <> '') or exists (select 1 from dwarf_received);
+update dwarf_deployment set counts = counts || case when counts = '' then '' else ' ' end || cast(shards as text) where shards > 0;
+alter table dwarf_received add column shard integer not null default 0;
+alter table dwarf_outbox add column sent_away integer not null default 0;

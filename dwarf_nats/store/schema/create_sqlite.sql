@@ -250,3 +250,7 @@ create index dwarf_schedules_workflow on dwarf_schedules (workflow, name);
 create table dwarf_received (scope bigint not null, sequence bigint not null, flow_id bigint not null, received_at bigint not null, primary key (scope, sequence));
 create index dwarf_received_old on dwarf_received (received_at);
 create table dwarf_source_progress (source text not null, origin text not null, floor bigint not null, rejected bigint not null, last_error text, last_error_at bigint, updated_at bigint not null, primary key (source, origin));
+alter table dwarf_deployment add column counts text not null default '';
+update dwarf_deployment set counts = '0' where exists (select 1 from dwarf_keys) or exists (select 1 from dwarf_flows where idempotency_key <> '') or exists (select 1 from dwarf_received);
+update dwarf_deployment set counts = counts || case when counts = '' then '' else ' ' end || cast(shards as text) where shards > 0;
+alter table dwarf_received add column shard integer not null default 0;

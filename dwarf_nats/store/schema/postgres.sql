@@ -295,6 +295,7 @@ create table dwarf_deployment (
   shard integer not null,  -- the number of this shard in it, from 1
   shards integer not null,  -- the agreed number of shards; 0: not yet
   definitions bigint not null default 0,  -- how often definitions have changed
+  counts text not null default '',  -- the numbers agreed on so far, such as '2 3'; 0 among them: keys may lie on any shard
   primary key (one)
 );
 
@@ -405,6 +406,7 @@ create table dwarf_received (
   sequence bigint not null,  -- of the message in the stream
   flow_id bigint not null,
   received_at bigint not null,
+  shard integer not null default 0,  -- 0: the message was used here; else the shard that decides whether it is used
   primary key (scope, sequence)
 );
 create index dwarf_received_old on dwarf_received (received_at);
@@ -433,6 +435,7 @@ create table dwarf_outbox (
   attempts integer not null default 0,  -- those that failed
   reason text,  -- why the last attempt failed
   rejected_at bigint,  -- since when it is put aside, as it cannot be used; null if it is not
+  sent_away integer not null default 0,  -- 1: its flow is made on another shard, under a receipt (dwarf_received)
   primary key (row_id)
 );
 create index dwarf_outbox_due on dwarf_outbox (due_at, row_id)

@@ -277,6 +277,7 @@ create table dwarf_deployment (
   shard int not null,  -- the number of this shard in it, from 1
   shards int not null,  -- the agreed number of shards; 0: not yet
   definitions bigint not null default 0,  -- how often definitions have changed
+  counts text not null default '',  -- the numbers agreed on so far, such as '2 3'; 0 among them: keys may lie on any shard
   primary key (one)
 );
 
@@ -387,6 +388,7 @@ create table dwarf_received (
   sequence bigint not null,  -- of the message in the stream
   flow_id bigint not null,
   received_at bigint not null,
+  shard integer not null default 0,  -- 0: the message was used here; else the shard that decides whether it is used
   primary key (scope, sequence)
 );
 create index dwarf_received_old on dwarf_received (received_at);

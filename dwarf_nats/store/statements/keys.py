@@ -21,7 +21,7 @@ REMEMBERED_US = 24 * 3_600_000_000
 """Microseconds for which the id of a deleted flow cannot be used for its key again: longer than any request is repeated."""
 COUNT = "select shards from dwarf_deployment where one = 1 {for_share}"
 LOOK_UP = (
-    "select d.shards, k.shard, k.flow_id, k.token, k.request_digest, {now} - k.created_at from dwarf_deployment d"
+    "select d.shards, d.counts, k.shard, k.flow_id, k.token, k.request_digest, {now} - k.created_at from dwarf_deployment d"
     " left join dwarf_keys k on k.fairness_key = $1 and k.idempotency_key = $2 where d.one = 1"
 )
 RESERVE = (

@@ -26,9 +26,10 @@ with due as materialized (
   select row_id from dwarf_outbox where rejected_at is null and due_at <= {now} order by due_at, row_id limit $1
   {skip_locked})
 update dwarf_outbox set due_at = {now} + $2 where row_id in (select row_id from due)
-returning row_id, workflow, state, options, attempts
+returning row_id, workflow, state, options, attempts, sent_away
 """
-REMOVE_MANY = "delete from dwarf_outbox where row_id {in:$1} and rejected_at is null returning row_id"
+SEND_AWAY = "update dwarf_outbox set sent_away = 1 where row_id {in:$1} returning row_id"
+REMOVE_MANY = "delete from dwarf_outbox where row_id {in:$1} and rejected_at is null and sent_away = 0 returning row_id"
 REMOVE = "delete from dwarf_outbox where row_id = $1 returning row_id"
 DEFER = "update dwarf_outbox set due_at = {now} + $2, attempts = attempts + 1, reason = $3 where row_id = $1"
 REJECT = (

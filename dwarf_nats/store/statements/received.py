@@ -1,17 +1,19 @@
 """Create flows together with the receipts of the messages that start them; keep receipts and the progress of sources (R1).
 
-A receipt is written in the transaction of its flow. Whoever finds it there, or waits for it and then finds it, makes none.
+A receipt is written in the transaction of its flow. Whoever finds it there, or waits for it and then finds it, makes none. If
+the flow is to lie on another shard than the home of its receipt, the home has a pointer instead, which never changes, and the
+receipt on that shard decides.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 from dwarf_nats.ports.receiving import CreatedFlows, StaleCount, StaleGraph
 from dwarf_nats.rules.receiving import Receipt, SourceProgress
-from dwarf_nats.store.columns import columns, select_list, unnest
+from dwarf_nats.store.columns import columns, scalars, select_list, unnest
 from dwarf_nats.store.dialect import NOW, SQLITE
 from dwarf_nats.store.statements.create import CreateFlows
 from dwarf_nats.store.statements.keys import COUNT
@@ -46,9 +48,18 @@ _TAKE_SQLITE = (
     "insert into dwarf_received (scope, sequence, flow_id, received_at) values (?, ?, ?, ?) on conflict do nothing"
 )
 KNOWN = f"""
-select d.scope, d.sequence from {unnest(_PlaceRow)} join dwarf_received d using (scope, sequence)
+select d.scope, d.sequence, d.shard from {unnest(_PlaceRow)} join dwarf_received d using (scope, sequence)
 """
-_KNOWN_SQLITE = "select 1 from dwarf_received where scope = ? and sequence = ?"
+_KNOWN_SQLITE = "select shard from dwarf_received where scope = ? and sequence = ?"
+POINT = f"""
+insert into dwarf_received (scope, sequence, flow_id, received_at, shard)
+select scope, sequence, 0, {NOW}, {scalars(1, _PlaceRow)[0]} from {unnest(_PlaceRow)} order by scope, sequence
+on conflict do nothing returning 1
+"""
+_POINT_SQLITE = (
+    "insert into dwarf_received (scope, sequence, flow_id, received_at, shard) values (?, ?, 0, ?, ?)"
+    " on conflict do nothing"
+)
 REMOVE_OLD = """
 with old as materialized (
   select scope, sequence from dwarf_received where received_at < {now} - $1 order by received_at limit $2 {skip_locked})
@@ -84,8 +95,10 @@ class CreateReceived:
             raise StaleCount
         rows = [(*receipt, new.flow.flow_id) for receipt, new in self.group]
         taken = {flow_id for (flow_id,) in await session.fetch(TAKE, *columns(rows))}
+        left = self._left(taken)
+        known = await KnownReceipts(left).on_postgres(session) if left else {}
         create = self._fresh(taken)
-        return self._checked(create, await create.on_postgres(session) if taken else {})
+        return self._checked(create, await create.on_postgres(session) if taken else {}, known)
 
     def on_sqlite(self, session: SqliteSession) -> CreatedFlows:
         connection = session.connection
@@ -96,28 +109,57 @@ class CreateReceived:
             for receipt, new in self.group
             if connection.execute(_TAKE_SQLITE, (*receipt, new.flow.flow_id, session.now)).rowcount
         }
+        left = self._left(taken)
+        known = KnownReceipts(left).on_sqlite(session) if left else {}
         create = self._fresh(taken)
-        return self._checked(create, create.on_sqlite(session) if taken else {})
+        return self._checked(create, create.on_sqlite(session) if taken else {}, known)
 
     def _fresh(self, taken: Collection[int]) -> CreateFlows:
         flows = [new for _, new in self.group if new.flow.flow_id in taken]
         return CreateFlows(flows=flows, replica_id=self.replica_id, budget_ms=self.budget_ms)
 
-    def _checked(self, create: CreateFlows, made: dict[int, int]) -> CreatedFlows:
+    def _left(self, taken: Collection[int]) -> list[Receipt]:
+        return [receipt for receipt, new in self.group if new.flow.flow_id not in taken]
+
+    def _checked(self, create: CreateFlows, made: dict[int, int], known: Mapping[Receipt, int]) -> CreatedFlows:
         if len(made) != len(create.flows):
             raise StaleGraph
-        return CreatedFlows(made, len(self.group) - len(made))
+        elsewhere = {receipt: shard for receipt, shard in known.items() if shard}
+        return CreatedFlows(made, len(self.group) - len(made) - len(elsewhere), elsewhere)
+
+
+@dataclass(slots=True, kw_only=True)
+class PointReceipts:
+    """Let another shard decide messages that are not known here. Raises `StaleCount`."""
+
+    receipts: Collection[Receipt]
+    to: int
+    shards: int
+
+    async def on_postgres(self, session: PostgresSession) -> dict[Receipt, int]:
+        if [count for (count,) in await session.fetch(COUNT)] != [self.shards]:
+            raise StaleCount
+        await session.fetch(POINT, *columns(list(self.receipts)), self.to)
+        return await KnownReceipts(self.receipts).on_postgres(session)
+
+    def on_sqlite(self, session: SqliteSession) -> dict[Receipt, int]:
+        connection = session.connection
+        if connection.execute(SQLITE.text(COUNT)).fetchone() != (self.shards,):
+            raise StaleCount
+        connection.executemany(_POINT_SQLITE, [(*receipt, session.now, self.to) for receipt in self.receipts])
+        return KnownReceipts(self.receipts).on_sqlite(session)
 
 
 @dataclass(slots=True)
 class KnownReceipts:
-    """Find messages that were used."""
+    """Find messages that are known, each with the shard that decides it; 0: it was used here."""
 
     receipts: Collection[Receipt]
 
-    async def on_postgres(self, session: PostgresSession) -> set[Receipt]:
-        return {Receipt(*row) for row in await session.fetch(KNOWN, *columns(list(self.receipts)))}
+    async def on_postgres(self, session: PostgresSession) -> dict[Receipt, int]:
+        rows = await session.fetch(KNOWN, *columns(list(self.receipts)))
+        return {Receipt(scope, sequence): shard for scope, sequence, shard in rows}
 
-    def on_sqlite(self, session: SqliteSession) -> set[Receipt]:
-        found = session.connection.execute
-        return {one for one in self.receipts if found(_KNOWN_SQLITE, one).fetchone() is not None}
+    def on_sqlite(self, session: SqliteSession) -> dict[Receipt, int]:
+        find = session.connection.execute
+        return {one: shard for one in self.receipts for (shard,) in find(_KNOWN_SQLITE, one)}

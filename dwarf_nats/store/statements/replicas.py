@@ -17,7 +17,7 @@ HEARTBEAT = (
     " on conflict (replica_id) do update set seen_at = excluded.seen_at, shards = excluded.shards,"
     " bus_away_since = case when $4 = 1 then coalesce(dwarf_replicas.bus_away_since, {now}) end"
     f" returning {ANY_HELD}, ({FIRST_READY}), ({NEXT_SCHEDULED}), ({NEXT_DEADLINE}), ({NEXT_WAKE}), seen_at,"
-    " (select d.shards from dwarf_deployment d where d.one = 1),"
+    " (select d.shards from dwarf_deployment d where d.one = 1), (select d.counts from dwarf_deployment d where d.one = 1),"
     " (select d.definitions from dwarf_deployment d where d.one = 1), (select s.version_num from dwarf_schema s)"
 )
 LONGEST_KNOWN = "select min(replica_id) from dwarf_replicas"
