@@ -12,7 +12,7 @@ default with the machine's clock; `service` is the whole service, NATS included.
 """
 
 from dwarf_nats.testing.activity import StillBusy
-from dwarf_nats.testing.fakes import Fake, ServiceRecord, TaskRecord
+from dwarf_nats.testing.fakes import Emitted, Fake, ServiceRecord, TaskRecord
 from dwarf_nats.testing.harness import workflow_engine
 from dwarf_nats.testing.histories import assert_history, history_lines
 from dwarf_nats.testing.kit import FlowEnv, FlowStuck, flow_env
@@ -20,6 +20,7 @@ from dwarf_nats.testing.proxy import TaskProxy
 from dwarf_nats.testing.service import service
 
 __all__ = [
+    "Emitted",
     "Fake",
     "FlowEnv",
     "FlowStuck",

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 QUIET_TURNS = 60
 """Turns of the event loop without any activity after which nothing more is on its way: far more than a chain of futures has."""
 PATIENCE_SECONDS = 60.0
 """Longest time in reality that a task may run, or a call of the database take."""
+
+
+THREAD_SECONDS, THREAD_POLL_SECONDS = 2.0, 0.001
+"""Longest time that steps are in flight without a sign, as while a thread checks a large graph; and between two looks."""
 
 
 class StillBusy(AssertionError):
@@ -25,6 +29,8 @@ class Activity:
         self._changes = 0
         self._idle = asyncio.Event()
         self._idle.set()
+        self.in_flight: Callable[[], int] = int
+        """The number of steps that the engine has in flight, without those that wait for a time."""
 
     def note(self) -> None:
         """Something has happened."""
@@ -48,6 +54,15 @@ class Activity:
 
     async def rest(self) -> None:
         """Wait until nothing runs and nothing more is on its way. Raises `StillBusy` if that takes a minute."""
+        await self._quiet()
+        polls = 0
+        while self.in_flight() > 0 and polls * THREAD_POLL_SECONDS < THREAD_SECONDS:
+            polls += 1
+            await asyncio.sleep(THREAD_POLL_SECONDS)
+            await self._quiet()
+
+    async def _quiet(self) -> None:
+        """Wait for so many turns of the loop without any activity."""
         turns = 0
         while turns < QUIET_TURNS:
             if self._running:

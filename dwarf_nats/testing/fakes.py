@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from dwarf_nats.errors import BadRequest
-from dwarf_nats.workflow.state import to_values
+from dwarf_nats.workflow.output import JSON, TEXT
+from dwarf_nats.workflow.state import Raw, decode_value, to_values
 
 if TYPE_CHECKING:
     from dwarf_nats.workflow.answer import TaskCall
+    from dwarf_nats.workflow.output import Output
 
 Raised: TypeAlias = "BaseException | type[BaseException]"
 
@@ -36,6 +38,21 @@ class ServiceRecord:
     headers: Mapping[str, str]
     attempt: int = 0
     stream: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Emitted:
+    """A piece of output that a task has emitted while it ran."""
+
+    by: TaskRecord
+    output: Output
+
+    @property
+    def data(self) -> Any:
+        """The text, the bytes or the JSON value."""
+        if self.output.content_type == TEXT:
+            return self.output.body.decode()
+        return decode_value(Raw(self.output.body)) if self.output.content_type == JSON else self.output.body
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

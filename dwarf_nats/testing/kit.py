@@ -46,7 +46,13 @@ class FlowEnv(Setup):
     def __init__(self, settings: EngineSettings | None = None, start: datetime = START) -> None:
         super().__init__((start - EPOCH) // timedelta(microseconds=1))
         self._replica = Replica(
-            self.clock, self.activity, settings, tasks=self.tasks, services=self.services, graphs=self.book
+            self.clock,
+            self.activity,
+            settings,
+            tasks=self.tasks,
+            services=self.services,
+            graphs=self.book,
+            waiting=lambda: self.around.waiting,
         )
 
     # -- the parts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -33,7 +34,9 @@ class Replica:
         tasks: EnvTasks,
         services: EnvServices,
         graphs: GraphBook,
+        waiting: Callable[[], int],
     ) -> None:
+        self._waiting = waiting
         self._clock = clock
         self._activity = activity
         # Nobody waits for tasks at the end of a test.
@@ -69,6 +72,7 @@ class Replica:
         engine = Engine([store], self._ports, self._settings, name=f"env-{self._started}")
         await engine.startup(migrate=False)
         self._engine = engine
+        self._activity.in_flight = lambda: len(engine.shards[1].in_flight.executions) - self._waiting()
 
     async def crash(self) -> None:
         """Kill the engine: what it has not stored is lost. Another one starts when the silence of the first is noticed."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from dwarf_nats.local.functions import TaskSource
     from dwarf_nats.local.graph_book import GraphSource
-    from dwarf_nats.testing.fakes import Raised, ServiceRecord, TaskRecord
+    from dwarf_nats.testing.fakes import Emitted, Raised, ServiceRecord, TaskRecord
     from dwarf_nats.testing.faults import Nth, When
 
 
@@ -68,6 +68,11 @@ class Setup:
     def published(self) -> Sequence[ServiceRecord]:
         """The messages that publish nodes have sent, in order."""
         return self.services.published
+
+    @property
+    def emitted(self) -> Sequence[Emitted]:
+        """The output that tasks have emitted while they ran, in order: `data`, and `by` which execution."""
+        return self.tasks.emitted
 
     @property
     def calls(self) -> Mapping[str, Sequence[TaskRecord]]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from dwarf_nats.local.functions import NOT_HERE, FunctionTasks
 from dwarf_nats.local.subject_patterns import matches
-from dwarf_nats.testing.fakes import Fake, ServiceRecord, TaskRecord, record_of
+from dwarf_nats.testing.fakes import Emitted, Fake, ServiceRecord, TaskRecord, record_of
 from dwarf_nats.testing.faults import Fault, Faults, Kind
 from dwarf_nats.wire.tasks import decode_reply, timed_out
 from dwarf_nats.workflow.answer import Answer, ErrorInfo, TaskCall
@@ -22,6 +24,7 @@ from dwarf_nats.workflow.task_error import TaskError, error_info, failure
 if TYPE_CHECKING:
     from dwarf_nats.testing.activity import Activity
     from dwarf_nats.testing.skipping_clock import SkippingClock
+    from dwarf_nats.workflow.output import Output
     from dwarf_nats.workflow.services import ServiceCall
 
 REMEDY = 'register a worker with env.use(worker), or a fake with env.fake("{url}", returns={})'
@@ -37,12 +40,29 @@ class Surroundings:
         self.activity = activity
         self.faults = Faults()
         self.crash_wanted = False
+        self.waiting = 0
+        """Calls that wait for a time, or for the end of the replica."""
 
     async def crash(self) -> None:
         """Ask for the end of the replica, and never return: it ends this call."""
         self.crash_wanted = True
+        with self._waiting():
+            await asyncio.Event().wait()
+
+    async def pass_budget(self, seconds: float) -> None:
+        """Wait until the time budget of a call is over."""
+        with self._waiting():
+            await self.clock.until_due(seconds)
+
+    @contextmanager
+    def _waiting(self) -> Iterator[None]:
+        self.waiting += 1
         self.activity.note()
-        await asyncio.Event().wait()
+        try:
+            yield
+        finally:
+            self.waiting -= 1
+            self.activity.note()
 
 
 class EnvTasks(FunctionTasks):
@@ -52,6 +72,7 @@ class EnvTasks(FunctionTasks):
         super().__init__(REMEDY)
         self.fakes: dict[str, Fake] = {}
         self.calls: dict[str, list[TaskRecord]] = {}
+        self.emitted: list[Emitted] = []
         self._around = surroundings
 
     async def execute(self, call: TaskCall) -> Answer:
@@ -70,12 +91,16 @@ class EnvTasks(FunctionTasks):
         fake = self.fakes.get(call.url)
         if fake is not None:
             fake.calls.append(record)
+        call.emit = partial(self._emit, record)
         function = self.functions.get(call.url) if fake is None else fake.function
         return self.missing(call.url) if function is None else await run_task(function, call, self.max_depth)
 
+    def _emit(self, record: TaskRecord, output: Output) -> None:
+        self.emitted.append(Emitted(record, output))
+
     async def _fail(self, fault: Fault, call: TaskCall) -> Answer:
         if fault.kind is Kind.TIMEOUT:
-            await self._around.clock.until_due(call.budget)
+            await self._around.pass_budget(call.budget)
             return timed_out(call.url, call.budget)
         if fault.kind is Kind.MALFORMED:
             return decode_reply(call.url, None, NO_JSON)
@@ -133,7 +158,7 @@ class EnvServices:
 
     async def _fail(self, fault: Fault, call: ServiceCall) -> ServiceReply:
         if fault.kind is Kind.TIMEOUT:
-            await self._around.clock.until_due(call.budget)
+            await self._around.pass_budget(call.budget)
             return _failed(timed_out(call.subject, call.budget))
         if fault.kind is Kind.MALFORMED:
             return ServiceReply(error=ErrorInfo(f"the service at {call.subject} sent a reply that is no JSON", 502))

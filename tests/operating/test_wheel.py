@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from dwarf_nats.cli.init import FILES
 from tests.operating.command_lines import ROOT
 
 pytestmark = pytest.mark.slow
@@ -51,6 +52,11 @@ def test_the_wheel_has_what_stands_beside_the_package(installed: Path, here: str
     assert ours
     for path in ours:
         assert (installed / "dwarf_nats" / there / path.relative_to(ROOT / here)).is_file(), path
+
+
+def test_the_wheel_has_the_templates_of_a_project(installed: Path) -> None:
+    for template in FILES.values():
+        assert (installed / "dwarf_nats/cli/project" / template).is_file(), template
 
 
 def test_the_wheel_has_the_schema_of_each_database(installed: Path) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from dwarf_nats.engine import graphs
 from dwarf_nats.errors import BadRequest, Conflict, NotFound
 from dwarf_nats.sdk import END, Flow, Graph, Schedule, Status, TaskError, Worker
 from dwarf_nats.testing import FlowEnv, FlowStuck, StillBusy, activity, flow_env, history_lines, kit
@@ -176,6 +178,47 @@ async def test_plain_functions_run_in_threads_and_report_progress(flow_env: Flow
     flow_env.use(work)
     outcome = await flow_env.run(retried())
     assert (outcome.error, outcome.state) == (None, {"page": 7})
+
+
+async def test_what_running_tasks_emit_is_kept(flow_env: FlowEnv) -> None:
+    """B8."""
+
+    def work(flow: Flow) -> None:
+        for data in ("a text", {"json": 1}, b"bytes"):
+            flow.emit(data)
+
+    flow_env.use(work)
+    await flow_env.run(line("emits", "work"))
+    assert [(one.data, one.by.task) for one in flow_env.emitted] == [
+        ("a text", "work"),
+        ({"json": 1}, "work"),
+        (b"bytes", "work"),
+    ]
+
+
+async def test_a_graph_that_is_checked_in_a_thread_is_waited_for(
+    flow_env: FlowEnv, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A large one is: meanwhile nothing shows that the step goes on, and the clock must not move."""
+    checked, validate = threading.Event(), Graph.validate
+    child = Graph("child")
+    child.add_chain("inner", END)
+
+    def slowly(graph: Graph) -> None:
+        if graph.name == "child" and threading.current_thread() is not threading.main_thread():
+            checked.wait(0.1)
+        validate(graph)
+
+    parent = Graph("parent")
+    parent.add_workflow("call", "child")
+    parent.add_chain("call", END)
+    flow_env.graphs(parent, child)
+    flow_env.fake("inner", returns={"done": True})
+    monkeypatch.setattr(graphs, "THREAD_MIN_CHARACTERS", 0)
+    monkeypatch.setattr(Graph, "validate", slowly)
+    monkeypatch.setattr(kit, "UPKEEP_ROUNDS", 0)
+    assert (await flow_env.run("parent")).state["call"] == {"done": True}
+    assert flow_env.now == kit.START
 
 
 async def test_a_list_of_side_effects_gives_one_at_each_call_and_complains_at_its_end(flow_env: FlowEnv) -> None:
