@@ -15,6 +15,7 @@ PICTURES = (
     "nightly-report/graphs/report.yaml",
     "image-batch/graphs/thumbnails.yaml",
     "saga/graphs/trip.yaml",
+    "agent/graphs/support.json",
 )
 """The graphs below `examples/`; each picture stands in the folder of its example."""
 ICONS = ROOT / "dwarf_nats" / "console" / "templates" / "flow_icons.svg"

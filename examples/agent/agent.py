@@ -107,9 +107,9 @@ async def fake_stream(messages: list[ModelMessage], _: AgentInfo) -> AsyncIterat
     """The fake model word by word."""
     said = plan(messages)
     if isinstance(said, str):
-        for word in said.split():
+        for at, word in enumerate(said.split(" ")):
             await asyncio.sleep(PAUSE)
-            yield f"{word} "
+            yield f" {word}" if at else word
     else:
         yield {at: DeltaToolCall(call.tool_name, call.args_as_json_str()) for at, call in enumerate(said)}
 

@@ -130,6 +130,7 @@ def main() -> None:
     options.add_argument("--port", type=int, default=8000)
     options.add_argument("--nats", default="", help="URL of NATS; as the nats command finds it, without")
     given = options.parse_args()
+    print(f"page      http://127.0.0.1:{given.port}", flush=True)
     uvicorn.run(build_app(Client(given.nats, name="agent-page")), port=given.port, log_level="warning")
 
 

@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from dwarf_nats.cli.local_stack import LocalStack
-from dwarf_nats.render.graph import graph_mermaid
+from dwarf_nats.sdk import Graph
 from dwarf_nats.web_server import WebServer
 from tests.support.caller import WAIT
 
@@ -86,6 +86,6 @@ async def test_a_visitor_sees_tokens_approves_a_refund_and_goes_on_talking(page:
             assert refused.status_code == 404
 
 
-def test_the_picture_of_the_graph_is_that_of_the_graph(page: ModuleType) -> None:
-    drawn = graph_mermaid(page.support.graph).strip()
-    assert f"```mermaid\n{drawn}\n```" in (EXAMPLE / "README.md").read_text()
+def test_the_graph_file_is_the_graph_of_the_agent(page: ModuleType) -> None:
+    """From this file the picture of the README is drawn."""
+    assert Graph.from_json((EXAMPLE / "graphs" / "support.json").read_text()) == page.support.graph
