@@ -15,58 +15,31 @@ import tempfile
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import nats
 import orjson
+from nats.aio.client import Client as NatsClient
 
 from dwarf_nats.clock import SystemClock
 from dwarf_nats.dev_servers import NatsServer, PostgresServer
 from dwarf_nats.store.store import SqlStore
 
 from .arms import Servers, ServiceArm, Sides
-from .shapes import WORKFLOW
+from .room import FIRST_ID, MODEL, Costs, copies, numbered, postmaster_of, room
 
 STEPS = 3
-FIRST_ID = 10**9
-"""Far beyond the ids that the sequences give."""
 DAY_US = 86_400_000_000
 QUERY = {"tags": {"batch": 7}}
 ACTIONS = ("cancel", "restart", "delete")
-AT_ONCE_FLOWS = 20_000
-"""Flows laid down in one statement."""
-NUMBERS = {
-    False: "with numbers as (select generate_series(cast({} as bigint), {}) as n) ",
-    True: "with recursive numbers(n) as (select {} union all select n + 1 from numbers where n < {}) ",
-}
-COLUMNS = {
-    False: "select attname from pg_attribute where attrelid = $1::text::regclass and attnum > 0 and not attisdropped",
-    True: "select name from pragma_table_info($1)",
-}
-MODEL = f"select flow_id, created_at from dwarf_flows where workflow = '{WORKFLOW}' and status = 'completed' limit 1"
 
 
-async def copies(
-    store: SqlStore, table: str, model: int, changed: dict[str, str], *, flows: int, which: str = ""
-) -> None:
-    """Lay down copies of the rows of a flow; `changed`: expressions by column, over `t` and the number `n`."""
-    sqlite = "SQLite" in store.label
-    names = [name for (name,) in await store.database.fetch(COLUMNS[sqlite], table)]
-    values = ", ".join(changed.get(name, f"t.{name}") for name in names)
-    for first in range(0, flows, AT_ONCE_FLOWS):
-        numbers = NUMBERS[sqlite].format(first, min(first + AT_ONCE_FLOWS, flows) - 1)
-        await store.database.fetch(
-            f"insert into {table} ({', '.join(names)}) {numbers}"
-            f"select {values} from numbers, {table} t where t.flow_id = $1 {which}",
-            model,
-        )
-
-
-async def lay_down(store: SqlStore, flows: int) -> None:
+async def lay_down(store: SqlStore, flows: int, first_id: int = FIRST_ID) -> None:
     """Write running flows with the tag, whose entry steps are due tomorrow."""
     ((model, created_at),) = await store.database.fetch(MODEL)
-    flow = f"({FIRST_ID} + n)"
+    flow = f"({first_id} + n)"
     alike = {"flow_id": flow, "thread_id": flow, "root_id": flow, "status": "'running'", "final_state": "null"}
     await copies(store, "dwarf_flows", model, {**alike, "tags": """'{"batch":7}'"""}, flows=flows)
     asleep = {
@@ -82,8 +55,7 @@ async def lay_down(store: SqlStore, flows: int) -> None:
         "not_before": f"t.updated_at + {DAY_US}",
     }
     await copies(store, "dwarf_steps", model, asleep, flows=flows, which="and t.predecessor_id is null")
-    for first in range(0, flows, AT_ONCE_FLOWS):
-        numbers = NUMBERS["SQLite" in store.label].format(first, min(first + AT_ONCE_FLOWS, flows) - 1)
+    for numbers in numbered(store, flows):
         await store.database.fetch(
             f"insert into dwarf_tags (tag, created_at, flow_id) {numbers}"
             f"select 'batch=7', {created_at}, {flow} from numbers"
@@ -94,24 +66,40 @@ async def lay_down(store: SqlStore, flows: int) -> None:
 class Beside(ServiceArm):
     """The service with a load, and a bulk operation beside it."""
 
-    def __init__(self, database: str, servers: Servers, concurrency: int) -> None:
-        super().__init__(database, servers, Sides(steps=STEPS))
+    def __init__(self, database: str, servers: Servers, concurrency: int, profile: str = "") -> None:
+        super().__init__(database, servers, Sides(steps=STEPS, profile=profile))
         self._concurrency = concurrency
         self._chunk = concurrency * 4
 
     async def prepare(self, flows: int) -> None:
         """Lay down the flows while no replica has the database."""
         await self.warm_up(self._concurrency)
+        await self.lay_down_offline(flows, FIRST_ID)
+        await self.warm_up(self._concurrency)
+
+    async def lay_down_offline(self, flows: int, first_id: int) -> None:
+        """Lay down flows while no replica has the database."""
         await self._replicas[0].__aexit__(None, None, None)
         store = SqlStore(1, self.dsns[0], pool=2, clock=SystemClock())
         await store.open("bench", migrated=True)
         try:
-            await lay_down(store, flows)
+            await self.write_flows(store, flows, first_id)
         finally:
             await store.close()
         self._replicas[0] = self._new_replica(1)
         await self._stack.enter_async_context(self._replicas[0])
-        await self.warm_up(self._concurrency)
+
+    async def write_flows(self, store: SqlStore, flows: int, first_id: int) -> None:
+        """Write the flows that the work beside the load is about."""
+        await lay_down(store, flows, first_id)
+
+    async def spent(self) -> dict[str, float]:
+        """CPU seconds so far of database and engine."""
+        return {"engine": float((await self._replicas[0].ask())["cpu"]), **self._servers.cpu()}
+
+    async def room(self) -> str:
+        """What the database says of its tables."""
+        return await room(self.dsns[0])
 
     async def chunk(self) -> int:
         began = time.perf_counter()
@@ -124,29 +112,61 @@ class Beside(ServiceArm):
         """Steps and creations that the replica has written."""
         return float((await self._replicas[0].ask())["members"])
 
-    async def while_bulk(self, action: str, loaded: bool) -> dict[str, float]:
-        """Carry out the operation to its end; a chunk of the load with it and one without in turns."""
+    async def while_bulk(self, action: str, loaded: bool, at_most: float) -> Found:
+        """Carry out the operation to its end, or for so many seconds; chunks of the load with it and without in turns."""
         operation = Pages(self._servers.nats, self._prefix, action)
         running = asyncio.create_task(operation.run())
-        written, began = await self.members(), time.perf_counter()
+        written, began, spent = await self.members(), time.perf_counter(), await self.spent()
         rates: dict[bool, list[float]] = {True: [], False: []}
-        while loaded and not running.done():
+        costs = Costs()
+        while not running.done() and time.perf_counter() - began < at_most:
+            if not loaded:
+                await operation.let(True)
+                await asyncio.wait({running}, timeout=1)
+                continue
             for going in (True, False):
+                before, done = await self.spent(), operation.done
                 await operation.let(going)
                 chunk_began = time.perf_counter()
                 steps = await self.chunk()
+                took = time.perf_counter() - chunk_began
+                if going:
+                    await operation.let(False)
+                (costs.together if going else costs.alone).add(before, await self.spent(), steps, operation.done - done)
                 if not running.done():
-                    rates[going].append(steps / (time.perf_counter() - chunk_began))
-        await operation.let(True)
-        await running
-        return {
-            "done": operation.done,
-            "refused": operation.refused,
-            "seconds": operation.seconds,
-            "before": statistics.mean(rates[False] or [0]),
-            "meanwhile": statistics.mean(rates[True][: len(rates[False])] or [0]),
-            "all": (await self.members() - written) / (time.perf_counter() - began),
-        }
+                    rates[going].append(steps / took)
+        await operation.let(False)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        if not loaded:
+            costs.together.add(spent, await self.spent(), 0, operation.done)
+        return Found(
+            operation, rates, costs, (await self.members() - written) / (time.perf_counter() - began), operation.over
+        )
+
+
+@dataclass(slots=True)
+class Found:
+    """What an operation did, and the load beside it. `every`: steps and creations a second of all flows."""
+
+    operation: Pages
+    rates: dict[bool, list[float]]
+    costs: Costs
+    every: float
+    whole: bool
+
+    def text(self, action: str) -> str:
+        done, seconds = self.operation.done, self.operation.seconds
+        line = f"{action:<8} {done:>9,.0f} flows in {seconds:7.1f} s, {done / max(seconds, 1e-3):7,.0f}/s"
+        line += "" if self.whole else ", stopped there"
+        if self.operation.refused:
+            line += f", {self.operation.refused:,.0f} refused"
+        with_it, without = self.rates[True][: len(self.rates[False])], self.rates[False]
+        if with_it and without:
+            before, meanwhile = statistics.mean(without), statistics.mean(with_it)
+            line += f"; the load {before:7,.0f} → {meanwhile:7,.0f} steps/s, {meanwhile / before:.2f}"
+        line += f"; all steps {self.every:,.0f}/s" if action == "restart" else ""
+        return f"{line}; {self.costs.text()}"
 
 
 class Pages:
@@ -158,6 +178,8 @@ class Pages:
         self._going, self._page = asyncio.Event(), asyncio.Lock()
         self.done = self.refused = 0
         self.seconds = 0.0
+        self.over = False
+        """It was carried out to the end."""
 
     async def let(self, going: bool) -> None:
         """Go on, or stop after the page under way."""
@@ -171,38 +193,39 @@ class Pages:
     async def run(self) -> None:
         """All pages."""
         nc = await nats.connect(self._url)
-        while True:
-            await self._going.wait()
-            async with self._page:
-                began = time.perf_counter()
-                reply = await nc.request(self._subject, orjson.dumps(self._request), timeout=60)
-                self.seconds += time.perf_counter() - began
-            page = orjson.loads(reply.data)
-            if "error" in page:
-                raise RuntimeError(page["error"])
-            self.done, self.refused = self.done + page["done"], self.refused + len(page["failed"])
-            if "cursor" not in page:
-                await nc.close()
-                return
-            self._request["cursor"] = page["cursor"]
+        try:
+            while not self.over:
+                await self._going.wait()
+                async with self._page:
+                    await self._next(nc)
+        finally:
+            await nc.close()
+
+    async def _next(self, nc: NatsClient) -> None:
+        began = time.perf_counter()
+        reply = await nc.request(self._subject, orjson.dumps(self._request), timeout=60)
+        self.seconds += time.perf_counter() - began
+        page = orjson.loads(reply.data)
+        if "error" in page:
+            raise RuntimeError(page["error"])
+        self.done, self.refused = self.done + page["done"], self.refused + len(page["failed"])
+        self.over = "cursor" not in page
+        self._request["cursor"] = page.get("cursor")
 
 
 async def measure(servers: Servers, args: argparse.Namespace) -> None:
-    async with Beside("sqlite" if args.sqlite else "postgresql", servers, args.concurrency) as arm:
+    async with Beside("sqlite" if args.sqlite else "postgresql", servers, args.concurrency, args.profile) as arm:
         await arm.prepare(args.flows)
+        print(f"{args.flows:,} flows laid down; {await arm.room()}", flush=True)
         for action in ACTIONS:
             if action == "delete":
                 await settled(arm)
-            found = await arm.while_bulk(action, loaded=not args.alone)
-            line = f"{action:<8} {found['done']:>9,.0f} flows in {found['seconds']:7.1f} s"
-            line += f", {found['done'] / found['seconds']:7,.0f}/s"
-            if found["refused"]:
-                line += f", {found['refused']:,.0f} refused"
-            if found["before"]:
-                ratio = found["meanwhile"] / found["before"]
-                line += f"; the load {found['before']:7,.0f} → {found['meanwhile']:7,.0f} steps/s, {ratio:.2f}"
-                line += f"; all steps {found['all']:,.0f}/s" if action == "restart" else ""
-            print(line, flush=True)
+                print(f"before the deletion: {await arm.room()}", flush=True)
+            found = await arm.while_bulk(action, loaded=not args.alone, at_most=args.at_most)
+            print(found.text(action), flush=True)
+        print(f"after the deletion: {await arm.room()}", flush=True)
+        await arm.lay_down_offline(args.flows, 2 * FIRST_ID)
+        print(f"with as many laid down again: {await arm.room()}", flush=True)
 
 
 async def settled(arm: Beside) -> None:
@@ -226,7 +249,10 @@ async def servers(*, sqlite: bool) -> AsyncIterator[Servers]:
             if not sqlite:
                 await database.start()
             dsn = "" if sqlite else await database.create_database("bench")
-            yield Servers(dsn, bus.url, Path(folder))
+            there = Servers(dsn, bus.url, Path(folder))
+            if dsn:
+                there.pids["database"] = await postmaster_of(dsn)
+            yield there
         finally:
             if not sqlite:
                 await database.stop("immediate")
@@ -238,6 +264,8 @@ async def main() -> None:
     parser.add_argument("flows", type=int)
     parser.add_argument("--sqlite", action="store_true", help="on SQLite instead of PostgreSQL")
     parser.add_argument("--alone", action="store_true", help="without a load beside it")
+    parser.add_argument("--profile", default="", help="write a profile of the replica to files with this prefix")
+    parser.add_argument("--at-most", type=float, default=1200, help="seconds for each action, 1200 by default")
     parser.add_argument("--concurrency", type=int, default=64, help="flows of the load at once")
     args = parser.parse_args()
     async with servers(sqlite=args.sqlite) as there:

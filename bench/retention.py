@@ -9,34 +9,27 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import sqlite3
 import time
 from typing import Any
 
-import asyncpg
 import nats
 import orjson
 
-from dwarf_nats.clock import SystemClock
 from dwarf_nats.store.store import SqlStore
 
 from .arms import Servers
-from .bulk import DAY_US, FIRST_ID, MODEL, Beside, copies, servers
+from .bulk import DAY_US, Beside, servers
+from .room import FIRST_ID, MODEL, Costs, copies
 
 RULE = {"name": "bench", "olderThanMs": 86_400_000}
 WINDOW_SECONDS = 20.0
-ROOM_POSTGRES = """
-select sum(pg_total_relation_size(relid))::float8 / 1048576, sum(n_dead_tup)::float8, sum(n_live_tup)::float8,
-  sum(autovacuum_count)::float8
-from pg_stat_user_tables where relname in ('dwarf_steps', 'dwarf_flows')
-"""
 
 
-async def lay_down(store: SqlStore, flows: int) -> None:
+async def lay_down(store: SqlStore, flows: int, first_id: int) -> None:
     """Write flows that completed two days ago."""
     ((model, _),) = await store.database.fetch(MODEL)
     ((steps,),) = await store.database.fetch("select count(*) from dwarf_steps where flow_id = $1", model)
-    flow, step = f"({FIRST_ID} + n)", f"({FIRST_ID} + n * {steps} + t.depth)"
+    flow, step = f"({first_id} + n)", f"({first_id} + n * {steps} + t.depth)"
     ago = {name: f"t.{name} - {2 * DAY_US}" for name in ("created_at", "started_at", "updated_at")}
     await copies(store, "dwarf_flows", model, {"flow_id": flow, "thread_id": flow, "root_id": flow, **ago}, flows=flows)
     linked = {
@@ -50,26 +43,18 @@ async def lay_down(store: SqlStore, flows: int) -> None:
 class Removal(Beside):
     """The service with a load, and a removal in the background."""
 
-    async def prepare(self, flows: int) -> None:
-        """Lay down the flows while no replica has the database."""
-        await self.warm_up(self._concurrency)
-        await self._replicas[0].__aexit__(None, None, None)
-        store = SqlStore(1, self.dsns[0], pool=2, clock=SystemClock())
-        await store.open("bench", migrated=True)
-        try:
-            await lay_down(store, flows)
-        finally:
-            await store.close()
-        self._replicas[0] = self._new_replica(1)
-        await self._stack.enter_async_context(self._replicas[0])
-        await self.warm_up(self._concurrency)
+    steps_run = 0
+    """Steps of the load in the last window."""
+
+    async def write_flows(self, store: SqlStore, flows: int, first_id: int) -> None:
+        await lay_down(store, flows, first_id)
 
     async def rate(self, seconds: float) -> float:
         """Steps a second of the load for about so long."""
-        steps, began = 0, time.perf_counter()
+        self.steps_run, began = 0, time.perf_counter()
         while time.perf_counter() - began < seconds:
-            steps += await self.chunk()
-        return steps / (time.perf_counter() - began)
+            self.steps_run += await self.chunk()
+        return self.steps_run / (time.perf_counter() - began)
 
     async def ask(self, operation: str, request: dict[str, Any] | None = None) -> Any:
         """The reply to an operation."""
@@ -85,53 +70,44 @@ class Removal(Beside):
         (rule,) = (await self.ask("retention.list"))["rules"]
         return int(rule["removed"])
 
-    async def room(self) -> str:
-        """Return what the database says of its tables."""
-        if not self._on_postgres:
-            connection = sqlite3.connect(f"file:{self.dsns[0].removeprefix('sqlite:///')}?mode=ro", uri=True)
-            try:
-                pages, free, size = (
-                    connection.execute(f"pragma {name}").fetchone()[0]
-                    for name in ("page_count", "freelist_count", "page_size")
-                )
-            finally:
-                connection.close()
-            return f"{pages * size / 2**20:,.0f} MiB, of which {free * size / 2**20:,.0f} MiB free to be used again"
-        connection = await asyncpg.connect(self.dsns[0])
-        try:
-            mib, dead, live, vacuums = await connection.fetchrow(ROOM_POSTGRES)
-        finally:
-            await connection.close()
-        return f"{mib:,.0f} MiB, {live:,.0f} live and {dead:,.0f} dead rows, {vacuums:,.0f} autovacuums"
-
 
 async def measure(servers: Servers, args: argparse.Namespace) -> None:
     async with Removal("sqlite" if args.sqlite else "postgresql", servers, args.concurrency) as arm:
         await arm.prepare(args.flows)
         print(f"{args.flows:,} flows laid down; {await arm.room()}", flush=True)
+        costs, spent = Costs(), await arm.spent()
         before = await arm.rate(WINDOW_SECONDS)
+        costs.alone.add(spent, await arm.spent(), arm.steps_run)
         await arm.ask("retention.put", RULE)
         while not await arm.removed():  # the first pass comes within a minute
             await arm.rate(1)
-        steps, began, first = 0, time.perf_counter(), await arm.removed()
-        while (removed := await arm.removed()) < args.flows:
+        steps, began, first, spent = 0, time.perf_counter(), await arm.removed(), await arm.spent()
+        while (removed := await arm.removed()) < args.flows and time.perf_counter() - began < args.at_most:
             steps += await arm.chunk()
         seconds = time.perf_counter() - began
+        costs.together.add(spent, await arm.spent(), steps, removed - first)
         meanwhile = steps / seconds
+        stopped = "" if removed >= args.flows else ", stopped there"
+        print(
+            f"{removed - first:,} flows removed in {seconds:,.0f} s, {(removed - first) / seconds:,.0f}/s{stopped};"
+            f" {await arm.room()}; {costs.text()}",
+            flush=True,
+        )
+        await arm.ask("retention.delete", {"name": RULE["name"]})
         after = await arm.rate(WINDOW_SECONDS)
         base = (before + after) / 2
         print(
-            f"{removed - first:,} flows removed in {seconds:,.0f} s, {(removed - first) / seconds:,.0f}/s; {await arm.room()}"
-        )
-        print(
             f"the load: {before:,.0f} steps/s before, {meanwhile:,.0f} meanwhile, {after:,.0f} after; {meanwhile / base:.2f}"
         )
+        await arm.lay_down_offline(args.flows, 2 * FIRST_ID)
+        print(f"with as many laid down again: {await arm.room()}", flush=True)
 
 
 async def main() -> None:
     parser = argparse.ArgumentParser(prog="bench.retention", description=__doc__)
     parser.add_argument("flows", type=int)
     parser.add_argument("--sqlite", action="store_true", help="on SQLite instead of PostgreSQL")
+    parser.add_argument("--at-most", type=float, default=1800, help="seconds for the removal, 1800 by default")
     parser.add_argument("--concurrency", type=int, default=64, help="flows of the load at once")
     args = parser.parse_args()
     async with servers(sqlite=args.sqlite) as there:

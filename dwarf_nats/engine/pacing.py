@@ -7,56 +7,74 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
+from dwarf_nats.rules import pacing
+
 T = TypeVar("T")
 R = TypeVar("R")
-GROUP_SECONDS = 0.1
-"""Time that a group should take at most: steps of other flows may wait for its transaction that long."""
-MIN_GROUP, FIRST_GROUP, MAX_GROUP = 40, 80, 400
-"""Members of a group. Its statements cost much the same for few members, so fewer would not take much less time."""
-MEMBERS_PER_SECOND = 500
-"""Members a second at most while steps of other flows are settled."""
-LEAST_REST = 3.0
-"""Rest after a group then, at least, as a multiple of the time it took: a busy machine is slow, too (design note 0044)."""
 
 
 class Pace:
     """The pace of one shard on this replica: one group of members at a time, a rest after it while others are at work.
 
-    `settled`: counts what is written for other work. The size of a group follows from the time that groups take.
+    `settled`: counts the steps that were settled, and flows that were made. `steps_per_flow`: how many steps flows ran here
+    on average. The size of a group follows from the time that groups take.
     """
 
-    def __init__(self, settled: Callable[[], int]) -> None:
+    def __init__(self, settled: Callable[[], int], steps_per_flow: Callable[[], float]) -> None:
         self._settled = settled
-        self._seen = settled()
+        self._steps_per_flow = steps_per_flow
+        self._seen, self._seen_at = settled(), time.perf_counter()
         self._turn = asyncio.Lock()
-        self.size = FIRST_GROUP
-        """Members of the next group."""
+        self._started_steps = 0.0
+        """Steps that the flows of the last group run, which are not settled for others."""
+        self._had_steps = 0.0
+        self.room = pacing.room_for_started(0.0)
+        """Steps a second that started flows may run."""
+        self.size = pacing.FIRST_GROUP
+        """Units of work of the next group."""
 
     async def run(
-        self, members: Sequence[T], work: Callable[[Sequence[T]], Awaitable[R]], *, weight: int = 1
+        self,
+        members: Sequence[T],
+        work: Callable[[Sequence[T]], Awaitable[R]],
+        *,
+        weight: int = 1,
+        starts: bool = False,
     ) -> tuple[int, R]:
         """Do `work` on as many of the first members as a group has; return how many, and its result.
 
-        `weight`: the work for one member as a multiple of what it is where many are changed together.
+        `weight`: the units of work for one member; one is that of a removal. `starts`: the members run afterwards.
         """
         async with self._turn:
-            group = members[: max(1, self.size // weight)]
+            count = pacing.members_of_group(self.size, weight)
+            if starts:
+                count = min(count, pacing.members_started(self.room, self._steps_each()))
+            group = members[:count]
             began = time.perf_counter()
             try:
                 return len(group), await work(group)
             finally:
                 took = time.perf_counter() - began
-                self._resize(len(group) * weight, took)
+                self.size = pacing.next_size(self.size, len(group) * weight, took)
                 if self._others_at_work():
-                    due = len(group) * weight / MEMBERS_PER_SECOND
-                    await asyncio.sleep(max(due - took, took * LEAST_REST))
+                    self._started_steps = len(group) * self._steps_each() if starts else 0.0
+                    units = len(group) * weight
+                    await asyncio.sleep(pacing.rest_seconds(units, took, self._started_steps, self.room))
+
+    def had_steps(self, flows: int, steps: int) -> None:
+        """Note that flows which are started anew had so many steps: they are taken to run as many again."""
+        if flows:
+            self._had_steps = steps / flows
 
     def _others_at_work(self) -> bool:
-        seen, self._seen = self._seen, self._settled()
-        return self._seen != seen
+        """Tell whether anything was settled since the last group, and note how much of it for others."""
+        settled, now = self._settled(), time.perf_counter()
+        count, seconds = settled - self._seen, max(now - self._seen_at, 1e-3)
+        self._seen, self._seen_at = settled, now
+        self.room = pacing.room_for_started(max(0.0, count - self._started_steps) / seconds)
+        self._started_steps = 0.0
+        return count > 0
 
-    def _resize(self, members: int, took: float) -> None:
-        if took > GROUP_SECONDS:
-            self.size = max(MIN_GROUP, self.size * 2 // 3)
-        elif took < GROUP_SECONDS / 2 and members >= self.size // 2:
-            self.size = min(MAX_GROUP, self.size * 3 // 2)
+    def _steps_each(self) -> float:
+        """Steps that a started flow is taken to cost."""
+        return max(1.0, self._had_steps, self._steps_per_flow()) + pacing.START_STEPS

@@ -99,7 +99,7 @@ class Shard:
         )
         self._jobs: list[asyncio.Task[None]] = []
         self.committer = self._new_committer(shared)
-        self.pace = Pace(lambda: self.committer.members)
+        self.pace = Pace(lambda: self.committer.members, self.counters.steps_per_flow)
         self.executor = self._new_executor(shared)
         self.after_commit = self._new_after_commit(shared)
         self.intake = Intake(

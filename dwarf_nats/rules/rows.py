@@ -235,12 +235,13 @@ class TreeChange:
     """The result of an operation on a tree of flows.
 
     `changed`: flows whose status is another, as they are now. `due`: steps that became pending. `running`: steps that ran and
-    are not wanted any more.
+    are not wanted any more. `steps`: how many steps the flows had that were restarted together; they run about as many again.
     """
 
     changed: list[FlowRow] = field(default_factory=list)
     due: list[ReadyStep] = field(default_factory=list)
     running: list[StepRef] = field(default_factory=list)
+    steps: int = 0
 
 
 @dataclass(slots=True)

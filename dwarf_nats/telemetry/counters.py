@@ -56,6 +56,11 @@ class Counters:
         self.dropped = Count(catalogue.SIGNALS_DROPPED)
         self.malformed_progress = Count(catalogue.PROGRESS_MALFORMED)
 
+    def steps_per_flow(self) -> float:
+        """Return how many steps flows ran here on average; 0 before the first flow."""
+        flows = self.flows_started.total()
+        return self.executed.total() / flows if flows else 0.0
+
     def counts(self) -> list[Count]:
         """All counters."""
         return [one for one in vars(self).values() if isinstance(one, Count)]

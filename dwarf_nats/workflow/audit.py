@@ -61,5 +61,7 @@ class AuditQuery:
 
 def recorded_text(text: str) -> str:
     """A text from outside as a record keeps it: without the secret parts of keys, storable, not too long."""
+    if not text:
+        return text
     kept = without_tokens(text[: 2 * MAX_TEXT_CHARACTERS])[:MAX_TEXT_CHARACTERS]
     return "".join("\ufffd" if one == "\0" or "\ud800" <= one <= "\udfff" else one for one in kept)

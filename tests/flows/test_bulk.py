@@ -396,7 +396,7 @@ async def test_a_replica_that_dies_within_a_page_leaves_nothing_undone_and_nothi
     cursor = (await dying.bulk(Bulk(**order, limit=0))).cursor
     store, groups = dying.shards[1].store.bulk, 0
     for name in ("MIN_GROUP", "MAX_GROUP"):
-        monkeypatch.setattr(f"dwarf_nats.engine.pacing.{name}", 2 * WEIGHTS[BulkAction.RESTART])
+        monkeypatch.setattr(f"dwarf_nats.rules.pacing.{name}", 2 * WEIGHTS[BulkAction.RESTART])
     dying.shards[1].pace.size = 2 * WEIGHTS[BulkAction.RESTART]
 
     async def restart(flow_ids: Sequence[int]) -> TreeChange:

@@ -209,7 +209,7 @@ async def test_a_replica_that_dies_counts_what_it_removed_and_the_next_one_goes_
 ) -> None:
     """M2, B1: the count is in the transaction that removes."""
     for name in ("MIN_GROUP", "MAX_GROUP"):
-        monkeypatch.setattr(f"dwarf_nats.engine.pacing.{name}", 2)
+        monkeypatch.setattr(f"dwarf_nats.rules.pacing.{name}", 2)
     proxy = TaskProxy()
     proxy.handle_graph(line("one", "a"))
     proxy.handle_task("a", lambda: None)

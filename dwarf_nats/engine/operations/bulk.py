@@ -128,7 +128,9 @@ class BulkOperations:
                 part.more = True
                 return part
             try:
-                count, refused = await shard.pace.run(left, actions.carry_out, weight=actions.weight)
+                count, refused = await shard.pace.run(
+                    left, actions.carry_out, weight=actions.weight, starts=actions.starts
+                )
             except TEMPORARY as error:
                 part.more, part.ended_by = True, error
                 return part

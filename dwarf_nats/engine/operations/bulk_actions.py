@@ -20,10 +20,12 @@ if TYPE_CHECKING:
 
 AT_ONCE = 4
 """Members at once that need a transaction each."""
-ALONE_WEIGHT = 8
-"""The work for a flow that is changed by itself, as a multiple of its share where many are changed together."""
-WEIGHTS = {BulkAction.CANCEL: 1, BulkAction.DELETE: 1, BulkAction.RESTART: 4}
-"""The work for a flow of actions that change many in one transaction; what is restarted runs, too, and others go first."""
+ALONE_WEIGHT = 64
+"""Units of work for a flow that is changed by itself, in a transaction or several of its own (`rules.pacing`)."""
+WEIGHTS = {BulkAction.CANCEL: 8, BulkAction.DELETE: 3, BulkAction.RESTART: 8}
+"""Units of work for a flow of actions that change many in one transaction, with its audit record and what is told of it."""
+STARTS = frozenset({BulkAction.RESTART, BulkAction.RESTART_FAILED, BulkAction.RESUME})
+"""Actions after which a flow runs."""
 Refusals: TypeAlias = dict[int, DwarfError]
 """Flow id → why the action was not carried out for it."""
 One: TypeAlias = "Callable[[Member], Awaitable[object]]"
@@ -49,6 +51,11 @@ class BulkActions:
         """The work for one flow, for the pace of the shard."""
         return WEIGHTS.get(self._bulk.action, ALONE_WEIGHT)
 
+    @property
+    def starts(self) -> bool:
+        """Tell whether the flows run afterwards."""
+        return self._bulk.action in STARTS
+
     async def carry_out(self, group: Sequence[Member]) -> Refusals:
         """Do it for these flows; return those for which it was refused."""
         done = await self._together([one.flow_id for one in group])
@@ -63,6 +70,7 @@ class BulkActions:
             case BulkAction.RESTART:
                 change = await store.restart(flow_ids)
                 runs_anew(self._shard, change)
+                self._shard.pace.had_steps(len(change.changed), change.steps)
                 return {flow.flow_id for flow in change.changed}
             case BulkAction.DELETE:
                 deleted = await store.delete(flow_ids)

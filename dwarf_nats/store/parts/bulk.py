@@ -42,14 +42,14 @@ class SqlBulk:
         self, flow_ids: Sequence[int], reason: str, final_state: FinalState, compensates: Compensates
     ) -> TreeChange:
         try:
-            return await self._database.transact(
+            return await self._database.transact_by_index(
                 lambda tx: bulk.cancel(tx, flow_ids, reason, final_state=final_state, compensates=compensates)
             )
         except bulk.CalledMeanwhile:
             return TreeChange()
 
     async def restart(self, flow_ids: Sequence[int]) -> TreeChange:
-        return await self._database.transact(lambda tx: bulk.restart(tx, flow_ids))
+        return await self._database.transact_by_index(lambda tx: bulk.restart(tx, flow_ids))
 
     async def delete(self, flow_ids: Sequence[int]) -> list[int]:
-        return await self._database.transact(lambda tx: delete.delete_not_running(tx, sorted(flow_ids)))
+        return await self._database.transact_by_index(lambda tx: delete.delete_not_running(tx, sorted(flow_ids)))

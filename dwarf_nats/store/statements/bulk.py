@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import orjson
 
 from dwarf_nats.rules.lifecycle import flow_sources
 from dwarf_nats.rules.rows import FlowRow, TreeChange, flow_row, step_row
-from dwarf_nats.store.dialect import CANCELLABLE, LIVE, SQLITE, listed
-from dwarf_nats.store.statements.cancel import CANCEL_FLOWS, CANCEL_STEPS, FINAL_STATE
+from dwarf_nats.store.dialect import CANCELLABLE, LIVE, Statement, listed
+from dwarf_nats.store.statements.cancel import CANCEL_STEPS
 from dwarf_nats.store.statements.restart import RESTART_FLOW
-from dwarf_nats.store.statements.restart_from import LOCK_FLOWS
 from dwarf_nats.store.statements.trees import (
+    CHANGED_AT,
     RESET_STEP,
     STEPS,
     delete_flows,
@@ -27,7 +28,7 @@ from dwarf_nats.workflow.status import Status
 if TYPE_CHECKING:
     from dwarf_nats.ports import Compensates, FinalState
     from dwarf_nats.rules.rows import StepRow
-    from dwarf_nats.store.database import PostgresSession, SqliteSession, Tx
+    from dwarf_nats.store.database import Tx
 
 MOMENT = "select {now}"
 AFTER_ALL = 2**63 - 1
@@ -47,31 +48,37 @@ UNDONE = {
 
 # -- cancel
 
+_ALONE = f"surgraph_flow_id is null and status in {CANCELLABLE} and compensating is null and compensable = 0"
 ALONE = (
-    f"select {FlowRow.columns()} from dwarf_flows f where flow_id {{in:$1}} and surgraph_flow_id is null"
-    f" and status in {CANCELLABLE} and compensating is null and compensable = 0"
+    f"select {FlowRow.columns()} from dwarf_flows f where flow_id {{in:$1}} and {_ALONE}"
     " and not exists (select 1 from dwarf_flows c where c.root_id = f.flow_id and c.surgraph_flow_id is not null)"
 )
+LOCK_ALONE = (
+    f"select {FlowRow.columns()} from dwarf_flows where flow_id {{in:$1}} and {_ALONE} order by flow_id {{for_update}}"
+)
+# Not by the index of the called flows that live, which may be many: `coalesce` hides the status from the planner.
 LIVING_CALLED = (
-    f"select 1 from dwarf_flows where root_id {{in:$1}} and surgraph_flow_id is not null and status in {LIVE} limit 1"
+    "select 1 from dwarf_flows where root_id {in:$1} and surgraph_flow_id is not null"
+    f" and coalesce(status, '') in {LIVE} limit 1"
+)
+# One text holds the ids and the final states, as JSON lists of two. Status and state are one version of the row.
+_CANCEL_FLOWS = (
+    "update dwarf_flows set status = 'cancelled', cancel_reason = $2, final_state = r.ended_with,"
+    f" updated_at = {CHANGED_AT} from ({{rows}}) r where flow_id = r.member returning {FlowRow.columns()}"
+)
+CANCEL_FLOWS = Statement(
+    postgres=_CANCEL_FLOWS.replace(
+        "{rows}", "select (one ->> 0)::bigint as member, one ->> 1 as ended_with from json_array_elements($1::json) one"
+    ),
+    sqlite=_CANCEL_FLOWS.replace(
+        "{rows}",
+        "select json_extract(value, '$[0]') as member, json_extract(value, '$[1]') as ended_with from json_each($1)",
+    ),
 )
 
 
 class CalledMeanwhile(Exception):
     """A flow that was to be cancelled with others has called a flow: it is to be cancelled by itself."""
-
-
-@dataclass(slots=True)
-class _FinalStates:
-    """Write final states, `(flow id, JSON)` each."""
-
-    rows: Sequence[tuple[int, str]]
-
-    async def on_postgres(self, session: PostgresSession) -> None:
-        await session.fetch_many(FINAL_STATE, self.rows)
-
-    def on_sqlite(self, session: SqliteSession) -> None:
-        session.connection.executemany(SQLITE.text(FINAL_STATE), self.rows)
 
 
 async def cancel(
@@ -86,26 +93,22 @@ async def cancel(
     if not ids:
         return TreeChange()
     running = await lock_running(tx, ids)
-    await tx.fetch(CANCEL_STEPS, ids)
-    await tx.fetch(LOCK_FLOWS, ids)
-    changed = [flow_row(row) for row in await tx.fetch(CANCEL_FLOWS, ids, reason)]
+    flows = [flow_row(row) for row in await tx.fetch(LOCK_ALONE, ids)]
+    ids = [flow.flow_id for flow in flows]
     # From here on nothing follows. What committed while the locks were waited for may have left a successor or a child.
     if await tx.fetch(LIVING_CALLED, ids):
         raise CalledMeanwhile
     await tx.fetch(CANCEL_STEPS, ids)
-    await _finish(tx, changed, final_state)
-    return TreeChange(changed, [], running)
+    ended = await _final_states(tx, flows, final_state)
+    return TreeChange([flow_row(row) for row in await tx.fetch(CANCEL_FLOWS, ended, reason)], [], running)
 
 
-async def _finish(tx: Tx, flows: Sequence[FlowRow], final_state: FinalState) -> None:
-    """Give cancelled flows their final states."""
+async def _final_states(tx: Tx, flows: Sequence[FlowRow], final_state: FinalState) -> str:
+    """Return the final states of flows that are being cancelled, as `CANCEL_FLOWS` takes them."""
     steps: dict[int, list[StepRow]] = {flow.flow_id: [] for flow in flows}
     for step in map(step_row, await tx.fetch(STEPS, list(steps))):
         steps[step.flow_id].append(step)
-    for flow in flows:
-        flow.final_state = final_state(flow, steps[flow.flow_id]).decode()
-    if flows:
-        await tx.run(_FinalStates([(flow.flow_id, flow.final_state or "{}") for flow in flows]))
+    return orjson.dumps([(flow.flow_id, final_state(flow, steps[flow.flow_id]).decode()) for flow in flows]).decode()
 
 
 # -- restart
@@ -114,20 +117,12 @@ LOCK_STOPPED = (
     "select flow_id from dwarf_flows where flow_id {in:$1} and surgraph_flow_id is null"
     f" and status in {listed(flow_sources(Status.RUNNING, 'restart'))} order by flow_id {{for_update}}"
 )
-ENTRY_STEPS = "select step_id from dwarf_steps where flow_id {in:$1} and predecessor_id is null"
-DELETE_LATER_STEPS = "delete from dwarf_steps where flow_id {in:$1} and predecessor_id is not null"
-CREATED_NOW = "update dwarf_steps set created_at = {now} where step_id {in:$1}"
-
-
-def _of_many(statement: str, one: str) -> str:
-    """Make a statement about one id one about many."""
-    assert one in statement
-    return statement.replace(one, one.replace("= $1", "{in:$1}"))
-
-
-RESET_STEPS = _of_many(RESET_STEP, "step_id = $1").replace("state = $2, borrowed = $3, ", "")
-"""As `RESET_STEP`; their states stay as they are."""
-RESTART_FLOWS = _of_many(RESTART_FLOW, "flow_id = $1")
+DELETE_LATER_STEPS = "delete from dwarf_steps where flow_id {in:$1} and predecessor_id is not null returning flow_id"
+RESET_ENTRY_STEPS = RESET_STEP.replace("state = $2, borrowed = $3, ", "created_at = {now}, ").replace(
+    "where step_id = $1", "where flow_id {in:$1} and predecessor_id is null"
+)
+"""As `RESET_STEP`, for the entry steps of flows; their states stay as they are."""
+RESTART_FLOWS = RESTART_FLOW.replace("flow_id = $1", "flow_id {in:$1}")
 
 
 async def restart(tx: Tx, flow_ids: Sequence[int]) -> TreeChange:
@@ -139,12 +134,10 @@ async def restart(tx: Tx, flow_ids: Sequence[int]) -> TreeChange:
     called = (await with_called(tx, ids))[len(ids) :]
     if called:
         await delete_flows(tx, called)
-    await tx.fetch(DELETE_LATER_STEPS, ids)
-    steps = [step_id for (step_id,) in await tx.fetch(ENTRY_STEPS, ids)]
-    await tx.fetch(CREATED_NOW, steps)
-    ready = ready_steps(await tx.fetch(RESET_STEPS, steps))
+    later = await tx.fetch(DELETE_LATER_STEPS, ids)
+    ready = ready_steps(await tx.fetch(RESET_ENTRY_STEPS, ids))
     changed = [flow_row(row) for row in await tx.fetch(RESTART_FLOWS, ids)]
-    return TreeChange(changed, ready, running)
+    return TreeChange(changed, ready, running, steps=len(later) + len(ready))
 
 
 # -- restart of failed steps

@@ -38,9 +38,10 @@ IS_PLACED = (
     "select p.gone = 0 and f.flow_id is not null from dwarf_placed p left join dwarf_flows f on f.flow_id = p.flow_id"
     " where p.flow_id = $1"
 )
+# By the ids: `coalesce` hides the index of all flows that have a key from the planner.
 FORGET_HERE = (
     "delete from dwarf_keys where shard = 0 and (fairness_key, idempotency_key) in"
-    " (select fairness_key, idempotency_key from dwarf_flows where flow_id {in:$1} and idempotency_key <> '')"
+    " (select fairness_key, idempotency_key from dwarf_flows where flow_id {in:$1} and coalesce(idempotency_key, '') <> '')"
 )
 FORGET_ELSEWHERE = "update dwarf_placed set gone = 1, updated_at = {now} where flow_id {in:$1}"
 DELETED = (
