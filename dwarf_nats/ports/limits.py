@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from dwarf_nats.rules.limiting import Count, Denied, Exchanged, Over, Permit, Root, Waiting, Want
     from dwarf_nats.rules.steps import ReadyStep
     from dwarf_nats.workflow.limit import Limit
+
+
+class LimitWaits(NamedTuple):
+    """The steps of one shard that wait for a limit, and the age of the oldest of these waits in microseconds."""
+
+    steps: int
+    oldest_us: int
 
 
 class LimitStore(Protocol):
@@ -62,8 +69,8 @@ class LimitStore(Protocol):
         """Make up to `number` steps ready that wait for a limit which is no more: how many rows went, and the steps."""
         ...
 
-    async def waiting(self) -> dict[str, int]:
-        """Return the number of steps that wait for each limit for which some do."""
+    async def waiting(self) -> dict[str, LimitWaits]:
+        """Return how many steps wait for each limit for which some do, and how long the oldest does."""
         ...
 
     async def queues(self, after: tuple[str, str], number: int) -> list[tuple[str, str]]:

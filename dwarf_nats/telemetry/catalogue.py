@@ -163,6 +163,15 @@ LIMIT_WAITING = Metric(
     "If it grows for long, more arrives than the limit will ever let begin.",
     of_deployment=True,
 )
+LIMIT_OLDEST_WAIT = Metric(
+    "dwarf_limit_oldest_wait_seconds",
+    _G,
+    "s",
+    ("limit",),
+    "Age of the oldest step that waits for a limit; 0 if none waits.",
+    "Beyond minutes, flows are late because of the limit: raise it, or let less arrive.",
+    of_deployment=True,
+)
 RATE_CUTS = Metric(
     "dwarf_task_rate_cuts_total", _C, "{cut}", ("task",),
     "Answers of a task that it is busy (429); each cut its rate.",
@@ -321,7 +330,7 @@ COMMIT_TIME = Metric(
 CATALOGUE = (
     FLOWS_STARTED, FLOWS_TERMINATED, FLOWS, OLDEST_RUNNING, OLDEST_PAUSED, FLOW_TIME, FLOWS_ORPHANED,
     STEPS_EXECUTED, STEPS_RECOVERED, STEPS_FENCED, STEPS_LOST, STEPS_GIVEN_BACK, SKIPPED_SATURATED,
-    LIMIT_WAITS, LIMIT_RUNNING, LIMIT_WAITING,
+    LIMIT_WAITS, LIMIT_RUNNING, LIMIT_WAITING, LIMIT_OLDEST_WAIT,
     QUEUE_DEPTH, PENDING, OLDEST, FAIRNESS_KEYS, QUEUE_WAIT, TASK_TIME, COMMIT_TIME,
     RATE_CUTS, RATE_LIMIT, RUNNING, BREAKER_TRIPS, BREAKER_PROBES, BREAKER_STATE,
     SOURCE_STARTED, SOURCE_REJECTED, SOURCE_PENDING, OUTBOX_STARTED, OUTBOX_ROWS, OUTBOX_OLDEST,

@@ -166,15 +166,19 @@ class Gauges:
             return
         names = self._limits.book.by_name
         waiting: Counter[Labels] = Counter({(name,): 0 for name in names})
+        oldest: dict[Labels, float] = dict.fromkeys(waiting, 0.0)
         try:
             running = await self._limits.home.running()
             for shard in self._limits.opened():
-                waiting.update({(name,): steps for name, steps in (await shard.limits.waiting()).items()})
+                for name, found in (await shard.limits.waiting()).items():
+                    waiting[name,] += found.steps
+                    oldest[name,] = max(oldest.get((name,), 0.0), found.oldest_us / 1e6)
         except Unavailable as error:
             self._log.debug("limits: %s", error)
             return
         self._instruments.show(catalogue.LIMIT_RUNNING, {(name,): running.get(name, 0) for name in names})
         self._instruments.show(catalogue.LIMIT_WAITING, waiting)
+        self._instruments.show(catalogue.LIMIT_OLDEST_WAIT, oldest)
 
     def _of_shards(self, what: Callable[[Shard], float]) -> dict[Labels, float]:
         return {(str(number),): what(shard) for number, shard in tuple(self._shards.items())}

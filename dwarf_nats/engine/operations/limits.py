@@ -40,7 +40,7 @@ class LimitOperations:
         running = await self._limits.home.running()
         waiting: Counter[str] = Counter()
         for shard in self._limits.opened():
-            waiting.update(await shard.limits.waiting())
+            waiting.update({name: one.steps for name, one in (await shard.limits.waiting()).items()})
         return [
             LimitInfo(limit, running.get(name, 0), waiting[name], found[name].updated_at)
             for name, limit in limits_of(found).items()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from dwarf_nats.ports.limits import LimitWaits
 from dwarf_nats.rules.limiting import Count, Permit, Root
 from dwarf_nats.store.commands import Course
 from dwarf_nats.store.statements import limits
@@ -71,8 +72,11 @@ class SqlLimits:
     async def release(self, name: str, number: int) -> tuple[int, list[ReadyStep]]:
         return await self._database.transact_by_index(lambda tx: limits.release(tx, name, number))
 
-    async def waiting(self) -> dict[str, int]:
-        return {name: int(steps) for name, steps in await self._database.fetch(limits.WAITING)}
+    async def waiting(self) -> dict[str, LimitWaits]:
+        return {
+            name: LimitWaits(int(steps), int(oldest_us))
+            for name, steps, oldest_us in await self._database.fetch(limits.WAITING)
+        }
 
     async def queues(self, after: tuple[str, str], number: int) -> list[tuple[str, str]]:
         rows = await self._database.fetch_by_index(limits.QUEUES_AFTER, *after, number)

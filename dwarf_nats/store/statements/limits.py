@@ -172,7 +172,7 @@ with recursive q(name, slot, n) as (
 select name, slot from q where name is not null
 """
 OF_LIMIT = "select step_id from dwarf_limit_waits where name = $1 order by slot, priority, turn, step_id limit $2"
-WAITING = "select name, count(*) from dwarf_limit_waits group by name"
+WAITING = "select name, count(*), {greatest}(0, {now} - min(since)) from dwarf_limit_waits group by name"
 STALE_WAITS = f"""
 select w.step_id, case when s.step_id is null then 1 else 0 end
 from (select step_id from dwarf_limit_waits where step_id > $1 order by step_id limit $2) w
