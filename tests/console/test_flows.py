@@ -25,6 +25,7 @@ from dwarf_nats.dev_servers import NatsServer
 from dwarf_nats.errors import BadRequest
 from dwarf_nats.sdk import Client
 from dwarf_nats.store.statements import listing_window
+from dwarf_nats.workflow.bulk import BulkAction
 from dwarf_nats.workflow.keys import without_tokens
 from dwarf_nats.workflow.options import Query
 from tests.console import stage
@@ -143,6 +144,28 @@ async def test_all_flows_that_match_are_counted_and_then_cancelled(browser: Brow
     assert (await ask(cursor=page_one["cursor"]))["done"] == 1
     for key in keys:
         assert (await caller.ok("flow.snapshot", flowKey=key))["cancelReason"] == "recalled"
+
+
+async def test_every_action_is_offered_for_all_that_match(browser: Browser, caller: Caller) -> None:
+    """M1: also a resume, with data, and tags; the fields of both are sent as JSON texts."""
+    key = await paused(caller)
+    page = await browser.page("/flows?status=interrupted&workflow=order")
+    offered = re.search(r'<select id="bulk-all-action".*?</select>', page)
+    assert offered is not None
+    assert set(re.findall(r'option value="(\w+)"', offered[0])) == {*BulkAction}
+    assert {*re.findall(r'data-for="(\w+)" hidden', page)} == {"resume", "tag"}
+    query = '{"status":"interrupted","workflow":"order"}'
+
+    async def done(**fields: str) -> int:
+        response = await browser.post("/act/flow.bulk", headers={"Accept": "application/json"}, query=query, **fields)
+        assert response.status_code == 200, response.text
+        return int(response.json()["reply"]["done"])
+
+    assert await done(action="tag", tags='{"reviewed":true}') == 1
+    assert (await caller.ok("flow.snapshot", flowKey=key))["tags"] == {"reviewed": True}
+    assert await done(action="resume", data='{"approved":true}') == 1
+    bad = await browser.post("/act/flow.bulk", headers={"Accept": "application/json"}, query=query, action="tag")
+    assert bad.status_code == 400
 
 
 async def test_an_action_is_carried_out_and_said(browser: Browser, caller: Caller) -> None:

@@ -54,7 +54,9 @@ function countAgain(form) {
 }
 document.addEventListener("change", (event) => {
   const form = event.target.closest("[data-bulk-all]");
-  if (form && event.target.name === "action") countAgain(form);
+  if (!form || event.target.name !== "action") return;
+  countAgain(form);
+  for (const one of form.querySelectorAll("[data-for]")) one.hidden = one.dataset.for !== event.target.value;
 });
 async function pages(form, fields, page) {
   do {
@@ -70,6 +72,7 @@ document.addEventListener("submit", async (event) => {
   event.preventDefault();
   const bar = $("progress", form), result = $("[data-result]", form), button = $(".danger", form), what = $("select", form);
   const fields = { action: what.value, query: form.dataset.query, ...(form.reason.value && { reason: form.reason.value }) };
+  for (const one of form.querySelectorAll("[data-for]:not([hidden]) input")) if (one.value.trim()) fields[one.name] = one.value;
   button.disabled = what.disabled = true;
   try {
     if (!form.dataset.counted) {
