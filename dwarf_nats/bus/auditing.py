@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -11,7 +13,7 @@ from msgspec import UNSET
 
 from dwarf_nats.actor import printable_actor
 from dwarf_nats.errors import DwarfError, Unavailable
-from dwarf_nats.workflow.audit import AuditNote, recorded_text
+from dwarf_nats.workflow.audit import AuditBegun, AuditNote, recorded_text
 
 from .endpoints import Endpoint
 from .engine_api import EngineApi
@@ -38,52 +40,61 @@ class _Named(msgspec.Struct):
 async def carried_out(
     endpoint: Endpoint, engine: EngineApi, context: RequestContext, *, tried_again: bool = False
 ) -> bytes:
-    """Carry out a request; if its operation is audited, record it before it is answered. Raises as `Endpoint.answer`.
+    """Carry out a request; if its operation is audited, record it before, and how it ended before it is answered.
 
-    A request that could not be read names nothing and did nothing, so it leaves no record. Nor does a dry run, a
-    page of no flows, or a request that found a database away if it is `tried_again`.
+    Raises as `Endpoint.answer`. A request that could not be read names nothing and did nothing, so it leaves no record. Nor
+    does a dry run, a page of no flows, or a request that found a database away if it is `tried_again`: such a one may come
+    several times, so it is recorded only when it has ended.
     """
     if not endpoint.operation.audited:
         return await endpoint.answer(engine, context)
+    with contextlib.suppress(DwarfError):  # the answer says why it cannot be read
+        endpoint.read(context)
+    intent = _note(endpoint, context)
+    if intent is None:
+        return await endpoint.answer(engine, context)
+    begun = None if tried_again else await engine.begin_audit(intent)
     try:
         body = await endpoint.answer(engine, context)
     except DwarfError as error:
         if not (tried_again and isinstance(error, Unavailable)):
-            await _record(endpoint, engine, context, refusal=error)
+            await _ended(engine, begun, _refused(intent, error))
         raise
     except asyncio.CancelledError:
         stopped = Unavailable("this replica stopped: it may or may not have been carried out")
-        await _record(endpoint, engine, context, refusal=stopped)
+        await _ended(engine, begun, _refused(intent, stopped))
         raise
-    await _record(endpoint, engine, context, body=body)
+    await _ended(engine, begun, replace(intent, details={**intent.details, **_answered(body)}))
     return body
 
 
-async def _record(
-    endpoint: Endpoint,
-    engine: EngineApi,
-    context: RequestContext,
-    *,
-    body: bytes = b"",
-    refusal: DwarfError | None = None,
-) -> None:
+async def _ended(engine: EngineApi, begun: AuditBegun | None, note: AuditNote) -> None:
+    if begun is None:
+        await engine.record_audit(note)
+    else:
+        await engine.complete_audit(begun, note)
+
+
+def _refused(note: AuditNote, refusal: DwarfError) -> AuditNote:
+    return replace(note, code=refusal.code, message=refusal.message)
+
+
+def _note(endpoint: Endpoint, context: RequestContext) -> AuditNote | None:
+    """Return what a request asks for as a record has it; `None` if it leaves no record."""
     asked = _asked(context)
     if asked is None or asked.get("dryRun") is True or asked.get("limit") == 0:
-        return
+        return None
     flow_key, step_key = asked.get("flowKey", ""), asked.get("stepKey", "")
     named = "" if flow_key or step_key else next((str(asked[name]) for name in NAMES if name in asked), "")
-    note = AuditNote(
+    return AuditNote(
         operation=endpoint.operation.name,
         flow_key=flow_key,
         step_key=step_key,
         name=named,
         actor=printable_actor(context.actor),
         reason=asked.get("reason", ""),
-        code=refusal.code if refusal is not None else 0,
-        message=refusal.message if refusal is not None else "",
-        details={name: _short(asked[name]) for name in ASKED if name in asked} | _answered(body),
+        details={name: _short(asked[name]) for name in ASKED if name in asked},
     )
-    await engine.record_audit(note)
 
 
 def _asked(context: RequestContext) -> dict[str, Any] | None:

@@ -98,12 +98,17 @@ class Endpoint:
             context.tracestate = h.percent_decode(headers.get("tracestate", ""))
         return context
 
+    def read(self, context: RequestContext) -> None:
+        """Decode the request into `context.request`, unless it is a graph. Raises `BadRequest`, `TooLarge`."""
+        kind = self.operation.request
+        if context.request is None and kind not in GRAPH_PAYLOADS:
+            context.request = decode(kind, context.payload)
+
     async def answer(self, engine: EngineApi, context: RequestContext) -> bytes:
         """Carry out one request. Raises `DwarfError`; any other exception is logged and becomes `Internal`."""
         began = time.perf_counter_ns()
         try:
-            kind = self.operation.request
-            context.request = None if kind in GRAPH_PAYLOADS else decode(kind, context.payload)
+            self.read(context)
             with acting(context.actor):
                 return await self.handler(engine, context.request, context)
         except (DwarfError, asyncio.CancelledError):

@@ -16,7 +16,7 @@ from dwarf_nats.cli.options import Bus, Service
 from dwarf_nats.cli.output import Output, day_and_clock, table
 from dwarf_nats.sdk import AuditQuery, AuditRecord
 from dwarf_nats.wire import messages as m
-from dwarf_nats.wire.audits import audit_message
+from dwarf_nats.wire.audits import audit_message, audit_outcome
 from dwarf_nats.workflow.keys import without_tokens
 
 app = new_app("The audit trail: who did what, and when.")
@@ -85,7 +85,7 @@ def audit_view(records: Sequence[AuditRecord]) -> Table:
             one.operation,
             one.flow_id or one.name,
             one.actor,
-            f"{one.code}: {one.message}" if one.code else "ok",
+            f"{one.code}: {one.message}" if one.code > 0 else audit_outcome(one),
             _why(one),
         )
         for one in records

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from dwarf_nats.engine.shard import Shard
     from dwarf_nats.rules.replica_facts import Question, ReplicaFacts
     from dwarf_nats.rules.shard_policies import ShardPolicy
-    from dwarf_nats.workflow.audit import AuditNote, AuditRecord
+    from dwarf_nats.workflow.audit import AuditBegun, AuditNote, AuditRecord
     from dwarf_nats.workflow.graph import Graph
     from dwarf_nats.workflow.limit import Limit, LimitInfo
     from dwarf_nats.workflow.records import GraphInfo, HoldInfo, ShardHealth, ShardInfo, TaskHealth
@@ -99,6 +99,14 @@ class Administration:
         return self.replica.backpressure.task_health()
 
     # -- the audit trail
+
+    async def begin_audit(self, note: AuditNote) -> AuditBegun:
+        """Record an operation that is about to be carried out: its outcome is unknown until it is completed (M3)."""
+        return await self.replica.audit.begin(note)
+
+    async def complete_audit(self, begun: AuditBegun, note: AuditNote) -> None:
+        """Record how an operation ended that was begun (M3)."""
+        await self.replica.audit.complete(begun, note)
 
     async def record_audit(self, note: AuditNote) -> None:
         """Record an operation; returns when the record is written, or soon if its database is away (M3)."""

@@ -1,6 +1,7 @@
 """The audit trail: a record of each operation that steers, in the database of its flow, or of shard 1 (M3; design note 0045).
 
-Records are written in groups, after the operation and before its reply. If a database is away, its records wait in memory.
+A record is written before its operation, with an unknown outcome, and completed before the reply. Records are written in
+groups. If a database is away, its records wait in memory.
 """
 
 from __future__ import annotations
@@ -8,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import itertools
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import orjson
@@ -17,7 +20,7 @@ import orjson
 from dwarf_nats.backoff import Backoff
 from dwarf_nats.errors import BadRequest, Unavailable
 from dwarf_nats.ports.audit import AuditRow
-from dwarf_nats.workflow.audit import AuditRecord, recorded_text
+from dwarf_nats.workflow.audit import UNKNOWN, AuditBegun, AuditRecord, recorded_text
 from dwarf_nats.workflow.keys import parse_key, parse_public_id
 
 if TYPE_CHECKING:
@@ -59,18 +62,19 @@ class _Writer:
         self._shard = shard
         self._clock = clock
         self._log = logger
-        self._pending: list[_Pending] = []
+        self._pending: dict[tuple[int, int], _Pending] = {}
+        """By time and number: what completes a record takes the place of its beginning, if that is not written yet."""
         self._job: asyncio.Task[None] | None = None
         self._left_out = 0
 
     def add(self, row: AuditRow) -> asyncio.Event:
         """Write a record as soon as possible; the event is set then, or if it is left out."""
-        written = asyncio.Event()
-        if row.code and len(self._pending) >= MAX_WAITING_REFUSALS:
-            self._left_out += 1
+        written, place = asyncio.Event(), (row.at, row.number)
+        if row.code and place not in self._pending and len(self._pending) >= MAX_WAITING_REFUSALS:
+            self._left_out += row.code != UNKNOWN
             written.set()
             return written
-        self._pending.append(_Pending(row, written))
+        self._pending[place] = _Pending(row, written)
         if self._job is None or self._job.done():
             self._job = asyncio.create_task(self._write(), name=f"dwarf-audit-{self._shard.number}")
         return written
@@ -78,9 +82,9 @@ class _Writer:
     async def _write(self) -> None:
         failures = 0
         while self._pending:
-            group = self._pending[:GROUP_RECORDS]
+            group = dict(itertools.islice(self._pending.items(), GROUP_RECORDS))
             try:
-                await self._shard.store.audit.add([one.row for one in group])
+                await self._shard.store.audit.add([one.row for one in group.values()])
             except Unavailable as error:
                 self._log.debug("shard %d: audit records wait: %s", self._shard.number, error)
                 await self._clock.sleep(WRITE_BACKOFF.delay(failures))
@@ -89,9 +93,10 @@ class _Writer:
             except Exception:  # the next ones may be written
                 self._log.exception("shard %d: %d audit records were not written", self._shard.number, len(group))
             failures = 0
-            del self._pending[: len(group)]
-            for one in group:
+            for place, one in group.items():
                 one.written.set()
+                if self._pending[place] is one:
+                    del self._pending[place]
             self._tell_left_out()
 
     def _tell_left_out(self) -> None:
@@ -126,10 +131,25 @@ class AuditTrail:
         self._log = logger
         self._writers: dict[int, _Writer] = {}
 
+    async def begin(self, note: AuditNote) -> AuditBegun:
+        """Record an operation that is about to be carried out; its outcome is unknown until `complete`."""
+        shard, row = self._row(replace(note, code=UNKNOWN), self._clock.now())
+        await self._until_written([self._writer(shard).add(row)])
+        return AuditBegun(row.at, row.number)
+
+    async def complete(self, begun: AuditBegun, note: AuditNote) -> None:
+        """Record how an operation ended that was begun."""
+        shard, row = self._row(note, begun.at)
+        await self._until_written([self._writer(shard).add(row._replace(number=begun.number))])
+
     async def record(self, notes: Sequence[AuditNote]) -> None:
         """Record operations; return when that is written, or later if the database is away."""
         at = self._clock.now()
-        written = [self._writer(shard).add(row) for shard, row in (self._row(note, at) for note in notes)]
+        await self._until_written(
+            [self._writer(shard).add(row) for shard, row in (self._row(note, at) for note in notes)]
+        )
+
+    async def _until_written(self, written: Sequence[asyncio.Event]) -> None:
         try:
             async with asyncio.timeout(WAIT_SECONDS):
                 for one in written:

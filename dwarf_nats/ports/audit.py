@@ -32,7 +32,7 @@ class AuditStore(Protocol):
     """Keeps records, and finds them newest first."""
 
     async def add(self, rows: Sequence[AuditRow]) -> None:
-        """Keep records; those that are there already change nothing."""
+        """Keep records; one that is there is completed if its outcome was unknown, else it stays as it is."""
         ...
 
     async def find(self, query: AuditQuery, limit: int, before: tuple[int, int] | None) -> list[AuditRow]:

@@ -38,7 +38,11 @@ class AuditEntry(Message):
     operation: OperationName
     actor: Actor
     outcome: Annotated[
-        str, Meta(description="Whether it was carried out.", extra_json_schema={"enum": ["ok", "refused"]})
+        str,
+        Meta(
+            description="Whether it was carried out; unknown while it is under way, and if the replica died in it.",
+            extra_json_schema={"enum": ["ok", "refused", "unknown"]},
+        ),
     ]
     flow_id: Maybe[FlowId] = UNSET
     name: Maybe[Annotated[str, Meta(description="Of what it was about, if that is no flow.")]] = UNSET

@@ -6,14 +6,14 @@ from typing import TypeVar
 
 from msgspec import UNSET, UnsetType
 
-from dwarf_nats.workflow.audit import AuditQuery, AuditRecord
+from dwarf_nats.workflow.audit import UNKNOWN, AuditQuery, AuditRecord
 
 from . import messages as m
 from .codec import or_default
 from .times import micros, rfc3339
 
 T = TypeVar("T")
-REFUSED, OK = "refused", "ok"
+REFUSED, OK, OUTCOME_UNKNOWN = "refused", "ok", "unknown"
 """The outcomes of an operation."""
 
 
@@ -46,17 +46,24 @@ def _given(value: T | None) -> T | UnsetType:
     return UNSET if value is None else value
 
 
+def audit_outcome(record: AuditRecord) -> str:
+    """The outcome of a recorded operation."""
+    if record.code == UNKNOWN:
+        return OUTCOME_UNKNOWN
+    return REFUSED if record.code else OK
+
+
 def audit_message(record: AuditRecord) -> m.AuditEntry:
     """A record as it travels."""
     return m.AuditEntry(
         at=rfc3339(record.at),
         operation=record.operation,
         actor=record.actor,
-        outcome=REFUSED if record.code else OK,
+        outcome=audit_outcome(record),
         flow_id=record.flow_id or UNSET,
         name=record.name or UNSET,
         reason=record.reason or UNSET,
-        error=m.AuditError(code=record.code, message=record.message) if record.code else UNSET,
+        error=m.AuditError(code=record.code, message=record.message) if record.code > 0 else UNSET,
         details=dict(record.details) or UNSET,
     )
 
@@ -64,6 +71,7 @@ def audit_message(record: AuditRecord) -> m.AuditEntry:
 def audit_record(message: m.AuditEntry) -> AuditRecord:
     """A record that was received."""
     error = or_default(message.error, None)
+    unknown = UNKNOWN if message.outcome == OUTCOME_UNKNOWN else 0
     return AuditRecord(
         at=micros(message.at),
         operation=message.operation,
@@ -71,7 +79,7 @@ def audit_record(message: m.AuditEntry) -> AuditRecord:
         name=or_default(message.name, ""),
         actor=message.actor,
         reason=or_default(message.reason, ""),
-        code=error.code if error is not None else 0,
+        code=error.code if error is not None else unknown,
         message=error.message if error is not None else "",
         details=or_default(message.details, {}),
     )

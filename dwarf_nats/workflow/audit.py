@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from dwarf_nats.workflow.keys import without_tokens
 
+UNKNOWN = -1
+"""The code of a record whose operation was begun, and of which nobody has written how it ended."""
 MAX_TEXT_CHARACTERS = 500
 """Length of a reason or a message in a record; longer ones are cut, since records are kept for months."""
 
@@ -17,7 +19,8 @@ class AuditRecord:
     """One operation that steered, or was refused. `at`: microseconds since the epoch.
 
     `flow_id`: the flow it was about, without the secret part of its key; `name`: of what else it was about. `code`: that of the
-    refusal, 0 if it was carried out; `message`: of the refusal. `details`: what was asked and what came of it, no payloads.
+    refusal, 0 if it was carried out, `UNKNOWN` while it is under way and if its replica died in it; `message`: of the refusal.
+    `details`: what was asked and what came of it, no payloads.
     """
 
     at: int
@@ -45,6 +48,13 @@ class AuditNote:
     code: int = 0
     message: str = ""
     details: Mapping[str, Any] = field(default_factory=dict)
+
+
+class AuditBegun(NamedTuple):
+    """A record that was written before its operation, and is completed after it."""
+
+    at: int
+    number: int
 
 
 @dataclass(slots=True, frozen=True, kw_only=True)

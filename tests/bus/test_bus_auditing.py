@@ -36,9 +36,10 @@ async def test_what_steers_is_recorded_and_nothing_else_m3(operation: Operation)
     engine = StubEngine()
     engine.failure = Conflict(f"flow {KEY} is running")
     await ask(engine, operation.name, b'{"mayPublish":true}')
-    assert engine.notes == []
+    assert engine.notes == engine.begun == []
     await ask(engine, operation.name, EXAMPLES[operation.request])
     assert len(engine.notes) == (not operation.reads and not operation.begins)
+    assert [(one.operation, one.code) for one in engine.begun] == [(one.operation, 0) for one in engine.notes]
     for note in engine.notes:
         assert (note.operation, note.actor) == (operation.name, "ada")
         assert note.code in (409, 500)  # 500: of an operation that the stub does not have
@@ -76,6 +77,21 @@ async def test_a_record_says_what_was_asked_and_what_came_of_it_m3() -> None:
     assert set(details[6]) == {"digest"}
     assert all(one.code == 0 for one in engine.notes)
     assert "secret" not in str(engine.notes)
+
+
+async def test_the_record_is_written_before_the_operation_begins_m3(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A replica that dies in between leaves a record that says what was asked, of an unknown outcome."""
+    engine = StubEngine()
+    seen: list[tuple[int, int]] = []
+
+    async def cancel(*_: Any) -> None:
+        seen.append((len(engine.begun), len(engine.notes)))
+
+    monkeypatch.setattr(engine, "cancel", cancel)
+    await ask(engine, "flow.cancel", {"flowKey": KEY, "reason": "enough"})
+    assert seen == [(1, 0)]
+    assert [(one.flow_key, one.reason) for one in engine.begun] == [(KEY, "enough")]
+    assert [one.code for one in engine.notes] == [0]
 
 
 async def test_a_request_that_is_tried_again_is_recorded_once_m3() -> None:

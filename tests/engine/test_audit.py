@@ -17,7 +17,7 @@ from dwarf_nats.library import open_engine
 from dwarf_nats.ports import AuditRow
 from dwarf_nats.settings import EngineSettings
 from dwarf_nats.testing import TaskProxy
-from dwarf_nats.workflow.audit import AuditNote, AuditQuery
+from dwarf_nats.workflow.audit import UNKNOWN, AuditNote, AuditQuery
 from tests.support.engines import SOON, Dsns, maintenance_of, rows
 
 TOKEN = "a1B2c3D4e5F6g7H8"
@@ -115,6 +115,33 @@ async def test_records_wait_for_a_database_that_is_away_and_the_caller_does_not_
     assert await operations(engine) == ["flow.o3", "flow.o2", "flow.o1"]
     assert away.groups[0] == 2
     assert sum(away.groups) > 3, "the first group was written twice"
+
+
+async def test_an_operation_whose_replica_died_has_an_unknown_outcome_m3(engine: Engine) -> None:
+    """The record is there before the operation; completed, it is the same one."""
+    died, lived = note("flow.delete", name="a"), note("flow.cancel", name="b")
+    await engine.begin_audit(died)
+    begun = await engine.begin_audit(lived)
+    assert [one.code for one in (await engine.list_audit())[0]] == [UNKNOWN, UNKNOWN]
+    await engine.complete_audit(begun, lived)
+    found = {one.operation: one.code for one in (await engine.list_audit())[0]}
+    assert found == {"flow.delete": UNKNOWN, "flow.cancel": 0}
+
+
+async def test_while_the_database_is_away_an_operation_is_one_record_in_memory_m3(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit, "WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(audit, "WRITE_BACKOFF", audit.Backoff(0.001, 2, 0.002))
+    away = Away(engine, monkeypatch)
+    begun = await engine.begin_audit(note())
+    await engine.complete_audit(begun, note(code=503, message="away"))
+    monkeypatch.setattr(audit, "WAIT_SECONDS", SOON)
+    away.away = False
+    await engine.record_audit(note("flow.new"))
+    assert sum(away.groups) <= 3
+    found = {one.operation: one.code for one in (await engine.list_audit())[0]}
+    assert found == {"flow.cancel": 503, "flow.new": 0}
 
 
 async def test_many_at_once_are_written_in_groups_and_refusals_are_bounded_m3(

@@ -11,7 +11,7 @@ from dwarf_nats.clock import SystemClock
 from dwarf_nats.ports import AuditRow
 from dwarf_nats.store.statements import audit
 from dwarf_nats.store.store import SqlStore
-from dwarf_nats.workflow.audit import AuditQuery
+from dwarf_nats.workflow.audit import UNKNOWN, AuditQuery
 from tests.store.test_tag_plans import plan
 from tests.support.stores import new_flow
 
@@ -51,6 +51,21 @@ async def test_a_record_is_written_once_and_read_as_it_was_m3(store: SqlStore) -
     found = await store.audit.find(AuditQuery(), 10, None)
     assert sorted(one.number for one in found) == [1, 2, 3]
     assert [one for one in found if one.number in (1, 2)] == sorted(rows, key=lambda one: one[:2], reverse=True)
+
+
+async def test_a_record_of_unknown_outcome_is_completed_once_m3(store: SqlStore) -> None:
+    """Whatever comes late or twice: the first outcome stays, and a flow is known although its step is gone by then."""
+    new = new_flow()
+    await store.steps.create([new], 1000)
+    begun = row(1, step_id=new.step_id, code=UNKNOWN, reason="why")
+    await store.audit.add([begun])
+    await store.database.fetch("delete from dwarf_steps where step_id = $1", new.step_id)
+    await store.audit.add([begun._replace(code=409, message="no", details='{"a":1}')])
+    await store.audit.add([begun])
+    await store.audit.add([begun._replace(code=0)])
+    (found,) = await store.audit.find(AuditQuery(), 10, None)
+    assert (found.code, found.message, found.reason, found.details) == (409, "no", "why", '{"a":1}')
+    assert found.flow_id == new.flow.flow_id
 
 
 async def test_a_step_stands_for_its_flow_m3(store: SqlStore) -> None:

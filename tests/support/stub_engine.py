@@ -9,7 +9,7 @@ from typing import Any
 from dwarf_nats.actor import current_actor
 from dwarf_nats.errors import Conflict, NotFound, TimedOut
 from dwarf_nats.rules.shard_policies import ShardPolicy
-from dwarf_nats.workflow.audit import AuditNote, AuditQuery, AuditRecord
+from dwarf_nats.workflow.audit import AuditBegun, AuditNote, AuditQuery, AuditRecord
 from dwarf_nats.workflow.bulk import Bulk, BulkFailure, BulkPage
 from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.keys import parse_key
@@ -39,6 +39,7 @@ class StubEngine:
         self.asked: list[tuple[Any, ...]] = []
         self.actors: list[str] = []
         self.notes: list[AuditNote] = []
+        self.begun: list[AuditNote] = []
         self.called = asyncio.Event()
         self.stopped = asyncio.Event()
         self.waiting = 0
@@ -205,6 +206,14 @@ class StubEngine:
     ) -> str:
         self._note("continue", thread_key, state, options, start)
         return KEY
+
+    async def begin_audit(self, note: AuditNote, /) -> AuditBegun:
+        self.begun.append(note)
+        return AuditBegun(0, len(self.begun))
+
+    async def complete_audit(self, begun: AuditBegun, note: AuditNote, /) -> None:
+        assert begun.number == len(self.begun)
+        self.notes.append(note)
 
     async def record_audit(self, note: AuditNote, /) -> None:
         self.notes.append(note)

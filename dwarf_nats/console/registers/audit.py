@@ -7,7 +7,8 @@ from .register import Column, Entry, Filter, Register
 
 def _outcome(entry: Entry) -> str:
     error = entry.get("error")
-    return f"{error['code']}: {error['message']}" if error else "done"
+    done = "unknown" if entry.get("outcome") == "unknown" else "done"
+    return f"{error['code']}: {error['message']}" if error else done
 
 
 def _why(entry: Entry) -> str:

@@ -223,7 +223,7 @@ TABLES = {
             "flow_id": "the flow it was about",
             "name": "of what it was about, if that is no flow",
             "actor": "who asked, as far as is known",
-            "code": "of the refusal; 0: it was carried out",
+            "code": "of the refusal; 0: it was carried out, -1: it was begun, and nobody knows how it ended",
             "message": "of the refusal",
             "details": "JSON object: what was asked, and what came of it; empty if there are none",
         },

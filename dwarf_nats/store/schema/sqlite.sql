@@ -364,7 +364,7 @@ create table dwarf_audit (
   name text not null,  -- of what it was about, if that is no flow
   actor text not null,  -- who asked, as far as is known
   reason text not null,
-  code int not null,  -- of the refusal; 0: it was carried out
+  code int not null,  -- of the refusal; 0: it was carried out, -1: it was begun, and nobody knows how it ended
   message text not null,  -- of the refusal
   details text not null,  -- JSON object: what was asked, and what came of it; empty if there are none
   primary key (at, number)

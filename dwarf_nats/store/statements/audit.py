@@ -9,6 +9,7 @@ import orjson
 
 from dwarf_nats.ports.audit import AuditRow
 from dwarf_nats.store.dialect import Statement
+from dwarf_nats.workflow.audit import UNKNOWN
 from dwarf_nats.workflow.keys import parse_public_id
 
 if TYPE_CHECKING:
@@ -28,8 +29,13 @@ _SQLITE = (
     " json_extract(value, '$[5]'), json_extract(value, '$[6]'), json_extract(value, '$[7]'), json_extract(value, '$[8]'),"
     " json_extract(value, '$[9]'), json_extract(value, '$[10]') from json_each($1) where true"
 )
-# Written a second time, because the answer of the first was lost, a record is the same one.
-_ADD = f"insert into dwarf_audit ({_COLUMNS}) {{}} on conflict do nothing returning number"
+# Written a second time, because the answer of the first was lost, a record is the same one. One whose outcome is unknown is
+# completed; the step that stood for its flow may be gone by then.
+_ADD = (
+    f"insert into dwarf_audit ({_COLUMNS}) {{}} on conflict (at, number) do update set code = excluded.code,"
+    " message = excluded.message, details = excluded.details, flow_id = coalesce(excluded.flow_id, dwarf_audit.flow_id)"
+    f" where dwarf_audit.code = {UNKNOWN} and excluded.code <> {UNKNOWN} returning number"
+)
 ADD = Statement(postgres=_ADD.format(_POSTGRES), sqlite=_ADD.format(_SQLITE))
 REMOVE_OLD = """
 with old as materialized (
