@@ -7,6 +7,9 @@ of the process after each step, because each step can be repeated:
 2. Its key is written into the row.
 3. It is started. Repeating that changes nothing.
 4. The row moves on to the next due time, which records the run.
+
+If the home of that key is away at the first attempt, the row decides instead of the key: a flow on another shard is planned,
+its key is written into the row, marked as planned, and then the flow is created with that id, which is used once.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from dataclasses import dataclass, replace
 import msgspec
 
 from dwarf_nats.backoff import Backoff
-from dwarf_nats.errors import BadRequest, Conflict, DwarfError, Forbidden, NotFound, TooLarge
+from dwarf_nats.errors import BadRequest, Conflict, DwarfError, Forbidden, NotFound, TooLarge, Unavailable
 from dwarf_nats.workflow.keys import without_tokens
 from dwarf_nats.workflow.schedules import (
     Overlap,
@@ -41,6 +44,8 @@ RETRY = Backoff(0.25, 2, 10.0)
 """Pauses between attempts to create the flow of a due time."""
 POLL_US, LONGEST_POLL_US = 500_000, 10_000_000
 """Time between two looks at the flow that a queued run waits for: a tenth of the time it has waited, within these bounds."""
+_PLANNED = "planned "
+"""Stands before the key of a flow that may not be created yet."""
 _FINAL = (BadRequest, NotFound, Forbidden, Conflict, TooLarge)
 """Refusals that trying again does not change."""
 _RUNS = msgspec.json.Decoder(list[ScheduleRun])
@@ -52,8 +57,9 @@ class ScheduleRow:
 
     `due_at`: the due time that fires next, `fire_at` with its jitter. `wake_at`: when a replica must look at it.
     `fired_at`: since when its due time is being fired, `attempts` how often that was begun, `flow_key` the flow that was
-    created for `flow_due`. `last_due`: the youngest due time that is done with. `queued_at`: a due time that waits for the last
-    flow to end. `gone`: it is removed once nothing is being fired. `claim` rises with each claim, `version` with each change.
+    created, or planned, for `flow_due`. `last_due`: the youngest due time that is done with. `queued_at`: a due time that
+    waits for the last flow to end. `gone`: it is removed once nothing is being fired. `claim` rises with each claim,
+    `version` with each change.
     """
 
     name: str
@@ -85,6 +91,11 @@ class ScheduleRow:
     def last(self) -> list[ScheduleRun]:
         """Its last runs, the newest first."""
         return _RUNS.decode(self.runs)
+
+    @property
+    def planned_flow(self) -> str | None:
+        """The key of a flow that is to be created for `flow_due`, and may be there."""
+        return self.flow_key.removeprefix(_PLANNED) if self.flow_key and self.flow_key.startswith(_PLANNED) else None
 
     @property
     def firing(self) -> bool:
@@ -184,6 +195,16 @@ def decided(row: ScheduleRow, now: int, *, last_lives: bool) -> Fire | ScheduleR
 def created(row: ScheduleRow, due: int, flow_key: str) -> ScheduleRow:
     """Return the row with the flow that was created for a due time."""
     return replace(row, flow_key=flow_key, flow_due=due)
+
+
+def planned(row: ScheduleRow, due: int, flow_key: str) -> ScheduleRow:
+    """Return the row with a flow that is to be created for a due time, on another shard than the home of its key."""
+    return created(row, due, f"{_PLANNED}{flow_key}")
+
+
+def may_plan(row: ScheduleRow, error: DwarfError) -> bool:
+    """Tell whether a flow may be planned elsewhere: no attempt can have made one, since the first one found a database away."""
+    return row.attempts == 1 and isinstance(error, Unavailable) and not error.undecided
 
 
 def started(row: ScheduleRow, now: int) -> ScheduleRow:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from dwarf_nats.engine.shard import Shard
     from dwarf_nats.rules.rows import FlowRow
     from dwarf_nats.rules.steps import NewFlow
+    from dwarf_nats.workflow.keys import Key
 
 DEFAULTS = FlowOptions()
 MAX_TRIES = 50
@@ -161,6 +162,38 @@ class Creator:
         if span is not None:
             span.end()
         return Created(shard, new.flow.key, new.flow.flow_id, outcome)
+
+    async def prepare_elsewhere(
+        self, workflow: str, state: GivenState, options: FlowOptions, planned: Key | None = None
+    ) -> NewFlow | None:
+        """Make ready a flow on another shard than the home of its idempotency key, which does not get to know it.
+
+        `planned`: the key it is to have, from an earlier try. `None` if no other shard is there. Raises as `create`.
+        """
+        request = self._factory.request(workflow, state, options, start=False)
+        graph = await self._graph(request)
+        home, count = await self._deployment.home(options.fairness_key, options.idempotency_key or "")
+        shard = self._shards[planned.shard] if planned is not None else self._deployment.other_than(home)
+        if shard is None:
+            return None
+        new = await self._factory.build(shard, request, graph)
+        new.shards, new.reserves = count, False
+        if planned is not None:
+            flow = new.flow
+            flow.flow_id = flow.root_id = flow.thread_id = planned.id
+            flow.token = new.thread_token = planned.token
+        return new
+
+    async def create_prepared(self, new: NewFlow) -> bool:
+        """Create a flow that was prepared, unless one with its id was created before; return whether there is, or was, one.
+
+        `False`: prepare it anew. Raises `Unavailable`.
+        """
+        shard = self._shards[new.flow.shard]
+        if await asyncio.shield(_placed(shard, new)) is not None:
+            return True
+        self._graphs.doubt(shard.number, new.flow.digest)
+        return await shard.store.keys.is_placed(new.flow.flow_id) is not None
 
     async def _graph(self, request: CreateRequest) -> Graph:
         if isinstance(request.workflow, str):

@@ -61,6 +61,14 @@ class IdempotencyKeys:
         found = await self._find(fairness_key, idempotency_key)
         return None if found is None else flow_key(found[0].number, found[1])
 
+    async def key_of_any(self, idempotency_key: str, fairness_key: str) -> str | None:
+        """As `key_of`; finds also a flow that a schedule has made without the home of its key. Every shard must be there."""
+        for shard in self._shards.values():
+            row = await shard.store.flows.by_idempotency_key(fairness_key, idempotency_key)
+            if row is not None:
+                return flow_key(shard.number, row)
+        return None
+
     async def _find(self, fairness_key: str, idempotency_key: str) -> tuple[Shard, FlowRow] | None:
         """Ask the shards that may keep a key for its flow. No other shard need be there."""
         homes = self._deployment.homes(fairness_key, idempotency_key)

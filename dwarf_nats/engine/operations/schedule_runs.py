@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from dwarf_nats.engine.replica import Replica
     from dwarf_nats.engine.shard import Shard
     from dwarf_nats.ports import ScheduleStore
+    from dwarf_nats.workflow.options import FlowOptions
+    from dwarf_nats.workflow.state import State
 
 Change = Callable[[ScheduleRow], ScheduleRow]
 
@@ -78,6 +80,11 @@ class ScheduleRunner:
             if created is None:
                 return
             row = created
+        elif row.planned_flow is not None:
+            made = await self._created_as_planned(row)
+            if made is None:
+                return
+            row = made
         await self._start(row.flow_key or "")
         if await self._save(row, lambda one: rules.started(one, self._now())) is not None:
             self._counters.schedule_runs.add(RunOutcome.STARTED.value)
@@ -106,20 +113,51 @@ class ScheduleRunner:
 
     async def _created(self, row: ScheduleRow, fire: Fire) -> ScheduleRow | None:
         """Create the flow of a due time, not started, and write its key; `None` if that is not possible now, or any more."""
-        schedule = row.schedule
-        key = schedule.key_of(fire.due)
+        key = row.schedule.key_of(fire.due)
         try:
             if fire.cancels:
                 await self._cancel(row)
-            state, options = flow_of(schedule, fire.due, rules.fired_at(row, fire.due), key=key, limits=self._limits)
-            check_options(options)
-            flow_key = (await self._creator.create(schedule.workflow, state, options, start=False)).key
+            flow_key = (await self._creator.create(*self._flow(row, fire.due), start=False)).key
         except DwarfError as error:
+            if rules.may_plan(row, error) and (planned := await self._planned(row, fire)) is not None:
+                return await self._created_as_planned(planned)
             found = await self._found(row, fire, key, error)
             if found is None:
                 return None
             flow_key = found
         return await self._save(row, lambda one: rules.created(one, fire.due, flow_key))
+
+    async def _planned(self, row: ScheduleRow, fire: Fire) -> ScheduleRow | None:
+        """Plan the flow of a due time on another shard, and write down which it is; `None` if that is not possible."""
+        try:
+            new = await self._creator.prepare_elsewhere(*self._flow(row, fire.due))
+        except DwarfError:
+            return None
+        return None if new is None else await self._save(row, lambda one: rules.planned(one, fire.due, new.flow.key))
+
+    async def _created_as_planned(self, row: ScheduleRow) -> ScheduleRow | None:
+        """Create the flow that was planned for a due time, once however often this is begun. Raises `Unavailable`."""
+        due, flow_key = row.flow_due or 0, row.planned_flow or ""
+        try:
+            new = await self._creator.prepare_elsewhere(*self._flow(row, due), planned=parse_key(flow_key))
+        except Unavailable:
+            raise
+        except DwarfError as error:  # the schedule was changed meanwhile, or its workflow is gone
+            key = parse_key(flow_key)
+            if await self._placement.shard_of(key).store.keys.is_placed(key.id) is None:
+                await self._give_up(row, due, error)
+                return None
+            new = None
+        if new is not None and not await self._creator.create_prepared(new):
+            raise Unavailable("the flow that was planned could not be created this moment")
+        return await self._save(row, lambda one: rules.created(one, due, flow_key))
+
+    def _flow(self, row: ScheduleRow, due: int) -> tuple[str, State, FlowOptions]:
+        """Return workflow, state and options of the flow of a due time. Raises `BadRequest`, `TooLarge`."""
+        schedule, fired = row.schedule, rules.fired_at(row, due)
+        state, options = flow_of(schedule, due, fired, key=schedule.key_of(due), limits=self._limits)
+        check_options(options)
+        return schedule.workflow, state, options
 
     async def _found(self, row: ScheduleRow, fire: Fire, key: str, error: DwarfError) -> str | None:
         """Return the key of the flow if an earlier attempt created it after all; else note the failure."""
@@ -134,10 +172,15 @@ class ScheduleRunner:
             await self._save(row, lambda one: rules.retried(one, now))
             return None
         if found is None:
-            written = await self._save(row, lambda one: rules.failed(one, fire.due, error, now))
-            if written is not None:
-                self._tell(row, written)
+            await self._give_up(row, fire.due, error)
         return found
+
+    async def _give_up(self, row: ScheduleRow, due: int, error: DwarfError) -> None:
+        """Note that the flow of a due time cannot be created, once it is certain that there is none."""
+        now = self._now()
+        written = await self._save(row, lambda one: rules.failed(one, due, error, now))
+        if written is not None:
+            self._tell(row, written)
 
     async def _save(self, row: ScheduleRow, change: Change) -> ScheduleRow | None:
         """Write a change of a claimed schedule, made anew if somebody else changed the schedule meanwhile.

@@ -126,7 +126,8 @@ class ScheduleRegister:
         """Start the flows of all due times of a range that have none; return how many."""
         row, now = await self._row(name)
         schedule = row.schedule
-        due = _range(schedule, first, last, now)
+        being_fired = (row.due_at, row.queued_at, row.flow_due) if row.firing else ()
+        due = [one for one in _range(schedule, first, last, now) if one not in being_fired]
         fired: list[tuple[int, str]] = []
         try:
             for at in range(0, len(due), BACKFILL_AT_ONCE):
@@ -144,7 +145,7 @@ class ScheduleRegister:
         """Start the flow of a due time; return its key, or `None` if it has one already."""
         key = schedule.key_of(due)
         state, options = flow_of(schedule, due, now, key=key, limits=self._limits)
-        if await self._keys.key_of(key, options.fairness_key) is not None:
+        if await self._keys.key_of_any(key, options.fairness_key) is not None:
             return None
         try:
             return (await self._creator.create(schedule.workflow, state, options, start=True)).key

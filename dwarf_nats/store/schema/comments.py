@@ -119,7 +119,8 @@ TABLES = {
             "wake_at": "when a replica must look at it",
             "fired_at": "since when a due time is being fired",
             "attempts": "how often that was begun",
-            "flow_key": "the flow that was created for the due time flow_due, and may not be started yet",
+            "flow_key": "the flow that was created for the due time flow_due, and may not be started yet; with 'planned '"
+            " before it one that may not be created yet",
             "last_due": "the youngest due time that is done with",
             "queued_at": "a due time that waits for the flow of the last run to end",
             "last_flow": "the key of the flow of the last run",

@@ -177,7 +177,7 @@ create table dwarf_schedules (
   wake_at bigint,  -- when a replica must look at it
   fired_at bigint,  -- since when a due time is being fired
   attempts int not null default 0,  -- how often that was begun
-  flow_key text,  -- the flow that was created for the due time flow_due, and may not be started yet
+  flow_key text,  -- the flow that was created for the due time flow_due, and may not be started yet; with 'planned ' before it one that may not be created yet
   flow_due bigint,
   last_due bigint,  -- the youngest due time that is done with
   queued_at bigint,  -- a due time that waits for the flow of the last run to end
