@@ -39,9 +39,9 @@ class Fault:
     _seen: int = 0
     _happened: set[int] = field(default_factory=set)
 
-    def strikes(self, name: str, record: TaskRecord | ServiceRecord) -> bool:
-        """Count a call; tell whether it fails."""
-        if not matches(self.name, name) or (self.when is not None and not self.when(record)):
+    def strikes(self, names: Iterable[str], record: TaskRecord | ServiceRecord) -> bool:
+        """Count a call of that which has these names; tell whether it fails."""
+        if not any(matches(self.name, name) for name in names) or (self.when is not None and not self.when(record)):
             return False
         self._seen += 1
         if self._seen not in self.nth:
@@ -72,9 +72,10 @@ class Faults:
             raise BadRequest(f"the calls of {name} are counted from 1, got {nth}")
         self._faults.append(Fault(kind=kind, name=name, nth=wanted, when=when, error=error))
 
-    def of(self, name: str, record: TaskRecord | ServiceRecord) -> Fault | None:
-        """Return the failure of a call, if it has one. Every failure counts the call."""
-        struck = [fault for fault in self._faults if fault.strikes(name, record)]
+    def of(self, names: Iterable[str], record: TaskRecord | ServiceRecord) -> Fault | None:
+        """Return the failure of a call of that which has these names, if it has one. Every failure counts the call."""
+        names = list(names)
+        struck = [fault for fault in self._faults if fault.strikes(names, record)]
         return struck[0] if struck else None
 
     def check_all_happened(self) -> None:

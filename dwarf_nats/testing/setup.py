@@ -46,6 +46,7 @@ class Setup:
     def fake(self, task: str, *, returns: Any = None, raises: Raised | None = None, side_effect: Any = None) -> Fake:
         """Answer a task by a fake, also where a worker has it. The fake returned records its calls.
 
+        `task`: the url of the task, or its NATS subject `task.URL`.
         `returns`: the changes. `raises`: an exception. `side_effect`: a function, whose parameters are fields of the state as
         those of a task are, or an iterable with one value or exception for each call.
         """

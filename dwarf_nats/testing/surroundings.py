@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from dwarf_nats.workflow.services import ServiceCall
 
 REMEDY = 'register a worker with env.use(worker), or a fake with env.fake("{url}", returns={})'
+TASK_PREFIX = "task."
+"""A task may also be named by the NATS subject that it has by default."""
 NO_JSON = b'{"changes": {"total": '
 """A reply whose end is missing."""
 
@@ -78,7 +80,7 @@ class EnvTasks(FunctionTasks):
     async def execute(self, call: TaskCall) -> Answer:
         record = record_of(call)
         self.calls.setdefault(call.url, []).append(record)
-        fault = self._around.faults.of(call.url, record)
+        fault = self._around.faults.of((call.url, TASK_PREFIX + call.url), record)
         if fault is not None and fault.kind is not Kind.CRASH:
             return await self._fail(fault, call)
         with self._around.activity.during(f"task {call.url}"):
@@ -88,7 +90,7 @@ class EnvTasks(FunctionTasks):
         return answer
 
     async def _run(self, call: TaskCall, record: TaskRecord) -> Answer:
-        fake = self.fakes.get(call.url)
+        fake = self.fakes.get(call.url) or self.fakes.get(TASK_PREFIX + call.url)
         if fake is not None:
             fake.calls.append(record)
         call.emit = partial(self._emit, record)
@@ -119,7 +121,7 @@ class EnvServices:
         """Answer by the fake of the subject."""
         record = _record(call)
         fake = next((fake for pattern, fake in self.fakes.items() if matches(pattern, call.subject)), None)
-        fault = self._around.faults.of(call.subject, record)
+        fault = self._around.faults.of((call.subject,), record)
         if fault is not None and fault.kind is not Kind.CRASH:
             return await self._fail(fault, call)
         if fake is None:
@@ -135,7 +137,7 @@ class EnvServices:
     async def publish(self, call: ServiceCall, *, stream: bool) -> ServiceReply:
         """Keep the message."""
         record = _record(call, stream=stream)
-        fault = self._around.faults.of(call.subject, record)
+        fault = self._around.faults.of((call.subject,), record)
         if fault is not None and fault.kind is not Kind.CRASH:
             return await self._fail(fault, call)
         self.published.append(record)

@@ -180,6 +180,14 @@ async def test_plain_functions_run_in_threads_and_report_progress(flow_env: Flow
     assert (outcome.error, outcome.state) == (None, {"page": 7})
 
 
+async def test_a_task_may_be_named_by_its_subject(flow_env: FlowEnv) -> None:
+    fake = flow_env.fake("task.work", returns={"done": True})
+    flow_env.use({"work": lambda: None})
+    flow_env.fail("task.work")
+    outcome = await flow_env.run(retried())
+    assert (outcome.state, fake.call_count, len(flow_env.calls["work"])) == ({"done": True}, 1, 2)
+
+
 async def test_what_running_tasks_emit_is_kept(flow_env: FlowEnv) -> None:
     """B8."""
 
