@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 from dwarf_nats.errors import BadRequest
 from dwarf_nats.workflow.answer import Answer, ErrorInfo, TaskCall
 from dwarf_nats.workflow.arguments import bind, run_task
 from dwarf_nats.workflow.names import check_subject_name
 from dwarf_nats.workflow.state import MAX_DEPTH
+
+if TYPE_CHECKING:
+    from dwarf_nats.workflow.graph import Graph
 
 TaskFunction: TypeAlias = Callable[..., Any]
 NOT_HERE = 501
@@ -53,6 +56,25 @@ def functions_of(source: TaskSource) -> dict[str, TaskFunction]:
         if not callable(function):
             raise BadRequest(f"task {url} needs a function, got {type(function).__name__}")
     return found
+
+
+@runtime_checkable
+class HasGraphs(Protocol):
+    """Anything that brings graphs along with its tasks, such as a `Worker` of the SDK."""
+
+    @property
+    def registered_graphs(self) -> Sequence[Graph]:
+        """The graphs."""
+        ...
+
+
+def graphs_with(source: TaskSource) -> list[Graph]:
+    """Return the graphs that workers of a source bring along."""
+    if isinstance(source, HasGraphs):
+        return list(source.registered_graphs)
+    if isinstance(source, list | tuple | set | frozenset):
+        return [graph for one in source for graph in graphs_with(one)]
+    return []
 
 
 class FunctionTasks:

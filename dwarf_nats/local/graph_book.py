@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TypeAlias
 
 from dwarf_nats.errors import BadRequest, NotFound
-from dwarf_nats.workflow import documents
 from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.state import Raw
 
@@ -24,18 +23,10 @@ def graphs_of(source: GraphSource) -> list[Graph]:
         files = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES)
         if not files:
             raise BadRequest(f"the folder {path} has no graph files: they end in {', '.join(SUFFIXES)}")
-        return [_read(file) for file in files]
+        return [Graph.from_file(file) for file in files]
     if not path.exists():
         raise NotFound(f"there is no graph file {path}")
-    return [_read(path)]
-
-
-def _read(path: Path) -> Graph:
-    try:
-        text = documents.to_json(documents.read_file(path), is_yaml=path.suffix != ".json")
-        return Graph.from_json(text)
-    except BadRequest as error:
-        raise BadRequest(f"{path}: {error.message}") from None
+    return [Graph.from_file(path)]
 
 
 class GraphBook:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from dwarf_nats.engine.ports import Ports
 from dwarf_nats.library import engine_on
-from dwarf_nats.local.functions import FunctionTasks
+from dwarf_nats.local.functions import FunctionTasks, graphs_with
 from dwarf_nats.local.graph_book import GraphBook
 from dwarf_nats.local.local_client import LocalClient
 from dwarf_nats.local.services import LocalServices
@@ -51,6 +51,8 @@ async def client(
     settings = settings if settings is not None else EngineSettings()
     functions, book, local_services = FunctionTasks(REMEDY, settings.max_depth), GraphBook(), LocalServices(services)
     functions.add(tasks)
+    for graph in graphs_with(tasks):
+        book.add(graph)
     for source in [graphs] if isinstance(graphs, Graph | str | Path) else graphs:
         book.add(source)
     ports = Ports(

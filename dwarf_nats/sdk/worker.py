@@ -145,6 +145,11 @@ class Worker:
             raise BadRequest("graphs come too late: name them before the worker starts")
         self._graphs.add(given, prefix)
 
+    @property
+    def registered_graphs(self) -> list[Graph]:
+        """The graphs that it registers when it starts."""
+        return self._graphs.all
+
     # --- life ---
 
     async def start(self) -> None:

@@ -31,6 +31,11 @@ class WorkerGraphs:
     def __len__(self) -> int:
         return len(self._found)
 
+    @property
+    def all(self) -> list[Graph]:
+        """The graphs, in the order in which they were added."""
+        return [graph for graph, _ in self._found.values()]
+
     def add(self, given: Sequence[Graph | str | os.PathLike[str]], prefix: str) -> None:
         """Read and check graphs. Raises `BadRequest` with all problems, each with file and line; then none was added."""
         fresh: dict[str, tuple[Graph, str]] = {}

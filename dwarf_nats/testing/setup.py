@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from dwarf_nats.local.functions import graphs_with
 from dwarf_nats.local.graph_book import GraphBook
 from dwarf_nats.testing.activity import Activity
 from dwarf_nats.testing.fakes import Fake, new_fake
@@ -34,9 +35,10 @@ class Setup:
     # -- what there is
 
     def use(self, *sources: TaskSource) -> None:
-        """Register the tasks of workers, at once and as they are; also functions, and mappings of urls to functions."""
+        """Register the tasks and graphs of workers as they are; also functions, and mappings of urls to functions."""
         for source in sources:
             self.tasks.add(source)
+            self.graphs(*graphs_with(source))
 
     def graphs(self, *sources: GraphSource) -> None:
         """Register graphs: objects, files, or folders of files. Raises `BadRequest` for a graph that is not sound."""

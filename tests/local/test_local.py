@@ -82,6 +82,14 @@ def test_functions_serve_the_tasks_of_their_names_and_graphs_come_from_files(tmp
         local.run(tmp_path, tasks=worker)
 
 
+def test_the_graphs_of_a_worker_come_with_it() -> None:
+    bringing = Worker()
+    bringing.add_task("greet", greet)
+    bringing.add_task("shout", shout)
+    bringing.graphs(greeting())
+    assert local.run("greeting", {"name": "ada"}, tasks=bringing).state["greeting"] == "HELLO ADA"
+
+
 def test_pauses_are_answered_by_a_function_or_end_the_run() -> None:
     assert local.run(asking()).status is Status.INTERRUPTED
     outcome = local.run(asking(), answer=lambda pause: {"to": pause.payload["question"]})

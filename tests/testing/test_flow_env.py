@@ -166,6 +166,14 @@ async def test_the_tasks_of_a_worker_are_registered_at_once_and_a_fake_comes_fir
     assert [call.task for call in flow_env.calls["reserve"]] == ["reserve"]
 
 
+async def test_the_graphs_of_a_worker_come_with_it(flow_env: FlowEnv) -> None:
+    worker = Worker()
+    worker.add_task("work", lambda: {"done": True})
+    worker.graphs(line("brought", "work"))
+    flow_env.use([worker])
+    assert (await flow_env.run("brought")).state == {"done": True}
+
+
 async def test_plain_functions_run_in_threads_and_report_progress(flow_env: FlowEnv) -> None:
     """B7."""
 
@@ -289,7 +297,7 @@ async def test_graphs_come_from_files_and_folders(flow_env: FlowEnv, tmp_path: P
     flow_env.fake("work", returns={"done": True})
     assert (await flow_env.run("one")).state == (await flow_env.run("two")).state == {"done": True}
     (tmp_path / "bad.yaml").write_text("name: bad\ntasks: [{name: work}]\ntransitions: [{from: work, to: nowhere}]\n")
-    with pytest.raises(BadRequest, match=r"bad\.yaml: .*nowhere"):
+    with pytest.raises(BadRequest, match=r"bad\.yaml.*nowhere"):
         flow_env.graphs(tmp_path)
     with pytest.raises(NotFound, match="no graph file"):
         flow_env.graphs(tmp_path / "missing.yaml")
