@@ -9,9 +9,11 @@ import sys
 import tempfile
 from pathlib import Path
 
+from docsite.drawings import draw
 from docsite.pages import COPIED, LEFT_OUT, NAVIGATION, ROOT
 
 CONFIGURATION = ROOT / "docsite" / "zensical.toml"
+STYLE = "drawings.css"
 
 
 class SiteBroken(Exception):
@@ -47,6 +49,11 @@ def copy_pages(root: Path, target: Path) -> None:
     for compose in root.glob("docker-compose*.yml"):
         shutil.copy(compose, target / compose.name)
     shutil.copy(root / "README.md", target / "index.md")
+    shutil.copy(ROOT / "docsite" / STYLE, target / STYLE)
+    for page in target.rglob("*.md"):
+        text = page.read_text(encoding="utf-8")
+        if "```mermaid" in text:
+            page.write_text(draw(text), encoding="utf-8")
 
 
 def configuration() -> str:

@@ -22,7 +22,9 @@ LEFT_OUT = ("node_modules", "__pycache__")
 NAVIGATION: dict[str, list[str]] = {
     "Start": [
         "index.md",
+        "docs/README.md",
         "docs/getting-started.md",
+        "docs/tutorial.md",
         "docs/concepts.md",
         "docs/console.md",
         "docs/comparison.md",
@@ -104,7 +106,16 @@ NAVIGATION: dict[str, list[str]] = {
         "docs/operating/upgrading.md",
         "docs/operating/production-checklist.md",
     ],
-    "Reference": ["docs/wire-protocol.md", "docs/semantics.md", "docs/benchmarks.md", "CHANGELOG.md"],
+    "Reference": [
+        "docs/reference/README.md",
+        "docs/reference/graph-file.md",
+        "docs/reference/commands.md",
+        "docs/reference/errors.md",
+        "docs/wire-protocol.md",
+        "docs/semantics.md",
+        "docs/benchmarks.md",
+        "CHANGELOG.md",
+    ],
     "Contribute": ["CONTRIBUTING.md", "docs/design/README.md", "SECURITY.md"],
 }
 """The pages by who reads them. A page of `docs/` that is missing here fails a test; design notes have their own index."""

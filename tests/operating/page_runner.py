@@ -5,7 +5,8 @@ Every page of `docs/how-to/` and the tutorial is run; their blocks are read like
 - a block with a title that is a file's name, such as `title="order.yaml"`, is saved under that name
 - `sh` and `console` are typed into one shell, in order; a console's output is compared, where `…` stands for anything within a
   line, and a line of its own for any lines; a command may only fail if its output is shown
-- with the title *Another terminal*, each command is started and goes on running until the end of the page
+- with the title *Another terminal*, each command is started and goes on running until the end of the page; `dwarf-nats dev`
+  there takes the place of the service that other pages are given
 - a `mermaid` block draws the graph of the YAML before it
 - other languages are not run, but checked by the rule of their language
 - a comment `<!-- not run: reason -->` before a block leaves it out
@@ -151,18 +152,17 @@ class Terminal:
             code = int(await self._shell.stdout.readline())
         return code, told.removesuffix(b"\n\001").decode()
 
-    async def start(self, command: str) -> str:
-        """Start a command that goes on; its first line, which says that it is ready."""
+    async def start(self, command: str, until: bytes = b"\n") -> str:
+        """Start a command that goes on; what it printed until it was ready: a line, or as said."""
         process = await asyncio.create_subprocess_exec(
             "bash", "-c", f"exec {command}", cwd=self._folder, env=self.environment, start_new_session=True,
             stdout=asyncio.subprocess.PIPE,
         )  # fmt: skip
         self._started.append(process)
         assert process.stdout is not None
-        line = await asyncio.wait_for(process.stdout.readline(), _SOON)
-        assert line, f"{command} ended at once"
+        told = await asyncio.wait_for(process.stdout.readuntil(until), _SOON)
         self._drains.append(asyncio.create_task(process.stdout.read()))
-        return line.decode()
+        return told.decode()
 
 
 @asynccontextmanager
@@ -211,11 +211,11 @@ async def run_page(page: Path, folder: Path, *, strict: bool = True) -> list[tup
     async with AsyncExitStack() as stack:
         found = [one for one in blocks(page) if one.runs]
         url = ""
-        if any(one.language in RUN_LANGUAGES for one in found):
+        if any(one.language in RUN_LANGUAGES for one in found) and not any(_is_dev(one) for one in found):
             url = await stack.enter_async_context(running(folder))
         terminal = await stack.enter_async_context(Terminal(work, environment(folder / "home", url)))
         for block in found:
-            await _prepare_block(block, terminal, work, url)
+            url = await _prepare_block(block, terminal, work, url)
             if block.language in RUN_LANGUAGES and not block.title:
                 for command, shown in exchanges(block):
                     code, told = await terminal.type(command.replace(URL, url))
@@ -226,14 +226,24 @@ async def run_page(page: Path, folder: Path, *, strict: bool = True) -> list[tup
     return printed
 
 
-async def _prepare_block(block: Block, terminal: Terminal, work: Path, url: str) -> None:
-    """Save a file, or start what goes on running."""
-    if block.title == ELSEWHERE:
+def _is_dev(block: Block) -> bool:
+    return block.title == ELSEWHERE and block.text.startswith("dwarf-nats dev")
+
+
+async def _prepare_block(block: Block, terminal: Terminal, work: Path, url: str) -> str:
+    """Save a file, or start what goes on running; the URL of NATS."""
+    if _is_dev(block):
+        told = await terminal.start(block.text.strip(), until=b"Ctrl-C stops everything.\n")
+        url = re.findall(r"^NATS +(\S+)", told, re.MULTILINE)[0]
+        await terminal.type(f"export NATS_URL={url}")
+        terminal.environment["NATS_URL"] = url
+    elif block.title == ELSEWHERE:
         for line in block.text.strip().splitlines():
             await terminal.start(line.removeprefix(_PROMPT))
     elif block.title:
         (work / block.title).parent.mkdir(parents=True, exist_ok=True)
         (work / block.title).write_text(block.text.replace(URL, url))
+    return url
 
 
 def check_printed(page: Path, printed: list[tuple[str, str]]) -> None:

@@ -11,6 +11,7 @@ import tempfile
 import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,18 @@ from tests.operating.command_lines import ROOT
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "changes").glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 _FENCE = re.compile(r'^( *)```(\S*)(?: title="([^"\n]+)")?\n(.*?)^ *```$', re.MULTILINE | re.DOTALL)
 _NOT_RUN = re.compile(r"<!-- not run: [^>]+ -->\n+ *$")
+GRAPH_REFERENCE = ROOT / "docs" / "reference" / "graph-file.md"
+_OF_A_GRAPH = {
+    "name",
+    "tasks",
+    "entryPoint",
+    "transitions",
+    "defaults",
+    "fields",
+    "reducers",
+    "annotations",
+    "fanOutToFanIn",
+}
 SHELL = {"bash", "case", "do", "done", "echo", "esac", "exit", "for", "printf", "step=$(dwarf-nats", "while"}
 TOOLS = {"cat", "cd", "chmod", "cp", "createdb", "dwarf-nats", "make", "nats", "nats-server", "nsc", "openssl",
          "pg_dump", "pg_restore", "pip", "prometheus", "psql", "pytest", "python", "rm", "sqlite3",
@@ -182,10 +195,41 @@ def _check_part_of_graph(value: dict[str, Any]) -> None:
     Graph.from_values({**graph, "fields": value.get("fields"), "transitions": [{"from": name, "to": "END"}]}).validate()
 
 
+def graph_with(part: dict[str, Any]) -> Graph:
+    """A graph with a node, an edge, or keys of a graph, and as little else as possible."""
+    nodes: list[dict[str, Any]] = [{"name": "a"}, {"name": "b"}]
+    edges: list[dict[str, Any]] = [{"from": "a", "to": "b"}, {"from": "b", "to": "END"}]
+    if part.get("fanIn"):
+        edges = [
+            {"from": "a", "to": "b", "forEach": "items"},
+            {"from": "b", "to": part["name"]},
+            {"from": part["name"], "to": "END"},
+        ]
+        return Graph.from_values({"name": "g", "tasks": [*nodes, part], "transitions": edges})
+    if "from" in part:
+        each = part.get("forEach")
+        nodes = nodes[:1] if part["to"] == "END" else nodes
+        nodes = [{"name": "a"}, {"name": "b"}, {"name": "meet", "fanIn": True}] if each else nodes
+        edges = (
+            [part, {"from": "b", "to": "meet"}, {"from": "meet", "to": "END"}]
+            if each
+            else [part, *edges[1:]][: len(nodes)]
+        )
+        return Graph.from_values({"name": "g", "tasks": nodes, "transitions": edges})
+    if not set(part) - _OF_A_GRAPH and not (set(part) == {"name"} and part["name"] != "shop.order"):
+        named = part.get("tasks") or nodes
+        chain = [{"from": one["name"], "to": after["name"]} for one, after in pairwise(named)]
+        last = {"from": named[-1]["name"], "to": "END"}
+        return Graph.from_values({"name": "g", "tasks": named, "transitions": [*chain, last], **part})
+    return Graph.from_values({"name": "g", "tasks": [part], "transitions": [{"from": part["name"], "to": "END"}]})
+
+
 def check_yaml(block: Block) -> None:
     value = yaml.safe_load(block.text)
     assert isinstance(value, dict)
-    if "entryPoint" in value:
+    if block.page == GRAPH_REFERENCE and not {"entryPoint", "transitions"} <= set(value):
+        graph_with(value).validate()
+    elif "entryPoint" in value:
         Graph.from_json(json.dumps(value).encode()).validate()
     elif "keys" in value:  # a codec
         assert set(value) <= {"keys", "fields"}, block.shown

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from docsite.build import SiteBroken, build, copy_pages
+from docsite.drawings import draw
 from docsite.pages import COPIED, NAVIGATION, ROOT
 
 _LOADED = re.compile(r"<(?:script|img|iframe|source)[^>]*\ssrc=\"([^\"]+)\"|<link[^>]*\shref=\"([^\"]+)\"")
@@ -72,3 +73,20 @@ def test_links_to_files_beside_the_pages_lead_to_copies(tmp_path: Path) -> None:
     copy_pages(ROOT, tmp_path / "pages")
     for name in ("examples/shell/service.sh", "docker-compose.yml", "Dockerfile", "docs/operating/kubernetes.yaml"):
         assert (tmp_path / "pages" / name).exists()
+
+
+def test_graphs_and_diagrams_of_the_pages_are_drawn() -> None:
+    """Without a script: the drawing of the console stands in the page, beside the YAML or in place of the diagram."""
+    drawn = draw((ROOT / "docs" / "how-to" / "retry.md").read_text())
+    assert "```mermaid" not in drawn
+    assert drawn.count('<svg class="graph"') == 1
+    assert ">apologise</text>" in drawn
+    assert "on error" in drawn
+    states = draw((ROOT / "docs" / "states.md").read_text())
+    assert states.count('<svg class="graph"') == 2
+    assert "```mermaid" not in states
+
+
+def test_every_diagram_of_the_pages_can_be_drawn() -> None:
+    for page in (ROOT / "docs").rglob("*.md"):
+        assert "```mermaid" not in draw(page.read_text()), page
