@@ -1,6 +1,6 @@
 """Runs a page of the documents as a reader does, from an empty folder.
 
-Every page of `docs/how-to/` and the tutorial is run; their blocks are read like this:
+The README, the tutorial and every page of `docs/how-to/` are run; their blocks are read like this:
 
 - a block with a title that is a file's name, such as `title="order.yaml"`, is saved under that name
 - `sh` and `console` are typed into one shell, in order; a console's output is compared, where `…` stands for anything within a
@@ -41,8 +41,8 @@ from tests.operating.snippets import Block, blocks
 
 RUN_PAGES = [
     page
-    for page in (*sorted((ROOT / "docs" / "how-to").glob("*.md")), ROOT / "docs" / "tutorial.md")
-    if page.exists() and page.name != "README.md"
+    for page in (ROOT / "README.md", ROOT / "docs" / "tutorial.md", *sorted((ROOT / "docs" / "how-to").glob("*.md")))
+    if page != ROOT / "docs" / "how-to" / "README.md"
 ]
 URL = "nats://127.0.0.1:4222"
 """Where the documents say that NATS is."""

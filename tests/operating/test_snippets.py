@@ -7,7 +7,6 @@ import json
 import os
 import re
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -144,28 +143,6 @@ def alike(shown: Any, told: Any) -> bool:
         before, after = shown.split("…")
         return isinstance(told, str) and told.startswith(before) and told.endswith(after)
     return bool(shown == told)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(shutil.which("jq") is None, reason="jq is not at hand")
-async def test_the_readme_from_top_to_bottom(tmp_path: Path) -> None:
-    found = list(blocks(ROOT / "README.md"))
-    tasks, client, library = [one for one in found if one.language == "python"]
-    by_hand, by_shell = [one for one in found if one.language == "console"]
-    (shell,) = [line for one in found if one.language == "sh" for line in typed(one) if "--command" in line]
-    (tmp_path / "hello.py").write_text(tasks.text)
-    assert any("dwarf-nats dev hello.py" in typed(one) for one in found if one.language == "sh")
-    async with running(tmp_path) as url:
-        async with worker(url, str(tmp_path / "hello.py")):
-            put, run = typed(by_hand)
-            registered, outcome = [json.loads(line) for line in by_hand.text.splitlines() if line.startswith("{")]
-            assert alike(registered, await request(url, put))
-            assert alike(outcome, await request(url, run))
-            assert await script(url, tmp_path, client) == "HELLO ADA!\n"
-        async with worker(url, *shlex.split(shell)[2:]):
-            (line,) = typed(by_shell)
-            assert alike(json.loads("".join(output(by_shell))), json.loads(await cli(url, line)))
-    assert await script("", tmp_path, library) == ""
 
 
 @pytest.mark.slow
