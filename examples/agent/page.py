@@ -59,7 +59,6 @@ def build_app(client: Client) -> Starlette:
     @contextlib.asynccontextmanager
     async def life(_: Starlette) -> AsyncIterator[None]:
         async with client:
-            await support.register(client)
             yield
 
     routes = [
