@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 
+import nats
 import pytest
+from nats.aio.msg import Msg
 
 from dwarf_nats.dev_servers import NatsServer
 from dwarf_nats.sdk import Worker
@@ -79,3 +82,59 @@ async def test_k3_steps_queued_at_a_worker_outlive_their_time_budgets_and_go_els
         outcome = await caller.ok("flow.await", **second)
         assert (outcome["status"], outcome["state"]["turn"]) == ("completed", "b")
         assert began.empty()  # what had waited too long is not begun there
+
+
+async def test_k3_steps_of_one_message_are_queued_and_begin_one_by_one(caller: Caller, nats_server: NatsServer) -> None:
+    """K3, B4: branches that are due at once travel together. Those over the worker's limit wait there, and are explained."""
+    batches: list[list[object]] = []
+    turns: asyncio.Queue[None] = asyncio.Queue()
+    began: asyncio.Queue[int] = asyncio.Queue()
+
+    async def work(item: int) -> dict[str, int]:
+        began.put_nowait(item)
+        await turns.get()
+        return {"total": item}
+
+    async def nothing() -> None:
+        return None
+
+    async def heard(message: Msg) -> None:
+        if message.data[:1] == b"[" and b'"url"' in message.data[:2000]:
+            batches.append(json.loads(message.data))
+
+    graph = {
+        "name": "wide",
+        "tasks": [{"name": "split"}, {"name": "work"}, {"name": "join", "fanIn": True}],
+        "reducers": {"total": "add"},
+        "transitions": [
+            {"from": "split", "to": "work", "forEach": "items", "as": "item"},
+            {"from": "work", "to": "join"},
+            {"from": "join", "to": "END"},
+        ],
+    }
+    listener = await nats.connect(nats_server.url)
+    await listener.subscribe(">", cb=heard)
+    await listener.flush()
+    worker = Worker(nats_server.url, task_prefix=f"{caller.prefix}task", concurrency=2)
+    worker.add_task("work", work)
+    for name in ("split", "join"):
+        worker.add_task(name, nothing)
+    async with worker:
+        turns.put_nowait(None)
+        await caller.ok("flow.run", graph=graph, state={"items": [0]})  # now the replica knows what the worker takes
+        assert await began.get() == 0
+        flow = await caller.ok("flow.create", graph=graph, state={"items": [1, 2, 3, 4, 5, 6]}, start=True)
+        async with asyncio.timeout(20):
+            running = {await began.get(), await began.get()}
+            while True:
+                waits = (await caller.ok("flow.explain", **flow))["waits"]
+                if sum(one["text"].startswith("Queued at worker") for one in waits) == 4:
+                    break
+        assert began.empty()
+        assert max(map(len, batches)) > 1
+        for _ in range(6):
+            turns.put_nowait(None)
+        outcome = await caller.ok("flow.await", **flow)
+        assert (outcome["status"], outcome["state"]["total"]) == ("completed", 21)
+        assert running | {began.get_nowait() for _ in range(4)} == {1, 2, 3, 4, 5, 6}
+    await listener.close()
