@@ -63,8 +63,9 @@ FLOWS = Metric(
     labels=("workflow", "status"),
     description=(
         "Flows that no other flow called, by workflow and status (created, running, interrupted, failed, cancelled;"
-        f" completed flows are not counted), as one replica counts them once a minute. At most {COUNTED_FLOWS:,} of a status"
-        " and shard are counted: of failed and cancelled flows the newest, of the others the oldest."
+        " `dwarf_flows_terminated_total` counts completed ones), as one replica counts them once a minute."
+        f" At most {COUNTED_FLOWS:,} of a status and shard are counted: of failed and cancelled flows the newest, of the others"
+        " the oldest."
     ),
     interpretation="Which workflows pile up. Failed flows stay until somebody restarts, deletes or purges them.",
     of_deployment=True,
