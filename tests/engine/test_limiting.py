@@ -321,6 +321,29 @@ async def test_a_retry_waits_for_its_turn_like_any_step(engine: Engine, proxy: T
     await settled(engine)
 
 
+async def test_a_held_step_keeps_no_slot_from_others(engine: Engine, task: Counted) -> None:
+    """K1, K2: steps that wait for a limit when their workflow is held let others begin, and begin when it is not any more."""
+    await put(engine, task="counted", concurrency=1)
+    held = await create(engine, 2)
+    await task.times(1)
+    await waiting(engine, 1)
+    await engine.put_hold(workflow="limited")
+    other = await engine.create("pair", start=True)
+    await waiting(engine, 2)
+    task.end_one()
+    await until_rows(engine, [(1,)], "select count(*) from dwarf_steps where parked = 5")
+    await task.times(2)
+    task.end_one()
+    assert await all_end(engine, [other]) == {Status.COMPLETED}
+    await settled(engine)
+    await engine.delete_hold(workflow="limited")
+    await task.times(3)
+    task.open()
+    assert await all_end(engine, held) == {Status.COMPLETED}
+    assert task.most["*"] == 1
+    await settled(engine)
+
+
 async def test_a_step_that_waits_for_its_child_holds_no_slot(engine: Engine, proxy: TaskProxy) -> None:
     """K1, P1: a task that calls itself under a limit of one does not wait for itself."""
 
