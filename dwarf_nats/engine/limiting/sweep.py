@@ -18,6 +18,8 @@ SWEEP_SECONDS = 2.0
 """Between two sweeps: so long does the slot of a dead replica's step wait once the step is taken from it."""
 PERMITS_PAGE, QUEUES_PAGE, WAITS_PAGE = 2_000, 1_000, 2_000
 """Permits, queues and rows of queues that one sweep looks at; the next one goes on behind them."""
+BRISK_SECONDS = 0.2
+"""The pause after a sweep that had queues woken and left others: after a crash or a change, 100,000 keys may have room."""
 REST_SECONDS = 10.0
 """The pause after a sweep that found neither a permit nor a queue: then nothing waits to be healed."""
 PRUNE_RUNS = 30
@@ -40,6 +42,7 @@ class LimitSweep:
         self._waits: dict[int, int] = {}
         self._runs = 0
         self._resting = False
+        self._more = False
         self._clean = False
         """No limit, and a whole round that found nothing left of one."""
 
@@ -64,11 +67,13 @@ class LimitSweep:
                 self._log.debug("limits: %s", error)
             except Exception:
                 self._log.exception("a defect in the sweep of limits")
-            await self._clock.sleep(REST_SECONDS if self._resting else SWEEP_SECONDS)
+            brisk = BRISK_SECONDS if self._more else SWEEP_SECONDS
+            await self._clock.sleep(REST_SECONDS if self._resting else brisk)
 
     async def sweep(self) -> None:
         """Look through one page of everything. Raises `Unavailable`."""
         book = self._limiter.book
+        self._more = False
         found = await self._take_back()
         for shard in self._limiter.opened():
             queues = await self._wake(shard)
@@ -117,9 +122,11 @@ class LimitSweep:
             await limiter.release(name)
         slots = {slot: known[name] for name, slot in page if name in known}
         counts = await limiter.home.counts(slots) if slots else {}
+        filled = 0
         for slot, limit in slots.items():
             if slot not in counts:
                 limiter.fill([slot])
+                filled += 1
                 continue
             count, now = counts[slot]
             count.refill(limit, now)
@@ -127,4 +134,6 @@ class LimitSweep:
             # A permit that is reserved may be of a step that nobody has woken.
             if denial is None or count.reserved or denial.retry_us is not None:
                 limiter.fill([slot])
+                filled += denial is None
+        self._more |= len(page) == QUEUES_PAGE and filled > len(page) // 2
         return bool(page)
