@@ -76,6 +76,7 @@ NAVIGATION: dict[str, list[str]] = {
         "docs/synchronous-client.md",
         "docs/workflows-in-python.md",
         "docs/python-types.md",
+        "docs/python-reference.md",
         "docs/streaming.md",
         "docs/sealed-fields.md",
         "docs/agents.md",

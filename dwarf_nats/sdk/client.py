@@ -101,7 +101,10 @@ class Client(FlowReads, FlowControl, Limits, Holds, Retention, Schedules, Messag
         *,
         start: bool = False,
     ) -> str:
-        """Create a flow of a registered workflow, named, or of a graph sent along; returns its key (O1)."""
+        """Create a flow of a registered workflow, named, or of a graph sent along; returns its key (O1).
+
+        Example: `key = await client.create("order", {"total": 5}, start=True)`
+        """
         name, graph = workflow_fields(workflow)
         options, key = self._with_key(options)
         request = m.FlowCreateRequest(
@@ -116,7 +119,10 @@ class Client(FlowReads, FlowControl, Limits, Holds, Retention, Schedules, Messag
     async def create_task(
         self, task: str, state: Values = None, options: FlowOptions | None = None, *, start: bool = False
     ) -> str:
-        """Create a flow of a single task; returns its key (O1)."""
+        """Create a flow of a single task; returns its key (O1).
+
+        Example: `key = await client.create_task("charge", {"total": 5})`
+        """
         options, key = self._with_key(options)
         request = m.FlowCreateTaskRequest(
             task=task,
@@ -134,6 +140,8 @@ class Client(FlowReads, FlowControl, Limits, Holds, Retention, Schedules, Messag
         Its graph is that of the thread's latest flow, which must be completed; its state is that flow's final state merged
         with `state` through the graph's reducers. Baggage is inherited unless given, scheduling is not. A `thread` in the
         options is refused. Raises `Conflict` if the latest flow is not completed, `BadRequest` if a reducer cannot merge.
+
+        Example: `next_key = await client.continue_(key, {"total": 7}, start=True)`
         """
         options, key = self._with_key(options)
         request = m.FlowContinueRequest(
@@ -145,7 +153,10 @@ class Client(FlowReads, FlowControl, Limits, Holds, Retention, Schedules, Messag
         return await self._create("flow.continue", request, key)
 
     async def start(self, flow_key: str, notify: str = "") -> None:
-        """Start a created flow (O2); `notify` names the subject on which its outcome is announced (B4)."""
+        """Start a created flow (O2); `notify` names the subject on which its outcome is announced (B4).
+
+        Example: `await client.start(key)`
+        """
         await self._request("flow.start", m.FlowStartRequest(flow_key=flow_key, notify=notify or UNSET))
 
     async def run(
@@ -159,6 +170,8 @@ class Client(FlowReads, FlowControl, Limits, Holds, Retention, Schedules, Messag
         """Create a flow, start it and wait for its outcome (O3). `timeout`: in seconds, `None` for no limit.
 
         Raises `TimedOut`, with the key in `details["flow_key"]`, if the flow is still going then.
+
+        Example: `outcome = await client.run("order", {"total": 5}, timeout=60)`
         """
         name, graph = workflow_fields(workflow)
         options, key = self._with_key(options)
@@ -196,17 +209,24 @@ class Client(FlowReads, FlowControl, Limits, Holds, Retention, Schedules, Messag
         """Return the outcome as soon as the flow is stopped (O4).
 
         `timeout`: in seconds, `None` for no limit. Raises `TimedOut` if the flow is still going then.
+
+        Example: `outcome = await client.await_(key, timeout=60)`
         """
         return await self._wait("flow.await", flow_key, WaitDeadline(timeout, self._patience), timeout)
 
     async def poll(self, flow_key: str, timeout: float | None = 30.0) -> Outcome:
-        """Wait as `await_` does, but return where the flow stands if it is still going after `timeout` seconds (O4)."""
+        """Wait as `await_` does, but return where the flow stands if it is still going after `timeout` seconds (O4).
+
+        Example: `outcome = await client.poll(key, timeout=1)`
+        """
         return await self._wait("flow.poll", flow_key, WaitDeadline(timeout, self._patience), timeout)
 
     async def watch(self, flow_key: str, interval: float = 0.25) -> AsyncIterator[Change]:
         """Yield the flow as it is now, then again after every change, until it is completed, failed or cancelled.
 
         The flow is polled every `interval` seconds, and at once when it stops; several changes in between are one.
+
+        Example: `async for change in client.watch(key): print(change.outcome.status)`
         """
         seen = ""
         while True:
@@ -230,6 +250,8 @@ class Client(FlowReads, FlowControl, Limits, Holds, Retention, Schedules, Messag
         An async iterator of `Chunk`s, and a context manager: inside of `async with`, nothing that is emitted is missed, so
         start the flow there. `flow_key` is that of the flow at the top. With `end_at_pause` the iteration also ends when
         the flow is interrupted. Afterwards `outcome` is the flow's.
+
+        Example: `async for chunk in client.stream(key): print(chunk.text)`
         """
         return FlowStream(self, flow_key, codec=self._codec, end_at_pause=end_at_pause)
 

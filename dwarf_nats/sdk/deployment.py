@@ -23,7 +23,10 @@ class Deployment(Requester):
     """Base of `Client` with the operations on replicas, shards, tasks and graphs."""
 
     async def breaker(self, task: str) -> bool:
-        """Return whether the circuit breaker of a task, named by its url, is tripped (O16)."""
+        """Return whether the circuit breaker of a task, named by its url, is tripped (O16).
+
+        Example: `tripped = await client.breaker("charge")`
+        """
         body = await self._read("task.breaker", m.TaskBreakerRequest(task=task))
         return decode(m.TaskBreakerReply, body, "task.breaker").tripped
 
@@ -32,6 +35,8 @@ class Deployment(Requester):
 
         All replicas are asked at once. Replicas that do not answer within `wait` seconds, or long after the others, are
         missing. Raises `Unavailable` if none answers.
+
+        Example: `ready = [one.ready for one in await client.health()]`
         """
         await self._channel()
         found = await all_replies(self.nc, self.subjects.health(), wait)
@@ -40,7 +45,10 @@ class Deployment(Requester):
         return [decode(m.HealthReply, message.data, "health") for message in found]
 
     async def shard_info(self) -> list[ShardInfo]:
-        """Return health and size of every shard (O16)."""
+        """Return health and size of every shard (O16).
+
+        Example: `shards = await client.shard_info()`
+        """
         body = await self._read("shard.info", m.EmptyRequest())
         return [shard_record(one) for one in decode(m.ShardInfoReply, body, "shard.info").shards]
 
@@ -48,6 +56,8 @@ class Deployment(Requester):
         """Return audit records, newest first, and the cursor of the next page, empty on the last one (M3).
 
         Each says which operation steered what, by whom, why, and whether it was refused.
+
+        Example: `records, cursor = await client.list_audit(AuditQuery(operation="flow.cancel"))`
         """
         body = await self._read("audit.list", audit_request(query if query is not None else AuditQuery(), cursor))
         reply = decode(m.AuditListReply, body, "audit.list")
@@ -57,6 +67,8 @@ class Deployment(Requester):
         """Say whether a shard takes new flows, and its share of them; `None` leaves one as it is (O17).
 
         A cordoned shard goes on with the flows it has.
+
+        Example: `await client.put_shard(1, weight=0.5)`
         """
         request = m.ShardPutRequest(
             shard=shard,
@@ -69,24 +81,36 @@ class Deployment(Requester):
         """Register a graph under its name, replacing the graph registered there; `warnings` name likely mistakes (G11).
 
         `updated_at` is 0, because the reply does not have it.
+
+        Example: `info = await client.put_graph(graph)`
         """
+        text = graph_json(graph)
         try:
-            body = await self._read("graph.put", graph_json(graph))
+            body = await self._read("graph.put", text)
         except BadRequest as error:
             raise graph.placed(error) from None
         reply = decode(m.GraphPutReply, body, "graph.put")
         return GraphInfo(reply.name, reply.digest, 0, tuple(or_default(reply.warnings, [])))
 
     async def get_graph(self, name: str) -> Graph:
-        """Return a registered graph."""
+        """Return a registered graph.
+
+        Example: `graph = await client.get_graph("order")`
+        """
         return Graph.from_json(await self._read("graph.get", m.GraphRequest(name=name)))
 
     async def delete_graph(self, name: str) -> None:
-        """Remove a graph from the registry; flows made of it keep theirs (G10)."""
+        """Remove a graph from the registry; flows made of it keep theirs (G10).
+
+        Example: `await client.delete_graph("old")`
+        """
         await self._request("graph.delete", m.GraphRequest(name=name))
 
     async def list_graphs(self) -> list[GraphInfo]:
-        """Return all registered graphs."""
+        """Return all registered graphs.
+
+        Example: `names = [one.name for one in await client.list_graphs()]`
+        """
         reply = decode(m.GraphListReply, await self._read("graph.list", m.EmptyRequest()), "graph.list")
         return [graph_record(one) for one in reply.graphs]
 
@@ -94,14 +118,20 @@ class Deployment(Requester):
         """Return the likely mistakes in the graph, a sentence each (G11).
 
         Raises `BadRequest` if the service would refuse the graph (G6).
+
+        Example: `warnings = await client.validate_graph(graph)`
         """
+        text = graph_json(graph)
         try:
-            body = await self._read("graph.validate", graph_json(graph))
+            body = await self._read("graph.validate", text)
         except BadRequest as error:
             raise graph.placed(error) from None
         return or_default(decode(m.GraphValidateReply, body, "graph.validate").warnings, [])
 
     async def graph_mermaid(self, name: str) -> str:
-        """Return a registered graph as a Mermaid flowchart (D1)."""
+        """Return a registered graph as a Mermaid flowchart (D1).
+
+        Example: `text = await client.graph_mermaid("order")`
+        """
         body = await self._read("graph.mermaid", m.GraphRequest(name=name))
         return decode(m.MermaidReply, body, "graph.mermaid").mermaid

@@ -30,7 +30,10 @@ class FlowControl(Requester):
     """Base of `Client` with the operations that cancel, continue, repeat, copy and delete flows."""
 
     async def cancel(self, flow_key: str, reason: str = "") -> None:
-        """Cancel a flow that has not ended yet (O10)."""
+        """Cancel a flow that has not ended yet (O10).
+
+        Example: `await client.cancel(key, "out of stock")`
+        """
         await self._request("flow.cancel", m.FlowCancelRequest(flow_key=flow_key, reason=reason or UNSET))
 
     async def resume(self, flow_key: str = "", data: Any = None, *, step_key: str = "") -> None:
@@ -39,6 +42,8 @@ class FlowControl(Requester):
         Any flow of a chain of subgraphs will do. Give `step_key` instead, from `pauses` of an outcome, to continue exactly
         that interrupt (P5). `data`: Python values, or `msgspec.Raw` JSON text. The flow runs again once no branch is paused
         any more. Raises `Conflict` if no interrupt paused it.
+
+        Example: `await client.resume(key, {"yes": True})`
         """
         text = UNSET if data is None else Raw(encode_value(data, "data"))
         request = m.FlowResumeRequest(flow_key=flow_key or UNSET, step_key=step_key or UNSET, data=text)
@@ -48,6 +53,8 @@ class FlowControl(Requester):
         """Continue the oldest breakpoint of a flow, with fields of the step's state replaced; `None` deletes one (O11).
 
         Give `step_key` instead to continue exactly that breakpoint (P5). Raises `Conflict` if no breakpoint paused it.
+
+        Example: `await client.resume_break(key, {"total": 7})`
         """
         fields = json_object(overrides, "overrides")
         request = m.FlowResumeBreakRequest(flow_key=flow_key or UNSET, step_key=step_key or UNSET, overrides=fields)
@@ -66,6 +73,8 @@ class FlowControl(Requester):
 
         `id`: signalled again while it is kept, the event counts once, so a request whose reply was lost is sent again. `keep`:
         seconds, a day unless given; 0 does not keep it. Returns how many steps received it, and whether it is kept.
+
+        Example: `receipt = await client.signal("payment.settled", "o-7", {"amount": 5})`
         """
         request = m.FlowSignalRequest(
             event=event,
@@ -82,6 +91,8 @@ class FlowControl(Requester):
         """Set a breakpoint before a task, or clear it; `task` is a node's name, or the url of just one node (O12).
 
         Subgraphs pause there, too. Raises `Conflict` on a flow that has ended.
+
+        Example: `await client.break_before(key, "approve")`
         """
         request = m.FlowBreakBeforeRequest(flow_key=flow_key, task=task, enabled=UNSET if enabled else False)
         await self._read("flow.break_before", request)
@@ -90,6 +101,8 @@ class FlowControl(Requester):
         """Run a stopped flow again from its entry step, in place; later steps and subgraphs are removed (O13).
 
         `overrides` replace fields of the entry state, `None` deletes one. Raises `Conflict` while it runs.
+
+        Example: `await client.restart(key, {"total": 7})`
         """
         request = m.FlowOverridesRequest(flow_key=flow_key, overrides=json_object(overrides, "overrides"))
         await self._request("flow.restart", request)
@@ -99,6 +112,8 @@ class FlowControl(Requester):
 
         `overrides` replace fields of the step's state, `None` deletes one. Raises `Conflict` unless the step and the steps
         it led to are at rest, and on a cancelled flow.
+
+        Example: `await client.restart_from(step_key, {"total": 7})`
         """
         request = m.StepOverridesRequest(step_key=step_key, overrides=json_object(overrides, "overrides"))
         await self._request("flow.restart_from", request)
@@ -108,6 +123,8 @@ class FlowControl(Requester):
 
         The original stays as it is. `overrides` replace fields of the step's state, `None` deletes one. `tags`: instead of
         those of the original. Raises `Conflict` if the flow has not ended.
+
+        Example: `copy = await client.fork(step_key, {"total": 7})`
         """
         request = m.FlowForkRequest(
             step_key=step_key,
@@ -122,13 +139,18 @@ class FlowControl(Requester):
         """Set tags of a flow, or remove them with `None`; returns all it has then (Q1).
 
         Tags may be given as keywords, too: `tag(flow_key, customer=4711, urgent=None)`. Without any, nothing is changed.
+
+        Example: `tags = await client.tag(key, customer=4711, urgent=None)`
         """
         changes = checked_changes({**(tags or {}), **named}, "tags")
         body = await self._read("flow.tag", m.FlowTagRequest(flow_key=flow_key, tags=tags_json(changes)))
         return tags_record(decode(m.FlowTagReply, body, "flow.tag").tags)
 
     async def delete(self, flow_key: str) -> None:
-        """Delete a flow that is not running (O9)."""
+        """Delete a flow that is not running (O9).
+
+        Example: `await client.delete(key)`
+        """
         await self._request("flow.delete", m.FlowRequest(flow_key=flow_key))
 
     async def bulk(
@@ -148,6 +170,8 @@ class FlowControl(Requester):
         `action`: `cancel` with a `reason`, `restart`, `restart_failed` (each failed step), `resume` with `data`, `delete`, or
         `tag` with `tags`. `dry_run`: only count, and show some of the flows. `limit`: flows of a page at most. `cursor`: of a
         page, to go on after it. The flows are those that are there when it begins; none is done twice.
+
+        Example: `async for page in client.bulk("cancel", Query(workflow="order"), reason="recall"): print(page.done)`
         """
         order = Bulk(
             action=BulkAction.of(action),
@@ -173,6 +197,8 @@ class FlowControl(Requester):
         """Carry out one page of a bulk operation (M1); `bulk` carries out all.
 
         A request whose reply was lost is sent again where that does nothing twice: with a cursor, and not to resume flows.
+
+        Example: `page = await client.bulk_page(Bulk(action=BulkAction.DELETE, query=Query(status="failed"), dry_run=True))`
         """
         fields = query_fields(order.query)
         request = m.FlowBulkRequest(
@@ -196,6 +222,8 @@ class FlowControl(Requester):
         """Delete the flows that match and are not running; returns how many (O9).
 
         Raises `BadRequest` unless at least one of status, workflow and older_than_ms is given.
+
+        Example: `count = await client.purge(Query(status="completed", older_than_ms=86_400_000))`
         """
         request = m.FlowPurgeRequest(**query_fields(query))
         return decode(m.FlowPurgeReply, await self._request("flow.purge", request), "flow.purge").deleted

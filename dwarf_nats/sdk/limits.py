@@ -14,14 +14,23 @@ class Limits(Requester):
     """Base of `Client` with the operations on limits."""
 
     async def put_limit(self, limit: Limit) -> None:
-        """Set a limit of a task or workflow, in place of the one of its name (K1). Raises `BadRequest`."""
+        """Set a limit of a task or workflow, in place of the one of its name (K1). Raises `BadRequest`.
+
+        Example: `await client.put_limit(Limit(name="bank", task="charge", concurrency=5))`
+        """
         await self._request("limit.put", limit_document(limit))
 
     async def list_limits(self) -> list[LimitInfo]:
-        """Return the limits by name, with how many they count and how many wait (K1)."""
+        """Return the limits by name, with how many they count and how many wait (K1).
+
+        Example: `limits = await client.list_limits()`
+        """
         body = await self._read("limit.list", m.EmptyRequest())
         return [limit_info(one) for one in decode(m.LimitListReply, body, "limit.list").limits]
 
     async def delete_limit(self, name: str) -> None:
-        """Remove a limit: what waits for it may begin (K1). Raises `NotFound`."""
+        """Remove a limit: what waits for it may begin (K1). Raises `NotFound`.
+
+        Example: `await client.delete_limit("bank")`
+        """
         await self._request("limit.delete", m.LimitRequest(name=name))

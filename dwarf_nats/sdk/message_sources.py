@@ -39,32 +39,50 @@ class MessageSources(Requester):
     """Base of `Client` with the operations on what starts flows by itself."""
 
     async def put_source(self, source: Source) -> SourceInfo:
-        """Turn the messages of a subject into flows or events, in place of the source of this name (R1)."""
+        """Turn the messages of a subject into flows or events, in place of the source of this name (R1).
+
+        Example: `await client.put_source(source)`
+        """
         body = await self._read("source.put", source_request(source))
         return source_info(decode(m.SourceReply, body, "source.put"))
 
     async def get_source(self, name: str) -> SourceInfo:
-        """Return a source, and how it stands (R2)."""
+        """Return a source, and how it stands (R2).
+
+        Example: `info = await client.get_source("orders")`
+        """
         body = await self._read("source.get", m.SourceRequest(name=name))
         return source_info(decode(m.SourceReply, body, "source.get"))
 
     async def list_sources(self) -> list[SourceInfo]:
-        """Return all sources, by name."""
+        """Return all sources, by name.
+
+        Example: `sources = await client.list_sources()`
+        """
         body = await self._read("source.list", m.EmptyRequest())
         return [source_info(one) for one in decode(m.SourceListReply, body, "source.list").sources]
 
     async def pause_source(self, name: str) -> SourceInfo:
-        """Leave the messages of a source in their stream until it is resumed."""
+        """Leave the messages of a source in their stream until it is resumed.
+
+        Example: `await client.pause_source("orders")`
+        """
         body = await self._read("source.pause", m.SourceRequest(name=name))
         return source_info(decode(m.SourceReply, body, "source.pause"))
 
     async def resume_source(self, name: str) -> SourceInfo:
-        """Go on with the messages of a source that was paused."""
+        """Go on with the messages of a source that was paused.
+
+        Example: `await client.resume_source("orders")`
+        """
         body = await self._read("source.resume", m.SourceRequest(name=name))
         return source_info(decode(m.SourceReply, body, "source.resume"))
 
     async def delete_source(self, name: str) -> None:
-        """Forget a source. Its consumer is removed from the stream; flows go on."""
+        """Forget a source. Its consumer is removed from the stream; flows go on.
+
+        Example: `await client.delete_source("orders")`
+        """
         await self._request("source.delete", m.SourceRequest(name=name))
 
     async def send_message(
@@ -74,6 +92,8 @@ class MessageSources(Requester):
 
         `subject`: needed if that of the source has wildcards. Raises `NotFound`, `BadRequest`, `Forbidden`, and `Unavailable`
         if the stream does not acknowledge it: then it may or may not be there, and `Nats-Msg-Id` makes a repetition harmless.
+
+        Example: `stored = await client.send_message("orders", b'{"total": 5}')`
         """
         found = (await self.get_source(source)).source
         to = _subject_of(found, subject)
@@ -127,17 +147,25 @@ class MessageSources(Requester):
         """Return rows that have not become flows yet, and the cursor of the next page, empty on the last.
 
         `rejected`: only those put aside because they cannot be used.
+
+        Example: `rows, cursor = await client.list_outbox(rejected=True)`
         """
         request = m.OutboxListRequest(rejected=rejected or UNSET, limit=limit, cursor=cursor or UNSET)
         reply = decode(m.OutboxListReply, await self._read("outbox.list", request), "outbox.list")
         return [row_info(one) for one in reply.rows], or_default(reply.cursor, "")
 
     async def retry_outbox(self, row: str) -> None:
-        """Take up a row of an outbox now, also one that was put aside. `row`: shard and number, such as `1-42`."""
+        """Take up a row of an outbox now, also one that was put aside. `row`: shard and number, such as `1-42`.
+
+        Example: `await client.retry_outbox("1-42")`
+        """
         await self._read("outbox.retry", m.OutboxRequest(row=row))
 
     async def delete_outbox(self, row: str) -> None:
-        """Remove a row from an outbox: no flow comes of it. `row`: shard and number, such as `1-42`."""
+        """Remove a row from an outbox: no flow comes of it. `row`: shard and number, such as `1-42`.
+
+        Example: `await client.delete_outbox("1-42")`
+        """
         await self._request("outbox.delete", m.OutboxRequest(row=row))
 
 

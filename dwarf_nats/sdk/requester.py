@@ -71,12 +71,18 @@ class Requester:
         self._closed = False
 
     async def connect(self) -> Self:
-        """Connect now instead of at the first request. Raises `Unavailable` if no NATS server answers."""
+        """Connect now instead of at the first request. Raises `Unavailable` if no NATS server answers.
+
+        Example: `client = await Client(url).connect()`
+        """
         await self._channel()
         return self
 
     async def close(self) -> None:
-        """Close the connection, unless it was given to this client. Requests under way raise `Unavailable`."""
+        """Close the connection, unless it was given to this client. Requests under way raise `Unavailable`.
+
+        Example: `await client.close()`
+        """
         self._closed = True
         requests, self._requests = self._requests, None
         if requests is not None:
@@ -132,6 +138,8 @@ class Requester:
 
         `actor` goes into `Dwarf-Actor`, in place of the client's. `wait_seconds`: time the service may take on purpose. Raises
         the refusal of the service.
+
+        Example: `body = await client.request("flow.list", b'{"limit": 5}')`
         """
         headers = {h.ACTOR: percent_encode(actor)} if actor else {}
         return await self._send(

@@ -114,7 +114,10 @@ class Worker:
         return self._server is not None and self._server.executor is not None
 
     def task(self, url: str) -> Callable[[F], F]:
-        """Register the decorated function for the task `url`; it can be called as before."""
+        """Register the decorated function for the task `url`; it can be called as before.
+
+        Example: `@worker.task("charge")`
+        """
 
         def register(function: F) -> F:
             self.add_task(url, function)
@@ -123,7 +126,10 @@ class Worker:
         return register
 
     def add_task(self, url: str, function: Callable[..., Any]) -> None:
-        """Register a function for the task `url`. Raises `BadRequest` for a bad or taken url."""
+        """Register a function for the task `url`. Raises `BadRequest` for a bad or taken url.
+
+        Example: `worker.add_task("charge", charge)`
+        """
         check_subject_name(url, "task url")
         if not callable(function):
             raise BadRequest(f'task {url} needs a function: write @worker.task("{url}") above one')
@@ -140,6 +146,8 @@ class Worker:
 
         All are read and checked here. Raises `BadRequest` with all problems, each with file and line. `prefix`: the subject
         prefix of the deployment. A worker that serves waits for a replica to register them; `start` raises `Unavailable`.
+
+        Example: `worker.graphs(graph)`
         """
         if self.is_running:
             raise BadRequest("graphs come too late: name them before the worker starts")
@@ -157,11 +165,16 @@ class Worker:
 
         Raises `Unavailable` if no NATS server answers, `Forbidden` if permissions let it serve no task, `BadRequest` without
         tasks, `TypeError` for a function whose arguments cannot be filled by name.
+
+        Example: `await worker.start()`
         """
         await self._start(retry=False)
 
     async def start_patiently(self) -> None:
-        """Start as `start` does, but wait for a NATS server for ever."""
+        """Start as `start` does, but wait for a NATS server for ever.
+
+        Example: `await worker.start_patiently()`
+        """
         await self._start(retry=True)
 
     async def _start(self, retry: bool) -> None:
@@ -216,6 +229,8 @@ class Worker:
 
         Returns whether everything was finished. Executions that are not after `drain_seconds` are cancelled, and the engine
         runs their steps elsewhere.
+
+        Example: `finished = await worker.stop(drain_seconds=5)`
         """
         server, subscriptions = self._server, self._subscriptions
         if subscriptions is not None:
@@ -256,7 +271,10 @@ class Worker:
         await self.stop()
 
     def halt(self) -> None:
-        """Make a `stop` that is under way cancel the executions now instead of waiting for them."""
+        """Make a `stop` that is under way cancel the executions now instead of waiting for them.
+
+        Example: `worker.halt()`
+        """
         self._hurry.set()
 
     async def serve(self) -> bool:
@@ -264,11 +282,16 @@ class Worker:
 
         Waits for a NATS server for ever. Gives the event loop one thread per concurrent task. Returns whether every
         execution was finished.
+
+        Example: `finished = await worker.serve()`
         """
         return await serving.serve(self)
 
     def main(self) -> None:
-        """Serve and end the process; the last line of a script: `if __name__ == "__main__": worker.main()`."""
+        """Serve and end the process; the last line of a script: `if __name__ == "__main__": worker.main()`.
+
+        Example: `worker.main()`
+        """
         serving.main(self)
 
 

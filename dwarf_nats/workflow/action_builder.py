@@ -52,7 +52,10 @@ class ActionBuilder(GraphBuilder):
         *,
         into: str = "",
     ) -> None:
-        """Add a node that runs a workflow with this input, a template, and keeps its final state in the field `into`."""
+        """Add a node that runs a workflow with this input, a template, and keeps its final state in the field `into`.
+
+        Example: `graph.add_workflow("ship", "shipping", {"order": "=order_id"})`
+        """
         self._add(name, RunWorkflow(workflow, _members(input)), into)
 
     def add_request(
@@ -64,7 +67,10 @@ class ActionBuilder(GraphBuilder):
         headers: Mapping[str, Any] | None = None,
         into: str = "",
     ) -> None:
-        """Add a node that sends one NATS request and keeps the reply in the field `into`. All values are templates."""
+        """Add a node that sends one NATS request and keeps the reply in the field `into`. All values are templates.
+
+        Example: `graph.add_request("quote", "pricing.quote", {"order": "=order_id"}, into="price")`
+        """
         action = SendRequest(subject=subject, payload=payload, headers=_members(headers))
         self._add(name, action, into)
 
@@ -77,33 +83,51 @@ class ActionBuilder(GraphBuilder):
         headers: Mapping[str, Any] | None = None,
         stream: bool = False,
     ) -> None:
-        """Add a node that publishes one message; with `stream` it completes once JetStream has stored it."""
+        """Add a node that publishes one message; with `stream` it completes once JetStream has stored it.
+
+        Example: `graph.add_publish("tell", "orders.shipped", {"order": "=order_id"}, stream=True)`
+        """
         message = PublishMessage(subject=subject, payload=payload, headers=_members(headers), stream=stream)
         self._add(name, message)
 
     def add_wait(self, name: str, event: str, key: str = "", *, timeout: float | None = None, into: str = "") -> None:
-        """Add a node that waits for an event with this key, a template. `timeout` in seconds; then it fails with 408."""
+        """Add a node that waits for an event with this key, a template. `timeout` in seconds; then it fails with 408.
+
+        Example: `graph.add_wait("paid", "payment.settled", "=order_id", timeout=86_400)`
+        """
         timeout_ms = self._ms(timeout, f"node {name!r}, wait.timeoutMs")
         self._add(name, WaitForEvent(event=event, key=key, timeout_ms=timeout_ms), into)
 
     def add_ask(self, name: str, payload: Any = None, *, timeout: float | None = None, into: str = "") -> None:
-        """Add a node that pauses with this payload, a template, until somebody resumes it. `timeout` in seconds."""
+        """Add a node that pauses with this payload, a template, until somebody resumes it. `timeout` in seconds.
+
+        Example: `graph.add_ask("approve", {"total": "=total"}, timeout=172_800)`
+        """
         timeout_ms = self._ms(timeout, f"node {name!r}, ask.timeoutMs")
         self._add(name, AskPerson(payload=payload, timeout_ms=timeout_ms), into)
 
     def add_sleep(self, name: str, seconds: float | str | None = None, *, until: str | None = None) -> None:
-        """Add a node that sleeps: seconds, or an expression that gives milliseconds; or until a time in RFC 3339."""
+        """Add a node that sleeps: seconds, or an expression that gives milliseconds; or until a time in RFC 3339.
+
+        Example: `graph.add_sleep("later", 30)`
+        """
         ms = seconds if isinstance(seconds, str) else self._ms(seconds, f"node {name!r}, sleep.ms")
         self._add(name, Sleep(ms=ms, until=until))
 
     # -- policies
 
     def set_timeout(self, name: str, seconds: float) -> None:
-        """Bound one call of this node; it overrules the time budget of the flow and of the service."""
+        """Bound one call of this node; it overrules the time budget of the flow and of the service.
+
+        Example: `graph.set_timeout("charge", 10)`
+        """
         self._policy_of(name).timeout_ms = self._ms(seconds, f"node {name!r}, timeoutMs")
 
     def set_queue_timeout(self, name: str, seconds: float) -> None:
-        """Bound the time that a step of this node may wait in the queue of a worker before it is given to another (K3)."""
+        """Bound the time that a step of this node may wait in the queue of a worker before it is given to another (K3).
+
+        Example: `graph.set_queue_timeout("charge", 5)`
+        """
         self._policy_of(name).queue_timeout_ms = self._ms(seconds, f"node {name!r}, queueTimeoutMs")
 
     def set_retry(
@@ -118,7 +142,10 @@ class ActionBuilder(GraphBuilder):
         jitter: float = 0.0,
         codes: Sequence[int] = (),
     ) -> None:
-        """Retry the node after an error; delays in seconds. `codes`: only errors with one of these codes."""
+        """Retry the node after an error; delays in seconds. `codes`: only errors with one of these codes.
+
+        Example: `graph.set_retry("charge", 5, 0.2, jitter=0.2)`
+        """
         where = f"node {name!r}"
         policy = RetryPolicy(
             max_attempts=max_attempts,
@@ -134,7 +161,10 @@ class ActionBuilder(GraphBuilder):
     def set_defaults(
         self, *, timeout: float | None = None, retry: RetryPolicy | None = None, queue_timeout: float | None = None
     ) -> None:
-        """Set the policies of all nodes that have none of their own. `timeout` and `queue_timeout` in seconds."""
+        """Set the policies of all nodes that have none of their own. `timeout` and `queue_timeout` in seconds.
+
+        Example: `graph.set_defaults(timeout=10, retry=RetryPolicy(max_attempts=5))`
+        """
         self.defaults = Defaults(
             timeout_ms=self._ms(timeout, "defaults.timeoutMs"),
             queue_timeout_ms=self._ms(queue_timeout, "defaults.queueTimeoutMs"),
@@ -142,7 +172,10 @@ class ActionBuilder(GraphBuilder):
         )
 
     def compensate(self, name: str, by: str | SetFields | SendRequest | PublishMessage) -> None:
-        """Compensate completed steps of this node if their flow fails or is cancelled: by a task's url, or an action."""
+        """Compensate completed steps of this node if their flow fails or is cancelled: by a task's url, or an action.
+
+        Example: `graph.compensate("charge", "billing.refund")`
+        """
         self._policy_of(name).compensate = self._sound(
             lambda: node_json.write_policies(None, None, _compensation(by)),
             node_json.read_compensation,
@@ -158,7 +191,10 @@ class ActionBuilder(GraphBuilder):
         description: str = "",
         sealed: bool = False,
     ) -> None:
-        """Declare a field of the state, with names of JSON Schema types."""
+        """Declare a field of the state, with names of JSON Schema types.
+
+        Example: `graph.declare_field("total", "integer", default=0)`
+        """
         field = Field(types=types, required=required, default=default, description=description, sealed=sealed)
         declared = self._sound(
             lambda: {"fields": node_json.write_fields({name: field})}, node_json.read_fields, f"field {name!r}"

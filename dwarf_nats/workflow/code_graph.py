@@ -6,7 +6,7 @@ A `Workflow` is a `Graph`: it is registered, run, exported and drawn as one.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypedDict, TypeVar, Unpack
+from typing import Any, Unpack
 
 import msgspec
 
@@ -14,30 +14,14 @@ from dwarf_nats.errors import BadRequest
 from dwarf_nats.workflow import code_checks
 from dwarf_nats.workflow.code_facts import Called, CodeFacts, TaskFacts, describe_task, members_of
 from dwarf_nats.workflow.code_parts import Exit, Joinable, Part, WorkflowNode
+from dwarf_nats.workflow.code_policies import Policies, PolicyGraph
 from dwarf_nats.workflow.graph import END, Graph
 from dwarf_nats.workflow.names import closest
-from dwarf_nats.workflow.nodes import PublishMessage, RetryPolicy, SendRequest, SetFields
 from dwarf_nats.workflow.schema_clash import types_of
-from dwarf_nats.workflow.task_parameters import name_of, urls_of
 from dwarf_nats.workflow.typed_values import schema_of
 
-F = TypeVar("F", bound=Callable[..., Any])
 
-
-class Policies(TypedDict, total=False):
-    """The policies of a node: `timeout` and `queue_timeout` in seconds; `retry`: a policy, or the number of attempts.
-
-    `compensate`: a task, by its function or url, or an action that undoes the node. `note`: shown in diagrams.
-    """
-
-    timeout: float
-    queue_timeout: float
-    retry: int | RetryPolicy
-    compensate: str | Callable[..., Any] | SetFields | SendRequest | PublishMessage
-    note: str
-
-
-class Workflow(Graph):
+class Workflow(PolicyGraph):
     """A graph made of task functions, joined with `>>`::
 
         order = Workflow("order", Order)
@@ -49,7 +33,6 @@ class Workflow(Graph):
 
     def __init__(self, name: str, state: type | None = None) -> None:
         super().__init__(name)
-        self._facts = CodeFacts()
         self._begun: list[Exit] = []
         if state is not None:
             self._declare_state(state)
@@ -73,6 +56,8 @@ class Workflow(Graph):
 
         `name`: of the node, by default the url. `url`: needed for a function that is registered for several. Raises
         `BadRequest` for a function that is no task, and for a name that is taken.
+
+        Example: `paid = order.task(charge, retry=5, timeout=10)`
         """
         facts: TaskFacts | None = None
         if isinstance(task, str):
@@ -87,7 +72,10 @@ class Workflow(Graph):
         return node
 
     def set(self, name: str, fields: Mapping[str, Any]) -> WorkflowNode:
-        """Add a node that changes fields; the values are templates, `None` removes a field."""
+        """Add a node that changes fields; the values are templates, `None` removes a field.
+
+        Example: `order.set("sum", {"total": "=price * quantity"})`
+        """
         return self._new(name, lambda name: self.add_set(name, fields), {})
 
     def request(
@@ -101,7 +89,10 @@ class Workflow(Graph):
         returns: Any = Any,
         **policies: Unpack[Policies],
     ) -> WorkflowNode:
-        """Add a node that sends one NATS request; the reply, of type `returns`, goes into the field `into`."""
+        """Add a node that sends one NATS request; the reply, of type `returns`, goes into the field `into`.
+
+        Example: `order.request("quote", "pricing.quote", {"order": "=order_id"})`
+        """
         node = self._new(
             name, lambda name: self.add_request(name, subject, payload, headers=headers, into=into), policies
         )
@@ -117,7 +108,10 @@ class Workflow(Graph):
         stream: bool = False,
         **policies: Unpack[Policies],
     ) -> WorkflowNode:
-        """Add a node that publishes one message; with `stream` it completes once JetStream has stored it."""
+        """Add a node that publishes one message; with `stream` it completes once JetStream has stored it.
+
+        Example: `order.publish("tell", "orders.shipped", {"order": "=order_id"})`
+        """
         return self._new(
             name, lambda name: self.add_publish(name, subject, payload, headers=headers, stream=stream), policies
         )
@@ -135,6 +129,8 @@ class Workflow(Graph):
         """Add a node that runs another workflow; its final state, of type `returns`, goes into the field `into`.
 
         Of a `Workflow` with a state type, `check` compares the input with its fields.
+
+        Example: `order.workflow("deliver", "shipping", {"order": "=order_id"})`
         """
         called = workflow if isinstance(workflow, str) else workflow.name
         node = self._new(name, lambda name: self.add_workflow(name, called, input, into=into), policies)
@@ -145,7 +141,10 @@ class Workflow(Graph):
     def ask(
         self, name: str, payload: Any = None, *, timeout: float | None = None, into: str = "", returns: Any = Any
     ) -> WorkflowNode:
-        """Add a node that waits until a person answers. `timeout` in seconds; then it fails with code 408."""
+        """Add a node that waits until a person answers. `timeout` in seconds; then it fails with code 408.
+
+        Example: `order.ask("approve", {"total": "=total"}, timeout=172_800)`
+        """
         node = self._new(name, lambda name: self.add_ask(name, payload, timeout=timeout, into=into), {})
         return self._returning(node, returns)
 
@@ -159,12 +158,18 @@ class Workflow(Graph):
         into: str = "",
         returns: Any = Any,
     ) -> WorkflowNode:
-        """Add a node that waits for an event with this key. `timeout` in seconds; then it fails with code 408."""
+        """Add a node that waits for an event with this key. `timeout` in seconds; then it fails with code 408.
+
+        Example: `order.wait("paid", "payment.settled", "=order_id")`
+        """
         node = self._new(name, lambda name: self.add_wait(name, event, key, timeout=timeout, into=into), {})
         return self._returning(node, returns)
 
     def sleep(self, name: str, seconds: float | str | None = None, *, until: str | None = None) -> WorkflowNode:
-        """Add a node that sleeps: seconds, an expression that gives milliseconds, or until a time in RFC 3339."""
+        """Add a node that sleeps: seconds, an expression that gives milliseconds, or until a time in RFC 3339.
+
+        Example: `order.sleep("later", 30)`
+        """
         return self._new(name, lambda name: self.add_sleep(name, seconds, until=until), {})
 
     # -- joining -------------------------------------------------------------------------------------------------
@@ -224,7 +229,10 @@ class Workflow(Graph):
     # -- checking ------------------------------------------------------------------------------------------------
 
     def validate(self) -> None:
-        """Raise `BadRequest` unless the graph is sound, and the types of its tasks fit: `Graph.validate`, then `check`."""
+        """Raise `BadRequest` unless the graph is sound, and the types of its tasks fit: `Graph.validate`, then `check`.
+
+        Example: `order.validate()`
+        """
         super().validate()
         self.check()
 
@@ -232,6 +240,8 @@ class Workflow(Graph):
         """Raise `BadRequest` if a task takes what nothing before it gives, or what is of another type; with both places.
 
         The client does it before it sends the graph.
+
+        Example: `order.check()`
         """
         for one in self._begun:
             if not one.used:
@@ -241,10 +251,6 @@ class Workflow(Graph):
             raise BadRequest(f"{self._place}: {problem}")
 
     # -- making --------------------------------------------------------------------------------------------------
-
-    @property
-    def _place(self) -> str:
-        return f"graph {self.name!r}"
 
     def _new(self, name: str, add: Callable[[str], None], policies: Policies) -> WorkflowNode:
         if name in self.nodes:
@@ -256,42 +262,6 @@ class Workflow(Graph):
         add(name)
         self._set_policies(name, policies)
         return WorkflowNode(self, name)
-
-    def _set_policies(self, name: str, policies: Policies) -> None:
-        unknown = policies.keys() - Policies.__annotations__.keys()
-        if unknown:
-            wrong = min(unknown)
-            raise TypeError(f"node {name!r} has no policy {wrong!r}: {closest(wrong, Policies.__annotations__)}")
-        if "timeout" in policies:
-            self.set_timeout(name, policies["timeout"])
-        if "queue_timeout" in policies:
-            self.set_queue_timeout(name, policies["queue_timeout"])
-        if "retry" in policies:
-            given = policies["retry"]
-            policy = given if isinstance(given, RetryPolicy) else RetryPolicy(max_attempts=given)
-            self.nodes[name].retry = self._retry(policy, f"node {name!r}")
-        if "compensate" in policies:
-            self._set_compensation(name, policies["compensate"])
-        if "note" in policies:
-            self.annotate(name, policies["note"])
-
-    def _set_compensation(self, name: str, by: Any) -> None:
-        if callable(by):
-            self._facts.undoing[name] = describe_task(by)
-            by = self._url_of(by)
-        self.compensate(name, by)
-
-    def _url_of(self, function: Callable[..., Any]) -> str:
-        urls = urls_of(function)
-        if len(urls) == 1:
-            return urls[0]
-        if not urls:
-            raise BadRequest(
-                f'{self._place}: {name_of(function)} is no task: write @worker.task("…") above it, or give its url'
-            )
-        raise BadRequest(
-            f"{self._place}: {name_of(function)} serves the tasks {', '.join(urls)}: say which one with url="
-        )
 
     def _of_function(self, function: Callable[..., Any]) -> Part:
         url = self._url_of(function)

@@ -80,31 +80,52 @@ class WorkflowNode(Part):
         self.name = name
 
     def when(self, condition: str) -> Part:
-        """Begin an edge that is taken if the condition holds; other edges may be taken beside it."""
+        """Begin an edge that is taken if the condition holds; other edges may be taken beside it.
+
+        Example: `paid.when("total > 1000") >> "alarm"`
+        """
         return self._edge(when=condition)
 
     def switch(self, condition: str) -> Part:
-        """Begin an edge of which the first is taken whose condition holds: `check.switch("total > 100") >> approve`."""
+        """Begin an edge of which the first is taken whose condition holds: `check.switch("total > 100") >> approve`.
+
+        Example: `paid.switch("total > 1000") >> "alarm"`
+        """
         return self._edge(when=condition, switch=True)
 
     def otherwise(self) -> Part:
-        """Begin the last `switch` edge, which is taken if no other is."""
+        """Begin the last `switch` edge, which is taken if no other is.
+
+        Example: `paid.otherwise() >> END`
+        """
         return self._edge(when="true", switch=True)
 
     def for_each(self, field: str, as_: str = "item", when: str = "") -> Part:
-        """Begin a branch for each element of the array in a field: `prepare.for_each("lines") >> pack >> total.join()`."""
+        """Begin a branch for each element of the array in a field: `prepare.for_each("lines") >> pack >> total.join()`.
+
+        Example: `paid.for_each("lines", as_="line") >> "alarm"`
+        """
         return self._edge(for_each=field, as_=as_, when=when)
 
     def on_error(self, when: str = "") -> Part:
-        """Begin an edge that is taken if the node fails; the error is in the field `onErr`."""
+        """Begin an edge that is taken if the node fails; the error is in the field `onErr`.
+
+        Example: `paid.on_error("onErr.code == 402") >> "alarm"`
+        """
         return self._edge(on_error=True, when=when)
 
     def goto(self, when: str = "") -> Part:
-        """Begin an edge that is taken only if the task asks for it with `flow.goto`."""
+        """Begin an edge that is taken only if the task asks for it with `flow.goto`.
+
+        Example: `paid.goto() >> "alarm"`
+        """
         return self._edge(goto=True, when=when)
 
     def join(self) -> WorkflowNode:
-        """Mark this node as the one at which branches meet; returns it, so that it can end a chain."""
+        """Mark this node as the one at which branches meet; returns it, so that it can end a chain.
+
+        Example: `["charge"] >> order.part("alarm").join()`
+        """
         self.graph.set_fan_in(self.name)
         return self
 

@@ -89,7 +89,10 @@ class Flow(CallFacts):
         return frozenset((self._call.state.keys() | self._changes.keys()) - gone)
 
     def raw(self, name: str) -> Raw | None:
-        """The JSON text of a field, changes included; `None` if there is no such field."""
+        """The JSON text of a field, changes included; `None` if there is no such field.
+
+        Example: `text = flow.raw("total")`
+        """
         value = self._changes.get(name)
         if value is None:
             return self._call.state.get(name)
@@ -105,6 +108,8 @@ class Flow(CallFacts):
         """Return the value of a field, or `default` if it is absent; with `type`, converted to it (models, structs, …).
 
         Raises `TaskError` (400) for a value that is not of the type.
+
+        Example: `total = flow.get("total", 0, type=int)`
         """
         value = self.raw(name)
         if value is None:
@@ -117,7 +122,10 @@ class Flow(CallFacts):
             raise TaskError(f"state field `{name}`: {error}", code=400, final=True) from None
 
     def text(self) -> bytes:
-        """The whole state as JSON text, changes included."""
+        """The whole state as JSON text, changes included.
+
+        Example: `size = len(flow.text())`
+        """
         return encode_state(merge(self._call.state, self._changes))
 
     def state_as(self, type: type[T]) -> T:  # noqa: A002
@@ -137,6 +145,8 @@ class Flow(CallFacts):
         """Set a field; `None` deletes it. Later changes of a mutable value have no effect.
 
         Raises `BadRequest` for a value that cannot be stored as JSON (S1).
+
+        Example: `flow.set("receipt", "r-7")`
         """
         what = f"state field `{name}`"
         text = encode_value(value, what)
@@ -144,21 +154,33 @@ class Flow(CallFacts):
         self._changes[name] = Raw(text)
 
     def update(self, values: Mapping[str, Any]) -> None:
-        """Set several fields, as `set` does."""
+        """Set several fields, as `set` does.
+
+        Example: `flow.update({"receipt": "r-7", "paid": True})`
+        """
         for name, value in values.items():
             self.set(name, value)
 
     def delete(self, *names: str) -> None:
-        """Delete fields."""
+        """Delete fields.
+
+        Example: `flow.delete("draft", "note")`
+        """
         for name in names:
             self._changes[name] = NULL
 
     def clear(self) -> None:
-        """Delete all fields."""
+        """Delete all fields.
+
+        Example: `flow.clear()`
+        """
         self._changes = dict.fromkeys(self._call.state, NULL)
 
     def transform(self, name: str, function: Callable[[Any], Any], default: Any = None, type: Any = None) -> Any:  # noqa: A002
-        """Set a field to `function(its value, or default)` and return the new value."""
+        """Set a field to `function(its value, or default)` and return the new value.
+
+        Example: `count = flow.transform("count", lambda n: n + 1, default=0)`
+        """
         value = function(self.get(name, default, type))
         self.set(name, value)
         return value
@@ -168,6 +190,8 @@ class Flow(CallFacts):
 
         `tag(customer=4711, urgent=None)`; names that are no Python names come in a mapping. Raises `TaskError` (400) for a bad
         one, and for more than a flow may have.
+
+        Example: `flow.tag(customer=4711, urgent=None)`
         """
         try:
             self._tags = checked_changes({**self._tags, **(tags or {}), **named}, "tags")
@@ -182,6 +206,8 @@ class Flow(CallFacts):
         `fraction` (0 to 1) and `text` are shown to people. `data`, any JSON, is the `checkpoint` of the next execution, should
         this one not end the step; if left out, the last one stays, and `None` removes it. Of more than ten calls in a second
         some are left out, never the last. Raises `TaskError` for another fraction (400), and for more than 4 KiB (413).
+
+        Example: `flow.progress(0.5, "page 50 of 100", {"page": 50})`
         """
         self._progress.report(fraction, text, data)
 
@@ -190,17 +216,25 @@ class Flow(CallFacts):
 
         `data`: a text, such as a token of a language model, bytes, or any JSON. It is not kept, and arrives at most once.
         Raises `TaskError` for what is no JSON (400), and for more than 256 KiB (413).
+
+        Example: `flow.emit("hello ")`
         """
         emit_output(self._call, data)
 
     # -- next steps ----------------------------------------------------------------------------------------------
 
     def goto(self, node: str) -> None:
-        """Continue along the goto edge to this node (name or url), and along no other edge (X6)."""
+        """Continue along the goto edge to this node (name or url), and along no other edge (X6).
+
+        Example: `flow.goto("ship")`
+        """
         self._goto = node
 
     def sleep(self, delay: float | timedelta) -> None:
-        """Delay the next steps by this many seconds (X6). Returns at once: the delay begins when the task is done."""
+        """Delay the next steps by this many seconds (X6). Returns at once: the delay begins when the task is done.
+
+        Example: `flow.sleep(30)`
+        """
         self._sleep_ms = _milliseconds(delay, "sleep")
 
     def retry(
@@ -218,6 +252,8 @@ class Flow(CallFacts):
         kept, and the next attempt sees them. To report the error in case retries are given up, raise it as well;
         changes made before are kept as long as the retry is granted (S6). Raises `TaskError` (400) for a value out of
         range.
+
+        Example: `flow.retry(max_attempts=5, initial_delay=1)`
         """
         if max_attempts is not None and max_attempts < 1:
             raise TaskError(
@@ -238,6 +274,8 @@ class Flow(CallFacts):
 
         The first call ends the execution: changes made before are kept, and the task runs again after the resume. `timeout`:
         seconds after which the task runs again although nobody has resumed it; the call then raises `WaitTimeout` (P6).
+
+        Example: `answer = flow.interrupt({"total": flow.get("total")}, timeout=3600)`
         """
         if self._interrupt_timed_out:
             self._interrupt_timed_out = False
@@ -256,6 +294,8 @@ class Flow(CallFacts):
 
         The first call ends the execution, as `interrupt` does. An event that came before is received as well, while it is kept.
         `timeout`: seconds after which `WaitTimeout` is raised instead.
+
+        Example: `payment = flow.wait_for("payment.settled", "o-7", timeout=86_400)`
         """
         if self._event is not None:
             ended, self._event = decode_value(self._event), None
@@ -274,6 +314,8 @@ class Flow(CallFacts):
         """Run a child flow with `input` as its whole state; returns its final state (P1).
 
         The first call ends the execution, as `interrupt` does. Raises `SubgraphError` if the child failed.
+
+        Example: `parcel = flow.subgraph("shipping", {"address": flow.get("address")})`
         """
         if self._child_ended:
             self._child_ended = False

@@ -43,6 +43,8 @@ class Graph(ActionBuilder):
         """Raise `BadRequest` unless the graph is sound (G6, G7).
 
         The message names the nodes and the remedy; of a graph from a file, the file and the line, too.
+
+        Example: `graph.validate()`
         """
         from dwarf_nats.workflow import validation  # here: a client that only sends graphs needs no CEL library
 
@@ -59,7 +61,10 @@ class Graph(ActionBuilder):
         """Check what only Python knows of the graph: nothing, unless it is a `Workflow` made of task functions."""
 
     def warnings(self) -> list[str]:
-        """Likely mistakes in a sound graph (G11), a sentence each."""
+        """Likely mistakes in a sound graph (G11), a sentence each.
+
+        Example: `print(graph.warnings())`
+        """
         from dwarf_nats.workflow import graph_warnings
 
         return graph_warnings.warnings(self)
@@ -108,11 +113,17 @@ class Graph(ActionBuilder):
     # -- JSON ----------------------------------------------------------------------------------------------------
 
     def to_json(self) -> bytes:
-        """The graph as canonical JSON (G8): equal graphs have equal bytes."""
+        """The graph as canonical JSON (G8): equal graphs have equal bytes.
+
+        Example: `text = graph.to_json()`
+        """
         return graph_json.to_json(self)
 
     def to_values(self) -> dict[str, Any]:
-        """The graph as plain values, in the shape of its JSON (G8)."""
+        """The graph as plain values, in the shape of its JSON (G8).
+
+        Example: `values = graph.to_values()`
+        """
         return graph_json.to_values(self)
 
     @classmethod
@@ -120,6 +131,8 @@ class Graph(ActionBuilder):
         """Read a graph from JSON text, or from the file of a `Path` (G8).
 
         Raises `BadRequest` for keys that the schema does not have, and for undeclared names; of a file with its name and line.
+
+        Example: `graph = Graph.from_json(graph.to_json())`
         """
         if isinstance(source, os.PathLike):
             return cls._of_document(source, is_yaml=False)
@@ -127,12 +140,18 @@ class Graph(ActionBuilder):
 
     @classmethod
     def from_yaml(cls, source: bytes | str | os.PathLike[str]) -> Graph:
-        """Read a graph from YAML text, or from the file of a `Path`. Raises `BadRequest` with file and line."""
+        """Read a graph from YAML text, or from the file of a `Path`. Raises `BadRequest` with file and line.
+
+        Example: `graph = Graph.from_yaml("{name: order, tasks: [{name: charge}]}")`
+        """
         return cls._of_document(source, is_yaml=True)
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> Graph:
-        """Read a graph file: JSON if its name ends in `.json`, else YAML. Raises `BadRequest` with file and line."""
+        """Read a graph file: JSON if its name ends in `.json`, else YAML. Raises `BadRequest` with file and line.
+
+        Example: `graph = Graph.from_file("order.yaml")`
+        """
         file = Path(path)
         return cls._of_document(file, is_yaml=file.suffix != ".json")
 
@@ -153,11 +172,17 @@ class Graph(ActionBuilder):
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any]) -> Graph:
-        """Read a graph from parsed JSON or YAML. Raises `BadRequest` as `from_json` does."""
+        """Read a graph from parsed JSON or YAML. Raises `BadRequest` as `from_json` does.
+
+        Example: `graph = Graph.from_values({"name": "order", "tasks": [{"name": "charge"}]})`
+        """
         return graph_json.from_values(values, Graph)
 
     def digest(self) -> str:
-        """SHA-256 of the canonical JSON, in hex: identical graphs are stored once (G10)."""
+        """SHA-256 of the canonical JSON, in hex: identical graphs are stored once (G10).
+
+        Example: `digest = graph.digest()`
+        """
         return sha256(self.to_json()).hexdigest()
 
     def __eq__(self, other: object) -> bool:

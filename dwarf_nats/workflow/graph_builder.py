@@ -94,7 +94,10 @@ class GraphBuilder:
     # -- nodes ---------------------------------------------------------------------------------------------------
 
     def add_task(self, name: str, url: str | None = None) -> None:
-        """Add a node that calls the task `url`, by default the task of the same name. A known name changes nothing."""
+        """Add a node that calls the task `url`, by default the task of the same name. A known name changes nothing.
+
+        Example: `graph.add_task("charge", "billing.charge")`
+        """
         if name == END:
             self._defects[END] = f"{END} is the terminal pseudo-node and cannot be a task: choose another name"
         elif name not in self.nodes:
@@ -115,11 +118,17 @@ class GraphBuilder:
             )
 
     def set_entry_point(self, name: str) -> None:
-        """Start flows at this node instead of the first one added."""
+        """Start flows at this node instead of the first one added.
+
+        Example: `graph.set_entry_point("reserve")`
+        """
         self._entry = self._known(name)
 
     def set_fan_in(self, name: str) -> None:
-        """Mark the node at which a cohort converges (G4). The node may be added later."""
+        """Mark the node at which a cohort converges (G4). The node may be added later.
+
+        Example: `graph.set_fan_in("ship")`
+        """
         known = self._known(name)
         if known in self.nodes:
             self.nodes[known].fan_in = True
@@ -128,11 +137,17 @@ class GraphBuilder:
             self._stray_fan_ins[name] = None
 
     def annotate(self, name: str, text: str) -> None:
-        """Write `text` under the node in diagrams."""
+        """Write `text` under the node in diagrams.
+
+        Example: `graph.annotate("charge", "The bank")`
+        """
         self.annotations[self._known(name)] = text
 
     def set_reducer(self, field: str, kind: ReducerKind | str) -> None:
-        """Set how the values of a state field are merged at a fan-in, and in continue (S4)."""
+        """Set how the values of a state field are merged at a fan-in, and in continue (S4).
+
+        Example: `graph.set_reducer("lines", "append")`
+        """
         key = f"reducer {field}"
         self._defects.pop(key, None)
         try:
@@ -156,7 +171,10 @@ class GraphBuilder:
         as_: str = "",
         on_error: bool = False,
     ) -> None:
-        """Add an edge; without options it is plain. Unknown names become nodes; `END` ends the flow (G2)."""
+        """Add an edge; without options it is plain. Unknown names become nodes; `END` ends the flow (G2).
+
+        Example: `graph.add_transition("reserve", "charge")`
+        """
         if for_each and not as_:
             as_ = "item"
         self._fan_ins = None
@@ -175,7 +193,10 @@ class GraphBuilder:
         self._leaving.setdefault(edge.source, []).append(edge)
 
     def add_transition_when(self, source: str, target: str, when: str) -> None:
-        """Add an edge that is taken if the CEL condition `when` holds on the merged state (G9)."""
+        """Add an edge that is taken if the CEL condition `when` holds on the merged state (G9).
+
+        Example: `graph.add_when("reserve", "alarm", "total > 1000")`
+        """
         if not when:
             self._defects[f"when {source} {target}"] = (
                 f"edge {source!r} -> {target!r} has an empty condition: write one, or use add_transition"
@@ -183,15 +204,24 @@ class GraphBuilder:
         self.add_transition(source, target, when=when)
 
     def add_transition_switch(self, source: str, target: str, when: str) -> None:
-        """Add a switch branch: the first branch whose condition holds is taken; use `"true"` for the default branch."""
+        """Add a switch branch: the first branch whose condition holds is taken; use `"true"` for the default branch.
+
+        Example: `graph.add_switch("check", "approve", "total > 1000")`
+        """
         self.add_transition(source, target, when=when, switch=True)
 
     def add_transition_goto(self, source: str, target: str, when: str = "") -> None:
-        """Add an edge that is taken only if the task asks for it (X6), and `when` holds."""
+        """Add an edge that is taken only if the task asks for it (X6), and `when` holds.
+
+        Example: `graph.add_goto("check", "reserve")`
+        """
         self.add_transition(source, target, goto=True, when=when)
 
     def add_transition_for_each(self, source: str, target: str, field: str, as_: str = "item", when: str = "") -> None:
-        """Add an edge with one branch per element of the array in `field`; each has its element in field `as_` (X7)."""
+        """Add an edge with one branch per element of the array in `field`; each has its element in field `as_` (X7).
+
+        Example: `graph.add_for_each("reserve", "pack", "lines", as_="line")`
+        """
         if not field:
             self._defects[f"for_each {source} {target}"] = (
                 f"edge {source!r} -> {target!r} is for_each over no field: name the state field that holds the array"
@@ -199,7 +229,10 @@ class GraphBuilder:
         self.add_transition(source, target, for_each=field, as_=as_, when=when)
 
     def add_transition_on_error(self, source: str, target: str, when: str = "") -> None:
-        """Add an edge that is taken if the task fails and `when` holds; the error is in state field `onErr` (X4)."""
+        """Add an edge that is taken if the task fails and `when` holds; the error is in state field `onErr` (X4).
+
+        Example: `graph.add_on_error("charge", "sorry", "onErr.code == 402")`
+        """
         self.add_transition(source, target, on_error=True, when=when)
 
     add_when = add_transition_when
@@ -209,12 +242,18 @@ class GraphBuilder:
     add_on_error = add_transition_on_error
 
     def add_fan_out(self, source: str, *targets: str) -> None:
-        """Add a plain edge from `source` to each target; two or more make it a fan-out (G3)."""
+        """Add a plain edge from `source` to each target; two or more make it a fan-out (G3).
+
+        Example: `graph.add_fan_out("reserve", "pack", "bill")`
+        """
         for target in targets:
             self.add_transition(source, target)
 
     def add_chain(self, *names: str) -> None:
-        """Add a plain edge from each name to the next."""
+        """Add a plain edge from each name to the next.
+
+        Example: `graph.add_chain("reserve", "charge", END)`
+        """
         if names:
             self._node(names[0])
         for source, target in pairwise(names):
