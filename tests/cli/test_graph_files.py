@@ -138,7 +138,7 @@ def test_a_line_of_what_an_alias_repeats_is_that_of_the_alias(tmp_path: Path) ->
 def test_the_schema_accepts_the_graphs_of_the_examples() -> None:
     """G8: what `dwarf-nats graph schema` prints is what editors check files by."""
     checker = jsonschema.Draft202012Validator(json_schema(GraphDocument))
-    files = sorted(EXAMPLES.rglob("*.yaml"))
+    files = [path for path in sorted(EXAMPLES.rglob("*.yaml")) if "tasks:" in path.read_text()]  # not a schedule
     assert len(files) >= 4
     for path in files:
         checker.validate(documents.from_yaml(path.read_text()))
