@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from docsite import sdk_reference
 from dwarf_nats.sdk import Client, Status
 from tests.operating.snippets import ROOT, Block, blocks
 from tests.operating.test_snippets import SOON, running, script, worker
@@ -53,7 +52,3 @@ async def test_the_pages_on_workflows_types_and_the_synchronous_client(tmp_path:
         assert error is not None
         assert error.code == 400
         assert error.message in refused[0].text
-
-
-def test_the_reference_is_as_it_would_be_written() -> None:
-    assert sdk_reference.PAGE.read_text(encoding="utf-8") == sdk_reference.render(), "python -m docsite.sdk_reference"

@@ -51,6 +51,10 @@ def test_every_method_has_an_example(name: str) -> None:
     assert methods - shown.keys() - WITHOUT.get(name, set()) - aliases == set()
 
 
+def test_the_reference_is_as_it_would_be_written() -> None:
+    assert sdk_reference.PAGE.read_text(encoding="utf-8") == sdk_reference.render(), "python -m docsite.sdk_reference"
+
+
 def test_every_public_name_is_on_the_page_and_described() -> None:
     page = sdk_reference.render()
     for name in sdk.__all__:
