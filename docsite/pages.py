@@ -79,6 +79,7 @@ NAVIGATION: dict[str, list[str]] = {
         "docs/python-reference.md",
         "docs/streaming.md",
         "docs/sealed-fields.md",
+        "docs/large-values.md",
         "docs/agents.md",
         "examples/agent/README.md",
         "docs/library.md",

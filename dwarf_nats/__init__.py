@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     )
     from dwarf_nats.library import add_shard, open_engine
     from dwarf_nats.ports import BusAway, WorkerLost
+    from dwarf_nats.sdk.claim_checks import ClaimChecks
     from dwarf_nats.sdk.client import Change, Client
     from dwarf_nats.sdk.codec import Codec
     from dwarf_nats.sdk.flow_stream import FlowStream
@@ -89,6 +90,7 @@ __all__ = [
     "BusAway",
     "Change",
     "Chunk",
+    "ClaimChecks",
     "Client",
     "Codec",
     "Conflict",
@@ -182,6 +184,7 @@ _MODULES = {
     ),
     "dwarf_nats.library": ("add_shard", "open_engine"),
     "dwarf_nats.ports": ("BusAway", "WorkerLost"),
+    "dwarf_nats.sdk.claim_checks": ("ClaimChecks",),
     "dwarf_nats.sdk.client": ("Change", "Client"),
     "dwarf_nats.sdk.codec": ("Codec",),
     "dwarf_nats.sdk.flow_stream": ("FlowStream",),

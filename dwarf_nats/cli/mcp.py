@@ -13,7 +13,7 @@ import typer
 from dwarf_nats.actor import system_actor
 from dwarf_nats.cli import logs
 from dwarf_nats.cli.command import command
-from dwarf_nats.cli.options import Bus, FlowService, read_codec
+from dwarf_nats.cli.options import Bus, FlowService, read_claim_checks, read_codec
 from dwarf_nats.console.settings import parse_address
 from dwarf_nats.errors import BadRequest
 from dwarf_nats.sdk import Client
@@ -76,6 +76,7 @@ async def mcp(
         name=NAME,
         actor=f"{system_actor()} by MCP" if service.actor is None else service.actor,
         codec=read_codec(service.codec),
+        claim_checks=read_claim_checks(service.claim_checks),
         retry_creates=True,
         **how | {"connect_seconds": service.connect_timeout_ms / 1000},
     )

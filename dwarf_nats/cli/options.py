@@ -17,7 +17,7 @@ from dwarf_nats.cli.setting_options import connect_options, default, option, par
 from dwarf_nats.cli.state_arg import read_json
 from dwarf_nats.cli.tag_args import SYNTAX, read_tags
 from dwarf_nats.errors import BadRequest
-from dwarf_nats.sdk import Client, Codec, FlowOptions, Query
+from dwarf_nats.sdk import ClaimChecks, Client, Codec, FlowOptions, Query
 from dwarf_nats.settings import CONNECTION_SETTINGS, SERVICE
 from dwarf_nats.wire.connect_options import ConnectOptions
 from dwarf_nats.workflow.state import Raw
@@ -44,12 +44,25 @@ CodecFile = Annotated[
     Path | None,
     typer.Option(envvar="DWARF_CODEC", metavar="FILE", help="Keys to seal fields with, and to open sealed ones."),
 ]
+ClaimsFile = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="DWARF_CLAIM_CHECKS",
+        metavar="FILE",
+        help="Which values travel by the object store; empty file: all large.",
+    ),
+]
 Dsns = Annotated[list[str] | None, option("dsns")]
 
 
 def read_codec(path: Path | None) -> Codec | None:
     """The codec of a file, if one was given. Raises `BadRequest`."""
     return None if path is None else Codec.from_file(path)
+
+
+def read_claim_checks(path: Path | None) -> ClaimChecks | None:
+    """The claim checks of a file, if one was given. Raises `BadRequest`."""
+    return None if path is None else ClaimChecks.from_file(path)
 
 
 def given_dsns(dsns: list[str] | None) -> list[str]:
@@ -78,12 +91,14 @@ class Service:
         """The actor: as given, else the operating system's user and host."""
         return system_actor() if self.actor is None else self.actor
 
-    def client(self, bus: Bus, codec: Codec | None = None) -> Client:
+    def client(self, bus: Bus, codec: Codec | None = None, claim_checks: ClaimChecks | None = None) -> Client:
         """A client, not connected yet."""
         logs.tell_warnings()
         how = {row.attribute: getattr(bus, row.attribute) for row in CONNECTION_SETTINGS}
         how["connect_seconds"] = self.connect_timeout_ms / 1000
-        return Client(prefix=self.prefix, name="dwarf-cli", actor=self.who, codec=codec, **how)
+        return Client(
+            prefix=self.prefix, name="dwarf-cli", actor=self.who, codec=codec, claim_checks=claim_checks, **how
+        )
 
 
 @option_group(SERVICE)
@@ -92,9 +107,11 @@ class FlowService(Service):
     """The deployment whose flows a command is about, and the keys of their sealed fields (B9)."""
 
     codec: CodecFile = None
+    claim_checks: ClaimsFile = None
 
-    def client(self, bus: Bus, codec: Codec | None = None) -> Client:
-        return Service.client(self, bus, codec or read_codec(self.codec))
+    def client(self, bus: Bus, codec: Codec | None = None, claim_checks: ClaimChecks | None = None) -> Client:
+        codec, claim_checks = codec or read_codec(self.codec), claim_checks or read_claim_checks(self.claim_checks)
+        return Service.client(self, bus, codec, claim_checks)
 
 
 @option_group("The flow")

@@ -16,7 +16,7 @@ import typer
 
 from dwarf_nats.cli import logs
 from dwarf_nats.cli.command import command, option_group
-from dwarf_nats.cli.options import Bus, CodecFile, read_codec
+from dwarf_nats.cli.options import Bus, ClaimsFile, CodecFile, read_claim_checks, read_codec
 from dwarf_nats.cli.setting_options import default, option
 from dwarf_nats.collector import collect_seldom
 from dwarf_nats.errors import BadRequest
@@ -48,6 +48,7 @@ class WorkerOptions:
     queue: Annotated[str, typer.Option(help="Queue group, the same for all workers that serve the task.")] = "workers"
     task_prefix: Annotated[str, option("task_prefix")] = default("task_prefix")
     codec: CodecFile = None
+    claim_checks: ClaimsFile = None
     log_format: Annotated[LogFormat, option("log_format")] = default("log_format")
     ready_file: Annotated[Path | None, typer.Option(hidden=True)] = None
 
@@ -81,10 +82,11 @@ def worker(
     if bool(module) == bool(options.command or options.task):
         raise typer.BadParameter("name a module, or give --command and --task", param_hint="MODULE")
     workers = find_workers(load_module(module), module) if module else [options.command_worker()]
-    codec = read_codec(options.codec)
+    codec, claim_checks = read_codec(options.codec), read_claim_checks(options.claim_checks)
     for one in workers:
         one.options = bus.over(one.options)
         one.codec = codec or one.codec
+        one.claim_checks = claim_checks or one.claim_checks
     collect_seldom()
     try:
         serving.run(*workers, ready=partial(_say_ready, workers, options.ready_file))

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         TooMany,
         Unavailable,
     )
+    from dwarf_nats.sdk.claim_checks import ClaimChecks
     from dwarf_nats.sdk.client import Change, Client
     from dwarf_nats.sdk.codec import Codec
     from dwarf_nats.sdk.flow_stream import FlowStream
@@ -81,6 +82,7 @@ __all__ = [
     "BulkPage",
     "Change",
     "Chunk",
+    "ClaimChecks",
     "Client",
     "Codec",
     "Conflict",
@@ -165,6 +167,7 @@ _MODULES = {
         "TooMany",
         "Unavailable",
     ),
+    "dwarf_nats.sdk.claim_checks": ("ClaimChecks",),
     "dwarf_nats.sdk.client": ("Change", "Client"),
     "dwarf_nats.sdk.codec": ("Codec",),
     "dwarf_nats.sdk.flow_stream": ("FlowStream",),

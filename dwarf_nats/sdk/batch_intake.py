@@ -6,14 +6,16 @@ import asyncio
 from collections.abc import Coroutine, Mapping
 from typing import TYPE_CHECKING
 
+import msgspec
 import nats.errors
 
-from dwarf_nats.errors import BadRequest, DwarfError, TooLarge
+from dwarf_nats.errors import BadRequest, DwarfError, TooLarge, Unavailable
 from dwarf_nats.wire import batches as codec
 from dwarf_nats.wire import headers as h
+from dwarf_nats.workflow.claims import CLAIM_TEXT
 
 from .batch_answers import BatchAnswers
-from .codec_messages import NONE_OPENED, opened_member, sealed_answer
+from .codec_messages import opened_member
 from .executions import Execution
 from .request_reply import check_size
 from .task_codec import accept_seconds, backpressure_answer, call_of, encode_answer, error_answer, takes_queued
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from dwarf_nats.wire.task_messages import BatchedRequest
     from dwarf_nats.workflow.answer import Answer
 
+    from .claim_checks import ClaimChecks
     from .codec import Codec
     from .executions import Handler, SendProgress
     from .output import OutputPublisher
@@ -35,6 +38,7 @@ MAX_BATCH_STEPS = 256
 """Steps that a worker takes in one message: enough that the message costs nothing, few enough that other workers get some."""
 RECONNECT_SECONDS = 60.0
 """Longest wait of answers for a lost connection."""
+_encode = msgspec.json.Encoder().encode
 USUAL_MAX_PAYLOAD = 1_048_576
 """Of a nats-server as it comes; for the moment between two connections."""
 
@@ -59,10 +63,12 @@ class BatchIntake:
         *,
         outputs: OutputPublisher | None = None,
         codec: Codec | None = None,
+        claim_checks: ClaimChecks | None = None,
     ) -> None:
         self._link = link
         self._outputs = outputs
         self._codec = codec
+        self._claim_checks = claim_checks
         self._most = most
         self._send_progress = send_progress
         self._summed = summed
@@ -98,7 +104,32 @@ class BatchIntake:
             elif executor is None:
                 answers.add(self._refused(member, backpressure_answer("the worker is stopping")))
             else:
-                self._accept(member, answers, msg.reply, executor)
+                self._take(member, answers, msg.reply, executor)
+
+    def _take(self, member: BatchedRequest, answers: BatchAnswers, reply: str, executor: TaskExecutor) -> None:
+        """Accept a step, once the values that it claims are here."""
+        if self._claim_checks is not None and CLAIM_TEXT in (text := _encode(member)):
+            executor.expect(
+                member.step_key.rpartition("-")[0], self._resolve(text, member, answers, reply=reply, executor=executor)
+            )
+        else:
+            self._accept(member, answers, reply, executor)
+
+    async def _resolve(
+        self, text: bytes, member: BatchedRequest, answers: BatchAnswers, *, reply: str, executor: TaskExecutor
+    ) -> None:
+        try:
+            if self._link.nc is None or self._claim_checks is None:
+                raise Unavailable("there is no connection to NATS")
+            resolved = await self._claim_checks.resolved(self._link.nc, text)
+            member = msgspec.json.decode(resolved, type=type(member))
+        except DwarfError as error:
+            answers.add(self._refused(member, error_answer(error.code, error.message)))
+            return
+        if self._most:
+            self._accept(member, answers, reply, executor)
+        else:
+            answers.add(self._refused(member, backpressure_answer("the worker is stopping")))
 
     def _accept(self, member: BatchedRequest, answers: BatchAnswers, reply: str, executor: TaskExecutor) -> None:
         handler = self._handlers.get(member.url)
@@ -129,11 +160,12 @@ class BatchIntake:
     def _refused(self, member: BatchedRequest, answer: Answer) -> bytes:
         return self.encoded(member.step_key.rpartition("-")[0], answer)
 
-    def encoded(self, step_id: str, answer: Answer, opened: frozenset[str] = NONE_OPENED) -> bytes:
-        """Encode the answer of one step; one that no message can hold becomes an error that says so."""
-        body, headers = encode_answer(answer)
-        if self._codec is not None:
-            body = sealed_answer(self._codec, body, opened)
+    def encoded(self, step_id: str, answer: Answer) -> bytes:
+        """Encode the answer of one step that was not executed."""
+        return self.packed(step_id, *encode_answer(answer))
+
+    def packed(self, step_id: str, body: bytes, headers: Mapping[str, str] | None) -> bytes:
+        """Make an encoded answer one of a batch; one that no message can hold becomes an error that says so."""
         nc = self._link.nc
         try:
             if nc is not None:

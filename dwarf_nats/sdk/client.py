@@ -61,7 +61,7 @@ class Client(FlowReads, FlowControl, Limits, Holds, Retention, Schedules, Messag
     that the service is unavailable. `retry_creates`: give every create a generated idempotency key, so that it may be
     sent again, too; creates with an idempotency key in their options always are. `actor`: who acts through this client, a
     person or a program; it is kept with what is done, in the audit trail for example. With a `codec`, chosen fields of what is
-    sent are sealed, and what is received is opened.
+    sent are sealed, and what is received is opened. With `claim_checks`, large values travel by the object store.
 
     Every refusal is raised as a leaf of `DwarfError`; `Unavailable` also if nobody answers.
     """
@@ -89,6 +89,7 @@ class Client(FlowReads, FlowControl, Limits, Holds, Retention, Schedules, Messag
             actor=actor,
             codec=how.get("codec"),
         )
+        self._claim_checks = how.get("claim_checks")
         self._retry_creates = retry_creates
 
     # --- creating and running flows ---

@@ -25,6 +25,8 @@ from dwarf_nats.workflow.sealed import MARK, MARK_TEXT, is_sealed
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+    from .claim_checks import ClaimChecks
+
 NONCE_BYTES = 12
 ALGORITHMS = {16: "A128GCM", 24: "A192GCM", 32: "A256GCM"}
 """The name of the algorithm, by the bytes of the key."""
@@ -232,8 +234,12 @@ class SharedArguments(ConnectArguments, total=False):
     """The keyword arguments that `Client` and `Worker` share."""
 
     codec: Codec | None
+    claim_checks: ClaimChecks | None
+
+
+_OWN = SharedArguments.__annotations__.keys() - ConnectArguments.__annotations__.keys()
 
 
 def connect_arguments(given: SharedArguments) -> ConnectArguments:
     """Those of them that say how to connect."""
-    return cast(ConnectArguments, {name: value for name, value in given.items() if name != "codec"})
+    return cast(ConnectArguments, {name: value for name, value in given.items() if name not in _OWN})

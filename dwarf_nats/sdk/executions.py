@@ -60,6 +60,8 @@ class Execution:
     replacement: Answer | None = None
     """The answer to send instead of the task's own, set when the execution is cancelled."""
     answered: bool = False
+    storing: bool = False
+    """Its answer is there, but not sent: large values of it are being stored (B10)."""
     queued: bool = False
     """It was announced that it waits: then its budget counts from its start."""
     asked_at: float | None = None
@@ -88,6 +90,11 @@ class Execution:
             self.output = self.publisher.output_of(self)
         if self.output is not None:
             self.output.emit(output)
+
+    @property
+    def is_in_hand(self) -> bool:
+        """True until its answer is ready to be sent."""
+        return not self.answered or self.storing
 
     @property
     def log_fields(self) -> dict[str, object]:

@@ -30,6 +30,7 @@ from .request_reply import NoResponders, NotSent, ReplyLost, RequestChannel, wai
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from .claim_checks import ClaimChecks
     from .codec import Codec
 
 log = logging.getLogger("dwarf_nats.sdk")
@@ -64,6 +65,7 @@ class Requester:
         self._name = name
         self._actor = actor
         self._codec = codec
+        self._claim_checks: ClaimChecks | None = None
         self._timeout = timeout
         self._patience = patience
         self._requests: RequestChannel | None = None if nc is None else RequestChannel(nc)
@@ -165,11 +167,17 @@ class Requester:
         retry_unavailable: bool = False,
         idempotency_key: str = "",
     ) -> bytes:
-        """Return the body of the reply to a request, as `_send` does; sealed on the way and opened here, with a codec (B9)."""
-        if self._codec is None:
-            payload = message if isinstance(message, bytes) else encode(message)
-        else:
-            payload = message if isinstance(message, bytes) else encode(sealed_request(self._codec, message))
+        """Return the body of the reply to a request, as `_send` does.
+
+        With a codec it is sealed on the way and opened here; with claim checks, large values go by the object store (B9, B10).
+        """
+        if not isinstance(message, bytes):
+            if self._codec is not None:
+                message = sealed_request(self._codec, message)
+            if self._claim_checks is not None:
+                await self._channel()
+                message = await self._claim_checks.claimed_request(self.nc, message)
+        payload = message if isinstance(message, bytes) else encode(message)
         reply = await self._send(
             operation,
             payload,
@@ -178,6 +186,8 @@ class Requester:
             retry_unavailable=retry_unavailable,
             idempotency_key=idempotency_key,
         )
+        if self._claim_checks is not None:
+            reply = await self._claim_checks.resolved(self.nc, reply)
         return reply if self._codec is None else self._codec.open_all(reply)
 
     async def _send(

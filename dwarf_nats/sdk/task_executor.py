@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any
 
 from dwarf_nats.telemetry.context import continued
@@ -48,6 +48,7 @@ class TaskExecutor:
         self._waiting: deque[Execution] = deque()
         self._running: set[Execution] = set()
         self._by_step: dict[str, list[Execution]] = {}
+        self._expected: set[str] = set()
         self._side_tasks: set[asyncio.Task[None]] = set()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -79,7 +80,11 @@ class TaskExecutor:
 
     def unanswered(self, steps: Iterable[str]) -> list[str]:
         """Those of `steps` whose answer is still to be sent. A cancelled execution in a thread has been answered already."""
-        return [step for step in steps if any(not execution.answered for execution in self._by_step.get(step, ()))]
+        return [
+            step
+            for step in steps
+            if step in self._expected or any(execution.is_in_hand for execution in self._by_step.get(step, ()))
+        ]
 
     def queued(self, steps: Iterable[str]) -> list[str] | None:
         """Those of `steps` that wait for a slot, and note that they are asked after; `None` if none of them has waited."""
@@ -225,6 +230,18 @@ class TaskExecutor:
         task = asyncio.get_running_loop().create_task(coroutine)
         self._side_tasks.add(task)
         task.add_done_callback(self._side_tasks.discard)
+
+    def expect(self, step_id: str, preparing: Coroutine[Any, Any, None]) -> None:
+        """Run a coroutine that will submit a step or refuse it; until then the step counts as in hand."""
+
+        async def prepared() -> None:
+            try:
+                await preparing
+            finally:
+                self._expected.discard(step_id)
+
+        self._expected.add(step_id)
+        self.spawn(prepared())
 
     def _set_queue_timer(self, execution: Execution) -> None:
         """Announce an execution as queued unless it gets its turn very soon (K3)."""

@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING
 
 import nats.errors
 
-from dwarf_nats.errors import BadRequest, DwarfError, TooLarge
+from dwarf_nats.errors import BadRequest, DwarfError, TooLarge, Unavailable
 from dwarf_nats.summed import Summed
 from dwarf_nats.wire import batches as batch_codec
 from dwarf_nats.wire import headers as h
 from dwarf_nats.wire.subjects import Subjects, is_of_another_account
+from dwarf_nats.workflow.claims import CLAIM_TEXT
 from dwarf_nats.workflow.task_exceptions import describe_error
 
+from .answer_encoder import AnswerEncoder
 from .batch_intake import BatchIntake, most_steps
-from .codec_messages import NONE_OPENED, sealed_answer, sealed_progress
+from .codec_messages import NONE_OPENED, sealed_progress
 from .executions import Execution, Handler
 from .output import OutputPublisher
 from .request_reply import check_size
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from dwarf_nats.wire.task_messages import Signal
     from dwarf_nats.workflow.answer import Answer
 
+    from .claim_checks import ClaimChecks
     from .codec import Codec
     from .discovery import DiscoveryResponder
 
@@ -84,10 +87,13 @@ class TaskServer:
         *,
         queue_timeout_ms: int | None = None,
         codec: Codec | None = None,
+        claim_checks: ClaimChecks | None = None,
     ) -> None:
         self._link = link
         self._queue_timeout_ms = queue_timeout_ms
         self._codec = codec
+        self._claim_checks = claim_checks
+        self._answers = AnswerEncoder(link, codec, claim_checks)
         self._subjects = subjects
         self.executor: TaskExecutor | None = TaskExecutor(
             concurrency, self._send_answer, self._send_accepted, self._send_queue_signal
@@ -97,7 +103,13 @@ class TaskServer:
         self._summed = Summed(log)
         self.outputs = OutputPublisher(link, self._summed, codec)
         self.batches = BatchIntake(
-            link, most_steps(concurrency), self._send_progress, self._summed, outputs=self.outputs, codec=codec
+            link,
+            most_steps(concurrency),
+            self._send_progress,
+            self._summed,
+            outputs=self.outputs,
+            codec=codec,
+            claim_checks=claim_checks,
         )
         """Takes several steps in one message, once it has handlers."""
 
@@ -112,8 +124,28 @@ class TaskServer:
         if executor is None:  # it came just before the subscription ended
             await self._reply(msg.reply, backpressure_answer("the worker is stopping"))
             return
+        if self._claim_checks is not None and CLAIM_TEXT in msg.data:
+            executor.spawn(self._resolve(self._claim_checks, handler, msg))  # other requests need not wait for it
+        else:
+            await self._accept(handler, msg, msg.data, executor)
+
+    async def _resolve(self, claim_checks: ClaimChecks, handler: Handler, msg: Msg) -> None:
+        """Accept a request once the values that it claims are here."""
         try:
-            body, opened = (msg.data, NONE_OPENED) if self._codec is None else self._codec.opened(msg.data)
+            if self._link.nc is None:
+                raise Unavailable("there is no connection to NATS")
+            data = await claim_checks.resolved(self._link.nc, msg.data)
+        except Exception as error:
+            await self._refuse(handler, msg, error)
+            return
+        if self.executor is None:
+            await self._reply(msg.reply, backpressure_answer("the worker is stopping"))
+        else:
+            await self._accept(handler, msg, data, self.executor)
+
+    async def _accept(self, handler: Handler, msg: Msg, data: bytes, executor: TaskExecutor) -> None:
+        try:
+            body, opened = (data, NONE_OPENED) if self._codec is None else self._codec.opened(data)
             call = decode_request(body, msg.headers)
             accept_after = accept_seconds(msg.headers)
         except Exception as error:  # whatever it is, the engine waits for an answer
@@ -181,12 +213,17 @@ class TaskServer:
     async def _send_answer(self, execution: Execution, answer: Answer) -> None:
         seconds = asyncio.get_running_loop().time() - execution.received
         self.discovery.count(execution.handler.url, answer.error, seconds)
+        execution.storing = True
+        try:
+            body, headers = await self._answers.encoded(answer, execution.opened)
+        finally:
+            execution.storing = False
         if execution.batch is not None:
-            execution.batch.add(self.batches.encoded(execution.public_id, answer, execution.opened))
+            execution.batch.add(self.batches.packed(execution.public_id, body, headers))
             return
         if execution.reply and not execution.call.cancelled:
             await self._wait_for_link(execution)
-        await self._reply(execution.reply, answer, execution.opened)
+        await self._publish(execution.reply, body, headers)
 
     async def _wait_for_link(self, execution: Execution) -> None:
         """Wait for a connection that was lost, or is replaced, as long as the engine waits for the step.
@@ -200,12 +237,12 @@ class TaskServer:
 
     async def _send_accepted(self, execution: Execution) -> None:
         if execution.batch is not None:
-            if not execution.answered:
+            if execution.is_in_hand:
                 execution.batch.add(batch_codec.encode_signal(execution.public_id, "accepted"))
             return
         await self._wait_for_link(execution)
         nc, private = self._link.nc, self._link.private
-        if nc is not None and execution.reply and private and not execution.answered:
+        if nc is not None and execution.reply and private and execution.is_in_hand:
             with contextlib.suppress(nats.errors.Error):
                 await nc.publish(execution.reply, headers={h.SIGNAL: h.ACCEPTED, h.WORKER: private})
 
@@ -239,16 +276,17 @@ class TaskServer:
             await nc.publish(execution.reply, body, headers=headers)
         return True
 
-    async def _reply(self, subject: str, answer: Answer, opened: frozenset[str] = NONE_OPENED) -> None:
+    async def _reply(self, subject: str, answer: Answer) -> None:
+        """Answer a request that is not executed."""
+        await self._publish(subject, *encode_answer(answer))
+
+    async def _publish(self, subject: str, body: bytes, headers: dict[str, str] | None) -> None:
         nc = self._link.nc
         if not subject:
             return
         if nc is None:
             self._summed.warning("answer", "an answer could not be sent: %s", "there is no connection to NATS")
             return
-        body, headers = encode_answer(answer)
-        if self._codec is not None:
-            body = sealed_answer(self._codec, body, opened)
         if not is_of_another_account(subject):
             headers = {**(headers or {}), **self.batches.announcement}
         try:

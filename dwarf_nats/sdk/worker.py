@@ -56,7 +56,7 @@ class Worker:
     how long; by default its time budget. `queue`: the queue group, the same for all
     instances of a task service, since each group gets every request. `drain_seconds`: how long `stop` waits for running
     executions. `how`: credentials and TLS, the fields of `ConnectOptions`; and `codec`, which opens sealed fields for the tasks
-    and seals those of their answers.
+    and seals those of their answers; and `claim_checks`, which keep large values in the object store.
     """
 
     def __init__(
@@ -79,6 +79,7 @@ class Worker:
                 f"queue_timeout must be 0.001 seconds or more, and less than ten years, got {queue_timeout}"
             )
         self.codec = how.get("codec")
+        self.claim_checks = how.get("claim_checks")
         self._queue_timeout_ms = None if queue_timeout is None else round(queue_timeout * 1000)
         self.options = ConnectOptions(url=url, **connect_arguments(how))
         self.concurrency = concurrency
@@ -194,6 +195,7 @@ class Worker:
             DiscoveryResponder(self.name, self.queue, subjects),
             queue_timeout_ms=self._queue_timeout_ms,
             codec=self.codec,
+            claim_checks=self.claim_checks,
         )
         server.batches.take(self._handlers)
         self._subscriptions = subscriptions = TaskSubscriptions(

@@ -10,6 +10,7 @@ import orjson
 
 from dwarf_nats.errors import BadRequest
 from dwarf_nats.workflow import conditions, node_validation, templates
+from dwarf_nats.workflow.claims import CLAIM_TEXT, is_claim
 from dwarf_nats.workflow.names import closest
 from dwarf_nats.workflow.nodes import Field, SetFields
 from dwarf_nats.workflow.sealed import MARK_TEXT, is_sealed
@@ -38,6 +39,8 @@ def type_problem(field: Field, value: bytes) -> str:
     """Say why a value is not of the declared type; empty if it is, or if it is null, which stands for absence."""
     if field.sealed and MARK_TEXT in value and is_sealed(orjson.loads(value)):
         return ""  # of which type it is, only those who have the key can tell (B9)
+    if CLAIM_TEXT in value and is_claim(orjson.loads(value)):
+        return ""  # it is in the object store (B10)
     found = type_of(value)
     if not field.types or found == "null" or found in field.types:
         return ""

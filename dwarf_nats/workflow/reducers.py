@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from dwarf_nats.errors import BadRequest
+from dwarf_nats.workflow.claims import is_claim
 from dwarf_nats.workflow.state import NULL, Raw, State, decode_value, json_type
 
 T = TypeVar("T")
@@ -171,6 +172,11 @@ def _identity(value: Any) -> Hashable:
     return ("boolean", value)
 
 
+def _is_open_object(value: Any) -> bool:
+    """True for an object whose fields are here: not for a claim, which stands for a value elsewhere (B10)."""
+    return isinstance(value, dict) and not is_claim(value)
+
+
 def _merge(_: str, texts: list[Raw], __: list[Any]) -> Raw:
     merged: dict[str, Raw] = {}
     for text in texts:
@@ -196,7 +202,7 @@ _RULES = {
     ReducerKind.ADD: _Rule(_number, "a number", _add),
     ReducerKind.MIN: _Rule(_number, "a number", _best(lambda new, best: new < best)),
     ReducerKind.MAX: _Rule(_number, "a number", _best(lambda new, best: new > best)),
-    ReducerKind.MERGE: _Rule(_is(dict), "an object", _merge),
+    ReducerKind.MERGE: _Rule(_is_open_object, "an object", _merge),
     ReducerKind.AND: _Rule(_is(bool), "a boolean", lambda _, __, parsed: Raw(b"true" if all(parsed) else b"false")),
     ReducerKind.OR: _Rule(_is(bool), "a boolean", lambda _, __, parsed: Raw(b"true" if any(parsed) else b"false")),
     ReducerKind.CONCAT: _Rule(_is(str), "a string", _join),

@@ -15,6 +15,7 @@ import msgspec
 import orjson
 
 from dwarf_nats.errors import BadRequest
+from dwarf_nats.workflow.claims import is_claim
 from dwarf_nats.workflow.typed_values import is_model
 
 Raw = msgspec.Raw
@@ -120,7 +121,13 @@ def json_type(value: Any) -> str:
         return "number"
     if isinstance(value, str):
         return "string"
-    return "array" if isinstance(value, list | tuple) else "object"
+    if isinstance(value, list | tuple):
+        return "array"
+    return (
+        "claim (its value is in the object store: name the field in `keep` of the claim checks)"
+        if is_claim(value)
+        else "object"
+    )
 
 
 def _default(value: Any) -> Any:

@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 import yaml
 
+from dwarf_nats.sdk import ClaimChecks
 from dwarf_nats.wire import messages as m
 from dwarf_nats.wire.decoding import decode
 from dwarf_nats.wire.source_messages import source_record
@@ -46,7 +47,7 @@ TOOLS = {"cat", "cd", "chmod", "cp", "createdb", "dwarf-nats", "make", "nats", "
          "pg_dump", "pg_restore", "pip", "prometheus", "psql", "pytest", "python", "rm", "sqlite3",
          "systemctl", "examples/shell/service.sh"}  # fmt: skip
 """Programs that command lines of the documents may begin with."""
-NATS_VERBS = {"pub", "reply", "req", "service", "stream", "sub"}
+NATS_VERBS = {"object", "pub", "reply", "req", "service", "stream", "sub"}
 _PROMPT = "$ "
 _ASSIGNED = re.compile(r"^[A-Z_]+=\$\((.*)\)$", re.DOTALL)
 """A command whose output goes into a variable."""
@@ -234,6 +235,8 @@ def check_yaml(block: Block) -> None:
     elif "keys" in value:  # a codec
         assert set(value) <= {"keys", "fields"}, block.shown
         assert all(one.keys() - {"key", "file", "env"} == {"id"} for one in value["keys"]), block.shown
+    elif "over" in value:
+        ClaimChecks(**value)
     elif "subject" in value:
         check_source(source_record(decode(m.SourcePutRequest, json.dumps(value).encode())))
     else:

@@ -12,6 +12,7 @@ import orjson
 from dwarf_nats.engine.operations.checks import start_time_us
 from dwarf_nats.rules.steps import FlowContext, NewFlow, ReadyStep
 from dwarf_nats.workflow import fields
+from dwarf_nats.workflow.claims import CLAIM_TEXT
 from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.names import check_subject_name
 from dwarf_nats.workflow.sealed import MARK_TEXT, without_content
@@ -203,7 +204,7 @@ def request_digest(workflow: str, state: State) -> str:
     """
     text = encode_state(state)
     values = orjson.loads(text)
-    if MARK_TEXT in text:
+    if MARK_TEXT in text or CLAIM_TEXT in text:
         values = without_content(values)
     canonical = orjson.dumps(values, option=orjson.OPT_SORT_KEYS)
     return hashlib.sha256(workflow.encode() + b"\0" + canonical).hexdigest()
