@@ -55,6 +55,7 @@ NAVIGATION: dict[str, list[str]] = {
         "docs/graph-files.md",
         "docs/nodes.md",
         "docs/conditions.md",
+        "docs/durability.md",
         "docs/limits.md",
         "docs/existing-services.md",
         "docs/events.md",

@@ -20,6 +20,7 @@ from dwarf_nats.errors import BadRequest
 from dwarf_nats.sdk import ClaimChecks, Client, Codec, FlowOptions, Query
 from dwarf_nats.settings import CONNECTION_SETTINGS, SERVICE
 from dwarf_nats.wire.connect_options import ConnectOptions
+from dwarf_nats.workflow.durability import Durability
 from dwarf_nats.workflow.state import Raw
 from dwarf_nats.workflow.status import Status
 
@@ -132,6 +133,10 @@ class Scheduling:
     notify: Annotated[str | None, typer.Option(help="Announce the outcome on …stopped.NAME.")] = None
     time_budget_ms: Annotated[int | None, typer.Option(min=1, help="What each task may take.")] = None
     delete_on_completion: Annotated[bool, typer.Option(help="Remove it soon after it completes.")] = False
+    durability: Annotated[
+        Durability | None,
+        typer.Option(help="Ask the next task before or after a result is written; else as its graph says."),
+    ] = None
     tag: Annotated[
         list[str] | None, typer.Option(metavar=SYNTAX, help="A tag, to find it by; may be given several times.")
     ] = None
@@ -150,6 +155,7 @@ class Scheduling:
             time_budget_ms=self.time_budget_ms,
             delete_on_completion=self.delete_on_completion,
             tags=read_tags(self.tag),
+            durability=self.durability,
         )
 
 

@@ -123,6 +123,11 @@ class Settlement(msgspec.Struct):
         return self.branches or (() if self.successor is None else (self.successor,))
 
     @property
+    def follows_on(self) -> bool:
+        """True if the step that follows is created running, for this replica."""
+        return self.successor is not None and self.successor.eager
+
+    @property
     def loose(self) -> Sequence[NewStep]:
         """Those of the steps that follow which no link settles."""
         if not self.links:

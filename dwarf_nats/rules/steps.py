@@ -171,6 +171,10 @@ class ClaimedStep(msgspec.Struct, kw_only=True):
     """It is to be released as soon as its execution begins."""
     span: Any = None
     """The span of its dispatch, if telemetry is on (T2)."""
+    ahead_of: ClaimedStep | None = None
+    """The step before it, while that is not written: it went ahead, and its row does not exist yet."""
+    follower: ClaimedStep | None = None
+    """The step that went ahead on its result."""
     _input: State | None = None
 
     @property

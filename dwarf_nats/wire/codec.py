@@ -17,6 +17,7 @@ from msgspec import UNSET, Raw, UnsetType
 from dwarf_nats.errors import BadRequest
 from dwarf_nats.workflow import list_cursors
 from dwarf_nats.workflow.answer import ErrorInfo
+from dwarf_nats.workflow.durability import Durability
 from dwarf_nats.workflow.limits import UNBOUNDED
 from dwarf_nats.workflow.options import FlowOptions, Query
 from dwarf_nats.workflow.records import FlowSummary, GraphInfo, Outcome, ShardHealth
@@ -114,6 +115,7 @@ def options_message(options: FlowOptions | None) -> m.Options | UnsetType:
         time_budget_ms=or_unset(options.time_budget_ms),
         thread_key=or_unset(options.thread),
         delete_on_completion=options.delete_on_completion or UNSET,
+        durability=UNSET if options.durability is None else Durability.of(options.durability),
         tags=UNSET if options.tags is None else tags_json(checked_tags(options.tags, "option tags")),
     )
 
@@ -148,6 +150,7 @@ def flow_options(options: m.Options | UnsetType, msg_id: str | None = None) -> F
         thread=or_default(options.thread_key, None),
         delete_on_completion=or_default(options.delete_on_completion, default=False),
         tags=tags_given(options.tags, "field `options.tags`"),
+        durability=or_default(options.durability, None),
     )
 
 

@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, Raw
 
+from dwarf_nats.workflow.durability import Durability
+
 from .message_fields import MOST, AnyJson, Integer, Maybe, Message, Request, Subject, Time, Truncated
 
 Template = Annotated[str, Meta(description="A text; one that begins with = is a CEL expression over the state.")]
@@ -157,6 +159,14 @@ class GraphTransition(
     on_error: Maybe[bool] = UNSET
 
 
+DurabilityName = Annotated[
+    Durability,
+    Meta(
+        description="The next task is asked once the result before it is in the database, or while that is being written."
+    ),
+]
+
+
 class GraphDocument(Request):
     """A graph (G8)."""
 
@@ -165,6 +175,7 @@ class GraphDocument(Request):
     entry_point: Maybe[str] = UNSET
     fields: Maybe[Annotated[dict[str, GraphField | None], Meta(description="Fields of the state, by name.")]] = UNSET
     defaults: Maybe[GraphDefaults] = UNSET
+    durability: Maybe[DurabilityName] = UNSET
     transitions: Maybe[list[GraphTransition]] = UNSET
     reducers: Maybe[dict[str, str]] = UNSET
     annotations: Maybe[dict[str, str]] = UNSET

@@ -29,6 +29,7 @@ from .filter_messages import Filters as Filters
 from .filter_messages import FlowCountRequest as FlowCountRequest
 from .filter_messages import FlowListRequest as FlowListRequest
 from .filter_messages import FlowPurgeRequest as FlowPurgeRequest
+from .graph_messages import DurabilityName
 from .graph_messages import GraphDocument as GraphDocument
 from .graph_messages import GraphEntry as GraphEntry
 from .graph_messages import GraphListReply as GraphListReply
@@ -113,6 +114,7 @@ class Options(Request):
     thread_key: Maybe[Key] = UNSET
     delete_on_completion: Maybe[bool] = UNSET
     tags: Maybe[TagsJson] = UNSET
+    durability: Maybe[DurabilityName] = UNSET
 
 
 class FlowCreateRequest(Request):

@@ -10,6 +10,7 @@ import msgspec
 
 from dwarf_nats.errors import BadRequest
 from dwarf_nats.workflow import node_json
+from dwarf_nats.workflow.durability import Durability
 from dwarf_nats.workflow.graph_builder import GraphBuilder, Node
 from dwarf_nats.workflow.names import closest
 from dwarf_nats.workflow.nodes import (
@@ -170,6 +171,13 @@ class ActionBuilder(GraphBuilder):
             queue_timeout_ms=self._ms(queue_timeout, "defaults.queueTimeoutMs"),
             retry=self._retry(retry, "defaults"),
         )
+
+    def set_durability(self, durability: Durability | str) -> None:
+        """Set what must be in the database before the next task is asked: `"committed"` (the default) or `"pipelined"`.
+
+        Raises `BadRequest` for any other text.
+        """
+        self.pipelined = Durability.of(durability) is Durability.PIPELINED
 
     def compensate(self, name: str, by: str | SetFields | SendRequest | PublishMessage) -> None:
         """Compensate completed steps of this node if their flow fails or is cancelled: by a task's url, or an action.

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from copy import copy
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from dwarf_nats.errors import BadRequest
 from dwarf_nats.workflow import graph_json, lineage
 from dwarf_nats.workflow.action_builder import ActionBuilder
+from dwarf_nats.workflow.durability import Durability
 from dwarf_nats.workflow.graph_builder import Node, Transition
 from dwarf_nats.workflow.names import END
 from dwarf_nats.workflow.nodes import COMPENSATION_RETRY, COMPENSATION_SUFFIX, url_of
@@ -38,6 +40,7 @@ class Graph(ActionBuilder):
 
     origin: GraphOrigin | None = None
     """The document that the graph was read from, if it was."""
+    _other_durability: Graph | None = None
 
     def validate(self) -> None:
         """Raise `BadRequest` unless the graph is sound (G6, G7).
@@ -96,6 +99,16 @@ class Graph(ActionBuilder):
                 node.name: node for one in self.nodes.values() if (node := self._compensation_of(one)) is not None
             }
         return self._compensations
+
+    def with_durability(self, durability: Durability) -> Graph:
+        """The same graph with this durability: itself, or a copy that is made once."""
+        pipelined = durability is Durability.PIPELINED
+        if self.pipelined is pipelined:
+            return self
+        if self._other_durability is None:
+            self._other_durability = copy(self)
+            self._other_durability.pipelined = pipelined
+        return self._other_durability
 
     def _compensation_of(self, node: Node) -> Node | None:
         wanted = node.compensate

@@ -77,6 +77,8 @@ class GraphBuilder:
         self.reducers: dict[str, ReducerKind] = {}
         self.annotations: dict[str, str] = {}
         self.defaults = Defaults()
+        self.pipelined = False
+        """The next task is asked while the step before it is being written."""
         self.fields: dict[str, Field] = {}
         self._entry = ""
         self._leaving: dict[str, list[Transition]] = {}

@@ -9,6 +9,7 @@ import orjson
 
 from dwarf_nats.errors import BadRequest
 from dwarf_nats.workflow import node_json, shapes
+from dwarf_nats.workflow.durability import Durability
 from dwarf_nats.workflow.names import END, closest
 from dwarf_nats.workflow.nodes import Defaults
 from dwarf_nats.workflow.reducers import ReducerKind
@@ -24,6 +25,7 @@ _GRAPH_KEYS = (
     "entryPoint",
     "fields",
     "defaults",
+    "durability",
     "tasks",
     "transitions",
     "reducers",
@@ -43,6 +45,8 @@ def to_values(graph: GraphBuilder) -> dict[str, Any]:
         values["defaults"] = node_json.write_policies(
             defaults.timeout_ms, defaults.retry, queue_timeout_ms=defaults.queue_timeout_ms
         )
+    if graph.pipelined:
+        values["durability"] = Durability.PIPELINED.value
     values["tasks"] = [_task(node) for node in graph.nodes.values()]
     values["transitions"] = [
         {"from": edge.source, "to": edge.target}
@@ -104,6 +108,7 @@ def from_values(values: Any, make: Callable[[str], G]) -> G:
     graph = make(shapes.text(values, "name", where))
     graph.fields.update(node_json.read_fields(values, where))
     graph.defaults = node_json.read_defaults(values, where)
+    graph.pipelined = _read_durability(values, where) is Durability.PIPELINED
     for at, task in enumerate(shapes.objects(values, "tasks", where)):
         _read_task(graph, task, where, at)
     for at, edge in enumerate(shapes.objects(values, "transitions", where)):
@@ -126,6 +131,14 @@ def from_values(values: Any, make: Callable[[str], G]) -> G:
             )
         graph.annotations[node] = note
     return graph
+
+
+def _read_durability(values: Mapping[str, Any], where: str) -> Durability:
+    given = shapes.text(values, "durability", where)
+    try:
+        return Durability(given or Durability.COMMITTED)
+    except ValueError:
+        raise BadRequest(f"{where}, durability: {given!r} is not known: {closest(given, list(Durability))}") from None
 
 
 def _read_task(graph: GraphBuilder, task: Mapping[str, Any], graph_place: str, at: int) -> None:

@@ -29,6 +29,7 @@ class _Options(msgspec.Struct, rename="camel", kw_only=True, forbid_unknown_fiel
     time_budget_ms: int | UnsetType = UNSET
     delete_on_completion: bool = False
     tags: dict[str, Any] | UnsetType = UNSET
+    durability: str | UnsetType = UNSET
 
 
 _NAMES = tuple(field.encode_name for field in msgspec.structs.fields(_Options))
@@ -54,6 +55,7 @@ def options_from_json(text: bytes, where: str, idempotency_key: str) -> FlowOpti
         notify=_or_none(read.notify),
         time_budget_ms=_or_none(read.time_budget_ms),
         delete_on_completion=read.delete_on_completion,
+        durability=_or_none(read.durability),
         tags=None if isinstance(read.tags, UnsetType) else checked_tags(read.tags, f"{where}.tags"),
     )
 

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from dwarf_nats.errors import BadRequest
+from dwarf_nats.workflow.durability import Durability
 from dwarf_nats.workflow.status import Status
 from dwarf_nats.workflow.tags import Tags
 
@@ -22,7 +23,9 @@ class FlowOptions:
     `baggage`: any JSON value. `start_at`: a datetime with a time zone from 1970 to 9999; delays the entry step.
     `time_budget_ms`: for each task of this flow and of the flows it calls. `thread`: any flow key of a thread to join.
     `tags`: at most 32 names with a text, number or boolean each; of a continue, `None` inherits them (Q1).
-    An empty `idempotency_key`, `notify` or `thread` is refused. Raises `BadRequest` if `start_at` is no datetime.
+    `durability`: whether the next task is asked while the result before it is still being written; the graph's by default.
+    An empty `idempotency_key`, `notify` or `thread` is refused. Raises `BadRequest` if `start_at` is no datetime,
+    and for an unknown durability.
     """
 
     priority: int | None = None
@@ -36,8 +39,11 @@ class FlowOptions:
     thread: str | None = None
     delete_on_completion: bool = False
     tags: Tags | None = None
+    durability: Durability | str | None = None
 
     def __post_init__(self) -> None:
+        if self.durability is not None:
+            object.__setattr__(self, "durability", Durability.of(self.durability))
         if self.start_at is not None and not isinstance(self.start_at, datetime):
             raise BadRequest(
                 f"option start_at must be a datetime with a time zone, got {type(self.start_at).__name__}:"

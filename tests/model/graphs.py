@@ -119,6 +119,8 @@ class Sketch:
                 self.graph.set_reducer(field, self._tape.pick(KINDS[kind]))
         if self._tape.odds(15):
             self.graph.set_reducer("xs", self._tape.pick(["append", "union"]))
+        if self._tape.odds(40):
+            self.graph.set_durability("pipelined")
         return self.graph
 
     # -- sequences and blocks

@@ -78,12 +78,11 @@ class AfterCommit:
             self._in_flight.drop(step)
             if step.permits:
                 self._limits.over(step.permits)
-            if settlement.links:
+            if step.follower is not None:
+                self._settled_ahead(settlement, result, announcements)
+            elif settlement.links:
                 self._pass_on_after(settlement, result)
-                for one in settlement.chain():
-                    if (done := result.applied.get(one.step.step_id)) is not None:
-                        waiting: Sequence[NewStep] = [new for new in one.made if not new.eager]
-                        self._note(one, waiting, done, announcements)
+                self._note_chain(settlement, result, announcements)
             else:
                 waiting = self._pass_slot_on(settlement, alive, at)
                 self._note(settlement, waiting, applied, announcements)
@@ -99,7 +98,10 @@ class AfterCommit:
         self._in_flight.drop(step)
         if step.permits:
             self._limits.over(step.permits)
-        self._slots.release(step.slot or step.url)
+        if step.follower is None:
+            self._slots.release(step.slot or step.url)
+        else:  # which has the slot
+            self._executor.pipeline.drop(step.follower)
         if step.cancelled:
             self._count(step, "cancelled")
             self._finish_span(step, settlement, "cancelled")
@@ -129,6 +131,22 @@ class AfterCommit:
         )
 
     # -- the branches of `settled`
+
+    def _settled_ahead(self, settlement: Settlement, result: SettleResult, announcements: _Announcements) -> None:
+        """Follow up on a settlement of a pipelined flow, on whose result the next step went ahead."""
+        last = self._executor.pipeline.written(settlement, result)
+        if last is not None and last.links:
+            self._pass_on_after(last, result)
+        elif last is not None:
+            applied = result.applied[last.step.step_id]
+            self._pass_slot_on(last, applied.alive, applied.at)
+        self._note_chain(settlement, result, announcements)
+
+    def _note_chain(self, settlement: Settlement, result: SettleResult, announcements: _Announcements) -> None:
+        """Note each settlement of a chain that was written."""
+        for one in settlement.chain():
+            if (done := result.applied.get(one.step.step_id)) is not None:
+                self._note(one, [new for new in one.made if not new.eager], done, announcements)
 
     def _note(
         self, settlement: Settlement, waiting: Sequence[NewStep], applied: Applied, announcements: _Announcements

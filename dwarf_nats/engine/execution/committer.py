@@ -105,7 +105,7 @@ class Committer:
         if settlement.step.unsaved_progress is not None:
             settlement.note_progress(self._clock.now())
         if self._ended:
-            self._fenced(settlement)
+            self.fence(settlement)
             return
         self._settlements.append(settlement)
         self._ready.set()
@@ -134,7 +134,7 @@ class Committer:
                 apart.cancel()
             await asyncio.gather(*self._apart, return_exceptions=True)
             while self._settlements:
-                self._fenced(self._settlements.popleft())
+                self.fence(self._settlements.popleft())
 
     async def _write(self) -> None:
         while True:
@@ -218,7 +218,7 @@ class Committer:
                     error,
                 )
                 for one in group:
-                    self._fenced(one)
+                    self.fence(one)
                 return
             await self._clock.sleep(DATABASE_BACKOFF.delay(attempt))
 
@@ -262,7 +262,7 @@ class Committer:
             await self._commit_settlements(group, alone=True)
         except asyncio.CancelledError:
             for one in group:
-                self._fenced(one)
+                self.fence(one)
             raise
 
     def _report(self, group: Sequence[Settlement], settled: SettleResult) -> None:
@@ -334,9 +334,10 @@ class Committer:
             error,
             extra=one.step.log_fields,
         )
-        self._fenced(one)
+        self.fence(one)
 
-    def _fenced(self, settlement: Settlement) -> None:
+    def fence(self, settlement: Settlement) -> None:
+        """Drop a settlement: its step was taken away, or is left to its lease."""
         assert self._listener is not None
         self._listener.fenced(settlement)
 

@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from dwarf_nats.engine.execution.chains import Chains, goes_on
+from dwarf_nats.engine.execution.pipeline import Pipeline
 from dwarf_nats.engine.ids import NoneLeft
 from dwarf_nats.errors import DwarfError, Unavailable
 from dwarf_nats.ports import BusAway, QueuedTooLong, WorkerLost
@@ -67,6 +68,7 @@ class Executor:
         self._step_ids = step_ids
         self._committer = committer
         self._debug_log = debug_log
+        self.pipeline = Pipeline(in_flight, committer, shared.settings)
         self._chains = Chains(shared, runner=runner, step_ids=step_ids, debug_log=debug_log)
 
     # -- dispatch
@@ -106,7 +108,12 @@ class Executor:
             try:
                 self._executed(step)
             finally:
-                self._committer.settle(release(step) if settlement is None else settlement)
+                if settlement is None:
+                    settlement = release(step)
+                if step.ahead_of is None:
+                    self._committer.settle(settlement)
+                else:
+                    self.pipeline.settle(settlement)
 
     def _executed(self, step: ClaimedStep) -> None:
         self._in_flight.executed(step)
@@ -237,6 +244,11 @@ class Executor:
             new = _heir(settlement)
         if new is not None and new.delay_us == 0:
             new.eager = self._hand_slot_over(step, new.url, step.flow.workflow)
+            graph = step.flow.graph
+            if new.eager and graph is not None and graph.pipelined:
+                follower = self.pipeline.go_ahead(settlement, new, graph)
+                if follower is not None:
+                    self.dispatch(follower)
         elif child is not None and not step.flow.breakpoints:
             child.eager = self._hand_slot_over(step, child.url, child.flow.workflow)
         if child is not None and step.span is not None:
