@@ -76,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="fewer flows, one round: does it run, roughly how fast")
     parser.add_argument("--steps", type=int, default=10, help="steps in a flow")
     parser.add_argument("--sdk-worker", action="store_true", help="the task on the SDK's worker, not the lean service")
+    parser.add_argument("--pipelined", action="store_true", help="flows with the durability of that name")
     parser.add_argument("--dsn", default="", help="a PostgreSQL where databases may be made; else an embedded one")
     parser.add_argument("--nats", default="", help="a nats-server; else an embedded one")
     parser.add_argument("--out", type=Path, default=Path("bench-result.json"))
@@ -125,13 +126,14 @@ def _console() -> Console:
 async def _bench(args: argparse.Namespace, command: str) -> result.Run:
     rounds = args.rounds or (1 if args.quick else 3)
     arms = args.arm or [result.FLOOR, *DATABASES]
-    sides = Sides(args.steps, args.sdk_worker, args.profile, args.telemetry)
+    sides = Sides(args.steps, args.sdk_worker, args.profile, args.telemetry, args.pipelined)
     settings: dict[str, int | float | str | bool] = {
         "rounds": rounds,
         "quick": args.quick,
         "steps": args.steps,
         "sdk_worker": args.sdk_worker,
         "telemetry": args.telemetry,
+        "pipelined": args.pipelined,
         "embedded_postgresql": not args.dsn,
         "embedded_nats": not args.nats,
     }

@@ -47,6 +47,7 @@ class Sides:
     sdk_worker: bool = False
     profile: str = ""
     telemetry: str = "off"
+    pipelined: bool = False
 
 
 class Runner(Protocol):
@@ -122,7 +123,7 @@ class ServiceArm:
         shards: int = 1,
     ) -> None:
         self.figures = Arm(name or database)
-        self.shape = shape or Shape(length=sides.steps)
+        self.shape = shape or Shape("pipelined" if sides.pipelined else "linear", sides.steps)
         self._servers = servers
         self._sides = sides
         self._on_postgres = database == "postgresql"

@@ -21,7 +21,7 @@ from dwarf_nats.workflow.graph import END, Graph
 WORKFLOW = "bench"
 ADD, ONE, TURN, HOLD = "bench.t", "bench.one", "bench.turn", "bench.hold"
 """Tasks: `n` and one more; the delta 1; `n` and one more with the text turned by a letter; as `ADD`, but later."""
-KINDS = ("linear", "kept", "turned", "fan-out", "held")
+KINDS = ("linear", "pipelined", "kept", "turned", "fan-out", "held")
 PAD = "x" * 100
 
 
@@ -48,6 +48,8 @@ class Shape:
     def graph(self) -> Graph:
         """What is registered."""
         graph = Graph(WORKFLOW)
+        if self.kind == "pipelined":
+            graph.set_durability("pipelined")
         if self.kind == "fan-out":
             graph.add_task("split", ADD)
             graph.add_task("branch", ONE)
