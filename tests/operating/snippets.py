@@ -32,6 +32,7 @@ _FENCE = re.compile(r'^( *)```(\S*)(?: title="([^"\n]+)")?\n(.*?)^ *```$', re.MU
 _NOT_RUN = re.compile(r"<!-- not run: [^>]+ -->\n+ *$")
 GRAPH_REFERENCE = ROOT / "docs" / "reference" / "graph-file.md"
 _OF_A_GRAPH = {
+    "durability",
     "name",
     "tasks",
     "entryPoint",

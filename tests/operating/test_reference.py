@@ -44,7 +44,7 @@ def _sections() -> dict[str, list[str]]:
 
 def test_each_key_of_the_schema_has_its_section_and_nothing_else_has() -> None:
     schema = json.loads((ROOT / "schemas" / "graph_document.json").read_text())["$defs"]
-    assert set(SECTIONS.values()) == set(schema)
+    assert set(SECTIONS.values()) == {name for name, one in schema.items() if "properties" in one}
     sections = _sections()
     for title, name in SECTIONS.items():
         assert sorted(sections[title]) == sorted(schema[name]["properties"]), title
