@@ -100,19 +100,19 @@ def test_the_times_of_the_runbook_are_those_of_the_code() -> None:
     sweeps = 60 * duty.HEARTBEAT_SHARE * silent
     assert rows["steps of a killed or silent replica run elsewhere"] == f"{silent:g} to {silent + look:g} s"
     assert rows["a step whose answer never comes"] == f"fails with 408 after {settings.engine.time_budget_ms // 1000} s"
-    assert rows["a step nobody holds any more, whatever became of its replica"].startswith(f"{lease} s after")
-    assert rows["results in hand are kept for a database that is away"].startswith(f"{lease} s, then")
+    assert rows["a step that no replica holds any more becomes pending again"].startswith(f"{lease} s after")
+    assert rows["unwritten results are kept while their database is away"].startswith(f"{lease} s, then")
     assert rows["steps of a killed worker run elsewhere"].startswith(f"about {settings.roll_call_ms // 1000} s")
     assert rows["steps of a hung worker run elsewhere"] == f"about {roll_call.SILENCES * silence:g} s"
     first, longest = breaker.FIRST_PROBE_US / 1e6, breaker.LONGEST_PROBE_US / 1e6
     schedule = f"after {first:g} s, {2 * first:g} s, {4 * first:g} s, … at most {longest:g} s"
     assert rows["a task that could not serve is asked again"] == schedule
-    assert f"for {GRACE_SECONDS:g} s, no breaker" in rows["nobody listens right after NATS came back"]
-    assert rows["a step that waits for a sub-workflow that is gone or has ended"] == f"within {sweeps / 60:g} minutes"
+    assert f"for {GRACE_SECONDS:g} s, no breaker" in rows["a task has no responders right after NATS came back"]
+    assert rows["a step whose sub-workflow is gone or has ended is repaired"] == f"within {sweeps / 60:g} minutes"
     orphaned = integrity.STALLED_AFTER_MS / 60_000
-    counted = rows["a running flow in which nothing lives is counted as orphaned"]
+    counted = rows["a running flow without a live step is counted as orphaned"]
     assert counted == f"after {orphaned:g} to {orphaned + sweeps / 60:g} minutes"
-    made_up = rows["a lost signal is made up for"]
+    made_up = rows["work whose signal was lost is found"]
     assert f"new work within {duty.HEARTBEAT_SHARE * silent:g} s" in made_up
     assert f"a waiting caller within {2 * waiter_poll.WAITER_POLL_SECONDS:g} s" in made_up
     assert f"a cancellation within {look:g} s" in made_up
