@@ -23,6 +23,7 @@ from dwarf_nats.bus.services import NatsServices
 from dwarf_nats.bus.signals import NatsSignals, PeerListener
 from dwarf_nats.bus.sources import NatsSources
 from dwarf_nats.bus.tasks import NatsTasks
+from dwarf_nats.bus.values import NatsValues
 from dwarf_nats.clock import SystemClock
 from dwarf_nats.collector import collect_seldom
 from dwarf_nats.engine.ports import Ports
@@ -167,6 +168,7 @@ class _Replica:
             signals=NatsSignals(connection, self._origin, subjects, counters) if settings.signals else None,
             peers=self._peers,
             sources=self._sources,
+            values=_values(settings, connection),
         )
         return engine_on(settings.dsns, ports, settings.engine, self._telemetry, name=self._origin)
 
@@ -229,6 +231,13 @@ class _Replica:
             await service.drain(settings.engine.drain_ms / 1000)
             await engine.shutdown()
             log.info("replica %s has drained", self._origin)
+
+
+def _values(settings: ServerSettings, connection: Connection) -> NatsValues | None:
+    """The bucket of large values that is swept, if the settings name one."""
+    if not settings.claim_bucket:
+        return None
+    return NatsValues(connection, settings.claim_bucket, settings.claim_grace_ms / 1000)
 
 
 async def run_server(settings: ServerSettings) -> None:

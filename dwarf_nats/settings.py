@@ -255,6 +255,18 @@ class ServerSettings:
         least=0,
         section=LIMITS,
     )
+    claim_bucket: str = setting(
+        "",
+        "Remove large values from this bucket that no flow uses.",
+        reference="The bucket of large values: values that no row refers to are removed from it; empty: nothing is removed.",
+        section=SERVICE,
+    )
+    claim_grace_ms: int = setting(
+        86_400_000,
+        "Age from which unused large values are removed.",
+        least=3_600_000,
+        section=TUNING,
+    )
     engine: EngineSettings = field(default_factory=EngineSettings)
     requests: RequestLimits = field(default_factory=RequestLimits)
     accept_ms: int = setting(

@@ -18,8 +18,8 @@ API = "$JS.API"
 ACK = "$JS.ACK"
 TIMEOUT_SECONDS = 5.0
 REMEDY = "grant a replica what the permission template replica.conf has for JetStream"
-NO_STREAM, NO_CONSUMER = 10059, 10014
-"""Codes of the server for a stream or consumer that is not there."""
+NO_STREAM, NO_CONSUMER, NO_MESSAGE = 10059, 10014, 10037
+"""Codes of the server for a stream, consumer or message that is not there."""
 
 
 class ApiError(msgspec.Struct):
@@ -35,7 +35,7 @@ class _Reply(msgspec.Struct):
 
 
 class Missing(NotFound):
-    """The stream or the consumer is not there."""
+    """The stream, the consumer or the message is not there."""
 
 
 class JetStreamApi:
@@ -47,7 +47,7 @@ class JetStreamApi:
     async def ask(self, subject: str, request: dict[str, Any] | None = None) -> dict[str, Any]:
         """Ask for something below `$JS.API`; return the reply.
 
-        Raises `Missing` for a stream or consumer that is not there, `Forbidden`, `Unavailable` for what may pass,
+        Raises `Missing` for a stream, consumer or message that is not there, `Forbidden`, `Unavailable` for what may pass,
         `BadRequest` for what the server refuses.
         """
         full = f"{API}.{subject}"
@@ -96,7 +96,7 @@ class JetStreamApi:
 
 def _refusal(error: ApiError) -> DwarfError:
     words = error.description or f"error {error.err_code}"
-    if error.err_code in (NO_STREAM, NO_CONSUMER):
+    if error.err_code in (NO_STREAM, NO_CONSUMER, NO_MESSAGE):
         return Missing(words)
     if error.code == 403:
         return Forbidden(f"JetStream refuses that: {words}")

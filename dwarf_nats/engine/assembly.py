@@ -80,6 +80,7 @@ def new_replica(
         event_asks=events,
         peers=ports.peers,
         sources=ports.sources,
+        values=ports.values,
         read_options=ports.read_options,
         deployment=deployment,
         definitions=definitions,

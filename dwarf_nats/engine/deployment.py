@@ -57,6 +57,15 @@ class Deployment:
         shard = self._shards.get(number)
         return shard is None or shard.availability.is_away
 
+    def all_there(self) -> list[Shard]:
+        """Return all shards of the deployment; none at all if one of them is away, or not known here."""
+        known = [shard for _, shard in sorted(self._shards.items())]
+        answering = [shard for shard in known if shard.opened and not self._is_silent(shard)]
+        return answering if answering == known and 0 < self.count <= len(known) else []
+
+    def _is_silent(self, shard: Shard) -> bool:
+        return shard.availability.is_away or shard.number in self._not_answering
+
     # -- where flows and keys belong
 
     def any_shard(self) -> Shard:

@@ -11,6 +11,7 @@ from dwarf_nats.ports import TaskCapabilities
 
 if TYPE_CHECKING:
     from dwarf_nats.ports import Clock, Graphs, Notices, Peers, Services, Signals, Sources, Tasks
+    from dwarf_nats.ports.values import ValueBucket
     from dwarf_nats.workflow.options import FlowOptions
 
 
@@ -31,8 +32,9 @@ class Ports:
 
     `capabilities`: the checks that `tasks` makes by itself, so that the engine need not. Without `graphs` only registered and
     inline graphs run; without `services` steps of request and publish nodes fail; without `notices` nobody is told; without
-    `signals` other replicas poll; without `peers` an explanation lacks what only they know; without
-    `sources` no messages are received; `read_options` reads those of rows in an outbox; `clock` is the machine's.
+    `signals` other replicas poll; without `peers` an explanation lacks what only they know; without `sources` no messages are
+    received; without `values` no large values are removed; `read_options` reads those of rows in an outbox; `clock` is the
+    machine's.
     """
 
     tasks: Tasks
@@ -43,5 +45,6 @@ class Ports:
     signals: Signals | None = None
     peers: Peers | None = None
     sources: Sources | None = None
+    values: ValueBucket | None = None
     read_options: OptionsReader = no_options
     clock: Clock | None = None

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from dwarf_nats.engine.ports import OptionsReader
     from dwarf_nats.engine.scheduling.alarm import Alarm
     from dwarf_nats.ports import Peers, Sources
+    from dwarf_nats.ports.values import ValueBucket
 
 
 @dataclass(slots=True, frozen=True, kw_only=True)
@@ -31,3 +32,4 @@ class Replica(Shared):
     read_options: OptionsReader
     peers: Peers | None = None
     sources: Sources | None = None
+    values: ValueBucket | None = None

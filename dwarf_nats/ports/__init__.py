@@ -44,6 +44,7 @@ from dwarf_nats.ports.store import (
     Store,
     StoreSize,
 )
+from dwarf_nats.ports.values import BucketContents, ClaimPage, ClaimStore, RecentFlows, StoredValue, ValueBucket
 from dwarf_nats.ports.world import (
     BusAway,
     Clock,
@@ -69,8 +70,11 @@ __all__ = [
     "AuditRow",
     "AuditStore",
     "BreakerStore",
+    "BucketContents",
     "BulkStore",
     "BusAway",
+    "ClaimPage",
+    "ClaimStore",
     "ClaimedSchedules",
     "Clock",
     "Compensates",
@@ -109,6 +113,7 @@ __all__ = [
     "QueueListener",
     "QueuedTooLong",
     "ReceivingStore",
+    "RecentFlows",
     "Refused",
     "RegisteredGraph",
     "Removal",
@@ -129,9 +134,11 @@ __all__ = [
     "StepStore",
     "Store",
     "StoreSize",
+    "StoredValue",
     "TaskCapabilities",
     "Tasks",
     "Unstorable",
     "Unusable",
+    "ValueBucket",
     "WorkerLost",
 ]

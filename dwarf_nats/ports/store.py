@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         ReplicaStore,
     )
     from dwarf_nats.ports.statistics import StatisticsStore
+    from dwarf_nats.ports.values import ClaimStore
     from dwarf_nats.rules.claims import ClaimedRow
     from dwarf_nats.rules.rows import Called, FanOut, FlowRow, PausedFlow, StepRow, SummaryRow
     from dwarf_nats.rules.scheduling.values import Page, PageRequest, Share
@@ -316,6 +317,11 @@ class Store(IdSource, HomeStore, ReceivingParts, Protocol):
     @property
     def bulk(self) -> BulkStore:
         """Operations on many flows at once."""
+        ...
+
+    @property
+    def claims(self) -> ClaimStore:
+        """Claims in rows."""
         ...
 
     @property

@@ -69,7 +69,7 @@ class ValueStore:
     async def get(self, nc: Nats, digest: str) -> bytes:
         """Return a value. Raises `NotFound` if it is not there, or not whole; else as `put` does."""
         found = await self._meta(nc, digest)
-        if found is not None:
+        while found is not None:
             info: dict[str, Any] = msgspec.json.decode(found.data)
             subject, place = f"$O.{self.bucket}.C.{info.get('nuid', '')}", 1
             chunks = []
@@ -82,6 +82,9 @@ class ValueStore:
             data = b"".join(chunks)
             if digest_of(data) == digest:
                 return data
+            before, found = found, await self._meta(nc, digest)
+            if found is not None and found.data == before.data:
+                break  # else it was written again, and the old chunks were swept, while they were read
         raise NotFound(f"{digest[:19]}… is not in the object store (bucket {self.bucket})")
 
     # -- inside

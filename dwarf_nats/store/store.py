@@ -12,6 +12,7 @@ from dwarf_nats.store.faults import needs_a_person, one_line, root_of
 from dwarf_nats.store.parts.audit import SqlAudit
 from dwarf_nats.store.parts.breakers import SqlBreakers
 from dwarf_nats.store.parts.bulk import SqlBulk
+from dwarf_nats.store.parts.claims import SqlClaims
 from dwarf_nats.store.parts.control import SqlControl
 from dwarf_nats.store.parts.definitions import SqlDefinitions
 from dwarf_nats.store.parts.deployment import SqlDeployment
@@ -83,6 +84,7 @@ class SqlStore:
         self.definitions = SqlDefinitions(self.database)
         self.holds = SqlHolds(self.database, self.replicas)
         self.receiving = SqlReceiving(self.database, self.replicas)
+        self.claims = SqlClaims(self.database, has_outbox=isinstance(self.database, Postgres))
         self.outbox = SqlOutbox(self.database, self.replicas) if isinstance(self.database, Postgres) else None
 
     async def open(self, replica_name: str, *, migrated: bool) -> None:

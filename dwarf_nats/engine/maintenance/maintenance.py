@@ -6,6 +6,7 @@ from collections.abc import Coroutine, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from dwarf_nats.engine.maintenance.claim_sweep import ClaimSweep
 from dwarf_nats.engine.maintenance.duty import Duty, DutyRunner
 from dwarf_nats.engine.maintenance.event_sweep import EventSweep
 from dwarf_nats.engine.maintenance.heartbeat import Heartbeat
@@ -67,6 +68,9 @@ class Maintenance:
         self.receipt_pruner = ReceiptPruner(
             store.replicas, store.receiving, operations.sources if shard.number == HOME else None
         )
+        self.claim_sweep = (
+            ClaimSweep(replica.values, replica) if replica.values is not None and shard.number == HOME else None
+        )
         self.outbox = (
             OutboxSweep(
                 replica,
@@ -106,6 +110,8 @@ class Maintenance:
             "holdlook": HoldLook(self.hold_keeper),
         }
         duties["receipts"] = self.receipt_pruner
+        if self.claim_sweep is not None:
+            duties["values"] = self.claim_sweep
         self.heartbeat.begin()
         self.lease_reaper.begin()
         self.waiter_poll.begin()
