@@ -27,12 +27,12 @@ _INTRODUCTION = """\
 
 *Made by `python -m dwarf_nats.cli.reference` from the options and settings; do not edit.*
 
-For operators: each setting under all its names, with its default and unit.
+For operators. This page lists each setting with all its names, its default and its unit.
 
-A setting is taken from the option, else from the variable (an empty one counts as not set), else from `dwarf.toml` in the
-working directory or the file named with `--config`. In the file, write the key at the top for every command that has it, or
-in a table for one command, `[serve]`. [Configuration](../configuration.md) has an example. Switches are `true` or `false` in
-variables and in the file.
+An option overrides its variable, and the variable overrides the file: `dwarf.toml` in the working directory, or the file
+named with `--config`. An empty variable counts as not set. In the file, a key at the top applies to every command that has it.
+A key in a table, such as `[serve]`, applies to one command. [Configuration](../configuration.md) has an example. In variables
+and in the file, switches are `true` or `false`.
 """
 _EMBEDDED = """\
 ## Settings of the engine that have no option
@@ -43,7 +43,7 @@ _NATS = """\
 ## Variables of the `nats` command line
 
 Every command that talks to NATS reads these, if neither an option nor a `DWARF_` variable is set. `NATS_CONTEXT` names a
-context of the `nats` command line, which gives the settings that are still missing.
+context of the `nats` command line. It provides the settings that are still missing.
 """
 _OTHER = """\
 ## What other commands read
@@ -51,7 +51,7 @@ _OTHER = """\
 `dwarf-nats COMMAND --help` lists all options of a command.
 """
 _MORE = """\
-With `DWARF_TRACEBACK=1`, a command prints a traceback if it meets a defect. The PostgreSQL driver reads `PGPASSWORD`,
+With `DWARF_TRACEBACK=1`, a command prints a traceback when a defect stops it. The PostgreSQL driver reads `PGPASSWORD`,
 `PGPASSFILE` and `PGSSLMODE`, so a DSN needs no password.
 """
 

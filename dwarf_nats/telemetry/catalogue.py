@@ -42,7 +42,7 @@ _COMMIT = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2
 
 FLOWS_STARTED = Metric(
     "dwarf_flows_started_total", _C, "{flow}", ("workflow",),
-    "Flows that began to run: by start, restart, restart_from or fork, subgraph flows included.",
+    "Flows that began to run, by start, restart, restart_from or fork. Subgraph flows count too.",
     "The load of new flows.",
 )  # fmt: skip
 FLOWS_TERMINATED = Metric(
@@ -62,12 +62,12 @@ FLOWS = Metric(
     unit="{flow}",
     labels=("workflow", "status"),
     description=(
-        "Flows that no other flow called, by workflow and status (created, running, interrupted, failed, cancelled;"
-        " `dwarf_flows_terminated_total` counts completed ones), as one replica counts them once a minute."
-        f" At most {COUNTED_FLOWS:,} of a status and shard are counted: of failed and cancelled flows the newest, of the others"
+        "Root flows by workflow and status (created, running, interrupted, failed, cancelled;"
+        " `dwarf_flows_terminated_total` counts completed ones). One replica counts them once a minute:"
+        f" at most {COUNTED_FLOWS:,} of a status and shard, the newest failed and cancelled flows, and of the others"
         " the oldest."
     ),
-    interpretation="Which workflows pile up. Failed flows stay until somebody restarts, deletes or purges them.",
+    interpretation="It shows which workflows pile up. Failed flows stay until somebody restarts, deletes or purges them.",
     of_deployment=True,
 )
 OLDEST_RUNNING = Metric(
@@ -76,8 +76,7 @@ OLDEST_RUNNING = Metric(
     unit="s",
     labels=("workflow",),
     description=(
-        "How long the flow that has been running longest has been so without a pause, by workflow, among the flows that are"
-        " counted."
+        "Longest time for which a running flow has run without a pause, by workflow, among the counted flows."
     ),
     interpretation="If it grows beyond what the workflow should take, explain that flow.",
     of_deployment=True,
@@ -97,10 +96,10 @@ FLOW_TIME = Metric(
     unit="s",
     labels=("workflow",),
     description=(
-        "From the creation of a flow to its end of any kind, pauses and waits included. Above 1,000 a second of one workflow, a"
-        " sample."
+        "Time from the creation of a flow to its end, whatever its status, with pauses and waits. Above 1,000 flows a"
+        " second of one workflow it is a sample."
     ),
-    interpretation="How long a workflow takes.",
+    interpretation="The duration of a workflow.",
     buckets=_LIFE,
 )
 STEPS_EXECUTED = Metric(
@@ -112,7 +111,7 @@ STEPS_EXECUTED = Metric(
 STEPS_RECOVERED = Metric(
     "dwarf_steps_recovered_total", _C, "{step}", (),
     "Steps that became pending again because their replica was silent or their lease had run out.",
-    "A replica was killed or stood still. If it rises without a deployment, look for crashes, stalls and full disks.",
+    "A replica was killed or was blocked. If it rises without a deployment, look for crashes, stalls and full disks.",
     rests_at_zero=True,
 )  # fmt: skip
 STEPS_FENCED = Metric(
@@ -143,8 +142,8 @@ LIMIT_WAITS = Metric(
     _C,
     "{step}",
     ("limit",),
-    "Claimed steps that a limit made wait.",
-    "More arrives than the limit lets begin.",
+    "Claimed steps that had to wait for a limit.",
+    "More steps arrive than the limit allows to begin.",
 )
 LIMIT_RUNNING = Metric(
     "dwarf_limit_running",
@@ -152,7 +151,7 @@ LIMIT_RUNNING = Metric(
     "{permit}",
     ("limit",),
     "Steps, or flows of a limited workflow, that a limit counts, over all its keys.",
-    "At its `concurrency`, others wait.",
+    "When it reaches `concurrency`, other steps wait.",
     of_deployment=True,
 )
 LIMIT_WAITING = Metric(
@@ -161,7 +160,7 @@ LIMIT_WAITING = Metric(
     "{step}",
     ("limit",),
     "Steps that wait for a limit.",
-    "If it grows for long, more arrives than the limit will ever let begin.",
+    "If it grows for a long time, more steps arrive than the limit allows to begin.",
     of_deployment=True,
 )
 LIMIT_OLDEST_WAIT = Metric(
@@ -170,12 +169,12 @@ LIMIT_OLDEST_WAIT = Metric(
     "s",
     ("limit",),
     "Age of the oldest step that waits for a limit; 0 if none waits.",
-    "Beyond minutes, flows are late because of the limit: raise it, or let less arrive.",
+    "If it is more than minutes, the limit delays flows: raise the limit, or send less work.",
     of_deployment=True,
 )
 RATE_CUTS = Metric(
     "dwarf_task_rate_cuts_total", _C, "{cut}", ("task",),
-    "Answers of a task that it is busy (429); each cut its rate.",
+    "Answers of a task that it is busy (429). Each one cut its rate.",
     "The task is at its capacity.",
 )  # fmt: skip
 BREAKER_TRIPS = Metric(
@@ -197,7 +196,7 @@ REQUESTS = Metric(
 REQUESTS_REFUSED = Metric(
     "dwarf_requests_refused_total", _C, "{request}", ("operation", "code"),
     "Requests that were refused, by operation and code.",
-    "429: more requests than the replica takes. 500: a defect of ours. 503: a server is away.",
+    "429: more requests than the replica accepts. 500: a defect of dwarf-nats. 503: a server is away.",
 )  # fmt: skip
 REQUESTS_LOST = Metric(
     "dwarf_requests_lost_total", _C, "{request}", ("operation",),
@@ -218,7 +217,7 @@ PROGRESS_MALFORMED = Metric(
     "{message}",
     (),
     "Progress of tasks that could not be read and was dropped. The steps go on.",
-    "A worker sends more than 4 KiB, or something else than the fields of a progress. The log names the step.",
+    "A worker sends more than 4 KiB, or fields that a progress does not have. The log names the step.",
 )
 SIGNALS_DROPPED = Metric(
     "dwarf_signals_dropped_total", _C, "{signal}", (),
@@ -239,15 +238,15 @@ COMMITS = Metric(
 COMMITTED = Metric(
     "dwarf_commit_members_total", _C, "{member}", ("shard",),
     "Results and creations in those groups.",
-    "Divided by the groups: how many share one transaction. The quotient grows with the load.",
+    "Divided by the groups, it is the number of results per transaction. It grows with the load.",
 )  # fmt: skip
 SCHEDULE_RUNS = Metric(
     "dwarf_schedule_runs_total",
     _C,
     "{run}",
     ("outcome",),
-    "Due times of schedules by what became of them: started, skipped, missed or failed; those triggered or backfilled by hand"
-    " count as started.",
+    "Due times of schedules by outcome: started, skipped, missed or failed. Triggered and backfilled runs count as"
+    " started.",
     "`missed`: no replica or database was there for longer than catchUpMs. `failed`: the flow could not be created.",
 )
 SCHEDULES_LATE = Metric(
@@ -270,7 +269,7 @@ QUEUE_DEPTH = Metric(
 PENDING = Metric(
     "dwarf_steps_pending", _G, "{step}", ("priority",),
     f"The same by priority, of the {BANDS} best bands.",
-    "Which band waits.",
+    "It shows which priority waits.",
     of_deployment=True,
 )  # fmt: skip
 OLDEST = Metric(
@@ -288,13 +287,13 @@ FAIRNESS_KEYS = Metric(
 RATE_LIMIT = Metric(
     "dwarf_task_rate_limit", _G, "{step}", ("task",),
     "Operations per second that this replica's valve allows a task that has answered 429; 100,000 means no limit.",
-    "How much the task is throttled.",
+    "A low value means that the task is throttled.",
 )  # fmt: skip
 RUNNING = Metric(
     "dwarf_task_concurrency_running", _G, "{step}", ("task",),
     "Worker slots of this replica in use, by task, including results that wait for a commit.",
-    "At the number of slots, the replica is full. A task that stays at three quarters of them, or above, hangs or is slow:"
-    " other tasks have the rest.",
+    "When all slots are in use, the replica is full. A task that stays at three quarters of the slots, or above, hangs"
+    " or is slow. Other tasks have the rest.",
 )  # fmt: skip
 BREAKER_STATE = Metric(
     "dwarf_task_breaker_state", _G, "{state}", ("task",),
@@ -309,22 +308,22 @@ SHARD_UP = Metric(
 )  # fmt: skip
 QUEUE_WAIT = Metric(
     "dwarf_step_queue_wait_seconds", _H, "s", ("task",),
-    "From when a step was due to its claim. Steps that started eagerly, as in an idle deployment, did not wait"
-    " and are not in it. Above 1,000 a second of one task, a sample.",
+    "Time from when a step was due to its claim. Steps that started eagerly, as in an idle deployment, did not wait"
+    " and are not counted. Above 1,000 steps a second of one task it is a sample.",
     "Latency that more worker slots, or more capacity of the tasks, would remove.",
     buckets=_LATENCY,
 )  # fmt: skip
 TASK_TIME = Metric(
     "dwarf_step_task_seconds", _H, "s", ("task",),
-    "From the request to a task to its answer of any kind. Above 1,000 a second of one task, a sample; the number is in"
-    " `dwarf_steps_executed_total`.",
-    "How fast the tasks are, including the bus.",
+    "Time from the request to a task to its answer. Above 1,000 steps a second of one task it is a sample;"
+    " `dwarf_steps_executed_total` has the number of steps.",
+    "The speed of the tasks, including NATS.",
     buckets=_LATENCY,
 )  # fmt: skip
 COMMIT_TIME = Metric(
     "dwarf_step_commit_seconds", _H, "s", ("shard",),
     "Duration of the transaction that wrote a group of results; one value per group. Each step of the group waited that long.",
-    "How fast the database is.",
+    "The speed of the database.",
     buckets=_COMMIT,
 )  # fmt: skip
 
@@ -349,14 +348,14 @@ def document() -> str:
     return f"""# Metrics
 
 For operators. After this page you know what each metric counts and what it tells you. [Telemetry](telemetry.md) says how to
-collect them. This page is made from `dwarf_nats/telemetry/catalogue.py`.
+collect them. This page is generated from `dwarf_nats/telemetry/catalogue.py`.
 
 The scope is `{SCOPE}`. Prometheus shows the names as they are written here. Counters belong to one replica and count from its
-start: add them up.
+start, so add them up.
 
 {same}
-are read from the databases and are the same on every replica: take the largest. No label contains a key. A metric has at most
-{MANY_NAMES:,} series, in the order in which they appear; a counter or histogram counts further ones as `{OTHER}`.
+are read from the databases and are the same on every replica, so take the largest. No label contains a key. A metric has at
+most {MANY_NAMES:,} series, in the order in which they appear. A counter or histogram counts further ones as `{OTHER}`.
 
 {"".join(_section(one) for one in CATALOGUE)}
 ## What should be zero
