@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from dwarf_nats.workflow.bulk import Bulk, BulkAction, BulkFailure, BulkMember, BulkPage
     from dwarf_nats.workflow.code_graph import Workflow
     from dwarf_nats.workflow.code_parts import WorkflowNode
+    from dwarf_nats.workflow.durability import Durability
     from dwarf_nats.workflow.explanation import Because, Explanation, Reason, Wait, WaitsFor
     from dwarf_nats.workflow.flow import Flow
     from dwarf_nats.workflow.graph import END, Graph
@@ -95,6 +96,7 @@ __all__ = [
     "Codec",
     "Conflict",
     "ConnectOptions",
+    "Durability",
     "DwarfError",
     "Engine",
     "EngineSettings",
@@ -205,6 +207,7 @@ _MODULES = {
     "dwarf_nats.workflow.graph": ("END", "Graph"),
     "dwarf_nats.workflow.limit": ("Limit", "LimitInfo"),
     "dwarf_nats.workflow.nodes": ("PublishMessage", "RetryPolicy", "SendRequest", "SetFields"),
+    "dwarf_nats.workflow.durability": ("Durability",),
     "dwarf_nats.workflow.options": ("FlowOptions", "Query"),
     "dwarf_nats.workflow.output": ("Chunk", "OutputEnd"),
     "dwarf_nats.workflow.progress": ("Progress",),

@@ -176,6 +176,8 @@ class ActionBuilder(GraphBuilder):
         """Set what must be in the database before the next task is asked: `"committed"` (the default) or `"pipelined"`.
 
         Raises `BadRequest` for any other text.
+
+        Example: `graph.set_durability("pipelined")`
         """
         self.pipelined = Durability.of(durability) is Durability.PIPELINED
 

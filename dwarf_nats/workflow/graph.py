@@ -100,9 +100,14 @@ class Graph(ActionBuilder):
             }
         return self._compensations
 
-    def with_durability(self, durability: Durability) -> Graph:
-        """The same graph with this durability: itself, or a copy that is made once."""
-        pipelined = durability is Durability.PIPELINED
+    def with_durability(self, durability: Durability | str) -> Graph:
+        """The same graph with this durability: itself, or a copy that is made once.
+
+        Raises `BadRequest` for any other text than `"committed"` and `"pipelined"`.
+
+        Example: `graph.with_durability("pipelined")`
+        """
+        pipelined = Durability.of(durability) is Durability.PIPELINED
         if self.pipelined is pipelined:
             return self
         if self._other_durability is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from playwright.async_api import Page, expect
+from playwright.async_api import FloatRect, Locator, Page, expect
 
 from tests.browser.chromium import WAIT_MS
 from tests.console import stage
@@ -35,15 +35,22 @@ def seconds(shown: str) -> float:
     return float(found[1])
 
 
+async def box_of(shown: Locator) -> FloatRect:
+    """The place of an element; it may be drawn anew meanwhile, as when the flow has stopped."""
+    while True:
+        await expect(shown).to_be_visible()
+        box = await shown.bounding_box()
+        if box is not None:
+            return box
+
+
 async def test_the_pointer_reads_the_time_and_dragging_zooms(page: Page, caller: Caller) -> None:
     """A cursor with the time; a drag shows that part, wider; the button shows everything again."""
     flow = await stage.stopped(caller, await stage.made(caller, SLOW), "completed")
     await page.goto(f"/flow/{flow}/timeline")
     axis = page.locator(".tl-axis svg")
-    box = await axis.bounding_box()
-    row = await page.locator(".tl-row").nth(2).bounding_box()
-    assert box is not None
-    assert row is not None
+    box = await box_of(axis)
+    row = await box_of(page.locator(".tl-row").nth(2))
     height = row["y"] + row["height"] / 2
     await page.mouse.move(box["x"] + box["width"] * 0.25, height)
     cursor = page.locator(".tl-cursor")

@@ -68,7 +68,7 @@ class SlowEngine(StubEngine):
             raise Panic("unwrap")
         return await super().create(workflow, state, options, start=start)
 
-    async def begun(self, number: int) -> None:
+    async def have_begun(self, number: int) -> None:
         """Wait until so many creates have begun in all."""
         async with asyncio.timeout(SOON):
             while len(self.names) < number:
@@ -129,7 +129,7 @@ async def test_a_flood_is_carried_out_in_order_and_without_a_line_each(
     await serving(max_requests=8, counters=counters)
     await publish(other, f"{prefix}.flow.create_task", 5_000)
     engine.gate.set()
-    await engine.begun(5_000)
+    await engine.have_begun(5_000)
     assert engine.names == [f"t{number}" for number in range(5_000)]
     assert engine.most <= 4  # half: requests that have a reply subject need the others
     assert all(start for *_, start in engine.asked)
@@ -152,7 +152,7 @@ async def test_what_is_beyond_the_bytes_is_counted_and_logged_once(
     (stats,) = [one for one in service.stats()["endpoints"] if one["name"] == "flow-create_task"]
     assert (stats["num_requests"], stats["num_errors"]) == (1_000, lost)
     engine.gate.set()
-    await engine.begun(1_000 - lost)
+    await engine.have_begun(1_000 - lost)
     assert engine.names == [f"t{number}" for number in range(1_000 - lost)]
     service.responder.flush_log()
     assert f"and {lost - 2:,} more like it" in caplog.messages[1]
@@ -165,7 +165,7 @@ async def test_those_with_a_reply_subject_are_served_meanwhile(
     """A backlog takes half of what is carried out at once; beyond the bound the others hear 429."""
     await serving(max_requests=4)
     await publish(other, f"{prefix}.flow.create_task", 100)
-    await engine.begun(2)
+    await engine.have_begun(2)
     await settled(other, prefix)
     assert engine.running == 2
     asked = [
@@ -180,7 +180,7 @@ async def test_those_with_a_reply_subject_are_served_meanwhile(
     assert [one for one in answers if "flowKey" in one] == [{"flowKey": KEY}] * len(
         [name for name in engine.names if name.startswith("asked")]
     )
-    await engine.begun(100)
+    await engine.have_begun(100)
 
 
 async def test_the_only_place_is_shared_in_turn(
@@ -189,7 +189,7 @@ async def test_the_only_place_is_shared_in_turn(
     await serving(max_requests=1)
     engine.gate.set()
     await publish(other, f"{prefix}.flow.create_task", 50)
-    await engine.begun(50)
+    await engine.have_begun(50)
     assert engine.most == 1
 
 
@@ -234,7 +234,7 @@ async def test_a_drain_carries_out_what_waits(
     await publish(other, f"{prefix}.flow.create_task", 200)
     await settled(other, prefix)
     draining = asyncio.ensure_future(service.drain(SOON))
-    await engine.begun(1)
+    await engine.have_begun(1)
     engine.gate.set()
     await draining
     assert len(engine.asked) >= 200
@@ -288,7 +288,7 @@ async def test_they_outlast_a_database_that_is_away(
     await tried(engine, 9)
     engine.away = None
     engine.gate.set()
-    await engine.begun(100)
+    await engine.have_begun(100)
     assert engine.names == [f"t{number}" for number in range(100)]
     assert not counters.lost_requests
     assert not caplog.messages
@@ -313,7 +313,7 @@ async def test_what_must_not_be_repeated_or_need_not_be_is_lost_and_counted(
     engine.away = None
     engine.gate.set()
     await publish(other, f"{prefix}.flow.create_task", 1, first=7)
-    await engine.begun(1)
+    await engine.have_begun(1)
     assert engine.names == ["t7"]
     assert counters.lost_requests[("flow.create_task",)] == 1
 
@@ -328,5 +328,5 @@ async def test_one_with_an_idempotency_key_is_always_tried_again(
     await tried(engine, 2)
     engine.away = None
     engine.gate.set()
-    await engine.begun(1)
+    await engine.have_begun(1)
     assert engine.names == ["t0"]

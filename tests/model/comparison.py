@@ -305,12 +305,13 @@ def _without(state: dict[str, Any], names: Set[str]) -> dict[str, Any]:
 
 def _not_undone(history: list[Any]) -> list[Any]:
     """A history without the steps that compensate others."""
-    return [
+    left = (
         [task, *more, child and [child[0], _not_undone(child[1])], *rest]
         for task, *more, child, handled, branch, failures in history
         for rest in [[handled, branch, failures]]
         if not task.endswith(COMPENSATION_SUFFIX)
-    ]
+    )
+    return sorted(left, key=canonical)  # anew: what is left out decided on their order, too
 
 
 def _observed(observed: Observed, errors: list[Error], left_open: Set[str], *, undone: bool = True) -> list[str]:

@@ -53,6 +53,7 @@ async def test_a_task_is_told_what_it_needs_to_know(caller: Caller) -> None:
         "Dwarf-Flow-Key": body["flowKey"], "Dwarf-Step-Key": body["stepKey"], "Dwarf-Workflow": "acme.order",
         "Dwarf-Task": "op%C5%82ata 100%25", "Dwarf-Attempt": "0", "Dwarf-Deadline": body["deadline"],
         "Dwarf-Accept-Ms": headers["Dwarf-Accept-Ms"], "Dwarf-Queue": "1",
+        "Dwarf-Stream": f"{caller.prefix}.stream.{body['flowKey'].rsplit('-', 1)[0]}.{body['stepKey'].rsplit('-', 1)[0]}",
     }  # fmt: skip
     assert int(headers["Dwarf-Accept-Ms"]) > 0
     await caller.answer(message)

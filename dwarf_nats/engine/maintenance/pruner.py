@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 PRUNE_SECONDS = 60.0
 """Between two runs of a pruner: what it removes is in nobody's way."""
+GRAPH_PRUNE_SECONDS = 180.0
+"""Between two runs over the graphs, of which few are put."""
 AUDIT_PRUNE_SECONDS = 600.0
 """Between two looks for audit records: they are kept for days."""
 COMPLETED_AGE_MS = 60_000
@@ -82,7 +84,7 @@ class GraphPruner(Duty):
         """The digest up to which graphs were looked at; empty at the beginning."""
 
     def interval(self) -> float:
-        return PRUNE_SECONDS
+        return GRAPH_PRUNE_SECONDS
 
     async def run_once(self) -> None:
         """Look at the next graphs, up to the last one or to the most of one run."""

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from dwarf_nats.engine.shard import Shard
     from dwarf_nats.ports import Logger
 
-WATCH_SECONDS = 60.0
+WATCH_SECONDS = 300.0
 """Between two looks at the revision of the schema, where no heartbeat tells of a later one."""
 
 

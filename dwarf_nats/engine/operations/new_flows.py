@@ -13,7 +13,6 @@ from dwarf_nats.engine.operations.checks import start_time_us
 from dwarf_nats.rules.steps import FlowContext, NewFlow, ReadyStep
 from dwarf_nats.workflow import fields
 from dwarf_nats.workflow.claims import CLAIM_TEXT
-from dwarf_nats.workflow.durability import Durability
 from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.names import check_subject_name
 from dwarf_nats.workflow.sealed import MARK_TEXT, without_content
@@ -127,7 +126,7 @@ class FlowFactory:
         """Have the graph saved and ids at hand; return the flow to be created on the shard. Raises `Unavailable`."""
         options, thread = request.options, request.thread
         if options.durability is not None:  # it is kept with the flow's own graph
-            graph = graph.with_durability(Durability.of(options.durability))
+            graph = graph.with_durability(options.durability)
         graph_digest, kept_until = await self._graphs.saved(shard.number, graph)
         await shard.flow_ids.ensure()
         flow_id = shard.flow_ids.take()
