@@ -90,19 +90,19 @@ def state_diagram(changes: Changes) -> str:
 
 def document() -> str:
     """`docs/states.md`."""
-    stopped = ", ".join(f"`{status}`" for status in Status if status in STOPPED)
+    *stopped, last = (f"`{status}`" for status in Status if status in STOPPED)
     return f"""# Statuses
 
-For everyone who writes or operates workflows: every change of status that a flow or a step can make, and its cause. A change
-that is not drawn does not happen. The diagrams are made from the table in `dwarf_nats/rules/lifecycle.py`. *Stopped* means
-{stopped}.
+For everyone who writes or operates workflows. This page shows every change of status that a flow or a step can make, and its
+cause. A change that is not drawn cannot happen. The diagrams are generated from the table in `dwarf_nats/rules/lifecycle.py`.
+*Stopped* means {", ".join(stopped)} or {last}.
 
 ## Of a flow
 
 ```mermaid
 {state_diagram(FLOW_CHANGES)}```
 
-A flow is `interrupted` while one of its steps, or a flow it called, is paused. A flow made by fork begins as `running`.
+A flow is `interrupted` while one of its steps, or a flow that it called, is paused. A forked flow begins as `running`.
 
 ## Of a step
 
