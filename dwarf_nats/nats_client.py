@@ -148,6 +148,9 @@ class NatsClient(RoundTrips):
             raise
         except Exception as error:  # of the WebSocket library, say: nats-py would stop trying
             raise nats.errors.Error(f"nats: {type(error).__name__}: {error}") from error
+        if self.is_closed:  # meanwhile: `wait_for` hands over a connection that is ready, although it was cancelled
+            self._drop_sockets()
+            raise asyncio.CancelledError
 
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
         current = self._current_server

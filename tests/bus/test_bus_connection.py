@@ -10,14 +10,18 @@ import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlparse
 
 import pytest
+from nats.aio.client import Client, Srv
 
 from dwarf_nats.bus.connection import connect
 from dwarf_nats.dev_servers import NatsServer
 from dwarf_nats.errors import BadRequest, Unavailable
+from dwarf_nats.nats_client import NatsClient
 from dwarf_nats.wire.connect_options import ConnectOptions
+
+SOON = 20.0
 
 
 @pytest.fixture
@@ -255,3 +259,23 @@ async def test_a_server_that_is_full_is_told_as_that(tmp_path: Path) -> None:
             assert not refused.value.details.get("refused")
             told = str(refused.value).lower()
         await first.close()
+
+
+async def test_a_client_that_is_closed_while_it_connects_drops_the_connection() -> None:
+    """A cancellation that comes when the socket is open already is lost in nats-py, which would be connected again."""
+    ended = asyncio.Event()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+        ended.set()
+
+    async with await asyncio.start_server(accept, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        client = NatsClient()
+        client.options = {"connect_timeout": SOON}
+        client._status = Client.CLOSED
+        with pytest.raises(asyncio.CancelledError):
+            await client._connect_to_server(Srv(urlparse(f"nats://127.0.0.1:{port}")))
+        async with asyncio.timeout(SOON):
+            await ended.wait()
