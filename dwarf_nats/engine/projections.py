@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from dwarf_nats.errors import NotFound
-from dwarf_nats.rules import attempts, breakpoints, fan_in, state_refs
+from dwarf_nats.rules import attempts, fan_in, state_refs
 from dwarf_nats.rules.pauses import with_payload
 from dwarf_nats.rules.rows import FanOut, FlowRow, PausedFlow, StepRow, SummaryRow
 from dwarf_nats.workflow.answer import ErrorInfo
@@ -48,7 +48,6 @@ def outcome_of(shard: int, flow: FlowRow, paused: PausedFlow | None = None) -> O
         cancel_reason=(flow.cancel_reason or "") if status is Status.CANCELLED else None,
         compensating=flow.compensating is not None,
         tags=read_tags(flow.tags),
-        breakpoints=() if flow.breakpoints is None else breakpoints.read(flow.breakpoints),
     )
     if status is Status.INTERRUPTED and paused is not None:
         outcome.state_json = paused.state_json

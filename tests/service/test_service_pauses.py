@@ -140,8 +140,6 @@ async def test_a_breakpoint_pauses_before_the_task_and_overrides_replace_fields(
     paused = await caller.ok("flow.await", **flow)
     (pause,) = paused.pop("pauses")
     assert (pause["kind"], pause["task"], "payload" in pause) == ("breakpoint", "charge", False)
-    breakpoints = ["a node of a graph to come", "billing.charge"]  # shown to those who came after the pause
-    assert paused.pop("breakpoints", breakpoints) == breakpoints
     assert paused == {**flow, "workflow": "acme.b", "status": "interrupted", "state": {"n": 2, "card": "x"}}
     assert got == []
     refused = await caller.refused("flow.resume", **flow, data=1)

@@ -17,6 +17,7 @@ from dwarf_nats.engine.operations.step_links import StepLinks
 from dwarf_nats.engine.projections import current_outcome, nested_history, step_with_state
 from dwarf_nats.errors import BadRequest, DwarfError, Internal, NotFound, TooLarge
 from dwarf_nats.render.history import history_mermaid
+from dwarf_nats.rules import breakpoints
 from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.keys import parse_key
 from dwarf_nats.workflow.limits import over
@@ -60,7 +61,10 @@ class FlowQueries:
 
     async def snapshot(self, flow: str) -> Outcome:
         shard, key = self._placement.locate(flow)
-        return await current_outcome(shard.store.flows, await shard.store.flows.get(key))
+        row = await shard.store.flows.get(key)
+        outcome = await current_outcome(shard.store.flows, row)
+        outcome.breakpoints = () if row.breakpoints is None else breakpoints.read(row.breakpoints)
+        return outcome
 
     async def fingerprint(self, flow: str) -> tuple[str, Status]:
         shard, key = self._placement.locate(flow)
