@@ -98,7 +98,7 @@ class Beside(ServiceArm):
         return {"engine": float((await self._replicas[0].ask())["cpu"]), **self._servers.cpu()}
 
     async def room(self) -> str:
-        """What the database says of its tables."""
+        """The size of the tables, as the database says."""
         return await room(self.dsns[0])
 
     async def chunk(self) -> int:
@@ -147,7 +147,7 @@ class Beside(ServiceArm):
 
 @dataclass(slots=True)
 class Found:
-    """What an operation did, and the load beside it. `every`: steps and creations a second of all flows."""
+    """The work of an operation, and the load beside it. `every`: steps and creations a second of all flows."""
 
     operation: Pages
     rates: dict[bool, list[float]]

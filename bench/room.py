@@ -109,7 +109,7 @@ class Spent:
 
 @dataclass(slots=True)
 class Costs:
-    """What the load spends by itself, and with the work beside it. It does not depend on how busy the machine is."""
+    """The CPU time that the load spends by itself, and with the work beside it, however busy the machine is."""
 
     alone: Spent = field(default_factory=Spent)
     together: Spent = field(default_factory=Spent)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import msgspec
 import nats.errors
 
 from dwarf_nats.errors import BadRequest, DwarfError, Forbidden, NotFound, Unavailable
-from dwarf_nats.nats_client import forbidden
-from dwarf_nats.wire.violations import Violation
+from dwarf_nats.jetstream_request import request_jetstream
 
 from .connection import Connection
 
@@ -63,35 +61,13 @@ class JetStreamApi:
         return found
 
     async def _reply(self, subject: str, body: bytes) -> bytes:
-        refused: asyncio.Future[Violation] = asyncio.get_running_loop().create_future()
-
-        def listen(violation: Violation) -> bool:
-            if violation.publish and violation.concerns(subject) and not refused.done():
-                refused.set_result(violation)
-                return True
-            return False
-
-        end = self._connection.on_refused(listen)
-        asking = asyncio.ensure_future(self._connection.request(subject, body, timeout=TIMEOUT_SECONDS))
         try:
-            waiting: set[asyncio.Future[Any]] = {asking, refused}
-            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            if refused.done():
-                raise forbidden(self._connection, refused.result(), REMEDY)
-            message = await asking
-            return bytes(message.data)
+            message = await request_jetstream(self._connection, subject, body, timeout=TIMEOUT_SECONDS, remedy=REMEDY)
         except nats.errors.NoRespondersError:
             raise Unavailable(
                 "JetStream does not answer: it is not enabled for this account, or has no leader now"
             ) from None
-        except (TimeoutError, nats.errors.TimeoutError):
-            raise Unavailable(f"JetStream did not answer {subject} within {TIMEOUT_SECONDS:g} s") from None
-        except nats.errors.Error as error:
-            raise Unavailable(f"the connection to NATS is down: {error}") from None
-        finally:
-            end()
-            asking.cancel()
-            await asyncio.gather(asking, return_exceptions=True)
+        return bytes(message.data)
 
 
 def _refusal(error: ApiError) -> DwarfError:

@@ -101,7 +101,7 @@ class NatsValues:
 
 
 def _info(entry: dict[str, Any]) -> dict[str, Any]:
-    """What an entry says of its object; nothing if that cannot be read."""
+    """The object that an entry describes; `None` if it cannot be read."""
     try:
         return msgspec.json.decode(base64.b64decode(entry.get("data") or ""), type=dict[str, Any])
     except (msgspec.MsgspecError, ValueError):

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from dwarf_nats.local.functions import NOT_HERE
-from dwarf_nats.local.subject_patterns import matches
 from dwarf_nats.workflow.answer import ErrorInfo
 from dwarf_nats.workflow.names import subject_problem
 from dwarf_nats.workflow.services import ServiceCall, ServiceReply
+from dwarf_nats.workflow.sources import matches
 from dwarf_nats.workflow.state import Raw, decode_value, encode_value
 from dwarf_nats.workflow.task_error import error_info, failure
 

@@ -42,7 +42,7 @@ def write_messages(flow: Flow, messages: Sequence[ModelMessage]) -> None:
 
 
 def read_prompt(flow: Flow) -> str | list[UserContent] | None:
-    """What the user says, if the model has not heard it yet."""
+    """The words of the user, if the model has not heard them yet."""
     text = flow.raw(PROMPT)
     if text is None or bytes(text) == b"null":
         return None

@@ -7,7 +7,6 @@ needs no consumer, so a client's permissions can be narrow.
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import hashlib
 import secrets
@@ -19,7 +18,7 @@ import msgspec
 import nats.errors
 
 from dwarf_nats.errors import NotFound, Unavailable
-from dwarf_nats.nats_client import forbidden, watch_refusals
+from dwarf_nats.jetstream_request import request_jetstream
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
     from nats.aio.client import Client as Nats
     from nats.aio.msg import Msg
 
-    from dwarf_nats.wire.violations import Violation
 
 API = "$JS.API"
 CHUNK_BYTES = 512 * 1024
@@ -170,33 +168,10 @@ class ValueStore:
         self, nc: Nats, subject: str, data: bytes, headers: Mapping[str, str] | None = None
     ) -> Msg | None:
         """The reply; `None` if nobody answers there. Raises `Forbidden`, `Unavailable`."""
-        refused: asyncio.Future[Violation] = asyncio.get_running_loop().create_future()
-
-        def listen(violation: Violation) -> bool:
-            if violation.publish and violation.concerns(subject) and not refused.done():
-                refused.set_result(violation)
-                return True
-            return False
-
-        end = watch_refusals(nc, listen)
-        request = nc.request(subject, data, timeout=REQUEST_SECONDS, headers=dict(headers) if headers else None)
-        asking = asyncio.ensure_future(request)
         try:
-            waiting: set[asyncio.Future[Any]] = {asking, refused}
-            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            if refused.done():
-                raise forbidden(nc, refused.result(), REMEDY)
-            return await asking
+            return await request_jetstream(nc, subject, data, timeout=REQUEST_SECONDS, remedy=REMEDY, headers=headers)
         except nats.errors.NoRespondersError:
             return None
-        except (TimeoutError, nats.errors.TimeoutError):
-            raise Unavailable(f"JetStream did not answer {subject} within {REQUEST_SECONDS:g} s") from None
-        except nats.errors.Error as error:
-            raise Unavailable(f"the connection to NATS is down: {error}") from None
-        finally:
-            end()
-            asking.cancel()
-            await asyncio.gather(asking, return_exceptions=True)
 
 
 def digest_of(data: bytes) -> str:

@@ -38,13 +38,6 @@ def scripts() -> ScriptDirectory:
     return ScriptDirectory.from_config(_config())
 
 
-def upgrade(connection: Connection, revision: str) -> None:
-    """Bring the database to a revision, in the transaction of the connection."""
-    config = _config()
-    config.attributes["connection"] = connection
-    command.upgrade(config, revision)
-
-
 async def upgrade_postgres(raw: Any, revision: str = HEAD) -> list[str]:
     """Bring the PostgreSQL database behind a connection of asyncpg to a revision, the newest by default.
 
@@ -80,7 +73,7 @@ def upgrade_sqlite(raw: sqlite3.Connection, revision: str = HEAD) -> list[str]:
 
 
 @contextmanager
-def recorded(connection: Connection) -> Iterator[list[str]]:
+def _recorded(connection: Connection) -> Iterator[list[str]]:
     """List the statements that change the database meanwhile, without those for the table of the revision's rows."""
     said: list[str] = []
 
@@ -90,8 +83,10 @@ def recorded(connection: Connection) -> Iterator[list[str]]:
             said.append(statement.strip())
 
     event.listen(connection, "before_cursor_execute", note)
-    yield said
-    event.remove(connection, "before_cursor_execute", note)
+    try:
+        yield said
+    finally:
+        event.remove(connection, "before_cursor_execute", note)
 
 
 def _config() -> Config:
@@ -101,8 +96,10 @@ def _config() -> Config:
 
 
 def _upgrade(connection: Connection, revision: str) -> list[str]:
-    with recorded(connection) as said:
-        upgrade(connection, revision)
+    with _recorded(connection) as said:
+        config = _config()
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
     for statement in compatibility() if revision == HEAD else ():
         connection.exec_driver_sql(statement)
     return said

@@ -1,4 +1,4 @@
-"""What is going on in a test: while anything is, its clock stands still."""
+"""The activity of a test: while anything goes on, its clock stands still."""
 
 from __future__ import annotations
 

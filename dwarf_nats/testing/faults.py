@@ -8,8 +8,8 @@ from enum import Enum
 from typing import Any, TypeAlias
 
 from dwarf_nats.errors import BadRequest
-from dwarf_nats.local.subject_patterns import matches
 from dwarf_nats.testing.fakes import Raised, ServiceRecord, TaskRecord
+from dwarf_nats.workflow.sources import matches
 
 
 class Kind(Enum):

@@ -10,7 +10,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from dwarf_nats.local.functions import NOT_HERE, FunctionTasks
-from dwarf_nats.local.subject_patterns import matches
 from dwarf_nats.testing.fakes import Emitted, Fake, ServiceRecord, TaskRecord, record_of
 from dwarf_nats.testing.faults import Fault, Faults, Kind
 from dwarf_nats.wire.tasks import decode_reply, timed_out
@@ -18,6 +17,7 @@ from dwarf_nats.workflow.answer import Answer, ErrorInfo, TaskCall
 from dwarf_nats.workflow.arguments import run_task
 from dwarf_nats.workflow.names import subject_problem
 from dwarf_nats.workflow.services import ServiceReply
+from dwarf_nats.workflow.sources import matches
 from dwarf_nats.workflow.state import Raw, decode_value, encode_value
 from dwarf_nats.workflow.task_error import TaskError, error_info, failure
 
@@ -35,7 +35,7 @@ NO_JSON = b'{"changes": {"total": '
 
 
 class Surroundings:
-    """What tasks and services share: the failures, the clock, and whether the replica is to be killed."""
+    """The state that tasks and services share: the failures, the clock, and whether the replica is to be killed."""
 
     def __init__(self, clock: SkippingClock, activity: Activity) -> None:
         self.clock = clock

@@ -8,7 +8,7 @@ from dwarf_nats.errors import BadRequest
 
 
 class Durability(StrEnum):
-    """Whether a task may be asked before the result of the step before it is in the database.
+    """The choice whether a task may be asked before the result of the step before it is in the database.
 
     `committed`: never. `pipelined`: while it is being written; the task's own result is written only after it, or with it.
     """

@@ -1,4 +1,4 @@
-"""What a task emits, as it travels (B8)."""
+"""The output of a task, as it travels (B8)."""
 
 from __future__ import annotations
 

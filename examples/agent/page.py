@@ -71,7 +71,7 @@ def build_app(client: Client) -> Starlette:
 
 
 async def happenings(client: Client, flow: str) -> AsyncIterator[dict[str, Any]]:
-    """What happens to a flow until it has ended: tokens, steps with pauses, and the end."""
+    """The events of a flow until it has ended: tokens, steps with pauses, and the end."""
     queue: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
 
     async def tokens() -> None:

@@ -24,7 +24,7 @@ def env(flow_env: FlowEnv, monkeypatch: pytest.MonkeyPatch) -> FlowEnv:
 
 
 def booked() -> list[str]:
-    """What stands, such as `flight`."""
+    """The bookings that stand, such as `flight`."""
     return [what.split()[0] for what in tasks.ledger.bookings.values()]
 
 

@@ -38,7 +38,7 @@ class ClaimSweep(Duty):
         self._deployment = replica.deployment
         self._log = replica.logger
         self._unused: dict[str, StoredValue] = {}
-        """What the last sweep found unused, by digest."""
+        """The objects that the last sweep found unused, by digest."""
 
     def interval(self) -> float:
         return SWEEP_SECONDS
