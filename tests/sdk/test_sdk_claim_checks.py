@@ -215,20 +215,20 @@ async def test_values_are_sealed_before_they_are_stored(place: Place) -> None:
         Client(place.server.url, codec=codec, claim_checks=checks()) as client,
     ):
         options = FlowOptions(idempotency_key="once")
-        first = await client.create(graph, {"secret": "s3same" + BIG, "n": 0}, options, start=True)
-        assert await client.create(graph, {"secret": "s3same" + BIG, "n": 0}, options) == first
-        assert (await client.await_(first, PATIENCE)).state["secret"] == "s3same" + BIG + "!"
-        keys = [await client.create(graph, {"secret": f"s3same{n}" + BIG, "n": n}) for n in range(20)]
+        first = await client.create(graph, {"secret": "s3 same" + BIG, "n": 0}, options, start=True)
+        assert await client.create(graph, {"secret": "s3 same" + BIG, "n": 0}, options) == first
+        assert (await client.await_(first, PATIENCE)).state["secret"] == "s3 same" + BIG + "!"
+        keys = [await client.create(graph, {"secret": f"s3 same{n}" + BIG, "n": n}) for n in range(20)]
         await asyncio.gather(*(client.start(key) for key in keys))
         outcomes = await asyncio.gather(*(client.await_(key, PATIENCE) for key in keys))
-        assert [one.state for one in outcomes] == [{"secret": f"s3same{n}{BIG}!", "n": n} for n in range(20)]
+        assert [one.state for one in outcomes] == [{"secret": f"s3 same{n}{BIG}!", "n": n} for n in range(20)]
         seen = (await place.plain.snapshot(keys[3])).state["secret"]
         assert seen.keys() == {"$claim", "size", "sealed"}
     store = await place.nc.jetstream().object_store("dwarf-values")
     for name in await place.objects():
         data = (await store.get(name)).data or b""
         assert b"$sealed" in data
-        assert b"s3same" not in data
+        assert b"s3 same" not in data
 
 
 async def test_a_worker_that_is_lost_between_storing_and_answering_costs_nothing(

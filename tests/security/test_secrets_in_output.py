@@ -22,9 +22,9 @@ from tests.support.identities import Identity, Operator
 pytestmark = pytest.mark.slow
 
 SECRET = "S3cr3t"
-PIECES = ("S3cr3t", "Pa55w", "0rdX")
-PASSWORD = "S3cr3t/Pa55w#0rdX"  # cut by readers of URLs, each piece would be quoted by another
-ENCODED = "S3cr3t%2FPa55w%230rdX"
+PIECES = ("S3cr3t", "Pa55w-of", "0rdX-all")
+PASSWORD = "S3cr3t/Pa55w-of#0rdX-all"  # cut by readers of URLs, each piece would be quoted by another
+ENCODED = "S3cr3t%2FPa55w-of%230rdX-all"
 DEAD = "127.0.0.1:1"
 WAIT = 90.0
 
@@ -205,7 +205,7 @@ async def test_no_command_shows_the_password_of_a_database(
 
 ASKED = [
     ["health", "--url", f"http://u:{PASSWORD}@{DEAD}/readyz"],
-    ["health", "--url", f"http://u:{SECRET} Pa55w@h"],
+    ["health", "--url", f"http://u:{SECRET} Pa55w-of@h"],
     ["health", "--url", f"http://[{SECRET}"],
     ["health", f"nats://u:{PASSWORD}@h"],
     ["serve", "--dsn", "sqlite://", "--otlp", f"ftp://u:{PASSWORD}@h"],

@@ -221,10 +221,14 @@ async def test_list_finds_flows_by_whatever_is_asked_and_purge_removes_them(eith
 async def test_options_of_a_flow_take_effect(either: Caller) -> None:
     """O1: a start time in the future delays the entry step only; a thread is joined; a wrong thread is a 404."""
     await either.serves("price")
-    due = datetime.now(UTC) + timedelta(milliseconds=300)
-    made = await either.ok("flow.create_task", task="price", start=True, options={"startAt": due.isoformat()})
-    assert (await either.ok("flow.snapshot", **made))["status"] == "running"
-    assert (await either.ok("flow.history", **made))["steps"][0]["status"] == "pending"
+    now = datetime.now(UTC)
+    later, due = now + timedelta(hours=1), now + timedelta(milliseconds=300)
+    waits, made = [
+        await either.ok("flow.create_task", task="price", start=True, options={"startAt": at.isoformat()})
+        for at in (later, due)
+    ]
+    assert (await either.ok("flow.snapshot", **waits))["status"] == "running"
+    assert (await either.ok("flow.history", **waits))["steps"][0]["status"] == "pending"
     assert (await either.ok("flow.await", **made))["status"] == "completed"
     (step,) = (await either.ok("flow.history", **made))["steps"]
     assert datetime.fromisoformat(step["startedAt"]) >= due
