@@ -1,4 +1,5 @@
-"""The benchmark: `python -m bench` runs it; `bench compare A B` says what moved between two runs, `bench plot A …` draws."""
+"""The benchmark: `python -m bench` runs it; `bench compare A B` says what moved between two runs, `bench plot A …` draws,
+`bench table A …` puts all engines into one table."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ import shlex
 import signal
 import sys
 import tempfile
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,11 +22,12 @@ from rich.table import Table
 from dwarf_nats.dev_servers import NatsServer, PostgresServer
 from dwarf_nats.errors import DwarfError
 
-from . import peers, result, showing
+from . import drawing, peers, restate, result, showing, temporal
 from .arms import Servers, Sides
-from .cases import DATABASES, chosen, run_cases
+from .cases import DATABASES, Plan, chosen, run_cases
 from .children import Failed
 from .compare import LEAST, compare, regressions
+from .others import Others
 from .processes import parent_of
 from .serving import TELEMETRY
 
@@ -34,11 +37,11 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     if argv and argv[0] == "compare":
         return _compare(_compare_parser().parse_args(argv[1:]))
-    if argv and argv[0] == "plot":
-        return _plot(_plot_parser().parse_args(argv[1:]))
+    if argv and argv[0] in ("plot", "table"):
+        return drawing.main(argv)
     args = _parser().parse_args(argv)
     try:
-        chosen(args.case, args.quick, args.size)
+        _look_at_others(args, chosen(args.case, args.quick, args.size))
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
@@ -67,7 +70,10 @@ def _parser() -> argparse.ArgumentParser:
         "case", nargs="*", help="by name or key, floor-linear or floor-linear/64, or all; the floor's by default"
     )
     parser.add_argument(
-        "--arm", action="append", choices=(result.FLOOR, *DATABASES), help="of the floor's and idle; all by default"
+        "--arm",
+        action="append",
+        metavar="ARM",
+        help=f"{', '.join((result.FLOOR, *DATABASES))}; of peers any; all by default",
     )
     parser.add_argument(
         "--size", action="append", type=int, default=[], help="instead of the case's own: steps of history, branches, …"
@@ -79,6 +85,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--pipelined", action="store_true", help="flows with the durability of that name")
     parser.add_argument("--dsn", default="", help="a PostgreSQL where databases may be made; else an embedded one")
     parser.add_argument("--nats", default="", help="a nats-server; else an embedded one")
+    others = parser.add_argument_group("further engines of the case `peers`")
+    others.add_argument(
+        "--with", dest="further", action="append", choices=("restate",), default=[],
+        help="fetch it from the npm registry, into a cache folder of yours",
+    )  # fmt: skip
+    others.add_argument("--restate-server", default="", metavar="PATH", help="a program of your own; Python SDK only")
+    others.add_argument("--temporal", default="", metavar="HOST:PORT", help="a Temporal server that runs")
+    others.add_argument(
+        "--temporal-server", default="", metavar="PATH", help="Temporal's command, whose development server is started"
+    )
     parser.add_argument("--out", type=Path, default=Path("bench-result.json"))
     parser.add_argument("--json", action="store_true", help="print the result file instead of the table")
     parser.add_argument("--profile", default="", metavar="PREFIX", help="run the replicas under cProfile")
@@ -100,21 +116,28 @@ def _compare_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _plot_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="bench plot", description="Draw result files as one picture, a PNG.")
-    parser.add_argument("results", type=Path, nargs="+")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks.png"))
-    return parser
+def _look_at_others(args: argparse.Namespace, plans: Sequence[Plan]) -> None:
+    """Raise `ValueError` for options that say nothing, or nothing clear."""
+    for arm in args.arm or ():
+        if arm not in (result.FLOOR, *DATABASES) and any(plan.name != "peers" for plan in plans):
+            raise ValueError(
+                f"--arm {arm}: choose among {', '.join((result.FLOOR, *DATABASES))}; others go with peers alone"
+            )
+    asked = args.further or args.restate_server or args.temporal or args.temporal_server
+    if asked and not any(plan.name == "peers" for plan in plans):
+        raise ValueError("--with, --restate-server, --temporal and --temporal-server go with the case peers")
+    if args.temporal and args.temporal_server:
+        raise ValueError("--temporal and --temporal-server: give one of them")
+    if args.temporal:
+        temporal.address(args.temporal)
 
 
-def _plot(args: argparse.Namespace) -> int:
-    try:
-        asyncio.run(peers.draw(args.out, args.results))
-    except (Failed, OSError) as error:
-        print(f"nothing was drawn: {error}", file=sys.stderr)
-        return 1
-    print(f"written to {args.out}")
-    return 0
+async def _others(args: argparse.Namespace) -> Others:
+    """What the user asked for, found or fetched before anything is started. Raises `Failed`."""
+    temporal.check(args.temporal_server)
+    wanted = args.further or args.restate_server
+    found = await restate.fetch(args.restate_server) if wanted else None
+    return Others(found, args.temporal, args.temporal_server, tuple(args.arm or ()))
 
 
 def _console() -> Console:
@@ -126,7 +149,8 @@ def _console() -> Console:
 async def _bench(args: argparse.Namespace, command: str) -> result.Run:
     rounds = args.rounds or (1 if args.quick else 3)
     arms = args.arm or [result.FLOOR, *DATABASES]
-    sides = Sides(args.steps, args.sdk_worker, args.profile, args.telemetry, args.pipelined)
+    sides = Sides(args.steps, args.sdk_worker, args.profile, args.telemetry, args.pipelined, await _others(args))
+    plans = chosen(args.case, args.quick, args.size)
     settings: dict[str, int | float | str | bool] = {
         "rounds": rounds,
         "quick": args.quick,
@@ -140,6 +164,8 @@ async def _bench(args: argparse.Namespace, command: str) -> result.Run:
     run = result.Run(
         datetime.now(UTC).isoformat(timespec="seconds"), command, result.machine(), result.versions(), settings
     )
+    if any(plan.name == "peers" for plan in plans):
+        run.versions |= peers.pinned() | (restate.versions(sides.others.restate) if sides.others.restate else {})
     quiet = Console(stderr=True, highlight=False)
     this = asyncio.current_task()
     assert this is not None
@@ -149,7 +175,7 @@ async def _bench(args: argparse.Namespace, command: str) -> result.Run:
         if servers.dsn:
             await _look_at_postgres(servers, run)
         run.cases = await run_cases(
-            chosen(args.case, args.quick, args.size),
+            plans,
             arms,
             servers,
             sides,

@@ -17,6 +17,7 @@ import orjson
 
 from . import load, serving
 from .children import Child, Failed
+from .others import Others
 from .processes import cpu_of
 from .result import FLOOR, PARTS, Arm, Figures
 from .shapes import Shape
@@ -41,13 +42,17 @@ class Servers:
 
 @dataclass(slots=True)
 class Sides:
-    """What stays the same through a run: steps a flow, the kind of task service, where a profile goes, what is recorded."""
+    """What stays the same through a run: steps a flow, the kind of task service, where a profile goes, what is recorded.
+
+    `others`: the optional engines of the case with the peers.
+    """
 
     steps: int = 10
     sdk_worker: bool = False
     profile: str = ""
     telemetry: str = "off"
     pipelined: bool = False
+    others: Others = field(default_factory=Others)
 
 
 class Runner(Protocol):
@@ -104,7 +109,8 @@ class FloorArm:
         return Figures(
             floor["flows"], steps, steps / floor["steps_per_s"], floor["steps_per_s"], floor["flow_p50_ms"],
             floor["flow_p99_ms"], floor["mean_batch"], 1 / floor["mean_batch"],
-            per_step(before, self._servers.cpu(), steps),
+            per_step(before, self._servers.cpu(), steps)
+            | {part: round(seconds / steps * 1e6, 2) for part, seconds in floor["cpu_s"].items()},
         )  # fmt: skip
 
 

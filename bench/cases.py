@@ -6,8 +6,10 @@ from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 
+from . import restate, temporal
 from .arms import FloorArm, Runner, Servers, ServiceArm, Sides
 from .backlog import BACKLOGS, LIMITED, BacklogArm
+from .children import Failed
 from .history import HistoryArm
 from .peers import PeerArm
 from .resting import HeldArm, IdleArm, ResidentArm
@@ -59,7 +61,8 @@ PLANS = (
     ),
 )
 PEERS_MOST = 64
-"""Beyond this the other engines do not get faster, and PostgreSQL runs out of connections, one for each client."""
+"""Beyond this the libraries do not get faster, and PostgreSQL runs out of connections, one for each client; nor does Temporal
+with ordinary activities."""
 QUICK = 4
 """By how much `--quick` divides the flows."""
 
@@ -160,13 +163,9 @@ def _runners(plan: Plan, names: Sequence[str], servers: Servers, sides: Sides) -
         case "soak":
             return [SoakArm(servers, sides)]
         case "idle":
-            return [IdleArm(name, servers, sides) for name in names if name != FLOOR]
+            return [IdleArm(name, servers, sides) for name in names if name in DATABASES]
         case "peers":
-            own = replace(sides, steps=plan.sizes[0])
-            ours = ServiceArm("postgresql", servers, own)
-            if plan.concurrency > PEERS_MOST:
-                return [ours]
-            return [*(PeerArm(name, servers, own) for name in PEERS), ours]
+            return _peers(plan, servers, replace(sides, steps=plan.sizes[0]))
         case "memory":
             asleep, pending, held = plan.sizes
             return [
@@ -174,7 +173,32 @@ def _runners(plan: Plan, names: Sequence[str], servers: Servers, sides: Sides) -
                 ResidentArm(asleep, pending, servers, sides),
                 HeldArm(held, servers, sides),
             ]
-    return [FloorArm(servers, sides) if name == FLOOR else ServiceArm(name, servers, sides) for name in names]
+    return [
+        FloorArm(servers, sides) if name == FLOOR else ServiceArm(name, servers, sides)
+        for name in names
+        if name in (FLOOR, *DATABASES)
+    ]
+
+
+def _peers(plan: Plan, servers: Servers, sides: Sides) -> list[Runner]:
+    """Other engines and ours. Beyond `PEERS_MOST` only those that may still get faster."""
+    ours = [
+        ServiceArm("postgresql", servers, sides),
+        ServiceArm("postgresql", servers, replace(sides, sdk_worker=True), name="sdk-worker"),
+        ServiceArm("postgresql", servers, replace(sides, pipelined=True), name="pipelined"),
+        ServiceArm("sqlite", servers, sides),
+    ]
+    if plan.concurrency > PEERS_MOST:
+        found: list[Runner] = [*ours, *restate.arms(servers, sides), *temporal.arms(servers, sides, ("local",))]
+    else:
+        libraries = [PeerArm(name, servers, sides) for name in PEERS]
+        found = [*libraries, *restate.arms(servers, sides), *temporal.arms(servers, sides), *ours]
+    only = sides.others.only
+    chosen_arms = [arm for arm in found if not only or arm.figures.name in only]
+    if not chosen_arms:
+        names = ", ".join(arm.figures.name for arm in found)
+        raise Failed(f"{plan.key} has no arm {' or '.join(only)}: it has {names}")
+    return chosen_arms
 
 
 def _replicas(servers: Servers, sides: Sides, replicas: int = 1, shards: int = 1) -> ServiceArm:

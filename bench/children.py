@@ -33,6 +33,13 @@ class Child:
         self._process: asyncio.subprocess.Process | None = None
         self.goodbye: Any = None
 
+    @classmethod
+    def of(cls, *command: str) -> Self:
+        """A program that is no module of Python."""
+        child = cls("")
+        child._command = [*command]
+        return child
+
     @property
     def running(self) -> bool:
         """Started, and not ended."""
@@ -56,8 +63,9 @@ class Child:
         try:
             await self._answer()
         except BaseException:
-            self._process.kill()
-            await self._process.wait()
+            if self._process.returncode is None:
+                self._process.kill()
+                await self._process.wait()
             raise
         return self
 

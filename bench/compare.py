@@ -13,7 +13,7 @@ import statistics
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from .result import FLOOR, MEASURES, PARTS, PEERS, STEADY, Arm, Case, Figures, Run, p50, throughput
+from .result import FLOOR, MEASURES, PARTS, STEADY, Arm, Case, Figures, Run, is_peer, p50, throughput
 
 LEAST = 0.05
 
@@ -64,7 +64,7 @@ def _compare(before: Run, after: Run, least: float) -> Iterator[Move]:
             continue
         for arm in case.arms:
             counterpart = other.arm(arm.name)
-            if counterpart is None or arm.name in (FLOOR, *PEERS):
+            if counterpart is None or arm.name == FLOOR or is_peer(arm.name):
                 continue
             for figure in _figures(case, arm, other, counterpart, same_machine):
                 yield _judged(case.key, arm.name, figure, least)

@@ -1,6 +1,6 @@
 """Another engine in a process of its own, client and all, in the virtual environment of the peers (`peers.py`).
 
-    {"flows": 100, "concurrency": 16} -> {"flows": …, "seconds": …, "p50_ms": …, "p99_ms": …, "cpu": …}
+    {"flows": 100, "concurrency": 16, "seconds": 5} -> {"flows": …, "seconds": …, "p50_ms": …, "p99_ms": …, "cpu": …}
 
 The same flow as ours: steps in a straight line, each adds one to `n` in the same state. What is called here is what the
 documentation of each says is its fast way (docs/benchmarks.md). Imports nothing of dwarf_nats.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import math
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -34,21 +35,25 @@ class Lanes:
         self._lanes: list[Lane] = []
 
     async def run(self, question: dict[str, Any]) -> dict[str, float]:
-        """Run a number of flows and time each."""
+        """Run a number of flows and time each. After `seconds` no further one starts, but each lane has run one."""
         while len(self._lanes) < question["concurrency"]:
             self._lanes.append(await self._make())
         left = int(question["flows"])
         latencies: list[float] = []
+        most = float(question.get("seconds", math.inf))
 
         async def serve(lane: Lane) -> None:
             nonlocal left
-            while left > 0:
+            began = start
+            while left > 0 and (began == start or began - start < most):
                 left -= 1
                 began = time.perf_counter()
                 n = await lane()
                 if n != self._steps:
                     raise RuntimeError(f"a flow went wrong: {n} instead of {self._steps}")
-                latencies.append(time.perf_counter() - began)
+                ended = time.perf_counter()
+                latencies.append(ended - began)
+                began = ended
 
         cpu, start = own_cpu(), time.perf_counter()
         await asyncio.gather(*(serve(lane) for lane in self._lanes[: question["concurrency"]]))

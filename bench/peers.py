@@ -21,10 +21,28 @@ from .result import Arm, Figures
 
 CONSTRAINTS = ROOT / "bench" / "peers-constraints.txt"
 _HOME = ROOT / ".bench-venv"
-_WANTED = ("dbos", "langgraph", "langgraph-checkpoint-postgres", "psycopg[binary]", "orjson", "matplotlib")
+_WANTED = (
+    "dbos", "langgraph", "langgraph-checkpoint-postgres", "psycopg[binary]", "orjson", "matplotlib",
+    "restate-sdk", "hypercorn", "aiohttp", "temporalio",
+)  # fmt: skip
+_NAMED = ("dbos", "langgraph", "langgraph-checkpoint-postgres", "restate-sdk", "temporalio")
 _INSTALL_SECONDS = 600
 SLOWER = 5
 """So many times fewer flows than ours: rounds of about the same length."""
+_LEAST = 100
+WARM_UP_SECONDS, ROUND_SECONDS = 1.0, 3.0
+"""After so long no further flow of theirs is started in a round: the slowest would take a minute otherwise."""
+
+
+def flows_of_peers(flows: int, concurrency: int) -> int:
+    """Of a round, where ours runs `flows`."""
+    return max(flows // SLOWER, concurrency, _LEAST)
+
+
+def pinned() -> dict[str, str]:
+    """The versions of the other engines, and of their SDKs."""
+    lines = [line.split("==") for line in CONSTRAINTS.read_text().splitlines() if "==" in line]
+    return {name: version for name, version in lines if name in _NAMED}
 
 
 async def environment() -> str:
@@ -94,17 +112,23 @@ class PeerArm:
 
     async def warm_up(self, concurrency: int) -> None:
         """Connections made, code paths taken."""
-        await self.measure(concurrency, concurrency)
+        assert self._child is not None
+        await self._child.ask(flows=flows_of_peers(0, concurrency), concurrency=concurrency, seconds=WARM_UP_SECONDS)
 
     async def measure(self, concurrency: int, flows: int) -> Figures:
         """Run so many flows, divided by `SLOWER`. Its CPU counts as the engine's: client and tasks are in the same process."""
         assert self._child is not None
-        before = self._servers.cpu()
-        done = await self._child.ask(flows=max(flows // SLOWER, concurrency, 10), concurrency=concurrency)
-        after = self._servers.cpu()
+        before = self._database_cpu()
+        done = await self._child.ask(
+            flows=flows_of_peers(flows, concurrency), concurrency=concurrency, seconds=ROUND_SECONDS
+        )
+        after = self._database_cpu()
         before["engine"], after["engine"] = 0.0, done["cpu"]
         steps = done["flows"] * self._sides.steps
         return Figures(
             done["flows"], steps, done["seconds"], steps / done["seconds"], done["p50_ms"], done["p99_ms"],
             cpu_us=per_step(before, after, steps),
         )  # fmt: skip
+
+    def _database_cpu(self) -> dict[str, float]:
+        return {part: seconds for part, seconds in self._servers.cpu().items() if part == "database"}

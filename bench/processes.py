@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 _TICKS = os.sysconf("SC_CLK_TCK")
+_LISTENING = "0A"
 
 
 def cpu_of(pid: int) -> float | None:
@@ -28,6 +30,37 @@ def parent_of(pid: int) -> int | None:
     """The parent of a process."""
     fields = _fields(pid)
     return int(fields[1]) if fields is not None else None
+
+
+def listener(port: int) -> int | None:
+    """The process that listens on a TCP port here; `None` if there is none, or it cannot be seen."""
+    wanted = {
+        f"socket:[{fields[9]}]"
+        for table in ("tcp", "tcp6")
+        for fields in _sockets(table)
+        if fields[3] == _LISTENING and int(fields[1].rpartition(":")[2], 16) == port
+    }
+    return next((pid for pid in _numbers() if not wanted.isdisjoint(_open_by(pid))), None) if wanted else None
+
+
+def _sockets(table: str) -> list[list[str]]:
+    """The lines of a table: number, local address, remote address, state, …; 9 is the inode."""
+    try:
+        return [line.split() for line in Path("/proc/net", table).read_text().splitlines()[1:]]
+    except OSError:
+        return []
+
+
+def _open_by(pid: int) -> set[str]:
+    """What the descriptors of a process lead to."""
+    found = set()
+    try:
+        for one in os.listdir(f"/proc/{pid}/fd"):
+            with suppress(FileNotFoundError):  # closed meanwhile
+                found.add(os.readlink(f"/proc/{pid}/fd/{one}"))
+    except OSError:  # ended, or somebody else's
+        return set()
+    return found
 
 
 def _numbers() -> list[int]:

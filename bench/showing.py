@@ -25,7 +25,7 @@ def show(run: Run, console: Console) -> None:
     )
     for column in ("case", "arm"):
         table.add_column(column, no_wrap=True)
-    for column in ("steps/s", "× base", "p50 ms", "× base", "p99 ms", "group", "tx", "trips", *PARTS, "W"):
+    for column in ("steps/s", "× base", "p50 ms", "× base", "p99 ms", "group", "tx", "trips", *PARTS, "sum", "W"):
         table.add_column(column, justify="right", no_wrap=True, min_width=len(column))
     for case in run.cases:
         for arm in (arm for arm in case.arms if any(one.flows for one in arm.rounds)):
@@ -68,6 +68,7 @@ def _row(case: Case, arm: Arm) -> list[str]:
     is_floor = arm.name == case.base
     groups = [one.group for one in arm.rounds if one.group is not None]
     trips = [one.round_trips_per_step for one in arm.rounds if one.round_trips_per_step is not None]
+    costs = arm.all_costs()
     own = [cost - TRANSPORT_US for cost in arm.costs("engine")] if groups else []
     return [
         case.key,
@@ -80,6 +81,7 @@ def _row(case: Case, arm: Arm) -> list[str]:
         f"{statistics.median(groups):.0f}" if groups else "",
         "" if arm.transactions_per_step is None else f"{arm.transactions_per_step:.3f}",
         f"{statistics.median(trips):.3f}" if trips else "",
-        *(f"{statistics.median(costs):.0f}" if (costs := arm.costs(part)) else "" for part in PARTS),
+        *(f"{costs[part]:.0f}" if part in costs else "" for part in PARTS),
+        f"{sum(costs.values()):.0f}" if costs else "",
         f"{statistics.median(own):.0f}" if own else "",
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bench.peer import Lane, Lanes
-from bench.peers import CONSTRAINTS
+from bench.peers import CONSTRAINTS, pinned
 
 
 class Engine:
@@ -33,6 +33,12 @@ async def test_lanes_are_made_once_and_run_all_flows() -> None:
     assert (engine.made, engine.ran) == (4, 15)
 
 
+async def test_after_the_time_of_a_round_no_further_flow_starts() -> None:
+    """Slow engines are not let run all flows, but each client runs one."""
+    engine = Engine(3)
+    assert (await Lanes(engine.make, 3).run({"flows": 50, "concurrency": 4, "seconds": 0}))["flows"] == 4
+
+
 async def test_a_flow_that_ends_otherwise_is_an_error() -> None:
     with pytest.raises(RuntimeError, match="2 instead of 3"):
         await Lanes(Engine(2).make, 3).run({"flows": 1, "concurrency": 1})
@@ -41,4 +47,5 @@ async def test_a_flow_that_ends_otherwise_is_an_error() -> None:
 def test_the_peers_are_pinned_by_name_and_version_only() -> None:
     lines = [line for line in CONSTRAINTS.read_text().splitlines() if not line.startswith("#")]
     assert all(line.count("==") == 1 and "/" not in line for line in lines)
-    assert {"dbos", "langgraph", "langgraph-checkpoint-postgres"} <= {line.split("==")[0] for line in lines}
+    assert set(pinned()) == {"dbos", "langgraph", "langgraph-checkpoint-postgres", "restate-sdk", "temporalio"}
+    assert set(pinned()) <= {line.split("==")[0] for line in lines}

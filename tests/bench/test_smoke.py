@@ -26,6 +26,8 @@ async def test_flows_complete_on_every_arm(
     assert [arm.name for arm in cases[0].arms] == arms
     for arm in cases[0].arms:
         assert [(one.flows, one.steps) for one in arm.rounds] == [(12, 36)]
+    assert list(cases[0].arms[0].all_costs()) == ["engine", "workers"]
+    assert list(cases[0].arms[1].all_costs()) == ["engine", "workers", "client"]
     ours = cases[0].arms[1]
     assert ours.rounds[0].group is not None
     # A commit for each group at least, and one for each flow and step at most, housekeeping aside.
