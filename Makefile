@@ -43,6 +43,7 @@ quiet: $(STAMP) ## test the service with the signals between replicas off: the s
 
 fuzz: $(STAMP) ## send random requests, replies, graphs and conditions, TIMES=20 as many as in make test
 	DWARF_FUZZ=$(or $(TIMES),20) $(BIN)/pytest -n 2 tests/fuzz
+	DWARF_FUZZ=$(or $(TIMES),20) $(BIN)/pytest -n 2 -m "hypothesis and not slow"
 
 model: $(STAMP) ## run random workflows on both databases and compare with a model: EXAMPLES=1000
 	DWARF_EXAMPLES=$(or $(EXAMPLES),1000) $(BIN)/pytest -n 2 tests/model

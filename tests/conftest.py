@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,8 +20,16 @@ from dwarf_nats.store import migrate
 from dwarf_nats.store.sqlite import Sqlite
 from tests.support.databases import Databases
 
-# How long examples take says more about what else runs on the machine than about the code.
-settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# How long examples take says more about what else runs on the machine than about the code. The examples are the same in every
+# run, so that a test fails for a change and never by chance; `make fuzz` and `make model` look for others.
+MORE = int(os.environ.get("DWARF_FUZZ", "0") or 0)
+settings.register_profile(
+    "shared",
+    deadline=None,
+    derandomize=not (MORE or int(os.environ.get("DWARF_EXAMPLES", "0") or 0)),
+    max_examples=100 * max(1, MORE),
+    suppress_health_check=[HealthCheck.too_slow],
+)
 settings.load_profile("shared")
 
 

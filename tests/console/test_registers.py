@@ -247,11 +247,11 @@ async def test_the_audit_trail_is_a_page_and_the_one_of_a_flow_is_reached_from_i
 async def test_a_schedule_is_put_triggered_paused_and_backfilled_by_its_page(browser: Browser, caller: Caller) -> None:
     """R3: its words, its next due times and what became of the last ones are on the page."""
     await caller.ok("graph.put", **stage.ASK)
-    text = "name: nightly\nworkflow: release\ncron: 0 2 * * *\ntimezone: Europe/Berlin\n"
+    text = "name: nightly\nworkflow: release\ncron: 0 2 * 2 *\ntimezone: Europe/Berlin\n"
     put = await browser.post("/register/schedules/put", text=text, entry="")
     assert (put.status_code, put.headers["Location"]) == (303, "/schedules/nightly")
     rows = await browser.page("/schedules")
-    assert "At 02:00" in rows
+    assert "At 02:00 every day in February" in rows
     assert "Active" in rows
     assert (await browser.post("/register/schedules/trigger", entry="nightly")).status_code == 303
     page = await browser.page("/schedules/nightly")
@@ -264,7 +264,7 @@ async def test_a_schedule_is_put_triggered_paused_and_backfilled_by_its_page(bro
     paused = await browser.page("/schedules/nightly")
     assert "Resume" in paused
     assert (await browser.post("/register/schedules/resume", entry="nightly")).status_code == 303
-    span = {"f.from": "2026-01-31T00:00:00Z", "f.to": "2026-02-02T00:00:00Z"}
+    span = {"f.from": "2026-01-31T00:00:00Z", "f.to": "2026-02-03T00:00:00Z"}
     filled = await browser.post("/register/schedules/backfill", entry="nightly", **span)
     assert filled.status_code == 303, filled.text
     assert len((await caller.ok("flow.list", workflow="release"))["flows"]) == 3

@@ -21,7 +21,7 @@ from tests.model.tasks import examples
 
 KEPT = Path(__file__).parent / "kept"
 EXAMPLES = int(os.environ.get("DWARF_EXAMPLES", "0") or 0)
-"""Examples of each random test; 0 for as many as `make test` takes."""
+"""Examples of each random test, others in every run; 0 for as many as `make test` takes, the same ones in every run."""
 RANDOM = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.large_base_example])
 
 

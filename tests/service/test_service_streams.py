@@ -189,7 +189,7 @@ async def test_a_client_without_a_service_is_told_of_the_stream_in_its_place(
 ) -> None:
     async with connected(jetstream.url) as nc:
         await record(nc, "audit", f"{prefix}.flow.>")
-    async with Client(jetstream.url, prefix=prefix, timeout=0.1, patience=0.1) as client:
+    async with Client(jetstream.url, prefix=prefix, timeout=2, patience=0.1) as client:
         with pytest.raises(Unavailable, match=rf"a stream captures {prefix}\.flow\.>: .*'audit'"):
             await client.create_task("charge")
 
