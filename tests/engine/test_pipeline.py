@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from dwarf_nats.engine import Engine
+from dwarf_nats.engine.execution import pipeline
 from dwarf_nats.errors import BadRequest, Unavailable
 from dwarf_nats.library import open_engine
 from dwarf_nats.settings import EngineSettings
@@ -40,6 +41,7 @@ class Writes:
         self.free = asyncio.Event()
         self.free.set()
         self.errors: list[Exception] = []
+        self._written = asyncio.Event()
         steps = engine.shards[1].store.steps
         settle = steps.settle
 
@@ -49,9 +51,17 @@ class Writes:
             if self.errors:
                 raise self.errors.pop()
             self.sizes.append(sum(1 for one in group for _ in one.chain()))
+            self._written.set()
             return await settle(group, *rest)
 
         steps.settle = write  # type: ignore[method-assign]
+
+    async def until(self, steps: int) -> None:
+        """Wait for the results of so many steps to be on their way."""
+        async with asyncio.timeout(SOON):
+            while sum(self.sizes) < steps:
+                self._written.clear()
+                await self._written.wait()
 
     def hold_up(self) -> None:
         self.held.clear()
@@ -119,7 +129,10 @@ async def history(engine: Engine, key: str) -> list[tuple[str, Status]]:
 DONE = [(name, Status.COMPLETED) for name in NODES]
 
 
-async def test_tasks_are_asked_while_the_first_result_is_written(dsn: str, proxy: TaskProxy, noted: Noted) -> None:
+async def test_tasks_are_asked_while_the_first_result_is_written(
+    dsn: str, proxy: TaskProxy, noted: Noted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "MAX_KEPT_SECONDS", 0)
     async with served(dsn, proxy) as (engine, writes):
         writes.hold_up()
         key = await engine.create("ahead", {"n": 1}, start=True)
@@ -133,6 +146,64 @@ async def test_tasks_are_asked_while_the_first_result_is_written(dsn: str, proxy
         assert await history(engine, key) == DONE
         steps = [await engine.step(one.step_key) for one in await engine.history(key)]
         assert [step.changes_json for step in steps] == [b'{"n":%d}' % n for n in (2, 3, 4, 5)]
+
+
+async def test_results_are_kept_back_while_their_flow_goes_ahead(
+    dsn: str, proxy: TaskProxy, noted: Noted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "MAX_KEPT_SECONDS", 3600)
+    async with served(dsn, proxy) as (engine, writes):
+        outcomes = [await engine.run("ahead", {"n": n}, None, SOON) for n in (1, 2)]
+        assert [outcome.state for outcome in outcomes] == [{"n": 5}, {"n": 6}]
+        assert writes.sizes == [4, 4], "one transaction, when nothing is ahead any more"
+    assert noted.asked == dict.fromkeys(NODES, 2)
+
+
+async def test_results_are_written_in_a_moment_if_a_task_takes_long(dsn: str, proxy: TaskProxy, noted: Noted) -> None:
+    """So that a crash repeats no more than what followed in that moment."""
+    entered, end = asyncio.Event(), asyncio.Event()
+
+    async def slow(n: int) -> dict[str, Any]:
+        entered.set()
+        await end.wait()
+        return {"n": n + 1}
+
+    proxy.handle_task("c", slow)
+    async with served(dsn, proxy) as (engine, writes):
+        key = await engine.create("ahead", {"n": 1}, start=True)
+        await asyncio.wait_for(entered.wait(), SOON)
+        await writes.until(2)
+        await quiet(engine)
+        assert sum(writes.sizes) == 2
+        assert (await history(engine, key))[:2] == DONE[:2]
+        end.set()
+        assert (await engine.await_(key, SOON)).state == {"n": 5}
+    assert noted.order == ["a", "b", "d"]
+
+
+async def test_a_drain_writes_what_is_kept_back(
+    sqlite_dsn: str, proxy: TaskProxy, noted: Noted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """B3: the step that is ahead is given back, those before it are done."""
+    monkeypatch.setattr(pipeline, "MAX_KEPT_SECONDS", 3600)
+    entered, free = asyncio.Event(), asyncio.Event()
+
+    async def slow(n: int) -> dict[str, Any]:
+        entered.set()
+        await free.wait()
+        return {"n": n + 1}
+
+    proxy.handle_task("c", slow)
+    async with served(sqlite_dsn, proxy) as (engine, writes):
+        key = await engine.create("ahead", {"n": 1}, start=True)
+        await asyncio.wait_for(entered.wait(), SOON)
+        assert writes.sizes == []
+        await engine.shutdown()
+        assert sum(writes.sizes) == 3
+        free.set()
+    async with served(sqlite_dsn, proxy) as (engine, _):
+        assert (await engine.await_(key, SOON)).state == {"n": 5}
+    assert [noted.asked[name] for name in "abd"] == [1, 1, 1]
 
 
 async def test_without_it_the_next_task_waits_for_the_database(dsn: str, proxy: TaskProxy, noted: Noted) -> None:

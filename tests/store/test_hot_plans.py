@@ -13,7 +13,7 @@ from dwarf_nats.clock import SystemClock
 from dwarf_nats.store import postgres
 from dwarf_nats.store.dialect import POSTGRES
 from dwarf_nats.store.migrate import migrate_postgres
-from dwarf_nats.store.statements import cohorts, create, settle
+from dwarf_nats.store.statements import cohorts, create, settle, settle_chains
 from dwarf_nats.store.store import SqlStore
 from tests.support.stores import BUDGET, claim_all, ended, in_flight, new_flow, one_claimed, went_on
 
@@ -37,8 +37,9 @@ async def plan_of(connection: asyncpg.Connection, sql: str) -> str:
     return "\n".join(row[0] for row in rows)
 
 
-async def test_settle_reads_by_primary_key_even_if_planned_on_empty_tables(hot: asyncpg.Connection) -> None:
-    plan = await plan_of(hot, settle.SETTLE)
+@pytest.mark.parametrize("sql", [settle.SETTLE, settle_chains.SETTLE_CHAINS], ids=["single", "chains"])
+async def test_settle_reads_by_primary_key_even_if_planned_on_empty_tables(hot: asyncpg.Connection, sql: str) -> None:
+    plan = await plan_of(hot, sql)
     assert set(re.findall(r"Index Scan using (\w+)", plan)) == {"dwarf_steps_pkey", "dwarf_flows_pkey"}
     assert "Seq Scan" not in plan
     assert "Join Filter" not in plan

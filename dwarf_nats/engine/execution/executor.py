@@ -110,7 +110,7 @@ class Executor:
             finally:
                 if settlement is None:
                     settlement = release(step)
-                if step.ahead_of is None:
+                if step.ahead_of is None and step.follower is None:
                     self._committer.settle(settlement)
                 else:
                     self.pipeline.settle(settlement)

@@ -3,10 +3,14 @@
 A step that goes ahead is in memory only, until the step before it is written. Its result waits for that. Results that wait one
 behind the other are linked, so that one transaction writes them all, as it writes a chain (N8). If the step before it cannot be
 written, because its flow was cancelled or its lease has run out, what went ahead is dropped: the database knows nothing of it.
+
+A result on which a step went ahead is kept back for a moment: nothing waits for its commit, which would only take time from the
+tasks, and with those that follow it is one commit instead of several.
 """
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from dwarf_nats.engine.execution.budgets import claimed_budget_ms, own_budget_ms
@@ -23,6 +27,8 @@ if TYPE_CHECKING:
 
 MAX_AHEAD = 32
 """Steps of one flow that are ahead of the database: bounds what is repeated after a crash, and the waves of a transaction."""
+MAX_KEPT_SECONDS = 0.005
+"""Time for which a result is kept back while a step that went ahead is at its task: bounds what is repeated after a crash."""
 
 
 class Pipeline:
@@ -36,6 +42,8 @@ class Pipeline:
         """Results that wait for the step before them, by step."""
         self._linked: dict[int, Settlement] = {}
         """Results that are at the committer behind the one that they are linked to, by step."""
+        self._kept: dict[int, asyncio.TimerHandle] = {}
+        """Those of the results in `_waiting` that wait for nothing but what may follow in a moment, by step."""
         self._dropped: set[int] = set()
         """Steps at their tasks whose results nobody waits for any more."""
 
@@ -70,10 +78,17 @@ class Pipeline:
         return False
 
     def settle(self, settlement: Settlement) -> None:
-        """Keep the result of a step that went ahead until the step before it is written."""
+        """Take the result of a step that went ahead, or on which another one did.
+
+        It is kept until the step before it is written, and until nothing is ahead on it that is still at its task, though not
+        for long.
+        """
         step = settlement.step
         before = step.ahead_of
-        assert before is not None
+        if before is None:
+            self._waiting[step.step_id] = settlement
+            self._write_or_keep(step)
+            return
         if step.step_id in self._dropped:
             self._dropped.discard(step.step_id)
             self._committer.fence(settlement)
@@ -87,6 +102,12 @@ class Pipeline:
         ):
             earlier.links = [settlement]
         self._waiting[step.step_id] = settlement
+        if step.follower is None:
+            first = before
+            while first.ahead_of is not None:
+                first = first.ahead_of
+            if first.step_id in self._kept:
+                self._write(first.step_id)
 
     def written(self, settlement: Settlement, result: SettleResult) -> Settlement | None:
         """Follow up on a settlement that was written, with what went ahead on it and what was written with it.
@@ -123,9 +144,26 @@ class Pipeline:
     def _let_go(self, step: ClaimedStep) -> None:
         """The step before this one is written: its own result may be written as well."""
         step.ahead_of = None
-        settlement = self._waiting.pop(step.step_id, None)
-        if settlement is None:
-            return
+        if step.step_id in self._waiting:
+            self._write_or_keep(step)
+
+    def _write_or_keep(self, step: ClaimedStep) -> None:
+        """Have a result written; if the last of those ahead on it is at its task, keep it for the moment that may take."""
+        last = step
+        while last.follower is not None:
+            last = last.follower
+        if last.step_id in self._waiting:
+            self._write(step.step_id)
+        else:
+            loop = asyncio.get_running_loop()
+            self._kept[step.step_id] = loop.call_later(MAX_KEPT_SECONDS, self._write, step.step_id)
+
+    def _write(self, step_id: int) -> None:
+        """Have a result written, with those that are linked to it."""
+        timer = self._kept.pop(step_id, None)
+        if timer is not None:
+            timer.cancel()
+        settlement = self._waiting.pop(step_id)
         for link in settlement.chain():
             if (linked := self._waiting.pop(link.step.step_id, None)) is not None:
                 self._linked[link.step.step_id] = linked

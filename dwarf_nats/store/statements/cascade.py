@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 SLEPT = """update dwarf_steps set event = '{"timedOut":true}' where step_id {in:$1}"""
 
 
-def needs_cascade(group: Sequence[Settlement]) -> bool:
-    """Return whether a group changes more than its own rows."""
+def needs_cascade(group: Sequence[Settlement], *, but_links: bool = False) -> bool:
+    """Return whether a group changes more than its own rows; `but_links`: and more than links do."""
     return any(
         one.arrives
         or one.problems
@@ -30,7 +30,7 @@ def needs_cascade(group: Sequence[Settlement]) -> bool:
         or one.forgets
         or one.slept
         or one.compensates
-        or one.links
+        or (one.links and not but_links)
         or one.details is not None
         or one.tags
         or (one.end is not None and one.step.flow.surgraph_step_id is not None)

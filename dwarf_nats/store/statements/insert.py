@@ -13,6 +13,7 @@ from dwarf_nats.store.dialect import NOW, UNBEGUN, parked_if_tripped
 from dwarf_nats.workflow.status import Parked
 
 if TYPE_CHECKING:
+    from dwarf_nats.rules.settlement import Settlement
     from dwarf_nats.rules.steps import FlowContext, NewStep
     from dwarf_nats.store.commands import StepInsert
     from dwarf_nats.store.database import PostgresSession, SqliteSession
@@ -98,6 +99,38 @@ def _eager_values(r: EagerRow, replica_id: str, now: str) -> str:
   {r.fairness_weight}, 1, {replica_id}, {r.lease_expires}, {now}, {now}, {now}, {r.borrowed}, {Parked.NO:d}"""
 
 
+class LinkedRow(NamedTuple):
+    """A step to be inserted on SQLite that is completed already, as one link of a chain. `linked_row` has its values."""
+
+    step_id: int
+    flow_id: int
+    depth: int
+    token: str
+    node: str
+    url: str
+    state: str
+    predecessor_id: int
+    spawn_id: int
+    ordinal: int
+    changes: str
+    attempt: int
+    successor_id: int | None
+    priority: int
+    fairness_key: str
+    fairness_weight: float
+    borrowed: str | None
+
+
+_INTO_LINKED = _INTO.replace("parked)", "parked, attempt)")
+
+
+def _linked_values(r: LinkedRow, now: str) -> str:
+    """As `_eager_values`, in the order of `_INTO_LINKED`."""
+    return f"""{r.step_id}, {r.flow_id}, {r.depth}, {r.token}, {r.node}, {r.url}, {r.state}, 'completed',
+  {now}, {r.predecessor_id}, {r.spawn_id}, {r.ordinal}, {r.changes}, null, {r.successor_id}, {r.priority}, {r.fairness_key},
+  {r.fairness_weight}, 1, null, null, {now}, {now}, {now}, {r.borrowed}, {Parked.NO:d}, {r.attempt}"""
+
+
 INSERT_TOGETHER_ROWS = 8
 """Rows that one statement inserts on SQLite: it opens the table and its indexes, twelve or so, once for all of them."""
 
@@ -121,10 +154,25 @@ def _eager_on_sqlite(rows: int) -> str:
     return f"{_INTO}\nvalues " + ", ".join(f"({_eager_values(one, '?1', '?2')})" for one in each)
 
 
-INSERT_STEPS_SQLITE, INSERT_EAGER_SQLITE = _on_sqlite(1), _eager_on_sqlite(1)
+def _linked_on_sqlite(rows: int) -> str:
+    """As `_on_sqlite`, of rows that are completed already; `?1` is not used."""
+    width = len(LinkedRow._fields)
+    each = (numbered(LinkedRow, 3 + width * row) for row in range(rows))
+    return f"{_INTO_LINKED}\nvalues " + ", ".join(f"({_linked_values(one, '?2')})" for one in each)
+
+
+INSERT_STEPS_SQLITE, INSERT_EAGER_SQLITE, INSERT_LINKED_SQLITE = (
+    _on_sqlite(1),
+    _eager_on_sqlite(1),
+    _linked_on_sqlite(1),
+)
 _TOGETHER = {
     sql: several(INSERT_TOGETHER_ROWS)
-    for sql, several in ((INSERT_STEPS_SQLITE, _on_sqlite), (INSERT_EAGER_SQLITE, _eager_on_sqlite))
+    for sql, several in (
+        (INSERT_STEPS_SQLITE, _on_sqlite),
+        (INSERT_EAGER_SQLITE, _eager_on_sqlite),
+        (INSERT_LINKED_SQLITE, _linked_on_sqlite),
+    )
 }
 
 
@@ -177,6 +225,30 @@ def eager_row(flow: FlowContext, step: NewStep, predecessor_id: int, lease_expir
     )
 
 
+def linked_row(link: Settlement, step: NewStep, predecessor_id: int) -> tuple[Any, ...]:
+    """The values of a `LinkedRow`, in its order; `link` completes the step."""
+    flow = link.step.flow
+    return (
+        step.step_id,
+        flow.flow_id,
+        step.depth,
+        step.token,
+        step.node,
+        step.url,
+        step.state_json.decode(),
+        predecessor_id,
+        step.spawn_id,
+        step.ordinal,
+        link.changes_json().decode(),
+        link.attempt,
+        None if link.successor is None else link.successor.step_id,
+        flow.priority,
+        flow.fairness_key,
+        flow.fairness_weight,
+        state_refs.stored(step.refs) if step.refs else None,
+    )
+
+
 async def insert_postgres(
     session: PostgresSession, steps: Sequence[StepInsert], replica_id: int, budget_ms: int
 ) -> None:
@@ -199,6 +271,11 @@ def insert_rows_sqlite(session: SqliteSession, rows: Sequence[tuple[Any, ...]], 
 def insert_eager_sqlite(session: SqliteSession, rows: Sequence[tuple[Any, ...]], replica_id: int) -> None:
     """As `insert_postgres`, of rows as `eager_row` makes them."""
     _insert_sqlite(session, INSERT_EAGER_SQLITE, rows, replica_id)
+
+
+def insert_linked_sqlite(session: SqliteSession, rows: Sequence[tuple[Any, ...]], replica_id: int) -> None:
+    """As `insert_postgres`, of rows as `linked_row` makes them."""
+    _insert_sqlite(session, INSERT_LINKED_SQLITE, rows, replica_id)
 
 
 def _insert_sqlite(session: SqliteSession, sql: str, rows: Sequence[tuple[Any, ...]], replica_id: int) -> None:

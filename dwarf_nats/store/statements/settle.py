@@ -16,6 +16,7 @@ from dwarf_nats.store.statements.cascade import cascade, defer_to_breakpoints, n
 from dwarf_nats.store.statements.create import CreateFlows
 from dwarf_nats.store.statements.events import LOCK_ALL, locks_of
 from dwarf_nats.store.statements.insert import insert_postgres, insert_sqlite
+from dwarf_nats.store.statements.settle_chains import are_straight, settle_chains
 from dwarf_nats.store.statements.settled_rows import RUNNING, DoneRows, running
 from dwarf_nats.workflow.status import Parked
 
@@ -122,6 +123,8 @@ class Settle:
     async def on_postgres(self, session: PostgresSession) -> SettleResult:
         if not needs_cascade(self.group):
             return await self._settle_postgres(session, self.group)
+        if are_straight(self.group):
+            return await settle_chains(session, self.group, self.replica_id, self.budget_ms)
         async with session.transaction():
             if locks := locks_of([one for head in self.group for one in head.chain()]):
                 await session.fetch(LOCK_ALL, locks)
@@ -166,6 +169,8 @@ class Settle:
     def on_sqlite(self, session: SqliteSession) -> SettleResult:
         if not needs_cascade(self.group):
             return self._settle_sqlite(session, self.group)
+        if are_straight(self.group):
+            return self._settle_sqlite(session, self.group, straight=True)
         result, wave = self._wave_sqlite(session, self.group)
         while wave:
             later, wave = self._wave_sqlite(session, wave)
@@ -183,7 +188,10 @@ class Settle:
             command = _next(commands, self._execute_sqlite(session, command))
         return result, next_wave(group, result)
 
-    def _settle_sqlite(self, session: SqliteSession, group: Sequence[Settlement]) -> SettleResult:
+    def _settle_sqlite(
+        self, session: SqliteSession, group: Sequence[Settlement], *, straight: bool = False
+    ) -> SettleResult:
+        """Write settlements; with those linked to them, if their chains are straight."""
         lease_seqs, flows = running(session.fetch(RUNNING, [one.step.step_id for one in group]))
         result = SettleResult()
         done = DoneRows(session.now, self.budget_ms)
@@ -193,7 +201,10 @@ class Settle:
             if lease_seqs.get(step_id) != one.step.lease_seq:  # fenced off (X1)
                 continue
             flow = flows[one.step.flow.flow_id]
-            result.applied[step_id] = done.add(one, flow)
+            if straight and one.links and not flow.has_breakpoints:
+                result.applied.update(done.add_chain(one, flow))
+            else:
+                result.applied[step_id] = done.add(one, flow)
             if flow.has_breakpoints:
                 with_breakpoints.add(step_id)
         done.write(session, self.replica_id)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dwarf_nats.rules import state_refs
@@ -15,7 +16,13 @@ from dwarf_nats.rules.settlement import Applied
 from dwarf_nats.store.columns import numbered
 from dwarf_nats.store.commands import StepInsert
 from dwarf_nats.store.dialect import PARKED
-from dwarf_nats.store.statements.insert import eager_row, insert_eager_sqlite, insert_sqlite
+from dwarf_nats.store.statements.insert import (
+    eager_row,
+    insert_eager_sqlite,
+    insert_linked_sqlite,
+    insert_sqlite,
+    linked_row,
+)
 from dwarf_nats.workflow.status import Parked, Status
 
 if TYPE_CHECKING:
@@ -127,6 +134,7 @@ class DoneRows:
         self._completed: list[tuple[Any, ...]] = []
         self._eager: list[tuple[Any, ...]] = []
         self._born: list[StepInsert] = []
+        self._linked: list[tuple[Any, ...]] = []
         self._ended: list[tuple[Any, ...]] = []
 
     def add(self, one: Settlement, flow: SettledFlow) -> Applied:
@@ -135,19 +143,48 @@ class DoneRows:
         if flow.status not in FLOW_LIVE:
             self._steps.append(_done_row(one, flow.status, None, now))
             return Applied(alive=False, at=now)
-        new, end = one.successor, one.end
+        new = one.successor
         if one.status is Status.COMPLETED and not one.arrives and not one.branches:
             next_id = None if new is None else new.step_id
             changes = one.changes_json().decode()
             self._completed.append((step.step_id, changes, one.error_json, one.attempt, next_id, now))
         else:
             self._steps.append(_done_row(one, one.status.value, new, now))
-        if new is not None:
-            if new.eager and not flow.has_breakpoints and not new.delay_us:
-                lease_expires = now + lease_us(step.flow.time_budget_ms, self._budget_ms)
-                self._eager.append(eager_row(step.flow, new, step.step_id, lease_expires))
-            else:
-                self._born.append(StepInsert(step.flow, new, step.step_id, Status.PENDING))
+        self._add_successor(one, flow)
+        return self._end(one, flow)
+
+    def add_chain(self, head: Settlement, flow: SettledFlow) -> dict[int, Applied]:
+        """As `add`, with the straight chain that is linked to it, in a flow without breakpoints."""
+        head_id = head.step.step_id
+        if flow.status not in FLOW_LIVE:
+            return {head_id: self.add(head, flow)}
+        line = list(head.chain())
+        changes = head.changes_json().decode()
+        next_id = line[1].step.step_id
+        self._completed.append((head_id, changes, head.error_json, head.attempt, next_id, self._now))
+        applied = {head_id: Applied(alive=True, at=self._now)}
+        for before, link in pairwise(line):
+            new = before.successor
+            assert new is not None
+            self._linked.append(linked_row(link, new, before.step.step_id))
+            applied[link.step.step_id] = self._end(link, flow)
+        self._add_successor(line[-1], flow)
+        return applied
+
+    def _add_successor(self, one: Settlement, flow: SettledFlow) -> None:
+        """The row of the step that follows on a settlement, if there is one."""
+        step, new = one.step, one.successor
+        if new is None:
+            return
+        if new.eager and not flow.has_breakpoints and not new.delay_us:
+            lease_expires = self._now + lease_us(step.flow.time_budget_ms, self._budget_ms)
+            self._eager.append(eager_row(step.flow, new, step.step_id, lease_expires))
+        else:
+            self._born.append(StepInsert(step.flow, new, step.step_id, Status.PENDING))
+
+    def _end(self, one: Settlement, flow: SettledFlow) -> Applied:
+        """The outcome of a settlement that took effect, with the row of the flow that it ends, if it does."""
+        now, end = self._now, one.end
         if end is None:
             return Applied(alive=True, at=now)
         at = max(now, flow.updated_at + 1)
@@ -161,6 +198,8 @@ class DoneRows:
             session.connection.executemany(_COMPLETE_STEPS, self._completed)
         if self._steps:
             session.connection.executemany(_SETTLE_STEPS, self._steps)
+        if self._linked:
+            insert_linked_sqlite(session, self._linked, replica_id)
         if self._eager:
             insert_eager_sqlite(session, self._eager, replica_id)
         if self._born:
