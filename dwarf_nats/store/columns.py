@@ -93,6 +93,13 @@ def scalars(count: int, *batches: Record) -> tuple[str, ...]:
     return tuple(f"${number}" for number in range(first, first + count))
 
 
+def typed(record: type[R], first: int = 1) -> R:
+    """The record with PostgreSQL's parameters in its fields, `$1::bigint`, …, for a statement that takes one row of it."""
+    return record._make(
+        f"${number}::{_sql_type(record, name)}" for number, name in enumerate(field_names(record), first)
+    )
+
+
 def named(record: type[R]) -> R:
     """The record with the name of each field in it, for a statement that reads its columns."""
     return record._make(field_names(record))

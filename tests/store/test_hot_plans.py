@@ -13,7 +13,7 @@ from dwarf_nats.clock import SystemClock
 from dwarf_nats.store import postgres
 from dwarf_nats.store.dialect import POSTGRES
 from dwarf_nats.store.migrate import migrate_postgres
-from dwarf_nats.store.statements import cohorts, create, settle, settle_chains
+from dwarf_nats.store.statements import cohorts, create, settle, settle_chains, settle_next
 from dwarf_nats.store.store import SqlStore
 from tests.support.stores import BUDGET, claim_all, ended, in_flight, new_flow, one_claimed, went_on
 
@@ -37,7 +37,7 @@ async def plan_of(connection: asyncpg.Connection, sql: str) -> str:
     return "\n".join(row[0] for row in rows)
 
 
-@pytest.mark.parametrize("sql", [settle.SETTLE, settle_chains.SETTLE_CHAINS], ids=["single", "chains"])
+@pytest.mark.parametrize("sql", [settle.SETTLE, settle_chains.SETTLE_CHAINS], ids=["group", "chains"])
 async def test_settle_reads_by_primary_key_even_if_planned_on_empty_tables(hot: asyncpg.Connection, sql: str) -> None:
     plan = await plan_of(hot, sql)
     assert set(re.findall(r"Index Scan using (\w+)", plan)) == {"dwarf_steps_pkey", "dwarf_flows_pkey"}
@@ -45,6 +45,13 @@ async def test_settle_reads_by_primary_key_even_if_planned_on_empty_tables(hot: 
     assert "Join Filter" not in plan
     assert "hashed SubPlan" in plan
     assert "(SubPlan" not in plan
+
+
+async def test_a_lone_step_is_settled_by_primary_key(hot: asyncpg.Connection) -> None:
+    plan = await plan_of(hot, settle_next.SETTLE_NEXT)
+    assert set(re.findall(r"Index Scan using (\w+)", plan)) == {"dwarf_steps_pkey", "dwarf_flows_pkey"}
+    assert "Seq Scan" not in re.sub(r"Seq Scan on [\w.]*dwarf_tripped", "", plan)
+    assert "Join Filter" not in plan
 
 
 @pytest.mark.parametrize("sql", [create.CREATE, create.CREATE_KEYED], ids=["plain", "keyed"])

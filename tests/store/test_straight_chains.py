@@ -13,6 +13,7 @@ from dwarf_nats.store.postgres import Postgres
 from dwarf_nats.store.statements import settle
 from dwarf_nats.store.statements.insert import INSERT_TOGETHER_ROWS
 from dwarf_nats.store.statements.settle_chains import are_straight
+from dwarf_nats.store.statements.settle_next import goes_on
 from dwarf_nats.store.store import SqlStore
 from dwarf_nats.workflow.status import Status
 from tests.support.stores import BUDGET, born, cancel, ended, failed, look, new_flow, returned, went_on
@@ -132,6 +133,48 @@ async def test_a_chain_in_one_statement_comes_to_the_same_as_in_waves(
     in_waves = await written(store, group, await store.steps.settle(group, BUDGET))
     assert at_once == in_waves
     assert len(at_once) > 100
+
+
+async def one_that_goes_on(store: SqlStore) -> list[Settlement]:
+    """A settlement for each of these flows: one that lives, is cancelled, has breakpoints, and whose step was taken away."""
+    news = [new_flow({"x": 1}, eager=True, time_budget_ms=7_000, priority=number) for number in range(1, 5)]
+    await store.steps.create(news, BUDGET)
+    await cancel(store, news[1].flow.flow_id)
+    broken = await store.flows.by_id(news[2].flow.flow_id)
+    assert broken is not None
+    await store.control.break_before(broken, "b", enabled=True)
+    steps = [born(new) for new in news]
+    steps[3].lease_seq += 1
+    return [went_on(step, {"n": 1}, eager=True) for step in steps]
+
+
+async def test_a_lone_step_comes_to_the_same_as_one_in_a_group(
+    store: SqlStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def all_of_them() -> list[Any]:
+        group = await one_that_goes_on(store)
+        return [await written(store, [one], await store.steps.settle([one], BUDGET)) for one in group]
+
+    alone = await all_of_them()
+    monkeypatch.setattr(settle, "goes_on", lambda _one: False)
+    assert alone == await all_of_them()
+
+
+def test_what_more_is_written_of_a_step_needs_the_statement_of_groups() -> None:
+    def lone(**more: Any) -> bool:
+        one = went_on(born(new_flow({}, eager=True)), eager=True)
+        for name, value in more.items():
+            setattr(one, name, value)
+        return goes_on(one)
+
+    assert lone()
+    assert not lone(status=Status.PENDING)
+    assert not lone(error_json="{}")
+    assert not lone(arrives=True)
+    assert not lone(successor=None)
+    assert not lone(end=ended(born(new_flow())).end)
+    assert not goes_on(went_on(born(new_flow({}, eager=True)), eager=False))
+    assert not goes_on(went_on(born(new_flow({}, eager=True)), eager=True, delay_us=1))
 
 
 async def test_a_chain_takes_one_round_trip(pg_stores: tuple[SqlStore, SqlStore]) -> None:

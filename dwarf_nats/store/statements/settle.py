@@ -17,6 +17,7 @@ from dwarf_nats.store.statements.create import CreateFlows
 from dwarf_nats.store.statements.events import LOCK_ALL, locks_of
 from dwarf_nats.store.statements.insert import insert_postgres, insert_sqlite
 from dwarf_nats.store.statements.settle_chains import are_straight, settle_chains
+from dwarf_nats.store.statements.settle_next import SETTLE_NEXT, goes_on, next_row
 from dwarf_nats.store.statements.settled_rows import RUNNING, DoneRows, running
 from dwarf_nats.workflow.status import Parked
 
@@ -146,7 +147,10 @@ class Settle:
         return result, next_wave(group, result)
 
     async def _settle_postgres(self, session: PostgresSession, group: Sequence[Settlement]) -> SettleResult:
-        rows = await session.fetch(SETTLE, *_batch(group, self.budget_ms), self.replica_id)
+        if len(group) == 1 and goes_on(group[0]):
+            rows = await session.fetch(SETTLE_NEXT, *next_row(group[0], self.replica_id, self.budget_ms))
+        else:
+            rows = await session.fetch(SETTLE, *_batch(group, self.budget_ms), self.replica_id)
         result = SettleResult(
             applied={step_id: Applied(alive, at, tags) for step_id, alive, at, _, tags in rows},
             with_breakpoints=frozenset(step_id for step_id, _, _, has_breakpoints, _ in rows if has_breakpoints),
