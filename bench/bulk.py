@@ -217,7 +217,7 @@ async def measure(servers: Servers, args: argparse.Namespace) -> None:
     async with Beside("sqlite" if args.sqlite else "postgresql", servers, args.concurrency, args.profile) as arm:
         await arm.prepare(args.flows)
         print(f"{args.flows:,} flows laid down; {await arm.room()}", flush=True)
-        for action in ACTIONS:
+        for action in args.actions:
             if action == "delete":
                 await settled(arm)
                 print(f"before the deletion: {await arm.room()}", flush=True)
@@ -263,6 +263,7 @@ async def main() -> None:
     parser = argparse.ArgumentParser(prog="bench.bulk", description=__doc__)
     parser.add_argument("flows", type=int)
     parser.add_argument("--sqlite", action="store_true", help="on SQLite instead of PostgreSQL")
+    parser.add_argument("--actions", nargs="+", default=ACTIONS, choices=ACTIONS, help="these only, in this order")
     parser.add_argument("--alone", action="store_true", help="without a load beside it")
     parser.add_argument("--profile", default="", help="write a profile of the replica to files with this prefix")
     parser.add_argument("--at-most", type=float, default=1200, help="seconds for each action, 1200 by default")

@@ -114,28 +114,31 @@ class EngineSettings:
     default_priority: int = setting(100, "Priority of flows that name none; 1 is the best.", least=1, section=TUNING)
     pool: int = setting(
         4,
-        "PostgreSQL connections per database and replica for operations; settling has one of its own.",
+        "PostgreSQL connections per database and replica for operations; results are written over one more.",
         least=1,
         section=TUNING,
     )
     max_state_bytes: int = setting(
-        8 * 1024 * 1024, "JSON text of a state, and of what goes into one.", least=1, section=LIMITS
+        8 * 1024 * 1024, "Longest JSON text of a state, and of each value that goes into one.", least=1, section=LIMITS
     )
-    max_depth: int = setting(64, "Levels of nesting in a state.", least=1, section=LIMITS)
-    max_branches: int = setting(100_000, "Branches of one fan-out.", least=1, section=LIMITS)
+    max_depth: int = setting(64, "Deepest nesting of a state.", least=1, section=LIMITS)
+    max_branches: int = setting(100_000, "Most branches of one fan-out.", least=1, section=LIMITS)
     max_fan_out_bytes: int = setting(
-        256 * 1024 * 1024, "Inputs of the branches of one fan-out together.", least=1, section=LIMITS
+        256 * 1024 * 1024,
+        "Most bytes that the inputs of all branches of one fan-out have together.",
+        least=1,
+        section=LIMITS,
     )
-    max_steps: int = setting(100_000, "Steps in a row within one flow.", least=1, section=LIMITS)
-    max_error_bytes: int = setting(64 * 1024, "An error is cut beyond it.", least=1, section=LIMITS)
-    max_history: int = setting(20_000, "Steps in one diagram.", least=1, section=LIMITS)
-    max_graph_bytes: int = setting(1024 * 1024, "JSON text of a graph.", least=1, section=LIMITS)
-    max_nodes: int = setting(2_000, "Nodes of a graph.", least=1, section=LIMITS)
-    max_transitions: int = setting(10_000, "Transitions of a graph.", least=1, section=LIMITS)
+    max_steps: int = setting(100_000, "Most steps in a row within one flow.", least=1, section=LIMITS)
+    max_error_bytes: int = setting(64 * 1024, "Longest text of an error; the rest is cut.", least=1, section=LIMITS)
+    max_history: int = setting(20_000, "Most steps in one diagram.", least=1, section=LIMITS)
+    max_graph_bytes: int = setting(1024 * 1024, "Longest JSON text of a graph.", least=1, section=LIMITS)
+    max_nodes: int = setting(2_000, "Most nodes of a graph.", least=1, section=LIMITS)
+    max_transitions: int = setting(10_000, "Most transitions of a graph.", least=1, section=LIMITS)
     audit_ms: int = setting(
         90 * 86_400_000, "Time for which audit records are kept; 0: for ever.", least=0, section=TUNING
     )
-    max_group: int = setting(500, "Members of one settlement or creation group.", has_option=False)
+    max_group: int = setting(500, "Most members of one settlement or creation group.", has_option=False)
 
     def __post_init__(self) -> None:
         for row in ENGINE_SETTINGS:
@@ -155,18 +158,21 @@ class RequestLimits:
     """
 
     max_requests: int = setting(
-        1024, "Requests carried out at once, waiting ones apart; 429 beyond.", least=1, section=TUNING
+        1024,
+        "Requests that are carried out at once, without those that wait for a flow; more get a 429.",
+        least=1,
+        section=TUNING,
     )
     max_waiting: int = setting(
         10_000,
-        "Requests that wait for a flow at once; 429 beyond.",
-        reference="Requests that wait for a flow at once (run, await, poll); 429 beyond.",
+        "Requests that wait for a flow at once; more get a 429.",
+        reference="Requests that wait for a flow at once (run, await, poll); more get a 429.",
         least=1,
         section=TUNING,
     )
     max_queued_bytes: int = setting(
         64 * 1024 * 1024,
-        "Queue of requests without a reply subject, in bytes; further ones are lost, counted and logged.",
+        "Queue of requests without a reply subject, in bytes; more are lost, counted and logged.",
         least=1,
         section=TUNING,
     )
@@ -190,7 +196,7 @@ class ServerSettings:
         metavar="DSN",
     )
     connection: ConnectOptions = field(default_factory=ConnectOptions)
-    prefix: str = setting("dwarf", "Prefix of its subjects.", section=SERVICE)
+    prefix: str = setting("dwarf", "Prefix of the service's subjects.", section=SERVICE)
     task_prefix: str = setting("task", "Prefix of task subjects.")
     graph_prefix: str = setting("graph", "Prefix of graph subjects.")
     graphs_dir: Path | None = setting(
@@ -203,8 +209,8 @@ class ServerSettings:
     )
     wait_for_servers: bool = setting(
         default=True,
-        text="Keep trying while a server is away at start; else say which and exit.",
-        reference="Keep trying while a database or NATS is away at start; else say which and exit.",
+        text="Keep trying while a server is away at start; otherwise name it and exit.",
+        reference="Keep trying while a database or NATS is away at start; otherwise name it and exit.",
         key="wait",
     )
     health_port: int | None = setting(
@@ -228,7 +234,7 @@ class ServerSettings:
     replicas: int = setting(1, "Number of processes, each a replica; not with SQLite.", least=1, of_command=True)
     log_format: LogFormat = setting(LogFormat.TEXT, "Format of the lines on stderr.")
     log_level: LogLevel = setting(
-        LogLevel.INFO, "Least level that is logged; debug lines contain keys.", of_command=True
+        LogLevel.INFO, "Lowest level that is logged; debug lines contain keys.", of_command=True
     )
     otlp: str = setting(
         "",
@@ -238,7 +244,9 @@ class ServerSettings:
         metavar="URL",
     )
     otlp_traces: bool = setting(
-        default=True, text="Send it traces, too.", reference="Send it traces too, not only metrics."
+        default=True,
+        text="Send traces to the collector, too.",
+        reference="Send traces to the collector, not only metrics.",
     )
     max_request_bytes: int = setting(
         16 * 1024 * 1024,
@@ -249,7 +257,7 @@ class ServerSettings:
     )
     max_message_bytes: int = setting(
         0,
-        "Largest message it sends, for leaf nodes that take less than its NATS server; 0: the server's limit.",
+        "Largest message that the replica sends, for leaf nodes that take less than its NATS server; 0: the server's limit.",
         reference="Largest message that the replica sends, for leaf nodes that take less than its own NATS server; 0: the"
         " server's limit.",
         least=0,
@@ -257,8 +265,8 @@ class ServerSettings:
     )
     claim_bucket: str = setting(
         "",
-        "Remove large values from this bucket that no flow uses.",
-        reference="The bucket of large values: values that no row refers to are removed from it; empty: nothing is removed.",
+        "Remove large values that no flow uses from this bucket.",
+        reference="The bucket of large values. Values that no row refers to are removed from it. Empty: nothing is removed.",
         section=SERVICE,
     )
     claim_grace_ms: int = setting(
@@ -278,7 +286,7 @@ class ServerSettings:
     )
     roll_call_ms: int = setting(
         1_000,
-        "Interval at which it is asked then which steps it still runs.",
+        "Interval at which a service that is at work is asked which steps it still runs.",
         reference="Interval at which a service that has accepted is asked which steps it still runs; after three"
         " unanswered calls of twice that time, it counts as hung.",
         least=10,
@@ -324,10 +332,10 @@ CONNECTION_SETTINGS = (
     _connection("context", str, "A context of the nats command line, by name or path."),
     _connection("creds", Path | None, "Credentials file (JWT)."),
     _connection("nkey", Path | None, "File with an nkey's seed."),
-    _connection("tls_ca", Path | None, "Certificates of the authorities to trust; insists on TLS."),
+    _connection("tls_ca", Path | None, "Certificates of the authorities to trust; TLS is then required."),
     _connection("tls_cert", Path | None, "Client certificate."),
     _connection("tls_key", Path | None, "Client key."),
-    _connection("tls_first", bool, "Begin with TLS, before the server says anything."),
+    _connection("tls_first", bool, "Begin with TLS, before the server sends anything."),
     _connection(
         "inbox_prefix",
         str,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 from dwarf_nats.errors import BadRequest
+from dwarf_nats.local.outputs import Execution, LocalOutputs
 from dwarf_nats.workflow.answer import Answer, ErrorInfo, TaskCall
 from dwarf_nats.workflow.arguments import bind, run_task
 from dwarf_nats.workflow.names import check_subject_name
@@ -109,3 +110,20 @@ class FunctionTasks:
     def cancel(self, step_key: str) -> None:
         """Do nothing: the engine cancels the coroutine, and a thread cannot be ended."""
         del step_key
+
+
+class LocalTasks(FunctionTasks):
+    """Functions as tasks whose output reaches those who follow their flows (B8)."""
+
+    def __init__(self, remedy: str, outputs: LocalOutputs, max_depth: int = MAX_DEPTH) -> None:
+        super().__init__(remedy, max_depth)
+        self._outputs = outputs
+
+    async def execute(self, call: TaskCall) -> Answer:
+        execution, answer = Execution(self._outputs, call), None
+        call.emit = execution.emit
+        try:
+            answer = await super().execute(call)
+        finally:
+            execution.finish(answer)
+        return answer

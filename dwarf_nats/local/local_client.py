@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from dwarf_nats.errors import BadRequest, NotFound, TimedOut
 from dwarf_nats.local.graph_book import graphs_of
+from dwarf_nats.local.outputs import LocalStream
 from dwarf_nats.local.states import Values, given
 from dwarf_nats.render.graph import graph_mermaid
 from dwarf_nats.workflow.graph import Graph
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from dwarf_nats.engine import Engine
     from dwarf_nats.local.graph_book import GraphBook
+    from dwarf_nats.local.outputs import LocalOutputs
     from dwarf_nats.local.services import LocalServices, Message
     from dwarf_nats.workflow.explanation import Explanation
     from dwarf_nats.workflow.options import FlowOptions
@@ -43,8 +45,9 @@ class LocalClient:
     `engine` has every further operation, such as schedules, limits and holds.
     """
 
-    def __init__(self, engine: Engine, graphs: GraphBook, services: LocalServices) -> None:
+    def __init__(self, engine: Engine, graphs: GraphBook, services: LocalServices, outputs: LocalOutputs) -> None:
         self.engine = engine
+        self._outputs = outputs
         self._graphs = graphs
         self._services = services
 
@@ -105,6 +108,15 @@ class LocalClient:
     async def poll(self, flow_key: str, timeout: float | None = 30.0) -> Outcome:
         """Wait as `await_` does, but return where the flow stands if it is still going after `timeout` seconds (O4)."""
         return await self.engine.poll(flow_key, timeout)
+
+    def stream(self, flow_key: str, *, end_at_pause: bool = False) -> LocalStream:
+        """Follow what the tasks of a flow, and of flows that it calls, emit while they run, until it is stopped (B8).
+
+        An async iterator of `Chunk`s, and a context manager: inside of `async with`, nothing that is emitted is missed, so
+        start the flow there. With `end_at_pause` the iteration also ends when the flow is interrupted. Afterwards `outcome`
+        is the flow's.
+        """
+        return LocalStream(self, self._outputs, flow_key, end_at_pause=end_at_pause)
 
     # -- reading
 

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from dwarf_nats.engine.ports import Ports
 from dwarf_nats.library import engine_on
-from dwarf_nats.local.functions import FunctionTasks, graphs_with
+from dwarf_nats.local.functions import LocalTasks, graphs_with
 from dwarf_nats.local.graph_book import GraphBook
 from dwarf_nats.local.local_client import LocalClient
+from dwarf_nats.local.outputs import LocalOutputs
 from dwarf_nats.local.services import LocalServices
 from dwarf_nats.ports import TaskCapabilities
 from dwarf_nats.settings import EngineSettings
@@ -49,7 +50,8 @@ async def client(
     another process has the file, `BadRequest` for graphs and tasks that cannot be used.
     """
     settings = settings if settings is not None else EngineSettings()
-    functions, book, local_services = FunctionTasks(REMEDY, settings.max_depth), GraphBook(), LocalServices(services)
+    outputs, book, local_services = LocalOutputs(), GraphBook(), LocalServices(services)
+    functions = LocalTasks(REMEDY, outputs, settings.max_depth)
     functions.add(tasks)
     for graph in graphs_with(tasks):
         book.add(graph)
@@ -62,7 +64,7 @@ async def client(
         services=local_services,
     )
     async with engine_on([_dsn(database)], ports, settings) as engine:
-        yield LocalClient(engine, book, local_services)
+        yield LocalClient(engine, book, local_services, outputs)
 
 
 def run(

@@ -78,12 +78,15 @@ def serve_agent(
     usage_limits: UsageLimits | None = None,
     policy: AgentPolicy | None = None,
     stream: bool = False,
+    register: bool = True,
 ) -> DurableAgent[DepsT, OutputT]:
     """Serve an agent with a worker: each request to the model and each call of a tool is a step of a flow.
 
     `name`: of the workflow, by default that of the agent. `deps`: called with the `Flow` of each step; returns dependencies, or
     an asynchronous context manager of them. `usage_limits`: of one flow, over all its steps. Raises `BadRequest` for a name
     that cannot be one. `stream`: ask the model for a stream, and emit its text as it comes; `client.stream` follows it.
+    `register`: the worker registers the workflow when it starts, at the prefix `dwarf`; else call `DurableAgent.register`, or
+    `worker.graphs(agent.graph, prefix=…)`.
 
     The worker serves `NAME.model`, `NAME.tool.TOOL` for each tool registered on the agent, and `NAME.tool` for all others.
     """
@@ -106,6 +109,8 @@ def serve_agent(
     step = ToolStep(agent=agent, deps=deps, policy=policy)
     for address in (f"{name}.{ANY_TOOL}", *(f"{name}.{ANY_TOOL}.{tool}" for tool in own)):
         worker.add_task(address, _task(step))
+    if register:
+        worker.graphs(graph)
     return DurableAgent(name=name, agent=agent, graph=graph)
 
 

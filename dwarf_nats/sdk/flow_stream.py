@@ -21,7 +21,7 @@ from dwarf_nats.errors import Unavailable
 from dwarf_nats.nats_client import drain_subscription, forbidden, watch_refusals
 from dwarf_nats.wire.output import read_chunk
 from dwarf_nats.workflow.keys import parse_key
-from dwarf_nats.workflow.output import Chunk
+from dwarf_nats.workflow.output_order import Order
 from dwarf_nats.workflow.status import Status
 
 from .request_reply import round_trip
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from dwarf_nats.wire.subjects import Subjects
     from dwarf_nats.wire.violations import Violation
+    from dwarf_nats.workflow.output import Chunk
     from dwarf_nats.workflow.records import Outcome
 
     from .codec import Codec
@@ -196,42 +197,6 @@ class FlowStream:
         if subscription is not None and self._nc is not None and not self._nc.is_closed:
             with contextlib.suppress(nats.errors.Error):
                 await subscription.unsubscribe()
-
-
-class Order:
-    """Finds out what was lost, what runs again, and what comes from executions that were replaced.
-
-    `all_ended` is set while no execution that has emitted something goes on.
-    """
-
-    def __init__(self) -> None:
-        self._last: dict[str, tuple[str, int]] = {}
-        self._replaced: set[tuple[str, str]] = set()
-        self._going_on: set[str] = set()
-        self.all_ended = asyncio.Event()
-        self.all_ended.set()
-
-    def placed(self, chunk: Chunk) -> Chunk | None:
-        """The chunk with what its place among the others tells; `None` for one of an execution that was replaced."""
-        if not chunk.execution or not chunk.number:
-            return chunk
-        step, execution = chunk.step_id, chunk.execution
-        if (step, execution) in self._replaced:
-            return None
-        before, number = self._last.get(step, ("", 0))
-        again = bool(before) and before != execution
-        if again:
-            self._replaced.add((step, before))
-            number = 0
-        self._last[step] = (execution, chunk.number)
-        if chunk.end is None:
-            self._going_on.add(step)
-            self.all_ended.clear()
-        else:
-            self._going_on.discard(step)
-            if not self._going_on:
-                self.all_ended.set()
-        return replace(chunk, missed=max(0, chunk.number - number - 1), restarted=again)
 
 
 __all__ = ["FlowStream"]

@@ -13,7 +13,8 @@ from dwarf_nats.errors import TooLarge
 from dwarf_nats.nats_client import forbidden
 from dwarf_nats.wire import headers as h
 from dwarf_nats.wire.output import is_stream
-from dwarf_nats.workflow.output import JSON, Output, OutputEnd
+from dwarf_nats.workflow.output import JSON, Output
+from dwarf_nats.workflow.output_order import end_of
 
 from .request_reply import check_size
 
@@ -141,12 +142,3 @@ class ExecutionOutput:
             if not await self._publisher.publish(self._subject, body, headers):
                 self._waiting.clear()
                 self._waiting_bytes = 0
-
-
-def end_of(answer: Answer) -> OutputEnd:
-    """The end of an execution that answers so."""
-    if answer.error is not None or answer.retry is not None:
-        return OutputEnd.FAILED
-    if answer.interrupt is not None or answer.wait is not None or answer.subgraph is not None:
-        return OutputEnd.PAUSED
-    return OutputEnd.DONE

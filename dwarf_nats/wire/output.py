@@ -6,11 +6,9 @@ import base64
 from collections.abc import Mapping
 from typing import Any
 
-import msgspec
-
 from dwarf_nats.workflow.keys import is_public_id
 from dwarf_nats.workflow.names import is_subject_name
-from dwarf_nats.workflow.output import BYTES, JSON, Chunk, OutputEnd
+from dwarf_nats.workflow.output import Chunk, OutputEnd, data_of
 
 from . import headers as h
 
@@ -39,7 +37,7 @@ def read_chunk(subject: str, headers: Mapping[str, str] | None, body: bytes) -> 
     said = {name.lower(): value for name, value in (headers or {}).items()}
     end = _ENDS.get(said.get(h.END.lower(), ""))
     return Chunk(
-        data=None if end is not None else _data(body, said.get(h.CONTENT_TYPE.lower(), "")),
+        data=None if end is not None else data_of(body, said.get(h.CONTENT_TYPE.lower(), "")),
         step_id=subject.rpartition(".")[2],
         flow_id=said.get(h.FLOW_ID.lower(), "") or subject.split(".")[-2],
         task=h.percent_decode(said.get(h.TASK.lower(), "")),
@@ -69,21 +67,6 @@ def chunk_json(chunk: Chunk) -> dict[str, Any]:
         "end": chunk.end,
     }
     return data | {name: value for name, value in said.items() if value}
-
-
-def _data(body: bytes, content_type: str) -> object:
-    kind = content_type.partition(";")[0].strip().lower()
-    if kind == JSON:
-        try:
-            return msgspec.json.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            pass
-    if kind == BYTES:
-        return body
-    try:
-        return body.decode()
-    except UnicodeDecodeError:
-        return body
 
 
 def _number(text: str) -> int:

@@ -68,3 +68,19 @@ class Chunk:
         if isinstance(self.data, bytes):
             return self.data.decode("utf-8", "replace")
         return msgspec.json.encode(self.data).decode()
+
+
+def data_of(body: bytes, content_type: str) -> object:
+    """Return what a piece holds: a text, bytes or a JSON value. What cannot be read as its type stays text or bytes."""
+    kind = content_type.partition(";")[0].strip().lower()
+    if kind == JSON:
+        try:
+            return msgspec.json.decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            pass
+    if kind == BYTES:
+        return body
+    try:
+        return body.decode()
+    except UnicodeDecodeError:
+        return body

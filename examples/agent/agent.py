@@ -131,7 +131,6 @@ agent.tool_plain(refund, requires_approval=True)
 
 worker = Worker(name="support-agent")
 support = serve_agent(worker, agent, usage_limits=UsageLimits(request_limit=20), stream=True)
-worker.graphs(support.graph)
 
 if __name__ == "__main__":
     worker.main()

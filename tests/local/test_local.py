@@ -192,9 +192,72 @@ async def test_events_breakpoints_and_threads_work_as_with_the_service() -> None
         assert client.published == []
 
 
+async def test_output_of_tasks_is_followed_as_with_the_service() -> None:
+    """B8: pieces of coroutines and threads in their order, those of called flows, an end for each execution, a retry."""
+    child = Graph("child")
+    child.add_chain("inner", END)
+    parent = Graph("parent")
+    parent.add_task("spell", "spell")
+    parent.add_workflow("call", "child")
+    parent.add_chain("spell", "call", END)
+
+    async def spell(flow: Flow) -> None:
+        flow.emit("a")
+        flow.emit({"attempt": flow.attempt})
+        if not flow.attempt:
+            flow.retry(2)
+
+    def inner(flow: Flow) -> None:  # in a thread
+        flow.emit("in")
+        flow.emit(b"side")
+
+    async with local.client(tasks=[spell, inner], graphs=[parent, child]) as client:
+        key = await client.create("parent")
+        async with client.stream(key) as stream, client.stream(key) as other:
+            await client.start(key)
+            found = [(one.task, one.data, one.number, one.restarted, one.end) async for one in stream]
+            assert "".join([one.text async for one in other]) == 'a{"attempt":0}a{"attempt":1}inside'
+        assert found == [
+            ("spell", "a", 1, False, None),
+            ("spell", {"attempt": 0}, 2, False, None),
+            ("spell", None, 3, False, "failed"),
+            ("spell", "a", 1, True, None),
+            ("spell", {"attempt": 1}, 2, False, None),
+            ("spell", None, 3, False, "done"),
+            ("inner", "in", 1, False, None),
+            ("inner", b"side", 2, False, None),
+            ("inner", None, 3, False, "done"),
+        ]
+        assert stream.outcome is not None
+        assert stream.outcome.status is Status.COMPLETED
+        assert [one async for one in client.stream(key)] == []  # it is over: nothing is kept
+        with pytest.raises(NotFound):
+            [one async for one in client.stream(key[:-1] + ("x" if key[-1] != "x" else "y"))]
+
+
+async def test_a_stream_ends_at_a_pause_if_wanted_and_else_goes_on_after_it() -> None:
+    """B8, P2."""
+
+    async def ask(flow: Flow) -> None:
+        flow.emit("before")
+        flow.emit(flow.interrupt("?"))
+
+    async with local.client(tasks=ask) as client:
+        key = await client.create_task("ask", start=False)
+        stream = client.stream(key)
+        async with client.stream(key, end_at_pause=True) as first, stream:
+            await client.start(key)
+            assert [(one.data, one.end) async for one in first] == [("before", None), (None, "paused")]
+            assert first.outcome is not None
+            assert first.outcome.status is Status.INTERRUPTED
+            await client.resume(key, "after")
+            assert [one.text async for one in stream if not one.end] == ["before", "before", "after"]
+
+
 def test_its_methods_take_what_those_of_the_client_take() -> None:
     """A script moves to the service without a change. Left out there: what only a service has, such as `notify`."""
-    for name, method in inspect.getmembers(local.LocalClient, inspect.iscoroutinefunction):
+    methods = inspect.getmembers(local.LocalClient, inspect.iscoroutinefunction)
+    for name, method in [*methods, ("stream", local.LocalClient.stream)]:
         if name.startswith("_"):
             continue
         ours, theirs = inspect.signature(method).parameters, inspect.signature(getattr(Client, name)).parameters

@@ -57,8 +57,8 @@ class Bench:
     @asynccontextmanager
     async def serving(self, agent: Agent[Any, Any], **options: Any) -> AsyncIterator[DurableAgent[Any, Any]]:
         worker = Worker(self.url, task_prefix=f"{PREFIX}task")
-        served = serve_agent(worker, agent, name="assistant", **options)
-        await served.register(self.client)
+        served = serve_agent(worker, agent, name="assistant", register=False, **options)
+        worker.graphs(served.graph, prefix=PREFIX)
         async with worker:
             yield served
 
@@ -293,6 +293,10 @@ def test_a_graph_has_a_node_for_each_tool_and_an_agent_needs_a_name() -> None:
     served = serve_agent(worker, agent, name="helper", policy=AgentPolicy(tool_attempts=3))
     nodes = {"begin", "model", "calls", "results", "model_tool", "search", "tool"}
     assert set(served.graph.nodes) == nodes
+    assert [graph.name for graph in worker.registered_graphs] == [served.graph.name]
+    unregistered = Worker()
+    serve_agent(unregistered, agent, name="quiet", register=False)
+    assert unregistered.registered_graphs == []
     assert set(worker.tasks) == {"helper.model", "helper.tool", "helper.tool.model", "helper.tool.search"}
     with pytest.raises(LookupError, match="serve_agent"):
         current_flow()

@@ -49,7 +49,7 @@ async def slow() -> str:
     return f"slow by {name}"
 
 worker = Worker(url, task_prefix=f"{prefix}task")
-served = serve_agent(worker, agent)
+served = serve_agent(worker, agent, register=False)
 
 async def main():
     async with Client(url, prefix=prefix) as client:

@@ -8,13 +8,13 @@ from collections.abc import Mapping
 
 import pytest
 
-from dwarf_nats.sdk.flow_stream import Order
 from dwarf_nats.sdk.output import MAX_WAITING_BYTES, ExecutionOutput, OutputPublisher
 from dwarf_nats.sdk.task_server import Link
 from dwarf_nats.summed import Summed
 from dwarf_nats.wire.output import chunk_json, read_chunk
 from dwarf_nats.workflow.answer import Answer
 from dwarf_nats.workflow.output import Chunk, Output, OutputEnd
+from dwarf_nats.workflow.output_order import Order
 
 SUBJECT = "dwarf.stream.1-7.1-9"
 
