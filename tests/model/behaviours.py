@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from dwarf_nats.workflow.tags import TagChanges
 from dwarf_nats.workflow.task_error import SubgraphError, TaskError
 from tests.model.values import classified
 
@@ -26,6 +27,7 @@ class FlowApi(Protocol):
     def get(self, name: str, default: Any = None) -> Any: ...
     def set(self, name: str, value: Any) -> None: ...
     def goto(self, node: str) -> None: ...
+    def tag(self, tags: TagChanges | None = None, /) -> None: ...
     def sleep(self, delay: float) -> None: ...
     def retry(
         self, max_attempts: int | None = None, initial_delay: float = 0, *, give_up_after: float | None = None
@@ -156,12 +158,16 @@ Ending = Done | Fail | Retry | Loop | Ask | Await | Child | Clash | Unstorable
 
 
 class Act(_Data, frozen=True):
-    """One execution: what is written, in this order, and how it ends. `turns`: how often it lets others go first."""
+    """One execution: what is written, in this order, the tags it sets, and how it ends.
+
+    `turns`: how often it lets others go first.
+    """
 
     end: Ending = Done()
     writes: dict[str, Value] = {}
     turns: int = 0
     sleep_ms: int = 0
+    tags: dict[str, str | int | None] = {}
 
 
 class Special(_Data, frozen=True):
@@ -195,6 +201,8 @@ def play(act: Act, flow: FlowApi, note: Note, answered: Any = None) -> None:
     """One execution on a flow. Raises what a task raises; the flow's own way of ending an execution passes."""
     for name, value in act.writes.items():
         flow.set(name, value_of(value, flow, answered))
+    if act.tags:
+        flow.tag(act.tags)
     if act.sleep_ms:
         flow.sleep(act.sleep_ms / 1000)
     _end(act.end, flow, note, answered)

@@ -6,6 +6,7 @@ import asyncio
 import difflib
 import itertools
 from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import AsyncExitStack
 from typing import Any
 
 import msgspec
@@ -23,8 +24,11 @@ from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.nodes import COMPENSATION_SUFFIX
 from dwarf_nats.workflow.records import Step
 from dwarf_nats.workflow.status import Status
+from dwarf_nats.workflow.tags import TagValue
+from tests.model import tagging
+from tests.model.crowds import limited
 from tests.model.engine_run import EngineRun, Observed, StagedTasks
-from tests.model.example import Encore, Example
+from tests.model.example import Crowd, Encore, Example
 from tests.model.interpreter import Expected, Model, TooLong, Twist
 from tests.model.records import COMPLETED, FAILED, Effects, effects_from, identity, shown_history
 from tests.model.values import CannotMerge, Error, canonical, merged, normalised, reduced
@@ -91,6 +95,9 @@ class EngineGroup:
         self._runner.run(self._checked(example, expected))
 
     async def _checked(self, example: Example, expected: Expected) -> None:
+        if example.crowd is not None:
+            await self._crowd(example, example.crowd, expected)
+            return
         async with self._tasks.play(self._engines, example) as play:
             if example.encore is not None and example.encore.kind == "cancelled fork":
                 await cut_off(play, example, example.encore, expected)
@@ -98,9 +105,29 @@ class EngineGroup:
             observed = await play.perform()
             compare(example, "", expected, expected.effects, observed)
             check_undone(example, observed, "", whole=True)
+            check_tags(example, "", expected, example.tags, observed)
             if example.encore is not None:
                 after = {"restart": restarted, "continue": continued}.get(example.encore.kind, from_a_step)
                 await after(play, example, example.encore, expected, observed)
+
+    async def _crowd(self, example: Example, crowd: Crowd, expected: Expected) -> None:
+        """Several flows at once, each of which ends as without limits; and no limit is exceeded (K1, K2)."""
+        async with limited(self._engines, example, crowd) as tally, AsyncExitStack() as stack:
+            plays = [
+                await stack.enter_async_context(self._tasks.play(self._engines, example, tally, member))
+                for member in range(len(crowd.keys))
+            ]
+            everything = await asyncio.gather(*(play.perform() for play in plays))
+        for key, observed in zip(crowd.keys, everything, strict=True):
+            compare(example, "under limits", expected, expected.effects, observed)
+            check_undone(example, observed, "under limits", whole=True)
+            check_tags(example, "under limits", expected, {**example.tags, **({"key": key} if key else {})}, observed)
+        if not expected.effects.pauses and not expected.effects.breaks:
+            tally.check_flows()
+        if currently_in_test_context():
+            event(f"a crowd: {tally.waited} waited" if tally.waited < 3 else "a crowd: several waited")
+        if tally.problems:
+            raise AssertionError("\n".join([*tally.problems, example.to_json()]))
 
     def close(self) -> None:
         for engine in self._engines:
@@ -122,13 +149,15 @@ def predicted(example: Example, twist: Twist | None = None) -> Expected:
 # -- encores
 
 
-async def restarted(play: EngineRun, example: Example, encore: Encore, _: Expected, __: Observed) -> None:
+async def restarted(play: EngineRun, example: Example, encore: Encore, _: Expected, before: Observed) -> None:
     """O13: the whole flow once more, from its entry state with some fields replaced."""
     expected = predicted(msgspec.structs.replace(example, state=merged(example.state, encore.state)))
-    compare(example, "after restart", expected, expected.effects, await play.restart(encore.state))
+    observed = await play.restart(encore.state)
+    compare(example, "after restart", expected, expected.effects, observed)
+    check_tags(example, "after restart", expected, before.outcome.tags, observed)
 
 
-async def continued(play: EngineRun, example: Example, encore: Encore, before: Expected, _: Observed) -> None:
+async def continued(play: EngineRun, example: Example, encore: Encore, before: Expected, first: Observed) -> None:
     """O15: the next flow of the thread, its state merged through the reducers; breakpoints are not inherited."""
     if before.status != COMPLETED:
         with pytest.raises(Conflict):
@@ -141,7 +170,9 @@ async def continued(play: EngineRun, example: Example, encore: Encore, before: E
             await play.continue_(encore.state)
         return
     expected = predicted(msgspec.structs.replace(example, state=state, breakpoints=[]))
-    compare(example, "after continue", expected, expected.effects, await play.continue_(encore.state))
+    observed = await play.continue_(encore.state)
+    compare(example, "after continue", expected, expected.effects, observed)
+    check_tags(example, "after continue", expected, first.outcome.tags, observed)
 
 
 async def from_a_step(play: EngineRun, example: Example, encore: Encore, before: Expected, observed: Observed) -> None:
@@ -218,6 +249,18 @@ def _culprits(steps: list[Step]) -> set[int]:
             found.add(at.step_id)
             at = None if at.predecessor_id is None else by_id[at.predecessor_id]
     return found
+
+
+# -- tags
+
+
+def check_tags(
+    example: Example, when: str, expected: Expected, before: Mapping[str, TagValue], observed: Observed
+) -> None:
+    """The tags of a flow that has ended, and began with those of `before` (Q1)."""
+    wrong = tagging.problems(expected.run, before, observed.outcome.tags)
+    if wrong:
+        raise AssertionError("\n".join([f"tags {when}:", *wrong, example.to_json()]))
 
 
 # -- compensations

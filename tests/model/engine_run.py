@@ -23,6 +23,7 @@ from dwarf_nats.workflow.records import Outcome, Step
 from dwarf_nats.workflow.state import Raw, decode_value
 from dwarf_nats.workflow.status import Status
 from tests.model.behaviours import SIGNALLED, play
+from tests.model.crowds import Tally
 from tests.model.example import Example, event_for
 from tests.model.records import Effects
 from tests.model.values import State, canonical, normalised
@@ -48,6 +49,9 @@ class Scene:
     graphs: dict[str, Graph]
     log: list[str] = field(default_factory=list)
     executions: int = 0
+    tally: Tally | None = None
+    member: int = 0
+    """Which flow of a crowd it is."""
 
     async def perform(self, flow: Flow) -> None:
         """The function behind every task of the example."""
@@ -77,19 +81,29 @@ class StagedTasks(TaskProxy):
         return self._scene(baggage).graphs.get(workflow)
 
     async def execute(self, call: TaskCall) -> Answer:
-        return await run_task(self._scene(call.baggage).perform, call)
+        scene = self._scene(call.baggage)
+        if scene.tally is None:
+            return await run_task(scene.perform, call)
+        with scene.tally.during(call, scene.member):
+            return await run_task(scene.perform, call)
 
     def _scene(self, baggage: Raw) -> Scene:
         return self._scenes[decode_value(baggage)["scene"]]
 
     @asynccontextmanager
-    async def play(self, engines: Sequence[Engine], example: Example) -> AsyncIterator[EngineRun]:
-        """The example as one flow, not created yet."""
+    async def play(
+        self, engines: Sequence[Engine], example: Example, tally: Tally | None = None, member: int = 0
+    ) -> AsyncIterator[EngineRun]:
+        """The example as one flow, not created yet; of a crowd, as this member of it."""
         number = next(self._numbers)
         root, *children = example.all_graphs()
-        scene = self._scenes[number] = Scene(example, {child.name: child for child in children})
+        scene = Scene(example, {child.name: child for child in children}, tally=tally, member=member)
+        self._scenes[number] = scene
+        key = "" if tally is None else tally.crowd.keys[member]
+        tags = {**example.tags, **({"key": key} if key else {})}
+        options = FlowOptions(baggage={"scene": number}, fairness_key=key, tags=tags or None)
         try:
-            yield EngineRun(engines, scene, root, FlowOptions(baggage={"scene": number}))
+            yield EngineRun(engines, scene, root, options)
         finally:
             del self._scenes[number]
 

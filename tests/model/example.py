@@ -9,6 +9,7 @@ from typing import Any, Literal
 import msgspec
 
 from dwarf_nats.workflow.graph import Graph
+from dwarf_nats.workflow.tags import TagValue
 from tests.model.behaviours import Behaviour
 
 
@@ -27,6 +28,32 @@ class Encore(msgspec.Struct, frozen=True):
     """It is cancelled the next time it is paused after that."""
 
 
+class Bound(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A limit on a task, by its url, or on the workflow of the root (K1).
+
+    `later`: the number that may run at once after a while; it is removed then if that is 0.
+    """
+
+    task: str = ""
+    by: str = ""
+    concurrency: int | None = None
+    per_second: float | None = None
+    burst: int | None = None
+    later: int | None = None
+
+
+class Crowd(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Flows of an example that run at once, under limits and a hold."""
+
+    keys: list[str] = []
+    """The fairness key of each of them, which is the value of its tag `key`, too; none if it is empty."""
+    bounds: list[Bound] = []
+    held: str | None = None
+    """The task that is on hold at first (K2); the empty name stands for the workflow of the root."""
+    turns: int = 0
+    """How many turns of the event loop the hold lasts and the limits stay as they are."""
+
+
 class Example(msgspec.Struct, frozen=True):
     """A flow to be run: `root` and `children` are graphs as JSON (G8), `behaviours` by workflow and node."""
 
@@ -41,6 +68,9 @@ class Example(msgspec.Struct, frozen=True):
     patience: int = 0
     """How many turns the driver leaves to the other branches before it resumes a paused one."""
     encore: Encore | None = None
+    tags: dict[str, TagValue] = {}
+    """The tags with which the flow is created (Q1)."""
+    crowd: Crowd | None = None
 
     def all_graphs(self) -> list[Graph]:
         return [Graph.from_values(values) for values in (self.root, *self.children)]

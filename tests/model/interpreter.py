@@ -316,6 +316,7 @@ class FlowRun:
                 retrying = self._retries(reply, record.attempt)
                 if retrying:
                     changes |= reply.changes
+                    record.tags.append(reply.tags)
                     record.attempt += 1
                     record.failures += [] if reply.error is None else [reply.error]
                     brought, parked, record.child = Brought(), False, None  # happens again (X5)
@@ -323,9 +324,11 @@ class FlowRun:
                 if not reply.wishes.keys() & {"interrupt", "subgraph", "wait"}:
                     record.worked = True
                     state_after = merged(seen, reply.changes)
-                    return self._onward(
+                    step = self._onward(
                         record.task, changes | reply.changes, state_after, home, reply.wishes.get("goto")
                     )
+                    record.tags.append(reply.tags)
+                    return step
                 if parked:
                     raise Failed(Error(values.SECOND_PARK))
                 parked = True
@@ -337,6 +340,7 @@ class FlowRun:
                 else:
                     brought = Brought(child=self._model.child(record, *reply.wishes["subgraph"]))
                 changes |= reply.changes
+                record.tags.append(reply.tags)
             except Failed as failed:
                 record.worked = False
                 policy = node.retry if node.retry is not None else self._graph.defaults.retry
@@ -462,11 +466,13 @@ class Undoing:
             error = reply.error
             if reply.retry is not None and reply.retry.granted(undone.attempt):
                 changes |= reply.changes
+                undone.tags.append(reply.tags)
                 undone.failures += [] if error is None else [error]
             else:
                 if error is None and (reply.retry is not None or reply.wishes):
                     error = Error(values.MISPLACED)
                 if error is None:
+                    undone.tags.append(reply.tags)
                     return changes | reply.changes
                 if reply.retry is not None or not actions.retried(policy, error, undone.attempt):
                     undone.status = FAILED

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dwarf_nats.rules.attempts import MAX_KEPT_ATTEMPTS
+from dwarf_nats.workflow.tags import TagChanges
 from tests.model.values import Error, State, canonical, normalised
 
 Branch = tuple[int, int, str] | None
@@ -49,6 +50,8 @@ class Record:
     child: Run | None = None
     changes: State = field(default_factory=dict)
     """What it changed, if it did its work: neither failed nor down an error edge."""
+    tags: list[TagChanges] = field(default_factory=list)
+    """What its executions set as tags, in their order; those of replies whose changes are kept (Q1, S6)."""
     worked: bool = False
     unrun: bool = False
     """It failed without having run, because its input could not be merged (F3)."""

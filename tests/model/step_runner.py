@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from dwarf_nats.workflow.tags import TagChanges
 from dwarf_nats.workflow.task_error import SubgraphError, TaskError
 from tests.model import values
 from tests.model.behaviours import Behaviour, Note, play
@@ -37,6 +38,7 @@ class Reply:
     retry: Retry | None = None
     wishes: dict[str, Any] = field(default_factory=dict)
     """Of interrupt, wait, subgraph, goto those it asked for."""
+    tags: TagChanges = field(default_factory=dict)
 
 
 @dataclass
@@ -60,8 +62,8 @@ def execute(behaviour: Behaviour, state: State, attempt: int, brought: Brought, 
         return Reply({}, Error(values.UNSTORABLE))
     except TaskError as error:
         # Only a retry that is granted keeps the changes (S6).
-        return Reply(flow.changes, Error(error.message, error.code, error.extra), flow.asked_retry)
-    return Reply(flow.changes, None, flow.asked_retry, flow.wishes)
+        return Reply(flow.changes, Error(error.message, error.code, error.extra), flow.asked_retry, tags=flow.tags)
+    return Reply(flow.changes, None, flow.asked_retry, flow.wishes, flow.tags)
 
 
 class _Paused(BaseException):
@@ -78,6 +80,7 @@ class ModelFlow:
     def __init__(self, state: State, attempt: int, brought: Brought) -> None:
         self.attempt = attempt
         self.changes: State = {}
+        self.tags: TagChanges = {}
         self.wishes: dict[str, Any] = {}
         self.asked_retry: Retry | None = None
         self._state = state
@@ -95,6 +98,9 @@ class ModelFlow:
         if type(value) is int and not -(2**63) <= value < 2**63:
             raise _Refused
         self.changes[name] = copy.deepcopy(value)
+
+    def tag(self, tags: TagChanges | None = None, /) -> None:
+        self.tags = {**self.tags, **(tags or {})}
 
     def goto(self, node: str) -> None:
         self.wishes["goto"] = node

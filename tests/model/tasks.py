@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from dwarf_nats.workflow.graph import Graph, Node
 from dwarf_nats.workflow.nodes import COMPENSATION_RETRY
+from dwarf_nats.workflow.tags import TagValue
 from tests.model import graphs
 from tests.model.behaviours import (
     Act,
@@ -31,7 +32,7 @@ from tests.model.behaviours import (
     Value,
 )
 from tests.model.choices import Choices
-from tests.model.example import Encore, Example
+from tests.model.example import Bound, Crowd, Encore, Example
 from tests.model.graphs import ARRAYS, FIELDS, Sketch
 
 LITERALS: dict[str, list[Any]] = {
@@ -46,10 +47,14 @@ ELEMENTS: list[list[Any]] = [[1], [1, 2], [0, 1, 2], [], [2, 2], [2, 1], ["x", 1
 SPECIAL: list[tuple[str, Any]] = [("item", 1), ("itemIndex", 0), ("it", 2), ("n", 1), ("f", True), ("a", None)]
 CHOICES = 60
 """As many as a task may take."""
+CROWD_CHOICES = 60
+"""As many as tags, limits and flows at once may take."""
 NODES = 30
 """As many as get some; tasks beyond do nothing."""
 DEPTH = 2
 """How often an execution may go on after an interrupt or child; once too often, for a step parks once only (X4)."""
+TAGGED = 5
+"""Nodes of a graph whose tasks may set tags: a flow has at most 32 of them."""
 CLASHES = [
     ["goto", "retry"],
     ["goto", "interrupt"],
@@ -62,6 +67,7 @@ CLASHES = [
 EVENT_KEYS = ("", "k", "1")
 """Keys of the events that tasks wait for."""
 TURNS = [0, 0, 0, 1, 3, 20, 100]
+TAG_VALUES: list[str | int | None] = ["x", 1, "é", None]
 
 
 class TaskSketch:
@@ -76,15 +82,21 @@ class TaskSketch:
         self._fragile = fragile
         self._failing = 20 if sketch.graph.compensates else 2
         self._calm = False
+        self._tagging = 0
+        self._tag = ""
         self._fields = [*FIELDS, *ARRAYS]
 
-    def behaviours(self) -> dict[str, Behaviour]:
+    def behaviours(self, tagging: int = 0) -> dict[str, Behaviour]:
+        """`tagging`: so many executions of a hundred of some nodes set a tag."""
+        self._tagging = tagging
         found = {}
-        for name in self._graph.nodes:
+        for at, name in enumerate(self._graph.nodes):
             self._tape = self._whole.cut(CHOICES)
+            self._tag = f"{self._graph.name}_{name}" if at < TAGGED else ""
             found[name] = self._behaviour(name)
-        for node in self._graph.compensations.values():
+        for at, node in enumerate(self._graph.compensations.values()):
             self._tape = self._whole.cut(CHOICES)
+            self._tag = f"{self._graph.name}_undo{at}" if at < TAGGED else ""
             found[node.name] = self._compensation(node)
         return found
 
@@ -134,7 +146,10 @@ class TaskSketch:
             writes["onErr"] = Lit(self._tape.pick(["mine", None, {"message": "mine", "code": 1, "task": "none"}]))
         turns = self._tape.pick(TURNS)
         sleep_ms = 1 if self._tape.odds(3) else 0
-        return Act(end, writes, turns, sleep_ms)
+        tags: dict[str, str | int | None] = {}
+        if self._tagging and self._tag and self._tape.odds(self._tagging):
+            tags = {self._tag: self._tape.pick(TAG_VALUES)}
+        return Act(end, writes, turns, sleep_ms, tags)
 
     def _value(self, field: str) -> Value:
         kind = FIELDS.get(field)
@@ -237,7 +252,7 @@ class TaskSketch:
             given[field] = Copy(field) if self._tape.odds(50) else self._value(field)
         then = self._act(self._ending(name, depth - 1))
         if self._tape.odds(70):
-            then = Act(then.end, {**then.writes, "a": Answered()}, then.turns, then.sleep_ms)
+            then = Act(then.end, {**then.writes, "a": Answered()}, then.turns, then.sleep_ms, then.tags)
         caught = None
         if self._tape.odds(60):
             caught = Act(self._ending(name, depth - 1), {"s": Answered()})
@@ -247,21 +262,27 @@ class TaskSketch:
 # -- examples
 
 
-def examples(fragile: int = 0, *, cut: bool = False, acting: int = 0, undoing: int = 0) -> st.SearchStrategy[Example]:
+def examples(
+    fragile: int = 0, *, cut: bool = False, acting: int = 0, undoing: int = 0, crowded: bool = False
+) -> st.SearchStrategy[Example]:
     """Examples whose parts fit together.
 
     `fragile`: so many more tasks of a hundred fail until they are mended, which helps against most failures; then the flow is
     taken up again from one of its steps. `cut`: it is cancelled on the way, and forked from one of them. `acting`: so many
-    nodes of a hundred ask no task. `undoing`: so many are compensated, and more flows fail.
+    nodes of a hundred ask no task. `undoing`: so many are compensated, and more flows fail. `crowded`: tasks set tags, and
+    several such flows run at once under limits.
     """
-    size = 2 * (3 * graphs.CHOICES + NODES * CHOICES + 100)
+    size = 2 * (3 * graphs.CHOICES + NODES * CHOICES + 100 + CROWD_CHOICES)
     return st.binary(min_size=size, max_size=size).map(
-        lambda text: example(Choices(text), fragile, cut=cut, acting=acting, undoing=undoing)
+        lambda text: example(Choices(text), fragile, cut=cut, acting=acting, undoing=undoing, crowded=crowded)
     )
 
 
-def example(choices: Choices, fragile: int, *, cut: bool = False, acting: int = 0, undoing: int = 0) -> Example:
+def example(
+    choices: Choices, fragile: int, *, cut: bool = False, acting: int = 0, undoing: int = 0, crowded: bool = False
+) -> Example:
     """The example that the choices describe."""
+    crowding = choices.cut(CROWD_CHOICES) if crowded else None
     rest = choices.cut(100)
     names = ["first", "second"][: rest.pick([0, 1, 1, 2, 2])]
     root = graphs.sketch(choices, children=names, acting=acting, undoing=undoing)
@@ -275,7 +296,7 @@ def example(choices: Choices, fragile: int, *, cut: bool = False, acting: int = 
     behaviours = {
         sketch.graph.name: TaskSketch(
             choices, sketch, [later.graph.name for later in sketched[at + 1 :]], fragile
-        ).behaviours()
+        ).behaviours(40 if crowded else 0)
         for at, sketch in enumerate(sketched)
     }
     state = _state(rest)
@@ -293,6 +314,14 @@ def example(choices: Choices, fragile: int, *, cut: bool = False, acting: int = 
     if cut:
         encore = _cancelled(_rewinding(rest), rest)
         breakpoints = []
+    tags: dict[str, TagValue] = {}
+    crowd = None
+    if crowding is not None:
+        tags = {
+            name: crowding.pick(["x", 7, "é"])
+            for name in crowding.some([f"root_{root.graph.entry_point}", "own"], 0, 2)
+        }
+        crowd = _crowd(crowding, [sketch.graph for sketch in sketched]) if crowding.odds(75) else None
     return Example(
         root.graph.to_values(),
         behaviours,
@@ -302,8 +331,31 @@ def example(choices: Choices, fragile: int, *, cut: bool = False, acting: int = 
         early,
         overrides,
         patience,
-        encore,
+        None if crowd is not None else encore,
+        tags,
+        crowd,
     )
+
+
+def _crowd(choices: Choices, made: list[Graph]) -> Crowd:
+    """Some flows at once, and limits on what they do."""
+    urls = sorted(
+        {node.url for graph in made for node in (*graph.nodes.values(), *graph.compensations.values())} - {""}
+    )
+    keys = [choices.pick(["", "a", "b"]) for _ in range(choices.number(2, 6))]
+    bounds = []
+    for _ in range(choices.number(1, 4)):
+        task = "" if choices.odds(25) or not urls else str(choices.pick(urls))
+        by = choices.pick(["", "", "fairnessKey", "tag:key"])
+        if choices.odds(20):
+            burst = choices.pick([1, 3, None])
+            bounds.append(Bound(task, by, None, choices.pick([500.0, 200.0]), burst))
+            continue
+        rate = 1000.0 if choices.odds(10) else None
+        later = choices.pick([1, 4, 0]) if choices.odds(25) else None
+        bounds.append(Bound(task, by, choices.pick([1, 1, 2, 3]), rate, later=later))
+    held = str(choices.pick(["", *urls])) if choices.odds(30) else None
+    return Crowd(keys, bounds, held, choices.pick([0, 20, 100, 300]))
 
 
 def _state(choices: Choices) -> dict[str, Any]:

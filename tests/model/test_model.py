@@ -199,6 +199,30 @@ def test_on_postgresql_completed_steps_of_a_cancelled_flow_are_compensated(
     on_postgres.check(example)
 
 
+@settings(max_examples=25, parent=RANDOM, derandomize=True)
+@given(examples(acting=10, undoing=15, crowded=True))
+def test_flows_at_once_end_under_limits_as_without_and_no_limit_is_exceeded(
+    memory: EngineGroup, example: Example
+) -> None:
+    """K1: concurrency and rates, for each fairness key and tag, changed meanwhile. K2: holds. Q1: tags that tasks set."""
+    memory.check(example)
+
+
+@pytest.mark.slow
+@settings(max_examples=EXAMPLES or 40, parent=RANDOM)
+@given(examples(acting=20, undoing=20, crowded=True))
+def test_flows_at_once_end_under_limits_as_without_many_times(memory: EngineGroup, example: Example) -> None:
+    memory.check(example)
+
+
+@pytest.mark.slow
+@settings(max_examples=EXAMPLES or 15, parent=RANDOM)
+@given(examples(acting=10, undoing=10, crowded=True))
+def test_on_postgresql_flows_at_once_end_under_limits_as_without(on_postgres: EngineGroup, example: Example) -> None:
+    """Also over two replicas."""
+    on_postgres.check(example)
+
+
 @contextmanager
 def everything_lent() -> Iterator[None]:
     """Every field, however small, is stored once and borrowed."""
