@@ -15,6 +15,9 @@ from dwarf_nats.workflow.nodes import NodeKind
 from dwarf_nats.workflow.records import Step
 from dwarf_nats.workflow.step_details import FailedAttempt
 
+LONG_WAIT_US = 1_000_000
+"""Time in the queue from which a history mentions it."""
+
 
 def history_view(steps: Sequence[Step]) -> list[RenderableType]:
     """The steps of a flow for people, those of a subgraph indented below their caller; then what is to be said of each."""
@@ -35,6 +38,9 @@ def step_view(step: Step) -> list[RenderableType]:
         table(("task", "status", "retry", "started", "took", "step"), [_history_row(_name(step), step)]),
         *_told(step),
     ]
+    if step.queued_at is not None:
+        taken = "" if step.claimed_at is None else f", taken after {span(step.claimed_at - step.queued_at)}"
+        shown.append(Text(f"due since {day_and_clock(step.queued_at)}{taken}"))
     if step.pause is not None:
         until = "" if step.pause.until is None else f" until {day_and_clock(step.pause.until)}"
         shown.append(Text(f"paused by its {step.pause.kind} since {day_and_clock(step.pause.since)}{until}"))
@@ -58,6 +64,8 @@ def _told(step: Step) -> Iterator[Text]:
     name = _branch_name(step)
     for attempt in step.attempts:
         yield Text(f"{name}: {_attempt_line(attempt)}", style="yellow")
+    if step.claimed_at is not None and step.queued_at is not None and step.claimed_at - step.queued_at >= LONG_WAIT_US:
+        yield Text(f"{name}: waited {span(step.claimed_at - step.queued_at)} in the queue")
     if step.error is not None:
         yield Text(f"{name}: {error_line(step.error)}", style="red")
     if step.handled_error is not None:

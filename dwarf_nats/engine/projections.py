@@ -18,7 +18,7 @@ from dwarf_nats.workflow.nodes import NodeKind
 from dwarf_nats.workflow.progress import Progress, read_progress
 from dwarf_nats.workflow.records import FlowSummary, Outcome, Step
 from dwarf_nats.workflow.state import decode_state, decode_value, encode_state, merge
-from dwarf_nats.workflow.status import Status
+from dwarf_nats.workflow.status import Parked, Status
 from dwarf_nats.workflow.step_details import Branch, StepPause
 from dwarf_nats.workflow.tags import read as read_tags
 
@@ -116,6 +116,7 @@ def history_step(shard: int, row: StepRow, graph: Graph | None, fan_outs: Mappin
 
     `fan_outs`: the steps that fanned out to branches, by their ids; the one around this step is looked for there.
     """
+    queued_at, claimed_at = _waited(row)
     node = None if graph is None else (graph.nodes if row.compensates is None else graph.compensations).get(row.node)
     return Step(
         step_key=f"{shard}-{row.step_id}-{row.token}",
@@ -132,6 +133,8 @@ def history_step(shard: int, row: StepRow, graph: Graph | None, fan_outs: Mappin
         successor_id=row.successor_id,
         kind=NodeKind.TASK if node is None else node.kind,
         due_at=row.not_before if row.status in _NOT_BEGUN and row.not_before > row.updated_at else None,
+        queued_at=queued_at,
+        claimed_at=claimed_at,
         problems=[] if row.problems is None else list(decode_value(row.problems.encode())),
         handled_error=ErrorInfo.from_stored(row.error) if row.status is Status.COMPLETED else None,
         branch=_branch(row, fan_outs),
@@ -139,6 +142,22 @@ def history_step(shard: int, row: StepRow, graph: Graph | None, fan_outs: Mappin
         progress=_progress(row) if row.status is not Status.COMPLETED else None,
         pause=_pause(row) if row.status is Status.INTERRUPTED else None,
     )
+
+
+def _waited(row: StepRow) -> tuple[int | None, int | None]:
+    """Return when a step became due for its last execution, and when a replica took it for that, as far as its row tells (Q3).
+
+    A row has the start of the first execution. That of a later one is its last change, while it runs and nothing parks it.
+    """
+    due = max(row.created_at, row.not_before)
+    if row.status is Status.CREATED or due > row.updated_at:
+        return None, None
+    if row.status is Status.PENDING or row.started_at is None:
+        return due, None
+    if row.started_at >= due:
+        return due, row.started_at
+    running = row.status is Status.RUNNING and row.parked == Parked.NO
+    return due, row.updated_at if running else None
 
 
 def _branch(row: StepRow, fan_outs: Mapping[int, FanOut | StepRow]) -> Branch | None:

@@ -72,6 +72,10 @@ class Step(Message):
     sub_history: Maybe[list[Step]] = UNSET
     kind: Maybe[ActionKind] = UNSET
     due_at: Maybe[Time] = UNSET
+    queued_at: Maybe[Annotated[Time, Meta(description="When it became due, for its last execution.")]] = UNSET
+    claimed_at: Maybe[
+        Annotated[Time, Meta(description="When a replica took it for that execution; absent if that is not known.")]
+    ] = UNSET
     problems: Maybe[
         Annotated[list[str], Meta(description="Conditions that could not be evaluated when the step ended, and why.")]
     ] = UNSET

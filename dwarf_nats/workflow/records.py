@@ -171,6 +171,10 @@ class Step:
     """`task` if a task is asked, else the action of the engine (N8)."""
     due_at: int | None = None
     """When it is due, if it sleeps, waits for its next attempt or is scheduled."""
+    queued_at: int | None = None
+    """When it became due, for its last execution: from then on it waited to begin, in the queue, for a limit or a hold (Q3)."""
+    claimed_at: int | None = None
+    """When a replica took it for that execution; absent while it waits, and if a later execution has ended (Q3)."""
     problems: list[str] = field(default_factory=list)
     """Conditions that could not be evaluated when the step ended, and why (G9)."""
     handled_error: ErrorInfo | None = None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from dwarf_nats.rules import pauses
@@ -10,6 +12,7 @@ from dwarf_nats.workflow.graph import END, Graph
 from dwarf_nats.workflow.records import Step
 from dwarf_nats.workflow.status import Status
 from dwarf_nats.workflow.task_error import TaskError
+from tests.support.engines import SOON
 from tests.support.flows import Bench, ask, bench, each, line
 
 
@@ -121,6 +124,51 @@ async def test_q3_a_fork_keeps_handled_errors_and_branches(dsn: str) -> None:
         await b.stopped(copy)
         work = [one for one in await whole_and_by_pages(b, copy) if one.task == "work"]
         assert [one.branch.label for one in work if one.branch is not None] == ["1/2", "2/2"]
+
+
+async def test_q3_a_step_says_since_when_it_waited_for_its_turn_and_when_it_got_it(dsn: str) -> None:
+    """Q3, K2: time in the queue is told from the time that the step ran."""
+    async with bench(dsn) as b:
+        b.tasks(first=lambda: None, second=lambda: None)
+        await b.engine.put_hold(task="second")
+        key = await b.engine.create(line("l", "first", "second"), start=True)
+        first, second = await b.until_steps(key, lambda steps: len(steps) == 2 and steps[1].queued_at is not None)
+        assert (first.queued_at, first.claimed_at) == (first.created_at, first.started_at)
+        assert (second.queued_at, second.claimed_at, second.status) == (second.created_at, None, Status.PENDING)
+        (hold,) = await b.engine.list_holds()
+        await b.engine.delete_hold(task="second")
+        await b.engine.await_(key, SOON)
+        _, done = await whole_and_by_pages(b, key)
+        assert done.queued_at == second.queued_at
+        assert done.claimed_at == done.started_at
+        assert hold.since < (done.claimed_at or 0)
+        assert (done.queued_at or 0) < (done.claimed_at or 0) <= done.updated_at
+
+
+async def test_q3_of_a_later_attempt_the_time_in_the_queue_begins_when_it_is_due(dsn: str) -> None:
+    """Q3, L3: the delay before an attempt is no time in the queue."""
+    begun, held = asyncio.Event(), asyncio.Event()
+
+    async def charge(flow: Flow) -> None:
+        if not flow.attempt:
+            flow.retry(2, 0.02)
+            raise TaskError("away", 503)
+        begun.set()
+        await held.wait()
+
+    async with bench(dsn) as b:
+        b.tasks(charge=charge)
+        key = await b.engine.create(line("l", "charge"), start=True)
+        await asyncio.wait_for(begun.wait(), SOON)
+        (running,) = await b.engine.history(key)
+        ended = running.attempts[0].ended_at
+        assert running.queued_at is not None
+        assert running.claimed_at is not None
+        assert ended < running.queued_at <= running.claimed_at == running.updated_at
+        held.set()
+        await b.engine.await_(key, SOON)
+        (done,) = await whole_and_by_pages(b, key)
+        assert (done.queued_at, done.claimed_at) == (running.queued_at, None)
 
 
 async def test_o7_a_paused_step_shows_its_payload_kind_and_times(dsn: str) -> None:

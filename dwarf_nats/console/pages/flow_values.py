@@ -261,6 +261,8 @@ def _row(step: wire.Step) -> dict[str, Any]:
         "icon": "alert" if step.handled_error else shown_status(step),
         "word": status_word(step),
         "created": iso(step.created_at),
+        "queued": iso(step.queued_at or step.created_at),
+        "claimed": iso(step.claimed_at or (None if step.queued_at else step.started_at)),
         "started": iso(step.started_at),
         "ended": iso(step.updated_at) if step.over else "",
         "due": iso(step.due_at),

@@ -33,7 +33,8 @@ def _entries(step: Step) -> Iterator[Entry]:
         return Entry(at, kind, text, step=step.step, task=step.task, detail=detail)
 
     if step.started_at is not None:
-        waited = length(step.created_at, step.started_at)
+        first = step.queued_at is not None and step.queued_at <= step.started_at  # else it is that of a later execution
+        waited = length(step.queued_at if first else step.created_at, step.started_at)
         yield entry(
             step.started_at, "running", "started", f"after {waited} in the queue" if waited not in ("", "0 ms") else ""
         )

@@ -356,11 +356,16 @@ def _bars(scale: Scale, step: Step) -> Iterator[Bar]:
         yield scale.bar("failed", one.started_at, one.ended_at, words)
         at = one.ended_at
     last = step.updated_at if step.over else scale.now
+    due = step.queued_at
+    if due is not None and due > at and (step.attempts or step.started_at is None or due <= step.started_at):
+        kind = "before the next attempt" if step.attempts else "not due yet"  # it waits for its time, not for its turn
+        yield scale.bar("waited completed", at, due, f"{kind}, {length(at, due)}")
+        at = due
     if step.started_at is None or step.status == "pending":
         kind = "queued" if shown_status(step) != "interrupted" else "interrupted"
         yield scale.bar(kind, at, last, f"{status_word(step)} {length(at, last)}")
         return
-    started = max(step.started_at, at)
+    started = max(step.claimed_at or step.started_at, at)
     yield from _gap(scale, at, started)
     kind = shown_status(step)
     if step.kind in ("wait", "ask", "sleep") or step.sub_flow or step.sub_history:

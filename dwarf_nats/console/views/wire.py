@@ -73,6 +73,8 @@ class Step(Base):
     successor_id: int | None = None
     kind: str = "task"
     due_at: datetime | None = None
+    queued_at: datetime | None = None
+    claimed_at: datetime | None = None
     branch: Branch | None = None
     problems: list[str] = []
     progress: Progress | None = None
