@@ -26,7 +26,9 @@ class Pace:
         self._seen, self._seen_at = settled(), time.perf_counter()
         self._turn = asyncio.Lock()
         self._started_steps = 0.0
-        """Steps that the flows of the last group run, which are not settled for others."""
+        """The work of the flows of the last group in steps, which are not settled for others."""
+        self._awaited_steps = 0.0
+        """Those of these steps that are settled sooner or later."""
         self._had_steps = 0.0
         self.room = pacing.room_for_started(0.0)
         """Steps a second that started flows may run."""
@@ -58,6 +60,7 @@ class Pace:
                 self.size = pacing.next_size(self.size, len(group) * weight, took)
                 if self._others_at_work():
                     self._started_steps = len(group) * self._steps_each() if starts else 0.0
+                    self._awaited_steps = len(group) * self._had_steps if starts else 0.0
                     units = len(group) * weight
                     await asyncio.sleep(pacing.rest_seconds(units, took, self._started_steps, self.room))
 
@@ -71,8 +74,10 @@ class Pace:
         settled, now = self._settled(), time.perf_counter()
         count, seconds = settled - self._seen, max(now - self._seen_at, 1e-3)
         self._seen, self._seen_at = settled, now
-        self.room = pacing.room_for_started(max(0.0, count - self._started_steps) / seconds)
-        self._started_steps = 0.0
+        others = max(0.0, count - self._started_steps) / seconds
+        kept_up = count / self._awaited_steps if self._awaited_steps else 0.0
+        self.room = pacing.next_room(self.room, others, kept_up)
+        self._started_steps = self._awaited_steps = 0.0
         return count > 0
 
     def _steps_each(self) -> float:

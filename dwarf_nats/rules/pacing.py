@@ -19,6 +19,12 @@ STARTED_SHARE = 0.07
 """Steps of flows that are started anew, as a share of what is settled for other flows: these lose about so much."""
 LIGHT_LOAD = 1_000
 """Settled a second for other flows: below it there is room, and started flows may use half of what is missing."""
+QUIET_LOAD = 20
+"""Settled a second for other flows: below it nearly nobody else is at work, and started flows may use what there is."""
+KEPT_UP = 0.8
+"""Share of the steps of started flows that must have been settled before the next group, for their room to grow."""
+MAX_ROOM = 20_000.0
+"""Steps a second that started flows may run at most: more than a replica settles."""
 START_STEPS = 1.5
 """The cost of starting a flow anew, in steps."""
 START_SECONDS = 1.0
@@ -28,6 +34,18 @@ START_SECONDS = 1.0
 def room_for_started(others_per_second: float) -> float:
     """Return the steps a second that started flows may run beside what is settled for others."""
     return STARTED_SHARE * others_per_second + max(0.0, LIGHT_LOAD - others_per_second) / 2
+
+
+def next_room(room: float, others_per_second: float, kept_up: float) -> float:
+    """Return the steps a second that the next started flows may run, after they had `room`.
+
+    `kept_up`: the share of their steps that was settled since. Where nearly nobody else is at work, the room grows while they
+    keep up, and shrinks where they do not: so it finds what the machine can do. As soon as others are at work it is theirs.
+    """
+    least = room_for_started(others_per_second)
+    if others_per_second >= QUIET_LOAD:
+        return least
+    return min(MAX_ROOM, max(least, room * 1.5 if kept_up >= KEPT_UP else room * 0.7))
 
 
 def members_of_group(size: int, weight: int) -> int:

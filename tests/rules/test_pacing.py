@@ -48,6 +48,25 @@ def test_started_flows_take_a_share_of_a_busy_machine_and_more_of_an_idle_one(ot
     assert rest <= max(pacing.START_SECONDS, 4.5 / room)
 
 
+def test_alone_started_flows_find_what_the_machine_can_do_and_give_it_back_at_once() -> None:
+    """M1: a restart of very many flows takes no longer than it must where nobody else is at work."""
+    room, capacity = pacing.room_for_started(0.0), 6_000.0
+    found = []
+    for _ in range(100):
+        room = pacing.next_room(room, 0.0, min(1.0, capacity / room))
+        found.append(room)
+    assert min(found[20:]) > capacity * 0.6
+    assert max(found) <= capacity * 1.5 / pacing.KEPT_UP
+    assert pacing.next_room(room, 3_000.0, 1.0) == pacing.room_for_started(3_000.0)
+    assert pacing.next_room(room, pacing.QUIET_LOAD, 1.0) <= pacing.LIGHT_LOAD / 2
+    for _ in range(100):
+        room = pacing.next_room(room, 0.0, 1.0)
+    assert room == pacing.MAX_ROOM
+    for _ in range(100):
+        room = pacing.next_room(room, 0.0, 0.1)
+    assert room == pacing.room_for_started(0.0)
+
+
 async def test_without_others_at_work_there_is_no_rest_m1(monkeypatch: pytest.MonkeyPatch) -> None:
     """Others at work are known by what is settled for them; flows that a group starts are not taken for others."""
     settled, slept = 0, list[float]()
