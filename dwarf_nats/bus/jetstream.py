@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import nats.errors
@@ -10,7 +10,8 @@ import nats.errors
 from dwarf_nats.errors import BadRequest, DwarfError, Forbidden, NotFound, Unavailable
 from dwarf_nats.jetstream_request import request_jetstream
 
-from .connection import Connection
+if TYPE_CHECKING:
+    from nats.aio.client import Client as Nats
 
 API = "$JS.API"
 ACK = "$JS.ACK"
@@ -37,9 +38,9 @@ class Missing(NotFound):
 
 
 class JetStreamApi:
-    """Asks the JetStream API over the connection of a replica."""
+    """Asks the JetStream API over a connection."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Nats) -> None:
         self._connection = connection
 
     async def ask(self, subject: str, request: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -6,15 +6,17 @@ import base64
 import re
 import time
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from dwarf_nats.errors import BadRequest, Unavailable
 from dwarf_nats.ports.values import BucketContents, StoredValue
 
-from .connection import Connection
 from .jetstream import JetStreamApi, Missing
+
+if TYPE_CHECKING:
+    from nats.aio.client import Client as Nats
 
 _BUCKET = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 _NAME = re.compile(r"[0-9a-f]{64}", re.ASCII)
@@ -24,7 +26,7 @@ _NAME = re.compile(r"[0-9a-f]{64}", re.ASCII)
 class NatsValues:
     """Implements `ports.ValueBucket`. All reads go to the leader of the stream, so that none is out of date."""
 
-    def __init__(self, connection: Connection, bucket: str, grace_seconds: float) -> None:
+    def __init__(self, connection: Nats, bucket: str, grace_seconds: float) -> None:
         if not _BUCKET.fullmatch(bucket):
             raise BadRequest(f"setting claim_bucket has 1 to 64 of A-Z a-z 0-9 _ -, got {bucket!r}")
         self._api = JetStreamApi(connection)
@@ -39,16 +41,17 @@ class NatsValues:
         except Missing:
             return BucketContents([], [], 0)
         old: list[StoredValue] = []
-        objects, place = 0, 1
+        objects, place, size = 0, 1, 0
         while entry := await self._message({"seq": place, "next_by_subj": f"{self._entries}*"}):
             place = int(entry["seq"]) + 1
             info = _info(entry)
             chunks.discard(subject := f"{self._chunks}{info.get('nuid', '')}")
-            objects += 1
+            objects, size = objects + 1, size + _size(info)
             name = str(info.get("name", ""))
             if _NAME.fullmatch(name) and not info.get("deleted") and self._is_old(entry, now):
-                old.append(StoredValue(f"sha256:{name}", int(entry["seq"]), subject))
-        return BucketContents(old, [one for one in sorted(chunks) if await self._is_leftover(one, now)], objects)
+                old.append(StoredValue(f"sha256:{name}", int(entry["seq"]), subject, _size(info)))
+        leftovers = [one for one in sorted(chunks) if await self._is_leftover(one, now)]
+        return BucketContents(old, leftovers, objects, size)
 
     async def remove(self, value: StoredValue) -> bool:
         """Remove the chunks first: an entry without chunks is old, so the value is written again when it is sent."""
@@ -106,6 +109,11 @@ def _info(entry: dict[str, Any]) -> dict[str, Any]:
         return msgspec.json.decode(base64.b64decode(entry.get("data") or ""), type=dict[str, Any])
     except (msgspec.MsgspecError, ValueError):
         return {}
+
+
+def _size(info: dict[str, Any]) -> int:
+    size = info.get("size")
+    return size if isinstance(size, int) and not info.get("deleted") else 0
 
 
 def _seconds(text: str) -> float:

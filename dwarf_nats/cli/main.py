@@ -36,6 +36,7 @@ COMMANDS = {
     "retention": LazyCommand(
         "dwarf_nats.cli.retention", "Retention: remove flows by themselves, once they have ended and are old."
     ),
+    "claim": LazyCommand("dwarf_nats.cli.claim", "Large values: what a sweep would remove."),
     "limit": LazyCommand(
         "dwarf_nats.cli.limit", "Limits: how many of a task or workflow run at once, and how many begin in a second."
     ),

@@ -16,14 +16,20 @@ class StoredValue(NamedTuple):
     sequence: int
     chunks: str
     """The subject of its chunks."""
+    size: int = 0
+    """Its bytes."""
 
 
 class BucketContents(NamedTuple):
-    """The values older than the grace time, chunks as old that belong to no object, and the number of all objects."""
+    """The values older than the grace time, chunks as old that belong to no object, and how many objects there are.
+
+    `bytes`: of all objects.
+    """
 
     old: list[StoredValue]
     leftovers: list[str]
     objects: int
+    bytes: int = 0
 
 
 class ValueBucket(Protocol):

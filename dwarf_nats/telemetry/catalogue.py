@@ -10,6 +10,12 @@ from __future__ import annotations
 
 from textwrap import fill
 
+from .large_value_metrics import BYTES_REMOVED as BYTES_REMOVED
+from .large_value_metrics import LAST_SWEEP as LAST_SWEEP
+from .large_value_metrics import SWEEPS as SWEEPS
+from .large_value_metrics import VALUE_BYTES as VALUE_BYTES
+from .large_value_metrics import VALUES as VALUES
+from .large_value_metrics import VALUES_REMOVED as VALUES_REMOVED
 from .metric import Kind as Kind
 from .metric import Metric as Metric
 from .source_metrics import OUTBOX_OLDEST as OUTBOX_OLDEST
@@ -336,6 +342,7 @@ CATALOGUE = (
     SOURCE_STARTED, SOURCE_REJECTED, SOURCE_PENDING, OUTBOX_STARTED, OUTBOX_ROWS, OUTBOX_OLDEST,
     REQUESTS, REQUESTS_REFUSED, REQUESTS_LOST, SIGNALS_MALFORMED, SIGNALS_DROPPED, PROGRESS_MALFORMED,
     SCHEDULES_LATE, SCHEDULE_RUNS,
+    VALUES, VALUE_BYTES, LAST_SWEEP, VALUES_REMOVED, BYTES_REMOVED, SWEEPS,
     SHARD_UP, OUTAGES, COMMITS, COMMITTED,
 )  # fmt: skip
 """All of them, in the order of the documentation."""

@@ -53,6 +53,9 @@ class Counters:
         self.outbox_started = Count(catalogue.OUTBOX_STARTED)
         self.malformed = Count(catalogue.SIGNALS_MALFORMED)
         self.schedule_runs = Count(catalogue.SCHEDULE_RUNS)
+        self.values_removed = Count(catalogue.VALUES_REMOVED)
+        self.value_bytes_removed = Count(catalogue.BYTES_REMOVED)
+        self.value_sweeps = Count(catalogue.SWEEPS)
         self.dropped = Count(catalogue.SIGNALS_DROPPED)
         self.malformed_progress = Count(catalogue.PROGRESS_MALFORMED)
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import re
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import nats
 import pytest
+from typer.testing import CliRunner
 
 from dwarf_nats.bus.connection import connect
 from dwarf_nats.bus.values import NatsValues
+from dwarf_nats.cli.main import app
 from dwarf_nats.dev_servers import NatsServer
 from dwarf_nats.engine.maintenance.claim_sweep import ClaimSweep
 from dwarf_nats.errors import BadRequest, NotFound
@@ -37,6 +43,21 @@ def granted() -> str:
     return ", ".join(f'"{subject}"' for subject in re.findall(r"\$JS\S+", block))
 
 
+async def previewed(url: str, dsn: str, folder: Path) -> list[str]:
+    """What `claim preview` names, on a copy of the database, as the replica has the file itself."""
+    copy = folder / "copy.db"
+    with closing(sqlite3.connect(dsn.removeprefix("sqlite:///"))) as source, closing(sqlite3.connect(copy)) as target:
+        source.backup(target)
+    where = ["--nats", url, "--dsn", f"sqlite:///{copy}", "--claim-bucket", BUCKET, "--claim-grace-ms", "0", "--json"]
+    ran = await asyncio.to_thread(CliRunner().invoke, app, ["claim", "preview", *where])
+    assert ran.exit_code == 0, ran.output
+    found = json.loads(ran.stdout)
+    assert (found["objects"], found["old"], found["unused"], found["unusedBytes"]) == (3, 2, 1, len(b'"alone"'))
+    assert found["bytes"] > len(LARGE)
+    names: list[str] = found["sample"]
+    return names
+
+
 @pytest.mark.slow
 async def test_the_sweep_on_a_real_bucket(
     tmp_path: Path, sqlite_dsn: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -58,7 +79,7 @@ async def test_the_sweep_on_a_real_bucket(
             Client(url_of(server.url, "root"), claim_checks=ClaimChecks(2_000)) as client,
         ):
             values = NatsValues(connection, BUCKET, 0)
-            assert await values.look() == ([], [], 0)
+            assert await values.look() == ([], [], 0, 0)
             living = await client.create(graph, {"doc": LARGE})
             removed = await client.create(graph, {"doc": LARGE + "removed"})
             young = maintenance_of(engine).claim_sweep
@@ -105,6 +126,12 @@ async def test_the_sweep_on_a_real_bucket(
             left = await values.look()
             assert (left.old, left.leftovers, left.objects) == ([], [], 1)
             assert (await store.get("report.pdf")).data == b"of somebody"
+
+            living = await client.create(graph, {"doc": LARGE})
+            await ValueStore(BUCKET).put(root, digest_of(b'"alone"'), b'"alone"')
+            [alone] = await previewed(url_of(server.url, "root"), sqlite_dsn, tmp_path)
+            assert alone == digest_of(b'"alone"')
+            assert (await values.look()).objects == 3  # nothing was removed
         await connection.close()
         await root.close()
 

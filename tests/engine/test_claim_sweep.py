@@ -10,14 +10,15 @@ from typing import Any
 import pytest
 
 from dwarf_nats.engine import Engine
-from dwarf_nats.engine.maintenance import claim_sweep
+from dwarf_nats.engine.maintenance import claim_reading
 from dwarf_nats.engine.maintenance.claim_sweep import ClaimSweep
-from dwarf_nats.errors import Unavailable
+from dwarf_nats.errors import Forbidden, Unavailable
 from dwarf_nats.library import open_engine
 from dwarf_nats.ports.values import HOLDERS, BucketContents, ClaimPage, Place, StoredValue
 from dwarf_nats.settings import EngineSettings
 from dwarf_nats.store import schema
 from dwarf_nats.store.statements import claims
+from dwarf_nats.telemetry import catalogue
 from dwarf_nats.testing import TaskProxy
 from tests.support.engines import SOON, Dsns, line, rows
 from tests.support.outages import shard_away
@@ -35,6 +36,7 @@ class Bucket:
     """A bucket of old values, by name. `away`: the next removal fails."""
 
     def __init__(self, *names: str) -> None:
+        self.forbidden = False
         self.sequences = {digest(name): number for number, name in enumerate(names, 1)}
         self.leftovers: list[str] = []
         self.away = False
@@ -43,8 +45,10 @@ class Bucket:
         return digest(name) in self.sequences
 
     async def look(self) -> BucketContents:
-        old = [StoredValue(one, sequence, one) for one, sequence in self.sequences.items()]
-        return BucketContents(old, list(self.leftovers), len(old))
+        if self.forbidden:
+            raise Forbidden("no permission for the bucket")
+        old = [StoredValue(one, sequence, one, 1_000) for one, sequence in self.sequences.items()]
+        return BucketContents(old, list(self.leftovers), len(old), 1_000 * len(old))
 
     async def remove(self, value: StoredValue) -> bool:
         if self.away:
@@ -61,8 +65,8 @@ class Bucket:
 @pytest.fixture(autouse=True)
 def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pages end within what the tests write."""
-    monkeypatch.setattr(claim_sweep, "PAGE_ROWS", 3)
-    monkeypatch.setattr(claim_sweep, "PAGE_FLOWS", 3)
+    monkeypatch.setattr(claim_reading, "PAGE_ROWS", 3)
+    monkeypatch.setattr(claim_reading, "PAGE_FLOWS", 3)
 
 
 @pytest.fixture
@@ -179,6 +183,28 @@ async def test_a_value_written_again_between_two_sweeps_stays(
         bucket.away = False
         await sweep_twice(sweep)
         assert not bucket.sequences
+
+
+async def test_metrics_say_what_sweeps_removed_kept_and_why_they_failed(dsns: Dsns, carrier: TaskProxy) -> None:
+    """B10, T1."""
+    async with opened(dsns(1), carrier) as engine:
+        await engine.create("carry", {"doc": claim("used")})
+        bucket = Bucket("used", "nobody's", "another")
+        sweep = ClaimSweep(bucket, engine.replica)
+        counters, read = engine.replica.counters, engine.replica.instruments.read
+        await sweep.run_once()
+        assert read(catalogue.VALUES) == {("kept",): 1, ("unused",): 2}
+        assert read(catalogue.VALUE_BYTES) == {("kept",): 1_000, ("unused",): 2_000}
+        first = read(catalogue.LAST_SWEEP)[()]
+        await sweep.run_once()
+        assert read(catalogue.VALUES) == {("kept",): 1, ("unused",): 0}
+        assert (counters.values_removed.total(), counters.value_bytes_removed.total()) == (2, 2_000)
+        assert read(catalogue.LAST_SWEEP)[()] >= first
+        bucket.forbidden = True
+        await sweep.run_once()
+        with shard_away(1, engine, noticed=True):
+            await sweep.run_once()
+        assert dict(counters.value_sweeps) == {("done",): 2, ("failed",): 1, ("away",): 1}
 
 
 @pytest.mark.slow

@@ -4,39 +4,33 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from dwarf_nats.engine.maintenance.claim_reading import ShardRows, spare_used
 from dwarf_nats.engine.maintenance.duty import Duty
 from dwarf_nats.errors import DwarfError, Unavailable
 from dwarf_nats.ports.definitions import HOME
-from dwarf_nats.ports.values import HOLDERS
+from dwarf_nats.telemetry import catalogue
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
-
     from dwarf_nats.engine.replica import Replica
     from dwarf_nats.engine.shard import Shard
-    from dwarf_nats.ports.values import ClaimPage, Place, StoredValue, ValueBucket
+    from dwarf_nats.ports.values import BucketContents, StoredValue, ValueBucket
 
 SWEEP_SECONDS = 3_600.0
 """Between two sweeps: each reads all rows."""
-PAGE_ROWS = 200
-"""Rows that one statement reads at most; fewer if they are large, so that it stays short."""
-PAGE_FLOWS = 1_000
-"""Flows of which one statement reads the times."""
-MARGIN_US = 600_000_000
-"""Flows that are so much older than the sweep are read twice: no transaction takes as long."""
+DONE, AWAY, FAILED = "done", "away", "failed"
+"""The outcomes of a sweep."""
 
 
 class ClaimSweep(Duty):
-    """Removes what two sweeps in a row have found old and unused.
-
-    A claim that is copied while a sweep reads moves to a kind of rows that is read later, or into a flow that changes, which
-    is read once more at the end. Values that were sent meanwhile are young.
-    """
+    """Removes what two sweeps in a row have found old and unused. Values that were sent meanwhile are young."""
 
     def __init__(self, bucket: ValueBucket, replica: Replica) -> None:
         self._bucket = bucket
         self._deployment = replica.deployment
         self._log = replica.logger
+        self._counters = replica.counters
+        self._instruments = replica.instruments
+        self._clock = replica.clock
         self._unused: dict[str, StoredValue] = {}
         """The objects that the last sweep found unused, by digest."""
 
@@ -50,78 +44,51 @@ class ClaimSweep(Duty):
         home = next((shard for shard in shards if shard.number == HOME), None)
         if home is None:
             self._log.info("large values: nothing is removed while a shard is away")
+            self._counters.value_sweeps.add(AWAY)
             return
         try:
             if await home.store.replicas.is_leader():
-                await self._sweep(shards, home, before)
+                self._counters.value_sweeps.add(DONE if await self._sweep(shards, home, before) else AWAY)
         except Unavailable as error:
             self._log.info("large values: nothing more is removed now: %s", error)
+            self._counters.value_sweeps.add(AWAY)
         except DwarfError as error:
             self._log.warning("large values cannot be removed: %s", error)
+            self._counters.value_sweeps.add(FAILED)
 
-    async def _sweep(self, shards: list[Shard], home: Shard, before: dict[str, StoredValue]) -> None:
+    async def _sweep(self, shards: list[Shard], home: Shard, before: dict[str, StoredValue]) -> bool:
+        """Sweep; false if that was given up because a shard went away, or another replica leads now."""
         contents = await self._bucket.look()
         unused = {value.digest: value for value in contents.old}
         if unused:
-            await self._spare(unused, shards)
+            await spare_used(unused, [ShardRows(shard.store.claims, shard.pace) for shard in shards])
         if self._deployment.all_there() != shards or not await home.store.replicas.is_leader():
-            return
-        removed = 0
+            return False
+        removed: list[StoredValue] = []
         for digest, value in unused.items():
-            if before.get(digest) == value:
-                removed += await self._bucket.remove(value)
-            else:
+            if before.get(digest) != value:
                 self._unused[digest] = value
+            elif await self._bucket.remove(value):
+                removed.append(value)
+                self._counters.values_removed.add()
+                self._counters.value_bytes_removed.add(n=value.size)
         for leftover in contents.leftovers:
             await self._bucket.drop(leftover)
+        self._tell(contents, removed)
+        return True
+
+    def _tell(self, contents: BucketContents, removed: list[StoredValue]) -> None:
+        doomed, doomed_bytes = len(self._unused), sum(value.size for value in self._unused.values())
+        left = contents.objects - len(removed)
+        left_bytes = contents.bytes - sum(value.size for value in removed)
+        show = self._instruments.show
+        show(catalogue.VALUES, {("kept",): left - doomed, ("unused",): doomed})
+        show(catalogue.VALUE_BYTES, {("kept",): left_bytes - doomed_bytes, ("unused",): doomed_bytes})
+        show(catalogue.LAST_SWEEP, {(): self._clock.now() / 1_000_000})
         self._log.info(
             "large values: %d removed, %d kept, of which %d are to go with the next sweep; %d leftovers removed",
-            removed,
-            contents.objects - removed,
-            len(self._unused),
+            len(removed),
+            left,
+            doomed,
             len(contents.leftovers),
         )
-
-    async def _spare(self, unused: dict[str, StoredValue], shards: list[Shard]) -> None:
-        """Take out of `unused` what a row refers to."""
-        began = {shard.number: await shard.store.claims.now() for shard in shards}
-        for holder in HOLDERS:
-            for shard in shards:
-                await _read(shard, unused, _pages_of(shard, holder))
-        for shard in shards:
-            await self._spare_recent(unused, shard, began[shard.number] - MARGIN_US)
-
-    async def _spare_recent(self, unused: dict[str, StoredValue], shard: Shard, since: int) -> None:
-        """Read the flows once more that changed since the sweep began: a fork has what was read nowhere else."""
-        claims = shard.store.claims
-        last: int | None = -1
-        while last is not None:
-            flow_ids, last = await claims.recent(since, last, PAGE_FLOWS)
-            if flow_ids:
-                await _read(shard, unused, _steps_of(shard, flow_ids))
-
-
-def _pages_of(shard: Shard, holder: str) -> Callable[[Place | None, int], Awaitable[ClaimPage]]:
-    return lambda after, limit: shard.store.claims.page(holder, after, limit)
-
-
-def _steps_of(shard: Shard, flow_ids: list[int]) -> Callable[[Place | None, int], Awaitable[ClaimPage]]:
-    return lambda after, limit: shard.store.claims.page_of_flows(flow_ids, after, limit)
-
-
-async def _read(
-    shard: Shard, unused: dict[str, StoredValue], page: Callable[[Place | None, int], Awaitable[ClaimPage]]
-) -> None:
-    """Read all pages, at the pace of the shard."""
-    last: Place | None = None
-
-    async def work(rows: Sequence[int]) -> ClaimPage:
-        return await page(last, len(rows))
-
-    while True:
-        _, found = await shard.pace.run(range(PAGE_ROWS), work)
-        for digest in found.digests:
-            unused.pop(digest, None)
-        last = found.last
-        if last is None:
-            return
