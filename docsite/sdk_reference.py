@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from dwarf_nats import sdk
+from dwarf_nats import local, pydantic_ai, sdk, testing
 from dwarf_nats.errors import DwarfError
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "python-reference.md"
@@ -40,12 +40,26 @@ INSIDE = {
     "Codec": {"opened"},
 }
 """Public names that other parts of the package use, and programs do not need."""
+FURTHER = {
+    "dwarf_nats.local": (
+        local,
+        "Workflows in this process, see [scripts](local.md). The examples of [`Client`](#client) hold for `LocalClient`.",
+    ),
+    "dwarf_nats.testing": (testing, "The test kit. [Testing](testing.md) introduces it."),
+    "dwarf_nats.pydantic_ai": (
+        pydantic_ai,
+        "Durable agents, with the extra `pydantic-ai`. [Agents](agents.md) introduces it.",
+    ),
+}
+"""Further modules, after the SDK, with their introductions."""
 _INTRODUCTION = """\
 # The Python SDK: reference
 
 *Made by `python -m docsite.sdk_reference` from the source; do not edit.*
 
-For Python developers: each public name of `dwarf_nats.sdk`, with signature, errors and an example. To learn the SDK, read
+For Python developers: each public name of `dwarf_nats.sdk`, with signature, errors and an example. After them come
+[`dwarf_nats.local`](#dwarf_natslocal), [`dwarf_nats.testing`](#dwarf_natstesting) and
+[`dwarf_nats.pydantic_ai`](#dwarf_natspydantic_ai). To learn the SDK, read
 [the Python SDK](python-sdk.md). All names but `main` and `serve` are in `dwarf_nats`, too. The synchronous
 [`dwarf_nats.sync.Client`](synchronous-client.md) has the methods of `Client`, without `await`.
 """
@@ -77,12 +91,16 @@ def render() -> str:
     )
     parts.append("## Values\n\n" + "\n\n".join(_enum(name) for name in kinds))
     parts.append("## Records\n\n" + "\n\n".join(_record(name) for name in records))
+    parts += [_module(name, module, words) for name, (module, words) in FURTHER.items()]
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
 def public_members(name: str) -> list[tuple[str, Any]]:
     """The members of a class that the page describes, in the order of the source, those of base classes after its own."""
-    one = getattr(sdk, name)
+    return _members(name, getattr(sdk, name))
+
+
+def _members(name: str, one: type) -> list[tuple[str, Any]]:
     left_out = set(INSIDE.get(name, ())) | (
         INSIDE["Graph"] | _names(sdk.Graph) - _own(one) if name == "Workflow" else set()
     )
@@ -120,7 +138,7 @@ def _plain(member: Any) -> Any:
 
 def _class(name: str, one: type) -> str:
     lines = [f"## {name}", "", _signature(name, one), "", _text(inspect.getdoc(one) or "")]
-    for key, member in public_members(name):
+    for key, member in _members(name, one):
         if isinstance(member, property):
             returned = inspect.signature(member.fget).return_annotation if member.fget is not None else ""
             lines += [
@@ -134,6 +152,22 @@ def _class(name: str, one: type) -> str:
         else:
             plain = _plain(member)
             lines += ["", f"### {name}.{key}", "", _signature(key, plain), "", _text(inspect.getdoc(plain) or "")]
+    return "\n".join(lines)
+
+
+def _module(name: str, module: Any, words: str) -> str:
+    """A further module: its functions, and its classes with their members, one level below those of the SDK."""
+    lines = [f"## {name}", "", words]
+    for key in module.__all__:
+        one = getattr(module, key)
+        if not inspect.isclass(one):
+            lines += ["", f"### {key}", "", _signature(key, inspect.unwrap(one)), "", _text(inspect.getdoc(one) or "")]
+        elif issubclass(one, Exception):
+            lines += ["", f"### {key}", "", _text(inspect.getdoc(one) or "")]
+        elif _fields(one):
+            lines += ["", _record_of(key, one)]
+        else:
+            lines += ["", re.sub(r"(?m)^(##+) ", r"#\1 ", _class(key, one))]
     return "\n".join(lines)
 
 
@@ -214,7 +248,10 @@ def _enum(name: str) -> str:
 
 
 def _record(name: str) -> str:
-    one = getattr(sdk, name)
+    return _record_of(name, getattr(sdk, name))
+
+
+def _record_of(name: str, one: Any) -> str:
     rows = "\n".join(f"| `{field}` | `{kind}` |" for field, kind in _fields(one))
     doc = "" if (inspect.getdoc(one) or "").startswith(f"{name}(") else _text(inspect.getdoc(one) or "")
     more = "\n\n".join(

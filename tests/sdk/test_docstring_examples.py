@@ -59,6 +59,12 @@ def test_every_public_name_is_on_the_page_and_described() -> None:
     page = sdk_reference.render()
     for name in sdk.__all__:
         assert f"# {name}\n" in page or f"| `{name}` |" in page, name
+    for title, (module, _) in sdk_reference.FURTHER.items():
+        part = page.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+        for name in module.__all__:
+            described = part.partition(f"\n### {name}\n")[2] or part.partition(f"\n#### {name}\n")[2]
+            assert described.strip(), f"{title}.{name}"
+            assert getattr(module, name).__doc__, f"{title}.{name}"
 
 
 def test_the_example_of_each_method_of_a_flow_runs() -> None:
