@@ -127,7 +127,7 @@ async def test_the_sweep_on_a_real_bucket(
             assert (left.old, left.leftovers, left.objects) == ([], [], 1)
             assert (await store.get("report.pdf")).data == b"of somebody"
 
-            living = await client.create(graph, {"doc": LARGE})
+            living = await client.create(graph, {"doc": LARGE + "more"})
             await ValueStore(BUCKET).put(root, digest_of(b'"alone"'), b'"alone"')
             [alone] = await previewed(url_of(server.url, "root"), sqlite_dsn, tmp_path)
             assert alone == digest_of(b'"alone"')

@@ -45,17 +45,17 @@ def test_time_in_the_queue_is_told_from_the_time_before_a_step_is_due() -> None:
     """Q3."""
     scheduled = step(1, "a", createdAt=at(0), queuedAt=at(10), claimedAt=at(12), startedAt=at(12), updatedAt=at(13))
     (row,) = timeline(steps(scheduled), NOW).rows
-    assert [bar.title for bar in row.bars] == ["not due yet, 10 s", "queued 2 s", "completed, 1 s"]
+    assert [bar.title for bar in row.bars] == ["not due yet, 10.0 s", "queued 2.0 s", "completed, 1.0 s"]
     retried = step(2, "b", attempt=1, createdAt=at(0), startedAt=at(0), queuedAt=at(4), updatedAt=at(9))
     retried["attempts"] = [{"attempt": 0, "startedAt": at(0), "endedAt": at(1), "error": {"message": "away"}}]
     (row,) = timeline(steps(retried), NOW).rows
-    assert [bar.title for bar in row.bars][1:] == ["before the next attempt, 3 s", "completed, 5 s"]
+    assert [bar.title for bar in row.bars][1:] == ["before the next attempt, 3.0 s", "completed, 5.0 s"]
     (row,) = timeline(steps(retried | {"claimedAt": at(6)}), NOW).rows
-    assert [bar.title for bar in row.bars][2:] == ["queued 2 s", "completed, 3 s"]
+    assert [bar.title for bar in row.bars][2:] == ["queued 2.0 s", "completed, 3.0 s"]
     resumed = step(3, "c", createdAt=at(0), startedAt=at(1), queuedAt=at(5), updatedAt=at(9))
     (row,) = timeline(steps(resumed), NOW).rows
-    assert [bar.title for bar in row.bars] == ["queued 1 s", "completed, 8 s"]
-    assert [entry.detail for entry in log(steps(scheduled)) if entry.kind == "running"] == ["after 2 s in the queue"]
+    assert [bar.title for bar in row.bars] == ["queued 1.0 s", "completed, 8.0 s"]
+    assert [entry.detail for entry in log(steps(scheduled)) if entry.kind == "running"] == ["after 2.0 s in the queue"]
 
 
 def test_a_running_step_reaches_to_now_and_a_pause_is_told_from_work() -> None:

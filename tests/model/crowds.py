@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
+
+import msgspec
 
 from dwarf_nats.engine import Engine
 from dwarf_nats.errors import NotFound
@@ -17,6 +20,7 @@ from tests.model.example import Bound, Crowd, Example
 
 SECONDS = 30.0
 """No count should ever take so long to be taken back."""
+_serial = itertools.count(1)
 MARGIN = 1.1
 """A rate may be exceeded by a tenth."""
 
@@ -35,6 +39,8 @@ class Tally:
 
     example: Example
     crowd: Crowd
+    names: list[str]
+    """Of the limits: new ones for each crowd, since counts belong to names."""
     began: float = field(default_factory=time.time)
     held: bool = False
     waited: int = 0
@@ -92,7 +98,7 @@ class Tally:
         """A rate: so many have begun since the limit was put, which is no later than the first of them."""
         self._begun[slot] += 1
         if bound.per_second is not None and bound.later is None:
-            capacity = limit_of(self.example, 0, bound).capacity
+            capacity = limit_of(self.example, "rate", bound).capacity
             allowed = capacity + bound.per_second * (time.time() - self.began) * MARGIN
             if self._begun[slot] > allowed:
                 self.problems.append(f"limit {slot}: {self._begun[slot]} began, {allowed:.2f} are allowed")
@@ -112,11 +118,11 @@ def _most(bound: Bound) -> int | None:
     return max(bound.concurrency, bound.later or 0)
 
 
-def limit_of(example: Example, number: int, bound: Bound) -> Limit:
+def limit_of(example: Example, name: str, bound: Bound) -> Limit:
     """The limit that is put for a bound."""
     assert bound.by in ("", BY_FAIRNESS_KEY, "tag:key")
     return Limit(
-        name=f"limit{number}",
+        name=name,
         task=bound.task,
         workflow="" if bound.task else example.root["name"],
         by=bound.by,
@@ -130,14 +136,14 @@ def limit_of(example: Example, number: int, bound: Bound) -> Limit:
 async def limited(engines: Sequence[Engine], example: Example, crowd: Crowd) -> AsyncIterator[Tally]:
     """The limits and the hold of a crowd, which end with it; its counts are taken back by then."""
     engine = engines[0]
-    tally = Tally(example, crowd)
-    for number, bound in enumerate(crowd.bounds):
-        await engine.put_limit(limit_of(example, number, bound))
+    tally = Tally(example, crowd, [f"limit{next(_serial)}" for _ in crowd.bounds])
+    for name, bound in zip(tally.names, crowd.bounds, strict=True):
+        await engine.put_limit(limit_of(example, name, bound))
     hold = None
     if crowd.held is not None:
         hold = {"task": crowd.held} if crowd.held else {"workflow": example.root["name"]}
         await engine.put_hold(**hold)
-    await _until_known(engines, crowd)
+    await _until_known(engines, tally.names, hold)
     tally.held = hold is not None
     changing = asyncio.create_task(_changes(engine, example, tally, hold))
     try:
@@ -149,20 +155,22 @@ async def limited(engines: Sequence[Engine], example: Example, crowd: Crowd) -> 
     finally:
         changing.cancel()
         await asyncio.gather(changing, return_exceptions=True)
-        for number in range(len(crowd.bounds)):
+        for name in tally.names:
             with contextlib.suppress(NotFound):
-                await engine.delete_limit(f"limit{number}")
+                await engine.delete_limit(name)
         if hold is not None:
             with contextlib.suppress(NotFound):
                 await engine.delete_hold(**hold)
 
 
-async def _until_known(engines: Sequence[Engine], crowd: Crowd) -> None:
+async def _until_known(engines: Sequence[Engine], names: Sequence[str], hold: dict[str, str] | None) -> None:
     """Until every replica knows the limits and the hold: until then it may start steps uncounted."""
     async with asyncio.timeout(SECONDS):
         for engine in engines:
             replica = engine.replica
-            while len(replica.limits.book.by_name) < len(crowd.bounds) or replica.holds.active == (crowd.held is None):
+            while not replica.limits.book.by_name.keys() >= set(names):
+                await asyncio.sleep(0.001)
+            while hold is not None and replica.holds.find(hold.get("task", ""), hold.get("workflow", "")) is None:
                 await asyncio.sleep(0.001)
 
 
@@ -173,17 +181,12 @@ async def _changes(engine: Engine, example: Example, tally: Tally, hold: dict[st
     tally.held = False
     if hold is not None:
         await engine.delete_hold(**hold)
-    for number, bound in enumerate(tally.crowd.bounds):
+    for name, bound in zip(tally.names, tally.crowd.bounds, strict=True):
         if bound.later == 0:
-            await engine.delete_limit(f"limit{number}")
+            await engine.delete_limit(name)
         elif bound.later is not None:
-            changed = limit_of(example, number, bound)
-            await engine.put_limit(
-                Limit(
-                    **{name: getattr(changed, name) for name in ("name", "task", "workflow", "by")},
-                    concurrency=bound.later,
-                )
-            )
+            later = msgspec.structs.replace(bound, concurrency=bound.later, per_second=None, burst=None)
+            await engine.put_limit(limit_of(example, name, later))
 
 
 def _waits(engines: Sequence[Engine]) -> int:
