@@ -20,9 +20,11 @@ from tests.model.example import Bound, Crowd, Example
 
 SECONDS = 30.0
 """No count should ever take so long to be taken back."""
-_serial = itertools.count(1)
+QUIET_LOOKS = 20
+"""Looks at which no execution has begun since the one before, after which none is expected."""
 MARGIN = 1.1
 """A rate may be exceeded by a tenth."""
+_serial = itertools.count(1)
 
 
 @dataclass
@@ -43,6 +45,7 @@ class Tally:
     """Of the limits: new ones for each crowd, since counts belong to names."""
     began: float = field(default_factory=time.time)
     held: bool = False
+    executions: int = 0
     waited: int = 0
     """Steps that had to wait for a limit."""
     problems: list[str] = field(default_factory=list)
@@ -54,6 +57,7 @@ class Tally:
     @contextlib.contextmanager
     def during(self, call: TaskCall, member: int) -> Iterator[None]:
         """One execution of a task, for a flow of the crowd."""
+        self.executions += 1
         root = self.example.root["name"]
         if self.held and self.crowd.held in (call.url, "" if call.workflow == root else None):
             self.problems.append(f"{call.workflow}/{call.task} began at {call.url} during the hold")
@@ -176,8 +180,10 @@ async def _until_known(engines: Sequence[Engine], names: Sequence[str], hold: di
 
 async def _changes(engine: Engine, example: Example, tally: Tally, hold: dict[str, str] | None) -> None:
     """After a while, end the hold and change the limits."""
-    for _ in range(tally.crowd.turns):
-        await asyncio.sleep(0)
+    seen = quiet = 0
+    while tally.executions < tally.crowd.after and quiet < QUIET_LOOKS:
+        await asyncio.sleep(0.002)
+        quiet, seen = (quiet + 1 if tally.executions == seen else 0), tally.executions
     tally.held = False
     if hold is not None:
         await engine.delete_hold(**hold)

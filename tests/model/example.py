@@ -50,8 +50,8 @@ class Crowd(msgspec.Struct, frozen=True, omit_defaults=True):
     bounds: list[Bound] = []
     held: str | None = None
     """The task that is on hold at first (K2); the empty name stands for the workflow of the root."""
-    turns: int = 0
-    """How many turns of the event loop the hold lasts and the limits stay as they are."""
+    after: int = 0
+    """How many executions begin before the hold ends and the limits change; or nothing begins any more."""
 
 
 class Example(msgspec.Struct, frozen=True):

@@ -348,14 +348,14 @@ def _crowd(choices: Choices, made: list[Graph]) -> Crowd:
         task = "" if choices.odds(25) or not urls else str(choices.pick(urls))
         by = choices.pick(["", "", "fairnessKey", "tag:key"])
         if choices.odds(20):
-            burst = choices.pick([1, 3, None])
-            bounds.append(Bound(task, by, None, choices.pick([500.0, 200.0]), burst))
+            burst = choices.pick([1, 1, 3, None])
+            bounds.append(Bound(task, by, None, choices.pick([40.0, 25.0]), burst))
             continue
         rate = 1000.0 if choices.odds(10) else None
         later = choices.pick([1, 4, 0]) if choices.odds(25) else None
         bounds.append(Bound(task, by, choices.pick([1, 1, 2, 3]), rate, later=later))
     held = str(choices.pick(["", *urls])) if choices.odds(30) else None
-    return Crowd(keys, bounds, held, choices.pick([0, 20, 100, 300]))
+    return Crowd(keys, bounds, held, choices.pick([0, 2, 5, 12] if held is None else [3, 1, 10]))
 
 
 def _state(choices: Choices) -> dict[str, Any]:
