@@ -6,6 +6,18 @@ import gc
 
 YOUNG_OBJECTS = 5000
 """Objects made and not yet freed, after which the collector looks at the young ones. Python's own number is 700."""
+SHORT_LIVED_OBJECTS = 50_000
+"""The same for a command that ends soon: what it loads is no garbage, and it ends before there is much."""
+
+
+def collect_hardly() -> None:
+    """Let the collector come when there are very many objects. To look for garbage in what is being loaded takes time only."""
+    gc.set_threshold(SHORT_LIVED_OBJECTS)
+
+
+def collect_no_more() -> None:
+    """Keep all there is out of the collections with which Python ends: the process gives its memory back as a whole."""
+    gc.freeze()
 
 
 def collect_seldom() -> None:

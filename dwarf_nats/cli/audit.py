@@ -10,8 +10,8 @@ import typer
 from msgspec import UNSET
 from rich.table import Table
 
+from dwarf_nats.cli.arguments import Cursor
 from dwarf_nats.cli.command import command, new_app, option_group
-from dwarf_nats.cli.flow import Cursor
 from dwarf_nats.cli.options import Bus, Service
 from dwarf_nats.cli.output import Output, day_and_clock, table
 from dwarf_nats.sdk import AuditQuery, AuditRecord

@@ -15,24 +15,29 @@ from msgspec import Raw
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from dwarf_nats.cli.command import command, option_group
+from dwarf_nats.cli.command import command, new_app, option_group
 from dwarf_nats.cli.options import Bus, FlowService, Matching
 from dwarf_nats.cli.output import Output, coloured, table
 from dwarf_nats.cli.removal import DryRun, Yes, confirm, flows_text
 from dwarf_nats.cli.state_arg import read_json
 from dwarf_nats.cli.tag_args import read_changes
-from dwarf_nats.cli.tags import TERMS, app, with_terms
+from dwarf_nats.cli.tags import TERMS, with_terms
 from dwarf_nats.render.terminal import one_line
 from dwarf_nats.sdk import Client
 from dwarf_nats.wire.bulk_messages import bulk_reply
 from dwarf_nats.workflow.bulk import Bulk, BulkAction, BulkMember, BulkPage
 
+app = new_app("")
 SHOWN_FLOWS = 10
 """Flows that a dry run lists."""
 SHOWN_FAILURES = 20
 """Reasons of refusals that are listed, the most frequent first."""
 SOME_FAILED = 1
 """Exit code if the action was refused for some flows."""
+
+
+def register(family: typer.Typer) -> None:
+    family.add_typer(app)
 
 
 class Action(StrEnum):
@@ -215,6 +220,3 @@ def _reasons(total: _Total) -> Any:
         for why, count in total.reasons.most_common(SHOWN_FAILURES)
     ]
     return table(("flows", "for example", "why"), rows)
-
-
-__all__ = ["app"]

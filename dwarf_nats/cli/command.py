@@ -10,7 +10,6 @@ wire, `{"error": {"code", "message", …}}`, also for wrong usage (exit code 2).
 
 from __future__ import annotations
 
-import asyncio
 import copy
 import dataclasses
 import functools
@@ -27,10 +26,10 @@ from typer.core import TyperArgument, TyperCommand, TyperGroup
 from typer.exceptions import TyperException
 
 from dwarf_nats.cli import durations
+from dwarf_nats.cli.parameters import PlainParameters
 from dwarf_nats.errors import BadRequest, DwarfError, error_for
 from dwarf_nats.redact import scrubbed
 from dwarf_nats.render.terminal import in_json, one_line
-from dwarf_nats.wire.refusals import encode_error
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -50,7 +49,7 @@ class _Group:
 _GROUPS: dict[Any, _Group] = {}
 
 
-class CommandFamily(TyperGroup):
+class CommandFamily(PlainParameters, TyperGroup):
     """A group whose usage errors quote no secret: an argument in the wrong place may be a URL with a password."""
 
     def make_context(self, *args: Any, **kwargs: Any) -> Any:
@@ -73,7 +72,7 @@ def _discreet() -> Iterator[None]:
         raise
 
 
-class _Command(TyperCommand):
+class _Command(PlainParameters, TyperCommand):
     """A command whose help has a section for each group of options. With `--json` it reports wrong usage as JSON."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -138,20 +137,20 @@ def new_app(help_text: str, *, completion: bool = False, family: type[CommandFam
 def command(app: typer.Typer, name: str, *, example: str, short: str | None = None) -> Callable[[F], F]:
     """Register the decorated function, coroutine or not, as command `name`; `example` ends its help.
 
-    `short` stands in the list of commands; without, the first sentence of the docstring.
+    `short` stands in the list of commands; without, the first sentence of the docstring. Its options are worked out when the
+    command is used or shown (`lazy_commands`): `runner` does that.
     """
 
     def register(function: F) -> F:
         epilog = "\b\nExample:\n" + "\n".join(f"  {line}" for line in example.strip().splitlines())
-        app.command(name, cls=_Command, epilog=epilog, short_help=short, context_settings=HELP_OPTIONS)(
-            _runner(function)
-        )
+        app.command(name, cls=_Command, epilog=epilog, short_help=short, context_settings=HELP_OPTIONS)(function)
         return function
 
     return register
 
 
-def _runner(function: Callable[..., Any]) -> Callable[..., None]:
+def runner(function: Callable[..., Any]) -> Callable[..., None]:
+    """The function as Typer calls it: one parameter for each option, of the groups too."""
     hints = typing.get_type_hints(function, include_extras=True)
     parameters: list[inspect.Parameter] = []
     groups: dict[str, _Group] = {}
@@ -171,6 +170,8 @@ def _runner(function: Callable[..., Any]) -> Callable[..., None]:
                 given[name] = group.make({one.name: given.pop(one.name) for one in group.parameters})
             result = function(**given)
             if inspect.iscoroutine(result):
+                import asyncio
+
                 asyncio.run(result)
 
     parameters = [_with_unit(parameter) for parameter in parameters]
@@ -223,7 +224,7 @@ def refusals(*, as_json: bool = False) -> Iterator[None]:
         yield
     except DwarfError as error:
         raise typer.Exit(print_refusal(error, as_json=as_json)) from None
-    except (KeyboardInterrupt, asyncio.CancelledError):
+    except (KeyboardInterrupt, _cancelled()):
         raise typer.Exit(INTERRUPTED) from None
     except BrokenPipeError:
         # The reader (a pager, head) has closed its end: nothing more can be printed.
@@ -233,6 +234,13 @@ def refusals(*, as_json: bool = False) -> Iterator[None]:
         text = str(error)
         print(_as_json(DwarfError(text)) if as_json else f"error: {one_line(scrubbed(text))}", file=sys.stderr)
         raise typer.Exit(REFUSED) from None
+
+
+def _cancelled() -> type[BaseException]:
+    """The error of a cancelled task; asyncio is slow to load, and this is asked only when something was raised."""
+    from asyncio import CancelledError
+
+    return CancelledError
 
 
 @contextmanager
@@ -257,5 +265,7 @@ def print_refusal(error: DwarfError, *, as_json: bool = False) -> int:
 
 def _as_json(error: DwarfError) -> str:
     """The body of a refusal on the wire."""
+    from dwarf_nats.wire.refusals import encode_error
+
     clean = error_for(error.code, scrubbed(error.message), **error.details)
     return in_json(encode_error(clean)[1].decode())

@@ -15,8 +15,6 @@
 from __future__ import annotations
 
 import os
-import tomllib
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +32,8 @@ def load(path: Path | None, group: Any) -> dict[str, Any]:
     """
     if path is None and not DEFAULT_FILE.exists():
         return {}
+    import tomllib  # most commands find no file
+
     path = path or DEFAULT_FILE
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -76,6 +76,8 @@ def _check(values: dict[str, Any], command: Any, path: str, where: str) -> None:
 
 
 def _near(key: str, known: set[str]) -> str:
+    from difflib import get_close_matches
+
     near = get_close_matches(key, known, n=1)
     return f"; did you mean {near[0].replace('_', '-')}?" if near else ""
 

@@ -7,9 +7,10 @@ from typing import Annotated
 import typer
 from msgspec import Raw
 
-from dwarf_nats.cli.command import command
-from dwarf_nats.cli.flow import FlowKey, State, app
-from dwarf_nats.cli.options import Bus, FlowService, Scheduling
+from dwarf_nats.cli.arguments import FlowKey, State
+from dwarf_nats.cli.command import command, new_app
+from dwarf_nats.cli.creation import Scheduling
+from dwarf_nats.cli.options import Bus, FlowService
 from dwarf_nats.cli.output import Output
 from dwarf_nats.cli.pauses import PauseKey, by_either_key
 from dwarf_nats.cli.removal import DryRun, flow_label, previous_status, read_before, show_dry_run
@@ -18,11 +19,16 @@ from dwarf_nats.cli.tag_args import SYNTAX, read_tags
 from dwarf_nats.wire import messages as m
 from dwarf_nats.workflow.status import Status
 
+app = new_app("")
 StepKey = Annotated[str, typer.Argument(metavar="STEP", help="The step's key, as `flow history` shows it.")]
 Overrides = Annotated[
     str | None,
     typer.Option("--overrides", help="Fields of the state to replace, null removes one: JSON, @file or -."),
 ]
+
+
+def register(family: typer.Typer) -> None:
+    family.add_typer(app)
 
 
 @command(

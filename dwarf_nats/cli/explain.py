@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 import typer
 from rich.text import Text
 
+from dwarf_nats.cli.arguments import FlowKey
 from dwarf_nats.cli.command import command
-from dwarf_nats.cli.flow import FlowKey
 from dwarf_nats.cli.options import Bus, FlowService
 from dwarf_nats.cli.output import Output, coloured, day_and_clock, error_line
 from dwarf_nats.render.terminal import in_json, one_line

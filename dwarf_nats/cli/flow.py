@@ -1,4 +1,4 @@
-"""`dwarf-nats flow …`: the operations on flows (wire: section 1)."""
+"""`dwarf-nats flow …`: the operations that make one flow, run it and look at it (wire: section 1)."""
 
 from __future__ import annotations
 
@@ -11,17 +11,11 @@ import msgspec
 import typer
 from rich.text import Text
 
+from dwarf_nats.cli.arguments import FlowKey, State
 from dwarf_nats.cli.command import command, new_app, option_group, print_refusal
-from dwarf_nats.cli.options import Bus, Creation, Filters, FlowService
-from dwarf_nats.cli.output import (
-    Output,
-    clock,
-    error_line,
-    flows_view,
-    outcome_view,
-    pretty,
-    table,
-)
+from dwarf_nats.cli.creation import Creation
+from dwarf_nats.cli.options import Bus, FlowService
+from dwarf_nats.cli.output import Output, clock, error_line, outcome_view, pretty
 from dwarf_nats.cli.pauses import advice_for, pauses_view
 from dwarf_nats.cli.state_arg import read_state
 from dwarf_nats.cli.steps import history_view, step_view
@@ -32,13 +26,11 @@ from dwarf_nats.sdk import Change
 from dwarf_nats.wire import codec
 from dwarf_nats.wire import messages as m
 from dwarf_nats.wire.pause_messages import pause_message
-from dwarf_nats.wire.shards import counts_message
 from dwarf_nats.wire.steps import step_message
-from dwarf_nats.workflow.options import LIST_DEFAULT_FLOWS, Query
-from dwarf_nats.workflow.records import FlowSummary, Outcome, Step
+from dwarf_nats.workflow.records import Outcome, Step
 from dwarf_nats.workflow.status import Status
 
-app = new_app("Flows: make, run, look at and steer them.")
+app = new_app("")
 
 TIME_IS_UP = 5
 EXIT_CODES = {
@@ -53,12 +45,13 @@ EXIT_CODES = {
 
 PAGE = 1_000
 """Steps per request of a whole history; the bound of the service."""
-FlowKey = Annotated[str, typer.Argument(metavar="FLOW", help="The flow's key.")]
-Cursor = Annotated[str, typer.Option(help="The page after this one, as printed below it.")]
-State = Annotated[str | None, typer.Option("--state", help="Initial state: JSON, @file or - for standard input.")]
 TimeoutMs = Annotated[int, typer.Option(min=0, envvar="DWARF_TIMEOUT_MS", help="How long to wait.")]
 Workflow = Annotated[str, typer.Argument(metavar="WORKFLOW", help="Name of the workflow; none with --task.")]
 Task = Annotated[str, typer.Option("--task", help="Run this task (its url) alone instead of a workflow.")]
+
+
+def register(family: typer.Typer) -> None:
+    family.add_typer(app)
 
 
 @option_group("Waiting")
@@ -271,42 +264,6 @@ async def graph(out: Output, bus: Bus, service: FlowService, flow: FlowKey) -> N
     async with service.client(bus) as client:
         found = await client.flow_graph(flow)
     out.show(found.to_json(), pretty(found.to_json()))
-
-
-@command(app, "list", example="dwarf-nats flow list --status failed --newer-than 1h")
-async def list_(
-    out: Output,
-    bus: Bus,
-    service: FlowService,
-    filters: Filters,
-    cursor: Cursor = "",
-) -> None:
-    """List flows, newest first."""
-    async with service.client(bus) as client:
-        flows, following = await client.list(filters.query(), cursor)
-    show_flows(out, flows, following, filters.query())
-
-
-@command(app, "count", short="Count flows by status.", example="dwarf-nats flow count --workflow order")
-async def count(out: Output, bus: Bus, service: FlowService, filters: Filters) -> None:
-    """Count flows by status, up to 1,000 of each; with filters, among the newest 10,000."""
-    async with service.client(bus) as client:
-        found = await client.count(filters.query())
-    reply = counts_message(found)
-    rows = [
-        (status.value, f"{number:,}{'+' if status in found.more else ''}") for status, number in found.counts.items()
-    ]
-    since = [] if reply.searched_to is msgspec.UNSET else [f"of the flows created since {reply.searched_to}"]
-    out.show(reply, table(("status", "flows"), rows), *since)
-
-
-def show_flows(out: Output, flows: Sequence[FlowSummary], following: str, query: Query) -> None:
-    """Print a page of flows, and how to see the next."""
-    reply = codec.flow_list_reply(flows, following, query.limit or LIST_DEFAULT_FLOWS)
-    more = [f"more: --cursor {following}"] if following else []
-    if reply.searched_to is not msgspec.UNSET:
-        more = [f"searched back to {reply.searched_to}; to go on: --cursor {following}"]
-    out.show(reply, flows_view(flows), *more)
 
 
 @command(

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from dwarf_nats import collector
 from dwarf_nats.cli import config
 from dwarf_nats.cli.command import new_app, print_refusal
 from dwarf_nats.cli.lazy_commands import LazyCommand, lazy_family
+from dwarf_nats.cli.lazy_module import load_when_used
 from dwarf_nats.errors import Internal
 from dwarf_nats.redact import scrubbed
 from dwarf_nats.version import __version__
@@ -79,13 +80,19 @@ def root(
 
 def main() -> None:
     """The console script. An unexpected error is printed in one line; DWARF_TRACEBACK=1 adds the traceback."""
+    collector.collect_hardly()
+    load_when_used("nats.js")  # which nats-py loads at once, and most commands never use
     try:
         app()
     except Exception as error:
         if os.environ.get("DWARF_TRACEBACK"):
+            import traceback
+
             print(scrubbed(traceback.format_exc()), file=sys.stderr)
         defect = Internal(f"{type(error).__name__}: {error}; DWARF_TRACEBACK=1 shows more")
         sys.exit(print_refusal(defect, as_json="--json" in sys.argv))
+    finally:
+        collector.collect_no_more()
 
 
 if __name__ == "__main__":

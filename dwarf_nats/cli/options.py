@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
 from dwarf_nats.actor import system_actor
-from dwarf_nats.cli import logs
 from dwarf_nats.cli.command import option_group, register_group
 from dwarf_nats.cli.setting_options import connect_options, default, option, parameters
-from dwarf_nats.cli.state_arg import read_json
 from dwarf_nats.cli.tag_args import SYNTAX, read_tags
-from dwarf_nats.errors import BadRequest
-from dwarf_nats.sdk import ClaimChecks, Client, Codec, FlowOptions, Query
 from dwarf_nats.settings import CONNECTION_SETTINGS, SERVICE
 from dwarf_nats.wire.connect_options import ConnectOptions
-from dwarf_nats.workflow.durability import Durability
-from dwarf_nats.workflow.state import Raw
+from dwarf_nats.workflow.options import Query
 from dwarf_nats.workflow.status import Status
 
-TIME_FORMATS = ["%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d"]
+if TYPE_CHECKING:
+    from dwarf_nats.sdk.claim_checks import ClaimChecks
+    from dwarf_nats.sdk.client import Client
+    from dwarf_nats.sdk.codec import Codec
 
 
 class FlowStatus(StrEnum):
@@ -58,12 +55,20 @@ Dsns = Annotated[list[str] | None, option("dsns")]
 
 def read_codec(path: Path | None) -> Codec | None:
     """The codec of a file, if one was given. Raises `BadRequest`."""
-    return None if path is None else Codec.from_file(path)
+    if path is None:
+        return None
+    from dwarf_nats.sdk.codec import Codec
+
+    return Codec.from_file(path)
 
 
 def read_claim_checks(path: Path | None) -> ClaimChecks | None:
     """The claim checks of a file, if one was given. Raises `BadRequest`."""
-    return None if path is None else ClaimChecks.from_file(path)
+    if path is None:
+        return None
+    from dwarf_nats.sdk.claim_checks import ClaimChecks
+
+    return ClaimChecks.from_file(path)
 
 
 def given_dsns(dsns: list[str] | None) -> list[str]:
@@ -94,6 +99,9 @@ class Service:
 
     def client(self, bus: Bus, codec: Codec | None = None, claim_checks: ClaimChecks | None = None) -> Client:
         """A client, not connected yet."""
+        from dwarf_nats.cli import logs
+        from dwarf_nats.sdk.client import Client
+
         logs.tell_warnings()
         how = {row.attribute: getattr(bus, row.attribute) for row in CONNECTION_SETTINGS}
         how["connect_seconds"] = self.connect_timeout_ms / 1000
@@ -113,71 +121,6 @@ class FlowService(Service):
     def client(self, bus: Bus, codec: Codec | None = None, claim_checks: ClaimChecks | None = None) -> Client:
         codec, claim_checks = codec or read_codec(self.codec), claim_checks or read_claim_checks(self.claim_checks)
         return Service.client(self, bus, codec, claim_checks)
-
-
-@option_group("The flow")
-@dataclass(slots=True, frozen=True)
-class Scheduling:
-    """The options of a new flow (O1), but for its thread."""
-
-    priority: Annotated[int | None, typer.Option(min=1, help="1 is served first.")] = None
-    fairness_key: Annotated[str, typer.Option(help="Flows of one key share its turns.")] = ""
-    fairness_weight: Annotated[float, typer.Option(help="Share of the key, above 0.")] = 1.0
-    start_at: Annotated[
-        datetime | None, typer.Option(help="Earliest start, local time unless a zone is given.", formats=TIME_FORMATS)
-    ] = None
-    baggage: Annotated[str | None, typer.Option(help="Opaque JSON handed to every task: JSON, @file or -.")] = None
-    idempotency_key: Annotated[str | None, typer.Option(help="The same key makes the same flow, never a second.")] = (
-        None
-    )
-    notify: Annotated[str | None, typer.Option(help="Announce the outcome on …stopped.NAME.")] = None
-    time_budget_ms: Annotated[int | None, typer.Option(min=1, help="What each task may take.")] = None
-    delete_on_completion: Annotated[bool, typer.Option(help="Remove it soon after it completes.")] = False
-    durability: Annotated[
-        Durability | None,
-        typer.Option(help="Ask the next task before or after a result is written; else as its graph says."),
-    ] = None
-    tag: Annotated[
-        list[str] | None, typer.Option(metavar=SYNTAX, help="A tag, to find it by; may be given several times.")
-    ] = None
-
-    def options(self) -> FlowOptions:
-        """The options as the client takes them."""
-        baggage = read_json(self.baggage, "--baggage") if self.baggage is not None else None
-        return FlowOptions(
-            priority=self.priority,
-            fairness_key=self.fairness_key,
-            fairness_weight=self.fairness_weight,
-            start_at=_with_zone(self.start_at),
-            baggage=Raw(baggage) if baggage is not None else None,
-            idempotency_key=self.idempotency_key,
-            notify=self.notify,
-            time_budget_ms=self.time_budget_ms,
-            delete_on_completion=self.delete_on_completion,
-            tags=read_tags(self.tag),
-            durability=self.durability,
-        )
-
-
-def _with_zone(at: datetime | None) -> datetime | None:
-    """A time of the command line; local time unless a zone is given."""
-    if at is None or at.tzinfo is not None:
-        return at
-    try:
-        return at.astimezone()
-    except (OverflowError, ValueError, OSError):
-        raise BadRequest(f"--start-at {at:%Y-%m-%d} is out of range: use a time from 1970 to 9999") from None
-
-
-@option_group("The flow")
-@dataclass(slots=True, frozen=True)
-class Creation(Scheduling):
-    """The options of a new flow; a continue names its thread in another way."""
-
-    thread: Annotated[str | None, typer.Option(help="Any flow key of a thread to join.")] = None
-
-    def options(self) -> FlowOptions:
-        return replace(Scheduling.options(self), thread=self.thread)
 
 
 @option_group("Which flows")

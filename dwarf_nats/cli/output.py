@@ -1,16 +1,16 @@
-"""The output of commands: JSON for machines, tables for people."""
+"""The output of commands: JSON for machines, tables for people.
+
+Rich draws for people; it is loaded when something is drawn, so that JSON and refusals do without.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
-from rich.console import Console, RenderableType
-from rich.table import Table
-from rich.text import Text
 
 from dwarf_nats.cli.command import option_group
 from dwarf_nats.cli.tag_args import tags_line
@@ -20,6 +20,11 @@ from dwarf_nats.workflow.answer import ErrorInfo
 from dwarf_nats.workflow.explanation import Reason
 from dwarf_nats.workflow.records import FlowSummary, Outcome
 from dwarf_nats.workflow.status import Status
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.table import Table
+    from rich.text import Text
 
 _COLOURS = {
     Status.COMPLETED: "green",
@@ -52,12 +57,16 @@ def show(*people: RenderableType) -> None:
     No text reaches the terminal with control characters or bidirectional marks in it. A caller that puts a text from outside
     into one of ours escapes its newlines (`one_line`).
     """
+    from rich.text import Text
+
     out = console()
     for one in people:
         out.print(_safe(one, out), soft_wrap=isinstance(one, str | Text))
 
 
 def _safe(one: RenderableType, out: Console) -> RenderableType:
+    from rich.text import Text
+
     if isinstance(one, str):
         return in_lines(one)
     if isinstance(one, Text) and in_lines(one.plain) != one.plain:
@@ -67,12 +76,17 @@ def _safe(one: RenderableType, out: Console) -> RenderableType:
 
 def console() -> Console:
     """Standard output; if it is no terminal, wide enough that keys and errors are not cut."""
+    from rich.console import Console
+
     out = Console(highlight=False, markup=False)
     return out if out.is_terminal else Console(highlight=False, markup=False, width=200)
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str | Text]], title: str = "") -> Table:
     """A plain table; columns of keys are never cut."""
+    from rich.table import Table
+    from rich.text import Text
+
     made = Table(title=title or None, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for name in columns:
         made.add_column(name, no_wrap=name in ("flow", "step", "status", "took"), overflow="fold")
@@ -83,6 +97,8 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str | Text]], title: s
 
 def coloured(status: Status) -> Text:
     """A status in its colour."""
+    from rich.text import Text
+
     return Text(status.value, style=_COLOURS.get(status, ""))
 
 
@@ -108,6 +124,8 @@ def pretty(json_text: bytes) -> str:
 
 def outcome_view(outcome: Outcome) -> list[RenderableType]:
     """An outcome for people."""
+    from rich.text import Text
+
     shown: list[RenderableType] = [
         Text.assemble(f"{one_line(outcome.workflow)}  ", coloured(outcome.status), f"  {outcome.flow_key}")
     ]

@@ -10,8 +10,8 @@ from typing import Annotated
 import msgspec
 import typer
 
-from dwarf_nats.cli.command import command
-from dwarf_nats.cli.flow import FlowKey, app
+from dwarf_nats.cli.arguments import FlowKey
+from dwarf_nats.cli.command import command, new_app
 from dwarf_nats.cli.options import Bus, FlowService, Matching
 from dwarf_nats.cli.output import Output, coloured, day_and_clock, error_line, table
 from dwarf_nats.errors import BadRequest, Conflict, DwarfError, NotFound
@@ -22,6 +22,7 @@ from dwarf_nats.wire import messages as m
 from dwarf_nats.workflow.records import FlowSummary, Outcome
 from dwarf_nats.workflow.status import Status
 
+app = new_app("")
 MAX_PURGED_FLOWS = 10_000
 """Flows that one call of purge deletes at most; the bound of the service."""
 PAGE_FLOWS = 1_000
@@ -31,6 +32,10 @@ SAMPLE_FLOWS = 10
 
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask first.")]
+
+
+def register(family: typer.Typer) -> None:
+    family.add_typer(app)
 
 
 async def read_before(client: Client, flow: str) -> Outcome | None:

@@ -15,9 +15,10 @@ from msgspec import UNSET
 from rich.table import Table
 from rich.text import Text
 
+from dwarf_nats.cli.arguments import Cursor
 from dwarf_nats.cli.command import command, new_app, option_group
-from dwarf_nats.cli.flow import Cursor
-from dwarf_nats.cli.options import TIME_FORMATS, Bus, Service
+from dwarf_nats.cli.creation import TIME_FORMATS
+from dwarf_nats.cli.options import Bus, Service
 from dwarf_nats.cli.output import Output, day_and_clock, pretty, table
 from dwarf_nats.cli.state_arg import read_json
 from dwarf_nats.errors import BadRequest

@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
+from dwarf_nats.cli.arguments import FlowKey
 from dwarf_nats.cli.command import command
-from dwarf_nats.cli.flow import EXIT_CODES, FlowKey
+from dwarf_nats.cli.flow import EXIT_CODES
 from dwarf_nats.cli.options import Bus, FlowService
 from dwarf_nats.cli.output import Output
 from dwarf_nats.cli.streaming import ChunkPrinter, streamed

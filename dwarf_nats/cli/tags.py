@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from dwarf_nats.cli.command import command
-from dwarf_nats.cli.control import app
-from dwarf_nats.cli.flow import Cursor, FlowKey, show_flows
+from dwarf_nats.cli.arguments import Cursor, FlowKey
+from dwarf_nats.cli.command import command, new_app
+from dwarf_nats.cli.flow_list import show_flows
 from dwarf_nats.cli.options import Bus, Filters, FlowService
 from dwarf_nats.cli.output import Output
 from dwarf_nats.cli.tag_args import read_changes, read_tags, tags_line
@@ -20,6 +20,7 @@ from dwarf_nats.wire import messages as m
 from dwarf_nats.wire.tag_messages import tags_json
 from dwarf_nats.workflow.keys import parse_public_id, without_tokens
 
+app = new_app("")
 TERMS = "NAME=VALUE for a tag; status, workflow, task, thread or search=VALUE; else a text to search for."
 """The help of terms."""
 _SETTERS: dict[str, Callable[[Query, str], Query]] = {
@@ -31,6 +32,10 @@ _SETTERS: dict[str, Callable[[Query, str], Query]] = {
     "flow_id": lambda query, value: replace(query, flow_id=value),
 }
 """Filters that a term may set; a tag of such a name is given with --tag."""
+
+
+def register(family: typer.Typer) -> None:
+    family.add_typer(app)
 
 
 @command(

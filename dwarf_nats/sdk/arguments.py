@@ -6,16 +6,18 @@ Type checkers find such values, too, but not everybody runs one.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from msgspec import UNSET, Raw, UnsetType
 
 from dwarf_nats.errors import BadRequest
 from dwarf_nats.wire.codec import filter_fields
-from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.options import FlowOptions, Query
 from dwarf_nats.workflow.state import check_state, encode_value, json_type
 from dwarf_nats.workflow.typed_values import Record, is_record
+
+if TYPE_CHECKING:
+    from dwarf_nats.workflow.graph import Graph
 
 Values: TypeAlias = Mapping[str, Any] | Record | bytes | None
 """A state or overrides: a mapping, a dataclass, a msgspec struct, a pydantic model, or the JSON text of an object."""
@@ -52,6 +54,8 @@ def workflow_fields(workflow: str | Graph) -> tuple[str | UnsetType, Raw | Unset
 
 def graph_json(graph: Graph) -> bytes:
     """A graph as JSON text. Raises `BadRequest` for a value of another type."""
+    from dwarf_nats.workflow.graph import Graph
+
     if not isinstance(graph, Graph):
         raise BadRequest(f"a graph must be a Graph, got {type(graph).__name__}: read JSON text with Graph.from_json")
     graph.check()

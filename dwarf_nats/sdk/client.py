@@ -12,7 +12,7 @@ import math
 import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from msgspec import UNSET
 from nats.aio.client import Client as Nats
@@ -21,7 +21,6 @@ from dwarf_nats.errors import BadRequest, TimedOut, Unavailable
 from dwarf_nats.wire import messages as m
 from dwarf_nats.wire.codec import options_message, outcome_record
 from dwarf_nats.wire.connect_options import ConnectOptions
-from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.options import FlowOptions
 from dwarf_nats.workflow.records import Outcome, Step
 
@@ -30,7 +29,6 @@ from .codec import SharedArguments, connect_arguments
 from .deployment import Deployment
 from .flow_control import FlowControl
 from .flow_reads import FlowReads
-from .flow_stream import FlowStream
 from .holds import Holds
 from .limits import Limits
 from .message_sources import MessageSources
@@ -38,6 +36,11 @@ from .replies import decode
 from .requester import WaitDeadline, wait_timed_out
 from .retention import Retention
 from .schedules import Schedules
+
+if TYPE_CHECKING:
+    from dwarf_nats.workflow.graph import Graph
+
+    from .flow_stream import FlowStream
 
 
 @dataclass(slots=True, frozen=True)
@@ -254,6 +257,8 @@ class Client(FlowReads, FlowControl, Limits, Holds, Retention, Schedules, Messag
 
         Example: `async for chunk in client.stream(key): print(chunk.text)`
         """
+        from .flow_stream import FlowStream
+
         return FlowStream(self, flow_key, codec=self._codec, end_at_pause=end_at_pause)
 
     # --- requests ---

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from msgspec import UNSET
 
 from dwarf_nats.errors import BadRequest, Unavailable
 from dwarf_nats.wire import messages as m
-from dwarf_nats.wire.audits import audit_record, audit_request
 from dwarf_nats.wire.codec import graph_record, or_default
-from dwarf_nats.wire.shards import shard_record
-from dwarf_nats.workflow.audit import AuditQuery, AuditRecord
-from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.records import GraphInfo, ShardInfo
 
 from .arguments import graph_json
-from .discovery import all_replies
 from .replies import decode
 from .requester import Requester
+
+if TYPE_CHECKING:
+    from dwarf_nats.workflow.audit import AuditQuery, AuditRecord
+    from dwarf_nats.workflow.graph import Graph
 
 
 class Deployment(Requester):
@@ -38,6 +39,8 @@ class Deployment(Requester):
 
         Example: `ready = [one.ready for one in await client.health()]`
         """
+        from .discovery import all_replies
+
         await self._channel()
         found = await all_replies(self.nc, self.subjects.health(), wait)
         if not found:
@@ -49,6 +52,8 @@ class Deployment(Requester):
 
         Example: `shards = await client.shard_info()`
         """
+        from dwarf_nats.wire.shards import shard_record
+
         body = await self._read("shard.info", m.EmptyRequest())
         return [shard_record(one) for one in decode(m.ShardInfoReply, body, "shard.info").shards]
 
@@ -59,6 +64,9 @@ class Deployment(Requester):
 
         Example: `records, cursor = await client.list_audit(AuditQuery(operation="flow.cancel"))`
         """
+        from dwarf_nats.wire.audits import audit_record, audit_request
+        from dwarf_nats.workflow.audit import AuditQuery
+
         body = await self._read("audit.list", audit_request(query if query is not None else AuditQuery(), cursor))
         reply = decode(m.AuditListReply, body, "audit.list")
         return [audit_record(one) for one in reply.records], or_default(reply.cursor, "")
@@ -97,6 +105,8 @@ class Deployment(Requester):
 
         Example: `graph = await client.get_graph("order")`
         """
+        from dwarf_nats.workflow.graph import Graph
+
         return Graph.from_json(await self._read("graph.get", m.GraphRequest(name=name)))
 
     async def delete_graph(self, name: str) -> None:

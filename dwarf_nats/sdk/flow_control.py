@@ -5,14 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec import UNSET, Raw
 
 from dwarf_nats.wire import messages as m
-from dwarf_nats.wire.bulk_messages import bulk_page
 from dwarf_nats.wire.tag_messages import tags_json, tags_record
-from dwarf_nats.workflow.bulk import Bulk, BulkAction, BulkPage
 from dwarf_nats.workflow.options import Query
 from dwarf_nats.workflow.records import EventReceipt
 from dwarf_nats.workflow.state import encode_value
@@ -21,6 +19,9 @@ from dwarf_nats.workflow.tags import TagChanges, Tags, TagValue, checked_changes
 from .arguments import Values, json_object, query_fields
 from .replies import decode
 from .requester import Requester
+
+if TYPE_CHECKING:
+    from dwarf_nats.workflow.bulk import Bulk, BulkAction, BulkPage
 
 BULK_SECONDS = 10.0
 """Time that the service may take for a page of a bulk operation; it begins no work after a second or two."""
@@ -173,6 +174,8 @@ class FlowControl(Requester):
 
         Example: `async for page in client.bulk("cancel", Query(workflow="order"), reason="recall"): print(page.done)`
         """
+        from dwarf_nats.workflow.bulk import Bulk, BulkAction
+
         order = Bulk(
             action=BulkAction.of(action),
             query=query,
@@ -200,6 +203,9 @@ class FlowControl(Requester):
 
         Example: `page = await client.bulk_page(Bulk(action=BulkAction.DELETE, query=Query(status="failed"), dry_run=True))`
         """
+        from dwarf_nats.wire.bulk_messages import bulk_page
+        from dwarf_nats.workflow.bulk import BulkAction
+
         fields = query_fields(order.query)
         request = m.FlowBulkRequest(
             action=order.action.value,

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from msgspec import UNSET
 
 from dwarf_nats.wire import messages as m
 from dwarf_nats.wire.codec import or_default, outcome_record, summary_record
-from dwarf_nats.wire.explanations import explanation_record
-from dwarf_nats.wire.shards import counts_record
-from dwarf_nats.wire.steps import step_record
-from dwarf_nats.workflow.explanation import Explanation
-from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.options import LIST_DEFAULT_FLOWS, Query
 from dwarf_nats.workflow.records import FlowCounts, FlowSummary, Outcome, Step
 from dwarf_nats.workflow.status import Status
@@ -23,6 +18,10 @@ from dwarf_nats.workflow.tags import TagValue
 from .arguments import query_fields
 from .replies import decode
 from .requester import Requester
+
+if TYPE_CHECKING:
+    from dwarf_nats.workflow.explanation import Explanation
+    from dwarf_nats.workflow.graph import Graph
 
 # The method `list` hides the builtin from annotations in the class.
 Steps: TypeAlias = list[Step]
@@ -79,6 +78,8 @@ class FlowReads(Requester):
 
         Example: `steps, cursor = await client.history_page(key, limit=50)`
         """
+        from dwarf_nats.wire.steps import step_record
+
         request = m.FlowHistoryRequest(
             flow_key=flow_key, limit=UNSET if limit == 100 else limit, cursor=cursor or UNSET
         )
@@ -90,6 +91,8 @@ class FlowReads(Requester):
 
         Example: `explanation = await client.explain(key)`
         """
+        from dwarf_nats.wire.explanations import explanation_record
+
         body = await self._read("flow.explain", m.FlowRequest(flow_key=flow_key))
         return explanation_record(decode(m.ExplanationReply, body, "flow.explain"))
 
@@ -98,6 +101,8 @@ class FlowReads(Requester):
 
         Example: `step = await client.step(step_key)`
         """
+        from dwarf_nats.wire.steps import step_record
+
         body = await self._read("step.get", m.StepRequest(step_key=step_key))
         return step_record(decode(m.Step, body, "step.get"))
 
@@ -114,6 +119,8 @@ class FlowReads(Requester):
 
         Example: `graph = await client.flow_graph(key)`
         """
+        from dwarf_nats.workflow.graph import Graph
+
         body = await self._read("flow.graph", m.FlowRequest(flow_key=flow_key))
         return Graph.from_json(bytes(decode(m.FlowGraphReply, body, "flow.graph").graph))
 
@@ -131,6 +138,8 @@ class FlowReads(Requester):
 
         Example: `counts = (await client.count(Query(workflow="order"))).counts`
         """
+        from dwarf_nats.wire.shards import counts_record
+
         request = m.FlowCountRequest(**query_fields(query or Query()))
         return counts_record(decode(m.FlowCountReply, await self._read("flow.count", request), "flow.count"))
 

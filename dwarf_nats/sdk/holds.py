@@ -8,7 +8,6 @@ from msgspec import UNSET
 
 from dwarf_nats.errors import BadRequest
 from dwarf_nats.wire import messages as m
-from dwarf_nats.wire.holds import hold_record
 from dwarf_nats.workflow.records import HoldInfo
 
 from .replies import decode
@@ -27,6 +26,8 @@ class Holds(Requester):
 
         Example: `hold = await client.put_hold(task="charge", reason="the bank is down")`
         """
+        from dwarf_nats.wire.holds import hold_record
+
         if until is not None and until.tzinfo is None:
             raise BadRequest("until needs a time zone: use datetime.now(UTC) + timedelta(…), for example")
         request = m.HoldPutRequest(
@@ -42,6 +43,8 @@ class Holds(Requester):
 
         Example: `holds = await client.list_holds()`
         """
+        from dwarf_nats.wire.holds import hold_record
+
         reply = decode(m.HoldListReply, await self._read("hold.list", m.EmptyRequest()), "hold.list")
         return [hold_record(one) for one in reply.holds]
 

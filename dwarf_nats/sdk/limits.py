@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from dwarf_nats.wire import messages as m
-from dwarf_nats.wire.limit_messages import limit_document, limit_info
-from dwarf_nats.workflow.limit import Limit, LimitInfo
 
 from .replies import decode
 from .requester import Requester
+
+if TYPE_CHECKING:
+    from dwarf_nats.workflow.limit import Limit, LimitInfo
 
 
 class Limits(Requester):
@@ -18,6 +21,8 @@ class Limits(Requester):
 
         Example: `await client.put_limit(Limit(name="bank", task="charge", concurrency=5))`
         """
+        from dwarf_nats.wire.limit_messages import limit_document
+
         await self._request("limit.put", limit_document(limit))
 
     async def list_limits(self) -> list[LimitInfo]:
@@ -25,6 +30,8 @@ class Limits(Requester):
 
         Example: `limits = await client.list_limits()`
         """
+        from dwarf_nats.wire.limit_messages import limit_info
+
         body = await self._read("limit.list", m.EmptyRequest())
         return [limit_info(one) for one in decode(m.LimitListReply, body, "limit.list").limits]
 

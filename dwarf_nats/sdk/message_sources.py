@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import nats.errors
-import nats.js.errors
 from msgspec import UNSET
 
 from dwarf_nats.errors import BadRequest, Unavailable
 from dwarf_nats.nats_client import forbidden, watch_refusals
 from dwarf_nats.wire import messages as m
 from dwarf_nats.wire.codec import or_default
-from dwarf_nats.wire.outbox_messages import OutboxRowInfo, row_info
-from dwarf_nats.wire.source_messages import source_info, source_request
 from dwarf_nats.wire.violations import Violation
-from dwarf_nats.workflow.sources import Source, SourceInfo, matches
 
 from .replies import decode
 from .request_reply import check_size, round_trip
 from .requester import Requester
+
+if TYPE_CHECKING:
+    from dwarf_nats.wire.outbox_messages import OutboxRowInfo
+    from dwarf_nats.workflow.sources import Source, SourceInfo
 
 ACK_SECONDS = 5.0
 """Time in which a stream acknowledges a message."""
@@ -43,6 +42,8 @@ class MessageSources(Requester):
 
         Example: `await client.put_source(source)`
         """
+        from dwarf_nats.wire.source_messages import source_info, source_request
+
         body = await self._read("source.put", source_request(source))
         return source_info(decode(m.SourceReply, body, "source.put"))
 
@@ -51,6 +52,8 @@ class MessageSources(Requester):
 
         Example: `info = await client.get_source("orders")`
         """
+        from dwarf_nats.wire.source_messages import source_info
+
         body = await self._read("source.get", m.SourceRequest(name=name))
         return source_info(decode(m.SourceReply, body, "source.get"))
 
@@ -59,6 +62,8 @@ class MessageSources(Requester):
 
         Example: `sources = await client.list_sources()`
         """
+        from dwarf_nats.wire.source_messages import source_info
+
         body = await self._read("source.list", m.EmptyRequest())
         return [source_info(one) for one in decode(m.SourceListReply, body, "source.list").sources]
 
@@ -67,6 +72,8 @@ class MessageSources(Requester):
 
         Example: `await client.pause_source("orders")`
         """
+        from dwarf_nats.wire.source_messages import source_info
+
         body = await self._read("source.pause", m.SourceRequest(name=name))
         return source_info(decode(m.SourceReply, body, "source.pause"))
 
@@ -75,6 +82,8 @@ class MessageSources(Requester):
 
         Example: `await client.resume_source("orders")`
         """
+        from dwarf_nats.wire.source_messages import source_info
+
         body = await self._read("source.resume", m.SourceRequest(name=name))
         return source_info(decode(m.SourceReply, body, "source.resume"))
 
@@ -121,6 +130,8 @@ class MessageSources(Requester):
             await asyncio.gather(sending, return_exceptions=True)
 
     async def _sent(self, source: Source, subject: str, body: bytes, headers: dict[str, str] | None) -> Stored | None:
+        import nats.js.errors  # slow to load
+
         try:
             if not source.stream:
                 await self.nc.publish(subject, body, headers=headers)
@@ -150,6 +161,8 @@ class MessageSources(Requester):
 
         Example: `rows, cursor = await client.list_outbox(rejected=True)`
         """
+        from dwarf_nats.wire.outbox_messages import row_info
+
         request = m.OutboxListRequest(rejected=rejected or UNSET, limit=limit, cursor=cursor or UNSET)
         reply = decode(m.OutboxListReply, await self._read("outbox.list", request), "outbox.list")
         return [row_info(one) for one in reply.rows], or_default(reply.cursor, "")
@@ -171,6 +184,8 @@ class MessageSources(Requester):
 
 def _subject_of(source: Source, subject: str) -> str:
     """The subject of a message for a source. Raises `BadRequest`."""
+    from dwarf_nats.workflow.sources import matches
+
     has_wildcards = any(one in ("*", ">") for one in source.subject.split("."))
     if not subject:
         if has_wildcards:

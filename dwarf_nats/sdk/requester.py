@@ -19,7 +19,6 @@ from dwarf_nats.wire import headers as h
 from dwarf_nats.wire.codec import encode
 from dwarf_nats.wire.connect_options import ConnectOptions
 from dwarf_nats.wire.headers import percent_encode
-from dwarf_nats.wire.operations import OPERATIONS
 from dwarf_nats.wire.refusals import decode_error
 from dwarf_nats.wire.subjects import Subjects
 
@@ -39,8 +38,6 @@ WAIT_SLICE_SECONDS = 10.0
 """Time of waiting asked for in one request, so that a replica that is killed in the middle costs no more than this."""
 RETRY_BACKOFF = Backoff(0.05, 2, 1.0)
 """Pauses before a request is sent again, and between the requests of a wait while the service is unavailable."""
-_READS = frozenset(one.name for one in OPERATIONS if one.reads and not one.waits)
-"""Operations that may be sent again if a reply was lost, because they change nothing."""
 
 
 class Requester:
@@ -143,12 +140,14 @@ class Requester:
 
         Example: `body = await client.request("flow.list", b'{"limit": 5}')`
         """
+        from dwarf_nats.wire.operations import REPEATABLE
+
         headers = {h.ACTOR: percent_encode(actor)} if actor else {}
         return await self._send(
             operation,
             body,
             wait_seconds=wait_seconds,
-            repeatable=operation in _READS,
+            repeatable=operation in REPEATABLE,
             idempotency_key=idempotency_key,
             headers=headers,
         )

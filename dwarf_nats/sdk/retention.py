@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from dwarf_nats.wire import messages as m
-from dwarf_nats.wire.retention_messages import preview_record, preview_request, retention_document, retention_info
-from dwarf_nats.workflow.retention import RetentionInfo, RetentionPreview, RetentionRule
 
 from .replies import decode
 from .requester import Requester
+
+if TYPE_CHECKING:
+    from dwarf_nats.workflow.retention import RetentionInfo, RetentionPreview, RetentionRule
 
 
 class Retention(Requester):
@@ -18,6 +21,8 @@ class Retention(Requester):
 
         Example: `await client.put_retention(RetentionRule(name="old", older_than_ms=86_400_000))`
         """
+        from dwarf_nats.wire.retention_messages import retention_document
+
         await self._request("retention.put", retention_document(rule))
 
     async def list_retention(self) -> list[RetentionInfo]:
@@ -25,6 +30,8 @@ class Retention(Requester):
 
         Example: `rules = await client.list_retention()`
         """
+        from dwarf_nats.wire.retention_messages import retention_info
+
         body = await self._read("retention.list", m.EmptyRequest())
         return [retention_info(one) for one in decode(m.RetentionListReply, body, "retention.list").rules]
 
@@ -40,6 +47,9 @@ class Retention(Requester):
 
         Example: `preview = await client.preview_retention("old")`
         """
+        from dwarf_nats.wire.retention_messages import preview_record, preview_request
+        from dwarf_nats.workflow.retention import RetentionRule
+
         rule = RetentionRule(name=rule) if isinstance(rule, str) else rule
         body = await self._read("retention.preview", preview_request(rule))
         return preview_record(decode(m.RetentionPreviewReply, body, "retention.preview"))

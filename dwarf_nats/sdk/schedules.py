@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 import msgspec
 from msgspec import UNSET
@@ -12,11 +13,12 @@ from msgspec import UNSET
 from dwarf_nats.errors import BadRequest
 from dwarf_nats.wire import messages as m
 from dwarf_nats.wire.codec import or_default, or_unset
-from dwarf_nats.wire.schedules import schedule_info, schedule_request
-from dwarf_nats.workflow.schedules import Schedule, ScheduleInfo
 
 from .replies import decode
 from .requester import Requester
+
+if TYPE_CHECKING:
+    from dwarf_nats.workflow.schedules import Schedule, ScheduleInfo
 
 BACKFILL_SECONDS = 120.0
 """Time that a backfill may take."""
@@ -32,6 +34,9 @@ class Schedules(Requester):
 
         Example: `await client.put_schedule(Schedule(name="nightly", workflow="order", cron="0 3 * * *"))`
         """
+        from dwarf_nats.wire.schedules import schedule_request
+        from dwarf_nats.workflow.schedules import Schedule
+
         if not isinstance(schedule, Schedule):
             raise BadRequest(f"a schedule must be a Schedule, got {type(schedule).__name__}")
         return await self._schedule("schedule.put", schedule_request(schedule), repeatable=True)
@@ -52,6 +57,8 @@ class Schedules(Requester):
 
         Example: `schedules, cursor = await client.list_schedules(workflow="order")`
         """
+        from dwarf_nats.wire.schedules import schedule_info
+
         request = m.ScheduleListRequest(limit=limit, cursor=cursor or UNSET, workflow=or_unset(workflow))
         reply = decode(m.ScheduleListReply, await self._read("schedule.list", request), "schedule.list")
         return [schedule_info(one) for one in reply.schedules], or_default(reply.cursor, "")
@@ -101,5 +108,7 @@ class Schedules(Requester):
     async def _schedule(
         self, operation: str, request: msgspec.Struct, *, repeatable: bool, idempotency_key: str = ""
     ) -> ScheduleInfo:
+        from dwarf_nats.wire.schedules import schedule_info
+
         body = await self._request(operation, request, repeatable=repeatable, idempotency_key=idempotency_key)
         return schedule_info(decode(m.ScheduleReply, body, operation))

@@ -221,3 +221,5 @@ SIGNAL = Operation(
 )
 """`flow.signal` by subject: the name of the event follows, so that it can be permitted event by event (E1)."""
 OPERATION_NAMES = frozenset(one.name for one in OPERATIONS)
+REPEATABLE = frozenset(one.name for one in OPERATIONS if one.reads and not one.waits)
+"""Operations that may be sent again if a reply was lost, because they change nothing."""

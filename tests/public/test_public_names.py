@@ -14,6 +14,7 @@ import pytest
 
 import dwarf_nats
 from dwarf_nats import sdk
+from dwarf_nats.wire import messages
 
 ROOT = Path(__file__).parents[2]
 CHEAP = {"dwarf_nats", "dwarf_nats.version", "dwarf_nats.lazy_names"}
@@ -60,6 +61,20 @@ def test_the_names_for_type_checkers_and_those_that_are_loaded_are_the_same(
     assert imported == package._MODULES
     names = [name for names in imported.values() for name in names]
     assert sorted([*names, *others]) == sorted(package.__all__)
+
+
+def test_the_messages_for_type_checkers_and_those_that_are_loaded_are_the_same() -> None:
+    assert messages.__file__ is not None
+    (block,) = [node for node in ast.parse(Path(messages.__file__).read_text()).body if isinstance(node, ast.If)]
+    imported: dict[str, tuple[str, ...]] = {}
+    for node in block.body:
+        assert isinstance(node, ast.ImportFrom)
+        imported[f"dwarf_nats.wire.{node.module}"] = (
+            *imported.get(f"dwarf_nats.wire.{node.module}", ()),
+            *(one.name for one in node.names),
+        )
+    assert imported == messages._MODULES
+    assert all(getattr(messages, name) is not None for names in imported.values() for name in names)
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:
