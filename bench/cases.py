@@ -16,6 +16,7 @@ from .resting import HeldArm, IdleArm, ResidentArm
 from .result import FLOOR, PEERS, Case, Figures
 from .scaled import PAYLOADS, FanOutArm, PayloadArm, size_label
 from .soak import SoakArm
+from .starting import StartArm
 
 Progress = Callable[[str], None]
 DATABASES = ("postgresql", "sqlite")
@@ -53,6 +54,7 @@ PLANS = (
     Plan("replicas", 256, 1000, by_default=False, sizes=(1, 2, 4)),
     Plan("soak", 32, 600, by_default=False, label="minutes"),  # seconds
     Plan("idle", 1, 60, by_default=False, label="watch"),  # seconds
+    Plan("start", 1, 1, by_default=False, label="empty"),
     Plan("memory", 256, 600, by_default=False, sizes=(100_000, 1_000_000, 1_000), label="resident"),
     *(
         Plan("peers", concurrency, flows, False, (steps,), f"{steps}x{concurrency}")
@@ -118,7 +120,7 @@ async def _run_case(
     case = Case(plan.name, plan.concurrency, steps, label=plan.label)
     if plan.name == "soak":
         rounds = 1
-    if plan.name in ("idle", "memory", "soak"):
+    if plan.name in ("idle", "memory", "soak", "start"):
         case.base = ""
     elif not isinstance(runners[0], FloorArm) and plan.name not in ("floor-latency", "floor-linear"):
         case.base = runners[0].figures.name
@@ -164,6 +166,8 @@ def _runners(plan: Plan, names: Sequence[str], servers: Servers, sides: Sides) -
             return [SoakArm(servers, sides)]
         case "idle":
             return [IdleArm(name, servers, sides) for name in names if name in DATABASES]
+        case "start":
+            return [StartArm(name, servers, sides) for name in names if name in DATABASES]
         case "peers":
             return _peers(plan, servers, replace(sides, steps=plan.sizes[0]))
         case "memory":

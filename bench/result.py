@@ -29,6 +29,11 @@ MEASURES = {
     "statements_per_minute": False,
     "round_trips_per_minute": False,
     "rss_mib": False,
+    "idle_rss_mib": False,
+    "help_cpu_ms": False,
+    "flow_list_cpu_ms": False,
+    "serve_ready_ms": False,
+    "dev_ready_ms": False,
     "kib_per_task": False,
     "asyncio_tasks": False,
     "connections": False,
@@ -37,7 +42,7 @@ MEASURES = {
     "vacuums": True,
 }
 """Figures of some cases only, and whether more of it is better. CPU in per cent of one core."""
-STEADY = ("statements_per_minute", "round_trips_per_minute", "rss_mib", "kib_per_task")
+STEADY = ("statements_per_minute", "round_trips_per_minute", "rss_mib", "idle_rss_mib", "kib_per_task")
 """Those of them that do not follow the machine's load."""
 
 

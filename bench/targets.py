@@ -134,5 +134,6 @@ _OF: dict[str, Callable[[Case], Iterator[Target]]] = {
     "peers": _peers,
     "soak": _soak,
     "idle": _measures(engine_cpu_percent=1, statements_per_minute=30),
+    "start": _measures(help_cpu_ms=250, flow_list_cpu_ms=250, serve_ready_ms=800, dev_ready_ms=2_000, idle_rss_mib=60),
     "memory": _measures(rss_mib=200, kib_per_task=50),
 }

@@ -61,9 +61,9 @@ async def dev(
     try:
         async with LocalStack(data, postgres=postgres, port=nats_port, graphs=graphs) as stack:
             reloaders = [Reloader(stack.add_worker(module), source) for module, source in sources.items()]
-            for one in reloaders:
-                await one.start()
-            url = await stack.add_console(console_port)
+            console = asyncio.ensure_future(stack.add_console(console_port))
+            await asyncio.gather(console, *(one.start() for one in reloaders))
+            url = console.result()
             starting = False
             _print_next_steps(stack, bool(reloaders), nats_port, url)
             while not stop.is_set():

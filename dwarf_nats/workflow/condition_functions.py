@@ -11,11 +11,15 @@ import re
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib.resources import files
+from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
-from cel_expr_python import cel
+from dwarf_nats.workflow.condition_library import library
+
+if TYPE_CHECKING:
+    from cel_expr_python import cel
 
 PATTERN_BUDGET = 1_000_000
 """The budget of one evaluation, about 25 ns each: characters times the width of the pattern, and the cost of compiling it."""
@@ -47,7 +51,13 @@ class _Spent(threading.local):
 
 
 _spent = _Spent()
-_matching = cel.NewEnv(variables={"text": cel.Type.STRING, "pattern": cel.Type.STRING}).compile("text.matches(pattern)")
+
+
+@cache
+def _matching() -> cel.Expression:
+    """The expression by which the library matches a text with a pattern."""
+    cel = library()
+    return cel.NewEnv(variables={"text": cel.Type.STRING, "pattern": cel.Type.STRING}).compile("text.matches(pattern)")
 
 
 def begin() -> None:
@@ -88,7 +98,7 @@ def _matches(text: str, pattern: str) -> bool:
     _spent.amount += _CALL + compiling + len(text) * width
     if _spent.amount > PATTERN_BUDGET:
         raise ValueError("its regular expressions take too long (on texts of this size): let a task do it")
-    found = _matching.eval(data={"text": text, "pattern": pattern}).value()
+    found = _matching().eval(data={"text": text, "pattern": pattern}).value()
     if not isinstance(found, bool):
         raise ValueError(str(found).removeprefix("INVALID_ARGUMENT: "))
     return found
@@ -217,6 +227,7 @@ def _accessor(name: str) -> cel.FunctionDecl:
             raise ValueError("the time is out of range in this time zone") from None
         return int(read(there))
 
+    cel = library()
     overload = cel.Overload(
         f"{name}_zone",
         return_type=cel.Type.INT,
@@ -229,6 +240,7 @@ def _accessor(name: str) -> cel.FunctionDecl:
 
 def declarations() -> list[cel.FunctionDecl]:
     """`matches_`, and the accessors with a zone."""
+    cel = library()
     overloads = [
         cel.Overload(
             f"matches_{'method' if member else 'function'}",

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-
-from cel_expr_python import cel
+from typing import TYPE_CHECKING
 
 from dwarf_nats.workflow.condition_source import FUNCTIONS, MAX_NESTING
 from dwarf_nats.workflow.names import closest
+
+if TYPE_CHECKING:
+    from cel_expr_python import cel
 
 _OPERATORS = {
     "_+_": "+",

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from cel_expr_python import cel
+if TYPE_CHECKING:
+    from cel_expr_python import cel
 
 
 @dataclass(slots=True)

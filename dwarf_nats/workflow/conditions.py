@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, NamedTuple
-
-from cel_expr_python import cel
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dwarf_nats.workflow import condition_functions as functions
 from dwarf_nats.workflow.condition_cost import BUDGET, affordable_everywhere, cost, longest_in, weight
+from dwarf_nats.workflow.condition_library import library
 from dwarf_nats.workflow.condition_messages import (
     compile_problem,
     evaluation_problem,
@@ -32,6 +31,9 @@ from dwarf_nats.workflow.condition_source import (
 )
 from dwarf_nats.workflow.condition_tree import Call, Literal, Name, Node, Select, free_names, parts, tree_of, walk
 from dwarf_nats.workflow.state import State, decode_value, to_values
+
+if TYPE_CHECKING:
+    from cel_expr_python import cel
 
 
 class Verdict(NamedTuple):
@@ -130,7 +132,7 @@ def value_of(source: str, state: State, spending: Spending) -> Any:
     spending.take(_EACH + _cost(condition, read, of_value=_VALUE, most=spending.left))
     try:
         result = condition.program.eval(data=_parsed(condition, read))
-        if result.type() != cel.Type.ERROR:
+        if result.type() != library().Type.ERROR:
             return result.plain_value()
         problem = str(result.value())
     except Exception as error:
@@ -177,7 +179,7 @@ def _verdict(program: cel.Expression, bounded: bool, variables: dict[str, Any]) 
         kind = result.type()
     except Exception as error:
         return Verdict(taken=False, problem=printable(evaluation_problem(str(error))))
-    if kind == cel.Type.ERROR:
+    if kind == library().Type.ERROR:
         return Verdict(taken=False, problem=printable(evaluation_problem(str(value))))
     return Verdict(taken=False, problem=f"yields {type_name(kind)}, not a boolean")
 
@@ -266,6 +268,7 @@ def _compiled(source: str, tokens: list[Token]) -> Condition | str:
     if as_fields != tokens:
         source, tokens = joined(as_fields), as_fields
     names = {text for kind, text in tokens if kind == "name"} - RESERVED - TYPE_NAMES
+    cel = library()
     variables = dict.fromkeys(names, cel.Type.DYN)
     try:
         program, mixed = _checked(cel.NewEnv(variables=variables), source)

@@ -78,6 +78,14 @@ async def test_idle(servers: Servers) -> None:
     assert {move.moved for move in compare(run_of, run_of)} == {False}
 
 
+async def test_start(servers: Servers) -> None:
+    case = await run(Plan("start", 1, 1, label="empty"), servers)
+    assert names(case) == ["postgresql", "sqlite"]
+    measured = {"serve_ready_ms", "idle_rss_mib", "help_cpu_ms", "flow_list_cpu_ms"}
+    assert [set(arm.rounds[0].measures) for arm in case.arms] == [measured, measured | {"dev_ready_ms"}]
+    assert {"start"} == {target.case.split("/")[0] for target in targets([case])}
+
+
 async def test_memory(servers: Servers) -> None:
     case = await run(Plan("memory", 4, 8, sizes=(20, 30, 10), label="resident"), servers)
     assert names(case) == ["empty", "20 asleep, 30 pending", "10 in flight"]

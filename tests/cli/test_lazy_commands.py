@@ -13,6 +13,7 @@ from dwarf_nats.cli.flow_family import FLOW_COMMANDS
 from dwarf_nats.cli.main import COMMANDS, app
 
 ROOT = Path(__file__).parents[2]
+MOST_MODULES_OF_A_REPLICA = 900
 FLOW = "dwarf_nats.cli.flow_family"
 MOST_MODULES = 400
 """Modules that a command which asks the service may load, those of Python included."""
@@ -80,6 +81,27 @@ def test_a_family_loads_the_module_of_the_command_alone() -> None:
     modules = {one.module for one in FLOW_COMMANDS.values()}
     assert modules & found == {FLOW_COMMANDS["list"].module}
     assert not modules & loaded("flow", "--help")
+
+
+def test_a_replica_loads_no_conditions_and_no_migrations_before_it_needs_them() -> None:
+    """Its memory at rest is what it loads: CEL alone is a tenth of it, and many deployments have no condition."""
+    code = "import sys, dwarf_nats.cli.main, dwarf_nats.cli.serve, dwarf_nats.server; print(*sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    found = set(ran.stdout.split())
+    heavy = {"cel_expr_python", "google.protobuf", "alembic", "sqlalchemy", "mako", "pydantic", "rich.console", "click"}
+    heavy |= {"starlette", "uvicorn", "mcp", "cryptography", "opentelemetry.sdk", "prometheus_client", "mkdocs"}
+    assert not heavy & found
+    assert len(found) <= MOST_MODULES_OF_A_REPLICA
+
+
+def test_the_library_of_conditions_is_loaded_with_the_first_condition() -> None:
+    code = (
+        "import sys; from dwarf_nats.workflow.conditions import evaluate; from dwarf_nats.workflow.state import Raw;"
+        "before = 'cel_expr_python' in sys.modules; taken = evaluate('a > 3', {'a': Raw(b'5')}).taken;"
+        "print(before, 'cel_expr_python' in sys.modules, taken)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert ran.stdout.split() == ["False", "True", "True"]
 
 
 def test_jetstream_is_loaded_when_it_is_used() -> None:
