@@ -65,7 +65,7 @@ class Parts:
     def dispatch_first(self, new: Any, created_at: int) -> None:
         self._note("dispatch first", new.url, created_at)
 
-    def hint_flow(self, _flow: Any, delay_us: int = 0, steps: int = 1) -> None:
+    def hint_flow(self, _flow: Any, delay_us: int = 0, steps: int = 1, **_: Any) -> None:
         self._note("hint", delay_us, steps)
 
     def holds(self, url: str) -> bool:

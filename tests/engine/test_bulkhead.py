@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from dwarf_nats.clock import ManualClock
 from dwarf_nats.engine import Engine
 from dwarf_nats.engine.scheduling.slots import ClaimBudget, WorkerSlots
 from dwarf_nats.library import open_engine
+from dwarf_nats.rules.scheduling.values import Page, PageRequest
 from dwarf_nats.settings import EngineSettings
 from dwarf_nats.testing import TaskProxy
 from dwarf_nats.workflow.options import FlowOptions
@@ -206,6 +207,51 @@ async def test_the_others_take_what_becomes_free(dsn: str) -> None:
         await tasks.until("hangs", 1)
         gates[1].open()
         await tasks.until("hangs", 2)
+
+
+async def test_a_backlog_of_one_task_is_claimed_without_looking_past_it_each_time(
+    dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """C4, C6: with many keys that costs a probe of the index for each; it is known for a second, on a clock that stands."""
+    async with opened(dsn, workers=8, clock=ManualClock()) as (engine, tasks):
+        steps = engine.shards[1].store.steps
+        peek, past = steps.peek, []
+
+        async def counted(request: PageRequest, blocked: Collection[str] = ()) -> Page:
+            past.extend(blocked)
+            return await peek(request, blocked)
+
+        await all_held(engine, tasks, 8)
+        for number in range(60):
+            await flows(engine, "quick", 1, 5, f"k{number}")
+        monkeypatch.setattr(steps, "peek", counted)
+        tasks.let_go()
+        await until_rows(engine, [(0,)], "select count(*) from dwarf_steps where status in ('pending', 'running')")
+        assert len(past) <= 1
+
+
+async def test_a_step_of_another_task_is_seen_at_once_though_the_task_was_alone(dsn: str) -> None:
+    """C6: its replica knows of it. The clock stands, so what was known of the task alone does not expire."""
+    async with opened(dsn, workers=8, clock=ManualClock()) as (engine, tasks):
+        gates = [Gate() for _ in range(20)]
+        waiting = iter(gates)
+
+        async def turns() -> None:
+            await next(waiting)()
+
+        tasks.proxy.handle_task("turns", turns)
+        await flows(engine, "turns", 20, 1)
+        for gate in gates[:8]:
+            await gate.began()
+        gates[0].open()
+        await gates[8].began()
+        await flows(engine, "other", 2, 300)
+        gates[1].open()
+        await tasks.until("other", 1)
+        gates[2].open()
+        await tasks.until("other", 2)
+        for gate in gates:
+            gate.open()
 
 
 # -- a task that hangs

@@ -307,7 +307,7 @@ class Unheard:
     def __init__(self, of: Any) -> None:
         self.view = of.view
 
-    def hint_flow(self, *_: Any) -> None:
+    def hint_flow(self, *_: Any, **__: Any) -> None:
         """As if the signal were lost."""
 
 

@@ -259,6 +259,34 @@ def test_a_claim_asks_few_keys_for_several_steps_each_if_all_have_them() -> None
         assert (claims[4].total(), len(claims[4])) == (200, keys)
 
 
+def test_a_heavy_key_without_work_does_not_make_turns_short() -> None:
+    """It asks for half of the claim and gives nothing; the thousand others have plenty."""
+    queue = Queue()
+    for number in range(1000):
+        queue.add(f"k{number}", 1000)
+    replica = Replica(queue)
+    for _ in range(5):
+        replica.claim(200)
+    for _ in range(3):
+        replica.views[1].note_ready(1, "heavy", 1000, NOW)
+        assert set(replica.claim(200).values()) == {fair_scheduler.LARGEST_QUANTUM_STEPS}
+
+
+@pytest.mark.parametrize(("empty", "heads"), [(0, 25), (2, 25), (20, PAGE_MAX_HEADS)])
+def test_a_view_is_read_anew_once_many_of_its_keys_had_nothing(empty: int, heads: int) -> None:
+    """One key without work is no reason to read a thousand heads; many are: others have served them out."""
+    queue = Queue()
+    for number in range(1000):
+        queue.add(f"k{number:03}", 1000)
+    replica = Replica(queue)
+    replica.claim(100)
+    replica.claim(100)
+    for number in range(150, 150 + empty):
+        queue.waiting[1, f"k{number:03}"].clear()
+    replica.claim(100)
+    assert replica.views[1].first_request(100).limit == heads
+
+
 def test_what_others_leave_is_spread_over_the_keys() -> None:
     queue = Queue().add("short", 1, weight=100)
     for key in "abcd":

@@ -198,13 +198,14 @@ class AfterCommit:
             self._child_created(settlement.child, at, announcements)
         if settlement.branches or settlement.successor is not None:
             if waiting:
-                self._ready_queue.hint_flow(step.flow, waiting[0].delay_us, len(waiting))
+                task = waiting[0].url if len(waiting) == 1 else ""
+                self._ready_queue.hint_flow(step.flow, waiting[0].delay_us, len(waiting), task=task)
             for new in waiting:
                 announcements.pending.append(ReadyStep(new.step_id, step.flow.priority, at + new.delay_us))
         elif settlement.status is Status.PENDING and self._backpressure.holds(step.url):
             self._backpressure.on_new_work()
         elif settlement.status is Status.PENDING:
-            self._ready_queue.hint_flow(step.flow, settlement.delay_us)
+            self._ready_queue.hint_flow(step.flow, settlement.delay_us, task=step.url)
             announcements.pending.append(ReadyStep(step.step_id, step.flow.priority, at + settlement.delay_us))
         elif settlement.end is not None:
             end = settlement.end

@@ -194,7 +194,7 @@ def after_creation(shard: Shard, new: NewFlow, created_at: int) -> None:
         shard.executor.dispatch_first(new, created_at)
     elif new.start:
         due = max(new.start_at or 0, created_at)
-        shard.ready_queue.hint_flow(flow, due - created_at)
+        shard.ready_queue.hint_flow(flow, due - created_at, task=new.url)
         pending = [ReadyStep(new.step_id, flow.priority, due)]
     shard.announcer.announce(changed, pending)
 

@@ -160,6 +160,10 @@ class Fetcher:
 
     async def _round(self, queues: Sequence[ReadyQueue]) -> None:
         budget = self._claim_budget()
+        if budget.url and await self._look_for_others(queues, budget.url):
+            now = self._clock.now()
+            queues = [queue for queue in queues if queue.is_due(now) or queue.is_stale(now)]
+            budget = self._claim_budget()
         blocked = budget.blocked_tasks
         polled = await self._poll(queues, budget.limit, blocked)
         if not polled:
@@ -203,7 +207,22 @@ class Fetcher:
         )
 
     def _claim_budget(self) -> ClaimBudget:
-        return self._slots.claim_budget(min(self._slots.available, self._settings.max_group))
+        """The budget of the next claim. A task beside which nobody waits has no share to keep to (C6)."""
+        budget = self._slots.claim_budget(min(self._slots.available, self._settings.max_group))
+        if budget.url:
+            free = min(self._slots.strictly_available, self._settings.max_group)
+            now = self._clock.now()
+            if free > 0 and all(queue.is_alone(budget.url, now) for queue in self._queues if queue.is_open):
+                return ClaimBudget(free)
+        return budget
+
+    async def _look_for_others(self, queues: Sequence[ReadyQueue], task: str) -> bool:
+        """Look for due steps of tasks other than the one that is at its share, unless that was done lately."""
+        now = self._clock.now()
+        unknown = [queue for queue in queues if queue.may_look(now)]
+        if unknown:
+            await self._each([(queue, partial(queue.look_for_others, task)) for queue in unknown])
+        return bool(unknown)
 
     def _parts(self, budget: ClaimBudget, numbers: Sequence[int]) -> dict[int, ClaimBudget]:
         """The budget of each shard: what is left for a task is divided among them, each in turn being the first."""

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from dwarf_nats.backoff import DATABASE_BACKOFF
+from dwarf_nats.engine.scheduling.sole_task import NO_TASK, SoleTask, is_sole
 from dwarf_nats.rules.scheduling.clock_offset import ClockOffset
 from dwarf_nats.rules.scheduling.queue_view import QueueView
 from dwarf_nats.rules.scheduling.values import NO_BUDGETS, Claim
@@ -110,6 +111,7 @@ class ReadyQueue:
         self._empty_claims = 0
         self.limited = False
         self._task_budgets: Mapping[str, int] = NO_BUDGETS
+        self._sole_task = SoleTask()
 
     def open(self, sink: ClaimSink) -> None:
         """Its database is open: claim steps from it for `sink`; nothing is known of them yet."""
@@ -132,15 +134,16 @@ class ReadyQueue:
                 self._wakeup.set()
             self._wake_at = due
 
-    def hint_flow(self, flow: FlowContext | FlowRow, delay_us: int = 0, steps: int = 1) -> None:
-        """`steps` steps of this flow are pending, due `delay_us` from now."""
+    def hint_flow(self, flow: FlowContext | FlowRow, delay_us: int = 0, steps: int = 1, task: str = NO_TASK) -> None:
+        """`steps` steps of this flow, all of the `task` if it is given, are pending, due `delay_us` from now."""
         if delay_us <= 0:
             self.view.note_ready(flow.priority, flow.fairness_key, flow.fairness_weight, self._clock.now())
-        self.hint(flow.priority, delay_us, steps)
+        self.hint(flow.priority, delay_us, steps, task)
 
-    def hint(self, priority: int, delay_us: int = 0, steps: int = 1) -> None:
-        """`steps` steps of this band are pending, due `delay_us` from now."""
+    def hint(self, priority: int, delay_us: int = 0, steps: int = 1, task: str = NO_TASK) -> None:
+        """`steps` steps of this band, all of the `task` if it is given, are pending, due `delay_us` from now."""
         if delay_us <= 0:
+            self._sole_task.note_ready(task)
             self._hinted_band = min(priority, self._hinted_band) if self._hinted else priority
             self._hinted += steps
         else:
@@ -218,11 +221,26 @@ class ReadyQueue:
         self._rest()
         self.limited = True
 
+    def is_alone(self, task: str, now: int) -> bool:
+        """True if no step of another task is due here, as far as is known."""
+        return self._sole_task.is_alone(task, now) or self.next_poll_at > now
+
+    def may_look(self, now: int) -> bool:
+        """True if it is time to look whether steps of other tasks are due."""
+        return self._sole_task.may_look(now)
+
+    async def look_for_others(self, task: str) -> None:
+        """Find out whether steps of other tasks are due. The view stays as it is."""
+        alone = await is_sole(self.steps, task)
+        self._sole_task.note_look(task, self._clock.now(), alone=alone)
+
     async def _promote_due(self) -> int:
         total = 0
         for _ in range(PROMOTE_MAX_BATCHES):
             promoted = await self.steps.promote_due(PROMOTE_BATCH_STEPS)
             total += promoted
+            if promoted:
+                self._sole_task.note_ready(NO_TASK)
             if promoted < PROMOTE_BATCH_STEPS:
                 break
         return total
@@ -232,6 +250,8 @@ class ReadyQueue:
         while True:
             asked_at = self._clock.now()
             page = await self.steps.peek(request, blocked_tasks)
+            for head in page.heads:
+                self._sole_task.note_ready(head.url)
             now = page.now - self._clock_offset.measure(page.now, asked_at, self._clock.now())
             following = self.view.add_page(request, page, now, blocked=blocked_tasks, slots=slots)
             if following is None:
@@ -264,11 +284,11 @@ class ReadyQueue:
             self._slots.unreserve(claim.limit)
         assert self._sink is not None
         await self._sink.take(rows)
+        self._charge(claim, rows, cut=bool(budget.url) and budget.left > 0)
         self._note_claimed(claim, rows, limited=bool(limited), blocked=bool(budget.blocked_tasks) and not passed_over)
 
     def _note_claimed(self, claim: Claim, rows: Sequence[ClaimedRow], *, limited: bool, blocked: bool) -> None:
         self._unclaimed = 0
-        self._charge(claim, rows)
         if not rows and not blocked and self.view.scanned_whole(claim.shares[0].priority):
             # All of them were claimed by other replicas.
             pause = min(EMPTY_CLAIM_FIRST_US << self._empty_claims, EMPTY_CLAIM_LONGEST_US)
@@ -283,8 +303,11 @@ class ReadyQueue:
             self.backlog_band = self.view.best if self.view.best is not None else claim.shares[0].priority
             self._poll_at = self._clock.now()
 
-    def _charge(self, claim: Claim, rows: Sequence[ClaimedRow]) -> None:
-        """Charge each key for the steps of its share that were claimed."""
+    def _charge(self, claim: Claim, rows: Sequence[ClaimedRow], *, cut: bool) -> None:
+        """Charge each key for the steps of its share that were claimed.
+
+        `cut`: a key that gave less than its share may have more, since the budget of its task was used up.
+        """
         found: dict[tuple[int, str], tuple[int, int]] = {}
         for row in rows:
             key = (row.priority, row.fairness_key)
@@ -298,7 +321,7 @@ class ReadyQueue:
             found[key] = (left - number, last)
             self._scheduler.charge(share, number)
             total += number
-            if total < claim.limit or number == share.steps:  # else it was the limit that cut it off
+            if number == share.steps or (total < claim.limit and not cut):  # else it was the limit that cut it off
                 self.view.note_claimed(share, number, last)
 
     # -- failing

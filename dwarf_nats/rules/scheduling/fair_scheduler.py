@@ -29,9 +29,9 @@ SHARD_SKEW_US = 1_000_000
 LARGEST_QUANTUM_STEPS = 4
 """Steps in one turn where keys outnumber slots: a step is cheaper to find beside another of its key."""
 YIELD_RATIO = 0.75
-"""The part of the steps asked for that shows that most keys have more than one step, so that the quantum may grow."""
+"""The part of the shares that were filled which shows that most keys have work left, so that the quantum may grow."""
 SMALL_QUANTUM_CLAIMS = 16
-"""Claims that ask for single steps after one that found too few, before the quantum may grow again."""
+"""Claims that ask for single steps after one in which too many keys had too few, before the quantum may grow again."""
 RETAINED_MAX_KEYS = 10_000
 """Keys without work whose start time is retained, per band; bounds memory."""
 MAX_PRIORITY_CLASSES = 16
@@ -55,7 +55,7 @@ class PriorityClass:
         self.retained: dict[str, float] = {}
         self.weight = 1.0
         self.quantum = 1
-        self.asked = self.claimed = 0
+        self.asked = self.filled = 0
         self._small_claims_left = 1
 
     def update(self, ready: Mapping[str, ReadyKey]) -> None:
@@ -81,18 +81,18 @@ class PriorityClass:
         if share.fairness_key in self.start_times:
             self.start_times[share.fairness_key] += steps / share.weight
             self.virtual_time += steps / self.weight
-        self.asked += share.steps
-        self.claimed += steps
+        self.asked += 1
+        self.filled += steps == share.steps
 
     def next_quantum(self, slots: int) -> int:
         """Steps in one turn: more than one if keys outnumber `slots`, and most keys had what they were asked for."""
-        if self.claimed < YIELD_RATIO * self.asked:
+        if self.filled < YIELD_RATIO * self.asked:
             self.quantum, self._small_claims_left = 1, SMALL_QUANTUM_CLAIMS
         elif self._small_claims_left:
             self._small_claims_left -= 1
         else:
             self.quantum = min(2 * self.quantum, LARGEST_QUANTUM_STEPS)
-        self.asked = self.claimed = 0
+        self.asked = self.filled = 0
         return self.quantum if len(self.start_times) > slots >= ASK_ALL_MAX_KEYS else 1
 
     def _rebase(self) -> None:
@@ -184,9 +184,7 @@ def _allot(priority_class: PriorityClass, ready: Mapping[str, ReadyKey], slots: 
         return dict.fromkeys(ready, slots)
     quantum = priority_class.next_quantum(slots)
     virtual_time, tick = priority_class.virtual_time, quantum / priority_class.weight
-    waiting = [(start, ready[name].since, name) for name, start in priority_class.start_times.items()]
-    heapq.heapify(waiting)
-    eligible: list[tuple[float, int, str]] = []
+    waiting, eligible = _by_start(priority_class, ready, quantum)
     counts: dict[str, int] = {}
     for left in range(slots, 0, -quantum):
         if not eligible:
@@ -202,6 +200,24 @@ def _allot(priority_class: PriorityClass, ready: Mapping[str, ReadyKey], slots: 
         for _, _, name in [*sorted(eligible), *sorted(waiting)]:
             counts.setdefault(name, 0)
     return counts
+
+
+def _by_start(
+    priority_class: PriorityClass, ready: Mapping[str, ReadyKey], quantum: int
+) -> tuple[list[tuple[float, int, str]], list[tuple[float, int, str]]]:
+    """The keys that are ahead of the virtual time, by their start times, and the eligible ones by those after a turn."""
+    now = priority_class.virtual_time + VIRTUAL_TIME_ROUNDING
+    waiting: list[tuple[float, int, str]] = []
+    eligible: list[tuple[float, int, str]] = []
+    for name, start in priority_class.start_times.items():
+        key = ready[name]
+        if start > now:
+            waiting.append((start, key.since, name))
+        else:
+            eligible.append((start + quantum / key.weight, key.since, name))
+    heapq.heapify(waiting)
+    heapq.heapify(eligible)
+    return waiting, eligible
 
 
 def _shares(priority: int, given: Mapping[str, int], ready: Mapping[str, ReadyKey], slots: int) -> list[Share]:

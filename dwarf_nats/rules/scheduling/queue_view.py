@@ -16,6 +16,8 @@ LIGHTEST_WEIGHT, HEAVIEST_WEIGHT = 1e-6, 1e6
 """Weights beyond these bounds are taken for the bound, so that sums of their strides stay exact enough."""
 QUEUE_VIEW_MAX_KEYS = 2_048
 """Fairness keys of one band that a view keeps. In a band of more keys, a key that was served makes room for another."""
+OUTDATED_SHARE = 8
+"""A view is outdated, and read in large pages, if more than one in so many keys that a claim asked had nothing."""
 POLL_MAX_PAGES = 8
 """Pages that one poll reads at most, however long the stretch of blocked tasks is."""
 BAND_BEGIN = ("", "")
@@ -39,6 +41,7 @@ class _BandScan:
     """One band, scanned page by page, round and round. A key stays until a whole scan has not met it.
 
     `known`: a scan has come to the band's end, over one poll or several. `scanned_whole`: the last page was all of the band.
+    `asked`, `missed`: keys that claims have asked since the last page, and those of them that had nothing.
     """
 
     def __init__(self) -> None:
@@ -46,6 +49,7 @@ class _BandScan:
         self.cursor = BAND_BEGIN
         self.known = False
         self.scanned_whole = False
+        self.asked = self.missed = 0
         self._generation = 0
 
     def note_ready(self, fairness_key: str, weight: float, now: int) -> None:
@@ -61,6 +65,7 @@ class _BandScan:
     ) -> None:
         """Add the heads from the cursor on; `ended`: they reach the band's end."""
         from_start = self.cursor == BAND_BEGIN
+        self.asked = self.missed = 0
         if from_start:
             self._generation += 1
         for head in admissible:
@@ -176,9 +181,10 @@ class QueueView:
         key = scan.keys.get(share.fairness_key) if scan is not None else None
         if scan is None or key is None:
             return
+        scan.asked += 1
         if (steps < share.steps and not key.hinted) or len(scan.keys) >= QUEUE_VIEW_MAX_KEYS:
             del scan.keys[share.fairness_key]
-            scan.known = scan.known and steps > 0  # the view of a key without work is outdated: read more of them
+            scan.missed += steps == 0
         else:
             key.hinted = False
             key.since = max(key.since, last_due_at - self._offset)
@@ -188,6 +194,8 @@ class QueueView:
         if band is None:
             return PageRequest(floor)
         scan = self._bands[band]
+        if scan.missed * OUTDATED_SHARE > scan.asked:
+            scan.known = False
         if len(scan.keys) >= QUEUE_VIEW_MAX_KEYS:
             limit = 1
         else:
