@@ -12,7 +12,6 @@ import fcntl
 import os
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
@@ -23,6 +22,7 @@ from dwarf_nats.errors import Unavailable
 from dwarf_nats.ports import DatabaseAway, Unusable
 from dwarf_nats.store import migrate
 from dwarf_nats.store.database import Operation, Row, Tx
+from dwarf_nats.store.database_thread import DatabaseThread
 from dwarf_nats.store.dialect import SQLITE, Sql
 from dwarf_nats.store.faults import Outages, needs_a_person, of_sqlite, primary_code
 from dwarf_nats.store.revisions import check_revision
@@ -50,7 +50,7 @@ class Sqlite:
         self.path = path
         self.label = f"the SQLite file {path}" if path else "the SQLite database in memory"
         self._clock = clock
-        self._thread: ThreadPoolExecutor | None = None
+        self._thread: DatabaseThread | None = None
         self._lock = asyncio.Lock()
         self._connection: sqlite3.Connection | None = None
         self._lock_file: IO[str] | None = None
@@ -63,7 +63,7 @@ class Sqlite:
         """Open the file. Raises `Unusable` if it cannot be used or another replica holds it, `Unavailable` if it is locked."""
         if sqlite3.sqlite_version_info < MIN_SQLITE_VERSION:
             raise Unusable(f"SQLite {sqlite3.sqlite_version} is too old: 3.38 or later is needed")
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="dwarf-sqlite")
+        self._thread = DatabaseThread("dwarf-sqlite")
         try:
             await self._call(self._open)
         except BaseException:
@@ -158,7 +158,7 @@ class Sqlite:
 
         if self._thread is not None:
             await self._call(close)
-            self._thread.shutdown(wait=False)
+            self._thread.end()
             self._thread = None
 
     async def call(self, work: Callable[[sqlite3.Connection], T]) -> T:
@@ -272,10 +272,7 @@ class Sqlite:
         if self._thread is None:
             raise Unavailable(self.unavailable_reason)
         try:
-            # Shielded: a caller that is cancelled must not leave the thread in the middle of a transaction.
-            return await asyncio.shield(
-                asyncio.get_running_loop().run_in_executor(self._thread, self._with_lock_timeout, work)
-            )
+            return await self._thread.call(lambda: self._with_lock_timeout(work))
         except Exception as error:
             known = of_sqlite(error, self.path or "in memory")
             if known is None:

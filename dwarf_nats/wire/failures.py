@@ -14,6 +14,12 @@ EXCERPT = 200
 _BREAKER_CAUSES = {503: UNAVAILABLE, 529: OVERLOADED}
 
 
+def says_more(block: bytes) -> bool:
+    """False if no header of a reply matters: many clients only send those of the request back, which need not be read then."""
+    lower = block.lower()
+    return b"nats-service-error" in lower or b"dwarf-disposition" in lower
+
+
 def reports_error(headers: dict[str, str]) -> bool:
     """True if the headers of a reply, names in lower case, report an error."""
     return "nats-service-error-code" in headers or "nats-service-error" in headers

@@ -42,6 +42,7 @@ from .failures import (
     header_error,
     overruling,
     reports_error,
+    says_more,
 )
 from .subjects import Subjects
 from .tag_messages import tag_changes
@@ -189,7 +190,7 @@ def too_large(url: str, size: int, limit: int) -> Answer:
 
 def decode_reply(url: str, block: bytes | None, body: bytes, max_depth: int = MAX_DEPTH) -> Answer:
     """Decode a raw reply by the table of wire section 2. A malformed reply becomes an answer with an error."""
-    headers = h.read_headers(block) if block else {}
+    headers = h.read_headers(block) if block and says_more(block) else {}
     if not headers:
         if not body:
             return Answer()

@@ -165,6 +165,16 @@ def test_failures_without_a_reply() -> None:
     assert "1048576" in answer.error.message
 
 
+def test_headers_of_the_request_that_come_back_say_nothing() -> None:
+    """As nats-py answers. Names of workflows and tasks may hold any word."""
+    for task in ("charge", "nats-service-error", "dwarf-disposition"):
+        request, _ = encode_request(call(task=task), 1)
+        assert bytes(decode_reply("t", request, b'{"changes":{"n":1}}').changes["n"]) == b"1"
+        assert decode_reply("t", request, b"") == Answer()
+        refusal = request[:-2] + b"NATS-service-ERROR: no\r\n\r\n"
+        assert failed(decode_reply("t", refusal, b"{}"))[0] == 500
+
+
 def test_a_header_named_status_is_no_failure() -> None:
     assert decode_reply("t", errors(Status="503"), b"") == Answer()
 
