@@ -19,6 +19,7 @@ NAMES = {
     "sdk-worker": "dwarf-nats, PostgreSQL, SDK worker",
     "pipelined": "dwarf-nats, PostgreSQL, pipelined",
     "sqlite": "dwarf-nats, SQLite",
+    "postgresql-then": "dwarf-nats, PostgreSQL, beside the quoted",
     "restate-typescript": "Restate, `ctx.run`, TypeScript",
     "restate-python": "Restate, `ctx.run`, Python",
     "restate-go": "Restate, `ctx.run`, Go",

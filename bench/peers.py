@@ -30,7 +30,7 @@ _INSTALL_SECONDS = 600
 SLOWER = 5
 """So many times fewer flows than ours: rounds of about the same length."""
 _LEAST = 100
-WARM_UP_SECONDS, ROUND_SECONDS = 1.0, 3.0
+WARM_UP_SECONDS, ROUND_SECONDS = 1.0, 2.0
 """After so long no further flow of theirs is started in a round: the slowest would take a minute otherwise."""
 
 

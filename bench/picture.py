@@ -12,7 +12,7 @@ from xml.sax.saxutils import escape
 
 from .engines import MARK, Row
 
-_NAMES_WIDTH, _PANEL_WIDTH, _GAP = 300, 250, 34
+_NAMES_WIDTH, _PANEL_WIDTH, _GAP = 340, 250, 34
 _TOP, _ROW, _BOTTOM = 78, 24, 54
 _RADIUS = 5
 _STYLE = """

@@ -108,14 +108,15 @@ def test_the_picture_is_readable_in_light_and_dark() -> None:
 
 
 def test_what_is_quoted_says_where_it_is_from() -> None:
-    """Its machine, day, versions and method; none of it passes for ours, and all engines have a name in the table."""
+    """Its machine, day, versions and method; ours of the same run is beside it, and all have a name in the table."""
     quoted = load(QUOTED)
     assert quoted.started == "2026-11-29"
     assert "medians of three rounds" in quoted.command
     assert {"temporal-server", "restate-server", "dagnats"} <= set(quoted.versions)
     shown = rows([], [quoted], 10)
     assert shown
-    assert all(row.quoted and not row.ours and row.p50_ms and row.cpu_us for row in shown)
+    assert all(row.quoted and row.p50_ms and row.cpu_us for row in shown)
+    assert [row.name for row in shown if row.ours] == ["dwarf-nats, PostgreSQL, beside the quoted"]
     assert {one.name for each in quoted.cases for one in each.arms} <= set(NAMES)
 
 
@@ -142,4 +143,4 @@ def test_other_engines_are_not_compared() -> None:
     """A release is not held up by another engine's new version."""
     arms = [arm(name, 100, 10, engine=50) for name in (*NAMES, "dagnats-go")]
     told = compare(run(case(64, *arms)), run(case(64, *arms)))
-    assert {move.arm for move in told} == {"postgresql", "sdk-worker", "pipelined", "sqlite"}
+    assert {move.arm for move in told} == {"postgresql", "sdk-worker", "pipelined", "sqlite", "postgresql-then"}
