@@ -83,6 +83,10 @@ class Keys:
         return f"{pace}; engine {cpu / woken * 1e6:.0f} µs each"
 
 
+async def nothing() -> None:
+    """The task."""
+
+
 @asynccontextmanager
 async def database(*, sqlite: bool) -> AsyncIterator[str]:
     """A new database."""
@@ -96,7 +100,7 @@ async def database(*, sqlite: bool) -> AsyncIterator[str]:
 
 async def measure(flows: int, *, sqlite: bool) -> None:
     proxy = TaskProxy()
-    proxy.handle_task("task", dict)
+    proxy.handle_task("task", nothing)
     async with database(sqlite=sqlite) as dsn:
         engine = open_engine([dsn], tasks=proxy, graphs=proxy, settings=EngineSettings(drain_ms=0))
         await engine.startup()
