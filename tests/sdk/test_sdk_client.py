@@ -46,7 +46,7 @@ def in_turn(*replies: Any) -> Callable[[Any], Any]:
 
 @pytest.fixture
 async def client(nc: Nats, prefix: str) -> Client:
-    return Client(nc=nc, prefix=prefix, timeout=2.0, patience=2.0)
+    return Client(nc=nc, prefix=prefix, timeout=20.0, patience=20.0)
 
 
 async def test_run_sends_what_the_contract_says_and_returns_the_outcome_o3(client: Client, service: Service) -> None:
