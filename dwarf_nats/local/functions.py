@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 from dwarf_nats.errors import BadRequest
 from dwarf_nats.local.outputs import Execution, LocalOutputs
 from dwarf_nats.workflow.answer import Answer, ErrorInfo, TaskCall
-from dwarf_nats.workflow.arguments import bind, run_task
+from dwarf_nats.workflow.arguments import run_task
 from dwarf_nats.workflow.names import check_subject_name
+from dwarf_nats.workflow.prepared import bind
 from dwarf_nats.workflow.state import MAX_DEPTH
 
 if TYPE_CHECKING:

@@ -30,8 +30,17 @@ class AnswerEncoder:
         self._codec = codec
         self._claim_checks = claim_checks
 
+    def encoded_at_once(
+        self, answer: Answer | bytes, opened: frozenset[str] = NONE_OPENED
+    ) -> tuple[bytes, dict[str, str] | None] | None:
+        """Encode an answer as body and headers; `None` if values of it have to be stored first."""
+        body, headers = encode_answer(answer)
+        if self._codec is not None:
+            body = sealed_answer(self._codec, body, opened)
+        return (body, headers) if self._claim_checks is None or len(body) <= self._claim_checks.over else None
+
     async def encoded(
-        self, answer: Answer, opened: frozenset[str] = NONE_OPENED
+        self, answer: Answer | bytes, opened: frozenset[str] = NONE_OPENED
     ) -> tuple[bytes, dict[str, str] | None]:
         """Encode an answer as body and headers; one whose values cannot be stored becomes an error that says so."""
         body, headers = encode_answer(answer)

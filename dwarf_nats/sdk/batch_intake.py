@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Coroutine, Mapping
 from typing import TYPE_CHECKING
 
@@ -39,6 +40,8 @@ MAX_BATCH_STEPS = 256
 RECONNECT_SECONDS = 60.0
 """Longest wait of answers for a lost connection."""
 _encode = msgspec.json.Encoder().encode
+SMALL = 1_024
+"""Bytes of an answer that every connection takes."""
 USUAL_MAX_PAYLOAD = 1_048_576
 """Of a nats-server as it comes; for the moment between two connections."""
 
@@ -98,22 +101,25 @@ class BatchIntake:
             self._summed.warning("batch", "%s", error)
             return
         answers = self._answers_to(msg.reply, executor)
+        now = time.time()
         for member in members:
             if isinstance(member, codec.BadMember):
                 answers.add(self.encoded(member.step_id, error_answer(400, member.reason)))
             elif executor is None:
                 answers.add(self._refused(member, backpressure_answer("the worker is stopping")))
             else:
-                self._take(member, answers, msg.reply, executor)
+                self._take(member, answers, msg.reply, executor, now)
 
-    def _take(self, member: BatchedRequest, answers: BatchAnswers, reply: str, executor: TaskExecutor) -> None:
+    def _take(
+        self, member: BatchedRequest, answers: BatchAnswers, reply: str, executor: TaskExecutor, now: float
+    ) -> None:
         """Accept a step, once the values that it claims are here."""
         if self._claim_checks is not None and CLAIM_TEXT in (text := _encode(member)):
             executor.expect(
                 member.step_key.rpartition("-")[0], self._resolve(text, member, answers, reply=reply, executor=executor)
             )
         else:
-            self._accept(member, answers, reply, executor)
+            self._accept(member, answers, reply, executor, now)
 
     async def _resolve(
         self, text: bytes, member: BatchedRequest, answers: BatchAnswers, *, reply: str, executor: TaskExecutor
@@ -127,11 +133,13 @@ class BatchIntake:
             answers.add(self._refused(member, error_answer(error.code, error.message)))
             return
         if self._most:
-            self._accept(member, answers, reply, executor)
+            self._accept(member, answers, reply, executor, time.time())
         else:
             answers.add(self._refused(member, backpressure_answer("the worker is stopping")))
 
-    def _accept(self, member: BatchedRequest, answers: BatchAnswers, reply: str, executor: TaskExecutor) -> None:
+    def _accept(
+        self, member: BatchedRequest, answers: BatchAnswers, reply: str, executor: TaskExecutor, now: float
+    ) -> None:
         handler = self._handlers.get(member.url)
         if handler is None:
             answers.add(self._refused(member, backpressure_answer(f"this worker does not serve {member.url}")))
@@ -139,7 +147,7 @@ class BatchIntake:
         headers = member.headers if isinstance(member.headers, dict) else {}
         try:
             member, opened = opened_member(self._codec, member)
-            call = call_of(member, headers)
+            call = call_of(member, headers, now)
         except DwarfError as error:
             answers.add(self._refused(member, error_answer(error.code, error.message)))
             return
@@ -168,7 +176,7 @@ class BatchIntake:
         """Make an encoded answer one of a batch; one that no message can hold becomes an error that says so."""
         nc = self._link.nc
         try:
-            if nc is not None:
+            if nc is not None and (headers or len(body) > SMALL):
                 check_size(nc, body, headers, "the task's reply")
         except TooLarge as error:
             body, headers = encode_answer(error_answer(error.code, error.message))

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import inspect
 import logging
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
+
+import msgspec
 
 from dwarf_nats.errors import DwarfError
 from dwarf_nats.workflow.answer import Answer, TaskCall
-from dwarf_nats.workflow.flow import Suspended
 from dwarf_nats.workflow.keys import without_tokens
+from dwarf_nats.workflow.prepared import Prepared, prepare
 from dwarf_nats.workflow.task_error import TaskError
 from dwarf_nats.workflow.task_exceptions import error_text
 from dwarf_nats.workflow.task_parameters import TaskFunction
@@ -33,8 +33,11 @@ current_step: ContextVar[str] = ContextVar("dwarf_nats_step", default="-")
 """The token-free id of the step whose execution runs here."""
 
 
-@dataclass(slots=True, eq=False)
-class Execution:
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+class Execution(msgspec.Struct, eq=False):
     """One request that was accepted. `reply` is its reply subject, empty if nobody wants an answer."""
 
     call: TaskCall
@@ -54,7 +57,9 @@ class Execution:
     output: ExecutionOutput | None = None
     """Made with the first piece that the task emits."""
     task: asyncio.Task[None] | None = None
+    """The asyncio task that runs it once it has a slot; several may share one (`SharedTask`)."""
     timer: asyncio.TimerHandle | None = None
+    """A timer of its own. Most executions end before they need one, see `ExecutionTimers`."""
     has_started: bool = False
     """True once its asyncio task runs. A task that is cancelled before would never run, and so not clean up."""
     replacement: Answer | None = None
@@ -66,16 +71,22 @@ class Execution:
     """It was announced that it waits: then its budget counts from its start."""
     asked_at: float | None = None
     """When the engine last asked after it, while it waits."""
-    received: float = field(default_factory=lambda: asyncio.get_running_loop().time())
-    public_id: str = field(init=False)
+    received: float = msgspec.field(default_factory=_now)
+    public_id: str = ""
     """The token-free id of the step."""
 
     def __post_init__(self) -> None:
         self.public_id = self.call.step_key.rpartition("-")[0]
-        if self.send_progress is not None:
-            self.call.report = self.report
-        if self.publisher is not None:
-            self.call.emit = self.emit
+        if self.handler.takes_flow:  # no other function can report or emit
+            if self.send_progress is not None:
+                self.call.report = self.report
+            if self.publisher is not None:
+                self.call.emit = self.emit
+
+    def release(self) -> None:
+        """Take back what was lent to the call: the two hold each other, and only Python's collector would free them."""
+        if self.handler.takes_flow:
+            self.call.report = self.call.emit = None
 
     def report(self, step_key: str, progress: Progress) -> None:
         """Send a progress of the task."""
@@ -107,47 +118,32 @@ SendProgress: TypeAlias = Callable[[Execution, bytes], Awaitable[bool]]
 """Sends what a task reports; false if that could not be sent now."""
 
 
-@dataclass(slots=True, frozen=True)
 class Handler:
-    """A task function. `blocking`: it runs in a thread, which cannot be ended from outside."""
+    """A task function. `blocking`: it runs in a thread, which cannot be ended from outside.
 
-    url: str
-    function: TaskFunction
-    blocking: bool
+    `takes_flow`, `never_waits`: see `Prepared`; for a function that can never be called they do not matter.
+    """
+
+    __slots__ = ("blocking", "function", "never_waits", "takes_flow", "url")
+
+    def __init__(self, url: str, function: TaskFunction, prepared: Prepared | None) -> None:
+        self.url = url
+        self.function = function
+        self.blocking = prepared is None or not prepared.coroutine
+        self.takes_flow = prepared is None or prepared.takes_flow
+        self.never_waits = prepared is not None and prepared.never_waits
 
     @classmethod
     def of(cls, url: str, function: TaskFunction) -> Handler:
-        """Wrap a function so that its exceptions are logged here with their traceback, which is never sent."""
-        plain: Any = function
-        while isinstance(plain, functools.partial):
-            plain = plain.func
-        coroutine = inspect.iscoroutinefunction(plain) or inspect.iscoroutinefunction(type(plain).__call__)
-        # A callable object keeps its annotations in `__call__`, where a wrapper would hide them.
-        return cls(url, _logged(url, function, coroutine) if inspect.isroutine(function) else function, not coroutine)
-
-
-def _logged(url: str, function: TaskFunction, coroutine: bool) -> TaskFunction:
-    @functools.wraps(function)
-    async def waited(**arguments: Any) -> Any:
+        """Look at a function, also at one that cannot be called: the start of the worker tells."""
         try:
-            return await function(**arguments)
-        except (Suspended, asyncio.CancelledError, GeneratorExit):
-            raise
-        except BaseException as error:
-            _log(url, error)
-            raise
+            return cls(url, function, prepare(function))
+        except TypeError:
+            return cls(url, function, None)
 
-    @functools.wraps(function)
-    def called(**arguments: Any) -> Any:
-        try:
-            return function(**arguments)
-        except Suspended:
-            raise
-        except BaseException as error:
-            _log(url, error)
-            raise
-
-    return waited if coroutine else called
+    def raised(self, error: BaseException) -> None:
+        """Log what the function has raised, with its traceback, which is never sent."""
+        _log(self.url, error)
 
 
 def _log(url: str, error: BaseException) -> None:

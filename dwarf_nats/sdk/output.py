@@ -118,7 +118,7 @@ class ExecutionOutput:
             kind = {h.CONTENT_TYPE: output.content_type} if output.content_type else {}
             self._add(self._publisher.sealed(output, self._opened), kind)
 
-    async def finish(self, answer: Answer) -> None:
+    async def finish(self, answer: Answer | bytes) -> None:
         """Publish what waits, then the end. The answer is about to follow, so whoever sees it has seen the output."""
         if not self._ended:
             self._ended = True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
+from functools import lru_cache
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
@@ -52,15 +53,19 @@ def decode_request(body: bytes, headers: Mapping[str, str] | None = None) -> Tas
     return call_of(request, headers)
 
 
-def call_of(request: t.TaskRequest, headers: Mapping[str, str] | None = None) -> TaskCall:
-    """Make the call of a request. Raises `BadRequest` for malformed keys and times."""
+def call_of(request: t.TaskRequest, headers: Mapping[str, str] | None = None, now: float | None = None) -> TaskCall:
+    """Make the call of a request. Raises `BadRequest` for malformed keys and times. `now`: by this machine's clock."""
     check_key(request.flow_key)
     check_key(request.step_key, "step")
     try:
-        times = [micros(text) for text in (request.flow_created_at, request.flow_updated_at, request.deadline)]
+        created, updated, deadline = (
+            micros(request.flow_created_at),
+            micros(request.flow_updated_at),
+            micros(request.deadline),
+        )
     except ValueError as error:
         raise BadRequest(f"the task request has a malformed time: {error}") from None
-    budget = times[2] / 1e6 - time.time()
+    budget = deadline / 1e6 - (time.time() if now is None else now)
     call = TaskCall(
         flow_key=request.flow_key,
         step_key=request.step_key,
@@ -70,15 +75,27 @@ def call_of(request: t.TaskRequest, headers: Mapping[str, str] | None = None) ->
         attempt=request.attempt,
         state=request.state,
         baggage=request.baggage,
-        flow_created_at=times[0],
-        flow_updated_at=times[1],
-        deadline=times[2],
+        flow_created_at=created,
+        flow_updated_at=updated,
+        deadline=deadline,
         budget=budget if budget > 0 else float("inf"),
     )
     if headers:
         call.stream = headers.get(h.STREAM, "")
         call.traceparent = headers.get(h.TRACEPARENT, "")
-        call.tracestate = h.percent_decode(headers.get(h.TRACESTATE, ""))
+        if call.traceparent:
+            call.tracestate = h.percent_decode(headers.get(h.TRACESTATE, ""))
+    if not (request.resumed is request.event is request.subgraph is UNSET):
+        _add_ends(call, request)
+    if request.checkpoint is not UNSET:
+        call.checkpoint = request.checkpoint
+    if not isinstance(request.compensating, UnsetType):
+        call.compensating = _compensating(request.compensating)
+    return call
+
+
+def _add_ends(call: TaskCall, request: t.TaskRequest) -> None:
+    """Add the end of what the step has paused for."""
     if not isinstance(request.resumed, UnsetType):
         data, timed_out = request.resumed.data, request.resumed.timed_out
         call.resumed = None if isinstance(data, UnsetType) else data
@@ -89,11 +106,6 @@ def call_of(request: t.TaskRequest, headers: Mapping[str, str] | None = None) ->
         result, error_text = request.subgraph.result, request.subgraph.error
         call.subgraph_result = None if isinstance(result, UnsetType) else result
         call.subgraph_error = None if isinstance(error_text, UnsetType) else error_text
-    if not isinstance(request.checkpoint, UnsetType):
-        call.checkpoint = request.checkpoint
-    if not isinstance(request.compensating, UnsetType):
-        call.compensating = _compensating(request.compensating)
-    return call
 
 
 def _compensating(step: t.Compensating) -> Compensating:
@@ -107,20 +119,27 @@ def _compensating(step: t.Compensating) -> Compensating:
 
 def accept_seconds(headers: Mapping[str, str] | None) -> float | None:
     """Seconds after which to send *accepted*; `None` if the request does not ask for it."""
-    text = (headers or {}).get(h.ACCEPT_MS, "")
+    return _seconds(headers.get(h.ACCEPT_MS, "")) if headers else None
+
+
+@lru_cache(maxsize=64)
+def _seconds(text: str) -> float | None:
     return int(text) / 1000 if text.isascii() and text.isdigit() and len(text) < 12 else None
 
 
 def takes_queued(headers: Mapping[str, str] | None) -> bool:
     """True if the replica that sent a request understands *queued* and *started* (K3)."""
-    return (headers or {}).get(h.QUEUE, "") == "1"
+    return headers is not None and headers.get(h.QUEUE) == "1"
 
 
-def encode_answer(answer: Answer) -> tuple[bytes, dict[str, str] | None]:
-    """Encode an answer as body and headers. An error is in the body, where its text may have any length and lines.
+def encode_answer(answer: Answer | bytes) -> tuple[bytes, dict[str, str] | None]:
+    """Encode an answer, or the JSON text of changes alone, as body and headers.
 
-    An answer that cannot be written as JSON becomes an error that says so, because the engine waits for a reply.
+    An error is in the body, where its text may have any length and lines. An answer that cannot be written as JSON becomes an
+    error that says so, because the engine waits for a reply.
     """
+    if isinstance(answer, bytes):
+        return (b"" if answer == b"{}" else b'{"changes":%b}' % answer), None
     try:
         return _encoded(answer)
     except Exception as error:

@@ -10,10 +10,13 @@ from typing import Any
 
 from dwarf_nats.telemetry.context import continued
 from dwarf_nats.workflow.answer import Answer
-from dwarf_nats.workflow.arguments import run_task
+from dwarf_nats.workflow.arguments import run_at_once, run_call
 from dwarf_nats.workflow.task_exceptions import closes_coroutine, describe_error, ends_process, was_cancelled
 
+from .execution_timers import ExecutionTimers
 from .executions import Execution, current_step
+from .in_hand import InHand
+from .shared_task import SharedTask
 from .task_codec import CANCELLED, backpressure_answer, error_answer
 
 log = logging.getLogger("dwarf_nats.worker")
@@ -32,22 +35,28 @@ class TaskExecutor:
     """Runs task functions, at most `limit` at once.
 
     `answer` sends an answer, `accept` the signal *accepted*, `announce` one that tells whether an execution waits or has begun.
+    An answer is an `Answer`, or the JSON text of its changes if it has nothing else. `answer_now` sends one at once and returns
+    true; or false where it would have to wait, then `answer` is awaited.
     """
 
     def __init__(
         self,
         limit: int,
-        answer: Callable[[Execution, Answer], Awaitable[None]],
+        answer: Callable[[Execution, Answer | bytes], Awaitable[None]],
         accept: Callable[[Execution], Awaitable[None]],
         announce: Callable[[Execution], Awaitable[None]],
+        answer_now: Callable[[Execution, Answer | bytes], bool] | None = None,
     ) -> None:
         self._announce = announce
+        self._answer_now = answer_now
         self._limit = limit
         self._answer = answer
         self._accept = accept
         self._waiting: deque[Execution] = deque()
         self._running: set[Execution] = set()
-        self._by_step: dict[str, list[Execution]] = {}
+        self._in_hand = InHand()
+        self._timers = ExecutionTimers(_due_at, self._on_due)
+        self._shared = SharedTask(self._run_at_once)
         self._expected: set[str] = set()
         self._side_tasks: set[asyncio.Task[None]] = set()
         self._idle = asyncio.Event()
@@ -71,10 +80,13 @@ class TaskExecutor:
     def submit(self, execution: Execution) -> None:
         """Accept a request: run it now, or when a slot is free."""
         self._idle.clear()
-        self._by_step.setdefault(execution.public_id, []).append(execution)
-        self._waiting.append(execution)
-        self._set_timer(execution)
-        self._start_waiting()
+        self._in_hand.add(execution)
+        self._timers.watch(execution)
+        if self._waiting or len(self._running) >= self._limit:
+            self._waiting.append(execution)
+            self._start_waiting()
+        else:
+            self._start(execution)
         if execution.takes_queued and execution.reply and execution.task is None:
             self._set_queue_timer(execution)
 
@@ -83,13 +95,13 @@ class TaskExecutor:
         return [
             step
             for step in steps
-            if step in self._expected or any(execution.is_in_hand for execution in self._by_step.get(step, ()))
+            if step in self._expected or any(execution.is_in_hand for execution in self._in_hand.of(step))
         ]
 
     def queued(self, steps: Iterable[str]) -> list[str] | None:
         """Those of `steps` that wait for a slot, and note that they are asked after; `None` if none of them has waited."""
         now = asyncio.get_running_loop().time()
-        found = [one for step in steps for one in self._by_step.get(step, ()) if one.queued]
+        found = [one for step in steps for one in self._in_hand.of(step) if one.queued]
         for execution in found:
             execution.asked_at = now
         return [one.public_id for one in found if one.task is None] if found else None
@@ -97,7 +109,7 @@ class TaskExecutor:
     def cancel(self, steps: Iterable[str]) -> None:
         """Cancel the executions of these steps. Cancelling again does not disturb an execution that is cleaning up."""
         for step in steps:
-            for execution in [execution for execution in self._by_step.get(step, ()) if not execution.call.cancelled]:
+            for execution in [execution for execution in self._in_hand.of(step) if not execution.call.cancelled]:
                 log.info("step %s: cancelled", step, extra=execution.log_fields)
                 self._cancel(execution, error_answer(CANCELLED, "the flow was cancelled while the task ran"))
 
@@ -120,7 +132,13 @@ class TaskExecutor:
             if self._is_forgotten(execution):
                 self._drop_forgotten(execution)
                 continue
-            self._running.add(execution)
+            self._start(execution)
+
+    def _start(self, execution: Execution) -> None:
+        self._running.add(execution)
+        if execution.handler.never_waits and not execution.queued:
+            self._shared.add(execution)
+        else:
             execution.task = asyncio.get_running_loop().create_task(self._run(execution))
 
     async def _run(self, execution: Execution) -> None:
@@ -134,10 +152,42 @@ class TaskExecutor:
             except KeyboardInterrupt:  # Ctrl-C: the process ends, the step goes elsewhere
                 await self._send_answer(execution, backpressure_answer("the worker is stopping"))
                 raise
-            await self._send_answer(execution, answer)
+            if not self._answered_now(execution, answer):
+                await self._send_answer(execution, answer)
         finally:
-            self._running.discard(execution)
-            self._remove(execution)
+            self._end(execution)
+
+    def _run_at_once(self, execution: Execution) -> None:
+        """Run an execution whose function never waits."""
+        current_step.set(execution.public_id)
+        execution.has_started = True
+        try:
+            answer = execution.replacement or self._execute_at_once(execution)
+        except BaseException:  # Ctrl-C: the process ends, the step goes elsewhere
+            self._answer_soon(execution, backpressure_answer("the worker is stopping"))
+            raise
+        if self._answered_now(execution, answer):
+            self._end(execution)
+        else:
+            self._answer_soon(execution, answer)
+
+    def _answer_soon(self, execution: Execution, answer: Answer | bytes) -> None:
+        """Send the answer of an execution in an asyncio task of its own; until then it keeps its place."""
+
+        async def answered() -> None:
+            try:
+                await self._deliver(execution, answer)
+            finally:
+                execution.storing = False
+                self._end(execution)
+
+        execution.answered = execution.storing = True
+        execution.task = asyncio.get_running_loop().create_task(answered())
+
+    def _end(self, execution: Execution) -> None:
+        self._running.discard(execution)
+        self._remove(execution)
+        if self._waiting:
             self._start_waiting()
 
     async def _begin_late(self, execution: Execution) -> None:
@@ -146,7 +196,7 @@ class TaskExecutor:
         waited = now - execution.received
         execution.call.deadline += round(waited * 1_000_000)
         execution.received, execution.accept_after = now, None
-        self._set_timer(execution)
+        self._timers.set(execution)
         try:
             await self._announce(execution)
         except Exception:  # the next roll call tells
@@ -162,12 +212,12 @@ class TaskExecutor:
         execution.answered = True
         self._remove(execution)
 
-    async def _execute(self, execution: Execution) -> Answer:
+    async def _execute(self, execution: Execution) -> Answer | bytes:
         """Run the task function and return its answer; every exception becomes an answer, too."""
-        running = asyncio.current_task()
+        running, handler = execution.task, execution.handler
         try:
             with continued(execution.call.traceparent, execution.call.tracestate):
-                return await run_task(execution.handler.function, execution.call)
+                return await run_call(handler.function, execution.call, running, handler.raised)
         except asyncio.CancelledError:
             if was_cancelled(running):
                 return execution.replacement or backpressure_answer("the worker is stopping")
@@ -175,18 +225,37 @@ class TaskExecutor:
         except BaseException as error:
             if ends_process(error) or closes_coroutine(error, running):
                 raise
-            log.exception(
-                "task %s, step %s: the worker failed",
-                execution.handler.url,
-                execution.public_id,
-                extra=execution.log_fields,
-            )
-            return error_answer(500, f"the worker failed: {describe_error(error)}")
+            return _worker_failed(execution, error)
 
-    async def _send_answer(self, execution: Execution, answer: Answer) -> None:
+    def _execute_at_once(self, execution: Execution) -> Answer | bytes:
+        """Run a task function that never waits, as `_execute`."""
+        call, handler = execution.call, execution.handler
+        try:
+            with continued(call.traceparent, call.tracestate):
+                return run_at_once(handler.function, call, handler.raised)
+        except BaseException as error:
+            if ends_process(error):
+                raise
+            return _worker_failed(execution, error)
+
+    def _answered_now(self, execution: Execution, answer: Answer | bytes) -> bool:
+        """Send an answer if that needs no waiting; false if it is still to be sent."""
         if execution.answered:
-            return
-        execution.answered = True
+            return True
+        if self._answer_now is None or execution.progress is not None or execution.output is not None:
+            return False
+        try:
+            execution.answered = self._answer_now(execution, answer)
+        except Exception:
+            log.debug("step %s: its answer could not be sent at once", execution.public_id, exc_info=True)
+        return execution.answered
+
+    async def _send_answer(self, execution: Execution, answer: Answer | bytes) -> None:
+        if not execution.answered:
+            execution.answered = True
+            await self._deliver(execution, answer)
+
+    async def _deliver(self, execution: Execution, answer: Answer | bytes) -> None:
         if execution.progress is not None:
             await execution.progress.finish()
         if execution.output is not None:
@@ -215,14 +284,10 @@ class TaskExecutor:
             execution.task.cancel()
 
     def _remove(self, execution: Execution) -> None:
-        if execution.timer is not None:
-            execution.timer.cancel()
-        same = self._by_step.get(execution.public_id, [])
-        if execution in same:
-            same.remove(execution)
-        if not same:
-            self._by_step.pop(execution.public_id, None)
-        if not self._by_step:
+        self._timers.forget(execution)
+        self._in_hand.remove(execution)
+        execution.release()
+        if not self._in_hand:
             self._idle.set()
 
     def spawn(self, coroutine: Any) -> None:
@@ -245,8 +310,7 @@ class TaskExecutor:
 
     def _set_queue_timer(self, execution: Execution) -> None:
         """Announce an execution as queued unless it gets its turn very soon (K3)."""
-        if execution.timer is not None:
-            execution.timer.cancel()
+        self._timers.forget(execution)
         seconds = min(QUEUED_AFTER_SECONDS, QUEUED_AFTER_SHARE * execution.call.budget)
         execution.timer = asyncio.get_running_loop().call_later(seconds, self._on_still_waiting, execution)
 
@@ -255,28 +319,14 @@ class TaskExecutor:
             execution.queued = True
             self.spawn(self._announce(execution))
         else:
-            self._set_timer(execution)
+            self._timers.set(execution)
 
-    def _set_timer(self, execution: Execution) -> None:
-        """Set the next timer of an execution: for *accepted*, then for the deadline. A short execution needs only one."""
-        loop = asyncio.get_running_loop()
-        deadline = execution.received + execution.call.budget + DEADLINE_GRACE_SECONDS
-        accept = (
-            None
-            if execution.accept_after is None or not execution.reply
-            else execution.received + execution.accept_after
-        )
-        if accept is not None and accept < deadline:
-            execution.timer = loop.call_at(accept, self._on_accept_due, execution)
-        elif deadline != float("inf"):
-            execution.timer = loop.call_at(deadline, self._on_deadline, execution)
-
-    def _on_accept_due(self, execution: Execution) -> None:
-        self.spawn(self._accept(execution))
-        execution.accept_after = None
-        self._set_timer(execution)
-
-    def _on_deadline(self, execution: Execution) -> None:
+    def _on_due(self, execution: Execution) -> None:
+        if _due_at(execution) < _deadline(execution):
+            self.spawn(self._accept(execution))
+            execution.accept_after = None
+            self._timers.set(execution)
+            return
         log.warning(
             "task %s, step %s: not done by its deadline",
             execution.handler.url,
@@ -284,3 +334,26 @@ class TaskExecutor:
             extra=execution.log_fields,
         )
         self._cancel(execution, error_answer(408, f"task {execution.handler.url} was not done by its deadline"))
+
+
+def _worker_failed(execution: Execution, error: BaseException) -> Answer:
+    log.error(
+        "task %s, step %s: the worker failed",
+        execution.handler.url,
+        execution.public_id,
+        exc_info=error,
+        extra=execution.log_fields,
+    )
+    return error_answer(500, f"the worker failed: {describe_error(error)}")
+
+
+def _deadline(execution: Execution) -> float:
+    return execution.received + execution.call.budget + DEADLINE_GRACE_SECONDS
+
+
+def _due_at(execution: Execution) -> float:
+    """The next time at which there is something to do for an execution that runs: say *accepted*, then its deadline."""
+    deadline = _deadline(execution)
+    if execution.accept_after is None or not execution.reply:
+        return deadline
+    return min(deadline, execution.received + execution.accept_after)

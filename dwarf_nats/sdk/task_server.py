@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -96,7 +97,7 @@ class TaskServer:
         self._answers = AnswerEncoder(link, codec, claim_checks)
         self._subjects = subjects
         self.executor: TaskExecutor | None = TaskExecutor(
-            concurrency, self._send_answer, self._send_accepted, self._send_queue_signal
+            concurrency, self._send_answer, self._send_accepted, self._send_queue_signal, self._answer_at_once
         )
         """Runs the task functions; `None` once the worker has stopped."""
         self.discovery = discovery
@@ -210,9 +211,24 @@ class TaskServer:
             with contextlib.suppress(nats.errors.Error):
                 await nc.publish(msg.reply, reply)
 
-    async def _send_answer(self, execution: Execution, answer: Answer) -> None:
-        seconds = asyncio.get_running_loop().time() - execution.received
-        self.discovery.count(execution.handler.url, answer.error, seconds)
+    def _answer_at_once(self, execution: Execution, answer: Answer | bytes) -> bool:
+        """Put an answer among those of its batch; false if it came alone, or has values that must be stored first."""
+        if execution.batch is None:
+            return False
+        encoded = self._answers.encoded_at_once(answer, execution.opened)
+        if encoded is None:
+            return False
+        self._count(execution, answer)
+        execution.batch.add(self.batches.packed(execution.public_id, *encoded))
+        return True
+
+    def _count(self, execution: Execution, answer: Answer | bytes) -> None:
+        # The clock of the event loop, read now: uvloop's own stands still within a turn.
+        seconds = time.monotonic() - execution.received
+        self.discovery.count(execution.handler.url, None if isinstance(answer, bytes) else answer.error, seconds)
+
+    async def _send_answer(self, execution: Execution, answer: Answer | bytes) -> None:
+        self._count(execution, answer)
         execution.storing = True
         try:
             body, headers = await self._answers.encoded(answer, execution.opened)

@@ -23,9 +23,9 @@ from nats.aio.client import Client as Nats
 from dwarf_nats.errors import BadRequest
 from dwarf_nats.wire.connect_options import ConnectOptions
 from dwarf_nats.wire.subjects import Subjects
-from dwarf_nats.workflow.arguments import bind
 from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.names import check_subject_name
+from dwarf_nats.workflow.prepared import bind
 from dwarf_nats.workflow.task_parameters import note_url
 
 from . import serving

@@ -7,6 +7,7 @@ from functools import lru_cache
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
+_LENGTH = len("2026-01-31T12:00:00.000001Z")
 
 
 @lru_cache(maxsize=1024)
@@ -30,7 +31,15 @@ def from_micros(micros: int) -> datetime:
     return _EPOCH + timedelta(microseconds=micros)
 
 
+@lru_cache(maxsize=1024)
+def _micros_of_second(text: str) -> int:
+    return to_micros(datetime.fromisoformat(f"{text}+00:00"))
+
+
 def micros(text: str) -> int:
     """Convert a time on the wire to microseconds since the epoch; one without a zone is UTC. Raises `ValueError`."""
+    fraction = text[20:26]
+    if len(text) == _LENGTH and text[19] == "." and text[26] == "Z" and fraction.isdigit() and fraction.isascii():
+        return _micros_of_second(text[:19]) + int(fraction)  # as `rfc3339` writes it
     when = datetime.fromisoformat(text)
     return to_micros(when if when.tzinfo is not None else when.replace(tzinfo=UTC))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import orjson
 
-from dwarf_nats.workflow.state import Raw, State
+from dwarf_nats.workflow.state import Raw, State, encode_state
 from dwarf_nats.workflow.tags import TagChanges
 
 if TYPE_CHECKING:
@@ -200,3 +200,16 @@ class TaskCall(msgspec.Struct, kw_only=True):
     traceparent: str = ""
     """The W3C trace context of the call's span; empty without tracing (T2)."""
     tracestate: str = ""
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The names of the fields of its state."""
+        return frozenset(self.state)
+
+    def raw(self, name: str) -> Raw | None:
+        """The JSON text of a field of its state; `None` if there is no such field."""
+        return self.state.get(name)
+
+    def text(self) -> bytes:
+        """Its whole state as JSON text."""
+        return encode_state(self.state)

@@ -9,57 +9,20 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import inspect
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, NamedTuple, ParamSpec
+from collections.abc import Awaitable, Callable
+from typing import Any, ParamSpec
 
 from dwarf_nats.workflow.answer import Answer, ErrorInfo, TaskCall
 from dwarf_nats.workflow.flow import Flow, Suspended
-from dwarf_nats.workflow.state import MAX_DEPTH, Raw, State, check_state, decode_value, encode_value, json_type
-from dwarf_nats.workflow.task_error import TaskError, error_info, failure
+from dwarf_nats.workflow.prepared import changes_text, prepare
+from dwarf_nats.workflow.state import MAX_DEPTH, decode_state
+from dwarf_nats.workflow.task_error import error_info, failure
 from dwarf_nats.workflow.task_exceptions import closes_coroutine, ends_process, was_cancelled
-from dwarf_nats.workflow.task_parameters import Filled, Parameter, TaskFunction, name_of, parameters_of, plain
-from dwarf_nats.workflow.typed_values import Decode, Mismatch, decoder_of, is_record
+from dwarf_nats.workflow.task_parameters import TaskFunction
 
 P = ParamSpec("P")
-
-
-def bind(func: TaskFunction) -> Callable[[Flow], dict[str, Any]]:
-    """Make a function that takes a `Flow` and returns the keyword arguments for `func`.
-
-    It raises `TaskError` (400) for a state that does not fit. `bind` itself raises `TypeError` for a function that can never be
-    called by name: positional-only or `*args` parameters, or annotations that cannot be resolved.
-    """
-    parameters = parameters_of(func)
-    fillers = [_filler(func, parameter) for parameter in parameters]
-    named = frozenset(parameter.name for parameter in parameters if parameter.filled is not Filled.REST)
-
-    def fill(flow: Flow) -> dict[str, Any]:
-        arguments: dict[str, Any] = {}
-        for filler in fillers:
-            filler(flow, arguments, named)
-        return arguments
-
-    return fill
-
-
-def changes_of(returned: Any, max_depth: int = MAX_DEPTH) -> State:
-    """Convert the value that a task function returned to changes: `None`, a mapping, a dataclass, a msgspec struct or
-    a pydantic model. Raises `TaskError` for any other type, `BadRequest` for values that cannot be stored (S1).
-    """
-    if returned is None:
-        return {}
-    if isinstance(returned, Mapping):
-        values: Any = dict(returned)
-    elif is_record(returned):
-        values = returned
-    else:
-        raise TaskError(
-            f"a task returns its changes as a mapping, a dataclass, a msgspec struct, a pydantic model or None,"
-            f' not {_described(returned)}: return {{"field": value}}'
-        )
-    text = encode_value(values, "what the task returned")
-    return check_state(text, "what the task returned", max_depth)
+Raised = Callable[[BaseException], None]
+"""Is told what a task function has raised, other than to pause or because it was cancelled."""
 
 
 async def run_task(func: TaskFunction, call: TaskCall, max_depth: int = MAX_DEPTH) -> Answer:
@@ -68,34 +31,111 @@ async def run_task(func: TaskFunction, call: TaskCall, max_depth: int = MAX_DEPT
     That holds for every `BaseException`, except Ctrl-C and the cancellation of the asyncio task this runs in. Coroutine
     functions run on the event loop, plain functions in a thread. The caller enforces the deadline by cancelling this.
     """
-    flow = Flow.from_call(call)
-    running = asyncio.current_task()
+    answer = await run_call(func, call, asyncio.current_task(), max_depth=max_depth)
+    return Answer(changes=decode_state(answer)) if isinstance(answer, bytes) else answer
+
+
+async def run_call(
+    func: TaskFunction,
+    call: TaskCall,
+    running: asyncio.Task[Any] | None,
+    raised: Raised | None = None,
+    max_depth: int = MAX_DEPTH,
+) -> Answer | bytes:
+    """Run a task function as `run_task`; for an answer that has nothing but changes, return their JSON text.
+
+    `running`: the asyncio task that this runs in.
+    """
+    flow: Flow | None = None
     try:
-        prepared = _prepared(func)
+        prepared = prepare(func)
+        if prepared.takes_flow:
+            flow = Flow.from_call(call)
+        arguments = prepared.fill(call if flow is None else flow)
         if prepared.coroutine:
-            returned = await func(**prepared.fill(flow))
+            returned = await _told(func(**arguments), raised)
         else:
             if call.report is not None:
                 call.report = _on_this_loop(call.report)  # it reports from its thread
             if call.emit is not None:
                 call.emit = _on_this_loop(call.emit)
-            returned = await _called_in_thread(func, prepared.fill(flow))
-        changes = changes_of(returned, max_depth)
-    except Suspended:
-        return flow.answer()
-    except asyncio.CancelledError:
-        if was_cancelled(running):
-            raise
-        return _failed(flow, ErrorInfo("the task was cancelled from inside", 500))
-    except _InThread as raised:
-        return _failed(flow, error_info(raised.error))
+            returned = await _told(_called_in_thread(func, arguments), raised)
+        return _answer(flow, changes_text(returned, max_depth))
     except BaseException as error:
-        if ends_process(error) or closes_coroutine(error, running):
+        answer = _answer_to(error, flow or Flow.from_call(call), running)
+        if answer is None:
             raise
-        return _failed(flow, error_info(error))
+        return answer
+
+
+def run_at_once(func: TaskFunction, call: TaskCall, raised: Raised | None = None) -> Answer | bytes:
+    """Run a coroutine function that never waits (`Prepared.never_waits`) as `run_call`, but without waiting.
+
+    The asyncio task that runs here is not the function's own: it is not cancelled to end the function.
+    """
+    flow: Flow | None = None
+    try:
+        prepared = prepare(func)
+        if prepared.takes_flow:
+            flow = Flow.from_call(call)
+        coroutine = func(**prepared.fill(call if flow is None else flow))
+        try:
+            coroutine.send(None)
+        except StopIteration as end:
+            return _answer(flow, changes_text(end.value, MAX_DEPTH))
+        except BaseException as error:
+            _tell(raised, error)
+            raise
+        coroutine.close()
+        raise RuntimeError("a function without await has waited")
+    except asyncio.CancelledError:
+        return _failed(flow or Flow.from_call(call), _cancelled_from_inside())
+    except BaseException as error:
+        answer = _answer_to(error, flow or Flow.from_call(call), None)
+        if answer is None:
+            raise
+        return answer
+
+
+async def _told(running: Awaitable[Any], raised: Raised | None) -> Any:
+    try:
+        return await running
+    except BaseException as error:
+        _tell(raised, error)
+        raise
+
+
+def _tell(raised: Raised | None, error: BaseException) -> None:
+    if isinstance(error, Suspended | asyncio.CancelledError | GeneratorExit):
+        return
+    if raised is not None:
+        raised(error.error if isinstance(error, _InThread) else error)
+
+
+def _answer(flow: Flow | None, changes: bytes) -> Answer | bytes:
+    """The answer of a function that has returned: what it set and asked for, and the changes that it returned."""
+    if flow is None:
+        return changes
     answer = flow.answer()
-    answer.changes |= changes
+    answer.changes |= decode_state(changes)
     return answer
+
+
+def _answer_to(error: BaseException, flow: Flow, running: asyncio.Task[Any] | None) -> Answer | None:
+    """The answer of a function that has raised; `None` if that is no error of the function and has to be raised on."""
+    if isinstance(error, Suspended):
+        return flow.answer()
+    if isinstance(error, asyncio.CancelledError):
+        return None if was_cancelled(running) else _failed(flow, _cancelled_from_inside())
+    if isinstance(error, _InThread):
+        return _failed(flow, error_info(error.error))
+    if ends_process(error) or closes_coroutine(error, running):
+        return None
+    return _failed(flow, error_info(error))
+
+
+def _cancelled_from_inside() -> ErrorInfo:
+    return ErrorInfo("the task was cancelled from inside", 500)
 
 
 def _on_this_loop(function: Callable[P, None]) -> Callable[P, None]:
@@ -143,107 +183,3 @@ def _caught(func: TaskFunction, arguments: dict[str, Any]) -> tuple[Any, BaseExc
         return None, RuntimeError(f"StopIteration: {error}" if str(error) else "StopIteration")
     except BaseException as error:
         return None, error
-
-
-def _is_coroutine(func: TaskFunction) -> bool:
-    return inspect.iscoroutinefunction(plain(func)) or inspect.iscoroutinefunction(getattr(func, "__call__", None))  # noqa: B004
-
-
-class _Prepared(NamedTuple):
-    """A task function as it was looked at once: the filler of its arguments, and whether it is a coroutine function."""
-
-    fill: Callable[[Flow], dict[str, Any]]
-    coroutine: bool
-
-
-@functools.lru_cache(maxsize=1024)
-def _prepared_once(func: TaskFunction) -> _Prepared:
-    return _Prepared(bind(func), _is_coroutine(func))
-
-
-def _prepared(func: TaskFunction) -> _Prepared:
-    try:
-        return _prepared_once(func)
-    except TypeError:  # it has no hash, or cannot be called by name
-        return _Prepared(bind(func), _is_coroutine(func))
-
-
-_Filler = Callable[[Flow, dict[str, Any], frozenset[str]], None]
-
-
-def _filler(func: TaskFunction, parameter: Parameter) -> _Filler:
-    match parameter.filled:
-        case Filled.FLOW:
-            return _carrier_filler(parameter.name)
-        case Filled.REST:
-            return _rest_filler
-        case Filled.STATE:
-            return _state_filler(func, parameter)
-        case Filled.FIELD:
-            return _field_filler(func, parameter)
-
-
-def _carrier_filler(name: str) -> _Filler:
-    def fill(flow: Flow, arguments: dict[str, Any], _: frozenset[str]) -> None:
-        arguments[name] = flow
-
-    return fill
-
-
-def _rest_filler(flow: Flow, arguments: dict[str, Any], named: frozenset[str]) -> None:
-    for name in flow.names - named:
-        value = flow.raw(name)
-        arguments[name] = None if value is None else decode_value(value)
-
-
-def _state_filler(func: TaskFunction, parameter: Parameter) -> _Filler:
-    decode = _decoder(func, parameter)
-
-    def fill(flow: Flow, arguments: dict[str, Any], _: frozenset[str]) -> None:
-        arguments[parameter.name] = _converted(decode, flow.text(), f"task {flow.task}: the state")
-
-    return fill
-
-
-def _field_filler(func: TaskFunction, parameter: Parameter) -> _Filler:
-    name = parameter.name
-    decode = _decoder(func, parameter)
-
-    def fill(flow: Flow, arguments: dict[str, Any], _: frozenset[str]) -> None:
-        value = flow.raw(name)
-        if value is not None:
-            arguments[name] = _converted(decode, value, f"task {flow.task}: state field `{name}`")
-        elif parameter.required and parameter.optional:
-            arguments[name] = None
-        elif parameter.required:
-            raise TaskError(
-                f"task {flow.task} needs the state field `{name}`, which is not there:"
-                " have it set before, or give the parameter a default",
-                code=400,
-                final=True,
-            )
-
-    return fill
-
-
-def _decoder(func: TaskFunction, parameter: Parameter) -> Decode:
-    try:
-        return decoder_of(parameter.hint)
-    except TypeError as error:
-        raise TypeError(
-            f"task function {name_of(func)}: parameter {parameter.name!r} has an unusable type: {error}"
-        ) from None
-
-
-def _converted(decode: Decode, text: Raw | bytes, what: str) -> Any:
-    try:
-        return decode(text)
-    except Mismatch as error:
-        # Final (L1): another attempt would get the same state.
-        raise TaskError(f"{what}: {error}", code=400, final=True) from None
-
-
-def _described(value: Any) -> str:
-    if isinstance(value, bool | int | float | str | list | tuple):
-        return f"a {json_type(value)}"
-    return f"an object of type {type(value).__name__}"

@@ -62,7 +62,7 @@ class Flow(CallFacts):
         self._wait: EventWait | None = None
         self._event = call.event
         self._tags: dict[str, TagValue | None] = {}
-        self._progress = ProgressReports(call)
+        self._progress: ProgressReports | None = None
         self._child_ended = call.subgraph_result is not None or call.subgraph_error is not None
 
     @classmethod
@@ -209,6 +209,8 @@ class Flow(CallFacts):
 
         Example: `flow.progress(0.5, "page 50 of 100", {"page": 50})`
         """
+        if self._progress is None:
+            self._progress = ProgressReports(self._call)
         self._progress.report(fraction, text, data)
 
     def emit(self, data: Any) -> None:

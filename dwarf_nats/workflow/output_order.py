@@ -48,8 +48,10 @@ class Order:
         return replace(chunk, missed=max(0, chunk.number - number - 1), restarted=again)
 
 
-def end_of(answer: Answer) -> OutputEnd:
+def end_of(answer: Answer | bytes) -> OutputEnd:
     """The end of an execution that answers so."""
+    if isinstance(answer, bytes):  # just its changes
+        return OutputEnd.DONE
     if answer.error is not None or answer.retry is not None:
         return OutputEnd.FAILED
     if answer.interrupt is not None or answer.wait is not None or answer.subgraph is not None:

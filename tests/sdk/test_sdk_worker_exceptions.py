@@ -20,7 +20,7 @@ from dwarf_nats.sdk import Flow, TaskError, Worker, task_subscriptions
 from dwarf_nats.sdk.executions import Execution, Handler
 from dwarf_nats.sdk.task_executor import TaskExecutor
 from dwarf_nats.workflow.answer import Answer, Disposition, TaskCall
-from dwarf_nats.workflow.state import Raw
+from dwarf_nats.workflow.state import Raw, decode_state
 from tests.support.engine_side import PATIENCE, EngineSide
 
 pytestmark = pytest.mark.slow
@@ -190,8 +190,8 @@ class Answers:
         self.said: dict[str, Answer] = {}
         self.heard = asyncio.Event()
 
-    async def take(self, execution: Execution, answer: Answer) -> None:
-        self.said[execution.public_id] = answer
+    async def take(self, execution: Execution, answer: Answer | bytes) -> None:
+        self.said[execution.public_id] = Answer(changes=decode_state(answer)) if isinstance(answer, bytes) else answer
         self.heard.set()
 
     async def accept(self, _execution: Execution) -> None:
@@ -222,7 +222,7 @@ async def test_a_job_called_off_before_it_began_is_answered_and_frees_its_place(
 async def test_an_answer_that_cannot_be_sent_frees_its_place() -> None:
     answers = Answers()
 
-    async def refuse(_execution: Execution, _answer: Answer) -> None:
+    async def refuse(_execution: Execution, _answer: Answer | bytes) -> None:
         raise DwarfError("the wire is cut")
 
     executor = TaskExecutor(1, refuse, answers.accept, answers.accept)

@@ -27,8 +27,9 @@ from dwarf_nats.workflow.answer import (
     Subgraph,
     TaskCall,
 )
-from dwarf_nats.workflow.arguments import bind, changes_of, run_task
+from dwarf_nats.workflow.arguments import run_task
 from dwarf_nats.workflow.flow import Flow
+from dwarf_nats.workflow.prepared import bind, changes_of
 from dwarf_nats.workflow.state import Raw, state_from, to_values
 from dwarf_nats.workflow.task_error import SubgraphError, TaskError, error_info
 

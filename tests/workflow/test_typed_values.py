@@ -18,7 +18,8 @@ from dwarf_nats.errors import BadRequest
 from dwarf_nats.sdk import Flow, Outcome, Status, TaskError, WholeState
 from dwarf_nats.sdk.arguments import json_object
 from dwarf_nats.workflow.answer import Answer, TaskCall
-from dwarf_nats.workflow.arguments import bind, run_task
+from dwarf_nats.workflow.arguments import run_task
+from dwarf_nats.workflow.prepared import bind
 from dwarf_nats.workflow.schema_clash import clash
 from dwarf_nats.workflow.state import Raw
 from dwarf_nats.workflow.typed_values import schema_of, uses_pydantic
