@@ -82,6 +82,7 @@ async def worker(url: str, prefix: str) -> None:
         return turn({"n": n, "text": text})
 
     async with serving:
+        collect_seldom()  # as `worker.main()` and `dwarf-nats worker` do
         await converse(_cpu)
 
 

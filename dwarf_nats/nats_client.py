@@ -1,11 +1,11 @@
 """The NATS client of replica, worker, SDK and command line: nats-py's, with methods overridden (wire section 6).
 
-Four things differ. Round trips: see `RoundTrips`. Connecting: if the options ask for TLS, nothing is sent before it is on, also
-to servers that the cluster announces later; each server gets the user and password of its own URL; reconnects slow down while
-connections are short-lived. Errors: every error of the server ends in a reconnect, never in a closed connection. Permissions:
-a refusal is reported to the code that sent the refused message or subscription.
+Five things differ. Round trips: see `RoundTrips`. Raw messages: see `RawMessages`. Connecting: if the options ask for TLS,
+nothing is sent before it is on, also to servers that the cluster announces later; each server gets the user and password of
+its own URL; reconnects slow down while connections are short-lived. Errors: every error of the server ends in a reconnect,
+never in a closed connection. Permissions: a refusal is reported to the code that sent the refused message or subscription.
 
-This module, `round_trips` and `bus.connection` are the only ones that use private names of nats-py
+This module, `raw_messages`, `round_trips` and `bus.connection` are the only ones that use private names of nats-py
 (docs/design/0012-connections.md).
 """
 
@@ -25,8 +25,8 @@ from nats.aio.transport import TcpTransport
 from nats.protocol.parser import ERR_RE
 
 from dwarf_nats.errors import Forbidden
+from dwarf_nats.raw_messages import RawMessages
 from dwarf_nats.redact import redacted_url
-from dwarf_nats.round_trips import RoundTrips
 from dwarf_nats.summed import Repeats
 from dwarf_nats.wire.connecting import ServerTried, next_server
 from dwarf_nats.wire.connection_errors import describe_connection_error
@@ -83,7 +83,7 @@ RefusalListener = Callable[[Violation], bool]
 """Called with an operation that permissions refused; returns true if it reports that to somebody, so that it is not logged."""
 
 
-class NatsClient(RoundTrips):
+class NatsClient(RawMessages):
     """A connection to NATS; connect it with `wire.connecting.connect_client`. `who` names its user in messages."""
 
     def __init__(self) -> None:

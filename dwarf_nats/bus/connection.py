@@ -1,17 +1,12 @@
 """The connection of a replica to NATS (wire: section 6).
 
-`Connection` is `NatsClient` with three changes. Messages of chosen subscriptions arrive raw and inline, without a queue and a
-task between socket and handler, so that a header named `Status` is not mistaken for the server's own status line. Sending is
-a plain call. Nothing is kept for sending after a reconnect.
+`Connection` is `NatsClient` with one change: nothing is kept for sending after a reconnect.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable
-
-from nats.aio.subscription import Subscription
 
 from dwarf_nats.nats_client import NatsClient
 from dwarf_nats.ports import BusAway
@@ -19,10 +14,6 @@ from dwarf_nats.wire.connect_options import ConnectOptions
 from dwarf_nats.wire.connecting import connect_client, retry_while_unavailable
 
 log = logging.getLogger("dwarf_nats.bus")
-
-RawHandler = Callable[[bytes, bytes, bytes, bytes | None], None]
-"""Takes subject, reply subject, payload and the raw header block; must not block."""
-_CRLF = b"\r\n"
 
 
 class Connection(NatsClient):
@@ -32,60 +23,13 @@ class Connection(NatsClient):
         super().__init__()
         self.max_message_bytes = 0
         """Longest message to send, where a server on its way takes less than ours; 0: what ours takes."""
-        self._raw_handlers: dict[int, RawHandler] = {}
         self._on_disconnect: list[Callable[[], None]] = []
         self._on_reconnect: list[Callable[[], None]] = []
 
-    # --- receiving ---
-
-    async def subscribe_raw(self, subject: str, handler: RawHandler, queue: str = "") -> Subscription:
-        """Subscribe; `handler` is called inline for each message. An exception it raises is logged."""
-        sid = self._sid + 1  # subscribe() takes it before it first yields, so no message can come in between
-        self._raw_handlers[sid] = handler
-        return await self.subscribe(subject, queue=queue)
-
-    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
-        handler = self._raw_handlers.get(sid)
-        if handler is None or sid not in self._subs:
-            await super()._process_msg(sid, subject, reply, data, headers)
-            return
-        self.stats["in_msgs"] += 1
-        self.stats["in_bytes"] += len(data)
-        try:
-            handler(subject, reply, data, headers or None)
-        except Exception:
-            log.exception("a message handler failed")
-
-    def remove_subscription(self, subscription: Subscription) -> None:
-        """Forget a subscription and its handler; `send_unsubscribe` comes first."""
-        self._remove_sub(subscription._id)
-
-    def _remove_sub(self, sid: int, max_msgs: int = 0) -> None:
-        self._raw_handlers.pop(sid, None)
-        super()._remove_sub(sid, max_msgs)
-
-    # --- sending ---
-
     def send(self, subject: str, reply: str, block: bytes, body: bytes) -> None:
-        """Put one message on the wire, in the order of the calls. `block` is a header block or empty.
-
-        The caller has checked the size (`fits`). Raises `BusAway` if the connection is down.
-        """
-        if not self.is_connected:
+        """Send one message, see `put`. The caller has checked the size (`fits`). Raises `BusAway` if the connection is down."""
+        if not self.put(subject, reply, block, body):
             raise BusAway("not connected to NATS")
-        if block:
-            size = len(block)
-            head = f"HPUB {subject} {reply} {size} {size + len(body)}\r\n".encode()
-        else:
-            head = f"PUB {subject} {reply} {len(body)}\r\n".encode()
-        command = b"".join((head, block, body, _CRLF))
-        self._pending.append(command)
-        self._pending_data_size += len(command)
-        self.stats["out_msgs"] += 1
-        self.stats["out_bytes"] += len(body)
-        queue = self._flush_queue
-        if queue is not None and queue.empty():
-            queue.put_nowait(asyncio.get_running_loop().create_future())
 
     @property
     def max_payload(self) -> int:

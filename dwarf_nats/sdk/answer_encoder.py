@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from .claim_checks import ClaimChecks
     from .codec import Codec
-    from .task_server import Link
+    from .link import Link
 
 STORE_SECONDS = 30.0
 """Longest time that is spent on storing the values of an answer, while the object store is away."""

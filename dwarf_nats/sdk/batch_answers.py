@@ -12,6 +12,7 @@ class BatchAnswers:
     """Collects the answers to one message, and sends those of one turn of the event loop together.
 
     `send` sends one message. `spawn` runs a coroutine that the stop of the worker waits for. `max_payload`: of the connection.
+    `send_now` sends one without waiting, or returns false.
     """
 
     def __init__(
@@ -19,7 +20,9 @@ class BatchAnswers:
         send: Callable[[bytes], Awaitable[None]],
         spawn: Callable[[Coroutine[None, None, None]], None],
         max_payload: Callable[[], int],
+        send_now: Callable[[bytes], bool],
     ) -> None:
+        self._send_now = send_now
         self._send = send
         self._spawn = spawn
         self._max_payload = max_payload
@@ -34,7 +37,13 @@ class BatchAnswers:
             asyncio.get_running_loop().call_soon(self._begin)
 
     def _begin(self) -> None:
-        self._spawn(self._flush())
+        while self._waiting:
+            part = self._next_part()
+            if not self._send_now(codec.join(part)):
+                self._waiting[:0] = part
+                self._spawn(self._flush())
+                return
+        self._sending = False
 
     async def _flush(self) -> None:
         try:

@@ -22,8 +22,6 @@ from .request_reply import check_size
 from .task_codec import accept_seconds, backpressure_answer, call_of, encode_answer, error_answer, takes_queued
 
 if TYPE_CHECKING:
-    from nats.aio.msg import Msg
-
     from dwarf_nats.summed import Summed
     from dwarf_nats.wire.task_messages import BatchedRequest
     from dwarf_nats.workflow.answer import Answer
@@ -31,9 +29,10 @@ if TYPE_CHECKING:
     from .claim_checks import ClaimChecks
     from .codec import Codec
     from .executions import Handler, SendProgress
+    from .link import Link
     from .output import OutputPublisher
+    from .request_intake import Received
     from .task_executor import TaskExecutor
-    from .task_server import Link
 
 MAX_BATCH_STEPS = 256
 """Steps that a worker takes in one message: enough that the message costs nothing, few enough that other workers get some."""
@@ -93,7 +92,7 @@ class BatchIntake:
             return {}
         return {h.WORKER: self._link.private, h.BATCH: str(self._most)}
 
-    def receive(self, msg: Msg, executor: TaskExecutor | None) -> None:
+    def receive(self, msg: Received, executor: TaskExecutor | None) -> None:
         """Accept the steps of a message; without an executor, the worker is stopping and they go elsewhere."""
         try:
             members = codec.decode_requests(msg.data)
@@ -108,10 +107,10 @@ class BatchIntake:
             elif executor is None:
                 answers.add(self._refused(member, backpressure_answer("the worker is stopping")))
             else:
-                self._take(member, answers, msg.reply, executor, now)
+                self._take(member, answers, msg.reply, executor, now=now)
 
     def _take(
-        self, member: BatchedRequest, answers: BatchAnswers, reply: str, executor: TaskExecutor, now: float
+        self, member: BatchedRequest, answers: BatchAnswers, reply: str, executor: TaskExecutor, *, now: float
     ) -> None:
         """Accept a step, once the values that it claims are here."""
         if self._claim_checks is not None and CLAIM_TEXT in (text := _encode(member)):
@@ -119,7 +118,7 @@ class BatchIntake:
                 member.step_key.rpartition("-")[0], self._resolve(text, member, answers, reply=reply, executor=executor)
             )
         else:
-            self._accept(member, answers, reply, executor, now)
+            self._accept(member, answers, reply, executor, now=now)
 
     async def _resolve(
         self, text: bytes, member: BatchedRequest, answers: BatchAnswers, *, reply: str, executor: TaskExecutor
@@ -133,12 +132,12 @@ class BatchIntake:
             answers.add(self._refused(member, error_answer(error.code, error.message)))
             return
         if self._most:
-            self._accept(member, answers, reply, executor, time.time())
+            self._accept(member, answers, reply, executor, now=time.time())
         else:
             answers.add(self._refused(member, backpressure_answer("the worker is stopping")))
 
     def _accept(
-        self, member: BatchedRequest, answers: BatchAnswers, reply: str, executor: TaskExecutor, now: float
+        self, member: BatchedRequest, answers: BatchAnswers, reply: str, executor: TaskExecutor, *, now: float
     ) -> None:
         handler = self._handlers.get(member.url)
         if handler is None:
@@ -186,7 +185,10 @@ class BatchIntake:
         async def send(body: bytes) -> None:
             await self._send(reply, body)
 
-        return BatchAnswers(send, self._spawn if executor is None else executor.spawn, self._max_payload)
+        def send_now(body: bytes) -> bool:
+            return self._link.put(reply, body, self.announcement)
+
+        return BatchAnswers(send, self._spawn if executor is None else executor.spawn, self._max_payload, send_now)
 
     async def _send(self, reply: str, body: bytes) -> None:
         if self._link.nc is None or not self._link.nc.is_connected:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from .codec import Codec
     from .executions import Execution
-    from .task_server import Link
+    from .link import Link
 
 MAX_WAITING_BYTES = 8 * 1024 * 1024
 """Output of one execution that waits to be published; of more, the oldest is dropped, and followers see that it is missing."""

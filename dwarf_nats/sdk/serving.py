@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 from dwarf_nats import event_loop
+from dwarf_nats.collector import collect_seldom
 from dwarf_nats.errors import DwarfError
 
 log = logging.getLogger("dwarf_nats.worker")
@@ -108,7 +109,7 @@ def main(*workers: ServedWorker) -> None:
     if not logging.getLogger().handlers:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
-        run(*workers)
+        run(*workers, ready=collect_seldom)
     except (DwarfError, TypeError) as error:
         log.error("%s", error)
         raise SystemExit(1) from None

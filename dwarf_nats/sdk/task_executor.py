@@ -45,6 +45,7 @@ class TaskExecutor:
         answer: Callable[[Execution, Answer | bytes], Awaitable[None]],
         accept: Callable[[Execution], Awaitable[None]],
         announce: Callable[[Execution], Awaitable[None]],
+        *,
         answer_now: Callable[[Execution, Answer | bytes], bool] | None = None,
     ) -> None:
         self._announce = announce
@@ -263,12 +264,7 @@ class TaskExecutor:
         try:
             await self._answer(execution, answer)
         except Exception:
-            log.exception(
-                "task %s, step %s: its answer could not be sent",
-                execution.handler.url,
-                execution.public_id,
-                extra=execution.log_fields,
-            )
+            _log(logging.ERROR, execution, "its answer could not be sent", failed=True)
 
     def _cancel(self, execution: Execution, answer: Answer) -> None:
         execution.call.cancelled = True
@@ -327,23 +323,18 @@ class TaskExecutor:
             execution.accept_after = None
             self._timers.set(execution)
             return
-        log.warning(
-            "task %s, step %s: not done by its deadline",
-            execution.handler.url,
-            execution.public_id,
-            extra=execution.log_fields,
-        )
+        _log(logging.WARNING, execution, "not done by its deadline")
         self._cancel(execution, error_answer(408, f"task {execution.handler.url} was not done by its deadline"))
 
 
+def _log(level: int, execution: Execution, text: str, *, failed: bool = False) -> None:
+    """Log what happened to an execution. `failed`: with the traceback of the exception that is being handled."""
+    url, step = execution.handler.url, execution.public_id
+    log.log(level, "task %s, step %s: %s", url, step, text, exc_info=failed, extra=execution.log_fields)
+
+
 def _worker_failed(execution: Execution, error: BaseException) -> Answer:
-    log.error(
-        "task %s, step %s: the worker failed",
-        execution.handler.url,
-        execution.public_id,
-        exc_info=error,
-        extra=execution.log_fields,
-    )
+    _log(logging.ERROR, execution, "the worker failed", failed=True)
     return error_answer(500, f"the worker failed: {describe_error(error)}")
 
 

@@ -6,39 +6,32 @@ import asyncio
 import contextlib
 import logging
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import nats.errors
 
-from dwarf_nats.errors import BadRequest, DwarfError, TooLarge, Unavailable
+from dwarf_nats.errors import BadRequest, TooLarge
 from dwarf_nats.summed import Summed
 from dwarf_nats.wire import batches as batch_codec
 from dwarf_nats.wire import headers as h
 from dwarf_nats.wire.subjects import Subjects, is_of_another_account
-from dwarf_nats.workflow.claims import CLAIM_TEXT
-from dwarf_nats.workflow.task_exceptions import describe_error
 
 from .answer_encoder import AnswerEncoder
 from .batch_intake import BatchIntake, most_steps
-from .codec_messages import NONE_OPENED, sealed_progress
-from .executions import Execution, Handler
+from .codec_messages import sealed_progress
+from .executions import Execution
 from .output import OutputPublisher
+from .request_intake import Openers, Received, RequestIntake, raw_received
 from .request_reply import check_size
 from .task_codec import (
-    accept_seconds,
-    backpressure_answer,
-    decode_request,
     decode_roll_call,
     encode_answer,
     encode_running,
     error_answer,
-    takes_queued,
 )
 from .task_executor import TaskExecutor
 
 if TYPE_CHECKING:
-    from nats.aio.client import Client as Nats
     from nats.aio.msg import Msg
 
     from dwarf_nats.wire.task_messages import Signal
@@ -47,33 +40,11 @@ if TYPE_CHECKING:
     from .claim_checks import ClaimChecks
     from .codec import Codec
     from .discovery import DiscoveryResponder
+    from .link import Link
 
 log = logging.getLogger("dwarf_nats.worker")
 RECONNECT_SECONDS = 60.0
 """Longest wait of an answer for a lost connection; the deadline of its step may be earlier."""
-LINK_POLL_SECONDS = 0.02
-"""Pause between two looks whether there is a connection again."""
-
-
-@dataclass(slots=True)
-class Link:
-    """The connection that a worker serves on, and the private subject at which it is asked what it runs, if there is one.
-
-    `nc` may be closed, or missing between one connection and the next. `last`: no further one is made.
-    """
-
-    nc: Nats | None = None
-    private: str = ""
-    last: bool = False
-
-    async def until_connected(self, seconds: float) -> None:
-        """Wait at most `seconds` for a connection: the present one that comes back, or the next."""
-        loop = asyncio.get_running_loop()
-        end = loop.time() + seconds
-        while self.nc is None or not self.nc.is_connected:
-            if loop.time() >= end or (self.last and (self.nc is None or self.nc.is_closed)):
-                return
-            await asyncio.sleep(LINK_POLL_SECONDS)
 
 
 class TaskServer:
@@ -93,11 +64,14 @@ class TaskServer:
         self._link = link
         self._queue_timeout_ms = queue_timeout_ms
         self._codec = codec
-        self._claim_checks = claim_checks
         self._answers = AnswerEncoder(link, codec, claim_checks)
         self._subjects = subjects
         self.executor: TaskExecutor | None = TaskExecutor(
-            concurrency, self._send_answer, self._send_accepted, self._send_queue_signal, self._answer_at_once
+            concurrency,
+            self._send_answer,
+            self._send_accepted,
+            self._send_queue_signal,
+            answer_now=self._answer_at_once,
         )
         """Runs the task functions; `None` once the worker has stopped."""
         self.discovery = discovery
@@ -113,76 +87,32 @@ class TaskServer:
             claim_checks=claim_checks,
         )
         """Takes several steps in one message, once it has handlers."""
+        self.requests = RequestIntake(
+            link,
+            lambda: self.executor,
+            self._reply,
+            self._summed,
+            send_progress=self._send_progress,
+            outputs=self.outputs,
+            discovery=discovery,
+            openers=Openers(codec, claim_checks),
+        )
+        """Takes requests for one step each."""
 
     def end(self) -> None:
         """Accept no more requests; later ones are answered with backpressure."""
         self.executor = None
         self._summed.flush()
 
-    async def on_request(self, handler: Handler, msg: Msg) -> None:
-        """Accept a request for the task of `handler`, or answer with the error that is in it."""
-        executor = self.executor
-        if executor is None:  # it came just before the subscription ended
-            await self._reply(msg.reply, backpressure_answer("the worker is stopping"))
-            return
-        if self._claim_checks is not None and CLAIM_TEXT in msg.data:
-            executor.spawn(self._resolve(self._claim_checks, handler, msg))  # other requests need not wait for it
-        else:
-            await self._accept(handler, msg, msg.data, executor)
+    def on_raw_roll_call(self, _subject: bytes, reply: bytes, data: bytes, block: bytes | None) -> None:
+        """Take a raw message to the private subject, as `on_roll_call`."""
+        msg = raw_received(reply, data, block)
+        if msg.headers and h.BATCH in msg.headers:
+            self.batches.receive(msg, self.executor)
+        elif self.executor is not None:
+            self.executor.spawn(self.on_roll_call(msg))
 
-    async def _resolve(self, claim_checks: ClaimChecks, handler: Handler, msg: Msg) -> None:
-        """Accept a request once the values that it claims are here."""
-        try:
-            if self._link.nc is None:
-                raise Unavailable("there is no connection to NATS")
-            data = await claim_checks.resolved(self._link.nc, msg.data)
-        except Exception as error:
-            await self._refuse(handler, msg, error)
-            return
-        if self.executor is None:
-            await self._reply(msg.reply, backpressure_answer("the worker is stopping"))
-        else:
-            await self._accept(handler, msg, data, self.executor)
-
-    async def _accept(self, handler: Handler, msg: Msg, data: bytes, executor: TaskExecutor) -> None:
-        try:
-            body, opened = (data, NONE_OPENED) if self._codec is None else self._codec.opened(data)
-            call = decode_request(body, msg.headers)
-            accept_after = accept_seconds(msg.headers)
-        except Exception as error:  # whatever it is, the engine waits for an answer
-            await self._refuse(handler, msg, error)
-            return
-        # Between accounts, NATS lets one answer through unless told otherwise, and *accepted* or a progress would be it.
-        if is_of_another_account(msg.reply):
-            executor.submit(Execution(call, msg.reply, handler, opened=opened))
-            return
-        takes = takes_queued(msg.headers) and bool(self._link.private)
-        report = self._send_progress if msg.reply else None
-        executor.submit(
-            Execution(
-                call,
-                msg.reply,
-                handler,
-                accept_after,
-                takes_queued=takes,
-                send_progress=report,
-                opened=opened,
-                publisher=self.outputs,
-            )
-        )
-
-    async def _refuse(self, handler: Handler, msg: Msg, error: Exception) -> None:
-        self._summed.warning(
-            ("request", handler.url), "task %s: %s", handler.url, describe_error(error), extra={"task": handler.url}
-        )
-        if isinstance(error, DwarfError):
-            answer = error_answer(error.code, error.message)
-        else:
-            answer = error_answer(500, describe_error(error))
-        self.discovery.count(handler.url, answer.error, 0)
-        await self._reply(msg.reply, answer)
-
-    async def on_roll_call(self, msg: Msg) -> None:
+    async def on_roll_call(self, msg: Received) -> None:
         """Cancel the executions that the engine names, and answer which of the steps it asks after are still running."""
         if msg.headers and h.BATCH in msg.headers:
             self.batches.receive(msg, self.executor)
@@ -212,14 +142,16 @@ class TaskServer:
                 await nc.publish(msg.reply, reply)
 
     def _answer_at_once(self, execution: Execution, answer: Answer | bytes) -> bool:
-        """Put an answer among those of its batch; false if it came alone, or has values that must be stored first."""
-        if execution.batch is None:
-            return False
+        """Send an answer, alone or with those of its batch; false if it has to wait."""
         encoded = self._answers.encoded_at_once(answer, execution.opened)
         if encoded is None:
             return False
+        body, headers = encoded
+        if execution.batch is not None:
+            execution.batch.add(self.batches.packed(execution.public_id, body, headers))
+        elif execution.reply and not self._link.put(execution.reply, body, self._announced(execution.reply, headers)):
+            return False
         self._count(execution, answer)
-        execution.batch.add(self.batches.packed(execution.public_id, *encoded))
         return True
 
     def _count(self, execution: Execution, answer: Answer | bytes) -> None:
@@ -303,8 +235,7 @@ class TaskServer:
         if nc is None:
             self._summed.warning("answer", "an answer could not be sent: %s", "there is no connection to NATS")
             return
-        if not is_of_another_account(subject):
-            headers = {**(headers or {}), **self.batches.announcement}
+        headers = self._announced(subject, headers)
         try:
             check_size(nc, body, headers, "the task's reply")
         except TooLarge as error:
@@ -313,3 +244,9 @@ class TaskServer:
             await nc.publish(subject, body, headers=headers or None)
         except nats.errors.Error as error:
             self._summed.warning("answer", "an answer could not be sent: %s", error)
+
+    def _announced(self, subject: str, headers: dict[str, str] | None) -> dict[str, str]:
+        """The headers of an answer, with those that announce this worker."""
+        if is_of_another_account(subject):
+            return headers or {}
+        return {**(headers or {}), **self.batches.announcement}

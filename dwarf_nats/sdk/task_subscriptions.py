@@ -13,11 +13,13 @@ import nats.errors
 from dwarf_nats.backoff import Backoff
 from dwarf_nats.errors import DwarfError, Unavailable
 from dwarf_nats.nats_client import INBOX_REMEDY, drain_subscription, forbidden, watch_refusals
+from dwarf_nats.raw_messages import RawMessages
 from dwarf_nats.summed import Repeats
 from dwarf_nats.wire.connecting import retry_while_unavailable
 from dwarf_nats.wire.violations import Violation
 
 from . import connection
+from .request_intake import raw_received
 from .request_reply import round_trip
 
 if TYPE_CHECKING:
@@ -29,7 +31,8 @@ if TYPE_CHECKING:
     from dwarf_nats.wire.subjects import Subjects
 
     from .executions import Handler
-    from .task_server import Link, TaskServer
+    from .link import Link
+    from .task_server import TaskServer
 
 log = logging.getLogger("dwarf_nats.worker")
 REOPEN_BACKOFF = Backoff(0.1, 2, 5.0)
@@ -196,21 +199,31 @@ class TaskSubscriptions:
         # that it is there before and after every task's.
         self._link.private = self._link.private or nc.new_inbox()
         # A roll call or a cancellation that was dropped would not be sent again: no limit here either.
-        self._subscriptions = [
-            await nc.subscribe(
-                self._link.private, cb=self._server.on_roll_call, pending_msgs_limit=0, pending_bytes_limit=0
-            )
-        ]
+        self._subscriptions = [await self._subscribe_private(nc)]
         for url, handler in self._handlers.items():
             self._subscriptions.append(await self._subscribe(nc, self._subjects.task(url), handler))
         for subject in self._server.discovery.subjects:
             self._subscriptions.append(await nc.subscribe(subject, cb=self._server.on_discovery))
         await round_trip(nc)
 
-    async def _subscribe(self, nc: Nats, subject: str, handler: Handler) -> Subscription:
-        async def on_request(msg: Msg) -> None:
-            await self._server.on_request(handler, msg)
+    async def _subscribe_private(self, nc: Nats) -> Subscription:
+        if isinstance(nc, RawMessages):
+            return await nc.subscribe_raw(self._link.private, self._server.on_raw_roll_call)
+        return await nc.subscribe(
+            self._link.private, cb=self._server.on_roll_call, pending_msgs_limit=0, pending_bytes_limit=0
+        )
 
+    async def _subscribe(self, nc: Nats, subject: str, handler: Handler) -> Subscription:
+        take = self._server.requests.take
+
+        def on_raw_request(_subject: bytes, reply: bytes, data: bytes, block: bytes | None) -> None:
+            take(handler, raw_received(reply, data, block))
+
+        async def on_request(msg: Msg) -> None:
+            take(handler, msg)
+
+        if isinstance(nc, RawMessages):
+            return await nc.subscribe_raw(subject, on_raw_request, self._queue)
         return await nc.subscribe(
             subject, queue=self._queue, cb=on_request, pending_msgs_limit=0, pending_bytes_limit=0
         )
@@ -247,6 +260,7 @@ class TaskSubscriptions:
     async def close(self) -> None:
         """Leave the private subject, send what is left, and close the connection, if there is one, unless it was given."""
         await self._leave(self._subscriptions[:1])
+        await self._server.requests.finish()
         nc = self._link.nc
         if nc is not None:
             with contextlib.suppress(nats.errors.Error):

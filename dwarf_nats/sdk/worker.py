@@ -32,8 +32,9 @@ from . import serving
 from .codec import SharedArguments, connect_arguments
 from .discovery import DiscoveryResponder
 from .executions import Handler
+from .link import Link
 from .task_executor import TaskExecutor
-from .task_server import Link, TaskServer
+from .task_server import TaskServer
 from .task_subscriptions import TaskSubscriptions
 from .worker_graphs import WorkerGraphs
 

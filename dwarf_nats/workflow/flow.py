@@ -209,8 +209,7 @@ class Flow(CallFacts):
 
         Example: `flow.progress(0.5, "page 50 of 100", {"page": 50})`
         """
-        if self._progress is None:
-            self._progress = ProgressReports(self._call)
+        self._progress = self._progress or ProgressReports(self._call)
         self._progress.report(fraction, text, data)
 
     def emit(self, data: Any) -> None:

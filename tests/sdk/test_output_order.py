@@ -8,8 +8,8 @@ from collections.abc import Mapping
 
 import pytest
 
+from dwarf_nats.sdk.link import Link
 from dwarf_nats.sdk.output import MAX_WAITING_BYTES, ExecutionOutput, OutputPublisher
-from dwarf_nats.sdk.task_server import Link
 from dwarf_nats.summed import Summed
 from dwarf_nats.wire.output import chunk_json, read_chunk
 from dwarf_nats.workflow.answer import Answer

@@ -1,6 +1,6 @@
 """Private names of nats-py in use: where, which, and that they are still there.
 
-What nats-py does not promise may change with any release. So its version is bounded in `pyproject.toml`, three modules own all
+What nats-py does not promise may change with any release. So its version is bounded in `pyproject.toml`, four modules own all
 uses, and raising the bound begins here: a name that has vanished fails, and so does one that is used anew.
 """
 
@@ -51,16 +51,20 @@ USED = {
         "_subs",
         "_transport",
     },
-    "bus/connection.py": {
+    "raw_messages.py": {
         "_flush_queue",
         "_id",
-        "_max_payload",
         "_pending",
         "_pending_data_size",
         "_process_msg",
         "_remove_sub",
         "_sid",
         "_subs",
+    },
+    "bus/connection.py": {
+        "_max_payload",
+        "_pending",
+        "_pending_data_size",
     },
     "round_trips.py": {
         "_pending",
@@ -97,7 +101,7 @@ def _imports_nats(tree: ast.AST) -> bool:
     imported = [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
     imported += [one.name for node in ast.walk(tree) if isinstance(node, ast.Import) for one in node.names]
     return any(
-        name.split(".")[0] == "nats" or name.endswith((".nats_client", ".round_trips", "connection"))
+        name.split(".")[0] == "nats" or name.endswith((".nats_client", ".raw_messages", ".round_trips", "connection"))
         for name in imported
     )
 
