@@ -1,5 +1,5 @@
 """The benchmark: `python -m bench` runs it; `bench compare A B` says what moved between two runs, `bench plot A …` draws,
-`bench table A …` puts all engines into one table."""
+`bench table A …` puts all engines into one table, `bench sizing A …` says what a load needs."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import shlex
 import signal
 import sys
 import tempfile
+from collections import ChainMap
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
@@ -22,8 +23,9 @@ from rich.table import Table
 from dwarf_nats.dev_servers import NatsServer, PostgresServer
 from dwarf_nats.errors import DwarfError
 
-from . import drawing, peers, restate, result, showing, temporal
+from . import drawing, peers, restate, result, showing, sizing_command, temporal
 from .arms import Servers, Sides
+from .capacity import pins_of
 from .cases import DATABASES, Plan, chosen, run_cases
 from .children import Failed
 from .compare import LEAST, compare, regressions
@@ -37,6 +39,8 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     if argv and argv[0] == "compare":
         return _compare(_compare_parser().parse_args(argv[1:]))
+    if argv and argv[0] == "sizing":
+        return sizing_command.main(argv[1:])
     if argv and argv[0] in ("plot", "table"):
         return drawing.main(argv)
     args = _parser().parse_args(argv)
@@ -80,6 +84,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--rounds", type=int, help="3 by default, 1 with --quick")
     parser.add_argument("--quick", action="store_true", help="fewer flows, one round: does it run, roughly how fast")
+    parser.add_argument(
+        "--pin",
+        action="append",
+        type=pins_of,
+        default=[],
+        metavar="PART,…=CORE,…",
+        help=f"keep processes on cores, of the parts {', '.join(result.PARTS)}; repeatable",
+    )
     parser.add_argument("--steps", type=int, default=10, help="steps in a flow")
     parser.add_argument("--sdk-worker", action="store_true", help="the task on the SDK's worker, not the lean service")
     parser.add_argument("--pipelined", action="store_true", help="flows with the durability of that name")
@@ -149,7 +161,15 @@ def _console() -> Console:
 async def _bench(args: argparse.Namespace, command: str) -> result.Run:
     rounds = args.rounds or (1 if args.quick else 3)
     arms = args.arm or [result.FLOOR, *DATABASES]
-    sides = Sides(args.steps, args.sdk_worker, args.profile, args.telemetry, args.pipelined, await _others(args))
+    sides = Sides(
+        args.steps,
+        args.sdk_worker,
+        args.profile,
+        args.telemetry,
+        args.pipelined,
+        await _others(args),
+        dict(ChainMap(*args.pin)),
+    )
     plans = chosen(args.case, args.quick, args.size)
     settings: dict[str, int | float | str | bool] = {
         "rounds": rounds,
@@ -158,6 +178,7 @@ async def _bench(args: argparse.Namespace, command: str) -> result.Run:
         "sdk_worker": args.sdk_worker,
         "telemetry": args.telemetry,
         "pipelined": args.pipelined,
+        "pins": "; ".join(f"{part} {','.join(map(str, sorted(cores)))}" for part, cores in sorted(sides.pins.items())),
         "embedded_postgresql": not args.dsn,
         "embedded_nats": not args.nats,
     }

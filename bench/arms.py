@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,11 +20,13 @@ import orjson
 from . import load, serving
 from .children import Child, Failed
 from .others import Others
-from .processes import cpu_of
+from .processes import cpu_of, pin
 from .result import FLOOR, PARTS, Arm, Figures
 from .shapes import Shape
 
 _POLL_SECONDS = 0.02
+Pins = dict[str, frozenset[int]]
+"""Cores by part; a part that is missing may use all."""
 
 
 @dataclass(slots=True)
@@ -33,11 +37,22 @@ class Servers:
     nats: str
     folder: Path
     pids: dict[str, int] = field(default_factory=dict)
+    _pinned: bool = False
 
     def cpu(self) -> dict[str, float]:
         """CPU seconds so far of each part that runs here, its children included."""
         spent = {part: cpu_of(pid) for part, pid in self.pids.items()}
         return {part: seconds for part, seconds in spent.items() if seconds is not None}
+
+    def pin(self, pids: Mapping[str, Sequence[int]], pins: Pins) -> None:
+        """Keep these processes and the servers on their cores, by part; on any core if their part is not in `pins`."""
+        if not (pins or self._pinned):
+            return
+        self._pinned = True
+        everywhere = os.sched_getaffinity(0)
+        for part, numbers in (*pids.items(), *((part, (pid,)) for part, pid in self.pids.items())):
+            for pid in numbers:
+                pin(pid, pins.get(part, everywhere))
 
 
 @dataclass(slots=True)
@@ -53,6 +68,7 @@ class Sides:
     telemetry: str = "off"
     pipelined: bool = False
     others: Others = field(default_factory=Others)
+    pins: Pins = field(default_factory=dict)
 
 
 class Runner(Protocol):
@@ -128,10 +144,12 @@ class ServiceArm:
         replicas: int = 1,
         shards: int = 1,
     ) -> None:
-        self.figures = Arm(name or database)
+        self.figures = Arm(name or database, replicas=replicas, shards=shards, sdk_worker=sides.sdk_worker)
         self.shape = shape or Shape("pipelined" if sides.pipelined else "linear", sides.steps)
         self._servers = servers
         self._sides = sides
+        self.flows_per_s = 0.0
+        """Flows a second; 0: as many as the concurrency gives."""
         self._on_postgres = database == "postgresql"
         self._stack = AsyncExitStack()
         self._tag = tag = secrets.token_hex(4)
@@ -209,11 +227,13 @@ class ServiceArm:
 
     async def measure(self, concurrency: int, flows: int) -> Figures:
         """Run so many flows."""
+        self._pin()
         before = await self._read()
-        done = await self._load.ask(flows=flows, concurrency=concurrency)
+        done = await self._load.ask(flows=flows, concurrency=concurrency, rate=self.flows_per_s)
         after = await self._read()
         steps = done["flows"] * self.shape.steps
         self._steps += steps
+        log = after.pop("log", 0.0) - before.pop("log", 0.0)
         groups = after.pop("groups") - before.pop("groups")
         members = after.pop("members") - before.pop("members")
         transactions = after.pop("transactions") - before.pop("transactions")
@@ -231,7 +251,13 @@ class ServiceArm:
             per_step(before, after, steps),
             transactions_per_step=transactions / steps if self._on_postgres else None,
             round_trips_per_step=round_trips / steps if self._on_postgres else None,
+            measures={"wal_bytes_per_step": round(log / steps)} if log else {},
         )
+
+    def _pin(self) -> None:
+        """Put the processes on their cores. The servers are those of other arms, too, so it is done for each round."""
+        pids = {"workers": [self._workers.pid], "client": [self._load.pid]}
+        self._servers.pin(pids | {"engine": [replica.pid for replica in self._replicas]}, self._sides.pins)
 
     async def rss_kib(self) -> float:
         """Memory of all replicas."""
@@ -261,10 +287,14 @@ class ServiceArm:
             for name, key in (*((one, one) for one in _COUNTED), ("engine", "cpu"))
         }
         found["workers"] = (await self._workers.ask())["cpu"]
+        if self._admin is not None:
+            found["log"] = float(await self._admin.fetchval(LOGGED))
         found.update(self._servers.cpu())
         return found
 
 
+LOGGED = "select pg_current_wal_insert_lsn() - '0/0'::pg_lsn"
+"""Bytes of the write-ahead log so far."""
 _COUNTED = ("groups", "members", "transactions", "round_trips")
 
 

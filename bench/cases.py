@@ -9,7 +9,9 @@ from dataclasses import dataclass, replace
 from . import restate, temporal
 from .arms import FloorArm, Runner, Servers, ServiceArm, Sides
 from .backlog import BACKLOGS, LIMITED, BacklogArm
+from .capacity import CoresArm, OfferedArm, capacities, shared_load
 from .children import Failed
+from .database import committers, sharded
 from .history import HistoryArm
 from .peers import PeerArm
 from .resting import HeldArm, IdleArm, ResidentArm
@@ -34,6 +36,12 @@ class Plan:
     sizes: tuple[int, ...] = ()
     """What the arms differ in, or by how much."""
     label: str = ""
+    rate: int = 0
+    """Steps a second that are offered; 0: as many as the concurrency gives."""
+    offered: bool = False
+    """Its load comes by the clock."""
+    timed: bool = False
+    """Its amount is seconds, and few."""
 
     @property
     def key(self) -> str:
@@ -52,6 +60,17 @@ PLANS = (
     Plan("history", 256, 1000, by_default=False, sizes=(1_000_000,)),
     *(Plan("payload", 16, 400, False, (size,), size_label(size)) for size in (4096, 65_536, 524_288)),
     Plan("replicas", 256, 1000, by_default=False, sizes=(1, 2, 4)),
+    *(
+        Plan("capacity", at_once, flows, False)
+        for at_once, flows in ((1, 100), (16, 800), (64, 1500), (256, 2000), (1024, 3000))
+    ),
+    Plan("offered", 64, 3, False, (500, 1_000, 2_000, 4_000, 6_000, 8_000), "load", offered=True, timed=True),
+    Plan("cores", 128, 1000, False),
+    Plan("coordination", 256, 200, False, (1, 2, 4, 8), "light", 500, offered=True),
+    Plan("coordination", 256, 1000, False, (1, 2, 4, 8), "offered", 2_000, offered=True),
+    Plan("coordination", 256, 1500, False, (1, 2, 4, 8), "full"),
+    *(Plan("database", group, 2, False, (1, 4, 16), timed=True) for group in (1, 8, 64, 256)),
+    Plan("shards", 64, 3, False, timed=True),
     Plan("soak", 32, 600, by_default=False, label="minutes"),  # seconds
     Plan("idle", 1, 60, by_default=False, label="watch"),  # seconds
     Plan("start", 1, 1, by_default=False, label="empty"),
@@ -86,14 +105,16 @@ def chosen(names: Sequence[str], quick: bool, sizes: Sequence[int] = ()) -> list
     if sizes:
         plans = _sized(plans, sizes)
     if quick:
-        plans = [replace(one, flows=max(one.flows // QUICK, one.concurrency)) for one in plans]
+        plans = [one if one.timed else replace(one, flows=max(one.flows // QUICK, one.concurrency)) for one in plans]
     return plans
 
 
 def _sized(plans: Sequence[Plan], sizes: Sequence[int]) -> list[Plan]:
     """The plans with these sizes, each of which is a case of its own for `payload`."""
     if min(sizes) < 1 or not all(plan.sizes and plan.name != "peers" for plan in plans):
-        raise ValueError("--size goes with fan-out, history, payload, replicas or memory, and is at least 1")
+        raise ValueError(
+            "--size goes with fan-out, history, payload, replicas, offered, coordination, database or memory, and is at least 1"
+        )
     if any(plan.name == "memory" for plan in plans) and len(sizes) != 3:
         raise ValueError("memory has three sizes: sleeping flows, pending steps, tasks in flight")
     found = dict.fromkeys(replace(plan, sizes=tuple(sizes)) for plan in plans if plan.name != "payload")
@@ -117,10 +138,10 @@ async def _run_case(
     steps = plan.sizes[0] if plan.name == "peers" else sides.steps
     if isinstance(runners[0], ServiceArm):
         steps = runners[0].shape.steps
-    case = Case(plan.name, plan.concurrency, steps, label=plan.label)
+    case = Case(plan.name, plan.concurrency, steps, label=plan.label, offered=plan.offered)
     if plan.name == "soak":
         rounds = 1
-    if plan.name in ("idle", "memory", "soak", "start"):
+    if plan.name in ("idle", "memory", "soak", "start", "capacity", "offered", "database"):
         case.base = ""
     elif not isinstance(runners[0], FloorArm) and plan.name not in ("floor-latency", "floor-linear"):
         case.base = runners[0].figures.name
@@ -162,6 +183,18 @@ def _runners(plan: Plan, names: Sequence[str], servers: Servers, sides: Sides) -
                 *(_replicas(servers, sides, replicas=number) for number in plan.sizes),
                 _replicas(servers, sides, shards=2),
             ]
+        case "capacity":
+            return [*capacities(servers, sides)]
+        case "offered":
+            return [OfferedArm(servers, sides, rate) for rate in plan.sizes]
+        case "cores":
+            return [CoresArm(number, servers, sides) for number in (1, 2)]
+        case "coordination":
+            return [*shared_load(servers, sides, plan.sizes, plan.rate)]
+        case "database":
+            return [*committers(servers, sides, plan.sizes)]
+        case "shards":
+            return [*sharded(servers, sides)]
         case "soak":
             return [SoakArm(servers, sides)]
         case "idle":

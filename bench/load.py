@@ -1,6 +1,7 @@
 """The client: asks for flows and waits for them, in a process of its own, at a given number at once.
 
     {"flows": 1500, "concurrency": 64} -> {"seconds": …, "p50_ms": …, "p99_ms": …, "cpu": …}
+    {"flows": 1500, "rate": 250} -> the same; so many flows a second are started, however many are under way
 
 Every flow must complete with the state its steps make, or the answer is an error.
 """
@@ -47,20 +48,11 @@ class Load:
 
     async def run(self, question: dict[str, Any]) -> dict[str, float]:
         """Run a number of flows and time each."""
-        left = int(question["flows"])
-        latencies: list[float] = []
-        cpu = own_cpu()
-
-        async def lane() -> None:
-            nonlocal left
-            while left > 0:
-                left -= 1
-                began = time.perf_counter()
-                await self._flow()
-                latencies.append(time.perf_counter() - began)
-
-        start = time.perf_counter()
-        await asyncio.gather(*(lane() for _ in range(question["concurrency"])))
+        cpu, start = own_cpu(), time.perf_counter()
+        if question.get("rate"):
+            latencies = await self._paced(int(question["flows"]), question["rate"])
+        else:
+            latencies = await self._in_lanes(int(question["flows"]), question["concurrency"])
         seconds = time.perf_counter() - start
         latencies.sort()
         return {
@@ -70,6 +62,33 @@ class Load:
             "p99_ms": latencies[int(len(latencies) * 0.99)] * 1e3,
             "cpu": own_cpu() - cpu,
         }
+
+    async def _in_lanes(self, left: int, lanes: int) -> list[float]:
+        """Each lane starts its next flow when the one before has ended."""
+        latencies: list[float] = []
+
+        async def lane() -> None:
+            nonlocal left
+            while left > 0:
+                left -= 1
+                latencies.append(await self._timed(time.perf_counter()))
+
+        await asyncio.gather(*(lane() for _ in range(lanes)))
+        return latencies
+
+    async def _paced(self, flows: int, rate: float) -> list[float]:
+        """Flows start by the clock. Their times count from when they were due, so a late start is part of them."""
+        start = time.perf_counter()
+        running = []
+        for number in range(flows):
+            due = start + number / rate
+            await asyncio.sleep(max(0.0, due - time.perf_counter()))
+            running.append(asyncio.create_task(self._timed(due)))
+        return await asyncio.gather(*running)
+
+    async def _timed(self, began: float) -> float:
+        await self._flow()
+        return time.perf_counter() - began
 
     async def _flow(self) -> None:
         reply = await self._nc.request(f"{self._prefix}.flow.run", self._request, timeout=_WAIT_SECONDS)

@@ -23,6 +23,8 @@ PACKAGES = ("dwarf-nats", "asyncpg", "msgspec", "nats-py", "orjson", "uvloop", "
 
 MEASURES = {
     "us_per_branch": False,
+    "core_percent": True,
+    "wal_bytes_per_step": False,
     "mb_per_s": True,
     "engine_cpu_percent": False,
     "database_cpu_percent": False,
@@ -41,7 +43,8 @@ MEASURES = {
     "dead_rows_percent": False,
     "vacuums": True,
 }
-"""Figures of some cases only, and whether more of it is better. CPU in per cent of one core."""
+"""Figures of some cases only, and whether more of it is better. CPU in per cent of one core; `core_percent`: that of the part
+that had one to itself."""
 STEADY = ("statements_per_minute", "round_trips_per_minute", "rss_mib", "idle_rss_mib", "kib_per_task")
 """Those of them that do not follow the machine's load."""
 
@@ -80,6 +83,13 @@ class Arm(msgspec.Struct):
     transactions_per_step: float | None = None
     """Of PostgreSQL's own count, over the life of the arm's database."""
     largest_group: int | None = None
+    replicas: int = 1
+    shards: int = 1
+    sdk_worker: bool = False
+    alone: str = ""
+    """The part (`PARTS`) that had a core to itself, if one had."""
+    committers: int = 0
+    """Connections that settled groups, in a case without replicas."""
 
     def median(self, of: Callable[[Figures], float]) -> float:
         """The median over the rounds."""
@@ -109,6 +119,8 @@ class Case(msgspec.Struct):
     """The arm the others are measured against; empty: they are not."""
     label: str = ""
     """What tells it from other cases of its name, where that is not the concurrency."""
+    offered: bool = False
+    """Its load came by the clock."""
 
     @property
     def key(self) -> str:
