@@ -1,14 +1,15 @@
 """Several steps in one message to a worker that takes batches (wire: section 2).
 
-Steps of one task that are due in one turn of the event loop go out together; nothing ever waits for more. The first of them
-goes to the queue group as ever, so that new instances are found. The others go to the private subjects of workers that have
-said that they take batches, and have answered lately. Each step keeps its own deadline, and has its answer by itself.
+Steps of one task that are due in one turn of the event loop go out together; nothing ever waits for more. Every so often the
+first of them goes to the queue group as ever, so that new instances are found. The others go to the private subjects of workers
+that have said that they take batches, and have answered lately. Each step keeps its own deadline, and has its answer by itself.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("dwarf_nats.bus")
 FORGOTTEN_SECONDS = 30.0
 """A worker that has answered nothing for so long gets no more batches before it answers a request to the queue group."""
+SEARCH_SECONDS = 0.05
+"""Pause between two steps of a task that go to the queue group only to find new instances. A step alone costs as much as many
+in a batch, and is answered before them, so that it would be written by a transaction of its own."""
 MOST_HEADER_BYTES = 4_000
 """Room for the headers of a request; names and traces may be long."""
 MEMBER_HEADER_BYTES = 400
@@ -111,6 +115,7 @@ class Batcher:
         self._workers: dict[str, dict[str, BatchWorker]] = {}
         self._announced: dict[tuple[str, bytes], BatchWorker] = {}
         self._due: dict[str, list[tuple[Call, TaskCall, bytes]]] = {}
+        self._searched_at: dict[str, float] = {}
         self.batches = 0
         """Messages with several steps that were sent."""
         self.members = 0
@@ -161,6 +166,7 @@ class Batcher:
         for url, workers in list(self._workers.items()):
             if workers.pop(subject, None) is not None and not workers:
                 del self._workers[url]
+                self._searched_at.pop(url, None)
         for key in [key for key, one in self._announced.items() if one.subject == subject]:
             del self._announced[key]
 
@@ -188,14 +194,24 @@ class Batcher:
         due = [one for one in self._due.pop(url) if self._inbox.in_flight(one[0])]
         if not due:
             return
-        self._send_alone(due[0][0], due[0][1], due[0][2])
-        rest = due[1:]
+        rest = due
+        if self._searches(url):
+            self._send_alone(*due[0])
+            rest = due[1:]
         for worker, count in self._shares(url, len(rest)):
             for part in self._fitting(rest[:count]):
                 self._send_together(worker, part)
             rest = rest[count:]
         for call, task_call, body in rest:
             self._send_alone(call, task_call, body)
+
+    def _searches(self, url: str) -> bool:
+        """Tell whether a step goes to the queue group, to find new instances."""
+        now = asyncio.get_running_loop().time()
+        if now < self._searched_at.get(url, -math.inf) + SEARCH_SECONDS:
+            return False
+        self._searched_at[url] = now
+        return True
 
     def _shares(self, url: str, count: int) -> Iterator[tuple[BatchWorker, int]]:
         """Share steps among the workers with room, those with the most room first."""

@@ -12,14 +12,19 @@ A statement and the values around it share one record, so nothing is read or pas
 A row that is passed is a plain tuple in the order of its record: by name it would cost three times as much to make. The record
 names the function that makes it, and tests hold its order.
 
-The single parameters of a statement come after its batches: `scalars(2, Batch)`.
+- `packed(Row)`: as `unnest`, for the statements that carry every step: `fetch(sql, *pack(batch, kinds_of(Batch)))`. Each column
+  is one text. The driver looks at each element of an array several times; a text it copies. For 58 steps of 22 columns that is
+  1.5 instead of 4 microseconds a step in the driver, and half the time in the database.
+
+The single parameters of a statement come after its batches: `scalars(2, Batch)`, or `scalars(2, Batch, first=PACKED_FIRST)`.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import secrets
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple, TypeVar, get_type_hints
+from typing import Any, NamedTuple, TypeVar, cast, get_type_hints
 
 from dwarf_nats.rules.rows import From
 
@@ -66,8 +71,7 @@ def unnest(*batches: Record, alias: str = "r", first: int = 1, ordinality: str =
 
     `ordinality`: a column that numbers the rows.
     """
-    kinds = [_sql_type(batch, name) for batch in batches for name in field_names(batch)]
-    parameters = ", ".join(f"${number}::{kind}[]" for number, kind in enumerate(kinds, first))
+    parameters = ", ".join(f"${number}::{kind}[]" for number, kind in enumerate(kinds_of(*batches), first))
     numbered_by = (" with ordinality", f", {ordinality}") if ordinality else ("", "")
     return f"unnest({parameters}){numbered_by[0]} as {alias}({column_list(*batches)}{numbered_by[1]})"
 
@@ -75,6 +79,67 @@ def unnest(*batches: Record, alias: str = "r", first: int = 1, ordinality: str =
 def _sql_type(batch: Record, name: str) -> str:
     kind: str = get_type_hints(batch, include_extras=True)[name].__metadata__[0]
     return kind
+
+
+PACKED_FIRST = 3
+"""The first parameter behind the separator and the text for null, which a packed statement takes first."""
+_SEPARATOR, _NULL = "\x1f", "\x1e"
+
+
+def packed(*batches: Record, alias: str = "r") -> str:
+    """As `unnest`, of columns that are passed as one text each; `pack` makes the parameters."""
+    parameters = ", ".join(
+        _unpacked(f"${number}", kind) for number, kind in enumerate(kinds_of(*batches), PACKED_FIRST)
+    )
+    return f"unnest({parameters}) as {alias}({column_list(*batches)})"
+
+
+def _unpacked(parameter: str, kind: str) -> str:
+    # A separator stands before each text, so that one empty text is told from none; the slice drops what is before the first.
+    return f"(string_to_array({parameter}, $1, $2))[2:]" if kind == "text" else f"{parameter}::text::{kind}[]"
+
+
+def pack(batch: Iterable[Sequence[Any]], kinds: Sequence[str]) -> list[str]:
+    """The parameters of a packed statement: separator, text for null, and the columns. `kinds`: their SQL types."""
+    columns_ = list(batch)
+    separator, null = _SEPARATOR, _NULL
+    while True:
+        try:
+            return [
+                separator,
+                null,
+                *(
+                    _joined(column, separator, null)
+                    if kind == "text"
+                    else f"{{{str(list(column))[1:-1]}}}".replace("None", "NULL")
+                    for column, kind in zip(columns_, kinds, strict=True)
+                ),
+            ]
+        except _OccursError:
+            separator, null = f"{separator}{secrets.token_hex(8)}", f"{null}{secrets.token_hex(8)}"
+
+
+def kinds_of(*batches: Record) -> tuple[str, ...]:
+    """The SQL types of the batches' columns."""
+    return tuple(_sql_type(batch, name) for batch in batches for name in field_names(batch))
+
+
+class _OccursError(Exception):
+    """A text has the separator, or the text for null, in it."""
+
+
+def _joined(column: Sequence[str | None], separator: str, null: str) -> str:
+    if not column:
+        return ""
+    nulls = 0
+    try:
+        text = separator + separator.join(cast("Sequence[str]", column))  # nearly always
+    except TypeError:
+        nulls = column.count(None)
+        text = separator + separator.join([null if value is None else value for value in column])
+    if text.count(separator) != len(column) or text.count(null) != nulls:
+        raise _OccursError
+    return text
 
 
 def columns(rows: Sequence[Sequence[Any]]) -> Iterable[tuple[Any, ...]]:
@@ -87,9 +152,9 @@ def column_list(*batches: Record) -> str:
     return ", ".join(name for batch in batches for name in field_names(batch))
 
 
-def scalars(count: int, *batches: Record) -> tuple[str, ...]:
-    """The `count` PostgreSQL parameters that follow those of the batches."""
-    first = sum(len(field_names(batch)) for batch in batches) + 1
+def scalars(count: int, *batches: Record, first: int = 1) -> tuple[str, ...]:
+    """The `count` PostgreSQL parameters that follow those of the batches, which begin with the parameter `first`."""
+    first += sum(len(field_names(batch)) for batch in batches)
     return tuple(f"${number}" for number in range(first, first + count))
 
 

@@ -15,6 +15,7 @@ def _second(seconds: int) -> str:
     return (_EPOCH + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%S")
 
 
+@lru_cache(maxsize=4096)  # the times of a flow are written with each of its steps
 def rfc3339(micros: int) -> str:
     """Format microseconds since the epoch as `2026-01-31T12:00:00.000001Z`."""
     seconds, fraction = divmod(micros, 1_000_000)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from nats.aio.msg import Msg
 
+from dwarf_nats.bus import batches
 from dwarf_nats.bus.connection import Connection
 from dwarf_nats.bus.inbox import Inbox
 from dwarf_nats.bus.tasks import NatsTasks
@@ -139,6 +140,27 @@ async def test_what_is_due_at_once_goes_out_in_one_message_and_is_answered_in_an
     await worker.other.request(f"{worker.prefix}.charge", b"", headers={"Dwarf-Step-Key": "x-y"})  # it has come, too
     assert tasks.late >= 1, "the batch is closed: what comes then is late"
     assert (tasks.batcher.batches, tasks.batcher.members) == (1, 5)
+
+
+async def test_a_step_goes_to_the_queue_group_every_so_often(
+    tasks: NatsTasks, worker: BatchingWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Design note 0061: one finds new instances; one in each batch would cost as much as many."""
+    monkeypatch.setattr(batches, "SEARCH_SECONDS", 1e9)
+    rounds = [(range(10, 14), 2), (range(20, 24), 3), (range(30, 34), 3)]
+    for numbers, together in rounds:
+        running = begin(tasks, *numbers)
+        msg, members = await worker.batch()
+        assert ids(members) == [f"1-{n}" for n in numbers][-together:]
+        await worker.answer(msg, *({"stepId": step, "reply": {}} for step in ids(members)))
+        await asyncio.gather(*running.values())
+    assert worker.alone == ["1-1", "1-10", "1-11", "1-20", "1-30"]
+    monkeypatch.setattr(batches, "SEARCH_SECONDS", 0.0)
+    running = begin(tasks, *range(40, 44))
+    msg, members = await worker.batch()
+    assert ids(members) == ["1-42", "1-43"]
+    await worker.answer(msg, *({"stepId": step, "reply": {}} for step in ids(members)))
+    await asyncio.gather(*running.values())
 
 
 async def test_errors_dispositions_and_malformed_answers_are_those_of_their_step(

@@ -101,6 +101,8 @@ class Desk:
         self.clock = Quick()
         self.effects: dict[int, tuple[Settlement, bool]] = {}
         self.dropped: list[int] = []
+        self.before: Callable[[Sequence[Settlement]], None] = lambda _: None
+        """Called with each part that is followed up."""
         self.committer = Committer(
             store.steps,
             EngineSettings(**settings),
@@ -110,6 +112,7 @@ class Desk:
         )
 
     def settled(self, group: Sequence[Settlement], result: SettleResult) -> None:
+        self.before(group)
         self.effects |= {one.step.step_id: (one, result.applied[one.step.step_id].alive) for one in group}
 
     def fenced(self, settlement: Settlement) -> None:
@@ -173,6 +176,44 @@ async def test_of_two_results_of_one_step_the_stale_one_is_fenced_though_they_co
     assert desk.dropped == [stale.step_id]
     assert desk.effects == {again.step_id: (valid, True)}
     assert len(await store.flows.steps([again.flow.flow_id])) == 2
+
+
+async def test_of_many_results_a_group_takes_half(store: Flaky) -> None:
+    """So that stages overlap (design note 0061); few are taken whole."""
+    desk = Desk(store)
+    await desk.settle(*map(ended, await claimed(store, 200)))
+    assert store.groups == [100, 64, 36]
+    assert len(desk.effects) == 200
+
+
+async def test_the_next_group_is_at_the_database_before_the_last_one_is_followed_up(store: Flaky) -> None:
+    """Design note 0061: in order, a few a turn, and all of it before `run` returns."""
+    steps = await claimed(store, 90)
+    desk = Desk(store, max_group=40)
+    told: list[tuple[int, int]] = []
+    desk.before = lambda group: told.append((len(group), len(store.groups)))
+    await desk.settle(*map(ended, steps))
+    assert store.groups == [40, 40, 10]
+    assert [size for size, _ in told] == [32, 8, 32, 8, 10]
+    assert [at for _, at in told][:1] == [2], "the second group was on its way"
+    assert list(desk.effects) == [step.step_id for step in steps]
+
+
+async def test_a_defect_in_the_follow_up_of_some_does_not_keep_the_others_from_it(
+    store: Flaky, caplog: pytest.LogCaptureFixture
+) -> None:
+    steps = await claimed(store, 60)
+    desk = Desk(store)
+
+    def fails_at_first(group: Sequence[Settlement]) -> None:
+        if group[0].step is steps[0]:
+            raise KeyError("nobody thought of it")
+
+    desk.before = fails_at_first
+    with caplog.at_level(logging.ERROR, "dwarf_nats.engine"):
+        await desk.settle(*map(ended, steps))
+    assert "a defect after the commit of a group of 60" in caplog.text
+    assert set(desk.effects) == {step.step_id for step in steps[32:]}
 
 
 async def test_creations_and_settlements_alternate(store: Flaky) -> None:

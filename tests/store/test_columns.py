@@ -5,11 +5,12 @@ from __future__ import annotations
 import sqlite3
 from typing import Annotated, NamedTuple
 
+import asyncpg
 import msgspec
 import pytest
 
 from dwarf_nats.rules.rows import From
-from dwarf_nats.store.columns import named, numbered, scalars, select_list, unnest
+from dwarf_nats.store.columns import PACKED_FIRST, kinds_of, named, numbered, pack, packed, scalars, select_list, unnest
 
 
 class Row(msgspec.Struct):
@@ -72,3 +73,57 @@ def test_the_placeholders_of_a_record_stand_where_its_values_do() -> None:
     assert connection.execute(
         f"select {ids.flow_id}, {ids.step_id}, {ids.flow_id}", Ids(step_id=1, flow_id=2)
     ).fetchone() == (2, 1, 2)
+
+
+class Packed(NamedTuple):
+    number: Annotated[list[int | None], "bigint"]
+    word: Annotated[list[str | None], "text"]
+    flag: Annotated[list[bool | None], "bool"]
+    weight: Annotated[list[float], "float8"]
+    other: Annotated[list[str | None], "text"]
+
+
+def test_scalars_come_after_packed_columns() -> None:
+    assert packed(Packed).startswith("unnest($3::text::bigint[], (string_to_array($4, $1, $2))[2:], $5::text::bool[]")
+    assert scalars(1, Packed, first=PACKED_FIRST) == ("$8",)
+
+
+WORDS = [
+    ["a"],
+    [""],
+    [None],
+    ["", None, ""],
+    ["None", "NULL", "null", None],
+    ['{"a": "\\"b\\", c"}', "{x,y}", "back\\slash", "line\nbreak", "ü€𝄞", "  "],
+    ["\x1f"],
+    ["\x1e", None],
+    ["a\x1fb", "\x1e", "\x1f\x1e", "", None],
+    ["\x1f" * 3, "\x1e" * 3],
+]
+
+
+@pytest.mark.parametrize("words", WORDS, ids=repr)
+async def test_packed_columns_arrive_as_they_are(pg_dsn: str, words: list[str | None]) -> None:
+    """Nulls, empty texts, quotes and separators are told apart; a column may be left empty, and is nulls then."""
+    size = len(words)
+    numbers: list[int | None] = [(-1) ** n * 2**62 + n if n % 3 < 2 else None for n in range(size)]
+    flags: list[bool | None] = [n % 2 == 0 if n != 1 else None for n in range(size)]
+    weights = [0.1 + n for n in range(size)]
+    connection = await asyncpg.connect(pg_dsn)
+    try:
+        batch = Packed(numbers, words, flags, weights, [])
+        rows = await connection.fetch(f"select * from {packed(Packed)}", *pack(batch, kinds_of(Packed)))
+    finally:
+        await connection.close()
+    assert [tuple(row) for row in rows] == list(zip(numbers, words, flags, weights, [None] * size, strict=True))
+
+
+async def test_packed_columns_of_no_rows_are_no_rows(pg_dsn: str) -> None:
+    connection = await asyncpg.connect(pg_dsn)
+    try:
+        rows = await connection.fetch(
+            f"select * from {packed(Packed)}", *pack(Packed([], [], [], [], []), kinds_of(Packed))
+        )
+    finally:
+        await connection.close()
+    assert rows == []

@@ -89,8 +89,6 @@ class AfterCommit:
         for url, number in announcements.completed.items():
             self._counters.executed.add(url, "completed", n=number)
         self._announcer.announce(announcements.changed, announcements.pending, announcements.ended)
-        if result.asking:
-            self._event_asks.ask(group[0].step.flow.shard, result.asking)
 
     def fenced(self, settlement: Settlement) -> None:
         """Drop a result whose step was taken away meanwhile, without harm (X1)."""
@@ -116,6 +114,8 @@ class AfterCommit:
 
     def cascaded(self, result: SettleResult) -> None:
         """Follow up on what a group did together: fan-in steps made, callers resumed, flows ended or paused by cohorts."""
+        if result.asking:
+            self._event_asks.ask(self._in_flight.shard, result.asking)
         now = self._clock.now()
         for flow, _ in result.created:
             self._ready_queue.hint_flow(flow)

@@ -6,12 +6,13 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import count
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from dwarf_nats.backoff import DATABASE_BACKOFF
-from dwarf_nats.engine.execution.grouping import next_group, parted, weight
+from dwarf_nats.engine.execution.follow_up import FollowUps
+from dwarf_nats.engine.execution.grouping import next_group, parted, share_of, weight
 from dwarf_nats.errors import DwarfError, Internal, Unavailable
 from dwarf_nats.ports import StatementRefused
 from dwarf_nats.rules.decide import fail
@@ -22,6 +23,7 @@ from dwarf_nats.workflow.answer import ErrorInfo
 
 if TYPE_CHECKING:
     from dwarf_nats.engine.availability import Availability
+    from dwarf_nats.engine.execution.follow_up import CommitListener
     from dwarf_nats.engine.ids import StepIds
     from dwarf_nats.ports import Clock, Logger, StepStore
     from dwarf_nats.rules.settlement import SettleResult
@@ -31,22 +33,6 @@ log = logging.getLogger("dwarf_nats.engine")
 T = TypeVar("T")
 MAX_PARTS = 16
 """Parts in which a refused group is tried at most, to find those that can be written: bounds the statements of one try."""
-
-
-class CommitListener(Protocol):
-    """Follows up on commits, in the turn of the event loop in which they come back."""
-
-    def settled(self, group: Sequence[Settlement], result: SettleResult) -> None:
-        """These settlements were written; `result` has each of them by its step."""
-        ...
-
-    def fenced(self, settlement: Settlement) -> None:
-        """The settlement was not written: its step was taken away (X1), or is left to its lease."""
-        ...
-
-    def cascaded(self, result: SettleResult) -> None:
-        """The group brought about more than its members: fan-in steps, callers resumed, flows ended or paused."""
-        ...
 
 
 class Committer:
@@ -75,6 +61,7 @@ class Committer:
         self._step_ids = step_ids
         self._availability = availability
         self._listener: CommitListener | None = None
+        self._followed = FollowUps(logger)
         self._creates: deque[tuple[NewFlow, asyncio.Future[int | None]]] = deque()
         self._settlements: deque[Settlement] = deque()
         self._apart: set[asyncio.Task[None]] = set()
@@ -124,11 +111,12 @@ class Committer:
 
         Creations that come later or could not be written are refused, settlements are fenced.
         """
-        self._listener = listener
+        self._listener = self._followed.listener = listener
         try:
             await self._write()
         finally:
             self._ended = True
+            self._followed.finish()
             self._refuse_waiting(_stopping())
             for apart in self._apart:
                 apart.cancel()
@@ -140,13 +128,15 @@ class Committer:
         while True:
             if not self._creates and not self._settlements:
                 if self._closing:
+                    self._followed.finish()
                     return
                 self._ready.clear()
                 await self._ready.wait()
                 continue
             limit = self._settings.max_group
             creates = next_group(self._creates, limit, lambda member: len(member[0].state_json))
-            settlements = next_group(self._settlements, limit, weight, lambda one: one.step.step_id)
+            settled = min(limit, share_of(len(self._settlements)))
+            settlements = next_group(self._settlements, settled, weight, lambda one: one.step.step_id)
             try:
                 if creates:
                     await self._commit_creations(creates)
@@ -236,7 +226,7 @@ class Committer:
             await self._isolate(group, error)
             return None
         self._count(len(group))
-        self._report(group, settled)
+        self._followed.add(group, settled, soon=bool(self._settlements or self._creates))
         return None
 
     async def _written_in_parts(self, group: list[Settlement], error: Exception, parts: int) -> bool:
@@ -264,21 +254,6 @@ class Committer:
             for one in group:
                 self.fence(one)
             raise
-
-    def _report(self, group: Sequence[Settlement], settled: SettleResult) -> None:
-        """Tell the listener what became of a group that was written."""
-        listener = self._listener
-        assert listener is not None
-        written = []
-        for one in group:
-            if one.step.step_id in settled.applied:
-                written.append(one)
-            else:
-                listener.fenced(one)
-        if written:
-            listener.settled(written, settled)
-        if settled.created or settled.woken or settled.ended:
-            listener.cascaded(settled)
 
     async def _written(self, group: list[Settlement]) -> SettleResult:
         if arriving := [one for one in group if one.arrives or one.links]:
@@ -324,7 +299,7 @@ class Committer:
                     continue
                 self._left_to_its_lease(one, again)
                 return
-            self._report([refused], settled)
+            self._followed.add([refused], settled, soon=False)
             return
 
     def _left_to_its_lease(self, one: Settlement, error: Exception) -> None:

@@ -15,6 +15,18 @@ MAX_GROUP_BYTES = 16 * 1024 * 1024
 LINK_MIN_BYTES = 4 * 1024
 """Bytes that a link of a chain counts at least: bounds the statements and rows of one transaction."""
 
+SMALL_GROUP = 64
+"""Settlements of which a group always takes all: fewer would not make its transaction shorter."""
+
+
+def share_of(waiting: int) -> int:
+    """The settlements that the next group takes of those that wait: of many, half.
+
+    Steps that are written together are dispatched, executed and answered together, and wait for each other at each stage while
+    all other stages stand still. Groups that are parted drift apart, so that replica, workers and database work at once.
+    """
+    return max(SMALL_GROUP, -(-waiting // 2))
+
 
 def next_group(
     queue: deque[T], limit: int, weight: Callable[[T], int], identity: Callable[[T], object] = id

@@ -23,7 +23,7 @@ class InFlight:
     """
 
     def __init__(self, shard: int, tasks: Tasks, logger: Logger) -> None:
-        self._shard = shard
+        self.shard = shard
         self._tasks = tasks
         self._log = logger
         self._steps: dict[int, ClaimedStep] = {}
@@ -75,7 +75,7 @@ class InFlight:
         for step in steps:
             step_id, token = step.step_id, step.token
             with suppress_port_errors(self._log):
-                self._tasks.cancel(f"{self._shard}-{step_id}-{token}")
+                self._tasks.cancel(f"{self.shard}-{step_id}-{token}")
             if step_id in self._steps:
                 self._steps[step_id].cancelled = True
             self._call_off(step_id)

@@ -12,7 +12,17 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from dwarf_nats.rules.breakpoints import stored
 from dwarf_nats.rules.leases import lease_us
-from dwarf_nats.store.columns import column_list, columns, numbered, scalars, unnest
+from dwarf_nats.store.columns import (
+    PACKED_FIRST,
+    column_list,
+    columns,
+    kinds_of,
+    numbered,
+    pack,
+    packed,
+    scalars,
+    unnest,
+)
 from dwarf_nats.store.dialect import NOW, PARKED
 from dwarf_nats.store.statements import graphs
 from dwarf_nats.store.statements.insert import insert_rows_sqlite
@@ -119,17 +129,22 @@ entry as (
 """
 
 
+def _batches(*, keyed: bool, tagged: bool) -> list[type[Any]]:
+    """The rows of a group, side by side."""
+    return [_FlowRow, *([_TagsRow] if tagged else []), _StartRow, _EntryRow, *([_KeyRow] if keyed else [])]
+
+
 def _create(*, keyed: bool, tagged: bool) -> str:
     """The statement for a group; without keys and tags it has no part for them."""
     flow_rows: list[Any] = [_FlowRow, _TagsRow] if tagged else [_FlowRow]
-    batches = [*flow_rows, _StartRow, _EntryRow, *([_KeyRow] if keyed else [])]
-    parameters = len(column_list(*batches).split(", ")) + 1
+    batches = _batches(keyed=keyed, tagged=tagged)
+    parameters = PACKED_FIRST + len(kinds_of(*batches))
     names = column_list(*flow_rows)
     made = f"{_into(*flow_rows)}\n  select {_values(names, 'start', NOW)}\n  from r"
-    (replica_id,) = scalars(1, *batches, *([_TagRow] if tagged else []))
+    (replica_id,) = scalars(1, *batches, *([_TagRow] if tagged else []), first=PACKED_FIRST)
     tags = _TAGGED.format(rows=unnest(_TagRow, alias="g", first=parameters)) if tagged else ""
     text = _KEYED if keyed else _PLAIN
-    return text.format(rows=unnest(*batches), made=made, tags=tags, entry=_entry(replica_id))
+    return text.format(rows=packed(*batches), made=made, tags=tags, entry=_entry(replica_id))
 
 
 # Without idempotency keys nothing can conflict, and the entry steps need no join with what was made.
@@ -167,6 +182,11 @@ tagged as (
   insert into dwarf_tags (tag, created_at, flow_id)
   select g.tag, {NOW}, g.tagged_id from {{rows}} where (g.tagged_id in (select flow_id from made)) is true),"""
 
+_KINDS = {
+    (keyed, tagged): kinds_of(*_batches(keyed=keyed, tagged=tagged))
+    for keyed in (False, True)
+    for tagged in (False, True)
+}
 CREATE = _create(keyed=False, tagged=False)
 CREATE_KEYED = _create(keyed=True, tagged=False)
 CREATE_TAGGED = _create(keyed=False, tagged=True)
@@ -216,7 +236,8 @@ class CreateFlows:
 
     async def on_postgres(self, session: PostgresSession) -> dict[int, int]:
         keyed = any(new.idempotency_key for new in self.flows)
-        if any(new.tags for new in self.flows):
+        tagged = any(new.tags for new in self.flows)
+        if tagged:
             rows = [
                 _flow_row(new) + _tags_row(new) + _start_row(new) + _entry_row(new, self.budget_ms)
                 for new in self.flows
@@ -228,7 +249,7 @@ class CreateFlows:
             tags, text = (), CREATE_KEYED if keyed else CREATE
         if keyed:
             rows = [row + _key_row(new) for row, new in zip(rows, self.flows, strict=True)]
-        made = await session.fetch(text, *columns(rows), *tags, self.replica_id)
+        made = await session.fetch(text, *pack(columns(rows), _KINDS[keyed, tagged]), *tags, self.replica_id)
         return {int(flow_id): int(created_at) for flow_id, created_at in made}
 
     def on_sqlite(self, session: SqliteSession) -> dict[int, int]:

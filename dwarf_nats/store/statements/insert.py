@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from dwarf_nats.rules import state_refs
 from dwarf_nats.rules.leases import lease_us
-from dwarf_nats.store.columns import columns, named, numbered, scalars, unnest
+from dwarf_nats.store.columns import PACKED_FIRST, columns, kinds_of, named, numbered, pack, packed, scalars
 from dwarf_nats.store.dialect import NOW, UNBEGUN, parked_if_tripped
 from dwarf_nats.workflow.status import Parked
 
@@ -65,10 +65,11 @@ _INTO = """
 insert into dwarf_steps (step_id, flow_id, depth, token, node, url, state, status, not_before, predecessor_id, spawn_id,
   ordinal, changes, error, successor_id, priority, fairness_key, fairness_weight, lease_seq, claimed_by, lease_expires,
   created_at, started_at, updated_at, borrowed, parked)"""
-(_REPLICA,) = scalars(1, StepRow)
+(_REPLICA,) = scalars(1, StepRow, first=PACKED_FIRST)
+_KINDS = kinds_of(StepRow)
 INSERT_STEPS = f"""{_INTO}
 select {_values(named(StepRow), replica_id=f"{_REPLICA}::bigint", now=NOW, greatest="greatest")}
-from {unnest(StepRow)}
+from {packed(StepRow)}
 """
 
 
@@ -255,7 +256,7 @@ async def insert_postgres(
     """Insert steps; those that are born running are claimed by the replica."""
     for start in range(0, len(steps), INSERT_STEPS_ROWS):
         rows = [step_row(one, budget_ms) for one in steps[start : start + INSERT_STEPS_ROWS]]
-        await session.fetch(INSERT_STEPS, *columns(rows), replica_id)
+        await session.fetch(INSERT_STEPS, *pack(columns(rows), _KINDS), replica_id)
 
 
 def insert_sqlite(session: SqliteSession, steps: Sequence[StepInsert], replica_id: int, budget_ms: int) -> None:

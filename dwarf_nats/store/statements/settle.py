@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 from dwarf_nats.rules import state_refs
 from dwarf_nats.rules.leases import lease_us
 from dwarf_nats.rules.settlement import Applied, SettleResult
-from dwarf_nats.store.columns import scalars, unnest
+from dwarf_nats.store.columns import PACKED_FIRST, kinds_of, pack, packed, scalars
 from dwarf_nats.store.commands import Cascade, Command, InsertFlows, InsertSteps, Query, QueryMany
 from dwarf_nats.store.dialect import LIVE, NOW, PARKED, parked_if_tripped
 from dwarf_nats.store.statements.cascade import cascade, defer_to_breakpoints, needs_cascade, next_wave
@@ -57,9 +57,10 @@ class SettleBatch(NamedTuple):
     final_borrowed: Annotated[list[str | None], "text"]
 
 
-(_REPLICA,) = scalars(1, SettleBatch)
+(_REPLICA,) = scalars(1, SettleBatch, first=PACKED_FIRST)
+_KINDS = kinds_of(SettleBatch)
 SETTLE = f"""
-with r as (select * from {unnest(SettleBatch)}),
+with r as (select * from {packed(SettleBatch)}),
 -- Fenced by the lease generation (X1). The group's own columns come back through `returning`, so nothing is joined twice.
 done as (
   update dwarf_steps s set
@@ -150,7 +151,7 @@ class Settle:
         if len(group) == 1 and goes_on(group[0]):
             rows = await session.fetch(SETTLE_NEXT, *next_row(group[0], self.replica_id, self.budget_ms))
         else:
-            rows = await session.fetch(SETTLE, *_batch(group, self.budget_ms), self.replica_id)
+            rows = await session.fetch(SETTLE, *pack(_batch(group, self.budget_ms), _KINDS), self.replica_id)
         result = SettleResult(
             applied={step_id: Applied(alive, at, tags) for step_id, alive, at, _, tags in rows},
             with_breakpoints=frozenset(step_id for step_id, _, _, has_breakpoints, _ in rows if has_breakpoints),
