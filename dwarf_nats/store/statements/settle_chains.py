@@ -150,7 +150,7 @@ async def settle_chains(
     """Write a group of straight chains on PostgreSQL."""
     lines = [list(head.chain()) for head in group]
     rows = await session.fetch(SETTLE_CHAINS, *_chain_batch(lines), *_born_batch(lines, budget_ms), replica_id)
-    found = {row[0]: row[1:] for row in rows}
+    found = {step_id: tuple(values) for step_id, *values in rows}
     result = SettleResult()
     with_breakpoints = set()
     for line in lines:
