@@ -216,10 +216,10 @@ def test_flows_at_once_end_under_limits_as_without_many_times(memory: EngineGrou
 
 
 @pytest.mark.slow
-@settings(max_examples=EXAMPLES or 15, parent=RANDOM)
+@pytest.mark.parametrize("on_postgres", [1], indirect=True, ids=["one replica"])
+@settings(max_examples=EXAMPLES or 10, parent=RANDOM)
 @given(examples(acting=10, undoing=10, crowded=True))
 def test_on_postgresql_flows_at_once_end_under_limits_as_without(on_postgres: EngineGroup, example: Example) -> None:
-    """Also over two replicas."""
     on_postgres.check(example)
 
 
