@@ -36,7 +36,8 @@ EXPIRY_GRACE_SECONDS = 0.1
 """Pause between the deadline of a call and its end. A process that was suspended still has to read answers that came in time,
 and its timers fire before it has read them."""
 
-
+LOOK_SECONDS = 1.0
+"""Time within which most calls are answered. A timer for each of them would cost as much as its future."""
 SENT, QUEUED, STARTED = range(3)
 """The phases of a call: sent, in the queue of a worker that said so, begun after that (K3)."""
 
@@ -59,6 +60,7 @@ class Call:
         "batch",
         "budget",
         "cancelled",
+        "due",
         "future",
         "phase",
         "recorded",
@@ -88,7 +90,10 @@ class Call:
         """The acknowledgement of a stream, in case nothing else comes."""
         self.to_stream = False
         """It publishes to a stream: only an acknowledgement ends it, and another reply is kept in case none comes."""
+        self.due = 0.0
+        """When it ends without an answer, by the clock of the event loop."""
         self.timer: asyncio.TimerHandle | None = None
+        """One of its own; most calls are answered before they need one."""
         self.report: Report | None = None
         """Takes what the worker reports (B7)."""
         self.reported: Reported | None = None
@@ -138,6 +143,7 @@ class Inbox:
         self._tokens = Tokens()
         self._streams = CaptureWarnings(log)
         self._refused_subscription: tuple[str, str] | None = None
+        self._look: asyncio.TimerHandle | None = None
         self.late = 0
         self.progress = ProgressReader()
         self.on_accepted: Callable[[Call, str], None] | None = None
@@ -203,8 +209,20 @@ class Inbox:
         self._calls[call.token] = call
         if step:
             self._by_step[step] = call
-        call.timer = loop.call_at(loop.time() + seconds, self._await_late_answer, call)
+        call.due = loop.time() + seconds
+        if seconds < LOOK_SECONDS:
+            call.timer = loop.call_at(call.due, self._await_late_answer, call)
+        elif self._look is None:
+            self._look = loop.call_later(LOOK_SECONDS, self._set_timers)
         return call
+
+    def _set_timers(self) -> None:
+        """Give timers to the calls that have waited for a while, and go on watching while there are others."""
+        self._look = None
+        loop = asyncio.get_running_loop()
+        for call in self._calls.values():
+            if call.timer is None:
+                call.timer = loop.call_at(call.due, self._await_late_answer, call)
 
     def send(self, call: Call, block: bytes, body: bytes) -> None:
         """Send the request of a call. Raises `BusAway`."""

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from nats.aio.msg import Msg
 
+from dwarf_nats.bus import inbox as inbox_module
 from dwarf_nats.bus.connection import Connection
 from dwarf_nats.bus.inbox import Call, Inbox, Reply
 from dwarf_nats.dev_servers import NatsServer
@@ -60,6 +61,29 @@ async def test_who_was_asked_can_answer_that_call_and_no_other(
     assert inbox.late - late == 19 + 4 + 1  # a subject of two tokens does not even arrive
     for call in calls:
         call.cancel()
+
+
+async def test_calls_that_take_long_end_when_they_are_due(
+    inbox: Inbox, other: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call has no timer of its own until it has waited for a while; those begun before and after a look end in time."""
+    monkeypatch.setattr(inbox_module, "LOOK_SECONDS", 0.01)
+    await other.subscribe("silent", cb=other_does_nothing)
+    await other.flush()
+    async with asyncio.timeout(WAIT):
+        first = asyncio.create_task(inbox.ask("silent", b"", b"", 0.05, step="1-1-a1B2c3D4e5F6g7H8"))
+        await asyncio.sleep(0)
+        long = asyncio.create_task(inbox.ask("silent", b"", b"", 600, step="1-2-a1B2c3D4e5F6g7H8"))
+        assert await first is None
+        second = asyncio.create_task(inbox.ask("silent", b"", b"", 0.05, step="1-3-a1B2c3D4e5F6g7H8"))
+        assert await second is None
+    assert not long.done()
+    assert len(inbox) == 1
+    long.cancel()
+
+
+async def other_does_nothing(_: Msg) -> None:
+    """Nobody answers."""
 
 
 async def test_only_a_task_can_be_accepted(inbox: Inbox, other: Connection, connection: Connection) -> None:

@@ -81,8 +81,8 @@ class Service:
         """Until the call ends by itself."""
         found = self.inbox.find(STEP)
         assert found is not None
-        assert found.timer is not None
-        return found.timer.when() - asyncio.get_running_loop().time()
+        due = found.due if found.timer is None else found.timer.when()
+        return due - asyncio.get_running_loop().time()
 
     @property
     def phase(self) -> int:
