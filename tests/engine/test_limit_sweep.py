@@ -29,11 +29,14 @@ class Stubs:
         self.book = SimpleNamespace(active=True, by_name={"few": LIMIT})
         self.home = self
         self.number, self.limits = 1, self
+        self.changed = asyncio.Event()
+        self.swept = 0
 
     def opened(self) -> list[Any]:
         return [self]
 
     async def permits(self, _after: str, _number: int) -> list[Any]:
+        self.swept += 1
         return []
 
     async def clear_stale(self, _after: int, _number: int) -> int:
@@ -47,6 +50,11 @@ class Stubs:
 
     def fill(self, slots: list[str]) -> None:
         self.filled.update(slots)
+
+    async def wait(self, event: asyncio.Event, seconds: float | None) -> bool:
+        assert seconds is not None
+        self.pauses.append(seconds)
+        return await event.wait()
 
     async def sleep(self, seconds: float) -> None:
         self.pauses.append(seconds)
@@ -80,3 +88,23 @@ async def test_queues_with_room_are_gone_through_briskly_k1(
     await running.close()
     assert stubs.pauses == pauses
     assert len(stubs.filled) == 12 - full
+
+
+async def test_a_sweep_that_rests_looks_again_when_a_limit_changes_k1() -> None:
+    """A flow that ends while its limit is put may leave a permit behind, which only a sweep takes back."""
+    stubs: Any = Stubs(0, 0)
+
+    async def refresh() -> None:
+        return None
+
+    running = LimitSweep(stubs, refresh, stubs, logging.getLogger("test"))
+    running.start()
+    async with asyncio.timeout(10):
+        while not stubs.pauses:
+            await asyncio.sleep(0)
+        assert (stubs.pauses, stubs.swept) == ([sweep.REST_SECONDS], 1)
+        stubs.changed.set()
+        while len(stubs.pauses) < 2:
+            await asyncio.sleep(0)
+    assert stubs.swept == 2
+    await running.close()

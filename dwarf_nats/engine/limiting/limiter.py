@@ -74,6 +74,8 @@ class Limiter:
         self._alarm_of: dict[str, int] = {}
         self._adopting = False
         self._removed: set[str] = set()
+        self.changed = asyncio.Event()
+        """Set when limits were put or deleted: the sweep rests no longer."""
         self._wakeup = asyncio.Event()
         self._job: asyncio.Task[None] | None = None
 
@@ -85,7 +87,9 @@ class Limiter:
         before = dict(self.book.by_name)
         self.book.replace(limits)
         self._removed |= {name for name, limit in before.items() if name not in limits or limits[name].by != limit.by}
-        self._adopting |= limits != before
+        if limits != before:
+            self._adopting = True
+            self.changed.set()
         self._wakeup.set()
 
     def start(self) -> None:

@@ -21,7 +21,7 @@ PERMITS_PAGE, QUEUES_PAGE, WAITS_PAGE = 2_000, 1_000, 2_000
 BRISK_SECONDS = 0.2
 """The pause after a sweep that had queues woken and left others: after a crash or a change, 100,000 keys may have room."""
 REST_SECONDS = 10.0
-"""The pause after a sweep that found neither a permit nor a queue: then nothing waits to be healed."""
+"""The pause after a sweep that found neither a permit nor a queue, unless a limit changes: then nothing waits to be healed."""
 PRUNE_RUNS = 30
 """Sweeps from one removal of unused counts to the next."""
 COUNT_AGE_US = 3_600_000_000
@@ -68,11 +68,15 @@ class LimitSweep:
             except Exception:
                 self._log.exception("a defect in the sweep of limits")
             brisk = BRISK_SECONDS if self._more else SWEEP_SECONDS
-            await self._clock.sleep(REST_SECONDS if self._resting else brisk)
+            if self._resting:
+                await self._clock.wait(self._limiter.changed, REST_SECONDS)
+            else:
+                await self._clock.sleep(brisk)
 
     async def sweep(self) -> None:
         """Look through one page of everything. Raises `Unavailable`."""
         book = self._limiter.book
+        self._limiter.changed.clear()
         self._more = False
         found = await self._take_back()
         for shard in self._limiter.opened():
