@@ -210,6 +210,7 @@ def test_a_nats_that_is_not_there_is_one_line_that_names_it(path: tuple[str, ...
         "what": ["nightly"],
     }
     options = {
+        ("claim", "preview"): ["--claim-bucket", "dwarf-values", "--dsn", f"sqlite:///{tmp_path}/dwarf.db"],
         ("flow", "purge"): ["--status", "completed"],
         ("retention", "put"): ["--older-than", "30d"],
         ("schedule", "put"): ["--workflow", "report", "--cron", "0 3 * * *"],

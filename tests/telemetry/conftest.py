@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from dwarf_nats.clock import ManualClock
+from dwarf_nats.telemetry import instruments
 from dwarf_nats.testing import TaskProxy
 from tests.support.telemetry import Spans, Watched, graphs, watched
 
@@ -19,6 +20,12 @@ def proxy() -> TaskProxy:
 @pytest.fixture
 def spans() -> Spans:
     return Spans()
+
+
+@pytest.fixture
+def every_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Histograms take every value, also of flows that end within a millisecond of each other."""
+    monkeypatch.setattr(instruments, "SAMPLE_INTERVAL_US", 0)
 
 
 @pytest.fixture

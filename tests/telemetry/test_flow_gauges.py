@@ -14,6 +14,7 @@ from tests.store.test_tag_plans import plan
 from tests.support.telemetry import Held, Watched, until, watched
 
 
+@pytest.mark.usefixtures("every_value")
 async def test_flows_are_counted_by_workflow_and_status_t1(dsn: str, proxy: TaskProxy) -> None:
     held = Held()
     proxy.handle_task("held", held)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
+
 from dwarf_nats.testing import TaskProxy
 from dwarf_nats.workflow.limit import Limit
 from tests.support.engines import until_rows
 from tests.support.telemetry import Held, until, watched
 
 
+@pytest.mark.usefixtures("every_value")
 async def test_waits_for_a_limit_are_shown_with_the_age_of_the_oldest_t1(dsn: str, proxy: TaskProxy) -> None:
     """Zero before and afterwards, so that an alert ends."""
     held = Held()

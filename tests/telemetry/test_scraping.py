@@ -32,6 +32,7 @@ def samples(page: bytes) -> dict[str, dict[tuple[tuple[str, str], ...], float]]:
     return found
 
 
+@pytest.mark.usefixtures("every_value")
 async def test_the_page_has_the_names_of_the_catalogue_and_its_values_t1(proxy: TaskProxy) -> None:
     scraped = Scraped()
     provider = MeterProvider([scraped.reader], shutdown_on_exit=False)
