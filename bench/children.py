@@ -103,8 +103,17 @@ class Child:
             process.kill()
             await process.wait()
         else:
-            lines = last.splitlines()
-            self.goodbye = orjson.loads(lines[-1]) if lines else None
+            self.goodbye = _last_answer(last)
+
+
+def _last_answer(output: bytes) -> Any:
+    """The answer in the last line that is one. A library may write a line of its own when its process ends."""
+    for line in reversed(output.splitlines()):
+        try:
+            return orjson.loads(line)
+        except orjson.JSONDecodeError:
+            continue
+    return None
 
 
 async def converse(answer: Callable[[dict[str, Any]], Awaitable[Any]]) -> None:
