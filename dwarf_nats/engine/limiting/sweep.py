@@ -69,9 +69,22 @@ class LimitSweep:
                 self._log.exception("a defect in the sweep of limits")
             brisk = BRISK_SECONDS if self._more else SWEEP_SECONDS
             if self._resting:
-                await self._clock.wait(self._limiter.changed, REST_SECONDS)
+                await self._rest()
             else:
                 await self._clock.sleep(brisk)
+
+    async def _rest(self) -> None:
+        """Sleep, unless a limit changes. It is upkeep: nothing is due at its end, as it would be with `wait`."""
+        ends = [
+            asyncio.ensure_future(self._clock.sleep(REST_SECONDS)),
+            asyncio.ensure_future(self._limiter.changed.wait()),
+        ]
+        try:
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for end in ends:
+                end.cancel()
+            await asyncio.gather(*ends, return_exceptions=True)
 
     async def sweep(self) -> None:
         """Look through one page of everything. Raises `Unavailable`."""
