@@ -145,7 +145,7 @@ def _look_at_others(args: argparse.Namespace, plans: Sequence[Plan]) -> None:
 
 
 async def _others(args: argparse.Namespace) -> Others:
-    """What the user asked for, found or fetched before anything is started. Raises `Failed`."""
+    """The optional engines that the user asked for, found or fetched before anything is started. Raises `Failed`."""
     temporal.check(args.temporal_server)
     wanted = args.further or args.restate_server
     found = await restate.fetch(args.restate_server) if wanted else None

@@ -31,7 +31,7 @@ Pins = dict[str, frozenset[int]]
 
 @dataclass(slots=True)
 class Servers:
-    """Where the servers are. `pids`: by part, the ones that run here, whose CPU time can be read."""
+    """The addresses of the servers. `pids`: by part, the ones that run here, whose CPU time can be read."""
 
     dsn: str
     nats: str
@@ -57,7 +57,7 @@ class Servers:
 
 @dataclass(slots=True)
 class Sides:
-    """What stays the same through a run: steps a flow, the kind of task service, where a profile goes, what is recorded.
+    """The choices for a whole run: steps a flow, the kind of task service, where a profile goes, what is recorded.
 
     `others`: the optional engines of the case with the peers.
     """

@@ -24,7 +24,7 @@ FIRST_ID = 10**9
 
 @dataclass(slots=True, frozen=True)
 class Backlog:
-    """So many flows with their entry step pending, spread over so many fairness keys."""
+    """Lay down flows with their entry step pending, spread over a number of fairness keys."""
 
     flows: int
     keys: int = 1

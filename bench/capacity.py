@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from argparse import ArgumentTypeError
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -12,7 +13,7 @@ from .processes import pin
 from .result import PARTS, Figures
 
 CORES = 2
-"""What these cases need."""
+"""Cores that these cases need."""
 
 
 class CapacityArm(ServiceArm):
@@ -35,7 +36,7 @@ class CapacityArm(ServiceArm):
 
 
 class CoresArm(ServiceArm):
-    """So many replicas on as many cores, a core each; worker, client and servers use the same cores."""
+    """Replicas with a core each; worker, client and servers use the same cores."""
 
     def __init__(self, cores: int, servers: Servers, sides: Sides) -> None:
         chosen = two_cores()[:cores]
@@ -123,19 +124,29 @@ def capacities(servers: Servers, sides: Sides) -> list[CapacityArm]:
 
 
 def pins_of(text: str) -> Pins:
-    """`engine=0`, `workers,client=1,2`. Raises `ValueError`."""
-    parts, equals, cores = text.partition("=")
-    names, numbers = parts.split(","), [int(core) for core in cores.split(",")] if equals else []
-    if not numbers or not set(names) <= set(PARTS):
-        raise ValueError(f"{text!r} is not PART,…=CORE,…, of the parts {', '.join(PARTS)}")
-    if not set(numbers) <= os.sched_getaffinity(0):
-        raise ValueError(f"{text!r} names a core that this process may not use")
-    return dict.fromkeys(names, frozenset(numbers))
+    """Read `engine=0` or `workers,client=1,2`. Raises `ArgumentTypeError`, which says what to write."""
+    parts, _, cores = text.partition("=")
+    names = parts.split(",")
+    if not set(names) <= set(PARTS) or not all(core.isdecimal() for core in cores.split(",")):
+        raise ArgumentTypeError(f"{text!r} is not PART,…=CORE,… such as engine=0, of the parts {', '.join(PARTS)}")
+    numbers = frozenset(int(core) for core in cores.split(","))
+    usable = _usable_cores()
+    if not usable:
+        raise ArgumentTypeError("processes can be kept on cores on Linux only")
+    if not numbers <= set(usable):
+        there = ", ".join(map(str, usable))
+        raise ArgumentTypeError(f"{text!r} names a core that is not there: this process may use {there}")
+    return dict.fromkeys(names, numbers)
+
+
+def _usable_cores() -> list[int]:
+    """The cores that this process may use; none where the system does not tell."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 
 
 def two_cores() -> tuple[frozenset[int], frozenset[int]]:
     """Two cores that this process may use. Raises `Failed` if there are fewer."""
-    usable = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    usable = _usable_cores()
     if len(usable) < CORES:
         raise Failed("this case keeps processes on cores of their own: it needs Linux and two cores")
     return frozenset(usable[:1]), frozenset(usable[1:2])

@@ -34,7 +34,7 @@ class Plan:
     flows: int
     by_default: bool = True
     sizes: tuple[int, ...] = ()
-    """What the arms differ in, or by how much."""
+    """The value in which the arms differ, or by how much."""
     label: str = ""
     rate: int = 0
     """Steps a second that are offered; 0: as many as the concurrency gives."""

@@ -1,4 +1,4 @@
-"""What moved between two runs, beyond noise. Pure.
+"""Changes between two runs, beyond noise. Pure.
 
 Where both runs have the floor, or another arm that a case is measured against, figures are compared as ratios to it: that
 takes out the machine, and the mood it was in. The floor itself and other engines are not compared, another such arm without
@@ -29,7 +29,7 @@ class Move(NamedTuple):
     moved: bool
     better: bool
     judged: bool = True
-    """Whether a change for the worse is a regression."""
+    """True if a change for the worse is a regression."""
 
     @property
     def change(self) -> float:

@@ -21,7 +21,7 @@ _DAY_US = 86_400_000_000
 
 
 async def finished(connection: asyncpg.Connection, steps: int) -> None:
-    """So many finished steps with their flows, copies of a completed flow; whole flows, so a few more perhaps."""
+    """Lay down finished steps with their flows, copies of a completed flow; whole flows, so a few more perhaps."""
     model, length = await connection.fetchrow(
         "select flow_id, count(*) from dwarf_steps where flow_id = (select flow_id from dwarf_flows"
         " where workflow = $1 and status = 'completed' order by flow_id limit 1) group by flow_id",
@@ -41,7 +41,7 @@ async def finished(connection: asyncpg.Connection, steps: int) -> None:
 
 
 async def asleep(connection: asyncpg.Connection, flows: int) -> None:
-    """So many flows whose entry step is due tomorrow."""
+    """Lay down flows whose entry step is due tomorrow."""
     model = await connection.fetchval("select flow_id from dwarf_flows where workflow = $1 limit 1", WORKFLOW)
     flow = f"({ASLEEP_ID} + n)"
     rows = {"flow_id": flow, "thread_id": flow, "root_id": flow, "status": "'running'", "final_state": "null"}

@@ -1,4 +1,4 @@
-"""What there is on this machine of the optional engines, as values."""
+"""The optional engines that this machine has, as values."""
 
 from __future__ import annotations
 

@@ -131,7 +131,7 @@ async def dbos_sync(dsn: str, steps: int) -> AsyncIterator[Callable[[], Awaitabl
 
 
 class State(TypedDict):
-    """What the graphs of LangGraph carry."""
+    """The state that the graphs of LangGraph carry."""
 
     name: str
     n: int

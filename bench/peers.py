@@ -28,7 +28,7 @@ _WANTED = (
 _NAMED = ("dbos", "langgraph", "langgraph-checkpoint-postgres", "restate-sdk", "temporalio")
 _INSTALL_SECONDS = 600
 SLOWER = 5
-"""So many times fewer flows than ours: rounds of about the same length."""
+"""The flows of ours for one of theirs, so that rounds take about the same time."""
 _LEAST = 100
 WARM_UP_SECONDS, ROUND_SECONDS = 1.0, 2.0
 """After so long no further flow of theirs is started in a round: the slowest would take a minute otherwise."""

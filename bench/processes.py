@@ -51,7 +51,7 @@ def _sockets(table: str) -> list[list[str]]:
 
 
 def _open_by(pid: int) -> set[str]:
-    """What the descriptors of a process lead to."""
+    """The files and sockets that the descriptors of a process lead to."""
     found = set()
     try:
         for one in os.listdir(f"/proc/{pid}/fd"):

@@ -1,4 +1,4 @@
-"""What a replica costs that has nothing to do, and what its memory holds."""
+"""The cost of a replica that has nothing to do, and its memory."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class ResidentArm(BacklogArm):
 
 
 class HeldArm:
-    """What `tasks` in hand cost, their waiting callers included: a new replica each round, for memory once had is kept."""
+    """The cost of `tasks` in hand, their waiting callers included: a new replica each round, for memory once had is kept."""
 
     def __init__(self, tasks: int, servers: Servers, sides: Sides) -> None:
         self.figures = Arm(f"{tasks:,} in flight")

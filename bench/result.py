@@ -1,4 +1,4 @@
-"""What a run found, as values: written to one JSON file."""
+"""The findings of a run, as values: written to one JSON file."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ STEADY = ("statements_per_minute", "round_trips_per_minute", "rss_mib", "idle_rs
 
 
 def is_peer(arm: str) -> bool:
-    """Whether it is another engine, by the name of the arm."""
+    """True if it is another engine, by the name of the arm."""
     return arm.split("-")[0] in ENGINES
 
 
@@ -72,7 +72,7 @@ class Figures(msgspec.Struct):
     """Of the replicas' own count, connecting and migrating apart, PostgreSQL only."""
     round_trips_per_step: float | None = None
     measures: dict[str, float] = {}
-    """What is particular to the case, by name (`MEASURES`)."""
+    """Figures particular to the case, by name (`MEASURES`)."""
 
 
 class Arm(msgspec.Struct):
@@ -118,7 +118,7 @@ class Case(msgspec.Struct):
     base: str = FLOOR
     """The arm the others are measured against; empty: they are not."""
     label: str = ""
-    """What tells it from other cases of its name, where that is not the concurrency."""
+    """Its difference from other cases of its name, where that is not the concurrency."""
     offered: bool = False
     """Its load came by the clock."""
 
@@ -175,7 +175,7 @@ def p50(figures: Figures) -> float:
 
 
 def machine() -> dict[str, str]:
-    """What it ran on, and how busy that was before the run."""
+    """The machine it ran on, and how busy that was before the run."""
     model = ""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

@@ -124,7 +124,7 @@ async def _connects(host: str, port: int) -> bool:
 
 
 def free_ports(number: int) -> list[int]:
-    """So many ports on loopback that nobody listens on now."""
+    """Different ports on loopback that nobody listens on now."""
     probes = [socket.socket() for _ in range(number)]
     try:
         for probe in probes:

@@ -98,7 +98,7 @@ class Nowhere(SpanExporter):
 
 
 def providers(telemetry: str) -> dict[str, Any]:
-    """What a replica records into, collected as often as a collector would have it."""
+    """The metrics that a replica records into, collected as often as a collector would have it."""
     if telemetry == "off":
         return {}
     reader = PeriodicExportingMetricReader(ConsoleMetricExporter(out=io.StringIO()), export_interval_millis=15_000)
@@ -128,7 +128,7 @@ async def one_replica(settings: ServerSettings, profile: str, telemetry: str = "
 
 
 def counters(engine: Engine) -> dict[str, float]:
-    """What the committers wrote, in how many groups, what was asked of the databases, and the CPU seconds so far."""
+    """The steps that the committers wrote, their groups, the requests to the databases, and the CPU seconds so far."""
     committers = [shard.committer for shard in engine.shards.values()]
     databases = [getattr(shard.store, "database", None) for shard in engine.shards.values()]
     return {

@@ -46,7 +46,7 @@ class Shape:
         return ("--kind", self.kind, "--steps", str(self.length), "--size", str(self.size))
 
     def graph(self) -> Graph:
-        """What is registered."""
+        """The graph that is registered."""
         graph = Graph(WORKFLOW)
         if self.kind == "pipelined":
             graph.set_durability("pipelined")
@@ -68,7 +68,7 @@ class Shape:
         return graph
 
     def first_state(self) -> dict[str, Any]:
-        """What a flow starts with. The text does not compress: stored small it would say nothing."""
+        """The state that a flow starts with. The text does not compress: stored small it would say nothing."""
         state: dict[str, Any] = {"name": "ada", "n": 0, "pad": PAD}
         if self.kind in ("kept", "turned"):
             state["text"] = base64.b64encode(os.urandom(self.size * 3 // 4 + 3)).decode()[: self.size]
@@ -77,7 +77,7 @@ class Shape:
         return state
 
     def last_state(self, first: dict[str, Any]) -> dict[str, Any]:
-        """What it must end with."""
+        """The state that it must end with."""
         last = {**first, "n": self.steps}
         if self.kind == "turned":
             last["text"] = first["text"][self.steps % self.size :] + first["text"][: self.steps % self.size]

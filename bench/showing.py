@@ -1,4 +1,4 @@
-"""What a run found, as tables."""
+"""The findings of a run, as tables."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def show(run: Run, console: Console) -> None:
 
 
 def _show_measures(run: Run, console: Console) -> None:
-    """What is particular to some cases, where there is any."""
+    """Figures particular to some cases, where there are any."""
     table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0))
     for column in ("case", "arm", "figure", "median", "rounds"):
         table.add_column(column, justify="right" if column == "median" else "left")
@@ -56,7 +56,7 @@ def _show_measures(run: Run, console: Console) -> None:
 
 
 def _show_targets(run: Run, console: Console) -> None:
-    """Where the cases that have a target stand."""
+    """The cases that have a target, beside it."""
     for one in targets(run.cases):
         sign = "≤" if one.at_most else "≥"
         color = "green" if one.met else "yellow"

@@ -65,7 +65,7 @@ class Point(NamedTuple):
 
 @dataclass(slots=True, frozen=True)
 class Bounds:
-    """What an operator allows: the share of what a part carries that is planned with; cores and log of one database server."""
+    """An operator's bounds: the share of its capacity that a part is planned with; cores and log of one database server."""
 
     utilisation: float = 0.6
     database_cores: int = 8
@@ -73,7 +73,7 @@ class Bounds:
 
 
 class Need(NamedTuple):
-    """What a load takes: cores in use, the log of all shards. `bound`: what calls for more than one shard."""
+    """The needs of a load: cores in use, the log of all shards. `bound`: the part that calls for more than one shard."""
 
     steps_per_s: float
     replicas: int
@@ -111,7 +111,7 @@ class Model:
     commits: list[tuple[float, float]]
     """Measured with one replica on one shard: `(steps/s, commits for a step)`, by load."""
     told: dict[str, float] = field(default_factory=dict)
-    """What each further replica adds to the cost of a step, of the parts for which that was measured."""
+    """The cost that each further replica adds to a step, of the parts for which that was measured."""
     fewest: float = 0.0
     """Commits for a step in the largest groups measured."""
 
@@ -141,7 +141,7 @@ class Model:
         return 1e6 / self.cost("engine", shards * self.fewest, replicas)
 
     def need(self, steps_per_s: float, bounds: Bounds) -> Need:
-        """What so many steps a second take: the fewest shards, and for them the fewest replicas.
+        """The needs of a load in steps a second: the fewest shards, and for them the fewest replicas.
 
         Raises `ValueError` if no number of replicas does.
         """

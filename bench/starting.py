@@ -1,4 +1,4 @@
-"""What starting costs: commands in CPU time, a replica and `dev` in time to their ready lines, and an idle replica's memory."""
+"""The cost of starting: CPU time of commands, time of a replica and of `dev` to their ready lines, memory at rest."""
 
 from __future__ import annotations
 

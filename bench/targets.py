@@ -1,4 +1,4 @@
-"""What the cases should come to, and what a run came to. Pure; medians over ratios of rounds run side by side."""
+"""The targets of the cases, and the values of a run. Pure; medians over ratios of rounds run side by side."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple
 from .result import PEERS, Arm, Case, p50, throughput
 
 _TIMES = {"dbos": 10.0, "langgraph": 5.0}
-"""What our steps/s should be of each engine's."""
+"""Our steps/s as a multiple of each engine's."""
 
 
 FILLED = 3
@@ -27,7 +27,7 @@ class Target(NamedTuple):
 
     @property
     def met(self) -> bool:
-        """Whether it is where it should be."""
+        """True if it is where it should be."""
         return self.value <= self.bound if self.at_most else self.value >= self.bound
 
 

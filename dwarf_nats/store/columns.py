@@ -86,11 +86,9 @@ PACKED_FIRST = 3
 _SEPARATOR, _NULL = "\x1f", "\x1e"
 
 
-def packed(*batches: Record, alias: str = "r") -> str:
-    """As `unnest`, of columns that are passed as one text each; `pack` makes the parameters."""
-    parameters = ", ".join(
-        _unpacked(f"${number}", kind) for number, kind in enumerate(kinds_of(*batches), PACKED_FIRST)
-    )
+def packed(*batches: Record, alias: str = "r", first: int = PACKED_FIRST) -> str:
+    """As `unnest`, of columns that are passed as one text each; `pack` makes the parameters, from the first on."""
+    parameters = ", ".join(_unpacked(f"${number}", kind) for number, kind in enumerate(kinds_of(*batches), first))
     return f"unnest({parameters}) as {alias}({column_list(*batches)})"
 
 

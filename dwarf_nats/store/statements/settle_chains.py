@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 from dwarf_nats.rules import state_refs
 from dwarf_nats.rules.leases import lease_us
 from dwarf_nats.rules.settlement import Applied, SettleResult
-from dwarf_nats.store.columns import scalars, unnest
+from dwarf_nats.store.columns import PACKED_FIRST, kinds_of, pack, packed, scalars
 from dwarf_nats.store.dialect import LIVE, NOW, PARKED, parked_if_tripped
 from dwarf_nats.store.statements.cascade import defer_to_breakpoints, needs_cascade
 from dwarf_nats.workflow.status import Parked, Status
@@ -92,10 +92,11 @@ class BornBatch(NamedTuple):
     fairness_weight: Annotated[list[float], "float8"]
 
 
-(_REPLICA,) = scalars(1, ChainBatch, BornBatch)
+(_REPLICA,) = scalars(1, ChainBatch, BornBatch, first=PACKED_FIRST)
+_KINDS = kinds_of(ChainBatch, BornBatch)
 SETTLE_CHAINS = f"""
-with r as (select * from {unnest(ChainBatch)}),
-n as (select * from {unnest(BornBatch, alias="n", first=len(ChainBatch._fields) + 1)}),
+with r as (select * from {packed(ChainBatch)}),
+n as (select * from {packed(BornBatch, alias="n", first=PACKED_FIRST + len(ChainBatch._fields))}),
 -- As in `settle`.
 done as (
   update dwarf_steps s set
@@ -149,7 +150,8 @@ async def settle_chains(
 ) -> SettleResult:
     """Write a group of straight chains on PostgreSQL."""
     lines = [list(head.chain()) for head in group]
-    rows = await session.fetch(SETTLE_CHAINS, *_chain_batch(lines), *_born_batch(lines, budget_ms), replica_id)
+    columns = (*_chain_batch(lines), *_born_batch(lines, budget_ms))
+    rows = await session.fetch(SETTLE_CHAINS, *pack(columns, _KINDS), replica_id)
     found = {step_id: tuple(values) for step_id, *values in rows}
     result = SettleResult()
     with_breakpoints = set()
