@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
 from dwarf_nats.clock import SystemClock
 from dwarf_nats.engine.availability import Availability
+from dwarf_nats.engine.execution import committer as committer_module
+from dwarf_nats.engine.execution import grouping
 from dwarf_nats.engine.execution.committer import Committer
+from dwarf_nats.engine.execution.grouping import UsualSize
 from dwarf_nats.engine.ids import StepIds
 from dwarf_nats.errors import Internal, Unavailable
 from dwarf_nats.ports import StatementRefused
@@ -101,6 +105,7 @@ class Desk:
         self.clock = Quick()
         self.effects: dict[int, tuple[Settlement, bool]] = {}
         self.dropped: list[int] = []
+        self.told = asyncio.Event()
         self.before: Callable[[Sequence[Settlement]], None] = lambda _: None
         """Called with each part that is followed up."""
         self.committer = Committer(
@@ -114,6 +119,7 @@ class Desk:
     def settled(self, group: Sequence[Settlement], result: SettleResult) -> None:
         self.before(group)
         self.effects |= {one.step.step_id: (one, result.applied[one.step.step_id].alive) for one in group}
+        self.told.set()
 
     def fenced(self, settlement: Settlement) -> None:
         self.dropped.append(settlement.step.step_id)
@@ -129,10 +135,27 @@ class Desk:
             self.committer.settle(settlement)
         await self.done()
 
+    async def until(self, count: int) -> None:
+        """Wait until so many settlements were followed up."""
+        async with asyncio.timeout(20):
+            while len(self.effects) < count:
+                self.told.clear()
+                await self.told.wait()
+
     async def done(self) -> None:
         self.committer.close()
         async with asyncio.timeout(20):
             await self.run()
+
+
+@asynccontextmanager
+async def running(desk: Desk) -> AsyncIterator[Desk]:
+    """A committer that runs until the block ends, and then writes what is left."""
+    task = asyncio.create_task(desk.run())
+    yield desk
+    desk.committer.close()
+    async with asyncio.timeout(20):
+        await task
 
 
 @pytest.fixture
@@ -182,8 +205,73 @@ async def test_of_many_results_a_group_takes_half(store: Flaky) -> None:
     """So that stages overlap (design note 0061); few are taken whole."""
     desk = Desk(store)
     await desk.settle(*map(ended, await claimed(store, 200)))
-    assert store.groups == [100, 64, 36]
+    assert store.groups == [100, 50, 32, 18]
     assert len(desk.effects) == 200
+
+
+@pytest.fixture
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small group waits for as long as the test takes, and what was usual is known all the time."""
+    monkeypatch.setattr(committer_module, "LINGER_SECONDS", 60.0)
+    monkeypatch.setattr(grouping, "RECENT_SECONDS", 60.0)
+
+
+@pytest.mark.usefixtures("unhurried")
+async def test_few_results_wait_for_those_that_come_with_them_as_a_rule(store: Flaky) -> None:
+    """Design note 0061: one that comes first does not hold up the many behind it."""
+    steps = await claimed(store, 60)
+    async with running(Desk(store)) as desk:
+        for step in steps[:30]:
+            desk.committer.settle(ended(step))
+        await desk.until(30)
+        desk.committer.settle(ended(steps[30]))
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert store.groups == [30]
+        for step in steps[31:]:
+            desk.committer.settle(ended(step))
+        await desk.until(60)
+        assert store.groups == [30, 30]
+
+
+async def test_few_results_are_written_if_no_others_come(store: Flaky, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grouping, "RECENT_SECONDS", 60.0)
+    steps = await claimed(store, 31)
+    async with running(Desk(store)) as desk:
+        for step in steps[:30]:
+            desk.committer.settle(ended(step))
+        await desk.until(30)
+        desk.committer.settle(ended(steps[30]))
+        await desk.until(31)
+        assert store.groups[-1] == 1
+
+
+@pytest.mark.usefixtures("unhurried")
+async def test_few_results_wait_for_nobody_at_the_end(store: Flaky) -> None:
+    steps = await claimed(store, 31)
+    async with running(Desk(store)) as desk:
+        for step in steps[:30]:
+            desk.committer.settle(ended(step))
+        await desk.until(30)
+        desk.committer.settle(ended(steps[30]))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert sum(store.groups) == 30
+    assert len(desk.effects) == 31
+
+
+def test_a_group_is_small_by_those_of_late() -> None:
+    usual = UsualSize()
+    assert not usual.is_small(1, 100.0), "nothing is known yet"
+    usual.note(30, 100.0)
+    assert usual.is_small(19, 100.01)
+    assert not usual.is_small(20, 100.01)
+    usual.note(3, 100.01)  # a tenth less for each that is smaller
+    assert usual.is_small(17, 100.02)
+    assert not usual.is_small(18, 100.02)
+    assert not usual.is_small(1, 100.04), "a step that comes later is alone"
+    usual.note(1, 100.04)
+    assert not usual.is_small(1, 100.04)
 
 
 async def test_the_next_group_is_at_the_database_before_the_last_one_is_followed_up(store: Flaky) -> None:
@@ -193,8 +281,8 @@ async def test_the_next_group_is_at_the_database_before_the_last_one_is_followed
     told: list[tuple[int, int]] = []
     desk.before = lambda group: told.append((len(group), len(store.groups)))
     await desk.settle(*map(ended, steps))
-    assert store.groups == [40, 40, 10]
-    assert [size for size, _ in told] == [32, 8, 32, 8, 10]
+    assert store.groups == [40, 32, 18]
+    assert [size for size, _ in told] == [32, 8, 32, 18]
     assert [at for _, at in told][:1] == [2], "the second group was on its way"
     assert list(desk.effects) == [step.step_id for step in steps]
 
@@ -212,7 +300,7 @@ async def test_a_defect_in_the_follow_up_of_some_does_not_keep_the_others_from_i
     desk.before = fails_at_first
     with caplog.at_level(logging.ERROR, "dwarf_nats.engine"):
         await desk.settle(*map(ended, steps))
-    assert "a defect after the commit of a group of 60" in caplog.text
+    assert "a defect after the commit of a group of 32" in caplog.text
     assert set(desk.effects) == {step.step_id for step in steps[32:]}
 
 

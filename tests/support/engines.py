@@ -221,11 +221,22 @@ async def until_rows(engine: Engine, wanted: Any, sql: str, *args: Any, shard: i
 
 
 async def quiet(engine: Engine) -> None:
-    """Let everything happen that is about to: some turns of the loop, each with a round trip to the database."""
-    for _ in range(20):
+    """Let everything happen that is about to: some turns of the loop, each with a round trip to the database.
+
+    It goes on for longer while results are being written, but not for ever: a test may keep them from that.
+    """
+    for turn in range(1_000):
+        if turn >= 20 and not any(map(_writes, engine.shards.values())):
+            return
         for shard in engine.shards.values():
             await shard.store.flows.size()
         await asyncio.sleep(0)
+
+
+def _writes(shard: Shard) -> bool:
+    """Tell whether results are being written, wait for that, or are being followed up."""
+    committer = shard.committer
+    return bool(committer._ready.is_set() or committer._settlements or committer._apart or committer._followed._groups)
 
 
 def shard_of(engine: Engine) -> Shard:
