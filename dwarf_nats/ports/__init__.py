@@ -35,14 +35,13 @@ from dwarf_nats.ports.shared import (
     ReplicaStore,
 )
 from dwarf_nats.ports.sources import Sources
-from dwarf_nats.ports.statistics import FlowCount, StatisticsStore
+from dwarf_nats.ports.statistics import FlowCount, StatisticsStore, StoreSize
 from dwarf_nats.ports.store import (
     FlowStore,
     HistoryStore,
     IdSource,
     StepStore,
     Store,
-    StoreSize,
 )
 from dwarf_nats.ports.values import BucketContents, ClaimPage, ClaimStore, RecentFlows, StoredValue, ValueBucket
 from dwarf_nats.ports.world import (

@@ -9,6 +9,13 @@ if TYPE_CHECKING:
     from dwarf_nats.workflow.status import Status
 
 
+class StoreSize(NamedTuple):
+    """Rows of a shard."""
+
+    flows: int
+    steps: int
+
+
 class FlowCount(NamedTuple):
     """Root flows of one workflow in one status, and how long the first of them have been in it."""
 

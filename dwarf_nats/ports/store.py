@@ -13,7 +13,7 @@ Rules that hold for every method:
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from dwarf_nats.ports.backlogs import BacklogStore
 from dwarf_nats.ports.home import HomeStore
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
         KeyStore,
         ReplicaStore,
     )
-    from dwarf_nats.ports.statistics import StatisticsStore
+    from dwarf_nats.ports.statistics import StatisticsStore, StoreSize
     from dwarf_nats.ports.values import ClaimStore
     from dwarf_nats.rules.claims import ClaimedRow
     from dwarf_nats.rules.rows import Called, FanOut, FlowRow, PausedFlow, StepRow, SummaryRow
@@ -53,19 +53,17 @@ if TYPE_CHECKING:
     from dwarf_nats.workflow.state import Raw, State
 
 
-class StoreSize(NamedTuple):
-    """Rows of a shard."""
-
-    flows: int
-    steps: int
-
-
 class StepStore(BacklogStore, Protocol):
     """The hot path on one shard: flows are created with their entry step; due steps are found, claimed and settled."""
 
     @property
     def shard(self) -> int:
         """The number of the shard."""
+        ...
+
+    @property
+    def in_memory(self) -> bool:
+        """What is written stays in memory, so that a commit waits for no disk."""
         ...
 
     async def create(self, group: Sequence[NewFlow], budget_ms: int) -> dict[int, int]:

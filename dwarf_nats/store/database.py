@@ -82,6 +82,11 @@ class Database(Protocol):
         """Only one replica can use it at a time."""
         ...
 
+    @property
+    def in_memory(self) -> bool:
+        """Nothing is written to disk."""
+        ...
+
     async def fetch(self, sql: Sql, *args: Any) -> list[Row]:
         """Run one statement, committed when it returns."""
         ...

@@ -58,6 +58,7 @@ class Postgres:
 
     is_exclusive = False
     """Several replicas may use it at once."""
+    in_memory = False
 
     def __init__(self, dsn: str, pool: int) -> None:
         self._dsn = dsn

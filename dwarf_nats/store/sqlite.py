@@ -48,6 +48,7 @@ class Sqlite:
 
     def __init__(self, path: str, clock: Clock) -> None:
         self.path = path
+        self.in_memory = not path
         self.label = f"the SQLite file {path}" if path else "the SQLite database in memory"
         self._clock = clock
         self._thread: DatabaseThread | None = None

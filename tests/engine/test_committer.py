@@ -12,10 +12,9 @@ import pytest
 
 from dwarf_nats.clock import SystemClock
 from dwarf_nats.engine.availability import Availability
-from dwarf_nats.engine.execution import committer as committer_module
-from dwarf_nats.engine.execution import grouping
+from dwarf_nats.engine.execution import linger
 from dwarf_nats.engine.execution.committer import Committer
-from dwarf_nats.engine.execution.grouping import UsualSize
+from dwarf_nats.engine.execution.linger import UsualSize
 from dwarf_nats.engine.ids import StepIds
 from dwarf_nats.errors import Internal, Unavailable
 from dwarf_nats.ports import StatementRefused
@@ -212,8 +211,8 @@ async def test_of_many_results_a_group_takes_half(store: Flaky) -> None:
 @pytest.fixture
 def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """A small group waits for as long as the test takes, and what was usual is known all the time."""
-    monkeypatch.setattr(committer_module, "LINGER_SECONDS", 60.0)
-    monkeypatch.setattr(grouping, "RECENT_SECONDS", 60.0)
+    monkeypatch.setattr(linger, "LINGER_SECONDS", 60.0)
+    monkeypatch.setattr(linger, "RECENT_SECONDS", 60.0)
 
 
 @pytest.mark.usefixtures("unhurried")
@@ -235,7 +234,7 @@ async def test_few_results_wait_for_those_that_come_with_them_as_a_rule(store: F
 
 
 async def test_few_results_are_written_if_no_others_come(store: Flaky, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grouping, "RECENT_SECONDS", 60.0)
+    monkeypatch.setattr(linger, "RECENT_SECONDS", 60.0)
     steps = await claimed(store, 31)
     async with running(Desk(store)) as desk:
         for step in steps[:30]:

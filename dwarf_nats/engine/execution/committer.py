@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from dwarf_nats.backoff import DATABASE_BACKOFF
 from dwarf_nats.engine.execution.follow_up import FollowUps
-from dwarf_nats.engine.execution.grouping import LINGER_SECONDS, UsualSize, next_group, parted, share_of, weight
+from dwarf_nats.engine.execution.grouping import next_group, parted, share_of, weight
+from dwarf_nats.engine.execution.linger import Linger
 from dwarf_nats.errors import DwarfError, Internal, Unavailable
 from dwarf_nats.ports import StatementRefused
 from dwarf_nats.rules.decide import fail
@@ -65,9 +66,9 @@ class Committer:
         self._creates: deque[tuple[NewFlow, asyncio.Future[int | None]]] = deque()
         self._settlements: deque[Settlement] = deque()
         self._apart: set[asyncio.Task[None]] = set()
-        self._usual_size = UsualSize()
-        self._lingering = False
         self._ready = asyncio.Event()
+        self._lingers = not steps.in_memory
+        self._linger = Linger(self._ready, lambda: len(self._creates) + len(self._settlements))
         self._closing = False
         self._ended = False
         self.outages = 0
@@ -102,7 +103,7 @@ class Committer:
     def close(self) -> None:
         """Let `run` end once everything is written."""
         self._closing = True
-        self._ready.set()
+        self._linger.end()
 
     def reopen(self) -> None:
         """Be ready for `run` once more."""
@@ -135,8 +136,8 @@ class Committer:
                 self._ready.clear()
                 await self._ready.wait()
                 continue
-            if self._is_small():
-                await self._linger()
+            if self._lingers and not self._closing and self._linger.is_due():
+                await self._linger.wait()
             limit = self._settings.max_group
             creates = next_group(self._creates, limit, lambda member: len(member[0].state_json))
             settled = min(limit, share_of(len(self._settlements)))
@@ -152,26 +153,6 @@ class Committer:
                 raise
             except Exception:
                 self._log.exception("a defect: a group of %d was left to its lease", len(settlements))
-
-    def _is_small(self) -> bool:
-        """Tell whether what waits would make a small group."""
-        waiting = len(self._creates) + len(self._settlements)
-        return self._usual_size.is_small(waiting, asyncio.get_running_loop().time())
-
-    async def _linger(self) -> None:
-        """Let others come to a small group, for a moment."""
-        self._lingering = True
-        timer = asyncio.get_running_loop().call_later(LINGER_SECONDS, self._stop_lingering)
-        try:
-            while self._lingering and not self._closing and self._is_small():
-                self._ready.clear()
-                await self._ready.wait()
-        finally:
-            timer.cancel()
-
-    def _stop_lingering(self) -> None:
-        self._lingering = False
-        self._ready.set()
 
     # -- creations
 
@@ -345,7 +326,7 @@ class Committer:
         self._availability.count_outage()
 
     def _count(self, members: int) -> None:
-        self._usual_size.note(members, asyncio.get_running_loop().time())
+        self._linger.note(members)
         self.groups += 1
         self.members += members
 

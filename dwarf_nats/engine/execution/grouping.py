@@ -18,13 +18,6 @@ LINK_MIN_BYTES = 4 * 1024
 SMALL_GROUP = 32
 """Settlements of which a group always takes all: fewer would hardly make its transaction shorter."""
 
-LINGER_SECONDS = 0.002
-"""Time for which a group that is small for its committer waits for others to share its transaction."""
-LINGER_SHARE = 2 / 3
-"""Share of the usual size below which a group is small."""
-RECENT_SECONDS = 0.02
-"""Pause between two groups after which nothing is known of the usual size: a step alone waits for nothing."""
-
 
 def share_of(waiting: int) -> int:
     """The settlements that the next group takes of those that wait: of many, half.
@@ -33,30 +26,6 @@ def share_of(waiting: int) -> int:
     all other stages stand still. Groups that are parted drift apart, so that replica, workers and database work at once.
     """
     return max(SMALL_GROUP, -(-waiting // 2))
-
-
-class UsualSize:
-    """The size that the groups of a committer had lately: that of the largest, less a tenth for each one since.
-
-    A few results that are written by themselves hold up the many that come a moment later, are dispatched and answered by
-    themselves, and so hold them up again.
-    """
-
-    def __init__(self) -> None:
-        self._size = 0.0
-        self._noted_at = 0.0
-
-    def note(self, members: int, now: float) -> None:
-        """Note a group that was written. `now`: seconds, of any clock that is always the same."""
-        self._size = max(float(members), 0.9 * self._recent(now))
-        self._noted_at = now
-
-    def is_small(self, members: int, now: float) -> bool:
-        """Tell whether a group would be small."""
-        return members < LINGER_SHARE * self._recent(now)
-
-    def _recent(self, now: float) -> float:
-        return self._size if now - self._noted_at < RECENT_SECONDS else 0.0
 
 
 def next_group(

@@ -44,6 +44,10 @@ class SqlSteps:
         self._database = database
         self._replicas = replicas
 
+    @property
+    def in_memory(self) -> bool:
+        return self._database.in_memory
+
     async def create(self, group: Sequence[NewFlow], budget_ms: int) -> dict[int, int]:
         return await self._database.run(
             CreateFlows(flows=group, replica_id=self._replicas.replica_id, budget_ms=budget_ms)
