@@ -204,6 +204,7 @@ async def test_a_task_that_cannot_serve(dsn: str, code: int, reason: Reason) -> 
     async with bench(dsn) as it:
         it.tasks(a=fails("no", code))
         key = await it.engine.create(line("x", "a"), {}, start=True)
+        await until_rows(it.engine, [("a",)], "select url from dwarf_tripped")  # the replica knows it before
         wait = await only_wait(it.engine, key, reason.value)
         ((tripped_at,),) = await it.engine.shards[1].store.database.fetch("select tripped_at from dwarf_tripped")
         assert wait.since == tripped_at
