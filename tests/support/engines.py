@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,6 +24,8 @@ from dwarf_nats.workflow.task_error import TaskError
 
 SOON = 20.0
 """Seconds no test should ever need."""
+HELD_SECONDS = 2.0
+"""Seconds after which results that are not written count as kept from it by their test."""
 Dsns = Callable[[int], list[str]]
 """Makes so many empty databases."""
 
@@ -223,11 +226,12 @@ async def until_rows(engine: Engine, wanted: Any, sql: str, *args: Any, shard: i
 async def quiet(engine: Engine) -> None:
     """Let everything happen that is about to: some turns of the loop, each with a round trip to the database.
 
-    It goes on for longer while results are being written, but not for ever: a test may keep them from that.
+    It goes on while results are being written, but not for ever: a test may keep them from that.
     """
-    for turn in range(1_000):
-        if turn >= 20 and not any(map(_writes, engine.shards.values())):
-            return
+    until = time.monotonic() + HELD_SECONDS
+    turns = 0
+    while turns < 20 or (any(map(_writes, engine.shards.values())) and time.monotonic() < until):
+        turns += 1
         for shard in engine.shards.values():
             await shard.store.flows.size()
         await asyncio.sleep(0)
