@@ -63,7 +63,7 @@ class StepStore(BacklogStore, Protocol):
 
     @property
     def in_memory(self) -> bool:
-        """What is written stays in memory, so that a commit waits for no disk."""
+        """Its commits stay in memory, and wait for no disk."""
         ...
 
     async def create(self, group: Sequence[NewFlow], budget_ms: int) -> dict[int, int]:

@@ -84,7 +84,7 @@ class Database(Protocol):
 
     @property
     def in_memory(self) -> bool:
-        """Nothing is written to disk."""
+        """Its commits stay in memory."""
         ...
 
     async def fetch(self, sql: Sql, *args: Any) -> list[Row]:

@@ -148,9 +148,14 @@ class Desk:
 
 
 @asynccontextmanager
-async def running(desk: Desk) -> AsyncIterator[Desk]:
-    """A committer that runs until the block ends, and then writes what is left."""
+async def one_after_many(store: Flaky, steps: Sequence[ClaimedStep]) -> AsyncIterator[Desk]:
+    """A committer that has written 30 results and gets one more; it runs until the block ends, and writes what is left."""
+    desk = Desk(store)
     task = asyncio.create_task(desk.run())
+    for step in steps[:30]:
+        desk.committer.settle(ended(step))
+    await desk.until(30)
+    desk.committer.settle(ended(steps[30]))
     yield desk
     desk.committer.close()
     async with asyncio.timeout(20):
@@ -219,11 +224,7 @@ def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_few_results_wait_for_those_that_come_with_them_as_a_rule(store: Flaky) -> None:
     """Design note 0061: one that comes first does not hold up the many behind it."""
     steps = await claimed(store, 60)
-    async with running(Desk(store)) as desk:
-        for step in steps[:30]:
-            desk.committer.settle(ended(step))
-        await desk.until(30)
-        desk.committer.settle(ended(steps[30]))
+    async with one_after_many(store, steps) as desk:
         for _ in range(10):
             await asyncio.sleep(0)
         assert store.groups == [30]
@@ -236,11 +237,7 @@ async def test_few_results_wait_for_those_that_come_with_them_as_a_rule(store: F
 async def test_few_results_are_written_if_no_others_come(store: Flaky, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(linger, "RECENT_SECONDS", 60.0)
     steps = await claimed(store, 31)
-    async with running(Desk(store)) as desk:
-        for step in steps[:30]:
-            desk.committer.settle(ended(step))
-        await desk.until(30)
-        desk.committer.settle(ended(steps[30]))
+    async with one_after_many(store, steps) as desk:
         await desk.until(31)
         assert store.groups[-1] == 1
 
@@ -248,11 +245,7 @@ async def test_few_results_are_written_if_no_others_come(store: Flaky, monkeypat
 @pytest.mark.usefixtures("unhurried")
 async def test_few_results_wait_for_nobody_at_the_end(store: Flaky) -> None:
     steps = await claimed(store, 31)
-    async with running(Desk(store)) as desk:
-        for step in steps[:30]:
-            desk.committer.settle(ended(step))
-        await desk.until(30)
-        desk.committer.settle(ended(steps[30]))
+    async with one_after_many(store, steps) as desk:
         for _ in range(5):
             await asyncio.sleep(0)
         assert sum(store.groups) == 30

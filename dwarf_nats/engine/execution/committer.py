@@ -104,6 +104,7 @@ class Committer:
         """Let `run` end once everything is written."""
         self._closing = True
         self._linger.end()
+        self._ready.set()
 
     def reopen(self) -> None:
         """Be ready for `run` once more."""

@@ -14,11 +14,7 @@ RECENT_SECONDS = 0.02
 
 
 class UsualSize:
-    """The size that the groups of a committer had lately: that of the largest, less a tenth for each one since.
-
-    A few results that are written by themselves hold up the many that come a moment later, are dispatched and answered by
-    themselves, and so hold them up again.
-    """
+    """The size that the groups of a committer had lately: that of the largest, less a tenth for each one since."""
 
     def __init__(self) -> None:
         self._size = 0.0
@@ -39,6 +35,9 @@ class UsualSize:
 
 class Linger:
     """Lets others come to a group that is small for its committer.
+
+    A few results that are written by themselves hold up the many that come a moment later. They are dispatched and answered by
+    themselves, and so hold them up again.
 
     `arrived` is set when something arrives; `waiting` counts what waits to be written.
     """
