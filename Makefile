@@ -33,7 +33,7 @@ tools: $(STAMP)
 	$(BIN)/python -m dwarf_nats.sdk.generate_sync --check
 
 check: tools ## check format, lint, types, imports and generated files, run the fast tests
-	$(BIN)/pytest -m 'not slow' -n 2
+	$(BIN)/pytest -m 'not slow' -n 3
 
 test: tools ## run everything, as CI does
 	$(BIN)/pytest -n 3 --dist worksteal

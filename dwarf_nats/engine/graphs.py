@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 CACHED_GRAPHS = 4096
 """Parsed graphs kept in memory; the one used longest ago goes first."""
+ASSUMED_US = 1_000_000
+"""Age at which a look-up of a name is made again, although the database would find out if another graph has it by now."""
 RESAVE_US = 3_000_000
 """Age at which a saved graph is saved again before it is used: half of the time the database keeps it for."""
 THREAD_MIN_CHARACTERS = 5_000
@@ -106,6 +108,8 @@ class GraphBook:
         self._saved: dict[tuple[int, str], tuple[int, int]] = {}
         self._saving: dict[tuple[int, str], asyncio.Task[int]] = {}
         self._sound: set[str] = set()
+        self._looked_up: dict[str, tuple[int, str]] = {}
+        """When the registry was asked for a name, and the digest that it had."""
         self._asked: dict[str, asyncio.Future[str | None]] = {}
         self._asking: asyncio.Task[None] | None = None
 
@@ -114,6 +118,13 @@ class GraphBook:
         """The database to read the registry from: every shard has all of it, so that one of them may be away."""
         there = [number for number in self._stores if not self._away(number)]
         return self._stores[min(there or self._stores)]
+
+    def assumed(self, workflow: str) -> Graph | None:
+        """Return the graph that was registered for `workflow` a moment ago, if it is at hand: another may be by now."""
+        at, digest = self._looked_up.get(workflow, (0, ""))
+        if digest in self._sound and 0 <= self._clock.now() - at < ASSUMED_US:
+            return self._by_digest.get(digest)
+        return None
 
     async def find(self, workflow: str, baggage: Raw) -> Graph:
         """Return the graph that a new flow of `workflow` runs. `baggage`: for the source.
@@ -342,6 +353,7 @@ class GraphBook:
     async def _ask(self) -> None:
         while self._asked:
             asked, self._asked = self._asked, {}
+            now = self._clock.now()
             try:
                 found = await self._read(partial(_registered_digests, list(asked)))
             except Exception as error:
@@ -349,8 +361,15 @@ class GraphBook:
                     future.set_exception(error)
                     future.exception()  # those that waited may have gone: the loop must not warn
             else:
+                if len(self._looked_up) > CACHED_GRAPHS:
+                    self._looked_up.clear()
                 for name, future in asked.items():
-                    future.set_result(found.get(name))
+                    digest = found.get(name)
+                    if digest is None:
+                        self._looked_up.pop(name, None)
+                    else:
+                        self._looked_up[name] = now, digest
+                    future.set_result(digest)
 
     def _keep(self, digest: str, graph: Graph) -> None:
         before = self._by_digest.get(digest)

@@ -269,6 +269,8 @@ class NewFlow(msgspec.Struct, kw_only=True):
     """This database is that home: the key is taken with the flow."""
     kept_until: int = 2**62
     """Until when its graph is kept, on the database's clock; later it is not created."""
+    assumed: bool = False
+    """Its graph was registered for its workflow a moment ago: it is created only if that is still so."""
 
 
 def eager_step(flow: FlowContext, new: NewStep) -> ClaimedStep:

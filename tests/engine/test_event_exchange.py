@@ -278,6 +278,7 @@ async def each_death(
             return
 
 
+@pytest.mark.slow
 async def test_a_signal_that_dies_anywhere_reaches_each_step_once(three: Engine) -> None:
     """E1: whatever was committed is finished by the sweep of another replica; the client's second attempt changes nothing."""
     flows: list[str] = []

@@ -56,8 +56,14 @@ async def test_a_lone_step_is_settled_by_primary_key(hot: asyncpg.Connection) ->
 
 @pytest.mark.parametrize("sql", [create.CREATE, create.CREATE_KEYED], ids=["plain", "keyed"])
 async def test_create_joins_nothing(hot: asyncpg.Connection, sql: str) -> None:
-    """Tripped tasks, keys that were taken and flows that were made are looked up in hashes filled once per statement."""
+    """Tripped tasks, keys that were taken and flows that were made are looked up in hashes filled once per statement.
+
+    The registry may be large: the name of an assumed graph is looked up in its index.
+    """
     plan = await plan_of(hot, sql)
+    registry = r"\(SubPlan (\d+)\)(?s:.)*?SubPlan \1\n +->  Index Scan using dwarf_registry_pkey"
+    assert re.search(registry, plan)
+    plan = re.sub(registry, "", plan)
     assert "Nested Loop" not in plan
     assert len(set(re.findall(r"hashed SubPlan \d+", plan))) == (3 if sql is create.CREATE_KEYED else 1)
     assert "(SubPlan" not in plan

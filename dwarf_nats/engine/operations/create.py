@@ -84,10 +84,12 @@ class Creator:
 
         Raises as `create`.
         """
-        graph = await self._graph(request)
+        graph, assumed = self._assumed(request)
         for _ in range(MAX_TRIES):
+            if graph is None:
+                graph = await self._graph(request)
             try:
-                created = await self._insert(shard, request, graph)
+                created = await self._insert(shard, request, graph, assumed=assumed)
             except DatabaseAway as error:
                 if error.undecided or request.thread is not None:
                     raise
@@ -98,30 +100,36 @@ class Creator:
                 continue
             if isinstance(created, Created):
                 return created
+            if assumed:
+                graph, assumed = None, False
         raise Unavailable("the database took too long, again and again, to create the flow: ask again")
 
     async def _create_keyed(self, request: CreateRequest) -> Created:
         """Find the flow of an idempotency key, else create it on the home of the key (O1)."""
         options = request.options
         key = options.idempotency_key or ""
-        graph: Graph | None = None
+        graph, assumed = self._assumed(request)
         for _ in range(MAX_TRIES):
             home, count = await self._deployment.home(options.fairness_key, key)
             # Before the graph is looked for: it may be gone by now.
             before = await self._keys.find_created(request)
             if before is not None:
                 return before
-            graph = graph if graph is not None else await self._graph(request)
-            if self._deployment.is_cordoned(home.number):
+            cordoned = self._deployment.is_cordoned(home.number)
+            if graph is None or (assumed and cordoned):
+                graph, assumed = await self._graph(request), False
+            if cordoned:
                 elsewhere = await self._create_elsewhere(
                     home, request, graph, shard=self._deployment.any_shard(), shards=count
                 )
                 if elsewhere is not None:
                     return elsewhere
                 continue
-            created = await self._insert(home, request, graph, shards=count)
+            created = await self._insert(home, request, graph, shards=count, assumed=assumed)
             if isinstance(created, Created):
                 return created
+            if assumed:
+                graph, assumed = await self._graph(request), False
             held = await self._keys.settle(home, created)
             if held is not None and held.shard:  # the home was cordoned when this request came first
                 elsewhere = await self._create_elsewhere(
@@ -195,21 +203,29 @@ class Creator:
         self._graphs.doubt(shard.number, new.flow.digest)
         return await shard.store.keys.is_placed(new.flow.flow_id) is not None
 
+    def _assumed(self, request: CreateRequest) -> tuple[Graph | None, bool]:
+        """Return the graph that the workflow had a moment ago, and true, if the database can find out whether it has it yet."""
+        workflow, options = request.workflow, request.options
+        if not isinstance(workflow, str) or options.durability is not None:  # that makes it a graph of its own
+            return None, False
+        graph = self._graphs.assumed(workflow)
+        return graph, graph is not None
+
     async def _graph(self, request: CreateRequest) -> Graph:
         if isinstance(request.workflow, str):
             return await self._graphs.find(request.workflow, request.baggage)
         return await self._graphs.admit(request.workflow)
 
     async def _insert(
-        self, shard: Shard, request: CreateRequest, graph: Graph, *, shards: int = 0
+        self, shard: Shard, request: CreateRequest, graph: Graph, *, shards: int = 0, assumed: bool = False
     ) -> Created | NewFlow:
         """Insert a flow. `shards`: the number of shards that the home of its idempotency key was worked out with, if any.
 
-        Returns the value it was to be made from if its key is taken, that number has changed, or the graph is not kept
-        any more.
+        `assumed`: the database is to find out whether its workflow has this graph yet. Returns the value it was to be made from
+        if it has not, if the key is taken or that number has changed, or if the graph is not kept any more.
         """
         new = await self._factory.build(shard, request, graph)
-        new.shards, new.reserves = shards, bool(shards)
+        new.shards, new.reserves, new.assumed = shards, bool(shards), assumed
         flow_id = new.flow.flow_id
         span = self._factory.begin_trace(new)
         outcome = shard.waiters.add(flow_id) if request.wait else asyncio.get_running_loop().create_future()

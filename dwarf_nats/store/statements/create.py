@@ -1,7 +1,7 @@
 """Create flows with their entry steps (O1).
 
-A flow is created only while its graph is certain to be kept (`graphs`). With an idempotency key whose home is this database,
-the key is taken with the flow.
+A flow is created only while its graph is certain to be kept (`graphs`), and an assumed graph only if it is the one that is
+registered. With an idempotency key whose home is this database, the key is taken with the flow.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class _StartRow(NamedTuple):
 
 
 class _EntryRow(NamedTuple):
-    """Its entry step, and until when its graph is kept. `_entry_row` has its values."""
+    """Its entry step, and what must be true of its graph. `_entry_row` has its values."""
 
     running: Annotated[bool, "bool"]
     step_id: Annotated[int, "bigint"]
@@ -77,6 +77,7 @@ class _EntryRow(NamedTuple):
     state: Annotated[str, "text"]
     lease: Annotated[int, "bigint"]
     kept_until: Annotated[int, "bigint"]
+    assumed: Annotated[bool, "bool"]
 
 
 class _KeyRow(NamedTuple):
@@ -112,7 +113,9 @@ def _values(flow: str, start: str, now: str) -> str:
 
 # -- PostgreSQL
 
-_KEPT_YET = f"kept_until > {NOW} + {graphs.MIN_LEFT_US}"
+# A subquery for a value is an index look-up; one in `exists` may become a hash of the whole registry.
+_CERTAIN = f"""kept_until > {NOW} + {graphs.MIN_LEFT_US}
+    and (not assumed or (select g.digest from dwarf_registry g where g.name = workflow) = graph_digest)"""
 
 
 def _entry(replica_id: str) -> str:
@@ -149,11 +152,11 @@ def _create(*, keyed: bool, tagged: bool) -> str:
 
 # Without idempotency keys nothing can conflict, and the entry steps need no join with what was made.
 _PLAIN = f"""
-with r as (select * from {{rows}}),
-made as ({{made}} where {_KEPT_YET}
+with r as (select * from {{rows}} where {_CERTAIN}),
+made as ({{made}}
   on conflict (fairness_key, idempotency_key) where idempotency_key <> '' do nothing
   returning flow_id),{{tags}}{{entry}}
-  from r where {_KEPT_YET})
+  from r)
 select flow_id, {NOW} from made
 """
 
@@ -161,16 +164,16 @@ select flow_id, {NOW} from made
 # taken with its flow; one that was taken before, on another shard, brings an id that may have been used meanwhile.
 # `is true` keeps the subquery a hashed one; as a join it would compare each with each.
 _KEYED = f"""
-with r as (select * from {{rows}}),
+with r as (select * from {{rows}} where {_CERTAIN}),
 agreed as materialized (select shards from dwarf_deployment where one = 1 for share),
 kept as (
   insert into dwarf_keys (fairness_key, idempotency_key, shard, flow_id, token, request_digest, created_at)
   select r.fairness_key, r.idempotency_key, 0, r.flow_id, r.token, r.request_digest, {NOW}
-  from r where r.reserves and r.shards = (select shards from agreed) and {_KEPT_YET}
+  from r where r.reserves and r.shards = (select shards from agreed)
   on conflict do nothing
   returning flow_id),
 made as ({{made}}
-  where {_KEPT_YET} and (not reserves or (flow_id in (select flow_id from kept)) is true)
+  where (not reserves or (flow_id in (select flow_id from kept)) is true)
   on conflict do nothing
   returning flow_id),{{tags}}{{entry}}
   from r where (flow_id in (select flow_id from made)) is true)
@@ -254,7 +257,7 @@ class CreateFlows:
 
     def on_sqlite(self, session: SqliteSession) -> dict[int, int]:
         now = session.now
-        flows = [new for new in self.flows if new.kept_until > now + graphs.MIN_LEFT_US]
+        flows = graphs.of_certain_graphs(session, self.flows)
         rows = [(*_flow_row(new), *_start_row(new), now) for new in flows]
         if any(new.idempotency_key for new in flows):
             flows = [new for new, row in zip(flows, rows, strict=True) if _insert_keyed(session, new, row)]
@@ -324,6 +327,7 @@ def _entry_row(new: NewFlow, budget_ms: int) -> tuple[Any, ...]:
         new.state_json.decode(),
         lease_us(new.flow.time_budget_ms, budget_ms),
         new.kept_until,
+        new.assumed,
     )
 
 

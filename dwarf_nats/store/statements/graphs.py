@@ -8,10 +8,12 @@ at the time of the first. A save takes the mark away.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dwarf_nats.store.database import Tx
+    from dwarf_nats.rules.steps import NewFlow
+    from dwarf_nats.store.database import SqliteSession, Tx
 
 KEPT_US = 6_000_000
 """Microseconds for which a graph is kept after a save: longer than a replica remembers that it saved it."""
@@ -56,7 +58,20 @@ REGISTER = (
 )
 UNREGISTER = "delete from dwarf_registry where name = $1 returning name"
 REGISTERED = "select name, digest, updated_at from dwarf_registry order by name"
+_IS_REGISTERED = "select 1 from dwarf_registry where name = ? and digest = ?"
 REGISTERED_DIGESTS = "select name, digest from dwarf_registry where name {in_text:$1}"
+
+
+def of_certain_graphs(session: SqliteSession, flows: Sequence[NewFlow]) -> list[NewFlow]:
+    """Return the flows whose graphs are kept long enough, and if assumed are those that are registered."""
+    assumed = {(new.flow.workflow, new.flow.digest) for new in flows if new.assumed}
+    gone = {pair for pair in assumed if session.connection.execute(_IS_REGISTERED, pair).fetchone() is None}
+    return [
+        new
+        for new in flows
+        if new.kept_until > session.now + MIN_LEFT_US
+        and not (new.assumed and (new.flow.workflow, new.flow.digest) in gone)
+    ]
 
 
 async def remove_marked(tx: Tx, limit: int) -> int:
