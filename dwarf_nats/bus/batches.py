@@ -21,15 +21,16 @@ from dwarf_nats.wire import batches as codec
 from dwarf_nats.wire import headers as h
 from dwarf_nats.wire import tasks
 
-from .inbox import Reply
+from .calls import Reply
 
 if TYPE_CHECKING:
     from dwarf_nats.wire.subjects import Subjects
     from dwarf_nats.wire.task_messages import BatchedReply
     from dwarf_nats.workflow.answer import TaskCall
 
+    from .calls import Call, Listener
     from .connection import Connection
-    from .inbox import Call, Inbox
+    from .inbox import Inbox
 
 log = logging.getLogger("dwarf_nats.bus")
 FORGOTTEN_SECONDS = 30.0
@@ -180,15 +181,15 @@ class Batcher:
         """Tell whether a request fits into a message, alone and in a batch, with its headers at their longest."""
         return len(body) + MOST_HEADER_BYTES <= self._connection.max_payload
 
-    async def ask(self, subject: str, call: TaskCall, body: bytes) -> Reply | None:
-        """Send the request of a step with others that are due now, and wait for its reply. As `Inbox.ask`."""
-        pending = self._inbox.begin(subject, call.budget, step=call.step_key, report=call.report)
+    def begin(self, subject: str, call: TaskCall, body: bytes, listener: Listener) -> Call:
+        """Begin the call of a step, and send its request with others that are due now. Raises as `Inbox.begin`."""
+        pending = self._inbox.begin(subject, call.budget, listener, step=call.step_key, report=call.report)
         due = self._due.get(call.url)
         if due is None:
             due = self._due[call.url] = []
             asyncio.get_running_loop().call_soon(self._flush, call.url)
         due.append((pending, call, body))
-        return await self._inbox.reply_of(pending)
+        return pending
 
     def _flush(self, url: str) -> None:
         due = [one for one in self._due.pop(url) if self._inbox.in_flight(one[0])]

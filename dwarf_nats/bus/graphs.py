@@ -25,8 +25,9 @@ from dwarf_nats.workflow.graph import Graph
 from dwarf_nats.workflow.names import check_subject_name
 from dwarf_nats.workflow.state import Raw, check_json
 
+from .calls import Reply
 from .connection import Connection
-from .inbox import Inbox, Reply
+from .inbox import Inbox
 from .reconnects import Reconnects
 
 log = logging.getLogger("dwarf_nats.bus")

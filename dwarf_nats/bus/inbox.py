@@ -2,7 +2,7 @@
 
 nats-py's own `request` takes a reply with a header `Status: 503`, which any task may send, for the server's statement that
 nobody listens. Here that statement is the status on the *first line* of an empty message's header block, which no header
-can imitate. Replies go to their futures inline, without a task per message.
+can imitate. Replies go to those that wait for them inline, without a task per message.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from functools import partial
 
 import nats.errors
 
@@ -23,101 +23,18 @@ from dwarf_nats.wire.streams import CaptureWarnings, recorded_by
 from dwarf_nats.wire.subjects import Subjects, replica_inbox
 from dwarf_nats.wire.tokens import Tokens
 from dwarf_nats.wire.violations import Violation
-from dwarf_nats.workflow.progress import Progress
 
+from .calls import Call, CallGroup, Listener, Reply, Report, resolve
 from .connection import Connection
-from .progress import ProgressReader, Reported
+from .progress import ProgressReader
 
 log = logging.getLogger("dwarf_nats.bus")
-
-Report = Callable[[str, Progress], None]
-"""Takes the key of a step and its progress."""
 EXPIRY_GRACE_SECONDS = 0.1
 """Pause between the deadline of a call and its end. A process that was suspended still has to read answers that came in time,
 and its timers fire before it has read them."""
 
 LOOK_SECONDS = 1.0
-"""Time within which most calls are answered. A timer for each of them would cost as much as its future."""
-SENT, QUEUED, STARTED = range(3)
-"""The phases of a call: sent, in the queue of a worker that said so, begun after that (K3)."""
-
-
-class Reply(NamedTuple):
-    """A raw reply. `nobody`: the server says that nobody listens there. `refused`: it says that this user may not send there.
-    `stream`: nothing came in time but the acknowledgement of this JetStream stream, which is `body`."""
-
-    block: bytes | None
-    body: bytes
-    nobody: bool = False
-    stream: str = ""
-    refused: bool = False
-
-
-class Call:
-    """One request in flight. `step`: the key of its step, if it is a task request."""
-
-    __slots__ = (
-        "batch",
-        "budget",
-        "cancelled",
-        "due",
-        "future",
-        "phase",
-        "recorded",
-        "report",
-        "reported",
-        "step",
-        "subject",
-        "timer",
-        "to_stream",
-        "token",
-        "worker",
-    )
-
-    def __init__(self, token: bytes, future: asyncio.Future[Reply | None], subject: str, step: str) -> None:
-        self.token = token
-        self.future = future
-        self.subject = subject
-        self.step = step
-        self.worker = ""
-        self.batch: CallGroup | None = None
-        """Those that were sent with it in one message."""
-        self.budget = 0.0
-        """Seconds that the service has for its answer, once it has begun."""
-        self.phase = SENT
-        self.cancelled = False
-        self.recorded: Reply | None = None
-        """The acknowledgement of a stream, in case nothing else comes."""
-        self.to_stream = False
-        """It publishes to a stream: only an acknowledgement ends it, and another reply is kept in case none comes."""
-        self.due = 0.0
-        """When it ends without an answer, by the clock of the event loop."""
-        self.timer: asyncio.TimerHandle | None = None
-        """One of its own; most calls are answered before they need one."""
-        self.report: Report | None = None
-        """Takes what the worker reports (B7)."""
-        self.reported: Reported | None = None
-
-    @property
-    def public_id(self) -> str:
-        """The token-free id of the step."""
-        return self.step.rpartition("-")[0]
-
-
-class CallGroup(Protocol):
-    """Calls that share a message, and so its reply subject."""
-
-    def ended(self, call: Call) -> None:
-        """A call of the group has ended."""
-        ...
-
-    def received(self, block: bytes | None, body: bytes) -> None:
-        """Take a message for the group."""
-        ...
-
-    def refused(self) -> None:
-        """Permissions do not let the message out."""
-        ...
+"""Time within which most calls are answered. A timer for each of them would cost as much as the call."""
 
 
 class Inbox:
@@ -190,21 +107,27 @@ class Inbox:
         `to_stream` it is the one that is waited for, and any other reply is returned only if none came.
         Raises `BusAway` if the connection is down or drops meanwhile.
         """
-        call = self.begin(subject, seconds, step=step, report=report)
+        future: asyncio.Future[Reply | None] = asyncio.get_running_loop().create_future()
+        call = self.begin(subject, seconds, partial(resolve, future), step=step, report=report)
         call.to_stream = to_stream
+        self.send(call, block, body)
         try:
-            self.send(call, block, body)
-        except BusAway:
-            self._forget(call)
+            return await future
+        except asyncio.CancelledError:
+            self.drop(call)
             raise
-        return await self.reply_of(call)
 
-    def begin(self, subject: str, seconds: float, *, step: str = "", report: Report | None = None) -> Call:
-        """Begin a call, to be sent with `send` or in a group. Raises `BusAway` if no reply could come."""
+    def begin(
+        self, subject: str, seconds: float, listener: Listener, *, step: str = "", report: Report | None = None
+    ) -> Call:
+        """Begin a call, to be sent with `send` or in a group. Raises `BusAway` if no reply could come.
+
+        `listener` is told what becomes of it, unless `send` raises.
+        """
         loop = asyncio.get_running_loop()
         if self._refused_subscription and self._refused_subscription in self._connection.refused:
             raise BusAway(f"NATS does not let this replica subscribe to its inbox {self._subject}*")
-        call = Call(self._tokens.next().encode(), loop.create_future(), subject, step)
+        call = Call(self._tokens.next().encode(), listener, subject, step)
         call.report, call.budget = report, seconds
         self._calls[call.token] = call
         if step:
@@ -225,8 +148,12 @@ class Inbox:
                 call.timer = loop.call_at(call.due, self._await_late_answer, call)
 
     def send(self, call: Call, block: bytes, body: bytes) -> None:
-        """Send the request of a call. Raises `BusAway`."""
-        self._connection.send(call.subject, f"{self._subject}{call.token.decode()}", block, body)
+        """Send the request of a call. Raises `BusAway`; the call is over then, and its listener was not told."""
+        try:
+            self._connection.send(call.subject, f"{self._subject}{call.token.decode()}", block, body)
+        except BusAway:
+            self._forget(call)
+            raise
 
     def send_group(self, group: CallGroup, subject: str, block: bytes, body: bytes) -> bytes:
         """Send one message for several calls; return the token of its replies, for `end_group`. Raises `BusAway`."""
@@ -241,31 +168,29 @@ class Inbox:
 
     def in_flight(self, call: Call) -> bool:
         """Tell whether somebody waits for the reply of a call."""
-        return self._calls.get(call.token) is call and not call.future.done()
+        return self._calls.get(call.token) is call and call.listener is not None
 
-    async def reply_of(self, call: Call) -> Reply | None:
-        """Wait for the reply of a call; `None` if none came in time. Raises as `ask`."""
-        try:
-            return await call.future
-        except asyncio.CancelledError:
-            if not call.cancelled:
-                self._forget(call)
-            # Else the call is kept until its deadline, so that a service that accepts it late learns of the cancellation.
-            raise
+    def drop(self, call: Call) -> None:
+        """Wait for a call no longer: its listener is not told any more.
+
+        One that was cancelled is kept until its deadline, so that a service that accepts it late learns of that.
+        """
+        call.listener = None
+        if not call.cancelled:
+            self._forget(call)
 
     def end(self, call: Call, error: Exception) -> None:
         """End a call with an error. If its reply comes all the same, it is late."""
         self._forget(call)
-        if not call.future.done():
-            call.future.set_exception(error)
+        call.tell(error)
 
     def answer(self, call: Call, reply: Reply) -> None:
         """End a call with its reply."""
         self._forget(call)
-        if call.future.done():
+        if call.listener is None:
             self.late += 1
         else:
-            call.future.set_result(reply)
+            call.tell(reply)
 
     def _forget(self, call: Call) -> None:
         self._calls.pop(call.token, None)
@@ -298,8 +223,7 @@ class Inbox:
             self._await_late_answer(call)
             return
         self._forget(call)
-        if not call.future.done():
-            call.future.set_result(call.recorded)
+        call.tell(call.recorded)
 
     def _receive(self, subject: bytes, _reply: bytes, body: bytes, block: bytes | None) -> None:
         call = self._calls.get(subject[self._cut :])
@@ -375,8 +299,7 @@ class Inbox:
             call = next((one for one in reversed(self._calls.values()) if one.subject == violation.subject), None)
         if call is not None:
             self._forget(call)
-            if not call.future.done():
-                call.future.set_result(Reply(None, b"", refused=True))
+            call.tell(Reply(None, b"", refused=True))
         return False
 
     def _disconnected(self) -> None:
@@ -393,6 +316,4 @@ class Inbox:
                 self.on_ended(call)
             if call.timer is not None:
                 call.timer.cancel()
-            if not call.future.done():
-                with contextlib.suppress(asyncio.InvalidStateError):
-                    call.future.set_exception(BusAway(reason))
+            call.tell(BusAway(reason))

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 
 from dwarf_nats.ports import QueuedTooLong, WorkerLost
 
-from .inbox import QUEUED, SENT, STARTED
+from .calls import QUEUED, SENT, STARTED
 
 if TYPE_CHECKING:
     from dwarf_nats.ports import QueueListener
 
-    from .inbox import Call, Inbox
+    from .calls import Call
+    from .inbox import Inbox
 
 log = logging.getLogger("dwarf_nats.bus")
 GIVEN_BACK_PAUSE_SECONDS = 0.1

@@ -17,8 +17,9 @@ from dwarf_nats.clock import SystemClock
 from dwarf_nats.ports import BusAway, WorkerLost
 from dwarf_nats.wire import peers
 
+from .calls import Call
 from .connection import Connection
-from .inbox import Call, Inbox
+from .inbox import Inbox
 
 if TYPE_CHECKING:
     from dwarf_nats.ports import Clock

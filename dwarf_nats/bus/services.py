@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from dwarf_nats.wire.violations import Violation
     from dwarf_nats.workflow.services import ServiceCall
 
+    from .calls import Reply
     from .connection import Connection
-    from .inbox import Inbox, Reply
+    from .inbox import Inbox
 
 
 class NatsServices:

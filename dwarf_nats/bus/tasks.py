@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from dwarf_nats.ports import BusAway, TaskCapabilities, WorkerLost
@@ -13,8 +16,9 @@ from dwarf_nats.wire.subjects import Subjects
 from dwarf_nats.workflow.answer import Answer, TaskCall
 
 from .batches import Batcher
+from .calls import Call, Reply, resolve
 from .connection import Connection
-from .inbox import Call, Inbox
+from .inbox import Inbox
 from .progress import ProgressReader
 from .queued_calls import QueuedCalls
 from .reconnects import Reconnects
@@ -57,7 +61,11 @@ class NatsTasks:
         self._max_depth = max_depth
         self.queued_calls = QueuedCalls(inbox, accept=self._on_accepted, give_back=self._give_back_queued)
         self.capabilities = TaskCapabilities(
-            keeps_budget=True, max_depth=max_depth, worker_of=self._worker_of, listen=self.queued_calls.listen
+            keeps_budget=True,
+            max_depth=max_depth,
+            worker_of=self._worker_of,
+            listen=self.queued_calls.listen,
+            begin=self.begin,
         )
         self.batcher = Batcher(connection, inbox, self._subjects, accept_ms=accept_ms, on_accepted=self._on_accepted)
         self._known: dict[str, str] = {}
@@ -86,17 +94,53 @@ class NatsTasks:
         Every failure is an answer. Raises `BusAway` if the connection is down or drops before the answer came, or if it
         has just come back and nobody listens yet; `WorkerLost` if the worker that accepted it is gone.
         """
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        drop = self.begin(call, partial(resolve, future))
+        try:
+            return await future
+        except asyncio.CancelledError:
+            drop()
+            raise
+
+    def begin(self, call: TaskCall, answered: Callable[[Answer | Exception], None]) -> Callable[[], None]:
+        """Ask for one task; `answered` is called once with what `execute` returns or raises, after this has returned.
+
+        Call what is returned to wait no longer. Raises `BusAway` if the connection is down.
+        """
         url = call.url
         subject = self._known.get(url) or self._know(url)
         body = codec.encode_body(call)
+        listener = partial(self._replied, call, subject, answered)
         if self.batcher.takes_batches(url) and len(self._inbox) and self.batcher.fits(body):
-            reply = await self.batcher.ask(subject, call, body)
-        else:
-            block = codec.encode_block(call, self._accept_ms, self._streams)
-            if not self._connection.fits(block, body):
-                return codec.too_large(url, len(block) + len(body), self._connection.max_payload)
-            reply = await self._inbox.ask(subject, block, body, call.budget, step=call.step_key, report=call.report)
+            return partial(self._inbox.drop, self.batcher.begin(subject, call, body, listener))
+        block = codec.encode_block(call, self._accept_ms, self._streams)
+        if not self._connection.fits(block, body):
+            answer = codec.too_large(url, len(block) + len(body), self._connection.max_payload)
+            return asyncio.get_running_loop().call_soon(answered, answer).cancel
+        pending = self._inbox.begin(subject, call.budget, listener, step=call.step_key, report=call.report)
+        self._inbox.send(pending, block, body)
+        return partial(self._inbox.drop, pending)
+
+    def _replied(
+        self,
+        call: TaskCall,
+        subject: str,
+        answered: Callable[[Answer | Exception], None],
+        reply: Reply | Exception | None,
+    ) -> None:
+        if isinstance(reply, Exception):
+            answered(reply)
+            return
         self.roll_call.answered(call.step_key)
+        try:
+            outcome: Answer | Exception = self._answer(call, subject, reply)
+        except Exception as error:
+            outcome = error
+        answered(outcome)
+
+    def _answer(self, call: TaskCall, subject: str, reply: Reply | None) -> Answer:
+        """The answer to a call by its reply. Raises `BusAway` if it is known only that nobody listens yet."""
+        url = call.url
         if reply is None:
             return codec.timed_out(url, call.budget)
         if reply.stream:

@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from dwarf_nats.clock import SystemClock
+from dwarf_nats.engine.registry_look_ups import RegistryLookUps
 from dwarf_nats.errors import BadRequest, DwarfError, Internal, NotFound, TooLarge, Unavailable
 from dwarf_nats.ports import Refused
 from dwarf_nats.workflow.graph import Graph
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 CACHED_GRAPHS = 4096
 """Parsed graphs kept in memory; the one used longest ago goes first."""
-ASSUMED_US = 1_000_000
-"""Age at which a look-up of a name is made again, although the database would find out if another graph has it by now."""
 RESAVE_US = 3_000_000
 """Age at which a saved graph is saved again before it is used: half of the time the database keeps it for."""
 THREAD_MIN_CHARACTERS = 5_000
@@ -108,10 +107,7 @@ class GraphBook:
         self._saved: dict[tuple[int, str], tuple[int, int]] = {}
         self._saving: dict[tuple[int, str], asyncio.Task[int]] = {}
         self._sound: set[str] = set()
-        self._looked_up: dict[str, tuple[int, str]] = {}
-        """When the registry was asked for a name, and the digest that it had."""
-        self._asked: dict[str, asyncio.Future[str | None]] = {}
-        self._asking: asyncio.Task[None] | None = None
+        self._look_ups = RegistryLookUps(self._registered, self._clock)
 
     @property
     def _registry(self) -> GraphStore:
@@ -121,10 +117,8 @@ class GraphBook:
 
     def assumed(self, workflow: str) -> Graph | None:
         """Return the graph that was registered for `workflow` a moment ago, if it is at hand: another may be by now."""
-        at, digest = self._looked_up.get(workflow, (0, ""))
-        if digest in self._sound and 0 <= self._clock.now() - at < ASSUMED_US:
-            return self._by_digest.get(digest)
-        return None
+        digest = self._look_ups.recent(workflow)
+        return self._by_digest.get(digest) if digest in self._sound else None
 
     async def find(self, workflow: str, baggage: Raw) -> Graph:
         """Return the graph that a new flow of `workflow` runs. `baggage`: for the source.
@@ -210,20 +204,25 @@ class GraphBook:
             check_subjects(kept, self._services.refuses)
         return kept
 
+    def at_hand(self, digest: str) -> Graph | None:
+        """Return the graph of a flow that was created, if no database need be asked for it."""
+        graph = self._by_digest.get(digest)
+        if graph is not None:
+            self._by_digest.move_to_end(digest)
+        return graph
+
     async def frozen(self, shard: int, digest: str) -> Graph:
         """Return the graph a flow was created with. It is not checked: a condition that this version refuses is false.
 
         Raises `Internal` if the database does not have it, `Unavailable`.
         """
-        graph = self._by_digest.get(digest)
+        graph = self.at_hand(digest)
         if graph is None:
             body = await self._stores[shard].load(digest)
             if body is None:
                 raise Internal(f"graph {digest[:12]} is missing from shard {shard}")
             graph = Graph.from_json(body)
             self._keep(digest, graph)
-        else:
-            self._by_digest.move_to_end(digest)
         return graph
 
     async def save(self, shard: int, graph: Graph) -> str:
@@ -319,7 +318,7 @@ class GraphBook:
     async def _named(self, name: str) -> tuple[Graph, str] | None:
         """Return the graph registered for `name`, and its digest."""
         for again in (True, True, False):
-            digest = await self._registered(name)
+            digest = await self._look_ups.digest(name)
             if digest is None:
                 return None
             try:
@@ -341,35 +340,9 @@ class GraphBook:
         """Return the registered graphs, by name. Raises `Unavailable`."""
         return [GraphInfo(*row) for row in await self._read(lambda store: store.registered())]
 
-    async def _registered(self, name: str) -> str | None:
-        """Return the digest registered for `name`. Requests that come during a look-up share the next one."""
-        future = self._asked.get(name)
-        if future is None:
-            future = self._asked[name] = asyncio.get_running_loop().create_future()
-            if self._asking is None or self._asking.done():
-                self._asking = asyncio.create_task(self._ask())
-        return await asyncio.shield(future)
-
-    async def _ask(self) -> None:
-        while self._asked:
-            asked, self._asked = self._asked, {}
-            now = self._clock.now()
-            try:
-                found = await self._read(partial(_registered_digests, list(asked)))
-            except Exception as error:
-                for future in asked.values():
-                    future.set_exception(error)
-                    future.exception()  # those that waited may have gone: the loop must not warn
-            else:
-                if len(self._looked_up) > CACHED_GRAPHS:
-                    self._looked_up.clear()
-                for name, future in asked.items():
-                    digest = found.get(name)
-                    if digest is None:
-                        self._looked_up.pop(name, None)
-                    else:
-                        self._looked_up[name] = now, digest
-                    future.set_result(digest)
+    async def _registered(self, names: Sequence[str]) -> Mapping[str, str]:
+        """Read the digests of registered names."""
+        return await self._read(lambda store: store.registered_digests(names))
 
     def _keep(self, digest: str, graph: Graph) -> None:
         before = self._by_digest.get(digest)
@@ -379,7 +352,3 @@ class GraphBook:
         self._digests[id(graph)] = digest
         if len(self._by_digest) > CACHED_GRAPHS:
             self._digests.pop(id(self._by_digest.popitem(last=False)[1]), None)
-
-
-async def _registered_digests(names: Sequence[str], store: GraphStore) -> Mapping[str, str]:
-    return await store.registered_digests(names)

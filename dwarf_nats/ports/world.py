@@ -80,6 +80,12 @@ class TaskCapabilities:
     """Names the worker that runs the step of a key, for an explanation (Q2); empty if it has not named itself."""
     listen: Callable[[QueueListener], None] | None = None
     """Has a listener told which steps wait in the queues of workers (K3); `None` if no worker has a queue."""
+    begin: Callable[[TaskCall, Callable[[Answer | Exception], None]], Callable[[], None]] | None = None
+    """As `execute`, without a coroutine that waits. `None`: it is not possible.
+
+    The second parameter is called once, with the answer or what `execute` would raise, and not before `begin` has returned.
+    Call what `begin` returns to wait no longer. Raises `BusAway`.
+    """
 
 
 class Tasks(Protocol):

@@ -9,8 +9,9 @@ import pytest
 from nats.aio.msg import Msg
 
 from dwarf_nats.bus import inbox as inbox_module
+from dwarf_nats.bus.calls import Call, Reply
 from dwarf_nats.bus.connection import Connection
-from dwarf_nats.bus.inbox import Call, Inbox, Reply
+from dwarf_nats.bus.inbox import Inbox
 from dwarf_nats.dev_servers import NatsServer
 from dwarf_nats.wire.subjects import Subjects
 from dwarf_nats.wire.tokens import Tokens

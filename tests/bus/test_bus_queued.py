@@ -9,8 +9,9 @@ from collections.abc import AsyncIterator
 import pytest
 from nats.aio.msg import Msg
 
+from dwarf_nats.bus.calls import QUEUED, STARTED
 from dwarf_nats.bus.connection import Connection
-from dwarf_nats.bus.inbox import QUEUED, STARTED, Inbox
+from dwarf_nats.bus.inbox import Inbox
 from dwarf_nats.bus.tasks import NatsTasks
 from dwarf_nats.ports import BusAway, QueuedTooLong
 from dwarf_nats.wire.subjects import Subjects

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import msgspec
 import pytest
 
-from dwarf_nats.bus.inbox import Call, Reply
+from dwarf_nats.bus.calls import Call, Reply
 from dwarf_nats.bus.roll_call import SILENCES, RollCall
 from dwarf_nats.clock import ManualClock
 from dwarf_nats.ports import BusAway, WorkerLost

@@ -10,10 +10,13 @@ import pytest
 
 from dwarf_nats.clock import ManualClock
 from dwarf_nats.engine import Engine
-from dwarf_nats.library import open_engine
+from dwarf_nats.engine.ports import Ports
+from dwarf_nats.library import engine_on, open_engine
+from dwarf_nats.ports import TaskCapabilities
 from dwarf_nats.settings import EngineSettings
 from dwarf_nats.testing import TaskProxy
 from tests.support.databases import Databases
+from tests.support.direct import DirectTasks
 from tests.support.engines import Dsns, Remembered, line
 
 
@@ -35,11 +38,13 @@ def heard() -> Remembered:
 
 @pytest.fixture
 async def engine(dsn: str, proxy: TaskProxy, heard: Remembered) -> AsyncIterator[Engine]:
-    """A started engine on each database; the tests leave nothing in hand that they want to finish."""
-    made = open_engine(
-        dsn, tasks=proxy, graphs=proxy, notices=heard, signals=heard, settings=EngineSettings(drain_ms=0)
-    )
-    async with made:
+    """A started engine on each database; the tests leave nothing in hand that they want to finish.
+
+    The one on PostgreSQL asks its tasks directly, the one on SQLite by coroutines: the two ways are the same on both.
+    """
+    capabilities = TaskCapabilities() if dsn.startswith("sqlite") else DirectTasks(proxy).capabilities
+    ports = Ports(tasks=proxy, capabilities=capabilities, graphs=proxy, notices=heard, signals=heard)
+    async with engine_on([dsn], ports, EngineSettings(drain_ms=0)) as made:
         yield made
 
 

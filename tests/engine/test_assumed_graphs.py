@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from dwarf_nats.clock import ManualClock
-from dwarf_nats.engine import Engine, graphs
+from dwarf_nats.engine import Engine, registry_look_ups
 from dwarf_nats.errors import NotFound
 from dwarf_nats.library import open_engine
 from dwarf_nats.testing import TaskProxy
@@ -36,7 +36,7 @@ class LookUps:
 def always_assumed(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     """However slow the machine, a look-up does not get old."""
     if "timed" not in request.fixturenames:
-        monkeypatch.setattr(graphs, "ASSUMED_US", 2**60)
+        monkeypatch.setattr(registry_look_ups, "ASSUMED_US", 2**60)
 
 
 def store_of(engine: Engine, shard: int = 1) -> Any:
@@ -120,7 +120,7 @@ async def test_a_shard_that_missed_a_change_creates_flows_all_the_same(
         await engine.put_graph(line("counted", "add"))
         assert await run(engine, 0, keyed) == 1
         await put_elsewhere(store_of(engine, 1), counting("first", "second"))
-        engine.replica.graphs._looked_up.clear()
+        engine.replica.graphs._look_ups._found.clear()
         assert {await run(engine, number, keyed) for number in range(1, 20)} == {2}
 
 

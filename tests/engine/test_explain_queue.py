@@ -131,7 +131,8 @@ async def test_a_step_is_held_while_the_bus_is_away_and_what_comes_after_it_wait
     proxy.handle_task("a", lambda: {"n": 1})
     async with replica(dsn, proxy, workers=1, drain_ms=0) as engine:
         key = await engine.create_task("a", start=True)
-        wait = await only_wait(engine, key, "bus_away")
+        # Of a step that was not claimed yet when its row was read, no replica is told.
+        wait = await until_wait(engine, key, lambda wait: wait.reason is Reason.BUS_AWAY and bool(wait.replica))
         assert wait.replica == engine.replica.name
         assert wait.remedy == "dwarf-nats health"
         assert wait.deadline is None

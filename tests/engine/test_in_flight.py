@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from functools import partial
 from typing import Any
 
 from dwarf_nats.engine.execution.in_flight import InFlight
@@ -117,6 +118,43 @@ async def test_cancelling_a_flow_ends_its_steps_whatever_the_port_raises() -> No
     await asyncio.gather(*in_flight.executions)
     assert [step.cancelled for step in steps] == [True, True, False]
     assert [execution.outcome for execution in executions] == ["cancelled", "cancelled", "done"]
+
+
+async def test_a_step_that_was_started_directly_is_ended_by_its_function() -> None:
+    """O10, B3."""
+    in_flight = registry(Tasks())
+    ended: list[int] = []
+
+    def end(step: ClaimedStep) -> None:
+        ended.append(step.step_id)
+        in_flight.executed(step)
+
+    steps = [claimed(number) for number in (1, 2, 3)]
+    for step in steps:
+        step.begun = True
+        in_flight.start_directly(step, partial(end, step))
+    assert (in_flight.count, list(in_flight.executions)) == (3, [])
+    in_flight.cancel([StepRef(2, steps[1].token)])
+    assert (ended, in_flight.count, steps[1].cancelled) == ([2], 2, True)
+    await in_flight.release_all()
+    assert (sorted(ended), in_flight.count) == ([1, 2, 3], 0)
+    assert len(in_flight.steps) == 3  # until they are written
+
+
+async def test_an_earlier_claim_that_goes_on_touches_nothing_of_the_later_one() -> None:
+    """X1: it was started directly, and its answer needs more than a decision."""
+    in_flight = registry(Tasks())
+    first, second = claimed(7), claimed(7)
+    in_flight.start_directly(first, lambda: None)
+    in_flight.start_directly(second, lambda: None)
+    in_flight.executed(first)
+    assert in_flight.executing == {7: second.token}
+    execution = Execution(in_flight, first)
+    in_flight.go_on(first, execution.run())
+    execution.go_on.set()
+    while not execution.outcome:
+        await asyncio.sleep(0)
+    assert (in_flight.steps, in_flight.executing, execution.outcome) == ([second], {7: second.token}, "done")
 
 
 async def test_releasing_all_waits_for_every_execution() -> None:

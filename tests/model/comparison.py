@@ -15,8 +15,10 @@ from hypothesis import currently_in_test_context, event, reject
 
 from dwarf_nats.engine import Engine
 from dwarf_nats.engine.peers import PeerSignals
+from dwarf_nats.engine.ports import Ports
 from dwarf_nats.errors import BadRequest, Conflict
-from dwarf_nats.library import open_engine
+from dwarf_nats.library import engine_on
+from dwarf_nats.ports import TaskCapabilities
 from dwarf_nats.rules.steps import ReadyStep, StoppedFlow
 from dwarf_nats.settings import EngineSettings
 from dwarf_nats.workflow.answer import ErrorInfo
@@ -32,6 +34,7 @@ from tests.model.example import Crowd, Encore, Example
 from tests.model.interpreter import Expected, Model, TooLong, Twist
 from tests.model.records import COMPLETED, FAILED, Effects, effects_from, identity, shown_history
 from tests.model.values import CannotMerge, Error, canonical, merged, normalised, reduced
+from tests.support.direct import DirectTasks
 
 
 class PeerBus:
@@ -68,22 +71,22 @@ class PeerBus:
 class EngineGroup:
     """Engines that live longer than an example, on an event loop that runs while one is performed.
 
-    Several are replicas that share the database; each operation goes to the next of them.
+    Several are replicas that share the database; each operation goes to the next of them. `direct`: the tasks are asked without
+    a coroutine that waits, as over NATS.
     """
 
-    def __init__(self, dsn: str, replicas: int = 1) -> None:
+    def __init__(self, dsn: str, replicas: int = 1, *, direct: bool = False) -> None:
         self._runner = asyncio.Runner()
         self._tasks = StagedTasks()
         self._engines: list[Engine] = []
         for at in range(replicas):
-            engine = open_engine(
-                dsn,
+            ports = Ports(
                 tasks=self._tasks,
+                capabilities=DirectTasks(self._tasks).capabilities if direct else TaskCapabilities(),
                 graphs=self._tasks,
                 signals=PeerBus(self._engines, at),
-                settings=EngineSettings(drain_ms=0),
-                name=f"replica {at}",
             )
+            engine = engine_on([dsn], ports, EngineSettings(drain_ms=0), name=f"replica {at}")
             self._engines.append(engine)
             self._runner.run(engine.startup())
 

@@ -28,7 +28,7 @@ RANDOM = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, He
 @pytest.fixture(scope="module")
 def memory() -> Iterator[EngineGroup]:
     """An engine on SQLite in memory."""
-    engines = EngineGroup("sqlite://")
+    engines = EngineGroup("sqlite://", direct=True)
     yield engines
     engines.close()
 
@@ -37,7 +37,8 @@ def memory() -> Iterator[EngineGroup]:
 def on_postgres(request: pytest.FixtureRequest, postgres: PostgresServer) -> Iterator[EngineGroup]:
     """Engines that share a PostgreSQL database."""
     name = f"model_{request.param}"
-    engines = EngineGroup(asyncio.run(postgres.create_database(name)), replicas=request.param)
+    dsn = asyncio.run(postgres.create_database(name))
+    engines = EngineGroup(dsn, replicas=request.param, direct=request.param == 2)
     yield engines
     engines.close()
     asyncio.run(postgres.drop_database(name))

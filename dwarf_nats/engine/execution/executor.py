@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from dwarf_nats.engine.execution.chains import Chains, goes_on
+from dwarf_nats.engine.execution.direct_calls import DirectCalls
+from dwarf_nats.engine.execution.invoker import raised
 from dwarf_nats.engine.execution.pipeline import Pipeline
 from dwarf_nats.engine.ids import NoneLeft
 from dwarf_nats.errors import DwarfError, Unavailable
@@ -38,7 +42,11 @@ RELEASE_DELAY_US = 250_000
 
 
 class Executor:
-    """Executes the steps of one shard, each in an asyncio task of its own."""
+    """Executes the steps of one shard.
+
+    What has to wait for more than the answer of a task runs in a task of asyncio of its own. All else is done when the answer
+    comes.
+    """
 
     def __init__(
         self,
@@ -69,6 +77,7 @@ class Executor:
         self._committer = committer
         self._debug_log = debug_log
         self.pipeline = Pipeline(in_flight, committer, shared.settings)
+        self._direct = DirectCalls(shared, runner.invoker)
         self._chains = Chains(shared, runner=runner, step_ids=step_ids, debug_log=debug_log)
 
     # -- dispatch
@@ -78,6 +87,12 @@ class Executor:
         step.dispatched_at = self._clock.now()
         if self._debug_log.enabled:
             self._debug_log.dispatched(step)
+        if self._direct.possible and self._backpressure.may_ask_at_once(step):
+            give_up = self._direct.ask(step, partial(self._answered, step))
+            if give_up is not None:
+                step.begun = True
+                self._in_flight.start_directly(step, partial(self._given_up, step, give_up))
+                return
         self._in_flight.start(step, self._run(step))
 
     def dispatch_first(self, new: NewFlow, created_at: int) -> None:
@@ -91,12 +106,53 @@ class Executor:
 
     # -- execution
 
-    async def _run(self, step: ClaimedStep) -> None:
+    def _answered(self, step: ClaimedStep, got: Answer | Exception) -> None:
+        """Settle a step that was started directly, or go on with it in a task of asyncio, if that has to wait for something."""
+        if isinstance(got, Answer) and got.subgraph is None:
+            self._direct.measure(step)
+            age_us = step.age_us
+            try:
+                settlement = self._settled_at_once(step, got)
+            except Exception:  # ids are short, or a defect: that is for the other way to find out
+                step.age_us = age_us
+            else:
+                self._finish(step, settlement)
+                return
+        self._in_flight.executed(step)
+        step.begun = False
+        self._in_flight.go_on(step, self._run(step, got))
+
+    def _settled_at_once(self, step: ClaimedStep, answer: Answer) -> Settlement:
+        """Settle a step by an answer that asks for no sub-workflow. Raises `NoneLeft`, if ids are short."""
+        graph = step.flow.graph
+        assert graph is not None
+        answer = self._sound(step, answer)
+        if (early := self._backpressure.release_refused(step, answer)) is not None:
+            return early
+        self._note_age(step)
+        return self._decided(step, graph, answer, None)
+
+    def _given_up(self, step: ClaimedStep, give_up: Callable[[], None]) -> None:
+        """Release a step that was started directly: nobody waits for its answer any more."""
+        give_up()
+        self._end(step, release(step))
+
+    def _finish(self, step: ClaimedStep, settlement: Settlement) -> None:
+        """Have a step that was started directly written, and the one that follows started."""
+        try:
+            self._prepare_next(step, settlement)
+        except Exception as error:
+            self._log.exception("a defect while executing step %s", step.public_id, extra=step.log_fields)
+            settlement = fail(step, ErrorInfo(f"a defect of the engine: {describe_error(error)}", 500))
+        self._end(step, settlement)
+
+    async def _run(self, step: ClaimedStep, got: Answer | Exception | None = None) -> None:
+        """Execute a step, or go on with what it has got of its task."""
         settlement: Settlement | None = None
         step.begun = True
         try:
             if not step.called_off:
-                settlement = await self._execute(step)
+                settlement = await self._execute(step, got)
         except BaseException as error:
             running = asyncio.current_task()
             if ends_process(error) or closes_coroutine(error, running):
@@ -105,15 +161,19 @@ class Executor:
                 self._log.exception("a defect while executing step %s", step.public_id, extra=step.log_fields)
                 settlement = fail(step, ErrorInfo(f"a defect of the engine: {describe_error(error)}", 500))
         finally:
-            try:
-                self._executed(step)
-            finally:
-                if settlement is None:
-                    settlement = release(step)
-                if step.ahead_of is None and step.follower is None:
-                    self._committer.settle(settlement)
-                else:
-                    self.pipeline.settle(settlement)
+            self._end(step, settlement)
+
+    def _end(self, step: ClaimedStep, settlement: Settlement | None) -> None:
+        """The execution of a step ends: hand its settlement over; without one it is released."""
+        try:
+            self._executed(step)
+        finally:
+            if settlement is None:
+                settlement = release(step)
+            if step.ahead_of is None and step.follower is None:
+                self._committer.settle(settlement)
+            else:
+                self.pipeline.settle(settlement)
 
     def _executed(self, step: ClaimedStep) -> None:
         self._in_flight.executed(step)
@@ -121,18 +181,20 @@ class Executor:
         if step.span is not None:
             step.span.done()
 
-    async def _execute(self, step: ClaimedStep) -> Settlement:
+    async def _execute(self, step: ClaimedStep, got: Answer | Exception | None) -> Settlement:
         """Settle a step. A database or a bus that is away releases it: the step is not at fault."""
         flow = step.flow
         try:
             graph = flow.graph or await self._graph_of(flow)
             if step.unmerged is not None:
                 return await self._decide(step, graph, Answer(error=step.unmerged), None)
-            if (early := self._stopped_before_task(step, graph)) is not None:
-                return early
-            answer = await self.runner.run(step, graph)
-            if self._checks_answers:
-                answer = sound(answer, step.url, self._limits.max_depth)
+            if got is None:
+                if (early := self._stopped_before_task(step, graph)) is not None:
+                    return early
+                answer = await self.runner.run(step, graph)
+            else:
+                answer = _answer_of(got)
+            answer = self._sound(step, answer)
             if (early := self._backpressure.release_refused(step, answer)) is not None:
                 return early
             child = None
@@ -140,17 +202,21 @@ class Executor:
                 answer, child = await self.runner.children.prepare(step, answer)
         except (BusAway, WorkerLost, Unavailable) as error:
             return await self._release(step, error)
-        step.age_us += max(0, self._clock.now() - step.dispatched_at)
+        self._note_age(step)
         try:
             settlement = self._decided(step, graph, answer, child)
         except NoneLeft:
             settlement = await self._decide(step, graph, answer, child)
         except Exception as error:
             return self._fail_undecided(step, error)
-        if settlement.problems:
-            self._warn_of_problems(step, settlement)
-        self._start_eagerly(step, settlement)
+        self._prepare_next(step, settlement)
         return settlement
+
+    def _sound(self, step: ClaimedStep, answer: Answer) -> Answer:
+        return sound(answer, step.url, self._limits.max_depth) if self._checks_answers else answer
+
+    def _note_age(self, step: ClaimedStep) -> None:
+        step.age_us += max(0, self._clock.now() - step.dispatched_at)
 
     async def _graph_of(self, flow: FlowContext) -> Graph:
         flow.graph = await self._graphs.frozen(flow.shard, flow.digest)
@@ -231,6 +297,12 @@ class Executor:
 
     # -- what follows
 
+    def _prepare_next(self, step: ClaimedStep, settlement: Settlement) -> None:
+        """Have what follows on a decision ready before it is written."""
+        if settlement.problems:
+            self._warn_of_problems(step, settlement)
+        self._start_eagerly(step, settlement)
+
     def _start_eagerly(self, step: ClaimedStep, settlement: Settlement) -> None:
         """Have one of the steps that follow start in the worker slot of this one; the others are claimed like any work.
 
@@ -267,6 +339,13 @@ class Executor:
         span.child = self._traces.workflow(child.public_id, child.workflow, parent=span.trace_context)
         if span.child is not None:
             child.trace = span.child.trace_context
+
+
+def _answer_of(got: Answer | Exception) -> Answer:
+    """What a direct call got, as the answer that it would have returned. Raises what it would have raised."""
+    if isinstance(got, BusAway | WorkerLost | Unavailable):
+        raise got
+    return raised(got) if isinstance(got, Exception) else got
 
 
 def _heir(settlement: Settlement) -> NewStep | None:

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Coroutine, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dwarf_nats.engine.port_errors import suppress_port_errors
-from dwarf_nats.rules.steps import StepRef
+from dwarf_nats.rules.steps import ClaimedStep, StepRef
 
 if TYPE_CHECKING:
     from dwarf_nats.ports import Logger, Tasks
-    from dwarf_nats.rules.steps import ClaimedStep
     from dwarf_nats.workflow.keys import Key
+
+
+class Execution(NamedTuple):
+    """A step that is at its task, or on its way there. `task` runs it, or is `None`; `end` ends it."""
+
+    step: ClaimedStep
+    task: asyncio.Task[None] | None
+    end: Callable[[], object]
 
 
 class InFlight:
@@ -27,7 +34,9 @@ class InFlight:
         self._tasks = tasks
         self._log = logger
         self._steps: dict[int, ClaimedStep] = {}
-        self._executions: dict[int, asyncio.Task[None]] = {}
+        self._executions: dict[int, Execution] = {}
+        self._earlier: set[asyncio.Task[None]] = set()
+        """Executions of earlier claims that go on by themselves."""
         self.held: set[int] = set()
         """Steps that are held until the connection to the task services is back."""
 
@@ -50,17 +59,42 @@ class InFlight:
         return {step_id: self._steps[step_id].token for step_id in self._executions if step_id in self._steps}
 
     @property
+    def count(self) -> int:
+        """The number of steps that are at their tasks, or on their way there."""
+        return len(self._executions)
+
+    @property
     def executions(self) -> Sequence[asyncio.Task[None]]:
-        return list(self._executions.values())
+        """The executions that run as tasks of asyncio."""
+        return [one.task for one in self._executions.values() if one.task is not None]
 
     def start(self, step: ClaimedStep, execution: Coroutine[Any, Any, None]) -> None:
         """Register a step and run its execution, which calls `executed` at its end."""
+        task = asyncio.create_task(execution)
         self._steps[step.step_id] = step
-        self._executions[step.step_id] = asyncio.create_task(execution)
+        self._executions[step.step_id] = Execution(step, task, task.cancel)
+
+    def start_directly(self, step: ClaimedStep, end: Callable[[], object]) -> None:
+        """Register a step whose task was asked, and whose answer is waited for by nothing that runs.
+
+        `end` has the step released, and calls `executed` as an answer does.
+        """
+        self._steps[step.step_id] = step
+        self._executions[step.step_id] = Execution(step, None, end)
+
+    def go_on(self, step: ClaimedStep, execution: Coroutine[Any, Any, None]) -> None:
+        """Run the rest of an execution that was started directly. Call it after `executed`."""
+        if self._steps.get(step.step_id) is step:
+            self.start(step, execution)
+            return
+        task = asyncio.create_task(execution)  # of an earlier claim
+        self._earlier.add(task)
+        task.add_done_callback(self._earlier.discard)
 
     def executed(self, step: ClaimedStep) -> None:
-        """The execution that calls this ends; the step is in flight until `drop`."""
-        if self._executions.get(step.step_id) is asyncio.current_task():
+        """An execution of this step ends; the step is in flight until `drop`."""
+        execution = self._executions.get(step.step_id)
+        if execution is not None and execution.step is step:  # else it is of a later claim
             del self._executions[step.step_id]
 
     def drop(self, step: ClaimedStep) -> None:
@@ -94,7 +128,7 @@ class InFlight:
         """End all executions, so that their steps go back to the queue, and wait for it (B3)."""
         for step_id in list(self._executions):
             self._call_off(step_id)
-        await asyncio.gather(*self._executions.values(), return_exceptions=True)
+        await asyncio.gather(*self.executions, return_exceptions=True)
 
     def _call_off(self, step_id: int) -> None:
         """End the execution of a step. One that has not begun is told to release the step when it does."""
@@ -102,4 +136,4 @@ class InFlight:
         if step is not None and not step.begun:
             step.called_off = True
         elif (execution := self._executions.get(step_id)) is not None:
-            execution.cancel()
+            execution.end()

@@ -37,9 +37,10 @@ class TaskInvoker:
         """
         if self.observer.listening or step.flow.trace:
             return self.observer.observe(step, partial(self._ask_within, step, budget_ms))
-        return self._ask(self._call(step, budget_ms))
+        return self._ask(self.call(step, budget_ms))
 
-    def _call(self, step: ClaimedStep, budget_ms: int) -> TaskCall:
+    def call(self, step: ClaimedStep, budget_ms: int) -> TaskCall:
+        """The call of a step's task, outside of a trace."""
         flow = step.flow
         return TaskCall(
             flow_key=flow.key,
@@ -67,7 +68,7 @@ class TaskInvoker:
 
     async def _ask_within(self, step: ClaimedStep, budget_ms: int, traceparent: str, tracestate: str) -> Answer:
         """As `_ask`, within a trace."""
-        call = self._call(step, budget_ms)
+        call = self.call(step, budget_ms)
         call.traceparent, call.tracestate = traceparent, tracestate
         return await self._ask(call)
 
@@ -96,5 +97,10 @@ class TaskInvoker:
         except BaseException as error:
             if ends_process(error) or closes_coroutine(error, running):
                 raise
-            info = error_info(error)
-            return Answer(error=ErrorInfo(error_text(error) or info.message, info.code))
+            return raised(error)
+
+
+def raised(error: BaseException) -> Answer:
+    """The answer of a task that raised an error."""
+    info = error_info(error)
+    return Answer(error=ErrorInfo(error_text(error) or info.message, info.code))
