@@ -9,8 +9,8 @@ The assumptions:
   commits to each of them as often as it would to one.
 - Commits fill the time that the core of a replica leaves. A replica whose core is full commits more rarely, and its groups
   grow. So what a replica carries is what it carries with the largest groups, and a core that is busy is not yet a bound.
-- Each further replica adds a fixed cost to every step, since it is told of flows that end. It is measured where the load is so
-  small that no step shares a commit.
+- Each further replica adds a fixed cost to every commit, since a commit that ends flows tells all others so by one message. It
+  is what several replicas cost more than one with the load of each of them, where no step shares a commit.
 - Nothing is shared between shards, and no part has a bound but its cores and, for PostgreSQL, what its disk takes of the log.
 """
 
@@ -111,14 +111,15 @@ class Model:
     commits: list[tuple[float, float]]
     """Measured with one replica on one shard: `(steps/s, commits for a step)`, by load."""
     told: dict[str, float] = field(default_factory=dict)
-    """The cost that each further replica adds to a step, of the parts for which that was measured."""
+    """The cost that each further replica adds to a commit, of the parts for which that was measured."""
     fewest: float = 0.0
     """Commits for a step in the largest groups measured."""
 
     def commits_per_step(self, load: float, replicas: int = 1, shards: int = 1) -> float:
         """The commits for a step that the load of a replica gives, at most what time its core leaves for them."""
         wanted = min(self.commits[0][1], shards * self._with_one_shard(load))
-        base, commit = self.cost("engine", 0, replicas), self.costs["engine"].slope
+        base = self.costs["engine"].base
+        commit = self.cost("engine", 1, replicas) - base
         return max(min(shards * self.fewest, wanted), min(wanted, (1e6 / load - base) / commit)) if commit else wanted
 
     def _with_one_shard(self, load: float) -> float:
@@ -134,7 +135,7 @@ class Model:
 
     def cost(self, part: str, x: float, replicas: int = 1) -> float:
         """Microseconds of CPU a step of one part."""
-        return self.costs[part].at(x) + self.told.get(part, 0.0) * (replicas - 1)
+        return self.costs[part].at(x) + self.told.get(part, 0.0) * (replicas - 1) * x
 
     def capacity(self, replicas: int = 1, shards: int = 1) -> float:
         """Steps a second of a replica that has a core to itself, one of so many, with the largest groups."""
@@ -232,16 +233,15 @@ def fit(points: Sequence[Point]) -> Model:
 
 
 def _added(points: Sequence[Point], part: str) -> Iterator[tuple[float, float]]:
-    """Further replicas, and what a step costs more with them than with one at the same load: where no step shares a commit."""
+    """Further replicas, and what a commit costs more with them than with one replica that has the load of each of them.
+
+    Only where no step shares a commit: then nothing else makes a difference.
+    """
     ungrouped = [point for point in points if point.x >= UNGROUPED and part in point.cpu_us and point.shards == 1]
     for one in (point for point in ungrouped if point.replicas == 1):
         for point in ungrouped:
-            if (
-                point.case == one.case
-                and point.replicas > 1
-                and math.isclose(point.steps_per_s, one.steps_per_s, rel_tol=0.1)
-            ):
-                yield point.replicas - 1, point.cpu_us[part] - one.cpu_us[part]
+            if point.case == one.case and point.replicas > 1 and math.isclose(point.load, one.load, rel_tol=0.1):
+                yield point.replicas - 1, (point.cpu_us[part] - one.cpu_us[part]) / point.x
 
 
 def _falling(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

@@ -79,13 +79,13 @@ def _costs(model: Model) -> str:
         for part, line in ((part, model.costs[part]) for part in FITTED)
     ]
     rows.append(("write-ahead log, bytes", f"{model.wal.base:,.0f}", f"{model.wal.slope:,.0f}", ""))
-    return _table(("µs of CPU", "a step", "a commit", "a step, for each further replica"), rows)
+    return _table(("µs of CPU", "a step", "a commit", "a commit, for each further replica"), rows)
 
 
 def _capacity(runs: Sequence[Run]) -> str:
     """A row for each number of flows at once, with every part as it was alone on a core."""
     rows = []
-    for case in _cases(runs, ("capacity",)):
+    for case in sorted(_cases(runs, ("capacity",)), key=lambda case: case.concurrency):
         alone = {(arm.alone, arm.sdk_worker): arm for arm in case.arms}
         if not alone.keys() >= {("engine", False), ("database", False), ("nats", False), ("workers", True)}:
             continue

@@ -31,7 +31,7 @@ def arm(load: float, x: float, replicas: int = 1, *, sdk_worker: bool = False) -
         for part in COSTS
         if part != (WORKER if sdk_worker else SDK_WORKER)
     }
-    cpu = {key: COSTS[part].at(x) + TOLD[part] * (replicas - 1) for key, part in named.items()}
+    cpu = {key: COSTS[part].at(x) + TOLD[part] * (replicas - 1) * x for key, part in named.items()}
     rounds = [
         Figures(
             100, 1_000, 1.0, load * replicas, 10.0, 20.0, 1 / x, x, {part: cost * off for part, cost in cpu.items()},
@@ -51,6 +51,7 @@ def run() -> Run:
     alone = [arm(load, x, sdk_worker=sdk) for load, x in LOADS for sdk in (False, True)]
     run = run_of(*alone)
     light = [arm(400 / replicas, 1.1, replicas) for replicas in (1, 2, 4, 8)]
+    light += [arm(400 / parts, 1.1) for parts in (2, 4, 8)]
     run.cases.append(Case("coordination", 64, 10, light, base="", label="light", offered=True))
     return run
 
@@ -91,7 +92,7 @@ def test_the_model_finds_what_the_points_were_made_of(model: Model) -> None:
 def test_the_model_fits_its_points(run: Run, model: Model) -> None:
     points = points_of([run])
     residuals = list(model.residuals(points))
-    assert len(residuals) == len(points) * 4 + 4
+    assert len(residuals) == len(points) * 4 + sum(point.offered for point in points)
     assert all(one.share == pytest.approx(0, abs=1e-9) for one in residuals if one.part != COMMITS)
 
 
@@ -109,6 +110,19 @@ def test_smaller_groups_are_not_taken_for_what_replicas_cost_each_other(run: Run
     busy = [arm(8_000 / replicas, 0.01 * replicas, replicas) for replicas in (1, 2, 4)]
     run.cases.append(Case("coordination", 64, 10, busy, base="", label="full"))
     assert fit(points_of([run])).told["engine"] == pytest.approx(2.0)
+
+
+def test_a_replica_is_compared_with_one_that_has_its_load(run: Run) -> None:
+    """A replica with less to do wakes up for less, and costs more a step: that is no cost of the others."""
+    (case,) = (case for case in run.cases if case.label == "light")
+    for one in case.arms:
+        for figures in one.rounds:
+            if figures.steps_per_s < 400 or one.replicas > 1:
+                figures.cpu_us["engine"] += 20.0
+    (alone,) = (one for one in case.arms if one.replicas == 1 and one.rounds[0].steps_per_s == 400)
+    for figures in alone.rounds:
+        figures.cpu_us["engine"] += 500.0
+    assert fit(points_of([run])).told["engine"] == pytest.approx(2.0, abs=0.01)
 
 
 def test_commits_are_read_between_points_and_never_beyond(model: Model) -> None:
@@ -151,12 +165,12 @@ def test_what_a_small_load_needs(model: Model) -> None:
 
 
 def test_replicas_are_the_fewest_that_stay_below_the_utilisation(model: Model) -> None:
-    """A further replica costs every step something, so the number grows faster than the load."""
+    """A further replica costs every commit something, so the number grows faster than the load."""
     for rate in (30_000, 60_000, 100_000):
         need = model.need(rate, Bounds(log_mb_per_s=1_000, database_cores=1_000))
 
         def used(replicas: int, rate: int = rate) -> float:
-            return rate / replicas * (50 + 300 * 0.01 + 2 * (replicas - 1)) / 1e6
+            return rate / replicas * (50 + 0.01 * (300 + 2 * (replicas - 1))) / 1e6
 
         assert used(need.replicas) <= 0.6 < used(need.replicas - 1)
 
@@ -179,7 +193,7 @@ def test_cores_of_the_database_call_for_shards(model: Model) -> None:
 
 def test_a_load_that_nothing_carries_is_refused() -> None:
     """Each further replica costs the others more than it carries."""
-    telling = Model(dict(COSTS), Line(1_000, 0), [(1_000, 0.1)], {"engine": 1_000.0}, 0.1)
+    telling = Model(dict(COSTS), Line(1_000, 0), [(1_000, 0.1)], {"engine": 10_000.0}, 0.1)
     with pytest.raises(ValueError, match="more than 1000 replicas carry"):
         telling.need(100_000, Bounds())
 

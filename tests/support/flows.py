@@ -14,7 +14,7 @@ from dwarf_nats.workflow.flow import Flow
 from dwarf_nats.workflow.graph import END, Graph
 from dwarf_nats.workflow.records import Outcome, Step
 from dwarf_nats.workflow.status import Status
-from tests.support.engines import Remembered
+from tests.support.engines import Remembered, rows
 
 SOON = 30.0
 
@@ -63,9 +63,17 @@ class Bench:
 
     async def ended(self, key: str) -> Outcome:
         """The outcome once the flow has ended, whatever pauses it on the way."""
-        async with asyncio.timeout(SOON):
-            while not (outcome := await self.engine.snapshot(key)).status.terminal:
-                await asyncio.sleep(0)
+        try:
+            async with asyncio.timeout(SOON):
+                while not (outcome := await self.engine.snapshot(key)).status.terminal:
+                    await asyncio.sleep(0)
+        except TimeoutError:
+            steps = await rows(
+                self.engine, "select node, status, attempt, parked, lease_seq, breakpoint_hit from dwarf_steps"
+            )
+            raise AssertionError(
+                f"it does not end: {await self.engine.explain(key)}, {steps}, {self.proxy.calls}"
+            ) from None
         return outcome
 
     async def until(self, key: str, *statuses: Status) -> Outcome:
