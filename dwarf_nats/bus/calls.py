@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
@@ -11,6 +12,7 @@ from dwarf_nats.workflow.progress import Progress
 if TYPE_CHECKING:
     from .progress import Reported
 
+log = logging.getLogger("dwarf_nats.bus")
 T = TypeVar("T")
 
 Report = Callable[[str, Progress], None]
@@ -31,7 +33,7 @@ class Reply(NamedTuple):
 
 
 Listener = Callable[[Reply | Exception | None], None]
-"""Takes what becomes of a call, once: its reply, the error that ended it, or `None` if no reply came in time. Never raises."""
+"""Takes what becomes of a call, once: its reply, the error that ended it, or `None` if no reply came in time."""
 
 
 class Call:
@@ -81,10 +83,14 @@ class Call:
         self.reported: Reported | None = None
 
     def tell(self, outcome: Reply | Exception | None) -> None:
-        """Tell the listener what has become of the call."""
+        """Tell the listener what has become of the call. A defect in it does not keep others from being told."""
         listener, self.listener = self.listener, None
-        if listener is not None:
+        if listener is None:
+            return
+        try:
             listener(outcome)
+        except Exception:
+            log.exception("a defect after the reply to %s", self.public_id or self.subject)
 
     @property
     def public_id(self) -> str:

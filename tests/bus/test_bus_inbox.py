@@ -125,3 +125,50 @@ async def test_the_inbox_of_a_replica_is_known_for_one(
         assert not subjects.is_private(request.reply)
         assert not subjects.is_private(request.reply.rpartition(".")[0] + ".1")
     call.cancel()
+
+
+async def test_a_call_that_could_not_be_sent_is_over(inbox: Inbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever went wrong: the step is executed in another way, and has no second answer when this call would have ended."""
+    told: list[object] = []
+
+    def broken(*_: object) -> None:
+        raise ValueError("cannot be sent")
+
+    monkeypatch.setattr(inbox._connection, "send", broken)
+    call = inbox.begin("anywhere", 600, told.append, step="1-1-a1B2c3D4e5F6g7H8")
+    with pytest.raises(ValueError, match="cannot be sent"):
+        inbox.send(call, b"", b"")
+    assert (len(inbox), inbox.find(call.step), told) == (0, None, [])
+
+
+async def test_a_defect_in_one_listener_keeps_no_reply_from_the_others(
+    inbox: Inbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    """All of one message are told in one turn."""
+    told: list[Reply | Exception | None] = []
+
+    def broken(_: object) -> None:
+        raise KeyError("oops")
+
+    first = inbox.begin("silent", 600, broken, step="1-1-a1B2c3D4e5F6g7H8")
+    second = inbox.begin("silent", 600, told.append, step="1-2-a1B2c3D4e5F6g7H8")
+    for call in (first, second):
+        inbox.answer(call, Reply(None, b"{}"))
+    assert told == [Reply(None, b"{}")]
+    assert "a defect after the reply to 1-1" in caplog.text
+    assert len(inbox) == 0
+
+
+async def test_a_call_that_is_dropped_is_told_nothing_any_more(inbox: Inbox) -> None:
+    told: list[object] = []
+    call = inbox.begin("silent", 600, told.append, step="1-1-a1B2c3D4e5F6g7H8")
+    late = inbox.late
+    inbox.drop(call)
+    assert (len(inbox), inbox.find(call.step)) == (0, None)
+    kept = inbox.begin("silent", 600, told.append, step="1-2-a1B2c3D4e5F6g7H8")
+    kept.cancelled = True  # until its deadline, so that a service that accepts it late learns of that
+    inbox.drop(kept)
+    assert inbox.find(kept.step) is kept
+    assert not inbox.in_flight(kept)
+    inbox.answer(kept, Reply(None, b"{}"))
+    assert (told, inbox.late) == ([], late + 1)

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -225,6 +226,25 @@ async def test_a_pipelined_flow_goes_ahead_directly(dsn: str, proxy: TaskProxy) 
         assert (
             len(tasks.begun) >= 2
         )  # the first step waits for its graph if it is claimed instead of started with the flow
+
+
+async def test_each_answer_is_timed_once(dsn: str, proxy: TaskProxy) -> None:
+    """T1: also one that asks for a sub-workflow; not the bus that was away."""
+    proxy.handle_graph(line("child", "add"))
+    proxy.handle_task("call", lambda flow: {"n": flow.subgraph("child", {"n": 10})["n"]})
+    tasks = Troubled(proxy, BusAway("NATS is away"))
+    times: list[tuple[str, int]] = []
+    async with direct_engine(dsn, tasks, proxy) as engine:
+        direct: Any = engine.shards[1].executor._direct
+        direct._instruments = SimpleNamespace(listening=True, task_time=lambda url, us, at: times.append((url, us)))
+        assert (await engine.run(line("caller", "call"), timeout=SOON)).state == {"n": 11}
+        await quiet(engine)
+    assert sorted(url for url, _ in times) == [
+        "add",
+        "call",
+        "call",
+    ]  # the caller once more, with what the child brought
+    assert all(us >= 0 for _, us in times)
 
 
 async def test_without_the_capability_the_port_is_asked_as_ever(dsn: str, proxy: TaskProxy) -> None:

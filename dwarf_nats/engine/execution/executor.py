@@ -108,8 +108,9 @@ class Executor:
 
     def _answered(self, step: ClaimedStep, got: Answer | Exception) -> None:
         """Settle a step that was started directly, or go on with it in a task of asyncio, if that has to wait for something."""
-        if isinstance(got, Answer) and got.subgraph is None:
+        if isinstance(got, Answer):
             self._direct.measure(step)
+        if isinstance(got, Answer) and got.subgraph is None:
             age_us = step.age_us
             try:
                 settlement = self._settled_at_once(step, got)
