@@ -13,6 +13,8 @@ from dwarf_nats import event_loop
 T = TypeVar("T")
 STOP_SECONDS = 5.0
 """Time in which the thread ends once it is told to; it only closes what is open."""
+LOOK_SECONDS = 1.0
+"""Pause after which a waiting thread looks whether it was interrupted: a signal just before the wait wakes nobody."""
 _END = object()
 
 
@@ -37,7 +39,12 @@ class LoopThread:
             raise RuntimeError("a synchronous client cannot be used in its own event loop: use dwarf_nats.Client there")
         running = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         try:
-            return running.result()
+            while True:
+                try:
+                    return running.result(LOOK_SECONDS)
+                except TimeoutError:
+                    if running.done():  # its own, or it has ended this moment
+                        return running.result()
         except BaseException:
             running.cancel()
             raise

@@ -21,7 +21,7 @@ from dwarf_nats.dev_servers import NatsServer
 from dwarf_nats.errors import BadRequest, NotFound, Unavailable
 from dwarf_nats.sdk import Client as AsyncClient
 from dwarf_nats.sdk import generate_sync
-from dwarf_nats.sync import Client
+from dwarf_nats.sync import Client, loop_thread
 from dwarf_nats.sync.loop_thread import LoopThread
 from dwarf_nats.wire.operations import OPERATIONS
 from tests.sdk.test_sdk_client import FLOW
@@ -190,6 +190,26 @@ def test_no_server_is_an_error_and_no_thread_stays() -> None:
     assert set(threading.enumerate()) <= before
 
 
+def test_a_timeout_of_the_coroutine_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread that waits looks again now and then, which is no timeout."""
+    monkeypatch.setattr(loop_thread, "LOOK_SECONDS", 0.0)
+    thread = LoopThread("test")
+
+    async def late() -> str:
+        for _ in range(100):
+            await asyncio.sleep(0)
+        return "done"
+
+    async def too_late() -> None:
+        await late()
+        raise TimeoutError("of its own")
+
+    assert thread.run(late()) == "done"
+    with pytest.raises(TimeoutError, match="of its own"):
+        thread.run(too_late())
+    thread.stop()
+
+
 def test_its_own_loop_cannot_wait_for_itself() -> None:
     thread = LoopThread("test")
 
@@ -202,12 +222,12 @@ def test_its_own_loop_cannot_wait_for_itself() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("what", ["interrupted", "forked"])
+@pytest.mark.parametrize("what", ["interrupted", "interrupted while nothing wakes it", "forked"])
 def test_ctrl_c_ends_a_wait_and_a_fork_begins_anew(nats_server: NatsServer, what: str) -> None:
     """In processes of their own, as a script or a server that forks would."""
     programs = {
         "interrupted": """
-            import os, signal, threading, _thread
+            import os, signal, threading
             client = Client(url).connect()
             import asyncio
             started = threading.Event()
@@ -217,6 +237,24 @@ def test_ctrl_c_ends_a_wait_and_a_fork_begins_anew(nats_server: NatsServer, what
             def interrupt():
                 started.wait()
                 os.kill(os.getpid(), signal.SIGINT)
+            threading.Thread(target=interrupt).start()
+            try:
+                client._run(forever())
+            except KeyboardInterrupt:
+                client.close()
+                print("interrupted")
+        """,
+        "interrupted while nothing wakes it": """
+            import threading, _thread
+            client = Client(url).connect()
+            import asyncio
+            started = threading.Event()
+            async def forever():
+                started.set()
+                await asyncio.sleep(3600)
+            def interrupt():
+                started.wait()
+                _thread.interrupt_main()
             threading.Thread(target=interrupt).start()
             try:
                 client._run(forever())
