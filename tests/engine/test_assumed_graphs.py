@@ -111,6 +111,22 @@ async def test_a_group_of_flows_is_told_apart(engine: Engine) -> None:
     assert [outcome.state["n"] for outcome in outcomes] == [2, 1] * 20
 
 
+async def test_a_repeated_create_finds_its_flow_though_the_graph_is_gone_since(engine: Engine) -> None:
+    """O1: two requests with one key, at once; the later one finds the key taken when it inserts, and the workflow deleted."""
+    await engine.put_graph(line("counted", "add"))
+    options = FlowOptions(idempotency_key="key")
+    first = await engine.create("counted", {"n": 0}, options)
+    keys: Any = engine._operations.creator._keys
+    find = keys.find_created
+
+    async def too_early(_: Any) -> None:
+        keys.find_created = find
+        await store_of(engine).graphs.unregister("counted")
+
+    keys.find_created = too_early
+    assert await engine.create("counted", {"n": 0}, options) == first
+
+
 @KEYED
 async def test_a_shard_that_missed_a_change_creates_flows_all_the_same(
     dsns: Dsns, proxy: TaskProxy, keyed: bool

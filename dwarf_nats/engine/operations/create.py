@@ -128,9 +128,10 @@ class Creator:
             created = await self._insert(home, request, graph, shards=count, assumed=assumed)
             if isinstance(created, Created):
                 return created
-            if assumed:
-                graph, assumed = await self._graph(request), False
             held = await self._keys.settle(home, created)
+            if assumed:  # another graph may have been put: look for it, if the key is not taken by now
+                graph, assumed = None, False
+                continue
             if held is not None and held.shard:  # the home was cordoned when this request came first
                 elsewhere = await self._create_elsewhere(
                     home, request, graph, shard=self._shards[held.shard], shards=count
