@@ -83,8 +83,8 @@ class TaskCapabilities:
     begin: Callable[[TaskCall, Callable[[Answer | Exception], None]], Callable[[], None]] | None = None
     """As `execute`, without a coroutine that waits. `None`: it is not possible.
 
-    The second parameter is called once, with the answer or what `execute` would raise, and not before `begin` has returned.
-    Call what `begin` returns to wait no longer. Raises `BusAway`.
+    The second parameter is called once, with the answer or what `execute` would raise, within `call.budget` seconds, and not
+    before `begin` has returned. Call what `begin` returns to wait no longer. Raises `BusAway`.
     """
 
 

@@ -28,7 +28,7 @@ from tests.support.engines import SOON, Gate, line, quiet, rows
 
 @asynccontextmanager
 async def direct_engine(dsn: str, tasks: DirectTasks, proxy: TaskProxy, **settings: Any) -> AsyncIterator[Engine]:
-    async with engine_on([dsn], tasks.ports(graphs=proxy), EngineSettings(drain_ms=0, **settings)) as engine:
+    async with engine_on([dsn], tasks.ports(proxy), EngineSettings(drain_ms=0, **settings)) as engine:
         yield engine
 
 
@@ -249,7 +249,7 @@ async def test_each_answer_is_timed_once(dsn: str, proxy: TaskProxy) -> None:
 
 async def test_without_the_capability_the_port_is_asked_as_ever(dsn: str, proxy: TaskProxy) -> None:
     tasks = DirectTasks(proxy)
-    ports = replace(tasks.ports(graphs=proxy), capabilities=TaskCapabilities())
+    ports = replace(tasks.ports(proxy), capabilities=TaskCapabilities())
     async with engine_on([dsn], ports, EngineSettings(drain_ms=0)) as engine:
         assert (await engine.run(line("one", "add"), {"n": 0}, timeout=SOON)).state == {"n": 1}
     assert tasks.begun == []

@@ -221,47 +221,32 @@ def test_its_own_loop_cannot_wait_for_itself() -> None:
     thread.stop()
 
 
+INTERRUPTED = """
+import asyncio, os, signal, threading, _thread
+client = Client(url).connect()
+started = threading.Event()
+async def forever():
+    started.set()
+    await asyncio.Event().wait()
+def interrupt():
+    started.wait()
+    {interrupt}
+threading.Thread(target=interrupt).start()
+try:
+    client._run(forever())
+except KeyboardInterrupt:
+    client.close()
+    print("interrupted")
+"""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["interrupted", "interrupted while nothing wakes it", "forked"])
 def test_ctrl_c_ends_a_wait_and_a_fork_begins_anew(nats_server: NatsServer, what: str) -> None:
     """In processes of their own, as a script or a server that forks would."""
     programs = {
-        "interrupted": """
-            import os, signal, threading
-            client = Client(url).connect()
-            import asyncio
-            started = threading.Event()
-            async def forever():
-                started.set()
-                await asyncio.sleep(3600)
-            def interrupt():
-                started.wait()
-                os.kill(os.getpid(), signal.SIGINT)
-            threading.Thread(target=interrupt).start()
-            try:
-                client._run(forever())
-            except KeyboardInterrupt:
-                client.close()
-                print("interrupted")
-        """,
-        "interrupted while nothing wakes it": """
-            import threading, _thread
-            client = Client(url).connect()
-            import asyncio
-            started = threading.Event()
-            async def forever():
-                started.set()
-                await asyncio.sleep(3600)
-            def interrupt():
-                started.wait()
-                _thread.interrupt_main()
-            threading.Thread(target=interrupt).start()
-            try:
-                client._run(forever())
-            except KeyboardInterrupt:
-                client.close()
-                print("interrupted")
-        """,
+        "interrupted": INTERRUPTED.format(interrupt="os.kill(os.getpid(), signal.SIGINT)"),
+        "interrupted while nothing wakes it": INTERRUPTED.format(interrupt="_thread.interrupt_main()"),
         "forked": """
             import os
             client = Client(url).connect()

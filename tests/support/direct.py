@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from dwarf_nats.engine.ports import Ports
-from dwarf_nats.ports import TaskCapabilities, Tasks
+from dwarf_nats.ports import Graphs, TaskCapabilities, Tasks
 from dwarf_nats.workflow.answer import Answer, ErrorInfo, TaskCall
 from dwarf_nats.workflow.task_exceptions import describe_error
 
@@ -28,9 +28,9 @@ class DirectTasks:
     def capabilities(self) -> TaskCapabilities:
         return TaskCapabilities(begin=self.begin)
 
-    def ports(self, **ports: object) -> Ports:
+    def ports(self, graphs: Graphs) -> Ports:
         """The ports of an engine with these tasks."""
-        return Ports(tasks=self._tasks, capabilities=self.capabilities, **ports)  # type: ignore[arg-type]
+        return Ports(tasks=self._tasks, capabilities=self.capabilities, graphs=graphs)
 
     def begin(self, call: TaskCall, answered: Answered) -> Callable[[], None]:
         self.begun.append(call.step_key)

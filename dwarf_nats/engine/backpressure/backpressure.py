@@ -211,10 +211,6 @@ class ShardBackpressure:
             return True
         return not self.breakers.holds(step.url)
 
-    def may_ask_at_once(self, step: ClaimedStep) -> bool:
-        """As `may_ask`, in the turn of the dispatch; false also for a probe, whose end is watched."""
-        return not step.probe and not self.breakers.holds(step.url)
-
     async def is_tripped(self, url: str) -> bool:
         """Tell whether the task is tripped on this shard: as its database says, or if that is away, as this replica knows."""
         deferred = self.breakers.deferred.get(url)

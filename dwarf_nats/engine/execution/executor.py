@@ -87,7 +87,7 @@ class Executor:
         step.dispatched_at = self._clock.now()
         if self._debug_log.enabled:
             self._debug_log.dispatched(step)
-        if self._direct.possible and self._backpressure.may_ask_at_once(step):
+        if self._direct.possible and not step.probe and self._backpressure.may_ask(step):
             give_up = self._direct.ask(step, partial(self._answered, step))
             if give_up is not None:
                 step.begun = True
@@ -343,7 +343,7 @@ class Executor:
 
 
 def _answer_of(got: Answer | Exception) -> Answer:
-    """What a direct call got, as the answer that it would have returned. Raises what it would have raised."""
+    """Return the answer that a direct call got. Raises what `Tasks.execute` would have raised."""
     if isinstance(got, BusAway | WorkerLost | Unavailable):
         raise got
     return raised(got) if isinstance(got, Exception) else got
